@@ -1,0 +1,26 @@
+"""Adaptive normalization layers for detectron2, OpenMMLab and plain PyTorch."""
+
+from . import integrations
+from .layers import (
+    NORMS,
+    AssocNorm,
+    ExemplarNorm,
+    ILMGroupNorm,
+    ILMInstanceNorm,
+    ILMLayerNorm,
+    SwitchNorm,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NORMS",
+    "AssocNorm",
+    "ExemplarNorm",
+    "ILMGroupNorm",
+    "ILMInstanceNorm",
+    "ILMLayerNorm",
+    "SwitchNorm",
+]
+
+integrations.arm()

@@ -1,0 +1,529 @@
+"""`shapes`: a generated data set of circles, squares, triangles and stars.
+
+Objects of three scales overlap and occlude each other on noise backgrounds. Colour and texture are
+drawn independently of the class, so that only the outline tells it. The same scenes are written as
+COCO instances, as semantic masks in the ADE20K folder layout, and as side-by-side image pairs:
+
+    ROOT/shapes/images/{training,validation}/000000.jpg            photo, RGB
+    ROOT/shapes/annotations/instances_{training,validation}.json   COCO instances
+    ROOT/shapes/annotations/{training,validation}/000000.png       semantic mask, 0 = background
+    ROOT/shapes/pairs/{training,validation}/000000.jpg             photo left, label map right
+    ROOT/shapes/shapes.json                                        manifest
+
+A scene is vector geometry in pixel coordinates: x to the right, y down, pixel (row i, column j)
+covers [j, j + 1) x [i, i + 1). It depends on (seed, split, index, size) and on nothing else, so
+image i stays the same however many images are written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import shapely
+from PIL import Image, ImageDraw
+from shapely.geometry import MultiPolygon, Polygon, box
+
+CLASSES = ("circle", "square", "triangle", "star")
+SPLITS = ("training", "validation")
+TEXTURES = ("stripes", "checks", "speckle", "gradient")
+
+# Range of an object's nominal side as a fraction of the image side, and how often it is proposed.
+# Large objects are refused more often, hence proposed more often than they are to occur.
+SCALES = {
+    "small": (14 / 128, 22 / 128, 0.30),
+    "medium": (24 / 128, 40 / 128, 0.34),
+    "large": (44 / 128, 70 / 128, 0.36),
+}
+
+# Colours of the label map, background first: corners of the RGB cube, so that the nearest colour
+# still decodes the class after JPEG compression.
+PALETTE = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)], np.uint8)
+
+MIN_SIZE = 64
+FORMAT_VERSION = 1
+
+_MIN_OBJECTS, _MAX_OBJECTS = 3, 7
+_ATTEMPTS = 100
+_MIN_VISIBLE_FRACTION = 0.4
+# In pixels of an image of side 128; areas scale with the square of the side.
+_MIN_VISIBLE_AREA = 60.0
+_MIN_PART_AREA = 16.0
+# Circumradius over nominal side, chosen so that the four classes look about equally large.
+_RADIUS = {"circle": 0.5, "square": 0.6, "triangle": 0.64, "star": 0.62}
+_STAR_INNER_RADIUS = 0.45
+_SUPERSAMPLING = 4
+_JPEG = {"quality": 95, "subsampling": 0}
+
+Colour = tuple[float, float, float]
+Window = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class Texture:
+    """A two-coloured pattern.
+
+    Attributes:
+        kind: one of `TEXTURES`.
+        colours: two RGB colours in 0..255.
+        angle: direction of the pattern in radians.
+        period: wavelength (stripes, checks) or grain (speckle) in pixels; unused by gradients.
+        phase: shift of the pattern in radians.
+    """
+
+    kind: str
+    colours: tuple[Colour, Colour]
+    angle: float
+    period: float
+    phase: float
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object of a scene.
+
+    Attributes:
+        category: 1..4, one more than the position in `CLASSES`.
+        scale: a key of `SCALES`.
+        polygon: the whole outline, which may reach beyond the image.
+        visible: the parts inside the image that no later object covers; none has a hole.
+        texture: the pattern the object is filled with.
+    """
+
+    category: int
+    scale: str
+    polygon: Polygon
+    visible: tuple[Polygon, ...]
+    texture: Texture
+
+    @property
+    def visible_area(self) -> float:
+        """Area of the visible parts in square pixels."""
+        return sum(part.area for part in self.visible)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Objects in the order in which they are painted, on a noise background.
+
+    Attributes:
+        seed, split, index: what the scene was made from, see `make_scene`.
+        size: side of the square image in pixels.
+        background: the two RGB colours in 0..255 between which the background varies.
+        noise: standard deviation of the pixel noise, in grey levels of 0..255.
+        instances: the objects, from the farthest to the nearest.
+    """
+
+    seed: int
+    split: str
+    index: int
+    size: int
+    background: tuple[Colour, Colour]
+    noise: float
+    instances: tuple[Instance, ...]
+
+
+def make_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
+    """Compose the scene of one image.
+
+    Args:
+        seed: seed of the data set, 0 <= seed < 2**32.
+        split: one of `SPLITS`.
+        index: number of the image within its split, from 0.
+        size: side of the image in pixels, at least `MIN_SIZE`.
+
+    Returns:
+        A scene of 3 to 7 objects, each visible to at least 40 % of its area.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+    seed = _integer("seed", seed, 0, 2**32 - 1)
+    index = _integer("index", index, 0, 2**32 - 1)
+    size = _integer("size", size, MIN_SIZE)
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+    rng = _rng(seed, split, index, stream=0)
+    first = rng.uniform(20, 235, 3)
+    background = (_colour(first), _colour(first + rng.normal(0, 45, 3)))
+    instances: tuple[Instance, ...] = ()
+    while len(instances) < _MIN_OBJECTS:
+        instances = _place(rng, size, background)
+    noise = float(rng.uniform(4, 14))
+    return Scene(seed, split, index, size, background, noise, instances)
+
+
+def render(scene: Scene) -> np.ndarray:
+    """Paint the photo of a scene.
+
+    Returns:
+        RGB image, uint8, (size, size, 3).
+    """
+    rng = _rng(scene.seed, scene.split, scene.index, stream=1)
+    image = _mix(scene.background, _smooth_noise(rng, scene.size))
+    for instance in scene.instances:
+        window, alpha = _coverage(instance.polygon, scene.size)
+        colour = _mix(instance.texture.colours, _pattern(instance, window, rng))
+        image[window] += alpha[..., None] * (colour - image[window])
+    image += scene.noise * rng.standard_normal(image.shape, np.float32)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def semantic_mask(scene: Scene) -> np.ndarray:
+    """Label every pixel by the visible object that holds its centre.
+
+    Returns:
+        Categories, uint8, (size, size): 0 = background, 1..4 as in `CLASSES`.
+    """
+    mask = np.zeros((scene.size, scene.size), np.uint8)
+    for instance in scene.instances:
+        for part in instance.visible:
+            rows, columns = window = _window(part, scene.size)
+            y, x = np.mgrid[window] + 0.5
+            shapely.prepare(part)
+            mask[rows, columns][shapely.contains_xy(part, x, y)] = instance.category
+    return mask
+
+
+def label_map(scene: Scene) -> np.ndarray:
+    """Paint the semantic mask in the colours of `PALETTE`.
+
+    Returns:
+        RGB image, uint8, (size, size, 3).
+    """
+    return PALETTE[semantic_mask(scene)]
+
+
+def coco_annotations(scene: Scene) -> list[dict]:
+    """Describe the visible part of each object in COCO's instance format.
+
+    The image id is the scene's index. Annotation ids are derived from it and start at 1, since
+    COCO's evaluation takes a matched id of 0 for no match.
+
+    Returns:
+        One JSON-ready dict per object, in painting order; lengths in pixels.
+    """
+    annotations = []
+    for position, instance in enumerate(scene.instances):
+        # A COCO ring is left open, whereas shapely repeats the first point at the end.
+        rings = [
+            np.round(shapely.get_coordinates(part.exterior)[:-1], 2) for part in instance.visible
+        ]
+        points = np.concatenate(rings)
+        low, high = points.min(axis=0), points.max(axis=0)
+        annotations.append(
+            {
+                "id": scene.index * _MAX_OBJECTS + position + 1,
+                "image_id": scene.index,
+                "category_id": instance.category,
+                "iscrowd": 0,
+                "area": round(instance.visible_area, 2),
+                "bbox": [round(value, 2) for value in (*low.tolist(), *(high - low).tolist())],
+                "segmentation": [ring.ravel().tolist() for ring in rings],
+            }
+        )
+    return annotations
+
+
+def write_shapes(
+    root: str | os.PathLike,
+    *,
+    num_training: int = 1000,
+    num_validation: int = 200,
+    size: int = 128,
+    seed: int = 0,
+) -> Path:
+    """Write the data set to ROOT/shapes, or find it there.
+
+    The files are written to a temporary folder in ROOT, which is renamed when it is complete. A run
+    that is killed, or several runs at once, therefore never leave a partial data set; a killed run
+    may leave a hidden folder `.shapes-*`, which is safe to delete.
+
+    Args:
+        root: folder that receives the folder `shapes`; made if missing.
+        num_training, num_validation: numbers of images, at least 1.
+        size: side of the images in pixels, at least `MIN_SIZE`.
+        seed: 0 <= seed < 2**32.
+
+    Returns:
+        The folder ROOT/shapes.
+
+    Raises:
+        ValueError: if an argument is out of its range, or ROOT/shapes holds this data set made with
+            other settings.
+        FileExistsError: if ROOT/shapes is something else. Nothing that exists is ever changed.
+        OSError: if ROOT cannot be written.
+    """
+    manifest = {
+        "format": FORMAT_VERSION,
+        "seed": _integer("seed", seed, 0, 2**32 - 1),
+        "size": _integer("size", size, MIN_SIZE),
+        "num_training": _integer("num_training", num_training, 1),
+        "num_validation": _integer("num_validation", num_validation, 1),
+        "classes": list(CLASSES),
+    }
+    root = Path(root)
+    folder = root / "shapes"
+    if _is_written(folder, manifest):
+        return folder
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".shapes-", dir=root) as temporary:
+        # The temporary folder is private to the user; the one inside has ordinary permissions.
+        partial = Path(temporary) / "shapes"
+        for split in SPLITS:
+            _write_split(partial, split, manifest)
+        _write_json(partial / "shapes.json", manifest)
+        try:
+            os.rename(partial, folder)
+        except OSError:
+            # Another process may have finished first; anything else is a genuine error.
+            if not _is_written(folder, manifest):
+                raise
+    return folder
+
+
+def _is_written(folder: Path, manifest: dict) -> bool:
+    """Tell whether `folder` holds the data set of `manifest` (True) or does not exist (False).
+
+    Raises:
+        ValueError, FileExistsError: if it holds anything else, see `write_shapes`.
+    """
+    if not os.path.lexists(folder):
+        return False
+    advice = "delete it or choose another root"
+    try:
+        found = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise FileExistsError(
+            f"{folder} exists but has no readable manifest shapes.json; expected the data set with "
+            f"{_listing(manifest)}; {advice}"
+        )
+    wanted = {key: value for key, value in manifest.items() if found.get(key) != value}
+    if wanted:
+        raise ValueError(
+            f"{folder} was made with {_listing({key: found.get(key) for key in wanted})}; "
+            f"expected {_listing(wanted)}; {advice}"
+        )
+    return True
+
+
+def _listing(settings: dict) -> str:
+    return ", ".join(f"{key} {value!r}" for key, value in settings.items())
+
+
+def _write_split(folder: Path, split: str, manifest: dict) -> None:
+    """Write the images, masks, pairs and COCO annotations of one split into `folder`."""
+    photos, masks, pairs = (folder / kind / split for kind in ("images", "annotations", "pairs"))
+    for target in (photos, masks, pairs):
+        target.mkdir(parents=True)
+    size = manifest["size"]
+    images, annotations = [], []
+    for index in range(manifest[f"num_{split}"]):
+        scene = make_scene(manifest["seed"], split, index, size)
+        name = f"{index:06d}"
+        photo, mask = render(scene), semantic_mask(scene)
+        pair = np.concatenate([photo, PALETTE[mask]], axis=1)
+        Image.fromarray(photo).save(photos / f"{name}.jpg", **_JPEG)
+        Image.fromarray(pair).save(pairs / f"{name}.jpg", **_JPEG)
+        # Greyscale rather than palette: a reader that converts to grey must still get the labels.
+        Image.fromarray(mask).save(masks / f"{name}.png")
+        images.append({"id": index, "file_name": f"{name}.jpg", "width": size, "height": size})
+        annotations += coco_annotations(scene)
+    coco = {
+        "info": {"description": f"shapes, {split}, seed {manifest['seed']}"},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [
+            {"id": category, "name": name, "supercategory": "shape"}
+            for category, name in enumerate(CLASSES, start=1)
+        ],
+    }
+    _write_json(folder / "annotations" / f"instances_{split}.json", coco)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def _integer(name: str, value: int, low: int, high: int | None = None) -> int:
+    """Return `value` as an int, or raise ValueError unless it is an integer in low..high."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < low or (high is not None and number > high):
+        bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} is {value!r}; expected an integer {bounds}")
+    return number
+
+
+def _rng(seed: int, split: str, index: int, stream: int) -> np.random.Generator:
+    """Random numbers of one image: stream 0 composes the scene, stream 1 paints it."""
+    entropy = [seed, SPLITS.index(split), index]
+    return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(stream,)))
+
+
+def _place(
+    rng: np.random.Generator, size: int, background: tuple[Colour, Colour]
+) -> tuple[Instance, ...]:
+    """Put up to `_MAX_OBJECTS` objects on top of each other.
+
+    A proposal that would spoil the visible part of any object is refused. A crowded scene may
+    therefore end with fewer objects than were meant.
+    """
+    frame = box(0, 0, size, size)
+    scales, ranges = zip(*SCALES.items(), strict=True)
+    count = rng.integers(_MIN_OBJECTS, _MAX_OBJECTS + 1)
+    instances: list[Instance] = []
+    for _ in range(_ATTEMPTS):
+        if len(instances) == count:
+            break
+        category = int(rng.integers(len(CLASSES))) + 1
+        scale = rng.choice(len(scales), p=[weight for *_, weight in ranges])
+        side = size * rng.uniform(*ranges[scale][:2])
+        centre = rng.uniform(0.35 * side, size - 0.35 * side, 2)
+        polygon = _outline(CLASSES[category - 1], centre, side, rng.uniform(0, 2 * math.pi))
+        front = _visible_parts(polygon.intersection(frame), polygon, size)
+        behind = [
+            _visible_parts(MultiPolygon(other.visible).difference(polygon), other.polygon, size)
+            for other in instances
+        ]
+        if not front or not all(behind):
+            continue
+        instances = [replace(o, visible=v) for o, v in zip(instances, behind, strict=True)]
+        taken = [*background, *(other.texture.colours[0] for other in instances)]
+        texture = _draw_texture(rng, taken, size)
+        instances.append(Instance(category, scales[scale], polygon, front, texture))
+    return tuple(instances)
+
+
+def _outline(name: str, centre: np.ndarray, side: float, rotation: float) -> Polygon:
+    """Build the outline of class `name` around `centre` (x, y), turned by `rotation` radians."""
+    corners = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[name]
+    angles = rotation + np.arange(corners) * (2 * math.pi / corners)
+    radii = np.full(corners, _RADIUS[name] * side)
+    if name == "star":
+        radii[1::2] *= _STAR_INNER_RADIUS
+    return Polygon(centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1))
+
+
+def _visible_parts(region: shapely.Geometry, polygon: Polygon, size: int) -> tuple[Polygon, ...]:
+    """Split what is seen of `polygon` into its parts.
+
+    Returns:
+        The parts; none if they show too little of the object, if one of them is a mere sliver, or
+        if one has a hole, which COCO's polygons cannot express.
+    """
+    parts = tuple(shapely.get_parts(region))
+    unit = (size / 128) ** 2
+    good = (
+        region.area >= _MIN_VISIBLE_FRACTION * polygon.area
+        and region.area >= _MIN_VISIBLE_AREA * unit
+        and all(isinstance(part, Polygon) and not part.interiors for part in parts)
+        and all(part.area >= _MIN_PART_AREA * unit for part in parts)
+    )
+    return parts if good else ()
+
+
+def _draw_texture(rng: np.random.Generator, taken: list[Colour], size: int) -> Texture:
+    """Draw a pattern whose main colour differs from the colours already `taken` nearby."""
+    # The farthest of a few candidates: contrast is mostly clear, yet now and then it is weak.
+    candidates = rng.uniform(10, 245, (6, 3))
+    distances = np.linalg.norm(candidates[:, None] - np.array(taken), axis=-1)
+    first = candidates[distances.min(axis=1).argmax()]
+    second = first + rng.normal(0, 40, 3)
+    return Texture(
+        kind=TEXTURES[rng.integers(len(TEXTURES))],
+        colours=(_colour(first), _colour(second)),
+        angle=rng.uniform(0, 2 * math.pi),
+        period=size / 128 * rng.uniform(4, 10),
+        phase=rng.uniform(0, 2 * math.pi),
+    )
+
+
+def _pattern(instance: Instance, window: Window, rng: np.random.Generator) -> np.ndarray:
+    """Evaluate a texture over a window of the image.
+
+    Returns:
+        The share of the second colour, float in 0..1, (height, width) of the window.
+    """
+    texture = instance.texture
+    rows, columns = window
+    if texture.kind == "speckle":
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        grain = texture.period / 3
+        noise = _noise(rng, math.ceil(height / grain), math.ceil(width / grain), height, width)
+        return np.clip(0.5 + 4 * (noise - 0.5), 0, 1)
+    x0, y0, x1, y1 = instance.polygon.bounds
+    y, x = np.mgrid[window]
+    y, x = y - (y0 + y1) / 2, x - (x0 + x1) / 2
+    along = math.cos(texture.angle) * x + math.sin(texture.angle) * y
+    if texture.kind == "gradient":
+        return np.clip(0.5 + along / max(x1 - x0, y1 - y0), 0, 1)
+    frequency = 2 * math.pi / texture.period
+    wave = np.sin(frequency * along + texture.phase)
+    if texture.kind == "checks":
+        across = math.cos(texture.angle) * y - math.sin(texture.angle) * x
+        wave *= np.sin(frequency * across + texture.phase)
+    # A steep but bounded slope gives edges without jaggies.
+    return np.clip(0.5 + 1.5 * wave, 0, 1)
+
+
+def _smooth_noise(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Add up noise of several wavelengths, the longer the stronger: float in 0..1, (size, size)."""
+    cells = (3, 6, 12, 24)
+    field = sum(_noise(rng, n, n, size, size) / n**0.5 for n in cells)
+    low, high = field.min(), field.max()
+    return (field - low) / (high - low)
+
+
+def _noise(
+    rng: np.random.Generator, rows: int, columns: int, height: int, width: int
+) -> np.ndarray:
+    """Stretch rows x columns uniform random numbers: float, about 0..1, (height, width)."""
+    grid = Image.fromarray(rng.random((rows, columns), np.float32))
+    return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _mix(colours: tuple[Colour, Colour], share: np.ndarray) -> np.ndarray:
+    """Blend two colours: share (height, width) of the second one -> float32, (height, width, 3)."""
+    first, second = np.array(colours, np.float32)
+    return first + share[..., None].astype(np.float32) * (second - first)
+
+
+def _coverage(polygon: Polygon, size: int) -> tuple[Window, np.ndarray]:
+    """Rasterize a polygon without holes with smooth edges.
+
+    Returns:
+        The window of the image it touches, and the covered share of each pixel there, float32 in
+        0..1, (height, width) of the window.
+    """
+    rows, columns = window = _window(polygon, size)
+    shape = (columns.stop - columns.start, rows.stop - rows.start)
+    canvas = Image.new("L", tuple(_SUPERSAMPLING * length for length in shape))
+    points = shapely.get_coordinates(polygon) - (columns.start, rows.start)
+    corners = np.floor(_SUPERSAMPLING * points).ravel().tolist()
+    ImageDraw.Draw(canvas).polygon(corners, fill=255)
+    return window, np.asarray(canvas.reduce(_SUPERSAMPLING), np.float32) / 255
+
+
+def _window(polygon: Polygon, size: int) -> Window:
+    """Find the rows and columns of the image that a polygon touches."""
+    x0, y0, x1, y1 = polygon.bounds
+    rows = slice(max(math.floor(y0), 0), min(math.ceil(y1), size))
+    columns = slice(max(math.floor(x0), 0), min(math.ceil(x1), size))
+    return rows, columns
+
+
+def _colour(values: np.ndarray) -> Colour:
+    red, green, blue = np.clip(values, 0, 255).tolist()
+    return red, green, blue

@@ -1,0 +1,47 @@
+"""The generated `shapes` data set in detectron2's catalogue: ``shapes_train`` and ``shapes_val``."""
+
+import functools
+import os
+from pathlib import Path
+
+import wrapt
+
+SPLITS = {"shapes_train": "training", "shapes_val": "validation"}
+
+
+@functools.cache
+def arm() -> None:
+    """Register the data set as soon as detectron2 registers its own; returns at once if repeated."""
+    wrapt.register_post_import_hook(_register, "detectron2.data.datasets.builtin")
+
+
+def _register(_module) -> None:
+    from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
+
+    from ...data.shapes import CLASSES
+
+    # Read now rather than at loading, as detectron2 does for its own data sets.
+    root = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+    for name, split in SPLITS.items():
+        if name in DatasetCatalog:
+            continue
+        images = root / "shapes" / "images" / split
+        annotations = root / "shapes" / "annotations" / f"instances_{split}.json"
+        DatasetCatalog.register(name, functools.partial(_load, root, name, annotations, images))
+        MetadataCatalog.get(name).set(
+            thing_classes=list(CLASSES),
+            json_file=str(annotations),
+            image_root=str(images),
+            evaluator_type="coco",
+        )
+
+
+def _load(root: Path, name: str, annotations: Path, images: Path) -> list[dict]:
+    """The data set in detectron2's format, written to ``root`` first if it is not there."""
+    from detectron2.data.datasets import load_coco_json
+
+    from ...data.shapes import write_shapes
+
+    if not (root / "shapes" / "shapes.json").exists():
+        write_shapes(root)
+    return load_coco_json(str(annotations), str(images), name)

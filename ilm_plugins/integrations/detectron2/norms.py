@@ -1,0 +1,111 @@
+"""The layers' keys in detectron2's ``get_norm``.
+
+detectron2 has no registry of norms: ``get_norm`` looks a string up in a dict of its own. It is
+wrapped here, without importing detectron2, as soon as the module that defines it is imported; where
+that has happened already, the name is rebound in every module that holds it.
+"""
+
+import ast
+import copy
+import functools
+import re
+import sys
+from types import ModuleType
+from typing import Any
+
+import wrapt
+from torch import Tensor, nn
+
+from ...layers import NORMS
+from ...layers.statistics import MixtureNorm
+
+DEFINED_IN = "detectron2.layers.batch_norm"
+RETINANET = "detectron2.modeling.meta_arch.retinanet"
+
+
+@functools.cache
+def arm() -> None:
+    """Make the keys of :data:`ilm_plugins.NORMS` valid wherever detectron2 takes a NORM.
+
+    Returns at once when called again. Works whether detectron2 was imported before, is imported
+    later, or never.
+    """
+    wrapt.register_post_import_hook(_wrap_get_norm, DEFINED_IN)
+    wrapt.register_post_import_hook(_wrap_retinanet_head, RETINANET)
+
+
+def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
+    """Read a NORM string: ``"EN"`` or ``"EN(reduction=16)"``.
+
+    Returns:
+        The key and its options; None where the string does not begin with one of our keys, and is
+        detectron2's to judge.
+
+    Raises:
+        ValueError: the key is ours, but what follows is no list of ``option=literal``.
+    """
+    match = re.fullmatch(r"\s*(\w+)\s*(\(.*)?", norm, re.DOTALL)
+    if match is None or match[1] not in NORMS:
+        return None
+    if match[2] is None:
+        return match[1], {}
+    try:
+        call = ast.parse(norm.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise SyntaxError
+        return match[1], {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
+    except (SyntaxError, ValueError):
+        raise ValueError(
+            f"NORM {norm!r} can not be read; write options by name, with literal values, "
+            f'such as "{match[1]}(eps=1e-3)"'
+        ) from None
+
+
+def _wrap_get_norm(module: ModuleType) -> None:
+    original = module.get_norm
+
+    @functools.wraps(original)
+    def get_norm(norm, out_channels):
+        parsed = parse_norm(norm) if isinstance(norm, str) else None
+        if parsed is None:
+            return original(norm, out_channels)
+        key, options = parsed
+        return NORMS[key](out_channels, **options)
+
+    for holder in list(sys.modules.values()):
+        for name, value in list(getattr(holder, "__dict__", {}).items()):
+            if value is original:
+                setattr(holder, name, get_norm)
+
+
+def _wrap_retinanet_head(module: ModuleType) -> None:
+    @wrapt.patch_function_wrapper(module, "RetinaNetHead.__init__")
+    def init(wrapped, head, args, kwargs):
+        wrapped(*args, **kwargs)
+        for subnet in (head.cls_subnet, head.bbox_subnet):
+            for name, layer in list(subnet.named_children()):
+                if isinstance(layer, MixtureNorm):
+                    subnet.register_module(name, PerLevelNorm(layer, head._num_features))
+
+
+class PerLevelNorm(nn.ModuleList):
+    """One norm for all levels of a feature pyramid, with running statistics for each.
+
+    RetinaNet's head runs the same modules over every level in turn. The levels share all
+    parameters, as they do under detectron2's CycleBatchNormList, and each keeps running statistics
+    of its own; the module must be called once a level, in order.
+
+    Args:
+        layer: the EN or SN layer whose parameters are shared.
+        num_levels: number of levels.
+    """
+
+    def __init__(self, layer: MixtureNorm, num_levels: int) -> None:
+        shared = {id(parameter): parameter for parameter in layer.parameters()}
+        super().__init__(copy.deepcopy(layer, dict(shared)) for _ in range(num_levels))
+        self.level = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self[self.level]
+        self.level = (self.level + 1) % len(self)
+        return layer(x)

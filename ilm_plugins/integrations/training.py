@@ -1,0 +1,146 @@
+"""One command line for the training of every framework's configs; see ``tools/train_net.py``."""
+
+import argparse
+import ast
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake of the user's, told in one line: what came in, what was expected, what to do."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train or evaluate what a config file describes.
+
+    Returns:
+        The exit status: 0, or 2 after printing one line about the user's mistake.
+    """
+    args = parser().parse_args(argv)
+    try:
+        framework = framework_of(args.config_file)
+        check_processes(args)
+        if framework == "mmengine":
+            raise UserError(
+                f"{args.config_file} is an MMEngine config, which this version does not train; "
+                "give a detectron2 .yaml or LazyConfig .py"
+            )
+        if importlib.util.find_spec("detectron2") is None:
+            raise UserError(
+                f"{args.config_file} is a detectron2 config, and detectron2 is not installed; "
+                "run 'make install-detectron2'"
+            )
+        from .detectron2 import train
+
+        train.run(args)
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: detectron2's own options, and --num-processes."""
+    p = argparse.ArgumentParser(
+        description="Train or evaluate a detectron2 .yaml or LazyConfig .py config.",
+        epilog="Several machines: the same command on each, with --num-machines, --machine-rank "
+        "and one --dist-url, such as tcp://10.0.0.1:29500.",
+    )
+    p.add_argument("--config-file", required=True, metavar="FILE")
+    p.add_argument(
+        "--num-gpus", type=int, metavar="N", help="GPUs a machine, 0 for CPU; default: 1 if any"
+    )
+    p.add_argument(
+        "--num-processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes a machine over gloo, with --num-gpus 0",
+    )
+    p.add_argument("--num-machines", type=int, default=1, metavar="M")
+    p.add_argument("--machine-rank", type=int, default=0, metavar="R", help="0 to M - 1")
+    p.add_argument("--dist-url", default="auto", metavar="URL", help="default: a free local port")
+    p.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    p.add_argument("--eval-only", action="store_true", help="evaluate the checkpoint and stop")
+    p.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="overrides: 'KEY VALUE' pairs for .yaml, 'KEY=VALUE' for .py",
+    )
+    return p
+
+
+def framework_of(path: str) -> str:
+    """Tell by its content whose config a file is: "detectron2" or "mmengine".
+
+    Raises:
+        UserError: there is no such file, or it is neither .yaml nor readable Python.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"config file {path!r} does not exist; give the path of a .yaml or .py file")
+    if path.endswith((".yaml", ".yml")):
+        return "detectron2"
+    if not path.endswith(".py"):
+        raise UserError(f"config file {path!r} is neither .yaml nor .py; give one of these")
+    try:
+        tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(f"config file {path!r} is not readable Python: {error}") from None
+    return "mmengine" if any(map(_is_mmengine, tree.body)) else "detectron2"
+
+
+def _is_mmengine(statement: ast.stmt) -> bool:
+    """Whether a statement occurs in MMEngine's configs only: `_base_ = ...`, `x = dict(type=...)`."""
+    if isinstance(statement, ast.With):
+        return any("read_base" in ast.dump(item) for item in statement.items)
+    if isinstance(statement, ast.ImportFrom):
+        return (statement.module or "").split(".")[0].startswith("mm")
+    if not isinstance(statement, ast.Assign):
+        return False
+    names = {target.id for target in statement.targets if isinstance(target, ast.Name)}
+    if names & {"_base_", "custom_imports", "default_scope"}:
+        return True
+    value = statement.value
+    keys = set()
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "dict":
+        keys = {keyword.arg for keyword in value.keywords}
+    elif isinstance(value, ast.Dict):
+        keys = {key.value for key in value.keys if isinstance(key, ast.Constant)}
+    return "type" in keys
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """Settle and check the numbers of GPUs, processes and machines, before anything starts.
+
+    Raises:
+        UserError: they can not be had, or contradict each other.
+    """
+    import torch
+
+    available = torch.cuda.device_count()
+    if args.num_gpus is None:
+        args.num_gpus = min(1, available)
+    if not 0 <= args.num_gpus <= available:
+        raise UserError(
+            f"--num-gpus {args.num_gpus}: this machine has {available}; give 0 to {available}, "
+            "where 0 is the CPU and --num-processes N starts several processes on it"
+        )
+    if args.num_processes < 1 or (args.num_processes > 1 and args.num_gpus > 0):
+        raise UserError(
+            f"--num-processes {args.num_processes} with --num-gpus {args.num_gpus}: "
+            "give at least 1, and more than 1 with --num-gpus 0 only"
+        )
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise UserError(
+            f"--machine-rank {args.machine_rank} of --num-machines {args.num_machines}: "
+            "give each machine its own rank, from 0 to the number of machines less 1"
+        )
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise UserError(
+            f"--num-machines {args.num_machines} needs --dist-url; give every machine the same, "
+            "such as tcp://10.0.0.1:29500 with the first machine's address"
+        )

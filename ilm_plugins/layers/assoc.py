@@ -1,0 +1,88 @@
+"""Associate Normalization, ILM Norm's predecessor: submission to ICLR 2019."""
+
+import torch
+from torch import Tensor
+
+from .association import AssociationNorm
+from .base import check_choice, check_divides
+
+
+class AssocNorm(AssociationNorm):
+    r"""Group normalization with associated rescaling.
+
+    With :math:`\mu, \gamma` the means and biased variances of each instance's key groups (Eq. 3):
+
+    .. math::
+
+        \omega &= \mathrm{sigmoid}(W_2\, \mathrm{ReLU}(W_1 \mu))\!\uparrow + B_\omega \\
+        \beta  &= \tanh(W_3\, \mathrm{ReLU}(W_1 \gamma))\!\uparrow + B_\beta \\
+        y      &= \omega\, \mathrm{GN}(x) + \beta
+
+    (Eqs. 4 to 6 and 2.) Here the mean drives omega and the variance beta, the other way round than
+    in :class:`~ilm_plugins.ILMGroupNorm`; the parameters have the same names and shapes.
+
+    Shape: input and output (N, C, *), any number of spatial dimensions.
+
+    Args:
+        num_channels: C.
+        num_groups: groups of the standardization.
+        eps: added to the variance.
+        num_key_groups: key groups; 32 in the paper, C for its Table 4's second row.
+        hidden: length of the embedding; ``max(2, num_key_groups // 16)`` by default, which gives
+            Table 4.
+        combine: how the decoded vector D and B make omega and beta, the four forms of Table 5:
+            "a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B".
+        init: "default", "normal" (as the paper says) or "identity", see ILMGroupNorm.
+
+    Raises:
+        ValueError: num_channels is not divisible by num_groups or num_key_groups, an option is
+            unknown, or ``init="identity"`` is asked of a form other than "a(WE)+B".
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        num_groups: int = 32,
+        eps: float = 1e-5,
+        *,
+        num_key_groups: int = 32,
+        hidden: int | None = None,
+        combine: str = "a(WE)+B",
+        init: str = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        name = type(self).__name__
+        check_divides(name, num_channels, "num_key_groups", num_key_groups)
+        check_choice(name, "combine", combine, COMBINE)
+        if init == "identity" and combine != "a(WE)+B":
+            raise ValueError(
+                f"{name}: init='identity' does not exist for combine={combine!r}; "
+                "set combine='a(WE)+B' or init='default'"
+            )
+        super().__init__(num_channels, num_groups, num_key_groups, eps, hidden, init, device, dtype)
+        self.combine = combine
+
+    def rescale(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
+        key_mean, key_var = self.key_features(mean, var)
+        combine = COMBINE[self.combine]
+        omega = combine(torch.sigmoid, self.decode(key_mean, encode, decode_mean), weight)
+        beta = combine(torch.tanh, self.decode(key_var, encode, decode_var), bias)
+        return self.standardize_and_rescale(mean, var, omega - omega_offset, beta)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, combine={self.combine!r}"
+
+
+def _without_bias(a, decoded: Tensor, b: Tensor) -> Tensor:
+    # B gets a gradient of 0 rather than none: distributed training waits for every parameter.
+    return a(decoded) + 0 * b
+
+
+#: Table 5: activation, (N, C) decoded vector W E, (C) learned B -> (N, C) omega or beta.
+COMBINE = {
+    "a(WE)": _without_bias,
+    "a(WE+B)": lambda a, decoded, b: a(decoded + b),
+    "a(WE)*B": lambda a, decoded, b: a(decoded) * b,
+    "a(WE)+B": lambda a, decoded, b: a(decoded) + b,
+}

@@ -1,0 +1,157 @@
+"""What all layers share: the forward pass, the check of its input, a linear map, the errors."""
+
+import inspect
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import adaptive_norm
+
+
+class AdaptiveNorm(nn.GroupNorm):
+    """A normalization whose scale and shift depend on the moments of each instance.
+
+    It derives from :class:`torch.nn.GroupNorm` because frameworks tell norms from other modules by
+    that class, for weight decay and for initialization. ``weight`` and ``bias`` are the norm's own;
+    every other parameter sits in a child module.
+
+    A subclass says which moments it needs (``moment_groups``), what it makes of them (``rescale``),
+    and which tensors that takes (``rescale_tensors``).
+    """
+
+    moment_groups: int
+
+    def __new__(cls, *args, **options):
+        # A config's misspelt option deserves better than Python's TypeError, in every framework.
+        known = [
+            name
+            for name, parameter in inspect.signature(cls).parameters.items()
+            if parameter.kind is not parameter.VAR_KEYWORD
+        ]
+        for option in options:
+            if option not in known:
+                raise ValueError(
+                    f"{cls.__name__}: unknown option {option!r}; the options are "
+                    + ", ".join(known)
+                )
+        return super().__new__(cls)
+
+    def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, G') moments to the (N, C) scale and shift of :func:`ilm_plugins.ops.adaptive_norm`."""
+        raise NotImplementedError
+
+    def rescale_tensors(self) -> tuple[Tensor, ...]:
+        """The parameters and buffers that ``rescale`` takes after the moments, in its order."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x, (N, C, *), into a tensor of the same shape, dtype and memory layout.
+
+        Raises:
+            ValueError: x has fewer than two dimensions, or another number of channels.
+        """
+        self.check_input(x)
+        return adaptive_norm(x, self.moment_groups, self.rescale, *self.rescale_tensors())[0]
+
+    def check_input(self, x: Tensor) -> None:
+        if x.dim() < 2 or x.shape[1] != self.num_channels:
+            raise ValueError(
+                f"{type(self).__name__}: got an input of shape {tuple(x.shape)}, expected "
+                f"(N, {self.num_channels}, *); build the layer with num_channels equal to the "
+                "input's second dimension"
+            )
+
+
+class Projection(nn.Module):
+    """A linear map, (N, *, in_features) to (N, *, out_features), of at least a few hundred entries.
+
+    Not an nn.Linear on purpose: frameworks re-initialize, quantize or adapt every nn.Linear they
+    find. And each row's result must not depend on the batch it comes in, which a matrix product
+    does not promise: hence multiply and sum, which autocast leaves in float32, too.
+
+    Args:
+        init: "default" is that of nn.Linear, "normal" the standard normal distribution of the ILM
+            paper (Section 4.1.1), "zeros" the start at which a map does nothing.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        init: str = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.init = in_features, out_features, init
+        self.weight = nn.Parameter(
+            torch.empty(out_features, in_features, device=device, dtype=dtype)
+        )
+        self.bias = (
+            nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for parameter in self.parameters():
+            if self.init == "zeros":
+                nn.init.zeros_(parameter)
+            elif self.init == "normal":
+                nn.init.normal_(parameter)
+            else:
+                bound = 1 / math.sqrt(self.in_features)
+                nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return project(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(*, I) times weight (O, I), plus bias (O): (*, O)."""
+    y = (x.unsqueeze(-2) * weight).sum(-1)
+    return y if bias is None else y + bias
+
+
+ACTIVATIONS = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "relu": nn.functional.relu,
+    "leaky_relu": nn.functional.leaky_relu,
+    "relu6": nn.functional.relu6,
+    "identity": lambda x: x,
+}
+
+
+def check_choice(layer: str, option: str, value: Any, choices: Iterable[Any]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(
+            f"{layer}: {option}={value!r} is unknown; set it to one of "
+            + ", ".join(map(repr, choices))
+        )
+
+
+def check_divides(layer: str, num_channels: int, option: str, value: int) -> None:
+    """Raise ValueError unless ``value`` is a positive integer that divides ``num_channels``."""
+    if isinstance(value, int) and value >= 1 and num_channels % value == 0:
+        return
+    at_most = value if isinstance(value, int) and value >= 1 else num_channels
+    divisor = max(d for d in range(1, num_channels + 1) if num_channels % d == 0 and d <= at_most)
+    raise ValueError(
+        f"{layer}: {option}={value!r} does not divide num_channels={num_channels}; "
+        f"set {option} to a divisor of {num_channels}, for example {option}={divisor}"
+    )
+
+
+def check_positive(layer: str, option: str, value: int) -> None:
+    """Raise ValueError unless ``value`` is a positive integer."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{layer}: {option}={value!r} is not a positive integer; set one")

@@ -1,0 +1,159 @@
+"""Exemplar Normalization: Zhang et al., CVPR 2020."""
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import cast, moments
+from .base import ACTIVATIONS, Projection, check_choice, check_divides, check_positive, project
+from .statistics import MixtureNorm
+
+
+class ExemplarNorm(MixtureNorm):
+    r"""Exemplar normalization: each sample's own mixture of normalized maps.
+
+    .. math::
+
+        y_n = \sum_k \left[ \gamma_k \lambda_{nk} \frac{x_n - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}}
+              + \beta_k \right]
+
+    (Eq. 3), where the ratios :math:`\lambda_n` of sample n come from its spatial means x (C) in three
+    steps (Section 3.3): normalize x by each of the K statistics and reduce it to z (K, C/r) with a
+    grouped convolution; correlate, :math:`v = z z^T` (K, K); then two linear maps with tanh between
+    them, K*K -> pi*K -> K, and softmax.
+
+    Parameters: ``weight``, ``bias`` (K, C); ``reduce.weight`` (C/r, r, 1); ``expand.weight``
+    (pi*K, K*K) and ``expand.bias``; ``ratio.weight`` (K, pi*K) and ``ratio.bias``: 2KC + C + 1953 in
+    all for K = 3, pi = 50 (Table 1). ``ratio`` starts at zero, hence the ratios at 1/K: were all of
+    them zero, as the paper's words have it, nothing would ever learn. Buffers: ``running_mean``,
+    ``running_var`` (C), ``num_batches_tracked``. For evaluation and freezing see
+    :class:`~ilm_plugins.layers.statistics.MixtureNorm`.
+
+    Shape: input and output (N, C, *), any number of spatial dimensions.
+
+    Args:
+        num_channels: C.
+        eps: added to each variance.
+        momentum: weight of the newest batch in the running statistics.
+        normalizers: K of "IN", "LN", "BN", "GN", in the order of the rows of ``weight``.
+        reduction: r, a divisor of C (Table 8): 32 for ResNet-50, 16 for BN-Inception, 8 for
+            ShuffleNetV2 x0.5.
+        expansion: pi (Table 7).
+        ratio_net: "conv"; or, of Table 9, "no_conv" (b: the normalized means are correlated as they
+            are) or "mlp" (a: C -> C/r -> K on the spatial means).
+        activation: "tanh" or "relu" (Table 9, c) between the two linear maps.
+        shared_affine: one weight and bias (C) for all normalizers (Table 9, d).
+        num_groups: groups of "GN".
+
+    Raises:
+        ValueError: r does not divide C, or an option is unknown or out of range.
+    """
+
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        *,
+        normalizers: tuple[str, ...] = ("IN", "LN", "BN"),
+        reduction: int = 32,
+        expansion: int = 50,
+        ratio_net: str = "conv",
+        activation: str = "tanh",
+        shared_affine: bool = False,
+        num_groups: int = 32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        name = type(self).__name__
+        check_choice(name, "ratio_net", ratio_net, ("conv", "no_conv", "mlp"))
+        check_choice(name, "activation", activation, ("tanh", "relu"))
+        check_positive(name, "expansion", expansion)
+        if ratio_net != "no_conv":
+            check_divides(name, num_channels, "reduction", reduction)
+        super().__init__(num_channels, eps, momentum, normalizers, num_groups, device, dtype)
+        self.reduction = reduction
+        self.expansion = expansion
+        self.ratio_net = ratio_net
+        self.activation = activation
+        self.shared_affine = shared_affine
+
+        k, factory = len(self.normalizers), {"device": device, "dtype": dtype}
+        if not shared_affine:
+            self.weight = nn.Parameter(self.weight.detach().repeat(k, 1))
+            self.bias = nn.Parameter(self.bias.detach().repeat(k, 1))
+        c, r = num_channels, reduction
+        if ratio_net == "conv":
+            self.reduce = nn.Conv1d(c, c // r, 1, groups=c // r, bias=False, **factory)
+        features, hidden = (c, c // r) if ratio_net == "mlp" else (k * k, expansion * k)
+        self.expand = Projection(features, hidden, bias=True, **factory)
+        self.ratio = Projection(hidden, k, bias=True, init="zeros", **factory)
+        has_bn = self.running_mean is not None
+        tracked = torch.zeros((), dtype=torch.long, device=device) if has_bn else None
+        self.register_buffer("num_batches_tracked", tracked)
+
+    def ratios(self, x: Tensor) -> Tensor:
+        """The softmax ratios of each sample, in the order of ``normalizers``.
+
+        Batch or running statistics are used as forward would use them, and nothing is updated.
+
+        Args:
+            x: (N, C, *), the layer's input.
+
+        Returns:
+            (N, K), at least float32; each row sums to 1.
+        """
+        self.check_input(x)
+        mean, var = moments(x, self.moment_groups)
+        _, _, *network, running_mean, running_var = cast(self.rescale_tensors(), mean.dtype)
+        _, at_mean = self._normalizers(mean, var, running_mean, running_var)
+        return self._ratios(mean, at_mean, *network)
+
+    def rescale_tensors(self) -> tuple[Tensor | None, ...]:
+        reduce = self.reduce.weight if self.ratio_net == "conv" else None
+        network = reduce, self.expand.weight, self.expand.bias, self.ratio.weight, self.ratio.bias
+        return (self.weight, self.bias, *network, *self.running_statistics())
+
+    def rescale(self, mean, var, weight, bias, *tensors):
+        *network, running_mean, running_var = tensors
+        rstd, at_mean = self._normalizers(mean, var, running_mean, running_var)
+        ratios = self._ratios(mean, at_mean, *network)
+        gain = ratios.unsqueeze(2) * weight.view(-1, self.num_channels)
+        shift = (gain * at_mean).sum(1) + bias.view(-1, self.num_channels).sum(0)
+        return (gain * rstd).sum(1), shift
+
+    def _normalizers(self, mean, var, running_mean, running_var):
+        """(N, K, C): each normalizer's 1 / deviation, and what it makes of the spatial mean."""
+        means, variances = self.statistics(mean, var, running_mean, running_var)
+        rstd = (variances + self.eps).rsqrt()
+        return rstd, rstd * (mean.unsqueeze(1) - means)
+
+    def _ratios(self, mean, at_mean, reduce, expand, expand_bias, ratio, ratio_bias):
+        """Section 3.3: (N, C) spatial means, (N, K, C) normalized ones -> (N, K)."""
+        if self.ratio_net == "mlp":
+            features = mean
+        else:
+            z = at_mean
+            if self.ratio_net == "conv":
+                z = (z.unflatten(2, (-1, self.reduction)) * reduce.squeeze(2)).sum(3)
+            features = project(z, z.unsqueeze(1)).flatten(1)  # v = z z^T
+        hidden = ACTIVATIONS[self.activation](project(features, expand, expand_bias))
+        return project(hidden, ratio, ratio_bias).softmax(1)
+
+    def update_running_stats(self, mean: Tensor, var: Tensor, count: int) -> None:
+        super().update_running_stats(mean, var, count)
+        self.num_batches_tracked.add_(1)
+
+    def reset_running_stats(self) -> None:
+        """Mean 0 and variance 1, as before the first batch."""
+        super().reset_running_stats()
+        if getattr(self, "num_batches_tracked", None) is not None:
+            self.num_batches_tracked.zero_()
+
+    def extra_repr(self) -> str:
+        return (
+            f"{super().extra_repr()}, reduction={self.reduction}, expansion={self.expansion}, "
+            f"ratio_net={self.ratio_net!r}, activation={self.activation!r}, "
+            f"shared_affine={self.shared_affine}"
+        )

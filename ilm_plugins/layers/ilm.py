@@ -1,0 +1,153 @@
+"""Instance-Level Meta Normalization: Jia, Chen and Chen, CVPR 2019 (arXiv 1904.03516)."""
+
+import torch
+from torch import Tensor
+
+from .association import AssociationNorm
+from .base import ACTIVATIONS, check_choice, check_divides
+
+
+class ILMGroupNorm(AssociationNorm):
+    r"""Group normalization with Instance-Level Meta rescaling, ILM+GN.
+
+    With :math:`\mu, \gamma` the means and biased variances of each instance's N key groups (Eq. 3):
+
+    .. math::
+
+        \beta  &= \tanh(W_2\, \mathrm{ReLU}(W_1 \mu))\!\uparrow + B_\beta \\
+        \omega &= \mathrm{sigmoid}(W_3\, \mathrm{ReLU}(W_1 \gamma))\!\uparrow + B_\omega \\
+        y      &= \omega\, \mathrm{GN}(x) + \beta
+
+    (Eqs. 4 to 6 and 2.) ``weight`` is :math:`B_\omega` and ``bias`` :math:`B_\beta`, so a GroupNorm
+    checkpoint loads; see :class:`~ilm_plugins.layers.association.AssociationNorm` for the others.
+
+    Shape: input and output (N, C, *), any number of spatial dimensions.
+
+    Args:
+        num_channels: C.
+        num_groups: groups of the standardization.
+        eps: added to the variance.
+        key_group_size: channels in a key group, C / N; 16 in the paper, 1 for pix2pix and for the
+            "Instance Normalization" strategy of its Table 8.
+        hidden: M, the embedding's length; ``max(2, N // 16)`` by default, which gives Table 8.
+        activations: for (mean, variance), the switch of Table 7; each one of "tanh", "sigmoid",
+            "relu", "leaky_relu", "relu6", "identity".
+        init: "default" (that of nn.Linear, as released by the authors), "normal" (as the paper says)
+            or "identity": zero decoders and an ``omega_offset`` of 1/2, so that the layer starts as
+            exactly the GroupNorm that it replaces, whatever weight and bias are loaded.
+
+    Raises:
+        ValueError: num_channels is not divisible by num_groups or key_group_size, an option is
+            unknown, or ``init="identity"`` is asked of other activations, which have no identity.
+
+    Example::
+
+        >>> layer = ILMGroupNorm(64)
+        >>> layer(torch.randn(2, 64, 7, 7)).shape
+        torch.Size([2, 64, 7, 7])
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        num_groups: int = 32,
+        eps: float = 1e-5,
+        *,
+        key_group_size: int = 16,
+        hidden: int | None = None,
+        activations: tuple[str, str] = ("tanh", "sigmoid"),
+        init: str = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        name = type(self).__name__
+        check_divides(name, num_channels, "key_group_size", key_group_size)
+        activations = tuple(activations)
+        if len(activations) != 2:
+            raise ValueError(
+                f"{name}: activations={activations!r} has {len(activations)} entries; "
+                "give two, for (mean, variance)"
+            )
+        for choice in activations:
+            check_choice(name, "activations", choice, ACTIVATIONS)
+        if init == "identity" and activations != ("tanh", "sigmoid"):
+            raise ValueError(
+                f"{name}: init='identity' does not exist for activations={activations!r}; "
+                "leave activations at ('tanh', 'sigmoid') or choose init='default'"
+            )
+        num_key_groups = num_channels // key_group_size
+        super().__init__(num_channels, num_groups, num_key_groups, eps, hidden, init, device, dtype)
+        self.activations = activations
+
+    def rescale(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
+        key_mean, key_var = self.key_features(mean, var)
+        for_mean, for_var = (ACTIVATIONS[name] for name in self.activations)
+        beta = for_mean(self.decode(key_mean, encode, decode_mean)) + bias
+        omega = for_var(self.decode(key_var, encode, decode_var)) + (weight - omega_offset)
+        return self.standardize_and_rescale(mean, var, omega, beta)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, activations={self.activations}"
+
+
+class ILMInstanceNorm(ILMGroupNorm):
+    """Instance normalization with Instance-Level Meta rescaling, ILM+IN.
+
+    As :class:`ILMGroupNorm`, with each channel standardized by itself. On a map of one pixel the
+    standardized value is 0, and beta is what remains.
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float = 1e-5,
+        *,
+        key_group_size: int = 16,
+        hidden: int | None = None,
+        activations: tuple[str, str] = ("tanh", "sigmoid"),
+        init: str = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            num_channels,
+            num_channels,
+            eps,
+            key_group_size=key_group_size,
+            hidden=hidden,
+            activations=activations,
+            init=init,
+            device=device,
+            dtype=dtype,
+        )
+
+
+class ILMLayerNorm(ILMGroupNorm):
+    """Layer normalization with Instance-Level Meta rescaling, ILM+LN.
+
+    As :class:`ILMGroupNorm`, with each instance standardized as one group.
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float = 1e-5,
+        *,
+        key_group_size: int = 16,
+        hidden: int | None = None,
+        activations: tuple[str, str] = ("tanh", "sigmoid"),
+        init: str = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            num_channels,
+            1,
+            eps,
+            key_group_size=key_group_size,
+            hidden=hidden,
+            activations=activations,
+            init=init,
+            device=device,
+            dtype=dtype,
+        )

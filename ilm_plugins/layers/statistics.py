@@ -1,0 +1,153 @@
+"""The pool of normalizers that EN and SN mix, and the running statistics of the batch's one."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..ops import adaptive_norm, coarsen, duplicate, over_batch
+from .base import AdaptiveNorm, check_choice, check_divides, check_positive
+
+NORMALIZERS = ("IN", "LN", "BN", "GN")
+
+
+class MixtureNorm(AdaptiveNorm):
+    """A mixture of K of the normalizers IN, LN, BN and GN.
+
+    BN's statistics are the batch's, of this process alone, while the layer trains; they are kept as
+    running statistics in torch's convention (``momentum`` is the weight of the new value, the
+    stored variance is unbiased), which take their place in evaluation.
+
+    **Freezing.** Where neither ``weight`` nor ``bias`` requires a gradient, the layer is frozen, as a
+    FrozenBatchNorm is: in training mode too it uses its running statistics and leaves them as they
+    are. That is what detectron2's FREEZE_AT and OpenMMLab's frozen_stages mean for BatchNorm; both
+    freeze by ``requires_grad``.
+
+    Args:
+        normalizers: which of "IN", "LN", "BN", "GN" to mix, in the order of the parameters' rows.
+        num_groups: groups of "GN", where it is among them.
+    """
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float,
+        momentum: float,
+        normalizers: Sequence[str],
+        num_groups: int,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        name = type(self).__name__
+        normalizers = (normalizers,) if isinstance(normalizers, str) else tuple(normalizers)
+        if not normalizers or len(set(normalizers)) != len(normalizers):
+            raise ValueError(
+                f"{name}: normalizers={normalizers!r} is empty or repeats one; "
+                "list each of 'IN', 'LN', 'BN', 'GN' once at most"
+            )
+        for normalizer in normalizers:
+            check_choice(name, "normalizers", normalizer, NORMALIZERS)
+        check_positive(name, "num_channels", num_channels)
+        if not isinstance(momentum, float | int) or not 0 <= momentum <= 1:
+            raise ValueError(
+                f"{name}: momentum={momentum!r} is not between 0 and 1; "
+                "set the weight of the newest batch in the running statistics, 0.1 by default"
+            )
+        if "GN" in normalizers:
+            check_divides(name, num_channels, "num_groups", num_groups)
+        super().__init__(1, num_channels, eps, device=device, dtype=dtype)
+        self.momentum = momentum
+        self.normalizers = normalizers
+        self.num_groups = num_groups if "GN" in normalizers else 1
+        has_bn = "BN" in normalizers
+        zeros = torch.zeros(num_channels, device=device, dtype=dtype) if has_bn else None
+        ones = torch.ones(num_channels, device=device, dtype=dtype) if has_bn else None
+        self.register_buffer("running_mean", zeros)
+        self.register_buffer("running_var", ones)
+
+    @property
+    def moment_groups(self) -> int:
+        """Each channel's moments are the finest that the mixture needs."""
+        return self.num_channels
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the running statistics stand still in training, too; see Freezing."""
+        return not (self.weight.requires_grad or self.bias.requires_grad)
+
+    @property
+    def uses_batch_statistics(self) -> bool:
+        return "BN" in self.normalizers and self.training and not self.frozen
+
+    def reset_running_stats(self) -> None:
+        """Mean 0 and variance 1, as before the first batch."""
+        if self.running_mean is not None:
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if hasattr(self, "running_mean"):
+            self.reset_running_stats()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        tensors = self.rescale_tensors()
+        y, mean, var = adaptive_norm(x, self.moment_groups, self.rescale, *tensors)
+        if self.uses_batch_statistics and x.numel() > 0:
+            self.update_running_stats(mean, var, count=x.numel() // self.num_channels)
+        return y
+
+    @torch.no_grad()
+    def update_running_stats(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Move the running statistics towards those of a batch.
+
+        Args:
+            mean, var: (N, C) moments of each instance's channels.
+            count: values of one channel in the batch, N times the spatial size.
+        """
+        mean, var = over_batch(mean, var)
+        unbiased = var * (count / max(1, count - 1))
+        self.running_mean.lerp_(mean[0].to(self.running_mean), self.momentum)
+        self.running_var.lerp_(unbiased[0].to(self.running_var), self.momentum)
+
+    def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
+        """Running mean and variance (C) where BN's place is theirs now; None, None where not."""
+        return (None, None) if self.uses_batch_statistics else (self.running_mean, self.running_var)
+
+    def statistics(
+        self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The K normalizers' means and biased variances for each instance and channel.
+
+        Args:
+            mean, var: (N, C) moments of each instance's channels.
+            running_mean, running_var: (C), for BN in place of the batch's own; or None.
+
+        Returns:
+            (N, K, C) means and variances.
+        """
+        n, c = mean.shape
+        means, variances = [], []
+        for normalizer in self.normalizers:
+            if normalizer == "IN":
+                m, v = mean, var
+            elif normalizer == "BN":
+                m, v = over_batch(mean, var) if running_mean is None else (running_mean, running_var)
+            else:
+                groups = 1 if normalizer == "LN" else self.num_groups
+                m, v = (duplicate(t, c) for t in coarsen(mean, var, groups))
+            means.append(m.expand(n, c))
+            variances.append(v.expand(n, c))
+        return torch.stack(means, 1), torch.stack(variances, 1)
+
+    def extra_repr(self) -> str:
+        groups = f", num_groups={self.num_groups}" if "GN" in self.normalizers else ""
+        return (
+            f"{self.num_channels}, eps={self.eps}, momentum={self.momentum}, "
+            f"normalizers={self.normalizers}{groups}"
+        )

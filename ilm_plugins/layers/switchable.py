@@ -1,0 +1,67 @@
+"""Switchable Normalization: Luo et al., ICLR 2019, the baseline of Exemplar Normalization."""
+
+import torch
+from torch import Tensor, nn
+
+from .statistics import MixtureNorm
+
+
+class SwitchNorm(MixtureNorm):
+    r"""Switchable normalization: one mixture of statistics for all samples.
+
+    .. math::
+
+        y = \gamma \frac{x - \sum_k \lambda_k \mu_k}{\sqrt{\sum_k \lambda'_k \sigma_k^2 + \epsilon}}
+            + \beta, \qquad \lambda = \mathrm{softmax}(w), \quad \lambda' = \mathrm{softmax}(w')
+
+    (Eq. 2 of the EN paper, with separate ratios for means and variances as its authors have them.)
+
+    Parameters: ``weight``, ``bias`` (C); ``mean_weight`` w, ``var_weight`` w' (K).
+    Buffers: ``running_mean``, ``running_var`` (C). For evaluation and freezing see
+    :class:`~ilm_plugins.layers.statistics.MixtureNorm`.
+
+    Shape: input and output (N, C, *), any number of spatial dimensions.
+
+    Args:
+        num_channels: C.
+        eps: added to the mixed variance.
+        momentum: weight of the newest batch in the running statistics.
+        normalizers: K of "IN", "LN", "BN", "GN", in the order of ``mean_weight``.
+        num_groups: groups of "GN".
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        *,
+        normalizers: tuple[str, ...] = ("IN", "LN", "BN"),
+        num_groups: int = 32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_channels, eps, momentum, normalizers, num_groups, device, dtype)
+        k = len(self.normalizers)
+        self.mean_weight = nn.Parameter(torch.ones(k, device=device, dtype=dtype))
+        self.var_weight = nn.Parameter(torch.ones(k, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if hasattr(self, "mean_weight"):
+            nn.init.ones_(self.mean_weight)
+            nn.init.ones_(self.var_weight)
+
+    def rescale_tensors(self) -> tuple[Tensor | None, ...]:
+        own = self.weight, self.bias, self.mean_weight, self.var_weight
+        return (*own, *self.running_statistics())
+
+    def rescale(self, mean, var, weight, bias, mean_weight, var_weight, running_mean, running_var):
+        means, variances = self.statistics(mean, var, running_mean, running_var)
+        mixed_mean = (mean_weight.softmax(0)[:, None] * means).sum(1)
+        mixed_var = (var_weight.softmax(0)[:, None] * variances).sum(1)
+        scale = weight * (mixed_var + self.eps).rsqrt()
+        return scale, scale * (mean - mixed_mean) + bias

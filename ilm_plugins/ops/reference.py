@@ -1,0 +1,80 @@
+"""The primitive as a composite of differentiable torch operations: what every backend must equal."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from .moments import duplicate
+
+Rescale = Callable[..., tuple[Tensor, Tensor]]
+
+
+def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each instance's channel groups.
+
+    Two passes, so that a mean far larger than the deviation costs no accuracy; at least float32.
+
+    Args:
+        x: (N, C, *) in any layout.
+        num_groups: G', a divisor of C.
+
+    Returns:
+        (N, G') means and (N, G') variances; zeros where a group has no element.
+    """
+    mean, var, _ = _center(x, num_groups)
+    return mean, var
+
+
+def adaptive_norm(
+    x: Tensor, num_groups: int, rescale: Rescale, *tensors: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize each instance by what ``rescale`` makes of its moments.
+
+    ::
+
+        mean, var    = moments(x, num_groups)                 (N, G')
+        scale, shift = rescale(mean, var, *tensors)           (N, C), both
+        y            = scale * (x - mean) + shift             (N, C, *)
+
+    The map is centred on the mean of the channel's own group, because ``scale * x + shift`` cancels
+    where the mean is large.
+
+    Args:
+        x: (N, C, *) floating point, any number of spatial dimensions, any layout.
+        num_groups: G', the number of finest channel groups whose moments ``rescale`` asks for.
+        rescale: a pure, differentiable function of the moments and of ``tensors`` alone, so that a
+            backward pass can be derived from its vector-Jacobian product.
+        tensors: parameters and buffers of ``rescale``, or None; handed over in the moments' dtype.
+
+    Returns:
+        y: (N, C, *) with the dtype and the layout of x.
+        mean, var: (N, G'), at least float32, detached.
+    """
+    mean, var, centered = _center(x, num_groups)
+    scale, shift = rescale(mean, var, *cast(tensors, mean.dtype))
+    y = torch.addcmul(_per_channel(shift, x), _per_channel(scale, x), centered)
+    return y.to(x.dtype), mean.detach(), var.detach()
+
+
+def cast(tensors: Iterable[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
+    """Tensors in another dtype; None stays None."""
+    return [t if t is None else t.to(dtype) for t in tensors]
+
+
+def _center(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    mean = _group_mean(x, num_groups)
+    # On x itself, not on its groups: element-wise operations keep the layout of a 4-D tensor.
+    centered = x - _per_channel(duplicate(mean, x.shape[1]), x)
+    return mean, _group_mean(centered.square(), num_groups), centered
+
+
+def _group_mean(x: Tensor, num_groups: int) -> Tensor:
+    groups = x.unflatten(1, (num_groups, x.shape[1] // num_groups))
+    # The sum of an empty map is 0 where its mean is NaN, which would reach the parameters' gradients.
+    return groups.sum(tuple(range(2, groups.dim()))) / max(1, groups.shape[2:].numel())
+
+
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.reshape(values.shape + (1,) * (x.dim() - 2))

@@ -1,0 +1,370 @@
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from ilm_plugins.data import shapes
+
+TOOL = Path(__file__).parents[2] / "tools" / "make_shapes.py"
+COUNTS = {"training": 12, "validation": 5}
+SETTINGS = {"num_training": 12, "num_validation": 5, "seed": 3}
+SMALL = {"num_training": 1, "num_validation": 1, "size": 64}
+
+# pycocotools' own, on every decoded mask.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [shapes.make_scene(0, "training", index) for index in range(150)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return shapes.write_shapes(tmp_path_factory.mktemp("root"), **SETTINGS)
+
+
+def contents(folder):
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def rasterize(annotation, size):
+    parts = pycocotools.mask.frPyObjects(annotation["segmentation"], size, size)
+    return pycocotools.mask.decode(pycocotools.mask.merge(parts)).astype(bool)
+
+
+def iou(first, second):
+    return (first & second).sum() / (first | second).sum()
+
+
+def test_a_scene_depends_on_seed_split_and_index():
+    arguments = [(0, "training", 0), (1, "training", 0), (0, "validation", 0), (0, "training", 1)]
+    made = [shapes.make_scene(*each) for each in arguments]
+    assert made == [shapes.make_scene(*each) for each in arguments]
+    photos = [shapes.render(scene) for scene in made]
+    np.testing.assert_array_equal(photos[0], shapes.render(made[0]))
+    for other in range(1, 4):
+        assert made[0].instances != made[other].instances
+        assert (photos[0] != photos[other]).any()
+
+
+def test_the_same_seed_writes_the_same_bytes(folder, tmp_path):
+    again = shapes.write_shapes(tmp_path / "same", **SETTINGS)
+    other = shapes.write_shapes(tmp_path / "other", **{**SETTINGS, "seed": 4})
+    assert contents(again) == contents(folder)
+    name = "images/training/000000.jpg"
+    assert contents(other)[name] != contents(folder)[name]
+
+
+def test_an_image_does_not_depend_on_their_number(folder, tmp_path):
+    fewer = shapes.write_shapes(tmp_path, num_training=4, num_validation=2, seed=3)
+    expected = contents(folder)
+    for name, data in contents(fewer).items():
+        if not name.endswith(".json"):
+            assert data == expected[name], name
+    name = "annotations/instances_training.json"
+    few = json.loads((fewer / name).read_text())["annotations"]
+    many = json.loads((folder / name).read_text())["annotations"]
+    assert few == many[: len(few)] and len(few) < len(many)
+
+
+@pytest.mark.parametrize("split", shapes.SPLITS)
+def test_coco_annotations_are_valid(folder, split):
+    coco = COCO(folder / "annotations" / f"instances_{split}.json")
+    names = {category["id"]: category["name"] for category in coco.loadCats(coco.getCatIds())}
+    assert names == {1: "circle", 2: "square", 3: "triangle", 4: "star"}
+    assert sorted(coco.getImgIds()) == list(range(COUNTS[split]))
+    for image in coco.loadImgs(coco.getImgIds()):
+        with Image.open(folder / "images" / split / image["file_name"]) as photo:
+            assert photo.mode == "RGB"
+            assert photo.size == (image["width"], image["height"]) == (128, 128)
+        annotations = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
+        assert 3 <= len(annotations) <= 7
+        for annotation in annotations:
+            x, y, width, height = annotation["bbox"]
+            assert 0 <= x < x + width <= 128 and 0 <= y < y + height <= 128
+            assert annotation["iscrowd"] == 0 and annotation["category_id"] in names
+            area = 0
+            for polygon in annotation["segmentation"]:
+                assert len(polygon) >= 6 and len(polygon) % 2 == 0
+                px, py = np.reshape(polygon, (-1, 2)).T
+                area += abs(px @ np.roll(py, 1) - py @ np.roll(px, 1)) / 2
+            assert annotation["area"] == pytest.approx(area, rel=0.01)
+            assert area >= 59.5
+            points = np.concatenate(annotation["segmentation"]).reshape(-1, 2)
+            corners = (*points.min(axis=0), *points.max(axis=0))
+            assert (x, y, x + width, y + height) == pytest.approx(corners)
+    ids = coco.getAnnIds()
+    assert len(set(ids)) == len(ids) and min(ids) >= 1
+
+
+def test_objects_occlude_each_other_but_stay_visible(scenes):
+    shown = []
+    for scene in scenes:
+        for instance in scene.instances:
+            assert not any(part.interiors for part in instance.visible)
+            shown.append(instance.visible_area / instance.polygon.area)
+            assert all(part.is_valid for part in instance.visible)
+    assert min(shown) >= 0.4
+    assert max(shown) <= 1 + 1e-9
+    assert 0.2 < np.mean(np.array(shown) < 0.95) < 0.7
+
+
+def test_visible_parts_do_not_overlap(scenes):
+    for scene in scenes[:30]:
+        for position, back in enumerate(scene.instances):
+            for front in scene.instances[position + 1 :]:
+                for part in back.visible:
+                    assert part.intersection(front.polygon).area < 1e-6
+
+
+def test_classes_scales_and_textures_all_occur(scenes):
+    instances = [instance for scene in scenes for instance in scene.instances]
+    classes = Counter(instance.category for instance in instances)
+    scales = Counter(instance.scale for instance in instances)
+    pairs = Counter((instance.category, instance.texture.kind) for instance in instances)
+    assert set(classes) == {1, 2, 3, 4} and set(scales) == set(shapes.SCALES)
+    assert min(classes.values()) > 0.15 * len(instances)
+    assert min(scales.values()) > 0.2 * len(instances)
+    assert len(pairs) == len(shapes.CLASSES) * len(shapes.TEXTURES)
+    assert {len(scene.instances) for scene in scenes} == {3, 4, 5, 6, 7}
+
+
+@pytest.mark.parametrize("name, ratio", [("circle", 1.0), ("square", 0.637), ("triangle", 0.413)])
+def test_outlines_have_the_form_of_their_class(scenes, name, ratio):
+    category = shapes.CLASSES.index(name) + 1
+    instances = [i for scene in scenes for i in scene.instances if i.category == category]
+    for polygon in (instance.polygon for instance in instances):
+        radius = polygon.hausdorff_distance(polygon.centroid)
+        assert polygon.area / (math.pi * radius**2) == pytest.approx(ratio, abs=0.01)
+
+
+def test_stars_are_not_convex(scenes):
+    for instance in (i for scene in scenes for i in scene.instances):
+        convex = math.isclose(instance.polygon.area, instance.polygon.convex_hull.area)
+        assert convex == (shapes.CLASSES[instance.category - 1] != "star")
+
+
+@pytest.mark.parametrize("size", [128, 200])
+def test_masks_agree_with_polygons(size):
+    for index in range(40):
+        scene = shapes.make_scene(5, "validation", index, size)
+        mask = shapes.semantic_mask(scene)
+        assert mask.shape == (size, size) and mask.dtype == np.uint8
+        assert (mask == 0).any()
+        everything = np.zeros_like(mask, bool)
+        annotations = shapes.coco_annotations(scene)
+        for instance, annotation in zip(scene.instances, annotations, strict=True):
+            alone = shapes.semantic_mask(replace(scene, instances=(instance,))) > 0
+            assert iou(alone, rasterize(annotation, size)) >= 0.9
+            assert not (everything & alone).any()
+            assert (mask[alone] == annotation["category_id"]).all()
+            everything |= alone
+        np.testing.assert_array_equal(everything, mask > 0)
+
+
+def test_the_photo_shows_what_the_mask_says(scenes):
+    black, white = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
+    for scene in scenes[:20]:
+        plain = replace(
+            scene,
+            background=(black, black),
+            noise=0.0,
+            instances=tuple(
+                replace(i, texture=replace(i.texture, colours=(white, white)))
+                for i in scene.instances
+            ),
+        )
+        photo = shapes.render(plain)
+        assert photo.shape == (128, 128, 3) and photo.dtype == np.uint8
+        assert iou(photo[..., 0] > 127, shapes.semantic_mask(scene) > 0) > 0.95
+
+
+def test_objects_stand_out_from_the_background(scenes):
+    contrasts = []
+    for scene in scenes[:50]:
+        photo, mask = shapes.render(scene).astype(float), shapes.semantic_mask(scene)
+        ground = photo[mask == 0].mean(axis=0)
+        for instance in scene.instances:
+            alone = shapes.semantic_mask(replace(scene, instances=(instance,))) > 0
+            contrasts.append(np.linalg.norm(photo[alone].mean(axis=0) - ground))
+    assert np.mean(np.array(contrasts) > 50) > 0.9
+
+
+def test_files_hold_the_scenes(folder):
+    for split, count in COUNTS.items():
+        for kind, suffix in [("images", "jpg"), ("annotations", "png"), ("pairs", "jpg")]:
+            names = sorted(path.name for path in (folder / kind / split).iterdir())
+            assert names == [f"{index:06d}.{suffix}" for index in range(count)]
+        for index in range(count):
+            scene = shapes.make_scene(3, split, index)
+            with Image.open(folder / "annotations" / split / f"{index:06d}.png") as mask:
+                assert mask.mode == "L"
+                np.testing.assert_array_equal(mask, shapes.semantic_mask(scene))
+            photo = np.asarray(Image.open(folder / "images" / split / f"{index:06d}.jpg"))
+            assert np.abs(photo.astype(int) - shapes.render(scene)).mean() < 4
+
+
+def test_pairs_hold_photo_and_label_map(folder):
+    for index in range(COUNTS["training"]):
+        scene = shapes.make_scene(3, "training", index)
+        pair = np.asarray(Image.open(folder / "pairs" / "training" / f"{index:06d}.jpg"), int)
+        assert pair.shape == (128, 256, 3)
+        left, right = pair[:, :128], pair[:, 128:]
+        assert np.abs(left - shapes.render(scene)).mean() < 4
+        distances = np.linalg.norm(right[..., None, :] - shapes.PALETTE.astype(int), axis=-1)
+        decoded = distances.argmin(axis=-1)
+        assert (decoded == shapes.semantic_mask(scene)).mean() > 0.995
+        np.testing.assert_array_equal(
+            shapes.label_map(scene), shapes.PALETTE[shapes.semantic_mask(scene)]
+        )
+
+
+def test_the_manifest_tells_the_settings(folder):
+    assert json.loads((folder / "shapes.json").read_text()) == {
+        "format": 1,
+        "seed": 3,
+        "size": 128,
+        "num_training": 12,
+        "num_validation": 5,
+        "classes": ["circle", "square", "triangle", "star"],
+    }
+
+
+def test_a_complete_data_set_is_kept(folder, monkeypatch):
+    monkeypatch.setattr(shapes, "_write_split", None)
+    assert shapes.write_shapes(folder.parent, **SETTINGS) == folder
+
+
+def test_a_crash_leaves_nothing_behind(tmp_path, monkeypatch):
+    def crash(path, content):
+        assert list(path.parent.rglob("*.jpg")) or list(path.parent.rglob("*.png"))
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shapes, "_write_json", crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            shapes.write_shapes(tmp_path, **SMALL)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".shapes-killed" / "shapes" / "images").mkdir(parents=True)
+    folder = shapes.write_shapes(tmp_path, **SMALL)
+    assert (folder / "shapes.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".shapes-killed", "shapes"]
+
+
+def test_a_concurrent_run_may_finish_first(tmp_path, monkeypatch):
+    rename = shapes.os.rename
+
+    def lose_the_race(source, target):
+        shutil.copytree(source, target)
+        (target / "winner").touch()
+        rename(source, target)
+
+    monkeypatch.setattr(shapes.os, "rename", lose_the_race)
+    folder = shapes.write_shapes(tmp_path, **SMALL)
+    assert (folder / "winner").exists()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_that_appears_meanwhile_is_kept(tmp_path, monkeypatch):
+    rename = shapes.os.rename
+
+    def intrude(source, target):
+        target.mkdir()
+        (target / "precious").touch()
+        rename(source, target)
+
+    monkeypatch.setattr(shapes.os, "rename", intrude)
+    with pytest.raises(FileExistsError, match="no readable manifest"):
+        shapes.write_shapes(tmp_path, **SMALL)
+    assert [path.name for path in (tmp_path / "shapes").iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("manifest", [None, "", "[1]", "{not json"])
+def test_a_foreign_folder_is_refused(tmp_path, manifest):
+    foreign = tmp_path / "shapes"
+    foreign.mkdir()
+    if manifest is not None:
+        (foreign / "shapes.json").write_text(manifest)
+    before = contents(tmp_path)
+    with pytest.raises(FileExistsError, match="no readable manifest.*delete it or choose") as error:
+        shapes.write_shapes(tmp_path, **SMALL)
+    assert "\n" not in str(error.value) and str(foreign) in str(error.value)
+    assert contents(tmp_path) == before
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    (tmp_path / "shapes").write_text("mine")
+    with pytest.raises(FileExistsError, match="no readable manifest"):
+        shapes.write_shapes(tmp_path, **SMALL)
+    assert (tmp_path / "shapes").read_text() == "mine"
+
+
+def test_other_settings_are_refused(folder):
+    before = contents(folder)
+    message = "made with seed 3, num_validation 5; expected seed 9, num_validation 6; delete"
+    with pytest.raises(ValueError, match=message):
+        shapes.write_shapes(folder.parent, num_training=12, num_validation=6, seed=9)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    "setting, value",
+    [
+        ("seed", -1),
+        ("seed", 2**32),
+        ("seed", 0.5),
+        ("size", 63),
+        ("num_training", 0),
+        ("num_validation", None),
+    ],
+)
+def test_bad_settings_are_refused(tmp_path, setting, value):
+    with pytest.raises(ValueError, match=f"{setting} is {value!r}; expected an integer"):
+        shapes.write_shapes(tmp_path / "root", **{setting: value})
+    assert not (tmp_path / "root").exists()
+
+
+def test_bad_scenes_are_refused():
+    with pytest.raises(ValueError, match="split is 'test'; expected one of training, validation"):
+        shapes.make_scene(0, "test", 0)
+    with pytest.raises(ValueError, match="index is -1"):
+        shapes.make_scene(0, "training", -1)
+
+
+def test_the_module_needs_no_framework():
+    code = (
+        "import importlib.util as util, sys\n"
+        f"spec = util.spec_from_file_location('shapes', {shapes.__file__!r})\n"
+        "sys.modules['shapes'] = module = util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "assert module.make_scene(0, 'training', 0).instances\n"
+        "sys.exit(bool({'torch', 'detectron2', 'ilm_plugins'} & set(sys.modules)))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_command_line(tmp_path):
+    command = [sys.executable, TOOL, "--root", tmp_path, "--num-training", "2", "--size", "64"]
+    command += ["--num-validation", "1", "--seed"]
+    done = subprocess.run([*command, "7"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'shapes'}: 2 training and 1 validation images\n"
+    manifest = json.loads((tmp_path / "shapes" / "shapes.json").read_text())
+    assert (manifest["seed"], manifest["size"], manifest["num_training"]) == (7, 64, 2)
+
+    refused = subprocess.run([*command, "8"], capture_output=True, text=True)
+    assert refused.returncode == 2 and refused.stdout == ""
+    assert refused.stderr.startswith("make_shapes.py: error: ")
+    assert refused.stderr.count("\n") == 1 and "expected seed 8" in refused.stderr

@@ -1,0 +1,506 @@
+"""The equations of the papers, transcribed literally: the yardstick of the fast layers.
+
+Every function here is plain PyTorch, one instance, one group and one channel at a time, each line
+with the number of the equation that it copies. It is slow on purpose: it is to be compared with the
+paper by eye, and the implementation with it by a test, preferably in float64. Any floating dtype
+works, and autograd differentiates through everything.
+
+Common to all functions:
+    x is (N, C, *) with any number of spatial dimensions, none included, and at least one instance.
+    It is read as (N, C, S), S the product of the spatial sizes, 1 where there are none.
+    Variances are biased (divided by the number of values), save the one that running_update stores.
+    eps is added to the variance, under the root: sqrt(var + eps).
+
+Sources:
+    ILM   Jia, Chen, Chen: Instance-Level Meta Normalization, CVPR 2019.
+    Assoc Associate Normalization, submission to ICLR 2019.
+    EN    Zhang, Peng, Wu, Li, Luo: Exemplar Normalization for Learning Deep Representation,
+          CVPR 2020; its eq. 2 is Switchable Normalization (SN).
+"""
+
+import torch
+import torch.nn.functional as F
+
+ACTIVATIONS = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "relu": F.relu,
+    "leaky_relu": lambda v: F.leaky_relu(v, negative_slope=0.01),
+    "relu6": F.relu6,
+    "identity": lambda v: v,
+}
+
+
+# ---- the small parts
+
+
+def flat(x):
+    """x (N, C, *) -> (N, C, S): all spatial dimensions as one, of size 1 where there are none."""
+    num_instances, num_channels = x.shape[:2]
+    num_positions = 1
+    for size in x.shape[2:]:
+        num_positions = num_positions * size
+    return x.reshape(num_instances, num_channels, num_positions)
+
+
+def moments(values):
+    """Mean and biased variance of all values of a tensor of any shape: two scalars.
+
+    ILM eq. 3 = Assoc eq. 3, for one group:
+    mu = 1/(HWC/N) sum f_ij,  gamma = 1/(HWC/N) sum (f_ij - mu)^2.
+    """
+    mean = values.sum() / values.numel()
+    var = ((values - mean) ** 2).sum() / values.numel()
+    return mean, var
+
+
+def group_moments(instance, num_groups):
+    """Moments of the groups of consecutive channels of one instance (ILM eq. 3 = Assoc eq. 3).
+
+    instance (C, S) -> mean (num_groups), var (num_groups)
+    """
+    num_channels = len(instance)
+    assert num_channels % num_groups == 0, (num_channels, num_groups)
+    size = num_channels // num_groups  # C / N, the channels in a group
+    means, variances = [], []
+    for group in range(num_groups):
+        mean, var = moments(instance[group * size : (group + 1) * size])
+        means.append(mean)
+        variances.append(var)
+    return torch.stack(means), torch.stack(variances)
+
+
+def duplicate(vector, num_channels):
+    """The arrow of ILM eq. 6: each component is repeated for all channels of its group.
+
+    vector (G) -> (C)
+    """
+    assert num_channels % len(vector) == 0, (num_channels, len(vector))
+    size = num_channels // len(vector)
+    return torch.stack([vector[channel // size] for channel in range(num_channels)])
+
+
+def standardize(instance, num_groups, eps):
+    """ILM eq. 1 = Assoc eq. 1, with Group Normalization's groups: (x - mu) / sqrt(gamma + eps).
+
+    num_groups = C is Instance Normalization's standardization, num_groups = 1 is Layer's.
+    instance (C, S) -> (C, S)
+    """
+    num_channels = len(instance)
+    mean, var = group_moments(instance, num_groups)
+    mean = duplicate(mean, num_channels)
+    var = duplicate(var, num_channels)
+    channels = []
+    for channel in range(num_channels):
+        channels.append((instance[channel] - mean[channel]) / torch.sqrt(var[channel] + eps))
+    return torch.stack(channels)
+
+
+def rescale(standardized, omega, beta):
+    """ILM eq. 2 = Assoc eq. 2, channel by channel: x_n = omega * x_s + beta.
+
+    standardized (C, S), omega (C), beta (C) -> (C, S)
+    """
+    channels = []
+    for channel in range(len(standardized)):
+        channels.append(omega[channel] * standardized[channel] + beta[channel])
+    return torch.stack(channels)
+
+
+# ---- ILM Norm
+
+
+def ilm_norm(
+    x,
+    weight,
+    bias,
+    encode,
+    decode_mean,
+    decode_var,
+    *,
+    num_groups,
+    key_group_size,
+    eps,
+    activations=("tanh", "sigmoid"),
+    omega_offset=0.0,
+):
+    """ILM Norm, ILM eqs. 1 to 6: ILM+GN; ILM+IN with num_groups = C; ILM+LN with num_groups = 1.
+
+    x            (N, C, *)
+    weight, bias (C)        B_omega, B_beta
+    encode       (M, G)     W1, one matrix for means and variances; G = C / key_group_size
+    decode_mean  (G, M)     W2: mean -> activations[0] -> beta
+    decode_var   (G, M)     W3: variance -> activations[1] -> omega
+    omega_offset            subtracted from omega
+    returns      (N, C, *)
+    """
+    num_channels = x.shape[1]
+    assert num_channels % key_group_size == 0, (num_channels, key_group_size)
+    num_key_groups = num_channels // key_group_size  # the N of eq. 3
+    assert encode.shape[1] == num_key_groups, (encode.shape, num_key_groups)
+    assert decode_mean.shape == decode_var.shape == (num_key_groups, encode.shape[0])
+    activation_mean, activation_var = ACTIVATIONS[activations[0]], ACTIVATIONS[activations[1]]
+
+    outputs = []
+    for instance in flat(x):
+        mu, gamma = group_moments(instance, num_key_groups)  # eq. 3
+        embedded_mu = torch.relu(encode @ mu)  # eq. 4
+        embedded_gamma = torch.relu(encode @ gamma)  # eq. 4
+        decoded_mu = activation_mean(decode_mean @ embedded_mu)  # eq. 5: tanh
+        decoded_gamma = activation_var(decode_var @ embedded_gamma)  # eq. 5: sigmoid
+        omega = duplicate(decoded_gamma, num_channels) + weight - omega_offset  # eq. 6
+        beta = duplicate(decoded_mu, num_channels) + bias  # eq. 6
+        standardized = standardize(instance, num_groups, eps)  # eq. 1
+        outputs.append(rescale(standardized, omega, beta))  # eq. 2
+    return torch.stack(outputs).reshape(x.shape)
+
+
+# ---- AssocNorm
+
+
+def assoc_norm(
+    x,
+    weight,
+    bias,
+    encode,
+    decode_mean,
+    decode_var,
+    *,
+    num_groups,
+    num_key_groups,
+    eps,
+    combine="a(WE)+B",
+    omega_offset=0.0,
+):
+    """AssocNorm, Assoc eqs. 1 to 6; here the mean gives omega and the variance gives beta.
+
+    x            (N, C, *)
+    weight, bias (C)        B_omega, B_beta; without effect under combine="a(WE)"
+    encode       (M, G)     W1, one matrix for means and variances; G = num_key_groups
+    decode_mean  (G, M)     W2: mean -> sigmoid -> omega
+    decode_var   (G, M)     W3: variance -> tanh -> beta
+    combine                 Table 5: "a(WE)", "a(WE+B)", "a(WE)*B" or "a(WE)+B", which is eq. 6
+    omega_offset            subtracted from omega, whatever the form
+    returns      (N, C, *)
+    """
+    num_channels = x.shape[1]
+    assert encode.shape[1] == num_key_groups, (encode.shape, num_key_groups)
+    assert decode_mean.shape == decode_var.shape == (num_key_groups, encode.shape[0])
+
+    outputs = []
+    for instance in flat(x):
+        mu, gamma = group_moments(instance, num_key_groups)  # eq. 3
+        embedded_mu = torch.relu(encode @ mu)  # eq. 4
+        embedded_gamma = torch.relu(encode @ gamma)  # eq. 4
+        # W2 E_mu and W3 E_gamma of eq. 5, one value a channel; a(.) is applied to one channel's
+        # value at a time, so duplicating before it or after it is the same.
+        wide_mu = duplicate(decode_mean @ embedded_mu, num_channels)
+        wide_gamma = duplicate(decode_var @ embedded_gamma, num_channels)
+        if combine == "a(WE)":  # Table 5, i
+            omega = torch.sigmoid(wide_mu)
+            beta = torch.tanh(wide_gamma)
+        elif combine == "a(WE+B)":  # Table 5, ii
+            omega = torch.sigmoid(wide_mu + weight)
+            beta = torch.tanh(wide_gamma + bias)
+        elif combine == "a(WE)*B":  # Table 5, iii
+            omega = torch.sigmoid(wide_mu) * weight
+            beta = torch.tanh(wide_gamma) * bias
+        elif combine == "a(WE)+B":  # Table 5, iv, and eqs. 5 and 6
+            omega = torch.sigmoid(wide_mu) + weight
+            beta = torch.tanh(wide_gamma) + bias
+        else:
+            raise ValueError(combine)
+        omega = omega - omega_offset
+        standardized = standardize(instance, num_groups, eps)  # eq. 1
+        outputs.append(rescale(standardized, omega, beta))  # eq. 2
+    return torch.stack(outputs).reshape(x.shape)
+
+
+# ---- the statistics of EN's and SN's parts
+
+
+def batch_moments(x):
+    """Batch Normalization's mean and biased variance of each channel over instances and positions.
+
+    x (N, C, *) -> mean (C), var (C)
+    """
+    means, variances = [], []
+    for channel in range(x.shape[1]):
+        mean, var = moments(flat(x)[:, channel])
+        means.append(mean)
+        variances.append(var)
+    return torch.stack(means), torch.stack(variances)
+
+
+def normalizer_statistics(x, normalizer, *, num_groups=32, running_mean=None, running_var=None):
+    """mu^k and (delta^k)^2 of EN eq. 1 for one normalizer k, for each instance and channel.
+
+    x          (N, C, *)
+    normalizer "IN", "LN", "GN" (with num_groups groups) or "BN"
+    running_mean, running_var  (C), what BN uses; None: the statistics of this batch
+    returns    mean (N, C), var (N, C)
+    """
+    num_instances, num_channels = x.shape[:2]
+    if normalizer == "BN":
+        assert (running_mean is None) == (running_var is None)
+        if running_mean is None:
+            mean, var = batch_moments(x)
+        else:
+            mean, var = running_mean, running_var
+        return torch.stack([mean] * num_instances), torch.stack([var] * num_instances)
+
+    groups = {"IN": num_channels, "LN": 1, "GN": num_groups}[normalizer]
+    means, variances = [], []
+    for instance in flat(x):
+        mean, var = group_moments(instance, groups)
+        means.append(duplicate(mean, num_channels))
+        variances.append(duplicate(var, num_channels))
+    return torch.stack(means), torch.stack(variances)
+
+
+# ---- Exemplar Normalization
+
+
+def spatial_mean(instance):
+    """The average pooling of EN section 3.3, step 1. instance (C, S) -> (C)"""
+    return torch.stack([moments(channel)[0] for channel in instance])
+
+
+def reduce_channels(row, reduce):
+    """The 1-D convolution of EN section 3.3, step 1: C/r groups, one channel out, r in; no bias.
+
+    row (C), reduce (C/r, r, 1) -> (C/r): channel g out sees the channels g*r .. (g+1)*r - 1
+    """
+    num_out, reduction, width = reduce.shape
+    assert width == 1 and num_out * reduction == len(row), (reduce.shape, len(row))
+    out = []
+    for group in range(num_out):
+        total = 0.0
+        for i in range(reduction):
+            total = total + reduce[group, i, 0] * row[group * reduction + i]
+        out.append(total)
+    return torch.stack(out)
+
+
+def softmax(logits):
+    """exp(l_k) / sum_j exp(l_j), after subtracting the largest logit from all. (K) -> (K)"""
+    exponentials = [torch.exp(logit - logits.max().detach()) for logit in logits]
+    total = 0.0
+    for exponential in exponentials:
+        total = total + exponential
+    return torch.stack([exponential / total for exponential in exponentials])
+
+
+def exemplar_ratios(
+    instance,
+    means,
+    variances,
+    reduce,
+    expand_weight,
+    expand_bias,
+    ratio_weight,
+    ratio_bias,
+    *,
+    eps,
+    activation="tanh",
+    ratio_net="conv",
+):
+    """lambda_n of EN eq. 4 for one instance: section 3.3, steps 1 to 3, or Table 9's ablations.
+
+    instance         (C, S)
+    means, variances lists of K tensors (C): the statistics Omega for this instance
+    the others       as for exemplar_norm
+    returns          (K)
+    """
+    num_normalizers = len(means)
+    act = ACTIVATIONS[activation]
+    pooled = spatial_mean(instance)  # step 1: average pooling
+
+    if ratio_net == "mlp":  # Table 9, a: C -> C/32 -> K, in place of all that follows
+        assert reduce is None
+        hidden = act(expand_weight @ pooled + expand_bias)
+        return softmax(ratio_weight @ hidden + ratio_bias)
+
+    z = []  # K rows
+    for mean, var in zip(means, variances, strict=True):
+        normalized = (pooled - mean) / torch.sqrt(var + eps)  # step 1: pre-normalize
+        if ratio_net == "conv":
+            z.append(reduce_channels(normalized, reduce))  # step 1: C -> C/r, shared by all rows
+        elif ratio_net == "noconv":  # Table 9, b
+            assert reduce is None
+            z.append(normalized)
+        else:
+            raise ValueError(ratio_net)
+
+    v = []  # step 2: v_n = z_n z_n^T, reshaped row after row to a vector of K * K
+    for k in range(num_normalizers):
+        for j in range(num_normalizers):
+            v.append((z[k] * z[j]).sum())
+    v = torch.stack(v)
+
+    hidden = act(expand_weight @ v + expand_bias)  # step 3: K*K -> pi*K, tanh (ReLU: Table 9, c)
+    return softmax(ratio_weight @ hidden + ratio_bias)  # step 3: pi*K -> K, softmax
+
+
+def exemplar_norm(
+    x,
+    weight,
+    bias,
+    reduce,
+    expand_weight,
+    expand_bias,
+    ratio_weight,
+    ratio_bias,
+    *,
+    normalizers,
+    reduction,
+    eps,
+    num_groups=32,
+    running_mean=None,
+    running_var=None,
+    activation="tanh",
+    ratio_net="conv",
+):
+    """Exemplar Normalization, EN eqs. 3 and 4, section 3.3, and the ablations of EN Table 9.
+
+    x             (N, C, *)
+    weight, bias  (K, C)       gamma^k, beta^k; (C) or (1, C): a single pair (Table 9, d)
+    reduce        (C/r, r, 1)  the grouped 1-D convolution; None under ratio_net "mlp" and "noconv"
+    expand_weight (pi*K, K*K)  the first fully-connected layer; (C/32, C) under "mlp"
+    expand_bias   (pi*K)       (C/32) under "mlp"
+    ratio_weight  (K, pi*K)    the second; (K, C/32) under "mlp"
+    ratio_bias    (K)
+    normalizers                a tuple of K names out of "IN", "LN", "BN", "GN"
+    reduction                  r; not looked at under "mlp" and "noconv"
+    num_groups                 the groups of "GN"
+    running_mean, running_var  (C), what BN uses; None: the statistics of this batch
+    activation                 "tanh" or "relu" (Table 9, c), between the two layers
+    ratio_net                  "conv", "noconv" (Table 9, b) or "mlp" (Table 9, a)
+    returns       y (N, C, *), ratios (N, K)
+    """
+    num_channels = x.shape[1]
+    single = weight.dim() == 1 or weight.shape[0] == 1
+    assert weight.shape == bias.shape
+    assert weight.shape in [(len(normalizers), num_channels), (1, num_channels), (num_channels,)]
+    if ratio_net == "conv":
+        assert reduce.shape == (num_channels // reduction, reduction, 1), reduce.shape
+
+    statistics = []  # Omega = {(mu^k, delta^k)}, each (N, C)
+    for normalizer in normalizers:
+        statistics.append(
+            normalizer_statistics(
+                x,
+                normalizer,
+                num_groups=num_groups,
+                running_mean=running_mean,
+                running_var=running_var,
+            )
+        )
+
+    outputs, all_ratios = [], []
+    for n, instance in enumerate(flat(x)):
+        ratios = exemplar_ratios(  # eq. 4
+            instance,
+            [mean[n] for mean, _ in statistics],
+            [var[n] for _, var in statistics],
+            reduce,
+            expand_weight,
+            expand_bias,
+            ratio_weight,
+            ratio_bias,
+            eps=eps,
+            activation=activation,
+            ratio_net=ratio_net,
+        )
+        channels = []
+        for c in range(num_channels):
+            total = 0.0
+            for k, (mean, var) in enumerate(statistics):
+                x_hat = (instance[c] - mean[n, c]) / torch.sqrt(var[n, c] + eps)  # eq. 3
+                if single:
+                    total = total + ratios[k] * x_hat
+                else:
+                    # eq. 3; beta^k belongs to the sum over k and is not weighted by lambda
+                    total = total + weight[k, c] * (ratios[k] * x_hat) + bias[k, c]
+            if single:  # Table 9, d: gamma * sum_k lambda^k x_hat^k + beta
+                total = weight.reshape(-1)[c] * total + bias.reshape(-1)[c]
+            channels.append(total)
+        outputs.append(torch.stack(channels))
+        all_ratios.append(ratios)
+    return torch.stack(outputs).reshape(x.shape), torch.stack(all_ratios)
+
+
+# ---- Switchable Normalization
+
+
+def switch_norm(
+    x,
+    weight,
+    bias,
+    mean_weight,
+    var_weight,
+    *,
+    normalizers=("IN", "LN", "BN"),
+    eps,
+    running_mean=None,
+    running_var=None,
+    num_groups=32,
+):
+    """Switchable Normalization, EN eq. 2: one set of ratios for the means, one for the variances.
+
+    x            (N, C, *)
+    weight, bias (C)
+    mean_weight  (K)  logits of the ratios of the means, in the order of normalizers
+    var_weight   (K)  logits of the ratios of the variances
+    running_mean, running_var  (C), what BN uses; None: the statistics of this batch
+    num_groups        the groups of "GN"
+    returns      (N, C, *)
+    """
+    assert len(mean_weight) == len(var_weight) == len(normalizers)
+    mean_ratios = softmax(mean_weight)
+    var_ratios = softmax(var_weight)
+
+    statistics = []
+    for normalizer in normalizers:
+        statistics.append(
+            normalizer_statistics(
+                x,
+                normalizer,
+                num_groups=num_groups,
+                running_mean=running_mean,
+                running_var=running_var,
+            )
+        )
+
+    outputs = []
+    for n, instance in enumerate(flat(x)):
+        channels = []
+        for c in range(x.shape[1]):
+            mixed_mean, mixed_var = 0.0, 0.0
+            for k, (mean, var) in enumerate(statistics):
+                mixed_mean = mixed_mean + mean_ratios[k] * mean[n, c]  # eq. 2: sum lambda^k mu^k
+                mixed_var = mixed_var + var_ratios[k] * var[n, c]  # sum lambda^k (delta^k)^2
+            x_hat = (instance[c] - mixed_mean) / torch.sqrt(mixed_var + eps)  # eq. 2
+            channels.append(weight[c] * x_hat + bias[c])  # eq. 2
+        outputs.append(torch.stack(channels))
+    return torch.stack(outputs).reshape(x.shape)
+
+
+# ---- running statistics
+
+
+def running_update(running_mean, running_var, x, momentum):
+    """One training step of BN's running statistics, by torch.nn.BatchNorm's convention.
+
+    new = (1 - momentum) * old + momentum * batch; the variance that goes in is the unbiased one,
+    so the batch must have more than one value a channel.
+
+    running_mean, running_var (C), x (N, C, *) -> the new running_mean (C), running_var (C)
+    """
+    mean, var = batch_moments(x)
+    count = x.numel() // x.shape[1]
+    unbiased = var * count / (count - 1)
+    return (
+        (1 - momentum) * running_mean + momentum * mean,
+        (1 - momentum) * running_var + momentum * unbiased,
+    )

@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Train or evaluate a config: ``tools/train_net.py --config-file FILE [KEY VALUE ...]``."""
+
+import sys
+
+from ilm_plugins.integrations.training import main
+
+if __name__ == "__main__":
+    sys.exit(main())
