@@ -81,7 +81,9 @@ def framework_of(path: str) -> str:
         UserError: there is no such file, or it is neither .yaml nor readable Python.
     """
     if not os.path.isfile(path):
-        raise UserError(f"config file {path!r} does not exist; give the path of a .yaml or .py file")
+        raise UserError(
+            f"config file {path!r} does not exist; give the path of a .yaml or .py file"
+        )
     if path.endswith((".yaml", ".yml")):
         return "detectron2"
     if not path.endswith(".py"):
@@ -94,7 +96,7 @@ def framework_of(path: str) -> str:
 
 
 def _is_mmengine(statement: ast.stmt) -> bool:
-    """Whether a statement occurs in MMEngine's configs only: `_base_ = ...`, `x = dict(type=...)`."""
+    """Whether MMEngine's configs alone have such a statement, as `model = dict(type=...)`."""
     if isinstance(statement, ast.With):
         return any("read_base" in ast.dump(item) for item in statement.items)
     if isinstance(statement, ast.ImportFrom):

@@ -98,4 +98,3 @@ class AssociationNorm(AdaptiveNorm):
             f"{self.num_groups}, {self.num_channels}, eps={self.eps}, "
             f"num_key_groups={self.num_key_groups}, hidden={self.hidden}"
         )
-

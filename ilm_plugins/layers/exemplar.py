@@ -16,16 +16,16 @@ class ExemplarNorm(MixtureNorm):
         y_n = \sum_k \left[ \gamma_k \lambda_{nk} \frac{x_n - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}}
               + \beta_k \right]
 
-    (Eq. 3), where the ratios :math:`\lambda_n` of sample n come from its spatial means x (C) in three
-    steps (Section 3.3): normalize x by each of the K statistics and reduce it to z (K, C/r) with a
-    grouped convolution; correlate, :math:`v = z z^T` (K, K); then two linear maps with tanh between
-    them, K*K -> pi*K -> K, and softmax.
+    (Eq. 3), where the ratios :math:`\lambda_n` of sample n come from its spatial means x (C) in
+    three steps (Section 3.3): normalize x by each of the K statistics and reduce it to z (K, C/r)
+    with a grouped convolution; correlate, :math:`v = z z^T` (K, K); then two linear maps with tanh
+    between them, K*K -> pi*K -> K, and softmax.
 
     Parameters: ``weight``, ``bias`` (K, C); ``reduce.weight`` (C/r, r, 1); ``expand.weight``
-    (pi*K, K*K) and ``expand.bias``; ``ratio.weight`` (K, pi*K) and ``ratio.bias``: 2KC + C + 1953 in
-    all for K = 3, pi = 50 (Table 1). ``ratio`` starts at zero, hence the ratios at 1/K: were all of
-    them zero, as the paper's words have it, nothing would ever learn. Buffers: ``running_mean``,
-    ``running_var`` (C), ``num_batches_tracked``. For evaluation and freezing see
+    (pi*K, K*K) and ``expand.bias``; ``ratio.weight`` (K, pi*K) and ``ratio.bias``: 2KC + C + 1953
+    in all for K = 3, pi = 50 (Table 1). ``ratio`` starts at zero, hence the ratios at 1/K: were all
+    of them zero, as the paper's words have it, nothing would ever learn. Buffers:
+    ``running_mean``, ``running_var`` (C), ``num_batches_tracked``. For evaluation and freezing see
     :class:`~ilm_plugins.layers.statistics.MixtureNorm`.
 
     Shape: input and output (N, C, *), any number of spatial dimensions.

@@ -1,7 +1,6 @@
 """Instance-Level Meta Normalization: Jia, Chen and Chen, CVPR 2019 (arXiv 1904.03516)."""
 
 import torch
-from torch import Tensor
 
 from .association import AssociationNorm
 from .base import ACTIVATIONS, check_choice, check_divides
@@ -32,7 +31,7 @@ class ILMGroupNorm(AssociationNorm):
         hidden: M, the embedding's length; ``max(2, N // 16)`` by default, which gives Table 8.
         activations: for (mean, variance), the switch of Table 7; each one of "tanh", "sigmoid",
             "relu", "leaky_relu", "relu6", "identity".
-        init: "default" (that of nn.Linear, as released by the authors), "normal" (as the paper says)
+        init: "default" (that of nn.Linear, as in the authors' code), "normal" (as the paper says)
             or "identity": zero decoders and an ``omega_offset`` of 1/2, so that the layer starts as
             exactly the GroupNorm that it replaces, whatever weight and bias are loaded.
 

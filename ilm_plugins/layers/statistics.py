@@ -1,6 +1,5 @@
 """The pool of normalizers that EN and SN mix, and the running statistics of the batch's one."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -19,10 +18,10 @@ class MixtureNorm(AdaptiveNorm):
     running statistics in torch's convention (``momentum`` is the weight of the new value, the
     stored variance is unbiased), which take their place in evaluation.
 
-    **Freezing.** Where neither ``weight`` nor ``bias`` requires a gradient, the layer is frozen, as a
-    FrozenBatchNorm is: in training mode too it uses its running statistics and leaves them as they
-    are. That is what detectron2's FREEZE_AT and OpenMMLab's frozen_stages mean for BatchNorm; both
-    freeze by ``requires_grad``.
+    **Freezing.** Where neither ``weight`` nor ``bias`` requires a gradient, the layer is frozen, as
+    a FrozenBatchNorm is: in training mode too it uses its running statistics and leaves them as
+    they are. That is what detectron2's FREEZE_AT and OpenMMLab's frozen_stages mean for BatchNorm;
+    both freeze by ``requires_grad``.
 
     Args:
         normalizers: which of "IN", "LN", "BN", "GN" to mix, in the order of the parameters' rows.
@@ -136,8 +135,10 @@ class MixtureNorm(AdaptiveNorm):
         for normalizer in self.normalizers:
             if normalizer == "IN":
                 m, v = mean, var
+            elif normalizer == "BN" and running_mean is None:
+                m, v = over_batch(mean, var)
             elif normalizer == "BN":
-                m, v = over_batch(mean, var) if running_mean is None else (running_mean, running_var)
+                m, v = running_mean, running_var
             else:
                 groups = 1 if normalizer == "LN" else self.num_groups
                 m, v = (duplicate(t, c) for t in coarsen(mean, var, groups))

@@ -1,7 +1,7 @@
 """Moments of coarse groups out of those of finer ones, by the law of total variance.
 
-``var(group) = mean(var) + var(mean)`` adds what is never negative, so nothing cancels, however large
-the means are.
+``var(group) = mean(var) + var(mean)`` adds what is never negative, so nothing cancels, however
+large the means are.
 """
 
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The primitive as a composite of differentiable torch operations: what every backend must equal."""
+"""The primitive as a composite of differentiable torch operations, which every backend equals."""
 
 from collections.abc import Callable, Iterable
 
@@ -72,7 +72,7 @@ def _center(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _group_mean(x: Tensor, num_groups: int) -> Tensor:
     groups = x.unflatten(1, (num_groups, x.shape[1] // num_groups))
-    # The sum of an empty map is 0 where its mean is NaN, which would reach the parameters' gradients.
+    # The mean of an empty map is NaN, and would reach the parameters' gradients; its sum is 0.
     return groups.sum(tuple(range(2, groups.dim()))) / max(1, groups.shape[2:].numel())
 
 

@@ -298,7 +298,9 @@ def test_a_foreign_folder_is_refused(tmp_path, manifest):
     if manifest is not None:
         (foreign / "shapes.json").write_text(manifest)
     before = contents(tmp_path)
-    with pytest.raises(FileExistsError, match="no readable manifest.*delete it or choose") as error:
+    with pytest.raises(
+        FileExistsError, match=r"no readable manifest.*delete it or choose"
+    ) as error:
         shapes.write_shapes(tmp_path, **SMALL)
     assert "\n" not in str(error.value) and str(foreign) in str(error.value)
     assert contents(tmp_path) == before

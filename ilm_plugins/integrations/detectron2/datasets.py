@@ -1,4 +1,4 @@
-"""The generated `shapes` data set in detectron2's catalogue: ``shapes_train`` and ``shapes_val``."""
+"""The generated data set in detectron2's catalogue, as ``shapes_train`` and ``shapes_val``."""
 
 import functools
 import os
@@ -11,7 +11,7 @@ SPLITS = {"shapes_train": "training", "shapes_val": "validation"}
 
 @functools.cache
 def arm() -> None:
-    """Register the data set as soon as detectron2 registers its own; returns at once if repeated."""
+    """Register the data set as soon as detectron2 registers its own; once, however often called."""
     wrapt.register_post_import_hook(_register, "detectron2.data.datasets.builtin")
 
 

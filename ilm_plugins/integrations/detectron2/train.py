@@ -50,7 +50,11 @@ EVALUATORS = {
     "cityscapes_instance": [CityscapesInstanceEvaluator],
     "cityscapes_sem_seg": [CityscapesSemSegEvaluator],
 }
-WITHOUT_OUTPUT = {PascalVOCDetectionEvaluator, CityscapesInstanceEvaluator, CityscapesSemSegEvaluator}
+WITHOUT_OUTPUT = {
+    PascalVOCDetectionEvaluator,
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -184,7 +188,7 @@ _create_ddp_model = defaults.create_ddp_model
 
 
 def create_ddp_model(model: torch.nn.Module, device: str, **options):
-    """detectron2's, but without device ids on the CPU, where DistributedDataParallel refuses them."""
+    """detectron2's, without the device ids that DistributedDataParallel refuses on the CPU."""
     if device == "cpu":
         options["device_ids"] = None
     return _create_ddp_model(model, **options)

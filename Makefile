@@ -1,0 +1,61 @@
+# `make demo` and `make test` set themselves up from nothing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_CONFIGS := configs/detectron2/shapes
+
+.PHONY: help demo demo-compare test test-all lint format install install-detectron2 clean
+
+help:
+	@echo "make demo                train a small Mask R-CNN with an ILM+GN box head, and show it"
+	@echo "make demo-compare        the same under GN and under ILM+GN"
+	@echo "make test                lint and the test suite"
+	@echo "make test-all            also what is too long for every day"
+	@echo "make install-detectron2  detectron2 into VENV (default: .venv), by a pinned wheel"
+
+demo: install-detectron2
+	$(BIN)/python tools/demo.py $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml
+
+demo-compare: install-detectron2
+	$(BIN)/python tools/demo.py $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_gn.yaml \
+		$(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml
+
+test: lint install-detectron2
+	$(BIN)/python -m pytest -n 2 -m "not long"
+
+test-all: lint install-detectron2
+	$(BIN)/python -m pytest -n 2
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: requirements/base.txt setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --progress-bar off -r requirements/base.txt
+	$(BIN)/pip install --no-deps --no-build-isolation -e .
+	touch $@
+
+# With VENV=/path/to/environment: detectron2 alone, into an environment that has torch already.
+install-detectron2: $(VENV)/.detectron2
+
+ifeq ($(VENV),.venv)
+$(VENV)/.detectron2: $(VENV)/.installed
+endif
+
+$(VENV)/.detectron2: requirements/detectron2.txt requirements/detectron2-wheel.txt
+	$(BIN)/pip install --progress-bar off setuptools==80.9.0 wheel==0.48.0
+	$(BIN)/pip install --progress-bar off --no-build-isolation -r requirements/detectron2.txt
+	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
+	$(BIN)/pip install --progress-bar off --no-deps --only-binary=:all: --python-version 3.10 \
+		--implementation cp --abi none --target "$$site" -r requirements/detectron2-wheel.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,155 @@
+"""Every layer, with every switch of the papers' tables, beside its transcription."""
+
+from functools import partial
+
+import torch
+
+import transcription
+from ilm_plugins import (
+    AssocNorm,
+    ExemplarNorm,
+    ILMGroupNorm,
+    ILMInstanceNorm,
+    ILMLayerNorm,
+    SwitchNorm,
+)
+
+CHANNELS = 12
+
+
+def by_ilm(layer, x):
+    return transcription.ilm_norm(
+        x,
+        layer.weight,
+        layer.bias,
+        layer.encode.weight,
+        layer.decode_mean.weight,
+        layer.decode_var.weight,
+        num_groups=layer.num_groups,
+        key_group_size=layer.num_channels // layer.num_key_groups,
+        eps=layer.eps,
+        activations=layer.activations,
+        omega_offset=layer.omega_offset,
+    )
+
+
+def by_assoc(layer, x):
+    return transcription.assoc_norm(
+        x,
+        layer.weight,
+        layer.bias,
+        layer.encode.weight,
+        layer.decode_mean.weight,
+        layer.decode_var.weight,
+        num_groups=layer.num_groups,
+        num_key_groups=layer.num_key_groups,
+        eps=layer.eps,
+        combine=layer.combine,
+        omega_offset=layer.omega_offset,
+    )
+
+
+def _mixture(layer):
+    running = {}
+    if "BN" in layer.normalizers and not layer.training:
+        running = {"running_mean": layer.running_mean, "running_var": layer.running_var}
+    return {
+        "normalizers": layer.normalizers,
+        "num_groups": layer.num_groups,
+        "eps": layer.eps,
+        **running,
+    }
+
+
+def by_exemplar(layer, x):
+    y, _ = exemplar_with_ratios(layer, x)
+    return y
+
+
+def exemplar_with_ratios(layer, x):
+    return transcription.exemplar_norm(
+        x,
+        layer.weight,
+        layer.bias,
+        layer.reduce.weight if layer.ratio_net == "conv" else None,
+        layer.expand.weight,
+        layer.expand.bias,
+        layer.ratio.weight,
+        layer.ratio.bias,
+        reduction=layer.reduction,
+        activation=layer.activation,
+        ratio_net=layer.ratio_net.replace("_", ""),
+        **_mixture(layer),
+    )
+
+
+def by_switch(layer, x):
+    return transcription.switch_norm(
+        x, layer.weight, layer.bias, layer.mean_weight, layer.var_weight, **_mixture(layer)
+    )
+
+
+ilm = partial(ILMGroupNorm, CHANNELS, 4, key_group_size=3, hidden=3)
+assoc = partial(AssocNorm, CHANNELS, 4, num_key_groups=6, hidden=3)
+exemplar = partial(ExemplarNorm, CHANNELS, reduction=4, expansion=3)
+switch = partial(SwitchNorm, CHANNELS)
+
+#: name -> (constructor of a layer of 12 channels, the same layer by its paper's equations)
+CASES = {
+    "ILMGN": (ilm, by_ilm),
+    "ILMGN-identity": (partial(ilm, init="identity"), by_ilm),
+    "ILMGN-key-groups-of-1": (partial(ilm, key_group_size=1), by_ilm),
+    "ILMGN-key-groups-across-groups": (
+        partial(ILMGroupNorm, CHANNELS, 4, key_group_size=2),
+        by_ilm,
+    ),
+    "ILMGN-key-groups-coarser": (partial(ILMGroupNorm, CHANNELS, 6, key_group_size=6), by_ilm),
+    "ILMGN-eps": (partial(ilm, eps=0.1), by_ilm),
+    "ILMIN": (partial(ILMInstanceNorm, CHANNELS, key_group_size=3), by_ilm),
+    "ILMLN": (partial(ILMLayerNorm, CHANNELS, key_group_size=3), by_ilm),
+    "AssocNorm": (assoc, by_assoc),
+    "AssocNorm-key-groups-of-1": (partial(assoc, num_key_groups=CHANNELS), by_assoc),
+    "EN": (exemplar, by_exemplar),
+    "EN-GN": (partial(exemplar, normalizers=("GN", "BN", "LN", "IN"), num_groups=3), by_exemplar),
+    "EN-without-BN": (partial(exemplar, normalizers=("IN", "LN")), by_exemplar),
+    "EN-mlp": (partial(exemplar, ratio_net="mlp"), by_exemplar),
+    "EN-without-conv": (partial(exemplar, ratio_net="no_conv"), by_exemplar),
+    "EN-relu": (partial(exemplar, activation="relu"), by_exemplar),
+    "EN-single-affine": (partial(exemplar, shared_affine=True), by_exemplar),
+    "SN": (switch, by_switch),
+    "SN-GN": (partial(switch, normalizers=("LN", "GN"), num_groups=6), by_switch),
+}
+for mean in ("tanh", "sigmoid", "relu", "leaky_relu", "relu6", "identity"):
+    for var in ("sigmoid", "tanh", "relu", "leaky_relu", "relu6", "identity"):
+        if (mean, var) != ("tanh", "sigmoid"):
+            CASES[f"ILMGN-{mean}-{var}"] = (partial(ilm, activations=(mean, var)), by_ilm)
+for combine in ("a(WE)", "a(WE+B)", "a(WE)*B"):
+    CASES[f"AssocNorm-{combine}"] = (partial(assoc, combine=combine), by_assoc)
+
+#: The six layers alone.
+MAIN = {name: CASES[name][0] for name in ("ILMGN", "ILMIN", "ILMLN", "AssocNorm", "EN", "SN")}
+
+
+def randomized(make, dtype=torch.float64, seed=0):
+    """A layer whose every parameter and running statistic is random, none at its initial value."""
+    generator = torch.Generator().manual_seed(seed)
+    layer = make().to(dtype)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        for name, buffer in layer.named_buffers():
+            if name == "running_mean":
+                buffer.copy_(torch.randn(buffer.shape, generator=generator))
+            elif name == "running_var":
+                buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+    return layer
+
+
+def inputs(*shape, dtype=torch.float64, seed=1):
+    """Random input whose channels differ in mean and in deviation."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    per_channel = (1, shape[1]) + (1,) * (len(shape) - 2)
+    scale = torch.rand(per_channel, generator=generator, dtype=torch.float64) + 0.5
+    shift = torch.randn(per_channel, generator=generator, dtype=torch.float64)
+    return (x * scale + shift).to(dtype)

@@ -1,0 +1,196 @@
+"""What users rely on in any norm layer: dtypes, layouts, shapes, empty batches, copies."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from cases import CASES, CHANNELS, inputs, randomized
+from ilm_plugins import NORMS
+
+C = 64
+SHAPES = [(3, C), (3, C, 5), (3, C, 5, 4), (3, C, 3, 2, 4)]
+every_layer = pytest.mark.parametrize("name", NORMS)
+
+
+def build(name, **options):
+    torch.manual_seed(0)
+    return NORMS[name](C, **options)
+
+
+@every_layer
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{len(s)}-D")
+def test_shape_dtype_and_gradients(name, shape):
+    layer, x = build(name), inputs(*shape, dtype=torch.float32).requires_grad_()
+    y = layer(x)
+    assert y.shape == x.shape and y.dtype == x.dtype
+    y.square().sum().backward()
+    for tensor in (x, *layer.parameters()):
+        assert tensor.grad.isfinite().all()
+
+
+@every_layer
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_computes_statistics_in_float32(name, dtype):
+    layer, x = build(name), 300 * inputs(2, C, 16, 16, dtype=torch.float32)
+    x = x.to(dtype)  # squares overflow float16
+    half, full = layer(x), layer(x.float())
+    assert half.dtype == dtype
+    torch.testing.assert_close(half, full.to(dtype), rtol=0, atol=0)
+    converted = copy.deepcopy(layer).to(dtype)
+    assert converted(x).isfinite().all()
+    x.requires_grad_()
+    converted(x).sum().backward()
+    assert x.grad.dtype == dtype and x.grad.isfinite().all()
+
+
+@every_layer
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_changes_nothing_but_what_comes_in(name, dtype):
+    layer, x = build(name).eval(), inputs(2, C, 4, 4, dtype=torch.float32)
+    expected = layer(x)
+    with torch.autocast("cpu", dtype=dtype):
+        actual = layer(x)
+        half = layer(x.to(dtype))
+        convolved = layer(nn.functional.conv2d(x, torch.ones(C, 1, 1, 1), groups=C))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    assert half.dtype == dtype and convolved.dtype == dtype
+
+
+@every_layer
+@pytest.mark.parametrize(
+    "layout, shape",
+    [(torch.channels_last, (2, C, 5, 4)), (torch.channels_last_3d, (2, C, 2, 3, 4))],
+    ids=["2d", "3d"],
+)
+def test_channels_last_stays_channels_last(name, layout, shape):
+    layer = build(name)
+    x = inputs(*shape, dtype=torch.float32).requires_grad_()
+    last = x.detach().clone(memory_format=torch.preserve_format).to(memory_format=layout)
+    last.requires_grad_()
+    y, y_last = layer(x), layer(last)
+    assert y_last.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(y_last, y)
+    seed = inputs(*shape, dtype=torch.float32, seed=3)
+    y.backward(seed)
+    y_last.backward(seed.to(memory_format=layout))
+    torch.testing.assert_close(last.grad, x.grad)
+    assert last.grad.is_contiguous(memory_format=layout)
+
+
+@every_layer
+def test_non_contiguous_input(name):
+    layer = build(name)
+    for x in (
+        inputs(2, C, 8, 6, dtype=torch.float32)[..., ::2, ::3],
+        inputs(2, 2 * C, 4, 4, dtype=torch.float32)[:, ::2],
+        inputs(1, C, 4, 4, dtype=torch.float32).expand(3, C, 4, 4),
+        inputs(5, C, 4, dtype=torch.float32).transpose(1, 2).contiguous().transpose(1, 2),
+    ):
+        torch.testing.assert_close(layer(x), layer(x.clone(memory_format=torch.contiguous_format)))
+
+
+@every_layer
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("shape", [(0, C), (0, C, 7, 7), (2, C, 0, 3)], ids=str)
+def test_empty_input_gives_zero_gradients_to_every_parameter(name, shape, training):
+    layer = build(name).train(training)
+    state = {n: b.clone() for n, b in layer.state_dict().items()}
+    x = torch.zeros(shape, requires_grad=True)
+    y = layer(x)
+    assert y.shape == shape
+    y.sum().backward()
+    assert x.grad.shape == shape
+    for parameter in layer.parameters():
+        assert parameter.grad is not None and (parameter.grad == 0).all()
+    torch.testing.assert_close(layer.state_dict(), state, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_switch_gives_every_parameter_a_gradient(name):
+    layer = randomized(CASES[name][0])
+    layer(inputs(2, CHANNELS, 3, 3)).square().sum().backward()
+    for parameter_name, parameter in layer.named_parameters():
+        assert parameter.grad is not None, parameter_name
+
+
+@every_layer
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_one_pixel_and_constant_maps_stay_finite(name, training):
+    layer = build(name).train(training)
+    for x in (torch.randn(1, C, 1, 1), torch.full((2, C, 4, 4), 1e4), torch.zeros(1, C)):
+        x.requires_grad_()
+        y = layer(x)
+        y.sum().backward()
+        assert y.isfinite().all() and x.grad.isfinite().all()
+
+
+@every_layer
+def test_large_means_cost_no_more_accuracy_than_in_group_norm(name):
+    x = 1000 + torch.randn(4, C, 16, 16, generator=torch.Generator().manual_seed(0))
+    layer = build(name)
+    error = (layer(x) - copy.deepcopy(layer).double()(x.double())).abs().max()
+    groups = {"ILMIN": C, "ILMLN": 1}.get(name, 32)
+    plain = nn.functional.group_norm(x, groups)
+    plain_error = (plain - nn.functional.group_norm(x.double(), groups)).abs().max()
+    assert error <= 10 * plain_error
+
+
+@pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
+def test_instances_do_not_depend_on_their_batch(name):
+    layer, x = build(name), inputs(5, C, 7, 7, dtype=torch.float32)
+    together = layer(x)
+    apart = torch.cat([layer(instance) for instance in x.split(1)])
+    torch.testing.assert_close(together, apart, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_copies_and_state_dicts(name):
+    make = CASES[name][0]
+    layer = randomized(make).eval()
+    x = inputs(2, CHANNELS, 3, 3)
+    expected = layer(x)
+    loaded = make().double().eval()
+    buffer = io.BytesIO()
+    torch.save(layer.state_dict(), buffer)
+    buffer.seek(0)
+    loaded.load_state_dict(torch.load(buffer, weights_only=True))
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded):
+        torch.testing.assert_close(other(x), expected, rtol=0, atol=0)
+        assert repr(other) == repr(layer)
+
+
+@every_layer
+def test_moves_between_devices_and_dtypes(name):
+    layer = NORMS[name](C, device="meta", dtype=torch.float64)
+    assert {p.device.type for p in layer.parameters()} == {"meta"}
+    assert {p.dtype for p in layer.parameters()} == {torch.float64}
+    assert layer(torch.empty(2, C, 3, 3, device="meta")).shape == (2, C, 3, 3)
+
+
+@every_layer
+def test_is_a_group_norm_whose_extra_parameters_sit_in_child_modules(name):
+    layer = build(name)
+    assert isinstance(layer, nn.GroupNorm) and layer.num_channels == C
+    assert not any(isinstance(m, nn.modules.batchnorm._NormBase) for m in layer.modules())
+    own = {n for n, _ in layer.named_parameters(recurse=False)}
+    assert own == {"weight", "bias"} | ({"mean_weight", "var_weight"} if name == "SN" else set())
+
+
+@every_layer
+def test_resetting_parameters_restores_a_fresh_layer(name):
+    layer = randomized(lambda: build(name), torch.float32)
+    for module in layer.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    fresh = build(name)
+    for (key, value), expected in zip(
+        layer.state_dict().items(), fresh.state_dict().values(), strict=True
+    ):
+        if expected.numel() and (expected == expected.flatten()[0]).all():
+            torch.testing.assert_close(value, expected, msg=key)
+        else:
+            assert value.abs().max() <= expected.abs().max() * 2 + 1e-6, key

@@ -1,0 +1,116 @@
+"""Each layer against the transcription of its paper's equations, in float64."""
+
+import pytest
+import torch
+from torch import nn
+
+from cases import CASES, CHANNELS, MAIN, exemplar_with_ratios, inputs, randomized
+from ilm_plugins import ExemplarNorm
+
+SHAPES = [(3, CHANNELS), (3, CHANNELS, 5), (2, CHANNELS, 4, 3), (2, CHANNELS, 2, 3, 2)]
+
+
+def parameters_of(layer):
+    return [p for p in layer.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", CASES)
+def test_output_and_gradients_equal_the_transcription(name, training):
+    make, transcribed = CASES[name]
+    for shape in SHAPES:
+        layer = randomized(make).train(training)
+        x = inputs(*shape).requires_grad_()
+        expected = transcribed(layer, x)
+        actual = layer(x)
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+        seed = inputs(*shape, seed=2)
+        variables = [x, *parameters_of(layer)]
+        grads = torch.autograd.grad(actual, variables, seed)
+        expected_grads = torch.autograd.grad(expected, variables, seed, allow_unused=True)
+        for grad, want in zip(grads, expected_grads, strict=True):
+            want = torch.zeros_like(grad) if want is None else want
+            torch.testing.assert_close(grad, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", MAIN)
+def test_gradcheck(name, training):
+    layer = randomized(MAIN[name]).train(training)
+    x = inputs(2, CHANNELS, 3, 2).requires_grad_()
+    names = [n for n, _ in layer.named_parameters()]
+    buffers = {n: b.clone() for n, b in layer.named_buffers()}
+
+    def function(x, *parameters):
+        state = {
+            **dict(zip(names, parameters, strict=True)),
+            **{n: b.clone() for n, b in buffers.items()},
+        }
+        return torch.func.functional_call(layer, state, (x,))
+
+    variables = (x, *(p.detach().requires_grad_() for p in layer.parameters()))
+    assert torch.autograd.gradcheck(function, variables)
+    assert torch.autograd.gradgradcheck(function, variables)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", [n for n in CASES if n.startswith("EN")])
+def test_ratios_equal_the_transcription_and_leave_the_layer_alone(name, training):
+    make, _ = CASES[name]
+    layer = randomized(make).train(training)
+    x = inputs(3, CHANNELS, 4, 3)
+    before = {n: b.clone() for n, b in layer.state_dict().items()}
+    actual = layer.ratios(x)
+    _, expected = exemplar_with_ratios(layer, x)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(actual.sum(1), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+
+
+def test_ratios_start_uniform_and_can_learn():
+    layer = ExemplarNorm(64)
+    x = torch.randn(5, 64, 3, 3)
+    torch.testing.assert_close(layer.ratios(x), torch.full((5, 3), 1 / 3))
+    layer(x).square().sum().backward()
+    assert layer.ratio.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["EN", "SN"])
+def test_running_statistics_are_those_of_batch_norm(name):
+    layer = MAIN[name]().double()
+    reference = nn.BatchNorm2d(CHANNELS).double()
+    for seed in range(3):
+        x = inputs(4, CHANNELS, 3, 5, seed=seed)
+        layer(x)
+        reference(x)
+    torch.testing.assert_close(layer.running_mean, reference.running_mean)
+    torch.testing.assert_close(layer.running_var, reference.running_var)
+    if name == "EN":
+        assert layer.num_batches_tracked == 3
+
+
+@pytest.mark.parametrize("name", ["EN", "SN"])
+def test_a_layer_without_trainable_affine_parameters_is_frozen(name):
+    layer = randomized(MAIN[name])
+    x = inputs(4, CHANNELS, 3, 3)
+    expected = layer.eval()(x)
+    state = {n: b.clone() for n, b in layer.state_dict().items()}
+    layer.train().requires_grad_(False)
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(layer.state_dict(), state, rtol=0, atol=0)
+    layer.requires_grad_(True)(x)
+    assert not torch.equal(layer.running_mean, state["running_mean"])
+
+
+@pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
+def test_identity_is_the_norm_that_it_replaces(name):
+    layer = MAIN[name](init="identity").double()
+    x = inputs(2, CHANNELS, 4, 4)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(CHANNELS))
+        layer.bias.copy_(torch.randn(CHANNELS))
+    plain = nn.functional.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps)
+    torch.testing.assert_close(layer(x), plain, rtol=1e-12, atol=1e-12)
+    layer(x).square().sum().backward()
+    assert layer.decode_mean.weight.grad.abs().max() > 0
