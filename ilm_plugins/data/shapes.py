@@ -37,9 +37,9 @@ TEXTURES = ("stripes", "checks", "speckle", "gradient")
 # Range of an object's nominal side as a fraction of the image side, and how often it is proposed.
 # Large objects are refused more often, hence proposed more often than they are to occur.
 SCALES = {
-    "small": (14 / 128, 22 / 128, 0.30),
-    "medium": (24 / 128, 40 / 128, 0.34),
-    "large": (44 / 128, 70 / 128, 0.36),
+    "small": (20 / 128, 28 / 128, 0.30),
+    "medium": (32 / 128, 44 / 128, 0.34),
+    "large": (52 / 128, 72 / 128, 0.36),
 }
 
 # Colours of the label map, background first: corners of the RGB cube, so that the nearest colour
@@ -49,15 +49,16 @@ PALETTE = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255,
 MIN_SIZE = 64
 FORMAT_VERSION = 1
 
-_MIN_OBJECTS, _MAX_OBJECTS = 3, 7
+_MIN_OBJECTS, _MAX_OBJECTS = 3, 6
 _ATTEMPTS = 100
-_MIN_VISIBLE_FRACTION = 0.4
+_MIN_VISIBLE_FRACTION = 0.65
+_MAX_ROTATION = math.pi / 9
 # In pixels of an image of side 128; areas scale with the square of the side.
 _MIN_VISIBLE_AREA = 60.0
 _MIN_PART_AREA = 16.0
 # Circumradius over nominal side, chosen so that the four classes look about equally large.
 _RADIUS = {"circle": 0.5, "square": 0.6, "triangle": 0.64, "star": 0.62}
-_STAR_INNER_RADIUS = 0.45
+_STAR_INNER_RADIUS = 0.5
 _SUPERSAMPLING = 4
 _JPEG = {"quality": 95, "subsampling": 0}
 
@@ -139,7 +140,7 @@ def make_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
         size: side of the image in pixels, at least `MIN_SIZE`.
 
     Returns:
-        A scene of 3 to 7 objects, each visible to at least 40 % of its area.
+        A scene of 3 to 6 objects, each visible to at least 65 % of its area.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -150,8 +151,9 @@ def make_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
     rng = _rng(seed, split, index, stream=0)
-    first = rng.uniform(20, 235, 3)
-    background = (_colour(first), _colour(first + rng.normal(0, 45, 3)))
+    # Greyish, so that most objects stand out by their colour.
+    first = rng.uniform(60, 195) + rng.normal(0, 12, 3)
+    background = (_colour(first), _colour(first + rng.normal(0, 20, 3)))
     instances: tuple[Instance, ...] = ()
     while len(instances) < _MIN_OBJECTS:
         instances = _place(rng, size, background)
@@ -390,8 +392,9 @@ def _place(
         category = int(rng.integers(len(CLASSES))) + 1
         scale = rng.choice(len(scales), p=[weight for *_, weight in ranges])
         side = size * rng.uniform(*ranges[scale][:2])
-        centre = rng.uniform(0.35 * side, size - 0.35 * side, 2)
-        polygon = _outline(CLASSES[category - 1], centre, side, rng.uniform(0, 2 * math.pi))
+        centre = rng.uniform(0.4 * side, size - 0.4 * side, 2)
+        rotation = rng.uniform(-_MAX_ROTATION, _MAX_ROTATION)
+        polygon = _outline(CLASSES[category - 1], centre, side, rotation)
         front = _visible_parts(polygon.intersection(frame), polygon, size)
         behind = [
             _visible_parts(MultiPolygon(other.visible).difference(polygon), other.polygon, size)
@@ -407,9 +410,10 @@ def _place(
 
 
 def _outline(name: str, centre: np.ndarray, side: float, rotation: float) -> Polygon:
-    """Build the outline of class `name` around `centre` (x, y), turned by `rotation` radians."""
+    """Build the outline of class `name` around `centre` (x, y), tilted by `rotation` radians."""
     corners = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[name]
-    angles = rotation + np.arange(corners) * (2 * math.pi / corners)
+    upright = math.pi / 4 if name == "square" else -math.pi / 2
+    angles = upright + rotation + np.arange(corners) * (2 * math.pi / corners)
     radii = np.full(corners, _RADIUS[name] * side)
     if name == "star":
         radii[1::2] *= _STAR_INNER_RADIUS
@@ -440,7 +444,7 @@ def _draw_texture(rng: np.random.Generator, taken: list[Colour], size: int) -> T
     candidates = rng.uniform(10, 245, (6, 3))
     distances = np.linalg.norm(candidates[:, None] - np.array(taken), axis=-1)
     first = candidates[distances.min(axis=1).argmax()]
-    second = first + rng.normal(0, 40, 3)
+    second = first + rng.normal(0, 24, 3)
     return Texture(
         kind=TEXTURES[rng.integers(len(TEXTURES))],
         colours=(_colour(first), _colour(second)),

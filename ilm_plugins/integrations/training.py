@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..layers import OptionError
+
 
 class UserError(Exception):
     """A mistake of the user's, told in one line: what came in, what was expected, what to do."""
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .detectron2 import train
 
         train.run(args)
-    except UserError as error:
+    except (UserError, OptionError) as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         return 2
     return 0

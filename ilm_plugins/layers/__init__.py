@@ -3,6 +3,7 @@
 from torch import nn
 
 from .assoc import AssocNorm
+from .base import OptionError
 from .exemplar import ExemplarNorm
 from .ilm import ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm
 from .switchable import SwitchNorm
@@ -24,5 +25,6 @@ __all__ = [
     "ILMGroupNorm",
     "ILMInstanceNorm",
     "ILMLayerNorm",
+    "OptionError",
     "SwitchNorm",
 ]

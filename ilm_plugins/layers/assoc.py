@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .association import AssociationNorm
-from .base import check_choice, check_divides
+from .base import OptionError, check_choice, check_divides
 
 
 class AssocNorm(AssociationNorm):
@@ -56,7 +56,7 @@ class AssocNorm(AssociationNorm):
         check_divides(name, num_channels, "num_key_groups", num_key_groups)
         check_choice(name, "combine", combine, COMBINE)
         if init == "identity" and combine != "a(WE)+B":
-            raise ValueError(
+            raise OptionError(
                 f"{name}: init='identity' does not exist for combine={combine!r}; "
                 "set combine='a(WE)+B' or init='default'"
             )

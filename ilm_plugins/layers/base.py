@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from ..ops import adaptive_norm
 
 
+class OptionError(ValueError):
+    """An option that a layer can not have: what came in, what is expected, what to set."""
+
+
 class AdaptiveNorm(nn.GroupNorm):
     """A normalization whose scale and shift depend on the moments of each instance.
 
@@ -33,7 +37,7 @@ class AdaptiveNorm(nn.GroupNorm):
         ]
         for option in options:
             if option not in known:
-                raise ValueError(
+                raise OptionError(
                     f"{cls.__name__}: unknown option {option!r}; the options are "
                     + ", ".join(known)
                 )
@@ -130,28 +134,28 @@ ACTIVATIONS = {
 
 
 def check_choice(layer: str, option: str, value: Any, choices: Iterable[Any]) -> None:
-    """Raise ValueError unless ``value`` is one of ``choices``."""
+    """Raise OptionError unless ``value`` is one of ``choices``."""
     choices = list(choices)
     if value not in choices:
-        raise ValueError(
+        raise OptionError(
             f"{layer}: {option}={value!r} is unknown; set it to one of "
             + ", ".join(map(repr, choices))
         )
 
 
 def check_divides(layer: str, num_channels: int, option: str, value: int) -> None:
-    """Raise ValueError unless ``value`` is a positive integer that divides ``num_channels``."""
+    """Raise OptionError unless ``value`` is a positive integer that divides ``num_channels``."""
     if isinstance(value, int) and value >= 1 and num_channels % value == 0:
         return
     at_most = value if isinstance(value, int) and value >= 1 else num_channels
     divisor = max(d for d in range(1, num_channels + 1) if num_channels % d == 0 and d <= at_most)
-    raise ValueError(
+    raise OptionError(
         f"{layer}: {option}={value!r} does not divide num_channels={num_channels}; "
         f"set {option} to a divisor of {num_channels}, for example {option}={divisor}"
     )
 
 
 def check_positive(layer: str, option: str, value: int) -> None:
-    """Raise ValueError unless ``value`` is a positive integer."""
+    """Raise OptionError unless ``value`` is a positive integer."""
     if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{layer}: {option}={value!r} is not a positive integer; set one")
+        raise OptionError(f"{layer}: {option}={value!r} is not a positive integer; set one")

@@ -3,7 +3,7 @@
 import torch
 
 from .association import AssociationNorm
-from .base import ACTIVATIONS, check_choice, check_divides
+from .base import ACTIVATIONS, OptionError, check_choice, check_divides
 
 
 class ILMGroupNorm(AssociationNorm):
@@ -63,14 +63,14 @@ class ILMGroupNorm(AssociationNorm):
         check_divides(name, num_channels, "key_group_size", key_group_size)
         activations = tuple(activations)
         if len(activations) != 2:
-            raise ValueError(
+            raise OptionError(
                 f"{name}: activations={activations!r} has {len(activations)} entries; "
                 "give two, for (mean, variance)"
             )
         for choice in activations:
             check_choice(name, "activations", choice, ACTIVATIONS)
         if init == "identity" and activations != ("tanh", "sigmoid"):
-            raise ValueError(
+            raise OptionError(
                 f"{name}: init='identity' does not exist for activations={activations!r}; "
                 "leave activations at ('tanh', 'sigmoid') or choose init='default'"
             )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..ops import adaptive_norm, coarsen, duplicate, over_batch
-from .base import AdaptiveNorm, check_choice, check_divides, check_positive
+from .base import AdaptiveNorm, OptionError, check_choice, check_divides, check_positive
 
 NORMALIZERS = ("IN", "LN", "BN", "GN")
 
@@ -44,7 +44,7 @@ class MixtureNorm(AdaptiveNorm):
         name = type(self).__name__
         normalizers = (normalizers,) if isinstance(normalizers, str) else tuple(normalizers)
         if not normalizers or len(set(normalizers)) != len(normalizers):
-            raise ValueError(
+            raise OptionError(
                 f"{name}: normalizers={normalizers!r} is empty or repeats one; "
                 "list each of 'IN', 'LN', 'BN', 'GN' once at most"
             )
@@ -52,7 +52,7 @@ class MixtureNorm(AdaptiveNorm):
             check_choice(name, "normalizers", normalizer, NORMALIZERS)
         check_positive(name, "num_channels", num_channels)
         if not isinstance(momentum, float | int) or not 0 <= momentum <= 1:
-            raise ValueError(
+            raise OptionError(
                 f"{name}: momentum={momentum!r} is not between 0 and 1; "
                 "set the weight of the newest batch in the running statistics, 0.1 by default"
             )

@@ -16,7 +16,7 @@ from typing import Any
 import wrapt
 from torch import Tensor, nn
 
-from ...layers import NORMS
+from ...layers import NORMS, OptionError
 from ...layers.statistics import MixtureNorm
 
 DEFINED_IN = "detectron2.layers.batch_norm"
@@ -42,7 +42,7 @@ def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
         detectron2's to judge.
 
     Raises:
-        ValueError: the key is ours, but what follows is no list of ``option=literal``.
+        OptionError: the key is ours, but what follows is no list of ``option=literal``.
     """
     match = re.fullmatch(r"\s*(\w+)\s*(\(.*)?", norm, re.DOTALL)
     if match is None or match[1] not in NORMS:
@@ -51,11 +51,11 @@ def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
         return match[1], {}
     try:
         call = ast.parse(norm.strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
+        if not isinstance(call, ast.Call) or call.args or None in {k.arg for k in call.keywords}:
             raise SyntaxError
-        return match[1], {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
+        return match[1], {k.arg: ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError):
-        raise ValueError(
+        raise OptionError(
             f"NORM {norm!r} can not be read; write options by name, with literal values, "
             f'such as "{match[1]}(eps=1e-3)"'
         ) from None

@@ -1,0 +1,47 @@
+"""Train small models on the generated `shapes`, then show what they learned."""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import training
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train each config, print its COCO AP, and draw its predictions. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="detectron2 yaml")
+    parser.add_argument("--output", default="output/demo", metavar="FOLDER")
+    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
+    args = parser.parse_args(argv)
+
+    rows = []
+    for config in args.configs:
+        folder = Path(args.output, Path(config).stem)
+        options = ["--config-file", config, "--num-gpus", "0"]
+        overrides = ["OUTPUT_DIR", str(folder), *args.opts]
+        start = time.perf_counter()
+        status = training.main([*options, *overrides])
+        if status:
+            return status
+        rows.append(_summary(options, overrides, folder, time.perf_counter() - start))
+    print(f"\n{'box head norm':14} {'box AP':>7} {'mask AP':>8} {'seconds':>8}   picture")
+    print("\n".join(rows))
+    return 0
+
+
+def _summary(options: list[str], overrides: list[str], folder: Path, seconds: float) -> str:
+    from .picture import draw_predictions
+    from .train import load_config
+
+    weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
+    cfg = load_config(training.parser().parse_args([*options, *overrides, *weights]))
+    picture = folder / "predictions.png"
+    draw_predictions(cfg, picture)
+    lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
+    metrics = [line for line in lines if "bbox/AP" in line][-1]
+    box, mask = metrics["bbox/AP"], metrics.get("segm/AP", float("nan"))
+    norm = cfg.MODEL.ROI_BOX_HEAD.NORM
+    return f"{norm:14} {box:7.1f} {mask:8.1f} {seconds:8.0f}   {picture}"

@@ -1,0 +1,30 @@
+"""The environment, and which of our keys each framework knows."""
+
+import importlib
+import importlib.util
+import platform
+
+import torch
+
+from .. import NORMS, __version__
+
+
+def report() -> str:
+    """Versions, one a line; and for each framework, the keys that it resolves to our layers."""
+    cuda = torch.version.cuda if torch.cuda.is_available() else "not available"
+    lines = [
+        f"ilm_plugins  {__version__}",
+        f"python       {platform.python_version()}, {platform.platform()}",
+        f"torch        {torch.__version__}, CUDA {cuda}",
+        f"detectron2   {_detectron2()}",
+    ]
+    return "\n".join(lines)
+
+
+def _detectron2() -> str:
+    if importlib.util.find_spec("detectron2") is None:
+        return "not installed"
+    get_norm = importlib.import_module("detectron2.layers").get_norm
+    keys = [key for key, layer in NORMS.items() if type(get_norm(key, 64)) is layer]
+    version = importlib.import_module("detectron2").__version__
+    return f"{version}, NORM in get_norm: {', '.join(keys)}"

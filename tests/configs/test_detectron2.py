@@ -1,0 +1,105 @@
+"""Every shipped detectron2 config: what it builds, and the numbers of its recipe."""
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+
+from detectron2.modeling import build_model
+
+from ilm_plugins import NORMS
+from ilm_plugins.integrations import training
+from ilm_plugins.integrations.detectron2.train import load_config
+
+FOLDER = Path(__file__).parents[2] / "configs" / "detectron2"
+KEYS = {"gn": nn.GroupNorm} | {key.lower(): layer for key, layer in NORMS.items()}
+COCO = sorted(FOLDER.glob("mask_rcnn_R_50_FPN_batch*.yaml"))
+SHAPES = sorted(FOLDER.glob("shapes/mask_rcnn_*.yaml"))
+every_coco = pytest.mark.parametrize("path", COCO, ids=lambda p: p.stem)
+every_config = pytest.mark.parametrize("path", COCO + SHAPES, ids=lambda p: p.stem)
+
+#: ILM Norm paper, Table 5: (AP, AP50, AP75) of boxes, then of masks.
+TABLE_5 = {
+    "batch2_gn": ((22.4, 37.65, 23.56), (20.88, 35.43, 21.57)),
+    "batch2_ilmgn": ((22.68, 38.28, 23.68), (21.19, 36.08, 21.92)),
+    "batch16_gn": ((39.1, 60.33, 42.51), (34.77, 56.88, 36.79)),
+    "batch16_ilmgn": ((39.42, 60.63, 42.95), (35.03, 57.25, 36.92)),
+}
+
+
+def load(path, *overrides):
+    argv = ["--config-file", str(path), "--num-gpus", "0", "MODEL.WEIGHTS", "", *overrides]
+    return load_config(training.parser().parse_args(argv))
+
+
+def without_comments(path):
+    return [line for line in path.read_text().splitlines() if not line.startswith("#")]
+
+
+def test_each_norm_has_a_config_for_both_batch_sizes():
+    names = {path.stem.removeprefix("mask_rcnn_R_50_FPN_") for path in COCO}
+    assert names == {f"batch{b}_{key}" for b in (2, 16) for key in KEYS}
+    assert {path.stem.rsplit("_", 1)[1] for path in SHAPES} >= {"gn", "ilmgn"}
+
+
+@every_config
+def test_the_file_names_norm_is_in_the_box_head_and_nowhere_else(path):
+    expected = KEYS[path.stem.rsplit("_", 1)[1]]
+    model = build_model(load(path))
+    found = {name: type(m) for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)}
+    box_head = {name: kind for name, kind in found.items() if ".box_head." in name}
+    assert set(box_head.values()) == {expected} and len(box_head) == 4
+    assert set(found.values()) - {expected} <= {nn.GroupNorm}
+    others = {kind for name, kind in found.items() if name not in box_head}
+    assert others == {nn.GroupNorm}
+    for part in ("backbone.bottom_up.stem", "backbone.fpn_", "mask_head.mask_fcn"):
+        assert any(part in name for name in found), part
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+
+
+@every_coco
+def test_the_recipe_is_the_papers(path):
+    cfg = load(path)
+    batch = 16 if "batch16" in path.stem else 2
+    solver = cfg.SOLVER
+    # "trained on the training set for 90,000 with batch size per GPU equal to 2 using 1 GPU and 8
+    # GPUs"; the rest as R-50-FPN in Detectron: .02 at 16 images, by linear scaling .0025 at 2.
+    assert (90_000, batch) == (solver.MAX_ITER, solver.IMS_PER_BATCH)
+    assert pytest.approx(0.02 * batch / 16) == solver.BASE_LR
+    assert (solver.STEPS, solver.GAMMA, solver.MOMENTUM) == ((60_000, 80_000), 0.1, 0.9)
+    assert (solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM) == (0.0001, 0.0)
+    assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST) == ((800,), 800)
+    assert cfg.INPUT.MAX_SIZE_TRAIN == cfg.INPUT.MAX_SIZE_TEST == 1333
+    box = cfg.MODEL.ROI_BOX_HEAD
+    assert (box.NAME, box.NUM_CONV, box.NUM_FC, box.CONV_DIM) == ("FastRCNNConvFCHead", 4, 1, 256)
+    assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == (50, False)
+    assert cfg.DATASETS.TRAIN == ("coco_2017_train",) and cfg.DATASETS.TEST == ("coco_2017_val",)
+
+
+def test_weights_are_the_gn_pretrained_backbone():
+    args = training.parser().parse_args(["--config-file", str(COCO[0]), "--num-gpus", "0"])
+    assert load_config(args).MODEL.WEIGHTS == "catalog://ImageNetPretrained/FAIR/R-50-GN"
+
+
+@every_coco
+def test_variants_differ_from_gn_in_a_single_line(path):
+    gn = path.with_name(path.name.rsplit("_", 1)[0] + "_gn.yaml")
+    mine, theirs = without_comments(path), without_comments(gn)
+    differing = [(a, b) for a, b in zip(mine, theirs, strict=True) if a != b]
+    if path != gn:
+        key = path.stem.rsplit("_", 1)[1]
+        ((line, _),) = differing
+        assert line.strip().lower() == f'norm: "{key}"'
+
+
+@every_coco
+def test_each_states_the_papers_figures_or_that_there_are_none(path):
+    head = path.read_text().split("_BASE_")[0]
+    figures = TABLE_5.get(path.stem.removeprefix("mask_rcnn_R_50_FPN_"))
+    if figures is None:
+        assert "no COCO figure" in head
+        return
+    for kind, (ap, ap50, ap75) in zip(("box", "mask"), figures, strict=True):
+        assert f"{kind} AP {ap}, AP50 {ap50}, AP75 {ap75}" in head

@@ -1,0 +1,252 @@
+"""The keys in detectron2's get_norm, at every place where a config takes a NORM."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+
+from detectron2.config import LazyCall, get_cfg, instantiate
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_model
+from detectron2.modeling.backbone.fpn import FPN
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+from detectron2.modeling.roi_heads import build_box_head, build_mask_head
+from detectron2.projects.deeplab import add_deeplab_config
+
+from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm
+from ilm_plugins.integrations.detectron2 import norms
+from ilm_plugins.integrations.detectron2.norms import PerLevelNorm
+
+every_key = pytest.mark.parametrize("key", NORMS)
+WITH_RUNNING_STATISTICS = {"EN", "SN"}
+
+
+def classes_of(model):
+    """The class of every norm in a model, ours or not, but for the levels of a PerLevelNorm."""
+    kinds = (nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+    return {type(m) for m in model.modules() if isinstance(m, kinds)}
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import ilm_plugins; import detectron2.modeling",
+        "import detectron2.modeling, detectron2.projects.deeplab; import ilm_plugins",
+        "import detectron2.layers; import ilm_plugins; import detectron2.modeling",
+        "import ilm_plugins; import ilm_plugins; import detectron2.layers; import ilm_plugins",
+    ],
+    ids=["before", "after", "between", "repeatedly"],
+)
+def test_any_import_order(imports):
+    code = f"""
+    {imports}
+    import sys
+    import detectron2.layers
+    import detectron2.projects.deeplab
+    from detectron2.modeling.backbone import fpn, regnet, resnet, vit
+    ours = detectron2.layers.get_norm
+    assert type(ours("ILMGN", 64)) is ilm_plugins.ILMGroupNorm
+    assert not hasattr(ours.__wrapped__, "__wrapped__"), "wrapped twice"
+    holders = [m for m in sys.modules.values() if "get_norm" in getattr(m, "__dict__", {{}})
+               and m.__name__.startswith("detectron2")]
+    assert len(holders) > 8
+    for holder in holders:
+        assert holder.get_norm is ours, holder
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_importing_the_plugin_imports_no_framework():
+    code = (
+        "import ilm_plugins, sys; assert not {'detectron2', 'mmcv', 'mmengine'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reloading_changes_nothing():
+    before = get_norm
+    norms.arm()
+    norms.arm.__wrapped__()
+    import detectron2.layers
+
+    assert type(detectron2.layers.get_norm("EN", 64)) is ExemplarNorm
+    assert type(before("EN", 64)) is ExemplarNorm
+
+
+@every_key
+def test_resnet_and_fpn(key):
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3"]
+    cfg.MODEL.FPN.OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = key
+    backbone = build_backbone(cfg)
+    assert isinstance(backbone, FPN)
+    assert classes_of(backbone) == {NORMS[key]}
+    assert len([m for m in backbone.modules() if type(m) is NORMS[key]]) == 1 + 10 + 13 + 4
+
+
+@every_key
+def test_box_and_mask_head(key):
+    cfg = get_cfg()
+    cfg.MODEL.ROI_BOX_HEAD.merge_from_list(
+        ["NAME", "FastRCNNConvFCHead", "NUM_CONV", 4, "NUM_FC", 1, "NORM", key, "CONV_DIM", 64]
+    )
+    cfg.MODEL.ROI_MASK_HEAD.merge_from_list(["NUM_CONV", 2, "NORM", key, "CONV_DIM", 64])
+    shape = ShapeSpec(channels=32, height=7, width=7)
+    for head, number in ((build_box_head(cfg, shape), 4), (build_mask_head(cfg, shape), 2)):
+        assert classes_of(head) == {NORMS[key]}
+        assert sum(type(m) is NORMS[key] for m in head.modules()) == number
+
+
+def retinanet_head(norm, levels=3):
+    return RetinaNetHead(
+        input_shape=[ShapeSpec(channels=64)] * levels,
+        num_classes=4,
+        num_anchors=3,
+        conv_dims=[64, 64],
+        norm=norm,
+    )
+
+
+@every_key
+def test_retinanet_head(key):
+    head = retinanet_head(key)
+    assert classes_of(head) == {NORMS[key]}
+    assert isinstance(head.cls_subnet[1], PerLevelNorm) == (key in WITH_RUNNING_STATISTICS)
+
+
+def test_retinanet_from_a_config():
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    cfg.MODEL.BACKBONE.NAME = "build_retinanet_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.FPN.OUT_CHANNELS = 64
+    cfg.MODEL.RETINANET.NORM = "EN(reduction=16)"
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    assert type(model) is META_ARCH_REGISTRY.get("RetinaNet")
+    for subnet in (model.head.cls_subnet, model.head.bbox_subnet):
+        layers = [m for m in subnet if isinstance(m, PerLevelNorm)]
+        assert len(layers) == 4 and all(len(layer) == 5 for layer in layers)
+        assert all(layer[0].reduction == 16 for layer in layers)
+
+
+@pytest.mark.parametrize("key", sorted(WITH_RUNNING_STATISTICS))
+def test_levels_share_parameters_and_keep_their_own_running_statistics(key):
+    head = retinanet_head(key)
+    layer = head.cls_subnet[1]
+    separate = [type(layer[0])(64) for _ in range(3)]
+    features = [i + (1 + i) * torch.randn(2, 64, 8 >> i, 8 >> i) for i in range(3)]
+    for _ in range(2):
+        for x, alone in zip(features, separate, strict=True):
+            alone.load_state_dict({**alone.state_dict(), **dict(layer[0].named_parameters())})
+            torch.testing.assert_close(layer(x), alone(x))
+    for level, alone in zip(layer, separate, strict=True):
+        torch.testing.assert_close(level.running_mean, alone.running_mean)
+        torch.testing.assert_close(level.running_var, alone.running_var)
+    assert len(list(layer.parameters())) == len(list(separate[0].parameters()))
+
+    other = retinanet_head(key)
+    other.load_state_dict(head.state_dict())
+    for a, b in zip(head.eval()(features)[0], other.eval()(features)[0], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@every_key
+def test_semantic_fpn_head(key):
+    from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+
+    head = SemSegFPNHead(
+        {f"p{i}": ShapeSpec(channels=32, stride=2**i) for i in (2, 3)},
+        num_classes=5,
+        conv_dims=64,
+        common_stride=4,
+        norm=key,
+    )
+    assert classes_of(head) == {NORMS[key]}
+
+
+@every_key
+@pytest.mark.parametrize("name", ["DeepLabV3Head", "DeepLabV3PlusHead"])
+def test_deeplab_heads(key, name):
+    from detectron2.modeling import build_sem_seg_head
+
+    cfg = get_cfg()
+    add_deeplab_config(cfg)
+    cfg.MODEL.SEM_SEG_HEAD.merge_from_list(
+        ["NAME", name, "NORM", key, "IN_FEATURES", ["res2", "res5"], "CONVS_DIM", 64]
+    )
+    cfg.MODEL.SEM_SEG_HEAD.merge_from_list(
+        ["PROJECT_FEATURES", ["res2"], "PROJECT_CHANNELS", [32], "ASPP_CHANNELS", 64]
+    )
+    if name == "DeepLabV3Head":
+        cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res5"]
+    shapes = {"res2": ShapeSpec(channels=32, stride=4), "res5": ShapeSpec(channels=64, stride=16)}
+    head = build_sem_seg_head(cfg, shapes)
+    assert classes_of(head) == {NORMS[key]}
+
+
+def test_options_ride_in_the_string():
+    layer = get_norm("EN(reduction=16, normalizers=('IN', 'LN'))", 64)
+    assert (layer.reduction, layer.normalizers) == (16, ("IN", "LN"))
+    assert get_norm(" ILMGN ( key_group_size = 8 ) ", 64).num_key_groups == 8
+    assert type(get_norm("ILMGN()", 64)) is ILMGroupNorm
+
+
+def test_options_in_yaml_and_in_overrides(tmp_path):
+    (tmp_path / "c.yaml").write_text('MODEL:\n  FPN:\n    NORM: "EN(reduction=16)"\n')
+    cfg = get_cfg()
+    cfg.merge_from_file(str(tmp_path / "c.yaml"))
+    cfg.merge_from_list(["MODEL.ROI_MASK_HEAD.NORM", "SN(normalizers=('IN', 'LN'))"])
+    assert get_norm(cfg.MODEL.FPN.NORM, 64).reduction == 16
+    assert get_norm(cfg.MODEL.ROI_MASK_HEAD.NORM, 64).normalizers == ("IN", "LN")
+
+
+@pytest.mark.parametrize("norm", ["EN(reduction=16)", ILMGroupNorm, "SN"])
+def test_lazy_config(norm):
+    from detectron2.modeling.backbone import BasicStem
+
+    stem = instantiate(LazyCall(BasicStem)(in_channels=3, out_channels=64, norm=norm))
+    assert type(stem.conv1.norm) in (ExemplarNorm, ILMGroupNorm, SwitchNorm)
+
+
+@pytest.mark.parametrize(
+    "norm, words",
+    [
+        ("EN(16)", ["EN(16)", "by name"]),
+        ("EN(reduction=16", ["EN(reduction=16", "literal"]),
+        ("EN(reduction=C//4)", ["literal"]),
+        ("EN(**{})", ["by name"]),
+        ("ILMGN(group_count=3)", ["unknown option 'group_count'", "key_group_size"]),
+        ("ILMGN(num_groups=24)", ["num_groups=24", "64", "num_groups=16"]),
+    ],
+)
+def test_unreadable_strings_are_told_in_one_line(norm, words):
+    with pytest.raises(ValueError) as caught:
+        get_norm(norm, 64)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_ours_is_untouched():
+    original = get_norm
+    while hasattr(original, "__wrapped__"):
+        original = original.__wrapped__
+    assert get_norm("", 8) is None and get_norm(None, 8) is None
+    assert type(get_norm("GN", 64)) is nn.GroupNorm
+    assert type(get_norm("BN", 64)) is type(original("BN", 64))
+    assert get_norm(lambda channels: ("mine", channels), 8) == ("mine", 8)
+    for unknown in ("XN", "EN-2", "ILM GN", "en", "GN(32)"):
+        with pytest.raises(KeyError) as ours:
+            get_norm(unknown, 64)
+        with pytest.raises(KeyError) as theirs:
+            original(unknown, 64)
+        assert ours.value.args == theirs.value.args

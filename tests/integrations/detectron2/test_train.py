@@ -1,0 +1,273 @@
+"""tools/train_net.py on detectron2 configs: training, evaluation, resuming, and mistakes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+
+from detectron2.model_zoo import get_config_file
+
+from ilm_plugins import ILMGroupNorm
+from ilm_plugins.integrations import training
+from ilm_plugins.integrations.detectron2.train import load_config
+
+SHAPES = "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
+SMALL = [
+    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TRAIN", "64"),
+    *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "64"),
+    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.01"),
+    *("SOLVER.WARMUP_ITERS", "0", "DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", ""),
+]
+
+
+def command(config, *options, out, opts=()):
+    return ["--config-file", str(config), *options, "OUTPUT_DIR", str(out), *SMALL, *opts]
+
+
+def iterations(folder):
+    lines = (folder / "metrics.json").read_text().splitlines()
+    return [json.loads(line)["iteration"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def trained(root, datasets, tmp_path_factory):
+    """The output folder of four iterations, evaluated at their end."""
+    out = tmp_path_factory.mktemp("trained")
+    argv = command(root / SHAPES, "--num-gpus", "0", out=out, opts=["SOLVER.MAX_ITER", "4"])
+    assert training.main(argv) == 0
+    return out
+
+
+def test_training_leaves_a_checkpoint_a_config_and_metrics(trained):
+    state = torch.load(trained / "model_final.pth", weights_only=True)
+    encode = "roi_heads.box_head.conv1.norm.encode.weight"
+    assert state["model"][encode].shape == (2, 4) and state["iteration"] == 3
+    assert "NORM: ILMGN" in (trained / "config.yaml").read_text()
+    metrics = json.loads((trained / "metrics.json").read_text().splitlines()[-1])
+    assert metrics["iteration"] == 3 and {"total_loss", "bbox/AP", "segm/AP"} <= set(metrics)
+
+
+def test_evaluation_from_a_checkpoint_prints_the_coco_table(root, trained, tmp_path, capfd):
+    weights = ["MODEL.WEIGHTS", str(trained / "model_final.pth")]
+    argv = command(root / SHAPES, "--num-gpus", "0", "--eval-only", out=tmp_path, opts=weights)
+    assert training.main(argv) == 0
+    printed = capfd.readouterr().out
+    assert printed.count("Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all") == 2
+    assert (tmp_path / "inference" / "coco_instances_results.json").exists()
+
+
+def test_resuming_goes_on_where_training_stopped(root, datasets, tmp_path):
+    def run(*options, until):
+        opts = ["SOLVER.MAX_ITER", str(until), "SOLVER.CHECKPOINT_PERIOD", "2"]
+        argv = command(root / SHAPES, "--num-gpus", "0", *options, out=tmp_path, opts=opts)
+        assert training.main(argv) == 0
+        return torch.load(tmp_path / "model_final.pth", weights_only=True)
+
+    first = run(until=2)
+    second = run("--resume", until=3)
+    assert iterations(tmp_path) == [1, 2]
+    momentum = [
+        state["trainer"]["_trainer"]["optimizer"]["state"][0]["momentum_buffer"]
+        for state in (first, second)
+    ]
+    assert not torch.equal(*momentum)
+    key = "roi_heads.box_head.conv1.norm.decode_var.weight"
+    moved = (second["model"][key] - first["model"][key]).abs().max()
+    assert 0 < moved < 0.1
+
+
+def test_several_processes_over_gloo_from_the_command_line(root, datasets, tmp_path):
+    opts = ["SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()"]
+    argv = command(
+        root / SHAPES, "--num-gpus", "0", "--num-processes", "2", out=tmp_path, opts=opts
+    )
+    done = subprocess.run(
+        [sys.executable, root / "tools" / "train_net.py", *argv],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "World size: 2" in (tmp_path / "log.txt").read_text()
+    assert "World size: 2" in (tmp_path / "log.txt.rank1").read_text()
+    assert iterations(tmp_path) == [1]
+
+
+def test_the_model_zoos_gn_config_with_our_box_head_trains(datasets, tmp_path):
+    config = get_config_file("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml")
+    opts = ["MODEL.ROI_BOX_HEAD.NORM", "ILMGN", "MODEL.ROI_HEADS.NUM_CLASSES", "4"]
+    opts += ["DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1"]
+    assert training.main(command(config, "--num-gpus", "0", out=tmp_path, opts=opts)) == 0
+    state = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    ours = {key.rsplit(".", 2)[0] for key in state if key.endswith("encode.weight")}
+    assert ours == {f"roi_heads.box_head.conv{i}.norm" for i in (1, 2, 3, 4)}
+
+
+def test_without_the_plugin_the_same_config_fails_with_detectron2s_own_error():
+    code = """
+    from detectron2.config import get_cfg
+    from detectron2.model_zoo import get_config_file
+    from detectron2.modeling import build_model
+
+    cfg = get_cfg()
+    cfg.merge_from_file(get_config_file("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml"))
+    cfg.merge_from_list(["MODEL.ROI_BOX_HEAD.NORM", "ILMGN", "MODEL.DEVICE", "cpu"])
+    build_model(cfg)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "KeyError: 'ILMGN'"
+
+
+LAZY = """
+from detectron2.config import LazyCall as L
+from detectron2.layers import ShapeSpec
+from detectron2.model_zoo import get_config
+from ilm_plugins import ILMGroupNorm
+
+model = get_config("common/models/mask_rcnn_fpn.py").model
+model.backbone.bottom_up.stages.depth = 18
+model.backbone.bottom_up.stages.stride_in_1x1 = False
+model.backbone.bottom_up.stages.norm = model.backbone.bottom_up.stem.norm = "GN"
+model.backbone.norm = "GN"
+model.roi_heads.num_classes = 4
+model.roi_heads.box_head.conv_dims = [32, 32]
+model.roi_heads.box_head.conv_norm = "ILMGN(key_group_size=8)"
+model.roi_heads.mask_head.conv_dims = [32, 32]
+optimizer = get_config("common/optim.py").SGD
+optimizer.lr = 0.01
+lr_multiplier = get_config("common/coco_schedule.py").lr_multiplier_1x
+train = get_config("common/train.py").train
+train.init_checkpoint = ""
+train.max_iter = 2
+train.eval_period = 2
+train.log_period = 1
+dataloader = get_config("common/data/coco.py").dataloader
+dataloader.train.dataset.names = "shapes_train"
+dataloader.test.dataset.names = "shapes_val"
+for part in (dataloader.train.mapper, dataloader.test.mapper):
+    part.augmentations = part.augmentations[:1]
+    part.augmentations[0].short_edge_length = 64
+    part.augmentations[0].max_size = 64
+dataloader.train.mapper.augmentations[0].sample_style = "choice"
+dataloader.train.total_batch_size = 2
+dataloader.train.num_workers = dataloader.test.num_workers = 0
+"""
+
+
+def test_lazy_config_trains_resumes_and_evaluates(datasets, tmp_path, capfd):
+    config = tmp_path / "lazy.py"
+    config.write_text(LAZY)
+    out = f"train.output_dir={tmp_path / 'out'}"
+    run = ["--config-file", str(config), "--num-gpus", "0"]
+    assert training.main([*run, out]) == 0
+    assert training.main([*run, "--resume", out, "train.max_iter=3"]) == 0
+    state = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
+    assert state["iteration"] == 2
+    assert state["model"]["roi_heads.box_head.conv1.norm.encode.weight"].shape == (2, 4)
+    capfd.readouterr()
+    weights = f"train.init_checkpoint={tmp_path / 'out' / 'model_final.pth'}"
+    assert training.main([*run, "--eval-only", out, weights]) == 0
+    assert "Average Precision" in capfd.readouterr().out
+
+
+def test_on_real_images(root, real_coco, tmp_path):
+    argv = command(
+        root / "configs/detectron2/mask_rcnn_R_50_FPN_batch2_ilmgn.yaml",
+        *("--num-gpus", "0"),
+        out=tmp_path,
+        opts=["SOLVER.MAX_ITER", "1", "TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()"],
+    )
+    done = subprocess.run(
+        [sys.executable, root / "tools" / "train_net.py", *argv],
+        env={**os.environ, "DETECTRON2_DATASETS": str(real_coco)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert iterations(tmp_path) == [0]
+
+
+def refused(argv, capsys):
+    """The one line that a mistake prints."""
+    assert training.main([str(word) for word in argv]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "Traceback" not in error
+    return error
+
+
+def test_mistakes_are_told_in_one_line(root, datasets, tmp_path, capsys, monkeypatch):
+    shapes = root / SHAPES
+    assert re.search(r"none\.yaml' does not exist", refused(["--config-file", "none.yaml"], capsys))
+    (tmp_path / "c.json").write_text("{}")
+    assert "neither .yaml nor .py" in refused(["--config-file", tmp_path / "c.json"], capsys)
+    (tmp_path / "broken.py").write_text("model = (")
+    assert "not readable Python" in refused(["--config-file", tmp_path / "broken.py"], capsys)
+    (tmp_path / "mm.py").write_text("_base_ = 'mmdet::x.py'\n")
+    assert "MMEngine config" in refused(["--config-file", tmp_path / "mm.py"], capsys)
+
+    cpu = ["--config-file", shapes, "--num-gpus", "0"]
+    error = refused([*cpu, "MODEL.NORMS", "ILMGN"], capsys)
+    assert "Non-existent key" in error or "MODEL.NORMS" in error
+    assert "KEY VALUE" in refused([*cpu, "MODEL.WEIGHTS"], capsys)
+    error = refused([*cpu, "DATASETS.TRAIN", "('coco_2017_train',)"], capsys)
+    assert str(datasets / "coco") in error and "DETECTRON2_DATASETS" in error
+    assert "'nowhere' is not registered" in refused([*cpu, "DATASETS.TEST", "('nowhere',)"], capsys)
+    missing = [*cpu, "--eval-only", "MODEL.WEIGHTS", tmp_path / "none.pth"]
+    assert "none.pth' does not exist; set MODEL.WEIGHTS" in refused(missing, capsys)
+
+    available = torch.cuda.device_count()
+    assert f"this machine has {available}" in refused([*cpu[:2], "--num-gpus", "99"], capsys)
+    assert "give at least 1" in refused([*cpu, "--num-processes", "0"], capsys)
+    assert "rank" in refused([*cpu, "--machine-rank", "1"], capsys)
+    assert "needs --dist-url" in refused([*cpu, "--num-machines", "2"], capsys)
+
+    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
+    assert "detectron2 is not installed" in refused(cpu, capsys)
+
+
+def test_a_norm_that_does_not_fit_is_told_in_one_line(root, datasets, tmp_path, capsys):
+    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path)
+    error = refused([*argv, "MODEL.ROI_BOX_HEAD.NORM", "ILMGN(num_groups=24)"], capsys)
+    assert "num_groups=24 does not divide num_channels=64" in error
+
+
+@pytest.mark.parametrize(
+    "text, framework",
+    [
+        ("from detectron2.config import LazyCall as L\nmodel = L(dict)()\n", "detectron2"),
+        ("from .common.models import model\ntrain = dict(max_iter=3)\n", "detectron2"),
+        ("_base_ = ['a.py']\n", "mmengine"),
+        ("model = dict(type='MaskRCNN')\n", "mmengine"),
+        ("optimizer = {'type': 'SGD'}\n", "mmengine"),
+        ("custom_imports = dict(imports=['ilm_plugins'])\n", "mmengine"),
+        (
+            "from mmengine.config import read_base\nwith read_base():\n    from .a import *\n",
+            "mmengine",
+        ),
+    ],
+)
+def test_frameworks_are_told_apart_by_content(tmp_path, text, framework):
+    (tmp_path / "config.py").write_text(text)
+    assert training.framework_of(str(tmp_path / "config.py")) == framework
+
+
+def test_num_gpus_0_means_the_cpu_whatever_the_config_says(root, tmp_path):
+    config = root / "configs/detectron2/mask_rcnn_R_50_FPN_batch2_gn.yaml"
+    args = training.parser().parse_args(["--config-file", str(config), "--num-gpus", "0"])
+    assert load_config(args).MODEL.DEVICE == "cpu"
+
+
+def test_layer_class_is_the_public_one():
+    from detectron2.layers import get_norm
+
+    assert type(get_norm("ILMGN", 64)) is ILMGroupNorm

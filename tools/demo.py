@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Train small models on the generated `shapes` and show them: ``tools/demo.py CONFIG [...]``."""
+
+import sys
+
+from ilm_plugins.integrations.detectron2.demo import main
+
+if __name__ == "__main__":
+    sys.exit(main())
