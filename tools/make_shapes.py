@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Write the generated data set `shapes` to ROOT/shapes."""
 
 import argparse

@@ -30,16 +30,18 @@ import shapely
 from PIL import Image, ImageDraw
 from shapely.geometry import MultiPolygon, Polygon, box
 
-CLASSES = ("circle", "square", "triangle", "star")
+from . import SHAPES
+
+CLASSES = SHAPES
 SPLITS = ("training", "validation")
 TEXTURES = ("stripes", "checks", "speckle", "gradient")
 
 # Range of an object's nominal side as a fraction of the image side, and how often it is proposed.
 # Large objects are refused more often, hence proposed more often than they are to occur.
 SCALES = {
-    "small": (20 / 128, 28 / 128, 0.30),
-    "medium": (32 / 128, 44 / 128, 0.34),
-    "large": (52 / 128, 72 / 128, 0.36),
+    "small": (22 / 128, 30 / 128, 0.30),
+    "medium": (34 / 128, 44 / 128, 0.34),
+    "large": (50 / 128, 68 / 128, 0.36),
 }
 
 # Colours of the label map, background first: corners of the RGB cube, so that the nearest colour
@@ -49,16 +51,16 @@ PALETTE = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255,
 MIN_SIZE = 64
 FORMAT_VERSION = 1
 
-_MIN_OBJECTS, _MAX_OBJECTS = 3, 6
+_MIN_OBJECTS, _MAX_OBJECTS = 4, 6
 _ATTEMPTS = 100
-_MIN_VISIBLE_FRACTION = 0.65
-_MAX_ROTATION = math.pi / 9
+_MIN_VISIBLE_FRACTION = 0.7
+_MAX_ROTATION = math.pi / 12
 # In pixels of an image of side 128; areas scale with the square of the side.
 _MIN_VISIBLE_AREA = 60.0
 _MIN_PART_AREA = 16.0
 # Circumradius over nominal side, chosen so that the four classes look about equally large.
 _RADIUS = {"circle": 0.5, "square": 0.6, "triangle": 0.64, "star": 0.62}
-_STAR_INNER_RADIUS = 0.5
+_STAR_INNER_RADIUS = 0.55
 _SUPERSAMPLING = 4
 _JPEG = {"quality": 95, "subsampling": 0}
 
@@ -140,7 +142,7 @@ def make_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
         size: side of the image in pixels, at least `MIN_SIZE`.
 
     Returns:
-        A scene of 3 to 6 objects, each visible to at least 65 % of its area.
+        A scene of 4 to 6 objects, each visible to at least 70 % of its area.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -151,8 +153,8 @@ def make_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
     rng = _rng(seed, split, index, stream=0)
-    # Greyish, so that most objects stand out by their colour.
-    first = rng.uniform(60, 195) + rng.normal(0, 12, 3)
+    # Darker than the objects, which are bright: their outline is what is to be learned.
+    first = rng.uniform(15, 75) + rng.normal(0, 12, 3)
     background = (_colour(first), _colour(first + rng.normal(0, 20, 3)))
     instances: tuple[Instance, ...] = ()
     while len(instances) < _MIN_OBJECTS:
@@ -441,7 +443,7 @@ def _visible_parts(region: shapely.Geometry, polygon: Polygon, size: int) -> tup
 def _draw_texture(rng: np.random.Generator, taken: list[Colour], size: int) -> Texture:
     """Draw a pattern whose main colour differs from the colours already `taken` nearby."""
     # The farthest of a few candidates: contrast is mostly clear, yet now and then it is weak.
-    candidates = rng.uniform(10, 245, (6, 3))
+    candidates = rng.uniform(95, 250, (6, 3))
     distances = np.linalg.norm(candidates[:, None] - np.array(taken), axis=-1)
     first = candidates[distances.min(axis=1).argmax()]
     second = first + rng.normal(0, 24, 3)

@@ -23,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parser().parse_args(argv)
     try:
+        late = [word for word in args.opts if word.startswith("--")]
+        if late:
+            raise UserError(f"{late[0]} stands behind an override; give options before overrides")
         framework = framework_of(args.config_file)
         check_processes(args)
         if framework == "mmengine":
@@ -83,45 +86,45 @@ def framework_of(path: str) -> str:
         UserError: there is no such file, or it is neither .yaml nor readable Python.
     """
     if not os.path.isfile(path):
-        raise UserError(
-            f"config file {path!r} does not exist; give the path of a .yaml or .py file"
-        )
+        raise UserError(f"config file {path!r} does not exist; give the path of a .yaml or .py")
     if path.endswith((".yaml", ".yml")):
         return "detectron2"
     if not path.endswith(".py"):
         raise UserError(f"config file {path!r} is neither .yaml nor .py; give one of these")
     try:
-        tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+        nodes = list(ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))))
     except (SyntaxError, UnicodeDecodeError) as error:
         raise UserError(f"config file {path!r} is not readable Python: {error}") from None
-    return "mmengine" if any(map(_is_mmengine, tree.body)) else "detectron2"
+    imported = {name.split(".")[0] for node in nodes for name in _imports(node)}
+    if "detectron2" in imported:
+        return "detectron2"
+    if any(name.startswith("mm") for name in imported) or any(map(_is_mmengine, nodes)):
+        return "mmengine"
+    return "detectron2"
 
 
-def _is_mmengine(statement: ast.stmt) -> bool:
-    """Whether MMEngine's configs alone have such a statement, as `model = dict(type=...)`."""
-    if isinstance(statement, ast.With):
-        return any("read_base" in ast.dump(item) for item in statement.items)
-    if isinstance(statement, ast.ImportFrom):
-        return (statement.module or "").split(".")[0].startswith("mm")
-    if not isinstance(statement, ast.Assign):
-        return False
-    names = {target.id for target in statement.targets if isinstance(target, ast.Name)}
-    if names & {"_base_", "custom_imports", "default_scope"}:
-        return True
-    value = statement.value
-    keys = set()
-    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "dict":
-        keys = {keyword.arg for keyword in value.keywords}
-    elif isinstance(value, ast.Dict):
-        keys = {key.value for key in value.keys if isinstance(key, ast.Constant)}
-    return "type" in keys
+def _imports(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+
+
+def _is_mmengine(node: ast.AST) -> bool:
+    """Whether MMEngine's configs alone have such a node, as in `model = dict(type=...)`."""
+    if isinstance(node, ast.Name):
+        return node.id in {"_base_", "custom_imports", "default_scope", "read_base"}
+    if isinstance(node, ast.Dict):
+        return any(isinstance(key, ast.Constant) and key.value == "type" for key in node.keys)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        return any(keyword.arg == "type" for keyword in node.keywords)
+    return False
 
 
 def check_processes(args: argparse.Namespace) -> None:
     """Settle and check the numbers of GPUs, processes and machines, before anything starts.
 
     Raises:
-        UserError: they can not be had, or contradict each other.
+        UserError: they cannot be had, or contradict each other.
     """
     import torch
 

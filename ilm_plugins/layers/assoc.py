@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from .association import AssociationNorm
+from .autoencoder import AutoencoderNorm
 from .base import OptionError, check_choice, check_divides
 
 
-class AssocNorm(AssociationNorm):
+class AssocNorm(AutoencoderNorm):
     r"""Group normalization with associated rescaling.
 
     With :math:`\mu, \gamma` the means and biased variances of each instance's key groups (Eq. 3):

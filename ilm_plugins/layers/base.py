@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import numbers
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,15 +13,15 @@ from ..ops import adaptive_norm
 
 
 class OptionError(ValueError):
-    """An option that a layer can not have: what came in, what is expected, what to set."""
+    """An option that a layer cannot have: what came in, what is expected, what to set."""
 
 
 class AdaptiveNorm(nn.GroupNorm):
-    """A normalization whose scale and shift depend on the moments of each instance.
+    """A normalization whose scale and shift are computed from moments.
 
     It derives from :class:`torch.nn.GroupNorm` because frameworks tell norms from other modules by
     that class, for weight decay and for initialization. ``weight`` and ``bias`` are the norm's own;
-    every other parameter sits in a child module.
+    every other parameter sits in a child module, but for SN's few ratios.
 
     A subclass says which moments it needs (``moment_groups``), what it makes of them (``rescale``),
     and which tensors that takes (``rescale_tensors``).
@@ -30,16 +31,13 @@ class AdaptiveNorm(nn.GroupNorm):
 
     def __new__(cls, *args, **options):
         # A config's misspelt option deserves better than Python's TypeError, in every framework.
-        known = [
-            name
-            for name, parameter in inspect.signature(cls).parameters.items()
-            if parameter.kind is not parameter.VAR_KEYWORD
-        ]
+        known = inspect.signature(cls.__init__).parameters
+        any_option = any(p.kind is p.VAR_KEYWORD for p in known.values())
         for option in options:
-            if option not in known:
+            if option not in known and not any_option:
                 raise OptionError(
                     f"{cls.__name__}: unknown option {option!r}; the options are "
-                    + ", ".join(known)
+                    + ", ".join(list(known)[1:])
                 )
         return super().__new__(cls)
 
@@ -55,7 +53,8 @@ class AdaptiveNorm(nn.GroupNorm):
         """Normalize x, (N, C, *), into a tensor of the same shape, dtype and memory layout.
 
         Raises:
-            ValueError: x has fewer than two dimensions, or another number of channels.
+            ValueError: x has fewer than two dimensions, another number of channels, or no floating
+                point values.
         """
         self.check_input(x)
         return adaptive_norm(x, self.moment_groups, self.rescale, *self.rescale_tensors())[0]
@@ -67,14 +66,20 @@ class AdaptiveNorm(nn.GroupNorm):
                 f"(N, {self.num_channels}, *); build the layer with num_channels equal to the "
                 "input's second dimension"
             )
+        if not x.is_floating_point():
+            raise ValueError(
+                f"{type(self).__name__}: got an input of {x.dtype}, expected floating point; "
+                "convert it with x.float()"
+            )
 
 
 class Projection(nn.Module):
-    """A linear map, (N, *, in_features) to (N, *, out_features), of at least a few hundred entries.
+    """A small linear map, (*, in_features) to (*, out_features).
 
     Not an nn.Linear on purpose: frameworks re-initialize, quantize or adapt every nn.Linear they
     find. And each row's result must not depend on the batch it comes in, which a matrix product
-    does not promise: hence multiply and sum, which autocast leaves in float32, too.
+    does not promise: hence multiply and sum, which autocast leaves in float32, too. That takes
+    memory for every product, (*, out_features, in_features).
 
     Args:
         init: "default" is that of nn.Linear, "normal" the standard normal distribution of the ILM
@@ -145,9 +150,10 @@ def check_choice(layer: str, option: str, value: Any, choices: Iterable[Any]) ->
 
 def check_divides(layer: str, num_channels: int, option: str, value: int) -> None:
     """Raise OptionError unless ``value`` is a positive integer that divides ``num_channels``."""
-    if isinstance(value, int) and value >= 1 and num_channels % value == 0:
+    check_positive(layer, "num_channels", num_channels)
+    if _is_integer(value) and value >= 1 and num_channels % value == 0:
         return
-    at_most = value if isinstance(value, int) and value >= 1 else num_channels
+    at_most = value if _is_integer(value) and value >= 1 else num_channels
     divisor = max(d for d in range(1, num_channels + 1) if num_channels % d == 0 and d <= at_most)
     raise OptionError(
         f"{layer}: {option}={value!r} does not divide num_channels={num_channels}; "
@@ -157,5 +163,18 @@ def check_divides(layer: str, num_channels: int, option: str, value: int) -> Non
 
 def check_positive(layer: str, option: str, value: int) -> None:
     """Raise OptionError unless ``value`` is a positive integer."""
-    if not isinstance(value, int) or value < 1:
+    if not _is_integer(value) or value < 1:
         raise OptionError(f"{layer}: {option}={value!r} is not a positive integer; set one")
+
+
+def check_eps(layer: str, eps: float) -> None:
+    """Raise OptionError unless ``eps`` is a number from 0 to 1."""
+    if not isinstance(eps, numbers.Real) or not 0 <= eps <= 1:
+        raise OptionError(
+            f"{layer}: eps={eps!r} is not a number from 0 to 1; "
+            "set what is added to the variance, 1e-5 by default"
+        )
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -24,9 +24,12 @@ class ExemplarNorm(MixtureNorm):
     Parameters: ``weight``, ``bias`` (K, C); ``reduce.weight`` (C/r, r, 1); ``expand.weight``
     (pi*K, K*K) and ``expand.bias``; ``ratio.weight`` (K, pi*K) and ``ratio.bias``: 2KC + C + 1953
     in all for K = 3, pi = 50 (Table 1). ``ratio`` starts at zero, hence the ratios at 1/K: were all
-    of them zero, as the paper's words have it, nothing would ever learn. Buffers:
-    ``running_mean``, ``running_var`` (C), ``num_batches_tracked``. For evaluation and freezing see
-    :class:`~ilm_plugins.layers.statistics.MixtureNorm`.
+    of them zero, as the paper's words have it, nothing would ever learn. With ``ratio_net="mlp"``
+    ``expand.weight`` is (C/r, C) and ``ratio.weight`` (K, C/r); there and with "no_conv" there is
+    no ``reduce``.
+
+    Buffers: ``running_mean``, ``running_var`` (C), ``num_batches_tracked``. For evaluation and
+    freezing see :class:`~ilm_plugins.layers.statistics.MixtureNorm`.
 
     Shape: input and output (N, C, *), any number of spatial dimensions.
 
@@ -143,7 +146,8 @@ class ExemplarNorm(MixtureNorm):
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int) -> None:
         super().update_running_stats(mean, var, count)
-        self.num_batches_tracked.add_(1)
+        if count > 1:
+            self.num_batches_tracked.add_(1)
 
     def reset_running_stats(self) -> None:
         """Mean 0 and variance 1, as before the first batch."""

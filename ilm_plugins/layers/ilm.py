@@ -2,11 +2,11 @@
 
 import torch
 
-from .association import AssociationNorm
+from .autoencoder import AutoencoderNorm
 from .base import ACTIVATIONS, OptionError, check_choice, check_divides
 
 
-class ILMGroupNorm(AssociationNorm):
+class ILMGroupNorm(AutoencoderNorm):
     r"""Group normalization with Instance-Level Meta rescaling, ILM+GN.
 
     With :math:`\mu, \gamma` the means and biased variances of each instance's N key groups (Eq. 3):
@@ -18,7 +18,7 @@ class ILMGroupNorm(AssociationNorm):
         y      &= \omega\, \mathrm{GN}(x) + \beta
 
     (Eqs. 4 to 6 and 2.) ``weight`` is :math:`B_\omega` and ``bias`` :math:`B_\beta`, so a GroupNorm
-    checkpoint loads; see :class:`~ilm_plugins.layers.association.AssociationNorm` for the others.
+    checkpoint loads; see :class:`~ilm_plugins.layers.autoencoder.AutoencoderNorm` for the others.
 
     Shape: input and output (N, C, *), any number of spatial dimensions.
 
@@ -61,12 +61,12 @@ class ILMGroupNorm(AssociationNorm):
     ) -> None:
         name = type(self).__name__
         check_divides(name, num_channels, "key_group_size", key_group_size)
-        activations = tuple(activations)
-        if len(activations) != 2:
+        if isinstance(activations, str) or len(activations) != 2:
             raise OptionError(
-                f"{name}: activations={activations!r} has {len(activations)} entries; "
-                "give two, for (mean, variance)"
+                f"{name}: activations={activations!r} is not a pair; "
+                "give two names, for (mean, variance)"
             )
+        activations = tuple(activations)
         for choice in activations:
             check_choice(name, "activations", choice, ACTIVATIONS)
         if init == "identity" and activations != ("tanh", "sigmoid"):

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from ..ops import adaptive_norm, coarsen, duplicate, over_batch
-from .base import AdaptiveNorm, OptionError, check_choice, check_divides, check_positive
+from .base import (
+    AdaptiveNorm,
+    OptionError,
+    check_choice,
+    check_divides,
+    check_eps,
+    check_positive,
+)
 
 NORMALIZERS = ("IN", "LN", "BN", "GN")
 
@@ -21,7 +28,8 @@ class MixtureNorm(AdaptiveNorm):
     **Freezing.** Where neither ``weight`` nor ``bias`` requires a gradient, the layer is frozen, as
     a FrozenBatchNorm is: in training mode too it uses its running statistics and leaves them as
     they are. That is what detectron2's FREEZE_AT and OpenMMLab's frozen_stages mean for BatchNorm;
-    both freeze by ``requires_grad``.
+    both freeze by ``requires_grad``. Hence a stateless call (``torch.func.functional_call``) with
+    detached parameters is one of a frozen layer, too; hand over parameters that require gradients.
 
     Args:
         normalizers: which of "IN", "LN", "BN", "GN" to mix, in the order of the parameters' rows.
@@ -51,6 +59,7 @@ class MixtureNorm(AdaptiveNorm):
         for normalizer in normalizers:
             check_choice(name, "normalizers", normalizer, NORMALIZERS)
         check_positive(name, "num_channels", num_channels)
+        check_eps(name, eps)
         if not isinstance(momentum, float | int) or not 0 <= momentum <= 1:
             raise OptionError(
                 f"{name}: momentum={momentum!r} is not between 0 and 1; "
@@ -97,7 +106,7 @@ class MixtureNorm(AdaptiveNorm):
         self.check_input(x)
         tensors = self.rescale_tensors()
         y, mean, var = adaptive_norm(x, self.moment_groups, self.rescale, *tensors)
-        if self.uses_batch_statistics and x.numel() > 0:
+        if self.uses_batch_statistics:
             self.update_running_stats(mean, var, count=x.numel() // self.num_channels)
         return y
 
@@ -107,15 +116,18 @@ class MixtureNorm(AdaptiveNorm):
 
         Args:
             mean, var: (N, C) moments of each instance's channels.
-            count: values of one channel in the batch, N times the spatial size.
+            count: values of one channel in the batch, N times the spatial size. A single value has
+                no variance, and changes nothing.
         """
+        if count < 2:
+            return
         mean, var = over_batch(mean, var)
-        unbiased = var * (count / max(1, count - 1))
+        unbiased = var * (count / (count - 1))
         self.running_mean.lerp_(mean[0].to(self.running_mean), self.momentum)
         self.running_var.lerp_(unbiased[0].to(self.running_var), self.momentum)
 
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
-        """Running mean and variance (C) where BN's place is theirs now; None, None where not."""
+        """What stands in for the batch's statistics: running mean and variance (C), or Nones."""
         return (None, None) if self.uses_batch_statistics else (self.running_mean, self.running_var)
 
     def statistics(

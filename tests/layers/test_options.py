@@ -1,5 +1,6 @@
 """Constructor arguments: what is refused and how, defaults, names and shapes."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,12 @@ from ilm_plugins import (
         (lambda: ILMGroupNorm(64, hidden=0), ["hidden=0", "positive"]),
         (lambda: ILMGroupNorm(64, init="xavier"), ["init='xavier'", "'identity'"]),
         (lambda: ILMGroupNorm(64, activations=("tanh",)), ["activations", "two"]),
+        (lambda: ILMGroupNorm(64, activations="tanh"), ["activations='tanh'", "two"]),
+        (lambda: ILMGroupNorm(0), ["num_channels=0", "positive"]),
+        (lambda: ILMInstanceNorm(-64), ["num_channels=-64", "positive"]),
+        (lambda: ILMInstanceNorm(64, 32), ["eps=32", "from 0 to 1"]),
+        (lambda: AssocNorm(0), ["num_channels=0", "positive"]),
+        (lambda: ExemplarNorm(64, eps="a"), ["eps='a'", "from 0 to 1"]),
         (lambda: ILMGroupNorm(64, activations=("tanh", "gelu")), ["'gelu'", "'relu6'"]),
         (
             lambda: ILMGroupNorm(64, activations=("tanh", "tanh"), init="identity"),
@@ -66,6 +73,16 @@ def test_unknown_options_are_named_with_the_known_ones(name):
 def test_input_of_another_shape_is_refused(name, shape):
     with pytest.raises(ValueError, match=r"expected \(N, 64, \*\)"):
         NORMS[name](64)(torch.zeros(shape))
+
+
+def test_integers_of_numpy_are_integers():
+    assert ILMGroupNorm(np.int64(64), np.int64(8)).num_groups == 8
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_integer_input_is_refused(name):
+    with pytest.raises(ValueError, match=r"int64, expected floating point"):
+        NORMS[name](64)(torch.zeros(2, 64, 3, 3, dtype=torch.long))
 
 
 def shapes_of(layer):

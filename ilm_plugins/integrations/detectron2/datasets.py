@@ -6,6 +6,8 @@ from pathlib import Path
 
 import wrapt
 
+from ...data import SHAPES
+
 SPLITS = {"shapes_train": "training", "shapes_val": "validation"}
 
 
@@ -18,8 +20,6 @@ def arm() -> None:
 def _register(_module) -> None:
     from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 
-    from ...data.shapes import CLASSES
-
     # Read now rather than at loading, as detectron2 does for its own data sets.
     root = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
     for name, split in SPLITS.items():
@@ -29,7 +29,7 @@ def _register(_module) -> None:
         annotations = root / "shapes" / "annotations" / f"instances_{split}.json"
         DatasetCatalog.register(name, functools.partial(_load, root, name, annotations, images))
         MetadataCatalog.get(name).set(
-            thing_classes=list(CLASSES),
+            thing_classes=list(SHAPES),
             json_file=str(annotations),
             image_root=str(images),
             evaluator_type="coco",
@@ -40,8 +40,13 @@ def _load(root: Path, name: str, annotations: Path, images: Path) -> list[dict]:
     """The data set in detectron2's format, written to ``root`` first if it is not there."""
     from detectron2.data.datasets import load_coco_json
 
-    from ...data.shapes import write_shapes
-
     if not (root / "shapes" / "shapes.json").exists():
+        try:
+            from ...data.shapes import write_shapes
+        except ImportError as error:
+            raise ImportError(
+                f"generating the shapes data set needs {error.name}, which is not installed; "
+                "run pip install 'ilm_plugins[data]'"
+            ) from error
         write_shapes(root)
     return load_coco_json(str(annotations), str(images), name)

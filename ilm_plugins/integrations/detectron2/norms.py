@@ -10,6 +10,7 @@ import copy
 import functools
 import re
 import sys
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -23,12 +24,12 @@ DEFINED_IN = "detectron2.layers.batch_norm"
 RETINANET = "detectron2.modeling.meta_arch.retinanet"
 
 
-@functools.cache
 def arm() -> None:
     """Make the keys of :data:`ilm_plugins.NORMS` valid wherever detectron2 takes a NORM.
 
-    Returns at once when called again. Works whether detectron2 was imported before, is imported
-    later, or never.
+    Works whether detectron2 was imported before, is imported later, or never; once, however often
+    it is called. A key that detectron2's ``get_norm`` resolves already, because it or another
+    package took it, stays theirs, with a warning.
     """
     wrapt.register_post_import_hook(_wrap_get_norm, DEFINED_IN)
     wrapt.register_post_import_hook(_wrap_retinanet_head, RETINANET)
@@ -50,27 +51,52 @@ def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
     if match[2] is None:
         return match[1], {}
     try:
+        # Keywords given twice are a SyntaxError to Python itself.
         call = ast.parse(norm.strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or None in {k.arg for k in call.keywords}:
+        plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
+        if not plain or any(keyword.arg is None for keyword in call.keywords):
             raise SyntaxError
         return match[1], {k.arg: ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError):
         raise OptionError(
-            f"NORM {norm!r} can not be read; write options by name, with literal values, "
+            f"NORM {norm!r} cannot be read; write options by name, with literal values, "
             f'such as "{match[1]}(eps=1e-3)"'
         ) from None
 
 
+def _once(hook):
+    """Run a post-import hook once a module, even if this package is reloaded."""
+
+    @functools.wraps(hook)
+    def run(module: ModuleType) -> None:
+        if not getattr(module, "_ilm_plugins_armed", False):
+            module._ilm_plugins_armed = True
+            hook(module)
+
+    return run
+
+
+@_once
 def _wrap_get_norm(module: ModuleType) -> None:
     original = module.get_norm
+    taken = [key for key in NORMS if _resolves(original, key)]
+    if taken:
+        warnings.warn(
+            f"detectron2's get_norm knows {', '.join(taken)} already; that meaning is kept, and "
+            "ilm_plugins' layers of these names can be given as callables only",
+            stacklevel=2,
+        )
 
     @functools.wraps(original)
     def get_norm(norm, out_channels):
         parsed = parse_norm(norm) if isinstance(norm, str) else None
-        if parsed is None:
+        if parsed is None or parsed[0] in taken:
             return original(norm, out_channels)
         key, options = parsed
-        return NORMS[key](out_channels, **options)
+        try:
+            return NORMS[key](out_channels, **options)
+        except (OptionError, TypeError) as error:
+            raise OptionError(f"NORM {norm!r} for {out_channels} channels: {error}") from error
 
     for holder in list(sys.modules.values()):
         for name, value in list(getattr(holder, "__dict__", {}).items()):
@@ -78,14 +104,31 @@ def _wrap_get_norm(module: ModuleType) -> None:
                 setattr(holder, name, get_norm)
 
 
+def _resolves(get_norm, key: str) -> bool:
+    try:
+        get_norm(key, 64)
+    except KeyError:
+        return False
+    return True
+
+
+@_once
 def _wrap_retinanet_head(module: ModuleType) -> None:
     @wrapt.patch_function_wrapper(module, "RetinaNetHead.__init__")
     def init(wrapped, head, args, kwargs):
         wrapped(*args, **kwargs)
         for subnet in (head.cls_subnet, head.bbox_subnet):
             for name, layer in list(subnet.named_children()):
-                if isinstance(layer, MixtureNorm):
+                if isinstance(layer, MixtureNorm) and layer.running_mean is not None:
                     subnet.register_module(name, PerLevelNorm(layer, head._num_features))
+        head.register_forward_pre_hook(_restart_levels)
+
+
+def _restart_levels(head: nn.Module, _inputs) -> None:
+    """Begin at the first level again, also after a forward pass that an error cut short."""
+    for module in head.modules():
+        if isinstance(module, PerLevelNorm):
+            module.level = 0
 
 
 class PerLevelNorm(nn.ModuleList):

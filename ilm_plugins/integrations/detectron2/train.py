@@ -1,10 +1,9 @@
 """Training and evaluation of detectron2's yaml configs and LazyConfigs, on GPUs and on the CPU."""
 
 import argparse
-import functools
 import os
+import tempfile
 from pathlib import Path
-from unittest import mock
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -34,9 +33,11 @@ from detectron2.evaluation import (
     verify_results,
 )
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from torch.multiprocessing import ProcessRaisedException
 
+from ...layers import OptionError
 from ..training import UserError
 from .datasets import SPLITS as GENERATED
 
@@ -48,8 +49,23 @@ EVALUATORS = {
     "pascal_voc": [PascalVOCDetectionEvaluator],
     "sem_seg": [SemSegEvaluator],
     "cityscapes_instance": [CityscapesInstanceEvaluator],
+    "cityscapes_panoptic_seg": [
+        COCOPanopticEvaluator,
+        CityscapesSemSegEvaluator,
+        CityscapesInstanceEvaluator,
+    ],
     "cityscapes_sem_seg": [CityscapesSemSegEvaluator],
 }
+#: Metadata that names files or folders of a data set.
+PATHS = (
+    "json_file",
+    "image_root",
+    "dirname",
+    "image_dir",
+    "gt_dir",
+    "sem_seg_root",
+    "panoptic_root",
+)
 WITHOUT_OUTPUT = {
     PascalVOCDetectionEvaluator,
     CityscapesInstanceEvaluator,
@@ -68,36 +84,47 @@ def run(args: argparse.Namespace) -> None:
         # detectron2 picks NCCL wherever it sees a GPU; the processes inherit this.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     check(load_config(args), args)
-    launch(
-        main,
-        args.num_gpus or args.num_processes,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    try:
+        launch(
+            main,
+            args.num_gpus or args.num_processes,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessRaisedException as error:
+        # A process's exception arrives as the text of its traceback.
+        for kind in (UserError, OptionError):
+            name = f"{kind.__module__}.{kind.__qualname__}: "
+            if name in str(error):
+                raise UserError(str(error).rsplit(name, 1)[1].strip()) from None
+        raise
 
 
 def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
     """The config of ``args.config_file`` with the overrides of ``args.opts``.
 
     Raises:
-        UserError: it can not be read, or an override does not fit it.
+        UserError: it cannot be read, or an override does not fit it.
     """
     try:
         if args.config_file.endswith(".py"):
-            cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+            form = "KEY=VALUE"
+            cfg = LazyConfig.load(args.config_file)
+            cfg = LazyConfig.apply_overrides(cfg, args.opts)
             if args.num_gpus == 0:
                 cfg.train.device = "cpu"
             return cfg
+        form = "KEY VALUE"
         cfg = get_cfg()
         cfg.merge_from_file(args.config_file)
         cfg.merge_from_list(args.opts)
-    except (AssertionError, KeyError, ValueError, OmegaConfBaseException) as error:
-        message = " ".join(str(error.args[0] if error.args else error).split())
+    except Exception as error:  # a LazyConfig is a program, and may raise anything
+        kind, message = type(error).__name__, " ".join(str(error).split())
         raise UserError(
-            f"{args.config_file} with overrides {args.opts}: {message}; give existing keys, as "
-            "'KEY VALUE' pairs for .yaml and as 'KEY=VALUE' for .py"
+            f"{args.config_file} with overrides {args.opts} cannot be read: {kind}: {message}; "
+            f"mend the file, or give overrides as {form} with keys that it has"
         ) from error
     if args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
@@ -106,30 +133,47 @@ def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
 
 
 def check(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
-    """Find what would fail later: data sets and weights that are not there.
+    """Find before it starts what would make a run fail later.
 
     Raises:
-        UserError: naming the path that was tried and the setting that leads to it.
+        UserError: a data set, a checkpoint, the output folder or the batch size is not what it
+            should be; the message names the path that was tried and the setting that leads to it.
     """
     if isinstance(cfg, CfgNode):
-        names = list(cfg.DATASETS.TEST) + ([] if args.eval_only else list(cfg.DATASETS.TRAIN))
-        weights, setting = cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS"
+        train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
+        weights, weights_key = cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS"
+        output, output_key = cfg.OUTPUT_DIR, "OUTPUT_DIR"
+        batch, batch_key = cfg.SOLVER.IMS_PER_BATCH, "SOLVER.IMS_PER_BATCH"
+        for name in test:
+            check_evaluator(name)
     else:
-        keys = ["dataloader.test.dataset.names"]
-        keys += [] if args.eval_only else ["dataloader.train.dataset.names"]
-        found = [OmegaConf.select(cfg, key) or [] for key in keys]
-        names = [n for value in found for n in ([value] if isinstance(value, str) else value)]
-        weights, setting = cfg.train.init_checkpoint, "train.init_checkpoint"
-    for name in names:
-        check_dataset(name)
-    if weights and "://" not in weights and not os.path.isfile(weights) and not args.resume:
-        raise UserError(
-            f"checkpoint {weights!r} does not exist; set {setting} to a file, or to '' for none"
+        train, test = (
+            OmegaConf.select(cfg, f"dataloader.{part}.dataset.names") for part in ("train", "test")
         )
+        weights, weights_key = cfg.train.init_checkpoint, "train.init_checkpoint"
+        output, output_key = cfg.train.output_dir, "train.output_dir"
+        batch_key = "dataloader.train.total_batch_size"
+        batch = OmegaConf.select(cfg, batch_key) or 0
+    for names in (test,) if args.eval_only else (train, test):
+        for name in (names,) if isinstance(names, str) else (names or ()):
+            check_dataset(name)
+    processes = args.num_machines * (args.num_gpus or args.num_processes)
+    if not args.eval_only and batch % processes:
+        raise UserError(
+            f"{batch_key} {batch} cannot be shared by {processes} processes; "
+            f"set it to a multiple of {processes}"
+        )
+    check_output(output, output_key)
+    resumed = args.resume and os.path.isfile(os.path.join(output, "last_checkpoint"))
+    if not resumed:
+        check_weights(weights, weights_key, required=args.eval_only)
 
 
 def check_dataset(name: str) -> None:
-    """Raise UserError unless a data set is registered and its files are there."""
+    """Raise UserError unless a data set is registered and its files are there.
+
+    `shapes` is generated on this occasion.
+    """
     if name not in DatasetCatalog:
         raise UserError(
             f"data set {name!r} is not registered in detectron2; registered are "
@@ -137,9 +181,16 @@ def check_dataset(name: str) -> None:
             + " and others"
         )
     if name in GENERATED:
+        try:
+            DatasetCatalog.get(name)
+        except (ImportError, OSError, ValueError) as error:
+            raise UserError(
+                f"data set {name!r} cannot be had: {error}; the environment variable "
+                "DETECTRON2_DATASETS sets the folder in which it is generated"
+            ) from error
         return
     metadata = MetadataCatalog.get(name)
-    for attribute in ("json_file", "image_root", "dirname", "sem_seg_root", "panoptic_root"):
+    for attribute in PATHS:
         path = metadata.get(attribute)
         if path is not None and "://" not in path and not os.path.exists(path):
             raise UserError(
@@ -147,6 +198,49 @@ def check_dataset(name: str) -> None:
                 "environment variable DETECTRON2_DATASETS to the folder that holds it (now "
                 f"{os.environ.get('DETECTRON2_DATASETS', 'unset, which means ./datasets')})"
             )
+
+
+def check_evaluator(name: str) -> None:
+    """Raise UserError unless a registered data set says how it is evaluated."""
+    kind = MetadataCatalog.get(name).get("evaluator_type") if name in DatasetCatalog else "coco"
+    if kind not in EVALUATORS:
+        raise UserError(
+            f"data set {name!r} has evaluator_type {kind!r}; set its metadata's evaluator_type to "
+            f"one of {', '.join(EVALUATORS)}"
+        )
+
+
+def check_output(folder: str, setting: str) -> None:
+    """Raise UserError unless files can be written to a folder, which is made if missing."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"output folder {folder!r} cannot be written: {error.strerror}; set {setting}"
+        ) from error
+
+
+def check_weights(weights: str, setting: str, required: bool) -> None:
+    """Raise UserError unless a checkpoint is there; one with a URL is fetched into the cache."""
+    if not weights:
+        if required:
+            raise UserError(
+                f"nothing to evaluate: {setting} is empty, and there is no checkpoint to resume; "
+                f"set {setting} to a checkpoint"
+            )
+        return
+    try:
+        found = os.path.isfile(PathManager.get_local_path(weights))
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"checkpoint {weights!r} cannot be fetched: {error}; set {setting}"
+        ) from error
+    if not found:
+        raise UserError(
+            f"checkpoint {weights!r} does not exist; set {setting} to a file, or to '' for none"
+        )
 
 
 def main(args: argparse.Namespace):
@@ -174,43 +268,34 @@ class Trainer(DefaultTrainer):
     """detectron2's default trainer, which runs on several CPU processes too, and evaluates."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        ddp = functools.partial(create_ddp_model, device=cfg.MODEL.DEVICE)
-        with mock.patch.object(defaults, "create_ddp_model", ddp):
+        # The constructor offers no other way to its create_ddp_model.
+        defaults.create_ddp_model = create_ddp_model
+        try:
             super().__init__(cfg)
+        finally:
+            defaults.create_ddp_model = _create_ddp_model
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None):
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
         """The evaluators that a data set's metadata names; results go to OUTPUT_DIR/inference."""
-        return build_evaluator(dataset_name, output_folder or f"{cfg.OUTPUT_DIR}/inference")
+        folder = f"{cfg.OUTPUT_DIR}/inference"
+        evaluators = [
+            build(dataset_name)
+            if build in WITHOUT_OUTPUT
+            else build(dataset_name, output_dir=folder)
+            for build in EVALUATORS[MetadataCatalog.get(dataset_name).evaluator_type]
+        ]
+        return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
 
 _create_ddp_model = defaults.create_ddp_model
 
 
-def create_ddp_model(model: torch.nn.Module, device: str, **options):
+def create_ddp_model(model: torch.nn.Module, **options) -> torch.nn.Module:
     """detectron2's, without the device ids that DistributedDataParallel refuses on the CPU."""
-    if device == "cpu":
+    if next(model.parameters()).device.type == "cpu":
         options["device_ids"] = None
     return _create_ddp_model(model, **options)
-
-
-def build_evaluator(dataset_name: str, output_folder: str):
-    """The evaluator or evaluators for a data set, by its metadata's ``evaluator_type``.
-
-    Raises:
-        UserError: the type is unknown or missing.
-    """
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if kind not in EVALUATORS:
-        raise UserError(
-            f"data set {dataset_name!r} has evaluator_type {kind!r}; set its metadata's "
-            f"evaluator_type to one of {', '.join(EVALUATORS)}"
-        )
-    evaluators = [
-        cls(dataset_name) if cls in WITHOUT_OUTPUT else cls(dataset_name, output_dir=output_folder)
-        for cls in EVALUATORS[kind]
-    ]
-    return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
 
 def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
@@ -220,7 +305,7 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     loader = instantiate(cfg.dataloader.train)
-    model = create_ddp_model(model, cfg.train.device, **cfg.train.ddp)
+    model = create_ddp_model(model, **cfg.train.ddp)
     trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
     checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     every_process = [
@@ -243,7 +328,7 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
 
 def evaluate_lazy(cfg: DictConfig, args: argparse.Namespace):
     """Evaluate a LazyConfig's ``train.init_checkpoint``, or with --resume its last checkpoint."""
-    model = create_ddp_model(instantiate(cfg.model).to(cfg.train.device), cfg.train.device)
+    model = create_ddp_model(instantiate(cfg.model).to(cfg.train.device))
     checkpointer = DetectionCheckpointer(model, cfg.train.output_dir)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     return evaluate_model(cfg, model)

@@ -19,7 +19,6 @@ from detectron2.modeling.roi_heads import build_box_head, build_mask_head
 from detectron2.projects.deeplab import add_deeplab_config
 
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm
-from ilm_plugins.integrations.detectron2 import norms
 from ilm_plugins.integrations.detectron2.norms import PerLevelNorm
 
 every_key = pytest.mark.parametrize("key", NORMS)
@@ -69,13 +68,37 @@ def test_importing_the_plugin_imports_no_framework():
 
 
 def test_reloading_changes_nothing():
-    before = get_norm
-    norms.arm()
-    norms.arm.__wrapped__()
-    import detectron2.layers
+    code = """
+    import importlib
+    import detectron2.modeling
+    import ilm_plugins
+    from detectron2.layers import get_norm
+    from ilm_plugins.integrations.detectron2 import norms
 
-    assert type(detectron2.layers.get_norm("EN", 64)) is ExemplarNorm
-    assert type(before("EN", 64)) is ExemplarNorm
+    importlib.reload(norms).arm()
+    importlib.reload(ilm_plugins)
+    assert detectron2.layers.get_norm is get_norm
+    assert detectron2.modeling.backbone.fpn.get_norm is get_norm
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_a_key_that_another_package_took_stays_theirs_with_a_warning():
+    code = """
+    import warnings
+    from detectron2.layers import batch_norm
+
+    detectron2s = batch_norm.get_norm
+    batch_norm.get_norm = lambda norm, c: ("theirs", c) if norm == "EN" else detectron2s(norm, c)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        import ilm_plugins
+    (warning,) = [str(w.message) for w in caught if "ilm_plugins" in str(w.message)]
+    assert "knows EN already" in warning
+    assert batch_norm.get_norm("EN", 64) == ("theirs", 64)
+    assert type(batch_norm.get_norm("SN", 64)) is ilm_plugins.SwitchNorm
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 @every_key
@@ -89,6 +112,8 @@ def test_resnet_and_fpn(key):
     assert isinstance(backbone, FPN)
     assert classes_of(backbone) == {NORMS[key]}
     assert len([m for m in backbone.modules() if type(m) is NORMS[key]]) == 1 + 10 + 13 + 4
+    for level in backbone(torch.randn(1, 3, 32, 32)).values():
+        assert level.shape[1] == 64 and level.isfinite().all()
 
 
 @every_key
@@ -119,6 +144,23 @@ def test_retinanet_head(key):
     head = retinanet_head(key)
     assert classes_of(head) == {NORMS[key]}
     assert isinstance(head.cls_subnet[1], PerLevelNorm) == (key in WITH_RUNNING_STATISTICS)
+    logits, _ = head([torch.randn(2, 64, 8 >> i, 8 >> i) for i in range(3)])
+    assert [tuple(level.shape) for level in logits] == [(2, 12, 8 >> i, 8 >> i) for i in range(3)]
+
+
+def test_a_mixture_without_running_statistics_needs_no_levels():
+    head = retinanet_head("SN(normalizers=('IN', 'LN'))")
+    assert type(head.cls_subnet[1]) is SwitchNorm
+
+
+def test_levels_begin_anew_after_a_forward_pass_that_failed():
+    head = retinanet_head("SN").eval()
+    features = [torch.randn(2, 64, 8 >> i, 8 >> i) for i in range(3)]
+    expected = head(features)[0]
+    with pytest.raises(ValueError):
+        head([features[0], torch.randn(2, 63, 4, 4), features[2]])
+    for actual, want in zip(head(features)[0], expected, strict=True):
+        torch.testing.assert_close(actual, want, rtol=0, atol=0)
 
 
 def test_retinanet_from_a_config():
@@ -209,12 +251,15 @@ def test_options_in_yaml_and_in_overrides(tmp_path):
     assert get_norm(cfg.MODEL.ROI_MASK_HEAD.NORM, 64).normalizers == ("IN", "LN")
 
 
-@pytest.mark.parametrize("norm", ["EN(reduction=16)", ILMGroupNorm, "SN"])
-def test_lazy_config(norm):
+@pytest.mark.parametrize(
+    "norm, layer",
+    [("EN(reduction=16)", ExemplarNorm), (ILMGroupNorm, ILMGroupNorm), ("SN", SwitchNorm)],
+)
+def test_lazy_config(norm, layer):
     from detectron2.modeling.backbone import BasicStem
 
     stem = instantiate(LazyCall(BasicStem)(in_channels=3, out_channels=64, norm=norm))
-    assert type(stem.conv1.norm) in (ExemplarNorm, ILMGroupNorm, SwitchNorm)
+    assert type(stem.conv1.norm) is layer
 
 
 @pytest.mark.parametrize(
@@ -224,6 +269,10 @@ def test_lazy_config(norm):
         ("EN(reduction=16", ["EN(reduction=16", "literal"]),
         ("EN(reduction=C//4)", ["literal"]),
         ("EN(**{})", ["by name"]),
+        ("EN(eps=1e-3)(reduction=8)", ["by name"]),
+        ("EN(eps=1e-3, eps=1e-4)", ["literal"]),
+        ("EN(dtype='float16')", ["EN(dtype='float16')", "64 channels", "dtype"]),
+        ("ILMGN(num_channels=3)", ["ILMGN(num_channels=3)", "num_channels"]),
         ("ILMGN(group_count=3)", ["unknown option 'group_count'", "key_group_size"]),
         ("ILMGN(num_groups=24)", ["num_groups=24", "64", "num_groups=16"]),
     ],

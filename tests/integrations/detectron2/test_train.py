@@ -236,9 +236,11 @@ def test_mistakes_are_told_in_one_line(root, datasets, tmp_path, capsys, monkeyp
 
 
 def test_a_norm_that_does_not_fit_is_told_in_one_line(root, datasets, tmp_path, capsys):
-    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path)
-    error = refused([*argv, "MODEL.ROI_BOX_HEAD.NORM", "ILMGN(num_groups=24)"], capsys)
-    assert "num_groups=24 does not divide num_channels=64" in error
+    for processes in ("1", "2"):
+        options = ["--num-gpus", "0", "--num-processes", processes]
+        argv = command(root / SHAPES, *options, out=tmp_path)
+        error = refused([*argv, "MODEL.ROI_BOX_HEAD.NORM", "ILMGN(num_groups=24)"], capsys)
+        assert "num_groups=24 does not divide num_channels=64" in error
 
 
 @pytest.mark.parametrize(

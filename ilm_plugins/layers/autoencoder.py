@@ -11,12 +11,13 @@ from .base import (
     Projection,
     check_choice,
     check_divides,
+    check_eps,
     check_positive,
     project,
 )
 
 
-class AssociationNorm(AdaptiveNorm):
+class AutoencoderNorm(AdaptiveNorm):
     """A group normalization whose weight and bias are moved by an auto-encoder of key features.
 
     Key features are the mean and the variance of each of N key groups of channels (Eq. 3 of either
@@ -49,6 +50,7 @@ class AssociationNorm(AdaptiveNorm):
         if hidden is None:
             hidden = max(2, num_key_groups // 16)
         check_positive(name, "hidden", hidden)
+        check_eps(name, eps)
         super().__init__(num_groups, num_channels, eps, device=device, dtype=dtype)
         self.num_key_groups = num_key_groups
         self.hidden = hidden
@@ -61,9 +63,17 @@ class AssociationNorm(AdaptiveNorm):
         self.encode = Projection(num_key_groups, hidden, init=encoder, **factory)
         self.decode_mean = Projection(hidden, num_key_groups, init=decoder, **factory)
         self.decode_var = Projection(hidden, num_key_groups, init=decoder, **factory)
-        # Zero decoders leave sigmoid(0) = 1/2 in omega.
-        offset = 0.5 if init == "identity" else 0.0
-        self.register_buffer("omega_offset", torch.tensor(offset, **factory))
+        self.register_buffer("omega_offset", torch.empty((), **factory))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        # nn.GroupNorm's constructor calls this too, before there is anything of ours.
+        if hasattr(self, "omega_offset"):
+            for projection in self.children():
+                projection.reset_parameters()
+            # Zero decoders leave sigmoid(0) = 1/2 in omega.
+            self.omega_offset.fill_(0.5 if self.init == "identity" else 0.0)
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
         return (
@@ -96,5 +106,5 @@ class AssociationNorm(AdaptiveNorm):
     def extra_repr(self) -> str:
         return (
             f"{self.num_groups}, {self.num_channels}, eps={self.eps}, "
-            f"num_key_groups={self.num_key_groups}, hidden={self.hidden}"
+            f"num_key_groups={self.num_key_groups}, hidden={self.hidden}, init={self.init!r}"
         )
