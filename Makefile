@@ -1,9 +1,10 @@
 # `make demo` and `make test` set themselves up from nothing.
 PYTHON ?= python3
-VENV ?= .venv
+VENV = .venv
 BIN := $(VENV)/bin
 DEMO_CONFIGS := configs/detectron2/shapes
 
+.NOTPARALLEL:
 .PHONY: help demo demo-compare test test-all lint format install install-detectron2 clean
 
 help:
@@ -13,17 +14,17 @@ help:
 	@echo "make test-all            also what is too long for every day"
 	@echo "make install-detectron2  detectron2 into VENV (default: .venv), by a pinned wheel"
 
-demo: install-detectron2
+demo: install install-detectron2
 	$(BIN)/python tools/demo.py $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml
 
-demo-compare: install-detectron2
+demo-compare: install install-detectron2
 	$(BIN)/python tools/demo.py $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_gn.yaml \
 		$(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml
 
-test: lint install-detectron2
+test: lint install install-detectron2
 	$(BIN)/python -m pytest -n 2 -m "not long"
 
-test-all: lint install-detectron2
+test-all: lint install install-detectron2
 	$(BIN)/python -m pytest -n 2
 
 lint: install
@@ -36,26 +37,27 @@ format: install
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: requirements/base.txt setup.py pyproject.toml
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements/base.txt setup.py pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --progress-bar off -r requirements/base.txt
 	$(BIN)/pip install --no-deps --no-build-isolation -e .
 	touch $@
 
-# With VENV=/path/to/environment: detectron2 alone, into an environment that has torch already.
+# With VENV=/path/to/environment given: detectron2 alone, into an environment that has torch.
+ifneq ($(origin VENV),command line)
+install-detectron2: install
+endif
 install-detectron2: $(VENV)/.detectron2
 
-ifeq ($(VENV),.venv)
-$(VENV)/.detectron2: $(VENV)/.installed
-endif
-
-$(VENV)/.detectron2: requirements/detectron2.txt requirements/detectron2-wheel.txt
+$(VENV)/.detectron2: requirements/detectron2.txt requirements/detectron2-wheel.txt | $(BIN)/python
 	$(BIN)/pip install --progress-bar off setuptools==80.9.0 wheel==0.48.0
 	$(BIN)/pip install --progress-bar off --no-build-isolation -r requirements/detectron2.txt
 	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
-	$(BIN)/pip install --progress-bar off --no-deps --only-binary=:all: --python-version 3.10 \
+	$(BIN)/pip install --progress-bar off --upgrade --no-deps --only-binary=:all: --python-version 3.10 \
 		--implementation cp --abi none --target "$$site" -r requirements/detectron2-wheel.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

@@ -32,7 +32,7 @@ from shapely.geometry import MultiPolygon, Polygon, box
 
 from . import SHAPES
 
-CLASSES = SHAPES
+CLASSES = tuple(SHAPES)
 SPLITS = ("training", "validation")
 TEXTURES = ("stripes", "checks", "speckle", "gradient")
 

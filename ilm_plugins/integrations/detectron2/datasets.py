@@ -30,6 +30,7 @@ def _register(_module) -> None:
         DatasetCatalog.register(name, functools.partial(_load, root, name, annotations, images))
         MetadataCatalog.get(name).set(
             thing_classes=list(SHAPES),
+            thing_colors=list(SHAPES.values()),
             json_file=str(annotations),
             image_root=str(images),
             evaluator_type="coco",

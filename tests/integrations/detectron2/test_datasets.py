@@ -12,7 +12,6 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-import ilm_plugins  # noqa: F401  registers the data set
 from ilm_plugins.data import SHAPES, shapes
 from ilm_plugins.integrations.detectron2 import datasets as integration
 
