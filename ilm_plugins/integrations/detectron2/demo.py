@@ -16,6 +16,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default="output/demo", metavar="FOLDER")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
     args = parser.parse_args(argv)
+    try:
+        from .picture import draw_predictions
+        from .train import load_config
+    except ImportError as error:
+        parser.error(f"{error.name} is not installed; run 'make install-detectron2'")
 
     rows = []
     for config in args.configs:
@@ -26,22 +31,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = training.main([*options, *overrides])
         if status:
             return status
-        rows.append(_summary(options, overrides, folder, time.perf_counter() - start))
+        seconds = time.perf_counter() - start
+        weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
+        cfg = load_config(training.parser().parse_args([*options, *overrides, *weights]))
+        draw_predictions(cfg, folder / "predictions.png")
+        rows.append(_row(cfg.MODEL.ROI_BOX_HEAD.NORM, folder, seconds))
     print(f"\n{'box head norm':14} {'box AP':>7} {'mask AP':>8} {'seconds':>8}   picture")
     print("\n".join(rows))
     return 0
 
 
-def _summary(options: list[str], overrides: list[str], folder: Path, seconds: float) -> str:
-    from .picture import draw_predictions
-    from .train import load_config
-
-    weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
-    cfg = load_config(training.parser().parse_args([*options, *overrides, *weights]))
-    picture = folder / "predictions.png"
-    draw_predictions(cfg, picture)
+def _row(norm: str, folder: Path, seconds: float) -> str:
     lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
     metrics = [line for line in lines if "bbox/AP" in line][-1]
-    box, mask = metrics["bbox/AP"], metrics.get("segm/AP", float("nan"))
-    norm = cfg.MODEL.ROI_BOX_HEAD.NORM
-    return f"{norm:14} {box:7.1f} {mask:8.1f} {seconds:8.0f}   {picture}"
+    box, mask = metrics["bbox/AP"], metrics["segm/AP"]
+    return f"{norm:14} {box:7.1f} {mask:8.1f} {seconds:8.0f}   {folder / 'predictions.png'}"
