@@ -51,12 +51,12 @@ def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
     if match[2] is None:
         return match[1], {}
     try:
-        # Keywords given twice are a SyntaxError to Python itself.
         call = ast.parse(norm.strip(), mode="eval").body
         plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
-        if not plain or any(keyword.arg is None for keyword in call.keywords):
+        options = {k.arg: ast.literal_eval(k.value) for k in call.keywords} if plain else {}
+        if not plain or None in options or len(options) < len(call.keywords):
             raise SyntaxError
-        return match[1], {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+        return match[1], options
     except (SyntaxError, ValueError):
         raise OptionError(
             f"NORM {norm!r} cannot be read; write options by name, with literal values, "
@@ -96,7 +96,8 @@ def _wrap_get_norm(module: ModuleType) -> None:
         try:
             return NORMS[key](out_channels, **options)
         except (OptionError, TypeError) as error:
-            raise OptionError(f"NORM {norm!r} for {out_channels} channels: {error}") from error
+            reason = " ".join(str(error).split())
+            raise OptionError(f"NORM {norm!r} for {out_channels} channels: {reason}") from error
 
     for holder in list(sys.modules.values()):
         for name, value in list(getattr(holder, "__dict__", {}).items()):

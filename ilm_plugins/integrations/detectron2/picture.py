@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 def draw_predictions(
-    cfg: CfgNode, path: Path, count: int = 6, columns: int = 3, score: float = 0.5
+    cfg: CfgNode, path: Path, count: int = 6, columns: int = 3, score: float = 0.6
 ) -> None:
     """Write a grid of test images, the ground truth of each on the left, predictions on the right.
 

@@ -105,13 +105,16 @@ def test_a_key_that_another_package_took_stays_theirs_with_a_warning():
 def test_resnet_and_fpn(key):
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3"]
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    levels = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = levels
     cfg.MODEL.FPN.OUT_CHANNELS = 64
     cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = key
     backbone = build_backbone(cfg)
     assert isinstance(backbone, FPN)
     assert classes_of(backbone) == {NORMS[key]}
-    assert len([m for m in backbone.modules() if type(m) is NORMS[key]]) == 1 + 10 + 13 + 4
+    stem, stages, pyramid = 1, 4 + 5 + 5 + 5, 2 * 4
+    assert sum(type(m) is NORMS[key] for m in backbone.modules()) == stem + stages + pyramid
     for level in backbone(torch.randn(1, 3, 32, 32)).values():
         assert level.shape[1] == 64 and level.isfinite().all()
 
@@ -157,7 +160,7 @@ def test_levels_begin_anew_after_a_forward_pass_that_failed():
     head = retinanet_head("SN").eval()
     features = [torch.randn(2, 64, 8 >> i, 8 >> i) for i in range(3)]
     expected = head(features)[0]
-    with pytest.raises(ValueError):
+    with pytest.raises(RuntimeError, match="63 channels"):
         head([features[0], torch.randn(2, 63, 4, 4), features[2]])
     for actual, want in zip(head(features)[0], expected, strict=True):
         torch.testing.assert_close(actual, want, rtol=0, atol=0)

@@ -1,0 +1,14 @@
+"""Loggers that do not outlive a test: detectron2 keeps handlers to streams that pytest closes."""
+
+import logging
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def fresh_loggers():
+    yield
+    logger = pytest.importorskip("detectron2.utils.logger")
+    logger.setup_logger.cache_clear()
+    for name in ("detectron2", "fvcore"):
+        logging.getLogger(name).handlers.clear()
