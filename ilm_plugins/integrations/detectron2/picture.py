@@ -38,7 +38,7 @@ def draw_predictions(
             found = model([mapper(dict(record))])[0]["instances"].to("cpu")
         found = found[found.scores >= score]
         image = read_image(record["file_name"], "RGB")
-        scale = 320 / max(image.shape[:2])
+        scale = 256 / max(image.shape[:2])
 
         def canvas(image=image, scale=scale):
             return Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
