@@ -63,17 +63,17 @@ class AutoencoderNorm(AdaptiveNorm):
         self.encode = Projection(num_key_groups, hidden, init=encoder, **factory)
         self.decode_mean = Projection(hidden, num_key_groups, init=decoder, **factory)
         self.decode_var = Projection(hidden, num_key_groups, init=decoder, **factory)
-        self.register_buffer("omega_offset", torch.empty((), **factory))
-        self.reset_parameters()
+        self.register_buffer("omega_offset", torch.full((), self.initial_offset, **factory))
+
+    @property
+    def initial_offset(self) -> float:
+        """What zero decoders leave in omega, sigmoid(0), where it is not wanted."""
+        return 0.5 if self.init == "identity" else 0.0
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        # nn.GroupNorm's constructor calls this too, before there is anything of ours.
         if hasattr(self, "omega_offset"):
-            for projection in self.children():
-                projection.reset_parameters()
-            # Zero decoders leave sigmoid(0) = 1/2 in omega.
-            self.omega_offset.fill_(0.5 if self.init == "identity" else 0.0)
+            self.omega_offset.fill_(self.initial_offset)
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
         return (

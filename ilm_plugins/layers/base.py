@@ -49,6 +49,12 @@ class AdaptiveNorm(nn.GroupNorm):
         """The parameters and buffers that ``rescale`` takes after the moments, in its order."""
         raise NotImplementedError
 
+    def reset_parameters(self) -> None:
+        # nn.GroupNorm's constructor calls this, too, before there is anything of a subclass.
+        super().reset_parameters()
+        for child in self.children():
+            child.reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x, (N, C, *), into a tensor of the same shape, dtype and memory layout.
 
