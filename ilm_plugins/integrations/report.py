@@ -22,7 +22,8 @@ def report() -> str:
 
 
 def _detectron2() -> str:
-    if importlib.util.find_spec("detectron2") is None:
+    spec = importlib.util.find_spec("detectron2")
+    if spec is None or spec.origin is None:  # a mere folder of that name has no origin
         return "not installed"
     get_norm = importlib.import_module("detectron2.layers").get_norm
     keys = [key for key, layer in NORMS.items() if type(get_norm(key, 64)) is layer]

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from ..layers import OptionError
 
 
@@ -33,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{args.config_file} is an MMEngine config, which this version does not train; "
                 "give a detectron2 .yaml or LazyConfig .py"
             )
-        if importlib.util.find_spec("detectron2") is None:
+        spec = importlib.util.find_spec("detectron2")
+        if spec is None or spec.origin is None:  # a mere folder of that name has no origin
             raise UserError(
                 f"{args.config_file} is a detectron2 config, and detectron2 is not installed; "
                 "run 'make install-detectron2'"
@@ -126,8 +129,6 @@ def check_processes(args: argparse.Namespace) -> None:
     Raises:
         UserError: they cannot be had, or contradict each other.
     """
-    import torch
-
     available = torch.cuda.device_count()
     if args.num_gpus is None:
         args.num_gpus = min(1, available)

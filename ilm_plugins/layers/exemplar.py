@@ -88,6 +88,7 @@ class ExemplarNorm(MixtureNorm):
             self.bias = nn.Parameter(self.bias.detach().repeat(k, 1))
         c, r = num_channels, reduction
         if ratio_net == "conv":
+            # For its weight's name and shape alone: applied as in Projection, for the same reasons.
             self.reduce = nn.Conv1d(c, c // r, 1, groups=c // r, bias=False, **factory)
         features, hidden = (c, c // r) if ratio_net == "mlp" else (k * k, expansion * k)
         self.expand = Projection(features, hidden, bias=True, **factory)

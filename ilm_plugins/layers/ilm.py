@@ -61,7 +61,7 @@ class ILMGroupNorm(AutoencoderNorm):
     ) -> None:
         name = type(self).__name__
         check_divides(name, num_channels, "key_group_size", key_group_size)
-        if isinstance(activations, str) or len(activations) != 2:
+        if not isinstance(activations, list | tuple) or len(activations) != 2:
             raise OptionError(
                 f"{name}: activations={activations!r} is not a pair; "
                 "give two names, for (mean, variance)"

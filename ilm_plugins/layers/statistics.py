@@ -1,5 +1,6 @@
 """The pool of normalizers that EN and SN mix, and the running statistics of the batch's one."""
 
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -50,17 +51,21 @@ class MixtureNorm(AdaptiveNorm):
         dtype: torch.dtype | None,
     ) -> None:
         name = type(self).__name__
-        normalizers = (normalizers,) if isinstance(normalizers, str) else tuple(normalizers)
-        if not normalizers or len(set(normalizers)) != len(normalizers):
+        if not isinstance(normalizers, list | tuple) or not normalizers:
             raise OptionError(
-                f"{name}: normalizers={normalizers!r} is empty or repeats one; "
-                "list each of 'IN', 'LN', 'BN', 'GN' once at most"
+                f"{name}: normalizers={normalizers!r} is empty or no tuple; "
+                "list at least one of 'IN', 'LN', 'BN', 'GN'"
             )
         for normalizer in normalizers:
             check_choice(name, "normalizers", normalizer, NORMALIZERS)
+        normalizers = tuple(normalizers)
+        if len(set(normalizers)) != len(normalizers):
+            raise OptionError(
+                f"{name}: normalizers={normalizers!r} repeats one; list each once at most"
+            )
         check_positive(name, "num_channels", num_channels)
         check_eps(name, eps)
-        if not isinstance(momentum, float | int) or not 0 <= momentum <= 1:
+        if not isinstance(momentum, numbers.Real) or not 0 <= momentum <= 1:
             raise OptionError(
                 f"{name}: momentum={momentum!r} is not between 0 and 1; "
                 "set the weight of the newest batch in the running statistics, 0.1 by default"

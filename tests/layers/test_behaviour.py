@@ -215,7 +215,7 @@ def test_layers_made_on_the_meta_device_can_be_initialized_later(name, mode):
 
 
 @every_layer
-def test_moves_between_devices_and_dtypes(name):
+def test_device_and_dtype_of_the_constructor(name):
     layer = NORMS[name](C, device="meta", dtype=torch.float64)
     assert {p.device.type for p in layer.parameters()} == {"meta"}
     assert {p.dtype for p in layer.parameters()} == {torch.float64}

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import transcription
 from cases import CASES, CHANNELS, MAIN, exemplar_with_ratios, inputs, randomized
 from ilm_plugins import ExemplarNorm
 
@@ -80,10 +81,13 @@ def test_ratios_start_uniform_and_can_learn():
 def test_running_statistics_are_those_of_batch_norm(name):
     layer = MAIN[name]().double()
     reference = nn.BatchNorm2d(CHANNELS).double()
+    transcribed = layer.running_mean.clone(), layer.running_var.clone()
     for seed in range(3):
         x = inputs(4, CHANNELS, 3, 5, seed=seed)
         layer(x)
         reference(x)
+        transcribed = transcription.running_update(*transcribed, x, 0.1)
+    torch.testing.assert_close((layer.running_mean, layer.running_var), transcribed)
     torch.testing.assert_close(layer.running_mean, reference.running_mean)
     torch.testing.assert_close(layer.running_var, reference.running_var)
     if name == "EN":

@@ -28,6 +28,7 @@ from ilm_plugins import (
         (lambda: ILMGroupNorm(64, init="xavier"), ["init='xavier'", "'identity'"]),
         (lambda: ILMGroupNorm(64, activations=("tanh",)), ["activations", "two"]),
         (lambda: ILMGroupNorm(64, activations="tanh"), ["activations='tanh'", "two"]),
+        (lambda: ILMGroupNorm(64, activations=3), ["activations=3", "two"]),
         (lambda: ILMGroupNorm(0), ["num_channels=0", "positive"]),
         (lambda: ILMInstanceNorm(-64), ["num_channels=-64", "positive"]),
         (lambda: ILMInstanceNorm(64, 32), ["eps=32", "from 0 to 1"]),
@@ -50,6 +51,8 @@ from ilm_plugins import (
         (lambda: SwitchNorm(64, normalizers=("IN", "XN")), ["'XN'", "'BN'"]),
         (lambda: SwitchNorm(64, normalizers=("IN", "IN")), ["normalizers", "once"]),
         (lambda: SwitchNorm(64, normalizers=()), ["normalizers", "empty"]),
+        (lambda: SwitchNorm(64, normalizers="BN"), ["normalizers='BN'", "no tuple"]),
+        (lambda: SwitchNorm(64, normalizers=(["IN"],)), ["normalizers=['IN']", "unknown"]),
         (lambda: SwitchNorm(0), ["num_channels=0", "positive"]),
     ],
 )
@@ -75,8 +78,9 @@ def test_input_of_another_shape_is_refused(name, shape):
         NORMS[name](64)(torch.zeros(shape))
 
 
-def test_integers_of_numpy_are_integers():
+def test_numbers_of_numpy_are_numbers():
     assert ILMGroupNorm(np.int64(64), np.int64(8)).num_groups == 8
+    assert SwitchNorm(64, momentum=np.float32(0.5)).momentum == 0.5
 
 
 @pytest.mark.parametrize("name", NORMS)

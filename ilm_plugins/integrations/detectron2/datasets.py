@@ -11,9 +11,8 @@ from ...data import SHAPES
 SPLITS = {"shapes_train": "training", "shapes_val": "validation"}
 
 
-@functools.cache
 def arm() -> None:
-    """Register the data set as soon as detectron2 registers its own; once, however often called."""
+    """Register the data set as soon as detectron2 registers its own, unless the names are taken."""
     wrapt.register_post_import_hook(_register, "detectron2.data.datasets.builtin")
 
 

@@ -8,6 +8,7 @@ that has happened already, the name is rebound in every module that holds it.
 import ast
 import copy
 import functools
+import itertools
 import re
 import sys
 import warnings
@@ -108,7 +109,7 @@ def _wrap_get_norm(module: ModuleType) -> None:
 def _resolves(get_norm, key: str) -> bool:
     try:
         get_norm(key, 64)
-    except KeyError:
+    except Exception:  # another package's get_norm may raise anything for a key it does not know
         return False
     return True
 
@@ -117,7 +118,22 @@ def _resolves(get_norm, key: str) -> bool:
 def _wrap_retinanet_head(module: ModuleType) -> None:
     @wrapt.patch_function_wrapper(module, "RetinaNetHead.__init__")
     def init(wrapped, head, args, kwargs):
-        wrapped(*args, **kwargs)
+        get_norm, calls = module.get_norm, itertools.count()
+
+        def lenient(norm, channels):
+            try:
+                return get_norm(norm, channels)
+            except OptionError:
+                # The head first tries the norm on 32 channels, whatever its own width.
+                if next(calls) == 0 and channels == 32:
+                    return None
+                raise
+
+        module.get_norm = lenient
+        try:
+            wrapped(*args, **kwargs)
+        finally:
+            module.get_norm = get_norm
         for subnet in (head.cls_subnet, head.bbox_subnet):
             for name, layer in list(subnet.named_children()):
                 if isinstance(layer, MixtureNorm) and layer.running_mean is not None:

@@ -4,6 +4,7 @@ import argparse
 import os
 import tempfile
 from pathlib import Path
+from urllib.parse import urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -56,6 +57,7 @@ EVALUATORS = {
     ],
     "cityscapes_sem_seg": [CityscapesSemSegEvaluator],
 }
+LAZY_ENTRIES = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 #: Metadata that names files or folders of a data set.
 PATHS = (
     "json_file",
@@ -76,6 +78,8 @@ WITHOUT_OUTPUT = {
 def run(args: argparse.Namespace) -> None:
     """Start the processes that the command line asks for; see :mod:`..training` for ``args``.
 
+    With ``--num-gpus 0`` GPUs are hidden from this process and its children from then on.
+
     Raises:
         UserError: the config, a data set or a checkpoint is not what it should be; before any
             process is started.
@@ -83,15 +87,19 @@ def run(args: argparse.Namespace) -> None:
     if args.num_gpus == 0:
         # detectron2 picks NCCL wherever it sees a GPU; the processes inherit this.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    check(load_config(args), args)
+    cfg = load_config(args)
+    check(cfg, args)
+    processes = args.num_gpus or args.num_processes
+    alone = processes * args.num_machines == 1
     try:
         launch(
             main,
-            args.num_gpus or args.num_processes,
+            processes,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args,),
+            # A LazyConfig may register data sets, which works once a process.
+            args=(args, cfg if alone else None),
         )
     except ProcessRaisedException as error:
         # A process's exception arrives as the text of its traceback.
@@ -113,7 +121,7 @@ def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
             form = "KEY=VALUE"
             cfg = LazyConfig.load(args.config_file)
             cfg = LazyConfig.apply_overrides(cfg, args.opts)
-            if args.num_gpus == 0:
+            if args.num_gpus == 0 and "train" in cfg:
                 cfg.train.device = "cpu"
             return cfg
         form = "KEY VALUE"
@@ -139,14 +147,29 @@ def check(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
         UserError: a data set, a checkpoint, the output folder or the batch size is not what it
             should be; the message names the path that was tried and the setting that leads to it.
     """
+    processes = args.num_machines * (args.num_gpus or args.num_processes)
     if isinstance(cfg, CfgNode):
+        cfg = DefaultTrainer.auto_scale_workers(cfg, processes)
         train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
+        if args.eval_only and not test:
+            raise UserError("nothing to evaluate: DATASETS.TEST is empty; name a data set in it")
+        if cfg.SOLVER.AMP.ENABLED and args.num_gpus == 0 and not args.eval_only:
+            raise UserError(
+                "SOLVER.AMP.ENABLED True with --num-gpus 0: detectron2's mixed precision needs a "
+                "GPU; set it to False"
+            )
         weights, weights_key = cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS"
         output, output_key = cfg.OUTPUT_DIR, "OUTPUT_DIR"
         batch, batch_key = cfg.SOLVER.IMS_PER_BATCH, "SOLVER.IMS_PER_BATCH"
         for name in test:
             check_evaluator(name)
     else:
+        missing = [key for key in LAZY_ENTRIES if key not in cfg]
+        if missing:
+            raise UserError(
+                f"{args.config_file} does not define {', '.join(missing)}; a LazyConfig for "
+                f"training has {', '.join(LAZY_ENTRIES)}"
+            )
         train, test = (
             OmegaConf.select(cfg, f"dataloader.{part}.dataset.names") for part in ("train", "test")
         )
@@ -157,7 +180,6 @@ def check(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     for names in (test,) if args.eval_only else (train, test):
         for name in (names,) if isinstance(names, str) else (names or ()):
             check_dataset(name)
-    processes = args.num_machines * (args.num_gpus or args.num_processes)
     if not args.eval_only and batch % processes:
         raise UserError(
             f"{batch_key} {batch} cannot be shared by {processes} processes; "
@@ -191,8 +213,8 @@ def check_dataset(name: str) -> None:
         return
     metadata = MetadataCatalog.get(name)
     for attribute in PATHS:
-        path = metadata.get(attribute)
-        if path is not None and "://" not in path and not os.path.exists(path):
+        path = os.fspath(metadata.get(attribute, ""))
+        if path and "://" not in path and not os.path.exists(path):
             raise UserError(
                 f"data set {name!r} is not there: tried {Path(path).absolute()}; set the "
                 "environment variable DETECTRON2_DATASETS to the folder that holds it (now "
@@ -232,7 +254,9 @@ def check_weights(weights: str, setting: str, required: bool) -> None:
             )
         return
     try:
-        found = os.path.isfile(PathManager.get_local_path(weights))
+        # detectron2 takes options of loading as a query behind the path.
+        path = urlparse(weights)._replace(query="").geturl()
+        found = os.path.isfile(PathManager.get_local_path(path))
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"checkpoint {weights!r} cannot be fetched: {error}; set {setting}"
@@ -243,11 +267,11 @@ def check_weights(weights: str, setting: str, required: bool) -> None:
         )
 
 
-def main(args: argparse.Namespace):
-    """What every process does."""
+def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
+    """What every process does; it loads the config itself unless it is given one."""
     if args.num_gpus == 0 and args.num_processes > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_processes))
-    cfg = load_config(args)
+    cfg = load_config(args) if cfg is None else cfg
     default_setup(cfg, args)
     if isinstance(cfg, DictConfig):
         return evaluate_lazy(cfg, args) if args.eval_only else train_lazy(cfg, args)

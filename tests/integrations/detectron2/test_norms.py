@@ -89,7 +89,13 @@ def test_a_key_that_another_package_took_stays_theirs_with_a_warning():
     from detectron2.layers import batch_norm
 
     detectron2s = batch_norm.get_norm
-    batch_norm.get_norm = lambda norm, c: ("theirs", c) if norm == "EN" else detectron2s(norm, c)
+
+    def theirs(norm, channels):
+        if norm == "SN":
+            raise ValueError("not a KeyError")
+        return ("theirs", channels) if norm == "EN" else detectron2s(norm, channels)
+
+    batch_norm.get_norm = theirs
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         import ilm_plugins
@@ -149,6 +155,13 @@ def test_retinanet_head(key):
     assert isinstance(head.cls_subnet[1], PerLevelNorm) == (key in WITH_RUNNING_STATISTICS)
     logits, _ = head([torch.randn(2, 64, 8 >> i, 8 >> i) for i in range(3)])
     assert [tuple(level.shape) for level in logits] == [(2, 12, 8 >> i, 8 >> i) for i in range(3)]
+
+
+@pytest.mark.parametrize("norm", ["EN(reduction=64)", "ILMGN(num_groups=64)"])
+def test_retinanets_trial_on_32_channels_does_not_limit_the_options(norm):
+    assert retinanet_head(norm).cls_subnet[1] is not None
+    with pytest.raises(ValueError, match="for 64 channels"):
+        retinanet_head("ILMGN(num_groups=48)")
 
 
 def test_a_mixture_without_running_statistics_needs_no_levels():
