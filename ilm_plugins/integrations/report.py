@@ -1,12 +1,12 @@
 """The environment, and which of our keys each framework knows."""
 
 import importlib
-import importlib.util
 import platform
 
 import torch
 
 from .. import NORMS, __version__
+from . import installed
 
 
 def report() -> str:
@@ -22,8 +22,7 @@ def report() -> str:
 
 
 def _detectron2() -> str:
-    spec = importlib.util.find_spec("detectron2")
-    if spec is None or spec.origin is None:  # a mere folder of that name has no origin
+    if not installed("detectron2"):
         return "not installed"
     get_norm = importlib.import_module("detectron2.layers").get_norm
     keys = [key for key, layer in NORMS.items() if type(get_norm(key, 64)) is layer]

@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..layers import OptionError
+from . import installed
 
 
 class UserError(Exception):
@@ -35,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{args.config_file} is an MMEngine config, which this version does not train; "
                 "give a detectron2 .yaml or LazyConfig .py"
             )
-        spec = importlib.util.find_spec("detectron2")
-        if spec is None or spec.origin is None:  # a mere folder of that name has no origin
+        if not installed("detectron2"):
             raise UserError(
                 f"{args.config_file} is a detectron2 config, and detectron2 is not installed; "
                 "run 'make install-detectron2'"

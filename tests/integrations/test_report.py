@@ -1,5 +1,6 @@
 """python -m ilm_plugins."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -21,5 +22,5 @@ def test_versions_and_keys():
 
 
 def test_a_framework_that_is_missing(monkeypatch):
-    monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "detectron2   not installed" in report.report()

@@ -153,11 +153,7 @@ def check(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
         train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
         if args.eval_only and not test:
             raise UserError("nothing to evaluate: DATASETS.TEST is empty; name a data set in it")
-        if cfg.SOLVER.AMP.ENABLED and args.num_gpus == 0 and not args.eval_only:
-            raise UserError(
-                "SOLVER.AMP.ENABLED True with --num-gpus 0: detectron2's mixed precision needs a "
-                "GPU; set it to False"
-            )
+        amp, amp_key = cfg.SOLVER.AMP.ENABLED, "SOLVER.AMP.ENABLED"
         weights, weights_key = cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS"
         output, output_key = cfg.OUTPUT_DIR, "OUTPUT_DIR"
         batch, batch_key = cfg.SOLVER.IMS_PER_BATCH, "SOLVER.IMS_PER_BATCH"
@@ -173,6 +169,9 @@ def check(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
         train, test = (
             OmegaConf.select(cfg, f"dataloader.{part}.dataset.names") for part in ("train", "test")
         )
+        if args.eval_only and "evaluator" not in cfg.dataloader:
+            raise UserError("nothing to evaluate: dataloader.evaluator is missing; define it")
+        amp, amp_key = cfg.train.amp.enabled, "train.amp.enabled"
         weights, weights_key = cfg.train.init_checkpoint, "train.init_checkpoint"
         output, output_key = cfg.train.output_dir, "train.output_dir"
         batch_key = "dataloader.train.total_batch_size"
@@ -184,6 +183,11 @@ def check(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
         raise UserError(
             f"{batch_key} {batch} cannot be shared by {processes} processes; "
             f"set it to a multiple of {processes}"
+        )
+    if amp and args.num_gpus == 0 and not args.eval_only:
+        raise UserError(
+            f"{amp_key} True with --num-gpus 0: detectron2's mixed precision needs a GPU; "
+            "set it to False"
         )
     check_output(output, output_key)
     resumed = args.resume and os.path.isfile(os.path.join(output, "last_checkpoint"))

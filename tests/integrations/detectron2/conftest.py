@@ -8,7 +8,8 @@ import pytest
 @pytest.fixture(autouse=True)
 def fresh_loggers():
     yield
-    logger = pytest.importorskip("detectron2.utils.logger")
-    logger.setup_logger.cache_clear()
+    from detectron2.utils.logger import setup_logger
+
+    setup_logger.cache_clear()
     for name in ("detectron2", "fvcore"):
         logging.getLogger(name).handlers.clear()

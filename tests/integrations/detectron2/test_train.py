@@ -1,5 +1,6 @@
 """tools/train_net.py on detectron2 configs: training, evaluation, resuming, and mistakes."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -269,6 +270,7 @@ def test_config_files_that_are_none(tmp_path, capsys, name, text, words):
         ("yaml", ["SOLVER.AMP.ENABLED", "True"], ["SOLVER.AMP.ENABLED", "--num-gpus 0"]),
         ("py", ["train.max_iter", "3"], ["KEY=VALUE"]),
         ("py", ["train.max_iter=[3"], ["KEY=VALUE"]),
+        ("py", ["train.amp.enabled=True"], ["train.amp.enabled", "--num-gpus 0"]),
     ],
 )
 def test_overrides_that_do_not_fit(root, tmp_path, capsys, config, overrides, words):
@@ -321,8 +323,15 @@ def test_what_would_fail_later(root, datasets, tmp_path, capsys, options, words)
         assert word.format(data=datasets) in error, error
 
 
+def test_a_lazy_config_without_an_evaluator_has_nothing_to_evaluate(datasets, tmp_path, capsys):
+    config = tmp_path / "lazy.py"
+    config.write_text(LAZY + "del dataloader.evaluator\n")
+    error = refused(["--config-file", config, "--num-gpus", "0", "--eval-only"], capsys)
+    assert "nothing to evaluate: dataloader.evaluator is missing" in error
+
+
 def test_a_framework_that_is_not_installed(root, capsys, monkeypatch):
-    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     error = refused(["--config-file", root / SHAPES, "--num-gpus", "0"], capsys)
     assert "detectron2 is not installed" in error
 
