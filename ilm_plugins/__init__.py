@@ -10,6 +10,7 @@ from .layers import (
     ILMLayerNorm,
     SwitchNorm,
 )
+from .ops import use_backend
 
 __version__ = "0.1.0"
 
@@ -21,6 +22,7 @@ __all__ = [
     "ILMInstanceNorm",
     "ILMLayerNorm",
     "SwitchNorm",
+    "use_backend",
 ]
 
 integrations.arm()

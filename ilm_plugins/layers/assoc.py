@@ -39,6 +39,8 @@ class AssocNorm(AutoencoderNorm):
             unknown, or ``init="identity"`` is asked of a form other than "a(WE)+B".
     """
 
+    mean_drives = "omega"
+
     def __init__(
         self,
         num_channels: int,
@@ -63,12 +65,16 @@ class AssocNorm(AutoencoderNorm):
         super().__init__(num_channels, num_groups, num_key_groups, eps, hidden, init, device, dtype)
         self.combine = combine
 
+    @property
+    def has_papers_form(self) -> bool:
+        return self.combine == "a(WE)+B"
+
     def rescale(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
-        key_mean, key_var = self.key_features(mean, var)
+        from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
         combine = COMBINE[self.combine]
-        omega = combine(torch.sigmoid, self.decode(key_mean, encode, decode_mean), weight)
-        beta = combine(torch.tanh, self.decode(key_var, encode, decode_var), bias)
-        return self.standardize_and_rescale(mean, var, omega - omega_offset, beta)
+        omega = combine(torch.sigmoid, from_mean, self.by_key_group(weight)) - omega_offset
+        beta = combine(torch.tanh, from_var, self.by_key_group(bias))
+        return self.standardize_and_rescale(mean, var, omega, beta)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, combine={self.combine!r}"
@@ -79,7 +85,8 @@ def _without_bias(a, decoded: Tensor, b: Tensor) -> Tensor:
     return a(decoded) + 0 * b
 
 
-#: Table 5: activation, (N, C) decoded vector W E, (C) learned B -> (N, C) omega or beta.
+#: Table 5: activation, decoded W E (N, key groups, 1), learned B (key groups, C / key groups) ->
+#: omega or beta (N, key groups, C / key groups).
 COMBINE = {
     "a(WE)": _without_bias,
     "a(WE+B)": lambda a, decoded, b: a(decoded + b),

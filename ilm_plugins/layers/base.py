@@ -4,12 +4,14 @@ import inspect
 import math
 import numbers
 from collections.abc import Iterable
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import adaptive_norm
+from ..ops import FEW, adaptive_norm
 
 
 class OptionError(ValueError):
@@ -28,6 +30,8 @@ class AdaptiveNorm(nn.GroupNorm):
     """
 
     moment_groups: int
+    #: The derivative of ``rescale`` by hand, or None for autograd's; see ``ops.adaptive_norm``.
+    rescale_vjp = None
 
     def __new__(cls, *args, **options):
         # A config's misspelt option deserves better than Python's TypeError, in every framework.
@@ -63,7 +67,18 @@ class AdaptiveNorm(nn.GroupNorm):
                 point values.
         """
         self.check_input(x)
-        return adaptive_norm(x, self.moment_groups, self.rescale, *self.rescale_tensors())[0]
+        return self.normalize(x)[0]
+
+    def normalize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The normalized x, and its moments (N, moment_groups), detached: means and variances."""
+        return adaptive_norm(
+            x,
+            self.moment_groups,
+            self.eps,
+            self.rescale,
+            *self.rescale_tensors(),
+            vjp=self.rescale_vjp,
+        )
 
     def check_input(self, x: Tensor) -> None:
         if x.dim() < 2 or x.shape[1] != self.num_channels:
@@ -130,7 +145,11 @@ class Projection(nn.Module):
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(*, I) times weight (O, I), plus bias (O): (*, O)."""
-    y = (x.unsqueeze(-2) * weight).sum(-1)
+    if weight.shape[-1] <= FEW:
+        pairs = zip(x.unsqueeze(-2).unbind(-1), weight.unbind(-1), strict=True)
+        y = reduce(add, (part * column for part, column in pairs))
+    else:
+        y = (x.unsqueeze(-2) * weight).sum(-1)
     return y if bias is None else y + bias
 
 

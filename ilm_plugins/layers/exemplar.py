@@ -125,7 +125,7 @@ class ExemplarNorm(MixtureNorm):
         ratios = self._ratios(mean, at_mean, *network)
         gain = ratios.unsqueeze(2) * weight.view(-1, self.num_channels)
         shift = (gain * at_mean).sum(1) + bias.view(-1, self.num_channels).sum(0)
-        return (gain * rstd).sum(1), shift
+        return (gain * rstd).sum(1) * (var + self.eps).sqrt(), shift
 
     def _normalizers(self, mean, var, running_mean, running_var):
         """(N, K, C): each normalizer's 1 / deviation, and what it makes of the spatial mean."""

@@ -46,6 +46,8 @@ class ILMGroupNorm(AutoencoderNorm):
         torch.Size([2, 64, 7, 7])
     """
 
+    mean_drives = "beta"
+
     def __init__(
         self,
         num_channels: int,
@@ -78,11 +80,15 @@ class ILMGroupNorm(AutoencoderNorm):
         super().__init__(num_channels, num_groups, num_key_groups, eps, hidden, init, device, dtype)
         self.activations = activations
 
+    @property
+    def has_papers_form(self) -> bool:
+        return self.activations == ("tanh", "sigmoid")
+
     def rescale(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
-        key_mean, key_var = self.key_features(mean, var)
+        from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
         for_mean, for_var = (ACTIVATIONS[name] for name in self.activations)
-        beta = for_mean(self.decode(key_mean, encode, decode_mean)) + bias
-        omega = for_var(self.decode(key_var, encode, decode_var)) + (weight - omega_offset)
+        beta = for_mean(from_mean) + self.by_key_group(bias)
+        omega = for_var(from_var) + self.by_key_group(weight - omega_offset)
         return self.standardize_and_rescale(mean, var, omega, beta)
 
     def extra_repr(self) -> str:

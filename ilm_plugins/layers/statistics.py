@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..ops import adaptive_norm, coarsen, duplicate, over_batch
+from ..ops import coarsen, duplicate, over_batch
 from .base import (
     AdaptiveNorm,
     OptionError,
@@ -109,8 +109,7 @@ class MixtureNorm(AdaptiveNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        tensors = self.rescale_tensors()
-        y, mean, var = adaptive_norm(x, self.moment_groups, self.rescale, *tensors)
+        y, mean, var = self.normalize(x)
         if self.uses_batch_statistics:
             self.update_running_stats(mean, var, count=x.numel() // self.num_channels)
         return y

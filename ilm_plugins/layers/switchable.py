@@ -64,4 +64,4 @@ class SwitchNorm(MixtureNorm):
         mixed_mean = (mean_weight.softmax(0)[:, None] * means).sum(1)
         mixed_var = (var_weight.softmax(0)[:, None] * variances).sum(1)
         scale = weight * (mixed_var + self.eps).rsqrt()
-        return scale, scale * (mean - mixed_mean) + bias
+        return scale * (var + self.eps).sqrt(), scale * (mean - mixed_mean) + bias

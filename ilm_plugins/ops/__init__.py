@@ -1,6 +1,19 @@
 """The one primitive: moments of channel groups, a rescale function, a per-channel affine map."""
 
-from .moments import coarsen, duplicate, over_batch
-from .reference import adaptive_norm, cast, moments
+from .backends import use_backend
+from .fused import adaptive_norm
+from .moments import FEW, coarsen, coarsen_vjp, duplicate, over_batch, sum_groups
+from .reference import cast, moments
 
-__all__ = ["adaptive_norm", "cast", "coarsen", "duplicate", "moments", "over_batch"]
+__all__ = [
+    "FEW",
+    "adaptive_norm",
+    "cast",
+    "coarsen",
+    "coarsen_vjp",
+    "duplicate",
+    "moments",
+    "over_batch",
+    "sum_groups",
+    "use_backend",
+]

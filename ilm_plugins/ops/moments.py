@@ -4,6 +4,10 @@
 large the means are.
 """
 
+from functools import reduce
+from operator import add
+
+import torch
 from torch import Tensor
 
 
@@ -17,10 +21,33 @@ def coarsen(mean: Tensor, var: Tensor, num_groups: int) -> tuple[Tensor, Tensor]
     Returns:
         (N, num_groups) means and biased variances.
     """
-    if mean.shape[1] == num_groups:
+    n, fine = mean.shape
+    if fine == num_groups:
         return mean, var
-    fine = (num_groups, mean.shape[1] // num_groups)
-    return _pool(mean.unflatten(1, fine), var.unflatten(1, fine), dim=2)
+    groups = (n, num_groups, fine // num_groups)
+    return _pool(mean.view(groups), var.view(groups), dim=2)
+
+
+def coarsen_vjp(
+    mean: Tensor, coarse_mean: Tensor, dmean: Tensor, dvar: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The vector-Jacobian product of :func:`coarsen`.
+
+    Args:
+        mean: (N, G') means of the fine groups.
+        coarse_mean, dmean, dvar: (N, G) means of the coarse groups; gradients of their moments.
+
+    Returns:
+        (N, G') gradients of the fine means and variances.
+    """
+    n, groups = coarse_mean.shape
+    size = mean.shape[1] // groups
+    if size == 1:
+        return dmean, dvar
+    off_center = mean.view(n, groups, size) - coarse_mean.unsqueeze(2)
+    dvar = (dvar / size).unsqueeze(2)
+    dmean = torch.addcmul((dmean / size).unsqueeze(2), off_center, dvar, value=2)
+    return dmean.view_as(mean), dvar.expand_as(off_center).reshape(mean.shape)
 
 
 def over_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,9 +56,31 @@ def over_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     return mean.unsqueeze(0), var.unsqueeze(0)
 
 
+def sum_groups(values: Tensor, num_groups: int) -> Tensor:
+    """(N, *) values summed within equal groups of neighbours, (N, num_groups).
+
+    By a product of matrices, many times faster than a sum of few elements each; its rounding may
+    depend on N, so it is for gradients.
+    """
+    rows = values.reshape(-1, values[0].numel() // num_groups)
+    return torch.mv(rows, rows.new_ones(rows.shape[1])).view(-1, num_groups)
+
+
 def _pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    pooled = mean.mean(dim, keepdim=True)
-    return pooled.squeeze(dim), var.mean(dim) + (mean - pooled).square().mean(dim)
+    pooled = _mean(mean, dim)
+    off_center = mean - pooled.unsqueeze(dim)
+    return pooled, _mean(torch.addcmul(var, off_center, off_center), dim)
+
+
+def _mean(values: Tensor, dim: int) -> Tensor:
+    size = values.shape[dim]
+    if 0 < size <= FEW:
+        return reduce(add, values.unbind(dim)) / size
+    return values.mean(dim)
+
+
+#: Of so few elements, additions are faster than torch's reduction.
+FEW = 2
 
 
 def duplicate(values: Tensor, num_channels: int) -> Tensor:

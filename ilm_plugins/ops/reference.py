@@ -27,22 +27,20 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
 
 
 def adaptive_norm(
-    x: Tensor, num_groups: int, rescale: Rescale, *tensors: Tensor | None
+    x: Tensor, num_groups: int, eps: float, rescale: Rescale, *tensors: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalize each instance by what ``rescale`` makes of its moments.
+    """Standardize the channel groups of each instance, and rescale by what comes of their moments.
 
     ::
 
-        mean, var    = moments(x, num_groups)                 (N, G')
-        scale, shift = rescale(mean, var, *tensors)           (N, C), both
-        y            = scale * (x - mean) + shift             (N, C, *)
-
-    The map is centred on the mean of the channel's own group, because ``scale * x + shift`` cancels
-    where the mean is large.
+        mean, var    = moments(x, num_groups)                              (N, G')
+        scale, shift = rescale(mean, var, *tensors)                        (N, C), both
+        y            = scale * (x - mean) / sqrt(var + eps) + shift        (N, C, *)
 
     Args:
         x: (N, C, *) floating point, any number of spatial dimensions, any layout.
         num_groups: G', the number of finest channel groups whose moments ``rescale`` asks for.
+        eps: added to the variance, more than 0 for a gradient where the variance is 0.
         rescale: a pure, differentiable function of the moments and of ``tensors`` alone, so that a
             backward pass can be derived from its vector-Jacobian product.
         tensors: parameters and buffers of ``rescale``, or None; handed over in the moments' dtype.
@@ -53,13 +51,15 @@ def adaptive_norm(
     """
     mean, var, centered = _center(x, num_groups)
     scale, shift = rescale(mean, var, *cast(tensors, mean.dtype))
+    scale = scale * duplicate((var + eps).rsqrt(), x.shape[1])
+    # On the centered values, because scale * x + shift cancels where the mean is large.
     y = torch.addcmul(_per_channel(shift, x), _per_channel(scale, x), centered)
     return y.to(x.dtype), mean.detach(), var.detach()
 
 
 def cast(tensors: Iterable[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
     """Tensors in another dtype; None stays None."""
-    return [t if t is None else t.to(dtype) for t in tensors]
+    return [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
 
 
 def _center(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -96,6 +96,19 @@ def test_channels_last_stays_channels_last(name, layout, shape):
 
 
 @every_layer
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_output_may_be_changed_in_place(name, dtype, layout):
+    layer, x = build(name), inputs(2, C, 4, 4, dtype=dtype).to(memory_format=layout)
+    found = []
+    for relu in (torch.relu, torch.relu_):
+        layer.zero_grad()
+        relu(layer(x)).sum().backward()
+        found.append([p.grad.clone() for p in layer.parameters()])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@every_layer
 def test_non_contiguous_input(name):
     layer = build(name)
     for x in (

@@ -1,0 +1,103 @@
+"""Which implementation of the primitive runs: chosen for each input, or forced."""
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import native_kernels
+
+BACKENDS = ("auto", "reference", "native", "triton")
+VARIABLE = "ILM_PLUGINS_BACKEND"
+
+_forced: ContextVar[str | None] = ContextVar("backend", default=None)
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Force one implementation of every layer, for the forward passes within, and their backward.
+
+    Args:
+        name: "reference", a composite of differentiable torch operations; "native", torch's own
+            kernels under a hand-written backward pass; "triton", kernels for CUDA; or "auto", which
+            is "triton" on CUDA where Triton is installed, "native" on the CPU and on CUDA without
+            Triton, and "reference" elsewhere.
+
+    Whatever is forced, the reference takes empty inputs, and all that records or transforms the
+    computation: torch.compile, torch.export, ONNX, TorchScript, torch.func, forward-mode
+    differentiation. The environment variable ILM_PLUGINS_BACKEND forces one in a whole process.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    token = _forced.set(_check(name, "backend"))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def kernels_for(x: Tensor) -> ModuleType | None:
+    """The module whose kernels take x; None where the reference does.
+
+    Raises:
+        ValueError: ILM_PLUGINS_BACKEND is unknown.
+        RuntimeError: "triton" is forced where it cannot run.
+    """
+    if _is_traced(x):
+        return None
+    name = _forced.get() or _check(os.environ.get(VARIABLE) or "auto", VARIABLE)
+    if name == "reference" or x.numel() == 0 or x.is_meta:
+        return None
+    if name == "native":
+        return native_kernels
+    if name == "triton" or (x.is_cuda and has_triton()):
+        return _triton_kernels_for(x, name)
+    return native_kernels if x.device.type in ("cpu", "cuda") else None
+
+
+def has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _triton_kernels_for(x: Tensor, name: str) -> ModuleType | None:
+    if not has_triton():
+        raise RuntimeError(
+            "the backend 'triton' is forced, but Triton is not installed; install it with "
+            "pip install triton, or force 'native'"
+        )
+    from . import triton_kernels
+
+    if triton_kernels.supports(x):
+        return triton_kernels
+    if name == "triton":
+        raise RuntimeError(
+            f"the backend 'triton' is forced, but got a {x.dtype} tensor on {x.device.type!r}; "
+            "its kernels take float32, float16 and bfloat16 on CUDA: force 'native' or 'auto'"
+        )
+    return native_kernels
+
+
+def _check(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(
+            f"{source}={name!r} is unknown; set it to one of {', '.join(map(repr, BACKENDS))}"
+        )
+    return name
+
+
+def _is_traced(x: Tensor) -> bool:
+    """Whether operations on x are recorded or transformed, and not only computed."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or type(x) not in (Tensor, torch.nn.Parameter)
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )

@@ -1,0 +1,321 @@
+"""The fused primitive against the reference, on every backend that runs here; and the choice."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cases import CASES, CHANNELS, MAIN, inputs, randomized
+from ilm_plugins import NORMS, ILMGroupNorm, use_backend
+from ilm_plugins.ops import backends, native_kernels
+
+#: One pixel, odd sizes, a map longer than the threshold between two kernels, any dimensions.
+SHAPES = [
+    (3, CHANNELS),
+    (3, CHANNELS, 1, 1),
+    (2, CHANNELS, 7),
+    (3, CHANNELS, 5, 7),
+    (2, CHANNELS, 17, 19),
+    (1, CHANNELS, 2, 3, 5),
+]
+
+
+def channels_last(x):
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def is_channels_last(x):
+    return x.movedim(1, -1).is_contiguous()
+
+
+def transposed(x):
+    return x.transpose(1, -1).contiguous().transpose(1, -1)
+
+
+LAYOUTS = {"contiguous": torch.Tensor.contiguous, "last": channels_last, "other": transposed}
+
+
+def run(backend, layer, x, seed):
+    """Output, its layout, and the gradients of x and of all parameters."""
+    x = x.detach().requires_grad_()
+    with use_backend(backend):
+        y = layer(x)
+    grads = torch.autograd.grad(y, [x, *layer.parameters()], seed)
+    return [y.detach(), *grads]
+
+
+#: In half precision, torch's own: the rounding of results that are computed in float32.
+TOLERANCE = {
+    torch.float64: {"rtol": 1e-9, "atol": 1e-9},
+    torch.float32: {"rtol": 2e-4, "atol": 2e-4},
+}
+
+
+def assert_agree(layer, x):
+    seed = inputs(*x.shape, dtype=x.dtype, seed=5)
+    expected = run("reference", layer, x, seed)
+    actual = run("native", layer, x, seed)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, **TOLERANCE.get(a.dtype, {}))
+    for is_laid_out in (torch.Tensor.is_contiguous, is_channels_last):
+        if is_laid_out(x):
+            assert is_laid_out(actual[0]) and is_laid_out(actual[1])
+
+
+@pytest.fixture
+def tiny_blocks(monkeypatch):
+    """Blocks of a few elements, so that small tensors have many of them."""
+    monkeypatch.setattr(native_kernels, "BLOCK", 512)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", CASES)
+def test_every_switch_on_every_shape(name, training, tiny_blocks):
+    for shape in SHAPES:
+        for change in LAYOUTS.values():
+            layer = randomized(CASES[name][0]).train(training)
+            assert_agree(layer, change(inputs(*shape)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", MAIN)
+def test_every_dtype(name, dtype, layout, tiny_blocks):
+    for shape in [(3, CHANNELS, 5, 7), (2, CHANNELS, 17, 19)]:
+        layer = randomized(MAIN[name], torch.float32)
+        x = LAYOUTS[layout](inputs(*shape, dtype=dtype))
+        assert_agree(layer, x)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "last"])
+@pytest.mark.parametrize("channels", [1024, 2048])
+@pytest.mark.parametrize("name", NORMS)
+def test_groups_wider_than_key_groups(name, channels, layout):
+    layer = randomized(lambda: NORMS[name](channels))
+    if name == "EN":  # 32 groups of normally distributed weights saturate the ratios
+        layer.reset_parameters()
+    assert_agree(layer, LAYOUTS[layout](inputs(2, channels, 3, 3)))
+    if name.startswith("ILM"):
+        assert layer.moment_groups >= channels // 16
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "last"])
+@pytest.mark.parametrize("name", NORMS)
+def test_large_means(name, layout):
+    """Forward and backward in float32 are as near to float64 as the reference's are."""
+    torch.manual_seed(0)
+    layer = NORMS[name](64)
+    if name in ("EN", "SN"):
+        layer.running_mean.fill_(1000)
+    x = LAYOUTS[layout](1000 + inputs(4, 64, 16, 16, dtype=torch.float32))
+    seed = inputs(*x.shape, dtype=torch.float32, seed=5)
+    exact = run("reference", layer.double(), x.double(), seed.double())
+    layer.float()
+    errors = {
+        backend: [
+            ((a.double() - e).norm() / e.norm()).item()
+            for a, e in zip(run(backend, layer, x, seed), exact, strict=True)
+            if e.norm() > 0
+        ]
+        for backend in ("native", "reference")
+    }
+    rounding = 1000 * 2**-24  # of the mean, beside a deviation of 1
+    for native, reference in zip(errors["native"], errors["reference"], strict=True):
+        assert native <= 10 * max(reference, rounding)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_some_parameters_frozen(name):
+    layer = NORMS[name](64)
+    trained = list(layer.parameters())[::2]
+    for parameter in list(layer.parameters())[1::2]:
+        parameter.requires_grad_(False)
+    x = inputs(2, 64, 5, 5, dtype=torch.float32)
+    found = {}
+    for backend in ("native", "reference"):
+        with use_backend(backend):
+            found[backend] = torch.autograd.grad(layer(x).square().sum(), trained)
+    torch.testing.assert_close(found["native"], found["reference"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_gradients_of_gradients_are_those_of_the_reference(name):
+    layer = randomized(MAIN[name])
+    found = []
+    for backend in ("native", "reference"):
+        x = inputs(2, CHANNELS, 3, 2).requires_grad_()
+        with use_backend(backend):
+            y = layer(x)
+        (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(dx.square().sum(), [x, *layer.parameters()]))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_same_seed_same_bits(name):
+    layer = NORMS[name](64)
+    x, seed = (inputs(9, 64, 13, 13, dtype=torch.float32, seed=s) for s in (1, 2))
+    first = run("native", layer, x, seed)
+    torch.testing.assert_close(run("native", layer, x, seed), first, rtol=0, atol=0)
+
+
+class NoSynchronization(TorchDispatchMode):
+    """Raises where a result would have to be known on the host."""
+
+    FORBIDDEN = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "unique")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket.__name__ not in self.FORBIDDEN, func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("layout", ["contiguous", "last"])
+@pytest.mark.parametrize("name", NORMS)
+def test_the_host_never_waits_for_a_result(name, layout, backend):
+    layer, x = NORMS[name](64), LAYOUTS[layout](torch.randn(2, 64, 5, 5)).requires_grad_()
+    with NoSynchronization(), use_backend(backend):
+        layer(x).sum().backward()
+    with NoSynchronization(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+        x.sum().item()
+
+
+def saved_bytes(layer, x):
+    """Bytes kept for the backward pass, parameters aside."""
+    own = {p.data_ptr() for p in (*layer.parameters(), *layer.buffers())}
+    storages = {}
+
+    def pack(tensor):
+        if tensor.data_ptr() not in own:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = layer(x)
+    assert y.requires_grad
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("size, instance_moments", [(7, 1.08), (56, 1.01)])
+@pytest.mark.parametrize("layout", ["contiguous", "last"])
+@pytest.mark.parametrize("name", NORMS)
+def test_bytes_saved_for_the_backward_pass(name, layout, size, instance_moments):
+    x = LAYOUTS[layout](torch.randn(2, 256, size, size)).requires_grad_()
+    plain = saved_bytes(nn.GroupNorm(32, 256), x)
+    assert plain >= x.numel() * 4
+    more = 1.01 if name in ("ILMGN", "ILMLN", "AssocNorm") else instance_moments
+    assert saved_bytes(NORMS[name](256), x) <= more * plain
+
+
+def chosen(layer, x):
+    """The name of the autograd node that made the output."""
+    return type(layer(x).grad_fn).__name__
+
+
+def test_the_choice(monkeypatch):
+    layer, x = ILMGroupNorm(64), torch.randn(2, 64, 3, 3)
+    assert "AdaptiveNorm" in chosen(layer, x)
+    with use_backend("reference"):
+        assert "AdaptiveNorm" not in chosen(layer, x)
+        with use_backend("native"):
+            assert "AdaptiveNorm" in chosen(layer, x)
+        assert "AdaptiveNorm" not in chosen(layer, x)
+    assert "AdaptiveNorm" in chosen(layer, x)
+    monkeypatch.setenv("ILM_PLUGINS_BACKEND", "reference")
+    assert "AdaptiveNorm" not in chosen(layer, x)
+    with use_backend("native"):
+        assert "AdaptiveNorm" in chosen(layer, x)
+    assert "AdaptiveNorm" not in chosen(layer, x[:0])
+
+
+def test_an_unknown_backend_is_told_in_one_line(monkeypatch):
+    told = "='fast' is unknown; set it to one of 'auto', 'reference', 'native', 'triton'"
+    with pytest.raises(ValueError, match=f"^backend{told}$"), use_backend("fast"):
+        pass
+    monkeypatch.setenv("ILM_PLUGINS_BACKEND", "fast")
+    with pytest.raises(ValueError, match=f"^ILM_PLUGINS_BACKEND{told}$"):
+        ILMGroupNorm(64)(torch.randn(1, 64))
+
+
+def test_triton_without_triton_is_told_in_one_line(monkeypatch):
+    monkeypatch.setattr(backends, "has_triton", lambda: False)
+    with use_backend("triton"), pytest.raises(RuntimeError, match="Triton is not installed"):
+        ILMGroupNorm(64)(torch.randn(1, 64))
+
+
+def test_nothing_breaks_without_triton():
+    code = """
+import sys
+sys.modules["triton"] = None
+import torch, ilm_plugins
+for norm in ilm_plugins.NORMS.values():
+    norm(64)(torch.randn(2, 64, 3, 3, requires_grad=True)).sum().backward()
+"""
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def test_concurrent_backends_do_not_mix():
+    """A context manager in one thread leaves the others alone."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    layer, x = ILMGroupNorm(64), torch.randn(2, 64, 3, 3)
+    with use_backend("reference"), ThreadPoolExecutor(1) as pool:
+        assert "AdaptiveNorm" in pool.submit(chosen, layer, x).result()
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_autocast_around_the_backward_pass_changes_nothing(name):
+    layer, x = NORMS[name](64), torch.randn(2, 64, 5, 5)
+    found = []
+    for enabled in (False, True):
+        layer.zero_grad()
+        loss = layer(x).square().sum()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss.backward()
+        found.append([p.grad for p in layer.parameters()])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_what_traces_or_transforms_meets_the_reference(name):
+    layer, x = NORMS[name](64).eval(), torch.randn(2, 64, 5, 5)
+    expected = layer(x)
+    state = dict(layer.named_parameters())
+
+    def loss(parameters, x):
+        return torch.func.functional_call(layer, parameters, (x,)).square().sum()
+
+    grads = torch.func.grad(loss)(state, x)
+    wanted = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
+    torch.testing.assert_close(list(grads.values()), list(wanted), rtol=1e-3, atol=1e-3)
+    each = torch.func.vmap(lambda one: layer(one.unsqueeze(0)).squeeze(0))(x)
+    torch.testing.assert_close(each, expected)
+    _, tangent = torch.func.jvp(layer, (x,), (torch.ones_like(x),))
+    assert tangent.isfinite().all()
+    exported = torch.export.export(layer, (x,)).module()
+    torch.testing.assert_close(exported(x), expected)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_compiles_without_graph_breaks(name):
+    layer, x = NORMS[name](64), torch.randn(2, 64, 5, 5, requires_grad=True)
+    seed = torch.randn(2, 64, 5, 5)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    parameters = [x, *layer.parameters()]
+    buffers = {n: b.clone() for n, b in layer.named_buffers()}
+    y = compiled(x)
+    actual = [y, *torch.autograd.grad(y, parameters, seed), *layer.buffers()]
+    actual = [t.clone() for t in actual]
+    for buffer_name, buffer in layer.named_buffers():
+        buffer.copy_(buffers[buffer_name])
+    y = layer(x)
+    expected = [y, *torch.autograd.grad(y, parameters, seed), *layer.buffers()]
+    torch.testing.assert_close(actual, expected, rtol=2e-4, atol=2e-4)
