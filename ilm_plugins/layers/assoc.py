@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .autoencoder import AutoencoderNorm
-from .base import OptionError, check_choice, check_divides
+from .base import OptionError, check_choice, check_divides, sigmoid
 
 
 class AssocNorm(AutoencoderNorm):
@@ -72,7 +72,7 @@ class AssocNorm(AutoencoderNorm):
     def rescale(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
         combine = COMBINE[self.combine]
-        omega = combine(torch.sigmoid, from_mean, self.by_key_group(weight)) - omega_offset
+        omega = combine(sigmoid, from_mean, self.by_key_group(weight)) - omega_offset
         beta = combine(torch.tanh, from_var, self.by_key_group(bias))
         return self.standardize_and_rescale(mean, var, omega, beta)
 

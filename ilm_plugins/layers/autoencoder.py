@@ -13,7 +13,6 @@ from .base import (
     check_divides,
     check_eps,
     check_positive,
-    project,
 )
 
 aten = torch.ops.aten
@@ -97,10 +96,12 @@ class AutoencoderNorm(AdaptiveNorm):
         Returns:
             (N, key groups, 1), both: to be broadcast to the channels of a key group (Eq. 6).
         """
-        key_features = torch.stack(coarsen(mean, var, self.num_key_groups))
-        embedded = torch.relu(project(key_features, encode))
-        decoders = torch.stack((decode_mean, decode_var)).unsqueeze(1)
-        return project(embedded, decoders).unsqueeze(3).unbind(0)
+        # As in Projection, multiply and sum; the M products come first, because torch sums fastest
+        # over a leading dimension.
+        features = torch.stack(coarsen(mean, var, self.num_key_groups))
+        embedded = torch.relu((features * encode.view(self.hidden, 1, 1, -1)).sum(3, keepdim=True))
+        decoders = torch.stack((decode_mean.t(), decode_var.t()), 1).unsqueeze(2)
+        return (embedded * decoders).sum(0).unsqueeze(3).unbind(0)
 
     def by_key_group(self, parameter: Tensor) -> Tensor:
         """(C) as (key groups, C / key groups)."""
@@ -119,35 +120,9 @@ class AutoencoderNorm(AdaptiveNorm):
         omega, beta = omega.reshape(-1, c), beta.reshape(-1, c)
         if self.moment_groups == self.num_groups:
             return omega, beta
-        ratio, offset = (duplicate(t, c) for t in self.from_fine_groups(mean, var))
+        fine = FineInGroups(mean, var, self.num_groups, self.eps)
+        ratio, offset = duplicate(fine.ratio, c), duplicate(fine.offset, c)
         return omega * ratio, torch.addcmul(beta, omega, offset)
-
-    def from_fine_groups(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, G') ratio and offset: what is standardized by its fine group, times the one, plus the
-        other, is standardized by the group around that."""
-        group_mean, group_var = coarsen(mean, var, self.num_groups)
-        group_mean = duplicate(group_mean, self.moment_groups)
-        rstd = duplicate((group_var + self.eps).rsqrt(), self.moment_groups)
-        return (var + self.eps).sqrt() * rstd, (mean - group_mean) * rstd
-
-    def from_fine_groups_vjp(
-        self, dratio: Tensor, doffset: Tensor, mean: Tensor, var: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(N, G') gradients of mean and var, from those of ``from_fine_groups``' results."""
-        group_mean, group_var = coarsen(mean, var, self.num_groups)
-        group_rstd = (group_var + self.eps).rsqrt()
-        rstd = duplicate(group_rstd, self.moment_groups)
-        std = (var + self.eps).sqrt()
-        off_center = mean - duplicate(group_mean, self.moment_groups)
-        drstd = sum_groups(dratio * std + doffset * off_center, self.num_groups)
-        doff_center = doffset * rstd
-        dmean, dvar = coarsen_vjp(
-            mean,
-            group_mean,
-            -sum_groups(doff_center, self.num_groups),
-            drstd * group_rstd.pow(3) * -0.5,
-        )
-        return dmean + doff_center, dvar + dratio * rstd / (2 * std)
 
     @property
     def rescale_vjp(self):
@@ -166,7 +141,7 @@ class AutoencoderNorm(AdaptiveNorm):
             scale (N, C); the gradients of mean and var (N, G'), and those of the tensors.
         """
         n, c = dscale.shape
-        keys, fine, hidden = self.num_key_groups, self.moment_groups, self.hidden
+        keys, hidden = self.num_key_groups, self.hidden
         omega_is = 0 if self.mean_drives == "omega" else 1
 
         # Eqs. 3 to 6 again; of two, the first is what the mean drives, the second the variance
@@ -180,11 +155,16 @@ class AutoencoderNorm(AdaptiveNorm):
         scale = omega = omega.view(n, c)
 
         # Eqs. 1 and 2
-        domega = dscale
-        if fine != self.num_groups:
-            ratio, offset = (duplicate(t, c) for t in self.from_fine_groups(mean, var))
+        domega, through_groups = dscale, None
+        if self.moment_groups != self.num_groups:
+            fine = FineInGroups(mean, var, self.num_groups, self.eps)
+            ratio, offset = duplicate(fine.ratio, c), duplicate(fine.offset, c)
             scale = omega * ratio
             domega = torch.addcmul(dscale * ratio, dshift, offset)
+            through_groups = fine.vjp(
+                sum_groups(dscale * omega, self.moment_groups),
+                sum_groups(dshift * omega, self.moment_groups),
+            )
 
         # Eqs. 4 to 6
         dsigmoid = aten.sigmoid_backward(sum_groups(domega, keys), sigmoid)
@@ -198,10 +178,8 @@ class AutoencoderNorm(AdaptiveNorm):
         # Eq. 3
         dkey_mean, dkey_var = torch.mm(dembedded, encode).view(2, n, keys)
         dmean, dvar = coarsen_vjp(mean, key_mean, dkey_mean, dkey_var)
-        if fine != self.num_groups:
-            dratio, doffset = sum_groups(dscale * omega, fine), sum_groups(dshift * omega, fine)
-            more = self.from_fine_groups_vjp(dratio, doffset, mean, var)
-            dmean, dvar = dmean + more[0], dvar + more[1]
+        if through_groups is not None:
+            dmean, dvar = dmean + through_groups[0], dvar + through_groups[1]
         return scale, dmean, dvar, domega.sum(0), dshift.sum(0), dencode, *ddecoders, None
 
     def extra_repr(self) -> str:
@@ -209,3 +187,32 @@ class AutoencoderNorm(AdaptiveNorm):
             f"{self.num_groups}, {self.num_channels}, eps={self.eps}, "
             f"num_key_groups={self.num_key_groups}, hidden={self.hidden}, init={self.init!r}"
         )
+
+
+class FineInGroups:
+    """What is standardized by its fine group, seen from the larger group around that.
+
+    ``ratio`` times the one plus ``offset`` is the other: x standardized by the larger group.
+    (N, G') both.
+    """
+
+    def __init__(self, mean: Tensor, var: Tensor, num_groups: int, eps: float) -> None:
+        self.shape, groups = mean.shape, (mean.shape[0], num_groups, mean.shape[1] // num_groups)
+        group_mean, group_var = coarsen(mean, var, num_groups)
+        self.rstd = (group_var + eps).rsqrt().unsqueeze(2)
+        self.off_center = mean.view(groups) - group_mean.unsqueeze(2)
+        self.std = (var + eps).sqrt().view(groups)
+        self.ratio = (self.std * self.rstd).view(self.shape)
+        self.offset = (self.off_center * self.rstd).view(self.shape)
+
+    def vjp(self, dratio: Tensor, doffset: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, G') gradients of mean and var, from those of ratio and offset."""
+        groups = self.std.shape
+        dratio, doffset = dratio.view(groups), doffset.view(groups)
+        drstd = torch.addcmul(dratio * self.std, doffset, self.off_center).sum(2, keepdim=True)
+        doff_center = doffset * self.rstd
+        dgroup_var = drstd * self.rstd.pow(3) * (-0.5 / groups[2])
+        dmean = doff_center - doff_center.mean(2, keepdim=True)
+        dmean = torch.addcmul(dmean, self.off_center, dgroup_var, value=2)
+        dvar = torch.addcdiv(dgroup_var, dratio * self.rstd, self.std, value=0.5)
+        return dmean.view(self.shape), dvar.view(self.shape)

@@ -4,14 +4,12 @@ import inspect
 import math
 import numbers
 from collections.abc import Iterable
-from functools import reduce
-from operator import add
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import FEW, adaptive_norm
+from ..ops import adaptive_norm
 
 
 class OptionError(ValueError):
@@ -145,17 +143,18 @@ class Projection(nn.Module):
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(*, I) times weight (O, I), plus bias (O): (*, O)."""
-    if weight.shape[-1] <= FEW:
-        pairs = zip(x.unsqueeze(-2).unbind(-1), weight.unbind(-1), strict=True)
-        y = reduce(add, (part * column for part, column in pairs))
-    else:
-        y = (x.unsqueeze(-2) * weight).sum(-1)
+    y = (x.unsqueeze(-2) * weight).sum(-1)
     return y if bias is None else y + bias
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """torch.sigmoid, whose last bit depends on where in a tensor, hence in a batch, a value is."""
+    return torch.tanh(x * 0.5) * 0.5 + 0.5
 
 
 ACTIVATIONS = {
     "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
+    "sigmoid": sigmoid,
     "relu": nn.functional.relu,
     "leaky_relu": nn.functional.leaky_relu,
     "relu6": nn.functional.relu6,

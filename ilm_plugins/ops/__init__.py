@@ -2,11 +2,10 @@
 
 from .backends import use_backend
 from .fused import adaptive_norm
-from .moments import FEW, coarsen, coarsen_vjp, duplicate, over_batch, sum_groups
+from .moments import coarsen, coarsen_vjp, duplicate, over_batch, sum_groups
 from .reference import cast, moments
 
 __all__ = [
-    "FEW",
     "adaptive_norm",
     "cast",
     "coarsen",

@@ -16,7 +16,17 @@ from . import native_kernels
 BACKENDS = ("auto", "reference", "native", "triton")
 VARIABLE = "ILM_PLUGINS_BACKEND"
 
-_forced: ContextVar[str | None] = ContextVar("backend", default=None)
+
+def _checked(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(
+            f"{source}={name!r} is unknown; set it to one of {', '.join(map(repr, BACKENDS))}"
+        )
+    return name
+
+
+_backend: ContextVar[str] = ContextVar("backend")
+_default = _checked(os.environ.get(VARIABLE) or "auto", VARIABLE)
 
 
 @contextlib.contextmanager
@@ -36,23 +46,22 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: the name is unknown.
     """
-    token = _forced.set(_check(name, "backend"))
+    token = _backend.set(_checked(name, "backend"))
     try:
         yield
     finally:
-        _forced.reset(token)
+        _backend.reset(token)
 
 
 def kernels_for(x: Tensor) -> ModuleType | None:
     """The module whose kernels take x; None where the reference does.
 
     Raises:
-        ValueError: ILM_PLUGINS_BACKEND is unknown.
         RuntimeError: "triton" is forced where it cannot run.
     """
     if _is_traced(x):
         return None
-    name = _forced.get() or _check(os.environ.get(VARIABLE) or "auto", VARIABLE)
+    name = _backend.get(_default)
     if name == "reference" or x.numel() == 0 or x.is_meta:
         return None
     if name == "native":
@@ -82,14 +91,6 @@ def _triton_kernels_for(x: Tensor, name: str) -> ModuleType | None:
             "its kernels take float32, float16 and bfloat16 on CUDA: force 'native' or 'auto'"
         )
     return native_kernels
-
-
-def _check(name: str, source: str) -> str:
-    if name not in BACKENDS:
-        raise ValueError(
-            f"{source}={name!r} is unknown; set it to one of {', '.join(map(repr, BACKENDS))}"
-        )
-    return name
 
 
 def _is_traced(x: Tensor) -> bool:

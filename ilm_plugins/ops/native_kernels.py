@@ -9,7 +9,8 @@ A pass made of several operations goes block by block, so that only the first of
 memory, and the others find the block in the cache.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -39,9 +40,10 @@ def forward(
         rescale: (N, G') moments to (N, C) scale and shift of the standardized x.
     """
     (n, c), last = x.shape[:2], _is_channels_last(x)
-    x, dtype = x.to(torch.promote_types(x.dtype, torch.float32)), x.dtype
+    x, dtype = _float(x), x.dtype
     if last:
-        rows, y = _rows(x, last), torch.empty_like(x)
+        y = torch.empty_like(x)
+        rows = _rows(x, last)
         mean, var = _moments_of_last(rows, num_groups)
         scale, shift = rescale(mean, var)
         scale = scale * duplicate((var + eps).rsqrt(), c)
@@ -52,11 +54,10 @@ def forward(
         y, mean, rstd = torch.native_group_norm(x, None, None, n, c, length, num_groups, eps)
         var = rstd.pow(-2).sub_(eps)
         scale, shift = rescale(mean, var)
-        rows, scale, shift = _rows(y, last), scale.reshape(-1, 1, 1), shift.reshape(-1, 1, 1)
-        for block in _blocks(rows):
-            row = block[0]
-            _affine(rows[block], scale[row], shift[row], out=rows[block])
-    return y.to(dtype), mean, var
+        column = (n * c, 1, 1)
+        for part, a, b in _blocks(_rows(y, last), scale.reshape(column), shift.reshape(column)):
+            _affine(part, a, b, out=part)
+    return (y if y.dtype == dtype else y.to(dtype)), mean, var
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,11 +87,9 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Ten
         return dscale.view(n, c), dshift.view(n, c)
     mean = duplicate(mean, c).unsqueeze(1)
     dscale, dshift = torch.zeros_like(mean), torch.zeros_like(mean)
-    for block in _blocks(rows):
-        row = block[0]
-        dshift[row] += drows[block].sum(1, keepdim=True)
-        product = (rows[block] - mean[row]).mul_(drows[block])
-        dscale[row] += product.sum(1, keepdim=True)
+    for dpart, part, center, a, b in _blocks(drows, rows, mean, dscale, dshift):
+        a += (part - center).mul_(dpart).sum(1, keepdim=True)
+        b += dpart.sum(1, keepdim=True)
     return dscale.squeeze(1) * duplicate(rstd, c), dshift.squeeze(1)
 
 
@@ -102,19 +101,33 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
         mean, slope, offset: (N, G').
         scale: (N, C).
     """
-    c, last = x.shape[1], _is_channels_last(x)
+    (n, c), num_groups, last = x.shape[:2], mean.shape[1], _is_channels_last(x)
     rows, drows = _rows(x, last), _rows(dy, last)
     out = torch.empty_like(rows)
-    column = (rows.shape[0], 1, rows.shape[2])
     offset = torch.addcmul(offset, slope, mean, value=-1)
-    slope, offset = (duplicate(t, c).view(column) for t in (slope, offset))
-    scale = scale.reshape(column)
-    for block in _blocks(rows):
-        row = block[0]
-        part = _affine(rows[block], slope[row], offset[row], out=out[block])
-        part.addcmul_(drows[block], scale[row])
-    out = out.to(x.dtype)
+    group_size = rows[0].numel() * c // num_groups
+    if last or group_size * rows.element_size() > BLOCK:
+        column = (rows.shape[0], 1, rows.shape[2])
+        slope, offset = (duplicate(t, c).view(column) for t in (slope, offset))
+        columns = slope, offset, scale.reshape(column)
+        for to, part, dpart, a, b, of_dy in _blocks(out, rows, drows, *columns):
+            _affine(part, a, b, out=to).addcmul_(dpart, of_dy)
+    else:
+        # The channels of a group share two of three coefficients: rows as long as a group.
+        of_groups = (n * num_groups, c // num_groups, rows.shape[1])
+        long_rows = (n * num_groups, group_size, 1)
+        columns = slope.view(-1, 1, 1), offset.view(-1, 1, 1), scale.reshape(*of_groups[:2], 1)
+        tensors = (t.view(long_rows) for t in (out, rows, drows))
+        for to, part, dpart, a, b, of_dy in _blocks(*tensors, *columns):
+            _affine(part, a, b, out=to)
+            of_channels = (to.shape[0], *of_groups[1:])
+            to.view(of_channels).addcmul_(dpart.view(of_channels), of_dy)
+    out = out if out.dtype == x.dtype else out.to(x.dtype)
     return out.view(x.movedim(1, -1).shape).movedim(-1, 1) if last else out.view(x.shape)
+
+
+def _float(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _is_channels_last(x: Tensor) -> bool:
@@ -125,31 +138,35 @@ def _is_channels_last(x: Tensor) -> bool:
 def _rows(x: Tensor, last: bool) -> Tensor:
     """x as (rows, L, channels), at least float32."""
     n, c = x.shape[:2]
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = _float(x)
     if last:
         return x.movedim(1, -1).reshape(n, -1, c)
     return x.contiguous().view(n * c, -1, 1)
 
 
-def _blocks(rows: Tensor) -> list[tuple[slice, slice]]:
-    """Indices that cover (rows, L, channels) in blocks of memory; one alone on CUDA.
+def _blocks(rows: Tensor, *others: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Parts of tensors (rows, L or 1, channels) that belong together, blocks of memory; all at once
+    on CUDA.
 
     The last ones come first: they are what the pass before has left in the cache.
     """
+    tensors = rows, *others
     num_rows, length, channels = rows.shape
-    if rows.device.type != "cpu":
-        return [(slice(None), slice(None))]
-    positions = max(1, BLOCK // (channels * rows.element_size()))
-    if length <= positions:
-        step = positions // length
-        blocks = [(slice(i, i + step), slice(None)) for i in range(0, num_rows, step)]
-    else:
-        blocks = [
-            (slice(row, row + 1), slice(i, i + positions))
-            for row in range(num_rows)
-            for i in range(0, length, positions)
-        ]
-    return blocks[::-1]
+    row_bytes = length * channels * rows.element_size()
+    if rows.device.type != "cpu" or num_rows * row_bytes <= BLOCK:
+        return [tensors]
+    step = max(1, BLOCK // row_bytes)
+    blocks = zip(*(t.split(step) for t in tensors), strict=True)
+    if row_bytes > BLOCK:
+        positions = -(-length * BLOCK // row_bytes)
+        blocks = (part for row in blocks for part in _split_row(positions, row))
+    return reversed(list(blocks))
+
+
+def _split_row(positions: int, tensors: tuple[Tensor, ...]) -> Iterable[tuple[Tensor, ...]]:
+    length = tensors[0].shape[1]
+    parts = [t.split(positions, 1) if t.shape[1] == length else repeat(t) for t in tensors]
+    return zip(*parts, strict=False)
 
 
 def _affine(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
@@ -188,9 +205,8 @@ def _moments_of_last(rows: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     if length < LONG or rows.device.type != "cpu":
         mean = rows.mean(1, keepdim=True)
         var = torch.zeros_like(mean)
-        for block in _blocks(rows):
-            row = block[0]
-            var[row] += (rows[block] - mean[row]).square_().sum(1, keepdim=True)
+        for part, center, total in _blocks(rows, mean, var):
+            total += (part - center).square_().sum(1, keepdim=True)
         mean, var = mean.squeeze(1), var.squeeze(1) / length
     else:
         images = rows.view(n, 1, length, 1, c).movedim(-1, 2)

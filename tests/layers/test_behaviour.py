@@ -177,9 +177,10 @@ def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, train
     assert error <= 10 * plain_error
 
 
+@pytest.mark.parametrize("channels", [64, 256, 2048])
 @pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
-def test_instances_do_not_depend_on_their_batch(name):
-    layer, x = build(name), inputs(5, C, 7, 7, dtype=torch.float32)
+def test_instances_do_not_depend_on_their_batch(name, channels):
+    layer, x = NORMS[name](channels), inputs(21, channels, 7, 7, dtype=torch.float32)
     together = layer(x)
     apart = torch.cat([layer(instance) for instance in x.split(1)])
     torch.testing.assert_close(together, apart, rtol=0, atol=0)

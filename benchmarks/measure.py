@@ -1,0 +1,113 @@
+"""Times, interleaved; memory, by the allocator's own account."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+Run = Callable[[], object]
+
+
+class Times(NamedTuple):
+    """Seconds of a run, one for each round."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def over(self, other: "Times") -> tuple[float, float, float]:
+        """Quartiles of the ratio within a round: median, lower, upper. Drift cancels."""
+        ratios = [a / b for a, b in zip(self.seconds, other.seconds, strict=True)]
+        lower, median, upper = statistics.quantiles(ratios, n=4)
+        return median, lower, upper
+
+
+def interleaved(runs: dict[str, Run], rounds: int, clock: Callable[[Run], float]) -> dict:
+    """Run all in turn, ``rounds`` times after one to warm up. name -> Times."""
+    for run in runs.values():
+        run()
+    seconds = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            seconds[name].append(clock(run))
+    return {name: Times(tuple(values)) for name, values in seconds.items()}
+
+
+def wall(run: Run) -> float:
+    """Seconds of wall time, of CUDA's work as well."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def device(run: Run) -> float:
+    """Seconds of device time, of a replayed CUDA graph."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def as_graph(run: Run) -> Run:
+    """The replay of a CUDA graph of ``run``."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def saved_bytes(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module) -> int:
+    """Bytes that the forward pass keeps for the backward pass, parameters and buffers aside."""
+    own = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
+    storages = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = function(x)
+    del output
+    return sum(storages.values())
+
+
+def peak_bytes(run: Run, on: torch.device) -> int:
+    """Bytes allocated at the most, beyond what there was before."""
+    run()
+    if on.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
+        run()
+    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    held = peak = 0
+    for event in events:
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak

@@ -1,0 +1,111 @@
+"""Whole training steps: a detector's with a GN and an ILM+GN box head, and ResNet-50 under each norm."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm
+
+from . import measure
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "detectron2"
+
+NORMS = {
+    "GN": partial(nn.GroupNorm, 32),
+    "ILMGN": ILMGroupNorm,
+    "BN": nn.BatchNorm2d,
+    "SN": SwitchNorm,
+    "EN": ExemplarNorm,
+}
+
+#: model -> (norm, what it is compared with)
+PAIRS = {
+    "Mask R-CNN": [("ILMGN", "GN")],
+    "ResNet-50": [("ILMGN", "GN"), ("EN", "BN"), ("SN", "BN")],
+}
+
+
+def rows(device: torch.device, rounds: int) -> Iterator[dict]:
+    """One row a model and norm."""
+    for model, make in (("Mask R-CNN", mask_rcnn_steps), ("ResNet-50", resnet_steps)):
+        try:
+            steps = make(device)
+        except ImportError as error:
+            yield {"model": model, "missing": f"needs {error.name}"}
+            continue
+        times = measure.interleaved(steps, rounds, measure.wall)
+        for norm, baseline in PAIRS[model]:
+            yield {
+                "model": model,
+                "norm": norm,
+                "baseline": baseline,
+                "seconds": times[norm].median,
+                "baseline seconds": times[baseline].median,
+                "over baseline": times[norm].over(times[baseline]),
+                "peak bytes": {
+                    name: measure.peak_bytes(steps[name], device) for name in (norm, baseline)
+                },
+            }
+
+
+def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
+    """Training steps of the paper's detector, whose box head alone differs.
+
+    On the CPU the images are small; the box head sees its 512 proposals an image all the same.
+    """
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+    from detectron2.structures import BitMasks, Boxes, Instances
+
+    height, width = (800, 1216) if device.type == "cuda" else (256, 320)
+
+    def step(norm: str) -> Callable[[], None]:
+        cfg = get_cfg()
+        cfg.merge_from_file(str(CONFIGS / f"mask_rcnn_R_50_FPN_batch2_{norm.lower()}.yaml"))
+        cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", device.type
+        torch.manual_seed(0)
+        model = build_model(cfg)
+        instances = Instances((height, width))
+        corners = torch.rand(8, 2) * torch.tensor([width / 2, height / 2])
+        instances.gt_boxes = Boxes(torch.cat([corners, corners + 40 + 60 * torch.rand(8, 2)], 1))
+        instances.gt_classes = torch.arange(8)
+        instances.gt_masks = BitMasks(torch.rand(8, height, width) > 0.5)
+        image = {
+            "image": torch.randint(0, 255, (3, height, width), dtype=torch.uint8),
+            "instances": instances,
+            "height": height,
+            "width": width,
+        }
+        parameters = [p for p in model.parameters() if p.requires_grad]
+
+        def run() -> None:
+            torch.manual_seed(1)  # the sampling of proposals
+            losses = model([image])
+            torch.autograd.grad(sum(losses.values()), parameters, allow_unused=True)
+
+        return run
+
+    return {norm: step(norm) for norm in ("GN", "ILMGN")}
+
+
+def resnet_steps(device: torch.device) -> dict[str, Callable[[], None]]:
+    """Training steps of ResNet-50 on images of 224 pixels: 4 on the CPU, 32 on CUDA."""
+    from torchvision.models import resnet50
+
+    batch = 32 if device.type == "cuda" else 4
+    x, target = torch.randn(batch, 3, 224, 224, device=device), torch.arange(batch, device=device)
+
+    def step(norm_layer) -> Callable[[], None]:
+        model = resnet50(norm_layer=norm_layer).to(device)
+        parameters = list(model.parameters())
+
+        def run() -> None:
+            loss = nn.functional.cross_entropy(model(x), target)
+            torch.autograd.grad(loss, parameters)
+
+        return run
+
+    return {name: step(norm_layer) for name, norm_layer in NORMS.items()}

@@ -1,0 +1,421 @@
+"""The Triton kernels against the transcribed equations and the composite.
+
+On a GPU they run there. Elsewhere, Triton's interpreter runs them, in a process of its own, because
+Triton decides for the interpreter when it is imported; and they are compiled for an H200.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import transcription
+from cases import inputs
+from ilm_plugins.ops import reference
+
+triton = pytest.importorskip("triton", reason="needs Triton")
+from ilm_plugins.ops import triton_kernels as kernels  # noqa: E402
+
+CUDA = torch.cuda.is_available()
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if CUDA and not INTERPRETED else "cpu"
+runs = pytest.mark.skipif(
+    not CUDA and not INTERPRETED, reason="run by test_under_the_interpreter: no GPU"
+)
+compiles = pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+
+LAYOUTS = {"contiguous": False, "channels-last": True}
+layouts = pytest.mark.parametrize("last", LAYOUTS.values(), ids=LAYOUTS)
+dtypes = pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["f32", "f16", "bf16"]
+)
+
+if INTERPRETED:
+    # Triton 3.6's interpreter has bounds of loops as arrays of one element, which NumPy 2.4 no
+    # longer takes for a number.
+    from triton.runtime import interpreter
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch_tensor_and_index(tensor, scope):
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch_tensor_and_index
+
+#: Of the largest value, what summing in another order may cost, and what rounding the output may.
+SUMMING = 3e-5
+ROUNDING = {torch.float32: SUMMING, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+def test_under_the_interpreter():
+    if CUDA or INTERPRETED:
+        pytest.skip("the tests run as they are")
+    pytest.importorskip("numpy", reason="Triton's interpreter needs numpy")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    result = subprocess.run(
+        command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-5000:]
+
+
+# ---- numbers
+
+
+def make_map(*shape, last=False, dtype=torch.float32, seed=1):
+    """A random map, in float64 what it is in ``dtype``."""
+    x = inputs(*shape, seed=seed).to(dtype)
+    return lay_out(x, last).to(DEVICE)
+
+
+def lay_out(x, last):
+    return x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x
+
+
+def make_network(
+    channels,
+    num_groups,
+    num_key_groups,
+    hidden=3,
+    *,
+    mean_drives="beta",
+    activations=("tanh", "sigmoid"),
+    combine="a(WE)+B",
+    dtype=torch.float32,
+):
+    generator = torch.Generator().manual_seed(0)
+
+    def tensor(*shape):
+        return torch.randn(shape, generator=generator).to(DEVICE, dtype)
+
+    return kernels.Autoencoder(
+        num_groups=num_groups,
+        num_key_groups=num_key_groups,
+        eps=1e-5,
+        mean_drives=mean_drives,
+        activations=activations,
+        combine=combine,
+        weight=tensor(channels),
+        bias=tensor(channels),
+        encode=tensor(hidden, num_key_groups),
+        decode_mean=tensor(num_key_groups, hidden),
+        decode_var=tensor(num_key_groups, hidden),
+        omega_offset=torch.tensor(0.5, device=DEVICE, dtype=dtype),
+    )
+
+
+TRAINED = ("weight", "bias", "encode", "decode_mean", "decode_var")
+
+
+def by_equations(x, dy, network):
+    """y, dx and the parameters' gradients by the transcription, in float64 on the CPU."""
+    x = x.detach().cpu().double().requires_grad_()
+    tensors = {name: getattr(network, name).cpu().double().requires_grad_() for name in TRAINED}
+    options = {"num_groups": network.num_groups, "eps": network.eps}
+    options["omega_offset"] = network.omega_offset.cpu().double()
+    if network.mean_drives == "beta":
+        options["key_group_size"] = x.shape[1] // network.num_key_groups
+        y = transcription.ilm_norm(x, **tensors, **options, activations=network.activations)
+    else:
+        options["num_key_groups"] = network.num_key_groups
+        y = transcription.assoc_norm(x, **tensors, **options, combine=network.combine)
+    gradients = torch.autograd.grad(
+        y, [x, *tensors.values()], dy.cpu().double(), materialize_grads=True
+    )
+    return y.detach(), *gradients
+
+
+def by_kernels(x, dy, network, num_groups):
+    y, mean, var = kernels.forward(x, num_groups, None, network)
+    dx, gradients = kernels.backward(dy, x, mean, var, num_groups, None, network)
+    assert (y.dtype, y.stride()) == (dx.dtype, dx.stride()) == (x.dtype, x.stride())
+    assert {t.dtype for t in (mean, var, *gradients)} == {torch.float32}
+    return (y, dx, *gradients), (mean, var)
+
+
+def check(name, actual, expected, tolerance):
+    assert actual.shape == expected.shape, name
+    error = (actual.detach().cpu().double() - expected.cpu()).abs().max()
+    assert error <= tolerance * expected.abs().max().clamp_min(1e-3), (name, error)
+
+
+def check_network(x, network, num_groups, tolerance=SUMMING):
+    dy = make_map(*x.shape, last=not x.is_contiguous(), dtype=x.dtype, seed=2)
+    actual, (mean, var) = by_kernels(x, dy, network, num_groups)
+    for name, a, e in zip(("y", "dx", *TRAINED), actual, by_equations(x, dy, network), strict=True):
+        check(name, a, e, max(tolerance, ROUNDING[x.dtype]) if name in ("y", "dx") else tolerance)
+    for name, a, e in zip(
+        ("mean", "var"), (mean, var), reference.moments(x.double(), num_groups), strict=True
+    ):
+        check(name, a, e, tolerance)
+
+
+@pytest.fixture
+def streaming(monkeypatch):
+    """No instance fits into registers."""
+    monkeypatch.setattr(kernels, "ONE_READ", 0)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch, streaming):
+    """Several tiles and splits, of several tiles each, of maps that are small enough for a test."""
+    monkeypatch.setattr(kernels, "TILE", 32)
+    monkeypatch.setattr(kernels, "CHANNELS", 4)
+
+
+@runs
+@layouts
+@dtypes
+def test_box_head(dtype, last):
+    x = make_map(2, 256, 7, 7, last=last, dtype=dtype)
+    check_network(x, make_network(256, 32, 16, 2), 32)
+
+
+@runs
+@layouts
+@pytest.mark.parametrize(
+    "c, groups, keys, shape",
+    [
+        (16, 4, 8, (5, 7)),
+        (16, 8, 4, (3,)),
+        (16, 1, 16, (2, 3, 2)),
+        (16, 16, 1, (4, 4)),
+        (8, 4, 8, ()),
+        (8, 2, 4, (1, 1)),
+        (1, 1, 1, (9,)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", ["one-read", "streaming", "small-tiles"])
+def test_sizes(request, c, groups, keys, shape, last, path):
+    if path != "one-read":
+        request.getfixturevalue(path.replace("-", "_"))
+    x = make_map(2, c, *shape, last=last)
+    check_network(x, make_network(c, groups, keys), max(groups, keys))
+
+
+@runs
+@layouts
+@dtypes
+def test_splits(dtype, last, small_tiles):
+    x = make_map(1, 4, 15, 15, last=last, dtype=dtype)
+    assert kernels._Tiling.of(x).splits > 2
+    check_network(x, make_network(4, 2, 1), 2)
+
+
+@runs
+@pytest.mark.parametrize("mean", ["tanh", "relu", "leaky_relu"])
+@pytest.mark.parametrize("var", ["sigmoid", "relu6", "identity"])
+def test_activations(mean, var):
+    network = make_network(8, 4, 4, activations=(mean, var))
+    check_network(make_map(4, 8, 3, 5), network, 4)
+
+
+@runs
+@pytest.mark.parametrize("combine", ["a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B"])
+def test_combinations(combine):
+    network = make_network(
+        8, 2, 4, mean_drives="omega", activations=("sigmoid", "tanh"), combine=combine
+    )
+    check_network(make_map(4, 8, 3, 5), network, 4)
+
+
+@runs
+@dtypes
+def test_parameters_in_any_dtype(dtype):
+    check_network(make_map(2, 8, 3, 5), make_network(8, 4, 4, dtype=dtype), 4)
+
+
+@runs
+@layouts
+@pytest.mark.parametrize("path", ["one-read", "streaming", "small-tiles"])
+def test_large_means(request, last, path):
+    # E[x^2] - E[x]^2 would be off by more than the variance. What is left is x's own rounding.
+    if path != "one-read":
+        request.getfixturevalue(path.replace("-", "_"))
+    x = lay_out(1000 + torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(0)), last)
+    check_network(x.to(DEVICE), make_network(8, 2, 4), 4, tolerance=2e-3)
+
+
+@runs
+@pytest.mark.parametrize("path", ["one-read", "small-tiles"])
+def test_the_same_again(request, path):
+    if path != "one-read":
+        request.getfixturevalue(path.replace("-", "_"))
+    x, network = make_map(2, 4, 9, 9), make_network(4, 1, 2)
+    first, again = (by_kernels(x, x, network, 2) for _ in range(2))
+    for a, b in zip(first[0] + first[1], again[0] + again[1], strict=True):
+        assert torch.equal(a, b)
+
+
+def rescale(mean, var, weight, bias):
+    """Made up: it takes both moments in both roles."""
+    size = weight.shape[0] // mean.shape[1]
+    wide_mean, wide_var = (t.repeat_interleave(size, 1) for t in (mean, var))
+    return weight * (wide_var + 0.1).rsqrt() + wide_mean.tanh(), bias * wide_mean + wide_var
+
+
+def composite(x, num_groups, *tensors):
+    mean, var = reference.moments(x, num_groups)
+    scale, shift = rescale(mean, var, *tensors)
+    flat = x.flatten(2)
+    centered = flat - mean.repeat_interleave(x.shape[1] // num_groups, 1).unsqueeze(2)
+    y = scale.unsqueeze(2) * centered + shift.unsqueeze(2)
+    return y.view(x.shape), mean, var
+
+
+@runs
+@layouts
+@dtypes
+@pytest.mark.parametrize("c, groups, shape", [(12, 4, (5, 7)), (12, 12, (1,)), (3, 1, (6, 6))])
+@pytest.mark.parametrize("path", ["large-tiles", "small-tiles"])
+def test_any_rescale(request, c, groups, shape, dtype, last, path):
+    if path == "small-tiles":
+        request.getfixturevalue("small_tiles")
+    x = make_map(2, c, *shape, last=last, dtype=dtype)
+    dy = make_map(2, c, *shape, last=last, dtype=dtype, seed=2)
+    tensors = make_map(2, c)
+
+    wide = x.double().requires_grad_()
+    expected = composite(wide, groups, *tensors.double())
+    (expected_dx,) = torch.autograd.grad(expected[0], wide, dy.double())
+
+    def strided(mean, var):
+        return (t.t().contiguous().t() for t in rescale(mean, var, *tensors))
+
+    y, mean, var = kernels.forward(x, groups, strided)
+
+    def vjp(d_scale, d_shift):
+        of = mean.requires_grad_(), var.requires_grad_()
+        outputs = rescale(*of, *tensors)
+        return outputs[0].detach(), *torch.autograd.grad(outputs, of, (d_scale, d_shift))
+
+    dx, gradients = kernels.backward(dy, x, mean, var, groups, vjp)
+    assert gradients is None
+    assert (y.dtype, y.stride()) == (dx.dtype, dx.stride()) == (x.dtype, x.stride())
+    for name, a, e in zip(("y", "mean", "var"), (y, mean, var), expected, strict=True):
+        check(name, a, e.detach(), ROUNDING[dtype] if name == "y" else SUMMING)
+    check("dx", dx, expected_dx, ROUNDING[dtype])
+
+
+# ---- what needs no kernel
+
+
+def test_what_is_supported():
+    x = torch.zeros(2, 6, 4, 4)
+    assert kernels.supports(x) and kernels.supports(x.bfloat16()) and kernels.supports(x[0])
+    assert kernels.supports(x.to(memory_format=torch.channels_last))
+    assert not kernels.supports(x.double())
+    assert not kernels.supports(x[:0])
+    assert not kernels.supports(x.transpose(2, 3)) and not kernels.supports(x[:, ::2])
+
+
+@pytest.mark.parametrize(
+    "c, groups, keys, hidden, eligible",
+    [
+        (256, 32, 16, 2, True),
+        (512, 512, 512, 32, True),
+        (1024, 1024, 1024, 64, False),  # matrices of 64 K elements
+        (8192, 32, 32, 2, False),
+        (12, 4, 4, 2, False),
+        (24, 3, 8, 2, False),
+    ],
+    ids=str,
+)
+def test_which_networks_run_in_kernels(c, groups, keys, hidden, eligible):
+    network = make_network(c, groups, keys, hidden)
+    x = torch.empty(1, c, 2, 2, device=DEVICE)
+    assert kernels.runs_network(x, max(groups, keys), network) == eligible
+    assert not kernels.runs_network(x, groups, None)
+
+
+# ---- compilation for an H200
+
+
+class Driver:
+    """Instead of a GPU's driver, all that compiling ahead asks of one."""
+
+    def get_current_target(self):
+        return triton.backends.compiler.GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return -1  # so that nothing is launched by what is compiled here
+
+    def get_current_stream(self, device):
+        return -1  # so that nothing is launched by what is compiled here
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
+
+
+def launches(shape, num_groups, network, dtype, last):
+    """What both passes launch on a map of that shape."""
+    x = lay_out(torch.empty(shape, dtype=dtype, device="meta"), last)
+    moments = torch.empty(2, shape[0], num_groups, device="meta")
+    values = torch.empty(2, *shape[:2], device="meta")
+    with kernels.recorded() as recorded:
+        kernels.forward(x, num_groups, lambda mean, var: values, network)
+        kernels.backward(x, x, *moments, num_groups, lambda *d: (values[0], *moments), network)
+    return recorded
+
+
+def compile_ahead(launch):
+    compiled = launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.options)
+    assert compiled.asm["cubin"]
+    return compiled
+
+
+def spilled_bytes(compiled):
+    """Of each thread's stack, on which there is nothing but registers that were spilled."""
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = subprocess.run(
+            [folder / "cuobjdump", "--dump-resource-usage", file.name],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+    return int(re.search(r"STACK:(\d+)", usage)[1])
+
+
+def on_meta(network):
+    return kernels.Autoencoder(
+        *(t.to("meta") if isinstance(t, torch.Tensor) else t for t in network)
+    )
+
+
+@compiles
+@layouts
+@dtypes
+def test_streaming_kernels_compile(driver, dtype, last):
+    network = on_meta(make_network(256, 32, 16, 2))
+    names = set()
+    for launch in launches((2, 256, 200, 304), 32, network, dtype, last):
+        compiled = compile_ahead(launch)
+        name = compiled.metadata.name
+        names.add(name)
+        assert spilled_bytes(compiled) == 0, name
+        if "pool" not in name and "network" not in name:
+            assert "ld.global.v4.b32" in compiled.asm["ptx"], "loads of 16 bytes"
+    assert len(names) == 7
+
+
+@compiles
+@layouts
+@dtypes
+def test_one_read_kernels_compile(driver, dtype, last):
+    network = on_meta(make_network(256, 32, 16, 2))
+    forward, backward = launches((512, 256, 7, 7), 32, network, dtype, last)
+    assert forward.kernel is kernels._one_read_kernel
+    assert backward.kernel is kernels._one_read_vjp_kernel
+    for launch in (forward, backward):
+        assert spilled_bytes(compile_ahead(launch)) <= 16
