@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..ops import Autoencoder
 from .autoencoder import AutoencoderNorm
 from .base import OptionError, check_choice, check_divides, sigmoid
 
@@ -68,6 +69,10 @@ class AssocNorm(AutoencoderNorm):
     @property
     def has_papers_form(self) -> bool:
         return self.combine == "a(WE)+B"
+
+    @property
+    def network(self) -> Autoencoder:
+        return self.describe(("sigmoid", "tanh"), self.combine)
 
     def rescale(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)

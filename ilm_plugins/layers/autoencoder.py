@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..ops import coarsen, coarsen_vjp, duplicate, sum_groups
+from ..ops import Autoencoder, coarsen, coarsen_vjp, sum_groups
 from .base import (
     AdaptiveNorm,
     Projection,
@@ -78,6 +78,18 @@ class AutoencoderNorm(AdaptiveNorm):
         if hasattr(self, "omega_offset"):
             self.omega_offset.fill_(self.initial_offset)
 
+    def describe(self, activations: tuple[str, str], combine: str) -> Autoencoder:
+        """This layer's network, for kernels that compute it themselves."""
+        return Autoencoder(
+            self.num_groups,
+            self.num_key_groups,
+            self.hidden,
+            self.eps,
+            self.mean_drives,
+            activations,
+            combine,
+        )
+
     def rescale_tensors(self) -> tuple[Tensor, ...]:
         return (
             self.weight,
@@ -116,13 +128,15 @@ class AutoencoderNorm(AdaptiveNorm):
             mean, var: (N, G') moments of the fine groups, by which x is standardized already.
             omega, beta: (N, key groups, C / key groups).
         """
-        c = self.num_channels
-        omega, beta = omega.reshape(-1, c), beta.reshape(-1, c)
+        n, c = mean.shape[0], self.num_channels
         if self.moment_groups == self.num_groups:
-            return omega, beta
+            return omega.reshape(n, c), beta.reshape(n, c)
+        of_fine = (n, self.moment_groups, c // self.moment_groups)
+        omega, beta = omega.reshape(of_fine), beta.reshape(of_fine)
         fine = FineInGroups(mean, var, self.num_groups, self.eps)
-        ratio, offset = duplicate(fine.ratio, c), duplicate(fine.offset, c)
-        return omega * ratio, torch.addcmul(beta, omega, offset)
+        scale = omega * fine.ratio.unsqueeze(2)
+        shift = torch.addcmul(beta, omega, fine.offset.unsqueeze(2))
+        return scale.view(n, c), shift.view(n, c)
 
     @property
     def rescale_vjp(self):
@@ -157,14 +171,13 @@ class AutoencoderNorm(AdaptiveNorm):
         # Eqs. 1 and 2
         domega, through_groups = dscale, None
         if self.moment_groups != self.num_groups:
+            of_fine = (n, self.moment_groups, c // self.moment_groups)
+            omega, dscale, through_shift = (t.view(of_fine) for t in (omega, dscale, dshift))
             fine = FineInGroups(mean, var, self.num_groups, self.eps)
-            ratio, offset = duplicate(fine.ratio, c), duplicate(fine.offset, c)
-            scale = omega * ratio
-            domega = torch.addcmul(dscale * ratio, dshift, offset)
-            through_groups = fine.vjp(
-                sum_groups(dscale * omega, self.moment_groups),
-                sum_groups(dshift * omega, self.moment_groups),
-            )
+            ratio, offset = fine.ratio.unsqueeze(2), fine.offset.unsqueeze(2)
+            scale = (omega * ratio).view(n, c)
+            domega = torch.addcmul(dscale * ratio, through_shift, offset).view(n, c)
+            through_groups = fine.vjp((dscale * omega).sum(2), (through_shift * omega).sum(2))
 
         # Eqs. 4 to 6
         dsigmoid = aten.sigmoid_backward(sum_groups(domega, keys), sigmoid)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import adaptive_norm
+from ..ops import Autoencoder, adaptive_norm
 
 
 class OptionError(ValueError):
@@ -30,6 +30,8 @@ class AdaptiveNorm(nn.GroupNorm):
     moment_groups: int
     #: The derivative of ``rescale`` by hand, or None for autograd's; see ``ops.adaptive_norm``.
     rescale_vjp = None
+    #: What ``rescale`` is, for kernels that compute it themselves, where they know it.
+    network: Autoencoder | None = None
 
     def __new__(cls, *args, **options):
         # A config's misspelt option deserves better than Python's TypeError, in every framework.
@@ -76,6 +78,7 @@ class AdaptiveNorm(nn.GroupNorm):
             self.rescale,
             *self.rescale_tensors(),
             vjp=self.rescale_vjp,
+            network=self.network,
         )
 
     def check_input(self, x: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..ops import Autoencoder
 from .autoencoder import AutoencoderNorm
 from .base import ACTIVATIONS, OptionError, check_choice, check_divides
 
@@ -83,6 +84,10 @@ class ILMGroupNorm(AutoencoderNorm):
     @property
     def has_papers_form(self) -> bool:
         return self.activations == ("tanh", "sigmoid")
+
+    @property
+    def network(self) -> Autoencoder:
+        return self.describe(self.activations, combine="a(WE)+B")
 
     def rescale(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)

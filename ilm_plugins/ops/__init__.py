@@ -3,9 +3,11 @@
 from .backends import use_backend
 from .fused import adaptive_norm
 from .moments import coarsen, coarsen_vjp, duplicate, over_batch, sum_groups
+from .networks import Autoencoder
 from .reference import cast, moments
 
 __all__ = [
+    "Autoencoder",
     "adaptive_norm",
     "cast",
     "coarsen",

@@ -1,6 +1,8 @@
 """Which implementation of the primitive runs: chosen for each input, or forced."""
 
 import contextlib
+import functools
+import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -15,6 +17,9 @@ from . import native_kernels
 
 BACKENDS = ("auto", "reference", "native", "triton")
 VARIABLE = "ILM_PLUGINS_BACKEND"
+
+#: The oldest Triton that the kernels were tried with.
+TRITON = (3, 6)
 
 
 def _checked(name: str, source: str) -> str:
@@ -66,30 +71,40 @@ def kernels_for(x: Tensor) -> ModuleType | None:
         return None
     if name == "native":
         return native_kernels
-    if name == "triton" or (x.is_cuda and has_triton()):
+    if name == "triton" or x.is_cuda:
         return _triton_kernels_for(x, name)
-    return native_kernels if x.device.type in ("cpu", "cuda") else None
+    return native_kernels if x.device.type == "cpu" else None
 
 
+@functools.cache
 def has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    """Whether a Triton that the kernels are known to work with is installed, for Nvidia's GPUs."""
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    if importlib.util.find_spec("triton") is None or torch.version.hip:
+        return False
+    return tuple(map(int, version.split(".")[:2])) >= TRITON
 
 
-def _triton_kernels_for(x: Tensor, name: str) -> ModuleType | None:
-    if not has_triton():
-        raise RuntimeError(
-            "the backend 'triton' is forced, but Triton is not installed; install it with "
+def _triton_kernels_for(x: Tensor, name: str) -> ModuleType:
+    if has_triton():
+        from . import triton_kernels
+
+        if triton_kernels.supports(x):
+            return triton_kernels
+        problem = (
+            f"got a {x.dtype} tensor on {x.device.type!r}, but its kernels take float32, float16 "
+            "and bfloat16 on CUDA; force 'native' or 'auto'"
+        )
+    else:
+        problem = (
+            f"Triton {'.'.join(map(str, TRITON))} or newer is not installed; install it with "
             "pip install triton, or force 'native'"
         )
-    from . import triton_kernels
-
-    if triton_kernels.supports(x):
-        return triton_kernels
     if name == "triton":
-        raise RuntimeError(
-            f"the backend 'triton' is forced, but got a {x.dtype} tensor on {x.device.type!r}; "
-            "its kernels take float32, float16 and bfloat16 on CUDA: force 'native' or 'auto'"
-        )
+        raise RuntimeError(f"the backend 'triton' is forced: {problem}")
     return native_kernels
 
 

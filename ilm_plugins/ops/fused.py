@@ -1,8 +1,10 @@
 """The primitive with its hand-written backward pass, over any module of kernels."""
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch.autograd import Function
 from . import reference
 from .backends import kernels_for
 from .moments import duplicate, sum_groups
+from .networks import Autoencoder
 from .reference import Rescale, cast
 
 Vjp = Callable[..., tuple[Tensor | None, ...]]
@@ -23,6 +26,7 @@ def adaptive_norm(
     rescale: Rescale,
     *tensors: Tensor | None,
     vjp: Vjp | None = None,
+    network: Autoencoder | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What :func:`ilm_plugins.ops.reference.adaptive_norm` computes, by the kernels that fit x.
 
@@ -43,31 +47,79 @@ def adaptive_norm(
         vjp: the vector-Jacobian product of ``rescale`` where there is one by hand: a function of
             dscale, dshift, and of what ``rescale`` takes, that returns scale and the gradients of
             all that ``rescale`` takes, None for what has none. Otherwise autograd finds it.
+        network: what ``rescale`` is, for kernels that compute it themselves.
     """
     kernels = kernels_for(x)
     if kernels is None:
         return reference.adaptive_norm(x, num_groups, eps, rescale, *tensors)
-    return _AdaptiveNorm.apply(kernels, x, num_groups, eps, rescale, vjp, *tensors)
+    if network is not None and not kernels.runs_network(x, num_groups, network):
+        network = None
+    primitive = Primitive(kernels, num_groups, eps, rescale, vjp, network)
+    if torch.is_grad_enabled():
+        return _AdaptiveNorm.apply(primitive, x, *tensors)
+    return primitive.forward(x, tensors)
+
+
+class Primitive(NamedTuple):
+    """What the passes have in common, tensors aside."""
+
+    kernels: ModuleType
+    num_groups: int
+    eps: float
+    rescale: Rescale
+    vjp: Vjp | None
+    network: Autoencoder | None
+
+    def forward(
+        self, x: Tensor, tensors: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """y (N, C, *), mean and var (N, G')."""
+        if self.network is not None:
+            return self.kernels.network_forward(x, self.num_groups, self.network, tensors)
+
+        def scale_and_shift(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+            return self.rescale(mean, var, *cast(tensors, mean.dtype))
+
+        return self.kernels.forward(x, self.num_groups, self.eps, scale_and_shift)
+
+    def backward(
+        self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors, needs_x: bool, needs
+    ) -> tuple[Tensor | None, Iterable[Tensor | None]]:
+        """dx and dtensors, see :func:`adaptive_norm`."""
+        if self.network is not None:
+            return self.kernels.network_backward(dy, x, mean, var, self.network, tensors)
+        vjp = self.vjp or partial(_vjp, self.rescale, needs)
+        rstd = (var + self.eps).rsqrt_()
+        dscale, dshift = self.kernels.sums(dy, x, mean, rstd)
+        scale, dmean, dvar, *dtensors = vjp(dscale, dshift, mean, var, *cast(tensors, mean.dtype))
+        if not needs_x:
+            return None, dtensors
+        groups, m = self.num_groups, x[0].numel() // self.num_groups
+        through_rstd = sum_groups(scale * dscale, groups) * rstd.square()
+        through_center = sum_groups(scale * dshift, groups) * rstd
+        slope = torch.sub(dvar, through_rstd, alpha=0.5) * (2 / m)
+        offset = (dmean - through_center) / m
+        scale = scale * duplicate(rstd, x.shape[1])
+        return self.kernels.dx(dy, x, mean, scale, slope, offset), dtensors
+
+    def differentiable_backward(self, dy: Tensor, x: Tensor, tensors, needs_x: bool, needs):
+        """dx and dtensors, by operations that can be differentiated again."""
+        with torch.enable_grad():
+            y, _, _ = reference.adaptive_norm(x, self.num_groups, self.eps, self.rescale, *tensors)
+        inputs, needs = (x, *tensors), (needs_x, *needs)
+        wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
+        found = torch.autograd.grad(y, wanted, dy, create_graph=True, materialize_grads=True)
+        dx, *dtensors = _where(needs, found)
+        return dx, dtensors
 
 
 class _AdaptiveNorm(Function):
     @staticmethod
     def forward(
-        ctx,
-        kernels: ModuleType,
-        x: Tensor,
-        num_groups: int,
-        eps: float,
-        rescale: Rescale,
-        vjp: Vjp | None,
-        *tensors: Tensor | None,
+        ctx, primitive: Primitive, x: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        def scale_and_shift(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-            return rescale(mean, var, *cast(tensors, mean.dtype))
-
-        y, mean, var = kernels.forward(x, num_groups, eps, scale_and_shift)
-        ctx.kernels, ctx.num_groups, ctx.eps = kernels, num_groups, eps
-        ctx.rescale, ctx.vjp = rescale, vjp
+        y, mean, var = primitive.forward(x, tensors)
+        ctx.primitive = primitive
         ctx.save_for_backward(x, mean, var, *tensors)
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
@@ -77,39 +129,24 @@ class _AdaptiveNorm(Function):
     def backward(ctx, dy: Tensor | None, *_) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * len(ctx.needs_input_grad)
+        x, mean, var, *tensors = ctx.saved_tensors
+        _, needs_x, *needs = ctx.needs_input_grad
         if torch.is_grad_enabled():  # somebody wants gradients of these gradients
-            return _differentiable_backward(ctx, dy)
-        if torch.is_autocast_enabled(dy.device.type):
-            with torch.autocast(dy.device.type, enabled=False):
-                return _backward(ctx, dy)
-        return _backward(ctx, dy)
+            dx, dtensors = ctx.primitive.differentiable_backward(dy, x, tensors, needs_x, needs)
+            return None, dx, *dtensors
+        with _without_autocast(dy.device.type):
+            dx, dtensors = ctx.primitive.backward(dy, x, mean, var, tensors, needs_x, needs)
+        dtensors = (
+            d if d is None or d.dtype == t.dtype else d.to(t.dtype)
+            for d, t in zip(dtensors, tensors, strict=True)
+        )
+        return None, dx, *dtensors
 
 
-#: How many arguments of _AdaptiveNorm.forward come before ``tensors``; x is the second.
-_OTHERS = 6
-
-
-def _backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
-    x, mean, var, *tensors = ctx.saved_tensors
-    _, needs_x, *_ = ctx.needs_input_grad
-    vjp = ctx.vjp or partial(_vjp, ctx.rescale, ctx.needs_input_grad[_OTHERS:])
-    rstd = (var + ctx.eps).rsqrt_()
-    dscale, dshift = ctx.kernels.sums(dy, x, mean, rstd)
-    scale, dmean, dvar, *dtensors = vjp(dscale, dshift, mean, var, *cast(tensors, mean.dtype))
-    dx = None
-    if needs_x:
-        groups, m = ctx.num_groups, x[0].numel() // ctx.num_groups
-        through_rstd = sum_groups(scale * dscale, groups) * rstd.square()
-        through_center = sum_groups(scale * dshift, groups) * rstd
-        slope = torch.sub(dvar, through_rstd, alpha=0.5) * (2 / m)
-        offset = (dmean - through_center) / m
-        scale = scale * duplicate(rstd, x.shape[1])
-        dx = ctx.kernels.dx(dy, x, mean, scale, slope, offset)
-    dtensors = (
-        d if d is None or d.dtype == t.dtype else d.to(t.dtype)
-        for d, t in zip(dtensors, tensors, strict=True)
-    )
-    return None, dx, *(None,) * (_OTHERS - 2), *dtensors
+def _without_autocast(device_type: str):
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def _vjp(rescale, needs, dscale, dshift, mean, var, *tensors) -> tuple[Tensor | None, ...]:
@@ -127,16 +164,6 @@ def _vjp(rescale, needs, dscale, dshift, mean, var, *tensors) -> tuple[Tensor | 
         materialize_grads=True,
     )
     return scale.detach(), dmean, dvar, *_where(needs, found)
-
-
-def _differentiable_backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
-    x, _, _, *tensors = ctx.saved_tensors
-    with torch.enable_grad():
-        y, _, _ = reference.adaptive_norm(x, ctx.num_groups, ctx.eps, ctx.rescale, *tensors)
-    inputs = (None, x, *(None,) * (_OTHERS - 2), *tensors)
-    wanted = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=True) if need]
-    found = torch.autograd.grad(y, wanted, dy, create_graph=True, materialize_grads=True)
-    return _where(ctx.needs_input_grad, found)
 
 
 def _where(needs: Iterable[bool], found: Iterable[Tensor]) -> tuple[Tensor | None, ...]:

@@ -14,6 +14,7 @@ device, and nothing is added in an order that changes from run to run.
 """
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -22,6 +23,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from .moments import duplicate
+from .networks import Autoencoder
 
 # Shapes are chosen by reasoning, never by timing on a first call. A tile of 4096 elements on 8
 # warps gives each thread 16, two to four loads of 16 bytes, and leaves registers for three
@@ -43,25 +47,11 @@ ONE_READ_MATRIX = 4096
 MATRIX = 16384
 VECTOR = 4096
 
+#: Whether Triton runs the kernels on the CPU, for tests.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
 ACTIVATIONS = ("tanh", "sigmoid", "relu", "leaky_relu", "relu6", "identity")
 COMBINE = ("a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B")
-
-
-class Autoencoder(NamedTuple):
-    """ILM Norm's or AssocNorm's ``rescale``, for the kernels; see layers/autoencoder.py."""
-
-    num_groups: int  #: of the standardization
-    num_key_groups: int
-    eps: float
-    mean_drives: str  #: "beta" or "omega"
-    activations: tuple[str, str]  #: for (mean, variance)
-    combine: str
-    weight: Tensor  #: (C)
-    bias: Tensor  #: (C)
-    encode: Tensor  #: (M, key groups)
-    decode_mean: Tensor  #: (key groups, M)
-    decode_var: Tensor  #: (key groups, M)
-    omega_offset: Tensor  #: scalar
 
 
 class Tensors(NamedTuple):
@@ -656,90 +646,130 @@ def _one_read_vjp_kernel(
 
 
 def supports(x: Tensor) -> bool:
-    """Whether the kernels take x: its dtype, its layout, its size."""
+    """Whether the kernels take x: its device, its dtype, its size."""
     return (
-        x.dtype in (torch.float32, torch.float16, torch.bfloat16)
-        and x.dim() >= 2
-        and x.numel() > 0
+        (x.is_cuda or INTERPRETED)
+        and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
         and x.shape[2:].numel() < 2**30
-        and (x.is_contiguous() or x.movedim(1, -1).is_contiguous())
     )
 
 
+def _on_device(function: Callable) -> Callable:
+    """``function`` with the device of its first argument as the current one."""
+
+    @functools.wraps(function)
+    def on_device(x: Tensor, *args):
+        with torch.cuda.device_of(x):
+            return function(x, *args)
+
+    return on_device
+
+
+@_on_device
 def forward(
     x: Tensor,
     num_groups: int,
-    rescale: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
-    network: Autoencoder | None = None,
+    eps: float,
+    rescale: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The primitive's forward pass.
+    """y, with the dtype and the layout of x, and the moments, (N, G') both, in float32.
 
     Args:
-        x: (N, C, *), see ``supports``.
-        num_groups: G', of the moments.
-        rescale: (mean, var), (N, G') to (scale, shift), (N, C), all of float32; not called where
-            ``runs_network(x, num_groups, network)``.
-
-    Returns:
-        y like x, mean and var (N, G') in float32.
+        x: (N, C, *), not empty.
+        eps: added to the variance for the standardization.
+        rescale: (N, G') moments to (N, C) scale and shift of the standardized x.
     """
-    with torch.cuda.device_of(x):
-        sizes = _sizes(x, num_groups, network)
-        if sizes is None:
-            mean, var = moments(x, num_groups)
-            return affine(x, mean, *rescale(mean, var)), mean, var
-        if shape := _one_read_shape(x, sizes):
-            y, (mean, var) = torch.empty_like(x), _new(x, 2, num_groups)
-            _one_read(_one_read_kernel, x, (x, y, mean, var), network, shape, sizes)
-            return y, mean, var
-        mean, var = moments(x, num_groups)
-        scale, shift = _new(x, 2, x.shape[1])
-        _network(_network_kernel, (mean, var, scale, shift), network, sizes)
-        return affine(x, mean, scale, shift), mean, var
+    x = _dense(x)
+    mean, var = moments(x, num_groups)
+    scale, shift = rescale(mean, var)
+    return affine(x, mean, scale * duplicate((var + eps).rsqrt(), x.shape[1]), shift), mean, var
 
 
-def backward(
+@_on_device
+def sums(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums over the map of dy * (x - mean) * rstd and of dy, (N, C) both, in float32.
+
+    Args:
+        dy, x: (N, C, *).
+        mean, rstd: (N, G').
+    """
+    x = _dense(x)
+    d_scale, d_shift = centered_sums(_laid_out(dy, x), x, mean)
+    return d_scale * duplicate(rstd, x.shape[1]), d_shift
+
+
+@_on_device
+def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """scale * dy + slope * (x - mean) + offset, with the dtype and the layout of x.
+
+    Args:
+        dy, x: (N, C, *).
+        mean, slope, offset: (N, G').
+        scale: (N, C).
+    """
+    x = _dense(x)
+    d_x = torch.empty_like(x)
+    _elementwise(_dx_kernel, (_laid_out(dy, x), x, d_x), (mean, scale, slope, offset))
+    return d_x
+
+
+def runs_network(x: Tensor, num_groups: int, network: Autoencoder) -> bool:
+    """Whether the kernels run this network on the moments themselves."""
+    return _sizes(x, num_groups, network) is not None
+
+
+@_on_device
+def network_forward(
+    x: Tensor, num_groups: int, network: Autoencoder, tensors: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``forward`` with a network that runs in the kernels.
+
+    Args:
+        tensors: the network's, of any floating point type.
+    """
+    x, sizes = _dense(x), _sizes(x, num_groups, network)
+    pointers = _pointers(network, tensors)
+    if shape := _one_read_shape(x, sizes):
+        y, (mean, var) = torch.empty_like(x), _new(x, 2, num_groups)
+        _one_read(_one_read_kernel, x, (x, y, mean, var), pointers, network, shape, sizes)
+        return y, mean, var
+    mean, var = moments(x, num_groups)
+    scale, shift = _new(x, 2, x.shape[1])
+    _network(_network_kernel, (mean, var, scale, shift), pointers, network, sizes)
+    return affine(x, mean, scale, shift), mean, var
+
+
+@_on_device
+def network_backward(
     dy: Tensor,
     x: Tensor,
     mean: Tensor,
     var: Tensor,
-    num_groups: int,
-    vjp: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None,
-    network: Autoencoder | None = None,
-) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-    """The primitive's backward pass.
+    network: Autoencoder,
+    tensors: tuple[Tensor, ...],
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """dx like x, and the gradients of the network's tensors in float32, None for omega_offset.
 
     Args:
-        dy: the gradient of y, with the dtype and the layout of x.
-        x, mean, var: what went into and came out of ``forward``.
-        vjp: (d_scale, d_shift), (N, C), to ``rescale``'s scale (N, C) and the gradients (N, G') of
-            mean and var, all of float32; not called where ``runs_network``.
-
-    Returns:
-        dx like x, and the gradients of the network's weight, bias, encode, decode_mean and
-        decode_var in float32, or None where ``vjp`` was called.
+        dy: (N, C, *), the gradient of y.
+        x, mean, var: what went into and came out of ``network_forward``.
     """
-    count = x[0].numel() // num_groups
-    with torch.cuda.device_of(x):
-        sizes = _sizes(x, num_groups, network)
-        if sizes is None:
-            d_scale, d_shift = sums(dy, x, mean)
-            scale, d_mean, d_var = vjp(d_scale, d_shift)
-            through_mean = (scale * d_shift).unflatten(1, (num_groups, -1)).sum(2)
-            slope, offset = d_var * (2 / count), (d_mean - through_mean) / count
-            return dx(dy, x, mean, scale, slope, offset), None
-        (gradients,) = _new(x, 1, 2 * sizes.channels + 3 * sizes.hidden * sizes.keys)
-        if shape := _one_read_shape(x, sizes):
-            d_x = torch.empty_like(x)
-            pointers = dy, x, d_x, mean, var, gradients
-            _one_read(_one_read_vjp_kernel, x, pointers, network, shape, sizes)
-        else:
-            d_scale, d_shift = sums(dy, x, mean)
-            (scale,), (slope, offset) = _new(x, 1, x.shape[1]), _new(x, 2, num_groups)
-            pointers = d_scale, d_shift, mean, var, scale, slope, offset, gradients
-            _network(_network_vjp_kernel, pointers, network, sizes, float(count))
-            d_x = dx(dy, x, mean, scale, slope, offset)
-        return d_x, _split_gradients(gradients, network, sizes)
+    x, num_groups = _dense(x), mean.shape[1]
+    dy, sizes = _laid_out(dy, x), _sizes(x, num_groups, network)
+    pointers = _pointers(network, tensors)
+    (gradients,) = _new(x, 1, 2 * sizes.channels + 3 * sizes.hidden * sizes.keys)
+    if shape := _one_read_shape(x, sizes):
+        d_x = torch.empty_like(x)
+        maps = dy, x, d_x, mean, var, gradients
+        _one_read(_one_read_vjp_kernel, x, maps, pointers, network, shape, sizes)
+    else:
+        d_scale, d_shift = centered_sums(dy, x, mean)
+        (scale,), (slope, offset) = _new(x, 1, x.shape[1]), _new(x, 2, num_groups)
+        values = d_scale, d_shift, mean, var, scale, slope, offset, gradients
+        count = float(x[0].numel() // num_groups)
+        _network(_network_vjp_kernel, values, pointers, network, sizes, count)
+        d_x = dx(dy, x, mean, scale, slope, offset)
+    return d_x, _split_gradients(gradients, tensors, sizes)
 
 
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
@@ -773,7 +803,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return y
 
 
-def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+def centered_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """(N, C) sums over the map of dy * (x - mean) and of dy, in float32."""
     n, c = x.shape[:2]
     tiling = _Tiling.of(x)
@@ -784,18 +814,6 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         num_warps=tiling.warps,
     )  # fmt: skip
     return (of_splits.squeeze(3) if tiling.splits == 1 else of_splits.sum(3)).unbind()
-
-
-def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """scale * dy + slope * (x - mean) + offset, of scale (N, C), the others (N, G')."""
-    d_x = torch.empty_like(x)
-    _elementwise(_dx_kernel, (dy, x, d_x), (mean, scale, slope, offset))
-    return d_x
-
-
-def runs_network(x: Tensor, num_groups: int, network: Autoencoder | None) -> bool:
-    """Whether the kernels run this network themselves, so that no callable is needed."""
-    return _sizes(x, num_groups, network) is not None
 
 
 class Launch(NamedTuple):
@@ -871,6 +889,18 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+def _dense(x: Tensor) -> Tensor:
+    """x in one of the two layouts."""
+    return x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
+
+
+def _laid_out(dy: Tensor, x: Tensor) -> Tensor:
+    """dy with the layout of x."""
+    if x.is_contiguous():
+        return dy.contiguous()
+    return dy.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
 def _new(x: Tensor, count: int, columns: int) -> tuple[Tensor, ...]:
     """``count`` empty tensors (N, columns) in float32."""
     return x.new_empty((count, len(x), columns), dtype=torch.float32).unbind()
@@ -885,11 +915,9 @@ def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple[Tensor, ...]) -
     )  # fmt: skip
 
 
-def _sizes(x: Tensor, num_groups: int, network: Autoencoder | None) -> Sizes | None:
+def _sizes(x: Tensor, num_groups: int, network: Autoencoder) -> Sizes | None:
     """The sizes for the kernels that run the network, or None where these cannot."""
-    if network is None:
-        return None
-    c, hidden, keys = x.shape[1], network.encode.shape[0], network.num_key_groups
+    c, hidden, keys = x.shape[1], network.hidden, network.num_key_groups
     padded_hidden = triton.next_power_of_2(hidden)
     activations, combine = network.activations, network.combine
     if (
@@ -915,20 +943,22 @@ def _sizes(x: Tensor, num_groups: int, network: Autoencoder | None) -> Sizes | N
     )
 
 
-def _tensors(network: Autoencoder) -> Tensors:
-    decode_mean, decode_var = network.decode_mean, network.decode_var
+def _pointers(network: Autoencoder, tensors: tuple[Tensor, ...]) -> Tensors:
+    weight, bias, encode, decode_mean, decode_var, omega_offset = tensors
     if network.mean_drives == "beta":
-        decode_omega, decode_beta = decode_var, decode_mean
+        decoders = decode_var, decode_mean
     else:
-        decode_omega, decode_beta = decode_mean, decode_var
-    tensors = (network.weight, network.bias, network.encode, decode_omega, decode_beta)
-    return Tensors(*(t.detach().contiguous() for t in (*tensors, network.omega_offset)))
+        decoders = decode_mean, decode_var
+    tensors = weight, bias, encode, *decoders, omega_offset
+    return Tensors(*(t.detach().contiguous() for t in tensors))
 
 
-def _network(kernel, pointers, network: Autoencoder, sizes: Sizes, *count: float) -> None:
+def _network(
+    kernel, values, pointers: Tensors, network: Autoencoder, sizes: Sizes, *count: float
+) -> None:
     elements = max(sizes.padded_hidden * sizes.keys // 2, sizes.channels)
     _launch(
-        kernel, len(pointers[0]), *pointers, _tensors(network), float(network.eps), *count, sizes,
+        kernel, len(values[0]), *values, pointers, float(network.eps), *count, sizes,
         num_warps=min(16, max(4, elements // 256)),
     )  # fmt: skip
 
@@ -947,25 +977,22 @@ def _one_read_shape(x: Tensor, sizes: Sizes) -> Shape | None:
 
 
 def _one_read(
-    kernel, x: Tensor, pointers, network: Autoencoder, shape: Shape, sizes: Sizes
+    kernel, x: Tensor, maps, pointers: Tensors, network: Autoencoder, shape: Shape, sizes: Sizes
 ) -> None:
     chunks = x[0].numel() // (shape.block_c * shape.vector)
     _launch(
-        kernel, x.shape[0], *pointers, _tensors(network), float(network.eps),
+        kernel, x.shape[0], *maps, pointers, float(network.eps),
         float(x[0].numel() // sizes.fine), chunks, shape, sizes,
         num_warps=min(16, max(4, shape.block_c * shape.block_l // 1024)),
     )  # fmt: skip
 
 
-def _split_gradients(gradients: Tensor, network: Autoencoder, sizes: Sizes) -> tuple[Tensor, ...]:
+def _split_gradients(
+    gradients: Tensor, tensors: tuple[Tensor, ...], sizes: Sizes
+) -> tuple[Tensor | None, ...]:
     c, matrix = sizes.channels, sizes.hidden * sizes.keys
     total = gradients.sum(0) if len(gradients) > 1 else gradients[0]
     weight, bias, encode, omega, beta = total.split((c, c, matrix, matrix, matrix))
-    mean, var = (beta, omega) if sizes.mean_drives_beta else (omega, beta)
-    return (
-        weight,
-        bias,
-        encode.view_as(network.encode),
-        mean.view_as(network.decode_mean),
-        var.view_as(network.decode_var),
-    )
+    decoders = (beta, omega) if sizes.mean_drives_beta else (omega, beta)
+    found = weight, bias, encode, *decoders
+    return *(d.view_as(t) for d, t in zip(found, tensors, strict=False)), None

@@ -254,7 +254,14 @@ def test_an_unknown_backend_is_told_in_one_line():
 
 def test_triton_without_triton_is_told_in_one_line(monkeypatch):
     monkeypatch.setattr(backends, "has_triton", lambda: False)
-    with use_backend("triton"), pytest.raises(RuntimeError, match="Triton is not installed"):
+    with use_backend("triton"), pytest.raises(RuntimeError, match=r"Triton 3\.6 or newer is not"):
+        ILMGroupNorm(64)(torch.randn(1, 64))
+
+
+def test_triton_on_the_cpu_is_told_in_one_line():
+    pytest.importorskip("triton", reason="needs Triton")
+    told = "'triton' is forced: got a torch.float32 tensor on 'cpu', but its kernels take"
+    with use_backend("triton"), pytest.raises(RuntimeError, match=told):
         ILMGroupNorm(64)(torch.randn(1, 64))
 
 
