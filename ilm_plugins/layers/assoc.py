@@ -70,9 +70,8 @@ class AssocNorm(AutoencoderNorm):
     def has_papers_form(self) -> bool:
         return self.combine == "a(WE)+B"
 
-    @property
     def network(self) -> Autoencoder:
-        return self.describe(("sigmoid", "tanh"), self.combine)
+        return Autoencoder.of(self, ("sigmoid", "tanh"), combine=self.combine)
 
     def rescale(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)

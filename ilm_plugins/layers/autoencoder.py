@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..ops import Autoencoder, coarsen, coarsen_vjp, sum_groups
+from ..ops import coarsen, coarsen_vjp, sum_groups
 from .base import (
     AdaptiveNorm,
     Projection,
@@ -77,18 +77,6 @@ class AutoencoderNorm(AdaptiveNorm):
         super().reset_parameters()
         if hasattr(self, "omega_offset"):
             self.omega_offset.fill_(self.initial_offset)
-
-    def describe(self, activations: tuple[str, str], combine: str) -> Autoencoder:
-        """This layer's network, for kernels that compute it themselves."""
-        return Autoencoder(
-            self.num_groups,
-            self.num_key_groups,
-            self.hidden,
-            self.eps,
-            self.mean_drives,
-            activations,
-            combine,
-        )
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
         return (

@@ -3,7 +3,7 @@
 import inspect
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -30,8 +30,8 @@ class AdaptiveNorm(nn.GroupNorm):
     moment_groups: int
     #: The derivative of ``rescale`` by hand, or None for autograd's; see ``ops.adaptive_norm``.
     rescale_vjp = None
-    #: What ``rescale`` is, for kernels that compute it themselves, where they know it.
-    network: Autoencoder | None = None
+    #: A method that describes ``rescale`` for kernels that compute it themselves, or None.
+    network: Callable[[], Autoencoder] | None = None
 
     def __new__(cls, *args, **options):
         # A config's misspelt option deserves better than Python's TypeError, in every framework.

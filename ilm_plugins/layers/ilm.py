@@ -85,9 +85,8 @@ class ILMGroupNorm(AutoencoderNorm):
     def has_papers_form(self) -> bool:
         return self.activations == ("tanh", "sigmoid")
 
-    @property
     def network(self) -> Autoencoder:
-        return self.describe(self.activations, combine="a(WE)+B")
+        return Autoencoder.of(self, self.activations, combine="a(WE)+B")
 
     def rescale(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)

@@ -26,7 +26,7 @@ def adaptive_norm(
     rescale: Rescale,
     *tensors: Tensor | None,
     vjp: Vjp | None = None,
-    network: Autoencoder | None = None,
+    network: Callable[[], Autoencoder] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What :func:`ilm_plugins.ops.reference.adaptive_norm` computes, by the kernels that fit x.
 
@@ -47,13 +47,12 @@ def adaptive_norm(
         vjp: the vector-Jacobian product of ``rescale`` where there is one by hand: a function of
             dscale, dshift, and of what ``rescale`` takes, that returns scale and the gradients of
             all that ``rescale`` takes, None for what has none. Otherwise autograd finds it.
-        network: what ``rescale`` is, for kernels that compute it themselves.
+        network: a function that says what ``rescale`` is, for kernels that compute it themselves.
     """
     kernels = kernels_for(x)
     if kernels is None:
         return reference.adaptive_norm(x, num_groups, eps, rescale, *tensors)
-    if network is not None and not kernels.runs_network(x, num_groups, network):
-        network = None
+    network = kernels.runnable(network, x, num_groups)
     primitive = Primitive(kernels, num_groups, eps, rescale, vjp, network)
     if torch.is_grad_enabled():
         return _AdaptiveNorm.apply(primitive, x, *tensors)
@@ -95,10 +94,10 @@ class Primitive(NamedTuple):
         if not needs_x:
             return None, dtensors
         groups, m = self.num_groups, x[0].numel() // self.num_groups
-        through_rstd = sum_groups(scale * dscale, groups) * rstd.square()
-        through_center = sum_groups(scale * dshift, groups) * rstd
-        slope = torch.sub(dvar, through_rstd, alpha=0.5) * (2 / m)
-        offset = (dmean - through_center) / m
+        through_rstd = sum_groups(scale * dscale, groups)
+        through_center = sum_groups(scale * dshift, groups)
+        slope = torch.addcmul(dvar, through_rstd, rstd.square(), value=-0.5).mul_(2 / m)
+        offset = torch.addcmul(dmean, through_center, rstd, value=-1).div_(m)
         scale = scale * duplicate(rstd, x.shape[1])
         return self.kernels.dx(dy, x, mean, scale, slope, offset), dtensors
 

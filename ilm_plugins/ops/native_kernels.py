@@ -128,9 +128,8 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
     return out.view(x.movedim(1, -1).shape).movedim(-1, 1) if last else out.view(x.shape)
 
 
-def runs_network(*_) -> bool:
-    """No: what comes between the passes is left to torch."""
-    return False
+def runnable(*_) -> None:
+    """No network: what comes between the passes is left to torch."""
 
 
 def _float(x: Tensor) -> Tensor:

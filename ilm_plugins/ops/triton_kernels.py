@@ -713,9 +713,12 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
     return d_x
 
 
-def runs_network(x: Tensor, num_groups: int, network: Autoencoder) -> bool:
-    """Whether the kernels run this network on the moments themselves."""
-    return _sizes(x, num_groups, network) is not None
+def runnable(
+    network: Callable[[], Autoencoder] | None, x: Tensor, num_groups: int
+) -> Autoencoder | None:
+    """The network if there is one that the kernels compute themselves."""
+    found = network and network()
+    return found if found and _sizes(x, num_groups, found) else None
 
 
 @_on_device

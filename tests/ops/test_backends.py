@@ -118,8 +118,8 @@ def test_large_means(name, layout):
     errors = {
         backend: [
             ((a.double() - e).norm() / e.norm()).item()
-            for a, e in zip(run(backend, layer, x, seed), exact, strict=True)
-            if e.norm() > 0
+            # of y, x, weight and bias: a mean of 1000 saturates most networks
+            for a, e in zip(run(backend, layer, x, seed)[:4], exact, strict=False)
         ]
         for backend in ("native", "reference")
     }

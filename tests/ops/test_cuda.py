@@ -6,7 +6,8 @@ import torch
 from cases import inputs
 from ilm_plugins import NORMS, use_backend
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+if not torch.cuda.is_available():
+    pytest.skip("needs a GPU", allow_module_level=True)
 
 backends = pytest.mark.parametrize("backend", ["triton", "native"])
 layers = pytest.mark.parametrize("name", NORMS)
