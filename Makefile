@@ -7,11 +7,12 @@ DEMO_CONFIGS := configs/detectron2/shapes
 DEMO := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python tools/demo.py
 
 .NOTPARALLEL:
-.PHONY: help demo demo-compare test test-all lint format install install-detectron2 clean
+.PHONY: help demo demo-compare bench test test-all lint format install install-detectron2 clean
 
 help:
 	@echo "make demo                train a small Mask R-CNN with an ILM+GN box head, and show it"
 	@echo "make demo-compare        the same under GN and under ILM+GN"
+	@echo "make bench               time the layers and whole models; a table, JSON and a plot"
 	@echo "make test                lint and the test suite"
 	@echo "make test-all            also what is too long for every day"
 	@echo "make install-detectron2  detectron2 into VENV (default: .venv), by a pinned wheel"
@@ -22,6 +23,9 @@ demo: install install-detectron2
 demo-compare: install install-detectron2
 	$(DEMO) $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_gn.yaml \
 		$(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml
+
+bench: install install-detectron2
+	$(BIN)/python -m benchmarks
 
 test: lint install install-detectron2
 	$(BIN)/python -m pytest -n 2 -m "not long"

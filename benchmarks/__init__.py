@@ -1,1 +1,1 @@
-"""Speed and memory of the layers, beside what a user would pick instead: ``python -m benchmarks``."""
+"""Speed and memory of the layers, beside what a user would pick instead."""

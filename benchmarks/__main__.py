@@ -43,9 +43,12 @@ def main() -> int:
         "layout": "channels last" if args.channels_last else "contiguous",
         "rounds": args.rounds,
     }
+    results["models"] = []
     results["layers"] = list(layers.rows(device, layout, args.rounds, args.shapes))
     results["means"] = report.means(results["layers"])
-    results["models"] = [] if args.no_models else list(models.rows(device, args.rounds))
+    report.write(results, args.output)
+    if not args.no_models:
+        results["models"] = list(models.rows(device, args.rounds))
     report.write(results, args.output)
     print(report.table(results))
     print(f"\nwrote {args.output}/benchmark.json, .md and .png")

@@ -1,4 +1,4 @@
-"""Whole training steps: a detector's with a GN and an ILM+GN box head, and ResNet-50 under each norm."""
+"""Whole training steps: a detector's under GN and ILM+GN, and ResNet-50's under each norm."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -59,6 +59,7 @@ def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
     from detectron2.structures import BitMasks, Boxes, Instances
+    from detectron2.utils.events import EventStorage
 
     height, width = (800, 1216) if device.type == "cuda" else (256, 320)
 
@@ -83,7 +84,8 @@ def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
 
         def run() -> None:
             torch.manual_seed(1)  # the sampling of proposals
-            losses = model([image])
+            with EventStorage():
+                losses = model([image])
             torch.autograd.grad(sum(losses.values()), parameters, allow_unused=True)
 
         return run

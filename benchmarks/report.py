@@ -4,14 +4,20 @@ import json
 import math
 from pathlib import Path
 
-#: figure -> the ratio to reach, over the plain norm; None where there is no GPU to measure it
+#: (layer, pass) -> the ratio over the plain norm to reach, a geometric mean over the maps
 TARGETS = {
-    ("ILMGN", "forward"): 1.8,
-    ("ILMGN", "both"): 1.7,
-    ("ILMIN", "both"): 1.2,
-    ("EN", "both"): 1.2,
-    ("SN", "both"): 1.2,
+    "cpu": {
+        ("ILMGN", "forward"): 1.8,
+        ("ILMGN", "both"): 1.7,
+        ("ILMIN", "both"): 1.2,
+        ("EN", "both"): 1.2,
+        ("SN", "both"): 1.2,
+    },
+    "cuda": {("ILMGN", "both"): 1.0},
 }
+
+#: Elements of an instance that a CUDA kernel reads once; of a larger one it reads x twice.
+READ_ONCE = 16384
 
 
 def geometric_mean(values) -> float:
@@ -21,17 +27,19 @@ def geometric_mean(values) -> float:
 
 def table(results: dict) -> str:
     """Everything in Markdown."""
+    cuda = results["device"] != "cpu"
+    what = "device time of a replayed CUDA graph" if cuda else f"{results['threads']} threads"
     lines = [
-        f"{results['device']}, torch {results['torch']}, {results['threads']} threads, "
-        f"{results['layout']}, medians of {results['rounds']} interleaved rounds (quartiles)",
+        f"{results['device']}, torch {results['torch']}, {what}, {results['layout']}, medians of "
+        f"{results['rounds']} interleaved rounds (and quartiles)",
         "",
-        "| layer | map | forward, ms | over plain | both, ms | over plain | unfused over this "
-        "| saved | peak |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| layer / plain | map | forward, ms | over plain | both, ms | over plain "
+        "| unfused over this | saved | peak |" + (" eager over plain | of a copy |" * cuda),
+        "|---" * (11 if cuda else 9) + "|",
     ]
     for row in results["layers"]:
-        forward, both, name, baseline = row["forward"], row["both"], row["layer"], row["baseline"]
-        lines.append(
+        forward, both, name, baseline = *_passes(row), row["layer"], row["baseline"]
+        line = (
             f"| {name} / {baseline} | {row['shape name']} {'x'.join(map(str, row['shape']))} "
             f"| {1e3 * forward['seconds']:.2f} | {_ratio(forward['over baseline'])} "
             f"| {1e3 * both['seconds']:.2f} | {_ratio(both['over baseline'])} "
@@ -39,28 +47,40 @@ def table(results: dict) -> str:
             f"| {row['saved bytes'][name] / row['saved bytes'][baseline]:.3f} "
             f"| {row['peak bytes'][name] / row['peak bytes'][baseline]:.2f} |"
         )
-    lines += [
-        "",
-        "| geometric mean | forward | both | unfused over this, both |",
-        "|---|---|---|---|",
-    ]
+        if cuda:
+            passes = 2 if math.prod(row["shape"][1:]) <= READ_ONCE else 3
+            bandwidth = passes / 2 / forward["over copy"][0]
+            line += f" {_ratio(row['both']['over baseline'])} | {bandwidth:.0%} |"
+        lines.append(line)
+    lines += ["", "| geometric mean | forward | both | unfused over this |", "|---" * 4 + "|"]
+    targets = TARGETS["cuda" if cuda else "cpu"]
     for name, means in results["means"].items():
+        cells = [
+            f"{means[key]:.2f}" + (f" (aim {aim})" if (aim := targets.get((name, key))) else "")
+            for key in ("forward", "both")
+        ]
         lines.append(
-            f"| {name} / {means['baseline']} | {means['forward']:.2f}{_target(name, 'forward')} "
-            f"| {means['both']:.2f}{_target(name, 'both')} | {means['unfused']:.1f} |"
+            f"| {name} / {means['baseline']} | {' | '.join(cells)} | {means['unfused']:.1f} |"
         )
+    if not cuda:
+        lines.append("| on CUDA | not measured | not measured | not measured |")
     lines += ["", "| training step | s | over plain |", "|---|---|---|"]
     for row in results["models"]:
         if "missing" in row:
             lines.append(f"| {row['model']} | {row['missing']} | |")
-            continue
-        lines.append(
-            f"| {row['model']}, {row['norm']} / {row['baseline']} | {row['seconds']:.2f} "
-            f"| {_ratio(row['over baseline'], 3)} |"
-        )
-    if results["device"] == "cpu":
-        lines.append("| the same on CUDA | not measured | |")
+        else:
+            lines.append(
+                f"| {row['model']}, {row['norm']} / {row['baseline']} | {row['seconds']:.2f} "
+                f"| {_ratio(row['over baseline'], 3)} |"
+            )
+    if not cuda:
+        lines.append("| on CUDA | not measured | not measured |")
     return "\n".join(lines)
+
+
+def _passes(row: dict) -> tuple[dict, dict]:
+    """The times of the forward pass and of both, on CUDA those of the device."""
+    return tuple(row.get(f"{name}, graph", row[name]) for name in ("forward", "both"))
 
 
 def means(rows: list[dict]) -> dict:
@@ -68,11 +88,12 @@ def means(rows: list[dict]) -> dict:
     found = {}
     for name in dict.fromkeys(row["layer"] for row in rows):
         own = [row for row in rows if row["layer"] == name]
+        forward, both = zip(*map(_passes, own), strict=True)
         found[name] = {
             "baseline": own[0]["baseline"],
-            "forward": geometric_mean(row["forward"]["over baseline"][0] for row in own),
-            "both": geometric_mean(row["both"]["over baseline"][0] for row in own),
-            "unfused": geometric_mean(row["both"]["unfused over this"][0] for row in own),
+            "forward": geometric_mean(times["over baseline"][0] for times in forward),
+            "both": geometric_mean(times["over baseline"][0] for times in both),
+            "unfused": geometric_mean(times["unfused over this"][0] for times in both),
         }
     return found
 
@@ -86,7 +107,7 @@ def write(results: dict, folder: Path) -> None:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Forward and backward time over the plain norm's: each layer on each map, fused and unfused."""
+    """Forward and backward time over the plain norm's, of each layer, fused and unfused."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -97,8 +118,9 @@ def plot(rows: list[dict], path: Path) -> None:
     for axis, name in zip(axes.flat, layers, strict=False):
         own = [row for row in rows if row["layer"] == name]
         at = range(len(own))
-        fused = [row["both"]["over baseline"][0] for row in own]
-        unfused = [row["both"]["unfused seconds"] / row["both"]["baseline seconds"] for row in own]
+        both = [_passes(row)[1] for row in own]
+        fused = [times["over baseline"][0] for times in both]
+        unfused = [times["unfused seconds"] / times["baseline seconds"] for times in both]
         axis.bar([i - 0.2 for i in at], fused, 0.4, label="fused")
         axis.bar([i + 0.2 for i in at], unfused, 0.4, label="unfused", color="lightgray")
         axis.axhline(1, color="black", linewidth=0.8)
@@ -116,8 +138,3 @@ def plot(rows: list[dict], path: Path) -> None:
 def _ratio(quartiles: tuple[float, float, float], digits: int = 2) -> str:
     median, lower, upper = quartiles
     return f"{median:.{digits}f} ({lower:.{digits}f}-{upper:.{digits}f})"
-
-
-def _target(name: str, pass_name: str) -> str:
-    target = TARGETS.get((name, pass_name))
-    return "" if target is None else f" (aim {target})"

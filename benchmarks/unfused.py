@@ -1,7 +1,7 @@
 """The layers as their authors' released code computes them: written from the papers' descriptions.
 
 One torch operation a step, on whole maps: var and mean apart, statistics repeated to channels, the
-input standardized, scaled and shifted one after the other. Variances are unbiased, as they are there.
+input standardized, scaled and shifted one after the other. Variances are unbiased, as theirs are.
 """
 
 import torch
