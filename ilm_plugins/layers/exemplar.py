@@ -1,5 +1,8 @@
 """Exemplar Normalization: Zhang et al., CVPR 2020."""
 
+from functools import reduce
+from operator import add, mul
+
 import torch
 from torch import Tensor, nn
 
@@ -121,17 +124,20 @@ class ExemplarNorm(MixtureNorm):
 
     def rescale(self, mean, var, weight, bias, *tensors):
         *network, running_mean, running_var = tensors
-        rstd, at_mean = self._normalizers(mean, var, running_mean, running_var)
+        rstds, at_mean = self._normalizers(mean, var, running_mean, running_var)
         ratios = self._ratios(mean, at_mean, *network)
-        gain = ratios.unsqueeze(2) * weight.view(-1, self.num_channels)
-        shift = (gain * at_mean).sum(1) + bias.view(-1, self.num_channels).sum(0)
-        return (gain * rstd).sum(1) * (var + self.eps).sqrt(), shift
+        gains = (ratios.unsqueeze(2) * weight.view(-1, self.num_channels)).unbind(1)
+        scale = reduce(add, map(mul, gains, rstds)) * (var + self.eps).sqrt()
+        offset = reduce(add, map(mul, gains, at_mean.unbind(1)))
+        return scale, offset + bias.view(-1, self.num_channels).sum(0)
 
     def _normalizers(self, mean, var, running_mean, running_var):
-        """(N, K, C): each normalizer's 1 / deviation, and what it makes of the spatial mean."""
-        means, variances = self.statistics(mean, var, running_mean, running_var)
-        rstd = (variances + self.eps).rsqrt()
-        return rstd, rstd * (mean.unsqueeze(1) - means)
+        """Each normalizer's 1 / deviation, that broadcasts to (N, C); and what it makes of the
+        spatial mean, (N, K, C)."""
+        statistics = self.statistics(mean, var, running_mean, running_var)
+        rstds = [(v + self.eps).rsqrt() for _, v in statistics]
+        pairs = zip(statistics, rstds, strict=True)
+        return rstds, torch.stack([(mean - m) * rstd for (m, _), rstd in pairs], 1)
 
     def _ratios(self, mean, at_mean, reduce, expand, expand_bias, ratio, ratio_bias):
         """Section 3.3: (N, C) spatial means, (N, K, C) normalized ones -> (N, K)."""

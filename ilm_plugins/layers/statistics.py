@@ -136,31 +136,31 @@ class MixtureNorm(AdaptiveNorm):
 
     def statistics(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The K normalizers' means and biased variances for each instance and channel.
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The K normalizers' means and biased variances.
 
         Args:
             mean, var: (N, C) moments of each instance's channels.
             running_mean, running_var: (C), for BN in place of the batch's own; or None.
 
         Returns:
-            (N, K, C) means and variances.
+            K pairs of mean and variance, each (N, C), or (N, 1) or (1, C) where all channels or all
+            instances share one.
         """
-        n, c = mean.shape
-        means, variances = [], []
+        found = []
         for normalizer in self.normalizers:
             if normalizer == "IN":
-                m, v = mean, var
+                found.append((mean, var))
             elif normalizer == "BN" and running_mean is None:
-                m, v = over_batch(mean, var)
+                found.append(over_batch(mean, var))
             elif normalizer == "BN":
-                m, v = running_mean, running_var
+                found.append((running_mean.unsqueeze(0), running_var.unsqueeze(0)))
+            elif normalizer == "LN":
+                found.append(coarsen(mean, var, 1))
             else:
-                groups = 1 if normalizer == "LN" else self.num_groups
-                m, v = (duplicate(t, c) for t in coarsen(mean, var, groups))
-            means.append(m.expand(n, c))
-            variances.append(v.expand(n, c))
-        return torch.stack(means, 1), torch.stack(variances, 1)
+                groups = coarsen(mean, var, self.num_groups)
+                found.append(tuple(duplicate(t, self.num_channels) for t in groups))
+        return found
 
     def extra_repr(self) -> str:
         groups = f", num_groups={self.num_groups}" if "GN" in self.normalizers else ""

@@ -1,5 +1,9 @@
 """Switchable Normalization: Luo et al., ICLR 2019, the baseline of Exemplar Normalization."""
 
+from collections.abc import Sequence
+from functools import reduce
+from operator import add, mul
+
 import torch
 from torch import Tensor, nn
 
@@ -60,8 +64,13 @@ class SwitchNorm(MixtureNorm):
         return (*own, *self.running_statistics())
 
     def rescale(self, mean, var, weight, bias, mean_weight, var_weight, running_mean, running_var):
-        means, variances = self.statistics(mean, var, running_mean, running_var)
-        mixed_mean = (mean_weight.softmax(0)[:, None] * means).sum(1)
-        mixed_var = (var_weight.softmax(0)[:, None] * variances).sum(1)
-        scale = weight * (mixed_var + self.eps).rsqrt()
-        return scale * (var + self.eps).sqrt(), scale * (mean - mixed_mean) + bias
+        statistics = self.statistics(mean, var, running_mean, running_var)
+        means, variances = zip(*statistics, strict=True)
+        scale = weight * (mix(var_weight, variances) + self.eps).rsqrt()
+        shift = scale * (mean - mix(mean_weight, means)) + bias
+        return scale * (var + self.eps).sqrt(), shift
+
+
+def mix(logits: Tensor, statistics: Sequence[Tensor]) -> Tensor:
+    """The statistics' mean, weighted with the softmax of K logits."""
+    return reduce(add, map(mul, logits.softmax(0).unbind(), statistics))

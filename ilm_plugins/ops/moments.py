@@ -48,7 +48,9 @@ def coarsen_vjp(
 
 
 def over_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """Pool the moments (N, G') of each instance into those (1, G') of the whole batch, N >= 1."""
+    """Pool the moments (N, G') of each instance into those (1, G') of the batch; zeros for N = 0."""
+    if mean.shape[0] == 0:
+        return mean.new_zeros(1, mean.shape[1]), var.new_zeros(1, var.shape[1])
     mean, var = _pool(mean, var, dim=0)
     return mean.unsqueeze(0), var.unsqueeze(0)
 

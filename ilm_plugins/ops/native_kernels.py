@@ -73,20 +73,27 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Ten
     rows, drows = _rows(x, last), _rows(dy, last)
     if not last:
         # Group normalization of one instance with N * C channels: their gradients are these sums.
-        num_channels, length, num_groups = n * c, rows.shape[1], mean.numel()
+        # Groups of one channel each it would treat one by one: it sees a single one instead, not
+        # centered, and what it sums is centered here.
+        single = mean.shape[1] == c
+        num_channels, num_groups = n * c, 1 if single else mean.numel()
+        ones = mean.new_ones(num_channels)
         _, dscale, dshift = aten.native_group_norm_backward(
             drows,
             rows,
-            mean.view(1, num_groups),
-            rstd.view(1, num_groups),
-            mean.new_empty(num_channels),  # of weights, which do not matter here
+            mean.new_zeros(1, 1) if single else mean.view(1, num_groups),
+            ones[:1].view(1, 1) if single else rstd.view(1, num_groups),
+            ones,
             1,
             num_channels,
-            length,
+            rows.shape[1],
             num_groups,
             [False, True, True],
         )
-        return dscale.view(n, c), dshift.view(n, c)
+        dscale, dshift = dscale.view(n, c), dshift.view(n, c)
+        if single:
+            dscale = torch.addcmul(dscale, dshift, mean, value=-1).mul_(rstd)
+        return dscale, dshift
     mean = duplicate(mean, c).unsqueeze(1)
     dscale, dshift = torch.zeros_like(mean), torch.zeros_like(mean)
     for dpart, part, center, a, b in _blocks(drows, rows, mean, dscale, dshift):
