@@ -50,6 +50,9 @@ class Case:
         with torch.no_grad():
             self.function(self.x)
 
+    def copy(self) -> None:
+        self.x.detach().clone()
+
     def both(self) -> None:
         torch.autograd.grad(self.function(self.x), self.inputs, self.dy, allow_unused=True)
 
@@ -76,47 +79,43 @@ def rows(
 ) -> Iterator[dict]:
     """One row a layer and shape: times, ratios and bytes; on CUDA also under a replayed graph."""
     for shape_name in shapes:
-        shape = SHAPES[shape_name]
-        found = cases(shape, device, layout)
-        times = {}
-        for pass_name in ("forward", "both"):
-            runs = {name: getattr(case, pass_name) for name, case in found.items()}
-            times[pass_name] = measure.interleaved(runs, rounds, measure.wall)
-            if device.type == "cuda":
-                x = found["ILMGN"].x.detach()
-                y = torch.empty_like(x)
-                runs["copy"] = lambda x=x, y=y: y.copy_(x)
-                graphs = {name: measure.as_graph(run) for name, run in runs.items()}
-                times[f"{pass_name}, graph"] = measure.interleaved(graphs, rounds, measure.device)
+        found = cases(SHAPES[shape_name], device, layout)
         for name, baseline in BASELINES.items():
-            of = {who: found[who] for who in (name, baseline, f"{name} unfused")}
-            yield {
+            rivals = {"baseline": found[baseline], "unfused": found[f"{name} unfused"]}
+            row = {
                 "layer": name,
                 "baseline": baseline,
                 "shape name": shape_name,
-                "shape": shape,
-                "saved bytes": {
-                    who: measure.saved_bytes(case.function, case.x, case.module)
-                    for who, case in of.items()
-                },
-                "peak bytes": {
-                    who: measure.peak_bytes(case.both, device) for who, case in of.items()
-                },
-                **{
-                    pass_name: _timing(of_pass, name, baseline)
-                    for pass_name, of_pass in times.items()
-                },
+                "shape": SHAPES[shape_name],
             }
+            for pass_name in ("forward", "both"):
+                run = getattr(found[name], pass_name)
+                others = {who: getattr(case, pass_name) for who, case in rivals.items()}
+                row[pass_name] = _against(run, others, rounds, measure.wall)
+                if device.type == "cuda":
+                    others["copy"] = found[name].copy
+                    graphs = {who: measure.as_graph(other) for who, other in others.items()}
+                    row[f"{pass_name}, graph"] = _against(
+                        measure.as_graph(run), graphs, rounds, measure.device
+                    )
+            of = {"this": found[name], **rivals}
+            for what, count in (
+                (
+                    "saved bytes",
+                    lambda case: measure.saved_bytes(case.function, case.x, case.module),
+                ),
+                ("peak bytes", lambda case: measure.peak_bytes(case.both, device)),
+            ):
+                row[what] = {who: count(case) for who, case in of.items()}
+            yield row
 
 
-def _timing(times: dict, name: str, baseline: str) -> dict:
-    row = {
-        "seconds": times[name].median,
-        "baseline seconds": times[baseline].median,
-        "unfused seconds": times[f"{name} unfused"].median,
-        "over baseline": times[name].over(times[baseline]),
-        "unfused over this": times[f"{name} unfused"].over(times[name]),
-    }
-    if "copy" in times:
-        row["over copy"] = times[name].over(times["copy"])
+def _against(run, others: dict, rounds: int, clock) -> dict:
+    """A layer's seconds, and its rivals', each measured in turn with the layer; and the ratios."""
+    row = {}
+    for who, other in others.items():
+        times = measure.interleaved({"this": run, who: other}, rounds, clock)
+        row.setdefault("seconds", times["this"].median)
+        row[f"{who} seconds"] = times[who].median
+        row[f"over {who}"] = times["this"].over(times[who])
     return row

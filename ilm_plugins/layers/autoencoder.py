@@ -122,8 +122,8 @@ class AutoencoderNorm(AdaptiveNorm):
         of_fine = (n, self.moment_groups, c // self.moment_groups)
         omega, beta = omega.reshape(of_fine), beta.reshape(of_fine)
         fine = FineInGroups(mean, var, self.num_groups, self.eps)
-        scale = omega * fine.ratio.unsqueeze(2)
-        shift = torch.addcmul(beta, omega, fine.offset.unsqueeze(2))
+        scale = omega * fine.ratio
+        shift = torch.addcmul(beta, omega, fine.offset)
         return scale.view(n, c), shift.view(n, c)
 
     @property
@@ -162,9 +162,8 @@ class AutoencoderNorm(AdaptiveNorm):
             of_fine = (n, self.moment_groups, c // self.moment_groups)
             omega, dscale, through_shift = (t.view(of_fine) for t in (omega, dscale, dshift))
             fine = FineInGroups(mean, var, self.num_groups, self.eps)
-            ratio, offset = fine.ratio.unsqueeze(2), fine.offset.unsqueeze(2)
-            scale = (omega * ratio).view(n, c)
-            domega = torch.addcmul(dscale * ratio, through_shift, offset).view(n, c)
+            scale = (omega * fine.ratio).view(n, c)
+            domega = torch.addcmul(dscale * fine.ratio, through_shift, fine.offset).view(n, c)
             through_groups = fine.vjp((dscale * omega).sum(2), (through_shift * omega).sum(2))
 
         # Eqs. 4 to 6
@@ -194,21 +193,22 @@ class FineInGroups:
     """What is standardized by its fine group, seen from the larger group around that.
 
     ``ratio`` times the one plus ``offset`` is the other: x standardized by the larger group.
-    (N, G') both.
+    Both are (N, G', 1).
     """
 
     def __init__(self, mean: Tensor, var: Tensor, num_groups: int, eps: float) -> None:
-        self.shape, groups = mean.shape, (mean.shape[0], num_groups, mean.shape[1] // num_groups)
-        group_mean, group_var = coarsen(mean, var, num_groups)
-        self.rstd = (group_var + eps).rsqrt().unsqueeze(2)
-        self.off_center = mean.view(groups) - group_mean.unsqueeze(2)
-        self.std = (var + eps).sqrt().view(groups)
-        self.ratio = (self.std * self.rstd).view(self.shape)
-        self.offset = (self.off_center * self.rstd).view(self.shape)
+        n, fine = mean.shape
+        groups, of_fine = (n, num_groups, fine // num_groups), (n, fine, 1)
+        mean, var = mean.view(groups), (var + eps).view(groups)
+        self.off_center = mean - mean.mean(2, keepdim=True)
+        self.rstd = torch.addcmul(var, self.off_center, self.off_center).mean(2, True).rsqrt()
+        self.std = var.sqrt()
+        self.ratio = (self.std * self.rstd).view(of_fine)
+        self.offset = (self.off_center * self.rstd).view(of_fine)
 
     def vjp(self, dratio: Tensor, doffset: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, G') gradients of mean and var, from those of ratio and offset."""
-        groups = self.std.shape
+        """Gradients of mean and var, from those of ratio and offset, (N, G') all."""
+        groups, of_fine = self.std.shape, dratio.shape
         dratio, doffset = dratio.view(groups), doffset.view(groups)
         drstd = torch.addcmul(dratio * self.std, doffset, self.off_center).sum(2, keepdim=True)
         doff_center = doffset * self.rstd
@@ -216,4 +216,4 @@ class FineInGroups:
         dmean = doff_center - doff_center.mean(2, keepdim=True)
         dmean = torch.addcmul(dmean, self.off_center, dgroup_var, value=2)
         dvar = torch.addcdiv(dgroup_var, dratio * self.rstd, self.std, value=0.5)
-        return dmean.view(self.shape), dvar.view(self.shape)
+        return dmean.view(of_fine), dvar.view(of_fine)

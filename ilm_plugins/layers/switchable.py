@@ -70,7 +70,38 @@ class SwitchNorm(MixtureNorm):
         shift = scale * (mean - mix(mean_weight, means)) + bias
         return scale * (var + self.eps).sqrt(), shift
 
+    def rescale_vjp(
+        self, dscale, dshift, mean, var, weight, bias, mean_weight, var_weight, *running
+    ):
+        """The vector-Jacobian product of ``rescale``, in less than half of autograd's time."""
+        means, variances = zip(*self.statistics(mean, var, *running), strict=True)
+        off_center = mean - mix(mean_weight, means)
+        rstd = (mix(var_weight, variances) + self.eps).rsqrt()
+        std = (var + self.eps).sqrt()
+        gain = weight * rstd
+
+        dgain = torch.addcmul(dscale * std, dshift, off_center)
+        dcenter = dshift * gain
+        dmixed_var = dgain * gain * rstd.square() * -0.5
+        dmean_weight, dmeans = mix_vjp(mean_weight, means, -dcenter)
+        dvar_weight, dvariances = mix_vjp(var_weight, variances, dmixed_var)
+        dmean, dvar = self.statistics_vjp(mean, means, dmeans, dvariances, *running)
+        dmean, dvar = dmean + dcenter, dvar + dscale * gain / (2 * std)
+        of_affine = (dgain * rstd).sum(0), dshift.sum(0)
+        return gain * std, dmean, dvar, *of_affine, dmean_weight, dvar_weight, None, None
+
 
 def mix(logits: Tensor, statistics: Sequence[Tensor]) -> Tensor:
-    """The statistics' mean, weighted with the softmax of K logits."""
+    """The mean of K statistics, (N, C), weighted with the softmax of as many logits."""
     return reduce(add, map(mul, logits.softmax(0).unbind(), statistics))
+
+
+def mix_vjp(
+    logits: Tensor, statistics: Sequence[Tensor], gradient: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients of the logits and of the statistics, from that of their mixture, (N, C)."""
+    ratios = logits.softmax(0)
+    gradients = [gradient.sum_to_size(s.shape) for s in statistics]
+    dratios = torch.stack([(d * s).sum() for d, s in zip(gradients, statistics, strict=True)])
+    dlogits = ratios * (dratios - (ratios * dratios).sum())
+    return dlogits, [ratio * d for ratio, d in zip(ratios.unbind(), gradients, strict=True)]

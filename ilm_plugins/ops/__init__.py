@@ -2,7 +2,7 @@
 
 from .backends import use_backend
 from .fused import adaptive_norm
-from .moments import coarsen, coarsen_vjp, duplicate, over_batch, sum_groups
+from .moments import coarsen, coarsen_vjp, duplicate, over_batch, over_batch_vjp, sum_groups
 from .networks import Autoencoder
 from .reference import cast, moments
 
@@ -15,6 +15,7 @@ __all__ = [
     "duplicate",
     "moments",
     "over_batch",
+    "over_batch_vjp",
     "sum_groups",
     "use_backend",
 ]

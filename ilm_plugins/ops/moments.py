@@ -47,8 +47,25 @@ def coarsen_vjp(
     return dmean.view_as(mean), dvar.expand_as(off_center).reshape(mean.shape)
 
 
+def over_batch_vjp(
+    mean: Tensor, batch_mean: Tensor, dmean: Tensor, dvar: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The vector-Jacobian product of :func:`over_batch`.
+
+    Args:
+        mean: (N, G') means of the instances.
+        batch_mean, dmean, dvar: (1, G') means of the batch; gradients of its moments.
+
+    Returns:
+        (N, G') gradients of the means; (1, G') that of the variances, the same for every instance.
+    """
+    n = mean.shape[0]
+    dvar = dvar / n
+    return torch.addcmul(dmean / n, mean - batch_mean, dvar, value=2), dvar
+
+
 def over_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """Pool the moments (N, G') of each instance into those (1, G') of the batch; zeros for N = 0."""
+    """Pool the moments (N, G') of instances into those (1, G') of the batch; zeros for N = 0."""
     if mean.shape[0] == 0:
         return mean.new_zeros(1, mean.shape[1]), var.new_zeros(1, var.shape[1])
     mean, var = _pool(mean, var, dim=0)

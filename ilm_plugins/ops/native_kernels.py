@@ -190,21 +190,18 @@ def _affine(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
     if length < LONG or x.device.type != "cpu":
         return torch.mul(x, scale, out=out).add_(shift)
     # Batch normalization in evaluation, of one instance whose channels are the rows.
-    image = (1, rows, length)
-    scale, shift = scale.flatten(), shift.flatten()
+    image, scale, shift = (1, rows, length), scale.flatten(), shift.flatten()
     zeros, ones, none = torch.zeros_like(scale), torch.ones_like(scale), scale.new_empty(0)
-    aten.native_batch_norm.out(
+    torch.native_batch_norm(
         x.view(image),
         scale,
         shift,
-        zeros,
-        ones,
-        False,
-        0.0,
-        0.0,
-        out=out.view(image),
-        save_mean=none,
-        save_invstd=none,
+        running_mean=zeros,
+        running_var=ones,
+        training=False,
+        momentum=0.0,
+        eps=0.0,
+        out=(out.view(image), none, none),
     )
     return out
 
