@@ -200,8 +200,9 @@ class FineInGroups:
         n, fine = mean.shape
         groups, of_fine = (n, num_groups, fine // num_groups), (n, fine, 1)
         mean, var = mean.view(groups), (var + eps).view(groups)
-        self.off_center = mean - mean.mean(2, keepdim=True)
-        self.rstd = torch.addcmul(var, self.off_center, self.off_center).mean(2, True).rsqrt()
+        self.off_center = mean - mean.sum(2, keepdim=True) * (num_groups / fine)
+        spread = torch.addcmul(var, self.off_center, self.off_center)
+        self.rstd = (spread.sum(2, keepdim=True) * (num_groups / fine)).rsqrt()
         self.std = var.sqrt()
         self.ratio = (self.std * self.rstd).view(of_fine)
         self.offset = (self.off_center * self.rstd).view(of_fine)

@@ -112,7 +112,7 @@ def _is_traced(x: Tensor) -> bool:
     """Whether operations on x are recorded or transformed, and not only computed."""
     return (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or torch._C._get_tracing_state() is not None
         or type(x) not in (Tensor, torch.nn.Parameter)
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
