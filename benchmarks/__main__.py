@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--shapes", nargs="+", default=list(layers.SHAPES), choices=layers.SHAPES)
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="under torch.compile, too")
     parser.add_argument("--no-models", action="store_true", help="layers alone")
     parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
     args = parser.parse_args()
@@ -35,6 +36,8 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = torch.device(args.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     results = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -46,6 +49,9 @@ def main() -> int:
     results["models"] = []
     results["layers"] = list(layers.rows(device, layout, args.rounds, args.shapes))
     results["means"] = report.means(results["layers"])
+    results["compiled"] = []
+    if args.compile:
+        results["compiled"] = list(layers.compiled_rows(device, layout, args.rounds, args.shapes))
     report.write(results, args.output)
     if not args.no_models:
         results["models"] = list(models.rows(device, args.rounds))

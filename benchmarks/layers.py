@@ -119,3 +119,29 @@ def _against(run, others: dict, rounds: int, clock) -> dict:
         row[f"{who} seconds"] = times[who].median
         row[f"over {who}"] = times["this"].over(times[who])
     return row
+
+
+def compiled_rows(
+    device: torch.device, layout: torch.memory_format, rounds: int, shapes: list[str]
+) -> Iterator[dict]:
+    """What torch.compile makes of each layer's composite, over the fused passes."""
+    for shape_name in shapes:
+        found = cases(SHAPES[shape_name], device, layout)
+        for name in NORMS:
+            torch._dynamo.reset()
+            fused = found[name]
+            compiled = torch.compile(fused.module, fullgraph=True)
+            case = Case(fused.module, compiled, fused.x, fused.dy)
+            yield {
+                "layer": name,
+                "shape name": shape_name,
+                **{
+                    pass_name: _against(
+                        getattr(case, pass_name),
+                        {"fused": getattr(fused, pass_name)},
+                        rounds,
+                        measure.wall,
+                    )
+                    for pass_name in ("forward", "both")
+                },
+            }

@@ -16,8 +16,9 @@ TARGETS = {
     "cuda": {("ILMGN", "both"): 1.0},
 }
 
-#: Elements of an instance that a CUDA kernel reads once; of a larger one it reads x twice.
-READ_ONCE = 16384
+#: Elements of an instance that a CUDA kernel reads once, and the layers for which it does; what is
+#: larger it reads twice.
+READ_ONCE = 16384, ("ILMGN", "ILMIN", "ILMLN", "AssocNorm")
 
 
 def geometric_mean(values) -> float:
@@ -48,7 +49,9 @@ def table(results: dict) -> str:
             f"| {row['peak bytes']['this'] / row['peak bytes']['baseline']:.2f} |"
         )
         if cuda:
-            passes = 2 if math.prod(row["shape"][1:]) <= READ_ONCE else 3
+            elements, of_layers = READ_ONCE
+            once = math.prod(row["shape"][1:]) <= elements and name in of_layers
+            passes = 2 if once else 3
             bandwidth = passes / 2 / forward["over copy"][0]
             line += f" {_ratio(row['both']['over baseline'])} | {bandwidth:.0%} |"
         lines.append(line)
@@ -64,6 +67,12 @@ def table(results: dict) -> str:
         )
     if not cuda:
         lines.append("| on CUDA | not measured | not measured | not measured |")
+    if results["compiled"]:
+        lines += ["", "| torch.compile | map | forward over fused | both over fused |"]
+        lines.append("|---" * 4 + "|")
+    for row in results["compiled"]:
+        ratios = [_ratio(row[pass_name]["over fused"]) for pass_name in ("forward", "both")]
+        lines.append(f"| {row['layer']} | {row['shape name']} | {' | '.join(ratios)} |")
     lines += ["", "| training step | s | over plain |", "|---|---|---|"]
     for row in results["models"]:
         if "missing" in row:

@@ -195,10 +195,10 @@ def check_positive(layer: str, option: str, value: int) -> None:
 
 
 def check_eps(layer: str, eps: float) -> None:
-    """Raise OptionError unless ``eps`` is a number from 0 to 1."""
-    if not isinstance(eps, numbers.Real) or not 0 <= eps <= 1:
+    """Raise OptionError unless ``eps`` is above 0 and 1 at most."""
+    if not isinstance(eps, numbers.Real) or not 0 < eps <= 1:
         raise OptionError(
-            f"{layer}: eps={eps!r} is not a number from 0 to 1; "
+            f"{layer}: eps={eps!r} is not a number above 0, and 1 at most; "
             "set what is added to the variance, 1e-5 by default"
         )
 

@@ -31,6 +31,7 @@ class MixtureNorm(AdaptiveNorm):
     they are. That is what detectron2's FREEZE_AT and OpenMMLab's frozen_stages mean for BatchNorm;
     both freeze by ``requires_grad``. Hence a stateless call (``torch.func.functional_call``) with
     detached parameters is one of a frozen layer, too; hand over parameters that require gradients.
+    So is a replica of nn.DataParallel's; use DistributedDataParallel.
 
     Args:
         normalizers: which of "IN", "LN", "BN", "GN" to mix, in the order of the parameters' rows.
@@ -132,7 +133,12 @@ class MixtureNorm(AdaptiveNorm):
 
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
         """What stands in for the batch's statistics: running mean and variance (C), or Nones."""
-        return (None, None) if self.uses_batch_statistics else (self.running_mean, self.running_var)
+        if self.uses_batch_statistics or self.running_mean is None:
+            return None, None
+        if self.frozen or not torch.is_grad_enabled() or torch.jit.is_tracing():
+            return self.running_mean, self.running_var
+        # They are kept for the backward pass, before which a training pass may change them.
+        return self.running_mean.clone(), self.running_var.clone()
 
     def statistics(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None

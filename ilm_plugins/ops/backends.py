@@ -5,6 +5,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from contextvars import ContextVar
 from types import ModuleType
@@ -46,7 +47,9 @@ def use_backend(name: str) -> Iterator[None]:
 
     Whatever is forced, the reference takes empty inputs, and all that records or transforms the
     computation: torch.compile, torch.export, ONNX, TorchScript, torch.func, forward-mode
-    differentiation. The environment variable ILM_PLUGINS_BACKEND forces one in a whole process.
+    differentiation. Other threads, and what activation checkpointing computes again outside of the
+    block, are not affected: the environment variable ILM_PLUGINS_BACKEND forces one in a whole
+    process.
 
     Raises:
         ValueError: the name is unknown.
@@ -64,7 +67,7 @@ def kernels_for(x: Tensor) -> ModuleType | None:
     Raises:
         RuntimeError: "triton" is forced where it cannot run.
     """
-    if _is_traced(x):
+    if is_traced(x):
         return None
     name = _backend.get(_default)
     if name == "reference" or x.numel() == 0 or x.is_meta:
@@ -85,7 +88,7 @@ def has_triton() -> bool:
         return False
     if importlib.util.find_spec("triton") is None or torch.version.hip:
         return False
-    return tuple(map(int, version.split(".")[:2])) >= TRITON
+    return tuple(map(int, re.findall(r"\d+", version)[:2])) >= TRITON
 
 
 def _triton_kernels_for(x: Tensor, name: str) -> ModuleType:
@@ -108,12 +111,13 @@ def _triton_kernels_for(x: Tensor, name: str) -> ModuleType:
     return native_kernels
 
 
-def _is_traced(x: Tensor) -> bool:
+def is_traced(x: Tensor) -> bool:
     """Whether operations on x are recorded or transformed, and not only computed."""
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or type(x) not in (Tensor, torch.nn.Parameter)
         or torch._C._are_functorch_transforms_active()
+        or torch._C._functorch.is_legacy_batchedtensor(x)
         or forward_ad._current_level >= 0
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from . import reference
-from .backends import kernels_for
+from .backends import is_traced, kernels_for
 from .moments import duplicate, sum_groups
 from .networks import Autoencoder
 from .reference import Rescale, cast
@@ -87,7 +87,8 @@ class Primitive(NamedTuple):
         """dx and dtensors, see :func:`adaptive_norm`."""
         if self.network is not None:
             return self.kernels.network_backward(dy, x, mean, var, self.network, tensors)
-        vjp = self.vjp or partial(_vjp, self.rescale, needs)
+        # By hand it saves the CPU's time, but multiplies matrices, on CUDA perhaps in TF32.
+        vjp = self.vjp if self.vjp and not x.is_cuda else partial(_vjp, self.rescale, needs)
         rstd = (var + self.eps).rsqrt_()
         dscale, dshift = self.kernels.sums(dy, x, mean, rstd)
         scale, dmean, dvar, *dtensors = vjp(dscale, dshift, mean, var, *cast(tensors, mean.dtype))
@@ -104,6 +105,8 @@ class Primitive(NamedTuple):
     def differentiable_backward(self, dy: Tensor, x: Tensor, tensors, needs_x: bool, needs):
         """dx and dtensors, by operations that can be differentiated again."""
         with torch.enable_grad():
+            # As variables of their own: one may be, or depend on, another.
+            x, *tensors = (t if t is None else t.view_as(t) for t in (x, *tensors))
             y, _, _ = reference.adaptive_norm(x, self.num_groups, self.eps, self.rescale, *tensors)
         inputs, needs = (x, *tensors), (needs_x, *needs)
         wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
@@ -130,10 +133,11 @@ class _AdaptiveNorm(Function):
             return (None,) * len(ctx.needs_input_grad)
         x, mean, var, *tensors = ctx.saved_tensors
         _, needs_x, *needs = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # somebody wants gradients of these gradients
-            dx, dtensors = ctx.primitive.differentiable_backward(dy, x, tensors, needs_x, needs)
-            return None, dx, *dtensors
         with _without_autocast(dy.device.type):
+            # Somebody may want gradients of these gradients, or many of them at once.
+            if torch.is_grad_enabled() or is_traced(dy):
+                gradients = ctx.primitive.differentiable_backward(dy, x, tensors, needs_x, needs)
+                return None, gradients[0], *gradients[1]
             dx, dtensors = ctx.primitive.backward(dy, x, mean, var, tensors, needs_x, needs)
         dtensors = (
             d if d is None or d.dtype == t.dtype else d.to(t.dtype)

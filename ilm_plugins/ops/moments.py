@@ -75,11 +75,11 @@ def over_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
 def sum_groups(values: Tensor, num_groups: int) -> Tensor:
     """(N, *) values summed within num_groups equal groups of neighbours, (N, num_groups).
 
-    Many sums of few elements each are faster as a product of matrices. Its rounding may depend on
-    N, so this is for gradients.
+    Many sums of few elements each are faster as a product of matrices on the CPU. Its rounding may
+    depend on N, so this is for gradients.
     """
     groups = values.reshape(values.shape[0], num_groups, -1)
-    if groups.numel() < MANY:
+    if groups.numel() < MANY or groups.is_cuda:
         return groups.sum(2)
     rows = groups.flatten(0, 1)
     return torch.mv(rows, rows.new_ones(rows.shape[1])).view(-1, num_groups)
@@ -97,7 +97,7 @@ def _pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def _mean(values: Tensor, dim: int) -> Tensor:
     size = values.shape[dim]
-    if size == 2:  # torch's sum of two takes four times as long
+    if size == 2 and dim > 0:  # torch's sum of two takes four times as long
         first, second = values.unbind(dim)
         return (first + second) * 0.5
     return values.sum(dim) * (1 / size)

@@ -40,7 +40,7 @@ def adaptive_norm(
     Args:
         x: (N, C, *) floating point, any number of spatial dimensions, any layout.
         num_groups: G', the number of finest channel groups whose moments ``rescale`` asks for.
-        eps: added to the variance, more than 0 for a gradient where the variance is 0.
+        eps: added to the variance, more than 0.
         rescale: a pure, differentiable function of the moments and of ``tensors`` alone, so that a
             backward pass can be derived from its vector-Jacobian product.
         tensors: parameters and buffers of ``rescale``, or None; handed over in the moments' dtype.
@@ -72,8 +72,9 @@ def _center(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _group_mean(x: Tensor, num_groups: int) -> Tensor:
     groups = x.unflatten(1, (num_groups, x.shape[1] // num_groups))
+    dims = tuple(range(2, groups.dim()))
     # The mean of an empty map is NaN, and would reach the parameters' gradients; its sum is 0.
-    return groups.sum(tuple(range(2, groups.dim()))) / max(1, groups.shape[2:].numel())
+    return groups.mean(dims) if x.numel() else groups.sum(dims)
 
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:

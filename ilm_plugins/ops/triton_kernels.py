@@ -24,6 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .layouts import dense
 from .moments import duplicate
 from .networks import Autoencoder
 
@@ -679,7 +680,7 @@ def forward(
         eps: added to the variance for the standardization.
         rescale: (N, G') moments to (N, C) scale and shift of the standardized x.
     """
-    x = _dense(x)
+    x = dense(x)
     mean, var = moments(x, num_groups)
     scale, shift = rescale(mean, var)
     return affine(x, mean, scale * duplicate((var + eps).rsqrt(), x.shape[1]), shift), mean, var
@@ -693,7 +694,7 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Ten
         dy, x: (N, C, *).
         mean, rstd: (N, G').
     """
-    x = _dense(x)
+    x = dense(x)
     d_scale, d_shift = centered_sums(_laid_out(dy, x), x, mean)
     return d_scale * duplicate(rstd, x.shape[1]), d_shift
 
@@ -707,7 +708,7 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
         mean, slope, offset: (N, G').
         scale: (N, C).
     """
-    x = _dense(x)
+    x = dense(x)
     d_x = torch.empty_like(x)
     _elementwise(_dx_kernel, (_laid_out(dy, x), x, d_x), (mean, scale, slope, offset))
     return d_x
@@ -730,8 +731,8 @@ def network_forward(
     Args:
         tensors: the network's, of any floating point type.
     """
-    x, sizes = _dense(x), _sizes(x, num_groups, network)
-    pointers = _pointers(network, tensors)
+    x, sizes = dense(x), _sizes(x, num_groups, network)
+    pointers = _pointers(x, network, tensors)
     if shape := _one_read_shape(x, sizes):
         y, (mean, var) = torch.empty_like(x), _new(x, 2, num_groups)
         _one_read(_one_read_kernel, x, (x, y, mean, var), pointers, network, shape, sizes)
@@ -757,9 +758,9 @@ def network_backward(
         dy: (N, C, *), the gradient of y.
         x, mean, var: what went into and came out of ``network_forward``.
     """
-    x, num_groups = _dense(x), mean.shape[1]
+    x, num_groups = dense(x), mean.shape[1]
     dy, sizes = _laid_out(dy, x), _sizes(x, num_groups, network)
-    pointers = _pointers(network, tensors)
+    pointers = _pointers(x, network, tensors)
     (gradients,) = _new(x, 1, 2 * sizes.channels + 3 * sizes.hidden * sizes.keys)
     if shape := _one_read_shape(x, sizes):
         d_x = torch.empty_like(x)
@@ -892,11 +893,6 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _dense(x: Tensor) -> Tensor:
-    """x in one of the two layouts."""
-    return x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
-
-
 def _laid_out(dy: Tensor, x: Tensor) -> Tensor:
     """dy with the layout of x."""
     if x.is_contiguous():
@@ -946,7 +942,13 @@ def _sizes(x: Tensor, num_groups: int, network: Autoencoder) -> Sizes | None:
     )
 
 
-def _pointers(network: Autoencoder, tensors: tuple[Tensor, ...]) -> Tensors:
+def _pointers(x: Tensor, network: Autoencoder, tensors: tuple[Tensor, ...]) -> Tensors:
+    for tensor in tensors:
+        if tensor.device != x.device:
+            raise RuntimeError(
+                f"got an input on {x.device} and a parameter on {tensor.device}; "
+                "move both to the same device"
+            )
     weight, bias, encode, decode_mean, decode_var, omega_offset = tensors
     if network.mean_drives == "beta":
         decoders = decode_var, decode_mean

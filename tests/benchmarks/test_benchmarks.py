@@ -71,6 +71,7 @@ def test_table_json_and_plot(root, tmp_path):
 
 
 def test_table_of_a_gpu():
+    faster = {"over fused": (0.5, 0.4, 0.6)}
     timing = {
         "seconds": 1e-3,
         "over baseline": (0.9, 0.8, 1.0),
@@ -96,9 +97,11 @@ def test_table_of_a_gpu():
         "rounds": 9,
         "layers": [row],
         "means": report.means([row]),
+        "compiled": [{"layer": "EN", "shape name": "FPN", "forward": faster, "both": faster}],
         "models": [{"model": "Mask R-CNN", "missing": "needs detectron2"}],
     }
     table = report.table(results)
+    assert "| EN | FPN | 0.50 (0.40-0.60) | 0.50 (0.40-0.60) |" in table
     assert "1.50 (1.40-1.60) | 94% |" in table  # three passes in 1.6 times the time of two
     assert "| ILMGN / GroupNorm | 0.90 | 0.90 (aim 1.0) | 7.0 |" in table
     assert "not measured" not in table

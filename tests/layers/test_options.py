@@ -31,9 +31,9 @@ from ilm_plugins import (
         (lambda: ILMGroupNorm(64, activations=3), ["activations=3", "two"]),
         (lambda: ILMGroupNorm(0), ["num_channels=0", "positive"]),
         (lambda: ILMInstanceNorm(-64), ["num_channels=-64", "positive"]),
-        (lambda: ILMInstanceNorm(64, 32), ["eps=32", "from 0 to 1"]),
+        (lambda: ILMInstanceNorm(64, 32), ["eps=32", "above 0"]),
         (lambda: AssocNorm(0), ["num_channels=0", "positive"]),
-        (lambda: ExemplarNorm(64, eps="a"), ["eps='a'", "from 0 to 1"]),
+        (lambda: ExemplarNorm(64, eps="a"), ["eps='a'", "above 0"]),
         (lambda: ILMGroupNorm(64, activations=("tanh", "gelu")), ["'gelu'", "'relu6'"]),
         (
             lambda: ILMGroupNorm(64, activations=("tanh", "tanh"), init="identity"),

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import CASES, CHANNELS, MAIN, inputs, randomized
-from ilm_plugins import NORMS, ILMGroupNorm, use_backend
+from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, use_backend
 from ilm_plugins.ops import backends, native_kernels
 
 #: One pixel, odd sizes, a map longer than the threshold between two kernels, any dimensions.
@@ -153,6 +153,59 @@ def test_gradients_of_gradients_are_those_of_the_reference(name):
         (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         found.append(torch.autograd.grad(dx.square().sum(), [x, *layer.parameters()]))
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_variables_that_are_one_or_depend_on_each_other(backend):
+    """create_graph=True takes another way, to the same gradients."""
+    layer = randomized(MAIN["ILMGN"])
+    layer.decode_var.weight = layer.decode_mean.weight
+    x = inputs(2, CHANNELS, 3, 2).requires_grad_()
+    state = {**dict(layer.named_parameters()), "weight": x.mean((0, 2, 3))}
+    found = []
+    for create_graph in (False, True):
+        with use_backend(backend):
+            y = torch.func.functional_call(layer, state, (x,))
+        variables = [x, layer.decode_mean.weight, layer.encode.weight]
+        found.append(torch.autograd.grad(y.square().sum(), variables, create_graph=create_graph))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_many_backward_passes_at_once(name):
+    layer, x = randomized(MAIN[name]), inputs(2, CHANNELS, 3, 2).requires_grad_()
+    y, dy = layer(x), inputs(4, *x.shape, seed=4)
+    (together,) = torch.autograd.grad(y, x, dy, is_grads_batched=True, retain_graph=True)
+    apart = [torch.autograd.grad(y, x, one, retain_graph=True)[0] for one in dy]
+    torch.testing.assert_close(together, torch.stack(apart), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["EN", "SN"])
+def test_training_between_an_evaluation_and_its_backward_pass(name):
+    layer, x = randomized(MAIN[name]).eval(), inputs(2, CHANNELS, 3, 2).requires_grad_()
+    (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
+    loss = layer(x).square().sum()
+    layer.train()(inputs(2, CHANNELS, 3, 2, seed=7))
+    torch.testing.assert_close(torch.autograd.grad(loss, x)[0], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_parts_of_a_channels_last_map_stay_channels_last(name):
+    layer, x = NORMS[name](64), channels_last(torch.randn(2, 128, 5, 6))
+    for part in (x.chunk(2, 1)[0], x[:, :64, :4, :3]):
+        y = layer(part)
+        assert is_channels_last(y) and not y.is_contiguous()
+        with use_backend("reference"):
+            torch.testing.assert_close(y, layer(part), rtol=1e-4, atol=1e-4)
+
+
+def test_a_single_channel_is_no_channels_last_map():
+    """torch's kernel for that would compute E[x^2] - E[x]^2."""
+    layer = SwitchNorm(1, normalizers=("IN",))
+    x = 1000 + 0.1 * torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    y = layer(x.to(memory_format=torch.channels_last))
+    exact = nn.functional.instance_norm(x.double(), eps=1e-5)
+    assert (y - exact).abs().max() < 5e-3
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -318,6 +371,20 @@ def test_what_traces_or_transforms_meets_the_reference(name):
     assert tangent.isfinite().all()
     exported = torch.export.export(layer, (x,)).module()
     torch.testing.assert_close(exported(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("name", NORMS)
+def test_traces_hold_for_any_size(name):
+    layer, x = NORMS[name](64).eval(), torch.randn(3, 64, 6, 7)
+    expected = layer(x)
+    for size in (5, 1):
+        traced = torch.jit.trace(layer, torch.randn(2, 64, size, size))
+        torch.testing.assert_close(traced(x), expected, rtol=1e-4, atol=1e-4)
+    dims = {i: torch.export.Dim(letter, min=2) for i, letter in ((0, "n"), (2, "h"), (3, "w"))}
+    example = torch.randn(4, 64, 5, 8)
+    exported = torch.export.export(layer, (example,), dynamic_shapes=(dims,)).module()
+    torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NORMS)

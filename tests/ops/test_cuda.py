@@ -11,7 +11,7 @@ if not torch.cuda.is_available():
 
 backends = pytest.mark.parametrize("backend", ["triton", "native"])
 layers = pytest.mark.parametrize("name", NORMS)
-SHAPES = [(64, 256, 7, 7), (2, 256, 50, 76), (1, 64, 1, 1)]
+SHAPES = [(64, 256, 7, 7), (2, 256, 50, 76), (2, 96, 9, 9), (1, 64, 1, 1)]
 
 
 def run(backend, layer, x, dy):
