@@ -91,7 +91,7 @@ def rows(
             for pass_name in ("forward", "both"):
                 run = getattr(found[name], pass_name)
                 others = {who: getattr(case, pass_name) for who, case in rivals.items()}
-                row[pass_name] = _against(run, others, rounds, measure.wall)
+                row[pass_name] = _against(run, others, rounds, measure.clock_of(device))
                 if device.type == "cuda":
                     others["copy"] = found[name].copy
                     graphs = {who: measure.as_graph(other) for who, other in others.items()}
@@ -140,7 +140,7 @@ def compiled_rows(
                         getattr(case, pass_name),
                         {"fused": getattr(fused, pass_name)},
                         rounds,
-                        measure.wall,
+                        measure.clock_of(device),
                     )
                     for pass_name in ("forward", "both")
                 },

@@ -12,6 +12,10 @@ from torch.profiler import ProfilerActivity, profile
 Run = Callable[[], object]
 
 
+#: Rounds before those that count, in which memory comes to lie where it stays.
+WARM_UP = 3
+
+
 class Times(NamedTuple):
     """Seconds of a run, one for each round."""
 
@@ -29,9 +33,10 @@ class Times(NamedTuple):
 
 
 def interleaved(runs: dict[str, Run], rounds: int, clock: Callable[[Run], float]) -> dict:
-    """Run all in turn, ``rounds`` times after one to warm up. name -> Times."""
-    for run in runs.values():
-        run()
+    """Run all in turn, ``rounds`` times after WARM_UP ones. name -> Times."""
+    for _ in range(WARM_UP):
+        for run in runs.values():
+            run()
     seconds = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -40,14 +45,24 @@ def interleaved(runs: dict[str, Run], rounds: int, clock: Callable[[Run], float]
 
 
 def wall(run: Run) -> float:
-    """Seconds of wall time, of CUDA's work as well."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    """Seconds of wall time on the CPU."""
     start = time.perf_counter()
     run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def wall_of_cuda(run: Run) -> float:
+    """Seconds of wall time until CUDA's work is done."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def clock_of(device: torch.device) -> Callable[[Run], float]:
+    """How wall time is taken on a device."""
+    return wall_of_cuda if device.type == "cuda" else wall
 
 
 def device(run: Run) -> float:
