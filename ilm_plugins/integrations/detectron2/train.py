@@ -93,13 +93,13 @@ def run(args: argparse.Namespace) -> None:
     alone = processes * args.num_machines == 1
     try:
         launch(
-            main,
+            and_leave,
             processes,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
             # A LazyConfig may register data sets, which works once a process.
-            args=(args, cfg if alone else None),
+            args=(main, args, cfg if alone else None),
         )
     except ProcessRaisedException as error:
         # A process's exception arrives as the text of its traceback.
@@ -290,6 +290,17 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
+
+
+def and_leave(function, *args) -> None:
+    """Call ``function``, then end this process's group, together with the other processes.
+
+    The threads of a group that is left to the interpreter's end may abort the process.
+    """
+    function(*args)
+    if comm.get_world_size() > 1:
+        comm.synchronize()
+        torch.distributed.destroy_process_group()
 
 
 class Trainer(DefaultTrainer):

@@ -1,4 +1,4 @@
-"""Loggers that do not outlive a test: detectron2 keeps handlers to streams that pytest closes."""
+"""What every test here needs: the small data set, and loggers that do not outlive a test."""
 
 import logging
 
@@ -6,7 +6,13 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
+def small_data_set(datasets):
+    """Before detectron2 looks for one, does not find it, and generates it in full size."""
+
+
+@pytest.fixture(autouse=True)
 def fresh_loggers():
+    """detectron2 keeps handlers to streams that pytest closes."""
     yield
     from detectron2.utils.logger import setup_logger
 

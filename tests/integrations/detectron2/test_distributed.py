@@ -48,4 +48,7 @@ def gradients(key, sizes):
 @pytest.mark.parametrize("key", NORMS)
 def test_an_empty_batch_on_one_process_keeps_the_gradients_right(key):
     # A box head sees no proposals there; the other process must not wait in vain.
-    launch(gradients, num_gpus_per_machine=2, dist_url="auto", args=(key, (3, 0)))
+    from ilm_plugins.integrations.detectron2.train import and_leave
+
+    args = gradients, key, (3, 0)
+    launch(and_leave, num_gpus_per_machine=2, dist_url="auto", args=args)
