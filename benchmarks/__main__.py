@@ -45,11 +45,11 @@ def main() -> int:
         "threads": args.threads,
         "layout": "channels last" if args.channels_last else "contiguous",
         "rounds": args.rounds,
+        "layers": list(layers.rows(device, layout, args.rounds, args.shapes)),
+        "models": [],
+        "compiled": [],
     }
-    results["models"] = []
-    results["layers"] = list(layers.rows(device, layout, args.rounds, args.shapes))
     results["means"] = report.means(results["layers"])
-    results["compiled"] = []
     if args.compile:
         results["compiled"] = list(layers.compiled_rows(device, layout, args.rounds, args.shapes))
     report.write(results, args.output)

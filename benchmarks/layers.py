@@ -99,14 +99,13 @@ def rows(
                         measure.as_graph(run), graphs, rounds, measure.device
                     )
             of = {"this": found[name], **rivals}
-            for what, count in (
-                (
-                    "saved bytes",
-                    lambda case: measure.saved_bytes(case.function, case.x, case.module),
-                ),
-                ("peak bytes", lambda case: measure.peak_bytes(case.both, device)),
-            ):
-                row[what] = {who: count(case) for who, case in of.items()}
+            row["saved bytes"] = {
+                who: measure.saved_bytes(case.function, case.x, case.module)
+                for who, case in of.items()
+            }
+            row["peak bytes"] = {
+                who: measure.peak_bytes(case.both, device) for who, case in of.items()
+            }
             yield row
 
 

@@ -18,7 +18,8 @@ TARGETS = {
 
 #: Elements of an instance that a CUDA kernel reads once, and the layers for which it does; what is
 #: larger it reads twice.
-READ_ONCE = 16384, ("ILMGN", "ILMIN", "ILMLN", "AssocNorm")
+READ_ONCE_ELEMENTS = 16384
+READ_ONCE_LAYERS = ("ILMGN", "ILMIN", "ILMLN", "AssocNorm")
 
 
 def geometric_mean(values) -> float:
@@ -49,8 +50,8 @@ def table(results: dict) -> str:
             f"| {row['peak bytes']['this'] / row['peak bytes']['baseline']:.2f} |"
         )
         if cuda:
-            elements, of_layers = READ_ONCE
-            once = math.prod(row["shape"][1:]) <= elements and name in of_layers
+            fits = math.prod(row["shape"][1:]) <= READ_ONCE_ELEMENTS
+            once = fits and name in READ_ONCE_LAYERS
             passes = 2 if once else 3
             bandwidth = passes / 2 / forward["over copy"][0]
             line += f" {_ratio(row['both']['over baseline'])} | {bandwidth:.0%} |"

@@ -71,7 +71,7 @@ class AssocNorm(AutoencoderNorm):
         return self.combine == "a(WE)+B"
 
     def network(self) -> Autoencoder:
-        return Autoencoder.of(self, ("sigmoid", "tanh"), combine=self.combine)
+        return self.autoencoder(("sigmoid", "tanh"), combine=self.combine)
 
     def rescale(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)

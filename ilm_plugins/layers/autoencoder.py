@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..ops import coarsen, coarsen_vjp, sum_groups
+from ..ops import Autoencoder, coarsen, coarsen_vjp, sum_groups
 from .base import (
     AdaptiveNorm,
     Projection,
@@ -35,6 +35,8 @@ class AutoencoderNorm(AdaptiveNorm):
     omega_offset: Tensor
     #: "beta" or "omega": which of the two the mean drives; the variance drives the other.
     mean_drives: str
+    #: Whether ``rescale`` is as in the paper's equations, with none of its tables' other forms.
+    has_papers_form: bool
 
     def __init__(
         self,
@@ -126,6 +128,18 @@ class AutoencoderNorm(AdaptiveNorm):
         shift = torch.addcmul(beta, omega, fine.offset)
         return scale.view(n, c), shift.view(n, c)
 
+    def autoencoder(self, activations: tuple[str, str], combine: str) -> Autoencoder:
+        """``rescale``, described for kernels that compute it themselves."""
+        return Autoencoder(
+            self.num_groups,
+            self.num_key_groups,
+            self.hidden,
+            self.eps,
+            self.mean_drives,
+            activations,
+            combine,
+        )
+
     @property
     def rescale_vjp(self):
         """The derivative of ``rescale`` by hand where it has the papers' form; else None."""
@@ -197,19 +211,20 @@ class FineInGroups:
     """
 
     def __init__(self, mean: Tensor, var: Tensor, num_groups: int, eps: float) -> None:
+        # Pooled as by ``coarsen``, in half the operations, because their number decides the time.
         n, fine = mean.shape
-        groups, of_fine = (n, num_groups, fine // num_groups), (n, fine, 1)
+        groups, column = (n, num_groups, fine // num_groups), (n, fine, 1)
         mean, var = mean.view(groups), (var + eps).view(groups)
         self.off_center = mean - mean.sum(2, keepdim=True) * (num_groups / fine)
         spread = torch.addcmul(var, self.off_center, self.off_center)
         self.rstd = (spread.sum(2, keepdim=True) * (num_groups / fine)).rsqrt()
         self.std = var.sqrt()
-        self.ratio = (self.std * self.rstd).view(of_fine)
-        self.offset = (self.off_center * self.rstd).view(of_fine)
+        self.ratio = (self.std * self.rstd).view(column)
+        self.offset = (self.off_center * self.rstd).view(column)
 
     def vjp(self, dratio: Tensor, doffset: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of mean and var, from those of ratio and offset, (N, G') all."""
-        groups, of_fine = self.std.shape, dratio.shape
+        groups, moments = self.std.shape, dratio.shape
         dratio, doffset = dratio.view(groups), doffset.view(groups)
         drstd = torch.addcmul(dratio * self.std, doffset, self.off_center).sum(2, keepdim=True)
         doff_center = doffset * self.rstd
@@ -217,4 +232,4 @@ class FineInGroups:
         dmean = doff_center - doff_center.mean(2, keepdim=True)
         dmean = torch.addcmul(dmean, self.off_center, dgroup_var, value=2)
         dvar = torch.addcdiv(dgroup_var, dratio * self.rstd, self.std, value=0.5)
-        return dmean.view(of_fine), dvar.view(of_fine)
+        return dmean.view(moments), dvar.view(moments)

@@ -46,7 +46,10 @@ class AdaptiveNorm(nn.GroupNorm):
         return super().__new__(cls)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, G') moments to (N, C) scale and shift, see :func:`ilm_plugins.ops.adaptive_norm`."""
+        """(N, G') moments to (N, C) scale and shift of the standardized x.
+
+        See :func:`ilm_plugins.ops.adaptive_norm`.
+        """
         raise NotImplementedError
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:

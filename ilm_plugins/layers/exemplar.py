@@ -1,14 +1,11 @@
 """Exemplar Normalization: Zhang et al., CVPR 2020."""
 
-from functools import reduce
-from operator import add, mul
-
 import torch
 from torch import Tensor, nn
 
 from ..ops import cast, moments
 from .base import ACTIVATIONS, Projection, check_choice, check_divides, check_positive, project
-from .statistics import MixtureNorm
+from .statistics import MixtureNorm, weighted_sum
 
 
 class ExemplarNorm(MixtureNorm):
@@ -127,8 +124,8 @@ class ExemplarNorm(MixtureNorm):
         rstds, at_mean = self._normalizers(mean, var, running_mean, running_var)
         ratios = self._ratios(mean, at_mean, *network)
         gains = (ratios.unsqueeze(2) * weight.view(-1, self.num_channels)).unbind(1)
-        scale = reduce(add, map(mul, gains, rstds)) * (var + self.eps).sqrt()
-        offset = reduce(add, map(mul, gains, at_mean.unbind(1)))
+        scale = weighted_sum(gains, rstds) * (var + self.eps).sqrt()
+        offset = weighted_sum(gains, at_mean.unbind(1))
         return scale, offset + bias.view(-1, self.num_channels).sum(0)
 
     def _normalizers(self, mean, var, running_mean, running_var):

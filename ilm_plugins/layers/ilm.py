@@ -86,7 +86,7 @@ class ILMGroupNorm(AutoencoderNorm):
         return self.activations == ("tanh", "sigmoid")
 
     def network(self) -> Autoencoder:
-        return Autoencoder.of(self, self.activations, combine="a(WE)+B")
+        return self.autoencoder(self.activations, combine="a(WE)+B")
 
     def rescale(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)

@@ -1,7 +1,9 @@
 """The pool of normalizers that EN and SN mix, and the running statistics of the batch's one."""
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import add, mul
 
 import torch
 from torch import Tensor
@@ -198,3 +200,8 @@ class MixtureNorm(AdaptiveNorm):
             f"{self.num_channels}, eps={self.eps}, momentum={self.momentum}, "
             f"normalizers={self.normalizers}{groups}"
         )
+
+
+def weighted_sum(weights: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:
+    """Of K weights and K values."""
+    return reduce(add, map(mul, weights, values))

@@ -1,13 +1,11 @@
 """Switchable Normalization: Luo et al., ICLR 2019, the baseline of Exemplar Normalization."""
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import add, mul
 
 import torch
 from torch import Tensor, nn
 
-from .statistics import MixtureNorm
+from .statistics import MixtureNorm, weighted_sum
 
 
 class SwitchNorm(MixtureNorm):
@@ -93,7 +91,7 @@ class SwitchNorm(MixtureNorm):
 
 def mix(logits: Tensor, statistics: Sequence[Tensor]) -> Tensor:
     """The mean of K statistics, (N, C), weighted with the softmax of as many logits."""
-    return reduce(add, map(mul, logits.softmax(0).unbind(), statistics))
+    return weighted_sum(logits.softmax(0).unbind(), statistics)
 
 
 def mix_vjp(

@@ -2,8 +2,8 @@
 
 from .backends import use_backend
 from .fused import adaptive_norm
+from .kernels import Autoencoder
 from .moments import coarsen, coarsen_vjp, duplicate, over_batch, over_batch_vjp, sum_groups
-from .networks import Autoencoder
 from .reference import cast, moments
 
 __all__ = [

@@ -8,13 +8,13 @@ import os
 import re
 from collections.abc import Iterator
 from contextvars import ContextVar
-from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import native_kernels
+from .kernels import Kernels
 
 BACKENDS = ("auto", "reference", "native", "triton")
 VARIABLE = "ILM_PLUGINS_BACKEND"
@@ -61,7 +61,7 @@ def use_backend(name: str) -> Iterator[None]:
         _backend.reset(token)
 
 
-def kernels_for(x: Tensor) -> ModuleType | None:
+def kernels_for(x: Tensor) -> Kernels | None:
     """The module whose kernels take x; None where the reference does.
 
     Raises:
@@ -91,7 +91,7 @@ def has_triton() -> bool:
     return tuple(map(int, re.findall(r"\d+", version)[:2])) >= TRITON
 
 
-def _triton_kernels_for(x: Tensor, name: str) -> ModuleType:
+def _triton_kernels_for(x: Tensor, name: str) -> Kernels:
     if has_triton():
         from . import triton_kernels
 

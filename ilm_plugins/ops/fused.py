@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -12,8 +11,8 @@ from torch.autograd import Function
 
 from . import reference
 from .backends import is_traced, kernels_for
+from .kernels import Autoencoder, Kernels
 from .moments import duplicate, sum_groups
-from .networks import Autoencoder
 from .reference import Rescale, cast
 
 Vjp = Callable[..., tuple[Tensor | None, ...]]
@@ -62,7 +61,7 @@ def adaptive_norm(
 class Primitive(NamedTuple):
     """What the passes have in common, tensors aside."""
 
-    kernels: ModuleType
+    kernels: Kernels
     num_groups: int
     eps: float
     rescale: Rescale

@@ -47,6 +47,14 @@ def coarsen_vjp(
     return dmean.view_as(mean), dvar.expand_as(off_center).reshape(mean.shape)
 
 
+def over_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Pool the moments (N, G') of instances into those (1, G') of the batch; zeros for N = 0."""
+    if mean.shape[0] == 0:
+        return mean.new_zeros(1, mean.shape[1]), var.new_zeros(1, var.shape[1])
+    mean, var = _pool(mean, var, dim=0)
+    return mean.unsqueeze(0), var.unsqueeze(0)
+
+
 def over_batch_vjp(
     mean: Tensor, batch_mean: Tensor, dmean: Tensor, dvar: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -62,14 +70,6 @@ def over_batch_vjp(
     n = mean.shape[0]
     dvar = dvar / n
     return torch.addcmul(dmean / n, mean - batch_mean, dvar, value=2), dvar
-
-
-def over_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """Pool the moments (N, G') of instances into those (1, G') of the batch; zeros for N = 0."""
-    if mean.shape[0] == 0:
-        return mean.new_zeros(1, mean.shape[1]), var.new_zeros(1, var.shape[1])
-    mean, var = _pool(mean, var, dim=0)
-    return mean.unsqueeze(0), var.unsqueeze(0)
 
 
 def sum_groups(values: Tensor, num_groups: int) -> Tensor:

@@ -36,13 +36,7 @@ def forward(
     eps: float,
     rescale: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, with the dtype and the layout of x, and the moments, (N, G') both, at least float32.
-
-    Args:
-        x: (N, C, *), not empty.
-        eps: added to the variance for the standardization.
-        rescale: (N, G') moments to (N, C) scale and shift of the standardized x.
-    """
+    """See :class:`~.kernels.Kernels`."""
     x, dtype = dense(_float(x)), x.dtype
     (n, c), last = x.shape[:2], _by_positions(x)
     if last:
@@ -69,12 +63,7 @@ def forward(
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums over the map of dy * (x - mean) * rstd and of dy, (N, C) both.
-
-    Args:
-        dy, x: (N, C, *).
-        mean, rstd: (N, G').
-    """
+    """See :class:`~.kernels.Kernels`."""
     x = dense(x)
     (n, c), last = x.shape[:2], _by_positions(x)
     rows, drows = _rows(x, last), _rows(dy, last)
@@ -110,13 +99,7 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Ten
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """scale * dy + slope * (x - mean) + offset, with the dtype and the layout of x.
-
-    Args:
-        dy, x: (N, C, *).
-        mean, slope, offset: (N, G').
-        scale: (N, C).
-    """
+    """See :class:`~.kernels.Kernels`."""
     x = dense(x)
     (n, c), num_groups, last = x.shape[:2], mean.shape[1], _by_positions(x)
     rows, drows = _rows(x, last), _rows(dy, last)
@@ -144,7 +127,7 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
 
 
 def runnable(*_) -> None:
-    """No network: what comes between the passes is left to torch."""
+    """See :class:`~.kernels.Kernels`."""
 
 
 def _float(x: Tensor) -> Tensor:

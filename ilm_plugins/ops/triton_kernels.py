@@ -24,9 +24,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .kernels import Autoencoder
 from .layouts import dense
 from .moments import duplicate
-from .networks import Autoencoder
 
 # Shapes are chosen by reasoning, never by timing on a first call. A tile of 4096 elements on 8
 # warps gives each thread 16, two to four loads of 16 bytes, and leaves registers for three
@@ -673,13 +673,7 @@ def forward(
     eps: float,
     rescale: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, with the dtype and the layout of x, and the moments, (N, G') both, in float32.
-
-    Args:
-        x: (N, C, *), not empty.
-        eps: added to the variance for the standardization.
-        rescale: (N, G') moments to (N, C) scale and shift of the standardized x.
-    """
+    """See :class:`~.kernels.Kernels`."""
     x = dense(x)
     mean, var = moments(x, num_groups)
     scale, shift = rescale(mean, var)
@@ -688,12 +682,7 @@ def forward(
 
 @_on_device
 def sums(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums over the map of dy * (x - mean) * rstd and of dy, (N, C) both, in float32.
-
-    Args:
-        dy, x: (N, C, *).
-        mean, rstd: (N, G').
-    """
+    """See :class:`~.kernels.Kernels`."""
     x = dense(x)
     d_scale, d_shift = centered_sums(_laid_out(dy, x), x, mean)
     return d_scale * duplicate(rstd, x.shape[1]), d_shift
@@ -701,13 +690,7 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Ten
 
 @_on_device
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """scale * dy + slope * (x - mean) + offset, with the dtype and the layout of x.
-
-    Args:
-        dy, x: (N, C, *).
-        mean, slope, offset: (N, G').
-        scale: (N, C).
-    """
+    """See :class:`~.kernels.Kernels`."""
     x = dense(x)
     d_x = torch.empty_like(x)
     _elementwise(_dx_kernel, (_laid_out(dy, x), x, d_x), (mean, scale, slope, offset))
@@ -717,7 +700,7 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
 def runnable(
     network: Callable[[], Autoencoder] | None, x: Tensor, num_groups: int
 ) -> Autoencoder | None:
-    """The network if there is one that the kernels compute themselves."""
+    """See :class:`~.kernels.Kernels`."""
     found = network and network()
     return found if found and _sizes(x, num_groups, found) else None
 
@@ -726,11 +709,7 @@ def runnable(
 def network_forward(
     x: Tensor, num_groups: int, network: Autoencoder, tensors: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``forward`` with a network that runs in the kernels.
-
-    Args:
-        tensors: the network's, of any floating point type.
-    """
+    """See :class:`~.kernels.Kernels`."""
     x, sizes = dense(x), _sizes(x, num_groups, network)
     pointers = _pointers(x, network, tensors)
     if shape := _one_read_shape(x, sizes):
@@ -752,12 +731,7 @@ def network_backward(
     network: Autoencoder,
     tensors: tuple[Tensor, ...],
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """dx like x, and the gradients of the network's tensors in float32, None for omega_offset.
-
-    Args:
-        dy: (N, C, *), the gradient of y.
-        x, mean, var: what went into and came out of ``network_forward``.
-    """
+    """See :class:`~.kernels.Kernels`."""
     x, num_groups = dense(x), mean.shape[1]
     dy, sizes = _laid_out(dy, x), _sizes(x, num_groups, network)
     pointers = _pointers(x, network, tensors)
