@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import Autoencoder, adaptive_norm
+from ..ops import Autoencoder, ByHand, adaptive_norm
 
 
 class OptionError(ValueError):
@@ -28,8 +28,8 @@ class AdaptiveNorm(nn.GroupNorm):
     """
 
     moment_groups: int
-    #: The derivative of ``rescale`` by hand, or None for autograd's; see ``ops.adaptive_norm``.
-    rescale_vjp = None
+    #: ``rescale`` and its derivative by hand, or None for autograd's; see ``ops.ByHand``.
+    by_hand: ByHand | None = None
     #: A method that describes ``rescale`` for kernels that compute it themselves, or None.
     network: Callable[[], Autoencoder] | None = None
 
@@ -80,7 +80,7 @@ class AdaptiveNorm(nn.GroupNorm):
             self.eps,
             self.rescale,
             *self.rescale_tensors(),
-            vjp=self.rescale_vjp,
+            by_hand=self.by_hand,
             network=self.network,
         )
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..ops import ByHand
 from .statistics import MixtureNorm, weighted_sum
 
 
@@ -68,10 +69,15 @@ class SwitchNorm(MixtureNorm):
         shift = scale * (mean - mix(mean_weight, means)) + bias
         return scale * (var + self.eps).sqrt(), shift
 
-    def rescale_vjp(
-        self, dscale, dshift, mean, var, weight, bias, mean_weight, var_weight, *running
+    @property
+    def by_hand(self) -> ByHand:
+        """In less than half of autograd's time."""
+        return ByHand(lambda *args: (*self.rescale(*args), ()), self.vjp_by_hand)
+
+    def vjp_by_hand(
+        self, dscale, dshift, _, mean, var, weight, bias, mean_weight, var_weight, *running
     ):
-        """The vector-Jacobian product of ``rescale``, in less than half of autograd's time."""
+        """The vector-Jacobian product of ``rescale``, see :class:`~ilm_plugins.ops.ByHand`."""
         means, variances = zip(*self.statistics(mean, var, *running), strict=True)
         off_center = mean - mix(mean_weight, means)
         rstd = (mix(var_weight, variances) + self.eps).rsqrt()

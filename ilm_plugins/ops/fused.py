@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,20 @@ from .kernels import Autoencoder, Kernels
 from .moments import duplicate, sum_groups
 from .reference import Rescale, cast
 
-Vjp = Callable[..., tuple[Tensor | None, ...]]
+
+class ByHand(NamedTuple):
+    """A rescale function and its vector-Jacobian product, written by hand for the CPU's sake.
+
+    They may multiply matrices, which rounds an instance's values differently in another batch, and
+    on CUDA perhaps in TF32.
+    """
+
+    #: What ``rescale`` takes -> scale, shift (N, C), and tensors that the other takes as ``kept``.
+    forward: Callable[..., tuple[Tensor, Tensor, tuple[Tensor, ...]]]
+
+    #: dscale, dshift (N, C), ``kept``, and what ``rescale`` takes -> scale (N, C), the gradients of
+    #: mean and var (N, G'), and those of ``rescale``'s tensors, None for what has none.
+    vjp: Callable[..., tuple[Tensor | None, ...]]
 
 
 def adaptive_norm(
@@ -24,13 +36,14 @@ def adaptive_norm(
     eps: float,
     rescale: Rescale,
     *tensors: Tensor | None,
-    vjp: Vjp | None = None,
+    by_hand: ByHand | None = None,
     network: Callable[[], Autoencoder] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What :func:`ilm_plugins.ops.reference.adaptive_norm` computes, by the kernels that fit x.
 
-    Kept for the backward pass are x, ``tensors`` and the moments. There, with d for a gradient, m
-    for the number of elements in a fine group, xhat for the standardized x, rstd for 1 / deviation:
+    Kept for the backward pass are x, ``tensors``, the moments, and what ``by_hand`` keeps. There,
+    with d for a gradient, m for the number of elements in a fine group, xhat for the standardized
+    x, rstd for 1 / deviation:
 
     ::
 
@@ -43,19 +56,18 @@ def adaptive_norm(
     Gradients of these gradients are those of the reference.
 
     Args:
-        vjp: the vector-Jacobian product of ``rescale`` where there is one by hand: a function of
-            dscale, dshift, and of what ``rescale`` takes, that returns scale and the gradients of
-            all that ``rescale`` takes, None for what has none. Otherwise autograd finds it.
+        by_hand: ``rescale`` and its derivative by hand, which autograd finds otherwise.
         network: a function that says what ``rescale`` is, for kernels that compute it themselves.
     """
     kernels = kernels_for(x)
     if kernels is None:
         return reference.adaptive_norm(x, num_groups, eps, rescale, *tensors)
     network = kernels.runnable(network, x, num_groups)
-    primitive = Primitive(kernels, num_groups, eps, rescale, vjp, network)
+    by_hand = by_hand if x.device.type == "cpu" and network is None else None
+    primitive = Primitive(kernels, num_groups, eps, rescale, by_hand, network)
     if torch.is_grad_enabled():
         return _AdaptiveNorm.apply(primitive, x, *tensors)
-    return primitive.forward(x, tensors)
+    return primitive.forward(x, tensors)[:3]
 
 
 class Primitive(NamedTuple):
@@ -65,35 +77,46 @@ class Primitive(NamedTuple):
     num_groups: int
     eps: float
     rescale: Rescale
-    vjp: Vjp | None
+    by_hand: ByHand | None
     network: Autoencoder | None
 
     def forward(
         self, x: Tensor, tensors: tuple[Tensor | None, ...]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """y (N, C, *), mean and var (N, G')."""
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """y (N, C, *), mean and var (N, G'), and what ``by_hand`` keeps."""
+        kept = ()
         if self.network is not None:
-            return self.kernels.network_forward(x, self.num_groups, self.network, tensors)
+            found = self.kernels.network_forward(x, self.num_groups, self.network, tensors)
+            return *found, kept
 
-        def scale_and_shift(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-            return self.rescale(mean, var, *cast(tensors, mean.dtype))
+        def rescale(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal kept
+            own = cast(tensors, mean.dtype)
+            if self.by_hand is None:
+                return self.rescale(mean, var, *own)
+            with _without_autocast(x.device.type):
+                scale, shift, kept = self.by_hand.forward(mean, var, *own)
+            return scale, shift
 
-        return self.kernels.forward(x, self.num_groups, self.eps, scale_and_shift)
+        return *self.kernels.forward(x, self.num_groups, self.eps, rescale), kept
 
     def backward(
-        self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors, needs_x: bool, needs
+        self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, kept, tensors, needs_x: bool, needs
     ) -> tuple[Tensor | None, Iterable[Tensor | None]]:
         """dx and dtensors, see :func:`adaptive_norm`."""
         if self.network is not None:
             return self.kernels.network_backward(dy, x, mean, var, self.network, tensors)
-        # By hand it saves the CPU's time, but multiplies matrices, on CUDA perhaps in TF32.
-        vjp = self.vjp if self.vjp and not x.is_cuda else partial(_vjp, self.rescale, needs)
         rstd = (var + self.eps).rsqrt_()
         dscale, dshift = self.kernels.sums(dy, x, mean, rstd)
-        scale, dmean, dvar, *dtensors = vjp(dscale, dshift, mean, var, *cast(tensors, mean.dtype))
+        rescaled = mean, var, *cast(tensors, mean.dtype)
+        if self.by_hand is None:
+            found = _vjp(self.rescale, needs, dscale, dshift, *rescaled)
+        else:
+            found = self.by_hand.vjp(dscale, dshift, kept, *rescaled)
+        scale, dmean, dvar, *dtensors = found
         if not needs_x:
             return None, dtensors
-        groups, m = self.num_groups, x[0].numel() // self.num_groups
+        groups, m = self.num_groups, x.numel() // mean.numel()
         through_rstd = sum_groups(scale * dscale, groups)
         through_center = sum_groups(scale * dshift, groups)
         slope = torch.addcmul(dvar, through_rstd, rstd.square(), value=-0.5).mul_(2 / m)
@@ -119,9 +142,9 @@ class _AdaptiveNorm(Function):
     def forward(
         ctx, primitive: Primitive, x: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        y, mean, var = primitive.forward(x, tensors)
-        ctx.primitive = primitive
-        ctx.save_for_backward(x, mean, var, *tensors)
+        y, mean, var, kept = primitive.forward(x, tensors)
+        ctx.primitive, ctx.num_kept = primitive, len(kept)
+        ctx.save_for_backward(x, mean, var, *kept, *tensors)
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
         return y, mean, var
@@ -130,14 +153,15 @@ class _AdaptiveNorm(Function):
     def backward(ctx, dy: Tensor | None, *_) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * len(ctx.needs_input_grad)
-        x, mean, var, *tensors = ctx.saved_tensors
+        x, mean, var, *others = ctx.saved_tensors
+        kept, tensors = others[: ctx.num_kept], others[ctx.num_kept :]
         _, needs_x, *needs = ctx.needs_input_grad
         with _without_autocast(dy.device.type):
             # Somebody may want gradients of these gradients, or many of them at once.
             if torch.is_grad_enabled() or is_traced(dy):
                 gradients = ctx.primitive.differentiable_backward(dy, x, tensors, needs_x, needs)
                 return None, gradients[0], *gradients[1]
-            dx, dtensors = ctx.primitive.backward(dy, x, mean, var, tensors, needs_x, needs)
+            dx, dtensors = ctx.primitive.backward(dy, x, mean, var, kept, tensors, needs_x, needs)
         dtensors = (
             d if d is None or d.dtype == t.dtype else d.to(t.dtype)
             for d, t in zip(dtensors, tensors, strict=True)

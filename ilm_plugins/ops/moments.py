@@ -99,7 +99,7 @@ def _mean(values: Tensor, dim: int) -> Tensor:
     size = values.shape[dim]
     if size == 2 and dim > 0:  # torch's sum of two takes four times as long
         first, second = values.unbind(dim)
-        return (first + second) * 0.5
+        return torch.lerp(first, second, 0.5)
     return values.sum(dim) * (1 / size)
 
 

@@ -23,8 +23,8 @@ from .moments import coarsen, duplicate
 
 aten = torch.ops.aten
 
-#: Bytes in a block: a few of them fit into a last-level cache.
-BLOCK = 8 << 20
+#: Bytes in a block: two of them fit into the last-level cache of a server.
+BLOCK = 16 << 20
 
 #: From so many positions on, kernels that start anew with each row are the faster ones.
 LONG = 128
@@ -104,22 +104,24 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
     (n, c), num_groups, last = x.shape[:2], mean.shape[1], _by_positions(x)
     rows, drows = _rows(x, last), _rows(dy, last)
     out = torch.empty_like(rows)
-    offset = torch.addcmul(offset, slope, mean, value=-1)
-    group_size = rows[0].numel() * c // num_groups
+    group_size = x.numel() // mean.numel()
     if last or group_size * rows.element_size() > BLOCK:
         column = (rows.shape[0], 1, rows.shape[2])
-        slope, offset = (duplicate(t, c).view(column) for t in (slope, offset))
-        columns = slope, offset, scale.reshape(column)
-        for to, part, dpart, a, b, of_dy in _blocks(out, rows, drows, *columns):
-            _affine(part, a, b, out=to).addcmul_(dpart, of_dy)
+        center, slope, offset = (duplicate(t, c).view(column) for t in (mean, slope, offset))
+        columns = center, slope, offset, scale.reshape(column)
+        for to, part, dpart, mid, a, b, of_dy in _blocks(out, rows, drows, *columns):
+            _affine(part, a, b, out=to, center=mid).addcmul_(dpart, of_dy)
     else:
-        # The channels of a group share two of three coefficients: rows as long as a group.
+        # The channels of a group share three of four coefficients: rows as long as a group.
         of_groups = (n * num_groups, c // num_groups, rows.shape[1])
         long_rows = (n * num_groups, group_size, 1)
-        columns = slope.view(-1, 1, 1), offset.view(-1, 1, 1), scale.reshape(*of_groups[:2], 1)
+        columns = (
+            *(t.view(-1, 1, 1) for t in (mean, slope, offset)),
+            scale.view(*of_groups[:2], 1),
+        )
         tensors = (t.view(long_rows) for t in (out, rows, drows))
-        for to, part, dpart, a, b, of_dy in _blocks(*tensors, *columns):
-            _affine(part, a, b, out=to)
+        for to, part, dpart, mid, a, b, of_dy in _blocks(*tensors, *columns):
+            _affine(part, a, b, out=to, center=mid)
             of_channels = (to.shape[0], *of_groups[1:])
             to.view(of_channels).addcmul_(dpart.view(of_channels), of_dy)
     out = out if out.dtype == x.dtype else out.to(x.dtype)
@@ -174,28 +176,32 @@ def _split_row(positions: int, tensors: tuple[Tensor, ...]) -> Iterable[tuple[Te
     return zip(*parts, strict=False)
 
 
-def _affine(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
-    """scale * x + shift for a block; ``out`` may be x itself."""
+def _affine(
+    x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, center: Tensor | None = None
+) -> Tensor:
+    """scale * (x - center) + shift for a block; ``out`` may be x itself."""
     rows, length, channels = x.shape
+    if channels == 1 and length >= LONG and x.device.type == "cpu":
+        # Batch normalization in evaluation, of one instance whose channels are the rows.
+        image, scale, none = (1, rows, length), scale.flatten(), scale.new_empty(0)
+        zeros = torch.zeros_like(scale)
+        torch.native_batch_norm(
+            x.view(image),
+            scale,
+            shift.flatten(),
+            running_mean=zeros if center is None else center.flatten(),
+            running_var=zeros,
+            training=False,
+            momentum=0.0,
+            eps=1.0,
+            out=(out.view(image), none, none),
+        )
+        return out
+    if center is not None:
+        shift = torch.addcmul(shift, scale, center, value=-1)
     if channels > 1:
         return torch.addcmul(shift, x, scale, out=out)
-    if length < LONG or x.device.type != "cpu":
-        return torch.mul(x, scale, out=out).add_(shift)
-    # Batch normalization in evaluation, of one instance whose channels are the rows.
-    image, scale, shift = (1, rows, length), scale.flatten(), shift.flatten()
-    zeros, ones, none = torch.zeros_like(scale), torch.ones_like(scale), scale.new_empty(0)
-    torch.native_batch_norm(
-        x.view(image),
-        scale,
-        shift,
-        running_mean=zeros,
-        running_var=ones,
-        training=False,
-        momentum=0.0,
-        eps=0.0,
-        out=(out.view(image), none, none),
-    )
-    return out
+    return torch.mul(x, scale, out=out).add_(shift)
 
 
 def _moments_of_last(rows: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:

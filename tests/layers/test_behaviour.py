@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cases import CASES, CHANNELS, inputs, randomized
-from ilm_plugins import NORMS
+from ilm_plugins import NORMS, use_backend
 
 C = 64
 SHAPES = [(3, C), (3, C, 5), (3, C, 5, 4), (3, C, 3, 2, 4)]
@@ -179,11 +179,14 @@ def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, train
 
 @pytest.mark.parametrize("channels", [64, 256, 2048])
 @pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
-def test_instances_do_not_depend_on_their_batch(name, channels):
+@pytest.mark.parametrize("backend, bound", [("native", 1e-6), ("reference", 0)])
+def test_instances_do_not_depend_on_their_batch(name, channels, backend, bound):
+    # Products of matrices, which save time, round an instance differently in another batch.
     layer, x = NORMS[name](channels), inputs(21, channels, 7, 7, dtype=torch.float32)
-    together = layer(x)
-    apart = torch.cat([layer(instance) for instance in x.split(1)])
-    torch.testing.assert_close(together, apart, rtol=0, atol=0)
+    with use_backend(backend):
+        together = layer(x)
+        apart = torch.cat([layer(instance) for instance in x.split(1)])
+    assert (together - apart).abs().max() <= bound * together.abs().max()
 
 
 @pytest.mark.parametrize("name", CASES)
