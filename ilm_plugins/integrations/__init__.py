@@ -12,6 +12,8 @@ def installed(framework: str) -> bool:
 def arm() -> None:
     """Make the layers' keys valid in every framework, whether installed or imported yet or not."""
     from .detectron2 import datasets, norms
+    from .openmmlab import norms as openmmlab_norms
 
     norms.arm()
     datasets.arm()
+    openmmlab_norms.arm()
