@@ -1,0 +1,86 @@
+"""What a built MMEngine config comes to, in the words of ``recipes/*.yaml``."""
+
+from collections import Counter
+
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
+from torch import nn
+
+from recipes import ROOT
+
+NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def load(framework: str, config: str) -> Config:
+    cfg = Config.fromfile(ROOT / "configs" / framework / config)
+    cfg.work_dir = "unused"
+    return cfg
+
+
+def build_model(cfg: Config) -> nn.Module:
+    init_default_scope(cfg.default_scope)
+    return MODELS.build(cfg.model)
+
+
+def norms(model: nn.Module) -> dict[str, nn.Module]:
+    """The normalization layers by their names in the model."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, NORM_TYPES)}
+
+
+def kinds(layers: dict[str, nn.Module]) -> Counter:
+    return Counter(type(layer).__name__ for layer in layers.values())
+
+
+def training(cfg: Config, model: nn.Module) -> dict:
+    """Optimizer, schedule, length and batch of a config, from what is built of it."""
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    optimizer = wrapper.optimizer
+    schedulers = cfg.param_scheduler
+    schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
+    built = [
+        PARAM_SCHEDULERS.build(
+            {k: v for k, v in s.items() if k != "convert_to_iter_based"},
+            default_args={"optimizer": wrapper},
+        )
+        for s in schedulers
+    ]
+    found = {
+        "optimizer": type(optimizer).__name__,
+        "learning rate": _only(g["initial_lr"] for g in optimizer.param_groups),
+        "weight decay": _only(g["weight_decay"] for g in optimizer.param_groups),
+        "momentum": _only(g.get("momentum") for g in optimizer.param_groups),
+        "batch": cfg.auto_scale_lr.base_batch_size,
+        "images a GPU": cfg.train_dataloader.batch_size,
+    }
+    for unit in ("epochs", "iters"):
+        if (length := cfg.train_cfg.get(f"max_{unit}")) is not None:
+            found["epochs" if unit == "epochs" else "iterations"] = length
+    for scheduler in built:
+        name = type(scheduler).__name__
+        if "MultiStep" in name:
+            found["steps"] = sorted(scheduler.milestones.elements())
+            found["factor"] = scheduler.gamma
+        elif "Poly" in name:
+            found["power"] = scheduler.power
+        elif "Linear" in name:
+            found["warm-up until"] = scheduler.end
+    return found
+
+
+def _only(values):
+    """The value that all have, or all values."""
+    found = sorted(set(values), key=str)
+    return found[0] if len(found) == 1 else found
+
+
+def step(model: nn.Module, batch: dict) -> dict[str, float]:
+    """One training step by plain SGD on a data batch; its losses."""
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    losses = model(**model.data_preprocessor(batch, training=True), mode="loss")
+    total, log = model.parse_losses(losses)
+    total.backward()
+    optimizer.step()
+    return {name: float(value) for name, value in log.items()}

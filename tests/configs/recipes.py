@@ -1,0 +1,37 @@
+"""What the papers say of each shipped config, as ``recipes/FRAMEWORK.yaml`` quotes them.
+
+A file of recipes is a list. Each entry names files below ``configs/FRAMEWORK`` by patterns, and
+values, each with the words that it is taken from::
+
+    - files: ["ilm/*cifar10*"]
+      learning rate: {is: 0.1, says: "ILM 4.1: The learning rate is initialized with 0.1"}
+
+Of several entries that name a file, later ones win.
+"""
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def configs(framework: str) -> list[str]:
+    """The configs that a framework's users run, below configs/FRAMEWORK; base files are not."""
+    folder = ROOT / "configs" / framework
+    found = (p.relative_to(folder) for p in (*folder.rglob("*.py"), *folder.rglob("*.yaml")))
+    return sorted(str(p) for p in found if "_base_" not in p.parts and p.name[:4] != "Base")
+
+
+def recipe(framework: str, config: str) -> dict:
+    """name -> the value that the paper gives for a config."""
+    entries = yaml.safe_load((Path(__file__).parent / "recipes" / f"{framework}.yaml").read_text())
+    values = {}
+    for entry in entries:
+        if any(fnmatch(config, pattern) for pattern in entry["files"]):
+            for name, quoted in entry.items():
+                if name != "files":
+                    assert quoted["says"], (framework, name, "has no source")
+                    values[name] = quoted["is"]
+    return values
