@@ -2,12 +2,23 @@
 PYTHON ?= python3
 VENV = .venv
 BIN := $(VENV)/bin
+# Wheels that were built here, by what they depend on.
+WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ilm_plugins/wheels
+define ALIKE
+import hashlib, platform, sys, torch
+packages = hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest()[:12]
+kind = "cuda" if torch.cuda.is_available() else "cpu"
+python = "cp%d%d" % sys.version_info[:2]
+print("-".join((python, platform.machine(), "torch" + torch.__version__, kind, packages)))
+endef
+export ALIKE
 DEMO_CONFIGS := configs/detectron2/shapes
 # Otherwise glibc gives large freed blocks back and faults them in again, a tenth of the demo's time.
 DEMO := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python tools/demo.py
 
 .NOTPARALLEL:
-.PHONY: help demo demo-compare bench test test-all lint format install install-detectron2 clean
+.PHONY: help demo demo-compare bench test test-all lint format install install-detectron2 \
+	install-openmmlab clean
 
 help:
 	@echo "make demo                train a small Mask R-CNN with an ILM+GN box head, and show it"
@@ -16,6 +27,7 @@ help:
 	@echo "make test                lint and the test suite"
 	@echo "make test-all            also what is too long for every day"
 	@echo "make install-detectron2  detectron2 into VENV (default: .venv), by a pinned wheel"
+	@echo "make install-openmmlab   mmcv, mmdet, mmseg and mmpretrain into VENV, likewise"
 
 demo: install install-detectron2
 	$(DEMO) $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml
@@ -27,10 +39,10 @@ demo-compare: install install-detectron2
 bench: install install-detectron2
 	$(BIN)/python -m benchmarks
 
-test: lint install install-detectron2
+test: lint install install-detectron2 install-openmmlab
 	$(BIN)/python -m pytest -n 2 -m "not long"
 
-test-all: lint install install-detectron2
+test-all: lint install install-detectron2 install-openmmlab
 	$(BIN)/python -m pytest -n 2
 
 lint: install
@@ -51,9 +63,9 @@ $(VENV)/.installed: requirements/base.txt setup.py pyproject.toml | $(BIN)/pytho
 	$(BIN)/pip install --no-deps --no-build-isolation -e .
 	touch $@
 
-# With VENV=/path/to/environment given: detectron2 alone, into an environment that has torch.
+# With VENV=/path/to/environment given: a framework alone, into an environment that has torch.
 ifneq ($(origin VENV),command line)
-install-detectron2: install
+install-detectron2 install-openmmlab: install
 endif
 install-detectron2: $(VENV)/.detectron2
 
@@ -63,6 +75,26 @@ $(VENV)/.detectron2: requirements/detectron2.txt requirements/detectron2-wheel.t
 	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
 	$(BIN)/pip install --progress-bar off --upgrade --no-deps --only-binary=:all: --python-version 3.10 \
 		--implementation cp --abi none --target "$$site" -r requirements/detectron2-wheel.txt
+	touch $@
+
+install-openmmlab: $(VENV)/.openmmlab
+
+# mmcv is compiled, which takes minutes: its wheel is kept for environments that are alike.
+$(VENV)/.openmmlab: requirements/openmmlab.txt requirements/openmmlab-packages.txt | $(BIN)/python
+	$(BIN)/pip install --progress-bar off setuptools==80.9.0 wheel==0.48.0
+	$(BIN)/pip install --progress-bar off --no-deps -r requirements/openmmlab.txt
+	set -e; \
+	alike=$$($(BIN)/python -c "$$ALIKE" requirements/openmmlab-packages.txt); \
+	wheels="$(WHEELS)/$$alike"; \
+	if [ ! -d "$$wheels" ]; then \
+		mkdir -p "$(WHEELS)"; \
+		new=$$(mktemp -d "$(WHEELS)/.new-XXXXXX"); \
+		trap 'rm -rf "$$new"' EXIT; \
+		PATH="$$(cd $(BIN) && pwd):$$PATH" $(BIN)/pip wheel --progress-bar off --no-deps \
+			--no-build-isolation --wheel-dir "$$new" -r requirements/openmmlab-packages.txt; \
+		mv -T "$$new" "$$wheels" || [ -d "$$wheels" ]; \
+	fi; \
+	$(BIN)/pip install --no-index --no-deps --force-reinstall "$$wheels"/*.whl
 	touch $@
 
 clean:

@@ -4,8 +4,10 @@ import argparse
 import ast
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -30,18 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"{late[0]} stands behind an override; give options before overrides")
         framework = framework_of(args.config_file)
         check_processes(args)
+        check_framework(framework, args)
         if framework == "mmengine":
-            raise UserError(
-                f"{args.config_file} is an MMEngine config, which this version does not train; "
-                "give a detectron2 .yaml or LazyConfig .py"
-            )
-        if not installed("detectron2"):
-            raise UserError(
-                f"{args.config_file} is a detectron2 config, and detectron2 is not installed; "
-                "run 'make install-detectron2'"
-            )
-        from .detectron2 import train
-
+            from .openmmlab import train
+        else:
+            from .detectron2 import train
         train.run(args)
     except (UserError, OptionError) as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
@@ -50,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: detectron2's own options, and --num-processes."""
+    """The command line: detectron2's own options, --num-processes, and two of MMEngine's."""
     p = argparse.ArgumentParser(
-        description="Train or evaluate a detectron2 .yaml or LazyConfig .py config.",
+        description="Train or evaluate a detectron2 .yaml or LazyConfig .py, or an MMEngine .py.",
         epilog="Several machines: the same command on each, with --num-machines, --machine-rank "
         "and one --dist-url, such as tcp://10.0.0.1:29500.",
     )
@@ -72,6 +67,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dist-url", default="auto", metavar="URL", help="default: a free local port")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     p.add_argument("--eval-only", action="store_true", help="evaluate the checkpoint and stop")
+    p.add_argument(
+        "--tta", action="store_true", help="MMEngine: evaluate with the config's tta_pipeline"
+    )
+    p.add_argument(
+        "--launcher",
+        choices=("none", "pytorch", "slurm"),
+        default="none",
+        help="MMEngine: who started this process; pytorch is torchrun",
+    )
     p.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
@@ -122,6 +126,43 @@ def _is_mmengine(node: ast.AST) -> bool:
     return False
 
 
+def check_framework(framework: str, args: argparse.Namespace) -> None:
+    """Raise UserError unless a framework is installed, and has the options that are given."""
+    if not installed(framework):
+        package = {"mmengine": "openmmlab"}.get(framework, framework)
+        raise UserError(
+            f"{args.config_file} is a config of {framework}, and {framework} is not installed; "
+            f"run 'make install-{package}'"
+        )
+    if framework == "detectron2" and (args.tta or args.launcher != "none"):
+        option = "--tta" if args.tta else f"--launcher {args.launcher}"
+        raise UserError(
+            f"{option} is for MMEngine configs, and {args.config_file} is one of detectron2; "
+            "leave it out"
+        )
+
+
+def check_output(folder: str, setting: str) -> None:
+    """Raise UserError unless files can be written to a folder, which is made if missing."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"output folder {folder!r} cannot be written: {error.strerror}; set {setting}"
+        ) from error
+
+
+def reraise(error: Exception) -> NoReturn:
+    """Raise again what was raised in another process, whose exception arrives as text."""
+    for kind in (UserError, OptionError):
+        name = f"{kind.__module__}.{kind.__qualname__}: "
+        if name in str(error):
+            raise UserError(str(error).rsplit(name, 1)[1].strip()) from None
+    raise error
+
+
 def check_processes(args: argparse.Namespace) -> None:
     """Settle and check the numbers of GPUs, processes and machines, before anything starts.
 
@@ -146,8 +187,28 @@ def check_processes(args: argparse.Namespace) -> None:
             f"--machine-rank {args.machine_rank} of --num-machines {args.num_machines}: "
             "give each machine its own rank, from 0 to the number of machines less 1"
         )
-    if args.num_machines > 1 and args.dist_url == "auto":
+    if args.launcher != "none":
+        check_launcher(args)
+    elif args.num_machines > 1 and args.dist_url == "auto":
         raise UserError(
             f"--num-machines {args.num_machines} needs --dist-url; give every machine the same, "
             "such as tcp://10.0.0.1:29500 with the first machine's address"
         )
+
+
+def check_launcher(args: argparse.Namespace) -> None:
+    """Raise UserError unless a launcher has started this process, and alone decides how many."""
+    if args.num_processes > 1 or args.num_machines > 1:
+        raise UserError(
+            f"--launcher {args.launcher} decides the number of processes; leave --num-processes "
+            "and --num-machines out"
+        )
+    variable = {"pytorch": "LOCAL_RANK", "slurm": "SLURM_PROCID"}[args.launcher]
+    if variable not in os.environ:
+        program = {"pytorch": "torchrun", "slurm": "srun"}[args.launcher]
+        raise UserError(
+            f"--launcher {args.launcher}, but {variable} is not set; start this with {program}, "
+            "or leave --launcher out"
+        )
+    if args.launcher == "slurm" and args.num_gpus == 0:
+        raise UserError("--launcher slurm needs GPUs; use --num-processes on the CPU")

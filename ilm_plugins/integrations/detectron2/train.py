@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import tempfile
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -38,8 +37,7 @@ from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 from torch.multiprocessing import ProcessRaisedException
 
-from ...layers import OptionError
-from ..training import UserError
+from ..training import UserError, check_output, reraise
 from .datasets import SPLITS as GENERATED
 
 #: Metadata ``evaluator_type`` of a data set -> its evaluators.
@@ -102,12 +100,7 @@ def run(args: argparse.Namespace) -> None:
             args=(main, args, cfg if alone else None),
         )
     except ProcessRaisedException as error:
-        # A process's exception arrives as the text of its traceback.
-        for kind in (UserError, OptionError):
-            name = f"{kind.__module__}.{kind.__qualname__}: "
-            if name in str(error):
-                raise UserError(str(error).rsplit(name, 1)[1].strip()) from None
-        raise
+        reraise(error)
 
 
 def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
@@ -234,18 +227,6 @@ def check_evaluator(name: str) -> None:
             f"data set {name!r} has evaluator_type {kind!r}; set its metadata's evaluator_type to "
             f"one of {', '.join(EVALUATORS)}"
         )
-
-
-def check_output(folder: str, setting: str) -> None:
-    """Raise UserError unless files can be written to a folder, which is made if missing."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"output folder {folder!r} cannot be written: {error.strerror}; set {setting}"
-        ) from error
 
 
 def check_weights(weights: str, setting: str, required: bool) -> None:

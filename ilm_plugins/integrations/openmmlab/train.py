@@ -1,0 +1,287 @@
+"""Training and evaluation of MMEngine's configs by its Runner, on GPUs and on the CPU."""
+
+import argparse
+import copy
+import inspect
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
+from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
+from torch.multiprocessing import ProcessRaisedException, spawn
+
+from ...layers import NORMS
+from .. import installed
+from ..training import UserError, check_output, reraise
+
+#: Entries of a config beside those that its Runner takes.
+ENTRIES = {
+    "auto_scale_lr",
+    "compile",
+    "find_unused_parameters",
+    "model_wrapper_cfg",
+    "runner_type",
+    "sync_bn",
+    "tta_model",
+    "tta_pipeline",
+}
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the command line asks for, in as many processes; see :mod:`..training` for ``args``.
+
+    Raises:
+        UserError: the config, a data set or a checkpoint is not what it should be; before any
+            process is started.
+    """
+    if args.num_gpus == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    cfg = load_config(args)
+    check(cfg, args)
+    processes = args.num_gpus or args.num_processes
+    world_size = processes * args.num_machines
+    if args.launcher != "none" or world_size == 1:
+        main(cfg, args)
+        return
+    address = args.dist_url if args.num_machines > 1 else f"tcp://127.0.0.1:{_free_port()}"
+    first = args.machine_rank * processes
+    try:
+        spawn(_process, (first, world_size, address, args), nprocs=processes)
+    except ProcessRaisedException as error:
+        reraise(error)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _process(local_rank: int, first: int, world_size: int, address: str, args) -> None:
+    """What one of several processes does: as if torchrun had started it."""
+    host, port = address.removeprefix("tcp://").rsplit(":", 1)
+    os.environ |= {
+        "RANK": str(first + local_rank),
+        "LOCAL_RANK": str(local_rank),
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": port,
+    }
+    if args.num_gpus == 0:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_processes))
+    cfg = load_config(args)
+    cfg.launcher = "pytorch"
+    main(cfg, args)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config of ``args.config_file`` with the overrides of ``args.opts``.
+
+    Raises:
+        UserError: it cannot be read, an override is not of the form KEY=VALUE or overrides what
+            neither the config has nor MMEngine knows, or the package of its scope is missing.
+    """
+    words = argparse.ArgumentParser(exit_on_error=False)
+    words.add_argument("--opts", nargs="*", action=DictAction)
+    try:
+        cfg = Config.fromfile(args.config_file)
+        if not all("=" in word for word in args.opts):
+            raise ValueError("an override without '='")
+        overrides = words.parse_args(["--opts", *args.opts]).opts if args.opts else {}
+        known = {*cfg, *inspect.signature(Runner).parameters, *ENTRIES}
+        unknown = {key.split(".")[0] for key in overrides} - known
+        if unknown:
+            raise KeyError(f"there is no {', '.join(sorted(unknown))}")
+        cfg.merge_from_dict(overrides)
+    except Exception as error:  # a config is a program, and may raise anything
+        kind, message = type(error).__name__, " ".join(str(error).split())
+        raise UserError(
+            f"{args.config_file} with overrides {args.opts} cannot be read: {kind}: {message}; "
+            "mend the file, or give overrides as KEY=VALUE with keys that it has"
+        ) from error
+    scope = cfg.get("default_scope") or "mmengine"
+    for package in ("mmengine", scope) if scope == "mmengine" else ("mmcv", scope):
+        if not installed(package):
+            raise UserError(
+                f"{args.config_file} is a config of {scope}, and {package} is not installed; "
+                "run 'make install-openmmlab'"
+            )
+    cfg.launcher = args.launcher
+    cfg.resume = args.resume
+    if cfg.get("work_dir") is None:
+        cfg.work_dir = os.path.join("work_dirs", Path(args.config_file).stem)
+    return cfg
+
+
+def check(cfg: Config, args: argparse.Namespace) -> None:
+    """Find before it starts what would make a run fail later.
+
+    Raises:
+        UserError: a norm, a data set, a checkpoint or the output folder is not what it should be;
+            the message names what was found and the setting that leads to it.
+    """
+    missing = [key for key in ("model", *_loops(args)) if cfg.get(key) is None]
+    if missing:
+        raise UserError(
+            f"{args.config_file} does not define {', '.join(missing)}; an MMEngine config for "
+            f"{'evaluation' if args.eval_only else 'training'} does"
+        )
+    if args.tta and ("tta_model" not in cfg or "tta_pipeline" not in cfg):
+        raise UserError(
+            f"--tta: {args.config_file} does not define tta_model and tta_pipeline; define them, "
+            "or leave --tta out"
+        )
+    if cfg.get("optim_wrapper", {}).get("type") == "AmpOptimWrapper" and args.num_gpus == 0:
+        raise UserError(
+            "optim_wrapper.type AmpOptimWrapper with --num-gpus 0: MMEngine's mixed precision "
+            "needs a GPU; set optim_wrapper.type=OptimWrapper"
+        )
+    init_default_scope(cfg.get("default_scope") or "mmengine")
+    for name, norm_cfg in _dicts(cfg.model, "model"):
+        if name.endswith("norm_cfg"):
+            check_norm(name, norm_cfg)
+    for loader in (
+        ("test_dataloader",) if args.eval_only else ("train_dataloader", "val_dataloader")
+    ):
+        if cfg.get(loader) is not None:
+            check_dataset(f"{loader}.dataset", cfg[loader].dataset)
+    check_output(cfg.work_dir, "work_dir")
+    check_weights(cfg, args)
+
+
+def _loops(args: argparse.Namespace) -> tuple[str, ...]:
+    if args.eval_only:
+        return "test_dataloader", "test_cfg", "test_evaluator"
+    return "train_dataloader", "train_cfg", "optim_wrapper"
+
+
+def _dicts(value, name: str) -> Iterator[tuple[str, dict]]:
+    """All dicts within a part of a config, each with the name of the setting."""
+    if isinstance(value, dict):
+        yield name, value
+        for key, inner in value.items():
+            yield from _dicts(inner, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _dicts(inner, f"{name}.{i}")
+
+
+def check_norm(setting: str, norm_cfg: dict) -> None:
+    """Raise UserError unless a norm's type is registered."""
+    kind = norm_cfg.get("type")
+    with MODELS.switch_scope_and_registry(None) as registry:
+        if isinstance(kind, str) and registry.get(kind) is None:
+            raise UserError(
+                f"{setting} has type {kind!r}, which is not registered; set one of "
+                f"{', '.join(NORMS)}, BN, SyncBN, GN, IN, LN, or name the package that registers "
+                "it in custom_imports"
+            )
+
+
+def check_dataset(setting: str, dataset: dict) -> None:
+    """Raise UserError unless the files and folders that a data set's config names are there."""
+    inner = dataset.get("dataset"), *(dataset.get("datasets") or ())
+    for part in (d for d in inner if d is not None):
+        check_dataset(f"{setting}.dataset", part)
+    root = dataset.get("data_root") or ""
+    prefixes = dataset.get("data_prefix") or {}
+    if isinstance(prefixes, str):
+        prefixes = {"": prefixes}
+    for path in (dataset.get("ann_file"), *prefixes.values(), ""):
+        path = os.path.join(root, path) if path else root
+        if path and "://" not in path and not os.path.exists(path):
+            raise UserError(
+                f"data set of {setting} is not there: tried {os.path.abspath(path)}; set "
+                f"{setting}.data_root, which is {root!r}"
+            )
+
+
+def check_weights(cfg: Config, args: argparse.Namespace) -> None:
+    """Raise UserError unless the checkpoints that a run starts from are there."""
+    if args.resume and find_latest_checkpoint(cfg.work_dir):
+        return
+    load_from = cfg.get("load_from")
+    if args.eval_only and not load_from:
+        raise UserError(
+            "nothing to evaluate: load_from is empty, and there is no checkpoint to resume; "
+            "set load_from=CHECKPOINT"
+        )
+    sources = {"load_from": load_from} if load_from else {}
+    if not load_from:
+        sources |= {
+            f"{name}.checkpoint": d.get("checkpoint")
+            for name, d in _dicts(cfg.model, "model")
+            if d.get("type") == "Pretrained"
+        }
+    for setting, path in sources.items():
+        if path and "://" not in path and not os.path.isfile(os.path.expanduser(path)):
+            start = "" if load_from else f", or {setting.rsplit('.', 1)[0]}=None to start anew"
+            raise UserError(f"checkpoint {path!r} does not exist; set {setting} to a file{start}")
+
+
+def main(cfg: Config, args: argparse.Namespace) -> None:
+    """What every process does."""
+    if args.eval_only:
+        if args.resume:
+            # Evaluated, not gone on from.
+            cfg.load_from = find_latest_checkpoint(cfg.work_dir) or cfg.get("load_from")
+            cfg.resume = False
+        if args.tta:
+            cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+            cfg.model = {**cfg.tta_model, "module": cfg.model}
+        # Then nothing of the training set need be there.
+        for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
+            cfg[key] = None
+        for key in ("val_dataloader", "val_cfg", "val_evaluator"):
+            cfg[key] = None
+    if cfg.launcher != "none" and args.num_gpus == 0:
+        torch.distributed.init_process_group("gloo")
+    try:
+        runner = build_runner(cfg)
+        runner.test() if args.eval_only else runner.train()
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The config's Runner.
+
+    Raises:
+        UserError: a type is not registered.
+    """
+    cfg = copy.deepcopy(cfg)
+    try:
+        return RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
+    except KeyError as error:
+        message = str(error.args[0]) if error.args else ""
+        if "registry" not in message:
+            raise
+        raise UserError(
+            f"{message.split('. ')[0].strip()}; correct the type, or name the package that "
+            "registers it in custom_imports"
+        ) from error
+
+
+@RUNNERS.register_module(force=True)
+class PluginRunner(Runner):
+    """MMEngine's Runner, which runs on several CPU processes, too."""
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        if self.distributed and get_device() == "cpu":
+            self.logger.info("On the CPU, SyncBN layers of the model become plain BN layers.")
+            model = revert_sync_batchnorm(model)
+            default = {
+                "broadcast_buffers": False,
+                "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
+            }
+            # Without the device ids that DistributedDataParallel refuses on the CPU.
+            model_wrapper_cfg = {**(model_wrapper_cfg or default), "device_ids": None}
+        return super().wrap_model(model_wrapper_cfg, model)
