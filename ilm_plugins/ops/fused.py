@@ -11,7 +11,7 @@ from torch.autograd import Function
 
 from . import reference
 from .backends import is_traced, kernels_for
-from .kernels import Autoencoder, Kernels
+from .kernels import Kernels, Network
 from .moments import duplicate, sum_groups
 from .reference import Rescale, cast
 
@@ -25,7 +25,7 @@ def adaptive_norm(
     rescale: Rescale,
     *tensors: Tensor | None,
     vjp: Vjp | None = None,
-    network: Callable[[], Autoencoder] | None = None,
+    network: Callable[[], Network] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What :func:`ilm_plugins.ops.reference.adaptive_norm` computes, by the kernels that fit x.
 
@@ -66,7 +66,7 @@ class Primitive(NamedTuple):
     eps: float
     rescale: Rescale
     vjp: Vjp | None
-    network: Autoencoder | None
+    network: Network | None
 
     def forward(
         self, x: Tensor, tensors: tuple[Tensor | None, ...]
@@ -85,7 +85,7 @@ class Primitive(NamedTuple):
     ) -> tuple[Tensor | None, Iterable[Tensor | None]]:
         """dx and dtensors, see :func:`adaptive_norm`."""
         if self.network is not None:
-            return self.kernels.network_backward(dy, x, mean, var, self.network, tensors)
+            return self.kernels.network_backward(dy, x, mean, var, self.network, tensors, needs_x)
         # By hand it saves the CPU's time, but multiplies matrices, on CUDA perhaps in TF32.
         vjp = self.vjp if self.vjp and not x.is_cuda else partial(_vjp, self.rescale, needs)
         rstd = (var + self.eps).rsqrt_()

@@ -22,6 +22,9 @@ class Autoencoder(NamedTuple):
     combine: str  #: of AssocNorm's Table 5; "a(WE)+B" is ILM Norm's
 
 
+Network = Autoencoder
+
+
 class Kernels(Protocol):
     """The primitive's passes over x (N, C, *), which is not empty, with G' groups of channels.
 
@@ -62,12 +65,12 @@ class Kernels(Protocol):
         """
 
     def runnable(
-        self, network: Callable[[], Autoencoder] | None, x: Tensor, num_groups: int
-    ) -> Autoencoder | None:
+        self, network: Callable[[], Network] | None, x: Tensor, num_groups: int
+    ) -> Network | None:
         """The network if there is one that the kernels compute themselves."""
 
     def network_forward(
-        self, x: Tensor, num_groups: int, network: Autoencoder, tensors: tuple[Tensor, ...]
+        self, x: Tensor, num_groups: int, network: Network, tensors: tuple[Tensor | None, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """``forward`` with a network that is runnable, and its tensors, of any dtype."""
 
@@ -77,12 +80,14 @@ class Kernels(Protocol):
         x: Tensor,
         mean: Tensor,
         var: Tensor,
-        network: Autoencoder,
-        tensors: tuple[Tensor, ...],
-    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        network: Network,
+        tensors: tuple[Tensor | None, ...],
+        needs_x: bool,
+    ) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
         """dx (N, C, *), and the gradients of the network's tensors, None for what has none.
 
         Args:
             dy: (N, C, *), in any layout, the gradient of y.
             x, mean, var: what went into and came out of ``network_forward``.
+            needs_x: whether dx is wanted; otherwise it is None.
         """

@@ -158,7 +158,7 @@ def by_equations(x, dy, network):
 
 def by_kernels(x, dy, network, num_groups):
     y, mean, var = kernels.network_forward(x, num_groups, *network)
-    dx, (*gradients, none) = kernels.network_backward(dy, x, mean, var, *network)
+    dx, (*gradients, none) = kernels.network_backward(dy, x, mean, var, *network, True)
     assert none is None
     assert (y.dtype, y.stride()) == (dx.dtype, dx.stride()) == (x.dtype, x.stride())
     assert {t.dtype for t in (mean, var, *gradients)} == {torch.float32}
@@ -185,14 +185,14 @@ def check_network(x, network, num_groups, tolerance=SUMMING):
 @pytest.fixture
 def streaming(monkeypatch):
     """No instance fits into registers."""
-    monkeypatch.setattr(kernels, "ONE_READ", 0)
+    monkeypatch.setattr(kernels.autoencoder, "ONE_READ", 0)
 
 
 @pytest.fixture
 def small_tiles(monkeypatch, streaming):
     """Several tiles and splits, of several tiles each, of maps that are small enough for a test."""
-    monkeypatch.setattr(kernels, "TILE", 32)
-    monkeypatch.setattr(kernels, "CHANNELS", 4)
+    monkeypatch.setattr(kernels.streaming, "TILE", 32)
+    monkeypatch.setattr(kernels.streaming, "CHANNELS", 4)
 
 
 @runs
@@ -231,7 +231,7 @@ def test_sizes(request, c, groups, keys, shape, last, path):
 @dtypes
 def test_splits(dtype, last, small_tiles):
     x = make_map(1, 4, 15, 15, last=last, dtype=dtype)
-    assert kernels._Tiling.of(x).splits > 2
+    assert kernels.streaming._Tiling.of(x).splits > 2
     check_network(x, make_network(4, 2, 1), 2)
 
 
@@ -374,9 +374,9 @@ def launches(shape, num_groups, network, dtype, last):
     """What both passes launch on a map of that shape."""
     x = lay_out(torch.empty(shape, dtype=dtype, device="meta"), last)
     moments = torch.empty(2, shape[0], num_groups, device="meta")
-    with kernels.recorded() as recorded:
+    with kernels.launching.recorded() as recorded:
         kernels.network_forward(x, num_groups, *network)
-        kernels.network_backward(x, x, *moments, *network)
+        kernels.network_backward(x, x, *moments, *network, True)
     return recorded
 
 
@@ -425,7 +425,7 @@ def test_streaming_kernels_compile(driver, dtype, last):
 def test_one_read_kernels_compile(driver, dtype, last):
     network = on_meta(make_network(256, 32, 16, 2))
     forward, backward = launches((512, 256, 7, 7), 32, network, dtype, last)
-    assert forward.kernel is kernels._one_read_kernel
-    assert backward.kernel is kernels._one_read_vjp_kernel
+    assert forward.kernel is kernels.autoencoder._one_read_kernel
+    assert backward.kernel is kernels.autoencoder._one_read_vjp_kernel
     for launch in (forward, backward):
         assert spilled_bytes(compile_ahead(launch)) <= 16
