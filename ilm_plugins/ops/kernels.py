@@ -22,7 +22,26 @@ class Autoencoder(NamedTuple):
     combine: str  #: of AssocNorm's Table 5; "a(WE)+B" is ILM Norm's
 
 
-Network = Autoencoder
+class Mixture(NamedTuple):
+    """The ``rescale`` of EN or SN, see layers/exemplar.py and layers/switchable.py.
+
+    Its tensors are weight and bias; of EN the weights of ``reduce``, None without it, then weight
+    and bias of ``expand`` and of ``ratio``; of SN ``mean_weight`` and ``var_weight``; and BN's
+    running mean and variance, or Nones for those of the batch.
+    """
+
+    kind: str  #: "exemplar" or "switch"
+    normalizers: tuple[str, ...]
+    eps: float
+    # of EN alone:
+    reduction: int = 1
+    expansion: int = 1
+    activation: str = "tanh"
+    ratio_net: str = "conv"
+    shared_affine: bool = True
+
+
+Network = Autoencoder | Mixture
 
 
 class Kernels(Protocol):

@@ -5,9 +5,10 @@ Of a map of any size, the *streaming* kernels read x twice forward, and x and dy
     forward    moments of (channel, split of positions) -> pool -> rescale -> affine
     backward   sums of (channel, split of positions)    -> sum  -> vjp     -> dx
 
-What lies between is a function of torch, or, for an auto-encoder, one kernel with one program for
-each instance. An instance that fits into one program's registers, a detector's box head's, is read
-once: the *one-read* kernels do all of the above for it.
+What lies between is a function of torch, or, for an auto-encoder and for a mixture of normalizers,
+one kernel with one program for each instance. Under an auto-encoder, an instance that fits into one
+program's registers, a detector's box head's, is read once: the *one-read* kernels do all of the
+above for it.
 
 Both layouts, contiguous and channels last, are read and written as they are. Nothing waits for the
 device, and nothing is added in an order that changes from run to run.
@@ -18,15 +19,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..kernels import Autoencoder, Network
+from ..kernels import Autoencoder, Mixture, Network
 from ..layouts import dense
 from ..moments import duplicate
-from . import autoencoder, streaming
+from . import autoencoder, mixture, streaming
 from .launching import INTERPRETED, check_devices, on_device
 from .streaming import affine, centered_sums, laid_out, moments
 
 #: Who runs which network.
-MODULES = {Autoencoder: autoencoder}
+MODULES = {Autoencoder: autoencoder, Mixture: mixture}
 
 
 def supports(x: Tensor) -> bool:
