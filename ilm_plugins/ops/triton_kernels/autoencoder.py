@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..kernels import Autoencoder
-from .launching import launch, new
+from .launching import launch, new, warps_for
 from .streaming import Shape, affine, centered_sums, dx, moments, shape_of, tile_offsets
 from .vectors import activate, coarsen, fold, refine, spread
 
@@ -445,10 +445,9 @@ def _pointers(network: Autoencoder, tensors: tuple[Tensor, ...]) -> Tensors:
 def _network(
     kernel, values, pointers: Tensors, network: Autoencoder, sizes: Sizes, *count: float
 ) -> None:
-    elements = max(sizes.padded_hidden * sizes.keys // 2, sizes.channels)
     launch(
         kernel, len(values[0]), *values, pointers, float(network.eps), *count, sizes,
-        num_warps=min(16, max(4, elements // 256)),
+        num_warps=warps_for(sizes.channels, sizes.padded_hidden * sizes.keys),
     )  # fmt: skip
 
 

@@ -74,3 +74,8 @@ def multiprocessors(device: torch.device) -> int:
 def new(x: Tensor, count: int, columns: int) -> tuple[Tensor, ...]:
     """``count`` empty tensors (N, columns) in float32."""
     return x.new_empty((count, len(x), columns), dtype=torch.float32).unbind()
+
+
+def warps_for(vector: int, matrix: int) -> int:
+    """Warps of a program that holds vectors and matrices of so many elements."""
+    return min(16, max(4, max(vector, matrix // 2) // 256))

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..kernels import Mixture
-from .launching import launch, new
+from .launching import launch, new, warps_for
 from .streaming import affine, centered_sums, dx, moments
 from .vectors import activate, fold, spread
 
@@ -592,9 +592,10 @@ def _gradient_sizes(network: Mixture, channels: int) -> tuple[int, ...]:
 def _prepare(
     mean: Tensor, var: Tensor, network: Mixture, tensors: tuple[Tensor | None, ...]
 ) -> tuple[Sizes, Exemplar | Switch]:
-    """The sizes, and the tensors with the statistics that BN takes."""
+    """The sizes, and the tensors, those of the batch's moments computed."""
     n, c = mean.shape
-    *parameters, batch_mean, batch_var = (t if t is None else t.detach() for t in tensors)
+    tensors = (t if t is None else t.detach().contiguous() for t in tensors)
+    *parameters, batch_mean, batch_var = tensors
     couples = "BN" in network.normalizers and batch_mean is None
     if couples:
         batch_mean, batch_var = mean.new_empty(2, c).unbind()
@@ -603,15 +604,13 @@ def _prepare(
             n, c, *BATCH_TILE,
         )  # fmt: skip
     pointers = Exemplar if network.kind == "exemplar" else Switch
-    tensors = *(t.contiguous() for t in parameters), batch_mean, batch_var
-    return _sizes(network, c, couples), pointers(*tensors)
+    return _sizes(network, c, couples), pointers(*parameters, batch_mean, batch_var)
 
 
 def _network(kernel, values, pointers, network: Mixture, sizes: Sizes, *count: float) -> None:
-    elements = max(sizes.padded_hidden * sizes.rows // 2, sizes.padded_channels)
     launch(
         kernel, len(values[0]), *values, pointers, float(network.eps), *count, sizes,
-        num_warps=min(16, max(4, elements // 256)),
+        num_warps=warps_for(sizes.padded_channels, sizes.padded_hidden * sizes.rows),
     )  # fmt: skip
 
 
