@@ -214,9 +214,10 @@ def _dx_kernel(
     start, offsets, inside, group, c, exists = _tile(channels, group_size, chunks, SHAPE)
     dy = tl.load(dy_ptr + start + offsets, mask=inside, other=0).to(tl.float32)
     x = tl.load(x_ptr + start + offsets, mask=inside, other=0).to(tl.float32)
-    dx = _column(scale_ptr, c, exists) * dy
-    dx += _column(slope_ptr, group, exists) * (x - _column(mean_ptr, group, exists))
-    dx += _column(offset_ptr, group, exists)
+    mean = _column(mean_ptr, group, exists)
+    slope = _column(slope_ptr, group, exists)
+    offset = _column(offset_ptr, group, exists)
+    dx = _column(scale_ptr, c, exists) * dy + slope * (x - mean) + offset
     tl.store(dx_ptr + start + offsets, dx.to(dx_ptr.dtype.element_ty), mask=inside)
 
 
