@@ -63,7 +63,7 @@ ROUNDING = {torch.float32: SUMMING, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 @pytest.mark.skipif(CUDA, reason="there is a GPU: the tests run on it")
-@pytest.mark.parametrize("selection", ["test_layers", "mixture", "not test_layers and not mixture"])
+@pytest.mark.parametrize("selection", ["test_layers", "not test_layers"])
 def test_under_the_interpreter(selection):
     pytest.importorskip("numpy", reason="Triton's interpreter needs numpy")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
@@ -340,7 +340,7 @@ def check_mixture(layer, x, tolerance=SUMMING):
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize(
     "normalizers",
-    [("IN", "LN", "BN"), ("BN", "LN"), ("IN", "LN"), ("BN",)],
+    [("IN", "LN", "BN"), ("BN", "LN"), ("IN", "LN"), ("LN",)],
     ids="-".join,
 )
 def test_mixture_of(name, normalizers, training):
@@ -350,7 +350,7 @@ def test_mixture_of(name, normalizers, training):
 
 @runs
 @mixtures
-@pytest.mark.parametrize("shape", [(1, 4, 7), (1, 16, 1, 1), (5, 24), (3, 96, 2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 4, 7), (1, 16, 1, 1), (3, 24), (2, 96, 2, 2)], ids=str)
 def test_mixture_of_sizes(name, shape, monkeypatch):
     monkeypatch.setattr(kernels.mixture, "BATCH_TILE", (2, 32))
     # A single value's dx is what is left of terms of 1 / sqrt(eps) that cancel.
@@ -368,7 +368,7 @@ def test_mixture_options(activation, shared_affine, reduction):
     layer = make_mixture(
         "EN", 24, activation=activation, shared_affine=shared_affine, reduction=reduction
     )
-    check_mixture(layer, make_map(2, 24, 3, 5))
+    check_mixture(layer, make_map(1, 24, 3, 5))
 
 
 @runs
@@ -376,7 +376,7 @@ def test_mixture_options(activation, shared_affine, reduction):
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_mixture_at_large_means(name, training):
     # E[x^2] - E[x]^2 would be off by more than the variance. What is left is x's own rounding.
-    x = 1000 + torch.randn(3, 12, 4, 4, generator=torch.Generator().manual_seed(0))
+    x = 1000 + torch.randn(2, 12, 4, 4, generator=torch.Generator().manual_seed(0))
     layer = make_mixture(name, 12, training=training)
     if not training:
         layer.running_mean += 1000
@@ -394,8 +394,8 @@ def test_mixture_with_parameters_in_half_precision(name, dtype):
 @runs
 @mixtures
 def test_mixture_the_same_again(name):
-    x, network = make_map(3, 24, 3, 3), network_of(make_mixture(name, 24))
-    first, again = (by_kernels(x, x, network, 24) for _ in range(2))
+    x, network = make_map(2, 12, 3, 3), network_of(make_mixture(name, 12))
+    first, again = (by_kernels(x, x, network, 12) for _ in range(2))
     for a, b in zip(first[0] + first[1], again[0] + again[1], strict=True):
         assert torch.equal(a, b)
 
@@ -403,7 +403,7 @@ def test_mixture_the_same_again(name):
 @runs
 @mixtures
 def test_mixture_of_x_that_needs_no_gradient(name):
-    x, network = make_map(2, 12, 3, 3), network_of(make_mixture(name, 12))
+    x, network = make_map(1, 12, 3, 3), network_of(make_mixture(name, 12))
     _, *moments = kernels.network_forward(x, 12, *network)
     _, wanted = kernels.network_backward(x, x, *moments, *network, True)
     dx, gradients = kernels.network_backward(x, x, *moments, *network, False)
