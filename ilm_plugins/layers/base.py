@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import Autoencoder, ByHand, adaptive_norm
+from ..ops import ByHand, Network, adaptive_norm
 
 
 class OptionError(ValueError):
@@ -31,7 +31,7 @@ class AdaptiveNorm(nn.GroupNorm):
     #: ``rescale`` and its derivative by hand, or None for autograd's; see ``ops.ByHand``.
     by_hand: ByHand | None = None
     #: A method that describes ``rescale`` for kernels that compute it themselves, or None.
-    network: Callable[[], Autoencoder] | None = None
+    network: Callable[[], Network] | None = None
 
     def __new__(cls, *args, **options):
         # A config's misspelt option deserves better than Python's TypeError, in every framework.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..ops import cast, moments
+from ..ops import Mixture, cast, moments
 from .base import ACTIVATIONS, Projection, check_choice, check_divides, check_positive, project
 from .statistics import MixtureNorm, weighted_sum
 
@@ -118,6 +118,18 @@ class ExemplarNorm(MixtureNorm):
         reduce = self.reduce.weight if self.ratio_net == "conv" else None
         network = reduce, self.expand.weight, self.expand.bias, self.ratio.weight, self.ratio.bias
         return (self.weight, self.bias, *network, *self.running_statistics())
+
+    def network(self) -> Mixture:
+        return Mixture(
+            "exemplar",
+            self.normalizers,
+            self.eps,
+            self.reduction,
+            self.expansion,
+            self.activation,
+            self.ratio_net,
+            self.shared_affine,
+        )
 
     def rescale(self, mean, var, weight, bias, *tensors):
         *network, running_mean, running_var = tensors

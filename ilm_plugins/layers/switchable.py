@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..ops import ByHand
+from ..ops import ByHand, Mixture
 from .statistics import MixtureNorm, weighted_sum
 
 
@@ -61,6 +61,9 @@ class SwitchNorm(MixtureNorm):
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
         own = self.weight, self.bias, self.mean_weight, self.var_weight
         return (*own, *self.running_statistics())
+
+    def network(self) -> Mixture:
+        return Mixture("switch", self.normalizers, self.eps)
 
     def rescale(self, mean, var, weight, bias, mean_weight, var_weight, running_mean, running_var):
         statistics = self.statistics(mean, var, running_mean, running_var)

@@ -10,7 +10,7 @@ from torch.autograd import Function
 
 from . import reference
 from .backends import is_traced, kernels_for
-from .kernels import Autoencoder, Kernels
+from .kernels import Kernels, Network
 from .moments import duplicate, sum_groups
 from .reference import Rescale, cast
 
@@ -37,7 +37,7 @@ def adaptive_norm(
     rescale: Rescale,
     *tensors: Tensor | None,
     by_hand: ByHand | None = None,
-    network: Callable[[], Autoencoder] | None = None,
+    network: Callable[[], Network] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What :func:`ilm_plugins.ops.reference.adaptive_norm` computes, by the kernels that fit x.
 
@@ -78,7 +78,7 @@ class Primitive(NamedTuple):
     eps: float
     rescale: Rescale
     by_hand: ByHand | None
-    network: Autoencoder | None
+    network: Network | None
 
     def forward(
         self, x: Tensor, tensors: tuple[Tensor | None, ...]
@@ -105,7 +105,7 @@ class Primitive(NamedTuple):
     ) -> tuple[Tensor | None, Iterable[Tensor | None]]:
         """dx and dtensors, see :func:`adaptive_norm`."""
         if self.network is not None:
-            return self.kernels.network_backward(dy, x, mean, var, self.network, tensors)
+            return self.kernels.network_backward(dy, x, mean, var, self.network, tensors, needs_x)
         rstd = (var + self.eps).rsqrt_()
         dscale, dshift = self.kernels.sums(dy, x, mean, rstd)
         rescaled = mean, var, *cast(tensors, mean.dtype)

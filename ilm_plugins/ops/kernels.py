@@ -22,6 +22,28 @@ class Autoencoder(NamedTuple):
     combine: str  #: of AssocNorm's Table 5; "a(WE)+B" is ILM Norm's
 
 
+class Mixture(NamedTuple):
+    """The ``rescale`` of EN or SN, see layers/exemplar.py and layers/switchable.py.
+
+    Its tensors are weight and bias; of EN the weights of ``reduce``, None without it, then weight
+    and bias of ``expand`` and of ``ratio``; of SN ``mean_weight`` and ``var_weight``; and BN's
+    running mean and variance, or Nones for those of the batch.
+    """
+
+    kind: str  #: "exemplar" or "switch"
+    normalizers: tuple[str, ...]
+    eps: float
+    # of EN alone:
+    reduction: int = 1
+    expansion: int = 1
+    activation: str = "tanh"
+    ratio_net: str = "conv"
+    shared_affine: bool = True
+
+
+Network = Autoencoder | Mixture
+
+
 class Kernels(Protocol):
     """The primitive's passes over x (N, C, *), which is not empty, with G' groups of channels.
 
@@ -62,12 +84,12 @@ class Kernels(Protocol):
         """
 
     def runnable(
-        self, network: Callable[[], Autoencoder] | None, x: Tensor, num_groups: int
-    ) -> Autoencoder | None:
+        self, network: Callable[[], Network] | None, x: Tensor, num_groups: int
+    ) -> Network | None:
         """The network if there is one that the kernels compute themselves."""
 
     def network_forward(
-        self, x: Tensor, num_groups: int, network: Autoencoder, tensors: tuple[Tensor, ...]
+        self, x: Tensor, num_groups: int, network: Network, tensors: tuple[Tensor | None, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """``forward`` with a network that is runnable, and its tensors, of any dtype."""
 
@@ -77,12 +99,14 @@ class Kernels(Protocol):
         x: Tensor,
         mean: Tensor,
         var: Tensor,
-        network: Autoencoder,
-        tensors: tuple[Tensor, ...],
-    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        network: Network,
+        tensors: tuple[Tensor | None, ...],
+        needs_x: bool,
+    ) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
         """dx (N, C, *), and the gradients of the network's tensors, None for what has none.
 
         Args:
             dy: (N, C, *), in any layout, the gradient of y.
             x, mean, var: what went into and came out of ``network_forward``.
+            needs_x: whether dx is wanted; otherwise it is None.
         """

@@ -18,7 +18,7 @@ import torch
 import transcription
 from cases import CHANNELS, MAIN, inputs, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
-from ilm_plugins.ops import Autoencoder, reference
+from ilm_plugins.ops import Autoencoder, Mixture, reference
 
 triton = pytest.importorskip("triton", reason="needs Triton")
 from ilm_plugins.ops import triton_kernels as kernels  # noqa: E402
@@ -93,8 +93,8 @@ def lay_out(x, last):
 
 
 class Network(NamedTuple):
-    is_a: Autoencoder
-    tensors: tuple[torch.Tensor, ...]
+    is_a: Autoencoder | Mixture
+    tensors: tuple[torch.Tensor | None, ...]
 
 
 def make_network(
@@ -158,8 +158,8 @@ def by_equations(x, dy, network):
 
 def by_kernels(x, dy, network, num_groups):
     y, mean, var = kernels.network_forward(x, num_groups, *network)
-    dx, (*gradients, none) = kernels.network_backward(dy, x, mean, var, *network)
-    assert none is None
+    dx, gradients = kernels.network_backward(dy, x, mean, var, *network, True)
+    gradients = [d for d in gradients if d is not None]
     assert (y.dtype, y.stride()) == (dx.dtype, dx.stride()) == (x.dtype, x.stride())
     assert {t.dtype for t in (mean, var, *gradients)} == {torch.float32}
     return (y, dx, *gradients), (mean, var)
@@ -185,14 +185,14 @@ def check_network(x, network, num_groups, tolerance=SUMMING):
 @pytest.fixture
 def streaming(monkeypatch):
     """No instance fits into registers."""
-    monkeypatch.setattr(kernels, "ONE_READ", 0)
+    monkeypatch.setattr(kernels.autoencoder, "ONE_READ", 0)
 
 
 @pytest.fixture
 def small_tiles(monkeypatch, streaming):
     """Several tiles and splits, of several tiles each, of maps that are small enough for a test."""
-    monkeypatch.setattr(kernels, "TILE", 32)
-    monkeypatch.setattr(kernels, "CHANNELS", 4)
+    monkeypatch.setattr(kernels.streaming, "TILE", 32)
+    monkeypatch.setattr(kernels.streaming, "CHANNELS", 4)
 
 
 @runs
@@ -231,7 +231,7 @@ def test_sizes(request, c, groups, keys, shape, last, path):
 @dtypes
 def test_splits(dtype, last, small_tiles):
     x = make_map(1, 4, 15, 15, last=last, dtype=dtype)
-    assert kernels._Tiling.of(x).splits > 2
+    assert kernels.streaming._Tiling.of(x).splits > 2
     check_network(x, make_network(4, 2, 1), 2)
 
 
@@ -281,6 +281,141 @@ def test_the_same_again(request, path):
 
 
 @runs
+@pytest.mark.parametrize("path", ["one-read", "streaming"])
+def test_x_that_needs_no_gradient(request, path):
+    if path != "one-read":
+        request.getfixturevalue(path)
+    x, network = make_map(2, 4, 3, 3), make_network(4, 1, 2)
+    _, *moments = kernels.network_forward(x, 2, *network)
+    _, wanted = kernels.network_backward(x, x, *moments, *network, True)
+    dx, gradients = kernels.network_backward(x, x, *moments, *network, False)
+    assert dx is None
+    for a, b in zip(gradients[:-1], wanted[:-1], strict=True):
+        assert torch.equal(a, b)
+
+
+# ---- mixtures of normalizers
+
+mixtures = pytest.mark.parametrize("name", ["EN", "SN"])
+
+
+def make_mixture(name, channels, *, training=True, dtype=torch.float32, **options):
+    """A layer whose tensors are random, but for EN's ratios not to be all or nothing."""
+    if name == "EN":
+        options = {"reduction": 4, "expansion": 3, **options}
+    layer = randomized(lambda: NORMS[name](channels, **options), dtype)
+    if name == "EN":
+        layer.expand.weight.detach().mul_(0.02)
+    return layer.to(DEVICE).train(training)
+
+
+def network_of(layer):
+    tensors = (t if t is None else t.detach() for t in layer.rescale_tensors())
+    return Network(layer.network(), tuple(tensors))
+
+
+def by_composite(x, dy, layer):
+    """y, dx and the parameters' gradients by the reference, in float64 on the CPU."""
+    *trained, mean, var = (
+        t if t is None else t.detach().cpu().double() for t in layer.rescale_tensors()
+    )
+    x, *trained = (t.cpu().double().requires_grad_() for t in (x, *trained))
+    y, _, _ = reference.adaptive_norm(
+        x, layer.moment_groups, layer.eps, layer.rescale, *trained, mean, var
+    )
+    return y.detach(), *torch.autograd.grad(y, [x, *trained], dy.cpu().double())
+
+
+def check_mixture(layer, x, tolerance=SUMMING):
+    dy = make_map(*x.shape, seed=2)
+    network = network_of(layer)
+    assert kernels.runnable(layer.network, x, layer.moment_groups) == network.is_a
+    actual, _ = by_kernels(x, dy, network, layer.moment_groups)
+    for i, (a, e) in enumerate(zip(actual, by_composite(x, dy, layer), strict=True)):
+        check(i, a, e, tolerance)
+
+
+@runs
+@mixtures
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    "normalizers",
+    [("IN", "LN", "BN"), ("BN", "LN"), ("IN", "LN"), ("LN",)],
+    ids="-".join,
+)
+def test_mixture_of(name, normalizers, training):
+    layer = make_mixture(name, 24, training=training, normalizers=normalizers)
+    check_mixture(layer, make_map(2, 24, 3, 5))
+
+
+@runs
+@mixtures
+@pytest.mark.parametrize("shape", [(1, 4, 7), (1, 16, 1, 1), (3, 24), (2, 96, 2, 2)], ids=str)
+def test_mixture_of_sizes(name, shape, monkeypatch):
+    monkeypatch.setattr(kernels.mixture, "BATCH_TILE", (2, 32))
+    # A single value's dx is what is left of terms of 1 / sqrt(eps) that cancel.
+    tolerance = 0.05 if shape == (1, 16, 1, 1) else SUMMING
+    check_mixture(make_mixture(name, shape[1]), make_map(*shape), tolerance)
+
+
+@runs
+@pytest.mark.parametrize(
+    "activation, shared_affine, reduction",
+    [("tanh", False, 1), ("tanh", True, 4), ("relu", False, 8), ("relu", True, 2)],
+    ids=str,
+)
+def test_mixture_options(activation, shared_affine, reduction):
+    layer = make_mixture(
+        "EN", 24, activation=activation, shared_affine=shared_affine, reduction=reduction
+    )
+    check_mixture(layer, make_map(1, 24, 3, 5))
+
+
+@runs
+@mixtures
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_mixture_at_large_means(name, training):
+    # E[x^2] - E[x]^2 would be off by more than the variance. What is left is x's own rounding.
+    x = 1000 + torch.randn(2, 12, 4, 4, generator=torch.Generator().manual_seed(0))
+    layer = make_mixture(name, 12, training=training)
+    if not training:
+        layer.running_mean += 1000
+    check_mixture(layer, x.to(DEVICE), tolerance=2e-3)
+
+
+@runs
+@mixtures
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
+def test_mixture_with_parameters_in_half_precision(name, dtype):
+    layer = make_mixture(name, 12, training=dtype == torch.float16, dtype=dtype)
+    check_mixture(layer, make_map(2, 12, 3, 5))
+
+
+@runs
+@mixtures
+def test_mixture_the_same_again(name):
+    x, network = make_map(2, 12, 3, 3), network_of(make_mixture(name, 12))
+    first, again = (by_kernels(x, x, network, 12) for _ in range(2))
+    for a, b in zip(first[0] + first[1], again[0] + again[1], strict=True):
+        assert torch.equal(a, b)
+
+
+@runs
+@mixtures
+def test_mixture_of_x_that_needs_no_gradient(name):
+    x, network = make_map(1, 12, 3, 3), network_of(make_mixture(name, 12))
+    _, *moments = kernels.network_forward(x, 12, *network)
+    _, wanted = kernels.network_backward(x, x, *moments, *network, True)
+    dx, gradients = kernels.network_backward(x, x, *moments, *network, False)
+    assert dx is None and gradients[-2:] == wanted[-2:] == (None, None)
+    for a, b in zip(gradients[:-2], wanted[:-2], strict=True):
+        assert torch.equal(a, b)
+
+
+# ---- layers
+
+
+@runs
 @layouts
 @dtypes
 @pytest.mark.parametrize("path", ["large-tiles", "small-tiles"])
@@ -292,6 +427,8 @@ def test_layers(request, name, dtype, last, path):
     layer = randomized(MAIN[name], torch.float32).to(DEVICE)
     x = make_map(2, CHANNELS, 5, 7, last=last, dtype=dtype)
     dy = make_map(2, CHANNELS, 5, 7, dtype=dtype, seed=2)  # of another layout, half of the time
+    in_kernels = kernels.runnable(layer.network, x, layer.moment_groups) is not None
+    assert in_kernels == (name in ("EN", "SN"))
     found = {}
     for backend, precision in (("triton", dtype), ("reference", torch.float64)):
         layer.to(torch.float32 if backend == "triton" else precision)
@@ -348,6 +485,31 @@ def test_which_networks_run_in_kernels(c, groups, keys, hidden, eligible):
     assert runnable == (network.is_a if eligible else None)
 
 
+@pytest.mark.parametrize(
+    "name, channels, options, eligible",
+    [
+        ("EN", 96, {}, True),
+        ("EN", 608, {"reduction": 16}, True),
+        ("EN", 24, {"reduction": 8, "normalizers": ("IN", "BN"), "expansion": 100}, True),
+        ("EN", 24, {"reduction": 3}, False),
+        ("EN", 64, {"normalizers": ("IN", "GN")}, False),
+        ("EN", 64, {"ratio_net": "mlp"}, False),
+        ("EN", 64, {"ratio_net": "no_conv"}, False),
+        ("EN", 64, {"expansion": 400}, False),
+        ("EN", 8192, {}, False),
+        ("SN", 100, {}, True),
+        ("SN", 64, {"normalizers": ("LN", "GN")}, False),
+        ("SN", 8192, {}, False),
+    ],
+    ids=str,
+)
+def test_which_mixtures_run_in_kernels(name, channels, options, eligible):
+    layer = NORMS[name](channels, **options)
+    x = torch.empty(1, channels, 2, 2, device=DEVICE)
+    runnable = kernels.runnable(layer.network, x, channels)
+    assert runnable == (layer.network() if eligible else None)
+
+
 # ---- compilation for an H200
 
 
@@ -374,9 +536,9 @@ def launches(shape, num_groups, network, dtype, last):
     """What both passes launch on a map of that shape."""
     x = lay_out(torch.empty(shape, dtype=dtype, device="meta"), last)
     moments = torch.empty(2, shape[0], num_groups, device="meta")
-    with kernels.recorded() as recorded:
+    with kernels.launching.recorded() as recorded:
         kernels.network_forward(x, num_groups, *network)
-        kernels.network_backward(x, x, *moments, *network)
+        kernels.network_backward(x, x, *moments, *network, True)
     return recorded
 
 
@@ -400,7 +562,7 @@ def spilled_bytes(compiled):
 
 
 def on_meta(network):
-    return Network(network.is_a, tuple(t.to("meta") for t in network.tensors))
+    return Network(network.is_a, tuple(t if t is None else t.to("meta") for t in network.tensors))
 
 
 @compiles
@@ -425,7 +587,21 @@ def test_streaming_kernels_compile(driver, dtype, last):
 def test_one_read_kernels_compile(driver, dtype, last):
     network = on_meta(make_network(256, 32, 16, 2))
     forward, backward = launches((512, 256, 7, 7), 32, network, dtype, last)
-    assert forward.kernel is kernels._one_read_kernel
-    assert backward.kernel is kernels._one_read_vjp_kernel
+    assert forward.kernel is kernels.autoencoder._one_read_kernel
+    assert backward.kernel is kernels.autoencoder._one_read_vjp_kernel
     for launch in (forward, backward):
         assert spilled_bytes(compile_ahead(launch)) <= 16
+
+
+@compiles
+@mixtures
+@pytest.mark.parametrize("channels", [256, 2048])
+def test_mixture_kernels_compile(driver, name, channels):
+    network = on_meta(network_of(NORMS[name](channels)))
+    names = set()
+    for launch in launches((2, channels, 14, 14), channels, network, torch.float32, False):
+        if launch.kernel.__module__.endswith("mixture"):
+            compiled = compile_ahead(launch)
+            names.add(compiled.metadata.name)
+            assert spilled_bytes(compiled) == 0, compiled.metadata.name
+    assert len(names) == 4

@@ -1,0 +1,81 @@
+"""Launches of kernels: made on the device of a map, or only recorded; and the buffers they fill."""
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+#: Whether Triton runs the kernels on the CPU, for tests.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+class Launch(NamedTuple):
+    """A kernel's launch; ``kernel.warmup(*args, grid=grid, **options)`` compiles it."""
+
+    kernel: Any
+    grid: tuple[int]
+    args: tuple
+    options: dict[str, Any]
+
+
+_recorded: list[Launch] | None = None
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """List launches instead of making them, to compile them ahead: tensors may be on "meta"."""
+    global _recorded
+    previous, _recorded = _recorded, []
+    try:
+        yield _recorded
+    finally:
+        _recorded = previous
+
+
+def launch(kernel, programs: int, *args, **options) -> None:
+    if _recorded is None:
+        kernel[(programs,)](*args, **options)
+    else:
+        _recorded.append(Launch(kernel, (programs,), args, options))
+
+
+def on_device(function: Callable) -> Callable:
+    """``function`` with the device of its first argument as the current one."""
+
+    @functools.wraps(function)
+    def on_device(x: Tensor, *args):
+        with torch.cuda.device_of(x):
+            return function(x, *args)
+
+    return on_device
+
+
+def check_devices(x: Tensor, tensors: Iterable[Tensor | None]) -> None:
+    """Raise RuntimeError where a tensor is not on the device of x."""
+    for tensor in tensors:
+        if tensor is not None and tensor.device != x.device:
+            raise RuntimeError(
+                f"got an input on {x.device} and a parameter on {tensor.device}; "
+                "move both to the same device"
+            )
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 132  # an H200's, for the interpreter and for compiling ahead
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def new(x: Tensor, count: int, columns: int) -> tuple[Tensor, ...]:
+    """``count`` empty tensors (N, columns) in float32."""
+    return x.new_empty((count, len(x), columns), dtype=torch.float32).unbind()
+
+
+def warps_for(vector: int, matrix: int) -> int:
+    """Warps of a program that holds vectors and matrices of so many elements."""
+    return min(16, max(4, max(vector, matrix // 2) // 256))

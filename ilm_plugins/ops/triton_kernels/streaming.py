@@ -1,0 +1,327 @@
+"""The streaming kernels, of maps of any size: moments, affine map, sums, and dx.
+
+Both layouts, contiguous and channels last, are read and written as they are.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launching import launch, multiprocessors, new
+
+# Shapes are chosen by reasoning, never by timing on a first call. A tile of 4096 elements on 8
+# warps gives each thread 16, two to four loads of 16 bytes, and leaves registers for three
+# programs a multiprocessor: some 24 KB in flight there, about what an H200's memory needs.
+# Channels are split until there are 8 programs a multiprocessor, but none below two tiles.
+TILE = 4096
+PROGRAMS = 8
+
+#: Channels of a tile where channels lie beside each other: a cache line of half floats.
+CHANNELS = 64
+
+
+class Shape(NamedTuple):
+    """What of a map and its tiles is known when a kernel is compiled."""
+
+    vector: int  #: divides the length of a row, which tells how rows are aligned
+    channels_last: bool
+    block_c: int
+    block_l: int
+
+
+@triton.jit
+def _place(program, channels, length, splits, split_length, SHAPE: tl.constexpr):
+    """A program's instance, channels (BLOCK_C), first position, and first offset, in 64 bits.
+
+    Neighbouring programs are neighbours in memory.
+    """
+    blocks = (channels + SHAPE.block_c - 1) // SHAPE.block_c
+    if SHAPE.channels_last:
+        block = program % blocks
+        split = program // blocks % splits
+    else:
+        block = program // splits % blocks
+        split = program % splits
+    n = (program // (blocks * splits)).to(tl.int64)
+    channel = block * SHAPE.block_c
+    position = split * split_length
+    start = n * channels * length
+    if SHAPE.channels_last:
+        start += position.to(tl.int64) * channels + channel
+    else:
+        start += channel.to(tl.int64) * length + position
+    return n, channel + tl.arange(0, SHAPE.block_c), position, start
+
+
+@triton.jit
+def tile_offsets(channels, length, SHAPE: tl.constexpr):
+    """Offsets (BLOCK_C, BLOCK_L) of a tile's elements from its first."""
+    c = tl.arange(0, SHAPE.block_c)[:, None]
+    p = tl.arange(0, SHAPE.block_l)[None, :]
+    return p * channels + c if SHAPE.channels_last else c * length + p
+
+
+@triton.jit
+def _inside(c, position, channels, length, SHAPE: tl.constexpr):
+    """Which of a tile's elements exist."""
+    return (c < channels)[:, None] & (position + tl.arange(0, SHAPE.block_l) < length)[None, :]
+
+
+@triton.jit(do_not_specialize=["chunks", "splits", "tiles"])
+def _moments_kernel(x_ptr, mean_ptr, var_ptr, channels, chunks, splits, tiles, SHAPE: tl.constexpr):
+    """Moments (N, C, splits) of each channel's splits, by Welford's recurrence in each lane."""
+    length = chunks * SHAPE.vector
+    split_length = tiles * SHAPE.block_l
+    n, c, begin, start = _place(tl.program_id(0), channels, length, splits, split_length, SHAPE)
+    offsets = tile_offsets(channels, length, SHAPE)
+    end = tl.minimum(begin + split_length, length)
+    step = SHAPE.block_l * channels if SHAPE.channels_last else SHAPE.block_l
+    x_ptr += start
+
+    mean = tl.full((SHAPE.block_c, SHAPE.block_l), 0.0, tl.float32)
+    square = tl.full((SHAPE.block_c, SHAPE.block_l), 0.0, tl.float32)
+    count = 0.0
+    for position in tl.range(begin, end, SHAPE.block_l, loop_unroll_factor=2):
+        inside = _inside(c, position, channels, length, SHAPE)
+        x = tl.load(x_ptr + offsets, mask=inside, other=0).to(tl.float32)
+        count += 1.0
+        delta = tl.where(inside, x - mean, 0.0)
+        mean += delta * (1.0 / count)
+        square += delta * (x - mean)
+        x_ptr += step
+
+    size = end - begin
+    lane = tl.arange(0, SHAPE.block_l)
+    weight = ((size - lane + SHAPE.block_l - 1) // SHAPE.block_l).to(tl.float32)[None, :]
+    pooled = tl.sum(weight * mean, axis=1) / size
+    offset = mean - pooled[:, None]
+    var = tl.sum(square + weight * offset * offset, axis=1) / size
+    out = (n * channels + c) * splits + begin // split_length
+    tl.store(mean_ptr + out, pooled, mask=c < channels)
+    tl.store(var_ptr + out, var, mask=c < channels)
+
+
+@triton.jit(do_not_specialize=["rows", "run", "splits", "split", "length"])
+def _pool_kernel(
+    mean_ptr, var_ptr, pooled_mean_ptr, pooled_var_ptr,
+    rows, run, splits, split, length, count, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Moments (rows, run) of channels' splits to those (rows) of groups: total variance.
+
+    Args:
+        run: splits of all channels of a group, which lie beside each other.
+        split: positions in a split, but in the last, which has what is left of ``length``.
+        count: elements in a group.
+    """
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    start = row.to(tl.int64)[:, None] * run
+    i = tl.arange(0, BLOCK)[None, :]
+    pooled = tl.zeros((BLOCK_ROWS,), tl.float32)
+    for first in range(0, run, BLOCK):
+        inside = (row < rows)[:, None] & (first + i < run)
+        weight = tl.minimum(split, length - (first + i) % splits * split).to(tl.float32)
+        mean = tl.load(mean_ptr + start + first + i, mask=inside, other=0)
+        pooled += tl.sum(weight * mean, axis=1)
+    pooled /= count
+    pooled_var = tl.zeros((BLOCK_ROWS,), tl.float32)
+    for first in range(0, run, BLOCK):
+        inside = (row < rows)[:, None] & (first + i < run)
+        weight = tl.minimum(split, length - (first + i) % splits * split).to(tl.float32)
+        offset = tl.load(mean_ptr + start + first + i, mask=inside, other=0) - pooled[:, None]
+        var = tl.load(var_ptr + start + first + i, mask=inside, other=0) + offset * offset
+        pooled_var += tl.sum(tl.where(inside, weight * var, 0.0), axis=1)
+    tl.store(pooled_mean_ptr + row, pooled, mask=row < rows)
+    tl.store(pooled_var_ptr + row, pooled_var / count, mask=row < rows)
+
+
+@triton.jit
+def _tile(channels, group_size, chunks, SHAPE: tl.constexpr):
+    """A program's one tile: where it starts, its offsets, and which of them are inside.
+
+    And where its channels' values lie in (N, G') and in (N, C), and which of the channels exist.
+    From the end, because what the kernel before read last may still be in the cache.
+    """
+    length = chunks * SHAPE.vector
+    tiles = (length + SHAPE.block_l - 1) // SHAPE.block_l
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    n, c, position, start = _place(program, channels, length, tiles, SHAPE.block_l, SHAPE)
+    inside = _inside(c, position, channels, length, SHAPE)
+    group = n * (channels // group_size) + c // group_size
+    offsets = tile_offsets(channels, length, SHAPE)
+    return start, offsets, inside, group, n * channels + c, c < channels
+
+
+@triton.jit
+def _column(ptr, at, exists):
+    return tl.load(ptr + at, mask=exists, other=0)[:, None]
+
+
+@triton.jit(do_not_specialize=["group_size", "chunks"])
+def _affine_kernel(
+    x_ptr, y_ptr, mean_ptr, scale_ptr, shift_ptr,
+    channels, group_size, chunks, SHAPE: tl.constexpr,
+):  # fmt: skip
+    """y = scale * (x - mean) + shift."""
+    start, offsets, inside, group, c, exists = _tile(channels, group_size, chunks, SHAPE)
+    x = tl.load(x_ptr + start + offsets, mask=inside, other=0).to(tl.float32)
+    mean = _column(mean_ptr, group, exists)
+    y = _column(scale_ptr, c, exists) * (x - mean) + _column(shift_ptr, c, exists)
+    tl.store(y_ptr + start + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["group_size", "chunks", "splits", "tiles"])
+def _sums_kernel(
+    dy_ptr, x_ptr, mean_ptr, d_scale_ptr, d_shift_ptr,
+    channels, group_size, chunks, splits, tiles, SHAPE: tl.constexpr,
+):  # fmt: skip
+    """Sums (N, C, splits) of dy * (x - mean) and of dy over each channel's splits."""
+    length = chunks * SHAPE.vector
+    split_length = tiles * SHAPE.block_l
+    n, c, begin, start = _place(tl.program_id(0), channels, length, splits, split_length, SHAPE)
+    offsets = tile_offsets(channels, length, SHAPE)
+    end = tl.minimum(begin + split_length, length)
+    step = SHAPE.block_l * channels if SHAPE.channels_last else SHAPE.block_l
+    group = n * (channels // group_size) + c // group_size
+    mean = _column(mean_ptr, group, c < channels)
+    dy_ptr += start
+    x_ptr += start
+
+    d_scale = tl.full((SHAPE.block_c, SHAPE.block_l), 0.0, tl.float32)
+    d_shift = tl.full((SHAPE.block_c, SHAPE.block_l), 0.0, tl.float32)
+    for position in tl.range(begin, end, SHAPE.block_l, loop_unroll_factor=2):
+        inside = _inside(c, position, channels, length, SHAPE)
+        dy = tl.load(dy_ptr + offsets, mask=inside, other=0).to(tl.float32)
+        x = tl.load(x_ptr + offsets, mask=inside, other=0).to(tl.float32)
+        d_scale += dy * (x - mean)
+        d_shift += dy
+        dy_ptr += step
+        x_ptr += step
+
+    out = (n * channels + c) * splits + begin // split_length
+    tl.store(d_scale_ptr + out, tl.sum(d_scale, axis=1), mask=c < channels)
+    tl.store(d_shift_ptr + out, tl.sum(d_shift, axis=1), mask=c < channels)
+
+
+@triton.jit(do_not_specialize=["group_size", "chunks"])
+def _dx_kernel(
+    dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, slope_ptr, offset_ptr,
+    channels, group_size, chunks, SHAPE: tl.constexpr,
+):  # fmt: skip
+    """dx = scale * dy + slope * (x - mean) + offset."""
+    start, offsets, inside, group, c, exists = _tile(channels, group_size, chunks, SHAPE)
+    dy = tl.load(dy_ptr + start + offsets, mask=inside, other=0).to(tl.float32)
+    x = tl.load(x_ptr + start + offsets, mask=inside, other=0).to(tl.float32)
+    mean = _column(mean_ptr, group, exists)
+    slope = _column(slope_ptr, group, exists)
+    offset = _column(offset_ptr, group, exists)
+    dx = _column(scale_ptr, c, exists) * dy + slope * (x - mean) + offset
+    tl.store(dx_ptr + start + offsets, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+
+
+# ---- host
+
+
+def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """(N, G') means and biased variances in float32."""
+    n, c = x.shape[:2]
+    tiling = _Tiling.of(x)
+    mean, var = new(x, 2, c * tiling.splits)
+    launch(
+        _moments_kernel, n * tiling.blocks * tiling.splits, x, mean, var,
+        c, tiling.chunks, tiling.splits, tiling.split_tiles, tiling.shape, num_warps=tiling.warps,
+    )  # fmt: skip
+    rows, run = n * num_groups, c // num_groups * tiling.splits
+    if run == 1:
+        return mean, var
+    pooled = new(x, 2, num_groups)
+    block = min(triton.next_power_of_2(run), 1024)
+    block_rows = min(triton.next_power_of_2(rows), 1024 // block)
+    length = x.shape[2:].numel()
+    split_length, count = tiling.split_tiles * tiling.shape.block_l, c // num_groups * length
+    launch(
+        _pool_kernel, triton.cdiv(rows, block_rows), mean, var, *pooled,
+        rows, run, tiling.splits, split_length, length, float(count), block_rows, block,
+    )  # fmt: skip
+    return pooled
+
+
+def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """scale * (x - mean) + shift, of mean (N, G'), scale and shift (N, C) in float32."""
+    y = torch.empty_like(x)
+    _elementwise(_affine_kernel, (x, y), (mean, scale, shift))
+    return y
+
+
+def centered_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, C) sums over the map of dy * (x - mean) and of dy, in float32."""
+    n, c = x.shape[:2]
+    tiling = _Tiling.of(x)
+    of_splits = x.new_empty((2, n, c, tiling.splits), dtype=torch.float32)
+    launch(
+        _sums_kernel, n * tiling.blocks * tiling.splits, dy, x, mean, *of_splits.unbind(),
+        c, c // mean.shape[1], tiling.chunks, tiling.splits, tiling.split_tiles, tiling.shape,
+        num_warps=tiling.warps,
+    )  # fmt: skip
+    return (of_splits.squeeze(3) if tiling.splits == 1 else of_splits.sum(3)).unbind()
+
+
+def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """scale * dy + slope * (x - mean) + offset, of mean, slope, offset (N, G') and scale (N, C)."""
+    d_x = torch.empty_like(x)
+    _elementwise(_dx_kernel, (dy, x, d_x), (mean, scale, slope, offset))
+    return d_x
+
+
+class _Tiling(NamedTuple):
+    """How the streaming kernels cut a map into tiles, and a channel's tiles into splits."""
+
+    shape: Shape
+    warps: int
+    blocks: int  #: of channels
+    chunks: int  #: of shape.vector positions
+    tiles: int  #: along the positions
+    splits: int
+    split_tiles: int  #: in a split, but the last
+
+    @classmethod
+    def of(cls, x: Tensor) -> "_Tiling":
+        n, c = x.shape[:2]
+        length = x.shape[2:].numel()
+        padded_c, padded_length = triton.next_power_of_2(c), triton.next_power_of_2(length)
+        if x.is_contiguous():
+            block_l = min(padded_length, TILE)
+            block_c = min(padded_c, TILE // block_l)
+        else:
+            block_c = min(padded_c, CHANNELS, TILE)
+            block_l = min(padded_length, TILE // block_c)
+        shape = shape_of(x, length, block_c, block_l)
+        blocks, tiles = triton.cdiv(c, block_c), triton.cdiv(length, block_l)
+        splits = triton.cdiv(PROGRAMS * multiprocessors(x.device), n * blocks)
+        split_tiles = max(2, triton.cdiv(tiles, splits))
+        splits = triton.cdiv(tiles, split_tiles)
+        warps = min(8, max(1, block_c * block_l // 512))
+        return cls(shape, warps, blocks, length // shape.vector, tiles, splits, split_tiles)
+
+
+def shape_of(x: Tensor, length: int, block_c: int, block_l: int) -> Shape:
+    last = not x.is_contiguous()
+    return Shape(1 if last else min(16, length & -length), last, block_c, block_l)
+
+
+def laid_out(dy: Tensor, x: Tensor) -> Tensor:
+    """dy with the layout of x."""
+    if x.is_contiguous():
+        return dy.contiguous()
+    return dy.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:
+    (n, c), groups = maps[0].shape[:2], values[0].shape[1]
+    tiling = _Tiling.of(maps[0])
+    launch(
+        kernel, n * tiling.blocks * tiling.tiles, *maps, *(t.contiguous() for t in values),
+        c, c // groups, tiling.chunks, tiling.shape, num_warps=tiling.warps,
+    )  # fmt: skip

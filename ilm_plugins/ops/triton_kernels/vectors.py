@@ -1,0 +1,62 @@
+"""Steps of the networks' kernels, which hold an instance's vectors in registers."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def spread(values, SIZE: tl.constexpr):
+    """(G) to (SIZE), each value repeated.
+
+    Also where SIZE is G: how the values lie in threads is then not carried from one side to the
+    other, which keeps an auto-encoder's vectors from being repeated in every thread of a tile's.
+    """
+    return tl.gather(values, tl.arange(0, SIZE) // (SIZE // values.shape[0]), 0)
+
+
+@triton.jit
+def fold(values, SIZE: tl.constexpr):
+    """(C) to (SIZE), sums of neighbours."""
+    return tl.sum(tl.reshape(values, (SIZE, values.shape[0] // SIZE)), axis=1)
+
+
+@triton.jit
+def coarsen(mean, var, SIZE: tl.constexpr):
+    """Moments of fine groups to those of SIZE coarser ones."""
+    scale = SIZE / mean.shape[0]
+    pooled = fold(mean, SIZE) * scale
+    offset = mean - spread(pooled, mean.shape[0])
+    return pooled, fold(var + offset * offset, SIZE) * scale
+
+
+@triton.jit
+def refine(d_mean, d_var, coarse_mean, mean):
+    """The vector-Jacobian product of coarsen."""
+    SIZE: tl.constexpr = mean.shape[0]
+    scale = coarse_mean.shape[0] / SIZE
+    d_var = spread(d_var, SIZE) * scale
+    offset = mean - spread(coarse_mean, SIZE)
+    return spread(d_mean, SIZE) * scale + 2.0 * d_var * offset, d_var
+
+
+@triton.jit
+def activate(x, NAME: tl.constexpr):
+    """An activation, and its derivative."""
+    if NAME == "tanh":
+        small = tl.exp(-2.0 * tl.abs(x))
+        y = (1.0 - small) / (1.0 + small)
+        y = tl.where(x < 0, -y, y)
+        slope = 1.0 - y * y
+    elif NAME == "sigmoid":
+        y = 1.0 / (1.0 + tl.exp(-x))
+        slope = y * (1.0 - y)
+    elif NAME == "identity":
+        y = x
+        slope = tl.full(x.shape, 1.0, tl.float32)
+    else:
+        slope = tl.where(x > 0, 1.0, 0.01 if NAME == "leaky_relu" else 0.0)
+        y = x * slope
+        if NAME == "relu6":
+            slope = tl.where(x < 6, slope, 0.0)
+            y = tl.where(x > 6, 6.0, y)
+    return y, slope
