@@ -1,12 +1,14 @@
 """Training and evaluation of MMEngine's configs by its Runner, on GPUs and on the CPU."""
 
 import argparse
+import ast
 import copy
 import inspect
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
@@ -88,13 +90,9 @@ def load_config(args: argparse.Namespace) -> Config:
         UserError: it cannot be read, an override is not of the form KEY=VALUE or overrides what
             neither the config has nor MMEngine knows, or the package of its scope is missing.
     """
-    words = argparse.ArgumentParser(exit_on_error=False)
-    words.add_argument("--opts", nargs="*", action=DictAction)
     try:
         cfg = Config.fromfile(args.config_file)
-        if not all("=" in word for word in args.opts):
-            raise ValueError("an override without '='")
-        overrides = words.parse_args(["--opts", *args.opts]).opts if args.opts else {}
+        overrides = dict(map(_override, args.opts))
         known = {*cfg, *inspect.signature(Runner).parameters, *ENTRIES}
         unknown = {key.split(".")[0] for key in overrides} - known
         if unknown:
@@ -120,6 +118,19 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def _override(word: str) -> tuple[str, Any]:
+    key, sign, value = word.partition("=")
+    if not sign:
+        raise ValueError(f"{word!r} has no '='")
+    try:
+        return key, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        # What is no literal of Python may be one of MMEngine's lists: a,b or [a,b].
+        words = argparse.ArgumentParser(exit_on_error=False)
+        words.add_argument("--override", nargs=1, action=DictAction)
+        return key, words.parse_args(["--override", word]).override[key]
+
+
 def check(cfg: Config, args: argparse.Namespace) -> None:
     """Find before it starts what would make a run fail later.
 
@@ -133,7 +144,7 @@ def check(cfg: Config, args: argparse.Namespace) -> None:
             f"{args.config_file} does not define {', '.join(missing)}; an MMEngine config for "
             f"{'evaluation' if args.eval_only else 'training'} does"
         )
-    if args.tta and ("tta_model" not in cfg or "tta_pipeline" not in cfg):
+    if args.tta and not (cfg.get("tta_model") and cfg.get("tta_pipeline")):
         raise UserError(
             f"--tta: {args.config_file} does not define tta_model and tta_pipeline; define them, "
             "or leave --tta out"

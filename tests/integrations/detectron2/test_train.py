@@ -245,7 +245,6 @@ def refused(argv, capsys):
         ("none.yaml", None, "does not exist"),
         ("c.json", "{}", "neither .yaml nor .py"),
         ("broken.py", "model = (", "not readable Python"),
-        ("mm.py", "_base_ = 'mmdet::x.py'", "MMEngine config"),
         ("base.yaml", "_BASE_: nowhere.yaml", "cannot be read"),
         ("broken.yaml", "a: [1", "cannot be read"),
         ("list.yaml", "[1, 2]", "cannot be read"),
