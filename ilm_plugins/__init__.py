@@ -1,4 +1,4 @@
-"""Adaptive normalization layers for detectron2 and plain PyTorch."""
+"""Adaptive normalization layers for detectron2, OpenMMLab and plain PyTorch."""
 
 from . import integrations
 from .layers import (

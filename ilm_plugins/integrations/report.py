@@ -8,6 +8,9 @@ import torch
 from .. import NORMS, __version__
 from . import installed
 
+#: OpenMMLab's packages, under their import names.
+OPENMMLAB = ("mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain")
+
 
 def report() -> str:
     """Versions, one a line; and for each framework, the keys that it resolves to our layers."""
@@ -17,6 +20,7 @@ def report() -> str:
         f"python       {platform.python_version()}, {platform.platform()}",
         f"torch        {torch.__version__}, CUDA {cuda}",
         f"detectron2   {_detectron2()}",
+        *(f"{package:12} {_openmmlab(package)}" for package in OPENMMLAB),
     ]
     return "\n".join(lines)
 
@@ -28,3 +32,17 @@ def _detectron2() -> str:
     keys = [key for key, layer in NORMS.items() if type(get_norm(key, 64)) is layer]
     version = importlib.import_module("detectron2").__version__
     return f"{version}, NORM in get_norm: {', '.join(keys)}"
+
+
+def _openmmlab(package: str) -> str:
+    if not installed(package):
+        return "not installed"
+    try:
+        version = importlib.import_module(package).__version__
+    except ImportError as error:
+        return f"cannot be imported: {' '.join(str(error).split())}"
+    if package != "mmcv":
+        return version
+    build = importlib.import_module("mmcv.cnn").build_norm_layer
+    keys = [key for key, layer in NORMS.items() if type(build({"type": key}, 64)[1]) is layer]
+    return f"{version}, type in norm_cfg: {', '.join(keys)}"

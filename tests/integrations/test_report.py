@@ -13,14 +13,19 @@ from ilm_plugins.integrations import report
 
 def test_versions_and_keys():
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+    pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
     done = subprocess.run(
         [sys.executable, "-m", "ilm_plugins"], capture_output=True, text=True, check=True
     )
     assert ilm_plugins.__version__ in done.stdout and torch.__version__ in done.stdout
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("detectron2")]
-    assert line.endswith(", ".join(ilm_plugins.NORMS))
+    for framework in ("detectron2", "mmcv"):
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(framework)]
+        assert line.endswith(f": {', '.join(ilm_plugins.NORMS)}")
+    assert "mmseg        1." in done.stdout
 
 
 def test_a_framework_that_is_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "detectron2   not installed" in report.report()
+    found = report.report()
+    for framework in ("detectron2", "mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain"):
+        assert f"{framework:12} not installed" in found
