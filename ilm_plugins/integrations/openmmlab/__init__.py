@@ -1,1 +1,1 @@
-"""mmcv and MMEngine, and mmdet, mmseg, mmpretrain on them: the norms' keys (`norms`), training (`train`)."""
+"""mmcv and MMEngine, mmdet, mmseg and mmpretrain: norms' keys (`norms`), training (`train`)."""
