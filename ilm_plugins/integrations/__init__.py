@@ -11,9 +11,9 @@ def installed(framework: str) -> bool:
 
 def arm() -> None:
     """Make the layers' keys valid in every framework, whether installed or imported yet or not."""
+    from . import openmmlab
     from .detectron2 import datasets, norms
-    from .openmmlab import norms as openmmlab_norms
 
     norms.arm()
     datasets.arm()
-    openmmlab_norms.arm()
+    openmmlab.arm()

@@ -1,0 +1,67 @@
+"""What any backbone of OpenMMLab offers, for one that is a stem and stages."""
+
+from collections.abc import Sequence
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class StagedBackbone(BaseModule):
+    """A stem and a list of stages.
+
+    Args:
+        stem, stages: the parts, each a map of (N, C, H, W) to the next one's input.
+        out_indices: the stages whose outputs ``forward`` returns, from 0.
+        frozen_stages: the stem and as many stages do not train; 0 for the stem alone, -1 for none.
+        norm_eval: the running statistics of normalization layers, EN's and SN's included, stand
+            still in training.
+        init_cfg: MMEngine's initialization, for example from a checkpoint.
+
+    Raises:
+        ValueError: out_indices or frozen_stages name a stage that is not there.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: Sequence[nn.Module],
+        out_indices: Sequence[int],
+        frozen_stages: int,
+        norm_eval: bool,
+        init_cfg: dict | list | None,
+    ) -> None:
+        super().__init__(init_cfg)
+        name, count = type(self).__name__, len(stages)
+        if not set(out_indices) <= set(range(count)):
+            raise ValueError(f"{name}: out_indices={out_indices!r}; choose from 0 to {count - 1}")
+        if frozen_stages not in range(-1, count + 1):
+            raise ValueError(f"{name}: frozen_stages={frozen_stages!r}; choose from -1 to {count}")
+        self.stem, self.stages = stem, nn.ModuleList(stages)
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        return [self.stem, *self.stages][: self.frozen_stages + 1]
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(N, 3, H, W) to the outputs of the stages in ``out_indices``."""
+        x = self.stem(x)
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return tuple(outputs[i] for i in self.out_indices)
