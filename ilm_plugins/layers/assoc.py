@@ -28,7 +28,8 @@ class AssocNorm(AutoencoderNorm):
         num_channels: C.
         num_groups: groups of the standardization.
         eps: added to the variance.
-        num_key_groups: key groups; 32 in the paper, C for its Table 4's second row.
+        num_key_groups: key groups; 32 in the paper, None for one a channel, which is its Table 4's
+            second row.
         hidden: length of the embedding; ``max(2, num_key_groups // 16)`` by default, which gives
             Table 4.
         combine: how the decoded vector D and B make omega and beta, the four forms of Table 5:
@@ -48,7 +49,7 @@ class AssocNorm(AutoencoderNorm):
         num_groups: int = 32,
         eps: float = 1e-5,
         *,
-        num_key_groups: int = 32,
+        num_key_groups: int | None = 32,
         hidden: int | None = None,
         combine: str = "a(WE)+B",
         init: str = "default",
@@ -56,6 +57,8 @@ class AssocNorm(AutoencoderNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
+        if num_key_groups is None:
+            num_key_groups = num_channels
         check_divides(name, num_channels, "num_key_groups", num_key_groups)
         check_choice(name, "combine", combine, COMBINE)
         if init == "identity" and combine != "a(WE)+B":
