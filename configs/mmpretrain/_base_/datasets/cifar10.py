@@ -1,0 +1,2 @@
+# CIFAR-10, padded by 4 and cropped to 32, flipped.
+_base_ = "mmpretrain::_base_/datasets/cifar10_bs16.py"

@@ -1,0 +1,13 @@
+# "Inception v2" of the EN paper.
+model = dict(
+    type="ImageClassifier",
+    backbone=dict(type="BNInception"),
+    neck=dict(type="GlobalAveragePooling"),
+    head=dict(
+        type="LinearClsHead",
+        num_classes=1000,
+        in_channels=1024,
+        loss=dict(type="CrossEntropyLoss", loss_weight=1.0),
+        topk=(1, 5),
+    ),
+)

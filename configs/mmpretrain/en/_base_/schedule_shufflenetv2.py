@@ -1,0 +1,13 @@
+# EN paper, Section 4.1: batch 128. "Adam optimizer with the initial learning rate 0.1" is surely a
+# misprint, since it says "same as" in ShuffleNetV2's paper. So here is that network's own recipe:
+# SGD, .5 for 1024 images falling linearly to 0 in 300,000 iterations, which is .0625 and 240
+# epochs, and a weight decay of 4e-5 that spares the norms; 32 images on each of 4 GPUs.
+optim_wrapper = dict(
+    optimizer=dict(type="SGD", lr=0.0625, momentum=0.9, weight_decay=4e-5),
+    paramwise_cfg=dict(norm_decay_mult=0),
+)
+param_scheduler = dict(type="PolyLR", power=1, eta_min=0, by_epoch=True, convert_to_iter_based=True)
+train_cfg = dict(by_epoch=True, max_epochs=240, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+auto_scale_lr = dict(base_batch_size=128)
