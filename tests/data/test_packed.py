@@ -91,3 +91,25 @@ def test_in_an_mmpretrain_pipeline(root):
     assert data[0]["inputs"].shape == (3, 32, 32) and data[0]["data_samples"].gt_label.item() == 1
     with pytest.raises(FileNotFoundError, match=r"test\.npz"):
         DATASETS.build({**options, "split": "test"})
+
+
+def test_a_config_with_packed_images_in_cifar10s_place(root):
+    pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
+    from mmengine.registry import DATASETS, init_default_scope
+
+    from mmengine_configs import load
+
+    np.savez(root / "test.npz", **arrays())
+    packed = load("mmpretrain", "_base_/datasets/cifar10_packed.py")
+    overridden = load("mmpretrain", "ilm/resnet101_cifar10_ilmgn.py")
+    for split in ("train", "val", "test"):
+        dataset = f"{split}_dataloader.dataset"
+        packed.merge_from_dict({f"{dataset}.data_root": str(root)})
+        changes = {"type": "PackedImages", "data_root": str(root)}
+        overridden.merge_from_dict({f"{dataset}.{key}": value for key, value in changes.items()})
+        options, same = (cfg[f"{split}_dataloader"].dataset for cfg in (packed, overridden))
+        assert options == same
+        init_default_scope("mmpretrain")
+        data = DATASETS.build(options)
+        assert data.split == ("train" if split == "train" else "test")
+        assert data[0]["inputs"].shape == (3, 32, 32)
