@@ -1,10 +1,15 @@
 """Backbones that the papers train and no OpenMMLab package ships, on mmcv 2 and MMEngine.
 
-Imported, and thereby registered in MMEngine's ``MODELS``, by the hook in
-``integrations/openmmlab``; they need no package of models.
+They are registered in MMEngine's ``MODELS``, hence valid as ``backbone`` in any config. This
+package imports mmcv, hence ilm_plugins imports it only after mmcv.
 """
 
+from mmengine.registry import MODELS
+
+from ..integrations.openmmlab.norms import register
 from .bn_inception import BNInception
 from .cifar_resnet import CifarResNet
 
 __all__ = ["BNInception", "CifarResNet"]
+
+register(MODELS, classes={"BNInception": BNInception, "CifarResNet": CifarResNet})

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from mmcv.cnn import ConvModule
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .staged import StagedBackbone
@@ -31,7 +30,6 @@ STAGES = (
 )
 
 
-@MODELS.register_module()
 class BNInception(StagedBackbone):
     """BN-Inception with any normalization: 69 convolutions, each followed by norm and ReLU.
 

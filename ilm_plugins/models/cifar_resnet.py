@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 
 from mmcv.cnn import ConvModule
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from .staged import StagedBackbone
 
 
-@MODELS.register_module()
 class CifarResNet(StagedBackbone):
     """The CIFAR ResNet of 6n + 2 layers: n blocks each of 16, 32 and 64 channels, with any norm.
 

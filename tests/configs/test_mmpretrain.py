@@ -1,5 +1,6 @@
 """Every shipped mmpretrain config: what it builds, its recipe's numbers, and a training step."""
 
+import io
 import logging
 import math
 import re
@@ -7,9 +8,11 @@ from fnmatch import fnmatch
 from functools import cache
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
@@ -222,6 +225,23 @@ def built(dataset):
     return DATASETS.build({**dataset.get("dataset", dataset), "lazy_init": True})
 
 
+def pack(folder, colours):
+    """Archives of images of one colour each, of as many classes as CIFAR-10 has."""
+    files = []
+    for colour in colours:
+        file = io.BytesIO()
+        Image.new("RGB", (32, 32), tuple(colour)).save(file, "JPEG")
+        files.append(file.getvalue())
+    for split in ("train", "test"):
+        np.savez(
+            folder / f"{split}.npz",
+            jpeg=np.frombuffer(b"".join(files), np.uint8),
+            offsets=np.cumsum([0, *map(len, files)]),
+            labels=np.arange(len(files)) % 10,
+            classes=np.array(list("abcdefghij")),
+        )
+
+
 def only(values):
     (value,) = set(values)
     return value
@@ -432,3 +452,23 @@ def test_it_takes_a_training_step(config):
     assert losses and all(map(math.isfinite, losses.values()))
     moved = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
     assert len(moved) > len(before) / 2
+
+
+@pytest.mark.long
+def test_the_runner_trains_and_tests_on_packed_images(tmp_path):
+    """Two epochs of EN's CIFAR recipe: the warm-up, a checkpoint, and its test."""
+    colours = torch.randint(256, (12, 3)).tolist()
+    pack(tmp_path, colours)
+    cfg = load("mmpretrain", "en/resnet20_cifar10_en.py")
+    for split in ("train", "val", "test"):
+        data = {"type": "PackedImages", "data_root": str(tmp_path)}
+        loader = {"batch_size": 4, "num_workers": 0, "persistent_workers": False, "dataset": data}
+        cfg.merge_from_dict({f"{split}_dataloader": loader})
+    cfg.train_cfg.max_epochs = 2
+    cfg.work_dir = str(tmp_path / "work")
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    rates = runner.message_hub.get_scalar("train/lr").data[0]
+    assert list(rates) == pytest.approx([0.1 / 391, 0.05, 0.1, 0.1, 0.1, 0.1], rel=0.01)
+    cfg.load_from = str(tmp_path / "work/epoch_2.pth")
+    assert set(Runner.from_cfg(cfg).test()) == {"accuracy/top1"}

@@ -8,7 +8,6 @@ from torch.utils.flop_counter import FlopCounterMode
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.registry import MODELS
-from mmpretrain.registry import MODELS as OF_MMPRETRAIN
 
 from ilm_plugins import NORMS, ExemplarNorm
 from ilm_plugins.models import BNInception, CifarResNet
@@ -81,11 +80,6 @@ def test_every_norm_sits_behind_every_convolution(kind, key):
     convolutions = sum(isinstance(m, nn.Conv2d) for m in model.modules())
     assert {type(m) for m in norms(model)} == {NORMS.get(key, nn.BatchNorm2d)}
     assert len(norms(model)) == convolutions
-
-
-def test_mmpretrain_finds_them_by_its_own_registry():
-    assert OF_MMPRETRAIN.get("BNInception") is BNInception
-    assert OF_MMPRETRAIN.get("CifarResNet") is CifarResNet
 
 
 def test_a_step_moves_every_parameter_of_an_en_network():

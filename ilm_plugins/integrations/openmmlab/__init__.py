@@ -11,7 +11,7 @@ import wrapt
 
 from . import norms
 
-#: Package whose import is followed by that of a module of ours, which registers what it defines.
+#: Package whose import brings that of a module of ours, which registers what it defines.
 FOLLOWERS = {"mmcv.cnn": "ilm_plugins.models", "mmpretrain.datasets": f"{__name__}.datasets"}
 
 

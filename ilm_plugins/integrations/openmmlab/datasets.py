@@ -1,4 +1,4 @@
-"""Data sets for mmpretrain. Imported, and thereby registered there, by a hook."""
+"""Data sets for mmpretrain, imported after it and registered there."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
 from ...data.packed import read_packed
+from .norms import register
 
 
-@DATASETS.register_module()
 class PackedImages(BaseDataset):
     """Images and labels of ``data_root/split.npz``, see :mod:`ilm_plugins.data.packed`.
 
@@ -35,3 +35,6 @@ class PackedImages(BaseDataset):
         return [
             {"img": image, "gt_label": label} for image, label in zip(images, labels, strict=True)
         ]
+
+
+register(DATASETS, classes={"PackedImages": PackedImages})

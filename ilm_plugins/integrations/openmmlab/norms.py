@@ -5,6 +5,7 @@ the keys as soon as it is imported, and neither is imported here.
 """
 
 import warnings
+from collections.abc import Mapping
 from types import ModuleType
 
 import wrapt
@@ -30,33 +31,34 @@ def arm() -> None:
         wrapt.register_post_import_hook(_obey_norm_eval, module)
 
 
-def register(registry, force: bool = False) -> None:
+def register(registry, force: bool = False, classes: Mapping[str, type] = NORMS) -> None:
     """Enter the layers into a registry, each once, however often this is called.
 
     Args:
         registry: mmcv's ``NORM_LAYERS``, MMEngine's ``MODELS``, or one derived from that.
         force: replace what another package has registered under one of the keys, which otherwise
             stays, with a warning.
+        classes: other classes than the layers, by their keys.
     """
     taken = []
-    for key, layer in NORMS.items():
+    for key, of_ours in classes.items():
         present = registry.module_dict.get(key)
-        reloaded = present is not None and _path(present) == _path(layer)
+        reloaded = present is not None and _path(present) == _path(of_ours)
         if present is None or reloaded or force:
-            registry.register_module(name=key, module=layer, force=present is not None)
+            registry.register_module(name=key, module=of_ours, force=present is not None)
         else:
             taken.append(f"{key} ({_path(present)})")
     if taken:
         warnings.warn(
             f"{registry.name} has {', '.join(taken)} already, which stays; to have ilm_plugins' "
-            "layers instead, call ilm_plugins.integrations.openmmlab.norms.register(registry, "
-            "force=True), or give a layer's class as the type",
+            "instead, call ilm_plugins.integrations.openmmlab.norms.register(registry, "
+            "force=True), or give the class itself as the type",
             stacklevel=2,
         )
 
 
-def _path(layer: type) -> str:
-    return f"{layer.__module__}.{layer.__qualname__}"
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _obey_norm_eval(module: ModuleType) -> None:

@@ -1,0 +1,61 @@
+"""The backbones' and the data set's keys, whatever is imported first."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
+
+from mmengine.registry import MODELS, Registry
+from mmpretrain.registry import DATASETS
+from mmpretrain.registry import MODELS as OF_MMPRETRAIN
+
+from ilm_plugins import models
+from ilm_plugins.integrations.openmmlab import norms
+from ilm_plugins.integrations.openmmlab.datasets import PackedImages
+
+
+def test_mmpretrain_finds_them():
+    assert OF_MMPRETRAIN.get("BNInception") is MODELS.get("BNInception") is models.BNInception
+    assert OF_MMPRETRAIN.get("CifarResNet") is models.CifarResNet
+    assert DATASETS.get("PackedImages") is PackedImages
+
+
+RELOAD = """
+from importlib import reload
+from ilm_plugins import models
+from ilm_plugins.integrations import openmmlab
+for module in (models.bn_inception, models.cifar_resnet, models):
+    reload(module)
+openmmlab.arm()
+"""
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import ilm_plugins, mmcv.cnn",
+        "import mmcv.cnn, ilm_plugins",
+        "from ilm_plugins.models import BNInception" + RELOAD,
+    ],
+    ids=["ours first", "theirs first", "ours alone, and reloaded"],
+)
+def test_in_any_order_of_import(order):
+    code = f"{order}\nfrom mmengine.registry import MODELS\nprint(MODELS.get('BNInception'))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "ilm_plugins.models.bn_inception.BNInception" in done.stdout, done.stderr
+    assert "which stays" not in done.stderr
+
+
+def test_another_packages_key_stays_with_a_warning():
+    registry = Registry("model")
+    theirs = type("CifarResNet", (), {"__module__": "theirs"})
+    registry.register_module(name="CifarResNet", module=theirs)
+    mine = {"CifarResNet": models.CifarResNet}
+    with pytest.warns(UserWarning, match=r"has CifarResNet \(theirs\.CifarResNet\) already"):
+        norms.register(registry, classes=mine)
+    assert registry.get("CifarResNet") is theirs
+    norms.register(registry, force=True, classes=mine)
+    assert registry.get("CifarResNet") is models.CifarResNet
