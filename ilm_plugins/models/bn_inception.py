@@ -33,7 +33,7 @@ STAGES = (
 class BNInception(StagedBackbone):
     """BN-Inception with any normalization: 69 convolutions, each followed by norm and ReLU.
 
-    11.29 M parameters with BN and a classifier of 1000 classes, 2.04 G multiply-adds at 224 x 224
+    11.29 M parameters with BN and a classifier of 1000 classes, 2.03 G multiply-adds at 224 x 224
     (EN paper, Table 3: 11.29 M and 2.056 G). Units 4c and 4d end in 608 channels, as in the network
     that is in use; the 2015 paper's table says 576. All widths are multiples of 32.
 

@@ -1,7 +1,8 @@
-# EN paper, Section 4.1: batch 128. "Adam optimizer with the initial learning rate 0.1" is surely a
-# misprint, since it says "same as" in ShuffleNetV2's paper. So here is that network's own recipe:
-# SGD, .5 for 1024 images falling linearly to 0 in 300,000 iterations, which is .0625 and 240
-# epochs, and a weight decay of 4e-5 that spares the norms; 32 images on each of 4 GPUs.
+# EN paper, Section 4.1: batch 128. Its "Same as [26], ShuffleNet v2 is trained by using Adam
+# optimizer with the initial learning rate 0.1" is surely a misprint: [26] does not. So here is that
+# network's own recipe: SGD, .5 for 1024 images, falling linearly to 0 in 300,000 iterations, and
+# weight decay 4e-5 but for norms; scaled to 128 images, .0625 and 240 epochs; 32 images on each of
+# 4 GPUs.
 optim_wrapper = dict(
     optimizer=dict(type="SGD", lr=0.0625, momentum=0.9, weight_decay=4e-5),
     paramwise_cfg=dict(norm_decay_mult=0),
