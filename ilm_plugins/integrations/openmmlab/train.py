@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, RUNNERS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 from torch.multiprocessing import ProcessRaisedException, spawn
@@ -197,10 +197,17 @@ def check_norm(setting: str, norm_cfg: dict) -> None:
 
 
 def check_dataset(setting: str, dataset: dict) -> None:
-    """Raise UserError unless the files and folders that a data set's config names are there."""
+    """Raise UserError unless the files and folders that a data set's config names are there.
+
+    A data set that downloads itself need not be.
+    """
     inner = dataset.get("dataset"), *(dataset.get("datasets") or ())
     for part in (d for d in inner if d is not None):
         check_dataset(f"{setting}.dataset", part)
+    kind = DATASETS.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
+    download = kind and inspect.signature(kind).parameters.get("download")
+    if download and dataset.get("download", download.default):
+        return
     root = dataset.get("data_root") or ""
     prefixes = dataset.get("data_prefix") or {}
     if isinstance(prefixes, str):
