@@ -204,7 +204,10 @@ def check_dataset(setting: str, dataset: dict) -> None:
     inner = dataset.get("dataset"), *(dataset.get("datasets") or ())
     for part in (d for d in inner if d is not None):
         check_dataset(f"{setting}.dataset", part)
-    kind = DATASETS.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
+    kind = dataset["type"]
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
     download = kind and inspect.signature(kind).parameters.get("download")
     if download and dataset.get("download", download.default):
         return

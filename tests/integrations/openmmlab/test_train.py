@@ -144,7 +144,9 @@ def run_tool(root, argv, *launcher):
 
 
 def test_several_processes_over_gloo(root, config, trained, tmp_path):
-    argv = command(config, "--num-processes", "2", out=tmp_path, opts=["train_cfg.max_iters=2"])
+    sync_bn = "model.decode_head.norm_cfg={'type': 'SyncBN', '_delete_': True}"
+    opts = ["train_cfg.max_iters=2", sync_bn]
+    argv = command(config, "--num-processes", "2", out=tmp_path, opts=opts)
     done = run_tool(root, argv, sys.executable)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "SyncBN layers of the model become plain BN layers" in done.stdout + done.stderr
@@ -247,3 +249,19 @@ def test_a_framework_that_is_not_installed(config, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     error = refused(["--config-file", config, "--num-gpus", "0"], capsys)
     assert "mmengine is not installed; run 'make install-openmmlab'" in error
+
+
+def test_a_data_set_that_downloads_itself_need_not_be_there(root, tmp_path, monkeypatch):
+    pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
+    from ilm_plugins.integrations.openmmlab import train
+
+    config = root / "configs/mmpretrain/en/resnet20_cifar10_en.py"
+    args = training.parser().parse_args(
+        ["--config-file", str(config), "--num-gpus", "0", f"work_dir={tmp_path}"]
+    )
+    monkeypatch.chdir(tmp_path)
+    cfg = train.load_config(args)
+    train.check(cfg, args)
+    cfg.train_dataloader.dataset.download = False
+    with pytest.raises(training.UserError, match="data/cifar10"):
+        train.check(cfg, args)
