@@ -5,6 +5,7 @@ import ast
 import copy
 import inspect
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
         main(cfg, args)
         return
     address = args.dist_url if args.num_machines > 1 else f"tcp://127.0.0.1:{_free_port()}"
+    if not re.fullmatch(r"tcp://.+:\d+", address):
+        raise UserError(f"--dist-url {address}: give tcp://HOST:PORT with the first machine's host")
     first = args.machine_rank * processes
     try:
         spawn(_process, (first, world_size, address, args), nprocs=processes)

@@ -207,6 +207,7 @@ def refused(argv, capsys):
         (["--launcher", "pytorch"], ["LOCAL_RANK is not set", "torchrun"]),
         (["--launcher", "slurm", "--num-processes", "2"], ["decides the number of processes"]),
         (["--num-machines", "2"], ["needs --dist-url"]),
+        (["--num-machines", "2", "--dist-url", "10.0.0.1"], ["give tcp://HOST:PORT"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
