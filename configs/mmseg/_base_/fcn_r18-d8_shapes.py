@@ -6,7 +6,7 @@ _base_ = [
     "default_runtime.py",
 ]
 model = dict(
-    backbone=dict(depth=18, base_channels=32),
+    backbone=dict(depth=18, stem_channels=32, base_channels=32),
     decode_head=dict(in_channels=256, channels=128, num_classes=5),
     auxiliary_head=dict(in_channels=128, channels=64, num_classes=5),
 )
@@ -14,4 +14,4 @@ optim_wrapper = dict(optimizer=dict(lr=0.05))
 param_scheduler = dict(end=400)
 train_cfg = dict(max_iters=400, val_interval=400)
 default_hooks = dict(checkpoint=dict(interval=400))
-auto_scale_lr = dict(base_batch_size=8)
+auto_scale_lr = dict(base_batch_size=4)
