@@ -1,6 +1,7 @@
 """Every shipped mmdet config: what it builds, the numbers of its recipe, and a step of training."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
 from ilm_plugins import ILMGroupNorm
+from ilm_plugins.data import SHAPES, shapes
 from mmengine_configs import build_model, claimed, load, norms, sizes, step, training
 from recipes import ROOT, configs, recipe
 
@@ -160,12 +163,19 @@ def test_shapes_in_a_few_steps(norm, datasets, tmp_path):
     Runner.from_cfg(cfg).test()
 
 
+def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
+    few = partial(shapes.write_shapes, num_training=2, num_validation=1, size=64)
+    monkeypatch.setattr(shapes, "write_shapes", few)
+    cfg = load("mmdet", "shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py")
+    init_default_scope("mmdet")
+    for loader, count in ((cfg.train_dataloader, 2), (cfg.val_dataloader, 1)):
+        data = DATASETS.build({**loader.dataset, "data_root": str(tmp_path / "shapes")})
+        assert len(data) == count and data.metainfo["classes"] == tuple(SHAPES)
+
+
 @pytest.mark.long
 def test_ilmgn_learns_shapes(tmp_path):
-    pytest.importorskip("shapely", reason="needs shapely, of the extra ilm_plugins[data]")
-    from ilm_plugins.data.shapes import write_shapes
-
-    root = write_shapes(tmp_path / "datasets")
+    root = tmp_path / "datasets" / "shapes"
     cfg = from_scratch("shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py")
     cfg = smaller(cfg, root, tmp_path / "out", cfg.train_cfg.max_iters, workers=1)
     result = Runner.from_cfg(cfg)

@@ -1,6 +1,7 @@
 """Every shipped mmseg config: what it builds, the numbers of its recipe, and a step of training."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
 from ilm_plugins import ExemplarNorm
+from ilm_plugins.data import SHAPES, shapes
 from mmengine_configs import (
     build_model,
     claimed,
@@ -269,12 +271,20 @@ def evaluation(cfg, out):
     return cfg
 
 
+def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
+    few = partial(shapes.write_shapes, num_training=2, num_validation=1, size=64)
+    monkeypatch.setattr(shapes, "write_shapes", few)
+    cfg = load("mmseg", "shapes/fcn_r18-d8_shapes_en.py")
+    init_default_scope("mmseg")
+    for loader, count in ((cfg.train_dataloader, 2), (cfg.val_dataloader, 1)):
+        data = DATASETS.build({**loader.dataset, "data_root": str(tmp_path / "shapes")})
+        assert len(data) == count and data.metainfo["classes"] == ("background", *SHAPES)
+        assert data[0]["inputs"].shape[1:] == (64, 64)
+
+
 @pytest.mark.long
 def test_en_learns_shapes(tmp_path):
-    pytest.importorskip("shapely", reason="needs shapely, of the extra ilm_plugins[data]")
-    from ilm_plugins.data.shapes import write_shapes
-
-    root = write_shapes(tmp_path / "datasets")
+    root = tmp_path / "datasets" / "shapes"
     cfg = from_scratch("shapes/fcn_r18-d8_shapes_en.py")
     cfg = smaller(cfg, root, tmp_path / "out", cfg.train_cfg.max_iters, workers=1)
     Runner.from_cfg(cfg).train()

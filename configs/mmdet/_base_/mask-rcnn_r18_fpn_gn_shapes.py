@@ -1,6 +1,7 @@
-# A Mask R-CNN small enough to learn the generated `shapes` in minutes on two CPU cores. Write them
-# first: python tools/make_shapes.py --root datasets
+# A Mask R-CNN small enough to learn the generated `shapes` in minutes on two CPU cores. They are
+# written to data_root if they are not there.
 _base_ = "mask-rcnn_r50_fpn_gn_batch2.py"
+custom_imports = dict(imports=["ilm_plugins.integrations.openmmlab.mmdet_shapes"])
 model = dict(
     data_preprocessor=dict(mean=[90.0, 90.0, 90.0], std=[64.0, 64.0, 64.0]),
     backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
@@ -23,11 +24,8 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=50)),
 )
+dataset_type = "ShapesDataset"
 data_root = "datasets/shapes/"
-metainfo = dict(
-    classes=("circle", "square", "triangle", "star"),
-    palette=[(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)],
-)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
@@ -45,8 +43,8 @@ test_pipeline = [
 train_dataloader = dict(
     num_workers=1,
     dataset=dict(
+        type=dataset_type,
         data_root=data_root,
-        metainfo=metainfo,
         ann_file="annotations/instances_training.json",
         data_prefix=dict(img="images/training/"),
         pipeline=train_pipeline,
@@ -55,8 +53,8 @@ train_dataloader = dict(
 val_dataloader = dict(
     num_workers=1,
     dataset=dict(
+        type=dataset_type,
         data_root=data_root,
-        metainfo=metainfo,
         ann_file="annotations/instances_validation.json",
         data_prefix=dict(img="images/validation/"),
         pipeline=test_pipeline,

@@ -1,11 +1,6 @@
-# The generated `shapes`: background and four classes. Write them first:
-# python tools/make_shapes.py --root datasets
-dataset_type = "BaseSegDataset"
+# The generated `shapes`, background and four classes, written to data_root if they are not there.
+dataset_type = "ShapesSegDataset"
 data_root = "datasets/shapes"
-metainfo = dict(
-    classes=("background", "circle", "square", "triangle", "star"),
-    palette=[[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]],
-)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),
@@ -25,7 +20,6 @@ train_dataloader = dict(
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
-        metainfo=metainfo,
         data_prefix=dict(img_path="images/training", seg_map_path="annotations/training"),
         pipeline=train_pipeline,
     ),
@@ -38,7 +32,6 @@ val_dataloader = dict(
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
-        metainfo=metainfo,
         data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation"),
         pipeline=test_pipeline,
     ),
