@@ -90,7 +90,7 @@ def sizes(cfg: Config) -> dict:
             found["training sizes"] = [list(scale) for scale in t.scales]
         elif name == "RandomResize":
             found["training sizes"] = [list(t.scale)]
-            found["ratios"] = list(t.resize_cfg.get("ratio_range", t.ratio_range))
+            found["ratios"] = list(t.ratio_range)
         elif name == "Resize":
             found["training sizes"] = [list(t.scale)]
         elif name == "RandomCrop":

@@ -178,11 +178,11 @@ def test_ilmgn_learns_shapes(tmp_path):
     root = tmp_path / "datasets" / "shapes"
     cfg = from_scratch("shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py")
     cfg = smaller(cfg, root, tmp_path / "out", cfg.train_cfg.max_iters, workers=1)
-    result = Runner.from_cfg(cfg)
-    result.train()
-    figures = result.test()
-    assert figures["coco/bbox_mAP"] >= 0.5
-    assert figures["coco/segm_mAP"] >= 0.45
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    figures = runner.test()
+    assert figures["coco/bbox_mAP"] >= 0.6
+    assert figures["coco/segm_mAP"] >= 0.55
 
 
 @pytest.mark.long
@@ -190,10 +190,14 @@ def test_on_real_images(real_coco, tmp_path):
     cfg = from_scratch("mask-rcnn_r50_fpn_gn_batch2_ilmgn.py")
     for split in ("train", "val", "test"):
         dataset = cfg[f"{split}_dataloader"].dataset
-        dataset.indices = 8
+        dataset.indices = 8 if split == "train" else 2
         for transform in dataset.pipeline:
             if transform["type"] == "Resize":
                 transform["scale"] = (213, 128)
-    cfg = smaller(cfg, real_coco / "coco", tmp_path / "out", iterations=3)
-    Runner.from_cfg(cfg).train()
-    assert (tmp_path / "out" / "iter_3.pth").exists()
+    # After two steps nothing is certain yet.
+    cfg.model.test_cfg.rcnn.score_thr = 0
+    cfg = smaller(cfg, real_coco / "coco", tmp_path / "out", iterations=2)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 2
+    assert 0 <= runner.test()["coco/bbox_mAP"] <= 1

@@ -259,8 +259,7 @@ def resized(cfg, factor):
 @pytest.mark.parametrize("norm", ["bn", "en"])
 def test_shapes_in_a_few_steps(norm, datasets, tmp_path):
     cfg = from_scratch(f"shapes/fcn_r18-d8_shapes_{norm}.py")
-    metrics = Runner.from_cfg(smaller(cfg, datasets / "shapes", tmp_path)).train()
-    assert metrics is not None
+    Runner.from_cfg(smaller(cfg, datasets / "shapes", tmp_path)).train()
     result = Runner.from_cfg(evaluation(cfg, tmp_path)).test()
     assert set(result) == {"aAcc", "mIoU", "mAcc"}
 
@@ -302,8 +301,7 @@ def test_ade20k_on_real_images(real_coco, tmp_path):
     single = Runner.from_cfg(evaluation(cfg, tmp_path / "out")).test()
     cfg.experiment_name = "multi-scale"
     multi = Runner.from_cfg(multi_scale(cfg)).test()
-    for result in (single, multi):
-        assert 0 <= result["mIoU"] <= 100 and result["aAcc"] > 0
+    assert all(0 <= result["mIoU"] <= 100 for result in (single, multi))
 
 
 @pytest.mark.parametrize("scales, train_id, label_id", [("single", 13, 26), ("multi", 0, 7)])

@@ -4,7 +4,7 @@ dataset_type = "ADE20KDataset"
 data_root = "data/ade/ADEChallengeData2016"
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="LoadAnnotations"),
     dict(
         type="RandomChoiceResize",
         scales=[(1000, side) for side in (300, 375, 450, 525, 600)],
@@ -17,7 +17,7 @@ test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(1000, 450), keep_ratio=True),
     # After Resize: predictions are compared at the annotation's own size.
-    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="LoadAnnotations"),
     dict(type="PackSegInputs"),
 ]
 tta_pipeline = [
@@ -29,7 +29,7 @@ tta_pipeline = [
                 dict(type="Resize", scale=(1000, side), keep_ratio=True)
                 for side in (300, 400, 500, 600)
             ],
-            [dict(type="LoadAnnotations", reduce_zero_label=True)],
+            [dict(type="LoadAnnotations")],
             [dict(type="PackSegInputs")],
         ],
     ),
