@@ -153,4 +153,4 @@ def step(model: nn.Module, batch: dict) -> dict[str, float]:
     total, log = model.parse_losses(losses)
     total.backward()
     optimizer.step()
-    return {name: float(value) for name, value in log.items()}
+    return {name: value.item() for name, value in log.items()}

@@ -256,6 +256,18 @@ def resized(cfg, factor):
     return cfg
 
 
+def test_ade20k_ignores_what_has_no_label(datasets):
+    cfg = load("mmseg", "fcn_r50-d8_ade20k_en.py")
+    init_default_scope("mmseg")
+    root = datasets / "shapes"  # lies in ADE20K's folders, 0 being no class there
+    mask = np.array(Image.open(root / "annotations/training/000000.png")).astype(int)
+    for pipeline in (cfg.test_dataloader.dataset.pipeline, cfg.tta_pipeline):
+        dataset = {**cfg.train_dataloader.dataset, "data_root": str(root), "pipeline": pipeline}
+        samples = DATASETS.build(dataset)[0]["data_samples"]
+        for sample in samples if isinstance(samples, list) else [samples]:
+            assert np.array_equal(sample.gt_sem_seg.data[0], np.where(mask, mask - 1, 255))
+
+
 @pytest.mark.parametrize("norm", ["bn", "en"])
 def test_shapes_in_a_few_steps(norm, datasets, tmp_path):
     cfg = from_scratch(f"shapes/fcn_r18-d8_shapes_{norm}.py")
