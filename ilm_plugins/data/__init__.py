@@ -1,5 +1,7 @@
 """Data sets that the package generates itself."""
 
+from pathlib import Path
+
 #: Classes of the `shapes` data set, each with an RGB colour to draw it in, told apart by everybody
 #: (Okabe and Ito's). Here, so that they cost no import.
 SHAPES = {
@@ -8,3 +10,17 @@ SHAPES = {
     "triangle": (0, 158, 115),
     "star": (204, 121, 167),
 }
+
+
+def ensure_shapes(folder: Path) -> None:
+    """Write `shapes` to ``folder``, which is to bear that name, unless it is there."""
+    if (folder / "shapes.json").exists():
+        return
+    try:
+        from .shapes import write_shapes
+    except ImportError as error:
+        raise ImportError(
+            f"generating the shapes data set needs {error.name}, which is not installed; "
+            "run pip install 'ilm_plugins[data]'"
+        ) from error
+    write_shapes(folder.parent)

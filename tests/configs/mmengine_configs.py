@@ -8,12 +8,18 @@ import mmengine
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import nn
 
+from ilm_plugins import NORMS
 from recipes import ROOT
 
 NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+#: The last word of a config's name -> the class of norm that it claims.
+CLAIMED = {"bn": nn.BatchNorm2d, "syncbn": SyncBatchNorm, "gn": nn.GroupNorm}
+CLAIMED |= {key.lower(): layer for key, layer in NORMS.items()}
 
 
 # Each base file of another package has MMEngine read that package's whole model zoo.
@@ -40,6 +46,11 @@ def build_without_storage(cfg: Config) -> nn.Module:
     linspace = partial(torch.linspace, device="cpu")
     with torch.device("meta"), patch("torch.linspace", linspace):
         return build_model(cfg)
+
+
+def claimed(config: str) -> type:
+    """The class of norm that a config's file name claims."""
+    return CLAIMED[config.removesuffix(".py").rsplit("_", 1)[1]]
 
 
 def norms(model: nn.Module) -> dict[str, nn.Module]:
@@ -85,6 +96,65 @@ def training(cfg: Config, model: nn.Module) -> dict:
         elif "Linear" in name:
             found["warm-up until"] = scheduler.end
     return found
+
+
+def sizes(cfg: Config) -> dict:
+    """Sizes of the training images and of the test, from the built pipelines."""
+    init_default_scope(cfg.default_scope)
+    found = {}
+    for t in _transforms(cfg.train_dataloader.dataset, cfg.train_dataloader.dataset.pipeline):
+        name = type(t).__name__
+        if name == "RandomChoiceResize":
+            found["training sizes"] = [list(scale) for scale in t.scales]
+        elif name == "RandomResize":
+            found["training sizes"] = [list(t.scale)]
+            found["ratios"] = list(t.ratio_range)
+        elif name == "Resize":
+            found["training sizes"] = [list(t.scale)]
+        elif name == "RandomCrop":
+            found["crop"] = list(t.crop_size)
+        elif name == "RandomFlip":
+            found["flip"] = t.prob
+    test = cfg.test_dataloader.dataset
+    found["test sizes"] = _test_sizes(_transforms(test, test.pipeline))
+    if "tta_pipeline" in cfg:
+        (augmentations,) = (
+            t.subroutines
+            for t in _transforms(test, cfg.tta_pipeline)
+            if type(t).__name__ == "TestTimeAug"
+        )
+        found["multi-scale sizes"] = _unique(
+            size for one in augmentations for size in _test_sizes(one.transforms)
+        )
+        found["multi-scale flips"] = _unique(
+            bool(t.prob)
+            for one in augmentations
+            for t in one.transforms
+            if type(t).__name__ == "RandomFlip"
+        )
+    return found
+
+
+def _transforms(dataset: dict, pipeline: list) -> list:
+    """The built transforms of a pipeline; the data themselves need not be there."""
+    built = DATASETS.build({**dataset, "pipeline": pipeline, "lazy_init": True})
+    return built.pipeline.transforms
+
+
+def _test_sizes(transforms) -> list:
+    resizes = (t for t in transforms if type(t).__name__ == "Resize")
+    return [list(t.scale) if t.scale else t.scale_factor[0] for t in resizes]
+
+
+def _unique(values) -> list:
+    return list({str(value): value for value in values}.values())
+
+
+def multi_scale(cfg: Config) -> Config:
+    """Test-time augmentation in place of the single-scale test, as mmseg's own tool has it."""
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.model = {**cfg.tta_model, "module": cfg.model}
+    return cfg
 
 
 def _only(values):

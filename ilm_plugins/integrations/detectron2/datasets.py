@@ -6,7 +6,7 @@ from pathlib import Path
 
 import wrapt
 
-from ...data import SHAPES
+from ...data import SHAPES, ensure_shapes
 
 SPLITS = {"shapes_train": "training", "shapes_val": "validation"}
 
@@ -40,13 +40,5 @@ def _load(root: Path, name: str, annotations: Path, images: Path) -> list[dict]:
     """The data set in detectron2's format, written to ``root`` first if it is not there."""
     from detectron2.data.datasets import load_coco_json
 
-    if not (root / "shapes" / "shapes.json").exists():
-        try:
-            from ...data.shapes import write_shapes
-        except ImportError as error:
-            raise ImportError(
-                f"generating the shapes data set needs {error.name}, which is not installed; "
-                "run pip install 'ilm_plugins[data]'"
-            ) from error
-        write_shapes(root)
+    ensure_shapes(root / "shapes")
     return load_coco_json(str(annotations), str(images), name)

@@ -1,7 +1,7 @@
 """mmcv and MMEngine, and mmdet, mmseg, mmpretrain on them.
 
 The norms' keys (`norms`), and what is registered beside them: backbones (`ilm_plugins.models`) and
-data sets (`datasets`); training (`train`).
+data sets (`datasets`, `mmseg_shapes`, `mmdet_shapes`); training (`train`).
 """
 
 import importlib

@@ -202,7 +202,7 @@ def check_norm(setting: str, norm_cfg: dict) -> None:
 def check_dataset(setting: str, dataset: dict) -> None:
     """Raise UserError unless the files and folders that a data set's config names are there.
 
-    A data set that downloads itself need not be.
+    A data set that downloads itself need not be, and `shapes` is generated on this occasion.
     """
     inner = dataset.get("dataset"), *(dataset.get("datasets") or ())
     for part in (d for d in inner if d is not None):
@@ -215,6 +215,13 @@ def check_dataset(setting: str, dataset: dict) -> None:
     if download and dataset.get("download", download.default):
         return
     root = dataset.get("data_root") or ""
+    if hasattr(kind, "generate"):
+        try:
+            kind.generate(root)
+        except (ImportError, OSError, ValueError) as error:
+            raise UserError(
+                f"data set of {setting} cannot be had: {error}; set {setting}.data_root"
+            ) from error
     prefixes = dataset.get("data_prefix") or {}
     if isinstance(prefixes, str):
         prefixes = {"": prefixes}

@@ -1,0 +1,7 @@
+_base_ = [
+    "models/deeplabv3_r50-d8.py",
+    "datasets/cityscapes.py",
+    "schedules/sgd_poly_80k.py",
+    "default_runtime.py",
+]
+model = dict(decode_head=dict(num_classes=19), auxiliary_head=dict(num_classes=19))

@@ -1,0 +1,6 @@
+_base_ = [
+    "models/fcn_r50-d8.py",
+    "datasets/ade20k.py",
+    "schedules/sgd_poly_100k.py",
+    "default_runtime.py",
+]

@@ -1,0 +1,53 @@
+# The EN paper's "DeepLab with ResNet50": dilations 2 and 4 in the last two stages, output stride 8,
+# a head of one 3x3 convolution, and deep supervision on res4. The files in ../norms say the norm.
+# The mean over labelled pixels: images of a batch differ in size, and padding has no label.
+loss = dict(type="CrossEntropyLoss", avg_non_ignore=True, loss_weight=1.0)
+model = dict(
+    type="EncoderDecoder",
+    data_preprocessor=dict(
+        type="SegDataPreProcessor",
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+        size_divisor=8,
+    ),
+    backbone=dict(
+        type="ResNet",
+        depth=50,
+        num_stages=4,
+        out_indices=(0, 1, 2, 3),
+        dilations=(1, 1, 2, 4),
+        strides=(1, 2, 1, 1),
+        contract_dilation=True,
+        style="pytorch",
+        norm_eval=False,
+    ),
+    decode_head=dict(
+        type="FCNHead",
+        in_channels=2048,
+        in_index=3,
+        channels=512,
+        num_convs=1,
+        concat_input=False,
+        dropout_ratio=0,
+        num_classes=150,
+        align_corners=False,
+        loss_decode=loss,
+    ),
+    auxiliary_head=dict(
+        type="FCNHead",
+        in_channels=1024,
+        in_index=2,
+        channels=512,
+        num_convs=1,
+        concat_input=False,
+        dropout_ratio=0,
+        num_classes=150,
+        align_corners=False,
+        loss_decode=dict(loss, loss_weight=0.4),
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode="whole"),
+)

@@ -1,0 +1,13 @@
+# SN, not synchronized between GPUs, on a backbone that
+# configs/mmpretrain/en/resnet50_imagenet_8xb32_sn.py trains; put its checkpoint at the path below,
+# or train from scratch: model.backbone.init_cfg=None.
+pretrained = "checkpoints/resnet50_imagenet_8xb32_sn.pth"
+norm_cfg = dict(type="SN", requires_grad=True)
+norm = dict(
+    backbone=dict(
+        norm_cfg=norm_cfg,
+        init_cfg=dict(type="Pretrained", checkpoint=pretrained, prefix="backbone."),
+    ),
+    decode_head=dict(norm_cfg=norm_cfg),
+    auxiliary_head=dict(norm_cfg=norm_cfg),
+)

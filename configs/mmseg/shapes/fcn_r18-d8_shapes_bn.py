@@ -1,0 +1,8 @@
+# Not in the papers. Reaches mIoU 71.2 (one seed, two minutes on a CPU core).
+_base_ = "../_base_/fcn_r18-d8_shapes.py"
+norm_cfg = dict(type="BN", requires_grad=True)
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg),
+    decode_head=dict(norm_cfg=norm_cfg),
+    auxiliary_head=dict(norm_cfg=norm_cfg),
+)

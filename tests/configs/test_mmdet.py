@@ -1,0 +1,203 @@
+"""Every shipped mmdet config: what it builds, the numbers of its recipe, and a step of training."""
+
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
+
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import Runner
+from torch import nn
+
+from ilm_plugins import ILMGroupNorm
+from ilm_plugins.data import SHAPES, shapes
+from mmengine_configs import build_model, claimed, load, norms, sizes, step, training
+from recipes import ROOT, configs, recipe
+
+ALL = configs("mmdet")
+PAPERS = [config for config in ALL if "shapes" not in config]
+every_config = pytest.mark.parametrize("config", ALL)
+every_paper = pytest.mark.parametrize("config", PAPERS)
+
+#: Of each kind one, for a training step in the everyday suite.
+KINDS = {
+    "mask-rcnn_r50_fpn_gn_batch2_ilmgn.py",
+    "shapes/mask-rcnn_r18_fpn_gn_shapes_gn.py",
+    "shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py",
+}
+
+#: ILM Norm paper, Table 5: (AP, AP50, AP75) of boxes, then of masks.
+TABLE_5 = {
+    "batch2_gn": ((22.4, 37.65, 23.56), (20.88, 35.43, 21.57)),
+    "batch2_ilmgn": ((22.68, 38.28, 23.68), (21.19, 36.08, 21.92)),
+    "batch16_gn": ((39.1, 60.33, 42.51), (34.77, 56.88, 36.79)),
+    "batch16_ilmgn": ((39.42, 60.63, 42.95), (35.03, 57.25, 36.92)),
+}
+
+
+def skeleton(config):
+    """The config, and its model without memory."""
+    cfg = load("mmdet", config)
+    with torch.device("meta"):
+        return cfg, build_model(cfg)
+
+
+def from_scratch(config):
+    cfg = load("mmdet", config)
+    cfg.model.backbone.init_cfg = None
+    return cfg
+
+
+def test_table_5_is_complete():
+    assert {f"mask-rcnn_r50_fpn_gn_{name}.py" for name in TABLE_5} == set(PAPERS)
+    shapes = {f"shapes/mask-rcnn_r18_fpn_gn_shapes_{norm}.py" for norm in ("gn", "ilmgn")}
+    assert set(ALL) - set(PAPERS) == shapes
+    assert set(ALL) >= KINDS
+
+
+@every_config
+def test_the_file_names_norm_is_in_the_box_head_and_nowhere_else(config):
+    _, model = skeleton(config)
+    layers = norms(model)
+    box_head = {n: type(m) for n, m in layers.items() if n.startswith("roi_head.bbox_head.")}
+    assert set(box_head.values()) == {claimed(config)} and len(box_head) == 4
+    assert {type(m) for n, m in layers.items() if n not in box_head} == {nn.GroupNorm}
+    places = Counter(name.split(".")[0] for name in layers if name not in box_head)
+    backbone, masks = (20, 2) if "shapes" in config else (53, 4)
+    assert places == {"backbone": backbone, "neck": 8, "roi_head": masks}
+
+
+@every_paper
+def test_the_recipe_is_the_papers(config):
+    cfg, model = skeleton(config)
+    found = {**training(cfg, model), **sizes(cfg)}
+    layers = norms(model).values()
+    found["groups"] = sorted({m.num_groups for m in layers})
+    found["key group size"] = sorted(
+        {m.num_channels // m.num_key_groups for m in layers if type(m) is ILMGroupNorm}
+    )
+    expected = recipe("mmdet", config)
+    assert len(expected) >= 14
+    assert {name: found[name] for name in expected} == expected
+    box = model.roi_head.bbox_head
+    assert (type(box).__name__, len(box.shared_convs), len(box.shared_fcs)) == (
+        "Shared4Conv1FCBBoxHead",
+        4,
+        1,
+    )
+    assert cfg.model.backbone.init_cfg.checkpoint == "open-mmlab://detectron/resnet50_gn"
+
+
+@pytest.mark.parametrize("gn", [c for c in ALL if c.endswith("_gn.py")])
+def test_variants_differ_from_gn_in_the_box_head_alone(gn):
+    theirs, mine = load("mmdet", gn), load("mmdet", gn.replace("_gn.py", "_ilmgn.py"))
+    assert mine.model.roi_head.bbox_head.norm_cfg.type == "ILMGN"
+    mine.model.roi_head.bbox_head.norm_cfg.type = "GN"
+    assert mine.to_dict() == theirs.to_dict()
+
+
+@every_paper
+def test_each_states_the_papers_figures(config):
+    text = (ROOT / "configs/mmdet" / config).read_text().split("_base_")[0]
+    figures = TABLE_5[config.removesuffix(".py").removeprefix("mask-rcnn_r50_fpn_gn_")]
+    for kind, (ap, ap50, ap75) in zip(("box", "mask"), figures, strict=True):
+        assert f"{kind} AP {ap}, AP50 {ap50}, AP75 {ap75}" in text
+
+
+@every_paper
+def test_a_user_inherits_it_with_a_changed_data_root(config, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        f"_base_ = {str(ROOT / 'configs/mmdet' / config)!r}\n"
+        "train_dataloader = dict(dataset=dict(data_root='/mine'))\n"
+    )
+    mine = Config.fromfile(tmp_path / "mine.py")
+    assert mine.train_dataloader.dataset.data_root == "/mine"
+    assert mine.model == load("mmdet", config).model
+
+
+@pytest.mark.parametrize(
+    "config", [c if c in KINDS else pytest.param(c, marks=pytest.mark.long) for c in ALL]
+)
+def test_it_trains(config):
+    cfg = from_scratch(config)
+    cfg.model.train_cfg.rcnn.sampler.num = 16
+    model = build_model(cfg)
+    batch = demo_mm_inputs(
+        image_shapes=[(3, 96, 128), (3, 128, 96)], num_items=[2, 1], num_classes=4, with_mask=True
+    )
+    losses = step(model, batch)
+    assert {"loss_rpn_cls", "loss_cls", "loss_bbox", "loss_mask"} <= set(losses)
+    assert all(np.isfinite(value) for value in losses.values())
+    for layer in norms(model.roi_head.bbox_head).values():
+        assert layer.weight.grad.any() and all(p.grad is not None for p in layer.parameters())
+
+
+def smaller(cfg, root, out, iterations=2, workers=0):
+    """The same on other data: their place, sizes and iterations alone are changed."""
+    for split in ("train", "val", "test"):
+        loader = cfg[f"{split}_dataloader"]
+        theirs, loader.dataset.data_root = loader.dataset.data_root, f"{root}/"
+        loader.num_workers, loader.persistent_workers = workers, workers > 0
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        evaluator.ann_file = evaluator.ann_file.replace(theirs, f"{root}/")
+    cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = iterations
+    cfg.default_hooks.checkpoint.interval = iterations
+    cfg.work_dir = str(out)
+    cfg.randomness = {"seed": 0}
+    cfg.experiment_name = out.name
+    return cfg
+
+
+@pytest.mark.parametrize("norm", ["gn", "ilmgn"])
+def test_shapes_in_a_few_steps(norm, datasets, tmp_path):
+    cfg = from_scratch(f"shapes/mask-rcnn_r18_fpn_gn_shapes_{norm}.py")
+    Runner.from_cfg(smaller(cfg, datasets / "shapes", tmp_path)).train()
+    cfg.load_from = str(tmp_path / "iter_2.pth")
+    cfg.experiment_name = f"{tmp_path.name}-evaluation"
+    Runner.from_cfg(cfg).test()
+
+
+def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
+    few = partial(shapes.write_shapes, num_training=2, num_validation=1, size=64)
+    monkeypatch.setattr(shapes, "write_shapes", few)
+    cfg = load("mmdet", "shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py")
+    init_default_scope("mmdet")
+    for loader, count in ((cfg.train_dataloader, 2), (cfg.val_dataloader, 1)):
+        data = DATASETS.build({**loader.dataset, "data_root": str(tmp_path / "shapes")})
+        assert len(data) == count and data.metainfo["classes"] == tuple(SHAPES)
+
+
+@pytest.mark.long
+def test_ilmgn_learns_shapes(tmp_path):
+    root = tmp_path / "datasets" / "shapes"
+    cfg = from_scratch("shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py")
+    cfg = smaller(cfg, root, tmp_path / "out", cfg.train_cfg.max_iters, workers=1)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    figures = runner.test()
+    assert figures["coco/bbox_mAP"] >= 0.6
+    assert figures["coco/segm_mAP"] >= 0.55
+
+
+@pytest.mark.long
+def test_on_real_images(real_coco, tmp_path):
+    cfg = from_scratch("mask-rcnn_r50_fpn_gn_batch2_ilmgn.py")
+    for split in ("train", "val", "test"):
+        dataset = cfg[f"{split}_dataloader"].dataset
+        dataset.indices = 8 if split == "train" else 2
+        for transform in dataset.pipeline:
+            if transform["type"] == "Resize":
+                transform["scale"] = (213, 128)
+    # After two steps nothing is certain yet.
+    cfg.model.test_cfg.rcnn.score_thr = 0
+    cfg = smaller(cfg, real_coco / "coco", tmp_path / "out", iterations=2)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 2
+    assert 0 <= runner.test()["coco/bbox_mAP"] <= 1

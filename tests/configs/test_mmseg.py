@@ -1,0 +1,365 @@
+"""Every shipped mmseg config: what it builds, the numbers of its recipe, and a step of training."""
+
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
+
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import Runner
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from ilm_plugins import ExemplarNorm
+from ilm_plugins.data import SHAPES, shapes
+from mmengine_configs import (
+    build_model,
+    claimed,
+    load,
+    multi_scale,
+    norms,
+    sizes,
+    step,
+    training,
+)
+from recipes import ROOT, configs, recipe
+
+ALL = configs("mmseg")
+PAPERS = [config for config in ALL if "shapes" not in config]
+SERVER = [config for config in ALL if "cityscapes-test" in config]
+every_config = pytest.mark.parametrize("config", ALL)
+every_paper = pytest.mark.parametrize("config", PAPERS)
+
+#: Of each kind one, for a training step in the everyday suite.
+KINDS = {
+    *(f"fcn_r50-d8_ade20k_{norm}.py" for norm in ("syncbn", "gn", "sn", "en")),
+    "deeplabv3_r50-d8_cityscapes_en.py",
+    "shapes/fcn_r18-d8_shapes_bn.py",
+    "shapes/fcn_r18-d8_shapes_en.py",
+}
+
+#: EN paper, Table 6: mIoU of the single- and of the multi-scale test.
+TABLE_6 = {
+    "ade20k": {"syncbn": (36.4, 37.7), "gn": (35.7, 36.6), "sn": (37.7, 38.4), "en": (38.2, 38.9)},
+    "cityscapes": {
+        "syncbn": (69.7, 73.0),
+        "gn": (68.4, 73.1),
+        "sn": (72.2, 75.8),
+        "en": (72.6, 76.1),
+    },
+}
+
+
+def head(config):
+    return (ROOT / "configs/mmseg" / config).read_text().split("_base_")[0]
+
+
+def skeleton(config):
+    """The config, and its model without memory."""
+    cfg = load("mmseg", config)
+    with torch.device("meta"):
+        return cfg, build_model(cfg)
+
+
+def from_scratch(config):
+    cfg = load("mmseg", config)
+    cfg.model.backbone.init_cfg = None
+    return cfg
+
+
+def test_table_6_and_deeplabv3_are_complete():
+    names = {f"fcn_r50-d8_{data}_{norm}.py" for data, row in TABLE_6.items() for norm in row}
+    names |= {f"fcn_r50-d8_cityscapes-test_{norm}.py" for norm in TABLE_6["cityscapes"]}
+    for data in TABLE_6:
+        names |= {f"deeplabv3_r50-d8_{data}_{norm}.py" for norm in ("syncbn", "gn", "en")}
+    assert set(PAPERS) == names
+    assert set(ALL) - names == {f"shapes/fcn_r18-d8_shapes_{norm}.py" for norm in ("bn", "en")}
+    assert set(ALL) >= KINDS
+
+
+@every_config
+def test_the_file_names_norm_is_everywhere(config):
+    _, model = skeleton(config)
+    layers = norms(model)
+    assert {type(layer) for layer in layers.values()} == {claimed(config)}
+    heads = 6 if "deeplabv3" in config else 1
+    backbone = 20 if "shapes" in config else 53
+    places = Counter(name.split(".")[0] for name in layers)
+    assert places == {"backbone": backbone, "decode_head": heads, "auxiliary_head": 1}
+
+
+@every_paper
+def test_the_recipe_is_the_papers(config):
+    cfg, model = skeleton(config)
+    found = {**training(cfg, model), **sizes(cfg)}
+    layers = norms(model).values()
+    found["last learning rate"] = cfg.param_scheduler.eta_min
+    assert cfg.param_scheduler.end == found["iterations"]
+    found["groups"] = sorted({m.num_groups for m in layers if type(m) is nn.GroupNorm})
+    for option in ("reduction", "expansion"):
+        found[option] = sorted({getattr(m, option) for m in layers if type(m) is ExemplarNorm})
+    backbone, decode, deep = model.backbone, model.decode_head, model.auxiliary_head
+    found |= {
+        "classes": model.num_classes,
+        "depth": backbone.depth,
+        "dilations": list(backbone.dilations),
+        "output stride": 4 * int(np.prod(backbone.strides)),
+        "align corners": decode.align_corners,
+        "deep supervision": [deep.in_index, deep.channels, deep.loss_decode.loss_weight],
+        "head": [getattr(decode, "num_convs", None), decode.channels],
+    }
+    expected = recipe("mmseg", config)
+    assert len(expected) >= 20
+    assert {name: found[name] for name in expected} == expected
+
+
+@every_paper
+def test_the_network_is_the_papers(config):
+    _, model = skeleton(config)
+    backbone, deep = model.backbone, model.auxiliary_head
+    # An ordinary stem, and dilations that begin in a stage's second block.
+    assert (backbone.conv1.kernel_size, backbone.conv1.stride) == ((7, 7), (2, 2))
+    stages = (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4)
+    assert [s[0].conv2.dilation[0] for s in stages] == [1, 1, 1, 2]
+    assert [s[1].conv2.dilation[0] for s in stages] == [1, 1, 2, 4]
+    assert deep.in_channels == 1024 and model.decode_head.in_channels == 2048
+    heads = [deep] if "deeplabv3" in config else [deep, model.decode_head]
+    for part in heads:
+        convs = [m for m in part.modules() if isinstance(m, nn.Conv2d)]
+        assert {(c.kernel_size[0], c.out_channels) for c in convs} == {
+            (3, 512),
+            (1, model.num_classes),
+        }
+        assert part.dropout is None
+    assert all(part.loss_decode.avg_non_ignore for part in (deep, model.decode_head))
+
+
+@every_paper
+def test_backbones_start_from_imagenet(config):
+    init = load("mmseg", config).model.backbone.init_cfg
+    norm = config.removesuffix(".py").rsplit("_", 1)[1]
+    assert init.type == "Pretrained"
+    if norm == "syncbn":
+        assert init.checkpoint == "torchvision://resnet50"
+    else:
+        assert init.checkpoint == f"checkpoints/resnet50_imagenet_8xb32_{norm}.pth"
+        assert init.prefix == "backbone."
+
+
+@pytest.mark.parametrize("norm", ["gn", "sn", "en"])
+def test_backbones_fit_mmpretrains(norm):
+    pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
+    from mmpretrain.models import ResNet
+
+    cfg, model = skeleton(f"fcn_r50-d8_ade20k_{norm}.py")
+    trained = ResNet(50, norm_cfg=dict(cfg.norm_cfg)).state_dict()
+    mine = model.backbone.state_dict()
+    assert {k: v.shape for k, v in trained.items()} == {k: v.shape for k, v in mine.items()}
+
+
+@every_paper
+def test_each_states_the_papers_figures_or_that_there_are_none(config):
+    text = " ".join(head(config).split())
+    if config.startswith("deeplabv3"):
+        assert "no figure" in text
+        return
+    data, norm = config.removesuffix(".py").split("_")[-2:]
+    single, multi = TABLE_6[data.removesuffix("-test")][norm]
+    assert f"mIoU {single} single-scale, {multi} multi-scale" in text
+    assert ("Cityscapes test" if "cityscapes" in data else "ADE20K val") in text
+    assert ("this evaluates on val" in text) == (data == "cityscapes")
+
+
+@every_paper
+def test_a_user_inherits_it_with_a_changed_data_root(config, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        f"_base_ = {str(ROOT / 'configs/mmseg' / config)!r}\n"
+        "data = dict(dataset=dict(data_root='/mine'))\n"
+        "train_dataloader = val_dataloader = test_dataloader = data\n"
+    )
+    mine, shipped = Config.fromfile(tmp_path / "mine.py"), load("mmseg", config)
+    for split in ("train", "val", "test"):
+        loader = mine[f"{split}_dataloader"].to_dict()
+        assert loader["dataset"].pop("data_root") == "/mine"
+        theirs = shipped[f"{split}_dataloader"].to_dict()
+        theirs["dataset"].pop("data_root")
+        assert loader == theirs
+    assert mine.model == shipped.model
+
+
+@pytest.mark.parametrize(
+    "config", [c if c in KINDS else pytest.param(c, marks=pytest.mark.long) for c in ALL]
+)
+def test_it_trains(config):
+    cfg = from_scratch(config)
+    model = revert_sync_batchnorm(build_model(cfg))
+    # Of different sizes, as on ADE20K.
+    samples = [
+        SegDataSample(
+            gt_sem_seg=PixelData(data=torch.randint(model.num_classes, (1, *size))),
+            metainfo={"img_shape": size},
+        )
+        for size in ((48, 64), (64, 56))
+    ]
+    images = [torch.randint(256, (3, *s.img_shape), dtype=torch.uint8) for s in samples]
+    losses = step(model, {"inputs": images, "data_samples": samples})
+    assert {"decode.loss_ce", "aux.loss_ce"} <= set(losses)
+    assert all(np.isfinite(value) for value in losses.values())
+    assert all(layer.weight.grad.any() for layer in norms(model).values())
+
+
+def smaller(cfg, root, out, iterations=2, workers=0):
+    """The same on few small images: data, sizes and iterations alone are changed."""
+    for split in ("train", "val", "test"):
+        loader = cfg[f"{split}_dataloader"]
+        loader.dataset.data_root = str(root)
+        loader.num_workers, loader.persistent_workers = workers, workers > 0
+    cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = iterations
+    cfg.param_scheduler.end = cfg.default_hooks.checkpoint.interval = iterations
+    cfg.work_dir = str(out)
+    cfg.randomness = {"seed": 0}
+    cfg.experiment_name = out.name
+    return cfg
+
+
+def resized(cfg, factor):
+    """Shrink every size that the pipelines resize to."""
+
+    def shrink(node):
+        if isinstance(node, dict):
+            for key, value in node.items():
+                if key == "scale":
+                    node[key] = tuple(side // factor for side in value)
+                elif key == "scales":
+                    node[key] = [tuple(side // factor for side in size) for size in value]
+                else:
+                    shrink(value)
+        elif isinstance(node, list):
+            for item in node:
+                shrink(item)
+
+    for pipeline in (
+        cfg.train_dataloader.dataset.pipeline,
+        cfg.val_dataloader.dataset.pipeline,
+        cfg.test_dataloader.dataset.pipeline,
+        cfg.tta_pipeline,
+    ):
+        shrink(pipeline)
+    return cfg
+
+
+def test_ade20k_ignores_what_has_no_label(datasets):
+    cfg = load("mmseg", "fcn_r50-d8_ade20k_en.py")
+    init_default_scope("mmseg")
+    root = datasets / "shapes"  # lies in ADE20K's folders, 0 being no class there
+    mask = np.array(Image.open(root / "annotations/training/000000.png")).astype(int)
+    for pipeline in (cfg.test_dataloader.dataset.pipeline, cfg.tta_pipeline):
+        dataset = {**cfg.train_dataloader.dataset, "data_root": str(root), "pipeline": pipeline}
+        samples = DATASETS.build(dataset)[0]["data_samples"]
+        for sample in samples if isinstance(samples, list) else [samples]:
+            assert np.array_equal(sample.gt_sem_seg.data[0], np.where(mask, mask - 1, 255))
+
+
+@pytest.mark.parametrize("norm", ["bn", "en"])
+def test_shapes_in_a_few_steps(norm, datasets, tmp_path):
+    cfg = from_scratch(f"shapes/fcn_r18-d8_shapes_{norm}.py")
+    Runner.from_cfg(smaller(cfg, datasets / "shapes", tmp_path)).train()
+    result = Runner.from_cfg(evaluation(cfg, tmp_path)).test()
+    assert set(result) == {"aAcc", "mIoU", "mAcc"}
+
+
+def evaluation(cfg, out):
+    cfg.load_from = str(next(out.glob("iter_*.pth")))
+    cfg.experiment_name = f"{out.name}-evaluation"
+    return cfg
+
+
+def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
+    few = partial(shapes.write_shapes, num_training=2, num_validation=1, size=64)
+    monkeypatch.setattr(shapes, "write_shapes", few)
+    cfg = load("mmseg", "shapes/fcn_r18-d8_shapes_en.py")
+    init_default_scope("mmseg")
+    for loader, count in ((cfg.train_dataloader, 2), (cfg.val_dataloader, 1)):
+        data = DATASETS.build({**loader.dataset, "data_root": str(tmp_path / "shapes")})
+        assert len(data) == count and data.metainfo["classes"] == ("background", *SHAPES)
+        assert data[0]["inputs"].shape[1:] == (64, 64)
+
+
+@pytest.mark.long
+def test_en_learns_shapes(tmp_path):
+    root = tmp_path / "datasets" / "shapes"
+    cfg = from_scratch("shapes/fcn_r18-d8_shapes_en.py")
+    cfg = smaller(cfg, root, tmp_path / "out", cfg.train_cfg.max_iters, workers=1)
+    Runner.from_cfg(cfg).train()
+    assert Runner.from_cfg(evaluation(cfg, tmp_path / "out")).test()["mIoU"] >= 50
+
+
+@pytest.mark.long
+def test_ade20k_on_real_images(real_coco, tmp_path):
+    root = real_coco / "coco_in_ade_layout"
+    cfg = resized(from_scratch("fcn_r50-d8_ade20k_en.py"), 5)
+    cfg = smaller(cfg, root, tmp_path / "out", iterations=4)
+    for split in ("val", "test"):
+        cfg[f"{split}_dataloader"].dataset.indices = 8
+    Runner.from_cfg(cfg).train()
+    single = Runner.from_cfg(evaluation(cfg, tmp_path / "out")).test()
+    cfg.experiment_name = "multi-scale"
+    multi = Runner.from_cfg(multi_scale(cfg)).test()
+    assert all(0 <= result["mIoU"] <= 100 for result in (single, multi))
+
+
+@pytest.mark.parametrize("scales, train_id, label_id", [("single", 13, 26), ("multi", 0, 7)])
+def test_cityscapes_test_set_in_the_servers_format(scales, train_id, label_id, tmp_path):
+    server = pytest.importorskip(
+        "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling",
+        reason="needs cityscapesscripts",
+    )
+    for city in ("berlin", "bonn"):
+        folder = tmp_path / "leftImg8bit" / "test" / city
+        folder.mkdir(parents=True)
+        image = np.random.default_rng(0).integers(256, size=(32, 64, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / f"{city}_000000_000019_leftImg8bit.png")
+    cfg = from_scratch("fcn_r50-d8_cityscapes-test_en.py")
+    cfg = smaller(resized(cfg, 32), tmp_path, tmp_path / "out")
+    (metric,) = cfg.test_evaluator
+    assert metric.output_dir == "output/fcn_r50-d8_cityscapes-test_en"
+    metric.output_dir = str(tmp_path / "results")
+    runner = Runner.from_cfg(multi_scale(cfg) if scales == "multi" else cfg)
+    init_default_scope("mmseg")
+    model = runner.model if scales == "single" else runner.model.module
+    # A model that sees one class everywhere.
+    nn.init.zeros_(model.decode_head.conv_seg.weight)
+    model.decode_head.conv_seg.bias.data[train_id] = 9
+    runner.test()
+    files = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert files == [f"{city}_000000_000019_leftImg8bit.png" for city in ("berlin", "bonn")]
+    for city, name in zip(("berlin", "bonn"), files, strict=True):
+        written = Image.open(tmp_path / "results" / name)
+        assert written.size == (64, 32)
+        labels = np.array(written)
+        assert labels.dtype == np.uint8 and labels.ndim == 2
+        assert (labels == label_id).all()
+        # The server finds a prediction by its name's beginning.
+        server.args.predictionPath, server.args.predictionWalk = str(tmp_path / "results"), None
+        truth = f"gtFine/test/{city}/{city}_000000_000019_gtFine_labelIds.png"
+        assert server.getPrediction(server.args, truth) == str(tmp_path / "results" / name)
+
+
+@pytest.mark.parametrize("config", SERVER)
+def test_server_configs_differ_from_their_bases_in_the_test_alone(config):
+    cfg, base = load("mmseg", config), load("mmseg", config.replace("-test", ""))
+    differing = {key for key in base if cfg[key] != base[key]}
+    assert differing == {"test_dataloader", "test_evaluator", "tta_pipeline"}
+    for pipeline in (cfg.test_dataloader.dataset.pipeline, cfg.tta_pipeline):
+        assert "LoadAnnotations" not in str(pipeline)
+    assert cfg.test_dataloader.dataset.data_prefix.img_path == "leftImg8bit/test"
+    (metric,) = cfg.test_evaluator
+    assert metric.type == "CityscapesMetric" and metric.format_only and metric.keep_results
