@@ -151,6 +151,7 @@ def test_backbones_start_from_imagenet(config):
         assert init.checkpoint == "torchvision://resnet50"
     else:
         assert init.checkpoint == f"checkpoints/resnet50_imagenet_8xb32_{norm}.pth"
+        assert f"en/resnet50_imagenet_8xb32_{norm}.py" in configs("mmpretrain")
         assert init.prefix == "backbone."
 
 
