@@ -8,6 +8,7 @@ Two layouts::
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,41 +91,50 @@ def check_pairs(pairs: list[Pair]) -> None:
         PairError: some cannot be read, have halves of different sizes, or differ in size from
             their counterpart. All are named.
     """
+    _check(_problem_of_pair, pairs, "pairs")
+
+
+def check_images(files: list[Path]) -> None:
+    """Decode all images; raise PairError, which names them all, if some cannot be read."""
+    _check(_problem, files, "images")
+
+
+def _check(problem: Callable, items: list, what: str) -> None:
     with ThreadPoolExecutor() as pool:
-        problems = [problem for problem in pool.map(_problem, pairs) if problem]
-    if problems:
+        found = [words for words in pool.map(problem, items) if isinstance(words, str)]
+    if found:
         raise PairError(
-            f"{len(problems)} of {len(pairs)} pairs cannot be used: {_some(problems)}; "
+            f"{len(found)} of {len(items)} {what} cannot be used: {_some(found)}; "
             "mend or remove them"
         )
 
 
-def _problem(pair: Pair) -> str | None:
-    try:
-        images = [np.asarray(_read(path)) for path in dict.fromkeys((pair.input, pair.target))]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Errors name a file only where it cannot be opened.
-        path = getattr(error, "path", pair.input)
-        return f"{path} is unreadable ({' '.join(str(error).split())})"
-    (height, width, _), *others = (image.shape for image in images)
+def _problem_of_pair(pair: Pair) -> str | None:
+    """What is wrong with a pair."""
+    sizes = [_problem(path) for path in dict.fromkeys((pair.input, pair.target))]
+    unreadable = [words for words in sizes if isinstance(words, str)]
+    if unreadable:
+        return ", ".join(unreadable)
+    (width, height), *others = sizes
     if not others:
-        odd = width % 2
-        return f"{pair.input} has an odd width, {width}, hence no halves" if odd else None
-    if others[0] == images[0].shape:
+        return f"{pair.input} has an odd width, {width}, hence no halves" if width % 2 else None
+    if others[0] == sizes[0]:
         return None
-    return (
-        f"{pair.input} of {width} x {height} and {pair.target} of "
-        f"{others[0][1]} x {others[0][0]} differ in size"
-    )
+    size = "{} x {}".format(*others[0])
+    return f"{pair.input} of {width} x {height} and {pair.target} of {size} differ in size"
+
+
+def _problem(path: Path) -> str | tuple[int, int]:
+    """What is wrong with an image, or else its width and height."""
+    try:
+        return _read(path).size
+    except Exception as error:  # a broken file can raise anything
+        return f"{path} is unreadable ({' '.join(str(error).split())})"
 
 
 def _read(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except Exception as error:
-        error.path = path
-        raise
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def _some(items: list[str]) -> str:

@@ -5,7 +5,8 @@ images. They are torchmetrics' (:mod:`torchmetrics.functional`), which is import
 
     rmse   root of the mean squared difference over all pixels and channels, in grey levels
     ssim   Wang et al., IEEE TIP 2004: Gaussian window of 11 x 11 pixels, sigma 1.5, K1 = .01,
-           K2 = .03, data range 255, mean over pixels and over the three channels
+           K2 = .03, data range 255; mean over the three channels and all pixels, the image
+           reflected at its borders
     lpips  Zhang et al., CVPR 2018: AlexNet, version 0.1, images scaled to -1..1; only with the
            weights of AlexNet at hand, see :func:`lpips`
     l1     mean absolute difference over all pixels and channels, in grey levels

@@ -13,7 +13,11 @@ from . import norms
 
 #: Package whose import brings that of modules of ours, which register what they define.
 FOLLOWERS = {
-    "mmengine.runner": ("ilm_plugins.models.pix2pix", f"{__name__}.translation"),
+    "mmengine.runner": (
+        "ilm_plugins.models.pix2pix",
+        f"{__name__}.exact",
+        f"{__name__}.translation",
+    ),
     "mmcv.cnn": ("ilm_plugins.models.backbones",),
     "mmpretrain.datasets": (f"{__name__}.datasets",),
 }

@@ -17,6 +17,7 @@ from mmengine.registry import DATA_SAMPLERS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import Sampler
 
+from ...layers import OptionError
 from .norms import register
 
 #: Sample's index, seed of the run, epoch.
@@ -71,13 +72,13 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         options: those of EpochBasedTrainLoop.
 
     Raises:
-        TypeError: the loader has another sampler.
+        OptionError: the loader has another sampler.
     """
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
         if not isinstance(self.dataloader.sampler, ExactSampler):
-            raise TypeError(
+            raise OptionError(
                 "ExactEpochLoop needs train_dataloader.sampler.type ExactSampler, got "
                 f"{type(self.dataloader.sampler).__name__}"
             )

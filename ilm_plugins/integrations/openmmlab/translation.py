@@ -23,7 +23,6 @@ from torch.utils.data import Dataset
 from ...data import pairs
 from ...evaluation import images as evaluation
 from ...layers import OptionError
-from . import exact
 from .norms import register
 
 
@@ -91,7 +90,7 @@ class PairedImages(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, key: int | exact.Draw) -> dict:
+    def __getitem__(self, key: int | tuple[int, int, int]) -> dict:
         index, *drawn = key if isinstance(key, tuple) else (key,)
         pair = self.pairs[index]
         both = pairs.read_pair(pair, self.direction)
