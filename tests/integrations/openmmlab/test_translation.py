@@ -391,3 +391,20 @@ def test_unreadable_images_are_named_before_translating(trained, masks, tmp_path
     assert translate.main(argv) == 2
     assert "1 of 3 images cannot be used" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.long
+def test_outputs_are_far_nearer_to_the_targets_than_their_mean(root, tmp_path):
+    """On images that were held out: 400 steps on masks of the generated shapes."""
+    from ilm_plugins.data.shapes import write_shapes
+
+    shapes = write_shapes(tmp_path, num_training=200, num_validation=20, size=64)
+    argv = ["--config-file", str(root / "configs" / "pix2pix" / "shapes_ilmin_in.py")]
+    argv += ["--num-gpus", "0", f"work_dir={tmp_path / 'out'}", "train_cfg.max_epochs=2"]
+    argv += [f"{name}.dataset.data_root={shapes}" for name in LOADERS]
+    assert training.main(argv) == 0
+    found = next(e for e in reversed(entries(tmp_path / "out")) if "l1" in e)
+    held_out = paired(shapes / "pairs" / "validation")
+    mean = images.mean_image(s["target"] for s in paired(shapes / "pairs" / "training"))
+    constant = images.compare(((mean, s["target"]) for s in held_out), images.MEASURES)
+    assert found["l1"] < 0.75 * constant["l1"] and found["ssim"] > 1.5 * constant["ssim"]
