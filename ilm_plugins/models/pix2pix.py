@@ -5,7 +5,7 @@ training follow the paper's appendix 6 (here "the appendix"); norms are what ``n
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -324,30 +324,45 @@ class Pix2Pix(BaseModel):
     def translate(self, inputs: Tensor) -> Tensor:
         """The generator's outputs; what the depth does not allow is padded, and cropped back."""
         height, width = inputs.shape[2:]
-        multiple = _plain(self.generator).multiple
+        multiple = self.generator.multiple
         padding = (0, -width % multiple, 0, -height % multiple)
         if any(padding):
             inputs = F.pad(inputs, padding, mode="replicate")
         return self.generator(inputs)[:, :, :height, :width]
 
-    def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> dict[str, Tensor]:
-        """One step of both networks, by the optimizers "generator" and "discriminator"."""
+    def train_step(
+        self,
+        data: dict,
+        optim_wrapper: OptimWrapperDict,
+        parallel: Mapping[str, nn.Module] | None = None,
+    ) -> dict[str, Tensor]:
+        """One step of both networks.
+
+        Args:
+            data: see :class:`PairPreprocessor`.
+            optim_wrapper: the optimizers "generator" and "discriminator".
+            parallel: the networks as wrapped for several processes, by the same names.
+
+        Returns:
+            The losses, D's before it is halved and L1 before it is weighted.
+        """
         batch = self.data_preprocessor(data, training=True)
         inputs, targets = batch["inputs"], batch["targets"]
         of_g, of_d = optim_wrapper["generator"], optim_wrapper["discriminator"]
-        with of_g.optim_context(self.generator):
-            outputs = self.generator(inputs)
+        networks = {"generator": self.generator, "discriminator": self.discriminator}
+        generator, discriminator = (networks | dict(parallel or {})).values()
+        with of_g.optim_context(generator):
+            outputs = generator(inputs)
 
-        with of_d.optim_context(self.discriminator):
-            real = self.discriminator(inputs, targets)
-            fake = self.discriminator(inputs, outputs.detach())
+        with of_d.optim_context(discriminator):
+            real = discriminator(inputs, targets)
+            fake = discriminator(inputs, outputs.detach())
         losses = {"loss_D_real": self._gan(real, 1.0), "loss_D_fake": self._gan(fake, 0.0)}
         of_d.update_params((losses["loss_D_real"] + losses["loss_D_fake"]) / 2)
 
-        # Not through the wrapper of parallel training, which would wait for gradients.
-        discriminator = _plain(self.discriminator)
-        with _frozen(discriminator), of_g.optim_context(self.generator):
-            fake = discriminator(inputs, outputs)
+        # The plain one: that of several processes would wait for its gradients.
+        with _frozen(self.discriminator), of_g.optim_context(generator):
+            fake = self.discriminator(inputs, outputs)
             losses["loss_G_GAN"] = self._gan(fake, 1.0)
             losses["loss_G_L1"] = F.l1_loss(outputs.float(), targets)
             of_g.update_params(losses["loss_G_GAN"] + self.lambda_l1 * losses["loss_G_L1"])
@@ -360,11 +375,6 @@ class Pix2Pix(BaseModel):
 
 def _build(network: dict | nn.Module) -> nn.Module:
     return network if isinstance(network, nn.Module) else MODELS.build(network)
-
-
-def _plain(network: nn.Module) -> nn.Module:
-    """A network without the wrapper of parallel training."""
-    return getattr(network, "module", network)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ model = dict(
     lambda_l1=100.0,
     objective="vanilla",
 )
-model_wrapper_cfg = dict(type="MMSeparateDistributedDataParallel")
+model_wrapper_cfg = dict(type="ParallelNetworks")
 
 # AmpOptimWrapper for mixed precision.
 optimizer = dict(

@@ -13,11 +13,13 @@ from mmengine.registry import (
     DATASETS,
     HOOKS,
     METRICS,
+    MODEL_WRAPPERS,
     OPTIM_WRAPPER_CONSTRUCTORS,
     PARAM_SCHEDULERS,
 )
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from ...data import pairs
@@ -102,6 +104,52 @@ class PairedImages(Dataset):
             both = pairs.jitter(both, self.size, self.load_size, self.flip, rng)
         given, target = (torch.from_numpy(np.array(x)).permute(2, 0, 1) for x in both)
         return {"input": given, "target": target, "name": pair.name}
+
+
+class ParallelNetworks(nn.Module):
+    """Lets several processes train a model of several networks, each with its own backward pass.
+
+    Unlike under MMEngine's MMSeparateDistributedDataParallel the model itself stays as it is, so
+    that its checkpoints are those of one process. Its ``train_step`` takes the wrapped networks by
+    their names as ``parallel``.
+
+    Args:
+        module: the model.
+        find_unused_parameters, broadcast_buffers: options of DistributedDataParallel.
+        device_ids: not used: each process has one device, that of the model.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        find_unused_parameters: bool = False,
+        broadcast_buffers: bool = False,
+        device_ids: list[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        # A dict, which hides them from the wrapper's own parameters.
+        self.parallel = {
+            name: DistributedDataParallel(
+                network,
+                find_unused_parameters=find_unused_parameters,
+                broadcast_buffers=broadcast_buffers,
+            )
+            for name, network in module.named_children()
+            if any(p.requires_grad for p in network.parameters())
+        }
+
+    def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> dict[str, Tensor]:
+        """A step of the model."""
+        return self.module.train_step(data, optim_wrapper, self.parallel)
+
+    def val_step(self, data: dict) -> list:
+        """The model's predictions."""
+        return self.module.val_step(data)
+
+    def test_step(self, data: dict) -> list:
+        """The model's predictions."""
+        return self.module.test_step(data)
 
 
 class OptimizerEach:
@@ -239,5 +287,6 @@ def write(image: Image.Image, path: Path) -> None:
 register(DATASETS, classes={"PairedImages": PairedImages})
 register(HOOKS, classes={"TranslatedImages": TranslatedImages})
 register(METRICS, classes={"ImageTransfer": ImageTransfer})
+register(MODEL_WRAPPERS, classes={"ParallelNetworks": ParallelNetworks})
 register(OPTIM_WRAPPER_CONSTRUCTORS, classes={"OptimizerEach": OptimizerEach})
 register(PARAM_SCHEDULERS, classes={"HalfLinearLR": HalfLinearLR})

@@ -181,16 +181,30 @@ def same(a, b):
     return 0
 
 
-def test_several_processes_over_gloo(root, command, tmp_path):
-    argv = command("--num-processes", "2", out=tmp_path, opts=["train_cfg.max_epochs=1"])
+@pytest.mark.long
+def test_several_processes_train_as_one_with_a_larger_batch(root, command, tmp_path):
+    plain = "{'type': 'SGD', 'lr': 0.01, '_delete_': True}"
+    opts = ["train_cfg.max_epochs=1", "model.generator.dropout=0"]
+    opts += [f"optim_wrapper.{n}.optimizer={plain}" for n in ("generator", "discriminator")]
+    one, two = tmp_path / "one", tmp_path / "two"
+    opts += ["default_hooks.checkpoint.interval=1"]
+    assert training.main(command(out=one, opts=[*opts, "train_dataloader.batch_size=2"])) == 0
     done = subprocess.run(
-        [sys.executable, root / "tools" / "train_net.py", *argv],
+        [
+            sys.executable,
+            root / "tools" / "train_net.py",
+            *command("--num-processes", "2", out=two, opts=opts),
+        ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert [e["step"] for e in entries(tmp_path) if "loss_G_L1" in e] == [1, 2, 3, 4]
+    assert [e["step"] for e in entries(two) if "loss_G_L1" in e] == [1, 2, 3, 4]
+    a, b = (torch.load(o / "epoch_1.pth", weights_only=False)["state_dict"] for o in (one, two))
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        torch.testing.assert_close(b[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def paired(root, **options):
