@@ -168,6 +168,19 @@ for kind in ("IN", "BN", "ILMIN"):
     assert done.returncode == 0, done.stderr
 
 
+def test_without_pillow_mmengine_still_runs():
+    code = """
+import sys
+sys.modules["PIL"] = None
+import ilm_plugins
+from mmengine.runner import Runner
+from mmengine.registry import DATASETS, MODELS
+assert MODELS.get("ILMIN") and DATASETS.get("PairedImages") is None
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def batch(n=2, size=16):
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (2 * n, 3, size, size), dtype=torch.uint8, generator=generator)

@@ -32,6 +32,12 @@ def arm() -> None:
 
 def _follow(names: tuple[str, ...]) -> None:
     # mmcv 1.x knows no MMEngine, where these are to be registered.
-    if "mmengine" in sys.modules:
-        for name in names:
+    if "mmengine" not in sys.modules:
+        return
+    for name in names:
+        try:
             importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            # mmengine-lite comes without Pillow, and then without image translation.
+            if error.name != "PIL":
+                raise
