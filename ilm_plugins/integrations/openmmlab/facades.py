@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS
 
 from ...data.pairs import PairError, check_pairs, two_folders
 from ...evaluation import images
 from ..training import UserError
+from .translation import PairedImages
 
 #: Norms of generator / discriminator -> the figures of Table 6.
 PAPER = {
@@ -100,7 +100,8 @@ def read_run(folder: str, command: str, lpips_weights: str | None = None) -> dic
     check_pairs(pairs)
     targets = [images.read(pair.target) for pair in pairs]
     outputs = (images.read(pair.input) for pair in pairs)
-    trained = DATASETS.build({**cfg.train_dataloader.dataset, "load_size": None})
+    options = {k: v for k, v in cfg.train_dataloader.dataset.items() if k != "type"}
+    trained = PairedImages(**{**options, "load_size": None})
     mean = images.mean_image(sample["target"] for sample in trained)
     found = {"figures": images.compare(zip(outputs, targets, strict=True), chosen)}
     found["mean training image"] = images.compare(((mean, t) for t in targets), chosen)
