@@ -1,4 +1,4 @@
-"""Data sets that the package generates itself."""
+"""Data sets that the package generates itself, and the reading of others."""
 
 #: Classes of the `shapes` data set, each with an RGB colour to draw it in, told apart by everybody
 #: (Okabe and Ito's). Here, so that they cost no import.

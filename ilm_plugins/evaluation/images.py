@@ -15,6 +15,7 @@ For rmse, lpips and l1 less is better, for ssim more.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -125,11 +126,13 @@ def measures(
     """The functions of some measures by their names; LPIPS only if there are weights.
 
     Raises:
-        ValueError: there is no such measure; or see :func:`lpips`.
+        ValueError: there is no such measure, or no torchmetrics; or see :func:`lpips`.
     """
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise ValueError(f"no measure {', '.join(unknown)}; choose from {', '.join(NAMES)}")
+    if importlib.util.find_spec("torchmetrics") is None:
+        raise ValueError("torchmetrics is not installed; pip install 'ilm_plugins[pix2pix]'")
     chosen = {name: MEASURES[name] for name in names if name in MEASURES}
     if "lpips" in names and lpips_weights is not None:
         chosen["lpips"] = lpips(lpips_weights)

@@ -363,9 +363,9 @@ class Pix2Pix(BaseModel):
         # The plain one: that of several processes would wait for its gradients.
         with _frozen(self.discriminator), of_g.optim_context(generator):
             fake = self.discriminator(inputs, outputs)
-            losses["loss_G_GAN"] = self._gan(fake, 1.0)
-            losses["loss_G_L1"] = F.l1_loss(outputs.float(), targets)
-            of_g.update_params(losses["loss_G_GAN"] + self.lambda_l1 * losses["loss_G_L1"])
+        losses["loss_G_GAN"] = self._gan(fake, 1.0)
+        losses["loss_G_L1"] = F.l1_loss(outputs.float(), targets)
+        of_g.update_params(losses["loss_G_GAN"] + self.lambda_l1 * losses["loss_G_L1"])
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _gan(self, logits: Tensor, label: float) -> Tensor:

@@ -1,5 +1,6 @@
 """The measures of image translation against their definitions, and the command line."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -104,6 +105,12 @@ def test_lpips_without_weights_is_left_out_and_nothing_takes_its_place(tmp_path)
             images.measures(["lpips"], tmp_path / name)
     with pytest.raises(ValueError, match="no measure psnr; choose from rmse"):
         images.measures(["psnr"])
+
+
+def test_without_torchmetrics(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="torchmetrics is not installed; pip install"):
+        images.measures(["l1"])
 
 
 @pytest.fixture

@@ -72,7 +72,8 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         options: those of EpochBasedTrainLoop.
 
     Raises:
-        OptionError: the loader has another sampler.
+        OptionError: the loader has another sampler; or a checkpoint is resumed with epochs of
+            another length.
     """
 
     def __init__(self, *args, **options) -> None:
@@ -87,6 +88,12 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         first = self._iter - self._epoch * len(self.dataloader)
+        if not 0 <= first <= len(self.dataloader):
+            raise OptionError(
+                f"the checkpoint is at iteration {self._iter} in epoch {self._epoch + 1}, but an "
+                f"epoch has {len(self.dataloader)} iterations now; resume with the data, the "
+                "batch size and the number of processes that it was trained with"
+            )
         sampler = self.dataloader.sampler
         sampler.start(self.runner.seed, self._epoch, first * self.dataloader.batch_size)
         for index, batch in enumerate(self.dataloader, first):

@@ -161,6 +161,13 @@ def check(cfg: Config, args: argparse.Namespace) -> None:
     for name, norm_cfg in _dicts(cfg.model, "model"):
         if name.endswith("norm_cfg"):
             check_norm(name, norm_cfg)
+    for name, backend in _dicts(cfg.get("visualizer"), "visualizer"):
+        writers = installed("tensorboard") or installed("tensorboardX")
+        if backend.get("type") == "TensorboardVisBackend" and not writers:
+            raise UserError(
+                f"{name} is a TensorboardVisBackend, and tensorboard is not installed; "
+                "pip install tensorboard, or set visualizer.vis_backends"
+            )
     for loader in (
         ("test_dataloader",) if args.eval_only else ("train_dataloader", "val_dataloader")
     ):

@@ -50,7 +50,7 @@ class PairedImages(Dataset):
             option is out of its range.
     """
 
-    #: Asks for a data set to be built before any process is started.
+    #: Asks to be built once, with ``verify``, before any process is started.
     checked_first = True
 
     def __init__(

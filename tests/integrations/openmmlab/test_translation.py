@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from ilm_plugins.evaluation import images
 from ilm_plugins.integrations import training
-from ilm_plugins.integrations.openmmlab import exact, translate
+from ilm_plugins.integrations.openmmlab import exact, train, translate
 from ilm_plugins.layers import OptionError
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -317,6 +317,20 @@ def refused(argv, capsys):
 )
 def test_what_would_fail_later(command, tmp_path, capsys, opts, words):
     assert words in refused(command(out=tmp_path, opts=opts), capsys)
+
+
+def test_tensorboard_that_is_not_installed(command, tmp_path, capsys, monkeypatch):
+    there = train.installed
+    monkeypatch.setattr(train, "installed", lambda n: "tensorboard" not in n and there(n))
+    words = "visualizer.vis_backends.1 is a TensorboardVisBackend, and tensorboard is not installed"
+    assert words in refused(command(out=tmp_path), capsys)
+
+
+def test_resuming_with_epochs_of_another_length(command, trained, tmp_path, capsys):
+    opts = ["train_cfg.max_epochs=3", "train_dataloader.batch_size=2"]
+    opts += [f"load_from={trained / 'epoch_2.pth'}"]
+    error = refused(command("--resume", out=tmp_path, opts=opts), capsys)
+    assert "at iteration 16 in epoch 3, but an epoch has 4 iterations now; resume with" in error
 
 
 def test_files_that_cannot_be_used_are_named_before_training(command, pairs, tmp_path, capsys):
