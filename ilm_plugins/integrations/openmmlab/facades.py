@@ -26,6 +26,11 @@ PAPER = {
     "ILM+IN / IN": {"rmse": 105.46, "lpips": 0.428, "ssim": 0.372},
     "ILM+IN / ILM+IN": {"rmse": 105.82, "lpips": 0.435, "ssim": 0.390},
 }
+CONFIGS = {
+    "IN / IN": "configs/pix2pix/facades_in_in.py",
+    "ILM+IN / IN": "configs/pix2pix/facades_ilmin_in.py",
+    "ILM+IN / ILM+IN": "configs/pix2pix/facades_ilmin_ilmin.py",
+}
 NAMES = {"IN": "IN", "ILMIN": "ILM+IN"}
 EPOCHS, IMAGES = 200, 200
 
@@ -73,7 +78,12 @@ def report(runs: Sequence[dict], device: str) -> dict:
         "device": device,
         "torch": torch.__version__,
         "table 6": [
-            {"method": method, "paper": figures, "ours": full.get(method, "not run")}
+            {
+                "method": method,
+                "config": CONFIGS[method],
+                "paper": figures,
+                "ours": full.get(method, "not run"),
+            }
             for method, figures in PAPER.items()
         ],
         "shortened": [run for run in runs if not run["full recipe"]],
