@@ -1,4 +1,4 @@
-"""Data sets that the package generates itself."""
+"""Data sets that the package generates itself, and the reading of others."""
 
 from pathlib import Path
 

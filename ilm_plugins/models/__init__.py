@@ -1,15 +1,5 @@
-"""Backbones that the papers train and no OpenMMLab package ships, on mmcv 2 and MMEngine.
+"""Networks that the papers train and no framework ships.
 
-They are registered in MMEngine's ``MODELS``, hence valid as ``backbone`` in any config. This
-package imports mmcv, hence ilm_plugins imports it only after mmcv.
+``backbones`` stands on mmcv 2, ``pix2pix`` on MMEngine alone; ilm_plugins imports either only after
+the package that it stands on.
 """
-
-from mmengine.registry import MODELS
-
-from ..integrations.openmmlab.norms import register
-from .bn_inception import BNInception
-from .cifar_resnet import CifarResNet
-
-__all__ = ["BNInception", "CifarResNet"]
-
-register(MODELS, classes={"BNInception": BNInception, "CifarResNet": CifarResNet})

@@ -11,22 +11,22 @@ from mmengine.registry import MODELS, Registry
 from mmpretrain.registry import DATASETS
 from mmpretrain.registry import MODELS as OF_MMPRETRAIN
 
-from ilm_plugins import models
 from ilm_plugins.integrations.openmmlab import norms
 from ilm_plugins.integrations.openmmlab.datasets import PackedImages
+from ilm_plugins.models import backbones
 
 
 def test_mmpretrain_finds_them():
-    assert OF_MMPRETRAIN.get("BNInception") is MODELS.get("BNInception") is models.BNInception
-    assert OF_MMPRETRAIN.get("CifarResNet") is models.CifarResNet
+    assert OF_MMPRETRAIN.get("BNInception") is MODELS.get("BNInception") is backbones.BNInception
+    assert OF_MMPRETRAIN.get("CifarResNet") is backbones.CifarResNet
     assert DATASETS.get("PackedImages") is PackedImages
 
 
 RELOAD = """
 from importlib import reload
-from ilm_plugins import models
 from ilm_plugins.integrations import openmmlab
-for module in (models.bn_inception, models.cifar_resnet, models):
+from ilm_plugins.models import backbones, bn_inception, cifar_resnet
+for module in (bn_inception, cifar_resnet, backbones):
     reload(module)
 openmmlab.arm()
 """
@@ -37,7 +37,7 @@ openmmlab.arm()
     [
         "import ilm_plugins, mmcv.cnn",
         "import mmcv.cnn, ilm_plugins",
-        "from ilm_plugins.models import BNInception" + RELOAD,
+        "from ilm_plugins.models.backbones import BNInception" + RELOAD,
     ],
     ids=["ours first", "theirs first", "ours alone, and reloaded"],
 )
@@ -53,9 +53,9 @@ def test_another_packages_key_stays_with_a_warning():
     registry = Registry("model")
     theirs = type("CifarResNet", (), {"__module__": "theirs"})
     registry.register_module(name="CifarResNet", module=theirs)
-    mine = {"CifarResNet": models.CifarResNet}
+    mine = {"CifarResNet": backbones.CifarResNet}
     with pytest.warns(UserWarning, match=r"has CifarResNet \(theirs\.CifarResNet\) already"):
         norms.register(registry, classes=mine)
     assert registry.get("CifarResNet") is theirs
     norms.register(registry, force=True, classes=mine)
-    assert registry.get("CifarResNet") is models.CifarResNet
+    assert registry.get("CifarResNet") is backbones.CifarResNet

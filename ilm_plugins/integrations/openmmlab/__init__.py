@@ -1,7 +1,8 @@
 """mmcv and MMEngine, and mmdet, mmseg, mmpretrain on them.
 
-The norms' keys (`norms`), and what is registered beside them: backbones (`ilm_plugins.models`) and
-data sets (`datasets`, `mmseg_shapes`, `mmdet_shapes`); training (`train`).
+The norms' keys (`norms`), and what is registered beside them: networks (`ilm_plugins.models`), data
+sets (`datasets`, `mmseg_shapes`, `mmdet_shapes`), image translation (`translation`, `exact`);
+training (`train`).
 """
 
 import importlib
@@ -11,18 +12,33 @@ import wrapt
 
 from . import norms
 
-#: Package whose import brings that of a module of ours, which registers what it defines.
-FOLLOWERS = {"mmcv.cnn": "ilm_plugins.models", "mmpretrain.datasets": f"{__name__}.datasets"}
+#: Package whose import brings that of modules of ours, which register what they define.
+FOLLOWERS = {
+    "mmengine.runner": (
+        "ilm_plugins.models.pix2pix",
+        f"{__name__}.exact",
+        f"{__name__}.translation",
+    ),
+    "mmcv.cnn": ("ilm_plugins.models.backbones",),
+    "mmpretrain.datasets": (f"{__name__}.datasets",),
+}
 
 
 def arm() -> None:
-    """Make keys of layers, backbones and data sets valid, without importing any framework."""
+    """Make keys of layers, networks and data sets valid, without importing any framework."""
     norms.arm()
-    for package, follower in FOLLOWERS.items():
-        wrapt.register_post_import_hook(lambda _, name=follower: _follow(name), package)
+    for package, followers in FOLLOWERS.items():
+        wrapt.register_post_import_hook(lambda _, names=followers: _follow(names), package)
 
 
-def _follow(name: str) -> None:
+def _follow(names: tuple[str, ...]) -> None:
     # mmcv 1.x knows no MMEngine, where these are to be registered.
-    if "mmengine" in sys.modules:
-        importlib.import_module(name)
+    if "mmengine" not in sys.modules:
+        return
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            # mmengine-lite comes without Pillow, and then without image translation.
+            if error.name != "PIL":
+                raise

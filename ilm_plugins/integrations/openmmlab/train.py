@@ -20,7 +20,9 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 from torch.multiprocessing import ProcessRaisedException, spawn
 
+from ...data.pairs import PairError
 from ...layers import NORMS
+from ...models.pix2pix import TORCH_NORMS
 from .. import installed
 from ..training import UserError, check_output, reraise
 
@@ -152,15 +154,23 @@ def check(cfg: Config, args: argparse.Namespace) -> None:
             f"--tta: {args.config_file} does not define tta_model and tta_pipeline; define them, "
             "or leave --tta out"
         )
-    if cfg.get("optim_wrapper", {}).get("type") == "AmpOptimWrapper" and args.num_gpus == 0:
-        raise UserError(
-            "optim_wrapper.type AmpOptimWrapper with --num-gpus 0: MMEngine's mixed precision "
-            "needs a GPU; set optim_wrapper.type=OptimWrapper"
-        )
+    for name, wrapper in _dicts(cfg.get("optim_wrapper"), "optim_wrapper"):
+        if wrapper.get("type") == "AmpOptimWrapper" and args.num_gpus == 0:
+            raise UserError(
+                f"{name}.type AmpOptimWrapper with --num-gpus 0: MMEngine's mixed precision "
+                f"needs a GPU; set {name}.type=OptimWrapper"
+            )
     init_default_scope(cfg.get("default_scope") or "mmengine")
     for name, norm_cfg in _dicts(cfg.model, "model"):
         if name.endswith("norm_cfg"):
             check_norm(name, norm_cfg)
+    for name, backend in _dicts(cfg.get("visualizer"), "visualizer"):
+        writers = installed("tensorboard") or installed("tensorboardX")
+        if backend.get("type") == "TensorboardVisBackend" and not writers:
+            raise UserError(
+                f"{name} is a TensorboardVisBackend, and tensorboard is not installed; "
+                "pip install tensorboard, or set visualizer.vis_backends"
+            )
     for loader in (
         ("test_dataloader",) if args.eval_only else ("train_dataloader", "val_dataloader")
     ):
@@ -191,7 +201,7 @@ def check_norm(setting: str, norm_cfg: dict) -> None:
     """Raise UserError unless a norm's type is registered."""
     kind = norm_cfg.get("type")
     with MODELS.switch_scope_and_registry(None) as registry:
-        if isinstance(kind, str) and registry.get(kind) is None:
+        if isinstance(kind, str) and kind not in TORCH_NORMS and registry.get(kind) is None:
             raise UserError(
                 f"{setting} has type {kind!r}, which is not registered; set one of "
                 f"{', '.join(NORMS)}, BN, SyncBN, GN, IN, LN, or name the package that registers "
@@ -202,7 +212,8 @@ def check_norm(setting: str, norm_cfg: dict) -> None:
 def check_dataset(setting: str, dataset: dict) -> None:
     """Raise UserError unless the files and folders that a data set's config names are there.
 
-    A data set that downloads itself need not be, and `shapes` is generated on this occasion.
+    A data set that downloads itself need not be, `shapes` is generated on this occasion, and one of
+    image pairs is decoded.
     """
     inner = dataset.get("dataset"), *(dataset.get("datasets") or ())
     for part in (d for d in inner if d is not None):
@@ -232,6 +243,12 @@ def check_dataset(setting: str, dataset: dict) -> None:
                 f"data set of {setting} is not there: tried {os.path.abspath(path)}; set "
                 f"{setting}.data_root, which is {root!r}"
             )
+    if getattr(kind, "checked_first", False):
+        try:
+            DATASETS.build(dataset)
+        except PairError as error:
+            raise UserError(f"{setting}: {error}") from error
+        dataset["verify"] = False
 
 
 def check_weights(cfg: Config, args: argparse.Namespace) -> None:

@@ -1,0 +1,190 @@
+"""Paired images: what goes into a translation, and what is to come out.
+
+Two layouts::
+
+    FOLDER/name.jpg                             input and target side by side, in either order
+    INPUTS/name.png, TARGETS/name.jpg           two folders, matched by name without its ending
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+#: Which half is the input: "right-to-left" translates the right half into the left one.
+DIRECTIONS = ("right-to-left", "left-to-right")
+
+_SHOWN = 20
+
+
+class PairError(ValueError):
+    """What is wrong with the files of a data set, all in one line."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Where the two images of a pair are.
+
+    Attributes:
+        name: the file name without its ending.
+        input, target: the files, which are one and the same for images side by side.
+    """
+
+    name: str
+    input: Path
+    target: Path
+
+
+def image_files(folder: str | os.PathLike) -> list[Path]:
+    """The image files of a folder, told by their endings and sorted by name.
+
+    Raises:
+        PairError: there is no such folder, there are none in it, or two share a name without
+            ending.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise PairError(f"{folder}: no such folder")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
+    if not files:
+        raise PairError(f"{folder}: no image there; expected {', '.join(ENDINGS)}")
+    twice = sorted(n for n, count in Counter(p.stem for p in files).items() if count > 1)
+    if twice:
+        raise PairError(f"{folder}: two files each are named {_some(twice)}; rename one")
+    return files
+
+
+def side_by_side(folder: str | os.PathLike) -> list[Pair]:
+    """The pairs of a folder whose images hold both halves; see :func:`image_files`."""
+    return [Pair(p.stem, p, p) for p in image_files(folder)]
+
+
+def two_folders(inputs: str | os.PathLike, targets: str | os.PathLike) -> list[Pair]:
+    """The pairs of two folders.
+
+    Raises:
+        PairError: see :func:`image_files`; or an image has no counterpart. All are named.
+    """
+    sources = {p.stem: p for p in image_files(inputs)}
+    results = {p.stem: p for p in image_files(targets)}
+    problems = []
+    for here, there, of_there in ((sources, results, targets), (results, sources, inputs)):
+        alone = [str(here[name]) for name in here if name not in there]
+        if alone:
+            problems.append(f"unpaired, no counterpart in {of_there}: {_some(alone)}")
+    if problems:
+        raise PairError("; ".join(problems))
+    return [Pair(name, path, results[name]) for name, path in sources.items()]
+
+
+def check_pairs(pairs: list[Pair]) -> None:
+    """Decode all images.
+
+    Raises:
+        PairError: some cannot be read, have halves of different sizes, or differ in size from
+            their counterpart. All are named.
+    """
+    _check(_problem_of_pair, pairs, "pairs")
+
+
+def check_images(files: list[Path]) -> None:
+    """Decode all images; raise PairError, which names them all, if some cannot be read."""
+    _check(_problem, files, "images")
+
+
+def _check(problem: Callable, items: list, what: str) -> None:
+    with ThreadPoolExecutor() as pool:
+        found = [words for words in pool.map(problem, items) if isinstance(words, str)]
+    if found:
+        raise PairError(
+            f"{len(found)} of {len(items)} {what} cannot be used: {_some(found)}; "
+            "mend or remove them"
+        )
+
+
+def _problem_of_pair(pair: Pair) -> str | None:
+    """What is wrong with a pair."""
+    sizes = [_problem(path) for path in dict.fromkeys((pair.input, pair.target))]
+    unreadable = [words for words in sizes if isinstance(words, str)]
+    if unreadable:
+        return ", ".join(unreadable)
+    (width, height), *others = sizes
+    if not others:
+        return f"{pair.input} has an odd width, {width}, hence no halves" if width % 2 else None
+    if others[0] == sizes[0]:
+        return None
+    size = "{} x {}".format(*others[0])
+    return f"{pair.input} of {width} x {height} and {pair.target} of {size} differ in size"
+
+
+def _problem(path: Path) -> str | tuple[int, int]:
+    """What is wrong with an image, or else its width and height."""
+    try:
+        return _read(path).size
+    except Exception as error:  # a broken file can raise anything
+        return f"{path} is unreadable ({' '.join(str(error).split())})"
+
+
+def _read(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def _some(items: list[str]) -> str:
+    rest = len(items) - _SHOWN
+    return ", ".join(items[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def read_pair(pair: Pair, direction: str = DIRECTIONS[0]) -> tuple[Image.Image, Image.Image]:
+    """The input and the target of a pair, in RGB.
+
+    Args:
+        pair: where they are.
+        direction: for images side by side, one of :data:`DIRECTIONS`.
+    """
+    first = _read(pair.input)
+    if pair.input != pair.target:
+        return first, _read(pair.target)
+    half, height = first.width // 2, first.height
+    left = first.crop((0, 0, half, height))
+    right = first.crop((half, 0, 2 * half, height))
+    return (right, left) if direction == DIRECTIONS[0] else (left, right)
+
+
+def resize(image: Image.Image, size: int) -> np.ndarray:
+    """A square image of a side in pixels, bicubic: (size, size, 3), uint8."""
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def jitter(
+    images: tuple[Image.Image, ...],
+    size: int,
+    load_size: int,
+    flip: float,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, ...]:
+    """Enlarge, crop and flip images, all alike: the augmentation of the pix2pix paper.
+
+    Args:
+        images: those of a pair.
+        size: side of the crop in pixels.
+        load_size: side of the image from which it is taken, at least ``size``.
+        flip: how often left and right are swapped.
+        rng: where the crop's place and the flip come from.
+
+    Returns:
+        The crops, (size, size, 3), uint8.
+    """
+    top, left = rng.integers(0, load_size - size, size=2, endpoint=True)
+    flipped = rng.random() < flip
+    crops = (resize(i, load_size)[top : top + size, left : left + size] for i in images)
+    return tuple(crop[:, ::-1] if flipped else crop for crop in crops)

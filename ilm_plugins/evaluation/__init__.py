@@ -1,0 +1,1 @@
+"""How well generated images match those that they should be, and reports of it."""

@@ -1,0 +1,195 @@
+"""Measures of image translation: RMSE, SSIM, LPIPS and L1 between outputs and targets.
+
+All compare 8-bit RGB images of 0..255 pair by pair, and a data set's figure is the mean over its
+images. They are torchmetrics' (:mod:`torchmetrics.functional`), which is imported when first used:
+
+    rmse   root of the mean squared difference over all pixels and channels, in grey levels
+    ssim   Wang et al., IEEE TIP 2004: Gaussian window of 11 x 11 pixels, sigma 1.5, K1 = .01,
+           K2 = .03, data range 255; mean over the three channels and all pixels, the image
+           reflected at its borders
+    lpips  Zhang et al., CVPR 2018: AlexNet, version 0.1, images scaled to -1..1; only with the
+           weights of AlexNet at hand, see :func:`lpips`
+    l1     mean absolute difference over all pixels and channels, in grey levels
+
+For rmse, lpips and l1 less is better, for ssim more.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..data.pairs import PairError, check_pairs, two_folders
+
+NO_WEIGHTS = "not computed: LPIPS needs the weights of AlexNet; give a local file of them"
+
+#: Two images, (3, H, W) uint8 each, to a number.
+Measure = Callable[[Tensor, Tensor], float]
+
+
+def rmse(output: Tensor, target: Tensor) -> float:
+    """Root mean squared difference of two images, (3, H, W), in grey levels of 0..255."""
+    from torchmetrics.functional import mean_squared_error
+
+    output, target = (x.float().contiguous() for x in (output, target))
+    return mean_squared_error(output, target, squared=False).item()
+
+
+def l1(output: Tensor, target: Tensor) -> float:
+    """Mean absolute difference of two images, (3, H, W), in grey levels of 0..255."""
+    from torchmetrics.functional import mean_absolute_error
+
+    return mean_absolute_error(output.float().contiguous(), target.float().contiguous()).item()
+
+
+def ssim(output: Tensor, target: Tensor) -> float:
+    """Structural similarity of two images, (3, H, W), at most 1; the settings are above.
+
+    Raises:
+        ValueError: a side is below the window's 11 pixels.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    if min(output.shape[1:]) < 11:
+        raise ValueError(f"SSIM's window has 11 x 11 pixels, an image {tuple(output.shape[1:])}")
+    return structural_similarity_index_measure(
+        output[None].float(),
+        target[None].float(),
+        gaussian_kernel=True,
+        sigma=1.5,
+        kernel_size=11,
+        data_range=255.0,
+        k1=0.01,
+        k2=0.03,
+    ).item()
+
+
+def lpips(weights: str | os.PathLike, device: str = "cpu") -> Measure:
+    """LPIPS with a local file of weights; nothing is downloaded.
+
+    Args:
+        weights: torchvision's checkpoint of AlexNet (alexnet-owt-7be5be79.pth). The weights of the
+            distances' linear layers come with torchmetrics.
+        device: where to compute.
+
+    Raises:
+        ValueError: the file is not there, or is no checkpoint of AlexNet.
+    """
+    from torchmetrics.functional.image.lpips import _LPIPS
+
+    try:
+        state = torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True)
+        features = {k: v for k, v in state.items() if k.startswith("features.")}
+        network = _LPIPS(net="alex", pnet_rand=True)
+        slices = {
+            name.rsplit(".", 1)[0].split(".")[1]: part
+            for part in network.net.children()
+            for name in part.state_dict(prefix="slice.")
+        }
+        found = {tuple(k.split(".")[1:]): v for k, v in features.items()}
+        for index, part in slices.items():
+            layer = {kind: found.pop((index, kind)) for kind in ("weight", "bias")}
+            part.get_submodule(index).load_state_dict(layer)
+        if found:
+            raise KeyError(f"layers {sorted(found)} are too many")
+    except Exception as error:  # whatever else the file may be
+        raise ValueError(
+            f"{weights}: no checkpoint of torchvision's AlexNet ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]})"
+        ) from error
+    network = network.to(device).eval()
+
+    def measure(output: Tensor, target: Tensor) -> float:
+        with torch.no_grad():
+            pair = (x[None].to(device).float() / 127.5 - 1 for x in (output, target))
+            return network(*pair).item()
+
+    return measure
+
+
+#: Measure -> its function, where it needs nothing else.
+MEASURES: dict[str, Measure] = {"rmse": rmse, "ssim": ssim, "l1": l1}
+NAMES = ("rmse", "ssim", "lpips", "l1")
+
+
+def measures(
+    names: Sequence[str] = NAMES, lpips_weights: str | os.PathLike | None = None
+) -> dict[str, Measure]:
+    """The functions of some measures by their names; LPIPS only if there are weights.
+
+    Raises:
+        ValueError: there is no such measure, or no torchmetrics; or see :func:`lpips`.
+    """
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise ValueError(f"no measure {', '.join(unknown)}; choose from {', '.join(NAMES)}")
+    if importlib.util.find_spec("torchmetrics") is None:
+        raise ValueError("torchmetrics is not installed; pip install 'ilm_plugins[pix2pix]'")
+    chosen = {name: MEASURES[name] for name in names if name in MEASURES}
+    if "lpips" in names and lpips_weights is not None:
+        chosen["lpips"] = lpips(lpips_weights)
+    return chosen
+
+
+def compare(
+    pairs: Iterable[tuple[Tensor, Tensor]], chosen: dict[str, Measure]
+) -> dict[str, float | int]:
+    """The mean of each measure over pairs of output and target, and the number of ``images``."""
+    rows = [[measure(*pair) for measure in chosen.values()] for pair in pairs]
+    means = np.mean(rows, axis=0).tolist()
+    return {**dict(zip(chosen, means, strict=True)), "images": len(rows)}
+
+
+def read(path: str | os.PathLike) -> Tensor:
+    """An image file as (3, H, W), RGB, uint8."""
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def mean_image(images: Iterable[Tensor]) -> Tensor:
+    """The mean of images of one size, uint8, rounded: the best constant answer, to compare with."""
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for image in images:
+        total, count = total + image.double(), count + 1
+    return (total / count).round().to(torch.uint8)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare two folders; see ``tools/evaluate_images.py``.
+
+    Returns:
+        The exit status: 0, or 2 after printing one line about the user's mistake.
+    """
+    parser = argparse.ArgumentParser(
+        description="RMSE, SSIM, LPIPS and L1 of a folder of images against another.",
+        epilog="Images of 0..255, matched by name; each figure is the mean over images.",
+    )
+    parser.add_argument("outputs", help="folder of generated images")
+    parser.add_argument("targets", help="folder of the images that they should be")
+    parser.add_argument("--metrics", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
+    parser.add_argument("--lpips-weights", metavar="FILE", help="torchvision's alexnet-*.pth")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
+    args = parser.parse_args(argv)
+    try:
+        chosen = measures(args.metrics, args.lpips_weights)
+        pairs = two_folders(args.outputs, args.targets)
+        check_pairs(pairs)
+        found = compare(((read(p.input), read(p.target)) for p in pairs), chosen)
+        result = {name: found.get(name) for name in (*args.metrics, "images")}
+        if args.json:
+            Path(args.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    except (PairError, ValueError, OSError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    print(f"images {result.pop('images')}")
+    for name, value in result.items():
+        print(f"{name:6} {NO_WEIGHTS if value is None else f'{value:.4f}'}")
+    return 0

@@ -1,0 +1,127 @@
+"""A folder of images through a trained generator; see ``tools/translate.py``."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor
+
+from ...data.pairs import PairError, check_images, image_files
+from ...evaluation.images import read
+from ...layers import OptionError
+from ...models.pix2pix import Pix2Pix, to_bytes, to_signed
+from ..training import UserError
+from .translation import to_image, write
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Translate a folder.
+
+    Returns:
+        The exit status: 0, or 2 after printing one line about the user's mistake.
+    """
+    parser = argparse.ArgumentParser(
+        description="Translate a folder of images, of any size, to OUTPUT/NAME.png."
+    )
+    parser.add_argument("checkpoint", help="of tools/train_net.py; it has the model's config")
+    parser.add_argument("input", help="folder of images")
+    parser.add_argument("output", help="folder to write to, made if missing")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N")
+    parser.add_argument(
+        "--half", choices=("left", "right"), help="translate this half of pairs side by side"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(argv)
+    try:
+        translate(**vars(args))
+    except (UserError, OptionError, PairError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def translate(
+    checkpoint: str,
+    input: str,
+    output: str,
+    batch_size: int = 1,
+    half: str | None = None,
+    device: str = "cpu",
+) -> None:
+    """Write OUTPUT/NAME.png for each image, and say which had to be padded.
+
+    Neighbours of one size, in the order of names, share a batch.
+
+    Raises:
+        UserError: the checkpoint is none of a Pix2Pix, the batch size is below 1, the device is
+            not there, or the folder cannot be written.
+        PairError: there are no images, or some are unreadable; all are named.
+    """
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}; give at least 1")
+    model = load_model(checkpoint, device)
+    multiple = model.generator.multiple
+    files = image_files(input)
+    check_images(files)
+    try:
+        for names, images in batches(files, batch_size, half):
+            height, width = images.shape[2:]
+            if height % multiple or width % multiple:
+                up = (-(-side // multiple) * multiple for side in (width, height))
+                padded = "{} x {}".format(*up)
+                print(
+                    f"{', '.join(names)}: {width} x {height} padded to {padded}, and cropped back"
+                )
+            with torch.inference_mode():
+                results = to_bytes(model.translate(to_signed(images.to(device)))).cpu()
+            for name, result in zip(names, results, strict=True):
+                write(to_image(result), Path(output) / f"{name}.png")
+    except OSError as error:
+        raise UserError(f"output folder {output!r} cannot be written: {error}") from error
+    print(f"{output}: {len(files)} images")
+
+
+def load_model(checkpoint: str, device: str = "cpu") -> Pix2Pix:
+    """The model of a checkpoint, by the config in it, in evaluation; an EMA's weights if it has.
+
+    Raises:
+        UserError: see :func:`translate`.
+    """
+    try:
+        state = torch.load(Path(checkpoint).expanduser(), map_location="cpu", weights_only=False)
+        cfg = Config.fromstring(state["meta"]["cfg"], ".py")
+        init_default_scope(cfg.get("default_scope") or "mmengine")
+        model = MODELS.build(cfg.model)
+        if not isinstance(model, Pix2Pix):
+            raise TypeError(f"its model is a {type(model).__name__}")
+        model.load_state_dict(state["state_dict"])
+    except Exception as error:  # whatever the file may be
+        raise UserError(
+            f"{checkpoint} is no checkpoint of a Pix2Pix by tools/train_net.py: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: {' '.join(str(error).split())[:200]}") from error
+
+
+def batches(
+    files: Sequence[Path], size: int, half: str | None = None
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Names and images, (N, 3, H, W) uint8, of up to ``size`` neighbours of one size."""
+    images = ((path.stem, _half(read(path), half)) for path in files)
+    for _, alike in groupby(images, key=lambda item: item[1].shape):
+        while batch := list(islice(alike, size)):
+            names, pixels = zip(*batch, strict=True)
+            yield list(names), torch.stack(pixels)
+
+
+def _half(image: Tensor, half: str | None) -> Tensor:
+    middle = image.shape[2] // 2
+    return {None: image, "left": image[..., :middle], "right": image[..., middle:]}[half]

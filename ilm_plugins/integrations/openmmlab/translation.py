@@ -1,0 +1,292 @@
+"""Image translation with MMEngine: data set, optimizers, schedule, evaluation, sample images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapperDict, _ParamScheduler, build_optim_wrapper
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    METRICS,
+    MODEL_WRAPPERS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    PARAM_SCHEDULERS,
+)
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
+
+from ...data import pairs
+from ...evaluation import images as evaluation
+from ...layers import OptionError
+from .norms import register
+
+
+class PairedImages(Dataset):
+    """Pairs of images, side by side or in two folders; see :mod:`ilm_plugins.data.pairs`.
+
+    A sample has ``input`` and ``target``, (3, size, size) RGB uint8 each, and ``name``. With
+    ``load_size``, both are enlarged to it, cropped and flipped alike, by a generator that is seeded
+    by what :class:`~.exact.ExactSampler` yields; by torch's where another sampler is used.
+
+    Args:
+        data_root: the folder of all.
+        data_prefix: folders in it, ``pair_path`` alone or ``input_path`` and ``target_path``.
+        direction: for pairs side by side, "right-to-left" or "left-to-right".
+        images: first pair, in the order of names, and that after the last; None for an end.
+        size: side of the square images in pixels, to which all are resized.
+        load_size: side to which they are enlarged first, at least ``size``; None: no augmentation.
+        flip: how often left and right are swapped, where there is augmentation.
+        verify: whether to decode all files at once, so that one that cannot be is found now.
+
+    Raises:
+        PairError: files are missing, unreadable, odd-sized or unpaired, all named at once; or an
+            option is out of its range.
+    """
+
+    #: Asks to be built once, with ``verify``, before any process is started.
+    checked_first = True
+
+    def __init__(
+        self,
+        data_root: str = "",
+        data_prefix: dict | None = None,
+        direction: str = pairs.DIRECTIONS[0],
+        images: Sequence[int | None] = (None, None),
+        size: int = 256,
+        load_size: int | None = None,
+        flip: float = 0.5,
+        verify: bool = True,
+    ) -> None:
+        if direction not in pairs.DIRECTIONS:
+            raise pairs.PairError(
+                f"direction is {direction!r}; choose one of {', '.join(pairs.DIRECTIONS)}"
+            )
+        if load_size is not None and load_size < size:
+            raise pairs.PairError(f"load_size={load_size} is below size={size}; enlarge it")
+        root, folders = Path(data_root).expanduser(), dict(data_prefix or {"pair_path": ""})
+        if folders.keys() == {"pair_path"}:
+            found = pairs.side_by_side(root / folders["pair_path"])
+        elif folders.keys() == {"input_path", "target_path"}:
+            found = pairs.two_folders(root / folders["input_path"], root / folders["target_path"])
+        else:
+            raise pairs.PairError(
+                f"data_prefix has {', '.join(folders) or 'nothing'}; give pair_path alone, or "
+                "input_path and target_path"
+            )
+        self.pairs = found[slice(*images)]
+        if not self.pairs:
+            raise pairs.PairError(f"images={tuple(images)} leaves none of the {len(found)} pairs")
+        if verify:
+            pairs.check_pairs(self.pairs)
+        self.direction, self.size = direction, size
+        self.load_size, self.flip = load_size, flip
+        self.metainfo = {"name": "PairedImages"}
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: int | tuple[int, int, int]) -> dict:
+        index, *drawn = key if isinstance(key, tuple) else (key,)
+        pair = self.pairs[index]
+        both = pairs.read_pair(pair, self.direction)
+        if self.load_size is None:
+            both = tuple(pairs.resize(image, self.size) for image in both)
+        else:
+            entropy = [index, *drawn] if drawn else torch.randint(2**62, ()).item()
+            rng = np.random.default_rng(entropy)
+            both = pairs.jitter(both, self.size, self.load_size, self.flip, rng)
+        given, target = (torch.from_numpy(np.array(x)).permute(2, 0, 1) for x in both)
+        return {"input": given, "target": target, "name": pair.name}
+
+
+class ParallelNetworks(nn.Module):
+    """Lets several processes train a model of several networks, each with its own backward pass.
+
+    Unlike under MMEngine's MMSeparateDistributedDataParallel the model itself stays as it is, so
+    that its checkpoints are those of one process. Its ``train_step`` takes the wrapped networks by
+    their names as ``parallel``.
+
+    Args:
+        module: the model.
+        find_unused_parameters, broadcast_buffers: options of DistributedDataParallel.
+        device_ids: not used: each process has one device, that of the model.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        find_unused_parameters: bool = False,
+        broadcast_buffers: bool = False,
+        device_ids: list[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        # A dict, which hides them from the wrapper's own parameters.
+        self.parallel = {
+            name: DistributedDataParallel(
+                network,
+                find_unused_parameters=find_unused_parameters,
+                broadcast_buffers=broadcast_buffers,
+            )
+            for name, network in module.named_children()
+            if any(p.requires_grad for p in network.parameters())
+        }
+
+    def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> dict[str, Tensor]:
+        """A step of the model."""
+        return self.module.train_step(data, optim_wrapper, self.parallel)
+
+    def val_step(self, data: dict) -> list:
+        """The model's predictions."""
+        return self.module.val_step(data)
+
+    def test_step(self, data: dict) -> list:
+        """The model's predictions."""
+        return self.module.test_step(data)
+
+
+class OptimizerEach:
+    """Builds an optimizer for each of several networks of a model.
+
+    Args:
+        optim_wrapper_cfg: name of the network -> config of its optimizer wrapper.
+        paramwise_cfg: options for all parameters, as MMEngine has them.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        self.cfg, self.paramwise_cfg = optim_wrapper_cfg, paramwise_cfg
+
+    def __call__(self, model: nn.Module) -> OptimWrapperDict:
+        model = getattr(model, "module", model)
+        return OptimWrapperDict(
+            **{
+                name: build_optim_wrapper(
+                    getattr(model, name), {**cfg, "paramwise_cfg": self.paramwise_cfg}
+                )
+                for name, cfg in self.cfg.items()
+            }
+        )
+
+
+class HalfLinearLR(_ParamScheduler):
+    """Constant for the first half of the training, then linear, down to 0 after its end.
+
+    With T steps in all, step t from 0 has ``min(1, (T - t) / (T - T // 2))`` of the rate, so that
+    the first step of the second half still has all of it.
+
+    Args:
+        optimizer: whose rate it is.
+        end: T; MMEngine sets the number of epochs.
+        options: those of MMEngine's schedulers.
+    """
+
+    def __init__(self, optimizer, *, end: int, **options) -> None:
+        self.total = end
+        super().__init__(optimizer, "lr", end=end, **options)
+
+    def _get_value(self) -> list[float]:
+        share = min(1, (self.total - self.last_step) / (self.total - self.total // 2))
+        return [base * share for base in self.base_values]
+
+
+class ImageTransfer(BaseMetric):
+    """RMSE, SSIM, LPIPS and L1 of the outputs; see :mod:`ilm_plugins.evaluation.images`.
+
+    Args:
+        metrics: those to be computed.
+        lpips_weights: local checkpoint of AlexNet, without which there is no LPIPS.
+        options: those of MMEngine's BaseMetric.
+
+    Raises:
+        OptionError: there is no such metric, or no such checkpoint.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str] = evaluation.NAMES,
+        lpips_weights: str | None = None,
+        **options,
+    ) -> None:
+        super().__init__(**options)
+        try:
+            self.measures = evaluation.measures(metrics, lpips_weights)
+        except ValueError as error:
+            raise OptionError(f"ImageTransfer: {error}") from error
+        if set(metrics) - set(self.measures):
+            print_log(f"lpips is {evaluation.NO_WEIGHTS}: lpips_weights=FILE", "current")
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        for sample in data_samples:
+            pair = sample["output"], sample["target"]
+            self.results.append({k: measure(*pair) for k, measure in self.measures.items()})
+
+    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+        return {name: float(np.mean([r[name] for r in results])) for name in self.measures}
+
+
+class TranslatedImages(Hook):
+    """Writes a grid of samples at each validation, and every image at a test.
+
+    The grid has a row of input, output and target for each sample, and goes to
+    ``work_dir/samples/epoch_NUMBER.png`` and to the visualizer's backends, such as TensorBoard. A
+    test writes ``work_dir/test/{input,output,target}/NAME.png``.
+
+    Args:
+        number: rows of the grid.
+    """
+
+    def __init__(self, number: int = 8) -> None:
+        self.number = number
+        self.rows: list[dict] = []
+
+    def before_val_epoch(self, runner) -> None:
+        self.rows = []
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self.rows += (outputs or [])[: self.number - len(self.rows)]
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        if runner.rank or not self.rows:
+            return
+        image = grid(self.rows)
+        write(image, Path(runner.work_dir) / "samples" / f"epoch_{runner.epoch:04d}.png")
+        runner.visualizer.add_image("samples", np.array(image), runner.epoch)
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        for sample in outputs or []:
+            for kind in ("input", "output", "target"):
+                if kind in sample:
+                    path = Path(runner.work_dir) / "test" / kind / f"{sample['name']}.png"
+                    write(to_image(sample[kind]), path)
+
+
+def grid(samples: Sequence[dict]) -> Image.Image:
+    """A row of input, output and target for each sample."""
+    kinds = [kind for kind in ("input", "output", "target") if kind in samples[0]]
+    return to_image(torch.cat([torch.cat([s[k] for k in kinds], 2) for s in samples], 1))
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """(3, H, W) uint8 as an image."""
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def write(image: Image.Image, path: Path) -> None:
+    """Save an image, in a folder that is made if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+register(DATASETS, classes={"PairedImages": PairedImages})
+register(HOOKS, classes={"TranslatedImages": TranslatedImages})
+register(METRICS, classes={"ImageTransfer": ImageTransfer})
+register(MODEL_WRAPPERS, classes={"ParallelNetworks": ParallelNetworks})
+register(OPTIM_WRAPPER_CONSTRUCTORS, classes={"OptimizerEach": OptimizerEach})
+register(PARAM_SCHEDULERS, classes={"HalfLinearLR": HalfLinearLR})

@@ -1,0 +1,401 @@
+"""pix2pix: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks.
+
+A U-Net generator, a PatchGAN discriminator, and the model of both for MMEngine. Architecture and
+training follow the paper's appendix 6 (here "the appendix"); norms are what ``norm_cfg`` says.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..integrations.openmmlab.norms import register
+from ..layers import OptionError
+
+#: The norms of torch that mmcv registers, for where there is no mmcv.
+TORCH_NORMS = {"BN": nn.BatchNorm2d, "GN": nn.GroupNorm, "IN": nn.InstanceNorm2d}
+
+#: At batch size 1 the appendix's batch norm is instance norm, with scale and shift.
+INSTANCE_NORM = {"type": "IN", "affine": True}
+
+#: GAN objective -> the loss of logits (any shape) against a label, 1 for real and 0 for fake.
+OBJECTIVES = {"vanilla": F.binary_cross_entropy_with_logits, "lsgan": F.mse_loss}
+
+_LEAK = 0.2
+_CONV = {"kernel_size": 4, "padding": 1}
+
+
+def build_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
+    """The layer of a ``norm_cfg``, by name as by class; the identity for None.
+
+    Raises:
+        KeyError: the type is neither one of torch's nor in MMEngine's ``MODELS``.
+    """
+    if norm_cfg is None:
+        return nn.Identity()
+    options = dict(norm_cfg)
+    kind = options.pop("type")
+    requires_grad = options.pop("requires_grad", True)
+    layer = TORCH_NORMS.get(kind) or (MODELS.get(kind) if isinstance(kind, str) else kind)
+    if layer is None:
+        raise KeyError(f"{kind} is not in the registry of models")
+    norm = layer(num_channels=channels, **options) if kind == "GN" else layer(channels, **options)
+    return norm.requires_grad_(requires_grad)
+
+
+def _initialize(module: nn.Module) -> None:
+    """Convolutions from N(0, 0.02), with biases of zero, as in the appendix; norms as they are."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(layer.weight, 0, 0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class SteadyDropout(nn.Dropout):
+    """Dropout of which evaluation can have its own.
+
+    With ``in_evaluation``, evaluation drops as well, as in the paper, but always the same features:
+    one mask for each shape (C, H, W) serves all images, whatever else is in the batch.
+
+    Args:
+        p: the share to be dropped.
+        in_evaluation: whether evaluation drops.
+    """
+
+    def __init__(self, p: float = 0.5, in_evaluation: bool = False) -> None:
+        super().__init__(p)
+        self.in_evaluation = in_evaluation
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or not self.in_evaluation:
+            return super().forward(x)
+        same = torch.Generator().manual_seed(0)
+        kept = torch.rand(x.shape[1:], generator=same) >= self.p
+        return x * (kept / (1 - self.p)).to(x)
+
+
+class UNetGenerator(nn.Module):
+    """The U-Net of the appendix: C64-C128-C256-C512-...-C512 down, and the mirror image up.
+
+    Every layer is a 4 x 4 convolution of stride 2; each one up also sees the activations of its
+    level on the way down. The first layer, the last, and the innermost bottleneck, one pixel at the
+    size that the depth is for, carry no norm: the statistics of one pixel are void. Convolutions
+    have a bias where no norm follows. 54.4 M parameters at 256 x 256.
+
+    Shape: (N, in_channels, H, W) to (N, out_channels, H, W) in -1..1; H and W are multiples of
+    ``2 ** depth``.
+
+    Args:
+        in_channels, out_channels: channels of the images.
+        width: channels of the first layer, which double at most thrice.
+        size: side of the images, a power of 2, from which the depth follows.
+        depth: number of layers down, at least 2; default: as many as lead to one pixel.
+        norm_cfg: the norms; None for none.
+        dropout: share dropped in the innermost layers up; 0 for none.
+        dropout_blocks: how many of these drop.
+        dropout_in_evaluation: whether evaluation drops as well, as in the paper; see
+            :class:`SteadyDropout`.
+
+    Raises:
+        OptionError: the depth is below 2, or does not follow from the size; for an input, its size
+            is no multiple of ``2 ** depth``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        width: int = 64,
+        size: int = 256,
+        depth: int | None = None,
+        norm_cfg: dict | None = INSTANCE_NORM,
+        dropout: float = 0.5,
+        dropout_blocks: int = 3,
+        dropout_in_evaluation: bool = False,
+    ) -> None:
+        super().__init__()
+        if depth is None:
+            depth = int(math.log2(size)) if size > 0 else 0
+            if size != 2**depth:
+                raise OptionError(
+                    f"UNetGenerator: size={size} is no power of 2; give one, or give depth"
+                )
+        if depth < 2:
+            raise OptionError(f"UNetGenerator: depth={depth}; give at least 2, or size at least 4")
+        self.depth = depth
+        widths = [width * min(2**i, 8) for i in range(depth)]
+        self.down = nn.ModuleList()
+        for i, channels in enumerate(widths):
+            normed = norm_cfg is not None and 0 < i < depth - 1
+            self.down.append(
+                nn.Sequential(
+                    nn.LeakyReLU(_LEAK) if i else nn.Identity(),
+                    nn.Conv2d(in_channels, channels, stride=2, bias=not normed, **_CONV),
+                    build_norm(norm_cfg if normed else None, channels),
+                )
+            )
+            in_channels = channels
+        self.up = nn.ModuleList()
+        for i, channels in enumerate([*reversed(widths[:-1]), out_channels]):
+            last = i == depth - 1
+            normed = norm_cfg is not None and not last
+            drops = dropout > 0 and i < dropout_blocks and not last
+            self.up.append(
+                nn.Sequential(
+                    nn.ReLU(),
+                    nn.ConvTranspose2d(in_channels, channels, stride=2, bias=not normed, **_CONV),
+                    build_norm(norm_cfg if normed else None, channels),
+                    SteadyDropout(dropout, dropout_in_evaluation) if drops else nn.Identity(),
+                )
+            )
+            in_channels = 2 * channels
+        _initialize(self)
+
+    @property
+    def multiple(self) -> int:
+        """What both sides of an input are multiples of."""
+        return 2**self.depth
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
+            raise OptionError(
+                f"UNetGenerator: {x.shape[2]} x {x.shape[3]} pixels, but depth={self.depth} takes "
+                f"multiples of {self.multiple}; resize or pad the images, or lessen the depth"
+            )
+        skipped = []
+        for block in self.down:
+            x = block(x)
+            skipped.append(x)
+        skipped.pop()
+        for block in self.up:
+            x = block(x)
+            if skipped:
+                x = torch.cat([x, skipped.pop()], 1)
+        return x.tanh()
+
+
+class PatchDiscriminator(nn.Module):
+    """The PatchGAN of the appendix: C64-C128-C256-C512, and a logit for each patch.
+
+    With three strided layers a logit sees 70 x 70 pixels. The first layer and the last carry no
+    norm; convolutions have a bias where no norm follows. 2.77 M parameters.
+
+    Shape: input (N, A, H, W) and image (N, B, H, W), A + B = in_channels, to logits
+    (N, 1, H / 2**layers - 2, W / 2**layers - 2).
+
+    Args:
+        in_channels: channels of input and image together.
+        width: channels of the first layer, which double at most thrice.
+        layers: layers of stride 2, at least 1; 3 is the paper's 70 x 70 PatchGAN.
+        norm_cfg: the norms; None for none.
+
+    Raises:
+        OptionError: layers is below 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 6,
+        width: int = 64,
+        layers: int = 3,
+        norm_cfg: dict | None = INSTANCE_NORM,
+    ) -> None:
+        super().__init__()
+        if layers < 1:
+            raise OptionError(f"PatchDiscriminator: layers={layers}; give at least 1")
+        blocks: list[nn.Module] = []
+        for i in range(layers + 1):
+            channels = width * min(2**i, 8)
+            stride = 2 if i < layers else 1
+            normed = norm_cfg is not None and i > 0
+            blocks += [
+                nn.Conv2d(in_channels, channels, stride=stride, bias=not normed, **_CONV),
+                build_norm(norm_cfg if normed else None, channels),
+                nn.LeakyReLU(_LEAK),
+            ]
+            in_channels = channels
+        self.layers = nn.Sequential(*blocks, nn.Conv2d(in_channels, 1, **_CONV))
+        _initialize(self)
+
+    def forward(self, inputs: Tensor, images: Tensor) -> Tensor:
+        return self.layers(torch.cat([inputs, images], 1))
+
+
+class PairPreprocessor(BaseDataPreprocessor):
+    """Images of 0..255 to batches in -1..1, on the model's device.
+
+    Takes a dict of ``input`` and ``target``, each a list or batch of (3, H, W) uint8 tensors of one
+    size, and ``name``, a list; ``target`` may be missing. Gives the arguments of
+    :meth:`Pix2Pix.forward`.
+    """
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        data = self.cast_data(data)
+        target = data.get("target")
+        return {
+            "inputs": to_signed(data["input"]),
+            "targets": None if target is None else to_signed(target),
+            "names": data.get("name"),
+        }
+
+
+def to_signed(images: Tensor | Sequence[Tensor]) -> Tensor:
+    """(N, C, H, W), 0..255, or a list of such images, to float32 in -1..1."""
+    images = images if isinstance(images, Tensor) else torch.stack(list(images))
+    return images.float() / 127.5 - 1
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in -1..1 to uint8, rounded."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+class Pix2Pix(BaseModel):
+    """A generator that is trained on L1 and against a discriminator; Section 3 of the paper.
+
+    A step first trains the discriminator D(input, image), at half its loss, on a real and a
+    generated pair, then the generator on ``objective(D(input, G(input)), real) +
+    lambda_l1 * |target - G(input)|``, the images in -1..1. Losses are computed in float32 whatever
+    the precision of the networks.
+
+    In an EMA's checkpoint (MMEngine's ``EMAHook``) ``state_dict`` has the averaged weights.
+
+    Args:
+        generator, discriminator: configs of these, or modules.
+        lambda_l1: weight of L1 against the GAN's objective.
+        objective: "vanilla" or "lsgan", see :data:`OBJECTIVES`.
+        data_preprocessor: default: a :class:`PairPreprocessor`.
+
+    Raises:
+        OptionError: there is no such objective.
+    """
+
+    def __init__(
+        self,
+        generator: dict | nn.Module,
+        discriminator: dict | nn.Module,
+        lambda_l1: float = 100.0,
+        objective: str = "vanilla",
+        data_preprocessor: dict | nn.Module | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor or PairPreprocessor())
+        if objective not in OBJECTIVES:
+            raise OptionError(
+                f"Pix2Pix: objective={objective!r}; choose one of {', '.join(OBJECTIVES)}"
+            )
+        self.generator = _build(generator)
+        self.discriminator = _build(discriminator)
+        self.lambda_l1 = lambda_l1
+        self.objective = OBJECTIVES[objective]
+
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor | None = None,
+        names: Sequence[str] | None = None,
+        mode: str = "tensor",
+    ) -> Tensor | list[dict]:
+        """Translate a batch of (N, 3, H, W) in -1..1, of any size.
+
+        Args:
+            mode: "tensor" for a batch of the same kind, "predict" for a dict of each image: name
+                and input, output and target as (3, H, W) uint8 on the CPU.
+
+        Raises:
+            ValueError: mode is "loss", which is for one network: see :meth:`train_step`.
+        """
+        if mode == "loss":
+            raise ValueError("Pix2Pix has two losses, of two optimizers; call train_step")
+        outputs = self.translate(inputs)
+        if mode == "tensor":
+            return outputs
+        columns = {"input": inputs, "output": outputs, "target": targets}
+        columns = {k: to_bytes(v).cpu() for k, v in columns.items() if v is not None}
+        columns["name"] = names or [str(i) for i in range(len(inputs))]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def translate(self, inputs: Tensor) -> Tensor:
+        """The generator's outputs; what the depth does not allow is padded, and cropped back."""
+        height, width = inputs.shape[2:]
+        multiple = self.generator.multiple
+        padding = (0, -width % multiple, 0, -height % multiple)
+        if any(padding):
+            inputs = F.pad(inputs, padding, mode="replicate")
+        return self.generator(inputs)[:, :, :height, :width]
+
+    def train_step(
+        self,
+        data: dict,
+        optim_wrapper: OptimWrapperDict,
+        parallel: Mapping[str, nn.Module] | None = None,
+    ) -> dict[str, Tensor]:
+        """One step of both networks.
+
+        Args:
+            data: see :class:`PairPreprocessor`.
+            optim_wrapper: the optimizers "generator" and "discriminator".
+            parallel: the networks as wrapped for several processes, by the same names.
+
+        Returns:
+            The losses, D's before it is halved and L1 before it is weighted.
+        """
+        batch = self.data_preprocessor(data, training=True)
+        inputs, targets = batch["inputs"], batch["targets"]
+        of_g, of_d = optim_wrapper["generator"], optim_wrapper["discriminator"]
+        networks = {"generator": self.generator, "discriminator": self.discriminator}
+        generator, discriminator = (networks | dict(parallel or {})).values()
+        with of_g.optim_context(generator):
+            outputs = generator(inputs)
+
+        with of_d.optim_context(discriminator):
+            real = discriminator(inputs, targets)
+            fake = discriminator(inputs, outputs.detach())
+        losses = {"loss_D_real": self._gan(real, 1.0), "loss_D_fake": self._gan(fake, 0.0)}
+        of_d.update_params((losses["loss_D_real"] + losses["loss_D_fake"]) / 2)
+
+        # The plain one: that of several processes would wait for its gradients.
+        with _frozen(self.discriminator), of_g.optim_context(generator):
+            fake = self.discriminator(inputs, outputs)
+        losses["loss_G_GAN"] = self._gan(fake, 1.0)
+        losses["loss_G_L1"] = F.l1_loss(outputs.float(), targets)
+        of_g.update_params(losses["loss_G_GAN"] + self.lambda_l1 * losses["loss_G_L1"])
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _gan(self, logits: Tensor, label: float) -> Tensor:
+        logits = logits.float()
+        return self.objective(logits, torch.full_like(logits, label))
+
+
+def _build(network: dict | nn.Module) -> nn.Module:
+    return network if isinstance(network, nn.Module) else MODELS.build(network)
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """Let gradients pass through a network, and reach none of its parameters."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+register(
+    MODELS,
+    classes={
+        "PairPreprocessor": PairPreprocessor,
+        "PatchDiscriminator": PatchDiscriminator,
+        "Pix2Pix": Pix2Pix,
+        "UNetGenerator": UNetGenerator,
+    },
+)

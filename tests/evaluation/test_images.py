@@ -1,0 +1,150 @@
+"""The measures of image translation against their definitions, and the command line."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("torchmetrics", reason="needs torchmetrics, of the extra ilm_plugins[pix2pix]")
+
+from ilm_plugins.evaluation import images
+
+
+def noise(seed, *size):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
+
+
+@pytest.fixture
+def pair():
+    """A smooth image, and the same with noise."""
+    rows, columns = torch.meshgrid(torch.arange(40), torch.arange(48), indexing="ij")
+    smooth = torch.stack([5 * rows, 4 * columns, 2 * rows + 3 * columns]).clamp(max=255)
+    noisy = (smooth + noise(0, 40, 48) / 4).clamp(max=255)
+    return noisy.to(torch.uint8), smooth.to(torch.uint8)
+
+
+def test_rmse_and_l1_count_all_pixels_and_channels(pair):
+    a, b = (x.double().numpy() for x in pair)
+    assert images.rmse(*pair) == pytest.approx(np.sqrt(((a - b) ** 2).mean()), rel=1e-5)
+    assert images.l1(*pair) == pytest.approx(np.abs(a - b).mean(), rel=1e-5)
+    black, white = torch.zeros(3, 12, 12, dtype=torch.uint8), torch.full((3, 12, 12), 255)
+    assert images.rmse(black, white) == images.l1(black, white) == 255
+
+
+def test_ssim_is_that_of_the_paper(pair):
+    """With weights summed in numpy, a window for each pixel of the image."""
+    taps = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    window = np.outer(taps, taps) / taps.sum() ** 2
+
+    def local(x):
+        x = np.pad(x, ((0, 0), (5, 5), (5, 5)), mode="reflect")
+        views = np.lib.stride_tricks.sliding_window_view(x, (11, 11), axis=(1, 2))
+        return (views * window).sum((-1, -2))
+
+    a, b = (x.double().numpy() for x in pair)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mean_a, mean_b = local(a), local(b)
+    var_a, var_b = local(a * a) - mean_a**2, local(b * b) - mean_b**2
+    covariance = local(a * b) - mean_a * mean_b
+    numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    expected = numerator / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    assert images.ssim(*pair) == pytest.approx(expected.mean(), abs=1e-4)
+    assert images.ssim(pair[0], pair[0]) == pytest.approx(1)
+
+
+def test_ssim_of_an_image_smaller_than_its_window():
+    with pytest.raises(ValueError, match="11 x 11 pixels"):
+        images.ssim(noise(0, 8, 20), noise(1, 8, 20))
+
+
+def test_a_figure_is_the_mean_over_images(pair):
+    chosen = images.measures(["rmse", "l1"])
+    found = images.compare([pair, (pair[0], pair[0])], chosen)
+    assert found == {"rmse": images.rmse(*pair) / 2, "l1": images.l1(*pair) / 2, "images": 2}
+
+
+def test_the_mean_image_is_the_best_constant_answer():
+    samples = [noise(seed, 12, 12) for seed in range(4)]
+    expected = torch.stack(samples).double().mean(0).round().to(torch.uint8)
+    assert torch.equal(images.mean_image(samples), expected)
+
+
+@pytest.fixture
+def alexnet(tmp_path):
+    """A checkpoint of torchvision's AlexNet, with random weights."""
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    torch.save(torchvision.models.alexnet().state_dict(), tmp_path / "alexnet.pth")
+    return tmp_path / "alexnet.pth"
+
+
+def test_lpips_uses_the_weights_that_are_given(alexnet, pair):
+    from torchmetrics.functional.image.lpips import _LPIPS
+
+    measure = images.measures(["lpips"], alexnet)["lpips"]
+    assert measure(pair[0], pair[0]) == 0 < measure(*pair)
+    state = torch.load(alexnet)
+    network = _LPIPS(net="alex", pnet_rand=True)
+    convs = [m for m in network.net.modules() if isinstance(m, torch.nn.Conv2d)]
+    for conv, index in zip(convs, (0, 3, 6, 8, 10), strict=True):
+        weights = {k: state[f"features.{index}.{k}"] for k in ("weight", "bias")}
+        conv.load_state_dict(weights)
+    expected = network(*(x[None] / 127.5 - 1 for x in pair)).item()
+    assert measure(*pair) == pytest.approx(expected, rel=1e-6)
+
+
+def test_lpips_without_weights_is_left_out_and_nothing_takes_its_place(tmp_path):
+    assert list(images.measures()) == ["rmse", "ssim", "l1"]
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    for name in ("other.pth", "none.pth"):
+        with pytest.raises(ValueError, match=f"{name}: no checkpoint of torchvision's AlexNet"):
+            images.measures(["lpips"], tmp_path / name)
+    with pytest.raises(ValueError, match="no measure psnr; choose from rmse"):
+        images.measures(["psnr"])
+
+
+def test_without_torchmetrics(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="torchmetrics is not installed; pip install"):
+        images.measures(["l1"])
+
+
+@pytest.fixture
+def folders(tmp_path, pair):
+    for folder, image in zip(("outputs", "targets"), pair, strict=True):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / folder / "1.png")
+    return str(tmp_path / "outputs"), str(tmp_path / "targets")
+
+
+def test_two_folders_on_the_command_line(folders, pair, tmp_path, capsys):
+    assert images.main([*folders, "--json", str(tmp_path / "found.json")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("images 1\n") and f"rmse   {images.rmse(*pair):.4f}" in printed
+    assert "lpips  not computed: LPIPS needs the weights" in printed
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["lpips"] is None and found["ssim"] == images.ssim(*pair)
+
+
+def test_one_measure_on_the_command_line(folders, capsys):
+    assert images.main([*folders, "--metrics", "ssim"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["images", "ssim"]
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["{outputs}", "/nowhere"], "/nowhere: no such folder"),
+        (["{outputs}", "{targets}", "--lpips-weights", "/none.pth"], "/none.pth: no checkpoint"),
+        (["{outputs}", "{targets}", "--json", "/nowhere/x.json"], "/nowhere/x.json"),
+    ],
+)
+def test_mistakes_on_the_command_line(folders, argv, words, capsys):
+    outputs, targets = folders
+    assert images.main([a.format(outputs=outputs, targets=targets) for a in argv]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ": error: " in line and words in line

@@ -1,0 +1,298 @@
+"""pix2pix: the paper's architecture and sizes, its objectives, and a training step."""
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+pytest.importorskip("mmengine", reason="needs MMEngine: make install-openmmlab")
+
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import MODELS
+
+from ilm_plugins import ILMInstanceNorm
+from ilm_plugins.layers import OptionError
+from ilm_plugins.models import pix2pix
+
+IN = {"type": "IN", "affine": True}
+ILM = {"type": "ILMIN", "key_group_size": 1}
+NORMS = nn.modules.batchnorm._NormBase | nn.GroupNorm
+
+
+def parameters(module, only=nn.Module):
+    """The parameters of all layers of a kind, counted once."""
+    layers = (m for m in module.modules() if isinstance(m, only))
+    return sum(p.numel() for p in {p for layer in layers for p in layer.parameters()})
+
+
+def build(norm_g=IN, norm_d=IN, size=16, **options):
+    torch.manual_seed(0)
+    return pix2pix.Pix2Pix(
+        {"type": "UNetGenerator", "width": 4, "size": size, "norm_cfg": norm_g},
+        {"type": "PatchDiscriminator", "width": 4, "layers": 1, "norm_cfg": norm_d},
+        **options,
+    )
+
+
+def test_the_papers_networks_and_their_parameters():
+    with torch.device("meta"):
+        generator, discriminator = pix2pix.UNetGenerator(), pix2pix.PatchDiscriminator()
+    down = [64, 128, 256, 512, 512, 512, 512, 512]
+    up = [512, 512, 512, 512, 256, 128, 64, 3]
+    convs = [b[1] for b in generator.down], [b[1] for b in generator.up]
+    assert [c.out_channels for c in convs[0]] == down
+    assert [c.out_channels for c in convs[1]] == up
+    assert [c.in_channels for c in convs[1]] == [512, 1024, 1024, 1024, 1024, 512, 256, 128]
+    scales = 2 * (sum(down[1:-1]) + sum(up[:-1]))
+    assert parameters(generator, NORMS) == scales == 9856
+    # Beside the norms: 16 weights for each pair of channels, and biases where no norm follows.
+    pairs = sum(c.in_channels * c.out_channels for side in convs for c in side)
+    assert parameters(generator) == 16 * pairs + 64 + 512 + 3 + scales == 54_414_531
+    widths = [6, 64, 128, 256, 512, 1]
+    pairs = sum(a * b for a, b in pairwise(widths))
+    scales = 2 * (128 + 256 + 512)
+    assert parameters(discriminator, NORMS) == scales == 1792
+    assert parameters(discriminator) == 16 * pairs + 64 + 1 + scales == 2_768_705
+    assert round(54_414_531 / 1e6, 1) == 54.4 and round(2_768_705 / 1e6, 2) == 2.77
+
+
+def test_neither_the_first_layers_nor_the_last_nor_the_bottleneck_have_norms():
+    with torch.device("meta"):
+        generator = pix2pix.UNetGenerator(norm_cfg=ILM)
+        discriminator = pix2pix.PatchDiscriminator(norm_cfg=ILM)
+    assert [isinstance(b[2], ILMInstanceNorm) for b in generator.down] == [
+        False,
+        *[True] * 6,
+        False,
+    ]
+    assert [isinstance(b[2], ILMInstanceNorm) for b in generator.up] == [*[True] * 7, False]
+    kinds = [type(layer).__name__ for layer in discriminator.layers]
+    block = ["Conv2d", "ILMInstanceNorm", "LeakyReLU"]
+    assert kinds == ["Conv2d", "Identity", "LeakyReLU", *3 * block, "Conv2d"]
+    # Keys of one channel each: as many as channels.
+    norm = generator.down[1][2]
+    assert norm.encode.weight.shape == (128 // 16, 128)
+    dropped = [isinstance(b[3], nn.Dropout) for b in generator.up]
+    assert dropped == [*[True] * 3, *[False] * 5]
+
+
+def test_the_discriminator_sees_70_pixels():
+    discriminator = pix2pix.PatchDiscriminator(width=2, norm_cfg=None)
+    image = torch.zeros(1, 3, 256, 256, requires_grad=True)
+    logits = discriminator(torch.zeros(1, 3, 256, 256), image)
+    assert logits.shape == (1, 1, 30, 30)
+    logits[0, 0, 15, 15].backward()
+    seen = image.grad.abs().sum((0, 1))
+    assert (seen.sum(0) != 0).sum() == (seen.sum(1) != 0).sum() == 70
+
+
+def test_convolutions_start_from_the_papers_distribution():
+    torch.manual_seed(0)
+    generator = pix2pix.UNetGenerator(width=16, size=64, norm_cfg=ILM)
+    for layer in generator.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            weight = layer.weight.detach()
+            assert abs(weight.mean()) < 2e-3 and weight.std() == pytest.approx(0.02, rel=0.1)
+            assert layer.bias is None or not layer.bias.any()
+    assert generator.down[1][2].weight.eq(1).all()
+
+
+@pytest.mark.parametrize(("size", "depth"), [(4, 2), (32, 5), (64, 6), (256, 8)])
+def test_the_depth_follows_the_size(size, depth):
+    generator = pix2pix.UNetGenerator(width=1, size=size, norm_cfg=None)
+    assert generator.depth == depth and generator.multiple == size
+
+
+def test_shapes():
+    generator = pix2pix.UNetGenerator(1, 2, width=2, depth=3, norm_cfg=IN)
+    assert generator(torch.randn(2, 1, 16, 24)).shape == (2, 2, 16, 24)
+    with pytest.raises(OptionError, match=r"16 x 20 pixels, but depth=3 takes multiples of 8"):
+        generator(torch.randn(2, 1, 16, 20))
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "words"),
+    [
+        (pix2pix.UNetGenerator, {"size": 100}, "size=100 is no power of 2"),
+        (pix2pix.UNetGenerator, {"size": -4}, "size=-4 is no power of 2"),
+        (pix2pix.UNetGenerator, {"depth": 1}, "depth=1; give at least 2"),
+        (pix2pix.PatchDiscriminator, {"layers": 0}, "layers=0; give at least 1"),
+        (build, {"objective": "wgan"}, "objective='wgan'; choose one of vanilla, lsgan"),
+    ],
+)
+def test_options_that_cannot_be(network, options, words):
+    with pytest.raises(OptionError, match=words):
+        network(**options)
+
+
+@pytest.mark.parametrize(
+    ("norm_cfg", "expected"),
+    [
+        ({"type": "BN"}, nn.BatchNorm2d),
+        ({"type": "IN"}, nn.InstanceNorm2d),
+        ({"type": "GN", "num_groups": 2}, nn.GroupNorm),
+        ({"type": ILMInstanceNorm, "key_group_size": 1}, ILMInstanceNorm),
+        (None, nn.Identity),
+    ],
+)
+def test_norms_by_name_and_by_class(norm_cfg, expected):
+    norm = pix2pix.build_norm(norm_cfg, 8)
+    assert type(norm) is expected
+    if norm_cfg:
+        frozen = pix2pix.build_norm({**norm_cfg, "requires_grad": False}, 8)
+        assert not any(p.requires_grad for p in frozen.parameters())
+
+
+def test_a_norm_that_is_not_registered():
+    with pytest.raises(KeyError, match="XN is not in the registry"):
+        pix2pix.build_norm({"type": "XN"}, 8)
+
+
+def test_mmengine_suffices():
+    code = """
+import sys
+sys.modules["mmcv"] = sys.modules["mmdet"] = None
+import ilm_plugins
+assert not [m for m in sys.modules if m.startswith("mmengine")]
+from mmengine.runner import Runner
+from mmengine.registry import MODELS
+for kind in ("IN", "BN", "ILMIN"):
+    MODELS.build(dict(type="UNetGenerator", width=16, size=8, norm_cfg=dict(type=kind)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_pillow_mmengine_still_runs():
+    code = """
+import sys
+sys.modules["PIL"] = None
+import ilm_plugins
+from mmengine.runner import Runner
+from mmengine.registry import DATASETS, MODELS
+assert MODELS.get("ILMIN") and DATASETS.get("PairedImages") is None
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def batch(n=2, size=16):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (2 * n, 3, size, size), dtype=torch.uint8, generator=generator)
+    return {"input": list(images[:n]), "target": list(images[n:])}
+
+
+def optimizers(model, wrapper=OptimWrapper):
+    return OptimWrapperDict(
+        **{
+            name: wrapper(optimizer=torch.optim.SGD(getattr(model, name).parameters(), lr=0.1))
+            for name in ("generator", "discriminator")
+        }
+    )
+
+
+@pytest.mark.parametrize("objective", ["vanilla", "lsgan"])
+def test_a_step_is_the_papers(objective):
+    """The discriminator at half its loss, then the generator against the new discriminator."""
+    model, other = (build(ILM, IN, objective=objective).train() for _ in range(2))
+    for layer in (*model.modules(), *other.modules()):
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0
+    losses = model.train_step(batch(), optimizers(model))
+
+    inputs, targets = (torch.stack(batch()[k]) / 127.5 - 1 for k in ("input", "target"))
+    g, d = other.generator, other.discriminator
+    loss = {
+        "vanilla": lambda x, real: F.softplus(-x if real else x).mean(),
+        "lsgan": lambda x, real: ((x - float(real)) ** 2).mean(),
+    }[objective]
+    outputs = g(inputs)
+    loss_d = (loss(d(inputs, targets), True) + loss(d(inputs, outputs.detach()), False)) / 2
+    for p, grad in zip(d.parameters(), torch.autograd.grad(loss_d, d.parameters()), strict=True):
+        p.data -= 0.1 * grad
+    gan, l1 = loss(d(inputs, outputs), True), (outputs - targets).abs().mean()
+    grads = torch.autograd.grad(gan + 100 * l1, g.parameters())
+    for p, grad in zip(g.parameters(), grads, strict=True):
+        p.data -= 0.1 * grad
+
+    assert losses["loss_G_GAN"].item() == pytest.approx(gan.item(), rel=1e-5)
+    assert losses["loss_G_L1"].item() == pytest.approx(l1.item(), rel=1e-5)
+    total = losses["loss_D_real"] + losses["loss_D_fake"]
+    assert total.item() == pytest.approx(2 * loss_d.item(), rel=1e-5)
+    for name, p in model.state_dict().items():
+        torch.testing.assert_close(p, other.state_dict()[name], rtol=1e-4, atol=1e-5)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+class HalfPrecision(OptimWrapper):
+    """MMEngine's AmpOptimWrapper, but on the CPU."""
+
+    @contextmanager
+    def optim_context(self, model):
+        with super().optim_context(model), torch.autocast("cpu", torch.bfloat16):
+            yield
+
+
+def test_mixed_precision():
+    full, half = (build(ILM, ILM).train() for _ in range(2))
+    dtypes = []
+    half.discriminator.register_forward_hook(lambda _, x, y: dtypes.append(y.dtype))
+    losses = []
+    for model, wrapper in ((full, OptimWrapper), (half, HalfPrecision)):
+        torch.manual_seed(3)
+        losses.append(model.train_step(batch(), optimizers(model, wrapper)))
+    assert dtypes == [torch.bfloat16] * 3
+    for name, loss in losses[1].items():
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(losses[0][name].item(), rel=0.05)
+    assert all(p.isfinite().all() for p in half.parameters())
+
+
+def test_dropout_in_evaluation_is_the_same_for_each_image():
+    x = torch.randn(4, 3, 16, 16)
+    torch.manual_seed(0)
+    generator = pix2pix.UNetGenerator(width=4, size=16, dropout_in_evaluation=True).eval()
+    y = generator(x)
+    assert torch.equal(y, generator(x))
+    torch.testing.assert_close(generator(x[2:3]), y[2:3])
+    for layer in generator.modules():
+        if isinstance(layer, pix2pix.SteadyDropout):
+            layer.in_evaluation = False
+    assert not torch.allclose(generator(x), y)
+    ones = pix2pix.SteadyDropout(0.25, in_evaluation=True).eval()(torch.ones(2, 64, 8, 8))
+    assert ones.unique().tolist() == [0, pytest.approx(4 / 3)]
+    assert ones.mean() == pytest.approx(1, abs=0.05)
+
+
+def test_images_of_any_size_are_padded_and_cropped_back():
+    model = build(size=16).eval()
+    x = torch.rand(1, 3, 21, 30) * 2 - 1
+    padded = F.pad(x, (0, 2, 0, 11), mode="replicate")
+    assert torch.equal(model.translate(x), model.generator(padded)[:, :, :21, :30])
+    fitting = torch.rand(1, 3, 16, 32)
+    assert torch.equal(model.translate(fitting), model.generator(fitting))
+
+
+def test_predictions_are_bytes():
+    model = build().eval()
+    data = {**batch(), "name": ["a", "b"]}
+    found = model.val_step(data)
+    assert [row["name"] for row in found] == ["a", "b"]
+    for i, row in enumerate(found):
+        assert torch.equal(row["input"], data["input"][i])
+        assert torch.equal(row["target"], data["target"][i])
+        assert row["output"].dtype == torch.uint8 and row["output"].shape == (3, 16, 16)
+    del data["target"], data["name"]
+    assert [sorted(row) for row in model.val_step(data)] == 2 * [["input", "name", "output"]]
+    with pytest.raises(ValueError, match="call train_step"):
+        model(torch.zeros(1, 3, 16, 16), mode="loss")
+
+
+def test_they_are_registered():
+    for name in ("UNetGenerator", "PatchDiscriminator", "Pix2Pix"):
+        assert MODELS.get(name) is getattr(pix2pix, name)

@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Translate a folder of images: ``tools/translate.py CHECKPOINT INPUT OUTPUT``."""
+
+import sys
+
+from ilm_plugins.integrations.openmmlab.translate import main
+
+if __name__ == "__main__":
+    sys.exit(main())
