@@ -34,7 +34,7 @@ def read_packed(path: str | os.PathLike) -> tuple[list[np.ndarray], list[int], t
     try:
         with np.load(path, allow_pickle=False) as archive:
             jpeg, offsets, labels, classes = (archive[key] for key in KEYS)
-    except Exception as error:
+    except Exception as error:  # a broken archive can raise anything
         raise ValueError(f"{path}: expected an .npz with {', '.join(KEYS)}: {error}") from error
     _check(path, jpeg, offsets, labels, classes)
     images = []

@@ -150,13 +150,6 @@ def _unique(values) -> list:
     return list({str(value): value for value in values}.values())
 
 
-def multi_scale(cfg: Config) -> Config:
-    """Test-time augmentation in place of the single-scale test, as mmseg's own tool has it."""
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-    cfg.model = {**cfg.tta_model, "module": cfg.model}
-    return cfg
-
-
 def _only(values):
     """The value that all have, or all values."""
     found = sorted(set(values), key=str)

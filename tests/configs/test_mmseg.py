@@ -20,11 +20,12 @@ from torch import nn
 
 from ilm_plugins import ExemplarNorm
 from ilm_plugins.data import SHAPES, shapes
+from ilm_plugins.integrations.openmmlab.train import augment_test
 from mmengine_configs import (
     build_model,
+    build_without_storage,
     claimed,
     load,
-    multi_scale,
     norms,
     sizes,
     step,
@@ -65,8 +66,7 @@ def head(config):
 def skeleton(config):
     """The config, and its model without memory."""
     cfg = load("mmseg", config)
-    with torch.device("meta"):
-        return cfg, build_model(cfg)
+    return cfg, build_without_storage(cfg)
 
 
 def from_scratch(config):
@@ -313,7 +313,8 @@ def test_ade20k_on_real_images(real_coco, tmp_path):
     Runner.from_cfg(cfg).train()
     single = Runner.from_cfg(evaluation(cfg, tmp_path / "out")).test()
     cfg.experiment_name = "multi-scale"
-    multi = Runner.from_cfg(multi_scale(cfg)).test()
+    augment_test(cfg)
+    multi = Runner.from_cfg(cfg).test()
     assert all(0 <= result["mIoU"] <= 100 for result in (single, multi))
 
 
@@ -333,7 +334,9 @@ def test_cityscapes_test_set_in_the_servers_format(scales, train_id, label_id, t
     (metric,) = cfg.test_evaluator
     assert metric.output_dir == "output/fcn_r50-d8_cityscapes-test_en"
     metric.output_dir = str(tmp_path / "results")
-    runner = Runner.from_cfg(multi_scale(cfg) if scales == "multi" else cfg)
+    if scales == "multi":
+        augment_test(cfg)
+    runner = Runner.from_cfg(cfg)
     init_default_scope("mmseg")
     model = runner.model if scales == "single" else runner.model.module
     # A model that sees one class everywhere.

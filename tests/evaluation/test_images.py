@@ -76,7 +76,7 @@ def test_the_mean_image_is_the_best_constant_answer():
 @pytest.fixture
 def alexnet(tmp_path):
     """A checkpoint of torchvision's AlexNet, with random weights."""
-    torchvision = pytest.importorskip("torchvision")
+    torchvision = pytest.importorskip("torchvision", reason="makes AlexNet's checkpoint")
     torch.manual_seed(0)
     torch.save(torchvision.models.alexnet().state_dict(), tmp_path / "alexnet.pth")
     return tmp_path / "alexnet.pth"

@@ -282,12 +282,10 @@ def main(cfg: Config, args: argparse.Namespace) -> None:
             cfg.load_from = find_latest_checkpoint(cfg.work_dir) or cfg.get("load_from")
             cfg.resume = False
         if args.tta:
-            cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-            cfg.model = {**cfg.tta_model, "module": cfg.model}
+            augment_test(cfg)
         # Then nothing of the training set need be there.
-        for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
-            cfg[key] = None
-        for key in ("val_dataloader", "val_cfg", "val_evaluator"):
+        training = "train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"
+        for key in (*training, "val_dataloader", "val_cfg", "val_evaluator"):
             cfg[key] = None
     if cfg.launcher != "none" and args.num_gpus == 0:
         torch.distributed.init_process_group("gloo")
@@ -297,6 +295,12 @@ def main(cfg: Config, args: argparse.Namespace) -> None:
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def augment_test(cfg: Config) -> None:
+    """Have a config test with its test-time augmentation, as mmseg's own tool has it."""
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.model = {**cfg.tta_model, "module": cfg.model}
 
 
 def build_runner(cfg: Config) -> Runner:

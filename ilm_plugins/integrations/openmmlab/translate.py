@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor
 
 from ...data.pairs import PairError, check_images, image_files
@@ -93,7 +94,10 @@ def load_model(checkpoint: str, device: str = "cpu") -> Pix2Pix:
         UserError: see :func:`translate`.
     """
     try:
-        state = torch.load(Path(checkpoint).expanduser(), map_location="cpu", weights_only=False)
+        # Nothing but what MMEngine itself saves is unpickled; older releases do not list it.
+        saved = getattr(mmengine_checkpoint, "get_torch_safe_globals", list)()
+        with torch.serialization.safe_globals(saved):
+            state = torch.load(Path(checkpoint).expanduser(), map_location="cpu", weights_only=True)
         cfg = Config.fromstring(state["meta"]["cfg"], ".py")
         init_default_scope(cfg.get("default_scope") or "mmengine")
         model = MODELS.build(cfg.model)

@@ -440,3 +440,20 @@ def test_outputs_are_far_nearer_to_the_targets_than_their_mean(root, tmp_path):
     mean = images.mean_image(s["target"] for s in paired(shapes / "pairs" / "training"))
     constant = images.compare(((mean, s["target"]) for s in held_out), images.MEASURES)
     assert found["l1"] < 0.75 * constant["l1"] and found["ssim"] > 1.5 * constant["ssim"]
+
+
+class Command:
+    """Pickled, a call that would leave a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    torch.save({"state_dict": {}, "meta": Command(tmp_path / "ran")}, tmp_path / "evil.pth")
+    with pytest.raises(training.UserError, match=r"evil\.pth is no checkpoint of a Pix2Pix"):
+        translate.load_model(str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "ran").exists()
