@@ -17,8 +17,8 @@ DEMO_CONFIGS := configs/detectron2/shapes
 DEMO := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python tools/demo.py
 
 .NOTPARALLEL:
-.PHONY: help demo demo-compare bench test test-all lint format install install-detectron2 \
-	install-openmmlab clean
+.PHONY: help demo demo-compare bench test test-all lint format install install-test \
+	install-detectron2 install-openmmlab clean
 
 help:
 	@echo "make demo                train a small Mask R-CNN with an ILM+GN box head, and show it"
@@ -39,10 +39,10 @@ demo-compare: install install-detectron2
 bench: install install-detectron2
 	$(BIN)/python -m benchmarks
 
-test: lint install install-detectron2 install-openmmlab
+test: lint install install-test install-detectron2 install-openmmlab
 	$(BIN)/python -m pytest -n 2 -m "not long"
 
-test-all: lint install install-detectron2 install-openmmlab
+test-all: lint install install-test install-detectron2 install-openmmlab
 	$(BIN)/python -m pytest -n 2
 
 lint: install
@@ -61,6 +61,12 @@ $(BIN)/python:
 $(VENV)/.installed: requirements/base.txt setup.py pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --progress-bar off -r requirements/base.txt
 	$(BIN)/pip install --no-deps --no-build-isolation -e .
+	touch $@
+
+install-test: $(VENV)/.test
+
+$(VENV)/.test: requirements/test.txt | install
+	$(BIN)/pip install --progress-bar off -r requirements/base.txt -r requirements/test.txt
 	touch $@
 
 # With VENV=/path/to/environment given: a framework alone, into an environment that has torch.
