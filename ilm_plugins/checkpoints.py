@@ -1,18 +1,22 @@
 """Files of checkpoints: read without running what is in them, written whole or not at all."""
 
+import functools
 import os
 import pickle
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import Tensor, nn
 
-#: Makes torch.load refuse whatever is no plain data, in this process and its children, even where
-#: a caller asks for the opposite.
+#: Variables of the environment by which torch.load refuses whatever is no plain data, even where
+#: its caller asks for the opposite; or unpickles anything, where its caller says nothing.
 REFUSE_CODE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+ALLOW_CODE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 #: What is being written has this behind its name until it is whole.
 PARTIAL = ".partial"
 
@@ -21,9 +25,22 @@ class CheckpointError(Exception):
     """A checkpoint cannot be read or written, told in one line: which file, why, what to do."""
 
 
-def refuse_code() -> None:
-    """From now on no ``torch.load`` runs foreign code, in this process and those it starts."""
-    os.environ[REFUSE_CODE] = "1"
+@contextmanager
+def loading(unsafe: bool = False) -> Iterator[None]:
+    """Have no ``torch.load`` run foreign code, in this process and those that it starts meanwhile.
+
+    Args:
+        unsafe: have :func:`read`, and each ``torch.load`` that does not say otherwise, run it.
+    """
+    before = {name: os.environ.pop(name, None) for name in (REFUSE_CODE, ALLOW_CODE)}
+    os.environ[ALLOW_CODE if unsafe else REFUSE_CODE] = "1"
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
@@ -39,16 +56,18 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
             code.
     """
     path = Path(path).expanduser()
+    unsafe = unsafe or os.environ.get(ALLOW_CODE) == "1"
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         if path.suffix == ".pkl":
+            unpickler = pickle.Unpickler if unsafe else ArrayUnpickler
             with path.open("rb") as file:
-                return (pickle.Unpickler if unsafe else ArrayUnpickler)(
-                    file, encoding="latin1"
-                ).load()
+                return unpickler(file, encoding="latin1").load()
+        if not unsafe:
+            _allow_arrays()
         return torch.load(path, map_location="cpu", weights_only=not unsafe)
     except ImportError as error:
         raise CheckpointError(f"{path} cannot be read: {error}; pip install safetensors") from error
@@ -60,14 +79,14 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
 
 def _why(error: Exception) -> str:
     text = " ".join(str(error).split())
-    for sign in ("Unsupported global: GLOBAL ", "Unsupported class "):
-        if sign in text:
-            name = text.split(sign)[1].split()[0]
-            return (
-                f"it holds {name}, which may run code; if you trust its source, give "
-                "--unsafe-checkpoints"
-            )
-    return f"it is truncated, or no checkpoint ({type(error).__name__}: {text[:120]})"
+    trust = "which may run code; if you trust its source, give --unsafe-checkpoints"
+    named = re.search(r"unsupported (?:global: )?(?:global|class) (\S+)", text, re.IGNORECASE)
+    if named:
+        return f"it holds {named[1]}, {trust}"
+    if "Trying to call" in text or "Can only" in text:
+        return f"it holds more than data, {trust}"
+    text = text.removeprefix("PytorchStreamReader ").split(". ")[0][:120]
+    return f"it is truncated, or no checkpoint ({type(error).__name__}: {text})"
 
 
 class ArrayUnpickler(pickle.Unpickler):
@@ -94,6 +113,39 @@ def _of_arrays() -> dict[str, Callable]:
         "collections.OrderedDict": OrderedDict,
         "_codecs.encode": _encode,
     }
+
+
+@functools.cache
+def _allow_arrays() -> None:
+    """Have torch.load, too, know numpy's arrays and numbers, under their old names as well."""
+    try:
+        import numpy as np
+    except ImportError:
+        return
+    allow("numpy.ndarray", np.ndarray)
+    allow("numpy.dtype", np.dtype)
+    for path in ("numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar"):
+        for name in (path, path.replace("_core", "core")):
+            allow(name, functools.partial(_of_arrays()[path]))
+    for code in np.typecodes["All"]:
+        if code != "O":
+            kind = type(np.dtype(code))
+            allow(f"{kind.__module__}.{kind.__qualname__}", kind)
+
+
+def allow(name: str, meant: Callable) -> None:
+    """Have torch.load, where it refuses code, call ``meant`` wherever a file names ``name``.
+
+    Args:
+        name: module and name, as pickle has them; for a class, its own.
+        meant: a class, or a function that can do no harm, whatever its arguments.
+    """
+    if not isinstance(meant, type):
+        # torch.load looks for what is allowed by the names that it bears.
+        called, meant = meant, lambda *args: called(*args)
+        meant.__module__, meant.__name__ = name.rsplit(".", 1)
+        meant.__qualname__ = meant.__name__
+    torch.serialization.add_safe_globals([meant])
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -124,7 +176,7 @@ def write(contents: Any, path: str | os.PathLike) -> None:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     """A file to write to, which takes the place of ``path`` when it is whole and on the disk.
 
     Killed at any byte, or out of space, what ``path`` was before is there still.
@@ -135,7 +187,7 @@ def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
     try:
-        with partial.open("wb") as file:
+        with partial.open(mode) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -163,6 +215,17 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_fits(path: str, found: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Raise CheckpointError if a checkpoint has none of a model's tensors, by name and shape."""
+    own = model.state_dict()
+    shapes = {key: value.shape for key, value in found.items() if isinstance(value, Tensor)}
+    if own and not any(shapes.get(key) == value.shape for key, value in own.items()):
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is of another model: it has none of the {len(own)} tensors "
+            f"such as {next(iter(own))}, but {next(iter(found), 'nothing')}; give one of this model"
+        )
 
 
 def remove_partial(folder: str | os.PathLike) -> None:
