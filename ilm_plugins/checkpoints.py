@@ -5,13 +5,13 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 #: Variables of the environment by which torch.load refuses whatever is no plain data, even where
 #: its caller asks for the opposite; or unpickles anything, where its caller says nothing.
@@ -217,11 +217,19 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def check_fits(path: str, found: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Raise CheckpointError if a checkpoint has none of a model's tensors, by name and shape."""
-    own = model.state_dict()
-    shapes = {key: value.shape for key, value in found.items() if isinstance(value, Tensor)}
-    if own and not any(shapes.get(key) == value.shape for key, value in own.items()):
+def check_fits(
+    path: str | os.PathLike, model: nn.Module, found: Iterable[str], absent: Iterable[str]
+) -> None:
+    """Raise CheckpointError if a checkpoint is of another model.
+
+    Args:
+        path: the checkpoint.
+        model: what it was loaded into.
+        found: names in the checkpoint.
+        absent: names of the model's tensors that are not there, or have another shape there.
+    """
+    own = model.state_dict().keys()
+    if own and own <= {*absent}:
         raise CheckpointError(
             f"checkpoint {str(path)!r} is of another model: it has none of the {len(own)} tensors "
             f"such as {next(iter(own))}, but {next(iter(found), 'nothing')}; give one of this model"

@@ -2,15 +2,21 @@
 
 import argparse
 import ast
+import errno
+import logging
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import torch
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from .. import checkpoints
+from ..checkpoints import CheckpointError
 from ..layers import OptionError
 from . import installed
 
@@ -18,14 +24,25 @@ from . import installed
 class UserError(Exception):
     """A mistake of the user's, told in one line: what came in, what was expected, what to do."""
 
+    status = 2
+
+
+class RunError(UserError):
+    """What ended a run that had begun, told in one line; it may go on from its last checkpoint."""
+
+    status = 1
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train or evaluate what a config file describes.
 
     Returns:
-        The exit status: 0, or 2 after printing one line about the user's mistake.
+        The exit status: 0; or after printing one line, 2 for the user's mistake, and 1 for what
+        ended a run that had begun.
     """
     args = parser().parse_args(argv)
+    # A disk that is full shall be told once, and not by each line of the log.
+    logging.raiseExceptions = False
     try:
         late = [word for word in args.opts if word.startswith("--")]
         if late:
@@ -37,10 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .openmmlab import train
         else:
             from .detectron2 import train
-        train.run(args)
-    except (UserError, OptionError) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        return 2
+        with checkpoints.loading(unsafe=args.unsafe_checkpoints):
+            train.run(args)
+    except Exception as error:
+        told = failure(error)
+        if told is None:
+            raise
+        print(f"{Path(sys.argv[0]).name}: error: {told}", file=sys.stderr)
+        return told.status
     return 0
 
 
@@ -75,6 +96,11 @@ def parser() -> argparse.ArgumentParser:
         choices=("none", "pytorch", "slurm"),
         default="none",
         help="MMEngine: who started this process; pytorch is torchrun",
+    )
+    p.add_argument(
+        "--unsafe-checkpoints",
+        action="store_true",
+        help="load checkpoints that hold code, and run it",
     )
     p.add_argument(
         "opts",
@@ -154,13 +180,67 @@ def check_output(folder: str, setting: str) -> None:
         ) from error
 
 
-def reraise(error: Exception) -> NoReturn:
-    """Raise again what was raised in another process, whose exception arrives as text."""
-    for kind in (UserError, OptionError):
-        name = f"{kind.__module__}.{kind.__qualname__}: "
-        if name in str(error):
-            raise UserError(str(error).rsplit(name, 1)[1].strip()) from None
-    raise error
+#: What a disk or its rights have against a file.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
+RESUME = "--resume goes on from the last checkpoint"
+
+
+def failure(error: BaseException) -> UserError | None:
+    """An exception in one line, where it is no defect of the program's; otherwise None."""
+    text = " ".join(str(error).split())
+    if isinstance(error, UserError | OptionError | CheckpointError):
+        # Out of a loader's process comes a whole traceback, with the line at its end.
+        text = text.rsplit(f"{type(error).__name__}: ", 1)[-1]
+        return (type(error) if isinstance(error, UserError) else UserError)(text)
+    if isinstance(error, FloatingPointError):
+        return RunError(f"{text}; lower the learning rate, or look at the data. {RESUME}")
+    if isinstance(error, OSError) and (error.errno in DISK or error.filename):
+        file = error.filename or "a file of the run"
+        return RunError(f"{file}: {error.strerror}; mend that. {RESUME}")
+    if isinstance(error, ProcessExitedException):
+        how = f"by {error.signal_name}" if error.signal_name else f"with status {error.exit_code}"
+        return RunError(
+            f"process {error.error_index} ended {how}, and the others with it; a process out of "
+            f"memory ends so, too. {RESUME}"
+        )
+    if isinstance(error, ProcessRaisedException):
+        for kind in (UserError, RunError, OptionError, CheckpointError):
+            name = f"{kind.__module__}.{kind.__qualname__}: "
+            if name in str(error):
+                return failure(kind(str(error).rsplit(name, 1)[1]))
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text and "exited" in text:
+        return RunError(f"{text}; a process out of memory ends so. {RESUME}")
+    if isinstance(error, RuntimeError) and re.search(LOST, text):
+        return RunError(f"another process is gone, and this one ends with it: {text}. {RESUME}")
+    return None
+
+
+#: What a collective operation says when another process is no more there.
+LOST = r"(?i)connection (closed|reset) by peer|broken pipe|gloo.*(timed out|timeout)|NCCL.*remote"
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Raise what ends one of several processes as :func:`failure` has it, to be told by the first.
+
+    Its traceback goes no further; those of defects do.
+    """
+    try:
+        yield
+    except Exception as error:
+        in_one_line = failure(error)
+        if in_one_line is None:
+            raise
+        raise in_one_line from None
+
+
+class WithoutTracebacks(logging.Filter):
+    """Leaves the traceback out of a log's record of what :func:`failure` tells."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] and failure(record.exc_info[1]):
+            record.exc_info = None
+        return True
 
 
 def check_processes(args: argparse.Namespace) -> None:

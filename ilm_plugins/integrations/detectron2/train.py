@@ -1,14 +1,20 @@
 """Training and evaluation of detectron2's yaml configs and LazyConfigs, on GPUs and on the CPU."""
 
 import argparse
+import logging
 import os
 from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
@@ -35,10 +41,12 @@ from detectron2.evaluation import (
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
-from torch.multiprocessing import ProcessRaisedException
 
-from ..training import UserError, check_output, reraise
+from ... import checkpoints
+from ..training import UserError, WithoutTracebacks, check_output, told
+from .checkpoints import Checkpointer
 from .datasets import SPLITS as GENERATED
+from .faults import NamesImage, NamesIteration, names_datasets
 
 #: Metadata ``evaluator_type`` of a data set -> its evaluators.
 EVALUATORS = {
@@ -89,18 +97,15 @@ def run(args: argparse.Namespace) -> None:
     check(cfg, args)
     processes = args.num_gpus or args.num_processes
     alone = processes * args.num_machines == 1
-    try:
-        launch(
-            and_leave,
-            processes,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            # A LazyConfig may register data sets, which works once a process.
-            args=(main, args, cfg if alone else None),
-        )
-    except ProcessRaisedException as error:
-        reraise(error)
+    launch(
+        and_leave,
+        processes,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        # A LazyConfig may register data sets, which works once a process.
+        args=(main, args, cfg if alone else None),
+    )
 
 
 def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
@@ -183,9 +188,13 @@ def check(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
             "set it to False"
         )
     check_output(output, output_key)
-    resumed = args.resume and os.path.isfile(os.path.join(output, "last_checkpoint"))
-    if not resumed:
+    last = os.path.join(output, "last_checkpoint")
+    if args.resume and os.path.isfile(last):
+        checkpoints.read(os.path.join(output, Path(last).read_text().strip()))
+    else:
         check_weights(weights, weights_key, required=args.eval_only)
+    if not args.eval_only and args.machine_rank == 0:
+        checkpoints.remove_partial(output)
 
 
 def check_dataset(name: str) -> None:
@@ -241,15 +250,16 @@ def check_weights(weights: str, setting: str, required: bool) -> None:
     try:
         # detectron2 takes options of loading as a query behind the path.
         path = urlparse(weights)._replace(query="").geturl()
-        found = os.path.isfile(PathManager.get_local_path(path))
+        local = PathManager.get_local_path(path)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"checkpoint {weights!r} cannot be fetched: {error}; set {setting}"
         ) from error
-    if not found:
+    if not os.path.isfile(local):
         raise UserError(
             f"checkpoint {weights!r} does not exist; set {setting} to a file, or to '' for none"
         )
+    checkpoints.read(local)
 
 
 def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
@@ -258,11 +268,12 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_processes))
     cfg = load_config(args) if cfg is None else cfg
     default_setup(cfg, args)
+    logging.getLogger("detectron2.engine.train_loop").addFilter(WithoutTracebacks())
     if isinstance(cfg, DictConfig):
         return evaluate_lazy(cfg, args) if args.eval_only else train_lazy(cfg, args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
@@ -278,22 +289,37 @@ def and_leave(function, *args) -> None:
 
     The threads of a group that is left to the interpreter's end may abort the process.
     """
-    function(*args)
+    with told():
+        function(*args)
     if comm.get_world_size() > 1:
         comm.synchronize()
         torch.distributed.destroy_process_group()
 
 
-class Trainer(DefaultTrainer):
+class Trainer(NamesIteration, DefaultTrainer):
     """detectron2's default trainer, which runs on several CPU processes too, and evaluates."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        # The constructor offers no other way to its create_ddp_model.
-        defaults.create_ddp_model = create_ddp_model
+        # The constructor offers no other way to these two.
+        theirs = defaults.create_ddp_model, defaults.DetectionCheckpointer
+        defaults.create_ddp_model, defaults.DetectionCheckpointer = create_ddp_model, Checkpointer
         try:
             super().__init__(cfg)
         finally:
-            defaults.create_ddp_model = _create_ddp_model
+            defaults.create_ddp_model, defaults.DetectionCheckpointer = theirs
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """detectron2's, which names the file that is at fault."""
+        with names_datasets(cfg.DATASETS.TRAIN):
+            return build_detection_train_loader(cfg, mapper=NamesImage(DatasetMapper(cfg, True)))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """detectron2's, which names the file that is at fault."""
+        mapper = NamesImage(DatasetMapper(cfg, False))
+        with names_datasets([dataset_name]):
+            return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
@@ -318,16 +344,25 @@ def create_ddp_model(model: torch.nn.Module, **options) -> torch.nn.Module:
     return _create_ddp_model(model, **options)
 
 
+class LazyTrainer(NamesIteration, SimpleTrainer):
+    """detectron2's trainer for LazyConfigs."""
+
+
+class LazyAMPTrainer(NamesIteration, AMPTrainer):
+    """detectron2's for mixed precision."""
+
+
 def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     """Train a LazyConfig that has detectron2's usual entries: model, dataloader, optimizer,
     lr_multiplier, train."""
     model = instantiate(cfg.model).to(cfg.train.device)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
-    loader = instantiate(cfg.dataloader.train)
+    loader = lazy_loader(cfg, "train")
     model = create_ddp_model(model, **cfg.train.ddp)
-    trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
-    checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    kind = LazyAMPTrainer if cfg.train.amp.enabled else LazyTrainer
+    trainer = kind(model, loader, optimizer)
+    checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
     every_process = [
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
@@ -346,10 +381,20 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
 
 
+def lazy_loader(cfg: DictConfig, part: str):
+    """The loader "train" or "test" of a LazyConfig, which names the file that is at fault."""
+    loader = cfg.dataloader[part]
+    names = OmegaConf.select(loader, "dataset.names") or ()
+    with names_datasets([names] if isinstance(names, str) else names):
+        if "mapper" in loader:
+            loader = {**loader, "mapper": NamesImage(instantiate(loader.mapper))}
+        return instantiate(loader)
+
+
 def evaluate_lazy(cfg: DictConfig, args: argparse.Namespace):
     """Evaluate a LazyConfig's ``train.init_checkpoint``, or with --resume its last checkpoint."""
     model = create_ddp_model(instantiate(cfg.model).to(cfg.train.device))
-    checkpointer = DetectionCheckpointer(model, cfg.train.output_dir)
+    checkpointer = Checkpointer(model, cfg.train.output_dir)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     return evaluate_model(cfg, model)
 
@@ -358,7 +403,7 @@ def evaluate_model(cfg: DictConfig, model: torch.nn.Module):
     """Run the evaluator of a LazyConfig, if it has one."""
     if "evaluator" not in cfg.dataloader:
         return None
-    loader, evaluator = (instantiate(cfg.dataloader[key]) for key in ("test", "evaluator"))
+    loader, evaluator = lazy_loader(cfg, "test"), instantiate(cfg.dataloader.evaluator)
     results = inference_on_dataset(model, loader, evaluator)
     print_csv_format(results)
     return results

@@ -14,17 +14,21 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, RUNNERS, init_default_scope
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from torch import nn
-from torch.multiprocessing import ProcessRaisedException, spawn
+from torch.multiprocessing import spawn
+from torch.utils.data import DataLoader
 
+from ... import checkpoints
 from ...data.pairs import PairError
 from ...layers import NORMS
 from ...models.pix2pix import TORCH_NORMS
 from .. import installed
-from ..training import UserError, check_output, reraise
+from ..training import UserError, check_output, told
+from .checkpoints import guard, latest
+from .faults import StopAtNaN, name_images, names_dataset
 
 #: Entries of a config beside those that its Runner takes.
 ENTRIES = {
@@ -59,10 +63,7 @@ def run(args: argparse.Namespace) -> None:
     if not re.fullmatch(r"tcp://.+:\d+", address):
         raise UserError(f"--dist-url {address}: give tcp://HOST:PORT with the first machine's host")
     first = args.machine_rank * processes
-    try:
-        spawn(_process, (first, world_size, address, args), nprocs=processes)
-    except ProcessRaisedException as error:
-        reraise(error)
+    spawn(_process, (first, world_size, address, args), nprocs=processes)
 
 
 def _free_port() -> int:
@@ -83,9 +84,10 @@ def _process(local_rank: int, first: int, world_size: int, address: str, args) -
     }
     if args.num_gpus == 0:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_processes))
-    cfg = load_config(args)
-    cfg.launcher = "pytorch"
-    main(cfg, args)
+    with told():
+        cfg = load_config(args)
+        cfg.launcher = "pytorch"
+        main(cfg, args)
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -130,6 +132,10 @@ def _override(word: str) -> tuple[str, Any]:
     try:
         return key, ast.literal_eval(value)
     except (SyntaxError, ValueError):
+        if "(" in value:
+            raise ValueError(
+                f"{key}={value} is no literal of Python; write {{'type': ...}} for dict(type=...)"
+            ) from None
         # What is no literal of Python may be one of MMEngine's lists: a,b or [a,b].
         words = argparse.ArgumentParser(exit_on_error=False)
         words.add_argument("--override", nargs=1, action=DictAction)
@@ -177,7 +183,10 @@ def check(cfg: Config, args: argparse.Namespace) -> None:
         if cfg.get(loader) is not None:
             check_dataset(f"{loader}.dataset", cfg[loader].dataset)
     check_output(cfg.work_dir, "work_dir")
+    guard()
     check_weights(cfg, args)
+    if not args.eval_only and args.machine_rank == 0:
+        checkpoints.remove_partial(cfg.work_dir)
 
 
 def _loops(args: argparse.Namespace) -> tuple[str, ...]:
@@ -252,8 +261,11 @@ def check_dataset(setting: str, dataset: dict) -> None:
 
 
 def check_weights(cfg: Config, args: argparse.Namespace) -> None:
-    """Raise UserError unless the checkpoints that a run starts from are there."""
-    if args.resume and find_latest_checkpoint(cfg.work_dir):
+    """Raise UserError unless the checkpoints that a run starts from are there, and can be read."""
+    last = latest(cfg.work_dir) if args.resume else None
+    if last:
+        if "://" not in last:
+            checkpoints.read(last)
         return
     load_from = cfg.get("load_from")
     if args.eval_only and not load_from:
@@ -272,15 +284,19 @@ def check_weights(cfg: Config, args: argparse.Namespace) -> None:
         if path and "://" not in path and not os.path.isfile(os.path.expanduser(path)):
             start = "" if load_from else f", or {setting.rsplit('.', 1)[0]}=None to start anew"
             raise UserError(f"checkpoint {path!r} does not exist; set {setting} to a file{start}")
+        if path and "://" not in path:
+            checkpoints.read(path)
 
 
 def main(cfg: Config, args: argparse.Namespace) -> None:
     """What every process does."""
+    guard()
+    if args.resume:
+        last = latest(cfg.work_dir)
+        cfg.load_from = last or cfg.get("load_from")
+        # With --eval-only it is evaluated, not gone on from.
+        cfg.resume = last is not None and not args.eval_only
     if args.eval_only:
-        if args.resume:
-            # Evaluated, not gone on from.
-            cfg.load_from = find_latest_checkpoint(cfg.work_dir) or cfg.get("load_from")
-            cfg.resume = False
         if args.tta:
             augment_test(cfg)
         # Then nothing of the training set need be there.
@@ -324,7 +340,11 @@ def build_runner(cfg: Config) -> Runner:
 
 @RUNNERS.register_module(force=True)
 class PluginRunner(Runner):
-    """MMEngine's Runner, which runs on several CPU processes, too."""
+    """MMEngine's Runner, on several CPU processes, too; what ends a run it tells in one line."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self.register_hook(StopAtNaN(), priority="VERY_HIGH")
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         if self.distributed and get_device() == "cpu":
@@ -337,3 +357,38 @@ class PluginRunner(Runner):
             # Without the device ids that DistributedDataParallel refuses on the CPU.
             model_wrapper_cfg = {**(model_wrapper_cfg or default), "device_ids": None}
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def load_checkpoint(self, filename: str, *args, **options) -> dict:
+        """MMEngine's.
+
+        Raises:
+            CheckpointError: it cannot be read, or has none of the model's tensors.
+        """
+        checkpoint = super().load_checkpoint(filename, *args, **options)
+        model = self.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        state = checkpoint.get("state_dict", checkpoint)
+        found = {re.sub("^module\\.", "", name): value for name, value in state.items()}
+        absent = (
+            name
+            for name, value in model.state_dict().items()
+            if getattr(found.get(name), "shape", None) != value.shape
+        )
+        checkpoints.check_fits(filename, model, found, absent)
+        return checkpoint
+
+    @staticmethod
+    def build_dataloader(dataloader: dict | DataLoader, *args, **options) -> DataLoader:
+        """MMEngine's, which names the files that are at fault.
+
+        Raises:
+            UserError: a data set's files cannot be loaded, or hold nothing.
+        """
+        config = dataloader.get("dataset") if isinstance(dataloader, dict) else None
+        with names_dataset(config):
+            loader = Runner.build_dataloader(dataloader, *args, **options)
+            if not len(loader.dataset):
+                raise ValueError("it holds nothing to train or to test with")
+        name_images(loader.dataset)
+        return loader

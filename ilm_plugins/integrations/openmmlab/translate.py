@@ -9,14 +9,16 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor
 
+from ... import checkpoints
+from ...checkpoints import CheckpointError
 from ...data.pairs import PairError, check_images, image_files
 from ...evaluation.images import read
 from ...layers import OptionError
 from ...models.pix2pix import Pix2Pix, to_bytes, to_signed
 from ..training import UserError
+from .checkpoints import allow_history
 from .translation import to_image, write
 
 
@@ -36,6 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--half", choices=("left", "right"), help="translate this half of pairs side by side"
     )
+    parser.add_argument(
+        "--unsafe-checkpoints",
+        action="store_true",
+        dest="unsafe",
+        help="load a checkpoint that holds code, and run it",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     try:
@@ -53,6 +61,7 @@ def translate(
     batch_size: int = 1,
     half: str | None = None,
     device: str = "cpu",
+    unsafe: bool = False,
 ) -> None:
     """Write OUTPUT/NAME.png for each image, and say which had to be padded.
 
@@ -65,7 +74,7 @@ def translate(
     """
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}; give at least 1")
-    model = load_model(checkpoint, device)
+    model = load_model(checkpoint, device, unsafe)
     multiple = model.generator.multiple
     files = image_files(input)
     check_images(files)
@@ -87,23 +96,23 @@ def translate(
     print(f"{output}: {len(files)} images")
 
 
-def load_model(checkpoint: str, device: str = "cpu") -> Pix2Pix:
+def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pix2Pix:
     """The model of a checkpoint, by the config in it, in evaluation; an EMA's weights if it has.
 
     Raises:
         UserError: see :func:`translate`.
     """
     try:
-        # Nothing but what MMEngine itself saves is unpickled; older releases do not list it.
-        saved = getattr(mmengine_checkpoint, "get_torch_safe_globals", list)()
-        with torch.serialization.safe_globals(saved):
-            state = torch.load(Path(checkpoint).expanduser(), map_location="cpu", weights_only=True)
+        allow_history()
+        state = checkpoints.read(checkpoint, unsafe)
         cfg = Config.fromstring(state["meta"]["cfg"], ".py")
         init_default_scope(cfg.get("default_scope") or "mmengine")
         model = MODELS.build(cfg.model)
         if not isinstance(model, Pix2Pix):
             raise TypeError(f"its model is a {type(model).__name__}")
         model.load_state_dict(state["state_dict"])
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
     except Exception as error:  # whatever the file may be
         raise UserError(
             f"{checkpoint} is no checkpoint of a Pix2Pix by tools/train_net.py: "

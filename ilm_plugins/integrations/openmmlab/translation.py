@@ -191,6 +191,11 @@ class HalfLinearLR(_ParamScheduler):
         self.total = end
         super().__init__(optimizer, "lr", end=end, **options)
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Go on from a checkpoint's step, towards this schedule's end, whatever that one's was."""
+        own = {"end": self.end, "total": self.total}
+        super().load_state_dict({**state_dict, **own})
+
     def _get_value(self) -> list[float]:
         share = min(1, (self.total - self.last_step) / (self.total - self.total // 2))
         return [base * share for base in self.base_values]

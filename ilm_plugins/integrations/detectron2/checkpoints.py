@@ -1,0 +1,61 @@
+"""detectron2's checkpoints: read without running what is in them, written whole or not at all."""
+
+from contextlib import AbstractContextManager
+from typing import IO, Any
+from urllib.parse import urlparse
+
+from detectron2.checkpoint import DetectionCheckpointer
+
+from ... import checkpoints
+
+
+class Checkpointer(DetectionCheckpointer):
+    """detectron2's, for files that may be anyone's and runs that may be killed at any time.
+
+    ``.pkl`` and ``.pth`` are read as :func:`ilm_plugins.checkpoints.read` reads them, and replaced
+    when they are whole. ``last_checkpoint`` follows its checkpoint.
+
+    Raises:
+        CheckpointError: when loading, a file cannot be read, or has none of the model's tensors;
+            when saving, it cannot be written.
+    """
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self.path_manager = WholeFiles(self.path_manager)
+
+    def load(self, path: str, *args, **options) -> dict[str, Any]:
+        self._path = path
+        return super().load(path, *args, **options)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith(".pkl"):
+            # Raises if there is more in it than arrays; then detectron2 tells its formats apart.
+            checkpoints.read(filename)
+        return super()._load_file(filename)
+
+    def _torch_load(self, f: str) -> Any:
+        return checkpoints.read(f)
+
+    def _load_model(self, checkpoint: dict[str, Any]):
+        found = list(checkpoint["model"])
+        incompatible = super()._load_model(checkpoint)
+        misshapen = (name for name, *_ in incompatible.incorrect_shapes)
+        absent = {*incompatible.missing_keys, *misshapen}
+        checkpoints.check_fits(self._path, self.model, found, absent)
+        return incompatible
+
+
+class WholeFiles:
+    """A path manager of iopath's whose local files are replaced when they are whole."""
+
+    def __init__(self, manager) -> None:
+        self._manager = manager
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manager, name)
+
+    def open(self, path: str, mode: str = "r", **options) -> AbstractContextManager[IO]:
+        if "w" in mode and not urlparse(path).scheme:
+            return checkpoints.replacing(path, mode)
+        return self._manager.open(path, mode, **options)

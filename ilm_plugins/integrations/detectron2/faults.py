@@ -1,0 +1,55 @@
+"""What may go wrong in a run of detectron2's: which file, or which iteration, in one line."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from detectron2.data import MetadataCatalog
+
+from ..training import RESUME, RunError, UserError
+
+
+class NamesIteration:
+    """A trainer that says in which iteration something has become infinite or NaN."""
+
+    def run_step(self) -> None:
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            raise FloatingPointError(f"at iteration {self.iter}: {error}") from error
+
+
+class NamesImage:
+    """A mapper of detectron2's, which says whose image cannot be read or does not fit.
+
+    Args:
+        mapper: from a data set's entry to what a model takes.
+    """
+
+    def __init__(self, mapper: Callable[[dict], dict]) -> None:
+        self.mapper = mapper
+
+    def __call__(self, entry: dict) -> dict:
+        try:
+            return self.mapper(entry)
+        except Exception as error:  # decoders and augmentations raise what they like
+            raise RunError(
+                f"image {entry.get('file_name')!r} cannot be used: {type(error).__name__}: "
+                f"{error}; mend or remove it. {RESUME}"
+            ) from error
+
+
+@contextmanager
+def names_datasets(names: Sequence[str]) -> Iterator[None]:
+    """Raise UserError with the files of data sets that cannot be loaded."""
+    try:
+        yield
+    except (AssertionError, KeyError, ValueError) as error:
+        files = [
+            f"{path} (empty)" if os.path.isfile(path) and not os.path.getsize(path) else path
+            for path in (os.fspath(MetadataCatalog.get(n).get("json_file", n)) for n in names)
+        ]
+        raise UserError(
+            f"data set {', '.join(names)} cannot be loaded from {', '.join(files)}: "
+            f"{type(error).__name__}: {error}; mend the file, or name another data set"
+        ) from error

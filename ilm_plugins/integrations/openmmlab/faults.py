@@ -1,0 +1,100 @@
+"""What may go wrong in a run of MMEngine's: which file, or which iteration, in one line."""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from mmengine.dataset import Compose
+from mmengine.hooks import Hook
+from torch import Tensor
+
+from ...data.pairs import PairError
+from ...layers import OptionError
+from ..training import RESUME, RunError, UserError
+
+
+@contextmanager
+def names_dataset(config: dict | None) -> Iterator[None]:
+    """Raise UserError with the annotations of a data set that cannot be loaded."""
+    try:
+        yield
+    except (AssertionError, IndexError, KeyError, ValueError) as error:
+        # What is not registered, or not an option, is told elsewhere.
+        if not isinstance(config, dict) or isinstance(error, PairError | OptionError):
+            raise
+        if isinstance(error, KeyError) and "registry" in str(error):
+            raise
+        inner = config
+        while isinstance(inner.get("dataset"), dict):
+            inner = inner["dataset"]
+        path = os.path.join(inner.get("data_root") or "", inner.get("ann_file") or "")
+        empty = " (empty)" if os.path.isfile(path) and not os.path.getsize(path) else ""
+        raise UserError(
+            f"data set {inner.get('type')} cannot be loaded from {path}{empty}: "
+            f"{type(error).__name__}: {error}; mend the file, or set another ann_file"
+        ) from error
+
+
+class NamesImage(Compose):
+    """A data set's transforms, which say whose image or annotation cannot be read or used."""
+
+    def __call__(self, data: dict) -> dict | None:
+        # Transforms add to it what they have read.
+        names = [data[key] for key in ("img_path", "seg_map_path") if data.get(key)]
+        try:
+            return super().__call__(data)
+        except Exception as error:  # decoders and transforms raise what they like
+            raise RunError(
+                f"image {' with '.join(map(str, names))} cannot be used: {type(error).__name__}: "
+                f"{error}; mend or remove it. {RESUME}"
+            ) from error
+
+
+def name_images(dataset) -> None:
+    """Give a data set, and those that it is made of, transforms that name what is at fault."""
+    for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
+        if inner is not None:
+            name_images(inner)
+    transforms = getattr(getattr(dataset, "pipeline", None), "transforms", None)
+    if isinstance(transforms, list):
+        dataset.pipeline = NamesImage([])
+        dataset.pipeline.transforms = transforms
+
+
+class StopAtNaN(Hook):
+    """Ends a training whose loss is infinite or NaN, before anything of it is saved.
+
+    The losses are looked at on their device, and only now and then by the host, which would have to
+    wait for them.
+
+    Args:
+        interval: iterations from one look of the host's to the next.
+    """
+
+    def __init__(self, interval: int = 10) -> None:
+        self.interval = interval
+        #: The iteration that was the first, from 0, on the losses' device.
+        self.first: Tensor | None = None
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        losses = [v.detach().sum() for v in (outputs or {}).values() if isinstance(v, Tensor)]
+        if losses:
+            finite = torch.isfinite(sum(loss.float() for loss in losses))
+            if self.first is None:
+                self.first = torch.full((), math.inf, device=finite.device)
+            self.first = torch.where(finite, self.first, self.first.clamp(max=runner.iter))
+        last = runner.iter + 1 == runner.max_iters
+        if last or self.every_n_train_iters(runner, self.interval):
+            self.look()
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        self.look()
+
+    def look(self) -> None:
+        """Raise FloatingPointError if there was such an iteration."""
+        if self.first is not None and not torch.isinf(self.first):
+            raise FloatingPointError(
+                f"the loss became infinite or NaN at iteration {self.first:.0f}"
+            )
