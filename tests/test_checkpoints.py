@@ -23,18 +23,9 @@ from ilm_plugins.checkpoints import (
     replacing,
     write,
 )
+from workers import Harmful
 
 np = pytest.importorskip("numpy", reason="checkpoints of arrays need numpy")
-
-
-class Harmful:
-    """Makes a folder where it is unpickled."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
 
 
 @pytest.fixture

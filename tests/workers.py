@@ -8,6 +8,17 @@ from torch import nn
 
 from ilm_plugins import NORMS
 
+
+class Harmful:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
 # ---- under detectron2
 
 

@@ -193,8 +193,13 @@ class HalfLinearLR(_ParamScheduler):
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Go on from a checkpoint's step, towards this schedule's end, whatever that one's was."""
-        own = {"end": self.end, "total": self.total}
-        super().load_state_dict({**state_dict, **own})
+        end, total = self.end, self.total
+        super().load_state_dict(state_dict)
+        self.end, self.total = end, total
+        # A schedule that has ended no longer counts its own steps.
+        self.last_step = self._global_step - 1
+        for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
+            group[self.param_name] = value
 
     def _get_value(self) -> list[float]:
         share = min(1, (self.total - self.last_step) / (self.total - self.total // 2))

@@ -19,18 +19,8 @@ from detectron2.model_zoo import get_config_file
 
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.detectron2.train import check, load_config
-
-SHAPES = "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
-SMALL = [
-    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TRAIN", "64"),
-    *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "64"),
-    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.01"),
-    *("SOLVER.WARMUP_ITERS", "0", "DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", ""),
-]
-
-
-def command(config, *options, out, opts=()):
-    return ["--config-file", str(config), *options, "OUTPUT_DIR", str(out), *SMALL, *opts]
+from runs import SHAPES
+from runs import detectron2_command as command
 
 
 def iterations(folder):

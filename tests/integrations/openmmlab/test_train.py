@@ -13,73 +13,14 @@ import torch
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
 from ilm_plugins.integrations import training
-
-CONFIG = """
-custom_imports = dict(imports=["ilm_plugins"], allow_failed_imports=False)
-default_scope = "mmseg"
-norm_cfg = dict(type="ILMGN", num_groups=4)
-model = dict(
-    type="EncoderDecoder",
-    data_preprocessor=dict(type="SegDataPreProcessor", size=(64, 64), pad_val=0, seg_pad_val=255),
-    backbone=dict(type="ResNet", depth=18, base_channels=16, stem_channels=16, norm_cfg=norm_cfg),
-    decode_head=dict(
-        type="FCNHead", in_channels=128, channels=32, num_convs=1, concat_input=False,
-        num_classes=5, norm_cfg=norm_cfg,
-    ),
-    auxiliary_head=None,
-    test_cfg=dict(mode="whole"),
-)
-pipeline = [
-    dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs"),
-]
-loader = dict(
-    batch_size=2, num_workers=0, sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="BaseSegDataset", data_root="DATASETS/shapes",
-        metainfo=dict(classes=("background", "circle", "square", "triangle", "star")),
-        data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation"),
-        pipeline=pipeline,
-    ),
-)
-train_dataloader = {**loader, "sampler": dict(type="InfiniteSampler", shuffle=True)}
-test_dataloader = {**loader, "batch_size": 1}
-test_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
-test_cfg = dict(type="TestLoop")
-optim_wrapper = dict(
-    type="OptimWrapper", optimizer=dict(type="SGD", lr=0.01, momentum=0.9), clip_grad=None
-)
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=4)
-default_hooks = dict(
-    logger=dict(type="LoggerHook", interval=1, log_metric_by_epoch=False),
-    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=2),
-)
-log_processor = dict(by_epoch=False)
-randomness = dict(seed=0)
-tta_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(
-        type="TestTimeAug",
-        transforms=[
-            [dict(type="Resize", scale_factor=s, keep_ratio=True) for s in (0.5, 1.0)],
-            [dict(type="LoadAnnotations")],
-            [dict(type="PackSegInputs")],
-        ],
-    ),
-]
-tta_model = dict(type="SegTTAModel")
-"""
+from runs import mmengine_command as command
+from runs import write_mmengine_config
 
 
 @pytest.fixture(scope="module")
 def config(datasets, tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "fcn.py"
-    path.write_text(CONFIG.replace("DATASETS", str(datasets)))
-    return path
-
-
-def command(config, *options, out, opts=()):
-    first = ["--config-file", str(config), "--num-gpus", "0", *options]
-    return [*first, f"work_dir={out}", *opts]
+    return write_mmengine_config(path, datasets)
 
 
 def losses(out):

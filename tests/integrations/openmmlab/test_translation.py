@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,28 +24,14 @@ from ilm_plugins.evaluation import images
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.openmmlab import exact, train, translate
 from ilm_plugins.layers import OptionError
-
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+from runs import LOADERS, pix2pix_command
+from workers import Harmful
 
 
 @pytest.fixture(scope="module")
 def command(root, datasets):
     """What gives the arguments of a small run on the generated shapes, of 8 pairs."""
-
-    shipped = root / "configs" / "pix2pix" / "shapes_ilmin_in.py"
-
-    def arguments(*options, out, opts=(), config=shipped):
-        settings = [
-            f"work_dir={out}",
-            *(f"{name}.dataset.data_root={datasets / 'shapes'}" for name in LOADERS),
-            "train_cfg.max_epochs=2",
-            "train_cfg.val_interval=1",
-            "default_hooks.logger.interval=1",
-            *opts,
-        ]
-        return ["--config-file", str(config), "--num-gpus", "0", *options, *settings]
-
-    return arguments
+    return partial(pix2pix_command, root, datasets)
 
 
 @pytest.fixture(scope="module")
@@ -442,18 +429,21 @@ def test_outputs_are_far_nearer_to_the_targets_than_their_mean(root, tmp_path):
     assert found["l1"] < 0.75 * constant["l1"] and found["ssim"] > 1.5 * constant["ssim"]
 
 
-class Command:
-    """Pickled, a call that would leave a file."""
+def test_a_checkpoint_runs_no_code(tmp_path, capsys):
+    trap, path = tmp_path / "ran", tmp_path / "evil.pth"
+    torch.save({"state_dict": {}, "meta": Harmful(trap)}, path)
+    argv = [str(path), str(tmp_path), str(tmp_path / "out")]
+    assert translate.main(argv) == 2
+    assert "holds posix.mkdir, which may run code" in capsys.readouterr().err
+    assert not trap.exists()
+    assert translate.main([*argv, "--unsafe-checkpoints"]) == 2
+    assert "is no checkpoint of a Pix2Pix" in capsys.readouterr().err
+    assert trap.exists()
 
-    def __init__(self, path):
-        self.path = path
 
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-def test_a_checkpoint_runs_no_code(tmp_path):
-    torch.save({"state_dict": {}, "meta": Command(tmp_path / "ran")}, tmp_path / "evil.pth")
-    with pytest.raises(training.UserError, match=r"evil\.pth is no checkpoint of a Pix2Pix"):
-        translate.load_model(str(tmp_path / "evil.pth"))
-    assert not (tmp_path / "ran").exists()
+def test_more_epochs_than_at_first_follow_the_longer_schedule(command, trained, tmp_path):
+    """Two epochs of 8 iterations were trained; of four the second half has the linear decay."""
+    opts = ["train_cfg.max_epochs=4", f"load_from={trained / 'epoch_2.pth'}"]
+    assert training.main(command("--resume", out=tmp_path, opts=opts)) == 0
+    rates = [e["generator.lr"] for e in entries(tmp_path) if "generator.lr" in e]
+    assert rates == pytest.approx([2e-4] * 8 + [1e-4] * 8)

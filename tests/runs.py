@@ -1,0 +1,98 @@
+"""Small runs of tools/train_net.py on the generated shapes, one of each kind."""
+
+from pathlib import Path
+
+SHAPES = "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+SMALL = [
+    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TRAIN", "64"),
+    *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "64"),
+    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.01"),
+    *("SOLVER.WARMUP_ITERS", "0", "DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", ""),
+]
+
+
+def detectron2_command(config, *options, out, opts=()):
+    """The arguments of a run of detectron2's."""
+    return ["--config-file", str(config), *options, "OUTPUT_DIR", str(out), *SMALL, *opts]
+
+
+MMENGINE_CONFIG = """
+custom_imports = dict(imports=["ilm_plugins"], allow_failed_imports=False)
+default_scope = "mmseg"
+norm_cfg = dict(type="ILMGN", num_groups=4)
+model = dict(
+    type="EncoderDecoder",
+    data_preprocessor=dict(type="SegDataPreProcessor", size=(64, 64), pad_val=0, seg_pad_val=255),
+    backbone=dict(type="ResNet", depth=18, base_channels=16, stem_channels=16, norm_cfg=norm_cfg),
+    decode_head=dict(
+        type="FCNHead", in_channels=128, channels=32, num_convs=1, concat_input=False,
+        num_classes=5, norm_cfg=norm_cfg,
+    ),
+    auxiliary_head=None,
+    test_cfg=dict(mode="whole"),
+)
+pipeline = [
+    dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs"),
+]
+loader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="BaseSegDataset", data_root="DATASETS/shapes",
+        metainfo=dict(classes=("background", "circle", "square", "triangle", "star")),
+        data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation"),
+        pipeline=pipeline,
+    ),
+)
+train_dataloader = {**loader, "sampler": dict(type="InfiniteSampler", shuffle=True)}
+test_dataloader = {**loader, "batch_size": 1}
+test_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
+test_cfg = dict(type="TestLoop")
+optim_wrapper = dict(
+    type="OptimWrapper", optimizer=dict(type="SGD", lr=0.01, momentum=0.9), clip_grad=None
+)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=4)
+default_hooks = dict(
+    logger=dict(type="LoggerHook", interval=1, log_metric_by_epoch=False),
+    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=2),
+)
+log_processor = dict(by_epoch=False)
+randomness = dict(seed=0)
+tta_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(
+        type="TestTimeAug",
+        transforms=[
+            [dict(type="Resize", scale_factor=s, keep_ratio=True) for s in (0.5, 1.0)],
+            [dict(type="LoadAnnotations")],
+            [dict(type="PackSegInputs")],
+        ],
+    ),
+]
+tta_model = dict(type="SegTTAModel")
+"""
+
+
+def write_mmengine_config(path: Path, datasets: Path) -> Path:
+    """A config of a small segmenter."""
+    path.write_text(MMENGINE_CONFIG.replace("DATASETS", str(datasets)))
+    return path
+
+
+def mmengine_command(config, *options, out, opts=()):
+    """The arguments of a run of MMEngine's."""
+    first = ["--config-file", str(config), "--num-gpus", "0", *options]
+    return [*first, f"work_dir={out}", *opts]
+
+
+def pix2pix_command(root, datasets, *options, out, opts=(), config=None):
+    """The arguments of two epochs of eight pairs."""
+    settings = [
+        *(f"{name}.dataset.data_root={datasets / 'shapes'}" for name in LOADERS),
+        "train_cfg.max_epochs=2",
+        "train_cfg.val_interval=1",
+        "default_hooks.logger.interval=1",
+        *opts,
+    ]
+    shipped = root / "configs" / "pix2pix" / "shapes_ilmin_in.py"
+    return mmengine_command(config or shipped, *options, out=out, opts=settings)
