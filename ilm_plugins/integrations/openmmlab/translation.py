@@ -197,7 +197,7 @@ class HalfLinearLR(_ParamScheduler):
         super().load_state_dict(state_dict)
         self.end, self.total = end, total
         # A schedule that has ended no longer counts its own steps.
-        self.last_step = self._global_step - 1
+        self.last_step = self._global_step - self.begin
         for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
             group[self.param_name] = value
 
