@@ -25,6 +25,10 @@ class CheckpointError(Exception):
     """A checkpoint cannot be read or written, told in one line: which file, why, what to do."""
 
 
+class CheckpointWriteError(CheckpointError):
+    """A checkpoint cannot be written; what was there before is still there."""
+
+
 @contextmanager
 def loading(unsafe: bool = False) -> Iterator[None]:
     """Have no ``torch.load`` run foreign code, in this process and those that it starts meanwhile.
@@ -161,7 +165,7 @@ def write(contents: Any, path: str | os.PathLike) -> None:
     A ``.safetensors`` takes a dict of tensors, a ``.pkl`` what pickle takes.
 
     Raises:
-        CheckpointError: it cannot be written; a file that was there stays as it was.
+        CheckpointWriteError: it cannot be written; a file that was there stays as it was.
     """
     path = Path(path).expanduser()
     with replacing(path) as file:
@@ -182,7 +186,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     Killed at any byte, or out of space, what ``path`` was before is there still.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointWriteError: it cannot be written.
     """
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
@@ -198,7 +202,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         # torch.save turns a failed write into an error of its own.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):
-            raise CheckpointError(
+            raise CheckpointWriteError(
                 f"{str(path)!r} cannot be written: {cause.strerror or cause}; make room, or write "
                 "elsewhere. What was there before is still there"
             ) from error

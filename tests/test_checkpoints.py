@@ -15,6 +15,7 @@ import torch
 from ilm_plugins.checkpoints import (
     PARTIAL,
     CheckpointError,
+    CheckpointWriteError,
     allow,
     check_fits,
     loading,
@@ -45,7 +46,7 @@ def save(contents, path):
 def test_code_is_refused_and_named(tmp_path, trap, suffix):
     path = save({"model": Harmful(trap)}, tmp_path / f"c{suffix}")
     with pytest.raises(
-        CheckpointError, match=r"holds posix.mkdir, which may run code.*--unsafe-ch"
+        CheckpointError, match=r"holds os.makedirs, which may run code.*--unsafe-ch"
     ) as told:
         read(path)
     assert str(path) in str(told.value) and "\n" not in str(told.value) and not trap.exists()
@@ -152,7 +153,9 @@ def test_a_disk_without_room_leaves_what_was_there(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(CheckpointError, match=r"c\.pth' cannot be written: File too large"):
+        with pytest.raises(
+            CheckpointWriteError, match=r"c\.pth' cannot be written: File too large"
+        ):
             write({"a": torch.randn(10**6)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

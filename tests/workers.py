@@ -16,7 +16,7 @@ class Harmful:
         self.path = str(path)
 
     def __reduce__(self):
-        return os.mkdir, (self.path,)
+        return os.makedirs, (self.path, 0o777, True)
 
 
 # ---- under detectron2

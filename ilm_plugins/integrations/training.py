@@ -16,7 +16,7 @@ import torch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from .. import checkpoints
-from ..checkpoints import CheckpointError
+from ..checkpoints import CheckpointError, CheckpointWriteError
 from ..layers import OptionError
 from . import installed
 
@@ -191,7 +191,9 @@ def failure(error: BaseException) -> UserError | None:
     if isinstance(error, UserError | OptionError | CheckpointError):
         # Out of a loader's process comes a whole traceback, with the line at its end.
         text = text.rsplit(f"{type(error).__name__}: ", 1)[-1]
-        return (type(error) if isinstance(error, UserError) else UserError)(text)
+        if isinstance(error, RunError | CheckpointWriteError):
+            return RunError(text)
+        return UserError(text)
     if isinstance(error, FloatingPointError):
         return RunError(f"{text}; lower the learning rate, or look at the data. {RESUME}")
     if isinstance(error, OSError) and (error.errno in DISK or error.filename):
@@ -204,7 +206,7 @@ def failure(error: BaseException) -> UserError | None:
             f"memory ends so, too. {RESUME}"
         )
     if isinstance(error, ProcessRaisedException):
-        for kind in (UserError, RunError, OptionError, CheckpointError):
+        for kind in (UserError, RunError, OptionError, CheckpointError, CheckpointWriteError):
             name = f"{kind.__module__}.{kind.__qualname__}: "
             if name in str(error):
                 return failure(kind(str(error).rsplit(name, 1)[1]))

@@ -434,7 +434,7 @@ def test_a_checkpoint_runs_no_code(tmp_path, capsys):
     torch.save({"state_dict": {}, "meta": Harmful(trap)}, path)
     argv = [str(path), str(tmp_path), str(tmp_path / "out")]
     assert translate.main(argv) == 2
-    assert "holds posix.mkdir, which may run code" in capsys.readouterr().err
+    assert "holds os.makedirs, which may run code" in capsys.readouterr().err
     assert not trap.exists()
     assert translate.main([*argv, "--unsafe-checkpoints"]) == 2
     assert "is no checkpoint of a Pix2Pix" in capsys.readouterr().err

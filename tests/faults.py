@@ -1,0 +1,84 @@
+"""What goes wrong around a run of tools/train_net.py, and what the user sees of it."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ilm_plugins.integrations import training
+
+TOOL = Path(__file__).parents[1] / "tools" / "train_net.py"
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def told(argv, capfd, status):
+    """The one line that a run ends with."""
+    assert training.main([str(word) for word in argv]) == status
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.err + printed.out
+    return last_line(printed.err)
+
+
+def last_line(printed):
+    line = printed.splitlines()[-1]
+    assert ": error: " in line, printed[-2000:]
+    return line
+
+
+def start(argv, **options):
+    """The tool in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, TOOL, *map(str, argv)],
+        env=ALONE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process, seconds=300):
+    """The one line that it ends with."""
+    _, err = process.communicate(timeout=seconds)
+    assert "Traceback" not in err, err[-3000:]
+    return last_line(err)
+
+
+def small_files(size):
+    """For a process to be started: no file may grow beyond ``size`` bytes, as on a full disk."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+def wait_for(there, process, seconds=180):
+    """Wait until a condition holds while a process runs."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def children(pid):
+    """The processes that a process has started, but for Python's own resource tracker."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
+            arguments = (status.parent / "cmdline").read_text()
+        except (OSError, ValueError):
+            continue
+        if int(fields["PPid"]) == pid and "resource_tracker" not in arguments:
+            found.append(int(fields["Pid"]))
+    return sorted(found)
+
+
+def kill_one_of(process):
+    """Kill the last of the processes that a process has started."""
+    os.kill(children(process.pid)[-1], signal.SIGKILL)

@@ -1,0 +1,198 @@
+"""What a user of tools/train_net.py sees of faults in detectron2's runs, and what survives them."""
+
+import json
+import pickle
+import shutil
+import time
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from faults import finish, kill_one_of, small_files, start, told, wait_for
+from ilm_plugins import checkpoints
+from runs import SHAPES
+from runs import detectron2_command as command
+from workers import Harmful
+
+NO_TEST = ["DATASETS.TEST", "()"]
+
+
+@pytest.fixture(scope="module")
+def trained(root, datasets, tmp_path_factory):
+    """The output folder of two iterations."""
+    from ilm_plugins.integrations import training
+
+    out = tmp_path_factory.mktemp("trained")
+    argv = command(
+        root / SHAPES, "--num-gpus", "0", out=out, opts=["SOLVER.MAX_ITER", "2", *NO_TEST]
+    )
+    assert training.main(argv) == 0
+    return out
+
+
+@pytest.fixture
+def shapes(datasets, tmp_path):
+    """A copy of the training images that may be harmed, and its name as a data set."""
+    folder = tmp_path / "shapes"
+    shutil.copytree(datasets / "shapes", folder)
+    name = f"harmed_{tmp_path.name}"
+    known = MetadataCatalog.get("shapes_train")
+    annotations = folder / known.json_file.split("/shapes/")[1]
+    images = folder / known.image_root.split("/shapes/")[1]
+    register_coco_instances(name, {}, str(annotations), str(images))
+    yield name, annotations, images
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def checkpoint(kind, trained, path, trap):
+    whole = trained / "model_final.pth"
+    if kind == "truncated":
+        path.write_bytes(whole.read_bytes()[:-1000])
+    elif kind == "no checkpoint":
+        path.write_text("<html>404</html>")
+    elif kind == "with code":
+        torch.save({"model": Harmful(trap)}, path)
+    elif kind == "pickle with code":
+        path = path.with_suffix(".pkl")
+        path.write_bytes(pickle.dumps({"model": Harmful(trap), "__author__": "nobody"}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("truncated", "truncated, or no checkpoint"),
+        ("no checkpoint", "truncated, or no checkpoint"),
+        ("with code", "holds os.makedirs, which may run code"),
+        ("pickle with code", "holds os.makedirs, which may run code"),
+    ],
+)
+def test_weights_that_are_none(root, trained, tmp_path, capfd, kind, words):
+    trap, out = tmp_path / "ran", tmp_path / "out"
+    path = checkpoint(kind, trained, tmp_path / "weights.pth", trap)
+    argv = command(root / SHAPES, "--num-gpus", "0", out=out, opts=["MODEL.WEIGHTS", str(path)])
+    line = told(argv, capfd, status=2)
+    assert str(path) in line and words in line
+    assert not trap.exists() and not list(out.iterdir())
+
+
+def test_weights_of_another_model(root, trained, tmp_path, capfd):
+    path = tmp_path / "other.pth"
+    checkpoints.write({"model": {"fc.weight": torch.ones(3)}}, path)
+    argv = command(
+        root / SHAPES, "--num-gpus", "0", out=tmp_path, opts=["MODEL.WEIGHTS", str(path)]
+    )
+    line = told(argv, capfd, status=2)
+    assert f"{path}' is of another model" in line and "fc.weight" in line
+
+
+def test_a_truncated_last_checkpoint(root, trained, tmp_path, capfd):
+    shutil.copytree(trained, tmp_path / "out")
+    path = tmp_path / "out" / "model_final.pth"
+    path.write_bytes(path.read_bytes()[:-1000])
+    before = {p: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
+    argv = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path / "out")
+    assert str(path) in told(argv, capfd, status=2)
+    assert before == {p: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
+
+
+def test_weights_with_code_that_the_user_trusts(root, trained, tmp_path):
+    """They are loaded, with what they do, only when asked to by name."""
+    from ilm_plugins.integrations import training
+
+    trap, path = tmp_path / "ran", tmp_path / "weights.pth"
+    state = checkpoints.read(trained / "model_final.pth")["model"]
+    torch.save({"model": state, "more": Harmful(trap)}, path)
+    opts = ["MODEL.WEIGHTS", str(path), "SOLVER.MAX_ITER", "1", *NO_TEST]
+    argv = command(
+        root / SHAPES, "--num-gpus", "0", "--unsafe-checkpoints", out=tmp_path / "out", opts=opts
+    )
+    assert training.main(argv) == 0
+    assert trap.exists()
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("content", ["cut", "foreign"])
+def test_a_corrupt_image_is_named(root, shapes, tmp_path, capfd, content, workers):
+    name, _, images = shapes
+    for path in images.iterdir():
+        path.write_bytes(path.read_bytes()[:300] if content == "cut" else b"no image")
+    opts = ["DATASETS.TRAIN", f"('{name}',)", "DATALOADER.NUM_WORKERS", workers, *NO_TEST]
+    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path / "out", opts=opts)
+    line = told(argv, capfd, status=1)
+    assert f"image '{images}/" in line and "cannot be used" in line
+    assert not (tmp_path / "out" / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("", "(empty)"),
+        ("{}", "KeyError"),
+        ("[1", "JSONDecodeError"),
+        ("none", "No valid"),
+    ],
+)
+def test_annotations_that_are_none(root, shapes, tmp_path, capfd, content, words):
+    name, annotations, _ = shapes
+    if content == "none":  # images, but nothing in them
+        content = json.dumps({**json.loads(annotations.read_text()), "annotations": []})
+    annotations.write_text(content)
+    opts = ["DATASETS.TRAIN", f"('{name}',)", *NO_TEST]
+    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path / "out", opts=opts)
+    line = told(argv, capfd, status=2)
+    assert str(annotations) in line and words in line
+
+
+def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(root, datasets, tmp_path, capfd):
+    opts = ["SOLVER.BASE_LR", "1e12", "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.MAX_ITER", "9"]
+    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path, opts=opts + NO_TEST)
+    line = told(argv, capfd, status=1)
+    assert "at iteration " in line and "--resume goes on" in line
+    iteration = int(line.split("at iteration ")[1].split(":")[0])
+    # The last that was saved is of the iteration before.
+    last = (tmp_path / "last_checkpoint").read_text()
+    assert checkpoints.read(tmp_path / last)["iteration"] == iteration - 1 < 8
+    assert not (tmp_path / "model_final.pth").exists()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(root, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "out")
+    opts = ["SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "1", *NO_TEST]
+    argv = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path / "out", opts=opts)
+    process = start(argv, preexec_fn=small_files(1_000_000))
+    line = finish(process)
+    assert process.returncode == 1
+    assert "model_0000002.pth' cannot be written: File too large" in line
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_final.pth"
+    assert not list((tmp_path / "out").glob(f"*{checkpoints.PARTIAL}"))
+    state = checkpoints.read(tmp_path / "out" / "model_final.pth")
+    assert state["iteration"] == 1
+
+
+def test_a_killed_process_ends_the_others_and_the_run_can_go_on(root, datasets, tmp_path):
+    """In seconds; what the last checkpoint has is not lost."""
+    from ilm_plugins.integrations import training
+
+    opts = ["SOLVER.MAX_ITER", "10000", "SOLVER.CHECKPOINT_PERIOD", "1", *NO_TEST]
+    options = ["--num-gpus", "0", "--num-processes", "2"]
+    process = start(command(root / SHAPES, *options, out=tmp_path, opts=opts))
+    wait_for((tmp_path / "model_0000001.pth").exists, process)
+    kill_one_of(process)
+    killed = time.monotonic()
+    line = finish(process, seconds=60)
+    assert time.monotonic() - killed < 20
+    assert process.returncode == 1
+    assert "process 1 ended by SIGKILL, and the others with it" in line or "is gone" in line
+    assert "--resume goes on from the last checkpoint" in line
+    last = checkpoints.read(tmp_path / (tmp_path / "last_checkpoint").read_text())["iteration"]
+    opts = ["SOLVER.MAX_ITER", str(last + 2), *NO_TEST]
+    resumed = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path, opts=opts)
+    assert training.main(resumed) == 0
+    assert checkpoints.read(tmp_path / "model_final.pth")["iteration"] == last + 1
