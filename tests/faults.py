@@ -28,10 +28,10 @@ def last_line(printed):
     return line
 
 
-def start(argv, **options):
-    """The tool in a process of its own."""
+def start(argv, run=(sys.executable,), **options):
+    """The tool in a process of its own, or several that ``run`` starts."""
     return subprocess.Popen(
-        [sys.executable, TOOL, *map(str, argv)],
+        [*run, TOOL, *map(str, argv)],
         env=ALONE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

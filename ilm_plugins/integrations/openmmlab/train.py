@@ -387,7 +387,5 @@ class PluginRunner(Runner):
         config = dataloader.get("dataset") if isinstance(dataloader, dict) else None
         with names_dataset(config):
             loader = Runner.build_dataloader(dataloader, *args, **options)
-            if not len(loader.dataset):
-                raise ValueError("it holds nothing to train or to test with")
         name_images(loader.dataset)
         return loader

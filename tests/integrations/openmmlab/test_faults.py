@@ -1,0 +1,242 @@
+"""What a user of tools/train_net.py sees of faults in MMEngine's runs, and what survives them."""
+
+import json
+import shutil
+import sys
+import time
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
+
+from mmengine.logging import HistoryBuffer
+
+from faults import children, finish, kill_one_of, small_files, start, told, wait_for
+from ilm_plugins import checkpoints
+from ilm_plugins.integrations import training
+from ilm_plugins.integrations.openmmlab.checkpoints import WholeFiles, guard, latest
+from runs import mmengine_command as command
+from runs import pix2pix_command, write_mmengine_config
+from workers import Harmful
+
+
+@pytest.fixture(scope="module")
+def config(datasets, tmp_path_factory):
+    return write_mmengine_config(tmp_path_factory.mktemp("config") / "fcn.py", datasets)
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory):
+    """The output folder of two iterations."""
+    out = tmp_path_factory.mktemp("trained")
+    assert training.main(command(config, out=out, opts=["train_cfg.max_iters=2"])) == 0
+    return out
+
+
+@pytest.fixture
+def harmed(datasets, tmp_path):
+    """A copy of the data set that may be harmed, and a config of it."""
+    shutil.copytree(datasets / "shapes", tmp_path / "shapes")
+    return tmp_path / "shapes", write_mmengine_config(tmp_path / "fcn.py", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "setting, kind, words",
+    [
+        ("load_from", "truncated", "truncated, or no checkpoint"),
+        ("load_from", "with code", "holds os.makedirs, which may run code"),
+        ("load_from", "of another model", "is of another model"),
+        ("model.backbone.init_cfg", "truncated", "truncated, or no checkpoint"),
+        ("model.backbone.init_cfg", "with code", "holds os.makedirs, which may run code"),
+    ],
+)
+def test_checkpoints_that_are_none(config, trained, tmp_path, capfd, setting, kind, words):
+    trap, out, path = tmp_path / "ran", tmp_path / "out", tmp_path / "weights.pth"
+    if kind == "truncated":
+        path.write_bytes((trained / "iter_2.pth").read_bytes()[:-1000])
+    elif kind == "with code":
+        torch.save({"state_dict": Harmful(trap)}, path)
+    else:
+        torch.save({"state_dict": {"fc.weight": torch.ones(3)}}, path)
+    value = f"{{'type': 'Pretrained', 'checkpoint': {str(path)!r}}}" if "init" in setting else path
+    line = told(command(config, out=out, opts=[f"{setting}={value}"]), capfd, status=2)
+    assert f"'{path}'" in line and words in line
+    assert not trap.exists() and not list(out.glob("*.pth"))
+
+
+def test_a_truncated_last_checkpoint(config, trained, tmp_path, capfd):
+    shutil.copytree(trained, tmp_path / "out")
+    path = tmp_path / "out" / "iter_2.pth"
+    (tmp_path / "out" / "last_checkpoint").write_text(str(path))
+    path.write_bytes(path.read_bytes()[:-1000])
+    before = sorted((tmp_path / "out").rglob("*"))
+    line = told(command(config, "--resume", out=tmp_path / "out"), capfd, status=2)
+    assert str(path) in line and before == sorted((tmp_path / "out").rglob("*"))
+
+
+class Overwrites:
+    """What MMEngine's own list of harmless functions would let a checkpoint do."""
+
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, "__init__")
+
+
+def test_not_even_attributes_of_what_is_allowed_can_be_had(tmp_path):
+    guard()
+    path = tmp_path / "c.pth"
+    torch.save({"a": Overwrites()}, path)
+    from mmengine.runner import CheckpointLoader
+    from mmengine.runner.checkpoint import load_from_local
+
+    for load in (checkpoints.read, CheckpointLoader.load_checkpoint):
+        with pytest.raises(checkpoints.CheckpointError, match="getattr, which may run code"):
+            load(str(path))
+    with checkpoints.loading(), pytest.raises(Exception, match="getattr"):
+        load_from_local(str(path), "cpu")
+
+
+def test_a_history_of_losses_is_data(tmp_path):
+    guard()
+    torch.save({"a": HistoryBuffer([1.0, 2.0], [1, 1])}, tmp_path / "c.pth")
+    assert checkpoints.read(tmp_path / "c.pth")["a"].mean() == 1.5
+
+
+def test_an_outdated_checkpoint_goes_when_its_successor_is_there(tmp_path):
+    old, new = tmp_path / "iter_1.pth", tmp_path / "iter_2.pth"
+    files = WholeFiles()
+    files.put(b"old", old)
+    files.remove(str(old))
+    assert old.exists()
+    WholeFiles().put(b"new", new)
+    assert not old.exists() and new.read_bytes() == b"new"
+
+
+def test_the_latest_checkpoint_is_found_where_its_name_was_not_written(tmp_path):
+    assert latest(tmp_path) is None
+    for name in ("epoch_9.pth", "epoch_10.pth", "best_mIoU_iter_77.pth", "epoch_11.pth.partial"):
+        (tmp_path / name).touch()
+    for named in (None, "", str(tmp_path / "epoch_8.pth")):
+        if named is not None:
+            (tmp_path / "last_checkpoint").write_text(named)
+        assert latest(tmp_path) == str(tmp_path / "epoch_10.pth")
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_9.pth"))
+    assert latest(tmp_path) == str(tmp_path / "epoch_9.pth")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_image_is_named(harmed, tmp_path, capfd, workers):
+    folder, config = harmed
+    images = folder / "images" / "validation"
+    for path in images.iterdir():
+        path.write_bytes(b"no image")
+    opts = [f"train_dataloader.num_workers={workers}"]
+    line = told(command(config, out=tmp_path / "out", opts=opts), capfd, status=1)
+    assert f"image {images}/" in line and "cannot be used" in line
+    assert not list((tmp_path / "out").glob("*.pth"))
+
+
+def test_a_corrupt_map_of_labels_is_named(harmed, tmp_path, capfd):
+    folder, config = harmed
+    labels = folder / "annotations" / "validation"
+    for path in labels.iterdir():
+        path.write_bytes(b"")
+    line = told(command(config, out=tmp_path / "out"), capfd, status=1)
+    assert f"with {labels}/" in line and "cannot be used" in line
+
+
+def coco(root, harmed, out, annotations):
+    folder, _ = harmed
+    opts = [
+        f"train_dataloader.dataset.data_root={folder}",
+        f"train_dataloader.dataset.ann_file={annotations}",
+        *("val_dataloader=None", "val_cfg=None", "val_evaluator=None"),
+    ]
+    config = root / "configs/mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
+    return command(config, out=out, opts=opts)
+
+
+@pytest.mark.parametrize(
+    "content, words", [("", "(empty)"), ("[1", "JSONDecodeError"), ("none", "nothing is in it")]
+)
+def test_annotations_that_are_none(root, harmed, tmp_path, capfd, content, words):
+    path = harmed[0] / "annotations" / "instances_training.json"
+    if content == "none":
+        content = json.dumps({**json.loads(path.read_text()), "annotations": []})
+    path.write_text(content)
+    line = told(coco(root, harmed, tmp_path / "out", path), capfd, status=2)
+    assert str(path) in line and words in line
+
+
+def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(config, tmp_path, capfd):
+    opts = ["optim_wrapper.optimizer.lr=1e30", "train_cfg.max_iters=9"]
+    opts += ["default_hooks.checkpoint.interval=1"]
+    line = told(command(config, out=tmp_path, opts=opts), capfd, status=1)
+    iteration = int(line.split("infinite or NaN at iteration ")[1].split(";")[0])
+    # Its number from 0 is that of the iterations before it, of which the last was saved.
+    assert (tmp_path / "last_checkpoint").read_text().endswith(f"iter_{iteration}.pth")
+    assert not (tmp_path / f"iter_{iteration + 1}.pth").exists()
+
+
+def test_a_nan_between_checkpoints_is_told_by_its_own_iteration(root, datasets, tmp_path, capfd):
+    """That of the loss, not that at which the host has looked; pix2pix has several losses."""
+    opts = ["optim_wrapper.generator.optimizer.lr=1e30", "train_cfg.val_interval=9"]
+    line = told(pix2pix_command(root, datasets, out=tmp_path, opts=opts), capfd, status=1)
+    assert "infinite or NaN at iteration 1;" in line or "NaN at iteration 2;" in line
+    assert not list(tmp_path.glob("*.pth"))
+
+
+@pytest.mark.parametrize("kind", ["mmseg", "pix2pix"])
+def test_a_full_disk_leaves_the_last_checkpoint(root, datasets, config, tmp_path, kind):
+    def argv(*options, length):
+        if kind == "mmseg":
+            opts = [f"train_cfg.max_iters={length}", "default_hooks.checkpoint.interval=1"]
+            return command(config, *options, out=tmp_path, opts=opts)
+        opts = [f"train_cfg.max_epochs={length}", "default_hooks.checkpoint.interval=1"]
+        return pix2pix_command(root, datasets, *options, out=tmp_path, opts=opts)
+
+    assert training.main(argv(length=1)) == 0
+    process = start(argv("--resume", length=2), preexec_fn=small_files(500_000))
+    line = finish(process)
+    assert process.returncode == 1
+    assert "_2.pth' cannot be written: File too large" in line
+    (left,) = tmp_path.glob("*_1.pth*")
+    assert latest(tmp_path) == str(left) and checkpoints.read(left)["state_dict"]
+    assert training.main(argv("--resume", length=2)) == 0
+
+
+@pytest.mark.parametrize("launcher", ["none", "torchrun"])
+def test_a_killed_process_ends_the_others_and_the_run_can_go_on(config, tmp_path, launcher):
+    length = ["train_cfg.max_iters=100000", "default_hooks.checkpoint.max_keep_ckpts=1"]
+    if launcher == "none":
+        process = start(command(config, "--num-processes", "2", out=tmp_path, opts=length))
+        parent = process.pid
+    else:
+        argv = command(config, "--launcher", "pytorch", out=tmp_path, opts=length)
+        run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+        process = start(argv, run=run)
+    wait_for((tmp_path / "last_checkpoint").exists, process)
+    kill_one_of(process)
+    killed = time.monotonic()
+    if launcher == "none":
+        line = finish(process, seconds=60)
+        assert "process 1 ended by SIGKILL, and the others with it" in line or "is gone" in line
+        assert "--resume goes on from the last checkpoint" in line and process.returncode == 1
+        assert not children(parent)
+    else:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1 and "Signal 9 (SIGKILL)" in err
+    assert time.monotonic() - killed < 30
+    last = checkpoints.read(latest(tmp_path))["meta"]["iter"]
+    opts = [f"train_cfg.max_iters={last + 2}"]
+    assert training.main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
+    assert (tmp_path / f"iter_{last + 2}.pth").exists()
+
+
+def test_a_folder_of_images_that_became_unreadable(root, datasets, tmp_path, capfd):
+    """pix2pix names them before it starts."""
+    shutil.copytree(datasets / "shapes", tmp_path / "shapes")
+    broken = sorted((tmp_path / "shapes" / "pairs" / "training").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:200])
+    line = told(pix2pix_command(root, tmp_path, out=tmp_path / "out"), capfd, status=2)
+    assert broken.name in line and "unreadable" in line
