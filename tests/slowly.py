@@ -1,4 +1,4 @@
-"""tools/train_net.py, but what it writes to a checkpoint reaches the disk slowly, piece by piece."""
+"""tools/train_net.py, whose checkpoints reach the disk slowly, piece by piece."""
 
 import io
 import sys

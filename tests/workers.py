@@ -1,10 +1,13 @@
 """What tests run in processes of their own, which find it by this module's name."""
 
 import os
+import socket
+from contextlib import nullcontext
 
 import torch
 from torch import distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ilm_plugins import NORMS
 
@@ -19,53 +22,103 @@ class Harmful:
         return os.makedirs, (self.path, 0o777, True)
 
 
-# ---- under detectron2
+# ---- gradients of several processes
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def join(rank, size, port):
+    """Enter a group over gloo."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=size)
+
+
+def leave():
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def check_gradients(make, wrap, batch, sizes, separate, steps=1):
+    """Compare the gradients of several processes, which share a batch, with those of one.
+
+    Args:
+        make: what gives the model.
+        wrap: what makes it DistributedDataParallel.
+        batch: of all processes.
+        sizes: of each process's share.
+        separate: whether a model normalizes by the statistics of what each call is given.
+        steps: passes over which gradients are accumulated.
+    """
+
+    def parts(share):
+        return [share[step::steps] for step in range(steps)]
+
+    shares = batch.split(sizes)
+    model = make()
+    parallel = wrap(model)
+    mine = parts(shares[dist.get_rank()])
+    for part in mine:
+        with parallel.no_sync() if part is not mine[-1] else nullcontext():
+            # DistributedDataParallel averages over the processes.
+            (parallel(part).square().sum() * len(sizes)).backward()
+    alone = make()
+    for share in shares if separate else (batch,):
+        for part in parts(share):
+            alone(part).square().sum().backward()
+    own = dict(model.named_parameters())
+    for name, parameter in alone.named_parameters():
+        scale = parameter.grad.abs().max()
+        error = (own[name].grad - parameter.grad).abs().max()
+        assert error <= 1e-6 * scale, (sizes, name, error / scale)
+
+
+def images(count, channels=3, size=8):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, channels, size, size, generator=generator, dtype=torch.float64)
 
 
 def small_model(key):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 64, 3), NORMS[key](64), nn.Conv2d(64, 1, 3))
+    layers = nn.Conv2d(3, 64, 3), NORMS[key](64), nn.ReLU(), nn.Conv2d(64, 1, 3)
+    return nn.Sequential(*layers).double()
 
 
-def batch(size):
-    return torch.randn(size, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+def gradients(rank, size, port, shares):
+    """Every layer under torch's own DistributedDataParallel, for several ways to share a batch."""
+    join(rank, size, port)
+    for key in NORMS:
+        for sizes in shares:
+            for steps in (1, 2):
+                check_gradients(
+                    lambda key=key: small_model(key),
+                    lambda model: DistributedDataParallel(model, find_unused_parameters=False),
+                    images(sum(sizes)),
+                    sizes,
+                    separate=key in ("EN", "SN"),
+                    steps=steps,
+                )
+    leave()
 
 
 def detectron2_gradients(sizes):
-    """What each of two processes does: its share of one batch, then compare with the other's."""
-    torch.set_num_threads(1)
-    for key in NORMS:
-        _detectron2_gradients(key, sizes)
-
-
-def _detectron2_gradients(key, sizes):
-    from detectron2.utils import comm
-
+    """Every layer, as detectron2 wraps its models, in processes that it has started."""
     from ilm_plugins.integrations.detectron2.train import create_ddp_model
 
-    start = sum(sizes[: comm.get_rank()])
-    x = batch(sum(sizes))[start : start + sizes[comm.get_rank()]]
-    model = create_ddp_model(small_model(key), broadcast_buffers=False)
-    assert isinstance(model, nn.parallel.DistributedDataParallel)
-    # DistributedDataParallel averages over the processes.
-    (model(x).square().sum() * comm.get_world_size()).backward()
-    mine = {n: p.grad.tolist() for n, p in model.module.named_parameters()}
-    theirs = comm.all_gather(mine)
-    assert theirs[0] == theirs[1]
-    if key in ("EN", "SN"):
-        return  # the batch statistics are each process's own
-    alone = small_model(key)
-    alone(batch(sum(sizes))).square().sum().backward()
-    for name, parameter in alone.named_parameters():
-        grad = torch.tensor(mine[name])
-        scale = parameter.grad.abs().max()
-        assert (grad - parameter.grad).abs().max() <= 1e-6 * max(scale, 1) + 1e-6 * scale, (
-            key,
-            name,
+    torch.set_num_threads(1)
+    for key in NORMS:
+        check_gradients(
+            lambda key=key: small_model(key),
+            lambda model: create_ddp_model(model, broadcast_buffers=False),
+            images(sum(sizes)),
+            sizes,
+            separate=key in ("EN", "SN"),
         )
 
-
-# ---- under MMEngine
 
 HEAD = {
     "type": "Shared4Conv1FCBBoxHead",
@@ -81,56 +134,36 @@ NORM_CFGS = {
 }
 
 
-def box_head(key):
-    import mmdet.models  # noqa: F401 - registers the head
-    from mmengine.registry import MODELS
+class BoxHead(nn.Module):
+    """mmdet's box head, whose two outputs are one."""
 
-    import ilm_plugins  # noqa: F401 - registers the norms
+    def __init__(self, key):
+        super().__init__()
+        import mmdet.models  # noqa: F401 - registers the head
+        from mmengine.registry import MODELS
 
-    torch.manual_seed(0)
-    with MODELS.switch_scope_and_registry("mmdet") as registry:
-        head = registry.build({**HEAD, "norm_cfg": NORM_CFGS[key]})
-    return head.double().train()
+        import ilm_plugins  # noqa: F401 - registers the norms
 
+        torch.manual_seed(0)
+        with MODELS.switch_scope_and_registry("mmdet") as registry:
+            self.head = registry.build({**HEAD, "norm_cfg": NORM_CFGS[key]}).double()
 
-def loss(head, rois):
-    scores, boxes = head(rois)
-    return scores.square().sum() + boxes.sum()
-
-
-def regions(count):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(count, 8, 3, 3, generator=generator, dtype=torch.float64)
+    def forward(self, rois):
+        return torch.cat(self.head(rois), 1)
 
 
 def openmmlab_gradients(rank, port):
     """What each of two processes does: its shares of some regions of interest."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    for key in NORM_CFGS:
-        for sizes in ((3, 3), (5, 1), (4, 0)):
-            _openmmlab_gradients(rank, key, sizes)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def _openmmlab_gradients(rank, key, sizes):
     from mmengine.model import MMDistributedDataParallel
 
-    rois = regions(sum(sizes))
-    shares = rois.split(sizes)
-    head = box_head(key)
-    parallel = MMDistributedDataParallel(head, broadcast_buffers=False)
-    # DistributedDataParallel averages over the processes.
-    (loss(parallel, shares[rank]) * len(sizes)).backward()
-
-    alone = box_head(key)
-    # EN normalizes by the statistics of each process's own share.
-    for share in shares if key == "EN" else (rois,):
-        loss(alone, share).backward()
-    own = dict(head.named_parameters())
-    for name, parameter in alone.named_parameters():
-        scale = parameter.grad.abs().max()
-        error = (own[name].grad - parameter.grad).abs().max()
-        assert error <= 1e-6 * scale, (key, sizes, name)
+    join(rank, 2, port)
+    for key in NORM_CFGS:
+        for sizes in ((3, 3), (5, 1), (4, 0)):
+            check_gradients(
+                lambda key=key: BoxHead(key),
+                lambda model: MMDistributedDataParallel(model, broadcast_buffers=False),
+                images(sum(sizes), channels=8, size=3),
+                sizes,
+                separate=key == "EN",
+            )
+    leave()

@@ -5,6 +5,7 @@ import random
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_no_kill_loses_the_last_checkpoint(root, datasets, tmp_path, kind):
         begun = time.time()
         if attempt % 2:
             # Not one that an earlier kill has left, which goes when the run begins.
-            wait_for(lambda: written(run.out, since=begun), process)
+            wait_for(partial(written, run.out, since=begun), process)
             time.sleep(rng.uniform(0, 0.5))
         elif attempt:
             time.sleep(rng.uniform(0, 30))
