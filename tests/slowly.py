@@ -34,4 +34,4 @@ fast_open = Path.open
 
 if __name__ == "__main__":
     Path.open = slow_open
-    sys.exit(main())
+    sys.exit(main(sys.argv[2:]))  # behind the name of the tool
