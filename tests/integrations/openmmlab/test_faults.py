@@ -124,12 +124,12 @@ def test_the_latest_checkpoint_is_found_where_its_name_was_not_written(tmp_path)
     assert latest(tmp_path) == str(tmp_path / "epoch_9.pth")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_corrupt_image_is_named(harmed, tmp_path, capfd, workers):
+@pytest.mark.parametrize("content, workers", [("foreign", 0), ("cut", 2)])
+def test_a_corrupt_image_is_named(harmed, tmp_path, capfd, content, workers):
     folder, config = harmed
     images = folder / "images" / "validation"
     for path in images.iterdir():
-        path.write_bytes(b"no image")
+        path.write_bytes(path.read_bytes()[:-100] if content == "cut" else b"no image")
     opts = [f"train_dataloader.num_workers={workers}"]
     line = told(command(config, out=tmp_path / "out", opts=opts), capfd, status=1)
     assert f"image {images}/" in line and "cannot be used" in line
