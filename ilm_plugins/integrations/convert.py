@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import surgery
-from ..checkpoints import CheckpointError, read, write
+from ..checkpoints import CheckpointError, loading, read, write
 from ..layers import NORMS, OptionError
 from . import installed, training
 from .detectron2.norms import parse_norm
@@ -46,13 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parser().parse_intermixed_args(argv)
     try:
-        report, dropped = convert_file(
-            args.input,
-            args.output,
-            change_of(args),
-            overwrite=args.overwrite,
-            unsafe=args.unsafe_checkpoints,
-        )
+        with loading(unsafe=args.unsafe_checkpoints):
+            change = change_of(args)
+            report, dropped = convert_file(args.input, args.output, change, args.overwrite)
     except (UserError, OptionError, CheckpointError) as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         return 2
@@ -169,7 +165,6 @@ def convert_file(
     target: str | os.PathLike,
     change: Change,
     overwrite: bool = False,
-    unsafe: bool = False,
 ) -> tuple[surgery.Report, list[str]]:
     """Write a checkpoint of which the state dict is changed.
 
@@ -177,7 +172,6 @@ def convert_file(
         source, target: files, in the formats that their names end with.
         change: see :func:`change_of`.
         overwrite: whether ``target`` may be there already.
-        unsafe: see :func:`ilm_plugins.checkpoints.read`.
 
     Returns:
         What became of the norms; and which entries of the file were dropped, because they belong to
@@ -197,7 +191,7 @@ def convert_file(
         from .openmmlab.checkpoints import allow_history
 
         allow_history()
-    contents = read(source, unsafe)
+    contents = read(source)
     entry, state = find_state(contents, source)
     state, report = change(state)
     if not report.converted:
