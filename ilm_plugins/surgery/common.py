@@ -49,9 +49,7 @@ class Report:
                 by_words[words].append(name)
             sections += [(f"{title}, {words}", names) for words, names in by_words.items()]
         sections += [("missing", self.missing)] if self.missing else []
-        for words, names in self.notes.items():
-            everywhere = len(names) == len(self.converted)
-            sections.append((f"note, {words}", ["(all converted)"] if everywhere else names))
+        sections += [(f"note, {words}", names) for words, names in self.notes.items()]
         lines = []
         for title, names in sections:
             lines += [f"{title} ({len(names)}):", *(f"    {name or '(root)'}" for name in names)]
