@@ -609,6 +609,7 @@ def test_what_openmmlab_names_by_type_is_found():
 
     plain = randomized(Block("bn1", nn.BatchNorm2d(32)))
     ours = Block("gn1", ExemplarNorm(32))
+    nn.init.normal_(ours.gn1.ratio.weight)
     state, report = surgery.fit_state(plain.state_dict(), ours)
     assert report.converted == {"gn1": "BN -> ExemplarNorm"} and not report.left
     ours.load_state_dict(state)
