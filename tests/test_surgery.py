@@ -572,6 +572,11 @@ def test_a_weight_and_a_bias_alone_are_converted_only_if_named():
     assert report.left["stem.1"] == "GN or IN does not become ExemplarNorm"
     with pytest.raises(OptionError, match="fits none of the 2 norms"):
         surgery.convert_state(state, "ILMGN", match="roi_heads.*")
+    _, report = surgery.convert_state(state, "ILMGN", match="*", activations=("relu", "relu"))
+    assert "is never a plain norm" in report.left["stem.1"]
+    _, report = surgery.fit_state(state, Small(ILMGroupNorm(32), ILMGroupNorm(32)))
+    assert report.converted.keys() == {"head.1"}
+    assert report.left["stem.1"] == "weight has shape (16,), shape (32,) in the layer"
     _, report = surgery.convert_state(state, "ILMGN", match="*", key_group_size=32)
     assert report.converted.keys() == {"head.1"}
     assert "does not divide num_channels=16" in report.left["stem.1"]
