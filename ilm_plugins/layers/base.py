@@ -35,14 +35,7 @@ class AdaptiveNorm(nn.GroupNorm):
 
     def __new__(cls, *args, **options):
         # A config's misspelt option deserves better than Python's TypeError, in every framework.
-        known = inspect.signature(cls.__init__).parameters
-        any_option = any(p.kind is p.VAR_KEYWORD for p in known.values())
-        for option in options:
-            if option not in known and not any_option:
-                raise OptionError(
-                    f"{cls.__name__}: unknown option {option!r}; the options are "
-                    + ", ".join(list(known)[1:])
-                )
+        check_known(cls, options)
         return super().__new__(cls)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,6 +159,19 @@ ACTIVATIONS = {
     "relu6": nn.functional.relu6,
     "identity": lambda x: x,
 }
+
+
+def check_known(layer: type, options: Iterable[str]) -> None:
+    """Raise OptionError unless a layer's constructor takes all of these options."""
+    known = inspect.signature(layer.__init__).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        return
+    for option in options:
+        if option not in known:
+            raise OptionError(
+                f"{layer.__name__}: unknown option {option!r}; the options are "
+                + ", ".join(list(known)[1:])
+            )
 
 
 def check_choice(layer: str, option: str, value: Any, choices: Iterable[Any]) -> None:

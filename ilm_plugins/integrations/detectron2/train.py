@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
+from detectron2 import modeling
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.data import (
     DatasetCatalog,
@@ -407,3 +408,17 @@ def evaluate_model(cfg: DictConfig, model: torch.nn.Module):
     results = inference_on_dataset(model, loader, evaluator)
     print_csv_format(results)
     return results
+
+
+def build_model(args: argparse.Namespace) -> torch.nn.Module:
+    """A config's model, untrained.
+
+    Raises:
+        UserError: the config cannot be read, or has no model.
+    """
+    cfg = load_config(args)
+    if isinstance(cfg, CfgNode):
+        return modeling.build_model(cfg)
+    if "model" not in cfg:
+        raise UserError(f"{args.config_file} does not define model; a LazyConfig of a model does")
+    return instantiate(cfg.model)

@@ -389,3 +389,18 @@ class PluginRunner(Runner):
             loader = Runner.build_dataloader(dataloader, *args, **options)
         name_images(loader.dataset)
         return loader
+
+
+def build_model(args: argparse.Namespace) -> nn.Module:
+    """A config's model, untrained.
+
+    Raises:
+        UserError: the config cannot be read, or has no model.
+    """
+    cfg = load_config(args)
+    if cfg.get("model") is None:
+        raise UserError(f"{args.config_file} does not define model; an MMEngine config does")
+    init_default_scope(cfg.get("default_scope") or "mmengine")
+    # As the Runner does where a config states the preprocessing beside the model.
+    beside = {key: cfg[key] for key in ("data_preprocessor",) if key in cfg}
+    return MODELS.build(cfg.model, default_args=beside)

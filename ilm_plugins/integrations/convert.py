@@ -1,0 +1,261 @@
+"""The norms of a checkpoint file; see ``tools/convert.py``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import surgery
+from ..checkpoints import CheckpointError, loading, read, write
+from ..layers import NORMS, OptionError
+from . import installed, training
+from .detectron2.norms import parse_norm
+from .training import UserError
+
+#: Where frameworks keep the state dict in a checkpoint; otherwise it is the checkpoint itself.
+STATES = ("model", "state_dict")
+#: Entries that belong to parameters as they were before.
+OF_TRAINING = {
+    "amp",
+    "ema_state_dict",
+    "grad_scaler",
+    "lr_scheduler",
+    "message_hub",
+    "model_ema",
+    "optimizer",
+    "param_schedulers",
+    "scaler",
+    "scheduler",
+    "state_dict_ema",
+    "trainer",
+}
+#: What detectron2 reads in a .pkl beside the model.
+OF_PKL = ("__author__", "matching_heuristics")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert a file.
+
+    Returns:
+        The exit status: 0, or 2 after printing one line about the user's mistake.
+    """
+    args = parser().parse_intermixed_args(argv)
+    try:
+        with loading(unsafe=args.unsafe_checkpoints):
+            change = change_of(args)
+            report, dropped = convert_file(args.input, args.output, change, args.overwrite)
+    except (UserError, OptionError, CheckpointError) as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        return 2
+    print(report)
+    if dropped:
+        print(f"dropped, as it belongs to the file as it was: {', '.join(dropped)}")
+    print(f"{args.output} is written")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        description="Convert the norms of a checkpoint: .pth of torch, detectron2 or MMEngine, "
+        ".pkl of detectron2's model zoo, .safetensors.",
+    )
+    p.add_argument("input")
+    p.add_argument("output", help="another file, in the format that its name ends with")
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="convert to the norms of this model: a config as of tools/train_net.py",
+    )
+    what.add_argument(
+        "--to", metavar="NORM", help=f"{', '.join(NORMS)}; options as in 'ILMGN(key_group_size=8)'"
+    )
+    what.add_argument(
+        "--revert", action="store_true", help="to the plain norms, where layers still are these"
+    )
+    p.add_argument(
+        "--match",
+        action="append",
+        metavar="PATTERN",
+        help="with --to and --revert: names of norms, * for any characters; can be given again",
+    )
+    p.add_argument(
+        "--summed-batches",
+        type=int,
+        metavar="N",
+        help="the input is of SN's released code with using_moving_average=False, over N batches",
+    )
+    p.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it is there")
+    p.add_argument(
+        "--unsafe-checkpoints", action="store_true", help="unpickle code that INPUT may hold"
+    )
+    p.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="with --config-file: overrides of it"
+    )
+    return p
+
+
+#: From a state dict to another, and what became of the norms in it.
+Change = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], surgery.Report]]
+
+
+def change_of(args: argparse.Namespace) -> Change:
+    """What a command line asks for.
+
+    Raises:
+        UserError: options contradict each other, or a config cannot be read.
+        OptionError: the norm is unknown.
+    """
+    if args.config_file is None and args.overrides:
+        raise UserError(
+            f"{' '.join(args.overrides)}: overrides are of a config; give --config-file"
+        )
+    if args.config_file is not None:
+        if args.match:
+            raise UserError("--match with --config-file: the config says which norms; leave it out")
+        model = build_model(args.config_file, args.overrides)
+        return _averaging(args.summed_batches, lambda state: surgery.fit_state(state, model))
+    if args.revert:
+        return lambda state: surgery.revert_state(state, match=args.match)
+    key, options = parse_norm(args.to) or (args.to, {})
+    return _averaging(
+        args.summed_batches,
+        lambda state: surgery.convert_state(state, key, match=args.match, **options),
+    )
+
+
+def _averaging(batches: int | None, change: Change) -> Change:
+    if batches is None:
+        return change
+    return lambda state: change(surgery.average_sums(state, batches))
+
+
+def build_model(config_file: str, overrides: Sequence[str] = ()) -> nn.Module:
+    """The untrained model of a detectron2 or MMEngine config, on the CPU.
+
+    Raises:
+        UserError: the config cannot be read, or its model not be built.
+    """
+    options = ["--config-file", config_file, "--num-gpus", "0"]
+    args = training.parser().parse_args([*options, *overrides])
+    framework = training.framework_of(config_file)
+    training.check_framework(framework, args)
+    if framework == "mmengine":
+        from .openmmlab import train
+    else:
+        from .detectron2 import train
+    try:
+        return train.build_model(args)
+    except (UserError, OptionError):
+        raise
+    except Exception as error:  # models raise what they like
+        raise UserError(
+            f"the model of {config_file} cannot be built: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; mend the config, or the overrides"
+        ) from error
+
+
+def convert_file(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    change: Change,
+    overwrite: bool = False,
+) -> tuple[surgery.Report, list[str]]:
+    """Write a checkpoint of which the state dict is changed.
+
+    Args:
+        source, target: files, in the formats that their names end with.
+        change: see :func:`change_of`.
+        overwrite: whether ``target`` may be there already.
+
+    Returns:
+        What became of the norms; and which entries of the file were dropped, because they belong to
+        the parameters as they were, or have no place in the format.
+
+    Raises:
+        UserError: ``source`` holds no state dict, nothing in it was converted, or ``target`` is the
+            same file, or there already; nothing is written.
+        CheckpointError: a file cannot be read or written.
+    """
+    source, target = (Path(path).expanduser() for path in (source, target))
+    if target.exists() and source.exists() and target.samefile(source):
+        raise UserError(f"OUTPUT {str(target)!r} is INPUT; give another file")
+    if target.exists() and not overwrite:
+        raise UserError(f"OUTPUT {str(target)!r} is there already; add --overwrite to replace it")
+    if source.suffix not in (".pkl", ".safetensors") and installed("mmengine"):
+        from .openmmlab.checkpoints import allow_history
+
+        allow_history()
+    contents = read(source)
+    entry, state = find_state(contents, source)
+    state, report = change(state)
+    if not report.converted:
+        reasons = "; ".join(dict.fromkeys(report.left.values())) or "no norm in it is another's"
+        raise UserError(f"nothing in {str(source)!r} was converted ({reasons}); nothing is written")
+    kept, dropped = {}, []
+    if entry is not None:
+        kept, dropped = _split({k: v for k, v in contents.items() if k != entry}, target.suffix)
+    if target.suffix == ".safetensors":
+        written = state
+    elif target.suffix == ".pkl":
+        # Without an author, detectron2 takes it for one of Caffe2's.
+        arrays = {key: _as_array(key, value) for key, value in state.items()}
+        written = {"__author__": "ilm_plugins", **kept, "model": arrays}
+    else:
+        written = state if entry is None else {**kept, entry: state}
+    write(written, target)
+    return report, dropped
+
+
+def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, Any]]:
+    """The state dict in a checkpoint, arrays in it made tensors; and its key, None for the top.
+
+    Raises:
+        UserError: there is none.
+    """
+    if isinstance(contents, Mapping):
+        for entry in (*STATES, None):
+            found = contents if entry is None else contents.get(entry)
+            if isinstance(found, Mapping):
+                state = {key: _as_tensor(value) for key, value in found.items()}
+                if any(isinstance(value, Tensor) for value in state.values()):
+                    return entry, state
+    held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
+    raise UserError(
+        f"{str(path)!r} holds no state dict, neither under 'model' or 'state_dict' nor at the top, "
+        f"but {str(held)[:120]}; give a checkpoint of torch, detectron2 or MMEngine"
+    )
+
+
+def _split(entries: Mapping[str, Any], suffix: str) -> tuple[dict[str, Any], list[str]]:
+    """Entries beside the state dict that a file of this format keeps, and the others' names."""
+    if suffix == ".safetensors":
+        return {}, list(entries)
+    keep = {k: v for k, v in entries.items() if k not in OF_TRAINING}
+    if suffix == ".pkl":
+        keep = {k: v for k, v in keep.items() if k in OF_PKL}
+    dropped = [k for k in entries if k not in keep]
+    if isinstance(keep.get("meta"), Mapping) and "cfg" in keep["meta"]:
+        keep["meta"] = {k: v for k, v in keep["meta"].items() if k != "cfg"}
+        dropped.append("meta.cfg")
+    return keep, dropped
+
+
+def _as_tensor(value: Any) -> Any:
+    if type(value).__module__ == "numpy" and getattr(value, "dtype", None) is not None:
+        return torch.as_tensor(value.copy())
+    return value
+
+
+def _as_array(key: str, value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    try:
+        return value.detach().numpy()
+    except TypeError as error:
+        raise UserError(f"{key} is of {value.dtype}, which .pkl cannot hold; write .pth") from error

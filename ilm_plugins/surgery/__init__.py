@@ -1,0 +1,37 @@
+"""Put the layers into models and checkpoints that are trained already, and take them out again.
+
+:func:`convert` swaps the norms of a model, :func:`convert_state` those of a state dict that comes
+without one, :func:`fit_state` makes a state dict fit a model; :func:`revert` and
+:func:`revert_state` lead back. What becomes of a single layer's tensors is one rule of `RULES`:
+
+============  ======================  ==========================================================
+from          to                      outputs
+============  ======================  ==========================================================
+GN            ILMGN, ILMLN (of one    the same
+              group), AssocNorm
+IN            ILMIN                   the same
+BN            EN                      the same in evaluation: ratios start uniform, BN's row is
+                                      K times the weight, the other rows are zero
+BN            SN                      others: weight, bias and statistics are kept, not the
+                                      function
+released ILM  ILMGN, ILMIN, ILMLN     the same, but that the papers' released code divides
+released SN   SN                      variances by one less than the number of values
+ILM*, Assoc   GN, IN                  the same; while the decoders are zero and omega_offset 1/2
+EN            BN                      the same in evaluation; while ratios are uniform, and the
+                                      other rows zero
+============  ======================  ==========================================================
+"""
+
+from .common import Report
+from .models import convert, revert
+from .states import average_sums, convert_state, fit_state, revert_state
+
+__all__ = [
+    "Report",
+    "average_sums",
+    "convert",
+    "convert_state",
+    "fit_state",
+    "revert",
+    "revert_state",
+]

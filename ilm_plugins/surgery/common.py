@@ -1,0 +1,75 @@
+"""What the conversion of models and of state dicts share: what replaces what, names, the report."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from ..layers import NORMS, OptionError
+from ..layers.base import check_choice, check_known
+
+Match = str | Sequence[str] | None
+
+#: Key of a layer -> the plain norm that it replaces, and what it keeps of that.
+REPLACES = {
+    "ILMGN": ("GN", ("num_groups", "eps")),
+    "ILMIN": ("IN", ("eps",)),
+    "ILMLN": ("GN", ("eps",)),
+    "AssocNorm": ("GN", ("num_groups", "eps")),
+    "EN": ("BN", ("eps", "momentum")),
+    "SN": ("BN", ("eps", "momentum")),
+}
+
+
+@dataclass
+class Report:
+    """What became of the norms, by their names; to be printed.
+
+    Attributes:
+        converted: name -> from what to what.
+        left: name -> why it is as it was.
+        missing: names of what a model has, and a checkpoint has not.
+        notes: what else to know -> names that it is about.
+    """
+
+    converted: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, words: str | None, name: str) -> None:
+        if words:
+            self.notes.setdefault(words, []).append(name)
+
+    def __str__(self) -> str:
+        sections = []
+        for title, found in (("converted", self.converted), ("left", self.left)):
+            by_words = defaultdict(list)
+            for name, words in found.items():
+                by_words[words].append(name)
+            sections += [(f"{title}, {words}", names) for words, names in by_words.items()]
+        sections += [("missing", self.missing)] if self.missing else []
+        sections += [(f"note, {words}", names) for words, names in self.notes.items()]
+        lines = []
+        for title, names in sections:
+            lines += [f"{title} ({len(names)}):", *(f"    {name or '(root)'}" for name in names)]
+        return "\n".join(lines) or "no norms"
+
+
+def matches(name: str, match: Match) -> bool:
+    patterns = [match] if isinstance(match, str) else match
+    return patterns is None or any(fnmatchcase(name, p) for p in patterns)
+
+
+def check_match(match: Match, names: Iterable[str]) -> None:
+    names = list(names)
+    if names and not any(matches(name, match) for name in names):
+        raise OptionError(
+            f"match={match!r} fits none of the {len(names)} norms, such as {names[0]!r}; "
+            "give names, with * for any characters"
+        )
+
+
+def check_layer(to: str, options: Mapping) -> None:
+    check_choice("convert", "to", to, NORMS)
+    check_known(NORMS[to], options)

@@ -1,0 +1,305 @@
+"""The norms of a model."""
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils import parametrize
+
+from ..layers import NORMS, ILMInstanceNorm, OptionError
+from ..layers.autoencoder import AutoencoderNorm
+from ..layers.base import AdaptiveNorm, check_choice
+from .common import REPLACES, Match, Report, check_layer, check_match, matches
+from .rules import State, Unfit, adapt, remark
+
+#: The plain norms, by the names that configs give them: their base classes.
+BASES = {"GN": nn.GroupNorm, "IN": _InstanceNorm, "BN": _BatchNorm, "LN": nn.LayerNorm}
+#: Classes that compute what their plain norm does and nothing else. Subclasses may do anything.
+PLAIN = {
+    nn.GroupNorm: "GN",
+    nn.InstanceNorm1d: "IN",
+    nn.InstanceNorm2d: "IN",
+    nn.InstanceNorm3d: "IN",
+    nn.BatchNorm1d: "BN",
+    nn.BatchNorm2d: "BN",
+    nn.BatchNorm3d: "BN",
+    nn.SyncBatchNorm: "BN",
+}
+#: The same of frameworks, none of which is imported here.
+PLAIN_BY_NAME = {
+    "detectron2.layers.batch_norm.FrozenBatchNorm2d": "BN",
+    "torchvision.ops.misc.FrozenBatchNorm2d": "BN",
+    "mmengine.model.utils._BatchNormXd": "BN",
+    "mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm": "BN",
+    "mmcv.cnn.utils.sync_bn._BatchNormXd": "BN",
+    "mmcv.utils.parrots_wrapper.SyncBatchNorm": "BN",
+}
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_state_dict_pre_hooks",
+    "_state_dict_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+def convert(
+    model: nn.Module,
+    to: str,
+    *,
+    match: Match = None,
+    where: Callable[[str, nn.Module], bool] | None = None,
+    types: Iterable[type] | None = None,
+    **options,
+) -> tuple[nn.Module, Report]:
+    """Swap a model's norms, in place, for layers that go on from where they are.
+
+    Weights, statistics, eps, number of groups, dtype, device, mode and ``requires_grad`` are kept.
+    A module under several names, and a parameter of several modules, stay shared. Build the
+    optimizer, and wrap the model for several processes, afterwards.
+
+    Args:
+        model: any module; one on the meta device gets layers without values.
+        to: a key of :data:`ilm_plugins.NORMS`: "ILMGN" and "AssocNorm" replace GroupNorm, "ILMLN"
+            GroupNorm of one group, "ILMIN" InstanceNorm, "EN" and "SN" BatchNorm.
+        match: names of the norms to swap, with * for any characters, dots too; default: all.
+        where: of name and module, whether to swap.
+        types: the classes to swap, subclasses not included, in place of torch's and the frameworks'
+            plain ones; to name a class is to vouch that it computes what its base class does.
+        options: of the layer, such as ``key_group_size=8``.
+
+    Returns:
+        The model, or what took its place if it is a norm itself; and what became of each norm.
+
+    Raises:
+        OptionError: the key or an option is unknown, ``match`` fits no norm, or the model is
+            wrapped in DistributedDataParallel.
+    """
+    check_layer(to, options)
+    given = [name for name in REPLACES[to][1] if name in options]
+    if given:
+        raise OptionError(f"{', '.join(given)} is kept from each norm; leave it out")
+    operation = _Operation(model, match, where, is_norm)
+    types = None if types is None else frozenset(types)
+    return operation.run(lambda old: _layer_for(old, to, types, options, operation.like(old)))
+
+
+def revert(
+    model: nn.Module,
+    *,
+    match: Match = None,
+    where: Callable[[str, nn.Module], bool] | None = None,
+    dims: int = 2,
+) -> tuple[nn.Module, Report]:
+    """Swap a model's layers, in place, for the plain norms that they still are exactly.
+
+    Args:
+        model, match, where: see :func:`convert`.
+        dims: spatial dimensions, 1 to 3, of the InstanceNorm and BatchNorm that are made.
+
+    Returns:
+        See :func:`convert`.
+
+    Raises:
+        OptionError: ``dims`` is none of these, or see :func:`convert`.
+    """
+    check_choice("revert", "dims", dims, (1, 2, 3))
+    operation = _Operation(model, match, where, lambda m: isinstance(m, AdaptiveNorm))
+    return operation.run(lambda old: _plain_for(old, dims, operation.like(old)))
+
+
+class _Operation:
+    """The norms of a model that a caller chose, and how others take their place."""
+
+    def __init__(self, model, match, where, among: Callable[[nn.Module], bool]) -> None:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            raise OptionError(
+                "the model is wrapped in DistributedDataParallel, which would not know of new "
+                "parameters; convert its .module, and wrap that"
+            )
+        self.model = model
+        names = defaultdict(list)
+        for name, module in model.named_modules(remove_duplicate=False):
+            if among(module):
+                names[module].append(name)
+        check_match(match, itertools.chain(*names.values()))
+        #: Each module's names, if one of them was chosen.
+        self.names = {
+            module: of_it
+            for module, of_it in names.items()
+            if any(matches(n, match) and (where is None or where(n, module)) for n in of_it)
+        }
+
+    def like(self, module: nn.Module) -> dict:
+        """Device and dtype for what replaces a norm: its own, or else its neighbours'."""
+        name = self.names[module][0]
+        while True:
+            around = self.model.get_submodule(name)
+            for tensor in itertools.chain(around.parameters(), around.buffers()):
+                if tensor.is_floating_point():
+                    return {"device": tensor.device, "dtype": tensor.dtype}
+            if not name:
+                return {}
+            name = name.rpartition(".")[0]
+
+    def run(self, build: Callable[[nn.Module], nn.Module]) -> tuple[nn.Module, Report]:
+        report = Report()
+        shared = _Shared(self.model.modules(), self.names)
+        for old, names in self.names.items():
+            try:
+                new = build(old)
+                shared.keep(old, new)
+            except (Unfit, OptionError) as error:
+                report.left |= dict.fromkeys(names, str(error))
+                continue
+            for name in names:
+                parent, _, attribute = name.rpartition(".")
+                if name:
+                    setattr(self.model.get_submodule(parent), attribute, new)
+                else:
+                    self.model = new
+                report.converted[name] = f"{type(old).__name__} -> {type(new).__name__}"
+            for words in _remarks(old, new):
+                report.note(words, names[0])
+        return self.model, report
+
+
+class _Shared:
+    """Parameters that several modules own, where a swap makes new ones."""
+
+    def __init__(self, modules: Iterable[nn.Module], chosen: Iterable[nn.Module]) -> None:
+        self.owners, self.chosen = (
+            Counter(p for m in ms for p in m.parameters(recurse=False)) for ms in (modules, chosen)
+        )
+        self.made: dict[nn.Parameter, nn.Parameter] = {}
+
+    def keep(self, old: nn.Module, new: nn.Module) -> None:
+        """Give ``new`` the parameters that were made for those of ``old`` before.
+
+        Raises:
+            Unfit: a module that was not chosen owns one of these, too.
+        """
+        for name in ("weight", "bias"):
+            theirs, ours = (m._parameters.get(name) for m in (old, new))
+            if theirs is None or theirs is ours:
+                continue
+            if self.owners[theirs] > self.chosen[theirs]:
+                raise Unfit(f"its {name} is also that of another module, which stays")
+            setattr(new, name, self.made.setdefault(theirs, ours))
+
+
+def _remarks(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
+    hooks = [hook for kind in _HOOKS for hook in getattr(old, kind).values()]
+    if hooks:
+        called = ", ".join(getattr(h, "__qualname__", type(h).__name__) for h in hooks)
+        yield f"hooks stay with the module that was replaced: {called}"
+    yield remark(old.state_dict(), new)
+    if isinstance(new, _BatchNorm) and old.frozen:
+        yield "no longer frozen: in training the batch's statistics are used, and running ones move"
+    if not isinstance(old, _BatchNorm):
+        return
+    if isinstance(old, nn.SyncBatchNorm):
+        yield "the batch's statistics were those of all processes, and are each process's own"
+    if old.momentum is None:
+        yield "running statistics were an average of all batches, and have momentum 0.1"
+    if old.affine and not any(p.requires_grad for p in new.parameters()):
+        yield "frozen: in training, too, running statistics are used, and left alone"
+
+
+def is_norm(module: nn.Module) -> bool:
+    return isinstance(module, AdaptiveNorm) or _family(module) is not None
+
+
+def _family(module: nn.Module) -> str | None:
+    """The plain norm that a module is or derives from, a key of BASES."""
+    named = PLAIN_BY_NAME.get(_path(type(module)))
+    return named or next((f for f, base in BASES.items() if isinstance(module, base)), None)
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _layer_for(
+    old: nn.Module, to: str, types: frozenset[type] | None, options: dict, like: dict
+) -> nn.Module:
+    _check_replaceable(old, to, types)
+    of_old = {name: getattr(old, name, None) for name in REPLACES[to][1]}
+    kept = {name: value for name, value in of_old.items() if value is not None}
+    if issubclass(NORMS[to], AutoencoderNorm):
+        kept["init"] = "identity"
+    state = _tensors(old)
+    if REPLACES[to][0] == "BN":
+        channels = len(old.running_mean)
+    else:
+        channels = old.num_channels if isinstance(old, nn.GroupNorm) else old.num_features
+    new = NORMS[to](channels, **{**kept, **options}, **like)
+    if REPLACES[to][0] != "BN":
+        state = {"weight": new.weight, "bias": new.bias, **state}
+    return _take_over(old, new, state)
+
+
+def _check_replaceable(module: nn.Module, to: str, types: frozenset[type] | None) -> None:
+    """Raise Unfit unless a module is what ``to`` replaces, and no more than its base class."""
+    cls, replaced = type(module), REPLACES[to][0]
+    base = BASES[replaced].__name__.lstrip("_")
+    if isinstance(module, AdaptiveNorm):
+        raise Unfit(f"{cls.__name__} already")
+    if _family(module) != replaced:
+        raise Unfit(f"{cls.__name__}, where {to} replaces {base}")
+    if parametrize.is_parametrized(module):
+        raise Unfit(
+            f"{cls.__name__}; first call torch.nn.utils.parametrize.remove_parametrizations"
+        )
+    if types is not None and cls not in types:
+        raise Unfit(f"{cls.__name__}, which is not among types")
+    if types is None and cls not in PLAIN and _path(cls) not in PLAIN_BY_NAME:
+        raise Unfit(
+            f"{cls.__name__} derives from {base} and may compute something else; if it does not, "
+            "name it in types"
+        )
+    has_statistics = getattr(module, "running_mean", None) is not None
+    if replaced == "IN" and has_statistics:
+        raise Unfit("with track_running_stats, evaluation does not use the instance's statistics")
+    if replaced == "BN" and not has_statistics:
+        raise Unfit("without running statistics, evaluation uses the batch's")
+    if to == "ILMLN" and module.num_groups != 1:
+        raise Unfit(f"{module.num_groups} groups, where ILMLN has one; ILMGN keeps them")
+
+
+def _plain_for(old: nn.Module, dims: int, like: dict) -> nn.Module:
+    state, c = _tensors(old), old.num_channels
+    if isinstance(old, ILMInstanceNorm):
+        new = getattr(nn, f"InstanceNorm{dims}d")(c, old.eps, affine=True, **like)
+    elif isinstance(old, AutoencoderNorm):
+        new = nn.GroupNorm(old.num_groups, c, old.eps, **like)
+    else:
+        new = getattr(nn, f"BatchNorm{dims}d")(c, old.eps, old.momentum, **like)
+        if state["weight"].dim() == 2:
+            # BN's row last, where the rule looks for it.
+            rows = sorted(range(len(old.normalizers)), key=lambda k: old.normalizers[k] == "BN")
+            state["weight"] = state["weight"][rows]
+    return _take_over(old, new, state)
+
+
+def _take_over(old: nn.Module, new: nn.Module, state: State) -> nn.Module:
+    """Give a layer another's tensors, mode and what is trained of it."""
+    trained = {name: p.requires_grad for name, p in old.named_parameters()}
+    frozen = not trained and "weight" in old._buffers
+    tensors = adapt(state, new)
+    new.requires_grad_(any(trained.values()) if trained else not frozen)
+    new.load_state_dict(tensors, assign=True)
+    for name in {"weight", "bias"} & trained.keys():
+        getattr(new, name).requires_grad_(trained[name])
+    return new.train(old.training)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """A module's state, by the very parameters and buffers."""
+    return dict(module.state_dict(keep_vars=True))

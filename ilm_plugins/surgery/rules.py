@@ -1,0 +1,191 @@
+"""A norm's tensors, as those of another in its place."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import ExemplarNorm, SwitchNorm
+from ..layers.autoencoder import AutoencoderNorm
+
+State = Mapping[str, Tensor]
+
+
+class Unfit(Exception):
+    """A layer stays as it is, for this reason."""
+
+
+_AFFINE = {"weight", "bias"}
+_RUNNING = {"running_mean", "running_var"}
+_DECODERS = ("decode_mean.weight", "decode_var.weight")
+_RATIOS = {"expand.weight", "expand.bias", "ratio.weight", "ratio.bias"}
+
+#: Kind of a norm -> names of the tensors that it has, and that it may have.
+LAYOUTS = {
+    "GN or IN": (_AFFINE, set()),
+    "BN": (_RUNNING, _AFFINE | {"num_batches_tracked"}),
+    "ILM": (_AFFINE | {"encode.weight", *_DECODERS, "omega_offset"}, set()),
+    "EN": (_AFFINE | _RATIOS, _RUNNING | {"reduce.weight", "num_batches_tracked"}),
+    "SN": (_AFFINE | {"mean_weight", "var_weight"}, _RUNNING),
+    "released ILM": (
+        {"weight_bias", "bias_bias", "fc_embed.0.weight"}
+        | {"fc_weight.1.weight", "fc_bias.1.weight"},
+        # The encoder again, by two more names.
+        {"fc_weight.0.0.weight", "fc_bias.0.0.weight"},
+    ),
+}
+
+
+def kind_of(own: State) -> str | None:
+    """The kind of norm whose state dict this is: a key of LAYOUTS, "released SN", or None."""
+    for kind, (needed, allowed) in LAYOUTS.items():
+        if needed <= own.keys() <= needed | allowed:
+            if kind == "SN" and own["weight"].dim() > 1:
+                return "released SN"
+            plain = kind in ("GN or IN", "BN", "SN")
+            if plain and any(own[n].dim() != 1 for n in (needed | _AFFINE) & own.keys()):
+                return None
+            return kind
+    return None
+
+
+@torch.no_grad()
+def adapt(own: State, layer: nn.Module) -> dict[str, Tensor]:
+    """A norm's state dict, as that of another layer in its place.
+
+    Raises:
+        Unfit: it is none, or not exactly; or none is known.
+    """
+    wanted = layer.state_dict()
+    rule = RULES.get((kind_of(own), kind_of(wanted)))
+    if rule is None:
+        raise Unfit(f"{kind_of(own) or sorted(own)} does not become {type(layer).__name__}")
+    new = rule(own, layer)
+    new = {name: new[name] for name in wanted}
+    for name, tensor in new.items():
+        if tensor.shape != wanted[name].shape:
+            raise Unfit(f"{name} has {shape_of(tensor)}, {shape_of(wanted[name])} in the layer")
+    return new
+
+
+def _gn_to_ilm(own: State, layer: AutoencoderNorm) -> State:
+    if not layer.has_papers_form:
+        raise Unfit(f"{layer} is never a plain norm")
+    state = _detached(layer)
+    zeros = {name: torch.zeros_like(state[name]) for name in _DECODERS}
+    return {**state, **zeros, "omega_offset": torch.full_like(state["omega_offset"], 0.5), **own}
+
+
+def _ilm_to_gn(own: State, layer: nn.Module) -> State:
+    _check_values(own)
+    if any(own[name].any() for name in _DECODERS) or own["omega_offset"] != 0.5:
+        raise Unfit("its scale and shift depend on the input: the decoders are not zero")
+    return own
+
+
+def _released_to_ilm(own: State, layer: AutoencoderNorm) -> State:
+    """There ``fc_weight`` makes the scale, of the variance, and ``fc_bias`` the shift, of the mean.
+
+    A shorter embedding is filled up with components that the decoders ignore.
+    """
+    if layer.mean_drives != "beta" or not layer.has_papers_form:
+        raise Unfit(f"a released ILM layer does not become {layer}")
+    encode, channels = own["fc_embed.0.weight"], own["weight_bias"].numel()
+    hidden, keys = encode.shape
+    if keys != layer.num_key_groups:
+        raise Unfit(
+            f"{keys} key groups, {layer.num_key_groups} in the layer; "
+            f"set key_group_size={channels // keys}"
+        )
+    if hidden > layer.hidden:
+        raise Unfit(f"an embedding of {hidden}, {layer.hidden} in the layer; set hidden={hidden}")
+    state = _detached(layer)
+    state["weight"], state["bias"] = own["weight_bias"].flatten(), own["bias_bias"].flatten()
+    state["encode.weight"] = torch.cat((encode, state["encode.weight"][hidden:].to(encode)))
+    for name, theirs in zip(_DECODERS, ("fc_bias.1.weight", "fc_weight.1.weight"), strict=True):
+        state[name] = nn.functional.pad(own[theirs], (0, layer.hidden - hidden))
+    state["omega_offset"] = torch.zeros_like(state["omega_offset"])
+    return state
+
+
+def _bn_to_en(own: State, layer: ExemplarNorm) -> State:
+    if "BN" not in layer.normalizers or layer.shared_affine:
+        raise Unfit(f"{layer} is never BN; let its normalizers have BN, and weights of their own")
+    k, row = len(layer.normalizers), layer.normalizers.index("BN")
+    state = {**_detached(layer), **own}
+    for name, value in _affine_of_bn(own).items():
+        state[name] = value.new_zeros(k, len(value))
+        state[name][row] = k * value if name == "weight" else value
+    zeros = {name: torch.zeros_like(state[name]) for name in ("ratio.weight", "ratio.bias")}
+    return {**state, **zeros}
+
+
+def _en_to_bn(own: State, layer: nn.Module) -> State:
+    """The last normalizer is BN."""
+    _check_values(own)
+    weight, bias = own["weight"], own["bias"]
+    if "running_mean" not in own or weight.dim() != 2:
+        raise Unfit("EN without BN, or with one weight for all normalizers, is never BN")
+    if own["ratio.weight"].any() or own["ratio.bias"].any() or weight[:-1].any():
+        raise Unfit("its ratios depend on the input, or it uses more than BN")
+    return {**own, "weight": weight[-1] / len(weight), "bias": bias.sum(0)}
+
+
+def _bn_to_sn(own: State, layer: SwitchNorm) -> State:
+    return {**_detached(layer), **_affine_of_bn(own), **own}
+
+
+def _released_to_sn(own: State, layer: SwitchNorm) -> State:
+    k = own["mean_weight"].numel()
+    normalizers = ("IN", "LN", "BN")[:k]
+    if layer.normalizers != normalizers:
+        raise Unfit(f"{k} ratios, for {normalizers}; set normalizers={normalizers}")
+    return {name: tensor.flatten() for name, tensor in own.items()}
+
+
+def _affine_of_bn(own: State) -> State:
+    mean = own["running_mean"]
+    return {
+        "weight": own["weight"] if "weight" in own else torch.ones_like(mean),
+        "bias": own["bias"] if "bias" in own else torch.zeros_like(mean),
+    }
+
+
+def _detached(layer: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in layer.state_dict().items()}
+
+
+def _check_values(own: State) -> None:
+    if any(tensor.is_meta for tensor in own.values()):
+        raise Unfit("on the meta device no value tells whether it is a plain norm")
+
+
+#: Kinds of norm, from and to -> what makes the one's state dict of the other's.
+RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
+    ("GN or IN", "ILM"): _gn_to_ilm,
+    ("ILM", "GN or IN"): _ilm_to_gn,
+    ("BN", "EN"): _bn_to_en,
+    ("EN", "BN"): _en_to_bn,
+    ("BN", "SN"): _bn_to_sn,
+    ("released ILM", "ILM"): _released_to_ilm,
+    ("released SN", "SN"): _released_to_sn,
+}
+
+_UNBIASED = (
+    "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
+)
+#: What is to be said of those rules by which outputs change.
+INEXACT = {
+    ("BN", "SN"): "SN mixes other statistics with BN's: outputs are others until it is trained",
+    ("released ILM", "ILM"): _UNBIASED,
+    ("released SN", "SN"): _UNBIASED,
+}
+
+
+def remark(own: State, layer: nn.Module) -> str | None:
+    """How outputs change where a layer takes another's place; None where they do not."""
+    return INEXACT.get((kind_of(own), kind_of(layer.state_dict())))
+
+
+def shape_of(tensor: Tensor) -> str:
+    return f"shape {tuple(tensor.shape)}"

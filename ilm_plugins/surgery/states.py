@@ -1,0 +1,187 @@
+"""The norms of a state dict."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import Tensor, nn
+
+from ..layers import NORMS, OptionError
+from ..layers.autoencoder import AutoencoderNorm
+from ..layers.base import check_positive
+from .common import REPLACES, Match, Report, check_layer, check_match, matches
+from .models import is_norm
+from .rules import RULES, State, Unfit, adapt, kind_of, remark, shape_of
+
+
+def convert_state(
+    state: State, to: str, *, match: Match = None, **options
+) -> tuple[dict[str, Tensor], Report]:
+    """Convert the norms of a state dict of which no model is at hand.
+
+    BatchNorm, and the layers of the papers' released code, are known by the names of their tensors.
+    A weight and a bias alone may be those of a GroupNorm, an InstanceNorm or something else: only
+    those that ``match`` names are converted. The number of groups is none of a state dict's.
+
+    Args:
+        state: names -> tensors.
+        to, match, options: see :func:`convert`; ``match`` is of names without ".weight".
+
+    Returns:
+        The new state dict, and what became of each norm in it.
+
+    Raises:
+        OptionError: the key or an option is unknown, or ``match`` fits no norm.
+    """
+    check_layer(to, options)
+
+    target = "ILM" if issubclass(NORMS[to], AutoencoderNorm) else to
+
+    def build(own: State) -> nn.Module:
+        kind = kind_of(own)
+        if kind == target:
+            raise Unfit(f"{kind} already")
+        if (kind, target) not in RULES:
+            raise Unfit(f"{kind} does not become {NORMS[to].__name__}")
+        if kind == "GN or IN" and match is None:
+            raise Unfit("a weight and a bias alone may be of any norm; to convert it, match it")
+        reference = next(t for t in own.values() if t.is_floating_point())
+        return NORMS[to](
+            _channels(own),
+            **({"num_groups": 1} if "num_groups" in REPLACES[to][1] else {}) | options,
+            dtype=reference.dtype,
+        )
+
+    return _rewrite(state, match, build)
+
+
+def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor], Report]:
+    """Convert the layers of a state dict to the plain norms that they still are exactly.
+
+    EN's normalizers are taken to be IN, LN and BN, in this order. Otherwise see
+    :func:`convert_state`.
+    """
+
+    def build(own: State) -> nn.Module:
+        c = _channels(own)
+        return nn.GroupNorm(1, c) if kind_of(own) in ("ILM", "released ILM") else nn.BatchNorm2d(c)
+
+    return _rewrite(state, match, build, skip=("GN or IN", "BN"))
+
+
+def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report]:
+    """Convert the norms of a state dict to those that a model has at their place.
+
+    OpenMMLab names norms by their type: what a model has as ``gn1`` may be ``bn1`` in the state.
+
+    Args:
+        state: names -> tensors; a "module." before all of them is taken off.
+        model: one that is not trained, plain norms or ours in it.
+
+    Returns:
+        The state dict, to be loaded by ``model.load_state_dict(state, strict=False)``, with what
+        else is in it unchanged; and what became of each norm, what does not fit, what is missing.
+    """
+    if state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    state, report, layers = dict(state), Report(), _layers(state)
+    for name, layer in model.named_modules():
+        source = next((n for n in _names(name) if n in layers), None)
+        if source is None or not is_norm(layer):
+            continue
+        own = layers[source]
+        if kind_of(own) == kind_of(layer.state_dict()):
+            continue
+        try:
+            new = adapt(own, layer)
+        except Unfit as error:
+            report.left[source] = str(error)
+            continue
+        _exchange(state, source, own, name, new)
+        _record(report, name, own, layer)
+    wanted = model.state_dict()
+    for key, tensor in state.items():
+        if key not in wanted:
+            report.left[key] = "the model has nothing of this name"
+        elif tensor.shape != wanted[key].shape:
+            report.left[key] = f"{shape_of(tensor)}, where the model has {shape_of(wanted[key])}"
+    # Absent from older checkpoints, and of no consequence.
+    counters = {key for key in wanted if key.endswith("num_batches_tracked")}
+    report.missing = [key for key in wanted if key not in state and key not in counters]
+    return state, report
+
+
+def average_sums(state: State, batches: int) -> dict[str, Tensor]:
+    """Make running statistics of the sums that SN's released code keeps.
+
+    With ``using_moving_average=False`` it adds up the batches' means, and their
+    mean ** 2 + variance, and leaves the division to its user.
+
+    Args:
+        state: names -> tensors; other norms in it are left alone.
+        batches: how many were added up.
+    """
+    check_positive("average_sums", "batches", batches)
+    state = dict(state)
+    for name, own in _layers(state).items():
+        if kind_of(own) == "released SN" and "running_mean" in own:
+            mean = own["running_mean"] / batches
+            state[_join(name, "running_mean")] = mean
+            state[_join(name, "running_var")] = own["running_var"] / batches - mean.square()
+    return state
+
+
+def _rewrite(
+    state: State, match: Match, build: Callable[[State], nn.Module], skip: Sequence[str] = ()
+) -> tuple[dict[str, Tensor], Report]:
+    state, report, layers = dict(state), Report(), _layers(state)
+    check_match(match, layers)
+    for name, own in layers.items():
+        if not matches(name, match) or kind_of(own) in skip:
+            continue
+        try:
+            layer = build(own)
+            new = adapt(own, layer)
+        except (Unfit, OptionError) as error:
+            report.left[name] = str(error)
+            continue
+        _exchange(state, name, own, name, new)
+        _record(report, name, own, layer)
+    return state, report
+
+
+def _layers(state: State) -> dict[str, dict[str, Tensor]]:
+    """The norms in a state dict, by name: each one's own state dict."""
+    modules = defaultdict(dict)
+    for key, tensor in state.items():
+        parts = key.split(".")
+        for i in range(len(parts) if isinstance(tensor, Tensor) else 0):
+            modules[".".join(parts[:i])][".".join(parts[i:])] = tensor
+    return {name: own for name, own in modules.items() if kind_of(own)}
+
+
+def _record(report: Report, name: str, own: State, layer: nn.Module) -> None:
+    report.converted[name] = f"{kind_of(own)} -> {type(layer).__name__}"
+    report.note(remark(own, layer), name)
+
+
+def _exchange(state: dict, source: str, own: State, name: str, new: State) -> None:
+    for key in own:
+        del state[_join(source, key)]
+    state.update({_join(name, key): tensor for key, tensor in new.items()})
+
+
+def _join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def _names(name: str) -> Iterator[str]:
+    """A norm's name, and what OpenMMLab calls it where its type is another."""
+    yield name
+    found = re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name)
+    if found:
+        yield from (f"{found[1]}{kind}{found[3]}" for kind in ("bn", "gn", "in"))
+
+
+def _channels(own: State) -> int:
+    return next(own[n].numel() for n in ("running_mean", "weight_bias", "weight") if n in own)

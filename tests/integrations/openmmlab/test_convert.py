@@ -1,0 +1,128 @@
+"""Checkpoints of OpenMMLab for models with other norms: the same outputs, and fine-tuning."""
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
+
+from mmdet.structures import DetDataSample
+
+from ilm_plugins import ExemplarNorm, ILMGroupNorm
+from ilm_plugins.checkpoints import read, write
+from ilm_plugins.integrations import convert, training
+from ilm_plugins.integrations.convert import build_model
+from runs import MMENGINE_CONFIG
+from swaps import change, randomized
+
+FOLDER = "configs/mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes"
+NORMS = [f"roi_head.bbox_head.shared_convs.{i}.gn" for i in range(4)]
+
+
+def run(*words):
+    return convert.main([str(word) for word in words])
+
+
+def train(root, datasets, norm, out, *opts):
+    """One iteration of the small Mask R-CNN; its checkpoint."""
+    data = f"{datasets / 'shapes'}/"
+    settings = [
+        f"work_dir={out}",
+        *(f"{s}_dataloader.dataset.data_root={data}" for s in ("train", "val", "test")),
+        *(f"{s}_dataloader.num_workers=0" for s in ("train", "val", "test")),
+        *(f"{s}_dataloader.persistent_workers=False" for s in ("train", "val", "test")),
+        "train_dataloader.batch_size=2",
+        "train_cfg.max_iters=1",
+        "val_dataloader=None",
+        "val_cfg=None",
+        "val_evaluator=None",
+        "default_hooks.checkpoint.interval=1",
+        *opts,
+    ]
+    config = str(root / f"{FOLDER}_{norm}.py")
+    assert training.main(["--config-file", config, "--num-gpus", "0", *settings]) == 0
+    return out / "iter_1.pth"
+
+
+@torch.no_grad()
+def outputs(model, picture):
+    """Boxes and scores of an image, and the box head's scores of all proposals."""
+    found = {}
+    hook = model.roi_head.bbox_head.register_forward_hook(
+        lambda module, inputs, output: found.update(logits=output[0], deltas=output[1])
+    )
+    sample = DetDataSample(
+        metainfo={"img_shape": (64, 64), "ori_shape": (64, 64), "scale_factor": (1.0, 1.0)}
+    )
+    data = {"inputs": [picture], "data_samples": [sample]}
+    (result,) = model.eval().test_step(data)
+    hook.remove()
+    found |= {name: result.pred_instances[name] for name in ("bboxes", "scores")}
+    assert len(found["scores"]) > 0
+    return found
+
+
+def test_a_gn_checkpoint_evaluates_the_same_and_fine_tunes(root, datasets, tmp_path, capsys):
+    trained = train(root, datasets, "gn", tmp_path / "gn", "param_scheduler=None")
+    converted = tmp_path / "ilmgn.pth"
+    capsys.readouterr()
+    assert run(trained, converted, "--config-file", root / f"{FOLDER}_ilmgn.py") == 0
+    printed = capsys.readouterr().out
+    names = "".join(f"    {name}\n" for name in NORMS)
+    assert f"converted, GN or IN -> ILMGroupNorm (4):\n{names}" in printed
+    assert "left" not in printed and "missing" not in printed
+    dropped = printed.split("as it was: ")[1].splitlines()[0].split(", ")
+    assert {"optimizer", "message_hub", "meta.cfg"} <= {*dropped}
+    contents = read(converted)
+    assert (
+        contents["meta"]["dataset_meta"]["classes"]
+        == read(trained)["meta"]["dataset_meta"]["classes"]
+    )
+
+    plain, model = (build_model(str(root / f"{FOLDER}_{norm}.py")) for norm in ("gn", "ilmgn"))
+    plain.load_state_dict(read(trained)["state_dict"])
+    torch.manual_seed(0)
+    picture = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    before = outputs(plain, picture)
+    model.load_state_dict(contents["state_dict"])
+    assert all(type(model.get_submodule(name)) is ILMGroupNorm for name in NORMS)
+    after = outputs(model, picture)
+    assert max(change(value, after[name]) for name, value in before.items()) <= 1e-6
+
+    tuned = train(root, datasets, "ilmgn", tmp_path / "tuned", f"load_from={converted}")
+    state = read(tuned)["state_dict"]
+    assert any(state[f"{name}.decode_var.weight"].any() for name in NORMS)
+    assert all(state[f"{name}.omega_offset"] == 0.5 for name in NORMS)
+    start = contents["state_dict"]["backbone.conv1.weight"]
+    assert (state["backbone.conv1.weight"] - start).abs().max() < 0.1
+
+
+def test_batchnorm_is_found_under_the_name_of_its_type(tmp_path, capsys):
+    for name, norm in (("bn", 'dict(type="BN")'), ("en", 'dict(type="EN", reduction=8)')):
+        text = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', norm)
+        (tmp_path / f"{name}.py").write_text(text)
+    torch.manual_seed(0)
+    plain = randomized(build_model(str(tmp_path / "bn.py"))).eval()
+    write({"state_dict": plain.state_dict(), "meta": {"epoch": 1}}, tmp_path / "bn.pth")
+    words = [tmp_path / "bn.pth", tmp_path / "en.pth", "--config-file", tmp_path / "en.py"]
+    assert run(*words) == 0
+    printed = capsys.readouterr().out
+    assert "left" not in printed and "missing" not in printed
+    assert "    backbone.layer1.0.gn1\n" in printed and "    decode_head.convs.0.gn\n" in printed
+    model = build_model(str(tmp_path / "en.py")).eval()
+    model.load_state_dict(read(tmp_path / "en.pth")["state_dict"])
+    assert type(model.backbone.gn1) is ExemplarNorm
+    x = torch.randn(1, 3, 64, 64)
+    assert change(plain._forward(x), model._forward(x)) <= 1e-6
+
+
+def test_mistakes_in_configs(tmp_path, capsys):
+    write({"state_dict": {"weight": torch.ones(1)}}, tmp_path / "in.pth")
+    for text, words in (
+        ("_base_ = []\nlr = 3\n", "does not define model"),
+        ("model = dict(type='NoSuchModel')\n", "cannot be built: KeyError: 'NoSuchModel"),
+    ):
+        (tmp_path / "config.py").write_text(text)
+        options = ["--config-file", tmp_path / "config.py"]
+        assert run(tmp_path / "in.pth", tmp_path / "out.pth", *options) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and words in error

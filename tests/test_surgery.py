@@ -1,0 +1,824 @@
+"""Norms swapped in models and in state dicts: what stays the same, what is left, and why."""
+
+import copy
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from ilm_plugins import (
+    NORMS,
+    AssocNorm,
+    ExemplarNorm,
+    ILMGroupNorm,
+    ILMInstanceNorm,
+    ILMLayerNorm,
+    SwitchNorm,
+    surgery,
+)
+from ilm_plugins.layers import OptionError
+from swaps import change, randomized
+
+
+def norm(model, name):
+    return model.get_submodule(name)
+
+
+class Small(nn.Module):
+    """Two convolutions with norms, and one without."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3), first, nn.ReLU())
+        self.head = nn.Sequential(nn.Conv2d(16, 32, 3), second, nn.ReLU(), nn.Conv2d(32, 2, 1))
+
+    def forward(self, x):
+        return self.head(self.stem(x))
+
+
+GN4 = partial(nn.GroupNorm, 4)
+
+
+def small(make=GN4):
+    torch.manual_seed(0)
+    return randomized(Small(make(16), make(32)))
+
+
+# ---- one layer
+
+EXACT = {
+    "GN": (lambda: nn.GroupNorm(4, 32, eps=1e-3), "ILMGN", ILMGroupNorm),
+    "GN-without-affine": (lambda: nn.GroupNorm(4, 32, affine=False), "ILMGN", ILMGroupNorm),
+    "GN-to-Assoc": (lambda: nn.GroupNorm(8, 32), "AssocNorm", AssocNorm),
+    "LN": (lambda: nn.GroupNorm(1, 32), "ILMLN", ILMLayerNorm),
+    "IN": (lambda: nn.InstanceNorm2d(32, affine=True, eps=1e-3), "ILMIN", ILMInstanceNorm),
+    "IN-without-affine": (lambda: nn.InstanceNorm2d(32), "ILMIN", ILMInstanceNorm),
+    "IN1d": (lambda: nn.InstanceNorm1d(32, affine=True), "ILMIN", ILMInstanceNorm),
+    "IN3d": (lambda: nn.InstanceNorm3d(32, affine=True), "ILMIN", ILMInstanceNorm),
+    "BN": (lambda: nn.BatchNorm2d(32, eps=1e-3, momentum=0.3), "EN", ExemplarNorm),
+    "BN-without-affine": (lambda: nn.BatchNorm2d(32, affine=False), "EN", ExemplarNorm),
+    "BN1d": (lambda: nn.BatchNorm1d(32), "EN", ExemplarNorm),
+    "BN3d": (lambda: nn.BatchNorm3d(32), "EN", ExemplarNorm),
+    "SyncBN": (lambda: nn.SyncBatchNorm(32), "EN", ExemplarNorm),
+}
+
+
+def dims_of(plain):
+    return next((d for d in (1, 3) if f"{d}d" in type(plain).__name__), 2)
+
+
+@pytest.mark.parametrize("make, to, layer", EXACT.values(), ids=EXACT)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-14), (torch.float32, 1e-6)])
+def test_exact_swaps_keep_the_outputs_and_lead_back(make, to, layer, dtype, tolerance):
+    # A norm without tensors takes the dtype of its neighbours.
+    model = nn.Sequential(randomized(make()), nn.Linear(1, 1)).to(dtype).eval()
+    plain = model[0]
+    dims = dims_of(plain)
+    x = 3 * torch.randn(4, 32, *(5,) * dims, dtype=dtype) + 1
+    expected, state, groups = plain(x), plain.state_dict(), getattr(plain, "num_groups", None)
+    model, report = surgery.convert(model, to)
+    new = model[0]
+    assert type(new) is layer and report.converted.keys() == {"0"} and not report.left
+    assert new.eps == plain.eps and (groups is None or new.num_groups == groups)
+    assert change(expected, new(x)) <= tolerance
+
+    model, report = surgery.revert(model, dims=dims)
+    back = model[0]
+    assert type(back) is {nn.SyncBatchNorm: nn.BatchNorm2d}.get(type(plain), type(plain))
+    assert report.converted.keys() == {"0"} and not back.training
+    assert (back.eps, getattr(back, "num_groups", None)) == (plain.eps, groups)
+    assert getattr(back, "momentum", None) == getattr(plain, "momentum", None)
+    found = back.state_dict()
+    assert found.keys() >= state.keys()
+    for name, tensor in state.items():
+        torch.testing.assert_close(
+            found[name], tensor, rtol=3e-16 if dtype.itemsize == 8 else 2e-7, atol=0
+        )
+    assert change(expected, back(x)) <= tolerance
+
+
+@pytest.mark.parametrize("make, to", [(v[0], v[1]) for k, v in EXACT.items() if k in ("GN", "BN")])
+def test_exact_swaps_keep_the_outputs_in_training(make, to):
+    plain = randomized(make().double())
+    x = torch.randn(4, 32, 5, 5, dtype=torch.float64)
+    new, _ = surgery.convert(copy.deepcopy(plain), to)
+    assert new.training and change(plain(x), new(x)) <= 1e-14
+    if to == "EN":
+        torch.testing.assert_close(new.running_mean, plain.running_mean)
+        torch.testing.assert_close(new.running_var, plain.running_var)
+        assert new.num_batches_tracked == plain.num_batches_tracked == 1
+
+
+def test_a_norm_that_is_the_model_is_replaced_by_what_is_returned():
+    plain = nn.GroupNorm(4, 32)
+    new, report = surgery.convert(plain, "ILMGN")
+    assert type(new) is ILMGroupNorm and report.converted.keys() == {""}
+    assert "    (root)" in str(report).splitlines()
+
+
+def test_parameters_and_buffers_are_kept_themselves():
+    plain = nn.GroupNorm(4, 32)
+    new, _ = surgery.convert(plain, "ILMGN")
+    assert new.weight is plain.weight and new.bias is plain.bias
+    plain = nn.BatchNorm2d(32)
+    new, _ = surgery.convert(plain, "EN")
+    assert new.running_mean is plain.running_mean
+    assert new.num_batches_tracked is plain.num_batches_tracked
+
+
+@pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (nn.BatchNorm2d, "EN")])
+def test_dtype_mode_and_what_is_trained_are_kept(make, to):
+    plain = make(32).to(torch.bfloat16).eval()
+    plain.bias.requires_grad_(False)
+    new, _ = surgery.convert(plain, to)
+    floating = [t for t in new.state_dict().values() if t.is_floating_point()]
+    assert {t.dtype for t in floating} == {torch.bfloat16}
+    assert not any(m.training for m in new.modules())
+    trained = {name for name, p in new.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in new.named_parameters()} - {"bias"}
+    frozen, _ = surgery.convert(make(32).requires_grad_(False), to)
+    assert not any(p.requires_grad for p in frozen.parameters())
+    back, _ = surgery.revert(frozen)
+    assert not any(p.requires_grad for p in back.parameters())
+
+
+def test_a_norm_without_tensors_takes_dtype_and_device_from_its_neighbours():
+    model = small(nn.InstanceNorm2d).double()
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    expected = model(x)
+    model, report = surgery.convert(model, "ILMIN")
+    assert len(report.converted) == 2
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert change(expected, model(x)) <= 1e-14
+    with torch.device("meta"):
+        model = Small(nn.InstanceNorm2d(16), nn.InstanceNorm2d(32))
+    model, _ = surgery.convert(model, "ILMIN")
+    assert {t.device.type for t in model.state_dict().values()} == {"meta"}
+
+
+@pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (nn.BatchNorm2d, "EN")])
+def test_a_model_on_the_meta_device(make, to):
+    with torch.device("meta"):
+        model = Small(make(16), make(32))
+    options = {"reduction": 16} if to == "EN" else {}
+    model, report = surgery.convert(model, to, **options)
+    assert len(report.converted) == 2
+    assert {t.device.type for t in model.state_dict().values()} == {"meta"}
+    _, report = surgery.revert(model)
+    assert not report.converted and "meta device" in report.left["stem.1"]
+
+
+# ---- whole models
+
+
+@pytest.mark.parametrize("name, options", [("GN", {}), ("BN", {"reduction": 16})])
+def test_a_resnet_evaluates_the_same_and_trains(name, options):
+    resnet18 = pytest.importorskip("torchvision").models.resnet18
+    torch.manual_seed(0)
+    make = {"GN": partial(nn.GroupNorm, 8), "BN": nn.BatchNorm2d}[name]
+    model = randomized(resnet18(norm_layer=make, num_classes=10)).eval()
+    x = torch.randn(2, 3, 64, 64)
+    single, double = model(x), model.double()(x.double())
+    model, report = surgery.convert(model, {"GN": "ILMGN", "BN": "EN"}[name], **options)
+    assert len(report.converted) == 20 and not report.left
+    assert change(double, model(x.double())) <= 1e-14
+    assert change(single, model.float()(x)) <= 1e-6
+
+    layers = {n: m for n, m in model.named_modules() if type(m) in NORMS.values()}
+    for layer in layers.values() if name == "GN" else ():
+        # Then the variances' embedding is never cut off by its ReLU.
+        layer.encode.weight.data.abs_()
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(x).square().sum().backward()
+    optimizer.step()
+    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    learns = {"GN": "decode_var.weight", "BN": "ratio.weight"}[name]
+    assert {f"{layer}.{learns}" for layer in layers} <= moved
+    if name == "GN":
+        assert any(key.endswith("decode_mean.weight") for key in moved)
+    else:
+        assert all(layer.weight[:2].any() for layer in layers.values())
+    _, report = surgery.revert(model)
+    assert not report.converted and report.left.keys() == layers.keys()
+
+
+def test_timms_norms_with_an_activation_are_left_unless_they_are_vouched_for():
+    timm = pytest.importorskip("timm")
+    act = timm.layers.BatchNormAct2d
+    model = timm.create_model("regnetx_002", num_classes=3)
+    count = sum(type(m) is act for m in model.modules())
+    before = copy.deepcopy(model.state_dict())
+    model, report = surgery.convert(model, "EN", reduction=8)
+    assert not report.converted and len(report.left) == count > 20
+    assert set(report.left.values()) == {
+        "BatchNormAct2d derives from BatchNorm and may compute something else; if it does not, "
+        "name it in types"
+    }
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_timm_model_with_timms_groupnorm():
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", norm_layer=timm.layers.GroupNorm, num_classes=3)
+    model = randomized(model).eval().double()
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    expected = model(x)
+    model, report = surgery.convert(model, "ILMGN", types=[timm.layers.GroupNorm])
+    assert len(report.converted) == 20 and type(model.bn1) is ILMGroupNorm
+    assert change(expected, model(x)) <= 1e-13
+
+
+def test_frozen_norms_stay_frozen():
+    misc = pytest.importorskip("torchvision.ops.misc")
+    model = small(misc.FrozenBatchNorm2d)
+    x = torch.randn(2, 3, 9, 9)
+    expected = model(x)
+    model, report = surgery.convert(model, "EN", reduction=16)
+    assert len(report.converted) == 2 and model.training
+    statistics = copy.deepcopy(dict(model.named_buffers()))
+    assert change(expected, model(x)) <= 1e-6
+    assert not any(p.requires_grad for p in norm(model, "stem.1").parameters())
+    assert all(torch.equal(b, statistics[n]) for n, b in model.named_buffers())
+
+
+# ---- which norms
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"match": "stem.*"},
+        {"match": ["stem.?", "neck.*"]},
+        {"where": lambda name, module: module.num_channels == 16},
+        {"where": lambda name, module: name.startswith("stem")},
+    ],
+)
+def test_norms_are_chosen_by_name_or_predicate(choice):
+    model, report = surgery.convert(small(), "ILMGN", **choice)
+    assert report.converted == {"stem.1": "GroupNorm -> ILMGroupNorm"} and not report.left
+    assert type(norm(model, "head.1")) is nn.GroupNorm
+    model, _ = surgery.convert(model, "ILMGN")
+    _, report = surgery.revert(model, **choice)
+    assert report.converted.keys() == {"stem.1"}
+
+
+class Adaptive(nn.BatchNorm2d):
+    """Like AdaBN: a BatchNorm with a mind of its own."""
+
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class Renamed(nn.GroupNorm):
+    pass
+
+
+def test_types_are_taken_exactly():
+    model = nn.Sequential(nn.GroupNorm(4, 32), Renamed(4, 32))
+    _, report = surgery.convert(model, "ILMGN", types=[Renamed])
+    assert report.converted.keys() == {"1"}
+    assert report.left == {"0": "GroupNorm, which is not among types"}
+
+
+LEFT = {
+    "a subclass": (Adaptive(32), "EN", "Adaptive derives from BatchNorm and may compute"),
+    "a subclass of GN": (Renamed(4, 32), "ILMGN", "Renamed derives from GroupNorm"),
+    "lazy": (nn.LazyBatchNorm2d(), "EN", "LazyBatchNorm2d derives from BatchNorm"),
+    "another norm": (nn.BatchNorm2d(32), "ILMGN", "BatchNorm2d, where ILMGN replaces GroupNorm"),
+    "LayerNorm": (nn.LayerNorm(32), "ILMLN", "LayerNorm, where ILMLN replaces GroupNorm"),
+    "IN of running statistics": (
+        nn.InstanceNorm2d(32, track_running_stats=True),
+        "ILMIN",
+        "with track_running_stats",
+    ),
+    "BN of the batch": (nn.BatchNorm2d(32, track_running_stats=False), "EN", "without running"),
+    "channels": (nn.GroupNorm(4, 24), "ILMGN", "key_group_size=16 does not divide num_channels=24"),
+    "EN's channels": (nn.BatchNorm2d(16), "EN", "reduction=32 does not divide num_channels=16"),
+    "several groups": (nn.GroupNorm(4, 32), "ILMLN", "4 groups, where ILMLN has one"),
+    "ours": (ILMGroupNorm(32), "ILMGN", "ILMGroupNorm already"),
+}
+
+
+@pytest.mark.parametrize("module, to, words", LEFT.values(), ids=LEFT)
+def test_what_cannot_be_swapped_is_left_with_the_reason(module, to, words):
+    model, report = surgery.convert(nn.Sequential(module), to)
+    assert model[0] is module and not report.converted
+    assert words in report.left["0"]
+
+
+def test_parametrized_norms_are_left():
+    class Twice(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    model = nn.Sequential(nn.GroupNorm(4, 32))
+    nn.utils.parametrize.register_parametrization(model[0], "weight", Twice())
+    _, report = surgery.convert(model, "ILMGN")
+    assert "remove_parametrizations" in report.left["0"]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"to": "XN"}, "to='XN' is unknown; set it to one of 'ILMGN'"),
+        ({"key_group_sise": 8}, "unknown option 'key_group_sise'"),
+        ({"num_groups": 8}, "num_groups is kept from each norm; leave it out"),
+        (
+            {"match": "backbone.*"},
+            r"match='backbone.\*' fits none of the 2 norms, such as 'stem.1'",
+        ),
+    ],
+)
+def test_mistakes(options, words):
+    with pytest.raises(OptionError, match=words):
+        surgery.convert(small(), **{"to": "ILMGN", **options})
+
+
+def test_options_reach_the_layers():
+    model, report = surgery.convert(small(), "ILMGN", key_group_size=8, hidden=3)
+    assert len(report.converted) == 2
+    assert norm(model, "head.1").num_key_groups == 4 and norm(model, "head.1").hidden == 3
+    _, report = surgery.convert(small(), "ILMGN", activations=("relu", "sigmoid"))
+    assert "init='identity' does not exist for activations" in report.left["stem.1"]
+    _, report = surgery.convert(nn.Sequential(nn.BatchNorm2d(32)), "EN", shared_affine=True)
+    assert "is never BN" in report.left["0"]
+
+
+def test_converting_again_changes_nothing():
+    model, _ = surgery.convert(small(), "ILMGN")
+    layers = list(model.modules())
+    again, report = surgery.convert(model, "ILMGN")
+    assert again is model and not report.converted and len(report.left) == 2
+    assert all(a is b for a, b in zip(again.modules(), layers, strict=True))
+
+
+def test_a_model_that_is_wrapped_for_several_processes(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(small())
+        with pytest.raises(OptionError, match=r"convert its \.module"):
+            surgery.convert(wrapped, "ILMGN")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+# ---- what modules share
+
+
+def test_a_module_under_two_names_stays_one():
+    shared = nn.GroupNorm(4, 16)
+    model = nn.ModuleDict({"a": nn.Sequential(shared), "b": nn.Sequential(nn.ReLU(), shared)})
+    model, report = surgery.convert(model, "ILMGN", match="b.*")
+    assert report.converted.keys() == {"a.0", "b.1"}
+    assert model["a"][0] is model["b"][1] and type(model["a"][0]) is ILMGroupNorm
+
+
+def tied(make):
+    a, b = make(32), make(32)
+    b.weight, b.bias = a.weight, a.bias
+    return nn.Sequential(a, b)
+
+
+@pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (nn.BatchNorm2d, "EN")])
+def test_tied_parameters_stay_tied(make, to):
+    model, report = surgery.convert(tied(make), to)
+    assert len(report.converted) == 2
+    assert model[0].weight is model[1].weight and model[0].bias is model[1].bias
+    assert model[0].encode is not model[1].encode if to == "ILMGN" else True
+    model, _ = surgery.revert(model)
+    assert (
+        model[0].weight is model[1].weight and model[0].running_mean is not model[1].running_mean
+        if to == "EN"
+        else True
+    )
+
+
+def test_a_parameter_that_is_also_anothers_is_not_torn_apart():
+    model, report = surgery.convert(tied(nn.BatchNorm2d), "EN", match="0")
+    assert report.left == {"0": "its weight is also that of another module, which stays"}
+    assert type(model[0]) is nn.BatchNorm2d and model[0].weight is model[1].weight
+    model, report = surgery.convert(tied(GN4), "ILMGN", match="0")
+    assert report.converted.keys() == {"0"} and model[0].weight is model[1].weight
+
+
+# ---- notes
+
+
+def record(module, inputs, output):
+    pass
+
+
+def test_hooks_are_reported():
+    model = small()
+    model.stem[1].register_forward_hook(record)
+    model.stem[1].register_full_backward_hook(record)
+    model.stem[0].register_forward_hook(record)
+    _, report = surgery.convert(model, "ILMGN")
+    (words,) = report.notes
+    assert words == "hooks stay with the module that was replaced: record, record"
+    assert report.notes[words] == ["stem.1"] and "hooks stay" in str(report)
+
+
+@pytest.mark.parametrize(
+    "module, to, words",
+    [
+        (nn.BatchNorm2d(32), "SN", "SN mixes other statistics"),
+        (nn.BatchNorm2d(32, momentum=None), "EN", "momentum 0.1"),
+        (nn.SyncBatchNorm(32), "EN", "each process's own"),
+        (nn.BatchNorm2d(32).requires_grad_(False), "EN", "frozen: in training, too"),
+    ],
+)
+def test_what_else_changes_is_noted(module, to, words):
+    _, report = surgery.convert(nn.Sequential(module), to)
+    assert report.converted and [words in note for note in report.notes] == [True]
+    assert words in str(report)
+
+
+def test_a_plain_swap_has_no_notes():
+    for plain, to in ((nn.GroupNorm(4, 32), "ILMGN"), (nn.BatchNorm2d(32), "EN")):
+        layer, report = surgery.convert(plain, to)
+        assert not report.notes
+        _, report = surgery.revert(layer)
+        assert not report.notes
+    frozen, _ = surgery.convert(nn.BatchNorm2d(32).requires_grad_(False), "EN")
+    _, report = surgery.revert(frozen)
+    assert "no longer frozen" in next(iter(report.notes))
+
+
+def test_sn_keeps_weights_and_statistics():
+    plain = randomized(nn.BatchNorm2d(32))
+    new, _ = surgery.convert(plain, "SN")
+    assert type(new) is SwitchNorm and new.weight is plain.weight
+    assert new.running_var is plain.running_var and new.mean_weight.tolist() == [1, 1, 1]
+    x = torch.randn(2, 32, 5, 5)
+    assert change(plain.eval()(x), new.eval()(x)) > 1e-3
+
+
+def test_the_report_lists_names_by_what_became_of_them():
+    model = small()
+    model.extra = nn.BatchNorm2d(8)
+    _, report = surgery.convert(model, "ILMGN")
+    assert str(report).splitlines() == [
+        "converted, GroupNorm -> ILMGroupNorm (2):",
+        "    stem.1",
+        "    head.1",
+        "left, BatchNorm2d, where ILMGN replaces GroupNorm (1):",
+        "    extra",
+    ]
+
+
+# ---- back, where it is exact
+
+
+@pytest.mark.parametrize(
+    "layer, words",
+    [
+        (ILMGroupNorm(32), "decoders are not zero"),
+        (AssocNorm(32), "decoders are not zero"),
+        (ILMGroupNorm(32, init="identity"), None),
+        (ExemplarNorm(32), "more than BN"),
+        (ExemplarNorm(32, shared_affine=True), "never BN"),
+        (ExemplarNorm(32, normalizers=("IN", "LN")), "never BN"),
+        (SwitchNorm(32), "SN does not become BatchNorm2d"),
+    ],
+)
+def test_only_what_is_still_a_plain_norm_leads_back(layer, words):
+    model, report = surgery.revert(nn.Sequential(layer))
+    if words is None:
+        assert type(model[0]) is nn.GroupNorm
+    else:
+        assert model[0] is layer and words in report.left["0"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["decode_mean.weight", "decode_var.weight", "omega_offset", "ratio.weight", "ratio.bias"],
+)
+def test_a_single_value_that_has_moved_keeps_a_layer(name):
+    plain = nn.BatchNorm2d(32) if "ratio" in name else nn.GroupNorm(4, 32)
+    layer, _ = surgery.convert(plain, "EN" if "ratio" in name else "ILMGN")
+    layer.state_dict()[name].view(-1)[0] += 1e-3
+    same, report = surgery.revert(layer)
+    assert same is layer and report.left
+
+
+def test_en_finds_bns_row_in_any_order():
+    plain = randomized(nn.BatchNorm2d(32)).eval()
+    x = torch.randn(2, 32, 5, 5)
+    expected = plain(x)
+    layer, _ = surgery.convert(plain, "EN", normalizers=("BN", "IN"))
+    assert change(expected, layer(x)) <= 1e-6
+    weight = layer.weight.detach().clone()
+    back, _ = surgery.revert(copy.deepcopy(layer))
+    assert type(back) is nn.BatchNorm2d and change(expected, back(x)) <= 1e-6
+    layer.weight.data = weight.flip(0)
+    same, _ = surgery.revert(layer)
+    assert same is layer, "only IN is in use"
+
+
+# ---- state dicts
+
+
+def test_a_state_dict_is_converted_as_the_model_is():
+    model = small()
+    state, report = surgery.convert_state(model.state_dict(), "ILMGN", match=["stem.*", "head.*"])
+    assert report.converted == dict.fromkeys(["stem.1", "head.1"], "GN or IN -> ILMGroupNorm")
+    expected = model(x := torch.randn(2, 3, 9, 9))
+    # The layers as a framework's config makes them: not the identity, but for what is loaded.
+    ours = Small(ILMGroupNorm(16, 4), ILMGroupNorm(32, 4))
+    assert change(expected, ours(x)) > 1e-3
+    ours.load_state_dict(state)
+    assert norm(ours, "head.1").omega_offset == 0.5
+    assert change(expected, ours(x)) <= 1e-6
+    back, report = surgery.revert_state(state)
+    assert len(report.converted) == 2 and back.keys() == model.state_dict().keys()
+    assert all(torch.equal(back[k], v) for k, v in model.state_dict().items())
+    _, report = surgery.convert_state(state, "ILMGN", match="*")
+    assert not report.converted and report.left == dict.fromkeys(
+        ["stem.1", "head.1"], "ILM already"
+    )
+
+
+def test_batchnorm_is_known_by_its_statistics():
+    model = small(nn.BatchNorm2d).eval()
+    state, report = surgery.convert_state(model.state_dict(), "EN", reduction=8)
+    assert report.converted == dict.fromkeys(["stem.1", "head.1"], "BN -> ExemplarNorm")
+    ours = Small(ExemplarNorm(16, reduction=8), ExemplarNorm(32, reduction=8)).eval()
+    ours.load_state_dict(state)
+    x = torch.randn(2, 3, 9, 9)
+    assert change(model(x), ours(x)) <= 1e-6
+    back, report = surgery.revert_state(state)
+    assert len(report.converted) == 2
+    torch.testing.assert_close(back, dict(model.state_dict()), rtol=2e-7, atol=0)
+    state, report = surgery.convert_state(model.state_dict(), "SN")
+    assert "SN mixes" in str(report)
+    Small(SwitchNorm(16), SwitchNorm(32)).load_state_dict(state)
+
+
+def test_a_weight_and_a_bias_alone_are_converted_only_if_named():
+    state = small().state_dict()
+    same, report = surgery.convert_state(state, "ILMGN")
+    assert same.keys() == state.keys() and not report.converted
+    assert "match it" in report.left["stem.1"]
+    _, report = surgery.convert_state(state, "EN")
+    assert report.left["stem.1"] == "GN or IN does not become ExemplarNorm"
+    with pytest.raises(OptionError, match="fits none of the 2 norms"):
+        surgery.convert_state(state, "ILMGN", match="roi_heads.*")
+    _, report = surgery.convert_state(state, "ILMGN", match="*", activations=("relu", "relu"))
+    assert "is never a plain norm" in report.left["stem.1"]
+    _, report = surgery.fit_state(state, Small(ILMGroupNorm(32), ILMGroupNorm(32)))
+    assert report.converted.keys() == {"head.1"}
+    assert report.left["stem.1"] == "weight has shape (16,), shape (32,) in the layer"
+    _, report = surgery.convert_state(state, "ILMGN", match="*", key_group_size=32)
+    assert report.converted.keys() == {"head.1"}
+    assert "does not divide num_channels=16" in report.left["stem.1"]
+
+
+def test_a_state_dict_is_made_to_fit_a_model():
+    model = small()
+    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    state["module.head.3.weight"] = torch.zeros(7, 32, 1, 1)
+    state["module.old"] = torch.zeros(1)
+    ours = Small(nn.GroupNorm(4, 16), ILMGroupNorm(32, 4))
+    ours.extra = ILMGroupNorm(32)
+    fitted, report = surgery.fit_state(state, ours)
+    assert report.converted == {"head.1": "GN or IN -> ILMGroupNorm"}
+    assert report.left == {
+        "head.3.weight": "shape (7, 32, 1, 1), where the model has shape (2, 32, 1, 1)",
+        "old": "the model has nothing of this name",
+    }
+    assert {name.split(".")[0] for name in report.missing} == {"extra"} and len(report.missing) == 6
+    del fitted["head.3.weight"]
+    ours.load_state_dict(fitted, strict=False)
+    model.head[3].load_state_dict(ours.head[3].state_dict())
+    x = torch.randn(2, 3, 9, 9)
+    assert change(model(x), ours(x)) <= 1e-6
+    back, report = surgery.fit_state(fitted, small())
+    assert report.converted == {"head.1": "ILM -> GroupNorm"}
+    assert torch.equal(back["head.1.weight"], state["module.head.1.weight"])
+
+
+def test_what_openmmlab_names_by_type_is_found():
+    class Block(nn.Module):
+        def __init__(self, name, norm):
+            super().__init__()
+            self.add_module(name, norm)
+
+    plain = randomized(Block("bn1", nn.BatchNorm2d(32)))
+    ours = Block("gn1", ExemplarNorm(32))
+    nn.init.normal_(ours.gn1.ratio.weight)
+    state, report = surgery.fit_state(plain.state_dict(), ours)
+    assert report.converted == {"gn1": "BN -> ExemplarNorm"} and not report.left
+    ours.load_state_dict(state)
+    x = torch.randn(2, 32, 3, 3)
+    assert change(plain.bn1.eval()(x), ours.gn1.eval()(x)) <= 1e-6
+
+
+# ---- the papers' released code
+
+
+class ReleasedILM(nn.Module):
+    """The released ILM+GN layer's state dict and arithmetic.
+
+    Args:
+        correction: 1 for variances divided by n - 1, as there.
+    """
+
+    def __init__(self, channels, hidden, num_groups=4, key_group_size=16, correction=1):
+        super().__init__()
+        keys = channels // key_group_size
+        self.num_groups, self.keys, self.correction, self.eps = num_groups, keys, correction, 1e-5
+        self.weight_bias = nn.Parameter(torch.rand(1, channels, 1, 1) + 0.5)
+        self.bias_bias = nn.Parameter(torch.randn(1, channels, 1, 1))
+        self.fc_embed = nn.Sequential(nn.Linear(keys, hidden, bias=False), nn.ReLU())
+        decode = partial(nn.Linear, hidden, keys, bias=False)
+        self.fc_weight = nn.Sequential(self.fc_embed, decode(), nn.Sigmoid())
+        self.fc_bias = nn.Sequential(self.fc_embed, decode(), nn.Tanh())
+
+    def moments(self, x, groups):
+        x = x.reshape(len(x), groups, -1)
+        return x.mean(2), x.var(2, correction=self.correction)
+
+    def forward(self, x):
+        def to_channels(t):
+            return t.repeat_interleave(x.shape[1] // t.shape[1], 1)[..., None, None]
+
+        key_mean, key_var = self.moments(x, self.keys)
+        mean, var = (to_channels(t) for t in self.moments(x, self.num_groups))
+        weight = to_channels(self.fc_weight(key_var)) + self.weight_bias
+        bias = to_channels(self.fc_bias(key_mean)) + self.bias_bias
+        return (x - mean) / (var + self.eps).sqrt() * weight + bias
+
+
+def released_ilm(hidden=2, correction=1):
+    torch.manual_seed(0)
+    return ReleasedILM(64, hidden, correction=correction).double()
+
+
+@pytest.mark.parametrize("hidden", [1, 2])
+def test_released_ilm_loads_by_name(hidden):
+    theirs = released_ilm(hidden, correction=0)
+    state = {f"layer1.norm.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    assert len(state) == 7, "the encoder is listed three times"
+    x = 3 * torch.randn(2, 64, 5, 5, dtype=torch.float64) + 1
+    converted, report = surgery.convert_state(state, "ILMGN")
+    assert report.converted == {"layer1.norm": "released ILM -> ILMGroupNorm"}
+    assert "divides variances by n - 1" in str(report)
+    model = nn.ModuleDict({"layer1": nn.ModuleDict({"norm": ILMGroupNorm(64, 4)})}).double()
+    assert model["layer1"]["norm"].hidden == 2
+    model.load_state_dict(converted)
+    assert change(theirs(x), model["layer1"]["norm"](x)) <= 1e-14
+    fitted, _ = surgery.fit_state(state, model)
+    model.load_state_dict(fitted)
+    assert change(theirs(x), model["layer1"]["norm"](x)) <= 1e-14
+
+
+def test_released_ilm_differs_by_its_unbiased_variance_alone():
+    theirs = released_ilm()
+    state, _ = surgery.convert_state(theirs.state_dict(), "ILMGN")
+    layer = ILMGroupNorm(64, 4).double()
+    layer.load_state_dict(state)
+    x = 3 * torch.randn(2, 64, 5, 5, dtype=torch.float64) + 1
+    theirs_, ours = theirs(x), layer(x)
+    # A group has n values: their deviation is larger by sqrt(n / (n - 1)), the standardized x
+    # smaller by less than 1 / (2 n - 2) of itself. A key group has m: its variance v is larger by
+    # v / (m - 1), hence omega by less than |W3| |W1| v / (4 m - 4), as sigmoid's slope is 1/4.
+    n, m = 64 // 4 * 25, 16 * 25
+    _, v = ReleasedILM.moments(theirs, x, theirs.keys)
+    maps = layer.decode_var.weight.abs() @ layer.encode.weight.abs()
+    domega = (v @ maps.t() / (4 * (m - 1))).repeat_interleave(16, 1)[..., None, None]
+    beta = theirs.fc_bias(ReleasedILM.moments(theirs, x, theirs.keys)[0])
+    centered = theirs_ - theirs.bias_bias - beta.repeat_interleave(16, 1)[..., None, None]
+    standardized = nn.functional.group_norm(x, 4)
+    bound = centered.abs() / (2 * n - 2) + domega * standardized.abs()
+    assert ((ours - theirs_).abs() <= bound).all() and (ours - theirs_).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize(
+    "to, options, words",
+    [
+        ("ILMGN", {"key_group_size": 8}, "set key_group_size=16"),
+        ("ILMGN", {"hidden": 1}, "set hidden=2"),
+        ("AssocNorm", {}, "released ILM layer does not become AssocNorm"),
+        ("SN", {}, "released ILM does not become SwitchNorm"),
+    ],
+)
+def test_released_ilm_that_does_not_fit(to, options, words):
+    _, report = surgery.convert_state(released_ilm().state_dict(), to, **options)
+    assert words in report.left[""]
+
+
+class ReleasedSN(nn.Module):
+    """The released SN layer's state dict and arithmetic; see :class:`ReleasedILM`."""
+
+    def __init__(self, channels, moving_average=True, bn=True, correction=1):
+        super().__init__()
+        self.moving_average, self.bn, self.correction = moving_average, bn, correction
+        self.momentum, self.eps = 0.9, 1e-5
+        self.weight = nn.Parameter(torch.rand(1, channels, 1, 1) + 0.5)
+        self.bias = nn.Parameter(torch.randn(1, channels, 1, 1))
+        self.mean_weight = nn.Parameter(torch.randn(3 if bn else 2))
+        self.var_weight = nn.Parameter(torch.randn(3 if bn else 2))
+        if bn:
+            self.register_buffer("running_mean", torch.zeros(1, channels, 1))
+            self.register_buffer("running_var", torch.zeros(1, channels, 1))
+
+    def forward(self, x):
+        flat = x.flatten(2)
+        mean, var = (
+            flat.mean(2, keepdim=True),
+            flat.var(2, keepdim=True, correction=self.correction),
+        )
+        square = var + mean**2
+        means, variances = [mean], [var]
+        for dim in (1, 0) if self.bn else (1,):
+            means.append(mean.mean(dim, keepdim=True))
+            variances.append(square.mean(dim, keepdim=True) - means[-1] ** 2)
+        if self.bn and self.training:
+            new = means[2], variances[2]
+            if self.moving_average:
+                self.running_mean.mul_(self.momentum).add_((1 - self.momentum) * new[0].detach())
+                self.running_var.mul_(self.momentum).add_((1 - self.momentum) * new[1].detach())
+            else:
+                self.running_mean.add_(new[0].detach())
+                self.running_var.add_(new[0].detach() ** 2 + new[1].detach())
+        elif self.bn:
+            means[2], variances[2] = self.running_mean, self.running_var
+        mean, var = (
+            sum(r * t for r, t in zip(w.softmax(0), ts, strict=True))
+            for w, ts in ((self.mean_weight, means), (self.var_weight, variances))
+        )
+        y = (flat - mean) / (var + self.eps).sqrt()
+        return y.view(x.shape) * self.weight + self.bias
+
+
+def released_sn(**options):
+    """One that has seen three batches, in evaluation; and another batch."""
+    torch.manual_seed(0)
+    layer = ReleasedSN(32, **options).double()
+    for _ in range(3):
+        layer(2 * torch.randn(4, 32, 5, 5, dtype=torch.float64) + 1)
+    return layer.eval(), torch.randn(2, 32, 5, 5, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("bn", [True, False])
+def test_released_sn_loads_by_name(bn):
+    theirs, x = released_sn(bn=bn, correction=0)
+    normalizers = ("IN", "LN", "BN") if bn else ("IN", "LN")
+    state, report = surgery.convert_state(theirs.state_dict(), "SN", normalizers=normalizers)
+    assert report.converted == {"": "released SN -> SwitchNorm"}
+    ours = SwitchNorm(32, normalizers=normalizers).double().eval()
+    ours.load_state_dict(state)
+    assert change(theirs(x), ours(x)) <= 1e-13
+    _, report = surgery.convert_state(
+        theirs.state_dict(), "SN", normalizers=("IN", "BN", "LN") if bn else ("IN", "LN", "BN")
+    )
+    assert f"set normalizers={normalizers}" in report.left[""]
+
+
+def test_released_sn_differs_by_its_unbiased_variance_alone():
+    theirs, x = released_sn()
+    state, _ = surgery.convert_state(theirs.state_dict(), "SN")
+    ours = SwitchNorm(32).double().eval()
+    ours.load_state_dict(state)
+    # Of n = 25 values: their variances of instances, and the mixture of them, are larger by n /
+    # (n - 1) at most, hence the standardized x smaller by less than 1 / (2 n - 2) of itself.
+    theirs_ = theirs(x)
+    bound = (ours(x) - theirs.bias).abs() / (2 * 25 - 2)
+    difference = (ours(x) - theirs_).abs()
+    assert (difference <= bound).all() and difference.max() > 1e-3
+
+
+def test_released_sums_become_statistics():
+    theirs, x = released_sn(moving_average=False, correction=0)
+    state = {"norm." + name: tensor for name, tensor in theirs.state_dict().items()}
+    averaged = surgery.average_sums({**state, "other.weight": x}, batches=3)
+    assert averaged["other.weight"] is x
+    torch.manual_seed(0)
+    ReleasedSN(32).double()
+    batches = torch.cat([2 * torch.randn(4, 32, 5, 5, dtype=torch.float64) + 1 for _ in range(3)])
+    means = torch.stack([b.mean((0, 2, 3)) for b in batches.split(4)])
+    mean = averaged["norm.running_mean"].flatten()
+    torch.testing.assert_close(mean, means.mean(0))
+    # By the law of total variance, as all batches are of one size.
+    variance = batches.var((0, 2, 3), correction=0)
+    torch.testing.assert_close(averaged["norm.running_var"].flatten(), variance)
+    with pytest.raises(OptionError, match="batches=0"):
+        surgery.average_sums(state, 0)
+
+
+def test_importing_surgery_imports_no_framework(root):
+    code = (
+        "import sys, ilm_plugins.surgery; "
+        "print({'detectron2', 'mmengine', 'mmcv', 'torchvision', 'timm'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert done.stdout.strip() == "set()", done.stderr

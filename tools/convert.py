@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Convert a checkpoint's norms: ``tools/convert.py INPUT OUTPUT --config-file FILE``, or --to."""
+
+import sys
+
+from ilm_plugins.integrations.convert import main
+
+if __name__ == "__main__":
+    sys.exit(main())
