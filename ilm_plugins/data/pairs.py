@@ -127,12 +127,13 @@ def _problem_of_pair(pair: Pair) -> str | None:
 def _problem(path: Path) -> str | tuple[int, int]:
     """What is wrong with an image, or else its width and height."""
     try:
-        return _read(path).size
+        return read_image(path).size
     except Exception as error:  # a broken file can raise anything
         return f"{path} is unreadable ({' '.join(str(error).split())})"
 
 
-def _read(path: Path) -> Image.Image:
+def read_image(path: str | os.PathLike) -> Image.Image:
+    """An image file in RGB."""
     with Image.open(path) as image:
         return image.convert("RGB")
 
@@ -149,9 +150,9 @@ def read_pair(pair: Pair, direction: str = DIRECTIONS[0]) -> tuple[Image.Image, 
         pair: where they are.
         direction: for images side by side, one of :data:`DIRECTIONS`.
     """
-    first = _read(pair.input)
+    first = read_image(pair.input)
     if pair.input != pair.target:
-        return first, _read(pair.target)
+        return first, read_image(pair.target)
     half, height = first.width // 2, first.height
     left = first.crop((0, 0, half, height))
     right = first.crop((half, 0, 2 * half, height))

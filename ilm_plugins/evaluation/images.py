@@ -24,10 +24,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..data.pairs import PairError, check_pairs, two_folders
+from .. import checkpoints
+from ..data.pairs import PairError, check_pairs, read_image, two_folders
 
 NO_WEIGHTS = "not computed: LPIPS needs the weights of AlexNet; give a local file of them"
 
@@ -86,7 +86,7 @@ def lpips(weights: str | os.PathLike, device: str = "cpu") -> Measure:
     from torchmetrics.functional.image.lpips import _LPIPS
 
     try:
-        state = torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True)
+        state = checkpoints.read(weights)
         features = {k: v for k, v in state.items() if k.startswith("features.")}
         network = _LPIPS(net="alex", pnet_rand=True)
         slices = {
@@ -150,8 +150,7 @@ def compare(
 
 def read(path: str | os.PathLike) -> Tensor:
     """An image file as (3, H, W), RGB, uint8."""
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1)
 
 
 def mean_image(images: Iterable[Tensor]) -> Tensor:
