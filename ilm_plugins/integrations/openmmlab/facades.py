@@ -120,6 +120,7 @@ def read_run(folder: str, command: str, lpips_weights: str | None = None) -> dic
             row["lpips"] = None
         found["lpips"] = images.NO_WEIGHTS
     length = len(losses)
+    averages = [h.momentum for h in cfg.get("custom_hooks", ()) if h.type == "EMAHook"]
     return {
         "method": " / ".join(
             NAMES.get(kind, kind)
@@ -129,6 +130,7 @@ def read_run(folder: str, command: str, lpips_weights: str | None = None) -> dic
         "training images": len(trained),
         "epochs": length,
         "seed": cfg.randomness.seed,
+        "moving average of weights, momentum": averages[0] if averages else None,
         "command": command,
         **found,
         "losses by epoch": losses,

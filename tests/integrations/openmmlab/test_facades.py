@@ -12,19 +12,17 @@ pytest.importorskip("torchmetrics", reason="needs torchmetrics, of the extra ilm
 from ilm_plugins.evaluation import images
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.openmmlab import facades
+from runs import pix2pix_command
 
 
 @pytest.fixture(scope="module")
 def run(root, datasets, tmp_path_factory):
     """The folder of a run that is as short as can be, on the generated shapes."""
     out = tmp_path_factory.mktemp("run")
-    loaders = ("train_dataloader", "val_dataloader", "test_dataloader")
-    argv = ["--config-file", str(root / "configs" / "pix2pix" / "shapes_ilmin_in.py")]
-    argv += ["--num-gpus", "0"]
-    opts = [f"{name}.dataset.data_root={datasets / 'shapes'}" for name in loaders]
-    opts += [f"work_dir={out}", "train_cfg.max_epochs=2", "default_hooks.logger.interval=4"]
-    assert training.main([*argv, *opts]) == 0
-    assert training.main([*argv, "--eval-only", "--resume", *opts]) == 0
+    opts = ["custom_hooks=[{'type': 'EMAHook', 'momentum': 0.1}]"]
+    assert training.main(pix2pix_command(root, datasets, out=out, opts=opts)) == 0
+    evaluation = pix2pix_command(root, datasets, "--eval-only", "--resume", out=out)
+    assert training.main(evaluation) == 0
     return out
 
 
@@ -40,6 +38,7 @@ def test_a_short_run_stands_beside_the_papers_rows_and_in_none(root, run, tmp_pa
     (short,) = report["shortened"]
     assert short["method"] == "ILM+IN / IN" and short["command"] == "tools/train_net.py ..."
     assert (short["training images"], short["epochs"], short["seed"]) == (8, 2, 0)
+    assert short["moving average of weights, momentum"] == 0.1
     assert len(short["losses by epoch"]) == 2
     files = sorted((run / "test" / "output").iterdir())
     pairs = ((images.read(p), images.read(run / "test" / "target" / p.name)) for p in files)
