@@ -108,7 +108,7 @@ $(VENV)/.openmmlab: requirements/openmmlab.txt requirements/openmmlab-packages.t
 	if [ ! -d "$$wheels" ]; then \
 		mkdir -p "$(WHEELS)"; \
 		new=$$(mktemp -d "$(WHEELS)/.new-XXXXXX"); \
-		trap 'rm -rf "$$new"' EXIT; \
+		trap 'rm -rf "$$new"' EXIT; trap 'exit 1' INT TERM; \
 		PATH="$$(cd $(BIN) && pwd):$$PATH" $(BIN)/pip wheel --progress-bar off --no-deps \
 			--no-build-isolation --wheel-dir "$$new" -r requirements/openmmlab-packages.txt; \
 		mv -T "$$new" "$$wheels" || [ -d "$$wheels" ]; \

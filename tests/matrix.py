@@ -96,9 +96,11 @@ def run(leg: Leg, python: str, folder: Path, jobs: int, log) -> dict[str, int]:
         subprocess.CalledProcessError: a step of the build failed.
     """
 
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
     def step(*command, check=True):
         print("$", *command, file=log, flush=True)
-        subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=check)
+        subprocess.run(command, cwd=ROOT, env=clean, stdout=log, stderr=log, check=check)
 
     executable, pinned = folder / "bin" / "python", folder / "pins.txt"
     pip = executable, "-m", "pip", "install", "--progress-bar", "off"
