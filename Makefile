@@ -16,8 +16,11 @@ DEMO_CONFIGS := configs/detectron2/shapes
 # Otherwise glibc gives large freed blocks back and faults them in again, a tenth of the demo's time.
 DEMO := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python tools/demo.py
 
+# By name, as tests/matrix.py has them; all, where none is given.
+LEGS :=
+
 .NOTPARALLEL:
-.PHONY: help demo demo-compare bench test test-all lint format install install-test \
+.PHONY: help demo demo-compare bench test test-all coverage matrix lint format install install-test \
 	install-detectron2 install-openmmlab clean
 
 help:
@@ -25,7 +28,10 @@ help:
 	@echo "make demo-compare        the same under GN and under ILM+GN"
 	@echo "make bench               time the layers and whole models; a table, JSON and a plot"
 	@echo "make test                lint and the test suite"
-	@echo "make test-all            also what is too long for every day"
+	@echo "make test-all            also what is too long for every day, and make matrix"
+	@echo "make coverage            the lines and branches that the test suite runs"
+	@echo "make matrix              the test suite under other Pythons, under the oldest and the newest"
+	@echo "                         torch, without the frameworks; LEGS=... for some of them"
 	@echo "make install-detectron2  detectron2 into VENV (default: .venv), by a pinned wheel"
 	@echo "make install-openmmlab   mmcv, mmdet, mmseg and mmpretrain into VENV, likewise"
 
@@ -44,6 +50,13 @@ test: lint install install-test install-detectron2 install-openmmlab
 
 test-all: lint install install-test install-detectron2 install-openmmlab
 	$(BIN)/python -m pytest -n 2
+	$(MAKE) matrix
+
+coverage: install install-test install-detectron2 install-openmmlab
+	$(BIN)/python -m pytest -n 2 -m "not long" --cov
+
+matrix:
+	$(PYTHON) tests/matrix.py $(LEGS)
 
 lint: install
 	$(BIN)/ruff check .
@@ -95,7 +108,7 @@ $(VENV)/.openmmlab: requirements/openmmlab.txt requirements/openmmlab-packages.t
 	if [ ! -d "$$wheels" ]; then \
 		mkdir -p "$(WHEELS)"; \
 		new=$$(mktemp -d "$(WHEELS)/.new-XXXXXX"); \
-		trap 'rm -rf "$$new"' EXIT; \
+		trap 'rm -rf "$$new"' EXIT; trap 'exit 1' INT TERM; \
 		PATH="$$(cd $(BIN) && pwd):$$PATH" $(BIN)/pip wheel --progress-bar off --no-deps \
 			--no-build-isolation --wheel-dir "$$new" -r requirements/openmmlab-packages.txt; \
 		mv -T "$$new" "$$wheels" || [ -d "$$wheels" ]; \

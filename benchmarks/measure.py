@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile
 
 Run = Callable[[], object]
 
@@ -117,9 +117,9 @@ def peak_bytes(run: Run, on: torch.device) -> int:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
+    with profile(profile_memory=True) as record:
         run()
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events = [e for e in record.kineto_results.events() if e.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
     held = peak = 0
     for event in events:

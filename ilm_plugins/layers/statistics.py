@@ -3,7 +3,7 @@
 import numbers
 from collections.abc import Iterable, Sequence
 from functools import reduce
-from operator import add, mul
+from operator import add
 
 import torch
 from torch import Tensor
@@ -204,4 +204,4 @@ class MixtureNorm(AdaptiveNorm):
 
 def weighted_sum(weights: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:
     """Of K weights and K values."""
-    return reduce(add, map(mul, weights, values))
+    return reduce(add, (weight * value for weight, value in zip(weights, values, strict=True)))

@@ -3,11 +3,11 @@
 from collections import Counter
 from functools import partial
 
-import numpy as np
 import pytest
 
 pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 
+import numpy as np
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope

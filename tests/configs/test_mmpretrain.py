@@ -8,19 +8,19 @@ from fnmatch import fnmatch
 from functools import cache
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
-import yaml
-from PIL import Image
-from torch import nn
 
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 
+import numpy as np
+import torch
+import yaml
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, METRICS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
+from PIL import Image
+from torch import nn
 
 from ilm_plugins import NORMS, AssocNorm, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.layers.statistics import MixtureNorm

@@ -3,19 +3,19 @@
 from collections import Counter
 from functools import partial
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
+import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from PIL import Image
 from torch import nn
 
 from ilm_plugins import ExemplarNorm

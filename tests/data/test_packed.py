@@ -2,8 +2,11 @@
 
 import io
 
-import numpy as np
 import pytest
+
+pytest.importorskip("numpy", reason="needs numpy, of the extra ilm_plugins[data]")
+
+import numpy as np
 from PIL import Image
 
 from ilm_plugins.data.packed import read_packed

@@ -1,7 +1,10 @@
 """Paired images: both layouts, both directions, the augmentation, and files that cannot be used."""
 
-import numpy as np
 import pytest
+
+pytest.importorskip("numpy", reason="needs numpy, of the extra ilm_plugins[data]")
+
+import numpy as np
 from PIL import Image
 
 from ilm_plugins.data import pairs

@@ -7,9 +7,13 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("shapely", reason="needs shapely, of the extra ilm_plugins[data]")
+pytest.importorskip("pycocotools", reason="needs pycocotools")
+
 import numpy as np
 import pycocotools.mask
-import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 

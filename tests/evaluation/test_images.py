@@ -3,12 +3,13 @@
 import importlib.util
 import json
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 pytest.importorskip("torchmetrics", reason="needs torchmetrics, of the extra ilm_plugins[pix2pix]")
+
+import numpy as np
+import torch
+from PIL import Image
 
 from ilm_plugins.evaluation import images
 

@@ -228,7 +228,7 @@ def test_layers_made_on_the_meta_device_can_be_initialized_later(name, mode):
         if (fresh == fresh.flatten()[0]).all():  # a constant; the others are random
             torch.testing.assert_close(value, fresh, msg=key)
         else:
-            assert value.std() == pytest.approx(fresh.std().item(), rel=0.5), key
+            assert value.std().item() == pytest.approx(fresh.std().item(), rel=0.5), key
 
 
 @every_layer

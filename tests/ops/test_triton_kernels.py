@@ -19,9 +19,14 @@ import transcription
 from cases import CHANNELS, MAIN, inputs, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 from ilm_plugins.ops import Autoencoder, Mixture, reference
+from ilm_plugins.ops.backends import has_triton
 
-triton = pytest.importorskip("triton", reason="needs Triton")
-from ilm_plugins.ops import triton_kernels as kernels  # noqa: E402
+if not has_triton():
+    pytest.skip("needs Triton 3.6 or newer", allow_module_level=True)
+
+import triton
+
+from ilm_plugins.ops import triton_kernels as kernels
 
 CUDA = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -5,11 +5,11 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
+import numpy as np
 from PIL import Image
 
 from ilm_plugins.integrations.detectron2 import demo

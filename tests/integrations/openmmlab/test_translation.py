@@ -9,15 +9,15 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 pytest.importorskip("mmengine", reason="needs MMEngine: make install-openmmlab")
 pytest.importorskip("torchmetrics", reason="needs torchmetrics, of the extra ilm_plugins[pix2pix]")
 
+import numpy as np
+import torch
 from mmengine.registry import DATA_SAMPLERS, DATASETS, METRICS, PARAM_SCHEDULERS
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from ilm_plugins.evaluation import images

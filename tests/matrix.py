@@ -1,0 +1,189 @@
+"""The test suite under other versions and without the frameworks: `make matrix`.
+
+Each leg is an environment of its own, built from the pins in requirements/ but for those that the
+leg replaces, in a temporary folder (6 GB) that is removed before the next leg. A leg that passed is
+not run again while its sources, its pins and its Python stay the same. Needs nothing but Python.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parents[1]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ilm_plugins" / "matrix"
+SOURCES = (
+    *("ilm_plugins", "benchmarks", "configs", "requirements", "tests", "tools"),
+    *("Makefile", "pyproject.toml", "setup.py"),
+)
+LOGS = ROOT / "output" / "matrix"
+COUNTS = ("passed", "skipped", "failed")
+
+
+class Leg(NamedTuple):
+    """A Python, the pins that it replaces, and the frameworks beside them."""
+
+    name: str
+    python: str
+    pins: tuple[str, ...] = ()
+    frameworks: tuple[str, ...] = ()
+    #: The packages to install, with what they need; by default, all that have a pin.
+    packages: tuple[str, ...] = ()
+
+
+OLDEST = (
+    *("torch==2.4.0", "torchvision==0.19.0", "wrapt==1.15.0", "numpy==1.26.4", "shapely==2.0.0"),
+    *("torchmetrics==1.4.2", "ml_dtypes==0.5.4"),
+)
+NEWEST = "torch==2.15.0", "torchvision==0.29.2"
+BARE = "torch", "wrapt", "pytest", "pytest-xdist", "setuptools", "wheel"
+BOTH = "detectron2", "openmmlab"
+#: The quickest first. What `make test` runs under, one Python with all, is no leg.
+LEGS = (
+    Leg("py312-bare", "3.12", packages=BARE),
+    Leg("py310-torch2.4", "3.10", OLDEST),
+    Leg("py313-torch2.15", "3.13", NEWEST),
+    Leg("py311-detectron2", "3.11", frameworks=("detectron2",)),
+    Leg("py311-openmmlab", "3.11", frameworks=("openmmlab",)),
+    Leg("py310-both", "3.10", frameworks=BOTH),
+    Leg("py313-both", "3.13", frameworks=BOTH),
+)
+
+
+def pins(leg: Leg, root: Path = ROOT) -> dict[str, str]:
+    """The version of each package that the tests take, under the leg's own pins."""
+    files = (root / "requirements" / f"{name}.txt" for name in ("base", "test"))
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    return dict(line.split("==") for line in (*lines, *leg.pins) if "==" in line)
+
+
+def interpreter(version: str) -> str | None:
+    """The first ``python{version}`` on PATH that runs and is of that version."""
+    code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+    for folder in os.get_exec_path():
+        path = shutil.which(f"python{version}", path=folder)
+        if path and subprocess.run([path, "-c", code], capture_output=True, text=True).stdout == (
+            f"{version}\n"
+        ):
+            return path
+    return None
+
+
+def key(leg: Leg, python: str, root: Path = ROOT) -> str:
+    """A hash of all that decides a leg's result."""
+    version = subprocess.run([python, "-VV"], capture_output=True, text=True, check=True).stdout
+    digest = hashlib.sha256(repr((leg, version, platform.machine())).encode())
+    for path in sorted(p for name in SOURCES for p in (root / name, *(root / name).rglob("*"))):
+        if path.is_file() and "__pycache__" not in path.parts and ".egg-info" not in str(path):
+            digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def run(leg: Leg, python: str, folder: Path, jobs: int, log) -> dict[str, int]:
+    """Build the leg's environment in ``folder`` and run the suite: how many tests passed, ...
+
+    Raises:
+        subprocess.CalledProcessError: a step of the build failed.
+    """
+
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def step(*command, check=True):
+        print("$", *command, file=log, flush=True)
+        subprocess.run(command, cwd=ROOT, env=clean, stdout=log, stderr=log, check=check)
+
+    executable, pinned = folder / "bin" / "python", folder / "pins.txt"
+    pip = executable, "-m", "pip", "install", "--progress-bar", "off"
+    step(python, "-m", "venv", folder)
+    pinned.write_text("".join(f"{name}=={version}\n" for name, version in pins(leg).items()))
+    step(*pip, *(("-c", pinned, *leg.packages) if leg.packages else ("-r", pinned)))
+    step(*pip, "--no-deps", "--no-build-isolation", "-e", ".")
+    if leg.frameworks:
+        step("make", *(f"install-{name}" for name in leg.frameworks), f"VENV={folder}")
+    results = folder / "results.xml"
+    options = "-m", "not long", "-n", str(jobs), "-p", "no:cacheprovider", f"--junitxml={results}"
+    step(executable, "-m", "pytest", *options, check=False)
+    return counts(results)
+
+
+def counts(results: Path) -> dict[str, int]:
+    """The tests of a JUnit file, by outcome; without a file, or tests, one failure."""
+    if not results.exists():
+        return dict(zip(COUNTS, (0, 0, 1), strict=True))
+    (suite,) = ElementTree.parse(results).getroot()
+    total, skipped, failed, broken = (
+        int(suite.get(name)) for name in ("tests", "skipped", "failures", "errors")
+    )
+    passed = total - skipped - failed - broken
+    return dict(zip(COUNTS, (passed, skipped, failed + broken or int(not passed)), strict=True))
+
+
+def outcome(leg: Leg, args: argparse.Namespace) -> dict:
+    """The leg's counts and minutes, from the cache or by running it, and a note."""
+    python = interpreter(leg.python)
+    if python is None:
+        return {"note": f"not run: no python{leg.python} on PATH"}
+    cached, log = CACHE / f"{leg.name}-{key(leg, python)}.json", LOGS / f"{leg.name}.log"
+    if cached.exists() and not args.again:
+        return json.loads(cached.read_text()) | {"note": "cached"}
+    print(f"{leg.name}: running; see {log}", file=sys.stderr, flush=True)
+    start, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix=f"{leg.name}-"))
+    try:
+        with log.open("w") as stream:
+            found = run(leg, python, folder, args.jobs, stream)
+        note = f"see {log}" if found["failed"] else ""
+    except subprocess.CalledProcessError:
+        found, note = {"failed": 1}, f"not built: see {log}"
+    finally:
+        if args.keep:
+            print(f"{leg.name}: kept in {folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder)
+    found["minutes"] = round((time.monotonic() - start) / 60, 1)
+    if not found["failed"]:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        cached.write_text(json.dumps(found))
+    return found | {"note": note}
+
+
+def table(outcomes: dict[Leg, dict]) -> str:
+    """One line a leg: what it is, how many tests passed, ..., the minutes, and the note."""
+    rows = [("leg", "Python", "torch", "frameworks", *COUNTS, "minutes", "")]
+    for leg, found in outcomes.items():
+        frameworks = " ".join(leg.frameworks) or "none"
+        figures = (str(found.get(name, "")) for name in (*COUNTS, "minutes", "note"))
+        rows.append((leg.name, leg.python, pins(leg)["torch"], frameworks, *figures))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("legs", nargs="*", metavar="LEG", help="only these (default: all)")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that test (default: 2)")
+    parser.add_argument("--again", action="store_true", help="also run what passed already")
+    parser.add_argument("--keep", action="store_true", help="keep the environments")
+    parser.add_argument("--strict", action="store_true", help="fail if a Python is missing")
+    args = parser.parse_args(argv)
+    names = [leg.name for leg in LEGS]
+    for name in args.legs:
+        if name not in names:
+            parser.error(f"no leg {name!r}; the legs are {', '.join(names)}")
+    LOGS.mkdir(parents=True, exist_ok=True)
+    outcomes = {leg: outcome(leg, args) for leg in LEGS if leg.name in (args.legs or names)}
+    print(table(outcomes))
+    return int(any(found.get("failed", args.strict) for found in outcomes.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

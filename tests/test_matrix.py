@@ -1,0 +1,131 @@
+"""The matrix's legs, what they are cached by, and what it says when a leg cannot run."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+import matrix
+
+LEG = matrix.Leg("leg", f"{sys.version_info[0]}.{sys.version_info[1]}")
+
+
+def test_the_oldest_leg_has_the_lowest_versions_that_are_supported(root):
+    project = (root / "pyproject.toml").read_text().split("[project]")[1].split("\n[")[0:3]
+    lowest = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', "".join(project)))
+    assert {"torch", "wrapt", "shapely", "torchmetrics"} == lowest.keys()
+    oldest = dict(pin.split("==") for pin in matrix.OLDEST)
+    for name, version in lowest.items():
+        assert f"{oldest[name]}.".startswith(f"{version}.")
+    (python,) = re.findall(r'requires-python = ">=([\d.]+)"', "".join(project))
+    assert min((leg.python for leg in matrix.LEGS), key=lambda v: int(v[2:])) == python
+
+
+def test_a_legs_pins_replace_those_of_the_requirements():
+    plain, oldest = (matrix.pins(LEG._replace(pins=pins)) for pins in ((), matrix.OLDEST))
+    assert oldest["torch"] == "2.4.0" != plain["torch"]
+    assert oldest["pytest"] == plain["pytest"] and oldest.keys() == plain.keys()
+
+
+def test_the_key_changes_with_what_decides_the_result(tmp_path):
+    source = tmp_path / "ilm_plugins" / "layer.py"
+    source.parent.mkdir()
+    source.write_text("a = 1\n")
+
+    def key(leg=LEG):
+        return matrix.key(leg, sys.executable, tmp_path)
+
+    first = key()
+    (source.parent / "__pycache__").mkdir()
+    (source.parent / "__pycache__" / "layer.pyc").write_text("compiled")
+    (tmp_path / "notes.txt").write_text("no source")
+    assert key() == first
+    assert key(LEG._replace(pins=("torch==2.4.0",))) != first
+    source.write_text("a = 2\n")
+    assert key() != first
+    source.write_text("a = 1\n")
+    assert key() == first
+    source.rename(source.with_name("norm.py"))
+    assert key() != first
+
+
+def script(path, text):
+    path.parent.mkdir()
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_python_that_does_not_run_is_passed_over(tmp_path, monkeypatch):
+    script(tmp_path / "broken" / f"python{LEG.python}", "exit 127")
+    script(tmp_path / "other" / f"python{LEG.python}", "echo 2.7")
+    found = script(tmp_path / "right" / f"python{LEG.python}", f'exec {sys.executable} "$@"')
+    folders = [str(tmp_path / name) for name in ("broken", "other", "none", "right")]
+    monkeypatch.setenv("PATH", ":".join(folders))
+    assert matrix.interpreter(LEG.python) == found
+    monkeypatch.setenv("PATH", ":".join(folders[:3]))
+    assert matrix.interpreter(LEG.python) is None
+
+
+def test_a_missing_python_is_told_and_fails_if_strict(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(matrix, "LOGS", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert matrix.main(["py312-bare"]) == 0
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.startswith("leg") and row.startswith("py312-bare")
+    assert row.endswith("not run: no python3.12 on PATH")
+    assert matrix.main(["py312-bare", "--strict"]) == 1
+
+
+def test_an_unknown_leg_is_told(capsys):
+    with pytest.raises(SystemExit) as stop:
+        matrix.main(["py27"])
+    assert stop.value.code == 2
+    assert "no leg 'py27'; the legs are py312-bare, " in capsys.readouterr().err
+
+
+def test_counts_are_those_of_the_run(tmp_path):
+    test, results = tmp_path / "test_it.py", tmp_path / "results.xml"
+    assert matrix.counts(results) == {"passed": 0, "skipped": 0, "failed": 1}
+    test.write_text(
+        "import pytest\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert False\n"
+        "def test_broken(nothing): pass\n"
+        "@pytest.mark.parametrize('number', range(3))\n"
+        "def test_missing(number): pytest.skip('no')\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
+    subprocess.run([*command, f"--junitxml={results}"], cwd=tmp_path, capture_output=True)
+    assert matrix.counts(results) == {"passed": 1, "skipped": 3, "failed": 2}
+    subprocess.run([*command, "-k", "missing", f"--junitxml={results}"], capture_output=True)
+    assert matrix.counts(results) == {"passed": 0, "skipped": 3, "failed": 1}, "nothing was tested"
+
+
+def test_what_passed_is_not_run_again_and_what_failed_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(matrix, "LEGS", (LEG,))
+    monkeypatch.setattr(matrix, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(matrix, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(matrix, "interpreter", lambda version: sys.executable)
+    failing = subprocess.CalledProcessError(1, "pip")
+    results = iter([failing, {"passed": 1, "failed": 2}, {"passed": 3, "failed": 0}])
+
+    def run(leg, python, folder, jobs, log):
+        folders.append(folder)
+        result = next(results)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    folders = []
+    monkeypatch.setattr(matrix, "run", run)
+    lines = []
+    for code in (1, 1, 0, 0):
+        assert matrix.main([]) == code
+        lines.append(capsys.readouterr().out.splitlines()[1])
+    assert "not built: see" in lines[0] and lines[1].split()[4:6] == ["1", "2"]
+    assert lines[3].split() == [*lines[2].split(), "cached"]
+    assert len(folders) == 3 and not any(folder.exists() for folder in folders)
+    with pytest.raises(StopIteration):
+        matrix.main(["--again"])
