@@ -45,10 +45,17 @@ def run_twin(model, x):
 # ---- ONNX
 
 
+def dimensions(model):
+    """Any batch, and any size, or any multiple of 32 for a model that halves its input so often."""
+    step = 1 if isinstance(model, AdaptiveNorm) else 32
+    dims = {axis: torch.export.Dim(name) for axis, name in AXES.items()}
+    return {axis: step * dim if axis and step > 1 else dim for axis, dim in dims.items()}
+
+
 def by_dynamo(model, x):
     if VERSION < (2, 7):
         pytest.skip("torch.onnx.export(dynamo=True) is experimental before torch 2.7")
-    shapes = ({axis: torch.export.Dim(name) for axis, name in AXES.items()},)
+    shapes = (dimensions(model),)
     program = torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=shapes, verbose=False)
     file = io.BytesIO()
     program.save(file)
@@ -101,8 +108,7 @@ def test_onnx_in_training_mode_uses_the_statistics_of_the_batch(name, export):
 
 
 def by_export(model, x):
-    dims = {axis: torch.export.Dim(name) for axis, name in AXES.items()}
-    return torch.export.export(model, (x,), dynamic_shapes=(dims,)).module()
+    return torch.export.export(model, (x,), dynamic_shapes=(dimensions(model),)).module()
 
 
 def by_trace(model, x):
