@@ -256,7 +256,9 @@ def trains(model, size=64):
     sum(y.square().mean() for y in outputs).backward()
     ours = [m for m in model.modules() if isinstance(m, tuple(NORMS.values()))]
     for layer in ours:
-        assert layer.weight.grad is not None and layer.weight.grad.isfinite().all()
+        if layer.weight.requires_grad:  # a backbone's first stages may be frozen
+            assert layer.weight.grad.isfinite().all()
+    assert any(layer.weight.grad is not None for layer in ours)
     return len(ours)
 
 
