@@ -77,6 +77,13 @@ class AdaptiveNorm(nn.GroupNorm):
             network=self.network,
         )
 
+    def __prepare_scriptable__(self):
+        # torch.jit.script asks for this; what it cannot compile, it tells in many lines.
+        raise NotImplementedError(
+            f"{type(self).__name__}: torch.jit.script cannot compile this layer; trace the model "
+            "with torch.jit.trace(model, example), or use torch.export"
+        )
+
     def check_input(self, x: Tensor) -> None:
         if x.dim() < 2 or x.shape[1] != self.num_channels:
             raise ValueError(

@@ -93,7 +93,7 @@ class MixtureNorm(AdaptiveNorm):
     @property
     def frozen(self) -> bool:
         """Whether the running statistics stand still in training, too; see Freezing."""
-        return not (self.weight.requires_grad or self.bias.requires_grad)
+        return not (_requires_grad(self.weight) or _requires_grad(self.bias))
 
     @property
     def uses_batch_statistics(self) -> bool:
@@ -200,6 +200,14 @@ class MixtureNorm(AdaptiveNorm):
             f"{self.num_channels}, eps={self.eps}, momentum={self.momentum}, "
             f"normalizers={self.normalizers}{groups}"
         )
+
+
+def _requires_grad(parameter: Tensor) -> bool:
+    """``parameter.requires_grad``, which torch.func.vmap hides in a wrapper."""
+    if not torch.compiler.is_compiling():
+        while torch._C._functorch.is_batchedtensor(parameter):
+            parameter = torch._C._functorch.get_unwrapped(parameter)
+    return parameter.requires_grad
 
 
 def weighted_sum(weights: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:

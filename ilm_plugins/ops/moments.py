@@ -97,7 +97,7 @@ def _pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def _mean(values: Tensor, dim: int) -> Tensor:
     size = values.shape[dim]
-    if size == 2 and dim > 0:  # torch's sum of two takes four times as long
+    if dim > 0 and size == 2:  # torch's sum of two takes four times as long
         first, second = values.unbind(dim)
         return torch.lerp(first, second, 0.5)
     return values.sum(dim) * (1 / size)
@@ -105,5 +105,4 @@ def _mean(values: Tensor, dim: int) -> Tensor:
 
 def duplicate(values: Tensor, num_channels: int) -> Tensor:
     """The operator written as an up arrow in the ILM paper's Eq. 6: (N, G) values to (N, C)."""
-    n, groups = values.shape
-    return values.unsqueeze(2).expand(n, groups, num_channels // groups).reshape(n, num_channels)
+    return values.unsqueeze(2).expand(-1, -1, num_channels // values.shape[1]).flatten(1)

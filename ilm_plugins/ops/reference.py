@@ -71,7 +71,7 @@ def _center(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _group_mean(x: Tensor, num_groups: int) -> Tensor:
-    groups = x.unflatten(1, (num_groups, x.shape[1] // num_groups))
+    groups = x.reshape(x.shape[0], num_groups, x.shape[1] // num_groups, *x.shape[2:])
     dims = tuple(range(2, groups.dim()))
     # The mean of an empty map is NaN, and would reach the parameters' gradients; its sum is 0.
     return groups.mean(dims) if x.numel() else groups.sum(dims)

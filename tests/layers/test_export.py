@@ -1,0 +1,252 @@
+"""Each layer, and a ResNet-50 of it, in the formats by which models leave Python."""
+
+import copy
+import io
+import re
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from cases import inputs
+from ilm_plugins import NORMS
+from ilm_plugins.layers.base import AdaptiveNorm
+
+C = 64
+VERSION = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
+AXES = {0: "batch", 2: "height", 3: "width"}
+#: Beside the size of the example: one instance, an odd size, a single pixel.
+SHAPES = [(2, C, 6, 7), (1, C, 3, 9), (5, C, 1, 1)]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+every_layer = pytest.mark.parametrize("name", NORMS)
+modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+
+
+def build(name, training=False):
+    """A layer that has seen a batch."""
+    torch.manual_seed(0)
+    layer = NORMS[name](C)
+    layer(inputs(4, C, 5, 5, dtype=torch.float32))
+    return layer.train(training)
+
+
+def in_float64(model, x):
+    """What a copy of the model makes of x."""
+    with torch.no_grad():
+        return copy.deepcopy(model).double()(x.double()).float()
+
+
+# ---- ONNX
+
+
+def dimensions(model):
+    """Any batch, and any size, or any multiple of 32 for a model that halves its input so often."""
+    step = 1 if isinstance(model, AdaptiveNorm) else 32
+    dims = {axis: torch.export.Dim(name) for axis, name in AXES.items()}
+    return {axis: step * dim if axis and step > 1 else dim for axis, dim in dims.items()}
+
+
+def by_dynamo(model, x):
+    if VERSION < (2, 7):
+        pytest.skip("torch.onnx.export(dynamo=True) is experimental before torch 2.7")
+    shapes = (dimensions(model),)
+    program = torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=shapes, verbose=False)
+    file = io.BytesIO()
+    program.save(file)
+    return file.getvalue()
+
+
+def by_torchscript(model, x):
+    file = io.BytesIO()
+    mode = torch.onnx.TrainingMode.PRESERVE
+    axes = {"x": AXES}
+    torch.onnx.export(
+        model, (x,), file, dynamo=False, training=mode, input_names=["x"], dynamic_axes=axes
+    )
+    return file.getvalue()
+
+
+EXPORTERS = {"dynamo": by_dynamo, "torchscript": by_torchscript}
+exporters = pytest.mark.parametrize("export", EXPORTERS.values(), ids=EXPORTERS)
+
+
+def in_onnxruntime(exported):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
+def assert_onnx_agrees(model, example, others, export):
+    pytest.importorskip("onnxscript", reason="needs onnxscript")
+    run = in_onnxruntime(export(copy.deepcopy(model), example))
+    for x in (example, *others):
+        torch.testing.assert_close(run(x), in_float64(model, x), rtol=1e-4, atol=1e-4)
+
+
+@exporters
+@every_layer
+def test_onnx_for_any_batch_and_size(name, export):
+    example, *others = (inputs(*shape, dtype=torch.float32) for shape in SHAPES)
+    assert_onnx_agrees(build(name), example, others, export)
+
+
+@exporters
+@pytest.mark.parametrize("name", ["EN", "SN"])
+def test_onnx_in_training_mode_uses_the_statistics_of_the_batch(name, export):
+    example, *others = (inputs(*shape, dtype=torch.float32) for shape in SHAPES)
+    assert_onnx_agrees(build(name, training=True), example, others, export)
+
+
+# ---- torch.export and TorchScript
+
+
+def by_export(model, x):
+    return torch.export.export(model, (x,), dynamic_shapes=(dimensions(model),)).module()
+
+
+def by_trace(model, x):
+    return torch.jit.trace(model, x, check_trace=False)
+
+
+def reloaded(scripted):
+    file = io.BytesIO()
+    torch.jit.save(scripted, file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+@pytest.mark.parametrize("record", [by_export, by_trace], ids=["export", "trace"])
+@pytest.mark.parametrize("name", ["EN", "SN"])
+def test_what_is_recorded_in_training_mode_goes_on_training(name, record):
+    layer = build(name, training=True)
+    recorded = record(copy.deepcopy(layer), inputs(2, C, 5, 5, dtype=torch.float32))
+    layer.load_state_dict(recorded.state_dict())  # a trace has trained on its example
+    for shape in ((3, C, 2, 4), (6, C, 7, 5)):
+        x = inputs(*shape, dtype=torch.float32, seed=shape[0])
+        torch.testing.assert_close(recorded(x), layer(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            dict(recorded.named_buffers()), dict(layer.named_buffers()), rtol=1e-5, atol=1e-5
+        )
+
+
+@every_layer
+@modes
+def test_traces_are_saved_and_trained(name, training):
+    layer, x = build(name, training), inputs(3, C, 4, 5, dtype=torch.float32)
+    traced = reloaded(by_trace(copy.deepcopy(layer), inputs(2, C, 6, 6, dtype=torch.float32)))
+    for module in (layer, traced):
+        module(x).square().sum().backward()
+    gradients = {n: p.grad for n, p in layer.named_parameters()}
+    of_trace = {n: p.grad for n, p in traced.named_parameters()}
+    torch.testing.assert_close(of_trace, gradients, rtol=1e-3, atol=1e-3)
+
+
+@every_layer
+def test_script_is_refused_in_one_line(name):
+    for model in (NORMS[name](C), nn.Sequential(nn.ReLU(), NORMS[name](C))):
+        with pytest.raises(NotImplementedError) as caught:
+            torch.jit.script(model)
+        message = str(caught.value)
+        assert message.startswith(NORMS[name].__name__) and "\n" not in message
+        assert "torch.jit.trace(model, example)" in message
+
+
+def with_traced_norms(model):
+    """The way of docs/interoperability.md to script a model around traced layers."""
+    model = copy.deepcopy(model).eval()
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, AdaptiveNorm):
+                example = torch.zeros(2, child.num_channels, 3, 3)
+                setattr(parent, name, torch.jit.trace(child, example))
+    return model
+
+
+@every_layer
+def test_a_model_is_scripted_around_traced_layers(name):
+    model = torchvision.models.resnet18(norm_layer=NORMS[name], num_classes=8)
+    model(torch.randn(2, 3, 64, 64))
+    scripted = reloaded(torch.jit.script(with_traced_norms(model)))
+    x = torch.randn(3, 3, 40, 56)
+    torch.testing.assert_close(scripted(x), in_float64(model.eval(), x), rtol=1e-4, atol=1e-4)
+    assert list(scripted.state_dict()) == list(model.state_dict())
+
+
+# ---- torch.compile
+
+
+@every_layer
+@modes
+def test_compiled_once_for_every_batch_and_size(name, training):
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    layer = build(name, training)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, dynamic=True, backend=counter)
+    graphs = set()
+    for shape in ((2, C, 5, 6), (3, C, 4, 4), (7, C, 2, 3)):
+        x = inputs(*shape, dtype=torch.float32)
+        torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-4)
+        graphs.add(counter.frame_count)
+    assert len(graphs) == 1
+
+
+@pytest.mark.long
+@every_layer
+def test_compiled_by_inductor(name):
+    torch._dynamo.reset()
+    layer = build(name, training=True)
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True)
+    x = inputs(3, C, 5, 6, dtype=torch.float32)
+    found = []
+    for module in (compiled, layer):
+        variables = [x.clone().requires_grad_(), *module.parameters()]
+        y = module(variables[0])
+        gradients = torch.autograd.grad(y.square().sum(), variables)
+        found.append([y, *gradients, *module.buffers()])
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+
+
+# ---- ResNet-50
+
+FORMATS = {
+    "onnx": lambda model, x: in_onnxruntime(by_dynamo(model, x)),
+    "export": by_export,
+    "trace": lambda model, x: reloaded(by_trace(model, x)),
+}
+
+
+def resnet(norm):
+    """The first two stages of a ResNet-50, of one block each."""
+    block = torchvision.models.resnet.Bottleneck
+    model = torchvision.models.ResNet(block, (1, 1, 1, 1), norm_layer=norm)
+    model.layer3 = model.layer4 = nn.Identity()
+    model.fc = nn.Linear(512, 8)
+    return model
+
+
+def resnet_50(norm):
+    return torchvision.models.resnet50(norm_layer=norm, num_classes=8)
+
+
+@pytest.mark.parametrize("record", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize(
+    "name, make",
+    [("ILMGN", resnet), *(pytest.param(n, resnet_50, marks=pytest.mark.long) for n in NORMS)],
+)
+def test_a_model_for_any_batch_and_size(name, make, record):
+    torch.manual_seed(0)
+    model = make(NORMS[name])
+    with torch.no_grad():
+        model(torch.randn(4, 3, 64, 64))
+    run = record(copy.deepcopy(model.eval()), torch.randn(2, 3, 64, 64))
+    for shape in ((2, 3, 64, 64), (3, 3, 96, 64)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(run(x), in_float64(model, x), rtol=1e-4, atol=1e-4)

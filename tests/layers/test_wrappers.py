@@ -1,0 +1,146 @@
+"""What wraps a model to train it: torch.func, checkpointed activations, DDP and FSDP."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import distributed, nn
+from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.utils.checkpoint import checkpoint
+
+from cases import inputs
+from ilm_plugins import NORMS
+
+C = 64
+every_layer = pytest.mark.parametrize("name", NORMS)
+modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+
+
+def build(norm, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, C, 3), norm(C), nn.ReLU(), nn.Conv2d(C, 4, 3))
+
+
+def gradients(model):
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def assert_same(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+# ---- torch.func
+
+
+@every_layer
+@modes
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_an_ensemble_by_vmap_is_its_members(name, training):
+    """Training included: each member moves its own running statistics."""
+    members = [NORMS[name](C).train(training) for _ in range(3)]
+    for member in members:
+        nn.init.normal_(member.weight)
+    parameters, buffers = stack_module_state(members)
+    buffers = {n: b.clone() for n, b in buffers.items()}
+    x = inputs(4, C, 3, 3, dtype=torch.float32)
+
+    def run(parameters, buffers):
+        return functional_call(members[0], (parameters, buffers), (x,))
+
+    together = vmap(run)(parameters, buffers)
+    assert_same(together, torch.stack([member(x) for member in members]))
+    assert_same(buffers, stack_module_state(members)[1])
+
+
+@every_layer
+def test_gradients_of_each_sample(name):
+    layer, x = NORMS[name](C).eval(), inputs(3, C, 3, 3, dtype=torch.float32)
+    state = dict(layer.named_parameters())
+
+    def loss(parameters, sample):
+        return functional_call(layer, parameters, (sample.unsqueeze(0),)).square().sum()
+
+    together = vmap(grad(loss), in_dims=(None, 0))(state, x)
+    for i, sample in enumerate(x):
+        layer.zero_grad()
+        layer(sample.unsqueeze(0)).square().sum().backward()
+        assert_same({n: g[i] for n, g in together.items()}, gradients(layer))
+
+
+# ---- checkpointed activations
+
+
+@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
+@pytest.mark.parametrize("name", [*NORMS, "BN"])
+def test_checkpointed_activations(name, reentrant):
+    """Gradients stay; running statistics see the batch twice, as BatchNorm's do."""
+    plain = build({**NORMS, "BN": nn.BatchNorm2d}[name])
+    checkpointed, twice = copy.deepcopy(plain), copy.deepcopy(plain)
+    x = inputs(4, 3, 8, 8, dtype=torch.float32).requires_grad_()
+    expected, actual = plain(x), checkpoint(checkpointed, x, use_reentrant=reentrant)
+    assert_same(actual, expected)
+    for y in (expected, actual):
+        y.square().sum().backward()
+    assert_same(gradients(checkpointed), gradients(plain))
+    for _ in range(2):
+        twice(x)
+    assert_same(dict(checkpointed.named_buffers()), dict(twice.named_buffers()))
+
+
+# ---- distributed training, of one process
+
+
+@pytest.fixture
+def process_group():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def by_ddp(model):
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def by_fsdp(model):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that one process shards nothing
+        device = torch.device("cpu")
+        return FullyShardedDataParallel(model, use_orig_params=True, device_id=device)
+
+
+def by_fully_shard(model):
+    try:
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:
+        pytest.skip("torch.distributed.fsdp.fully_shard is public from torch 2.6 on")
+    mesh = distributed.init_device_mesh("cpu", (1,))
+    for child in model:
+        fully_shard(child, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def full(tensor):
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+WRAPPERS = {"DDP": by_ddp, "FSDP": by_fsdp, "FSDP2": by_fully_shard}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+@every_layer
+def test_a_step_of_distributed_training(name, wrap, process_group):
+    plain = build(NORMS[name])
+    wrapped = wrap(copy.deepcopy(plain))
+    x = inputs(4, 3, 8, 8, dtype=torch.float32)
+    for model in (plain, wrapped):
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    for expected, actual in zip(plain.parameters(), wrapped.parameters(), strict=True):
+        assert_same(full(actual).detach().view_as(expected), expected.detach())
+    assert_same([full(b) for b in wrapped.buffers()], list(plain.buffers()))
