@@ -69,7 +69,7 @@ SOURCES = [
 @pytest.mark.parametrize("target", [".pth", ".pkl", ".safetensors"])
 def test_every_format_becomes_every_other(tmp_path, model, x, entry, source, target):
     if ".safetensors" in (source, target):
-        pytest.importorskip("safetensors")
+        pytest.importorskip("safetensors", reason="its files need safetensors")
     state = model.state_dict()
     if source == ".pkl":
         state = {name: tensor.numpy() for name, tensor in state.items()}

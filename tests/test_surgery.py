@@ -176,7 +176,7 @@ def test_a_model_on_the_meta_device(make, to):
 
 @pytest.mark.parametrize("name, options", [("GN", {}), ("BN", {"reduction": 16})])
 def test_a_resnet_evaluates_the_same_and_trains(name, options):
-    resnet18 = pytest.importorskip("torchvision").models.resnet18
+    resnet18 = pytest.importorskip("torchvision", reason="needs torchvision").models.resnet18
     torch.manual_seed(0)
     make = {"GN": partial(nn.GroupNorm, 8), "BN": nn.BatchNorm2d}[name]
     model = randomized(resnet18(norm_layer=make, num_classes=10)).eval()
@@ -208,7 +208,7 @@ def test_a_resnet_evaluates_the_same_and_trains(name, options):
 
 
 def test_timms_norms_with_an_activation_are_left_unless_they_are_vouched_for():
-    timm = pytest.importorskip("timm")
+    timm = pytest.importorskip("timm", reason="needs timm")
     act = timm.layers.BatchNormAct2d
     model = timm.create_model("regnetx_002", num_classes=3)
     count = sum(type(m) is act for m in model.modules())
@@ -223,7 +223,7 @@ def test_timms_norms_with_an_activation_are_left_unless_they_are_vouched_for():
 
 
 def test_a_timm_model_with_timms_groupnorm():
-    timm = pytest.importorskip("timm")
+    timm = pytest.importorskip("timm", reason="needs timm")
     torch.manual_seed(0)
     model = timm.create_model("resnet18", norm_layer=timm.layers.GroupNorm, num_classes=3)
     model = randomized(model).eval().double()
@@ -235,7 +235,7 @@ def test_a_timm_model_with_timms_groupnorm():
 
 
 def test_frozen_norms_stay_frozen():
-    misc = pytest.importorskip("torchvision.ops.misc")
+    misc = pytest.importorskip("torchvision.ops.misc", reason="needs torchvision")
     model = small(misc.FrozenBatchNorm2d)
     x = torch.randn(2, 3, 9, 9)
     expected = model(x)

@@ -6,12 +6,13 @@ import re
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 
 from cases import inputs
 from ilm_plugins import NORMS
 from ilm_plugins.layers.base import AdaptiveNorm
+
+torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
 
 C = 64
 VERSION = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))

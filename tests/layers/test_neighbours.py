@@ -17,11 +17,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 
 from cases import CASES, CHANNELS, inputs, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, ILMInstanceNorm
+
+torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
 
 
 class ModuleInfo(NamedTuple):
