@@ -22,6 +22,15 @@ class Harmful:
         return os.makedirs, (self.path, 0o777, True)
 
 
+def fail(rank, kind):
+    """Raise, in a process that torch has spawned."""
+    from ilm_plugins.integrations import training
+
+    if kind == "defect":
+        raise ZeroDivisionError
+    raise getattr(training, kind)("what came in; what to do")
+
+
 # ---- gradients of several processes
 
 

@@ -210,6 +210,8 @@ def failure(error: BaseException) -> UserError | None:
             name = f"{kind.__module__}.{kind.__qualname__}: "
             if name in str(error):
                 return failure(kind(str(error).rsplit(name, 1)[1]))
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return RunError(f"{text}. Make batches or images smaller, or take more GPUs. {RESUME}")
     if isinstance(error, RuntimeError) and "DataLoader worker" in text and "exited" in text:
         return RunError(f"{text}; a process out of memory ends so. {RESUME}")
     if isinstance(error, RuntimeError) and re.search(LOST, text):

@@ -1,0 +1,80 @@
+"""Which exceptions are told in one line, with which status, and which keep their traceback."""
+
+import errno
+import logging
+import re
+
+import pytest
+import torch
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
+
+from ilm_plugins.checkpoints import CheckpointError, CheckpointWriteError
+from ilm_plugins.integrations.training import RunError, UserError, WithoutTracebacks, failure, told
+from ilm_plugins.layers import OptionError
+from workers import fail
+
+
+def of_worker(error):
+    """How torch's loader hands on what a worker has raised."""
+    message = f"Caught {type(error).__name__} in DataLoader worker process 0.\nOriginal Traceback"
+    return type(error)(f"{message} ...\n{type(error).__name__}: {error}")
+
+
+@pytest.mark.parametrize(
+    "error, status, words",
+    [
+        (UserError("a"), 2, "a"),
+        (OptionError("a: b"), 2, "a: b"),
+        (CheckpointError("a"), 2, "a"),
+        (CheckpointWriteError("a"), 1, "a"),
+        (RunError("a"), 1, "a"),
+        (of_worker(RunError("image b: c")), 1, "image b: c"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "a file of the run: No space left"),
+        (OSError(errno.EIO, "I/O error", "/a/b"), 1, "/a/b: I/O error"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.jpg"), 1, "a.jpg: No such file"),
+        (FloatingPointError("NaN at iteration 3"), 1, "NaN at iteration 3; lower the learning"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), 1, "Make batches or images smaller"),
+        (RuntimeError("DataLoader worker (pid 3) exited unexpectedly"), 1, "pid 3"),
+        (RuntimeError("[gloo/pair.cc:8] Connection closed by peer [::1]"), 1, "process is gone"),
+        (RuntimeError("Socket: Connection reset by peer"), 1, "another process is gone"),
+        (ProcessExitedException("", 3, 7, 4, None), 1, "process 3 ended with status 4"),
+        (ProcessExitedException("", 3, 7, -9, "SIGKILL"), 1, "process 3 ended by SIGKILL"),
+    ],
+)
+def test_what_is_told_in_one_line(error, status, words):
+    line = failure(error)
+    assert words in str(line) and line.status == status and "Traceback" not in str(line)
+    with pytest.raises(UserError, match=re.escape(str(line))), told():
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("size mismatch"), OSError("?"), KeyError("a"), ValueError("b")]
+)
+def test_defects_keep_their_traceback(error):
+    assert failure(error) is None
+    with pytest.raises(type(error)), told():
+        raise error
+
+
+@pytest.mark.parametrize(
+    "kind, status", [("UserError", 2), ("RunError", 1), ("CheckpointError", 2), ("defect", None)]
+)
+def test_what_another_process_has_raised(kind, status):
+    with pytest.raises(ProcessRaisedException) as raised:
+        spawn(fail, (kind,), nprocs=1)
+    line = failure(raised.value)
+    assert (line and line.status) == status
+    assert line is None or str(line) == "what came in; what to do"
+
+
+def test_a_log_keeps_the_tracebacks_of_defects_alone(caplog):
+    logger = logging.getLogger("of a framework")
+    logger.addFilter(WithoutTracebacks())
+    for error in (RunError("a"), ZeroDivisionError("b")):
+        try:
+            raise error
+        except Exception:
+            logger.exception("Exception during training:")
+    first, second = caplog.records
+    assert first.exc_info is None and second.exc_info is not None
