@@ -387,7 +387,7 @@ def test_halves_of_pairs_are_translated_as_in_evaluation(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"checkpoint": "/none.pth"}, "/none.pth is no checkpoint of a Pix2Pix"),
+        ({"checkpoint": "/none.pth"}, "checkpoint '/none.pth' does not exist"),
         ({"input": "/nowhere"}, "/nowhere: no such folder"),
         ({"output": "/dev/null/x"}, "output folder '/dev/null/x' cannot be written"),
         ({"batch_size": 0}, "--batch-size 0; give at least 1"),
