@@ -82,9 +82,14 @@ class StopAtNaN(Hook):
         self.first: Tensor | None = None
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        losses = [v.detach().sum() for v in (outputs or {}).values() if isinstance(v, Tensor)]
+        # Beside losses, by MMEngine's convention of names, there may be accuracies of nothing.
+        losses = [
+            value.detach().float().sum()
+            for name, value in (outputs or {}).items()
+            if "loss" in name and isinstance(value, Tensor)
+        ]
         if losses:
-            finite = torch.isfinite(sum(loss.float() for loss in losses))
+            finite = torch.isfinite(sum(losses))
             if self.first is None:
                 self.first = torch.full((), math.inf, device=finite.device)
             self.first = torch.where(finite, self.first, self.first.clamp(max=runner.iter))

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from faults import children, finish, kill_one_of, small_files, start, told, wait
 from ilm_plugins import checkpoints
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.openmmlab.checkpoints import WholeFiles, guard, latest
+from ilm_plugins.integrations.openmmlab.faults import StopAtNaN
 from runs import mmengine_command as command
 from runs import pix2pix_command, write_mmengine_config
 from workers import Harmful
@@ -184,6 +186,14 @@ def test_a_nan_between_checkpoints_is_told_by_its_own_iteration(root, datasets, 
     line = told(pix2pix_command(root, datasets, out=tmp_path, opts=opts), capfd, status=1)
     assert "infinite or NaN at iteration 1;" in line or "NaN at iteration 2;" in line
     assert not list(tmp_path.glob("*.pth"))
+
+
+def test_only_losses_count_and_in_float32():
+    hook, runner = StopAtNaN(interval=1), SimpleNamespace(iter=0, max_iters=9)
+    fine = {"loss": torch.full((9,), 6e4, dtype=torch.float16), "acc": torch.tensor(torch.nan)}
+    hook.after_train_iter(runner, 0, outputs=fine)
+    with pytest.raises(FloatingPointError, match="at iteration 0"):
+        hook.after_train_iter(runner, 0, outputs={"loss_bbox": torch.tensor([1, torch.inf])})
 
 
 @pytest.mark.parametrize("kind", ["mmseg", "pix2pix"])
