@@ -5,6 +5,7 @@ import pickle
 import shutil
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from faults import finish, kill_one_of, small_files, start, told, wait_for
 from ilm_plugins import checkpoints
+from ilm_plugins.integrations.detectron2.checkpoints import Checkpointer
 from runs import SHAPES
 from runs import detectron2_command as command
 from workers import Harmful
@@ -80,6 +82,20 @@ def test_weights_that_are_none(root, trained, tmp_path, capfd, kind, words):
     line = told(argv, capfd, status=2)
     assert str(path) in line and words in line
     assert not trap.exists() and not list(out.iterdir())
+
+
+def test_pickles_of_arrays_are_loaded_and_others_are_not(tmp_path):
+    """As detectron2's model zoo has them; wherever in a program they are loaded."""
+    model, path = torch.nn.Linear(2, 2), tmp_path / "zoo.pkl"
+    arrays = {"weight": np.ones((2, 2), np.float32), "bias": np.zeros(2, np.float32)}
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "zoo"}, protocol=2))
+    Checkpointer(model).load(str(path))
+    assert model.weight.eq(1).all()
+    trap = tmp_path / "ran"
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": Harmful(trap)}))
+    with pytest.raises(checkpoints.CheckpointError, match="which may run code"):
+        Checkpointer(model).load(str(path))
+    assert not trap.exists()
 
 
 def test_weights_of_another_model(root, trained, tmp_path, capfd):
