@@ -108,10 +108,10 @@ class ArrayUnpickler(pickle.Unpickler):
 def _of_arrays() -> dict[str, Callable]:
     import numpy as np
 
-    multiarray = getattr(np, "_core", getattr(np, "core", None)).multiarray
     return {
-        "numpy._core.multiarray._reconstruct": multiarray._reconstruct,
-        "numpy._core.multiarray.scalar": multiarray.scalar,
+        # Each numpy has them elsewhere; what it pickles with is what it has.
+        "numpy._core.multiarray._reconstruct": np.zeros(1).__reduce__()[0],
+        "numpy._core.multiarray.scalar": np.float64().__reduce__()[0],
         "numpy.ndarray": np.ndarray,
         "numpy.dtype": np.dtype,
         "collections.OrderedDict": OrderedDict,
