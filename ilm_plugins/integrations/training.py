@@ -57,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with checkpoints.loading(unsafe=args.unsafe_checkpoints):
             train.run(args)
     except Exception as error:
-        told = failure(error)
-        if told is None:
+        line = failure(error)
+        if line is None:
             raise
-        print(f"{Path(sys.argv[0]).name}: error: {told}", file=sys.stderr)
-        return told.status
+        print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
+        return line.status
     return 0
 
 
@@ -180,6 +180,11 @@ def check_output(folder: str, setting: str) -> None:
         ) from error
 
 
+def annotated(path: str) -> str:
+    """A path to be told, with a word on it if its file is empty."""
+    return f"{path} (empty)" if os.path.isfile(path) and not os.path.getsize(path) else path
+
+
 #: What a disk or its rights have against a file.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 RESUME = "--resume goes on from the last checkpoint"
@@ -232,10 +237,10 @@ def told() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        in_one_line = failure(error)
-        if in_one_line is None:
+        line = failure(error)
+        if line is None:
             raise
-        raise in_one_line from None
+        raise line from None
 
 
 class WithoutTracebacks(logging.Filter):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from detectron2.data import MetadataCatalog
 
-from ..training import RESUME, RunError, UserError
+from ..training import RESUME, RunError, UserError, annotated
 
 
 class NamesIteration:
@@ -45,10 +45,7 @@ def names_datasets(names: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except (AssertionError, KeyError, ValueError) as error:
-        files = [
-            f"{path} (empty)" if os.path.isfile(path) and not os.path.getsize(path) else path
-            for path in (os.fspath(MetadataCatalog.get(n).get("json_file", n)) for n in names)
-        ]
+        files = (annotated(os.fspath(MetadataCatalog.get(n).get("json_file", n))) for n in names)
         raise UserError(
             f"data set {', '.join(names)} cannot be loaded from {', '.join(files)}: "
             f"{type(error).__name__}: {error}; mend the file, or name another data set"

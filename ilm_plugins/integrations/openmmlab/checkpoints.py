@@ -1,5 +1,6 @@
 """MMEngine's checkpoints: read without running what is in them, written whole or not at all."""
 
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -24,6 +25,7 @@ def guard() -> None:
         mmengine_checkpoint.get_torch_safe_globals = list
 
 
+@functools.cache
 def allow_history() -> None:
     """Have checkpoints hold MMEngine's history of logged values, which all of its own do."""
     checkpoints.allow(f"{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}", HistoryBuffer)
@@ -57,13 +59,14 @@ class WholeFiles(LocalBackend):
         path.parent.mkdir(parents=True, exist_ok=True)
         with checkpoints.replacing(path) as file:
             file.write(obj)
-        while self.outdated:
+        # Another file that is written meanwhile is no successor.
+        while path.suffix == ".pth" and self.outdated:
             old = self.outdated.pop()
             if old != path:
                 old.unlink(missing_ok=True)
 
     def remove(self, filepath: str | os.PathLike) -> None:
-        """Remove a file; a checkpoint when the next file is there."""
+        """Remove a file; a checkpoint when the next one is there."""
         if Path(filepath).suffix == ".pth":
             self.outdated.append(Path(filepath))
         else:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...data.pairs import PairError
 from ...layers import OptionError
-from ..training import RESUME, RunError, UserError
+from ..training import RESUME, RunError, UserError, annotated
 
 
 @contextmanager
@@ -32,11 +32,10 @@ def names_dataset(config: dict | None) -> Iterator[None]:
         path = os.path.join(inner.get("data_root") or "", inner.get("ann_file") or "")
         # How MMEngine says that there is nothing in it.
         nothing = "need at least one array" in str(error)
-        empty = " (empty)" if os.path.isfile(path) and not os.path.getsize(path) else ""
         why = "nothing is in it" if nothing else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"data set {inner.get('type')} cannot be loaded from {path}{empty}: {why}; mend the "
-            "file, or set another ann_file"
+            f"data set {inner.get('type')} cannot be loaded from {annotated(path)}: {why}; "
+            "mend the file, or set another ann_file"
         ) from error
 
 

@@ -110,6 +110,8 @@ def test_an_outdated_checkpoint_goes_when_its_successor_is_there(tmp_path):
     files.put(b"old", old)
     files.remove(str(old))
     assert old.exists()
+    WholeFiles().put(b"figures", tmp_path / "figures.json")
+    assert old.exists()
     WholeFiles().put(b"new", new)
     assert not old.exists() and new.read_bytes() == b"new"
 
