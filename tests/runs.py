@@ -1,6 +1,7 @@
 """Small runs of tools/train_net.py on the generated shapes, one of each kind."""
 
 from pathlib import Path
+from uuid import uuid4
 
 SHAPES = "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -82,7 +83,9 @@ def write_mmengine_config(path: Path, datasets: Path) -> Path:
 def mmengine_command(config, *options, out, opts=()):
     """The arguments of a run of MMEngine's."""
     first = ["--config-file", str(config), "--num-gpus", "0", *options]
-    return [*first, f"work_dir={out}", *opts]
+    # By default named by the second, and two runs of one name in a process share their records.
+    name = f"experiment_name=run_{uuid4().hex}"
+    return [*first, f"work_dir={out}", name, *opts]
 
 
 def pix2pix_command(root, datasets, *options, out, opts=(), config=None):
