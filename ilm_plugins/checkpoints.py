@@ -128,6 +128,7 @@ def _allow_arrays() -> None:
         return
     allow("numpy.ndarray", np.ndarray)
     allow("numpy.dtype", np.dtype)
+    allow("_codecs.encode", _encode)
     for path in ("numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar"):
         for name in (path, path.replace("_core", "core")):
             allow(name, functools.partial(_of_arrays()[path]))

@@ -54,7 +54,10 @@ def adaptive_norm(
     scale = scale * duplicate((var + eps).rsqrt(), x.shape[1])
     # On the centered values, because scale * x + shift cancels where the mean is large.
     y = torch.addcmul(_per_channel(shift, x), _per_channel(scale, x), centered)
-    return y.to(x.dtype), mean.detach(), var.detach()
+    # A `to` that has nothing to do is an alias, which torch 2.4 exports as memory that an in-place
+    # activation after the layer cannot write to.
+    (y,) = cast([y], x.dtype)
+    return y, mean.detach(), var.detach()
 
 
 def cast(tensors: Iterable[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
@@ -74,7 +77,8 @@ def _group_mean(x: Tensor, num_groups: int) -> Tensor:
     groups = x.reshape(x.shape[0], num_groups, x.shape[1] // num_groups, *x.shape[2:])
     dims = tuple(range(2, groups.dim()))
     # The mean of an empty map is NaN, and would reach the parameters' gradients; its sum is 0.
-    return groups.mean(dims) if x.numel() else groups.sum(dims)
+    # Compared, because torch 2.4 compiles for each size anew where it is taken for a truth value.
+    return groups.mean(dims) if x.numel() > 0 else groups.sum(dims)
 
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:

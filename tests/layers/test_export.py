@@ -48,7 +48,7 @@ def in_float64(model, x):
 def dimensions(model):
     """Any batch, and any size, or any multiple of 32 for a model that halves its input so often."""
     step = 1 if isinstance(model, AdaptiveNorm) else 32
-    dims = {axis: torch.export.Dim(name) for axis, name in AXES.items()}
+    dims = {axis: torch.export.Dim(name, max=4096) for axis, name in AXES.items()}
     return {axis: step * dim if axis and step > 1 else dim for axis, dim in dims.items()}
 
 
