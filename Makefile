@@ -20,7 +20,7 @@ DEMO := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BI
 LEGS :=
 
 .NOTPARALLEL:
-.PHONY: help demo demo-compare bench test test-all coverage matrix lint format install install-test \
+.PHONY: help docs demo demo-compare bench test test-all coverage matrix lint format install install-test \
 	install-detectron2 install-openmmlab clean
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make demo-compare        the same under GN and under ILM+GN"
 	@echo "make bench               time the layers and whole models; a table, JSON and a plot"
 	@echo "make test                lint and the test suite"
+	@echo "make docs                the documentation site, in output/site"
 	@echo "make test-all            also what is too long for every day, and make matrix"
 	@echo "make coverage            the lines and branches that the test suite runs"
 	@echo "make matrix              the test suite under other Pythons, under the oldest and the newest"
@@ -115,6 +116,9 @@ $(VENV)/.openmmlab: requirements/openmmlab.txt requirements/openmmlab-packages.t
 	fi; \
 	$(BIN)/pip install --no-index --no-deps --force-reinstall "$$wheels"/*.whl
 	touch $@
+
+docs: install install-test
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs output/site
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,6 +1,7 @@
 """Adaptive normalization layers for detectron2, OpenMMLab and plain PyTorch."""
 
 from . import integrations
+from .integrations import register
 from .layers import (
     NORMS,
     AssocNorm,
@@ -22,6 +23,7 @@ __all__ = [
     "ILMInstanceNorm",
     "ILMLayerNorm",
     "SwitchNorm",
+    "register",
     "use_backend",
 ]
 

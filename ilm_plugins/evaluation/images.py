@@ -1,7 +1,7 @@
 """Measures of image translation: RMSE, SSIM, LPIPS and L1 between outputs and targets.
 
 All compare 8-bit RGB images of 0..255 pair by pair, and a data set's figure is the mean over its
-images. They are torchmetrics' (:mod:`torchmetrics.functional`), which is imported when first used:
+images. They are torchmetrics' (:mod:`torchmetrics.functional`), which is imported when first used::
 
     rmse   root of the mean squared difference over all pixels and channels, in grey levels
     ssim   Wang et al., IEEE TIP 2004: Gaussian window of 11 x 11 pixels, sigma 1.5, K1 = .01,

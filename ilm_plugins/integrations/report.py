@@ -1,11 +1,14 @@
 """The environment, and which of our keys each framework knows."""
 
 import importlib
+import importlib.metadata
+import os
 import platform
 
 import torch
 
 from .. import NORMS, __version__
+from ..ops.backends import VARIABLE
 from . import installed
 
 #: OpenMMLab's packages, under their import names.
@@ -14,15 +17,26 @@ OPENMMLAB = ("mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain")
 
 def report() -> str:
     """Versions, one a line; and for each framework, the keys that it resolves to our layers."""
-    cuda = torch.version.cuda if torch.cuda.is_available() else "not available"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cuda = f"{torch.version.cuda}, {', '.join(gpus)}" if gpus else "not available"
     lines = [
         f"ilm_plugins  {__version__}",
         f"python       {platform.python_version()}, {platform.platform()}",
         f"torch        {torch.__version__}, CUDA {cuda}",
+        f"torchvision  {_version('torchvision')}",
+        f"triton       {_version('triton')}",
+        f"backend      {os.environ.get(VARIABLE) or 'auto'}",
         f"detectron2   {_detectron2()}",
         *(f"{package:12} {_openmmlab(package)}" for package in OPENMMLAB),
     ]
     return "\n".join(lines)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _detectron2() -> str:

@@ -71,5 +71,5 @@ def check_match(match: Match, names: Iterable[str]) -> None:
 
 
 def check_layer(to: str, options: Mapping) -> None:
-    check_choice("convert", "to", to, NORMS)
+    check_choice("convert", "to", to, REPLACES)
     check_known(NORMS[to], options)

@@ -24,6 +24,11 @@ def test_versions_and_keys():
     assert "mmseg        1." in done.stdout
 
 
+def test_the_backend_is_named(monkeypatch):
+    monkeypatch.setenv("ILM_PLUGINS_BACKEND", "native")
+    assert "backend      native" in report.report()
+
+
 def test_a_framework_that_is_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     found = report.report()

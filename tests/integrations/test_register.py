@@ -1,0 +1,67 @@
+"""Layers of one's own under a key."""
+
+import pytest
+from torch import nn
+
+import ilm_plugins
+from ilm_plugins import NORMS, surgery
+
+
+class OwnNorm(nn.GroupNorm):
+    def __init__(self, num_channels, eps=1e-5):
+        super().__init__(1, num_channels, eps)
+
+
+@pytest.fixture
+def own(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(NORMS, "OwnNorm", OwnNorm)
+        del NORMS["OwnNorm"]
+        yield
+        NORMS.pop("OwnNorm", None)
+
+
+@pytest.mark.usefixtures("own")
+def test_detectron2_finds_it_once_registered():
+    layers = pytest.importorskip("detectron2.layers", reason="needs detectron2")
+    with pytest.raises(KeyError):
+        layers.get_norm("OwnNorm", 8)
+    for _ in range(2):
+        ilm_plugins.register("OwnNorm", OwnNorm)
+    layer = layers.get_norm("OwnNorm(eps=1e-3)", 8)
+    assert type(layer) is OwnNorm and layer.eps == 1e-3 and layer.num_channels == 8
+
+
+@pytest.mark.usefixtures("own")
+def test_mmcv_finds_it_once_registered():
+    bricks = pytest.importorskip("mmcv.cnn", reason="needs OpenMMLab")
+    from mmengine.registry import MODELS
+
+    try:
+        ilm_plugins.register("OwnNorm", OwnNorm)
+        assert type(bricks.build_norm_layer({"type": "OwnNorm"}, 8)[1]) is OwnNorm
+    finally:
+        MODELS.module_dict.pop("OwnNorm", None)
+
+
+@pytest.mark.parametrize(
+    "key, layer, message",
+    [
+        ("EN", OwnNorm, "'EN' is ExemplarNorm already; choose another key for OwnNorm"),
+        ("my norm", OwnNorm, "key 'my norm' is no identifier; give a name such as"),
+        ("OwnNorm", OwnNorm(8), r"OwnNorm\(1, 8, .* is no class of nn.Module"),
+        ("OwnNorm", int, "is no class of nn.Module; give the class itself"),
+    ],
+)
+def test_what_cannot_be_registered(key, layer, message):
+    before = dict(NORMS)
+    with pytest.raises(ValueError, match=message):
+        ilm_plugins.register(key, layer)
+    assert before == NORMS
+
+
+@pytest.mark.usefixtures("own")
+def test_surgery_converts_to_layers_of_the_package_alone():
+    ilm_plugins.register("OwnNorm", OwnNorm)
+    with pytest.raises(ValueError, match=r"to=.OwnNorm. is unknown; set it to"):
+        surgery.convert(nn.Sequential(nn.GroupNorm(2, 8)), "OwnNorm")
