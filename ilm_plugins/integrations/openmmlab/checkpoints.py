@@ -9,8 +9,10 @@ from typing import Any
 
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer
+from mmengine.model.weight_init import PretrainedInit
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
+from torch import nn
 
 from ... import checkpoints
 
@@ -20,6 +22,7 @@ def guard() -> None:
     register_backend("local", WholeFiles, force=True, prefixes="")
     CheckpointLoader.register_scheme(prefixes="", loader=_load, force=True)
     allow_history()
+    _check_pretrained()
     # Some releases allow getattr itself for what they load from elsewhere, and with it any code.
     if hasattr(mmengine_checkpoint, "get_torch_safe_globals"):
         mmengine_checkpoint.get_torch_safe_globals = list
@@ -37,6 +40,41 @@ def _statistic(owner: type, name: str) -> Callable:
     if owner is not HistoryBuffer or name.startswith("_"):
         raise ValueError("Unsupported global builtins.getattr")
     return getattr(HistoryBuffer, name)
+
+
+def check_fits(filename: str, model: nn.Module, checkpoint: dict, prefix: str = "") -> None:
+    """Raise CheckpointError if a checkpoint has none of the model's tensors.
+
+    Args:
+        filename: the checkpoint.
+        model: what it was loaded into.
+        checkpoint: its contents, with or without a ``state_dict``.
+        prefix: what the names in the checkpoint begin with, and the model's do not.
+    """
+    state = checkpoint.get("state_dict", checkpoint)
+    before = re.compile(rf"^(module\.)?{re.escape(prefix)}")
+    found = {before.sub("", name): value for name, value in state.items() if before.match(name)}
+    absent = (
+        name
+        for name, value in model.state_dict().items()
+        if getattr(found.get(name), "shape", None) != value.shape
+    )
+    checkpoints.check_fits(filename, model, found or state, absent)
+
+
+@functools.cache
+def _check_pretrained() -> None:
+    """Have ``init_cfg=dict(type="Pretrained")`` refuse a checkpoint of which nothing fits."""
+    original = PretrainedInit.__call__
+
+    @functools.wraps(original)
+    def call(self, module):
+        original(self, module)
+        prefix = f"{self.prefix.rstrip('.')}." if self.prefix else ""
+        contents = CheckpointLoader.load_checkpoint(self.checkpoint, "cpu", logger=None)
+        check_fits(self.checkpoint, module, contents, prefix)
+
+    PretrainedInit.__call__ = call
 
 
 def _load(filename: str, map_location: Any = None) -> Any:

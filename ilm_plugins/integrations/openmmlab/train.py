@@ -27,7 +27,7 @@ from ...layers import NORMS
 from ...models.pix2pix import TORCH_NORMS
 from .. import installed
 from ..training import UserError, check_output, told
-from .checkpoints import guard, latest
+from .checkpoints import check_fits, guard, latest
 from .faults import StopAtNaN, name_images, names_dataset
 
 #: Entries of a config beside those that its Runner takes.
@@ -367,14 +367,7 @@ class PluginRunner(Runner):
         model = self.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
-        state = checkpoint.get("state_dict", checkpoint)
-        found = {re.sub("^module\\.", "", name): value for name, value in state.items()}
-        absent = (
-            name
-            for name, value in model.state_dict().items()
-            if getattr(found.get(name), "shape", None) != value.shape
-        )
-        checkpoints.check_fits(filename, model, found, absent)
+        check_fits(filename, model, checkpoint)
         return checkpoint
 
     @staticmethod

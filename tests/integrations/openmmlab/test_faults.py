@@ -8,13 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.logging import HistoryBuffer
+from mmengine.model import initialize
 
 from faults import children, finish, kill_one_of, small_files, start, told, wait_for
 from ilm_plugins import checkpoints
+from ilm_plugins.checkpoints import CheckpointError
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.openmmlab.checkpoints import WholeFiles, guard, latest
 from ilm_plugins.integrations.openmmlab.faults import StopAtNaN
@@ -50,6 +53,7 @@ def harmed(datasets, tmp_path):
         ("load_from", "with code", "holds os.makedirs, which may run code"),
         ("load_from", "of another model", "is of another model"),
         ("model.backbone.init_cfg", "truncated", "truncated, or no checkpoint"),
+        ("model.backbone.init_cfg", "of another model", "is of another model"),
         ("model.backbone.init_cfg", "with code", "holds os.makedirs, which may run code"),
     ],
 )
@@ -252,3 +256,16 @@ def test_a_folder_of_images_that_became_unreadable(root, datasets, tmp_path, cap
     broken.write_bytes(broken.read_bytes()[:200])
     line = told(pix2pix_command(root, tmp_path, out=tmp_path / "out"), capfd, status=2)
     assert broken.name in line and "unreadable" in line
+
+
+def test_pretrained_parts_are_found_by_their_prefix(tmp_path):
+    guard()
+    module, path = nn.Linear(3, 2), tmp_path / "whole.pth"
+    weights = {name: torch.ones_like(value) for name, value in module.state_dict().items()}
+    torch.save({"state_dict": {f"backbone.{k}": v for k, v in weights.items()}}, path)
+    initialize(module, {"type": "Pretrained", "checkpoint": str(path), "prefix": "backbone"})
+    torch.testing.assert_close(dict(module.state_dict()), weights)
+    with pytest.raises(
+        CheckpointError, match="such as weight, but backbone"
+    ):
+        initialize(module, {"type": "Pretrained", "checkpoint": str(path)})
