@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 
@@ -73,3 +74,41 @@ def test_the_worked_example_can_fail():
     assert broken != code
     done = subprocess.run([sys.executable, "-"], input=broken, capture_output=True, text=True)
     assert "AssertionError" in done.stderr
+
+
+#: Entry point -> the tests that run it, by the words with which they do.
+RUN_BY = {
+    "tools/train_net.py": ("tests/faults.py", "training.main("),
+    "tools/make_shapes.py": ("tests/data/test_shapes.py", "make_shapes"),
+    "tools/convert.py": ("tests/test_convert.py", "convert.main("),
+    "tools/translate.py": ("tests/integrations/openmmlab/test_translation.py", "translate.main("),
+    "tools/evaluate_images.py": ("tests/evaluation/test_images.py", "images.main("),
+    "-m ilm_plugins": ("tests/integrations/test_report.py", '"-m", "ilm_plugins"'),
+    "pip install": ("tests/test_packaging.py", "wheel"),
+    "make": ("Makefile", ""),
+}
+
+
+def commands():
+    """(page, command) for each in a block of shell, its continued lines joined."""
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            for line in block.replace("\\\n", " ").splitlines():
+                command = line.split(" #")[0].strip()
+                if command:
+                    yield str(page.relative_to(ROOT)), command
+
+
+@pytest.mark.parametrize("page, command", commands())
+def test_commands_name_what_there_is(page, command):
+    words = shlex.split(command)
+    if words[0] == "make":
+        targets = re.findall(r"^([\w-]+)(?: [\w-]+)*:(?!=)", (ROOT / "Makefile").read_text(), re.M)
+        assert words[1] in [*targets, "install-openmmlab"], command
+    for word in words:
+        if re.match(r"(configs|tools)/", word):
+            assert list(ROOT.glob(word)), f"{page}: {word} is not there"
+    entry = next((name for name in RUN_BY if name in command), None)
+    assert entry, f"{page}: no test is known to run {command!r}"
+    test, call = RUN_BY[entry]
+    assert call in (ROOT / test).read_text("utf-8"), f"{test} does not run {entry}"

@@ -265,7 +265,5 @@ def test_pretrained_parts_are_found_by_their_prefix(tmp_path):
     torch.save({"state_dict": {f"backbone.{k}": v for k, v in weights.items()}}, path)
     initialize(module, {"type": "Pretrained", "checkpoint": str(path), "prefix": "backbone"})
     torch.testing.assert_close(dict(module.state_dict()), weights)
-    with pytest.raises(
-        CheckpointError, match="such as weight, but backbone"
-    ):
+    with pytest.raises(CheckpointError, match="such as weight, but backbone"):
         initialize(module, {"type": "Pretrained", "checkpoint": str(path)})
