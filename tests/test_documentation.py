@@ -99,7 +99,7 @@ def commands():
                     yield str(page.relative_to(ROOT)), command
 
 
-@pytest.mark.parametrize("page, command", commands())
+@pytest.mark.parametrize("page, command", list(commands()))
 def test_commands_name_what_there_is(page, command):
     words = shlex.split(command)
     if words[0] == "make":
