@@ -32,8 +32,10 @@ OKABE_ITO = (
     "#CC79A7",
     "#F0E442",
     "#000000",
+    # Their eight are too few for ten classes.
+    "#999999",
+    "#6B3E0A",
 )
-MARKERS = "osD^vPX*"
 #: Normalizer -> its colour and its marker.
 OF_NORMALIZER = {
     "IN": ("#E69F00", "o"),
@@ -56,6 +58,8 @@ STYLE = {
 }
 #: More rows of a heat map than these are not named one by one.
 NAMED_ROWS = 40
+#: Nor are more classes shown one by one.
+NAMED_CLASSES = 20
 
 
 def figure(width: float, height: float) -> Figure:
@@ -96,17 +100,6 @@ def _name_layers(ax: Axes, layers: Sequence[str]) -> None:
     ax.set_xlabel("layer, from the input to the output")
 
 
-def axes_grid(count: int, columns: int, size: tuple[float, float], **options):
-    """A figure of ``count`` panels of a size in inches, and these, row by row."""
-    with mpl.rc_context(STYLE):
-        rows = math.ceil(count / columns)
-        fig = Figure((columns * size[0], rows * size[1] + 0.5), layout="constrained")
-        axes = fig.subplots(rows, columns, squeeze=False, **options).ravel()
-        for ax in axes[count:]:
-            ax.remove()
-        return fig, list(axes[:count])
-
-
 def by_layer(layers: Sequence[str], ratios: Mapping[str, np.ndarray], title: str) -> Figure:
     """Mean ratios over depth, as in Fig. 4 of the EN paper.
 
@@ -132,14 +125,19 @@ def by_layer(layers: Sequence[str], ratios: Mapping[str, np.ndarray], title: str
         return fig
 
 
+#: What the parts of a box are.
+BOXES = (
+    "median and quartiles,\nwhiskers from the 5th to the 95th percentile, grey from least to most"
+)
+
+
 def boxes(
     layers: Sequence[str],
     panels: Mapping[str, Sequence[np.ndarray]],
     title: str,
     colours: Sequence[str],
 ) -> Figure:
-    """Distributions by layer, a panel each: boxes of quartiles, whiskers of the 5th and the 95th
-    percentile, and all that is beyond as a thin line.
+    """Distributions by layer, a panel each, drawn as :data:`BOXES` says.
 
     Args:
         panels: label of the y axis -> values of each layer, in an array of any shape.
@@ -225,46 +223,37 @@ def scatter(
     title: str,
     axes: tuple[str, str],
 ) -> Figure:
-    """Points (N, 2) by class: as many colours as there are, then other markers.
+    """Points (N, 2): all, coloured by class; and beside it each class before all others.
 
-    Each class's name is at the median of its points, too, where there are few.
+    Of more than :data:`NAMED_CLASSES` classes all alone.
     """
+    few = labels is not None and len(classes) <= NAMED_CLASSES
     with mpl.rc_context(STYLE):
-        fig = figure(8.5, 6)
-        ax = fig.subplots()
-        size = max(6, min(28, 12000 / len(points)))
-        if labels is None:
-            ax.scatter(*points.T, s=size, c=OKABE_ITO[4], alpha=0.6, linewidths=0)
-        else:
-            of_class = np.asarray(labels)
-            order = np.random.default_rng(0).permutation(len(points))
-            points, of_class = points[order], of_class[order]
-            for i, name in enumerate(classes):
-                mine = points[of_class == i]
-                if not len(mine):
-                    continue
-                colour = OKABE_ITO[i % len(OKABE_ITO)]
-                marker = MARKERS[(i // len(OKABE_ITO)) % len(MARKERS)]
-                style = {"color": colour, "marker": marker}
-                ax.scatter(*mine.T, s=size, alpha=0.65, linewidths=0, label=name, **style)
-            if len(classes) <= NAMED_ROWS:
-                _name_classes(ax, points, of_class, classes)
-                legend = ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="class")
-                for handle in legend.legend_handles:
-                    handle.set(alpha=1, sizes=[40])
+        fig = figure(13 if few else 7, 6)
+        left, *right = fig.subfigures(1, 2, width_ratios=(6, 7)) if few else (fig,)
+        ax = left.subplots()
+        of_class = np.zeros(len(points), int) if labels is None else np.asarray(labels)
+        # At random, so that the last class does not cover the others.
+        order = np.random.default_rng(0).permutation(len(points))
+        points, of_class = points[order], of_class[order]
+        size = float(np.clip(12000 / len(points), 4, 28))
+        colours = np.array([OKABE_ITO[i % len(OKABE_ITO)] for i in range(max(1, len(classes)))])
+        ax.scatter(*points.T, s=size, c=colours[of_class], alpha=0.7, linewidths=0)
         ax.set_xlabel(axes[0])
         ax.set_ylabel(axes[1])
+        if few:
+            columns = math.ceil(math.sqrt(len(classes)))
+            rows = math.ceil(len(classes) / columns)
+            panels = right[0].subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+            for panel in panels.ravel()[len(classes) :]:
+                panel.remove()
+            for i, (panel, name) in enumerate(zip(panels.ravel(), classes, strict=False)):
+                panel.scatter(*points.T, s=1, c="0.85", linewidths=0)
+                panel.scatter(*points[of_class == i].T, s=size / 2, c=colours[i], linewidths=0)
+                panel.set_title(name)
+                panel.tick_params(labelbottom=False, labelleft=False)
         fig.suptitle(title)
         return fig
-
-
-def _name_classes(ax: Axes, points: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
-    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-    for i, name in enumerate(classes):
-        mine = points[labels == i]
-        if len(mine):
-            x, y = np.median(mine, 0)
-            ax.text(x, y, name, ha="center", va="center", fontsize=9, weight="bold", bbox=box)
 
 
 def strips(
@@ -305,7 +294,9 @@ def thumbnails(rows: Mapping[str, Sequence[tuple[str, np.ndarray]]], title: str)
     """Rows of images: title of the row -> captions and pixels (H, W, 3)."""
     with mpl.rc_context(STYLE):
         columns = max(map(len, rows.values()))
-        fig = figure(1.35 * columns + 0.4, 1.95 * len(rows) + 0.6)
+        shapes = [pixels.shape for images in rows.values() for _, pixels in images]
+        height = 1.35 * max(h / w for h, w, _ in shapes) + 0.8
+        fig = figure(1.45 * columns + 0.4, height * len(rows) + 0.6)
         parts = fig.subfigures(len(rows), 1, squeeze=False).ravel()
         for part, (name, images) in zip(parts, rows.items(), strict=True):
             part.suptitle(name, fontsize=10)
@@ -333,9 +324,13 @@ def dynamics(
         ratios: normalizer -> (checkpoints, layers).
     """
     columns = min(5, len(layers))
-    fig, axes = axes_grid(len(layers), columns, (2.3, 1.6), sharex=True, sharey=True)
+    rows = math.ceil(len(layers) / columns)
     with mpl.rc_context(STYLE):
-        for i, (ax, name) in enumerate(zip(axes, short(layers), strict=True)):
+        fig = figure(max(5, 2.3 * columns), 1.6 * rows + 0.7)
+        axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for ax in axes[len(layers) :]:
+            ax.axis("off")
+        for i, (ax, name) in enumerate(zip(axes, short(layers), strict=False)):
             for normalizer, values in ratios.items():
                 colour, marker = OF_NORMALIZER[normalizer]
                 ax.plot(
@@ -343,9 +338,7 @@ def dynamics(
                 )
             ax.axhline(1 / len(ratios), color="0.4", linestyle="--", linewidth=0.8)
             ax.set_title(name, fontsize=8)
-        for ax in axes[-columns:]:
-            ax.set_xlabel(step_label)
-            ax.tick_params(labelbottom=True)
+        fig.supxlabel(step_label, fontsize=9)
         for ax in axes[::columns]:
             ax.set_ylabel("ratio")
         handles, labels = axes[0].get_legend_handles_labels()

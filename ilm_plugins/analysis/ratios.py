@@ -12,8 +12,8 @@ from .embed import embed, share_between_classes
 from .images import Images
 from .tables import write_csv
 
-#: Images that are shown one by one, and points of which a map of images is drawn.
-SHOWN, MAPPED = 6, 5000
+#: Images that are shown one by one.
+SHOWN = 6
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -141,10 +141,7 @@ def _by_image(
 
     spread = {f"ratio of {n}": list(values.T) for n, values in panels.items()}
     colours = [plots.OF_NORMALIZER[n][0] for n in panels]
-    title = (
-        "Ratios of images by layer: quartiles, whiskers from the 5th to the 95th percentile, "
-        f"lines to the ends\n{subject}"
-    )
+    title = f"Ratios of images by layer: {plots.BOXES}\n{subject}"
     plots.save(plots.boxes(layers, spread, title, colours), folder / "ratios_spread.png")
 
     farthest = _farthest(features, images)
@@ -220,7 +217,7 @@ def _map(
     points, axes = embed(features, embedding)
     rows = ((*n, *point) for n, point in zip(named, points.tolist(), strict=True))
     write_csv(folder / "ratios_map.csv", ("image", "class", "x", "y"), rows)
-    title = f"Images by their ratios in all {features.shape[1]} dimensions\n{subject}"
+    title = f"Images by their ratios in all layers, {features.shape[1]} numbers each\n{subject}"
     fig = plots.scatter(points.numpy(), images.labels, images.classes, title, axes)
     plots.save(fig, folder / "ratios_map.png")
 

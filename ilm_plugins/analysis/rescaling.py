@@ -13,7 +13,8 @@ from .images import Images
 from .tables import write_csv
 
 #: The two parameters, and how they are written in pictures.
-SYMBOLS = {"omega": r"$\omega - B_\omega$", "beta": r"$\beta - B_\beta$"}
+SYMBOLS = {"omega": r"$\omega$", "beta": r"$\beta$"}
+LEARNED = {"omega": r"$\omega - B_\omega$", "beta": r"$\beta - B_\beta$"}
 #: Images of which thumbnails are shown, in each row.
 SHOWN = 8
 
@@ -21,19 +22,21 @@ SHOWN = 8
 def write_rescaling(
     folder: Path, layers: Mapping[str, Rescaling], images: Images, subject: str
 ) -> str:
-    """Write how far omega and beta are from B_omega and B_beta, here called moves.
+    """Write what omega and beta are, beside B_omega and B_beta and beside their means over images.
+
+    The first is what the auto-encoder adds; the second, here called an image's move, what it adds
+    for this image alone. How far it is, is the root of the mean square over key groups.
 
     ==============================  ==============================================================
-    rescaling_by_layer .csv .png    the moves' distribution over images and key groups
-    rescaling_by_group .csv         the same by key group, over images
-    rescaling_by_class .csv .png    how far a class's mean move is from that of all images
-    rescaling_by_image .csv         each image's move in each layer
-    rescaling_ranking .csv .png     images by their move, mean over layers: the largest first
+    rescaling_by_layer .csv .png    distribution over images and key groups
+    rescaling_by_group .csv         distribution of omega - B_omega and beta - B_beta over images
+    rescaling_by_class .csv .png    how far the mean move of a class is
+    rescaling_by_image .csv         how far an image moves each layer
+    rescaling_ranking .csv .png     images by that, mean over layers: the farthest first
     summary.txt                     what is returned
     ==============================  ==============================================================
 
-    How far is the root of the mean square over key groups. By class nothing is written where there
-    are no classes.
+    By class nothing is written where there are no classes.
 
     Args:
         folder: is there, and empty.
@@ -43,12 +46,13 @@ def write_rescaling(
     Returns:
         The summary.
     """
-    moves = {p: {name: getattr(found, p) for name, found in layers.items()} for p in SYMBOLS}
-    _by_layer(folder, moves, subject)
+    added = {p: {name: getattr(found, p) for name, found in layers.items()} for p in SYMBOLS}
+    moves = {p: {name: v - v.nanmean(0) for name, v in of.items()} for p, of in added.items()}
+    _by_layer(folder, added, moves, subject)
     if images.labels is not None:
         _by_class(folder, moves, images, subject)
-    sizes = {p: torch.stack([rms(v) for v in of.values()], 1) for p, of in moves.items()}
-    lines = [*_summary(moves, subject), *_ranking(folder, sizes, list(layers), images, subject)]
+    far = {p: torch.stack([rms(v) for v in of.values()], 1) for p, of in moves.items()}
+    lines = _summary(added, moves, subject) + _ranking(folder, far, list(layers), images, subject)
     text = "\n".join(lines)
     (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
     return text
@@ -59,86 +63,82 @@ def rms(values: Tensor) -> Tensor:
     return values.square().mean(1).sqrt()
 
 
-def _statistics(values: Tensor) -> tuple[float, ...]:
-    present = values[~values.isnan()].double().numpy()
-    mean, std = present.mean(), present.std()
-    return tuple(
-        map(float, (mean, std, *np.quantile(present, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))))
-    )
-
-
 STATISTICS = ("mean", "std", "min", "q05", "q25", "q50", "q75", "q95", "max")
 
 
-def _between(values: Tensor) -> float:
-    """Standard deviation between images, mean over key groups."""
-    return float(np.nanstd(values.numpy(), 0).mean())
+def _statistics(values: Tensor) -> tuple[float, ...]:
+    present = values[~values.isnan()].double().numpy()
+    quantiles = np.quantile(present, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))
+    return tuple(map(float, (present.mean(), present.std(), *quantiles)))
 
 
-def _by_layer(folder: Path, moves: Mapping[str, Mapping[str, Tensor]], subject: str) -> None:
-    rows, groups = [], []
-    for parameter, of_layers in moves.items():
-        for depth, (name, values) in enumerate(of_layers.items()):
-            rows.append((depth, name, parameter, _between(values), *_statistics(values)))
-            groups += [
-                (depth, name, parameter, group, *_statistics(column))
-                for group, column in enumerate(values.unbind(1))
+#: Parameter -> layer -> (N, key groups).
+Moves = Mapping[str, Mapping[str, Tensor]]
+
+
+def _by_layer(folder: Path, added: Moves, moves: Moves, subject: str) -> None:
+    rows, groups, panels = [], [], {}
+    for parameter in SYMBOLS:
+        for kind, found in (("from_B", added), ("from_mean", moves)):
+            rows += [
+                (depth, name, parameter, kind, *_statistics(values))
+                for depth, (name, values) in enumerate(found[parameter].items())
             ]
-    header = ("depth", "layer", "parameter", "std_between_images", *STATISTICS)
+        groups += [
+            (depth, name, parameter, group, *_statistics(column))
+            for depth, (name, values) in enumerate(added[parameter].items())
+            for group, column in enumerate(values.unbind(1))
+        ]
+        panels[LEARNED[parameter]] = [v.numpy() for v in added[parameter].values()]
+        moved = f"{SYMBOLS[parameter]} - mean over images"
+        panels[moved] = [v.numpy() for v in moves[parameter].values()]
+    header = ("depth", "layer", "parameter", "distance", *STATISTICS)
     write_csv(folder / "rescaling_by_layer.csv", header, rows)
     header = ("depth", "layer", "parameter", "key_group", *STATISTICS)
     write_csv(folder / "rescaling_by_group.csv", header, groups)
-    panels = {SYMBOLS[p]: [v.numpy() for v in of.values()] for p, of in moves.items()}
-    title = (
-        "Omega and beta of images and key groups: quartiles, whiskers from the 5th to the 95th "
-        f"percentile\n{subject}"
-    )
-    names = list(moves["omega"])
-    fig = plots.boxes(names, panels, title, (plots.OKABE_ITO[0], plots.OKABE_ITO[1]))
+    title = f"Omega and beta of images and key groups: {plots.BOXES}\n{subject}"
+    colours = [plots.OKABE_ITO[i] for i in (0, 0, 1, 1)]
+    fig = plots.boxes(list(moves["omega"]), panels, title, colours)
     plots.save(fig, folder / "rescaling_by_layer.png")
 
 
-def _by_class(
-    folder: Path, moves: Mapping[str, Mapping[str, Tensor]], images: Images, subject: str
-) -> None:
+def _by_class(folder: Path, moves: Moves, images: Images, subject: str) -> None:
     labels = torch.tensor(images.labels)
     classes = labels.unique().tolist()
     rows, panels = [], {}
     for parameter, of_layers in moves.items():
         columns = []
         for name, values in of_layers.items():
-            overall = values.nanmean(0)
             means = torch.stack([values[labels == i].nanmean(0) for i in classes])
-            columns.append(rms(means - overall))
+            columns.append(rms(means))
             rows += [
-                (name, images.classes[i], parameter, mean.mean().item(), difference.item())
-                for i, mean, difference in zip(classes, means, columns[-1], strict=True)
+                (name, images.classes[i], parameter, far)
+                for i, far in zip(classes, columns[-1].tolist(), strict=True)
             ]
         panels[SYMBOLS[parameter]] = torch.stack(columns, 1).numpy()
-    header = ("layer", "class", "parameter", "mean", "rms_from_mean_of_all")
-    write_csv(folder / "rescaling_by_class.csv", header, rows)
+    write_csv(folder / "rescaling_by_class.csv", ("layer", "class", "parameter", "rms"), rows)
     fig = plots.heat_maps(
         list(moves["omega"]),
         [images.classes[i] for i in classes],
         panels,
-        f"How far classes move omega and beta apart\n{subject}",
-        label="class mean - mean of all images,\nroot mean square over key groups",
+        f"How far classes move omega and beta from their means over all images\n{subject}",
+        label="root mean square over key groups",
         row_label="class",
         diverging=False,
     )
     plots.save(fig, folder / "rescaling_by_class.png")
 
 
-def _summary(moves: Mapping[str, Mapping[str, Tensor]], subject: str) -> list[str]:
-    width = max(map(len, moves["omega"]))
+def _summary(added: Moves, moves: Moves, subject: str) -> list[str]:
+    width = max(map(len, added["omega"]))
     lines = [
         subject,
-        "moves: omega - B_omega and beta - B_beta; mean, and standard deviation between images",
+        "mean of omega - B_omega and of beta - B_beta, +- deviation of an image from all images",
         f"{'layer':{width}}  {'omega':18}  beta",
     ]
-    for name in moves["omega"]:
+    for name in added["omega"]:
         cells = [
-            f"{moves[p][name].nanmean().item():+.4f} +- {_between(moves[p][name]):.4f}"
+            f"{added[p][name].nanmean():+.4f} +- {moves[p][name].square().nanmean().sqrt():.4f}"
             for p in SYMBOLS
         ]
         lines.append(f"{name:{width}}  {cells[0]:18}  {cells[1]}")
@@ -146,39 +146,31 @@ def _summary(moves: Mapping[str, Mapping[str, Tensor]], subject: str) -> list[st
 
 
 def _ranking(
-    folder: Path, sizes: Mapping[str, Tensor], layers: list[str], images: Images, subject: str
+    folder: Path, far: Mapping[str, Tensor], layers: list[str], images: Images, subject: str
 ) -> list[str]:
     named = [(images.names[i], images.class_of(i)) for i in range(len(images))]
-    header = ("image", "class", *(f"{name}/{p}" for p in sizes for name in layers))
-    both = torch.cat(list(sizes.values()), 1).tolist()
+    header = ("image", "class", *(f"{name}/{p}" for p in far for name in layers))
+    both = torch.cat(list(far.values()), 1).tolist()
     rows = ((*n, *values) for n, values in zip(named, both, strict=True))
     write_csv(folder / "rescaling_by_image.csv", header, rows)
 
     rows, shown, lines = [], {}, []
-    for parameter, of_layers in sizes.items():
+    for parameter, of_layers in far.items():
         scores = of_layers.nanmean(1)
         order = scores.nan_to_num(-1).argsort(descending=True).tolist()
         for rank, i in enumerate(order, 1):
             most = layers[of_layers[i].nan_to_num(-1).argmax()]
             rows.append((parameter, rank, *named[i], scores[i].item(), most))
-        shown[f"moving {parameter} most"] = [
-            (
-                f"{' '.join(filter(None, (named[i][1], Path(named[i][0]).name)))}\n{scores[i]:.3f}",
-                images[i],
-            )
-            for i in order[:SHOWN]
-        ]
-        shown[f"moving {parameter} least"] = [
-            (
-                f"{' '.join(filter(None, (named[i][1], Path(named[i][0]).name)))}\n{scores[i]:.3f}",
-                images[i],
-            )
-            for i in order[::-1][:SHOWN]
-        ]
-        first = order[0]
-        lines.append(f"{parameter} is moved most by {named[first][0]}: {scores[first]:.4f}")
-    header = ("parameter", "rank", "image", "class", "move", "most_in_layer")
+        for which, chosen in (("most", order[:SHOWN]), ("least", order[::-1][:SHOWN])):
+            shown[f"{SYMBOLS[parameter]} {which}"] = [
+                (f"{images.caption(i)}\n{scores[i]:.3f}", images[i]) for i in chosen
+            ]
+        lines.append(f"{parameter} is moved most by {named[order[0]][0]}: {scores[order[0]]:.4f}")
+    header = ("parameter", "rank", "image", "class", "rms", "most_in_layer")
     write_csv(folder / "rescaling_ranking.csv", header, rows)
-    title = f"Images that move omega and beta most\n{subject}"
+    title = (
+        "Images that move omega and beta most, and least, from their means over all images\n"
+        f"(root mean square over key groups, mean over layers)\n{subject}"
+    )
     plots.save(plots.thumbnails(shown, title), folder / "rescaling_ranking.png")
     return lines
