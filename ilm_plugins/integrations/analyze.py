@@ -19,7 +19,7 @@ from ..checkpoints import CheckpointError, check_fits, loading
 from ..layers import NORMS, OptionError
 from . import convert, training, zoo
 from .subject import Subject
-from .training import UserError
+from .training import UserError, positive
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with loading(unsafe=args.unsafe_checkpoints):
             print(args.run(args))
-    except (UserError, OptionError, CheckpointError, AnalysisError) as error:
+    except training.TOLD as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         return 2
     print(f"written to {args.output}")
@@ -88,8 +88,8 @@ def _add_options(p: argparse.ArgumentParser) -> None:
         metavar="NORM",
         help=f"with --model: {', '.join(NORMS)}; options as in 'EN(reduction=16)'",
     )
-    p.add_argument("--num-classes", type=_positive, metavar="N", help="with --model")
-    p.add_argument("--size", type=_positive, metavar="N", help="with --model: side of its images")
+    p.add_argument("--num-classes", type=positive, metavar="N", help="with --model")
+    p.add_argument("--size", type=positive, metavar="N", help="with --model: side of its images")
     p.add_argument("--output", required=True, metavar="DIR", help="new or empty")
     p.add_argument(
         "--match",
@@ -98,11 +98,11 @@ def _add_options(p: argparse.ArgumentParser) -> None:
         help="names of layers, * for any characters; can be given again",
     )
     p.add_argument(
-        "--limit", type=_positive, metavar="N", help="take N images, evenly spread over all"
+        "--limit", type=positive, metavar="N", help="take N images, evenly spread over all"
     )
     p.add_argument(
         "--batch-size",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="default: of the config's test_dataloader; in detectron2 1; with --model 32",
     )
@@ -119,13 +119,6 @@ def _add_options(p: argparse.ArgumentParser) -> None:
         metavar="KEY VALUE",
         help="with --config-file, last: overrides of it",
     )
-
-
-def _positive(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def run_ratios(args: argparse.Namespace) -> str:
