@@ -1,7 +1,7 @@
 """Pictures, in one style: colours that everybody can tell apart (Okabe and Ito's), labelled axes.
 
 All functions return a figure, to be written by :func:`save`. ``layers`` are layers' names, in the
-order of depth; NaN is left out.
+order of depth; what is masked is left out.
 """
 
 import math
@@ -111,7 +111,7 @@ def by_layer(layers: Sequence[str], ratios: Mapping[str, np.ndarray], title: str
         ax = fig.subplots()
         for normalizer, values in ratios.items():
             colour, marker = OF_NORMALIZER[normalizer]
-            mean, spread = np.nanmean(values, 0), np.nanstd(values, 0)
+            mean, spread = values.mean(0), values.std(0)
             x = np.arange(len(layers))
             ax.plot(x, mean, color=colour, marker=marker, markersize=5, label=normalizer)
             ax.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
@@ -125,7 +125,9 @@ def by_layer(layers: Sequence[str], ratios: Mapping[str, np.ndarray], title: str
         return fig
 
 
-#: What the parts of a box are.
+#: What is told of a distribution; and what the parts of a box are.
+QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+QUANTILE_NAMES = ("min", "q05", "q25", "q50", "q75", "q95", "max")
 BOXES = (
     "median and quartiles,\nwhiskers from the 5th to the 95th percentile, grey from least to most"
 )
@@ -147,12 +149,10 @@ def boxes(
         axes = np.atleast_1d(fig.subplots(len(panels), 1, sharex=True))
         for ax, (label, values), colour in zip(axes, panels.items(), colours, strict=False):
             for x, of_layer in enumerate(values):
-                present = of_layer[~np.isnan(of_layer)]
+                present = np.ma.compressed(of_layer)
                 if not present.size:
                     continue
-                least, low, *box, high, most = np.quantile(
-                    present, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
-                )
+                least, low, *box, high, most = np.quantile(present, QUANTILES)
                 ax.plot([x, x], [least, most], color="0.6", linewidth=0.8)
                 stats = {"whislo": low, "q1": box[0], "med": box[1], "q3": box[2], "whishi": high}
                 ax.bxp(
@@ -197,7 +197,7 @@ def heat_maps(
         below = math.ceil(len(panels) / columns)
         fig = figure(columns * beside + 2.6, below * (height + 0.3) + 1.8)
         axes = fig.subplots(below, columns, squeeze=False, sharex=True, sharey=True)
-        most = max(float(np.nanmax(np.abs(values))) for values in panels.values()) or 1.0
+        most = max(float(np.abs(values).max()) for values in panels.values()) or 1.0
         limits = {"vmin": -most, "vmax": most, "cmap": "PuOr_r"}
         if not diverging:
             limits = {"vmin": 0, "vmax": most, "cmap": "cividis"}
@@ -272,7 +272,7 @@ def strips(
         axes = fig.subplots(
             len(images), 2, squeeze=False, width_ratios=(1.5, _width(layers)), sharex="col"
         )
-        most = max(float(np.nanmax(values)) for *_, values in images)
+        most = max(float(values.max()) for *_, values in images)
         for (left, right), (caption, pixels, values) in zip(axes, images, strict=True):
             left.imshow(pixels)
             left.set_title(caption, fontsize=8)

@@ -14,7 +14,6 @@ from .tables import write_csv
 
 #: Images that are shown one by one.
 SHOWN = 6
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def write_ratios(
@@ -73,10 +72,11 @@ def varies(ratios: Ratios) -> bool:
     return bool((ratios.values - ratios.values[:1]).nan_to_num().abs().max() > 0)
 
 
-def by_normalizer(ratios: Mapping[str, Ratios]) -> dict[str, np.ndarray]:
-    """Normalizer -> (images, layers); NaN where a layer does not have it."""
+def by_normalizer(ratios: Mapping[str, Ratios]) -> dict[str, np.ma.MaskedArray]:
+    """Normalizer -> (images, layers); masked where a layer does not have it, or saw nothing."""
     names = dict.fromkeys(n for r in ratios.values() for n in r.normalizers)
-    return {name: np.stack([_column(r, name) for r in ratios.values()], 1) for name in names}
+    columns = {name: [_column(r, name) for r in ratios.values()] for name in names}
+    return {name: np.ma.masked_invalid(np.stack(c, 1)) for name, c in columns.items()}
 
 
 def _column(ratios: Ratios, normalizer: str) -> np.ndarray:
@@ -113,14 +113,12 @@ def _by_layer(folder: Path, ratios: Mapping[str, Ratios]) -> None:
             values = values[~values.isnan()]
             deviation = values.std(correction=0).item()
             rows.append((i, name, normalizer, values.mean().item(), deviation, r.distance))
-            found = torch.quantile(values, torch.tensor(QUANTILES, dtype=values.dtype)).tolist()
-            ends = values.min().item(), values.max().item()
-            spread.append((i, name, normalizer, deviation, ends[0], *found, ends[1]))
+            quantiles = np.quantile(values.numpy(), plots.QUANTILES).tolist()
+            spread.append((i, name, normalizer, deviation, *quantiles))
     header = ("depth", "layer", "normalizer", "mean", "std", "layer_mean_abs_from_uniform")
     write_csv(folder / "ratios_by_layer.csv", header, rows)
     if any(varies(r) for r in ratios.values()):
-        quantiles = [f"q{round(100 * q):02}" for q in QUANTILES]
-        header = ("depth", "layer", "normalizer", "std", "min", *quantiles, "max")
+        header = ("depth", "layer", "normalizer", "std", *plots.QUANTILE_NAMES)
         write_csv(folder / "ratios_spread.csv", header, spread)
 
 
@@ -149,7 +147,7 @@ def _by_image(
         (
             images.caption(i),
             images[i],
-            np.stack([values[i] for values in panels.values()]),
+            np.ma.stack([values[i] for values in panels.values()]),
         )
         for i in farthest
     ]
@@ -183,15 +181,15 @@ def _by_class(
 ) -> str:
     labels, layers = np.asarray(images.labels), list(ratios)
     classes = [i for i in range(len(images.classes)) if (labels == i).any()]
-    means = {n: np.stack([v[labels == i].mean(0) for i in classes]) for n, v in panels.items()}
+    means = {n: np.ma.stack([v[labels == i].mean(0) for i in classes]) for n, v in panels.items()}
     rows = [
-        (layer, images.classes[i], n, float(means[n][row, column]))
+        (layer, images.classes[i], n, means[n].filled(np.nan)[row, column].item())
         for column, (layer, r) in enumerate(ratios.items())
         for row, i in enumerate(classes)
         for n in r.normalizers
     ]
     write_csv(folder / "ratios_by_class.csv", ("layer", "class", "normalizer", "mean"), rows)
-    differences = {n: means[n] - np.nanmean(v, 0) for n, v in panels.items()}
+    differences = {n: means[n] - v.mean(0) for n, v in panels.items()}
     title = f"Ratios by class, less the mean of all images\n{subject}"
     fig = plots.heat_maps(
         layers,
@@ -253,7 +251,7 @@ def write_dynamics(
     count = min(len(layers), PANELS)
     shown = [layers[i * (len(layers) - 1) // max(1, count - 1)] for i in range(count)]
     means = [by_normalizer({n: found[n] for n in shown}) for found in ratios]
-    panels = {n: np.stack([np.nanmean(m[n], 0) for m in means]) for n in means[0]}
+    panels = {n: np.ma.stack([m[n].mean(0) for m in means]) for n in means[0]}
     some = "" if count == len(layers) else f", {count} of {len(layers)} layers"
     title = f"Mean ratios over the training{some}\n{subject}"
     fig = plots.dynamics(shown, list(steps), panels, title, step_label)

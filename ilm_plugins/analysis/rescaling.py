@@ -63,13 +63,17 @@ def rms(values: Tensor) -> Tensor:
     return values.square().mean(1).sqrt()
 
 
-STATISTICS = ("mean", "std", "min", "q05", "q25", "q50", "q75", "q95", "max")
+STATISTICS = ("mean", "std", *plots.QUANTILE_NAMES)
 
 
 def _statistics(values: Tensor) -> tuple[float, ...]:
     present = values[~values.isnan()].double().numpy()
-    quantiles = np.quantile(present, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))
+    quantiles = np.quantile(present, plots.QUANTILES)
     return tuple(map(float, (present.mean(), present.std(), *quantiles)))
+
+
+def _arrays(of_layers: Mapping[str, Tensor]) -> list[np.ma.MaskedArray]:
+    return [np.ma.masked_invalid(values.numpy()) for values in of_layers.values()]
 
 
 #: Parameter -> layer -> (N, key groups).
@@ -89,9 +93,9 @@ def _by_layer(folder: Path, added: Moves, moves: Moves, subject: str) -> None:
             for depth, (name, values) in enumerate(added[parameter].items())
             for group, column in enumerate(values.unbind(1))
         ]
-        panels[LEARNED[parameter]] = [v.numpy() for v in added[parameter].values()]
+        panels[LEARNED[parameter]] = _arrays(added[parameter])
         moved = f"{SYMBOLS[parameter]} - mean over images"
-        panels[moved] = [v.numpy() for v in moves[parameter].values()]
+        panels[moved] = _arrays(moves[parameter])
     header = ("depth", "layer", "parameter", "distance", *STATISTICS)
     write_csv(folder / "rescaling_by_layer.csv", header, rows)
     header = ("depth", "layer", "parameter", "key_group", *STATISTICS)
@@ -115,7 +119,7 @@ def _by_class(folder: Path, moves: Moves, images: Images, subject: str) -> None:
                 (name, images.classes[i], parameter, far)
                 for i, far in zip(classes, columns[-1].tolist(), strict=True)
             ]
-        panels[SYMBOLS[parameter]] = torch.stack(columns, 1).numpy()
+        panels[SYMBOLS[parameter]] = np.ma.masked_invalid(torch.stack(columns, 1).numpy())
     write_csv(folder / "rescaling_by_class.csv", ("layer", "class", "parameter", "rms"), rows)
     fig = plots.heat_maps(
         list(moves["omega"]),
