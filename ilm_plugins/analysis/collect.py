@@ -104,7 +104,7 @@ def collect_ratios(
         times an image, or has several instances of it, as a box head has, has their mean.
 
     Raises:
-        AnalysisError: the model has no such layers, or none that was called; or instances cannot
+        AnalysisError: the model has no such layers, or none that got anything; or instances cannot
             be told apart by image, for which a batch must hold one.
         OptionError: ``match`` fits none.
     """
@@ -243,10 +243,15 @@ def _gather(
     finally:
         for module, training in modes.items():
             module.training = training
-    widths = {name: v.shape[1] for _, found in gathered for name, v in found.items()}
+    widths = {
+        name: values.shape[1]
+        for _, found in gathered
+        for name, values in found.items()
+        if not values.isnan().all()
+    }
     if not widths:
         raise AnalysisError(
-            f"none of the {len(layers)} layers was called, such as {next(iter(layers))}; "
+            f"none of the {len(layers)} layers got anything, such as {next(iter(layers))}; "
             "give at least one image, and layers that evaluation runs"
         )
     return {

@@ -4,8 +4,9 @@ All functions return a figure, to be written by :func:`save`. ``layers`` are lay
 order of depth; what is masked is left out.
 """
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,15 +63,25 @@ NAMED_ROWS = 40
 NAMED_CLASSES = 20
 
 
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Have a function draw in :data:`STYLE`."""
+
+    @functools.wraps(draw)
+    def drawing(*args, **options) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **options)
+
+    return drawing
+
+
 def figure(width: float, height: float) -> Figure:
-    """Inches."""
-    with mpl.rc_context(STYLE):
-        return Figure((width, height), layout="constrained")
+    """An empty one of a size in inches."""
+    return Figure((width, height), layout="constrained")
 
 
 def save(fig: Figure, path: Path) -> None:
     """Write a PNG, whole or not at all."""
-    with replacing(path) as file, mpl.rc_context(STYLE):
+    with replacing(path) as file:
         fig.savefig(file, format="png")
 
 
@@ -100,29 +111,29 @@ def _name_layers(ax: Axes, layers: Sequence[str]) -> None:
     ax.set_xlabel("layer, from the input to the output")
 
 
+@styled
 def by_layer(layers: Sequence[str], ratios: Mapping[str, np.ndarray], title: str) -> Figure:
     """Mean ratios over depth, as in Fig. 4 of the EN paper.
 
     Args:
         ratios: normalizer -> (images, layers).
     """
-    with mpl.rc_context(STYLE):
-        fig = figure(_width(layers), 4.2)
-        ax = fig.subplots()
-        for normalizer, values in ratios.items():
-            colour, marker = OF_NORMALIZER[normalizer]
-            mean, spread = values.mean(0), values.std(0)
-            x = np.arange(len(layers))
-            ax.plot(x, mean, color=colour, marker=marker, markersize=5, label=normalizer)
-            ax.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
-        uniform = 1 / len(ratios)
-        ax.axhline(uniform, color="0.4", linestyle="--", linewidth=1, label=f"1/{len(ratios)}")
-        ax.set_ylim(0, None)
-        ax.set_ylabel("ratio, mean over images\n(band: standard deviation)")
-        ax.legend(ncols=len(ratios) + 1, loc="lower center", bbox_to_anchor=(0.5, 1))
-        _name_layers(ax, layers)
-        fig.suptitle(title)
-        return fig
+    fig = figure(_width(layers), 4.2)
+    ax = fig.subplots()
+    for normalizer, values in ratios.items():
+        colour, marker = OF_NORMALIZER[normalizer]
+        mean, spread = values.mean(0), values.std(0)
+        x = np.arange(len(layers))
+        ax.plot(x, mean, color=colour, marker=marker, markersize=5, label=normalizer)
+        ax.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+    uniform = 1 / len(ratios)
+    ax.axhline(uniform, color="0.4", linestyle="--", linewidth=1, label=f"1/{len(ratios)}")
+    ax.set_ylim(0, None)
+    ax.set_ylabel("ratio, mean over images\n(band: standard deviation)")
+    ax.legend(ncols=len(ratios) + 1, loc="lower center", bbox_to_anchor=(0.5, 1))
+    _name_layers(ax, layers)
+    fig.suptitle(title)
+    return fig
 
 
 #: What is told of a distribution; and what the parts of a box are.
@@ -133,6 +144,7 @@ BOXES = (
 )
 
 
+@styled
 def boxes(
     layers: Sequence[str],
     panels: Mapping[str, Sequence[np.ndarray]],
@@ -144,36 +156,36 @@ def boxes(
     Args:
         panels: label of the y axis -> values of each layer, in an array of any shape.
     """
-    with mpl.rc_context(STYLE):
-        fig = figure(_width(layers), 1.2 + 2.2 * len(panels))
-        axes = np.atleast_1d(fig.subplots(len(panels), 1, sharex=True))
-        for ax, (label, values), colour in zip(axes, panels.items(), colours, strict=False):
-            for x, of_layer in enumerate(values):
-                present = np.ma.compressed(of_layer)
-                if not present.size:
-                    continue
-                least, low, *box, high, most = np.quantile(present, QUANTILES)
-                ax.plot([x, x], [least, most], color="0.6", linewidth=0.8)
-                stats = {"whislo": low, "q1": box[0], "med": box[1], "q3": box[2], "whishi": high}
-                ax.bxp(
-                    [stats],
-                    positions=[x],
-                    widths=0.6,
-                    showfliers=False,
-                    patch_artist=True,
-                    boxprops={"facecolor": colour, "linewidth": 0.8},
-                    medianprops={"color": "black", "linewidth": 1.5},
-                )
-            ax.set_ylabel(label)
-        for ax in axes[:-1]:
-            ax.tick_params(labelbottom=False)
-        _name_layers(axes[-1], layers)
-        for ax in axes[:-1]:
-            ax.set_xlabel("")
-        fig.suptitle(title)
-        return fig
+    fig = figure(_width(layers), 1.2 + 2.2 * len(panels))
+    axes = np.atleast_1d(fig.subplots(len(panels), 1, sharex=True))
+    for ax, (label, values), colour in zip(axes, panels.items(), colours, strict=False):
+        for x, of_layer in enumerate(values):
+            present = np.ma.compressed(of_layer)
+            if not present.size:
+                continue
+            least, low, *box, high, most = np.quantile(present, QUANTILES)
+            ax.plot([x, x], [least, most], color="0.6", linewidth=0.8)
+            stats = {"whislo": low, "q1": box[0], "med": box[1], "q3": box[2], "whishi": high}
+            ax.bxp(
+                [stats],
+                positions=[x],
+                widths=0.6,
+                showfliers=False,
+                patch_artist=True,
+                boxprops={"facecolor": colour, "linewidth": 0.8},
+                medianprops={"color": "black", "linewidth": 1.5},
+            )
+        ax.set_ylabel(label)
+    for ax in axes[:-1]:
+        ax.tick_params(labelbottom=False)
+    _name_layers(axes[-1], layers)
+    for ax in axes[:-1]:
+        ax.set_xlabel("")
+    fig.suptitle(title)
+    return fig
 
 
+@styled
 def heat_maps(
     layers: Sequence[str],
     rows: Sequence[str],
@@ -190,32 +202,32 @@ def heat_maps(
         label: of the colours.
         diverging: about zero; otherwise from zero.
     """
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        height = min(max(0.2 * len(rows), 1.4), 8)
-        beside = max(3.2, 0.6 + 0.2 * len(layers))
-        columns = len(panels) if beside <= 6.5 else 1
-        below = math.ceil(len(panels) / columns)
-        fig = figure(columns * beside + 2.6, below * (height + 0.3) + 1.8)
-        axes = fig.subplots(below, columns, squeeze=False, sharex=True, sharey=True)
-        most = max(float(np.abs(values).max()) for values in panels.values()) or 1.0
-        limits = {"vmin": -most, "vmax": most, "cmap": "PuOr_r"}
-        if not diverging:
-            limits = {"vmin": 0, "vmax": most, "cmap": "cividis"}
-        for ax, (name, values) in zip(axes.ravel(), panels.items(), strict=True):
-            drawn = ax.imshow(values, aspect="auto", **limits)
-            ax.set_title(name)
-            ax.spines[:].set_visible(False)
-        for ax in axes[-1]:
-            _name_layers(ax, layers)
-        for ax in axes[:, 0]:
-            if len(rows) <= NAMED_ROWS:
-                ax.set_yticks(range(len(rows)), rows)
-            ax.set_ylabel(row_label)
-        fig.colorbar(drawn, ax=axes, label=label, shrink=0.9)
-        fig.suptitle(title)
-        return fig
+    height = min(max(0.2 * len(rows), 1.4), 8)
+    beside = max(3.2, 0.6 + 0.2 * len(layers))
+    columns = len(panels) if beside <= 6.5 else 1
+    below = math.ceil(len(panels) / columns)
+    fig = figure(columns * beside + 2.6, below * (height + 0.3) + 1.8)
+    axes = fig.subplots(below, columns, squeeze=False, sharex=True, sharey=True)
+    most = max(float(np.abs(values).max()) for values in panels.values()) or 1.0
+    limits = {"vmin": -most, "vmax": most, "cmap": "PuOr_r"}
+    if not diverging:
+        limits = {"vmin": 0, "vmax": most, "cmap": "cividis"}
+    for ax, (name, values) in zip(axes.ravel(), panels.items(), strict=True):
+        drawn = ax.imshow(values, aspect="auto", **limits)
+        ax.set_title(name)
+        ax.spines[:].set_visible(False)
+    for ax in axes[-1]:
+        _name_layers(ax, layers)
+    for ax in axes[:, 0]:
+        if len(rows) <= NAMED_ROWS:
+            ax.set_yticks(range(len(rows)), rows)
+        ax.set_ylabel(row_label)
+    fig.colorbar(drawn, ax=axes, label=label, shrink=0.9)
+    fig.suptitle(title)
+    return fig
 
 
+@styled
 def scatter(
     points: np.ndarray,
     labels: Sequence[int] | None,
@@ -228,34 +240,34 @@ def scatter(
     Of more than :data:`NAMED_CLASSES` classes all alone.
     """
     few = labels is not None and len(classes) <= NAMED_CLASSES
-    with mpl.rc_context(STYLE):
-        fig = figure(13 if few else 7, 6)
-        left, *right = fig.subfigures(1, 2, width_ratios=(6, 7)) if few else (fig,)
-        ax = left.subplots()
-        of_class = np.zeros(len(points), int) if labels is None else np.asarray(labels)
-        # At random, so that the last class does not cover the others.
-        order = np.random.default_rng(0).permutation(len(points))
-        points, of_class = points[order], of_class[order]
-        size = float(np.clip(12000 / len(points), 4, 28))
-        colours = np.array([OKABE_ITO[i % len(OKABE_ITO)] for i in range(max(1, len(classes)))])
-        ax.scatter(*points.T, s=size, c=colours[of_class], alpha=0.7, linewidths=0)
-        ax.set_xlabel(axes[0])
-        ax.set_ylabel(axes[1])
-        if few:
-            columns = math.ceil(math.sqrt(len(classes)))
-            rows = math.ceil(len(classes) / columns)
-            panels = right[0].subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-            for panel in panels.ravel()[len(classes) :]:
-                panel.remove()
-            for i, (panel, name) in enumerate(zip(panels.ravel(), classes, strict=False)):
-                panel.scatter(*points.T, s=1, c="0.85", linewidths=0)
-                panel.scatter(*points[of_class == i].T, s=size / 2, c=colours[i], linewidths=0)
-                panel.set_title(name)
-                panel.tick_params(labelbottom=False, labelleft=False)
-        fig.suptitle(title)
-        return fig
+    fig = figure(13 if few else 7, 6)
+    left, *right = fig.subfigures(1, 2, width_ratios=(6, 7)) if few else (fig,)
+    ax = left.subplots()
+    of_class = np.zeros(len(points), int) if labels is None else np.asarray(labels)
+    # At random, so that the last class does not cover the others.
+    order = np.random.default_rng(0).permutation(len(points))
+    points, of_class = points[order], of_class[order]
+    size = float(np.clip(12000 / len(points), 4, 28))
+    colours = np.array([OKABE_ITO[i % len(OKABE_ITO)] for i in range(max(1, len(classes)))])
+    ax.scatter(*points.T, s=size, c=colours[of_class], alpha=0.7, linewidths=0)
+    ax.set_xlabel(axes[0])
+    ax.set_ylabel(axes[1])
+    if few:
+        columns = math.ceil(math.sqrt(len(classes)))
+        rows = math.ceil(len(classes) / columns)
+        panels = right[0].subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for panel in panels.ravel()[len(classes) :]:
+            panel.remove()
+        for i, (panel, name) in enumerate(zip(panels.ravel(), classes, strict=False)):
+            panel.scatter(*points.T, s=1, c="0.85", linewidths=0)
+            panel.scatter(*points[of_class == i].T, s=size / 2, c=colours[i], linewidths=0)
+            panel.set_title(name)
+            panel.tick_params(labelbottom=False, labelleft=False)
+    fig.suptitle(title)
+    return fig
 
 
+@styled
 def strips(
     layers: Sequence[str],
     images: Sequence[tuple[str, np.ndarray, np.ndarray]],
@@ -267,49 +279,49 @@ def strips(
     Args:
         images: of each its caption, its pixels (H, W, 3), and its ratios (K, layers).
     """
-    with mpl.rc_context(STYLE):
-        fig = figure(_width(layers) + 1.5, 1.15 * len(images) + 1.7)
-        axes = fig.subplots(
-            len(images), 2, squeeze=False, width_ratios=(1.5, _width(layers)), sharex="col"
-        )
-        most = max(float(values.max()) for *_, values in images)
-        for (left, right), (caption, pixels, values) in zip(axes, images, strict=True):
-            left.imshow(pixels)
-            left.set_title(caption, fontsize=8)
-            left.axis("off")
-            for normalizer, of_layers in zip(normalizers, values, strict=True):
-                colour, marker = OF_NORMALIZER[normalizer]
-                right.plot(of_layers, color=colour, marker=marker, markersize=3, label=normalizer)
-            right.axhline(1 / len(normalizers), color="0.4", linestyle="--", linewidth=1)
-            right.set_ylim(0, most * 1.05)
-            right.set_ylabel("ratio")
-        right = axes[-1, 1]
-        _name_layers(right, layers)
-        axes[0, 1].legend(ncols=len(normalizers), loc="lower right", bbox_to_anchor=(1, 1))
-        fig.suptitle(title)
-        return fig
+    fig = figure(_width(layers) + 1.5, 1.15 * len(images) + 1.7)
+    axes = fig.subplots(
+        len(images), 2, squeeze=False, width_ratios=(1.5, _width(layers)), sharex="col"
+    )
+    most = max(float(values.max()) for *_, values in images)
+    for (left, right), (caption, pixels, values) in zip(axes, images, strict=True):
+        left.imshow(pixels)
+        left.set_title(caption, fontsize=8)
+        left.axis("off")
+        for normalizer, of_layers in zip(normalizers, values, strict=True):
+            colour, marker = OF_NORMALIZER[normalizer]
+            right.plot(of_layers, color=colour, marker=marker, markersize=3, label=normalizer)
+        right.axhline(1 / len(normalizers), color="0.4", linestyle="--", linewidth=1)
+        right.set_ylim(0, most * 1.05)
+        right.set_ylabel("ratio")
+    right = axes[-1, 1]
+    _name_layers(right, layers)
+    axes[0, 1].legend(ncols=len(normalizers), loc="lower right", bbox_to_anchor=(1, 1))
+    fig.suptitle(title)
+    return fig
 
 
+@styled
 def thumbnails(rows: Mapping[str, Sequence[tuple[str, np.ndarray]]], title: str) -> Figure:
     """Rows of images: title of the row -> captions and pixels (H, W, 3)."""
-    with mpl.rc_context(STYLE):
-        columns = max(map(len, rows.values()))
-        shapes = [pixels.shape for images in rows.values() for _, pixels in images]
-        height = 1.35 * max(h / w for h, w, _ in shapes) + 0.8
-        fig = figure(1.45 * columns + 0.4, height * len(rows) + 0.6)
-        parts = fig.subfigures(len(rows), 1, squeeze=False).ravel()
-        for part, (name, images) in zip(parts, rows.items(), strict=True):
-            part.suptitle(name, fontsize=10)
-            axes = part.subplots(1, columns, squeeze=False)[0]
-            for ax in axes:
-                ax.axis("off")
-            for ax, (caption, pixels) in zip(axes, images, strict=False):
-                ax.imshow(pixels)
-                ax.set_title(caption, fontsize=8)
-        fig.suptitle(title)
-        return fig
+    columns = max(map(len, rows.values()))
+    shapes = [pixels.shape for images in rows.values() for _, pixels in images]
+    height = 1.35 * max(h / w for h, w, _ in shapes) + 0.8
+    fig = figure(1.45 * columns + 0.4, height * len(rows) + 0.6)
+    parts = fig.subfigures(len(rows), 1, squeeze=False).ravel()
+    for part, (name, images) in zip(parts, rows.items(), strict=True):
+        part.suptitle(name, fontsize=10)
+        axes = part.subplots(1, columns, squeeze=False)[0]
+        for ax in axes:
+            ax.axis("off")
+        for ax, (caption, pixels) in zip(axes, images, strict=False):
+            ax.imshow(pixels)
+            ax.set_title(caption, fontsize=8)
+    fig.suptitle(title)
+    return fig
 
 
+@styled
 def dynamics(
     layers: Sequence[str],
     steps: Sequence[int],
@@ -325,23 +337,22 @@ def dynamics(
     """
     columns = min(5, len(layers))
     rows = math.ceil(len(layers) / columns)
-    with mpl.rc_context(STYLE):
-        fig = figure(max(5, 2.3 * columns), 1.6 * rows + 0.7)
-        axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-        for ax in axes[len(layers) :]:
-            ax.axis("off")
-        for i, (ax, name) in enumerate(zip(axes, short(layers), strict=False)):
-            for normalizer, values in ratios.items():
-                colour, marker = OF_NORMALIZER[normalizer]
-                ax.plot(
-                    steps, values[:, i], color=colour, marker=marker, markersize=3, label=normalizer
-                )
-            ax.axhline(1 / len(ratios), color="0.4", linestyle="--", linewidth=0.8)
-            ax.set_title(name, fontsize=8)
-        fig.supxlabel(step_label, fontsize=9)
-        for ax in axes[::columns]:
-            ax.set_ylabel("ratio")
-        handles, labels = axes[0].get_legend_handles_labels()
-        fig.legend(handles, labels, ncols=len(ratios), loc="outside upper right")
-        fig.suptitle(title, x=0.01, ha="left")
-        return fig
+    fig = figure(max(5, 2.3 * columns), 1.6 * rows + 0.7)
+    axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for ax in axes[len(layers) :]:
+        ax.axis("off")
+    for i, (ax, name) in enumerate(zip(axes, short(layers), strict=False)):
+        for normalizer, values in ratios.items():
+            colour, marker = OF_NORMALIZER[normalizer]
+            ax.plot(
+                steps, values[:, i], color=colour, marker=marker, markersize=3, label=normalizer
+            )
+        ax.axhline(1 / len(ratios), color="0.4", linestyle="--", linewidth=0.8)
+        ax.set_title(name, fontsize=8)
+    fig.supxlabel(step_label, fontsize=9)
+    for ax in axes[::columns]:
+        ax.set_ylabel("ratio")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, ncols=len(ratios), loc="outside upper right")
+    fig.suptitle(title, x=0.01, ha="left")
+    return fig

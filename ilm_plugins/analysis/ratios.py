@@ -10,7 +10,7 @@ from . import plots
 from .collect import Ratios
 from .embed import embed, share_between_classes
 from .images import Images
-from .tables import write_csv
+from .tables import write_csv, write_summary
 
 #: Images that are shown one by one.
 SHOWN = 6
@@ -62,14 +62,13 @@ def write_ratios(
         lines += _by_image(folder, own, images, subject, embedding)
     else:
         lines.append("the ratios are the same for all images: nothing more to show")
-    text = "\n".join(lines)
-    (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
-    return text
+    return write_summary(folder, lines)
 
 
 def varies(ratios: Ratios) -> bool:
     """Whether a layer has ratios of each image's own."""
-    return bool((ratios.values - ratios.values[:1]).nan_to_num().abs().max() > 0)
+    seen = ratios.values[~ratios.values.isnan().any(1)]
+    return bool((seen != seen[:1]).any())
 
 
 def by_normalizer(ratios: Mapping[str, Ratios]) -> dict[str, np.ma.MaskedArray]:
@@ -164,11 +163,15 @@ def _by_image(
 
 
 def _farthest(features: torch.Tensor, images: Images) -> list[int]:
+    """The images to show: the farthest of each class, then the farthest of all."""
     distances = (features - features.nanmean(0)).nan_to_num().square().sum(1)
     order = distances.argsort(descending=True).tolist()
-    firsts = {images.class_of(i): i for i in reversed(order)}.values()
-    chosen = sorted(firsts, key=order.index) if images.labels is not None else []
-    return [*chosen, *(i for i in order if i not in firsts or not chosen)][:SHOWN]
+    seen: set[str] = set()
+    firsts, others = [], []
+    for i in order:
+        (others if images.class_of(i) in seen else firsts).append(i)
+        seen.add(images.class_of(i))
+    return [*firsts, *others][:SHOWN]
 
 
 def _by_class(
@@ -259,9 +262,7 @@ def write_dynamics(
     lines = [subject, f"{step_label}  mean |lambda - 1/K| over {len(layers)} layers"]
     for step, found in zip(steps, ratios, strict=True):
         lines.append(f"{step:{len(step_label)}}  {mean_distance(found):.4f}")
-    text = "\n".join(lines)
-    (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
-    return text
+    return write_summary(folder, lines)
 
 
 #: Layers of which the dynamics are drawn.

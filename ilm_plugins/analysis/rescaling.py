@@ -10,7 +10,7 @@ from torch import Tensor
 from . import plots
 from .collect import Rescaling
 from .images import Images
-from .tables import write_csv
+from .tables import write_csv, write_summary
 
 #: The two parameters, and how they are written in pictures.
 SYMBOLS = {"omega": r"$\omega$", "beta": r"$\beta$"}
@@ -53,9 +53,7 @@ def write_rescaling(
         _by_class(folder, moves, images, subject)
     far = {p: torch.stack([rms(v) for v in of.values()], 1) for p, of in moves.items()}
     lines = _summary(added, moves, subject) + _ranking(folder, far, list(layers), images, subject)
-    text = "\n".join(lines)
-    (folder / "summary.txt").write_text(text + "\n", encoding="utf-8")
-    return text
+    return write_summary(folder, lines)
 
 
 def rms(values: Tensor) -> Tensor:

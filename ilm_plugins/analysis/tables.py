@@ -1,4 +1,4 @@
-"""Tables of what was found, as CSV."""
+"""Tables of what was found, as CSV, and summaries in words."""
 
 import csv
 import math
@@ -15,6 +15,14 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows([_cell(value) for value in row] for row in rows)
+
+
+def write_summary(folder: Path, lines: Iterable[str]) -> str:
+    """Write ``summary.txt``; returns its text."""
+    text = "\n".join(lines)
+    with replacing(folder / "summary.txt", "w") as file:
+        file.write(f"{text}\n")
+    return text
 
 
 def _cell(value: Any) -> Any:

@@ -117,8 +117,9 @@ def test_images_of_which_nothing_reaches_a_layer_are_nan():
     found = collect_ratios(layer, batches(1, 2, 1), forward)[""]
     assert found.values.isnan().all(1).tolist() == [True, False, False, True]
     assert found.mean.sum() == pytest.approx(1) and found.distance > 0
-    nothing = collect_ratios(layer, batches(0, 1))[""]
-    assert nothing.values.shape == (1, 3)
+    assert collect_ratios(layer, batches(0, 1))[""].values.shape == (1, 3)
+    with pytest.raises(AnalysisError, match="got anything"):
+        collect_ratios(layer, batches(1), lambda images: layer(images[:0]))
 
 
 def test_rescaling_is_the_distance_to_the_learned_scale_and_shift():
@@ -152,7 +153,7 @@ def test_models_without_such_layers_say_what_they_have():
         collect_ratios(model, batches(1))
     with pytest.raises(AnalysisError, match="no ILM or AssocNorm layer, its norms are none"):
         collect_rescaling(nn.Conv2d(C, C, 1), batches(1))
-    with pytest.raises(AnalysisError, match="none of the 1 layers was called, such as unused"):
+    with pytest.raises(AnalysisError, match="none of the 1 layers got anything, such as unused"):
         collect_ratios(Model(), batches(1), match="unused", forward=len)
 
 

@@ -98,10 +98,17 @@ def test_ratios_that_all_images_share_have_one_table(tmp_path):
 def test_layers_with_other_normalizers_and_missing_images(tmp_path):
     found = ratios(6, 2)
     found["stage.2.norm"] = Ratios(("GN", "BN"), torch.rand(6, 2).double().softmax(1))
-    found["stage.0.norm"].values[2] = torch.nan
+    found["stage.0.norm"].values[0] = torch.nan
     write_ratios(tmp_path, found, images(6), "a model")
     check_pictures(tmp_path, *(f"ratios_{what}" for what in WRITTEN))
-    assert table(tmp_path / "ratios_by_image.csv")[2]["stage.0.norm/IN"] == ""
+    assert table(tmp_path / "ratios_by_image.csv")[0]["stage.0.norm/IN"] == ""
+    (row,) = (
+        r
+        for r in table(tmp_path / "ratios_by_class.csv")
+        if list(r.values())[:3] == ["stage.0.norm", "class 0", "IN"]
+    )
+    expected = found["stage.0.norm"].values[2::2, 0].mean().item()
+    assert float(row["mean"]) == pytest.approx(expected, abs=1e-5)
     (row,) = (r for r in table(tmp_path / "ratios_by_layer.csv") if r["normalizer"] == "GN")
     assert row["layer"] == "stage.2.norm"
 
