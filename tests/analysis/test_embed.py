@@ -13,10 +13,11 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_principal_components_are_the_directions_of_largest_variance():
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
+def test_principal_components_are_the_directions_of_largest_variance(signs):
     orthonormal = torch.linalg.qr(torch.randn(200, 3, generator=generator()).double())[0]
     orthonormal = torch.linalg.qr(orthonormal - orthonormal.mean(0))[0]
-    along = orthonormal * torch.tensor([3.0, 1.0, 0.1])
+    along = orthonormal * torch.tensor([3.0 * signs[0], 1.0 * signs[1], 0.1])
     directions = torch.tensor([[0.8, 0.6, 0.0], [0.0, 0.0, -1.0], [0.6, -0.8, 0.0]]).double()
     points, axes = embed(along @ directions + 5, "pca")
     # The largest loading of either is positive.

@@ -35,12 +35,14 @@ def folder(tmp_path_factory):
 
 
 def checkpoint(path, config, *opts):
-    """One of a config's model, whose ratios are not uniform; and the model."""
+    """One of a config's model, whose layers make other things of each image; and the model."""
     torch.manual_seed(0)
     model = convert.build_model(str(config), opts)
     for name, parameter in model.named_parameters():
-        if name.endswith("ratio.weight"):
+        if name.endswith(("ratio.weight", "decode_var.weight")):
             torch.nn.init.normal_(parameter)
+        elif name.endswith("encode.weight"):
+            parameter.data.abs_()  # no dead unit, as variances are positive
     write({"state_dict": model.state_dict(), "meta": {}}, path)
     return model.eval()
 
@@ -116,6 +118,7 @@ def test_a_translation_is_of_the_half_that_it_starts_from(root, tmp_path, capsys
     (tmp_path / "pairs").mkdir()
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 255, (64, 128, 3), np.uint8)
+    pixels[:, :64] //= 4
     Image.fromarray(pixels).save(tmp_path / "pairs" / "1.png")
     model = checkpoint(tmp_path / "a.pth", config)
     options = ("--config-file", config, "--checkpoint", tmp_path / "a.pth")
