@@ -176,11 +176,7 @@ def boxes(
                 medianprops={"color": "black", "linewidth": 1.5},
             )
         ax.set_ylabel(label)
-    for ax in axes[:-1]:
-        ax.tick_params(labelbottom=False)
     _name_layers(axes[-1], layers)
-    for ax in axes[:-1]:
-        ax.set_xlabel("")
     fig.suptitle(title)
     return fig
 
@@ -214,6 +210,7 @@ def heat_maps(
         limits = {"vmin": 0, "vmax": most, "cmap": "cividis"}
     for ax, (name, values) in zip(axes.ravel(), panels.items(), strict=True):
         drawn = ax.imshow(values, aspect="auto", **limits)
+        ax.grid(False)
         ax.set_title(name)
         ax.spines[:].set_visible(False)
     for ax in axes[-1]:
