@@ -18,6 +18,7 @@ try:
     import matplotlib as mpl
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 except ImportError as error:
     raise AnalysisError(
         f"pictures need {error.name}, which is not installed; "
@@ -346,6 +347,7 @@ def dynamics(
             )
         ax.axhline(1 / len(ratios), color="0.4", linestyle="--", linewidth=0.8)
         ax.set_title(name, fontsize=8)
+    axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
     fig.supxlabel(step_label, fontsize=9)
     for ax in axes[::columns]:
         ax.set_ylabel("ratio")
