@@ -108,6 +108,7 @@ CASES = {
     "ILMIN": (partial(ILMInstanceNorm, CHANNELS, key_group_size=3), by_ilm),
     "ILMLN": (partial(ILMLayerNorm, CHANNELS, key_group_size=3), by_ilm),
     "AssocNorm": (assoc, by_assoc),
+    "AssocNorm-identity": (partial(assoc, init="identity"), by_assoc),
     "AssocNorm-key-groups-of-1": (partial(assoc, num_key_groups=CHANNELS), by_assoc),
     "EN": (exemplar, by_exemplar),
     "EN-GN": (partial(exemplar, normalizers=("GN", "BN", "LN", "IN"), num_groups=3), by_exemplar),

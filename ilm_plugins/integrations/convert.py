@@ -141,10 +141,7 @@ def build_model(config_file: str, overrides: Sequence[str] = ()) -> nn.Module:
     Raises:
         UserError: the config cannot be read, or its model not be built.
     """
-    options = ["--config-file", config_file, "--num-gpus", "0"]
-    args = training.parser().parse_args([*options, *overrides])
-    framework = training.framework_of(config_file)
-    training.check_framework(framework, args)
+    framework, args = config_args(config_file, overrides)
     if framework == "mmengine":
         from .openmmlab import train
     else:
@@ -158,6 +155,19 @@ def build_model(config_file: str, overrides: Sequence[str] = ()) -> nn.Module:
             f"the model of {config_file} cannot be built: {type(error).__name__}: "
             f"{' '.join(str(error).split())}; mend the config, or the overrides"
         ) from error
+
+
+def config_args(config_file: str, overrides: Sequence[str] = ()) -> tuple[str, argparse.Namespace]:
+    """A config's framework, and the arguments of ``tools/train_net.py`` on the CPU.
+
+    Raises:
+        UserError: there is no such config, or its framework is not installed.
+    """
+    options = ["--config-file", config_file, "--num-gpus", "0"]
+    args = training.parser().parse_args([*options, *overrides])
+    framework = training.framework_of(config_file)
+    training.check_framework(framework, args)
+    return framework, args
 
 
 def convert_file(
@@ -187,11 +197,7 @@ def convert_file(
         raise UserError(f"OUTPUT {str(target)!r} is INPUT; give another file")
     if target.exists() and not overwrite:
         raise UserError(f"OUTPUT {str(target)!r} is there already; add --overwrite to replace it")
-    if source.suffix not in (".pkl", ".safetensors") and installed("mmengine"):
-        from .openmmlab.checkpoints import allow_history
-
-        allow_history()
-    contents = read(source)
+    contents = read_any(source)
     entry, state = find_state(contents, source)
     state, report = change(state)
     if not report.converted:
@@ -210,6 +216,19 @@ def convert_file(
         written = state if entry is None else {**kept, entry: state}
     write(written, target)
     return report, dropped
+
+
+def read_any(path: str | os.PathLike) -> Any:
+    """What a checkpoint holds, MMEngine's history of its training included.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    if Path(path).suffix not in (".pkl", ".safetensors") and installed("mmengine"):
+        from .openmmlab.checkpoints import allow_history
+
+        allow_history()
+    return read(path)
 
 
 def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, Any]]:

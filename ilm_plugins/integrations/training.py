@@ -16,6 +16,7 @@ import torch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from .. import checkpoints
+from ..analysis.collect import AnalysisError
 from ..checkpoints import CheckpointError, CheckpointWriteError
 from ..layers import OptionError
 from . import installed
@@ -98,6 +99,12 @@ def parser() -> argparse.ArgumentParser:
         help="MMEngine: who started this process; pytorch is torchrun",
     )
     p.add_argument(
+        "--ratios-interval",
+        type=positive,
+        metavar="N",
+        help="log EN's and SN's mean ratios every N iterations, as ratios/LAYER/NORMALIZER",
+    )
+    p.add_argument(
         "--unsafe-checkpoints",
         action="store_true",
         help="load checkpoints that hold code, and run it",
@@ -109,6 +116,14 @@ def parser() -> argparse.ArgumentParser:
         help="overrides: 'KEY VALUE' pairs for .yaml, 'KEY=VALUE' for .py",
     )
     return p
+
+
+def positive(word: str) -> int:
+    """A number on the command line, at least 1."""
+    number = int(word)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def framework_of(path: str) -> str:
@@ -187,13 +202,15 @@ def annotated(path: str) -> str:
 
 #: What a disk or its rights have against a file.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
+#: Errors whose words are for the user.
+TOLD = (UserError, RunError, OptionError, AnalysisError, CheckpointError, CheckpointWriteError)
 RESUME = "--resume goes on from the last checkpoint"
 
 
 def failure(error: BaseException) -> UserError | None:
     """An exception in one line, where it is no defect of the program's; otherwise None."""
     text = " ".join(str(error).split())
-    if isinstance(error, UserError | OptionError | CheckpointError):
+    if isinstance(error, TOLD):
         # Out of a loader's process comes a whole traceback, with the line at its end.
         text = text.rsplit(f"{type(error).__name__}: ", 1)[-1]
         if isinstance(error, RunError | CheckpointWriteError):
@@ -211,7 +228,7 @@ def failure(error: BaseException) -> UserError | None:
             f"memory ends so, too. {RESUME}"
         )
     if isinstance(error, ProcessRaisedException):
-        for kind in (UserError, RunError, OptionError, CheckpointError, CheckpointWriteError):
+        for kind in TOLD:
             name = f"{kind.__module__}.{kind.__qualname__}: "
             if name in str(error):
                 return failure(kind(str(error).rsplit(name, 1)[1]))

@@ -76,12 +76,12 @@ class AssocNorm(AutoencoderNorm):
     def network(self) -> Autoencoder:
         return self.autoencoder(("sigmoid", "tanh"), combine=self.combine)
 
-    def rescale(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
+    def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
         combine = COMBINE[self.combine]
         omega = combine(sigmoid, from_mean, self.by_key_group(weight)) - omega_offset
         beta = combine(torch.tanh, from_var, self.by_key_group(bias))
-        return self.standardize_and_rescale(mean, var, omega, beta)
+        return omega, beta
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, combine={self.combine!r}"

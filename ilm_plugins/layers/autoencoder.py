@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ..ops import Autoencoder, ByHand, coarsen, coarsen_vjp, sum_groups
+from ..ops import Autoencoder, ByHand, cast, coarsen, coarsen_vjp, moments, sum_groups
 from .base import (
     AdaptiveNorm,
     Projection,
@@ -36,7 +36,7 @@ class AutoencoderNorm(AdaptiveNorm):
     omega_offset: Tensor
     #: "beta" or "omega": which of the two the mean drives; the variance drives the other.
     mean_drives: str
-    #: Whether ``rescale`` is as in the paper's equations, with none of its tables' other forms.
+    #: Whether ``predict`` is as in the paper's equations, with none of its tables' other forms.
     has_papers_form: bool
 
     def __init__(
@@ -91,6 +91,31 @@ class AutoencoderNorm(AdaptiveNorm):
             self.omega_offset,
         )
 
+    def rescaling(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The omega and beta of each instance, by which the standardized x is rescaled (Eq. 2).
+
+        Their distances to ``weight`` and ``bias``, B_omega and B_beta, are what the auto-encoder
+        has made of the instance.
+
+        Args:
+            x: (N, C, *), the layer's input.
+
+        Returns:
+            omega, beta: (N, C) each, at least float32.
+        """
+        self.check_input(x)
+        mean, var = moments(x, self.moment_groups)
+        omega, beta = self.predict(mean, var, *cast(self.rescale_tensors(), mean.dtype))
+        return omega.flatten(1), beta.flatten(1)
+
+    def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        omega, beta = self.predict(mean, var, *tensors)
+        return self.standardize_and_rescale(mean, var, omega, beta)
+
+    def predict(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Eqs. 3 to 6: omega and beta, (N, key groups, C / key groups), of (N, G') moments."""
+        raise NotImplementedError
+
     def decode(
         self, mean: Tensor, var: Tensor, encode: Tensor, decode_mean: Tensor, decode_var: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -143,7 +168,7 @@ class AutoencoderNorm(AdaptiveNorm):
 
     @property
     def by_hand(self) -> ByHand | None:
-        """Where ``rescale`` has the papers' form, the same in fewer operations; else None."""
+        """Where ``predict`` has the papers' form, the same in fewer operations; else None."""
         return ByHand(self.rescale_by_hand, self.vjp_by_hand) if self.has_papers_form else None
 
     def rescale_by_hand(

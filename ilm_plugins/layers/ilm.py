@@ -88,12 +88,12 @@ class ILMGroupNorm(AutoencoderNorm):
     def network(self) -> Autoencoder:
         return self.autoencoder(self.activations, combine="a(WE)+B")
 
-    def rescale(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
+    def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
         for_mean, for_var = (ACTIVATIONS[name] for name in self.activations)
         beta = for_mean(from_mean) + self.by_key_group(bias)
         omega = for_var(from_var) + self.by_key_group(weight - omega_offset)
-        return self.standardize_and_rescale(mean, var, omega, beta)
+        return omega, beta
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, activations={self.activations}"

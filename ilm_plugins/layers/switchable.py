@@ -58,6 +58,14 @@ class SwitchNorm(MixtureNorm):
             nn.init.ones_(self.mean_weight)
             nn.init.ones_(self.var_weight)
 
+    def ratios(self) -> Tensor:
+        """The two softmaxes, the same for all samples, in the order of ``normalizers``.
+
+        Returns:
+            (2, K): the ratios of the means, and those of the variances; each row sums to 1.
+        """
+        return torch.stack((self.mean_weight, self.var_weight)).softmax(1)
+
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
         own = self.weight, self.bias, self.mean_weight, self.var_weight
         return (*own, *self.running_statistics())

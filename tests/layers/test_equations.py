@@ -69,6 +69,39 @@ def test_ratios_equal_the_transcription_and_leave_the_layer_alone(name, training
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["SN", "SN-GN"])
+def test_switch_norms_ratios_are_the_softmaxes_of_its_logits(name):
+    layer = randomized(CASES[name][0])
+    expected = [transcription.softmax(w) for w in (layer.mean_weight, layer.var_weight)]
+    torch.testing.assert_close(layer.ratios(), torch.stack(expected), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n.startswith(("ILM", "Assoc"))])
+def test_rescaling_is_what_the_transcription_rescales_by(name):
+    make, transcribed = CASES[name]
+    for shape in SHAPES[1:]:
+        layer = randomized(make)
+        x = inputs(*shape)
+        # Two positions or more of a channel determine its omega and beta.
+        rescaled = [
+            transcription.rescale(
+                transcription.standardize(instance, layer.num_groups, layer.eps), omega, beta
+            )
+            for instance, omega, beta in zip(x.flatten(2), *layer.rescaling(x), strict=True)
+        ]
+        expected = transcribed(layer, x).flatten(2)
+        torch.testing.assert_close(torch.stack(rescaled), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_rescaling_in_half_precision_of_nothing_and_of_another_width():
+    layer = MAIN["ILMGN"]()
+    omega, beta = layer.half().rescaling(inputs(2, CHANNELS, 3, dtype=torch.float16))
+    assert omega.dtype == beta.dtype == torch.float32 and omega.shape == (2, CHANNELS)
+    assert [t.shape for t in layer.rescaling(torch.empty(0, CHANNELS, 3))] == [(0, CHANNELS)] * 2
+    with pytest.raises(ValueError, match=r"shape \(2, 5, 3\), expected \(N, 12, \*\)"):
+        layer.rescaling(torch.empty(2, 5, 3))
+
+
 def test_ratios_start_uniform_and_can_learn():
     layer = ExemplarNorm(64)
     x = torch.randn(5, 64, 3, 3)

@@ -19,6 +19,7 @@ from detectron2.data import (
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
+    HookBase,
     SimpleTrainer,
     default_setup,
     default_writers,
@@ -48,6 +49,7 @@ from ..training import UserError, WithoutTracebacks, check_output, told
 from .checkpoints import Checkpointer
 from .datasets import SPLITS as GENERATED
 from .faults import NamesImage, NamesIteration, names_datasets
+from .ratios import RatiosHook
 
 #: Metadata ``evaluator_type`` of a data set -> its evaluators.
 EVALUATORS = {
@@ -280,7 +282,7 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
-    trainer = Trainer(cfg)
+    trainer = Trainer(cfg, args.ratios_interval)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
@@ -300,7 +302,8 @@ def and_leave(function, *args) -> None:
 class Trainer(NamesIteration, DefaultTrainer):
     """detectron2's default trainer, which runs on several CPU processes too, and evaluates."""
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(self, cfg: CfgNode, ratios_interval: int | None = None) -> None:
+        self.ratios_interval = ratios_interval
         # The constructor offers no other way to these two.
         theirs = defaults.create_ddp_model, defaults.DetectionCheckpointer
         defaults.create_ddp_model, defaults.DetectionCheckpointer = create_ddp_model, Checkpointer
@@ -308,6 +311,10 @@ class Trainer(NamesIteration, DefaultTrainer):
             super().__init__(cfg)
         finally:
             defaults.create_ddp_model, defaults.DetectionCheckpointer = theirs
+
+    def build_hooks(self) -> list[HookBase]:
+        """detectron2's, of which the last writes what the others have found."""
+        return ratios_hooks(self.ratios_interval) + super().build_hooks()
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
@@ -333,6 +340,11 @@ class Trainer(NamesIteration, DefaultTrainer):
             for build in EVALUATORS[MetadataCatalog.get(dataset_name).evaluator_type]
         ]
         return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def ratios_hooks(interval: int | None) -> list[HookBase]:
+    """What ``--ratios-interval`` asks for."""
+    return [RatiosHook(interval)] if interval else []
 
 
 _create_ddp_model = defaults.create_ddp_model
@@ -365,6 +377,7 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     trainer = kind(model, loader, optimizer)
     checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
     every_process = [
+        *ratios_hooks(args.ratios_interval),
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
     ]

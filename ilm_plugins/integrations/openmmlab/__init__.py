@@ -2,7 +2,7 @@
 
 The norms' keys (`norms`), and what is registered beside them: networks (`ilm_plugins.models`), data
 sets (`datasets`, `mmseg_shapes`, `mmdet_shapes`), image translation (`translation`, `exact`);
-training (`train`).
+ratios that are logged (`ratios`); training (`train`).
 """
 
 import importlib
@@ -17,6 +17,7 @@ FOLLOWERS = {
     "mmengine.runner": (
         "ilm_plugins.models.pix2pix",
         f"{__name__}.exact",
+        f"{__name__}.ratios",
         f"{__name__}.translation",
     ),
     "mmcv.cnn": ("ilm_plugins.models.backbones",),

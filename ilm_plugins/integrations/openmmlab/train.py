@@ -120,6 +120,9 @@ def load_config(args: argparse.Namespace) -> Config:
             )
     cfg.launcher = args.launcher
     cfg.resume = args.resume
+    if args.ratios_interval:
+        hook = {"type": "RatiosHook", "interval": args.ratios_interval}
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()), hook]
     if cfg.get("work_dir") is None:
         cfg.work_dir = os.path.join("work_dirs", Path(args.config_file).stem)
     return cfg

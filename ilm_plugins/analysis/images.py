@@ -1,0 +1,110 @@
+"""Images to look at layers with: a folder, with or without classes, or a packed archive."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..data.packed import read_packed
+from ..data.pairs import ENDINGS
+from .collect import AnalysisError
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images by number, decoded when asked for.
+
+    Attributes:
+        names: of files, relative to the folder; of an archive's images, their numbers.
+        labels: of each image, its class; None where there are no classes.
+        classes: names of the classes.
+        sources: files, or images (H, W, 3) RGB uint8.
+    """
+
+    names: Sequence[str]
+    labels: Sequence[int] | None
+    classes: Sequence[str]
+    sources: Sequence[Path | np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(H, W, 3) RGB uint8, upright; raises AnalysisError if it cannot be read."""
+        source = self.sources[index]
+        if isinstance(source, np.ndarray):
+            return source
+        try:
+            with Image.open(source) as image:
+                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        except Exception as error:  # a broken file can raise anything
+            raise AnalysisError(
+                f"image {source} is unreadable ({' '.join(str(error).split())}); mend or remove it"
+            ) from error
+
+    def class_of(self, index: int) -> str:
+        """The name of an image's class; empty where there are no classes."""
+        return "" if self.labels is None else self.classes[self.labels[index]]
+
+    def caption(self, index: int) -> str:
+        """An image's class and the name of its file, in two lines."""
+        return "\n".join(filter(None, (self.class_of(index), Path(self.names[index]).name)))
+
+    def batches(self, size: int) -> Iterator[list[np.ndarray]]:
+        for start in range(0, len(self), size):
+            yield [self[i] for i in range(start, min(start + size, len(self)))]
+
+
+def open_images(path: str | os.PathLike, limit: int | None = None) -> Images:
+    """The images of a folder of class folders, of a flat folder, or of a packed ``.npz``.
+
+    Args:
+        path: the folder, or an archive as :mod:`ilm_plugins.data.packed` has it.
+        limit: take so many, evenly spread over all; hence over the classes, too, which in folders
+            are one behind the other.
+
+    Raises:
+        AnalysisError: there are no images, or the folder holds both images and class folders.
+    """
+    path = Path(path).expanduser()
+    images = _unpack(path) if path.suffix == ".npz" else _list(path)
+    if not len(images):
+        raise AnalysisError(f"{path}: no image there; expected {', '.join(ENDINGS)}, or an .npz")
+    if limit is None or limit >= len(images):
+        return images
+    chosen = [i * len(images) // limit for i in range(limit)]
+    names, labels, sources = (
+        None if items is None else [items[i] for i in chosen]
+        for items in (images.names, images.labels, images.sources)
+    )
+    return Images(names, labels, images.classes, sources)
+
+
+def _unpack(path: Path) -> Images:
+    try:
+        decoded, labels, classes = read_packed(path)
+    except (OSError, ValueError) as error:
+        raise AnalysisError(str(error)) from error
+    return Images([str(i) for i in range(len(decoded))], labels, classes, decoded)
+
+
+def _list(path: Path) -> Images:
+    if not path.is_dir():
+        raise AnalysisError(f"{path}: no such folder; give a folder of images, or a packed .npz")
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    names = [str(p.relative_to(path)) for p in files]
+    in_classes = [p.parent != path for p in files]
+    if any(in_classes) and not all(in_classes):
+        alone = names[in_classes.index(False)]
+        raise AnalysisError(
+            f"{path} holds images, such as {alone}, and folders of images; "
+            "give a folder of class folders, or one of images alone"
+        )
+    if not any(in_classes):
+        return Images(names, None, (), files)
+    classes = sorted({Path(name).parts[0] for name in names})
+    labels = [classes.index(Path(name).parts[0]) for name in names]
+    return Images(names, labels, classes, files)

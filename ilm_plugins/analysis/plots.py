@@ -1,0 +1,357 @@
+"""Pictures, in one style: colours that everybody can tell apart (Okabe and Ito's), labelled axes.
+
+All functions return a figure, to be written by :func:`save`. ``layers`` are layers' names, in the
+order of depth; what is masked is left out.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..checkpoints import replacing
+from .collect import AnalysisError
+
+try:
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+except ImportError as error:
+    raise AnalysisError(
+        f"pictures need {error.name}, which is not installed; "
+        "run pip install 'ilm_plugins[analysis]'"
+    ) from error
+
+OKABE_ITO = (
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#D55E00",
+    "#0072B2",
+    "#CC79A7",
+    "#F0E442",
+    "#000000",
+    # Their eight are too few for ten classes.
+    "#999999",
+    "#6B3E0A",
+)
+#: Normalizer -> its colour and its marker.
+OF_NORMALIZER = {
+    "IN": ("#E69F00", "o"),
+    "LN": ("#0072B2", "s"),
+    "BN": ("#009E73", "^"),
+    "GN": ("#CC79A7", "D"),
+}
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "figure.dpi": 120,
+    "figure.titlesize": 12,
+    "font.size": 9,
+    "grid.alpha": 0.3,
+    "image.interpolation": "nearest",
+    "legend.frameon": False,
+}
+#: More rows of a heat map than these are not named one by one.
+NAMED_ROWS = 40
+#: Nor are more classes shown one by one.
+NAMED_CLASSES = 20
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Have a function draw in :data:`STYLE`."""
+
+    @functools.wraps(draw)
+    def drawing(*args, **options) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **options)
+
+    return drawing
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty one of a size in inches."""
+    return Figure((width, height), layout="constrained")
+
+
+def save(fig: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    with replacing(path) as file:
+        fig.savefig(file, format="png")
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """Dotted names without the words that all begin or end with."""
+    words = [name.split(".") for name in names]
+    if len(words) < 2:
+        return list(names)
+    least = min(map(len, words)) - 1
+
+    def common(parts: list[list[str]]) -> int:
+        alike = (len(set(column)) == 1 for column in zip(*parts, strict=False))
+        return next((i for i, same in enumerate(alike) if not same), least)
+
+    first = min(common(words), least)
+    last = min(common([w[::-1] for w in words]), least - first)
+    return [".".join(w[first : len(w) - last]) for w in words]
+
+
+def _width(layers: Sequence[str]) -> float:
+    return max(7.0, 1.8 + 0.28 * len(layers))
+
+
+def _name_layers(ax: Axes, layers: Sequence[str]) -> None:
+    ax.set_xticks(range(len(layers)), short(layers), rotation=90, fontsize=8)
+    ax.set_xlim(-0.6, len(layers) - 0.4)
+    ax.set_xlabel("layer, from the input to the output")
+
+
+@styled
+def by_layer(layers: Sequence[str], ratios: Mapping[str, np.ndarray], title: str) -> Figure:
+    """Mean ratios over depth, as in Fig. 4 of the EN paper.
+
+    Args:
+        ratios: normalizer -> (images, layers).
+    """
+    fig = figure(_width(layers), 4.2)
+    ax = fig.subplots()
+    for normalizer, values in ratios.items():
+        colour, marker = OF_NORMALIZER[normalizer]
+        mean, spread = values.mean(0), values.std(0)
+        x = np.arange(len(layers))
+        ax.plot(x, mean, color=colour, marker=marker, markersize=5, label=normalizer)
+        ax.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+    uniform = 1 / len(ratios)
+    ax.axhline(uniform, color="0.4", linestyle="--", linewidth=1, label=f"1/{len(ratios)}")
+    ax.set_ylim(0, None)
+    ax.set_ylabel("ratio, mean over images\n(band: standard deviation)")
+    ax.legend(ncols=len(ratios) + 1, loc="lower center", bbox_to_anchor=(0.5, 1))
+    _name_layers(ax, layers)
+    fig.suptitle(title)
+    return fig
+
+
+#: What is told of a distribution; and what the parts of a box are.
+QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+QUANTILE_NAMES = ("min", "q05", "q25", "q50", "q75", "q95", "max")
+BOXES = (
+    "median and quartiles,\nwhiskers from the 5th to the 95th percentile, grey from least to most"
+)
+
+
+@styled
+def boxes(
+    layers: Sequence[str],
+    panels: Mapping[str, Sequence[np.ndarray]],
+    title: str,
+    colours: Sequence[str],
+) -> Figure:
+    """Distributions by layer, a panel each, drawn as :data:`BOXES` says.
+
+    Args:
+        panels: label of the y axis -> values of each layer, in an array of any shape.
+    """
+    fig = figure(_width(layers), 1.2 + 2.2 * len(panels))
+    axes = np.atleast_1d(fig.subplots(len(panels), 1, sharex=True))
+    for ax, (label, values), colour in zip(axes, panels.items(), colours, strict=False):
+        for x, of_layer in enumerate(values):
+            present = np.ma.compressed(of_layer)
+            if not present.size:
+                continue
+            least, low, *box, high, most = np.quantile(present, QUANTILES)
+            ax.plot([x, x], [least, most], color="0.6", linewidth=0.8)
+            stats = {"whislo": low, "q1": box[0], "med": box[1], "q3": box[2], "whishi": high}
+            ax.bxp(
+                [stats],
+                positions=[x],
+                widths=0.6,
+                showfliers=False,
+                patch_artist=True,
+                boxprops={"facecolor": colour, "linewidth": 0.8},
+                medianprops={"color": "black", "linewidth": 1.5},
+            )
+        ax.set_ylabel(label)
+    _name_layers(axes[-1], layers)
+    fig.suptitle(title)
+    return fig
+
+
+@styled
+def heat_maps(
+    layers: Sequence[str],
+    rows: Sequence[str],
+    panels: Mapping[str, np.ndarray],
+    title: str,
+    label: str,
+    row_label: str,
+    diverging: bool = True,
+) -> Figure:
+    """A map of rows and layers for each panel, all of one scale.
+
+    Args:
+        panels: title -> (rows, layers).
+        label: of the colours.
+        diverging: about zero; otherwise from zero.
+    """
+    height = min(max(0.2 * len(rows), 1.4), 8)
+    beside = max(3.2, 0.6 + 0.2 * len(layers))
+    columns = len(panels) if beside <= 6.5 else 1
+    below = math.ceil(len(panels) / columns)
+    fig = figure(columns * beside + 2.6, below * (height + 0.3) + 1.8)
+    axes = fig.subplots(below, columns, squeeze=False, sharex=True, sharey=True)
+    most = max(float(np.abs(values).max()) for values in panels.values()) or 1.0
+    limits = {"vmin": -most, "vmax": most, "cmap": "PuOr_r"}
+    if not diverging:
+        limits = {"vmin": 0, "vmax": most, "cmap": "cividis"}
+    for ax, (name, values) in zip(axes.ravel(), panels.items(), strict=True):
+        drawn = ax.imshow(values, aspect="auto", **limits)
+        ax.grid(False)
+        ax.set_title(name)
+        ax.spines[:].set_visible(False)
+    for ax in axes[-1]:
+        _name_layers(ax, layers)
+    for ax in axes[:, 0]:
+        if len(rows) <= NAMED_ROWS:
+            ax.set_yticks(range(len(rows)), rows)
+        ax.set_ylabel(row_label)
+    fig.colorbar(drawn, ax=axes, label=label, shrink=0.9)
+    fig.suptitle(title)
+    return fig
+
+
+@styled
+def scatter(
+    points: np.ndarray,
+    labels: Sequence[int] | None,
+    classes: Sequence[str],
+    title: str,
+    axes: tuple[str, str],
+) -> Figure:
+    """Points (N, 2): all, coloured by class; and beside it each class before all others.
+
+    Of more than :data:`NAMED_CLASSES` classes all alone.
+    """
+    few = labels is not None and len(classes) <= NAMED_CLASSES
+    fig = figure(13 if few else 7, 6)
+    left, *right = fig.subfigures(1, 2, width_ratios=(6, 7)) if few else (fig,)
+    ax = left.subplots()
+    of_class = np.zeros(len(points), int) if labels is None else np.asarray(labels)
+    # At random, so that the last class does not cover the others.
+    order = np.random.default_rng(0).permutation(len(points))
+    points, of_class = points[order], of_class[order]
+    size = float(np.clip(12000 / len(points), 4, 28))
+    colours = np.array([OKABE_ITO[i % len(OKABE_ITO)] for i in range(max(1, len(classes)))])
+    ax.scatter(*points.T, s=size, c=colours[of_class], alpha=0.7, linewidths=0)
+    ax.set_xlabel(axes[0])
+    ax.set_ylabel(axes[1])
+    if few:
+        columns = math.ceil(math.sqrt(len(classes)))
+        rows = math.ceil(len(classes) / columns)
+        panels = right[0].subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for panel in panels.ravel()[len(classes) :]:
+            panel.remove()
+        for i, (panel, name) in enumerate(zip(panels.ravel(), classes, strict=False)):
+            panel.scatter(*points.T, s=1, c="0.85", linewidths=0)
+            panel.scatter(*points[of_class == i].T, s=size / 2, c=colours[i], linewidths=0)
+            panel.set_title(name)
+            panel.tick_params(labelbottom=False, labelleft=False)
+    fig.suptitle(title)
+    return fig
+
+
+@styled
+def strips(
+    layers: Sequence[str],
+    images: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    normalizers: Sequence[str],
+    title: str,
+) -> Figure:
+    """Single images beside their ratios over depth, as in Fig. 7 of the EN paper.
+
+    Args:
+        images: of each its caption, its pixels (H, W, 3), and its ratios (K, layers).
+    """
+    fig = figure(_width(layers) + 1.5, 1.15 * len(images) + 1.7)
+    axes = fig.subplots(
+        len(images), 2, squeeze=False, width_ratios=(1.5, _width(layers)), sharex="col"
+    )
+    most = max(float(values.max()) for *_, values in images)
+    for (left, right), (caption, pixels, values) in zip(axes, images, strict=True):
+        left.imshow(pixels)
+        left.set_title(caption, fontsize=8)
+        left.axis("off")
+        for normalizer, of_layers in zip(normalizers, values, strict=True):
+            colour, marker = OF_NORMALIZER[normalizer]
+            right.plot(of_layers, color=colour, marker=marker, markersize=3, label=normalizer)
+        right.axhline(1 / len(normalizers), color="0.4", linestyle="--", linewidth=1)
+        right.set_ylim(0, most * 1.05)
+        right.set_ylabel("ratio")
+    right = axes[-1, 1]
+    _name_layers(right, layers)
+    axes[0, 1].legend(ncols=len(normalizers), loc="lower right", bbox_to_anchor=(1, 1))
+    fig.suptitle(title)
+    return fig
+
+
+@styled
+def thumbnails(rows: Mapping[str, Sequence[tuple[str, np.ndarray]]], title: str) -> Figure:
+    """Rows of images: title of the row -> captions and pixels (H, W, 3)."""
+    columns = max(map(len, rows.values()))
+    shapes = [pixels.shape for images in rows.values() for _, pixels in images]
+    height = 1.35 * max(h / w for h, w, _ in shapes) + 0.8
+    fig = figure(1.45 * columns + 0.4, height * len(rows) + 0.6)
+    parts = fig.subfigures(len(rows), 1, squeeze=False).ravel()
+    for part, (name, images) in zip(parts, rows.items(), strict=True):
+        part.suptitle(name, fontsize=10)
+        axes = part.subplots(1, columns, squeeze=False)[0]
+        for ax in axes:
+            ax.axis("off")
+        for ax, (caption, pixels) in zip(axes, images, strict=False):
+            ax.imshow(pixels)
+            ax.set_title(caption, fontsize=8)
+    fig.suptitle(title)
+    return fig
+
+
+@styled
+def dynamics(
+    layers: Sequence[str],
+    steps: Sequence[int],
+    ratios: Mapping[str, np.ndarray],
+    title: str,
+    step_label: str,
+) -> Figure:
+    """Mean ratios over the training, a panel for each layer, as in Fig. 5 of the EN paper.
+
+    Args:
+        steps: of the checkpoints.
+        ratios: normalizer -> (checkpoints, layers).
+    """
+    columns = min(5, len(layers))
+    rows = math.ceil(len(layers) / columns)
+    fig = figure(max(5, 2.3 * columns), 1.6 * rows + 0.7)
+    axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for ax in axes[len(layers) :]:
+        ax.axis("off")
+    for i, (ax, name) in enumerate(zip(axes, short(layers), strict=False)):
+        for normalizer, values in ratios.items():
+            colour, marker = OF_NORMALIZER[normalizer]
+            ax.plot(
+                steps, values[:, i], color=colour, marker=marker, markersize=3, label=normalizer
+            )
+        ax.axhline(1 / len(ratios), color="0.4", linestyle="--", linewidth=0.8)
+        ax.set_title(name, fontsize=8)
+    axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    fig.supxlabel(step_label, fontsize=9)
+    for ax in axes[::columns]:
+        ax.set_ylabel("ratio")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, ncols=len(ratios), loc="outside upper right")
+    fig.suptitle(title, x=0.01, ha="left")
+    return fig

@@ -1,0 +1,54 @@
+"""Models of detectron2's configs, run on images as its DefaultPredictor does."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, instantiate
+from detectron2.data import transforms as T
+from omegaconf import OmegaConf
+from torch import nn
+
+from ..subject import Subject
+from . import train
+
+
+def load(args: argparse.Namespace, model: nn.Module) -> Subject:
+    """A config's model, with the resizing of its evaluation.
+
+    Args:
+        args: as of :func:`ilm_plugins.integrations.training.parser`, and ``device``.
+        model: that of :func:`.train.build_model`.
+    """
+    cfg = train.load_config(args)
+    if isinstance(cfg, CfgNode):
+        side, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        augmentations = [T.ResizeShortestEdge([side, side], longest)] if side else []
+        order = cfg.INPUT.FORMAT
+    else:
+        mapper = OmegaConf.select(cfg, "dataloader.test.mapper") or {}
+        augmentations = [instantiate(a) for a in mapper.get("augmentations", ())]
+        order = mapper.get("image_format", "BGR")
+    augment = T.AugmentationList(augmentations)
+    model = model.to(args.device)
+
+    def forward(images: Sequence[np.ndarray]) -> Any:
+        return model([_entry(image, augment, order) for image in images])
+
+    words = ", ".join(map(str, augmentations)) or "not resized"
+    mean, std = getattr(model, "pixel_mean", None), getattr(model, "pixel_std", None)
+    if mean is not None:
+        values = (", ".join(f"{x:.4g}" for x in t.flatten().tolist()) for t in (mean, std))
+        words += ", mean {}, std {} ({} of 0..255)".format(*values, order)
+    return Subject(Path(args.config_file).stem, model, forward, 1, words)
+
+
+def _entry(image: np.ndarray, augment: T.AugmentationList, order: str) -> dict:
+    height, width = image.shape[:2]
+    given = T.AugInput(np.ascontiguousarray(image[..., ::-1] if order == "BGR" else image))
+    augment(given)
+    pixels = torch.from_numpy(np.ascontiguousarray(given.image.transpose(2, 0, 1)))
+    return {"image": pixels, "height": height, "width": width}

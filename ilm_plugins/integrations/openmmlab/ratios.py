@@ -1,0 +1,45 @@
+"""EN's and SN's ratios while MMEngine trains."""
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+
+from ...analysis.collect import MeansOfRatios
+from .norms import register
+
+
+class RatiosHook(Hook):
+    """Logs the mean ratios of every EN and SN layer: ``ratios/LAYER/NORMALIZER``.
+
+    In a config ``custom_hooks = [dict(type="RatiosHook", interval=100)]``. They go to the
+    visualizer's backends, such as TensorBoard and ``vis_data/scalars.json``, and not to the
+    console. They are those of one training batch, of the first process.
+
+    Args:
+        interval: iterations from one logging to the next; in between nothing is computed.
+
+    Raises:
+        AnalysisError: when training starts, the model has no such layers.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, interval: int = 100) -> None:
+        self.interval = interval
+
+    def before_train(self, runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.means = MeansOfRatios(model)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if is_main_process() and self.every_n_train_iters(runner, self.interval):
+            self.means.start()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        scalars = self.means.stop()
+        if scalars:
+            runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
+
+
+register(HOOKS, classes={"RatiosHook": RatiosHook})

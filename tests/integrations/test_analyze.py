@@ -1,0 +1,250 @@
+"""tools/analyze.py on models of torchvision and timm, and its mistakes."""
+
+import csv
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+pytest.importorskip("torchvision", reason="needs torchvision's models")
+
+import numpy as np
+from PIL import Image
+
+from ilm_plugins.checkpoints import write
+from ilm_plugins.integrations import analyze, zoo
+from ilm_plugins.layers import ExemplarNorm
+
+MODEL = "torchvision:resnet18"
+EN = ("--model", MODEL, "--norm", "EN", "--num-classes", "2", "--size", "32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes of three images."""
+    folder = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir()
+        for i in range(3):
+            pixels = generator.integers(0, 255, (40, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def checkpoint(path, model=MODEL, norm="EN", seed=0):
+    """One of a resnet18 of two classes, whose ratios are not uniform."""
+    torch.manual_seed(seed)
+    subject = zoo.load(model, norm, 2, 32, "cpu")
+    for layer in subject.model.modules():
+        if isinstance(layer, ExemplarNorm):
+            torch.nn.init.normal_(layer.ratio.weight, std=0.5)
+    write({"state_dict": subject.model.state_dict()}, path)
+    return subject
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("trained") / "epoch_3.pth"
+    return path, checkpoint(path)
+
+
+def run(*words):
+    return analyze.main([str(word) for word in words])
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_ratios_of_a_torchvision_model(folder, trained, tmp_path, capsys):
+    path, subject = trained
+    options = ("--checkpoint", path, "--output", tmp_path / "out", "--batch-size", 4)
+    assert run("ratios", folder, *EN, *options, "--device", "cpu") == 0
+    printed = capsys.readouterr().out
+    assert f"6 images of {folder}, each: short side to 32 pixels, central square" in printed
+    assert "resnet18, epoch_3.pth, 6 images" in printed and "over 20 layers" in printed
+
+    # The first layer's, by hand.
+    model = subject.model.eval()
+    images = [np.asarray(Image.open(p)) for p in sorted(folder.rglob("*.png"))]
+    x = torch.stack([torch.tensor(i[4:36]).permute(2, 0, 1) / 255 for i in images])
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in zoo.IMAGENET)
+    expected = model.bn1.ratios(model.conv1((x - mean) / std))
+    found = rows(tmp_path / "out" / "ratios_by_image.csv")
+    assert [row["image"] for row in found][:4] == [
+        "cat/0.png",
+        "cat/1.png",
+        "cat/2.png",
+        "dog/0.png",
+    ]
+    for row, ratios in zip(found, expected, strict=True):
+        assert [float(row[f"bn1/{n}"]) for n in ("IN", "LN", "BN")] == pytest.approx(
+            ratios.tolist(), abs=1e-4
+        )
+    layers = [row["layer"] for row in rows(tmp_path / "out" / "ratios_by_layer.csv")]
+    assert list(dict.fromkeys(layers))[-3:] == [
+        "layer4.0.downsample.1",
+        "layer4.1.bn1",
+        "layer4.1.bn2",
+    ]
+
+
+def test_omega_of_a_timm_model_with_layers_and_images_chosen(folder, tmp_path, capsys):
+    pytest.importorskip("timm", reason="needs timm's models")
+    norm = "ILMGN(key_group_size=8)"
+    checkpoint(tmp_path / "a.pth", "timm:resnet18", norm)
+    options = ("--model", "timm:resnet18", "--norm", norm, "--num-classes", 2, "--size", 32)
+    out = ("--checkpoint", tmp_path / "a.pth", "--output", tmp_path / "out")
+    assert run("omega", folder, *options, *out, "--match", "layer1.*", "--limit", 4) == 0
+    found = rows(tmp_path / "out" / "rescaling_by_layer.csv")
+    assert {row["layer"] for row in found} == {f"layer1.{i}.bn{j}" for i in (0, 1) for j in (1, 2)}
+    assert len(rows(tmp_path / "out" / "rescaling_by_image.csv")) == 4
+    assert "4 images of" in capsys.readouterr().out
+
+
+def test_dynamics_are_in_the_order_of_steps(folder, tmp_path):
+    for step in (10, 9):
+        checkpoint(tmp_path / f"epoch_{step}.pth", seed=step)
+    files = sorted(tmp_path.glob("*.pth"))
+    assert [f.name for f in files] == ["epoch_10.pth", "epoch_9.pth"]
+    out = tmp_path / "out"
+    chosen = ("--match", "layer1.0.*", "--limit", 2)
+    assert run("dynamics", folder, *EN, *chosen, "--output", out, "--checkpoint", *files) == 0
+    found = rows(out / "dynamics.csv")
+    assert list(dict.fromkeys(row["epoch"] for row in found)) == ["9", "10"]
+    assert found[0]["mean"] != found[6]["mean"]
+
+
+def test_the_same_twice_gives_the_same(folder, trained, tmp_path):
+    for name in ("a", "b"):
+        options = ("--checkpoint", trained[0], "--output", tmp_path / name)
+        assert run("ratios", folder, *EN, *options, "--embedding", "pca") == 0
+    for path in (tmp_path / "a").glob("*.csv"):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+GOOD = (*EN, "--checkpoint", "CHECKPOINT")
+MISTAKES = {
+    "no layers of the kind": ("omega FOLDER", GOOD, "no ILM or AssocNorm layer, its norms are Exe"),
+    "an unknown layer": ("ratios FOLDER", (*GOOD, "--match", "norm*"), "fits none of the 20 norms"),
+    "no images": ("ratios EMPTY", GOOD, "no image there"),
+    "no folder": ("ratios NOWHERE", GOOD, "no such folder"),
+    "an unreadable image": ("ratios BROKEN", GOOD, r"1\.png is unreadable"),
+    "a checkpoint of another model": (
+        "ratios FOLDER",
+        (*EN[:4], "--checkpoint", "CHECKPOINT"),
+        r"does not fit: 2 of the model's \d+ tensors, such as fc\.weight, are missing",
+    ),
+    "no checkpoint": ("ratios FOLDER", (*EN, "--checkpoint", "NONE.pth"), "does not exist"),
+    "a checkpoint of nothing": (
+        "ratios FOLDER",
+        (*EN, "--checkpoint", "FOLDER/cat/0.png"),
+        "cannot be read",
+    ),
+    "a norm that is unknown": (
+        "ratios FOLDER",
+        ("--model", MODEL, "--norm", "XN", "--checkpoint", "CHECKPOINT"),
+        "--norm 'XN' is unknown; give one of ILMGN",
+    ),
+    "no norm": (
+        "ratios FOLDER",
+        ("--model", MODEL, "--checkpoint", "CHECKPOINT"),
+        "--model needs --norm",
+    ),
+    "no library": (
+        "ratios FOLDER",
+        ("--model", "resnet18", "--norm", "EN", "--checkpoint", "CHECKPOINT"),
+        "give torchvision:NAME or timm:NAME",
+    ),
+    "no such model": (
+        "ratios FOLDER",
+        ("--model", "torchvision:resnet17", "--norm", "EN", "--checkpoint", "CHECKPOINT"),
+        "torchvision:resnet17 cannot be built with norm_layer",
+    ),
+    "overrides of no config": ("ratios FOLDER", (*GOOD, "--opts", "a=1"), "--opts with --model"),
+    "a device that is not there": (
+        "ratios FOLDER",
+        (*GOOD, "--device", "cuda:99"),
+        "--device cuda:99",
+    ),
+    "no config": (
+        "ratios FOLDER",
+        ("--config-file", "none.py", "--checkpoint", "CHECKPOINT"),
+        "'none.py' does not exist",
+    ),
+    "a config and a norm": (
+        "ratios FOLDER",
+        ("--config-file", "none.py", "--norm", "EN", "--checkpoint", "CHECKPOINT"),
+        "--norm with --config-file",
+    ),
+    "no step in a name": (
+        "dynamics FOLDER",
+        (*EN, "--checkpoint", "final.pth"),
+        "no number in its",
+    ),
+    "a step twice": (
+        "dynamics FOLDER",
+        (*EN, "--checkpoint", "a/epoch_1.pth", "b/epoch_1.pth"),
+        "are of one step, 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_told_in_one_line(name, folder, trained, tmp_path, capsys):
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "BROKEN").mkdir()
+    (tmp_path / "BROKEN" / "1.png").write_bytes(b"no image")
+    places = {"FOLDER": folder, "CHECKPOINT": trained[0]}
+    places |= {word: tmp_path / word for word in ("EMPTY", "NOWHERE", "BROKEN")}
+    first, options, message = MISTAKES[name]
+    words = []
+    for word in (*first.split(), "--output", tmp_path / "out", *options):
+        head, slash, rest = str(word).partition("/")
+        words.append(f"{places.get(head, head)}{slash}{rest}")
+    assert run(*words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line) and ": error: " in line
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_nothing_is_overwritten(folder, trained, tmp_path, capsys):
+    (tmp_path / "summary.txt").write_text("mine")
+    assert run("ratios", folder, *EN, "--checkpoint", trained[0], "--output", tmp_path) == 2
+    assert "is not empty; give a new folder" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.txt"]
+
+
+def test_images_that_the_model_cannot_take_are_told(folder, trained, tmp_path, capsys):
+    def forward(images):
+        raise RuntimeError("stack expects each tensor to be equal size")
+
+    subject = analyze.Subject("a model", trained[1].model, forward, 2, "")
+    with pytest.raises(analyze.UserError, match=r"on 1 images of 8 x 5: RuntimeError: stack exp"):
+        analyze._telling(subject)([np.zeros((5, 8, 3), np.uint8)])
+
+
+def test_the_tool_runs_and_says_how(root):
+    command = [sys.executable, str(root / "tools" / "analyze.py")]
+    done = subprocess.run([*command, "ratios", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--embedding {pca,tsne}" in done.stdout
+
+
+def test_without_matplotlib_one_line_says_what_to_install(folder, trained, tmp_path):
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from ilm_plugins.integrations import analyze\n"
+        "sys.exit(analyze.main(sys.argv[1:]))"
+    )
+    words = ("ratios", folder, *EN, "--checkpoint", trained[0], "--output", tmp_path / "out")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "pictures need matplotlib" in line and "pip install 'ilm_plugins[analysis]'" in line
