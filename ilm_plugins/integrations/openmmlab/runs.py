@@ -1,0 +1,283 @@
+"""What :mod:`ilm_plugins.reproduction` asks of MMEngine's configs and of the folders of their runs.
+
+Overrides are those of tools/train_net.py, KEY=VALUE.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+
+from ...data.pairs import image_files
+from ...evaluation import images
+from ..training import UserError
+from .checkpoints import latest
+from .translation import PairedImages
+
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+#: What of a config leaves a recipe as it is: where data and results are, and how they get there.
+PLACES = re.compile(
+    r"(work_dir|resume|launcher|load_from|experiment_name|env_cfg|visualizer|vis_backends|log_\w+"
+    r"|default_hooks|randomness|param_scheduler\.\d+\.(milestones|end|T_max)"
+    r"|train_cfg\.(max_epochs|max_iters|val_interval)|(val|test)_\w+"
+    r"|train_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
+    r"|train_dataloader\.dataset\.(type|data_root|data_prefix|ann_file|split|images|verify))(\..*)?"
+    r"|model\.backbone\.init_cfg\.checkpoint"
+)
+
+
+def length(config: str) -> tuple[int, str]:
+    """How long a config trains, and in what: "epochs" or "iterations"."""
+    return _length(_load(config))
+
+
+def _load(config: str) -> Config:
+    return Config.fromfile(config)
+
+
+def _length(cfg: Config) -> tuple[int, str]:
+    if "max_epochs" in (cfg.get("train_cfg") or {}):
+        return cfg.train_cfg.max_epochs, "epochs"
+    return (cfg.get("train_cfg") or {}).get("max_iters", 0), "iterations"
+
+
+def settings(config: str, work_dir: Path, seed: int) -> list[str]:
+    """Where a run is, and its seed; it keeps a checkpoint of each epoch."""
+    options = [f"work_dir={str(work_dir)!r}", f"randomness.seed={seed}"]
+    by_epoch = length(config)[1] == "epochs"
+    return options + ["default_hooks.checkpoint.interval=1"] * by_epoch
+
+
+def shortened(config: str, new: int) -> list[str]:
+    """Train for ``new`` epochs or iterations, with the schedule's steps at the same shares.
+
+    A warm-up, which is a LinearLR, stays as it is.
+    """
+    cfg = _load(config)
+    old, unit = _length(cfg)
+    name = {"epochs": "epochs", "iterations": "iters"}[unit]
+    options = [f"train_cfg.max_{name}={new}"]
+    schedulers = cfg.get("param_scheduler") or []
+    single = isinstance(schedulers, dict)
+    for i, scheduler in enumerate([schedulers] if single else schedulers):
+        if scheduler["type"] == "LinearLR":
+            continue
+        key = "param_scheduler" if single else f"param_scheduler.{i}"
+        for option in {"milestones", "end", "T_max"} & set(scheduler):
+            value = scheduler[option]
+            scaled = [_share(v, old, new) for v in value] if isinstance(value, list) else None
+            options.append(f"{key}.{option}={scaled or _share(value, old, new)}")
+    if cfg.train_cfg.get("val_interval", 1) > new:
+        options.append(f"train_cfg.val_interval={new}")
+    return sorted(options)
+
+
+def _share(step: int, old: int, new: int) -> int:
+    return max(1, round(step * new / old))
+
+
+def on_data(config: str, folder: str) -> list[str]:
+    """Take the images from a folder; where it holds ``train.npz``, those of the archives.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"--data {folder}: no such folder; give that of the images")
+    values = {"data_root": str(Path(folder).absolute())}
+    if Path(folder, "train.npz").is_file():
+        values["type"] = "PackedImages"
+    cfg = _load(config)
+    return [
+        f"{loader}.dataset.{key}={value!r}"
+        for loader in LOADERS
+        if cfg.get(loader) is not None
+        for key, value in values.items()
+    ]
+
+
+def pretrained(checkpoint: str | None) -> list[str]:
+    """Start a segmenter's backbone from a checkpoint, or from its initialization."""
+    if checkpoint is None:
+        return ["model.backbone.init_cfg=None"]
+    return [f"model.backbone.init_cfg.checkpoint={checkpoint!r}"]
+
+
+def trained(checkpoint: str) -> list[str]:
+    """Test a checkpoint."""
+    return [f"load_from={checkpoint!r}"]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Variables of the environment with which data are found; here overrides find them."""
+    return {}
+
+
+def progress(work_dir: Path) -> tuple[int, str | None]:
+    """How far a run's last checkpoint is, in epochs or iterations, and its file."""
+    checkpoint = latest(work_dir)
+    number = re.search(r"_(\d+)\.pth$", checkpoint or "")
+    return (int(number[1]) if number else 0), checkpoint
+
+
+def tests(config: str) -> bool:
+    """Whether a finished run is tested by a command of its own."""
+    return True
+
+
+def read(config: str, work_dir: Path) -> dict[str, Any]:
+    """What a run was and what it came to.
+
+    Returns:
+        ``unit``, ``run``, ``planned`` and ``recipe``: how far it came, how far it was to go, and
+        the config's own length; ``changes``: what else of the recipe it changed; ``overrides``:
+        all that it changed; ``seed``; ``images``: of how many it was trained, None for all;
+        ``packed``: whether from re-encoded archives; ``curve``: by epoch, or by iteration in a
+        hundred steps, the means of what was logged; ``seconds`` of its training; ``metrics``:
+        options of a test -> its metrics, (,) without options; ``references``: metrics of answers
+        to compare with; ``log``: the text of its last log.
+
+    Raises:
+        UserError: the folder has no run.
+    """
+    dumped = sorted(Path(work_dir).glob("*/vis_data/config.py"))
+    if not dumped:
+        raise UserError(f"{work_dir} has no run of tools/train_net.py: no */vis_data/config.py")
+    training = [p for p in dumped if (p.parent / "scalars.json").is_file()]
+    cfg = _load(str((training or dumped)[-1]))
+    recipe = _load(config)
+    planned, unit = _length(cfg)
+    changed = differences(recipe, cfg)
+    rows, seconds = curve([p.parent / "scalars.json" for p in training], unit, planned)
+    metrics = tested(cfg, [p for p in dumped if not training or p > training[-1]])
+    run = min(progress(work_dir)[0], planned) if training else 0
+    limited = any(re.match(r"val_.*\.(images|indices)$", key) for key in changed)
+    if not metrics and run == planned and rows and not limited and not _translates(cfg):
+        metrics = {(): {k: v for k, v in rows[-1].items() if k != unit}}
+    logs = sorted((training or dumped)[-1].parents[1].glob("*.log"))
+    dataset = (cfg.get("train_dataloader") or cfg.test_dataloader).dataset
+    found = {
+        "unit": unit,
+        "run": run,
+        "planned": planned,
+        "recipe": _length(recipe)[0],
+        "changes": {k: v for k, v in changed.items() if not PLACES.fullmatch(k)},
+        "overrides": [f"{k}={v!r}" for k, v in changed.items() if not k.startswith("launcher")],
+        "seed": cfg.get("randomness", {}).get("seed"),
+        "images": None,
+        "packed": dataset.get("type") == "PackedImages",
+        "curve": rows,
+        "seconds": seconds,
+        "metrics": metrics,
+        "references": {},
+        "log": logs[-1].read_text(encoding="utf-8", errors="replace") if logs else "",
+    }
+    if _translates(cfg) and metrics:
+        found["images"], reference = mean_training_image(cfg, Path(work_dir))
+        found["references"] = {"mean training image": reference}
+    return found
+
+
+def _translates(cfg: Config) -> bool:
+    return cfg.model.get("type") == "Pix2Pix"
+
+
+def differences(recipe: Config, cfg: Config) -> dict[str, Any]:
+    """Settings of ``cfg`` that ``recipe`` has not, by dotted keys; None for those left out."""
+    ours, theirs = dict(_flat(recipe._cfg_dict.to_dict())), dict(_flat(cfg._cfg_dict.to_dict()))
+    used = {key.split(".")[0] for key in theirs} | {"train_dataloader"}
+    changed = {key: value for key, value in theirs.items() if ours.get(key) != value}
+    gone = {k: None for k, v in ours.items() if k not in theirs and v is not None}
+    # What a test alone does without is none.
+    gone = {k: v for k, v in gone.items() if not _holds(k, theirs) and k.split(".")[0] in used}
+    runtime = ("default_hooks.runtime_info", "launcher", "resume", "load_from")
+    return {
+        k: v
+        for k, v in sorted((changed | gone).items())
+        if not k.startswith(runtime) and not (v is None and k not in ours)
+    }
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and plain values of nested dicts and of lists of dicts."""
+    items = None
+    if isinstance(value, dict) and value:
+        items = value.items()
+    elif isinstance(value, list | tuple) and value and all(isinstance(v, dict) for v in value):
+        items = enumerate(value)
+    if items is None:
+        yield key, list(value) if isinstance(value, tuple) else value
+        return
+    for name, inner in items:
+        yield from _flat(inner, f"{key}.{name}" if key else str(name))
+
+
+def _holds(key: str, values: dict) -> bool:
+    """Whether a part that ``key`` lies in was replaced by one plain value."""
+    parts = key.split(".")
+    return any(".".join(parts[:n]) in values for n in range(1, len(parts)))
+
+
+def curve(files: list[Path], unit: str, total: int) -> tuple[list[dict], float]:
+    """Means of what was logged, by epoch or in a hundred steps; and the seconds of the training.
+
+    Where a run went on from a checkpoint, what it logged anew takes the place of what it had.
+    """
+    entries: list[tuple[int, dict]] = []
+    times, last = [], 0
+    step = 1 if unit == "epochs" else max(1, total // 100)
+    for path in files:
+        lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        new = [(_when(entry, unit, step), entry) for entry in lines]
+        first = min((at for at, _ in new), default=0)
+        entries = [(at, entry) for at, entry in entries if at < first] + new
+        times += [entry["time"] for _, entry in new if "iter" in entry]
+        last = max([last, *(entry["iter"] for _, entry in new if "iter" in entry)])
+    values: dict[int, dict[str, list]] = defaultdict(lambda: defaultdict(list))
+    for at, entry in entries:
+        for name, value in entry.items():
+            if "loss" in name or ("iter" not in entry and name not in ("step", *_TIMES)):
+                values[at][name].append(value)
+    rows = [
+        {unit: at, **{name: round(float(np.mean(v)), 4) for name, v in sorted(row.items())}}
+        for at, row in sorted(values.items())
+    ]
+    return rows, float(np.mean(times)) * last if times else 0.0
+
+
+_TIMES = ("time", "data_time")
+
+
+def _when(entry: dict, unit: str, step: int) -> int:
+    at = entry["epoch"] if unit == "epochs" and "epoch" in entry else entry["step"]
+    return -(-at // step) * step
+
+
+def tested(cfg: Config, dumped: list[Path]) -> dict[tuple[str, ...], dict[str, float]]:
+    """Options of a test -> the metrics of the last test with them."""
+    found = {}
+    for path in dumped:
+        (folder,) = path.parents[1:2]
+        for file in folder.glob("*.json"):
+            wrapped = "module" in _load(str(path)).model
+            values = json.loads(file.read_text(encoding="utf-8"))
+            found[("--tta",) if wrapped else ()] = {
+                k: v for k, v in values.items() if k not in _TIMES and v is not None
+            }
+    return found
+
+
+def mean_training_image(cfg: Config, work_dir: Path) -> tuple[int, dict[str, float]]:
+    """The number of images that a translator was trained on, and what their mean would reach."""
+    options = {k: v for k, v in cfg.train_dataloader.dataset.items() if k != "type"}
+    trained = PairedImages(**{**options, "load_size": None, "verify": False})
+    mean = images.mean_image(sample["target"] for sample in trained)
+    targets = map(images.read, image_files(work_dir / "test" / "target"))
+    weights = (cfg.get("test_evaluator") or {}).get("lpips_weights")
+    chosen = images.measures(lpips_weights=weights)
+    return len(trained), images.compare(((mean, target) for target in targets), chosen)
