@@ -23,6 +23,7 @@ from pathlib import Path
 from ..integrations.training import UserError
 
 ROOT = Path(__file__).parents[2]
+LIST = "tools/reproduce.py list"
 NOT_HERE = "not implemented here"
 
 
@@ -87,6 +88,17 @@ class Table:
     command: str | None = None
     note: str | None = None
 
+    @property
+    def decimals(self) -> tuple[int, ...]:
+        """Behind the point of the paper's figures, for each measure."""
+        columns = zip(*(cell.paper for cell in self.cells.values()), strict=True)
+        return tuple(
+            max((len(str(v).partition(".")[2]) for v in column if isinstance(v, float)), default=0)
+            if any(v is not None for v in column)
+            else 2
+            for column in columns
+        )
+
 
 @cache
 def _content() -> dict:
@@ -136,6 +148,16 @@ def home(cell: Cell) -> Cell:
     return homes()[cell.config] if cell.config else cell
 
 
+def one_table(word: str) -> Table:
+    """The table or figure that a user means, by its id.
+
+    Raises:
+        UserError: there is none; names near ones.
+    """
+    (key,) = _match(word, tables(), "table", LIST)
+    return tables()[key]
+
+
 def find(table: str, cell: str | None = None) -> list[Cell]:
     """The cells that a user means.
 
@@ -146,8 +168,7 @@ def find(table: str, cell: str | None = None) -> list[Cell]:
     Raises:
         UserError: there is no such table or cell, or nothing to run in it; names near ones.
     """
-    chosen = _match(table, tables(), "table", "tools/reproduce.py list")
-    (found,) = [tables()[key] for key in chosen]
+    found = one_table(table)
     if found.shows:
         return [one for key in found.shows for one in find(key, cell)]
     if not found.cells:
@@ -155,7 +176,7 @@ def find(table: str, cell: str | None = None) -> list[Cell]:
         raise UserError(f"{found.id}, {found.number}, has no cells to run; {what}")
     if cell is None:
         return list(found.cells.values())
-    matches = _match(cell, found.cells, f"cell of {found.id}", "", prefixes=True)
+    matches = _match(cell, found.cells, f"cell of {found.id}", f"{LIST} {found.id}", prefixes=True)
     return [found.cells[name] for name in matches]
 
 
@@ -175,7 +196,9 @@ def _match(word: str, names, what: str, source: str, prefixes: bool = False) -> 
         return begun
     near = difflib.get_close_matches(key, folded, n=4, cutoff=0.4) or list(folded)[:4]
     hint = ", ".join(repr(folded[fold]) for fold in near)
-    raise UserError(f"no {what} {word!r}; near ones are {hint}" + (f"; see {source}" * bool(source)))
+    raise UserError(
+        f"no {what} {word!r}; near ones are {hint}" + (f"; see {source}" * bool(source))
+    )
 
 
 def _fold(name: str) -> str:

@@ -7,6 +7,7 @@ same for MMEngine's.
 import json
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ PLACES = re.compile(
     r"OUTPUT_DIR|SEED|VERSION|DATALOADER\.NUM_WORKERS|MODEL\.DEVICE|VIS_PERIOD"
     r"|SOLVER\.(MAX_ITER|STEPS|CHECKPOINT_PERIOD|REFERENCE_WORLD_SIZE)|TEST\.EVAL_PERIOD"
 )
-#: In the middle of a curve; the ends are the run's.
+#: Points of a curve.
 STEPS = 100
 
 
@@ -41,7 +42,7 @@ def settings(config: str, work_dir: Path, seed: int) -> list[str]:
 
 
 def shortened(config: str, new: int) -> list[str]:
-    """Train for ``new`` iterations, with the schedule's steps at the same shares; not the warm-up."""
+    """Train for ``new`` iterations, the schedule's steps at the same shares; not the warm-up."""
     solver = _load(config).SOLVER
     steps = tuple(max(1, round(step * new / solver.MAX_ITER)) for step in solver.STEPS)
     return ["SOLVER.MAX_ITER", str(new), "SOLVER.STEPS", str(steps)]
@@ -69,6 +70,11 @@ def miniature(config: str, folder: Path) -> list[str]:
     values |= {"MODEL.WEIGHTS": "", "MODEL.ROI_HEADS.NUM_CLASSES": "4"}
     values |= {"SOLVER.IMS_PER_BATCH": "2", "DATALOADER.NUM_WORKERS": "0"}
     return [*shortened(config, 2), *(word for pair in values.items() for word in pair)]
+
+
+def spelled(pairs: Sequence[str]) -> list[str]:
+    """Overrides KEY=VALUE as tools/train_net.py takes them for these configs."""
+    return [word for pair in pairs for word in pair.split("=", 1)]
 
 
 def progress(work_dir: Path) -> tuple[int, str | None]:
@@ -115,6 +121,7 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
         "overrides": [word for k, v in changed.items() for word in (k, str(v))],
         "seed": cfg.SEED if cfg.SEED >= 0 else None,
         "images": None,
+        "recipe images": None,
         "packed": False,
         "curve": rows,
         "seconds": seconds,

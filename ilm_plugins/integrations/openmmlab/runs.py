@@ -6,7 +6,7 @@ Overrides are those of tools/train_net.py, KEY=VALUE.
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def on_data(config: str, folder: str) -> list[str]:
     """
     if not Path(folder).is_dir():
         raise UserError(f"--data {folder}: no such folder; give that of the images")
-    values = {"data_root": str(Path(folder).absolute())}
+    values = {"data_root": folder}
     if Path(folder, "train.npz").is_file():
         values["type"] = "PackedImages"
     cfg = _load(config)
@@ -99,6 +99,13 @@ def on_data(config: str, folder: str) -> list[str]:
         if cfg.get(loader) is not None
         for key, value in values.items()
     ]
+
+
+def miniature(config: str, folder: Path) -> list[str]:
+    """Train for two epochs or iterations on generated images; see :mod:`.miniature`."""
+    from . import miniature as generated
+
+    return generated.miniature(config, folder)
 
 
 def pretrained(checkpoint: str | None) -> list[str]:
@@ -118,6 +125,11 @@ def environment(folder: Path) -> dict[str, str]:
     return {}
 
 
+def spelled(pairs: Sequence[str]) -> list[str]:
+    """Overrides KEY=VALUE as tools/train_net.py takes them for these configs."""
+    return list(pairs)
+
+
 def progress(work_dir: Path) -> tuple[int, str | None]:
     """How far a run's last checkpoint is, in epochs or iterations, and its file."""
     checkpoint = latest(work_dir)
@@ -134,13 +146,18 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
     """What a run was and what it came to.
 
     Returns:
-        ``unit``, ``run``, ``planned`` and ``recipe``: how far it came, how far it was to go, and
-        the config's own length; ``changes``: what else of the recipe it changed; ``overrides``:
-        all that it changed; ``seed``; ``images``: of how many it was trained, None for all;
-        ``packed``: whether from re-encoded archives; ``curve``: by epoch, or by iteration in a
-        hundred steps, the means of what was logged; ``seconds`` of its training; ``metrics``:
-        options of a test -> its metrics, (,) without options; ``references``: metrics of answers
-        to compare with; ``log``: the text of its last log.
+        A dict of
+
+        ``unit``, ``run``, ``planned``, ``recipe``: how far it came, how far it was to go, and how
+        far the config goes, in epochs or iterations.
+        ``changes``: what else of the recipe it changed; ``overrides``: all that it changed.
+        ``seed``; ``packed``: whether its images come from archives of re-encoded ones.
+        ``images``, ``recipe images``: of how many it was trained, where that can vary.
+        ``curve``: by epoch, or by iteration in a hundred steps, the means of what was logged.
+        ``seconds``: of its training.
+        ``tested``: options of the tests made; ``metrics``: options of a test -> its metrics.
+        ``references``: name -> metrics of an answer to compare with.
+        ``log``: the text of its last log.
 
     Raises:
         UserError: the folder has no run.
@@ -154,7 +171,7 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
     planned, unit = _length(cfg)
     changed = differences(recipe, cfg)
     rows, seconds = curve([p.parent / "scalars.json" for p in training], unit, planned)
-    metrics = tested(cfg, [p for p in dumped if not training or p > training[-1]])
+    metrics = made = tested(cfg, [p for p in dumped if not training or p > training[-1]])
     run = min(progress(work_dir)[0], planned) if training else 0
     limited = any(re.match(r"val_.*\.(images|indices)$", key) for key in changed)
     if not metrics and run == planned and rows and not limited and not _translates(cfg):
@@ -170,14 +187,18 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
         "overrides": [f"{k}={v!r}" for k, v in changed.items() if not k.startswith("launcher")],
         "seed": cfg.get("randomness", {}).get("seed"),
         "images": None,
+        "recipe images": None,
         "packed": dataset.get("type") == "PackedImages",
         "curve": rows,
         "seconds": seconds,
+        "tested": list(made),
         "metrics": metrics,
         "references": {},
         "log": logs[-1].read_text(encoding="utf-8", errors="replace") if logs else "",
     }
     if _translates(cfg) and metrics:
+        first, last = recipe.train_dataloader.dataset["images"]
+        found["recipe images"] = last - first
         found["images"], reference = mean_training_image(cfg, Path(work_dir))
         found["references"] = {"mean training image": reference}
     return found
