@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+import shlex
 import subprocess
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..integrations import training
+from ..integrations import installed, training
 from ..integrations.training import UserError
 from . import registry
 from .registry import ROOT, Cell
@@ -27,10 +28,9 @@ def framework(config: str) -> ModuleType:
     if not Path(file).is_file():
         raise UserError(f"{config} is not in {ROOT}; run this from a checkout of the project")
     name = training.framework_of(file)
-    if not training.installed(name):
-        package = {"mmengine": "openmmlab"}.get(name, name)
-        raise UserError(f"{config} needs {name}, which is not installed; make install-{package}")
     package = {"mmengine": "openmmlab"}.get(name, name)
+    if not installed(name):
+        raise UserError(f"{config} needs {name}, which is not installed; make install-{package}")
     return import_module(f"ilm_plugins.integrations.{package}.runs")
 
 
@@ -94,12 +94,9 @@ def label(found: dict[str, Any], miniature: bool = False) -> str:
     return ", ".join(words) or "full recipe"
 
 
-def spelled(config: str, overrides: list[str], options: tuple[str, ...] = ()) -> str:
+def spelled(config: str, overrides: list[str]) -> str:
     """A command of tools/train_net.py as one types it."""
-    import shlex
-
-    words = ["--config-file", config, *options, *overrides]
-    return f"python tools/train_net.py {shlex.join(words)}"
+    return f"python tools/train_net.py --config-file {shlex.join([config, *overrides])}"
 
 
 def _rounded(value: Any) -> Any:

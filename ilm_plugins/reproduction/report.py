@@ -16,9 +16,9 @@ STYLES = ("-", "--", ":", "-.")
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", "seeds", "trained", "device", "commit")
 HEAD = """\
 Written by `python tools/reproduce.py report` from [records](records) of runs, which
-`python tools/reproduce.py run TABLE CELL` makes. Beside a paper's figure stand full recipes alone: a run that is shorter, on fewer images or
-otherwise changed has a row of its own, which says so. Where there are several seeds, figures are
-means and, behind ±, standard deviations.
+`python tools/reproduce.py run TABLE CELL` makes. Beside a paper's figure stand full recipes alone:
+a run that is shorter, on fewer images or otherwise changed has a row of its own, which says so.
+Where there are several seeds, figures are means and, behind ±, standard deviations.
 """
 
 Records = list[dict[str, Any]]

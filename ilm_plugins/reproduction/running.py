@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,10 +17,12 @@ import torch
 
 from ..integrations.training import RunError, UserError
 from . import records, registry
-from .records import framework, spelled
+from .records import framework
 from .registry import NOT_HERE, ROOT, Cell
 
 RECORD = "record.json"
+#: Configs are programs; runs at once read theirs one after the other.
+READING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,22 @@ class Run:
         return f"{self.cell.id}, seed {self.seed}"
 
     @property
+    def command(self) -> str:
+        """That of tools/reproduce.py which runs it alone."""
+        options = self.options
+        words = ["run", self.cell.table, self.cell.name, "--seeds", self.seed]
+        words += [f"--{options.unit}", options.length] if options.length else []
+        words += ["--num-gpus", options.num_gpus] if options.num_gpus is not None else []
+        words += ["--data", options.data] if options.data else []
+        words += ["--miniature"] if options.miniature else []
+        words += ["--work-dir", options.work_dir] if options.work_dir != Options.work_dir else []
+        return f"python tools/reproduce.py {shlex.join(map(str, [*words, *options.overrides]))}"
+
+    @property
     def root(self) -> Path:
         """The folder of all runs, or of all miniatures."""
-        return self.options.work_dir / "miniature" * self.options.miniature
+        folder = self.options.work_dir
+        return folder / "miniature" if self.options.miniature else folder
 
     @property
     def folder(self) -> Path:
@@ -156,7 +172,7 @@ def _computed(cell: Cell, options: Options) -> dict:
         "figures": computed.compute(cell),
         "seed": None,
         "curve": [],
-        "command": f"python tools/reproduce.py run {cell.table} {cell.name!r}",
+        "command": f"python tools/reproduce.py run {cell.table} {shlex.quote(cell.name)}",
         "torch": torch.__version__,
         "commit": records.commit(),
     }
@@ -167,28 +183,29 @@ def _computed(cell: Cell, options: Options) -> dict:
 def _run(run: Run, deadline: float, stop: threading.Event) -> dict:
     """Train a run from where it is to its end, test and record it."""
     module, config = framework(run.cell.config), str(ROOT / run.cell.config)
-    overrides = _overrides(run)
-    total, _ = run.length
+    with READING:
+        overrides, (total, _) = _overrides(run), run.length
     try:
         if module.progress(run.folder)[0] < total:
             _same_settings(run, overrides)
             _execute(run, ["--resume"], overrides, deadline, stop)
         if module.tests(config):
-            for options in _tests_to_do(run):
+            with READING:
+                needed = _tests_to_do(run)
+            for options in needed:
                 resume = [] if run.cell.tests else ["--resume"]
                 _execute(run, ["--eval-only", *resume, *options], overrides, deadline, stop)
     finally:
-        found = _record(run, overrides)
+        with READING:
+            found = _record(run)
     return found
 
 
-def _record(run: Run, overrides: list[str]) -> dict | None:
+def _record(run: Run) -> dict | None:
     """Write a run's record, if there is anything to record."""
-    command = spelled(run.cell.config, overrides, ("--resume",))
+    here = records.commit()
     try:
-        found = records.record(
-            run.cell, run.folder, command, records.commit(), run.options.miniature
-        )
+        found = records.record(run.cell, run.folder, run.command, here, run.options.miniature)
     except UserError:
         return None
     records.write(found, run.folder / RECORD)

@@ -26,7 +26,7 @@ PLACES = re.compile(
     r"|default_hooks|randomness|param_scheduler\.\d+\.(milestones|end|T_max)"
     r"|train_cfg\.(max_epochs|max_iters|val_interval)|(val|test)_\w+"
     r"|train_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
-    r"|train_dataloader\.dataset\.(type|data_root|data_prefix|ann_file|split|images|verify))(\..*)?"
+    r"|train_dataloader\.dataset\.(type|data_root|data_prefix|ann_file|split|images|verify|_scope_))(\..*)?"
     r"|model\.backbone\.init_cfg\.checkpoint"
 )
 
