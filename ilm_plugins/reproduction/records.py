@@ -90,8 +90,16 @@ def label(found: dict[str, Any], miniature: bool = False) -> str:
     if found["images"] is not None and found["images"] != found["recipe images"]:
         words.append(f"{found['images']} of {found['recipe images']} images")
     if not miniature:
-        words += [f"changed: {key}={value}" for key, value in found["changes"].items()]
+        words += [f"changed: {key}={_short(value)}" for key, value in found["changes"].items()]
     return ", ".join(words) or "full recipe"
+
+
+def _short(value: Any) -> str:
+    """A setting in a label; of hooks and the like, their types."""
+    if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+        return "+".join(str(v.get("type")) for v in value)
+    text = str(value)
+    return text if len(text) < 40 else f"{text[:40]}..."
 
 
 def spelled(config: str, overrides: list[str]) -> str:

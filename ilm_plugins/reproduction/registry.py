@@ -114,7 +114,7 @@ def papers() -> dict[str, str]:
 @cache
 def measures() -> dict[str, Measure]:
     """All measures by their names."""
-    return {name: Measure(**options) for name, options in _content()["measures"].items()}
+    return {name: Measure(**_tuples(m)) for name, m in _content()["measures"].items()}
 
 
 @cache
@@ -125,11 +125,17 @@ def tables() -> dict[str, Table]:
         for key, options in content["tables"].items():
             options = dict(options)
             cells = {
-                name: Cell(key, name, **{k.replace(" ", "_"): v for k, v in cell.items()})
+                name: Cell(key, name, **_tuples(cell))
                 for name, cell in options.pop("cells", {}).items()
             }
-            found[key] = Table(key, paper, cells=cells, **options)
+            found[key] = Table(key, paper, cells=cells, **_tuples(options))
     return found
+
+
+def _tuples(entry: dict) -> dict:
+    """An entry of the file as arguments."""
+    lists = {k.replace(" ", "_"): v for k, v in entry.items()}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in lists.items()}
 
 
 @cache

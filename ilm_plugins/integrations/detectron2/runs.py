@@ -44,7 +44,9 @@ def settings(config: str, work_dir: Path, seed: int) -> list[str]:
 def shortened(config: str, new: int) -> list[str]:
     """Train for ``new`` iterations, the schedule's steps at the same shares; not the warm-up."""
     solver = _load(config).SOLVER
-    steps = tuple(max(1, round(step * new / solver.MAX_ITER)) for step in solver.STEPS)
+    steps = {max(1, round(step * new / solver.MAX_ITER)) for step in solver.STEPS}
+    # detectron2 wants them below the last iteration.
+    steps = tuple(sorted(step for step in steps if step < new))
     return ["SOLVER.MAX_ITER", str(new), "SOLVER.STEPS", str(steps)]
 
 

@@ -26,8 +26,12 @@ PLACES = re.compile(
     r"|default_hooks|randomness|param_scheduler\.\d+\.(milestones|end|T_max)"
     r"|train_cfg\.(max_epochs|max_iters|val_interval)|(val|test)_\w+"
     r"|train_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
-    r"|train_dataloader\.dataset\.(type|data_root|data_prefix|ann_file|split|images|verify|_scope_))(\..*)?"
+    r"|train_dataloader\.dataset\.(type|data_root|data_prefix|ann_file|split|images))(\..*)?"
     r"|model\.backbone\.init_cfg\.checkpoint"
+)
+#: What tools/train_net.py and MMEngine write into a config.
+WRITTEN = re.compile(
+    r"(launcher|resume|load_from|default_hooks\.runtime_info)(\.|$)|.*\.(verify|_scope_)$"
 )
 
 
@@ -169,7 +173,8 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
     cfg = _load(str((training or dumped)[-1]))
     recipe = _load(config)
     planned, unit = _length(cfg)
-    changed = differences(recipe, cfg)
+    dicts = recipe._cfg_dict.to_dict(), cfg._cfg_dict.to_dict()
+    changed = {key: value for key, value in differences(*dicts) if not WRITTEN.match(key)}
     rows, seconds = curve([p.parent / "scalars.json" for p in training], unit, planned)
     metrics = made = tested(cfg, [p for p in dumped if not training or p > training[-1]])
     run = min(progress(work_dir)[0], planned) if training else 0
@@ -184,7 +189,7 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
         "planned": planned,
         "recipe": _length(recipe)[0],
         "changes": {k: v for k, v in changed.items() if not PLACES.fullmatch(k)},
-        "overrides": [f"{k}={v!r}" for k, v in changed.items() if not k.startswith("launcher")],
+        "overrides": [spelling(k, v) for k, v in sorted(changed.items())],
         "seed": cfg.get("randomness", {}).get("seed"),
         "images": None,
         "recipe images": None,
@@ -208,40 +213,29 @@ def _translates(cfg: Config) -> bool:
     return cfg.model.get("type") == "Pix2Pix"
 
 
-def differences(recipe: Config, cfg: Config) -> dict[str, Any]:
-    """Settings of ``cfg`` that ``recipe`` has not, by dotted keys; None for those left out."""
-    ours, theirs = dict(_flat(recipe._cfg_dict.to_dict())), dict(_flat(cfg._cfg_dict.to_dict()))
-    used = {key.split(".")[0] for key in theirs} | {"train_dataloader"}
-    changed = {key: value for key, value in theirs.items() if ours.get(key) != value}
-    gone = {k: None for k, v in ours.items() if k not in theirs and v is not None}
-    # What a test alone does without is none.
-    gone = {k: v for k, v in gone.items() if not _holds(k, theirs) and k.split(".")[0] in used}
-    runtime = ("default_hooks.runtime_info", "launcher", "resume", "load_from")
-    return {
-        k: v
-        for k, v in sorted((changed | gone).items())
-        if not k.startswith(runtime) and not (v is None and k not in ours)
-    }
+def differences(ours: Any, theirs: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys at which a config differs from a recipe, and its values; None for what it lacks.
+
+    Lists of dicts are compared one by one where they are as long.
+    """
+    if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
+        alike = len(ours) == len(theirs) and all(isinstance(v, dict) for v in (*ours, *theirs))
+        if not alike and list(ours) != list(theirs):
+            yield key, list(theirs)
+        if alike:
+            ours, theirs = dict(enumerate(ours)), dict(enumerate(theirs))
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for name in {**ours, **theirs}:
+            inner = f"{key}.{name}" if key else str(name)
+            yield from differences(ours.get(name), theirs.get(name), inner)
+    elif not isinstance(ours, list | tuple) and ours != theirs:
+        yield key, theirs
 
 
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and plain values of nested dicts and of lists of dicts."""
-    items = None
-    if isinstance(value, dict) and value:
-        items = value.items()
-    elif isinstance(value, list | tuple) and value and all(isinstance(v, dict) for v in value):
-        items = enumerate(value)
-    if items is None:
-        yield key, list(value) if isinstance(value, tuple) else value
-        return
-    for name, inner in items:
-        yield from _flat(inner, f"{key}.{name}" if key else str(name))
-
-
-def _holds(key: str, values: dict) -> bool:
-    """Whether a part that ``key`` lies in was replaced by one plain value."""
-    parts = key.split(".")
-    return any(".".join(parts[:n]) in values for n in range(1, len(parts)))
+def spelling(key: str, value: Any) -> str:
+    """An override as one types it."""
+    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z./][\w./+-]*", value)
+    return f"{key}={value if plain else repr(value)}"
 
 
 def curve(files: list[Path], unit: str, total: int) -> tuple[list[dict], float]:
