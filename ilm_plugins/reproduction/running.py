@@ -269,13 +269,14 @@ def _checkpoint(run: Run) -> str:
 def _same_settings(run: Run, overrides: list[str]) -> None:
     """Raise UserError where a folder holds the beginning of a run with other settings."""
     file = run.folder / "settings.json"
-    if not file.is_file():
+    begun, _ = framework(run.cell.config).progress(run.folder)
+    if not (begun and file.is_file()):
         run.folder.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(overrides, indent=1) + "\n", encoding="utf-8")
         return
-    begun = json.loads(file.read_text(encoding="utf-8"))
-    if begun != overrides:
-        other = sorted({*begun} ^ {*overrides})
+    before = json.loads(file.read_text(encoding="utf-8"))
+    if before != overrides:
+        other = sorted({*before} ^ {*overrides})
         raise UserError(
             f"{run.folder} was begun with other settings ({', '.join(other)}); give those that it "
             "was begun with, or another --work-dir"

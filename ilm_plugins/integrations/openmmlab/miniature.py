@@ -9,7 +9,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from ...data.packed import KEYS
-from .runs import LOADERS, shortened
+from .runs import LOADERS, load, shortened
 
 SIDE = 64
 #: Of transforms and of a model's padding.
@@ -23,7 +23,7 @@ def miniature(config: str, folder: Path) -> list[str]:
         config: of mmpretrain, mmseg, mmdet or pix2pix.
         folder: where the images are written, unless they are there.
     """
-    cfg = Config.fromfile(config)
+    cfg = load(config)
     loaders = [name for name in LOADERS if cfg.get(name) is not None]
     kinds = {"mmpretrain": _labelled, "mmseg": _segmented, "mmdet": _detected}
     options = kinds.get(cfg.default_scope, _paired)(cfg, loaders, Path(folder))

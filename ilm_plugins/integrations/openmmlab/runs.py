@@ -7,6 +7,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,13 @@ WRITTEN = re.compile(
 
 def length(config: str) -> tuple[int, str]:
     """How long a config trains, and in what: "epochs" or "iterations"."""
-    return _length(_load(config))
+    return _length(load(config))
 
 
-def _load(config: str) -> Config:
+# Base files of another package have MMEngine read that package's whole model zoo.
+@cache
+def load(config: str) -> Config:
+    """A config's file, read once."""
     return Config.fromfile(config)
 
 
@@ -62,7 +66,7 @@ def shortened(config: str, new: int) -> list[str]:
 
     A warm-up, which is a LinearLR, stays as it is.
     """
-    cfg = _load(config)
+    cfg = load(config)
     old, unit = _length(cfg)
     name = {"epochs": "epochs", "iterations": "iters"}[unit]
     options = [f"train_cfg.max_{name}={new}"]
@@ -96,7 +100,7 @@ def on_data(config: str, folder: str) -> list[str]:
     values = {"data_root": folder}
     if Path(folder, "train.npz").is_file():
         values["type"] = "PackedImages"
-    cfg = _load(config)
+    cfg = load(config)
     return [
         f"{loader}.dataset.{key}={value!r}"
         for loader in LOADERS
@@ -170,8 +174,8 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
     if not dumped:
         raise UserError(f"{work_dir} has no run of tools/train_net.py: no */vis_data/config.py")
     training = [p for p in dumped if (p.parent / "scalars.json").is_file()]
-    cfg = _load(str((training or dumped)[-1]))
-    recipe = _load(config)
+    cfg = load(str((training or dumped)[-1]))
+    recipe = load(config)
     planned, unit = _length(cfg)
     dicts = recipe._cfg_dict.to_dict(), cfg._cfg_dict.to_dict()
     changed = {key: value for key, value in differences(*dicts) if not WRITTEN.match(key)}
@@ -279,7 +283,7 @@ def tested(cfg: Config, dumped: list[Path]) -> dict[tuple[str, ...], dict[str, f
     for path in dumped:
         (folder,) = path.parents[1:2]
         for file in folder.glob("*.json"):
-            wrapped = "module" in _load(str(path)).model
+            wrapped = "module" in load(str(path)).model
             values = json.loads(file.read_text(encoding="utf-8"))
             found[("--tta",) if wrapped else ()] = {
                 k: v for k, v in values.items() if k not in _TIMES and v is not None
