@@ -190,7 +190,8 @@ def collect(found: dict[str, Any], folder: Path) -> Path:
     for path in sorted(folder.glob("*.json")):
         old = read(path)
         keys = ("table", "cell", "seed", "planned", "images", "changes")
-        if "unfinished" in old["label"] and all(old.get(k) == found.get(k) for k in keys):
+        same = all(old.get(key) == found.get(key) for key in keys)
+        if same and "unfinished" in old["label"] and old["run"] <= found["run"]:
             path.unlink()
     path = folder / f"{_name(found)}.json"
     if path.is_file() and read(path)["curve"] != found["curve"]:

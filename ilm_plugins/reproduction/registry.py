@@ -42,6 +42,10 @@ class Measure:
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
     options: tuple[str, ...] = ()
 
+    @property
+    def described(self) -> str:
+        return f"{self.unit}, {self.better} is better".removeprefix(", ")
+
     def read(self, metrics: dict[str, float]) -> float | None:
         """The figure, in ``unit``; None where no metric gives it."""
         for name, (offset, factor) in self.metrics.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from ..integrations.training import UserError
 from . import records, registry
 from .registry import NOT_HERE, Cell, Table
 
@@ -104,11 +105,9 @@ def page(paper: str, by_cell: dict[str, Records]) -> str:
 
 
 def _table(table: Table, by_cell: dict[str, Records]) -> list[str]:
-    measures = [registry.measures()[name] for name in table.measures]
-    units = ", ".join(dict.fromkeys(m.unit for m in measures if m.unit))
-    better = " / ".join(f"{n} ({m.better})" for n, m in zip(table.measures, measures, strict=True))
-    head = f"{better}: the better in brackets" + (f"; in {units}" if units else "") + "."
-    lines = [head, "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
+    lines = [f"{' / '.join(described)}.", "", f"| {' | '.join(COLUMNS)} |"]
+    lines.append("|---" * len(COLUMNS) + "|")
     for cell in table.cells.values():
         groups = grouped(by_cell.get(registry.home(cell).id, []))
         whole = [g for label, g in groups.items() if label in ("full recipe", "computed")]
@@ -155,7 +154,7 @@ def _rows_of_their_own(table: Table, cell: Cell, label: str, group: Records) -> 
     lines = [_line(f"{cell.name}, ours", label, "", _spread(table, values), "", *_origin(group))]
     for what, reference in group[0].get("references", {}).items():
         constant = figures(table, [reference.get(name) for name in table.measures])
-        lines.append(_line(f"{what}, beside it", "", "", constant))
+        lines.append(_line(f"{what}, to compare", "", "", constant))
     return lines
 
 
@@ -217,9 +216,16 @@ def curves(table: Table, by_cell: dict[str, Records]) -> dict[str, Records]:
 
 
 def draw(table: Table, by_cell: dict[str, Records], path: Path) -> Path:
-    """Draw what was logged over the training of a table's cells, a panel for each quantity."""
-    import matplotlib
+    """Draw what was logged over the training of a table's cells, a panel for each quantity.
 
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        needed = "pip install 'ilm_plugins[reproduction]'"
+        raise UserError(f"matplotlib is not installed, and curves need it; {needed}") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -228,9 +234,11 @@ def draw(table: Table, by_cell: dict[str, Records], path: Path) -> Path:
     names = _panels({name for rows in logged for row in rows for name in row}, table)
     columns = min(2, len(names))
     height = -(-len(names) // columns)
-    size = (6 * columns, 3.6 * height + 0.3 * len(lines))
+    size = (6 * columns, 3.6 * height + 0.2 * len(lines))
     with matplotlib.rc_context(matplotlib.rcParamsDefault):
-        figure_, axes = pyplot.subplots(height, columns, figsize=size, squeeze=False)
+        figure_, axes = pyplot.subplots(
+            height, columns, figsize=size, squeeze=False, layout="constrained"
+        )
         for axis, name in zip(axes.flat, names, strict=False):
             for i, (label, group) in enumerate(lines.items()):
                 unit = group[0]["unit"]
@@ -245,8 +253,7 @@ def draw(table: Table, by_cell: dict[str, Records], path: Path) -> Path:
             axis.set_axis_off()
         figure_.suptitle(f"{table.id}: {table.title}")
         handles, labels = axes.flat[0].get_legend_handles_labels()
-        figure_.legend(handles, labels, loc="lower center", ncols=1, fontsize="small")
-        figure_.tight_layout(rect=(0, 0.3 * (len(lines) + 0.5) / size[1], 1, 1))
+        figure_.legend(handles, labels, loc="outside lower center", fontsize="small")
         about = {"Software": None, "records": fingerprint(lines)}
         figure_.savefig(path, dpi=90, metadata=about)
         pyplot.close(figure_)

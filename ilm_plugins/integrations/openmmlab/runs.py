@@ -24,6 +24,7 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 #: What of a config leaves a recipe as it is: where data and results are, and how they get there.
 PLACES = re.compile(
     r"(work_dir|resume|launcher|load_from|experiment_name|env_cfg|visualizer|vis_backends|log_\w+"
+    r"|model_wrapper_cfg"
     r"|default_hooks|randomness|param_scheduler\.\d+\.(milestones|end|T_max)"
     r"|train_cfg\.(max_epochs|max_iters|val_interval)|(val|test)_\w+"
     r"|train_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
@@ -183,7 +184,10 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
     metrics = made = tested(cfg, [p for p in dumped if not training or p > training[-1]])
     run = min(progress(work_dir)[0], planned) if training else 0
     limited = any(re.match(r"val_.*\.(images|indices)$", key) for key in changed)
-    if not metrics and run == planned and rows and not limited and not _translates(cfg):
+    if limited:
+        # Of another set of images than the tests.
+        rows = [{k: v for k, v in row.items() if k == unit or "loss" in k} for row in rows]
+    elif not metrics and run == planned and rows and not _translates(cfg):
         metrics = {(): {k: v for k, v in rows[-1].items() if k != unit}}
     logs = sorted((training or dumped)[-1].parents[1].glob("*.log"))
     dataset = (cfg.get("train_dataloader") or cfg.test_dataloader).dataset

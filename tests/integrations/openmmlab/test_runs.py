@@ -1,0 +1,111 @@
+"""What is asked of MMEngine's configs and of their runs' folders."""
+
+import pytest
+
+pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
+
+from reproduction.folders import write_run, write_test
+
+from ilm_plugins.integrations import training
+from ilm_plugins.integrations.openmmlab import runs
+from ilm_plugins.integrations.openmmlab.train import load_config
+from ilm_plugins.integrations.training import UserError
+from recipes import ROOT
+
+CIFAR = str(ROOT / "configs/mmpretrain/en/resnet20_cifar10_en.py")
+FACADES = str(ROOT / "configs/pix2pix/facades_in_in.py")
+ADE = str(ROOT / "configs/mmseg/fcn_r50-d8_ade20k_en.py")
+
+
+def overridden(config, overrides):
+    argv = ["--config-file", config, "--num-gpus", "0", *overrides]
+    return load_config(training.parser().parse_args(argv))
+
+
+def test_a_shortened_run_decays_at_the_same_shares_and_warms_up_as_before():
+    cfg = overridden(CIFAR, runs.shortened(CIFAR, 12))
+    warm_up, decay = cfg.param_scheduler
+    assert cfg.train_cfg.max_epochs == 12 and decay.milestones == [6, 9]
+    assert (warm_up.type, warm_up.begin, warm_up.end) == ("LinearLR", 0, 1)
+    cfg = overridden(ADE, runs.shortened(ADE, 500))
+    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (500, 500)
+    assert cfg.param_scheduler.end == 500
+    assert overridden(FACADES, runs.shortened(FACADES, 20)).train_cfg.max_epochs == 20
+
+
+def test_data_are_told_apart_by_what_is_in_their_folder(tmp_path):
+    cfg = overridden(CIFAR, runs.on_data(CIFAR, str(tmp_path)))
+    assert cfg.train_dataloader.dataset.type == "CIFAR10"
+    (tmp_path / "train.npz").touch()
+    cfg = overridden(CIFAR, runs.on_data(CIFAR, str(tmp_path)))
+    for loader in runs.LOADERS:
+        assert cfg[loader].dataset.type == "PackedImages"
+        assert cfg[loader].dataset.data_root == str(tmp_path)
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        runs.on_data(CIFAR, "nowhere")
+
+
+def test_differences_name_settings_as_overrides_do():
+    ours = {"a": 1, "b": {"c": [1, 2], "d": [{"e": 1}, {"e": 2}]}, "f": [{"g": 1}], "h": 3}
+    theirs = {"a": 1, "b": {"c": (1, 2), "d": [{"e": 1}, {"e": 3}]}, "f": [{"g": 1}, {"g": 2}]}
+    expected = {"b.d.1.e": 3, "f": [{"g": 1}, {"g": 2}], "h": None}
+    assert dict(runs.differences(ours, theirs)) == expected
+    assert runs.spelling("a.b", "data/x") == "a.b=data/x"
+    assert runs.spelling("a.b", "10") == "a.b='10'"
+    assert runs.spelling("a.b", [1, 2]) == "a.b=[1, 2]"
+
+
+def test_overrides_that_are_told_make_the_same_run(tmp_path):
+    options = {"train_cfg.max_epochs": 2, "train_dataloader.batch_size": 64, "work_dir": "out/x"}
+    found = runs.read(CIFAR, write_run(tmp_path, CIFAR, epochs=2, options=options))
+    cfg = overridden(CIFAR, found["overrides"])
+    assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (2, 64)
+    assert cfg.work_dir == "out/x"
+    assert found["changes"] == {"train_dataloader.batch_size": 64}
+
+
+def test_what_a_resumed_run_logged_anew_takes_the_place_of_what_it_had(tmp_path):
+    options = {"train_cfg.max_epochs": 4}
+    write_run(tmp_path, CIFAR, epochs=3, options=options)
+    write_run(tmp_path, CIFAR, epochs=4, start=2, options=options, name="20260101_000001")
+    found = runs.read(CIFAR, tmp_path)
+    assert [row["epochs"] for row in found["curve"]] == [1, 2, 3, 4]
+    assert [row["accuracy/top1"] for row in found["curve"]] == [10.0, 20.0, 30.0, 40.0]
+    assert found["curve"][1]["loss"] == pytest.approx(4 / 2 + 1.5)
+    assert found["seconds"] == pytest.approx(0.5 * 8)
+    assert (found["run"], found["planned"], found["recipe"]) == (4, 4, 165)
+
+
+def test_a_test_counts_until_training_goes_on(tmp_path):
+    options = {"train_cfg.max_epochs": 2}
+    write_run(tmp_path, CIFAR, epochs=2, options=options)
+    # Without a test, the validation after the last epoch.
+    assert runs.read(CIFAR, tmp_path)["metrics"] == {(): {"accuracy/top1": 20.0, "loss": 3.5}}
+    assert runs.read(CIFAR, tmp_path)["tested"] == []
+    write_test(tmp_path, {"accuracy/top1": 21.0})
+    found = runs.read(CIFAR, tmp_path)
+    assert found["metrics"] == {(): {"accuracy/top1": 21.0}} and found["tested"] == [()]
+    options = {"train_cfg.max_epochs": 5}
+    write_run(tmp_path, CIFAR, epochs=4, start=2, options=options, name="20260103_000000")
+    found = runs.read(CIFAR, tmp_path)
+    assert found["metrics"] == {} and (found["run"], found["planned"]) == (4, 5)
+
+
+def test_a_validation_on_some_of_the_images_gives_no_figure(tmp_path):
+    options = {"train_cfg.max_epochs": 2, "val_dataloader.dataset.indices": 8}
+    found = runs.read(CIFAR, write_run(tmp_path, CIFAR, epochs=2, options=options))
+    assert found["metrics"] == {} and found["curve"][1].keys() == {"epochs", "loss"}
+
+
+def test_the_multi_scale_test_is_told_by_its_model(tmp_path):
+    write_run(tmp_path, ADE, epochs=2)
+    write_test(tmp_path, {"mIoU": 38.2})
+    wrapped = {"model": {"_delete_": True, "type": "SegTTAModel", "module": {}}}
+    write_test(tmp_path, {"mIoU": 38.9}, options=wrapped, name="20260103_000000")
+    found = runs.read(ADE, tmp_path)["metrics"]
+    assert found == {(): {"mIoU": 38.2}, ("--tta",): {"mIoU": 38.9}}
+
+
+def test_a_folder_without_a_run_is_told(tmp_path):
+    with pytest.raises(UserError, match="no run of tools"):
+        runs.read(CIFAR, tmp_path)
