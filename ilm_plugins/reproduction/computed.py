@@ -52,12 +52,19 @@ def layer_parameters(layer: str) -> tuple[int]:
 
 
 def cost(config: str) -> tuple[float, float]:
-    """The parameters in millions, and 1e9 multiply-adds for an image of 224 x 224, of a config."""
+    """The parameters in millions, and 1e9 multiply-adds for an image of 224 x 224, of a config.
+
+    Raises:
+        UserError: mmpretrain or fvcore is not installed.
+    """
     words = ["--config-file", str(ROOT / config), "--num-gpus", "0"]
     args = training.parser().parse_args(words)
     training.check_framework("mmengine", args)
     from ..integrations.openmmlab.train import build_model
 
-    model = build_model(args).eval()
-    image = torch.zeros(1, 3, 224, 224)
-    return complexity.parameters(model) / 1e6, complexity.flops(model, image) / 1e9
+    model = build_model(args)
+    try:
+        operations = complexity.flops(model, torch.zeros(1, 3, 224, 224))
+    except ImportError as error:
+        raise UserError(str(error)) from None
+    return complexity.parameters(model) / 1e6, operations / 1e9

@@ -200,7 +200,8 @@ def _line(*cells: str) -> str:
 def figures(table: Table, values: Sequence[float | None], sign: str = "") -> str:
     """A row's numbers, with as many decimals as the paper gives; "-" where there is none."""
     pairs = zip(values, table.decimals, strict=True)
-    return " / ".join("-" if value is None else f"{value:{sign}.{n}f}" for value, n in pairs)
+    # Adding 0 makes 0 of what is rounded to -0.
+    return " / ".join("-" if v is None else f"{round(v, n) + 0:{sign}.{n}f}" for v, n in pairs)
 
 
 def curves(table: Table, by_cell: dict[str, Records]) -> dict[str, Records]:

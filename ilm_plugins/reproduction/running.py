@@ -169,7 +169,7 @@ def _computed(cell: Cell, options: Options) -> dict:
         "table": cell.table,
         "cell": cell.name,
         "label": "computed",
-        "figures": computed.compute(cell),
+        "figures": {name: float(f"{v:.6g}") for name, v in computed.compute(cell).items()},
         "seed": None,
         "curve": [],
         "command": f"python tools/reproduce.py run {cell.table} {shlex.quote(cell.name)}",

@@ -147,3 +147,31 @@ def test_the_list_has_every_cell_and_what_is_behind_it(capsys):
 def test_the_file_is_read_as_utf_8_json():
     text = Path(registry.__file__).with_name("papers.json").read_text(encoding="utf-8")
     assert json.loads(text)["papers"].keys() == {"ilm", "assoc", "en"}
+
+
+@pytest.mark.parametrize(
+    "cell, expected",
+    [
+        ("ilm-8 ResNet-50, key groups of 16", {"parameter increment": 0.086}),
+        ("assoc-4 ResNet-152, a key group each channel", {"parameter increment": 20.18}),
+        ("en-1 SN", {"parameters of a layer": 134}),
+        ("en-1 EN", {"parameters of a layer": 2401}),
+    ],
+)
+def test_computed_cells_come_to_the_papers_figures(cell, expected, tmp_path):
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    found = registry.named(cell)
+    assert main(["run", found.table, found.name, "--work-dir", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / found.folder / "record.json").read_text())
+    figures = {name: round(value, 3) for name, value in record["figures"].items()}
+    assert figures == pytest.approx(expected, abs=0.0006)
+    assert record["label"] == "computed" and found.paper[0] == pytest.approx(*expected.values())
+
+
+def test_the_cost_of_a_config_is_computed(tmp_path):
+    pytest.importorskip("fvcore", reason="needs fvcore")
+    pytest.importorskip("mmpretrain", reason="needs mmpretrain")
+    cell = registry.named("en-2-cost ShuffleNetV2 x0.5/BN")
+    assert main(["run", cell.table, cell.name, "--work-dir", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / cell.folder / "record.json").read_text())
+    assert record["figures"] == {"parameters": 1.36679, "GFLOPs": pytest.approx(0.043, abs=5e-4)}
