@@ -6,8 +6,8 @@ from ilm_plugins.integrations.openmmlab.runs import load
 from recipes import ROOT
 
 
-def write_run(folder, config, epochs, start=0, options=None, name="20260101_000000"):
-    """A training of MMEngine's from epoch ``start`` to ``epochs``, accuracy 10 * epoch each."""
+def write_run(folder, config, epochs, start=0, step=10.0, options=None, name="20260101_000000"):
+    """A training of MMEngine's from epoch ``start`` to ``epochs``, accuracy step * epoch each."""
     cfg = load(str(ROOT / config)).copy()
     cfg.merge_from_dict(options or {})
     data = folder / name / "vis_data"
@@ -19,7 +19,7 @@ def write_run(folder, config, epochs, start=0, options=None, name="20260101_0000
             at = 2 * (epoch - 1) + half
             loss = {"loss": 4 / epoch + half, "lr": 0.1, "time": 0.5, "data_time": 0.1}
             lines.append({**loss, "epoch": epoch, "iter": at, "step": at})
-        lines.append({"accuracy/top1": 10.0 * epoch, "time": 0.1, "step": epoch})
+        lines.append({"accuracy/top1": step * epoch, "time": 0.1, "step": epoch})
     (data / "scalars.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / f"epoch_{epochs}.pth").touch()
     (folder / "last_checkpoint").write_text(str(folder / f"epoch_{epochs}.pth"))

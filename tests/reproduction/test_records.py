@@ -11,12 +11,12 @@ pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmla
 pytest.importorskip("matplotlib", reason="needs matplotlib, of ilm_plugins[reproduction]")
 
 from PIL import Image
-from reproduction.folders import write_run, write_test
 
 from ilm_plugins.integrations.training import UserError
 from ilm_plugins.reproduction import records, registry, report
 from ilm_plugins.reproduction.main import main
 from recipes import ROOT
+from reproduction.folders import write_run, write_test
 
 CELL = registry.named("en-5 ResNet20/EN")
 SHORT = {"randomness.seed": 0, "train_cfg.max_epochs": 9}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from conftest import ROOT
 from ilm_plugins.integrations.training import UserError
 from ilm_plugins.reproduction import registry
 from ilm_plugins.reproduction.main import main
-from recipes import ROOT, configs
 
 TABLES = registry.tables()
 CELLS = [cell for table in TABLES.values() for cell in table.cells.values()]
@@ -18,8 +18,11 @@ CLAIM = re.compile(
     r"(?P<paper>ILM|AssocNorm|EN) (Norm )?paper, (?P<number>(Table|Figure) \d+)|Backbone for EN"
 )
 PAPERS = {"ILM": "ilm", "AssocNorm": "assoc", "EN": "en"}
-ALL = [f"configs/{f}/{c}" for f in ("detectron2", "mmdet", "mmseg", "mmpretrain", "pix2pix")
-       for c in configs(f)]  # fmt: skip
+ALL = [
+    str(path.relative_to(ROOT))
+    for path in ROOT.glob("configs/**/*.*")
+    if path.suffix in (".py", ".yaml") and "_base_" not in path.parts
+]
 
 
 def head(config):

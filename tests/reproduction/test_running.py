@@ -12,11 +12,10 @@ import pytest
 
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 
-from reproduction.folders import write_run, write_test
-
 from ilm_plugins.reproduction import registry, running
 from ilm_plugins.reproduction.main import main
 from recipes import ROOT
+from reproduction.folders import write_run, write_test
 
 CELL = registry.named("en-5 ResNet20/EN")
 
@@ -60,6 +59,7 @@ def test_a_run_has_its_seed_folder_data_and_length(tmp_path):
 
 
 def test_overrides_stand_anywhere_and_become_pairs_for_detectron2(monkeypatch):
+    pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     seen = []
     monkeypatch.setattr(running, "perform", lambda plan, options: seen.append(plan[0]) or 0)
     assert main(["run", "ilm-5", "GN, batch 2", "--seeds", "0", "SOLVER.BASE_LR=0.1"]) == 0

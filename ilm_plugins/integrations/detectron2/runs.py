@@ -138,7 +138,8 @@ def _flat(node: CfgNode, key: str = "") -> dict[str, Any]:
     for name, value in node.items():
         full = f"{key}.{name}" if key else name
         found |= _flat(value, full) if isinstance(value, CfgNode) else {full: value}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+    # A file has lists where the defaults have tuples.
+    return json.loads(json.dumps(found))
 
 
 def _curve(entries: list[dict], total: int) -> tuple[list[dict], float]:
@@ -146,8 +147,9 @@ def _curve(entries: list[dict], total: int) -> tuple[list[dict], float]:
     values: dict[int, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     times, last = [], 0
     for entry in entries:
-        at = -(-(entry["iteration"] + 1) // step) * step
-        last = max(last, entry["iteration"] + 1)
+        # The test at the end comes an iteration after the last.
+        done = min(entry["iteration"] + 1, total)
+        at, last = -(-done // step) * step, max(last, done)
         times += [entry["time"]] if "time" in entry else []
         for name, value in entry.items():
             if name == "total_loss" or name.endswith("/AP"):

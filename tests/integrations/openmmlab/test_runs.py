@@ -3,17 +3,18 @@
 import pytest
 
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
-
-from reproduction.folders import write_run, write_test
+pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.openmmlab import runs
 from ilm_plugins.integrations.openmmlab.train import load_config
 from ilm_plugins.integrations.training import UserError
 from recipes import ROOT
+from reproduction.folders import write_run, write_test
 
 CIFAR = str(ROOT / "configs/mmpretrain/en/resnet20_cifar10_en.py")
 FACADES = str(ROOT / "configs/pix2pix/facades_in_in.py")
+COCO = str(ROOT / "configs/mmdet/mask-rcnn_r50_fpn_gn_batch2_gn.py")
 ADE = str(ROOT / "configs/mmseg/fcn_r50-d8_ade20k_en.py")
 
 
@@ -27,6 +28,8 @@ def test_a_shortened_run_decays_at_the_same_shares_and_warms_up_as_before():
     warm_up, decay = cfg.param_scheduler
     assert cfg.train_cfg.max_epochs == 12 and decay.milestones == [6, 9]
     assert (warm_up.type, warm_up.begin, warm_up.end) == ("LinearLR", 0, 1)
+    warm_up, *_ = overridden(COCO, runs.shortened(COCO, 900)).param_scheduler
+    assert warm_up.type == "LinearLR" and warm_up.end == runs.load(COCO).param_scheduler[0].end > 1
     cfg = overridden(ADE, runs.shortened(ADE, 500))
     assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (500, 500)
     assert cfg.param_scheduler.end == 500
@@ -66,11 +69,11 @@ def test_overrides_that_are_told_make_the_same_run(tmp_path):
 
 def test_what_a_resumed_run_logged_anew_takes_the_place_of_what_it_had(tmp_path):
     options = {"train_cfg.max_epochs": 4}
-    write_run(tmp_path, CIFAR, epochs=3, options=options)
+    write_run(tmp_path, CIFAR, epochs=3, step=1.0, options=options)
     write_run(tmp_path, CIFAR, epochs=4, start=2, options=options, name="20260101_000001")
     found = runs.read(CIFAR, tmp_path)
     assert [row["epochs"] for row in found["curve"]] == [1, 2, 3, 4]
-    assert [row["accuracy/top1"] for row in found["curve"]] == [10.0, 20.0, 30.0, 40.0]
+    assert [row["accuracy/top1"] for row in found["curve"]] == [1.0, 2.0, 30.0, 40.0]
     assert found["curve"][1]["loss"] == pytest.approx(4 / 2 + 1.5)
     assert found["seconds"] == pytest.approx(0.5 * 8)
     assert (found["run"], found["planned"], found["recipe"]) == (4, 4, 165)
