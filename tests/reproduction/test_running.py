@@ -47,7 +47,7 @@ def test_a_run_has_its_seed_folder_data_and_length(tmp_path):
     words = overrides(CELL.id, seeds=(3,), length=12, data=str(tmp_path), work_dir=tmp_path)
     assert "randomness.seed=3" in words and "train_cfg.max_epochs=12" in words
     assert "param_scheduler.1.milestones=[6, 9]" in words
-    assert "train_dataloader.dataset.type='PackedImages'" in words
+    assert "train_dataloader.dataset.type=PackedImages" in words
     assert f"work_dir='{tmp_path / 'en-5/ResNet20-EN/seed3'}'" in words
     words = overrides(CELL.id, length=165)
     assert not any("max_epochs" in word for word in words)

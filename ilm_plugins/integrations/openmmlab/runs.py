@@ -28,7 +28,7 @@ PLACES = re.compile(
     r"|default_hooks|randomness|param_scheduler\.\d+\.(milestones|end|T_max)"
     r"|train_cfg\.(max_epochs|max_iters|val_interval)|(val|test)_\w+"
     r"|train_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
-    r"|train_dataloader\.dataset\.(type|data_root|data_prefix|ann_file|split|images))(\..*)?"
+    r"|train_dataloader\.dataset\.(dataset\.)?(type|data_root|data_prefix|ann_file|split|images))(\..*)?"
     r"|model\.backbone\.init_cfg\.checkpoint"
 )
 #: What tools/train_net.py and MMEngine write into a config.
@@ -98,16 +98,22 @@ def on_data(config: str, folder: str) -> list[str]:
     """
     if not Path(folder).is_dir():
         raise UserError(f"--data {folder}: no such folder; give that of the images")
-    values = {"data_root": folder}
-    if Path(folder, "train.npz").is_file():
-        values["type"] = "PackedImages"
-    cfg = load(config)
-    return [
-        f"{loader}.dataset.{key}={value!r}"
-        for loader in LOADERS
-        if cfg.get(loader) is not None
-        for key, value in values.items()
-    ]
+    packed = Path(folder, "train.npz").is_file()
+    cfg, options = load(config), []
+    for loader in (name for name in LOADERS if cfg.get(name) is not None):
+        # ClassBalancedDataset has the one that reads images within.
+        data = f"{loader}.dataset" + ".dataset" * ("dataset" in cfg[loader].dataset)
+        options.append(f"{data}.data_root={folder!r}")
+        if packed:
+            # To hand on the tensors of so small images costs more than to make them.
+            options += [f"{data}.type=PackedImages", f"{loader}.num_workers=0"]
+            options.append(f"{loader}.persistent_workers=False")
+        evaluator = cfg.get(loader.replace("dataloader", "evaluator")) or {}
+        if "ann_file" in evaluator:
+            root = cfg[loader].dataset.data_root
+            file = Path(folder, evaluator.ann_file.removeprefix(root).lstrip("/"))
+            options.append(f"{loader.replace('dataloader', 'evaluator')}.ann_file={str(file)!r}")
+    return options
 
 
 def miniature(config: str, folder: Path) -> list[str]:
@@ -117,10 +123,8 @@ def miniature(config: str, folder: Path) -> list[str]:
     return generated.miniature(config, folder)
 
 
-def pretrained(checkpoint: str | None) -> list[str]:
-    """Start a segmenter's backbone from a checkpoint, or from its initialization."""
-    if checkpoint is None:
-        return ["model.backbone.init_cfg=None"]
+def pretrained(checkpoint: str) -> list[str]:
+    """Start a segmenter's backbone from a checkpoint."""
     return [f"model.backbone.init_cfg.checkpoint={checkpoint!r}"]
 
 

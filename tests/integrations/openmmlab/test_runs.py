@@ -15,6 +15,7 @@ from reproduction.folders import write_run, write_test
 CIFAR = str(ROOT / "configs/mmpretrain/en/resnet20_cifar10_en.py")
 FACADES = str(ROOT / "configs/pix2pix/facades_in_in.py")
 COCO = str(ROOT / "configs/mmdet/mask-rcnn_r50_fpn_gn_batch2_gn.py")
+WEBVISION = str(ROOT / "configs/mmpretrain/en/resnet50_webvision_en.py")
 ADE = str(ROOT / "configs/mmseg/fcn_r50-d8_ade20k_en.py")
 
 
@@ -44,8 +45,17 @@ def test_data_are_told_apart_by_what_is_in_their_folder(tmp_path):
     for loader in runs.LOADERS:
         assert cfg[loader].dataset.type == "PackedImages"
         assert cfg[loader].dataset.data_root == str(tmp_path)
+        assert cfg[loader].num_workers == 0
     with pytest.raises(UserError, match="nowhere: no such folder"):
         runs.on_data(CIFAR, "nowhere")
+
+
+def test_data_sets_within_others_and_their_annotations_are_found_there(tmp_path):
+    cfg = overridden(WEBVISION, runs.on_data(WEBVISION, str(tmp_path)))
+    assert cfg.train_dataloader.dataset.dataset.data_root == str(tmp_path)
+    assert cfg.val_dataloader.dataset.data_root == str(tmp_path)
+    cfg = overridden(COCO, runs.on_data(COCO, str(tmp_path)))
+    assert cfg.test_evaluator.ann_file == str(tmp_path / "annotations/instances_val2017.json")
 
 
 def test_differences_name_settings_as_overrides_do():
