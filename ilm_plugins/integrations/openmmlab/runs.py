@@ -24,13 +24,15 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 #: What of a config leaves a recipe as it is: where data and results are, and how they get there.
 PLACES = re.compile(
     r"(work_dir|resume|launcher|load_from|experiment_name|env_cfg|visualizer|vis_backends|log_\w+"
-    r"|model_wrapper_cfg"
-    r"|default_hooks|randomness|param_scheduler\.\d+\.(milestones|end|T_max)"
-    r"|train_cfg\.(max_epochs|max_iters|val_interval)|(val|test)_\w+"
-    r"|train_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
-    r"|train_dataloader\.dataset\.(dataset\.)?(type|data_root|data_prefix|ann_file|split|images))(\..*)?"
+    r"|model_wrapper_cfg|default_hooks|randomness"
+    r"|train_cfg\.(max_epochs|max_iters|val_interval)|train_dataloader\.dataset\.images|val_\w+"
+    r"|(train|test)_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
+    r"|(train|test)_dataloader\.dataset\.(dataset\.)?(type|data_root|data_prefix|ann_file|split)"
+    r"|test_dataloader\.batch_size|test_evaluator\.(lpips_weights|ann_file|output_dir))(\..*)?"
     r"|model\.backbone\.init_cfg\.checkpoint"
 )
+#: What a shortened run scales.
+SCHEDULE = re.compile(r"param_scheduler(\.\d+)?\.(milestones|end|T_max)")
 #: What tools/train_net.py and MMEngine write into a config.
 WRITTEN = re.compile(
     r"(launcher|resume|load_from|default_hooks\.runtime_info)(\.|$)|.*\.(verify|_scope_)$"
@@ -185,7 +187,10 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
     dicts = recipe._cfg_dict.to_dict(), cfg._cfg_dict.to_dict()
     changed = {key: value for key, value in differences(*dicts) if not WRITTEN.match(key)}
     rows, seconds = curve([p.parent / "scalars.json" for p in training], unit, planned)
-    metrics = made = tested(cfg, [p for p in dumped if not training or p > training[-1]])
+    tests_since = [p for p in dumped if not training or p > training[-1]]
+    metrics = made = tested(tests_since)
+    for path in tests_since:
+        changed |= _of_test(recipe, load(str(path)))
     run = min(progress(work_dir)[0], planned) if training else 0
     limited = any(re.match(r"val_.*\.(images|indices)$", key) for key in changed)
     if limited:
@@ -193,6 +198,7 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
         rows = [{k: v for k, v in row.items() if k == unit or "loss" in k} for row in rows]
     elif not metrics and run == planned and rows and not _translates(cfg):
         metrics = {(): {k: v for k, v in rows[-1].items() if k != unit}}
+    scaled = SCHEDULE if planned != _length(recipe)[0] else PLACES
     logs = sorted((training or dumped)[-1].parents[1].glob("*.log"))
     dataset = (cfg.get("train_dataloader") or cfg.test_dataloader).dataset
     found = {
@@ -200,7 +206,9 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
         "run": run,
         "planned": planned,
         "recipe": _length(recipe)[0],
-        "changes": {k: v for k, v in changed.items() if not PLACES.fullmatch(k)},
+        "changes": {
+            k: v for k, v in changed.items() if not (PLACES.fullmatch(k) or scaled.fullmatch(k))
+        },
         "overrides": [spelling(k, v) for k, v in sorted(changed.items())],
         "seed": cfg.get("randomness", {}).get("seed"),
         "images": None,
@@ -285,15 +293,28 @@ def _when(entry: dict, unit: str, step: int) -> int:
     return -(-at // step) * step
 
 
-def tested(cfg: Config, dumped: list[Path]) -> dict[tuple[str, ...], dict[str, float]]:
+def _of_test(recipe: Config, cfg: Config) -> dict[str, Any]:
+    """What a test's images differ in; a multi-scale one has a pipeline of its own."""
+    ours, theirs = (c.test_dataloader.to_dict() for c in (recipe, cfg))
+    if _multi_scale(cfg):
+        ours["dataset"].pop("pipeline", None)
+        theirs["dataset"].pop("pipeline", None)
+    found = differences(ours, theirs, "test_dataloader")
+    return {key: value for key, value in found if not WRITTEN.match(key)}
+
+
+def _multi_scale(cfg: Config) -> bool:
+    return "module" in cfg.model
+
+
+def tested(dumped: list[Path]) -> dict[tuple[str, ...], dict[str, float]]:
     """Options of a test -> the metrics of the last test with them."""
     found = {}
     for path in dumped:
         (folder,) = path.parents[1:2]
         for file in folder.glob("*.json"):
-            wrapped = "module" in load(str(path)).model
             values = json.loads(file.read_text(encoding="utf-8"))
-            found[("--tta",) if wrapped else ()] = {
+            found[("--tta",) if _multi_scale(load(str(path))) else ()] = {
                 k: v for k, v in values.items() if k not in _TIMES and v is not None
             }
     return found

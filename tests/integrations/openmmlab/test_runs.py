@@ -110,6 +110,23 @@ def test_a_validation_on_some_of_the_images_gives_no_figure(tmp_path):
     assert found["metrics"] == {} and found["curve"][1].keys() == {"epochs", "loss"}
 
 
+def test_a_test_on_some_of_the_images_is_told(tmp_path):
+    write_run(tmp_path, CIFAR, epochs=2)
+    assert runs.read(CIFAR, tmp_path)["changes"] == {}
+    write_test(tmp_path, {"accuracy/top1": 99.0}, {"test_dataloader.dataset.indices": 8})
+    assert runs.read(CIFAR, tmp_path)["changes"] == {"test_dataloader.dataset.indices": 8}
+
+
+def test_a_schedule_is_scaled_with_a_shortened_run_alone(tmp_path):
+    decay = {"param_scheduler.1.milestones": [6, 9]}
+    write_run(tmp_path / "short", CIFAR, epochs=2, options={**decay, "train_cfg.max_epochs": 12})
+    assert runs.read(CIFAR, tmp_path / "short")["changes"] == {}
+    write_run(tmp_path / "full", CIFAR, epochs=2, options=decay)
+    assert runs.read(CIFAR, tmp_path / "full")["changes"] == decay
+    options = {"param_scheduler.end": 20, "train_cfg.max_iters": 20}
+    assert runs.read(ADE, write_run(tmp_path / "ade", ADE, 2, options=options))["changes"] == {}
+
+
 def test_the_multi_scale_test_is_told_by_its_model(tmp_path):
     write_run(tmp_path, ADE, epochs=2)
     write_test(tmp_path, {"mIoU": 38.2})
