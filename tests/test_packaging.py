@@ -33,4 +33,5 @@ def test_the_wheel_needs_torch_and_wrapt_alone(root, tmp_path):
     assert "License-Expression: Apache-2.0" in lines
     modules = {str(p.relative_to(root)) for p in (root / "ilm_plugins").rglob("*.py")}
     assert modules <= set(names)
+    assert "ilm_plugins/reproduction/papers.json" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"ilm_plugins"}

@@ -1,0 +1,161 @@
+"""What :mod:`ilm_plugins.reproduction` asks of detectron2's configs and of their runs' folders.
+
+Overrides are those of tools/train_net.py, KEY VALUE. See :mod:`..openmmlab.runs`, which answers the
+same for MMEngine's.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode, get_cfg
+
+from ..training import UserError
+
+#: What of a config leaves a recipe as it is.
+PLACES = re.compile(
+    r"OUTPUT_DIR|SEED|VERSION|DATALOADER\.NUM_WORKERS|MODEL\.DEVICE|VIS_PERIOD"
+    r"|SOLVER\.(MAX_ITER|STEPS|CHECKPOINT_PERIOD|REFERENCE_WORLD_SIZE)|TEST\.EVAL_PERIOD"
+)
+#: Points of a curve.
+STEPS = 100
+
+
+def _load(config: str | Path) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_file(str(config))
+    return cfg
+
+
+def length(config: str) -> tuple[int, str]:
+    """How long a config trains, and in what."""
+    return _load(config).SOLVER.MAX_ITER, "iterations"
+
+
+def settings(config: str, work_dir: Path, seed: int) -> list[str]:
+    """Where a run is, and its seed."""
+    return ["OUTPUT_DIR", str(work_dir), "SEED", str(seed)]
+
+
+def shortened(config: str, new: int) -> list[str]:
+    """Train for ``new`` iterations, the schedule's steps at the same shares; not the warm-up."""
+    solver = _load(config).SOLVER
+    steps = {max(1, round(step * new / solver.MAX_ITER)) for step in solver.STEPS}
+    # detectron2 wants them below the last iteration.
+    steps = tuple(sorted(step for step in steps if step < new))
+    return ["SOLVER.MAX_ITER", str(new), "SOLVER.STEPS", str(steps)]
+
+
+def on_data(config: str, folder: str) -> list[str]:
+    """Nothing: :func:`environment` tells where the data are."""
+    return []
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Variables of the environment with which data are found."""
+    return {"DETECTRON2_DATASETS": str(Path(folder).absolute())}
+
+
+def miniature(config: str, folder: Path) -> list[str]:
+    """Train on a few generated images of 64 x 64 for two iterations."""
+    from ...data.shapes import write_shapes
+
+    if not (Path(folder) / "shapes" / "shapes.json").is_file():
+        write_shapes(folder, num_training=8, num_validation=4, size=64)
+    sizes = [f"INPUT.{side}_SIZE_{split}" for side in ("MIN", "MAX") for split in ("TRAIN", "TEST")]
+    values = {name: "(64,)" if name == "INPUT.MIN_SIZE_TRAIN" else "64" for name in sizes}
+    values |= {"DATASETS.TRAIN": "('shapes_train',)", "DATASETS.TEST": "('shapes_val',)"}
+    values |= {"MODEL.WEIGHTS": "", "MODEL.ROI_HEADS.NUM_CLASSES": "4"}
+    values |= {"SOLVER.IMS_PER_BATCH": "2", "DATALOADER.NUM_WORKERS": "0"}
+    return [*shortened(config, 2), *(word for pair in values.items() for word in pair)]
+
+
+def spelled(pairs: Sequence[str]) -> list[str]:
+    """Overrides KEY=VALUE as tools/train_net.py takes them for these configs."""
+    return [word for pair in pairs for word in pair.split("=", 1)]
+
+
+def progress(work_dir: Path) -> tuple[int, str | None]:
+    """How far a run's last checkpoint is, in iterations, and its file."""
+    last = Path(work_dir, "last_checkpoint")
+    if not last.is_file():
+        return 0, None
+    name = last.read_text().strip()
+    number = re.search(r"_(\d+)\.pth$", name)
+    if number:
+        return int(number[1]) + 1, str(Path(work_dir, name))
+    return _load(Path(work_dir, "config.yaml")).SOLVER.MAX_ITER, str(Path(work_dir, name))
+
+
+def tests(config: str) -> bool:
+    """Whether a finished run is tested by a command of its own; detectron2's ends with its test."""
+    return False
+
+
+def read(config: str, work_dir: Path) -> dict[str, Any]:
+    """What a run was and what it came to, see :func:`..openmmlab.runs.read`.
+
+    Raises:
+        UserError: the folder has no run.
+    """
+    file, metrics = Path(work_dir, "config.yaml"), Path(work_dir, "metrics.json")
+    if not (file.is_file() and metrics.is_file()):
+        raise UserError(f"{work_dir} has no run of tools/train_net.py: no metrics.json")
+    cfg, recipe = _load(file), _load(config)
+    ours, theirs = _flat(recipe), _flat(cfg)
+    changed = {k: v for k, v in sorted(theirs.items()) if ours.get(k) != v}
+    entries = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    planned = cfg.SOLVER.MAX_ITER
+    rows, seconds = _curve(entries, planned)
+    results = [entry for entry in entries if "bbox/AP" in entry]
+    run = min(progress(work_dir)[0], planned)
+    log = Path(work_dir, "log.txt")
+    return {
+        "unit": "iterations",
+        "run": run,
+        "planned": planned,
+        "recipe": recipe.SOLVER.MAX_ITER,
+        "changes": {k: v for k, v in changed.items() if not PLACES.fullmatch(k)},
+        "overrides": [word for k, v in changed.items() for word in (k, str(v))],
+        "seed": cfg.SEED if cfg.SEED >= 0 else None,
+        "images": None,
+        "recipe images": None,
+        "packed": False,
+        "curve": rows,
+        "seconds": seconds,
+        "metrics": {(): results[-1]} if results and run == planned else {},
+        "references": {},
+        "log": log.read_text(encoding="utf-8", errors="replace") if log.is_file() else "",
+    }
+
+
+def _flat(node: CfgNode, key: str = "") -> dict[str, Any]:
+    found = {}
+    for name, value in node.items():
+        full = f"{key}.{name}" if key else name
+        found |= _flat(value, full) if isinstance(value, CfgNode) else {full: value}
+    # A file has lists where the defaults have tuples.
+    return json.loads(json.dumps(found))
+
+
+def _curve(entries: list[dict], total: int) -> tuple[list[dict], float]:
+    step = max(1, total // STEPS)
+    values: dict[int, dict[str, list]] = defaultdict(lambda: defaultdict(list))
+    times, last = [], 0
+    for entry in entries:
+        # The test at the end comes an iteration after the last.
+        done = min(entry["iteration"] + 1, total)
+        at, last = -(-done // step) * step, max(last, done)
+        times += [entry["time"]] if "time" in entry else []
+        for name, value in entry.items():
+            if name == "total_loss" or name.endswith("/AP"):
+                values[at][name].append(value)
+    rows = [
+        {"iterations": at, **{name: round(float(np.mean(v)), 4) for name, v in sorted(row.items())}}
+        for at, row in sorted(values.items())
+    ]
+    return rows, float(np.mean(times)) * last if times else 0.0

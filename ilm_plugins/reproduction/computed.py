@@ -1,0 +1,70 @@
+"""The papers' figures that need no training: parameters and floating point operations."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import NORMS
+from ..analysis import complexity
+from ..integrations import training
+from ..integrations.training import UserError
+from .registry import ROOT, Cell, tables
+
+#: Channels of the layer of EN's Table 1.
+CHANNELS = 64
+PLAIN = {
+    "BN": nn.BatchNorm2d,
+    "IN": partial(nn.InstanceNorm2d, affine=True),
+    "LN": partial(nn.GroupNorm, 1),
+    "GN": partial(nn.GroupNorm, 32),
+}
+
+
+def compute(cell: Cell) -> dict[str, float]:
+    """A computed cell's figures, by the names of its table's measures."""
+    table = tables()[cell.table]
+    function = {
+        "parameter_increment": parameter_increment,
+        "layer_parameters": layer_parameters,
+        "cost": cost,
+    }[table.compute]
+    return dict(zip(table.measures, function(**cell.of), strict=True))
+
+
+def parameter_increment(depth: int, layer: str, **options: Any) -> tuple[float]:
+    """What percentage of parameters a layer adds to torchvision's ResNet of a depth."""
+    try:
+        from torchvision import models
+    except ImportError:
+        raise UserError("torchvision is not installed; pip install torchvision") from None
+    build = getattr(models, f"resnet{depth}")
+    with torch.device("meta"):
+        plain = complexity.parameters(build())
+        more = complexity.parameters(build(norm_layer=partial(NORMS[layer], **options)))
+    return (100 * (more - plain) / plain,)
+
+
+def layer_parameters(layer: str) -> tuple[int]:
+    """The parameters of a layer of 64 channels."""
+    return (complexity.parameters((PLAIN | NORMS)[layer](CHANNELS)),)
+
+
+def cost(config: str) -> tuple[float, float]:
+    """The parameters in millions, and 1e9 multiply-adds for an image of 224 x 224, of a config.
+
+    Raises:
+        UserError: mmpretrain or fvcore is not installed.
+    """
+    words = ["--config-file", str(ROOT / config), "--num-gpus", "0"]
+    args = training.parser().parse_args(words)
+    training.check_framework("mmengine", args)
+    from ..integrations.openmmlab.train import build_model
+
+    model = build_model(args)
+    try:
+        operations = complexity.flops(model, torch.zeros(1, 3, 224, 224))
+    except ImportError as error:
+        raise UserError(str(error)) from None
+    return complexity.parameters(model) / 1e6, operations / 1e9

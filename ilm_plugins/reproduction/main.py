@@ -1,0 +1,157 @@
+"""The command line of the reproduction; see ``tools/reproduce.py``."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..integrations.training import UserError, failure
+from . import records, registry, report, running
+from .registry import NOT_HERE, Cell, Table
+
+#: Wherever they stand, so that no option takes them for its own.
+OVERRIDE = re.compile(r"\w+(\.\w+)+=")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """List, run or report the papers' tables.
+
+    Returns:
+        The exit status: 0; or after printing one line, 2 for the user's mistake, and 1 for a run
+        that failed.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    overrides = [word for word in words if OVERRIDE.match(word)]
+    args = parser().parse_args([word for word in words if word not in overrides])
+    args.overrides = overrides
+    try:
+        return args.command(args)
+    except Exception as error:
+        line = failure(error)
+        if line is None:
+            raise
+        print(f"reproduce.py: error: {line}", file=sys.stderr)
+        return line.status
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands list, run and report."""
+    p = argparse.ArgumentParser(description="The papers' tables and figures, run here.")
+    commands = p.add_subparsers(required=True, metavar="list | run | report")
+    listing = commands.add_parser("list", help="every table and figure, and what is behind it")
+    listing.set_defaults(command=list_)
+    listing.add_argument("table", nargs="?", help="one of them, such as en-5")
+
+    run = commands.add_parser(
+        "run",
+        help="train and test a table's cells, or go on with them",
+        usage="%(prog)s [options] TABLE [CELL] [KEY.KEY=VALUE ...]",
+        epilog="Runs are in WORK_DIR/TABLE/CELL/seedN, each with its record.json. Words with a dot "
+        "and '=' anywhere are overrides for tools/train_net.py, of all cells alike.",
+    )
+    run.set_defaults(command=run_)
+    run.add_argument("table", help="such as en-5; 'list' has them all")
+    run.add_argument("cell", nargs="?", help="such as ResNet20/EN, or how several begin")
+    run.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
+    shorter = run.add_mutually_exclusive_group()
+    for unit in ("epochs", "iterations"):
+        shorter.add_argument(
+            f"--{unit}",
+            type=_at_least_one,
+            metavar="N",
+            help="shorten to as many, the schedule with them; labelled as shortened for good",
+        )
+    run.add_argument("--minutes", type=float, help="stop then; the same command goes on")
+    run.add_argument("--num-gpus", type=int, metavar="N", help="a run; 0 for CPU")
+    run.add_argument("--jobs", type=_at_least_one, default=1, help="runs at once, sharing a device")
+    run.add_argument("--data", metavar="DIR", help="the images, in place of the config's folder")
+    run.add_argument("--miniature", action="store_true", help="two steps on generated images")
+    run.add_argument("--work-dir", default="output/reproduce", metavar="DIR")
+
+    reporting = commands.add_parser("report", help="write reports/ from the records of runs")
+    reporting.set_defaults(command=report_)
+    reporting.add_argument("--work-dir", default="output/reproduce", metavar="DIR")
+    reporting.add_argument("--records", default="reports/records", metavar="DIR")
+    reporting.add_argument(
+        "--add",
+        nargs=3,
+        metavar=("TABLE", "CELL", "DIR"),
+        help="a folder that tools/train_net.py has written, to be recorded first",
+    )
+    reporting.add_argument("--commit", help="of the project, at which --add's folder was run")
+    return p
+
+
+def _at_least_one(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def list_(args: argparse.Namespace) -> int:
+    """Print the tables, or the cells of one."""
+    chosen = [registry.one_table(args.table)] if args.table else registry.tables().values()
+    for table in chosen:
+        print(f"\n{table.id}  {registry.papers()[table.paper]}, {table.number}: {table.title}")
+        if table.note:
+            print(f"  {table.note}")
+        print(*(f"  {row}" for row in _rows(table)), sep="\n")
+    return 0
+
+
+def _rows(table: Table) -> list[str]:
+    if not table.cells:
+        rows = [f"curves of {', '.join(table.shows)}"] if table.shows else []
+        return rows + ([table.command] if table.command else []) or ["-"]
+    width = max(map(len, table.cells))
+    figures = [report.figures(table, cell.paper) for cell in table.cells.values()]
+    most = max(map(len, [*figures, " / ".join(table.measures)]))
+    rows = [f"{'':{width}}  {' / '.join(table.measures):{most}}"]
+    for cell, paper in zip(table.cells.values(), figures, strict=True):
+        paper = cell.says if not any(cell.paper) and cell.says else paper
+        rows.append(f"{cell.name:{width}}  {paper:{most}}  {_behind(cell)}")
+    return rows
+
+
+def _behind(cell: Cell) -> str:
+    if cell.config:
+        return cell.config
+    return "computed" if cell.of is not None else NOT_HERE
+
+
+def run_(args: argparse.Namespace) -> int:
+    """Run cells."""
+    unit = "iterations" if args.iterations else "epochs"
+    options = running.Options(
+        seeds=tuple(args.seeds),
+        length=args.iterations or args.epochs,
+        unit=unit,
+        minutes=args.minutes,
+        num_gpus=args.num_gpus,
+        jobs=args.jobs,
+        miniature=args.miniature,
+        data=args.data,
+        work_dir=Path(args.work_dir),
+        overrides=tuple(args.overrides),
+    )
+    planned = running.plan(registry.find(args.table, args.cell), options)
+    return running.perform(planned, options)
+
+
+def report_(args: argparse.Namespace) -> int:
+    """Collect records and write the report."""
+    folder = Path(args.records)
+    if args.add:
+        table, name, work_dir = args.add
+        cells = registry.find(table, name)
+        if len(cells) > 1 or not cells[0].config:
+            raise UserError(f"--add {table} {name!r}: give one cell that has a config")
+        cell = registry.home(cells[0])
+        records.collect(records.record(cell, Path(work_dir), commit=args.commit), folder)
+    for path in sorted(Path(args.work_dir).rglob(running.RECORD)):
+        records.collect(records.read(path), folder)
+    for path in report.write(folder):
+        print(path)
+    return 0

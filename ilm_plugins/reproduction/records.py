@@ -1,0 +1,211 @@
+"""Records of runs: what was run, on what, and what it came to; one JSON file each."""
+
+import json
+import platform
+import re
+import shlex
+import subprocess
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from ..integrations import installed, training
+from ..integrations.training import UserError
+from . import registry
+from .registry import ROOT, Cell
+
+
+def framework(config: str) -> ModuleType:
+    """The module that knows a config's framework.
+
+    Raises:
+        UserError: the config is not there, or its framework is not installed.
+    """
+    file = str(ROOT / config)
+    if not Path(file).is_file():
+        raise UserError(f"{config} is not in {ROOT}; run this from a checkout of the project")
+    name = training.framework_of(file)
+    package = {"mmengine": "openmmlab"}.get(name, name)
+    if not installed(name):
+        raise UserError(f"{config} needs {name}, which is not installed; make install-{package}")
+    return import_module(f"ilm_plugins.integrations.{package}.runs")
+
+
+def record(
+    cell: Cell,
+    folder: Path,
+    command: str | None = None,
+    commit: str | None = None,
+    miniature: bool = False,
+) -> dict[str, Any]:
+    """What a folder of a run of tools/train_net.py holds.
+
+    Args:
+        cell: that it is a run of.
+        folder: its work_dir or OUTPUT_DIR.
+        command: how it was run; else told from what its config changes.
+        commit: of this project, where that is known.
+        miniature: whether it is one.
+
+    Raises:
+        UserError: the folder has no run.
+    """
+    found = framework(cell.config).read(str(ROOT / cell.config), folder)
+    log, metrics = found.pop("log"), found.pop("metrics")
+    overrides = found.pop("overrides")
+    names = registry.tables()[cell.table].measures
+    chosen = {name: registry.measures()[name] for name in names}
+    figures = {name: m.read(metrics.get(m.options, {})) for name, m in chosen.items()}
+    references = {
+        what: {name: m.read(values) for name, m in chosen.items()}
+        for what, values in found.pop("references").items()
+    }
+    result = {
+        "table": cell.table,
+        "cell": cell.name,
+        "config": cell.config,
+        "label": label(found, miniature),
+        "command": command or spelled(cell.config, overrides),
+        **found,
+        "figures": {name: value for name, value in figures.items() if value is not None},
+        "references": references,
+        "device": gpus(log) or cpu(),
+        "torch": torch.__version__,
+        "commit": commit,
+    }
+    return {key: _rounded(value) for key, value in result.items()}
+
+
+def label(found: dict[str, Any], miniature: bool = False) -> str:
+    """How a run differs from the full recipe; "full recipe" where it does not."""
+    unit, run, planned, recipe = (found[key] for key in ("unit", "run", "planned", "recipe"))
+    words = ["miniature"] if miniature else []
+    if run < planned:
+        words.append(f"unfinished: {run} of {planned} {unit}")
+    if planned < recipe:
+        words.append(f"shortened: {planned} of {recipe} {unit}")
+    if found["images"] is not None and found["images"] != found["recipe images"]:
+        words.append(f"{found['images']} of {found['recipe images']} images")
+    if not miniature:
+        words += [f"changed: {key}={_short(value)}" for key, value in found["changes"].items()]
+    return ", ".join(words) or "full recipe"
+
+
+def _short(value: Any) -> str:
+    """A setting in a label; of hooks and the like, their types."""
+    if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+        return "+".join(str(v.get("type")) for v in value)
+    text = str(value)
+    return text if len(text) < 40 else f"{text[:40]}..."
+
+
+def spelled(config: str, overrides: list[str]) -> str:
+    """A command of tools/train_net.py as one types it."""
+    return f"python tools/train_net.py --config-file {shlex.join([config, *overrides])}"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def gpus(log: str) -> str | None:
+    """The GPUs that a framework's log names."""
+    match = re.search(r"^\W*GPU (0[\d,]*):?\s+([^\n(]+)", log, re.MULTILINE)
+    if match is None:
+        return None
+    count = match[1].count(",") + 1
+    return f"{count} x {match[2].strip()}" if count > 1 else match[2].strip()
+
+
+def cpu() -> str:
+    """This machine's processor."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.is_file() else ""
+    match = re.search(r"model name\s*:\s*(.+)", text)
+    return f"CPU, {match[1].strip() if match else platform.processor() or platform.machine()}"
+
+
+def commit() -> str | None:
+    """This checkout's commit, "+changes" where files differ from it; None outside a checkout."""
+    if not (ROOT / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+        return done.stdout.strip()
+
+    head = git("rev-parse", "--short=12", "HEAD")
+    dirty = git("status", "--porcelain", "--untracked-files=no")
+    return head + "+changes" * bool(dirty) if head else None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record's file.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        registry.tables()[found["table"]].cells[found["cell"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no record of a run ({error!r}); remove it") from error
+    return found
+
+
+def write(found: dict[str, Any], path: Path) -> None:
+    """Write a record."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dumped(found), encoding="utf-8")
+
+
+def dumped(found: dict[str, Any]) -> str:
+    """A record as its file has it: an entry a line, and of a curve a point a line."""
+    lines = []
+    for key, value in found.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if key == "curve" and value:
+            rows = ",\n  ".join(json.dumps(row) for row in value)
+            text = f"[\n  {rows}\n ]"
+        lines.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def collect(found: dict[str, Any], folder: Path) -> Path:
+    """Put a record among those that are kept; an unfinished one of the same run gives way.
+
+    Returns:
+        Its file.
+
+    Raises:
+        UserError: there is one already of another run of the same cell, label and seed.
+    """
+    for path in sorted(folder.glob("*.json")):
+        old = read(path)
+        keys = ("table", "cell", "seed", "planned", "images", "changes")
+        same = all(old.get(key) == found.get(key) for key in keys)
+        if same and "unfinished" in old["label"] and old["run"] <= found["run"]:
+            path.unlink()
+    path = folder / f"{_name(found)}.json"
+    if path.is_file() and read(path)["curve"] != found["curve"]:
+        raise UserError(
+            f"{path} holds another run of {found['table']} {found['cell']}, seed {found['seed']}; "
+            "run another seed, or remove that file"
+        )
+    write(found, path)
+    return path
+
+
+def _name(found: dict[str, Any]) -> str:
+    cell = registry.tables()[found["table"]].cells[found["cell"]]
+    words = [cell.table, cell.folder.name]
+    words += [] if found["seed"] is None else [f"seed{found['seed']}"]
+    words += [] if found["label"] in ("full recipe", "computed") else [found["label"]]
+    return re.sub(r"[^\w.+-]+", "-", "-".join(words)).strip("-")[:150]

@@ -1,0 +1,284 @@
+"""Reports of what was reproduced: Markdown and curves, from the records of runs alone."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from ..integrations.training import UserError
+from . import records, registry
+from .registry import NOT_HERE, Cell, Table
+
+#: Okabe and Ito's colours, told apart by everybody.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+STYLES = ("-", "--", ":", "-.")
+COLUMNS = ("", "run", "paper", "ours", "ours - paper", "seeds", "trained", "device", "commit")
+HEAD = """\
+Written by `python tools/reproduce.py report` from [records](records) of runs, which
+`python tools/reproduce.py run TABLE CELL` makes. Beside a paper's figure stand full recipes alone:
+a run that is shorter, on fewer images or otherwise changed has a row of its own, which says so.
+Where there are several seeds, figures are means and, behind ±, standard deviations.
+"""
+
+Records = list[dict[str, Any]]
+
+
+def write(folder: Path) -> list[Path]:
+    """Write the reports on the records in a folder, beside that folder.
+
+    The same records give the same bytes, under one version of matplotlib.
+
+    Returns:
+        The files.
+    """
+    found = [records.read(path) for path in sorted(folder.glob("*.json"))]
+    by_cell: dict[str, Records] = defaultdict(list)
+    for record in found:
+        by_cell[f"{record['table']} {record['cell']}"].append(record)
+    pages = {"README.md": index(by_cell)}
+    pages |= {f"{paper}.md": page(paper, by_cell) for paper in registry.papers()}
+    out = folder.parent
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in pages.items():
+        (out / name).write_text(text, encoding="utf-8")
+    drawn = [
+        draw(table, by_cell, out / f"{table.id}.png")
+        for table in registry.tables().values()
+        if curves(table, by_cell)
+    ]
+    return [out / name for name in pages] + drawn
+
+
+def index(by_cell: dict[str, Records]) -> str:
+    """The page of all tables and figures."""
+    lines = ["# Reproduction", "", HEAD]
+    for paper, title in registry.papers().items():
+        lines += [f"## [{title}]({paper}.md)", "", "| | | cells run |", "|---|---|---|"]
+        for table in _of(paper):
+            lines.append(f"| {table.number} | {table.title} | {_state(table, by_cell)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _of(paper: str) -> list[Table]:
+    return [table for table in registry.tables().values() if table.paper == paper]
+
+
+def _state(table: Table, by_cell: dict[str, Records]) -> str:
+    if not table.cells:
+        return _behind(table)
+    here = [c for c in table.cells.values() if c.config or c.of is not None]
+    labels = [{r["label"] for r in by_cell.get(registry.home(cell).id, ())} for cell in here]
+    whole = sum(bool(found & {"full recipe", "computed"}) for found in labels)
+    rest = sum(bool(found) for found in labels) - whole
+    words = f"{whole} of {len(here)}" if whole or rest else f"not run ({len(here)})"
+    others = len(table.cells) - len(here)
+    return (
+        words
+        + f", {rest} shortened or otherwise changed" * bool(rest)
+        + f"; {others} {NOT_HERE}" * bool(others)
+    )
+
+
+def _behind(table: Table) -> str:
+    shown = ", ".join(f"[{key}]({key.split('-')[0]}.md#{key})" for key in table.shows)
+    words = [f"curves of {shown}"] if shown else []
+    return "; ".join(words + ([f"`{table.command}`"] if table.command else [])) or "-"
+
+
+def page(paper: str, by_cell: dict[str, Records]) -> str:
+    """A paper's page: a table for each of its own."""
+    lines = [f"# {registry.papers()[paper]}", ""]
+    for table in _of(paper):
+        lines += [f"## {table.id}", "", f"{table.number}. {table.title}.", ""]
+        lines += [table.note, ""] if table.note else []
+        if not table.cells:
+            lines += [_behind(table), ""]
+            continue
+        lines += _table(table, by_cell)
+        if curves(table, by_cell):
+            lines += ["", f"![Training curves of {table.id}]({table.id}.png)"]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _table(table: Table, by_cell: dict[str, Records]) -> list[str]:
+    described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
+    lines = [f"{' / '.join(described)}.", "", f"| {' | '.join(COLUMNS)} |"]
+    lines.append("|---" * len(COLUMNS) + "|")
+    for cell in table.cells.values():
+        groups = grouped(by_cell.get(registry.home(cell).id, []))
+        whole = [g for label, g in groups.items() if label in ("full recipe", "computed")]
+        lines.append(_row(table, cell, whole[0] if whole else []))
+        for label, group in groups.items():
+            if label not in ("full recipe", "computed"):
+                lines += _rows_of_their_own(table, cell, label, group)
+    return lines
+
+
+def grouped(found: Records) -> dict[str, Records]:
+    """Records of a cell by their labels, in the order of seeds."""
+    groups: dict[str, Records] = defaultdict(list)
+    for record in sorted(found, key=lambda r: (r["label"], r["seed"] or 0)):
+        groups[record["label"]].append(record)
+    return dict(groups)
+
+
+def _row(table: Table, cell: Cell, group: Records) -> str:
+    """A row with the paper's figures."""
+    paper = figures(table, cell.paper) if any(v is not None for v in cell.paper) else ""
+    paper = ", ".join(filter(None, [paper, cell.says]))
+    if cell.config is None and cell.of is None:
+        return _line(cell.name, NOT_HERE, paper)
+    if not group:
+        return _line(cell.name, "not run", paper)
+    ours = [_values(group, name) for name in table.measures]
+    differences = figures(
+        table,
+        [
+            None if not values or value is None else mean(values) - value
+            for values, value in zip(ours, cell.paper, strict=True)
+        ],
+        sign="+",
+    )
+    return _line(
+        cell.name, group[0]["label"], paper, _spread(table, ours), differences, *_origin(group)
+    )
+
+
+def _rows_of_their_own(table: Table, cell: Cell, label: str, group: Records) -> list[str]:
+    """Rows of a run that is no full recipe, and of what to compare it with."""
+    values = [_values(group, name) for name in table.measures]
+    lines = [_line(f"{cell.name}, ours", label, "", _spread(table, values), "", *_origin(group))]
+    for what, reference in group[0].get("references", {}).items():
+        constant = figures(table, [reference.get(name) for name in table.measures])
+        lines.append(_line(f"{what}, to compare", "", "", constant))
+    return lines
+
+
+def _values(group: Records, name: str) -> list[float]:
+    return [r["figures"][name] for r in group if r["figures"].get(name) is not None]
+
+
+def _spread(table: Table, values: Sequence[list[float]]) -> str:
+    """Means, and behind ± the standard deviations of several."""
+    means = figures(table, [mean(v) if v else None for v in values]).split(" / ")
+    spreads = [
+        f" ± {stdev(v):.{n}f}" if len(v) > 1 else ""
+        for v, n in zip(values, table.decimals, strict=True)
+    ]
+    return " / ".join(a + b for a, b in zip(means, spreads, strict=True))
+
+
+def _origin(group: Records) -> list[str]:
+    """Seeds, length, device and commit of runs."""
+    first = group[0]
+    if first["label"] == "computed":
+        return ["", "", "", _some(r["commit"] for r in group)]
+    length = f"{first['run']} of {first['recipe']} {first['unit']}" if first["recipe"] else "test"
+    hours = mean(r["seconds"] for r in group) / 3600
+    jpeg = ", on re-encoded JPEG" if any(r["packed"] for r in group) else ""
+    return [
+        _some(r["seed"] for r in group),
+        length + jpeg,
+        f"{_some(r['device'] for r in group)}, {hours:.2f} h",
+        _some(r["commit"] for r in group),
+    ]
+
+
+def _some(values) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "-"
+
+
+def _line(*cells: str) -> str:
+    filled = [*cells, *[""] * (len(COLUMNS) - len(cells))]
+    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in filled)} |"
+
+
+def figures(table: Table, values: Sequence[float | None], sign: str = "") -> str:
+    """A row's numbers, with as many decimals as the paper gives; "-" where there is none."""
+    pairs = zip(values, table.decimals, strict=True)
+    # Adding 0 makes 0 of what is rounded to -0.
+    return " / ".join("-" if v is None else f"{round(v, n) + 0:{sign}.{n}f}" for v, n in pairs)
+
+
+def curves(table: Table, by_cell: dict[str, Records]) -> dict[str, Records]:
+    """Label of a line -> the records that it is the mean of, for a table's own cells."""
+    found = {}
+    for cell in table.cells.values():
+        if registry.home(cell).id != cell.id:
+            continue
+        for label, group in grouped(by_cell.get(cell.id, [])).items():
+            if any(record["curve"] for record in group):
+                found[f"{cell.name}, {label}"] = group
+    return found
+
+
+def draw(table: Table, by_cell: dict[str, Records], path: Path) -> Path:
+    """Draw what was logged over the training of a table's cells, a panel for each quantity.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        needed = "pip install 'ilm_plugins[reproduction]'"
+        raise UserError(f"matplotlib is not installed, and curves need it; {needed}") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = curves(table, by_cell)
+    logged = [record["curve"] for group in lines.values() for record in group]
+    names = _panels({name for rows in logged for row in rows for name in row}, table)
+    columns = min(2, len(names))
+    height = -(-len(names) // columns)
+    size = (6 * columns, 3.6 * height + 0.2 * len(lines))
+    with matplotlib.rc_context(matplotlib.rcParamsDefault):
+        figure_, axes = pyplot.subplots(
+            height, columns, figsize=size, squeeze=False, layout="constrained"
+        )
+        for axis, name in zip(axes.flat, names, strict=False):
+            for i, (label, group) in enumerate(lines.items()):
+                unit = group[0]["unit"]
+                points = _mean_curve([r["curve"] for r in group], unit, name)
+                style = {"color": COLOURS[i % len(COLOURS)], "marker": "." * (len(points) < 30)}
+                style["linestyle"] = STYLES[i // len(COLOURS) % len(STYLES)]
+                axis.plot(*zip(*points, strict=True), label=label, **style) if points else None
+                axis.set_xlabel(unit)
+            axis.set_ylabel(name)
+            axis.grid(alpha=0.3)
+        for axis in list(axes.flat)[len(names) :]:
+            axis.set_axis_off()
+        figure_.suptitle(f"{table.id}: {table.title}")
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        figure_.legend(handles, labels, loc="outside lower center", fontsize="small")
+        about = {"Software": None, "records": fingerprint(lines)}
+        figure_.savefig(path, dpi=90, metadata=about)
+        pyplot.close(figure_)
+    return path
+
+
+def _panels(logged: set[str], table: Table) -> list[str]:
+    """What to draw of what was logged: the loss, or its parts; and what the table measures."""
+    losses = [name for name in ("loss", "total_loss") if name in logged]
+    losses = losses or sorted(name for name in logged if "loss" in name)
+    read = {n for name in table.measures for n in registry.measures()[name].metrics}
+    return losses + sorted(logged & read)
+
+
+def _mean_curve(found: list[list[dict]], unit: str, name: str) -> list[tuple[float, float]]:
+    values: dict[float, list[float]] = defaultdict(list)
+    for rows in found:
+        for row in rows:
+            if name in row:
+                values[row[unit]].append(row[name])
+    return [(at, mean(v)) for at, v in sorted(values.items())]
+
+
+def fingerprint(lines: dict[str, Records]) -> str:
+    """What a picture's metadata say of the records that it shows, under "records"."""
+    text = "".join(label + str([r["curve"] for r in group]) for label, group in lines.items())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

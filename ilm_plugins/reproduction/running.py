@@ -1,0 +1,338 @@
+"""Runs of cells: tools/train_net.py in subprocesses, gone on with until they are whole."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..integrations.training import RunError, UserError
+from . import records, registry
+from .records import framework
+from .registry import NOT_HERE, ROOT, Cell
+
+RECORD = "record.json"
+#: Configs are programs; runs at once read theirs one after the other.
+READING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks of all runs; see ``tools/reproduce.py run --help``."""
+
+    seeds: tuple[int, ...] = (0,)
+    length: int | None = None
+    unit: str = "epochs"
+    minutes: float | None = None
+    num_gpus: int | None = None
+    jobs: int = 1
+    miniature: bool = False
+    data: str | None = None
+    work_dir: Path = Path("output/reproduce")
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cell and a seed."""
+
+    cell: Cell
+    seed: int
+    options: Options
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell.id}, seed {self.seed}"
+
+    @property
+    def command(self) -> str:
+        """That of tools/reproduce.py which runs it alone."""
+        options = self.options
+        words = ["run", self.cell.table, self.cell.name, "--seeds", self.seed]
+        words += [f"--{options.unit}", options.length] if options.length else []
+        words += ["--num-gpus", options.num_gpus] if options.num_gpus is not None else []
+        words += ["--data", options.data] if options.data else []
+        words += ["--miniature"] if options.miniature else []
+        words += ["--work-dir", options.work_dir] if options.work_dir != Options.work_dir else []
+        return f"python tools/reproduce.py {shlex.join(map(str, [*words, *options.overrides]))}"
+
+    @property
+    def root(self) -> Path:
+        """The folder of all runs, or of all miniatures."""
+        folder = self.options.work_dir
+        return folder / "miniature" if self.options.miniature else folder
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.cell.folder / f"seed{self.seed}"
+
+    @property
+    def length(self) -> tuple[int, str]:
+        """How long it is to be; 0 for a test alone."""
+        recipe, unit = framework(self.cell.config).length(str(ROOT / self.cell.config))
+        if self.cell.tests:
+            return 0, unit
+        if self.options.miniature:
+            return 2, unit
+        return self.options.length or recipe, unit
+
+    def of(self, cell_id: str) -> "Run":
+        """That of another cell, by the same seed."""
+        return Run(registry.home(registry.named(cell_id)), self.seed, self.options)
+
+
+class Stopped(Exception):
+    """The time is up."""
+
+
+def plan(cells: Sequence[Cell], options: Options) -> list[Run | Cell]:
+    """What is to be run and computed for cells, each once.
+
+    Raises:
+        UserError: none can be.
+    """
+    found: dict[str, Run | Cell] = {}
+    for cell in cells:
+        cell = registry.home(cell)
+        if cell.config:
+            for seed in options.seeds:
+                found[f"{cell.id} {seed}"] = Run(cell, seed, options)
+        elif cell.of is not None:
+            found[cell.id] = cell
+    if not found:
+        raise UserError(f"{', '.join(cell.id for cell in cells)}: {NOT_HERE}; choose another")
+    return list(found.values())
+
+
+def perform(planned: Sequence[Run | Cell], options: Options) -> int:
+    """Run and compute, and say a line on each; SIGTERM and Ctrl-C stop all.
+
+    Returns:
+        The exit status: 0, or the highest of those that failed.
+    """
+    deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+    stop = threading.Event()
+    # As Ctrl-C does: threads and their subprocesses end with this process.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with ThreadPoolExecutor(options.jobs) as pool:
+            try:
+                return max(pool.map(lambda one: _told(one, options, deadline, stop), planned))
+            finally:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _told(one: Run | Cell, options: Options, deadline: float, stop: threading.Event) -> int:
+    """Run or compute one, and print a line on it."""
+    name = one.id if isinstance(one, Cell) else one.name
+    try:
+        found = _computed(one, options) if isinstance(one, Cell) else _run(one, deadline, stop)
+        print(f"{name}: {told(found)}", flush=True)
+    except Stopped:
+        print(f"{name}: {_so_far(one)}; run the same command to go on", flush=True)
+    except UserError as error:
+        print(f"{name}: error: {error}", file=sys.stderr, flush=True)
+        return error.status
+    return 0
+
+
+def told(found: dict) -> str:
+    """A record's figures, in words."""
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in found["figures"].items())
+    return f"{figures or 'no figure'} ({found['label']})"
+
+
+def _so_far(one: Run | Cell) -> str:
+    if isinstance(one, Cell):
+        return "not begun, time is up"
+    (total, unit), config = one.length, one.cell.config
+    done, _ = framework(config).progress(one.folder)
+    return f"{'stopped' if one.folder.is_dir() else 'not begun'} at {done} of {total} {unit}"
+
+
+def _computed(cell: Cell, options: Options) -> dict:
+    from . import computed
+
+    found = {
+        "table": cell.table,
+        "cell": cell.name,
+        "label": "computed",
+        "figures": {name: float(f"{v:.6g}") for name, v in computed.compute(cell).items()},
+        "seed": None,
+        "curve": [],
+        "command": f"python tools/reproduce.py run {cell.table} {shlex.quote(cell.name)}",
+        "torch": torch.__version__,
+        "commit": records.commit(),
+    }
+    records.write(found, options.work_dir / cell.folder / RECORD)
+    return found
+
+
+def _run(run: Run, deadline: float, stop: threading.Event) -> dict:
+    """Train a run from where it is to its end, test and record it."""
+    module, config = framework(run.cell.config), str(ROOT / run.cell.config)
+    with READING:
+        overrides, (total, _) = _overrides(run), run.length
+    try:
+        if module.progress(run.folder)[0] < total:
+            _same_settings(run, overrides)
+            _execute(run, ["--resume"], overrides, deadline, stop)
+        if module.tests(config):
+            with READING:
+                needed = _tests_to_do(run)
+            for options in needed:
+                resume = [] if run.cell.tests else ["--resume"]
+                _execute(run, ["--eval-only", *resume, *options], overrides, deadline, stop)
+    finally:
+        with READING:
+            found = _record(run)
+    return found
+
+
+def _record(run: Run) -> dict | None:
+    """Write a run's record, if there is anything to record."""
+    here = records.commit()
+    try:
+        found = records.record(run.cell, run.folder, run.command, here, run.options.miniature)
+    except UserError:
+        return None
+    records.write(found, run.folder / RECORD)
+    return found
+
+
+def _tests_to_do(run: Run) -> list[tuple[str, ...]]:
+    """Options of the tests that the table's measures need and that have not been made."""
+    measures = registry.tables()[run.cell.table].measures
+    needed = dict.fromkeys(registry.measures()[name].options for name in measures)
+    config = str(ROOT / run.cell.config)
+    try:
+        made = framework(run.cell.config).read(config, run.folder)["tested"]
+    except UserError:
+        made = ()
+    return [tuple(options) for options in needed if tuple(options) not in made]
+
+
+def _overrides(run: Run) -> list[str]:
+    """Those of tools/train_net.py for a run.
+
+    Raises:
+        UserError: what it starts from has not been trained, or --epochs is given to what counts
+            iterations.
+    """
+    options, config = run.options, str(ROOT / run.cell.config)
+    module = framework(run.cell.config)
+    recipe, unit = module.length(config)
+    words = module.settings(config, run.folder, run.seed)
+    if options.data:
+        words += module.on_data(config, options.data)
+    if options.miniature:
+        words += module.miniature(config, run.root / "data")
+    elif options.length and not run.cell.tests:
+        if options.unit != unit:
+            raise UserError(f"--{options.unit}: {run.cell.id} counts {unit}; give --{unit} N")
+        words += module.shortened(config, options.length) if options.length != recipe else []
+    if run.cell.tests:
+        words += module.trained(_checkpoint(run.of(run.cell.tests)))
+    elif run.cell.starts_from and not options.miniature:
+        words += module.pretrained(_checkpoint(run.of(run.cell.starts_from)))
+    return words + module.spelled(options.overrides)
+
+
+def _checkpoint(run: Run) -> str:
+    """That of another run, which is to be whole.
+
+    Raises:
+        UserError: it is not.
+    """
+    done, checkpoint = framework(run.cell.config).progress(run.folder)
+    total, unit = run.length
+    if done < total:
+        raise UserError(
+            f"needs the checkpoint of {run.name}, which is at {done} of {total} {unit} in "
+            f"{run.folder}; run tools/reproduce.py run {run.cell.table} {run.cell.name!r} first"
+        )
+    return checkpoint
+
+
+def _same_settings(run: Run, overrides: list[str]) -> None:
+    """Raise UserError where a folder holds the beginning of a run with other settings."""
+    file = run.folder / "settings.json"
+    begun, _ = framework(run.cell.config).progress(run.folder)
+    if not (begun and file.is_file()):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(overrides, indent=1) + "\n", encoding="utf-8")
+        return
+    before = json.loads(file.read_text(encoding="utf-8"))
+    if before != overrides:
+        other = sorted({*before} ^ {*overrides})
+        raise UserError(
+            f"{run.folder} was begun with other settings ({', '.join(other)}); give those that it "
+            "was begun with, or another --work-dir"
+        )
+
+
+def _execute(
+    run: Run, words: list[str], overrides: list[str], deadline: float, stop: threading.Event
+) -> None:
+    """Wait for a command of tools/train_net.py.
+
+    Raises:
+        Stopped: at the deadline, or when ``stop`` is set; the command is ended.
+        UserError, RunError: it failed; the message is its own.
+    """
+    if stop.is_set() or time.monotonic() >= deadline:
+        raise Stopped
+    gpus = run.options.num_gpus
+    device = [] if gpus is None else ["--num-gpus", str(gpus)]
+    tool, config = str(ROOT / "tools" / "train_net.py"), str(ROOT / run.cell.config)
+    command = [sys.executable, tool, "--config-file", config, *device, *words, *overrides]
+    module, log = framework(run.cell.config), run.folder / "output.log"
+    data = run.root / "data" if run.options.miniature else run.options.data
+    environment = module.environment(data) if data else {}
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        start = output.tell()
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            # A group of its own, so that its loaders end with it.
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None:
+                if stop.is_set() or time.monotonic() >= deadline:
+                    raise Stopped
+                time.sleep(0.2)
+        finally:
+            _end(process)
+    if process.returncode:
+        with log.open(encoding="utf-8", errors="replace") as lines:
+            lines.seek(start)
+            last = (lines.read().strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+        kind = UserError if process.returncode == 2 else RunError
+        raise kind(f"{last.removeprefix('train_net.py: error: ')} (see {log})")
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a process that still runs, and those that it started."""
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, how)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                continue

@@ -1,0 +1,66 @@
+"""What is asked of detectron2's configs and of their runs' folders."""
+
+import json
+
+import pytest
+from detectron2.config import get_cfg
+
+from ilm_plugins.integrations.detectron2 import runs
+from ilm_plugins.integrations.training import UserError
+
+
+@pytest.fixture
+def config(root):
+    return str(root / "configs/detectron2/mask_rcnn_R_50_FPN_batch2_ilmgn.yaml")
+
+
+def overridden(config, overrides):
+    cfg = get_cfg()
+    cfg.merge_from_file(config)
+    cfg.merge_from_list(overrides)
+    return cfg
+
+
+def write_run(folder, config, iterations, overrides):
+    """A training of 20 iterations a line, with its test at the end."""
+    cfg = overridden(config, overrides)
+    (folder / "config.yaml").write_text(cfg.dump())
+    lines = [
+        {"iteration": i - 1, "total_loss": 1.0 + i, "time": 0.5}
+        for i in range(20, iterations + 1, 20)
+    ]
+    name = f"model_{iterations - 1:07}.pth"
+    if iterations == cfg.SOLVER.MAX_ITER:
+        name = "model_final.pth"
+        lines.append({"iteration": iterations, "bbox/AP": 30.0, "segm/AP": 28.0})
+    (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "last_checkpoint").write_text(name)
+
+
+def test_a_shortened_run_decays_at_the_same_shares_and_warms_up_as_before(config):
+    assert runs.length(config) == (90000, "iterations")
+    cfg = overridden(config, runs.shortened(config, 900))
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS) == (900, (600, 800))
+    assert cfg.SOLVER.WARMUP_ITERS == overridden(config, []).SOLVER.WARMUP_ITERS
+    assert overridden(config, runs.shortened(config, 2)).SOLVER.STEPS == (1,)
+
+
+def test_a_whole_run_is_read(config, tmp_path):
+    overrides = [*runs.settings(config, tmp_path, 3), *runs.shortened(config, 100)]
+    write_run(tmp_path, config, 100, [*overrides, *runs.spelled(["SOLVER.BASE_LR=0.1"])])
+    found = runs.read(config, tmp_path)
+    assert (found["run"], found["planned"], found["recipe"], found["seed"]) == (100, 100, 90000, 3)
+    assert found["metrics"][()]["bbox/AP"] == 30.0 and found["seconds"] == 50.0
+    assert found["changes"] == {"SOLVER.BASE_LR": 0.1}
+    assert found["curve"][0] == {"iterations": 20, "total_loss": 21.0}
+    cfg = overridden(config, found["overrides"])
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.SEED) == (100, 0.1, 3)
+
+
+def test_a_run_that_was_ended_has_no_figure(config, tmp_path):
+    write_run(tmp_path, config, 60, runs.shortened(config, 100))
+    found = runs.read(config, tmp_path)
+    assert (found["run"], found["metrics"]) == (60, {})
+    (tmp_path / "metrics.json").unlink()
+    with pytest.raises(UserError, match="has no run of tools"):
+        runs.read(config, tmp_path)

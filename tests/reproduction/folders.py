@@ -1,0 +1,37 @@
+"""Folders as tools/train_net.py leaves them, of runs that were never made."""
+
+import json
+
+from ilm_plugins.integrations.openmmlab.runs import load
+from recipes import ROOT
+
+
+def write_run(folder, config, epochs, start=0, step=10.0, options=None, name="20260101_000000"):
+    """A training of MMEngine's from epoch ``start`` to ``epochs``, accuracy step * epoch each."""
+    cfg = load(str(ROOT / config)).copy()
+    cfg.merge_from_dict(options or {})
+    data = folder / name / "vis_data"
+    data.mkdir(parents=True)
+    cfg.dump(data / "config.py")
+    lines = []
+    for epoch in range(start + 1, epochs + 1):
+        for half in (1, 2):
+            at = 2 * (epoch - 1) + half
+            loss = {"loss": 4 / epoch + half, "lr": 0.1, "time": 0.5, "data_time": 0.1}
+            lines.append({**loss, "epoch": epoch, "iter": at, "step": at})
+        lines.append({"accuracy/top1": step * epoch, "time": 0.1, "step": epoch})
+    (data / "scalars.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / f"epoch_{epochs}.pth").touch()
+    (folder / "last_checkpoint").write_text(str(folder / f"epoch_{epochs}.pth"))
+    return folder
+
+
+def write_test(folder, metrics, options=None, name="20260102_000000"):
+    """A test of that training."""
+    (trained,) = sorted(folder.glob("*/vis_data/scalars.json"))[:1]
+    cfg = load(str(trained.with_name("config.py"))).copy()
+    cfg.merge_from_dict(options or {})
+    data = folder / name / "vis_data"
+    data.mkdir(parents=True)
+    cfg.dump(data / "config.py")
+    (folder / name / f"{name}.json").write_text(json.dumps({**metrics, "time": 0.1}))

@@ -1,0 +1,206 @@
+"""Records of runs and the reports on them."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
+pytest.importorskip("matplotlib", reason="needs matplotlib, of ilm_plugins[reproduction]")
+
+from PIL import Image
+
+from ilm_plugins.integrations.training import UserError
+from ilm_plugins.reproduction import records, registry, report
+from ilm_plugins.reproduction.main import main
+from recipes import ROOT
+from reproduction.folders import write_run, write_test
+
+CELL = registry.named("en-5 ResNet20/EN")
+SHORT = {"randomness.seed": 0, "train_cfg.max_epochs": 9}
+
+
+def recorded(folder, epochs=9, accuracy=90.0, **options):
+    """A record of a run that was never made."""
+    options = {"randomness.seed": 0, **options}
+    write_run(folder, CELL.config, epochs, options=options)
+    write_test(folder, {"accuracy/top1": accuracy})
+    return records.record(CELL, folder, commit="abc")
+
+
+def row(page, begins):
+    """Cells of the line of a report that begins so."""
+    (line,) = (line for line in page.splitlines() if line.startswith(f"| {begins} |"))
+    return dict(zip(report.COLUMNS, line.strip("| ").split(" | "), strict=False))
+
+
+def reported(folder, *found):
+    for record in found:
+        records.collect(record, folder / "records")
+    report.write(folder / "records")
+    return (folder / "en.md").read_text()
+
+
+def test_a_record_says_what_a_run_was(tmp_path):
+    found = recorded(tmp_path, **{"train_cfg.max_epochs": 9})
+    assert (found["table"], found["cell"]) == ("en-5", "ResNet20/EN")
+    assert found["label"] == "shortened: 9 of 165 epochs"
+    assert found["figures"] == {"top-1": 90.0} and len(found["curve"]) == 9
+    assert (found["seed"], found["commit"]) == (0, "abc")
+    assert found["device"].startswith("CPU, ") and found["seconds"] == 9.0
+    assert found["command"].startswith(f"python tools/train_net.py --config-file {CELL.config} ")
+    assert "train_cfg.max_epochs=9" in found["command"]
+    assert json.loads(records.dumped(found)) == found
+
+
+@pytest.mark.parametrize(
+    "epochs, options, label",
+    [
+        (165, {}, "full recipe"),
+        (7, {}, "unfinished: 7 of 165 epochs"),
+        (
+            3,
+            {"train_cfg.max_epochs": 9},
+            "unfinished: 3 of 9 epochs, shortened: 9 of 165 epochs",
+        ),
+        (
+            165,
+            {"train_dataloader.batch_size": 64, "optim_wrapper.optimizer.lr": 0.2},
+            "changed: optim_wrapper.optimizer.lr=0.2, changed: train_dataloader.batch_size=64",
+        ),
+        (165, {"train_dataloader.num_workers": 0, "work_dir": "x"}, "full recipe"),
+        (165, {"train_dataloader.dataset.indices": 100}, "changed: "
+         "train_dataloader.dataset.indices=100"),
+    ],
+)  # fmt: skip
+def test_whatever_differs_from_the_recipe_is_in_the_label(tmp_path, epochs, options, label):
+    found = recorded(tmp_path, epochs, **options)
+    assert sorted(found["label"].split(", ")) == sorted(label.split(", "))
+
+
+def test_devices_are_told_from_the_frameworks_logs():
+    assert records.gpus("    CUDA available: True\n    GPU 0: NVIDIA H200\n") == "NVIDIA H200"
+    assert records.gpus("    GPU 0,1: NVIDIA H200\n") == "2 x NVIDIA H200"
+    assert records.gpus("GPU 0                NVIDIA H200 (arch=9.0)\n") == "NVIDIA H200"
+    assert records.gpus("    CUDA available: False\n    GPU number: 1\n") is None
+
+
+def test_a_full_recipe_alone_stands_beside_the_papers_figure(tmp_path):
+    short = recorded(tmp_path / "a", 9, 88.0, **{"train_cfg.max_epochs": 9})
+    page = reported(tmp_path / "r", short)
+    assert row(page, "ResNet20/EN")["run"] == "not run"
+    assert row(page, "ResNet20/EN")["paper"] == "92.41"
+    own = row(page, "ResNet20/EN, ours")
+    assert own["run"] == "shortened: 9 of 165 epochs" and own["ours"] == "88.00"
+    assert own["paper"].strip() == own["ours - paper"].strip() == ""
+    full = recorded(tmp_path / "b", 165, 92.0)
+    page = reported(tmp_path / "r", full)
+    assert row(page, "ResNet20/EN")["ours - paper"] == "-0.41"
+    assert row(page, "ResNet20/EN, ours")["run"] == "shortened: 9 of 165 epochs"
+    assert row(page, "ResNet20/BN")["run"] == "not run"
+
+
+def test_several_seeds_are_a_mean_and_a_spread(tmp_path):
+    found = [
+        recorded(tmp_path / str(seed), 165, accuracy, **{"randomness.seed": seed})
+        for seed, accuracy in enumerate((92.0, 92.5, 93.0))
+    ]
+    own = row(reported(tmp_path / "r", *found), "ResNet20/EN")
+    assert own["ours"] == "92.50 ± 0.50" and own["seeds"] == "0, 1, 2"
+    assert own["ours - paper"] == "+0.09" and own["trained"] == "165 of 165 epochs"
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path):
+    found = recorded(tmp_path / "a")
+    for name in ("r", "s"):
+        reported(tmp_path / name, found)
+    files = sorted(path.name for path in (tmp_path / "r").glob("*.*"))
+    assert files == ["README.md", "assoc.md", "en-5.png", "en.md", "ilm.md"]
+    for name in files:
+        assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "s" / name).read_bytes()
+
+
+def test_a_cell_of_another_table_with_the_same_config_shows_the_run(tmp_path):
+    cell = registry.named("ilm-1 ILM+GN")
+    write_run(tmp_path / "a", cell.config, 350)
+    write_test(tmp_path / "a", {"accuracy/top1": 94.0})
+    found = records.record(cell, tmp_path / "a")
+    reported(tmp_path / "r", found)
+    page = (tmp_path / "r" / "ilm.md").read_text()
+    assert row(page, "ILM+GN, batch 64")["ours - paper"] == "+0.12"
+    assert row(page, "(tanh, sigmoid)")["ours"] == "6.00"
+
+
+def test_another_run_of_the_same_seed_overwrites_none(tmp_path):
+    first = recorded(tmp_path / "a", **SHORT)
+    path = records.collect(first, tmp_path / "r")
+    assert records.collect({**first, "figures": {"top-1": 90.5}}, tmp_path / "r") == path
+    other = {**first, "curve": [{"epochs": 1, "loss": 1.0}]}
+    with pytest.raises(UserError, match="holds another run of en-5 ResNet20/EN, seed 0"):
+        records.collect(other, tmp_path / "r")
+    assert records.read(path)["curve"] == first["curve"]
+
+
+def test_an_unfinished_record_gives_way_to_what_its_run_became(tmp_path):
+    half = recorded(tmp_path / "a", 40)
+    records.collect(half, tmp_path / "r")
+    records.collect(recorded(tmp_path / "b", 165), tmp_path / "r")
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["en-5-ResNet20-EN-seed0.json"]
+
+
+def test_a_folder_is_added_to_the_report_by_the_command(tmp_path, capsys):
+    write_run(tmp_path / "a", CELL.config, 9, options=SHORT)
+    out = ["--records", str(tmp_path / "r" / "records"), "--work-dir", str(tmp_path / "none")]
+    added = ["--add", "en-5", "resnet20/en", str(tmp_path / "a"), "--commit", "abc"]
+    assert main(["report", *out, *added]) == 0
+    assert str(tmp_path / "r" / "en.md") in capsys.readouterr().out
+    assert row((tmp_path / "r" / "en.md").read_text(), "ResNet20/EN, ours")["commit"] == "abc"
+    assert main(["report", *out, "--add", "en-5", "ResNet20", str(tmp_path / "a")]) == 2
+    assert "give one cell" in capsys.readouterr().err
+    assert main(["report", *out, "--add", "en-5", "ResNet20/BN", str(tmp_path)]) == 2
+    assert "no run of tools/train_net.py" in capsys.readouterr().err
+
+
+def test_what_is_no_record_is_told(tmp_path, capsys):
+    (tmp_path / "x.json").write_text('{"table": "en-5"}')
+    assert main(["report", "--records", str(tmp_path), "--work-dir", str(tmp_path / "none")]) == 2
+    assert "x.json is no record of a run" in capsys.readouterr().err
+
+
+def test_the_projects_reports_are_those_of_its_records(tmp_path):
+    """`python tools/reproduce.py report` brings them up to date."""
+    kept = ROOT / "reports"
+    copies = tmp_path / "records"
+    copies.mkdir()
+    for path in (kept / "records").glob("*.json"):
+        found = records.read(path)
+        assert records.dumped(found) == path.read_text(encoding="utf-8")
+        (copies / path.name).write_bytes(path.read_bytes())
+    for path in report.write(copies):
+        own = kept / path.name
+        if path.suffix == ".md":
+            assert own.read_text(encoding="utf-8") == path.read_text(encoding="utf-8"), own
+        else:
+            # Another matplotlib draws other pixels of the same records.
+            assert Image.open(own).info["records"] == Image.open(path).info["records"], own
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {path.name for path in kept.iterdir()} == names
+
+
+def test_no_shortened_run_stands_in_a_row_of_the_papers():
+    for page in ("ilm.md", "assoc.md", "en.md"):
+        for line in (ROOT / "reports" / page).read_text().splitlines():
+            if re.match(r"\| .*(shortened|unfinished|changed|miniature)", line):
+                _, name, _, paper, _, difference, *_ = (part.strip() for part in line.split("|"))
+                assert name.endswith(", ours") and paper == difference == ""
+
+
+def test_the_tool_lists(root):
+    tool = [sys.executable, str(root / "tools" / "reproduce.py"), "list", "en-2"]
+    done = subprocess.run(tool, capture_output=True, text=True)
+    assert done.returncode == 0 and "ResNet50/SENet" in done.stdout
+    done = subprocess.run([*tool[:-1], "en-22"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("reproduce.py: error: no table 'en-22'; near ones are")

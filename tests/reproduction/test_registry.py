@@ -1,0 +1,181 @@
+"""The list of the papers' tables: whole, in agreement with the configs, and easy to type."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from ilm_plugins.integrations.training import UserError
+from ilm_plugins.reproduction import registry
+from ilm_plugins.reproduction.main import main
+
+TABLES = registry.tables()
+CELLS = [cell for table in TABLES.values() for cell in table.cells.values()]
+#: The beginning of a config's comment that claims a place in a paper.
+CLAIM = re.compile(
+    r"(?P<paper>ILM|AssocNorm|EN) (Norm )?paper, (?P<number>(Table|Figure) \d+)|Backbone for EN"
+)
+PAPERS = {"ILM": "ilm", "AssocNorm": "assoc", "EN": "en"}
+ALL = [
+    str(path.relative_to(ROOT))
+    for path in ROOT.glob("configs/**/*.*")
+    if path.suffix in (".py", ".yaml") and "_base_" not in path.parts
+]
+
+
+def head(config):
+    """The comment at the beginning of a config, in one line."""
+    lines = (ROOT / config).read_text().splitlines()
+    comment = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+    return " ".join(line.removeprefix("# ") for line in comment)
+
+
+def test_every_config_of_a_papers_table_is_some_cells_and_no_other():
+    claiming = {config for config in ALL if CLAIM.match(head(config))}
+    assert len(claiming) > 120
+    assert {cell.config for cell in CELLS if cell.config} == claiming
+
+
+@pytest.mark.parametrize("config", sorted({cell.config for cell in CELLS if cell.config}))
+def test_a_config_states_the_figures_of_its_cells(config):
+    text = head(config)
+    own = [cell for cell in CELLS if cell.config == config]
+    claim = CLAIM.match(text)
+    if claim["paper"]:
+        homes = [c for c in own if TABLES[c.table].paper == PAPERS[claim["paper"]]]
+        first = next(c for c in homes if TABLES[c.table].number == claim["number"])
+        for value in first.paper:
+            assert value is None or re.search(rf"\b{value}(0*\b)(?!\.\d)", text), (first, value)
+    # Whatever it states is some cell's.
+    known = {float(value) for cell in own for value in cell.paper if value is not None}
+    stated = {float(number) for number in re.findall(r"(?<!x)\b\d+\.\d+", text)}
+    assert stated <= known | {6.54}  # the AssocNorm paper's own figure for IN, beside ILM's
+
+
+def test_cells_have_a_figure_for_each_measure_and_folders_of_their_own():
+    for table in TABLES.values():
+        assert all(len(cell.paper) == len(table.measures) for cell in table.cells.values())
+        assert set(table.measures) <= set(registry.measures())
+    folders = [str(cell.folder).lower() for cell in CELLS]
+    assert len(set(folders)) == len(CELLS)
+
+
+def test_a_trained_cells_figures_can_be_read_and_a_computed_ones_computed():
+    for cell in CELLS:
+        table = TABLES[cell.table]
+        if cell.config:
+            assert all(registry.measures()[name].metrics for name in table.measures)
+        assert (cell.of is None) or table.compute
+        for other in (cell.tests, cell.starts_from):
+            assert other is None or registry.named(other).config
+
+
+@pytest.mark.parametrize("paper", ["ilm", "assoc", "en"])
+def test_every_table_and_figure_of_a_paper_is_listed(paper):
+    last = {"ilm": (8, 4), "assoc": (5, 5), "en": (9, 8)}[paper]
+    numbers = {table.number for table in TABLES.values() if table.paper == paper}
+    assert numbers == {f"Table {n + 1}" for n in range(last[0])} | {
+        f"Figure {n + 1}" for n in range(last[1])
+    }
+
+
+def test_baselines_that_are_not_here_are_listed_as_such():
+    names = {c.id for c in CELLS if c.config is None and c.of is None}
+    assert {"en-2 ResNet50/SSN", "en-2 ResNet50/SENet", "en-2 ResNet50/AANet", "en-1 BKN"} < names
+    assert not any(name.endswith(("/EN", "/SN", "/BN", "/GN")) for name in names)
+
+
+@pytest.mark.parametrize(
+    "words, names",
+    [
+        (("en-5", "ResNet20/EN"), ["ResNet20/EN"]),
+        (("EN 5", "resnet20 en"), ["ResNet20/EN"]),
+        (("ilm-6", "ilm+in/in"), ["ILM+IN / IN"]),
+        (("en-5", "resnet20"), ["ResNet20/BN", "ResNet20/SN", "ResNet20/EN"]),
+        (("ilm-1", "IN"), ["IN"]),
+        (("en-7", "pi=50"), ["pi = 50"]),
+    ],
+)
+def test_cells_are_found_as_they_are_typed(words, names):
+    assert [cell.name for cell in registry.find(*words)] == names
+
+
+def test_a_figure_stands_for_the_tables_that_it_shows():
+    found = {cell.table for cell in registry.find("ilm-fig3")}
+    assert found == {"ilm-1", "ilm-2"}
+
+
+@pytest.mark.parametrize(
+    "words, answer",
+    [
+        (("en-55",), "no table 'en-55'; near ones are 'en-5'"),
+        (("en-5", "ResNt20/EN"), "no cell of en-5 'ResNt20/EN'; near ones are 'ResNet20/EN'"),
+        (("en-5", ""), "no cell of en-5 ''"),
+        (("en-fig2",), "it is a drawing"),
+        (("en-fig4",), "run python tools/analyze.py"),
+    ],
+)
+def test_what_is_not_found_is_told_with_near_ones(words, answer):
+    with pytest.raises(UserError, match=re.escape(answer)):
+        registry.find(*words)
+
+
+def test_a_config_in_several_tables_is_run_for_all_of_them():
+    assert registry.home(registry.named("ilm-4 ILM+GN, batch 64")).id == "ilm-1 ILM+GN"
+    assert registry.home(registry.named("assoc-1 GN")).id == "ilm-1 GN"
+    assert registry.home(registry.named("en-9 EN")).id == "en-2 ResNet50/EN"
+
+
+def test_measures_are_read_from_either_frameworks_metrics():
+    measures = registry.measures()
+    assert measures["error"].read({"accuracy/top1": 92.5}) == 7.5
+    assert measures["box AP"].read({"bbox/AP": 39.1}) == 39.1
+    assert measures["box AP"].read({"coco/bbox_mAP": 0.391}) == pytest.approx(39.1)
+    assert measures["LPIPS"].read({"rmse": 1.0}) is None
+
+
+def test_the_list_has_every_cell_and_what_is_behind_it(capsys):
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for cell in CELLS:
+        assert any(cell.name in line and (not cell.config or cell.config in line) for line in lines)
+    assert sum(registry.NOT_HERE in line for line in lines) == 9
+    assert any("ResNet20/EN" in line and " 92.41 " in line for line in lines)
+    assert main(["list", "ilm-fig3"]) == 0
+    assert "curves of ilm-1, ilm-2" in capsys.readouterr().out
+
+
+def test_the_file_is_read_as_utf_8_json():
+    text = Path(registry.__file__).with_name("papers.json").read_text(encoding="utf-8")
+    assert json.loads(text)["papers"].keys() == {"ilm", "assoc", "en"}
+
+
+@pytest.mark.parametrize(
+    "cell, expected",
+    [
+        ("ilm-8 ResNet-50, key groups of 16", {"parameter increment": 0.086}),
+        ("assoc-4 ResNet-152, a key group each channel", {"parameter increment": 20.178}),
+        ("en-1 SN", {"parameters of a layer": 134}),
+        ("en-1 EN", {"parameters of a layer": 2401}),
+    ],
+)
+def test_computed_cells_come_to_the_papers_figures(cell, expected, tmp_path):
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    found = registry.named(cell)
+    assert main(["run", found.table, found.name, "--work-dir", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / found.folder / "record.json").read_text())
+    figures = {name: round(value, 3) for name, value in record["figures"].items()}
+    assert figures == pytest.approx(expected, abs=0.0006)
+    assert record["label"] == "computed"
+    assert found.paper[0] == pytest.approx(*expected.values(), abs=0.005)
+
+
+def test_the_cost_of_a_config_is_computed(tmp_path):
+    pytest.importorskip("fvcore", reason="needs fvcore")
+    pytest.importorskip("mmpretrain", reason="needs mmpretrain")
+    cell = registry.named("en-2-cost ShuffleNetV2 x0.5/BN")
+    assert main(["run", cell.table, cell.name, "--work-dir", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / cell.folder / "record.json").read_text())
+    assert record["figures"] == {"parameters": 1.36679, "GFLOPs": pytest.approx(0.043, abs=5e-4)}

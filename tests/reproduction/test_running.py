@@ -1,0 +1,197 @@
+"""Runs of cells: what is run, in miniature where it is, and what is told when it cannot be."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
+
+from ilm_plugins.reproduction import registry, running
+from ilm_plugins.reproduction.main import main
+from recipes import ROOT
+from reproduction.folders import write_run, write_test
+
+CELL = registry.named("en-5 ResNet20/EN")
+
+
+def run(work_dir, *words):
+    return main(["run", *words, "--num-gpus", "0", "--work-dir", str(work_dir)])
+
+
+def planned(*cells, **options):
+    chosen = [registry.named(cell) for cell in cells]
+    return running.plan(chosen, running.Options(**options))
+
+
+def overrides(cell, **options):
+    (found,) = planned(cell, **options)
+    return running._overrides(found)
+
+
+def test_cells_that_share_a_config_are_run_once_a_seed():
+    cells = ("ilm-1 GN", "assoc-1 GN", "ilm-7 GN")
+    found = planned(*cells, seeds=(0, 1))
+    assert [one.name for one in found] == ["ilm-1 GN, seed 0", "ilm-1 GN, seed 1"]
+    folder = planned("en-5 ResNet20/EN", seeds=(2,))[0].folder
+    assert str(folder) == "output/reproduce/en-5/ResNet20-EN/seed2"
+
+
+def test_a_run_has_its_seed_folder_data_and_length(tmp_path):
+    (tmp_path / "train.npz").touch()
+    words = overrides(CELL.id, seeds=(3,), length=12, data=str(tmp_path), work_dir=tmp_path)
+    assert "randomness.seed=3" in words and "train_cfg.max_epochs=12" in words
+    assert "param_scheduler.1.milestones=[6, 9]" in words
+    assert "train_dataloader.dataset.type=PackedImages" in words
+    assert f"work_dir='{tmp_path / 'en-5/ResNet20-EN/seed3'}'" in words
+    words = overrides(CELL.id, length=165)
+    assert not any("max_epochs" in word for word in words)
+    (one,) = planned(CELL.id, length=12, data="d", num_gpus=1, overrides=("a.b=1",))
+    assert one.command == (
+        "python tools/reproduce.py run en-5 ResNet20/EN --seeds 0 --epochs 12 --num-gpus 1 "
+        "--data d a.b=1"
+    )
+
+
+def test_overrides_stand_anywhere_and_become_pairs_for_detectron2(monkeypatch):
+    pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+    seen = []
+    monkeypatch.setattr(running, "perform", lambda plan, options: seen.append(plan[0]) or 0)
+    assert main(["run", "ilm-5", "GN, batch 2", "--seeds", "0", "SOLVER.BASE_LR=0.1"]) == 0
+    words = running._overrides(seen[0])
+    assert words[-2:] == ["SOLVER.BASE_LR", "0.1"]
+    assert words[words.index("SEED") + 1] == "0"
+
+
+@pytest.mark.parametrize(
+    "words, answer",
+    [
+        (("en-2", "ResNet50/SENet"), "en-2 ResNet50/SENet: not implemented here"),
+        (("en-6", "ADE20K/EN", "--epochs", "2"), "counts iterations; give --iterations N"),
+        (("en-4", "ImageNet -> WebVision/EN"), "needs the checkpoint of en-2 ResNet50/EN, seed 0"),
+        (("en-6", "ADE20K/SN"), "needs the checkpoint of en-6 backbone/SN, seed 0, which is at 0"),
+        (("en-5", "ResNet20/EN", "--data", "nowhere"), "--data nowhere: no such folder"),
+        (("en-9", "nothing"), "no cell of en-9 'nothing'; near ones are"),
+    ],
+)
+def test_what_cannot_be_run_is_told_in_one_line(tmp_path, capfd, words, answer):
+    assert run(tmp_path, *words) == 2
+    error = capfd.readouterr().err
+    assert answer in error and error.count("\n") == 1
+
+
+def test_images_that_are_not_there_are_told_with_their_folder(tmp_path, capfd):
+    assert run(tmp_path, "ilm-3", "BN", "train_dataloader.dataset.data_root=nowhere") == 2
+    error = capfd.readouterr().err
+    assert "ilm-3 BN, seed 0: error: data set of train_dataloader.dataset is not there" in error
+    assert str(ROOT / "nowhere") in error or ("/nowhere" in error and error.count("\n") == 1)
+
+
+def test_a_complete_run_is_recorded_and_not_run_again(tmp_path, capsys):
+    (one,) = planned(CELL.id, work_dir=tmp_path, length=9)
+    write_run(one.folder, CELL.config, 9, options={"train_cfg.max_epochs": 9})
+    write_test(one.folder, {"accuracy/top1": 88.0})
+    assert run(tmp_path, "en-5", "ResNet20/EN", "--epochs", "9") == 0
+    assert "seed 0: top-1 88 (shortened: 9 of 165 epochs)" in capsys.readouterr().out
+    assert json.loads((one.folder / "record.json").read_text())["figures"] == {"top-1": 88.0}
+    assert not (one.folder / "output.log").exists()
+
+
+def test_a_run_is_not_gone_on_with_under_other_settings(tmp_path, capsys):
+    (one,) = planned(CELL.id, work_dir=tmp_path, length=9)
+    write_run(one.folder, CELL.config, 3, options={"train_cfg.max_epochs": 9})
+    with running.READING:
+        (one.folder / "settings.json").write_text(json.dumps(running._overrides(one)))
+    assert run(tmp_path, "en-5", "ResNet20/EN", "--epochs", "12") == 2
+    error = capsys.readouterr().err
+    assert "was begun with other settings" in error and "train_cfg.max_epochs=9" in error
+
+
+def test_time_that_is_up_begins_nothing(tmp_path, capsys):
+    words = ("en-5", "ResNet20", "--minutes", "1e-9", "--jobs", "2")
+    assert run(tmp_path, *words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all("at 0 of 165 epochs; run the same" in line for line in lines)
+
+
+def test_a_miniature_is_stopped_gone_on_with_and_reported_as_one(tmp_path, capfd):
+    words = ("en-5", "ResNet20/EN", "--miniature")
+    assert run(tmp_path, *words, "--minutes", "0.02") == 0
+    told = "en-5 ResNet20/EN, seed 0: stopped at 0 of 2 epochs; run the same command to go on"
+    assert told in capfd.readouterr().out
+    assert run(tmp_path, *words) == 0
+    assert "(miniature, shortened: 2 of 165 epochs)" in capfd.readouterr().out
+    folder = tmp_path / "miniature" / CELL.folder / "seed0"
+    found = json.loads((folder / "record.json").read_text())
+    assert 0 <= found["figures"]["top-1"] <= 100 and len(found["curve"]) == 2
+    assert found["seed"] == 0 and found["device"].startswith("CPU") and found["seconds"] > 0
+    written = (folder / "output.log").stat().st_size
+    assert run(tmp_path, *words) == 0
+    assert (folder / "output.log").stat().st_size == written
+    out = tmp_path / "reports"
+    argv = ["report", "--work-dir", str(tmp_path), "--records", str(out / "records")]
+    assert main(argv) == 0
+    lines = (out / "en.md").read_text().splitlines()
+    (own,) = (line for line in lines if "ResNet20/EN, ours" in line)
+    assert "miniature, shortened" in own and "92.41" not in own
+    assert "| ResNet20/EN | not run | 92.41 |" in "\n".join(lines)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "ilm-6 ILM+IN / IN",
+        "ilm-5 ILM+GN, batch 2",
+        "ilm-5 ILM+GN, batch 2, mmdet",
+        "en-3 Inception v2/EN",
+        "en-6 ADE20K/EN",
+        "ilm-2 ILM+GN",
+    ],
+)
+def test_each_frameworks_miniature_gives_the_figures_of_its_table(cell, tmp_path):
+    pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+    pytest.importorskip("torchmetrics", reason="needs torchmetrics, of ilm_plugins[pix2pix]")
+    table, name = cell.split(" ", 1)
+    assert run(tmp_path, table, name, "--miniature") == 0
+    one = registry.named(cell)
+    file = tmp_path / "miniature" / one.folder / "seed0" / "record.json"
+    found = json.loads(file.read_text())
+    measures = set(registry.tables()[table].measures)
+    assert found["figures"].keys() == measures - {"LPIPS"}
+    assert found["label"].startswith("miniature, shortened: 2 of ") and found["curve"]
+
+
+@pytest.mark.long
+def test_a_checkpoint_of_one_data_set_is_tested_on_another(tmp_path):
+    assert run(tmp_path, "en-2", "ResNet50/BN", "--miniature") == 0
+    assert run(tmp_path, "en-4", "ImageNet -> WebVision/BN", "--miniature") == 0
+    cell = registry.named("en-4 ImageNet -> WebVision/BN")
+    file = tmp_path / "miniature" / cell.folder / "seed0" / "record.json"
+    assert json.loads(file.read_text())["figures"].keys() == {"top-1", "top-5"}
+
+
+@pytest.mark.long
+def test_a_signal_ends_the_runs_with_their_command(tmp_path):
+    tool = [sys.executable, str(ROOT / "tools" / "reproduce.py"), "run", "en-5", "ResNet20"]
+    options = ["--miniature", "--jobs", "2", "--num-gpus", "0", "--work-dir", str(tmp_path)]
+    process = subprocess.Popen([*tool, *options], stdout=subprocess.PIPE, text=True)
+    logs = []
+    while len(logs) < 2 and process.poll() is None:
+        time.sleep(0.2)
+        logs = sorted(tmp_path.glob("miniature/en-5/*/seed0/output.log"))
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    folders = [str(log.parent) for log in logs]
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path("/proc", pid, "cmdline").read_text()
+        except OSError:
+            continue
+        assert not any(folder in words for folder in folders)

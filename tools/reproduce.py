@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""The papers' tables: ``tools/reproduce.py list``, ``run TABLE [CELL]``, ``report``."""
+
+import sys
+
+from ilm_plugins.reproduction.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())
