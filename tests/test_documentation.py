@@ -83,6 +83,7 @@ RUN_BY = {
     "tools/convert.py": ("tests/test_convert.py", "convert.main("),
     "tools/translate.py": ("tests/integrations/openmmlab/test_translation.py", "translate.main("),
     "tools/evaluate_images.py": ("tests/evaluation/test_images.py", "images.main("),
+    "tools/analyze.py": ("tests/integrations/test_analyze.py", "main("),
     "tools/reproduce.py": ("tests/reproduction/test_running.py", 'main(["run"'),
     "-m ilm_plugins": ("tests/integrations/test_report.py", '"-m", "ilm_plugins"'),
     "pip install": ("tests/test_packaging.py", "wheel"),
