@@ -157,7 +157,7 @@ def test_initializations():
 
 
 def test_public_names():
-    assert set(ilm_plugins.__all__) - {"NORMS", "use_backend"} == {
+    assert set(ilm_plugins.__all__) - {"NORMS", "register", "use_backend"} == {
         layer.__name__ for layer in NORMS.values()
     }
     assert list(NORMS) == ["ILMGN", "ILMIN", "ILMLN", "AssocNorm", "EN", "SN"]
