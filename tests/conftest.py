@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DATASETS = Path(tempfile.mkdtemp(prefix="ilm_plugins-tests-"))
-# detectron2 reads it once, when it registers its data sets.
+# detectron2 reads it once, when it registers its data sets. Hence no test may import this module,
+# which would run it a second time under another name: `root` and the rest are fixtures.
 os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from ilm_plugins.integrations.training import UserError
 from ilm_plugins.reproduction import registry
 from ilm_plugins.reproduction.main import main
 
+ROOT = Path(__file__).parents[2]
 TABLES = registry.tables()
 CELLS = [cell for table in TABLES.values() for cell in table.cells.values()]
 #: The beginning of a config's comment that claims a place in a paper.
