@@ -245,9 +245,12 @@ def resnet_50(norm):
 def test_a_model_for_any_batch_and_size(name, make, record):
     torch.manual_seed(0)
     model = make(NORMS[name])
+    # Instance norms of a last stage of 2 x 2 pixels, whose variance can be next to nothing, would
+    # raise float32's rounding above the tolerance.
+    side = 64 if make is resnet else 128
     with torch.no_grad():
-        model(torch.randn(4, 3, 64, 64))
-    run = record(copy.deepcopy(model.eval()), torch.randn(2, 3, 64, 64))
-    for shape in ((2, 3, 64, 64), (3, 3, 96, 64)):
+        model(torch.randn(4, 3, side, side))
+    run = record(copy.deepcopy(model.eval()), torch.randn(2, 3, side, side))
+    for shape in ((2, 3, side, side), (3, 3, side + 32, side)):
         x = torch.randn(shape)
         torch.testing.assert_close(run(x), in_float64(model, x), rtol=1e-4, atol=1e-4)
