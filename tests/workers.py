@@ -2,9 +2,11 @@
 
 import os
 import socket
+import warnings
 from contextlib import nullcontext
 
 import torch
+import torch.distributed.fsdp
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -52,16 +54,21 @@ def leave():
     dist.destroy_process_group()
 
 
-def check_gradients(make, wrap, batch, sizes, separate, steps=1):
+def own_gradients(model):
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def check_gradients(make, wrap, batch, sizes, separate, steps=1, read=None):
     """Compare the gradients of several processes, which share a batch, with those of one.
 
     Args:
         make: what gives the model.
-        wrap: what makes it DistributedDataParallel.
+        wrap: what makes it DistributedDataParallel, or shards it.
         batch: of all processes.
         sizes: of each process's share.
         separate: whether a model normalizes by the statistics of what each call is given.
         steps: passes over which gradients are accumulated.
+        read: of a sharded model, what gives the whole gradients by the parameters' names.
     """
 
     def parts(share):
@@ -79,10 +86,10 @@ def check_gradients(make, wrap, batch, sizes, separate, steps=1):
     for share in shares if separate else (batch,):
         for part in parts(share):
             alone(part).square().sum().backward()
-    own = dict(model.named_parameters())
-    for name, parameter in alone.named_parameters():
-        scale = parameter.grad.abs().max()
-        error = (own[name].grad - parameter.grad).abs().max()
+    found = read(parallel) if read else own_gradients(model)
+    for name, expected in own_gradients(alone).items():
+        scale = expected.abs().max()
+        error = (found[name] - expected).abs().max()
         assert error <= 1e-6 * scale, (sizes, name, error / scale)
 
 
@@ -111,6 +118,66 @@ def gradients(rank, size, port, shares):
                     separate=key in ("EN", "SN"),
                     steps=steps,
                 )
+    leave()
+
+
+def by_fsdp(model):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that one process shards nothing
+        device = torch.device("cpu")
+        return FullyShardedDataParallel(model, use_orig_params=True, device_id=device)
+
+
+def gradients_of_fsdp(model):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    with FullyShardedDataParallel.summon_full_params(model, with_grads=True):
+        return {name: grad.clone() for name, grad in own_gradients(model).items()}
+
+
+def by_fully_shard(model):
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = dist.init_device_mesh("cpu", (dist.get_world_size(),))
+    for child in model:
+        if list(child.parameters()):
+            fully_shard(child, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def gradients_of_fully_shard(model):
+    return {name: grad.full_tensor() for name, grad in own_gradients(model).items()}
+
+
+SHARDED = {
+    "FSDP": (by_fsdp, gradients_of_fsdp),
+    "fully_shard": (by_fully_shard, gradients_of_fully_shard),
+}
+
+
+def without(kind):
+    """Why torch cannot wrap a model so; None where it can."""
+    if kind == "fully_shard" and not hasattr(torch.distributed.fsdp, "fully_shard"):
+        return "torch.distributed.fsdp.fully_shard is public from torch 2.6 on"
+    return None
+
+
+def sharded_gradients(rank, size, port, kind, shares):
+    """Every layer with its parameters in shards."""
+    join(rank, size, port)
+    wrap, read = SHARDED[kind]
+    for key in NORMS:
+        for sizes in shares:
+            check_gradients(
+                lambda key=key: small_model(key),
+                wrap,
+                images(sum(sizes)),
+                sizes,
+                separate=key in ("EN", "SN"),
+                read=read,
+            )
     leave()
 
 

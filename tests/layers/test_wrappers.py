@@ -1,7 +1,6 @@
 """What wraps a model to train it: torch.func, checkpointed activations, DDP and FSDP."""
 
 import copy
-import warnings
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cases import inputs
 from ilm_plugins import NORMS
+from workers import SHARDED, without
 
 C = 64
 every_layer = pytest.mark.parametrize("name", NORMS)
@@ -102,38 +102,20 @@ def by_ddp(model):
     return nn.parallel.DistributedDataParallel(model)
 
 
-def by_fsdp(model):
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that one process shards nothing
-        device = torch.device("cpu")
-        return FullyShardedDataParallel(model, use_orig_params=True, device_id=device)
-
-
-def by_fully_shard(model):
-    try:
-        from torch.distributed.fsdp import fully_shard
-    except ImportError:
-        pytest.skip("torch.distributed.fsdp.fully_shard is public from torch 2.6 on")
-    mesh = distributed.init_device_mesh("cpu", (1,))
-    for child in model:
-        fully_shard(child, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
-
-
 def full(tensor):
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-WRAPPERS = {"DDP": by_ddp, "FSDP": by_fsdp, "FSDP2": by_fully_shard}
+WRAPPERS = {"DDP": by_ddp, **{kind: wrap for kind, (wrap, _) in SHARDED.items()}}
 
 
-@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+@pytest.mark.parametrize("kind", WRAPPERS)
 @every_layer
-def test_a_step_of_distributed_training(name, wrap, process_group):
+def test_a_step_of_distributed_training(name, kind, process_group):
+    if lacking := without(kind):
+        pytest.skip(lacking)
     plain = build(NORMS[name])
-    wrapped = wrap(copy.deepcopy(plain))
+    wrapped = WRAPPERS[kind](copy.deepcopy(plain))
     x = inputs(4, 3, 8, 8, dtype=torch.float32)
     for model in (plain, wrapped):
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
