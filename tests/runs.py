@@ -18,6 +18,42 @@ def detectron2_command(config, *options, out, opts=()):
     return ["--config-file", str(config), *options, "OUTPUT_DIR", str(out), *SMALL, *opts]
 
 
+#: A detectron2 LazyConfig.
+LAZY = """
+from detectron2.config import LazyCall as L
+from detectron2.data import DatasetCatalog
+from detectron2.layers import ShapeSpec
+from detectron2.model_zoo import get_config
+
+model = get_config("common/models/mask_rcnn_fpn.py").model
+model.backbone.bottom_up.stages.norm = model.backbone.bottom_up.stem.norm = "GN"
+model.backbone.norm = "GN"
+model.roi_heads.num_classes = 4
+model.roi_heads.box_head.conv_dims = [32, 32]
+model.roi_heads.box_head.conv_norm = "ILMGN(key_group_size=8)"
+model.roi_heads.mask_head.conv_dims = [32, 32]
+optimizer = get_config("common/optim.py").SGD
+optimizer.lr = 0.01
+lr_multiplier = get_config("common/coco_schedule.py").lr_multiplier_1x
+train = get_config("common/train.py").train
+train.init_checkpoint = ""
+train.max_iter = 2
+train.eval_period = 2
+train.log_period = 1
+dataloader = get_config("common/data/coco.py").dataloader
+DatasetCatalog.register(f"mine_{id(train)}", lambda: DatasetCatalog.get("shapes_train"))
+dataloader.train.dataset.names = f"mine_{id(train)}"
+dataloader.test.dataset.names = "shapes_val"
+for _mapper in (dataloader.train.mapper, dataloader.test.mapper):
+    _mapper.augmentations = _mapper.augmentations[:1]
+    _mapper.augmentations[0].short_edge_length = 64
+    _mapper.augmentations[0].max_size = 64
+dataloader.train.mapper.augmentations[0].sample_style = "choice"
+dataloader.train.total_batch_size = 2
+dataloader.train.num_workers = dataloader.test.num_workers = 0
+"""
+
+
 MMENGINE_CONFIG = """
 custom_imports = dict(imports=["ilm_plugins"], allow_failed_imports=False)
 default_scope = "mmseg"
@@ -99,3 +135,17 @@ def pix2pix_command(root, datasets, *options, out, opts=(), config=None):
     ]
     shipped = root / "configs" / "pix2pix" / "shapes_ilmin_in.py"
     return mmengine_command(config or shipped, *options, out=out, opts=settings)
+
+
+def write_class_folders(folder: Path, each: int, height: int) -> Path:
+    """Images of noise, 32 pixels wide: ``each`` of the classes cat and dog."""
+    import numpy as np
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir()
+        for i in range(each):
+            pixels = generator.integers(0, 255, (height, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder

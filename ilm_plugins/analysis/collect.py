@@ -156,6 +156,18 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Have a model in evaluation, and each of its modules in its own mode again afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
 def watching(
     layers: Mapping[str, nn.Module], see: Callable[[str, Mapping[str, Tensor]], None], read: Reading
 ) -> Iterator[None]:
@@ -230,19 +242,13 @@ def _gather(
         for part, values in found.items():
             calls.setdefault(name + part, []).append(values)
 
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     gathered = []
-    try:
-        with watching(layers, see, read):
-            for batch in batches:
-                calls.clear()
-                forward(batch)
-                n = len(batch)
-                gathered.append((n, {k: _by_image(k, v, n) for k, v in calls.items()}))
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(model), watching(layers, see, read):
+        for batch in batches:
+            calls.clear()
+            forward(batch)
+            n = len(batch)
+            gathered.append((n, {k: _by_image(k, v, n) for k, v in calls.items()}))
     widths = {
         name: values.shape[1]
         for _, found in gathered

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
 from ..layers.exemplar import ExemplarNorm
+from .collect import evaluating
 
 #: What fvcore counts for each element of a GroupNorm: its moments, standardization and affine map.
 PER_ELEMENT = 5
@@ -39,28 +40,29 @@ def flops(model: nn.Module, *inputs: Tensor) -> int:
     except ImportError as error:
         raise ImportError("fvcore is not installed; pip install fvcore to count FLOPs") from error
 
-    own = 0
+    with evaluating(model), torch.no_grad():
+        # First, for fvcore leaves its hooks in a model that fails.
+        own = _flops_of_layers(model, inputs)
+        analysis = FlopCountAnalysis(model, inputs)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        return analysis.total() + own
+
+
+def _flops_of_layers(model: nn.Module, inputs: Sequence[Tensor]) -> int:
+    """Those of this package's layers in a forward pass."""
+    found = []
 
     def count(layer: AdaptiveNorm, args: Sequence[Tensor], output: Tensor) -> None:
-        nonlocal own
-        own += PER_ELEMENT * output.numel() + len(output) * network_flops(layer)
+        found.append(PER_ELEMENT * output.numel() + len(output) * network_flops(layer))
 
     layers = [m for m in model.modules() if isinstance(m, AdaptiveNorm)]
-    modes = {m: m.training for m in model.modules()}
     hooks = [layer.register_forward_hook(count) for layer in layers]
     try:
-        with torch.no_grad():
-            model.eval()(*inputs)
-            for hook in hooks:
-                hook.remove()
-            analysis = FlopCountAnalysis(model, inputs)
-            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-            return analysis.total() + own
+        model(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
+    return sum(found)
 
 
 def network_flops(layer: AdaptiveNorm) -> int:

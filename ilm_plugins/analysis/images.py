@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from ..data.packed import read_packed
-from ..data.pairs import ENDINGS
+from ..data.pairs import ENDINGS, read_image
 from .collect import AnalysisError
 
 
@@ -38,8 +38,7 @@ class Images:
         if isinstance(source, np.ndarray):
             return source
         try:
-            with Image.open(source) as image:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.asarray(ImageOps.exif_transpose(read_image(source)))
         except Exception as error:  # a broken file can raise anything
             raise AnalysisError(
                 f"image {source} is unreadable ({' '.join(str(error).split())}); mend or remove it"

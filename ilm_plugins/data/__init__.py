@@ -12,8 +12,12 @@ SHAPES = {
 }
 
 
-def ensure_shapes(folder: Path) -> None:
-    """Write `shapes` to ``folder``, which is to bear that name, unless it is there."""
+def ensure_shapes(folder: Path, **options: int) -> None:
+    """Write `shapes` to ``folder``, which is to bear that name, unless it is there.
+
+    Args:
+        options: of :func:`.shapes.write_shapes`.
+    """
     if (folder / "shapes.json").exists():
         return
     try:
@@ -23,4 +27,4 @@ def ensure_shapes(folder: Path) -> None:
             f"generating the shapes data set needs {error.name}, which is not installed; "
             "run pip install 'ilm_plugins[data]'"
         ) from error
-    write_shapes(folder.parent)
+    write_shapes(folder.parent, **options)

@@ -206,9 +206,7 @@ def _match(word: str, names, what: str, source: str, prefixes: bool = False) -> 
         return begun
     near = difflib.get_close_matches(key, folded, n=4, cutoff=0.4) or list(folded)[:4]
     hint = ", ".join(repr(folded[fold]) for fold in near)
-    raise UserError(
-        f"no {what} {word!r}; near ones are {hint}" + (f"; see {source}" * bool(source))
-    )
+    raise UserError(f"no {what} {word!r}; near ones are {hint}; see {source}")
 
 
 def _fold(name: str) -> str:

@@ -20,9 +20,6 @@ from ..subject import Subject
 from ..training import UserError
 from . import train
 
-#: How data preprocessors call the exchange of red and blue.
-FLIPS = ("to_rgb", "channel_conversion", "_channel_conversion")
-
 
 def load(args: argparse.Namespace, model: nn.Module) -> Subject:
     """A config's model, with the pipeline of its ``test_dataloader``.

@@ -8,6 +8,7 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
+from ...data import ensure_shapes
 from ...data.packed import KEYS
 from .runs import LOADERS, load, shortened
 
@@ -90,10 +91,7 @@ def _labelled(cfg: Config, loaders: list[str], folder: Path) -> list[str]:
 
 
 def _shapes(folder: Path) -> Path:
-    from ...data.shapes import write_shapes
-
-    if not (folder / "shapes" / "shapes.json").is_file():
-        write_shapes(folder, num_training=8, num_validation=4, size=SIDE)
+    ensure_shapes(folder / "shapes", num_training=8, num_validation=4, size=SIDE)
     return folder / "shapes"
 
 

@@ -11,42 +11,17 @@ pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 
 from ilm_plugins.checkpoints import read, write
 from ilm_plugins.integrations import analyze, convert, training
-from runs import SHAPES, SMALL
+from runs import LAZY, SHAPES, SMALL
 from runs import detectron2_command as command
 
 EN = ("MODEL.FPN.NORM", "EN(reduction=8)")
-LAZY = """
-from detectron2.config import LazyCall as L
-from detectron2.data import DatasetCatalog
-from detectron2.model_zoo import get_config
-
-model = get_config("common/models/mask_rcnn_fpn.py").model
+WITH_SN = """
 del model.backbone.bottom_up.stages.stride_in_1x1
 model.backbone.bottom_up.stages.depth = 18
 model.backbone.bottom_up.stages.norm = model.backbone.bottom_up.stem.norm = "BN"
 model.backbone.norm = "SN"
-model.roi_heads.num_classes = 4
-model.roi_heads.box_head.fc_dims = [32]
-model.roi_heads.box_predictor.input_shape.channels = 32
-model.roi_heads.mask_head.conv_dims = [32, 32]
-optimizer = get_config("common/optim.py").SGD
-optimizer.lr = 0.01
-lr_multiplier = get_config("common/coco_schedule.py").lr_multiplier_1x
-train = get_config("common/train.py").train
-train.init_checkpoint = ""
-train.max_iter = 2
-train.log_period = 1
-dataloader = get_config("common/data/coco.py").dataloader
-DatasetCatalog.register(f"mine_{id(train)}", lambda: DatasetCatalog.get("shapes_train"))
-dataloader.train.dataset.names = f"mine_{id(train)}"
-dataloader.test.dataset.names = "shapes_val"
 for _mapper in (dataloader.train.mapper, dataloader.test.mapper):
-    _mapper.augmentations = _mapper.augmentations[:1]
     _mapper.augmentations[0].short_edge_length = 48
-    _mapper.augmentations[0].max_size = 64
-dataloader.train.mapper.augmentations[0].sample_style = "choice"
-dataloader.train.total_batch_size = 2
-dataloader.train.num_workers = 0
 del dataloader.evaluator
 """
 
@@ -124,7 +99,7 @@ def test_proposals_of_an_image_have_their_mean(root, datasets, trained, tmp_path
 
 def test_a_lazy_config(datasets, tmp_path, capsys):
     config = tmp_path / "lazy.py"
-    config.write_text(LAZY)
+    config.write_text(LAZY + WITH_SN)
     argv = ["--config-file", str(config), "--num-gpus", "0", "--ratios-interval", "2"]
     assert training.main([*argv, f"train.output_dir={tmp_path / 'out'}"]) == 0
     ((iteration, scalars),) = ratios(tmp_path / "out").items()

@@ -19,7 +19,7 @@ from detectron2.model_zoo import get_config_file
 
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.detectron2.train import check, load_config
-from runs import SHAPES
+from runs import LAZY, SHAPES
 from runs import detectron2_command as command
 
 
@@ -142,41 +142,6 @@ def test_without_the_plugin_the_same_config_fails_with_detectron2s_own_error():
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "KeyError: 'ILMGN'"
-
-
-LAZY = """
-from detectron2.config import LazyCall as L
-from detectron2.data import DatasetCatalog
-from detectron2.layers import ShapeSpec
-from detectron2.model_zoo import get_config
-
-model = get_config("common/models/mask_rcnn_fpn.py").model
-model.backbone.bottom_up.stages.norm = model.backbone.bottom_up.stem.norm = "GN"
-model.backbone.norm = "GN"
-model.roi_heads.num_classes = 4
-model.roi_heads.box_head.conv_dims = [32, 32]
-model.roi_heads.box_head.conv_norm = "ILMGN(key_group_size=8)"
-model.roi_heads.mask_head.conv_dims = [32, 32]
-optimizer = get_config("common/optim.py").SGD
-optimizer.lr = 0.01
-lr_multiplier = get_config("common/coco_schedule.py").lr_multiplier_1x
-train = get_config("common/train.py").train
-train.init_checkpoint = ""
-train.max_iter = 2
-train.eval_period = 2
-train.log_period = 1
-dataloader = get_config("common/data/coco.py").dataloader
-DatasetCatalog.register(f"mine_{id(train)}", lambda: DatasetCatalog.get("shapes_train"))
-dataloader.train.dataset.names = f"mine_{id(train)}"
-dataloader.test.dataset.names = "shapes_val"
-for _mapper in (dataloader.train.mapper, dataloader.test.mapper):
-    _mapper.augmentations = _mapper.augmentations[:1]
-    _mapper.augmentations[0].short_edge_length = 64
-    _mapper.augmentations[0].max_size = 64
-dataloader.train.mapper.augmentations[0].sample_style = "choice"
-dataloader.train.total_batch_size = 2
-dataloader.train.num_workers = dataloader.test.num_workers = 0
-"""
 
 
 def test_lazy_config_trains_resumes_and_evaluates(datasets, tmp_path, capfd):

@@ -15,7 +15,7 @@ from PIL import Image
 from ilm_plugins.checkpoints import write
 from ilm_plugins.integrations import analyze, convert, training
 from ilm_plugins.models.pix2pix import to_signed
-from runs import mmengine_command, write_mmengine_config
+from runs import mmengine_command, write_class_folders, write_mmengine_config
 
 RESNET20 = "configs/mmpretrain/en/resnet20_cifar10_en.py"
 EN = "model.backbone.norm_cfg={'type': 'EN', 'reduction': 8, '_delete_': True}"
@@ -24,14 +24,7 @@ EN = "model.backbone.norm_cfg={'type': 'EN', 'reduction': 8, '_delete_': True}"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Two classes of two images."""
-    folder = tmp_path_factory.mktemp("images")
-    generator = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (folder / name).mkdir()
-        for i in range(2):
-            pixels = generator.integers(0, 255, (32, 32, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.png")
-    return folder
+    return write_class_folders(tmp_path_factory.mktemp("images"), each=2, height=32)
 
 
 def checkpoint(path, config, *opts):
@@ -160,9 +153,8 @@ def scalars(out):
 @pytest.mark.parametrize("by", ["option", "config"])
 def test_ratios_are_logged_while_training(datasets, tmp_path, by):
     config = write_mmengine_config(tmp_path / "fcn.py", datasets)
-    backends = [{"type": "LocalVisBackend"}]
-    if pytest.importorskip("torch.utils.tensorboard", reason="needs tensorboard"):
-        backends.append({"type": "TensorboardVisBackend"})
+    pytest.importorskip("torch.utils.tensorboard", reason="needs tensorboard")
+    backends = [{"type": "LocalVisBackend"}, {"type": "TensorboardVisBackend"}]
     opts = [EN, f"visualizer={{'type': 'Visualizer', 'vis_backends': {backends}}}"]
     options = ["--ratios-interval", "2"]
     if by == "config":
