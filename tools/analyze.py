@@ -3,7 +3,12 @@
 
 import sys
 
-from ilm_plugins.integrations.analyze import main
+try:
+    from ilm_plugins.integrations.analyze import main
+except ModuleNotFoundError as error:
+    needed = f"{error.name}, which is not installed; run pip install 'ilm_plugins[analysis]'"
+    print(f"analyze.py: error: images and pictures need {needed}", file=sys.stderr)
+    sys.exit(2)
 
 if __name__ == "__main__":
     sys.exit(main())

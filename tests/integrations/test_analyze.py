@@ -17,6 +17,7 @@ from PIL import Image
 from ilm_plugins.checkpoints import write
 from ilm_plugins.integrations import analyze, zoo
 from ilm_plugins.layers import ExemplarNorm
+from runs import write_class_folders
 
 MODEL = "torchvision:resnet18"
 EN = ("--model", MODEL, "--norm", "EN", "--num-classes", "2", "--size", "32")
@@ -25,14 +26,7 @@ EN = ("--model", MODEL, "--norm", "EN", "--num-classes", "2", "--size", "32")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Two classes of three images."""
-    folder = tmp_path_factory.mktemp("images")
-    generator = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (folder / name).mkdir()
-        for i in range(3):
-            pixels = generator.integers(0, 255, (40, 32, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.png")
-    return folder
+    return write_class_folders(tmp_path_factory.mktemp("images"), each=3, height=40)
 
 
 def checkpoint(path, model=MODEL, norm="EN", seed=0):
@@ -235,16 +229,18 @@ def test_the_tool_runs_and_says_how(root):
     assert done.returncode == 0 and "--embedding {pca,tsne}" in done.stdout
 
 
-def test_without_matplotlib_one_line_says_what_to_install(folder, trained, tmp_path):
+@pytest.mark.parametrize("package", ["matplotlib", "numpy", "PIL"])
+def test_without_a_package_one_line_says_what_to_install(package, root, folder, trained, tmp_path):
+    tool = root / "tools" / "analyze.py"
     code = (
-        "import sys; sys.modules['matplotlib'] = None\n"
-        "from ilm_plugins.integrations import analyze\n"
-        "sys.exit(analyze.main(sys.argv[1:]))"
+        f"import runpy, sys; sys.modules[{package!r}] = None\n"
+        f"runpy.run_path({str(tool)!r}, run_name='__main__')"
     )
     words = ("ratios", folder, *EN, "--checkpoint", trained[0], "--output", tmp_path / "out")
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True
     )
     assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert "pictures need matplotlib" in line and "pip install 'ilm_plugins[analysis]'" in line
+    line = done.stderr.splitlines()[-1]
+    assert f"pictures need {package}" in line and "pip install 'ilm_plugins[analysis]'" in line
+    assert "Traceback" not in done.stderr
