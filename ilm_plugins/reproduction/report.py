@@ -248,7 +248,7 @@ def draw(table: Table, by_cell: dict[str, Records], path: Path) -> Path:
                 style["linestyle"] = STYLES[i // len(COLOURS) % len(STYLES)]
                 axis.plot(*zip(*points, strict=True), label=label, **style) if points else None
                 axis.set_xlabel(unit)
-            axis.set_ylabel(name)
+            axis.set_ylabel(f"{name}, training" if "_top-" in name else name)
             axis.grid(alpha=0.3)
         for axis in list(axes.flat)[len(names) :]:
             axis.set_axis_off()
@@ -262,10 +262,14 @@ def draw(table: Table, by_cell: dict[str, Records], path: Path) -> Path:
 
 
 def _panels(logged: set[str], table: Table) -> list[str]:
-    """What to draw of what was logged: the loss, or its parts; and what the table measures."""
+    """What to draw of what was logged: the loss, or its parts, and what the table measures.
+
+    MMPretrain has accuracy_top-1 on training batches, and accuracy/top1 in a test.
+    """
     losses = [name for name in ("loss", "total_loss") if name in logged]
     losses = losses or sorted(name for name in logged if "loss" in name)
     read = {n for name in table.measures for n in registry.measures()[name].metrics}
+    read |= {name.replace("/top", "_top-") for name in read}
     return losses + sorted(logged & read)
 
 

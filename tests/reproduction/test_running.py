@@ -129,6 +129,7 @@ def test_a_miniature_is_stopped_gone_on_with_and_reported_as_one(tmp_path, capfd
     folder = tmp_path / "miniature" / CELL.folder / "seed0"
     found = json.loads((folder / "record.json").read_text())
     assert 0 <= found["figures"]["top-1"] <= 100 and len(found["curve"]) == 2
+    assert all("accuracy_top-1" in row for row in found["curve"])
     assert found["seed"] == 0 and found["device"].startswith("CPU") and found["seconds"] > 0
     written = (folder / "output.log").stat().st_size
     assert run(tmp_path, *words) == 0

@@ -6,14 +6,15 @@ same for MMEngine's.
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 from detectron2.config import CfgNode, get_cfg
 
+from ...data import ensure_shapes
+from .. import curves
 from ..training import UserError
 
 #: What of a config leaves a recipe as it is.
@@ -21,8 +22,6 @@ PLACES = re.compile(
     r"OUTPUT_DIR|SEED|VERSION|DATALOADER\.NUM_WORKERS|MODEL\.DEVICE|VIS_PERIOD"
     r"|SOLVER\.(MAX_ITER|STEPS|CHECKPOINT_PERIOD|REFERENCE_WORLD_SIZE)|TEST\.EVAL_PERIOD"
 )
-#: Points of a curve.
-STEPS = 100
 
 
 def _load(config: str | Path) -> CfgNode:
@@ -62,10 +61,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def miniature(config: str, folder: Path) -> list[str]:
     """Train on a few generated images of 64 x 64 for two iterations."""
-    from ...data.shapes import write_shapes
-
-    if not (Path(folder) / "shapes" / "shapes.json").is_file():
-        write_shapes(folder, num_training=8, num_validation=4, size=64)
+    ensure_shapes(Path(folder, "shapes"), num_training=8, num_validation=4, size=64)
     sizes = [f"INPUT.{side}_SIZE_{split}" for side in ("MIN", "MAX") for split in ("TRAIN", "TEST")]
     values = {name: "(64,)" if name == "INPUT.MIN_SIZE_TRAIN" else "64" for name in sizes}
     values |= {"DATASETS.TRAIN": "('shapes_train',)", "DATASETS.TEST": "('shapes_val',)"}
@@ -143,19 +139,13 @@ def _flat(node: CfgNode, key: str = "") -> dict[str, Any]:
 
 
 def _curve(entries: list[dict], total: int) -> tuple[list[dict], float]:
-    step = max(1, total // STEPS)
-    values: dict[int, dict[str, list]] = defaultdict(lambda: defaultdict(list))
-    times, last = [], 0
+    step = curves.spacing(total)
+    logged, times, last = [], [], 0
     for entry in entries:
         # The test at the end comes an iteration after the last.
         done = min(entry["iteration"] + 1, total)
-        at, last = -(-done // step) * step, max(last, done)
+        last = max(last, done)
         times += [entry["time"]] if "time" in entry else []
-        for name, value in entry.items():
-            if name == "total_loss" or name.endswith("/AP"):
-                values[at][name].append(value)
-    rows = [
-        {"iterations": at, **{name: round(float(np.mean(v)), 4) for name, v in sorted(row.items())}}
-        for at, row in sorted(values.items())
-    ]
-    return rows, float(np.mean(times)) * last if times else 0.0
+        names = [name for name in entry if name == "total_loss" or name.endswith("/AP")]
+        logged += [(curves.point(done, step), name, entry[name]) for name in names]
+    return curves.means("iterations", logged), fmean(times) * last if times else 0.0

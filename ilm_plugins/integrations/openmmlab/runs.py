@@ -5,17 +5,17 @@ Overrides are those of tools/train_net.py, KEY=VALUE.
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 from mmengine.config import Config
 
 from ...data.pairs import image_files
 from ...evaluation import images
+from .. import curves
 from ..training import UserError
 from .checkpoints import latest
 from .translation import PairedImages
@@ -29,10 +29,12 @@ PLACES = re.compile(
     r"|(train|test)_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
     r"|(train|test)_dataloader\.dataset\.(dataset\.)?(type|data_root|data_prefix|ann_file|split)"
     r"|test_dataloader\.batch_size|test_evaluator\.(lpips_weights|ann_file|output_dir))(\..*)?"
-    r"|model\.backbone\.init_cfg\.checkpoint"
+    r"|model\.backbone\.init_cfg\.checkpoint|model\.head\.cal_acc"
 )
 #: What a shortened run scales.
 SCHEDULE = re.compile(r"param_scheduler(\.\d+)?\.(milestones|end|T_max)")
+#: What of a training is drawn: losses, and the accuracy on its batches.
+TRAINING = ".*loss|accuracy_top-"
 #: What tools/train_net.py and MMEngine write into a config.
 WRITTEN = re.compile(
     r"(launcher|resume|load_from|default_hooks\.runtime_info)(\.|$)|.*\.(verify|_scope_)$"
@@ -195,7 +197,9 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
     limited = any(re.match(r"val_.*\.(images|indices)$", key) for key in changed)
     if limited:
         # Of another set of images than the tests.
-        rows = [{k: v for k, v in row.items() if k == unit or "loss" in k} for row in rows]
+        rows = [
+            {k: v for k, v in row.items() if k == unit or re.match(TRAINING, k)} for row in rows
+        ]
     elif not metrics and run == planned and rows and not _translates(cfg):
         metrics = {(): {k: v for k, v in rows[-1].items() if k != unit}}
     scaled = SCHEDULE if planned != _length(recipe)[0] else PLACES
@@ -265,7 +269,7 @@ def curve(files: list[Path], unit: str, total: int) -> tuple[list[dict], float]:
     """
     entries: list[tuple[int, dict]] = []
     times, last = [], 0
-    step = 1 if unit == "epochs" else max(1, total // 100)
+    step = 1 if unit == "epochs" else curves.spacing(total)
     for path in files:
         lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
         new = [(_when(entry, unit, step), entry) for entry in lines]
@@ -273,16 +277,13 @@ def curve(files: list[Path], unit: str, total: int) -> tuple[list[dict], float]:
         entries = [(at, entry) for at, entry in entries if at < first] + new
         times += [entry["time"] for _, entry in new if "iter" in entry]
         last = max([last, *(entry["iter"] for _, entry in new if "iter" in entry)])
-    values: dict[int, dict[str, list]] = defaultdict(lambda: defaultdict(list))
-    for at, entry in entries:
-        for name, value in entry.items():
-            if "loss" in name or ("iter" not in entry and name not in ("step", *_TIMES)):
-                values[at][name].append(value)
-    rows = [
-        {unit: at, **{name: round(float(np.mean(v)), 4) for name, v in sorted(row.items())}}
-        for at, row in sorted(values.items())
-    ]
-    return rows, float(np.mean(times)) * last if times else 0.0
+    logged = (
+        (at, name, value)
+        for at, entry in entries
+        for name, value in entry.items()
+        if re.match(TRAINING, name) or ("iter" not in entry and name not in ("step", *_TIMES))
+    )
+    return curves.means(unit, logged), fmean(times) * last if times else 0.0
 
 
 _TIMES = ("time", "data_time")
@@ -290,7 +291,7 @@ _TIMES = ("time", "data_time")
 
 def _when(entry: dict, unit: str, step: int) -> int:
     at = entry["epoch"] if unit == "epochs" and "epoch" in entry else entry["step"]
-    return -(-at // step) * step
+    return curves.point(at, step)
 
 
 def _of_test(recipe: Config, cfg: Config) -> dict[str, Any]:

@@ -8,6 +8,7 @@ model = dict(
         num_classes=1000,
         in_channels=1024,
         loss=dict(type="CrossEntropyLoss", loss_weight=1.0),
+        cal_acc=True,
         topk=(1, 5),
     ),
 )

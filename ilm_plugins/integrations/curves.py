@@ -1,0 +1,30 @@
+"""Curves of a training, from what a framework has logged."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from statistics import fmean
+from typing import Any
+
+#: Points of a curve over iterations.
+STEPS = 100
+
+
+def spacing(total: int) -> int:
+    """Iterations from a point to the next."""
+    return max(1, total // STEPS)
+
+
+def point(iteration: int, step: int) -> int:
+    """The point, a multiple of ``step``, that an iteration belongs to; counted from 1."""
+    return -(-iteration // step) * step
+
+
+def means(unit: str, logged: Iterable[tuple[int, str, float]]) -> list[dict[str, Any]]:
+    """The means of each quantity at each point, from (point, quantity, value), in order."""
+    values: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for at, name, value in logged:
+        values[at][name].append(value)
+    return [
+        {unit: at, **{name: round(fmean(v), 4) for name, v in sorted(row.items())}}
+        for at, row in sorted(values.items())
+    ]
