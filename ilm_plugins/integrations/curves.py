@@ -1,12 +1,25 @@
 """Curves of a training, from what a framework has logged."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 #: Points of a curve over iterations.
 STEPS = 100
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    """What a file has logged, an object a line; one that a full disk cut short is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
 
 
 def spacing(total: int) -> int:

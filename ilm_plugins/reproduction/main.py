@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
             metavar="N",
             help="shorten to as many, the schedule with them; labelled as shortened for good",
         )
-    run.add_argument("--minutes", type=float, help="stop then; the same command goes on")
+    run.add_argument("--minutes", type=_positive, help="stop then; the same command goes on")
     run.add_argument("--num-gpus", type=int, metavar="N", help="a run; 0 for CPU")
     run.add_argument("--jobs", type=_at_least_one, default=1, help="runs at once, sharing a device")
     run.add_argument("--data", metavar="DIR", help="the images, in place of the config's folder")
@@ -81,6 +81,13 @@ def parser() -> argparse.ArgumentParser:
     )
     reporting.add_argument("--commit", help="of the project, at which --add's folder was run")
     return p
+
+
+def _positive(word: str) -> float:
+    number = float(word)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
 
 
 def _at_least_one(word: str) -> int:
@@ -149,7 +156,7 @@ def report_(args: argparse.Namespace) -> int:
         if len(cells) > 1 or not cells[0].config:
             raise UserError(f"--add {table} {name!r}: give one cell that has a config")
         cell = registry.home(cells[0])
-        records.collect(records.record(cell, Path(work_dir), commit=args.commit), folder)
+        records.collect(records.record(cell, Path(work_dir), {"commit": args.commit}), folder)
     for path in sorted(Path(args.work_dir).rglob(running.RECORD)):
         records.collect(records.read(path), folder)
     for path in report.write(folder):

@@ -5,17 +5,19 @@ import platform
 import re
 import shlex
 import subprocess
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
-
-import torch
 
 from ..integrations import installed, training
 from ..integrations.training import UserError
 from . import registry
 from .registry import ROOT, Cell
+
+#: In the label of a run that is whole, and has not been tested.
+NO_FIGURE = "no figure yet"
 
 
 def framework(config: str) -> ModuleType:
@@ -37,8 +39,8 @@ def framework(config: str) -> ModuleType:
 def record(
     cell: Cell,
     folder: Path,
-    command: str | None = None,
-    commit: str | None = None,
+    origin: Mapping[str, str] = MappingProxyType({}),
+    before: Mapping[str, Any] | None = None,
     miniature: bool = False,
 ) -> dict[str, Any]:
     """What a folder of a run of tools/train_net.py holds.
@@ -46,8 +48,10 @@ def record(
     Args:
         cell: that it is a run of.
         folder: its work_dir or OUTPUT_DIR.
-        command: how it was run; else told from what its config changes.
-        commit: of this project, where that is known.
+        origin: where it was run and how, as far as that is known: the ``command``, else told from
+            what its config changes; the ``commit`` of this project; the ``device``, where the log
+            names no GPU; ``torch``, where the log does not name its version.
+        before: the record of the run whose checkpoint it starts from or tests.
         miniature: whether it is one.
 
     Raises:
@@ -63,24 +67,40 @@ def record(
         what: {name: m.read(values) for name, m in chosen.items()}
         for what, values in found.pop("references").items()
     }
+    changes = found["changes"]
+    if before is not None:
+        changes.pop(framework(cell.config).PRETRAINED, None)
+    torch = re.search(r"^\W*PyTorch:? +([\w.+]+)", log, re.MULTILINE)
     result = {
         "table": cell.table,
         "cell": cell.name,
         "config": cell.config,
-        "label": label(found, miniature),
-        "command": command or spelled(cell.config, overrides),
+        "label": label(found, miniature, before, any(v is not None for v in figures.values())),
+        "command": origin.get("command") or spelled(cell.config, overrides),
         **found,
         "figures": {name: value for name, value in figures.items() if value is not None},
         "references": references,
-        "device": gpus(log) or cpu(),
-        "torch": torch.__version__,
-        "commit": commit,
+        "device": gpus(log) or origin.get("device") or "CPU",
+        "torch": torch[1] if torch else origin.get("torch"),
+        "commit": origin.get("commit"),
     }
     return {key: _rounded(value) for key, value in result.items()}
 
 
-def label(found: dict[str, Any], miniature: bool = False) -> str:
-    """How a run differs from the full recipe; "full recipe" where it does not."""
+def label(
+    found: Mapping[str, Any],
+    miniature: bool = False,
+    before: Mapping[str, Any] | None = None,
+    measured: bool = True,
+) -> str:
+    """How a run differs from the full recipe; "full recipe" where it does not.
+
+    Args:
+        found: what a framework's ``read`` gives.
+        miniature: whether it is one.
+        before: the record of the run whose checkpoint it starts from or tests.
+        measured: whether there is a figure.
+    """
     unit, run, planned, recipe = (found[key] for key in ("unit", "run", "planned", "recipe"))
     words = ["miniature"] if miniature else []
     if run < planned:
@@ -90,7 +110,12 @@ def label(found: dict[str, Any], miniature: bool = False) -> str:
     if found["images"] is not None and found["images"] != found["recipe images"]:
         words.append(f"{found['images']} of {found['recipe images']} images")
     if not miniature:
+        others = [str(n) for n in found["batches"] if n != found["recipe batch"]]
+        words += [f"batches of {', '.join(others)}, not {found['recipe batch']}"] * bool(others)
         words += [f"changed: {key}={_short(value)}" for key, value in found["changes"].items()]
+        if before is not None and before["label"] != "full recipe":
+            words.append(f"from {before['table']} {before['cell']} ({before['label']})")
+    words += [NO_FIGURE] * (not measured and run == planned)
     return ", ".join(words) or "full recipe"
 
 
@@ -191,7 +216,8 @@ def collect(found: dict[str, Any], folder: Path) -> Path:
         old = read(path)
         keys = ("table", "cell", "seed", "planned", "images", "changes")
         same = all(old.get(key) == found.get(key) for key in keys)
-        if same and "unfinished" in old["label"] and old["run"] <= found["run"]:
+        partial = "unfinished" in old["label"] or NO_FIGURE in old["label"]
+        if same and partial and old["run"] <= found["run"]:
             path.unlink()
     path = folder / f"{_name(found)}.json"
     if path.is_file() and read(path)["curve"] != found["curve"]:

@@ -1,6 +1,7 @@
 """Runs of cells: tools/train_net.py in subprocesses, gone on with until they are whole."""
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -21,6 +22,8 @@ from .records import framework
 from .registry import NOT_HERE, ROOT, Cell
 
 RECORD = "record.json"
+#: What a folder's run was begun with, and where.
+ORIGIN = "origin.json"
 #: Configs are programs; runs at once read theirs one after the other.
 READING = threading.Lock()
 
@@ -83,11 +86,19 @@ class Run:
             return 0, unit
         if self.options.miniature:
             return 2, unit
-        return self.options.length or recipe, unit
+        own = self.options.length if self.options.unit == unit else None
+        return own or recipe, unit
 
-    def of(self, cell_id: str) -> "Run":
-        """That of another cell, by the same seed."""
-        return Run(registry.home(registry.named(cell_id)), self.seed, self.options)
+    @property
+    def before(self) -> "Run | None":
+        """That whose checkpoint it starts from or tests, by the same seed."""
+        setting = framework(self.cell.config).PRETRAINED
+        given = any(word.startswith(f"{setting}=") for word in self.options.overrides)
+        starts_from = None if self.options.miniature or given else self.cell.starts_from
+        other = self.cell.tests or starts_from
+        if other is None:
+            return None
+        return Run(registry.home(registry.named(other)), self.seed, self.options)
 
 
 class Stopped(Exception):
@@ -119,7 +130,7 @@ def perform(planned: Sequence[Run | Cell], options: Options) -> int:
     Returns:
         The exit status: 0, or the highest of those that failed.
     """
-    deadline = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+    deadline = time.monotonic() + 60 * (options.minutes or math.inf)
     stop = threading.Event()
     # As Ctrl-C does: threads and their subprocesses end with this process.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -185,9 +196,9 @@ def _run(run: Run, deadline: float, stop: threading.Event) -> dict:
     module, config = framework(run.cell.config), str(ROOT / run.cell.config)
     with READING:
         overrides, (total, _) = _overrides(run), run.length
+        _same_settings(run, overrides)
     try:
-        if module.progress(run.folder)[0] < total:
-            _same_settings(run, overrides)
+        if total and not module.complete(run.folder, total):
             _execute(run, ["--resume"], overrides, deadline, stop)
         if module.tests(config):
             with READING:
@@ -203,13 +214,27 @@ def _run(run: Run, deadline: float, stop: threading.Event) -> dict:
 
 def _record(run: Run) -> dict | None:
     """Write a run's record, if there is anything to record."""
-    here = records.commit()
     try:
-        found = records.record(run.cell, run.folder, run.command, here, run.options.miniature)
+        before = run.before and _read(run.before)
+        found = _read(run, before)
     except UserError:
         return None
     records.write(found, run.folder / RECORD)
     return found
+
+
+def _read(run: Run, before: dict | None = None) -> dict:
+    """The record of what a run's folder holds.
+
+    Raises:
+        UserError: it holds none.
+    """
+    return records.record(run.cell, run.folder, _origin(run), before, run.options.miniature)
+
+
+def _origin(run: Run) -> dict:
+    file = run.folder / ORIGIN
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _tests_to_do(run: Run) -> list[tuple[str, ...]]:
@@ -218,8 +243,11 @@ def _tests_to_do(run: Run) -> list[tuple[str, ...]]:
     needed = dict.fromkeys(registry.measures()[name].options for name in measures)
     config = str(ROOT / run.cell.config)
     try:
-        made = framework(run.cell.config).read(config, run.folder)["tested"]
+        found = framework(run.cell.config).read(config, run.folder)
     except UserError:
+        found = {"tested": ()}
+    made = found["tested"]
+    if run.cell.tests and found.get("checkpoint") != _checkpoint(run.before):
         made = ()
     return [tuple(options) for options in needed if tuple(options) not in made]
 
@@ -228,8 +256,8 @@ def _overrides(run: Run) -> list[str]:
     """Those of tools/train_net.py for a run.
 
     Raises:
-        UserError: what it starts from has not been trained, or --epochs is given to what counts
-            iterations.
+        UserError: what it starts from has not been trained, --epochs is given to what counts
+            iterations, or the recipe's batches do not fit so many GPUs.
     """
     options, config = run.options, str(ROOT / run.cell.config)
     module = framework(run.cell.config)
@@ -243,10 +271,11 @@ def _overrides(run: Run) -> list[str]:
         if options.unit != unit:
             raise UserError(f"--{options.unit}: {run.cell.id} counts {unit}; give --{unit} N")
         words += module.shortened(config, options.length) if options.length != recipe else []
-    if run.cell.tests:
-        words += module.trained(_checkpoint(run.of(run.cell.tests)))
-    elif run.cell.starts_from and not options.miniature:
-        words += module.pretrained(_checkpoint(run.of(run.cell.starts_from)))
+    if run.before is not None:
+        uses = module.trained if run.cell.tests else module.pretrained
+        words += uses(_checkpoint(run.before))
+    if not (run.cell.tests or options.miniature):
+        module.check_processes(run.cell.config, options.num_gpus or 1, options.overrides)
     return words + module.spelled(options.overrides)
 
 
@@ -267,20 +296,33 @@ def _checkpoint(run: Run) -> str:
 
 
 def _same_settings(run: Run, overrides: list[str]) -> None:
-    """Raise UserError where a folder holds the beginning of a run with other settings."""
-    file = run.folder / "settings.json"
+    """Raise UserError where a folder holds a run with other settings, if only its beginning."""
     begun, _ = framework(run.cell.config).progress(run.folder)
-    if not (begun and file.is_file()):
-        run.folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(overrides, indent=1) + "\n", encoding="utf-8")
+    before = _origin(run).get("settings")
+    if not begun or before is None:
         return
-    before = json.loads(file.read_text(encoding="utf-8"))
     if before != overrides:
         other = sorted({*before} ^ {*overrides})
         raise UserError(
             f"{run.folder} was begun with other settings ({', '.join(other)}); give those that it "
             "was begun with, or another --work-dir"
         )
+
+
+def _note(run: Run, overrides: list[str]) -> None:
+    """Write into a run's folder what it is run with and where; of several commits, all."""
+    begun, _ = framework(run.cell.config).progress(run.folder)
+    commits = [_origin(run).get("commit")] * bool(begun) + [records.commit()]
+    found = {
+        "command": run.command,
+        "settings": overrides,
+        "commit": ", ".join(dict.fromkeys(filter(None, commits))) or None,
+        "torch": torch.__version__,
+        "device": records.cpu(),
+    }
+    run.folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    (run.folder / ORIGIN).write_text(text, encoding="utf-8")
 
 
 def _execute(
@@ -301,7 +343,8 @@ def _execute(
     module, log = framework(run.cell.config), run.folder / "output.log"
     data = run.root / "data" if run.options.miniature else run.options.data
     environment = module.environment(data) if data else {}
-    run.folder.mkdir(parents=True, exist_ok=True)
+    with READING:
+        _note(run, overrides)
     with log.open("ab") as output:
         start = output.tell()
         process = subprocess.Popen(
@@ -319,6 +362,9 @@ def _execute(
                 time.sleep(0.2)
         finally:
             _end(process)
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        raise RunError(f"ended by {name}; a process out of memory ends so, too (see {log})")
     if process.returncode:
         with log.open(encoding="utf-8", errors="replace") as lines:
             lines.seek(start)

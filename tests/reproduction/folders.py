@@ -6,7 +6,9 @@ from ilm_plugins.integrations.openmmlab.runs import load
 from recipes import ROOT
 
 
-def write_run(folder, config, epochs, start=0, step=10.0, options=None, name="20260101_000000"):
+def write_run(
+    folder, config, epochs, start=0, step=10.0, options=None, name="20260101_000000", processes=1
+):
     """A training of MMEngine's from epoch ``start`` to ``epochs``, accuracy step * epoch each."""
     cfg = load(str(ROOT / config)).copy()
     cfg.merge_from_dict(options or {})
@@ -21,6 +23,8 @@ def write_run(folder, config, epochs, start=0, step=10.0, options=None, name="20
             lines.append({**loss, "epoch": epoch, "iter": at, "step": at})
         lines.append({"accuracy/top1": step * epoch, "time": 0.1, "step": epoch})
     (data / "scalars.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log = f"    PyTorch: 2.4.0+cu121\n    GPU number: {processes}\n"
+    (folder / name / f"{name}.log").write_text(log)
     (folder / f"epoch_{epochs}.pth").touch()
     (folder / "last_checkpoint").write_text(str(folder / f"epoch_{epochs}.pth"))
     return folder
@@ -29,7 +33,18 @@ def write_run(folder, config, epochs, start=0, step=10.0, options=None, name="20
 def write_test(folder, metrics, options=None, name="20260102_000000"):
     """A test of that training."""
     (trained,) = sorted(folder.glob("*/vis_data/scalars.json"))[:1]
-    cfg = load(str(trained.with_name("config.py"))).copy()
+    _write_test(folder, load(str(trained.with_name("config.py"))).copy(), metrics, options, name)
+
+
+def write_test_alone(folder, config, metrics, options=None, name="20260102_000000"):
+    """A test where nothing was trained, as MMEngine dumps its config."""
+    cfg = load(str(ROOT / config)).copy()
+    for key in ("train_cfg", "train_dataloader", "optim_wrapper", "param_scheduler"):
+        cfg[key] = None
+    _write_test(folder, cfg, metrics, options, name)
+
+
+def _write_test(folder, cfg, metrics, options, name):
     cfg.merge_from_dict(options or {})
     data = folder / name / "vis_data"
     data.mkdir(parents=True)

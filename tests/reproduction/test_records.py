@@ -16,9 +16,11 @@ from ilm_plugins.integrations.training import UserError
 from ilm_plugins.reproduction import records, registry, report
 from ilm_plugins.reproduction.main import main
 from recipes import ROOT
-from reproduction.folders import write_run, write_test
+from reproduction.folders import write_run, write_test, write_test_alone
 
 CELL = registry.named("en-5 ResNet20/EN")
+#: Where a run was made.
+ORIGIN = {"commit": "abc", "device": "CPU, of some kind", "torch": "2.0"}
 SHORT = {"randomness.seed": 0, "train_cfg.max_epochs": 9}
 
 
@@ -27,7 +29,7 @@ def recorded(folder, epochs=9, accuracy=90.0, **options):
     options = {"randomness.seed": 0, **options}
     write_run(folder, CELL.config, epochs, options=options)
     write_test(folder, {"accuracy/top1": accuracy})
-    return records.record(CELL, folder, commit="abc")
+    return records.record(CELL, folder, ORIGIN)
 
 
 def row(page, begins):
@@ -49,7 +51,8 @@ def test_a_record_says_what_a_run_was(tmp_path):
     assert found["label"] == "shortened: 9 of 165 epochs"
     assert found["figures"] == {"top-1": 90.0} and len(found["curve"]) == 9
     assert (found["seed"], found["commit"]) == (0, "abc")
-    assert found["device"].startswith("CPU, ") and found["seconds"] == 9.0
+    assert found["device"] == "CPU, of some kind" and found["seconds"] == 9.0
+    assert found["torch"] == "2.4.0+cu121"  # the log's
     assert found["command"].startswith(f"python tools/train_net.py --config-file {CELL.config} ")
     assert "train_cfg.max_epochs=9" in found["command"]
     assert json.loads(records.dumped(found)) == found
@@ -68,9 +71,17 @@ def test_a_record_says_what_a_run_was(tmp_path):
         (
             165,
             {"train_dataloader.batch_size": 64, "optim_wrapper.optimizer.lr": 0.2},
-            "changed: optim_wrapper.optimizer.lr=0.2, changed: train_dataloader.batch_size=64",
+            "changed: optim_wrapper.optimizer.lr=0.2, changed: train_dataloader.batch_size=64, "
+            "batches of 64, not 128",
         ),
         (165, {"train_dataloader.num_workers": 0, "work_dir": "x"}, "full recipe"),
+        (165, {"train_dataloader.dataset.type": "PackedImages"}, "full recipe"),
+        (165, {"load_from": "last.pth", "resume": True}, "full recipe"),
+        (165, {"load_from": "other.pth"}, "changed: load_from=other.pth"),
+        (165, {"test_dataloader.dataset.split": "train"},
+         "changed: test_dataloader.dataset.split=train"),
+        (165, {"train_dataloader.dataset.ann_file": "tenth"},
+         "changed: train_dataloader.dataset.ann_file=tenth"),
         (165, {"train_dataloader.dataset.indices": 100}, "changed: "
          "train_dataloader.dataset.indices=100"),
     ],
@@ -78,6 +89,65 @@ def test_a_record_says_what_a_run_was(tmp_path):
 def test_whatever_differs_from_the_recipe_is_in_the_label(tmp_path, epochs, options, label):
     found = recorded(tmp_path, epochs, **options)
     assert sorted(found["label"].split(", ")) == sorted(label.split(", "))
+
+
+@pytest.mark.parametrize(
+    "processes, label", [(1, "batches of 32, not 128"), (4, "full recipe"), (None, "full recipe")]
+)
+def test_batches_of_another_size_are_in_the_label(tmp_path, processes, label):
+    """The config is for four processes of 32."""
+    cell = registry.named("en-2 ResNet50/EN")
+    folder = write_run(tmp_path, cell.config, 100, processes=processes)
+    assert records.record(cell, folder)["label"] == label
+
+
+def test_a_run_of_which_nothing_was_measured_gives_way_to_itself_with_a_figure(tmp_path):
+    cell = registry.named("ilm-6 IN / IN")
+    options = {"train_dataloader.dataset.images": [0, 30]}
+    write_run(tmp_path / "a", cell.config, 200, options=options)
+    found = records.record(cell, tmp_path / "a")
+    assert found["label"] == "30 of 200 images, no figure yet" and not found["figures"]
+    records.collect(found, tmp_path / "r")
+    whole = {**found, "label": "30 of 200 images", "figures": {"RMSE": 60.0}}
+    path = records.collect(whole, tmp_path / "r")
+    assert list((tmp_path / "r").iterdir()) == [path]
+
+
+def test_a_test_of_another_runs_checkpoint_has_that_runs_label(tmp_path):
+    trained, cell = (
+        registry.named(name) for name in ("en-2 ResNet50/EN", "en-4 ImageNet -> WebVision/EN")
+    )
+    write_run(tmp_path / "a", trained.config, 2, options={"train_cfg.max_epochs": 2}, processes=4)
+    before = records.record(trained, tmp_path / "a")
+    metrics = {"accuracy/top1": 5.0, "accuracy/top5": 9.0}
+    for checkpoint, factor in (("epoch_2.pth", 1), ("epoch_100.pth", 2)):
+        values = {name: factor * value for name, value in metrics.items()}
+        options = {"load_from": checkpoint}
+        write_test_alone(tmp_path / "b", cell.config, values, options, name=checkpoint)
+    found = records.record(cell, tmp_path / "b", before=before)
+    # Names of folders are in the order of time: the last is "epoch_2.pth".
+    assert (found["checkpoint"], found["figures"]["top-1"]) == ("epoch_2.pth", 5.0)
+    assert found["label"] == "from en-2 ResNet50/EN (shortened: 2 of 100 epochs)"
+    whole = {**before, "label": "full recipe"}
+    assert records.record(cell, tmp_path / "b", before=whole)["label"] == "full recipe"
+
+
+def test_a_config_that_trains_is_tested_alone(tmp_path):
+    cell = registry.named("en-6 Cityscapes test server/EN")
+    write_test_alone(tmp_path, cell.config, {"mIoU": 70.0}, {"load_from": "iter_80000.pth"})
+    assert records.record(cell, tmp_path)["label"] == "full recipe"
+
+
+def test_a_backbone_that_is_no_full_recipe_is_in_the_label(tmp_path):
+    cell = registry.named("en-6 ADE20K/EN")
+    options = {"model.backbone.init_cfg.checkpoint": "epoch_9.pth"}
+    write_run(tmp_path, cell.config, 1, options=options)
+    label = records.record(cell, tmp_path)["label"]
+    assert "changed: model.backbone.init_cfg.checkpoint=epoch_9.pth" in label
+    before = {"table": "en-6", "cell": "backbone/EN", "label": "shortened: 9 of 100 epochs"}
+    label = records.record(cell, tmp_path, before=before)["label"]
+    assert "from en-6 backbone/EN (shortened: 9 of 100 epochs)" in label
+    assert "init_cfg" not in label
 
 
 def test_devices_are_told_from_the_frameworks_logs():

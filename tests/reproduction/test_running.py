@@ -15,7 +15,7 @@ pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmla
 from ilm_plugins.reproduction import registry, running
 from ilm_plugins.reproduction.main import main
 from recipes import ROOT
-from reproduction.folders import write_run, write_test
+from reproduction.folders import write_run, write_test, write_test_alone
 
 CELL = registry.named("en-5 ResNet20/EN")
 
@@ -77,6 +77,7 @@ def test_overrides_stand_anywhere_and_become_pairs_for_detectron2(monkeypatch):
         (("en-6", "ADE20K/SN"), "needs the checkpoint of en-6 backbone/SN, seed 0, which is at 0"),
         (("en-5", "ResNet20/EN", "--data", "nowhere"), "--data nowhere: no such folder"),
         (("en-9", "nothing"), "no cell of en-9 'nothing'; near ones are"),
+        (("en-2", "ResNet50/EN"), "is for batches of 128 images; 1 x 32 are 32; give --num-gpus 4"),
     ],
 )
 def test_what_cannot_be_run_is_told_in_one_line(tmp_path, capfd, words, answer):
@@ -106,10 +107,68 @@ def test_a_run_is_not_gone_on_with_under_other_settings(tmp_path, capsys):
     (one,) = planned(CELL.id, work_dir=tmp_path, length=9)
     write_run(one.folder, CELL.config, 3, options={"train_cfg.max_epochs": 9})
     with running.READING:
-        (one.folder / "settings.json").write_text(json.dumps(running._overrides(one)))
+        running._note(one, running._overrides(one))
     assert run(tmp_path, "en-5", "ResNet20/EN", "--epochs", "12") == 2
     error = capsys.readouterr().err
     assert "was begun with other settings" in error and "train_cfg.max_epochs=9" in error
+
+
+def test_a_whole_run_is_no_answer_to_other_settings(tmp_path, capsys):
+    (one,) = planned(CELL.id, work_dir=tmp_path, num_gpus=0)
+    write_run(one.folder, CELL.config, 165)
+    write_test(one.folder, {"accuracy/top1": 92.0})
+    with running.READING:
+        running._note(one, running._overrides(one))
+    assert run(tmp_path, "en-5", "ResNet20/EN") == 0
+    before = (one.folder / "record.json").read_bytes()
+    for word in ("optim_wrapper.optimizer.lr=0.5", "--epochs=9"):
+        assert run(tmp_path, "en-5", "ResNet20/EN", word) == 2
+        assert "was begun with other settings" in capsys.readouterr().err
+    assert (one.folder / "record.json").read_bytes() == before
+
+
+def test_where_a_run_was_made_stays_in_its_record(tmp_path, monkeypatch):
+    (one,) = planned(CELL.id, work_dir=tmp_path, num_gpus=0)
+    for commit, epochs in (("abc", 60), ("def", 165)):  # it was stopped in between
+        monkeypatch.setattr(running.records, "commit", lambda commit=commit: commit)
+        running._note(one, running._overrides(one))
+        write_run(one.folder, CELL.config, epochs, start=epochs // 2, name=commit)
+    write_test(one.folder, {"accuracy/top1": 92.0}, name="ghi")
+    monkeypatch.setattr(running.records, "commit", lambda: "ghi")
+    assert run(tmp_path, "en-5", "ResNet20/EN") == 0
+    assert json.loads((one.folder / "record.json").read_text())["commit"] == "abc, def"
+
+
+def test_another_checkpoint_is_tested_anew(tmp_path):
+    trained, one = planned("en-2 ResNet50/EN", "en-4 ImageNet -> WebVision/EN", work_dir=tmp_path)
+    write_run(trained.folder, trained.cell.config, 100)
+    options = {"load_from": str(trained.folder / "epoch_2.pth")}
+    write_test_alone(one.folder, one.cell.config, {"accuracy/top1": 5.0}, options)
+    assert running._tests_to_do(one) == [()]
+    options = {"load_from": str(trained.folder / "epoch_100.pth")}
+    metrics = {"accuracy/top1": 68.0}
+    write_test_alone(one.folder, one.cell.config, metrics, options, name="20260103_000000")
+    assert running._tests_to_do(one) == []
+    assert running._record(one)["figures"]["top-1"] == 68.0
+    assert "from en-2 ResNet50/EN (batches of 32, not 128)" in running._record(one)["label"]
+
+
+def test_iterations_are_not_those_of_the_backbone():
+    (one,) = planned("en-6 ADE20K/EN", length=500, unit="iterations")
+    assert one.length == (500, "iterations") and one.before.length == (100, "epochs")
+    setting = "model.backbone.init_cfg.checkpoint=mine.pth"
+    (one,) = planned("en-6 ADE20K/EN", overrides=(setting,), num_gpus=8)
+    assert one.before is None and running._overrides(one)[-1] == setting
+
+
+def test_how_a_process_was_ended_is_told(tmp_path, capsys, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho half a line\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(running.sys, "executable", str(program))
+    assert run(tmp_path, "en-5", "ResNet20/EN") == 1
+    error = capsys.readouterr().err
+    assert "seed 0: error: ended by SIGKILL; a process out of memory ends so, too" in error
 
 
 def test_time_that_is_up_begins_nothing(tmp_path, capsys):

@@ -20,8 +20,10 @@ from ..training import UserError
 #: What of a config leaves a recipe as it is.
 PLACES = re.compile(
     r"OUTPUT_DIR|SEED|VERSION|DATALOADER\.NUM_WORKERS|MODEL\.DEVICE|VIS_PERIOD"
-    r"|SOLVER\.(MAX_ITER|STEPS|CHECKPOINT_PERIOD|REFERENCE_WORLD_SIZE)|TEST\.EVAL_PERIOD"
+    r"|SOLVER\.(MAX_ITER|STEPS|CHECKPOINT_PERIOD)|TEST\.EVAL_PERIOD"
 )
+#: The checkpoint to start from.
+PRETRAINED = "MODEL.WEIGHTS"
 
 
 def _load(config: str | Path) -> CfgNode:
@@ -87,6 +89,18 @@ def progress(work_dir: Path) -> tuple[int, str | None]:
     return _load(Path(work_dir, "config.yaml")).SOLVER.MAX_ITER, str(Path(work_dir, name))
 
 
+def complete(work_dir: Path, total: int) -> bool:
+    """Whether a run has trained to its end, and made the test that is there."""
+    file = Path(work_dir, "metrics.json")
+    if progress(work_dir)[0] < total or not file.is_file():
+        return False
+    return any("bbox/AP" in e and e["iteration"] + 1 >= total for e in curves.entries(file))
+
+
+def check_processes(config: str, number: int, overrides: Sequence[str]) -> None:
+    """Nothing: SOLVER.IMS_PER_BATCH is that of all processes."""
+
+
 def tests(config: str) -> bool:
     """Whether a finished run is tested by a command of its own; detectron2's ends with its test."""
     return False
@@ -104,7 +118,7 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
     cfg, recipe = _load(file), _load(config)
     ours, theirs = _flat(recipe), _flat(cfg)
     changed = {k: v for k, v in sorted(theirs.items()) if ours.get(k) != v}
-    entries = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    entries = curves.entries(metrics)
     planned = cfg.SOLVER.MAX_ITER
     rows, seconds = _curve(entries, planned)
     results = [entry for entry in entries if "bbox/AP" in entry]
@@ -120,6 +134,8 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
         "seed": cfg.SEED if cfg.SEED >= 0 else None,
         "images": None,
         "recipe images": None,
+        "batches": [],
+        "recipe batch": None,
         "packed": False,
         "curve": rows,
         "seconds": seconds,

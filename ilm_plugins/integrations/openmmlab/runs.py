@@ -4,6 +4,7 @@ Overrides are those of tools/train_net.py, KEY=VALUE.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -23,13 +24,13 @@ from .translation import PairedImages
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 #: What of a config leaves a recipe as it is: where data and results are, and how they get there.
 PLACES = re.compile(
-    r"(work_dir|resume|launcher|load_from|experiment_name|env_cfg|visualizer|vis_backends|log_\w+"
+    r"(work_dir|experiment_name|env_cfg|visualizer|vis_backends|log_\w+"
     r"|model_wrapper_cfg|default_hooks|randomness"
     r"|train_cfg\.(max_epochs|max_iters|val_interval)|train_dataloader\.dataset\.images|val_\w+"
     r"|(train|test)_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
-    r"|(train|test)_dataloader\.dataset\.(dataset\.)?(type|data_root|data_prefix|ann_file|split)"
+    r"|(train|test)_dataloader\.dataset\.(dataset\.)?data_root"
     r"|test_dataloader\.batch_size|test_evaluator\.(lpips_weights|ann_file|output_dir))(\..*)?"
-    r"|model\.backbone\.init_cfg\.checkpoint|model\.head\.cal_acc"
+    r"|model\.head\.cal_acc"
 )
 #: What a shortened run scales.
 SCHEDULE = re.compile(r"param_scheduler(\.\d+)?\.(milestones|end|T_max)")
@@ -127,9 +128,26 @@ def miniature(config: str, folder: Path) -> list[str]:
     return generated.miniature(config, folder)
 
 
+#: Where a segmenter's backbone starts from.
+PRETRAINED = "model.backbone.init_cfg.checkpoint"
+
+
+def check_processes(config: str, number: int, overrides: Sequence[str]) -> None:
+    """Raise UserError unless the batches of so many processes are those of the recipe together."""
+    cfg, given = load(config), dict(word.split("=", 1) for word in overrides)
+    whole = cfg.auto_scale_lr.base_batch_size
+    each = int(given.get("train_dataloader.batch_size", cfg.train_dataloader.batch_size))
+    if number * each != whole and given.get("auto_scale_lr.enable") != "True":
+        raise UserError(
+            f"{config} is for batches of {whole} images; {number} x {each} are {number * each}; "
+            f"give --num-gpus {max(1, whole // each)}, or train_dataloader.batch_size="
+            f"{max(1, whole // number)}, or auto_scale_lr.enable=True for another learning rate"
+        )
+
+
 def pretrained(checkpoint: str) -> list[str]:
     """Start a segmenter's backbone from a checkpoint."""
-    return [f"model.backbone.init_cfg.checkpoint={checkpoint!r}"]
+    return [f"{PRETRAINED}={checkpoint!r}"]
 
 
 def trained(checkpoint: str) -> list[str]:
@@ -154,6 +172,11 @@ def progress(work_dir: Path) -> tuple[int, str | None]:
     return (int(number[1]) if number else 0), checkpoint
 
 
+def complete(work_dir: Path, total: int) -> bool:
+    """Whether a run has trained to its end."""
+    return progress(work_dir)[0] >= total
+
+
 def tests(config: str) -> bool:
     """Whether a finished run is tested by a command of its own."""
     return True
@@ -170,9 +193,11 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
         ``changes``: what else of the recipe it changed; ``overrides``: all that it changed.
         ``seed``; ``packed``: whether its images come from archives of re-encoded ones.
         ``images``, ``recipe images``: of how many it was trained, where that can vary.
+        ``batches``: the images of a batch of all its processes; ``recipe batch``: of the recipe's.
         ``curve``: by epoch, or by iteration in a hundred steps, the means of what was logged.
         ``seconds``: of its training.
-        ``tested``: options of the tests made; ``metrics``: options of a test -> its metrics.
+        ``tested``: options of the tests made; ``metrics``: options of a test -> its metrics;
+        ``checkpoint``: what was tested, where nothing was trained.
         ``references``: name -> metrics of an answer to compare with.
         ``log``: the text of its last log.
 
@@ -188,53 +213,85 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
     planned, unit = _length(cfg)
     dicts = recipe._cfg_dict.to_dict(), cfg._cfg_dict.to_dict()
     changed = {key: value for key, value in differences(*dicts) if not WRITTEN.match(key)}
-    rows, seconds = curve([p.parent / "scalars.json" for p in training], unit, planned)
+    total, checkpoint = _length(recipe)[0], None
     tests_since = [p for p in dumped if not training or p > training[-1]]
+    if not training and cfg.get("train_cfg") is None:
+        # Nothing but tests; of the checkpoint that was tested last.
+        total = planned = 0
+        checkpoint = cfg.get("load_from")
+        tests_since = [p for p in dumped if load(str(p)).get("load_from") == checkpoint]
+        changed = {k: v for k, v in changed.items() if re.match("model|test_", k)}
+    started = [load(str(p)) for p in training]
+    given = [c.load_from for c in started if c.get("load_from") and not c.resume]
+    changed |= {"load_from": given[0]} if given else {}
+    rows, seconds = curve([p.parent / "scalars.json" for p in training], unit, planned)
     metrics = made = tested(tests_since)
     for path in tests_since:
         changed |= _of_test(recipe, load(str(path)))
     run = min(progress(work_dir)[0], planned) if training else 0
+    dataset = _dataset(cfg)
     limited = any(re.match(r"val_.*\.(images|indices)$", key) for key in changed)
     if limited:
         # Of another set of images than the tests.
         rows = [
             {k: v for k, v in row.items() if k == unit or re.match(TRAINING, k)} for row in rows
         ]
-    elif not metrics and run == planned and rows and not _translates(cfg):
+    elif not metrics and run == planned and rows and "images" not in dataset:
         metrics = {(): {k: v for k, v in rows[-1].items() if k != unit}}
-    scaled = SCHEDULE if planned != _length(recipe)[0] else PLACES
-    logs = sorted((training or dumped)[-1].parents[1].glob("*.log"))
-    dataset = (cfg.get("train_dataloader") or cfg.test_dataloader).dataset
+    scaled = SCHEDULE if planned != total else PLACES
+    logs = {p: _log(p.parents[1]) for p in training or dumped}
+    log = list(logs.values())[-1]
+    numbers = {p: re.search(r"GPU number: (\d+)", logs[p]) for p in training}
+    batches = {
+        c.train_dataloader.batch_size * int(n[1])
+        for c, n in zip(started, numbers.values(), strict=True)
+        if n
+    }
     found = {
         "unit": unit,
         "run": run,
         "planned": planned,
-        "recipe": _length(recipe)[0],
+        "recipe": total,
         "changes": {
-            k: v for k, v in changed.items() if not (PLACES.fullmatch(k) or scaled.fullmatch(k))
+            k: v
+            for k, v in changed.items()
+            if not (PLACES.fullmatch(k) or scaled.fullmatch(k) or v == "PackedImages")
         },
         "overrides": [spelling(k, v) for k, v in sorted(changed.items())],
         "seed": cfg.get("randomness", {}).get("seed"),
-        "images": None,
-        "recipe images": None,
+        "images": _images(dataset),
+        "recipe images": _images(_dataset(recipe)),
+        "batches": sorted(batches),
+        "recipe batch": (recipe.get("auto_scale_lr") or {}).get("base_batch_size"),
         "packed": dataset.get("type") == "PackedImages",
         "curve": rows,
         "seconds": seconds,
         "tested": list(made),
+        "checkpoint": checkpoint,
         "metrics": metrics,
         "references": {},
-        "log": logs[-1].read_text(encoding="utf-8", errors="replace") if logs else "",
+        "log": log,
     }
-    if _translates(cfg) and metrics:
-        first, last = recipe.train_dataloader.dataset["images"]
-        found["recipe images"] = last - first
-        found["images"], reference = mean_training_image(cfg, Path(work_dir))
+    if found["images"] is not None and metrics:
+        reference = mean_training_image(cfg, Path(work_dir))
         found["references"] = {"mean training image": reference}
     return found
 
 
-def _translates(cfg: Config) -> bool:
-    return cfg.model.get("type") == "Pix2Pix"
+def _log(folder: Path) -> str:
+    files = sorted(folder.glob("*.log"))
+    return files[-1].read_text(encoding="utf-8", errors="replace") if files else ""
+
+
+def _dataset(cfg: Config) -> dict:
+    """That which a config trains on; where it only tests, that."""
+    return (cfg.get("train_dataloader") or cfg.test_dataloader).dataset
+
+
+def _images(dataset: dict) -> int | None:
+    """How many pairs of images a data set takes; None of one that takes all."""
+    first, last = dataset.get("images") or (None, None)
+    return None if last is None else last - (first or 0)
 
 
 def differences(ours: Any, theirs: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -271,9 +328,8 @@ def curve(files: list[Path], unit: str, total: int) -> tuple[list[dict], float]:
     times, last = [], 0
     step = 1 if unit == "epochs" else curves.spacing(total)
     for path in files:
-        lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        new = [(_when(entry, unit, step), entry) for entry in lines]
-        first = min((at for at, _ in new), default=0)
+        new = [(_when(entry, unit, step), entry) for entry in curves.entries(path)]
+        first = min((at for at, _ in new), default=math.inf)
         entries = [(at, entry) for at, entry in entries if at < first] + new
         times += [entry["time"] for _, entry in new if "iter" in entry]
         last = max([last, *(entry["iter"] for _, entry in new if "iter" in entry)])
@@ -321,12 +377,12 @@ def tested(dumped: list[Path]) -> dict[tuple[str, ...], dict[str, float]]:
     return found
 
 
-def mean_training_image(cfg: Config, work_dir: Path) -> tuple[int, dict[str, float]]:
-    """The number of images that a translator was trained on, and what their mean would reach."""
+def mean_training_image(cfg: Config, work_dir: Path) -> dict[str, float]:
+    """What the mean of the images that a translator was trained on would reach."""
     options = {k: v for k, v in cfg.train_dataloader.dataset.items() if k != "type"}
     trained = PairedImages(**{**options, "load_size": None, "verify": False})
     mean = images.mean_image(sample["target"] for sample in trained)
     targets = map(images.read, image_files(work_dir / "test" / "target"))
     weights = (cfg.get("test_evaluator") or {}).get("lpips_weights")
     chosen = images.measures(lpips_weights=weights)
-    return len(trained), images.compare(((mean, target) for target in targets), chosen)
+    return images.compare(((mean, target) for target in targets), chosen)

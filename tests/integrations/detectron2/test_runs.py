@@ -53,8 +53,17 @@ def test_a_whole_run_is_read(config, tmp_path):
     assert found["metrics"][()]["bbox/AP"] == 30.0 and found["seconds"] == 50.0
     assert found["changes"] == {"SOLVER.BASE_LR": 0.1}
     assert found["curve"][0] == {"iterations": 20, "total_loss": 21.0}
+    assert runs.complete(tmp_path, 100) and not runs.complete(tmp_path, 120)
     cfg = overridden(config, found["overrides"])
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.SEED) == (100, 0.1, 3)
+
+
+def test_a_run_that_was_ended_in_its_last_test_is_not_complete(config, tmp_path):
+    write_run(tmp_path, config, 100, runs.shortened(config, 100))
+    lines = (tmp_path / "metrics.json").read_text().splitlines()
+    (tmp_path / "metrics.json").write_text("\n".join([*lines[:-1], lines[-1][:9]]))
+    assert runs.progress(tmp_path)[0] == 100 and not runs.complete(tmp_path, 100)
+    assert runs.read(config, tmp_path)["metrics"] == {}
 
 
 def test_a_run_that_was_ended_has_no_figure(config, tmp_path):

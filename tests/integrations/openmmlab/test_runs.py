@@ -89,6 +89,25 @@ def test_what_a_resumed_run_logged_anew_takes_the_place_of_what_it_had(tmp_path)
     assert (found["run"], found["planned"], found["recipe"]) == (4, 4, 165)
 
 
+def test_what_a_full_disk_cut_short_is_left_out(tmp_path):
+    write_run(tmp_path, CIFAR, epochs=3, options={"train_cfg.max_epochs": 4})
+    file = tmp_path / "20260101_000000" / "vis_data" / "scalars.json"
+    file.write_text(file.read_text() + '{"loss": 1.0, "ep')
+    write_run(tmp_path, CIFAR, epochs=4, start=4, options={"train_cfg.max_epochs": 4}, name="2027")
+    found = runs.read(CIFAR, tmp_path)
+    assert [row["epochs"] for row in found["curve"]] == [1, 2, 3]
+
+
+def test_as_many_processes_as_make_the_recipes_batch():
+    runs.check_processes(CIFAR, 1, ())
+    runs.check_processes(CIFAR, 4, ("train_dataloader.batch_size=32",))
+    runs.check_processes(CIFAR, 4, ("auto_scale_lr.enable=True",))
+    with pytest.raises(
+        UserError, match="batches of 128 images; 4 x 128 are 512; give --num-gpus 1"
+    ):
+        runs.check_processes(CIFAR, 4, ())
+
+
 def test_a_test_counts_until_training_goes_on(tmp_path):
     options = {"train_cfg.max_epochs": 2}
     write_run(tmp_path, CIFAR, epochs=2, options=options)
