@@ -3,7 +3,10 @@
 import argparse
 import logging
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -45,6 +48,7 @@ from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
 from ... import checkpoints
+from ...layers import NORMS
 from ..training import UserError, WithoutTracebacks, check_output, told
 from .checkpoints import Checkpointer
 from .datasets import SPLITS as GENERATED
@@ -312,6 +316,12 @@ class Trainer(NamesIteration, DefaultTrainer):
         finally:
             defaults.create_ddp_model, defaults.DetectionCheckpointer = theirs
 
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        """detectron2's, which names the setting of a norm that is unknown."""
+        with naming_norms(cfg):
+            return super().build_model(cfg)
+
     def build_hooks(self) -> list[HookBase]:
         """detectron2's, of which the last writes what the others have found."""
         return ratios_hooks(self.ratios_interval) + super().build_hooks()
@@ -368,7 +378,8 @@ class LazyAMPTrainer(NamesIteration, AMPTrainer):
 def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     """Train a LazyConfig that has detectron2's usual entries: model, dataloader, optimizer,
     lr_multiplier, train."""
-    model = instantiate(cfg.model).to(cfg.train.device)
+    with naming_norms(cfg):
+        model = instantiate(cfg.model).to(cfg.train.device)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     loader = lazy_loader(cfg, "train")
@@ -407,7 +418,8 @@ def lazy_loader(cfg: DictConfig, part: str):
 
 def evaluate_lazy(cfg: DictConfig, args: argparse.Namespace):
     """Evaluate a LazyConfig's ``train.init_checkpoint``, or with --resume its last checkpoint."""
-    model = create_ddp_model(instantiate(cfg.model).to(cfg.train.device))
+    with naming_norms(cfg):
+        model = create_ddp_model(instantiate(cfg.model).to(cfg.train.device))
     checkpointer = Checkpointer(model, cfg.train.output_dir)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     return evaluate_model(cfg, model)
@@ -431,7 +443,34 @@ def build_model(args: argparse.Namespace) -> torch.nn.Module:
     """
     cfg = load_config(args)
     if isinstance(cfg, CfgNode):
-        return modeling.build_model(cfg)
+        with naming_norms(cfg):
+            return modeling.build_model(cfg)
     if "model" not in cfg:
         raise UserError(f"{args.config_file} does not define model; a LazyConfig of a model does")
-    return instantiate(cfg.model)
+    with naming_norms(cfg):
+        return instantiate(cfg.model)
+
+
+@contextmanager
+def naming_norms(cfg: CfgNode | DictConfig) -> Iterator[None]:
+    """Raise UserError with the setting of a norm that detectron2's get_norm does not know."""
+    try:
+        yield
+    except KeyError as error:
+        settings = OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else cfg
+        for name, value in _norms(settings):
+            if (value,) == error.args:
+                raise UserError(
+                    f"{name} is {value!r}, and no norm is called so; set one of "
+                    f"{', '.join(NORMS)}, or of detectron2's, such as GN, BN, SyncBN, FrozenBN"
+                ) from None
+        raise
+
+
+def _norms(settings: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of a config that name norms."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _norms(value, f"{prefix}{key}.")
+        elif str(key).lower().endswith("norm"):
+            yield f"{prefix}{key}", value
