@@ -85,6 +85,11 @@ def parser() -> argparse.ArgumentParser:
         help="with --to and --revert: names of norms, * for any characters; can be given again",
     )
     p.add_argument(
+        "--part",
+        metavar="NAME",
+        help="with --config-file: INPUT is of this part of the model, such as backbone",
+    )
+    p.add_argument(
         "--summed-batches",
         type=int,
         metavar="N",
@@ -119,7 +124,10 @@ def change_of(args: argparse.Namespace) -> Change:
         if args.match:
             raise UserError("--match with --config-file: the config says which norms; leave it out")
         model = build_model(args.config_file, args.overrides)
-        return _averaging(args.summed_batches, lambda state: surgery.fit_state(state, model))
+        part = _part(model, args.part) if args.part else model
+        return _averaging(args.summed_batches, lambda state: _fit(state, part))
+    if args.part:
+        raise UserError(f"--part {args.part}: parts are of a config's model; give --config-file")
     if args.revert:
         return lambda state: surgery.revert_state(state, match=args.match)
     key, options = parse_norm(args.to) or (args.to, {})
@@ -127,6 +135,29 @@ def change_of(args: argparse.Namespace) -> Change:
         args.summed_batches,
         lambda state: surgery.convert_state(state, key, match=args.match, **options),
     )
+
+
+def _part(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        parts = ", ".join(child for child, _ in model.named_children())
+        raise UserError(f"--part {name}: the model has no such part; it has {parts}") from None
+
+
+def _fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], surgery.Report]:
+    """Convert to the norms of a model.
+
+    Raises:
+        UserError: the names are those of a part of it.
+    """
+    if not model.state_dict().keys() & state.keys():
+        for name, child in model.named_children():
+            if child.state_dict().keys() & state.keys():
+                raise UserError(
+                    f"INPUT is not of the whole model, but of its {name}; give --part {name}"
+                )
+    return surgery.fit_state(state, model)
 
 
 def _averaging(batches: int | None, change: Change) -> Change:

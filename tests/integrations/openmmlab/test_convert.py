@@ -115,6 +115,34 @@ def test_batchnorm_is_found_under_the_name_of_its_type(tmp_path, capsys):
     assert change(plain._forward(x), model._forward(x)) <= 1e-6
 
 
+def test_a_backbone_alone(tmp_path, capsys):
+    """As pretrained ones are: BatchNorm's names become those of EN, and its weights are loaded."""
+    for name, norm in (("bn", 'dict(type="BN")'), ("en", 'dict(type="EN", reduction=8)')):
+        text = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', norm)
+        (tmp_path / f"{name}.py").write_text(text)
+    torch.manual_seed(0)
+    plain = randomized(build_model(str(tmp_path / "bn.py"))).eval().backbone
+    write({"state_dict": plain.state_dict()}, tmp_path / "bn.pth")
+    words = [tmp_path / "bn.pth", tmp_path / "en.pth", "--config-file", tmp_path / "en.py"]
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert "INPUT is not of the whole model, but of its backbone; give --part backbone" in error
+    assert run(*words, "--part", "neck") == 2
+    assert "--part neck: the model has no such part; it has" in capsys.readouterr().err
+    assert run(tmp_path / "bn.pth", tmp_path / "en.pth", "--to", "EN", "--part", "backbone") == 2
+    assert "give --config-file" in capsys.readouterr().err
+    assert run(*words, "--part", "backbone") == 0
+    init = (
+        f"model.backbone.init_cfg={{'type': 'Pretrained', 'checkpoint': '{tmp_path / 'en.pth'}'}}"
+    )
+    model = build_model(str(tmp_path / "en.py"), [init]).eval()
+    model.backbone.init_weights()
+    assert type(model.backbone.gn1) is ExemplarNorm
+    x = torch.randn(1, 3, 64, 64)
+    for before, after in zip(plain(x), model.backbone(x), strict=True):
+        assert change(before, after) <= 1e-6
+
+
 def test_mistakes_in_configs(tmp_path, capsys):
     write({"state_dict": {"weight": torch.ones(1)}}, tmp_path / "in.pth")
     for text, words in (
