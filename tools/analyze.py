@@ -6,6 +6,8 @@ import sys
 try:
     from ilm_plugins.integrations.analyze import main
 except ModuleNotFoundError as error:
+    if error.name == "ilm_plugins":
+        raise
     needed = f"{error.name}, which is not installed; run pip install 'ilm_plugins[analysis]'"
     print(f"analyze.py: error: images and pictures need {needed}", file=sys.stderr)
     sys.exit(2)

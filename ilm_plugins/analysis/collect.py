@@ -131,7 +131,11 @@ def collect_rescaling(
 
 
 def select(
-    model: nn.Module, kinds: type | tuple[type, ...], words: str, match: Match = None
+    model: nn.Module,
+    kinds: type | tuple[type, ...],
+    words: str,
+    match: Match = None,
+    advice: str = "give a model that was trained with one",
 ) -> dict[str, nn.Module]:
     """The layers of a model that are of some kinds, and whose names fit.
 
@@ -143,8 +147,7 @@ def select(
     if not found:
         others = sorted({type(m).__name__ for m in model.modules() if _is_norm(m)})
         raise AnalysisError(
-            f"the model has no {words} layer, its norms are {', '.join(others) or 'none'}; "
-            "give a model that was trained with one"
+            f"the model has no {words} layer, its norms are {', '.join(others) or 'none'}; {advice}"
         )
     check_match(match, found)
     return {name: layer for name, layer in found.items() if matches(name, match)}
@@ -198,7 +201,12 @@ class MeansOfRatios:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = select(model, (ExemplarNorm, SwitchNorm), "EN or SN")
+        self.layers = select(
+            model,
+            (ExemplarNorm, SwitchNorm),
+            "EN or SN",
+            advice="there are no ratios to log; leave --ratios-interval, or the RatiosHook, out",
+        )
         self._hooks = ExitStack()
         self._sums: dict[str, Tensor] = {}
         self._counts: Counter[str] = Counter()

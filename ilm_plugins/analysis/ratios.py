@@ -36,8 +36,8 @@ def write_ratios(
     summary.txt                     what is returned
     ==============================  ==============================================================
 
-    By class nothing is written where there are no classes, and of SN's ratios, which are the same
-    for all images, the first table and the summary alone.
+    By class nothing is written where there are no classes. Layers whose ratios are the same for all
+    images, as SN's are, and EN's before it is trained, are in the tables by layer alone.
 
     Args:
         folder: is there, and empty.
@@ -59,6 +59,10 @@ def write_ratios(
     lines = summary(ratios, subject)
     own = {n: r for n, r in ratios.items() if varies(r)}
     if own:
+        constant = [name for name in ratios if name not in own]
+        if constant:
+            same = "their ratios are the same for all images"
+            lines.append(f"in the tables by layer alone, as {same}: {', '.join(constant)}")
         lines += _by_image(folder, own, images, subject, embedding)
     else:
         lines.append("the ratios are the same for all images: nothing more to show")

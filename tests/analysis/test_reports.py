@@ -95,6 +95,14 @@ def test_ratios_that_all_images_share_have_one_table(tmp_path):
     assert "the same for all images" in text and "over 2 layers: 0.3000" in text
 
 
+def test_layers_whose_ratios_all_images_share_are_named(tmp_path):
+    shared = Ratios(NORMALIZERS, torch.tensor([[0.2, 0.7, 0.1]]).repeat(6, 1))
+    text = write_ratios(tmp_path, {**ratios(), "a.shared": shared}, images(6), "a model")
+    assert "as their ratios are the same for all images: a.shared\n" in text
+    assert len(table(tmp_path / "ratios_by_layer.csv")) == 12
+    assert not any("a.shared" in name for name in table(tmp_path / "ratios_by_image.csv")[0])
+
+
 def test_layers_with_other_normalizers_and_missing_images(tmp_path):
     found = ratios(6, 2)
     found["stage.2.norm"] = Ratios(("GN", "BN"), torch.rand(6, 2).double().softmax(1))
