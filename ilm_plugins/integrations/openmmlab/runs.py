@@ -211,9 +211,8 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
     cfg = load(str((training or dumped)[-1]))
     recipe = load(config)
     planned, unit = _length(cfg)
-    dicts = recipe._cfg_dict.to_dict(), cfg._cfg_dict.to_dict()
-    changed = {key: value for key, value in differences(*dicts) if not WRITTEN.match(key)}
     total, checkpoint = _length(recipe)[0], None
+    changed = _changed(recipe, cfg)
     tests_since = [p for p in dumped if not training or p > training[-1]]
     if not training and cfg.get("train_cfg") is None:
         # Nothing but tests; of the checkpoint that was tested last.
@@ -221,9 +220,9 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
         checkpoint = cfg.get("load_from")
         tests_since = [p for p in dumped if load(str(p)).get("load_from") == checkpoint]
         changed = {k: v for k, v in changed.items() if re.match("model|test_", k)}
-    started = [load(str(p)) for p in training]
-    given = [c.load_from for c in started if c.get("load_from") and not c.resume]
-    changed |= {"load_from": given[0]} if given else {}
+    for start in (load(str(p)) for p in training):
+        if start.get("load_from") and not start.resume:
+            changed["load_from"] = start.load_from
     rows, seconds = curve([p.parent / "scalars.json" for p in training], unit, planned)
     metrics = made = tested(tests_since)
     for path in tests_since:
@@ -239,14 +238,6 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
     elif not metrics and run == planned and rows and "images" not in dataset:
         metrics = {(): {k: v for k, v in rows[-1].items() if k != unit}}
     scaled = SCHEDULE if planned != total else PLACES
-    logs = {p: _log(p.parents[1]) for p in training or dumped}
-    log = list(logs.values())[-1]
-    numbers = {p: re.search(r"GPU number: (\d+)", logs[p]) for p in training}
-    batches = {
-        c.train_dataloader.batch_size * int(n[1])
-        for c, n in zip(started, numbers.values(), strict=True)
-        if n
-    }
     found = {
         "unit": unit,
         "run": run,
@@ -261,7 +252,7 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
         "seed": cfg.get("randomness", {}).get("seed"),
         "images": _images(dataset),
         "recipe images": _images(_dataset(recipe)),
-        "batches": sorted(batches),
+        "batches": sorted({n for n in map(_batch, training) if n}),
         "recipe batch": (recipe.get("auto_scale_lr") or {}).get("base_batch_size"),
         "packed": dataset.get("type") == "PackedImages",
         "curve": rows,
@@ -270,7 +261,7 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
         "checkpoint": checkpoint,
         "metrics": metrics,
         "references": {},
-        "log": log,
+        "log": _log((training or dumped)[-1]),
     }
     if found["images"] is not None and metrics:
         reference = mean_training_image(cfg, Path(work_dir))
@@ -278,9 +269,23 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
     return found
 
 
-def _log(folder: Path) -> str:
-    files = sorted(folder.glob("*.log"))
+def _changed(recipe: Config, cfg: Config) -> dict[str, Any]:
+    """In what a run's config differs from its recipe, but for what is always written into it."""
+    found = differences(recipe._cfg_dict.to_dict(), cfg._cfg_dict.to_dict())
+    return {key: value for key, value in found if not WRITTEN.match(key)}
+
+
+def _log(dumped: Path) -> str:
+    """The log beside a dumped config; "" where there is none."""
+    files = sorted(dumped.parents[1].glob("*.log"))
     return files[-1].read_text(encoding="utf-8", errors="replace") if files else ""
+
+
+def _batch(dumped: Path) -> int | None:
+    """The images of a batch of all processes of a training, as its log has them."""
+    processes = re.search(r"GPU number: (\d+)", _log(dumped))
+    each = load(str(dumped)).train_dataloader.batch_size
+    return each * int(processes[1]) if processes else None
 
 
 def _dataset(cfg: Config) -> dict:
