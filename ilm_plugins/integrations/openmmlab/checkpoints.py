@@ -1,9 +1,10 @@
 """MMEngine's checkpoints: read without running what is in them, written whole or not at all."""
 
+import ast
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def guard() -> None:
     CheckpointLoader.register_scheme(prefixes="", loader=_load, force=True)
     allow_history()
     _check_pretrained()
+    _leave_config()
     # Some releases allow getattr itself for what they load from elsewhere, and with it any code.
     if hasattr(mmengine_checkpoint, "get_torch_safe_globals"):
         mmengine_checkpoint.get_torch_safe_globals = list
@@ -75,6 +77,69 @@ def _check_pretrained() -> None:
         check_fits(self.checkpoint, module, contents, prefix)
 
     PretrainedInit.__call__ = call
+
+
+@functools.cache
+def _leave_config() -> None:
+    """Have MMEngine find no ``meta.config`` in a checkpoint: resuming, it runs that text.
+
+    MMCV wrote it; MMEngine, which cannot resume MMCV's checkpoints, writes ``meta.cfg``.
+    """
+    original = CheckpointLoader.load_checkpoint
+
+    @functools.wraps(original.__func__)
+    def load(cls, *args, **options):
+        contents = original(*args, **options)
+        meta = contents.get("meta") if isinstance(contents, dict) else None
+        if isinstance(meta, dict):
+            meta.pop("config", None)
+        return contents
+
+    CheckpointLoader.load_checkpoint = classmethod(load)
+
+
+def settings(text: str) -> dict[str, Any]:
+    """What is set in the text of a config, as MMEngine writes it; nothing in it is run.
+
+    Raises:
+        ValueError: something in it is neither a literal nor ``dict`` of literals.
+    """
+    found = {}
+    for line in ast.parse(text).body:
+        match line:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                found[name] = _literal(value)
+            case _:
+                raise ValueError(f"line {line.lineno} is no setting")
+    return found
+
+
+def _literal(node: ast.expr) -> Any:
+    match node:
+        case ast.List(elts=items):
+            return [_literal(item) for item in items]
+        case ast.Tuple(elts=items):
+            return tuple(_literal(item) for item in items)
+        case ast.Dict(keys=keys, values=values) if None not in keys:
+            return {_literal(k): _literal(v) for k, v in zip(keys, values, strict=True)}
+        # MMEngine writes dict({...}) where a key is no name.
+        case ast.Call(func=ast.Name(id="dict"), args=[] | [ast.Dict()] as args, keywords=keywords):
+            if all(keyword.arg for keyword in keywords):
+                first = _literal(args[0]) if args else {}
+                return first | {keyword.arg: _literal(keyword.value) for keyword in keywords}
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ValueError(f"line {node.lineno} has more than literals") from None
+
+
+def dicts(value: Any) -> Iterator[dict]:
+    """All dicts within a part of a config."""
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value:
+        if isinstance(inner, dict | list | tuple):
+            yield from dicts(inner)
 
 
 def _load(filename: str, map_location: Any = None) -> Any:

@@ -16,9 +16,9 @@ from ...checkpoints import CheckpointError
 from ...data.pairs import PairError, check_images, image_files
 from ...evaluation.images import read
 from ...layers import OptionError
-from ...models.pix2pix import Pix2Pix, to_bytes, to_signed
+from ...models.pix2pix import TORCH_NORMS, Pix2Pix, to_bytes, to_signed
 from ..training import UserError
-from .checkpoints import allow_history
+from .checkpoints import allow_history, dicts, settings
 from .translation import to_image, write
 
 
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     try:
-        translate(**vars(args))
+        with checkpoints.loading(unsafe=args.unsafe):
+            translate(**vars(args))
     except (UserError, OptionError, PairError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
@@ -105,9 +106,7 @@ def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pi
     try:
         allow_history()
         state = checkpoints.read(checkpoint, unsafe)
-        cfg = Config.fromstring(state["meta"]["cfg"], ".py")
-        init_default_scope(cfg.get("default_scope") or "mmengine")
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(_model_config(checkpoint, state["meta"]["cfg"], unsafe))
         if not isinstance(model, Pix2Pix):
             raise TypeError(f"its model is a {type(model).__name__}")
         model.load_state_dict(state["state_dict"])
@@ -122,6 +121,34 @@ def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pi
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {' '.join(str(error).split())[:200]}") from error
+
+
+def _model_config(checkpoint: str, text: str, unsafe: bool) -> dict:
+    """The model in the text of a checkpoint's config, which is run if that was asked for.
+
+    Raises:
+        CheckpointError: otherwise, what the model is made of is not all in the text and in what is
+            imported already.
+    """
+    if unsafe:
+        cfg = Config.fromstring(text, ".py")
+        init_default_scope(cfg.get("default_scope") or "mmengine")
+        return cfg.model
+    code = "which may run code; if you trust its source, give --unsafe-checkpoints"
+    try:
+        model = settings(text)["model"]
+    except ValueError as error:
+        what = f"checkpoint {checkpoint!r}: in its config {error}, {code}"
+        raise CheckpointError(what) from None
+    init_default_scope("mmengine")
+    # Where MMEngine does not know a type, it imports and calls whatever has that name.
+    known = TORCH_NORMS | MODELS.module_dict
+    names = {*known, *(f"{kind.__module__}.{kind.__qualname__}" for kind in known.values())}
+    for part in dicts(model):
+        if "_scope_" in part or part.get("type", "IN") not in names:
+            kind = part.get("type")
+            raise CheckpointError(f"checkpoint {checkpoint!r}: its config names {kind!r}, {code}")
+    return model
 
 
 def batches(

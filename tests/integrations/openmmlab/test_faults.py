@@ -81,6 +81,19 @@ def test_a_truncated_last_checkpoint(config, trained, tmp_path, capfd):
     assert str(path) in line and before == sorted((tmp_path / "out").rglob("*"))
 
 
+def test_resuming_runs_no_code_of_a_checkpoint(config, trained, tmp_path):
+    """MMEngine has the text of a config run."""
+    trap, out = tmp_path / "ran", tmp_path / "out"
+    out.mkdir()
+    contents = torch.load(trained / "iter_2.pth", weights_only=False)
+    code = f"x = __import__('os').makedirs({str(trap)!r})\n"
+    contents["meta"] |= {"config": code, "cfg": code}
+    torch.save(contents, out / "iter_2.pth")
+    opts = ["train_cfg.max_iters=3"]
+    assert training.main(command(config, "--resume", out=out, opts=opts)) == 0
+    assert (out / "iter_3.pth").exists() and not trap.exists()
+
+
 class Overwrites:
     """What MMEngine's own list of harmless functions would let a checkpoint do."""
 

@@ -16,6 +16,7 @@ pytest.importorskip("torchmetrics", reason="needs torchmetrics, of the extra ilm
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.registry import DATA_SAMPLERS, DATASETS, METRICS, PARAM_SCHEDULERS
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader
 from ilm_plugins.evaluation import images
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.openmmlab import exact, train, translate
+from ilm_plugins.integrations.openmmlab.checkpoints import settings
 from ilm_plugins.layers import OptionError
 from runs import LOADERS, pix2pix_command
 from workers import Harmful
@@ -439,6 +441,54 @@ def test_a_checkpoint_runs_no_code(tmp_path, capsys):
     assert translate.main([*argv, "--unsafe-checkpoints"]) == 2
     assert "is no checkpoint of a Pix2Pix" in capsys.readouterr().err
     assert trap.exists()
+
+
+def test_code_in_what_a_checkpoint_says_of_its_model_is_not_run(
+    trained, masks, tmp_path, capsys, monkeypatch
+):
+    """Neither as Python nor as a type's name, nor by an import; nor where torch's variable asks."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    monkeypatch.syspath_prepend(tmp_path)
+    trap, path = tmp_path / "ran", tmp_path / "evil.pth"
+    call = f"__import__('os').makedirs({str(trap)!r}, exist_ok=True)"
+    (tmp_path / "evil.py").write_text(call)
+    contents = torch.load(trained / "epoch_2.pth", weights_only=False)
+    text = contents["meta"]["cfg"]
+    argv = [str(path), str(masks), str(tmp_path / "out")]
+
+    def save(text, **others):
+        torch.save({**contents, "meta": {"cfg": text}, **others}, path)
+
+    makes = f"dict(type='os.makedirs', name={str(trap)!r}, exist_ok=True)"
+    for evil, words in (
+        (f"{text}\n{call}\n", "is no setting"),
+        (f"{text}\nx = [{call}]\n", "has more than literals"),
+        (f"{text}\nmodel = {makes}\n", "names 'os.makedirs'"),
+        (f"{text}\nmodel = dict(type='Pix2Pix', generator={makes})\n", "names 'os.makedirs'"),
+        (f"{text}\nmodel = dict(_scope_='evil')\n", "names None"),
+    ):
+        save(evil)
+        assert translate.main(argv) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"'{path}'" in line and words in line and line.endswith("--unsafe-checkpoints")
+    save(text, extra=Harmful(trap))
+    assert translate.main(argv) == 2
+    assert "holds os.makedirs, which may run code" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+    save(f"{text}\ncustom_imports = dict(imports=['evil'])\n")
+    assert translate.main(argv) == 0 and len(list((tmp_path / "out").iterdir())) == 3
+    assert not trap.exists()
+    assert translate.main([*argv, "--unsafe-checkpoints"]) == 0
+    assert trap.exists()
+
+
+def test_settings_are_what_mmengine_reads(root):
+    """In all that its text of a config has, such as keys that are no names."""
+    cfg = Config.fromfile(root / "configs" / "pix2pix" / "shapes_ilmin_in.py")
+    cfg.paramwise_cfg = {"custom_keys": {"down.0": {"lr_mult": -0.5}}, "rest": [{"a.b": ()}, None]}
+    expected = Config.fromstring(cfg.pretty_text, ".py").to_dict()
+    assert settings(cfg.pretty_text) == expected and "dict({" in cfg.pretty_text
 
 
 def test_more_epochs_than_at_first_follow_the_longer_schedule(command, trained, tmp_path):
