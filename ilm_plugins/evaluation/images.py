@@ -178,7 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     args = parser.parse_args(argv)
     try:
-        chosen = measures(args.metrics, args.lpips_weights)
+        with checkpoints.loading():
+            chosen = measures(args.metrics, args.lpips_weights)
         pairs = two_folders(args.outputs, args.targets)
         check_pairs(pairs)
         found = compare(((read(p.input), read(p.target)) for p in pairs), chosen)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from ilm_plugins.evaluation import images
+from workers import Harmful
 
 
 def noise(seed, *size):
@@ -149,3 +150,13 @@ def test_mistakes_on_the_command_line(folders, argv, words, capsys):
     assert images.main([a.format(outputs=outputs, targets=targets) for a in argv]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert ": error: " in line and words in line
+
+
+def test_weights_run_no_code(folders, tmp_path, capsys, monkeypatch):
+    """Not even where torch's variable asks for it."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    trap, path = tmp_path / "ran", tmp_path / "evil.pth"
+    torch.save(Harmful(trap), path)
+    assert images.main([*map(str, folders), "--lpips-weights", str(path)]) == 2
+    assert "holds os.makedirs, which may run code" in capsys.readouterr().err
+    assert not trap.exists()
