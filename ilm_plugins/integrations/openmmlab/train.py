@@ -295,9 +295,10 @@ def main(cfg: Config, args: argparse.Namespace) -> None:
     """What every process does."""
     guard()
     if args.resume:
-        cfg.load_from = latest(cfg.work_dir) or cfg.get("load_from")
-        # With --eval-only it is evaluated, not gone on from.
-        cfg.resume = not args.eval_only
+        last = latest(cfg.work_dir)
+        cfg.load_from = last or cfg.get("load_from")
+        # With --eval-only it is evaluated, not gone on from; and what load_from names starts a run.
+        cfg.resume = last is not None and not args.eval_only
     if args.eval_only:
         if args.tta:
             augment_test(cfg)

@@ -60,6 +60,17 @@ def test_resuming_goes_on_where_training_stopped(config, trained, tmp_path):
     assert len(saved["optimizer"]["state"]) == len(saved["optimizer"]["param_groups"][0]["params"])
 
 
+def test_resuming_before_there_is_a_checkpoint_starts_from_load_from(config, trained, tmp_path):
+    """At the first iteration, of the weights alone; and goes on from its own last one then."""
+    out, weights = tmp_path / "out", f"load_from={trained / 'iter_4.pth'}"
+    for length in (2, 3):
+        opts = [weights, f"train_cfg.max_iters={length}"]
+        assert training.main(command(config, "--resume", out=out, opts=opts)) == 0
+        assert list(losses(out)) == list(range(1, length + 1))
+    assert torch.load(out / "iter_3.pth", weights_only=False)["meta"]["iter"] == 3
+    assert losses(out)[1] != losses(trained)[1]
+
+
 def test_evaluation_of_a_checkpoint_and_of_the_last_one(config, trained, capfd):
     weights = f"load_from={trained / 'iter_4.pth'}"
     found = []
