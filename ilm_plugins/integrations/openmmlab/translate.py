@@ -70,11 +70,14 @@ def translate(
 
     Raises:
         UserError: the checkpoint is none of a Pix2Pix, the batch size is below 1, the device is
-            not there, or the folder cannot be written.
+            not there, or the output folder is that of the images or cannot be written.
         PairError: there are no images, or some are unreadable; all are named.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}; give at least 1")
+    source, target = Path(input).expanduser(), Path(output)
+    if source.exists() and target.exists() and target.samefile(source):
+        raise UserError(f"OUTPUT {output!r} is INPUT; give another folder")
     model = load_model(checkpoint, device, unsafe)
     multiple = model.generator.multiple
     files = image_files(input)

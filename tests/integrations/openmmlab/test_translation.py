@@ -407,6 +407,16 @@ def test_mistakes_of_translating(trained, masks, tmp_path, capsys, change, words
     assert ": error: " in line and words in line
 
 
+def test_originals_are_never_overwritten(trained, masks, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(masks)
+    before = {path: path.read_bytes() for path in masks.iterdir()}
+    for output in (masks, tmp_path / "link", tmp_path / "link" / ".." / "masks"):
+        assert translate.main([str(trained / "epoch_2.pth"), str(masks), str(output)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith(f"error: OUTPUT {str(output)!r} is INPUT; give another folder")
+    assert {path: path.read_bytes() for path in masks.iterdir()} == before
+
+
 def test_unreadable_images_are_named_before_translating(trained, masks, tmp_path, capsys):
     (masks / "1.png").write_text("none")
     argv = [str(trained / "epoch_2.pth"), str(masks), str(tmp_path / "out")]
