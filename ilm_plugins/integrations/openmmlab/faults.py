@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from mmengine.dataset import Compose
-from mmengine.hooks import Hook
+from mmengine.dist import all_reduce
+from mmengine.hooks import CheckpointHook, Hook
 from torch import Tensor
 
 from ...data.pairs import PairError
@@ -69,7 +70,8 @@ class StopAtNaN(Hook):
     """Ends a training whose loss is infinite or NaN, before anything of it is saved.
 
     The losses are looked at on their device, and only now and then by the host, which would have to
-    wait for them.
+    wait for them. Gradients carry a NaN from one process to the others, so that all of these end by
+    any one's: they look together, and before MMEngine's CheckpointHook saves anything.
 
     Args:
         interval: iterations from one look of the host's to the next.
@@ -78,7 +80,7 @@ class StopAtNaN(Hook):
     def __init__(self, interval: int = 10) -> None:
         self.interval = interval
         #: The iteration that was the first, from 0, on the losses' device.
-        self.first: Tensor | None = None
+        self.first = torch.tensor(math.inf)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         # Beside losses, by MMEngine's convention of names, there may be accuracies of nothing.
@@ -89,19 +91,37 @@ class StopAtNaN(Hook):
         ]
         if losses:
             finite = torch.isfinite(sum(losses))
-            if self.first is None:
-                self.first = torch.full((), math.inf, device=finite.device)
-            self.first = torch.where(finite, self.first, self.first.clamp(max=runner.iter))
+            first = self.first.to(finite.device)
+            self.first = torch.where(finite, first, first.clamp(max=runner.iter))
         last = runner.iter + 1 == runner.max_iters
-        if last or self.every_n_train_iters(runner, self.interval):
+        if last or self.every_n_train_iters(runner, self.interval) or self._saves(runner):
             self.look()
 
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+    def _saves(self, runner) -> bool:
+        return any(
+            hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
+            for hook in runner.hooks
+            if isinstance(hook, CheckpointHook) and not hook.by_epoch
+        )
+
+    def after_train_epoch(self, runner) -> None:
         self.look()
 
+    def before_val_epoch(self, runner) -> None:
+        # The best checkpoint is saved after it.
+        self.look()
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        # The first process alone is here, whoever saves.
+        self._check()
+
     def look(self) -> None:
-        """Raise FloatingPointError if there was such an iteration."""
-        if self.first is not None and not torch.isinf(self.first):
+        """Raise FloatingPointError if there was such an iteration in any of the processes."""
+        all_reduce(self.first, "min")
+        self._check()
+
+    def _check(self) -> None:
+        if not torch.isinf(self.first):
             raise FloatingPointError(
                 f"the loss became infinite or NaN at iteration {self.first:.0f}"
             )

@@ -1,6 +1,7 @@
 """What a user of tools/train_net.py sees of faults in MMEngine's runs, and what survives them."""
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -207,8 +208,41 @@ def test_a_nan_between_checkpoints_is_told_by_its_own_iteration(root, datasets, 
     assert not list(tmp_path.glob("*.pth"))
 
 
+SPOIL = """
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Spoil(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.rank == 1 and runner.iter == 3:
+            data_batch["inputs"] = [x.float() * float("nan") for x in data_batch["inputs"]]
+"""
+
+
+@pytest.mark.parametrize("unit", ["iter", "epoch"])
+def test_a_nan_of_another_process_is_not_saved(config, tmp_path, unit):
+    """The gradients carry it to the first process, whose own loss is finite yet."""
+    (tmp_path / "spoil.py").write_text(SPOIL)
+    text = config.read_text().replace('imports=["ilm_plugins"]', 'imports=["ilm_plugins", "spoil"]')
+    (tmp_path / "fcn.py").write_text(text)
+    opts = ["custom_hooks=[{'type':'Spoil'}]", "default_hooks.checkpoint.interval=1"]
+    if unit == "epoch":  # of two iterations: two processes share four images
+        loop = {"type": "EpochBasedTrainLoop", "max_epochs": 9, "val_interval": 9, "_delete_": True}
+        opts += [f"train_cfg={loop}", "default_hooks.checkpoint.by_epoch=True"]
+        opts += ["train_dataloader.batch_size=1", "train_dataloader.sampler.type=DefaultSampler"]
+    else:
+        opts += ["train_cfg.max_iters=9"]
+    argv = command(tmp_path / "fcn.py", "--num-processes", "2", out=tmp_path / "out", opts=opts)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    process = start(argv, run=("env", f"PYTHONPATH={path}", sys.executable))
+    assert "the loss became infinite or NaN at iteration 3;" in finish(process)
+    saved = {f"{unit}_{i}.pth" for i in range(1, 2 if unit == "epoch" else 4)}
+    assert {path.name for path in (tmp_path / "out").glob("*.pth")} == saved
+
+
 def test_only_losses_count_and_in_float32():
-    hook, runner = StopAtNaN(interval=1), SimpleNamespace(iter=0, max_iters=9)
+    hook, runner = StopAtNaN(interval=1), SimpleNamespace(iter=0, max_iters=9, hooks=[])
     fine = {"loss": torch.full((9,), 6e4, dtype=torch.float16), "acc": torch.tensor(torch.nan)}
     hook.after_train_iter(runner, 0, outputs=fine)
     with pytest.raises(FloatingPointError, match="at iteration 0"):
