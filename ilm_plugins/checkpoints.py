@@ -173,7 +173,11 @@ def write(contents: Any, path: str | os.PathLike) -> None:
         if path.suffix == ".safetensors":
             from safetensors.torch import save
 
-            file.write(save({k: v.detach().contiguous() for k, v in contents.items()}))
+            # In it no two tensors share memory.
+            whole = torch.contiguous_format
+            file.write(
+                save({k: v.detach().clone(memory_format=whole) for k, v in contents.items()})
+            )
         elif path.suffix == ".pkl":
             pickle.dump(contents, file)
         else:

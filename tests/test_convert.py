@@ -116,6 +116,19 @@ def test_what_belongs_to_the_training_before_is_dropped_and_said(tmp_path, model
     assert "optimizer, param_schedulers, meta, classes" in capsys.readouterr().out
 
 
+def test_safetensors_of_tied_tensors_and_of_what_is_none(tmp_path, model, x, capsys):
+    pytest.importorskip("safetensors", reason="its files need safetensors")
+    state = model.state_dict()
+    others = {"tied": state["head.fc.weight"], "part": state["head.fc.weight"][:, 3:]}
+    path, out = tmp_path / "in.pth", tmp_path / "out.safetensors"
+    write({"model": {**state, **others, "version": 3, "head.norm._extra_state": None}}, path)
+    assert run(path, out, *HEAD) == 0
+    assert ": version, head.norm._extra_state\n" in capsys.readouterr().out
+    written = read(out)
+    assert all(torch.equal(written.pop(name), tensor) for name, tensor in others.items())
+    check_head(written, model, x)
+
+
 def test_there_and_back(tmp_path, model, capsys):
     write(model.state_dict(), tmp_path / "gn.pth")
     options = ("--to", "ILMGN(key_group_size=8)", "--match", "*")

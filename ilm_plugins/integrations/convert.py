@@ -238,7 +238,8 @@ def convert_file(
     if entry is not None:
         kept, dropped = _split({k: v for k, v in contents.items() if k != entry}, target.suffix)
     if target.suffix == ".safetensors":
-        written = state
+        written = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+        dropped += [key for key in state if key not in written]
     elif target.suffix == ".pkl":
         # Without an author, detectron2 takes it for one of Caffe2's.
         arrays = {key: _as_array(key, value) for key, value in state.items()}
