@@ -1,6 +1,6 @@
 """What EN's and SN's ratios are, written to a folder: tables, pictures and a summary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -237,7 +237,8 @@ def write_dynamics(
     """Write how the mean ratios change over checkpoints (EN paper, Fig. 5).
 
     ``dynamics.csv`` has all layers, ``dynamics.png`` at most :data:`PANELS`, evenly over depth;
-    ``summary.txt`` mean abs(lambda - 1/K) of each checkpoint.
+    ``summary.txt`` mean abs(lambda - 1/K) of each checkpoint. A layer that got nothing at a
+    checkpoint, as a mask head without detections, has NaN there, which is empty in the table.
 
     Args:
         steps: of the checkpoints, rising.
@@ -246,7 +247,14 @@ def write_dynamics(
     Returns:
         The summary.
     """
-    layers = list(ratios[0])
+    layers = _merged(ratios)
+    counts = [len(found) for found in ratios]
+    nothing = {
+        name: Ratios(r.normalizers, torch.full_like(r.values, torch.nan))
+        for found in ratios
+        for name, r in found.items()
+    }
+    ratios = [{name: (nothing | found)[name] for name in layers} for found in ratios]
     rows = [
         (step, name, normalizer, float(mean), found[name].distance)
         for step, found in zip(steps, ratios, strict=True)
@@ -264,9 +272,22 @@ def write_dynamics(
     fig = plots.dynamics(shown, list(steps), panels, title, step_label)
     plots.save(fig, folder / "dynamics.png")
     lines = [subject, f"{step_label}  mean |lambda - 1/K| over {len(layers)} layers"]
-    for step, found in zip(steps, ratios, strict=True):
-        lines.append(f"{step:{len(step_label)}}  {mean_distance(found):.4f}")
+    for step, found, count in zip(steps, ratios, counts, strict=True):
+        but = "" if count == len(layers) else f"  of the {count} that got anything"
+        lines.append(f"{step:{len(step_label)}}  {mean_distance(found):.4f}{but}")
     return write_summary(folder, lines)
+
+
+def _merged(orders: Iterable[Collection[str]]) -> list[str]:
+    """All names, each behind what it follows in its own order, the longest order first."""
+    merged: list[str] = []
+    for names in sorted(orders, key=len, reverse=True):
+        place = 0
+        for name in names:
+            if name not in merged:
+                merged.insert(place, name)
+            place = merged.index(name) + 1
+    return merged
 
 
 #: Layers of which the dynamics are drawn.

@@ -141,6 +141,37 @@ def test_dynamics(tmp_path):
     assert lines[-1].split() == ["20", f"{np.mean(distances):.4f}"]
 
 
+def test_dynamics_of_layers_that_saw_nothing_at_some_checkpoint(tmp_path):
+    """In the order of depth, of whichever checkpoint has them."""
+    whole = ratios(4, 4)
+    names = list(whole)
+    has = (names[:2] + names[3:], names[:1] + names[2:], names[1:2])
+    found = [{name: whole[name] for name in some} for some in has]
+    text = write_dynamics(tmp_path, [1, 2, 3], found, "a model")
+    check_pictures(tmp_path, "dynamics")
+    rows = table(tmp_path / "dynamics.csv")
+    order = list(dict.fromkeys(row["layer"] for row in rows))
+    assert sorted(order) == names and [order[0], order[-1]] == [names[0], names[3]]
+    assert len(rows) == 3 * 4 * 3
+    for row in rows:
+        there = row["layer"] in has[int(row["epoch"]) - 1]
+        for column in ("mean", "layer_mean_abs_from_uniform"):
+            assert bool(row[column]) == there
+    assert "over 4 layers" in text
+    assert text.splitlines()[-2].endswith("  of the 3 that got anything")
+    distance = whole[names[1]].distance
+    assert text.splitlines()[-1].split()[1] == f"{distance:.4f}"
+
+
+def test_layers_are_in_the_order_of_the_checkpoint_that_has_most(tmp_path):
+    whole = ratios(4, 5)
+    has = [[0, 1], [0, 2], [0, 1, 2, 4], [3, 4]]
+    found = [{f"stage.{i}.norm": whole[f"stage.{i}.norm"] for i in some} for some in has]
+    write_dynamics(tmp_path, [1, 2, 3, 4], found, "a model")
+    layers = dict.fromkeys(row["layer"] for row in table(tmp_path / "dynamics.csv"))
+    assert [int(name.split(".")[1]) for name in layers if "3" not in name] == [0, 1, 2, 4]
+
+
 def test_rescaling(tmp_path):
     generator = torch.Generator().manual_seed(0)
     layers = {
