@@ -171,13 +171,13 @@ def same(a, b):
     return 0
 
 
-@pytest.mark.long
 def test_several_processes_train_as_one_with_a_larger_batch(root, command, tmp_path):
+    """In one step: further ones drive rounding apart, by an absolute value and rectifiers."""
     plain = "{'type': 'SGD', 'lr': 0.01, '_delete_': True}"
     opts = ["train_cfg.max_epochs=1", "model.generator.dropout=0"]
     opts += [f"optim_wrapper.{n}.optimizer={plain}" for n in ("generator", "discriminator")]
     one, two = tmp_path / "one", tmp_path / "two"
-    opts += ["default_hooks.checkpoint.interval=1"]
+    opts += ["default_hooks.checkpoint.interval=1", "train_dataloader.dataset.images=[0,2]"]
     assert training.main(command(out=one, opts=[*opts, "train_dataloader.batch_size=2"])) == 0
     done = subprocess.run(
         [
@@ -190,11 +190,11 @@ def test_several_processes_train_as_one_with_a_larger_batch(root, command, tmp_p
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert [e["step"] for e in entries(two) if "loss_G_L1" in e] == [1, 2, 3, 4]
+    assert [e["step"] for e in entries(two) if "loss_G_L1" in e] == [1]
     a, b = (torch.load(o / "epoch_1.pth", weights_only=False)["state_dict"] for o in (one, two))
     assert a.keys() == b.keys()
     for name, value in a.items():
-        torch.testing.assert_close(b[name], value, rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(b[name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
 def paired(root, **options):
