@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..integrations.training import UserError, failure
+from ..integrations.training import UserError, failure, positive
 from . import records, registry, report, running
 from .registry import NOT_HERE, Cell, Table
 
@@ -58,13 +58,13 @@ def parser() -> argparse.ArgumentParser:
     for unit in ("epochs", "iterations"):
         shorter.add_argument(
             f"--{unit}",
-            type=_at_least_one,
+            type=positive,
             metavar="N",
             help="shorten to as many, the schedule with them; labelled as shortened for good",
         )
-    run.add_argument("--minutes", type=_positive, help="stop then; the same command goes on")
+    run.add_argument("--minutes", type=_minutes, help="stop then; the same command goes on")
     run.add_argument("--num-gpus", type=int, metavar="N", help="a run; 0 for CPU")
-    run.add_argument("--jobs", type=_at_least_one, default=1, help="runs at once, sharing a device")
+    run.add_argument("--jobs", type=positive, default=1, help="runs at once, sharing a device")
     run.add_argument("--data", metavar="DIR", help="the images, in place of the config's folder")
     run.add_argument("--miniature", action="store_true", help="two steps on generated images")
     run.add_argument("--work-dir", default="output/reproduce", metavar="DIR")
@@ -83,17 +83,10 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _positive(word: str) -> float:
+def _minutes(word: str) -> float:
     number = float(word)
     if not number > 0:
         raise argparse.ArgumentTypeError(f"{number} is not above 0")
-    return number
-
-
-def _at_least_one(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
 
 

@@ -237,10 +237,10 @@ def test_without_a_package_one_line_says_what_to_install(package, root, folder, 
         f"runpy.run_path({str(tool)!r}, run_name='__main__')"
     )
     words = ("ratios", folder, *EN, "--checkpoint", trained[0], "--output", tmp_path / "out")
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True
-    )
+    # Without numpy torch has a warning of its own.
+    options = ["-W", "ignore"] if package == "numpy" else []
+    command = [sys.executable, *options, "-c", code, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    line = done.stderr.splitlines()[-1]
+    (line,) = done.stderr.splitlines()
     assert f"pictures need {package}" in line and "pip install 'ilm_plugins[analysis]'" in line
-    assert "Traceback" not in done.stderr
