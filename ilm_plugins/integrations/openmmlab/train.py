@@ -121,11 +121,22 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     cfg.resume = args.resume
     if args.ratios_interval:
-        hook = {"type": "RatiosHook", "interval": args.ratios_interval}
-        cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()), hook]
+        _log_ratios(cfg, args.ratios_interval)
     if cfg.get("work_dir") is None:
         cfg.work_dir = os.path.join("work_dirs", Path(args.config_file).stem)
     return cfg
+
+
+def _log_ratios(cfg: Config, interval: int) -> None:
+    """What ``--ratios-interval`` asks for; in TensorBoard where that is installed."""
+    hook = {"type": "RatiosHook", "interval": interval}
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()), hook]
+    cfg.visualizer = cfg.get("visualizer") or {"type": "Visualizer"}
+    backends = cfg.visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}]
+    board = "TensorboardVisBackend"
+    if installed("tensorboard") and not any(board in str(b["type"]) for b in backends):
+        backends = [*backends, {"type": board}]
+    cfg.visualizer.vis_backends = backends
 
 
 def _override(word: str) -> tuple[str, Any]:

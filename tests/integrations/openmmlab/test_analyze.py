@@ -154,11 +154,10 @@ def scalars(out):
 def test_ratios_are_logged_while_training(datasets, tmp_path, by):
     config = write_mmengine_config(tmp_path / "fcn.py", datasets)
     pytest.importorskip("torch.utils.tensorboard", reason="needs tensorboard")
-    backends = [{"type": "LocalVisBackend"}, {"type": "TensorboardVisBackend"}]
-    opts = [EN, f"visualizer={{'type': 'Visualizer', 'vis_backends': {backends}}}"]
-    options = ["--ratios-interval", "2"]
+    opts, options = [EN], ["--ratios-interval", "2"]
     if by == "config":
-        options = []
+        backends, options = [{"type": "LocalVisBackend"}, {"type": "TensorboardVisBackend"}], []
+        opts.append(f"visualizer={{'type': 'Visualizer', 'vis_backends': {backends}}}")
         config.write_text(
             config.read_text() + "\ncustom_hooks = [dict(type='RatiosHook', interval=3)]\n"
         )
