@@ -99,57 +99,46 @@ class ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Callable:
         # numpy 2 has renamed numpy.core.
         path = f"{module.replace('numpy.core.', 'numpy._core.')}.{name}"
-        known = _of_arrays()
+        known = _of_arrays() | {"collections.OrderedDict": OrderedDict}
         if path not in known:
             raise pickle.UnpicklingError(f"Unsupported class {module}.{name}")
         return known[path]
 
 
 def _of_arrays() -> dict[str, Callable]:
-    import numpy as np
+    # numpy need not be there for anything else.
+    from .arrays import MEANT
 
-    return {
-        # Each numpy has them elsewhere; what it pickles with is what it has.
-        "numpy._core.multiarray._reconstruct": np.zeros(1).__reduce__()[0],
-        "numpy._core.multiarray.scalar": np.float64().__reduce__()[0],
-        "numpy.ndarray": np.ndarray,
-        "numpy.dtype": np.dtype,
-        "collections.OrderedDict": OrderedDict,
-        "_codecs.encode": _encode,
-    }
+    # The older Python's name, too, which torch.load translates.
+    empty = {"builtins.bytes": _no_bytes, "__builtin__.bytes": _no_bytes}
+    return {**MEANT, **empty, "_codecs.encode": _encode}
 
 
 @functools.cache
 def _allow_arrays() -> None:
     """Have torch.load, too, know numpy's arrays and numbers, under their old names as well."""
     try:
-        import numpy as np
+        known = _of_arrays()
     except ImportError:
         return
-    allow("numpy.ndarray", np.ndarray)
-    allow("numpy.dtype", np.dtype)
-    allow("_codecs.encode", _encode)
-    for path in ("numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar"):
-        for name in (path, path.replace("_core", "core")):
-            allow(name, functools.partial(_of_arrays()[path]))
-    for code in np.typecodes["All"]:
-        if code != "O":
-            kind = type(np.dtype(code))
-            allow(f"{kind.__module__}.{kind.__qualname__}", kind)
+    for path, meant in known.items():
+        for name in {path, path.replace("._core", ".core")}:
+            allow(name, meant)
 
 
 def allow(name: str, meant: Callable) -> None:
     """Have torch.load, where it refuses code, call ``meant`` wherever a file names ``name``.
 
     Args:
-        name: module and name, as pickle has them; for a class, its own.
-        meant: a class, or a function that can do no harm, whatever its arguments.
+        name: module and name, as pickle has them.
+        meant: a class, which is called so from then on, or a function; neither it nor its
+            ``__setstate__`` can do harm, whatever the arguments.
     """
     if not isinstance(meant, type):
-        # torch.load looks for what is allowed by the names that it bears.
         called, meant = meant, lambda *args: called(*args)
-        meant.__module__, meant.__name__ = name.rsplit(".", 1)
-        meant.__qualname__ = meant.__name__
+    # torch.load looks for what is allowed by the names that it bears.
+    meant.__module__, meant.__name__ = name.rsplit(".", 1)
+    meant.__qualname__ = meant.__name__
     torch.serialization.add_safe_globals([meant])
 
 
@@ -158,6 +147,11 @@ def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"Unsupported class codec {encoding}")
     return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """How older protocols spell that there are none."""
+    return b""
 
 
 def write(contents: Any, path: str | os.PathLike) -> None:

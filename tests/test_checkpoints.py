@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,23 +96,129 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_arrays_are_data(tmp_path, suffix):
-    found = read(save(OrderedDict(ARRAYS), tmp_path / f"c{suffix}"))
-    assert (
-        found["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
-        and found["b"] == 2
-        and found["n"] == [1, None]
-    )
+@pytest.mark.parametrize("code", ["?", "i1", "u8", ">i4", "f2", "<f4", ">f8", "c8", "S3", "U3"])
+def test_arrays_are_data(tmp_path, suffix, code):
+    values = np.arange(6).reshape(2, 3).astype(code)
+    given = {"plain": values, "fortran": np.asfortranarray(values), "part": values[:, 1:], **ARRAYS}
+    given |= {"none": values[:0], "one": values[1, 1], "whole": np.array(values[1, 1])}
+    found = read(save(OrderedDict(given), tmp_path / f"c{suffix}"))
+    assert found["n"] == given.pop("n")
+    for name, array in pickle.loads(pickle.dumps(given)).items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape
+        assert np.array_equal(found[name], array) and isinstance(found[name], type(array))
+    assert found["fortran"].flags.f_contiguous and found["plain"].flags.c_contiguous
+    found["plain"][0, 0] = values[1, 1]
+    assert found["plain"][0, 0] == values[1, 1]
 
 
-@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
-def test_arrays_of_every_numpy_are_data(tmp_path, module):
-    path = tmp_path / "c.pkl"
-    content = pickle.dumps(np.arange(3.0), protocol=2)
-    ours = np.arange(3.0).__reduce__()[0].__module__.encode()
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_are_what_they_were_when_they_are_written_again(tmp_path, protocol):
+    given = np.arange(6.0, dtype=np.float32).reshape(2, 3).T
+    (tmp_path / "c.pkl").write_bytes(pickle.dumps([given], protocol))
+    (found,) = read(tmp_path / "c.pkl")
+    assert np.array_equal(found, given)
+    again = pickle.loads(pickle.dumps(found, protocol))
+    assert type(again) is np.ndarray and np.array_equal(again, given)
+
+
+@pytest.mark.parametrize("module", [b"numpy.core.", b"numpy._core."])
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_arrays_of_every_numpy_are_data(tmp_path, module, suffix):
+    ours = np.arange(3.0).__reduce__()[0].__module__.removesuffix("multiarray").encode()
+    path = save({"a": np.arange(3.0), "b": np.float32(2)}, tmp_path / f"c{suffix}")
+    content = path.read_bytes()
     assert ours in content
-    path.write_bytes(content.replace(ours, module))
-    assert read(path).tolist() == [0, 1, 2]
+    if suffix == ".pkl":  # of protocol 2, whose names are lines
+        content = pickle.dumps({"a": np.arange(3.0), "b": np.float32(2)}, protocol=2)
+        path.write_bytes(content.replace(ours, module))
+    else:
+        rename(path, ours, module)
+    found = read(path)
+    assert found["a"].tolist() == [0, 1, 2] and found["b"] == 2
+
+
+def rename(path, old, new):
+    """Replace names in the pickle within a file of torch.save."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content.replace(old, new) if "data.pkl" in name else content)
+
+
+def test_arrays_of_python_2_are_data(tmp_path):
+    """Their bytes are strings in latin1, and flags are numbers."""
+    content = (
+        b"(dp0\nS'a'\np1\ncnumpy.core.multiarray\n_reconstruct\np2\n(cnumpy\nndarray\np3\n(I0\ntp4\n"
+        b"S'b'\np5\ntp6\nRp7\n(I1\n(I2\ntp8\ncnumpy\ndtype\np9\n(S'i2'\np10\nI0\nI1\ntp11\nRp12\n"
+        b"(I3\nS'<'\np13\nNNNI-1\nI-1\nI0\ntp14\nbI00\nS'\\xff\\x00\\x01\\x00'\np15\ntp16\nbs."
+    )
+    (tmp_path / "c.pkl").write_bytes(content)
+    assert read(tmp_path / "c.pkl")["a"].tolist() == [255, 1]
+
+
+class Built:
+    """Pickles what a file says, and not what numpy would: a call, and a state."""
+
+    def __init__(self, call, args, state=None):
+        self.reduced = (call, args) if state is None else (call, args, state)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+RECONSTRUCT = np.zeros(1).__reduce__()[0]
+SCALAR = np.float64().__reduce__()[0]
+
+
+def crafted(dtype, shape=(1,), data=b"A" * 8):
+    return Built(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, shape, dtype, False, data))
+
+
+def dtype_of(code, state=None):
+    return Built(np.dtype, (code, False, True), state)
+
+
+PLAIN = (3, "<", None, None, None, -1, -1, 0)
+FLOAT, OBJECT = dtype_of("f4", PLAIN), dtype_of("O8")
+CRAFTED = {
+    # Without the flags by which numpy tells that the bytes of an array are pointers.
+    "objects": crafted(dtype_of("O8", (3, "|", None, None, None, -1, -1, 0))),
+    "fields": crafted(dtype_of("V8", (3, "|", None, ("f",), {"f": (OBJECT, 0)}, 8, 1, 0))),
+    "fields of numbers": crafted(
+        dtype_of("f8", (3, "<", None, ("f",), {"f": (FLOAT, 0)}, 8, 1, 0))
+    ),
+    "a subarray": crafted(dtype_of("f8", (3, "<", (FLOAT, (9,)), None, None, 36, 1, 0))),
+    "dates": crafted(dtype_of("M8", PLAIN)),
+    "a state of an object's": crafted(np.dtype("O")),
+    "no dtype": crafted("f4"),
+    "too few bytes": crafted(FLOAT, shape=(3,)),
+    "too many bytes": crafted(FLOAT),
+    "too large a shape": crafted(FLOAT, shape=(2**40, 2**40), data=b""),
+    "no bytes": crafted(FLOAT, shape=(1,), data=[1.0]),
+    "a scalar of objects": Built(SCALAR, (dtype_of("O8", PLAIN), b"A" * 8)),
+    "a scalar that is short": Built(SCALAR, (FLOAT, b"A")),
+    "another class": Built(RECONSTRUCT, (np.dtype, (0,), b"b")),
+    "memory of nobody": Built(np.ndarray, ((4,), "f8")),
+}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+@pytest.mark.parametrize("kind", CRAFTED)
+def test_no_array_is_what_numpy_would_crash_at(tmp_path, suffix, kind):
+    path = save({"a": CRAFTED[kind]}, tmp_path / f"c{suffix}")
+    with pytest.raises(CheckpointError, match=r"it holds more than data|it is truncated") as told:
+        read(path)
+    assert str(path) in str(told.value) and "\n" not in str(told.value)
+
+
+def test_an_array_is_filled_once(tmp_path):
+    """A tensor that was made of it shares its memory."""
+    once = pickle.dumps(np.arange(3.0), protocol=2)
+    state = pickle.dumps(np.arange(4.0).__reduce__()[2], protocol=2)
+    (tmp_path / "c.pkl").write_bytes(once[:-1] + state[2:-1] + b"b.")
+    with pytest.raises(CheckpointError, match="it holds more than data"):
+        read(tmp_path / "c.pkl")
 
 
 def test_arrays_of_objects_are_not(tmp_path):

@@ -29,10 +29,16 @@ class Checkpointer(DetectionCheckpointer):
         return super().load(path, *args, **options)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if filename.endswith(".pkl"):
-            # Raises if there is more in it than arrays; then detectron2 tells its formats apart.
-            checkpoints.read(filename)
-        return super()._load_file(filename)
+        if not filename.endswith(".pkl"):
+            return super()._load_file(filename)
+        # detectron2's would read it again, and believe it.
+        contents = checkpoints.read(filename)
+        if {"model", "__author__"} <= contents.keys():
+            return contents
+        # Of Caffe2, by other names, which detectron2 guesses.
+        arrays = contents.get("blobs", contents)
+        model = {name: value for name, value in arrays.items() if not name.endswith("_momentum")}
+        return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
     def _torch_load(self, f: str) -> Any:
         return checkpoints.read(f)

@@ -91,11 +91,37 @@ def test_pickles_of_arrays_are_loaded_and_others_are_not(tmp_path):
     path.write_bytes(pickle.dumps({"model": arrays, "__author__": "zoo"}, protocol=2))
     Checkpointer(model).load(str(path))
     assert model.weight.eq(1).all()
+    # As Caffe2 wrote them, by names of its own, and with what only training needs.
+    blobs = {"weight": 2 * arrays["weight"], "bias": arrays["bias"], "weight_momentum": np.ones(1)}
+    for contents in (blobs, {"blobs": blobs, "cfg": "MODEL: {}"}):
+        torch.nn.init.zeros_(model.weight)
+        path.write_bytes(pickle.dumps(contents, protocol=2))
+        Checkpointer(model).load(str(path))
+        assert model.weight.eq(2).all()
     trap = tmp_path / "ran"
     path.write_bytes(pickle.dumps({"model": arrays, "__author__": Harmful(trap)}))
     with pytest.raises(checkpoints.CheckpointError, match="which may run code"):
         Checkpointer(model).load(str(path))
     assert not trap.exists()
+
+
+def test_a_pickle_is_read_once_and_never_by_pickle_itself(tmp_path, monkeypatch):
+    model, path = torch.nn.Linear(2, 2, bias=False), tmp_path / "zoo.pkl"
+    path.write_bytes(pickle.dumps({"weight": np.ones((2, 2))}))
+
+    def load(*args, **options):
+        raise AssertionError("what is in it was believed")
+
+    monkeypatch.setattr(pickle, "load", load)
+    Checkpointer(model).load(str(path))
+    assert model.weight.eq(1).all()
+
+
+def test_files_are_opened_as_asked_for(tmp_path):
+    manager = Checkpointer(torch.nn.Linear(1, 1)).path_manager
+    with manager.open(str(tmp_path / "t"), "w", encoding="latin1") as file:
+        file.write("\u00b5")
+    assert (tmp_path / "t").read_bytes() == b"\xb5"
 
 
 def test_weights_of_another_model(root, trained, tmp_path, capfd):
