@@ -6,7 +6,7 @@ import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -179,25 +179,33 @@ def write(contents: Any, path: str | os.PathLike) -> None:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
+def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
     """A file to write to, which takes the place of ``path`` when it is whole and on the disk.
 
     Killed at any byte, or out of space, what ``path`` was before is there still.
+
+    Args:
+        path: what is to be written.
+        mode, options: of Python's ``open``; text is UTF-8 by default.
 
     Raises:
         CheckpointWriteError: it cannot be written.
     """
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
+    if "b" not in mode:
+        options = {"encoding": "utf-8", **options}
     try:
-        with partial.open(mode) as file:
+        with partial.open(mode, **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
         _sync_folder(path.parent)
     except BaseException as error:
-        partial.unlink(missing_ok=True)
+        # What kept it from being written may keep it from being removed.
+        with suppress(OSError):
+            partial.unlink()
         # torch.save turns a failed write into an error of its own.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):

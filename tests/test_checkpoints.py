@@ -270,6 +270,34 @@ def test_a_disk_without_room_leaves_what_was_there(tmp_path):
     assert len(read(path)["a"]) == 10 and [p.name for p in tmp_path.iterdir()] == ["c.pth"]
 
 
+def test_a_disk_that_is_full_leaves_what_was_there(tmp_path):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full, which is Linux's disk without room")
+    path = tmp_path / "c.pth"
+    write({"a": torch.zeros(10)}, path)
+    (tmp_path / f"c.pth{PARTIAL}").symlink_to(full)
+    with pytest.raises(CheckpointWriteError, match=r"c\.pth' cannot be written: No space left on"):
+        write({"a": torch.randn(10**6)}, path)
+    assert len(read(path)["a"]) == 10 and [p.name for p in tmp_path.iterdir()] == ["c.pth"]
+
+
+@pytest.mark.parametrize("name, why", [("file/c.pth", "Not a directory"), ("c" * 260, "too long")])
+def test_a_place_where_nothing_can_be_written_is_told(tmp_path, name, why):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointWriteError, match=rf"{name}' cannot be written: .*{why}"):
+        write({}, tmp_path / name)
+
+
+def test_text_is_utf8_whatever_the_locale(tmp_path):
+    code = (
+        f"from ilm_plugins.checkpoints import replacing as r\nwith r({str(tmp_path / 't')!r}, 'w')"
+    )
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", f"{code} as f: f.write('\\u00b5')"], env=env, check=True)
+    assert (tmp_path / "t").read_bytes() == b"\xc2\xb5"
+
+
 def test_a_defect_while_writing_leaves_what_was_there(tmp_path):
     path = tmp_path / "c.pth"
     path.write_text("old")

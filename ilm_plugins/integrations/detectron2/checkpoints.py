@@ -63,5 +63,5 @@ class WholeFiles:
 
     def open(self, path: str, mode: str = "r", **options) -> AbstractContextManager[IO]:
         if "w" in mode and not urlparse(path).scheme:
-            return checkpoints.replacing(path, mode)
+            return checkpoints.replacing(path, mode, **options)
         return self._manager.open(path, mode, **options)
