@@ -30,6 +30,7 @@ from ..training import UserError, check_output, told
 from .checkpoints import check_fits, guard, latest
 from .faults import StopAtNaN, name_images, names_dataset
 
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 #: Entries of a config beside those that its Runner takes.
 ENTRIES = {
     "auto_scale_lr",
@@ -63,7 +64,13 @@ def run(args: argparse.Namespace) -> None:
     if not re.fullmatch(r"tcp://.+:\d+", address):
         raise UserError(f"--dist-url {address}: give tcp://HOST:PORT with the first machine's host")
     first = args.machine_rank * processes
-    spawn(_process, (first, world_size, address, args), nprocs=processes)
+    settled = {
+        f"{name}.verify": False
+        for loader in LOADERS
+        for name, part in _dicts(cfg.get(loader), loader)
+        if part.get("verify") is False
+    }
+    spawn(_process, (first, world_size, address, args, settled), nprocs=processes)
 
 
 def _free_port() -> int:
@@ -72,8 +79,14 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _process(local_rank: int, first: int, world_size: int, address: str, args) -> None:
-    """What one of several processes does: as if torchrun had started it."""
+def _process(
+    local_rank: int, first: int, world_size: int, address: str, args, settled: dict[str, Any]
+) -> None:
+    """What one of several processes does: as if torchrun had started it.
+
+    A config may register what is in it, and is loaded by each; ``settled`` are settings of it that
+    :func:`check` has changed.
+    """
     host, port = address.removeprefix("tcp://").rsplit(":", 1)
     os.environ |= {
         "RANK": str(first + local_rank),
@@ -86,6 +99,7 @@ def _process(local_rank: int, first: int, world_size: int, address: str, args) -
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_processes))
     with told():
         cfg = load_config(args)
+        cfg.merge_from_dict(settled)
         cfg.launcher = "pytorch"
         main(cfg, args)
 
@@ -191,9 +205,7 @@ def check(cfg: Config, args: argparse.Namespace) -> None:
                 f"{name} is a TensorboardVisBackend, and tensorboard is not installed; "
                 "pip install tensorboard, or set visualizer.vis_backends"
             )
-    for loader in (
-        ("test_dataloader",) if args.eval_only else ("train_dataloader", "val_dataloader")
-    ):
+    for loader in LOADERS[2:] if args.eval_only else LOADERS[:2]:
         if cfg.get(loader) is not None:
             check_dataset(f"{loader}.dataset", cfg[loader].dataset)
     check_output(cfg.work_dir, "work_dir")

@@ -20,11 +20,14 @@ from faults import children, finish, kill_one_of, small_files, start, told, wait
 from ilm_plugins import checkpoints
 from ilm_plugins.checkpoints import CheckpointError
 from ilm_plugins.integrations import training
+from ilm_plugins.integrations.openmmlab import train
 from ilm_plugins.integrations.openmmlab.checkpoints import WholeFiles, guard, latest
 from ilm_plugins.integrations.openmmlab.faults import StopAtNaN
 from runs import mmengine_command as command
 from runs import pix2pix_command, write_mmengine_config
 from workers import Harmful
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +306,22 @@ def test_a_folder_of_images_that_became_unreadable(root, datasets, tmp_path, cap
     broken.write_bytes(broken.read_bytes()[:200])
     line = told(pix2pix_command(root, tmp_path, out=tmp_path / "out"), capfd, status=2)
     assert broken.name in line and "unreadable" in line
+
+
+def test_pairs_that_were_decoded_once_are_not_by_each_process(
+    root, datasets, tmp_path, monkeypatch
+):
+    """The first, which starts the others, has looked at all of them."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setattr(train, "spawn", lambda process, args, nprocs: process(1, *args))
+    given = []
+    monkeypatch.setattr(train, "main", lambda cfg, args: given.append(cfg))
+    argv = pix2pix_command(root, datasets, "--num-processes", "2", out=tmp_path)
+    assert training.main([str(word) for word in argv]) == 0
+    (cfg,) = given
+    assert not cfg.train_dataloader.dataset.verify and not cfg.val_dataloader.dataset.verify
+    assert cfg.test_dataloader.dataset.get("verify", True)
 
 
 def test_pretrained_parts_are_found_by_their_prefix(tmp_path):
