@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +35,10 @@ class RunError(UserError):
     status = 1
 
 
+class PeerError(RunError):
+    """That another process is gone, which alone may know why."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Train or evaluate what a config file describes.
 
@@ -44,26 +49,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     # A disk that is full shall be told once, and not by each line of the log.
     logging.raiseExceptions = False
+    return command(lambda: start(args))
+
+
+def command(run: Callable[[], None]) -> int:
+    """Do what a command line asks for; print what :func:`failure` has of it in one line.
+
+    Returns:
+        The exit status: 0, or that of what is printed.
+    """
     try:
-        late = [word for word in args.opts if word.startswith("--")]
-        if late:
-            raise UserError(f"{late[0]} stands behind an override; give options before overrides")
-        framework = framework_of(args.config_file)
-        check_processes(args)
-        check_framework(framework, args)
-        if framework == "mmengine":
-            from .openmmlab import train
-        else:
-            from .detectron2 import train
-        with checkpoints.loading(unsafe=args.unsafe_checkpoints):
-            train.run(args)
-    except Exception as error:
-        line = failure(error)
-        if line is None:
-            raise
+        with told():
+            run()
+    except UserError as line:
         print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
         return line.status
     return 0
+
+
+def start(args: argparse.Namespace) -> None:
+    """Train or evaluate, by the framework whose config it is."""
+    late = [word for word in args.opts if word.startswith("--")]
+    if late:
+        raise UserError(f"{late[0]} stands behind an override; give options before overrides")
+    framework = framework_of(args.config_file)
+    check_processes(args)
+    check_framework(framework, args)
+    if framework == "mmengine":
+        from .openmmlab import train
+    else:
+        from .detectron2 import train
+    with checkpoints.loading(unsafe=args.unsafe_checkpoints):
+        train.run(args)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -203,7 +220,15 @@ def annotated(path: str) -> str:
 #: What a disk or its rights have against a file.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 #: Errors whose words are for the user.
-TOLD = (UserError, RunError, OptionError, AnalysisError, CheckpointError, CheckpointWriteError)
+TOLD = (
+    UserError,
+    RunError,
+    PeerError,
+    OptionError,
+    AnalysisError,
+    CheckpointError,
+    CheckpointWriteError,
+)
 RESUME = "--resume goes on from the last checkpoint"
 
 
@@ -237,7 +262,7 @@ def failure(error: BaseException) -> UserError | None:
     if isinstance(error, RuntimeError) and "DataLoader worker" in text and "exited" in text:
         return RunError(f"{text}; a process out of memory ends so. {RESUME}")
     if isinstance(error, RuntimeError) and re.search(LOST, text):
-        return RunError(f"another process is gone, and this one ends with it: {text}. {RESUME}")
+        return PeerError(f"another process is gone, and this one ends with it: {text}. {RESUME}")
     return None
 
 
@@ -245,11 +270,16 @@ def failure(error: BaseException) -> UserError | None:
 LOST = r"(?i)connection (closed|reset) by peer|broken pipe|gloo.*(timed out|timeout)|NCCL.*remote"
 
 
+#: Seconds in which a process that ends by its own mistake has ended, on a busy machine as well.
+PATIENCE = 10
+
+
 @contextmanager
 def told() -> Iterator[None]:
     """Raise what ends one of several processes as :func:`failure` has it, to be told by the first.
 
-    Its traceback goes no further; those of defects do.
+    Its traceback goes no further; those of defects do. What has lost another process waits for that
+    one's line, with which a launcher ends all.
     """
     try:
         yield
@@ -257,6 +287,8 @@ def told() -> Iterator[None]:
         line = failure(error)
         if line is None:
             raise
+        if isinstance(line, PeerError):
+            time.sleep(PATIENCE)
         raise line from None
 
 

@@ -3,13 +3,25 @@
 import errno
 import logging
 import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
 
 from ilm_plugins.checkpoints import CheckpointError, CheckpointWriteError
-from ilm_plugins.integrations.training import RunError, UserError, WithoutTracebacks, failure, told
+from ilm_plugins.integrations import training
+from ilm_plugins.integrations.training import (
+    PeerError,
+    RunError,
+    UserError,
+    WithoutTracebacks,
+    check_output,
+    command,
+    failure,
+    told,
+)
 from ilm_plugins.layers import OptionError
 from workers import fail
 
@@ -18,6 +30,14 @@ def of_worker(error):
     """How torch's loader hands on what a worker has raised."""
     message = f"Caught {type(error).__name__} in DataLoader worker process 0.\nOriginal Traceback"
     return type(error)(f"{message} ...\n{type(error).__name__}: {error}")
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """How long a process has waited for the line of another."""
+    waited = []
+    monkeypatch.setattr(training.time, "sleep", waited.append)
+    return waited
 
 
 @pytest.mark.parametrize(
@@ -41,11 +61,12 @@ def of_worker(error):
         (ProcessExitedException("", 3, 7, -9, "SIGKILL"), 1, "process 3 ended by SIGKILL"),
     ],
 )
-def test_what_is_told_in_one_line(error, status, words):
+def test_what_is_told_in_one_line(error, status, words, patience):
     line = failure(error)
     assert words in str(line) and line.status == status and "Traceback" not in str(line)
     with pytest.raises(UserError, match=re.escape(str(line))), told():
         raise error
+    assert patience == ([training.PATIENCE] if "process is gone" in words else [])
 
 
 @pytest.mark.parametrize(
@@ -58,14 +79,47 @@ def test_defects_keep_their_traceback(error):
 
 
 @pytest.mark.parametrize(
-    "kind, status", [("UserError", 2), ("RunError", 1), ("CheckpointError", 2), ("defect", None)]
+    "kind, status",
+    [
+        ("UserError", 2),
+        ("RunError", 1),
+        ("PeerError", 1),
+        ("CheckpointError", 2),
+        ("defect", None),
+    ],
 )
 def test_what_another_process_has_raised(kind, status):
     with pytest.raises(ProcessRaisedException) as raised:
         spawn(fail, (kind,), nprocs=1)
     line = failure(raised.value)
+    # It has waited already.
+    assert not isinstance(line, PeerError)
     assert (line and line.status) == status
     assert line is None or str(line) == "what came in; what to do"
+
+
+@pytest.mark.parametrize(
+    "error, status", [(CheckpointWriteError("a"), 1), (OSError(errno.EIO, "b", "c"), 1), (None, 0)]
+)
+def test_a_command_prints_one_line(error, status, capsys, monkeypatch):
+    def run():
+        if error:
+            raise error
+
+    monkeypatch.setattr(sys, "argv", ["/tools/tool.py"])
+    assert command(run) == status
+    printed = capsys.readouterr().err
+    assert printed == (f"tool.py: error: {failure(error)}\n" if error else "")
+
+
+def test_a_folder_where_nobody_may_write(tmp_path):
+    """Root may write to any other that is read-only."""
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc, in which not even root can make a file")
+    with pytest.raises(UserError, match=r"output folder '/proc' cannot be written: .*; set OUT"):
+        check_output("/proc", "OUT")
+    check_output(str(tmp_path / "new"), "OUT")
+    assert (tmp_path / "new").is_dir()
 
 
 def test_a_log_keeps_the_tracebacks_of_defects_alone(caplog):

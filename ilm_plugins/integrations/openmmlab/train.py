@@ -331,12 +331,11 @@ def main(cfg: Config, args: argparse.Namespace) -> None:
             cfg[key] = None
     if cfg.launcher != "none" and args.num_gpus == 0:
         torch.distributed.init_process_group("gloo")
-    try:
-        runner = build_runner(cfg)
-        runner.test() if args.eval_only else runner.train()
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    runner = build_runner(cfg)
+    runner.test() if args.eval_only else runner.train()
+    # Only here: with what has failed, a group may wait for what others will not do.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def augment_test(cfg: Config) -> None:

@@ -279,8 +279,7 @@ def test_a_killed_process_ends_the_others_and_the_run_can_go_on(config, tmp_path
         parent = process.pid
     else:
         argv = command(config, "--launcher", "pytorch", out=tmp_path, opts=length)
-        run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-        process = start(argv, run=run)
+        process = start(argv, run=TORCHRUN)
     wait_for((tmp_path / "last_checkpoint").exists, process)
     kill_one_of(process)
     killed = time.monotonic()
@@ -297,6 +296,26 @@ def test_a_killed_process_ends_the_others_and_the_run_can_go_on(config, tmp_path
     opts = [f"train_cfg.max_iters={last + 2}"]
     assert training.main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
     assert (tmp_path / f"iter_{last + 2}.pth").exists()
+
+
+@pytest.mark.parametrize("launcher", ["none", "torchrun"])
+def test_a_mistake_that_only_one_process_meets_is_told(harmed, tmp_path, launcher):
+    """And not that the others have lost it."""
+    folder, config = harmed
+    second = sorted((folder / "images" / "validation").iterdir())[1]
+    second.write_bytes(b"no image")
+    # Of two processes the first takes images 0, 2, ...
+    opts = ["train_dataloader.sampler.shuffle=False", "train_dataloader.batch_size=1"]
+    if launcher == "none":
+        process = start(command(config, "--num-processes", "2", out=tmp_path / "out", opts=opts))
+        line = finish(process)
+    else:
+        argv = command(config, "--launcher", "pytorch", out=tmp_path / "out", opts=opts)
+        process = start(argv, run=TORCHRUN)
+        _, err = process.communicate(timeout=300)
+        # Each process has a line under torchrun; that with the cause comes first.
+        line, *_ = (line for line in err.splitlines() if ": error: " in line)
+    assert f"image {second} " in line and "cannot be used" in line and process.returncode == 1
 
 
 def test_a_folder_of_images_that_became_unreadable(root, datasets, tmp_path, capfd):
