@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from PIL import Image, ImageDraw, ImageFont
+
+from .checkpoints import Checkpointer
 
 
 def draw_predictions(
@@ -29,7 +30,7 @@ def draw_predictions(
     name = cfg.DATASETS.TEST[0]
     records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
     model = build_model(cfg).eval()
-    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    Checkpointer(model).load(cfg.MODEL.WEIGHTS)
     mapper = DatasetMapper(cfg, is_train=False)
     chosen = [records[i * len(records) // count] for i in range(min(count, len(records)))]
     tiles = []
