@@ -4,6 +4,7 @@ import os
 import socket
 import warnings
 from contextlib import nullcontext
+from datetime import timedelta
 
 import torch
 import torch.distributed.fsdp
@@ -46,7 +47,9 @@ def join(rank, size, port):
     """Enter a group over gloo."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=size)
+    # Gloo's own is half an hour, in which a test would seem to hang.
+    patience = timedelta(seconds=60)
+    dist.init_process_group("gloo", rank=rank, world_size=size, timeout=patience)
 
 
 def leave():
