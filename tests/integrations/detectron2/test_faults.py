@@ -1,8 +1,10 @@
 """What a user of tools/train_net.py sees of faults in detectron2's runs, and what survives them."""
 
 import json
+import os
 import pickle
 import shutil
+import sys
 import time
 
 import numpy as np
@@ -17,11 +19,42 @@ from detectron2.data.datasets import register_coco_instances
 from faults import finish, kill_one_of, small_files, start, told, wait_for
 from ilm_plugins import checkpoints
 from ilm_plugins.integrations.detectron2.checkpoints import Checkpointer
-from runs import SHAPES
+from runs import LAZY, SHAPES
 from runs import detectron2_command as command
 from workers import Harmful
 
 NO_TEST = ["DATASETS.TEST", "()"]
+#: What makes the LazyConfig of other tests as small as the yaml, without a test.
+SMALLER = """
+del dataloader["evaluator"]
+model.backbone.bottom_up.stages.depth = 18
+del model.backbone.bottom_up.stages["stride_in_1x1"]
+"""
+LAZY_KEYS = {
+    "MODEL.WEIGHTS": "train.init_checkpoint",
+    "SOLVER.MAX_ITER": "train.max_iter",
+    "SOLVER.CHECKPOINT_PERIOD": "train.checkpointer.period",
+    "SOLVER.BASE_LR": "optimizer.lr",
+    "DATALOADER.NUM_WORKERS": "dataloader.train.num_workers",
+    "DATASETS.TRAIN": "dataloader.train.dataset.names",
+}
+
+
+@pytest.fixture(params=["yaml", "LazyConfig"])
+def arguments(request, root, datasets, tmp_path):
+    """What gives the arguments of a run, by either kind of config, from settings of a yaml's."""
+
+    def of_yaml(*options, out, settings):
+        opts = [word for pair in settings.items() for word in pair]
+        return command(root / SHAPES, "--num-gpus", "0", *options, out=out, opts=NO_TEST + opts)
+
+    def of_lazy(*options, out, settings):
+        (tmp_path / "lazy.py").write_text(LAZY + SMALLER)
+        opts = [f"{LAZY_KEYS[key]}={value}" for key, value in settings.items()]
+        words = ["--config-file", str(tmp_path / "lazy.py"), "--num-gpus", "0", *options]
+        return [*words, f"train.output_dir={out}", *opts]
+
+    return of_yaml if request.param == "yaml" else of_lazy
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +108,10 @@ def checkpoint(kind, trained, path, trap):
         ("pickle with code", "holds os.makedirs, which may run code"),
     ],
 )
-def test_weights_that_are_none(root, trained, tmp_path, capfd, kind, words):
+def test_weights_that_are_none(arguments, trained, tmp_path, capfd, kind, words):
     trap, out = tmp_path / "ran", tmp_path / "out"
     path = checkpoint(kind, trained, tmp_path / "weights.pth", trap)
-    argv = command(root / SHAPES, "--num-gpus", "0", out=out, opts=["MODEL.WEIGHTS", str(path)])
-    line = told(argv, capfd, status=2)
+    line = told(arguments(out=out, settings={"MODEL.WEIGHTS": str(path)}), capfd, status=2)
     assert str(path) in line and words in line
     assert not trap.exists() and not list(out.iterdir())
 
@@ -160,13 +192,12 @@ def test_weights_with_code_that_the_user_trusts(root, trained, tmp_path):
 
 
 @pytest.mark.parametrize("content, workers", [("foreign", "0"), ("cut", "2")])
-def test_a_corrupt_image_is_named(root, shapes, tmp_path, capfd, content, workers):
+def test_a_corrupt_image_is_named(arguments, shapes, tmp_path, capfd, content, workers):
     name, _, images = shapes
     for path in images.iterdir():
         path.write_bytes(path.read_bytes()[:300] if content == "cut" else b"no image")
-    opts = ["DATASETS.TRAIN", f"('{name}',)", "DATALOADER.NUM_WORKERS", workers, *NO_TEST]
-    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path / "out", opts=opts)
-    line = told(argv, capfd, status=1)
+    settings = {"DATASETS.TRAIN": f"['{name}']", "DATALOADER.NUM_WORKERS": workers}
+    line = told(arguments(out=tmp_path / "out", settings=settings), capfd, status=1)
     assert f"image '{images}/" in line and "cannot be used" in line
     assert not (tmp_path / "out" / "model_final.pth").exists()
 
@@ -191,10 +222,9 @@ def test_annotations_that_are_none(root, shapes, tmp_path, capfd, content, words
     assert str(annotations) in line and words in line
 
 
-def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(root, datasets, tmp_path, capfd):
-    opts = ["SOLVER.BASE_LR", "1e12", "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.MAX_ITER", "9"]
-    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path, opts=opts + NO_TEST)
-    line = told(argv, capfd, status=1)
+def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(arguments, tmp_path, capfd):
+    settings = {"SOLVER.BASE_LR": "1e12", "SOLVER.CHECKPOINT_PERIOD": "1", "SOLVER.MAX_ITER": "9"}
+    line = told(arguments(out=tmp_path, settings=settings), capfd, status=1)
     assert "at iteration " in line and "--resume goes on" in line
     iteration = int(line.split("at iteration ")[1].split(":")[0])
     # The last that was saved is of the iteration before.
@@ -203,17 +233,72 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(root, datasets, tmp_
     assert not (tmp_path / "model_final.pth").exists()
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(root, trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "out")
-    opts = ["SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "1", *NO_TEST]
-    argv = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path / "out", opts=opts)
-    process = start(argv, preexec_fn=small_files(1_000_000))
+SPOIL = """
+from detectron2.data import DatasetMapper
+from detectron2.utils import comm
+
+class Spoil(DatasetMapper):
+    count = 0
+
+    def __call__(self, entry):
+        data = super().__call__(entry)
+        self.count += 1
+        last = comm.get_rank() + 1 == comm.get_world_size()
+        if last and self.count * comm.get_world_size() > 3 * 2:
+            data["image"] = data["image"] * float("nan")
+        return data
+"""
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_nan_in_a_batch_is_not_saved(datasets, tmp_path, processes):
+    """Of the last process, in the fourth batch of two images."""
+    (tmp_path / "spoil.py").write_text(SPOIL)
+    mapper = "from spoil import Spoil\ndataloader.train.mapper._target_ = Spoil\n"
+    (tmp_path / "lazy.py").write_text(LAZY + SMALLER + mapper)
+    out = tmp_path / "out"
+    argv = ["--config-file", tmp_path / "lazy.py", "--num-gpus", "0", "--num-processes", processes]
+    argv += [f"train.output_dir={out}", "train.max_iter=9", "train.checkpointer.period=1"]
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    process = start(argv, run=("env", f"PYTHONPATH={path}", sys.executable))
+    line = finish(process)
+    assert "at iteration 3: " in line and "NaN" in line and process.returncode == 1
+    assert {path.name for path in out.glob("*.pth")} == {f"model_000000{i}.pth" for i in range(3)}
+
+
+def test_a_mistake_that_only_one_process_meets_is_told(shapes, tmp_path):
+    """And not that the others have lost it."""
+    _, annotations, images = shapes
+    first = sorted(images.iterdir())[0]
+    first.write_bytes(b"no image")
+    harmed = f"""
+from detectron2.data.datasets import register_coco_instances
+register_coco_instances(f"harmed_{{id(train)}}", {{}}, {str(annotations)!r}, {str(images)!r})
+dataloader.train.dataset.names = f"harmed_{{id(train)}}"
+"""
+    (tmp_path / "lazy.py").write_text(LAZY + SMALLER + harmed)
+    argv = ["--config-file", tmp_path / "lazy.py", "--num-gpus", "0", "--num-processes", "2"]
+    argv += [f"train.output_dir={tmp_path / 'out'}", "train.max_iter=100"]
+    process = start(argv)
+    line = finish(process)
+    assert f"image '{first}' cannot be used" in line and process.returncode == 1
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(arguments, tmp_path):
+    from ilm_plugins.integrations import training
+
+    out, length = tmp_path / "out", {"SOLVER.MAX_ITER": "2"}
+    assert training.main(arguments(out=out, settings=length)) == 0
+    longer = {"SOLVER.MAX_ITER": "4", "SOLVER.CHECKPOINT_PERIOD": "1"}
+    process = start(
+        arguments("--resume", out=out, settings=longer), preexec_fn=small_files(1_000_000)
+    )
     line = finish(process)
     assert process.returncode == 1
     assert "model_0000002.pth' cannot be written: File too large" in line
-    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_final.pth"
-    assert not list((tmp_path / "out").glob(f"*{checkpoints.PARTIAL}"))
-    state = checkpoints.read(tmp_path / "out" / "model_final.pth")
+    assert (out / "last_checkpoint").read_text() == "model_final.pth"
+    assert not list(out.glob(f"*{checkpoints.PARTIAL}"))
+    state = checkpoints.read(out / "model_final.pth")
     assert state["iteration"] == 1
 
 
