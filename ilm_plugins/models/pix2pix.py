@@ -5,18 +5,19 @@ training follow the paper's appendix 6 (here "the appendix"); norms are what ``n
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..integrations.openmmlab.norms import register
 from ..layers import OptionError
+from ..layers.statistics import MixtureNorm
 
 #: The norms of torch that mmcv registers, for where there is no mmcv.
 TORCH_NORMS = {"BN": nn.BatchNorm2d, "GN": nn.GroupNorm, "IN": nn.InstanceNorm2d}
@@ -361,8 +362,8 @@ class Pix2Pix(BaseModel):
         of_d.update_params((losses["loss_D_real"] + losses["loss_D_fake"]) / 2)
 
         # The plain one: that of several processes would wait for its gradients.
-        with _frozen(self.discriminator), of_g.optim_context(generator):
-            fake = self.discriminator(inputs, outputs)
+        with of_g.optim_context(generator):
+            fake = _through(self.discriminator, inputs, outputs)
         losses["loss_G_GAN"] = self._gan(fake, 1.0)
         losses["loss_G_L1"] = F.l1_loss(outputs.float(), targets)
         of_g.update_params(losses["loss_G_GAN"] + self.lambda_l1 * losses["loss_G_L1"])
@@ -377,17 +378,13 @@ def _build(network: dict | nn.Module) -> nn.Module:
     return network if isinstance(network, nn.Module) else MODELS.build(network)
 
 
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """Let gradients pass through a network, and reach none of its parameters."""
-    trained = [p for p in network.parameters() if p.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+def _through(network: nn.Module, *inputs: Tensor) -> Tensor:
+    """Call a network so that gradients pass through it, and reach none of its parameters."""
+    # Were a norm's own not to require gradients, EN and SN would take themselves for frozen.
+    norms = (m for m in network.modules() if isinstance(m, MixtureNorm))
+    kept = {p for norm in norms for p in norm.parameters(recurse=False) if p.requires_grad}
+    aliases = {name: p.detach().requires_grad_(p in kept) for name, p in network.named_parameters()}
+    return functional_call(network, aliases, inputs)
 
 
 register(

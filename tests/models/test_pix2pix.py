@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -21,6 +22,7 @@ from ilm_plugins.models import pix2pix
 
 IN = {"type": "IN", "affine": True}
 ILM = {"type": "ILMIN", "key_group_size": 1}
+EN = {"type": "EN", "reduction": 8}
 NORMS = nn.modules.batchnorm._NormBase | nn.GroupNorm
 
 
@@ -196,10 +198,13 @@ def optimizers(model, wrapper=OptimWrapper):
     )
 
 
-@pytest.mark.parametrize("objective", ["vanilla", "lsgan"])
-def test_a_step_is_the_papers(objective):
+@pytest.mark.parametrize(
+    ("objective", "norm_d"),
+    [("vanilla", IN), ("lsgan", IN), ("vanilla", EN), ("vanilla", {"type": "SN"})],
+)
+def test_a_step_is_the_papers(objective, norm_d):
     """The discriminator at half its loss, then the generator against the new discriminator."""
-    model, other = (build(ILM, IN, objective=objective).train() for _ in range(2))
+    model, other = (build(ILM, norm_d, objective=objective).train() for _ in range(2))
     for layer in (*model.modules(), *other.modules()):
         if isinstance(layer, nn.Dropout):
             layer.p = 0
@@ -227,6 +232,20 @@ def test_a_step_is_the_papers(objective):
     for name, p in model.state_dict().items():
         torch.testing.assert_close(p, other.state_dict()[name], rtol=1e-4, atol=1e-5)
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("norm", [IN, EN], ids=["IN", "EN"])
+def test_the_generators_step_leaves_no_gradient_in_the_discriminator(norm):
+    model, other = (build(norm_d=norm).train() for _ in range(2))
+    optim = optimizers(model, partial(OptimWrapper, accumulative_counts=2))
+    torch.manual_seed(0)
+    model.train_step(batch(), optim)
+    torch.manual_seed(0)
+    inputs, targets = (torch.stack(batch()[k]) / 127.5 - 1 for k in ("input", "target"))
+    outputs, d = other.generator(inputs).detach(), other.discriminator
+    ((F.softplus(-d(inputs, targets)) + F.softplus(d(inputs, outputs))).mean() / 4).backward()
+    for ours, theirs in zip(model.discriminator.parameters(), d.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 class HalfPrecision(OptimWrapper):
