@@ -22,8 +22,8 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ilm_plugins" / "matrix"
 SOURCES = (
-    *("ilm_plugins", "benchmarks", "configs", "requirements", "tests", "tools"),
-    *("Makefile", "pyproject.toml", "setup.py"),
+    *("ilm_plugins", "benchmarks", "configs", "docs", "reports", "requirements", "tests", "tools"),
+    *("*.md", "LICENSE", "Makefile", "pyproject.toml", "setup.py"),
 )
 LOGS = ROOT / "output" / "matrix"
 COUNTS = ("passed", "skipped", "failed")
@@ -67,9 +67,11 @@ def pins(leg: Leg, root: Path = ROOT) -> dict[str, str]:
 
 
 def interpreter(version: str) -> str | None:
-    """The first ``python{version}`` on PATH that runs and is of that version."""
+    """The first ``python{version}`` on PATH, or of pyenv, that runs and is of that version."""
     code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
-    for folder in os.get_exec_path():
+    # pyenv's own on PATH run only those versions that its user has chosen.
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    for folder in (*os.get_exec_path(), *sorted(pyenv.glob(f"{version}.*/bin"))):
         path = shutil.which(f"python{version}", path=folder)
         if path and subprocess.run([path, "-c", code], capture_output=True, text=True).stdout == (
             f"{version}\n"
@@ -82,7 +84,8 @@ def key(leg: Leg, python: str, root: Path = ROOT) -> str:
     """A hash of all that decides a leg's result."""
     version = subprocess.run([python, "-VV"], capture_output=True, text=True, check=True).stdout
     digest = hashlib.sha256(repr((leg, version, platform.machine())).encode())
-    for path in sorted(p for name in SOURCES for p in (root / name, *(root / name).rglob("*"))):
+    found = (path for name in SOURCES for path in root.glob(name))
+    for path in sorted(p for top in found for p in (top, *top.rglob("*"))):
         if path.is_file() and "__pycache__" not in path.parts and ".egg-info" not in str(path):
             digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
             digest.update(path.read_bytes())
@@ -100,7 +103,8 @@ def run(leg: Leg, python: str, folder: Path, jobs: int, log) -> dict[str, int]:
 
     def step(*command, check=True):
         print("$", *command, file=log, flush=True)
-        subprocess.run(command, cwd=ROOT, env=clean, stdout=log, stderr=log, check=check)
+        done = subprocess.run(command, cwd=ROOT, env=clean, stdout=log, stderr=log, check=check)
+        return done.returncode
 
     executable, pinned = folder / "bin" / "python", folder / "pins.txt"
     pip = executable, "-m", "pip", "install", "--progress-bar", "off"
@@ -112,12 +116,15 @@ def run(leg: Leg, python: str, folder: Path, jobs: int, log) -> dict[str, int]:
         step("make", *(f"install-{name}" for name in leg.frameworks), f"VENV={folder}")
     results = folder / "results.xml"
     options = "-m", "not long", "-n", str(jobs), "-p", "no:cacheprovider", f"--junitxml={results}"
-    step(executable, "-m", "pytest", *options, check=False)
-    return counts(results)
+    status = step(executable, "-m", "pytest", *options, check=False)
+    return counts(results, status)
 
 
-def counts(results: Path) -> dict[str, int]:
-    """The tests of a JUnit file, by outcome; without a file, or tests, one failure."""
+def counts(results: Path, status: int) -> dict[str, int]:
+    """The tests of a JUnit file, by outcome.
+
+    Without a file, or tests that passed, or with another exit status than 0, one failure at least.
+    """
     if not results.exists():
         return dict(zip(COUNTS, (0, 0, 1), strict=True))
     (suite,) = ElementTree.parse(results).getroot()
@@ -125,14 +132,15 @@ def counts(results: Path) -> dict[str, int]:
         int(suite.get(name)) for name in ("tests", "skipped", "failures", "errors")
     )
     passed = total - skipped - failed - broken
-    return dict(zip(COUNTS, (passed, skipped, failed + broken or int(not passed)), strict=True))
+    failed = failed + broken or int(status != 0 or not passed)
+    return dict(zip(COUNTS, (passed, skipped, failed), strict=True))
 
 
 def outcome(leg: Leg, args: argparse.Namespace) -> dict:
     """The leg's counts and minutes, from the cache or by running it, and a note."""
     python = interpreter(leg.python)
     if python is None:
-        return {"note": f"not run: no python{leg.python} on PATH"}
+        return {"note": f"not run: no python{leg.python} on PATH or in pyenv"}
     cached, log = CACHE / f"{leg.name}-{key(leg, python)}.json", LOGS / f"{leg.name}.log"
     if cached.exists() and not args.again:
         return json.loads(cached.read_text()) | {"note": "cached"}

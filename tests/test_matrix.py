@@ -50,8 +50,19 @@ def test_the_key_changes_with_what_decides_the_result(tmp_path):
     assert key() != first
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/layers/en.md", "reports/records/en-5.json"])
+def test_the_key_changes_with_what_tests_read(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keys = set()
+    for text in ("before", "after"):
+        path.write_text(text)
+        keys.add(matrix.key(LEG, sys.executable, tmp_path))
+    assert len(keys) == 2
+
+
 def script(path, text):
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return str(path)
@@ -63,18 +74,23 @@ def test_a_python_that_does_not_run_is_passed_over(tmp_path, monkeypatch):
     found = script(tmp_path / "right" / f"python{LEG.python}", f'exec {sys.executable} "$@"')
     folders = [str(tmp_path / name) for name in ("broken", "other", "none", "right")]
     monkeypatch.setenv("PATH", ":".join(folders))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
     assert matrix.interpreter(LEG.python) == found
     monkeypatch.setenv("PATH", ":".join(folders[:3]))
     assert matrix.interpreter(LEG.python) is None
+    of_pyenv = tmp_path / "pyenv" / "versions" / f"{LEG.python}.1" / "bin" / f"python{LEG.python}"
+    found = script(of_pyenv, f'exec {sys.executable} "$@"')
+    assert matrix.interpreter(LEG.python) == found
 
 
 def test_a_missing_python_is_told_and_fails_if_strict(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(matrix, "LOGS", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
     assert matrix.main(["py312-bare"]) == 0
     heading, row = capsys.readouterr().out.splitlines()
     assert heading.startswith("leg") and row.startswith("py312-bare")
-    assert row.endswith("not run: no python3.12 on PATH")
+    assert row.endswith("not run: no python3.12 on PATH or in pyenv")
     assert matrix.main(["py312-bare", "--strict"]) == 1
 
 
@@ -87,7 +103,7 @@ def test_an_unknown_leg_is_told(capsys):
 
 def test_counts_are_those_of_the_run(tmp_path):
     test, results = tmp_path / "test_it.py", tmp_path / "results.xml"
-    assert matrix.counts(results) == {"passed": 0, "skipped": 0, "failed": 1}
+    assert matrix.counts(results, 0) == {"passed": 0, "skipped": 0, "failed": 1}
     test.write_text(
         "import pytest\n"
         "def test_good(): pass\n"
@@ -95,12 +111,31 @@ def test_counts_are_those_of_the_run(tmp_path):
         "def test_broken(nothing): pass\n"
         "@pytest.mark.parametrize('number', range(3))\n"
         "def test_missing(number): pytest.skip('no')\n"
+        "def test_last(): pytest.exit('no more')\n"
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
-    subprocess.run([*command, f"--junitxml={results}"], cwd=tmp_path, capture_output=True)
-    assert matrix.counts(results) == {"passed": 1, "skipped": 3, "failed": 2}
-    subprocess.run([*command, "-k", "missing", f"--junitxml={results}"], capture_output=True)
-    assert matrix.counts(results) == {"passed": 0, "skipped": 3, "failed": 1}, "nothing was tested"
+
+    def found(*options):
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
+        command += [f"--junitxml={results}", *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True)
+        return matrix.counts(results, done.returncode)
+
+    assert found("-k", "not last") == {"passed": 1, "skipped": 3, "failed": 2}
+    assert found("-k", "missing") == {"passed": 0, "skipped": 3, "failed": 1}, "nothing was tested"
+    assert found("-k", "good or last") == {"passed": 1, "skipped": 0, "failed": 1}, "not to the end"
+
+
+def test_a_run_is_judged_by_its_exit_status_as_well(tmp_path, monkeypatch):
+    def execute(command, **options):
+        if "pytest" in command:
+            suite = '<testsuite tests="3" skipped="0" failures="0" errors="0"/>'
+            (tmp_path / "results.xml").write_text(f"<testsuites>{suite}</testsuites>")
+        return subprocess.CompletedProcess(command, returncode=2 * ("pytest" in command))
+
+    monkeypatch.setattr(subprocess, "run", execute)
+    with (tmp_path / "log").open("w") as log:
+        found = matrix.run(LEG, sys.executable, tmp_path, 1, log)
+    assert found == {"passed": 3, "skipped": 0, "failed": 1}
 
 
 def test_what_passed_is_not_run_again_and_what_failed_is(tmp_path, monkeypatch, capsys):
