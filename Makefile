@@ -29,7 +29,7 @@ help:
 	@echo "make bench               time the layers and whole models; a table, JSON and a plot"
 	@echo "make test                lint and the test suite"
 	@echo "make docs                the documentation site, in output/site"
-	@echo "make test-all            also what is too long for every day, and make matrix"
+	@echo "make test-all            also coverage, what is too long for every day, and the whole matrix"
 	@echo "make coverage            the lines and branches that the test suite runs"
 	@echo "make matrix              the test suite under other Pythons, under the oldest and the newest"
 	@echo "                         torch, without the frameworks; LEGS=... for some of them"
@@ -49,9 +49,9 @@ bench: install install-detectron2
 test: lint install install-test install-detectron2 install-openmmlab
 	$(BIN)/python -m pytest -n 2 -m "not long"
 
-test-all: lint install install-test install-detectron2 install-openmmlab
-	$(BIN)/python -m pytest -n 2
-	$(MAKE) matrix
+test-all: lint coverage
+	$(BIN)/python -m pytest -n 2 -m long
+	$(PYTHON) tests/matrix.py --strict $(LEGS)
 
 coverage: install install-test install-detectron2 install-openmmlab
 	$(BIN)/python -m pytest -n 2 -m "not long" --cov
