@@ -21,6 +21,7 @@ from ilm_plugins import (
 )
 from ilm_plugins.layers import OptionError
 from swaps import change, randomized
+from workers import by_fsdp, by_fully_shard, without
 
 
 def norm(model, name):
@@ -358,16 +359,52 @@ def test_converting_again_changes_nothing():
     assert all(a is b for a, b in zip(again.modules(), layers, strict=True))
 
 
-def test_a_model_that_is_wrapped_for_several_processes(tmp_path):
+@pytest.fixture
+def process_group(tmp_path):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
     )
-    try:
-        wrapped = nn.parallel.DistributedDataParallel(small())
-        with pytest.raises(OptionError, match=r"convert its \.module"):
-            surgery.convert(wrapped, "ILMGN")
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def tensor_parallel(model):
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    mesh = torch.distributed.init_device_mesh("cpu", (1,))
+    return nn.Sequential(model, parallelize_module(nn.Linear(3, 3), mesh, ColwiseParallel()))
+
+
+WRAPPED = {
+    "DDP": (nn.parallel.DistributedDataParallel, "the model", "DistributedDataParallel"),
+    "FSDP": (by_fsdp, "the model", "FullyShardedDataParallel"),
+    "fully_shard": (by_fully_shard, "the model", "FSDPModule"),
+    "tensor parallel": (tensor_parallel, "1", "DTensor"),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_a_model_that_is_wrapped_for_several_processes(process_group, kind):
+    wrap, name, called = WRAPPED[kind]
+    if reason := without(kind):
+        pytest.skip(reason)
+    words = r"is wrapped in {}, which .*; convert the plain model, .*\.module .* wrap that$"
+    with pytest.raises(OptionError, match=f"^{name} {words.format(called)}"):
+        surgery.convert(wrap(small().stem), "ILMGN")
+    model = small()
+    model.stem = wrap(model.stem)
+    with pytest.raises(OptionError, match=rf"^stem\S* {words.format(called)}"):
+        surgery.convert(model, "ILMGN", match="head.*")
+
+
+def test_a_sharded_model_after_a_forward_pass(process_group):
+    """Its parameters are plain tensors then, and not for long."""
+    if reason := without("fully_shard"):
+        pytest.skip(reason)
+    model = by_fully_shard(small().stem)
+    model(torch.randn(1, 3, 5, 5))
+    with pytest.raises(OptionError, match="the model is wrapped in FSDPModule"):
+        surgery.revert(model)
 
 
 # ---- what modules share

@@ -37,6 +37,9 @@ PLAIN_BY_NAME = {
     "mmcv.cnn.utils.sync_bn._BatchNormXd": "BN",
     "mmcv.utils.parrots_wrapper.SyncBatchNorm": "BN",
 }
+#: What holds on to the parameters that a model had when it was wrapped: classes of modules and of
+#: parameters, by name, as no torch has all of them.
+WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "DTensor"}
 _HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",
@@ -78,8 +81,8 @@ def convert(
         The model, or what took its place if it is a norm itself; and what became of each norm.
 
     Raises:
-        OptionError: the key or an option is unknown, ``match`` fits no norm, or the model is
-            wrapped in DistributedDataParallel.
+        OptionError: the key or an option is unknown, ``match`` fits no norm, or a part of the model
+            is wrapped in DistributedDataParallel, FSDP or the like.
     """
     check_layer(to, options)
     given = [name for name in REPLACES[to][1] if name in options]
@@ -118,11 +121,7 @@ class _Operation:
     """The norms of a model that a caller chose, and how others take their place."""
 
     def __init__(self, model, match, where, among: Callable[[nn.Module], bool]) -> None:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            raise OptionError(
-                "the model is wrapped in DistributedDataParallel, which would not know of new "
-                "parameters; convert its .module, and wrap that"
-            )
+        _check_unwrapped(model)
         self.model = model
         names = defaultdict(list)
         for name, module in model.named_modules(remove_duplicate=False):
@@ -168,6 +167,19 @@ class _Operation:
             for words in _remarks(old, new):
                 report.note(words, names[0])
         return self.model, report
+
+
+def _check_unwrapped(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        kinds = [cls.__name__ for cls in type(module).__mro__]
+        kinds += [type(p).__name__ for p in module.parameters(recurse=False)]
+        for kind in kinds:
+            if kind in WRAPPERS:
+                raise OptionError(
+                    f"{name or 'the model'} is wrapped in {kind}, which would not know of new "
+                    "parameters; convert the plain model, such as the .module of "
+                    "DistributedDataParallel, and wrap that"
+                )
 
 
 class _Shared:
