@@ -659,6 +659,26 @@ def test_what_openmmlab_names_by_type_is_found():
     assert change(plain.bn1.eval()(x), ours.gn1.eval()(x)) <= 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_norms_that_are_not_of_floats_are_left(dtype):
+    state = {f"0.{k}": v.to(dtype) for k, v in nn.BatchNorm2d(32).state_dict().items()}
+    same, report = surgery.convert_state(state, "EN")
+    assert same == state and report.left == {"0": "none of its tensors is of floats"}
+
+
+def test_names_that_are_not_words_are_left_alone():
+    model = small()
+    others = {0: torch.ones(32), "stem.1._extra_state": None}
+    state = {**model.state_dict(), **others}
+    _, report = surgery.convert_state(state, "ILMGN", match="*")
+    assert report.converted.keys() == {"stem.1", "head.1"}
+    fitted, report = surgery.fit_state(state, small(lambda c: ILMGroupNorm(c, 4)))
+    assert report.converted.keys() == {"stem.1", "head.1"} and others.items() <= fitted.items()
+    assert report.left == dict.fromkeys(map(str, others), "the model has nothing of this name")
+    averaged = surgery.average_sums(state, 3)
+    assert averaged == state
+
+
 # ---- the papers' released code
 
 

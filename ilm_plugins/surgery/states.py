@@ -45,11 +45,13 @@ def convert_state(
             raise Unfit(f"{kind} does not become {NORMS[to].__name__}")
         if kind == "GN or IN" and match is None:
             raise Unfit("a weight and a bias alone may be of any norm; to convert it, match it")
-        reference = next(t for t in own.values() if t.is_floating_point())
+        dtype = next((t.dtype for t in own.values() if t.is_floating_point()), None)
+        if dtype is None:
+            raise Unfit("none of its tensors is of floats")
         return NORMS[to](
             _channels(own),
             **({"num_groups": 1} if "num_groups" in REPLACES[to][1] else {}) | options,
-            dtype=reference.dtype,
+            dtype=dtype,
         )
 
     return _rewrite(state, match, build)
@@ -82,7 +84,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         The state dict, to be loaded by ``model.load_state_dict(state, strict=False)``, with what
         else is in it unchanged; and what became of each norm, what does not fit, what is missing.
     """
-    if state and all(key.startswith("module.") for key in state):
+    if state and all(str(key).startswith("module.") for key in state):
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     state, report, layers = dict(state), Report(), _layers(state)
     for name, layer in model.named_modules():
@@ -102,8 +104,8 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     wanted = model.state_dict()
     for key, tensor in state.items():
         if key not in wanted:
-            report.left[key] = "the model has nothing of this name"
-        elif tensor.shape != wanted[key].shape:
+            report.left[str(key)] = "the model has nothing of this name"
+        elif isinstance(tensor, Tensor) and tensor.shape != wanted[key].shape:
             report.left[key] = f"{shape_of(tensor)}, where the model has {shape_of(wanted[key])}"
     # Absent from older checkpoints, and of no consequence.
     counters = {key for key in wanted if key.endswith("num_batches_tracked")}
@@ -154,8 +156,8 @@ def _layers(state: State) -> dict[str, dict[str, Tensor]]:
     """The norms in a state dict, by name: each one's own state dict."""
     modules = defaultdict(dict)
     for key, tensor in state.items():
-        parts = key.split(".")
-        for i in range(len(parts) if isinstance(tensor, Tensor) else 0):
+        parts = key.split(".") if isinstance(key, str) and isinstance(tensor, Tensor) else ()
+        for i in range(len(parts)):
             modules[".".join(parts[:i])][".".join(parts[i:])] = tensor
     return {name: own for name, own in modules.items() if kind_of(own)}
 
