@@ -129,6 +129,25 @@ def test_safetensors_of_tied_tensors_and_of_what_is_none(tmp_path, model, x, cap
     check_head(written, model, x)
 
 
+def test_what_is_no_tensor_stays_but_in_safetensors(tmp_path, model, x, capsys):
+    state = {"classes": np.array(["cat"]), **model.state_dict(), 7: torch.ones(3)}
+    path, state[8] = tmp_path / "in.pth", "eight"
+    write(state, path)
+    assert run(path, tmp_path / "out.pth", *HEAD) == 0
+    written = read(tmp_path / "out.pth")
+    assert written.pop("classes").tolist() == ["cat"] and written.pop(8) == "eight"
+    assert written.pop(7).tolist() == [1, 1, 1]
+    check_head(written, model, x)
+    pytest.importorskip("safetensors", reason="its files need safetensors")
+    capsys.readouterr()
+    assert run(path, tmp_path / "out.safetensors", *HEAD) == 0
+    assert ": classes, 7, 8\n" in capsys.readouterr().out
+    check_head(read(tmp_path / "out.safetensors"), model, x)
+    write({"model": model.state_dict(), 7: 8}, path)
+    assert run(path, tmp_path / "out.safetensors", *HEAD, "--overwrite") == 0
+    assert ": 7\n" in capsys.readouterr().out
+
+
 def test_there_and_back(tmp_path, model, capsys):
     write(model.state_dict(), tmp_path / "gn.pth")
     options = ("--to", "ILMGN(key_group_size=8)", "--match", "*")
@@ -245,6 +264,7 @@ def test_code_is_refused_unless_it_is_trusted(tmp_path, model, x, capsys, suffix
         ({"epoch": 3}, "holds no state dict, neither under 'model'"),
         ([1, 2], "holds no state dict"),
         ({"blobs": {"conv1_w": [1]}}, "but 'blobs'"),
+        ({0: torch.ones(3)}, "holds no state dict"),
     ],
 )
 def test_files_that_are_no_checkpoints(tmp_path, capsys, contents, words):
@@ -285,8 +305,11 @@ def test_what_to_convert_to_must_be_said(tmp_path, capsys):
 
 def test_outputs_that_cannot_be_written(tmp_path, model, capsys):
     write(model.bfloat16().state_dict(), tmp_path / "in.pth")
-    error = refused(capsys, tmp_path / "in.pth", tmp_path / "none" / "out.pth", *HEAD)
-    assert "cannot be written" in error
+    (tmp_path / "file.txt").touch()
+    for out in ("none/out.pth", "file.txt/out.pth", f"{'long' * 65}.pth"):
+        error = refused(capsys, tmp_path / "in.pth", tmp_path / out, *HEAD)
+        assert out in error and "cannot be written" in error
+    assert "cannot be read" in refused(capsys, tmp_path / f"{'long' * 65}.pth", "out.pth", *HEAD)
     error = refused(capsys, tmp_path / "in.pth", tmp_path / "out.pkl", *HEAD)
     assert "is of torch.bfloat16, which .pkl cannot hold; write .pth" in error
     assert run(tmp_path / "in.pth", tmp_path / "out.pth", *HEAD) == 0

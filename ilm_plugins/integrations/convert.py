@@ -224,9 +224,11 @@ def convert_file(
         CheckpointError: a file cannot be read or written.
     """
     source, target = (Path(path).expanduser() for path in (source, target))
-    if target.exists() and source.exists() and target.samefile(source):
+    # Unlike Path's, of a name that cannot be, too, which is told where it is read or written.
+    there = os.path.exists(target)
+    if there and os.path.exists(source) and target.samefile(source):
         raise UserError(f"OUTPUT {str(target)!r} is INPUT; give another file")
-    if target.exists() and not overwrite:
+    if there and not overwrite:
         raise UserError(f"OUTPUT {str(target)!r} is there already; add --overwrite to replace it")
     contents = read_any(source)
     entry, state = find_state(contents, source)
@@ -238,8 +240,8 @@ def convert_file(
     if entry is not None:
         kept, dropped = _split({k: v for k, v in contents.items() if k != entry}, target.suffix)
     if target.suffix == ".safetensors":
-        written = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-        dropped += [key for key in state if key not in written]
+        written = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        dropped += [str(key) for key in state if key not in written]
     elif target.suffix == ".pkl":
         # Without an author, detectron2 takes it for one of Caffe2's.
         arrays = {key: _as_array(key, value) for key, value in state.items()}
@@ -274,7 +276,7 @@ def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, 
             found = contents if entry is None else contents.get(entry)
             if isinstance(found, Mapping):
                 state = {key: _as_tensor(value) for key, value in found.items()}
-                if any(isinstance(value, Tensor) for value in state.values()):
+                if any(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
                     return entry, state
     held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
     raise UserError(
@@ -286,11 +288,11 @@ def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, 
 def _split(entries: Mapping[str, Any], suffix: str) -> tuple[dict[str, Any], list[str]]:
     """Entries beside the state dict that a file of this format keeps, and the others' names."""
     if suffix == ".safetensors":
-        return {}, list(entries)
+        return {}, [str(key) for key in entries]
     keep = {k: v for k, v in entries.items() if k not in OF_TRAINING}
     if suffix == ".pkl":
         keep = {k: v for k, v in keep.items() if k in OF_PKL}
-    dropped = [k for k in entries if k not in keep]
+    dropped = [str(k) for k in entries if k not in keep]
     if isinstance(keep.get("meta"), Mapping) and "cfg" in keep["meta"]:
         keep["meta"] = {k: v for k, v in keep["meta"].items() if k != "cfg"}
         dropped.append("meta.cfg")
@@ -298,9 +300,12 @@ def _split(entries: Mapping[str, Any], suffix: str) -> tuple[dict[str, Any], lis
 
 
 def _as_tensor(value: Any) -> Any:
-    if type(value).__module__ == "numpy" and getattr(value, "dtype", None) is not None:
+    if type(value).__module__ != "numpy" or getattr(value, "dtype", None) is None:
+        return value
+    try:
         return torch.as_tensor(value.copy())
-    return value
+    except TypeError:  # of words, for example
+        return value
 
 
 def _as_array(key: str, value: Any) -> Any:
