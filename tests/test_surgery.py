@@ -643,6 +643,41 @@ def test_a_state_dict_is_made_to_fit_a_model():
     assert torch.equal(back["head.1.weight"], state["module.head.1.weight"])
 
 
+def test_what_a_state_dict_does_not_tell_is_told_once():
+    plain = randomized(Small(nn.GroupNorm(8, 16, eps=1e-3), nn.GroupNorm(4, 32)))
+    words = "a state dict has neither eps nor num_groups; where a layer has others, outputs change"
+    state, report = surgery.convert_state(plain.state_dict(), "ILMGN", match="*")
+    assert str(report).splitlines()[-1] == f"note, {words}"
+    _, report = surgery.revert_state(state)
+    assert report.notes == {words: []}
+    _, report = surgery.convert_state(state, "ILMGN", match="*")
+    assert not report.converted and not report.notes
+    ours = Small(ILMGroupNorm(16, 4, eps=1e-3), ILMGroupNorm(32, 4))
+    _, report = surgery.fit_state(plain.state_dict(), ours)
+    assert report.notes == {f"{words} (the model has eps 1e-05, 0.001 and num_groups 4)": []}
+    bn, en = (nn.Sequential(norm(32, eps=1e-3)) for norm in (nn.BatchNorm2d, ExemplarNorm))
+    _, report = surgery.fit_state(bn.state_dict(), en)
+    assert report.notes == {f"{words} (the model has eps 0.001)": []}
+
+
+def test_a_norm_that_had_no_tensors_is_told():
+    plain = Small(nn.InstanceNorm2d(16), nn.InstanceNorm2d(32, affine=True))
+    ours = Small(ILMInstanceNorm(16), ILMInstanceNorm(32))
+    fitted, report = surgery.fit_state(plain.state_dict(), ours)
+    words = (
+        "a layer of which nothing is in the state: if a norm without weights was there, build it "
+        "with init='identity'"
+    )
+    assert report.notes[words] == ["stem.1"] and "stem.1.weight" in report.missing
+    ours = Small(ILMInstanceNorm(16, init="identity"), ILMInstanceNorm(32))
+    fitted, report = surgery.fit_state(plain.state_dict(), ours)
+    assert words not in report.notes
+    ours.load_state_dict(fitted, strict=False)
+    ours.stem[0].load_state_dict(plain.stem[0].state_dict())
+    x = torch.randn(2, 3, 9, 9)
+    assert change(plain(x), ours(x)) <= 1e-6
+
+
 def test_what_openmmlab_names_by_type_is_found():
     class Block(nn.Module):
         def __init__(self, name, norm):

@@ -234,7 +234,8 @@ def convert_file(
     entry, state = find_state(contents, source)
     state, report = change(state)
     if not report.converted:
-        reasons = "; ".join(dict.fromkeys(report.left.values())) or "no norm in it is another's"
+        reasons = "; ".join(dict.fromkeys([*report.left.values(), *report.notes]))
+        reasons = reasons or "no norm in it is another's"
         raise UserError(f"nothing in {str(source)!r} was converted ({reasons}); nothing is written")
     kept, dropped = {}, []
     if entry is not None:

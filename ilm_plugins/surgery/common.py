@@ -29,7 +29,7 @@ class Report:
         converted: name -> from what to what.
         left: name -> why it is as it was.
         missing: names of what a model has, and a checkpoint has not.
-        notes: what else to know -> names that it is about.
+        notes: what else to know -> names that it is about; none, if it is about all.
     """
 
     converted: dict[str, str] = field(default_factory=dict)
@@ -52,7 +52,8 @@ class Report:
         sections += [(f"note, {words}", names) for words, names in self.notes.items()]
         lines = []
         for title, names in sections:
-            lines += [f"{title} ({len(names)}):", *(f"    {name or '(root)'}" for name in names)]
+            lines.append(f"{title} ({len(names)}):" if names else title)
+            lines += [f"    {name or '(root)'}" for name in names]
         return "\n".join(lines) or "no norms"
 
 

@@ -9,9 +9,17 @@ from torch import Tensor, nn
 from ..layers import NORMS, OptionError
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import check_positive
+from ..layers.statistics import MixtureNorm
 from .common import REPLACES, Match, Report, check_layer, check_match, matches
 from .models import is_norm
 from .rules import RULES, State, Unfit, adapt, kind_of, remark, shape_of
+
+#: Of what decides outputs.
+_UNTOLD = "a state dict has neither eps nor num_groups; where a layer has others, outputs change"
+_WITHOUT_TENSORS = (
+    "a layer of which nothing is in the state: if a norm without weights was there, build it with "
+    "init='identity'"
+)
 
 
 def convert_state(
@@ -21,7 +29,8 @@ def convert_state(
 
     BatchNorm, and the layers of the papers' released code, are known by the names of their tensors.
     A weight and a bias alone may be those of a GroupNorm, an InstanceNorm or something else: only
-    those that ``match`` names are converted. The number of groups is none of a state dict's.
+    those that ``match`` names are converted. A state dict has neither eps nor the number of groups:
+    outputs stay the same in layers that have those of the norms before.
 
     Args:
         state: names -> tensors.
@@ -87,9 +96,15 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     if state and all(str(key).startswith("module.") for key in state):
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     state, report, layers = dict(state), Report(), _layers(state)
+    fitted = []
     for name, layer in model.named_modules():
+        if not is_norm(layer):
+            continue
         source = next((n for n in _names(name) if n in layers), None)
-        if source is None or not is_norm(layer):
+        if source is None:
+            there = any(_join(name, key) in state for key in layer.state_dict())
+            if isinstance(layer, AutoencoderNorm) and layer.init != "identity" and not there:
+                report.note(_WITHOUT_TENSORS, name)
             continue
         own = layers[source]
         if kind_of(own) == kind_of(layer.state_dict()):
@@ -101,6 +116,9 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
             continue
         _exchange(state, source, own, name, new)
         _record(report, name, own, layer)
+        fitted.append(layer)
+    if fitted:
+        report.notes[f"{_UNTOLD} (the model has {_untold(fitted)})"] = []
     wanted = model.state_dict()
     for key, tensor in state.items():
         if key not in wanted:
@@ -149,6 +167,8 @@ def _rewrite(
             continue
         _exchange(state, name, own, name, new)
         _record(report, name, own, layer)
+    if report.converted:
+        report.notes[_UNTOLD] = []
     return state, report
 
 
@@ -165,6 +185,14 @@ def _layers(state: State) -> dict[str, dict[str, Tensor]]:
 def _record(report: Report, name: str, own: State, layer: nn.Module) -> None:
     report.converted[name] = f"{kind_of(own)} -> {type(layer).__name__}"
     report.note(remark(own, layer), name)
+
+
+def _untold(layers: Sequence[nn.Module]) -> str:
+    """The values that layers have of what a state dict does not tell."""
+    grouped = (m for m in layers if isinstance(m, nn.GroupNorm) and not isinstance(m, MixtureNorm))
+    values = {"eps": {m.eps for m in layers}, "num_groups": {m.num_groups for m in grouped}}
+    listed = (f"{name} {', '.join(map(str, sorted(of)))}" for name, of in values.items() if of)
+    return " and ".join(listed)
 
 
 def _exchange(state: dict, source: str, own: State, name: str, new: State) -> None:
