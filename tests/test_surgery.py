@@ -464,6 +464,27 @@ def test_hooks_are_reported():
     assert report.notes[words] == ["stem.1"] and "hooks stay" in str(report)
 
 
+def test_hooks_of_parameters_that_are_replaced_are_reported():
+    for make, to, expected in ((nn.BatchNorm2d, "EN", ["1"]), (GN4, "ILMGN", [])):
+        model = nn.Sequential(nn.Conv2d(3, 32, 3), make(32))
+        model[1].weight.register_hook(record)
+        model[1].bias.register_post_accumulate_grad_hook(record)
+        _, report = surgery.convert(model, to)
+        words = "hooks stay with the module that was replaced: record, record"
+        assert report.notes.get(words, []) == expected
+
+
+@pytest.mark.parametrize(
+    "make, to, part", [(GN4, "ILMGN", "encode"), (nn.BatchNorm2d, "EN", "ratio")]
+)
+def test_hooks_within_a_layer_are_reported_where_it_is_reverted(make, to, part):
+    model, _ = surgery.convert(nn.Sequential(make(32)), to)
+    norm(model, f"0.{part}").register_forward_hook(record)
+    norm(model, f"0.{part}").weight.register_hook(record)
+    _, report = surgery.revert(model)
+    assert report.notes == {"hooks stay with the module that was replaced: record, record": ["0"]}
+
+
 @pytest.mark.parametrize(
     "module, to, words",
     [

@@ -40,11 +40,13 @@ PLAIN_BY_NAME = {
 #: What holds on to the parameters that a model had when it was wrapped: classes of modules and of
 #: parameters, by name, as no torch has all of them.
 WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "DTensor"}
+#: Where modules and parameters keep their hooks.
 _HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",
     "_backward_pre_hooks",
     "_backward_hooks",
+    "_post_accumulate_grad_hooks",
     "_state_dict_pre_hooks",
     "_state_dict_hooks",
     "_load_state_dict_pre_hooks",
@@ -207,7 +209,10 @@ class _Shared:
 
 
 def _remarks(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
-    hooks = [hook for kind in _HOOKS for hook in getattr(old, kind).values()]
+    kept = {*new.parameters()}
+    gone = [*old.modules(), *(p for p in old.parameters() if p not in kept)]
+    of_gone = (getattr(part, kind, None) or {} for part in gone for kind in _HOOKS)
+    hooks = [hook for found in of_gone for hook in found.values()]
     if hooks:
         called = ", ".join(getattr(h, "__qualname__", type(h).__name__) for h in hooks)
         yield f"hooks stay with the module that was replaced: {called}"

@@ -14,7 +14,6 @@ from .common import REPLACES, Match, Report, check_layer, check_match, matches
 from .models import is_norm
 from .rules import RULES, State, Unfit, adapt, kind_of, remark, shape_of
 
-#: Of what decides outputs.
 _UNTOLD = "a state dict has neither eps nor num_groups; where a layer has others, outputs change"
 _WITHOUT_TENSORS = (
     "a layer of which nothing is in the state: if a norm without weights was there, build it with "
