@@ -313,6 +313,20 @@ def test_what_cannot_be_swapped_is_left_with_the_reason(module, to, words):
     assert words in report.left["0"]
 
 
+@pytest.mark.parametrize(
+    "base, path",
+    [
+        (nn.SyncBatchNorm, "mmcv.utils.parrots_wrapper.SyncBatchNorm"),
+        (nn.modules.batchnorm._BatchNorm, "mmcv.cnn.utils.sync_bn._BatchNormXd"),
+    ],
+)
+def test_the_batchnorms_of_mmcv_1_are_known_by_name(base, path):
+    module, name = path.rsplit(".", 1)
+    plain = type(name, (base,), {"__module__": module})(32)
+    new, report = surgery.convert(plain, "EN")
+    assert type(new) is ExemplarNorm and not report.left
+
+
 def test_parametrized_norms_are_left():
     class Twice(nn.Module):
         def forward(self, weight):

@@ -6,8 +6,10 @@ import torch
 pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmdet.structures import DetDataSample
+from mmengine.model import revert_sync_batchnorm
+from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 
-from ilm_plugins import ExemplarNorm, ILMGroupNorm
+from ilm_plugins import ExemplarNorm, ILMGroupNorm, surgery
 from ilm_plugins.checkpoints import read, write
 from ilm_plugins.integrations import convert, training
 from ilm_plugins.integrations.convert import build_model
@@ -113,6 +115,44 @@ def test_batchnorm_is_found_under_the_name_of_its_type(tmp_path, capsys):
     assert type(model.backbone.gn1) is ExemplarNorm
     x = torch.randn(1, 3, 64, 64)
     assert change(plain._forward(x), model._forward(x)) <= 1e-6
+
+
+def test_what_the_file_lacks_is_printed(tmp_path, capsys):
+    text = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', 'dict(type="BN")')
+    (tmp_path / "bn.py").write_text(text)
+    (tmp_path / "en.py").write_text(
+        text.replace('dict(type="BN")', 'dict(type="EN", reduction=8)').replace(
+            "num_convs=1", "num_convs=2"
+        )
+    )
+    write({"state_dict": build_model(str(tmp_path / "bn.py")).state_dict()}, tmp_path / "bn.pth")
+    words = [tmp_path / "bn.pth", tmp_path / "en.pth", "--config-file", tmp_path / "en.py"]
+    assert run(*words) == 0
+    added = build_model(str(tmp_path / "en.py")).decode_head.convs[1].state_dict()
+    names = [name for name in added if not name.endswith("num_batches_tracked")]
+    listed = "".join(f"    decode_head.convs.1.{name}\n" for name in names)
+    assert f"missing ({len(names)}):\n{listed}note, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("plain_first", [False, True])
+def test_a_segmenter_of_sync_batchnorm_is_converted_in_place(tmp_path, plain_first):
+    config = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', 'dict(type="SyncBN")')
+    (tmp_path / "config.py").write_text(config)
+    torch.manual_seed(0)
+    model = randomized(build_model(str(tmp_path / "config.py"))).eval()
+    norms = [name for name, m in model.named_modules() if isinstance(m, SyncBatchNorm)]
+    assert len(norms) == 21
+    if plain_first:
+        model = revert_sync_batchnorm(model)
+    x = torch.randn(1, 3, 64, 64)
+    expected = model._forward(x)
+    model, report = surgery.convert(model, "EN", reduction=8)
+    assert [*report.converted] == norms and not report.left
+    assert all(type(model.get_submodule(name)) is ExemplarNorm for name in norms)
+    assert change(expected, model._forward(x)) <= 1e-6
+    model, report = surgery.revert(model)
+    assert [*report.converted] == norms and not report.left
+    assert change(expected, model._forward(x)) <= 1e-6
 
 
 def test_a_backbone_alone(tmp_path, capsys):
