@@ -1,12 +1,9 @@
 """BN-Inception: Ioffe and Szegedy, ICML 2015; "Inception v2" in the papers on normalization."""
 
-from collections.abc import Sequence
-
 import torch
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from .staged import StagedBackbone
+from .staged import StagedBackbone, conv
 
 # Channels of an Inception unit's branches: 1x1; 1x1 -> 3x3; 1x1 -> 3x3 -> 3x3; pooling -> 1x1.
 # Where a branch has 0, the unit halves the resolution: no 1x1 branch, nothing after the pooling.
@@ -42,19 +39,11 @@ class BNInception(StagedBackbone):
 
     Args:
         norm_cfg: the normalization layers.
-        out_indices, frozen_stages, norm_eval, init_cfg: see
-            :class:`~ilm_plugins.models.staged.StagedBackbone`. Stage 0 is units 3a and 3b, stage 1
-            3c to 4d, stage 2 4e to 5b.
+        options: of :class:`~ilm_plugins.models.staged.StagedBackbone`. Stage 0 is units 3a and 3b,
+            stage 1 3c to 4d, stage 2 4e to 5b.
     """
 
-    def __init__(
-        self,
-        norm_cfg: dict | None = None,
-        out_indices: Sequence[int] = (2,),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        init_cfg: dict | list | None = None,
-    ) -> None:
+    def __init__(self, norm_cfg: dict | None = None, **options) -> None:
         norm_cfg = norm_cfg or {"type": "BN"}
         stem = nn.Sequential(
             conv(3, 64, 7, norm_cfg, stride=2),
@@ -70,7 +59,7 @@ class BNInception(StagedBackbone):
                 stage.append(Inception(channels, *branches, norm_cfg))
                 channels = stage[-1].out_channels
             stages.append(nn.Sequential(*stage))
-        super().__init__(stem, stages, out_indices, frozen_stages, norm_eval, init_cfg)
+        super().__init__(stem, stages, **options)
 
 
 class Inception(nn.Module):
@@ -111,17 +100,3 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([branch(x) for branch in self.branches.values()], 1)
-
-
-def conv(
-    channels: int, out_channels: int, kernel_size: int, norm_cfg: dict, stride: int = 1
-) -> ConvModule:
-    """Convolution that keeps the size but for its stride, norm and ReLU."""
-    return ConvModule(
-        channels,
-        out_channels,
-        kernel_size,
-        stride,
-        padding=kernel_size // 2,
-        norm_cfg=norm_cfg,
-    )

@@ -1,12 +1,9 @@
 """ResNet-20, 56, 110 for 32 x 32 images: He et al., CVPR 2016, Section 4.2."""
 
-from collections.abc import Sequence
-
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from .staged import StagedBackbone
+from .staged import StagedBackbone, conv
 
 
 class CifarResNet(StagedBackbone):
@@ -23,22 +20,13 @@ class CifarResNet(StagedBackbone):
     Args:
         depth: 6n + 2.
         norm_cfg: the normalization layers.
-        out_indices, frozen_stages, norm_eval, init_cfg: see
-            :class:`~ilm_plugins.models.staged.StagedBackbone`.
+        options: of :class:`~ilm_plugins.models.staged.StagedBackbone`.
 
     Raises:
         ValueError: depth is not 6n + 2.
     """
 
-    def __init__(
-        self,
-        depth: int,
-        norm_cfg: dict | None = None,
-        out_indices: Sequence[int] = (2,),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        init_cfg: dict | list | None = None,
-    ) -> None:
+    def __init__(self, depth: int, norm_cfg: dict | None = None, **options) -> None:
         if depth < 8 or depth % 6 != 2:
             raise ValueError(
                 f"CifarResNet: depth={depth!r} is not 6n + 2; choose 20, 56 or 110, for example"
@@ -51,8 +39,7 @@ class CifarResNet(StagedBackbone):
                 blocks.append(BasicBlock(channels, width, norm_cfg))
                 channels = width
             stages.append(nn.Sequential(*blocks))
-        stem = conv(3, 16, norm_cfg)
-        super().__init__(stem, stages, out_indices, frozen_stages, norm_eval, init_cfg)
+        super().__init__(conv(3, 16, 3, norm_cfg), stages, **options)
 
 
 class BasicBlock(nn.Module):
@@ -62,8 +49,8 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.stride = 1 if channels == out_channels else 2
         self.new_channels = out_channels - channels
-        self.conv1 = conv(channels, out_channels, norm_cfg, self.stride)
-        self.conv2 = conv(out_channels, out_channels, norm_cfg, act_cfg=None)
+        self.conv1 = conv(channels, out_channels, 3, norm_cfg, self.stride)
+        self.conv2 = conv(out_channels, out_channels, 3, norm_cfg, act_cfg=None)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,10 +58,3 @@ class BasicBlock(nn.Module):
         shortcut = x[:, :, :: self.stride, :: self.stride]
         shortcut = pad(shortcut, (0, 0, 0, 0, before, self.new_channels - before))
         return self.relu(shortcut + self.conv2(self.conv1(x)))
-
-
-def conv(
-    channels: int, out_channels: int, norm_cfg: dict, stride: int = 1, **options
-) -> ConvModule:
-    """3 x 3 convolution, norm, and ReLU unless ``act_cfg=None``."""
-    return ConvModule(channels, out_channels, 3, stride, 1, norm_cfg=norm_cfg, **options)

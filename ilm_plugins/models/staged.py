@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -26,10 +27,10 @@ class StagedBackbone(BaseModule):
         self,
         stem: nn.Module,
         stages: Sequence[nn.Module],
-        out_indices: Sequence[int],
-        frozen_stages: int,
-        norm_eval: bool,
-        init_cfg: dict | list | None,
+        out_indices: Sequence[int] = (2,),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
         name, count = type(self).__name__, len(stages)
@@ -65,3 +66,18 @@ class StagedBackbone(BaseModule):
             x = stage(x)
             outputs.append(x)
         return tuple(outputs[i] for i in self.out_indices)
+
+
+def conv(
+    channels: int,
+    out_channels: int,
+    kernel_size: int,
+    norm_cfg: dict,
+    stride: int = 1,
+    **options,
+) -> ConvModule:
+    """Convolution that keeps the size but for its stride, norm, ReLU unless ``act_cfg=None``."""
+    padding = kernel_size // 2
+    return ConvModule(
+        channels, out_channels, kernel_size, stride, padding, norm_cfg=norm_cfg, **options
+    )
