@@ -131,7 +131,7 @@ def ilm_norm(
     encode       (M, G)     W1, one matrix for means and variances; G = C / key_group_size
     decode_mean  (G, M)     W2: mean -> activations[0] -> beta
     decode_var   (G, M)     W3: variance -> activations[1] -> omega
-    omega_offset            subtracted from omega
+    omega_offset            subtracted from what activations[1] gives
     returns      (N, C, *)
     """
     num_channels = x.shape[1]
@@ -148,7 +148,7 @@ def ilm_norm(
         embedded_gamma = torch.relu(encode @ gamma)  # eq. 4
         decoded_mu = activation_mean(decode_mean @ embedded_mu)  # eq. 5: tanh
         decoded_gamma = activation_var(decode_var @ embedded_gamma)  # eq. 5: sigmoid
-        omega = duplicate(decoded_gamma, num_channels) + weight - omega_offset  # eq. 6
+        omega = duplicate(decoded_gamma - omega_offset, num_channels) + weight  # eq. 6
         beta = duplicate(decoded_mu, num_channels) + bias  # eq. 6
         standardized = standardize(instance, num_groups, eps)  # eq. 1
         outputs.append(rescale(standardized, omega, beta))  # eq. 2
@@ -180,7 +180,7 @@ def assoc_norm(
     decode_mean  (G, M)     W2: mean -> sigmoid -> omega
     decode_var   (G, M)     W3: variance -> tanh -> beta
     combine                 Table 5: "a(WE)", "a(WE+B)", "a(WE)*B" or "a(WE)+B", which is eq. 6
-    omega_offset            subtracted from omega, whatever the form
+    omega_offset            subtracted from what the sigmoid gives, whatever the form
     returns      (N, C, *)
     """
     num_channels = x.shape[1]
@@ -197,20 +197,19 @@ def assoc_norm(
         wide_mu = duplicate(decode_mean @ embedded_mu, num_channels)
         wide_gamma = duplicate(decode_var @ embedded_gamma, num_channels)
         if combine == "a(WE)":  # Table 5, i
-            omega = torch.sigmoid(wide_mu)
+            omega = torch.sigmoid(wide_mu) - omega_offset
             beta = torch.tanh(wide_gamma)
         elif combine == "a(WE+B)":  # Table 5, ii
-            omega = torch.sigmoid(wide_mu + weight)
+            omega = torch.sigmoid(wide_mu + weight) - omega_offset
             beta = torch.tanh(wide_gamma + bias)
         elif combine == "a(WE)*B":  # Table 5, iii
-            omega = torch.sigmoid(wide_mu) * weight
+            omega = (torch.sigmoid(wide_mu) - omega_offset) * weight
             beta = torch.tanh(wide_gamma) * bias
         elif combine == "a(WE)+B":  # Table 5, iv, and eqs. 5 and 6
-            omega = torch.sigmoid(wide_mu) + weight
+            omega = torch.sigmoid(wide_mu) - omega_offset + weight
             beta = torch.tanh(wide_gamma) + bias
         else:
             raise ValueError(combine)
-        omega = omega - omega_offset
         standardized = standardize(instance, num_groups, eps)  # eq. 1
         outputs.append(rescale(standardized, omega, beta))  # eq. 2
     return torch.stack(outputs).reshape(x.shape)

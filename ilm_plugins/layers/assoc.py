@@ -79,7 +79,11 @@ class AssocNorm(AutoencoderNorm):
     def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
         combine = COMBINE[self.combine]
-        omega = combine(sigmoid, from_mean, self.by_key_group(weight)) - omega_offset
+
+        def activate(decoded: Tensor) -> Tensor:
+            return sigmoid(decoded) - omega_offset
+
+        omega = combine(activate, from_mean, self.by_key_group(weight))
         beta = combine(torch.tanh, from_var, self.by_key_group(bias))
         return omega, beta
 

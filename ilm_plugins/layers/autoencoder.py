@@ -28,7 +28,8 @@ class AutoencoderNorm(AdaptiveNorm):
 
     Parameters: ``weight``, ``bias`` (C), as in nn.GroupNorm; ``encode.weight`` W1 (M, N);
     ``decode_mean.weight`` W2 and ``decode_var.weight`` W3 (N, M). Buffer: ``omega_offset``, a
-    scalar, subtracted from omega.
+    scalar, subtracted from what omega's activation gives: before the weight is added, which so
+    keeps its digits however small it is.
 
     M is ``hidden``, or ``max(2, N // 16)``, which reproduces the papers' parameter counts.
     """
@@ -188,8 +189,8 @@ class AutoencoderNorm(AdaptiveNorm):
         activated = torch.bmm(embedded.view(2, n, -1), decoders.mT)
         activated[0].sigmoid_()
         activated[1].tanh_()
-        own = torch.stack((weight - omega_offset, bias)).view(2, 1, keys, -1)
-        omega, beta = (activated.unsqueeze(3) + own).unbind()
+        omega = (activated[0] - omega_offset).unsqueeze(2) + self.by_key_group(weight)
+        beta = activated[1].unsqueeze(2) + self.by_key_group(bias)
         scale, shift = self.standardize_and_rescale(mean, var, omega, beta)
         return scale, shift, (*features, embedded, activated)
 
@@ -207,7 +208,7 @@ class AutoencoderNorm(AdaptiveNorm):
         sigmoid, tanh = activated.unbind()
 
         # Eqs. 1, 2 and 6
-        omega = sigmoid.unsqueeze(2) + self.by_key_group(weight - offset)
+        omega = (sigmoid - offset).unsqueeze(2) + self.by_key_group(weight)
         scale = omega = omega.view(n, c)
         domega, through_groups = dscale, None
         if self.moment_groups != self.num_groups:

@@ -92,7 +92,7 @@ class ILMGroupNorm(AutoencoderNorm):
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
         for_mean, for_var = (ACTIVATIONS[name] for name in self.activations)
         beta = for_mean(from_mean) + self.by_key_group(bias)
-        omega = for_var(from_var) + self.by_key_group(weight - omega_offset)
+        omega = (for_var(from_var) - omega_offset) + self.by_key_group(weight)
         return omega, beta
 
     def extra_repr(self) -> str:

@@ -6,7 +6,7 @@ from torch import nn
 
 import transcription
 from cases import CASES, CHANNELS, MAIN, exemplar_with_ratios, inputs, randomized
-from ilm_plugins import ExemplarNorm
+from ilm_plugins import ExemplarNorm, use_backend
 
 SHAPES = [(3, CHANNELS), (3, CHANNELS, 5), (2, CHANNELS, 4, 3), (2, CHANNELS, 2, 3, 2)]
 
@@ -152,3 +152,27 @@ def test_identity_is_the_norm_that_it_replaces(name):
     torch.testing.assert_close(layer(x), plain, rtol=1e-12, atol=1e-12)
     layer(x).square().sum().backward()
     assert layer.decode_var.weight.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0])
+@pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
+def test_identity_is_exact_whatever_the_size_of_the_weights(name, size, backend):
+    """No digit of the weights may go into sigmoid(0), which is taken off again."""
+    layer = MAIN[name](init="identity")
+    x = inputs(2, CHANNELS, 4, 4, dtype=torch.float32).requires_grad_()
+    with torch.no_grad():
+        layer.weight.normal_().mul_(size)
+        layer.bias.normal_().mul_(size)
+    omega, beta = layer.rescaling(x)
+    assert torch.equal(omega, layer.weight.expand(2, -1))
+    assert torch.equal(beta, layer.bias.expand(2, -1))
+    with use_backend(backend):
+        y = layer(x)
+    y.sum().backward()
+    exact = x.detach().double().requires_grad_()
+    affine = layer.weight.double(), layer.bias.double()
+    plain = nn.functional.group_norm(exact, layer.num_groups, *affine, layer.eps)
+    plain.sum().backward()
+    torch.testing.assert_close(y.double() / size, plain / size, rtol=0, atol=1e-5)
+    torch.testing.assert_close(x.grad.double() / size, exact.grad / size, rtol=0, atol=1e-5)

@@ -248,6 +248,10 @@ def test_activations(mean, var):
     check_network(make_map(4, 8, 3, 5), network, 4)
 
 
+#: What drives which activation: of ILM Norm, and of AssocNorm.
+ASSOCIATIONS = [("beta", ("tanh", "sigmoid")), ("omega", ("sigmoid", "tanh"))]
+
+
 @runs
 @pytest.mark.parametrize("combine", ["a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B"])
 def test_combinations(combine):
@@ -261,6 +265,22 @@ def test_combinations(combine):
 @dtypes
 def test_parameters_in_any_dtype(dtype):
     check_network(make_map(2, 8, 3, 5), make_network(8, 4, 4, dtype=dtype), 4)
+
+
+@runs
+@pytest.mark.parametrize("path", ["one-read", "streaming"])
+@pytest.mark.parametrize("mean_drives, activations", ASSOCIATIONS)
+def test_identity_keeps_the_digits_of_tiny_weights(request, mean_drives, activations, path):
+    if path != "one-read":
+        request.getfixturevalue(path)
+    network = make_network(8, 4, 4, mean_drives=mean_drives, activations=activations)
+    for tensor, factor in zip(network.tensors, (1e-6, 1e-6, 1, 0, 0), strict=False):
+        tensor.mul_(factor)
+    x, dy = make_map(2, 8, 3, 5), 1e6 * make_map(2, 8, 3, 5, seed=2)
+    (y, dx, *_), _ = by_kernels(x, dy, network, 4)
+    expected_y, expected_dx, *_ = by_equations(x, dy, network)
+    check("y", 1e6 * y, 1e6 * expected_y, SUMMING)
+    check("dx", dx, expected_dx, SUMMING)
 
 
 @runs

@@ -56,13 +56,18 @@ class Sizes(NamedTuple):
 
 
 @triton.jit
-def _combine(decoded, b, ACTIVATION: tl.constexpr, COMBINE: tl.constexpr):
-    """AssocNorm's Table 5: omega or beta, and its derivatives by ``decoded`` and by B."""
+def _combine(decoded, b, offset, ACTIVATION: tl.constexpr, COMBINE: tl.constexpr):
+    """AssocNorm's Table 5: omega or beta, and its derivatives by ``decoded`` and by B.
+
+    ``offset`` is subtracted from what the activation gives.
+    """
     if COMBINE == "a(WE+B)":
         y, slope = activate(decoded + b, ACTIVATION)
+        y -= offset
         b_slope = slope
     else:
         y, slope = activate(decoded, ACTIVATION)
+        y -= offset
         if COMBINE == "a(WE)*B":
             b_slope = y
             y = y * b
@@ -128,9 +133,9 @@ def _rescale(mean, var, t, eps, SIZES: tl.constexpr):
     omega_key, beta_key = _keys(mean, var, SIZES)
     omega = _decode(_encode(omega_key, t.encode, SIZES), t.decode_omega, SIZES)
     beta = _decode(_encode(beta_key, t.encode, SIZES), t.decode_beta, SIZES)
-    omega, _, _ = _combine(omega, weight, OMEGA, COMBINE)
-    beta, _, _ = _combine(beta, bias, BETA, COMBINE)
-    omega -= tl.load(t.omega_offset).to(tl.float32)
+    omega_offset = tl.load(t.omega_offset).to(tl.float32)
+    omega, _, _ = _combine(omega, weight, omega_offset, OMEGA, COMBINE)
+    beta, _, _ = _combine(beta, bias, 0.0, BETA, COMBINE)
 
     group_mean, group_var = coarsen(mean, var, SIZES.groups)
     scale = omega * spread(tl.rsqrt(group_var + eps), SIZES.channels)
@@ -166,13 +171,13 @@ def _rescale_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, eps, SIZES: tl.c
     omega_key, beta_key = _keys(mean, var, SIZES)
     omega_hidden = _encode(omega_key, t.encode, SIZES)
     beta_hidden = _encode(beta_key, t.encode, SIZES)
+    omega_offset = tl.load(t.omega_offset).to(tl.float32)
     omega, omega_slope, weight_slope = _combine(
-        _decode(omega_hidden, t.decode_omega, SIZES), weight, OMEGA, COMBINE
+        _decode(omega_hidden, t.decode_omega, SIZES), weight, omega_offset, OMEGA, COMBINE
     )
     _, beta_slope, bias_slope = _combine(
-        _decode(beta_hidden, t.decode_beta, SIZES), bias, BETA, COMBINE
+        _decode(beta_hidden, t.decode_beta, SIZES), bias, 0.0, BETA, COMBINE
     )
-    omega -= tl.load(t.omega_offset).to(tl.float32)
     group_mean, group_var = coarsen(mean, var, SIZES.groups)
     rstd = tl.rsqrt(group_var + eps)
     off_mean = spread(mean - spread(group_mean, SIZES.fine), C)
