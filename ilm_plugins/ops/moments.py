@@ -22,7 +22,7 @@ def coarsen(mean: Tensor, var: Tensor, num_groups: int) -> tuple[Tensor, Tensor]
     if fine == num_groups:
         return mean, var
     groups = (n, num_groups, fine // num_groups)
-    return _pool(mean.view(groups), var.view(groups), dim=2)
+    return pool(mean.view(groups), var.view(groups), dim=2)
 
 
 def coarsen_vjp(
@@ -51,7 +51,7 @@ def over_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Pool the moments (N, G') of instances into those (1, G') of the batch; zeros for N = 0."""
     if mean.shape[0] == 0:
         return mean.new_zeros(1, mean.shape[1]), var.new_zeros(1, var.shape[1])
-    mean, var = _pool(mean, var, dim=0)
+    mean, var = pool(mean, var, dim=0)
     return mean.unsqueeze(0), var.unsqueeze(0)
 
 
@@ -89,7 +89,10 @@ def sum_groups(values: Tensor, num_groups: int) -> Tensor:
 MANY = 1 << 16
 
 
-def _pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Moments of the union of what has the moments along a dimension, in equal numbers."""
+    if dim > 0 and mean.shape[dim] == 1:
+        return mean.squeeze(dim), var.squeeze(dim)
     pooled = _mean(mean, dim)
     off_center = mean - pooled.unsqueeze(dim)
     return pooled, _mean(torch.addcmul(var, off_center, off_center), dim)

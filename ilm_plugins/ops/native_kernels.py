@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .layouts import dense, is_channels_last
-from .moments import coarsen, duplicate
+from .moments import coarsen, duplicate, pool
 
 aten = torch.ops.aten
 
@@ -28,6 +28,9 @@ BLOCK = 16 << 20
 
 #: From so many positions on, kernels that start anew with each row are the faster ones.
 LONG = 128
+
+#: Positions that may be added one after the other, in float32: the error grows with their number.
+SUMMED = 512
 
 
 def forward(
@@ -211,13 +214,29 @@ def _moments_of_last(rows: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     """
     n, length, c = rows.shape
     if length < LONG or rows.device.type != "cpu":
-        mean = rows.mean(1, keepdim=True)
-        var = torch.zeros_like(mean)
-        for part, center, total in _blocks(rows, mean, var):
-            total += (part - center).square_().sum(1, keepdim=True)
-        mean, var = mean.squeeze(1), var.squeeze(1) / length
+        mean, var = _moments_of_positions(rows)
     else:
-        images = rows.view(n, 1, length, 1, c).movedim(-1, 2)
+        # torch's kernel adds one position after the other to one number a channel. Positions beside
+        # each other, taken for ones with channels of their own, make several shorter sums.
+        strands = 2 ** (length // SUMMED).bit_length()
+        steps = length // strands
+        bulk = steps * strands
+        images = rows[:, :bulk].view(n, 1, steps, 1, strands * c).movedim(-1, 2)
         found = [aten.batch_norm_update_stats(image, None, None, 0.0) for image in images]
-        mean, var = (torch.stack(t) for t in zip(*found, strict=True))
+        stacked = (torch.stack(t).view(n, strands, c) for t in zip(*found, strict=True))
+        mean, var = pool(*stacked, dim=1)
+        if bulk < length:
+            rest_mean, rest_var = _moments_of_positions(rows[:, bulk:])
+            rest, between = 1 - bulk / length, rest_mean - mean
+            var = var.lerp(rest_var, rest).addcmul_(between, between, value=rest * (1 - rest))
+            mean = mean.add(between, alpha=rest)
     return coarsen(mean, var, num_groups)
+
+
+def _moments_of_positions(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, C) moments of (N, L, C)."""
+    mean = rows.mean(1, keepdim=True)
+    var = torch.zeros_like(mean)
+    for part, center, total in _blocks(rows, mean, var):
+        total += (part - center).square_().sum(1, keepdim=True)
+    return mean.squeeze(1), var.squeeze(1) / rows.shape[1]

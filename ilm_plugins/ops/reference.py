@@ -74,11 +74,14 @@ def _center(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _group_mean(x: Tensor, num_groups: int) -> Tensor:
-    groups = x.reshape(x.shape[0], num_groups, x.shape[1] // num_groups, *x.shape[2:])
-    dims = tuple(range(2, groups.dim()))
     # The mean of an empty map is NaN, and would reach the parameters' gradients; its sum is 0.
     # Compared, because torch 2.4 compiles for each size anew where it is taken for a truth value.
-    return groups.mean(dims) if x.numel() > 0 else groups.sum(dims)
+    average = torch.mean if x.numel() > 0 else torch.sum
+    if x.dim() > 2:
+        # Before the group's channels: of both at once, where channels lie last, torch adds all the
+        # values one after the other, in float32.
+        x = average(x, tuple(range(2, x.dim())))
+    return average(x.view(x.shape[0], num_groups, x.shape[1] // num_groups), 2)
 
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The fused primitive against the reference, on every backend that runs here; and the choice."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -68,8 +69,9 @@ def assert_agree(layer, x):
 
 @pytest.fixture
 def tiny_blocks(monkeypatch):
-    """Blocks of a few elements, so that small tensors have many of them."""
+    """Blocks and sums of a few elements, so that small tensors have many of them."""
     monkeypatch.setattr(native_kernels, "BLOCK", 512)
+    monkeypatch.setattr(native_kernels, "SUMMED", 64)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -126,6 +128,21 @@ def test_large_means(name, layout):
     rounding = 1000 * 2**-24  # of the mean, beside a deviation of 1
     for native, reference in zip(errors["native"], errors["reference"], strict=True):
         assert native <= 10 * max(reference, rounding)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("mean", [1e3, 1e4])
+@pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "SN"])
+def test_large_means_of_a_large_map_cost_no_more_in_channels_last(name, mean, backend):
+    """Sums of 60,800 values in float32, whose rounding grows with their number."""
+    torch.manual_seed(0)
+    layer, x = NORMS[name](64), mean + torch.randn(1, 64, 200, 304)
+    with torch.no_grad():
+        with use_backend("reference"):
+            exact = copy.deepcopy(layer).double()(x.double())
+        with use_backend(backend):
+            errors = [(layer(laid_out) - exact).abs().max() for laid_out in (x, channels_last(x))]
+    assert errors[1] <= 4 * errors[0]
 
 
 @pytest.mark.parametrize("name", NORMS)
