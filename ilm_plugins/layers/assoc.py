@@ -1,14 +1,14 @@
 """Associate Normalization, ILM Norm's predecessor: submission to ICLR 2019."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ops import Autoencoder
 from .autoencoder import AutoencoderNorm
 from .base import OptionError, check_choice, check_divides, sigmoid
 
 
-class AssocNorm(AutoencoderNorm):
+class AssocNorm(AutoencoderNorm, nn.GroupNorm):
     r"""Group normalization with associated rescaling.
 
     With :math:`\mu, \gamma` the means and biased variances of each instance's key groups (Eq. 3):

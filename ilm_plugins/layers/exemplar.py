@@ -8,7 +8,7 @@ from .base import ACTIVATIONS, Projection, check_choice, check_divides, check_po
 from .statistics import MixtureNorm, weighted_sum
 
 
-class ExemplarNorm(MixtureNorm):
+class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     r"""Exemplar normalization: each sample's own mixture of normalized maps.
 
     .. math::

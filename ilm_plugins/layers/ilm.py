@@ -1,13 +1,14 @@
 """Instance-Level Meta Normalization: Jia, Chen and Chen, CVPR 2019 (arXiv 1904.03516)."""
 
 import torch
+from torch import nn
 
 from ..ops import Autoencoder
 from .autoencoder import AutoencoderNorm
 from .base import ACTIVATIONS, OptionError, check_choice, check_divides
 
 
-class ILMGroupNorm(AutoencoderNorm):
+class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
     r"""Group normalization with Instance-Level Meta rescaling, ILM+GN.
 
     With :math:`\mu, \gamma` the means and biased variances of each instance's N key groups (Eq. 3):
@@ -99,7 +100,7 @@ class ILMGroupNorm(AutoencoderNorm):
         return f"{super().extra_repr()}, activations={self.activations}"
 
 
-class ILMInstanceNorm(ILMGroupNorm):
+class ILMInstanceNorm(ILMGroupNorm, nn.GroupNorm):
     """Instance normalization with Instance-Level Meta rescaling, ILM+IN.
 
     As :class:`ILMGroupNorm`, with each channel standardized by itself. On a map of one pixel the
@@ -131,7 +132,7 @@ class ILMInstanceNorm(ILMGroupNorm):
         )
 
 
-class ILMLayerNorm(ILMGroupNorm):
+class ILMLayerNorm(ILMGroupNorm, nn.GroupNorm):
     """Layer normalization with Instance-Level Meta rescaling, ILM+LN.
 
     As :class:`ILMGroupNorm`, with each instance standardized as one group.

@@ -9,7 +9,7 @@ from ..ops import ByHand, Mixture
 from .statistics import MixtureNorm, weighted_sum
 
 
-class SwitchNorm(MixtureNorm):
+class SwitchNorm(MixtureNorm, nn.GroupNorm):
     r"""Switchable normalization: one mixture of statistics for all samples.
 
     .. math::

@@ -244,5 +244,7 @@ def test_is_a_group_norm_whose_extra_parameters_sit_in_child_modules(name):
     layer = build(name)
     assert isinstance(layer, nn.GroupNorm) and layer.num_channels == C
     assert not any(isinstance(m, nn.modules.batchnorm._NormBase) for m in layer.modules())
+    # MMEngine's initializers look at the names of direct bases alone.
+    assert nn.GroupNorm in NORMS[name].__bases__
     own = {n for n, _ in layer.named_parameters(recurse=False)}
     assert own == {"weight", "bias"} | ({"mean_weight", "var_weight"} if name == "SN" else set())

@@ -15,7 +15,7 @@ import torch
 pytest.importorskip("mmcv", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmcv.cnn import ConvModule, build_norm_layer
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, initialize
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, Registry
 from torch import nn
@@ -91,6 +91,13 @@ def test_a_class_of_the_same_name_is_one_that_was_reloaded():
         warnings.simplefilter("error")
         norms.register(registry)
     assert registry.get("SN") is SwitchNorm
+
+
+@pytest.mark.parametrize("key", NORMS)
+def test_initializers_of_group_norm_reach_the_layer(key):
+    layer = NORMS[key](64)
+    initialize(layer, {"type": "Constant", "layer": ["GroupNorm"], "val": 3, "bias": 2})
+    assert (layer.weight == 3).all() and (layer.bias == 2).all()
 
 
 # ---- freezing and weight decay
