@@ -45,11 +45,11 @@ def use_backend(name: str) -> Iterator[None]:
             is "triton" on CUDA where Triton is installed, "native" on the CPU and on CUDA without
             Triton, and "reference" elsewhere.
 
-    Whatever is forced, the reference takes empty inputs, and all that records or transforms the
-    computation: torch.compile, torch.export, ONNX, TorchScript, torch.func, forward-mode
-    differentiation. Other threads, and what activation checkpointing computes again outside of the
-    block, are not affected: the environment variable ILM_PLUGINS_BACKEND forces one in a whole
-    process.
+    Whatever is forced, the reference takes empty inputs, inputs whose finest groups have a single
+    value, and all that records or transforms the computation: torch.compile, torch.export, ONNX,
+    TorchScript, torch.func, forward-mode differentiation. Other threads, and what activation
+    checkpointing computes again outside of the block, are not affected: the environment variable
+    ILM_PLUGINS_BACKEND forces one in a whole process.
 
     Raises:
         ValueError: the name is unknown.
@@ -61,8 +61,8 @@ def use_backend(name: str) -> Iterator[None]:
         _backend.reset(token)
 
 
-def kernels_for(x: Tensor) -> Kernels | None:
-    """The module whose kernels take x; None where the reference does.
+def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:
+    """The module whose kernels take x with that many groups; None where the reference does.
 
     Raises:
         RuntimeError: "triton" is forced where it cannot run.
@@ -70,7 +70,9 @@ def kernels_for(x: Tensor) -> Kernels | None:
     if is_traced(x):
         return None
     name = _backend.get(_default)
-    if name == "reference" or x.numel() == 0 or x.is_meta:
+    # Of a value standardized by itself the kernels would leave rounding, times 1 / sqrt(eps).
+    has_several = x.numel() > x.shape[0] * num_groups
+    if name == "reference" or not has_several or x.is_meta:
         return None
     if name == "native":
         return native_kernels

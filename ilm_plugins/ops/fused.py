@@ -59,7 +59,7 @@ def adaptive_norm(
         by_hand: ``rescale`` and its derivative by hand, which autograd finds otherwise.
         network: a function that says what ``rescale`` is, for kernels that compute it themselves.
     """
-    kernels = kernels_for(x)
+    kernels = kernels_for(x, num_groups)
     if kernels is None:
         return reference.adaptive_norm(x, num_groups, eps, rescale, *tensors)
     network = kernels.runnable(network, x, num_groups)

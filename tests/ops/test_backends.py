@@ -225,6 +225,19 @@ def test_a_single_channel_is_no_channels_last_map():
     assert (y - exact).abs().max() < 5e-3
 
 
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("shape", [(3, 64), (3, 64, 1, 1), (3, 64, 1, 1, 1)], ids=str)
+def test_a_single_value_standardized_by_itself_leaves_beta_alone(shape, backend):
+    """Whatever its size: the rounding of 1000 / sqrt(eps) would be larger than most betas."""
+    x = (1000 + inputs(*shape, dtype=torch.float32)).requires_grad_()
+    layer = NORMS["ILMIN"](64)
+    with use_backend(backend):
+        assert torch.equal(layer(x).flatten(1), layer.rescaling(x)[1])
+    with use_backend(backend):
+        NORMS["ILMIN"](64, init="identity")(x).backward(inputs(*shape, dtype=torch.float32))
+    assert not x.grad.any()
+
+
 @pytest.mark.parametrize("name", NORMS)
 def test_same_seed_same_bits(name):
     layer = NORMS[name](64)
