@@ -12,6 +12,7 @@ from .base import (
     Projection,
     check_choice,
     check_divides,
+    check_dtype,
     check_eps,
     check_positive,
 )
@@ -58,6 +59,7 @@ class AutoencoderNorm(AdaptiveNorm):
             hidden = max(2, num_key_groups // 16)
         check_positive(name, "hidden", hidden)
         check_eps(name, eps)
+        check_dtype(name, dtype)
         super().__init__(num_groups, num_channels, eps, device=device, dtype=dtype)
         self.num_key_groups = num_key_groups
         self.hidden = hidden

@@ -212,13 +212,34 @@ def check_positive(layer: str, option: str, value: int) -> None:
 
 
 def check_eps(layer: str, eps: float) -> None:
-    """Raise OptionError unless ``eps`` is above 0 and 1 at most."""
-    if not isinstance(eps, numbers.Real) or not 0 < eps <= 1:
+    """Raise OptionError unless ``eps`` is above 0, in float32 too, and 1 at most."""
+    if not is_number(eps) or not torch.finfo(torch.float32).tiny <= eps <= 1:
         raise OptionError(
-            f"{layer}: eps={eps!r} is not a number above 0, and 1 at most; "
+            f"{layer}: eps={eps!r} is not a number above 0 in float32, and 1 at most; "
             "set what is added to the variance, 1e-5 by default"
         )
 
 
+def check_flag(layer: str, option: str, value: bool) -> None:
+    """Raise OptionError unless ``value`` is a bool: a string would pass for True."""
+    if not isinstance(value, bool):
+        raise OptionError(f"{layer}: {option}={value!r} is unknown; set it to one of True, False")
+
+
+def check_dtype(layer: str, dtype: torch.dtype | None) -> None:
+    """Raise OptionError unless ``dtype`` is None or one of floating point numbers."""
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        return
+    raise OptionError(
+        f"{layer}: dtype={dtype!r} is not a floating point torch.dtype; "
+        "set one, for example torch.float32"
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a real number; True and False, which Python counts as such, are not."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return isinstance(value, numbers.Integral) and is_number(value)

@@ -4,7 +4,15 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Mixture, cast, moments
-from .base import ACTIVATIONS, Projection, check_choice, check_divides, check_positive, project
+from .base import (
+    ACTIVATIONS,
+    Projection,
+    check_choice,
+    check_divides,
+    check_flag,
+    check_positive,
+    project,
+)
 from .statistics import MixtureNorm, weighted_sum
 
 
@@ -73,6 +81,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         check_choice(name, "ratio_net", ratio_net, ("conv", "no_conv", "mlp"))
         check_choice(name, "activation", activation, ("tanh", "relu"))
         check_positive(name, "expansion", expansion)
+        check_flag(name, "shared_affine", shared_affine)
         if ratio_net != "no_conv":
             check_divides(name, num_channels, "reduction", reduction)
         super().__init__(num_channels, eps, momentum, normalizers, num_groups, device, dtype)

@@ -1,6 +1,5 @@
 """The pool of normalizers that EN and SN mix, and the running statistics of the batch's one."""
 
-import numbers
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import add
@@ -14,8 +13,10 @@ from .base import (
     OptionError,
     check_choice,
     check_divides,
+    check_dtype,
     check_eps,
     check_positive,
+    is_number,
 )
 
 NORMALIZERS = ("IN", "LN", "BN", "GN")
@@ -68,7 +69,8 @@ class MixtureNorm(AdaptiveNorm):
             )
         check_positive(name, "num_channels", num_channels)
         check_eps(name, eps)
-        if not isinstance(momentum, numbers.Real) or not 0 <= momentum <= 1:
+        check_dtype(name, dtype)
+        if not is_number(momentum) or not 0 <= momentum <= 1:
             raise OptionError(
                 f"{name}: momentum={momentum!r} is not between 0 and 1; "
                 "set the weight of the newest batch in the running statistics, 0.1 by default"
