@@ -122,6 +122,15 @@ def reloaded(scripted):
     return torch.jit.load(file)
 
 
+@every_layer
+def test_exported_for_any_batch_and_size(name):
+    layer = build(name)
+    example, *others = (inputs(*shape, dtype=torch.float32) for shape in SHAPES)
+    run = by_export(copy.deepcopy(layer), example)
+    for x in (example, *others):
+        torch.testing.assert_close(run(x), in_float64(layer, x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("record", [by_export, by_trace], ids=["export", "trace"])
 @pytest.mark.parametrize("name", ["EN", "SN"])
 def test_what_is_recorded_in_training_mode_goes_on_training(name, record):
