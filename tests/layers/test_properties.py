@@ -83,6 +83,8 @@ LAYOUTS = {
     "every other": lambda x: x.repeat_interleave(2, -1)[..., ::2],
     "a part": lambda x: torch.cat((x, x), 1)[:, : x.shape[1]],
 }
+#: Not "triton": its interpreter, which needs a process of its own, takes seconds for an example, so
+#: tests/ops/test_triton_kernels.py compares these kernels with the reference on chosen cases.
 backends = st.sampled_from(["native", "reference"])
 channel_counts = st.sampled_from([1, 4, 6, 12])
 layouts = st.sampled_from(sorted(LAYOUTS)).map(LAYOUTS.get)
