@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+from functools import partial
 
 import torch
 
@@ -26,8 +27,7 @@ def report() -> str:
         f"torchvision  {_version('torchvision')}",
         f"triton       {_version('triton')}",
         f"backend      {os.environ.get(VARIABLE) or 'auto'}",
-        f"detectron2   {_detectron2()}",
-        *(f"{package:12} {_openmmlab(package)}" for package in OPENMMLAB),
+        *(f"{package:12} {_framework(package)}" for package in ("detectron2", *OPENMMLAB)),
     ]
     return "\n".join(lines)
 
@@ -39,24 +39,33 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _detectron2() -> str:
-    if not installed("detectron2"):
-        return "not installed"
-    get_norm = importlib.import_module("detectron2.layers").get_norm
-    keys = [key for key, layer in NORMS.items() if type(get_norm(key, 64)) is layer]
-    version = importlib.import_module("detectron2").__version__
-    return f"{version}, NORM in get_norm: {', '.join(keys)}"
-
-
-def _openmmlab(package: str) -> str:
+def _framework(package: str) -> str:
     if not installed(package):
         return "not installed"
+    found = []
     try:
-        version = importlib.import_module(package).__version__
-    except ImportError as error:
-        return f"cannot be imported: {' '.join(str(error).split())}"
-    if package != "mmcv":
-        return version
-    build = importlib.import_module("mmcv.cnn").build_norm_layer
-    keys = [key for key, layer in NORMS.items() if type(build({"type": key}, 64)[1]) is layer]
-    return f"{version}, type in norm_cfg: {', '.join(keys)}"
+        found.append(importlib.import_module(package).__version__)
+        if package in KEYS:
+            words, module, build = KEYS[package]
+            build = partial(build, importlib.import_module(module))
+            keys = [key for key, layer in NORMS.items() if type(build(key)) is layer]
+            found.append(f"{words}: {', '.join(keys)}")
+    except Exception as error:  # packages that do not fit each other raise what they like
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        found.append(f"cannot be used: {reason}")
+    return ", ".join(found)
+
+
+#: Package -> in what it knows our keys, in words; the module that has it; the layer of a key.
+KEYS = {
+    "detectron2": (
+        "NORM in get_norm",
+        "detectron2.layers",
+        lambda layers, key: layers.get_norm(key, 64),
+    ),
+    "mmcv": (
+        "type in norm_cfg",
+        "mmcv.cnn",
+        lambda bricks, key: bricks.build_norm_layer({"type": key}, 64)[1],
+    ),
+}
