@@ -1,5 +1,8 @@
 """Layers of one's own under a key."""
 
+import subprocess
+import sys
+
 import pytest
 from torch import nn
 
@@ -42,6 +45,48 @@ def test_mmcv_finds_it_once_registered():
         assert type(bricks.build_norm_layer({"type": "OwnNorm"}, 8)[1]) is OwnNorm
     finally:
         MODELS.module_dict.pop("OwnNorm", None)
+
+
+A_KEY_OF_THE_FRAMEWORKS = """
+import warnings
+from torch import nn
+import ilm_plugins
+
+class OwnNorm(nn.GroupNorm):
+    def __init__(self, num_channels, eps=1e-5):
+        super().__init__(1, num_channels, eps)
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    {steps}
+    ilm_plugins.register("OwnNorm", OwnNorm)
+caught = [str(w.message) for w in caught if "ilm_plugins" in str(w.message)]
+assert len(caught) == 1 and {words!r} in caught[0], caught
+found = {build}
+assert isinstance(found, nn.modules.batchnorm._BatchNorm), found
+"""
+BEFORE_AND_AFTER = pytest.mark.parametrize("order", [1, -1], ids=["before", "after"])
+
+
+def check_that_theirs_stays(steps, words, build):
+    code = A_KEY_OF_THE_FRAMEWORKS.format(steps="; ".join(steps), words=words, build=build)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@BEFORE_AND_AFTER
+def test_a_key_of_detectron2s_stays_theirs_whatever_is_first(order):
+    pytest.importorskip("detectron2", reason="needs detectron2")
+    steps = ["ilm_plugins.register('BN', OwnNorm)", "import detectron2.layers"][::order]
+    check_that_theirs_stays(steps, "knows BN already", "detectron2.layers.get_norm('BN', 8)")
+
+
+@BEFORE_AND_AFTER
+def test_a_key_of_mmcvs_stays_theirs_whatever_is_first(order):
+    pytest.importorskip("mmcv", reason="needs OpenMMLab")
+    steps = ["ilm_plugins.register('BN', OwnNorm)", "import mmcv.cnn"][::order]
+    build = "mmcv.cnn.build_norm_layer({'type': 'BN'}, 8)[1]"
+    check_that_theirs_stays(steps, "has BN (torch.nn.modules.batchnorm.BatchNorm2d)", build)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import itertools
 import re
 import sys
 import warnings
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -32,8 +33,8 @@ def arm() -> None:
     it is called. A key that detectron2's ``get_norm`` resolves already, because it or another
     package took it, stays theirs, with a warning.
     """
-    wrapt.register_post_import_hook(_wrap_get_norm, DEFINED_IN)
-    wrapt.register_post_import_hook(_wrap_retinanet_head, RETINANET)
+    wrapt.register_post_import_hook(_arm_get_norm, DEFINED_IN)
+    wrapt.register_post_import_hook(_arm_retinanet_head, RETINANET)
 
 
 def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
@@ -46,41 +47,41 @@ def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
     Raises:
         OptionError: the key is ours, but what follows is no list of ``option=literal``.
     """
-    match = re.fullmatch(r"\s*(\w+)\s*(\(.*)?", norm, re.DOTALL)
-    if match is None or match[1] not in NORMS:
+    key = _key(norm)
+    if key is None:
         return None
-    if match[2] is None:
-        return match[1], {}
+    if norm.strip() == key:
+        return key, {}
     try:
         call = ast.parse(norm.strip(), mode="eval").body
         plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
         options = {k.arg: ast.literal_eval(k.value) for k in call.keywords} if plain else {}
         if not plain or None in options or len(options) < len(call.keywords):
             raise SyntaxError
-        return match[1], options
+        return key, options
     except (SyntaxError, ValueError):
         raise OptionError(
             f"NORM {norm!r} cannot be read; write options by name, with literal values, "
-            f'such as "{match[1]}(eps=1e-3)"'
+            f'such as "{key}(eps=1e-3)"'
         ) from None
 
 
-def _once(hook):
-    """Run a post-import hook once a module, even if this package is reloaded."""
-
-    @functools.wraps(hook)
-    def run(module: ModuleType) -> None:
-        if not getattr(module, "_ilm_plugins_armed", False):
-            module._ilm_plugins_armed = True
-            hook(module)
-
-    return run
+def _key(norm: str) -> str | None:
+    """The key of ours that a NORM string begins with, as it is or with what may be options."""
+    match = re.match(r"\s*(\w+)(?![^\s()\[\]{}:=,;])", norm)
+    return match[1] if match and match[1] in NORMS else None
 
 
-@_once
-def _wrap_get_norm(module: ModuleType) -> None:
-    original = module.get_norm
-    taken = [key for key in NORMS if _resolves(original, key)]
+def _arm_get_norm(module: ModuleType) -> None:
+    """Wrap ``get_norm`` once, and at each call find out which of the keys are theirs."""
+    if not hasattr(module, "_ilm_plugins_get_norm"):
+        _wrap_get_norm(module)
+    get_norm = module._ilm_plugins_get_norm
+    # This package may have been imported anew, with classes of its own.
+    get_norm.build = _build
+    new = {key: _resolves(get_norm.__wrapped__, key) for key in NORMS if key not in get_norm.theirs}
+    get_norm.theirs |= new
+    taken = [key for key, theirs in new.items() if theirs]
     if taken:
         warnings.warn(
             f"detectron2's get_norm knows {', '.join(taken)} already; that meaning is kept, and "
@@ -88,22 +89,32 @@ def _wrap_get_norm(module: ModuleType) -> None:
             stacklevel=2,
         )
 
+
+def _wrap_get_norm(module: ModuleType) -> None:
+    original = module.get_norm
+
     @functools.wraps(original)
     def get_norm(norm, out_channels):
-        parsed = parse_norm(norm) if isinstance(norm, str) else None
-        if parsed is None or parsed[0] in taken:
-            return original(norm, out_channels)
-        key, options = parsed
-        try:
-            return NORMS[key](out_channels, **options)
-        except (OptionError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise OptionError(f"NORM {norm!r} for {out_channels} channels: {reason}") from error
+        return get_norm.build(original, get_norm.theirs, norm, out_channels)
 
+    get_norm.theirs = {}
+    module._ilm_plugins_get_norm = get_norm
     for holder in list(sys.modules.values()):
         for name, value in list(getattr(holder, "__dict__", {}).items()):
             if value is original:
                 setattr(holder, name, get_norm)
+
+
+def _build(original, theirs: Mapping[str, bool], norm, out_channels: int):
+    key = _key(norm) if isinstance(norm, str) else None
+    if key is None or theirs.get(key):
+        return original(norm, out_channels)
+    _, options = parse_norm(norm)
+    try:
+        return NORMS[key](out_channels, **options)
+    except (OptionError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise OptionError(f"NORM {norm!r} for {out_channels} channels: {reason}") from error
 
 
 def _resolves(get_norm, key: str) -> bool:
@@ -114,31 +125,37 @@ def _resolves(get_norm, key: str) -> bool:
     return True
 
 
-@_once
-def _wrap_retinanet_head(module: ModuleType) -> None:
-    @wrapt.patch_function_wrapper(module, "RetinaNetHead.__init__")
-    def init(wrapped, head, args, kwargs):
-        get_norm, calls = module.get_norm, itertools.count()
+def _arm_retinanet_head(module: ModuleType) -> None:
+    if not hasattr(module, "_ilm_plugins_build_head"):
+        name = "RetinaNetHead.__init__"
+        wrapt.wrap_function_wrapper(
+            module, name, lambda *call: module._ilm_plugins_build_head(module, *call)
+        )
+    module._ilm_plugins_build_head = _build_head
 
-        def lenient(norm, channels):
-            try:
-                return get_norm(norm, channels)
-            except OptionError:
-                # The head first tries the norm on 32 channels, whatever its own width.
-                if next(calls) == 0 and channels == 32:
-                    return None
-                raise
 
-        module.get_norm = lenient
+def _build_head(module: ModuleType, wrapped, head: nn.Module, args, kwargs) -> None:
+    get_norm, calls = module.get_norm, itertools.count()
+
+    def lenient(norm, channels):
         try:
-            wrapped(*args, **kwargs)
-        finally:
-            module.get_norm = get_norm
-        for subnet in (head.cls_subnet, head.bbox_subnet):
-            for name, layer in list(subnet.named_children()):
-                if isinstance(layer, MixtureNorm) and layer.running_mean is not None:
-                    subnet.register_module(name, PerLevelNorm(layer, head._num_features))
-        head.register_forward_pre_hook(_restart_levels)
+            return get_norm(norm, channels)
+        except OptionError:
+            # The head first tries the norm on 32 channels, whatever its own width.
+            if next(calls) == 0 and channels == 32:
+                return None
+            raise
+
+    module.get_norm = lenient
+    try:
+        wrapped(*args, **kwargs)
+    finally:
+        module.get_norm = get_norm
+    for subnet in (head.cls_subnet, head.bbox_subnet):
+        for name, layer in list(subnet.named_children()):
+            if isinstance(layer, MixtureNorm) and layer.running_mean is not None:
+                subnet.register_module(name, PerLevelNorm(layer, head._num_features))
+    head.register_forward_pre_hook(_restart_levels)
 
 
 def _restart_levels(head: nn.Module, _inputs) -> None:

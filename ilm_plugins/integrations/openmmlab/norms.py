@@ -4,6 +4,7 @@ mmcv 1.x looks a type up in its own ``NORM_LAYERS``, mmcv 2.x in MMEngine's ``MO
 the keys as soon as it is imported, and neither is imported here.
 """
 
+import functools
 import warnings
 from collections.abc import Mapping
 from types import ModuleType
@@ -16,6 +17,10 @@ from ...layers.statistics import MixtureNorm
 #: Module that defines a registry of norms -> the registry's name there.
 REGISTRIES = {"mmengine.registry.root": "MODELS", "mmcv.cnn.bricks.registry": "NORM_LAYERS"}
 
+#: Module of mmcv's that registers norms, and their keys, which it wants to find free.
+MMCVS_NORMS = "mmcv.cnn.bricks.norm"
+MMCVS_KEYS = {"BN", "BN1d", "BN2d", "BN3d", "SyncBN", "GN", "LN", "IN", "IN1d", "IN2d", "IN3d"}
+
 #: Modules that define the BaseModule from which backbones derive.
 BASE_MODULES = ("mmengine.model.base_module", "mmcv.runner.base_module")
 
@@ -26,9 +31,18 @@ def arm() -> None:
     Works whether OpenMMLab's packages were imported before, are imported later, or never.
     """
     for module, name in REGISTRIES.items():
-        wrapt.register_post_import_hook(lambda m, name=name: register(getattr(m, name)), module)
+        wrapt.register_post_import_hook(lambda m, name=name: _fill(getattr(m, name)), module)
+    wrapt.register_post_import_hook(_fill_with_all, MMCVS_NORMS)
     for module in BASE_MODULES:
         wrapt.register_post_import_hook(_obey_norm_eval, module)
+
+
+def _fill(registry) -> None:
+    register(registry, classes={key: of for key, of in NORMS.items() if key not in MMCVS_KEYS})
+
+
+def _fill_with_all(module: ModuleType) -> None:
+    register(getattr(module, "MODELS", None) or module.NORM_LAYERS)
 
 
 def register(registry, force: bool = False, classes: Mapping[str, type] = NORMS) -> None:
@@ -49,12 +63,16 @@ def register(registry, force: bool = False, classes: Mapping[str, type] = NORMS)
         else:
             taken.append(f"{key} ({_path(present)})")
     if taken:
-        warnings.warn(
+        _warn_once(
             f"{registry.name} has {', '.join(taken)} already, which stays; to have ilm_plugins' "
             "instead, call ilm_plugins.integrations.openmmlab.norms.register(registry, "
-            "force=True), or give the class itself as the type",
-            stacklevel=2,
+            "force=True), or give the class itself as the type"
         )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
 
 
 def _path(cls: type) -> str:
@@ -66,9 +84,8 @@ def _obey_norm_eval(module: ModuleType) -> None:
 
     Backbones do so by a loop over BatchNorm alone, after a call of ``BaseModule.train``.
     """
-    if getattr(module.BaseModule.train, "_ilm_plugins", False):
-        return
-    original = module.BaseModule.train
+    # This package may have been imported anew, with classes of its own.
+    original = getattr(module.BaseModule.train, "_ilm_plugins_original", module.BaseModule.train)
 
     def train(self, mode: bool = True):
         result = original(self, mode)
@@ -78,5 +95,5 @@ def _obey_norm_eval(module: ModuleType) -> None:
                     layer.eval()
         return result
 
-    train._ilm_plugins = True
+    train._ilm_plugins_original = original
     module.BaseModule.train = train

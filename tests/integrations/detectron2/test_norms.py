@@ -83,6 +83,30 @@ def test_reloading_changes_nothing():
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
+def test_imported_anew_its_new_classes_are_built():
+    code = """
+    import sys
+    import detectron2.modeling
+    import ilm_plugins
+    from detectron2.layers import ShapeSpec, get_norm
+    from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+
+    for name in [n for n in sys.modules if n.split(".")[0] == "ilm_plugins"]:
+        del sys.modules[name]
+    before = ilm_plugins.ExemplarNorm
+    import ilm_plugins
+    from ilm_plugins.integrations.detectron2.norms import PerLevelNorm
+
+    assert type(get_norm("EN", 64)) is ilm_plugins.ExemplarNorm is not before
+    features = [ShapeSpec(channels=64)] * 3
+    head = RetinaNetHead(
+        input_shape=features, num_classes=4, num_anchors=3, conv_dims=[64], norm="EN(reduction=64)"
+    )
+    assert type(head.cls_subnet[1]) is PerLevelNorm
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
 def test_a_key_that_another_package_took_stays_theirs_with_a_warning():
     code = """
     import warnings
@@ -288,6 +312,13 @@ def test_lazy_config(norm, layer):
         ("EN(eps=1e-3)(reduction=8)", ["by name"]),
         ("EN(eps=1e-3, eps=1e-4)", ["literal"]),
         ("EN(dtype='float16')", ["EN(dtype='float16')", "64 channels", "dtype"]),
+        ("EN)", ["'EN)'", "by name", "literal"]),
+        ("EN[reduction=16]", ["EN[reduction=16]", 'such as "EN(eps=1e-3)"']),
+        (" EN reduction=16", [" EN reduction=16", "by name"]),
+        ("EN{'reduction': 16}", ["by name"]),
+        ("ILMGN:8", ["ILMGN:8", 'such as "ILMGN(eps=1e-3)"']),
+        ("SN=8", ["SN=8", "by name"]),
+        ("SN, eps=1e-3", ["by name"]),
         ("ILMGN(num_channels=3)", ["ILMGN(num_channels=3)", "num_channels"]),
         ("ILMGN(group_count=3)", ["unknown option 'group_count'", "key_group_size"]),
         ("ILMGN(num_groups=24)", ["num_groups=24", "64", "num_groups=16"]),
@@ -309,7 +340,7 @@ def test_what_is_not_ours_is_untouched():
     assert type(get_norm("GN", 64)) is nn.GroupNorm
     assert type(get_norm("BN", 64)) is type(original("BN", 64))
     assert get_norm(lambda channels: ("mine", channels), 8) == ("mine", 8)
-    for unknown in ("XN", "EN-2", "ILM GN", "en", "GN(32)"):
+    for unknown in ("XN", "EN-2", "EN.b", "EN_b", "SN+GN", "ILM GN", "en", "GN(32)"):
         with pytest.raises(KeyError) as ours:
             get_norm(unknown, 64)
         with pytest.raises(KeyError) as theirs:

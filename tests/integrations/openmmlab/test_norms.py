@@ -69,6 +69,30 @@ def test_registering_again_changes_nothing():
     assert MODELS.module_dict == before
 
 
+def test_imported_anew_its_new_classes_are_built():
+    code = """
+    import sys
+    import mmcv.cnn, mmengine.runner
+    import ilm_plugins
+
+    for name in [n for n in sys.modules if n.split(".")[0] == "ilm_plugins"]:
+        del sys.modules[name]
+    before = ilm_plugins.ExemplarNorm
+    import ilm_plugins
+
+    class Backbone(mmengine.model.BaseModule):
+        norm_eval = True
+
+        def __init__(self):
+            super().__init__()
+            self.norm = mmcv.cnn.build_norm_layer({"type": "EN"}, 64)[1]
+
+    norm = Backbone().train().norm
+    assert type(norm) is ilm_plugins.ExemplarNorm is not before and not norm.training
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
 def test_a_key_that_another_package_took_stays_theirs_unless_forced():
     registry, theirs = Registry("norms"), type("TheirSN", (nn.Module,), {})
     registry.register_module(name="SN", module=theirs)
