@@ -71,7 +71,7 @@ Reading = Callable[[nn.Module, Tensor], Mapping[str, Tensor]]
 
 
 def read_ratios(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """EN's ratios, (N, K); or SN's of means and of variances."""
+    """EN's ratios, (N, K); or SN's of means and of variances, (N, K) each."""
     if isinstance(layer, ExemplarNorm):
         return {"": layer.ratios(x)}
     mean, var = layer.ratios().unsqueeze(1).expand(-1, len(x), -1)
