@@ -157,7 +157,7 @@ def _by_image(
     title = f"Images whose ratios are farthest from the mean\n{subject}"
     plots.save(plots.strips(layers, shown, list(panels), title), folder / "ratios_by_image.png")
 
-    deviation = features.std(0, correction=0).nan_to_num().mean().item()
+    deviation = np.nanstd(features.numpy(), 0).mean()
     lines = [f"standard deviation between images, mean over layers: {deviation:.4f}"]
     if images.labels is not None:
         lines.append(_by_class(folder, ratios, panels, features, images, subject))

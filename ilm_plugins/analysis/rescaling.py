@@ -30,7 +30,8 @@ def write_rescaling(
     ==============================  ==============================================================
     rescaling_by_layer .csv .png    distribution over images and key groups
     rescaling_by_group .csv         distribution of omega - B_omega and beta - B_beta over images
-    rescaling_by_class .csv .png    how far the mean move of a class is
+    rescaling_by_class .csv .png    the same over the images and key groups of a class, in the table
+                                    alone; and how far its mean move is
     rescaling_by_image .csv         how far an image moves each layer
     rescaling_ranking .csv .png     images by that, mean over layers: the farthest first
     summary.txt                     what is returned
@@ -50,7 +51,7 @@ def write_rescaling(
     moves = {p: {name: v - v.nanmean(0) for name, v in of.items()} for p, of in added.items()}
     _by_layer(folder, added, moves, subject)
     if images.labels is not None:
-        _by_class(folder, moves, images, subject)
+        _by_class(folder, added, moves, images, subject)
     far = {p: torch.stack([rms(v) for v in of.values()], 1) for p, of in moves.items()}
     lines = _summary(added, moves, subject) + _ranking(folder, far, list(layers), images, subject)
     return write_summary(folder, lines)
@@ -66,6 +67,8 @@ STATISTICS = ("mean", "std", *plots.QUANTILE_NAMES)
 
 def _statistics(values: Tensor) -> tuple[float, ...]:
     present = values[~values.isnan()].double().numpy()
+    if not len(present):
+        return (np.nan,) * len(STATISTICS)
     quantiles = np.quantile(present, plots.QUANTILES)
     return tuple(map(float, (present.mean(), present.std(), *quantiles)))
 
@@ -104,7 +107,7 @@ def _by_layer(folder: Path, added: Moves, moves: Moves, subject: str) -> None:
     plots.save(fig, folder / "rescaling_by_layer.png")
 
 
-def _by_class(folder: Path, moves: Moves, images: Images, subject: str) -> None:
+def _by_class(folder: Path, added: Moves, moves: Moves, images: Images, subject: str) -> None:
     labels = torch.tensor(images.labels)
     classes = labels.unique().tolist()
     rows, panels = [], {}
@@ -114,11 +117,18 @@ def _by_class(folder: Path, moves: Moves, images: Images, subject: str) -> None:
             means = torch.stack([values[labels == i].nanmean(0) for i in classes])
             columns.append(rms(means))
             rows += [
-                (name, images.classes[i], parameter, far)
+                (
+                    name,
+                    images.classes[i],
+                    parameter,
+                    far,
+                    *_statistics(added[parameter][name][labels == i]),
+                )
                 for i, far in zip(classes, columns[-1].tolist(), strict=True)
             ]
         panels[SYMBOLS[parameter]] = np.ma.masked_invalid(torch.stack(columns, 1).numpy())
-    write_csv(folder / "rescaling_by_class.csv", ("layer", "class", "parameter", "rms"), rows)
+    header = ("layer", "class", "parameter", "rms", *STATISTICS)
+    write_csv(folder / "rescaling_by_class.csv", header, rows)
     fig = plots.heat_maps(
         list(moves["omega"]),
         [images.classes[i] for i in classes],
@@ -159,7 +169,9 @@ def _ranking(
     rows, shown, lines = [], {}, []
     for parameter, of_layers in far.items():
         scores = of_layers.nanmean(1)
+        # An image of which nothing reached any layer has no place among them.
         order = scores.nan_to_num(-1).argsort(descending=True).tolist()
+        order = [i for i in order if not scores[i].isnan()]
         for rank, i in enumerate(order, 1):
             most = layers[of_layers[i].nan_to_num(-1).argmax()]
             rows.append((parameter, rank, *named[i], scores[i].item(), most))

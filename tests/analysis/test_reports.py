@@ -107,8 +107,11 @@ def test_layers_with_other_normalizers_and_missing_images(tmp_path):
     found = ratios(6, 2)
     found["stage.2.norm"] = Ratios(("GN", "BN"), torch.rand(6, 2).double().softmax(1))
     found["stage.0.norm"].values[0] = torch.nan
-    write_ratios(tmp_path, found, images(6), "a model")
+    text = write_ratios(tmp_path, found, images(6), "a model")
     check_pictures(tmp_path, *(f"ratios_{what}" for what in WRITTEN))
+    seen = [found["stage.0.norm"].values[1:], *(r.values for r in list(found.values())[1:])]
+    deviation = torch.cat([values.std(0, correction=0) for values in seen]).mean()
+    assert f"between images, mean over layers: {deviation:.4f}" in text
     assert table(tmp_path / "ratios_by_image.csv")[0]["stage.0.norm/IN"] == ""
     (row,) = (
         r
@@ -208,7 +211,35 @@ def test_rescaling(tmp_path):
     (row,) = (r for r in rows if list(r.values())[:3] == ["stage.1.norm", "class 0", "omega"])
     expected = moves[1][::2].mean(0).square().mean().sqrt().item()
     assert float(row["rms"]) == pytest.approx(expected, abs=1e-5)
+    of_class = layers["stage.1.norm"].omega[::2]
+    assert float(row["mean"]) == pytest.approx(of_class.mean().item(), abs=1e-5)
+    assert float(row["std"]) == pytest.approx(of_class.std(correction=0).item(), abs=1e-5)
+    assert float(row["q50"]) == pytest.approx(np.median(of_class), abs=1e-5)
     assert len(table(tmp_path / "rescaling_by_group.csv")) == 2 * (2 + 4)
+
+
+def test_images_of_which_nothing_reached_a_layer_have_no_rank(tmp_path, monkeypatch):
+    layers = {"norm": Rescaling(torch.randn(6, 2), torch.randn(6, 2))}
+    for values in (layers["norm"].omega, layers["norm"].beta):
+        values[1::2] = torch.nan  # those of a class
+    drawn = {}
+    draw = plots.thumbnails
+    monkeypatch.setattr(
+        plots, "thumbnails", lambda rows, title: (drawn.update(rows), draw(rows, title))[1]
+    )
+    write_rescaling(tmp_path, layers, images(6), "a model")
+    ranking = table(tmp_path / "rescaling_ranking.csv")
+    assert [row["rank"] for row in ranking] == ["1", "2", "3"] * 2
+    assert {row["image"] for row in ranking} == {"0.png", "2.png", "4.png"}
+    for row in drawn.values():
+        assert len(row) == 3 and not any("nan" in caption for caption, _ in row)
+    assert table(tmp_path / "rescaling_by_image.csv")[1]["norm/omega"] == ""
+    of_class = {
+        row["class"]: row
+        for row in table(tmp_path / "rescaling_by_class.csv")
+        if row["parameter"] == "beta"
+    }
+    assert of_class["class 0"]["mean"] and not of_class["class 1"]["mean"]
 
 
 def test_rescaling_without_classes(tmp_path):
