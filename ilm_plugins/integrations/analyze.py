@@ -212,14 +212,21 @@ def load_subject(args: argparse.Namespace) -> Subject:
     given = [option for option, value in of_model.items() if value is not None]
     if given:
         raise UserError(f"{given[0]} with --config-file: the config says it; leave it out")
-    model = convert.build_model(args.config_file, args.opts)
     framework, of_config = convert.config_args(args.config_file, args.opts)
     of_config.device = args.device
     if framework == "mmengine":
         from .openmmlab import analyze
     else:
         from .detectron2 import analyze
-    return analyze.load(of_config, model)
+    try:
+        return analyze.load(of_config)
+    except (UserError, OptionError):
+        raise
+    except Exception as error:  # models raise what they like
+        raise UserError(
+            f"the model of {args.config_file} cannot be built: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; mend the config, or --opts"
+        ) from error
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike) -> None:

@@ -10,25 +10,30 @@ import torch
 from detectron2.config import CfgNode, instantiate
 from detectron2.data import transforms as T
 from omegaconf import OmegaConf
-from torch import nn
 
 from ..subject import Subject
 from . import train
 
 
-def load(args: argparse.Namespace, model: nn.Module) -> Subject:
-    """A config's model, with the resizing of its evaluation.
+def load(args: argparse.Namespace) -> Subject:
+    """A config's model, untrained, with the resizing of its evaluation.
 
     Args:
         args: as of :func:`ilm_plugins.integrations.training.parser`, and ``device``.
-        model: that of :func:`.train.build_model`.
+
+    Raises:
+        UserError: the config cannot be read, or names an unknown norm.
     """
+    # Once: a LazyConfig may register data sets, which works once a process.
     cfg = train.load_config(args)
     if isinstance(cfg, CfgNode):
+        model = train.Trainer.build_model(cfg)
         side, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
         augmentations = [T.ResizeShortestEdge([side, side], longest)] if side else []
         order = cfg.INPUT.FORMAT
     else:
+        with train.naming_norms(cfg):
+            model = instantiate(cfg.model)
         mapper = OmegaConf.select(cfg, "dataloader.test.mapper") or {}
         augmentations = [instantiate(a) for a in mapper.get("augmentations", ())]
         order = mapper.get("image_format", "BGR")

@@ -21,18 +21,18 @@ from ..training import UserError
 from . import train
 
 
-def load(args: argparse.Namespace, model: nn.Module) -> Subject:
-    """A config's model, with the pipeline of its ``test_dataloader``.
+def load(args: argparse.Namespace) -> Subject:
+    """A config's model, untrained, with the pipeline of its ``test_dataloader``.
 
     Args:
         args: as of :func:`ilm_plugins.integrations.training.parser`, and ``device``.
-        model: that of :func:`.train.build_model`.
 
     Raises:
-        UserError: the config has no pipeline for testing.
+        UserError: the config cannot be read, or has no model, or no pipeline for testing.
     """
     cfg = train.load_config(args)
-    name, model = Path(args.config_file).stem, revert_sync_batchnorm(model).to(args.device)
+    model = revert_sync_batchnorm(train.build_model(args)).to(args.device)
+    name = Path(args.config_file).stem
     loader = cfg.get("test_dataloader") or {}
     dataset = loader.get("dataset") or {}
     batch_size = loader.get("batch_size", 1)

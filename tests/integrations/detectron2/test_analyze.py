@@ -9,6 +9,8 @@ import torch
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 
+from detectron2.data import DatasetCatalog
+
 from ilm_plugins.checkpoints import read, write
 from ilm_plugins.integrations import analyze, convert, training
 from runs import LAZY, SHAPES, SMALL
@@ -99,12 +101,13 @@ def test_proposals_of_an_image_have_their_mean(root, datasets, trained, tmp_path
 
 def test_a_lazy_config(datasets, tmp_path, capsys):
     config = tmp_path / "lazy.py"
-    config.write_text(LAZY + WITH_SN)
+    config.write_text(LAZY.replace('f"mine_{id(train)}"', "'mine_once'") + WITH_SN)
     argv = ["--config-file", str(config), "--num-gpus", "0", "--ratios-interval", "2"]
     assert training.main([*argv, f"train.output_dir={tmp_path / 'out'}"]) == 0
     ((iteration, scalars),) = ratios(tmp_path / "out").items()
     assert iteration == 1 and "ratios/backbone.fpn_output3.norm.var/LN" in scalars
     checkpoint = tmp_path / "out" / "model_final.pth"
+    DatasetCatalog.remove("mine_once")  # as in a new process
     argv = ["ratios", images(datasets), "--config-file", str(config), "--checkpoint"]
     assert analyze.main([*argv, str(checkpoint), "--output", str(tmp_path / "a")]) == 0
     printed = capsys.readouterr().out
