@@ -20,7 +20,7 @@ from ..training import UserError
 #: What of a config leaves a recipe as it is.
 PLACES = re.compile(
     r"OUTPUT_DIR|SEED|VERSION|DATALOADER\.NUM_WORKERS|MODEL\.DEVICE|VIS_PERIOD"
-    r"|SOLVER\.(MAX_ITER|STEPS|CHECKPOINT_PERIOD)|TEST\.EVAL_PERIOD"
+    r"|SOLVER\.(MAX_ITER|CHECKPOINT_PERIOD)|TEST\.EVAL_PERIOD"
 )
 #: The checkpoint to start from.
 PRETRAINED = "MODEL.WEIGHTS"
@@ -120,6 +120,9 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
     changed = {k: v for k, v in sorted(theirs.items()) if ours.get(k) != v}
     entries = curves.entries(metrics)
     planned = cfg.SOLVER.MAX_ITER
+    places = {k for k in changed if PLACES.fullmatch(k)}
+    if str(cfg.SOLVER.STEPS) in shortened(config, planned):
+        places.add("SOLVER.STEPS")
     rows, seconds = _curve(entries, planned)
     results = [entry for entry in entries if "bbox/AP" in entry]
     run = min(progress(work_dir)[0], planned)
@@ -129,7 +132,7 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
         "run": run,
         "planned": planned,
         "recipe": recipe.SOLVER.MAX_ITER,
-        "changes": {k: v for k, v in changed.items() if not PLACES.fullmatch(k)},
+        "changes": {k: v for k, v in changed.items() if k not in places},
         "overrides": [word for k, v in changed.items() for word in (k, str(v))],
         "seed": cfg.SEED if cfg.SEED >= 0 else None,
         "images": None,

@@ -25,15 +25,13 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 #: What of a config leaves a recipe as it is: where data and results are, and how they get there.
 PLACES = re.compile(
     r"(work_dir|experiment_name|env_cfg|visualizer|vis_backends|log_\w+"
-    r"|model_wrapper_cfg|default_hooks|randomness"
-    r"|train_cfg\.(max_epochs|max_iters|val_interval)|train_dataloader\.dataset\.images|val_\w+"
+    r"|model_wrapper_cfg|randomness|train_cfg\.(max_epochs|max_iters|val_interval)"
     r"|(train|test)_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
     r"|(train|test)_dataloader\.dataset\.(dataset\.)?data_root"
     r"|test_dataloader\.batch_size|test_evaluator\.(lpips_weights|ann_file|output_dir))(\..*)?"
+    r"|default_hooks\.(timer|logger|checkpoint|visualization)\.(?!type$).*"
     r"|model\.head\.cal_acc"
 )
-#: What a shortened run scales.
-SCHEDULE = re.compile(r"param_scheduler(\.\d+)?\.(milestones|end|T_max)")
 #: What of a training is drawn: losses, and the accuracy on its batches.
 TRAINING = ".*loss|accuracy_top-"
 #: What tools/train_net.py and MMEngine write into a config.
@@ -229,29 +227,34 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
         changed |= _of_test(recipe, load(str(path)))
     run = min(progress(work_dir)[0], planned) if training else 0
     dataset = _dataset(cfg)
-    limited = any(re.match(r"val_.*\.(images|indices)$", key) for key in changed)
-    if limited:
+    validation = {k.replace("val", "test", 1): v for k, v in changed.items() if k[:4] == "val_"}
+    if any(not _place(key, value) for key, value in validation.items()):
         # Of another set of images than the tests.
         rows = [
             {k: v for k, v in row.items() if k == unit or re.match(TRAINING, k)} for row in rows
         ]
     elif not metrics and run == planned and rows and "images" not in dataset:
         metrics = {(): {k: v for k, v in rows[-1].items() if k != unit}}
-    scaled = SCHEDULE if planned != total else PLACES
+    schedule = shortened(config, planned) if planned else ()
+    ours, theirs = _images(_dataset(recipe)), _images(dataset)
+    changes = {
+        k: v
+        for k, v in changed.items()
+        if not (k[:4] == "val_" or _place(k, v) or f"{k}={v!r}" in schedule)
+    }
+    if theirs and theirs.start == ours.start:
+        # Their number tells which.
+        changes.pop("train_dataloader.dataset.images", None)
     found = {
         "unit": unit,
         "run": run,
         "planned": planned,
         "recipe": total,
-        "changes": {
-            k: v
-            for k, v in changed.items()
-            if not (PLACES.fullmatch(k) or scaled.fullmatch(k) or v == "PackedImages")
-        },
+        "changes": changes,
         "overrides": [spelling(k, v) for k, v in sorted(changed.items())],
         "seed": cfg.get("randomness", {}).get("seed"),
-        "images": _images(dataset),
-        "recipe images": _images(_dataset(recipe)),
+        "images": theirs and len(theirs),
+        "recipe images": ours and len(ours),
         "batches": sorted({n for n in map(_batch, training) if n}),
         "recipe batch": (recipe.get("auto_scale_lr") or {}).get("base_batch_size"),
         "packed": dataset.get("type") == "PackedImages",
@@ -293,10 +296,16 @@ def _dataset(cfg: Config) -> dict:
     return (cfg.get("train_dataloader") or cfg.test_dataloader).dataset
 
 
-def _images(dataset: dict) -> int | None:
-    """How many pairs of images a data set takes; None of one that takes all."""
+def _place(key: str, value: Any) -> bool:
+    """Whether a setting leaves a recipe as it is."""
+    packed = value == "PackedImages" and key.endswith("_dataloader.dataset.type")
+    return packed or PLACES.fullmatch(key) is not None
+
+
+def _images(dataset: dict) -> range | None:
+    """The pairs of images that a data set takes; None of one that takes all."""
     first, last = dataset.get("images") or (None, None)
-    return None if last is None else last - (first or 0)
+    return None if last is None else range(first or 0, last)
 
 
 def differences(ours: Any, theirs: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -58,6 +58,15 @@ def test_a_whole_run_is_read(config, tmp_path):
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.SEED) == (100, 0.1, 3)
 
 
+def test_a_schedule_of_its_own_is_told(config, tmp_path):
+    for steps, changes in (("(66, 88)", {"SOLVER.STEPS": [66, 88]}), ("(67, 89)", {})):
+        write_run(tmp_path, config, 100, ["SOLVER.MAX_ITER", "100", "SOLVER.STEPS", steps])
+        assert runs.read(config, tmp_path)["changes"] == changes
+    whole = [*runs.shortened(config, 90000), "SOLVER.STEPS", "(100, 200)"]
+    write_run(tmp_path, config, 100, whole)
+    assert runs.read(config, tmp_path)["changes"] == {"SOLVER.STEPS": [100, 200]}
+
+
 def test_a_run_that_was_ended_in_its_last_test_is_not_complete(config, tmp_path):
     write_run(tmp_path, config, 100, runs.shortened(config, 100))
     lines = (tmp_path / "metrics.json").read_text().splitlines()

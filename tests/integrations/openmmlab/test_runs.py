@@ -124,9 +124,11 @@ def test_a_test_counts_until_training_goes_on(tmp_path):
 
 
 def test_a_validation_on_some_of_the_images_gives_no_figure(tmp_path):
-    options = {"train_cfg.max_epochs": 2, "val_dataloader.dataset.indices": 8}
-    found = runs.read(CIFAR, write_run(tmp_path, CIFAR, epochs=2, options=options))
-    assert found["metrics"] == {} and found["curve"][1].keys() == {"epochs", "loss"}
+    for i, other in enumerate(({"indices": 8}, {"split": "train"}, {"ann_file": "mine"})):
+        changes = {f"val_dataloader.dataset.{key}": value for key, value in other.items()}
+        options = {"train_cfg.max_epochs": 2, **changes}
+        found = runs.read(CIFAR, write_run(tmp_path / str(i), CIFAR, epochs=2, options=options))
+        assert found["metrics"] == {} and found["curve"][1].keys() == {"epochs", "loss"}
 
 
 def test_a_test_on_some_of_the_images_is_told(tmp_path):
