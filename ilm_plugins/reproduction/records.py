@@ -1,5 +1,6 @@
 """Records of runs: what was run, on what, and what it came to; one JSON file each."""
 
+import hashlib
 import json
 import platform
 import re
@@ -18,6 +19,8 @@ from .registry import ROOT, Cell
 
 #: In the label of a run that is whole, and has not been tested.
 NO_FIGURE = "no figure yet"
+#: Characters of a record's name, but for ".json".
+LONGEST = 150
 
 
 def framework(config: str) -> ModuleType:
@@ -105,8 +108,9 @@ def label(
     words = ["miniature"] if miniature else []
     if run < planned:
         words.append(f"unfinished: {run} of {planned} {unit}")
-    if planned < recipe:
-        words.append(f"shortened: {planned} of {recipe} {unit}")
+    if planned != recipe:
+        how = "shortened" if planned < recipe else "lengthened"
+        words.append(f"{how}: {planned} of {recipe} {unit}")
     if found["images"] is not None and found["images"] != found["recipe images"]:
         words.append(f"{found['images']} of {found['recipe images']} images")
     if not miniature:
@@ -210,7 +214,7 @@ def collect(found: dict[str, Any], folder: Path) -> Path:
         Its file.
 
     Raises:
-        UserError: there is one already of another run of the same cell, label and seed.
+        UserError: there is one already of another run of the same cell, settings and seed.
     """
     for path in sorted(folder.glob("*.json")):
         old = read(path)
@@ -220,6 +224,9 @@ def collect(found: dict[str, Any], folder: Path) -> Path:
         if same and partial and old["run"] <= found["run"]:
             path.unlink()
     path = folder / f"{_name(found)}.json"
+    if path.is_file() and read(path).get("changes") != found.get("changes"):
+        # Of settings that their labels do not tell apart.
+        path = path.with_name(f"{path.stem}-{_digest(json.dumps(found['changes']))}.json")
     if path.is_file() and read(path)["curve"] != found["curve"]:
         raise UserError(
             f"{path} holds another run of {found['table']} {found['cell']}, seed {found['seed']}; "
@@ -234,4 +241,10 @@ def _name(found: dict[str, Any]) -> str:
     words = [cell.table, cell.folder.name]
     words += [] if found["seed"] is None else [f"seed{found['seed']}"]
     words += [] if found["label"] in ("full recipe", "computed") else [found["label"]]
-    return re.sub(r"[^\w.+-]+", "-", "-".join(words)).strip("-")[:150]
+    whole = "-".join(words)
+    name = re.sub(r"[^\w.+-]+", "-", whole).strip("-")
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{_digest(whole)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

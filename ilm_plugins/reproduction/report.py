@@ -1,8 +1,10 @@
 """Reports of what was reproduced: Markdown and curves, from the records of runs alone."""
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -14,6 +16,8 @@ from .registry import NOT_HERE, Cell, Table
 #: Okabe and Ito's colours, told apart by everybody.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 STYLES = ("-", "--", ":", "-.")
+#: Labels of what stands beside a paper's figure.
+WHOLE = {"full recipe", "computed"}
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", "seeds", "trained", "device", "commit")
 HEAD = """\
 Written by `python tools/reproduce.py report` from [records](records) of runs, which
@@ -33,31 +37,37 @@ def write(folder: Path) -> list[Path]:
     Returns:
         The files.
     """
-    found = [records.read(path) for path in sorted(folder.glob("*.json"))]
-    by_cell: dict[str, Records] = defaultdict(list)
-    for record in found:
-        by_cell[f"{record['table']} {record['cell']}"].append(record)
-    pages = {"README.md": index(by_cell)}
-    pages |= {f"{paper}.md": page(paper, by_cell) for paper in registry.papers()}
+    found = by_cell(folder)
+    pages = {"README.md": index(found)}
+    pages |= {f"{paper}.md": page(paper, found) for paper in registry.papers()}
     out = folder.parent
     out.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
         (out / name).write_text(text, encoding="utf-8")
     drawn = [
-        draw(table, by_cell, out / f"{table.id}.png")
+        draw(table, found, out / f"{table.id}.png")
         for table in registry.tables().values()
-        if curves(table, by_cell)
+        if curves(table, found)
     ]
     return [out / name for name in pages] + drawn
 
 
-def index(by_cell: dict[str, Records]) -> str:
+def by_cell(folder: Path) -> dict[str, Records]:
+    """A folder's records by their cells' ids."""
+    found: dict[str, Records] = defaultdict(list)
+    for path in sorted(folder.glob("*.json")):
+        record = records.read(path)
+        found[f"{record['table']} {record['cell']}"].append(record)
+    return found
+
+
+def index(filed: dict[str, Records]) -> str:
     """The page of all tables and figures."""
     lines = ["# Reproduction", "", HEAD]
     for paper, title in registry.papers().items():
         lines += [f"## [{title}]({paper}.md)", "", "| | | cells run |", "|---|---|---|"]
         for table in _of(paper):
-            lines.append(f"| {table.number} | {table.title} | {_state(table, by_cell)} |")
+            lines.append(f"| {table.number} | {table.title} | {_state(table, filed)} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -66,12 +76,12 @@ def _of(paper: str) -> list[Table]:
     return [table for table in registry.tables().values() if table.paper == paper]
 
 
-def _state(table: Table, by_cell: dict[str, Records]) -> str:
+def _state(table: Table, filed: dict[str, Records]) -> str:
     if not table.cells:
         return _behind(table)
     here = [c for c in table.cells.values() if c.config or c.of is not None]
-    labels = [{r["label"] for r in by_cell.get(registry.home(cell).id, ())} for cell in here]
-    whole = sum(bool(found & {"full recipe", "computed"}) for found in labels)
+    labels = [{r["label"] for r in filed.get(registry.home(cell).id, ())} for cell in here]
+    whole = sum(bool(found & WHOLE) for found in labels)
     rest = sum(bool(found) for found in labels) - whole
     words = f"{whole} of {len(here)}" if whole or rest else f"not run ({len(here)})"
     others = len(table.cells) - len(here)
@@ -88,7 +98,7 @@ def _behind(table: Table) -> str:
     return "; ".join(words + ([f"`{table.command}`"] if table.command else [])) or "-"
 
 
-def page(paper: str, by_cell: dict[str, Records]) -> str:
+def page(paper: str, filed: dict[str, Records]) -> str:
     """A paper's page: a table for each of its own."""
     lines = [f"# {registry.papers()[paper]}", ""]
     for table in _of(paper):
@@ -97,33 +107,36 @@ def page(paper: str, by_cell: dict[str, Records]) -> str:
         if not table.cells:
             lines += [_behind(table), ""]
             continue
-        lines += _table(table, by_cell)
-        if curves(table, by_cell):
+        lines += _table(table, filed)
+        if curves(table, filed):
             lines += ["", f"![Training curves of {table.id}]({table.id}.png)"]
         lines.append("")
     return "\n".join(lines)
 
 
-def _table(table: Table, by_cell: dict[str, Records]) -> list[str]:
+def _table(table: Table, filed: dict[str, Records]) -> list[str]:
     described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
     lines = [f"{' / '.join(described)}.", "", f"| {' | '.join(COLUMNS)} |"]
     lines.append("|---" * len(COLUMNS) + "|")
     for cell in table.cells.values():
-        groups = grouped(by_cell.get(registry.home(cell).id, []))
-        whole = [g for label, g in groups.items() if label in ("full recipe", "computed")]
+        groups = grouped(filed.get(registry.home(cell).id, []))
+        whole = [group for group in groups if group[0]["label"] in WHOLE]
         lines.append(_row(table, cell, whole[0] if whole else []))
-        for label, group in groups.items():
-            if label not in ("full recipe", "computed"):
-                lines += _rows_of_their_own(table, cell, label, group)
+        for group in groups:
+            if group not in whole:
+                lines += _rows_of_their_own(table, cell, group)
     return lines
 
 
-def grouped(found: Records) -> dict[str, Records]:
-    """Records of a cell by their labels, in the order of seeds."""
-    groups: dict[str, Records] = defaultdict(list)
-    for record in sorted(found, key=lambda r: (r["label"], r["seed"] or 0)):
-        groups[record["label"]].append(record)
-    return dict(groups)
+def grouped(found: Records) -> list[Records]:
+    """Records of a cell that are seeds of one run: by labels and changes, in the order of seeds."""
+
+    def run(record: dict[str, Any]) -> tuple[str, str]:
+        # A label does not tell all of a change.
+        return record["label"], json.dumps(record.get("changes"), sort_keys=True)
+
+    ordered = sorted(found, key=lambda record: (*run(record), record["seed"] or 0))
+    return [list(group) for _, group in groupby(ordered, run)]
 
 
 def _row(table: Table, cell: Cell, group: Records) -> str:
@@ -148,8 +161,9 @@ def _row(table: Table, cell: Cell, group: Records) -> str:
     )
 
 
-def _rows_of_their_own(table: Table, cell: Cell, label: str, group: Records) -> list[str]:
+def _rows_of_their_own(table: Table, cell: Cell, group: Records) -> list[str]:
     """Rows of a run that is no full recipe, and of what to compare it with."""
+    label = group[0]["label"]
     values = [_values(group, name) for name in table.measures]
     lines = [_line(f"{cell.name}, ours", label, "", _spread(table, values), "", *_origin(group))]
     for what, reference in group[0].get("references", {}).items():
@@ -204,19 +218,17 @@ def figures(table: Table, values: Sequence[float | None], sign: str = "") -> str
     return " / ".join("-" if v is None else f"{round(v, n) + 0:{sign}.{n}f}" for v, n in pairs)
 
 
-def curves(table: Table, by_cell: dict[str, Records]) -> dict[str, Records]:
-    """Label of a line -> the records that it is the mean of, for a table's own cells."""
-    found = {}
-    for cell in table.cells.values():
-        if registry.home(cell).id != cell.id:
-            continue
-        for label, group in grouped(by_cell.get(cell.id, [])).items():
-            if any(record["curve"] for record in group):
-                found[f"{cell.name}, {label}"] = group
-    return found
+def curves(table: Table, filed: dict[str, Records]) -> list[tuple[str, Records]]:
+    """Labels of lines, and the records that each is the mean of."""
+    return [
+        (f"{cell.name}, {group[0]['label']}", group)
+        for cell in table.cells.values()
+        for group in grouped(filed.get(registry.home(cell).id, []))
+        if any(record["curve"] for record in group)
+    ]
 
 
-def draw(table: Table, by_cell: dict[str, Records], path: Path) -> Path:
+def draw(table: Table, filed: dict[str, Records], path: Path) -> Path:
     """Draw what was logged over the training of a table's cells, a panel for each quantity.
 
     Raises:
@@ -230,8 +242,8 @@ def draw(table: Table, by_cell: dict[str, Records], path: Path) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    lines = curves(table, by_cell)
-    logged = [record["curve"] for group in lines.values() for record in group]
+    lines = curves(table, filed)
+    logged = [record["curve"] for _, group in lines for record in group]
     names = _panels({name for rows in logged for row in rows for name in row}, table)
     columns = min(2, len(names))
     height = -(-len(names) // columns)
@@ -241,7 +253,7 @@ def draw(table: Table, by_cell: dict[str, Records], path: Path) -> Path:
             height, columns, figsize=size, squeeze=False, layout="constrained"
         )
         for axis, name in zip(axes.flat, names, strict=False):
-            for i, (label, group) in enumerate(lines.items()):
+            for i, (label, group) in enumerate(lines):
                 unit = group[0]["unit"]
                 points = _mean_curve([r["curve"] for r in group], unit, name)
                 style = {"color": COLOURS[i % len(COLOURS)], "marker": "." * (len(points) < 30)}
@@ -282,7 +294,7 @@ def _mean_curve(found: list[list[dict]], unit: str, name: str) -> list[tuple[flo
     return [(at, mean(v)) for at, v in sorted(values.items())]
 
 
-def fingerprint(lines: dict[str, Records]) -> str:
+def fingerprint(lines: list[tuple[str, Records]]) -> str:
     """What a picture's metadata say of the records that it shows, under "records"."""
-    text = "".join(label + str([r["curve"] for r in group]) for label, group in lines.items())
+    text = "".join(label + str([r["curve"] for r in group]) for label, group in lines)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -84,11 +84,24 @@ def test_a_record_says_what_a_run_was(tmp_path):
          "changed: train_dataloader.dataset.ann_file=tenth"),
         (165, {"train_dataloader.dataset.indices": 100}, "changed: "
          "train_dataloader.dataset.indices=100"),
+        (1000, {"train_cfg.max_epochs": 1000}, "lengthened: 1000 of 165 epochs"),
+        (9, {"train_cfg.max_epochs": 9, "param_scheduler.1.milestones": [4, 7]},
+         "shortened: 9 of 165 epochs"),
+        (9, {"train_cfg.max_epochs": 9, "param_scheduler.1.milestones": [1, 2]},
+         "shortened: 9 of 165 epochs, changed: param_scheduler.1.milestones=[1; 2]"),
+        (165, {"default_hooks.logger.interval": 7, "default_hooks.checkpoint.interval": 9},
+         "full recipe"),
+        (165, {"default_hooks.ema": {"type": "EMAHook"}},
+         "changed: default_hooks.ema={'type': 'EMAHook'}"),
+        (165, {"default_hooks.logger.type": "EMAHook"},
+         "changed: default_hooks.logger.type=EMAHook"),
+        (165, {"val_dataloader.dataset.split": "train"}, "full recipe"),
     ],
 )  # fmt: skip
 def test_whatever_differs_from_the_recipe_is_in_the_label(tmp_path, epochs, options, label):
     found = recorded(tmp_path, epochs, **options)
-    assert sorted(found["label"].split(", ")) == sorted(label.split(", "))
+    own = found["label"].replace("[1, 2]", "[1; 2]")
+    assert sorted(own.split(", ")) == sorted(label.split(", "))
 
 
 @pytest.mark.parametrize(
@@ -111,6 +124,24 @@ def test_a_run_of_which_nothing_was_measured_gives_way_to_itself_with_a_figure(t
     whole = {**found, "label": "30 of 200 images", "figures": {"RMSE": 60.0}}
     path = records.collect(whole, tmp_path / "r")
     assert list((tmp_path / "r").iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "images, label",
+    [
+        ([0, 200], "full recipe"),
+        ([0, 30], "30 of 200 images"),
+        ([200, 400], "changed: train_dataloader.dataset.images=[200, 400]"),
+        ([None, None], "changed: train_dataloader.dataset.images=[None, None]"),
+        ([100, 130], "30 of 200 images, changed: train_dataloader.dataset.images=[100, 130]"),
+    ],
+)
+def test_other_images_are_in_the_label_and_not_their_number_alone(tmp_path, images, label):
+    cell = registry.named("ilm-6 IN / IN")
+    write_run(tmp_path, cell.config, 200, options={"train_dataloader.dataset.images": images})
+    assert records.record(cell, tmp_path)["label"] == ", ".join([label, records.NO_FIGURE]).replace(
+        "full recipe, ", ""
+    )
 
 
 def test_a_test_of_another_runs_checkpoint_has_that_runs_label(tmp_path):
@@ -180,6 +211,35 @@ def test_several_seeds_are_a_mean_and_a_spread(tmp_path):
     own = row(reported(tmp_path / "r", *found), "ResNet20/EN")
     assert own["ours"] == "92.50 ± 0.50" and own["seeds"] == "0, 1, 2"
     assert own["ours - paper"] == "+0.09" and own["trained"] == "165 of 165 epochs"
+
+
+def averaged(momentum):
+    """The hooks of a run with an exponential moving average."""
+    return {"custom_hooks": [{"type": "EMAHook", "momentum": momentum}]}
+
+
+def test_runs_of_other_settings_are_no_seeds_of_one(tmp_path):
+    """Their labels name the hooks alone."""
+    for seed, momentum, accuracy in ((0, 0.005, 90.0), (1, 0.9, 80.0), (0, 0.9, 82.0)):
+        options = {"randomness.seed": seed, **averaged(momentum)}
+        found = recorded(tmp_path / f"{momentum} {seed}", 165, accuracy, **options)
+        assert found["label"] == "changed: custom_hooks=EMAHook"
+        page = reported(tmp_path / "r", found)
+    own = [line for line in page.splitlines() if line.startswith("| ResNet20/EN, ours |")]
+    assert len(own) == 2 and len(list((tmp_path / "r" / "records").iterdir())) == 3
+    assert "| 90.00 |" in "".join(own) and "| 81.00 ± 1.41 |" in "".join(own)
+    drawn = report.curves(registry.tables()["en-5"], report.by_cell(tmp_path / "r" / "records"))
+    assert sorted(len(group) for _, group in drawn) == [1, 2]
+
+
+def test_names_that_are_cut_are_told_apart(tmp_path):
+    names = []
+    for lr in (0.2, 0.3):
+        options = {f"train_dataloader.sampler.option_of_a_long_name_{i}": 1 for i in range(4)}
+        options["zzz"] = lr
+        found = recorded(tmp_path / str(lr), 165, **options)
+        names.append(records.collect(found, tmp_path / "r").stem)
+    assert names[0] != names[1] and [len(name) for name in names] == [150, 150]
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path):
