@@ -1,6 +1,7 @@
 """Curves of a training, from what a framework has logged."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,18 @@ def entries(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return found
+
+
+def continued(sessions: Iterable[list[tuple[int, dict]]]) -> list[tuple[int, dict]]:
+    """The entries of a training, from those of its sessions: (epoch or iteration, entry), in order.
+
+    Where one went on from a checkpoint, what it logged anew takes the place of what was there.
+    """
+    kept: list[tuple[int, dict]] = []
+    for new in sessions:
+        first = min((at for at, _ in new), default=math.inf)
+        kept = [(at, entry) for at, entry in kept if at < first] + new
+    return kept
 
 
 def spacing(total: int) -> int:

@@ -13,6 +13,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from ..integrations import installed, training
+from ..integrations.reading import Reading
 from ..integrations.training import UserError
 from . import registry
 from .registry import ROOT, Cell
@@ -60,30 +61,44 @@ def record(
     Raises:
         UserError: the folder has no run.
     """
-    found = framework(cell.config).read(str(ROOT / cell.config), folder)
-    log, metrics = found.pop("log"), found.pop("metrics")
-    overrides = found.pop("overrides")
+    module = framework(cell.config)
+    found = module.read(str(ROOT / cell.config), folder)
     names = registry.tables()[cell.table].measures
     chosen = {name: registry.measures()[name] for name in names}
-    figures = {name: m.read(metrics.get(m.options, {})) for name, m in chosen.items()}
+    figures = {name: m.read(found.metrics.get(m.options, {})) for name, m in chosen.items()}
     references = {
         what: {name: m.read(values) for name, m in chosen.items()}
-        for what, values in found.pop("references").items()
+        for what, values in found.references.items()
     }
-    changes = found["changes"]
     if before is not None:
-        changes.pop(framework(cell.config).PRETRAINED, None)
-    torch = re.search(r"^\W*PyTorch:? +([\w.+]+)", log, re.MULTILINE)
+        found.changes.pop(module.PRETRAINED, None)
+    torch = re.search(r"^\W*PyTorch:? +([\w.+]+)", found.log, re.MULTILINE)
     result = {
         "table": cell.table,
         "cell": cell.name,
         "config": cell.config,
         "label": label(found, miniature, before, any(v is not None for v in figures.values())),
-        "command": origin.get("command") or spelled(cell.config, overrides),
-        **found,
+        "command": origin.get("command") or spelled(cell.config, found.overrides),
+        "unit": found.unit,
+        "run": found.run,
+        "planned": found.planned,
+        "recipe": found.recipe,
+        "changes": found.changes,
+        "seed": found.seed,
+        "images": found.images,
+        "recipe images": found.recipe_images,
+        "test images": found.test_images,
+        "recipe test images": found.recipe_test_images,
+        "batches": found.batches,
+        "recipe batch": found.recipe_batch,
+        "packed": found.packed,
+        "curve": found.curve,
+        "seconds": found.seconds,
+        "tested": found.tested,
+        "checkpoint": found.checkpoint,
         "figures": {name: value for name, value in figures.items() if value is not None},
         "references": references,
-        "device": gpus(log) or origin.get("device") or "CPU",
+        "device": gpus(found.log) or origin.get("device") or "CPU",
         "torch": torch[1] if torch else origin.get("torch"),
         "commit": origin.get("commit"),
     }
@@ -91,7 +106,7 @@ def record(
 
 
 def label(
-    found: Mapping[str, Any],
+    found: Reading,
     miniature: bool = False,
     before: Mapping[str, Any] | None = None,
     measured: bool = True,
@@ -104,23 +119,30 @@ def label(
         before: the record of the run whose checkpoint it starts from or tests.
         measured: whether there is a figure.
     """
-    unit, run, planned, recipe = (found[key] for key in ("unit", "run", "planned", "recipe"))
+    unit, run, planned, recipe = found.unit, found.run, found.planned, found.recipe
     words = ["miniature"] if miniature else []
     if run < planned:
         words.append(f"unfinished: {run} of {planned} {unit}")
     if planned != recipe:
         how = "shortened" if planned < recipe else "lengthened"
         words.append(f"{how}: {planned} of {recipe} {unit}")
-    if found["images"] is not None and found["images"] != found["recipe images"]:
-        words.append(f"{found['images']} of {found['recipe images']} images")
     if not miniature:
-        others = [str(n) for n in found["batches"] if n != found["recipe batch"]]
-        words += [f"batches of {', '.join(others)}, not {found['recipe batch']}"] * bool(others)
-        words += [f"changed: {key}={_short(value)}" for key, value in found["changes"].items()]
+        words += _fewer("", found.images, found.recipe_images)
+        if measured:
+            words += _fewer("tested on ", found.test_images, found.recipe_test_images)
+        others = [str(n) for n in found.batches if n != found.recipe_batch]
+        words += [f"batches of {', '.join(others)}, not {found.recipe_batch}"] * bool(others)
+        words += [f"changed: {key}={_short(value)}" for key, value in found.changes.items()]
         if before is not None and before["label"] != "full recipe":
             words.append(f"from {before['table']} {before['cell']} ({before['label']})")
     words += [NO_FIGURE] * (not measured and run == planned)
     return ", ".join(words) or "full recipe"
+
+
+def _fewer(what: str, images: int | None, whole: int | None) -> list[str]:
+    """Words on images that are not as many as the recipe's."""
+    known = images is not None and whole is not None
+    return [f"{what}{images} of {whole} images"] if known and images != whole else []
 
 
 def _short(value: Any) -> str:

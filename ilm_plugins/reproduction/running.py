@@ -241,15 +241,9 @@ def _tests_to_do(run: Run) -> list[tuple[str, ...]]:
     """Options of the tests that the table's measures need and that have not been made."""
     measures = registry.tables()[run.cell.table].measures
     needed = dict.fromkeys(registry.measures()[name].options for name in measures)
-    config = str(ROOT / run.cell.config)
-    try:
-        found = framework(run.cell.config).read(config, run.folder)
-    except UserError:
-        found = {"tested": ()}
-    made = found["tested"]
-    if run.cell.tests and found.get("checkpoint") != _checkpoint(run.before):
-        made = ()
-    return [tuple(options) for options in needed if tuple(options) not in made]
+    checkpoint = _checkpoint(run.before) if run.cell.tests else None
+    made = framework(run.cell.config).tests_made(run.folder, checkpoint)
+    return [options for options in needed if options not in made]
 
 
 def _overrides(run: Run) -> list[str]:

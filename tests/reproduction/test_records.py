@@ -144,6 +144,15 @@ def test_other_images_are_in_the_label_and_not_their_number_alone(tmp_path, imag
     )
 
 
+def test_a_part_of_a_data_set_is_in_the_label(tmp_path):
+    """Where the folder of the data has fewer images, the config differs in nothing."""
+    folder = write_run(tmp_path / "a", CELL.config, 165, batches=(1, 2))
+    label = records.record(CELL, folder)["label"]
+    assert label == "128 of 50000 images, tested on 32 of 10000 images"
+    folder = write_run(tmp_path / "b", CELL.config, 165, batches=(391, 625))
+    assert records.record(CELL, folder)["label"] == "full recipe"
+
+
 def test_a_test_of_another_runs_checkpoint_has_that_runs_label(tmp_path):
     trained, cell = (
         registry.named(name) for name in ("en-2 ResNet50/EN", "en-4 ImageNet -> WebVision/EN")

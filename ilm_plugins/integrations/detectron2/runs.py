@@ -15,6 +15,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from ...data import ensure_shapes
 from .. import curves
+from ..reading import Reading
 from ..training import UserError
 
 #: What of a config leaves a recipe as it is.
@@ -22,6 +23,8 @@ PLACES = re.compile(
     r"OUTPUT_DIR|SEED|VERSION|DATALOADER\.NUM_WORKERS|MODEL\.DEVICE|VIS_PERIOD"
     r"|SOLVER\.(MAX_ITER|CHECKPOINT_PERIOD)|TEST\.EVAL_PERIOD"
 )
+#: Images of COCO's splits.
+WHOLE = {"train": 118_287, "val": 5_000}
 #: The checkpoint to start from.
 PRETRAINED = "MODEL.WEIGHTS"
 
@@ -106,8 +109,8 @@ def tests(config: str) -> bool:
     return False
 
 
-def read(config: str, work_dir: Path) -> dict[str, Any]:
-    """What a run was and what it came to, see :func:`..openmmlab.runs.read`.
+def read(config: str, work_dir: Path) -> Reading:
+    """What a run was and what it came to.
 
     Raises:
         UserError: the folder has no run.
@@ -118,34 +121,39 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
     cfg, recipe = _load(file), _load(config)
     ours, theirs = _flat(recipe), _flat(cfg)
     changed = {k: v for k, v in sorted(theirs.items()) if ours.get(k) != v}
-    entries = curves.entries(metrics)
     planned = cfg.SOLVER.MAX_ITER
     places = {k for k in changed if PLACES.fullmatch(k)}
     if str(cfg.SOLVER.STEPS) in shortened(config, planned):
         places.add("SOLVER.STEPS")
+    entries = curves.entries(metrics)
     rows, seconds = _curve(entries, planned)
     results = [entry for entry in entries if "bbox/AP" in entry]
     run = min(progress(work_dir)[0], planned)
     log = Path(work_dir, "log.txt")
-    return {
-        "unit": "iterations",
-        "run": run,
-        "planned": planned,
-        "recipe": recipe.SOLVER.MAX_ITER,
-        "changes": {k: v for k, v in changed.items() if k not in places},
-        "overrides": [word for k, v in changed.items() for word in (k, str(v))],
-        "seed": cfg.SEED if cfg.SEED >= 0 else None,
-        "images": None,
-        "recipe images": None,
-        "batches": [],
-        "recipe batch": None,
-        "packed": False,
-        "curve": rows,
-        "seconds": seconds,
-        "metrics": {(): results[-1]} if results and run == planned else {},
-        "references": {},
-        "log": log.read_text(encoding="utf-8", errors="replace") if log.is_file() else "",
-    }
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    return Reading(
+        unit="iterations",
+        run=run,
+        planned=planned,
+        recipe=recipe.SOLVER.MAX_ITER,
+        changes={k: v for k, v in changed.items() if k not in places},
+        overrides=[word for k, v in changed.items() for word in (k, str(v))],
+        log=text,
+        curve=rows,
+        seconds=seconds,
+        metrics={(): results[-1]} if results and run == planned else {},
+        seed=cfg.SEED if cfg.SEED >= 0 else None,
+        images=_images(text, "train"),
+        recipe_images=WHOLE["train"],
+        test_images=_images(text, "val"),
+        recipe_test_images=WHOLE["val"],
+    )
+
+
+def _images(log: str, split: str) -> int | None:
+    """How many images of a split of COCO were found, as a log tells."""
+    line = rf"Loaded (\d+) images in COCO format from \S*instances_{split}2017\.json"
+    return min(map(int, re.findall(line, log)), default=None)
 
 
 def _flat(node: CfgNode, key: str = "") -> dict[str, Any]:
@@ -160,11 +168,21 @@ def _flat(node: CfgNode, key: str = "") -> dict[str, Any]:
 def _curve(entries: list[dict], total: int) -> tuple[list[dict], float]:
     step = curves.spacing(total)
     logged, times, last = [], [], 0
-    for entry in entries:
+    for iteration, entry in curves.continued(_sessions(entries)):
         # The test at the end comes an iteration after the last.
-        done = min(entry["iteration"] + 1, total)
+        done = min(iteration + 1, total)
         last = max(last, done)
         times += [entry["time"]] if "time" in entry else []
         names = [name for name in entry if name == "total_loss" or name.endswith("/AP")]
         logged += [(curves.point(done, step), name, entry[name]) for name in names]
     return curves.means("iterations", logged), fmean(times) * last if times else 0.0
+
+
+def _sessions(entries: list[dict]) -> list[list[tuple[int, dict]]]:
+    """Entries by sessions of a training; within one, iterations rise."""
+    found: list[list[tuple[int, dict]]] = [[]]
+    for entry in entries:
+        if found[-1] and entry["iteration"] <= found[-1][-1][0]:
+            found.append([])
+        found[-1].append((entry["iteration"], entry))
+    return found

@@ -5,8 +5,10 @@ Overrides are those of tools/train_net.py, KEY=VALUE.
 
 import json
 import math
+import mmap
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -17,6 +19,7 @@ from mmengine.config import Config
 from ...data.pairs import image_files
 from ...evaluation import images
 from .. import curves
+from ..reading import Reading
 from ..training import UserError
 from .checkpoints import latest
 from .translation import PairedImages
@@ -32,6 +35,15 @@ PLACES = re.compile(
     r"|default_hooks\.(timer|logger|checkpoint|visualization)\.(?!type$).*"
     r"|model\.head\.cal_acc"
 )
+#: Images of the data sets of the recipes, in training and in validation.
+WHOLE = {
+    "CIFAR10": (50_000, 10_000),
+    "CIFAR100": (50_000, 10_000),
+    "ImageNet": (1_281_167, 50_000),
+    "CocoDataset": (118_287, 5_000),
+    "ADE20KDataset": (20_210, 2_000),
+    "CityscapesDataset": (2_975, 500),
+}
 #: What of a training is drawn: losses, and the accuracy on its batches.
 TRAINING = ".*loss|accuracy_top-"
 #: What tools/train_net.py and MMEngine write into a config.
@@ -180,53 +192,68 @@ def tests(config: str) -> bool:
     return True
 
 
-def read(config: str, work_dir: Path) -> dict[str, Any]:
+def tests_made(work_dir: Path, checkpoint: str | None = None) -> set[tuple[str, ...]]:
+    """Options of the tests made since the last training; of a checkpoint, where one is given."""
+    return set(_tests(_since_training(_dumped(work_dir)), checkpoint))
+
+
+def read(config: str, work_dir: Path) -> Reading:
     """What a run was and what it came to.
-
-    Returns:
-        A dict of
-
-        ``unit``, ``run``, ``planned``, ``recipe``: how far it came, how far it was to go, and how
-        far the config goes, in epochs or iterations.
-        ``changes``: what else of the recipe it changed; ``overrides``: all that it changed.
-        ``seed``; ``packed``: whether its images come from archives of re-encoded ones.
-        ``images``, ``recipe images``: of how many it was trained, where that can vary.
-        ``batches``: the images of a batch of all its processes; ``recipe batch``: of the recipe's.
-        ``curve``: by epoch, or by iteration in a hundred steps, the means of what was logged.
-        ``seconds``: of its training.
-        ``tested``: options of the tests made; ``metrics``: options of a test -> its metrics;
-        ``checkpoint``: what was tested, where nothing was trained.
-        ``references``: name -> metrics of an answer to compare with.
-        ``log``: the text of its last log.
 
     Raises:
         UserError: the folder has no run.
     """
-    dumped = sorted(Path(work_dir).glob("*/vis_data/config.py"))
+    dumped = _dumped(work_dir)
     if not dumped:
         raise UserError(f"{work_dir} has no run of tools/train_net.py: no */vis_data/config.py")
-    training = [p for p in dumped if (p.parent / "scalars.json").is_file()]
-    cfg = load(str((training or dumped)[-1]))
-    recipe = load(config)
+    if not any(map(_scalars, dumped)) and load(str(dumped[-1])).get("train_cfg") is None:
+        return _read_tests(config, dumped)
+    return _read_training(config, Path(work_dir), dumped)
+
+
+def _read_tests(config: str, dumped: list[Path]) -> Reading:
+    """Where nothing was trained: of the tests of the checkpoint that was tested last."""
+    recipe, last = load(config), load(str(dumped[-1]))
+    made = _tests(dumped, last.get("load_from"))
+    changed: dict[str, Any] = {}
+    for path in [path for path, _ in made.values()] or dumped[-1:]:
+        changed |= _of_test(recipe, load(str(path)))
+    images, whole = _tested_on(recipe, [(path, "test") for path, _ in made.values()])
+    return Reading(
+        unit=_length(recipe)[1],
+        run=0,
+        planned=0,
+        recipe=0,
+        changes=_changes(changed),
+        overrides=[spelling(k, v) for k, v in sorted(changed.items())],
+        log=_log(dumped[-1]),
+        metrics={options: metrics for options, (_, metrics) in made.items()},
+        tested=list(made),
+        checkpoint=last.get("load_from"),
+        seed=last.get("randomness", {}).get("seed"),
+        packed=last.test_dataloader.dataset.get("type") == "PackedImages",
+        test_images=images,
+        recipe_test_images=whole,
+    )
+
+
+def _read_training(config: str, work_dir: Path, dumped: list[Path]) -> Reading:
+    """A training, and the tests since."""
+    trained = list(filter(_scalars, dumped))
+    recipe, cfg = load(config), load(str((trained or dumped)[-1]))
     planned, unit = _length(cfg)
-    total, checkpoint = _length(recipe)[0], None
+    run = min(progress(work_dir)[0], planned) if trained else 0
+    made = _tests(_since_training(dumped))
     changed = _changed(recipe, cfg)
-    tests_since = [p for p in dumped if not training or p > training[-1]]
-    if not training and cfg.get("train_cfg") is None:
-        # Nothing but tests; of the checkpoint that was tested last.
-        total = planned = 0
-        checkpoint = cfg.get("load_from")
-        tests_since = [p for p in dumped if load(str(p)).get("load_from") == checkpoint]
-        changed = {k: v for k, v in changed.items() if re.match("model|test_", k)}
-    for start in (load(str(p)) for p in training):
+    for start in (load(str(path)) for path in trained):
         if start.get("load_from") and not start.resume:
             changed["load_from"] = start.load_from
-    rows, seconds = curve([p.parent / "scalars.json" for p in training], unit, planned)
-    metrics = made = tested(tests_since)
-    for path in tests_since:
+    for path, _ in made.values():
         changed |= _of_test(recipe, load(str(path)))
-    run = min(progress(work_dir)[0], planned) if training else 0
-    dataset = _dataset(cfg)
+    rows, seconds = curve(list(map(_scalars, trained)), unit, planned)
+    metrics = {options: metrics for options, (_, metrics) in made.items()}
+    tests = [(path, "test") for path, _ in made.values()]
+    dataset = cfg.train_dataloader.dataset
     validation = {k.replace("val", "test", 1): v for k, v in changed.items() if k[:4] == "val_"}
     if any(not _place(key, value) for key, value in validation.items()):
         # Of another set of images than the tests.
@@ -235,41 +262,52 @@ def read(config: str, work_dir: Path) -> dict[str, Any]:
         ]
     elif not metrics and run == planned and rows and "images" not in dataset:
         metrics = {(): {k: v for k, v in rows[-1].items() if k != unit}}
-    schedule = shortened(config, planned) if planned else ()
-    ours, theirs = _images(_dataset(recipe)), _images(dataset)
-    changes = {
-        k: v
-        for k, v in changed.items()
-        if not (k[:4] == "val_" or _place(k, v) or f"{k}={v!r}" in schedule)
-    }
-    if theirs and theirs.start == ours.start:
-        # Their number tells which.
-        changes.pop("train_dataloader.dataset.images", None)
-    found = {
-        "unit": unit,
-        "run": run,
-        "planned": planned,
-        "recipe": total,
-        "changes": changes,
-        "overrides": [spelling(k, v) for k, v in sorted(changed.items())],
-        "seed": cfg.get("randomness", {}).get("seed"),
-        "images": theirs and len(theirs),
-        "recipe images": ours and len(ours),
-        "batches": sorted({n for n in map(_batch, training) if n}),
-        "recipe batch": (recipe.get("auto_scale_lr") or {}).get("base_batch_size"),
-        "packed": dataset.get("type") == "PackedImages",
-        "curve": rows,
-        "seconds": seconds,
-        "tested": list(made),
-        "checkpoint": checkpoint,
-        "metrics": metrics,
-        "references": {},
-        "log": _log((training or dumped)[-1]),
-    }
-    if found["images"] is not None and metrics:
-        reference = mean_training_image(cfg, Path(work_dir))
-        found["references"] = {"mean training image": reference}
-    return found
+        tests = [(trained[-1], "val")]
+    images, whole = _trained_on(recipe, cfg, (trained or dumped)[-1])
+    test_images, whole_test = _tested_on(recipe, tests)
+    references = {}
+    if _chosen(dataset) and metrics:
+        references["mean training image"] = mean_training_image(cfg, work_dir)
+    return Reading(
+        unit=unit,
+        run=run,
+        planned=planned,
+        recipe=_length(recipe)[0],
+        changes=_changes(
+            changed, shortened(config, planned), _chosen(recipe.train_dataloader.dataset)
+        ),
+        overrides=[spelling(k, v) for k, v in sorted(changed.items())],
+        log=_log((trained or dumped)[-1]),
+        curve=rows,
+        seconds=seconds,
+        metrics=metrics,
+        tested=list(made),
+        references=references,
+        seed=cfg.get("randomness", {}).get("seed"),
+        packed=dataset.get("type") == "PackedImages",
+        images=images,
+        recipe_images=whole,
+        test_images=test_images,
+        recipe_test_images=whole_test,
+        batches=sorted({n for n in map(_batch, trained) if n}),
+        recipe_batch=(recipe.get("auto_scale_lr") or {}).get("base_batch_size"),
+    )
+
+
+def _dumped(work_dir: Path) -> list[Path]:
+    """The configs of a folder's trainings and tests, as MMEngine wrote them, in order of time."""
+    return sorted(Path(work_dir).glob("*/vis_data/config.py"))
+
+
+def _scalars(dumped: Path) -> Path | None:
+    """What the training of a dumped config has logged; None of a test."""
+    file = dumped.with_name("scalars.json")
+    return file if file.is_file() else None
+
+
+def _since_training(dumped: list[Path]) -> list[Path]:
+    trained = [i for i, path in enumerate(dumped) if _scalars(path)]
+    return dumped[trained[-1] + 1 :] if trained else dumped
 
 
 def _changed(recipe: Config, cfg: Config) -> dict[str, Any]:
@@ -284,16 +322,88 @@ def _log(dumped: Path) -> str:
     return files[-1].read_text(encoding="utf-8", errors="replace") if files else ""
 
 
-def _batch(dumped: Path) -> int | None:
-    """The images of a batch of all processes of a training, as its log has them."""
+def _batch(dumped: Path, loader: str = "train_dataloader") -> int | None:
+    """The images of a batch of all processes, as a log has them."""
     processes = re.search(r"GPU number: (\d+)", _log(dumped))
-    each = load(str(dumped)).train_dataloader.batch_size
+    each = load(str(dumped))[loader].batch_size
     return each * int(processes[1]) if processes else None
 
 
-def _dataset(cfg: Config) -> dict:
-    """That which a config trains on; where it only tests, that."""
-    return (cfg.get("train_dataloader") or cfg.test_dataloader).dataset
+def _trained_on(recipe: Config, cfg: Config, dumped: Path) -> tuple[int | None, int | None]:
+    """Of how many images a run was trained and its recipe is; None where that is not known."""
+    ours, theirs = (c.train_dataloader.dataset for c in (recipe, cfg))
+    chosen, some = _chosen(ours), _chosen(theirs)
+    whole = len(chosen) if chosen else WHOLE.get(ours.type, (None,))[0]
+    if whole is None:
+        return None, None
+    numbers = [_by_log(dumped, "train", whole) or _by_files(theirs), some and len(some)]
+    return min(filter(None, numbers), default=None), whole
+
+
+def _tested_on(recipe: Config, tests: list[tuple[Path, str]]) -> tuple[int | None, int | None]:
+    """On how many images tests were made, and on how many the recipe's are.
+
+    Args:
+        tests: their dumped configs, and "test"; or "val", where a figure is the validation's.
+    """
+    dataset = recipe.test_dataloader.dataset
+    chosen = _chosen(dataset)
+    whole = len(chosen) if chosen else WHOLE.get(dataset.type, (None, None))[1]
+    if whole is None:
+        return None, None
+    numbers = [_by_log(path, mode, whole) for path, mode in tests]
+    return min(filter(None, numbers), default=None), whole
+
+
+def _by_log(dumped: Path, mode: str, whole: int) -> int | None:
+    """How many images a loader has, in whole batches, as a log tells; ``whole`` if that fits.
+
+    None where a training is counted in iterations, whose log has no length of its data.
+    """
+    unit = "Epoch" if mode == "train" else "Epoch|Iter"
+    line = rf"(?:{unit})\({mode}\)\s*(?:\[\s*\d+\]\s*)?\[\s*\d+/(\d+)\]"
+    found, batch = re.search(line, _log(dumped)), _batch(dumped, f"{mode}_dataloader")
+    if not (found and batch):
+        return None
+    batches = int(found[1])
+    return whole if batches == math.ceil(whole / batch) else batches * batch
+
+
+def _by_files(dataset: dict) -> int | None:
+    """How many images a data set's files are, where to count them is cheap."""
+    root = Path(dataset.get("data_root") or "").expanduser()
+    listed, folder = dataset.get("ann_file"), (dataset.get("data_prefix") or {}).get("img_path")
+    if dataset.get("type") == "CocoDataset" and Path(root, listed).is_file():
+        # Only images have one; to parse the annotations would take gigabytes.
+        with (
+            Path(root, listed).open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+        ):
+            return sum(1 for _ in re.finditer(rb'"file_name"', text))
+    if folder and Path(root, folder).is_dir():
+        files = (name for *_, names in os.walk(Path(root, folder)) for name in names)
+        return sum(name.endswith((".jpg", ".png")) for name in files)
+    return None
+
+
+def _changes(
+    changed: Mapping[str, Any], schedule: Sequence[str] = (), chosen: range | None = None
+) -> dict[str, Any]:
+    """What of all settings that differ from a recipe's does not leave it as it is.
+
+    Args:
+        schedule: settings of a run of its length.
+        chosen: the images of the recipe. Where others begin with the same, their number tells.
+    """
+    found = {
+        k: v
+        for k, v in changed.items()
+        if not (k[:4] == "val_" or _place(k, v) or f"{k}={v!r}" in schedule)
+    }
+    images = _chosen({"images": found.get("train_dataloader.dataset.images")})
+    if images and chosen and images.start == chosen.start:
+        del found["train_dataloader.dataset.images"]
+    return found
 
 
 def _place(key: str, value: Any) -> bool:
@@ -302,7 +412,7 @@ def _place(key: str, value: Any) -> bool:
     return packed or PLACES.fullmatch(key) is not None
 
 
-def _images(dataset: dict) -> range | None:
+def _chosen(dataset: Mapping[str, Any]) -> range | None:
     """The pairs of images that a data set takes; None of one that takes all."""
     first, last = dataset.get("images") or (None, None)
     return None if last is None else range(first or 0, last)
@@ -338,56 +448,58 @@ def curve(files: list[Path], unit: str, total: int) -> tuple[list[dict], float]:
 
     Where a run went on from a checkpoint, what it logged anew takes the place of what it had.
     """
-    entries: list[tuple[int, dict]] = []
-    times, last = [], 0
+    sessions = [[(_when(entry, unit), entry) for entry in curves.entries(f)] for f in files]
+    logs = [entry for session in sessions for _, entry in session if "iter" in entry]
     step = 1 if unit == "epochs" else curves.spacing(total)
-    for path in files:
-        new = [(_when(entry, unit, step), entry) for entry in curves.entries(path)]
-        first = min((at for at, _ in new), default=math.inf)
-        entries = [(at, entry) for at, entry in entries if at < first] + new
-        times += [entry["time"] for _, entry in new if "iter" in entry]
-        last = max([last, *(entry["iter"] for _, entry in new if "iter" in entry)])
     logged = (
-        (at, name, value)
-        for at, entry in entries
+        (curves.point(at, step), name, value)
+        for at, entry in curves.continued(sessions)
         for name, value in entry.items()
         if re.match(TRAINING, name) or ("iter" not in entry and name not in ("step", *_TIMES))
     )
-    return curves.means(unit, logged), fmean(times) * last if times else 0.0
+    seconds = fmean(e["time"] for e in logs) * max(e["iter"] for e in logs) if logs else 0.0
+    return curves.means(unit, logged), seconds
 
 
 _TIMES = ("time", "data_time")
 
 
-def _when(entry: dict, unit: str, step: int) -> int:
-    at = entry["epoch"] if unit == "epochs" and "epoch" in entry else entry["step"]
-    return curves.point(at, step)
+def _when(entry: dict, unit: str) -> int:
+    return entry["epoch"] if unit == "epochs" and "epoch" in entry else entry["step"]
 
 
 def _of_test(recipe: Config, cfg: Config) -> dict[str, Any]:
-    """What a test's images differ in; a multi-scale one has a pipeline of its own."""
-    ours, theirs = (c.test_dataloader.to_dict() for c in (recipe, cfg))
+    """What a test differs in; a multi-scale one has a model and a pipeline of its own."""
+    found = {k: v for k, v in _changed(recipe, cfg).items() if re.match("model|test_|tta_", k)}
     if _multi_scale(cfg):
-        ours["dataset"].pop("pipeline", None)
-        theirs["dataset"].pop("pipeline", None)
-    found = differences(ours, theirs, "test_dataloader")
-    return {key: value for key, value in found if not WRITTEN.match(key)}
+        own = re.compile(r"model(\.|$)|test_dataloader\.dataset\.pipeline")
+        found = {k: v for k, v in found.items() if not own.match(k)}
+    return found
 
 
 def _multi_scale(cfg: Config) -> bool:
     return "module" in cfg.model
 
 
-def tested(dumped: list[Path]) -> dict[tuple[str, ...], dict[str, float]]:
-    """Options of a test -> the metrics of the last test with them."""
+def _tests(
+    dumped: list[Path], checkpoint: str | None = None
+) -> dict[tuple[str, ...], tuple[Path, dict[str, float]]]:
+    """Options of a test -> the dumped config and the metrics of the last with them.
+
+    Args:
+        checkpoint: whose tests; None for all.
+    """
     found = {}
     for path in dumped:
-        (folder,) = path.parents[1:2]
-        for file in folder.glob("*.json"):
+        cfg = load(str(path))
+        if checkpoint is not None and cfg.get("load_from") != checkpoint:
+            continue
+        for file in path.parents[1].glob("*.json"):
             values = json.loads(file.read_text(encoding="utf-8"))
-            found[("--tta",) if _multi_scale(load(str(path))) else ()] = {
-                k: v for k, v in values.items() if k not in _TIMES and v is not None
-            }
+            found[("--tta",) if _multi_scale(cfg) else ()] = (
+                path,
+                {k: v for k, v in values.items() if k not in _TIMES and v is not None},
+            )
     return found
 
 
