@@ -21,9 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; or after printing one line, 2 for the user's mistake, and 1 for a run
         that failed.
     """
-    words = sys.argv[1:] if argv is None else argv
+    words = list(sys.argv[1:] if argv is None else argv)
     overrides = [word for word in words if OVERRIDE.match(word)]
-    args = parser().parse_args([word for word in words if word not in overrides])
+    args = parser().parse_args(_seeds_last([word for word in words if word not in overrides]))
     args.overrides = overrides
     try:
         return args.command(args)
@@ -33,6 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"reproduce.py: error: {line}", file=sys.stderr)
         return line.status
+
+
+def _seeds_last(words: list[str]) -> list[str]:
+    """A command line whose seeds, which are numbers, do not swallow the table behind them."""
+    if "--seeds" not in words:
+        return words
+    start = words.index("--seeds")
+    end = start + 1
+    while end < len(words) and re.fullmatch(r"\d+", words[end]):
+        end += 1
+    return words[:start] + words[end:] + words[start:end]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
             f"--{unit}",
             type=positive,
             metavar="N",
-            help="shorten to as many, the schedule with them; labelled as shortened for good",
+            help="train for as many, the schedule with them; labelled so for good",
         )
     run.add_argument("--minutes", type=_minutes, help="stop then; the same command goes on")
     run.add_argument("--num-gpus", type=int, metavar="N", help="a run; 0 for CPU")

@@ -10,7 +10,8 @@ A table holds cells; a cell has one figure for each of the table's measures, and
     neither       not implemented here
 
 ``says`` is the paper's word where it gives no number. A figure of the papers either has cells of
-its own, or ``shows`` the curves of tables, or has a ``command`` behind it.
+its own, or ``shows`` the curves of tables, or has a ``command`` behind it. Where it shows figures
+``against`` a quantity, that stands with its value at the end of cells' names: "GN, batch 64".
 """
 
 import difflib
@@ -89,6 +90,7 @@ class Table:
     cells: dict[str, Cell] = field(default_factory=dict)
     compute: str | None = None
     shows: tuple[str, ...] = ()
+    against: str | None = None
     command: str | None = None
     note: str | None = None
 
@@ -179,15 +181,15 @@ def find(table: str, cell: str | None = None) -> list[Cell]:
         UserError: there is no such table or cell, or nothing to run in it; names near ones.
     """
     found = one_table(table)
-    if found.shows:
-        return [one for key in found.shows for one in find(key, cell)]
-    if not found.cells:
+    shown = [tables()[key] for key in found.shows] or [found]
+    names = dict.fromkeys(name for one in shown for name in one.cells)
+    if not names:
         what = f"run {found.command}" if found.command else "it is a drawing"
         raise UserError(f"{found.id}, {found.number}, has no cells to run; {what}")
-    if cell is None:
-        return list(found.cells.values())
-    matches = _match(cell, found.cells, f"cell of {found.id}", f"{LIST} {found.id}", prefixes=True)
-    return [found.cells[name] for name in matches]
+    if cell is not None:
+        source = f"{LIST} {found.id}"
+        names = _match(cell, names, f"cell of {found.id}", source, prefixes=True)
+    return [one.cells[name] for one in shown for name in names if name in one.cells]
 
 
 def named(cell_id: str) -> Cell:

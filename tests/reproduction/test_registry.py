@@ -2,12 +2,14 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from ilm_plugins.integrations import analyze
 from ilm_plugins.integrations.training import UserError
-from ilm_plugins.reproduction import registry
+from ilm_plugins.reproduction import registry, running
 from ilm_plugins.reproduction.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -107,12 +109,54 @@ def test_a_figure_stands_for_the_tables_that_it_shows():
     assert found == {"ilm-1", "ilm-2"}
 
 
+def test_a_cell_of_a_figure_is_of_the_tables_that_have_it():
+    found = registry.find("en-fig3", "ResNet20/EN")
+    assert [cell.id for cell in found] == ["en-5 ResNet20/EN"]
+    found = registry.find("en-fig3", "ResNet50/EN")
+    assert [cell.id for cell in found] == ["en-2 ResNet50/EN", "en-3 ResNet50/EN"]
+
+
+@pytest.mark.parametrize(
+    "command", [table.command for table in TABLES.values() if table.command], ids=str
+)
+def test_the_commands_behind_figures_are_commands(command):
+    python, tool, *words = shlex.split(command)
+    assert (python, tool) == ("python", "tools/analyze.py")
+    args = analyze.parser().parse_args([word for word in words if word != "..."])
+    assert (args.images, args.config_file, args.output) == ("IMAGES", "FILE", "DIR")
+    assert "FILE" in args.checkpoint
+
+
+def test_seeds_may_stand_before_the_table(monkeypatch):
+    seen = []
+    monkeypatch.setattr(running, "perform", lambda plan, options: seen.extend(plan) or 0)
+    for words in (
+        ["--seeds", "0", "1", "en-5", "ResNet20/EN"],
+        ["en-5", "ResNet20/EN", "--seeds", "0", "1"],
+        ["--seeds", "0", "1", "--jobs", "2", "en-5", "ResNet20/EN"],
+    ):
+        assert main(["run", *words]) == 0
+        assert [run.name for run in seen] == [f"en-5 ResNet20/EN, seed {n}" for n in (0, 1)]
+        seen.clear()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--seeds", "en-5"], ["--seeds", "x", "en-5"], ["en-5", "--seeds"]],
+)
+def test_seeds_that_are_none_are_told(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", *words])
+    assert "--seeds" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words, answer",
     [
         (("en-55",), "no table 'en-55'; near ones are 'en-5'"),
         (("en-5", "ResNt20/EN"), "no cell of en-5 'ResNt20/EN'; near ones are 'ResNet20/EN'"),
         (("en-5", ""), "no cell of en-5 ''"),
+        (("en-fig3", "ResNt20/EN"), "no cell of en-fig3 'ResNt20/EN'; near ones are 'ResNet20/EN'"),
         (("en-fig2",), "it is a drawing"),
         (("en-fig4",), "run python tools/analyze.py"),
     ],
