@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+from ..checkpoints import replacing
 from ..integrations import installed, training
 from ..integrations.reading import Reading
 from ..integrations.training import UserError
@@ -214,7 +215,8 @@ def read(path: Path) -> dict[str, Any]:
 def write(found: dict[str, Any], path: Path) -> None:
     """Write a record."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dumped(found), encoding="utf-8")
+    with replacing(path) as file:
+        file.write(dumped(found).encode())
 
 
 def dumped(found: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Reports of what was reproduced: Markdown and curves, from the records of runs alone."""
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,13 +8,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from ..integrations.training import UserError
+from ..checkpoints import replacing
 from . import records, registry
 from .registry import NOT_HERE, Cell, Table
 
-#: Okabe and Ito's colours, told apart by everybody.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-STYLES = ("-", "--", ":", "-.")
 #: Labels of what stands beside a paper's figure.
 WHOLE = {"full recipe", "computed"}
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", "seeds", "trained", "device", "commit")
@@ -43,13 +39,10 @@ def write(folder: Path) -> list[Path]:
     out = folder.parent
     out.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
-        (out / name).write_text(text, encoding="utf-8")
-    drawn = [
-        draw(table, found, out / f"{table.id}.png")
-        for table in registry.tables().values()
-        if curves(table, found)
-    ]
-    return [out / name for name in pages] + drawn
+        with replacing(out / name) as file:
+            file.write(text.encode())
+    drawn = [draw(table, found, out) for table in registry.tables().values()]
+    return [out / name for name in pages] + [path for path in drawn if path]
 
 
 def by_cell(folder: Path) -> dict[str, Records]:
@@ -59,6 +52,27 @@ def by_cell(folder: Path) -> dict[str, Records]:
         record = records.read(path)
         found[f"{record['table']} {record['cell']}"].append(record)
     return found
+
+
+def draw(table: Table, filed: dict[str, Records], folder: Path) -> Path | None:
+    """Draw a table's curves, or a figure's lines, if there are any.
+
+    Raises:
+        AnalysisError: matplotlib is not installed.
+    """
+    lines, compared = curves(table, filed), series(table, filed)
+    if not (lines or compared):
+        return None
+    from . import pictures
+
+    path = folder / f"{table.id}.png"
+    if lines:
+        shown = [(label, [record["curve"] for record in group]) for label, group in lines]
+        pictures.save(pictures.training(table, lines), path, shown)
+    else:
+        measure = registry.tables()[table.shows[0]].measures[0]
+        pictures.save(pictures.against(table, compared, measure), path, compared)
+    return path
 
 
 def index(filed: dict[str, Records]) -> str:
@@ -106,6 +120,8 @@ def page(paper: str, filed: dict[str, Records]) -> str:
         lines += [table.note, ""] if table.note else []
         if not table.cells:
             lines += [_behind(table), ""]
+            if series(table, filed):
+                lines += [f"![{table.title}]({table.id}.png)", ""]
             continue
         lines += _table(table, filed)
         if curves(table, filed):
@@ -228,73 +244,21 @@ def curves(table: Table, filed: dict[str, Records]) -> list[tuple[str, Records]]
     ]
 
 
-def draw(table: Table, filed: dict[str, Records], path: Path) -> Path:
-    """Draw what was logged over the training of a table's cells, a panel for each quantity.
+def series(table: Table, filed: dict[str, Records]) -> dict[str, tuple[list, list]]:
+    """Lines of a figure against a quantity: name -> its points in the paper, and those run here.
 
-    Raises:
-        UserError: matplotlib is not installed.
+    A point is (quantity, figure). Empty where nothing was run as the recipe has it.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        needed = "pip install 'ilm_plugins[reproduction]'"
-        raise UserError(f"matplotlib is not installed, and curves need it; {needed}") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    lines = curves(table, filed)
-    logged = [record["curve"] for _, group in lines for record in group]
-    names = _panels({name for rows in logged for row in rows for name in row}, table)
-    columns = min(2, len(names))
-    height = -(-len(names) // columns)
-    size = (6 * columns, 3.6 * height + 0.2 * len(lines))
-    with matplotlib.rc_context(matplotlib.rcParamsDefault):
-        figure_, axes = pyplot.subplots(
-            height, columns, figsize=size, squeeze=False, layout="constrained"
-        )
-        for axis, name in zip(axes.flat, names, strict=False):
-            for i, (label, group) in enumerate(lines):
-                unit = group[0]["unit"]
-                points = _mean_curve([r["curve"] for r in group], unit, name)
-                style = {"color": COLOURS[i % len(COLOURS)], "marker": "." * (len(points) < 30)}
-                style["linestyle"] = STYLES[i // len(COLOURS) % len(STYLES)]
-                axis.plot(*zip(*points, strict=True), label=label, **style) if points else None
-                axis.set_xlabel(unit)
-            axis.set_ylabel(f"{name}, training" if "_top-" in name else name)
-            axis.grid(alpha=0.3)
-        for axis in list(axes.flat)[len(names) :]:
-            axis.set_axis_off()
-        figure_.suptitle(f"{table.id}: {table.title}")
-        handles, labels = axes.flat[0].get_legend_handles_labels()
-        figure_.legend(handles, labels, loc="outside lower center", fontsize="small")
-        about = {"Software": None, "records": fingerprint(lines)}
-        figure_.savefig(path, dpi=90, metadata=about)
-        pyplot.close(figure_)
-    return path
-
-
-def _panels(logged: set[str], table: Table) -> list[str]:
-    """What to draw of what was logged: the loss, or its parts, and what the table measures.
-
-    MMPretrain has accuracy_top-1 on training batches, and accuracy/top1 in a test.
-    """
-    losses = [name for name in ("loss", "total_loss") if name in logged]
-    losses = losses or sorted(name for name in logged if "loss" in name)
-    read = {n for name in table.measures for n in registry.measures()[name].metrics}
-    read |= {name.replace("/top", "_top-") for name in read}
-    return losses + sorted(logged & read)
-
-
-def _mean_curve(found: list[list[dict]], unit: str, name: str) -> list[tuple[float, float]]:
-    values: dict[float, list[float]] = defaultdict(list)
-    for rows in found:
-        for row in rows:
-            if name in row:
-                values[row[unit]].append(row[name])
-    return [(at, mean(v)) for at, v in sorted(values.items())]
-
-
-def fingerprint(lines: list[tuple[str, Records]]) -> str:
-    """What a picture's metadata say of the records that it shows, under "records"."""
-    text = "".join(label + str([r["curve"] for r in group]) for label, group in lines)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    found: dict[str, tuple[list, list]] = {}
+    for shown in (registry.tables()[key] for key in table.shows if table.against):
+        for cell in shown.cells.values():
+            name, _, at = cell.name.partition(f", {table.against} ")
+            paper, ours = found.setdefault(name, ([], []))
+            paper.append((int(at), cell.paper[0]))
+            for group in grouped(filed.get(registry.home(cell).id, [])):
+                values = _values(group, shown.measures[0])
+                if group[0]["label"] in WHOLE and values:
+                    ours.append((int(at), mean(values)))
+    if not any(ours for _, ours in found.values()):
+        return {}
+    return {name: (sorted(paper), sorted(ours)) for name, (paper, ours) in found.items()}

@@ -272,6 +272,36 @@ def test_a_cell_of_another_table_with_the_same_config_shows_the_run(tmp_path):
     assert row(page, "(tanh, sigmoid)")["ours"] == "6.00"
 
 
+def test_curves_of_cells_at_home_elsewhere_are_drawn(tmp_path):
+    filed = {}
+    for name in ("ilm-1 ILM+GN", "ilm-fig4 keys as in IN"):
+        cell = registry.named(name)
+        write_run(tmp_path / cell.table, cell.config, 350)
+        filed[cell.id] = [records.record(cell, tmp_path / cell.table)]
+    drawn = [label for label, _ in report.curves(registry.tables()["ilm-fig4"], filed)]
+    assert drawn == ["keys as in GN, full recipe", "keys as in IN, full recipe"]
+
+
+def test_errors_are_drawn_against_batch_sizes(tmp_path):
+    figure = registry.tables()["ilm-fig1"]
+    assert report.series(figure, {}) == {}
+    for batch, options in ((64, {}), (2, {}), (16, {"optim_wrapper.optimizer.lr": 0.2})):
+        cell = registry.home(registry.named(f"ilm-4 GN, batch {batch}"))
+        write_run(tmp_path / str(batch), cell.config, 350, step=93 / 350, options=options)
+        found = records.record(cell, tmp_path / str(batch))
+        records.collect(found, tmp_path / "r" / "records")
+    lines = report.series(figure, report.by_cell(tmp_path / "r" / "records"))
+    assert list(lines) == ["GN", "BN", "ILM+GN"]
+    paper, ours = lines["GN"]
+    assert [at for at, _ in paper] == [2, 4, 8, 16, 32, 64] and dict(paper)[16] == 7.24
+    # Of what is no full recipe, nothing stands there.
+    assert ours == [(2, pytest.approx(7.0)), (64, pytest.approx(7.0))]
+    assert lines["BN"][1] == []
+    drawn = report.write(tmp_path / "r" / "records")
+    assert tmp_path / "r" / "ilm-fig1.png" in drawn
+    assert "(ilm-fig1.png)" in (tmp_path / "r" / "ilm.md").read_text()
+
+
 def test_another_run_of_the_same_seed_overwrites_none(tmp_path):
     first = recorded(tmp_path / "a", **SHORT)
     path = records.collect(first, tmp_path / "r")
