@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ..integrations.training import RunError, UserError
+from ..checkpoints import replacing
+from ..integrations.training import RunError, UserError, failure
 from . import records, registry
 from .records import framework
 from .registry import NOT_HERE, ROOT, Cell
@@ -153,9 +155,12 @@ def _told(one: Run | Cell, options: Options, deadline: float, stop: threading.Ev
         print(f"{name}: {told(found)}", flush=True)
     except Stopped:
         print(f"{name}: {_so_far(one)}; run the same command to go on", flush=True)
-    except UserError as error:
-        print(f"{name}: error: {error}", file=sys.stderr, flush=True)
-        return error.status
+    except Exception as error:
+        line = failure(error)
+        if line is None:
+            raise
+        print(f"{name}: error: {line}", file=sys.stderr, flush=True)
+        return line.status
     return 0
 
 
@@ -202,23 +207,35 @@ def _run(run: Run, deadline: float, stop: threading.Event) -> dict:
             _execute(run, ["--resume"], overrides, deadline, stop)
         if module.tests(config):
             with READING:
-                needed = _tests_to_do(run)
+                needed = _tests_to_do(run, overrides)
             for options in needed:
                 resume = [] if run.cell.tests else ["--resume"]
                 _execute(run, ["--eval-only", *resume, *options], overrides, deadline, stop)
-    finally:
-        with READING:
-            found = _record(run)
-    return found
+            if run.cell.tests and needed:
+                with READING:
+                    _note(run, overrides)
+    except BaseException:
+        with READING, suppress(UserError):
+            _record(run)
+        raise
+    with READING:
+        return _record(run)
 
 
-def _record(run: Run) -> dict | None:
-    """Write a run's record, if there is anything to record."""
-    try:
-        before = run.before and _read(run.before)
-        found = _read(run, before)
-    except UserError:
-        return None
+def _record(run: Run) -> dict:
+    """Write a run's record.
+
+    Raises:
+        UserError: there is nothing to record.
+    """
+    before = run.before
+    if before is not None:
+        try:
+            before = _read(before)
+        except UserError:
+            # Its checkpoint may be all that is left of it.
+            before = {"table": before.cell.table, "cell": before.cell.name, "label": "no record"}
+    found = _read(run, before)
     records.write(found, run.folder / RECORD)
     return found
 
@@ -233,15 +250,30 @@ def _read(run: Run, before: dict | None = None) -> dict:
 
 
 def _origin(run: Run) -> dict:
+    """What a run's folder says of how it was begun; nothing where it was by hand.
+
+    Raises:
+        UserError: that cannot be read.
+    """
     file = run.folder / ORIGIN
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise UserError(
+            f"{file} is cut short ({error}); remove it, or give another --work-dir"
+        ) from error
 
 
-def _tests_to_do(run: Run) -> list[tuple[str, ...]]:
-    """Options of the tests that the table's measures need and that have not been made."""
+def _tests_to_do(run: Run, overrides: list[str]) -> list[tuple[str, ...]]:
+    """Options of the tests that the table's measures need and that have not been made.
+
+    Of a cell that only tests, those made under other settings do not count.
+    """
     measures = registry.tables()[run.cell.table].measures
     needed = dict.fromkeys(registry.measures()[name].options for name in measures)
     checkpoint = _checkpoint(run.before) if run.cell.tests else None
+    if run.cell.tests and _origin(run).get("settings", overrides) != overrides:
+        return list(needed)
     made = framework(run.cell.config).tests_made(run.folder, checkpoint)
     return [options for options in needed if options not in made]
 
@@ -314,9 +346,8 @@ def _note(run: Run, overrides: list[str]) -> None:
         "torch": torch.__version__,
         "device": records.cpu(),
     }
-    run.folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-    (run.folder / ORIGIN).write_text(text, encoding="utf-8")
+    with replacing(run.folder / ORIGIN) as file:
+        file.write(f"{json.dumps(found, indent=1, ensure_ascii=False)}\n".encode())
 
 
 def _execute(
@@ -337,8 +368,11 @@ def _execute(
     module, log = framework(run.cell.config), run.folder / "output.log"
     data = run.root / "data" if run.options.miniature else run.options.data
     environment = module.environment(data) if data else {}
-    with READING:
-        _note(run, overrides)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if not run.cell.tests:
+        # Before it begins, since it may be ended; tests are noted when they are made.
+        with READING:
+            _note(run, overrides)
     with log.open("ab") as output:
         start = output.tell()
         process = subprocess.Popen(
@@ -368,11 +402,9 @@ def _execute(
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a process that still runs, and those that it started."""
+    """End a process, and those that it started, which may outlive it."""
     for how in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, how)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                continue
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)

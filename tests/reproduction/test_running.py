@@ -1,5 +1,6 @@
 """Runs of cells: what is run, in miniature where it is, and what is told when it cannot be."""
 
+import errno
 import json
 import os
 import signal
@@ -129,6 +130,7 @@ def test_a_whole_run_is_no_answer_to_other_settings(tmp_path, capsys):
 
 def test_where_a_run_was_made_stays_in_its_record(tmp_path, monkeypatch):
     (one,) = planned(CELL.id, work_dir=tmp_path, num_gpus=0)
+    one.folder.mkdir(parents=True)
     for commit, epochs in (("abc", 60), ("def", 165)):  # it was stopped in between
         monkeypatch.setattr(running.records, "commit", lambda commit=commit: commit)
         running._note(one, running._overrides(one))
@@ -144,13 +146,82 @@ def test_another_checkpoint_is_tested_anew(tmp_path):
     write_run(trained.folder, trained.cell.config, 100)
     options = {"load_from": str(trained.folder / "epoch_2.pth")}
     write_test_alone(one.folder, one.cell.config, {"accuracy/top1": 5.0}, options)
-    assert running._tests_to_do(one) == [()]
+    assert running._tests_to_do(one, running._overrides(one)) == [()]
     options = {"load_from": str(trained.folder / "epoch_100.pth")}
     metrics = {"accuracy/top1": 68.0}
     write_test_alone(one.folder, one.cell.config, metrics, options, name="20260103_000000")
-    assert running._tests_to_do(one) == []
+    assert running._tests_to_do(one, running._overrides(one)) == []
     assert running._record(one)["figures"]["top-1"] == 68.0
     assert "from en-2 ResNet50/EN (batches of 32, not 128)" in running._record(one)["label"]
+
+
+def test_a_test_under_other_settings_is_made_anew(tmp_path, monkeypatch, capsys):
+    """A cell that only tests has no checkpoint of its own that would tell of a beginning."""
+    cells = ("en-2 ResNet50/EN", "en-4 ImageNet -> WebVision/EN")
+    trained = planned(*cells, work_dir=tmp_path)[0]
+    write_run(trained.folder, trained.cell.config, 100, processes=4)
+    options, tests = {"load_from": str(trained.folder / "epoch_100.pth")}, []
+
+    def execute(run, words, overrides, *_):
+        tests.append(overrides[-1])
+        name, metrics = f"2027_{len(tests)}", {"accuracy/top1": 60.0 + len(tests)}
+        few = {"test_dataloader.dataset.indices": 10} if "indices" in overrides[-1] else {}
+        write_test_alone(run.folder, run.cell.config, metrics, {**options, **few}, name=name)
+
+    monkeypatch.setattr(running, "_execute", execute)
+    words, few = ("en-4", "ImageNet -> WebVision/EN"), "test_dataloader.dataset.indices=10"
+    for number, more, figure in ((1, [], "61"), (1, [], "61"), (2, [few], "62"), (3, [], "63")):
+        assert run(tmp_path, *words, *more) == 0
+        assert len(tests) == number
+        told = capsys.readouterr().out
+        assert f"top-1 {figure} (" in told and ("indices=10" in told) == bool(more)
+
+
+def test_a_backbone_of_which_only_a_checkpoint_is_there_is_told(tmp_path):
+    (one,) = planned("en-6 ADE20K/EN", work_dir=tmp_path, num_gpus=8)
+    one.before.folder.mkdir(parents=True)
+    for name, text in (("epoch_100.pth", ""), ("last_checkpoint", "epoch_100.pth")):
+        (one.before.folder / name).write_text(text)
+    write_run(one.folder, one.cell.config, 1)
+    assert "from en-6 backbone/EN (no record)" in running._record(one)["label"]
+
+
+def test_what_fails_ends_no_other_run(tmp_path, monkeypatch, capsys):
+    compute = running._computed
+
+    def failing(cell, options):
+        if cell.name == "BN":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return compute(cell, options)
+
+    monkeypatch.setattr(running, "_computed", failing)
+    assert run(tmp_path, "en-1") == 1
+    told = capsys.readouterr()
+    assert "en-1 BN: error: a file of the run: No space left" in told.err
+    assert told.err.count("\n") == 1 and "en-1 EN: parameters of a layer 2401" in told.out
+
+
+def test_those_that_a_dead_process_started_end_too(tmp_path):
+    command = f"sleep 60 & echo $! > {tmp_path / 'pid'}"
+    process = subprocess.Popen(["sh", "-c", command], start_new_session=True)
+    assert process.wait(20) == 0
+    status = Path("/proc", (tmp_path / "pid").read_text().strip(), "status")
+    assert status.is_file()
+    running._end(process)
+    deadline = time.monotonic() + 20
+    # Nobody may be there to reap it.
+    while status.is_file() and "Z (zombie)" not in status.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_was_cut_short_is_told_in_one_line(tmp_path, capsys):
+    (one,) = planned(CELL.id, work_dir=tmp_path)
+    write_run(one.folder, CELL.config, 3)
+    (one.folder / running.ORIGIN).write_text('{"command": "python')
+    assert run(tmp_path, "en-5", "ResNet20/EN") == 2
+    error = capsys.readouterr().err
+    assert "origin.json is cut short" in error and error.count("\n") == 1
 
 
 def test_iterations_are_not_those_of_the_backbone():
