@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 after printing one line about the user's mistake.
     """
     args = parser().parse_args(argv)
-    try:
-        with loading(unsafe=args.unsafe_checkpoints):
-            print(args.run(args))
-    except training.TOLD as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        return 2
+    return training.command(lambda: run(args), resumes=False)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Look at a model's layers, and print the summary."""
+    with loading(unsafe=args.unsafe_checkpoints):
+        print(args.run(args))
     print(f"written to {args.output}")
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:

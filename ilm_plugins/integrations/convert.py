@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import surgery
-from ..checkpoints import CheckpointError, loading, read, write
+from ..checkpoints import loading, read, write
 from ..layers import NORMS, OptionError
 from . import installed, training
 from .detectron2.norms import parse_norm
-from .training import UserError
+from .training import UserError, command
 
 #: Where frameworks keep the state dict in a checkpoint; otherwise it is the checkpoint itself.
 STATES = ("model", "state_dict")
@@ -45,18 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 after printing one line about the user's mistake.
     """
     args = parser().parse_intermixed_args(argv)
-    try:
-        with loading(unsafe=args.unsafe_checkpoints):
-            change = change_of(args)
-            report, dropped = convert_file(args.input, args.output, change, args.overwrite)
-    except (UserError, OptionError, CheckpointError) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        return 2
+    return command(lambda: run(args), resumes=False)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert a file, and say what became of it."""
+    with loading(unsafe=args.unsafe_checkpoints):
+        report, dropped = convert_file(args.input, args.output, change_of(args), args.overwrite)
     print(report)
     if dropped:
         print(f"dropped, as it belongs to the file as it was: {', '.join(dropped)}")
     print(f"{args.output} is written")
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:

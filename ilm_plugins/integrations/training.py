@@ -52,19 +52,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command(lambda: start(args))
 
 
-def command(run: Callable[[], None]) -> int:
+def command(run: Callable[[], int | None], resumes: bool = True) -> int:
     """Do what a command line asks for; print what :func:`failure` has of it in one line.
 
+    Args:
+        run: may return an exit status of its own.
+        resumes: whether what has failed can be gone on with by --resume.
+
     Returns:
-        The exit status: 0, or that of what is printed.
+        The exit status: 0 or the run's; or that of what is printed, 2 where nothing can be gone on
+        with.
     """
     try:
         with told():
-            run()
+            return run() or 0
     except UserError as line:
-        print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
-        return line.status
-    return 0
+        text = str(line) if resumes else str(line).removesuffix(RESUME).rstrip()
+        print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
+        return line.status if resumes else UserError.status
 
 
 def start(args: argparse.Namespace) -> None:

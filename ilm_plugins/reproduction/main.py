@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..integrations.training import UserError, failure, positive
+from ..integrations.training import UserError, command, positive
 from . import records, registry, report, running
 from .registry import NOT_HERE, Cell, Table
 
@@ -25,14 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = [word for word in words if OVERRIDE.match(word)]
     args = parser().parse_args(_seeds_last([word for word in words if word not in overrides]))
     args.overrides = overrides
-    try:
-        return args.command(args)
-    except Exception as error:
-        line = failure(error)
-        if line is None:
-            raise
-        print(f"reproduce.py: error: {line}", file=sys.stderr)
-        return line.status
+    return command(lambda: args.command(args), resumes=False)
 
 
 def _seeds_last(words: list[str]) -> list[str]:
