@@ -75,7 +75,7 @@ def translate(
     """
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}; give at least 1")
-    source, target = Path(input).expanduser(), Path(output)
+    source, target = Path(input).expanduser(), Path(output).expanduser()
     if source.exists() and target.exists() and target.samefile(source):
         raise UserError(f"OUTPUT {output!r} is INPUT; give another folder")
     model = load_model(checkpoint, device, unsafe)
@@ -94,7 +94,7 @@ def translate(
             with torch.inference_mode():
                 results = to_bytes(model.translate(to_signed(images.to(device)))).cpu()
             for name, result in zip(names, results, strict=True):
-                write(to_image(result), Path(output) / f"{name}.png")
+                write(to_image(result), target / f"{name}.png")
     except OSError as error:
         raise UserError(f"output folder {output!r} cannot be written: {error}") from error
     print(f"{output}: {len(files)} images")

@@ -407,10 +407,12 @@ def test_mistakes_of_translating(trained, masks, tmp_path, capsys, change, words
     assert ": error: " in line and words in line
 
 
-def test_originals_are_never_overwritten(trained, masks, tmp_path, capsys):
+def test_originals_are_never_overwritten(trained, masks, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(masks)
     before = {path: path.read_bytes() for path in masks.iterdir()}
-    for output in (masks, tmp_path / "link", tmp_path / "link" / ".." / "masks"):
+    for output in (masks, tmp_path / "link", tmp_path / "link" / ".." / "masks", "~/masks"):
         assert translate.main([str(trained / "epoch_2.pth"), str(masks), str(output)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.endswith(f"error: OUTPUT {str(output)!r} is INPUT; give another folder")
