@@ -17,9 +17,18 @@ def ensure_shapes(folder: Path, **options: int) -> None:
 
     Args:
         options: of :func:`.shapes.write_shapes`.
+
+    Raises:
+        ValueError: the folder has another name, or other options.
+        ImportError: what draws it is not installed.
     """
     if (folder / "shapes.json").exists():
         return
+    if folder.name != "shapes":
+        raise ValueError(
+            f"shapes is not in {str(folder)!r}, and is generated only in a folder called 'shapes'; "
+            "give one"
+        )
     try:
         from .shapes import write_shapes
     except ImportError as error:

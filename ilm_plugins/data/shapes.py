@@ -195,15 +195,6 @@ def semantic_mask(scene: Scene) -> np.ndarray:
     return mask
 
 
-def label_map(scene: Scene) -> np.ndarray:
-    """Paint the semantic mask in the colours of `PALETTE`.
-
-    Returns:
-        RGB image, uint8, (size, size, 3).
-    """
-    return PALETTE[semantic_mask(scene)]
-
-
 def coco_annotations(scene: Scene) -> list[dict]:
     """Describe the visible part of each object in COCO's instance format.
 

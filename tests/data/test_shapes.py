@@ -17,7 +17,7 @@ import pycocotools.mask
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ilm_plugins.data import shapes
+from ilm_plugins.data import ensure_shapes, shapes
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_shapes.py"
 COUNTS = {"training": 12, "validation": 5}
@@ -230,9 +230,17 @@ def test_pairs_hold_photo_and_label_map(folder):
         distances = np.linalg.norm(right[..., None, :] - shapes.PALETTE.astype(int), axis=-1)
         decoded = distances.argmin(axis=-1)
         assert (decoded == shapes.semantic_mask(scene)).mean() > 0.995
-        np.testing.assert_array_equal(
-            shapes.label_map(scene), shapes.PALETTE[shapes.semantic_mask(scene)]
-        )
+
+
+def test_it_is_written_only_where_it_is_told(tmp_path):
+    with pytest.raises(ValueError, match=r"only in a folder called 'shapes'; give one"):
+        ensure_shapes(tmp_path / "mine", **SMALL)
+    assert not list(tmp_path.iterdir())
+    ensure_shapes(tmp_path / "shapes", **SMALL)
+    # Whatever a folder is called that has it, it is taken as it is.
+    (tmp_path / "shapes").rename(tmp_path / "mine")
+    ensure_shapes(tmp_path / "mine", **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_the_manifest_tells_the_settings(folder):
