@@ -5,7 +5,7 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -251,3 +251,22 @@ def remove_partial(folder: str | os.PathLike) -> None:
     """Remove what runs that were killed while they wrote have left in a folder."""
     for path in Path(folder).glob(f"*{PARTIAL}"):
         path.unlink(missing_ok=True)
+
+
+def unwrapped(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """A state dict without the "module." that DistributedDataParallel puts before all names.
+
+    Args:
+        state: names -> tensors.
+        model: what it is for; a name of its own may begin so.
+    """
+    wrapped = all(str(name).startswith("module.") for name in state)
+    if not wrapped or model.state_dict().keys() & state.keys():
+        return dict(state)
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def absent(state: Mapping[str, Any], model: nn.Module) -> list[str]:
+    """Names of a model's tensors that are not in a state dict, or have another shape there."""
+    own = model.state_dict()
+    return [name for name, t in own.items() if getattr(state.get(name), "shape", None) != t.shape]

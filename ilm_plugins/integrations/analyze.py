@@ -14,7 +14,7 @@ from torch import nn
 from ..analysis.collect import AnalysisError, collect_ratios, collect_rescaling
 from ..analysis.embed import METHODS
 from ..analysis.images import Images, open_images
-from ..checkpoints import CheckpointError, check_fits, loading
+from ..checkpoints import CheckpointError, absent, check_fits, loading, unwrapped
 from ..layers import NORMS, OptionError
 from . import convert, training, zoo
 from .subject import Subject
@@ -236,15 +236,14 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
         CheckpointError: it cannot be read, or is of another model.
     """
     _, state = convert.find_state(convert.read_any(path), path)
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    own = model.state_dict()
-    absent = [n for n, t in own.items() if getattr(state.get(n), "shape", None) != t.shape]
-    check_fits(path, model, state, absent)
-    if absent:
+    state = unwrapped(state, model)
+    lacking = absent(state, model)
+    check_fits(path, model, state, lacking)
+    if lacking:
         raise CheckpointError(
-            f"checkpoint {str(path)!r} does not fit: {len(absent)} of the model's {len(own)} "
-            f"tensors, such as {absent[0]}, are missing there or of another shape; give one of "
-            "this model"
+            f"checkpoint {str(path)!r} does not fit: {len(lacking)} of the model's "
+            f"{len(model.state_dict())} tensors, such as {lacking[0]}, are missing there or of "
+            "another shape; give one of this model"
         )
     model.load_state_dict(state, strict=False)
 

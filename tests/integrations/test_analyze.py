@@ -207,6 +207,16 @@ def test_mistakes_are_told_in_one_line(name, folder, trained, tmp_path, capsys):
     assert not list(tmp_path.glob("out/*"))
 
 
+@pytest.mark.parametrize("prefix", ["", "module."], ids=["plain", "of a wrapper"])
+@pytest.mark.parametrize("name", ["norm", "module"])
+def test_weights_are_loaded_by_the_names_of_the_model(name, prefix, tmp_path):
+    source, target = (torch.nn.ModuleDict({name: torch.nn.Linear(2, 3)}) for _ in range(2))
+    state = {prefix + key: tensor for key, tensor in source.state_dict().items()}
+    write({"state_dict": state}, tmp_path / "a.pth")
+    analyze.load_weights(target, tmp_path / "a.pth")
+    torch.testing.assert_close(target[name].weight, source[name].weight, rtol=0, atol=0)
+
+
 def test_nothing_is_overwritten(folder, trained, tmp_path, capsys):
     (tmp_path / "summary.txt").write_text("mine")
     assert run("ratios", folder, *EN, "--checkpoint", trained[0], "--output", tmp_path) == 2
