@@ -26,7 +26,8 @@ def arm() -> None:
 def register(key: str, layer: type[nn.Module]) -> None:
     """Make a layer of your own a NORM of detectron2's and the type of a ``norm_cfg``.
 
-    Registering the same layer again does nothing.
+    Registering the same layer again does nothing. A key that a framework, or another package in
+    it, has already stays theirs there, with a warning.
 
     Args:
         key: its name in configs, a Python identifier.
