@@ -9,7 +9,7 @@ import pytest
 
 from ilm_plugins.integrations import analyze
 from ilm_plugins.integrations.training import UserError
-from ilm_plugins.reproduction import registry, running
+from ilm_plugins.reproduction import computed, records, registry, running
 from ilm_plugins.reproduction.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -214,6 +214,33 @@ def test_computed_cells_come_to_the_papers_figures(cell, expected, tmp_path):
     assert figures == pytest.approx(expected, abs=0.0006)
     assert record["label"] == "computed"
     assert found.paper[0] == pytest.approx(*expected.values(), abs=0.005)
+
+
+COMPUTED = sorted((ROOT / "reports" / "records").glob("*.json"))
+COMPUTED = [path for path in COMPUTED if records.read(path)["label"] == "computed"]
+
+
+def test_every_computed_cell_has_a_record():
+    found = {(r["table"], r["cell"]) for r in map(records.read, COMPUTED)}
+    assert found == {(cell.table, cell.name) for cell in CELLS if cell.of is not None}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        # To count operations takes half a minute each.
+        pytest.param(path, marks=[pytest.mark.long] * ("-cost-" in path.name), id=path.stem)
+        for path in COMPUTED
+    ],
+)
+def test_kept_figures_are_those_computed_now(path):
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    found = records.read(path)
+    cell = TABLES[found["table"]].cells[found["cell"]]
+    if "cost" in cell.table:
+        pytest.importorskip("fvcore", reason="needs fvcore")
+        pytest.importorskip("mmpretrain", reason="needs mmpretrain")
+    assert computed.compute(cell) == pytest.approx(found["figures"], rel=1e-5)
 
 
 def test_the_cost_of_a_config_is_computed(tmp_path):
