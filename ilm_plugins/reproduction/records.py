@@ -21,6 +21,8 @@ from .registry import ROOT, Cell
 
 #: In the label of a run that is whole, and has not been tested.
 NO_FIGURE = "no figure yet"
+#: The label of a run of which nothing but a checkpoint is known.
+NO_RECORD = "no record"
 #: Characters of a record's name, but for ".json".
 LONGEST = 150
 
@@ -60,7 +62,7 @@ def record(
         miniature: whether it is one.
 
     Raises:
-        UserError: the folder has no run.
+        UserError: the folder has no run, or a training where the cell only tests.
     """
     module = framework(cell.config)
     found = module.read(str(ROOT / cell.config), folder)
@@ -73,6 +75,12 @@ def record(
     }
     if before is not None:
         found.changes.pop(module.PRETRAINED, None)
+    elif cell.tests:
+        other = registry.named(cell.tests)
+        before = {"table": other.table, "cell": other.name, "label": NO_RECORD}
+    if found.checkpoint and not cell.tests:
+        # Nobody knows how that was trained.
+        found.changes["load_from"] = found.checkpoint
     torch = re.search(r"^\W*PyTorch:? +([\w.+]+)", found.log, re.MULTILINE)
     result = {
         "table": cell.table,

@@ -234,7 +234,8 @@ def _record(run: Run) -> dict:
             before = _read(before)
         except UserError:
             # Its checkpoint may be all that is left of it.
-            before = {"table": before.cell.table, "cell": before.cell.name, "label": "no record"}
+            cell = before.cell
+            before = {"table": cell.table, "cell": cell.name, "label": records.NO_RECORD}
     found = _read(run, before)
     records.write(found, run.folder / RECORD)
     return found

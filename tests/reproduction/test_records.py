@@ -175,7 +175,22 @@ def test_a_test_of_another_runs_checkpoint_has_that_runs_label(tmp_path):
 def test_a_config_that_trains_is_tested_alone(tmp_path):
     cell = registry.named("en-6 Cityscapes test server/EN")
     write_test_alone(tmp_path, cell.config, {"mIoU": 70.0}, {"load_from": "iter_80000.pth"})
-    assert records.record(cell, tmp_path)["label"] == "full recipe"
+    whole = {"table": "en-6", "cell": "Cityscapes/EN", "label": "full recipe"}
+    assert records.record(cell, tmp_path, before=whole)["label"] == "full recipe"
+
+
+def test_a_test_of_what_nobody_knows_is_no_full_recipe(tmp_path):
+    metrics, options = {"accuracy/top1": 99.0}, {"load_from": "other.pth"}
+    write_test_alone(tmp_path / "a", CELL.config, metrics, options)
+    label = records.record(CELL, tmp_path / "a")["label"]
+    assert label == "changed: load_from=other.pth"
+    cell = registry.named("en-4 ImageNet -> WebVision/EN")
+    write_test_alone(tmp_path / "b", cell.config, metrics, options)
+    label = records.record(cell, tmp_path / "b")["label"]
+    assert label == "from en-2 ResNet50/EN (no record)"
+    write_run(tmp_path / "c", CELL.config, 165)
+    with pytest.raises(UserError, match=r"has a training, and .* only tests"):
+        records.record(cell, tmp_path / "c")
 
 
 def test_a_backbone_that_is_no_full_recipe_is_in_the_label(tmp_path):

@@ -201,13 +201,15 @@ def read(config: str, work_dir: Path) -> Reading:
     """What a run was and what it came to.
 
     Raises:
-        UserError: the folder has no run.
+        UserError: the folder has no run, or a training where the config only tests.
     """
     dumped = _dumped(work_dir)
     if not dumped:
         raise UserError(f"{work_dir} has no run of tools/train_net.py: no */vis_data/config.py")
     if not any(map(_scalars, dumped)) and load(str(dumped[-1])).get("train_cfg") is None:
         return _read_tests(config, dumped)
+    if load(config).get("train_cfg") is None:
+        raise UserError(f"{work_dir} has a training, and {config} only tests; give that of a test")
     return _read_training(config, Path(work_dir), dumped)
 
 
