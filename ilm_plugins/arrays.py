@@ -14,7 +14,9 @@ PLAIN = re.compile(r"b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d+")
 
 
 class Dtype:
-    """What a pickle gets for ``numpy.dtype``; numpy takes its ``dtype`` for it.
+    """What a pickle gets for ``numpy.dtype``; numpy takes it for its ``dtype``.
+
+    Pickled again, it is numpy's.
 
     Args:
         code: the type, as :data:`PLAIN` has it.
@@ -31,6 +33,9 @@ class Dtype:
         if (subarray, names, fields) != (None, None, None) or order not in ("<", ">", "|", "="):
             raise pickle.UnpicklingError("Can only have arrays of numbers and strings")
         self.dtype = self.dtype.newbyteorder(order)
+
+    def __reduce__(self) -> tuple:
+        return self.dtype.__reduce__()
 
 
 class Array(np.ndarray):

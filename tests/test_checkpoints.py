@@ -114,11 +114,12 @@ def test_arrays_are_data(tmp_path, suffix, code):
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_arrays_are_what_they_were_when_they_are_written_again(tmp_path, protocol):
     given = np.arange(6.0, dtype=np.float32).reshape(2, 3).T
-    (tmp_path / "c.pkl").write_bytes(pickle.dumps([given], protocol))
-    (found,) = read(tmp_path / "c.pkl")
-    assert np.array_equal(found, given)
-    again = pickle.loads(pickle.dumps(found, protocol))
+    (tmp_path / "c.pkl").write_bytes(pickle.dumps([given, given.dtype], protocol))
+    found, dtype = read(tmp_path / "c.pkl")
+    assert np.array_equal(found, given) and np.dtype(dtype) == given.dtype
+    again, dtype = pickle.loads(pickle.dumps([found, dtype], protocol))
     assert type(again) is np.ndarray and np.array_equal(again, given)
+    assert isinstance(dtype, np.dtype) and dtype == given.dtype
 
 
 @pytest.mark.parametrize("module", [b"numpy.core.", b"numpy._core."])
