@@ -250,8 +250,9 @@ def collect(found: dict[str, Any], folder: Path) -> Path:
     """
     for path in sorted(folder.glob("*.json")):
         old = read(path)
-        keys = ("table", "cell", "seed", "planned", "images", "changes")
-        same = all(old.get(key) == found.get(key) for key in keys)
+        keys = ("table", "cell", "seed", "planned", "changes")
+        images = {old.get("images"), found.get("images")} - {None}
+        same = all(old.get(key) == found.get(key) for key in keys) and len(images) < 2
         partial = "unfinished" in old["label"] or NO_FIGURE in old["label"]
         if same and partial and old["run"] <= found["run"]:
             path.unlink()

@@ -330,7 +330,10 @@ def test_another_run_of_the_same_seed_overwrites_none(tmp_path):
 def test_an_unfinished_record_gives_way_to_what_its_run_became(tmp_path):
     half = recorded(tmp_path / "a", 40)
     records.collect(half, tmp_path / "r")
-    records.collect(recorded(tmp_path / "b", 165), tmp_path / "r")
+    # Its log had nothing yet of how many images there are.
+    options = {"randomness.seed": 0}
+    folder = write_run(tmp_path / "b", CELL.config, 165, options=options, batches=(391, 625))
+    records.collect(records.record(CELL, folder), tmp_path / "r")
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["en-5-ResNet20-EN-seed0.json"]
 
 
