@@ -5,7 +5,7 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -253,7 +253,7 @@ def remove_partial(folder: str | os.PathLike) -> None:
         path.unlink(missing_ok=True)
 
 
-def unwrapped(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+def unwrapped(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     """A state dict without the "module." that DistributedDataParallel puts before all names.
 
     Args:
@@ -266,7 +266,7 @@ def unwrapped(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def absent(state: Mapping[str, Any], model: nn.Module) -> list[str]:
+def absent(state: dict[str, Any], model: nn.Module) -> list[str]:
     """Names of a model's tensors that are not in a state dict, or have another shape there."""
     own = model.state_dict()
     return [name for name, t in own.items() if getattr(state.get(name), "shape", None) != t.shape]
