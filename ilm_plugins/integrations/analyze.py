@@ -217,15 +217,8 @@ def load_subject(args: argparse.Namespace) -> Subject:
         from .openmmlab import analyze
     else:
         from .detectron2 import analyze
-    try:
+    with convert.building(args.config_file):
         return analyze.load(of_config)
-    except (UserError, OptionError):
-        raise
-    except Exception as error:  # models raise what they like
-        raise UserError(
-            f"the model of {args.config_file} cannot be built: {type(error).__name__}: "
-            f"{' '.join(str(error).split())}; mend the config, or --opts"
-        ) from error
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike) -> None:

@@ -2,7 +2,8 @@
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +176,15 @@ def build_model(config_file: str, overrides: Sequence[str] = ()) -> nn.Module:
         from .openmmlab import train
     else:
         from .detectron2 import train
-    try:
+    with building(config_file):
         return train.build_model(args)
+
+
+@contextmanager
+def building(config_file: str) -> Iterator[None]:
+    """Raise UserError for whatever else building a config's model raises."""
+    try:
+        yield
     except (UserError, OptionError):
         raise
     except Exception as error:  # models raise what they like
