@@ -99,7 +99,8 @@ $(VENV)/.detectron2: requirements/detectron2.txt requirements/detectron2-wheel.t
 
 install-openmmlab: $(VENV)/.openmmlab
 
-# mmcv is compiled, which takes minutes: its wheel is kept for environments that are alike.
+# mmcv is compiled, which takes minutes (more by half with Python's usual -g): its wheel is kept for
+# environments that are alike.
 $(VENV)/.openmmlab: requirements/openmmlab.txt requirements/openmmlab-packages.txt | $(BIN)/python
 	$(BIN)/pip install --progress-bar off setuptools==80.9.0 wheel==0.48.0
 	$(BIN)/pip install --progress-bar off --no-deps -r requirements/openmmlab.txt
@@ -110,8 +111,9 @@ $(VENV)/.openmmlab: requirements/openmmlab.txt requirements/openmmlab-packages.t
 		mkdir -p "$(WHEELS)"; \
 		new=$$(mktemp -d "$(WHEELS)/.new-XXXXXX"); \
 		trap 'rm -rf "$$new"' EXIT; trap 'exit 1' INT TERM; \
-		PATH="$$(cd $(BIN) && pwd):$$PATH" $(BIN)/pip wheel --progress-bar off --no-deps \
-			--no-build-isolation --wheel-dir "$$new" -r requirements/openmmlab-packages.txt; \
+		CPPFLAGS="$$CPPFLAGS -g0" PATH="$$(cd $(BIN) && pwd):$$PATH" \
+			$(BIN)/pip wheel --progress-bar off --no-deps --no-build-isolation \
+			--wheel-dir "$$new" -r requirements/openmmlab-packages.txt; \
 		mv -T "$$new" "$$wheels" || [ -d "$$wheels" ]; \
 	fi; \
 	$(BIN)/pip install --no-index --no-deps --force-reinstall "$$wheels"/*.whl
