@@ -5,7 +5,7 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -81,6 +81,14 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {_why(error)}") from error
 
 
+def notes_of(path: str | os.PathLike) -> dict[str, str]:
+    """The words that a ``.safetensors`` file, which can be read, has beside its tensors."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
 def _why(error: Exception) -> str:
     text = " ".join(str(error).split())
     trust = "which may run code; if you trust its source, give --unsafe-checkpoints"
@@ -154,10 +162,13 @@ def _no_bytes() -> bytes:
     return b""
 
 
-def write(contents: Any, path: str | os.PathLike) -> None:
+def write(contents: Any, path: str | os.PathLike, notes: Mapping[str, str] | None = None) -> None:
     """Write a checkpoint, in the format that ``path`` ends with; see :func:`read`.
 
-    A ``.safetensors`` takes a dict of tensors, a ``.pkl`` what pickle takes.
+    Args:
+        contents: a dict of tensors for ``.safetensors``; what pickle takes for ``.pkl``.
+        path: the file.
+        notes: words in a ``.safetensors`` beside the tensors, see :func:`notes_of`.
 
     Raises:
         CheckpointWriteError: it cannot be written; a file that was there stays as it was.
@@ -169,9 +180,8 @@ def write(contents: Any, path: str | os.PathLike) -> None:
 
             # In it no two tensors share memory.
             whole = torch.contiguous_format
-            file.write(
-                save({k: v.detach().clone(memory_format=whole) for k, v in contents.items()})
-            )
+            own = {k: v.detach().clone(memory_format=whole) for k, v in contents.items()}
+            file.write(save(own, {"format": "pt", **(notes or {})}))
         elif path.suffix == ".pkl":
             pickle.dump(contents, file)
         else:
@@ -253,17 +263,44 @@ def remove_partial(folder: str | os.PathLike) -> None:
         path.unlink(missing_ok=True)
 
 
-def unwrapped(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """A state dict without the "module." that DistributedDataParallel puts before all names.
+def copied(state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A state dict of its own, with the versions of its modules, which torch keeps beside it.
+
+    Without them, modules whose names have changed since take it for one of long ago.
+
+    Args:
+        state: names -> tensors.
+        prefix: what is taken off all names.
+    """
+    copy = OrderedDict((_without(prefix, name), value) for name, value in state.items())
+    versions = getattr(state, "_metadata", None)
+    if versions is not None:
+        # Names of modules, which have no dot at their end.
+        of_modules = ((_without(prefix, f"{name}."), of) for name, of in versions.items())
+        copy._metadata = OrderedDict((name.removesuffix("."), of) for name, of in of_modules)
+    return copy
+
+
+def _without(prefix: str, name: Any) -> Any:
+    return name.removeprefix(prefix) if isinstance(name, str) else name
+
+
+#: What wrappers put before all names: DistributedDataParallel, and torch.compile.
+OF_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def unwrapped(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """A copy of a state dict without what wrappers of a model put before all names.
 
     Args:
         state: names -> tensors.
         model: what it is for; a name of its own may begin so.
     """
-    wrapped = all(str(name).startswith("module.") for name in state)
-    if not wrapped or model.state_dict().keys() & state.keys():
-        return dict(state)
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    for prefix in OF_WRAPPERS * 2:  # one in the other, in either order
+        wrapped = state and all(str(name).startswith(prefix) for name in state)
+        if wrapped and not model.state_dict().keys() & state.keys():
+            state = copied(state, prefix)
+    return copied(state)
 
 
 def absent(state: dict[str, Any], model: nn.Module) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ilm_plugins import ExemplarNorm, ILMGroupNorm
-from ilm_plugins.checkpoints import read, write
+from ilm_plugins.checkpoints import PARTIAL, notes_of, read, write
 from ilm_plugins.integrations import convert
 from swaps import change, randomized
 from workers import Harmful
@@ -116,6 +116,37 @@ def test_what_belongs_to_the_training_before_is_dropped_and_said(tmp_path, model
     assert dropped in capsys.readouterr().out.splitlines()
     assert run(tmp_path / "in.pth", tmp_path / "out.safetensors", *HEAD) == 0
     assert "optimizer, param_schedulers, meta, classes" in capsys.readouterr().out
+
+
+def test_other_weights_of_the_same_model_are_dropped_and_said(tmp_path, model, capsys):
+    state = model.state_dict()
+    averaged = {f"module.{name}": tensor.clone() for name, tensor in state.items()}
+    others = {"shadow": averaged, "nested": {"ema": averaged, "decay": 0.9}, "optimizers": [1]}
+    write({"model": state, **others, "means": {"rgb": torch.ones(3)}}, tmp_path / "in.pth")
+    assert run(tmp_path / "in.pth", tmp_path / "out.pth", *HEAD) == 0
+    assert read(tmp_path / "out.pth").keys() == {"model", "means"}
+    assert ": shadow, nested, optimizers\n" in capsys.readouterr().out
+
+
+def test_versions_of_modules_are_kept(tmp_path, model):
+    write({"model": model.state_dict()}, tmp_path / "in.pth")
+    assert run(tmp_path / "in.pth", tmp_path / "out.pth", *HEAD) == 0
+    assert read(tmp_path / "out.pth")["model"]._metadata == model.state_dict()._metadata
+
+
+def test_words_beside_the_tensors_of_safetensors_are_kept_or_dropped_and_said(
+    tmp_path, model, capsys
+):
+    torch_files = pytest.importorskip("safetensors.torch", reason="its files need safetensors")
+    path, words = tmp_path / "in.safetensors", {"format": "pt", "license": "CC0"}
+    torch_files.save_file(model.state_dict(), path, words)
+    assert run(path, tmp_path / "out.safetensors", *HEAD) == 0
+    assert notes_of(tmp_path / "out.safetensors") == words
+    assert "dropped" not in capsys.readouterr().out
+    assert run(path, tmp_path / "out.pth", *HEAD) == 0
+    assert ": __metadata__ (license)\n" in capsys.readouterr().out
+    write(model.state_dict(), tmp_path / "plain.safetensors")
+    assert notes_of(tmp_path / "plain.safetensors") == {"format": "pt"}
 
 
 def test_safetensors_of_tied_tensors_and_of_what_is_none(tmp_path, model, x, capsys):
@@ -288,6 +319,13 @@ def test_files_that_are_no_checkpoints(tmp_path, capsys, contents, words):
         (["--to", "ILMGN(hiden=2)"], "unknown option 'hiden'"),
         (["--to", "ILMGN", "KEY", "VALUE"], "KEY VALUE: overrides are of a config"),
         (["--to", "SN", "--summed-batches", "0"], "batches=0"),
+        (
+            ["--to", "SN", "--summed-batches", "3"],
+            "INPUT has no running statistics of SN's released",
+        ),
+        (["--revert", "--summed-batches", "3"], "--summed-batches 3 with --revert"),
+        (["--to", 'ILMGN(dtype="float16")'], "dtype is kept from each norm"),
+        (["--to", 'ILMGN(init="default")'], "init='default' would not go on"),
         (["--config-file", "nowhere.yaml"], "config file 'nowhere.yaml' does not exist"),
         (["--config-file", "nowhere.yaml", "--match", "*"], "--match with --config-file"),
     ],
@@ -303,6 +341,20 @@ def test_what_to_convert_to_must_be_said(tmp_path, capsys):
         run(tmp_path / "in.pth", tmp_path / "out.pth")
     assert exit.value.code == 2
     assert "one of the arguments --config-file --to --revert is required" in capsys.readouterr().err
+
+
+def test_input_is_not_what_output_is_called_while_it_is_written(tmp_path, model, capsys):
+    path = tmp_path / f"out.pth{PARTIAL}"
+    torch.save(model.state_dict(), path)
+    assert "while it is written" in refused(capsys, path, tmp_path / "out.pth", *HEAD)
+    assert path.exists()
+
+
+def test_a_folder_is_no_output(tmp_path, model, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(model.state_dict(), "in.pth")
+    for out in (tmp_path, ".", ""):
+        assert "is a folder; give a file" in refused(capsys, "in.pth", out, *HEAD, "--overwrite")
 
 
 def test_outputs_that_cannot_be_written(tmp_path, model, capsys):

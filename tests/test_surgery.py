@@ -344,6 +344,10 @@ def test_parametrized_norms_are_left():
         ({"to": "XN"}, "to='XN' is unknown; set it to one of 'ILMGN'"),
         ({"key_group_sise": 8}, "unknown option 'key_group_sise'"),
         ({"num_groups": 8}, "num_groups is kept from each norm; leave it out"),
+        ({"num_channels": 8}, "num_channels is kept from each norm; leave it out"),
+        ({"device": "cuda"}, "device is kept from each norm; leave it out"),
+        ({"dtype": torch.half}, "dtype is kept from each norm; leave it out"),
+        ({"init": "default"}, "init='default' would not go on from where a norm is"),
         (
             {"match": "backbone.*"},
             r"match='backbone.\*' fits none of the 2 norms, such as 'stem.1'",
@@ -458,6 +462,34 @@ def test_a_parameter_that_is_also_anothers_is_not_torn_apart():
     assert type(model[0]) is nn.BatchNorm2d and model[0].weight is model[1].weight
     model, report = surgery.convert(tied(GN4), "ILMGN", match="0")
     assert report.converted.keys() == {"0"} and model[0].weight is model[1].weight
+
+
+class Shifted(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+@pytest.mark.parametrize("other", [Shifted, lambda c: nn.BatchNorm2d(c, track_running_stats=False)])
+def test_a_parameter_is_not_torn_from_a_norm_that_is_left(other):
+    a, b, c, d = nn.BatchNorm2d(32), other(32), nn.BatchNorm2d(32), nn.BatchNorm2d(32)
+    b.weight, c.bias, c.weight = a.weight, a.bias, d.weight
+    model, report = surgery.convert(nn.Sequential(a, b, c, d), "EN")
+    assert report.left.keys() == {"0", "1", "2", "3"} and not report.converted
+    assert report.left["0"] == "its weight is also that of another module, which stays"
+    assert report.left["2"] == "its bias is also that of another module, which stays"
+    assert model[0].weight is model[1].weight and model[2].bias is model[0].bias
+    assert model[2].weight is model[3].weight
+
+
+def test_a_norm_with_a_forward_of_its_own_is_left():
+    model = nn.Sequential(nn.GroupNorm(4, 32), ILMGroupNorm(32, init="identity"))
+    plain = model[0].forward
+    model[0].forward = lambda x: 2 * plain(x)
+    model[1].forward = plain
+    for operate in (lambda m: surgery.convert(m, "ILMGN"), surgery.revert):
+        _, report = operate(model)
+        (words,) = {*report.left.values()} - {"ILMGroupNorm already"}
+        assert not report.converted and "its forward was replaced" in words
 
 
 # ---- notes
@@ -676,6 +708,34 @@ def test_a_state_dict_is_made_to_fit_a_model():
     back, report = surgery.fit_state(fitted, small())
     assert report.converted == {"head.1": "ILM -> GroupNorm"}
     assert torch.equal(back["head.1.weight"], state["module.head.1.weight"])
+
+
+class Versioned(nn.Module):
+    """A module that takes a state dict without a version for an old one, as torchvision's do."""
+
+    _version = 2
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(32)
+
+    def _load_from_state_dict(self, state, prefix, metadata, *args):
+        assert metadata.get("version") == 2
+        super()._load_from_state_dict(state, prefix, metadata, *args)
+
+
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_versions_of_modules_are_kept(wrapper):
+    plain = nn.Sequential(Versioned())
+    wrapped = plain
+    for name in wrapper.split(".")[-2::-1]:
+        wrapped = nn.ModuleDict({name: wrapped})
+    ours, _ = surgery.convert(copy.deepcopy(plain), "EN")
+    found = [surgery.fit_state(wrapped.state_dict(), ours)[0]]
+    if not wrapper:
+        found.append(surgery.convert_state(plain.state_dict(), "EN")[0])
+    for state in found:
+        ours.load_state_dict(state)
 
 
 def test_what_a_state_dict_does_not_tell_is_told_once():

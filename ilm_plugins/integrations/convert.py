@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import surgery
-from ..checkpoints import loading, read, write
+from ..checkpoints import PARTIAL, copied, loading, notes_of, read, unwrapped, write
 from ..layers import NORMS, OptionError
 from . import installed, training
 from .detectron2.norms import parse_norm
@@ -22,12 +23,16 @@ STATES = ("model", "state_dict")
 #: Entries that belong to parameters as they were before.
 OF_TRAINING = {
     "amp",
+    "amp_scaler",
     "ema_state_dict",
     "grad_scaler",
     "lr_scheduler",
+    "lr_schedulers",
     "message_hub",
     "model_ema",
     "optimizer",
+    "optimizer_states",
+    "optimizers",
     "param_schedulers",
     "scaler",
     "scheduler",
@@ -127,6 +132,11 @@ def change_of(args: argparse.Namespace) -> Change:
         return _averaging(args.summed_batches, lambda state: _fit(state, part))
     if args.part:
         raise UserError(f"--part {args.part}: parts are of a config's model; give --config-file")
+    if args.revert and args.summed_batches is not None:
+        raise UserError(
+            f"--summed-batches {args.summed_batches} with --revert: sums are of SN's released "
+            "code, which has nothing to revert; leave it out"
+        )
     if args.revert:
         return lambda state: surgery.revert_state(state, match=args.match)
     key, options = parse_norm(args.to) or (args.to, {})
@@ -150,9 +160,10 @@ def _fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tenso
     Raises:
         UserError: the names are those of a part of it.
     """
+    state = unwrapped(state, model)
     if not model.state_dict().keys() & state.keys():
-        for name, child in model.named_children():
-            if child.state_dict().keys() & state.keys():
+        for name, child in model.named_modules():
+            if name and child.state_dict().keys() & state.keys():
                 raise UserError(
                     f"INPUT is not of the whole model, but of its {name}; give --part {name}"
                 )
@@ -162,7 +173,17 @@ def _fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tenso
 def _averaging(batches: int | None, change: Change) -> Change:
     if batches is None:
         return change
-    return lambda state: change(surgery.average_sums(state, batches))
+
+    def averaged(state: Mapping[str, Tensor]):
+        found = surgery.average_sums(state, batches)
+        if all(found[name] is value for name, value in state.items()):
+            raise UserError(
+                f"--summed-batches {batches}: INPUT has no running statistics of SN's released "
+                "code; leave it out"
+            )
+        return change(found)
+
+    return averaged
 
 
 def build_model(config_file: str, overrides: Sequence[str] = ()) -> nn.Module:
@@ -234,6 +255,12 @@ def convert_file(
     there = os.path.exists(target)
     if there and os.path.exists(source) and target.samefile(source):
         raise UserError(f"OUTPUT {str(target)!r} is INPUT; give another file")
+    if os.path.isdir(target):
+        raise UserError(f"OUTPUT {str(target)!r} is a folder; give a file")
+    if os.path.abspath(source) == os.path.abspath(target) + PARTIAL:
+        raise UserError(
+            f"INPUT {str(source)!r} is what OUTPUT is called while it is written; move it"
+        )
     if there and not overwrite:
         raise UserError(f"OUTPUT {str(target)!r} is there already; add --overwrite to replace it")
     contents = read_any(source)
@@ -245,7 +272,12 @@ def convert_file(
         raise UserError(f"nothing in {str(source)!r} was converted ({reasons}); nothing is written")
     kept, dropped = {}, []
     if entry is not None:
-        kept, dropped = _split({k: v for k, v in contents.items() if k != entry}, target.suffix)
+        others = {k: v for k, v in contents.items() if k != entry}
+        kept, dropped = _split(others, target.suffix, contents[entry])
+    notes = notes_of(source) if source.suffix == ".safetensors" else {}
+    words = sorted(notes.keys() - {"format"})
+    if words and target.suffix != source.suffix:
+        dropped.append(f"__metadata__ ({', '.join(words)})")
     if target.suffix == ".safetensors":
         written = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
         dropped += [str(key) for key in state if key not in written]
@@ -255,7 +287,7 @@ def convert_file(
         written = {"__author__": "ilm_plugins", **kept, "model": arrays}
     else:
         written = state if entry is None else {**kept, entry: state}
-    write(written, target)
+    write(written, target, notes)
     return report, dropped
 
 
@@ -282,7 +314,8 @@ def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, 
         for entry in (*STATES, None):
             found = contents if entry is None else contents.get(entry)
             if isinstance(found, Mapping):
-                state = {key: _as_tensor(value) for key, value in found.items()}
+                state = copied(found)
+                state.update((key, _as_tensor(value)) for key, value in found.items())
                 if any(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
                     return entry, state
     held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
@@ -292,11 +325,13 @@ def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, 
     )
 
 
-def _split(entries: Mapping[str, Any], suffix: str) -> tuple[dict[str, Any], list[str]]:
+def _split(
+    entries: Mapping[str, Any], suffix: str, state: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
     """Entries beside the state dict that a file of this format keeps, and the others' names."""
     if suffix == ".safetensors":
         return {}, [str(key) for key in entries]
-    keep = {k: v for k, v in entries.items() if k not in OF_TRAINING}
+    keep = {k: v for k, v in entries.items() if k not in OF_TRAINING and not _is_like(v, state)}
     if suffix == ".pkl":
         keep = {k: v for k, v in keep.items() if k in OF_PKL}
     dropped = [str(k) for k in entries if k not in keep]
@@ -304,6 +339,19 @@ def _split(entries: Mapping[str, Any], suffix: str) -> tuple[dict[str, Any], lis
         keep["meta"] = {k: v for k, v in keep["meta"].items() if k != "cfg"}
         dropped.append("meta.cfg")
     return keep, dropped
+
+
+def _is_like(entry: Any, state: Mapping[str, Any]) -> bool:
+    """Whether an entry is, or has in it, the same model's weights, such as averaged ones."""
+    if not isinstance(entry, Mapping):
+        return False
+    names = {_bare(name) for name in state}
+    own = {_bare(name) for name, value in entry.items() if hasattr(value, "shape")}
+    return bool(names & own) or any(_is_like(value, state) for value in entry.values())
+
+
+def _bare(name: Any) -> Any:
+    return re.sub(r"^((module|_orig_mod)\.)+", "", name) if isinstance(name, str) else name
 
 
 def _as_tensor(value: Any) -> Any:

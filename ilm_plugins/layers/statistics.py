@@ -119,12 +119,11 @@ class MixtureNorm(AdaptiveNorm):
             self.update_running_stats(mean, var, count=x.numel() // self.num_channels)
         return y
 
-    @torch.no_grad()
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int) -> None:
         """Move the running statistics towards those of a batch.
 
         Args:
-            mean, var: (N, C) moments of each instance's channels.
+            mean, var: (N, C) moments of each instance's channels, detached.
             count: values of one channel in the batch, N times the spatial size. A single value has
                 no variance, and changes nothing.
         """

@@ -71,6 +71,19 @@ def check_match(match: Match, names: Iterable[str]) -> None:
         )
 
 
-def check_layer(to: str, options: Mapping) -> None:
+def check_layer(to: str, options: Mapping, of_model: bool = False) -> None:
+    """Raise OptionError unless ``to`` has these options, and none that each norm has already.
+
+    Args:
+        of_model: whether the norms are a model's, which has what a state dict does not tell.
+    """
     check_choice("convert", "to", to, REPLACES)
     check_known(NORMS[to], options)
+    kept = *(REPLACES[to][1] if of_model else ()), "num_channels", "device", "dtype"
+    given = [name for name in kept if name in options]
+    if given:
+        raise OptionError(f"{', '.join(given)} is kept from each norm; leave it out")
+    if options.get("init", "identity") != "identity":
+        raise OptionError(
+            f"init={options['init']!r} would not go on from where a norm is; leave it out"
+        )

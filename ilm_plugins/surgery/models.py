@@ -39,7 +39,13 @@ PLAIN_BY_NAME = {
 }
 #: What holds on to the parameters that a model had when it was wrapped: classes of modules and of
 #: parameters, by name, as no torch has all of them.
-WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "DTensor"}
+WRAPPERS = {
+    "DistributedDataParallel",
+    "FullyShardedDataParallel",
+    "FSDPModule",
+    "DTensor",
+    "BaseAveragedModel",
+}
 #: Where modules and parameters keep their hooks.
 _HOOKS = (
     "_forward_pre_hooks",
@@ -83,13 +89,10 @@ def convert(
         The model, or what took its place if it is a norm itself; and what became of each norm.
 
     Raises:
-        OptionError: the key or an option is unknown, ``match`` fits no norm, or a part of the model
-            is wrapped in DistributedDataParallel, FSDP or the like.
+        OptionError: the key or an option is unknown, or one that is kept; ``match`` fits no norm;
+            or a part of the model is wrapped in DistributedDataParallel, FSDP or the like.
     """
-    check_layer(to, options)
-    given = [name for name in REPLACES[to][1] if name in options]
-    if given:
-        raise OptionError(f"{', '.join(given)} is kept from each norm; leave it out")
+    check_layer(to, options, of_model=True)
     operation = _Operation(model, match, where, is_norm)
     types = None if types is None else frozenset(types)
     return operation.run(lambda old: _layer_for(old, to, types, options, operation.like(old)))
@@ -150,15 +153,20 @@ class _Operation:
             name = name.rpartition(".")[0]
 
     def run(self, build: Callable[[nn.Module], nn.Module]) -> tuple[nn.Module, Report]:
-        report = Report()
-        shared = _Shared(self.model.modules(), self.names)
+        report, built = Report(), {}
         for old, names in self.names.items():
             try:
-                new = build(old)
-                shared.keep(old, new)
+                _check_own_forward(old)
+                built[old] = build(old)
             except (Unfit, OptionError) as error:
                 report.left |= dict.fromkeys(names, str(error))
-                continue
+        for old, words in _take_out_torn(built, self.model):
+            report.left |= dict.fromkeys(self.names[old], words)
+        made: dict[nn.Parameter, nn.Parameter] = {}
+        for old, new in built.items():
+            for name, theirs, ours in _replaced(old, new):
+                setattr(new, name, made.setdefault(theirs, ours))
+            names = self.names[old]
             for name in names:
                 parent, _, attribute = name.rpartition(".")
                 if name:
@@ -184,28 +192,43 @@ def _check_unwrapped(model: nn.Module) -> None:
                 )
 
 
-class _Shared:
-    """Parameters that several modules own, where a swap makes new ones."""
+def _check_own_forward(module: nn.Module) -> None:
+    """Raise Unfit if a module has a ``forward`` that its class has not."""
+    if "forward" in vars(module):
+        raise Unfit("its forward was replaced, which a layer would not know of; restore it first")
 
-    def __init__(self, modules: Iterable[nn.Module], chosen: Iterable[nn.Module]) -> None:
-        self.owners, self.chosen = (
-            Counter(p for m in ms for p in m.parameters(recurse=False)) for ms in (modules, chosen)
-        )
-        self.made: dict[nn.Parameter, nn.Parameter] = {}
 
-    def keep(self, old: nn.Module, new: nn.Module) -> None:
-        """Give ``new`` the parameters that were made for those of ``old`` before.
+def _replaced(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
+    """The parameters that a swap makes anew: the name, the old one and the new one."""
+    for name in ("weight", "bias"):
+        theirs, ours = (m._parameters.get(name) for m in (old, new))
+        if theirs is not None and theirs is not ours:
+            yield name, theirs, ours
 
-        Raises:
-            Unfit: a module that was not chosen owns one of these, too.
-        """
-        for name in ("weight", "bias"):
-            theirs, ours = (m._parameters.get(name) for m in (old, new))
-            if theirs is None or theirs is ours:
-                continue
-            if self.owners[theirs] > self.chosen[theirs]:
-                raise Unfit(f"its {name} is also that of another module, which stays")
-            setattr(new, name, self.made.setdefault(theirs, ours))
+
+def _take_out_torn(
+    built: dict[nn.Module, nn.Module], model: nn.Module
+) -> Iterator[tuple[nn.Module, str]]:
+    """Take out of the swaps those that would part a norm from another module's parameters.
+
+    Yields:
+        Each such norm, and why it stays.
+    """
+
+    def owners(modules: Iterable[nn.Module]) -> Counter:
+        return Counter(p for m in modules for p in m.parameters(recurse=False))
+
+    of_all, torn = owners(model.modules()), True
+    while torn:
+        of_built = owners(built)
+        torn = {
+            old: f"its {shared[0]} is also that of another module, which stays"
+            for old, new in built.items()
+            if (shared := [n for n, p, _ in _replaced(old, new) if of_all[p] > of_built[p]])
+        }
+        for old in torn:
+            del built[old]
+        yield from torn.items()
 
 
 def _remarks(old: nn.Module, new: nn.Module) -> Iterator[str | None]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
+from ..checkpoints import copied, unwrapped
 from ..layers import NORMS, OptionError
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import check_positive
@@ -85,16 +86,16 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     OpenMMLab names norms by their type: what a model has as ``gn1`` may be ``bn1`` in the state.
 
     Args:
-        state: names -> tensors; a "module." before all of them is taken off.
+        state: names -> tensors; a wrapper's "module." or "_orig_mod." before all of them is taken
+            off.
         model: one that is not trained, plain norms or ours in it.
 
     Returns:
         The state dict, to be loaded by ``model.load_state_dict(state, strict=False)``, with what
         else is in it unchanged; and what became of each norm, what does not fit, what is missing.
     """
-    if state and all(str(key).startswith("module.") for key in state):
-        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    state, report, layers = dict(state), Report(), _layers(state)
+    state = unwrapped(state, model)
+    report, layers = Report(), _layers(state)
     fitted = []
     for name, layer in model.named_modules():
         if not is_norm(layer):
@@ -141,7 +142,7 @@ def average_sums(state: State, batches: int) -> dict[str, Tensor]:
         batches: how many were added up.
     """
     check_positive("average_sums", "batches", batches)
-    state = dict(state)
+    state = copied(state)
     for name, own in _layers(state).items():
         if kind_of(own) == "released SN" and "running_mean" in own:
             mean = own["running_mean"] / batches
@@ -153,7 +154,7 @@ def average_sums(state: State, batches: int) -> dict[str, Tensor]:
 def _rewrite(
     state: State, match: Match, build: Callable[[State], nn.Module], skip: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], Report]:
-    state, report, layers = dict(state), Report(), _layers(state)
+    state, report, layers = copied(state), Report(), _layers(state)
     check_match(match, layers)
     for name, own in layers.items():
         if not matches(name, match) or kind_of(own) in skip:

@@ -108,7 +108,11 @@ def test_onnx_in_training_mode_uses_the_statistics_of_the_batch(name, export):
 
 
 def by_export(model, x):
-    return torch.export.export(model, (x,), dynamic_shapes=(dimensions(model),)).module()
+    program = torch.export.export(model, (x,), dynamic_shapes=(dimensions(model),))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    return torch.export.load(file).module()
 
 
 def by_trace(model, x):

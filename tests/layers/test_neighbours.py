@@ -326,3 +326,14 @@ def test_timm(name):
     timm = pytest.importorskip("timm", reason="needs timm")
     model = timm.create_model(name, norm_layer=TIMM[name], num_classes=3)
     assert trains(model) > 0 and count(model) == 0
+
+
+def test_torchvisions_feature_extractor_with_the_layers_as_leaves():
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    model = torchvision.models.resnet18(norm_layer=NORMS["ILMGN"]).eval()
+    leaves = {"leaf_modules": [*NORMS.values()]}
+    extract = create_feature_extractor(model, ["layer1"], tracer_kwargs=leaves)
+    x = torch.randn(2, 3, 32, 32)
+    stem = nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool, model.layer1)
+    torch.testing.assert_close(extract(x)["layer1"], stem(x))

@@ -136,6 +136,16 @@ def test_frozen_batchnorm_becomes_a_frozen_en():
     assert change(expected, block(x)) <= 1e-6
 
 
+def test_a_backbone_within_the_backbone_is_named(root, plain, tmp_path, capsys):
+    backbone = plain.backbone.bottom_up
+    write(backbone.state_dict(), tmp_path / "in.pth")
+    config = ["--config-file", root / GN, "MODEL.RESNETS.NORM", "ILMGN"]
+    words = [tmp_path / "in.pth", tmp_path / "out.pth", *config]
+    assert run(*words) == 2
+    assert "of its backbone.bottom_up; give --part backbone.bottom_up" in capsys.readouterr().err
+    assert run(*words, "--part", "backbone.bottom_up") == 0
+
+
 def test_mistakes_in_configs(root, checkpoint, tmp_path, capsys):
     def refused(*words):
         assert run(checkpoint, tmp_path / "out.pth", "--config-file", *words) == 2

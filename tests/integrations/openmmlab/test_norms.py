@@ -216,6 +216,8 @@ def distribution(request):
     """A folder with another distribution of mmcv, kept in the cache between runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ilm_plugins"
     packages = DISTRIBUTIONS[request.param]
+    if request.param == "mmcv 1.x" and sys.version_info >= (3, 13):
+        pytest.skip("the setup.py of mmcv 1.7.2 does not run on Python 3.13 and newer")
     folder = cache / "mmcv" / "-".join(packages)
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
