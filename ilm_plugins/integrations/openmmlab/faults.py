@@ -81,11 +81,12 @@ def labels_of(model: nn.Module) -> Labels | None:
     losses = losses if isinstance(losses, nn.ModuleList) else [losses]
     # Others take what is no class's number as well.
     strict = any(type(loss).__name__ == "CrossEntropyLoss" for loss in losses)
-    ignored = getattr(head, "ignore_index", None)
-    if not strict or ignored is None:
+    names = "num_classes", "out_channels", "ignore_index"
+    classes, channels, ignored = (getattr(head, name, None) for name in names)
+    if not strict or None in (classes, channels, ignored):
         return None
     # One channel tells two classes from each other.
-    return Labels(2 if head.out_channels == 1 else head.num_classes, ignored)
+    return Labels(2 if channels == 1 else classes, ignored)
 
 
 class NamesImage(Compose):

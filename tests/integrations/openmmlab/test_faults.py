@@ -252,6 +252,7 @@ def test_which_labels_a_model_knows():
     assert labels_of(segmenter(num_classes=1, out_channels=1)) == (2, 255)
     assert labels_of(segmenter(loss="DiceLoss")) is None
     assert labels_of(segmenter(ignore_index=None)) is None
+    assert labels_of(segmenter(out_channels=None)) is None
     assert labels_of(nn.Module()) is None
     heads = segmenter()
     heads.decode_head = nn.ModuleList([nn.Module(), heads.decode_head])
