@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 #: Variables of the environment by which torch.load refuses whatever is no plain data, even where
 #: its caller asks for the opposite; or unpickles anything, where its caller says nothing.
 REFUSE_CODE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 ALLOW_CODE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+#: Where frameworks keep the state dict in a checkpoint; otherwise it is the checkpoint itself.
+STATES = ("model", "state_dict")
 #: What is being written has this behind its name until it is whole.
 PARTIAL = ".partial"
 
@@ -238,6 +241,31 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def check_state(contents: Any, path: str | os.PathLike, entries: Iterable[str] = STATES) -> None:
+    """Raise CheckpointError unless a checkpoint holds a state dict: names -> tensors or arrays.
+
+    Args:
+        contents: of the checkpoint.
+        path: the checkpoint.
+        entries: where to look for it: in the first of these that is there, or else at the top.
+    """
+    state = contents
+    if isinstance(contents, Mapping):
+        state = next((contents[entry] for entry in entries if entry in contents), contents)
+    named = isinstance(state, Mapping) and all(isinstance(key, str) for key in state)
+    if not named or not any(hasattr(value, "shape") for value in state.values()):
+        raise CheckpointError(stateless(contents, path, entries))
+
+
+def stateless(contents: Any, path: str | os.PathLike, entries: Iterable[str] = STATES) -> str:
+    """That there is no state dict in a checkpoint, in words; see :func:`check_state`."""
+    held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
+    return (
+        f"{str(path)!r} holds no state dict, neither under {' or '.join(map(repr, entries))} nor "
+        f"at the top, but {str(held)[:120]}; give a checkpoint of torch, detectron2 or MMEngine"
+    )
+
+
 def check_fits(
     path: str | os.PathLike, model: nn.Module, found: Iterable[str], absent: Iterable[str]
 ) -> None:
@@ -307,3 +335,56 @@ def absent(state: dict[str, Any], model: nn.Module) -> list[str]:
     """Names of a model's tensors that are not in a state dict, or have another shape there."""
     own = model.state_dict()
     return [name for name, t in own.items() if getattr(state.get(name), "shape", None) != t.shape]
+
+
+def check_resumes(
+    path: str | os.PathLike,
+    state: dict[str, Any],
+    model: nn.Module,
+    optimizers: Iterable[tuple[Any, Optimizer]],
+    setting: str,
+) -> None:
+    """Raise CheckpointError unless a training can go on from a checkpoint.
+
+    Args:
+        path: the checkpoint.
+        state: of the model, in it.
+        model: that of the config.
+        optimizers: states in it, each with the optimizer of the config, which takes it.
+        setting: what a checkpoint is given by that a training is to start from.
+    """
+    state = unwrapped(state, model)
+    # Counts of batches are the one thing that frameworks do without.
+    lacking = [name for name in absent(state, model) if not name.endswith("num_batches_tracked")]
+    if lacking:
+        name = lacking[0]
+        found, own = getattr(state.get(name), "shape", None), model.state_dict()[name].shape
+        why = f"{name} is " + (f"{(*found,)} in it, not {(*own,)}" if found else "missing in it")
+        why += f", and {len(lacking) - 1} others do not fit" if len(lacking) > 1 else ""
+    else:
+        why = next(filter(None, (_misfit(*pair) for pair in optimizers)), None)
+    if why:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} does not fit this config ({why}); resume with the config of "
+            f"that run, or give another output folder and the checkpoint as {setting}"
+        )
+
+
+def _misfit(state: Any, optimizer: Optimizer) -> str | None:
+    """Why an optimizer cannot go on from a state, which it takes otherwise."""
+    options = {*optimizer.defaults}
+    try:
+        optimizer.load_state_dict(state)
+    except Exception as error:  # optimizers raise what they like
+        told = " ".join(str(error).split())
+        return f"its optimizer's state is another's: {type(error).__name__}: {told}"
+    for group in optimizer.param_groups:
+        # It has those of the file, and what torch adds to files of older releases.
+        if lacking := options - group.keys():
+            return f"its optimizer's state is another's: it has no {', '.join(sorted(lacking))}"
+        for parameter in group["params"]:
+            for name in ("momentum_buffer", "exp_avg"):
+                value = optimizer.state.get(parameter, {}).get(name)
+                if isinstance(value, Tensor) and value.shape != parameter.shape:
+                    return f"its optimizer's {name} is of other parameters"
+    return None

@@ -18,7 +18,7 @@ from ..checkpoints import CheckpointError, absent, check_fits, loading, unwrappe
 from ..layers import NORMS, OptionError
 from . import convert, training, zoo
 from .subject import Subject
-from .training import UserError, positive
+from .training import UserError, building, positive
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -217,7 +217,7 @@ def load_subject(args: argparse.Namespace) -> Subject:
         from .openmmlab import analyze
     else:
         from .detectron2 import analyze
-    with convert.building(args.config_file):
+    with building(f"the model of {args.config_file}"):
         return analyze.load(of_config)
 
 

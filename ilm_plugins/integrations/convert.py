@@ -3,8 +3,7 @@
 import argparse
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from .. import surgery
-from ..checkpoints import PARTIAL, copied, loading, notes_of, read, unwrapped, write
-from ..layers import NORMS, OptionError
+from ..checkpoints import (
+    PARTIAL,
+    STATES,
+    copied,
+    loading,
+    notes_of,
+    read,
+    stateless,
+    unwrapped,
+    write,
+)
+from ..layers import NORMS
 from . import installed, training
 from .detectron2.norms import parse_norm
-from .training import UserError, command
+from .training import UserError, building, command
 
-#: Where frameworks keep the state dict in a checkpoint; otherwise it is the checkpoint itself.
-STATES = ("model", "state_dict")
 #: Entries that belong to parameters as they were before.
 OF_TRAINING = {
     "amp",
@@ -197,22 +204,8 @@ def build_model(config_file: str, overrides: Sequence[str] = ()) -> nn.Module:
         from .openmmlab import train
     else:
         from .detectron2 import train
-    with building(config_file):
+    with building(f"the model of {config_file}"):
         return train.build_model(args)
-
-
-@contextmanager
-def building(config_file: str) -> Iterator[None]:
-    """Raise UserError for whatever else building a config's model raises."""
-    try:
-        yield
-    except (UserError, OptionError):
-        raise
-    except Exception as error:  # models raise what they like
-        raise UserError(
-            f"the model of {config_file} cannot be built: {type(error).__name__}: "
-            f"{' '.join(str(error).split())}; mend the config, or the overrides"
-        ) from error
 
 
 def config_args(config_file: str, overrides: Sequence[str] = ()) -> tuple[str, argparse.Namespace]:
@@ -318,11 +311,7 @@ def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, 
                 state.update((key, _as_tensor(value)) for key, value in found.items())
                 if any(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
                     return entry, state
-    held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
-    raise UserError(
-        f"{str(path)!r} holds no state dict, neither under 'model' or 'state_dict' nor at the top, "
-        f"but {str(held)[:120]}; give a checkpoint of torch, detectron2 or MMEngine"
-    )
+    raise UserError(stateless(contents, path))
 
 
 def _split(

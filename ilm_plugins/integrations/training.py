@@ -217,6 +217,20 @@ def check_output(folder: str, setting: str) -> None:
         ) from error
 
 
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """Raise UserError for whatever else building ``what`` of a config raises."""
+    try:
+        yield
+    except (*TOLD, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:  # models and optimizers raise what they like
+        raise UserError(
+            f"{what} cannot be built: {type(error).__name__}: {' '.join(str(error).split())}; "
+            "mend the config, or the overrides"
+        ) from error
+
+
 def annotated(path: str) -> str:
     """A path to be told, with a word on it if its file is empty."""
     return f"{path} (empty)" if os.path.isfile(path) and not os.path.getsize(path) else path

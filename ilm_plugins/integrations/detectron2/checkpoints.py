@@ -1,5 +1,6 @@
 """detectron2's checkpoints: read without running what is in them, written whole or not at all."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import IO, Any
 from urllib.parse import urlparse
@@ -7,6 +8,19 @@ from urllib.parse import urlparse
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ... import checkpoints
+
+
+def check_state(contents: Any, path: str) -> None:
+    """Raise CheckpointError unless a checkpoint holds a state dict where detectron2 looks for it.
+
+    Args:
+        contents: of the checkpoint.
+        path: the checkpoint.
+    """
+    entries = ["model_state"] if path.endswith(".pyth") else ["model"]
+    if path.endswith(".pkl") and isinstance(contents, Mapping) and "__author__" not in contents:
+        entries = ["blobs"]
+    checkpoints.check_state(contents, path, entries)
 
 
 class Checkpointer(DetectionCheckpointer):

@@ -44,7 +44,7 @@ def names_datasets(names: Sequence[str]) -> Iterator[None]:
     """Raise UserError with the files of data sets that cannot be loaded."""
     try:
         yield
-    except (AssertionError, KeyError, ValueError) as error:
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
         files = (annotated(os.fspath(MetadataCatalog.get(n).get("json_file", n))) for n in names)
         raise UserError(
             f"data set {', '.join(names)} cannot be loaded from {', '.join(files)}: "

@@ -1,16 +1,18 @@
 """Training and evaluation of detectron2's yaml configs and LazyConfigs, on GPUs and on the CPU."""
 
 import argparse
+import copy
+import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from detectron2 import modeling
+from detectron2 import modeling, solver
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.data import (
     DatasetCatalog,
@@ -49,8 +51,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ... import checkpoints
 from ...layers import NORMS
-from ..training import UserError, WithoutTracebacks, check_output, told
-from .checkpoints import Checkpointer
+from ..training import UserError, WithoutTracebacks, building, check_output, told
+from .checkpoints import Checkpointer, check_state
 from .datasets import SPLITS as GENERATED
 from .faults import NamesImage, NamesIteration, names_datasets
 from .ratios import RatiosHook
@@ -69,6 +71,12 @@ EVALUATORS = {
         CityscapesInstanceEvaluator,
     ],
     "cityscapes_sem_seg": [CityscapesSemSegEvaluator],
+}
+#: MODEL.META_ARCHITECTURE -> the part of MODEL that classifies what a data set's boxes hold.
+CLASSIFIERS = {
+    "GeneralizedRCNN": "ROI_HEADS",
+    "PanopticFPN": "ROI_HEADS",
+    "RetinaNet": "RETINANET",
 }
 LAZY_ENTRIES = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 #: Metadata that names files or folders of a data set.
@@ -197,7 +205,8 @@ def check(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     check_output(output, output_key)
     last = os.path.join(output, "last_checkpoint")
     if args.resume and os.path.isfile(last):
-        checkpoints.read(os.path.join(output, Path(last).read_text().strip()))
+        path = os.path.join(output, Path(last).read_text().strip())
+        check_resumes(cfg, args, path, weights_key)
     else:
         check_weights(weights, weights_key, required=args.eval_only)
     if not args.eval_only and args.machine_rank == 0:
@@ -216,13 +225,16 @@ def check_dataset(name: str) -> None:
             + " and others"
         )
     if name in GENERATED:
-        try:
-            DatasetCatalog.get(name)
-        except (ImportError, OSError, ValueError) as error:
-            raise UserError(
-                f"data set {name!r} cannot be had: {error}; the environment variable "
-                "DETECTRON2_DATASETS sets the folder in which it is generated"
-            ) from error
+        with names_datasets([name]):
+            try:
+                DatasetCatalog.get(name)
+            except json.JSONDecodeError:
+                raise
+            except (ImportError, OSError, ValueError) as error:
+                raise UserError(
+                    f"data set {name!r} cannot be had: {error}; the environment variable "
+                    "DETECTRON2_DATASETS sets the folder in which it is generated"
+                ) from error
         return
     metadata = MetadataCatalog.get(name)
     for attribute in PATHS:
@@ -266,7 +278,37 @@ def check_weights(weights: str, setting: str, required: bool) -> None:
         raise UserError(
             f"checkpoint {weights!r} does not exist; set {setting} to a file, or to '' for none"
         )
-    checkpoints.read(local)
+    check_state(checkpoints.read(local), local)
+
+
+def check_resumes(
+    cfg: CfgNode | DictConfig, args: argparse.Namespace, path: str, setting: str
+) -> None:
+    """Raise CheckpointError unless a run can go on from a checkpoint; on the CPU.
+
+    Args:
+        cfg: the run's config.
+        args: the command line.
+        path: the checkpoint.
+        setting: what a run's first weights are given by.
+    """
+    contents = checkpoints.read(path)
+    check_state(contents, path)
+    if isinstance(cfg, CfgNode):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.DEVICE = "cpu"
+    with building(f"the model of {args.config_file}"):
+        model = model_of(cfg)
+    optimizers = []
+    if "trainer" in contents and not args.eval_only:
+        # DefaultTrainer's has the trainer proper within it.
+        trainer = contents["trainer"].get("_trainer", contents["trainer"])
+        # What needs its process group, or cannot be built at all, is met by the run itself.
+        with suppress(UserError):
+            optimizers.append((trainer.get("optimizer"), optimizer_of(cfg, model)))
+    state = contents.get("model", contents)
+    checkpoints.check_resumes(path, state, model, optimizers, setting)
 
 
 def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
@@ -319,8 +361,13 @@ class Trainer(NamesIteration, DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """detectron2's, which names the setting of a norm that is unknown."""
-        with naming_norms(cfg):
+        with building("the config's model"), naming_norms(cfg):
             return super().build_model(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """detectron2's, of which a mistake in the config is told."""
+        return optimizer_of(cfg, model)
 
     def build_hooks(self) -> list[HookBase]:
         """detectron2's, of which the last writes what the others have found."""
@@ -329,8 +376,13 @@ class Trainer(NamesIteration, DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         """detectron2's, which names the file that is at fault."""
-        with names_datasets(cfg.DATASETS.TRAIN):
-            return build_detection_train_loader(cfg, mapper=NamesImage(DatasetMapper(cfg, True)))
+        names = cfg.DATASETS.TRAIN
+        with names_datasets(names):
+            mapper = NamesImage(DatasetMapper(cfg, True))
+            loader = build_detection_train_loader(cfg, mapper=mapper)
+        if part := CLASSIFIERS.get(cfg.MODEL.META_ARCHITECTURE):
+            check_classes(names, cfg.MODEL[part].NUM_CLASSES, f"MODEL.{part}.NUM_CLASSES")
+        return loader
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -378,10 +430,9 @@ class LazyAMPTrainer(NamesIteration, AMPTrainer):
 def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     """Train a LazyConfig that has detectron2's usual entries: model, dataloader, optimizer,
     lr_multiplier, train."""
-    with naming_norms(cfg):
-        model = instantiate(cfg.model).to(cfg.train.device)
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    with building("the config's model"):
+        model = model_of(cfg).to(cfg.train.device)
+    optimizer = optimizer_of(cfg, model)
     loader = lazy_loader(cfg, "train")
     model = create_ddp_model(model, **cfg.train.ddp)
     kind = LazyAMPTrainer if cfg.train.amp.enabled else LazyTrainer
@@ -410,16 +461,36 @@ def lazy_loader(cfg: DictConfig, part: str):
     """The loader "train" or "test" of a LazyConfig, which names the file that is at fault."""
     loader = cfg.dataloader[part]
     names = OmegaConf.select(loader, "dataset.names") or ()
-    with names_datasets([names] if isinstance(names, str) else names):
-        if "mapper" in loader:
-            loader = {**loader, "mapper": NamesImage(instantiate(loader.mapper))}
-        return instantiate(loader)
+    names = [names] if isinstance(names, str) else names
+    parts = {}
+    if "dataset" in loader:
+        with names_datasets(names):
+            parts["dataset"] = instantiate(loader.dataset)
+    if "mapper" in loader:
+        parts["mapper"] = NamesImage(instantiate(loader.mapper))
+    built = instantiate({**loader, **parts})
+    setting = "model.roi_heads.num_classes"
+    if part == "train" and (classes := OmegaConf.select(cfg, setting)):
+        check_classes(names, classes, setting)
+    return built
+
+
+def check_classes(names: Sequence[str], classes: int, setting: str) -> None:
+    """Raise UserError if one of the data sets has more categories than a model has classes."""
+    for name in names:
+        number = len(MetadataCatalog.get(name).get("thing_classes") or ())
+        if number > classes:
+            raise UserError(
+                f"data set {name!r} has {number} categories, and {setting} is {classes}; set it "
+                f"to {number}"
+            )
 
 
 def evaluate_lazy(cfg: DictConfig, args: argparse.Namespace):
     """Evaluate a LazyConfig's ``train.init_checkpoint``, or with --resume its last checkpoint."""
-    with naming_norms(cfg):
-        model = create_ddp_model(instantiate(cfg.model).to(cfg.train.device))
+    with building("the config's model"):
+        model = model_of(cfg).to(cfg.train.device)
+    model = create_ddp_model(model)
     checkpointer = Checkpointer(model, cfg.train.output_dir)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     return evaluate_model(cfg, model)
@@ -442,13 +513,32 @@ def build_model(args: argparse.Namespace) -> torch.nn.Module:
         UserError: the config cannot be read, or has no model.
     """
     cfg = load_config(args)
-    if isinstance(cfg, CfgNode):
-        with naming_norms(cfg):
-            return modeling.build_model(cfg)
-    if "model" not in cfg:
+    if isinstance(cfg, DictConfig) and "model" not in cfg:
         raise UserError(f"{args.config_file} does not define model; a LazyConfig of a model does")
+    return model_of(cfg)
+
+
+def model_of(cfg: CfgNode | DictConfig) -> torch.nn.Module:
+    """The model of a config, untrained, which names the setting of a norm that is unknown.
+
+    That of a LazyConfig is on the CPU.
+    """
     with naming_norms(cfg):
-        return instantiate(cfg.model)
+        return modeling.build_model(cfg) if isinstance(cfg, CfgNode) else instantiate(cfg.model)
+
+
+def optimizer_of(cfg: CfgNode | DictConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a config, for its model.
+
+    Raises:
+        UserError: it cannot be built.
+    """
+    with building("the config's optimizer"):
+        if isinstance(cfg, CfgNode):
+            return solver.build_optimizer(cfg, model)
+        lazy = copy.deepcopy(cfg.optimizer)
+        lazy.params.model = model
+        return instantiate(lazy)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,16 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, RUNNERS, init_default_scope
-from mmengine.runner import Runner
+from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
+from mmengine.registry import (
+    DATASETS,
+    MODELS,
+    OPTIMIZERS,
+    RUNNERS,
+    Registry,
+    init_default_scope,
+)
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.multiprocessing import spawn
 from torch.utils.data import DataLoader
@@ -26,11 +35,13 @@ from ...data.pairs import PairError
 from ...layers import NORMS
 from ...models.pix2pix import TORCH_NORMS
 from .. import installed
-from ..training import UserError, check_output, told
+from ..training import UserError, building, check_output, told
 from .checkpoints import check_fits, guard, latest
-from .faults import StopAtNaN, name_images, names_dataset
+from .faults import Labels, StopAtNaN, labels_of, name_images, names_dataset
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+#: Settings of loaders and loops -> the least that they can be.
+LEAST = {"batch_size": 1, "num_workers": 0, "max_iters": 1, "max_epochs": 1}
 #: Entries of a config beside those that its Runner takes.
 ENTRIES = {
     "auto_scale_lr",
@@ -198,6 +209,12 @@ def check(cfg: Config, args: argparse.Namespace) -> None:
     for name, norm_cfg in _dicts(cfg.model, "model"):
         if name.endswith("norm_cfg"):
             check_norm(name, norm_cfg)
+    for name, part in _dicts(cfg.get("optim_wrapper"), "optim_wrapper"):
+        if name.endswith(".optimizer") and not _known(OPTIMIZERS, part.get("type")):
+            raise UserError(
+                f"{name} has type {part['type']!r}, which is not registered; set one such as SGD, "
+                "Adam or AdamW, or name the package that registers it in custom_imports"
+            )
     for name, backend in _dicts(cfg.get("visualizer"), "visualizer"):
         writers = installed("tensorboard") or installed("tensorboardX")
         if backend.get("type") == "TensorboardVisBackend" and not writers:
@@ -205,7 +222,9 @@ def check(cfg: Config, args: argparse.Namespace) -> None:
                 f"{name} is a TensorboardVisBackend, and tensorboard is not installed; "
                 "pip install tensorboard, or set visualizer.vis_backends"
             )
-    for loader in LOADERS[2:] if args.eval_only else LOADERS[:2]:
+    loaders = LOADERS[2:] if args.eval_only else LOADERS[:2]
+    check_numbers(cfg, *loaders, *(() if args.eval_only else ["train_cfg"]))
+    for loader in loaders:
         if cfg.get(loader) is not None:
             check_dataset(f"{loader}.dataset", cfg[loader].dataset)
     check_output(cfg.work_dir, "work_dir")
@@ -232,16 +251,30 @@ def _dicts(value, name: str) -> Iterator[tuple[str, dict]]:
             yield from _dicts(inner, f"{name}.{i}")
 
 
+def check_numbers(cfg: Config, *parts: str) -> None:
+    """Raise UserError if a number within parts of a config is below the least that it can be."""
+    for part in parts:
+        for key, least in LEAST.items():
+            number = (cfg.get(part) or {}).get(key)
+            if isinstance(number, int | float) and number < least:
+                raise UserError(f"{part}.{key} is {number}; set it to at least {least}")
+
+
 def check_norm(setting: str, norm_cfg: dict) -> None:
     """Raise UserError unless a norm's type is registered."""
     kind = norm_cfg.get("type")
-    with MODELS.switch_scope_and_registry(None) as registry:
-        if isinstance(kind, str) and kind not in TORCH_NORMS and registry.get(kind) is None:
-            raise UserError(
-                f"{setting} has type {kind!r}, which is not registered; set one of "
-                f"{', '.join(NORMS)}, BN, SyncBN, GN, IN, LN, or name the package that registers "
-                "it in custom_imports"
-            )
+    if str(kind) not in TORCH_NORMS and not _known(MODELS, kind):
+        raise UserError(
+            f"{setting} has type {kind!r}, which is not registered; set one of "
+            f"{', '.join(NORMS)}, BN, SyncBN, GN, IN, LN, or name the package that registers "
+            "it in custom_imports"
+        )
+
+
+def _known(registry: Registry, kind: Any) -> bool:
+    """Whether a type is registered, if a config has it by name."""
+    with registry.switch_scope_and_registry(None) as scoped:
+        return not isinstance(kind, str) or scoped.get(kind) is not None
 
 
 def check_dataset(setting: str, dataset: dict) -> None:
@@ -291,7 +324,7 @@ def check_weights(cfg: Config, args: argparse.Namespace) -> None:
     last = latest(cfg.work_dir) if args.resume else None
     if last:
         if "://" not in last:
-            checkpoints.read(last)
+            check_resumes(cfg, args, last)
         return
     load_from = cfg.get("load_from")
     if args.eval_only and not load_from:
@@ -311,7 +344,30 @@ def check_weights(cfg: Config, args: argparse.Namespace) -> None:
             start = "" if load_from else f", or {setting.rsplit('.', 1)[0]}=None to start anew"
             raise UserError(f"checkpoint {path!r} does not exist; set {setting} to a file{start}")
         if path and "://" not in path:
-            checkpoints.read(path)
+            checkpoints.check_state(checkpoints.read(path), path)
+
+
+def check_resumes(cfg: Config, args: argparse.Namespace, path: str) -> None:
+    """Raise CheckpointError unless a run can go on from a checkpoint; on the CPU."""
+    contents = checkpoints.read(path)
+    # Others keep their checkpoints in ways of their own.
+    if "runner_type" in cfg:
+        return
+    checkpoints.check_state(contents, path, ["state_dict"])
+    with building(f"the model of {args.config_file}"), naming_types():
+        model = model_of(cfg)
+    optimizers = []
+    if "optimizer" in contents and not args.eval_only:
+        state, wrapper = contents["optimizer"], None
+        # What needs its process group, or cannot be built at all, is met by the run itself.
+        with suppress(Exception):
+            wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+        if isinstance(wrapper, OptimWrapperDict):
+            optimizers = [(state.get(name), part.optimizer) for name, part in wrapper.items()]
+        elif wrapper is not None:
+            optimizers = [(state, wrapper.optimizer)]
+    state = contents.get("state_dict", contents)
+    checkpoints.check_resumes(path, state, model, optimizers, "load_from")
 
 
 def main(cfg: Config, args: argparse.Namespace) -> None:
@@ -351,8 +407,15 @@ def build_runner(cfg: Config) -> Runner:
         UserError: a type is not registered.
     """
     cfg = copy.deepcopy(cfg)
-    try:
+    with naming_types():
         return RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
+
+
+@contextmanager
+def naming_types() -> Iterator[None]:
+    """Raise UserError with a type that is not registered."""
+    try:
+        yield
     except KeyError as error:
         message = str(error.args[0]) if error.args else ""
         if "registry" not in message:
@@ -366,6 +429,9 @@ def build_runner(cfg: Config) -> Runner:
 @RUNNERS.register_module(force=True)
 class PluginRunner(Runner):
     """MMEngine's Runner, on several CPU processes, too; what ends a run it tells in one line."""
+
+    #: What those may be that are loaded.
+    labels: Labels | None = None
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
@@ -383,6 +449,16 @@ class PluginRunner(Runner):
             model_wrapper_cfg = {**(model_wrapper_cfg or default), "device_ids": None}
         return super().wrap_model(model_wrapper_cfg, model)
 
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """MMEngine's, of which a mistake in the config is told."""
+        with building("the config's model"), naming_types():
+            return super().build_model(model)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper | OptimWrapperDict:
+        """MMEngine's, of which a mistake in the config is told."""
+        with building("the config's optimizer"), naming_types():
+            return super().build_optim_wrapper(optim_wrapper)
+
     def load_checkpoint(self, filename: str, *args, **options) -> dict:
         """MMEngine's.
 
@@ -396,8 +472,16 @@ class PluginRunner(Runner):
         check_fits(filename, model, checkpoint)
         return checkpoint
 
-    @staticmethod
-    def build_dataloader(dataloader: dict | DataLoader, *args, **options) -> DataLoader:
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """MMEngine's, of which the data set's labels are those that the model knows."""
+        # The loop builds its loader, and with it the processes that read.
+        self.labels = labels_of(self.model)
+        try:
+            return super().build_train_loop(loop)
+        finally:
+            self.labels = None
+
+    def build_dataloader(self, dataloader: dict | DataLoader, *args, **options) -> DataLoader:
         """MMEngine's, which names the files that are at fault.
 
         Raises:
@@ -406,7 +490,7 @@ class PluginRunner(Runner):
         config = dataloader.get("dataset") if isinstance(dataloader, dict) else None
         with names_dataset(config):
             loader = Runner.build_dataloader(dataloader, *args, **options)
-        name_images(loader.dataset)
+        name_images(loader.dataset, self.labels)
         return loader
 
 
@@ -420,6 +504,11 @@ def build_model(args: argparse.Namespace) -> nn.Module:
     if cfg.get("model") is None:
         raise UserError(f"{args.config_file} does not define model; an MMEngine config does")
     init_default_scope(cfg.get("default_scope") or "mmengine")
+    return model_of(cfg)
+
+
+def model_of(cfg: Config) -> nn.Module:
+    """The model of a config, untrained; in its scope."""
     # As the Runner does where a config states the preprocessing beside the model.
     beside = {key: cfg[key] for key in ("data_preprocessor",) if key in cfg}
     return MODELS.build(cfg.model, default_args=beside)

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from faults import finish, kill_one_of, small_files, start, told, wait_for
 from ilm_plugins import checkpoints
+from ilm_plugins.integrations import training
 from ilm_plugins.integrations.detectron2.checkpoints import Checkpointer
 from runs import LAZY, SHAPES
 from runs import detectron2_command as command
@@ -60,8 +62,6 @@ def arguments(request, root, datasets, tmp_path):
 @pytest.fixture(scope="module")
 def trained(root, datasets, tmp_path_factory):
     """The output folder of two iterations."""
-    from ilm_plugins.integrations import training
-
     out = tmp_path_factory.mktemp("trained")
     argv = command(
         root / SHAPES, "--num-gpus", "0", out=out, opts=["SOLVER.MAX_ITER", "2", *NO_TEST]
@@ -114,6 +114,27 @@ def test_weights_that_are_none(arguments, trained, tmp_path, capfd, kind, words)
     line = told(arguments(out=out, settings={"MODEL.WEIGHTS": str(path)}), capfd, status=2)
     assert str(path) in line and words in line
     assert not trap.exists() and not list(out.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name, contents",
+    [
+        ("w.pth", [1, 2]),
+        ("w.pth", 3),
+        ("w.pth", {"model": None}),
+        ("w.pth", {"model": {1: torch.ones(1)}}),
+        ("w.pth", {"state_dict": {"fc.weight": torch.ones(1)}}),
+        ("w.pkl", [1]),
+        ("w.pkl", {"model": 3}),
+        ("w.pkl", {"model": 3, "__author__": "nobody"}),
+    ],
+)
+def test_weights_without_a_state_dict(root, tmp_path, capfd, name, contents):
+    path, out = tmp_path / name, tmp_path / "out"
+    checkpoints.write(contents, path)
+    argv = command(root / SHAPES, "--num-gpus", "0", out=out, opts=["MODEL.WEIGHTS", str(path)])
+    line = told(argv, capfd, status=2)
+    assert f"'{path}' holds no state dict" in line and not list(out.iterdir())
 
 
 def test_pickles_of_arrays_are_loaded_and_others_are_not(tmp_path):
@@ -176,10 +197,84 @@ def test_a_truncated_last_checkpoint(root, trained, tmp_path, capfd):
     assert before == {p: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
 
 
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (["MODEL.ROI_BOX_HEAD.NORM", "GN"], "its optimizer's state is another's"),
+        (["MODEL.RESNETS.DEPTH", "34"], "is missing in it"),
+        (["MODEL.ROI_HEADS.NUM_CLASSES", "7"], "in it, not (8, "),
+    ],
+)
+def test_resuming_with_another_model(root, trained, tmp_path, capfd, settings, words):
+    shutil.copytree(trained, tmp_path / "out")
+    before = {p: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
+    opts = ["SOLVER.MAX_ITER", "3", *NO_TEST, *settings]
+    argv = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path / "out", opts=opts)
+    line = told(argv, capfd, status=2)
+    assert "model_final.pth' does not fit this config" in line and words in line
+    assert "as MODEL.WEIGHTS" in line
+    assert before == {p: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
+
+
+def test_resuming_with_another_optimizer(datasets, trained, tmp_path, capfd):
+    """Of a LazyConfig, whose optimizer can be any."""
+    text, out = LAZY + SMALLER, tmp_path / "out"
+    (tmp_path / "lazy.py").write_text(text)
+    argv = ["--config-file", tmp_path / "lazy.py", "--num-gpus", "0", f"train.output_dir={out}"]
+    assert training.main([str(word) for word in [*argv, "train.max_iter=1"]]) == 0
+    adam = "optimizer._target_ = torch.optim.AdamW\ndel optimizer['momentum']\n"
+    (tmp_path / "lazy.py").write_text("import torch\n" + text + adam)
+    argv.insert(2, "--resume")
+    line = told([*argv, "train.max_iter=2"], capfd, status=2)
+    assert "its optimizer's state is another's" in line and "as train.init_checkpoint" in line
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (["MODEL.RESNETS.DEPTH", "19"], "model cannot be built: KeyError: 19"),
+        (
+            ["SOLVER.BASE_LR", "-1.0"],
+            "optimizer cannot be built: ValueError: Invalid",
+        ),
+        (["MODEL.ROI_HEADS.NUM_CLASSES", "2"], "has 4 categories, and MODEL.ROI_HEADS.NUM_CLASSES"),
+    ],
+)
+def test_settings_that_cannot_be(root, datasets, tmp_path, capfd, settings, words):
+    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path, opts=[*NO_TEST, *settings])
+    assert words in told(argv, capfd, status=2)
+
+
+def test_a_lazy_config_with_fewer_classes_than_its_data(datasets, tmp_path, capfd):
+    (tmp_path / "lazy.py").write_text(LAZY + SMALLER + "model.roi_heads.num_classes = 3\n")
+    argv = ["--config-file", tmp_path / "lazy.py", "--num-gpus", "0"]
+    argv += [f"train.output_dir={tmp_path}", "dataloader.train.dataset.names=shapes_train"]
+    line = told(argv, capfd, status=2)
+    assert "has 4 categories, and model.roi_heads.num_classes is 3; set it to 4" in line
+
+
+@pytest.mark.parametrize("kind", ["file", "no dict", "images", "category", "categories"])
+def test_generated_annotations_that_were_changed(root, datasets, tmp_path, capfd, kind):
+    path = Path(MetadataCatalog.get("shapes_train").json_file)
+    text = path.read_text()
+    contents = json.loads(text)
+    if kind == "category":
+        contents["annotations"] = [{**a, "category_id": 9} for a in contents["annotations"]]
+    elif kind == "categories":
+        contents["categories"].append({"id": 9, "name": "hexagon"})
+    else:
+        contents = {"file": "", "no dict": [], "images": {**contents, "images": [1]}}[kind]
+    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path, opts=NO_TEST)
+    path.write_text(json.dumps(contents) if contents else str(contents))
+    try:
+        line = told(argv, capfd, status=2)
+    finally:
+        path.write_text(text)
+    assert "data set shapes_train cannot be loaded from" in line and str(path) in line
+
+
 def test_weights_with_code_that_the_user_trusts(root, trained, tmp_path):
     """They are loaded, with what they do, only when asked to by name."""
-    from ilm_plugins.integrations import training
-
     trap, path = tmp_path / "ran", tmp_path / "weights.pth"
     state = checkpoints.read(trained / "model_final.pth")["model"]
     torch.save({"model": state, "more": Harmful(trap)}, path)
@@ -209,12 +304,19 @@ def test_a_corrupt_image_is_named(arguments, shapes, tmp_path, capfd, content, w
         ("{}", "KeyError"),
         ("[1", "JSONDecodeError"),
         ("none", "No valid"),
+        ("null", "AssertionError"),
+        ('{"images": 1, "annotations": []}', "TypeError"),
+        ("boxes", "TypeError"),
     ],
 )
 def test_annotations_that_are_none(root, shapes, tmp_path, capfd, content, words):
     name, annotations, _ = shapes
+    known = json.loads(annotations.read_text())
     if content == "none":  # images, but nothing in them
-        content = json.dumps({**json.loads(annotations.read_text()), "annotations": []})
+        content = json.dumps({**known, "annotations": []})
+    elif content == "boxes":
+        boxes = [{**a, "bbox": 3} for a in known["annotations"]]
+        content = json.dumps({**known, "annotations": boxes})
     annotations.write_text(content)
     opts = ["DATASETS.TRAIN", f"('{name}',)", *NO_TEST]
     argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path / "out", opts=opts)
@@ -285,8 +387,6 @@ dataloader.train.dataset.names = f"harmed_{{id(train)}}"
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(arguments, tmp_path):
-    from ilm_plugins.integrations import training
-
     out, length = tmp_path / "out", {"SOLVER.MAX_ITER": "2"}
     assert training.main(arguments(out=out, settings=length)) == 0
     longer = {"SOLVER.MAX_ITER": "4", "SOLVER.CHECKPOINT_PERIOD": "1"}
@@ -304,8 +404,6 @@ def test_a_full_disk_leaves_the_last_checkpoint(arguments, tmp_path):
 
 def test_a_killed_process_ends_the_others_and_the_run_can_go_on(root, datasets, tmp_path):
     """In seconds; what the last checkpoint has is not lost."""
-    from ilm_plugins.integrations import training
-
     opts = ["SOLVER.MAX_ITER", "10000", "SOLVER.CHECKPOINT_PERIOD", "1", *NO_TEST]
     options = ["--num-gpus", "0", "--num-processes", "2"]
     process = start(command(root / SHAPES, *options, out=tmp_path, opts=opts))

@@ -7,8 +7,10 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
@@ -22,7 +24,7 @@ from ilm_plugins.checkpoints import CheckpointError
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.openmmlab import train
 from ilm_plugins.integrations.openmmlab.checkpoints import WholeFiles, guard, latest
-from ilm_plugins.integrations.openmmlab.faults import StopAtNaN
+from ilm_plugins.integrations.openmmlab.faults import Labels, StopAtNaN, labels_of
 from runs import mmengine_command as command
 from runs import pix2pix_command, write_mmengine_config
 from workers import Harmful
@@ -73,6 +75,57 @@ def test_checkpoints_that_are_none(config, trained, tmp_path, capfd, setting, ki
     line = told(command(config, out=out, opts=[f"{setting}={value}"]), capfd, status=2)
     assert f"'{path}'" in line and words in line
     assert not trap.exists() and not list(out.glob("*.pth"))
+
+
+@pytest.mark.parametrize("setting", ["load_from", "model.backbone.init_cfg"])
+@pytest.mark.parametrize("contents", [[1, 2], 3, {"state_dict": [1]}, {"state_dict": {1: 2}}])
+def test_checkpoints_without_a_state_dict(config, tmp_path, capfd, setting, contents):
+    out, path = tmp_path / "out", tmp_path / "weights.pth"
+    torch.save(contents, path)
+    value = f"{{'type': 'Pretrained', 'checkpoint': {str(path)!r}}}" if "init" in setting else path
+    line = told(command(config, out=out, opts=[f"{setting}={value}"]), capfd, status=2)
+    assert f"'{path}' holds no state dict" in line and not list(out.iterdir())
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (["model.backbone.norm_cfg.type=GN"], "its optimizer's state is another's"),
+        (["model.backbone.depth=34"], "is missing in it"),
+        (["model.decode_head.num_classes=7"], "decode_head.conv_seg.weight is (5, 32, 1, 1) in it"),
+        (["optim_wrapper.paramwise_cfg={'bias_lr_mult': 2}"], "its optimizer's state is another's"),
+        (
+            ["optim_wrapper.optimizer={'type': 'Adam', '_delete_': True}"],
+            "its optimizer's state is another's",
+        ),
+    ],
+)
+def test_resuming_with_another_model(config, trained, tmp_path, capfd, settings, words):
+    shutil.copytree(trained, tmp_path / "out")
+    before = sorted((tmp_path / "out").rglob("*"))
+    opts = ["train_cfg.max_iters=3", *settings]
+    line = told(command(config, "--resume", out=tmp_path / "out", opts=opts), capfd, status=2)
+    assert "iter_2.pth' does not fit this config" in line and words in line
+    assert "as load_from" in line and before == sorted((tmp_path / "out").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        ("model.backbone.foo=1", "model cannot be built: TypeError"),
+        ("model.backbone.depth=19", "model cannot be built: KeyError"),
+        ("model.backbone.type=ResNett", "ResNett is not in the mmseg::model registry; correct"),
+        ("optim_wrapper.optimizer.type=SGDD", "optim_wrapper.optimizer has type 'SGDD', which"),
+        ("train_dataloader.dataset.foo=1", "BaseSegDataset cannot be built: "),
+        ("optim_wrapper.optimizer.lr=-1", "optimizer cannot be built: ValueError"),
+        ("optim_wrapper.optimizer.foo=1", "optimizer cannot be built: TypeError"),
+        ("train_dataloader.batch_size=-1", "train_dataloader.batch_size is -1; set it to at least"),
+        ("train_cfg.max_iters=-1", "train_cfg.max_iters is -1; set it to at least 1"),
+    ],
+)
+def test_settings_that_cannot_be(config, tmp_path, capfd, setting, words):
+    line = told(command(config, out=tmp_path, opts=[setting]), capfd, status=2)
+    assert words in line
 
 
 def test_a_truncated_last_checkpoint(config, trained, tmp_path, capfd):
@@ -170,6 +223,50 @@ def test_a_corrupt_map_of_labels_is_named(harmed, tmp_path, capfd):
     assert f"with {labels}/" in line and "cannot be used" in line
 
 
+@pytest.mark.parametrize("kind", [5, 200, "RGB"])
+def test_labels_that_the_model_does_not_know(harmed, tmp_path, capfd, kind):
+    folder, config = harmed
+    labels = folder / "annotations" / "validation"
+    for path in labels.iterdir():
+        image = np.asarray(Image.open(path))
+        image = np.stack([image] * 3, -1) if kind == "RGB" else np.where(image == 1, kind, image)
+        Image.fromarray(image.astype(np.uint8)).save(path)
+    opts = ["train_dataloader.num_workers=1"]
+    line = told(command(config, out=tmp_path / "out", opts=opts), capfd, status=1)
+    words = "shape (64, 64, 3)" if kind == "RGB" else f"it has label {kind}, expected 0 to 4"
+    assert f"with {labels}/" in line and words in line
+
+
+def segmenter(loss="CrossEntropyLoss", **head):
+    loss = type(loss, (nn.Module,), {})()
+    head = {"num_classes": 2, "out_channels": 2, "ignore_index": 255, "loss_decode": loss, **head}
+    model = nn.Module()
+    model.decode_head = nn.Module()
+    vars(model.decode_head).update(head)
+    return model
+
+
+def test_which_labels_a_model_knows():
+    """Only where they are certain: of others nothing is said."""
+    assert labels_of(segmenter()) == (2, 255)
+    assert labels_of(segmenter(num_classes=1, out_channels=1)) == (2, 255)
+    assert labels_of(segmenter(loss="DiceLoss")) is None
+    assert labels_of(segmenter(ignore_index=None)) is None
+    assert labels_of(segmenter(out_channels=None)) is None
+    assert labels_of(nn.Module()) is None
+    heads = segmenter()
+    heads.decode_head = nn.ModuleList([nn.Module(), heads.decode_head])
+    assert labels_of(heads) == (2, 255)
+    labels = Labels(2, 255)
+    for data in (None, {}, {"data_samples": None}):
+        labels.check(data)
+    sample = SimpleNamespace(gt_sem_seg=SimpleNamespace(data=torch.tensor([[[0, 1, 255]]])))
+    labels.check({"data_samples": sample})
+    sample.gt_sem_seg.data[0, 0, 0] = 2
+    with pytest.raises(ValueError, match="it has label 2, expected 0 to 1"):
+        labels.check({"data_samples": sample})
+
+
 def coco(root, harmed, out, annotations):
     folder, _ = harmed
     opts = [
@@ -182,12 +279,24 @@ def coco(root, harmed, out, annotations):
 
 
 @pytest.mark.parametrize(
-    "content, words", [("", "(empty)"), ("[1", "JSONDecodeError"), ("none", "nothing is in it")]
+    "content, words",
+    [
+        ("", "(empty)"),
+        ("[1", "JSONDecodeError"),
+        ("none", "nothing is in it"),
+        ("null", "AssertionError"),
+        ('{"images": 1, "annotations": []}', "TypeError"),
+        ("boxes", "TypeError"),
+    ],
 )
 def test_annotations_that_are_none(root, harmed, tmp_path, capfd, content, words):
     path = harmed[0] / "annotations" / "instances_training.json"
+    known = json.loads(path.read_text())
     if content == "none":
-        content = json.dumps({**json.loads(path.read_text()), "annotations": []})
+        content = json.dumps({**known, "annotations": []})
+    elif content == "boxes":
+        boxes = [{**a, "bbox": 3} for a in known["annotations"]]
+        content = json.dumps({**known, "annotations": boxes})
     path.write_text(content)
     line = told(coco(root, harmed, tmp_path / "out", path), capfd, status=2)
     assert str(path) in line and words in line
