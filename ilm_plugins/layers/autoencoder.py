@@ -11,6 +11,7 @@ from .base import (
     AdaptiveNorm,
     Projection,
     check_choice,
+    check_device,
     check_divides,
     check_dtype,
     check_eps,
@@ -59,6 +60,7 @@ class AutoencoderNorm(AdaptiveNorm):
             hidden = max(2, num_key_groups // 16)
         check_positive(name, "hidden", hidden)
         check_eps(name, eps)
+        check_device(name, device)
         check_dtype(name, dtype)
         super().__init__(num_groups, num_channels, eps, device=device, dtype=dtype)
         self.num_key_groups = num_key_groups
