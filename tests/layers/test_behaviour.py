@@ -205,6 +205,37 @@ def test_copies_and_state_dicts(name):
         assert repr(other) == repr(layer)
 
 
+backends = pytest.mark.parametrize("backend", ["native", "reference"])
+
+
+@backends
+@pytest.mark.parametrize("name", ["EN", "SN"])
+def test_a_pass_in_evaluation_keeps_its_statistics_for_its_gradients(name, backend):
+    """Training between the two changes the running statistics, not the gradients."""
+    x, found = inputs(2, C, 4, 4, dtype=torch.float32), []
+    for trains_between in (False, True):
+        layer = randomized(lambda: build(name), torch.float32)
+        with use_backend(backend):
+            y = layer.eval()(x)
+            if trains_between:
+                layer.train()(x + 1)
+            found.append(torch.autograd.grad(y.sum(), list(layer.parameters())))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@backends
+def test_means_of_switch_norm_do_not_cancel(backend):
+    """Constant channels are the bias, to which neither weight nor ratios of means add anything."""
+    for seed in range(4):
+        layer = randomized(lambda: build("SN"), torch.float32, seed)
+        with use_backend(backend):
+            y = layer(torch.full((2, C, 4, 4), 1e4))
+        torch.testing.assert_close(y, layer.bias.view(-1, 1, 1).expand_as(y), rtol=0, atol=1e-6)
+        y.sum().backward()
+        for parameter in (layer.weight, layer.mean_weight):
+            torch.testing.assert_close(parameter.grad, torch.zeros_like(parameter), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["EN", "SN"])
 def test_a_single_value_leaves_the_running_statistics_alone(name):
     layer = build(name)
