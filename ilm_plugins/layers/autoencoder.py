@@ -11,10 +11,12 @@ from .base import (
     AdaptiveNorm,
     Projection,
     check_choice,
+    check_device,
     check_divides,
     check_dtype,
     check_eps,
     check_positive,
+    project,
 )
 
 aten = torch.ops.aten
@@ -59,6 +61,7 @@ class AutoencoderNorm(AdaptiveNorm):
             hidden = max(2, num_key_groups // 16)
         check_positive(name, "hidden", hidden)
         check_eps(name, eps)
+        check_device(name, device)
         check_dtype(name, dtype)
         super().__init__(num_groups, num_channels, eps, device=device, dtype=dtype)
         self.num_key_groups = num_key_groups
@@ -127,12 +130,12 @@ class AutoencoderNorm(AdaptiveNorm):
         Returns:
             (N, key groups, 1), both: to be broadcast to the channels of a key group (Eq. 6).
         """
-        # As in Projection, multiply and sum; the M products come first, because torch sums fastest
-        # over a leading dimension.
+        # Not by products of matrices, and summed over the last dimension: over a leading one torch
+        # adds in an order that depends on where in a tensor, hence in a batch, a value is.
         features = torch.stack(coarsen(mean, var, self.num_key_groups))
-        embedded = torch.relu((features * encode.view(self.hidden, 1, 1, -1)).sum(3, keepdim=True))
-        decoders = torch.stack((decode_mean.t(), decode_var.t()), 1).unsqueeze(2)
-        return (embedded * decoders).sum(0).unsqueeze(3).unbind(0)
+        embedded = torch.relu(project(features, encode))
+        decoders = torch.stack((decode_mean, decode_var)).unsqueeze(1)
+        return project(embedded, decoders).unsqueeze(3).unbind(0)
 
     def by_key_group(self, parameter: Tensor) -> Tensor:
         """(C) as (key groups, C / key groups)."""

@@ -3,7 +3,7 @@
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class AdaptiveNorm(nn.GroupNorm):
 
     def __new__(cls, *args, **options):
         # A config's misspelt option deserves better than Python's TypeError, in every framework.
-        check_known(cls, options)
+        check_known(cls, options, args)
         return super().__new__(cls)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,9 +169,15 @@ ACTIVATIONS = {
 }
 
 
-def check_known(layer: type, options: Iterable[str]) -> None:
-    """Raise OptionError unless a layer's constructor takes all of these options."""
+def check_known(layer: type, options: Mapping[str, Any], args: Iterable[Any] = ()) -> None:
+    """Raise OptionError unless a layer's constructor takes all of these options beside ``args``."""
     known = inspect.signature(layer.__init__).parameters
+    for option, given in zip(list(known)[1:], args, strict=False):
+        if option in options:
+            raise OptionError(
+                f"{layer.__name__}: {option}={options[option]!r}, but the model gives "
+                f"{option}={given!r} itself; leave it out"
+            )
     if any(p.kind is p.VAR_KEYWORD for p in known.values()):
         return
     for option in options:
@@ -234,6 +240,17 @@ def check_dtype(layer: str, dtype: torch.dtype | None) -> None:
         f"{layer}: dtype={dtype!r} is not a floating point torch.dtype; "
         "set one, for example torch.float32"
     )
+
+
+def check_device(layer: str, device: torch.device | str | int | None) -> None:
+    """Raise OptionError unless ``device`` is None or names a device of torch's."""
+    try:
+        if device is not None:
+            torch.device(device)
+    except (RuntimeError, TypeError):
+        raise OptionError(
+            f"{layer}: device={device!r} is not a torch.device; set one, for example 'cpu'"
+        ) from None
 
 
 def is_number(value: Any) -> bool:

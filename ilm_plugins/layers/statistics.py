@@ -12,6 +12,7 @@ from .base import (
     AdaptiveNorm,
     OptionError,
     check_choice,
+    check_device,
     check_divides,
     check_dtype,
     check_eps,
@@ -69,6 +70,7 @@ class MixtureNorm(AdaptiveNorm):
             )
         check_positive(name, "num_channels", num_channels)
         check_eps(name, eps)
+        check_device(name, device)
         check_dtype(name, dtype)
         if not is_number(momentum) or not 0 <= momentum <= 1:
             raise OptionError(

@@ -77,7 +77,7 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         statistics = self.statistics(mean, var, running_mean, running_var)
         means, variances = zip(*statistics, strict=True)
         scale = weight * (mix(var_weight, variances) + self.eps).rsqrt()
-        shift = scale * (mean - mix(mean_weight, means)) + bias
+        shift = scale * mix(mean_weight, apart(mean, means)) + bias
         return scale * (var + self.eps).sqrt(), shift
 
     @property
@@ -90,7 +90,8 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
     ):
         """The vector-Jacobian product of ``rescale``, see :class:`~ilm_plugins.ops.ByHand`."""
         means, variances = zip(*self.statistics(mean, var, *running), strict=True)
-        off_center = mean - mix(mean_weight, means)
+        off_centers = apart(mean, means)
+        off_center = mix(mean_weight, off_centers)
         rstd = (mix(var_weight, variances) + self.eps).rsqrt()
         std = (var + self.eps).sqrt()
         gain = weight * rstd
@@ -98,12 +99,21 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         dgain = torch.addcmul(dscale * std, dshift, off_center)
         dcenter = dshift * gain
         dmixed_var = dgain * gain * rstd.square() * -0.5
-        dmean_weight, dmeans = mix_vjp(mean_weight, means, -dcenter)
+        dmean_weight, doff_centers = mix_vjp(mean_weight, off_centers, dcenter)
+        dmeans = [-d.sum_to_size(m.shape) for d, m in zip(doff_centers, means, strict=True)]
         dvar_weight, dvariances = mix_vjp(var_weight, variances, dmixed_var)
         dmean, dvar = self.statistics_vjp(mean, means, dmeans, dvariances, *running)
         dmean, dvar = dmean + dcenter, dvar + dscale * gain / (2 * std)
         of_affine = (dgain * rstd).sum(0), dshift.sum(0)
         return gain * std, dmean, dvar, *of_affine, dmean_weight, dvar_weight, None, None
+
+
+def apart(mean: Tensor, means: Sequence[Tensor]) -> list[Tensor]:
+    """How far the channels' means are from K others, (N, C) each.
+
+    These are mixed, not the means, whose rounding may be large beside the deviation.
+    """
+    return [mean - m for m in means]
 
 
 def mix(logits: Tensor, statistics: Sequence[Tensor]) -> Tensor:

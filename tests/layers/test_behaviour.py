@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cases import CASES, CHANNELS, inputs, randomized
-from ilm_plugins import NORMS, use_backend
+from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 
 C = 64
 SHAPES = [(3, C), (3, C, 5), (3, C, 5, 4), (3, C, 3, 2, 4)]
@@ -179,14 +179,33 @@ def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, train
 
 @pytest.mark.parametrize("channels", [64, 256, 2048])
 @pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
-@pytest.mark.parametrize("backend, bound", [("native", 1e-6), ("reference", 0)])
-def test_instances_do_not_depend_on_their_batch(name, channels, backend, bound):
+@pytest.mark.parametrize(
+    "backend, layout, bound",
+    [
+        ("native", torch.contiguous_format, 1e-6),
+        ("native", torch.channels_last, 1e-5),
+        ("reference", torch.contiguous_format, 0),
+        ("reference", torch.channels_last, 0),
+    ],
+    ids=str,
+)
+def test_instances_do_not_depend_on_their_batch(name, channels, backend, layout, bound):
     # Products of matrices, which save time, round an instance differently in another batch.
-    layer, x = NORMS[name](channels), inputs(21, channels, 7, 7, dtype=torch.float32)
+    layer, x = NORMS[name](channels), 100 + inputs(21, channels, 7, 7, dtype=torch.float32)
+    x = x.to(memory_format=layout)
     with use_backend(backend):
         together = layer(x)
         apart = torch.cat([layer(instance) for instance in x.split(1)])
     assert (together - apart).abs().max() <= bound * together.abs().max()
+
+
+@pytest.mark.parametrize("instances", [2, 3, 5, 7])
+@pytest.mark.parametrize("channels, hidden", [(6, 5), (12, 16), (100, None)])
+def test_instances_do_not_depend_on_their_batch_whatever_is_hidden(channels, hidden, instances):
+    layer = ILMGroupNorm(channels, 2, key_group_size=1, hidden=hidden)
+    x = inputs(instances, channels, 3, 3, dtype=torch.float32)
+    with use_backend("reference"):
+        assert torch.equal(layer(x), torch.cat([layer(instance) for instance in x.split(1)]))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -203,6 +222,37 @@ def test_copies_and_state_dicts(name):
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded):
         torch.testing.assert_close(other(x), expected, rtol=0, atol=0)
         assert repr(other) == repr(layer)
+
+
+backends = pytest.mark.parametrize("backend", ["native", "reference"])
+
+
+@backends
+@pytest.mark.parametrize("name", ["EN", "SN"])
+def test_a_pass_in_evaluation_keeps_its_statistics_for_its_gradients(name, backend):
+    """Training between the two changes the running statistics, not the gradients."""
+    x, found = inputs(2, C, 4, 4, dtype=torch.float32), []
+    for trains_between in (False, True):
+        layer = randomized(lambda: build(name), torch.float32)
+        with use_backend(backend):
+            y = layer.eval()(x)
+            if trains_between:
+                layer.train()(x + 1)
+            found.append(torch.autograd.grad(y.sum(), list(layer.parameters())))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@backends
+def test_means_of_switch_norm_do_not_cancel(backend):
+    """Constant channels are the bias, to which neither weight nor ratios of means add anything."""
+    for seed in range(4):
+        layer = randomized(lambda: build("SN"), torch.float32, seed)
+        with use_backend(backend):
+            y = layer(torch.full((2, C, 4, 4), 1e4))
+        torch.testing.assert_close(y, layer.bias.view(-1, 1, 1).expand_as(y), rtol=0, atol=1e-6)
+        y.sum().backward()
+        for parameter in (layer.weight, layer.mean_weight):
+            assert parameter.grad.abs().max() <= 1e-6
 
 
 @pytest.mark.parametrize("name", ["EN", "SN"])

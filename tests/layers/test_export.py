@@ -141,12 +141,14 @@ def test_what_is_recorded_in_training_mode_goes_on_training(name, record):
     layer = build(name, training=True)
     recorded = record(copy.deepcopy(layer), inputs(2, C, 5, 5, dtype=torch.float32))
     layer.load_state_dict(recorded.state_dict())  # a trace has trained on its example
+    before = copy.deepcopy(list(recorded.buffers()))
     for shape in ((3, C, 2, 4), (6, C, 7, 5)):
         x = inputs(*shape, dtype=torch.float32, seed=shape[0])
         torch.testing.assert_close(recorded(x), layer(x), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(
             dict(recorded.named_buffers()), dict(layer.named_buffers()), rtol=1e-5, atol=1e-5
         )
+    assert all((b != a).any() for b, a in zip(before, recorded.buffers(), strict=True))
 
 
 @every_layer

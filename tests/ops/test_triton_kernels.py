@@ -1,13 +1,11 @@
 """The Triton kernels against the transcribed equations and the composite.
 
-On a GPU they run there. Elsewhere, Triton's interpreter runs them, in a process of its own, because
-Triton decides for the interpreter when it is imported; and they are compiled for an H200.
+On a GPU they run there. Elsewhere, Triton's interpreter runs them; and they are compiled for an
+H200.
 """
 
-import os
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -19,29 +17,19 @@ import transcription
 from cases import CHANNELS, MAIN, inputs, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 from ilm_plugins.ops import Autoencoder, Mixture, reference
-from ilm_plugins.ops.backends import has_triton
+from interpreter import (
+    DEVICE,
+    compiles,
+    run_interpreted,
+    runs,
+    skip_without_triton,
+    without_gpu,
+)
 
-if not has_triton():
-    pytest.skip("needs Triton 3.6 or newer", allow_module_level=True)
+skip_without_triton()
+import triton  # noqa: E402
 
-import triton
-
-from ilm_plugins.ops import triton_kernels as kernels
-
-CUDA = torch.cuda.is_available()
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = "cuda" if CUDA and not INTERPRETED else "cpu"
-
-
-def runs(test):
-    """For tests that launch kernels; elsewhere test_under_the_interpreter runs them."""
-    return test if CUDA or INTERPRETED else None
-
-
-def compiles(test):
-    """For tests that compile kernels, which the interpreter does not."""
-    return None if INTERPRETED else test
-
+from ilm_plugins.ops import triton_kernels as kernels  # noqa: E402
 
 LAYOUTS = {"contiguous": False, "channels-last": True}
 layouts = pytest.mark.parametrize("last", LAYOUTS.values(), ids=LAYOUTS)
@@ -49,39 +37,15 @@ dtypes = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["f32", "f16", "bf16"]
 )
 
-if INTERPRETED:
-    # Triton 3.6's interpreter has bounds of loops as arrays of one element, which NumPy 2.4 no
-    # longer takes for a number.
-    from triton.runtime import interpreter
-
-    patch_tensor = interpreter._patch_lang_tensor
-
-    def patch_tensor_and_index(tensor, scope):
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    interpreter._patch_lang_tensor = patch_tensor_and_index
-
 #: Of the largest value, what summing in another order may cost, and what rounding the output may.
 SUMMING = 3e-5
 ROUNDING = {torch.float32: SUMMING, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
-@pytest.mark.skipif(CUDA, reason="there is a GPU: the tests run on it")
+@without_gpu
 @pytest.mark.parametrize("selection", ["test_layers", "not test_layers"])
 def test_under_the_interpreter(selection):
-    pytest.importorskip("numpy", reason="Triton's interpreter needs numpy")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    result = subprocess.run(
-        [*command, "-k", f"{selection} and not test_under_the_interpreter"],
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-5000:]
-    assert " passed" in result.stdout and " skipped" not in result.stdout
+    run_interpreted(__file__, selection)
 
 
 # ---- numbers

@@ -319,8 +319,9 @@ def test_lazy_config(norm, layer):
         ("ILMGN:8", ["ILMGN:8", 'such as "ILMGN(eps=1e-3)"']),
         ("SN=8", ["SN=8", "by name"]),
         ("SN, eps=1e-3", ["by name"]),
-        ("ILMGN(num_channels=3)", ["ILMGN(num_channels=3)", "num_channels"]),
         ("ILMGN(group_count=3)", ["unknown option 'group_count'", "key_group_size"]),
+        ("ILMGN(num_channels=3)", ["num_channels=3", "the model gives num_channels=64", "leave"]),
+        ("EN(device='x')", ["device='x' is not a torch.device"]),
         ("ILMGN(num_groups=24)", ["num_groups=24", "64", "num_groups=16"]),
     ],
 )

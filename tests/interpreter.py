@@ -1,0 +1,67 @@
+"""Where Triton's kernels are tested: on a GPU, or elsewhere in Triton's interpreter.
+
+That in a process of its own, because Triton decides for the interpreter when it is imported.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ilm_plugins.ops.backends import has_triton
+
+CUDA = torch.cuda.is_available()
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if CUDA and not INTERPRETED else "cpu"
+
+
+def skip_without_triton():
+    """Skip the whole module, at its top."""
+    if not has_triton():
+        pytest.skip("needs Triton 3.6 or newer", allow_module_level=True)
+
+
+def runs(test):
+    """For tests that launch kernels; elsewhere test_under_the_interpreter runs them."""
+    return test if CUDA or INTERPRETED else None
+
+
+def compiles(test):
+    """For tests that compile kernels, which the interpreter does not."""
+    return None if INTERPRETED else test
+
+
+without_gpu = pytest.mark.skipif(CUDA, reason="there is a GPU: the tests run on it")
+
+
+def run_interpreted(file, selection):
+    """Run a file's tests in a process that interprets kernels; ``selection`` is pytest's -k."""
+    pytest.importorskip("numpy", reason="Triton's interpreter needs numpy")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    result = subprocess.run(
+        [*command, "-k", f"{selection} and not test_under_the_interpreter"],
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-5000:]
+    assert " passed" in result.stdout and " skipped" not in result.stdout
+
+
+if INTERPRETED:
+    # Triton 3.6's interpreter has bounds of loops as arrays of one element, which NumPy 2.4 no
+    # longer takes for a number.
+    from triton.runtime import interpreter
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch_tensor_and_index(tensor, scope):
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch_tensor_and_index
