@@ -42,8 +42,8 @@ def start(argv, run=(sys.executable,), **options):
 
 def finish(process, seconds=300):
     """The one line that it ends with."""
-    _, err = process.communicate(timeout=seconds)
-    assert "Traceback" not in err, err[-3000:]
+    out, err = process.communicate(timeout=seconds)
+    assert "Traceback" not in out + err, (out + err)[-3000:]
     return last_line(err)
 
 

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -20,7 +21,8 @@ from .. import checkpoints
 from ..analysis.collect import AnalysisError
 from ..checkpoints import CheckpointError, CheckpointWriteError
 from ..layers import OptionError
-from . import installed
+from . import installed, stopping
+from .stopping import Stop, stoppable
 
 
 class UserError(Exception):
@@ -43,33 +45,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train or evaluate what a config file describes.
 
     Returns:
-        The exit status: 0; or after printing one line, 2 for the user's mistake, and 1 for what
-        ended a run that had begun.
+        The exit status: 0; or after printing one line, 2 for the user's mistake, 1 for what ended a
+        run that had begun, and 130 or 143 for Ctrl-C and SIGTERM.
     """
     args = parser().parse_args(argv)
     # A disk that is full shall be told once, and not by each line of the log.
     logging.raiseExceptions = False
-    return command(lambda: start(args))
+    # A launcher ends with SIGTERM those whose line matters less than another's.
+    signals = stopping.SIGNALS if args.launcher == "none" else (signal.SIGINT,)
+    return command(lambda: start(args), signals=signals)
 
 
-def command(run: Callable[[], int | None], resumes: bool = True) -> int:
+def command(
+    run: Callable[[], int | None],
+    resumes: bool = True,
+    signals: tuple[signal.Signals, ...] = stopping.SIGNALS,
+) -> int:
     """Do what a command line asks for; print what :func:`failure` has of it in one line.
 
     Args:
         run: may return an exit status of its own.
         resumes: whether what has failed can be gone on with by --resume.
+        signals: those that stop it with one line, too.
 
     Returns:
         The exit status: 0 or the run's; or that of what is printed, 2 where nothing can be gone on
-        with.
+        with; or 128 and the number of the signal.
     """
     try:
-        with told():
+        with stoppable(signals), told():
             return run() or 0
-    except UserError as line:
-        text = str(line) if resumes else str(line).removesuffix(RESUME).rstrip()
-        print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
-        return line.status if resumes else UserError.status
+    except UserError as error:
+        line, status = str(error), error.status if resumes else UserError.status
+    except Stop as stop:
+        (came,) = stop.args
+        line, status = f"stopped by {came.name}. {RESUME}", 128 + came
+    line = line if resumes else without_resume(line)
+    print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
+    return status
 
 
 def start(args: argparse.Namespace) -> None:
@@ -237,6 +250,11 @@ TOLD = (
 RESUME = "--resume goes on from the last checkpoint"
 
 
+def without_resume(line: str) -> str:
+    """A line for a command that has no --resume."""
+    return line.removesuffix(RESUME).rstrip()
+
+
 def failure(error: BaseException) -> UserError | None:
     """An exception in one line, where it is no defect of the program's; otherwise None."""
     text = " ".join(str(error).split())
@@ -298,10 +316,11 @@ def told() -> Iterator[None]:
 
 
 class WithoutTracebacks(logging.Filter):
-    """Leaves the traceback out of a log's record of what :func:`failure` tells."""
+    """Leaves the traceback out of a log's record of what is told in one line at the end."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and record.exc_info[1] and failure(record.exc_info[1]):
+        error = record.exc_info and record.exc_info[1]
+        if error and (stopping.received or failure(error)):
             record.exc_info = None
         return True
 

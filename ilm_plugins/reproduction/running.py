@@ -127,24 +127,19 @@ def plan(cells: Sequence[Cell], options: Options) -> list[Run | Cell]:
 
 
 def perform(planned: Sequence[Run | Cell], options: Options) -> int:
-    """Run and compute, and say a line on each; SIGTERM and Ctrl-C stop all.
+    """Run and compute, and say a line on each; what a signal raises here stops all.
 
     Returns:
         The exit status: 0, or the highest of those that failed.
     """
     deadline = time.monotonic() + 60 * (options.minutes or math.inf)
     stop = threading.Event()
-    # As Ctrl-C does: threads and their subprocesses end with this process.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        with ThreadPoolExecutor(options.jobs) as pool:
-            try:
-                return max(pool.map(lambda one: _told(one, options, deadline, stop), planned))
-            finally:
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        try:
+            return max(pool.map(lambda one: _told(one, options, deadline, stop), planned))
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
 def _told(one: Run | Cell, options: Options, deadline: float, stop: threading.Event) -> int:

@@ -317,14 +317,16 @@ def test_a_checkpoint_of_one_data_set_is_tested_on_another(tmp_path):
 def test_a_signal_ends_the_runs_with_their_command(tmp_path):
     tool = [sys.executable, str(ROOT / "tools" / "reproduce.py"), "run", "en-5", "ResNet20"]
     options = ["--miniature", "--jobs", "2", "--num-gpus", "0", "--work-dir", str(tmp_path)]
-    process = subprocess.Popen([*tool, *options], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*tool, *options], stderr=subprocess.PIPE, text=True)
     logs = []
     while len(logs) < 2 and process.poll() is None:
         time.sleep(0.2)
         logs = sorted(tmp_path.glob("miniature/en-5/*/seed0/output.log"))
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert error.splitlines()[-1] == "reproduce.py: error: stopped by SIGTERM."
     folders = [str(log.parent) for log in logs]
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:

@@ -49,6 +49,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ... import checkpoints
 from ...layers import NORMS
+from ..stopping import end_with_parent
 from ..training import UserError, WithoutTracebacks, check_output, told
 from .checkpoints import Checkpointer
 from .datasets import SPLITS as GENERATED
@@ -296,6 +297,7 @@ def and_leave(function, *args) -> None:
 
     The threads of a group that is left to the interpreter's end may abort the process.
     """
+    end_with_parent()
     with told():
         function(*args)
     if comm.get_world_size() > 1:

@@ -26,6 +26,7 @@ from ...data.pairs import PairError
 from ...layers import NORMS
 from ...models.pix2pix import TORCH_NORMS
 from .. import installed
+from ..stopping import end_with_parent
 from ..training import UserError, check_output, told
 from .checkpoints import check_fits, guard, latest
 from .faults import StopAtNaN, name_images, names_dataset
@@ -87,6 +88,7 @@ def _process(
     A config may register what is in it, and is loaded by each; ``settled`` are settings of it that
     :func:`check` has changed.
     """
+    end_with_parent()
     host, port = address.removeprefix("tcp://").rsplit(":", 1)
     os.environ |= {
         "RANK": str(first + local_rank),
