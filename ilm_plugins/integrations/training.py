@@ -3,15 +3,17 @@
 import argparse
 import ast
 import errno
+import fcntl
 import logging
 import os
 import re
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -230,11 +232,52 @@ def check_output(folder: str, setting: str) -> None:
         ) from error
 
 
+@contextmanager
+def occupied(folder: str, setting: str, args: argparse.Namespace) -> Iterator[None]:
+    """Have a training alone in its output folder; what others left there half-written goes.
+
+    Evaluation shares it, and training does where the file system has no locks.
+
+    Raises:
+        UserError: another training is there.
+    """
+    if args.eval_only or not _is_first(args):
+        yield
+        return
+    with ExitStack() as stack:
+        with suppress(OSError):
+            lock = stack.enter_context(Path(folder, LOCK).open("ab+", buffering=0))
+            try:
+                # Unlike that of flock it ends with this process, though its children live on.
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                lock.seek(0)
+                owner = lock.read(200).decode(errors="replace") or "another process"
+                raise UserError(
+                    f"output folder {folder!r} is in use by {owner}; wait for it, or set {setting}"
+                ) from None
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        checkpoints.remove_partial(folder)
+        yield
+
+
+def _is_first(args: argparse.Namespace) -> bool:
+    """Whether this process, or one that it starts, is the first of all."""
+    if args.launcher == "none":
+        return args.machine_rank == 0
+    return os.environ.get(RANKS[args.launcher], "0") == "0"
+
+
 def annotated(path: str) -> str:
     """A path to be told, with a word on it if its file is empty."""
     return f"{path} (empty)" if os.path.isfile(path) and not os.path.getsize(path) else path
 
 
+#: What holds who writes to an output folder.
+LOCK = ".lock"
+#: Launcher -> variable of a process's number among all.
+RANKS = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}
 #: What a disk or its rights have against a file.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 #: Errors whose words are for the user.

@@ -27,7 +27,7 @@ from ...layers import NORMS
 from ...models.pix2pix import TORCH_NORMS
 from .. import installed
 from ..stopping import end_with_parent
-from ..training import UserError, check_output, told
+from ..training import UserError, check_output, occupied, told
 from .checkpoints import check_fits, guard, latest
 from .faults import StopAtNaN, name_images, names_dataset
 
@@ -56,6 +56,16 @@ def run(args: argparse.Namespace) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     cfg = load_config(args)
     check(cfg, args)
+    with occupied(cfg.work_dir, "work_dir", args):
+        start(cfg, args)
+
+
+def start(cfg: Config, args: argparse.Namespace) -> None:
+    """Start the processes that the command line asks for, or be the only one.
+
+    Raises:
+        UserError: --dist-url is none.
+    """
     processes = args.num_gpus or args.num_processes
     world_size = processes * args.num_machines
     if args.launcher != "none" or world_size == 1:
@@ -213,8 +223,6 @@ def check(cfg: Config, args: argparse.Namespace) -> None:
     check_output(cfg.work_dir, "work_dir")
     guard()
     check_weights(cfg, args)
-    if not args.eval_only and args.machine_rank == 0:
-        checkpoints.remove_partial(cfg.work_dir)
 
 
 def _loops(args: argparse.Namespace) -> tuple[str, ...]:
