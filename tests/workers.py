@@ -1,6 +1,7 @@
 """What tests run in processes of their own, which find it by this module's name."""
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -256,8 +257,8 @@ def openmmlab_gradients(rank, port):
 def rest_with_child(pids):
     """Sleep until a signal comes, and have another process sleep."""
     child = subprocess.Popen(["sleep", "600"])
-    pids.put(os.getpid())
-    pids.put(child.pid)
+    pids.put([os.getpid(), child.pid])
+    pids.put(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     time.sleep(600)
 
 
