@@ -79,6 +79,6 @@ def children(pid):
     return sorted(found)
 
 
-def kill_one_of(process):
-    """Kill the last of the processes that a process has started."""
-    os.kill(children(process.pid)[-1], signal.SIGKILL)
+def kill_one_of(process, rank):
+    """Kill one of the processes that a process has started."""
+    os.kill(children(process.pid)[rank], signal.SIGKILL)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoints import replacing
-from ..integrations.training import RunError, UserError, failure
+from ..integrations.training import RunError, UserError, check_output, failure, without_resume
 from . import records, registry
 from .records import framework
 from .registry import NOT_HERE, ROOT, Cell
@@ -146,6 +146,7 @@ def _told(one: Run | Cell, options: Options, deadline: float, stop: threading.Ev
     """Run or compute one, and print a line on it."""
     name = one.id if isinstance(one, Cell) else one.name
     try:
+        check_output(str(options.work_dir), "--work-dir")
         found = _computed(one, options) if isinstance(one, Cell) else _run(one, deadline, stop)
         print(f"{name}: {told(found)}", flush=True)
     except Stopped:
@@ -154,7 +155,7 @@ def _told(one: Run | Cell, options: Options, deadline: float, stop: threading.Ev
         line = failure(error)
         if line is None:
             raise
-        print(f"{name}: error: {line}", file=sys.stderr, flush=True)
+        print(f"{name}: error: {without_resume(str(line))}", file=sys.stderr, flush=True)
         return line.status
     return 0
 
@@ -394,7 +395,8 @@ def _execute(
             lines.seek(start)
             last = (lines.read().strip().splitlines() or [f"exit status {process.returncode}"])[-1]
         kind = UserError if process.returncode == 2 else RunError
-        raise kind(f"{last.removeprefix('train_net.py: error: ')} (see {log})")
+        line = without_resume(last.removeprefix("train_net.py: error: "))
+        raise kind(f"{line} (see {log})")
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -94,6 +94,15 @@ def test_images_that_are_not_there_are_told_with_their_folder(tmp_path, capfd):
     assert str(ROOT / "nowhere") in error or ("/nowhere" in error and error.count("\n") == 1)
 
 
+def test_a_work_dir_that_cannot_be_made_is_told(capfd):
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc, in which not even root can make a folder")
+    assert run("/proc/x", "en-5", "ResNet20/EN") == 2
+    error = capfd.readouterr().err
+    assert "output folder '/proc/x' cannot be written" in error and "set --work-dir" in error
+    assert "--resume" not in error
+
+
 def test_a_complete_run_is_recorded_and_not_run_again(tmp_path, capsys):
     (one,) = planned(CELL.id, work_dir=tmp_path, length=9)
     write_run(one.folder, CELL.config, 9, options={"train_cfg.max_epochs": 9})

@@ -202,7 +202,10 @@ def check(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> tuple[str, str
     check_output(output, output_key)
     last = os.path.join(output, "last_checkpoint")
     if args.resume and os.path.isfile(last):
-        checkpoints.read(os.path.join(output, Path(last).read_text().strip()))
+        name = checkpoints.named(last)
+        if not name:
+            raise UserError(f"{last!r} is empty; {checkpoints.NAME_ONE}")
+        checkpoints.read(os.path.join(output, name))
     else:
         check_weights(weights, weights_key, required=args.eval_only)
     return output, output_key
