@@ -22,6 +22,10 @@ ALLOW_CODE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 STATES = ("model", "state_dict")
 #: What is being written has this behind its name until it is whole.
 PARTIAL = ".partial"
+#: What to do about a file ``last_checkpoint``.
+NAME_ONE = "write a checkpoint's name into it, or remove it"
+#: What to do about a checkpoint that is refused for the code in it.
+TRUST = "; if you trust its source, give --unsafe-checkpoints"
 
 
 class CheckpointError(Exception):
@@ -94,7 +98,7 @@ def notes_of(path: str | os.PathLike) -> dict[str, str]:
 
 def _why(error: Exception) -> str:
     text = " ".join(str(error).split())
-    trust = "which may run code; if you trust its source, give --unsafe-checkpoints"
+    trust = f"which may run code{TRUST}"
     named = re.search(r"unsupported (?:global: )?(?:global|class) (\S+)", text, re.IGNORECASE)
     if named:
         return f"it holds {named[1]}, {trust}"
@@ -222,9 +226,10 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
         # torch.save turns a failed write into an error of its own.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):
+            kept = ". What was there before is still there" if path.parent.is_dir() else ""
             raise CheckpointWriteError(
                 f"{str(path)!r} cannot be written: {cause.strerror or cause}; make room, or write "
-                "elsewhere. What was there before is still there"
+                f"elsewhere{kept}"
             ) from error
         raise
 
@@ -283,6 +288,18 @@ def check_fits(
             f"checkpoint {str(path)!r} is of another model: it has none of the {len(own)} tensors "
             f"such as {next(iter(own))}, but {next(iter(found), 'nothing')}; give one of this model"
         )
+
+
+def named(last: str | os.PathLike) -> str:
+    """What a file ``last_checkpoint`` names, which may be nothing.
+
+    Raises:
+        CheckpointError: it is no text.
+    """
+    try:
+        return Path(last).read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{str(last)!r} is no text; {NAME_ONE}") from None
 
 
 def remove_partial(folder: str | os.PathLike) -> None:

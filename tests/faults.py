@@ -42,8 +42,8 @@ def start(argv, run=(sys.executable,), **options):
 
 def finish(process, seconds=300):
     """The one line that it ends with."""
-    _, err = process.communicate(timeout=seconds)
-    assert "Traceback" not in err, err[-3000:]
+    out, err = process.communicate(timeout=seconds)
+    assert "Traceback" not in out + err, (out + err)[-3000:]
     return last_line(err)
 
 
@@ -79,6 +79,6 @@ def children(pid):
     return sorted(found)
 
 
-def kill_one_of(process):
-    """Kill the last of the processes that a process has started."""
-    os.kill(children(process.pid)[-1], signal.SIGKILL)
+def kill_one_of(process, rank):
+    """Kill one of the processes that a process has started."""
+    os.kill(children(process.pid)[rank], signal.SIGKILL)

@@ -1,9 +1,11 @@
 """Files of checkpoints: what is refused, and what a failed or killed write leaves."""
 
+import errno
 import os
 import pickle
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -299,6 +301,39 @@ def test_text_is_utf8_whatever_the_locale(tmp_path):
     env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     subprocess.run([sys.executable, "-c", f"{code} as f: f.write('\\u00b5')"], env=env, check=True)
     assert (tmp_path / "t").read_bytes() == b"\xc2\xb5"
+
+
+def test_a_file_is_on_the_disk_before_it_is_renamed_and_its_name_afterwards(tmp_path, monkeypatch):
+    path, done, rename = tmp_path / "c.pth", [], os.replace
+
+    def replace(*paths):
+        done.append("renamed")
+        rename(*paths)
+
+    def fsync(handle):
+        found = os.fstat(handle)
+        if not stat.S_ISDIR(found.st_mode):
+            assert found.st_size == 3
+        done.append(found.st_ino)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with replacing(path) as file:
+        file.write(b"new")
+    assert done == [path.stat().st_ino, "renamed", tmp_path.stat().st_ino]
+
+
+def test_a_folder_that_is_gone_has_nothing_left(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for error in ("No such file", "No space"):
+        with pytest.raises(CheckpointWriteError) as told, replacing(folder / "c.pth"):
+            if error == "No space":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            folder.rename(tmp_path / "gone")
+        assert error in str(told.value)
+        assert ("What was there before is still there" in str(told.value)) == (error == "No space")
+        folder.mkdir(exist_ok=True)
 
 
 def test_a_defect_while_writing_leaves_what_was_there(tmp_path):

@@ -1,7 +1,10 @@
 """What tests run in processes of their own, which find it by this module's name."""
 
 import os
+import signal
 import socket
+import subprocess
+import time
 import warnings
 from contextlib import nullcontext
 from datetime import timedelta
@@ -246,3 +249,23 @@ def openmmlab_gradients(rank, port):
                 separate=key == "EN",
             )
     leave()
+
+
+# ---- signals
+
+
+def rest_with_child(pids):
+    """Sleep until a signal comes, and have another process sleep."""
+    child = subprocess.Popen(["sleep", "600"])
+    pids.put([os.getpid(), child.pid])
+    pids.put(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    time.sleep(600)
+
+
+def rest_with_parent(rank):
+    """Sleep until the parent is gone, as torch has spawned it."""
+    from ilm_plugins.integrations.stopping import end_with_parent
+
+    end_with_parent()
+    print(os.getpid(), flush=True)
+    time.sleep(600)

@@ -103,7 +103,7 @@ def lpips(weights: str | os.PathLike, device: str = "cpu") -> Measure:
     except Exception as error:  # whatever else the file may be
         raise ValueError(
             f"{weights}: no checkpoint of torchvision's AlexNet ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]})"
+            f"{' '.join(str(error).removesuffix(checkpoints.TRUST).split())[:200]})"
         ) from error
     network = network.to(device).eval()
 

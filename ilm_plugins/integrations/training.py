@@ -3,14 +3,17 @@
 import argparse
 import ast
 import errno
+import fcntl
 import logging
 import os
 import re
+import signal
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -20,7 +23,8 @@ from .. import checkpoints
 from ..analysis.collect import AnalysisError
 from ..checkpoints import CheckpointError, CheckpointWriteError
 from ..layers import OptionError
-from . import installed
+from . import installed, stopping
+from .stopping import Stop, stoppable
 
 
 class UserError(Exception):
@@ -43,33 +47,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train or evaluate what a config file describes.
 
     Returns:
-        The exit status: 0; or after printing one line, 2 for the user's mistake, and 1 for what
-        ended a run that had begun.
+        The exit status: 0; or after printing one line, 2 for the user's mistake, 1 for what ended a
+        run that had begun, and 130 or 143 for Ctrl-C and SIGTERM.
     """
     args = parser().parse_args(argv)
     # A disk that is full shall be told once, and not by each line of the log.
     logging.raiseExceptions = False
-    return command(lambda: start(args))
+    # A launcher ends with SIGTERM those whose line matters less than another's.
+    signals = stopping.SIGNALS if args.launcher == "none" else (signal.SIGINT,)
+    return command(lambda: start(args), signals=signals)
 
 
-def command(run: Callable[[], int | None], resumes: bool = True) -> int:
+def command(
+    run: Callable[[], int | None],
+    resumes: bool = True,
+    signals: tuple[signal.Signals, ...] = stopping.SIGNALS,
+) -> int:
     """Do what a command line asks for; print what :func:`failure` has of it in one line.
 
     Args:
         run: may return an exit status of its own.
         resumes: whether what has failed can be gone on with by --resume.
+        signals: those that stop it with one line, too.
 
     Returns:
         The exit status: 0 or the run's; or that of what is printed, 2 where nothing can be gone on
-        with.
+        with; or 128 and the number of the signal.
     """
     try:
-        with told():
+        with stoppable(signals), told():
             return run() or 0
-    except UserError as line:
-        text = str(line) if resumes else str(line).removesuffix(RESUME).rstrip()
-        print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
-        return line.status if resumes else UserError.status
+    except UserError as error:
+        line, status = str(error), error.status if resumes else UserError.status
+    except Stop as stop:
+        (came,) = stop.args
+        line, status = f"stopped by {came.name}. {RESUME}", 128 + came
+    line = line if resumes else without_resume(line)
+    print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
+    return status
 
 
 def start(args: argparse.Namespace) -> None:
@@ -231,11 +246,52 @@ def building(what: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def occupied(folder: str, setting: str, args: argparse.Namespace) -> Iterator[None]:
+    """Have a training alone in its output folder; what others left there half-written goes.
+
+    Evaluation shares it, and training does where the file system has no locks.
+
+    Raises:
+        UserError: another training is there.
+    """
+    if args.eval_only or not _is_first(args):
+        yield
+        return
+    with ExitStack() as stack:
+        with suppress(OSError):
+            lock = stack.enter_context(Path(folder, LOCK).open("ab+", buffering=0))
+            try:
+                # Unlike that of flock it ends with this process, though its children live on.
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                lock.seek(0)
+                owner = lock.read(200).decode(errors="replace") or "another process"
+                raise UserError(
+                    f"output folder {folder!r} is in use by {owner}; wait for it, or set {setting}"
+                ) from None
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        checkpoints.remove_partial(folder)
+        yield
+
+
+def _is_first(args: argparse.Namespace) -> bool:
+    """Whether this process, or one that it starts, is the first of all."""
+    if args.launcher == "none":
+        return args.machine_rank == 0
+    return os.environ.get(RANKS[args.launcher], "0") == "0"
+
+
 def annotated(path: str) -> str:
     """A path to be told, with a word on it if its file is empty."""
     return f"{path} (empty)" if os.path.isfile(path) and not os.path.getsize(path) else path
 
 
+#: What holds who writes to an output folder.
+LOCK = ".lock"
+#: Launcher -> variable of a process's number among all.
+RANKS = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}
 #: What a disk or its rights have against a file.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 #: Errors whose words are for the user.
@@ -249,6 +305,11 @@ TOLD = (
     CheckpointWriteError,
 )
 RESUME = "--resume goes on from the last checkpoint"
+
+
+def without_resume(line: str) -> str:
+    """A line for a command that has no --resume."""
+    return line.removesuffix(RESUME).rstrip()
 
 
 def failure(error: BaseException) -> UserError | None:
@@ -312,10 +373,11 @@ def told() -> Iterator[None]:
 
 
 class WithoutTracebacks(logging.Filter):
-    """Leaves the traceback out of a log's record of what :func:`failure` tells."""
+    """Leaves the traceback out of a log's record of what is told in one line at the end."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and record.exc_info[1] and failure(record.exc_info[1]):
+        error = record.exc_info and record.exc_info[1]
+        if error and (stopping.received or failure(error)):
             record.exc_info = None
         return True
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoints import replacing
-from ..integrations.training import RunError, UserError, failure
+from ..integrations.training import RunError, UserError, check_output, failure, without_resume
 from . import records, registry
 from .records import framework
 from .registry import NOT_HERE, ROOT, Cell
@@ -127,30 +127,26 @@ def plan(cells: Sequence[Cell], options: Options) -> list[Run | Cell]:
 
 
 def perform(planned: Sequence[Run | Cell], options: Options) -> int:
-    """Run and compute, and say a line on each; SIGTERM and Ctrl-C stop all.
+    """Run and compute, and say a line on each; what a signal raises here stops all.
 
     Returns:
         The exit status: 0, or the highest of those that failed.
     """
     deadline = time.monotonic() + 60 * (options.minutes or math.inf)
     stop = threading.Event()
-    # As Ctrl-C does: threads and their subprocesses end with this process.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        with ThreadPoolExecutor(options.jobs) as pool:
-            try:
-                return max(pool.map(lambda one: _told(one, options, deadline, stop), planned))
-            finally:
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        try:
+            return max(pool.map(lambda one: _told(one, options, deadline, stop), planned))
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
 def _told(one: Run | Cell, options: Options, deadline: float, stop: threading.Event) -> int:
     """Run or compute one, and print a line on it."""
     name = one.id if isinstance(one, Cell) else one.name
     try:
+        check_output(str(options.work_dir), "--work-dir")
         found = _computed(one, options) if isinstance(one, Cell) else _run(one, deadline, stop)
         print(f"{name}: {told(found)}", flush=True)
     except Stopped:
@@ -159,7 +155,7 @@ def _told(one: Run | Cell, options: Options, deadline: float, stop: threading.Ev
         line = failure(error)
         if line is None:
             raise
-        print(f"{name}: error: {line}", file=sys.stderr, flush=True)
+        print(f"{name}: error: {without_resume(str(line))}", file=sys.stderr, flush=True)
         return line.status
     return 0
 
@@ -399,7 +395,8 @@ def _execute(
             lines.seek(start)
             last = (lines.read().strip().splitlines() or [f"exit status {process.returncode}"])[-1]
         kind = UserError if process.returncode == 2 else RunError
-        raise kind(f"{last.removeprefix('train_net.py: error: ')} (see {log})")
+        line = without_resume(last.removeprefix("train_net.py: error: "))
+        raise kind(f"{line} (see {log})")
 
 
 def _end(process: subprocess.Popen) -> None:

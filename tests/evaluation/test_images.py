@@ -158,5 +158,7 @@ def test_weights_run_no_code(folders, tmp_path, capsys, monkeypatch):
     trap, path = tmp_path / "ran", tmp_path / "evil.pth"
     torch.save(Harmful(trap), path)
     assert images.main([*map(str, folders), "--lpips-weights", str(path)]) == 2
-    assert "holds os.makedirs, which may run code" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "holds os.makedirs, which may run code" in error
+    assert "--unsafe" not in error  # which is no option of this command
     assert not trap.exists()

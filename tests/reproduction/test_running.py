@@ -94,6 +94,15 @@ def test_images_that_are_not_there_are_told_with_their_folder(tmp_path, capfd):
     assert str(ROOT / "nowhere") in error or ("/nowhere" in error and error.count("\n") == 1)
 
 
+def test_a_work_dir_that_cannot_be_made_is_told(capfd):
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc, in which not even root can make a folder")
+    assert run("/proc/x", "en-5", "ResNet20/EN") == 2
+    error = capfd.readouterr().err
+    assert "output folder '/proc/x' cannot be written" in error and "set --work-dir" in error
+    assert "--resume" not in error
+
+
 def test_a_complete_run_is_recorded_and_not_run_again(tmp_path, capsys):
     (one,) = planned(CELL.id, work_dir=tmp_path, length=9)
     write_run(one.folder, CELL.config, 9, options={"train_cfg.max_epochs": 9})
@@ -317,14 +326,16 @@ def test_a_checkpoint_of_one_data_set_is_tested_on_another(tmp_path):
 def test_a_signal_ends_the_runs_with_their_command(tmp_path):
     tool = [sys.executable, str(ROOT / "tools" / "reproduce.py"), "run", "en-5", "ResNet20"]
     options = ["--miniature", "--jobs", "2", "--num-gpus", "0", "--work-dir", str(tmp_path)]
-    process = subprocess.Popen([*tool, *options], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*tool, *options], stderr=subprocess.PIPE, text=True)
     logs = []
     while len(logs) < 2 and process.poll() is None:
         time.sleep(0.2)
         logs = sorted(tmp_path.glob("miniature/en-5/*/seed0/output.log"))
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert error.splitlines()[-1] == "reproduce.py: error: stopped by SIGTERM."
     folders = [str(log.parent) for log in logs]
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:

@@ -13,6 +13,7 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
+from ... import checkpoints
 from ...data import ensure_shapes
 from .. import curves
 from ..reading import Reading
@@ -85,7 +86,7 @@ def progress(work_dir: Path) -> tuple[int, str | None]:
     last = Path(work_dir, "last_checkpoint")
     if not last.is_file():
         return 0, None
-    name = last.read_text().strip()
+    name = checkpoints.named(last)
     number = re.search(r"_(\d+)\.pth$", name)
     if number:
         return int(number[1]) + 1, str(Path(work_dir, name))

@@ -51,7 +51,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ... import checkpoints
 from ...layers import NORMS
-from ..training import UserError, WithoutTracebacks, building, check_output, told
+from ..stopping import end_with_parent
+from ..training import UserError, WithoutTracebacks, building, check_output, occupied, told
 from .checkpoints import Checkpointer, check_state
 from .datasets import SPLITS as GENERATED
 from .faults import NamesImage, NamesIteration, names_datasets
@@ -109,18 +110,19 @@ def run(args: argparse.Namespace) -> None:
         # detectron2 picks NCCL wherever it sees a GPU; the processes inherit this.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     cfg = load_config(args)
-    check(cfg, args)
+    output, output_key = check(cfg, args)
     processes = args.num_gpus or args.num_processes
     alone = processes * args.num_machines == 1
-    launch(
-        and_leave,
-        processes,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        # A LazyConfig may register data sets, which works once a process.
-        args=(main, args, cfg if alone else None),
-    )
+    with occupied(output, output_key, args):
+        launch(
+            and_leave,
+            processes,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            # A LazyConfig may register data sets, which works once a process.
+            args=(main, args, cfg if alone else None),
+        )
 
 
 def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
@@ -153,8 +155,11 @@ def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
     return cfg
 
 
-def check(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
+def check(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> tuple[str, str]:
     """Find before it starts what would make a run fail later.
+
+    Returns:
+        The output folder and the setting that leads to it.
 
     Raises:
         UserError: a data set, a checkpoint, the output folder or the batch size is not what it
@@ -205,12 +210,13 @@ def check(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     check_output(output, output_key)
     last = os.path.join(output, "last_checkpoint")
     if args.resume and os.path.isfile(last):
-        path = os.path.join(output, Path(last).read_text().strip())
-        check_resumes(cfg, args, path, weights_key)
+        name = checkpoints.named(last)
+        if not name:
+            raise UserError(f"{last!r} is empty; {checkpoints.NAME_ONE}")
+        check_resumes(cfg, args, os.path.join(output, name), weights_key)
     else:
         check_weights(weights, weights_key, required=args.eval_only)
-    if not args.eval_only and args.machine_rank == 0:
-        checkpoints.remove_partial(output)
+    return output, output_key
 
 
 def check_dataset(name: str) -> None:
@@ -338,6 +344,7 @@ def and_leave(function, *args) -> None:
 
     The threads of a group that is left to the interpreter's end may abort the process.
     """
+    end_with_parent()
     with told():
         function(*args)
     if comm.get_world_size() > 1:

@@ -181,10 +181,13 @@ def latest(work_dir: str | os.PathLike) -> str | None:
 
     It is what MMEngine's file ``last_checkpoint`` names; or, where a kill has left that behind, the
     newest of ``iter_N.pth`` and ``epoch_N.pth``.
+
+    Raises:
+        CheckpointError: ``last_checkpoint`` is no text.
     """
     folder = Path(work_dir)
     last = folder / "last_checkpoint"
-    named = last.read_text().strip() if last.is_file() else ""
+    named = checkpoints.named(last) if last.is_file() else ""
     if named and ("://" in named or os.path.isfile(named)):
         return named
     numbered = {p: re.fullmatch(r"(?:iter|epoch)_(\d+)\.pth", p.name) for p in folder.glob("*.pth")}

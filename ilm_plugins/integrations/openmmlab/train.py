@@ -35,7 +35,8 @@ from ...data.pairs import PairError
 from ...layers import NORMS
 from ...models.pix2pix import TORCH_NORMS
 from .. import installed
-from ..training import UserError, building, check_output, told
+from ..stopping import end_with_parent
+from ..training import UserError, building, check_output, occupied, told
 from .checkpoints import check_fits, guard, latest
 from .faults import Labels, StopAtNaN, labels_of, name_images, names_dataset
 
@@ -66,6 +67,16 @@ def run(args: argparse.Namespace) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     cfg = load_config(args)
     check(cfg, args)
+    with occupied(cfg.work_dir, "work_dir", args):
+        start(cfg, args)
+
+
+def start(cfg: Config, args: argparse.Namespace) -> None:
+    """Start the processes that the command line asks for, or be the only one.
+
+    Raises:
+        UserError: --dist-url is none.
+    """
     processes = args.num_gpus or args.num_processes
     world_size = processes * args.num_machines
     if args.launcher != "none" or world_size == 1:
@@ -98,6 +109,7 @@ def _process(
     A config may register what is in it, and is loaded by each; ``settled`` are settings of it that
     :func:`check` has changed.
     """
+    end_with_parent()
     host, port = address.removeprefix("tcp://").rsplit(":", 1)
     os.environ |= {
         "RANK": str(first + local_rank),
@@ -230,8 +242,6 @@ def check(cfg: Config, args: argparse.Namespace) -> None:
     check_output(cfg.work_dir, "work_dir")
     guard()
     check_weights(cfg, args)
-    if not args.eval_only and args.machine_rank == 0:
-        checkpoints.remove_partial(cfg.work_dir)
 
 
 def _loops(args: argparse.Namespace) -> tuple[str, ...]:

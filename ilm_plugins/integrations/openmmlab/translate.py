@@ -137,7 +137,7 @@ def _model_config(checkpoint: str, text: str, unsafe: bool) -> dict:
         cfg = Config.fromstring(text, ".py")
         init_default_scope(cfg.get("default_scope") or "mmengine")
         return cfg.model
-    code = "which may run code; if you trust its source, give --unsafe-checkpoints"
+    code = f"which may run code{checkpoints.TRUST}"
     try:
         model = settings(text)["model"]
     except ValueError as error:

@@ -187,6 +187,13 @@ def test_weights_of_another_model(root, trained, tmp_path, capfd):
     assert f"{path}' is of another model" in line and "fc.weight" in line
 
 
+@pytest.mark.parametrize("content, words", [(b"\xff\xfe", "no text"), (b" \n", "empty")])
+def test_a_name_of_the_last_checkpoint_that_is_none(root, tmp_path, capfd, content, words):
+    (tmp_path / "last_checkpoint").write_bytes(content)
+    argv = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path, opts=NO_TEST)
+    assert f"'{tmp_path}/last_checkpoint' is {words}; write" in told(argv, capfd, status=2)
+
+
 def test_a_truncated_last_checkpoint(root, trained, tmp_path, capfd):
     shutil.copytree(trained, tmp_path / "out")
     path = tmp_path / "out" / "model_final.pth"
@@ -408,7 +415,7 @@ def test_a_killed_process_ends_the_others_and_the_run_can_go_on(root, datasets, 
     options = ["--num-gpus", "0", "--num-processes", "2"]
     process = start(command(root / SHAPES, *options, out=tmp_path, opts=opts))
     wait_for((tmp_path / "model_0000001.pth").exists, process)
-    kill_one_of(process)
+    kill_one_of(process, rank=1)
     killed = time.monotonic()
     line = finish(process, seconds=60)
     assert time.monotonic() - killed < 20

@@ -128,6 +128,12 @@ def test_settings_that_cannot_be(config, tmp_path, capfd, setting, words):
     assert words in line
 
 
+def test_a_name_of_the_last_checkpoint_that_is_none(config, tmp_path, capfd):
+    (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe")
+    line = told(command(config, "--resume", out=tmp_path), capfd, status=2)
+    assert f"'{tmp_path}/last_checkpoint' is no text; write" in line
+
+
 def test_a_truncated_last_checkpoint(config, trained, tmp_path, capfd):
     shutil.copytree(trained, tmp_path / "out")
     path = tmp_path / "out" / "iter_2.pth"
@@ -390,11 +396,11 @@ def test_a_killed_process_ends_the_others_and_the_run_can_go_on(config, tmp_path
         argv = command(config, "--launcher", "pytorch", out=tmp_path, opts=length)
         process = start(argv, run=TORCHRUN)
     wait_for((tmp_path / "last_checkpoint").exists, process)
-    kill_one_of(process)
+    kill_one_of(process, rank=0)
     killed = time.monotonic()
     if launcher == "none":
         line = finish(process, seconds=60)
-        assert "process 1 ended by SIGKILL, and the others with it" in line
+        assert "process 0 ended by SIGKILL, and the others with it" in line
         assert "--resume goes on from the last checkpoint" in line and process.returncode == 1
         assert not children(parent)
     else:
