@@ -46,7 +46,9 @@ def stoppable(signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[None]:
         raise Stop(received)
 
     before = {s: signal.getsignal(s) for s in signals}
-    before = {s: handler for s, handler in before.items() if handler is not signal.SIG_IGN}
+    # None: of a library in C, which could not be put back.
+    kept = None, signal.SIG_IGN
+    before = {s: handler for s, handler in before.items() if handler not in kept}
     start, SpawnProcess.start = SpawnProcess.start, _start
     try:
         for s in before:
@@ -107,7 +109,7 @@ def _end_children() -> None:
         child.kill()
     for child in children:
         child.join(PATIENCE)
-    signal.signal(signal.SIGCHLD, before)
+    signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
 
 def _started_by(pid: int) -> list[int]:
