@@ -21,6 +21,14 @@ from runs import SHAPES, detectron2_command, mmengine_command, write_mmengine_co
 from workers import rest_with_child
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Have SIGINT heeded here and in what is started, though a script's background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("becomes", [None, SyntaxError, SystemExit, "nothing"])
 def test_a_signal_is_told_whatever_becomes_of_it(number, status, becomes, capsys):
