@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ilm_plugins import NORMS
+from ilm_plugins.integrations.training import leave_group
 
 
 class Harmful:
@@ -57,7 +58,7 @@ def join(rank, size, port):
 
 def leave():
     dist.barrier()
-    dist.destroy_process_group()
+    leave_group()
 
 
 def own_gradients(model):

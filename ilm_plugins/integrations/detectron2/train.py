@@ -52,7 +52,15 @@ from omegaconf import DictConfig, OmegaConf
 from ... import checkpoints
 from ...layers import NORMS
 from ..stopping import end_with_parent
-from ..training import UserError, WithoutTracebacks, building, check_output, occupied, told
+from ..training import (
+    UserError,
+    WithoutTracebacks,
+    building,
+    check_output,
+    leave_group,
+    occupied,
+    told,
+)
 from .checkpoints import Checkpointer, check_state
 from .datasets import SPLITS as GENERATED
 from .faults import NamesImage, NamesIteration, names_datasets
@@ -340,16 +348,13 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
 
 
 def and_leave(function, *args) -> None:
-    """Call ``function``, then end this process's group, together with the other processes.
-
-    The threads of a group that is left to the interpreter's end may abort the process.
-    """
+    """Call ``function``, then end this process's group, together with the other processes."""
     end_with_parent()
     with told():
         function(*args)
     if comm.get_world_size() > 1:
         comm.synchronize()
-        torch.distributed.destroy_process_group()
+        leave_group()
 
 
 class Trainer(NamesIteration, DefaultTrainer):

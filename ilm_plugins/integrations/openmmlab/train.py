@@ -36,7 +36,7 @@ from ...layers import NORMS
 from ...models.pix2pix import TORCH_NORMS
 from .. import installed
 from ..stopping import end_with_parent
-from ..training import UserError, building, check_output, occupied, told
+from ..training import UserError, building, check_output, leave_group, occupied, told
 from .checkpoints import check_fits, guard, latest
 from .faults import Labels, StopAtNaN, labels_of, name_images, names_dataset
 
@@ -399,9 +399,9 @@ def main(cfg: Config, args: argparse.Namespace) -> None:
         torch.distributed.init_process_group("gloo")
     runner = build_runner(cfg)
     runner.test() if args.eval_only else runner.train()
+    del runner
     # Only here: with what has failed, a group may wait for what others will not do.
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_group()
 
 
 def augment_test(cfg: Config) -> None:
