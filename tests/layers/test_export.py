@@ -109,6 +109,8 @@ def test_onnx_in_training_mode_uses_the_statistics_of_the_batch(name, export):
 
 def by_export(model, x):
     program = torch.export.export(model, (x,), dynamic_shapes=(dimensions(model),))
+    if VERSION < (2, 11):  # 2.4 cannot save quotients of sizes
+        return program.module()
     file = io.BytesIO()
     torch.export.save(program, file)
     file.seek(0)

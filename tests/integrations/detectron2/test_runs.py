@@ -3,6 +3,9 @@
 import json
 
 import pytest
+
+pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+
 from detectron2.config import get_cfg
 
 from ilm_plugins.integrations.detectron2 import runs
