@@ -348,6 +348,13 @@ def unwrapped(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     return copied(state)
 
 
+def bare(name: Any) -> Any:
+    """A name in a state dict without what wrappers of a model put before it."""
+    while isinstance(name, str) and name.startswith(OF_WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
 def absent(state: dict[str, Any], model: nn.Module) -> list[str]:
     """Names of a model's tensors that are not in a state dict, or have another shape there."""
     own = model.state_dict()

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from .. import surgery
 from ..checkpoints import (
     PARTIAL,
     STATES,
+    bare,
     copied,
     loading,
     notes_of,
@@ -320,7 +320,8 @@ def _split(
     """Entries beside the state dict that a file of this format keeps, and the others' names."""
     if suffix == ".safetensors":
         return {}, [str(key) for key in entries]
-    keep = {k: v for k, v in entries.items() if k not in OF_TRAINING and not _is_like(v, state)}
+    names = {bare(name) for name in state}
+    keep = {k: v for k, v in entries.items() if k not in OF_TRAINING and not _is_like(v, names)}
     if suffix == ".pkl":
         keep = {k: v for k, v in keep.items() if k in OF_PKL}
     dropped = [str(k) for k in entries if k not in keep]
@@ -330,17 +331,12 @@ def _split(
     return keep, dropped
 
 
-def _is_like(entry: Any, state: Mapping[str, Any]) -> bool:
-    """Whether an entry is, or has in it, the same model's weights, such as averaged ones."""
+def _is_like(entry: Any, names: set[Any]) -> bool:
+    """Whether an entry is, or has in it, weights of these names, such as averaged ones."""
     if not isinstance(entry, Mapping):
         return False
-    names = {_bare(name) for name in state}
-    own = {_bare(name) for name, value in entry.items() if hasattr(value, "shape")}
-    return bool(names & own) or any(_is_like(value, state) for value in entry.values())
-
-
-def _bare(name: Any) -> Any:
-    return re.sub(r"^((module|_orig_mod)\.)+", "", name) if isinstance(name, str) else name
+    own = {bare(name) for name, value in entry.items() if hasattr(value, "shape")}
+    return bool(names & own) or any(_is_like(value, names) for value in entry.values())
 
 
 def _as_tensor(value: Any) -> Any:

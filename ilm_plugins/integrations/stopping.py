@@ -45,10 +45,9 @@ def stoppable(signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[None]:
         received = received or signal.Signals(number)
         raise Stop(received)
 
-    before = {s: signal.getsignal(s) for s in signals}
-    # None: of a library in C, which could not be put back.
-    kept = None, signal.SIG_IGN
-    before = {s: handler for s, handler in before.items() if handler not in kept}
+    # None is of a library in C, which could not be put back.
+    found = ((s, signal.getsignal(s)) for s in signals)
+    before = {s: handler for s, handler in found if handler not in (None, signal.SIG_IGN)}
     start, SpawnProcess.start = SpawnProcess.start, _start
     try:
         for s in before:

@@ -131,7 +131,11 @@ def perform(planned: Sequence[Run | Cell], options: Options) -> int:
 
     Returns:
         The exit status: 0, or the highest of those that failed.
+
+    Raises:
+        UserError: nothing can be written where the runs are kept.
     """
+    check_output(str(options.work_dir), "--work-dir")
     deadline = time.monotonic() + 60 * (options.minutes or math.inf)
     stop = threading.Event()
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -146,7 +150,6 @@ def _told(one: Run | Cell, options: Options, deadline: float, stop: threading.Ev
     """Run or compute one, and print a line on it."""
     name = one.id if isinstance(one, Cell) else one.name
     try:
-        check_output(str(options.work_dir), "--work-dir")
         found = _computed(one, options) if isinstance(one, Cell) else _run(one, deadline, stop)
         print(f"{name}: {told(found)}", flush=True)
     except Stopped:

@@ -4,6 +4,7 @@ import errno
 import logging
 import re
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from ilm_plugins.integrations.training import (
     check_output,
     command,
     failure,
+    leave_group,
     told,
 )
 from ilm_plugins.layers import OptionError
@@ -132,3 +134,20 @@ def test_a_log_keeps_the_tracebacks_of_defects_alone(caplog):
             logger.exception("Exception during training:")
     first, second = caplog.records
     assert first.exc_info is None and second.exc_info is not None
+
+
+def test_what_holds_a_group_goes_before_it(tmp_path):
+    """As the wrapped model of a run does, which only a collection finds."""
+
+    class Model:
+        def __init__(self):
+            self.itself, self.group = self, torch.distributed.group.WORLD
+
+    file = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=file, rank=0, world_size=1)
+    in_group = []
+    weakref.finalize(Model(), lambda: in_group.append(torch.distributed.is_initialized()))
+    assert not in_group
+    for _ in range(2):  # without a group there is nothing to leave
+        leave_group()
+        assert in_group == [True] and not torch.distributed.is_initialized()

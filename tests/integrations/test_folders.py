@@ -86,9 +86,9 @@ def test_a_file_system_without_locks_is_shared(tmp_path, monkeypatch):
         assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
-@pytest.mark.parametrize("framework", ["detectron2", "mmseg"])
-def test_a_second_training_in_a_folder_is_refused(framework, root, datasets, tmp_path, capfd):
-    pytest.importorskip(framework, reason=f"needs {framework}")
+@pytest.mark.parametrize("framework, made", [("detectron2", "detectron2"), ("mmseg", "openmmlab")])
+def test_a_second_training_in_a_folder_is_refused(framework, made, root, datasets, tmp_path, capfd):
+    pytest.importorskip(framework, reason=f"needs {framework}: make install-{made}")
     out = tmp_path / "out"
     out.mkdir()
     if framework == "detectron2":
