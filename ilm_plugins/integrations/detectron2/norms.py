@@ -1,8 +1,8 @@
 """The layers' keys in detectron2's ``get_norm``.
 
-detectron2 has no registry of norms: ``get_norm`` looks a string up in a dict of its own. Its body is
-replaced here, without importing detectron2, as soon as the module that defines it is imported: the
-function stays the same object, so that every reference to it knows the keys, older ones included.
+detectron2 has no registry of norms: ``get_norm`` looks a string up in a dict of its own. Its body
+is replaced here, without importing detectron2, as soon as the module that defines it is imported.
+The function stays the same object: references taken before know the keys, too.
 """
 
 import ast
@@ -98,7 +98,7 @@ def _is_detectron2s(module: ModuleType) -> bool:
 
 
 def _wrap_get_norm(module: ModuleType) -> None:
-    """Replace the body of detectron2's ``get_norm``, or each module's name for another package's."""
+    """Replace the body of detectron2's ``get_norm``; rebind the name of another package's."""
     found = original = module.get_norm
     if own := _is_detectron2s(module):
         original = FunctionType(found.__code__, vars(module), None, found.__defaults__)
