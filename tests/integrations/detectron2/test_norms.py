@@ -1,5 +1,6 @@
 """The keys in detectron2's get_norm, at every place where a config takes a NORM."""
 
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -193,6 +194,29 @@ def test_retinanets_trial_on_32_channels_does_not_limit_the_options(norm):
 def test_a_mixture_without_running_statistics_needs_no_levels():
     head = retinanet_head("SN(normalizers=('IN', 'LN'))")
     assert type(head.cls_subnet[1]) is SwitchNorm
+
+
+@pytest.mark.parametrize("kind", [RetinaNetHead, FCOSHead])
+@pytest.mark.parametrize("key", sorted(WITH_RUNNING_STATISTICS))
+def test_a_head_with_levels_is_traced_not_scripted(key, kind):
+    head = retinanet_head(key, kind=kind).eval()
+    for level, layer in enumerate(head.cls_subnet[1]):
+        layer.running_mean.fill_(level)
+
+    class Traceable(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = head
+
+        def forward(self, *features):
+            return tuple(itertools.chain(*self.head(list(features))))
+
+    features, others = ([torch.randn(n, 64, 8 >> i, 8 >> i) for i in range(3)] for n in (2, 3))
+    model = Traceable()
+    traced = torch.jit.trace(model, tuple(features))
+    torch.testing.assert_close(traced(*others), model(*others))
+    with pytest.raises(NotImplementedError, match="cannot compile this layer"):
+        torch.jit.script(head)
 
 
 @pytest.mark.parametrize("kind", [RetinaNetHead, FCOSHead])
