@@ -74,7 +74,8 @@ def _exemplar(layer: ExemplarNorm, x: Tensor) -> Tensor:
     pooled = F.adaptive_avg_pool2d(x, 1)
     pairs = list(zip(means, variances, strict=True))
     rows = torch.stack([((pooled - m) / (v + layer.eps).sqrt()).view(n, c) for m, v in pairs], 1)
-    z = layer.reduce(rows.reshape(-1, c, 1)).view(n, len(pairs), -1)
+    reduce = layer.reduce.weight
+    z = F.conv1d(rows.reshape(-1, c, 1), reduce, groups=len(reduce)).view(n, len(pairs), -1)
     v = torch.bmm(z, z.transpose(1, 2)).flatten(1)
     hidden = torch.tanh(F.linear(v, layer.expand.weight, layer.expand.bias))
     ratios = F.linear(hidden, layer.ratio.weight, layer.ratio.bias).softmax(1)

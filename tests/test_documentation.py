@@ -1,8 +1,10 @@
 """The documentation: it builds, its figures are up to date, its examples and commands run."""
 
 import argparse
+import copy
 import html
 import importlib.util
+import os
 import re
 import runpy
 import shlex
@@ -11,8 +13,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from ilm_plugins import ExemplarNorm, ILMGroupNorm
+import ilm_plugins
+from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
+from ilm_plugins.integrations.detectron2.norms import parse_norm
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -224,7 +229,7 @@ def test_readmes_norm_cfg_gives_a_segmenter(tmp_path):
     pytest.importorskip("mmseg", reason="needs OpenMMLab")
     from ilm_plugins.integrations.convert import build_model
 
-    (text,) = (text for text in blocks(README, "python") if "custom_imports" in text)
+    (text,) = (text for text in blocks(README, "python") if "auxiliary_head" in text)
     base = ROOT / "configs" / "mmseg" / "shapes" / "fcn_r18-d8_shapes_bn.py"
     (tmp_path / "readme.py").write_text(f"_base_ = {str(base)!r}\n{text}")
     model = build_model(str(tmp_path / "readme.py"))
@@ -232,3 +237,106 @@ def test_readmes_norm_cfg_gives_a_segmenter(tmp_path):
         found = {type(m) for m in part.modules() if "Norm" in type(m).__name__}
         assert found == {ExemplarNorm}, part
     assert model.decode_head.convs[0].norm.reduction == 32
+
+
+INHERITING = """
+import sys
+from mmengine.config import Config
+from mmseg.registry import MODELS
+from mmseg.utils import register_all_modules
+
+cfg = Config.fromfile(sys.argv[1])
+base = Config.fromfile(sys.argv[2], import_custom_modules=False)
+register_all_modules()
+found = {type(m).__name__ for m in MODELS.build(cfg.model).modules()}
+assert "ExemplarNorm" in found and "my_package" in sys.modules
+for part in ("train_dataloader", "val_dataloader", "test_dataloader"):
+    dataset = cfg[part].dataset
+    assert dataset.pop("data_root") == "data/mine" != base[part].dataset.pop("data_root")
+    assert dataset == base[part].dataset and {"type", "data_prefix", "pipeline"} <= dataset.keys()
+assert cfg.model.decode_head.num_classes == base.model.decode_head.num_classes == 150
+assert cfg.train_cfg == base.train_cfg and cfg.param_scheduler == base.param_scheduler
+"""
+
+
+@pytest.mark.parametrize("dropped", [False, True], ids=["both imports", "one's own alone"])
+def test_readmes_config_that_inherits(tmp_path, dropped):
+    pytest.importorskip("mmseg", reason="needs OpenMMLab")
+    (text,) = (text for text in blocks(README, "python") if "_base_" in text)
+    base = ROOT / "configs" / "mmseg" / "fcn_r50-d8_ade20k_en.py"
+    text = text.replace("/path/to/ilm_plugins", str(ROOT))
+    assert str(base) in text and '"ilm_plugins", "my_package"' in text
+    if dropped:
+        text = text.replace('"ilm_plugins", "my_package"', '"my_package"')
+    (tmp_path / "mine.py").write_text(text)
+    (tmp_path / "my_package.py").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", INHERITING, tmp_path / "mine.py", base],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert bool(done.returncode) == dropped, done.stderr
+    assert ("Cannot find None in registry" in done.stderr) == dropped
+
+
+@pytest.mark.parametrize("key", NORMS)
+def test_readmes_widths(key):
+    for channels in (32, 96, 2048):
+        NORMS[key](channels)
+    if key == "SN":
+        NORMS[key](7)
+        return
+    with pytest.raises(ValueError, match="does not divide num_channels=24"):
+        NORMS[key](24)
+
+
+def test_readmes_options_for_other_widths():
+    (norm,) = re.findall(r'`"(.*)"`\s+for 24\s+channels', README.read_text("utf-8"))
+    key, options = parse_norm(norm)
+    assert NORMS[key](24, **options).num_channels == 24
+
+
+def test_detectron2s_own_tool_needs_the_import():
+    pytest.importorskip("detectron2", reason="needs detectron2")
+    code = "from detectron2.layers import get_norm; get_norm('ILMGN', 64)"
+    for first, error in (("", "KeyError: 'ILMGN'\n"), ("import ilm_plugins; ", "")):
+        done = subprocess.run([sys.executable, "-c", first + code], capture_output=True, text=True)
+        assert bool(done.returncode) == bool(error) and done.stderr.endswith(error), done.stderr
+
+
+def test_the_way_to_script_a_detector():
+    pytest.importorskip("detectron2", reason="needs detectron2")
+    from detectron2.config import get_cfg
+    from detectron2.export import scripting_with_instances
+    from detectron2.modeling import build_model
+    from detectron2.structures import Boxes
+
+    folder = ROOT / "configs" / "detectron2" / "shapes"
+    cfg = get_cfg()
+    cfg.merge_from_file(str(folder / "mask_rcnn_R_18_FPN_ilmgn.yaml"))
+    cfg.MODEL.DEVICE, cfg.MODEL.FPN.NORM = "cpu", "EN(reduction=16)"
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    boxes, tensors = ("proposal_boxes", "pred_boxes"), ("objectness_logits", "scores")
+    fields = {**dict.fromkeys(boxes, Boxes), **dict.fromkeys(tensors, torch.Tensor)}
+    fields |= {"pred_classes": torch.Tensor, "pred_masks": torch.Tensor}
+
+    (text,) = (
+        text
+        for text in blocks(ROOT / "docs" / "interoperability.md", "python")
+        if "torch.jit.trace" in text
+    )
+    assert "scripted = torch.jit.script(model)" in text
+    text = text.replace("torch.jit.script(model)", "scripting_with_instances(model, fields)")
+    names = {"copy": copy, "torch": torch, "ilm_plugins": ilm_plugins, "model": model}
+    names |= {"scripting_with_instances": scripting_with_instances, "fields": fields}
+    exec(text, names)
+    images = [{"image": 255 * torch.rand(3, 96, 128)}]
+    with torch.no_grad():
+        (theirs,) = names["scripted"].inference(images, do_postprocess=False)
+        (ours,) = model.inference(images, do_postprocess=False)
+    assert len(ours) > 10
+    torch.testing.assert_close(theirs.pred_boxes.tensor, ours.pred_boxes.tensor)
+    torch.testing.assert_close(theirs.scores, ours.scores)

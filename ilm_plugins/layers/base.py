@@ -22,7 +22,8 @@ class AdaptiveNorm(nn.GroupNorm):
     It derives from :class:`torch.nn.GroupNorm` because frameworks tell norms from other modules by
     that class, for weight decay and for initialization. A layer names it as its last base, too:
     MMEngine's initializers look no further than a class's own bases. ``weight`` and ``bias`` are
-    the norm's own; every other parameter sits in a child module, but for SN's few ratios.
+    the norm's own; every other parameter sits in a child module, and gets the ordinary weight
+    decay. SN's few ratios are the exception: they get a norm's.
 
     A subclass says which moments it needs (``moment_groups``), what it makes of them (``rescale``),
     and which tensors that takes (``rescale_tensors``).

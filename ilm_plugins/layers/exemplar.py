@@ -16,6 +16,25 @@ from .base import (
 from .statistics import MixtureNorm, weighted_sum
 
 
+class GroupedProjection(Projection):
+    """Each group of r channels to one value, (*, C) to (*, C/r).
+
+    ``weight`` has the shape of a grouped nn.Conv1d's, (C/r, r, 1).
+    """
+
+    def __init__(self, num_channels: int, reduction: int, **factory) -> None:
+        super().__init__(reduction, num_channels // reduction, **factory)
+        self.weight = nn.Parameter(self.weight.detach().unsqueeze(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return project_groups(x, self.weight)
+
+
+def project_groups(x: Tensor, weight: Tensor) -> Tensor:
+    """(*, C), each group of r channels times its row of weight (C/r, r, 1): (*, C/r)."""
+    return (x.unflatten(-1, weight.shape[:2]) * weight.squeeze(2)).sum(-1)
+
+
 class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     r"""Exemplar normalization: each sample's own mixture of normalized maps.
 
@@ -97,8 +116,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
             self.bias = nn.Parameter(self.bias.detach().repeat(k, 1))
         c, r = num_channels, reduction
         if ratio_net == "conv":
-            # For its weight's name and shape alone: applied as in Projection, for the same reasons.
-            self.reduce = nn.Conv1d(c, c // r, 1, groups=c // r, bias=False, **factory)
+            self.reduce = GroupedProjection(c, r, **factory)
         features, hidden = (c, c // r) if ratio_net == "mlp" else (k * k, expansion * k)
         self.expand = Projection(features, hidden, bias=True, **factory)
         self.ratio = Projection(hidden, k, bias=True, init="zeros", **factory)
@@ -164,7 +182,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         else:
             z = at_mean
             if self.ratio_net == "conv":
-                z = (z.unflatten(2, (-1, self.reduction)) * reduce.squeeze(2)).sum(3)
+                z = project_groups(z, reduce)
             features = project(z, z.unsqueeze(1)).flatten(1)  # v = z z^T
         hidden = ACTIVATIONS[self.activation](project(features, expand, expand_bias))
         return project(hidden, ratio, ratio_bias).softmax(1)

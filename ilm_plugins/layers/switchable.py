@@ -19,7 +19,8 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
 
     (Eq. 2 of the EN paper, with separate ratios for means and variances as its authors have them.)
 
-    Parameters: ``weight``, ``bias`` (C); ``mean_weight`` w, ``var_weight`` w' (K).
+    Parameters: ``weight``, ``bias`` (C); ``mean_weight`` w, ``var_weight`` w' (K). All four get the
+    weight decay of norms: detectron2's ``WEIGHT_DECAY_NORM``, MMEngine's ``norm_decay_mult``.
     Buffers: ``running_mean``, ``running_var`` (C). For evaluation and freezing see
     :class:`~ilm_plugins.layers.statistics.MixtureNorm`.
 

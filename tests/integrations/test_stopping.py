@@ -73,6 +73,39 @@ def test_no_signal_is_heeded_that_was_ignored_or_in_another_thread():
     assert status == [3]
 
 
+JOB = """
+import time
+from ilm_plugins.integrations.training import command
+
+def rest():
+    print("ready", flush=True)
+    time.sleep(60)
+
+raise SystemExit(command(rest))
+"""
+
+
+def test_a_scripts_background_ignores_sigint_alone(tmp_path):
+    """The shell has its jobs ignore SIGINT where it has no job control."""
+    (tmp_path / "job.py").write_text(JOB)
+    shell = subprocess.Popen(
+        ["sh", "-c", '"$0" job.py & echo $!; wait $!; echo $?', sys.executable],
+        cwd=tmp_path,
+        env={**ALONE, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    pid = int(shell.stdout.readline())
+    assert shell.stdout.readline() == "ready\n"
+    os.kill(pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert alive(pid)
+    os.kill(pid, signal.SIGTERM)
+    out, err = shell.communicate(timeout=30)
+    assert out == "143\n" and "stopped by SIGTERM. " in err
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_children_are_ended_and_their_children(method):
     """Signals that come meanwhile change nothing."""

@@ -264,6 +264,25 @@ def test_a_single_value_leaves_the_running_statistics_alone(name):
 
 
 @every_layer
+@backends
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_only_statistics_of_the_batch_spread_a_nan(name, backend, training, value):
+    layer, x = build(name).train(training), torch.randn(3, C, 4, 4)
+    x[1, 0, 0, 0] = value
+    x.requires_grad_()
+    with use_backend(backend):
+        y = layer(x)
+        y[0].sum().backward()
+    spreads = training and name in ("EN", "SN")
+    expected = [False] * 3 if spreads else [True, False, True]
+    assert [bool(instance.isfinite().all()) for instance in y] == expected
+    assert [bool(instance.isfinite().all()) for instance in x.grad] == expected
+    for buffer in layer.buffers():
+        assert bool(buffer.isfinite().all()) != spreads or buffer.dim() == 0
+
+
+@every_layer
 @pytest.mark.parametrize("mode", ["default", "identity"])
 def test_layers_made_on_the_meta_device_can_be_initialized_later(name, mode):
     options = {} if name in ("EN", "SN") else {"init": mode}

@@ -151,8 +151,11 @@ def test_a_group_norm_checkpoint_loads_and_the_rest_is_reported_missing():
     plain = torch.nn.GroupNorm(32, 64)
     torch.nn.init.normal_(plain.weight)
     layer = ILMGroupNorm(64, init="identity")
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\).*\"encode.weight\""):
+        layer.load_state_dict(plain.state_dict())
     result = layer.load_state_dict(plain.state_dict(), strict=False)
-    assert not result.unexpected_keys and "weight" not in result.missing_keys
+    own = {"encode.weight", "decode_mean.weight", "decode_var.weight", "omega_offset"}
+    assert not result.unexpected_keys and set(result.missing_keys) == own
     x = torch.randn(2, 64, 5, 5)
     torch.testing.assert_close(layer(x), plain(x))
 
@@ -162,6 +165,9 @@ def test_initializations():
     bound = 1 / 128**0.5
     default = ILMGroupNorm(2048).encode.weight  # as nn.Linear's: uniform within 1 / sqrt(inputs)
     assert default.abs().max() <= bound and default.std() > 0.5 * bound
+    reduce = ExemplarNorm(2048).reduce.weight
+    bound = 1 / 32**0.5
+    assert reduce.abs().max() <= bound and reduce.std() > 0.5 * bound
     normal = ILMGroupNorm(2048, init="normal").encode.weight
     assert abs(normal.std() - 1) < 0.1 and abs(normal.mean()) < 0.1
     identity = ILMGroupNorm(64, init="identity")

@@ -1,8 +1,8 @@
 """The layers' keys in detectron2's ``get_norm``.
 
-detectron2 has no registry of norms: ``get_norm`` looks a string up in a dict of its own. It is
-wrapped here, without importing detectron2, as soon as the module that defines it is imported; where
-that has happened already, the name is rebound in every module that holds it.
+detectron2 has no registry of norms: ``get_norm`` looks a string up in a dict of its own. Its body
+is replaced here, without importing detectron2, as soon as the module that defines it is imported.
+The function stays the same object: references taken before know the keys, too.
 """
 
 import ast
@@ -13,7 +13,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import wrapt
@@ -74,7 +74,8 @@ def _key(norm: str) -> str | None:
 
 def _arm_get_norm(module: ModuleType) -> None:
     """Wrap ``get_norm`` once, and at each call find out which of the keys are theirs."""
-    if not hasattr(module, "_ilm_plugins_get_norm"):
+    reloaded = _is_detectron2s(module) and not hasattr(module.get_norm, "__wrapped__")
+    if reloaded or not hasattr(module, "_ilm_plugins_get_norm"):
         _wrap_get_norm(module)
     get_norm = module._ilm_plugins_get_norm
     # This package may have been imported anew, with classes of its own.
@@ -90,8 +91,18 @@ def _arm_get_norm(module: ModuleType) -> None:
         )
 
 
+def _is_detectron2s(module: ModuleType) -> bool:
+    """Whether ``get_norm`` is the function that the module defines, not another package's."""
+    get_norm = module.get_norm
+    return isinstance(get_norm, FunctionType) and get_norm.__globals__ is vars(module)
+
+
 def _wrap_get_norm(module: ModuleType) -> None:
-    original = module.get_norm
+    """Replace the body of detectron2's ``get_norm``; rebind the name of another package's."""
+    found = original = module.get_norm
+    if own := _is_detectron2s(module):
+        original = FunctionType(found.__code__, vars(module), None, found.__defaults__)
+        del functools.update_wrapper(original, found).__wrapped__
 
     @functools.wraps(original)
     def get_norm(norm, out_channels):
@@ -99,10 +110,18 @@ def _wrap_get_norm(module: ModuleType) -> None:
 
     get_norm.theirs = {}
     module._ilm_plugins_get_norm = get_norm
+    if own:
+        found.__wrapped__, found.__code__ = original, _body.__code__
+        return
     for holder in list(sys.modules.values()):
         for name, value in list(getattr(holder, "__dict__", {}).items()):
-            if value is original:
+            if value is found:
                 setattr(holder, name, get_norm)
+
+
+def _body(norm, out_channels):
+    """What detectron2's ``get_norm`` does instead, by a name in its own module."""
+    return globals()["_ilm_plugins_get_norm"](norm, out_channels)
 
 
 def _build(original, theirs: Mapping[str, bool], norm, out_channels: int):
@@ -155,7 +174,8 @@ def _build_head(module: ModuleType, wrapped, head: nn.Module, args, kwargs) -> N
         for name, layer in list(subnet.named_children()):
             if isinstance(layer, MixtureNorm) and layer.running_mean is not None:
                 subnet.register_module(name, PerLevelNorm(layer, head._num_features))
-    head.register_forward_pre_hook(_restart_levels)
+    if any(isinstance(module, PerLevelNorm) for module in head.modules()):
+        head.register_forward_pre_hook(_restart_levels)
 
 
 def _restart_levels(head: nn.Module, _inputs) -> None:

@@ -50,6 +50,7 @@ def test_frozen_stages_keep_and_use_their_running_statistics(norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_affine_parameters_get_the_decay_of_norms(norm, freeze_at):
     cfg, model = resnet(norm, freeze_at)
+    names = ["weight", "bias"] + ["mean_weight", "var_weight"] * (norm == "SN")
     decay = {
         id(parameter): group["weight_decay"]
         for group in build_optimizer(cfg, model).param_groups
@@ -59,9 +60,8 @@ def test_affine_parameters_get_the_decay_of_norms(norm, freeze_at):
         id(parameter)
         for module in model.modules()
         if type(module) is NORMS[norm]
-        for parameter in module.parameters(recurse=False)
+        for parameter in (getattr(module, name) for name in names)
     }
-    assert own
     for name, parameter in model.named_parameters():
         if freeze_at and name.startswith(("stem", "res2")):
             assert id(parameter) not in decay, name

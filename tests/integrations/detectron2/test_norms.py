@@ -1,5 +1,6 @@
 """The keys in detectron2's get_norm, at every place where a config takes a NORM."""
 
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from detectron2.config import LazyCall, get_cfg, instantiate
 from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_model
 from detectron2.modeling.backbone.fpn import FPN
+from detectron2.modeling.meta_arch.fcos import FCOSHead
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.roi_heads import build_box_head, build_mask_head
 from detectron2.projects.deeplab import add_deeplab_config
@@ -162,13 +164,14 @@ def test_box_and_mask_head(key):
         assert sum(type(m) is NORMS[key] for m in head.modules()) == number
 
 
-def retinanet_head(norm, levels=3):
-    return RetinaNetHead(
+def retinanet_head(norm, levels=3, kind=RetinaNetHead):
+    options = {"num_anchors": 3} if kind is RetinaNetHead else {}
+    return kind(
         input_shape=[ShapeSpec(channels=64)] * levels,
         num_classes=4,
-        num_anchors=3,
         conv_dims=[64, 64],
         norm=norm,
+        **options,
     )
 
 
@@ -193,8 +196,32 @@ def test_a_mixture_without_running_statistics_needs_no_levels():
     assert type(head.cls_subnet[1]) is SwitchNorm
 
 
-def test_levels_begin_anew_after_a_forward_pass_that_failed():
-    head = retinanet_head("SN").eval()
+@pytest.mark.parametrize("kind", [RetinaNetHead, FCOSHead])
+@pytest.mark.parametrize("key", sorted(WITH_RUNNING_STATISTICS))
+def test_a_head_with_levels_is_traced_not_scripted(key, kind):
+    head = retinanet_head(key, kind=kind).eval()
+    for level, layer in enumerate(head.cls_subnet[1]):
+        layer.running_mean.fill_(level)
+
+    class Traceable(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = head
+
+        def forward(self, *features):
+            return tuple(itertools.chain(*self.head(list(features))))
+
+    features, others = ([torch.randn(n, 64, 8 >> i, 8 >> i) for i in range(3)] for n in (2, 3))
+    model = Traceable()
+    traced = torch.jit.trace(model, tuple(features))
+    torch.testing.assert_close(traced(*others), model(*others))
+    with pytest.raises(NotImplementedError, match="cannot compile this layer"):
+        torch.jit.script(head)
+
+
+@pytest.mark.parametrize("kind", [RetinaNetHead, FCOSHead])
+def test_levels_begin_anew_after_a_forward_pass_that_failed(kind):
+    head = retinanet_head("SN", kind=kind).eval()
     features = [torch.randn(2, 64, 8 >> i, 8 >> i) for i in range(3)]
     expected = head(features)[0]
     with pytest.raises(RuntimeError, match="63 channels"):
@@ -347,3 +374,121 @@ def test_what_is_not_ours_is_untouched():
         with pytest.raises(KeyError) as theirs:
             original(unknown, 64)
         assert ours.value.args == theirs.value.args
+
+
+STOCK_DETECTOR = """
+import pickle
+{plugin}
+import torch
+from detectron2 import model_zoo
+from detectron2.config import instantiate
+from detectron2.export import scripting_with_instances
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes
+
+cfg = model_zoo.get_config("COCO-Detection/{config}")
+if "MODEL" in cfg:
+    cfg.MODEL.DEVICE = "cpu"
+model = {build}.eval()
+assert not model.head._forward_pre_hooks
+assert b"ilm_plugins" not in pickle.dumps(model)
+fields = dict(pred_boxes=Boxes, scores=torch.Tensor, pred_classes=torch.Tensor)
+scripted = {script}
+print("scripted")
+"""
+
+
+@pytest.mark.parametrize("plugin", ["", "import ilm_plugins"], ids=["without", "with"])
+@pytest.mark.parametrize(
+    "config, build, script",
+    [
+        (
+            "retinanet_R_50_FPN_1x.yaml",
+            "build_model(cfg)",
+            "scripting_with_instances(model, fields)",
+        ),
+        ("fcos_R_50_FPN_1x.py", "instantiate(cfg.model)", "torch.jit.script(model.head)"),
+    ],
+    ids=["RetinaNet", "FCOS"],
+)
+def test_a_stock_detector_is_as_without_the_plugin(plugin, config, build, script):
+    code = STOCK_DETECTOR.format(plugin=plugin, config=config, build=build, script=script)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("scripted\n"), done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("kind", [RetinaNetHead, FCOSHead])
+def test_only_heads_with_a_per_level_norm_have_a_hook(kind):
+    hooks = {key: len(retinanet_head(key, kind=kind)._forward_pre_hooks) for key in [*NORMS, "GN"]}
+    assert hooks == {key: int(key in WITH_RUNNING_STATISTICS) for key in hooks}
+
+
+HELD_BEFORE = """
+import functools, inspect, pickle
+from detectron2.config import LazyCall, instantiate
+from detectron2.layers import batch_norm, get_norm
+
+partial = functools.partial(get_norm, out_channels=64)
+lazy = LazyCall(get_norm)(norm="EN", out_channels=64)
+pickled, signature = pickle.dumps(get_norm), inspect.signature(get_norm)
+
+def by_default(norm, get=get_norm):
+    return get(norm, 64)
+
+class Head:
+    norms = [get_norm]
+
+import ilm_plugins
+
+for found in (partial("EN"), instantiate(lazy), by_default("EN"), Head.norms[0]("EN", 64)):
+    assert type(found) is ilm_plugins.ExemplarNorm
+assert pickle.loads(pickled) is batch_norm.get_norm is get_norm
+assert pickle.dumps(get_norm) == pickled and inspect.signature(get_norm) == signature
+assert inspect.getsource(get_norm).count("FrozenBN") and "FrozenBN" in get_norm.__doc__
+try:
+    partial("XN")
+except KeyError as error:
+    assert error.args == ("XN",)
+else:
+    raise AssertionError
+"""
+
+
+def test_references_from_before_the_import_know_the_keys():
+    subprocess.run([sys.executable, "-c", HELD_BEFORE], check=True)
+
+
+def test_get_norm_of_a_reloaded_module_knows_the_keys_once_armed():
+    code = """
+    import importlib
+    import detectron2.modeling
+    import ilm_plugins
+    from detectron2.layers import batch_norm, get_norm
+
+    importlib.reload(batch_norm)
+    ilm_plugins.integrations.arm()
+    for found in (batch_norm.get_norm, get_norm):
+        assert type(found("EN", 64)) is ilm_plugins.ExemplarNorm
+        assert type(found("FrozenBN", 64)) is batch_norm.FrozenBatchNorm2d
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+def test_another_packages_wrapper_and_ours_live_together(first):
+    ours = "import ilm_plugins; from ilm_plugins.integrations import arm; arm()"
+    theirs = """
+import detectron2.modeling
+from detectron2.layers import batch_norm
+def wrap(get_norm):
+    return lambda norm, channels: "theirs" if norm == "Own" else get_norm(norm, channels)
+batch_norm.get_norm = wrap(batch_norm.get_norm)
+"""
+    order = [theirs, ours] if first == "theirs" else [ours, theirs, "arm()"]
+    check = """
+found = batch_norm.get_norm
+assert found("Own", 64) == "theirs" and found("", 64) is None
+assert type(found("EN", 64)) is ilm_plugins.ExemplarNorm
+assert type(found("FrozenBN", 64)) is batch_norm.FrozenBatchNorm2d
+"""
+    subprocess.run([sys.executable, "-c", "\n".join([*order, check])], check=True)

@@ -1,5 +1,6 @@
 """The keys in mmcv's registries: of OneDL's and upstream's mmcv 2.x, and of mmcv 1.x."""
 
+import copy
 import os
 import shutil
 import subprocess
@@ -122,6 +123,16 @@ def test_initializers_of_group_norm_reach_the_layer(key):
     layer = NORMS[key](64)
     initialize(layer, {"type": "Constant", "layer": ["GroupNorm"], "val": 3, "bias": 2})
     assert (layer.weight == 3).all() and (layer.bias == 2).all()
+
+
+@pytest.mark.parametrize("key", NORMS)
+def test_initializers_of_other_layers_leave_the_networks_alone(key):
+    layer = NORMS[key](64)
+    before = copy.deepcopy(layer.state_dict())
+    model = nn.Sequential(nn.Conv1d(64, 64, 1), nn.Linear(64, 64), layer)
+    initialize(model, {"type": "Constant", "layer": ["Conv1d", "Linear"], "val": 3, "bias": 2})
+    assert all((m.weight == 3).all() and (m.bias == 2).all() for m in model[:2])
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
 
 
 # ---- freezing and weight decay
