@@ -33,7 +33,7 @@ PLACES = re.compile(
     r"|(train|test)_dataloader\.dataset\.(dataset\.)?data_root"
     r"|test_dataloader\.batch_size|test_evaluator\.(lpips_weights|ann_file|output_dir))(\..*)?"
     r"|default_hooks\.(timer|logger|checkpoint|visualization)\.(?!type$).*"
-    r"|model\.head\.cal_acc"
+    r"|model\.head\.cal_acc|model\.backbone\.init_cfg\.prefix"
 )
 #: Images of the data sets of the recipes, in training and in validation.
 WHOLE = {
@@ -156,8 +156,9 @@ def check_processes(config: str, number: int, overrides: Sequence[str]) -> None:
 
 
 def pretrained(checkpoint: str) -> list[str]:
-    """Start a segmenter's backbone from a checkpoint."""
-    return [f"{PRETRAINED}={checkpoint!r}"]
+    """Start a segmenter's backbone from a checkpoint of a whole classifier."""
+    prefix = PRETRAINED.replace("checkpoint", "prefix")
+    return [f"{PRETRAINED}={checkpoint!r}", f"{prefix}='backbone.'"]
 
 
 def trained(checkpoint: str) -> list[str]:
