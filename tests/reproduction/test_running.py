@@ -281,6 +281,26 @@ def test_what_starts_from_another_run_has_its_weights(cell, tmp_path):
     assert running._record(one)["changes"] == {}
 
 
+def test_a_backbone_is_whole_without_the_multi_scale_test_of_its_table(tmp_path):
+    (one,) = planned("en-6 backbone/EN", work_dir=tmp_path, num_gpus=8)
+    write_run(one.folder, one.cell.config, 100, processes=8)
+    assert running._tests_to_do(one, running._overrides(one)) == [()]
+    assert running._record(one)["label"] == "no figure yet"
+    write_test(one.folder, {"accuracy/top1": 76.0})
+    assert running._tests_to_do(one, running._overrides(one)) == []
+    assert running._record(one)["label"] == "full recipe"
+
+
+def test_a_whole_run_is_found_from_any_folder(tmp_path, monkeypatch, capsys):
+    (one,) = planned("en-6 backbone/EN", work_dir=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    write_run(one.folder, one.cell.config, 100, processes=8)
+    write_test(one.folder, {"accuracy/top1": 76.0})
+    words = ("en-6", "backbone/EN", "--num-gpus", "8", "--work-dir", str(tmp_path))
+    assert main(["run", *words]) == 0
+    assert "en-6 backbone/EN, seed 0: no figure (full recipe)" in capsys.readouterr().out
+
+
 def test_how_a_process_was_ended_is_told(tmp_path, capsys, monkeypatch):
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\necho half a line\nkill -9 $$\n")

@@ -8,7 +8,7 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -188,9 +188,11 @@ def complete(work_dir: Path, total: int) -> bool:
     return progress(work_dir)[0] >= total
 
 
-def tests(config: str) -> bool:
-    """Whether a finished run is tested by a command of its own."""
-    return True
+def tests(config: str, wanted: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The wanted tests, each by its options, that a config supports."""
+    cfg = load(config)
+    augments = cfg.get("tta_model") and cfg.get("tta_pipeline")
+    return [options for options in wanted if augments or "--tta" not in options]
 
 
 def tests_made(work_dir: Path, checkpoint: str | None = None) -> set[tuple[str, ...]]:
