@@ -194,6 +194,14 @@ def test_a_name_of_the_last_checkpoint_that_is_none(root, tmp_path, capfd, conte
     assert f"'{tmp_path}/last_checkpoint' is {words}; write" in told(argv, capfd, status=2)
 
 
+def test_a_last_checkpoint_that_is_missing(root, tmp_path, capfd):
+    (tmp_path / "last_checkpoint").write_text("model_0000004.pth")
+    argv = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path)
+    line = told(argv, capfd, status=2)
+    assert f"checkpoint '{tmp_path}/model_0000004.pth' does not exist" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["last_checkpoint"]
+
+
 def test_a_truncated_last_checkpoint(root, trained, tmp_path, capfd):
     shutil.copytree(trained, tmp_path / "out")
     path = tmp_path / "out" / "model_final.pth"

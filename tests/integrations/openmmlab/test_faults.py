@@ -134,6 +134,14 @@ def test_a_name_of_the_last_checkpoint_that_is_none(config, tmp_path, capfd):
     assert f"'{tmp_path}/last_checkpoint' is no text; write" in line
 
 
+def test_a_last_checkpoint_that_is_missing(config, tmp_path, capfd):
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_5.pth"))
+    line = told(command(config, "--resume", out=tmp_path), capfd, status=2)
+    assert f"'{tmp_path}/last_checkpoint' names '{tmp_path}/iter_5.pth', which does not" in line
+    assert "write a checkpoint's name" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["last_checkpoint"]
+
+
 def test_a_truncated_last_checkpoint(config, trained, tmp_path, capfd):
     shutil.copytree(trained, tmp_path / "out")
     path = tmp_path / "out" / "iter_2.pth"
