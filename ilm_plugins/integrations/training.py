@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -234,17 +234,39 @@ def check_output(folder: str, setting: str) -> None:
 
 
 @contextmanager
-def building(what: str) -> Iterator[None]:
-    """Raise UserError for whatever else building ``what`` of a config raises."""
+def refusing(what: str, advice: str) -> Iterator[None]:
+    """Raise UserError, "WHAT: REASON; ADVICE", for exceptions that are not for the user yet."""
     try:
         yield
     except (*TOLD, torch.cuda.OutOfMemoryError):
         raise
-    except Exception as error:  # models and optimizers raise what they like
+    except Exception as error:  # configs and models are programs, and raise what they like
         raise UserError(
-            f"{what} cannot be built: {type(error).__name__}: {' '.join(str(error).split())}; "
-            "mend the config, or the overrides"
+            f"{what}: {type(error).__name__}: {' '.join(str(error).split())}; {advice}"
         ) from error
+
+
+def building(what: str) -> AbstractContextManager[None]:
+    """Raise UserError for what building ``what`` of a config raises."""
+    return refusing(f"{what} cannot be built", "mend the config, or the overrides")
+
+
+def reading_config(path: str) -> AbstractContextManager[None]:
+    """Raise UserError for what reading a config file raises."""
+    return refusing(f"{path} cannot be read", "mend the file")
+
+
+def overriding(path: str, word: str, form: str) -> AbstractContextManager[None]:
+    """Raise UserError for what one override of a config raises.
+
+    Args:
+        path: the config file.
+        word: the override.
+        form: of an override, such as KEY=VALUE.
+    """
+    return refusing(
+        f"override {word[:100]} does not fit {path}", f"give {form} with a key that it has"
+    )
 
 
 @contextmanager
