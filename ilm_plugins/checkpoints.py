@@ -88,7 +88,9 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {str(path)!r} does not exist; give a file") from error
     except Exception as error:  # a file may hold anything, and raise as much
-        raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {_why(error, path)}") from error
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} cannot be read: {_why(error, path)}"
+        ) from error
 
 
 def notes_of(path: str | os.PathLike) -> dict[str, str]:

@@ -251,7 +251,7 @@ def test_truncated_foreign_and_missing_files_are_named(tmp_path, suffix):
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
 def test_code_in_a_bare_pickle_is_named(tmp_path, suffix, protocol):
-    """torch.save wraps its pickles; torch.load stops at what it does not know in later protocols."""
+    """torch.save wraps its pickles; torch.load fails at opcodes of later protocols."""
     trap, path = tmp_path / "ran", tmp_path / f"c{suffix}"
     path.write_bytes(pickle.dumps({"a": np.ones(2), "model": Harmful(trap)}, protocol))
     with pytest.raises(CheckpointError, match=r"it holds os.makedirs, which may run code; if you"):

@@ -409,9 +409,10 @@ def unforeseen(error: Exception, args: argparse.Namespace | None = None) -> User
         where = "the traceback is above"
     else:
         where = "give --traceback for the traceback"
+    reason = _reason(error)[:LONGEST].rstrip(".")
     line = (
-        f"unexpected {_reason(error)[:LONGEST]}; {where}. If it is no mistake of the config or the "
-        "data, report it with the output of 'python -m ilm_plugins'"
+        f"unexpected {reason}; {where}. If it is no mistake of the config or the data, report it "
+        "with the output of 'python -m ilm_plugins'"
     )
     return RunError(f"{line}. {RESUME}") if folder else UserError(line)
 

@@ -197,7 +197,7 @@ def _computed(cell: Cell, options: Options) -> dict:
 
 def _run(run: Run, deadline: float, stop: threading.Event) -> dict:
     """Train a run from where it is to its end, test and record it."""
-    module, config = framework(run.cell.config), str(ROOT / run.cell.config)
+    module = framework(run.cell.config)
     with READING:
         overrides, (total, _) = _overrides(run), run.length
         _same_settings(run, overrides)

@@ -1,8 +1,10 @@
 """Every exception is told in one line, with its status; one that nobody foresaw is logged, too."""
 
 import errno
+import importlib
 import logging
 import re
+import runpy
 import sys
 import weakref
 from contextlib import nullcontext
@@ -139,7 +141,9 @@ def test_a_traceback_is_printed_of_any_error(capsys):
     assert command(run, args) == 2
     printed = capsys.readouterr().err
     assert 'raise ZeroDivisionError("b")\n' in printed
-    assert printed.endswith("the model cannot be built: ZeroDivisionError: b; mend the config, or the overrides\n")
+    assert printed.endswith(
+        "the model cannot be built: ZeroDivisionError: b; mend the config, or the overrides\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,6 +189,43 @@ def test_a_command_prints_one_line(error, status, capsys, monkeypatch):
     assert command(run) == status
     printed = capsys.readouterr().err
     assert printed == (f"tool.py: error: {failure(error)}\n" if error else "")
+
+
+#: Tool -> its module, the function that does its work, and a command line.
+TOOLS = {
+    "train_net.py": ("integrations.training", "start", ["--config-file", "c.py"]),
+    "convert.py": ("integrations.convert", "change_of", ["a.pth", "b.pth", "--to", "EN"]),
+    "analyze.py": (
+        "integrations.analyze",
+        "run_omega",
+        ["omega", "a", "--model", "timm:b", "--checkpoint", "c", "--output", "d"],
+    ),
+    "reproduce.py": ("reproduction.main", "list_", ["list"]),
+    "translate.py": ("integrations.openmmlab.translate", "translate", ["a.pth", "b", "c"]),
+    "evaluate_images.py": ("evaluation.images", "measures", ["a", "b"]),
+    "demo.py": ("integrations.detectron2.demo", "run", ["c.yaml"]),
+    "make_shapes.py": ("data.shapes", "write_shapes", []),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_every_tool_tells_what_nobody_foresaw(tool, root, capsys, monkeypatch):
+    name, function, argv = TOOLS[tool]
+    needed = {"translate.py": "mmengine", "make_shapes.py": "shapely", "analyze.py": "matplotlib"}
+    pytest.importorskip(needed.get(tool, "torch"), reason=f"{tool} needs {needed.get(tool)}")
+
+    def defect(*_, **__):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(importlib.import_module(f"ilm_plugins.{name}"), function, defect)
+    for options in ([], ["--traceback"]):
+        monkeypatch.setattr(sys, "argv", [f"tools/{tool}", *argv, *options])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(root / "tools" / tool), run_name="__main__")
+        *printed, line = capsys.readouterr().err.splitlines()
+        assert ended.value.code == 2
+        assert line.startswith(f"{tool}: error: unexpected ZeroDivisionError: a defect; ")
+        assert any("in defect" in words for words in printed) == bool(options)
 
 
 def test_a_folder_where_nobody_may_write(tmp_path):

@@ -339,6 +339,68 @@ def test_annotations_that_are_none(root, shapes, tmp_path, capfd, content, words
     assert str(annotations) in line and words in line
 
 
+ZERO = "ZeroDivisionError: "
+
+
+@pytest.mark.parametrize(
+    "settings, status, words",
+    [
+        (["SOLVER.MAX_ITER", "0"], 1, ZERO),
+        (["SOLVER.CHECKPOINT_PERIOD", "0"], 1, ZERO),
+        (["OUTPUT_DIR", r"'a\0b'"], 2, "ValueError: embedded null byte; give --traceback"),
+        (["--machine-rank", "1", "--dist-url", "tcp://127.0.0.1:99999"], 1, "ValueError: Port"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_settings_that_nobody_foresaw(root, datasets, tmp_path, capfd, settings, status, words):
+    options = ["--num-machines", "2", *settings] if "--dist-url" in settings else []
+    opts = [*NO_TEST, "SOLVER.MAX_ITER", "2", *(() if options else settings)]
+    argv = command(root / SHAPES, "--num-gpus", "0", *options, out=tmp_path, opts=opts)
+    line = told(argv, capfd, status)
+    assert f"unexpected {words}" in line and "report it with the output of" in line
+    log = tmp_path / "error.log"
+    assert (f"see {log} for the traceback" in line) == log.exists() == (status == 1)
+    assert not log.exists() or words in log.read_text()
+
+
+def without_masks(contents):
+    for annotation in contents["annotations"]:
+        del annotation["segmentation"]
+    return json.dumps(contents)
+
+
+def with_large_counts(contents):
+    for annotation in contents["annotations"]:
+        annotation["segmentation"] = {"size": [64, 64], "counts": [10**12, 1]}
+    return json.dumps(contents)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (without_masks, "AttributeError: Cannot find field 'gt_masks'"),
+        (with_large_counts, "OverflowError: "),
+        (lambda contents: "[" * 200_000 + "]" * 200_000, "RecursionError: maximum recursion"),
+    ],
+    ids=["no masks", "large counts", "nested"],
+)
+def test_annotations_that_nobody_foresaw(root, shapes, tmp_path, capfd, change, words):
+    name, annotations, _ = shapes
+    annotations.write_text(change(json.loads(annotations.read_text())))
+    opts = ["DATASETS.TRAIN", f"('{name}',)", *NO_TEST]
+    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path / "out", opts=opts)
+    line = told(argv, capfd, status=1)
+    assert f"unexpected {words}" in line and f"see {tmp_path}/out/error.log" in line
+    assert words in (tmp_path / "out" / "error.log").read_text()
+
+
+def test_weights_behind_a_url_that_cannot_be_reached(root, tmp_path, capfd):
+    url = "http://127.0.0.1:9/model.pth"
+    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path, opts=["MODEL.WEIGHTS", url])
+    line = told(argv, capfd, status=2)
+    assert f"checkpoint '{url}' cannot be fetched: " in line and "set MODEL.WEIGHTS" in line
+
+
 def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(arguments, tmp_path, capfd):
     settings = {"SOLVER.BASE_LR": "1e12", "SOLVER.CHECKPOINT_PERIOD": "1", "SOLVER.MAX_ITER": "9"}
     line = told(arguments(out=tmp_path, settings=settings), capfd, status=1)

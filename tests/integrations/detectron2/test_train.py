@@ -223,7 +223,11 @@ def test_config_files_that_are_none(tmp_path, capsys, name, text, words):
             ["SOLVER.MAX_ITER", "3", "MODEL.NORMS", "ILMGN"],
             ["error: override MODEL.NORMS ILMGN does not fit", "Non-existent", "KEY VALUE"],
         ),
-        ("yaml", ["SOLVER.MAX_ITER", "3", "MODEL.WEIGHTS"], ["override MODEL.WEIGHTS has no value"]),
+        (
+            "yaml",
+            ["SOLVER.MAX_ITER", "3", "MODEL.WEIGHTS"],
+            ["override MODEL.WEIGHTS has no value"],
+        ),
         ("yaml", ["MODEL.WEIGHTS", "x", "--resume"], ["--resume stands behind an override"]),
         ("yaml", ["SOLVER.AMP.ENABLED", "True"], ["SOLVER.AMP.ENABLED", "--num-gpus 0"]),
         ("py", ["train.max_iter", "3"], ["error: override train.max_iter does not", "KEY=VALUE"]),
