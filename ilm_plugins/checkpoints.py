@@ -1,8 +1,11 @@
 """Files of checkpoints: read without running what is in them, written whole or not at all."""
 
+import codecs
 import functools
+import io
 import os
 import pickle
+import pickletools
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -85,7 +88,9 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {str(path)!r} does not exist; give a file") from error
     except Exception as error:  # a file may hold anything, and raise as much
-        raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {_why(error)}") from error
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} cannot be read: {_why(error, path)}"
+        ) from error
 
 
 def notes_of(path: str | os.PathLike) -> dict[str, str]:
@@ -96,9 +101,13 @@ def notes_of(path: str | os.PathLike) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, path: Path) -> str:
     text = " ".join(str(error).split())
     trust = f"which may run code{TRUST}"
+    if name := _foreign(path):
+        return f"it holds {name}, {trust}"
+    if words := _words(path):
+        return f"it is text, no checkpoint: {words!r}"
     named = re.search(r"unsupported (?:global: )?(?:global|class) (\S+)", text, re.IGNORECASE)
     if named:
         return f"it holds {named[1]}, {trust}"
@@ -106,6 +115,41 @@ def _why(error: Exception) -> str:
         return f"it holds more than data, {trust}"
     text = text.removeprefix("PytorchStreamReader ").split(". ")[0][:120]
     return f"it is truncated, or no checkpoint ({type(error).__name__}: {text})"
+
+
+def _foreign(path: Path) -> str | None:
+    """The first name in a bare pickle, one that torch.save has not wrapped, that may be code.
+
+    None where a file is none, or is longer than a megabyte. Nothing is loaded.
+    """
+    with suppress(Exception):
+        pushed, memo, names = [], {}, []
+        for opcode, argument, _ in pickletools.genops(io.BytesIO(_head(path, 1 << 20))):
+            if opcode.name in ("GLOBAL", "STACK_GLOBAL"):
+                words = argument.split(" ", 1) if argument else map(str, pushed[-2:])
+                names.append(".".join(words).replace("numpy.core.", "numpy._core."))
+            if opcode.name == "MEMOIZE" or "PUT" in opcode.name:
+                memo[len(memo) if argument is None else argument] = pushed[-1]
+            else:
+                pushed.append(memo.get(argument) if "GET" in opcode.name else argument)
+        known = {*_of_arrays(), "collections.OrderedDict"}
+        return next((name for name in names if name not in known), None)
+    return None
+
+
+def _words(path: Path) -> str | None:
+    """How a file of text begins; None of any other file."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(_head(path, 1000))
+    except (OSError, UnicodeDecodeError):
+        return None
+    readable = all(letter.isprintable() or letter.isspace() for letter in text)
+    return " ".join(text[:40].split()) if readable else None
+
+
+def _head(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(size)
 
 
 class ArrayUnpickler(pickle.Unpickler):

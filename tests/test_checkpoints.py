@@ -248,6 +248,30 @@ def test_truncated_foreign_and_missing_files_are_named(tmp_path, suffix):
         assert str(path) in str(told.value) and "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_code_in_a_bare_pickle_is_named(tmp_path, suffix, protocol):
+    """torch.save wraps its pickles; torch.load fails at opcodes of later protocols."""
+    trap, path = tmp_path / "ran", tmp_path / f"c{suffix}"
+    path.write_bytes(pickle.dumps({"a": np.ones(2), "model": Harmful(trap)}, protocol))
+    with pytest.raises(CheckpointError, match=r"it holds os.makedirs, which may run code; if you"):
+        read(path)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+@pytest.mark.parametrize(
+    "text",
+    ["hello world", "epoch 1\nloss 2", '{"a": 1}', "cat\ndog\n", "é" * 2000, "Not found.\r\n"],
+)
+def test_a_file_of_text_is_named(tmp_path, suffix, text):
+    path = tmp_path / f"c{suffix}"
+    path.write_text(text, encoding="utf-8")
+    begins = " ".join(text[:40].split())
+    with pytest.raises(CheckpointError, match=f"it is text, no checkpoint: {begins!r}"):
+        read(path)
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
 def test_written_and_read(tmp_path, suffix):
     if suffix == ".safetensors":

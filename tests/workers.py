@@ -34,7 +34,7 @@ def fail(rank, kind):
     from ilm_plugins.integrations import training
 
     if kind == "defect":
-        raise ZeroDivisionError
+        raise ZeroDivisionError("of a worker")
     raise getattr(training, kind)("what came in; what to do")
 
 

@@ -3,11 +3,13 @@
 
 import argparse
 import os
+import sys
 
 from ilm_plugins.data.shapes import write_shapes
+from ilm_plugins.integrations.training import UserError, add_traceback, command
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -20,7 +22,12 @@ def main() -> None:
     parser.add_argument("--num-validation", type=int, default=200, help="validation images")
     parser.add_argument("--size", type=int, default=128, help="side of the images in pixels")
     parser.add_argument("--seed", type=int, default=0, help="seed of the data set")
+    add_traceback(parser)
     options = parser.parse_args()
+    return command(lambda: write(options), options, resumes=False)
+
+
+def write(options: argparse.Namespace) -> None:
     try:
         folder = write_shapes(
             os.path.expanduser(options.root),
@@ -30,11 +37,11 @@ def main() -> None:
             seed=options.seed,
         )
     except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        raise UserError(str(error)) from error
     print(
         f"{folder}: {options.num_training} training and {options.num_validation} validation images"
     )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,7 +18,6 @@ import argparse
 import importlib.util
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -27,7 +26,8 @@ import torch
 from torch import Tensor
 
 from .. import checkpoints
-from ..data.pairs import PairError, check_pairs, read_image, two_folders
+from ..data.pairs import check_pairs, read_image, two_folders
+from ..integrations.training import UserError, add_traceback, command
 
 NO_WEIGHTS = "not computed: LPIPS needs the weights of AlexNet; give a local file of them"
 
@@ -176,7 +176,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--metrics", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
     parser.add_argument("--lpips-weights", metavar="FILE", help="torchvision's alexnet-*.pth")
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
+    add_traceback(parser)
     args = parser.parse_args(argv)
+    return command(lambda: evaluate(args), args, resumes=False)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Compare the two folders of a command line, and print the figures.
+
+    Raises:
+        UserError: a folder, an image, a measure or a file to write is not what it should be.
+    """
     try:
         with checkpoints.loading():
             chosen = measures(args.metrics, args.lpips_weights)
@@ -186,10 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = {name: found.get(name) for name in (*args.metrics, "images")}
         if args.json:
             Path(args.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    except (PairError, ValueError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
     print(f"images {result.pop('images')}")
     for name, value in result.items():
         print(f"{name:6} {NO_WEIGHTS if value is None else f'{value:.4f}'}")
-    return 0

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 after printing one line about the user's mistake.
     """
     args = parser().parse_args(argv)
-    return training.command(lambda: run(args), resumes=False)
+    return training.command(lambda: run(args), args, resumes=False)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_options(p: argparse.ArgumentParser) -> None:
+    training.add_traceback(p)
     p.add_argument(
         "images", help="a folder of class folders, a flat folder, or a packed .npz of images"
     )

@@ -25,7 +25,7 @@ from ..checkpoints import (
 from ..layers import NORMS
 from . import installed, training
 from .detectron2.norms import parse_norm
-from .training import UserError, building, command
+from .training import UserError, add_traceback, building, command
 
 #: Entries that belong to parameters as they were before.
 OF_TRAINING = {
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 after printing one line about the user's mistake.
     """
     args = parser().parse_intermixed_args(argv)
-    return command(lambda: run(args), resumes=False)
+    return command(lambda: run(args), args, resumes=False)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -110,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--unsafe-checkpoints", action="store_true", help="unpickle code that INPUT may hold"
     )
+    add_traceback(p)
     p.add_argument(
         "overrides", nargs="*", metavar="KEY VALUE", help="with --config-file: overrides of it"
     )

@@ -5,16 +5,19 @@ import ast
 import errno
 import fcntl
 import gc
+import itertools
 import logging
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -56,18 +59,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.raiseExceptions = False
     # A launcher ends with SIGTERM those whose line matters less than another's.
     signals = stopping.SIGNALS if args.launcher == "none" else (signal.SIGINT,)
-    return command(lambda: start(args), signals=signals)
+    return command(lambda: start(args), args, signals=signals)
 
 
 def command(
     run: Callable[[], int | None],
+    args: argparse.Namespace | None = None,
     resumes: bool = True,
     signals: tuple[signal.Signals, ...] = stopping.SIGNALS,
 ) -> int:
-    """Do what a command line asks for; print what :func:`failure` has of it in one line.
+    """Do what a command line asks for; print what becomes of it in one line, if that is an error.
 
     Args:
         run: may return an exit status of its own.
+        args: the command line, with ``traceback`` of :func:`add_traceback`; and, set by
+            :func:`occupied`, the folder of a run that has begun as ``log_folder``.
         resumes: whether what has failed can be gone on with by --resume.
         signals: those that stop it with one line, too.
 
@@ -78,7 +84,11 @@ def command(
     try:
         with stoppable(signals), told():
             return run() or 0
-    except UserError as error:
+    except Exception as error:
+        if getattr(args, "traceback", False):
+            traceback.print_exception(error)
+        if not isinstance(error, UserError):
+            error = unforeseen(error, args)
         line, status = str(error), error.status if resumes else UserError.status
     except Stop as stop:
         (came,) = stop.args
@@ -147,6 +157,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="load checkpoints that hold code, and run it",
     )
+    add_traceback(p)
     p.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
@@ -154,6 +165,11 @@ def parser() -> argparse.ArgumentParser:
         help="overrides: 'KEY VALUE' pairs for .yaml, 'KEY=VALUE' for .py",
     )
     return p
+
+
+def add_traceback(p: argparse.ArgumentParser) -> None:
+    """Add --traceback to a command line that :func:`command` runs."""
+    p.add_argument("--traceback", action="store_true", help="print the traceback of an error")
 
 
 def positive(word: str) -> int:
@@ -234,29 +250,53 @@ def check_output(folder: str, setting: str) -> None:
 
 
 @contextmanager
-def building(what: str) -> Iterator[None]:
-    """Raise UserError for whatever else building ``what`` of a config raises."""
+def refusing(what: str, advice: str) -> Iterator[None]:
+    """Raise UserError, "WHAT: REASON; ADVICE", for exceptions that are not for the user yet."""
     try:
         yield
     except (*TOLD, torch.cuda.OutOfMemoryError):
         raise
-    except Exception as error:  # models and optimizers raise what they like
+    except Exception as error:  # configs and models are programs, and raise what they like
         raise UserError(
-            f"{what} cannot be built: {type(error).__name__}: {' '.join(str(error).split())}; "
-            "mend the config, or the overrides"
+            f"{what}: {type(error).__name__}: {' '.join(str(error).split())}; {advice}"
         ) from error
+
+
+def building(what: str) -> AbstractContextManager[None]:
+    """Raise UserError for what building ``what`` of a config raises."""
+    return refusing(f"{what} cannot be built", "mend the config, or the overrides")
+
+
+def reading_config(path: str) -> AbstractContextManager[None]:
+    """Raise UserError for what reading a config file raises."""
+    return refusing(f"{path} cannot be read", "mend the file")
+
+
+def overriding(path: str, word: str, form: str) -> AbstractContextManager[None]:
+    """Raise UserError for what one override of a config raises.
+
+    Args:
+        path: the config file.
+        word: the override.
+        form: of an override, such as KEY=VALUE.
+    """
+    return refusing(
+        f"override {word[:100]} does not fit {path}", f"give {form} with a key that it has"
+    )
 
 
 @contextmanager
 def occupied(folder: str, setting: str, args: argparse.Namespace) -> Iterator[None]:
     """Have a training alone in its output folder; what others left there half-written goes.
 
-    Evaluation shares it, and training does where the file system has no locks.
+    Evaluation shares it, and training does where the file system has no locks. An error that nobody
+    foresaw is logged there from then on.
 
     Raises:
         UserError: another training is there.
     """
     if args.eval_only or not _is_first(args):
+        args.log_folder = folder
         yield
         return
     with ExitStack() as stack:
@@ -274,6 +314,7 @@ def occupied(folder: str, setting: str, args: argparse.Namespace) -> Iterator[No
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         checkpoints.remove_partial(folder)
+        args.log_folder = folder
         yield
 
 
@@ -289,6 +330,10 @@ def annotated(path: str) -> str:
     return f"{path} (empty)" if os.path.isfile(path) and not os.path.getsize(path) else path
 
 
+#: The tracebacks of errors that nobody foresaw, in an output folder.
+ERRORS = "error.log"
+#: Characters of an error's message that are told.
+LONGEST = 300
 #: What holds who writes to an output folder.
 LOCK = ".lock"
 #: Launcher -> variable of a process's number among all.
@@ -317,8 +362,7 @@ def failure(error: BaseException) -> UserError | None:
     """An exception in one line, where it is no defect of the program's; otherwise None."""
     text = " ".join(str(error).split())
     if isinstance(error, TOLD):
-        # Out of a loader's process comes a whole traceback, with the line at its end.
-        text = text.rsplit(f"{type(error).__name__}: ", 1)[-1]
+        text = _reason(error).partition(": ")[2]
         if isinstance(error, RunError | CheckpointWriteError):
             return RunError(text)
         return UserError(text)
@@ -336,8 +380,8 @@ def failure(error: BaseException) -> UserError | None:
     if isinstance(error, ProcessRaisedException):
         for kind in TOLD:
             name = f"{kind.__module__}.{kind.__qualname__}: "
-            if name in str(error):
-                return failure(kind(str(error).rsplit(name, 1)[1]))
+            if _reason(error).startswith(name):
+                return failure(kind(_reason(error).removeprefix(name)))
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return RunError(f"{text}. Make batches or images smaller, or take more GPUs. {RESUME}")
     if isinstance(error, RuntimeError) and "DataLoader worker" in text and "exited" in text:
@@ -345,6 +389,58 @@ def failure(error: BaseException) -> UserError | None:
     if isinstance(error, RuntimeError) and re.search(LOST, text):
         return PeerError(f"another process is gone, and this one ends with it: {text}. {RESUME}")
     return None
+
+
+def unforeseen(error: Exception, args: argparse.Namespace | None = None) -> UserError:
+    """An exception that :func:`failure` does not know, in one line; its traceback is logged.
+
+    Args:
+        error: may hold the traceback of another process, whose exception is told then.
+        args: see :func:`command`.
+
+    Returns:
+        RunError where a run had begun.
+    """
+    folder = getattr(args, "log_folder", None)
+    log = folder and _log(error, folder)
+    if log:
+        where = f"see {log} for the traceback"
+    elif getattr(args, "traceback", False):
+        where = "the traceback is above"
+    else:
+        where = "give --traceback for the traceback"
+    reason = _reason(error)[:LONGEST].rstrip(".")
+    line = (
+        f"unexpected {reason}; {where}. If it is no mistake of the config or the data, report it "
+        "with the output of 'python -m ilm_plugins'"
+    )
+    return RunError(f"{line}. {RESUME}") if folder else UserError(line)
+
+
+def _reason(error: Exception) -> str:
+    """Type and message of an exception.
+
+    One that comes out of another process, a loader's among them, holds that process's traceback;
+    then of the exception there.
+    """
+    text = f"{type(error).__name__}: {error}"
+    # Frames are indented; the exception comes behind them.
+    *_, last = text.split("Traceback (most recent call last):\n")
+    lines = itertools.dropwhile(lambda line: line.startswith(" "), last.splitlines())
+    return " ".join(" ".join(lines).split()).removesuffix(":")
+
+
+def _log(error: Exception, folder: str) -> Path | None:
+    """Append an exception's traceback to a folder's log; None where that cannot be written."""
+    path = Path(folder, ERRORS)
+    when = time.strftime("%Y-%m-%d %H:%M:%S")
+    lines = (f"{when} {shlex.join(sys.argv)}\n", *traceback.format_exception(error))
+    try:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write("".join(lines))
+    except OSError:
+        return None
+    return path
 
 
 #: What a collective operation says when another process is no more there.
@@ -370,8 +466,7 @@ def leave_group() -> None:
 def told() -> Iterator[None]:
     """Raise what ends one of several processes as :func:`failure` has it, to be told by the first.
 
-    Its traceback goes no further; those of defects do. What has lost another process waits for that
-    one's line, with which a launcher ends all.
+    What has lost another process waits for that one's line, with which a launcher ends all.
     """
     try:
         yield
@@ -381,16 +476,14 @@ def told() -> Iterator[None]:
             raise
         if isinstance(line, PeerError):
             time.sleep(PATIENCE)
-        raise line from None
+        raise line from error
 
 
 class WithoutTracebacks(logging.Filter):
-    """Leaves the traceback out of a log's record of what is told in one line at the end."""
+    """Leaves the traceback out of a log's record of an error, which :func:`command` tells."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info and record.exc_info[1]
-        if error and (stopping.received or failure(error)):
-            record.exc_info = None
+        record.exc_info = None
         return True
 
 

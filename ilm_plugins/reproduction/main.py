@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..integrations.training import UserError, command, positive
+from ..integrations.training import UserError, add_traceback, command, positive
 from . import records, registry, report, running
 from .registry import NOT_HERE, Cell, Table
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = [word for word in words if OVERRIDE.match(word)]
     args = parser().parse_args(_seeds_last([word for word in words if word not in overrides]))
     args.overrides = overrides
-    return command(lambda: args.command(args), resumes=False)
+    return command(lambda: args.command(args), args, resumes=False)
 
 
 def _seeds_last(words: list[str]) -> list[str]:
@@ -84,6 +84,8 @@ def parser() -> argparse.ArgumentParser:
         help="a folder that tools/train_net.py has written, to be recorded first",
     )
     reporting.add_argument("--commit", help="of the project, at which --add's folder was run")
+    for each in (listing, run, reporting):
+        add_traceback(each)
     return p
 
 

@@ -43,6 +43,17 @@ def framework(config: str) -> ModuleType:
     return import_module(f"ilm_plugins.integrations.{package}.runs")
 
 
+def measures(cell: Cell) -> dict[str, registry.Measure]:
+    """Name -> measure of a cell's table."""
+    return {name: registry.measures()[name] for name in registry.tables()[cell.table].measures}
+
+
+def tests(cell: Cell) -> list[tuple[str, ...]]:
+    """The tests that a cell's figures need, each by its options, and that its config supports."""
+    wanted = dict.fromkeys(measure.options for measure in measures(cell).values())
+    return framework(cell.config).tests(str(ROOT / cell.config), wanted)
+
+
 def record(
     cell: Cell,
     folder: Path,
@@ -66,8 +77,7 @@ def record(
     """
     module = framework(cell.config)
     found = module.read(str(ROOT / cell.config), folder)
-    names = registry.tables()[cell.table].measures
-    chosen = {name: registry.measures()[name] for name in names}
+    chosen = measures(cell)
     figures = {name: m.read(found.metrics.get(m.options, {})) for name, m in chosen.items()}
     references = {
         what: {name: m.read(values) for name, m in chosen.items()}
@@ -81,12 +91,16 @@ def record(
     if found.checkpoint and not cell.tests:
         # Nobody knows how that was trained.
         found.changes["load_from"] = found.checkpoint
+    needed = tests(cell)
+    # A backbone's tests may give none of its table's figures.
+    measured = bool(needed and {*needed} <= {*found.tested})
+    measured |= any(value is not None for value in figures.values())
     torch = re.search(r"^\W*PyTorch:? +([\w.+]+)", found.log, re.MULTILINE)
     result = {
         "table": cell.table,
         "cell": cell.name,
         "config": cell.config,
-        "label": label(found, miniature, before, any(v is not None for v in figures.values())),
+        "label": label(found, miniature, before, measured),
         "command": origin.get("command") or spelled(cell.config, found.overrides),
         "unit": found.unit,
         "run": found.run,
@@ -126,7 +140,7 @@ def label(
         found: what a framework's ``read`` gives.
         miniature: whether it is one.
         before: the record of the run whose checkpoint it starts from or tests.
-        measured: whether there is a figure.
+        measured: whether there is a figure, or no test left that could give one.
     """
     unit, run, planned, recipe = found.unit, found.run, found.planned, found.recipe
     words = ["miniature"] if miniature else []

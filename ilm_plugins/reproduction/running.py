@@ -197,22 +197,21 @@ def _computed(cell: Cell, options: Options) -> dict:
 
 def _run(run: Run, deadline: float, stop: threading.Event) -> dict:
     """Train a run from where it is to its end, test and record it."""
-    module, config = framework(run.cell.config), str(ROOT / run.cell.config)
+    module = framework(run.cell.config)
     with READING:
         overrides, (total, _) = _overrides(run), run.length
         _same_settings(run, overrides)
     try:
         if total and not module.complete(run.folder, total):
             _execute(run, ["--resume"], overrides, deadline, stop)
-        if module.tests(config):
+        with READING:
+            needed = _tests_to_do(run, overrides)
+        for options in needed:
+            resume = [] if run.cell.tests else ["--resume"]
+            _execute(run, ["--eval-only", *resume, *options], overrides, deadline, stop)
+        if run.cell.tests and needed:
             with READING:
-                needed = _tests_to_do(run, overrides)
-            for options in needed:
-                resume = [] if run.cell.tests else ["--resume"]
-                _execute(run, ["--eval-only", *resume, *options], overrides, deadline, stop)
-            if run.cell.tests and needed:
-                with READING:
-                    _note(run, overrides)
+                _note(run, overrides)
     except BaseException:
         with READING, suppress(UserError):
             _record(run)
@@ -269,11 +268,12 @@ def _tests_to_do(run: Run, overrides: list[str]) -> list[tuple[str, ...]]:
 
     Of a cell that only tests, those made under other settings do not count.
     """
-    measures = registry.tables()[run.cell.table].measures
-    needed = dict.fromkeys(registry.measures()[name].options for name in measures)
+    needed = records.tests(run.cell)
+    if not needed:
+        return []
     checkpoint = _checkpoint(run.before) if run.cell.tests else None
     if run.cell.tests and _origin(run).get("settings", overrides) != overrides:
-        return list(needed)
+        return needed
     made = framework(run.cell.config).tests_made(run.folder, checkpoint)
     return [options for options in needed if options not in made]
 
@@ -301,7 +301,7 @@ def _overrides(run: Run) -> list[str]:
         uses = module.trained if run.cell.tests else module.pretrained
         words += uses(_checkpoint(run.before))
     if not (run.cell.tests or options.miniature):
-        module.check_processes(run.cell.config, options.num_gpus or 1, options.overrides)
+        module.check_processes(config, options.num_gpus or 1, options.overrides)
     return words + module.spelled(options.overrides)
 
 

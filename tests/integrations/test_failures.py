@@ -1,14 +1,18 @@
-"""Which exceptions are told in one line, with which status, and which keep their traceback."""
+"""Every exception is told in one line, with its status; one that nobody foresaw is logged, too."""
 
 import errno
+import importlib
 import logging
 import re
+import runpy
 import sys
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from torch._utils import ExceptionWrapper
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
 
 from ilm_plugins.checkpoints import CheckpointError, CheckpointWriteError
@@ -18,10 +22,13 @@ from ilm_plugins.integrations.training import (
     RunError,
     UserError,
     WithoutTracebacks,
+    building,
     check_output,
     command,
     failure,
     leave_group,
+    occupied,
+    parser,
     told,
 )
 from ilm_plugins.layers import OptionError
@@ -30,8 +37,13 @@ from workers import fail
 
 def of_worker(error):
     """How torch's loader hands on what a worker has raised."""
-    message = f"Caught {type(error).__name__} in DataLoader worker process 0.\nOriginal Traceback"
-    return type(error)(f"{message} ...\n{type(error).__name__}: {error}")
+    try:
+        raise error
+    except Exception:
+        wrapper = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(type(error)) as raised:
+        wrapper.reraise()
+    return raised.value
 
 
 @pytest.fixture(autouse=True)
@@ -72,12 +84,66 @@ def test_what_is_told_in_one_line(error, status, words, patience):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("size mismatch"), OSError("?"), KeyError("a"), ValueError("b")]
+    "error, words",
+    [
+        (RuntimeError("size\nmismatch"), "RuntimeError: size mismatch"),
+        (OSError("?"), "OSError: ?"),
+        (KeyError("a"), "KeyError: 'a'"),
+        (of_worker(ValueError("b")), "ValueError: b"),
+        (MemoryError(), "MemoryError"),
+        (ValueError("long" * 1000), "ValueError: longlong"),
+    ],
 )
-def test_defects_keep_their_traceback(error):
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_what_nobody_foresaw_is_told_in_one_line(tmp_path, capsys, error, words, begun, wanted):
+    """Its traceback is logged or printed, and says where it came from."""
+    args = parser().parse_args(["--config-file", "c.py", *["--traceback"] * wanted])
+
+    def run():
+        with occupied(str(tmp_path), "OUT", args) if begun else nullcontext():
+            raise error
+
     assert failure(error) is None
-    with pytest.raises(type(error)), told():
-        raise error
+    assert command(run, args) == (1 if begun else 2)
+    *printed, line = capsys.readouterr().err.splitlines()
+    assert f": error: unexpected {words}" in line and len(line) < 700
+    assert "report it with the output of 'python -m ilm_plugins'" in line
+    assert ("--resume goes on" in line) == begun
+    log, text = tmp_path / "error.log", "\n".join(printed)
+    assert ("in run\n    raise error\n" in text) == wanted
+    assert log.is_file() == begun and (str(log) in line) == begun
+    assert ("give --traceback" in line) == (not begun and not wanted)
+    if begun:
+        assert "in run\n    raise error\n" in log.read_text()
+
+
+def test_a_folder_that_takes_no_log_hides_no_error(tmp_path, capsys):
+    args = parser().parse_args(["--config-file", "c.py"])
+
+    def run():
+        with occupied(str(tmp_path), "OUT", args):
+            (tmp_path / "error.log").mkdir()
+            raise KeyError("a")
+
+    assert command(run, args) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "unexpected KeyError: 'a'; give --traceback" in line
+
+
+def test_a_traceback_is_printed_of_any_error(capsys):
+    args = parser().parse_args(["--config-file", "c.py", "--traceback"])
+
+    def run():
+        with building("the model"):
+            raise ZeroDivisionError("b")
+
+    assert command(run, args) == 2
+    printed = capsys.readouterr().err
+    assert 'raise ZeroDivisionError("b")\n' in printed
+    assert printed.endswith(
+        "the model cannot be built: ZeroDivisionError: b; mend the config, or the overrides\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +153,6 @@ def test_defects_keep_their_traceback(error):
         ("RunError", 1),
         ("PeerError", 1),
         ("CheckpointError", 2),
-        ("defect", None),
     ],
 )
 def test_what_another_process_has_raised(kind, status):
@@ -96,8 +161,20 @@ def test_what_another_process_has_raised(kind, status):
     line = failure(raised.value)
     # It has waited already.
     assert not isinstance(line, PeerError)
-    assert (line and line.status) == status
-    assert line is None or str(line) == "what came in; what to do"
+    assert line.status == status and str(line) == "what came in; what to do"
+
+
+def test_a_defect_in_another_process_is_told_with_its_traceback(tmp_path, capsys):
+    args = parser().parse_args(["--config-file", "c.py"])
+
+    def run():
+        with occupied(str(tmp_path), "OUT", args):
+            spawn(fail, ("defect",), nprocs=1)
+
+    assert command(run, args) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "error: unexpected ZeroDivisionError: of a worker; see" in line
+    assert "in fail\n" in (tmp_path / "error.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -114,6 +191,43 @@ def test_a_command_prints_one_line(error, status, capsys, monkeypatch):
     assert printed == (f"tool.py: error: {failure(error)}\n" if error else "")
 
 
+#: Tool -> its module, the function that does its work, and a command line.
+TOOLS = {
+    "train_net.py": ("integrations.training", "start", ["--config-file", "c.py"]),
+    "convert.py": ("integrations.convert", "change_of", ["a.pth", "b.pth", "--to", "EN"]),
+    "analyze.py": (
+        "integrations.analyze",
+        "run_omega",
+        ["omega", "a", "--model", "timm:b", "--checkpoint", "c", "--output", "d"],
+    ),
+    "reproduce.py": ("reproduction.main", "list_", ["list"]),
+    "translate.py": ("integrations.openmmlab.translate", "translate", ["a.pth", "b", "c"]),
+    "evaluate_images.py": ("evaluation.images", "measures", ["a", "b"]),
+    "demo.py": ("integrations.detectron2.demo", "run", ["c.yaml"]),
+    "make_shapes.py": ("data.shapes", "write_shapes", []),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_every_tool_tells_what_nobody_foresaw(tool, root, capsys, monkeypatch):
+    name, function, argv = TOOLS[tool]
+    needed = {"translate.py": "mmengine", "make_shapes.py": "shapely", "analyze.py": "matplotlib"}
+    pytest.importorskip(needed.get(tool, "torch"), reason=f"{tool} needs {needed.get(tool)}")
+
+    def defect(*_, **__):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(importlib.import_module(f"ilm_plugins.{name}"), function, defect)
+    for options in ([], ["--traceback"]):
+        monkeypatch.setattr(sys, "argv", [f"tools/{tool}", *argv, *options])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(root / "tools" / tool), run_name="__main__")
+        *printed, line = capsys.readouterr().err.splitlines()
+        assert ended.value.code == 2
+        assert line.startswith(f"{tool}: error: unexpected ZeroDivisionError: a defect; ")
+        assert any("in defect" in words for words in printed) == bool(options)
+
+
 def test_a_folder_where_nobody_may_write(tmp_path):
     """Root may write to any other that is read-only."""
     if not Path("/proc/self").exists():
@@ -124,7 +238,7 @@ def test_a_folder_where_nobody_may_write(tmp_path):
     assert (tmp_path / "new").is_dir()
 
 
-def test_a_log_keeps_the_tracebacks_of_defects_alone(caplog):
+def test_a_log_keeps_no_traceback(caplog):
     logger = logging.getLogger("of a framework")
     logger.addFilter(WithoutTracebacks())
     for error in (RunError("a"), ZeroDivisionError("b")):
@@ -132,8 +246,7 @@ def test_a_log_keeps_the_tracebacks_of_defects_alone(caplog):
             raise error
         except Exception:
             logger.exception("Exception during training:")
-    first, second = caplog.records
-    assert first.exc_info is None and second.exc_info is not None
+    assert [record.exc_info for record in caplog.records] == [None, None]
 
 
 def test_what_holds_a_group_goes_before_it(tmp_path):

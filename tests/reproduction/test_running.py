@@ -13,12 +13,19 @@ import pytest
 
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 
+import torch
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from ilm_plugins.integrations import training
+from ilm_plugins.integrations.openmmlab import checkpoints, train
 from ilm_plugins.reproduction import registry, running
 from ilm_plugins.reproduction.main import main
 from recipes import ROOT
 from reproduction.folders import write_run, write_test, write_test_alone
 
 CELL = registry.named("en-5 ResNet20/EN")
+CELLS = [cell for table in registry.tables().values() for cell in table.cells.values()]
 
 
 def run(work_dir, *words):
@@ -239,6 +246,59 @@ def test_iterations_are_not_those_of_the_backbone():
     setting = "model.backbone.init_cfg.checkpoint=mine.pth"
     (one,) = planned("en-6 ADE20K/EN", overrides=(setting,), num_gpus=8)
     assert one.before is None and running._overrides(one)[-1] == setting
+
+
+def built(config, *overrides):
+    """A config's model with half as many channels, initialized."""
+    words = ["--config-file", str(ROOT / config), "--num-gpus", "0", *overrides]
+    narrow = ["model.backbone.base_channels=32", "model.backbone.stem_channels=32"]
+    cfg = train.load_config(training.parser().parse_args([*words, *narrow]))
+    init_default_scope(cfg.default_scope)
+    checkpoints.guard()
+    model = train.model_of(cfg)
+    model.init_weights()
+    return model
+
+
+@pytest.mark.parametrize(
+    "cell", [cell.id for cell in CELLS if cell.starts_from], ids=lambda name: name.split()[1]
+)
+def test_what_starts_from_another_run_has_its_weights(cell, tmp_path):
+    (one,) = planned(cell, work_dir=tmp_path, num_gpus=8)
+    backbone = built(one.before.cell.config)
+    for tensor in backbone.parameters():
+        nn.init.normal_(tensor)
+    one.before.folder.mkdir(parents=True)
+    file = one.before.folder / "epoch_100.pth"
+    torch.save({"meta": {}, "state_dict": backbone.state_dict()}, file)
+    (one.before.folder / "last_checkpoint").write_text(str(file))
+    found = built(one.cell.config, *running._overrides(one)).backbone.state_dict()
+    expected = backbone.backbone.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    settings = dict(map(train._override, running._overrides(one)))
+    write_run(one.folder, one.cell.config, 1, options=settings)
+    assert running._record(one)["changes"] == {}
+
+
+def test_a_backbone_is_whole_without_the_multi_scale_test_of_its_table(tmp_path):
+    (one,) = planned("en-6 backbone/EN", work_dir=tmp_path, num_gpus=8)
+    write_run(one.folder, one.cell.config, 100, processes=8)
+    assert running._tests_to_do(one, running._overrides(one)) == [()]
+    assert running._record(one)["label"] == "no figure yet"
+    write_test(one.folder, {"accuracy/top1": 76.0})
+    assert running._tests_to_do(one, running._overrides(one)) == []
+    assert running._record(one)["label"] == "full recipe"
+
+
+def test_a_whole_run_is_found_from_any_folder(tmp_path, monkeypatch, capsys):
+    (one,) = planned("en-6 backbone/EN", work_dir=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    write_run(one.folder, one.cell.config, 100, processes=8)
+    write_test(one.folder, {"accuracy/top1": 76.0})
+    words = ("en-6", "backbone/EN", "--num-gpus", "8", "--work-dir", str(tmp_path))
+    assert main(["run", *words]) == 0
+    assert "en-6 backbone/EN, seed 0: no figure (full recipe)" in capsys.readouterr().out
 
 
 def test_how_a_process_was_ended_is_told(tmp_path, capsys, monkeypatch):

@@ -15,17 +15,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="detectron2 yaml")
     parser.add_argument("--output", default="output/demo", metavar="FOLDER")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
+    training.add_traceback(parser)
     args = parser.parse_args(argv)
+    return training.command(lambda: run(args), args, resumes=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, evaluate and draw each config of a command line. Returns the exit status.
+
+    Raises:
+        UserError: detectron2 is not installed.
+    """
     try:
         from .picture import draw_predictions
         from .train import load_config
     except ImportError as error:
-        parser.error(f"{error.name} is not installed; run 'make install-detectron2'")
+        raise training.UserError(
+            f"{error.name} is not installed; run 'make install-detectron2'"
+        ) from error
 
     rows = []
     for config in args.configs:
         folder = Path(args.output, Path(config).stem)
-        options = ["--config-file", config, "--num-gpus", "0"]
+        options = ["--config-file", config, "--num-gpus", "0", *["--traceback"] * args.traceback]
         overrides = ["OUTPUT_DIR", str(folder), *args.opts]
         start = time.perf_counter()
         status = training.main([*options, *overrides])

@@ -6,7 +6,7 @@ same for MMEngine's.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -105,9 +105,9 @@ def check_processes(config: str, number: int, overrides: Sequence[str]) -> None:
     """Nothing: SOLVER.IMS_PER_BATCH is that of all processes."""
 
 
-def tests(config: str) -> bool:
-    """Whether a finished run is tested by a command of its own; detectron2's ends with its test."""
-    return False
+def tests(config: str, wanted: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """No test is a command of its own: a training of detectron2's ends with its test."""
+    return []
 
 
 def read(config: str, work_dir: Path) -> Reading:

@@ -59,6 +59,8 @@ from ..training import (
     check_output,
     leave_group,
     occupied,
+    overriding,
+    reading_config,
     told,
 )
 from .checkpoints import Checkpointer, check_state
@@ -139,24 +141,24 @@ def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
     Raises:
         UserError: it cannot be read, or an override does not fit it.
     """
-    try:
-        if args.config_file.endswith(".py"):
-            form = "KEY=VALUE"
-            cfg = LazyConfig.load(args.config_file)
-            cfg = LazyConfig.apply_overrides(cfg, args.opts)
-            if args.num_gpus == 0 and "train" in cfg:
-                cfg.train.device = "cpu"
-            return cfg
-        form = "KEY VALUE"
-        cfg = get_cfg()
-        cfg.merge_from_file(args.config_file)
-        cfg.merge_from_list(args.opts)
-    except Exception as error:  # a LazyConfig is a program, and may raise anything
-        kind, message = type(error).__name__, " ".join(str(error).split())
-        raise UserError(
-            f"{args.config_file} with overrides {args.opts} cannot be read: {kind}: {message}; "
-            f"mend the file, or give overrides as {form} with keys that it has"
-        ) from error
+    path, words = args.config_file, args.opts
+    if path.endswith(".py"):
+        with reading_config(path):
+            cfg = LazyConfig.load(path)
+        for word in words:
+            with overriding(path, word, "KEY=VALUE"):
+                cfg = LazyConfig.apply_overrides(cfg, [word])
+        if args.num_gpus == 0 and "train" in cfg:
+            cfg.train.device = "cpu"
+        return cfg
+    cfg = get_cfg()
+    with reading_config(path):
+        cfg.merge_from_file(path)
+    if len(words) % 2:
+        raise UserError(f"override {words[-1]} has no value; give overrides as KEY VALUE")
+    for key, value in zip(words[::2], words[1::2], strict=True):
+        with overriding(path, f"{key} {value}", "KEY VALUE"):
+            cfg.merge_from_list([key, value])
     if args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()

@@ -16,6 +16,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
 from ... import checkpoints
+from ...checkpoints import CheckpointError
 
 
 def guard() -> None:
@@ -183,7 +184,8 @@ def latest(work_dir: str | os.PathLike) -> str | None:
     newest of ``iter_N.pth`` and ``epoch_N.pth``.
 
     Raises:
-        CheckpointError: ``last_checkpoint`` is no text.
+        CheckpointError: ``last_checkpoint`` is no text, or names a missing file where there is no
+            such checkpoint.
     """
     folder = Path(work_dir)
     last = folder / "last_checkpoint"
@@ -192,4 +194,8 @@ def latest(work_dir: str | os.PathLike) -> str | None:
         return named
     numbered = {p: re.fullmatch(r"(?:iter|epoch)_(\d+)\.pth", p.name) for p in folder.glob("*.pth")}
     found = [(int(match[1]), str(path)) for path, match in numbered.items() if match]
+    if named and not found:
+        raise CheckpointError(
+            f"{str(last)!r} names {named!r}, which does not exist; {checkpoints.NAME_ONE}"
+        )
     return max(found)[1] if found else None

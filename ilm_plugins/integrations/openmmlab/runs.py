@@ -8,7 +8,7 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -33,7 +33,7 @@ PLACES = re.compile(
     r"|(train|test)_dataloader\.dataset\.(dataset\.)?data_root"
     r"|test_dataloader\.batch_size|test_evaluator\.(lpips_weights|ann_file|output_dir))(\..*)?"
     r"|default_hooks\.(timer|logger|checkpoint|visualization)\.(?!type$).*"
-    r"|model\.head\.cal_acc"
+    r"|model\.head\.cal_acc|model\.backbone\.init_cfg\.prefix"
 )
 #: Images of the data sets of the recipes, in training and in validation.
 WHOLE = {
@@ -156,8 +156,9 @@ def check_processes(config: str, number: int, overrides: Sequence[str]) -> None:
 
 
 def pretrained(checkpoint: str) -> list[str]:
-    """Start a segmenter's backbone from a checkpoint."""
-    return [f"{PRETRAINED}={checkpoint!r}"]
+    """Start a segmenter's backbone from a checkpoint of a whole classifier."""
+    prefix = PRETRAINED.replace("checkpoint", "prefix")
+    return [f"{PRETRAINED}={checkpoint!r}", f"{prefix}='backbone.'"]
 
 
 def trained(checkpoint: str) -> list[str]:
@@ -187,9 +188,11 @@ def complete(work_dir: Path, total: int) -> bool:
     return progress(work_dir)[0] >= total
 
 
-def tests(config: str) -> bool:
-    """Whether a finished run is tested by a command of its own."""
-    return True
+def tests(config: str, wanted: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The wanted tests, each by its options, that a config supports."""
+    cfg = load(config)
+    augments = cfg.get("tta_model") and cfg.get("tta_pipeline")
+    return [options for options in wanted if augments or "--tta" not in options]
 
 
 def tests_made(work_dir: Path, checkpoint: str | None = None) -> set[tuple[str, ...]]:

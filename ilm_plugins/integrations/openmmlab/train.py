@@ -36,7 +36,16 @@ from ...layers import NORMS
 from ...models.pix2pix import TORCH_NORMS
 from .. import installed
 from ..stopping import end_with_parent
-from ..training import UserError, building, check_output, leave_group, occupied, told
+from ..training import (
+    UserError,
+    building,
+    check_output,
+    leave_group,
+    occupied,
+    overriding,
+    reading_config,
+    told,
+)
 from .checkpoints import check_fits, guard, latest
 from .faults import Labels, StopAtNaN, labels_of, name_images, names_dataset
 
@@ -134,20 +143,15 @@ def load_config(args: argparse.Namespace) -> Config:
         UserError: it cannot be read, an override is not of the form KEY=VALUE or overrides what
             neither the config has nor MMEngine knows, or the package of its scope is missing.
     """
-    try:
+    with reading_config(args.config_file):
         cfg = Config.fromfile(args.config_file)
-        overrides = dict(map(_override, args.opts))
-        known = {*cfg, *inspect.signature(Runner).parameters, *ENTRIES}
-        unknown = {key.split(".")[0] for key in overrides} - known
-        if unknown:
-            raise KeyError(f"there is no {', '.join(sorted(unknown))}")
-        cfg.merge_from_dict(overrides)
-    except Exception as error:  # a config is a program, and may raise anything
-        kind, message = type(error).__name__, " ".join(str(error).split())
-        raise UserError(
-            f"{args.config_file} with overrides {args.opts} cannot be read: {kind}: {message}; "
-            "mend the file, or give overrides as KEY=VALUE with keys that it has"
-        ) from error
+    known = {*cfg, *inspect.signature(Runner).parameters, *ENTRIES}
+    for word in args.opts:
+        with overriding(args.config_file, word, "KEY=VALUE"):
+            key, value = _override(word)
+            if key.split(".")[0] not in known:
+                raise KeyError(f"there is no {key.split('.')[0]}")
+            cfg.merge_from_dict({key: value})
     scope = cfg.get("default_scope") or "mmengine"
     for package in ("mmengine", scope) if scope == "mmengine" else ("mmcv", scope):
         if not installed(package):

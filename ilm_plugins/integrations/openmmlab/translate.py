@@ -1,7 +1,6 @@
 """A folder of images through a trained generator; see ``tools/translate.py``."""
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
@@ -15,9 +14,8 @@ from ... import checkpoints
 from ...checkpoints import CheckpointError
 from ...data.pairs import PairError, check_images, image_files
 from ...evaluation.images import read
-from ...layers import OptionError
 from ...models.pix2pix import TORCH_NORMS, Pix2Pix, to_bytes, to_signed
-from ..training import UserError
+from ..training import UserError, add_traceback, command
 from .checkpoints import allow_history, dicts, settings
 from .translation import to_image, write
 
@@ -45,14 +43,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="load a checkpoint that holds code, and run it",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_traceback(parser)
     args = parser.parse_args(argv)
+    return command(lambda: run(args), args, resumes=False)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Translate a folder.
+
+    Raises:
+        UserError: see :func:`translate`; or there are no images, or some are unreadable.
+    """
+    options = {name: value for name, value in vars(args).items() if name != "traceback"}
     try:
         with checkpoints.loading(unsafe=args.unsafe):
-            translate(**vars(args))
-    except (UserError, OptionError, PairError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+            translate(**options)
+    except PairError as error:
+        raise UserError(str(error)) from error
 
 
 def translate(

@@ -154,7 +154,7 @@ def test_mistakes_in_configs(root, checkpoint, tmp_path, capsys):
         return error
 
     assert "nothing in" in refused(root / GN)
-    assert "cannot be read" in refused(root / ILMGN, "MODEL.NORMS", "x")
+    assert "MODEL.NORMS x does not fit" in refused(root / ILMGN, "MODEL.NORMS", "x")
     assert "num_groups=24 does not divide" in refused(
         root / GN, "MODEL.ROI_BOX_HEAD.NORM", "ILMGN(num_groups=24)"
     )

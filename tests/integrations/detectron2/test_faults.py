@@ -194,6 +194,14 @@ def test_a_name_of_the_last_checkpoint_that_is_none(root, tmp_path, capfd, conte
     assert f"'{tmp_path}/last_checkpoint' is {words}; write" in told(argv, capfd, status=2)
 
 
+def test_a_last_checkpoint_that_is_missing(root, tmp_path, capfd):
+    (tmp_path / "last_checkpoint").write_text("model_0000004.pth")
+    argv = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path)
+    line = told(argv, capfd, status=2)
+    assert f"checkpoint '{tmp_path}/model_0000004.pth' does not exist" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["last_checkpoint"]
+
+
 def test_a_truncated_last_checkpoint(root, trained, tmp_path, capfd):
     shutil.copytree(trained, tmp_path / "out")
     path = tmp_path / "out" / "model_final.pth"
@@ -329,6 +337,68 @@ def test_annotations_that_are_none(root, shapes, tmp_path, capfd, content, words
     argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path / "out", opts=opts)
     line = told(argv, capfd, status=2)
     assert str(annotations) in line and words in line
+
+
+ZERO = "ZeroDivisionError: "
+
+
+@pytest.mark.parametrize(
+    "settings, status, words",
+    [
+        (["SOLVER.MAX_ITER", "0"], 1, ZERO),
+        (["SOLVER.CHECKPOINT_PERIOD", "0"], 1, ZERO),
+        (["OUTPUT_DIR", r"'a\0b'"], 2, "ValueError: embedded null byte; give --traceback"),
+        (["--machine-rank", "1", "--dist-url", "tcp://127.0.0.1:99999"], 1, "ValueError: Port"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_settings_that_nobody_foresaw(root, datasets, tmp_path, capfd, settings, status, words):
+    options = ["--num-machines", "2", *settings] if "--dist-url" in settings else []
+    opts = [*NO_TEST, "SOLVER.MAX_ITER", "2", *(() if options else settings)]
+    argv = command(root / SHAPES, "--num-gpus", "0", *options, out=tmp_path, opts=opts)
+    line = told(argv, capfd, status)
+    assert f"unexpected {words}" in line and "report it with the output of" in line
+    log = tmp_path / "error.log"
+    assert (f"see {log} for the traceback" in line) == log.exists() == (status == 1)
+    assert not log.exists() or words in log.read_text()
+
+
+def without_masks(contents):
+    for annotation in contents["annotations"]:
+        del annotation["segmentation"]
+    return json.dumps(contents)
+
+
+def with_large_counts(contents):
+    for annotation in contents["annotations"]:
+        annotation["segmentation"] = {"size": [64, 64], "counts": [10**12, 1]}
+    return json.dumps(contents)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (without_masks, "AttributeError: Cannot find field 'gt_masks'"),
+        (with_large_counts, "OverflowError: "),
+        (lambda contents: "[" * 200_000 + "]" * 200_000, "RecursionError: maximum recursion"),
+    ],
+    ids=["no masks", "large counts", "nested"],
+)
+def test_annotations_that_nobody_foresaw(root, shapes, tmp_path, capfd, change, words):
+    name, annotations, _ = shapes
+    annotations.write_text(change(json.loads(annotations.read_text())))
+    opts = ["DATASETS.TRAIN", f"('{name}',)", *NO_TEST]
+    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path / "out", opts=opts)
+    line = told(argv, capfd, status=1)
+    assert f"unexpected {words}" in line and f"see {tmp_path}/out/error.log" in line
+    assert words in (tmp_path / "out" / "error.log").read_text()
+
+
+def test_weights_behind_a_url_that_cannot_be_reached(root, tmp_path, capfd):
+    url = "http://127.0.0.1:9/model.pth"
+    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path, opts=["MODEL.WEIGHTS", url])
+    line = told(argv, capfd, status=2)
+    assert f"checkpoint '{url}' cannot be fetched: " in line and "set MODEL.WEIGHTS" in line
 
 
 def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(arguments, tmp_path, capfd):

@@ -218,12 +218,24 @@ def test_config_files_that_are_none(tmp_path, capsys, name, text, words):
 @pytest.mark.parametrize(
     "config, overrides, words",
     [
-        ("yaml", ["MODEL.NORMS", "ILMGN"], ["MODEL.NORMS", "KEY VALUE"]),
-        ("yaml", ["MODEL.WEIGHTS"], ["KEY VALUE"]),
+        (
+            "yaml",
+            ["SOLVER.MAX_ITER", "3", "MODEL.NORMS", "ILMGN"],
+            ["error: override MODEL.NORMS ILMGN does not fit", "Non-existent", "KEY VALUE"],
+        ),
+        (
+            "yaml",
+            ["SOLVER.MAX_ITER", "3", "MODEL.WEIGHTS"],
+            ["override MODEL.WEIGHTS has no value"],
+        ),
         ("yaml", ["MODEL.WEIGHTS", "x", "--resume"], ["--resume stands behind an override"]),
         ("yaml", ["SOLVER.AMP.ENABLED", "True"], ["SOLVER.AMP.ENABLED", "--num-gpus 0"]),
-        ("py", ["train.max_iter", "3"], ["KEY=VALUE"]),
-        ("py", ["train.max_iter=[3"], ["KEY=VALUE"]),
+        ("py", ["train.max_iter", "3"], ["error: override train.max_iter does not", "KEY=VALUE"]),
+        (
+            "py",
+            ["train.eval_period=3", "train.max_iter=[3"],
+            ["error: override train.max_iter=[3 does not fit", "KEY=VALUE"],
+        ),
         ("py", ["train.amp.enabled=True"], ["train.amp.enabled", "--num-gpus 0"]),
     ],
 )
@@ -232,6 +244,7 @@ def test_overrides_that_do_not_fit(root, tmp_path, capsys, config, overrides, wo
     path = root / SHAPES if config == "yaml" else tmp_path / "lazy.py"
     error = refused(["--config-file", path, "--num-gpus", "0", *overrides], capsys)
     assert all(word in error for word in words), error
+    assert not any(word in error for word in ("SOLVER.MAX_ITER", "train.eval_period"))
 
 
 @pytest.mark.parametrize(

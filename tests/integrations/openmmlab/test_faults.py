@@ -128,10 +128,37 @@ def test_settings_that_cannot_be(config, tmp_path, capfd, setting, words):
     assert words in line
 
 
+@pytest.mark.parametrize(
+    "settings, status, words",
+    [
+        (["load_from=http://127.0.0.1:9/model.pth"], 1, "URLError: <urlopen error"),
+        ([r"work_dir='a\0b'"], 2, "ValueError: embedded null byte; give --traceback"),
+        (["default_hooks.logger.interval=0"], 1, "ValueError: interval must be greater than 0;"),
+        (["--machine-rank", "1", "--dist-url", "tcp://127.0.0.1:99999"], 1, "ValueError: port"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_settings_that_nobody_foresaw(config, tmp_path, capfd, settings, status, words):
+    options = ["--num-machines", "2", *settings] if "--dist-url" in settings else []
+    opts = ["train_cfg.max_iters=2", *(() if options else settings)]
+    line = told(command(config, *options, out=tmp_path, opts=opts), capfd, status)
+    assert f"unexpected {words}" in line and "report it with the output of" in line
+    log = tmp_path / "error.log"
+    assert (f"see {log} for the traceback" in line) == log.exists() == (status == 1)
+
+
 def test_a_name_of_the_last_checkpoint_that_is_none(config, tmp_path, capfd):
     (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe")
     line = told(command(config, "--resume", out=tmp_path), capfd, status=2)
     assert f"'{tmp_path}/last_checkpoint' is no text; write" in line
+
+
+def test_a_last_checkpoint_that_is_missing(config, tmp_path, capfd):
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_5.pth"))
+    line = told(command(config, "--resume", out=tmp_path), capfd, status=2)
+    assert f"'{tmp_path}/last_checkpoint' names '{tmp_path}/iter_5.pth', which does not" in line
+    assert "write a checkpoint's name" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["last_checkpoint"]
 
 
 def test_a_truncated_last_checkpoint(config, trained, tmp_path, capfd):

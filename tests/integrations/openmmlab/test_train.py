@@ -144,8 +144,8 @@ def refused(argv, capsys):
             ["train_dataloader.dataset.data_prefix.img_path=images/none"],
             ["shapes/images/none", "train_dataloader.dataset.data_root"],
         ),
-        (["learning_rate=3"], ["there is no learning_rate", "KEY=VALUE"]),
-        (["train_cfg.max_iters", "3"], ["KEY=VALUE"]),
+        (["learning_rate=3"], ["error: override learning_rate=3 does not fit", "KEY=VALUE"]),
+        (["train_cfg.max_iters", "3"], ["override train_cfg.max_iters does not", "KEY=VALUE"]),
         (["optim_wrapper.type=AmpOptimWrapper"], ["AmpOptimWrapper with --num-gpus 0"]),
         (["--eval-only"], ["nothing to evaluate: load_from is empty"]),
         (["--eval-only", "test_evaluator=None"], ["does not define test_evaluator"]),
@@ -175,6 +175,7 @@ def test_what_would_fail_later(config, tmp_path, capsys, options, words):
     error = refused(argv, capsys)
     for word in words:
         assert word in error, error
+    assert "with overrides" not in error
 
 
 def test_a_mistake_in_one_of_several_processes(config, tmp_path, capsys):
