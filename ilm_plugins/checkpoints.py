@@ -25,7 +25,7 @@ PARTIAL = ".partial"
 #: What to do about a file ``last_checkpoint``.
 NAME_ONE = "write a checkpoint's name into it, or remove it"
 #: What to do about a checkpoint that is refused for the code in it.
-TRUST = "; if you trust its source, give --unsafe-checkpoints"
+TRUST = "; if you trust its source, give --unsafe"
 
 
 class CheckpointError(Exception):
