@@ -54,6 +54,12 @@ def loading(unsafe: bool = False) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def code_is_allowed() -> bool:
+    """Return whether this runs within :func:`loading` with ``unsafe``, or where torch's variable
+    for it is set."""
+    return os.environ.get(ALLOW_CODE) == "1"
+
+
 def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
     """What a checkpoint holds, on the CPU.
 
@@ -67,7 +73,7 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
             code.
     """
     path = Path(path).expanduser()
-    unsafe = unsafe or os.environ.get(ALLOW_CODE) == "1"
+    unsafe = unsafe or code_is_allowed()
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

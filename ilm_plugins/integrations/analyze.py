@@ -110,7 +110,7 @@ def _add_options(p: argparse.ArgumentParser) -> None:
         "--unsafe",
         "--unsafe-checkpoints",
         action="store_true",
-        help="run code that a checkpoint holds",
+        help="run code that a checkpoint or a yaml config holds",
     )
     p.add_argument(
         "--opts",

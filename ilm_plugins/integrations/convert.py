@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
         "--unsafe",
         "--unsafe-checkpoints",
         action="store_true",
-        help="run code that INPUT holds",
+        help="run code that INPUT or a yaml config holds",
     )
     p.add_argument(
         "overrides", nargs="*", metavar="KEY VALUE", help="with --config-file: overrides of it"

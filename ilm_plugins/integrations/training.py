@@ -146,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
         "--unsafe",
         "--unsafe-checkpoints",
         action="store_true",
-        help="run code that checkpoints hold; --unsafe-checkpoints is its older name",
+        help="run code that checkpoints, yaml configs and proposals hold",
     )
     p.add_argument(
         "opts",

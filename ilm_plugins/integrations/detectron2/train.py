@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 import torch
 from detectron2 import modeling, solver
-from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.data import (
     DatasetCatalog,
     DatasetMapper,
@@ -62,6 +62,7 @@ from ..training import (
     told,
 )
 from .checkpoints import Checkpointer, check_state
+from .config_files import read_config
 from .datasets import SPLITS as GENERATED
 from .faults import NamesImage, NamesIteration, names_datasets
 from .ratios import RatiosHook
@@ -148,9 +149,10 @@ def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
                 cfg.train.device = "cpu"
             return cfg
         form = "KEY VALUE"
-        cfg = get_cfg()
-        cfg.merge_from_file(args.config_file)
+        cfg = read_config(args.config_file)
         cfg.merge_from_list(args.opts)
+    except UserError:
+        raise
     except Exception as error:  # a LazyConfig is a program, and may raise anything
         kind, message = type(error).__name__, " ".join(str(error).split())
         raise UserError(
