@@ -28,7 +28,7 @@ PARTIAL = ".partial"
 #: What to do about a file ``last_checkpoint``.
 NAME_ONE = "write a checkpoint's name into it, or remove it"
 #: What to do about a checkpoint that is refused for the code in it.
-TRUST = "; if you trust its source, give --unsafe-checkpoints"
+TRUST = "; if you trust its source, give --unsafe"
 
 
 class CheckpointError(Exception):
@@ -57,6 +57,12 @@ def loading(unsafe: bool = False) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def code_is_allowed() -> bool:
+    """Return whether this runs within :func:`loading` with ``unsafe``, or where torch's variable
+    for it is set."""
+    return os.environ.get(ALLOW_CODE) == "1"
+
+
 def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
     """What a checkpoint holds, on the CPU.
 
@@ -70,7 +76,7 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
             code.
     """
     path = Path(path).expanduser()
-    unsafe = unsafe or os.environ.get(ALLOW_CODE) == "1"
+    unsafe = unsafe or code_is_allowed()
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -281,10 +281,13 @@ def test_code_is_refused_unless_it_is_trusted(tmp_path, model, x, capsys, suffix
     else:
         torch.save(contents, path)
     error = refused(capsys, path, out, *HEAD)
-    assert str(path) in error and "--unsafe-checkpoints" in error
+    assert str(path) in error and error.endswith("give --unsafe\n")
     assert not trap.exists() and not out.exists()
-    assert run(path, out, *HEAD, "--unsafe-checkpoints") == 0
-    assert trap.exists()
+    # The second is the older name of the option.
+    for option in ("--unsafe", "--unsafe-checkpoints"):
+        assert run(path, out, *HEAD, option, "--overwrite") == 0
+        assert trap.exists()
+        trap.rmdir()
     check_head(torch.load(out, weights_only=False)["model"], model, x)
 
 

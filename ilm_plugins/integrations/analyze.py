@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Look at a model's layers, and print the summary."""
-    with loading(unsafe=args.unsafe_checkpoints):
+    with loading(unsafe=args.unsafe):
         print(args.run(args))
     print(f"written to {args.output}")
 
@@ -108,9 +108,10 @@ def _add_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument(
+        "--unsafe",
         "--unsafe-checkpoints",
         action="store_true",
-        help="unpickle code that a checkpoint may hold",
+        help="run code that a checkpoint or a yaml config holds",
     )
     p.add_argument(
         "--opts",

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Convert a file, and say what became of it."""
-    with loading(unsafe=args.unsafe_checkpoints):
+    with loading(unsafe=args.unsafe):
         report, dropped = convert_file(args.input, args.output, change_of(args), args.overwrite)
     print(report)
     if dropped:
@@ -108,7 +108,10 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it is there")
     p.add_argument(
-        "--unsafe-checkpoints", action="store_true", help="unpickle code that INPUT may hold"
+        "--unsafe",
+        "--unsafe-checkpoints",
+        action="store_true",
+        help="run code that INPUT or a yaml config holds",
     )
     add_traceback(p)
     p.add_argument(

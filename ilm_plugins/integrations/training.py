@@ -110,7 +110,7 @@ def start(args: argparse.Namespace) -> None:
         from .openmmlab import train
     else:
         from .detectron2 import train
-    with checkpoints.loading(unsafe=args.unsafe_checkpoints):
+    with checkpoints.loading(unsafe=args.unsafe):
         train.run(args)
 
 
@@ -153,9 +153,10 @@ def parser() -> argparse.ArgumentParser:
         help="log EN's and SN's mean ratios every N iterations, as ratios/LAYER/NORMALIZER",
     )
     p.add_argument(
+        "--unsafe",
         "--unsafe-checkpoints",
         action="store_true",
-        help="load checkpoints that hold code, and run it",
+        help="run code that checkpoints, yaml configs and proposals hold",
     )
     add_traceback(p)
     p.add_argument(

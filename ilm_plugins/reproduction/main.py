@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..checkpoints import loading
 from ..integrations.training import UserError, add_traceback, command, positive
 from . import records, registry, report, running
 from .registry import NOT_HERE, Cell, Table
@@ -25,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = [word for word in words if OVERRIDE.match(word)]
     args = parser().parse_args(_seeds_last([word for word in words if word not in overrides]))
     args.overrides = overrides
-    return command(lambda: args.command(args), args, resumes=False)
+    with loading(unsafe=args.unsafe):
+        return command(lambda: args.command(args), args, resumes=False)
 
 
 def _seeds_last(words: list[str]) -> list[str]:
@@ -44,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description="The papers' tables and figures, run here.")
     commands = p.add_subparsers(required=True, metavar="list | run | report")
     listing = commands.add_parser("list", help="every table and figure, and what is behind it")
-    listing.set_defaults(command=list_)
+    listing.set_defaults(command=list_, unsafe=False)
     listing.add_argument("table", nargs="?", help="one of them, such as en-5")
 
     run = commands.add_parser(
@@ -86,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
     reporting.add_argument("--commit", help="of the project, at which --add's folder was run")
     for each in (listing, run, reporting):
         add_traceback(each)
+    for one in (run, reporting):
+        one.add_argument("--unsafe", action="store_true", help="run code that files of runs hold")
     return p
 
 
@@ -141,6 +145,7 @@ def run_(args: argparse.Namespace) -> int:
         data=args.data,
         work_dir=Path(args.work_dir),
         overrides=tuple(args.overrides),
+        unsafe=args.unsafe,
     )
     planned = running.plan(registry.find(args.table, args.cell), options)
     return running.perform(planned, options)

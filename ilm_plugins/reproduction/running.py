@@ -44,6 +44,7 @@ class Options:
     data: str | None = None
     work_dir: Path = Path("output/reproduce")
     overrides: tuple[str, ...] = ()
+    unsafe: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Run:
         words += ["--num-gpus", options.num_gpus] if options.num_gpus is not None else []
         words += ["--data", options.data] if options.data else []
         words += ["--miniature"] if options.miniature else []
+        words += ["--unsafe"] if options.unsafe else []
         words += ["--work-dir", options.work_dir] if options.work_dir != Options.work_dir else []
         return f"python tools/reproduce.py {shlex.join(map(str, [*words, *options.overrides]))}"
 
@@ -363,6 +365,7 @@ def _execute(
         raise Stopped
     gpus = run.options.num_gpus
     device = [] if gpus is None else ["--num-gpus", str(gpus)]
+    device += ["--unsafe"] if run.options.unsafe else []
     tool, config = str(ROOT / "tools" / "train_net.py"), str(ROOT / run.cell.config)
     command = [sys.executable, tool, "--config-file", config, *device, *words, *overrides]
     module, log = framework(run.cell.config), run.folder / "output.log"

@@ -311,6 +311,18 @@ def test_how_a_process_was_ended_is_told(tmp_path, capsys, monkeypatch):
     assert "seed 0: error: ended by SIGKILL; a process out of memory ends so, too" in error
 
 
+@pytest.mark.parametrize("option", [(), ("--unsafe",)])
+def test_files_of_runs_are_trusted_where_the_user_says_so(tmp_path, monkeypatch, option):
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho $@ > {tmp_path / 'words'}\nexit 2\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(running.sys, "executable", str(program))
+    assert run(tmp_path, "en-5", "ResNet20/EN", *option) == 2
+    assert ("--unsafe" in (tmp_path / "words").read_text().split()) == bool(option)
+    (one,) = planned(CELL.id, unsafe=bool(option))
+    assert ("--unsafe" in one.command) == bool(option)
+
+
 def test_time_that_is_up_begins_nothing(tmp_path, capsys):
     words = ("en-5", "ResNet20", "--minutes", "1e-9", "--jobs", "2")
     assert run(tmp_path, *words) == 0

@@ -1,11 +1,13 @@
 """detectron2's checkpoints: read without running what is in them, written whole or not at all."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from types import SimpleNamespace
 from typing import IO, Any
 from urllib.parse import urlparse
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import build
 
 from ... import checkpoints
 
@@ -64,6 +66,34 @@ class Checkpointer(DetectionCheckpointer):
         absent = {*incompatible.missing_keys, *misshapen}
         checkpoints.check_fits(self._path, self.model, found, absent)
         return incompatible
+
+
+@contextmanager
+def reading_proposals() -> Iterator[None]:
+    """Have detectron2 read files of proposals by :func:`ilm_plugins.checkpoints.read`."""
+    theirs = build.pickle
+    build.pickle = SimpleNamespace(load=_load_proposals)
+    try:
+        yield
+    finally:
+        build.pickle = theirs
+
+
+def _load_proposals(file: IO[bytes], encoding: str) -> Any:
+    """What detectron2 calls for ``pickle.load``.
+
+    Raises:
+        CheckpointError: the file is no .pkl, is damaged, or holds code.
+    """
+    if not file.name.endswith(".pkl"):
+        raise checkpoints.CheckpointError(
+            f"proposal file {file.name!r} is no .pkl; rename it, or give one"
+        )
+    try:
+        return checkpoints.read(file.name)
+    except checkpoints.CheckpointError as error:
+        reason = str(error).removeprefix("checkpoint ")
+        raise checkpoints.CheckpointError(f"proposal file {reason}") from error
 
 
 class WholeFiles:

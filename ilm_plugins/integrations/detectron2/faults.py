@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from detectron2.data import MetadataCatalog
 
 from ..training import RESUME, RunError, UserError, annotated
+from .checkpoints import reading_proposals
 
 
 class NamesIteration:
@@ -41,9 +42,10 @@ class NamesImage:
 
 @contextmanager
 def names_datasets(names: Sequence[str]) -> Iterator[None]:
-    """Raise UserError with the files of data sets that cannot be loaded."""
+    """Raise UserError with the files of data sets that cannot be loaded; proposals run no code."""
     try:
-        yield
+        with reading_proposals():
+            yield
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         files = (annotated(os.fspath(MetadataCatalog.get(n).get("json_file", n))) for n in names)
         raise UserError(

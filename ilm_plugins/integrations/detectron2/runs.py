@@ -11,13 +11,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
 from ... import checkpoints
 from ...data import ensure_shapes
 from .. import curves
 from ..reading import Reading
 from ..training import UserError
+from .config_files import read_config
 
 #: What of a config leaves a recipe as it is.
 PLACES = re.compile(
@@ -30,15 +31,9 @@ WHOLE = {"train": 118_287, "val": 5_000}
 PRETRAINED = "MODEL.WEIGHTS"
 
 
-def _load(config: str | Path) -> CfgNode:
-    cfg = get_cfg()
-    cfg.merge_from_file(str(config))
-    return cfg
-
-
 def length(config: str) -> tuple[int, str]:
     """How long a config trains, and in what."""
-    return _load(config).SOLVER.MAX_ITER, "iterations"
+    return read_config(config).SOLVER.MAX_ITER, "iterations"
 
 
 def settings(config: str, work_dir: Path, seed: int) -> list[str]:
@@ -48,7 +43,7 @@ def settings(config: str, work_dir: Path, seed: int) -> list[str]:
 
 def shortened(config: str, new: int) -> list[str]:
     """Train for ``new`` iterations, the schedule's steps at the same shares; not the warm-up."""
-    solver = _load(config).SOLVER
+    solver = read_config(config).SOLVER
     steps = {max(1, round(step * new / solver.MAX_ITER)) for step in solver.STEPS}
     # detectron2 wants them below the last iteration.
     steps = tuple(sorted(step for step in steps if step < new))
@@ -90,7 +85,9 @@ def progress(work_dir: Path) -> tuple[int, str | None]:
     number = re.search(r"_(\d+)\.pth$", name)
     if number:
         return int(number[1]) + 1, str(Path(work_dir, name))
-    return _load(Path(work_dir, "config.yaml")).SOLVER.MAX_ITER, str(Path(work_dir, name))
+    return read_config(str(Path(work_dir, "config.yaml"))).SOLVER.MAX_ITER, str(
+        Path(work_dir, name)
+    )
 
 
 def complete(work_dir: Path, total: int) -> bool:
@@ -119,7 +116,7 @@ def read(config: str, work_dir: Path) -> Reading:
     file, metrics = Path(work_dir, "config.yaml"), Path(work_dir, "metrics.json")
     if not (file.is_file() and metrics.is_file()):
         raise UserError(f"{work_dir} has no run of tools/train_net.py: no metrics.json")
-    cfg, recipe = _load(file), _load(config)
+    cfg, recipe = read_config(str(file)), read_config(config)
     ours, theirs = _flat(recipe), _flat(cfg)
     changed = {k: v for k, v in sorted(theirs.items()) if ours.get(k) != v}
     planned = cfg.SOLVER.MAX_ITER

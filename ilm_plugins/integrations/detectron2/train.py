@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 import torch
 from detectron2 import modeling, solver
-from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.data import (
     DatasetCatalog,
     DatasetMapper,
@@ -64,6 +64,7 @@ from ..training import (
     told,
 )
 from .checkpoints import Checkpointer, check_state
+from .config_files import read_config
 from .datasets import SPLITS as GENERATED
 from .faults import NamesImage, NamesIteration, names_datasets
 from .ratios import RatiosHook
@@ -151,9 +152,7 @@ def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
         if args.num_gpus == 0 and "train" in cfg:
             cfg.train.device = "cpu"
         return cfg
-    cfg = get_cfg()
-    with reading_config(path):
-        cfg.merge_from_file(path)
+    cfg = read_config(path)
     if len(words) % 2:
         raise UserError(f"override {words[-1]} has no value; give overrides as KEY VALUE")
     for key, value in zip(words[::2], words[1::2], strict=True):

@@ -37,10 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--half", choices=("left", "right"), help="translate this half of pairs side by side"
     )
     parser.add_argument(
+        "--unsafe",
         "--unsafe-checkpoints",
         action="store_true",
-        dest="unsafe",
-        help="load a checkpoint that holds code, and run it",
+        help="run code that the checkpoint holds",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add_traceback(parser)

@@ -294,9 +294,7 @@ def test_weights_with_code_that_the_user_trusts(root, trained, tmp_path):
     state = checkpoints.read(trained / "model_final.pth")["model"]
     torch.save({"model": state, "more": Harmful(trap)}, path)
     opts = ["MODEL.WEIGHTS", str(path), "SOLVER.MAX_ITER", "1", *NO_TEST]
-    argv = command(
-        root / SHAPES, "--num-gpus", "0", "--unsafe-checkpoints", out=tmp_path / "out", opts=opts
-    )
+    argv = command(root / SHAPES, "--num-gpus", "0", "--unsafe", out=tmp_path / "out", opts=opts)
     assert training.main(argv) == 0
     assert trap.exists()
 

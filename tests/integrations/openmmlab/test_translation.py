@@ -451,7 +451,7 @@ def test_a_checkpoint_runs_no_code(tmp_path, capsys):
     assert translate.main(argv) == 2
     assert "holds os.makedirs, which may run code" in capsys.readouterr().err
     assert not trap.exists()
-    assert translate.main([*argv, "--unsafe-checkpoints"]) == 2
+    assert translate.main([*argv, "--unsafe"]) == 2
     assert "is no checkpoint of a Pix2Pix" in capsys.readouterr().err
     assert trap.exists()
 
@@ -483,7 +483,7 @@ def test_code_in_what_a_checkpoint_says_of_its_model_is_not_run(
         save(evil)
         assert translate.main(argv) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert f"'{path}'" in line and words in line and line.endswith("--unsafe-checkpoints")
+        assert f"'{path}'" in line and words in line and line.endswith("--unsafe")
     save(text, extra=Harmful(trap))
     assert translate.main(argv) == 2
     assert "holds os.makedirs, which may run code" in capsys.readouterr().err
@@ -492,7 +492,7 @@ def test_code_in_what_a_checkpoint_says_of_its_model_is_not_run(
     save(f"{text}\ncustom_imports = dict(imports=['evil'])\n")
     assert translate.main(argv) == 0 and len(list((tmp_path / "out").iterdir())) == 3
     assert not trap.exists()
-    assert translate.main([*argv, "--unsafe-checkpoints"]) == 0
+    assert translate.main([*argv, "--unsafe"]) == 0
     assert trap.exists()
 
 
