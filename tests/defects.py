@@ -142,7 +142,7 @@ DEFECTS = (
     ),
     Defect(
         "last-position-left-out",
-        "Moments of a large channels-last map leave out its last position if their number is odd.",
+        "Moments of large channels-last maps of some sizes leave out the last position.",
         f"{OPS}/native_kernels.py",
         "if bulk < length:",
         "if bulk < length - 1:",
