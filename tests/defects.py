@@ -295,7 +295,7 @@ DEFECTS = (
     ),
     Defect(
         "lazy-resume-repeats-an-iteration",
-        "A LazyConfig that is resumed repeats the last iteration before its checkpoint.",
+        "A LazyConfig that is resumed repeats the iteration before its checkpoint.",
         f"{HARNESS}/detectron2/train.py",
         "trainer.iter + 1 if resumed else 0",
         "trainer.iter if resumed else 0",
