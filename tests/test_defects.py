@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from defects import DEFECTS
+from defects import DEFECTS, first_failure
 
 
 def test_there_are_forty_with_names_of_their_own():
@@ -26,3 +26,12 @@ def test_a_defect_can_be_made(defect, root, tmp_path):
         assert (root / test.partition("::")[0]).is_file()
     with pytest.raises(ValueError, match=r"occurs [02-9] times in .*express the defect anew"):
         defect.apply(tmp_path)
+
+
+def test_the_first_failure_is_told(tmp_path):
+    tests = "def test_fine(): pass\ndef test_bad(): assert 0, 'a - b'\ndef test_worse(): assert 0\n"
+    (tmp_path / "test_a.py").write_text(tests)
+    assert first_failure(tmp_path, ["test_a.py"]) == "test_a.py::test_bad"
+    assert first_failure(tmp_path, ["test_a.py::test_fine"]) is None
+    with pytest.raises(RuntimeError, match="test_b.py ends with 4"):
+        first_failure(tmp_path, ["test_b.py"])
