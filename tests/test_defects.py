@@ -33,5 +33,5 @@ def test_the_first_failure_is_told(tmp_path):
     (tmp_path / "test_a.py").write_text(tests)
     assert first_failure(tmp_path, ["test_a.py"]) == "test_a.py::test_bad"
     assert first_failure(tmp_path, ["test_a.py::test_fine"]) is None
-    with pytest.raises(RuntimeError, match="test_b.py ends with 4"):
+    with pytest.raises(RuntimeError, match=r"test_b\.py ends with 4"):
         first_failure(tmp_path, ["test_b.py"])
