@@ -342,7 +342,8 @@ DEFECTS = (
         f"{HARNESS}/training.py",
         "if isinstance(error, ProcessRaisedException):",
         "if isinstance(error, ProcessRaisedException) and error.error_index == 0:",
-        "tests/integrations/test_failures.py tests/integrations/detectron2/test_faults.py",
+        "tests/integrations/test_failures.py tests/integrations/detectron2/test_faults.py"
+        "::test_a_mistake_that_only_one_process_meets_is_told",
     ),
     Defect(
         "infinite-loss-trains-on",
