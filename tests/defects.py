@@ -146,7 +146,7 @@ DEFECTS = (
         f"{OPS}/native_kernels.py",
         "if bulk < length:",
         "if bulk < length - 1:",
-        "tests/ops/test_backends.py tests/layers/test_properties.py",
+        "tests/ops/test_backends.py::test_no_position_of_a_large_map_is_left_out",
     ),
     Defect(
         "empty-input-gives-nan",
@@ -162,7 +162,7 @@ DEFECTS = (
         f"{OPS}/backends.py",
         "_backend.get(_default)",
         '_backend.get("auto")',
-        "tests/ops/test_backends.py",
+        "tests/ops/test_backends.py::test_the_choice_of_a_process",
     ),
     Defect(
         "triton-gradient-through-coarse-variance-halved",
@@ -212,7 +212,7 @@ DEFECTS = (
         "ilm_plugins/checkpoints.py",
         "for prefix in OF_WRAPPERS * 2:",
         "for prefix in OF_WRAPPERS:",
-        "tests/test_checkpoints.py tests/test_surgery.py",
+        "tests/test_surgery.py::test_versions_of_modules_are_kept tests/test_checkpoints.py",
     ),
     # ---- analysis
     Defect(
@@ -283,7 +283,8 @@ DEFECTS = (
         f"{HARNESS}/detectron2/norms.py",
         "layer = self[self.level]",
         "layer = self[0]",
-        "tests/integrations/detectron2/test_norms.py",
+        "tests/integrations/detectron2/test_norms.py"
+        "::test_levels_share_parameters_and_keep_their_own_running_statistics",
     ),
     Defect(
         "validation-on-training-images",
@@ -351,7 +352,7 @@ DEFECTS = (
         f"{HARNESS}/openmmlab/faults.py",
         "finite = torch.isfinite(sum(losses))",
         "finite = ~torch.isnan(sum(losses))",
-        "tests/integrations/openmmlab/test_faults.py",
+        "tests/integrations/openmmlab/test_faults.py::test_only_losses_count_and_in_float32",
     ),
     # ---- reproduction and configs
     Defect(

@@ -23,7 +23,8 @@ def test_a_defect_can_be_made(defect, root, tmp_path):
     if copy.suffix == ".py":
         ast.parse(copy.read_text(encoding="utf-8"))
     for test in defect.tests.split():
-        assert (root / test.partition("::")[0]).is_file()
+        path, _, name = test.partition("::")
+        assert f"def {name}" in (root / path).read_text(encoding="utf-8")
     with pytest.raises(ValueError, match=r"occurs [02-9] times in .*express the defect anew"):
         defect.apply(tmp_path)
 
