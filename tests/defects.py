@@ -1,8 +1,9 @@
 """Forty defects that the test suite must catch: ``python tests/defects.py [NAME ...]``.
 
-Each is made by itself in a copy of the tracked files. There the tests of the part that it is in run
-first, up to the first failure; if none fails, the everyday tests do. A test catches a defect if it
-fails with it and passes without it. A defect is a behaviour: where its code moves, express it anew.
+The script applies one at a time to a copy of the tracked files and runs pytest there, up to the
+first failure: the tests named with the defect, then, if they pass, the everyday tests. A test
+catches a defect if it fails with it and passes without it. A defect is a behaviour: when its code
+moves, express it anew.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 EVERYDAY = ("-m", "not long")
-#: Minutes that one run of pytest may take, of the part's own tests and of all.
+#: Minutes that pytest may take for the tests named with a defect, and for the whole suite.
 OWN, ALL = 10, 90
 #: Processes of pytest that run now.
 RUNNING: set[subprocess.Popen] = set()
@@ -458,10 +459,10 @@ def end(process: subprocess.Popen) -> None:
 
 
 def first_failure(root: Path, words: Sequence[str], minutes: float = OWN) -> str | None:
-    """The first test that fails on a copy, or None.
+    """Run pytest on a copy: the id of the first test that fails, or None.
 
     Args:
-        words: of pytest's command line: which tests.
+        words: arguments of pytest that choose tests.
 
     Raises:
         RuntimeError: pytest runs no test, or fails itself.
@@ -478,11 +479,11 @@ def first_failure(root: Path, words: Sequence[str], minutes: float = OWN) -> str
 
 
 def catch(defect: Defect, folder: Path, everywhere: Sequence[str] | None) -> str | None:
-    """The first test that catches a defect, or None.
+    """Apply a defect and run tests: the id of the first that catches it, or None.
 
     Args:
-        folder: has an unchanged copy in ``unchanged``.
-        everywhere: pytest's options for what runs if the defect's own tests pass; None for nothing.
+        folder: contains an unchanged copy, ``unchanged``.
+        everywhere: pytest's options for the second run; None skips it.
     """
     root, unchanged = folder / defect.name, folder / "unchanged"
     # Without bytecode, by which Python might miss a change of the same second and size.
@@ -510,22 +511,22 @@ def line(defect: Defect, row: dict) -> str:
 
 
 def write(record: Path, rows: dict[str, dict]) -> None:
-    """Write the rows to a file, which is replaced when they are all there."""
+    """Write the rows to a temporary file and rename it to ``record``."""
     partial = record.with_name(f"{record.name}.partial")
     partial.write_text(json.dumps(rows, indent=1) + "\n")
     os.replace(partial, record)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make the defects that are asked for; the exit status is 0 if all are caught, else 1."""
+    """Apply the chosen defects and print the table; return 0 if all are caught, else 1."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these (default: all)")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--own-tests", action="store_true", help="no more than each one's own tests")
-    which.add_argument("--all-tests", action="store_true", help="after those, long ones as well")
+    which.add_argument("--own-tests", action="store_true", help="only tests named with a defect")
+    which.add_argument("--all-tests", action="store_true", help="then all tests, long ones too")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="at once (default: 1)")
     parser.add_argument(
-        "--record", metavar="FILE", help="JSON to keep rows in, with which a run goes on"
+        "--record", metavar="FILE", help="JSON with the rows so far; rows in it are not run again"
     )
     args = parser.parse_args(argv)
     known = {defect.name: defect for defect in DEFECTS}
@@ -539,7 +540,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     def row(defect: Defect) -> dict:
-        """A defect's row, which is made unless it is there."""
+        """A defect's row of the table, from the record or by running tests."""
         tried = "own" if everywhere is None else " ".join(everywhere) or "all"
         found = rows.get(defect.name, {})
         if found.get("digest") == defect.digest and (found["test"] or found["tried"] == tried):
