@@ -724,7 +724,9 @@ class Versioned(nn.Module):
         super()._load_from_state_dict(state, prefix, metadata, *args)
 
 
-@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    "wrapper", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
 def test_versions_of_modules_are_kept(wrapper):
     plain = nn.Sequential(Versioned())
     wrapped = plain

@@ -100,6 +100,15 @@ def test_option_a_shortcut():
     assert not y[:, :8].any() and not y[:, 24:].any()
 
 
+def test_a_cifar_block_halves_the_resolution_first():
+    """Its second convolution has a quarter of the pixels: 40.6 M multiply-adds for ResNet-20."""
+    with FlopCounterMode(display=False) as counter:
+        shapes(build("CifarResNet", depth=20), 32)
+    same = 9 * 16 * 16 * 32 * 32  # a convolution of any stage that keeps width and resolution
+    convolutions = 9 * 3 * 16 * 32 * 32 + 2 * same / 2 + 16 * same
+    assert counter.get_total_flops() / 2 / 2 == convolutions  # of two images
+
+
 @pytest.mark.parametrize("frozen_stages", [-1, 0, 2])
 def test_frozen_stages(frozen_stages):
     norm_cfg = {"type": "EN", "reduction": 8}

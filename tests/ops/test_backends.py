@@ -93,6 +93,13 @@ def test_every_dtype(name, dtype, layout, tiny_blocks):
         assert_agree(layer, x)
 
 
+@pytest.mark.parametrize("rest", range(4))
+def test_no_position_of_a_large_map_is_left_out(rest, tiny_blocks):
+    """Channels last sums positions in strands, here four, and adds those that are left over."""
+    layer = randomized(MAIN["ILMGN"])
+    assert_agree(layer, channels_last(inputs(2, CHANNELS, 132 + rest, 1)))
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "last"])
 @pytest.mark.parametrize("channels", [1024, 2048])
 @pytest.mark.parametrize("name", NORMS)

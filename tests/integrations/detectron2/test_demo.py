@@ -1,5 +1,6 @@
 """The demo: two models, their AP, and a picture of what they predict."""
 
+import json
 import os
 import re
 import subprocess
@@ -33,6 +34,13 @@ def test_it_trains_evaluates_and_draws(root, datasets, tmp_path, capfd):
         picture = Image.open(tmp_path / f"mask_rcnn_R_18_FPN_{norm}" / "predictions.png")
         assert picture.width > 1500 and picture.height > 500
         assert np.asarray(picture).std() > 20
+
+
+def test_the_table_has_the_last_evaluation_of_its_folder(tmp_path):
+    """Of a folder in which the demo has run before, or that is evaluated now and then."""
+    entries = [{"bbox/AP": 1.0, "segm/AP": 2.0}, {"bbox/AP": 71.1, "segm/AP": 66.0}, {"loss": 1.0}]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, entries)))
+    assert demo._row("GN", tmp_path, 90.0).split()[:4] == ["GN", "71.1", "66.0", "90"]
 
 
 def test_a_mistake_ends_it(root, datasets, tmp_path, capsys):

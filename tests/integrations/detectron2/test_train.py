@@ -153,6 +153,8 @@ def test_lazy_config_trains_resumes_and_evaluates(datasets, tmp_path, capfd):
     assert training.main([*run, "--resume", out, "train.max_iter=3"]) == 0
     state = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
     assert state["iteration"] == 2
+    # The evaluation at the end of each is an iteration after the last.
+    assert iterations(tmp_path / "out") == [0, 1, 2, 2, 3]
     assert state["model"]["roi_heads.box_head.conv1.norm.encode.weight"].shape == (2, 4)
     capfd.readouterr()
     weights = f"train.init_checkpoint={tmp_path / 'out' / 'model_final.pth'}"

@@ -1,0 +1,582 @@
+"""Forty defects that the test suite must catch: ``python tests/defects.py [NAME ...]``.
+
+The script applies one at a time to a copy of the tracked files and runs pytest there, up to the
+first failure: the tests named with the defect, then, if they pass, the everyday tests. A test
+catches a defect if it fails with it and passes without it. A defect is a behaviour: when its code
+moves, express it anew.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+EVERYDAY = ("-m", "not long")
+#: Minutes that pytest may take for the tests named with a defect, and for the whole suite.
+OWN, ALL = 10, 90
+#: Processes of pytest that run now.
+RUNNING: set[subprocess.Popen] = set()
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A plausible mistake, as a replacement of text in one file.
+
+    Attributes:
+        name: for the command line and the table.
+        behaviour: what a user can observe.
+        file: path below the root.
+        old: text that occurs exactly once in the file.
+        new: what takes its place.
+        tests: paths or node ids to run first, separated by spaces.
+    """
+
+    name: str
+    behaviour: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(repr((self.file, self.old, self.new)).encode()).hexdigest()[:12]
+
+    def apply(self, root: Path) -> None:
+        """Make the change below ``root``.
+
+        Raises:
+            ValueError: ``old`` does not occur exactly once.
+        """
+        path = root / self.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(self.old) != 1:
+            raise ValueError(
+                f"{self.name}: {self.old!r} occurs {text.count(self.old)} times in {self.file}, "
+                "expected once; express the defect anew"
+            )
+        path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+
+
+LAYERS, OPS, HARNESS = "ilm_plugins/layers", "ilm_plugins/ops", "ilm_plugins/integrations"
+EQUATIONS = "tests/layers/test_equations.py"
+
+DEFECTS = (
+    # ---- layers
+    Defect(
+        "assoc-mean-and-variance-swapped",
+        "AssocNorm's mean drives the shift and its variance the scale, not the other way round.",
+        f"{LAYERS}/assoc.py",
+        "from_mean, from_var = self.decode",
+        "from_var, from_mean = self.decode",
+        EQUATIONS,
+    ),
+    Defect(
+        "ilm-activations-swapped",
+        "Of activations=(a, b) the variance gets a and the mean b.",
+        f"{LAYERS}/ilm.py",
+        "for_mean, for_var = (ACTIVATIONS",
+        "for_var, for_mean = (ACTIVATIONS",
+        EQUATIONS,
+    ),
+    Defect(
+        "decoders-start-uniform",
+        'With init="normal" the decoders start from a uniform distribution.',
+        f"{LAYERS}/autoencoder.py",
+        'decoder = "zeros" if init == "identity" else encoder',
+        'decoder = "zeros" if init == "identity" else "default"',
+        "tests/layers/test_options.py",
+    ),
+    Defect(
+        "eps-left-out-of-fine-groups",
+        "Where key groups are finer than groups, eps is missing in the fine groups' deviation.",
+        f"{LAYERS}/autoencoder.py",
+        "(var + eps).view(groups)",
+        "var.view(groups)",
+        f"{EQUATIONS} tests/ops/test_backends.py",
+    ),
+    Defect(
+        "running-variance-biased",
+        "The running variance is of the biased variances, unlike BatchNorm's.",
+        f"{LAYERS}/statistics.py",
+        "var * (count / (count - 1))",
+        "var",
+        f"{EQUATIONS}::test_running_statistics_are_those_of_batch_norm",
+    ),
+    Defect(
+        "evaluation-moves-running-statistics",
+        "EN and SN move their running statistics in evaluation, too.",
+        f"{LAYERS}/statistics.py",
+        "if self.uses_batch_statistics:",
+        "if self.running_mean is not None:",
+        f"{EQUATIONS}::test_a_layer_without_trainable_affine_parameters_is_frozen",
+    ),
+    Defect(
+        "frozen-layers-move",
+        "EN and SN in a frozen stage go on to use the batch's statistics.",
+        f"{LAYERS}/statistics.py",
+        " and self.training and not self.frozen",
+        " and self.training",
+        f"{EQUATIONS}::test_a_layer_without_trainable_affine_parameters_is_frozen "
+        "tests/integrations/detectron2/test_freezing.py",
+    ),
+    # ---- ops
+    Defect(
+        "sign-of-the-centers-gradient",
+        "The gradient of x through the mean has the wrong sign.",
+        f"{OPS}/fused.py",
+        "torch.addcmul(dmean, through_center, rstd, value=-1)",
+        "torch.addcmul(dmean, through_center, rstd)",
+        f"{EQUATIONS} tests/ops/test_backends.py",
+    ),
+    Defect(
+        "last-position-left-out",
+        "Moments of large channels-last maps of some sizes leave out the last position.",
+        f"{OPS}/native_kernels.py",
+        "if bulk < length:",
+        "if bulk < length - 1:",
+        "tests/ops/test_backends.py::test_no_position_of_a_large_map_is_left_out",
+    ),
+    Defect(
+        "empty-input-gives-nan",
+        "A batch without instances gives gradients of NaN.",
+        f"{OPS}/reference.py",
+        "average = torch.mean if x.numel() > 0 else torch.sum",
+        "average = torch.mean",
+        "tests/layers/test_behaviour.py",
+    ),
+    Defect(
+        "backend-variable-ignored",
+        "The environment variable ILM_PLUGINS_BACKEND has no effect.",
+        f"{OPS}/backends.py",
+        "_backend.get(_default)",
+        '_backend.get("auto")',
+        "tests/ops/test_backends.py::test_the_choice_of_a_process",
+    ),
+    Defect(
+        "triton-gradient-through-coarse-variance-halved",
+        "The Triton kernels halve the gradient of the means through a coarse group's variance.",
+        f"{OPS}/triton_kernels/vectors.py",
+        "2.0 * d_var * offset",
+        "d_var * offset",
+        "tests/ops/test_triton_kernels.py",
+    ),
+    # ---- surgery
+    Defect(
+        "convert-unfreezes",
+        "convert() makes weights trainable that were frozen.",
+        "ilm_plugins/surgery/models.py",
+        "requires_grad_(trained[name])",
+        "requires_grad_(True)",
+        "tests/test_surgery.py",
+    ),
+    Defect(
+        "revert-takes-what-was-trained",
+        "revert() makes a GroupNorm of a layer of which one decoder has been trained.",
+        "ilm_plugins/surgery/rules.py",
+        "if any(own[name].any() for name in _DECODERS)",
+        "if all(own[name].any() for name in _DECODERS)",
+        "tests/test_surgery.py",
+    ),
+    # ---- checkpoints
+    Defect(
+        "checkpoint-written-in-place",
+        "A run that is killed while it writes a checkpoint loses the one before.",
+        "ilm_plugins/checkpoints.py",
+        "path.with_name(path.name + PARTIAL)",
+        "path",
+        "tests/test_checkpoints.py",
+    ),
+    Defect(
+        "pickle-runs-code",
+        "A .pkl checkpoint runs the code that is in it.",
+        "ilm_plugins/checkpoints.py",
+        "pickle.Unpickler if unsafe else ArrayUnpickler",
+        "pickle.Unpickler",
+        "tests/test_checkpoints.py",
+    ),
+    Defect(
+        "prefix-of-nested-wrappers-stays",
+        "A checkpoint of a model in DistributedDataParallel within torch.compile does not fit.",
+        "ilm_plugins/checkpoints.py",
+        "for prefix in OF_WRAPPERS * 2:",
+        "for prefix in OF_WRAPPERS:",
+        "tests/test_surgery.py::test_versions_of_modules_are_kept tests/test_checkpoints.py",
+    ),
+    # ---- analysis
+    Defect(
+        "analysis-in-training-mode",
+        "Analysis of a model in training mode uses the batch's statistics, and moves running ones.",
+        "ilm_plugins/analysis/collect.py",
+        "with evaluating(model), watching(",
+        "with watching(",
+        "tests/analysis/test_collect.py",
+    ),
+    Defect(
+        "root-of-the-mean-square-is-no-root",
+        "How far an image moves omega and beta is the mean square, not its root.",
+        "ilm_plugins/analysis/rescaling.py",
+        "values.square().mean(1).sqrt()",
+        "values.square().mean(1)",
+        "tests/analysis/test_reports.py",
+    ),
+    # ---- data
+    Defect(
+        "boxes-as-corners",
+        "The boxes of the generated data set are (x0, y0, x1, y1), not COCO's (x, y, w, h).",
+        "ilm_plugins/data/shapes.py",
+        "(*low.tolist(), *(high - low).tolist())",
+        "(*low.tolist(), *high.tolist())",
+        "tests/data/test_shapes.py",
+    ),
+    Defect(
+        "pairs-flipped-apart",
+        "The input and the target of a pair are flipped independently.",
+        "ilm_plugins/data/pairs.py",
+        "crop[:, ::-1] if flipped else crop",
+        "crop[:, ::-1] if rng.random() < flip else crop",
+        "tests/data/test_pairs.py",
+    ),
+    # ---- models
+    Defect(
+        "stride-in-the-second-convolution",
+        "A CIFAR ResNet halves the resolution in a block's second convolution, not in its first.",
+        "ilm_plugins/models/cifar_resnet.py",
+        """3, norm_cfg, self.stride)
+        self.conv2 = conv(out_channels, out_channels, 3, norm_cfg, act_cfg=None)""",
+        """3, norm_cfg)
+        self.conv2 = conv(out_channels, out_channels, 3, norm_cfg, self.stride, act_cfg=None)""",
+        "tests/models/test_backbones.py",
+    ),
+    Defect(
+        "dropout-in-a-block-too-many",
+        "pix2pix's generator has dropout in four blocks, not in three.",
+        "ilm_plugins/models/pix2pix.py",
+        "i < dropout_blocks",
+        "i <= dropout_blocks",
+        "tests/models/test_pix2pix.py",
+    ),
+    # ---- evaluation
+    Defect(
+        "ssim-by-each-images-range",
+        "SSIM takes the range of each pair of images in place of 255.",
+        "ilm_plugins/evaluation/images.py",
+        "data_range=255.0",
+        "data_range=None",
+        "tests/evaluation/test_images.py",
+    ),
+    # ---- integrations
+    Defect(
+        "levels-share-running-statistics",
+        "In RetinaNet all levels of the pyramid share EN's and SN's running statistics.",
+        f"{HARNESS}/detectron2/norms.py",
+        "layer = self[self.level]",
+        "layer = self[0]",
+        "tests/integrations/detectron2/test_norms.py"
+        "::test_levels_share_parameters_and_keep_their_own_running_statistics",
+    ),
+    Defect(
+        "validation-on-training-images",
+        "detectron2's data set shapes_val has the training images.",
+        f"{HARNESS}/detectron2/datasets.py",
+        '"shapes_val": "validation"',
+        '"shapes_val": "training"',
+        "tests/integrations/detectron2/test_datasets.py",
+    ),
+    Defect(
+        "lazy-resume-repeats-an-iteration",
+        "A LazyConfig that is resumed repeats the iteration before its checkpoint.",
+        f"{HARNESS}/detectron2/train.py",
+        "trainer.iter + 1 if resumed else 0",
+        "trainer.iter if resumed else 0",
+        "tests/integrations/detectron2/test_train.py"
+        "::test_lazy_config_trains_resumes_and_evaluates",
+    ),
+    Defect(
+        "norm-eval-ignored",
+        "With OpenMMLab's norm_eval=True EN and SN train on.",
+        f"{HARNESS}/openmmlab/norms.py",
+        'if mode and getattr(self, "norm_eval", False):',
+        'if not mode and getattr(self, "norm_eval", False):',
+        "tests/integrations/openmmlab/test_norms.py",
+    ),
+    Defect(
+        "resumed-epoch-begins-anew",
+        "A run that is resumed within an epoch sees that epoch's first images again.",
+        f"{HARNESS}/openmmlab/exact.py",
+        "order[self.first :]",
+        "order",
+        "tests/integrations/openmmlab/test_translation.py"
+        "::test_a_killed_run_resumes_to_the_same_weights",
+    ),
+    # ---- running
+    Defect(
+        "folder-for-several-trainings",
+        "Two trainings write to one output folder at the same time.",
+        f"{HARNESS}/training.py",
+        "fcntl.LOCK_EX | fcntl.LOCK_NB",
+        "fcntl.LOCK_SH | fcntl.LOCK_NB",
+        "tests/integrations/test_folders.py",
+    ),
+    Defect(
+        "signal-swallowed",
+        "A command that Ctrl-C has stopped ends as if it had done its work.",
+        f"{HARNESS}/stopping.py",
+        "raise Stop(came)",
+        "pass",
+        "tests/integrations/test_stopping.py",
+    ),
+    Defect(
+        "mistake-in-another-process-is-a-traceback",
+        "A mistake that a process other than the first meets is a traceback, not a line.",
+        f"{HARNESS}/training.py",
+        "if isinstance(error, ProcessRaisedException):",
+        "if isinstance(error, ProcessRaisedException) and error.error_index == 0:",
+        "tests/integrations/test_failures.py tests/integrations/detectron2/test_faults.py"
+        "::test_a_mistake_that_only_one_process_meets_is_told",
+    ),
+    Defect(
+        "infinite-loss-trains-on",
+        "With MMEngine a loss that is infinite, but not NaN, ends no training.",
+        f"{HARNESS}/openmmlab/faults.py",
+        "finite = torch.isfinite(sum(losses))",
+        "finite = ~torch.isnan(sum(losses))",
+        "tests/integrations/openmmlab/test_faults.py::test_only_losses_count_and_in_float32",
+    ),
+    # ---- reproduction and configs
+    Defect(
+        "shortened-run-is-a-full-recipe",
+        "The report shows a shortened run as a full recipe.",
+        "ilm_plugins/reproduction/records.py",
+        "if planned != recipe:",
+        "if planned > recipe:",
+        "tests/reproduction/test_records.py",
+    ),
+    Defect(
+        "every-seed-is-the-first",
+        "Runs of several seeds on MMEngine all have seed 0.",
+        f"{HARNESS}/openmmlab/runs.py",
+        "randomness.seed={seed}",
+        "randomness.seed=0",
+        "tests/reproduction/test_running.py::test_a_run_has_its_seed_folder_data_and_length",
+    ),
+    Defect(
+        "learning-rate-for-sixteen-images",
+        "Mask R-CNN on two images trains with the learning rate of sixteen.",
+        "configs/detectron2/Base-batch2.yaml",
+        "BASE_LR: 0.0025",
+        "BASE_LR: 0.02",
+        "tests/configs/test_detectron2.py::test_the_recipe_is_the_papers",
+    ),
+    Defect(
+        "iterations-of-the-other-schedule",
+        "Segmentation trains for 80,000 iterations, while the rate falls as for 100,000.",
+        "configs/mmseg/_base_/schedules/sgd_poly_100k.py",
+        "max_iters=100000",
+        "max_iters=80000",
+        "tests/configs/test_mmseg.py::test_the_recipe_is_the_papers",
+    ),
+    Defect(
+        "crop-on-its-side",
+        "Cityscapes' training crops are 1024 high and 512 wide, not the other way round.",
+        "configs/mmseg/_base_/datasets/cityscapes.py",
+        "crop_size=(512, 1024)",
+        "crop_size=(1024, 512)",
+        "tests/configs/test_mmseg.py::test_the_recipe_is_the_papers",
+    ),
+    # ---- tools and benchmarks
+    Defect(
+        "demo-shows-the-first-evaluation",
+        "The demo's table has the AP of the first evaluation in its folder, not of the last.",
+        f"{HARNESS}/detectron2/demo.py",
+        'if "bbox/AP" in line][-1]',
+        'if "bbox/AP" in line][0]',
+        "tests/integrations/detectron2/test_demo.py",
+    ),
+    Defect(
+        "benchmark-ratios-upside-down",
+        "The benchmark's ratios are of the baseline's time to the layer's.",
+        "benchmarks/measure.py",
+        "[a / b for a, b in",
+        "[b / a for a, b in",
+        "tests/benchmarks/test_benchmarks.py",
+    ),
+)
+
+
+def copy(root: Path) -> None:
+    """Copy the tracked files, as they are in the working tree, to ``root``."""
+    command = "git", "-C", str(ROOT), "ls-files", "-z"
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+
+
+def python(root: Path, *words: str, minutes: float = OWN) -> tuple[int, str]:
+    """Run Python on a copy: its exit status, and what it has printed.
+
+    Raises:
+        subprocess.TimeoutExpired: it takes longer.
+    """
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    RUNNING.add(process)
+    try:
+        printed, _ = process.communicate(timeout=60 * minutes)
+    finally:
+        end(process)
+    return process.returncode, printed
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill a process, if it still runs, and all in its session."""
+    RUNNING.discard(process)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def first_failure(root: Path, words: Sequence[str], minutes: float = OWN) -> str | None:
+    """Run pytest on a copy: the id of the first test that fails, or None.
+
+    Args:
+        words: arguments of pytest that choose tests.
+
+    Raises:
+        RuntimeError: pytest runs no test, or fails itself.
+    """
+    options = "-x", "-q", "-p", "no:cacheprovider"
+    status, printed = python(root, "-m", "pytest", *options, *words, minutes=minutes)
+    if status == 0:
+        return None
+    summary = printed.rpartition("short test summary info")[2]
+    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", summary, re.MULTILINE)
+    if status not in (1, 2) or found is None:
+        raise RuntimeError(f"pytest {' '.join(words)} ends with {status}: {printed[-2000:]}")
+    return found[1]
+
+
+def catch(defect: Defect, folder: Path, everywhere: Sequence[str] | None) -> str | None:
+    """Apply a defect and run tests: the id of the first that catches it, or None.
+
+    Args:
+        folder: contains an unchanged copy, ``unchanged``.
+        everywhere: pytest's options for the second run; None skips it.
+    """
+    root, unchanged = folder / defect.name, folder / "unchanged"
+    # Without bytecode, by which Python might miss a change of the same second and size.
+    shutil.copytree(unchanged, root, ignore=shutil.ignore_patterns("__pycache__"))
+    defect.apply(root)
+    runs = [((*EVERYDAY, *defect.tests.split()), OWN)]
+    runs += [(everywhere, ALL)] if everywhere is not None else []
+    #: Tests that fail without the defect, too.
+    broken: list[str] = []
+    try:
+        for words, minutes in runs:
+            while test := first_failure(root, (*words, *broken), minutes):
+                if first_failure(unchanged, (test,)) is None:
+                    return test
+                broken.append(f"--deselect={test}")
+        return None
+    finally:
+        shutil.rmtree(root)
+
+
+def line(defect: Defect, row: dict) -> str:
+    """A row of the table: the defect, seconds, and what has caught it."""
+    caught_by = row["test"] or f"NOT CAUGHT: {row['note'] or defect.behaviour}"
+    return f"{defect.name:46} {row['seconds']:7.1f} s  {caught_by}"
+
+
+def write(record: Path, rows: dict[str, dict]) -> None:
+    """Write the rows to a temporary file and rename it to ``record``."""
+    partial = record.with_name(f"{record.name}.partial")
+    partial.write_text(json.dumps(rows, indent=1) + "\n")
+    os.replace(partial, record)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Apply the chosen defects and print the table; return 0 if all are caught, else 1."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these (default: all)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--own-tests", action="store_true", help="only tests named with a defect")
+    which.add_argument("--all-tests", action="store_true", help="then all tests, long ones too")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="at once (default: 1)")
+    parser.add_argument(
+        "--record", metavar="FILE", help="JSON with the rows so far; rows in it are not run again"
+    )
+    args = parser.parse_args(argv)
+    known = {defect.name: defect for defect in DEFECTS}
+    for name in args.names:
+        if name not in known:
+            parser.error(f"no defect {name!r}; the defects are {', '.join(known)}")
+    everywhere = None if args.own_tests else () if args.all_tests else EVERYDAY
+    record = Path(args.record) if args.record else None
+    rows = json.loads(record.read_text()) if record and record.exists() else {}
+    chosen = [known[name] for name in args.names or known]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    def row(defect: Defect) -> dict:
+        """A defect's row of the table, from the record or by running tests."""
+        tried = "own" if everywhere is None else " ".join(everywhere) or "all"
+        found = rows.get(defect.name, {})
+        if found.get("digest") == defect.digest and (found["test"] or found["tried"] == tried):
+            return found
+        start = time.monotonic()
+        try:
+            test, note = catch(defect, folder, everywhere), None
+        except (RuntimeError, ValueError, subprocess.TimeoutExpired) as error:
+            test, note = None, str(error)
+        seconds = round(time.monotonic() - start, 1)
+        found = {"digest": defect.digest, "file": defect.file, "test": test, "seconds": seconds}
+        return {**found, "tried": tried, "note": note}
+
+    with tempfile.TemporaryDirectory(prefix="defects-") as name:
+        folder = Path(name)
+        copy(folder / "unchanged")
+        where = "import ilm_plugins; print(ilm_plugins.__file__)"
+        _, printed = python(folder / "unchanged", "-c", where)
+        if not printed.startswith(name):
+            raise RuntimeError(f"the copy in {name} is not imported, but {printed.strip()}")
+        pool = ThreadPoolExecutor(args.jobs)
+        try:
+            tasks = {pool.submit(row, defect): defect for defect in chosen}
+            for task in as_completed(tasks):
+                found = rows[tasks[task].name] = task.result()
+                print(line(tasks[task], found), flush=True)
+                if record:
+                    write(record, rows)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in {*RUNNING}:
+                end(process)
+    caught = sum(rows[defect.name]["test"] is not None for defect in chosen)
+    print(f"{caught} of {len(chosen)} defects are caught")
+    return int(caught < len(chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
