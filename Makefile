@@ -12,6 +12,22 @@ python = "cp%d%d" % sys.version_info[:2]
 print("-".join((python, platform.machine(), "torch" + torch.__version__, kind, packages)))
 endef
 export ALIKE
+# Shell: set $$wheels to the folder of the compiled mmcv. Compiling takes minutes, and more by half
+# with Python's usual -g: the wheel is kept for environments that are alike.
+define compile_mmcv
+set -e; \
+wheels="$(WHEELS)/$$($(BIN)/python -c "$$ALIKE" requirements/mmcv.txt)"; \
+if [ ! -d "$$wheels" ]; then \
+	mkdir -p "$(WHEELS)"; \
+	new=$$(mktemp -d "$(WHEELS)/.new-XXXXXX"); \
+	trap 'rm -rf "$$new"' EXIT; trap 'exit 1' INT TERM; \
+	CPPFLAGS="$$CPPFLAGS -g0" PATH="$$(cd $(BIN) && pwd):$$PATH" \
+		$(BIN)/pip wheel --progress-bar off --no-cache-dir --no-deps --no-build-isolation \
+		--wheel-dir "$$new" -r requirements/mmcv.txt; \
+	mv -T "$$new" "$$wheels" || [ -d "$$wheels" ]; \
+fi
+endef
+COMPILED := $(VENV)/mmcv-compiled
 DEMO_CONFIGS := configs/detectron2/shapes
 # Otherwise glibc gives large freed blocks back and faults them in again, a tenth of the demo's time.
 DEMO := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python tools/demo.py
@@ -99,24 +115,31 @@ $(VENV)/.detectron2: requirements/detectron2.txt requirements/detectron2-wheel.t
 
 install-openmmlab: $(VENV)/.openmmlab
 
-# mmcv is compiled, which takes minutes (more by half with Python's usual -g): its wheel is kept for
-# environments that are alike.
-$(VENV)/.openmmlab: requirements/openmmlab.txt requirements/openmmlab-packages.txt | $(BIN)/python
+$(VENV)/.openmmlab: $(VENV)/.openmmlab-packages requirements/mmcv.txt
+	$(compile_mmcv); $(BIN)/pip install --no-index --no-deps --force-reinstall "$$wheels"/*.whl
+	rm -f $(VENV)/.mmcv-lite
+	touch $@
+
+$(VENV)/.openmmlab-packages: requirements/openmmlab.txt requirements/openmmlab-packages.txt | $(BIN)/python
 	$(BIN)/pip install --progress-bar off setuptools==80.9.0 wheel==0.48.0
 	$(BIN)/pip install --progress-bar off --no-deps -r requirements/openmmlab.txt
-	set -e; \
-	alike=$$($(BIN)/python -c "$$ALIKE" requirements/openmmlab-packages.txt); \
-	wheels="$(WHEELS)/$$alike"; \
-	if [ ! -d "$$wheels" ]; then \
-		mkdir -p "$(WHEELS)"; \
-		new=$$(mktemp -d "$(WHEELS)/.new-XXXXXX"); \
-		trap 'rm -rf "$$new"' EXIT; trap 'exit 1' INT TERM; \
-		CPPFLAGS="$$CPPFLAGS -g0" PATH="$$(cd $(BIN) && pwd):$$PATH" \
-			$(BIN)/pip wheel --progress-bar off --no-deps --no-build-isolation \
-			--wheel-dir "$$new" -r requirements/openmmlab-packages.txt; \
-		mv -T "$$new" "$$wheels" || [ -d "$$wheels" ]; \
-	fi; \
-	$(BIN)/pip install --no-index --no-deps --force-reinstall "$$wheels"/*.whl
+	$(BIN)/pip install --progress-bar off --no-deps --no-build-isolation \
+		-r requirements/openmmlab-packages.txt
+	touch $@
+
+# For the everyday tests, mmcv without its compiled operators: a build that sees no torch leaves
+# them out and takes seconds. pip must not keep that wheel, or it would pass for the compiled one.
+$(VENV)/.mmcv-lite: $(VENV)/.openmmlab-packages requirements/mmcv.txt
+	set -e; new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; trap 'exit 1' INT TERM; \
+	$(BIN)/pip wheel --progress-bar off --no-cache-dir --no-deps --wheel-dir "$$new" \
+		-r requirements/mmcv.txt; \
+	$(BIN)/pip install --no-index --no-deps --force-reinstall "$$new"/*.whl
+	touch $@
+
+# The compiled mmcv beside the environment, for the wide tests alone: on PYTHONPATH it comes first.
+$(VENV)/.mmcv-compiled: $(VENV)/.openmmlab-packages requirements/mmcv.txt
+	rm -rf $(COMPILED)
+	$(compile_mmcv); $(BIN)/pip install --no-index --no-deps --target $(COMPILED) "$$wheels"/*.whl
 	touch $@
 
 docs: install install-test

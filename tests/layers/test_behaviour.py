@@ -16,9 +16,8 @@ SHAPES = [(3, C), (3, C, 5), (3, C, 5, 4), (3, C, 3, 2, 4)]
 every_layer = pytest.mark.parametrize("name", NORMS)
 
 
-def build(name, **options):
-    torch.manual_seed(0)
-    return NORMS[name](C, **options)
+def build(name, channels=C, **options):
+    return NORMS[name](channels, **options)
 
 
 @every_layer
@@ -177,26 +176,29 @@ def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, train
     assert error <= 10 * plain_error
 
 
+@pytest.mark.parametrize("mean", [0, 100, 1000])
 @pytest.mark.parametrize("channels", [64, 256, 2048])
 @pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
 @pytest.mark.parametrize(
-    "backend, layout, bound",
+    "backend, layout, roundings",
     [
-        ("native", torch.contiguous_format, 1e-6),
-        ("native", torch.channels_last, 1e-5),
+        ("native", torch.contiguous_format, 0),
+        # torch may add positions in another order where another number of channels is beside them:
+        # a few roundings of the largest value, in the mean of the map.
+        ("native", torch.channels_last, 8),
         ("reference", torch.contiguous_format, 0),
         ("reference", torch.channels_last, 0),
     ],
     ids=str,
 )
-def test_instances_do_not_depend_on_their_batch(name, channels, backend, layout, bound):
-    # Products of matrices, which save time, round an instance differently in another batch.
-    layer, x = NORMS[name](channels), 100 + inputs(21, channels, 7, 7, dtype=torch.float32)
+def test_instances_do_not_depend_on_their_batch(name, channels, mean, backend, layout, roundings):
+    layer, x = build(name, channels), mean + inputs(21, channels, 7, 7, dtype=torch.float32)
     x = x.to(memory_format=layout)
     with use_backend(backend):
         together = layer(x)
         apart = torch.cat([layer(instance) for instance in x.split(1)])
-    assert (together - apart).abs().max() <= bound * together.abs().max()
+    error = (together - apart).abs().max() / together.abs().max()
+    assert error <= roundings * 2**-24 * x.abs().max() / (x - mean).abs().max()
 
 
 @pytest.mark.parametrize("instances", [2, 3, 5, 7])
