@@ -18,7 +18,8 @@ from .reference import Rescale, cast
 class ByHand(NamedTuple):
     """A rescale function and its vector-Jacobian product, written by hand for the CPU's sake.
 
-    ``vjp`` may multiply matrices, which rounds an instance's gradients differently in another batch.
+    ``vjp`` may multiply matrices, by which the last bits of an instance's gradients depend on its
+    batch.
     """
 
     #: What ``rescale`` takes -> scale, shift (N, C), and tensors that the other takes as ``kept``.

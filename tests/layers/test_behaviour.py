@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cases import CASES, CHANNELS, inputs, randomized
+from cases import CASES, CHANNELS, inputs, modes, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 
 C = 64
@@ -119,8 +119,7 @@ def test_non_contiguous_input(name):
         torch.testing.assert_close(layer(x), layer(x.clone(memory_format=torch.contiguous_format)))
 
 
-@every_layer
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@modes(NORMS)
 @pytest.mark.parametrize("shape", [(0, C), (0, C, 7, 7), (2, C, 0, 3)], ids=str)
 def test_empty_input_gives_zero_gradients_to_every_parameter(name, shape, training):
     layer = build(name).train(training)
@@ -143,8 +142,7 @@ def test_every_switch_gives_every_parameter_a_gradient(name):
         assert parameter.grad is not None, parameter_name
 
 
-@every_layer
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@modes(NORMS)
 def test_one_pixel_and_constant_maps_stay_finite(name, training):
     layer = build(name).train(training)
     for x in (torch.randn(1, C, 1, 1), torch.full((2, C, 4, 4), 1e4), torch.zeros(1, C)):
@@ -154,8 +152,7 @@ def test_one_pixel_and_constant_maps_stay_finite(name, training):
         assert y.isfinite().all() and x.grad.isfinite().all()
 
 
-@every_layer
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@modes(NORMS)
 @pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "trained"])
 def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, training):
     x = 1000 + torch.randn(4, C, 16, 16, generator=torch.Generator().manual_seed(0))

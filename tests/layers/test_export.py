@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cases import inputs
+from cases import inputs, modes
 from ilm_plugins import NORMS
 from ilm_plugins.layers.base import AdaptiveNorm
 
@@ -25,7 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 every_layer = pytest.mark.parametrize("name", NORMS)
-modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
 
 def build(name, training=False):
@@ -153,8 +152,7 @@ def test_what_is_recorded_in_training_mode_goes_on_training(name, record):
     assert all((b != a).any() for b, a in zip(before, recorded.buffers(), strict=True))
 
 
-@every_layer
-@modes
+@modes(NORMS)
 def test_traces_are_saved_and_trained(name, training):
     layer, x = build(name, training), inputs(3, C, 4, 5, dtype=torch.float32)
     traced = reloaded(by_trace(copy.deepcopy(layer), inputs(2, C, 6, 6, dtype=torch.float32)))
@@ -199,8 +197,7 @@ def test_a_model_is_scripted_around_traced_layers(name):
 # ---- torch.compile
 
 
-@every_layer
-@modes
+@modes(NORMS)
 def test_compiled_once_for_every_batch_and_size(name, training):
     from torch._dynamo.testing import CompileCounterWithBackend
 
