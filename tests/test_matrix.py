@@ -101,6 +101,7 @@ def test_an_unknown_leg_is_told(capsys):
     assert "no leg 'py27'; the legs are py312-bare, " in capsys.readouterr().err
 
 
+@pytest.mark.wide
 def test_counts_are_those_of_the_run(tmp_path):
     test, results = tmp_path / "test_it.py", tmp_path / "results.xml"
     assert matrix.counts(results, 0) == {"passed": 0, "skipped": 0, "failed": 1}

@@ -25,6 +25,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 every_layer = pytest.mark.parametrize("name", NORMS)
+#: Of an auto-encoder and of a mixture every day, of all layers in the wide tests.
+one_of_each_kind = pytest.mark.parametrize(
+    "name", [n if n in ("ILMGN", "EN") else pytest.param(n, marks=pytest.mark.wide) for n in NORMS]
+)
 
 
 def build(name, training=False):
@@ -90,12 +94,13 @@ def assert_onnx_agrees(model, example, others, export):
 
 
 @exporters
-@every_layer
+@one_of_each_kind
 def test_onnx_for_any_batch_and_size(name, export):
     example, *others = (inputs(*shape, dtype=torch.float32) for shape in SHAPES)
     assert_onnx_agrees(build(name), example, others, export)
 
 
+@pytest.mark.wide
 @exporters
 @pytest.mark.parametrize("name", ["EN", "SN"])
 def test_onnx_in_training_mode_uses_the_statistics_of_the_batch(name, export):
@@ -198,6 +203,7 @@ def test_a_model_is_scripted_around_traced_layers(name):
 
 
 @modes(NORMS)
+@pytest.mark.wide
 def test_compiled_once_for_every_batch_and_size(name, training):
     from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -254,7 +260,10 @@ def resnet_50(norm):
 @pytest.mark.parametrize("record", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize(
     "name, make",
-    [("ILMGN", resnet), *(pytest.param(n, resnet_50, marks=pytest.mark.long) for n in NORMS)],
+    [
+        pytest.param("ILMGN", resnet, marks=pytest.mark.wide),
+        *(pytest.param(n, resnet_50, marks=pytest.mark.long) for n in NORMS),
+    ],
 )
 def test_a_model_for_any_batch_and_size(name, make, record):
     torch.manual_seed(0)
