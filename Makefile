@@ -28,6 +28,10 @@ if [ ! -d "$$wheels" ]; then \
 fi
 endef
 COMPILED := $(VENV)/mmcv-compiled
+# The everyday tests take mmcv as it is there, by default without its compiled operators.
+MMCV := $(if $(wildcard $(VENV)/.openmmlab),,$(VENV)/.mmcv-lite)
+# Files whole: the tests of a file share what has been trained for them.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 DEMO_CONFIGS := configs/detectron2/shapes
 # Otherwise glibc gives large freed blocks back and faults them in again, a tenth of the demo's time.
 DEMO := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python tools/demo.py
@@ -36,16 +40,17 @@ DEMO := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BI
 LEGS :=
 
 .NOTPARALLEL:
-.PHONY: help docs demo demo-compare bench test test-all coverage matrix lint format install install-test \
+.PHONY: help docs demo demo-compare bench test test-wide test-all coverage matrix lint format install install-test \
 	install-detectron2 install-openmmlab clean
 
 help:
 	@echo "make demo                train a small Mask R-CNN with an ILM+GN box head, and show it"
 	@echo "make demo-compare        the same under GN and under ILM+GN"
 	@echo "make bench               time the layers and whole models; a table, JSON and a plot"
-	@echo "make test                lint and the test suite"
+	@echo "make test                lint and the everyday tests"
+	@echo "make test-wide           more tests: mmcv's compiled operators, the site, exports, torchrun"
 	@echo "make docs                the documentation site, in output/site"
-	@echo "make test-all            also coverage, what is too long for every day, and the whole matrix"
+	@echo "make test-all            both, coverage, the long tests and the whole matrix"
 	@echo "make coverage            the lines and branches that the test suite runs"
 	@echo "make matrix              the test suite under other Pythons, under the oldest and the newest"
 	@echo "                         torch, without the frameworks; LEGS=... for some of them"
@@ -62,15 +67,20 @@ demo-compare: install install-detectron2
 bench: install install-detectron2
 	$(BIN)/python -m benchmarks
 
-test: lint install install-test install-detectron2 install-openmmlab
-	$(BIN)/python -m pytest -n 2 -m "not long"
+test: lint install install-test install-detectron2 $(MMCV)
+	$(PYTEST) -m "not wide and not long" --durations 10
+	@echo "The everyday tests passed. Skipped ones name above what they need."
 
-test-all: lint coverage
-	$(BIN)/python -m pytest -n 2 -m long
+test-wide: install install-test install-detectron2 $(VENV)/.mmcv-compiled
+	PYTHONPATH="$(COMPILED):$$PYTHONPATH" $(PYTEST) -m "wide and not long" --durations 10
+	@echo "The wide tests passed. Skipped ones name above what they need."
+
+test-all: test test-wide coverage
+	PYTHONPATH="$(COMPILED):$$PYTHONPATH" $(PYTEST) -m long
 	$(PYTHON) tests/matrix.py --strict $(LEGS)
 
-coverage: install install-test install-detectron2 install-openmmlab
-	$(BIN)/python -m pytest -n 2 -m "not long" --cov
+coverage: install install-test install-detectron2 $(VENV)/.mmcv-compiled
+	PYTHONPATH="$(COMPILED):$$PYTHONPATH" $(PYTEST) -m "not long" --cov
 
 matrix:
 	$(PYTHON) tests/matrix.py $(LEGS)
