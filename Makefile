@@ -12,6 +12,26 @@ python = "cp%d%d" % sys.version_info[:2]
 print("-".join((python, platform.machine(), "torch" + torch.__version__, kind, packages)))
 endef
 export ALIKE
+# Shell: set $$wheels to the folder of the compiled mmcv. Compiling takes minutes, and more by half
+# with Python's usual -g: the wheel is kept for environments that are alike.
+define compile_mmcv
+set -e; \
+wheels="$(WHEELS)/$$($(BIN)/python -c "$$ALIKE" requirements/mmcv.txt)"; \
+if [ ! -d "$$wheels" ]; then \
+	mkdir -p "$(WHEELS)"; \
+	new=$$(mktemp -d "$(WHEELS)/.new-XXXXXX"); \
+	trap 'rm -rf "$$new"' EXIT; trap 'exit 1' INT TERM; \
+	CPPFLAGS="$$CPPFLAGS -g0" PATH="$$(cd $(BIN) && pwd):$$PATH" \
+		$(BIN)/pip wheel --progress-bar off --no-cache-dir --no-deps --no-build-isolation \
+		--wheel-dir "$$new" -r requirements/mmcv.txt; \
+	mv -T "$$new" "$$wheels" || [ -d "$$wheels" ]; \
+fi
+endef
+COMPILED := $(VENV)/mmcv-compiled
+# The everyday tests take mmcv as it is there, by default without its compiled operators.
+MMCV := $(if $(wildcard $(VENV)/.openmmlab),,$(VENV)/.mmcv-lite)
+# Files whole: the tests of a file share what has been trained for them.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 DEMO_CONFIGS := configs/detectron2/shapes
 # Otherwise glibc gives large freed blocks back and faults them in again, a tenth of the demo's time.
 DEMO := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python tools/demo.py
@@ -20,16 +40,17 @@ DEMO := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BI
 LEGS :=
 
 .NOTPARALLEL:
-.PHONY: help docs demo demo-compare bench test test-all coverage matrix lint format install install-test \
+.PHONY: help docs demo demo-compare bench test test-wide test-all coverage matrix lint format install install-test \
 	install-detectron2 install-openmmlab clean
 
 help:
 	@echo "make demo                train a small Mask R-CNN with an ILM+GN box head, and show it"
 	@echo "make demo-compare        the same under GN and under ILM+GN"
 	@echo "make bench               time the layers and whole models; a table, JSON and a plot"
-	@echo "make test                lint and the test suite"
+	@echo "make test                lint and the everyday tests"
+	@echo "make test-wide           more tests: mmcv's compiled operators, the site, exports, torchrun"
 	@echo "make docs                the documentation site, in output/site"
-	@echo "make test-all            also coverage, what is too long for every day, and the whole matrix"
+	@echo "make test-all            both, coverage, the long tests and the whole matrix"
 	@echo "make coverage            the lines and branches that the test suite runs"
 	@echo "make matrix              the test suite under other Pythons, under the oldest and the newest"
 	@echo "                         torch, without the frameworks; LEGS=... for some of them"
@@ -46,15 +67,20 @@ demo-compare: install install-detectron2
 bench: install install-detectron2
 	$(BIN)/python -m benchmarks
 
-test: lint install install-test install-detectron2 install-openmmlab
-	$(BIN)/python -m pytest -n 2 -m "not long"
+test: lint install install-test install-detectron2 $(MMCV)
+	$(PYTEST) -m "not wide and not long" --durations 10
+	@echo "The everyday tests passed. Skipped ones name above what they need."
 
-test-all: lint coverage
-	$(BIN)/python -m pytest -n 2 -m long
+test-wide: install install-test install-detectron2 $(VENV)/.mmcv-compiled
+	PYTHONPATH="$(COMPILED):$$PYTHONPATH" $(PYTEST) -m "wide and not long" --durations 10
+	@echo "The wide tests passed. Skipped ones name above what they need."
+
+test-all: test test-wide coverage
+	PYTHONPATH="$(COMPILED):$$PYTHONPATH" $(PYTEST) -m long
 	$(PYTHON) tests/matrix.py --strict $(LEGS)
 
-coverage: install install-test install-detectron2 install-openmmlab
-	$(BIN)/python -m pytest -n 2 -m "not long" --cov
+coverage: install install-test install-detectron2 $(VENV)/.mmcv-compiled
+	PYTHONPATH="$(COMPILED):$$PYTHONPATH" $(PYTEST) -m "not long" --cov
 
 matrix:
 	$(PYTHON) tests/matrix.py $(LEGS)
@@ -99,24 +125,31 @@ $(VENV)/.detectron2: requirements/detectron2.txt requirements/detectron2-wheel.t
 
 install-openmmlab: $(VENV)/.openmmlab
 
-# mmcv is compiled, which takes minutes (more by half with Python's usual -g): its wheel is kept for
-# environments that are alike.
-$(VENV)/.openmmlab: requirements/openmmlab.txt requirements/openmmlab-packages.txt | $(BIN)/python
+$(VENV)/.openmmlab: $(VENV)/.openmmlab-packages requirements/mmcv.txt
+	$(compile_mmcv); $(BIN)/pip install --no-index --no-deps --force-reinstall "$$wheels"/*.whl
+	rm -f $(VENV)/.mmcv-lite
+	touch $@
+
+$(VENV)/.openmmlab-packages: requirements/openmmlab.txt requirements/openmmlab-packages.txt | $(BIN)/python
 	$(BIN)/pip install --progress-bar off setuptools==80.9.0 wheel==0.48.0
 	$(BIN)/pip install --progress-bar off --no-deps -r requirements/openmmlab.txt
-	set -e; \
-	alike=$$($(BIN)/python -c "$$ALIKE" requirements/openmmlab-packages.txt); \
-	wheels="$(WHEELS)/$$alike"; \
-	if [ ! -d "$$wheels" ]; then \
-		mkdir -p "$(WHEELS)"; \
-		new=$$(mktemp -d "$(WHEELS)/.new-XXXXXX"); \
-		trap 'rm -rf "$$new"' EXIT; trap 'exit 1' INT TERM; \
-		CPPFLAGS="$$CPPFLAGS -g0" PATH="$$(cd $(BIN) && pwd):$$PATH" \
-			$(BIN)/pip wheel --progress-bar off --no-deps --no-build-isolation \
-			--wheel-dir "$$new" -r requirements/openmmlab-packages.txt; \
-		mv -T "$$new" "$$wheels" || [ -d "$$wheels" ]; \
-	fi; \
-	$(BIN)/pip install --no-index --no-deps --force-reinstall "$$wheels"/*.whl
+	$(BIN)/pip install --progress-bar off --no-deps --no-build-isolation \
+		-r requirements/openmmlab-packages.txt
+	touch $@
+
+# For the everyday tests, mmcv without its compiled operators: a build that sees no torch leaves
+# them out and takes seconds. pip must not keep that wheel, or it would pass for the compiled one.
+$(VENV)/.mmcv-lite: $(VENV)/.openmmlab-packages requirements/mmcv.txt
+	set -e; new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; trap 'exit 1' INT TERM; \
+	$(BIN)/pip wheel --progress-bar off --no-cache-dir --no-deps --wheel-dir "$$new" \
+		-r requirements/mmcv.txt; \
+	$(BIN)/pip install --no-index --no-deps --force-reinstall "$$new"/*.whl
+	touch $@
+
+# The compiled mmcv beside the environment, for the wide tests alone: on PYTHONPATH it comes first.
+$(VENV)/.mmcv-compiled: $(VENV)/.openmmlab-packages requirements/mmcv.txt
+	rm -rf $(COMPILED)
+	$(compile_mmcv); $(BIN)/pip install --no-index --no-deps --target $(COMPILED) "$$wheels"/*.whl
 	touch $@
 
 docs: install install-test

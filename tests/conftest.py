@@ -1,21 +1,66 @@
-"""A data set of a few small images for every test that trains, in a folder of each process."""
+"""What all tests share: a seed for each, one thread, and a data set of a few small images."""
 
 import os
+import random
+import runpy
 import shutil
 import tempfile
+import zlib
 from pathlib import Path
 
 import pytest
 
+# Before torch is imported, and for all processes that tests start: pytest-xdist starts a worker for
+# each core, and more threads than cores take turns.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).parents[1]
+STAND_INS = Path(__file__).parent / "stand_ins"
 DATASETS = Path(tempfile.mkdtemp(prefix="ilm_plugins-tests-"))
 # detectron2 reads it once, when it registers its data sets. Hence no test may import this module,
 # which would run it a second time under another name: `root` and the rest are fixtures.
 os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--seed", type=int, default=0, help="of the random numbers of every test")
+
+
 def pytest_configure(config):
+    config.addinivalue_line("markers", "wide: beside the everyday tests; 'make test-wide' runs it")
     config.addinivalue_line("markers", "long: too long for every day; 'make test-all' runs it")
+    os.environ["ILM_PLUGINS_TEST_SEED"] = str(config.getoption("--seed"))
+    # pytest-xdist's workers inherit this from the first process.
+    if str(STAND_INS) not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+        paths = str(STAND_INS), os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        runpy.run_path(str(STAND_INS / "sitecustomize.py"))
+
+
+def seed_generators(name=""):
+    """Seed all generators by ``--seed``, and by a name for streams that must differ."""
+    import torch
+
+    seed = int(os.environ["ILM_PLUGINS_TEST_SEED"]) + zlib.crc32(name.encode()) % 2**16
+    torch.manual_seed(seed)
+    random.seed(seed)
+    try:
+        import numpy as np
+    except ImportError:
+        return
+    np.random.seed(seed)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef, request):
+    """Seed each fixture, which gives the same whichever test is the first to ask for it."""
+    seed_generators(fixturedef.argname)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    """Seed each test, which gives the same whatever ran before it."""
+    seed_generators()
 
 
 def pytest_unconfigure():

@@ -38,12 +38,12 @@ without_gpu = pytest.mark.skipif(CUDA, reason="there is a GPU: the tests run on 
 
 
 def run_interpreted(file, selection):
-    """Run a file's tests in a process that interprets kernels; ``selection`` is pytest's -k."""
+    """Run a file's tests in a process that interprets kernels; ``selection`` is pytest's -m."""
     pytest.importorskip("numpy", reason="Triton's interpreter needs numpy")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     result = subprocess.run(
-        [*command, "-k", f"{selection} and not test_under_the_interpreter"],
+        [*command, "-m", selection, "-k", "not test_under_the_interpreter"],
         env=environment,
         cwd=Path(__file__).parents[1],
         capture_output=True,

@@ -29,6 +29,18 @@ LOGS = ROOT / "output" / "matrix"
 COUNTS = ("passed", "skipped", "failed")
 
 
+class Variant(NamedTuple):
+    """Settings under which a leg's tests run."""
+
+    name: str
+    #: NAME=VALUE of environment variables.
+    environment: tuple[str, ...] = ()
+    #: For pytest: files, a seed.
+    options: tuple[str, ...] = ()
+    #: What the processor must have, by its name in /proc/cpuinfo.
+    flag: str = ""
+
+
 class Leg(NamedTuple):
     """A Python, the pins that it replaces, and the frameworks beside them."""
 
@@ -38,6 +50,8 @@ class Leg(NamedTuple):
     frameworks: tuple[str, ...] = ()
     #: The packages to install, with what they need; by default, all that have a pin.
     packages: tuple[str, ...] = ()
+    #: Each runs in the leg's environment, one after the other.
+    variants: tuple[Variant, ...] = (Variant("suite"),)
 
 
 OLDEST = (
@@ -47,6 +61,23 @@ OLDEST = (
 NEWEST = "torch==2.15.0", "torchvision==0.29.2"
 BARE = "torch", "wrapt", "pytest", "pytest-xdist", "setuptools", "wheel"
 BOTH = "detectron2", "openmmlab"
+#: Tests that compare numbers, whose last bits depend on the processor and on the number of threads.
+NUMERIC = (
+    *(f"tests/layers/test_{name}.py" for name in ("behaviour", "equations", "properties")),
+    *("tests/ops/test_backends.py", "tests/ops/test_moments.py", "tests/test_surgery.py"),
+)
+NUMERICS = (
+    Variant("ATen without SIMD", ("ATEN_CPU_CAPABILITY=default",), NUMERIC),
+    Variant("ATen with AVX2", ("ATEN_CPU_CAPABILITY=avx2",), NUMERIC, "avx2"),
+    Variant("ATen with AVX-512", ("ATEN_CPU_CAPABILITY=avx512",), NUMERIC, "avx512f"),
+    Variant("oneDNN with SSE4.1", ("ONEDNN_MAX_CPU_ISA=SSE41",), NUMERIC, "sse4_1"),
+    Variant("oneDNN with AVX2", ("ONEDNN_MAX_CPU_ISA=AVX2",), NUMERIC, "avx2"),
+    *(Variant(f"{n} threads", (f"OMP_NUM_THREADS={n}",), NUMERIC) for n in (2, 5)),
+    *(
+        Variant(f"seed {n}", (), (*NUMERIC, f"--seed={n}", f"--hypothesis-seed={n}"))
+        for n in range(1, 21)
+    ),
+)
 #: The quickest first. What `make test` runs under, one Python with all, is no leg.
 LEGS = (
     Leg("py312-bare", "3.12", packages=BARE),
@@ -56,6 +87,7 @@ LEGS = (
     Leg("py311-openmmlab", "3.11", frameworks=("openmmlab",)),
     Leg("py310-both", "3.10", frameworks=BOTH),
     Leg("py313-both", "3.13", frameworks=BOTH),
+    Leg("py311-numerics", "3.11", variants=NUMERICS),
 )
 
 
@@ -101,9 +133,10 @@ def run(leg: Leg, python: str, folder: Path, jobs: int, log) -> dict[str, int]:
 
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
-    def step(*command, check=True):
-        print("$", *command, file=log, flush=True)
-        done = subprocess.run(command, cwd=ROOT, env=clean, stdout=log, stderr=log, check=check)
+    def step(*command, check=True, settings=()):
+        print("$", *settings, *command, file=log, flush=True)
+        env = clean | dict(setting.split("=", 1) for setting in settings)
+        done = subprocess.run(command, cwd=ROOT, env=env, stdout=log, stderr=log, check=check)
         return done.returncode
 
     executable, pinned = folder / "bin" / "python", folder / "pins.txt"
@@ -114,10 +147,29 @@ def run(leg: Leg, python: str, folder: Path, jobs: int, log) -> dict[str, int]:
     step(*pip, "--no-deps", "--no-build-isolation", "-e", ".")
     if leg.frameworks:
         step("make", *(f"install-{name}" for name in leg.frameworks), f"VENV={folder}")
-    results = folder / "results.xml"
+    results, total = folder / "results.xml", dict.fromkeys(COUNTS, 0)
     options = "-m", "not long", "-n", str(jobs), "-p", "no:cacheprovider", f"--junitxml={results}"
-    status = step(executable, "-m", "pytest", *options, check=False)
-    return counts(results, status)
+    for variant in leg.variants:
+        if variant.flag not in ("", *processor_flags()):
+            print(f"{variant.name}: skipped, no {variant.flag} here", file=log, flush=True)
+            total["skipped"] += 1
+            continue
+        results.unlink(missing_ok=True)
+        command = executable, "-m", "pytest", *options, *variant.options
+        status = step(*command, check=False, settings=variant.environment)
+        found = counts(results, status)
+        print(f"{variant.name}: {found}", file=log, flush=True)
+        total = {name: total[name] + found[name] for name in COUNTS}
+    return total
+
+
+def processor_flags() -> list[str]:
+    """What the processor has, such as avx512f; nothing where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    return next((line.split() for line in lines if line.startswith("flags")), [])
 
 
 def counts(results: Path, status: int) -> dict[str, int]:

@@ -39,6 +39,7 @@ EQUATIONS = {
 MATH = r'<div class="math[^>]*>(.*?)</div>'
 
 
+@pytest.mark.wide
 def test_the_site_builds_without_warnings(tmp_path):
     for package in ("sphinx", "furo", "myst_parser"):
         pytest.importorskip(package, reason=f"needs {package}")

@@ -101,6 +101,7 @@ def test_an_unknown_leg_is_told(capsys):
     assert "no leg 'py27'; the legs are py312-bare, " in capsys.readouterr().err
 
 
+@pytest.mark.wide
 def test_counts_are_those_of_the_run(tmp_path):
     test, results = tmp_path / "test_it.py", tmp_path / "results.xml"
     assert matrix.counts(results, 0) == {"passed": 0, "skipped": 0, "failed": 1}
@@ -136,6 +137,41 @@ def test_a_run_is_judged_by_its_exit_status_as_well(tmp_path, monkeypatch):
     with (tmp_path / "log").open("w") as log:
         found = matrix.run(LEG, sys.executable, tmp_path, 1, log)
     assert found == {"passed": 3, "skipped": 0, "failed": 1}
+
+
+def test_variants_run_under_their_settings_where_the_processor_has_what_they_need(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "test_it.py").write_text(
+        "import os\n"
+        "def test_setting(): assert os.environ['SETTING'] == 'a'\n"
+        "def test_other(): assert os.environ['SETTING'] == 'b'\n"
+    )
+    flags = (*matrix.processor_flags(), "sse2")
+    monkeypatch.setattr(matrix, "processor_flags", lambda: flags)
+    file = (str(tmp_path / "test_it.py"), "-c", "/dev/null", "-p", "no:xdist", "-o", "addopts=")
+    variants = (
+        matrix.Variant("good", ("SETTING=a",), (*file, "-k", "setting"), "sse2"),
+        matrix.Variant("bad", ("SETTING=a",), (*file, "-k", "other")),
+        matrix.Variant("absent", ("SETTING=b",), (*file, "-k", "other"), "none such"),
+    )
+    execute = subprocess.run
+
+    def without_building(command, **options):
+        if "pytest" not in command:
+            return subprocess.CompletedProcess(command, 0)
+        command = [word for word in command if word not in ("-n", "1")]
+        return execute(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", without_building)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    with (tmp_path / "log").open("w+") as log:
+        found = matrix.run(LEG._replace(variants=variants), sys.executable, tmp_path, 1, log)
+        log.seek(0)
+        told = log.read()
+    assert found == {"passed": 1, "skipped": 1, "failed": 1}, told
+    assert "absent: skipped, no none such here" in told and "$ SETTING=a" in told
 
 
 def test_what_passed_is_not_run_again_and_what_failed_is(tmp_path, monkeypatch, capsys):

@@ -20,7 +20,7 @@ from ilm_plugins import (
     surgery,
 )
 from ilm_plugins.layers import OptionError
-from swaps import change, randomized
+from swaps import SINGLE, change, randomized
 from workers import by_fsdp, by_fully_shard, without
 
 
@@ -72,7 +72,7 @@ def dims_of(plain):
 
 
 @pytest.mark.parametrize("make, to, layer", EXACT.values(), ids=EXACT)
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-14), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-14), (torch.float32, SINGLE)])
 def test_exact_swaps_keep_the_outputs_and_lead_back(make, to, layer, dtype, tolerance):
     # A norm without tensors takes the dtype of its neighbours.
     model = nn.Sequential(randomized(make()), nn.Linear(1, 1)).to(dtype).eval()
@@ -186,7 +186,9 @@ def test_a_resnet_evaluates_the_same_and_trains(name, options):
     model, report = surgery.convert(model, {"GN": "ILMGN", "BN": "EN"}[name], **options)
     assert len(report.converted) == 20 and not report.left
     assert change(double, model(x.double())) <= 1e-14
-    assert change(single, model.float()(x)) <= 1e-6
+    # As far from the exact outputs as the plain model, and no further, but for chance.
+    own = change(double, single.double())
+    assert change(double, model.float()(x).double()) <= 4 * own + SINGLE
 
     layers = {n: m for n, m in model.named_modules() if type(m) in NORMS.values()}
     for layer in layers.values() if name == "GN" else ():
@@ -243,7 +245,7 @@ def test_frozen_norms_stay_frozen():
     model, report = surgery.convert(model, "EN", reduction=16)
     assert len(report.converted) == 2 and model.training
     statistics = copy.deepcopy(dict(model.named_buffers()))
-    assert change(expected, model(x)) <= 1e-6
+    assert change(expected, model(x)) <= SINGLE
     assert not any(p.requires_grad for p in norm(model, "stem.1").parameters())
     assert all(torch.equal(b, statistics[n]) for n, b in model.named_buffers())
 
@@ -619,10 +621,10 @@ def test_en_finds_bns_row_in_any_order():
     x = torch.randn(2, 32, 5, 5)
     expected = plain(x)
     layer, _ = surgery.convert(plain, "EN", normalizers=("BN", "IN"))
-    assert change(expected, layer(x)) <= 1e-6
+    assert change(expected, layer(x)) <= SINGLE
     weight = layer.weight.detach().clone()
     back, _ = surgery.revert(copy.deepcopy(layer))
-    assert type(back) is nn.BatchNorm2d and change(expected, back(x)) <= 1e-6
+    assert type(back) is nn.BatchNorm2d and change(expected, back(x)) <= SINGLE
     layer.weight.data = weight.flip(0)
     same, _ = surgery.revert(layer)
     assert same is layer, "only IN is in use"
@@ -641,7 +643,7 @@ def test_a_state_dict_is_converted_as_the_model_is():
     assert change(expected, ours(x)) > 1e-3
     ours.load_state_dict(state)
     assert norm(ours, "head.1").omega_offset == 0.5
-    assert change(expected, ours(x)) <= 1e-6
+    assert change(expected, ours(x)) <= SINGLE
     back, report = surgery.revert_state(state)
     assert len(report.converted) == 2 and back.keys() == model.state_dict().keys()
     assert all(torch.equal(back[k], v) for k, v in model.state_dict().items())
@@ -658,7 +660,7 @@ def test_batchnorm_is_known_by_its_statistics():
     ours = Small(ExemplarNorm(16, reduction=8), ExemplarNorm(32, reduction=8)).eval()
     ours.load_state_dict(state)
     x = torch.randn(2, 3, 9, 9)
-    assert change(model(x), ours(x)) <= 1e-6
+    assert change(model(x), ours(x)) <= SINGLE
     back, report = surgery.revert_state(state)
     assert len(report.converted) == 2
     torch.testing.assert_close(back, dict(model.state_dict()), rtol=2e-7, atol=0)
@@ -704,7 +706,7 @@ def test_a_state_dict_is_made_to_fit_a_model():
     ours.load_state_dict(fitted, strict=False)
     model.head[3].load_state_dict(ours.head[3].state_dict())
     x = torch.randn(2, 3, 9, 9)
-    assert change(model(x), ours(x)) <= 1e-6
+    assert change(model(x), ours(x)) <= SINGLE
     back, report = surgery.fit_state(fitted, small())
     assert report.converted == {"head.1": "ILM -> GroupNorm"}
     assert torch.equal(back["head.1.weight"], state["module.head.1.weight"])
@@ -772,7 +774,7 @@ def test_a_norm_that_had_no_tensors_is_told():
     ours.load_state_dict(fitted, strict=False)
     ours.stem[0].load_state_dict(plain.stem[0].state_dict())
     x = torch.randn(2, 3, 9, 9)
-    assert change(plain(x), ours(x)) <= 1e-6
+    assert change(plain(x), ours(x)) <= SINGLE
 
 
 def test_what_openmmlab_names_by_type_is_found():
@@ -788,7 +790,7 @@ def test_what_openmmlab_names_by_type_is_found():
     assert report.converted == {"gn1": "BN -> ExemplarNorm"} and not report.left
     ours.load_state_dict(state)
     x = torch.randn(2, 32, 3, 3)
-    assert change(plain.bn1.eval()(x), ours.gn1.eval()(x)) <= 1e-6
+    assert change(plain.bn1.eval()(x), ours.gn1.eval()(x)) <= SINGLE
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])

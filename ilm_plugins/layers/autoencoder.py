@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from ..ops import Autoencoder, ByHand, cast, coarsen, coarsen_vjp, moments, sum_groups
 from .base import (
@@ -17,6 +16,7 @@ from .base import (
     check_eps,
     check_positive,
     project,
+    sigmoid,
 )
 
 aten = torch.ops.aten
@@ -180,7 +180,7 @@ class AutoencoderNorm(AdaptiveNorm):
     def rescale_by_hand(
         self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset
     ):
-        """As ``rescale``, but an instance's last bits may depend on the batch that it comes in.
+        """``rescale``, in fewer operations.
 
         Returns:
             scale, shift (N, C); and for ``vjp_by_hand``: the features (N, key groups) of the mean
@@ -189,11 +189,10 @@ class AutoencoderNorm(AdaptiveNorm):
         """
         n, keys = mean.shape[0], self.num_key_groups
         features = coarsen(mean, var, keys)
-        embedded = linear(torch.cat(self.omega_first(*features)), encode).relu_()
-        decoders = torch.stack(self.omega_first(decode_mean, decode_var))
-        activated = torch.bmm(embedded.view(2, n, -1), decoders.mT)
-        activated[0].sigmoid_()
-        activated[1].tanh_()
+        embedded = project(torch.cat(self.omega_first(*features)), encode).relu_()
+        decoders = torch.stack(self.omega_first(decode_mean, decode_var)).unsqueeze(1)
+        decoded = project(embedded.view(2, n, -1), decoders)
+        activated = torch.stack((sigmoid(decoded[0]), torch.tanh(decoded[1])))
         omega = (activated[0] - omega_offset).unsqueeze(2) + self.by_key_group(weight)
         beta = activated[1].unsqueeze(2) + self.by_key_group(bias)
         scale, shift = self.standardize_and_rescale(mean, var, omega, beta)

@@ -18,8 +18,8 @@ from .reference import Rescale, cast
 class ByHand(NamedTuple):
     """A rescale function and its vector-Jacobian product, written by hand for the CPU's sake.
 
-    They may multiply matrices, which rounds an instance's values differently in another batch, and
-    on CUDA perhaps in TF32.
+    ``vjp`` may multiply matrices, by which the last bits of an instance's gradients depend on its
+    batch.
     """
 
     #: What ``rescale`` takes -> scale, shift (N, C), and tensors that the other takes as ``kept``.

@@ -214,7 +214,9 @@ def argv(root, datasets, tmp_path):
         ("mmengine", 2, 0, signal.SIGINT, "group", "starting"),
         ("mmengine", 1, 1, signal.SIGTERM, "group", "training"),
         ("detectron2", 1, 1, signal.SIGINT, "group", "writing"),
-        ("detectron2", 2, 0, signal.SIGTERM, "background", "training"),
+        pytest.param(
+            *("detectron2", 2, 0, signal.SIGTERM, "background", "training"), marks=pytest.mark.wide
+        ),
         pytest.param(
             *("mmengine", 2, 1, signal.SIGINT, "parent", "training"), marks=pytest.mark.long
         ),

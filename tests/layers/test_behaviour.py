@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cases import CASES, CHANNELS, inputs, randomized
+from cases import CASES, CHANNELS, inputs, modes, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 
 C = 64
@@ -16,9 +16,8 @@ SHAPES = [(3, C), (3, C, 5), (3, C, 5, 4), (3, C, 3, 2, 4)]
 every_layer = pytest.mark.parametrize("name", NORMS)
 
 
-def build(name, **options):
-    torch.manual_seed(0)
-    return NORMS[name](C, **options)
+def build(name, channels=C, **options):
+    return NORMS[name](channels, **options)
 
 
 @every_layer
@@ -120,8 +119,7 @@ def test_non_contiguous_input(name):
         torch.testing.assert_close(layer(x), layer(x.clone(memory_format=torch.contiguous_format)))
 
 
-@every_layer
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@modes(NORMS)
 @pytest.mark.parametrize("shape", [(0, C), (0, C, 7, 7), (2, C, 0, 3)], ids=str)
 def test_empty_input_gives_zero_gradients_to_every_parameter(name, shape, training):
     layer = build(name).train(training)
@@ -144,8 +142,7 @@ def test_every_switch_gives_every_parameter_a_gradient(name):
         assert parameter.grad is not None, parameter_name
 
 
-@every_layer
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@modes(NORMS)
 def test_one_pixel_and_constant_maps_stay_finite(name, training):
     layer = build(name).train(training)
     for x in (torch.randn(1, C, 1, 1), torch.full((2, C, 4, 4), 1e4), torch.zeros(1, C)):
@@ -155,8 +152,7 @@ def test_one_pixel_and_constant_maps_stay_finite(name, training):
         assert y.isfinite().all() and x.grad.isfinite().all()
 
 
-@every_layer
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@modes(NORMS)
 @pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "trained"])
 def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, training):
     x = 1000 + torch.randn(4, C, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -177,26 +173,29 @@ def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, train
     assert error <= 10 * plain_error
 
 
+@pytest.mark.parametrize("mean", [0, 100, 1000])
 @pytest.mark.parametrize("channels", [64, 256, 2048])
 @pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
 @pytest.mark.parametrize(
-    "backend, layout, bound",
+    "backend, layout, roundings",
     [
-        ("native", torch.contiguous_format, 1e-6),
-        ("native", torch.channels_last, 1e-5),
+        ("native", torch.contiguous_format, 0),
+        # torch may add positions in another order where another number of channels is beside them:
+        # a few roundings of the largest value, in the mean of the map.
+        ("native", torch.channels_last, 8),
         ("reference", torch.contiguous_format, 0),
         ("reference", torch.channels_last, 0),
     ],
     ids=str,
 )
-def test_instances_do_not_depend_on_their_batch(name, channels, backend, layout, bound):
-    # Products of matrices, which save time, round an instance differently in another batch.
-    layer, x = NORMS[name](channels), 100 + inputs(21, channels, 7, 7, dtype=torch.float32)
+def test_instances_do_not_depend_on_their_batch(name, channels, mean, backend, layout, roundings):
+    layer, x = build(name, channels), mean + inputs(21, channels, 7, 7, dtype=torch.float32)
     x = x.to(memory_format=layout)
     with use_backend(backend):
         together = layer(x)
         apart = torch.cat([layer(instance) for instance in x.split(1)])
-    assert (together - apart).abs().max() <= bound * together.abs().max()
+    error = (together - apart).abs().max() / together.abs().max()
+    assert error <= roundings * 2**-24 * x.abs().max() / (x - mean).abs().max()
 
 
 @pytest.mark.parametrize("instances", [2, 3, 5, 7])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import transcription
-from cases import CASES, CHANNELS, MAIN, exemplar_with_ratios, inputs, randomized
+from cases import CASES, CHANNELS, MAIN, exemplar_with_ratios, inputs, modes, randomized
 from ilm_plugins import ExemplarNorm, use_backend
 
 SHAPES = [(3, CHANNELS), (3, CHANNELS, 5), (2, CHANNELS, 4, 3), (2, CHANNELS, 2, 3, 2)]
@@ -15,8 +15,7 @@ def parameters_of(layer):
     return [p for p in layer.parameters() if p.requires_grad]
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("name", CASES)
+@modes(CASES)
 def test_output_and_gradients_equal_the_transcription(name, training):
     make, transcribed = CASES[name]
     for shape in SHAPES:
@@ -35,11 +34,10 @@ def test_output_and_gradients_equal_the_transcription(name, training):
             torch.testing.assert_close(grad, want, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("name", MAIN)
+@modes(MAIN)
 def test_gradcheck(name, training):
     layer = randomized(MAIN[name]).train(training)
-    x = inputs(2, CHANNELS, 3, 2).requires_grad_()
+    x = inputs(2, CHANNELS, 2).requires_grad_()
     names = [n for n, _ in layer.named_parameters()]
     buffers = {n: b.clone() for n, b in layer.named_buffers()}
 
@@ -55,8 +53,7 @@ def test_gradcheck(name, training):
     assert torch.autograd.gradgradcheck(function, variables)
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("name", [n for n in CASES if n.startswith("EN")])
+@modes([n for n in CASES if n.startswith("EN")])
 def test_ratios_equal_the_transcription_and_leave_the_layer_alone(name, training):
     make, _ = CASES[name]
     layer = randomized(make).train(training)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cases import inputs
+from cases import inputs, modes
 from ilm_plugins import NORMS
 from ilm_plugins.layers.base import AdaptiveNorm
 
@@ -25,7 +25,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 every_layer = pytest.mark.parametrize("name", NORMS)
-modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+#: Of an auto-encoder and of a mixture every day, of all layers in the wide tests.
+one_of_each_kind = pytest.mark.parametrize(
+    "name", [n if n in ("ILMGN", "EN") else pytest.param(n, marks=pytest.mark.wide) for n in NORMS]
+)
 
 
 def build(name, training=False):
@@ -91,12 +94,13 @@ def assert_onnx_agrees(model, example, others, export):
 
 
 @exporters
-@every_layer
+@one_of_each_kind
 def test_onnx_for_any_batch_and_size(name, export):
     example, *others = (inputs(*shape, dtype=torch.float32) for shape in SHAPES)
     assert_onnx_agrees(build(name), example, others, export)
 
 
+@pytest.mark.wide
 @exporters
 @pytest.mark.parametrize("name", ["EN", "SN"])
 def test_onnx_in_training_mode_uses_the_statistics_of_the_batch(name, export):
@@ -153,8 +157,7 @@ def test_what_is_recorded_in_training_mode_goes_on_training(name, record):
     assert all((b != a).any() for b, a in zip(before, recorded.buffers(), strict=True))
 
 
-@every_layer
-@modes
+@modes(NORMS)
 def test_traces_are_saved_and_trained(name, training):
     layer, x = build(name, training), inputs(3, C, 4, 5, dtype=torch.float32)
     traced = reloaded(by_trace(copy.deepcopy(layer), inputs(2, C, 6, 6, dtype=torch.float32)))
@@ -199,8 +202,8 @@ def test_a_model_is_scripted_around_traced_layers(name):
 # ---- torch.compile
 
 
-@every_layer
-@modes
+@modes(NORMS)
+@pytest.mark.wide
 def test_compiled_once_for_every_batch_and_size(name, training):
     from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -257,7 +260,10 @@ def resnet_50(norm):
 @pytest.mark.parametrize("record", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize(
     "name, make",
-    [("ILMGN", resnet), *(pytest.param(n, resnet_50, marks=pytest.mark.long) for n in NORMS)],
+    [
+        pytest.param("ILMGN", resnet, marks=pytest.mark.wide),
+        *(pytest.param(n, resnet_50, marks=pytest.mark.long) for n in NORMS),
+    ],
 )
 def test_a_model_for_any_batch_and_size(name, make, record):
     torch.manual_seed(0)

@@ -8,13 +8,12 @@ from torch import distributed, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils.checkpoint import checkpoint
 
-from cases import inputs
+from cases import inputs, modes
 from ilm_plugins import NORMS
 from workers import SHARDED, without
 
 C = 64
 every_layer = pytest.mark.parametrize("name", NORMS)
-modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
 
 def build(norm, seed=0):
@@ -33,8 +32,7 @@ def assert_same(actual, expected):
 # ---- torch.func
 
 
-@every_layer
-@modes
+@modes(NORMS)
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 def test_an_ensemble_by_vmap_is_its_members(name, training):
     """Training included: each member moves its own running statistics."""

@@ -36,7 +36,7 @@ openmmlab.arm()
     "order",
     [
         "import ilm_plugins, mmcv.cnn",
-        "import mmcv.cnn, ilm_plugins",
+        pytest.param("import mmcv.cnn, ilm_plugins", marks=pytest.mark.wide),
         "from ilm_plugins.models.backbones import BNInception" + RELOAD,
     ],
     ids=["ours first", "theirs first", "ours alone, and reloaded"],

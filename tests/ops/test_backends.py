@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cases import CASES, CHANNELS, MAIN, inputs, randomized
+from cases import CASES, CHANNELS, MAIN, inputs, modes, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, use_backend
 from ilm_plugins.ops import backends, native_kernels
 
@@ -74,8 +74,7 @@ def tiny_blocks(monkeypatch):
     monkeypatch.setattr(native_kernels, "SUMMED", 64)
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("name", CASES)
+@modes(CASES)
 def test_every_switch_on_every_shape(name, training, tiny_blocks):
     for shape in SHAPES:
         for change in LAYOUTS.values():

@@ -33,8 +33,11 @@ from ilm_plugins.ops import triton_kernels as kernels  # noqa: E402
 
 LAYOUTS = {"contiguous": False, "channels-last": True}
 layouts = pytest.mark.parametrize("last", LAYOUTS.values(), ids=LAYOUTS)
+wide = pytest.mark.wide
 dtypes = pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["f32", "f16", "bf16"]
+    "dtype",
+    [torch.float32, pytest.param(torch.float16, marks=wide), torch.bfloat16],
+    ids=["f32", "f16", "bf16"],
 )
 
 #: Of the largest value, what summing in another order may cost, and what rounding the output may.
@@ -43,7 +46,9 @@ ROUNDING = {torch.float32: SUMMING, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 @without_gpu
-@pytest.mark.parametrize("selection", ["test_layers", "not test_layers"])
+@pytest.mark.parametrize(
+    "selection", ["not wide and not long", pytest.param("wide", marks=pytest.mark.wide)]
+)
 def test_under_the_interpreter(selection):
     run_interpreted(__file__, selection)
 
@@ -178,10 +183,10 @@ def test_box_head(dtype, last):
     "c, groups, keys, shape",
     [
         (16, 4, 8, (5, 7)),
-        (16, 8, 4, (3,)),
+        pytest.param(16, 8, 4, (3,), marks=wide),
         (16, 1, 16, (2, 3, 2)),
-        (16, 16, 1, (4, 4)),
-        (8, 4, 8, ()),
+        pytest.param(16, 16, 1, (4, 4), marks=wide),
+        pytest.param(8, 4, 8, (), marks=wide),
         (8, 2, 4, (1, 1)),
         (1, 1, 1, (9,)),
     ],
@@ -407,7 +412,7 @@ def test_mixture_of_x_that_needs_no_gradient(name):
 @runs
 @layouts
 @dtypes
-@pytest.mark.parametrize("path", ["large-tiles", "small-tiles"])
+@pytest.mark.parametrize("path", [pytest.param("large-tiles", marks=wide), "small-tiles"])
 @pytest.mark.parametrize("name", NORMS)
 def test_layers(request, name, dtype, last, path):
     """Whole layers, those without a network in the kernels too, against the reference."""

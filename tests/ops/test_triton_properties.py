@@ -35,7 +35,13 @@ mild = {"batches": st.integers(1, 3), "sizes": st.lists(st.integers(3, 5), min_s
 
 
 @without_gpu
-@pytest.mark.parametrize("selection", ["few", pytest.param("many", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "selection",
+    [
+        pytest.param("not long", marks=pytest.mark.wide),
+        pytest.param("long", marks=pytest.mark.long),
+    ],
+)
 def test_under_the_interpreter(selection):
     run_interpreted(__file__, selection)
 

@@ -29,6 +29,7 @@ from runs import mmengine_command as command
 from runs import pix2pix_command, write_mmengine_config
 from workers import Harmful
 
+wide = pytest.mark.wide
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
 
 
@@ -365,7 +366,7 @@ class Spoil(Hook):
 """
 
 
-@pytest.mark.parametrize("unit", ["iter", "epoch"])
+@pytest.mark.parametrize("unit", ["iter", pytest.param("epoch", marks=wide)])
 def test_a_nan_of_another_process_is_not_saved(config, tmp_path, unit):
     """The gradients carry it to the first process, whose own loss is finite yet."""
     (tmp_path / "spoil.py").write_text(SPOIL)
@@ -413,7 +414,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(root, datasets, config, tmp_path
     assert training.main(argv("--resume", length=2)) == 0
 
 
-@pytest.mark.parametrize("launcher", ["none", "torchrun"])
+@pytest.mark.parametrize("launcher", ["none", pytest.param("torchrun", marks=wide)])
 def test_a_killed_process_ends_the_others_and_the_run_can_go_on(config, tmp_path, launcher):
     length = ["train_cfg.max_iters=100000", "default_hooks.checkpoint.max_keep_ckpts=1"]
     if launcher == "none":
@@ -441,7 +442,7 @@ def test_a_killed_process_ends_the_others_and_the_run_can_go_on(config, tmp_path
     assert (tmp_path / f"iter_{last + 2}.pth").exists()
 
 
-@pytest.mark.parametrize("launcher", ["none", "torchrun"])
+@pytest.mark.parametrize("launcher", ["none", pytest.param("torchrun", marks=wide)])
 def test_a_mistake_that_only_one_process_meets_is_told(harmed, tmp_path, launcher):
     """And not that the others have lost it."""
     folder, config = harmed

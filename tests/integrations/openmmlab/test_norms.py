@@ -263,6 +263,7 @@ def run_with(distribution, code):
 
 
 @pytest.mark.parametrize("order", ["import ilm_plugins, mmcv.cnn", "import mmcv.cnn, ilm_plugins"])
+@pytest.mark.wide
 def test_other_distributions_of_mmcv(distribution, order):
     code = f"""
     {order}

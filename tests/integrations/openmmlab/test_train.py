@@ -105,6 +105,7 @@ def test_several_processes_over_gloo(root, config, trained, tmp_path):
     assert list(losses(tmp_path)) == [1, 2]
 
 
+@pytest.mark.wide
 def test_torchrun_starts_the_processes(root, config, tmp_path):
     argv = command(config, "--launcher", "pytorch", out=tmp_path, opts=["train_cfg.max_iters=2"])
     torchrun = (
