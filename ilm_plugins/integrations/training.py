@@ -258,6 +258,8 @@ def refusing(what: str, advice: str) -> Iterator[None]:
     except (*TOLD, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # configs and models are programs, and raise what they like
+        if _lacks_operators(error):
+            raise UserError(OPERATORS) from error
         raise UserError(
             f"{what}: {type(error).__name__}: {' '.join(str(error).split())}; {advice}"
         ) from error
@@ -367,6 +369,8 @@ def failure(error: BaseException) -> UserError | None:
         if isinstance(error, RunError | CheckpointWriteError):
             return RunError(text)
         return UserError(text)
+    if _lacks_operators(error):
+        return UserError(OPERATORS)
     if isinstance(error, FloatingPointError):
         return RunError(f"{text}; lower the learning rate, or look at the data. {RESUME}")
     if isinstance(error, OSError) and (error.errno in DISK or error.filename):
@@ -390,6 +394,15 @@ def failure(error: BaseException) -> UserError | None:
     if isinstance(error, RuntimeError) and re.search(LOST, text):
         return PeerError(f"another process is gone, and this one ends with it: {text}. {RESUME}")
     return None
+
+
+def _lacks_operators(error: BaseException | None) -> bool:
+    """Whether an exception comes from mmcv without its compiled operators."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name == "mmcv._ext":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def unforeseen(error: Exception, args: argparse.Namespace | None = None) -> UserError:
@@ -444,6 +457,11 @@ def _log(error: Exception, folder: str) -> Path | None:
     return path
 
 
+#: What a config needs that mmcv's build without a compiler has not.
+OPERATORS = (
+    "mmcv is installed without its compiled operators, which this config needs; "
+    "run 'make install-openmmlab'"
+)
 #: What a collective operation says when another process is no more there.
 LOST = r"(?i)connection (closed|reset) by peer|broken pipe|gloo.*(timed out|timeout)|NCCL.*remote"
 

@@ -206,6 +206,23 @@ def test_a_framework_that_is_not_installed(config, capsys, monkeypatch):
     assert "mmengine is not installed; run 'make install-openmmlab'" in error
 
 
+def test_operators_that_are_not_compiled_are_named(root, tmp_path):
+    config = root / "configs/mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
+    code = f"""
+import sys
+sys.modules["mmcv._ext"] = None
+from ilm_plugins.integrations import training
+options = "--config-file", {str(config)!r}, "--num-gpus", "0", "work_dir={tmp_path}/out"
+sys.exit(training.main(options))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert done.stderr.splitlines()[-1].endswith(
+        "mmcv is installed without its compiled operators, which this config needs; "
+        "run 'make install-openmmlab'"
+    )
+
+
 def test_a_data_set_that_downloads_itself_need_not_be_there(root, tmp_path, monkeypatch):
     pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
     from ilm_plugins.integrations.openmmlab import train
