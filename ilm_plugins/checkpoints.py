@@ -94,9 +94,8 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {str(path)!r} does not exist; give a file") from error
     except Exception as error:  # a file may hold anything, and raise as much
-        raise CheckpointError(
-            f"checkpoint {str(path)!r} cannot be read: {_why(error, path)}"
-        ) from error
+        why = _why(error, path, unsafe)
+        raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {why}") from error
 
 
 def notes_of(path: str | os.PathLike) -> dict[str, str]:
@@ -107,10 +106,10 @@ def notes_of(path: str | os.PathLike) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def _why(error: Exception, path: Path) -> str:
+def _why(error: Exception, path: Path, unsafe: bool) -> str:
     text = " ".join(str(error).split())
     trust = f"which may run code{TRUST}"
-    if name := _foreign(path):
+    if not unsafe and (name := _foreign(path)):
         return f"it holds {name}, {trust}"
     if words := _words(path):
         return f"it is text, no checkpoint: {words!r}"
