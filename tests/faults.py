@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from ilm_plugins.integrations import training
@@ -47,13 +48,15 @@ def finish(process, seconds=300):
     return last_line(err)
 
 
+@contextmanager
 def small_files(size):
-    """For a process to be started: no file may grow beyond ``size`` bytes, as on a full disk."""
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    return limit
+    """Let no file of this process grow beyond ``size`` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def wait_for(there, process, seconds=180):

@@ -318,7 +318,10 @@ def test_ade20k_on_real_images(real_coco, tmp_path):
     assert all(0 <= result["mIoU"] <= 100 for result in (single, multi))
 
 
-@pytest.mark.parametrize("scales, train_id, label_id", [("single", 13, 26), ("multi", 0, 7)])
+@pytest.mark.parametrize(
+    "scales, train_id, label_id",
+    [("single", 13, 26), pytest.param("multi", 0, 7, marks=pytest.mark.wide)],
+)
 def test_cityscapes_test_set_in_the_servers_format(scales, train_id, label_id, tmp_path):
     server = pytest.importorskip(
         "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling",

@@ -173,7 +173,7 @@ def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, train
     assert error <= 10 * plain_error
 
 
-@pytest.mark.parametrize("mean", [0, 100, 1000])
+@pytest.mark.parametrize("mean", [0, 1000])
 @pytest.mark.parametrize("channels", [64, 256, 2048])
 @pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
 @pytest.mark.parametrize(

@@ -422,6 +422,7 @@ def test_traces_hold_for_any_size(name):
         torch.testing.assert_close(traced(x), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", NORMS)
 def test_compiles_without_graph_breaks(name):
     layer, x = NORMS[name](64), torch.randn(2, 64, 5, 5, requires_grad=True)

@@ -36,7 +36,7 @@ layouts = pytest.mark.parametrize("last", LAYOUTS.values(), ids=LAYOUTS)
 wide = pytest.mark.wide
 dtypes = pytest.mark.parametrize(
     "dtype",
-    [torch.float32, pytest.param(torch.float16, marks=wide), torch.bfloat16],
+    [torch.float32, *(pytest.param(d, marks=wide) for d in (torch.float16, torch.bfloat16))],
     ids=["f32", "f16", "bf16"],
 )
 

@@ -427,7 +427,7 @@ class Spoil(DatasetMapper):
 """
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.wide)])
 def test_a_nan_in_a_batch_is_not_saved(datasets, tmp_path, processes):
     """Of the last process, in the fourth batch of two images."""
     (tmp_path / "spoil.py").write_text(SPOIL)
@@ -461,15 +461,12 @@ dataloader.train.dataset.names = f"harmed_{{id(train)}}"
     assert f"image '{first}' cannot be used" in line and process.returncode == 1
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(arguments, tmp_path):
+def test_a_full_disk_leaves_the_last_checkpoint(arguments, tmp_path, capfd):
     out, length = tmp_path / "out", {"SOLVER.MAX_ITER": "2"}
     assert training.main(arguments(out=out, settings=length)) == 0
     longer = {"SOLVER.MAX_ITER": "4", "SOLVER.CHECKPOINT_PERIOD": "1"}
-    process = start(
-        arguments("--resume", out=out, settings=longer), preexec_fn=small_files(1_000_000)
-    )
-    line = finish(process)
-    assert process.returncode == 1
+    with small_files(1_000_000):
+        line = told(arguments("--resume", out=out, settings=longer), capfd, status=1)
     assert "model_0000002.pth' cannot be written: File too large" in line
     assert (out / "last_checkpoint").read_text() == "model_final.pth"
     assert not list(out.glob(f"*{checkpoints.PARTIAL}"))
@@ -477,6 +474,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(arguments, tmp_path):
     assert state["iteration"] == 1
 
 
+@pytest.mark.wide
 def test_a_killed_process_ends_the_others_and_the_run_can_go_on(root, datasets, tmp_path):
     """In seconds; what the last checkpoint has is not lost."""
     opts = ["SOLVER.MAX_ITER", "10000", "SOLVER.CHECKPOINT_PERIOD", "1", *NO_TEST]

@@ -39,7 +39,10 @@ def classes_of(model):
         "import ilm_plugins; import detectron2.modeling",
         "import detectron2.modeling, detectron2.projects.deeplab; import ilm_plugins",
         "import detectron2.layers; import ilm_plugins; import detectron2.modeling",
-        "import ilm_plugins; import ilm_plugins; import detectron2.layers; import ilm_plugins",
+        pytest.param(
+            "import ilm_plugins; import ilm_plugins; import detectron2.layers; import ilm_plugins",
+            marks=pytest.mark.wide,
+        ),
     ],
     ids=["before", "after", "between", "repeatedly"],
 )
@@ -69,6 +72,7 @@ def test_importing_the_plugin_imports_no_framework():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.wide
 def test_reloading_changes_nothing():
     code = """
     import importlib

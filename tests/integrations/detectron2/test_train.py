@@ -86,6 +86,7 @@ def test_resuming_goes_on_where_training_stopped(root, datasets, tmp_path):
         assert step.abs().max() > 0 and any(fits), shape
 
 
+@pytest.mark.wide
 def test_several_processes_evaluate_as_one_does(root, trained, tmp_path):
     opts = ["MODEL.WEIGHTS", str(trained / "model_final.pth")]
     opts += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
@@ -116,6 +117,7 @@ def test_several_processes_over_gloo_from_the_command_line(root, datasets, tmp_p
     assert iterations(tmp_path) == [1]
 
 
+@pytest.mark.wide
 def test_the_model_zoos_gn_config_with_our_box_head_trains(datasets, tmp_path):
     config = get_config_file("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml")
     opts = ["MODEL.ROI_BOX_HEAD.NORM", "ILMGN", "MODEL.ROI_HEADS.NUM_CLASSES", "4"]

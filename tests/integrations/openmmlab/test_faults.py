@@ -316,10 +316,10 @@ def coco(root, harmed, out, annotations):
     "content, words",
     [
         ("", "(empty)"),
-        ("[1", "JSONDecodeError"),
+        pytest.param("[1", "JSONDecodeError", marks=wide),
         ("none", "nothing is in it"),
-        ("null", "AssertionError"),
-        ('{"images": 1, "annotations": []}', "TypeError"),
+        pytest.param("null", "AssertionError", marks=wide),
+        pytest.param('{"images": 1, "annotations": []}', "TypeError", marks=wide),
         ("boxes", "TypeError"),
     ],
 )
@@ -396,7 +396,7 @@ def test_only_losses_count_and_in_float32():
 
 
 @pytest.mark.parametrize("kind", ["mmseg", "pix2pix"])
-def test_a_full_disk_leaves_the_last_checkpoint(root, datasets, config, tmp_path, kind):
+def test_a_full_disk_leaves_the_last_checkpoint(root, datasets, config, tmp_path, capfd, kind):
     def argv(*options, length):
         if kind == "mmseg":
             opts = [f"train_cfg.max_iters={length}", "default_hooks.checkpoint.interval=1"]
@@ -405,9 +405,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(root, datasets, config, tmp_path
         return pix2pix_command(root, datasets, *options, out=tmp_path, opts=opts)
 
     assert training.main(argv(length=1)) == 0
-    process = start(argv("--resume", length=2), preexec_fn=small_files(500_000))
-    line = finish(process)
-    assert process.returncode == 1
+    with small_files(500_000):
+        line = told(argv("--resume", length=2), capfd, status=1)
     assert "_2.pth' cannot be written: File too large" in line
     (left,) = tmp_path.glob("*_1.pth*")
     assert latest(tmp_path) == str(left) and checkpoints.read(left)["state_dict"]
@@ -442,7 +441,8 @@ def test_a_killed_process_ends_the_others_and_the_run_can_go_on(config, tmp_path
     assert (tmp_path / f"iter_{last + 2}.pth").exists()
 
 
-@pytest.mark.parametrize("launcher", ["none", pytest.param("torchrun", marks=wide)])
+@pytest.mark.wide
+@pytest.mark.parametrize("launcher", ["none", "torchrun"])
 def test_a_mistake_that_only_one_process_meets_is_told(harmed, tmp_path, launcher):
     """And not that the others have lost it."""
     folder, config = harmed
