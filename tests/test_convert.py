@@ -234,6 +234,27 @@ def test_the_tool_can_be_run_by_name(root, tmp_path, model, x):
     check_head(read(tmp_path / "out.pth")["model"], model, x)
 
 
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_of_every_protocol_are_read_by_a_new_process(root, tmp_path, model, x, protocol):
+    """In another, what was read before may decide what an array is taken for."""
+    arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    contents = {"model": arrays, "__author__": "zoo"}
+    (tmp_path / "in.pkl").write_bytes(pickle.dumps(contents, protocol))
+    for source, target in (("in.pkl", "out.pkl"), ("out.pkl", "back.pkl")):
+        change = HEAD if source == "in.pkl" else ("--revert",)
+        words = [root / "tools" / "convert.py", tmp_path / source, tmp_path / target, *change]
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    check_head(read(tmp_path / "out.pkl")["model"], model, x)
+
+
+def test_arrays_of_another_order_of_bytes_are_converted(tmp_path, model, x):
+    arrays = {name: tensor.numpy().astype(">f4") for name, tensor in model.state_dict().items()}
+    (tmp_path / "in.pkl").write_bytes(pickle.dumps({"model": arrays}, protocol=5))
+    assert run(tmp_path / "in.pkl", tmp_path / "out.pth", *HEAD) == 0
+    check_head(read(tmp_path / "out.pth")["model"], model, x)
+
+
 # ---- mistakes
 
 

@@ -340,11 +340,13 @@ def _is_like(entry: Any, names: set[Any]) -> bool:
 
 
 def _as_tensor(value: Any) -> Any:
-    if type(value).__module__ != "numpy" or getattr(value, "dtype", None) is None:
+    """A numpy array or number as a tensor; anything else, such as an array of strings, as it is."""
+    if isinstance(value, type) or not hasattr(value, "__array_interface__"):
         return value
     try:
-        return torch.as_tensor(value.copy())
-    except TypeError:  # of words, for example
+        # torch takes only the native byte order.
+        return torch.as_tensor(value.astype(value.dtype.newbyteorder("=")))
+    except TypeError:
         return value
 
 

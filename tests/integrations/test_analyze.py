@@ -1,6 +1,7 @@
 """tools/analyze.py on models of torchvision and timm, and its mistakes."""
 
 import csv
+import pickle
 import re
 import subprocess
 import sys
@@ -215,6 +216,19 @@ def test_weights_are_loaded_by_the_names_of_the_model(name, prefix, tmp_path):
     write({"state_dict": state}, tmp_path / "a.pth")
     analyze.load_weights(target, tmp_path / "a.pth")
     torch.testing.assert_close(target[name].weight, source[name].weight, rtol=0, atol=0)
+
+
+def test_pickles_of_every_protocol_are_read_by_a_new_process(root, folder, trained, tmp_path):
+    """In another, what was read before may decide what an array is taken for."""
+    state = trained[1].model.state_dict()
+    contents = {"model": {k: tensor.numpy() for k, tensor in state.items()}, "__author__": "zoo"}
+    paths = [tmp_path / f"c{protocol}.pkl" for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)]
+    for protocol, path in enumerate(paths, 2):
+        path.write_bytes(pickle.dumps(contents, protocol))
+    words = [root / "tools" / "analyze.py", "dynamics", folder, *EN, "--limit", "1"]
+    words += ["--output", tmp_path / "out", "--checkpoint", *paths]
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_nothing_is_overwritten(folder, trained, tmp_path, capsys):
