@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .pickles import SizeError, check_nesting, check_pickle, check_torch
+
 #: Variables of the environment by which torch.load refuses whatever is no plain data, even where
 #: its caller asks for the opposite; or unpickles anything, where its caller says nothing.
 REFUSE_CODE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -64,7 +66,7 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
 
     Raises:
         CheckpointError: the file is missing, truncated or none of these; or holds what could run
-            code.
+            code, or exhaust memory or time.
     """
     path = Path(path).expanduser()
     unsafe = unsafe or os.environ.get(ALLOW_CODE) == "1"
@@ -73,19 +75,37 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        if path.suffix == ".pkl":
-            unpickler = pickle.Unpickler if unsafe else ArrayUnpickler
-            with path.open("rb") as file:
-                return unpickler(file, encoding="latin1").load()
         if not unsafe:
-            _allow_arrays()
-        return torch.load(path, map_location="cpu", weights_only=not unsafe)
+            return _read_data(path)
+        if path.suffix == ".pkl":
+            with path.open("rb") as file:
+                return pickle.Unpickler(file, encoding="latin1").load()
+        return torch.load(path, map_location="cpu", weights_only=False)
     except ImportError as error:
         raise CheckpointError(f"{path} cannot be read: {error}; pip install safetensors") from error
+    except SizeError as error:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} cannot be read: it would exhaust memory or time: "
+            f"{error}{TRUST}"
+        ) from error
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {str(path)!r} does not exist; give a file") from error
     except Exception as error:  # a file may hold anything, and raise as much
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {_why(error)}") from error
+
+
+def _read_data(path: Path) -> Any:
+    """Unpickle a file without running code, if the sizes in it fit the file."""
+    if path.suffix == ".pkl":
+        check_pickle(path)
+        with path.open("rb") as file:
+            contents = ArrayUnpickler(file, encoding="latin1").load()
+    else:
+        check_torch(path)
+        _allow_arrays()
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    check_nesting(contents)
+    return contents
 
 
 def notes_of(path: str | os.PathLike) -> dict[str, str]:

@@ -255,6 +255,33 @@ def test_arrays_of_another_order_of_bytes_are_converted(tmp_path, model, x):
     check_head(read(tmp_path / "out.pth")["model"], model, x)
 
 
+WALK = """
+import pickle, sys, torch
+d = {}
+for _ in range(60):
+    d = {"a": d, "b": d}
+loop = {}
+loop["loop"] = loop
+norm = {"n.weight": torch.ones(32), "n.bias": torch.ones(32)}
+torch.save({"model": norm, "twice": d, "loop": loop}, sys.argv[1])
+"""
+
+
+def test_entries_that_hold_themselves_are_walked_once(root, tmp_path):
+    """Where the user trusts a file, which is not checked for these."""
+    source, target = tmp_path / "in.pth", tmp_path / "out.pth"
+    subprocess.run([sys.executable, "-c", WALK, source], check=True)
+    words = [root / "tools" / "convert.py", source, target, "--to", "ILMGN", "--match", "n"]
+    options = {"capture_output": True, "text": True, "timeout": 100}
+    done = subprocess.run([sys.executable, *words], **options)
+    assert done.returncode == 2 and "a container holds itself" in done.stderr
+    assert done.stderr.count("\n") == 1
+    words.append("--unsafe-checkpoints")
+    done = subprocess.run([sys.executable, *words], **options)
+    assert done.returncode == 0, done.stderr
+    assert "n.encode.weight" in torch.load(target, weights_only=False)["model"]
+
+
 # ---- mistakes
 
 

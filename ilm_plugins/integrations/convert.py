@@ -333,10 +333,15 @@ def _split(
 
 def _is_like(entry: Any, names: set[Any]) -> bool:
     """Whether an entry is, or has in it, weights of these names, such as averaged ones."""
-    if not isinstance(entry, Mapping):
-        return False
-    own = {bare(name) for name, value in entry.items() if hasattr(value, "shape")}
-    return bool(names & own) or any(_is_like(value, names) for value in entry.values())
+    seen, left = set(), [entry]
+    while left:
+        inner = left.pop()
+        if isinstance(inner, Mapping) and id(inner) not in seen:
+            seen.add(id(inner))
+            if names & {bare(name) for name, value in inner.items() if hasattr(value, "shape")}:
+                return True
+            left += inner.values()
+    return False
 
 
 def _as_tensor(value: Any) -> Any:
