@@ -22,6 +22,8 @@ REFUSE_CODE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 ALLOW_CODE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 #: Where frameworks keep the state dict in a checkpoint; otherwise it is the checkpoint itself.
 STATES = ("model", "state_dict")
+#: Names in a state dict that end like this must be of tensors.
+OF_TENSORS = (".weight", ".bias", ".running_mean", ".running_var")
 #: What is being written has this behind its name until it is whole.
 PARTIAL = ".partial"
 #: What to do about a file ``last_checkpoint``.
@@ -280,6 +282,42 @@ def check_state(contents: Any, path: str | os.PathLike, entries: Iterable[str] =
     named = isinstance(state, Mapping) and all(isinstance(key, str) for key in state)
     if not named or not any(hasattr(value, "shape") for value in state.values()):
         raise CheckpointError(stateless(contents, path, entries))
+    for key, value in state.items():
+        dense(value, key, path)
+
+
+def dense(value: Any, key: Any, path: str | os.PathLike) -> Any:
+    """A value of a state dict, if layers can compute with it; an expanded tensor is copied.
+
+    Args:
+        value: a tensor, an array, or anything else, which stays as it is.
+        key: its name in the state dict.
+        path: the checkpoint.
+
+    Raises:
+        CheckpointError: the value is a meta, sparse, quantized or nested tensor; or it is not a
+            tensor, and its name is that of a weight, a bias or a running statistic.
+    """
+    kind = None
+    if isinstance(value, Tensor):
+        kinds = {
+            "meta": value.is_meta,
+            "nested": value.is_nested,
+            "sparse": value.layout is not torch.strided,
+            "quantized": value.is_quantized,
+        }
+        kind = next((f"{kind} tensor" for kind, found in kinds.items() if found), None)
+    elif not hasattr(value, "shape") and str(key).endswith(OF_TENSORS):
+        kind = type(value).__name__
+    if kind is not None:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r}: {key} is a {kind}, expected a dense tensor with values; "
+            "save the checkpoint with one"
+        )
+    if not isinstance(value, Tensor):
+        return value
+    value = value.resolve_conj().resolve_neg()
+    return value.clone() if 0 in value.stride() and value.numel() > 1 else value
 
 
 def stateless(contents: Any, path: str | os.PathLike, entries: Iterable[str] = STATES) -> str:

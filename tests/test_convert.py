@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from faults import NOT_DENSE
 from ilm_plugins import ExemplarNorm, ILMGroupNorm
 from ilm_plugins.checkpoints import PARTIAL, notes_of, read, write
 from ilm_plugins.integrations import convert
@@ -255,6 +256,17 @@ def test_arrays_of_another_order_of_bytes_are_converted(tmp_path, model, x):
     check_head(read(tmp_path / "out.pth")["model"], model, x)
 
 
+def test_expanded_tensors_are_converted(tmp_path, model, x):
+    state = model.state_dict()
+    for name in ("backbone.conv.bias", "head.norm.weight"):
+        value = torch.full((1,), 0.5).expand(32)
+        state[name] = value
+        model.get_parameter(name).data.fill_(0.5)
+    torch.save(state, tmp_path / "in.pth")
+    assert run(tmp_path / "in.pth", tmp_path / "out.pth", *HEAD) == 0
+    check_head(read(tmp_path / "out.pth"), model, x)
+
+
 WALK = """
 import pickle, sys, torch
 d = {}
@@ -357,6 +369,16 @@ def test_files_that_are_no_checkpoints(tmp_path, capsys, contents, words):
     error = refused(capsys, path, tmp_path / "out.pth", *HEAD)
     assert words in error and str(path) in error
     assert not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize("kind", NOT_DENSE)
+def test_values_that_are_no_dense_tensors_are_named(tmp_path, model, capsys, kind):
+    value, words = NOT_DENSE[kind]
+    path, out = tmp_path / "in.pth", tmp_path / "out.pth"
+    torch.save({"state_dict": {**model.state_dict(), "head.norm.weight": value}}, path)
+    error = refused(capsys, path, out, *HEAD)
+    assert f"'{path}': head.norm.weight is a {words}, expected a dense tensor" in error
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ..checkpoints import (
     STATES,
     bare,
     copied,
+    dense,
     loading,
     notes_of,
     read,
@@ -302,13 +303,14 @@ def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, 
 
     Raises:
         UserError: there is none.
+        CheckpointError: a tensor in it is not dense; see :func:`ilm_plugins.checkpoints.dense`.
     """
     if isinstance(contents, Mapping):
         for entry in (*STATES, None):
             found = contents if entry is None else contents.get(entry)
             if isinstance(found, Mapping):
                 state = copied(found)
-                state.update((key, _as_tensor(value)) for key, value in found.items())
+                state.update((k, dense(_as_tensor(v), k, path)) for k, v in found.items())
                 if any(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
                     return entry, state
     raise UserError(stateless(contents, path))
