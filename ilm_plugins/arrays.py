@@ -5,9 +5,12 @@ What numpy itself has for this believes a pickle, even that bytes in it are poin
 
 import pickle
 import re
+from math import prod
 from typing import Any
 
 import numpy as np
+
+from .pickles import LEAST
 
 #: What is no object and has no parts, as numpy pickles its name: b1, i4, f8, c16, S3, U3.
 PLAIN = re.compile(r"b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d+")
@@ -77,9 +80,17 @@ def array(data: bytes | bytearray | str, dtype: Dtype, shape: tuple, order: str)
         data = data.encode("latin1")
     if not (isinstance(data, bytes | bytearray) and isinstance(dtype, Dtype)):
         raise pickle.UnpicklingError("Can only have arrays of bytes and a type")
+    wrong = pickle.UnpicklingError(f"{len(data)} bytes are no array of shape {shape}")
+    if not (isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)):
+        raise wrong
+    # numpy copies any number of elements of no bytes one by one; an empty array becomes large if it
+    # is summed over an empty dimension.
+    elements = prod(max(size, 1) for size in shape)
+    if elements > (max(len(data), LEAST) if dtype.dtype.itemsize else 1):
+        raise wrong
     whole = np.ndarray(shape, dtype.dtype, data, order=order)
     if whole.nbytes != len(data):
-        raise pickle.UnpicklingError(f"{len(data)} bytes are no array of shape {shape}")
+        raise wrong
     return whole.copy(order)
 
 

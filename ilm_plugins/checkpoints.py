@@ -17,12 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .pickles import SizeError, check_nesting, check_pickle, check_torch
+
 #: Variables of the environment by which torch.load refuses whatever is no plain data, even where
 #: its caller asks for the opposite; or unpickles anything, where its caller says nothing.
 REFUSE_CODE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 ALLOW_CODE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 #: Where frameworks keep the state dict in a checkpoint; otherwise it is the checkpoint itself.
 STATES = ("model", "state_dict")
+#: Names in a state dict that end like this must be of tensors.
+OF_TENSORS = (".weight", ".bias", ".running_mean", ".running_var")
 #: What is being written has this behind its name until it is whole.
 PARTIAL = ".partial"
 #: What to do about a file ``last_checkpoint``.
@@ -73,7 +77,7 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
 
     Raises:
         CheckpointError: the file is missing, truncated or none of these; or holds what could run
-            code.
+            code, or exhaust memory or time.
     """
     path = Path(path).expanduser()
     unsafe = unsafe or code_is_allowed()
@@ -82,20 +86,38 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        if path.suffix == ".pkl":
-            unpickler = pickle.Unpickler if unsafe else ArrayUnpickler
-            with path.open("rb") as file:
-                return unpickler(file, encoding="latin1").load()
         if not unsafe:
-            _allow_arrays()
-        return torch.load(path, map_location="cpu", weights_only=not unsafe)
+            return _read_data(path)
+        if path.suffix == ".pkl":
+            with path.open("rb") as file:
+                return pickle.Unpickler(file, encoding="latin1").load()
+        return torch.load(path, map_location="cpu", weights_only=False)
     except ImportError as error:
         raise CheckpointError(f"{path} cannot be read: {error}; pip install safetensors") from error
+    except SizeError as error:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} cannot be read: it would exhaust memory or time: "
+            f"{error}{TRUST}"
+        ) from error
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {str(path)!r} does not exist; give a file") from error
     except Exception as error:  # a file may hold anything, and raise as much
         why = _why(error, path, unsafe)
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {why}") from error
+
+
+def _read_data(path: Path) -> Any:
+    """Unpickle a file without running code, if the sizes in it fit the file."""
+    if path.suffix == ".pkl":
+        check_pickle(path)
+        with path.open("rb") as file:
+            contents = ArrayUnpickler(file, encoding="latin1").load()
+    else:
+        check_torch(path)
+        _allow_arrays()
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    check_nesting(contents)
+    return contents
 
 
 def notes_of(path: str | os.PathLike) -> dict[str, str]:
@@ -309,6 +331,42 @@ def check_state(contents: Any, path: str | os.PathLike, entries: Iterable[str] =
     named = isinstance(state, Mapping) and all(isinstance(key, str) for key in state)
     if not named or not any(hasattr(value, "shape") for value in state.values()):
         raise CheckpointError(stateless(contents, path, entries))
+    for key, value in state.items():
+        dense(value, key, path)
+
+
+def dense(value: Any, key: Any, path: str | os.PathLike) -> Any:
+    """A value of a state dict, if layers can compute with it; an expanded tensor is copied.
+
+    Args:
+        value: a tensor, an array, or anything else, which stays as it is.
+        key: its name in the state dict.
+        path: the checkpoint.
+
+    Raises:
+        CheckpointError: the value is a meta, sparse, quantized or nested tensor; or it is not a
+            tensor, and its name is that of a weight, a bias or a running statistic.
+    """
+    kind = None
+    if isinstance(value, Tensor):
+        kinds = {
+            "meta": value.is_meta,
+            "nested": value.is_nested,
+            "sparse": value.layout is not torch.strided,
+            "quantized": value.is_quantized,
+        }
+        kind = next((f"{kind} tensor" for kind, found in kinds.items() if found), None)
+    elif not hasattr(value, "shape") and str(key).endswith(OF_TENSORS):
+        kind = type(value).__name__
+    if kind is not None:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r}: {key} is a {kind}, expected a dense tensor with values; "
+            "save the checkpoint with one"
+        )
+    if not isinstance(value, Tensor):
+        return value
+    value = value.resolve_conj().resolve_neg()
+    return value.clone() if 0 in value.stride() and value.numel() > 1 else value
 
 
 def stateless(contents: Any, path: str | os.PathLike, entries: Iterable[str] = STATES) -> str:

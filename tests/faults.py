@@ -9,10 +9,26 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from ilm_plugins.integrations import training
 
 TOOL = Path(__file__).parents[1] / "tools" / "train_net.py"
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+#: Values of a state dict that nothing can be computed with, and what they are called.
+NOT_DENSE = {
+    "meta": (torch.ones(32, device="meta"), "meta tensor"),
+    "sparse": (torch.ones(32).to_sparse(), "sparse tensor"),
+    "compressed": (torch.ones(4, 8).to_sparse_csr(), "sparse tensor"),
+    "quantized": (
+        torch.quantize_per_tensor(torch.ones(32), 0.1, 0, torch.qint8),
+        "quantized tensor",
+    ),
+    "nested": (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "nested tensor"),
+    "string": ("one", "str"),
+    "list": ([1.0] * 32, "list"),
+}
 
 
 def told(argv, capfd, status):

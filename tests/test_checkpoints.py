@@ -1,13 +1,18 @@
 """Files of checkpoints: what is refused, and what a failed or killed write leaves."""
 
 import errno
+import io
+import json
 import os
 import pickle
+import re
 import resource
 import signal
 import stat
+import struct
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections import OrderedDict
@@ -15,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from ilm_plugins.checkpoints import (
     PARTIAL,
@@ -230,6 +236,198 @@ def test_arrays_of_objects_are_not(tmp_path):
     path = save({"a": np.array([{}], object)}, tmp_path / "c.pth")
     with pytest.raises(CheckpointError, match="more than data"):
         read(path)
+
+
+LONG = struct.pack("<Q", 2**33)
+DEEP = 10**5
+#: Pickles of few bytes that ask for much memory or time, or end the process.
+BOMBS = {
+    "an index of the memo": b"\x80\x02Nr\xff\xff\xff\x7f.",
+    "an index of the memo as text": b"Np2147483647\n.",
+    "a length of bytes": b"\x80\x04\x8e" + LONG + b".",
+    "a length of a string": b"\x80\x04\x8d" + LONG + b".",
+    "a length of an array of bytes": b"\x80\x05\x96" + LONG + b".",
+    "a length of a frame": b"\x80\x04\x95" + LONG + b"N.",
+    "a length of a number": b"\x80\x02\x8b\xff\xff\xff\x7f.",
+    "a dict in itself": b"\x80\x02}q\x00X\x01\x00\x00\x00dh\x00s.",
+    "dicts that are twice in each other": b"\x80\x02}"
+    + b"q\x00}(X\x01\x00\x00\x00ah\x00X\x01\x00\x00\x00bh\x00u" * 60
+    + b".",
+    "lists in lists": b"\x80\x02" + b"]" * DEEP + b"a" * (DEEP - 1) + b".",
+    "dicts in dicts": b"\x80\x02" + b"}K\x00" * DEEP + b"N" + b"s" * DEEP + b".",
+    "a key of tuples in tuples": b"\x80\x02})" + b"\x85" * 10**6 + b"Ns.",
+    "a key of tuples that are twice in each other": b"\x80\x02})" + b"q\x00h\x00\x86" * 60 + b"Ns.",
+}
+NO_BYTES = dtype_of("S0", (3, "|", None, None, None, 0, 1, 0))
+TEXT = "a" * 10**6
+ARRAY_BOMBS = {
+    "an array of elements of no bytes": [crafted(NO_BYTES, (2**33,), b"")],
+    "an array without elements": [crafted(FLOAT, (0, 2**40), b"")],
+    "an array of negative size": [crafted(FLOAT, (-1, -2))],
+    "an array of a fraction": [crafted(FLOAT, (2.0,))],
+    "an array of a product beyond 64 bits": [crafted(FLOAT, (2**32, 2**32, 2), b"")],
+    "arrays of the same bytes": [
+        crafted(dtype_of("i1", PLAIN), (len(TEXT),), TEXT) for _ in range(3000)
+    ],
+}
+BOMBS |= {name: pickle.dumps(contents, protocol=2) for name, contents in ARRAY_BOMBS.items()}
+
+#: Of torch's format alone; a storage of one float32 is there.
+STORAGE = (
+    b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ%stQ"
+)
+ONE = STORAGE % struct.pack("<i", 1)
+
+
+def tensor(storage=ONE, shape=2**30, stride=0, function=b"_rebuild_tensor_v2"):
+    strides = struct.pack("<i", shape), struct.pack("<i", stride)
+    return b"ctorch._utils\n%s\n(%sK\x00J%s\x85J%s\x85\x89NtR" % (function, storage, *strides)
+
+
+TENSOR = tensor(shape=1)
+ENLARGE = b"(" + ONE + b"K\x00J\x00\x00\x00\x40\x85K\x00\x85tb."
+TORCH_BOMBS = {
+    "a length of a storage": b"\x80\x02" + tensor(STORAGE % struct.pack("<i", 2**30)) + b".",
+    "an expanded tensor": b"\x80\x02}X\x03\x00\x00\x00key" + tensor() + b"s.",
+    "an expanded tensor as a set": b"\x80\x02c__builtin__\nset\n" + tensor(shape=2**24) + b"\x85R.",
+    "a tensor that is enlarged": b"\x80\x02" + TENSOR + ENLARGE,
+    "a parameter that is enlarged": b"\x80\x02ctorch.nn.parameter\nParameter\n"
+    + TENSOR
+    + b"\x85\x81"
+    + ENLARGE,
+    "an array of bytes by its length": b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x70\x85R.",
+    "an array of bytes as a tensor": b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\n"
+    b"(c__builtin__\nbytearray\nctorch\nTensor\nJ\x00\x00\x00\x70\x85}tR.",
+    "a tensor by its length": b"\x80\x02ctorch\nFloatTensor\nJ\x00\x00\x00\x70\x85R.",
+    "a storage by its length": b"\x80\x02ctorch.storage\nUntypedStorage\nJ\x00\x00\x00\x70\x85R.",
+}
+
+
+def wrapped(content, kind):
+    """A pickle as a file of ``torch.save``, of now or of old."""
+    if kind == "old":
+        parts = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+        heads = b"".join(pickle.dumps(part, 2) for part in parts)
+        # A storage has one more entry there, and follows.
+        keys = pickle.dumps(["0"] if b"storage" in content else [], 2)
+        return heads + content.replace(b"tQ", b"NtQ") + keys + struct.pack("<qf", 1, 1)
+    with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+        for name, part in (("data.pkl", content), ("data/0", bytes(4)), ("version", b"3\n")):
+            archive.writestr(f"archive/{name}", part)
+    return file.getvalue()
+
+
+def compressed():
+    content = b"\x80\x02" + tensor(STORAGE % struct.pack("<i", 2**26), 2**26, 1) + b"."
+    with zipfile.ZipFile(file := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/version", b"3\n")
+        with archive.open("archive/data/0", "w", force_zip64=True) as record:
+            for _ in range(256):
+                record.write(bytes(2**20))
+    return file.getvalue()
+
+
+#: Reads files in a process of at most some memory more, each for some seconds; those after one that
+#: ends it in another.
+READER = """
+import json, os, resource, signal, sys
+from ilm_plugins.checkpoints import CheckpointError, _allow_arrays, read
+_allow_arrays()
+found, left = {}, sys.argv[1:]
+while left:
+    ends = os.pipe()
+    if not os.fork():
+        with open("/proc/self/status") as status:
+            size = next(1024 * int(line.split()[1]) for line in status if "VmSize" in line)
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**29,) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for path in left:
+            signal.alarm(30)
+            try:
+                read(path)
+                said = "read"
+            except CheckpointError as error:
+                said = str(error)
+            os.write(ends[1], json.dumps(said).encode() + b"\\n")
+        os._exit(0)
+    os.close(ends[1])
+    with open(ends[0]) as pipe:
+        said = [json.loads(line) for line in pipe]
+    os.wait()
+    found |= dict(zip(left, [*said, ""]))
+    left = left[len(said) + 1 :]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def told_of_bombs(tmp_path_factory):
+    """What is said of each bomb, in each format; nothing if the process ended of it."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("no /proc, by which Linux tells the memory of a process")
+    folder, files = tmp_path_factory.mktemp("bombs"), {("compressed", "torch"): compressed()}
+    for name, content in (BOMBS | TORCH_BOMBS).items():
+        files |= {(name, kind): wrapped(content, kind) for kind in ("torch", "old")}
+        files |= {(name, "pickle"): content} if name in BOMBS else {}
+    paths = {}
+    for i, (key, content) in enumerate(files.items()):
+        paths[key] = folder / f"{i}.{'pkl' if key[1] == 'pickle' else 'pth'}"
+        paths[key].write_bytes(content)
+    command = [sys.executable, "-c", READER, *map(str, paths.values())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
+    found = json.loads(done.stdout)
+    return {key: (str(path), found[str(path)]) for key, path in paths.items()}
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        *((name, kind) for name in BOMBS for kind in ("torch", "old", "pickle")),
+        *((name, kind) for name in TORCH_BOMBS for kind in ("torch", "old")),
+        ("compressed", "torch"),
+    ],
+)
+def test_sizes_are_checked_before_anything_is_allocated(told_of_bombs, name, kind):
+    path, said = told_of_bombs[name, kind]
+    assert f"'{path}' cannot be read: it " in said and "\n" not in said
+    assert not re.search("not enough memory|MemoryError|alloc|Recursion|Assertion|unpack", said)
+
+
+def test_an_archive_that_begins_like_a_pickle_is_refused(tmp_path):
+    """Some releases of torch run code that is in a tar archive, and take it for data."""
+    path = tmp_path / "c.pth"
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("N.N.N.N.N."))
+    assert tarfile.is_tarfile(path)
+    with pytest.raises(CheckpointError, match=r"the file is not of torch\.save"):
+        read(path)
+
+
+def test_an_expanded_tensor_that_is_refused_is_named(told_of_bombs):
+    _, said = told_of_bombs["an expanded tensor", "torch"]
+    assert "time: key of shape (1073741824,) takes 4,294,967,296 bytes, the file" in said
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old"])
+def test_what_is_shared_and_what_torch_knows_is_read(tmp_path, zipped):
+    tensor, shared = torch.randn(3, 4), {"lr": 0.1}
+    contents = {
+        **{"tensor": tensor, "same": tensor, "view": tensor.T[1:], "none": tensor[:0]},
+        **{"expanded": tensor[:1].expand(5, 4), "bfloat16": tensor.bfloat16(), "mask": tensor > 0},
+        **{"parameter": nn.Parameter(tensor), "complex": tensor.cfloat().conj()},
+        **{"sparse": tensor.to_sparse(), "size": tensor.shape, "device": tensor.device},
+        **{"bytes": b"ab", "no bytes": b"", "array": bytearray(b"ab"), "set": {1, 2}},
+        **{"groups": [shared] * 1000, "ordered": OrderedDict(a=tensor), "tuple": ((1,), 2)},
+    }
+    path = tmp_path / "c.pth"
+    torch.save(contents, path, _use_new_zipfile_serialization=zipped)
+    found = read(path)
+    assert torch.equal(found.pop("sparse").to_dense(), contents.pop("sparse").to_dense())
+    assert torch.equal(found.pop("ordered")["a"], contents.pop("ordered")["a"])
+    for name, value in contents.items():
+        same = torch.equal if isinstance(value, torch.Tensor) else type(value).__eq__
+        assert same(found[name], value)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])

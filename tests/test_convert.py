@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from faults import NOT_DENSE
 from ilm_plugins import ExemplarNorm, ILMGroupNorm
 from ilm_plugins.checkpoints import PARTIAL, notes_of, read, write
 from ilm_plugins.integrations import convert
@@ -234,6 +235,65 @@ def test_the_tool_can_be_run_by_name(root, tmp_path, model, x):
     check_head(read(tmp_path / "out.pth")["model"], model, x)
 
 
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_of_every_protocol_are_read_by_a_new_process(root, tmp_path, model, x, protocol):
+    """In another, what was read before may decide what an array is taken for."""
+    arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    contents = {"model": arrays, "__author__": "zoo"}
+    (tmp_path / "in.pkl").write_bytes(pickle.dumps(contents, protocol))
+    for source, target in (("in.pkl", "out.pkl"), ("out.pkl", "back.pkl")):
+        change = HEAD if source == "in.pkl" else ("--revert",)
+        words = [root / "tools" / "convert.py", tmp_path / source, tmp_path / target, *change]
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    check_head(read(tmp_path / "out.pkl")["model"], model, x)
+
+
+def test_arrays_of_another_order_of_bytes_are_converted(tmp_path, model, x):
+    arrays = {name: tensor.numpy().astype(">f4") for name, tensor in model.state_dict().items()}
+    (tmp_path / "in.pkl").write_bytes(pickle.dumps({"model": arrays}, protocol=5))
+    assert run(tmp_path / "in.pkl", tmp_path / "out.pth", *HEAD) == 0
+    check_head(read(tmp_path / "out.pth")["model"], model, x)
+
+
+def test_expanded_tensors_are_converted(tmp_path, model, x):
+    state = model.state_dict()
+    for name in ("backbone.conv.bias", "head.norm.weight"):
+        value = torch.full((1,), 0.5).expand(32)
+        state[name] = value
+        model.get_parameter(name).data.fill_(0.5)
+    torch.save(state, tmp_path / "in.pth")
+    assert run(tmp_path / "in.pth", tmp_path / "out.pth", *HEAD) == 0
+    check_head(read(tmp_path / "out.pth"), model, x)
+
+
+WALK = """
+import pickle, sys, torch
+d = {}
+for _ in range(60):
+    d = {"a": d, "b": d}
+loop = {}
+loop["loop"] = loop
+norm = {"n.weight": torch.ones(32), "n.bias": torch.ones(32)}
+torch.save({"model": norm, "twice": d, "loop": loop}, sys.argv[1])
+"""
+
+
+def test_entries_that_hold_themselves_are_walked_once(root, tmp_path):
+    """Where the user trusts a file, which is not checked for these."""
+    source, target = tmp_path / "in.pth", tmp_path / "out.pth"
+    subprocess.run([sys.executable, "-c", WALK, source], check=True)
+    words = [root / "tools" / "convert.py", source, target, "--to", "ILMGN", "--match", "n"]
+    options = {"capture_output": True, "text": True, "timeout": 100}
+    done = subprocess.run([sys.executable, *words], **options)
+    assert done.returncode == 2 and "a container holds itself" in done.stderr
+    assert done.stderr.count("\n") == 1
+    words.append("--unsafe")
+    done = subprocess.run([sys.executable, *words], **options)
+    assert done.returncode == 0, done.stderr
+    assert "n.encode.weight" in torch.load(target, weights_only=False)["model"]
+
+
 # ---- mistakes
 
 
@@ -312,6 +372,16 @@ def test_files_that_are_no_checkpoints(tmp_path, capsys, contents, words):
     error = refused(capsys, path, tmp_path / "out.pth", *HEAD)
     assert words in error and str(path) in error
     assert not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize("kind", NOT_DENSE)
+def test_values_that_are_no_dense_tensors_are_named(tmp_path, model, capsys, kind):
+    value, words = NOT_DENSE[kind]
+    path, out = tmp_path / "in.pth", tmp_path / "out.pth"
+    torch.save({"state_dict": {**model.state_dict(), "head.norm.weight": value}}, path)
+    error = refused(capsys, path, out, *HEAD)
+    assert f"'{path}': head.norm.weight is a {words}, expected a dense tensor" in error
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

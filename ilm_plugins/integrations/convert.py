@@ -15,6 +15,7 @@ from ..checkpoints import (
     STATES,
     bare,
     copied,
+    dense,
     loading,
     notes_of,
     read,
@@ -306,13 +307,14 @@ def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, 
 
     Raises:
         UserError: there is none.
+        CheckpointError: a tensor in it is not dense; see :func:`ilm_plugins.checkpoints.dense`.
     """
     if isinstance(contents, Mapping):
         for entry in (*STATES, None):
             found = contents if entry is None else contents.get(entry)
             if isinstance(found, Mapping):
                 state = copied(found)
-                state.update((key, _as_tensor(value)) for key, value in found.items())
+                state.update((k, dense(_as_tensor(v), k, path)) for k, v in found.items())
                 if any(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
                     return entry, state
     raise UserError(stateless(contents, path))
@@ -337,18 +339,25 @@ def _split(
 
 def _is_like(entry: Any, names: set[Any]) -> bool:
     """Whether an entry is, or has in it, weights of these names, such as averaged ones."""
-    if not isinstance(entry, Mapping):
-        return False
-    own = {bare(name) for name, value in entry.items() if hasattr(value, "shape")}
-    return bool(names & own) or any(_is_like(value, names) for value in entry.values())
+    seen, left = set(), [entry]
+    while left:
+        inner = left.pop()
+        if isinstance(inner, Mapping) and id(inner) not in seen:
+            seen.add(id(inner))
+            if names & {bare(name) for name, value in inner.items() if hasattr(value, "shape")}:
+                return True
+            left += inner.values()
+    return False
 
 
 def _as_tensor(value: Any) -> Any:
-    if type(value).__module__ != "numpy" or getattr(value, "dtype", None) is None:
+    """A numpy array or number as a tensor; anything else, such as an array of strings, as it is."""
+    if isinstance(value, type) or not hasattr(value, "__array_interface__"):
         return value
     try:
-        return torch.as_tensor(value.copy())
-    except TypeError:  # of words, for example
+        # torch takes only the native byte order.
+        return torch.as_tensor(value.astype(value.dtype.newbyteorder("=")))
+    except TypeError:
         return value
 
 

@@ -1,6 +1,7 @@
 """tools/analyze.py on models of torchvision and timm, and its mistakes."""
 
 import csv
+import pickle
 import re
 import subprocess
 import sys
@@ -14,7 +15,8 @@ pytest.importorskip("torchvision", reason="needs torchvision's models")
 import numpy as np
 from PIL import Image
 
-from ilm_plugins.checkpoints import write
+from faults import NOT_DENSE
+from ilm_plugins.checkpoints import CheckpointError, write
 from ilm_plugins.integrations import analyze, zoo
 from ilm_plugins.layers import ExemplarNorm
 from runs import write_class_folders
@@ -215,6 +217,35 @@ def test_weights_are_loaded_by_the_names_of_the_model(name, prefix, tmp_path):
     write({"state_dict": state}, tmp_path / "a.pth")
     analyze.load_weights(target, tmp_path / "a.pth")
     torch.testing.assert_close(target[name].weight, source[name].weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", NOT_DENSE)
+def test_values_that_are_no_dense_tensors_are_named(kind, tmp_path):
+    value, words = NOT_DENSE[kind]
+    model = torch.nn.ModuleDict({"norm": torch.nn.Linear(2, 3)})
+    torch.save({"model": {**model.state_dict(), "norm.weight": value}}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=rf"norm\.weight is a {words}, expected a dense tens"):
+        analyze.load_weights(model, tmp_path / "a.pth")
+
+
+def test_expanded_tensors_are_loaded(tmp_path):
+    model = torch.nn.ModuleDict({"norm": torch.nn.Linear(2, 3)})
+    torch.save({**model.state_dict(), "norm.bias": torch.ones(1).expand(3)}, tmp_path / "a.pth")
+    analyze.load_weights(model, tmp_path / "a.pth")
+    assert model["norm"].bias.tolist() == [1, 1, 1]
+
+
+def test_pickles_of_every_protocol_are_read_by_a_new_process(root, folder, trained, tmp_path):
+    """In another, what was read before may decide what an array is taken for."""
+    state = trained[1].model.state_dict()
+    contents = {"model": {k: tensor.numpy() for k, tensor in state.items()}, "__author__": "zoo"}
+    paths = [tmp_path / f"c{protocol}.pkl" for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)]
+    for protocol, path in enumerate(paths, 2):
+        path.write_bytes(pickle.dumps(contents, protocol))
+    words = [root / "tools" / "analyze.py", "dynamics", folder, *EN, "--limit", "1"]
+    words += ["--output", tmp_path / "out", "--checkpoint", *paths]
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_nothing_is_overwritten(folder, trained, tmp_path, capsys):

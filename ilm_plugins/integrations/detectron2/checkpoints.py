@@ -6,14 +6,18 @@ from types import SimpleNamespace
 from typing import IO, Any
 from urllib.parse import urlparse
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build
+from torch import Tensor
 
 from ... import checkpoints
 
 
 def check_state(contents: Any, path: str) -> None:
     """Raise CheckpointError unless a checkpoint holds a state dict where detectron2 looks for it.
+
+    detectron2 takes only tensors and arrays of numbers in a state dict.
 
     Args:
         contents: of the checkpoint.
@@ -23,6 +27,18 @@ def check_state(contents: Any, path: str) -> None:
     if path.endswith(".pkl") and isinstance(contents, Mapping) and "__author__" not in contents:
         entries = ["blobs"]
     checkpoints.check_state(contents, path, entries)
+    for key, value in contents.get(entries[0], contents).items():
+        if entries == ["blobs"] and key.endswith("_momentum"):
+            continue
+        try:
+            if not isinstance(value, Tensor):
+                torch.from_numpy(value)
+        except (TypeError, ValueError):
+            kind = getattr(value, "dtype", type(value).__name__)
+            raise checkpoints.CheckpointError(
+                f"checkpoint {path!r}: {key} is a {kind}, expected a tensor or an array of "
+                "numbers; remove it from the checkpoint"
+            ) from None
 
 
 class Checkpointer(DetectionCheckpointer):

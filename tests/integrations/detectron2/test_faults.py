@@ -17,7 +17,7 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from faults import finish, kill_one_of, small_files, start, told, wait_for
+from faults import NOT_DENSE, finish, kill_one_of, small_files, start, told, wait_for
 from ilm_plugins import checkpoints
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.detectron2.checkpoints import Checkpointer
@@ -135,6 +135,23 @@ def test_weights_without_a_state_dict(root, tmp_path, capfd, name, contents):
     argv = command(root / SHAPES, "--num-gpus", "0", out=out, opts=["MODEL.WEIGHTS", str(path)])
     line = told(argv, capfd, status=2)
     assert f"'{path}' holds no state dict" in line and not list(out.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_weights_with_values_that_are_none(root, tmp_path, capfd, suffix):
+    path, out = tmp_path / f"w{suffix}", tmp_path / "out"
+    argv = command(root / SHAPES, "--num-gpus", "0", out=out, opts=["MODEL.WEIGHTS", str(path)])
+    value = np.ones(2, np.float32) if suffix == ".pkl" else torch.ones(2)
+    # detectron2 takes neither strings nor what torch does not know.
+    cases = {"note": ("one", "str"), "words": (np.array(["one"]), "<U3")}
+    if suffix == ".pth":
+        cases |= NOT_DENSE
+    for name, (other, words) in cases.items():
+        key = "fc.bias" if name in NOT_DENSE else name
+        contents = {"model": {"fc.weight": value, key: other}, "__author__": "nobody"}
+        checkpoints.write(contents, path)
+        line = told(argv, capfd, status=2)
+        assert f"'{path}': {key} is a {words}, expected a" in line and not list(out.iterdir())
 
 
 def test_pickles_of_arrays_are_loaded_and_others_are_not(tmp_path):

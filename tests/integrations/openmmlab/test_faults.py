@@ -18,7 +18,7 @@ pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 from mmengine.logging import HistoryBuffer
 from mmengine.model import initialize
 
-from faults import children, finish, kill_one_of, small_files, start, told, wait_for
+from faults import NOT_DENSE, children, finish, kill_one_of, small_files, start, told, wait_for
 from ilm_plugins import checkpoints
 from ilm_plugins.checkpoints import CheckpointError
 from ilm_plugins.integrations import training
@@ -86,6 +86,15 @@ def test_checkpoints_without_a_state_dict(config, tmp_path, capfd, setting, cont
     value = f"{{'type': 'Pretrained', 'checkpoint': {str(path)!r}}}" if "init" in setting else path
     line = told(command(config, out=out, opts=[f"{setting}={value}"]), capfd, status=2)
     assert f"'{path}' holds no state dict" in line and not list(out.iterdir())
+
+
+@pytest.mark.parametrize("kind", NOT_DENSE)
+def test_checkpoints_with_values_that_are_none(config, tmp_path, capfd, kind):
+    value, words = NOT_DENSE[kind]
+    out, path = tmp_path / "out", tmp_path / "weights.pth"
+    torch.save({"state_dict": {"fc.weight": torch.ones(3), "fc.bias": value}}, path)
+    line = told(command(config, out=out, opts=[f"load_from={path}"]), capfd, status=2)
+    assert f"'{path}': fc.bias is a {words}, expected a dense" in line and not list(out.iterdir())
 
 
 @pytest.mark.parametrize(
