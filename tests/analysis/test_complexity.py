@@ -20,7 +20,7 @@ TABLES_2_AND_3 = {
     "bn-inception_webvision_sn": ((2.081, 11.30), (2.051, 11.29)),
     "bn-inception_webvision_en": ((2.122, 12.36), (2.051, 11.47)),
 }
-EVERYDAY = "resnet50_imagenet_en", "shufflenetv2-x0.5_imagenet_en"
+EVERYDAY = ("shufflenetv2-x0.5_imagenet_en",)
 needs_fvcore = pytest.mark.usefixtures("fvcore")
 
 

@@ -53,6 +53,7 @@ def test_peak_bytes():
     assert x.nbytes <= peak < 1.1 * x.nbytes
 
 
+@pytest.mark.wide
 def test_table_json_and_plot(root, tmp_path):
     pytest.importorskip("matplotlib", reason="needs matplotlib, which detectron2 brings")
     options = ["--rounds", "2", "--shapes", "res5", "--no-models", "--output", str(tmp_path)]

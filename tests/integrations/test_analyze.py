@@ -270,7 +270,9 @@ def test_the_tool_runs_and_says_how(root):
     assert done.returncode == 0 and "--embedding {pca,tsne}" in done.stdout
 
 
-@pytest.mark.parametrize("package", ["matplotlib", "numpy", "PIL"])
+@pytest.mark.parametrize(
+    "package", ["matplotlib", *(pytest.param(p, marks=pytest.mark.wide) for p in ("numpy", "PIL"))]
+)
 def test_without_a_package_one_line_says_what_to_install(package, root, folder, trained, tmp_path):
     tool = root / "tools" / "analyze.py"
     code = (

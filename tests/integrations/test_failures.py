@@ -151,8 +151,8 @@ def test_a_traceback_is_printed_of_any_error(capsys):
     [
         ("UserError", 2),
         ("RunError", 1),
-        ("PeerError", 1),
-        ("CheckpointError", 2),
+        pytest.param("PeerError", 1, marks=pytest.mark.wide),
+        pytest.param("CheckpointError", 2, marks=pytest.mark.wide),
     ],
 )
 def test_what_another_process_has_raised(kind, status):

@@ -212,7 +212,9 @@ def argv(root, datasets, tmp_path):
     "framework, processes, workers, number, to, when",
     [
         ("mmengine", 2, 0, signal.SIGINT, "group", "starting"),
-        ("mmengine", 1, 1, signal.SIGTERM, "group", "training"),
+        pytest.param(
+            *("mmengine", 1, 1, signal.SIGTERM, "group", "training"), marks=pytest.mark.wide
+        ),
         ("detectron2", 1, 1, signal.SIGINT, "group", "writing"),
         pytest.param(
             *("detectron2", 2, 0, signal.SIGTERM, "background", "training"), marks=pytest.mark.wide

@@ -76,7 +76,9 @@ def by_torchscript(model, x):
 
 
 EXPORTERS = {"dynamo": by_dynamo, "torchscript": by_torchscript}
-exporters = pytest.mark.parametrize("export", EXPORTERS.values(), ids=EXPORTERS)
+exporters = pytest.mark.parametrize(
+    "export", [by_dynamo, pytest.param(by_torchscript, marks=pytest.mark.wide)], ids=EXPORTERS
+)
 
 
 def in_onnxruntime(exported):
@@ -189,7 +191,7 @@ def with_traced_norms(model):
     return model
 
 
-@every_layer
+@one_of_each_kind
 def test_a_model_is_scripted_around_traced_layers(name):
     model = torchvision.models.resnet18(norm_layer=NORMS[name], num_classes=8)
     model(torch.randn(2, 3, 64, 64))

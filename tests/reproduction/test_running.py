@@ -261,7 +261,13 @@ def built(config, *overrides):
 
 
 @pytest.mark.parametrize(
-    "cell", [cell.id for cell in CELLS if cell.starts_from], ids=lambda name: name.split()[1]
+    "cell",
+    [
+        cell.id if "SyncBN" in cell.id else pytest.param(cell.id, marks=pytest.mark.wide)
+        for cell in CELLS
+        if cell.starts_from
+    ],
+    ids=lambda name: name.split()[1],
 )
 def test_what_starts_from_another_run_has_its_weights(cell, tmp_path):
     (one,) = planned(cell, work_dir=tmp_path, num_gpus=8)
@@ -370,6 +376,7 @@ def test_a_miniature_is_stopped_gone_on_with_and_reported_as_one(tmp_path, capfd
         ),
     ],
 )
+@pytest.mark.wide
 def test_each_frameworks_miniature_gives_the_figures_of_its_table(cell, tmp_path):
     table, name = cell.split(" ", 1)
     one = registry.named(cell)

@@ -25,6 +25,7 @@ def table_of(printed):
     return {norm: tuple(map(float, figures)) for norm, *figures, _picture in split}
 
 
+@pytest.mark.wide
 def test_it_trains_evaluates_and_draws(root, datasets, tmp_path, capfd):
     opts = ["SOLVER.MAX_ITER", "2", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
     configs = [str(root / f"{CONFIGS}{norm}.yaml") for norm in ("gn", "ilmgn")]

@@ -9,6 +9,7 @@ from detectron2.engine import launch
 from workers import detectron2_gradients
 
 
+@pytest.mark.wide
 def test_an_empty_batch_on_one_process_keeps_the_gradients_right():
     # A box head sees no proposals there; the other process must not wait in vain.
     from ilm_plugins.integrations.detectron2.train import and_leave

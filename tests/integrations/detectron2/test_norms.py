@@ -38,7 +38,10 @@ def classes_of(model):
     [
         "import ilm_plugins; import detectron2.modeling",
         "import detectron2.modeling, detectron2.projects.deeplab; import ilm_plugins",
-        "import detectron2.layers; import ilm_plugins; import detectron2.modeling",
+        pytest.param(
+            "import detectron2.layers; import ilm_plugins; import detectron2.modeling",
+            marks=pytest.mark.wide,
+        ),
         pytest.param(
             "import ilm_plugins; import ilm_plugins; import detectron2.layers; import ilm_plugins",
             marks=pytest.mark.wide,
@@ -415,6 +418,7 @@ print("scripted")
     ],
     ids=["RetinaNet", "FCOS"],
 )
+@pytest.mark.wide
 def test_a_stock_detector_is_as_without_the_plugin(plugin, config, build, script):
     code = STOCK_DETECTOR.format(plugin=plugin, config=config, build=build, script=script)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

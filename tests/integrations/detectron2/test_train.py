@@ -164,6 +164,7 @@ def test_lazy_config_trains_resumes_and_evaluates(datasets, tmp_path, capfd):
     assert "copypaste: Task: bbox" in capfd.readouterr().out
 
 
+@pytest.mark.wide
 def test_on_real_images(root, real_coco, tmp_path):
     argv = command(
         root / "configs/detectron2/mask_rcnn_R_50_FPN_batch2_ilmgn.yaml",

@@ -9,6 +9,7 @@ from torch.multiprocessing import spawn
 from workers import free_port, openmmlab_gradients
 
 
+@pytest.mark.wide
 def test_gradients_of_a_box_head_in_two_processes():
     """Also where one process has no proposals: the other must not wait in vain."""
     spawn(openmmlab_gradients, (free_port(),), nprocs=2)

@@ -245,7 +245,7 @@ def test_the_latest_checkpoint_is_found_where_its_name_was_not_written(tmp_path)
     assert latest(tmp_path) == str(tmp_path / "epoch_9.pth")
 
 
-@pytest.mark.parametrize("content, workers", [("foreign", 0), ("cut", 2)])
+@pytest.mark.parametrize("content, workers", [("foreign", 0), pytest.param("cut", 2, marks=wide)])
 def test_a_corrupt_image_is_named(harmed, tmp_path, capfd, content, workers):
     folder, config = harmed
     images = folder / "images" / "validation"
@@ -266,7 +266,7 @@ def test_a_corrupt_map_of_labels_is_named(harmed, tmp_path, capfd):
     assert f"with {labels}/" in line and "cannot be used" in line
 
 
-@pytest.mark.parametrize("kind", [5, 200, "RGB"])
+@pytest.mark.parametrize("kind", [5, *(pytest.param(k, marks=wide) for k in (200, "RGB"))])
 def test_labels_that_the_model_does_not_know(harmed, tmp_path, capfd, kind):
     folder, config = harmed
     labels = folder / "annotations" / "validation"
@@ -376,6 +376,7 @@ class Spoil(Hook):
 
 
 @pytest.mark.parametrize("unit", ["iter", pytest.param("epoch", marks=wide)])
+@pytest.mark.wide
 def test_a_nan_of_another_process_is_not_saved(config, tmp_path, unit):
     """The gradients carry it to the first process, whose own loss is finite yet."""
     (tmp_path / "spoil.py").write_text(SPOIL)

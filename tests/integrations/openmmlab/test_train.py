@@ -95,6 +95,7 @@ def run_tool(root, argv, *launcher):
     )
 
 
+@pytest.mark.wide
 def test_several_processes_over_gloo(root, config, trained, tmp_path):
     sync_bn = "model.decode_head.norm_cfg={'type': 'SyncBN', '_delete_': True}"
     opts = ["train_cfg.max_iters=2", sync_bn]
@@ -179,6 +180,7 @@ def test_what_would_fail_later(config, tmp_path, capsys, options, words):
     assert "with overrides" not in error
 
 
+@pytest.mark.wide
 def test_a_mistake_in_one_of_several_processes(config, tmp_path, capsys):
     opts = ["model.backbone.norm_cfg.num_groups=5"]
     error = refused(command(config, "--num-processes", "2", out=tmp_path, opts=opts), capsys)

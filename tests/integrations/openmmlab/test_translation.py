@@ -171,6 +171,7 @@ def same(a, b):
     return 0
 
 
+@pytest.mark.wide
 def test_several_processes_train_as_one_with_a_larger_batch(root, command, tmp_path):
     """In one step: further ones drive rounding apart, by an absolute value and rectifiers."""
     plain = "{'type': 'SGD', 'lr': 0.01, '_delete_': True}"
