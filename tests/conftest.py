@@ -4,12 +4,12 @@ import os
 import random
 import runpy
 import shutil
+import sys
 import tempfile
 import zlib
 from pathlib import Path
 
 import pytest
-from wrapt import when_imported
 
 # Before torch is imported, and for all processes that tests start: pytest-xdist starts a worker for
 # each core, and more threads than cores take turns.
@@ -36,19 +36,6 @@ def pytest_configure(config):
         paths = str(STAND_INS), os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         runpy.run_path(str(STAND_INS / "sitecustomize.py"))
-    when_imported("mmengine.config.config")(format_once)
-
-
-def format_once(module):
-    """Keep what yapf makes of a config: MMEngine has it format the same text five times a run."""
-    formatted, format_code = {}, module.FormatCode
-
-    def from_memory(text, **options):
-        if text not in formatted:
-            formatted[text] = format_code(text, **options)
-        return formatted[text]
-
-    module.FormatCode = from_memory
 
 
 def seed_generators(name=""):
@@ -89,6 +76,23 @@ def datasets():
 
     write_shapes(DATASETS, num_training=8, num_validation=4, size=64)
     return DATASETS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configs_are_formatted_once():
+    """Keep what yapf makes of a config: MMEngine has it format the same text five times a run."""
+    if "mmengine" not in sys.modules:
+        return
+    from yapf.yapflib import yapf_api
+
+    formatted, format_code = {}, yapf_api.FormatCode
+
+    def from_memory(text, **options):
+        if text not in formatted:
+            formatted[text] = format_code(text, **options)
+        return formatted[text]
+
+    yapf_api.FormatCode = from_memory
 
 
 @pytest.fixture(scope="session")

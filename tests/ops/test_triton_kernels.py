@@ -192,7 +192,7 @@ def test_box_head(dtype, last):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("path", ["one-read", "streaming", "small-tiles"])
+@pytest.mark.parametrize("path", ["one-read", pytest.param("streaming", marks=wide), "small-tiles"])
 def test_sizes(request, c, groups, keys, shape, last, path):
     if path != "one-read":
         request.getfixturevalue(path.replace("-", "_"))
@@ -264,7 +264,7 @@ def test_large_means(request, last, path):
 
 
 @runs
-@pytest.mark.parametrize("path", ["one-read", "small-tiles"])
+@pytest.mark.parametrize("path", ["one-read", pytest.param("small-tiles", marks=wide)])
 def test_the_same_again(request, path):
     if path != "one-read":
         request.getfixturevalue(path.replace("-", "_"))
@@ -410,10 +410,16 @@ def test_mixture_of_x_that_needs_no_gradient(name):
 
 
 @runs
-@layouts
 @dtypes
 @pytest.mark.parametrize("path", [pytest.param("large-tiles", marks=wide), "small-tiles"])
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize(
+    "name, last",
+    [
+        pytest.param(name, last, marks=wide if last and name not in ("ILMGN", "EN") else ())
+        for name in NORMS
+        for last in (False, True)
+    ],
+)
 def test_layers(request, name, dtype, last, path):
     """Whole layers, those without a network in the kernels too, against the reference."""
     if path == "small-tiles":
