@@ -29,8 +29,10 @@ class Harmful:
         return os.makedirs, (self.path, 0o777, True)
 
 
-def fail(rank, kind):
-    """Raise, in a process that torch has spawned."""
+def fail(rank, kind, of=0):
+    """Raise in the process of rank ``of``, which torch has spawned."""
+    if rank != of:
+        return
     from ilm_plugins.integrations import training
 
     if kind == "defect":

@@ -147,17 +147,17 @@ def test_a_traceback_is_printed_of_any_error(capsys):
 
 
 @pytest.mark.parametrize(
-    "kind, status",
+    "kind, rank, status",
     [
-        ("UserError", 2),
-        ("RunError", 1),
-        pytest.param("PeerError", 1, marks=pytest.mark.wide),
-        pytest.param("CheckpointError", 2, marks=pytest.mark.wide),
+        ("UserError", 1, 2),
+        ("RunError", 0, 1),
+        pytest.param("PeerError", 0, 1, marks=pytest.mark.wide),
+        pytest.param("CheckpointError", 0, 2, marks=pytest.mark.wide),
     ],
 )
-def test_what_another_process_has_raised(kind, status):
+def test_what_another_process_has_raised(kind, rank, status):
     with pytest.raises(ProcessRaisedException) as raised:
-        spawn(fail, (kind,), nprocs=1)
+        spawn(fail, (kind, rank), nprocs=rank + 1)
     line = failure(raised.value)
     # It has waited already.
     assert not isinstance(line, PeerError)
