@@ -1,7 +1,6 @@
 """Files of checkpoints: read without running what is in them, written whole or not at all."""
 
 import codecs
-import functools
 import io
 import os
 import pickle
@@ -114,8 +113,8 @@ def _read_data(path: Path) -> Any:
             contents = ArrayUnpickler(file, encoding="latin1").load()
     else:
         check_torch(path)
-        _allow_arrays()
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        with _arrays_allowed():
+            contents = torch.load(path, map_location="cpu", weights_only=True)
     check_nesting(contents)
     return contents
 
@@ -200,7 +199,6 @@ def _of_arrays() -> dict[str, Callable]:
     return {**MEANT, **empty, "_codecs.encode": _encode}
 
 
-@functools.cache
 def _allow_arrays() -> None:
     """Have torch.load, too, know numpy's arrays and numbers, under their old names as well."""
     try:
@@ -210,6 +208,18 @@ def _allow_arrays() -> None:
     for path, meant in known.items():
         for name in {path, path.replace("._core", ".core")}:
             allow(name, meant)
+
+
+@contextmanager
+def _arrays_allowed() -> Iterator[None]:
+    """Allow numpy's arrays and numbers in this block; other loaders may have their own classes."""
+    before = torch.serialization.get_safe_globals()
+    _allow_arrays()
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def allow(name: str, meant: Callable) -> None:

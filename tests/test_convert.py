@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import fresh
 from faults import NOT_DENSE
 from ilm_plugins import ExemplarNorm, ILMGroupNorm
 from ilm_plugins.checkpoints import PARTIAL, notes_of, read, write
@@ -246,7 +247,7 @@ def test_pickles_of_every_protocol_are_read_by_a_new_process(root, tmp_path, mod
     for source, target in (("in.pkl", "out.pkl"), ("out.pkl", "back.pkl")):
         change = HEAD if source == "in.pkl" else ("--revert",)
         words = [root / "tools" / "convert.py", tmp_path / source, tmp_path / target, *change]
-        done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+        done = fresh.run([sys.executable, *words])
         assert done.returncode == 0, done.stderr
     check_head(read(tmp_path / "out.pkl")["model"], model, x)
 
@@ -284,14 +285,14 @@ torch.save({"model": norm, "twice": d, "loop": loop}, sys.argv[1])
 def test_entries_that_hold_themselves_are_walked_once(root, tmp_path):
     """Where the user trusts a file, which is not checked for these."""
     source, target = tmp_path / "in.pth", tmp_path / "out.pth"
-    subprocess.run([sys.executable, "-c", WALK, source], check=True)
+    fresh.run([sys.executable, "-c", WALK, source], check=True)
     words = [root / "tools" / "convert.py", source, target, "--to", "ILMGN", "--match", "n"]
     options = {"capture_output": True, "text": True, "timeout": 100}
-    done = subprocess.run([sys.executable, *words], **options)
+    done = fresh.run([sys.executable, *words], **options)
     assert done.returncode == 2 and "a container holds itself" in done.stderr
     assert done.stderr.count("\n") == 1
     words.append("--unsafe")
-    done = subprocess.run([sys.executable, *words], **options)
+    done = fresh.run([sys.executable, *words], **options)
     assert done.returncode == 0, done.stderr
     assert "n.encode.weight" in torch.load(target, weights_only=False)["model"]
 

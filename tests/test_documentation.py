@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import fresh
 import ilm_plugins
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.integrations.detectron2.norms import parse_norm
@@ -89,7 +90,7 @@ print("ran to the end")
 
 def test_the_worked_example_runs():
     code = "\n".join((*blocks(WORKED_EXAMPLE, "python"), IN_FRAMEWORKS))
-    done = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True)
+    done = fresh.run([sys.executable, "-c", code])
     assert done.stdout.endswith("ran to the end\n"), done.stderr
 
 
@@ -97,7 +98,7 @@ def test_the_worked_example_can_fail():
     code = "\n".join(blocks(WORKED_EXAMPLE, "python"))
     broken = code.replace("(1 - rho) * (mean - layer_mean)", "rho * (mean - layer_mean)")
     assert broken != code
-    done = subprocess.run([sys.executable, "-"], input=broken, capture_output=True, text=True)
+    done = fresh.run([sys.executable, "-c", broken])
     assert "AssertionError" in done.stderr
 
 
@@ -271,11 +272,9 @@ def test_readmes_config_that_inherits(tmp_path, dropped):
         text = text.replace('"ilm_plugins", "my_package"', '"my_package"')
     (tmp_path / "mine.py").write_text(text)
     (tmp_path / "my_package.py").touch()
-    done = subprocess.run(
+    done = fresh.run(
         [sys.executable, "-c", INHERITING, tmp_path / "mine.py", base],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
-        capture_output=True,
-        text=True,
     )
     assert bool(done.returncode) == dropped, done.stderr
     assert ("Cannot find None in registry" in done.stderr) == dropped
@@ -302,7 +301,7 @@ def test_detectron2s_own_tool_needs_the_import():
     pytest.importorskip("detectron2", reason="needs detectron2")
     code = "from detectron2.layers import get_norm; get_norm('ILMGN', 64)"
     for first, error in (("", "KeyError: 'ILMGN'\n"), ("import ilm_plugins; ", "")):
-        done = subprocess.run([sys.executable, "-c", first + code], capture_output=True, text=True)
+        done = fresh.run([sys.executable, "-c", first + code])
         assert bool(done.returncode) == bool(error) and done.stderr.endswith(error), done.stderr
 
 

@@ -15,6 +15,7 @@ pytest.importorskip("torchvision", reason="needs torchvision's models")
 import numpy as np
 from PIL import Image
 
+import fresh
 from faults import NOT_DENSE
 from ilm_plugins.checkpoints import CheckpointError, write
 from ilm_plugins.integrations import analyze, zoo
@@ -244,7 +245,7 @@ def test_pickles_of_every_protocol_are_read_by_a_new_process(root, folder, train
         path.write_bytes(pickle.dumps(contents, protocol))
     words = [root / "tools" / "analyze.py", "dynamics", folder, *EN, "--limit", "1"]
     words += ["--output", tmp_path / "out", "--checkpoint", *paths]
-    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True)
+    done = fresh.run([sys.executable, *words])
     assert done.returncode == 0, done.stderr
 
 

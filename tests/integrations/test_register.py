@@ -1,11 +1,11 @@
 """Layers of one's own under a key."""
 
-import subprocess
 import sys
 
 import pytest
 from torch import nn
 
+import fresh
 import ilm_plugins
 from ilm_plugins import NORMS, surgery
 
@@ -70,7 +70,7 @@ BEFORE_AND_AFTER = pytest.mark.parametrize("order", [1, -1], ids=["before", "aft
 
 def check_that_theirs_stays(steps, words, build):
     code = A_KEY_OF_THE_FRAMEWORKS.format(steps="; ".join(steps), words=words, build=build)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

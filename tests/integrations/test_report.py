@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+import fresh
 import ilm_plugins
 from ilm_plugins.integrations import report
 
@@ -64,7 +65,7 @@ sys.path.insert(0, {str(tmp_path)!r})
 from ilm_plugins.integrations.report import report
 print(report())
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     for package, words in TOLD.items():

@@ -1,6 +1,5 @@
 """pix2pix: the paper's architecture and sizes, its objectives, and a training step."""
 
-import subprocess
 import sys
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +15,7 @@ pytest.importorskip("mmengine", reason="needs MMEngine: make install-openmmlab")
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS
 
+import fresh
 from ilm_plugins import ILMInstanceNorm
 from ilm_plugins.layers import OptionError
 from ilm_plugins.models import pix2pix
@@ -166,7 +166,7 @@ from mmengine.registry import MODELS
 for kind in ("IN", "BN", "ILMIN"):
     MODELS.build(dict(type="UNetGenerator", width=16, size=8, norm_cfg=dict(type=kind)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -179,7 +179,7 @@ from mmengine.runner import Runner
 from mmengine.registry import DATASETS, MODELS
 assert MODELS.get("ILMIN") and DATASETS.get("PairedImages") is None
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

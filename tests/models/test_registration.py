@@ -1,6 +1,5 @@
 """The backbones' and the data set's keys, whatever is imported first."""
 
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,7 @@ from mmengine.registry import MODELS, Registry
 from mmpretrain.registry import DATASETS
 from mmpretrain.registry import MODELS as OF_MMPRETRAIN
 
+import fresh
 from ilm_plugins.integrations.openmmlab import norms
 from ilm_plugins.integrations.openmmlab.datasets import PackedImages
 from ilm_plugins.models import backbones
@@ -44,7 +44,7 @@ openmmlab.arm()
 def test_in_any_order_of_import(order):
     code = f"{order}\nfrom mmengine.registry import MODELS\nprint(MODELS.get('BNInception'))"
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = fresh.run(command)
     assert "ilm_plugins.models.bn_inception.BNInception" in done.stdout, done.stderr
     assert "which stays" not in done.stderr
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ pytest.importorskip("matplotlib", reason="needs matplotlib, of ilm_plugins[repro
 
 from PIL import Image
 
+import fresh
 from ilm_plugins.integrations.training import UserError
 from ilm_plugins.reproduction import records, registry, report
 from ilm_plugins.reproduction.main import main
@@ -386,8 +386,8 @@ def test_no_shortened_run_stands_in_a_row_of_the_papers():
 
 def test_the_tool_lists(root):
     tool = [sys.executable, str(root / "tools" / "reproduce.py"), "list", "en-2"]
-    done = subprocess.run(tool, capture_output=True, text=True)
+    done = fresh.run(tool)
     assert done.returncode == 0 and "ResNet50/SENet" in done.stdout
-    done = subprocess.run([*tool[:-1], "en-22"], capture_output=True, text=True)
+    done = fresh.run([*tool[:-1], "en-22"])
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("reproduce.py: error: no table 'en-22'; near ones are")

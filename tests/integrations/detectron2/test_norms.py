@@ -20,6 +20,7 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.roi_heads import build_box_head, build_mask_head
 from detectron2.projects.deeplab import add_deeplab_config
 
+import fresh
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm
 from ilm_plugins.integrations.detectron2.norms import PerLevelNorm
 
@@ -65,14 +66,14 @@ def test_any_import_order(imports):
     for holder in holders:
         assert holder.get_norm is ours, holder
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    fresh.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 def test_importing_the_plugin_imports_no_framework():
     code = (
         "import ilm_plugins, sys; assert not {'detectron2', 'mmcv', 'mmengine'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    fresh.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.wide
@@ -89,7 +90,7 @@ def test_reloading_changes_nothing():
     assert detectron2.layers.get_norm is get_norm
     assert detectron2.modeling.backbone.fpn.get_norm is get_norm
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    fresh.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 def test_imported_anew_its_new_classes_are_built():
@@ -113,7 +114,7 @@ def test_imported_anew_its_new_classes_are_built():
     )
     assert type(head.cls_subnet[1]) is PerLevelNorm
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    fresh.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 def test_a_key_that_another_package_took_stays_theirs_with_a_warning():
@@ -137,7 +138,7 @@ def test_a_key_that_another_package_took_stays_theirs_with_a_warning():
     assert batch_norm.get_norm("EN", 64) == ("theirs", 64)
     assert type(batch_norm.get_norm("SN", 64)) is ilm_plugins.SwitchNorm
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    fresh.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 @every_key
@@ -421,7 +422,7 @@ print("scripted")
 @pytest.mark.wide
 def test_a_stock_detector_is_as_without_the_plugin(plugin, config, build, script):
     code = STOCK_DETECTOR.format(plugin=plugin, config=config, build=build, script=script)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.endswith("scripted\n"), done.stderr[-3000:]
 
 
@@ -479,7 +480,7 @@ def test_get_norm_of_a_reloaded_module_knows_the_keys_once_armed():
         assert type(found("EN", 64)) is ilm_plugins.ExemplarNorm
         assert type(found("FrozenBN", 64)) is batch_norm.FrozenBatchNorm2d
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    fresh.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 @pytest.mark.parametrize("first", ["theirs", "ours"])

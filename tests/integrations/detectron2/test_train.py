@@ -17,6 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.model_zoo import get_config_file
 
+import fresh
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.detectron2.train import check, load_config
 from runs import LAZY, SHAPES
@@ -139,9 +140,7 @@ def test_without_the_plugin_the_same_config_fails_with_detectron2s_own_error():
     cfg.merge_from_list(["MODEL.ROI_BOX_HEAD.NORM", "ILMGN", "MODEL.DEVICE", "cpu"])
     build_model(cfg)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
-    )
+    done = fresh.run([sys.executable, "-c", textwrap.dedent(code)])
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "KeyError: 'ILMGN'"
 

@@ -21,6 +21,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, Registry
 from torch import nn
 
+import fresh
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm
 from ilm_plugins.integrations.openmmlab import norms
 
@@ -91,7 +92,7 @@ def test_imported_anew_its_new_classes_are_built():
     norm = Backbone().train().norm
     assert type(norm) is ilm_plugins.ExemplarNorm is not before and not norm.training
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    fresh.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 def test_a_key_that_another_package_took_stays_theirs_unless_forced():
