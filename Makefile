@@ -27,9 +27,9 @@ if [ ! -d "$$wheels" ]; then \
 	mv -T "$$new" "$$wheels" || [ -d "$$wheels" ]; \
 fi
 endef
-COMPILED := $(VENV)/mmcv-compiled
+COMPILED := $(abspath $(VENV))/mmcv-compiled
 # The everyday tests take mmcv as it is there, by default without its compiled operators.
-MMCV := $(if $(wildcard $(VENV)/.openmmlab),,$(VENV)/.mmcv-lite)
+MMCV := $(VENV)/$(if $(wildcard $(VENV)/.openmmlab),.openmmlab,.mmcv-lite)
 # Files whole: the tests of a file share what has been trained for them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 DEMO_CONFIGS := configs/detectron2/shapes
@@ -72,15 +72,15 @@ test: lint install install-test install-detectron2 $(MMCV)
 	@echo "The everyday tests passed. Skipped ones name above what they need."
 
 test-wide: install install-test install-detectron2 $(VENV)/.mmcv-compiled
-	PYTHONPATH="$(COMPILED):$$PYTHONPATH" $(PYTEST) -m "wide and not long" --durations 10
+	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m "wide and not long" --durations 10
 	@echo "The wide tests passed. Skipped ones name above what they need."
 
 test-all: test test-wide coverage
-	PYTHONPATH="$(COMPILED):$$PYTHONPATH" $(PYTEST) -m long
+	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m long
 	$(PYTHON) tests/matrix.py --strict $(LEGS)
 
 coverage: install install-test install-detectron2 $(VENV)/.mmcv-compiled
-	PYTHONPATH="$(COMPILED):$$PYTHONPATH" $(PYTEST) -m "not long" --cov
+	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m "not long" --cov
 
 matrix:
 	$(PYTHON) tests/matrix.py $(LEGS)

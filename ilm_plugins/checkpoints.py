@@ -92,7 +92,9 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
                 return pickle.Unpickler(file, encoding="latin1").load()
         return torch.load(path, map_location="cpu", weights_only=False)
     except ImportError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}; pip install safetensors") from error
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} cannot be read: {error}; pip install {error.name}"
+        ) from error
     except SizeError as error:
         raise CheckpointError(
             f"checkpoint {str(path)!r} cannot be read: it would exhaust memory or time: "

@@ -15,6 +15,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
+
 #: Contents may take this many times the bytes of their file, by decompressed records, expanded
 #: tensors, and strings, counted once for each reference.
 TIMES = 100
@@ -66,7 +68,7 @@ class _Value:
 
     Attributes:
         constant: a number or string; the name of a global; the items of a tuple; the bytes per
-            element of a storage.
+            element of a storage, and of the whole storage.
         kind: "constant", "global", "tuple", "container", "storage", "tensor", or "made": the result
             of another call.
         weight: number of characters and tuples in it, counted once for each reference.
@@ -261,7 +263,7 @@ class _Scan:
         kind, constant = "tensor" if tensor else "made", None
         if name in _SHAPED:
             self._shape(given[0], given[2])
-        elif name.startswith("torch.") and name not in _OF_TORCH:
+        elif name.startswith("torch.") and name not in {*_OF_TORCH, *_allowed_by_user()}:
             raise pickle.UnpicklingError(f"Unsupported class {name}")
         elif name.endswith((".bytearray", ".encode")):
             # Given a number, bytearray allocates this many bytes.
@@ -283,8 +285,10 @@ class _Scan:
         if not known or not all(type(n) is int and n >= 0 for n in sizes):
             raise pickle.UnpicklingError("Can only have tensors of a storage")
         # A tensor without elements becomes large if it is summed over an empty dimension.
-        expanded = storage.constant * prod(max(size, 1) for size in sizes)
-        self.expanded += expanded
+        element, held = storage.constant
+        expanded = element * prod(max(size, 1) for size in sizes)
+        # Views that are not larger than their storage, such as tied parameters, take no memory.
+        self.expanded += max(0, expanded - held)
         if self.expanded > TIMES * self.size + LEAST:
             below = [value for stack in [*self.marked, self.stack] for value in stack]
             keys = (v.constant for v in reversed(below) if v.kind == "constant")
@@ -307,7 +311,17 @@ class _Scan:
             held, available = sum(self.following.values()), self.size
         if held > available:
             raise SizeError(f"storages take {held:,} bytes, and the file has {available:,}")
-        return _Value(element, "storage")
+        return _Value((element, element * count), "storage")
+
+
+def _allowed_by_user() -> set[str]:
+    """Names that ``torch.serialization.add_safe_globals`` has been given."""
+    known = torch.serialization.get_safe_globals()
+    # From torch 2.6 on, an entry may also be a pair of an object and its name.
+    return {
+        entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}"
+        for entry in known
+    }
 
 
 def check_nesting(contents: Any) -> None:

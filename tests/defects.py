@@ -1,9 +1,9 @@
 """Forty defects that the test suite must catch: ``python tests/defects.py [NAME ...]``.
 
 The script applies one at a time to a copy of the tracked files and runs pytest there, up to the
-first failure: the tests named with the defect, then, if they pass, the everyday tests. A test
-catches a defect if it fails with it and passes without it. A defect is a behaviour: when its code
-moves, express it anew.
+first failure: the tests named with the defect, then, if they pass, the everyday and the wide tests.
+A test catches a defect if it fails with it and passes without it. A defect is a behaviour: when its
+code moves, express it anew.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EVERYDAY = ("-m", "not long")
+NOT_LONG = ("-m", "not long")
 #: Minutes that pytest may take for the tests named with a defect, and for the whole suite.
 OWN, ALL = 10, 90
 #: Processes of pytest that run now.
@@ -488,7 +488,7 @@ def catch(defect: Defect, folder: Path, everywhere: Sequence[str] | None) -> str
     # Without bytecode, by which Python might miss a change of the same second and size.
     shutil.copytree(unchanged, root, ignore=shutil.ignore_patterns("__pycache__"))
     defect.apply(root)
-    runs = [((*EVERYDAY, *defect.tests.split()), OWN)]
+    runs = [((*NOT_LONG, *defect.tests.split()), OWN)]
     runs += [(everywhere, ALL)] if everywhere is not None else []
     #: Tests that fail without the defect, too.
     broken: list[str] = []
@@ -532,7 +532,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.names:
         if name not in known:
             parser.error(f"no defect {name!r}; the defects are {', '.join(known)}")
-    everywhere = None if args.own_tests else () if args.all_tests else EVERYDAY
+    everywhere = None if args.own_tests else () if args.all_tests else NOT_LONG
     record = Path(args.record) if args.record else None
     rows = json.loads(record.read_text()) if record and record.exists() else {}
     chosen = [known[name] for name in args.names or known]

@@ -410,6 +410,34 @@ def test_an_expanded_tensor_that_is_refused_is_named(told_of_bombs):
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old"])
+def test_many_names_of_one_tensor_are_read(tmp_path, zipped):
+    weight = torch.zeros(1000, 1000)
+    state = {f"{i}.weight": weight for i in range(130)} | {"part": weight[:500]}
+    torch.save(state, tmp_path / "c.pth", _use_new_zipfile_serialization=zipped)
+    assert read(tmp_path / "c.pth").keys() == state.keys()
+
+
+def test_other_loaders_keep_their_classes(tmp_path):
+    torch.save({"a": np.float64(1)}, tmp_path / "c.pth")
+    before = {*torch.serialization.get_safe_globals()}
+    assert read(tmp_path / "c.pth")["a"] == 1
+    assert {*torch.serialization.get_safe_globals()} == before
+
+
+def test_classes_that_the_user_allows_are_read(tmp_path):
+    torch.save(nn.Identity(), tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"holds torch\.nn\.modules\.linear\.Identity, which"):
+        read(tmp_path / "c.pth")
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([nn.Identity, set])
+    try:
+        assert isinstance(read(tmp_path / "c.pth"), nn.Identity)
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old"])
 def test_what_is_shared_and_what_torch_knows_is_read(tmp_path, zipped):
     tensor, shared = torch.randn(3, 4), {"lr": 0.1}
     contents = {

@@ -68,7 +68,7 @@ def command(
     resumes: bool = True,
     signals: tuple[signal.Signals, ...] = stopping.SIGNALS,
 ) -> int:
-    """Do what a command line asks for; print what becomes of it in one line, if that is an error.
+    """Run a command; on an error, print one line to stderr.
 
     Args:
         run: may return an exit status of its own.
@@ -329,21 +329,21 @@ def _is_first(args: argparse.Namespace) -> bool:
 
 
 def annotated(path: str) -> str:
-    """A path to be told, with a word on it if its file is empty."""
+    """The path, marked "(empty)" for a zero-byte file."""
     return f"{path} (empty)" if os.path.isfile(path) and not os.path.getsize(path) else path
 
 
-#: The tracebacks of errors that nobody foresaw, in an output folder.
+#: Log file for tracebacks of unexpected exceptions, in the output folder.
 ERRORS = "error.log"
-#: Characters of an error's message that are told.
+#: Maximum length of an exception's message in the line that is printed.
 LONGEST = 300
-#: What holds who writes to an output folder.
+#: Lock file of the training that writes to an output folder.
 LOCK = ".lock"
 #: Launcher -> variable of a process's number among all.
 RANKS = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}
-#: What a disk or its rights have against a file.
+#: errno values of disk and permission failures.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
-#: Errors whose words are for the user.
+#: Exceptions whose message is written for the user.
 TOLD = (
     UserError,
     RunError,
@@ -428,7 +428,9 @@ def unforeseen(error: Exception, args: argparse.Namespace | None = None) -> User
         f"unexpected {reason}; {where}. If it is no mistake of the config or the data, report it "
         "with the output of 'python -m ilm_plugins'"
     )
-    return RunError(f"{line}. {RESUME}") if folder else UserError(line)
+    if not folder:
+        return UserError(line)
+    return RunError(line if args.eval_only else f"{line}. {RESUME}")
 
 
 def _reason(error: Exception) -> str:
@@ -457,12 +459,12 @@ def _log(error: Exception, folder: str) -> Path | None:
     return path
 
 
-#: What a config needs that mmcv's build without a compiler has not.
+#: Message for mmcv without compiled operators.
 OPERATORS = (
     "mmcv is installed without its compiled operators, which this config needs; "
     "run 'make install-openmmlab'"
 )
-#: What a collective operation says when another process is no more there.
+#: Error messages of collective operations when another rank died.
 LOST = r"(?i)connection (closed|reset) by peer|broken pipe|gloo.*(timed out|timeout)|NCCL.*remote"
 
 

@@ -179,7 +179,7 @@ class Loader(yaml.SafeLoader):
                 raise ValueError("it takes one string in a list")
             return compute(words[0].value)
         except ValueError as error:
-            reason = f"'!!python/object/apply:eval' is for arithmetic of literals, and {error}"
+            reason = f"cannot compute '!!python/object/apply:eval': {error}"
             raise _refusal(node, f"{reason}{checkpoints.TRUST}") from error
 
 
@@ -274,7 +274,10 @@ class _Evaluation:
                 return set(self.each(generators, lambda: self.of(part)))
             case ast.DictComp(key, value, generators):
                 return dict(self.each(generators, lambda: (self.of(key), self.of(value))))
-        raise _Refusal(f"{ast.unparse(node)[:80]!r} is something else")
+        text = ast.unparse(node)[:80]
+        raise _Refusal(
+            f"unsupported expression {text!r}; use literals, arithmetic and comprehensions"
+        )
 
     def each(self, loops: list[ast.comprehension], make: Callable[[], Any]) -> Iterator[Any]:
         """What ``make`` gives for each value of a comprehension's variables."""
@@ -300,16 +303,16 @@ class _Evaluation:
 
 def _number(value: Any) -> int | float:
     if not isinstance(value, int | float):
-        raise _Refusal(f"{value!r:.80} is among the numbers")
+        raise _Refusal(f"{value!r:.80} is not a real number")
     if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
-        raise _Refusal("it has an integer that is too large: give up to 2**63, or a float")
+        raise _Refusal("integers must not exceed 2**63; write a float")
     return value
 
 
 def _apply(op: ast.operator, left: int | float, right: int | float) -> int | float:
     whole = isinstance(left, int) and isinstance(right, int)
     if isinstance(op, ast.Pow) and whole and abs(right) > LARGEST_EXPONENT:
-        raise _Refusal(f"it has an exponent that is too large: give up to {LARGEST_EXPONENT}")
+        raise _Refusal(f"integer exponents must not exceed {LARGEST_EXPONENT}")
     return _number(BINARY[type(op)](left, right))
 
 
@@ -321,7 +324,7 @@ def _bind(target: ast.expr, value: Any) -> dict[str, Any]:
         case ast.Tuple(parts) | ast.List(parts):
             pairs = zip(parts, value, strict=True)
             return {k: v for part, one in pairs for k, v in _bind(part, one).items()}
-    raise _Refusal(f"{ast.unparse(target)[:80]!r} is no variable")
+    raise _Refusal(f"{ast.unparse(target)[:80]!r} is not a variable name")
 
 
 def _size(value: Any) -> int:
