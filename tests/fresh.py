@@ -64,7 +64,10 @@ def _execute(words, env, cwd, out, err):
             runpy.run_path(words[0], run_name="__main__")
     except SystemExit as stop:
         status = stop.code or 0
-    except Exception:
+        if not isinstance(status, int):  # a message, which Python prints
+            print(status, file=sys.stderr)
+            status = 1
+    except Exception:  # as Python does of any script
         traceback.print_exc()
         status = 1
     for stream in (sys.stdout, sys.stderr):

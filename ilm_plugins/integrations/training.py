@@ -487,7 +487,7 @@ def leave_group() -> None:
 def told() -> Iterator[None]:
     """Raise what ends one of several processes as :func:`failure` has it, to be told by the first.
 
-    What has lost another process waits for that one's line, with which a launcher ends all.
+    If another rank died, wait first: the launcher ends all ranks with that rank's line.
     """
     try:
         yield

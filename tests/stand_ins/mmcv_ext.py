@@ -14,57 +14,24 @@ def nms(boxes, scores, iou_threshold, offset):
     return torchvision_nms(boxes, scores, iou_threshold)
 
 
-def roi_align_forward(
-    input,
-    rois,
-    output,
-    argmax_y,
-    argmax_x,
-    aligned_height,
-    aligned_width,
-    spatial_scale,
-    sampling_ratio,
-    pool_mode,
-    aligned,
-):
+def roi_align_forward(input, rois, output, argmax_y, argmax_x, **options):
     """Write the pooled regions (K, C, height, width) into ``output``."""
-    _check_average(pool_mode)
-    size = aligned_height, aligned_width
-    output.copy_(roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned))
+    height, width, scale, ratio, aligned = _roi_options(**options)
+    output.copy_(roi_align(input, rois, (height, width), scale, ratio, aligned))
 
 
-def roi_align_backward(
-    grad_output,
-    rois,
-    argmax_y,
-    argmax_x,
-    grad_input,
-    aligned_height,
-    aligned_width,
-    spatial_scale,
-    sampling_ratio,
-    pool_mode,
-    aligned,
-):
+def roi_align_backward(grad_output, rois, argmax_y, argmax_x, grad_input, **options):
     """Write the gradient by the input (N, C, H, W) into ``grad_input``."""
-    _check_average(pool_mode)
-    grad_input.copy_(
-        torch.ops.torchvision._roi_align_backward(
-            grad_output,
-            rois,
-            spatial_scale,
-            aligned_height,
-            aligned_width,
-            *grad_input.shape,
-            sampling_ratio,
-            aligned,
-        )
-    )
+    height, width, scale, ratio, aligned = _roi_options(**options)
+    backward = torch.ops.torchvision._roi_align_backward
+    shape = grad_input.shape
+    grad_input.copy_(backward(grad_output, rois, scale, height, width, *shape, ratio, aligned))
 
 
-def _check_average(pool_mode):
+def _roi_options(aligned_height, aligned_width, spatial_scale, sampling_ratio, pool_mode, aligned):
     if pool_mode != 1:
         raise NotImplementedError("roi_align by the maximum needs mmcv's compiled operators")
+    return aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned
 
 
 def __getattr__(name):
