@@ -1,3 +1,85 @@
-from setuptools import setup
+"""Compile the C kernels along with the package, where there is a compiler that can.
 
-setup()
+ILM_PLUGINS_REQUIRE_C=1 makes it an error if there is none, ILM_PLUGINS_WITHOUT_C=1 leaves them out.
+"""
+
+import os
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from distutils.errors import CCompilerError
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+FOLDER = Path("ilm_plugins", "ops", "cpu")
+FLAGS = ["-O3", "-std=c11", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden", "-g0"]
+#: As torch names what it chooses from when it is loaded; so do the kernels' tables of functions.
+INSTRUCTIONS = {"default": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    INSTRUCTIONS["avx2"] = ["-mavx2", "-mfma"]
+    INSTRUCTIONS["avx512"] = [f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")]
+    INSTRUCTIONS["avx512"] += ["-mfma", "-mprefer-vector-width=512"]
+
+
+class BuildKernels(build_ext):
+    """One library of the same source, compiled for each instruction set, for float and double."""
+
+    def run(self):
+        for extension in self.extensions:  # never one of other sources
+            Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
+        if os.environ.get("ILM_PLUGINS_WITHOUT_C") == "1":
+            return self.leave_out()
+        try:
+            super().run()
+        except CCompilerError as error:
+            if os.environ.get("ILM_PLUGINS_REQUIRE_C") == "1":
+                raise
+            self.warn(f"no C compiler could build the kernels, which are left out: {error}")
+            self.leave_out()
+
+    def leave_out(self):
+        self.extensions = self.distribution.ext_modules = []
+        self.get_finalized_command("bdist_wheel").root_is_pure = True
+
+    def build_extension(self, extension):
+        flags = [*FLAGS, *os.environ.get("ILM_PLUGINS_CFLAGS", "").split()]
+
+        def compile_for(variant):
+            (name, instructions), kind = variant
+            return self.compiler.compile(
+                extension.sources,
+                output_dir=str(Path(self.build_temp, f"{name}-{kind or 'float'}")),
+                macros=[("INSTRUCTIONS", name), *([(kind, None)] if kind else [])],
+                extra_postargs=[*flags, *instructions],
+                depends=extension.depends,
+            )
+
+        variants = [(item, kind) for item in INSTRUCTIONS.items() for kind in ("", "DOUBLE")]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = sum(pool.map(compile_for, variants), [])
+        self.compiler.link_shared_object(
+            objects, self.get_ext_fullpath(extension.name), libraries=["m"], extra_postargs=flags
+        )
+
+    def get_ext_filename(self, name):
+        return str(Path(*name.split("."))) + ".so"  # on macOS, too; no module of Python
+
+    def get_export_symbols(self, extension):
+        return []
+
+
+class PlatformWheel(bdist_wheel):
+    """A wheel for every Python: the library does not know it."""
+
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]
+
+
+kernels = Extension(
+    "ilm_plugins.ops.cpu.kernels",
+    sources=[str(FOLDER / "kernels.c")],
+    depends=[str(path) for path in sorted(FOLDER.glob("*.h"))],
+)
+setup(ext_modules=[kernels], cmdclass={"build_ext": BuildKernels, "bdist_wheel": PlatformWheel})

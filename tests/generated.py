@@ -12,7 +12,6 @@ from ilm_plugins import NORMS
 from ilm_plugins.layers.assoc import COMBINE
 from ilm_plugins.layers.base import ACTIVATIONS
 from ilm_plugins.layers.statistics import NORMALIZERS
-from ilm_plugins.ops.native_kernels import LONG, SUMMED
 
 #: The same examples in every run, unless pytest's --seed asks for others.
 usual = settings(
@@ -96,8 +95,8 @@ layouts = st.sampled_from(sorted(LAYOUTS)).map(LAYOUTS.get)
 
 #: Up to three spatial dimensions, often of size 1.
 short_sizes = st.lists(st.integers(1, 5), max_size=3)
-#: From so many positions on that kernels take rows one by one, to such as are summed in strands.
-long_sizes = st.tuples(st.integers(LONG, SUMMED + LONG), st.integers(1, 2))
+#: From several vectors of a row to several blocks of positions.
+long_sizes = st.tuples(st.integers(128, 700), st.integers(1, 2))
 some_batches, some_sizes = st.integers(1, 5), st.one_of(short_sizes, long_sizes)
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..ops import Autoencoder, ByHand, cast, coarsen, coarsen_vjp, moments, sum_groups
+from ..ops import Autoencoder, cast, coarsen, duplicate, moments
 from .base import (
     AdaptiveNorm,
     Projection,
@@ -16,10 +16,7 @@ from .base import (
     check_eps,
     check_positive,
     project,
-    sigmoid,
 )
-
-aten = torch.ops.aten
 
 
 class AutoencoderNorm(AdaptiveNorm):
@@ -40,8 +37,6 @@ class AutoencoderNorm(AdaptiveNorm):
     omega_offset: Tensor
     #: "beta" or "omega": which of the two the mean drives; the variance drives the other.
     mean_drives: str
-    #: Whether ``predict`` is as in the paper's equations, with none of its tables' other forms.
-    has_papers_form: bool
 
     def __init__(
         self,
@@ -155,9 +150,13 @@ class AutoencoderNorm(AdaptiveNorm):
             return omega.reshape(n, c), beta.reshape(n, c)
         of_fine = (n, self.moment_groups, c // self.moment_groups)
         omega, beta = omega.reshape(of_fine), beta.reshape(of_fine)
-        fine = FineInGroups(mean, var, self.num_groups, self.eps)
-        scale = omega * fine.ratio
-        shift = torch.addcmul(beta, omega, fine.offset)
+        # By its larger group x is standardized to ratio * (by its fine group) + offset.
+        of_groups = coarsen(mean, var, self.num_groups)
+        group_mean, group_var = (duplicate(t, self.moment_groups) for t in of_groups)
+        rstd = (group_var + self.eps).rsqrt()
+        ratio, offset = (var + self.eps).sqrt() * rstd, (mean - group_mean) * rstd
+        scale = omega * ratio.unsqueeze(2)
+        shift = beta + omega * offset.unsqueeze(2)
         return scale.view(n, c), shift.view(n, c)
 
     def autoencoder(self, activations: tuple[str, str], combine: str) -> Autoencoder:
@@ -172,108 +171,8 @@ class AutoencoderNorm(AdaptiveNorm):
             combine,
         )
 
-    @property
-    def by_hand(self) -> ByHand | None:
-        """Where ``predict`` has the papers' form, the same in fewer operations; else None."""
-        return ByHand(self.rescale_by_hand, self.vjp_by_hand) if self.has_papers_form else None
-
-    def rescale_by_hand(
-        self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset
-    ):
-        """``rescale``, in fewer operations.
-
-        Returns:
-            scale, shift (N, C); and for ``vjp_by_hand``: the features (N, key groups) of the mean
-            and of the variance; and, for omega first and then for beta, what they are embedded in
-            (2 * N, M), and the decoded and activated (2, N, key groups).
-        """
-        n, keys = mean.shape[0], self.num_key_groups
-        features = coarsen(mean, var, keys)
-        embedded = project(torch.cat(self.omega_first(*features)), encode).relu_()
-        decoders = torch.stack(self.omega_first(decode_mean, decode_var)).unsqueeze(1)
-        decoded = project(embedded.view(2, n, -1), decoders)
-        activated = torch.stack((sigmoid(decoded[0]), torch.tanh(decoded[1])))
-        omega = (activated[0] - omega_offset).unsqueeze(2) + self.by_key_group(weight)
-        beta = activated[1].unsqueeze(2) + self.by_key_group(bias)
-        scale, shift = self.standardize_and_rescale(mean, var, omega, beta)
-        return scale, shift, (*features, embedded, activated)
-
-    def omega_first(self, of_mean, of_var):
-        """A pair, of the mean and of the variance, as for omega and for beta; or the reverse."""
-        return (of_mean, of_var) if self.mean_drives == "omega" else (of_var, of_mean)
-
-    def vjp_by_hand(
-        self, dscale, dshift, kept, mean, var, weight, bias, encode, decode_mean, decode_var, offset
-    ):
-        """The vector-Jacobian product of ``rescale``, see :class:`~ilm_plugins.ops.ByHand`."""
-        n, c = dscale.shape
-        keys, hidden = self.num_key_groups, self.hidden
-        *features, embedded, activated = kept
-        sigmoid, tanh = activated.unbind()
-
-        # Eqs. 1, 2 and 6
-        omega = (sigmoid - offset).unsqueeze(2) + self.by_key_group(weight)
-        scale = omega = omega.view(n, c)
-        domega, through_groups = dscale, None
-        if self.moment_groups != self.num_groups:
-            of_fine = (n, self.moment_groups, c // self.moment_groups)
-            omega, dscale, through_shift = (t.view(of_fine) for t in (omega, dscale, dshift))
-            fine = FineInGroups(mean, var, self.num_groups, self.eps)
-            scale = (omega * fine.ratio).view(n, c)
-            domega = torch.addcmul(dscale * fine.ratio, through_shift, fine.offset).view(n, c)
-            through_groups = fine.vjp((dscale * omega).sum(2), (through_shift * omega).sum(2))
-
-        # Eqs. 4 and 5
-        dsigmoid = aten.sigmoid_backward(sum_groups(domega, keys), sigmoid)
-        dtanh = aten.tanh_backward(sum_groups(dshift, keys), tanh)
-        ddecoded = torch.stack((dsigmoid, dtanh))
-        decoders = torch.stack(self.omega_first(decode_mean, decode_var))
-        dembedded = torch.bmm(ddecoded, decoders).view(2 * n, hidden)
-        dembedded = aten.threshold_backward(dembedded, embedded, 0)
-        dencode = torch.mm(dembedded.t(), torch.cat(self.omega_first(*features)))
-        ddecoders = self.omega_first(*torch.bmm(ddecoded.mT, embedded.view(2, n, hidden)))
-
-        # Eq. 3
-        dfeatures = self.omega_first(*torch.mm(dembedded, encode).view(2, n, keys))
-        dmean, dvar = coarsen_vjp(mean, features[0], *dfeatures)
-        if through_groups is not None:
-            dmean, dvar = dmean + through_groups[0], dvar + through_groups[1]
-        return scale, dmean, dvar, domega.sum(0), dshift.sum(0), dencode, *ddecoders, None
-
     def extra_repr(self) -> str:
         return (
             f"{self.num_groups}, {self.num_channels}, eps={self.eps}, "
             f"num_key_groups={self.num_key_groups}, hidden={self.hidden}, init={self.init!r}"
         )
-
-
-class FineInGroups:
-    """What is standardized by its fine group, seen from the larger group around that.
-
-    ``ratio`` times the one plus ``offset`` is the other: x standardized by the larger group.
-    Both are (N, G', 1).
-    """
-
-    def __init__(self, mean: Tensor, var: Tensor, num_groups: int, eps: float) -> None:
-        # Pooled as by ``coarsen``, in half the operations, because their number decides the time.
-        n, fine = mean.shape
-        groups, column = (n, num_groups, fine // num_groups), (n, fine, 1)
-        mean, var = mean.view(groups), (var + eps).view(groups)
-        self.off_center = mean - mean.mean(2, keepdim=True)
-        spread = torch.addcmul(var, self.off_center, self.off_center)
-        self.rstd = spread.mean(2, keepdim=True).rsqrt()
-        self.std = var.sqrt()
-        self.ratio = (self.std * self.rstd).view(column)
-        self.offset = (self.off_center * self.rstd).view(column)
-
-    def vjp(self, dratio: Tensor, doffset: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of mean and var, from those of ratio and offset, (N, G') all."""
-        groups, moments = self.std.shape, dratio.shape
-        dratio, doffset = dratio.view(groups), doffset.view(groups)
-        drstd = torch.addcmul(dratio * self.std, doffset, self.off_center).sum(2, keepdim=True)
-        doff_center = doffset * self.rstd
-        dgroup_var = drstd * self.rstd.pow(3) * (-0.5 / groups[2])
-        dmean = doff_center - doff_center.mean(2, keepdim=True)
-        dmean = torch.addcmul(dmean, self.off_center, dgroup_var, value=2)
-        dvar = torch.addcdiv(dgroup_var, dratio * self.rstd, self.std, value=0.5)
-        return dmean.view(moments), dvar.view(moments)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import ByHand, Network, adaptive_norm
+from ..ops import Network, adaptive_norm
 
 
 class OptionError(ValueError):
@@ -30,8 +30,6 @@ class AdaptiveNorm(nn.GroupNorm):
     """
 
     moment_groups: int
-    #: ``rescale`` and its derivative by hand, or None for autograd's; see ``ops.ByHand``.
-    by_hand: ByHand | None = None
     #: A method that describes ``rescale`` for kernels that compute it themselves, or None.
     network: Callable[[], Network] | None = None
 
@@ -75,7 +73,6 @@ class AdaptiveNorm(nn.GroupNorm):
             self.eps,
             self.rescale,
             *self.rescale_tensors(),
-            by_hand=self.by_hand,
             network=self.network,
         )
 

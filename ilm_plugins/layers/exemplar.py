@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..ops import Mixture, cast, moments
+from ..ops import Exemplar, cast, moments
 from .base import (
     ACTIVATIONS,
     Projection,
@@ -146,13 +146,13 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         network = reduce, self.expand.weight, self.expand.bias, self.ratio.weight, self.ratio.bias
         return (self.weight, self.bias, *network, *self.running_statistics())
 
-    def network(self) -> Mixture:
-        return Mixture(
-            "exemplar",
+    def network(self) -> Exemplar:
+        return Exemplar(
             self.normalizers,
+            self.num_groups,
             self.eps,
+            self.expand.out_features,
             self.reduction,
-            self.expansion,
             self.activation,
             self.ratio_net,
             self.shared_affine,

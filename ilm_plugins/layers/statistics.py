@@ -7,7 +7,7 @@ from operator import add
 import torch
 from torch import Tensor
 
-from ..ops import coarsen, coarsen_vjp, duplicate, over_batch, over_batch_vjp, sum_groups
+from ..ops import coarsen, duplicate, over_batch
 from .base import (
     AdaptiveNorm,
     OptionError,
@@ -172,30 +172,6 @@ class MixtureNorm(AdaptiveNorm):
                 groups = coarsen(mean, var, self.num_groups)
                 found.append(tuple(duplicate(t, self.num_channels) for t in groups))
         return found
-
-    def statistics_vjp(
-        self,
-        mean: Tensor,
-        means: Sequence[Tensor],
-        dmeans: Sequence[Tensor],
-        dvariances: Sequence[Tensor],
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-    ) -> tuple[Tensor | int, Tensor | int]:
-        """Gradients of mean and var from those of the K ``statistics``, ``means`` and variances."""
-        dmean = dvar = 0
-        for normalizer, m, dm, dv in zip(self.normalizers, means, dmeans, dvariances, strict=True):
-            if normalizer == "BN":
-                if running_mean is not None:
-                    continue
-                dm, dv = over_batch_vjp(mean, m, dm, dv)
-            elif normalizer != "IN":
-                groups = 1 if normalizer == "LN" else self.num_groups
-                of_groups = m.view(len(m), groups, -1)[..., 0]
-                dm, dv = (sum_groups(t, groups) for t in (dm, dv))
-                dm, dv = coarsen_vjp(mean, of_groups, dm, dv)
-            dmean, dvar = dmean + dm, dvar + dv
-        return dmean, dvar
 
     def extra_repr(self) -> str:
         groups = f", num_groups={self.num_groups}" if "GN" in self.normalizers else ""

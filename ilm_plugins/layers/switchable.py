@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..ops import ByHand, Mixture
+from ..ops import Switch
 from .statistics import MixtureNorm, weighted_sum
 
 
@@ -71,8 +71,8 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         own = self.weight, self.bias, self.mean_weight, self.var_weight
         return (*own, *self.running_statistics())
 
-    def network(self) -> Mixture:
-        return Mixture("switch", self.normalizers, self.eps)
+    def network(self) -> Switch:
+        return Switch(self.normalizers, self.num_groups, self.eps)
 
     def rescale(self, mean, var, weight, bias, mean_weight, var_weight, running_mean, running_var):
         statistics = self.statistics(mean, var, running_mean, running_var)
@@ -80,33 +80,6 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         scale = weight * (mix(var_weight, variances) + self.eps).rsqrt()
         shift = scale * mix(mean_weight, apart(mean, means)) + bias
         return scale * (var + self.eps).sqrt(), shift
-
-    @property
-    def by_hand(self) -> ByHand:
-        """In less than half of autograd's time."""
-        return ByHand(lambda *args: (*self.rescale(*args), ()), self.vjp_by_hand)
-
-    def vjp_by_hand(
-        self, dscale, dshift, _, mean, var, weight, bias, mean_weight, var_weight, *running
-    ):
-        """The vector-Jacobian product of ``rescale``, see :class:`~ilm_plugins.ops.ByHand`."""
-        means, variances = zip(*self.statistics(mean, var, *running), strict=True)
-        off_centers = apart(mean, means)
-        off_center = mix(mean_weight, off_centers)
-        rstd = (mix(var_weight, variances) + self.eps).rsqrt()
-        std = (var + self.eps).sqrt()
-        gain = weight * rstd
-
-        dgain = torch.addcmul(dscale * std, dshift, off_center)
-        dcenter = dshift * gain
-        dmixed_var = dgain * gain * rstd.square() * -0.5
-        dmean_weight, doff_centers = mix_vjp(mean_weight, off_centers, dcenter)
-        dmeans = [-d.sum_to_size(m.shape) for d, m in zip(doff_centers, means, strict=True)]
-        dvar_weight, dvariances = mix_vjp(var_weight, variances, dmixed_var)
-        dmean, dvar = self.statistics_vjp(mean, means, dmeans, dvariances, *running)
-        dmean, dvar = dmean + dcenter, dvar + dscale * gain / (2 * std)
-        of_affine = (dgain * rstd).sum(0), dshift.sum(0)
-        return gain * std, dmean, dvar, *of_affine, dmean_weight, dvar_weight, None, None
 
 
 def apart(mean: Tensor, means: Sequence[Tensor]) -> list[Tensor]:
@@ -120,14 +93,3 @@ def apart(mean: Tensor, means: Sequence[Tensor]) -> list[Tensor]:
 def mix(logits: Tensor, statistics: Sequence[Tensor]) -> Tensor:
     """The mean of K statistics, (N, C), weighted with the softmax of as many logits."""
     return weighted_sum(logits.softmax(0).unbind(), statistics)
-
-
-def mix_vjp(
-    logits: Tensor, statistics: Sequence[Tensor], gradient: Tensor
-) -> tuple[Tensor, list[Tensor]]:
-    """Gradients of the logits and of the statistics, from that of their mixture, (N, C)."""
-    ratios = logits.softmax(0)
-    gradients = [gradient.sum_to_size(s.shape) for s in statistics]
-    dratios = torch.stack([(d * s).sum() for d, s in zip(gradients, statistics, strict=True)])
-    dlogits = ratios * (dratios - (ratios * dratios).sum())
-    return dlogits, [ratio * d for ratio, d in zip(ratios.unbind(), gradients, strict=True)]

@@ -1,24 +1,21 @@
 """The one primitive: moments of channel groups, a rescale function, a per-channel affine map."""
 
+from .autograd import adaptive_norm
 from .backends import use_backend
-from .fused import ByHand, adaptive_norm
-from .kernels import Autoencoder, Mixture, Network
-from .moments import coarsen, coarsen_vjp, duplicate, over_batch, over_batch_vjp, sum_groups
+from .moments import coarsen, duplicate, over_batch
+from .networks import Autoencoder, Exemplar, Network, Switch
 from .reference import cast, moments
 
 __all__ = [
     "Autoencoder",
-    "ByHand",
-    "Mixture",
+    "Exemplar",
     "Network",
+    "Switch",
     "adaptive_norm",
     "cast",
     "coarsen",
-    "coarsen_vjp",
     "duplicate",
     "moments",
     "over_batch",
-    "over_batch_vjp",
-    "sum_groups",
     "use_backend",
 ]

@@ -6,17 +6,18 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import native_kernels
-from .kernels import Kernels
+from . import cpu, plain
+from .networks import Kernels
 
-BACKENDS = ("auto", "reference", "native", "triton")
+BACKENDS = ("auto", "reference", "cpu", "triton")
 VARIABLE = "ILM_PLUGINS_BACKEND"
 
 #: The oldest Triton that the kernels were tried with.
@@ -24,6 +25,10 @@ TRITON = (3, 6)
 
 
 def _checked(name: str, source: str) -> str:
+    if name == "native":
+        raise ValueError(
+            f"{source}='native' has become 'cpu', kernels in C; set that, or leave the choice to 'auto'"
+        )
     if name not in BACKENDS:
         raise ValueError(
             f"{source}={name!r} is unknown; set it to one of {', '.join(map(repr, BACKENDS))}"
@@ -40,10 +45,10 @@ def use_backend(name: str) -> Iterator[None]:
     """Force one implementation of every layer, for the forward passes within, and their backward.
 
     Args:
-        name: "reference", a composite of differentiable torch operations; "native", torch's own
-            kernels under a hand-written backward pass; "triton", kernels for CUDA; or "auto", which
-            is "triton" on CUDA where Triton is installed, "native" on the CPU and on CUDA without
-            Triton, and "reference" elsewhere.
+        name: "reference", a composite of differentiable torch operations; "cpu", kernels in C;
+            "triton", kernels for CUDA; or "auto": "cpu" on the CPU, "triton" on CUDA. Where "auto"
+            finds these missing, and on other devices, plain torch operations run under the same
+            backward pass: they save as little for it, but take longer.
 
     Whatever is forced, the reference takes empty inputs, inputs whose finest groups have a single
     value, and all that records or transforms the computation: torch.compile, torch.export, ONNX,
@@ -74,11 +79,41 @@ def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:
     has_several = x.numel() > x.shape[0] * num_groups
     if name == "reference" or not has_several or x.is_meta:
         return None
-    if name == "native":
-        return native_kernels
+    if name == "cpu" or (name == "auto" and x.device.type == "cpu"):
+        return _choose(name, cpu if cpu.supports(x) else None, _why_not_cpu, x)
     if name == "triton" or x.is_cuda:
-        return _triton_kernels_for(x, name)
-    return native_kernels if x.device.type == "cpu" else None
+        return _choose(name, _triton_kernels(x), _why_not_triton, x)
+    return plain
+
+
+def _choose(
+    name: str, kernels: Kernels | None, why_not: Callable[[Tensor], str], x: Tensor
+) -> Kernels:
+    """The kernels, or, unless they are forced, plain operations in their place, with a warning."""
+    if kernels is not None:
+        return kernels
+    if name != "auto":
+        raise RuntimeError(f"the backend {name!r} is forced: {why_not(x)}")
+    _warn(why_not(x))
+    return plain
+
+
+@functools.cache
+def _warn(problem: str) -> None:
+    """Warn once of each problem."""
+    warnings.warn(f"ilm_plugins: slower than it could be: {problem}", stacklevel=2)
+
+
+def _why_not_cpu(x: Tensor) -> str:
+    if not cpu.is_built():
+        return (
+            "the package was installed without a C compiler, so plain torch operations run on the "
+            "CPU; install a compiler, such as gcc, and the package again"
+        )
+    return (
+        f"got a {x.dtype} tensor on {x.device.type!r}, but the C kernels take float32, float64, "
+        "bfloat16 and float16 on the CPU; force 'auto'"
+    )
 
 
 @functools.cache
@@ -93,24 +128,24 @@ def has_triton() -> bool:
     return tuple(map(int, re.findall(r"\d+", version)[:2])) >= TRITON
 
 
-def _triton_kernels_for(x: Tensor, name: str) -> Kernels:
-    if has_triton():
-        from . import triton_kernels
+def _triton_kernels(x: Tensor) -> Kernels | None:
+    if not has_triton():
+        return None
+    from . import triton_kernels
 
-        if triton_kernels.supports(x):
-            return triton_kernels
-        problem = (
-            f"got a {x.dtype} tensor on {x.device.type!r}, but its kernels take float32, float16 "
-            "and bfloat16 on CUDA; force 'native' or 'auto'"
-        )
-    else:
-        problem = (
+    return triton_kernels if triton_kernels.supports(x) else None
+
+
+def _why_not_triton(x: Tensor) -> str:
+    if not has_triton():
+        return (
             f"Triton {'.'.join(map(str, TRITON))} or newer is not installed; install it with "
-            "pip install triton, or force 'native'"
+            "pip install triton, or force 'auto'"
         )
-    if name == "triton":
-        raise RuntimeError(f"the backend 'triton' is forced: {problem}")
-    return native_kernels
+    return (
+        f"got a {x.dtype} tensor on {x.device.type!r}, but Triton's kernels take float32, float16 "
+        "and bfloat16 on CUDA; force 'auto'"
+    )
 
 
 def is_traced(x: Tensor) -> bool:

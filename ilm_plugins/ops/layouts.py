@@ -15,3 +15,10 @@ def dense(x: Tensor) -> Tensor:
     if x.stride(1) == 1:
         return x.movedim(1, -1).contiguous().movedim(-1, 1)
     return x.contiguous()
+
+
+def laid_out(dy: Tensor, x: Tensor) -> Tensor:
+    """dy with the layout of x."""
+    if x.is_contiguous():
+        return dy.contiguous()
+    return dy.movedim(1, -1).contiguous().movedim(-1, 1)

@@ -53,7 +53,7 @@ def adaptive_norm(
     scale, shift = rescale(mean, var, *cast(tensors, mean.dtype))
     scale = scale * duplicate((var + eps).rsqrt(), x.shape[1])
     # On the centered values, because scale * x + shift cancels where the mean is large.
-    y = torch.addcmul(_per_channel(shift, x), _per_channel(scale, x), centered)
+    y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
     # A `to` that has nothing to do is an alias, which torch 2.4 exports as memory that an in-place
     # activation after the layer cannot write to.
     (y,) = cast([y], x.dtype)
@@ -69,7 +69,7 @@ def _center(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     mean = _group_mean(x, num_groups)
     # On x itself, not on its groups: element-wise operations keep the layout of a 4-D tensor.
-    centered = x - _per_channel(duplicate(mean, x.shape[1]), x)
+    centered = x - per_channel(duplicate(mean, x.shape[1]), x)
     return mean, _group_mean(centered.square(), num_groups), centered
 
 
@@ -84,5 +84,5 @@ def _group_mean(x: Tensor, num_groups: int) -> Tensor:
     return average(x.view(x.shape[0], num_groups, x.shape[1] // num_groups), 2)
 
 
-def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+def per_channel(values: Tensor, x: Tensor) -> Tensor:
     return values.reshape(values.shape + (1,) * (x.dim() - 2))

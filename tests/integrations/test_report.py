@@ -26,8 +26,8 @@ def test_versions_and_keys():
 
 
 def test_the_backend_is_named(monkeypatch):
-    monkeypatch.setenv("ILM_PLUGINS_BACKEND", "native")
-    assert "backend      native" in report.report()
+    monkeypatch.setenv("ILM_PLUGINS_BACKEND", "cpu")
+    assert "backend      cpu" in report.report()
 
 
 def test_a_framework_that_is_missing(monkeypatch):

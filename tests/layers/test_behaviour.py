@@ -179,10 +179,10 @@ def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, train
 @pytest.mark.parametrize(
     "backend, layout, roundings",
     [
-        ("native", torch.contiguous_format, 0),
+        ("cpu", torch.contiguous_format, 0),
         # torch may add positions in another order where another number of channels is beside them:
         # a few roundings of the largest value, in the mean of the map.
-        ("native", torch.channels_last, 8),
+        ("cpu", torch.channels_last, 8),
         ("reference", torch.contiguous_format, 0),
         ("reference", torch.channels_last, 0),
     ],
@@ -223,7 +223,7 @@ def test_copies_and_state_dicts(name):
         assert repr(other) == repr(layer)
 
 
-backends = pytest.mark.parametrize("backend", ["native", "reference"])
+backends = pytest.mark.parametrize("backend", ["cpu", "reference"])
 
 
 @backends

@@ -35,7 +35,7 @@ every_layer = pytest.mark.parametrize("name", NORMS)
 every_independent_layer = pytest.mark.parametrize("name", INDEPENDENT)
 
 #: Not "triton", whose interpreter needs a process of its own: tests/ops/test_triton_properties.py.
-backends = st.sampled_from(["native", "reference"])
+backends = st.sampled_from(["cpu", "reference"])
 
 # ---- backends and layouts
 
@@ -50,7 +50,7 @@ def test_backends_and_layouts_agree(name, examples):
         layer, x = data.draw(layers(name, channels)), data.draw(maps(channels))
         found = []
         for backend, laid_out in (
-            ("native", x),
+            ("cpu", x),
             ("reference", x),
             ("reference", x.contiguous()),
         ):
@@ -58,9 +58,9 @@ def test_backends_and_layouts_agree(name, examples):
             with use_backend(backend):
                 y = twin(leaf)
             found.append([y, *gradients(y, [leaf, *twin.parameters()]), *twin.buffers()])
-        for native, reference, contiguous in zip(*found, strict=True):
+        for kernels, reference, contiguous in zip(*found, strict=True):
             assert_same(reference, contiguous, 1e-9)
-            assert_same(native, contiguous, 1e-9)
+            assert_same(kernels, contiguous, 1e-9)
 
     holds()
 
@@ -84,7 +84,7 @@ def test_extreme_values_stay_finite(name, examples):
     holds()
 
 
-every_backend = pytest.mark.parametrize("backend", ["native", "reference"])
+every_backend = pytest.mark.parametrize("backend", ["cpu", "reference"])
 
 
 @every_layer
@@ -136,7 +136,7 @@ def test_an_instance_does_not_depend_on_its_batch(name, examples):
         apart_in_memory = x.stride(0) == max(x.stride())
         x.requires_grad_()
         for backend, tolerance in (
-            ("native", at_large_means if is_channels_last(dense(x)) else 1e-6),
+            ("cpu", at_large_means if is_channels_last(dense(x)) else 1e-6),
             ("reference", 0 if apart_in_memory else at_large_means),
         ):
             with use_backend(backend):

@@ -14,20 +14,16 @@ Both layouts, contiguous and channels last, are read and written as they are. No
 device, and nothing is added in an order that changes from run to run.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from ..kernels import Autoencoder, Mixture, Network
-from ..layouts import dense
-from ..moments import duplicate
+from ..layouts import dense, laid_out
+from ..networks import Autoencoder, Exemplar, Network, Switch
 from . import autoencoder, mixture, streaming
 from .launching import INTERPRETED, check_devices, on_device
-from .streaming import affine, centered_sums, laid_out, moments
 
 #: Who runs which network.
-MODULES = {Autoencoder: autoencoder, Mixture: mixture}
+MODULES = {Autoencoder: autoencoder, Exemplar: mixture, Switch: mixture}
 
 
 def supports(x: Tensor) -> bool:
@@ -40,51 +36,47 @@ def supports(x: Tensor) -> bool:
 
 
 @on_device
-def forward(
-    x: Tensor,
-    num_groups: int,
-    eps: float,
-    rescale: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See :class:`~..kernels.Kernels`."""
-    x = dense(x)
-    mean, var = moments(x, num_groups)
-    scale, shift = rescale(mean, var)
-    return affine(x, mean, scale * duplicate((var + eps).rsqrt(), x.shape[1]), shift), mean, var
+def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """See :class:`~..networks.Kernels`."""
+    return streaming.moments(dense(x), num_groups)
 
 
 @on_device
-def sums(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
-    """See :class:`~..kernels.Kernels`."""
+def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """See :class:`~..networks.Kernels`."""
+    return streaming.affine(dense(x), mean, scale, shift)
+
+
+@on_device
+def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """See :class:`~..networks.Kernels`."""
     x = dense(x)
-    d_scale, d_shift = centered_sums(laid_out(dy, x), x, mean)
-    return d_scale * duplicate(rstd, x.shape[1]), d_shift
+    return streaming.centered_sums(laid_out(dy, x), x, mean)
 
 
 @on_device
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """See :class:`~..kernels.Kernels`."""
+    """See :class:`~..networks.Kernels`."""
     x = dense(x)
     return streaming.dx(laid_out(dy, x), x, mean, scale, slope, offset)
 
 
-def runnable(network: Callable[[], Network] | None, x: Tensor, num_groups: int) -> Network | None:
-    """See :class:`~..kernels.Kernels`."""
-    found = network and network()
-    return found if found and MODULES[type(found)].runs(found, x, num_groups) else None
+def runs(network: Network, x: Tensor, num_groups: int) -> bool:
+    """See :class:`~..networks.Kernels`."""
+    return MODULES[type(network)].runs(network, x, num_groups)
 
 
 @on_device
-def network_forward(
+def forward(
     x: Tensor, num_groups: int, network: Network, tensors: tuple[Tensor | None, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :class:`~..kernels.Kernels`."""
+    """See :class:`~..networks.Kernels`."""
     check_devices(x, tensors)
     return MODULES[type(network)].forward(dense(x), num_groups, network, tensors)
 
 
 @on_device
-def network_backward(
+def backward(
     dy: Tensor,
     x: Tensor,
     mean: Tensor,
@@ -92,8 +84,9 @@ def network_backward(
     network: Network,
     tensors: tuple[Tensor | None, ...],
     needs_x: bool,
+    needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
-    """See :class:`~..kernels.Kernels`."""
+    """See :class:`~..networks.Kernels`."""
     x = dense(x)
-    backward = MODULES[type(network)].backward
-    return backward(laid_out(dy, x), x, mean, var, network, tensors, needs_x)
+    of_network = MODULES[type(network)].backward
+    return of_network(laid_out(dy, x), x, mean, var, network, tensors, needs_x)

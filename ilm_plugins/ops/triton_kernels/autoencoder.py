@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..kernels import Autoencoder
+from ..networks import Autoencoder
 from .launching import launch, new, warps_for
 from .streaming import Shape, affine, centered_sums, dx, moments, shape_of, tile_offsets
 from .vectors import activate, coarsen, fold, refine, spread
@@ -32,8 +32,8 @@ class Tensors(NamedTuple):
     weight: Tensor
     bias: Tensor
     encode: Tensor
-    decode_omega: Tensor
-    decode_beta: Tensor
+    decode_mean: Tensor
+    decode_var: Tensor
     omega_offset: Tensor
 
 
@@ -47,8 +47,8 @@ class Sizes(NamedTuple):
     hidden: int
     padded_hidden: int
     mean_drives_beta: bool
-    omega_activation: str
-    beta_activation: str
+    mean_activation: str
+    var_activation: str
     combine: str
 
 
@@ -109,33 +109,33 @@ def _decode(hidden, decode_ptr, SIZES: tl.constexpr):
 
 
 @triton.jit
-def _keys(mean, var, SIZES: tl.constexpr):
-    """Eq. 3: the key features that drive omega, and those that drive beta."""
-    key_mean, key_var = coarsen(mean, var, SIZES.keys)
+def _omega_and_beta(from_mean, from_var, weight, bias, omega_offset, SIZES: tl.constexpr):
+    """Decoded vectors (channels) to omega with its two derivatives, and beta with its two."""
+    MEAN: tl.constexpr = SIZES.mean_activation
+    VAR: tl.constexpr = SIZES.var_activation
+    COMBINE: tl.constexpr = SIZES.combine
     if SIZES.mean_drives_beta:
-        omega_key = key_var
-        beta_key = key_mean
+        omega, omega_slope, weight_slope = _combine(from_var, weight, omega_offset, VAR, COMBINE)
+        beta, beta_slope, bias_slope = _combine(from_mean, bias, 0.0, MEAN, COMBINE)
     else:
-        omega_key = key_mean
-        beta_key = key_var
-    return omega_key, beta_key
+        omega, omega_slope, weight_slope = _combine(from_mean, weight, omega_offset, MEAN, COMBINE)
+        beta, beta_slope, bias_slope = _combine(from_var, bias, 0.0, VAR, COMBINE)
+    return omega, omega_slope, weight_slope, beta, beta_slope, bias_slope
 
 
 @triton.jit
 def _rescale(mean, var, t, eps, SIZES: tl.constexpr):
     """Moments (fine) of an instance to scale and shift (channels)."""
-    OMEGA: tl.constexpr = SIZES.omega_activation
-    BETA: tl.constexpr = SIZES.beta_activation
-    COMBINE: tl.constexpr = SIZES.combine
     c = tl.arange(0, SIZES.channels)
     weight = tl.load(t.weight + c).to(tl.float32)
     bias = tl.load(t.bias + c).to(tl.float32)
-    omega_key, beta_key = _keys(mean, var, SIZES)
-    omega = _decode(_encode(omega_key, t.encode, SIZES), t.decode_omega, SIZES)
-    beta = _decode(_encode(beta_key, t.encode, SIZES), t.decode_beta, SIZES)
     omega_offset = tl.load(t.omega_offset).to(tl.float32)
-    omega, _, _ = _combine(omega, weight, omega_offset, OMEGA, COMBINE)
-    beta, _, _ = _combine(beta, bias, 0.0, BETA, COMBINE)
+    key_mean, key_var = coarsen(mean, var, SIZES.keys)  # Eq. 3
+    from_mean = _decode(_encode(key_mean, t.encode, SIZES), t.decode_mean, SIZES)
+    from_var = _decode(_encode(key_var, t.encode, SIZES), t.decode_var, SIZES)
+    omega, _, _, beta, _, _ = _omega_and_beta(
+        from_mean, from_var, weight, bias, omega_offset, SIZES
+    )
 
     group_mean, group_var = coarsen(mean, var, SIZES.groups)
     scale = omega * spread(tl.rsqrt(group_var + eps), SIZES.channels)
@@ -158,25 +158,21 @@ def _rescale_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, eps, SIZES: tl.c
     """The vector-Jacobian product of _rescale.
 
     Returns the scale (channels) and the gradients of mean and variance (fine), and stores those of
-    weight, bias, encoder, omega's and beta's decoder at ``gradients_ptr``, one after the other.
+    weight, bias, encoder, and both decoders at ``gradients_ptr``, one after the other.
     """
-    OMEGA: tl.constexpr = SIZES.omega_activation
-    BETA: tl.constexpr = SIZES.beta_activation
-    COMBINE: tl.constexpr = SIZES.combine
     C: tl.constexpr = SIZES.channels
     MATRIX: tl.constexpr = SIZES.hidden * SIZES.keys
     c = tl.arange(0, C)
     weight = tl.load(t.weight + c).to(tl.float32)
     bias = tl.load(t.bias + c).to(tl.float32)
-    omega_key, beta_key = _keys(mean, var, SIZES)
-    omega_hidden = _encode(omega_key, t.encode, SIZES)
-    beta_hidden = _encode(beta_key, t.encode, SIZES)
     omega_offset = tl.load(t.omega_offset).to(tl.float32)
-    omega, omega_slope, weight_slope = _combine(
-        _decode(omega_hidden, t.decode_omega, SIZES), weight, omega_offset, OMEGA, COMBINE
-    )
-    _, beta_slope, bias_slope = _combine(
-        _decode(beta_hidden, t.decode_beta, SIZES), bias, 0.0, BETA, COMBINE
+    key_mean, key_var = coarsen(mean, var, SIZES.keys)
+    mean_hidden = _encode(key_mean, t.encode, SIZES)
+    var_hidden = _encode(key_var, t.encode, SIZES)
+    from_mean = _decode(mean_hidden, t.decode_mean, SIZES)
+    from_var = _decode(var_hidden, t.decode_var, SIZES)
+    omega, omega_slope, weight_slope, _, beta_slope, bias_slope = _omega_and_beta(
+        from_mean, from_var, weight, bias, omega_offset, SIZES
     )
     group_mean, group_var = coarsen(mean, var, SIZES.groups)
     rstd = tl.rsqrt(group_var + eps)
@@ -194,27 +190,21 @@ def _rescale_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, eps, SIZES: tl.c
     tl.store(gradients_ptr + c, d_omega * weight_slope)
     tl.store(gradients_ptr + C + c, d_shift * bias_slope)
     matrix_ptr = gradients_ptr + 2 * C
-    d_omega_hidden = _decode_vjp(
-        d_omega * omega_slope, omega_hidden, t.decode_omega, matrix_ptr + MATRIX, SIZES
-    )
-    d_beta_hidden = _decode_vjp(
-        d_shift * beta_slope, beta_hidden, t.decode_beta, matrix_ptr + 2 * MATRIX, SIZES
-    )
+    if SIZES.mean_drives_beta:
+        d_from_mean = d_shift * beta_slope
+        d_from_var = d_omega * omega_slope
+    else:
+        d_from_mean = d_omega * omega_slope
+        d_from_var = d_shift * beta_slope
+    d_mean_hidden = _decode_vjp(d_from_mean, mean_hidden, t.decode_mean, matrix_ptr + MATRIX, SIZES)
+    d_var_hidden = _decode_vjp(d_from_var, var_hidden, t.decode_var, matrix_ptr + 2 * MATRIX, SIZES)
     at, real, _, _ = _matrices(SIZES)
     encode = tl.load(t.encode + at, mask=real, other=0).to(tl.float32)
-    d_encode = d_omega_hidden[:, None] * omega_key[None, :]
-    d_encode += d_beta_hidden[:, None] * beta_key[None, :]
+    d_encode = d_mean_hidden[:, None] * key_mean[None, :]
+    d_encode += d_var_hidden[:, None] * key_var[None, :]
     tl.store(matrix_ptr + at, d_encode, mask=real)
-    d_omega_key = tl.sum(encode * d_omega_hidden[:, None], axis=0)
-    d_beta_key = tl.sum(encode * d_beta_hidden[:, None], axis=0)
-    if SIZES.mean_drives_beta:
-        d_key_mean = d_beta_key
-        d_key_var = d_omega_key
-        key_mean = beta_key
-    else:
-        d_key_mean = d_omega_key
-        d_key_var = d_beta_key
-        key_mean = omega_key
+    d_key_mean = tl.sum(encode * d_mean_hidden[:, None], axis=0)
+    d_key_var = tl.sum(encode * d_var_hidden[:, None], axis=0)
     d_key_mean, d_key_var = refine(d_key_mean, d_key_var, key_mean, mean)
     return scale, d_mean + d_key_mean, d_var + d_key_var
 
@@ -368,8 +358,8 @@ def runs(network: Autoencoder, x: Tensor, num_groups: int) -> bool:
 def forward(
     x: Tensor, num_groups: int, network: Autoencoder, tensors: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :class:`~..kernels.Kernels`; x has one of the layouts."""
-    sizes, pointers = _sizes(x, num_groups, network), _pointers(network, tensors)
+    """See :class:`~..networks.Kernels`; x has one of the layouts."""
+    sizes, pointers = _sizes(x, num_groups, network), _pointers(tensors)
     if shape := _one_read_shape(x, sizes):
         y, (mean, var) = torch.empty_like(x), new(x, 2, num_groups)
         _one_read(_one_read_kernel, x, (x, y, mean, var), pointers, network, shape, sizes)
@@ -389,9 +379,9 @@ def backward(
     tensors: tuple[Tensor, ...],
     needs_x: bool,
 ) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
-    """See :class:`~..kernels.Kernels`; x and dy have one layout."""
+    """See :class:`~..networks.Kernels`; x and dy have one layout."""
     num_groups = mean.shape[1]
-    sizes, pointers = _sizes(x, num_groups, network), _pointers(network, tensors)
+    sizes, pointers = _sizes(x, num_groups, network), _pointers(tensors)
     (gradients,) = new(x, 1, 2 * sizes.channels + 3 * sizes.hidden * sizes.keys)
     d_x = None
     if shape := _one_read_shape(x, sizes):
@@ -422,7 +412,6 @@ def _sizes(x: Tensor, num_groups: int, network: Autoencoder) -> Sizes | None:
         or combine not in COMBINE
     ):
         return None
-    mean_drives_beta = network.mean_drives == "beta"
     return Sizes(
         channels=c,
         fine=num_groups,
@@ -430,20 +419,14 @@ def _sizes(x: Tensor, num_groups: int, network: Autoencoder) -> Sizes | None:
         keys=keys,
         hidden=hidden,
         padded_hidden=padded_hidden,
-        mean_drives_beta=mean_drives_beta,
-        omega_activation=activations[mean_drives_beta],
-        beta_activation=activations[not mean_drives_beta],
+        mean_drives_beta=network.mean_drives == "beta",
+        mean_activation=activations[0],
+        var_activation=activations[1],
         combine=combine,
     )
 
 
-def _pointers(network: Autoencoder, tensors: tuple[Tensor, ...]) -> Tensors:
-    weight, bias, encode, decode_mean, decode_var, omega_offset = tensors
-    if network.mean_drives == "beta":
-        decoders = decode_var, decode_mean
-    else:
-        decoders = decode_mean, decode_var
-    tensors = weight, bias, encode, *decoders, omega_offset
+def _pointers(tensors: tuple[Tensor, ...]) -> Tensors:
     return Tensors(*(t.detach().contiguous() for t in tensors))
 
 
@@ -485,7 +468,5 @@ def _split_gradients(
 ) -> tuple[Tensor | None, ...]:
     c, matrix = sizes.channels, sizes.hidden * sizes.keys
     total = gradients.sum(0) if len(gradients) > 1 else gradients[0]
-    weight, bias, encode, omega, beta = total.split((c, c, matrix, matrix, matrix))
-    decoders = (beta, omega) if sizes.mean_drives_beta else (omega, beta)
-    found = weight, bias, encode, *decoders
+    found = total.split((c, c, matrix, matrix, matrix))
     return *(d.view_as(t) for d, t in zip(found, tensors, strict=False)), None

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..kernels import Mixture
+from ..networks import Exemplar, Switch
 from .launching import launch, new, warps_for
 from .streaming import affine, centered_sums, dx, moments
 from .vectors import activate, fold, spread
@@ -31,7 +31,7 @@ MATRIX = 4096
 BATCH_TILE = (16, 64)
 
 
-class Exemplar(NamedTuple):
+class ExemplarTensors(NamedTuple):
     """EN's tensors, in a kernel pointers to them; BN's moments come last, if there are any."""
 
     weight: Tensor
@@ -45,7 +45,7 @@ class Exemplar(NamedTuple):
     batch_var: Tensor | None
 
 
-class Switch(NamedTuple):
+class SwitchTensors(NamedTuple):
     """SN's tensors likewise."""
 
     weight: Tensor
@@ -59,7 +59,7 @@ class Switch(NamedTuple):
 class Sizes(NamedTuple):
     """What of a mixture is known when a kernel is compiled."""
 
-    kind: str
+    is_exemplar: bool
     normalizers: tuple[str, ...]
     rows: int  #: normalizers, padded
     channels: int
@@ -418,7 +418,7 @@ def _mixture_kernel(mean_ptr, var_ptr, scale_ptr, shift_ptr, t, eps, SIZES: tl.c
     at = tl.program_id(0).to(tl.int64) * SIZES.channels + c
     mean = _load(mean_ptr, at, exists)
     var = _load(var_ptr, at, exists)
-    if SIZES.kind == "exemplar":
+    if SIZES.is_exemplar:
         scale, shift = _exemplar(mean, var, t, eps, SIZES)
     else:
         scale, shift = _switch(mean, var, t, eps, SIZES)
@@ -440,7 +440,7 @@ def _mixture_vjp_kernel(
     d_shift = _load(d_shift_ptr, at, exists)
     mean = _load(mean_ptr, at, exists)
     var = _load(var_ptr, at, exists)
-    if SIZES.kind == "exemplar":
+    if SIZES.is_exemplar:
         scale, d_mean, d_var = _exemplar_vjp(
             d_scale, d_shift, mean, var, t, gradients_ptr, eps, SIZES
         )
@@ -503,15 +503,15 @@ def _couple_kernel(
 # ---- host
 
 
-def runs(network: Mixture, x: Tensor, num_groups: int) -> bool:
+def runs(network: Exemplar | Switch, x: Tensor, num_groups: int) -> bool:
     """Whether these kernels compute the mixture's rescale."""
     return _sizes(network, x.shape[1], couples=False) is not None
 
 
 def forward(
-    x: Tensor, num_groups: int, network: Mixture, tensors: tuple[Tensor | None, ...]
+    x: Tensor, num_groups: int, network: Exemplar | Switch, tensors: tuple[Tensor | None, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :class:`~..kernels.Kernels`; x has one of the layouts."""
+    """See :class:`~..networks.Kernels`; x has one of the layouts."""
     mean, var = moments(x, num_groups)
     sizes, pointers = _prepare(mean, var, network, tensors)
     scale, shift = new(x, 2, num_groups)
@@ -524,11 +524,11 @@ def backward(
     x: Tensor,
     mean: Tensor,
     var: Tensor,
-    network: Mixture,
+    network: Exemplar | Switch,
     tensors: tuple[Tensor | None, ...],
     needs_x: bool,
 ) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
-    """See :class:`~..kernels.Kernels`; x and dy have one layout."""
+    """See :class:`~..networks.Kernels`; x and dy have one layout."""
     n, c = mean.shape
     d_scale, d_shift = centered_sums(dy, x, mean)
     sizes, pointers = _prepare(mean, var, network, tensors)
@@ -550,48 +550,49 @@ def backward(
 
 
 @functools.cache
-def _sizes(network: Mixture, channels: int, couples: bool) -> Sizes | None:
+def _sizes(network: Exemplar | Switch, channels: int, couples: bool) -> Sizes | None:
     """The sizes for the kernels that run the mixture, or None where these cannot."""
-    k, exemplar = len(network.normalizers), network.kind == "exemplar"
-    hidden = network.expansion * k if exemplar else 1
+    k, is_exemplar = len(network.normalizers), isinstance(network, Exemplar)
+    hidden = network.hidden if is_exemplar else 1
+    reduction = network.reduction if is_exemplar else 1
     rows, padded_hidden = triton.next_power_of_2(k), triton.next_power_of_2(hidden)
     if (
         "GN" in network.normalizers
         or channels > VECTOR
         or padded_hidden * rows > MATRIX
-        or (exemplar and network.ratio_net != "conv")
-        or network.reduction & (network.reduction - 1)
+        or (is_exemplar and network.ratio_net != "conv")
+        or reduction & (reduction - 1)
     ):
         return None
     gradients = sum(_gradient_sizes(network, channels)) + 2 * channels * couples
     return Sizes(
-        kind=network.kind,
+        is_exemplar=is_exemplar,
         normalizers=network.normalizers,
         rows=rows,
         channels=channels,
         padded_channels=triton.next_power_of_2(channels),
         hidden=hidden,
         padded_hidden=padded_hidden,
-        reduction=network.reduction,
-        activation=network.activation,
-        shared_affine=network.shared_affine,
+        reduction=reduction,
+        activation=network.activation if is_exemplar else "",
+        shared_affine=is_exemplar and network.shared_affine,
         couples=couples,
         gradients=gradients,
     )
 
 
-def _gradient_sizes(network: Mixture, channels: int) -> tuple[int, ...]:
+def _gradient_sizes(network: Exemplar | Switch, channels: int) -> tuple[int, ...]:
     """How many gradients there are of each parameter; of EN's biases, those of one."""
     k = len(network.normalizers)
-    if network.kind == "switch":
+    if isinstance(network, Switch):
         return channels, channels, k, k
-    hidden, rows = network.expansion * k, 1 if network.shared_affine else k
+    hidden, rows = network.hidden, 1 if network.shared_affine else k
     return rows * channels, channels, channels, hidden * k * k, hidden, k * hidden, k
 
 
 def _prepare(
-    mean: Tensor, var: Tensor, network: Mixture, tensors: tuple[Tensor | None, ...]
-) -> tuple[Sizes, Exemplar | Switch]:
+    mean: Tensor, var: Tensor, network: Exemplar | Switch, tensors: tuple[Tensor | None, ...]
+) -> tuple[Sizes, ExemplarTensors | SwitchTensors]:
     """The sizes, and the tensors, those of the batch's moments computed."""
     n, c = mean.shape
     tensors = (t if t is None else t.detach().contiguous() for t in tensors)
@@ -603,11 +604,13 @@ def _prepare(
             _batch_kernel, triton.cdiv(c, BATCH_TILE[1]), mean, var, batch_mean, batch_var,
             n, c, *BATCH_TILE,
         )  # fmt: skip
-    pointers = Exemplar if network.kind == "exemplar" else Switch
+    pointers = ExemplarTensors if isinstance(network, Exemplar) else SwitchTensors
     return _sizes(network, c, couples), pointers(*parameters, batch_mean, batch_var)
 
 
-def _network(kernel, values, pointers, network: Mixture, sizes: Sizes, *count: float) -> None:
+def _network(
+    kernel, values, pointers, network: Exemplar | Switch, sizes: Sizes, *count: float
+) -> None:
     launch(
         kernel, len(values[0]), *values, pointers, float(network.eps), *count, sizes,
         num_warps=warps_for(sizes.padded_channels, sizes.padded_hidden * sizes.rows),
@@ -615,7 +618,7 @@ def _network(kernel, values, pointers, network: Mixture, sizes: Sizes, *count: f
 
 
 def _split_gradients(
-    total: Tensor, tensors: tuple[Tensor | None, ...], network: Mixture, channels: int
+    total: Tensor, tensors: tuple[Tensor | None, ...], network: Exemplar | Switch, channels: int
 ) -> tuple[Tensor | None, ...]:
     sizes = _gradient_sizes(network, channels)
     weight, bias, *others = total[: sum(sizes)].split(sizes)

@@ -311,13 +311,6 @@ def shape_of(x: Tensor, length: int, block_c: int, block_l: int) -> Shape:
     return Shape(1 if last else min(16, length & -length), last, block_c, block_l)
 
 
-def laid_out(dy: Tensor, x: Tensor) -> Tensor:
-    """dy with the layout of x."""
-    if x.is_contiguous():
-        return dy.contiguous()
-    return dy.movedim(1, -1).contiguous().movedim(-1, 1)
-
-
 def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:
     (n, c), groups = maps[0].shape[:2], values[0].shape[1]
     tiling = _Tiling.of(maps[0])

@@ -1,0 +1,291 @@
+"""The primitive on the CPU: kernels in C, compiled when the package is installed.
+
+The library knows neither torch nor Python: ctypes hands it the addresses of tensors, and of the
+function by which torch runs loops in its own threads. One library so serves every version of both.
+"""
+
+import ctypes
+import errno
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..layouts import dense, is_channels_last, laid_out
+from ..networks import Autoencoder, Exemplar, Network
+
+LIBRARY = Path(__file__).with_name("kernels.so")
+
+#: As kernels.h numbers them.
+ACTIVATIONS = ("tanh", "sigmoid", "relu", "leaky_relu", "relu6", "identity")
+COMBINE = ("a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B")
+RATIO_NETS = ("conv", "no_conv", "mlp")
+MAX_NORMALIZERS, MAX_TENSORS = 4, 9
+
+#: dtype of maps -> that of statistics, and the number by which kernels.h knows the first.
+DTYPES = {
+    torch.float32: (torch.float32, 0),
+    torch.float64: (torch.float64, 0),
+    torch.bfloat16: (torch.float32, 1),
+    torch.float16: (torch.float32, 2),
+}
+
+
+class _Map(ctypes.Structure):
+    _fields_ = (
+        ("instances", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
+        ("length", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("stored_as", ctypes.c_int32),
+        ("channels_last", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+        ("parallel_for", ctypes.c_void_p),
+        ("gomp", ctypes.c_void_p),
+    )
+
+
+class _Network(ctypes.Structure):
+    _fields_ = (
+        ("kind", ctypes.c_int32),
+        ("eps", ctypes.c_double),
+        ("tensors", ctypes.c_void_p * MAX_TENSORS),
+        ("hidden", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("keys", ctypes.c_int64),
+        ("mean_drives_beta", ctypes.c_int32),
+        ("mean_activation", ctypes.c_int32),
+        ("var_activation", ctypes.c_int32),
+        ("combine", ctypes.c_int32),
+        ("normalizers", ctypes.c_int64 * MAX_NORMALIZERS),
+        ("num_normalizers", ctypes.c_int32),
+        ("ratio_net", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+        ("shared_affine", ctypes.c_int32),
+        ("reduction", ctypes.c_int64),
+    )
+
+
+#: The library's functions, and the number of their arguments after the map's description.
+FUNCTIONS = {"moments": 3, "affine": 5, "sums": 5, "dx": 7, "forward": 5, "backward": 7}
+
+
+class _Table(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_void_p) for name in FUNCTIONS)
+
+
+def is_built() -> bool:
+    """Whether the package was installed with a C compiler."""
+    return LIBRARY.exists()
+
+
+def instruction_set() -> str:
+    """Which of the compiled sets torch uses on this processor: "avx512", "avx2" or "default"."""
+    found = torch.backends.cpu.get_cpu_capability().lower()
+    return found if found in ("avx512", "avx2") else "default"
+
+
+@functools.cache
+def _functions(dtype: torch.dtype, instructions: str) -> dict[str, Callable[..., int]]:
+    kind = "double" if dtype == torch.float64 else "float"
+    table = _Table.in_dll(_library(), f"ilm_plugins_{kind}_{instructions}")
+    return {
+        name: ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * (count + 1))(getattr(table, name))
+        for name, count in FUNCTIONS.items()
+    }
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(LIBRARY))
+
+
+@functools.cache
+def threading() -> tuple[str, int | None, int | None]:
+    """Who runs loops in threads, and the addresses of torch_parallel_for and of GOMP_parallel."""
+    suffix = ".dylib" if sys.platform == "darwin" else ".so"
+    libraries = Path(torch.__file__).parent / "lib"
+    try:
+        torch_cpu = ctypes.CDLL(str(libraries / f"libtorch_cpu{suffix}"))
+        return "torch", _address(torch_cpu.torch_parallel_for), None
+    except (AttributeError, OSError):  # before torch 2.10
+        pass
+    # The wheels of torch bring a libgomp of their own, which is loaded; another one would start
+    # threads beside its threads.
+    for path in (*libraries.glob("libgomp*.so*"), *libraries.glob("../../torch.libs/libgomp*.so*")):
+        return "libgomp", None, _address(ctypes.CDLL(str(path)).GOMP_parallel)
+    return "a single thread", None, None
+
+
+def _address(function) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value
+
+
+def supports(x: Tensor) -> bool:
+    """Whether the kernels take x: its device and its dtype, if they were compiled."""
+    return x.device.type == "cpu" and x.dtype in DTYPES and is_built()
+
+
+def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """See :class:`~..networks.Kernels`."""
+    x = dense(x)
+    mean, var = _statistics(x, 2, num_groups)
+    _call("moments", x, num_groups, x, mean, var)
+    return mean, var
+
+
+def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """See :class:`~..networks.Kernels`."""
+    x = dense(x)
+    y = torch.empty_like(x)
+    _call("affine", x, mean.shape[1], x, mean, scale.contiguous(), shift.contiguous(), y)
+    return y
+
+
+def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """See :class:`~..networks.Kernels`."""
+    x = dense(x)
+    products, total = _statistics(x, 2, x.shape[1])
+    _call("sums", x, mean.shape[1], laid_out(dy, x), x, mean, products, total)
+    return products, total
+
+
+def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """See :class:`~..networks.Kernels`."""
+    x = dense(x)
+    found = torch.empty_like(x)
+    values = (t.contiguous() for t in (scale, slope, offset))
+    _call("dx", x, mean.shape[1], laid_out(dy, x), x, mean, *values, found)
+    return found
+
+
+def runs(network: Network, x: Tensor, num_groups: int) -> bool:
+    """See :class:`~..networks.Kernels`."""
+    return True
+
+
+def forward(
+    x: Tensor, num_groups: int, network: Network, tensors: tuple[Tensor | None, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :class:`~..networks.Kernels`."""
+    x = dense(x)
+    y, (mean, var) = torch.empty_like(x), _statistics(x, 2, num_groups)
+    tensors = _prepared(tensors, mean.dtype)
+    described = _described(network, x.shape[1], tensors)
+    _call("forward", x, num_groups, described, x, y, mean, var)
+    return y, mean, var
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    network: Network,
+    tensors: tuple[Tensor | None, ...],
+    needs_x: bool,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
+    """See :class:`~..networks.Kernels`."""
+    x = dense(x)
+    found = torch.empty_like(x) if needs_x else None
+    tensors = _prepared(tensors, mean.dtype)
+    gradients = [
+        torch.empty_like(t) if need else None for t, need in zip(tensors, needs, strict=True)
+    ]
+    described = _described(network, x.shape[1], tensors)
+    to = _addresses(gradients)
+    _call("backward", x, mean.shape[1], described, laid_out(dy, x), x, mean, var, found, to)
+    return found, gradients
+
+
+def _statistics(x: Tensor, count: int, columns: int) -> tuple[Tensor, ...]:
+    """``count`` empty tensors (N, columns), of the statistics' dtype."""
+    return x.new_empty((count, x.shape[0], columns), dtype=DTYPES[x.dtype][0]).unbind()
+
+
+def _prepared(tensors: tuple[Tensor | None, ...], dtype: torch.dtype) -> list[Tensor | None]:
+    return [t if t is None else t.detach().to(dtype).contiguous() for t in tensors]
+
+
+def _addresses(tensors: list[Tensor | None]):
+    addresses = (None if t is None else t.data_ptr() for t in tensors)
+    return (ctypes.c_void_p * MAX_TENSORS)(*addresses)
+
+
+def _described(network: Network, channels: int, tensors: list[Tensor | None]) -> _Network:
+    found = _Network.from_buffer_copy(_sizes(network, channels))  # its own: threads may share sizes
+    found.tensors = _addresses(tensors)
+    return found
+
+
+@functools.lru_cache(maxsize=None)
+def _sizes(network: Network, channels: int) -> _Network:
+    """The description of a network in C, without its tensors."""
+    if isinstance(network, Autoencoder):
+        of_mean, of_var = map(ACTIVATIONS.index, network.activations)
+        return _Network(
+            kind=0,
+            eps=network.eps,
+            hidden=network.hidden,
+            groups=network.num_groups,
+            keys=network.num_key_groups,
+            mean_drives_beta=network.mean_drives == "beta",
+            mean_activation=of_mean,
+            var_activation=of_var,
+            combine=COMBINE.index(network.combine),
+        )
+    groups = {"IN": channels, "LN": 1, "BN": 0, "GN": network.num_groups}
+    normalizers = [groups[name] for name in network.normalizers]
+    mixture = {
+        "eps": network.eps,
+        "normalizers": (ctypes.c_int64 * MAX_NORMALIZERS)(*normalizers),
+        "num_normalizers": len(normalizers),
+    }
+    if not isinstance(network, Exemplar):
+        return _Network(kind=2, **mixture)
+    return _Network(
+        kind=1,
+        hidden=network.hidden,
+        ratio_net=RATIO_NETS.index(network.ratio_net),
+        activation=ACTIVATIONS.index(network.activation),
+        shared_affine=network.shared_affine,
+        reduction=network.reduction,
+        **mixture,
+    )
+
+
+def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
+    """Call a function of the library on x, and on the addresses of the arguments.
+
+    Raises:
+        RuntimeError: torch's threads reported an error.
+        MemoryError: there is not enough memory for what is computed on the way.
+    """
+    statistics, stored_as = DTYPES[x.dtype]
+    _, parallel_for, gomp = threading()
+    described = _Map(
+        *x.shape[:2], x.shape[2:].numel(), num_groups, stored_as, not _is_contiguous(x),
+        torch.get_num_threads(), parallel_for, gomp,
+    )  # fmt: skip
+    function = _functions(statistics, instruction_set())[name]
+    error = function(ctypes.addressof(described), *map(_pointer, arguments))
+    if error == errno.ENOMEM:
+        raise MemoryError(f"{name} of {tuple(x.shape)}: not enough memory for its statistics")
+    if error:
+        raise RuntimeError(f"{name} of {tuple(x.shape)}: torch_parallel_for returned error {error}")
+
+
+def _pointer(argument) -> int | None:
+    if argument is None:
+        return None
+    return argument.data_ptr() if isinstance(argument, Tensor) else ctypes.addressof(argument)
+
+
+def _is_contiguous(x: Tensor) -> bool:
+    """Whether x is treated as contiguous; of one position, that costs more than channels last."""
+    one_position = x.shape[2:].numel() == 1
+    return not is_channels_last(x) if one_position else x.is_contiguous()

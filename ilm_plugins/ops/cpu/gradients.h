@@ -1,0 +1,106 @@
+/* Gradients of a network's tensors, where they are wanted: sums over the instances' tapes, always in the same order. */
+
+typedef struct {
+    const Job *job;
+    int64_t a, b, columns; /* where in a tape its factors lie; b < 0: a alone, of one row */
+    int64_t a2, b2;        /* of a second product that adds to it, or -1 */
+    real *to;
+} Sum;
+
+enum { COLUMNS = 256 };
+
+/* Columns begin <= i < end of the sum of a, or rows of the sum of a's products with b. */
+static void sum_over_batch(int64_t begin, int64_t end, void *context)
+{
+    const Sum *sum = context;
+    int64_t step = sum->job->tape_size, n = sum->job->map->instances;
+    const real *tape = sum->job->tape;
+    double of_columns[COLUMNS];
+    if (sum->b < 0) {
+        for (int64_t i = begin; i < end; i += COLUMNS) {
+            int64_t count = least(COLUMNS, end - i);
+            memset(of_columns, 0, sizeof of_columns);
+            for (int64_t k = 0; k < n; k++)
+                for (int64_t j = 0; j < count; j++)
+                    of_columns[j] += tape[k * step + sum->a + i + j];
+            for (int64_t j = 0; j < count; j++)
+                sum->to[i + j] = of_columns[j];
+        }
+        return;
+    }
+    for (int64_t row = begin; row < end; row++)
+        for (int64_t i = 0; i < sum->columns; i += COLUMNS) {
+            int64_t count = least(COLUMNS, sum->columns - i);
+            memset(of_columns, 0, sizeof of_columns);
+            for (int64_t k = 0; k < n; k++) {
+                const real *of_instance = tape + k * step;
+                real factor = of_instance[sum->a + row];
+                for (int64_t j = 0; j < count; j++)
+                    of_columns[j] += factor * of_instance[sum->b + i + j];
+                if (sum->b2 < 0)
+                    continue;
+                factor = of_instance[sum->a2 + row];
+                for (int64_t j = 0; j < count; j++)
+                    of_columns[j] += factor * of_instance[sum->b2 + i + j];
+            }
+            for (int64_t j = 0; j < count; j++)
+                sum->to[row * sum->columns + i + j] = of_columns[j];
+        }
+}
+
+static int add_columns(const Job *job, int64_t a, int64_t columns, real *to)
+{
+    if (to == NULL)
+        return 0;
+    Sum sum = {.job = job, .a = a, .b = -1, .to = to};
+    return parallel(job->map, columns, divide_up(GRAIN, job->map->instances), sum_over_batch, &sum);
+}
+
+static int add_products(const Job *job, int64_t a, int64_t rows, int64_t b, int64_t columns, int64_t a2,
+                        int64_t b2, real *to)
+{
+    if (to == NULL)
+        return 0;
+    Sum sum = {job, a, b, columns, a2, b2, to};
+    int64_t grain = divide_up(GRAIN, job->map->instances * columns);
+    return parallel(job->map, rows, grain, sum_over_batch, &sum);
+}
+
+static int encoder_gradients(const Job *job, real **to)
+{
+    const Network *net = job->network;
+    int64_t channels = job->map->channels, keys = net->keys, hidden = net->hidden;
+    int64_t key = 2 * channels, embedded = key + 2 * keys, d_embedded = embedded + 2 * hidden;
+    int64_t d_decoded = d_embedded + 2 * hidden;
+    int error = add_columns(job, 0, channels, to[WEIGHT]);
+    error = error ? error : add_columns(job, channels, channels, to[BIAS]);
+    error = error ? error
+                  : add_products(job, d_embedded, hidden, key, keys, d_embedded + hidden, key + keys,
+                                 to[ENCODE]);
+    for (int i = 0; i < 2 && !error; i++)
+        error = add_products(job, d_decoded + i * keys, keys, embedded + i * hidden, hidden, -1, -1,
+                             to[DECODE + i]);
+    return error;
+}
+
+static int mixture_gradients(const Job *job, real **to)
+{
+    const Network *net = job->network;
+    int64_t channels = job->map->channels, count = net->num_normalizers;
+    Tape at = tape_of(job);
+    int error = add_columns(job, at.weight, at.bias, to[WEIGHT]);
+    error = error ? error : add_columns(job, at.bias, channels, to[BIAS]);
+    for (int64_t k = 1; k < rows_of_weight(net) && to[BIAS]; k++)
+        memcpy(to[BIAS] + k * channels, to[BIAS], channels * sizeof(real));
+    if (error || net->kind == SWITCH) {
+        error = error ? error : add_columns(job, at.d_logits, count, to[MEAN_WEIGHT]);
+        return error ? error : add_columns(job, at.d_logits + count, count, to[VAR_WEIGHT]);
+    }
+    int64_t hidden = net->hidden, inputs = features_of(job->map, net);
+    error = add_columns(job, at.reduce, channels, to[REDUCE]);
+    error = error ? error
+                  : add_products(job, at.d_hidden, hidden, at.features, inputs, -1, -1, to[EXPAND]);
+    error = error ? error : add_columns(job, at.d_hidden, hidden, to[EXPAND_BIAS]);
+    error = error ? error : add_products(job, at.d_logits, count, at.hidden, hidden, -1, -1, to[RATIO]);
+    return error ? error : add_columns(job, at.d_logits, count, to[RATIO_BIAS]);
+}

@@ -1,0 +1,344 @@
+/* A call's work: its blocks, its threads, and what the passes hand to each other. */
+
+typedef struct {
+    int64_t group, channel, channels, position, positions, part; /* what of an instance it holds */
+} Block;
+
+typedef struct Job Job;
+
+/* Do a pass over blocks of an instance; `scratch` belongs to the thread. */
+typedef void (*Pass)(const Job *job, real *scratch, int64_t instance, int64_t begin, int64_t end);
+
+/* Compute something of an instance between two passes. */
+typedef void (*Step)(const Job *job, real *scratch, int64_t instance);
+
+typedef struct {
+    Pass moments, affine, sums, dx;
+} Passes;
+
+struct Job {
+    const Map *map;
+    const Network *network;
+    const Passes *passes;
+    const void *x, *dy; /* (N, C, *) */
+    void *y;            /* the output: y or dx */
+    int streams;        /* whether it is stored past the cache */
+    /* blocks of an instance and of a group; what a block holds; parts of a channel */
+    int64_t blocks, in_group, channels, positions, parts;
+    int64_t scratch_size, tape_size;
+    real *partials;          /* what a pass found of each block */
+    real *mean, *var;        /* (N, G') */
+    real *scale, *shift;     /* (N, C) */
+    real *d_scale, *d_shift; /* (N, C): sums of dy * (x - mean), of dy */
+    real *slope, *offset;    /* (N, G') */
+    real *tape;              /* (N, tape_size): of what the tensors' gradients are made */
+    /* BN's moments (C): running ones, or those of the batch, if it couples the instances; then their
+       gradients (2, C) */
+    const real *batch_mean, *batch_var;
+    int couples;
+    real *d_batch;
+};
+
+enum {
+    BLOCK = 8192,   /* values in a block of a contiguous map, but for whole channels */
+    RUN = 32768,    /* values that a pass takes in their order in memory */
+    GRAIN = 32768,  /* values that are worth another thread */
+    STREAM = 1 << 24, /* bytes of an output that does not stay in the cache, */
+    STREAM_ROW = 2048, /* and of its rows, whose ends are not whole lines of the cache */
+};
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* ---- blocks */
+
+static void divide(Job *job)
+{
+    const Map *map = job->map;
+    int64_t channels = map->channels / map->groups;
+    job->parts = 1;
+    if (map->channels_last) {
+        job->channels = map->channels;
+        job->positions = least(map->length, most(64, least(512, 65536 / map->channels)));
+        job->in_group = job->blocks = divide_up(map->length, job->positions);
+        return;
+    }
+    if (map->length > BLOCK) {
+        job->channels = 1;
+        job->positions = BLOCK;
+        job->parts = divide_up(map->length, BLOCK);
+    } else {
+        job->channels = least(channels, BLOCK / map->length);
+        job->positions = map->length;
+    }
+    job->in_group = divide_up(channels, job->channels) * job->parts;
+    job->blocks = map->groups * job->in_group;
+}
+
+static Block block_of(const Job *job, int64_t i)
+{
+    const Map *map = job->map;
+    if (map->channels_last) {
+        int64_t first = i * job->positions;
+        return (Block){.channels = map->channels,
+                       .position = first,
+                       .positions = least(job->positions, map->length - first)};
+    }
+    if (job->in_group == 1) /* without divisions, which small blocks would feel */
+        return (Block){.group = i,
+                       .channel = i * job->channels,
+                       .channels = job->channels,
+                       .positions = map->length};
+    int64_t in_group = map->channels / map->groups, group = i / job->in_group;
+    int64_t part = i % job->parts, row = i % job->in_group / job->parts * job->channels;
+    int64_t position = part * job->positions;
+    return (Block){.group = group,
+                   .channel = group * in_group + row,
+                   .channels = least(job->channels, in_group - row),
+                   .position = position,
+                   .positions = least(job->positions, map->length - position),
+                   .part = part};
+}
+
+/* The block's first value, counted from that of x. */
+static int64_t start_of(const Job *job, int64_t instance, Block b)
+{
+    const Map *map = job->map;
+    int64_t start = instance * map->channels * map->length;
+    return start + (map->channels_last ? b.position * map->channels
+                                       : b.channel * map->length + b.position);
+}
+
+/* ---- what a pass found of blocks, put together */
+
+static real mean_of(int64_t n, real center, real sum) { return center + sum / (real)n; }
+
+static real var_of(int64_t n, real sum, real squares)
+{
+    real off = sum / (real)n, var = squares / (real)n - off * off;
+    return var < 0 ? 0 : var; /* NaN stays NaN */
+}
+
+/* Moments of groups of channels of one block, with channels last. */
+static void pool_channels(int64_t channels, int64_t groups, int64_t n, real *restrict mean,
+                          const real *restrict sum, const real *restrict squares, real *restrict to)
+{
+    int64_t size = channels / groups;
+    for (int64_t g = 0; g < groups; g++) {
+        double total = 0, spread = 0;
+        for (int64_t c = g * size; c < (g + 1) * size; c++)
+            total += mean[c] = mean_of(n, mean[c], sum[c]);
+        total /= size;
+        for (int64_t c = g * size; c < (g + 1) * size; c++) {
+            double off = mean[c] - total;
+            spread += var_of(n, sum[c], squares[c]) + off * off;
+        }
+        to[g] = total;
+        to[groups + g] = spread / size;
+    }
+}
+
+/* Moments of an instance's groups, of those of blocks. */
+static void pool_moments(const Job *job, real *scratch, int64_t instance)
+{
+    (void)scratch;
+    const Map *map = job->map;
+    int64_t groups = map->groups, blocks = job->in_group, last = map->channels_last;
+    int64_t step = last ? 2 * groups : 2, to_var = last ? groups : 1;
+    real *mean = job->mean + instance * groups, *var = job->var + instance * groups;
+    for (int64_t g = 0; g < groups; g++) {
+        const real *first = job->partials + 2 * instance * job->blocks * (last ? groups : 1)
+            + (last ? g : 2 * g * blocks);
+        if (blocks == 1) {
+            mean[g] = first[0];
+            var[g] = first[to_var];
+            continue;
+        }
+        double total = 0, pooled = 0, spread = 0;
+        for (int64_t i = 0; i < blocks; i++) {
+            Block b = block_of(job, last ? i : g * blocks + i);
+            double n = (double)((last ? 1 : b.channels) * b.positions);
+            total += n;
+            pooled += n * first[i * step];
+        }
+        pooled /= total;
+        for (int64_t i = 0; i < blocks; i++) {
+            Block b = block_of(job, last ? i : g * blocks + i);
+            double n = (double)((last ? 1 : b.channels) * b.positions);
+            double off = first[i * step] - pooled;
+            spread += n * (first[i * step + to_var] + off * off);
+        }
+        mean[g] = pooled;
+        var[g] = spread / total;
+    }
+}
+
+/* d_scale and d_shift of an instance, of the sums of blocks. */
+static void pool_sums(const Job *job, real *scratch, int64_t instance)
+{
+    (void)scratch;
+    int64_t channels = job->map->channels, last = job->map->channels_last;
+    int64_t parts = last ? job->blocks : job->parts;
+    int64_t step = last ? 2 * channels : 2, to_sum = last ? channels : 1;
+    real *d_scale = job->d_scale + instance * channels, *d_shift = job->d_shift + instance * channels;
+    for (int64_t c = 0; c < channels; c++) {
+        const real *first =
+            job->partials + 2 * instance * channels * parts + (last ? c : 2 * c * parts);
+        double products = 0, sum = 0;
+        for (int64_t i = 0; i < parts; i++) {
+            products += first[i * step];
+            sum += first[i * step + to_sum];
+        }
+        d_scale[c] = products;
+        d_shift[c] = sum;
+    }
+}
+
+/* Gradients of mean and var, in place of offset and slope, to those of dx: see autograd.py. */
+static void correct(const Job *job, int64_t instance)
+{
+    const Map *map = job->map;
+    int64_t size = map->channels / map->groups;
+    real count = (real)(size * map->length);
+    const real *scale = job->scale + instance * map->channels;
+    const real *d_shift = job->d_shift + instance * map->channels;
+    real *slope = job->slope + instance * map->groups, *offset = job->offset + instance * map->groups;
+    for (int64_t g = 0; g < map->groups; g++) {
+        real through_center = 0;
+        for (int64_t c = g * size; c < (g + 1) * size; c++)
+            through_center += scale[c] * d_shift[c];
+        slope[g] *= 2 / count;
+        offset[g] = (offset[g] - through_center) / count;
+    }
+}
+
+static void *allocate(int64_t count) { return malloc(most(1, count) * sizeof(real)); }
+
+/* ---- threads */
+
+typedef struct {
+    const Job *job;
+    Pass first, second;
+    Step step;
+    _Atomic int error;
+} Run;
+
+typedef struct {
+    _Atomic int64_t next;
+    int64_t end, size;
+    Range range;
+    void *context;
+} Shares;
+
+static void take_shares(void *context)
+{
+    Shares *shares = context;
+    int64_t begin;
+    while ((begin = atomic_fetch_add(&shares->next, shares->size)) < shares->end)
+        shares->range(begin, least(begin + shares->size, shares->end), shares->context);
+}
+
+static int parallel(const Map *map, int64_t end, int64_t grain, Range range, void *context)
+{
+    if (map->threads > 1 && end > grain && map->parallel_for)
+        return map->parallel_for(0, end, grain, range, context);
+    if (map->threads > 1 && end > grain && map->gomp) {
+        Shares shares = {0, end, most(grain, divide_up(end, map->threads)), range, context};
+        map->gomp(take_shares, &shares, map->threads, 0);
+        return 0;
+    }
+    range(0, end, context);
+    return 0;
+}
+
+static void finish_stores(const Job *job)
+{
+#if defined(__x86_64__)
+    if (job->streams)
+        _mm_sfence();
+#else
+    (void)job;
+#endif
+}
+
+/* A pass over blocks of all instances, from the last ones to the first: it meets what another pass
+   has left in the cache. By runs, within which memory is read and written in its order. */
+static void run_backwards(const Job *job, Pass pass, real *scratch, int64_t begin, int64_t end)
+{
+    int64_t values = job->map->channels * job->map->length;
+    int64_t in_run = most(1, RUN * job->blocks / values);
+    while (begin < end) {
+        int64_t n = (end - 1) / job->blocks, first = n * job->blocks;
+        int64_t from = most(most(begin, first), end - in_run);
+        pass(job, scratch, n, from - first, end - first);
+        end = from;
+    }
+}
+
+static void run_instances(int64_t begin, int64_t end, void *context)
+{
+    Run *run = context;
+    const Job *job = run->job;
+    real *scratch = allocate(job->scratch_size);
+    if (scratch == NULL) {
+        run->error = ENOMEM;
+        return;
+    }
+    for (int64_t n = begin; n < end; n++) {
+        if (run->first)
+            run->first(job, scratch, n, 0, job->blocks);
+        if (run->step)
+            run->step(job, scratch, n);
+        if (run->second)
+            run_backwards(job, run->second, scratch, n * job->blocks, (n + 1) * job->blocks);
+    }
+    finish_stores(job);
+    free(scratch);
+}
+
+static void run_blocks(int64_t begin, int64_t end, void *context)
+{
+    Run *run = context;
+    const Job *job = run->job;
+    real *scratch = allocate(job->scratch_size);
+    if (scratch == NULL) {
+        run->error = ENOMEM;
+        return;
+    }
+    if (run->second)
+        run_backwards(job, run->second, scratch, begin, end);
+    for (int64_t at = begin, to; run->first && at < end; at = to) {
+        int64_t n = at / job->blocks, first = n * job->blocks;
+        to = least(end, first + job->blocks);
+        run->first(job, scratch, n, at - first, to - first);
+    }
+    finish_stores(job);
+    free(scratch);
+}
+
+/* A pass over all blocks, a step for each instance, another pass; each may be NULL. Instance by
+   instance, where threads get equal parts so: then the second pass finds x in the cache. */
+static int run(const Job *job, Pass first, Step step, Pass second)
+{
+    const Map *map = job->map;
+    int64_t n = map->instances, size = map->channels * map->length, threads = most(1, map->threads);
+    int64_t grain = divide_up(GRAIN, size);
+    Run whole = {job, first, second, step, 0};
+    int error;
+    if (n % threads == 0 || n >= 4 * threads || n * size <= GRAIN) {
+        error = parallel(map, n, grain, run_instances, &whole);
+        return error ? error : whole.error;
+    }
+    Run parts[] = {{job, first, NULL, NULL, 0}, {job, NULL, NULL, step, 0}, {job, NULL, second, NULL, 0}};
+    int64_t blocks = n * job->blocks, block_grain = divide_up(GRAIN, size / job->blocks);
+    for (int i = 0; i < 3; i++) {
+        if (parts[i].first == NULL && parts[i].second == NULL && parts[i].step == NULL)
+            continue;
+        error = i == 1 ? parallel(map, n, grain, run_instances, &parts[i])
+                       : parallel(map, blocks, block_grain, run_blocks, &parts[i]);
+        if (error || parts[i].error)
+            return error ? error : parts[i].error;
+    }
+    return 0;
+}

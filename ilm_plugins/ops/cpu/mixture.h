@@ -1,0 +1,434 @@
+/* The mixtures of K normalizers, of one instance: EN, see layers/exemplar.py, and SN, see
+   layers/switchable.py. A normalizer has groups: IN one a channel, LN one; BN's moments are given.
+
+       off_k = mean - mean_k,  u_k = off_k * rstd_k                                 (K, C)
+
+   EN: z_k   = sums of runs of reduce * u_k                                         (K, C / r)
+       ratios = softmax(ratio act(expand (z z^T) + expand_bias) + ratio_bias)       (K)
+       scale = sum of ratios_k weight_k rstd_k,  shift = sum of ratios_k weight_k u_k + bias_k
+   SN: scale = weight / sqrt(sum of var_ratios_k var_k + eps)
+       shift = scale * sum of mean_ratios_k off_k + bias */
+
+/* Tensors after WEIGHT and BIAS: EN's, SN's; then BN's running moments, two. */
+enum { REDUCE = 2, EXPAND, EXPAND_BIAS, RATIO, RATIO_BIAS, EXEMPLAR_RUNNING };
+enum { MEAN_WEIGHT = 2, VAR_WEIGHT, SWITCH_RUNNING };
+
+typedef struct {
+    real *off, *var, *rstd;          /* (K, C) each; off is 0 of IN */
+    real *z;                         /* (K, C / r), or (K, C) without `reduce` */
+    real *activated, *slope, *ratios; /* (H), (H), (K) */
+    const real *features;            /* what the first linear map takes */
+    real *free;                      /* memory that is left: 6 C */
+} Mixture;
+
+static int64_t width_of(const Map *map, const Network *net)
+{
+    return net->ratio_net == CONV ? map->channels / net->reduction : map->channels;
+}
+
+static int64_t features_of(const Map *map, const Network *net)
+{
+    int64_t k = net->num_normalizers;
+    return net->ratio_net == MLP ? map->channels : k * k;
+}
+
+static int64_t mixture_scratch(const Map *map, const Network *net)
+{
+    return (5 * MAX_NORMALIZERS + 8) * map->channels + 3 * net->hidden + 64;
+}
+
+static int64_t rows_of_weight(const Network *net)
+{
+    return net->kind == EXEMPLAR && !net->shared_affine ? net->num_normalizers : 1;
+}
+
+/* The tape: gradients of weight, bias and reduce; features, d_hidden, hidden, d_logits; those of the
+   batch's moments. For SN: weight, bias, d_logits of both, batch. */
+typedef struct {
+    int64_t weight, bias, reduce, features, d_hidden, hidden, d_logits, batch, size;
+} Tape;
+
+static Tape tape_of(const Job *job)
+{
+    const Map *map = job->map;
+    const Network *net = job->network;
+    Tape t;
+    int64_t exemplar = net->kind == EXEMPLAR, c = map->channels, k = net->num_normalizers;
+    t.weight = 0;
+    t.bias = rows_of_weight(net) * c;
+    t.reduce = t.bias + c;
+    t.features = t.reduce + (exemplar && net->ratio_net == CONV ? c : 0);
+    t.d_hidden = t.features + (exemplar ? features_of(map, net) : 0);
+    t.hidden = t.d_hidden + (exemplar ? net->hidden : 0);
+    t.d_logits = t.hidden + (exemplar ? net->hidden : 0);
+    t.batch = t.d_logits + 2 * k;
+    t.size = t.batch + (job->couples ? 2 * c : 0);
+    return t;
+}
+
+static Mixture lay_out_mixture(const Map *map, const Network *net, real *scratch)
+{
+    Mixture m;
+    int64_t all = net->num_normalizers * map->channels;
+    m.off = scratch, m.var = m.off + all, m.rstd = m.var + all, m.z = m.rstd + all;
+    m.activated = m.z + all, m.slope = m.activated + net->hidden, m.ratios = m.slope + net->hidden;
+    m.free = m.ratios + 2 * MAX_NORMALIZERS;
+    return m;
+}
+
+static void find_statistics(const Job *job, const real *mean, const real *var, Mixture *m)
+{
+    const Network *net = job->network;
+    int64_t channels = job->map->channels;
+    real *coarse_mean = m->free, *coarse_var = coarse_mean + channels;
+    for (int64_t k = 0; k < net->num_normalizers; k++) {
+        real *off = m->off + k * channels, *of_var = m->var + k * channels;
+        int64_t groups = net->normalizers[k];
+        if (groups == BATCH) {
+            for (int64_t c = 0; c < channels; c++)
+                off[c] = mean[c] - job->batch_mean[c];
+            memcpy(of_var, job->batch_var, channels * sizeof(real));
+        } else {
+            pool(mean, var, channels, groups, coarse_mean, coarse_var, off);
+            expand(coarse_var, groups, channels, of_var);
+        }
+    }
+}
+
+/* Add to d_mean and d_var what comes through normalizer k's moments: d_off, d_of_var (C). */
+static void statistics_vjp(const Job *job, int64_t k, const real *off, const real *restrict d_off,
+                           const real *restrict d_of_var, real *restrict d_mean,
+                           real *restrict d_var, real *free, real *batch)
+{
+    int64_t channels = job->map->channels, groups = job->network->normalizers[k];
+    if (groups == channels) {
+        for (int64_t c = 0; c < channels; c++)
+            d_var[c] += d_of_var[c];
+        return;
+    }
+    for (int64_t c = 0; c < channels; c++)
+        d_mean[c] += d_off[c];
+    if (groups != BATCH) {
+        real *d_coarse_mean = free, *d_coarse_var = free + channels;
+        fold(d_off, channels, groups, d_coarse_mean);
+        fold(d_of_var, channels, groups, d_coarse_var);
+        for (int64_t g = 0; g < groups; g++)
+            d_coarse_mean[g] = -d_coarse_mean[g];
+        unpool(d_coarse_mean, d_coarse_var, off, channels, groups, d_mean, d_var);
+    } else if (job->couples) {
+        for (int64_t c = 0; c < channels; c++) {
+            batch[c] = -d_off[c];
+            batch[channels + c] = d_of_var[c];
+        }
+    }
+}
+
+/* ---- Exemplar Normalization */
+
+static const real *weight_of(const Network *net, int64_t channels, int64_t k)
+{
+    return (const real *)net->tensors[WEIGHT] + (net->shared_affine ? 0 : k * channels);
+}
+
+static void find_ratios(const Map *map, const Network *net, const real *mean, Mixture *m,
+                        real *features)
+{
+    int64_t channels = map->channels, count = net->num_normalizers, width = width_of(map, net);
+    for (int64_t i = 0; i < count * channels; i++)
+        m->rstd[i] = 1 / SQRT_OF(m->var[i] + (real)net->eps);
+    m->features = net->ratio_net == MLP ? mean : features;
+    if (net->ratio_net != MLP) {
+        const real *reduce = net->tensors[REDUCE];
+        for (int64_t k = 0; k < count; k++) {
+            const real *off = m->off + k * channels, *rstd = m->rstd + k * channels;
+            real *u = m->free;
+            for (int64_t c = 0; c < channels; c++)
+                u[c] = off[c] * rstd[c] * (reduce ? reduce[c] : 1);
+            fold(u, channels, width, m->z + k * width);
+        }
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t j = 0; j < count; j++)
+                features[i * count + j] =
+                    j < i ? features[j * count + i] : dot(m->z + i * width, m->z + j * width, width);
+    }
+    int64_t inputs = features_of(map, net);
+    const real *expand = net->tensors[EXPAND], *expand_bias = net->tensors[EXPAND_BIAS];
+    for (int64_t h = 0; h < net->hidden; h++)
+        m->activated[h] = activate(net->activation,
+                                   expand_bias[h] + dot(expand + h * inputs, m->features, inputs),
+                                   &m->slope[h]);
+    const real *ratio = net->tensors[RATIO], *ratio_bias = net->tensors[RATIO_BIAS];
+    for (int64_t k = 0; k < count; k++)
+        m->ratios[k] = ratio_bias[k] + dot(ratio + k * net->hidden, m->activated, net->hidden);
+    softmax(m->ratios, count);
+}
+
+static void exemplar_forward(const Job *job, real *scratch, int64_t instance)
+{
+    const Map *map = job->map;
+    const Network *net = job->network;
+    int64_t channels = map->channels, count = net->num_normalizers;
+    const real *mean = job->mean + instance * channels, *var = job->var + instance * channels;
+    real *restrict scale = job->scale + instance * channels;
+    real *restrict shift = job->shift + instance * channels;
+    Mixture m = lay_out_mixture(map, net, scratch);
+    find_statistics(job, mean, var, &m);
+    find_ratios(map, net, mean, &m, m.free + channels);
+    memset(scale, 0, channels * sizeof(real));
+    memset(shift, 0, channels * sizeof(real));
+    for (int64_t k = 0; k < count; k++) {
+        const real *weight = weight_of(net, channels, k), *rstd = m.rstd + k * channels;
+        const real *off = m.off + k * channels;
+        for (int64_t c = 0; c < channels; c++) {
+            real gain = m.ratios[k] * weight[c] * rstd[c];
+            scale[c] += gain;
+            shift[c] += gain * off[c];
+        }
+    }
+    for (int64_t k = 0; k < rows_of_weight(net); k++)
+        add_scaled(shift, (const real *)net->tensors[BIAS] + k * channels, channels, 1);
+}
+
+static void exemplar_backward(const Job *job, real *scratch, int64_t instance)
+{
+    const Map *map = job->map;
+    const Network *net = job->network;
+    int64_t channels = map->channels, count = net->num_normalizers, width = width_of(map, net);
+    int64_t inputs = features_of(map, net), hidden = net->hidden;
+    const real *mean = job->mean + instance * channels, *var = job->var + instance * channels;
+    real *restrict scale = job->scale + instance * channels;
+    const real *d_scale = job->d_scale + instance * channels;
+    const real *d_shift = job->d_shift + instance * channels;
+    real *restrict d_mean = job->offset + instance * channels;
+    real *restrict d_var = job->slope + instance * channels;
+    real *tape = job->tape + instance * job->tape_size;
+    Tape at = tape_of(job);
+    pool_sums(job, scratch, instance);
+    Mixture m = lay_out_mixture(map, net, scratch);
+    find_statistics(job, mean, var, &m);
+    find_ratios(map, net, mean, &m, tape + at.features);
+    if (net->ratio_net == MLP)
+        memcpy(tape + at.features, mean, inputs * sizeof(real));
+    memcpy(tape + at.bias, d_shift, channels * sizeof(real));
+    memcpy(tape + at.hidden, m.activated, hidden * sizeof(real));
+
+    real *d_logits = tape + at.d_logits, *restrict products = m.free;
+    memset(scale, 0, channels * sizeof(real));
+    memset(tape, 0, at.bias * sizeof(real));
+    for (int64_t k = 0; k < count; k++) {
+        const real *weight = weight_of(net, channels, k), *rstd = m.rstd + k * channels;
+        const real *off = m.off + k * channels;
+        real *restrict d_weight = tape + (net->shared_affine ? 0 : k * channels), ratio = m.ratios[k];
+        for (int64_t c = 0; c < channels; c++) {
+            real d_gain = (d_scale[c] + d_shift[c] * off[c]) * rstd[c];
+            scale[c] += ratio * weight[c] * rstd[c];
+            d_weight[c] += ratio * d_gain;
+            products[c] = weight[c] * d_gain;
+        }
+        fold(products, channels, 1, d_logits + k);
+    }
+    softmax_vjp(m.ratios, d_logits, count);
+
+    /* the ratios' network */
+    const real *expand_weight = net->tensors[EXPAND], *ratio = net->tensors[RATIO];
+    const real *reduce = net->tensors[REDUCE];
+    real *d_hidden = tape + at.d_hidden, *d_features = m.free, *d_z = d_features + channels + 16;
+    memset(d_hidden, 0, hidden * sizeof(real));
+    memset(d_features, 0, inputs * sizeof(real));
+    for (int64_t k = 0; k < count; k++)
+        add_scaled(d_hidden, ratio + k * hidden, hidden, d_logits[k]);
+    for (int64_t h = 0; h < hidden; h++) {
+        d_hidden[h] *= m.slope[h];
+        add_scaled(d_features, expand_weight + h * inputs, inputs, d_hidden[h]);
+    }
+    memset(d_mean, 0, channels * sizeof(real));
+    memset(d_var, 0, channels * sizeof(real));
+    real symmetric[MAX_NORMALIZERS][MAX_NORMALIZERS] = {{0}};
+    if (net->ratio_net == MLP)
+        memcpy(d_mean, d_features, channels * sizeof(real));
+    else
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t j = 0; j < count; j++)
+                symmetric[i][j] = d_features[i * count + j] + d_features[j * count + i];
+
+    real *restrict d_off = d_z + channels, *restrict d_of_var = d_off + channels;
+    real *restrict d_reduce = tape + at.reduce, *free = d_of_var + channels;
+    if (reduce)
+        memset(d_reduce, 0, channels * sizeof(real));
+    for (int64_t k = 0; k < count; k++) {
+        const real *weight = weight_of(net, channels, k), *rstd = m.rstd + k * channels;
+        const real *off = m.off + k * channels;
+        real *d_run = d_of_var; /* d_z of each channel, before it is overwritten */
+        memset(d_z, 0, width * sizeof(real));
+        if (net->ratio_net == MLP)
+            memset(d_run, 0, channels * sizeof(real));
+        else {
+            for (int64_t j = 0; j < count; j++)
+                add_scaled(d_z, m.z + j * width, width, symmetric[k][j]);
+            expand(d_z, width, channels, d_run);
+        }
+        for (int64_t c = 0; c < channels; c++) {
+            real gain = m.ratios[k] * weight[c], run = d_run[c], r = rstd[c];
+            real d_u = d_shift[c] * gain + (reduce ? reduce[c] : 1) * run;
+            if (reduce)
+                d_reduce[c] += run * off[c] * r;
+            d_off[c] = d_u * r;
+            d_of_var[c] = (real)-0.5 * r * r * r * (d_scale[c] * gain + d_u * off[c]);
+        }
+        statistics_vjp(job, k, off, d_off, d_of_var, d_mean, d_var, free, tape + at.batch);
+    }
+    correct(job, instance);
+}
+
+/* ---- Switchable Normalization */
+
+/* The ratios of means and variances; how far the means are from the mixed mean (C), rstd (C). */
+static void mix(const Map *map, const Network *net, Mixture *m, real *restrict off, real *restrict rstd)
+{
+    int64_t channels = map->channels, count = net->num_normalizers;
+    real *mean_ratios = m->ratios, *var_ratios = mean_ratios + MAX_NORMALIZERS;
+    memcpy(mean_ratios, net->tensors[MEAN_WEIGHT], count * sizeof(real));
+    memcpy(var_ratios, net->tensors[VAR_WEIGHT], count * sizeof(real));
+    softmax(mean_ratios, count);
+    softmax(var_ratios, count);
+    memset(off, 0, channels * sizeof(real));
+    memset(rstd, 0, channels * sizeof(real));
+    for (int64_t k = 0; k < count; k++) {
+        add_scaled(off, m->off + k * channels, channels, mean_ratios[k]);
+        add_scaled(rstd, m->var + k * channels, channels, var_ratios[k]);
+    }
+    for (int64_t c = 0; c < channels; c++)
+        rstd[c] = 1 / SQRT_OF(rstd[c] + (real)net->eps);
+}
+
+static void switch_forward(const Job *job, real *scratch, int64_t instance)
+{
+    const Map *map = job->map;
+    const Network *net = job->network;
+    int64_t channels = map->channels;
+    const real *mean = job->mean + instance * channels, *var = job->var + instance * channels;
+    const real *weight = net->tensors[WEIGHT], *bias = net->tensors[BIAS];
+    real *restrict scale = job->scale + instance * channels;
+    real *restrict shift = job->shift + instance * channels;
+    Mixture m = lay_out_mixture(map, net, scratch);
+    find_statistics(job, mean, var, &m);
+    real *off = m.free, *rstd = off + channels;
+    mix(map, net, &m, off, rstd);
+    for (int64_t c = 0; c < channels; c++) {
+        scale[c] = weight[c] * rstd[c];
+        shift[c] = scale[c] * off[c] + bias[c];
+    }
+}
+
+static void switch_backward(const Job *job, real *scratch, int64_t instance)
+{
+    const Map *map = job->map;
+    const Network *net = job->network;
+    int64_t channels = map->channels, count = net->num_normalizers;
+    const real *mean = job->mean + instance * channels, *var = job->var + instance * channels;
+    const real *weight = net->tensors[WEIGHT];
+    real *restrict scale = job->scale + instance * channels;
+    const real *d_scale = job->d_scale + instance * channels;
+    const real *d_shift = job->d_shift + instance * channels;
+    real *d_mean = job->offset + instance * channels, *d_var = job->slope + instance * channels;
+    real *tape = job->tape + instance * job->tape_size;
+    Tape at = tape_of(job);
+    pool_sums(job, scratch, instance);
+    Mixture m = lay_out_mixture(map, net, scratch);
+    find_statistics(job, mean, var, &m);
+    real *off = m.free, *rstd = off + channels, *restrict d_mixed_off = rstd + channels;
+    real *restrict d_mixed_var = d_mixed_off + channels, *restrict d_off = d_mixed_var + channels;
+    real *restrict d_of_var = d_off + channels, *free = d_of_var + channels;
+    mix(map, net, &m, off, rstd);
+    for (int64_t c = 0; c < channels; c++) {
+        real r = rstd[c], d = d_scale[c] + d_shift[c] * off[c];
+        scale[c] = weight[c] * r;
+        tape[at.weight + c] = d * r;
+        tape[at.bias + c] = d_shift[c];
+        d_mixed_off[c] = d_shift[c] * scale[c];
+        d_mixed_var[c] = (real)-0.5 * d * scale[c] * r * r;
+    }
+    memset(d_mean, 0, channels * sizeof(real));
+    memset(d_var, 0, channels * sizeof(real));
+    real *d_logits = tape + at.d_logits;
+    for (int64_t k = 0; k < count; k++) {
+        real mean_ratio = m.ratios[k], var_ratio = m.ratios[MAX_NORMALIZERS + k];
+        const real *off_k = m.off + k * channels, *var_k = m.var + k * channels;
+        /* The derivative of a softmax subtracts the mixture: here from the statistics, which may be
+           large beside their differences. */
+        for (int64_t c = 0; c < channels; c++) {
+            d_off[c] = d_mixed_off[c] * (off_k[c] - off[c]);
+            d_of_var[c] = d_mixed_var[c] * (var_k[c] - (1 / (rstd[c] * rstd[c]) - (real)net->eps));
+        }
+        fold(d_off, channels, 1, d_logits + k);
+        fold(d_of_var, channels, 1, d_logits + count + k);
+        d_logits[k] *= mean_ratio;
+        d_logits[count + k] *= var_ratio;
+        for (int64_t c = 0; c < channels; c++) {
+            d_off[c] = mean_ratio * d_mixed_off[c];
+            d_of_var[c] = var_ratio * d_mixed_var[c];
+        }
+        statistics_vjp(job, k, off_k, d_off, d_of_var, d_mean, d_var, free, tape + at.batch);
+    }
+    correct(job, instance);
+}
+
+/* ---- the batch */
+
+/* Where BN's moments are: among the tensors, or, of the batch, in `memory` (2, C). */
+static void find_batch(Job *job, real *memory)
+{
+    const Network *net = job->network;
+    int64_t first = net->kind == EXEMPLAR ? EXEMPLAR_RUNNING : SWITCH_RUNNING;
+    job->batch_mean = net->tensors[first], job->batch_var = net->tensors[first + 1];
+    for (int64_t k = 0; k < net->num_normalizers; k++)
+        if (net->normalizers[k] == BATCH && job->batch_mean == NULL)
+            job->couples = 1;
+    if (job->couples)
+        job->batch_mean = memory, job->batch_var = memory + job->map->channels;
+}
+
+/* The batch's moments: those of all instances, total variance. */
+static void pool_batch(int64_t begin, int64_t end, void *context)
+{
+    const Job *job = context;
+    const Map *map = job->map;
+    real *mean = (real *)job->batch_mean, *var = (real *)job->batch_var;
+    int64_t n = map->instances, channels = map->channels;
+    enum { AT_ONCE = 64 };
+    for (int64_t first = begin; first < end; first += AT_ONCE) {
+        int64_t count = least(AT_ONCE, end - first);
+        double sum[AT_ONCE] = {0}, spread[AT_ONCE] = {0};
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t c = 0; c < count; c++)
+                sum[c] += job->mean[i * channels + first + c];
+        for (int64_t c = 0; c < count; c++)
+            sum[c] /= (double)n;
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t c = 0; c < count; c++) {
+                double off = job->mean[i * channels + first + c] - sum[c];
+                spread[c] += job->var[i * channels + first + c] + off * off;
+            }
+        for (int64_t c = 0; c < count; c++) {
+            mean[first + c] = sum[c];
+            var[first + c] = spread[c] / (double)n;
+        }
+    }
+}
+
+/* Add to slope and offset what comes through the batch's moments: d_batch (2, C). */
+static void couple(const Job *job, real *scratch, int64_t instance)
+{
+    (void)scratch;
+    const Map *map = job->map;
+    int64_t channels = map->channels;
+    real count = (real)map->instances * (real)map->length;
+    const real *mean = job->mean + instance * channels, *batch_mean = job->batch_mean;
+    const real *d_mean = job->d_batch, *d_var = d_mean + channels;
+    real *slope = job->slope + instance * channels, *offset = job->offset + instance * channels;
+    for (int64_t c = 0; c < channels; c++) {
+        real more = d_var[c] * 2 / count;
+        slope[c] += more;
+        offset[c] += d_mean[c] / count + more * (mean[c] - batch_mean[c]);
+    }
+}

@@ -1,0 +1,371 @@
+/* The four passes over maps of T, by blocks: moments, affine map, sums, dx.
+
+   A block is a fixed part of an instance, whatever the batch and the number of threads. In a
+   contiguous map it lies within one group: a run of whole channels, or a part of one channel where
+   that is long. With channels last it is a run of positions, of all channels.
+
+   Variances are taken about a nearby value: the mean of the block's first sixteenth. The square of
+   its distance to the mean is at most 15 times the block's variance, so that the difference
+   E[(x - c)^2] - (mean - c)^2 loses four bits at most, however large the mean is. */
+
+/* ---- runs of values in a row */
+
+static real FUNCTION(sum_run)(const T *x, int64_t n)
+{
+    Vector a = {0}, b = {0}, c = {0}, d = {0};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        a += FUNCTION(load)(x + i);
+        b += FUNCTION(load)(x + i + LANES);
+        c += FUNCTION(load)(x + i + 2 * LANES);
+        d += FUNCTION(load)(x + i + 3 * LANES);
+    }
+    for (; i + LANES <= n; i += LANES)
+        a += FUNCTION(load)(x + i);
+    real sum = total((a + b) + (c + d));
+    for (; i < n; i++)
+        sum += FUNCTION(load_one)(x + i);
+    return sum;
+}
+
+/* Sums of x - center and of its square. */
+static void FUNCTION(center_run)(const T *x, int64_t n, real center, real *sum, real *squares)
+{
+    Vector s[4] = {{0}}, q[4] = {{0}};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        for (int j = 0; j < 4; j++) {
+            Vector off = FUNCTION(load)(x + i + j * LANES) - center;
+            s[j] += off;
+            q[j] += off * off;
+        }
+    for (; i + LANES <= n; i += LANES) {
+        Vector off = FUNCTION(load)(x + i) - center;
+        s[0] += off;
+        q[0] += off * off;
+    }
+    *sum = total((s[0] + s[1]) + (s[2] + s[3]));
+    *squares = total((q[0] + q[1]) + (q[2] + q[3]));
+    for (; i < n; i++) {
+        real off = FUNCTION(load_one)(x + i) - center;
+        *sum += off;
+        *squares += off * off;
+    }
+}
+
+/* Sums of dy * (x - center) and of dy. */
+static void FUNCTION(sum_products)(
+    const T *dy, const T *x, int64_t n, real center, real *products, real *sum)
+{
+    Vector p[4] = {{0}}, s[4] = {{0}};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        for (int j = 0; j < 4; j++) {
+            Vector d = FUNCTION(load)(dy + i + j * LANES);
+            p[j] += d * (FUNCTION(load)(x + i + j * LANES) - center);
+            s[j] += d;
+        }
+    for (; i + LANES <= n; i += LANES) {
+        Vector d = FUNCTION(load)(dy + i);
+        p[0] += d * (FUNCTION(load)(x + i) - center);
+        s[0] += d;
+    }
+    *products = total((p[0] + p[1]) + (p[2] + p[3]));
+    *sum = total((s[0] + s[1]) + (s[2] + s[3]));
+    for (; i < n; i++) {
+        real d = FUNCTION(load_one)(dy + i);
+        *products += d * (FUNCTION(load_one)(x + i) - center);
+        *sum += d;
+    }
+}
+
+/* Values until `at` is a multiple of a stored vector's size, at most n. */
+static int64_t FUNCTION(unaligned)(const T *at, int64_t n)
+{
+    int64_t past = (intptr_t)at / (int64_t)sizeof(T) % LANES;
+    return least(past ? LANES - past : 0, n);
+}
+
+/* Evaluate FORMULA(load) for each i < n, and store it at y, past the cache if `streams`. */
+#define FOR_RUN(y, n, streams, FORMULA) \
+    do { \
+        int64_t i = 0; \
+        if (streams) { \
+            for (int64_t first = FUNCTION(unaligned)(y, n); i < first; i++) \
+                FUNCTION(store_one)(y + i, FORMULA(FUNCTION(load_one))); \
+            for (; i + LANES <= n; i += LANES) \
+                FUNCTION(stream)(y + i, FORMULA(FUNCTION(load))); \
+        } \
+        for (; i + LANES <= n; i += LANES) \
+            FUNCTION(store)(y + i, FORMULA(FUNCTION(load))); \
+        for (; i < n; i++) \
+            FUNCTION(store_one)(y + i, FORMULA(FUNCTION(load_one))); \
+    } while (0)
+
+static void FUNCTION(affine_run)(
+    T *y, const T *x, int64_t n, real center, real scale, real shift, int streams)
+{
+#define AFFINE(load) (scale * (load(x + i) - center) + shift)
+    FOR_RUN(y, n, streams, AFFINE);
+#undef AFFINE
+}
+
+static void FUNCTION(dx_run)(T *dx, const T *dy, const T *x, int64_t n, real center, real scale,
+                             real slope, real offset, int streams)
+{
+#define DX(load) (scale * load(dy + i) + (slope * (load(x + i) - center) + offset))
+    FOR_RUN(dx, n, streams, DX);
+#undef DX
+}
+
+/* ---- blocks; see job.h for Job and Block */
+
+static real FUNCTION(start_of_mean)(const T *x, int64_t n)
+{
+    int64_t first = n / 16 > 32 ? n / 16 : n < 32 ? n : 32;
+    return FUNCTION(sum_run)(x, first) / (real)first;
+}
+
+static void FUNCTION(moments_of_rows)(
+    const Job *job, real *scratch, int64_t instance, int64_t begin, int64_t end)
+{
+    (void)scratch;
+    for (int64_t i = begin; i < end; i++) {
+        Block b = block_of(job, i);
+        const T *x = (const T *)job->x + start_of(job, instance, b);
+        int64_t n = b.channels * b.positions;
+        real center = FUNCTION(start_of_mean)(x, n), sum, squares;
+        FUNCTION(center_run)(x, n, center, &sum, &squares);
+        real *partial = job->partials + 2 * (instance * job->blocks + i);
+        partial[0] = mean_of(n, center, sum);
+        partial[1] = var_of(n, sum, squares);
+    }
+}
+
+static void FUNCTION(affine_of_rows)(
+    const Job *job, real *scratch, int64_t instance, int64_t begin, int64_t end)
+{
+    (void)scratch;
+    const real *mean = job->mean + instance * job->map->groups;
+    for (int64_t i = begin; i < end; i++) {
+        Block b = block_of(job, i);
+        int64_t at = start_of(job, instance, b), c = instance * job->map->channels + b.channel;
+        for (int64_t k = 0; k < b.channels; k++, at += b.positions)
+            FUNCTION(affine_run)((T *)job->y + at, (const T *)job->x + at, b.positions,
+                                 mean[b.group], job->scale[c + k], job->shift[c + k], job->streams);
+    }
+}
+
+static void FUNCTION(sums_of_rows)(
+    const Job *job, real *scratch, int64_t instance, int64_t begin, int64_t end)
+{
+    (void)scratch;
+    const real *mean = job->mean + instance * job->map->groups;
+    for (int64_t i = begin; i < end; i++) {
+        Block b = block_of(job, i);
+        int64_t at = start_of(job, instance, b);
+        real *partial = job->partials
+            + 2 * ((instance * job->map->channels + b.channel) * job->parts + b.part);
+        for (int64_t k = 0; k < b.channels; k++, at += b.positions, partial += 2)
+            FUNCTION(sum_products)((const T *)job->dy + at, (const T *)job->x + at, b.positions,
+                                   mean[b.group], partial, partial + 1);
+    }
+}
+
+static void FUNCTION(dx_of_rows)(
+    const Job *job, real *scratch, int64_t instance, int64_t begin, int64_t end)
+{
+    (void)scratch;
+    int64_t groups = instance * job->map->groups;
+    for (int64_t i = begin; i < end; i++) {
+        Block b = block_of(job, i);
+        int64_t at = start_of(job, instance, b), c = instance * job->map->channels + b.channel;
+        int64_t g = groups + b.group;
+        for (int64_t k = 0; k < b.channels; k++, at += b.positions)
+            FUNCTION(dx_run)((T *)job->y + at, (const T *)job->dy + at, (const T *)job->x + at,
+                             b.positions, job->mean[g], job->scale[c + k], job->slope[g],
+                             job->offset[g], job->streams);
+    }
+}
+
+/* ---- blocks of positions, with channels last: four positions at a time */
+
+/* Add BODY(load, c) for the c-th channel of `rows` positions; a macro, to unroll. */
+#define FOR_CHANNELS(C, VECTORS, ONE) \
+    do { \
+        int64_t c = 0; \
+        for (; c + LANES <= C; c += LANES) { \
+            VECTORS \
+        } \
+        for (; c < C; c++) { \
+            ONE \
+        } \
+    } while (0)
+
+static void FUNCTION(add_positions)(const T *x, int64_t n, int64_t C, real *sum)
+{
+    for (int64_t p = 0; p < n; p++, x += C)
+        FOR_CHANNELS(
+            C, put(sum + c, get(sum + c) + FUNCTION(load)(x + c));
+            , sum[c] += FUNCTION(load_one)(x + c););
+}
+
+static void FUNCTION(center_positions)(
+    const T *x, int64_t n, int64_t C, const real *center, real *sum, real *squares)
+{
+    int64_t rows;
+    for (int64_t p = 0; p < n; p += rows, x += rows * C) {
+        rows = n - p >= 4 ? 4 : 1;
+        if (rows == 4)
+            FOR_CHANNELS(
+                C, Vector middle = get(center + c);
+                Vector o0 = FUNCTION(load)(x + c) - middle;
+                Vector o1 = FUNCTION(load)(x + C + c) - middle;
+                Vector o2 = FUNCTION(load)(x + 2 * C + c) - middle;
+                Vector o3 = FUNCTION(load)(x + 3 * C + c) - middle;
+                put(sum + c, get(sum + c) + ((o0 + o1) + (o2 + o3)));
+                put(squares + c, get(squares + c)
+                                               + ((o0 * o0 + o1 * o1) + (o2 * o2 + o3 * o3)));
+                , for (int j = 0; j < 4; j++) {
+                    real off = FUNCTION(load_one)(x + j * C + c) - center[c];
+                    sum[c] += off;
+                    squares[c] += off * off;
+                });
+        else
+            FOR_CHANNELS(
+                C, Vector off = FUNCTION(load)(x + c) - get(center + c);
+                put(sum + c, get(sum + c) + off);
+                put(squares + c, get(squares + c) + off * off);
+                , real off = FUNCTION(load_one)(x + c) - center[c];
+                sum[c] += off; squares[c] += off * off;);
+    }
+}
+
+static void FUNCTION(sum_positions)(
+    const T *dy, const T *x, int64_t n, int64_t C, const real *center, real *products, real *sum)
+{
+    int64_t rows;
+    for (int64_t p = 0; p < n; p += rows, x += rows * C, dy += rows * C) {
+        rows = n - p >= 4 ? 4 : 1;
+        if (rows == 4)
+            FOR_CHANNELS(
+                C, Vector middle = get(center + c);
+                Vector d0 = FUNCTION(load)(dy + c); Vector d1 = FUNCTION(load)(dy + C + c);
+                Vector d2 = FUNCTION(load)(dy + 2 * C + c);
+                Vector d3 = FUNCTION(load)(dy + 3 * C + c);
+                put(sum + c, get(sum + c) + ((d0 + d1) + (d2 + d3)));
+                d0 *= FUNCTION(load)(x + c) - middle;
+                d1 *= FUNCTION(load)(x + C + c) - middle;
+                d2 *= FUNCTION(load)(x + 2 * C + c) - middle;
+                d3 *= FUNCTION(load)(x + 3 * C + c) - middle;
+                put(products + c, get(products + c) + ((d0 + d1) + (d2 + d3)));
+                , for (int j = 0; j < 4; j++) {
+                    real d = FUNCTION(load_one)(dy + j * C + c);
+                    sum[c] += d;
+                    products[c] += d * (FUNCTION(load_one)(x + j * C + c) - center[c]);
+                });
+        else
+            FOR_CHANNELS(
+                C, Vector d = FUNCTION(load)(dy + c);
+                put(sum + c, get(sum + c) + d);
+                put(products + c,
+                              get(products + c)
+                                  + d * (FUNCTION(load)(x + c) - get(center + c)));
+                , real d = FUNCTION(load_one)(dy + c); sum[c] += d;
+                products[c] += d * (FUNCTION(load_one)(x + c) - center[c]););
+    }
+}
+
+/* Evaluate FORMULA(get, load) for each channel c of each of n positions, and store it at y. */
+#define FOR_POSITIONS(y, n, C, streams, FORMULA) \
+    for (int64_t p = 0; p < n; p++, at += C) { \
+        int64_t c = 0; \
+        if (streams && FUNCTION(unaligned)(y + at, LANES) == 0) \
+            for (; c + LANES <= C; c += LANES) \
+                FUNCTION(stream)(y + at + c, FORMULA(get, FUNCTION(load))); \
+        for (; c + LANES <= C; c += LANES) \
+            FUNCTION(store)(y + at + c, FORMULA(get, FUNCTION(load))); \
+        for (; c < C; c++) \
+            FUNCTION(store_one)(y + at + c, FORMULA(*, FUNCTION(load_one))); \
+    }
+
+static void FUNCTION(affine_positions)(T *y, const T *x, int64_t n, int64_t C, const real *center,
+                                       const real *scale, const real *shift, int streams)
+{
+    int64_t at = 0;
+#define AFFINE(get, load) (get(scale + c) * (load(x + at + c) - get(center + c)) + get(shift + c))
+    FOR_POSITIONS(y, n, C, streams, AFFINE)
+#undef AFFINE
+}
+
+static void FUNCTION(dx_positions)(T *dx, const T *dy, const T *x, int64_t n, int64_t C,
+                                   const real *center, const real *scale, const real *slope,
+                                   const real *offset, int streams)
+{
+    int64_t at = 0;
+#define DX(get, load) \
+    (get(scale + c) * load(dy + at + c) \
+     + (get(slope + c) * (load(x + at + c) - get(center + c)) + get(offset + c)))
+    FOR_POSITIONS(dx, n, C, streams, DX)
+#undef DX
+}
+
+static void FUNCTION(moments_of_positions)(
+    const Job *job, real *scratch, int64_t instance, int64_t begin, int64_t end)
+{
+    int64_t C = job->map->channels, G = job->map->groups;
+    real *center = scratch, *sum = center + C, *squares = sum + C;
+    for (int64_t i = begin; i < end; i++) {
+        Block b = block_of(job, i);
+        const T *x = (const T *)job->x + start_of(job, instance, b);
+        int64_t first = (b.positions + 15) / 16;
+        memset(center, 0, 3 * C * sizeof(real));
+        FUNCTION(add_positions)(x, first, C, center);
+        for (int64_t c = 0; c < C; c++)
+            center[c] /= (real)first;
+        FUNCTION(center_positions)(x, b.positions, C, center, sum, squares);
+        pool_channels(C, G, b.positions, center, sum, squares,
+                      job->partials + 2 * G * (instance * job->blocks + i));
+    }
+}
+
+static void FUNCTION(affine_of_positions)(
+    const Job *job, real *scratch, int64_t instance, int64_t begin, int64_t end)
+{
+    int64_t C = job->map->channels, G = job->map->groups;
+    int64_t first = start_of(job, instance, block_of(job, begin));
+    int64_t positions = least(end * job->positions, job->map->length) - begin * job->positions;
+    expand(job->mean + instance * G, G, C, scratch);
+    FUNCTION(affine_positions)((T *)job->y + first, (const T *)job->x + first, positions, C, scratch,
+                               job->scale + instance * C, job->shift + instance * C, job->streams);
+}
+
+static void FUNCTION(sums_of_positions)(
+    const Job *job, real *scratch, int64_t instance, int64_t begin, int64_t end)
+{
+    int64_t C = job->map->channels, G = job->map->groups;
+    expand(job->mean + instance * G, G, C, scratch);
+    for (int64_t i = begin; i < end; i++) {
+        Block b = block_of(job, i);
+        int64_t at = start_of(job, instance, b);
+        real *partial = job->partials + 2 * C * (instance * job->blocks + i);
+        memset(partial, 0, 2 * C * sizeof(real));
+        FUNCTION(sum_positions)((const T *)job->dy + at, (const T *)job->x + at, b.positions, C, scratch,
+                                partial, partial + C);
+    }
+}
+
+static void FUNCTION(dx_of_positions)(
+    const Job *job, real *scratch, int64_t instance, int64_t begin, int64_t end)
+{
+    int64_t C = job->map->channels, G = job->map->groups;
+    int64_t first = start_of(job, instance, block_of(job, begin));
+    int64_t positions = least(end * job->positions, job->map->length) - begin * job->positions;
+    real *center = scratch, *slope = center + C, *offset = slope + C;
+    expand(job->mean + instance * G, G, C, center);
+    expand(job->slope + instance * G, G, C, slope);
+    expand(job->offset + instance * G, G, C, offset);
+    FUNCTION(dx_positions)((T *)job->y + first, (const T *)job->dy + first,
+                           (const T *)job->x + first, positions, C, center,
+                           job->scale + instance * C, slope, offset, job->streams);
+}

@@ -1,0 +1,177 @@
+/* Vectors of reals with as many lanes as the registers, and operations on short arrays. */
+
+#if defined(__AVX512F__)
+#define REGISTER 64
+#elif defined(__AVX__)
+#define REGISTER 32
+#else
+#define REGISTER 16
+#endif
+
+typedef real Vector __attribute__((vector_size(REGISTER)));
+#define LANES ((int64_t)(REGISTER / sizeof(real)))
+
+#ifndef DOUBLE
+typedef uint16_t Half __attribute__((vector_size(REGISTER / 2)));
+typedef uint32_t Bits __attribute__((vector_size(REGISTER)));
+#endif
+
+static inline Vector get(const real *at)
+{
+    Vector values;
+    memcpy(&values, at, sizeof values);
+    return values;
+}
+
+static inline void put(real *at, Vector values) { memcpy(at, &values, sizeof values); }
+
+/* The sum of a vector's lanes, always in the same order. */
+static inline real total(Vector values)
+{
+    real lanes[REGISTER / sizeof(real)];
+    memcpy(lanes, &values, sizeof values);
+    for (int64_t half = LANES / 2; half > 0; half /= 2)
+        for (int64_t i = 0; i < half; i++)
+            lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
+static real dot(const real *a, const real *b, int64_t n)
+{
+    Vector s = {0}, t = {0};
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        s += get(a + i) * get(b + i);
+        t += get(a + i + LANES) * get(b + i + LANES);
+    }
+    real sum = i > 0 ? total(s + t) : 0;
+    for (; i < n; i++)
+        sum += a[i] * b[i];
+    return sum;
+}
+
+/* y += factor * x */
+static void add_scaled(real *restrict y, const real *restrict x, int64_t n, real factor)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] += factor * x[i];
+}
+
+/* Values of groups to those of channels: each repeated. */
+static void expand(const real *values, int64_t groups, int64_t channels, real *to)
+{
+    int64_t size = channels / groups;
+    if (size == 1) {
+        memcpy(to, values, channels * sizeof(real));
+        return;
+    }
+    for (int64_t g = 0; g < groups; g++)
+        for (int64_t i = 0; i < size; i++)
+            *to++ = values[g];
+}
+
+/* Values of channels to their sums in groups of neighbours. */
+static void fold(const real *values, int64_t channels, int64_t groups, real *to)
+{
+    int64_t size = channels / groups;
+    for (int64_t g = 0; g < groups; g++, values += size) {
+        Vector sums = {0};
+        int64_t i = 0;
+        for (; i + LANES <= size; i += LANES)
+            sums += get(values + i);
+        real sum = i > 0 ? total(sums) : 0;
+        for (; i < size; i++)
+            sum += values[i];
+        to[g] = sum;
+    }
+}
+
+/* Moments of fine groups to those of coarser ones: total variance. `off`, of as many values as fine
+   groups, is the fine means' distance from the coarse ones. */
+static void pool(const real *mean, const real *var, int64_t fine, int64_t coarse, real *pooled_mean,
+                 real *pooled_var, real *restrict off)
+{
+    int64_t size = fine / coarse;
+    if (size == 1) {
+        memcpy(pooled_mean, mean, fine * sizeof(real));
+        memcpy(pooled_var, var, fine * sizeof(real));
+        memset(off, 0, fine * sizeof(real));
+        return;
+    }
+    fold(mean, fine, coarse, pooled_mean);
+    for (int64_t g = 0; g < coarse; g++) {
+        real center = pooled_mean[g] /= (real)size;
+        for (int64_t i = g * size; i < (g + 1) * size; i++)
+            off[i] = mean[i] - center;
+        real sum = 0;
+        Vector sums = {0};
+        int64_t i = g * size, end = i + size;
+        for (; i + LANES <= end; i += LANES)
+            sums += get(var + i) + get(off + i) * get(off + i);
+        sum = total(sums);
+        for (; i < end; i++)
+            sum += var[i] + off[i] * off[i];
+        pooled_var[g] = sum / (real)size;
+    }
+}
+
+/* The vector-Jacobian product of `pool`, added to d_mean and d_var. */
+static void unpool(const real *d_pooled_mean, const real *d_pooled_var, const real *off, int64_t fine,
+                   int64_t coarse, real *restrict d_mean, real *restrict d_var)
+{
+    int64_t size = fine / coarse;
+    for (int64_t g = 0; g < coarse; g++) {
+        real of_mean = d_pooled_mean[g] / (real)size, of_var = d_pooled_var[g] / (real)size;
+        for (int64_t i = g * size; i < (g + 1) * size; i++) {
+            d_mean[i] += of_mean + 2 * of_var * off[i];
+            d_var[i] += of_var;
+        }
+    }
+}
+
+/* An activation of a value; its derivative at `slope`. */
+static real activate(int32_t activation, real x, real *slope)
+{
+    real y;
+    switch (activation) {
+    case TANH:
+        y = TANH_OF(x);
+        *slope = 1 - y * y;
+        return y;
+    case SIGMOID:
+        y = 1 / (1 + EXP_OF(-x));
+        *slope = y * (1 - y);
+        return y;
+    case IDENTITY:
+        *slope = 1;
+        return x;
+    case RELU6:
+        *slope = x > 0 && x < 6;
+        return x < 0 ? 0 : x > 6 ? 6 : x;
+    case LEAKY_RELU:
+        *slope = x > 0 ? 1 : (real)0.01;
+        return x * *slope;
+    default:
+        *slope = x > 0;
+        return x < 0 ? 0 : x; /* NaN stays NaN */
+    }
+}
+
+static void softmax(real *values, int64_t n)
+{
+    real largest = values[0], sum = 0;
+    for (int64_t i = 1; i < n; i++)
+        largest = values[i] > largest ? values[i] : largest;
+    for (int64_t i = 0; i < n; i++)
+        sum += values[i] = EXP_OF(values[i] - largest);
+    for (int64_t i = 0; i < n; i++)
+        values[i] /= sum;
+}
+
+/* The vector-Jacobian product of softmax, in place of the ratios' gradients. */
+static void softmax_vjp(const real *ratios, real *gradients, int64_t n)
+{
+    real mean = dot(ratios, gradients, n);
+    for (int64_t i = 0; i < n; i++)
+        gradients[i] = ratios[i] * (gradients[i] - mean);
+}

@@ -1,0 +1,42 @@
+"""The four passes in plain torch operations, where no kernels fit: without a C compiler, on MPS.
+
+The same is saved for the backward pass as with kernels, x and statistics; but intermediate maps
+come and go within each pass, and memory is read and written several times.
+"""
+
+import torch
+from torch import Tensor
+
+from .moments import duplicate
+from .networks import Network
+from .reference import moments, per_channel
+
+__all__ = ["affine", "dx", "moments", "runs", "sums"]
+
+
+def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """See :class:`~.networks.Kernels`."""
+    y = _centered(x, mean).mul_(per_channel(scale, x)).add_(per_channel(shift, x))
+    return y.to(x.dtype)
+
+
+def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """See :class:`~.networks.Kernels`."""
+    dy, centered = dy.to(mean.dtype), _centered(x, mean)
+    return (dy * centered).flatten(2).sum(2), dy.flatten(2).sum(2)
+
+
+def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """See :class:`~.networks.Kernels`."""
+    slope, offset = (per_channel(duplicate(t, x.shape[1]), x) for t in (slope, offset))
+    found = _centered(x, mean).mul_(slope).add_(offset)
+    return found.addcmul_(dy.to(mean.dtype), per_channel(scale, x)).to(x.dtype)
+
+
+def runs(network: Network, x: Tensor, num_groups: int) -> bool:
+    """See :class:`~.networks.Kernels`."""
+    return False
+
+
+def _centered(x: Tensor, mean: Tensor) -> Tensor:
+    return torch.sub(x.to(mean.dtype), per_channel(duplicate(mean, x.shape[1]), x))
