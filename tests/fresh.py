@@ -1,7 +1,7 @@
-"""Python processes in which torch is imported already, and nothing else of what is tested.
+"""Python processes in which torch and torchvision are imported already, but nothing tested.
 
-Importing torch takes two seconds. A server of multiprocessing's does it once, and is forked for
-each process that a test asks for.
+Importing them takes more than three seconds. A server of multiprocessing's does it once, and is
+forked for each process that a test asks for.
 """
 
 import multiprocessing
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["torch"])
+SERVER.set_forkserver_preload(["torch", "torchvision"])
 
 
 def run(command, *, env=None, cwd=None, check=False, timeout=300, **_):
