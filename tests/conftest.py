@@ -21,6 +21,15 @@ DATASETS = Path(tempfile.mkdtemp(prefix="ilm_plugins-tests-"))
 # detectron2 reads it once, when it registers its data sets. Hence no test may import this module,
 # which would run it a second time under another name: `root` and the rest are fixtures.
 os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
+#: The files that take longest, which run first, so that pytest-xdist's workers end together.
+LONGEST = (
+    *("integrations/openmmlab/test_faults.py", "ops/test_triton_kernels.py"),
+    *("integrations/detectron2/test_faults.py", "integrations/detectron2/test_train.py"),
+    *("integrations/test_stopping.py", "integrations/openmmlab/test_translation.py"),
+    *("integrations/test_analyze.py", "layers/test_export.py", "reproduction/test_running.py"),
+    *("configs/test_mmseg.py", "configs/test_mmpretrain.py", "test_checkpoints.py"),
+    *("analysis/test_reports.py", "integrations/openmmlab/test_analyze.py"),
+)
 
 
 def pytest_addoption(parser):
@@ -31,11 +40,18 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "wide: beside the everyday tests; 'make test-wide' runs it")
     config.addinivalue_line("markers", "long: too long for every day; 'make test-all' runs it")
     os.environ["ILM_PLUGINS_TEST_SEED"] = str(config.getoption("--seed"))
+    config.option.loadscopereorder = False  # by which pytest-xdist puts files of many tests first
     # pytest-xdist's workers inherit this from the first process.
     if str(STAND_INS) not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
         paths = str(STAND_INS), os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         runpy.run_path(str(STAND_INS / "sitecustomize.py"))
+
+
+def pytest_collection_modifyitems(items):
+    tests = Path(__file__).parent
+    order = {tests / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def seed_generators(name=""):

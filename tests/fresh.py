@@ -1,53 +1,80 @@
-"""Python processes in which torch is imported already, and nothing else of what is tested.
+"""Python processes in which torch and torchvision are imported already, but nothing tested.
 
-Importing torch takes two seconds. A server of multiprocessing's does it once, and is forked for
-each process that a test asks for.
+Importing them takes more than three seconds. A server of multiprocessing's does it once, and is
+forked for each process that a test asks for.
 """
 
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 import traceback
-from pathlib import Path
 from types import ModuleType
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["torch"])
+SERVER.set_forkserver_preload(["torch", "torchvision"])
 
 
-def run(command, *, env=None, cwd=None, check=False, timeout=300, **_):
-    """Do as ``subprocess.run`` with captured text does.
+class Process:
+    """Does as ``subprocess.Popen`` does for a process that writes to files.
 
     Args:
         command: ``sys.executable``, then ``"-c"`` and code, or the path of a script; arguments.
-        env, cwd, check, timeout: those of ``subprocess.run``; its other options are ignored.
+        stdout, stderr, env, cwd, start_new_session: those of ``subprocess.Popen``.
     """
-    executable, *words = map(str, command)
-    assert executable == sys.executable, command
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        env = dict(os.environ if env is None else env)
-        process = SERVER.Process(target=_execute, args=(words, env, cwd or os.getcwd(), out, err))
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(command, timeout)
-        done = subprocess.CompletedProcess(
-            command, process.exitcode, out.read_text(), err.read_text()
-        )
+
+    def __init__(self, command, *, stdout, stderr, env=None, cwd=None, start_new_session=False):
+        executable, *words = map(str, command)
+        assert executable == sys.executable, command
+        self.command, env = command, dict(os.environ if env is None else env)
+        outputs = stdout.name, (stdout if stderr == subprocess.STDOUT else stderr).name
+        args = words, env, cwd or os.getcwd(), outputs, start_new_session
+        self._process = SERVER.Process(target=_execute, args=args)
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    def poll(self):
+        return self.returncode
+
+    def wait(self, timeout=None):
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self.command, timeout)
+        return self.returncode
+
+
+def run(command, *, check=False, timeout=300, env=None, cwd=None, **_):
+    """Do as ``subprocess.run`` with captured text does; its other options are ignored."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(f"{folder}/out", "w+") as out,
+        open(f"{folder}/err", "w+") as err,
+    ):
+        process = Process(command, stdout=out, stderr=err, env=env, cwd=cwd)
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            raise
+        done = subprocess.CompletedProcess(command, status, out.read(), err.read())
     if check:
         assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
-def _execute(words, env, cwd, out, err):
+def _execute(words, env, cwd, outputs, start_new_session):
     """Run code or a script in the forked process, and end it with the status of a script's."""
-    for number, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    if start_new_session:
+        os.setsid()
+    for number, path in enumerate(outputs, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

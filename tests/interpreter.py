@@ -6,6 +6,7 @@ That in a process of its own, because Triton decides for the interpreter when it
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,12 +57,33 @@ def run_interpreted(file, selection):
 if INTERPRETED:
     # Triton 3.6's interpreter has bounds of loops as arrays of one element, which NumPy 2.4 no
     # longer takes for a number.
+    import triton.language as tl
     from triton.runtime import interpreter
 
-    patch_tensor = interpreter._patch_lang_tensor
+    patch_tensor, patch_language = interpreter._patch_lang_tensor, interpreter._patch_lang
+    #: The modules of the language that are patched for the kernel which runs.
+    patched = set()
 
     def patch_tensor_and_index(tensor, scope):
         patch_tensor(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
+    @cache
+    def modules_of(function):
+        found = function.__globals__.values()
+        return {module for module in (tl, tl.core) if any(value is module for value in found)}
+
+    def patch_language_once(function):
+        """Not again for each function that a kernel calls, which takes a third of all the time."""
+        used = modules_of(function)
+        if used <= patched:
+            return None  # which only kernels need, not what they call
+        scope, before = patch_language(function), {*patched}
+        patched.update(used)
+        if not before:  # of the kernel itself
+            restore = scope.restore
+            scope.restore = lambda: (patched.clear(), restore())
+        return scope
+
     interpreter._patch_lang_tensor = patch_tensor_and_index
+    interpreter._patch_lang = patch_language_once

@@ -28,6 +28,10 @@ from detectron2.model_zoo import get_config
 model = get_config("common/models/mask_rcnn_fpn.py").model
 model.backbone.bottom_up.stages.norm = model.backbone.bottom_up.stem.norm = "GN"
 model.backbone.norm = "GN"
+model.backbone.bottom_up.stages.depth = 18
+del model.backbone.bottom_up.stages["stride_in_1x1"]
+model.proposal_generator.pre_nms_topk = model.proposal_generator.post_nms_topk = (100, 50)
+model.roi_heads.batch_size_per_image = 16
 model.roi_heads.num_classes = 4
 model.roi_heads.box_head.conv_dims = [32, 32]
 model.roi_heads.box_head.conv_norm = "ILMGN(key_group_size=8)"

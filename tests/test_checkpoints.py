@@ -22,6 +22,7 @@ import pytest
 import torch
 from torch import nn
 
+import fresh
 from ilm_plugins.checkpoints import (
     PARTIAL,
     CheckpointError,
@@ -375,7 +376,7 @@ def told_of_bombs(tmp_path_factory):
         paths[key] = folder / f"{i}.{'pkl' if key[1] == 'pickle' else 'pth'}"
         paths[key].write_bytes(content)
     command = [sys.executable, "-c", READER, *map(str, paths.values())]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
+    done = fresh.run(command, check=True, timeout=900)
     found = json.loads(done.stdout)
     return {key: (str(path), found[str(path)]) for key, path in paths.items()}
 

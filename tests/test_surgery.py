@@ -1,6 +1,7 @@
 """Norms swapped in models and in state dicts: what stays the same, what is left, and why."""
 
 import copy
+import subprocess
 import sys
 from functools import partial
 
@@ -8,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-import fresh
 from ilm_plugins import (
     NORMS,
     AssocNorm,
@@ -1011,5 +1011,5 @@ def test_importing_surgery_imports_no_framework(root):
         "import sys, ilm_plugins.surgery; "
         "print({'detectron2', 'mmengine', 'mmcv', 'torchvision', 'timm'} & {*sys.modules})"
     )
-    done = fresh.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert done.stdout.strip() == "set()", done.stderr

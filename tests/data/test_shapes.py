@@ -17,6 +17,7 @@ import pycocotools.mask
 from PIL import Image
 from pycocotools.coco import COCO
 
+import fresh
 from ilm_plugins.data import ensure_shapes, shapes
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_shapes.py"
@@ -377,7 +378,7 @@ def test_command_line(tmp_path):
     manifest = json.loads((tmp_path / "shapes" / "shapes.json").read_text())
     assert (manifest["seed"], manifest["size"], manifest["num_training"]) == (7, 64, 2)
 
-    refused = subprocess.run([*command, "8"], capture_output=True, text=True)
+    refused = fresh.run([*command, "8"])
     assert refused.returncode == 2 and refused.stdout == ""
     assert refused.stderr.startswith("make_shapes.py: error: ")
     assert refused.stderr.count("\n") == 1 and "expected seed 8" in refused.stderr

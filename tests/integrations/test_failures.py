@@ -150,7 +150,7 @@ def test_a_traceback_is_printed_of_any_error(capsys):
     "kind, rank, status",
     [
         ("UserError", 1, 2),
-        ("RunError", 0, 1),
+        pytest.param("RunError", 0, 1, marks=pytest.mark.wide),
         pytest.param("PeerError", 0, 1, marks=pytest.mark.wide),
         pytest.param("CheckpointError", 0, 2, marks=pytest.mark.wide),
     ],

@@ -210,8 +210,14 @@ def test_splits(dtype, last, small_tiles):
 
 
 @runs
-@pytest.mark.parametrize("mean", ["tanh", "relu", "leaky_relu"])
-@pytest.mark.parametrize("var", ["sigmoid", "relu6", "identity"])
+@pytest.mark.parametrize(
+    "mean, var",
+    [
+        pytest.param(mean, var, marks=() if i == j else wide)  # each of them once every day
+        for i, mean in enumerate(("tanh", "relu", "leaky_relu"))
+        for j, var in enumerate(("sigmoid", "relu6", "identity"))
+    ],
+)
 def test_activations(mean, var):
     network = make_network(8, 4, 4, activations=(mean, var))
     check_network(make_map(4, 8, 3, 5), network, 4)
@@ -254,7 +260,7 @@ def test_identity_keeps_the_digits_of_tiny_weights(request, mean_drives, activat
 
 @runs
 @layouts
-@pytest.mark.parametrize("path", ["one-read", "streaming", "small-tiles"])
+@pytest.mark.parametrize("path", ["one-read", pytest.param("streaming", marks=wide), "small-tiles"])
 def test_large_means(request, last, path):
     # E[x^2] - E[x]^2 would be off by more than the variance. What is left is x's own rounding.
     if path != "one-read":
@@ -331,11 +337,15 @@ def check_mixture(layer, x, tolerance=SUMMING):
 
 @runs
 @mixtures
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize(
-    "normalizers",
-    [("IN", "LN", "BN"), ("BN", "LN"), ("IN", "LN"), ("LN",)],
-    ids="-".join,
+    "normalizers, training",
+    [
+        # Without BN, evaluation is as training.
+        pytest.param(n, training, marks=() if training or "BN" in n else wide)
+        for n in (("IN", "LN", "BN"), ("BN", "LN"), ("IN", "LN"), ("LN",))
+        for training in (True, False)
+    ],
+    ids=str,
 )
 def test_mixture_of(name, normalizers, training):
     layer = make_mixture(name, 24, training=training, normalizers=normalizers)
@@ -408,6 +418,9 @@ def test_mixture_of_x_that_needs_no_gradient(name):
 
 # ---- layers
 
+#: One of the layers whose network is not in the kernels, and all of those whose is, by layout.
+EVERYDAY = (("ILMGN", False), ("ILMGN", True), ("EN", False), ("EN", True), ("SN", False))
+
 
 @runs
 @dtypes
@@ -415,7 +428,7 @@ def test_mixture_of_x_that_needs_no_gradient(name):
 @pytest.mark.parametrize(
     "name, last",
     [
-        pytest.param(name, last, marks=wide if last and name not in ("ILMGN", "EN") else ())
+        pytest.param(name, last, marks=() if (name, last) in EVERYDAY else wide)
         for name in NORMS
         for last in (False, True)
     ],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ import torch
 from mmengine.registry import init_default_scope
 from torch import nn
 
+import fresh
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.openmmlab import checkpoints, train
 from ilm_plugins.reproduction import registry, running
@@ -94,7 +96,14 @@ def test_what_cannot_be_run_is_told_in_one_line(tmp_path, capfd, words, answer):
     assert answer in error and error.count("\n") == 1
 
 
-def test_images_that_are_not_there_are_told_with_their_folder(tmp_path, capfd):
+@pytest.fixture
+def fresh_processes(monkeypatch):
+    """Runs are of processes that need not import torch."""
+    of_fresh = SimpleNamespace(**{**vars(subprocess), "Popen": fresh.Process})
+    monkeypatch.setattr(running, "subprocess", of_fresh)
+
+
+def test_images_that_are_not_there_are_told_with_their_folder(fresh_processes, tmp_path, capfd):
     assert run(tmp_path, "ilm-3", "BN", "train_dataloader.dataset.data_root=nowhere") == 2
     error = capfd.readouterr().err
     assert "ilm-3 BN, seed 0: error: data set of train_dataloader.dataset is not there" in error
@@ -336,7 +345,7 @@ def test_time_that_is_up_begins_nothing(tmp_path, capsys):
     assert len(lines) == 3 and all("at 0 of 165 epochs; run the same" in line for line in lines)
 
 
-def test_a_miniature_is_stopped_gone_on_with_and_reported_as_one(tmp_path, capfd):
+def test_a_miniature_is_stopped_gone_on_with_and_reported_as_one(fresh_processes, tmp_path, capfd):
     words = ("en-5", "ResNet20/EN", "--miniature")
     assert run(tmp_path, *words, "--minutes", "0.02") == 0
     told = "en-5 ResNet20/EN, seed 0: stopped at 0 of 2 epochs; run the same command to go on"

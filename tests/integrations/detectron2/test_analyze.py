@@ -18,8 +18,6 @@ from runs import detectron2_command as command
 
 EN = ("MODEL.FPN.NORM", "EN(reduction=8)")
 WITH_SN = """
-del model.backbone.bottom_up.stages.stride_in_1x1
-model.backbone.bottom_up.stages.depth = 18
 model.backbone.bottom_up.stages.norm = model.backbone.bottom_up.stem.norm = "BN"
 model.backbone.norm = "SN"
 for _mapper in (dataloader.train.mapper, dataloader.test.mapper):

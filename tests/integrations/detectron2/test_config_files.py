@@ -374,8 +374,6 @@ def with_proposals(request, root, datasets, tmp_path):
         text = LAZY.replace('f"mine_{id(train)}"', f"'mine_{tmp_path.name}'")
         text += f"dataloader.train.dataset.proposal_files = [{str(path)!r}]\n"
         text += "del dataloader['evaluator']\ntrain.max_iter = 1\n"
-        text += "model.backbone.bottom_up.stages.depth = 18\n"
-        text += "del model.backbone.bottom_up.stages['stride_in_1x1']\n"
         (tmp_path / "lazy.py").write_text(text)
         words = ["--config-file", str(tmp_path / "lazy.py"), "--num-gpus", "0"]
         return [*words, f"train.output_dir={tmp_path / 'out'}"]

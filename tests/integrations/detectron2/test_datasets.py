@@ -1,6 +1,5 @@
 """The generated data set in detectron2's catalogue."""
 
-import subprocess
 import sys
 import textwrap
 from functools import partial
@@ -12,6 +11,7 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+import fresh
 from ilm_plugins.data import SHAPES, shapes
 from ilm_plugins.integrations.detectron2 import datasets as integration
 
@@ -58,7 +58,7 @@ def test_without_the_extra_detectron2_works_and_the_data_set_says_what_to_instal
     else:
         raise AssertionError("generated without shapely")
     """
-    subprocess.run(
+    fresh.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         check=True,
         env={"DETECTRON2_DATASETS": str(tmp_path), "PATH": ""},

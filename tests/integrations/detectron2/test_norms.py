@@ -1,7 +1,6 @@
 """The keys in detectron2's get_norm, at every place where a config takes a NORM."""
 
 import itertools
-import subprocess
 import sys
 import textwrap
 
@@ -464,7 +463,7 @@ else:
 
 
 def test_references_from_before_the_import_know_the_keys():
-    subprocess.run([sys.executable, "-c", HELD_BEFORE], check=True)
+    fresh.run([sys.executable, "-c", HELD_BEFORE], check=True)
 
 
 def test_get_norm_of_a_reloaded_module_knows_the_keys_once_armed():
@@ -500,4 +499,4 @@ assert found("Own", 64) == "theirs" and found("", 64) is None
 assert type(found("EN", 64)) is ilm_plugins.ExemplarNorm
 assert type(found("FrozenBN", 64)) is batch_norm.FrozenBatchNorm2d
 """
-    subprocess.run([sys.executable, "-c", "\n".join([*order, check])], check=True)
+    fresh.run([sys.executable, "-c", "\n".join([*order, check])], check=True)

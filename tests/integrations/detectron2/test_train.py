@@ -101,6 +101,7 @@ def test_several_processes_evaluate_as_one_does(root, trained, tmp_path):
     assert len(found[0]) > 10 and found[0] == found[1]
 
 
+@pytest.mark.wide
 def test_several_processes_over_gloo_from_the_command_line(root, datasets, tmp_path):
     opts = ["SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()"]
     argv = command(
@@ -340,11 +341,9 @@ def test_weights_may_carry_options_and_metadata_may_be_paths(root, datasets, tra
 def test_a_foreign_folder_in_the_place_of_the_generated_data_set(root, tmp_path):
     (tmp_path / "shapes").mkdir()
     argv = command(root / SHAPES, out=tmp_path / "out")
-    done = subprocess.run(
+    done = fresh.run(
         [sys.executable, root / "tools" / "train_net.py", *argv],
         env={**os.environ, "DETECTRON2_DATASETS": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
     )
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
@@ -352,12 +351,12 @@ def test_a_foreign_folder_in_the_place_of_the_generated_data_set(root, tmp_path)
     assert "delete it or choose another root" in last and "DETECTRON2_DATASETS" in last
 
 
-def test_a_norm_that_does_not_fit_is_told_in_one_line(root, datasets, tmp_path, capsys):
-    for processes in ("1", "2"):
-        options = ["--num-gpus", "0", "--num-processes", processes]
-        argv = command(root / SHAPES, *options, out=tmp_path)
-        error = refused([*argv, "MODEL.ROI_BOX_HEAD.NORM", "ILMGN(num_groups=24)"], capsys)
-        assert "num_groups=24 does not divide num_channels=64" in error
+@pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.wide)])
+def test_a_norm_that_does_not_fit_is_told_in_one_line(root, datasets, tmp_path, capsys, processes):
+    options = ["--num-gpus", "0", "--num-processes", processes]
+    argv = command(root / SHAPES, *options, out=tmp_path)
+    error = refused([*argv, "MODEL.ROI_BOX_HEAD.NORM", "ILMGN(num_groups=24)"], capsys)
+    assert "num_groups=24 does not divide num_channels=64" in error
 
 
 @pytest.mark.parametrize(

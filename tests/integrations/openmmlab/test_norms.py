@@ -302,5 +302,5 @@ def test_importing_the_plugin_imports_no_framework():
     found = {name.split(".")[0] for name in sys.modules}
     print(sorted(found & {"mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain", "detectron2"}))
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True)
-    assert done.stdout.strip() == b"[]", done.stderr
+    done = fresh.run([sys.executable, "-c", textwrap.dedent(code)])
+    assert done.stdout.strip() == "[]", done.stderr

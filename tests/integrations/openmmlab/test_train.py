@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
+import fresh
 from ilm_plugins.integrations import training
 from runs import mmengine_command as command
 from runs import write_mmengine_config
@@ -217,7 +218,7 @@ from ilm_plugins.integrations import training
 options = "--config-file", {str(config)!r}, "--num-gpus", "0", "work_dir={tmp_path}/out"
 sys.exit(training.main(options))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh.run([sys.executable, "-c", code])
     assert done.returncode == 2 and not (tmp_path / "out").exists()
     assert done.stderr.splitlines()[-1].endswith(
         "mmcv is installed without its compiled operators, which this config needs; "

@@ -22,6 +22,7 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, METRICS, PARAM_SCHEDULERS
 from PIL import Image
 from torch.utils.data import DataLoader
 
+import fresh
 from ilm_plugins.evaluation import images
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.openmmlab import exact, train, translate
@@ -131,15 +132,13 @@ def test_a_killed_run_resumes_to_the_same_weights(root, command, tmp_path):
     try:
         assert training.main(command(out=whole, opts=[*opts, f"custom_hooks=[{ema}]"])) == 0
         hooks = f"custom_hooks=[{ema}, {{'type': 'Kill'}}]"
-        done = subprocess.run(
+        done = fresh.run(
             [
                 sys.executable,
                 root / "tools" / "train_net.py",
                 *command(out=killed, opts=[*opts, hooks], config=config),
             ],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}:{tmp_path}"},
-            capture_output=True,
-            text=True,
+            env={**os.environ, "PYTHONPATH": f"{root}:{tmp_path}"},
         )
         assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
         # In the middle of the second epoch of eight.
