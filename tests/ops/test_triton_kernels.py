@@ -16,7 +16,7 @@ import torch
 import transcription
 from cases import CHANNELS, MAIN, inputs, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
-from ilm_plugins.ops import Autoencoder, Mixture, reference
+from ilm_plugins.ops import Autoencoder, Exemplar, Switch, reference
 from interpreter import (
     DEVICE,
     compiles,
@@ -66,8 +66,12 @@ def lay_out(x, last):
     return x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x
 
 
+#: Gradients that are wanted: all.
+NEEDS = (True,) * 9
+
+
 class Network(NamedTuple):
-    is_a: Autoencoder | Mixture
+    is_a: Autoencoder | Exemplar | Switch
     tensors: tuple[torch.Tensor | None, ...]
 
 
@@ -131,8 +135,8 @@ def by_equations(x, dy, network):
 
 
 def by_kernels(x, dy, network, num_groups):
-    y, mean, var = kernels.network_forward(x, num_groups, *network)
-    dx, gradients = kernels.network_backward(dy, x, mean, var, *network, True)
+    y, mean, var = kernels.forward(x, num_groups, *network)
+    dx, gradients = kernels.backward(dy, x, mean, var, *network, True, NEEDS)
     gradients = [d for d in gradients if d is not None]
     assert (y.dtype, y.stride()) == (dx.dtype, dx.stride()) == (x.dtype, x.stride())
     assert {t.dtype for t in (mean, var, *gradients)} == {torch.float32}
@@ -286,9 +290,9 @@ def test_x_that_needs_no_gradient(request, path):
     if path != "one-read":
         request.getfixturevalue(path)
     x, network = make_map(2, 4, 3, 3), make_network(4, 1, 2)
-    _, *moments = kernels.network_forward(x, 2, *network)
-    _, wanted = kernels.network_backward(x, x, *moments, *network, True)
-    dx, gradients = kernels.network_backward(x, x, *moments, *network, False)
+    _, *moments = kernels.forward(x, 2, *network)
+    _, wanted = kernels.backward(x, x, *moments, *network, True, NEEDS)
+    dx, gradients = kernels.backward(x, x, *moments, *network, False, NEEDS)
     assert dx is None
     for a, b in zip(gradients[:-1], wanted[:-1], strict=True):
         assert torch.equal(a, b)
@@ -329,7 +333,7 @@ def by_composite(x, dy, layer):
 def check_mixture(layer, x, tolerance=SUMMING):
     dy = make_map(*x.shape, seed=2)
     network = network_of(layer)
-    assert kernels.runnable(layer.network, x, layer.moment_groups) == network.is_a
+    assert kernels.runs(network.is_a, x, layer.moment_groups)
     actual, _ = by_kernels(x, dy, network, layer.moment_groups)
     for i, (a, e) in enumerate(zip(actual, by_composite(x, dy, layer), strict=True)):
         check(i, a, e, tolerance)
@@ -408,9 +412,9 @@ def test_mixture_the_same_again(name):
 @mixtures
 def test_mixture_of_x_that_needs_no_gradient(name):
     x, network = make_map(1, 12, 3, 3), network_of(make_mixture(name, 12))
-    _, *moments = kernels.network_forward(x, 12, *network)
-    _, wanted = kernels.network_backward(x, x, *moments, *network, True)
-    dx, gradients = kernels.network_backward(x, x, *moments, *network, False)
+    _, *moments = kernels.forward(x, 12, *network)
+    _, wanted = kernels.backward(x, x, *moments, *network, True, NEEDS)
+    dx, gradients = kernels.backward(x, x, *moments, *network, False, NEEDS)
     assert dx is None and gradients[-2:] == wanted[-2:] == (None, None)
     for a, b in zip(gradients[:-2], wanted[:-2], strict=True):
         assert torch.equal(a, b)
@@ -440,7 +444,7 @@ def test_layers(request, name, dtype, last, path):
     layer = randomized(MAIN[name], torch.float32).to(DEVICE)
     x = make_map(2, CHANNELS, 5, 7, last=last, dtype=dtype)
     dy = make_map(2, CHANNELS, 5, 7, dtype=dtype, seed=2)  # of another layout, half of the time
-    in_kernels = kernels.runnable(layer.network, x, layer.moment_groups) is not None
+    in_kernels = kernels.runs(layer.network(), x, layer.moment_groups)
     assert in_kernels == (name in ("EN", "SN"))
     found = {}
     for backend, precision in (("triton", dtype), ("reference", torch.float64)):
@@ -494,8 +498,7 @@ def test_what_is_supported():
 def test_which_networks_run_in_kernels(c, groups, keys, hidden, eligible):
     network = make_network(c, groups, keys, hidden)
     x = torch.empty(1, c, 2, 2, device=DEVICE)
-    runnable = kernels.runnable(lambda: network.is_a, x, max(groups, keys))
-    assert runnable == (network.is_a if eligible else None)
+    assert kernels.runs(network.is_a, x, max(groups, keys)) == eligible
 
 
 @pytest.mark.parametrize(
@@ -519,8 +522,7 @@ def test_which_networks_run_in_kernels(c, groups, keys, hidden, eligible):
 def test_which_mixtures_run_in_kernels(name, channels, options, eligible):
     layer = NORMS[name](channels, **options)
     x = torch.empty(1, channels, 2, 2, device=DEVICE)
-    runnable = kernels.runnable(layer.network, x, channels)
-    assert runnable == (layer.network() if eligible else None)
+    assert kernels.runs(layer.network(), x, channels) == eligible
 
 
 # ---- compilation for an H200
@@ -550,8 +552,8 @@ def launches(shape, num_groups, network, dtype, last):
     x = lay_out(torch.empty(shape, dtype=dtype, device="meta"), last)
     moments = torch.empty(2, shape[0], num_groups, device="meta")
     with kernels.launching.recorded() as recorded:
-        kernels.network_forward(x, num_groups, *network)
-        kernels.network_backward(x, x, *moments, *network, True)
+        kernels.forward(x, num_groups, *network)
+        kernels.backward(x, x, *moments, *network, True, NEEDS)
     return recorded
 
 

@@ -22,11 +22,13 @@
 
 #ifdef DOUBLE
 typedef double real;
+typedef int64_t Bool;
 #define SQRT_OF sqrt
 #define TANH_OF tanh
 #define EXP_OF exp
 #else
 typedef float real;
+typedef int32_t Bool;
 #define SQRT_OF sqrtf
 #define TANH_OF tanhf
 #define EXP_OF expf

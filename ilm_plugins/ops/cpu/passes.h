@@ -12,16 +12,20 @@
 
 static real FUNCTION(sum_run)(const T *x, int64_t n)
 {
-    Vector a = {0}, b = {0}, c = {0}, d = {0};
+    Vector a = {0}, b = {0}, c = {0}, d = {0}, u, v;
     int64_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES) {
-        a += FUNCTION(load)(x + i);
-        b += FUNCTION(load)(x + i + LANES);
-        c += FUNCTION(load)(x + i + 2 * LANES);
-        d += FUNCTION(load)(x + i + 3 * LANES);
+    for (; i + 2 * TWO <= n; i += 2 * TWO) {
+        FUNCTION(load_two)(x + i, &u, &v);
+        a += u, b += v;
+        FUNCTION(load_two)(x + i + TWO, &u, &v);
+        c += u, d += v;
     }
     for (; i + LANES <= n; i += LANES)
         a += FUNCTION(load)(x + i);
+    if (i < n && n >= LANES) {
+        b += last_lanes(FUNCTION(load)(x + n - LANES), n - i);
+        i = n;
+    }
     real sum = total((a + b) + (c + d));
     for (; i < n; i++)
         sum += FUNCTION(load_one)(x + i);
@@ -33,16 +37,24 @@ static void FUNCTION(center_run)(const T *x, int64_t n, real center, real *sum, 
 {
     Vector s[4] = {{0}}, q[4] = {{0}};
     int64_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES)
-        for (int j = 0; j < 4; j++) {
-            Vector off = FUNCTION(load)(x + i + j * LANES) - center;
-            s[j] += off;
-            q[j] += off * off;
+    for (; i + 2 * TWO <= n; i += 2 * TWO)
+        for (int j = 0; j < 4; j += 2) {
+            Vector a, b;
+            FUNCTION(load_two)(x + i + j * LANES, &a, &b);
+            a -= center, b -= center;
+            s[j] += a, s[j + 1] += b;
+            q[j] += a * a, q[j + 1] += b * b;
         }
     for (; i + LANES <= n; i += LANES) {
         Vector off = FUNCTION(load)(x + i) - center;
         s[0] += off;
         q[0] += off * off;
+    }
+    if (i < n && n >= LANES) {
+        Vector off = last_lanes(FUNCTION(load)(x + n - LANES) - center, n - i);
+        s[1] += off;
+        q[1] += off * off;
+        i = n;
     }
     *sum = total((s[0] + s[1]) + (s[2] + s[3]));
     *squares = total((q[0] + q[1]) + (q[2] + q[3]));
@@ -59,16 +71,24 @@ static void FUNCTION(sum_products)(
 {
     Vector p[4] = {{0}}, s[4] = {{0}};
     int64_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES)
-        for (int j = 0; j < 4; j++) {
-            Vector d = FUNCTION(load)(dy + i + j * LANES);
-            p[j] += d * (FUNCTION(load)(x + i + j * LANES) - center);
-            s[j] += d;
+    for (; i + 2 * TWO <= n; i += 2 * TWO)
+        for (int j = 0; j < 4; j += 2) {
+            Vector a, b, c, d;
+            FUNCTION(load_two)(dy + i + j * LANES, &a, &b);
+            FUNCTION(load_two)(x + i + j * LANES, &c, &d);
+            p[j] += a * (c - center), p[j + 1] += b * (d - center);
+            s[j] += a, s[j + 1] += b;
         }
     for (; i + LANES <= n; i += LANES) {
         Vector d = FUNCTION(load)(dy + i);
         p[0] += d * (FUNCTION(load)(x + i) - center);
         s[0] += d;
+    }
+    if (i < n && n >= LANES) {
+        Vector d = last_lanes(FUNCTION(load)(dy + n - LANES), n - i);
+        p[1] += d * (FUNCTION(load)(x + n - LANES) - center);
+        s[1] += d;
+        i = n;
     }
     *products = total((p[0] + p[1]) + (p[2] + p[3]));
     *sum = total((s[0] + s[1]) + (s[2] + s[3]));
@@ -79,42 +99,62 @@ static void FUNCTION(sum_products)(
     }
 }
 
-/* Values until `at` is a multiple of a stored vector's size, at most n. */
+/* Values until `at` is a multiple of a register's size, at most n. */
 static int64_t FUNCTION(unaligned)(const T *at, int64_t n)
 {
-    int64_t past = (intptr_t)at / (int64_t)sizeof(T) % LANES;
-    return least(past ? LANES - past : 0, n);
+    int64_t in_register = REGISTER / sizeof(T), past = (intptr_t)at / (int64_t)sizeof(T) % in_register;
+    return least(past ? in_register - past : 0, n);
 }
 
-/* Evaluate FORMULA(load) for each i < n, and store it at y, past the cache if `streams`. */
-#define FOR_RUN(y, n, streams, FORMULA) \
+/* Evaluate A and B of what LOAD_TWO loads, or ONE(load), for each i < n, and store them at y, past the
+   cache if `streams`. */
+#define FOR_RUN(y, n, streams, LOAD_TWO, A, B, ONE) \
     do { \
         int64_t i = 0; \
         if (streams) { \
             for (int64_t first = FUNCTION(unaligned)(y, n); i < first; i++) \
-                FUNCTION(store_one)(y + i, FORMULA(FUNCTION(load_one))); \
-            for (; i + LANES <= n; i += LANES) \
-                FUNCTION(stream)(y + i, FORMULA(FUNCTION(load))); \
+                FUNCTION(store_one)(y + i, ONE(FUNCTION(load_one))); \
+            for (; i + TWO <= n; i += TWO) { \
+                LOAD_TWO \
+                FUNCTION(stream_two)(y + i, A, B); \
+            } \
+        } \
+        for (; i + TWO <= n; i += TWO) { \
+            LOAD_TWO \
+            FUNCTION(store_two)(y + i, A, B); \
         } \
         for (; i + LANES <= n; i += LANES) \
-            FUNCTION(store)(y + i, FORMULA(FUNCTION(load))); \
+            FUNCTION(store)(y + i, ONE(FUNCTION(load))); \
+        if (i < n && n >= LANES) { /* some values once more */ \
+            i = n - LANES; \
+            FUNCTION(store)(y + i, ONE(FUNCTION(load))); \
+            i = n; \
+        } \
         for (; i < n; i++) \
-            FUNCTION(store_one)(y + i, FORMULA(FUNCTION(load_one))); \
+            FUNCTION(store_one)(y + i, ONE(FUNCTION(load_one))); \
     } while (0)
 
 static void FUNCTION(affine_run)(
     T *y, const T *x, int64_t n, real center, real scale, real shift, int streams)
 {
-#define AFFINE(load) (scale * (load(x + i) - center) + shift)
-    FOR_RUN(y, n, streams, AFFINE);
+    Vector a, b;
+#define AFFINE(x) (scale * ((x) - center) + shift)
+#define ONE(load) AFFINE(load(x + i))
+    FOR_RUN(y, n, streams, FUNCTION(load_two)(x + i, &a, &b);, AFFINE(a), AFFINE(b), ONE);
+#undef ONE
 #undef AFFINE
 }
 
 static void FUNCTION(dx_run)(T *dx, const T *dy, const T *x, int64_t n, real center, real scale,
                              real slope, real offset, int streams)
 {
-#define DX(load) (scale * load(dy + i) + (slope * (load(x + i) - center) + offset))
-    FOR_RUN(dx, n, streams, DX);
+    Vector a, b, c, d;
+#define DX(dy, x) (scale * (dy) + (slope * ((x) - center) + offset))
+#define ONE(load) DX(load(dy + i), load(x + i))
+    FOR_RUN(dx, n, streams,
+            FUNCTION(load_two)(dy + i, &a, &b);
+            FUNCTION(load_two)(x + i, &c, &d);, DX(a, c), DX(b, d), ONE);
+#undef ONE
 #undef DX
 }
 
@@ -282,7 +322,7 @@ static void FUNCTION(sum_positions)(
         int64_t c = 0; \
         if (streams && FUNCTION(unaligned)(y + at, LANES) == 0) \
             for (; c + LANES <= C; c += LANES) \
-                FUNCTION(stream)(y + at + c, FORMULA(get, FUNCTION(load))); \
+                FUNCTION(stream_one)(y + at + c, FORMULA(get, FUNCTION(load))); \
         for (; c + LANES <= C; c += LANES) \
             FUNCTION(store)(y + at + c, FORMULA(get, FUNCTION(load))); \
         for (; c < C; c++) \

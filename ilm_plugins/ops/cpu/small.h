@@ -1,6 +1,7 @@
 /* Vectors of reals with as many lanes as the registers, and operations on short arrays. */
 
-#if defined(__AVX512F__)
+#if defined(REGISTER) /* given, to test one size where another is used */
+#elif defined(__AVX512F__)
 #define REGISTER 64
 #elif defined(__AVX__)
 #define REGISTER 32
@@ -9,7 +10,10 @@
 #endif
 
 typedef real Vector __attribute__((vector_size(REGISTER)));
+typedef real Quarter __attribute__((vector_size(16)));
+typedef Bool Mask __attribute__((vector_size(REGISTER)));
 #define LANES ((int64_t)(REGISTER / sizeof(real)))
+#define TWO (2 * LANES)
 
 #ifndef DOUBLE
 typedef uint16_t Half __attribute__((vector_size(REGISTER / 2)));
@@ -25,15 +29,46 @@ static inline Vector get(const real *at)
 
 static inline void put(real *at, Vector values) { memcpy(at, &values, sizeof values); }
 
+/* Store past the cache, at an address that is a multiple of the register's size. */
+static inline void stream(void *at, Vector values)
+{
+#if defined(__AVX512F__) && REGISTER == 64
+    _mm512_stream_si512(at, (__m512i)values);
+#elif defined(__AVX__) && REGISTER == 32
+    _mm256_stream_si256(at, (__m256i)values);
+#elif defined(__x86_64__) && REGISTER == 16
+    _mm_stream_si128(at, (__m128i)values);
+#else
+    memcpy(at, &values, sizeof values);
+#endif
+}
+
+/* The last n lanes, and zeros in place of the others. */
+static inline Vector last_lanes(Vector values, int64_t n)
+{
+    static const Bool MASKS[2 * LANES] = {[LANES ... 2 * LANES - 1] = -1};
+    Mask mask;
+    memcpy(&mask, MASKS + n, sizeof mask);
+    return (Vector)((Mask)values & mask);
+}
+
 /* The sum of a vector's lanes, always in the same order. */
 static inline real total(Vector values)
 {
-    real lanes[REGISTER / sizeof(real)];
-    memcpy(lanes, &values, sizeof values);
-    for (int64_t half = LANES / 2; half > 0; half /= 2)
-        for (int64_t i = 0; i < half; i++)
-            lanes[i] += lanes[i + half];
-    return lanes[0];
+    Quarter parts[REGISTER / 16], sum;
+    memcpy(parts, &values, sizeof values);
+#if REGISTER == 64
+    sum = (parts[0] + parts[2]) + (parts[1] + parts[3]);
+#elif REGISTER == 32
+    sum = parts[0] + parts[1];
+#else
+    sum = parts[0];
+#endif
+#ifdef DOUBLE
+    return sum[0] + sum[1];
+#else
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+#endif
 }
 
 static real dot(const real *a, const real *b, int64_t n)

@@ -27,16 +27,24 @@ static inline Vector FUNCTION(widen)(Half stored)
 #endif
 }
 
+#if STORED_AS == BFLOAT16
+/* To the nearest, ties to even: the upper 16 bits of the result. */
+static inline Bits FUNCTION(round)(Vector values)
+{
+    Bits bits = (Bits)values, nan = (Bits)(values != values);
+    return (nan & (bits | 0x400000)) | (~nan & (bits + 0x7fff + (bits >> 16 & 1)));
+}
+
+static inline Half FUNCTION(narrow)(Vector values)
+{
+    return __builtin_convertvector(FUNCTION(round)(values) >> 16, Half);
+}
+#else
 static inline Half FUNCTION(narrow)(Vector values)
 {
     Bits bits = (Bits)values, sign = bits >> 16 & 0x8000, rounded;
-#if STORED_AS == BFLOAT16
-    Bits nan = (Bits)((bits & 0x7fffffff) > 0x7f800000);
-    rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16; /* to the nearest, ties to even */
-    rounded = (nan & (sign | 0x7fc0)) | (~nan & rounded);
-#else
     bits &= 0x7fffffff;
-    Bits nan = (Bits)(bits > 0x7f800000), large = (Bits)(bits >= 0x477ff000);
+    Bits nan = (Bits)(values != values), large = (Bits)(bits >= 0x477ff000);
     Bits small = (Bits)(bits < 0x38800000);
     Bits normal = (bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13;
     Bits half = (Bits)((Vector){0} + 0.5f); /* whose last bit is float16's least denormal */
@@ -44,10 +52,9 @@ static inline Half FUNCTION(narrow)(Vector values)
     rounded = (small & denormal) | (~small & normal);
     rounded = (large & 0x7c00) | (~large & rounded);
     rounded = (nan & 0x7e00) | (~nan & rounded);
-    rounded |= sign;
-#endif
-    return __builtin_convertvector(rounded, Half);
+    return __builtin_convertvector(rounded | sign, Half);
 }
+#endif
 
 static inline Vector FUNCTION(load)(const T *at)
 {
@@ -63,10 +70,39 @@ static inline void FUNCTION(store)(T *at, Vector values)
 }
 #endif
 
+/* Two vectors of neighbouring values: of bfloat16 those in even and those in odd places, for which
+   nothing needs to be moved. */
+static inline void FUNCTION(load_two)(const T *at, Vector *a, Vector *b)
+{
+#if STORED_AS == BFLOAT16
+    Bits bits;
+    memcpy(&bits, at, sizeof bits);
+    *a = (Vector)(bits << 16), *b = (Vector)(bits & 0xffff0000);
+#else
+    *a = FUNCTION(load)(at), *b = FUNCTION(load)(at + LANES);
+#endif
+}
+
+static inline void FUNCTION(store_two)(T *at, Vector a, Vector b)
+{
+#if STORED_AS == BFLOAT16
+    Bits bits = FUNCTION(round)(a) >> 16 | (FUNCTION(round)(b) & 0xffff0000);
+    memcpy(at, &bits, sizeof bits);
+#else
+    FUNCTION(store)(at, a);
+    FUNCTION(store)(at + LANES, b);
+#endif
+}
+
 static inline real FUNCTION(load_one)(const T *at)
 {
 #if STORED_AS == REAL
     return *at;
+#elif STORED_AS == BFLOAT16
+    uint32_t bits = (uint32_t)*at << 16;
+    real value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
 #else
     return FUNCTION(widen)((Half){*at})[0];
 #endif
@@ -81,21 +117,29 @@ static inline void FUNCTION(store_one)(T *at, real value)
 #endif
 }
 
-/* Store past the cache, at an address that is a multiple of the size of what is stored. */
-static inline void FUNCTION(stream)(T *at, Vector values)
+/* The same past the cache, at an address that is a multiple of a register's size. */
+static inline void FUNCTION(stream_two)(T *at, Vector a, Vector b)
+{
+#if STORED_AS == BFLOAT16
+    stream(at, (Vector)(FUNCTION(round)(a) >> 16 | (FUNCTION(round)(b) & 0xffff0000)));
+#elif STORED_AS == FLOAT16
+    Half of_a = FUNCTION(narrow)(a), of_b = FUNCTION(narrow)(b);
+    Vector both;
+    memcpy(&both, &of_a, sizeof of_a);
+    memcpy((char *)&both + sizeof of_a, &of_b, sizeof of_b);
+    stream(at, both);
+#else
+    stream(at, a);
+    stream(at + LANES, b);
+#endif
+}
+
+/* One vector past the cache, or, where it is half a register in memory, as usual. */
+static inline void FUNCTION(stream_one)(T *at, Vector values)
 {
 #if STORED_AS == REAL
-    Vector stored = values;
+    stream(at, values);
 #else
-    Half stored = FUNCTION(narrow)(values);
-#endif
-#if REGISTER == 64 && STORED_AS == REAL
-    _mm512_stream_si512((void *)at, (__m512i)stored);
-#elif REGISTER == 64 || (REGISTER == 32 && STORED_AS == REAL)
-    _mm256_stream_si256((__m256i *)at, (__m256i)stored);
-#elif defined(__x86_64__) && (REGISTER == 32 || STORED_AS == REAL)
-    _mm_stream_si128((__m128i *)at, (__m128i)stored);
-#else
-    memcpy(at, &stored, sizeof stored);
+    FUNCTION(store)(at, values);
 #endif
 }
