@@ -98,7 +98,15 @@ install: $(VENV)/.installed
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: requirements/base.txt setup.py pyproject.toml | $(BIN)/python
+# Whether the C kernels are in: built with or without, a change builds them again.
+KERNELS := $(VENV)/.kernels-$(if $(filter 1,$(ILM_PLUGINS_WITHOUT_C)),without,with)
+
+$(KERNELS): | $(BIN)/python
+	rm -f $(VENV)/.kernels-*
+	touch $@
+
+$(VENV)/.installed: requirements/base.txt setup.py pyproject.toml $(KERNELS) \
+		$(wildcard ilm_plugins/ops/cpu/*.[ch]) | $(BIN)/python
 	$(BIN)/pip install --progress-bar off -r requirements/base.txt
 	$(BIN)/pip install --no-deps --no-build-isolation -e .
 	touch $@

@@ -58,7 +58,7 @@ class BuildKernels(build_ext):
 
         variants = [(item, kind) for item in INSTRUCTIONS.items() for kind in ("", "DOUBLE")]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = sum(pool.map(compile_for, variants), [])
+            objects = [name for names in pool.map(compile_for, variants) for name in names]
         self.compiler.link_shared_object(
             objects, self.get_ext_fullpath(extension.name), libraries=["m"], extra_postargs=flags
         )

@@ -103,8 +103,8 @@ DEFECTS = (
         "eps-left-out-of-fine-groups",
         "Where key groups are finer than groups, eps is missing in the fine groups' deviation.",
         f"{LAYERS}/autoencoder.py",
-        "(var + eps).view(groups)",
-        "var.view(groups)",
+        "(var + self.eps).sqrt() * rstd",
+        "var.sqrt() * rstd",
         f"{EQUATIONS} tests/ops/test_backends.py",
     ),
     Defect(
@@ -136,17 +136,17 @@ DEFECTS = (
     Defect(
         "sign-of-the-centers-gradient",
         "The gradient of x through the mean has the wrong sign.",
-        f"{OPS}/fused.py",
-        "torch.addcmul(dmean, through_center, rstd, value=-1)",
-        "torch.addcmul(dmean, through_center, rstd)",
+        f"{OPS}/cpu/job.h",
+        "(offset[g] - through_center)",
+        "(offset[g] + through_center)",
         f"{EQUATIONS} tests/ops/test_backends.py",
     ),
     Defect(
         "last-position-left-out",
         "Moments of large channels-last maps of some sizes leave out the last position.",
-        f"{OPS}/native_kernels.py",
-        "if bulk < length:",
-        "if bulk < length - 1:",
+        f"{OPS}/cpu/job.h",
+        "map->length - first)};",
+        "map->length - first - (first > 0))};",
         "tests/ops/test_backends.py::test_no_position_of_a_large_map_is_left_out",
     ),
     Defect(
@@ -425,6 +425,14 @@ def copy(root: Path) -> None:
             shutil.copy(ROOT / name, root / name)
 
 
+def build(root: Path) -> None:
+    """Compile the C kernels of a copy, where the copied project has them compiled."""
+    if list(ROOT.glob("ilm_plugins/ops/cpu/*.so")):
+        status, printed = python(root, "setup.py", "-q", "build_ext", "--inplace")
+        if status != 0:
+            raise RuntimeError(f"the C kernels of {root} do not compile: {printed[-2000:]}")
+
+
 def python(root: Path, *words: str, minutes: float = OWN) -> tuple[int, str]:
     """Run Python on a copy: its exit status, and what it has printed.
 
@@ -488,6 +496,8 @@ def catch(defect: Defect, folder: Path, everywhere: Sequence[str] | None) -> str
     # Without bytecode, by which Python might miss a change of the same second and size.
     shutil.copytree(unchanged, root, ignore=shutil.ignore_patterns("__pycache__"))
     defect.apply(root)
+    if defect.file.endswith((".c", ".h")):
+        build(root)
     runs = [((*NOT_LONG, *defect.tests.split()), OWN)]
     runs += [(everywhere, ALL)] if everywhere is not None else []
     #: Tests that fail without the defect, too.
@@ -556,6 +566,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="defects-") as name:
         folder = Path(name)
         copy(folder / "unchanged")
+        build(folder / "unchanged")
         where = "import ilm_plugins; print(ilm_plugins.__file__)"
         _, printed = python(folder / "unchanged", "-c", where)
         if not printed.startswith(name):

@@ -1,31 +1,46 @@
-"""What `pip install .` gives."""
+"""What `pip install .` gives, from the sources, from an sdist, and in place."""
 
-import shutil
+import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 
-SOURCES = ("ilm_plugins", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+import pytest
+
+import defects
+
+PIP = (sys.executable, "-m", "pip")
+IN = ("--no-deps", "--no-build-isolation", "-q")
 
 
-def test_the_wheel_needs_torch_and_wrapt_alone(root, tmp_path):
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in SOURCES:
-        if (root / name).is_dir():
-            shutil.copytree(root / name, source / name)
-        else:
-            shutil.copy(root / name, source / name)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", ".", "-q", "--no-deps", "--no-build-isolation"],
-        cwd=source,
-        check=True,
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy of the tracked files."""
+    folder = tmp_path_factory.mktemp("source")
+    defects.copy(folder)
+    return folder
+
+
+def wheel_of(source, folder, **variables):
+    """The wheel of a folder or an sdist: its tag, its names, its metadata's lines; and pip's words."""
+    done = subprocess.run(
+        [*PIP, "wheel", str(source), *IN, "-w", str(folder)],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
     )
-    (wheel,) = source.glob("ilm_plugins-*.whl")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (wheel,) = folder.glob("ilm_plugins-*.whl")
     with zipfile.ZipFile(wheel) as files:
         names = files.namelist()
         (metadata,) = (n for n in names if n.endswith("METADATA"))
         lines = files.read(metadata).decode().splitlines()
+    return wheel.stem.split("-", 2)[2], names, lines
+
+
+def test_the_wheel_needs_torch_and_wrapt_alone(root, source, tmp_path):
+    tag, names, lines = wheel_of(source, tmp_path, ILM_PLUGINS_WITHOUT_C="1")
     needed = [line.split()[1] for line in lines if line.startswith("Requires-Dist")]
     hard = [line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert len(needed) > len(hard)
@@ -35,3 +50,42 @@ def test_the_wheel_needs_torch_and_wrapt_alone(root, tmp_path):
     assert modules <= set(names)
     assert "ilm_plugins/reproduction/papers.json" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"ilm_plugins"}
+    assert tag == "py3-none-any"
+    assert not [name for name in names if name.endswith(".so")]
+
+
+def test_a_wheel_of_the_sdist_has_the_kernels_for_every_python(source, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", "from setuptools import setup; setup()", "-q", "sdist", "-d", tmp_path],
+        cwd=source, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        assert "kernels.h" in {name.rpartition("/")[2] for name in files.getnames()}
+    tag, names, _ = wheel_of(archive, tmp_path, ILM_PLUGINS_REQUIRE_C="1")
+    assert tag.startswith("py3-none-") and tag != "py3-none-any"
+    assert "ilm_plugins/ops/cpu/kernels.so" in names
+
+
+def test_installed_in_place_and_then_without_the_kernels(source, tmp_path):
+    library = source / "ilm_plugins/ops/cpu/kernels.so"
+    into = ["--target", str(tmp_path), "--upgrade"]
+    for variable, exists in (("ILM_PLUGINS_REQUIRE_C", True), ("ILM_PLUGINS_WITHOUT_C", False)):
+        env = {**os.environ, variable: "1"}
+        command = [*PIP, "install", *IN, *into, "-e", str(source)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert library.exists() == exists
+
+
+def test_a_missing_compiler_is_an_error_where_the_kernels_are_required(source, tmp_path):
+    command = [*PIP, "wheel", str(source), "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    env = {**os.environ, "CC": "/bin/false"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [wheel.stem.split("-", 2)[2] for wheel in tmp_path.glob("*.whl")] == ["py3-none-any"]
+    required = {**env, "ILM_PLUGINS_REQUIRE_C": "1"}
+    done = subprocess.run(command, env=required, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "command '/bin/false' failed" in done.stdout + done.stderr

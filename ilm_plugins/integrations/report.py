@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from .. import NORMS, __version__
+from ..ops import cpu
 from ..ops.backends import VARIABLE
 from . import installed
 
@@ -27,9 +28,16 @@ def report() -> str:
         f"torchvision  {_version('torchvision')}",
         f"triton       {_version('triton')}",
         f"backend      {os.environ.get(VARIABLE) or 'auto'}",
+        f"C kernels    {_kernels()}",
         *(f"{package:12} {_framework(package)}" for package in ("detectron2", *OPENMMLAB)),
     ]
     return "\n".join(lines)
+
+
+def _kernels() -> str:
+    if not cpu.is_built():
+        return "missing: install a C compiler, such as gcc, and the package again"
+    return f"{cpu.instruction_set()}, loops run by {cpu.threading()[0]}"
 
 
 def _version(package: str) -> str:

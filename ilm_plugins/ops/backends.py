@@ -27,7 +27,8 @@ TRITON = (3, 6)
 def _checked(name: str, source: str) -> str:
     if name == "native":
         raise ValueError(
-            f"{source}='native' has become 'cpu', kernels in C; set that, or leave the choice to 'auto'"
+            f"{source}='native' has become 'cpu', kernels in C; "
+            "set that, or leave the choice to 'auto'"
         )
     if name not in BACKENDS:
         raise ValueError(

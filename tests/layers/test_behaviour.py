@@ -52,7 +52,9 @@ def test_half_precision_computes_statistics_in_float32(name, dtype):
     x = x.to(dtype)  # squares overflow float16
     half, full = layer(x), layer(x.float())
     assert half.dtype == dtype
-    torch.testing.assert_close(half, full.to(dtype), rtol=0, atol=0)
+    # Statistics summed in another order may round otherwise, by some bits of float32.
+    rounding = 16 * 2**-24 * full.abs().max().item()
+    torch.testing.assert_close(half.float(), full, rtol=torch.finfo(dtype).eps / 2, atol=rounding)
     converted = copy.deepcopy(layer).to(dtype)
     assert converted(x).isfinite().all()
     x.requires_grad_()
@@ -176,26 +178,15 @@ def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, train
 @pytest.mark.parametrize("mean", [0, 1000])
 @pytest.mark.parametrize("channels", [64, 256, 2048])
 @pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
-@pytest.mark.parametrize(
-    "backend, layout, roundings",
-    [
-        ("cpu", torch.contiguous_format, 0),
-        # torch may add positions in another order where another number of channels is beside them:
-        # a few roundings of the largest value, in the mean of the map.
-        ("cpu", torch.channels_last, 8),
-        ("reference", torch.contiguous_format, 0),
-        ("reference", torch.channels_last, 0),
-    ],
-    ids=str,
-)
-def test_instances_do_not_depend_on_their_batch(name, channels, mean, backend, layout, roundings):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_instances_do_not_depend_on_their_batch(name, channels, mean, backend, layout):
     layer, x = build(name, channels), mean + inputs(21, channels, 7, 7, dtype=torch.float32)
     x = x.to(memory_format=layout)
     with use_backend(backend):
         together = layer(x)
         apart = torch.cat([layer(instance) for instance in x.split(1)])
-    error = (together - apart).abs().max() / together.abs().max()
-    assert error <= roundings * 2**-24 * x.abs().max() / (x - mean).abs().max()
+    assert torch.equal(together, apart)
 
 
 @pytest.mark.parametrize("instances", [2, 3, 5, 7])

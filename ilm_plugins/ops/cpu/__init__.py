@@ -107,17 +107,24 @@ def _library() -> ctypes.CDLL:
 def threading() -> tuple[str, int | None, int | None]:
     """Who runs loops in threads, and the addresses of torch_parallel_for and of GOMP_parallel."""
     suffix = ".dylib" if sys.platform == "darwin" else ".so"
-    libraries = Path(torch.__file__).parent / "lib"
     try:
-        torch_cpu = ctypes.CDLL(str(libraries / f"libtorch_cpu{suffix}"))
+        torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu{suffix}"))
         return "torch", _address(torch_cpu.torch_parallel_for), None
     except (AttributeError, OSError):  # before torch 2.10
-        pass
-    # The wheels of torch bring a libgomp of their own, which is loaded; another one would start
-    # threads beside its threads.
-    for path in (*libraries.glob("libgomp*.so*"), *libraries.glob("../../torch.libs/libgomp*.so*")):
-        return "libgomp", None, _address(ctypes.CDLL(str(path)).GOMP_parallel)
-    return "a single thread", None, None
+        gomp = gomp_address()
+    return ("libgomp" if gomp else "a single thread"), None, gomp
+
+
+def gomp_address() -> int | None:
+    """The address of GOMP_parallel in the libgomp that torch brings and has loaded, if it does.
+
+    Another libgomp would start threads beside its threads.
+    """
+    libraries = Path(torch.__file__).parent
+    for pattern in ("lib/libgomp*.so*", "../torch.libs/libgomp*.so*"):
+        for path in libraries.glob(pattern):
+            return _address(ctypes.CDLL(str(path)).GOMP_parallel)
+    return None
 
 
 def _address(function) -> int:
@@ -222,7 +229,7 @@ def _described(network: Network, channels: int, tensors: list[Tensor | None]) ->
     return found
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _sizes(network: Network, channels: int) -> _Network:
     """The description of a network in C, without its tensors."""
     if isinstance(network, Autoencoder):
@@ -274,9 +281,11 @@ def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
     function = _functions(statistics, instruction_set())[name]
     error = function(ctypes.addressof(described), *map(_pointer, arguments))
     if error == errno.ENOMEM:
-        raise MemoryError(f"{name} of {tuple(x.shape)}: not enough memory for its statistics")
+        raise MemoryError(f"not enough memory for the statistics of a {tuple(x.shape)} tensor")
     if error:
-        raise RuntimeError(f"{name} of {tuple(x.shape)}: torch_parallel_for returned error {error}")
+        raise RuntimeError(
+            f"{name} of a {tuple(x.shape)} tensor: torch's threads ended with error {error}"
+        )
 
 
 def _pointer(argument) -> int | None:

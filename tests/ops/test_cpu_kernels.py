@@ -1,0 +1,306 @@
+"""What the C kernels promise beside results: bits, threads, processes; and life without them."""
+
+import os
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+import fresh
+from cases import CHANNELS, MAIN, inputs, randomized
+from ilm_plugins import NORMS, ILMGroupNorm, use_backend
+from ilm_plugins.ops import backends, cpu, plain
+
+ROOT = Path(__file__).parents[2]
+needs_library = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
+layers = pytest.mark.parametrize("name", NORMS)
+layouts = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+
+
+def outputs(layer, x, seed=5):
+    """y, dx and the parameters' gradients."""
+    x = x.detach().requires_grad_()
+    dy = inputs(*x.shape, dtype=x.dtype, seed=seed).to(memory_format=torch.preserve_format)
+    y = layer(x)
+    return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], dy)]
+
+
+def assert_equal(actual, expected):
+    for a, e in zip(actual, expected, strict=True):
+        assert torch.equal(a, e)
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's number of threads, and puts it back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+# ---- bits
+
+
+@needs_library
+@layouts
+@layers
+def test_bits_do_not_depend_on_threads(name, layout, threads):
+    """Of few large instances, many small ones, and a number that threads share unequally."""
+    for shape in [(1, 64, 60, 50), (24, 64, 7, 7), (3, 64, 40, 41)]:
+        layer = NORMS[name](64)
+        x = inputs(*shape, dtype=torch.float32).to(memory_format=layout)
+        found = []
+        for number in (1, 2, 5):
+            threads(number)
+            found.append(outputs(layer, x))
+        assert_equal(found[1], found[0])
+        assert_equal(found[2], found[0])
+
+
+@needs_library
+@layers
+def test_instances_of_large_maps_do_not_depend_on_their_batch(name, threads):
+    threads(3)
+    layer = NORMS[name](32).eval()
+    x = inputs(5, 32, 100, 101, dtype=torch.float32)
+    together = outputs(layer, x)[0]
+    assert_equal(together.split(1), [layer(instance).detach() for instance in x.split(1)])
+
+
+@needs_library
+def test_bits_do_not_depend_on_where_a_tensor_lies():
+    """Vectors begin at an instance's first value, not at an aligned address."""
+    layer, values = ILMGroupNorm(64), inputs(1, 2 * 64 * 49 + 16, dtype=torch.float32)[0]
+    expected = outputs(layer, values[: 2 * 64 * 49].clone().view(2, 64, 7, 7))
+    for offset in range(1, 16):
+        memory = torch.empty_like(values)
+        x = memory[offset : offset + 2 * 64 * 49].copy_(values[: 2 * 64 * 49]).view(2, 64, 7, 7)
+        assert_equal(outputs(layer, x), expected)
+
+
+# ---- threads and processes
+
+
+@needs_library
+def test_two_threads_of_python_at_once():
+    work = [(NORMS[name](64), inputs(4, 64, 30, 31, dtype=torch.float32)) for name in NORMS] * 4
+    expected = [outputs(layer.eval(), x) for layer, x in work]
+    with ThreadPoolExecutor(4) as pool:
+        for actual, e in zip(pool.map(lambda case: outputs(*case), work), expected, strict=True):
+            assert_equal(actual, e)
+
+
+class Normalized(torch.utils.data.Dataset):
+    """Images that a layer has normalized, in the process that reads them."""
+
+    def __init__(self):
+        self.layer = ILMGroupNorm(32).eval().requires_grad_(False)
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.layer(inputs(1, 32, 20, 20, dtype=torch.float32, seed=index))[0]
+
+
+@needs_library
+def test_workers_of_a_data_loader(threads):
+    threads(2)
+    dataset = Normalized()
+    expected = [dataset[i] for i in range(4)]  # the parent's threads have run before it forks
+    found = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2)
+    assert_equal(list(found), expected)
+
+
+@needs_library
+def test_threads_without_parallel_for_of_torch(monkeypatch, threads):
+    """Before torch 2.10 the loops run in the threads of the libgomp that torch brings."""
+    _, _, gomp = cpu.threading()
+    path = next(Path(torch.__file__).parent.glob("lib/libgomp*.so*"), None)
+    if gomp is None and path is None:
+        pytest.skip("needs a torch that brings libgomp")
+    threads(2)
+    layer, x = ILMGroupNorm(64), inputs(4, 64, 60, 61, dtype=torch.float32)
+    expected = outputs(layer, x)
+    for found in (("libgomp", None, cpu.gomp_address()), ("a single thread", None, None)):
+        monkeypatch.setattr(cpu, "threading", lambda found=found: found)
+        assert_equal(outputs(layer, x), expected)
+
+
+@needs_library
+def test_an_error_of_the_threads_is_told(monkeypatch, threads):
+    import ctypes
+
+    threads(2)
+    arguments = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2
+    failing = ctypes.CFUNCTYPE(ctypes.c_int32, *arguments)(lambda *_: 7)
+    address = ctypes.cast(failing, ctypes.c_void_p).value
+    monkeypatch.setattr(cpu, "threading", lambda: ("torch", address, None))
+    with pytest.raises(RuntimeError, match="torch's threads ended with error 7"):
+        ILMGroupNorm(64)(torch.randn(4, 64, 60, 61))
+
+
+# ---- what it cannot take, and where it is missing
+
+
+@needs_library
+def test_what_the_kernels_cannot_take_is_told_in_one_line():
+    with (
+        use_backend("cpu"),
+        pytest.raises(RuntimeError, match=r"'cpu' is forced: got a torch\.float8"),
+    ):
+        ILMGroupNorm(64)(torch.randn(2, 64, 3, 3).to(torch.float8_e5m2))
+
+
+def test_the_name_of_the_backend_before_is_told():
+    told = (
+        "backend='native' has become 'cpu', kernels in C; set that, or leave the choice to 'auto'"
+    )
+    with pytest.raises(ValueError, match=f"^{told}$"), use_backend("native"):
+        pass
+
+
+@pytest.fixture
+def without_library(monkeypatch):
+    monkeypatch.setattr(cpu, "is_built", lambda: False)
+    backends._warn.cache_clear()
+    yield
+    backends._warn.cache_clear()
+
+
+def test_without_the_library_one_warning_says_so(without_library):
+    layer, x = ILMGroupNorm(64), torch.randn(2, 64, 3, 3)
+    with pytest.warns(UserWarning, match="installed without a C compiler"):
+        layer(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(x)
+    with use_backend("cpu"), pytest.raises(RuntimeError, match="'cpu' is forced: the package was"):
+        layer(x)
+
+
+@pytest.mark.filterwarnings("ignore:ilm_plugins. slower")
+@layouts
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", MAIN)
+def test_plain_operations_agree_with_the_reference(name, dtype, layout, without_library):
+    layer = randomized(MAIN[name], torch.float64 if dtype == torch.float64 else torch.float32)
+    x = inputs(3, CHANNELS, 5, 7, dtype=dtype).to(memory_format=layout)
+    y, *gradients = outputs(layer, x)
+    assert backends.kernels_for(x, layer.moment_groups) is plain
+    assert y.is_contiguous(memory_format=layout) and gradients[0].is_contiguous(
+        memory_format=layout
+    )
+    with use_backend("reference"):
+        expected = outputs(layer, x)
+    for actual, e in zip([y, *gradients], expected, strict=True):
+        if actual.dtype == torch.bfloat16:
+            torch.testing.assert_close(actual, e)
+        else:
+            rounding = 1024 * torch.finfo(actual.dtype).eps / 2
+            assert (actual - e).abs().max() <= rounding * e.abs().max().clamp_min(1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:ilm_plugins. slower")
+@layers
+def test_plain_operations_keep_no_more_for_the_backward_pass(name, without_library):
+    layer, x = NORMS[name](64), torch.randn(4, 64, 20, 20, requires_grad=True)
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.__setitem__(t.data_ptr(), t.numel()) or t, lambda t: t
+    ):
+        layer(x)
+    assert x.numel() <= sum(kept.values()) < 1.2 * x.numel()
+
+
+# ---- sizes and sanitizers
+
+
+@pytest.mark.long
+@needs_library
+def test_more_than_two_to_the_31_values():
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if free < 10 << 30:
+        pytest.skip(f"needs 10 GiB of free memory, has {free >> 30}")
+    layer = ILMGroupNorm(64)
+    x = torch.empty(2**31 // (64 * 4096) + 2, 64, 64, 64, dtype=torch.bfloat16)
+    x[-2:] = inputs(2, 64, 64, 64, dtype=torch.bfloat16)
+    x[:-2] = x[-1]
+    with torch.no_grad():
+        assert_equal(layer(x)[-2:], layer(x[-2:].clone()))
+
+
+SANITIZED = """
+import ctypes, sys, torch
+from pathlib import Path
+sys.path.insert(0, "tests")
+from ilm_plugins import NORMS, use_backend
+from ilm_plugins.ops import cpu
+cpu.LIBRARY = Path(sys.argv[1])
+cpu.instruction_set = lambda: sys.argv[2]
+from cases import CASES, inputs, randomized
+torch.set_num_threads(2)
+with use_backend("cpu"):
+    for make, _ in CASES.values():
+        for shape in [(3, 12), (2, 12, 1, 1), (2, 12, 5, 7), (2, 12, 700), (1, 12, 8200)]:
+            for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+                for last in (False, True):
+                    layer = randomized(make, torch.promote_types(dtype, torch.float32))
+                    x = inputs(*shape, dtype=dtype)
+                    if last:
+                        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+                    x.requires_grad_()
+                    layer(x).float().square().sum().backward()
+print("clean")
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("register", [16, 32, 64])
+@pytest.mark.parametrize("sanitizer", ["address", "undefined"])
+def test_sanitizers_find_nothing(tmp_path, sanitizer, register):
+    """Each size of a register, by plain C where the processor lacks it."""
+    library, runtime = (
+        tmp_path / "kernels.so",
+        f"lib{'asan' if sanitizer == 'address' else 'ubsan'}.so",
+    )
+    compiler = os.environ.get("CC", "gcc")
+    flags = f"-O1 -g -std=c11 -fPIC -fsanitize={sanitizer} -fno-sanitize-recover=all"
+    sources = ROOT / "ilm_plugins/ops/cpu/kernels.c"
+    objects = []
+    for kind in ("", "-DDOUBLE"):
+        objects.append(tmp_path / f"kernels{kind}.o")
+        command = [compiler, *flags.split(), f"-DREGISTER={register}", "-DINSTRUCTIONS=default"]
+        command += [*kind.split(), "-Wno-psabi", "-c", str(sources), "-o", str(objects[-1])]
+        subprocess.run(command, check=True)
+    link = [compiler, "-shared", f"-fsanitize={sanitizer}", "-o", str(library), *map(str, objects)]
+    subprocess.run([*link, "-lm"], check=True)
+    found = subprocess.run(
+        [compiler, f"-print-file-name={runtime}"], capture_output=True, text=True, check=True
+    )
+    env = {**os.environ, "LD_PRELOAD": found.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
+    done = subprocess.run(
+        [sys.executable, "-c", SANITIZED, str(library), "default"],
+        env=env, cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.endswith("clean\n"), done.stderr[-3000:]
+
+
+# ---- import and first use
+
+
+@needs_library
+def test_nothing_is_compiled_when_a_layer_runs():
+    code = """
+import subprocess, torch
+def refuse(*args, **options):
+    raise AssertionError(args)
+subprocess.Popen.__init__ = refuse
+import ilm_plugins
+ilm_plugins.ILMGroupNorm(64)(torch.randn(2, 64, 3, 3, requires_grad=True)).sum().backward()
+"""
+    fresh.run([sys.executable, "-c", code], check=True, env={**os.environ, "PATH": ""})
