@@ -284,7 +284,7 @@ def test_without_a_package_one_line_says_what_to_install(package, root, folder, 
     # Without numpy torch has a warning of its own.
     options = ["-W", "ignore"] if package == "numpy" else []
     command = [sys.executable, *options, "-c", code, *map(str, words)]
-    # Which torch and torchvision look for themselves, and is not to be there before.
+    # Those two torch and torchvision have imported already in a fresh process.
     start = subprocess.run if package in ("numpy", "PIL") else fresh.run
     done = start(command, capture_output=True, text=True)
     assert done.returncode == 2

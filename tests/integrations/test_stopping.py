@@ -17,7 +17,13 @@ from ilm_plugins import checkpoints
 from ilm_plugins.integrations import stopping
 from ilm_plugins.integrations.stopping import Stop, stoppable
 from ilm_plugins.integrations.training import RESUME, command
-from runs import SHAPES, detectron2_command, mmengine_command, write_mmengine_config
+from runs import (
+    SHAPES,
+    detectron2_command,
+    mmengine_command,
+    pix2pix_command,
+    write_mmengine_config,
+)
 from workers import rest_with_child
 
 
@@ -205,13 +211,20 @@ def argv(root, datasets, tmp_path):
         ]
         return mmengine_command(config, *options, out=tmp_path / "out", opts=opts)
 
-    return {"detectron2": of_detectron2, "mmengine": of_mmengine}
+    def of_pix2pix(workers, *options):
+        """Of MMEngine's, too, but without mmseg, which takes seconds to import."""
+        pytest.importorskip("mmengine", reason="needs OpenMMLab: make install-openmmlab")
+        pytest.importorskip("torchmetrics", reason="needs torchmetrics, of ilm_plugins[pix2pix]")
+        opts = ["train_cfg.max_epochs=100000", f"train_dataloader.num_workers={workers}"]
+        return pix2pix_command(root, datasets, *options, out=tmp_path / "out", opts=opts)
+
+    return {"detectron2": of_detectron2, "mmengine": of_mmengine, "pix2pix": of_pix2pix}
 
 
 @pytest.mark.parametrize(
     "framework, processes, workers, number, to, when",
     [
-        ("mmengine", 2, 0, signal.SIGINT, "group", "starting"),
+        ("pix2pix", 2, 0, signal.SIGINT, "group", "starting"),
         pytest.param(
             *("mmengine", 1, 1, signal.SIGTERM, "group", "training"), marks=pytest.mark.wide
         ),

@@ -488,6 +488,8 @@ def test_pairs_that_were_decoded_once_are_not_by_each_process(
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "0")
     monkeypatch.setattr(train, "spawn", lambda process, args, nprocs: process(1, *args))
+    # Threads for all tests that follow here, which would take turns with those of other processes.
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     given = []
     monkeypatch.setattr(train, "main", lambda cfg, args: given.append(cfg))
     argv = pix2pix_command(root, datasets, "--num-processes", "2", out=tmp_path)
