@@ -23,7 +23,7 @@ def source(tmp_path_factory):
 
 
 def wheel_of(source, folder, **variables):
-    """The wheel of a folder or an sdist: its tag, its names, its metadata's lines; and pip's words."""
+    """The wheel of a folder or an sdist: its tag, the names in it, its metadata's lines."""
     done = subprocess.run(
         [*PIP, "wheel", str(source), *IN, "-w", str(folder)],
         env={**os.environ, **variables},
@@ -56,7 +56,7 @@ def test_the_wheel_needs_torch_and_wrapt_alone(root, source, tmp_path):
 
 def test_a_wheel_of_the_sdist_has_the_kernels_for_every_python(source, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", "from setuptools import setup; setup()", "-q", "sdist", "-d", tmp_path],
+        [sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path],
         cwd=source, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -43,6 +43,9 @@ def stoppable(signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[None]:
         if os.getpid() != owner:  # a loader's process, which has inherited this
             os._exit(128 + number)
         received = received or signal.Signals(number)
+        # A loader's processes end by the signal, too: torch would raise that in whatever cleans up.
+        before.setdefault(signal.SIGCHLD, signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
         raise Stop(received)
 
     # None is of a library in C, which could not be put back.

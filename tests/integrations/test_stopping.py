@@ -91,6 +91,27 @@ raise SystemExit(command(rest))
 """
 
 
+def test_a_loaders_process_that_ends_does_not_interrupt_what_cleans_up():
+    """torch raises in the main thread, wherever that is, that a loader's process has ended."""
+
+    def raise_as_torch_does(number, frame):
+        raise RuntimeError("DataLoader worker exited unexpectedly")
+
+    cleaned = []
+    before = signal.signal(signal.SIGCHLD, raise_as_torch_does)
+    try:
+        with pytest.raises(Stop), stoppable():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            finally:
+                signal.raise_signal(signal.SIGCHLD)
+                cleaned.append(True)
+        assert signal.getsignal(signal.SIGCHLD) is raise_as_torch_does
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert cleaned
+
+
 def test_a_scripts_background_ignores_sigint_alone(tmp_path):
     """The shell has its jobs ignore SIGINT where it has no job control."""
     (tmp_path / "job.py").write_text(JOB)

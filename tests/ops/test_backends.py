@@ -356,7 +356,7 @@ def test_triton_on_the_cpu_is_told_in_one_line():
 def test_nothing_breaks_without_triton():
     code = """
 import sys
-sys.modules["triton"] = None
+sys.modules |= dict.fromkeys(["triton", *(n for n in sys.modules if n.startswith("triton."))])
 import torch, ilm_plugins
 for norm in ilm_plugins.NORMS.values():
     norm(64)(torch.randn(2, 64, 3, 3, requires_grad=True)).sum().backward()
