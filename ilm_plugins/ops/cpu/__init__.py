@@ -77,6 +77,7 @@ class _Table(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_void_p) for name in FUNCTIONS)
 
 
+@functools.cache
 def is_built() -> bool:
     """Whether the package was installed with a C compiler."""
     return LIBRARY.exists()
@@ -215,7 +216,11 @@ def _statistics(x: Tensor, count: int, columns: int) -> tuple[Tensor, ...]:
 
 
 def _prepared(tensors: tuple[Tensor | None, ...], dtype: torch.dtype) -> list[Tensor | None]:
-    return [t if t is None else t.detach().to(dtype).contiguous() for t in tensors]
+    """The tensors as C reads them; themselves where they are so, which takes no operation."""
+    return [
+        t if t is None or (t.dtype == dtype and t.is_contiguous()) else t.to(dtype).contiguous()
+        for t in tensors
+    ]
 
 
 def _addresses(tensors: list[Tensor | None]):

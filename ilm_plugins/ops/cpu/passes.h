@@ -56,8 +56,7 @@ static void FUNCTION(center_run)(const T *x, int64_t n, real center, real *sum, 
         q[1] += off * off;
         i = n;
     }
-    *sum = total((s[0] + s[1]) + (s[2] + s[3]));
-    *squares = total((q[0] + q[1]) + (q[2] + q[3]));
+    totals((s[0] + s[1]) + (s[2] + s[3]), (q[0] + q[1]) + (q[2] + q[3]), sum, squares);
     for (; i < n; i++) {
         real off = FUNCTION(load_one)(x + i) - center;
         *sum += off;
@@ -90,8 +89,7 @@ static void FUNCTION(sum_products)(
         s[1] += d;
         i = n;
     }
-    *products = total((p[0] + p[1]) + (p[2] + p[3]));
-    *sum = total((s[0] + s[1]) + (s[2] + s[3]));
+    totals((p[0] + p[1]) + (p[2] + p[3]), (s[0] + s[1]) + (s[2] + s[3]), products, sum);
     for (; i < n; i++) {
         real d = FUNCTION(load_one)(dy + i);
         *products += d * (FUNCTION(load_one)(x + i) - center);
@@ -123,13 +121,14 @@ static int64_t FUNCTION(unaligned)(const T *at, int64_t n)
             LOAD_TWO \
             FUNCTION(store_two)(y + i, A, B); \
         } \
-        for (; i + LANES <= n; i += LANES) \
-            FUNCTION(store)(y + i, ONE(FUNCTION(load))); \
-        if (i < n && n >= LANES) { /* some values once more */ \
-            i = n - LANES; \
-            FUNCTION(store)(y + i, ONE(FUNCTION(load))); \
+        if (i + 1 < n && n >= TWO) { /* some values once more */ \
+            i = n - TWO; \
+            LOAD_TWO \
+            FUNCTION(store_two)(y + i, A, B); \
             i = n; \
         } \
+        for (; i + LANES <= n; i += LANES) \
+            FUNCTION(store)(y + i, ONE(FUNCTION(load))); \
         for (; i < n; i++) \
             FUNCTION(store_one)(y + i, ONE(FUNCTION(load_one))); \
     } while (0)
@@ -138,6 +137,7 @@ static void FUNCTION(affine_run)(
     T *y, const T *x, int64_t n, real center, real scale, real shift, int streams)
 {
     Vector a, b;
+    center = settle(center), scale = settle(scale), shift = settle(shift);
 #define AFFINE(x) (scale * ((x) - center) + shift)
 #define ONE(load) AFFINE(load(x + i))
     FOR_RUN(y, n, streams, FUNCTION(load_two)(x + i, &a, &b);, AFFINE(a), AFFINE(b), ONE);
@@ -149,6 +149,7 @@ static void FUNCTION(dx_run)(T *dx, const T *dy, const T *x, int64_t n, real cen
                              real slope, real offset, int streams)
 {
     Vector a, b, c, d;
+    center = settle(center), scale = settle(scale), slope = settle(slope), offset = settle(offset);
 #define DX(dy, x) (scale * (dy) + (slope * ((x) - center) + offset))
 #define ONE(load) DX(load(dy + i), load(x + i))
     FOR_RUN(dx, n, streams,
@@ -375,9 +376,13 @@ static void FUNCTION(affine_of_positions)(
     int64_t C = job->map->channels, G = job->map->groups;
     int64_t first = start_of(job, instance, block_of(job, begin));
     int64_t positions = least(end * job->positions, job->map->length) - begin * job->positions;
-    expand(job->mean + instance * G, G, C, scratch);
-    FUNCTION(affine_positions)((T *)job->y + first, (const T *)job->x + first, positions, C, scratch,
-                               job->scale + instance * C, job->shift + instance * C, job->streams);
+    real *center = scratch, *scale = center + C, *shift = scale + C;
+    expand(job->mean + instance * G, G, C, center);
+    expand(job->scale + instance * C, C, C, scale);
+    expand(job->shift + instance * C, C, C, shift);
+    settle_all(scratch, 3 * C);
+    FUNCTION(affine_positions)((T *)job->y + first, (const T *)job->x + first, positions, C, center,
+                               scale, shift, job->streams);
 }
 
 static void FUNCTION(sums_of_positions)(
@@ -401,11 +406,13 @@ static void FUNCTION(dx_of_positions)(
     int64_t C = job->map->channels, G = job->map->groups;
     int64_t first = start_of(job, instance, block_of(job, begin));
     int64_t positions = least(end * job->positions, job->map->length) - begin * job->positions;
-    real *center = scratch, *slope = center + C, *offset = slope + C;
+    real *center = scratch, *scale = center + C, *slope = scale + C, *offset = slope + C;
     expand(job->mean + instance * G, G, C, center);
+    expand(job->scale + instance * C, C, C, scale);
     expand(job->slope + instance * G, G, C, slope);
     expand(job->offset + instance * G, G, C, offset);
+    settle_all(scratch, 4 * C);
     FUNCTION(dx_positions)((T *)job->y + first, (const T *)job->dy + first,
-                           (const T *)job->x + first, positions, C, center,
-                           job->scale + instance * C, slope, offset, job->streams);
+                           (const T *)job->x + first, positions, C, center, scale, slope, offset,
+                           job->streams);
 }

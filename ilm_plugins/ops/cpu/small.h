@@ -52,23 +52,52 @@ static inline Vector last_lanes(Vector values, int64_t n)
     return (Vector)((Mask)values & mask);
 }
 
-/* The sum of a vector's lanes, always in the same order. */
-static inline real total(Vector values)
+/* Sums of a vector's lanes in a quarter of 64 bytes, always in the same order. */
+static inline Quarter quarter(Vector values)
 {
-    Quarter parts[REGISTER / 16], sum;
+    Quarter parts[REGISTER / 16];
     memcpy(parts, &values, sizeof values);
 #if REGISTER == 64
-    sum = (parts[0] + parts[2]) + (parts[1] + parts[3]);
+    return (parts[0] + parts[2]) + (parts[1] + parts[3]);
 #elif REGISTER == 32
-    sum = parts[0] + parts[1];
+    return parts[0] + parts[1];
 #else
-    sum = parts[0];
+    return parts[0];
 #endif
+}
+
+/* The sum of a vector's lanes. */
+static inline real total(Vector values)
+{
+    Quarter sums = quarter(values);
 #ifdef DOUBLE
-    return sum[0] + sum[1];
+    return sums[0] + sums[1];
 #else
-    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+    return (sums[0] + sums[2]) + (sums[1] + sums[3]);
 #endif
+}
+
+/* The totals of two vectors. */
+static inline void totals(Vector a, Vector b, real *of_a, real *of_b)
+{
+#if defined(__has_builtin) && !defined(DOUBLE)
+#if __has_builtin(__builtin_shufflevector)
+    Quarter p = quarter(a), q = quarter(b);
+    Quarter sums = __builtin_shufflevector(p, q, 0, 4, 1, 5) + __builtin_shufflevector(p, q, 2, 6, 3, 7);
+    *of_a = sums[0] + sums[2], *of_b = sums[1] + sums[3];
+    return;
+#endif
+#endif
+    *of_a = total(a), *of_b = total(b);
+}
+
+/* A NaN that survives rounding to 16 bits in place of any other. */
+static inline real settle(real value) { return value == value ? value : (real)NAN; }
+
+static void settle_all(real *values, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        values[i] = settle(values[i]);
 }
 
 static real dot(const real *a, const real *b, int64_t n)

@@ -28,11 +28,12 @@ static inline Vector FUNCTION(widen)(Half stored)
 }
 
 #if STORED_AS == BFLOAT16
-/* To the nearest, ties to even: the upper 16 bits of the result. */
+/* To the nearest, ties to even: the upper 16 bits of the result. A NaN must not have all of the others
+   set, or it would overflow: see `settle`. */
 static inline Bits FUNCTION(round)(Vector values)
 {
-    Bits bits = (Bits)values, nan = (Bits)(values != values);
-    return (nan & (bits | 0x400000)) | (~nan & (bits + 0x7fff + (bits >> 16 & 1)));
+    Bits bits = (Bits)values;
+    return bits + 0x7fff + (bits >> 16 & 1);
 }
 
 static inline Half FUNCTION(narrow)(Vector values)
