@@ -35,19 +35,10 @@ def over_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
 
 def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Moments of the union of what has the moments along a dimension, in equal numbers."""
-    if dim > 0 and mean.shape[dim] == 1:
-        return mean.squeeze(dim), var.squeeze(dim)
-    pooled = _mean(mean, dim)
+    share = 1 / mean.shape[dim]
+    pooled = mean.sum(dim) * share
     off_center = mean - pooled.unsqueeze(dim)
-    return pooled, _mean(torch.addcmul(var, off_center, off_center), dim)
-
-
-def _mean(values: Tensor, dim: int) -> Tensor:
-    size = values.shape[dim]
-    if dim > 0 and size == 2:  # torch's sum of two takes four times as long
-        first, second = values.unbind(dim)
-        return torch.lerp(first, second, 0.5)
-    return values.sum(dim) * (1 / size)
+    return pooled, torch.addcmul(var, off_center, off_center).sum(dim) * share
 
 
 def duplicate(values: Tensor, num_channels: int) -> Tensor:

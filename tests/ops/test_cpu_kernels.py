@@ -13,7 +13,7 @@ import torch
 import fresh
 from cases import CHANNELS, MAIN, inputs, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
-from ilm_plugins.ops import backends, cpu, plain
+from ilm_plugins.ops import backends, cpu, plain, reference
 
 ROOT = Path(__file__).parents[2]
 needs_library = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
@@ -80,6 +80,24 @@ def test_bits_do_not_depend_on_where_a_tensor_lies():
         memory = torch.empty_like(values)
         x = memory[offset : offset + 2 * 64 * 49].copy_(values[: 2 * 64 * 49]).view(2, 64, 7, 7)
         assert_equal(outputs(layer, x), expected)
+
+
+@needs_library
+@layouts
+@pytest.mark.parametrize("step", [0, 1000.0, 1e6])
+def test_variances_about_the_mean_of_what_comes_first(step, layout):
+    """Where a block's first values are far from the others, as in an image with a black border."""
+    layer = ILMGroupNorm(16, 1, key_group_size=4)
+    x = inputs(2, 16, 64, 64, dtype=torch.float32)
+    x[:, :, 4:] += step
+    x = x.to(memory_format=layout)
+    _, var = cpu.moments(x, 4)
+    exact = reference.moments(x.double(), 4)[1]
+    # A chain of 64 sums at most (of 1024 values in 16 lanes), of which the difference loses 4 bits.
+    assert ((var - exact).abs() <= 64 * 16 * 2**-24 * exact).all()
+    with torch.no_grad():
+        y, wanted = layer(x), layer.double()(x.double())
+    assert (y - wanted).abs().max() <= 64 * 16 * 2**-24 * wanted.abs().max()
 
 
 # ---- threads and processes

@@ -42,6 +42,7 @@ struct Job {
 enum {
     BLOCK = 8192,   /* values in a block of a contiguous map, but for whole channels */
     RUN = 32768,    /* values that a pass takes in their order in memory */
+    SUMMED = 1024,  /* values that are summed in reals, before doubles go on */
     GRAIN = 32768,  /* values that are worth another thread */
     STREAM = 1 << 24, /* bytes of an output that does not stay in the cache, */
     STREAM_ROW = 2048, /* and of its rows, whose ends are not whole lines of the cache */
@@ -112,12 +113,13 @@ static int64_t start_of(const Job *job, int64_t instance, Block b)
 
 /* ---- what a pass found of blocks, put together */
 
-static real mean_of(int64_t n, real center, real sum) { return center + sum / (real)n; }
+static double mean_of(int64_t n, double center, double sum) { return center + sum / (double)n; }
 
-static real var_of(int64_t n, real sum, real squares)
+/* NaN where squares have overflowed. */
+static double var_of(int64_t n, double sum, double squares)
 {
-    real off = sum / (real)n, var = squares / (real)n - off * off;
-    return var < 0 ? 0 : var; /* NaN stays NaN */
+    double off = sum / (double)n, var = squares / (double)n - off * off;
+    return isinf(squares) ? (double)NAN : var < 0 ? 0 : var;
 }
 
 /* Moments of groups of channels of one block, with channels last. */

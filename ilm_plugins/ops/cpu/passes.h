@@ -175,8 +175,13 @@ static void FUNCTION(moments_of_rows)(
         Block b = block_of(job, i);
         const T *x = (const T *)job->x + start_of(job, instance, b);
         int64_t n = b.channels * b.positions;
-        real center = FUNCTION(start_of_mean)(x, n), sum, squares;
-        FUNCTION(center_run)(x, n, center, &sum, &squares);
+        real center = FUNCTION(start_of_mean)(x, n);
+        double sum = 0, squares = 0;
+        for (int64_t at = 0; at < n; at += SUMMED) {
+            real some, some_squares;
+            FUNCTION(center_run)(x + at, least(SUMMED, n - at), center, &some, &some_squares);
+            sum += some, squares += some_squares;
+        }
         real *partial = job->partials + 2 * (instance * job->blocks + i);
         partial[0] = mean_of(n, center, sum);
         partial[1] = var_of(n, sum, squares);
