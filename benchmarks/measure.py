@@ -1,13 +1,18 @@
 """Times, interleaved; memory, by the allocator's own account."""
 
+import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
+
+from ilm_plugins.ops import cpu
 
 Run = Callable[[], object]
 
@@ -88,6 +93,19 @@ def as_graph(run: Run) -> Run:
     with torch.cuda.graph(graph):
         run()
     return graph.replay
+
+
+def machine(on: torch.device) -> dict:
+    """What the times depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = cpuinfo.exists() and re.search(r"model name\s*: (.*)", cpuinfo.read_text())
+    return {
+        "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "cpu",
+        "processor": found[1].strip() if found else platform.processor() or platform.machine(),
+        "kernels for": cpu.instruction_set() if cpu.is_built() else "none",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def saved_bytes(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module) -> int:
