@@ -1,7 +1,6 @@
 """Time the layers and whole models; print the tables, write them, their JSON and a plot."""
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -61,12 +60,7 @@ def main() -> int:
     if "models" in args.parts:
         _tell("training steps")
         results["models"] = list(models.rows(device, args.rounds))
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "benchmark.json").write_text(json.dumps(results, indent=1) + "\n")
-    (args.output / "benchmark.md").write_text(report.everything(results) + "\n")
-    if "float32" in results["layers"]:
-        report.plot(results["layers"]["float32"], args.output / "benchmark.png")
-    print(report.everything(results))
+    print(report.write(results, args.output))
     _tell(f"wrote benchmark.json, .md and .png in {args.output}")
     return 0
 

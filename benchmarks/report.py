@@ -34,6 +34,19 @@ def geometric_mean(values) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
+def write(results: dict, folder: Path) -> str:
+    """Write benchmark.json, .md and .png; the tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results)
+    # Four digits a number, two lines a row.
+    text = json.dumps(json.loads(text, parse_float=lambda n: float(f"{float(n):.4g}")), indent=1)
+    (folder / "benchmark.json").write_text(re.sub(r"\n {4,}", " ", text) + "\n")
+    (folder / "benchmark.md").write_text(everything(results) + "\n")
+    if "float32" in results["layers"]:
+        plot(results["layers"]["float32"], folder / "benchmark.png")
+    return everything(results)
+
+
 def everything(results: dict) -> str:
     """All tables in Markdown."""
     parts = [about(results), means(results)]
