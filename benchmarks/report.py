@@ -21,11 +21,11 @@ MAPS_MOVED = {"forward": 2, "both": 5}
 #: (setting, pass) -> its heading
 COLUMNS = {
     ("float32", "forward"): "forward",
-    ("float32", "both"): "both",
-    ("one thread", "forward"): "one thread: forward",
-    ("one thread", "both"): "both",
-    ("channels last", "both"): "channels last: both",
-    ("bfloat16", "both"): "bfloat16: both",
+    ("float32", "both"): "forward + backward",
+    ("one thread", "forward"): "forward, one thread",
+    ("one thread", "both"): "both, one thread",
+    ("channels last", "both"): "both, channels last",
+    ("bfloat16", "both"): "both, bfloat16",
 }
 
 
@@ -52,7 +52,7 @@ def everything(results: dict) -> str:
     parts = [about(results), means(results)]
     for name in results["layers"]:
         parts += [f"{name}:", maps(results, name)]
-    if results["layers"].get("without C"):
+    if "without C" in results["layers"]:
         parts.append(without_c(results))
     return "\n\n".join((*parts, compiled(results), steps(results)))
 
@@ -69,12 +69,12 @@ def about(results: dict) -> str:
 
 def means(results: dict) -> str:
     """Geometric means over the maps: the ratio over the plain norm, and GB/s."""
-    columns = {key: title for key, title in COLUMNS.items() if results["layers"].get(key[0])}
+    columns = {key: title for key, title in COLUMNS.items() if key[0] in results["layers"]}
     unfused = "float32" in results["layers"]
     titles = [*columns.values(), *(["faster than unfused", "bytes saved"] if unfused else [])]
     lines = [_line("layer / plain", *titles), "|---" * (len(titles) + 1) + "|"]
-    all_rows = {name: rows for name, rows in results["layers"].items() if rows}
-    for layer, baseline in _pairs(results["layers"]):
+    all_rows = results["layers"]
+    for layer, baseline in _pairs(all_rows):
         own = {n: [row for row in rows if row["layer"] == layer] for n, rows in all_rows.items()}
         cells = [
             f"{_mean_ratio(own[name], which):.2f} ({_mean_speed(own[name], which):.1f})"
@@ -86,10 +86,7 @@ def means(results: dict) -> str:
             saved = max(r["saved bytes"]["this"] / r["saved bytes"]["baseline"] for r in rows)
             cells += [f"{faster:.1f} x", f"{round(100 * (saved - 1), 1) + 0.0:+.1f} %"]
         lines.append(_line(f"{layer} / {baseline}", *cells))
-    copies = (
-        f"({_mean_speed(all_rows[name], which, 'copy'):.1f})" if which == "forward" else ""
-        for name, which in columns
-    )
+    copies = (f"({_mean_speed(all_rows[name], 'forward', 'copy'):.1f})" for name, _ in columns)
     return "\n".join((*lines, _line("copying x", *copies, *["", ""] * unfused)))
 
 

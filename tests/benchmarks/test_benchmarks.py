@@ -142,7 +142,7 @@ def test_tables():
     assert table.startswith("P, kernels for avx2, 2 threads")
     # Two maps of 10 MB in 2 and in 8 ms, and five.
     assert "| ILMGN / GroupNorm | 0.90 (5.0) | 1.50 (12.5) | 7.0 x | +1.0 % |" in table
-    assert "| copying x | (20.0) |  |  |  |" in table
+    assert "| copying x | (20.0) | (20.0) |  |  |" in table
     assert "| 8.00 | 0.90 (0.80-1.00) | 0.90 (0.80-1.00) | 2.5 | 20.0 | 8.00 |" in table
     assert "| ILMGN / GroupNorm | 0.90 | 1.50 | 1.50 |" in table
     assert "| forward | 0.50 (0.40-0.60) | 0.90 (0.80-1.00) | 0.70 (0.60-0.80) | 2.00 |" in table
