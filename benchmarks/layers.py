@@ -171,7 +171,7 @@ def _passes(case: Case, rivals: dict[str, Case], rounds: int, device: torch.devi
         others = {who: getattr(rival, pass_name) for who, rival in rivals.items()}
         if pass_name == "forward":
             others["copy"] = case.copy
-        found[pass_name] = _against(run, others, rounds, measure.clock_of(device))
+        found[pass_name] = _against(run, others, rounds, measure.wall)
         if device.type == "cuda":
             graphs = {who: measure.as_graph(other) for who, other in others.items()}
             found[f"{pass_name}, graph"] = _against(

@@ -50,24 +50,13 @@ def interleaved(runs: dict[str, Run], rounds: int, clock: Callable[[Run], float]
 
 
 def wall(run: Run) -> float:
-    """Seconds of wall time on the CPU."""
+    """Seconds of wall time, until CUDA's work is done, if there is any."""
+    finish = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
+    finish()
     start = time.perf_counter()
     run()
+    finish()
     return time.perf_counter() - start
-
-
-def wall_of_cuda(run: Run) -> float:
-    """Seconds of wall time until CUDA's work is done."""
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def clock_of(device: torch.device) -> Callable[[Run], float]:
-    """How wall time is taken on a device."""
-    return wall_of_cuda if device.type == "cuda" else wall
 
 
 def device(run: Run) -> float:

@@ -69,41 +69,35 @@ def about(results: dict) -> str:
 
 def means(results: dict) -> str:
     """Geometric means over the maps: the ratio over the plain norm, and GB/s."""
-    columns = {key: title for key, title in COLUMNS.items() if key[0] in results["layers"]}
-    unfused = "float32" in results["layers"]
-    titles = [*columns.values(), *(["faster than unfused", "bytes saved"] if unfused else [])]
-    lines = [_line("layer / plain", *titles), "|---" * (len(titles) + 1) + "|"]
-    all_rows = results["layers"]
-    for layer, baseline in _pairs(all_rows):
-        own = {n: [row for row in rows if row["layer"] == layer] for n, rows in all_rows.items()}
+    rows_of, lines = results["layers"], []
+    columns = {key: title for key, title in COLUMNS.items() if key[0] in rows_of}
+    more = ["faster than unfused", "bytes saved"] if "float32" in rows_of else []
+    for layer, baseline in _pairs(rows_of):
+        own = {n: [row for row in rows if row["layer"] == layer] for n, rows in rows_of.items()}
         cells = [
             f"{_mean_ratio(own[name], which):.2f} ({_mean_speed(own[name], which):.1f})"
             for name, which in columns
         ]
-        if unfused:
+        if more:
             rows = own["float32"]
             faster = geometric_mean(1 / _times(row, "both")["over unfused"][0] for row in rows)
-            saved = max(r["saved bytes"]["this"] / r["saved bytes"]["baseline"] for r in rows)
-            cells += [f"{faster:.1f} x", f"{round(100 * (saved - 1), 1) + 0.0:+.1f} %"]
-        lines.append(_line(f"{layer} / {baseline}", *cells))
-    copies = (f"({_mean_speed(all_rows[name], 'forward', 'copy'):.1f})" for name, _ in columns)
-    return "\n".join((*lines, _line("copying x", *copies, *["", ""] * unfused)))
+            saved = 100 * (max(_over(row, "saved bytes") for row in rows) - 1)
+            cells += [f"{faster:.1f} x", f"{round(saved, 1) + 0.0:+.1f} %"]
+        lines.append([f"{layer} / {baseline}", *cells])
+    copies = (f"({_mean_speed(rows_of[name], 'forward', 'copy'):.1f})" for name, _ in columns)
+    lines.append(["copying x", *copies, *("" for _ in more)])
+    return _table(["layer / plain", *columns.values(), *more], lines)
 
 
 def maps(results: dict, name: str) -> str:
     """Each layer on each map in one setting."""
-    lines = [
-        "| layer / plain | map | forward, ms | over plain | over copy | GB/s | copy GB/s "
-        "| both, ms | over plain | GB/s | saved | peak |",
-        "|---" * 12 + "|",
-    ]
+    titles = ["layer / plain", "map", "forward, ms", "over plain", "over copy", "GB/s", "copy GB/s"]
+    titles += ["both, ms", "over plain", "GB/s", "saved", "peak"]
+    lines = []
     for row in results["layers"][name]:
         forward, both = (_times(row, which) for which in MAPS_MOVED)
-        saved, peak = (
-            row[which]["this"] / row[which]["baseline"] for which in ("saved bytes", "peak bytes")
-        )
         lines.append(
-            _line(
+            [
                 f"{row['layer']} / {row['baseline']}",
                 f"{row['shape name']} {'x'.join(map(str, row['shape']))}",
                 f"{1e3 * forward['seconds']:.2f}",
@@ -114,66 +108,51 @@ def maps(results: dict, name: str) -> str:
                 f"{1e3 * both['seconds']:.2f}",
                 _ratio(both["over baseline"]),
                 f"{_speed(row, 'both'):.1f}",
-                f"{saved:.3f}",
-                f"{peak:.2f}",
-            )
+                f"{_over(row, 'saved bytes'):.3f}",
+                f"{_over(row, 'peak bytes'):.2f}",
+            ]
         )
-    return "\n".join(lines)
+    return _table(titles, lines)
 
 
 def without_c(results: dict) -> str:
     """What plain operations cost, where no compiler built the kernels: geometric means."""
-    lines = ["| layer / plain | forward | both | peak memory of both |", "|---" * 4 + "|"]
-    rows = results["layers"]["without C"]
+    lines = []
     for layer, baseline in _pairs(results["layers"]):
-        own = [row for row in rows if row["layer"] == layer]
+        own = [row for row in results["layers"]["without C"] if row["layer"] == layer]
         ratios = (f"{_mean_ratio(own, which):.2f}" for which in MAPS_MOVED)
-        peak = geometric_mean(r["peak bytes"]["this"] / r["peak bytes"]["baseline"] for r in own)
-        lines.append(_line(f"{layer} / {baseline}", *ratios, f"{peak:.2f}"))
-    return "\n".join(lines)
+        peak = geometric_mean(_over(row, "peak bytes") for row in own)
+        lines.append([f"{layer} / {baseline}", *ratios, f"{peak:.2f}"])
+    return _table(["layer / plain", "forward", "both", "peak memory of both"], lines)
 
 
 def compiled(results: dict) -> str:
     """The layer by the C kernels and compiled, each over the plain norm, eager and compiled."""
-    lines = [
-        "| layer / plain | map | pass | C / compiled layer | C / plain | C / compiled plain "
-        "| compiled layer / compiled plain |",
-        "|---" * 7 + "|",
-    ]
+    titles = ["layer / plain", "map", "pass", "C / compiled layer", "C / plain"]
+    titles += ["C / compiled plain", "compiled layer / compiled plain"]
+    lines = []
     for row in results["compiled"]:
         for which in MAPS_MOVED:
-            times = _times(row, which)
-            cells = [times[f"over {who}"] for who in ("compiled", "baseline", "compiled baseline")]
-            both_compiled = times["compiled seconds"] / times["compiled baseline seconds"]
-            lines.append(
-                _line(
-                    f"{row['layer']} / {row['baseline']}",
-                    row["shape name"],
-                    which,
-                    *map(_ratio, cells),
-                    f"{both_compiled:.2f}",
-                )
-            )
-    return "\n".join(lines)
+            times, rivals = _times(row, which), ("compiled", "baseline", "compiled baseline")
+            ratios = (_ratio(times[f"over {who}"]) for who in rivals)
+            compiled = times["compiled seconds"] / times["compiled baseline seconds"]
+            names = f"{row['layer']} / {row['baseline']}", row["shape name"], which
+            lines.append([*names, *ratios, f"{compiled:.2f}"])
+    return _table(titles, lines)
 
 
 def steps(results: dict) -> str:
     """Training steps of whole models."""
-    lines = ["| training step | s | over plain | peak memory |", "|---" * 4 + "|"]
+    lines = []
     for row in results["models"]:
         if "missing" in row:
-            lines.append(_line(row["model"], row["missing"], "", ""))
+            lines.append([row["model"], row["missing"], "", ""])
             continue
         peak = row["peak bytes"][row["norm"]] / row["peak bytes"][row["baseline"]]
-        lines.append(
-            _line(
-                f"{row['model']}, {row['norm']} / {row['baseline']}",
-                f"{row['seconds']:.2f}",
-                _ratio(row["over baseline"], 3),
-                f"{peak:.2f}",
-            )
-        )
-    return "\n".join(lines)
+        name = f"{row['model']}, {row['norm']} / {row['baseline']}"
+        cells = f"{row['seconds']:.2f}", _ratio(row["over baseline"], 3), f"{peak:.2f}"
+        lines.append([name, *cells])
+    return _table(["training step", "s", "over plain", "peak memory"], lines)
 
 
 def documented(results: dict) -> dict[Path, str]:
@@ -206,7 +185,7 @@ def plot(rows: list[dict], path: Path) -> None:
         at = range(len(own))
         both = [_times(row, "both") for row in own]
         fused = [times["over baseline"][0] for times in both]
-        unfused = [times["unfused seconds"] / times["baseline seconds"] for times in both]
+        unfused = [times["over baseline"][0] / times["over unfused"][0] for times in both]
         # Bars are drawn from 1: what is faster than the plain norm hangs below it.
         for shift, ratios, style in (
             (-0.2, fused, {"label": "fused"}),
@@ -216,8 +195,9 @@ def plot(rows: list[dict], path: Path) -> None:
             axis.bar([i + shift for i in at], heights, 0.4, bottom=1, **style)
         axis.axhline(1, color="black", linewidth=0.8)
         axis.set_yscale("log")
-        axis.set_ylim(0.2, 20)
-        axis.set_yticks([0.2, 0.5, 1, 2, 5, 10, 20], ["0.2", "0.5", "1", "2", "5", "10", "20"])
+        axis.set_ylim(0.2, 60)
+        ticks = 0.2, 0.5, 1, 2, 5, 10, 20, 50
+        axis.set_yticks(ticks, map(str, ticks))
         axis.set_title(f"{name} over {own[0]['baseline']}")
         axis.set_xticks(list(at), [row["shape name"] for row in own], rotation=45, ha="right")
     axes[0, 0].set_ylabel("forward + backward time")
@@ -253,8 +233,13 @@ def _mean_speed(rows: list[dict], which: str, who: str = "") -> float:
     return geometric_mean(_speed(row, which, who) for row in rows)
 
 
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+def _over(row: dict, what: str) -> float:
+    return row[what]["this"] / row[what]["baseline"]
+
+
+def _table(titles: list[str], lines: list[list[str]]) -> str:
+    rows = (f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join((f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *rows))
 
 
 def _ratio(quartiles: tuple[float, float, float], digits: int = 2) -> str:

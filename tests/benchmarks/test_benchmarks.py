@@ -59,13 +59,13 @@ def test_peak_bytes():
 def test_settings(name, monkeypatch):
     monkeypatch.setitem(layers.SHAPES, "tiny", (2, 64, 4, 4))
     setting, device, threads = layers.SETTINGS[name], torch.device("cpu"), torch.get_num_threads()
-    seen = set()
+    seen, wall = set(), measure.wall
 
-    def wall(run):
+    def watched(run):
         seen.add((torch.get_num_threads(), cpu.is_built()))
-        return measure.wall(run)
+        return wall(run)
 
-    monkeypatch.setattr(measure, "clock_of", lambda device: wall)
+    monkeypatch.setattr(measure, "wall", watched)
     case = layers.cases((2, 64, 4, 4), device, setting)["ILMGN"]
     assert case.x.dtype == setting.dtype == case.module.weight.dtype
     assert case.x.is_contiguous(memory_format=setting.layout)
