@@ -1,17 +1,20 @@
-"""Time the layers and whole models; print one table, write it, its JSON and its plot."""
+"""Time the layers and whole models; print the tables, write them, their JSON and a plot."""
 
 import argparse
 import os
 import sys
+import time
+import warnings
 from pathlib import Path
 
 import torch
 
-from . import layers, models, report
+from . import layers, measure, models, report
 
 #: With glibc's own thresholds a tensor's memory goes back to the system when it is freed, and page
 #: faults on the next one decide the times.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+PARTS = ("layers", "compiled", "models")
 
 
 def main() -> int:
@@ -21,9 +24,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--shapes", nargs="+", default=list(layers.SHAPES), choices=layers.SHAPES)
-    parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--compile", action="store_true", help="under torch.compile, too")
-    parser.add_argument("--no-models", action="store_true", help="layers alone")
+    parser.add_argument("--settings", nargs="+", choices=layers.SETTINGS, help="of the layers")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
     args = parser.parse_args()
     if args.rounds < 2:
@@ -35,30 +37,36 @@ def main() -> int:
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    warnings.filterwarnings("ignore", "ilm_plugins: slower", UserWarning)
     device = torch.device(args.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    possible = layers.SETTINGS_OF_CUDA if device.type == "cuda" else layers.SETTINGS
     results = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "threads": args.threads,
-        "layout": "channels last" if args.channels_last else "contiguous",
+        "machine": measure.machine(device),
         "rounds": args.rounds,
-        "layers": list(layers.rows(device, layout, args.rounds, args.shapes)),
-        "models": [],
+        "layers": {},
         "compiled": [],
+        "models": [],
     }
-    results["means"] = report.means(results["layers"])
-    if args.compile:
-        results["compiled"] = list(layers.compiled_rows(device, layout, args.rounds, args.shapes))
-    report.write(results, args.output)
-    if not args.no_models:
+    if "layers" in args.parts:
+        for name in args.settings or possible:
+            _tell(f"layers, {name}")
+            results["layers"][name] = list(layers.rows(device, name, args.rounds, args.shapes))
+    if "compiled" in args.parts:
+        _tell("layers under torch.compile")
+        shapes = [name for name in layers.COMPILED_SHAPES if name in args.shapes]
+        results["compiled"] = list(layers.compiled_rows(device, args.rounds, shapes))
+    if "models" in args.parts:
+        _tell("training steps")
         results["models"] = list(models.rows(device, args.rounds))
-    report.write(results, args.output)
-    print(report.table(results))
-    print(f"\nwrote {args.output}/benchmark.json, .md and .png")
+    print(report.write(results, args.output))
+    _tell(f"wrote benchmark.json, .md and .png in {args.output}")
     return 0
+
+
+def _tell(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
 sys.exit(main())

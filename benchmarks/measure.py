@@ -1,13 +1,18 @@
 """Times, interleaved; memory, by the allocator's own account."""
 
+import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
+
+from ilm_plugins.ops import cpu
 
 Run = Callable[[], object]
 
@@ -45,24 +50,13 @@ def interleaved(runs: dict[str, Run], rounds: int, clock: Callable[[Run], float]
 
 
 def wall(run: Run) -> float:
-    """Seconds of wall time on the CPU."""
+    """Seconds of wall time, until CUDA's work is done, if there is any."""
+    finish = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
+    finish()
     start = time.perf_counter()
     run()
+    finish()
     return time.perf_counter() - start
-
-
-def wall_of_cuda(run: Run) -> float:
-    """Seconds of wall time until CUDA's work is done."""
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def clock_of(device: torch.device) -> Callable[[Run], float]:
-    """How wall time is taken on a device."""
-    return wall_of_cuda if device.type == "cuda" else wall
 
 
 def device(run: Run) -> float:
@@ -88,6 +82,19 @@ def as_graph(run: Run) -> Run:
     with torch.cuda.graph(graph):
         run()
     return graph.replay
+
+
+def machine(on: torch.device) -> dict:
+    """What the times depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = cpuinfo.exists() and re.search(r"model name\s*: (.*)", cpuinfo.read_text())
+    return {
+        "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "cpu",
+        "processor": found[1].strip() if found else platform.processor() or platform.machine(),
+        "kernels for": cpu.instruction_set() if cpu.is_built() else "none",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def saved_bytes(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module) -> int:

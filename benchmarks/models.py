@@ -36,7 +36,7 @@ def rows(device: torch.device, rounds: int) -> Iterator[dict]:
         except ImportError as error:
             yield {"model": model, "missing": f"needs {error.name}"}
             continue
-        times = measure.interleaved(steps, rounds, measure.clock_of(device))
+        times = measure.interleaved(steps, rounds, measure.wall)
         for norm, baseline in PAIRS[model]:
             yield {
                 "model": model,

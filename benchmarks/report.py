@@ -1,25 +1,32 @@
-"""The benchmark's table, JSON and plot."""
+"""The benchmark's tables and its plot; in the documentation, those of the committed record.
+
+``python -m benchmarks.report output/benchmark/benchmark.json`` makes these results the record.
+"""
 
 import json
 import math
+import re
+import shutil
+import sys
 from pathlib import Path
 
-#: (layer, pass) -> the ratio over the plain norm to reach, a geometric mean over the maps
-TARGETS = {
-    "cpu": {
-        ("ILMGN", "forward"): 1.8,
-        ("ILMGN", "both"): 1.7,
-        ("ILMIN", "both"): 1.2,
-        ("EN", "both"): 1.2,
-        ("SN", "both"): 1.2,
-    },
-    "cuda": {("ILMGN", "both"): 1.0},
-}
+ROOT = Path(__file__).parents[1]
+RECORD = ROOT / "benchmarks" / "record.json"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+#: In a page: a table of the record, by name.
+TABLE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-#: Elements of an instance that a CUDA kernel reads once, and the layers for which it does; what is
-#: larger it reads twice.
-READ_ONCE_ELEMENTS = 16384
-READ_ONCE_LAYERS = ("ILMGN", "ILMIN", "ILMLN", "AssocNorm")
+#: Maps that each pass must read or write: x and y; then dy, x and dx.
+MAPS_MOVED = {"forward": 2, "both": 5}
+#: (setting, pass) -> its heading
+COLUMNS = {
+    ("float32", "forward"): "forward",
+    ("float32", "both"): "forward + backward",
+    ("one thread", "forward"): "forward, one thread",
+    ("one thread", "both"): "both, one thread",
+    ("channels last", "both"): "both, channels last",
+    ("bfloat16", "both"): "both, bfloat16",
+}
 
 
 def geometric_mean(values) -> float:
@@ -27,93 +34,141 @@ def geometric_mean(values) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def table(results: dict) -> str:
-    """Everything in Markdown."""
-    cuda = results["device"] != "cpu"
-    what = "device time of a replayed CUDA graph" if cuda else f"{results['threads']} threads"
-    lines = [
-        f"{results['device']}, torch {results['torch']}, {what}, {results['layout']}, medians of "
-        f"{results['rounds']} interleaved rounds (and quartiles)",
-        "",
-        "| layer / plain | map | forward, ms | over plain | both, ms | over plain "
-        "| unfused over this | saved | peak |" + (" eager over plain | of a copy |" * cuda),
-        "|---" * (11 if cuda else 9) + "|",
-    ]
-    for row in results["layers"]:
-        forward, both, name, baseline = *_passes(row), row["layer"], row["baseline"]
-        line = (
-            f"| {name} / {baseline} | {row['shape name']} {'x'.join(map(str, row['shape']))} "
-            f"| {1e3 * forward['seconds']:.2f} | {_ratio(forward['over baseline'])} "
-            f"| {1e3 * both['seconds']:.2f} | {_ratio(both['over baseline'])} "
-            f"| {1 / both['over unfused'][0]:.1f} "
-            f"| {row['saved bytes']['this'] / row['saved bytes']['baseline']:.3f} "
-            f"| {row['peak bytes']['this'] / row['peak bytes']['baseline']:.2f} |"
-        )
-        if cuda:
-            fits = math.prod(row["shape"][1:]) <= READ_ONCE_ELEMENTS
-            once = fits and name in READ_ONCE_LAYERS
-            passes = 2 if once else 3
-            bandwidth = passes / 2 / forward["over copy"][0]
-            line += f" {_ratio(row['both']['over baseline'])} | {bandwidth:.0%} |"
-        lines.append(line)
-    lines += ["", "| geometric mean | forward | both | unfused over this |", "|---" * 4 + "|"]
-    targets = TARGETS["cuda" if cuda else "cpu"]
-    for name, means in results["means"].items():
+def write(results: dict, folder: Path) -> str:
+    """Write benchmark.json, .md and .png; the tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results)
+    # Four digits a number, two lines a row.
+    text = json.dumps(json.loads(text, parse_float=lambda n: float(f"{float(n):.4g}")), indent=1)
+    (folder / "benchmark.json").write_text(re.sub(r"\n {4,}", " ", text) + "\n")
+    (folder / "benchmark.md").write_text(everything(results) + "\n")
+    if "float32" in results["layers"]:
+        plot(results["layers"]["float32"], folder / "benchmark.png")
+    return everything(results)
+
+
+def everything(results: dict) -> str:
+    """All tables in Markdown."""
+    parts = [about(results), means(results)]
+    for name in results["layers"]:
+        parts += [f"{name}:", maps(results, name)]
+    if "without C" in results["layers"]:
+        parts.append(without_c(results))
+    return "\n\n".join((*parts, compiled(results), steps(results)))
+
+
+def about(results: dict) -> str:
+    """What was measured, and where."""
+    machine = results["machine"]
+    where = machine["device"]
+    if where == "cpu":
+        where = f"{machine['processor']}, kernels for {machine['kernels for']}"
+        where += f", {machine['threads']} threads but where one is named"
+    return f"{where}, torch {machine['torch']}, medians of {results['rounds']} interleaved rounds."
+
+
+def means(results: dict) -> str:
+    """Geometric means over the maps: the ratio over the plain norm, and GB/s."""
+    rows_of, lines = results["layers"], []
+    columns = {key: title for key, title in COLUMNS.items() if key[0] in rows_of}
+    more = ["faster than unfused", "bytes saved"] if "float32" in rows_of else []
+    for layer, baseline in _pairs(rows_of):
+        own = {n: [row for row in rows if row["layer"] == layer] for n, rows in rows_of.items()}
         cells = [
-            f"{means[key]:.2f}" + (f" (aim {aim})" if (aim := targets.get((name, key))) else "")
-            for key in ("forward", "both")
+            f"{_mean_ratio(own[name], which):.2f} ({_mean_speed(own[name], which):.1f})"
+            for name, which in columns
         ]
+        if more:
+            rows = own["float32"]
+            faster = geometric_mean(1 / _times(row, "both")["over unfused"][0] for row in rows)
+            saved = 100 * (max(_over(row, "saved bytes") for row in rows) - 1)
+            cells += [f"{faster:.1f} x", f"{round(saved, 1) + 0.0:+.1f} %"]
+        lines.append([f"{layer} / {baseline}", *cells])
+    copies = (f"({_mean_speed(rows_of[name], 'forward', 'copy'):.1f})" for name, _ in columns)
+    lines.append(["copying x", *copies, *("" for _ in more)])
+    return _table(["layer / plain", *columns.values(), *more], lines)
+
+
+def maps(results: dict, name: str) -> str:
+    """Each layer on each map in one setting."""
+    titles = ["layer / plain", "map", "forward, ms", "over plain", "over copy", "GB/s", "copy GB/s"]
+    titles += ["both, ms", "over plain", "GB/s", "saved", "peak"]
+    lines = []
+    for row in results["layers"][name]:
+        forward, both = (_times(row, which) for which in MAPS_MOVED)
         lines.append(
-            f"| {name} / {means['baseline']} | {' | '.join(cells)} | {means['unfused']:.1f} |"
+            [
+                f"{row['layer']} / {row['baseline']}",
+                f"{row['shape name']} {'x'.join(map(str, row['shape']))}",
+                f"{1e3 * forward['seconds']:.2f}",
+                _ratio(forward["over baseline"]),
+                _ratio(forward["over copy"]),
+                f"{_speed(row, 'forward'):.1f}",
+                f"{_speed(row, 'forward', 'copy'):.1f}",
+                f"{1e3 * both['seconds']:.2f}",
+                _ratio(both["over baseline"]),
+                f"{_speed(row, 'both'):.1f}",
+                f"{_over(row, 'saved bytes'):.3f}",
+                f"{_over(row, 'peak bytes'):.2f}",
+            ]
         )
-    if not cuda:
-        lines.append("| on CUDA | not measured | not measured | not measured |")
-    if results["compiled"]:
-        lines += ["", "| torch.compile | map | forward over fused | both over fused |"]
-        lines.append("|---" * 4 + "|")
+    return _table(titles, lines)
+
+
+def without_c(results: dict) -> str:
+    """What plain operations cost, where no compiler built the kernels: geometric means."""
+    lines = []
+    for layer, baseline in _pairs(results["layers"]):
+        own = [row for row in results["layers"]["without C"] if row["layer"] == layer]
+        ratios = (f"{_mean_ratio(own, which):.2f}" for which in MAPS_MOVED)
+        peak = geometric_mean(_over(row, "peak bytes") for row in own)
+        lines.append([f"{layer} / {baseline}", *ratios, f"{peak:.2f}"])
+    return _table(["layer / plain", "forward", "both", "peak memory of both"], lines)
+
+
+def compiled(results: dict) -> str:
+    """The layer by the C kernels and compiled, each over the plain norm, eager and compiled."""
+    titles = ["layer / plain", "map", "pass", "C / compiled layer", "C / plain"]
+    titles += ["C / compiled plain", "compiled layer / compiled plain"]
+    lines = []
     for row in results["compiled"]:
-        ratios = [_ratio(row[pass_name]["over fused"]) for pass_name in ("forward", "both")]
-        lines.append(f"| {row['layer']} | {row['shape name']} | {' | '.join(ratios)} |")
-    lines += ["", "| training step | s | over plain |", "|---|---|---|"]
+        for which in MAPS_MOVED:
+            times, rivals = _times(row, which), ("compiled", "baseline", "compiled baseline")
+            ratios = (_ratio(times[f"over {who}"]) for who in rivals)
+            compiled = times["compiled seconds"] / times["compiled baseline seconds"]
+            names = f"{row['layer']} / {row['baseline']}", row["shape name"], which
+            lines.append([*names, *ratios, f"{compiled:.2f}"])
+    return _table(titles, lines)
+
+
+def steps(results: dict) -> str:
+    """Training steps of whole models."""
+    lines = []
     for row in results["models"]:
         if "missing" in row:
-            lines.append(f"| {row['model']} | {row['missing']} | |")
-        else:
-            lines.append(
-                f"| {row['model']}, {row['norm']} / {row['baseline']} | {row['seconds']:.2f} "
-                f"| {_ratio(row['over baseline'], 3)} |"
-            )
-    if not cuda:
-        lines.append("| on CUDA | not measured | not measured |")
-    return "\n".join(lines)
+            lines.append([row["model"], row["missing"], "", ""])
+            continue
+        peak = row["peak bytes"][row["norm"]] / row["peak bytes"][row["baseline"]]
+        name = f"{row['model']}, {row['norm']} / {row['baseline']}"
+        cells = f"{row['seconds']:.2f}", _ratio(row["over baseline"], 3), f"{peak:.2f}"
+        lines.append([name, *cells])
+    return _table(["training step", "s", "over plain", "peak memory"], lines)
 
 
-def _passes(row: dict) -> tuple[dict, dict]:
-    """The times of the forward pass and of both, on CUDA those of the device."""
-    return tuple(row.get(f"{name}, graph", row[name]) for name in ("forward", "both"))
-
-
-def means(rows: list[dict]) -> dict:
-    """layer -> geometric means of its ratios over all maps."""
-    found = {}
-    for name in dict.fromkeys(row["layer"] for row in rows):
-        own = [row for row in rows if row["layer"] == name]
-        forward, both = zip(*map(_passes, own), strict=True)
-        found[name] = {
-            "baseline": own[0]["baseline"],
-            "forward": geometric_mean(times["over baseline"][0] for times in forward),
-            "both": geometric_mean(times["over baseline"][0] for times in both),
-            "unfused": geometric_mean(1 / times["over unfused"][0] for times in both),
-        }
-    return found
-
-
-def write(results: dict, folder: Path) -> None:
-    """benchmark.json, benchmark.md and benchmark.png."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "benchmark.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "benchmark.md").write_text(table(results) + "\n")
-    plot(results["layers"], folder / "benchmark.png")
+def documented(results: dict) -> dict[Path, str]:
+    """Page -> its text, with the tables of these results."""
+    tables = {
+        "about": about(results),
+        "means": means(results),
+        "maps": maps(results, "float32"),
+        "without_c": without_c(results),
+        "compiled": compiled(results),
+        "steps": steps(results),
+    }
+    return {
+        page: TABLE.sub(lambda m: f"{m[1]}\n{tables[m[2]]}\n\n{m[3]}", page.read_text("utf-8"))
+        for page in PAGES
+    }
 
 
 def plot(rows: list[dict], path: Path) -> None:
@@ -128,15 +183,21 @@ def plot(rows: list[dict], path: Path) -> None:
     for axis, name in zip(axes.flat, layers, strict=False):
         own = [row for row in rows if row["layer"] == name]
         at = range(len(own))
-        both = [_passes(row)[1] for row in own]
+        both = [_times(row, "both") for row in own]
         fused = [times["over baseline"][0] for times in both]
-        unfused = [times["unfused seconds"] / times["baseline seconds"] for times in both]
-        axis.bar([i - 0.2 for i in at], fused, 0.4, label="fused")
-        axis.bar([i + 0.2 for i in at], unfused, 0.4, label="unfused", color="lightgray")
+        unfused = [times["over baseline"][0] / times["over unfused"][0] for times in both]
+        # Bars are drawn from 1: what is faster than the plain norm hangs below it.
+        for shift, ratios, style in (
+            (-0.2, fused, {"label": "fused"}),
+            (0.2, unfused, {"label": "unfused", "color": "lightgray"}),
+        ):
+            heights = [ratio - 1 for ratio in ratios]
+            axis.bar([i + shift for i in at], heights, 0.4, bottom=1, **style)
         axis.axhline(1, color="black", linewidth=0.8)
         axis.set_yscale("log")
-        axis.set_ylim(0.5, 40)
-        axis.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+        axis.set_ylim(0.2, 60)
+        ticks = 0.2, 0.5, 1, 2, 5, 10, 20, 50
+        axis.set_yticks(ticks, map(str, ticks))
         axis.set_title(f"{name} over {own[0]['baseline']}")
         axis.set_xticks(list(at), [row["shape name"] for row in own], rotation=45, ha="right")
     axes[0, 0].set_ylabel("forward + backward time")
@@ -147,6 +208,49 @@ def plot(rows: list[dict], path: Path) -> None:
     pyplot.close(figure)
 
 
+def _pairs(of_settings: dict[str, list[dict]]) -> list[tuple[str, str]]:
+    """Layers and their plain norms, in order."""
+    rows = (row for rows in of_settings.values() for row in rows)
+    return list(dict.fromkeys((row["layer"], row["baseline"]) for row in rows))
+
+
+def _times(row: dict, which: str) -> dict:
+    """The times of a pass, on CUDA those of the device."""
+    return row.get(f"{which}, graph", row[which])
+
+
+def _speed(row: dict, which: str, who: str = "") -> float:
+    """GB/s: what a pass must move, over its time."""
+    seconds = _times(row, which)[f"{who} seconds".strip()]
+    return MAPS_MOVED[which] * row["bytes"] / seconds / 1e9
+
+
+def _mean_ratio(rows: list[dict], which: str) -> float:
+    return geometric_mean(_times(row, which)["over baseline"][0] for row in rows)
+
+
+def _mean_speed(rows: list[dict], which: str, who: str = "") -> float:
+    return geometric_mean(_speed(row, which, who) for row in rows)
+
+
+def _over(row: dict, what: str) -> float:
+    return row[what]["this"] / row[what]["baseline"]
+
+
+def _table(titles: list[str], lines: list[list[str]]) -> str:
+    rows = (f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join((f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *rows))
+
+
 def _ratio(quartiles: tuple[float, float, float], digits: int = 2) -> str:
     median, lower, upper = quartiles
     return f"{median:.{digits}f} ({lower:.{digits}f}-{upper:.{digits}f})"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        shutil.copyfile(sys.argv[1], RECORD)
+    record = json.loads(RECORD.read_text())
+    for page, text in documented(record).items():
+        page.write_text(text, "utf-8")
+    plot(record["layers"]["float32"], ROOT / "docs" / "benchmark.png")

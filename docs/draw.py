@@ -161,7 +161,8 @@ ARCHITECTURE = Figure(
         "layers": Box(0, 3, "layers/\none file for each paper: its equations", "part", 5),
         "ops": Box(0, 4, "ops/\nmoments, rescale, affine: one primitive", "part", 5),
         "reference": Box(0, 5, "reference.py\ndifferentiable", "part"),
-        "native": Box(1, 5, "native_kernels.py\nCPU: torch's own kernels", "part", 2),
+        "plain": Box(1, 5, "plain.py\ntorch operations", "part"),
+        "cpu": Box(2, 5, "cpu/\nCPU: C kernels", "part"),
         "triton": Box(3, 5, "triton_kernels/\nCUDA", "part", 2),
     },
     (
@@ -169,7 +170,8 @@ ARCHITECTURE = Figure(
         *(("integrations", "data"), ("integrations", "checkpoints"), ("integrations", "surgery")),
         *(("reproduction", "analysis"), ("analysis", "layers"), ("models", "layers")),
         ("surgery", "layers"),
-        *(("layers", "ops"), ("ops", "reference"), ("ops", "native"), ("ops", "triton")),
+        *(("layers", "ops"), ("ops", "reference"), ("ops", "plain"), ("ops", "cpu")),
+        ("ops", "triton"),
     ),
 )
 DRAWN = {

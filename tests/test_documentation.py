@@ -19,6 +19,7 @@ import fresh
 import ilm_plugins
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.integrations.detectron2.norms import parse_norm
+from ilm_plugins.ops import cpu
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -340,3 +341,16 @@ def test_the_way_to_script_a_detector():
     assert len(ours) > 10
     torch.testing.assert_close(theirs.pred_boxes.tensor, ours.pred_boxes.tensor)
     torch.testing.assert_close(theirs.scores, ours.scores)
+
+
+def test_the_way_to_keep_the_kernels_in_a_compiled_model(monkeypatch):
+    if not cpu.is_built():
+        pytest.skip("needs the C kernels")
+    called, call = [], cpu._call
+    monkeypatch.setattr(cpu, "_call", lambda name, *args: called.append(name) or call(name, *args))
+    (text,) = blocks(ROOT / "docs" / "performance.md", "python")
+    assert "torch.compile(model)" in text
+    names, x = {}, torch.randn(2, 3, 8, 8)
+    exec(text.replace("compile(model)", "compile(model, backend='eager')"), names)
+    names["compiled"](x).sum().backward()
+    assert called == ["forward", "backward"]

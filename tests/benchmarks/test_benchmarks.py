@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from benchmarks import layers, measure, report, unfused
 from ilm_plugins import NORMS, ILMGroupNorm
+from ilm_plugins.ops import cpu
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -53,59 +55,104 @@ def test_peak_bytes():
     assert x.nbytes <= peak < 1.1 * x.nbytes
 
 
+@pytest.mark.parametrize("name", layers.SETTINGS)
+def test_settings(name, monkeypatch):
+    monkeypatch.setitem(layers.SHAPES, "tiny", (2, 64, 4, 4))
+    setting, device, threads = layers.SETTINGS[name], torch.device("cpu"), torch.get_num_threads()
+    seen, wall = set(), measure.wall
+
+    def watched(run):
+        seen.add((torch.get_num_threads(), cpu.is_built()))
+        return wall(run)
+
+    monkeypatch.setattr(measure, "wall", watched)
+    case = layers.cases((2, 64, 4, 4), device, setting)["ILMGN"]
+    assert case.x.dtype == setting.dtype == case.module.weight.dtype
+    assert case.x.is_contiguous(memory_format=setting.layout)
+    assert case.module.training
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = list(layers.rows(device, name, 2, ["tiny"]))
+    assert {row["layer"] for row in rows} == set(NORMS)
+    built = cpu.is_built() and name != "without C"
+    assert seen == {(1 if name == "one thread" else threads, built)}
+    assert torch.get_num_threads() == threads
+    for row in rows:
+        assert row["bytes"] == case.x.nbytes
+        assert row["forward"].keys() >= {"over baseline", "over copy", "copy seconds"}
+        assert ("over unfused" in row["both"]) == (name == "float32")
+
+
 @pytest.mark.wide
-def test_table_json_and_plot(root, tmp_path):
+def test_tables_json_and_plot(root, tmp_path):
     pytest.importorskip("matplotlib", reason="needs matplotlib, which detectron2 brings")
-    options = ["--rounds", "2", "--shapes", "res5", "--no-models", "--output", str(tmp_path)]
+    options = ["--rounds", "2", "--shapes", "res5", "--parts", "layers", "--output", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks", *options]
     process = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     results = json.loads((tmp_path / "benchmark.json").read_text())
-    assert {row["layer"] for row in results["layers"]} == set(NORMS)
-    for row in results["layers"]:
-        assert row["shape"] == list(layers.SHAPES["res5"])
-        for pass_name in ("forward", "both"):
-            assert row[pass_name]["over baseline"][0] > 0
-    table = (tmp_path / "benchmark.md").read_text()
-    assert table.strip() in process.stdout and "| on CUDA | not measured" in table
+    assert results["layers"].keys() == layers.SETTINGS.keys()
+    assert results["machine"]["threads"] == 2
+    assert (tmp_path / "benchmark.md").read_text() == process.stdout
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
 
 
-def test_table_of_a_gpu():
-    faster = {"over fused": (0.5, 0.4, 0.6)}
+def test_documentation_has_the_tables_of_the_record():
+    record = json.loads(report.RECORD.read_text())
+    for page, text in report.documented(record).items():
+        assert "<!-- benchmark: " in text
+        assert page.read_text("utf-8") == text, f"{page}: run python -m benchmarks.report"
+
+
+def row_of(layer, milliseconds):
     timing = {
-        "seconds": 1e-3,
-        "over baseline": (0.9, 0.8, 1.0),
+        "seconds": milliseconds / 1e3,
+        "copy seconds": 1e-3,
+        "compiled seconds": 6e-3,
+        "compiled baseline seconds": 3e-3,
+        **{f"over {who}": (0.9, 0.8, 1.0) for who in ("baseline", "copy")},
+        "over compiled": (0.5, 0.4, 0.6),
+        "over compiled baseline": (0.7, 0.6, 0.8),
         "over unfused": (1 / 7, 1 / 8, 1 / 6),
     }
-    row = {
-        "layer": "ILMGN",
+    return {
+        "layer": layer,
         "baseline": "GroupNorm",
         "shape name": "FPN",
-        "shape": (2, 256, 200, 304),
-        "saved bytes": {"this": 101, "baseline": 100},
-        "peak bytes": {"this": 101, "baseline": 100},
+        "shape": [2, 256, 200, 304],
+        "bytes": 10**7,
         "forward": timing,
         "both": {**timing, "over baseline": (1.5, 1.4, 1.6)},
-        "forward, graph": {**timing, "over copy": (1.6, 1.5, 1.7)},
-        "both, graph": timing,
+        "saved bytes": {"this": 101, "baseline": 100},
+        "peak bytes": {"this": 150, "baseline": 100},
     }
+
+
+def test_tables():
+    rows = [row_of("ILMGN", 2), row_of("ILMGN", 8)]
+    machine = {"device": "cpu", "processor": "P", "kernels for": "avx2", "threads": 2, "torch": "2"}
     results = {
-        "device": "NVIDIA",
-        "torch": "2",
-        "threads": 2,
-        "layout": "contiguous",
+        "machine": machine,
         "rounds": 9,
-        "layers": [row],
-        "means": report.means([row]),
-        "compiled": [{"layer": "EN", "shape name": "FPN", "forward": faster, "both": faster}],
+        "layers": {"float32": rows, "without C": rows},
+        "compiled": rows[:1],
         "models": [{"model": "Mask R-CNN", "missing": "needs detectron2"}],
     }
-    table = report.table(results)
-    assert "| EN | FPN | 0.50 (0.40-0.60) | 0.50 (0.40-0.60) |" in table
-    assert "1.50 (1.40-1.60) | 94% |" in table  # three passes in 1.6 times the time of two
-    assert "| ILMGN / GroupNorm | 0.90 | 0.90 (aim 1.0) | 7.0 |" in table
-    assert "not measured" not in table
+    table = report.everything(results)
+    assert table.startswith("P, kernels for avx2, 2 threads")
+    # Two maps of 10 MB in 2 and in 8 ms, and five.
+    assert "| ILMGN / GroupNorm | 0.90 (5.0) | 1.50 (12.5) | 7.0 x | +1.0 % |" in table
+    assert "| copying x | (20.0) | (20.0) |  |  |" in table
+    assert "| 8.00 | 0.90 (0.80-1.00) | 0.90 (0.80-1.00) | 2.5 | 20.0 | 8.00 |" in table
+    assert "| ILMGN / GroupNorm | 0.90 | 1.50 | 1.50 |" in table
+    assert "| forward | 0.50 (0.40-0.60) | 0.90 (0.80-1.00) | 0.70 (0.60-0.80) | 2.00 |" in table
+    assert "| Mask R-CNN | needs detectron2 |" in table
+
+
+def test_on_cuda_the_tables_have_the_times_of_the_device():
+    row = row_of("ILMGN", 2)
+    row["forward, graph"] = {**row["forward"], "over baseline": (0.3, 0.3, 0.3)}
+    assert "0.30 (0.30-0.30)" in report.maps({"layers": {"float32": [row]}}, "float32")
 
 
 def test_too_few_rounds_are_told_in_one_line(root):
