@@ -69,6 +69,10 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         super().__init__(num_channels, num_groups, num_key_groups, eps, hidden, init, device, dtype)
         self.combine = combine
 
+    @property
+    def has_papers_form(self) -> bool:
+        return self.combine == "a(WE)+B"
+
     def network(self) -> Autoencoder:
         return self.autoencoder(("sigmoid", "tanh"), combine=self.combine)
 

@@ -37,6 +37,8 @@ class AutoencoderNorm(AdaptiveNorm):
     omega_offset: Tensor
     #: "beta" or "omega": which of the two the mean drives; the variance drives the other.
     mean_drives: str
+    #: Whether the layer is as in the paper's equations, with none of its tables' other forms.
+    has_papers_form: bool
 
     def __init__(
         self,

@@ -82,6 +82,10 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         super().__init__(num_channels, num_groups, num_key_groups, eps, hidden, init, device, dtype)
         self.activations = activations
 
+    @property
+    def has_papers_form(self) -> bool:
+        return self.activations == ("tanh", "sigmoid")
+
     def network(self) -> Autoencoder:
         return self.autoencoder(self.activations, combine="a(WE)+B")
 

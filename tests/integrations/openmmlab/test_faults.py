@@ -424,14 +424,16 @@ def test_a_full_disk_leaves_the_last_checkpoint(root, datasets, config, tmp_path
 
 
 @pytest.mark.parametrize("launcher", ["none", pytest.param("torchrun", marks=wide)])
-def test_a_killed_process_ends_the_others_and_the_run_can_go_on(config, tmp_path, launcher):
-    length = ["train_cfg.max_iters=100000", "default_hooks.checkpoint.max_keep_ckpts=1"]
+def test_a_killed_process_ends_the_others_and_the_run_can_go_on(root, datasets, tmp_path, launcher):
+    def argv(*options, epochs):
+        opts = [f"train_cfg.max_epochs={epochs}", "default_hooks.checkpoint.max_keep_ckpts=1"]
+        return pix2pix_command(root, datasets, *options, out=tmp_path, opts=opts)
+
     if launcher == "none":
-        process = start(command(config, "--num-processes", "2", out=tmp_path, opts=length))
+        process = start(argv("--num-processes", "2", epochs=100000))
         parent = process.pid
     else:
-        argv = command(config, "--launcher", "pytorch", out=tmp_path, opts=length)
-        process = start(argv, run=TORCHRUN)
+        process = start(argv("--launcher", "pytorch", epochs=100000), run=TORCHRUN)
     wait_for((tmp_path / "last_checkpoint").exists, process)
     kill_one_of(process, rank=0)
     killed = time.monotonic()
@@ -445,10 +447,11 @@ def test_a_killed_process_ends_the_others_and_the_run_can_go_on(config, tmp_path
         assert process.returncode == 1 and "Signal 9 (SIGKILL)" in err
     assert time.monotonic() - killed < 30
     guard()
-    last = checkpoints.read(latest(tmp_path))["meta"]["iter"]
-    opts = [f"train_cfg.max_iters={last + 2}"]
-    assert training.main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
-    assert (tmp_path / f"iter_{last + 2}.pth").exists()
+    last = checkpoints.read(latest(tmp_path))["meta"]["epoch"]
+    process = start(argv("--resume", "--num-processes", "2", epochs=last + 1))
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert (tmp_path / f"epoch_{last + 1}.pth").exists()
 
 
 @pytest.mark.wide
