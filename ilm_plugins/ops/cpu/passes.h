@@ -20,9 +20,13 @@ static real FUNCTION(sum_run)(const T *x, int64_t n)
         FUNCTION(load_two)(x + i + TWO, &u, &v);
         c += u, d += v;
     }
+    for (; i + TWO <= n; i += TWO) {
+        FUNCTION(load_two)(x + i, &u, &v);
+        a += u, b += v;
+    }
     for (; i + LANES <= n; i += LANES)
         a += FUNCTION(load)(x + i);
-    if (i < n && n >= LANES) {
+    if (i + FEW < n && n >= LANES) {
         b += last_lanes(FUNCTION(load)(x + n - LANES), n - i);
         i = n;
     }
@@ -45,12 +49,19 @@ static void FUNCTION(center_run)(const T *x, int64_t n, real center, real *sum, 
             s[j] += a, s[j + 1] += b;
             q[j] += a * a, q[j + 1] += b * b;
         }
+    for (; i + TWO <= n; i += TWO) {
+        Vector a, b;
+        FUNCTION(load_two)(x + i, &a, &b);
+        a -= center, b -= center;
+        s[0] += a, s[1] += b;
+        q[0] += a * a, q[1] += b * b;
+    }
     for (; i + LANES <= n; i += LANES) {
         Vector off = FUNCTION(load)(x + i) - center;
         s[0] += off;
         q[0] += off * off;
     }
-    if (i < n && n >= LANES) {
+    if (i + FEW < n && n >= LANES) {
         Vector off = last_lanes(FUNCTION(load)(x + n - LANES) - center, n - i);
         s[1] += off;
         q[1] += off * off;
@@ -78,12 +89,19 @@ static void FUNCTION(sum_products)(
             p[j] += a * (c - center), p[j + 1] += b * (d - center);
             s[j] += a, s[j + 1] += b;
         }
+    for (; i + TWO <= n; i += TWO) {
+        Vector a, b, c, d;
+        FUNCTION(load_two)(dy + i, &a, &b);
+        FUNCTION(load_two)(x + i, &c, &d);
+        p[0] += a * (c - center), p[1] += b * (d - center);
+        s[0] += a, s[1] += b;
+    }
     for (; i + LANES <= n; i += LANES) {
         Vector d = FUNCTION(load)(dy + i);
         p[0] += d * (FUNCTION(load)(x + i) - center);
         s[0] += d;
     }
-    if (i < n && n >= LANES) {
+    if (i + FEW < n && n >= LANES) {
         Vector d = last_lanes(FUNCTION(load)(dy + n - LANES), n - i);
         p[1] += d * (FUNCTION(load)(x + n - LANES) - center);
         s[1] += d;
@@ -121,7 +139,7 @@ static int64_t FUNCTION(unaligned)(const T *at, int64_t n)
             LOAD_TWO \
             FUNCTION(store_two)(y + i, A, B); \
         } \
-        if (i + 1 < n && n >= TWO) { /* some values once more */ \
+        if (i + FEW < n && n >= TWO) { /* some values once more */ \
             i = n - TWO; \
             LOAD_TWO \
             FUNCTION(store_two)(y + i, A, B); \

@@ -14,6 +14,7 @@ typedef real Quarter __attribute__((vector_size(16)));
 typedef Bool Mask __attribute__((vector_size(REGISTER)));
 #define LANES ((int64_t)(REGISTER / sizeof(real)))
 #define TWO (2 * LANES)
+#define FEW 2 /* values that are faster one by one than by another vector */
 
 #ifndef DOUBLE
 typedef uint16_t Half __attribute__((vector_size(REGISTER / 2)));
