@@ -47,7 +47,7 @@ def adaptive_norm(
     network = network and network()
     if network is not None and not kernels.runs(network, x, num_groups):
         network = None
-    primitive = Primitive(kernels, num_groups, eps, rescale, network)
+    primitive = Primitive(kernels, x.shape[1], num_groups, eps, rescale, network)
     if torch.is_grad_enabled():
         return _AdaptiveNorm.apply(primitive, x, *tensors)
     return primitive.forward(x, tensors)
@@ -57,6 +57,7 @@ class Primitive(NamedTuple):
     """What the passes have in common, tensors aside."""
 
     kernels: Kernels
+    num_channels: int
     num_groups: int
     eps: float
     rescale: Rescale
@@ -75,9 +76,10 @@ class Primitive(NamedTuple):
     def standardize_and_rescale(
         self, mean: Tensor, var: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """``rescale``, its scale (N, C) times 1 / deviation: that of x - mean."""
+        """``rescale``, its scale times 1 / deviation: that of x - mean; (N, C) and mean's dtype."""
         scale, shift = self.rescale(mean, var, *tensors)
-        return scale * duplicate((var + self.eps).rsqrt(), scale.shape[1]), shift
+        rstd = duplicate((var + self.eps).rsqrt(), self.num_channels)
+        return (scale * rstd).to(mean.dtype), shift.expand_as(rstd).to(mean.dtype)
 
     def backward(
         self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors, needs_x: bool, needs

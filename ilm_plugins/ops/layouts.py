@@ -10,6 +10,7 @@ def is_channels_last(x: Tensor) -> bool:
 
 def dense(x: Tensor) -> Tensor:
     """x itself if it has one of the layouts; else a copy in the one that it resembles."""
+    x = x.resolve_neg()
     if x.is_contiguous() or is_channels_last(x):
         return x
     if x.stride(1) == 1:
@@ -19,6 +20,7 @@ def dense(x: Tensor) -> Tensor:
 
 def laid_out(dy: Tensor, x: Tensor) -> Tensor:
     """dy with the layout of x."""
+    dy = dy.resolve_neg()
     if x.is_contiguous():
         return dy.contiguous()
     return dy.movedim(1, -1).contiguous().movedim(-1, 1)

@@ -20,6 +20,11 @@ class Autoencoder(NamedTuple):
     activations: tuple[str, str]  #: for (mean, variance)
     combine: str  #: of AssocNorm's Table 5; "a(WE)+B" is ILM Norm's
 
+    def sizes(self, channels: int) -> tuple[int, ...]:
+        """How many values each tensor has."""
+        matrix = self.hidden * self.num_key_groups
+        return channels, channels, matrix, matrix, matrix, 1
+
 
 class Exemplar(NamedTuple):
     """The ``rescale`` of EN, see layers/exemplar.py.
@@ -37,6 +42,14 @@ class Exemplar(NamedTuple):
     ratio_net: str
     shared_affine: bool
 
+    def sizes(self, channels: int) -> tuple[int, ...]:
+        """How many values each tensor has, unless it is None."""
+        k, hidden = len(self.normalizers), self.hidden
+        affine = channels if self.shared_affine else k * channels
+        features = channels if self.ratio_net == "mlp" else k * k
+        linear = hidden * features, hidden, k * hidden, k
+        return affine, affine, channels, *linear, channels, channels
+
 
 class Switch(NamedTuple):
     """The ``rescale`` of SN, see layers/switchable.py.
@@ -49,8 +62,29 @@ class Switch(NamedTuple):
     num_groups: int  #: of "GN"
     eps: float
 
+    def sizes(self, channels: int) -> tuple[int, ...]:
+        """How many values each tensor has, unless it is None."""
+        k = len(self.normalizers)
+        return channels, channels, k, k, channels, channels
+
 
 Network = Autoencoder | Exemplar | Switch
+
+
+def check_tensors(x: Tensor, network: Network, tensors: tuple[Tensor | None, ...]) -> None:
+    """Raise RuntimeError where a tensor is on another device than x, or of another size."""
+    sizes = network.sizes(x.shape[1])
+    for tensor, size in zip(tensors, sizes, strict=True):
+        if tensor is not None and tensor.device != x.device:
+            raise RuntimeError(
+                f"got an input on {x.device} and a parameter on {tensor.device}; "
+                "move both to the same device"
+            )
+        if tensor is not None and tensor.numel() != size:
+            raise RuntimeError(
+                f"got a parameter of shape {tuple(tensor.shape)}, expected {size} values; "
+                "leave the shapes of a layer's parameters as they are"
+            )
 
 
 class Kernels(Protocol):

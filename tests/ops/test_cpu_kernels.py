@@ -13,7 +13,7 @@ import torch
 import fresh
 from cases import CHANNELS, MAIN, inputs, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
-from ilm_plugins.ops import backends, cpu, plain, reference
+from ilm_plugins.ops import adaptive_norm, backends, cpu, plain, reference
 
 ROOT = Path(__file__).parents[2]
 needs_library = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
@@ -172,6 +172,37 @@ def test_what_the_kernels_cannot_take_is_told_in_one_line():
         pytest.raises(RuntimeError, match=r"'cpu' is forced: got a torch\.float8"),
     ):
         ILMGroupNorm(64)(torch.randn(2, 64, 3, 3).to(torch.float8_e5m2))
+
+
+@layers
+def test_parameters_of_other_shapes_or_devices_are_told(name):
+    layer = NORMS[name](64)
+    layer.bias = torch.nn.Parameter(torch.ones(63))
+    with pytest.raises(RuntimeError):
+        layer(torch.randn(2, 64, 5, 5))
+    with pytest.raises(RuntimeError):
+        NORMS[name](64, device="meta")(torch.randn(2, 64, 5, 5))
+
+
+@needs_library
+def test_what_a_rescale_returns_may_have_another_dtype_and_broadcast():
+    x = inputs(3, 8, 5, 5).requires_grad_()
+    weight = torch.nn.Parameter(torch.arange(8.0))
+    found = []
+    for backend in ("cpu", "reference"):
+        with use_backend(backend):
+            y, _, _ = adaptive_norm(x, 4, 1e-5, lambda mean, var, w: (w[None].float(),) * 2, weight)
+        found.append([y, *torch.autograd.grad(y.square().sum(), (x, weight))])
+    torch.testing.assert_close(*found)
+    with use_backend("cpu"), pytest.raises(RuntimeError):
+        adaptive_norm(x, 4, 1e-5, lambda mean, var: (weight[None], mean))
+
+
+def test_negated_views_are_read_as_what_they_are():
+    x = torch.randn(2, 64, 5, 5, dtype=torch.complex64)
+    negated, layer = x.conj().imag, ILMGroupNorm(64)
+    assert negated.is_neg()
+    assert torch.equal(layer(negated), layer(-x.imag))
 
 
 def test_the_name_of_the_backend_before_is_told():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..layouts import dense, is_channels_last, laid_out
-from ..networks import Autoencoder, Exemplar, Network
+from ..networks import Autoencoder, Exemplar, Network, check_tensors
 
 LIBRARY = Path(__file__).with_name("kernels.so")
 
@@ -179,6 +179,7 @@ def forward(
     x: Tensor, num_groups: int, network: Network, tensors: tuple[Tensor | None, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :class:`~..networks.Kernels`."""
+    check_tensors(x, network, tensors)
     x = dense(x)
     y, (mean, var) = torch.empty_like(x), _statistics(x, 2, num_groups)
     tensors = _prepared(tensors, mean.dtype)

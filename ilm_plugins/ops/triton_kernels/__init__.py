@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ..layouts import dense, laid_out
-from ..networks import Autoencoder, Exemplar, Network, Switch
+from ..networks import Autoencoder, Exemplar, Network, Switch, check_tensors
 from . import autoencoder, mixture, streaming
-from .launching import INTERPRETED, check_devices, on_device
+from .launching import INTERPRETED, on_device
 
 #: Who runs which network.
 MODULES = {Autoencoder: autoencoder, Exemplar: mixture, Switch: mixture}
@@ -71,7 +71,7 @@ def forward(
     x: Tensor, num_groups: int, network: Network, tensors: tuple[Tensor | None, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :class:`~..networks.Kernels`."""
-    check_devices(x, tensors)
+    check_tensors(x, network, tensors)
     return MODULES[type(network)].forward(dense(x), num_groups, network, tensors)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -52,16 +52,6 @@ def on_device(function: Callable) -> Callable:
             return function(x, *args)
 
     return on_device
-
-
-def check_devices(x: Tensor, tensors: Iterable[Tensor | None]) -> None:
-    """Raise RuntimeError where a tensor is not on the device of x."""
-    for tensor in tensors:
-        if tensor is not None and tensor.device != x.device:
-            raise RuntimeError(
-                f"got an input on {x.device} and a parameter on {tensor.device}; "
-                "move both to the same device"
-            )
 
 
 @functools.cache
