@@ -69,6 +69,24 @@ def test_a_wheel_of_the_sdist_has_the_kernels_for_every_python(source, tmp_path)
     tag, names, _ = wheel_of(archive, tmp_path, ILM_PLUGINS_REQUIRE_C="1")
     assert tag.startswith("py3-none-") and tag != "py3-none-any"
     assert "ilm_plugins/ops/cpu/kernels.so" in names
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([*PIP, "install", *IN, "--target", tmp_path / "site", wheel], check=True)
+    assert kernels_of(tmp_path / "site") == "cpu"
+
+
+def kernels_of(folder):
+    """The backend that a layer takes, where the package is imported from a folder."""
+    code = (
+        "import torch, ilm_plugins; from ilm_plugins.ops import backends; "
+        f"assert ilm_plugins.__file__.startswith({str(folder)!r}), ilm_plugins.__file__; "
+        "print(backends.kernels_for(torch.randn(1, 64, 3, 3), 32).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**ENVIRONMENT, "PYTHONPATH": str(folder)}, cwd=folder, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.split()[-1].rpartition(".")[2]
 
 
 @pytest.mark.wide
@@ -81,6 +99,7 @@ def test_installed_in_place_and_then_without_the_kernels(source, tmp_path):
         done = subprocess.run(command, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         assert library.exists() == exists
+        assert kernels_of(source) == ("cpu" if exists else "plain")
 
 
 def test_a_missing_compiler_is_an_error_where_the_kernels_are_required(source, tmp_path):

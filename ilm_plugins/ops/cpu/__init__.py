@@ -83,6 +83,7 @@ def is_built() -> bool:
     return LIBRARY.exists()
 
 
+@functools.cache
 def instruction_set() -> str:
     """Which of the compiled sets torch uses on this processor: "avx512", "avx2" or "default"."""
     found = torch.backends.cpu.get_cpu_capability().lower()
