@@ -15,6 +15,11 @@ from ilm_plugins import (
     ILMLayerNorm,
     SwitchNorm,
 )
+from ilm_plugins.ops import cpu
+
+#: The backend of the compiled C kernels; where they are not built, what takes their place.
+KERNELS = "cpu" if cpu.is_built() else "auto"
+needs_kernels = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
 
 CHANNELS = 12
 #: Of all random numbers here; pytest's --seed.

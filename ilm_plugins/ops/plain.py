@@ -23,7 +23,8 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """See :class:`~.networks.Kernels`."""
     dy, centered = dy.to(mean.dtype), _centered(x, mean)
-    return (dy * centered).flatten(2).sum(2), dy.flatten(2).sum(2)
+    positions = tuple(range(2, x.dim()))
+    return tuple(t.sum(positions) if positions else t for t in (dy * centered, dy))
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:

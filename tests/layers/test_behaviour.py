@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cases import CASES, CHANNELS, inputs, modes, randomized
+from cases import CASES, CHANNELS, KERNELS, inputs, modes, needs_kernels, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 
 C = 64
@@ -179,7 +179,7 @@ def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, train
 @pytest.mark.parametrize("channels", [64, 256, 2048])
 @pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", [pytest.param("cpu", marks=needs_kernels), "reference"])
 def test_instances_do_not_depend_on_their_batch(name, channels, mean, backend, layout):
     layer, x = build(name, channels), mean + inputs(21, channels, 7, 7, dtype=torch.float32)
     x = x.to(memory_format=layout)
@@ -214,7 +214,7 @@ def test_copies_and_state_dicts(name):
         assert repr(other) == repr(layer)
 
 
-backends = pytest.mark.parametrize("backend", ["cpu", "reference"])
+backends = pytest.mark.parametrize("backend", [KERNELS, "reference"])
 
 
 @backends

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import transcription
-from cases import CASES, CHANNELS, MAIN, exemplar_with_ratios, inputs, modes, randomized
+from cases import CASES, CHANNELS, KERNELS, MAIN, exemplar_with_ratios, inputs, modes, randomized
 from ilm_plugins import ExemplarNorm, use_backend
 
 SHAPES = [(3, CHANNELS), (3, CHANNELS, 5), (2, CHANNELS, 4, 3), (2, CHANNELS, 2, 3, 2)]
@@ -151,7 +151,7 @@ def test_identity_is_the_norm_that_it_replaces(name):
     assert layer.decode_var.weight.grad.abs().min() > 0
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", [KERNELS, "reference"])
 @pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0])
 @pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
 def test_identity_is_exact_whatever_the_size_of_the_weights(name, size, backend):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fresh
-from cases import CASES, CHANNELS, MAIN, inputs, modes, randomized
+from cases import CASES, CHANNELS, KERNELS, MAIN, inputs, modes, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, use_backend
 from ilm_plugins.ops import backends
 
@@ -57,7 +57,7 @@ ROUNDINGS = 1024
 def assert_agree(layer, x):
     seed = inputs(*x.shape, dtype=x.dtype, seed=5)
     expected = run("reference", layer, x, seed)
-    actual = run("cpu", layer, x, seed)
+    actual = run(KERNELS, layer, x, seed)
     for a, e in zip(actual, expected, strict=True):
         if a.dtype in (torch.float16, torch.bfloat16):
             torch.testing.assert_close(a, e)  # the rounding of what is computed in float32
@@ -125,14 +125,14 @@ def test_large_means(name, layout):
             # of y, x, weight and bias: a mean of 1000 saturates most networks
             for a, e in zip(run(backend, layer, x, seed)[:4], exact, strict=False)
         ]
-        for backend in ("cpu", "reference")
+        for backend in (KERNELS, "reference")
     }
     rounding = 1000 * 2**-24  # of the mean, beside a deviation of 1
-    for kernels, reference in zip(errors["cpu"], errors["reference"], strict=True):
+    for kernels, reference in zip(errors[KERNELS], errors["reference"], strict=True):
         assert kernels <= 10 * max(reference, rounding)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", [KERNELS, "reference"])
 @pytest.mark.parametrize("mean", [1e3, 1e4])
 @pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "SN"])
 def test_large_means_of_a_large_map_cost_no_more_in_channels_last(name, mean, backend):
@@ -155,17 +155,17 @@ def test_some_parameters_frozen(name):
         parameter.requires_grad_(False)
     x = inputs(2, 64, 5, 5, dtype=torch.float32)
     found = {}
-    for backend in ("cpu", "reference"):
+    for backend in (KERNELS, "reference"):
         with use_backend(backend):
             found[backend] = torch.autograd.grad(layer(x).square().sum(), trained)
-    torch.testing.assert_close(found["cpu"], found["reference"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[KERNELS], found["reference"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NORMS)
 def test_gradients_of_gradients_are_those_of_the_reference(name):
     layer = randomized(MAIN[name])
     found = []
-    for backend in ("cpu", "reference"):
+    for backend in (KERNELS, "reference"):
         x = inputs(2, CHANNELS, 3, 2).requires_grad_()
         with use_backend(backend):
             y = layer(x)
@@ -174,7 +174,7 @@ def test_gradients_of_gradients_are_those_of_the_reference(name):
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", [KERNELS, "reference"])
 def test_variables_that_are_one_or_depend_on_each_other(backend):
     """create_graph=True takes another way, to the same gradients."""
     layer = randomized(MAIN["ILMGN"])
@@ -227,7 +227,7 @@ def test_a_single_channel_is_no_channels_last_map():
     assert (y - exact).abs().max() < 5e-3
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", [KERNELS, "reference"])
 @pytest.mark.parametrize("shape", [(3, 64), (3, 64, 1, 1), (3, 64, 1, 1, 1)], ids=str)
 def test_a_single_value_standardized_by_itself_leaves_beta_alone(shape, backend):
     """Whatever its size: the rounding of 1000 / sqrt(eps) would be larger than most betas."""
@@ -244,8 +244,8 @@ def test_a_single_value_standardized_by_itself_leaves_beta_alone(shape, backend)
 def test_same_seed_same_bits(name):
     layer = NORMS[name](64)
     x, seed = (inputs(9, 64, 13, 13, dtype=torch.float32, seed=s) for s in (1, 2))
-    first = run("cpu", layer, x, seed)
-    torch.testing.assert_close(run("cpu", layer, x, seed), first, rtol=0, atol=0)
+    first = run(KERNELS, layer, x, seed)
+    torch.testing.assert_close(run(KERNELS, layer, x, seed), first, rtol=0, atol=0)
 
 
 class NoSynchronization(TorchDispatchMode):
@@ -258,7 +258,7 @@ class NoSynchronization(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", [KERNELS, "reference"])
 @pytest.mark.parametrize("layout", ["contiguous", "last"])
 @pytest.mark.parametrize("name", NORMS)
 def test_the_host_never_waits_for_a_result(name, layout, backend):
@@ -314,7 +314,7 @@ def test_the_choice():
     assert "AdaptiveNorm" in chosen(layer, x)
     with use_backend("reference"):
         assert "AdaptiveNorm" not in chosen(layer, x)
-        with use_backend("cpu"):
+        with use_backend(KERNELS):
             assert "AdaptiveNorm" in chosen(layer, x)
         assert "AdaptiveNorm" not in chosen(layer, x)
     assert "AdaptiveNorm" in chosen(layer, x)
@@ -326,7 +326,7 @@ def test_the_choice_of_a_process():
 import torch, ilm_plugins
 print(type(ilm_plugins.ILMGroupNorm(64)(torch.randn(1, 64, 3, 3)).grad_fn).__name__)
 """
-    assert "AdaptiveNorm" in in_a_process(code, ILM_PLUGINS_BACKEND="cpu").stdout
+    assert "AdaptiveNorm" in in_a_process(code, ILM_PLUGINS_BACKEND=KERNELS).stdout
     assert "AdaptiveNorm" not in in_a_process(code, ILM_PLUGINS_BACKEND="reference").stdout
 
 

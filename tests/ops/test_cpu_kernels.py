@@ -11,12 +11,11 @@ import pytest
 import torch
 
 import fresh
-from cases import CHANNELS, MAIN, inputs, randomized
+from cases import CHANNELS, MAIN, inputs, needs_kernels, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 from ilm_plugins.ops import adaptive_norm, backends, cpu, plain, reference
 
 ROOT = Path(__file__).parents[2]
-needs_library = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
 layers = pytest.mark.parametrize("name", NORMS)
 layouts = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 
@@ -45,7 +44,7 @@ def threads():
 # ---- bits
 
 
-@needs_library
+@needs_kernels
 @layouts
 @layers
 def test_bits_do_not_depend_on_threads(name, layout, threads):
@@ -61,7 +60,7 @@ def test_bits_do_not_depend_on_threads(name, layout, threads):
         assert_equal(found[2], found[0])
 
 
-@needs_library
+@needs_kernels
 @layers
 def test_instances_of_large_maps_do_not_depend_on_their_batch(name, threads):
     threads(3)
@@ -71,7 +70,7 @@ def test_instances_of_large_maps_do_not_depend_on_their_batch(name, threads):
     assert_equal(together.split(1), [layer(instance).detach() for instance in x.split(1)])
 
 
-@needs_library
+@needs_kernels
 def test_bits_do_not_depend_on_where_a_tensor_lies():
     """Vectors begin at an instance's first value, not at an aligned address."""
     layer, values = ILMGroupNorm(64), inputs(1, 2 * 64 * 49 + 16, dtype=torch.float32)[0]
@@ -82,7 +81,7 @@ def test_bits_do_not_depend_on_where_a_tensor_lies():
         assert_equal(outputs(layer, x), expected)
 
 
-@needs_library
+@needs_kernels
 @layouts
 @pytest.mark.parametrize("step", [0, 1000.0, 1e6])
 def test_variances_about_the_mean_of_what_comes_first(step, layout):
@@ -103,7 +102,7 @@ def test_variances_about_the_mean_of_what_comes_first(step, layout):
 # ---- threads and processes
 
 
-@needs_library
+@needs_kernels
 def test_two_threads_of_python_at_once():
     work = [(NORMS[name](64), inputs(4, 64, 30, 31, dtype=torch.float32)) for name in NORMS] * 4
     expected = [outputs(layer.eval(), x) for layer, x in work]
@@ -125,7 +124,7 @@ class Normalized(torch.utils.data.Dataset):
         return self.layer(inputs(1, 32, 20, 20, dtype=torch.float32, seed=index))[0]
 
 
-@needs_library
+@needs_kernels
 def test_workers_of_a_data_loader(threads):
     threads(2)
     dataset = Normalized()
@@ -134,7 +133,7 @@ def test_workers_of_a_data_loader(threads):
     assert_equal(list(found), expected)
 
 
-@needs_library
+@needs_kernels
 def test_threads_without_parallel_for_of_torch(monkeypatch, threads):
     """Before torch 2.10 the loops run in the threads of the libgomp that torch brings."""
     _, _, gomp = cpu.threading()
@@ -149,7 +148,7 @@ def test_threads_without_parallel_for_of_torch(monkeypatch, threads):
         assert_equal(outputs(layer, x), expected)
 
 
-@needs_library
+@needs_kernels
 def test_an_error_of_the_threads_is_told(monkeypatch, threads):
     import ctypes
 
@@ -165,7 +164,7 @@ def test_an_error_of_the_threads_is_told(monkeypatch, threads):
 # ---- what it cannot take, and where it is missing
 
 
-@needs_library
+@needs_kernels
 def test_what_the_kernels_cannot_take_is_told_in_one_line():
     with (
         use_backend("cpu"),
@@ -184,7 +183,7 @@ def test_parameters_of_other_shapes_or_devices_are_told(name):
         NORMS[name](64, device="meta")(torch.randn(2, 64, 5, 5))
 
 
-@needs_library
+@needs_kernels
 def test_what_a_rescale_returns_may_have_another_dtype_and_broadcast():
     x = inputs(3, 8, 5, 5).requires_grad_()
     weight = torch.nn.Parameter(torch.arange(8.0))
@@ -270,7 +269,7 @@ def test_plain_operations_keep_no_more_for_the_backward_pass(name, without_libra
 
 
 @pytest.mark.long
-@needs_library
+@needs_kernels
 def test_more_than_two_to_the_31_values():
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if free < 10 << 30:
@@ -342,7 +341,7 @@ def test_sanitizers_find_nothing(tmp_path, sanitizer, register):
 # ---- import and first use
 
 
-@needs_library
+@needs_kernels
 def test_nothing_is_compiled_when_a_layer_runs():
     code = """
 import subprocess, torch
