@@ -18,9 +18,9 @@ FLAGS = ["-O3", "-std=c11", "-ffp-contract=fast", "-fno-math-errno", "-fvisibili
 #: As torch names what it chooses from when it is loaded; so do the kernels' tables of functions.
 INSTRUCTIONS = {"default": []}
 if platform.machine() in ("x86_64", "AMD64"):
-    INSTRUCTIONS["avx2"] = ["-mavx2", "-mfma"]
+    INSTRUCTIONS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     INSTRUCTIONS["avx512"] = [f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")]
-    INSTRUCTIONS["avx512"] += ["-mfma", "-mprefer-vector-width=512"]
+    INSTRUCTIONS["avx512"] += ["-mfma", "-mf16c", "-mprefer-vector-width=512"]
 
 
 class BuildKernels(build_ext):

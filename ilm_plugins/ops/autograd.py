@@ -47,6 +47,10 @@ def adaptive_norm(
     network = network and network()
     if network is not None and not kernels.runs(network, x, num_groups):
         network = None
+    if network is not None and any(
+        t is not None and t.requires_grad for t in tensors[network.num_parameters :]
+    ):
+        network = None  # its kernels have no gradients of buffers
     primitive = Primitive(kernels, x.shape[1], num_groups, eps, rescale, network)
     if torch.is_grad_enabled():
         return _AdaptiveNorm.apply(primitive, x, *tensors)

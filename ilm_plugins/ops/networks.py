@@ -25,6 +25,11 @@ class Autoencoder(NamedTuple):
         matrix = self.hidden * self.num_key_groups
         return channels, channels, matrix, matrix, matrix, 1
 
+    @property
+    def num_parameters(self) -> int:
+        """How many of its tensors kernels give gradients of; buffers follow."""
+        return 5
+
 
 class Exemplar(NamedTuple):
     """The ``rescale`` of EN, see layers/exemplar.py.
@@ -50,6 +55,11 @@ class Exemplar(NamedTuple):
         linear = hidden * features, hidden, k * hidden, k
         return affine, affine, channels, *linear, channels, channels
 
+    @property
+    def num_parameters(self) -> int:
+        """How many of its tensors kernels give gradients of; buffers follow."""
+        return 7
+
 
 class Switch(NamedTuple):
     """The ``rescale`` of SN, see layers/switchable.py.
@@ -66,6 +76,11 @@ class Switch(NamedTuple):
         """How many values each tensor has, unless it is None."""
         k = len(self.normalizers)
         return channels, channels, k, k, channels, channels
+
+    @property
+    def num_parameters(self) -> int:
+        """How many of its tensors kernels give gradients of; buffers follow."""
+        return 4
 
 
 Network = Autoencoder | Exemplar | Switch

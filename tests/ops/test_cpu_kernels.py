@@ -99,6 +99,84 @@ def test_variances_about_the_mean_of_what_comes_first(step, layout):
     assert (y - wanted).abs().max() <= 64 * 16 * 2**-24 * wanted.abs().max()
 
 
+# ---- gradients and values that are rare
+
+
+@needs_kernels
+def test_gradients_of_buffers_are_those_of_the_reference():
+    switch, ilm = NORMS["SN"](64).eval(), ILMGroupNorm(64)
+    ilm.omega_offset.requires_grad_()
+    x = inputs(2, 64, 5, 5)
+    switch, ilm = switch.double(), ilm.double()
+    running = {"running_mean": torch.zeros(64), "running_var": torch.ones(64)}
+    running = {name: t.double().requires_grad_() for name, t in running.items()}
+    found = []
+    for backend in ("cpu", "reference"):
+        with use_backend(backend):
+            y = torch.func.functional_call(switch, running, x)
+            gradients = torch.autograd.grad(y.square().sum(), list(running.values()))
+            of_offset = torch.autograd.grad(ilm(x).square().sum(), ilm.omega_offset)
+        found.append([*gradients, *of_offset])
+    torch.testing.assert_close(*found)
+
+
+@needs_kernels
+def test_ratios_of_variances_far_below_eps_have_gradients():
+    """The mixed variance is kept: 1 / rstd^2 - eps would be all rounding."""
+    layer = NORMS["SN"](64, eps=0.1, normalizers=("LN", "BN"))
+    x = 1e-3 * inputs(8, 64, 14, 14, dtype=torch.float32)
+    found = {}
+    for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64)):
+        with use_backend(backend):
+            y = layer.to(dtype)(x.to(dtype))
+            dy = inputs(*x.shape, seed=2).to(dtype)
+            (found[backend],) = torch.autograd.grad(y, layer.var_weight, dy)
+    error = (found["cpu"] - found["reference"]).abs().max()
+    assert error <= 1e-3 * found["reference"].abs().max()
+
+
+@needs_kernels
+def test_a_nan_reaches_every_gradient_that_it_reaches_in_the_reference():
+    layer = ILMGroupNorm(12, 4, key_group_size=3, hidden=3)
+    x = inputs(2, 12, 4, 4, dtype=torch.float32)
+    x[0, 0, 0, 0] = torch.nan
+    found = []
+    for backend in ("cpu", "reference"):
+        with use_backend(backend):
+            gradients = torch.autograd.grad(layer(x).sum(), list(layer.parameters()))
+        found.append([g.isnan() for g in gradients])
+    assert_equal(*found)
+
+
+@needs_kernels
+@layouts
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_values_of_16_bits_are_read_and_rounded_as_torch_does(dtype, layout):
+    """All of them, and values between and beyond them, by an affine map that changes nothing."""
+    stored = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    x = stored.view(1, 256, 16, 16).to(memory_format=layout)
+    mean, one = torch.zeros(1, 256), torch.ones(1, 256)
+    y = cpu.affine(x, mean, one, mean)
+    torch.testing.assert_close(y, x, rtol=0, atol=0, equal_nan=True)
+    for factor in (1 + 2**-9, 1 - 2**-9, 3.1, 1e-3):
+        y = cpu.affine(x, mean, one * factor, mean)
+        wanted = (x.float() * torch.tensor(factor)).to(dtype)
+        torch.testing.assert_close(y, wanted, rtol=0, atol=0, equal_nan=True)
+
+
+@needs_kernels
+def test_denormals_of_float16_are_read_where_arithmetic_flushes_them():
+    x = torch.arange(1, 1025).to(torch.int16).view(torch.float16).view(1, 1, 1024)
+    expected = x.double().mean().item()
+    if not torch.set_flush_denormal(True):
+        pytest.skip("needs a processor that can flush denormals")
+    try:
+        mean, _ = cpu.moments(x, 1)
+    finally:
+        torch.set_flush_denormal(False)
+    assert mean.item() == pytest.approx(expected, rel=1e-6)
+
+
 # ---- threads and processes
 
 

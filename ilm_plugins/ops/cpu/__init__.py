@@ -1,7 +1,8 @@
 """The primitive on the CPU: kernels in C, compiled when the package is installed.
 
 The library knows neither torch nor Python: ctypes hands it the addresses of tensors, and of the
-function by which torch runs loops in its own threads. One library so serves every version of both.
+function by which torch runs loops in its own threads. One library so works with every
+version of torch and Python.
 """
 
 import ctypes
@@ -220,7 +221,9 @@ def _statistics(x: Tensor, count: int, columns: int) -> tuple[Tensor, ...]:
 def _prepared(tensors: tuple[Tensor | None, ...], dtype: torch.dtype) -> list[Tensor | None]:
     """The tensors as C reads them; themselves where they are so, which takes no operation."""
     return [
-        t if t is None or (t.dtype == dtype and t.is_contiguous()) else t.to(dtype).contiguous()
+        t
+        if t is None or (t.dtype == dtype and t.is_contiguous() and not t.is_neg())
+        else t.resolve_neg().to(dtype).contiguous()
         for t in tensors
     ]
 
@@ -302,6 +305,6 @@ def _pointer(argument) -> int | None:
 
 
 def _is_contiguous(x: Tensor) -> bool:
-    """Whether x is treated as contiguous; of one position, that costs more than channels last."""
+    """Whether x is treated as contiguous. With one position, channels last is as good, and faster."""
     one_position = x.shape[2:].numel() == 1
     return not is_channels_last(x) if one_position else x.is_contiguous()

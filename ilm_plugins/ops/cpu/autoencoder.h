@@ -62,13 +62,14 @@ static void encode_and_decode(const Map *map, const Network *net, const real *me
     expand(a->group_off, map->groups, map->channels, a->off);
 }
 
-/* Omega or beta (C), and its derivatives by what is decoded and by B, its weight or bias. */
-static void combine(const Map *map, const Network *net, int i, const real *decoded, const real *b,
+/* Compute omega or beta (C). `slope` is its derivative by the decoded value, `b_slope` by b, the
+   layer's weight for omega and its bias for beta. `from_var`: decoded from the variance. */
+static void combine(const Map *map, const Network *net, int from_var, const real *decoded, const real *b,
                     real offset, real *restrict value, real *restrict slope, real *restrict b_slope)
 {
     int64_t channels = map->channels, keys = net->keys, size = channels / keys;
-    int32_t activation = i ? net->var_activation : net->mean_activation;
-    decoded += i * keys;
+    int32_t activation = from_var ? net->var_activation : net->mean_activation;
+    decoded += from_var * keys;
     for (int64_t k = 0; k < keys; k++) {
         real derivative = 0, activated = 0;
         if (net->combine != INSIDE)
@@ -175,10 +176,10 @@ static void encoder_backward(const Job *job, real *scratch, int64_t instance)
         for (int64_t k = 0; k < keys; k++)
             add_scaled(d_hidden, decode + k * hidden, hidden, a.d_decoded[i * keys + k]);
         for (int64_t m = 0; m < hidden; m++) {
-            d_hidden[m] = a.hidden[i * hidden + m] > 0 ? d_hidden[m] : 0;
+            d_hidden[m] = a.hidden[i * hidden + m] <= 0 ? 0 : d_hidden[m]; /* NaN passes */
             add_scaled(d_key + i * keys, encode + m * keys, keys, d_hidden[m]);
         }
     }
     unpool(d_key, d_key + keys, a.key_off, fine, keys, d_mean, d_var);
-    correct(job, instance);
+    find_dx_coefficients(job, instance);
 }

@@ -2,8 +2,10 @@
 
 typedef struct {
     const Job *job;
-    int64_t a, b, columns; /* where in a tape its factors lie; b < 0: a alone, of one row */
-    int64_t a2, b2;        /* of a second product that adds to it, or -1 */
+    /* Offsets within each instance's tape. The gradient is the outer product of tape[a ..] and
+       tape[b ..], of so many columns, summed over instances; if b < 0, the sum of tape[a ..]. */
+    int64_t a, b, columns;
+    int64_t a2, b2; /* of a second outer product to add, or -1 */
     real *to;
 } Sum;
 

@@ -23,8 +23,10 @@ struct Job {
     const void *x, *dy; /* (N, C, *) */
     void *y;            /* the output: y or dx */
     int streams;        /* whether it is stored past the cache */
-    /* blocks of an instance and of a group; what a block holds; parts of a channel */
-    int64_t blocks, in_group, channels, positions, parts;
+    int64_t blocks;                          /* per instance */
+    int64_t blocks_per_group;                /* with channels last, all blocks */
+    int64_t block_channels, block_positions; /* per block, at most */
+    int64_t parts;                           /* blocks per channel, where one is longer than a block */
     int64_t scratch_size, tape_size;
     real *partials;          /* what a pass found of each block */
     real *mean, *var;        /* (N, G') */
@@ -35,7 +37,7 @@ struct Job {
     /* BN's moments (C): running ones, or those of the batch, if it couples the instances; then their
        gradients (2, C) */
     const real *batch_mean, *batch_var;
-    int couples;
+    int uses_batch_moments;
     real *d_batch;
 };
 
@@ -44,8 +46,8 @@ enum {
     RUN = 32768,    /* values that a pass takes in their order in memory */
     SUMMED = 1024,  /* values that are summed in reals, before doubles go on */
     GRAIN = 32768,  /* values that are worth another thread */
-    STREAM = 1 << 24, /* bytes of an output that does not stay in the cache, */
-    STREAM_ROW = 2048, /* and of its rows, whose ends are not whole lines of the cache */
+    STREAM = 1 << 24,  /* Outputs of so many bytes are written past the cache, */
+    STREAM_ROW = 2048, /* if their rows have so many: the ends of rows use ordinary stores. */
 };
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -60,45 +62,45 @@ static void divide(Job *job)
     int64_t channels = map->channels / map->groups;
     job->parts = 1;
     if (map->channels_last) {
-        job->channels = map->channels;
-        job->positions = least(map->length, most(64, least(512, 65536 / map->channels)));
-        job->in_group = job->blocks = divide_up(map->length, job->positions);
+        job->block_channels = map->channels;
+        job->block_positions = least(map->length, most(64, least(512, 65536 / map->channels)));
+        job->blocks_per_group = job->blocks = divide_up(map->length, job->block_positions);
         return;
     }
     if (map->length > BLOCK) {
-        job->channels = 1;
-        job->positions = BLOCK;
+        job->block_channels = 1;
+        job->block_positions = BLOCK;
         job->parts = divide_up(map->length, BLOCK);
     } else {
-        job->channels = least(channels, BLOCK / map->length);
-        job->positions = map->length;
+        job->block_channels = least(channels, BLOCK / map->length);
+        job->block_positions = map->length;
     }
-    job->in_group = divide_up(channels, job->channels) * job->parts;
-    job->blocks = map->groups * job->in_group;
+    job->blocks_per_group = divide_up(channels, job->block_channels) * job->parts;
+    job->blocks = map->groups * job->blocks_per_group;
 }
 
 static Block block_of(const Job *job, int64_t i)
 {
     const Map *map = job->map;
     if (map->channels_last) {
-        int64_t first = i * job->positions;
+        int64_t first = i * job->block_positions;
         return (Block){.channels = map->channels,
                        .position = first,
-                       .positions = least(job->positions, map->length - first)};
+                       .positions = least(job->block_positions, map->length - first)};
     }
-    if (job->in_group == 1) /* without divisions, which small blocks would feel */
+    if (job->blocks_per_group == 1) /* without divisions, which small blocks would feel */
         return (Block){.group = i,
-                       .channel = i * job->channels,
-                       .channels = job->channels,
+                       .channel = i * job->block_channels,
+                       .channels = job->block_channels,
                        .positions = map->length};
-    int64_t in_group = map->channels / map->groups, group = i / job->in_group;
-    int64_t part = i % job->parts, row = i % job->in_group / job->parts * job->channels;
-    int64_t position = part * job->positions;
+    int64_t in_group = map->channels / map->groups, group = i / job->blocks_per_group;
+    int64_t part = i % job->parts, row = i % job->blocks_per_group / job->parts * job->block_channels;
+    int64_t position = part * job->block_positions;
     return (Block){.group = group,
                    .channel = group * in_group + row,
-                   .channels = least(job->channels, in_group - row),
+                   .channels = least(job->block_channels, in_group - row),
                    .position = position,
-                   .positions = least(job->positions, map->length - position),
+                   .positions = least(job->block_positions, map->length - position),
                    .part = part};
 }
 
@@ -146,7 +148,7 @@ static void pool_moments(const Job *job, real *scratch, int64_t instance)
 {
     (void)scratch;
     const Map *map = job->map;
-    int64_t groups = map->groups, blocks = job->in_group, last = map->channels_last;
+    int64_t groups = map->groups, blocks = job->blocks_per_group, last = map->channels_last;
     int64_t step = last ? 2 * groups : 2, to_var = last ? groups : 1;
     real *mean = job->mean + instance * groups, *var = job->var + instance * groups;
     for (int64_t g = 0; g < groups; g++) {
@@ -197,8 +199,9 @@ static void pool_sums(const Job *job, real *scratch, int64_t instance)
     }
 }
 
-/* Gradients of mean and var, in place of offset and slope, to those of dx: see autograd.py. */
-static void correct(const Job *job, int64_t instance)
+/* In: `offset` holds the gradient of mean, `slope` that of var. Out, in the same arrays: the coefficients
+   of dx = scale * dy + slope * (x - mean) + offset; see autograd.py. */
+static void find_dx_coefficients(const Job *job, int64_t instance)
 {
     const Map *map = job->map;
     int64_t size = map->channels / map->groups;
@@ -264,9 +267,10 @@ static void finish_stores(const Job *job)
 #endif
 }
 
-/* A pass over blocks of all instances, from the last ones to the first: it meets what another pass
-   has left in the cache. By runs, within which memory is read and written in its order. */
-static void run_backwards(const Job *job, Pass pass, real *scratch, int64_t begin, int64_t end)
+/* Do a pass over blocks of all instances from the last to the first, because the last ones are still in
+   the cache from the pass before. Neighbouring blocks form runs; inside a run, addresses increase, which
+   the processor's prefetching needs. */
+static void run_in_reverse(const Job *job, Pass pass, real *scratch, int64_t begin, int64_t end)
 {
     int64_t values = job->map->channels * job->map->length;
     int64_t in_run = most(1, RUN * job->blocks / values);
@@ -293,7 +297,7 @@ static void run_instances(int64_t begin, int64_t end, void *context)
         if (run->step)
             run->step(job, scratch, n);
         if (run->second)
-            run_backwards(job, run->second, scratch, n * job->blocks, (n + 1) * job->blocks);
+            run_in_reverse(job, run->second, scratch, n * job->blocks, (n + 1) * job->blocks);
     }
     finish_stores(job);
     free(scratch);
@@ -309,7 +313,7 @@ static void run_blocks(int64_t begin, int64_t end, void *context)
         return;
     }
     if (run->second)
-        run_backwards(job, run->second, scratch, begin, end);
+        run_in_reverse(job, run->second, scratch, begin, end);
     for (int64_t at = begin, to; run->first && at < end; at = to) {
         int64_t n = at / job->blocks, first = n * job->blocks;
         to = least(end, first + job->blocks);

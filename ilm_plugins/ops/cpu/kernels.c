@@ -169,7 +169,7 @@ static int forward(const Map *map, const Network *net, const void *x, void *y, r
         error = run(&job, job.passes->moments, encoder_forward, job.passes->affine);
     else {
         error = run(&job, job.passes->moments, pool_moments, NULL);
-        if (!error && job.couples)
+        if (!error && job.uses_batch_moments)
             error = parallel(map, map->channels, divide_up(GRAIN, map->instances), pool_batch, &job);
         Step step = net->kind == EXEMPLAR ? exemplar_forward : switch_forward;
         error = error ? error : run(&job, NULL, step, job.passes->affine);
@@ -188,11 +188,11 @@ static int backward_of(Job *job, real **gradients)
         error = run(job, job->passes->sums, encoder_backward, dx);
         return error ? error : encoder_gradients(job, gradients);
     }
-    if (job->couples)
+    if (job->uses_batch_moments)
         error = parallel(map, map->channels, divide_up(GRAIN, map->instances), pool_batch, job);
     Step step = kind == EXEMPLAR ? exemplar_backward : switch_backward;
-    error = error ? error : run(job, job->passes->sums, step, job->couples ? NULL : dx);
-    if (!error && job->couples && dx) {
+    error = error ? error : run(job, job->passes->sums, step, job->uses_batch_moments ? NULL : dx);
+    if (!error && job->uses_batch_moments && dx) {
         error = add_columns(job, tape_of(job).batch, 2 * map->channels, job->d_batch);
         error = error ? error : run(job, NULL, couple, dx);
     }

@@ -18,7 +18,7 @@ typedef struct {
     real *z;                         /* (K, C / r), or (K, C) without `reduce` */
     real *activated, *slope, *ratios; /* (H), (H), (K) */
     const real *features;            /* what the first linear map takes */
-    real *free;                      /* memory that is left: 6 C */
+    real *workspace;                 /* (9, C) */
 } Mixture;
 
 static int64_t width_of(const Map *map, const Network *net)
@@ -62,7 +62,7 @@ static Tape tape_of(const Job *job)
     t.hidden = t.d_hidden + (exemplar ? net->hidden : 0);
     t.d_logits = t.hidden + (exemplar ? net->hidden : 0);
     t.batch = t.d_logits + 2 * k;
-    t.size = t.batch + (job->couples ? 2 * c : 0);
+    t.size = t.batch + (job->uses_batch_moments ? 2 * c : 0);
     return t;
 }
 
@@ -72,7 +72,7 @@ static Mixture lay_out_mixture(const Map *map, const Network *net, real *scratch
     int64_t all = net->num_normalizers * map->channels;
     m.off = scratch, m.var = m.off + all, m.rstd = m.var + all, m.z = m.rstd + all;
     m.activated = m.z + all, m.slope = m.activated + net->hidden, m.ratios = m.slope + net->hidden;
-    m.free = m.ratios + 2 * MAX_NORMALIZERS;
+    m.workspace = m.ratios + 2 * MAX_NORMALIZERS;
     return m;
 }
 
@@ -80,7 +80,7 @@ static void find_statistics(const Job *job, const real *mean, const real *var, M
 {
     const Network *net = job->network;
     int64_t channels = job->map->channels;
-    real *coarse_mean = m->free, *coarse_var = coarse_mean + channels;
+    real *coarse_mean = m->workspace, *coarse_var = coarse_mean + channels;
     for (int64_t k = 0; k < net->num_normalizers; k++) {
         real *off = m->off + k * channels, *of_var = m->var + k * channels;
         int64_t groups = net->normalizers[k];
@@ -115,7 +115,7 @@ static void statistics_vjp(const Job *job, int64_t k, const real *off, const rea
         for (int64_t g = 0; g < groups; g++)
             d_coarse_mean[g] = -d_coarse_mean[g];
         unpool(d_coarse_mean, d_coarse_var, off, channels, groups, d_mean, d_var);
-    } else if (job->couples) {
+    } else if (job->uses_batch_moments) {
         for (int64_t c = 0; c < channels; c++) {
             batch[c] = -d_off[c];
             batch[channels + c] = d_of_var[c];
@@ -141,7 +141,7 @@ static void find_ratios(const Map *map, const Network *net, const real *mean, Mi
         const real *reduce = net->tensors[REDUCE];
         for (int64_t k = 0; k < count; k++) {
             const real *off = m->off + k * channels, *rstd = m->rstd + k * channels;
-            real *u = m->free;
+            real *u = m->workspace;
             for (int64_t c = 0; c < channels; c++)
                 u[c] = off[c] * rstd[c] * (reduce ? reduce[c] : 1);
             fold(u, channels, width, m->z + k * width);
@@ -173,7 +173,7 @@ static void exemplar_forward(const Job *job, real *scratch, int64_t instance)
     real *restrict shift = job->shift + instance * channels;
     Mixture m = lay_out_mixture(map, net, scratch);
     find_statistics(job, mean, var, &m);
-    find_ratios(map, net, mean, &m, m.free + channels);
+    find_ratios(map, net, mean, &m, m.workspace + channels);
     memset(scale, 0, channels * sizeof(real));
     memset(shift, 0, channels * sizeof(real));
     for (int64_t k = 0; k < count; k++) {
@@ -212,7 +212,7 @@ static void exemplar_backward(const Job *job, real *scratch, int64_t instance)
     memcpy(tape + at.bias, d_shift, channels * sizeof(real));
     memcpy(tape + at.hidden, m.activated, hidden * sizeof(real));
 
-    real *d_logits = tape + at.d_logits, *restrict products = m.free;
+    real *d_logits = tape + at.d_logits, *restrict products = m.workspace;
     memset(scale, 0, channels * sizeof(real));
     memset(tape, 0, at.bias * sizeof(real));
     for (int64_t k = 0; k < count; k++) {
@@ -232,7 +232,7 @@ static void exemplar_backward(const Job *job, real *scratch, int64_t instance)
     /* the ratios' network */
     const real *expand_weight = net->tensors[EXPAND], *ratio = net->tensors[RATIO];
     const real *reduce = net->tensors[REDUCE];
-    real *d_hidden = tape + at.d_hidden, *d_features = m.free, *d_z = d_features + channels + 16;
+    real *d_hidden = tape + at.d_hidden, *d_features = m.workspace, *d_z = d_features + channels + 16;
     memset(d_hidden, 0, hidden * sizeof(real));
     memset(d_features, 0, inputs * sizeof(real));
     for (int64_t k = 0; k < count; k++)
@@ -277,13 +277,15 @@ static void exemplar_backward(const Job *job, real *scratch, int64_t instance)
         }
         statistics_vjp(job, k, off, d_off, d_of_var, d_mean, d_var, free, tape + at.batch);
     }
-    correct(job, instance);
+    find_dx_coefficients(job, instance);
 }
 
 /* ---- Switchable Normalization */
 
-/* The ratios of means and variances; how far the means are from the mixed mean (C), rstd (C). */
-static void mix(const Map *map, const Network *net, Mixture *m, real *restrict off, real *restrict rstd)
+/* The ratios of means and variances; how far the means are from the mixed mean (C); the mixed
+   variance (C), and 1 / its root. */
+static void mix(const Map *map, const Network *net, Mixture *m, real *restrict off,
+                real *restrict var, real *restrict rstd)
 {
     int64_t channels = map->channels, count = net->num_normalizers;
     real *mean_ratios = m->ratios, *var_ratios = mean_ratios + MAX_NORMALIZERS;
@@ -292,13 +294,13 @@ static void mix(const Map *map, const Network *net, Mixture *m, real *restrict o
     softmax(mean_ratios, count);
     softmax(var_ratios, count);
     memset(off, 0, channels * sizeof(real));
-    memset(rstd, 0, channels * sizeof(real));
+    memset(var, 0, channels * sizeof(real));
     for (int64_t k = 0; k < count; k++) {
         add_scaled(off, m->off + k * channels, channels, mean_ratios[k]);
-        add_scaled(rstd, m->var + k * channels, channels, var_ratios[k]);
+        add_scaled(var, m->var + k * channels, channels, var_ratios[k]);
     }
     for (int64_t c = 0; c < channels; c++)
-        rstd[c] = 1 / SQRT_OF(rstd[c] + (real)net->eps);
+        rstd[c] = 1 / SQRT_OF(var[c] + (real)net->eps);
 }
 
 static void switch_forward(const Job *job, real *scratch, int64_t instance)
@@ -312,8 +314,8 @@ static void switch_forward(const Job *job, real *scratch, int64_t instance)
     real *restrict shift = job->shift + instance * channels;
     Mixture m = lay_out_mixture(map, net, scratch);
     find_statistics(job, mean, var, &m);
-    real *off = m.free, *rstd = off + channels;
-    mix(map, net, &m, off, rstd);
+    real *off = m.workspace, *mixed_var = off + channels, *rstd = mixed_var + channels;
+    mix(map, net, &m, off, mixed_var, rstd);
     for (int64_t c = 0; c < channels; c++) {
         scale[c] = weight[c] * rstd[c];
         shift[c] = scale[c] * off[c] + bias[c];
@@ -336,10 +338,11 @@ static void switch_backward(const Job *job, real *scratch, int64_t instance)
     pool_sums(job, scratch, instance);
     Mixture m = lay_out_mixture(map, net, scratch);
     find_statistics(job, mean, var, &m);
-    real *off = m.free, *rstd = off + channels, *restrict d_mixed_off = rstd + channels;
+    real *off = m.workspace, *mixed_var = off + channels, *rstd = mixed_var + channels;
+    real *restrict d_mixed_off = rstd + channels;
     real *restrict d_mixed_var = d_mixed_off + channels, *restrict d_off = d_mixed_var + channels;
     real *restrict d_of_var = d_off + channels, *free = d_of_var + channels;
-    mix(map, net, &m, off, rstd);
+    mix(map, net, &m, off, mixed_var, rstd);
     for (int64_t c = 0; c < channels; c++) {
         real r = rstd[c], d = d_scale[c] + d_shift[c] * off[c];
         scale[c] = weight[c] * r;
@@ -354,11 +357,12 @@ static void switch_backward(const Job *job, real *scratch, int64_t instance)
     for (int64_t k = 0; k < count; k++) {
         real mean_ratio = m.ratios[k], var_ratio = m.ratios[MAX_NORMALIZERS + k];
         const real *off_k = m.off + k * channels, *var_k = m.var + k * channels;
-        /* The derivative of a softmax subtracts the mixture: here from the statistics, which may be
-           large beside their differences. */
+        /* The softmax's gradient is ratio_k * (g_k - sum of ratio_j g_j). The mixed statistic is
+           subtracted from each statistic before it is multiplied by its gradient: statistics can be
+           much larger than their differences, and subtracting the sums later would cancel. */
         for (int64_t c = 0; c < channels; c++) {
             d_off[c] = d_mixed_off[c] * (off_k[c] - off[c]);
-            d_of_var[c] = d_mixed_var[c] * (var_k[c] - (1 / (rstd[c] * rstd[c]) - (real)net->eps));
+            d_of_var[c] = d_mixed_var[c] * (var_k[c] - mixed_var[c]);
         }
         fold(d_off, channels, 1, d_logits + k);
         fold(d_of_var, channels, 1, d_logits + count + k);
@@ -370,7 +374,7 @@ static void switch_backward(const Job *job, real *scratch, int64_t instance)
         }
         statistics_vjp(job, k, off_k, d_off, d_of_var, d_mean, d_var, free, tape + at.batch);
     }
-    correct(job, instance);
+    find_dx_coefficients(job, instance);
 }
 
 /* ---- the batch */
@@ -383,8 +387,8 @@ static void find_batch(Job *job, real *memory)
     job->batch_mean = net->tensors[first], job->batch_var = net->tensors[first + 1];
     for (int64_t k = 0; k < net->num_normalizers; k++)
         if (net->normalizers[k] == BATCH && job->batch_mean == NULL)
-            job->couples = 1;
-    if (job->couples)
+            job->uses_batch_moments = 1;
+    if (job->uses_batch_moments)
         job->batch_mean = memory, job->batch_var = memory + job->map->channels;
 }
 

@@ -122,8 +122,8 @@ static int64_t FUNCTION(unaligned)(const T *at, int64_t n)
     return least(past ? in_register - past : 0, n);
 }
 
-/* Evaluate A and B of what LOAD_TWO loads, or ONE(load), for each i < n, and store them at y, past the
-   cache if `streams`. */
+/* For i < n: LOAD_TWO loads two vectors, A and B are the two results; ONE(load) is the same formula for
+   a vector or a value. They go to y, past the cache if `streams`. */
 #define FOR_RUN(y, n, streams, LOAD_TWO, A, B, ONE) \
     do { \
         int64_t i = 0; \
@@ -139,7 +139,7 @@ static int64_t FUNCTION(unaligned)(const T *at, int64_t n)
             LOAD_TWO \
             FUNCTION(store_two)(y + i, A, B); \
         } \
-        if (i + FEW < n && n >= TWO) { /* some values once more */ \
+        if (i + FEW < n && n >= TWO) { /* over values that are there already, with the same bits */ \
             i = n - TWO; \
             LOAD_TWO \
             FUNCTION(store_two)(y + i, A, B); \
@@ -155,7 +155,7 @@ static void FUNCTION(affine_run)(
     T *y, const T *x, int64_t n, real center, real scale, real shift, int streams)
 {
     Vector a, b;
-    center = settle(center), scale = settle(scale), shift = settle(shift);
+    center = canonical_nan(center), scale = canonical_nan(scale), shift = canonical_nan(shift);
 #define AFFINE(x) (scale * ((x) - center) + shift)
 #define ONE(load) AFFINE(load(x + i))
     FOR_RUN(y, n, streams, FUNCTION(load_two)(x + i, &a, &b);, AFFINE(a), AFFINE(b), ONE);
@@ -167,7 +167,7 @@ static void FUNCTION(dx_run)(T *dx, const T *dy, const T *x, int64_t n, real cen
                              real slope, real offset, int streams)
 {
     Vector a, b, c, d;
-    center = settle(center), scale = settle(scale), slope = settle(slope), offset = settle(offset);
+    center = canonical_nan(center), scale = canonical_nan(scale), slope = canonical_nan(slope), offset = canonical_nan(offset);
 #define DX(dy, x) (scale * (dy) + (slope * ((x) - center) + offset))
 #define ONE(load) DX(load(dy + i), load(x + i))
     FOR_RUN(dx, n, streams,
@@ -398,12 +398,12 @@ static void FUNCTION(affine_of_positions)(
 {
     int64_t C = job->map->channels, G = job->map->groups;
     int64_t first = start_of(job, instance, block_of(job, begin));
-    int64_t positions = least(end * job->positions, job->map->length) - begin * job->positions;
+    int64_t positions = least(end * job->block_positions, job->map->length) - begin * job->block_positions;
     real *center = scratch, *scale = center + C, *shift = scale + C;
     expand(job->mean + instance * G, G, C, center);
     expand(job->scale + instance * C, C, C, scale);
     expand(job->shift + instance * C, C, C, shift);
-    settle_all(scratch, 3 * C);
+    canonical_nans(scratch, 3 * C);
     FUNCTION(affine_positions)((T *)job->y + first, (const T *)job->x + first, positions, C, center,
                                scale, shift, job->streams);
 }
@@ -428,13 +428,13 @@ static void FUNCTION(dx_of_positions)(
 {
     int64_t C = job->map->channels, G = job->map->groups;
     int64_t first = start_of(job, instance, block_of(job, begin));
-    int64_t positions = least(end * job->positions, job->map->length) - begin * job->positions;
+    int64_t positions = least(end * job->block_positions, job->map->length) - begin * job->block_positions;
     real *center = scratch, *scale = center + C, *slope = scale + C, *offset = slope + C;
     expand(job->mean + instance * G, G, C, center);
     expand(job->scale + instance * C, C, C, scale);
     expand(job->slope + instance * G, G, C, slope);
     expand(job->offset + instance * G, G, C, offset);
-    settle_all(scratch, 4 * C);
+    canonical_nans(scratch, 4 * C);
     FUNCTION(dx_positions)((T *)job->y + first, (const T *)job->dy + first,
                            (const T *)job->x + first, positions, C, center, scale, slope, offset,
                            job->streams);

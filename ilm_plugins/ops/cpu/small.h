@@ -14,7 +14,7 @@ typedef real Quarter __attribute__((vector_size(16)));
 typedef Bool Mask __attribute__((vector_size(REGISTER)));
 #define LANES ((int64_t)(REGISTER / sizeof(real)))
 #define TWO (2 * LANES)
-#define FEW 2 /* values that are faster one by one than by another vector */
+#define FEW 2 /* With so many values left over, a scalar loop is faster than one more vector. */
 
 #ifndef DOUBLE
 typedef uint16_t Half __attribute__((vector_size(REGISTER / 2)));
@@ -53,7 +53,7 @@ static inline Vector last_lanes(Vector values, int64_t n)
     return (Vector)((Mask)values & mask);
 }
 
-/* Sums of a vector's lanes in a quarter of 64 bytes, always in the same order. */
+/* Add a vector's parts of 16 bytes, always in the same order. */
 static inline Quarter quarter(Vector values)
 {
     Quarter parts[REGISTER / 16];
@@ -92,13 +92,14 @@ static inline void totals(Vector a, Vector b, real *of_a, real *of_b)
     *of_a = total(a), *of_b = total(b);
 }
 
-/* A NaN that survives rounding to 16 bits in place of any other. */
-static inline real settle(real value) { return value == value ? value : (real)NAN; }
+/* Replace any NaN by the default quiet one. Rounding to bfloat16 adds to the bits, so that a NaN with
+   all bits set would overflow into a number. */
+static inline real canonical_nan(real value) { return value == value ? value : (real)NAN; }
 
-static void settle_all(real *values, int64_t n)
+static void canonical_nans(real *values, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        values[i] = settle(values[i]);
+        values[i] = canonical_nan(values[i]);
 }
 
 static real dot(const real *a, const real *b, int64_t n)
@@ -211,13 +212,13 @@ static real activate(int32_t activation, real x, real *slope)
         *slope = 1;
         return x;
     case RELU6:
-        *slope = x > 0 && x < 6;
+        *slope = !(x <= 0 || x >= 6); /* NaN passes, as in torch */
         return x < 0 ? 0 : x > 6 ? 6 : x;
     case LEAKY_RELU:
         *slope = x > 0 ? 1 : (real)0.01;
         return x * *slope;
     default:
-        *slope = x > 0;
+        *slope = !(x <= 0);
         return x < 0 ? 0 : x; /* NaN stays NaN */
     }
 }

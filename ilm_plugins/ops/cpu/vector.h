@@ -16,12 +16,20 @@ static inline void FUNCTION(store)(T *at, Vector values) { memcpy(at, &values, s
 
 static inline Vector FUNCTION(widen)(Half stored)
 {
+#if STORED_AS == FLOAT16 && defined(__F16C__) && REGISTER == 32
+    return (Vector)_mm256_cvtph_ps((__m128i)stored);
+#elif STORED_AS == FLOAT16 && defined(__AVX512F__) && REGISTER == 64
+    return (Vector)_mm512_cvtph_ps((__m256i)stored);
+#endif
     Bits bits = __builtin_convertvector(stored, Bits);
 #if STORED_AS == BFLOAT16
     return (Vector)(bits << 16);
 #else
-    /* The exponent moves by 112 in a product, which is right of denormals, too. */
-    Vector scaled = (Vector)((bits & 0x7fff) << 13) * 0x1p112f;
+    /* The exponent grows by 112. Denormals get one of their own, whose value is subtracted: arithmetic
+       on denormals may be switched off. */
+    Bits tiny = (Bits)((bits & 0x7c00) == 0);
+    Vector scaled = (Vector)(((bits & 0x7fff) << 13) + 0x38000000 + (tiny & 0x800000))
+        - (Vector)(tiny & 0x38800000);
     Bits special = (Bits)((bits & 0x7c00) == 0x7c00) & 0x7f800000;
     return (Vector)((Bits)scaled | special | (bits & 0x8000) << 16);
 #endif
@@ -29,7 +37,7 @@ static inline Vector FUNCTION(widen)(Half stored)
 
 #if STORED_AS == BFLOAT16
 /* To the nearest, ties to even: the upper 16 bits of the result. A NaN must not have all of the others
-   set, or it would overflow: see `settle`. */
+   set, or it would overflow: see `canonical_nan`. */
 static inline Bits FUNCTION(round)(Vector values)
 {
     Bits bits = (Bits)values;
@@ -43,6 +51,11 @@ static inline Half FUNCTION(narrow)(Vector values)
 #else
 static inline Half FUNCTION(narrow)(Vector values)
 {
+#if defined(__F16C__) && REGISTER == 32
+    return (Half)_mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__AVX512F__) && REGISTER == 64
+    return (Half)_mm512_cvtps_ph((__m512)values, _MM_FROUND_TO_NEAREST_INT);
+#endif
     Bits bits = (Bits)values, sign = bits >> 16 & 0x8000, rounded;
     bits &= 0x7fffffff;
     Bits nan = (Bits)(values != values), large = (Bits)(bits >= 0x477ff000);
