@@ -305,6 +305,6 @@ def _pointer(argument) -> int | None:
 
 
 def _is_contiguous(x: Tensor) -> bool:
-    """Whether x is treated as contiguous. With one position, channels last is as good, and faster."""
+    """Whether x is treated as contiguous: not with one position, where channels last is faster."""
     one_position = x.shape[2:].numel() == 1
     return not is_channels_last(x) if one_position else x.is_contiguous()
