@@ -236,6 +236,7 @@ def test_expanded_tensors_are_loaded(tmp_path):
     assert model["norm"].bias.tolist() == [1, 1, 1]
 
 
+@pytest.mark.wide
 def test_pickles_of_every_protocol_are_read_by_a_new_process(root, folder, trained, tmp_path):
     """In another, what was read before may decide what an array is taken for."""
     state = trained[1].model.state_dict()

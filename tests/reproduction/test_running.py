@@ -345,6 +345,7 @@ def test_time_that_is_up_begins_nothing(tmp_path, capsys):
     assert len(lines) == 3 and all("at 0 of 165 epochs; run the same" in line for line in lines)
 
 
+@pytest.mark.wide
 def test_a_miniature_is_stopped_gone_on_with_and_reported_as_one(fresh_processes, tmp_path, capfd):
     words = ("en-5", "ResNet20/EN", "--miniature")
     assert run(tmp_path, *words, "--minutes", "0.02") == 0

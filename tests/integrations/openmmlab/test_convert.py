@@ -64,6 +64,7 @@ def outputs(model, picture):
     return found
 
 
+@pytest.mark.wide
 def test_a_gn_checkpoint_evaluates_the_same_and_fine_tunes(root, datasets, tmp_path, capsys):
     trained = train(root, datasets, "gn", tmp_path / "gn", "param_scheduler=None")
     converted = tmp_path / "ilmgn.pth"

@@ -112,6 +112,7 @@ class Kill(Hook):
 """
 
 
+@pytest.mark.wide
 def test_a_killed_run_resumes_to_the_same_weights(root, command, tmp_path):
     """Bit for bit, with the weights' average and the optimizers; loaded here or in workers."""
     (tmp_path / "kill.py").write_text(KILL)
