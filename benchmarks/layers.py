@@ -164,7 +164,7 @@ def _described(layer: str, shape_name: str, case: Case) -> dict:
 
 
 def _passes(case: Case, rivals: dict[str, Case], rounds: int, device: torch.device) -> dict:
-    """The times of the forward pass, with those of copying x, and of forward and backward."""
+    """Times of the forward pass, of copying x, and of forward and backward together."""
     found = {}
     for pass_name in ("forward", "both"):
         run = getattr(case, pass_name)

@@ -85,7 +85,7 @@ def as_graph(run: Run) -> Run:
 
 
 def machine(on: torch.device) -> dict:
-    """What the times depend on."""
+    """The machine and the settings that affect the times."""
     cpuinfo = Path("/proc/cpuinfo")
     found = cpuinfo.exists() and re.search(r"model name\s*: (.*)", cpuinfo.read_text())
     return {

@@ -1,4 +1,4 @@
-"""The benchmark's tables and its plot; in the documentation, those of the committed record.
+"""The benchmark's tables and its plot; the documentation shows the committed record.
 
 ``python -m benchmarks.report output/benchmark/benchmark.json`` makes these results the record.
 """
@@ -186,7 +186,7 @@ def plot(rows: list[dict], path: Path) -> None:
         both = [_times(row, "both") for row in own]
         fused = [times["over baseline"][0] for times in both]
         unfused = [times["over baseline"][0] / times["over unfused"][0] for times in both]
-        # Bars are drawn from 1: what is faster than the plain norm hangs below it.
+        # Bars start at 1: a layer that is faster than the plain norm hangs below.
         for shift, ratios, style in (
             (-0.2, fused, {"label": "fused"}),
             (0.2, unfused, {"label": "unfused", "color": "lightgray"}),
@@ -215,12 +215,12 @@ def _pairs(of_settings: dict[str, list[dict]]) -> list[tuple[str, str]]:
 
 
 def _times(row: dict, which: str) -> dict:
-    """The times of a pass, on CUDA those of the device."""
+    """The times of a pass; on CUDA, the device's."""
     return row.get(f"{which}, graph", row[which])
 
 
 def _speed(row: dict, which: str, who: str = "") -> float:
-    """GB/s: what a pass must move, over its time."""
+    """GB/s: the bytes that a pass must move, over its time."""
     seconds = _times(row, which)[f"{who} seconds".strip()]
     return MAPS_MOVED[which] * row["bytes"] / seconds / 1e9
 

@@ -80,7 +80,7 @@ class Primitive(NamedTuple):
     def standardize_and_rescale(
         self, mean: Tensor, var: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """``rescale``, its scale times 1 / deviation: that of x - mean; (N, C) and mean's dtype."""
+        """Scale of x - mean, and shift: (N, C) in mean's dtype."""
         scale, shift = self.rescale(mean, var, *tensors)
         rstd = duplicate((var + self.eps).rsqrt(), self.num_channels)
         return (scale * rstd).to(mean.dtype), shift.expand_as(rstd).to(mean.dtype)

@@ -26,7 +26,7 @@ COMBINE = ("a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B")
 RATIO_NETS = ("conv", "no_conv", "mlp")
 MAX_NORMALIZERS, MAX_TENSORS = 4, 9
 
-#: dtype of maps -> that of statistics, and the number by which kernels.h knows the first.
+#: dtype of maps -> dtype of their statistics, and the maps' number in kernels.h.
 DTYPES = {
     torch.float32: (torch.float32, 0),
     torch.float64: (torch.float64, 0),
@@ -280,7 +280,7 @@ def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
 
     Raises:
         RuntimeError: torch's threads reported an error.
-        MemoryError: there is not enough memory for what is computed on the way.
+        MemoryError: there is not enough memory for intermediate values.
     """
     statistics, stored_as = DTYPES[x.dtype]
     _, parallel_for, gomp = threading()
