@@ -6,12 +6,12 @@ ILM_PLUGINS_REQUIRE_C=1 makes it an error if there is none, ILM_PLUGINS_WITHOUT_
 import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
-from distutils.errors import CCompilerError
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, PlatformError
 
 FOLDER = Path("ilm_plugins", "ops", "cpu")
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden", "-g0"]
@@ -33,7 +33,7 @@ class BuildKernels(build_ext):
             return self.leave_out()
         try:
             super().run()
-        except CCompilerError as error:
+        except (CCompilerError, PlatformError) as error:
             if os.environ.get("ILM_PLUGINS_REQUIRE_C") == "1":
                 raise
             self.warn(f"no C compiler could build the kernels, which are left out: {error}")
