@@ -6,11 +6,11 @@
        scale     = omega * rstd of the group
        shift     = beta + scale * (mean - mean of the group)
 
-   with mean that of the finest group, about which x is centered. */
+   where `mean` is the mean of the finest group, the center of x. */
 
 enum { WEIGHT, BIAS, ENCODE, DECODE, OMEGA_OFFSET = DECODE + 2 }; /* the tensors */
 
-/* What is computed of an instance; arrays of a thread's scratch memory or of the tape. */
+/* An instance's intermediate values: arrays in the thread's scratch memory or in the tape. */
 typedef struct {
     real *key, *hidden, *decoded;        /* (2, N), (2, M), (2, N) */
     real *d_hidden, *d_decoded;          /* the same shapes */

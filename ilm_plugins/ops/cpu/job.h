@@ -1,7 +1,7 @@
-/* A call's work: its blocks, its threads, and what the passes hand to each other. */
+/* The work of one call: its blocks, its threads, and the arrays that its passes share. */
 
 typedef struct {
-    int64_t group, channel, channels, position, positions, part; /* what of an instance it holds */
+    int64_t group, channel, channels, position, positions, part; /* its part of an instance */
 } Block;
 
 typedef struct Job Job;
@@ -28,14 +28,13 @@ struct Job {
     int64_t block_channels, block_positions; /* per block, at most */
     int64_t parts;                           /* blocks per channel, where one is longer than a block */
     int64_t scratch_size, tape_size;
-    real *partials;          /* what a pass found of each block */
+    real *partials;          /* each block's moments or sums */
     real *mean, *var;        /* (N, G') */
     real *scale, *shift;     /* (N, C) */
     real *d_scale, *d_shift; /* (N, C): sums of dy * (x - mean), of dy */
     real *slope, *offset;    /* (N, G') */
-    real *tape;              /* (N, tape_size): of what the tensors' gradients are made */
-    /* BN's moments (C): running ones, or those of the batch, if it couples the instances; then their
-       gradients (2, C) */
+    real *tape;              /* (N, tape_size): factors of the tensors' gradients */
+    /* BN's moments (C): the running ones, or the batch's. The batch's have gradients, (2, C). */
     const real *batch_mean, *batch_var;
     int uses_batch_moments;
     real *d_batch;
@@ -104,7 +103,7 @@ static Block block_of(const Job *job, int64_t i)
                    .part = part};
 }
 
-/* The block's first value, counted from that of x. */
+/* The offset of the block's first value in x. */
 static int64_t start_of(const Job *job, int64_t instance, Block b)
 {
     const Map *map = job->map;
@@ -113,7 +112,7 @@ static int64_t start_of(const Job *job, int64_t instance, Block b)
                                        : b.channel * map->length + b.position);
 }
 
-/* ---- what a pass found of blocks, put together */
+/* ---- moments and sums of instances, from those of their blocks */
 
 static double mean_of(int64_t n, double center, double sum) { return center + sum / (double)n; }
 
@@ -143,7 +142,7 @@ static void pool_channels(int64_t channels, int64_t groups, int64_t n, real *res
     }
 }
 
-/* Moments of an instance's groups, of those of blocks. */
+/* Pool the moments of blocks into the moments of an instance's groups. */
 static void pool_moments(const Job *job, real *scratch, int64_t instance)
 {
     (void)scratch;
@@ -178,7 +177,7 @@ static void pool_moments(const Job *job, real *scratch, int64_t instance)
     }
 }
 
-/* d_scale and d_shift of an instance, of the sums of blocks. */
+/* Add up the sums of blocks: an instance's d_scale and d_shift. */
 static void pool_sums(const Job *job, real *scratch, int64_t instance)
 {
     (void)scratch;

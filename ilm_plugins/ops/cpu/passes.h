@@ -254,7 +254,7 @@ static void FUNCTION(dx_of_rows)(
 
 /* ---- blocks of positions, with channels last: four positions at a time */
 
-/* Add BODY(load, c) for the c-th channel of `rows` positions; a macro, to unroll. */
+/* Run VECTORS for each vector of channels from c on, and ONE for each channel c that is left over. */
 #define FOR_CHANNELS(C, VECTORS, ONE) \
     do { \
         int64_t c = 0; \
