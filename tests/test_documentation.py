@@ -262,7 +262,13 @@ assert cfg.train_cfg == base.train_cfg and cfg.param_scheduler == base.param_sch
 """
 
 
-@pytest.mark.parametrize("dropped", [False, True], ids=["both imports", "one's own alone"])
+@pytest.mark.parametrize(
+    "dropped",
+    [
+        pytest.param(False, id="both imports", marks=pytest.mark.wide),
+        pytest.param(True, id="one's own alone"),
+    ],
+)
 def test_readmes_config_that_inherits(tmp_path, dropped):
     pytest.importorskip("mmseg", reason="needs OpenMMLab")
     (text,) = (text for text in blocks(README, "python") if "_base_" in text)

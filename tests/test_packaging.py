@@ -102,6 +102,7 @@ def test_installed_in_place_and_then_without_the_kernels(source, tmp_path):
         assert kernels_of(source) == ("cpu" if exists else "plain")
 
 
+@pytest.mark.wide
 def test_a_missing_compiler_is_an_error_where_the_kernels_are_required(source, tmp_path):
     command = [*PIP, "wheel", str(source), "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     env = {**ENVIRONMENT, "CC": "/bin/false"}

@@ -20,7 +20,6 @@ TABLES_2_AND_3 = {
     "bn-inception_webvision_sn": ((2.081, 11.30), (2.051, 11.29)),
     "bn-inception_webvision_en": ((2.122, 12.36), (2.051, 11.47)),
 }
-EVERYDAY = ("shufflenetv2-x0.5_imagenet_en",)
 needs_fvcore = pytest.mark.usefixtures("fvcore")
 
 
@@ -30,10 +29,8 @@ def fvcore():
 
 
 @needs_fvcore
-@pytest.mark.parametrize(
-    "config",
-    [c if c in EVERYDAY else pytest.param(c, marks=pytest.mark.wide) for c in TABLES_2_AND_3],
-)
+@pytest.mark.wide
+@pytest.mark.parametrize("config", TABLES_2_AND_3)
 def test_en_tables_2_and_3(config):
     pytest.importorskip("mmpretrain", reason="needs mmpretrain")
     from mmengine_configs import build_model, load

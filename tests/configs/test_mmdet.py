@@ -161,7 +161,8 @@ def smaller(cfg, root, out, iterations=2, workers=0):
     return cfg
 
 
-@pytest.mark.parametrize("norm", [pytest.param("gn", marks=pytest.mark.wide), "ilmgn"])
+@pytest.mark.wide
+@pytest.mark.parametrize("norm", ["gn", "ilmgn"])
 def test_shapes_in_a_few_steps(norm, datasets, tmp_path):
     cfg = from_scratch(f"shapes/mask-rcnn_r18_fpn_gn_shapes_{norm}.py")
     Runner.from_cfg(smaller(cfg, datasets / "shapes", tmp_path)).train()

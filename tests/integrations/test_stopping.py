@@ -245,7 +245,9 @@ def argv(root, datasets, tmp_path):
 @pytest.mark.parametrize(
     "framework, processes, workers, number, to, when",
     [
-        ("pix2pix", 2, 0, signal.SIGINT, "group", "starting"),
+        pytest.param(
+            *("pix2pix", 2, 0, signal.SIGINT, "group", "starting"), marks=pytest.mark.wide
+        ),
         pytest.param(
             *("mmengine", 1, 1, signal.SIGTERM, "group", "training"), marks=pytest.mark.wide
         ),

@@ -32,8 +32,8 @@ import triton  # noqa: E402
 from ilm_plugins.ops import triton_kernels as kernels  # noqa: E402
 
 LAYOUTS = {"contiguous": False, "channels-last": True}
-layouts = pytest.mark.parametrize("last", LAYOUTS.values(), ids=LAYOUTS)
 wide = pytest.mark.wide
+layouts = pytest.mark.parametrize("last", LAYOUTS.values(), ids=LAYOUTS)
 dtypes = pytest.mark.parametrize(
     "dtype",
     [torch.float32, *(pytest.param(d, marks=wide) for d in (torch.float16, torch.bfloat16))],
@@ -196,7 +196,9 @@ def test_box_head(dtype, last):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("path", ["one-read", pytest.param("streaming", marks=wide), "small-tiles"])
+@pytest.mark.parametrize(
+    "path", ["one-read", *(pytest.param(p, marks=wide) for p in ("streaming", "small-tiles"))]
+)
 def test_sizes(request, c, groups, keys, shape, last, path):
     if path != "one-read":
         request.getfixturevalue(path.replace("-", "_"))
@@ -581,7 +583,7 @@ def on_meta(network):
 
 
 @compiles
-@layouts
+@pytest.mark.parametrize("last", [False, pytest.param(True, marks=wide)], ids=LAYOUTS)
 @dtypes
 def test_streaming_kernels_compile(driver, dtype, last):
     network = on_meta(make_network(256, 32, 16, 2))
@@ -610,7 +612,7 @@ def test_one_read_kernels_compile(driver, dtype, last):
 
 @compiles
 @mixtures
-@pytest.mark.parametrize("channels", [256, 2048])
+@pytest.mark.parametrize("channels", [pytest.param(256, marks=wide), 2048])
 def test_mixture_kernels_compile(driver, name, channels):
     network = on_meta(network_of(NORMS[name](channels)))
     names = set()

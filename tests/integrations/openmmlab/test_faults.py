@@ -405,7 +405,7 @@ def test_only_losses_count_and_in_float32():
         hook.after_train_iter(runner, 0, outputs={"loss_bbox": torch.tensor([1, torch.inf])})
 
 
-@pytest.mark.parametrize("kind", ["mmseg", "pix2pix"])
+@pytest.mark.parametrize("kind", ["mmseg", pytest.param("pix2pix", marks=wide)])
 def test_a_full_disk_leaves_the_last_checkpoint(root, datasets, config, tmp_path, capfd, kind):
     def argv(*options, length):
         if kind == "mmseg":
