@@ -155,7 +155,7 @@ ARCHITECTURE = Figure(
         "reproduction": Box(4, 1, "reproduction/\nthe papers' tables", "part"),
         "models": Box(0, 2, "models/\nwhat papers need", "part"),
         "data": Box(1, 2, "data/, evaluation/\nimages in and out", "part"),
-        "checkpoints": Box(2, 2, "checkpoints.py\nwhole, without code", "part"),
+        "checkpoints": Box(2, 2, "checkpoints/\nwhole, without code", "part"),
         "surgery": Box(3, 2, "surgery/\nconversion", "part"),
         "analysis": Box(4, 2, "analysis/\nratios, FLOPs, plots", "part"),
         "layers": Box(0, 3, "layers/\none file for each paper: its equations", "part", 5),

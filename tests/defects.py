@@ -194,7 +194,7 @@ DEFECTS = (
     Defect(
         "checkpoint-written-in-place",
         "A run that is killed while it writes a checkpoint loses the one before.",
-        "ilm_plugins/checkpoints.py",
+        "ilm_plugins/checkpoints/writing.py",
         "path.with_name(path.name + PARTIAL)",
         "path",
         "tests/test_checkpoints.py",
@@ -202,7 +202,7 @@ DEFECTS = (
     Defect(
         "pickle-runs-code",
         "A .pkl checkpoint runs the code that is in it.",
-        "ilm_plugins/checkpoints.py",
+        "ilm_plugins/checkpoints/reading.py",
         "contents = ArrayUnpickler(file",
         "contents = pickle.Unpickler(file",
         "tests/test_checkpoints.py",
@@ -210,7 +210,7 @@ DEFECTS = (
     Defect(
         "prefix-of-nested-wrappers-stays",
         "A checkpoint of a model in DistributedDataParallel within torch.compile does not fit.",
-        "ilm_plugins/checkpoints.py",
+        "ilm_plugins/checkpoints/contents.py",
         "for prefix in OF_WRAPPERS * 2:",
         "for prefix in OF_WRAPPERS:",
         "tests/test_surgery.py::test_versions_of_modules_are_kept tests/test_checkpoints.py",

@@ -334,7 +334,8 @@ def compressed():
 #: ends it in another.
 READER = """
 import json, os, resource, signal, sys
-from ilm_plugins.checkpoints import CheckpointError, _allow_arrays, read
+from ilm_plugins.checkpoints import CheckpointError, read
+from ilm_plugins.checkpoints.reading import _allow_arrays
 _allow_arrays()
 found, left = {}, sys.argv[1:]
 while left:
