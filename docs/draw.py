@@ -154,7 +154,7 @@ ARCHITECTURE = Figure(
         ),
         "reproduction": Box(4, 1, "reproduction/\nthe papers' tables", "part"),
         "models": Box(0, 2, "models/\nwhat papers need", "part"),
-        "data": Box(1, 2, "data/, evaluation/\nimages in and out", "part"),
+        "data": Box(1, 2, "data/, pix2pix/\nimages in and out", "part"),
         "checkpoints": Box(2, 2, "checkpoints/\nwhole, without code", "part"),
         "surgery": Box(3, 2, "surgery/\nconversion", "part"),
         "analysis": Box(4, 2, "analysis/\nratios, FLOPs, plots", "part"),

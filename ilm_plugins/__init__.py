@@ -1,6 +1,6 @@
 """Adaptive normalization layers for detectron2, OpenMMLab and plain PyTorch."""
 
-from . import integrations
+from . import integrations, pix2pix
 from .integrations import register
 from .layers import (
     NORMS,
@@ -28,3 +28,4 @@ __all__ = [
 ]
 
 integrations.arm()
+pix2pix.arm()

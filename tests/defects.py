@@ -244,10 +244,10 @@ DEFECTS = (
     Defect(
         "pairs-flipped-apart",
         "The input and the target of a pair are flipped independently.",
-        "ilm_plugins/data/pairs.py",
+        "ilm_plugins/pix2pix/pairs.py",
         "crop[:, ::-1] if flipped else crop",
         "crop[:, ::-1] if rng.random() < flip else crop",
-        "tests/data/test_pairs.py",
+        "tests/pix2pix/test_pairs.py",
     ),
     # ---- models
     Defect(
@@ -263,19 +263,19 @@ DEFECTS = (
     Defect(
         "dropout-in-a-block-too-many",
         "pix2pix's generator has dropout in four blocks, not in three.",
-        "ilm_plugins/models/pix2pix.py",
+        "ilm_plugins/pix2pix/networks.py",
         "i < dropout_blocks",
         "i <= dropout_blocks",
-        "tests/models/test_pix2pix.py",
+        "tests/pix2pix/test_networks.py",
     ),
     # ---- evaluation
     Defect(
         "ssim-by-each-images-range",
         "SSIM takes the range of each pair of images in place of 255.",
-        "ilm_plugins/evaluation/images.py",
+        "ilm_plugins/pix2pix/metrics.py",
         "data_range=255.0",
         "data_range=None",
-        "tests/evaluation/test_images.py",
+        "tests/pix2pix/test_metrics.py",
     ),
     # ---- integrations
     Defect(
@@ -318,8 +318,7 @@ DEFECTS = (
         f"{HARNESS}/openmmlab/exact.py",
         "order[self.first :]",
         "order",
-        "tests/integrations/openmmlab/test_translation.py"
-        "::test_a_killed_run_resumes_to_the_same_weights",
+        "tests/pix2pix/test_training.py::test_a_killed_run_resumes_to_the_same_weights",
     ),
     # ---- running
     Defect(

@@ -3,7 +3,7 @@
 
 import sys
 
-from ilm_plugins.evaluation.images import main
+from ilm_plugins.pix2pix.metrics import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,7 +3,7 @@
 
 import sys
 
-from ilm_plugins.integrations.openmmlab.translate import main
+from ilm_plugins.pix2pix.translate import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import ImageOps
 
 from ..data.packed import read_packed
-from ..data.pairs import ENDINGS, read_image
+from ..pix2pix.pairs import ENDINGS, read_image
 from .collect import AnalysisError
 
 

@@ -1,5 +1,4 @@
 """Networks that the papers train and no framework ships.
 
-``backbones`` stands on mmcv 2, ``pix2pix`` on MMEngine alone; ilm_plugins imports either only after
-the package that it stands on.
+``backbones`` needs mmcv 2, and ilm_plugins imports it only after mmcv.
 """

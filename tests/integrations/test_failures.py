@@ -201,8 +201,8 @@ TOOLS = {
         ["omega", "a", "--model", "timm:b", "--checkpoint", "c", "--output", "d"],
     ),
     "reproduce.py": ("reproduction.main", "list_", ["list"]),
-    "translate.py": ("integrations.openmmlab.translate", "translate", ["a.pth", "b", "c"]),
-    "evaluate_images.py": ("evaluation.images", "measures", ["a", "b"]),
+    "translate.py": ("pix2pix.translate", "translate", ["a.pth", "b", "c"]),
+    "evaluate_images.py": ("pix2pix.metrics", "measures", ["a", "b"]),
     "demo.py": ("integrations.detectron2.demo", "run", ["c.yaml"]),
     "make_shapes.py": ("data.shapes", "write_shapes", []),
 }

@@ -1,25 +1,21 @@
 """mmcv and MMEngine, and mmdet, mmseg, mmpretrain on them.
 
 The norms' keys (`norms`), and what is registered beside them: networks (`ilm_plugins.models`), data
-sets (`datasets`, `mmseg_shapes`, `mmdet_shapes`), image translation (`translation`, `exact`);
-ratios that are logged (`ratios`); training (`train`).
+sets (`datasets`, `mmseg_shapes`, `mmdet_shapes`), loops that resume exactly (`exact`); ratios that
+are logged (`ratios`); training (`train`).
 """
 
 import importlib
 import sys
+from collections.abc import Sequence
 
 import wrapt
 
 from . import norms
 
-#: Package whose import brings that of modules of ours, which register what they define.
+#: Module of a framework -> our modules to import after it, which register what they define.
 FOLLOWERS = {
-    "mmengine.runner": (
-        "ilm_plugins.models.pix2pix",
-        f"{__name__}.exact",
-        f"{__name__}.ratios",
-        f"{__name__}.translation",
-    ),
+    "mmengine.runner": (f"{__name__}.exact", f"{__name__}.ratios"),
     "mmcv.cnn": ("ilm_plugins.models.backbones",),
     "mmpretrain.datasets": (f"{__name__}.datasets",),
 }
@@ -28,12 +24,17 @@ FOLLOWERS = {
 def arm() -> None:
     """Make keys of layers, networks and data sets valid, without importing any framework."""
     norms.arm()
-    for package, followers in FOLLOWERS.items():
-        wrapt.register_post_import_hook(lambda _, names=followers: _follow(names), package)
+    for module, followers in FOLLOWERS.items():
+        import_after(module, followers)
 
 
-def _follow(names: tuple[str, ...]) -> None:
-    # mmcv 1.x knows no MMEngine, where these are to be registered.
+def import_after(module: str, followers: Sequence[str]) -> None:
+    """Import our modules as soon as a framework's module is imported, which may never be."""
+    wrapt.register_post_import_hook(lambda _: _import(followers), module)
+
+
+def _import(names: Sequence[str]) -> None:
+    # mmcv 1.x comes without MMEngine, in whose registries they enter their classes.
     if "mmengine" not in sys.modules:
         return
     for name in names:

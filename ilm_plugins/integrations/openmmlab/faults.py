@@ -13,8 +13,8 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from ...data.pairs import PairError
 from ...layers import OptionError
+from ...pix2pix.pairs import PairError
 from ..training import RESUME, RunError, UserError, annotated
 
 

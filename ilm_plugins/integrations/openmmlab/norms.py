@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import ModuleType
 
 import wrapt
+from torch import nn
 
 from ...layers import NORMS
 from ...layers.statistics import MixtureNorm
@@ -20,6 +21,9 @@ REGISTRIES = {"mmengine.registry.root": "MODELS", "mmcv.cnn.bricks.registry": "N
 #: Module of mmcv's that registers norms, and their keys, which it wants to find free.
 MMCVS_NORMS = "mmcv.cnn.bricks.norm"
 MMCVS_KEYS = {"BN", "BN1d", "BN2d", "BN3d", "SyncBN", "GN", "LN", "IN", "IN1d", "IN2d", "IN3d"}
+
+#: torch's norms by mmcv's keys, for models that are built without mmcv.
+TORCH_NORMS = {"BN": nn.BatchNorm2d, "GN": nn.GroupNorm, "IN": nn.InstanceNorm2d}
 
 #: Modules that define the BaseModule from which backbones derive.
 BASE_MODULES = ("mmengine.model.base_module", "mmcv.runner.base_module")

@@ -16,13 +16,13 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ...data.pairs import image_files
-from ...evaluation import images
+from ...pix2pix import metrics as images
+from ...pix2pix.pairs import image_files
+from ...pix2pix.training import PairedImages
 from .. import curves
 from ..reading import Reading
 from ..training import UserError
 from .checkpoints import latest
-from .translation import PairedImages
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 #: What of a config leaves a recipe as it is: where data and results are, and how they get there.

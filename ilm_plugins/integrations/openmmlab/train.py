@@ -31,9 +31,8 @@ from torch.multiprocessing import spawn
 from torch.utils.data import DataLoader
 
 from ... import checkpoints
-from ...data.pairs import PairError
 from ...layers import NORMS
-from ...models.pix2pix import TORCH_NORMS
+from ...pix2pix.pairs import PairError
 from .. import installed
 from ..stopping import end_with_parent
 from ..training import (
@@ -48,6 +47,7 @@ from ..training import (
 )
 from .checkpoints import check_fits, guard, latest
 from .faults import Labels, StopAtNaN, labels_of, name_images, names_dataset
+from .norms import TORCH_NORMS
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 #: Settings of loaders and loops -> the least that they can be.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ilm_plugins.checkpoints import write
 from ilm_plugins.integrations import analyze, convert, training
-from ilm_plugins.models.pix2pix import to_signed
+from ilm_plugins.pix2pix.networks import to_signed
 from runs import mmengine_command, write_class_folders, write_mmengine_config
 
 RESNET20 = "configs/mmpretrain/en/resnet20_cifar10_en.py"

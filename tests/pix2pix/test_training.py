@@ -23,11 +23,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import fresh
-from ilm_plugins.evaluation import images
 from ilm_plugins.integrations import training
-from ilm_plugins.integrations.openmmlab import exact, train, translate
+from ilm_plugins.integrations.openmmlab import exact, train
 from ilm_plugins.integrations.openmmlab.checkpoints import settings
 from ilm_plugins.layers import OptionError
+from ilm_plugins.pix2pix import metrics, translate
 from runs import LOADERS, pix2pix_command
 from workers import Harmful
 
@@ -90,8 +90,8 @@ def test_evaluation_prints_what_the_written_images_have(command, trained, datase
     assert np.array_equal(pixels(targets / "000002.png"), pair[:, :64])
     assert np.array_equal(pixels(trained / "test" / "input" / "000002.png"), pair[:, 64:])
     files = sorted(p.name for p in outputs.iterdir())
-    pairs = ((images.read(outputs / n), images.read(targets / n)) for n in files)
-    for name, value in images.compare(pairs, images.MEASURES).items():
+    pairs = ((metrics.read(outputs / n), metrics.read(targets / n)) for n in files)
+    for name, value in metrics.compare(pairs, metrics.MEASURES).items():
         if name != "images":
             assert float(re.findall(rf"{name}: ([\d.]+)", printed)[-1]) == pytest.approx(
                 value, abs=1e-4
@@ -233,7 +233,7 @@ def test_two_folders_and_a_range_of_pairs(pairs, datasets):
     assert [sample["name"] for sample in data] == ["000002", "000003", "000004"]
     other = paired(pairs, images=(2, None))
     assert len(other) == 6
-    assert torch.equal(data[0]["target"], images.read(datasets / "shapes" / photos / "000002.jpg"))
+    assert torch.equal(data[0]["target"], metrics.read(datasets / "shapes" / photos / "000002.jpg"))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -369,7 +369,7 @@ def test_a_folder_is_translated_batched_and_padded(trained, masks, tmp_path, cap
         one, two = (pixels(out / f"{name}.png").astype(int) for out in outputs)
         assert one.shape == (*size, 3) and np.abs(one - two).max() <= 1
     model = translate.load_model(checkpoint)
-    expected = model.generator(images.read(masks / "0.png")[None] / 127.5 - 1)[0]
+    expected = model.generator(metrics.read(masks / "0.png")[None] / 127.5 - 1)[0]
     expected = ((expected + 1) * 127.5).round().permute(1, 2, 0).detach().numpy()
     assert np.array_equal(pixels(outputs[0] / "0.png"), expected)
 
@@ -440,8 +440,8 @@ def test_outputs_are_far_nearer_to_the_targets_than_their_mean(root, tmp_path):
     assert training.main(argv) == 0
     found = next(e for e in reversed(entries(tmp_path / "out")) if "l1" in e)
     held_out = paired(shapes / "pairs" / "validation")
-    mean = images.mean_image(s["target"] for s in paired(shapes / "pairs" / "training"))
-    constant = images.compare(((mean, s["target"]) for s in held_out), images.MEASURES)
+    mean = metrics.mean_image(s["target"] for s in paired(shapes / "pairs" / "training"))
+    constant = metrics.compare(((mean, s["target"]) for s in held_out), metrics.MEASURES)
     assert found["l1"] < 0.75 * constant["l1"] and found["ssim"] > 1.5 * constant["ssim"]
 
 

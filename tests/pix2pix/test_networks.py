@@ -18,7 +18,7 @@ from mmengine.registry import MODELS
 import fresh
 from ilm_plugins import ILMInstanceNorm
 from ilm_plugins.layers import OptionError
-from ilm_plugins.models import pix2pix
+from ilm_plugins.pix2pix import networks
 
 IN = {"type": "IN", "affine": True}
 ILM = {"type": "ILMIN", "key_group_size": 1}
@@ -34,7 +34,7 @@ def parameters(module, only=nn.Module):
 
 def build(norm_g=IN, norm_d=IN, size=16, **options):
     torch.manual_seed(0)
-    return pix2pix.Pix2Pix(
+    return networks.Pix2Pix(
         {"type": "UNetGenerator", "width": 4, "size": size, "norm_cfg": norm_g},
         {"type": "PatchDiscriminator", "width": 4, "layers": 1, "norm_cfg": norm_d},
         **options,
@@ -43,7 +43,7 @@ def build(norm_g=IN, norm_d=IN, size=16, **options):
 
 def test_the_papers_networks_and_their_parameters():
     with torch.device("meta"):
-        generator, discriminator = pix2pix.UNetGenerator(), pix2pix.PatchDiscriminator()
+        generator, discriminator = networks.UNetGenerator(), networks.PatchDiscriminator()
     down = [64, 128, 256, 512, 512, 512, 512, 512]
     up = [512, 512, 512, 512, 256, 128, 64, 3]
     convs = [b[1] for b in generator.down], [b[1] for b in generator.up]
@@ -65,8 +65,8 @@ def test_the_papers_networks_and_their_parameters():
 
 def test_neither_the_first_layers_nor_the_last_nor_the_bottleneck_have_norms():
     with torch.device("meta"):
-        generator = pix2pix.UNetGenerator(norm_cfg=ILM)
-        discriminator = pix2pix.PatchDiscriminator(norm_cfg=ILM)
+        generator = networks.UNetGenerator(norm_cfg=ILM)
+        discriminator = networks.PatchDiscriminator(norm_cfg=ILM)
     assert [isinstance(b[2], ILMInstanceNorm) for b in generator.down] == [
         False,
         *[True] * 6,
@@ -84,7 +84,7 @@ def test_neither_the_first_layers_nor_the_last_nor_the_bottleneck_have_norms():
 
 
 def test_the_discriminator_sees_70_pixels():
-    discriminator = pix2pix.PatchDiscriminator(width=2, norm_cfg=None)
+    discriminator = networks.PatchDiscriminator(width=2, norm_cfg=None)
     image = torch.zeros(1, 3, 256, 256, requires_grad=True)
     logits = discriminator(torch.zeros(1, 3, 256, 256), image)
     assert logits.shape == (1, 1, 30, 30)
@@ -95,7 +95,7 @@ def test_the_discriminator_sees_70_pixels():
 
 def test_convolutions_start_from_the_papers_distribution():
     torch.manual_seed(0)
-    generator = pix2pix.UNetGenerator(width=16, size=64, norm_cfg=ILM)
+    generator = networks.UNetGenerator(width=16, size=64, norm_cfg=ILM)
     for layer in generator.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             weight = layer.weight.detach()
@@ -106,12 +106,12 @@ def test_convolutions_start_from_the_papers_distribution():
 
 @pytest.mark.parametrize(("size", "depth"), [(4, 2), (32, 5), (64, 6), (256, 8)])
 def test_the_depth_follows_the_size(size, depth):
-    generator = pix2pix.UNetGenerator(width=1, size=size, norm_cfg=None)
+    generator = networks.UNetGenerator(width=1, size=size, norm_cfg=None)
     assert generator.depth == depth and generator.multiple == size
 
 
 def test_shapes():
-    generator = pix2pix.UNetGenerator(1, 2, width=2, depth=3, norm_cfg=IN)
+    generator = networks.UNetGenerator(1, 2, width=2, depth=3, norm_cfg=IN)
     assert generator(torch.randn(2, 1, 16, 24)).shape == (2, 2, 16, 24)
     with pytest.raises(OptionError, match=r"16 x 20 pixels, but depth=3 takes multiples of 8"):
         generator(torch.randn(2, 1, 16, 20))
@@ -120,10 +120,10 @@ def test_shapes():
 @pytest.mark.parametrize(
     ("network", "options", "words"),
     [
-        (pix2pix.UNetGenerator, {"size": 100}, "size=100 is no power of 2"),
-        (pix2pix.UNetGenerator, {"size": -4}, "size=-4 is no power of 2"),
-        (pix2pix.UNetGenerator, {"depth": 1}, "depth=1; give at least 2"),
-        (pix2pix.PatchDiscriminator, {"layers": 0}, "layers=0; give at least 1"),
+        (networks.UNetGenerator, {"size": 100}, "size=100 is no power of 2"),
+        (networks.UNetGenerator, {"size": -4}, "size=-4 is no power of 2"),
+        (networks.UNetGenerator, {"depth": 1}, "depth=1; give at least 2"),
+        (networks.PatchDiscriminator, {"layers": 0}, "layers=0; give at least 1"),
         (build, {"objective": "wgan"}, "objective='wgan'; choose one of vanilla, lsgan"),
     ],
 )
@@ -143,16 +143,16 @@ def test_options_that_cannot_be(network, options, words):
     ],
 )
 def test_norms_by_name_and_by_class(norm_cfg, expected):
-    norm = pix2pix.build_norm(norm_cfg, 8)
+    norm = networks.build_norm(norm_cfg, 8)
     assert type(norm) is expected
     if norm_cfg:
-        frozen = pix2pix.build_norm({**norm_cfg, "requires_grad": False}, 8)
+        frozen = networks.build_norm({**norm_cfg, "requires_grad": False}, 8)
         assert not any(p.requires_grad for p in frozen.parameters())
 
 
 def test_a_norm_that_is_not_registered():
     with pytest.raises(KeyError, match="XN is not in the registry"):
-        pix2pix.build_norm({"type": "XN"}, 8)
+        networks.build_norm({"type": "XN"}, 8)
 
 
 def test_mmengine_suffices():
@@ -275,15 +275,15 @@ def test_mixed_precision():
 def test_dropout_in_evaluation_is_the_same_for_each_image():
     x = torch.randn(4, 3, 16, 16)
     torch.manual_seed(0)
-    generator = pix2pix.UNetGenerator(width=4, size=16, dropout_in_evaluation=True).eval()
+    generator = networks.UNetGenerator(width=4, size=16, dropout_in_evaluation=True).eval()
     y = generator(x)
     assert torch.equal(y, generator(x))
     torch.testing.assert_close(generator(x[2:3]), y[2:3])
     for layer in generator.modules():
-        if isinstance(layer, pix2pix.SteadyDropout):
+        if isinstance(layer, networks.SteadyDropout):
             layer.in_evaluation = False
     assert not torch.allclose(generator(x), y)
-    ones = pix2pix.SteadyDropout(0.25, in_evaluation=True).eval()(torch.ones(2, 64, 8, 8))
+    ones = networks.SteadyDropout(0.25, in_evaluation=True).eval()(torch.ones(2, 64, 8, 8))
     assert ones.unique().tolist() == [0, pytest.approx(4 / 3)]
     assert ones.mean() == pytest.approx(1, abs=0.05)
 
@@ -314,4 +314,4 @@ def test_predictions_are_bytes():
 
 def test_they_are_registered():
     for name in ("UNetGenerator", "PatchDiscriminator", "Pix2Pix"):
-        assert MODELS.get(name) is getattr(pix2pix, name)
+        assert MODELS.get(name) is getattr(networks, name)

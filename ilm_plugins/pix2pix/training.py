@@ -22,18 +22,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
-from ...data import pairs
-from ...evaluation import images as evaluation
-from ...layers import OptionError
-from .norms import register
+from ..integrations.openmmlab.norms import register
+from ..layers import OptionError
+from . import metrics as evaluation
+from . import pairs
 
 
 class PairedImages(Dataset):
-    """Pairs of images, side by side or in two folders; see :mod:`ilm_plugins.data.pairs`.
+    """Pairs of images, side by side or in two folders; see :mod:`ilm_plugins.pix2pix.pairs`.
 
     A sample has ``input`` and ``target``, (3, size, size) RGB uint8 each, and ``name``. With
-    ``load_size``, both are enlarged to it, cropped and flipped alike, by a generator that is seeded
-    by what :class:`~.exact.ExactSampler` yields; by torch's where another sampler is used.
+    ``load_size``, both are enlarged to it, cropped and flipped alike, by a generator that
+    ``ExactSampler`` seeds for each sample, or torch's under another sampler.
 
     Args:
         data_root: the folder of all.
@@ -207,7 +207,7 @@ class HalfLinearLR(_ParamScheduler):
 
 
 class ImageTransfer(BaseMetric):
-    """RMSE, SSIM, LPIPS and L1 of the outputs; see :mod:`ilm_plugins.evaluation.images`.
+    """RMSE, SSIM, LPIPS and L1 of the outputs; see :mod:`ilm_plugins.pix2pix.metrics`.
 
     Args:
         metrics: those to be computed.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ilm_plugins.evaluation import images
+from ilm_plugins.pix2pix import metrics
 from workers import Harmful
 
 
@@ -31,10 +31,10 @@ def pair():
 
 def test_rmse_and_l1_count_all_pixels_and_channels(pair):
     a, b = (x.double().numpy() for x in pair)
-    assert images.rmse(*pair) == pytest.approx(np.sqrt(((a - b) ** 2).mean()), rel=1e-5)
-    assert images.l1(*pair) == pytest.approx(np.abs(a - b).mean(), rel=1e-5)
+    assert metrics.rmse(*pair) == pytest.approx(np.sqrt(((a - b) ** 2).mean()), rel=1e-5)
+    assert metrics.l1(*pair) == pytest.approx(np.abs(a - b).mean(), rel=1e-5)
     black, white = torch.zeros(3, 12, 12, dtype=torch.uint8), torch.full((3, 12, 12), 255)
-    assert images.rmse(black, white) == images.l1(black, white) == 255
+    assert metrics.rmse(black, white) == metrics.l1(black, white) == 255
 
 
 def test_ssim_is_that_of_the_paper(pair):
@@ -54,25 +54,25 @@ def test_ssim_is_that_of_the_paper(pair):
     covariance = local(a * b) - mean_a * mean_b
     numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     expected = numerator / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-    assert images.ssim(*pair) == pytest.approx(expected.mean(), abs=1e-4)
-    assert images.ssim(pair[0], pair[0]) == pytest.approx(1)
+    assert metrics.ssim(*pair) == pytest.approx(expected.mean(), abs=1e-4)
+    assert metrics.ssim(pair[0], pair[0]) == pytest.approx(1)
 
 
 def test_ssim_of_an_image_smaller_than_its_window():
     with pytest.raises(ValueError, match="11 x 11 pixels"):
-        images.ssim(noise(0, 8, 20), noise(1, 8, 20))
+        metrics.ssim(noise(0, 8, 20), noise(1, 8, 20))
 
 
 def test_a_figure_is_the_mean_over_images(pair):
-    chosen = images.measures(["rmse", "l1"])
-    found = images.compare([pair, (pair[0], pair[0])], chosen)
-    assert found == {"rmse": images.rmse(*pair) / 2, "l1": images.l1(*pair) / 2, "images": 2}
+    chosen = metrics.measures(["rmse", "l1"])
+    found = metrics.compare([pair, (pair[0], pair[0])], chosen)
+    assert found == {"rmse": metrics.rmse(*pair) / 2, "l1": metrics.l1(*pair) / 2, "images": 2}
 
 
 def test_the_mean_image_is_the_best_constant_answer():
     samples = [noise(seed, 12, 12) for seed in range(4)]
     expected = torch.stack(samples).double().mean(0).round().to(torch.uint8)
-    assert torch.equal(images.mean_image(samples), expected)
+    assert torch.equal(metrics.mean_image(samples), expected)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def alexnet(tmp_path):
 def test_lpips_uses_the_weights_that_are_given(alexnet, pair):
     from torchmetrics.functional.image.lpips import _LPIPS
 
-    measure = images.measures(["lpips"], alexnet)["lpips"]
+    measure = metrics.measures(["lpips"], alexnet)["lpips"]
     assert measure(pair[0], pair[0]) == 0 < measure(*pair)
     state = torch.load(alexnet)
     network = _LPIPS(net="alex", pnet_rand=True)
@@ -100,19 +100,19 @@ def test_lpips_uses_the_weights_that_are_given(alexnet, pair):
 
 
 def test_lpips_without_weights_is_left_out_and_nothing_takes_its_place(tmp_path):
-    assert list(images.measures()) == ["rmse", "ssim", "l1"]
+    assert list(metrics.measures()) == ["rmse", "ssim", "l1"]
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
     for name in ("other.pth", "none.pth"):
         with pytest.raises(ValueError, match=f"{name}: no checkpoint of torchvision's AlexNet"):
-            images.measures(["lpips"], tmp_path / name)
+            metrics.measures(["lpips"], tmp_path / name)
     with pytest.raises(ValueError, match="no measure psnr; choose from rmse"):
-        images.measures(["psnr"])
+        metrics.measures(["psnr"])
 
 
 def test_without_torchmetrics(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="torchmetrics is not installed; pip install"):
-        images.measures(["l1"])
+        metrics.measures(["l1"])
 
 
 @pytest.fixture
@@ -124,16 +124,16 @@ def folders(tmp_path, pair):
 
 
 def test_two_folders_on_the_command_line(folders, pair, tmp_path, capsys):
-    assert images.main([*folders, "--json", str(tmp_path / "found.json")]) == 0
+    assert metrics.main([*folders, "--json", str(tmp_path / "found.json")]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("images 1\n") and f"rmse   {images.rmse(*pair):.4f}" in printed
+    assert printed.startswith("images 1\n") and f"rmse   {metrics.rmse(*pair):.4f}" in printed
     assert "lpips  not computed: LPIPS needs the weights" in printed
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["lpips"] is None and found["ssim"] == images.ssim(*pair)
+    assert found["lpips"] is None and found["ssim"] == metrics.ssim(*pair)
 
 
 def test_one_measure_on_the_command_line(folders, capsys):
-    assert images.main([*folders, "--metrics", "ssim"]) == 0
+    assert metrics.main([*folders, "--metrics", "ssim"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["images", "ssim"]
 
 
@@ -147,7 +147,7 @@ def test_one_measure_on_the_command_line(folders, capsys):
 )
 def test_mistakes_on_the_command_line(folders, argv, words, capsys):
     outputs, targets = folders
-    assert images.main([a.format(outputs=outputs, targets=targets) for a in argv]) == 2
+    assert metrics.main([a.format(outputs=outputs, targets=targets) for a in argv]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert ": error: " in line and words in line
 
@@ -157,7 +157,7 @@ def test_weights_run_no_code(folders, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     trap, path = tmp_path / "ran", tmp_path / "evil.pth"
     torch.save(Harmful(trap), path)
-    assert images.main([*map(str, folders), "--lpips-weights", str(path)]) == 2
+    assert metrics.main([*map(str, folders), "--lpips-weights", str(path)]) == 2
     error = capsys.readouterr().err
     assert "holds os.makedirs, which may run code" in error
     assert "--unsafe" not in error  # which is no option of this command

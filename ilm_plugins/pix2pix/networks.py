@@ -15,12 +15,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ..integrations.openmmlab.norms import register
+from ..integrations.openmmlab.norms import TORCH_NORMS, register
 from ..layers import OptionError
 from ..layers.statistics import MixtureNorm
-
-#: The norms of torch that mmcv registers, for where there is no mmcv.
-TORCH_NORMS = {"BN": nn.BatchNorm2d, "GN": nn.GroupNorm, "IN": nn.InstanceNorm2d}
 
 #: At batch size 1 the appendix's batch norm is instance norm, with scale and shift.
 INSTANCE_NORM = {"type": "IN", "affine": True}

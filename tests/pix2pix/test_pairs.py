@@ -7,7 +7,7 @@ pytest.importorskip("numpy", reason="needs numpy, of the extra ilm_plugins[data]
 import numpy as np
 from PIL import Image
 
-from ilm_plugins.data import pairs
+from ilm_plugins.pix2pix import pairs
 
 
 def save(path, pixels):

@@ -10,14 +10,15 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
-from ... import checkpoints
-from ...checkpoints import CheckpointError
-from ...data.pairs import PairError, check_images, image_files
-from ...evaluation.images import read
-from ...models.pix2pix import TORCH_NORMS, Pix2Pix, to_bytes, to_signed
-from ..training import UserError, add_traceback, command
-from .checkpoints import allow_history, dicts, settings
-from .translation import to_image, write
+from .. import checkpoints
+from ..checkpoints import CheckpointError
+from ..integrations.openmmlab.checkpoints import allow_history, dicts, settings
+from ..integrations.openmmlab.norms import TORCH_NORMS
+from ..integrations.training import UserError, add_traceback, command
+from .metrics import read
+from .networks import Pix2Pix, to_bytes, to_signed
+from .pairs import PairError, check_images, image_files
+from .training import to_image, write
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,8 @@
+"""Image translation by pix2pix, on MMEngine: networks, pairs of images, metrics, training."""
+
+from ..integrations.openmmlab import import_after
+
+
+def arm() -> None:
+    """Register the networks and what trains them as soon as MMEngine's runner is imported."""
+    import_after("mmengine.runner", (f"{__name__}.networks", f"{__name__}.training"))
