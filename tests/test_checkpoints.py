@@ -26,7 +26,6 @@ import fresh
 from ilm_plugins.checkpoints import (
     PARTIAL,
     CheckpointError,
-    CheckpointWriteError,
     allow,
     check_fits,
     check_resumes,
@@ -37,6 +36,7 @@ from ilm_plugins.checkpoints import (
     replacing,
     write,
 )
+from ilm_plugins.errors import RunError
 from workers import Harmful
 
 np = pytest.importorskip("numpy", reason="checkpoints of arrays need numpy")
@@ -519,9 +519,7 @@ def test_a_disk_without_room_leaves_what_was_there(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(
-            CheckpointWriteError, match=r"c\.pth' cannot be written: File too large"
-        ):
+        with pytest.raises(RunError, match=r"c\.pth' cannot be written: File too large"):
             write({"a": torch.randn(10**6)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -535,7 +533,7 @@ def test_a_disk_that_is_full_leaves_what_was_there(tmp_path):
     path = tmp_path / "c.pth"
     write({"a": torch.zeros(10)}, path)
     (tmp_path / f"c.pth{PARTIAL}").symlink_to(full)
-    with pytest.raises(CheckpointWriteError, match=r"c\.pth' cannot be written: No space left on"):
+    with pytest.raises(RunError, match=r"c\.pth' cannot be written: No space left on"):
         write({"a": torch.randn(10**6)}, path)
     assert len(read(path)["a"]) == 10 and [p.name for p in tmp_path.iterdir()] == ["c.pth"]
 
@@ -543,7 +541,7 @@ def test_a_disk_that_is_full_leaves_what_was_there(tmp_path):
 @pytest.mark.parametrize("name, why", [("file/c.pth", "Not a directory"), ("c" * 260, "too long")])
 def test_a_place_where_nothing_can_be_written_is_told(tmp_path, name, why):
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointWriteError, match=rf"{name}' cannot be written: .*{why}"):
+    with pytest.raises(RunError, match=rf"{name}' cannot be written: .*{why}"):
         write({}, tmp_path / name)
 
 
@@ -580,7 +578,7 @@ def test_a_folder_that_is_gone_has_nothing_left(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     for error in ("No such file", "No space"):
-        with pytest.raises(CheckpointWriteError) as told, replacing(folder / "c.pth"):
+        with pytest.raises(RunError) as told, replacing(folder / "c.pth"):
             if error == "No space":
                 raise OSError(errno.ENOSPC, "No space left on device")
             folder.rename(tmp_path / "gone")

@@ -33,11 +33,11 @@ def fail(rank, kind, of=0):
     """Raise in the process of rank ``of``, which torch has spawned."""
     if rank != of:
         return
-    from ilm_plugins.integrations import training
+    from ilm_plugins import errors
 
     if kind == "defect":
         raise ZeroDivisionError("of a worker")
-    raise getattr(training, kind)("what came in; what to do")
+    raise getattr(errors, kind)("what came in; what to do")
 
 
 # ---- gradients of several processes

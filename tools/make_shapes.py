@@ -6,7 +6,8 @@ import os
 import sys
 
 from ilm_plugins.data.shapes import write_shapes
-from ilm_plugins.integrations.training import UserError, add_traceback, command
+from ilm_plugins.errors import UserError
+from ilm_plugins.integrations.training import add_traceback, command
 
 
 def main() -> int:

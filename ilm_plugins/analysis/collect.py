@@ -21,13 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..layers import ExemplarNorm, SwitchNorm
 from ..layers.autoencoder import AutoencoderNorm
 from ..surgery.common import Match, check_match, matches
-
-
-class AnalysisError(ValueError):
-    """What cannot be analyzed, in one line: what came in, what was expected, what to do."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def collect_ratios(
         times an image, or has several instances of it, as a box head has, has their mean.
 
     Raises:
-        AnalysisError: the model has no such layers, or none that got anything; or instances cannot
+        UserError: the model has no such layers, or none that got anything; or instances cannot
             be told apart by image, for which a batch must hold one.
         OptionError: ``match`` fits none.
     """
@@ -140,13 +137,13 @@ def select(
     """The layers of a model that are of some kinds, and whose names fit.
 
     Raises:
-        AnalysisError: it has none of these kinds.
+        UserError: it has none of these kinds.
         OptionError: none fits.
     """
     found = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
     if not found:
         others = sorted({type(m).__name__ for m in model.modules() if _is_norm(m)})
-        raise AnalysisError(
+        raise UserError(
             f"the model has no {words} layer, its norms are {', '.join(others) or 'none'}; {advice}"
         )
     check_match(match, found)
@@ -197,7 +194,7 @@ class MeansOfRatios:
     waits for but :meth:`stop`; otherwise nothing is computed.
 
     Raises:
-        AnalysisError: the model has no such layers.
+        UserError: the model has no such layers.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -264,7 +261,7 @@ def _gather(
         if not values.isnan().all()
     }
     if not widths:
-        raise AnalysisError(
+        raise UserError(
             f"none of the {len(layers)} layers got anything, such as {next(iter(layers))}; "
             "give at least one image, and layers that evaluation runs"
         )
@@ -281,7 +278,7 @@ def _by_image(name: str, calls: list[Tensor], images: int) -> Tensor:
     if images == 1:
         return torch.cat(calls).mean(0, keepdim=True).float().cpu()
     if any(len(values) != images for values in calls):
-        raise AnalysisError(
+        raise UserError(
             f"{name} got {len(calls[0])} instances of {images} images, which cannot be told apart; "
             "give one image a batch (--batch-size 1)"
         )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .collect import AnalysisError
+from ..errors import UserError
 
 METHODS = ("pca", "tsne")
 
@@ -20,10 +20,10 @@ def embed(features: Tensor, method: str = "pca", seed: int = 0) -> tuple[Tensor,
         (N, 2), and what to write at the axes.
 
     Raises:
-        AnalysisError: there are too few features, or scikit-learn is not installed.
+        UserError: there are too few features, or scikit-learn is not installed.
     """
     if len(features) < 3:
-        raise AnalysisError(f"{len(features)} images are too few for a map; give at least 3")
+        raise UserError(f"{len(features)} images are too few for a map; give at least 3")
     mean = features.nanmean(0).nan_to_num()
     centered = torch.where(features.isnan(), 0, features - mean).double()
     return pca(centered) if method == "pca" else tsne(centered, seed)
@@ -43,7 +43,7 @@ def tsne(centered: Tensor, seed: int) -> tuple[Tensor, tuple[str, str]]:
     try:
         from sklearn.manifold import TSNE
     except ImportError as error:
-        raise AnalysisError(
+        raise UserError(
             "t-SNE needs scikit-learn, which is not installed; run pip install "
             "'ilm_plugins[analysis]', or take --embedding pca"
         ) from error

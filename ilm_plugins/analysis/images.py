@@ -9,8 +9,8 @@ import numpy as np
 from PIL import ImageOps
 
 from ..data.packed import read_packed
+from ..errors import UserError
 from ..pix2pix.pairs import ENDINGS, read_image
-from .collect import AnalysisError
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Images:
         return len(self.names)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(H, W, 3) RGB uint8, upright; raises AnalysisError if it cannot be read."""
+        """(H, W, 3) RGB uint8, upright; raises UserError if it cannot be read."""
         source = self.sources[index]
         if isinstance(source, np.ndarray):
             return source
         try:
             return np.asarray(ImageOps.exif_transpose(read_image(source)))
         except Exception as error:  # a broken file can raise anything
-            raise AnalysisError(
+            raise UserError(
                 f"image {source} is unreadable ({' '.join(str(error).split())}); mend or remove it"
             ) from error
 
@@ -66,12 +66,12 @@ def open_images(path: str | os.PathLike, limit: int | None = None) -> Images:
             are one behind the other.
 
     Raises:
-        AnalysisError: there are no images, or the folder holds both images and class folders.
+        UserError: there are no images, or the folder holds both images and class folders.
     """
     path = Path(path).expanduser()
     images = _unpack(path) if path.suffix == ".npz" else _list(path)
     if not len(images):
-        raise AnalysisError(f"{path}: no image there; expected {', '.join(ENDINGS)}, or an .npz")
+        raise UserError(f"{path}: no image there; expected {', '.join(ENDINGS)}, or an .npz")
     if limit is None or limit >= len(images):
         return images
     chosen = [i * len(images) // limit for i in range(limit)]
@@ -86,19 +86,19 @@ def _unpack(path: Path) -> Images:
     try:
         decoded, labels, classes = read_packed(path)
     except (OSError, ValueError) as error:
-        raise AnalysisError(str(error)) from error
+        raise UserError(str(error)) from error
     return Images([str(i) for i in range(len(decoded))], labels, classes, decoded)
 
 
 def _list(path: Path) -> Images:
     if not path.is_dir():
-        raise AnalysisError(f"{path}: no such folder; give a folder of images, or a packed .npz")
+        raise UserError(f"{path}: no such folder; give a folder of images, or a packed .npz")
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     names = [str(p.relative_to(path)) for p in files]
     in_classes = [p.parent != path for p in files]
     if any(in_classes) and not all(in_classes):
         alone = names[in_classes.index(False)]
-        raise AnalysisError(
+        raise UserError(
             f"{path} holds images, such as {alone}, and folders of images; "
             "give a folder of class folders, or one of images alone"
         )

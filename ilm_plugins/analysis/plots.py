@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoints import replacing
-from .collect import AnalysisError
+from ..errors import UserError
 
 try:
     import matplotlib as mpl
@@ -20,7 +20,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 except ImportError as error:
-    raise AnalysisError(
+    raise UserError(
         f"pictures need {error.name}, which is not installed; "
         "run pip install 'ilm_plugins[analysis]'"
     ) from error

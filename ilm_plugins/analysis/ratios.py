@@ -49,7 +49,7 @@ def write_ratios(
         The summary.
 
     Raises:
-        AnalysisError: scikit-learn is needed, and not installed.
+        UserError: scikit-learn is needed, and not installed.
     """
     panels = by_normalizer(ratios)
     layers = list(ratios)

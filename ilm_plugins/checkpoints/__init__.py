@@ -1,5 +1,6 @@
 """Checkpoint files: read without running the code in them, written whole or not at all."""
 
+from ..errors import CheckpointError
 from .contents import (
     NAME_ONE,
     STATES,
@@ -14,8 +15,8 @@ from .contents import (
     stateless,
     unwrapped,
 )
-from .reading import TRUST, CheckpointError, allow, code_is_allowed, loading, notes_of, read
-from .writing import PARTIAL, CheckpointWriteError, remove_partial, replacing, write
+from .reading import TRUST, allow, code_is_allowed, loading, notes_of, read
+from .writing import PARTIAL, remove_partial, replacing, write
 
 __all__ = [
     "NAME_ONE",
@@ -23,7 +24,6 @@ __all__ = [
     "STATES",
     "TRUST",
     "CheckpointError",
-    "CheckpointWriteError",
     "absent",
     "allow",
     "bare",

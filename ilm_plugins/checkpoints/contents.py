@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .reading import CheckpointError
+from ..errors import CheckpointError
 
 #: Where frameworks keep the state dict in a checkpoint; otherwise it is the checkpoint itself.
 STATES = ("model", "state_dict")

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..errors import CheckpointError
 from .pickles import SizeError, check_nesting, check_pickle, check_torch
 
 #: Variables of the environment by which torch.load refuses whatever is no plain data, even where
@@ -22,10 +23,6 @@ REFUSE_CODE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 ALLOW_CODE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 #: What to do about a checkpoint that is refused for the code in it.
 TRUST = "; if you trust its source, give --unsafe"
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be read or written, told in one line: which file, why, what to do."""
 
 
 @contextmanager

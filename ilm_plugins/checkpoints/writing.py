@@ -9,14 +9,10 @@ from typing import IO, Any
 
 import torch
 
-from .reading import CheckpointError
+from ..errors import RunError
 
 #: What is being written has this behind its name until it is whole.
 PARTIAL = ".partial"
-
-
-class CheckpointWriteError(CheckpointError):
-    """A checkpoint cannot be written; what was there before is still there."""
 
 
 def write(contents: Any, path: str | os.PathLike, notes: Mapping[str, str] | None = None) -> None:
@@ -28,7 +24,7 @@ def write(contents: Any, path: str | os.PathLike, notes: Mapping[str, str] | Non
         notes: words in a ``.safetensors`` beside the tensors, see :func:`notes_of`.
 
     Raises:
-        CheckpointWriteError: it cannot be written; a file that was there stays as it was.
+        RunError: it cannot be written; a file that was there stays as it was.
     """
     path = Path(path).expanduser()
     with replacing(path) as file:
@@ -56,7 +52,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
         mode, options: of Python's ``open``; text is UTF-8 by default.
 
     Raises:
-        CheckpointWriteError: it cannot be written.
+        RunError: it cannot be written.
     """
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
@@ -77,7 +73,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):
             kept = ". What was there before is still there" if path.parent.is_dir() else ""
-            raise CheckpointWriteError(
+            raise RunError(
                 f"{str(path)!r} cannot be written: {cause.strerror or cause}; make room, or write "
                 f"elsewhere{kept}"
             ) from error

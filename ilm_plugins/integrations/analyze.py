@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..analysis.collect import AnalysisError, collect_ratios, collect_rescaling
+from ..analysis.collect import collect_ratios, collect_rescaling
 from ..analysis.embed import METHODS
 from ..analysis.images import Images, open_images
 from ..checkpoints import CheckpointError, absent, check_fits, loading, unwrapped
-from ..layers import NORMS, OptionError
+from ..errors import UserError
+from ..layers import NORMS
 from . import convert, training, zoo
 from .subject import Subject
-from .training import UserError, building, positive
+from .training import building, positive
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -179,7 +180,7 @@ def prepare(args: argparse.Namespace) -> tuple[Subject, Images, int, Path]:
     """The model, untrained; the images; how many at once; and the folder to write to.
 
     Raises:
-        UserError, OptionError, AnalysisError: one of them is not what it should be.
+        UserError: one of them is not what it should be.
     """
     # Pictures are drawn at the end; what they need shall not be missed only then.
     from ..analysis import plots  # noqa: F401
@@ -198,8 +199,7 @@ def load_subject(args: argparse.Namespace) -> Subject:
     """The model that ``--config-file`` or ``--model`` names, untrained.
 
     Raises:
-        UserError, OptionError: there is none, options contradict each other, or there is no such
-            device.
+        UserError: there is none, options contradict each other, or there is no such device.
     """
     try:
         torch.empty(0, device=args.device)
@@ -249,7 +249,7 @@ def _telling(subject: Subject) -> Callable[[Sequence[np.ndarray]], Any]:
     def forward(images: Sequence[np.ndarray]) -> Any:
         try:
             return subject.forward(images)
-        except (AnalysisError, OptionError):
+        except UserError:
             raise
         except Exception as error:  # models raise what they like
             sizes = ", ".join(sorted({"{1} x {0}".format(*image.shape) for image in images}))

@@ -23,10 +23,11 @@ from ..checkpoints import (
     unwrapped,
     write,
 )
+from ..errors import UserError
 from ..layers import NORMS
 from . import installed, training
 from .detectron2.norms import parse_norm
-from .training import UserError, add_traceback, building, command
+from .training import add_traceback, building, command
 
 #: Entries that belong to parameters as they were before.
 OF_TRAINING = {

@@ -24,27 +24,9 @@ import torch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from .. import checkpoints
-from ..analysis.collect import AnalysisError
-from ..checkpoints import CheckpointError, CheckpointWriteError
-from ..layers import OptionError
+from ..errors import CheckpointError, OptionError, PeerError, RunError, UserError
 from . import installed, stopping
 from .stopping import Stop, stoppable
-
-
-class UserError(Exception):
-    """A mistake of the user's, told in one line: what came in, what was expected, what to do."""
-
-    status = 2
-
-
-class RunError(UserError):
-    """What ended a run that had begun, told in one line; it may go on from its last checkpoint."""
-
-    status = 1
-
-
-class PeerError(RunError):
-    """That another process is gone, which alone may know why."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,13 +71,14 @@ def command(
             traceback.print_exception(error)
         if not isinstance(error, UserError):
             error = unforeseen(error, args)
-        line, status = str(error), error.status if resumes else UserError.status
+        line, status, can_resume = str(error), error.status, error.can_resume
     except Stop as stop:
         (came,) = stop.args
-        line, status = f"stopped by {came.name}. {RESUME}", 128 + came
-    line = line if resumes else without_resume(line)
+        line, status, can_resume = f"stopped by {came.name}", 128 + came, True
+    if can_resume and resumes and not getattr(args, "eval_only", False):
+        line = f"{line.rstrip('.')}. {RESUME}"
     print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
-    return status
+    return status if resumes or status > RunError.status else UserError.status
 
 
 def start(args: argparse.Namespace) -> None:
@@ -255,7 +238,7 @@ def refusing(what: str, advice: str) -> Iterator[None]:
     """Raise UserError, "WHAT: REASON; ADVICE", for exceptions that are not for the user yet."""
     try:
         yield
-    except (*TOLD, torch.cuda.OutOfMemoryError):
+    except (UserError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # configs and models are programs, and raise what they like
         if _lacks_operators(error):
@@ -343,16 +326,6 @@ LOCK = ".lock"
 RANKS = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}
 #: errno values of disk and permission failures.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
-#: Exceptions whose message is written for the user.
-TOLD = (
-    UserError,
-    RunError,
-    PeerError,
-    OptionError,
-    AnalysisError,
-    CheckpointError,
-    CheckpointWriteError,
-)
 RESUME = "--resume goes on from the last checkpoint"
 
 
@@ -364,35 +337,34 @@ def without_resume(line: str) -> str:
 def failure(error: BaseException) -> UserError | None:
     """An exception in one line, where it is no defect of the program's; otherwise None."""
     text = " ".join(str(error).split())
-    if isinstance(error, TOLD):
-        text = _reason(error).partition(": ")[2]
-        if isinstance(error, RunError | CheckpointWriteError):
-            return RunError(text)
-        return UserError(text)
+    if isinstance(error, UserError):
+        return type(error)(_reason(error).partition(": ")[2])
     if _lacks_operators(error):
         return UserError(OPERATORS)
     if isinstance(error, FloatingPointError):
-        return RunError(f"{text}; lower the learning rate, or look at the data. {RESUME}")
+        return RunError(f"{text}; lower the learning rate, or look at the data")
     if isinstance(error, OSError) and (error.errno in DISK or error.filename):
         file = error.filename or "a file of the run"
-        return RunError(f"{file}: {error.strerror}; mend that. {RESUME}")
+        return RunError(f"{file}: {error.strerror}; mend that")
     if isinstance(error, ProcessExitedException):
         how = f"by {error.signal_name}" if error.signal_name else f"with status {error.exit_code}"
         return RunError(
             f"process {error.error_index} ended {how}, and the others with it; a process out of "
-            f"memory ends so, too. {RESUME}"
+            f"memory ends so, too"
         )
     if isinstance(error, ProcessRaisedException):
-        for kind in TOLD:
+        for kind in (UserError, OptionError, CheckpointError, RunError, PeerError):
             name = f"{kind.__module__}.{kind.__qualname__}: "
             if _reason(error).startswith(name):
-                return failure(kind(_reason(error).removeprefix(name)))
+                # That process has waited already.
+                told = RunError if kind is PeerError else kind
+                return told(_reason(error).removeprefix(name))
     if isinstance(error, torch.cuda.OutOfMemoryError):
-        return RunError(f"{text}. Make batches or images smaller, or take more GPUs. {RESUME}")
+        return RunError(f"{text}. Make batches or images smaller, or take more GPUs")
     if isinstance(error, RuntimeError) and "DataLoader worker" in text and "exited" in text:
-        return RunError(f"{text}; a process out of memory ends so. {RESUME}")
+        return RunError(f"{text}; a process out of memory ends so")
     if isinstance(error, RuntimeError) and re.search(LOST, text):
-        return PeerError(f"another process is gone, and this one ends with it: {text}. {RESUME}")
+        return PeerError(f"another process is gone, and this one ends with it: {text}")
     return None
 
 
@@ -428,9 +400,7 @@ def unforeseen(error: Exception, args: argparse.Namespace | None = None) -> User
         f"unexpected {reason}; {where}. If it is no mistake of the config or the data, report it "
         "with the output of 'python -m ilm_plugins'"
     )
-    if not folder:
-        return UserError(line)
-    return RunError(line if args.eval_only else f"{line}. {RESUME}")
+    return RunError(line) if folder else UserError(line)
 
 
 def _reason(error: Exception) -> str:

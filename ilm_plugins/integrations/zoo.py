@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from ..errors import UserError
 from ..layers import NORMS, OptionError
 from . import installed
 from .detectron2.norms import parse_norm
 from .subject import Subject
-from .training import UserError
 
 #: ImageNet's mean and deviation, RGB, of images of 0..1.
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

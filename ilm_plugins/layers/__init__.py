@@ -2,8 +2,8 @@
 
 from torch import nn
 
+from ..errors import OptionError
 from .assoc import AssocNorm
-from .base import OptionError
 from .exemplar import ExemplarNorm
 from .ilm import ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm
 from .switchable import SwitchNorm

@@ -1,4 +1,4 @@
-"""What all layers share: the forward pass, the check of its input, a linear map, the errors."""
+"""What all layers share: the forward pass, the check of its input, a linear map."""
 
 import inspect
 import math
@@ -9,11 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import OptionError
 from ..ops import Network, adaptive_norm
-
-
-class OptionError(ValueError):
-    """An option that a layer cannot have: what came in, what is expected, what to set."""
 
 
 class AdaptiveNorm(nn.GroupNorm):

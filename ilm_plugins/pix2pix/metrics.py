@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from .. import checkpoints
-from ..integrations.training import UserError, add_traceback, command
+from ..errors import UserError
+from ..integrations.training import add_traceback, command
 from .pairs import check_pairs, read_image, two_folders
 
 NO_WEIGHTS = "not computed: LPIPS needs the weights of AlexNet; give a local file of them"

@@ -16,16 +16,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..errors import UserError
+
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 #: Which half is the input: "right-to-left" translates the right half into the left one.
 DIRECTIONS = ("right-to-left", "left-to-right")
 
 _SHOWN = 20
-
-
-class PairError(ValueError):
-    """What is wrong with the files of a data set, all in one line."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +44,18 @@ def image_files(folder: str | os.PathLike) -> list[Path]:
     """The image files of a folder, told by their endings and sorted by name.
 
     Raises:
-        PairError: there is no such folder, there are none in it, or two share a name without
+        UserError: there is no such folder, there are none in it, or two share a name without
             ending.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise PairError(f"{folder}: no such folder")
+        raise UserError(f"{folder}: no such folder")
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
     if not files:
-        raise PairError(f"{folder}: no image there; expected {', '.join(ENDINGS)}")
+        raise UserError(f"{folder}: no image there; expected {', '.join(ENDINGS)}")
     twice = sorted(n for n, count in Counter(p.stem for p in files).items() if count > 1)
     if twice:
-        raise PairError(f"{folder}: two files each are named {_some(twice)}; rename one")
+        raise UserError(f"{folder}: two files each are named {_some(twice)}; rename one")
     return files
 
 
@@ -70,7 +68,7 @@ def two_folders(inputs: str | os.PathLike, targets: str | os.PathLike) -> list[P
     """The pairs of two folders.
 
     Raises:
-        PairError: see :func:`image_files`; or an image has no counterpart. All are named.
+        UserError: see :func:`image_files`; or an image has no counterpart. All are named.
     """
     sources = {p.stem: p for p in image_files(inputs)}
     results = {p.stem: p for p in image_files(targets)}
@@ -80,7 +78,7 @@ def two_folders(inputs: str | os.PathLike, targets: str | os.PathLike) -> list[P
         if alone:
             problems.append(f"unpaired, no counterpart in {of_there}: {_some(alone)}")
     if problems:
-        raise PairError("; ".join(problems))
+        raise UserError("; ".join(problems))
     return [Pair(name, path, results[name]) for name, path in sources.items()]
 
 
@@ -88,14 +86,14 @@ def check_pairs(pairs: list[Pair]) -> None:
     """Decode all images.
 
     Raises:
-        PairError: some cannot be read, have halves of different sizes, or differ in size from
+        UserError: some cannot be read, have halves of different sizes, or differ in size from
             their counterpart. All are named.
     """
     _check(_problem_of_pair, pairs, "pairs")
 
 
 def check_images(files: list[Path]) -> None:
-    """Decode all images; raise PairError, which names them all, if some cannot be read."""
+    """Decode all images; raise UserError, which names them all, if some cannot be read."""
     _check(_problem, files, "images")
 
 
@@ -103,7 +101,7 @@ def _check(problem: Callable, items: list, what: str) -> None:
     with ThreadPoolExecutor() as pool:
         found = [words for words in pool.map(problem, items) if isinstance(words, str)]
     if found:
-        raise PairError(
+        raise UserError(
             f"{len(found)} of {len(items)} {what} cannot be used: {_some(found)}; "
             "mend or remove them"
         )

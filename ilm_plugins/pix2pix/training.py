@@ -46,7 +46,7 @@ class PairedImages(Dataset):
         verify: whether to decode all files at once, so that one that cannot be is found now.
 
     Raises:
-        PairError: files are missing, unreadable, odd-sized or unpaired, all named at once; or an
+        UserError: files are missing, unreadable, odd-sized or unpaired, all named at once; or an
             option is out of its range.
     """
 
@@ -65,24 +65,24 @@ class PairedImages(Dataset):
         verify: bool = True,
     ) -> None:
         if direction not in pairs.DIRECTIONS:
-            raise pairs.PairError(
+            raise pairs.UserError(
                 f"direction is {direction!r}; choose one of {', '.join(pairs.DIRECTIONS)}"
             )
         if load_size is not None and load_size < size:
-            raise pairs.PairError(f"load_size={load_size} is below size={size}; enlarge it")
+            raise pairs.UserError(f"load_size={load_size} is below size={size}; enlarge it")
         root, folders = Path(data_root).expanduser(), dict(data_prefix or {"pair_path": ""})
         if folders.keys() == {"pair_path"}:
             found = pairs.side_by_side(root / folders["pair_path"])
         elif folders.keys() == {"input_path", "target_path"}:
             found = pairs.two_folders(root / folders["input_path"], root / folders["target_path"])
         else:
-            raise pairs.PairError(
+            raise pairs.UserError(
                 f"data_prefix has {', '.join(folders) or 'nothing'}; give pair_path alone, or "
                 "input_path and target_path"
             )
         self.pairs = found[slice(*images)]
         if not self.pairs:
-            raise pairs.PairError(f"images={tuple(images)} leaves none of the {len(found)} pairs")
+            raise pairs.UserError(f"images={tuple(images)} leaves none of the {len(found)} pairs")
         if verify:
             pairs.check_pairs(self.pairs)
         self.direction, self.size = direction, size

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from .. import checkpoints
 from ..checkpoints import CheckpointError
+from ..errors import UserError
 from ..integrations.openmmlab.checkpoints import allow_history, dicts, settings
 from ..integrations.openmmlab.norms import TORCH_NORMS
-from ..integrations.training import UserError, add_traceback, command
+from ..integrations.training import add_traceback, command
 from .metrics import read
 from .networks import Pix2Pix, to_bytes, to_signed
-from .pairs import PairError, check_images, image_files
+from .pairs import check_images, image_files
 from .training import to_image, write
 
 
@@ -56,11 +57,8 @@ def run(args: argparse.Namespace) -> None:
         UserError: see :func:`translate`; or there are no images, or some are unreadable.
     """
     options = {name: value for name, value in vars(args).items() if name != "traceback"}
-    try:
-        with checkpoints.loading(unsafe=args.unsafe):
-            translate(**options)
-    except PairError as error:
-        raise UserError(str(error)) from error
+    with checkpoints.loading(unsafe=args.unsafe):
+        translate(**options)
 
 
 def translate(
@@ -78,8 +76,8 @@ def translate(
 
     Raises:
         UserError: the checkpoint is none of a Pix2Pix, the batch size is below 1, the device is
-            not there, or the output folder is that of the images or cannot be written.
-        PairError: there are no images, or some are unreadable; all are named.
+            not there, or the output folder is that of the images or cannot be written; there are
+            no images, or some are unreadable, all of which are named.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}; give at least 1")

@@ -8,8 +8,8 @@ from torch import nn
 
 from .. import NORMS
 from ..analysis import complexity
+from ..errors import UserError
 from ..integrations import training
-from ..integrations.training import UserError
 from .registry import ROOT, Cell, tables
 
 #: Channels of the layer of EN's Table 1.

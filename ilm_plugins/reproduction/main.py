@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoints import loading
-from ..integrations.training import UserError, add_traceback, command, positive
+from ..errors import UserError
+from ..integrations.training import add_traceback, command, positive
 from . import records, registry, report, running
 from .registry import NOT_HERE, Cell, Table
 

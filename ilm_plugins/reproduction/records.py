@@ -13,9 +13,9 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from ..checkpoints import replacing
+from ..errors import UserError
 from ..integrations import installed, training
 from ..integrations.reading import Reading
-from ..integrations.training import UserError
 from . import registry
 from .registry import ROOT, Cell
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from ..integrations.training import UserError
+from ..errors import UserError
 
 ROOT = Path(__file__).parents[2]
 LIST = "tools/reproduce.py list"

@@ -58,7 +58,7 @@ def draw(table: Table, filed: dict[str, Records], folder: Path) -> Path | None:
     """Draw a table's curves, or a figure's lines, if there are any.
 
     Raises:
-        AnalysisError: matplotlib is not installed.
+        UserError: matplotlib is not installed.
     """
     lines, compared = curves(table, filed), series(table, filed)
     if not (lines or compared):

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from ..checkpoints import replacing
-from ..integrations.training import RunError, UserError, check_output, failure, without_resume
+from ..errors import RunError, UserError
+from ..integrations.training import check_output, failure, without_resume
 from . import records, registry
 from .records import framework
 from .registry import NOT_HERE, ROOT, Cell
@@ -160,7 +161,7 @@ def _told(one: Run | Cell, options: Options, deadline: float, stop: threading.Ev
         line = failure(error)
         if line is None:
             raise
-        print(f"{name}: error: {without_resume(str(line))}", file=sys.stderr, flush=True)
+        print(f"{name}: error: {line}", file=sys.stderr, flush=True)
         return line.status
     return 0
 

@@ -7,11 +7,11 @@ from torch import nn
 from cases import randomized
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm
 from ilm_plugins.analysis.collect import (
-    AnalysisError,
     MeansOfRatios,
     collect_ratios,
     collect_rescaling,
 )
+from ilm_plugins.errors import UserError
 from ilm_plugins.layers import AssocNorm, OptionError
 
 C = 8
@@ -91,7 +91,7 @@ def test_several_instances_of_one_image_have_their_mean():
 
     found = collect_ratios(Head(), [["one image"]])["norm"].values
     torch.testing.assert_close(found, layer.ratios(x).mean(0, keepdim=True))
-    with pytest.raises(AnalysisError, match=r"norm got 4 instances of 2 images.*--batch-size 1"):
+    with pytest.raises(UserError, match=r"norm got 4 instances of 2 images.*--batch-size 1"):
         collect_ratios(Head(), [["one", "another"]])
 
 
@@ -118,7 +118,7 @@ def test_images_of_which_nothing_reaches_a_layer_are_nan():
     assert found.values.isnan().all(1).tolist() == [True, False, False, True]
     assert found.mean.sum() == pytest.approx(1) and found.distance > 0
     assert collect_ratios(layer, batches(0, 1))[""].values.shape == (1, 3)
-    with pytest.raises(AnalysisError, match="got anything"):
+    with pytest.raises(UserError, match="got anything"):
         collect_ratios(layer, batches(1), lambda images: layer(images[:0]))
 
 
@@ -149,11 +149,11 @@ def test_layers_are_chosen_by_name():
 
 def test_models_without_such_layers_say_what_they_have():
     model = nn.Sequential(nn.BatchNorm2d(C), ILMGroupNorm(16, 2))
-    with pytest.raises(AnalysisError, match="no EN or SN layer, its norms are BatchNorm2d, ILMG"):
+    with pytest.raises(UserError, match="no EN or SN layer, its norms are BatchNorm2d, ILMG"):
         collect_ratios(model, batches(1))
-    with pytest.raises(AnalysisError, match="no ILM or AssocNorm layer, its norms are none"):
+    with pytest.raises(UserError, match="no ILM or AssocNorm layer, its norms are none"):
         collect_rescaling(nn.Conv2d(C, C, 1), batches(1))
-    with pytest.raises(AnalysisError, match="none of the 1 layers got anything, such as unused"):
+    with pytest.raises(UserError, match="none of the 1 layers got anything, such as unused"):
         collect_ratios(Model(), batches(1), match="unused", forward=len)
 
 
@@ -187,5 +187,5 @@ def test_means_while_training_are_over_all_calls_and_none_of_nothing():
     means.start()
     layer(x[:0])
     assert means.stop() == {}
-    with pytest.raises(AnalysisError, match=r"no EN or SN layer.*leave --ratios-interval"):
+    with pytest.raises(UserError, match=r"no EN or SN layer.*leave --ratios-interval"):
         MeansOfRatios(nn.Sequential(nn.BatchNorm2d(C)))

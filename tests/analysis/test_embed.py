@@ -5,8 +5,8 @@ import builtins
 import pytest
 import torch
 
-from ilm_plugins.analysis.collect import AnalysisError
 from ilm_plugins.analysis.embed import embed, share_between_classes
+from ilm_plugins.errors import UserError
 
 
 def generator(seed=0):
@@ -52,7 +52,7 @@ def test_share_between_classes():
 
 
 def test_mistakes(monkeypatch):
-    with pytest.raises(AnalysisError, match="2 images are too few for a map; give at least 3"):
+    with pytest.raises(UserError, match="2 images are too few for a map; give at least 3"):
         embed(torch.zeros(2, 3))
     found = builtins.__import__
 
@@ -62,5 +62,5 @@ def test_mistakes(monkeypatch):
         return found(name, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(AnalysisError, match=r"t-SNE needs scikit-learn.*ilm_plugins\[analysis\]"):
+    with pytest.raises(UserError, match=r"t-SNE needs scikit-learn.*ilm_plugins\[analysis\]"):
         embed(torch.zeros(4, 3), "tsne")

@@ -10,8 +10,8 @@ pytest.importorskip("PIL", reason="images need Pillow")
 import numpy as np
 from PIL import Image
 
-from ilm_plugins.analysis.collect import AnalysisError
 from ilm_plugins.analysis.images import open_images
+from ilm_plugins.errors import UserError
 
 
 def picture(value, height=3, width=2):
@@ -69,7 +69,7 @@ def test_a_packed_archive(tmp_path):
         images.labels == [1, 0] and images.class_of(0) == "b" and list(images.names) == ["0", "1"]
     )
     assert images[1].shape == (8, 8, 3) and abs(int(images[1].mean()) - 200) < 3
-    with pytest.raises(AnalysisError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         open_images(tmp_path / "train.npz")
 
 
@@ -83,15 +83,15 @@ def test_images_are_upright_and_in_colour(tmp_path):
 
 
 def test_mistakes(tmp_path, classes):
-    with pytest.raises(AnalysisError, match="no such folder; give a folder of images, or a packed"):
+    with pytest.raises(UserError, match="no such folder; give a folder of images, or a packed"):
         open_images(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(AnalysisError, match=r"empty: no image there; expected \.jpg"):
+    with pytest.raises(UserError, match=r"empty: no image there; expected \.jpg"):
         open_images(tmp_path / "empty")
     write(classes / "5.png", 5)
-    with pytest.raises(AnalysisError, match=r"holds images, such as 5\.png, and folders of images"):
+    with pytest.raises(UserError, match=r"holds images, such as 5\.png, and folders of images"):
         open_images(classes)
     (classes / "dog" / "1.png").write_bytes(b"no image")
     images = open_images(classes / "dog")
-    with pytest.raises(AnalysisError, match=r"dog/1\.png is unreadable \(.*mend or remove it"):
+    with pytest.raises(UserError, match=r"dog/1\.png is unreadable \(.*mend or remove it"):
         images[0]

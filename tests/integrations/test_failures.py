@@ -15,12 +15,10 @@ import torch
 from torch._utils import ExceptionWrapper
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
 
-from ilm_plugins.checkpoints import CheckpointError, CheckpointWriteError
+from ilm_plugins.errors import CheckpointError, OptionError, PeerError, RunError, UserError
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.training import (
-    PeerError,
-    RunError,
-    UserError,
+    RESUME,
     WithoutTracebacks,
     building,
     check_output,
@@ -31,7 +29,6 @@ from ilm_plugins.integrations.training import (
     parser,
     told,
 )
-from ilm_plugins.layers import OptionError
 from workers import fail
 
 
@@ -60,7 +57,6 @@ def patience(monkeypatch):
         (UserError("a"), 2, "a"),
         (OptionError("a: b"), 2, "a: b"),
         (CheckpointError("a"), 2, "a"),
-        (CheckpointWriteError("a"), 1, "a"),
         (RunError("a"), 1, "a"),
         (of_worker(RunError("image b: c")), 1, "image b: c"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "a file of the run: No space left"),
@@ -178,17 +174,25 @@ def test_a_defect_in_another_process_is_told_with_its_traceback(tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    "error, status", [(CheckpointWriteError("a"), 1), (OSError(errno.EIO, "b", "c"), 1), (None, 0)]
+    "error, status, line",
+    [
+        (CheckpointError("a"), 2, "tool.py: error: a\n"),
+        (RunError("a"), 1, f"tool.py: error: a. {RESUME}\n"),
+        (OSError(errno.EIO, "b", "c"), 1, f"tool.py: error: c: b; mend that. {RESUME}\n"),
+        (None, 0, ""),
+    ],
 )
-def test_a_command_prints_one_line(error, status, capsys, monkeypatch):
+def test_a_command_prints_one_line(error, status, line, capsys, monkeypatch):
     def run():
         if error:
             raise error
 
     monkeypatch.setattr(sys, "argv", ["/tools/tool.py"])
     assert command(run) == status
-    printed = capsys.readouterr().err
-    assert printed == (f"tool.py: error: {failure(error)}\n" if error else "")
+    assert capsys.readouterr().err == line
+    # Where nothing can be resumed, it is not said.
+    assert command(run, resumes=False) == (2 if status else 0)
+    assert capsys.readouterr().err == line.replace(f". {RESUME}", "")
 
 
 #: Tool -> its module, the function that does its work, and a command line.

@@ -12,8 +12,9 @@ import pytest
 
 from faults import told
 from ilm_plugins.checkpoints import PARTIAL
+from ilm_plugins.errors import UserError
 from ilm_plugins.integrations import training
-from ilm_plugins.integrations.training import LOCK, UserError, occupied
+from ilm_plugins.integrations.training import LOCK, occupied
 from runs import SHAPES, detectron2_command, mmengine_command, write_mmengine_config
 
 OWNER = """

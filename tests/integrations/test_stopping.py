@@ -53,7 +53,7 @@ def test_a_signal_is_told_whatever_becomes_of_it(number, status, becomes, capsys
     assert printed.count("\n") == 1
     assert signal.getsignal(number) is before and stopping.received is None
     assert command(run, resumes=False) == status
-    assert capsys.readouterr().err.endswith(f": error: stopped by {number.name}.\n")
+    assert capsys.readouterr().err.endswith(f": error: stopped by {number.name}\n")
 
 
 def test_what_no_signal_has_ended_is_as_it_was():

@@ -7,6 +7,7 @@ pytest.importorskip("numpy", reason="needs numpy, of the extra ilm_plugins[data]
 import numpy as np
 from PIL import Image
 
+from ilm_plugins.errors import UserError
 from ilm_plugins.pix2pix import pairs
 
 
@@ -74,7 +75,7 @@ def test_all_that_cannot_be_used_is_named_at_once(tmp_path):
     save(tmp_path / "cut.jpg", noise(64, 64))
     whole = (tmp_path / "cut.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(pairs.PairError) as raised:
+    with pytest.raises(UserError) as raised:
         pairs.check_pairs(pairs.side_by_side(tmp_path))
     message = str(raised.value)
     assert message.startswith("3 of 4 pairs cannot be used: ") and "\n" not in message
@@ -85,28 +86,28 @@ def test_all_that_cannot_be_used_is_named_at_once(tmp_path):
 def test_unpaired_and_unequal_files_are_named(tmp_path):
     for path, size in (("a/1", (4, 6)), ("a/2", (4, 6)), ("b/2", (4, 5)), ("b/3", (4, 6))):
         save(tmp_path / f"{path}.png", noise(*size))
-    with pytest.raises(pairs.PairError, match=r"a/1\.png; unpaired, .*b/3\.png"):
+    with pytest.raises(UserError, match=r"a/1\.png; unpaired, .*b/3\.png"):
         pairs.two_folders(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a/1.png").unlink()
     (tmp_path / "b/3.png").unlink()
-    with pytest.raises(pairs.PairError, match=r"2\.png of 6 x 4 and .*2\.png of 5 x 4 differ"):
+    with pytest.raises(UserError, match=r"2\.png of 6 x 4 and .*2\.png of 5 x 4 differ"):
         pairs.check_pairs(pairs.two_folders(tmp_path / "a", tmp_path / "b"))
 
 
 def test_folders_that_hold_no_images(tmp_path):
-    with pytest.raises(pairs.PairError, match="nowhere: no such folder"):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
         pairs.side_by_side(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(pairs.PairError, match="no image there"):
+    with pytest.raises(UserError, match="no image there"):
         pairs.side_by_side(tmp_path)
     for ending in ("png", "jpg"):
         save(tmp_path / f"same.{ending}", noise(4, 8))
-    with pytest.raises(pairs.PairError, match="two files each are named same"):
+    with pytest.raises(UserError, match="two files each are named same"):
         pairs.side_by_side(tmp_path)
 
 
 def test_long_lists_are_cut(tmp_path):
     for i in range(25):
         (tmp_path / f"{i:02}.png").write_text("")
-    with pytest.raises(pairs.PairError, match=r"25 of 25 pairs .* and 5 more; mend"):
+    with pytest.raises(UserError, match=r"25 of 25 pairs .* and 5 more; mend"):
         pairs.check_pairs(pairs.side_by_side(tmp_path))

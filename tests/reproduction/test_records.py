@@ -12,7 +12,7 @@ pytest.importorskip("matplotlib", reason="needs matplotlib, of ilm_plugins[repro
 from PIL import Image
 
 import fresh
-from ilm_plugins.integrations.training import UserError
+from ilm_plugins.errors import UserError
 from ilm_plugins.reproduction import records, registry, report
 from ilm_plugins.reproduction.main import main
 from recipes import ROOT

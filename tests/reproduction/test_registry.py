@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ilm_plugins.errors import UserError
 from ilm_plugins.integrations import analyze
-from ilm_plugins.integrations.training import UserError
 from ilm_plugins.reproduction import computed, records, registry, running
 from ilm_plugins.reproduction.main import main
 

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.file_io import PathManager
 
 from ... import checkpoints
-from ..training import UserError
+from ...errors import UserError
 
 BASE = "_BASE_"
 TAGS = "tag:yaml.org,2002:"

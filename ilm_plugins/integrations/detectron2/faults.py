@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 from detectron2.data import MetadataCatalog
 
-from ..training import RESUME, RunError, UserError, annotated
+from ...errors import RunError, UserError
+from ..training import annotated
 from .checkpoints import reading_proposals
 
 
@@ -36,7 +37,7 @@ class NamesImage:
         except Exception as error:  # decoders and augmentations raise what they like
             raise RunError(
                 f"image {entry.get('file_name')!r} cannot be used: {type(error).__name__}: "
-                f"{error}; mend or remove it. {RESUME}"
+                f"{error}; mend or remove it"
             ) from error
 
 

@@ -19,7 +19,7 @@ class RatiosHook(HookBase):
         interval: iterations from one batch to the next; in between nothing is computed.
 
     Raises:
-        AnalysisError: when training starts, the model has no such layers.
+        UserError: when training starts, the model has no such layers.
     """
 
     def __init__(self, interval: int = 100) -> None:

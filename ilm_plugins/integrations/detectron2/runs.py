@@ -15,9 +15,9 @@ from detectron2.config import CfgNode
 
 from ... import checkpoints
 from ...data import ensure_shapes
+from ...errors import UserError
 from .. import curves
 from ..reading import Reading
-from ..training import UserError
 from .config_files import read_config
 
 #: What of a config leaves a recipe as it is.

@@ -50,10 +50,10 @@ from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
 from ... import checkpoints
+from ...errors import UserError
 from ...layers import NORMS
 from ..stopping import end_with_parent
 from ..training import (
-    UserError,
     WithoutTracebacks,
     building,
     check_output,

@@ -14,10 +14,10 @@ from mmengine.model import revert_sync_batchnorm
 from PIL import Image
 from torch import nn
 
+from ...errors import UserError
 from ...pix2pix.networks import Pix2Pix
 from ...pix2pix.pairs import DIRECTIONS, resize
 from ..subject import Subject
-from ..training import UserError
 from . import train
 
 

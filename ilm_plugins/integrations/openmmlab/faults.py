@@ -13,9 +13,8 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from ...layers import OptionError
-from ...pix2pix.pairs import PairError
-from ..training import RESUME, RunError, UserError, annotated
+from ...errors import RunError, UserError
+from ..training import annotated
 
 
 @contextmanager
@@ -25,7 +24,7 @@ def names_dataset(config: dict | None) -> Iterator[None]:
         yield
     except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
         # What is not registered, or not an option, is told elsewhere.
-        if not isinstance(config, dict) or isinstance(error, PairError | OptionError):
+        if not isinstance(config, dict) or isinstance(error, UserError):
             raise
         if isinstance(error, KeyError) and "registry" in str(error):
             raise
@@ -114,7 +113,7 @@ class NamesImage(Compose):
         except Exception as error:  # decoders and transforms raise what they like
             raise RunError(
                 f"image {' with '.join(map(str, names))} cannot be used: {type(error).__name__}: "
-                f"{error}; mend or remove it. {RESUME}"
+                f"{error}; mend or remove it"
             ) from error
 
 

@@ -20,7 +20,7 @@ class RatiosHook(Hook):
         interval: iterations from one logging to the next; in between nothing is computed.
 
     Raises:
-        AnalysisError: when training starts, the model has no such layers.
+        UserError: when training starts, the model has no such layers.
     """
 
     priority = "LOW"

@@ -16,12 +16,12 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ...errors import UserError
 from ...pix2pix import metrics as images
 from ...pix2pix.pairs import image_files
 from ...pix2pix.training import PairedImages
 from .. import curves
 from ..reading import Reading
-from ..training import UserError
 from .checkpoints import latest
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")

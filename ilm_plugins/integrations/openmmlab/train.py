@@ -31,12 +31,11 @@ from torch.multiprocessing import spawn
 from torch.utils.data import DataLoader
 
 from ... import checkpoints
+from ...errors import UserError
 from ...layers import NORMS
-from ...pix2pix.pairs import PairError
 from .. import installed
 from ..stopping import end_with_parent
 from ..training import (
-    UserError,
     building,
     check_output,
     leave_group,
@@ -328,7 +327,7 @@ def check_dataset(setting: str, dataset: dict) -> None:
     if getattr(kind, "checked_first", False):
         try:
             DATASETS.build(dataset)
-        except PairError as error:
+        except UserError as error:
             raise UserError(f"{setting}: {error}") from error
         dataset["verify"] = False
 

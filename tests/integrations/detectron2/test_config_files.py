@@ -17,9 +17,9 @@ from detectron2.model_zoo import get_config_file
 
 from faults import told
 from ilm_plugins import checkpoints
+from ilm_plugins.errors import UserError
 from ilm_plugins.integrations import analyze, convert, training
 from ilm_plugins.integrations.detectron2.config_files import compute, read_config
-from ilm_plugins.integrations.training import UserError
 from ilm_plugins.reproduction import main as reproduction
 from runs import LAZY, SHAPES
 from runs import detectron2_command as command

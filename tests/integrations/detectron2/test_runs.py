@@ -8,8 +8,8 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 
 from detectron2.config import get_cfg
 
+from ilm_plugins.errors import UserError
 from ilm_plugins.integrations.detectron2 import runs
-from ilm_plugins.integrations.training import UserError
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 
+from ilm_plugins.errors import UserError
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.openmmlab import runs
 from ilm_plugins.integrations.openmmlab.train import load_config
-from ilm_plugins.integrations.training import UserError
 from recipes import ROOT
 from reproduction.folders import write_run, write_test
 
