@@ -87,7 +87,7 @@ def pytest_unconfigure():
 @pytest.fixture(scope="session")
 def datasets():
     """The folder DETECTRON2_DATASETS, which holds eight training and four validation images."""
-    pytest.importorskip("shapely", reason="needs shapely, of the extra ilm_plugins[data]")
+    pytest.importorskip("PIL", reason="needs Pillow, of the extra ilm_plugins[data]")
     from ilm_plugins.data.shapes import write_shapes
 
     write_shapes(DATASETS, num_training=8, num_validation=4, size=64)

@@ -237,8 +237,8 @@ DEFECTS = (
         "boxes-as-corners",
         "The boxes of the generated data set are (x0, y0, x1, y1), not COCO's (x, y, w, h).",
         "ilm_plugins/data/shapes.py",
-        "(*low.tolist(), *(high - low).tolist())",
-        "(*low.tolist(), *high.tolist())",
+        "[left, top, right - left, bottom - top]",
+        "[left, top, right, bottom]",
         "tests/data/test_shapes.py",
     ),
     Defect(

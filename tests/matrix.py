@@ -55,7 +55,7 @@ class Leg(NamedTuple):
 
 
 OLDEST = (
-    *("torch==2.4.0", "torchvision==0.19.0", "wrapt==1.15.0", "numpy==1.26.4", "shapely==2.0.0"),
+    *("torch==2.4.0", "torchvision==0.19.0", "wrapt==1.15.0", "numpy==1.26.4"),
     *("torchmetrics==1.4.2", "ml_dtypes==0.5.4"),
 )
 NEWEST = "torch==2.15.0", "torchvision==0.29.2"

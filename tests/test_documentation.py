@@ -148,7 +148,7 @@ def test_commands_name_what_there_is(page, command):
 NEEDS = {
     "tools/analyze.py": "matplotlib",
     "tools/evaluate_images.py": "PIL",
-    "tools/make_shapes.py": "shapely",
+    "tools/make_shapes.py": "PIL",
     "tools/translate.py": "mmengine",
 }
 OF_TOOLS = [(page, command) for page, command in commands() if "tools/" in command]

@@ -1,4 +1,4 @@
-"""Data sets that the package generates itself, and the reading of others."""
+"""Data sets that the package generates, and readers of others."""
 
 from pathlib import Path
 
@@ -13,14 +13,13 @@ SHAPES = {
 
 
 def ensure_shapes(folder: Path, **options: int) -> None:
-    """Write `shapes` to ``folder``, which is to bear that name, unless it is there.
+    """Write `shapes` to ``folder``, whose name must be "shapes", unless the data set is there.
 
     Args:
         options: of :func:`.shapes.write_shapes`.
 
     Raises:
-        ValueError: the folder has another name, or other options.
-        ImportError: what draws it is not installed.
+        ValueError: the folder is missing and has another name, or an option is out of range.
     """
     if (folder / "shapes.json").exists():
         return
@@ -29,11 +28,6 @@ def ensure_shapes(folder: Path, **options: int) -> None:
             f"shapes is not in {str(folder)!r}, and is generated only in a folder called 'shapes'; "
             "give one"
         )
-    try:
-        from .shapes import write_shapes
-    except ImportError as error:
-        raise ImportError(
-            f"generating the shapes data set needs {error.name}, which is not installed; "
-            "run pip install 'ilm_plugins[data]'"
-        ) from error
+    from .shapes import write_shapes
+
     write_shapes(folder.parent, **options)

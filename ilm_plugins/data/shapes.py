@@ -1,8 +1,8 @@
 """`shapes`: a generated data set of circles, squares, triangles and stars.
 
 Objects of three scales overlap and occlude each other on noise backgrounds. Colour and texture are
-drawn independently of the class, so that only the outline tells it. The same scenes are written as
-COCO instances, as semantic masks in the ADE20K folder layout, and as side-by-side image pairs:
+drawn independently of the class, so only the outline tells it. The same scenes are written as COCO
+instances, as semantic masks in the ADE20K folder layout, and as side-by-side image pairs:
 
     ROOT/shapes/images/{training,validation}/000000.jpg            photo, RGB
     ROOT/shapes/annotations/instances_{training,validation}.json   COCO instances
@@ -10,25 +10,26 @@ COCO instances, as semantic masks in the ADE20K folder layout, and as side-by-si
     ROOT/shapes/pairs/{training,validation}/000000.jpg             photo left, label map right
     ROOT/shapes/shapes.json                                        manifest
 
-A scene is vector geometry in pixel coordinates: x to the right, y down, pixel (row i, column j)
-covers [j, j + 1) x [i, i + 1). It depends on (seed, split, index, size) and on nothing else, so
-image i stays the same however many images are written.
+Pixel coordinates: x to the right, y down; pixel (row i, column j) covers [j, j + 1) x [i, i + 1).
+Outlines have integer corners and are filled in integer arithmetic, so masks, boxes and polygons are
+the same on every machine. A scene depends on (seed, split, index, size) alone: image i stays the
+same however many images are written.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import operator
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
-import shapely
-from PIL import Image, ImageDraw
-from shapely.geometry import MultiPolygon, Polygon, box
+from PIL import Image
 
 from . import SHAPES
 
@@ -37,7 +38,7 @@ SPLITS = ("training", "validation")
 TEXTURES = ("stripes", "checks", "speckle", "gradient")
 
 # Range of an object's nominal side as a fraction of the image side, and how often it is proposed.
-# Large objects are refused more often, hence proposed more often than they are to occur.
+# Large objects are rejected more often, so they are proposed more often than they should occur.
 SCALES = {
     "small": (22 / 128, 30 / 128, 0.30),
     "medium": (34 / 128, 44 / 128, 0.34),
@@ -49,23 +50,24 @@ SCALES = {
 PALETTE = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)], np.uint8)
 
 MIN_SIZE = 64
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+#: Units of a corner's coordinates in a pixel.
+UNITS = 16
 
 _MIN_OBJECTS, _MAX_OBJECTS = 4, 6
 _ATTEMPTS = 100
 _MIN_VISIBLE_FRACTION = 0.7
 _MAX_ROTATION = math.pi / 12
 # In pixels of an image of side 128; areas scale with the square of the side.
-_MIN_VISIBLE_AREA = 60.0
-_MIN_PART_AREA = 16.0
+_MIN_VISIBLE_AREA = 60
+_MIN_PART_AREA = 16
 # Circumradius over nominal side, chosen so that the four classes look about equally large.
 _RADIUS = {"circle": 0.5, "square": 0.6, "triangle": 0.64, "star": 0.62}
 _STAR_INNER_RADIUS = 0.55
-_SUPERSAMPLING = 4
 _JPEG = {"quality": 95, "subsampling": 0}
 
 Colour = tuple[float, float, float]
-Window = tuple[slice, slice]
+Corners = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -94,21 +96,20 @@ class Instance:
     Attributes:
         category: 1..4, one more than the position in `CLASSES`.
         scale: a key of `SCALES`.
-        polygon: the whole outline, which may reach beyond the image.
-        visible: the parts inside the image that no later object covers; none has a hole.
-        texture: the pattern the object is filled with.
+        corners: the outline's corners (x, y) in 1 / `UNITS` pixel, clockwise in the image; they may
+            lie outside the image.
+        texture: the pattern that fills the object.
     """
 
     category: int
     scale: str
-    polygon: Polygon
-    visible: tuple[Polygon, ...]
+    corners: Corners
     texture: Texture
 
     @property
-    def visible_area(self) -> float:
-        """Area of the visible parts in square pixels."""
-        return sum(part.area for part in self.visible)
+    def area(self) -> float:
+        """Area of the whole object in square pixels, occluded and outside parts included."""
+        return _area(self.corners) / UNITS**2
 
 
 @dataclass(frozen=True)
@@ -172,55 +173,60 @@ def render(scene: Scene) -> np.ndarray:
     rng = _rng(scene.seed, scene.split, scene.index, stream=1)
     image = _mix(scene.background, _smooth_noise(rng, scene.size))
     for instance in scene.instances:
-        window, alpha = _coverage(instance.polygon, scene.size)
-        colour = _mix(instance.texture.colours, _pattern(instance, window, rng))
-        image[window] += alpha[..., None] * (colour - image[window])
+        mask = _mask(instance.corners, scene.size)
+        image[mask] = _mix(instance.texture.colours, _pattern(instance, scene.size, rng))[mask]
     image += scene.noise * rng.standard_normal(image.shape, np.float32)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
+def instance_map(scene: Scene) -> np.ndarray:
+    """Label every pixel with the nearest object that holds its centre.
+
+    Returns:
+        uint8, (size, size): 0 = background, i + 1 = ``scene.instances[i]``.
+    """
+    painted = np.zeros((scene.size, scene.size), np.uint8)
+    for number, instance in enumerate(scene.instances, 1):
+        painted[_mask(instance.corners, scene.size)] = number
+    return painted
+
+
 def semantic_mask(scene: Scene) -> np.ndarray:
-    """Label every pixel by the visible object that holds its centre.
+    """Label every pixel with the category of its object in :func:`instance_map`.
 
     Returns:
         Categories, uint8, (size, size): 0 = background, 1..4 as in `CLASSES`.
     """
-    mask = np.zeros((scene.size, scene.size), np.uint8)
-    for instance in scene.instances:
-        for part in instance.visible:
-            rows, columns = window = _window(part, scene.size)
-            y, x = np.mgrid[window] + 0.5
-            shapely.prepare(part)
-            mask[rows, columns][shapely.contains_xy(part, x, y)] = instance.category
-    return mask
+    categories = [0, *(instance.category for instance in scene.instances)]
+    return np.array(categories, np.uint8)[instance_map(scene)]
 
 
 def coco_annotations(scene: Scene) -> list[dict]:
-    """Describe the visible part of each object in COCO's instance format.
+    """Describe the visible pixels of each object in COCO's instance format.
 
-    The image id is the scene's index. Annotation ids are derived from it and start at 1, since
-    COCO's evaluation takes a matched id of 0 for no match.
+    The polygons follow pixel edges, so rasterizing them gives the mask back. The image id is the
+    scene's index. Annotation ids are derived from it and start at 1, since COCO's evaluation takes
+    a matched id of 0 for no match.
 
     Returns:
-        One JSON-ready dict per object, in painting order; lengths in pixels.
+        One JSON-ready dict per object, in painting order; integer lengths in pixels.
     """
+    painted = instance_map(scene)
     annotations = []
     for position, instance in enumerate(scene.instances):
-        # A COCO ring is left open, whereas shapely repeats the first point at the end.
-        rings = [
-            np.round(shapely.get_coordinates(part.exterior)[:-1], 2) for part in instance.visible
-        ]
-        points = np.concatenate(rings)
-        low, high = points.min(axis=0), points.max(axis=0)
+        mask = painted == position + 1
+        polygons = _trace(mask)
+        points = np.concatenate(polygons)
+        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
         annotations.append(
             {
                 "id": scene.index * _MAX_OBJECTS + position + 1,
                 "image_id": scene.index,
                 "category_id": instance.category,
                 "iscrowd": 0,
-                "area": round(instance.visible_area, 2),
-                "bbox": [round(value, 2) for value in (*low.tolist(), *(high - low).tolist())],
-                "segmentation": [ring.ravel().tolist() for ring in rings],
+                "area": int(mask.sum()),
+                "bbox": [left, top, right - left, bottom - top],
+                "segmentation": [np.ravel(polygon).tolist() for polygon in polygons],
             }
         )
     return annotations
@@ -372,13 +378,14 @@ def _place(
 ) -> tuple[Instance, ...]:
     """Put up to `_MAX_OBJECTS` objects on top of each other.
 
-    A proposal that would spoil the visible part of any object is refused. A crowded scene may
-    therefore end with fewer objects than were meant.
+    A proposal that hides too much of any object is rejected, so a crowded scene may end with fewer
+    objects than drawn.
     """
-    frame = box(0, 0, size, size)
     scales, ranges = zip(*SCALES.items(), strict=True)
     count = rng.integers(_MIN_OBJECTS, _MAX_OBJECTS + 1)
     instances: list[Instance] = []
+    visible: list[np.ndarray] = []
+    unit = (size / 128) ** 2
     for _ in range(_ATTEMPTS):
         if len(instances) == count:
             break
@@ -387,48 +394,84 @@ def _place(
         side = size * rng.uniform(*ranges[scale][:2])
         centre = rng.uniform(0.4 * side, size - 0.4 * side, 2)
         rotation = rng.uniform(-_MAX_ROTATION, _MAX_ROTATION)
-        polygon = _outline(CLASSES[category - 1], centre, side, rotation)
-        front = _visible_parts(polygon.intersection(frame), polygon, size)
-        behind = [
-            _visible_parts(MultiPolygon(other.visible).difference(polygon), other.polygon, size)
-            for other in instances
-        ]
-        if not front or not all(behind):
+        corners = _outline(CLASSES[category - 1], centre, side, rotation)
+        front = _mask(corners, size)
+        masks = [*(mask & ~front for mask in visible), front]
+        areas = [*(other.area for other in instances), _area(corners) / UNITS**2]
+        least = np.maximum(_MIN_VISIBLE_FRACTION * np.array(areas), _MIN_VISIBLE_AREA * unit)
+        if (np.sum(masks, axis=(1, 2)) < least).any():
             continue
-        instances = [replace(o, visible=v) for o, v in zip(instances, behind, strict=True)]
+        # No slivers; nor holes, of negative area, which COCO's polygons cannot express.
+        occluded = [mask & ~front for mask in visible if (mask & front).any()]
+        parts = [_area(part) for mask in (front, *occluded) for part in _trace(mask)]
+        if min(parts) < _MIN_PART_AREA * unit:
+            continue
         taken = [*background, *(other.texture.colours[0] for other in instances)]
         texture = _draw_texture(rng, taken, size)
-        instances.append(Instance(category, scales[scale], polygon, front, texture))
+        instances.append(Instance(category, scales[scale], corners, texture))
+        visible = masks
     return tuple(instances)
 
 
-def _outline(name: str, centre: np.ndarray, side: float, rotation: float) -> Polygon:
-    """Build the outline of class `name` around `centre` (x, y), tilted by `rotation` radians."""
+def _outline(name: str, centre: np.ndarray, side: float, rotation: float) -> Corners:
+    """Return the corners of class `name` around `centre` (x, y), tilted by `rotation` radians."""
     corners = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[name]
     upright = math.pi / 4 if name == "square" else -math.pi / 2
     angles = upright + rotation + np.arange(corners) * (2 * math.pi / corners)
     radii = np.full(corners, _RADIUS[name] * side)
     if name == "star":
         radii[1::2] *= _STAR_INNER_RADIUS
-    return Polygon(centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    points = centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return tuple((x, y) for x, y in np.rint(UNITS * points).astype(int).tolist())
 
 
-def _visible_parts(region: shapely.Geometry, polygon: Polygon, size: int) -> tuple[Polygon, ...]:
-    """Split what is seen of `polygon` into its parts.
+def _area(corners: Corners) -> float:
+    """Area of a polygon by the shoelace formula; negative if it runs anticlockwise in the image."""
+    x, y = np.array(corners).T
+    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+
+
+@functools.lru_cache(2 * _MAX_OBJECTS)
+def _mask(corners: Corners, size: int) -> np.ndarray:
+    """Return the pixels whose centre lies inside a polygon: (size, size) bool."""
+    start = np.array(corners)
+    (x0, y0), (dx, dy) = (p.T[..., None] for p in (start, np.roll(start, -1, 0) - start))
+    y = UNITS * np.arange(size) + UNITS // 2
+    edge, row = np.nonzero((y0 <= y) != (y0 + dy <= y))
+    x = (x0 + (y - y0) * dx // (dy + (dy == 0)))[edge, row]
+    # Each crossing flips all pixels on its right.
+    flips = np.zeros((size, size + 1), int)
+    np.add.at(flips, (row, ((x + UNITS // 2) // UNITS).clip(0, size)), 1)
+    return flips[:, :size].cumsum(axis=1) % 2 == 1
+
+
+def _trace(mask: np.ndarray) -> list[Corners]:
+    """Follow the pixel edges around each part of a mask; a mere corner doesn't join two parts.
 
     Returns:
-        The parts; none if they show too little of the object, if one of them is a mere sliver, or
-        if one has a hole, which COCO's polygons cannot express.
+        The corners (x, y) of each outline, clockwise in the image; of a hole, anticlockwise.
     """
-    parts = tuple(shapely.get_parts(region))
-    unit = (size / 128) ** 2
-    good = (
-        region.area >= _MIN_VISIBLE_FRACTION * polygon.area
-        and region.area >= _MIN_VISIBLE_AREA * unit
-        and all(isinstance(part, Polygon) and not part.interiors for part in parts)
-        and all(part.area >= _MIN_PART_AREA * unit for part in parts)
-    )
-    return parts if good else ()
+    # Edges start at a complex corner, x + iy, and point where the mask is on the right.
+    edges: dict[tuple[complex, complex], None] = {}
+    padded = np.pad(mask, 1)
+    for direction, corner in ((1, 0), (1j, 1), (-1, 1 + 1j), (-1j, 1j)):
+        outside = np.roll(padded, (int(direction.real), -int(direction.imag)), (0, 1))
+        y, x = np.nonzero(padded & ~outside)
+        edges |= dict.fromkeys(zip((x - 1 + 1j * (y - 1) + corner).tolist(), repeat(direction)))
+    outlines = []
+    while edges:
+        corner, direction = next(iter(edges))
+        outline = []
+        while (corner, direction) in edges:
+            del edges[corner, direction]
+            corner += direction
+            turns = (turn for turn in (1j * direction, direction) if (corner, turn) in edges)
+            following = next(turns, -1j * direction)
+            if following != direction:
+                outline.append((int(corner.real), int(corner.imag)))
+            direction = following
+        outlines.append(tuple(outline))
+    return outlines
 
 
 def _draw_texture(rng: np.random.Generator, taken: list[Colour], size: int) -> Texture:
@@ -447,29 +490,26 @@ def _draw_texture(rng: np.random.Generator, taken: list[Colour], size: int) -> T
     )
 
 
-def _pattern(instance: Instance, window: Window, rng: np.random.Generator) -> np.ndarray:
-    """Evaluate a texture over a window of the image.
+def _pattern(instance: Instance, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Evaluate an object's texture on the whole image.
 
     Returns:
-        The share of the second colour, float in 0..1, (height, width) of the window.
+        The share of the second colour, float in 0..1, (size, size).
     """
     texture = instance.texture
-    rows, columns = window
     if texture.kind == "speckle":
-        height, width = rows.stop - rows.start, columns.stop - columns.start
-        grain = texture.period / 3
-        noise = _noise(rng, math.ceil(height / grain), math.ceil(width / grain), height, width)
-        return np.clip(0.5 + 4 * (noise - 0.5), 0, 1)
-    x0, y0, x1, y1 = instance.polygon.bounds
-    y, x = np.mgrid[window]
-    y, x = y - (y0 + y1) / 2, x - (x0 + x1) / 2
-    along = math.cos(texture.angle) * x + math.sin(texture.angle) * y
+        cells = math.ceil(3 * size / texture.period)
+        return np.clip(0.5 + 4 * (_noise(rng, cells, size) - 0.5), 0, 1)
+    points = np.array(instance.corners) / UNITS
+    low, high = points.min(axis=0), points.max(axis=0)
+    x, y = np.arange(size) - (low + high)[:, None] / 2
+    along = math.cos(texture.angle) * x + math.sin(texture.angle) * y[:, None]
     if texture.kind == "gradient":
-        return np.clip(0.5 + along / max(x1 - x0, y1 - y0), 0, 1)
+        return np.clip(0.5 + along / (high - low).max(), 0, 1)
     frequency = 2 * math.pi / texture.period
     wave = np.sin(frequency * along + texture.phase)
     if texture.kind == "checks":
-        across = math.cos(texture.angle) * y - math.sin(texture.angle) * x
+        across = math.cos(texture.angle) * y[:, None] - math.sin(texture.angle) * x
         wave *= np.sin(frequency * across + texture.phase)
     # A steep but bounded slope gives edges without jaggies.
     return np.clip(0.5 + 1.5 * wave, 0, 1)
@@ -477,48 +517,21 @@ def _pattern(instance: Instance, window: Window, rng: np.random.Generator) -> np
 
 def _smooth_noise(rng: np.random.Generator, size: int) -> np.ndarray:
     """Add up noise of several wavelengths, the longer the stronger: float in 0..1, (size, size)."""
-    cells = (3, 6, 12, 24)
-    field = sum(_noise(rng, n, n, size, size) / n**0.5 for n in cells)
+    field = sum(_noise(rng, cells, size) / cells**0.5 for cells in (3, 6, 12, 24))
     low, high = field.min(), field.max()
     return (field - low) / (high - low)
 
 
-def _noise(
-    rng: np.random.Generator, rows: int, columns: int, height: int, width: int
-) -> np.ndarray:
-    """Stretch rows x columns uniform random numbers: float, about 0..1, (height, width)."""
-    grid = Image.fromarray(rng.random((rows, columns), np.float32))
-    return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
+def _noise(rng: np.random.Generator, cells: int, size: int) -> np.ndarray:
+    """Stretch cells x cells uniform random numbers: float, about 0..1, (size, size)."""
+    grid = Image.fromarray(rng.random((cells, cells), np.float32))
+    return np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _mix(colours: tuple[Colour, Colour], share: np.ndarray) -> np.ndarray:
     """Blend two colours: share (height, width) of the second one -> float32, (height, width, 3)."""
     first, second = np.array(colours, np.float32)
     return first + share[..., None].astype(np.float32) * (second - first)
-
-
-def _coverage(polygon: Polygon, size: int) -> tuple[Window, np.ndarray]:
-    """Rasterize a polygon without holes with smooth edges.
-
-    Returns:
-        The window of the image it touches, and the covered share of each pixel there, float32 in
-        0..1, (height, width) of the window.
-    """
-    rows, columns = window = _window(polygon, size)
-    shape = (columns.stop - columns.start, rows.stop - rows.start)
-    canvas = Image.new("L", tuple(_SUPERSAMPLING * length for length in shape))
-    points = shapely.get_coordinates(polygon) - (columns.start, rows.start)
-    corners = np.floor(_SUPERSAMPLING * points).ravel().tolist()
-    ImageDraw.Draw(canvas).polygon(corners, fill=255)
-    return window, np.asarray(canvas.reduce(_SUPERSAMPLING), np.float32) / 255
-
-
-def _window(polygon: Polygon, size: int) -> Window:
-    """Find the rows and columns of the image that a polygon touches."""
-    x0, y0, x1, y1 = polygon.bounds
-    rows = slice(max(math.floor(y0), 0), min(math.ceil(y1), size))
-    columns = slice(max(math.floor(x0), 0), min(math.ceil(x1), size))
-    return rows, columns
 
 
 def _colour(values: np.ndarray) -> Colour:

@@ -215,7 +215,7 @@ TOOLS = {
 @pytest.mark.parametrize("tool", TOOLS)
 def test_every_tool_tells_what_nobody_foresaw(tool, root, capsys, monkeypatch):
     name, function, argv = TOOLS[tool]
-    needed = {"translate.py": "mmengine", "make_shapes.py": "shapely", "analyze.py": "matplotlib"}
+    needed = {"translate.py": "mmengine", "make_shapes.py": "PIL", "analyze.py": "matplotlib"}
     pytest.importorskip(needed.get(tool, "torch"), reason=f"{tool} needs {needed.get(tool)}")
 
     def defect(*_, **__):

@@ -1,7 +1,5 @@
 """The generated data set in detectron2's catalogue."""
 
-import sys
-import textwrap
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +9,6 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-import fresh
 from ilm_plugins.data import SHAPES, shapes
 from ilm_plugins.integrations.detectron2 import datasets as integration
 
@@ -40,26 +37,3 @@ def test_it_is_generated_on_first_use(tmp_path, monkeypatch):
     assert len(load()) == 1
     written = (folder / "shapes.json").stat().st_mtime_ns
     assert len(load()) == 1 and (folder / "shapes.json").stat().st_mtime_ns == written
-
-
-def test_without_the_extra_detectron2_works_and_the_data_set_says_what_to_install(tmp_path):
-    code = """
-    import sys
-    sys.modules["shapely"] = None
-    import ilm_plugins
-    from detectron2.data import DatasetCatalog
-    from detectron2.layers import get_norm
-
-    get_norm("ILMGN", 64)
-    try:
-        DatasetCatalog.get("shapes_train")
-    except ImportError as error:
-        assert "needs shapely" in str(error) and "ilm_plugins[data]" in str(error), error
-    else:
-        raise AssertionError("generated without shapely")
-    """
-    fresh.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        check=True,
-        env={"DETECTRON2_DATASETS": str(tmp_path), "PATH": ""},
-    )
