@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ilm_plugins.layers.autoencoder import AutoencoderNorm
 from ilm_plugins.layers.exemplar import ExemplarNorm
-from ilm_plugins.layers.statistics import MixtureNorm
+from ilm_plugins.layers.mixture import MixtureNorm
 
 
 def forward(layer: torch.nn.Module, x: Tensor) -> Tensor:

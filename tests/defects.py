@@ -110,7 +110,7 @@ DEFECTS = (
     Defect(
         "running-variance-biased",
         "The running variance is of the biased variances, unlike BatchNorm's.",
-        f"{LAYERS}/statistics.py",
+        f"{LAYERS}/mixture.py",
         "var * (count / (count - 1))",
         "var",
         f"{EQUATIONS}::test_running_statistics_are_those_of_batch_norm",
@@ -118,7 +118,7 @@ DEFECTS = (
     Defect(
         "evaluation-moves-running-statistics",
         "EN and SN move their running statistics in evaluation, too.",
-        f"{LAYERS}/statistics.py",
+        f"{LAYERS}/mixture.py",
         "if self.uses_batch_statistics:",
         "if self.running_mean is not None:",
         f"{EQUATIONS}::test_a_layer_without_trainable_affine_parameters_is_frozen",
@@ -126,7 +126,7 @@ DEFECTS = (
     Defect(
         "frozen-layers-move",
         "EN and SN in a frozen stage go on to use the batch's statistics.",
-        f"{LAYERS}/statistics.py",
+        f"{LAYERS}/mixture.py",
         " and self.training and not self.frozen",
         " and self.training",
         f"{EQUATIONS}::test_a_layer_without_trainable_affine_parameters_is_frozen "

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from cases import SEED, inputs, randomized
 from ilm_plugins import NORMS
 from ilm_plugins.layers.assoc import COMBINE
-from ilm_plugins.layers.base import ACTIVATIONS
-from ilm_plugins.layers.statistics import NORMALIZERS
+from ilm_plugins.layers.mixture import NORMALIZERS
+from ilm_plugins.layers.projection import ACTIVATIONS
 
 #: The same examples in every run, unless pytest's --seed asks for others.
 usual = settings(

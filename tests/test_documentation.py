@@ -18,7 +18,7 @@ import torch
 import fresh
 import ilm_plugins
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
-from ilm_plugins.integrations.detectron2.norms import parse_norm
+from ilm_plugins.layers import parse_norm
 from ilm_plugins.ops import cpu
 
 ROOT = Path(__file__).parents[1]

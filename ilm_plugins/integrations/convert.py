@@ -24,9 +24,8 @@ from ..checkpoints import (
     write,
 )
 from ..errors import UserError
-from ..layers import NORMS
+from ..layers import NORMS, parse_norm
 from . import installed, training
-from .detectron2.norms import parse_norm
 from .training import add_traceback, building, command
 
 #: Entries that belong to parameters as they were before.

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..errors import UserError
-from ..layers import NORMS, OptionError
+from ..layers import NORMS, OptionError, parse_norm
 from . import installed
-from .detectron2.norms import parse_norm
 from .subject import Subject
 
 #: ImageNet's mean and deviation, RGB, of images of 0..1.

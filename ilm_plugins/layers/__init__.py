@@ -1,22 +1,11 @@
 """The layers, one file for each paper, and the keys by which frameworks' configs name them."""
 
-from torch import nn
-
 from ..errors import OptionError
 from .assoc import AssocNorm
 from .exemplar import ExemplarNorm
 from .ilm import ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm
+from .registry import NORMS, norm_key, parse_norm
 from .switchable import SwitchNorm
-
-#: Registry key -> layer, the same in every framework.
-NORMS: dict[str, type[nn.GroupNorm]] = {
-    "ILMGN": ILMGroupNorm,
-    "ILMIN": ILMInstanceNorm,
-    "ILMLN": ILMLayerNorm,
-    "AssocNorm": AssocNorm,
-    "EN": ExemplarNorm,
-    "SN": SwitchNorm,
-}
 
 __all__ = [
     "NORMS",
@@ -27,4 +16,6 @@ __all__ = [
     "ILMLayerNorm",
     "OptionError",
     "SwitchNorm",
+    "norm_key",
+    "parse_norm",
 ]

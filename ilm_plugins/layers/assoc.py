@@ -5,13 +5,14 @@ from torch import Tensor, nn
 
 from ..ops import Autoencoder
 from .autoencoder import AutoencoderNorm
-from .base import OptionError, check_choice, check_divides, sigmoid
+from .options import check_choice, check_divides, takes_options_of
+from .projection import sigmoid
 
 
 class AssocNorm(AutoencoderNorm, nn.GroupNorm):
     r"""Group normalization with associated rescaling.
 
-    With :math:`\mu, \gamma` the means and biased variances of each instance's key groups (Eq. 3):
+    With :math:`\mu, \gamma` the means and biased variances of each instance's N key groups (Eq. 3):
 
     .. math::
 
@@ -19,8 +20,8 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         \beta  &= \tanh(W_3\, \mathrm{ReLU}(W_1 \gamma))\!\uparrow + B_\beta \\
         y      &= \omega\, \mathrm{GN}(x) + \beta
 
-    (Eqs. 4 to 6 and 2.) Here the mean drives omega and the variance beta, the other way round than
-    in :class:`~ilm_plugins.ILMGroupNorm`; the parameters have the same names and shapes.
+    (Eqs. 4 to 6 and 2.) The mean drives omega and the variance beta, unlike in
+    :class:`~ilm_plugins.ILMGroupNorm`; the parameters have the same names and shapes.
 
     Shape: input and output (N, C, *), any number of spatial dimensions.
 
@@ -28,21 +29,21 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         num_channels: C.
         num_groups: groups of the standardization.
         eps: added to the variance.
-        num_key_groups: key groups; 32 in the paper, None for one a channel, which is its Table 4's
-            second row.
-        hidden: length of the embedding; ``max(2, num_key_groups // 16)`` by default, which gives
-            Table 4.
-        combine: how the decoded vector D and B make omega and beta, the four forms of Table 5:
-            "a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B".
+        num_key_groups: N; 32 in the paper, None for as many as channels (Table 4, second row).
+        hidden: M, the embedding's length; ``max(2, N // 16)`` by default, which gives Table 4.
+        combine: how omega and beta are computed from the decoded vector WE, the activation a and
+            the learned B, the four forms of Table 5: "a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B".
         init: "default", "normal" (as the paper says) or "identity", see ILMGroupNorm.
 
     Raises:
         ValueError: num_channels is not divisible by num_groups or num_key_groups, an option is
-            unknown, or ``init="identity"`` is asked of a form other than "a(WE)+B".
+            unknown, or ``init="identity"`` is combined with a form other than "a(WE)+B".
     """
 
     mean_drives = "omega"
+    papers_form = ("combine", "a(WE)+B")
 
+    @takes_options_of(AutoencoderNorm)
     def __init__(
         self,
         num_channels: int,
@@ -50,28 +51,17 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         eps: float = 1e-5,
         *,
         num_key_groups: int | None = 32,
-        hidden: int | None = None,
         combine: str = "a(WE)+B",
-        init: str = "default",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options,
     ) -> None:
         name = type(self).__name__
         if num_key_groups is None:
             num_key_groups = num_channels
         check_divides(name, num_channels, "num_key_groups", num_key_groups)
         check_choice(name, "combine", combine, COMBINE)
-        if init == "identity" and combine != "a(WE)+B":
-            raise OptionError(
-                f"{name}: init='identity' does not exist for combine={combine!r}; "
-                "set combine='a(WE)+B' or init='default'"
-            )
-        super().__init__(num_channels, num_groups, num_key_groups, eps, hidden, init, device, dtype)
+        super().__init__(num_channels, num_groups, num_key_groups, eps, **options)
         self.combine = combine
-
-    @property
-    def has_papers_form(self) -> bool:
-        return self.combine == "a(WE)+B"
+        self.check_identity()
 
     def network(self) -> Autoencoder:
         return self.autoencoder(("sigmoid", "tanh"), combine=self.combine)
@@ -92,12 +82,12 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
 
 
 def _without_bias(a, decoded: Tensor, b: Tensor) -> Tensor:
-    # B gets a gradient of 0 rather than none: distributed training waits for every parameter.
+    # B gets a gradient of 0 instead of None: DistributedDataParallel waits for every parameter.
     return a(decoded) + 0 * b
 
 
-#: Table 5: activation, decoded W E (N, key groups, 1), learned B (key groups, C / key groups) ->
-#: omega or beta (N, key groups, C / key groups).
+#: Table 5: functions of the activation a, the decoded WE (N, key groups, 1) and the learned B
+#: (key groups, C / key groups), which return omega or beta (N, key groups, C / key groups).
 COMBINE = {
     "a(WE)": _without_bias,
     "a(WE+B)": lambda a, decoded, b: a(decoded + b),

@@ -1,44 +1,41 @@
-"""The auto-encoder by which ILM Norm and its predecessor predict scale and shift."""
+"""What ILM Norm and AssocNorm share: the auto-encoder that predicts scale and shift."""
 
 import math
 
 import torch
 from torch import Tensor
 
+from ..errors import OptionError
 from ..ops import Autoencoder, cast, coarsen, duplicate, moments
-from .base import (
-    AdaptiveNorm,
-    Projection,
-    check_choice,
-    check_device,
-    check_divides,
-    check_dtype,
-    check_eps,
-    check_positive,
-    project,
-)
+from .base import AdaptiveNorm
+from .options import check_choice, check_divides, check_eps, check_positive
+from .projection import Projection, project
 
 
 class AutoencoderNorm(AdaptiveNorm):
-    """A group normalization whose weight and bias are moved by an auto-encoder of key features.
+    """A group normalization to whose weight and bias an auto-encoder adds its predictions.
 
     Key features are the mean and the variance of each of N key groups of channels (Eq. 3 of either
-    paper). One encoder W1 embeds both, two decoders W2 and W3 lead back to N values each, which are
-    duplicated to C channels. No map has a bias.
+    paper). One encoder W1 embeds both in M values; decoder W2 takes the mean's embedding and W3 the
+    variance's back to N values, which are repeated for the channels of each key group. No map has a
+    bias.
 
     Parameters: ``weight``, ``bias`` (C), as in nn.GroupNorm; ``encode.weight`` W1 (M, N);
     ``decode_mean.weight`` W2 and ``decode_var.weight`` W3 (N, M). Buffer: ``omega_offset``, a
-    scalar, subtracted from what omega's activation gives: before the weight is added, which so
-    keeps its digits however small it is.
+    scalar that is subtracted from the output of omega's activation. It is subtracted before the
+    weight is added, so that no digits of a small weight are lost.
 
-    M is ``hidden``, or ``max(2, N // 16)``, which reproduces the papers' parameter counts.
+    Args:
+        num_key_groups: N.
+        hidden: M, by default ``max(2, N // 16)``, which gives the papers' parameter counts.
+        init: "default", "normal" or "identity", see :class:`~ilm_plugins.ILMGroupNorm`.
     """
 
     omega_offset: Tensor
-    #: "beta" or "omega": which of the two the mean drives; the variance drives the other.
+    #: "beta" or "omega": what the mean predicts; the variance predicts the other.
     mean_drives: str
-    #: Whether the layer is as in the paper's equations, with none of its tables' other forms.
-    has_papers_form: bool
+    #: The option that selects other forms than the paper's equations, and its value for those.
+    papers_form: tuple[str, object]
 
     def __init__(
         self,
@@ -46,10 +43,11 @@ class AutoencoderNorm(AdaptiveNorm):
         num_groups: int,
         num_key_groups: int,
         eps: float,
-        hidden: int | None,
-        init: str,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        *,
+        hidden: int | None = None,
+        init: str = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
         check_divides(name, num_channels, "num_groups", num_groups)
@@ -58,8 +56,6 @@ class AutoencoderNorm(AdaptiveNorm):
             hidden = max(2, num_key_groups // 16)
         check_positive(name, "hidden", hidden)
         check_eps(name, eps)
-        check_device(name, device)
-        check_dtype(name, dtype)
         super().__init__(num_groups, num_channels, eps, device=device, dtype=dtype)
         self.num_key_groups = num_key_groups
         self.hidden = hidden
@@ -72,17 +68,25 @@ class AutoencoderNorm(AdaptiveNorm):
         self.encode = Projection(num_key_groups, hidden, init=encoder, **factory)
         self.decode_mean = Projection(hidden, num_key_groups, init=decoder, **factory)
         self.decode_var = Projection(hidden, num_key_groups, init=decoder, **factory)
-        self.register_buffer("omega_offset", torch.full((), self.initial_offset, **factory))
+        # Zero decoders leave sigmoid(0) in omega.
+        offset = 0.5 if init == "identity" else 0.0
+        self.initial_values = {**self.initial_values, "omega_offset": offset}
+        self.register_buffer("omega_offset", torch.full((), offset, **factory))
 
     @property
-    def initial_offset(self) -> float:
-        """What zero decoders leave in omega, sigmoid(0), where it is not wanted."""
-        return 0.5 if self.init == "identity" else 0.0
+    def has_papers_form(self) -> bool:
+        """Whether the layer computes the paper's equations, not another form of its tables."""
+        option, value = self.papers_form
+        return getattr(self, option) == value
 
-    def reset_parameters(self) -> None:
-        super().reset_parameters()
-        if hasattr(self, "omega_offset"):
-            self.omega_offset.fill_(self.initial_offset)
+    def check_identity(self) -> None:
+        """Raise OptionError if init="identity" is combined with another form than the paper's."""
+        if self.init == "identity" and not self.has_papers_form:
+            option, value = self.papers_form
+            raise OptionError(
+                f"{type(self).__name__}: init='identity' does not exist for "
+                f"{option}={getattr(self, option)!r}; set {option}={value!r} or init='default'"
+            )
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
         return (
@@ -95,10 +99,9 @@ class AutoencoderNorm(AdaptiveNorm):
         )
 
     def rescaling(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The omega and beta of each instance, by which the standardized x is rescaled (Eq. 2).
+        """The omega and beta that rescale each instance's standardized x (Eq. 2).
 
-        Their distances to ``weight`` and ``bias``, B_omega and B_beta, are what the auto-encoder
-        has made of the instance.
+        The auto-encoder's predictions are omega - ``weight`` and beta - ``bias``.
 
         Args:
             x: (N, C, *), the layer's input.
@@ -116,19 +119,20 @@ class AutoencoderNorm(AdaptiveNorm):
         return self.standardize_and_rescale(mean, var, omega, beta)
 
     def predict(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Eqs. 3 to 6: omega and beta, (N, key groups, C / key groups), of (N, G') moments."""
+        """Eqs. 3 to 6: moments (N, G') to omega and beta, (N, key groups, C / key groups)."""
         raise NotImplementedError
 
     def decode(
         self, mean: Tensor, var: Tensor, encode: Tensor, decode_mean: Tensor, decode_var: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Eqs. 3 to 5 of either paper, before the last activations, of the mean and the variance.
+        """Eqs. 3 to 5 of either paper, without the last activations.
 
         Returns:
-            (N, key groups, 1), both: to be broadcast to the channels of a key group (Eq. 6).
+            What is decoded from the mean and from the variance, (N, key groups, 1) both, which
+            broadcast to the channels of a key group (Eq. 6).
         """
-        # Not by products of matrices, and summed over the last dimension: over a leading one torch
-        # adds in an order that depends on where in a tensor, hence in a batch, a value is.
+        # Not by matrix products, and summed over the last dimension: torch's order of other sums
+        # depends on a value's position in the tensor, hence in the batch.
         features = torch.stack(coarsen(mean, var, self.num_key_groups))
         embedded = torch.relu(project(features, encode))
         decoders = torch.stack((decode_mean, decode_var)).unsqueeze(1)
@@ -141,18 +145,23 @@ class AutoencoderNorm(AdaptiveNorm):
     def standardize_and_rescale(
         self, mean: Tensor, var: Tensor, omega: Tensor, beta: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Eqs. 1 and 2: the underlying group normalization, rescaled by omega and beta.
+        """Eqs. 1 and 2: scale and shift (N, C) of x_hat, which is standardized by fine groups.
+
+        With mu, sigma of a fine group, and mu_g, sigma_g of its group of the group normalization::
+
+            (x - mu_g) / sigma_g = ratio * x_hat + offset
+            ratio, offset        = sigma / sigma_g, (mu - mu_g) / sigma_g
+            y                    = omega * ratio * x_hat + (beta + omega * offset)
 
         Args:
-            mean, var: (N, G') moments of the fine groups, by which x is standardized already.
+            mean, var: (N, G') moments of the fine groups.
             omega, beta: (N, key groups, C / key groups).
         """
         n, c = mean.shape[0], self.num_channels
-        if self.moment_groups == self.num_groups:
+        if self.moment_groups == self.num_groups:  # ratio 1, offset 0
             return omega.reshape(n, c), beta.reshape(n, c)
-        of_fine = (n, self.moment_groups, c // self.moment_groups)
-        omega, beta = omega.reshape(of_fine), beta.reshape(of_fine)
-        # By its larger group x is standardized to ratio * (by its fine group) + offset.
+        by_fine_group = (n, self.moment_groups, c // self.moment_groups)
+        omega, beta = omega.reshape(by_fine_group), beta.reshape(by_fine_group)
         of_groups = coarsen(mean, var, self.num_groups)
         group_mean, group_var = (duplicate(t, self.moment_groups) for t in of_groups)
         rstd = (group_var + self.eps).rsqrt()
@@ -162,7 +171,7 @@ class AutoencoderNorm(AdaptiveNorm):
         return scale.view(n, c), shift.view(n, c)
 
     def autoencoder(self, activations: tuple[str, str], combine: str) -> Autoencoder:
-        """``rescale``, described for kernels that compute it themselves."""
+        """The description of ``rescale`` for kernels that compute it themselves."""
         return Autoencoder(
             self.num_groups,
             self.num_key_groups,

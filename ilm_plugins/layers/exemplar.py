@@ -1,25 +1,21 @@
 """Exemplar Normalization: Zhang et al., CVPR 2020."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from ..ops import Exemplar, cast, moments
-from .base import (
-    ACTIVATIONS,
-    Projection,
-    check_choice,
-    check_divides,
-    check_flag,
-    check_positive,
-    project,
-)
-from .statistics import MixtureNorm, weighted_sum
+from .mixture import MixtureNorm, weighted_sum
+from .options import check_choice, check_divides, check_flag, check_positive, takes_options_of
+from .projection import ACTIVATIONS, Projection, project
 
 
 class GroupedProjection(Projection):
-    """Each group of r channels to one value, (*, C) to (*, C/r).
+    """A linear map of each group of r channels to one value, (*, C) to (*, C/r).
 
-    ``weight`` has the shape of a grouped nn.Conv1d's, (C/r, r, 1).
+    ``weight`` has the shape of a grouped nn.Conv1d's weight, (C/r, r, 1).
     """
 
     def __init__(self, num_channels: int, reduction: int, **factory) -> None:
@@ -31,7 +27,7 @@ class GroupedProjection(Projection):
 
 
 def project_groups(x: Tensor, weight: Tensor) -> Tensor:
-    """(*, C), each group of r channels times its row of weight (C/r, r, 1): (*, C/r)."""
+    """x (*, C), each group of r channels times its row of weight (C/r, r, 1): (*, C/r)."""
     return (x.unflatten(-1, weight.shape[:2]) * weight.squeeze(2)).sum(-1)
 
 
@@ -40,23 +36,37 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
 
     .. math::
 
-        y_n = \sum_k \left[ \gamma_k \lambda_{nk} \frac{x_n - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}}
-              + \beta_k \right]
+        y_n = \sum_k \left[ \gamma_k \lambda_{nk} \frac{x_n - \mu_k}{\sigma_k} + \beta_k \right],
+        \qquad \sigma_k = \sqrt{\mathrm{Var}_k + \epsilon}
 
-    (Eq. 3), where the ratios :math:`\lambda_n` of sample n come from its spatial means x (C) in
-    three steps (Section 3.3): normalize x by each of the K statistics and reduce it to z (K, C/r)
-    with a grouped convolution; correlate, :math:`v = z z^T` (K, K); then two linear maps with tanh
-    between them, K*K -> pi*K -> K, and softmax.
+    (Eq. 3). With x standardized by channels, :math:`\hat x = (x - \mu_{IN}) / \sigma_{IN}`,
+
+    .. math::
+
+        \frac{x - \mu_k}{\sigma_k}
+            = \frac{\sigma_{IN}}{\sigma_k} \hat x + \frac{\mu_{IN} - \mu_k}{\sigma_k},
+
+    hence :math:`y = \mathrm{scale} \cdot \hat x + \mathrm{shift}` with
+
+    .. math::
+
+        \mathrm{scale} &= \sigma_{IN} \sum_k \lambda_k \gamma_k / \sigma_k \\
+        \mathrm{shift} &= \sum_k \lambda_k \gamma_k (\mu_{IN} - \mu_k) / \sigma_k + \sum_k \beta_k
+
+    The ratios :math:`\lambda_n` of sample n come from its spatial means :math:`\mu_{IN}` (C) in
+    three steps (Section 3.3): normalize them by each of the K statistics, as in the shift, and
+    reduce the result to z (K, C/r) with a grouped convolution; correlate, :math:`v = z z^T` (K, K);
+    then two linear maps with tanh between them, K*K -> pi*K -> K, and softmax.
 
     Parameters: ``weight``, ``bias`` (K, C); ``reduce.weight`` (C/r, r, 1); ``expand.weight``
     (pi*K, K*K) and ``expand.bias``; ``ratio.weight`` (K, pi*K) and ``ratio.bias``: 2KC + C + 1953
-    in all for K = 3, pi = 50 (Table 1). ``ratio`` starts at zero, hence the ratios at 1/K: were all
-    of them zero, as the paper's words have it, nothing would ever learn. With ``ratio_net="mlp"``
-    ``expand.weight`` is (C/r, C) and ``ratio.weight`` (K, C/r); there and with "no_conv" there is
-    no ``reduce``.
+    in all for K = 3, pi = 50 (Table 1). ``ratio`` starts at zero, hence the ratios at 1/K. The
+    paper initializes both linear maps with zero, but then neither would ever get a gradient. With
+    ``ratio_net="mlp"`` ``expand.weight`` is (C/r, C) and ``ratio.weight`` (K, C/r); "mlp" and
+    "no_conv" have no ``reduce``.
 
     Buffers: ``running_mean``, ``running_var`` (C), ``num_batches_tracked``. For evaluation and
-    freezing see :class:`~ilm_plugins.layers.statistics.MixtureNorm`.
+    freezing see :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
 
     Shape: input and output (N, C, *), any number of spatial dimensions.
 
@@ -68,33 +78,35 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         reduction: r, a divisor of C (Table 8): 32 for ResNet-50, 16 for BN-Inception, 8 for
             ShuffleNetV2 x0.5.
         expansion: pi (Table 7).
-        ratio_net: "conv"; or, of Table 9, "no_conv" (b: the normalized means are correlated as they
-            are) or "mlp" (a: C -> C/r -> K on the spatial means).
+        ratio_net: "conv"; or, of Table 9, "no_conv" (b: correlates the normalized means themselves)
+            or "mlp" (a: C -> C/r -> K on the spatial means).
         activation: "tanh" or "relu" (Table 9, c) between the two linear maps.
         shared_affine: one weight and bias (C) for all normalizers (Table 9, d).
-        num_groups: groups of "GN".
+        num_groups: groups of "GN"; unused without it.
 
     Raises:
         ValueError: r does not divide C, or an option is unknown or out of range.
     """
 
     num_batches_tracked: Tensor | None
+    initial_values: ClassVar[Mapping[str, float]] = {
+        **MixtureNorm.initial_values,
+        "num_batches_tracked": 0,
+    }
 
+    @takes_options_of(MixtureNorm)
     def __init__(
         self,
         num_channels: int,
         eps: float = 1e-5,
         momentum: float = 0.1,
         *,
-        normalizers: tuple[str, ...] = ("IN", "LN", "BN"),
         reduction: int = 32,
         expansion: int = 50,
         ratio_net: str = "conv",
         activation: str = "tanh",
         shared_affine: bool = False,
-        num_groups: int = 32,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options,
     ) -> None:
         name = type(self).__name__
         check_choice(name, "ratio_net", ratio_net, ("conv", "no_conv", "mlp"))
@@ -103,31 +115,31 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         check_flag(name, "shared_affine", shared_affine)
         if ratio_net != "no_conv":
             check_divides(name, num_channels, "reduction", reduction)
-        super().__init__(num_channels, eps, momentum, normalizers, num_groups, device, dtype)
+        super().__init__(num_channels, eps, momentum, **options)
         self.reduction = reduction
         self.expansion = expansion
         self.ratio_net = ratio_net
         self.activation = activation
         self.shared_affine = shared_affine
 
-        k, factory = len(self.normalizers), {"device": device, "dtype": dtype}
+        k, c, r = len(self.normalizers), num_channels, reduction
+        factory = {"device": self.weight.device, "dtype": self.weight.dtype}
         if not shared_affine:
             self.weight = nn.Parameter(self.weight.detach().repeat(k, 1))
             self.bias = nn.Parameter(self.bias.detach().repeat(k, 1))
-        c, r = num_channels, reduction
         if ratio_net == "conv":
             self.reduce = GroupedProjection(c, r, **factory)
         features, hidden = (c, c // r) if ratio_net == "mlp" else (k * k, expansion * k)
         self.expand = Projection(features, hidden, bias=True, **factory)
         self.ratio = Projection(hidden, k, bias=True, init="zeros", **factory)
         has_bn = self.running_mean is not None
-        tracked = torch.zeros((), dtype=torch.long, device=device) if has_bn else None
+        tracked = torch.zeros((), dtype=torch.long, device=self.weight.device) if has_bn else None
         self.register_buffer("num_batches_tracked", tracked)
 
     def ratios(self, x: Tensor) -> Tensor:
         """The softmax ratios of each sample, in the order of ``normalizers``.
 
-        Batch or running statistics are used as forward would use them, and nothing is updated.
+        BN's statistics are those that forward would use now; running statistics aren't updated.
 
         Args:
             x: (N, C, *), the layer's input.
@@ -138,8 +150,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         self.check_input(x)
         mean, var = moments(x, self.moment_groups)
         _, _, *network, running_mean, running_var = cast(self.rescale_tensors(), mean.dtype)
-        _, at_mean = self._normalizers(mean, var, running_mean, running_var)
-        return self._ratios(mean, at_mean, *network)
+        _, normalized_means = self._normalize_means(mean, var, running_mean, running_var)
+        return self._ratios(mean, normalized_means, *network)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
         reduce = self.reduce.weight if self.ratio_net == "conv" else None
@@ -160,27 +172,29 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
 
     def rescale(self, mean, var, weight, bias, *tensors):
         *network, running_mean, running_var = tensors
-        rstds, at_mean = self._normalizers(mean, var, running_mean, running_var)
-        ratios = self._ratios(mean, at_mean, *network)
-        gains = (ratios.unsqueeze(2) * weight.view(-1, self.num_channels)).unbind(1)
-        scale = weighted_sum(gains, rstds) * (var + self.eps).sqrt()
-        offset = weighted_sum(gains, at_mean.unbind(1))
-        return scale, offset + bias.view(-1, self.num_channels).sum(0)
+        one_over_sigma, normalized_means = self._normalize_means(
+            mean, var, running_mean, running_var
+        )
+        ratios = self._ratios(mean, normalized_means, *network)
+        lambda_gamma = (ratios.unsqueeze(2) * weight.view(-1, self.num_channels)).unbind(1)
+        sigma_in = (var + self.eps).sqrt()
+        scale = sigma_in * weighted_sum(lambda_gamma, one_over_sigma)
+        shift = weighted_sum(lambda_gamma, normalized_means.unbind(1))
+        return scale, shift + bias.view(-1, self.num_channels).sum(0)
 
-    def _normalizers(self, mean, var, running_mean, running_var):
-        """Each normalizer's 1 / deviation, that broadcasts to (N, C); and what it makes of the
-        spatial mean, (N, K, C)."""
-        statistics = self.statistics(mean, var, running_mean, running_var)
-        rstds = [(v + self.eps).rsqrt() for _, v in statistics]
-        pairs = zip(statistics, rstds, strict=True)
-        return rstds, torch.stack([(mean - m) * rstd for (m, _), rstd in pairs], 1)
+    def _normalize_means(self, mean, var, running_mean, running_var):
+        """1 / sigma_k, K tensors that broadcast to (N, C); (mu_IN - mu_k) / sigma_k, (N, K, C)."""
+        means, variances = zip(*self.statistics(mean, var, running_mean, running_var), strict=True)
+        one_over_sigma = [(v + self.eps).rsqrt() for v in variances]
+        pairs = zip(means, one_over_sigma, strict=True)
+        return one_over_sigma, torch.stack([(mean - m) * rstd for m, rstd in pairs], 1)
 
-    def _ratios(self, mean, at_mean, reduce, expand, expand_bias, ratio, ratio_bias):
-        """Section 3.3: (N, C) spatial means, (N, K, C) normalized ones -> (N, K)."""
+    def _ratios(self, mean, normalized_means, reduce, expand, expand_bias, ratio, ratio_bias):
+        """Section 3.3: the spatial means (N, C), and normalized (N, K, C), to the ratios (N, K)."""
         if self.ratio_net == "mlp":
             features = mean
         else:
-            z = at_mean
+            z = normalized_means
             if self.ratio_net == "conv":
                 z = project_groups(z, reduce)
             features = project(z, z.unsqueeze(1)).flatten(1)  # v = z z^T
@@ -191,12 +205,6 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         super().update_running_stats(mean, var, count)
         if count > 1:
             self.num_batches_tracked.add_(1)
-
-    def reset_running_stats(self) -> None:
-        """Mean 0 and variance 1, as before the first batch."""
-        super().reset_running_stats()
-        if getattr(self, "num_batches_tracked", None) is not None:
-            self.num_batches_tracked.zero_()
 
     def extra_repr(self) -> str:
         return (

@@ -1,11 +1,11 @@
 """Instance-Level Meta Normalization: Jia, Chen and Chen, CVPR 2019 (arXiv 1904.03516)."""
 
-import torch
 from torch import nn
 
 from ..ops import Autoencoder
 from .autoencoder import AutoencoderNorm
-from .base import ACTIVATIONS, OptionError, check_choice, check_divides
+from .options import check_activations, check_divides, takes_options_of
+from .projection import ACTIVATIONS
 
 
 class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
@@ -35,11 +35,11 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
             "relu", "leaky_relu", "relu6", "identity".
         init: "default" (that of nn.Linear, as in the authors' code), "normal" (as the paper says)
             or "identity": zero decoders and an ``omega_offset`` of 1/2, so that the layer starts as
-            exactly the GroupNorm that it replaces, whatever weight and bias are loaded.
+            exactly the GroupNorm that it replaces, whichever weight and bias are loaded.
 
     Raises:
         ValueError: num_channels is not divisible by num_groups or key_group_size, an option is
-            unknown, or ``init="identity"`` is asked of other activations, which have no identity.
+            unknown, or ``init="identity"`` is combined with other activations than the default.
 
     Example::
 
@@ -49,7 +49,9 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
     """
 
     mean_drives = "beta"
+    papers_form = ("activations", ("tanh", "sigmoid"))
 
+    @takes_options_of(AutoencoderNorm)
     def __init__(
         self,
         num_channels: int,
@@ -57,34 +59,15 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         eps: float = 1e-5,
         *,
         key_group_size: int = 16,
-        hidden: int | None = None,
         activations: tuple[str, str] = ("tanh", "sigmoid"),
-        init: str = "default",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options,
     ) -> None:
         name = type(self).__name__
         check_divides(name, num_channels, "key_group_size", key_group_size)
-        if not isinstance(activations, list | tuple) or len(activations) != 2:
-            raise OptionError(
-                f"{name}: activations={activations!r} is not a pair; "
-                "give two names, for (mean, variance)"
-            )
-        activations = tuple(activations)
-        for choice in activations:
-            check_choice(name, "activations", choice, ACTIVATIONS)
-        if init == "identity" and activations != ("tanh", "sigmoid"):
-            raise OptionError(
-                f"{name}: init='identity' does not exist for activations={activations!r}; "
-                "leave activations at ('tanh', 'sigmoid') or choose init='default'"
-            )
-        num_key_groups = num_channels // key_group_size
-        super().__init__(num_channels, num_groups, num_key_groups, eps, hidden, init, device, dtype)
-        self.activations = activations
-
-    @property
-    def has_papers_form(self) -> bool:
-        return self.activations == ("tanh", "sigmoid")
+        check_activations(name, activations, ACTIVATIONS)
+        super().__init__(num_channels, num_groups, num_channels // key_group_size, eps, **options)
+        self.activations = tuple(activations)
+        self.check_identity()
 
     def network(self) -> Autoencoder:
         return self.autoencoder(self.activations, combine="a(WE)+B")
@@ -103,61 +86,22 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
 class ILMInstanceNorm(ILMGroupNorm, nn.GroupNorm):
     """Instance normalization with Instance-Level Meta rescaling, ILM+IN.
 
-    As :class:`ILMGroupNorm`, with each channel standardized by itself. On a map of one pixel the
-    standardized value is 0, and beta is what remains.
+    It is :class:`ILMGroupNorm` with each channel standardized by itself, and takes the same options
+    by name. The standardized value of a map with a single pixel is 0, hence the output beta.
     """
 
-    def __init__(
-        self,
-        num_channels: int,
-        eps: float = 1e-5,
-        *,
-        key_group_size: int = 16,
-        hidden: int | None = None,
-        activations: tuple[str, str] = ("tanh", "sigmoid"),
-        init: str = "default",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            num_channels,
-            num_channels,
-            eps,
-            key_group_size=key_group_size,
-            hidden=hidden,
-            activations=activations,
-            init=init,
-            device=device,
-            dtype=dtype,
-        )
+    @takes_options_of(ILMGroupNorm)
+    def __init__(self, num_channels: int, eps: float = 1e-5, **options) -> None:
+        super().__init__(num_channels, num_channels, eps, **options)
 
 
 class ILMLayerNorm(ILMGroupNorm, nn.GroupNorm):
     """Layer normalization with Instance-Level Meta rescaling, ILM+LN.
 
-    As :class:`ILMGroupNorm`, with each instance standardized as one group.
+    It is :class:`ILMGroupNorm` with each instance standardized as one group, and takes the same
+    options by name.
     """
 
-    def __init__(
-        self,
-        num_channels: int,
-        eps: float = 1e-5,
-        *,
-        key_group_size: int = 16,
-        hidden: int | None = None,
-        activations: tuple[str, str] = ("tanh", "sigmoid"),
-        init: str = "default",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            num_channels,
-            1,
-            eps,
-            key_group_size=key_group_size,
-            hidden=hidden,
-            activations=activations,
-            init=init,
-            device=device,
-            dtype=dtype,
-        )
+    @takes_options_of(ILMGroupNorm)
+    def __init__(self, num_channels: int, eps: float = 1e-5, **options) -> None:
+        super().__init__(num_channels, 1, eps, **options)

@@ -1,12 +1,14 @@
 """Switchable Normalization: Luo et al., ICLR 2019, the baseline of Exemplar Normalization."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import Switch
-from .statistics import MixtureNorm, weighted_sum
+from .mixture import MixtureNorm, weighted_sum
+from .options import takes_options_of
 
 
 class SwitchNorm(MixtureNorm, nn.GroupNorm):
@@ -14,15 +16,23 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
 
     .. math::
 
-        y = \gamma \frac{x - \sum_k \lambda_k \mu_k}{\sqrt{\sum_k \lambda'_k \sigma_k^2 + \epsilon}}
-            + \beta, \qquad \lambda = \mathrm{softmax}(w), \quad \lambda' = \mathrm{softmax}(w')
+        y = \gamma \frac{x - \mu}{\sigma} + \beta, \qquad \mu = \sum_k \lambda_k \mu_k, \quad
+        \sigma = \sqrt{\textstyle\sum_k \lambda'_k \sigma_k^2 + \epsilon}, \qquad
+        \lambda = \mathrm{softmax}(w), \quad \lambda' = \mathrm{softmax}(w')
 
-    (Eq. 2 of the EN paper, with separate ratios for means and variances as its authors have them.)
+    (Eq. 2 of the EN paper, with separate ratios for means and variances as in its authors' code.)
+    With x standardized by channels, :math:`\hat x = (x - \mu_{IN}) / \sigma_{IN}`, this is
+    :math:`y = \mathrm{scale} \cdot \hat x + \mathrm{shift}` with
+
+    .. math::
+
+        \mathrm{scale} &= \gamma\, \sigma_{IN} / \sigma \\
+        \mathrm{shift} &= \gamma\, (\mu_{IN} - \mu) / \sigma + \beta
 
     Parameters: ``weight``, ``bias`` (C); ``mean_weight`` w, ``var_weight`` w' (K). All four get the
     weight decay of norms: detectron2's ``WEIGHT_DECAY_NORM``, MMEngine's ``norm_decay_mult``.
     Buffers: ``running_mean``, ``running_var`` (C). For evaluation and freezing see
-    :class:`~ilm_plugins.layers.statistics.MixtureNorm`.
+    :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
 
     Shape: input and output (N, C, *), any number of spatial dimensions.
 
@@ -31,39 +41,31 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         eps: added to the mixed variance.
         momentum: weight of the newest batch in the running statistics.
         normalizers: K of "IN", "LN", "BN", "GN", in the order of ``mean_weight``.
-        num_groups: groups of "GN".
+        num_groups: groups of "GN"; unused without it.
 
     Raises:
         ValueError: an option is unknown or out of range.
     """
 
-    def __init__(
-        self,
-        num_channels: int,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        *,
-        normalizers: tuple[str, ...] = ("IN", "LN", "BN"),
-        num_groups: int = 32,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(num_channels, eps, momentum, normalizers, num_groups, device, dtype)
-        k = len(self.normalizers)
-        self.mean_weight = nn.Parameter(torch.ones(k, device=device, dtype=dtype))
-        self.var_weight = nn.Parameter(torch.ones(k, device=device, dtype=dtype))
+    initial_values: ClassVar[Mapping[str, float]] = {
+        **MixtureNorm.initial_values,
+        "mean_weight": 1.0,
+        "var_weight": 1.0,
+    }
 
-    def reset_parameters(self) -> None:
-        super().reset_parameters()
-        if hasattr(self, "mean_weight"):
-            nn.init.ones_(self.mean_weight)
-            nn.init.ones_(self.var_weight)
+    @takes_options_of(MixtureNorm)
+    def __init__(
+        self, num_channels: int, eps: float = 1e-5, momentum: float = 0.1, **options
+    ) -> None:
+        super().__init__(num_channels, eps, momentum, **options)
+        self.mean_weight = nn.Parameter(self.weight.new_ones(len(self.normalizers)))
+        self.var_weight = nn.Parameter(self.weight.new_ones(len(self.normalizers)))
 
     def ratios(self) -> Tensor:
         """The two softmaxes, the same for all samples, in the order of ``normalizers``.
 
         Returns:
-            (2, K): the ratios of the means, and those of the variances; each row sums to 1.
+            (2, K): the ratios lambda of the means and lambda' of the variances; each row sums to 1.
         """
         return torch.stack((self.mean_weight, self.var_weight)).softmax(1)
 
@@ -75,21 +77,10 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         return Switch(self.normalizers, self.num_groups, self.eps)
 
     def rescale(self, mean, var, weight, bias, mean_weight, var_weight, running_mean, running_var):
-        statistics = self.statistics(mean, var, running_mean, running_var)
-        means, variances = zip(*statistics, strict=True)
-        scale = weight * (mix(var_weight, variances) + self.eps).rsqrt()
-        shift = scale * mix(mean_weight, apart(mean, means)) + bias
-        return scale * (var + self.eps).sqrt(), shift
-
-
-def apart(mean: Tensor, means: Sequence[Tensor]) -> list[Tensor]:
-    """How far the channels' means are from K others, (N, C) each.
-
-    These are mixed, not the means, whose rounding may be large beside the deviation.
-    """
-    return [mean - m for m in means]
-
-
-def mix(logits: Tensor, statistics: Sequence[Tensor]) -> Tensor:
-    """The mean of K statistics, (N, C), weighted with the softmax of as many logits."""
-    return weighted_sum(logits.softmax(0).unbind(), statistics)
+        means, variances = zip(*self.statistics(mean, var, running_mean, running_var), strict=True)
+        mean_ratios, var_ratios = (w.softmax(0).unbind() for w in (mean_weight, var_weight))
+        # mu_IN - mu, by differences, because rounding of large means can exceed the deviation.
+        off_mean = weighted_sum(mean_ratios, [mean - m for m in means])
+        gamma_over_sigma = weight * (weighted_sum(var_ratios, variances) + self.eps).rsqrt()
+        sigma_in = (var + self.eps).sqrt()
+        return gamma_over_sigma * sigma_in, gamma_over_sigma * off_mean + bias

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..integrations.openmmlab.norms import TORCH_NORMS, register
 from ..layers import OptionError
-from ..layers.statistics import MixtureNorm
+from ..layers.mixture import MixtureNorm
 
 #: At batch size 1 the appendix's batch norm is instance norm, with scale and shift.
 INSTANCE_NORM = {"type": "IN", "affine": True}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from ..layers import NORMS, OptionError
-from ..layers.base import check_choice, check_known
+from ..layers.options import check_choice, check_known
 
 Match = str | Sequence[str] | None
 

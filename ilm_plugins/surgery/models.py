@@ -11,7 +11,8 @@ from torch.nn.utils import parametrize
 
 from ..layers import NORMS, ILMInstanceNorm, OptionError
 from ..layers.autoencoder import AutoencoderNorm
-from ..layers.base import AdaptiveNorm, check_choice
+from ..layers.base import AdaptiveNorm
+from ..layers.options import check_choice
 from .common import REPLACES, Match, Report, check_layer, check_match, matches
 from .rules import State, Unfit, adapt, remark
 

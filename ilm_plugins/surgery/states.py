@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from ..checkpoints import copied, unwrapped
 from ..layers import NORMS, OptionError
 from ..layers.autoencoder import AutoencoderNorm
-from ..layers.base import check_positive
-from ..layers.statistics import MixtureNorm
+from ..layers.mixture import MixtureNorm
+from ..layers.options import check_positive
 from .common import REPLACES, Match, Report, check_layer, check_match, matches
 from .models import is_norm
 from .rules import RULES, State, Unfit, adapt, kind_of, remark, shape_of

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import nn
 
 from ilm_plugins import NORMS, AssocNorm, ExemplarNorm, ILMGroupNorm
-from ilm_plugins.layers.statistics import MixtureNorm
+from ilm_plugins.layers.mixture import MixtureNorm
 from mmengine_configs import build_model, build_without_storage, load, norms, step, training
 from recipes import ROOT, configs, recipe
 

@@ -5,22 +5,19 @@ is replaced here, without importing detectron2, as soon as the module that defin
 The function stays the same object: references taken before know the keys, too.
 """
 
-import ast
 import copy
 import functools
 import itertools
-import re
 import sys
 import warnings
 from collections.abc import Mapping
 from types import FunctionType, ModuleType
-from typing import Any
 
 import wrapt
 from torch import Tensor, nn
 
-from ...layers import NORMS, OptionError
-from ...layers.statistics import MixtureNorm
+from ...layers import NORMS, OptionError, norm_key, parse_norm
+from ...layers.mixture import MixtureNorm
 
 DEFINED_IN = "detectron2.layers.batch_norm"
 RETINANET = "detectron2.modeling.meta_arch.retinanet"
@@ -35,41 +32,6 @@ def arm() -> None:
     """
     wrapt.register_post_import_hook(_arm_get_norm, DEFINED_IN)
     wrapt.register_post_import_hook(_arm_retinanet_head, RETINANET)
-
-
-def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
-    """Read a NORM string: ``"EN"`` or ``"EN(reduction=16)"``.
-
-    Returns:
-        The key and its options; None where the string does not begin with one of our keys, and is
-        detectron2's to judge.
-
-    Raises:
-        OptionError: the key is ours, but what follows is no list of ``option=literal``.
-    """
-    key = _key(norm)
-    if key is None:
-        return None
-    if norm.strip() == key:
-        return key, {}
-    try:
-        call = ast.parse(norm.strip(), mode="eval").body
-        plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
-        options = {k.arg: ast.literal_eval(k.value) for k in call.keywords} if plain else {}
-        if not plain or None in options or len(options) < len(call.keywords):
-            raise SyntaxError
-        return key, options
-    except (SyntaxError, ValueError):
-        raise OptionError(
-            f"NORM {norm!r} cannot be read; write options by name, with literal values, "
-            f'such as "{key}(eps=1e-3)"'
-        ) from None
-
-
-def _key(norm: str) -> str | None:
-    """The key of ours that a NORM string begins with, as it is or with what may be options."""
-    match = re.match(r"\s*(\w+)(?![^\s()\[\]{}:=,;])", norm)
-    return match[1] if match and match[1] in NORMS else None
 
 
 def _arm_get_norm(module: ModuleType) -> None:
@@ -125,13 +87,13 @@ def _body(norm, out_channels):
 
 
 def _build(original, theirs: Mapping[str, bool], norm, out_channels: int):
-    key = _key(norm) if isinstance(norm, str) else None
+    key = norm_key(norm) if isinstance(norm, str) else None
     if key is None or theirs.get(key):
         return original(norm, out_channels)
     _, options = parse_norm(norm)
     try:
         return NORMS[key](out_channels, **options)
-    except (OptionError, TypeError) as error:
+    except (OptionError, TypeError, RuntimeError) as error:  # ours, Python's, torch's
         reason = " ".join(str(error).split())
         raise OptionError(f"NORM {norm!r} for {out_channels} channels: {reason}") from error
 

@@ -13,7 +13,7 @@ import wrapt
 from torch import nn
 
 from ...layers import NORMS
-from ...layers.statistics import MixtureNorm
+from ...layers.mixture import MixtureNorm
 
 #: Module that defines a registry of norms -> the registry's name there.
 REGISTRIES = {"mmengine.registry.root": "MODELS", "mmcv.cnn.bricks.registry": "NORM_LAYERS"}

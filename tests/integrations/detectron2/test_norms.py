@@ -355,7 +355,7 @@ def test_lazy_config(norm, layer):
         ("SN, eps=1e-3", ["by name"]),
         ("ILMGN(group_count=3)", ["unknown option 'group_count'", "key_group_size"]),
         ("ILMGN(num_channels=3)", ["num_channels=3", "the model gives num_channels=64", "leave"]),
-        ("EN(device='x')", ["device='x' is not a torch.device"]),
+        ("EN(device='x')", ["EN(device='x')", "64 channels", "device type"]),
         ("ILMGN(num_groups=24)", ["num_groups=24", "64", "num_groups=16"]),
     ],
 )

@@ -1,23 +1,21 @@
-"""The pool of normalizers that EN and SN mix, and the running statistics of the batch's one."""
+"""What EN and SN share: the normalizers that they mix, and the running statistics of BN."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import add
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..ops import coarsen, duplicate, over_batch
-from .base import (
-    AdaptiveNorm,
-    OptionError,
-    check_choice,
-    check_device,
+from .base import AdaptiveNorm
+from .options import (
     check_divides,
-    check_dtype,
     check_eps,
+    check_momentum,
+    check_normalizers,
     check_positive,
-    is_number,
 )
 
 NORMALIZERS = ("IN", "LN", "BN", "GN")
@@ -26,63 +24,54 @@ NORMALIZERS = ("IN", "LN", "BN", "GN")
 class MixtureNorm(AdaptiveNorm):
     """A mixture of K of the normalizers IN, LN, BN and GN.
 
-    BN's statistics are the batch's, of this process alone, while the layer trains; they are kept as
-    running statistics in torch's convention (``momentum`` is the weight of the new value, the
-    stored variance is unbiased), which take their place in evaluation.
+    In training, BN uses the batch's statistics, those of this process alone, and updates running
+    statistics in torch's convention: ``momentum`` is the weight of the new value, the stored
+    variance is unbiased. In evaluation, it uses the running statistics.
 
-    **Freezing.** Where neither ``weight`` nor ``bias`` requires a gradient, the layer is frozen, as
-    a FrozenBatchNorm is: in training mode too it uses its running statistics and leaves them as
-    they are. That is what detectron2's FREEZE_AT and OpenMMLab's frozen_stages mean for BatchNorm;
-    both freeze by ``requires_grad``. Hence a stateless call (``torch.func.functional_call``) with
-    detached parameters is one of a frozen layer, too; hand over parameters that require gradients.
-    So is a replica of nn.DataParallel's; use DistributedDataParallel.
+    **Freezing.** A layer is frozen if neither ``weight`` nor ``bias`` requires a gradient. Like a
+    FrozenBatchNorm, it then uses its running statistics in training mode as well and doesn't
+    update them: detectron2's FREEZE_AT and OpenMMLab's frozen_stages, which mean this for
+    BatchNorm, both freeze by ``requires_grad``. As a consequence, a stateless call
+    (``torch.func.functional_call``) with detached parameters is a call of a frozen layer; pass
+    parameters that require gradients. The replicas of nn.DataParallel are frozen, too; use
+    DistributedDataParallel.
 
     Args:
         normalizers: which of "IN", "LN", "BN", "GN" to mix, in the order of the parameters' rows.
-        num_groups: groups of "GN", where it is among them.
+        num_groups: groups of "GN"; unused without it.
     """
 
     running_mean: Tensor | None
     running_var: Tensor | None
+    initial_values: ClassVar[Mapping[str, float]] = {
+        **AdaptiveNorm.initial_values,
+        "running_mean": 0.0,
+        "running_var": 1.0,
+    }
 
     def __init__(
         self,
         num_channels: int,
         eps: float,
         momentum: float,
-        normalizers: Sequence[str],
-        num_groups: int,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        *,
+        normalizers: Sequence[str] = ("IN", "LN", "BN"),
+        num_groups: int = 32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
-        if not isinstance(normalizers, list | tuple) or not normalizers:
-            raise OptionError(
-                f"{name}: normalizers={normalizers!r} is empty or no tuple; "
-                "list at least one of 'IN', 'LN', 'BN', 'GN'"
-            )
-        for normalizer in normalizers:
-            check_choice(name, "normalizers", normalizer, NORMALIZERS)
-        normalizers = tuple(normalizers)
-        if len(set(normalizers)) != len(normalizers):
-            raise OptionError(
-                f"{name}: normalizers={normalizers!r} repeats one; list each once at most"
-            )
+        check_normalizers(name, normalizers, NORMALIZERS)
         check_positive(name, "num_channels", num_channels)
         check_eps(name, eps)
-        check_device(name, device)
-        check_dtype(name, dtype)
-        if not is_number(momentum) or not 0 <= momentum <= 1:
-            raise OptionError(
-                f"{name}: momentum={momentum!r} is not between 0 and 1; "
-                "set the weight of the newest batch in the running statistics, 0.1 by default"
-            )
+        check_momentum(name, momentum)
         if "GN" in normalizers:
             check_divides(name, num_channels, "num_groups", num_groups)
         super().__init__(1, num_channels, eps, device=device, dtype=dtype)
         self.momentum = momentum
-        self.normalizers = normalizers
+        self.normalizers = tuple(normalizers)
         self.num_groups = num_groups if "GN" in normalizers else 1
+        self.moment_groups = num_channels  # IN's, the finest that a mixture may need
         has_bn = "BN" in normalizers
         zeros = torch.zeros(num_channels, device=device, dtype=dtype) if has_bn else None
         ones = torch.ones(num_channels, device=device, dtype=dtype) if has_bn else None
@@ -90,29 +79,18 @@ class MixtureNorm(AdaptiveNorm):
         self.register_buffer("running_var", ones)
 
     @property
-    def moment_groups(self) -> int:
-        """Each channel's moments are the finest that the mixture needs."""
-        return self.num_channels
-
-    @property
     def frozen(self) -> bool:
-        """Whether the running statistics stand still in training, too; see Freezing."""
+        """Whether training mode uses the running statistics and keeps them; see Freezing."""
         return not (_requires_grad(self.weight) or _requires_grad(self.bias))
 
     @property
     def uses_batch_statistics(self) -> bool:
+        """Whether BN uses the batch's statistics now, and forward updates the running ones."""
         return "BN" in self.normalizers and self.training and not self.frozen
 
     def reset_running_stats(self) -> None:
-        """Mean 0 and variance 1, as before the first batch."""
-        if self.running_mean is not None:
-            self.running_mean.zero_()
-            self.running_var.fill_(1)
-
-    def reset_parameters(self) -> None:
-        super().reset_parameters()
-        if hasattr(self, "running_mean"):
-            self.reset_running_stats()
+        """Set the running statistics to mean 0 and variance 1, as before the first batch."""
+        self.reset_tensors(dict(self.named_buffers(recurse=False)))
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
@@ -122,12 +100,12 @@ class MixtureNorm(AdaptiveNorm):
         return y
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Move the running statistics towards those of a batch.
+        """Move the running statistics towards the batch's statistics.
 
         Args:
             mean, var: (N, C) moments of each instance's channels, detached.
-            count: values of one channel in the batch, N times the spatial size. A single value has
-                no variance, and changes nothing.
+            count: values of a channel in the batch, N times the spatial size. With fewer than two,
+                which have no unbiased variance, the call changes nothing.
         """
         if count < 2:
             return
@@ -137,26 +115,25 @@ class MixtureNorm(AdaptiveNorm):
         self.running_var.lerp_(unbiased[0].to(self.running_var), self.momentum)
 
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
-        """What stands in for the batch's statistics: running mean and variance (C), or Nones."""
+        """The mean and variance (C) that BN uses, or two Nones where it uses the batch's."""
         if self.uses_batch_statistics or self.running_mean is None:
             return None, None
         if self.frozen or not torch.is_grad_enabled() or torch.jit.is_tracing():
             return self.running_mean, self.running_var
-        # They are kept for the backward pass, before which a training pass may change them.
+        # Copies: autograd saves them, and a training pass before the backward pass updates them.
         return self.running_mean.clone(), self.running_var.clone()
 
     def statistics(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None
     ) -> list[tuple[Tensor, Tensor]]:
-        """The K normalizers' means and biased variances.
+        """The means mu_k and biased variances sigma_k^2 of the K normalizers.
 
         Args:
             mean, var: (N, C) moments of each instance's channels.
-            running_mean, running_var: (C), for BN in place of the batch's own; or None.
+            running_mean, running_var: (C), what BN uses in place of the batch's; or None.
 
         Returns:
-            K pairs of mean and variance, each (N, C), or (N, 1) or (1, C) where all channels or all
-            instances share one.
+            K pairs of mean and variance, which broadcast to (N, C): LN's are (N, 1), BN's (1, C).
         """
         found = []
         for normalizer in self.normalizers:
@@ -190,5 +167,8 @@ def _requires_grad(parameter: Tensor) -> bool:
 
 
 def weighted_sum(weights: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:
-    """Of K weights and K values."""
+    """The sum over k of weights_k * values_k.
+
+    Not a sum over a dimension of one tensor: torch's order of that depends on the batch's size.
+    """
     return reduce(add, (weight * value for weight, value in zip(weights, values, strict=True)))

@@ -1,0 +1,136 @@
+"""Checks of the layers' options: an invalid one raises an OptionError that suggests a valid one."""
+
+import inspect
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from ..errors import OptionError
+
+
+def takes_options_of(base: type) -> Callable[[Callable], Callable]:
+    """Show the keyword-only options of the base's constructor in place of ``**options``.
+
+    A decorator of constructors that hand ``**options`` to ``base``: each option is declared once,
+    and ``inspect.signature`` and :func:`check_known` see them all.
+    """
+
+    def decorate(init: Callable) -> Callable:
+        own = inspect.signature(init)
+        shown = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        inherited = inspect.signature(base.__init__).parameters.values()
+        shown += [p for p in inherited if p.kind is p.KEYWORD_ONLY]
+        init.__signature__ = own.replace(parameters=shown)
+        return init
+
+    return decorate
+
+
+def check_known(layer: type, options: Mapping[str, Any], args: Iterable[Any] = ()) -> None:
+    """Raise OptionError if a constructor doesn't know an option, or ``args`` already gives it."""
+    known = inspect.signature(layer.__init__).parameters
+    for option, given in zip(list(known)[1:], args, strict=False):
+        if option in options:
+            raise OptionError(
+                f"{layer.__name__}: {option}={options[option]!r}, but the model gives "
+                f"{option}={given!r} itself; leave it out"
+            )
+    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        return
+    for option in options:
+        if option not in known:
+            raise OptionError(
+                f"{layer.__name__}: unknown option {option!r}; the options are "
+                + ", ".join(list(known)[1:])
+            )
+
+
+def check_choice(layer: str, option: str, value: Any, choices: Iterable[Any]) -> None:
+    """Raise OptionError unless ``value`` is one of ``choices``."""
+    choices = list(choices)
+    if value not in choices:
+        raise OptionError(
+            f"{layer}: {option}={value!r} is unknown; set it to one of "
+            + ", ".join(map(repr, choices))
+        )
+
+
+def check_divides(layer: str, num_channels: int, option: str, value: int) -> None:
+    """Raise OptionError unless ``value`` is a positive integer that divides ``num_channels``."""
+    check_positive(layer, "num_channels", num_channels)
+    is_positive = _is_integer(value) and value >= 1
+    if is_positive and num_channels % value == 0:
+        return
+    at_most = value if is_positive else num_channels
+    divisor = max(d for d in range(1, num_channels + 1) if num_channels % d == 0 and d <= at_most)
+    raise OptionError(
+        f"{layer}: {option}={value!r} does not divide num_channels={num_channels}; "
+        f"set {option} to a divisor of {num_channels}, for example {option}={divisor}"
+    )
+
+
+def check_positive(layer: str, option: str, value: int) -> None:
+    """Raise OptionError unless ``value`` is a positive integer."""
+    if not _is_integer(value) or value < 1:
+        raise OptionError(f"{layer}: {option}={value!r} is not a positive integer; set one")
+
+
+def check_eps(layer: str, eps: float) -> None:
+    """Raise OptionError unless ``eps`` is a number up to 1 and above 0, in float32 as well."""
+    if not _is_number(eps) or not torch.finfo(torch.float32).tiny <= eps <= 1:
+        raise OptionError(
+            f"{layer}: eps={eps!r} is not a number above 0 in float32, and 1 at most; "
+            "set what is added to the variance, 1e-5 by default"
+        )
+
+
+def check_flag(layer: str, option: str, value: bool) -> None:
+    """Raise OptionError unless ``value`` is a bool; the string "False" would count as True."""
+    if not isinstance(value, bool):
+        raise OptionError(f"{layer}: {option}={value!r} is unknown; set it to one of True, False")
+
+
+def check_momentum(layer: str, momentum: float) -> None:
+    """Raise OptionError unless ``momentum`` is a number from 0 to 1."""
+    if not _is_number(momentum) or not 0 <= momentum <= 1:
+        raise OptionError(
+            f"{layer}: momentum={momentum!r} is not between 0 and 1; "
+            "set the weight of the newest batch in the running statistics, 0.1 by default"
+        )
+
+
+def check_normalizers(layer: str, normalizers: Any, choices: Iterable[str]) -> None:
+    """Raise OptionError unless ``normalizers`` is a list or tuple of different ``choices``."""
+    if not isinstance(normalizers, list | tuple) or not normalizers:
+        raise OptionError(
+            f"{layer}: normalizers={normalizers!r} is empty or no tuple; "
+            f"list at least one of {', '.join(map(repr, choices))}"
+        )
+    for normalizer in normalizers:
+        check_choice(layer, "normalizers", normalizer, choices)
+    if len(set(normalizers)) != len(normalizers):
+        raise OptionError(
+            f"{layer}: normalizers={normalizers!r} repeats one; list each once at most"
+        )
+
+
+def check_activations(layer: str, activations: Any, choices: Iterable[str]) -> None:
+    """Raise OptionError unless ``activations`` is a list or tuple of two of ``choices``."""
+    if not isinstance(activations, list | tuple) or len(activations) != 2:
+        raise OptionError(
+            f"{layer}: activations={activations!r} is not a pair; "
+            "give two names, for (mean, variance)"
+        )
+    for activation in activations:
+        check_choice(layer, "activations", activation, choices)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether ``value`` is a real number; bool doesn't count, though Python calls it Integral."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and _is_number(value)

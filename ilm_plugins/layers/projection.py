@@ -1,0 +1,79 @@
+"""The linear maps and activations of the layers' small networks."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Projection(nn.Module):
+    """A small linear map, (*, in_features) to (*, out_features).
+
+    It is not an nn.Linear, because frameworks re-initialize, quantize or adapt every nn.Linear they
+    find. It multiplies and sums instead of calling a matrix product, because the result of a row
+    must not depend on the rest of the batch, and autocast leaves these operations in float32. The
+    products, (*, out_features, in_features), take memory.
+
+    Args:
+        init: "default" is that of nn.Linear, "normal" the standard normal distribution of the ILM
+            paper (Section 4.1.1), "zeros" makes the map's output 0.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        init: str = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.init = in_features, out_features, init
+        self.weight = nn.Parameter(
+            torch.empty(out_features, in_features, device=device, dtype=dtype)
+        )
+        self.bias = (
+            nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for parameter in self.parameters():
+            if self.init == "zeros":
+                nn.init.zeros_(parameter)
+            elif self.init == "normal":
+                nn.init.normal_(parameter)
+            else:
+                bound = 1 / math.sqrt(self.in_features)
+                nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return project(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (*, I) times weight (O, I), plus bias (O): (*, O)."""
+    y = (x.unsqueeze(-2) * weight).sum(-1)
+    return y if bias is None else y + bias
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """The logistic function, by tanh.
+
+    The last bit of torch.sigmoid depends on a value's position in the tensor, hence in the batch.
+    """
+    return torch.tanh(x * 0.5) * 0.5 + 0.5
+
+
+ACTIVATIONS = {
+    "tanh": torch.tanh,
+    "sigmoid": sigmoid,
+    "relu": nn.functional.relu,
+    "leaky_relu": nn.functional.leaky_relu,
+    "relu6": nn.functional.relu6,
+    "identity": lambda x: x,
+}

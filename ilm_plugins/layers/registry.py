@@ -1,0 +1,61 @@
+"""The keys by which frameworks' configs name the layers, and detectron2's strings with options."""
+
+import ast
+import re
+from typing import Any
+
+from torch import nn
+
+from ..errors import OptionError
+from .assoc import AssocNorm
+from .exemplar import ExemplarNorm
+from .ilm import ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm
+from .switchable import SwitchNorm
+
+#: Registry key -> layer, the same in every framework.
+NORMS: dict[str, type[nn.GroupNorm]] = {
+    "ILMGN": ILMGroupNorm,
+    "ILMIN": ILMInstanceNorm,
+    "ILMLN": ILMLayerNorm,
+    "AssocNorm": AssocNorm,
+    "EN": ExemplarNorm,
+    "SN": SwitchNorm,
+}
+
+
+def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
+    """Split a NORM string such as ``"EN"`` or ``"EN(reduction=16)"`` into its key and options.
+
+    Returns:
+        The key and the options; None if the string doesn't begin with a key of :data:`NORMS`.
+
+    Raises:
+        OptionError: the key is followed by something other than ``(option=literal, ...)``.
+    """
+    key = norm_key(norm)
+    if key is None:
+        return None
+    if norm.strip() == key:
+        return key, {}
+    try:
+        call = ast.parse(norm.strip(), mode="eval").body
+        plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
+        options = {k.arg: ast.literal_eval(k.value) for k in call.keywords} if plain else {}
+        if not plain or None in options or len(options) < len(call.keywords):
+            raise SyntaxError
+        return key, options
+    except (SyntaxError, ValueError):
+        raise OptionError(
+            f"NORM {norm!r} cannot be read; write options by name, with literal values, "
+            f'such as "{key}(eps=1e-3)"'
+        ) from None
+
+
+def norm_key(norm: str) -> str | None:
+    """The key of :data:`NORMS` that a NORM string begins with, or None.
+
+    The key is followed by the end, or by a character that could begin an attempt at options:
+    parse_norm reports such strings, and detectron2 gets those of other norms.
+    """
+    match = re.match(r"\s*(\w+)(?![^\s()\[\]{}:=,;])", norm)
+    return match[1] if match and match[1] in NORMS else None
