@@ -5,7 +5,7 @@ import copy
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,6 @@ EVALUATORS = {
         CityscapesInstanceEvaluator,
     ],
     "cityscapes_sem_seg": [CityscapesSemSegEvaluator],
-}
-#: MODEL.META_ARCHITECTURE -> the part of MODEL that classifies what a data set's boxes hold.
-CLASSIFIERS = {
-    "GeneralizedRCNN": "ROI_HEADS",
-    "PanopticFPN": "ROI_HEADS",
-    "RetinaNet": "RETINANET",
 }
 LAZY_ENTRIES = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 #: Metadata that names files or folders of a data set.
@@ -389,13 +383,9 @@ class Trainer(NamesIteration, DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         """detectron2's, which names the file that is at fault."""
-        names = cfg.DATASETS.TRAIN
-        with names_datasets(names):
+        with names_datasets(cfg.DATASETS.TRAIN):
             mapper = NamesImage(DatasetMapper(cfg, True))
-            loader = build_detection_train_loader(cfg, mapper=mapper)
-        if part := CLASSIFIERS.get(cfg.MODEL.META_ARCHITECTURE):
-            check_classes(names, cfg.MODEL[part].NUM_CLASSES, f"MODEL.{part}.NUM_CLASSES")
-        return loader
+            return build_detection_train_loader(cfg, mapper=mapper)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -481,22 +471,7 @@ def lazy_loader(cfg: DictConfig, part: str):
             parts["dataset"] = instantiate(loader.dataset)
     if "mapper" in loader:
         parts["mapper"] = NamesImage(instantiate(loader.mapper))
-    built = instantiate({**loader, **parts})
-    setting = "model.roi_heads.num_classes"
-    if part == "train" and (classes := OmegaConf.select(cfg, setting)):
-        check_classes(names, classes, setting)
-    return built
-
-
-def check_classes(names: Sequence[str], classes: int, setting: str) -> None:
-    """Raise UserError if one of the data sets has more categories than a model has classes."""
-    for name in names:
-        number = len(MetadataCatalog.get(name).get("thing_classes") or ())
-        if number > classes:
-            raise UserError(
-                f"data set {name!r} has {number} categories, and {setting} is {classes}; set it "
-                f"to {number}"
-            )
+    return instantiate({**loader, **parts})
 
 
 def evaluate_lazy(cfg: DictConfig, args: argparse.Namespace):

@@ -4,14 +4,12 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 from mmengine.dataset import Compose
 from mmengine.dist import all_reduce
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import RunError, UserError
 from ..training import annotated
@@ -46,70 +44,23 @@ def names_dataset(config: dict | None) -> Iterator[None]:
         ) from error
 
 
-class Labels(NamedTuple):
-    """What the labels of a segmenter's maps may be: below ``number``, or ``ignored``."""
-
-    number: int
-    ignored: int
-
-    def check(self, data: dict | None) -> None:
-        """Raise ValueError if a map of labels, (1, H, W), has others; no map is as good."""
-        sample = data.get("data_samples") if isinstance(data, dict) else None
-        labels = getattr(getattr(sample, "gt_sem_seg", None), "data", None)
-        if not isinstance(labels, Tensor):
-            return
-        if labels.ndim != 3 or labels.shape[0] != 1:
-            raise ValueError(
-                f"its labels are of shape {(*labels.shape,)}, expected one channel, (1, H, W)"
-            )
-        others = labels[(labels >= self.number) & (labels != self.ignored)]
-        if len(others):
-            raise ValueError(
-                f"it has label {others[0]}, expected 0 to {self.number - 1} of num_classes, or "
-                f"{self.ignored}, which is ignored"
-            )
-
-
-def labels_of(model: nn.Module) -> Labels | None:
-    """What labels mmseg's cross entropy takes in a model; None where there is none."""
-    while is_model_wrapper(model):
-        model = model.module
-    head = getattr(model, "decode_head", None)
-    head = head[-1] if isinstance(head, nn.ModuleList) else head
-    losses = getattr(head, "loss_decode", None)
-    losses = losses if isinstance(losses, nn.ModuleList) else [losses]
-    # Others take what is no class's number as well.
-    strict = any(type(loss).__name__ == "CrossEntropyLoss" for loss in losses)
-    names = "num_classes", "out_channels", "ignore_index"
-    classes, channels, ignored = (getattr(head, name, None) for name in names)
-    if not strict or None in (classes, channels, ignored):
-        return None
-    # One channel tells two classes from each other.
-    return Labels(2 if channels == 1 else classes, ignored)
-
-
 class NamesImage(Compose):
     """A data set's transforms, which say whose image or annotation cannot be read or used.
 
     Args:
         transforms: those of the data set.
-        labels: what labels may be.
     """
 
-    def __init__(self, transforms: list, labels: Labels | None = None) -> None:
+    def __init__(self, transforms: list) -> None:
         super().__init__([])
         # They are built.
         self.transforms = transforms
-        self.labels = labels
 
     def __call__(self, data: dict) -> dict | None:
         # Transforms add to it what they have read.
         names = [data[key] for key in ("img_path", "seg_map_path") if data.get(key)]
         try:
-            packed = super().__call__(data)
-            if self.labels:
-                self.labels.check(packed)
-            return packed
+            return super().__call__(data)
         except Exception as error:  # decoders and transforms raise what they like
             raise RunError(
                 f"image {' with '.join(map(str, names))} cannot be used: {type(error).__name__}: "
@@ -117,14 +68,14 @@ class NamesImage(Compose):
             ) from error
 
 
-def name_images(dataset, labels: Labels | None = None) -> None:
+def name_images(dataset) -> None:
     """Give a data set, and those that it is made of, transforms that name what is at fault."""
     for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
         if inner is not None:
-            name_images(inner, labels)
+            name_images(inner)
     transforms = getattr(getattr(dataset, "pipeline", None), "transforms", None)
     if isinstance(transforms, list):
-        dataset.pipeline = NamesImage(transforms, labels)
+        dataset.pipeline = NamesImage(transforms)
 
 
 class StopAtNaN(Hook):

@@ -20,12 +20,11 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import (
     DATASETS,
     MODELS,
-    OPTIMIZERS,
     RUNNERS,
     Registry,
     init_default_scope,
 )
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 from torch import nn
 from torch.multiprocessing import spawn
 from torch.utils.data import DataLoader
@@ -45,12 +44,10 @@ from ..training import (
     told,
 )
 from .checkpoints import check_fits, guard, latest
-from .faults import Labels, StopAtNaN, labels_of, name_images, names_dataset
+from .faults import StopAtNaN, name_images, names_dataset
 from .norms import TORCH_NORMS
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-#: Settings of loaders and loops -> the least that they can be.
-LEAST = {"batch_size": 1, "num_workers": 0, "max_iters": 1, "max_epochs": 1}
 #: Entries of a config beside those that its Runner takes.
 ENTRIES = {
     "auto_scale_lr",
@@ -224,12 +221,6 @@ def check(cfg: Config, args: argparse.Namespace) -> None:
     for name, norm_cfg in _dicts(cfg.model, "model"):
         if name.endswith("norm_cfg"):
             check_norm(name, norm_cfg)
-    for name, part in _dicts(cfg.get("optim_wrapper"), "optim_wrapper"):
-        if name.endswith(".optimizer") and not _known(OPTIMIZERS, part.get("type")):
-            raise UserError(
-                f"{name} has type {part['type']!r}, which is not registered; set one such as SGD, "
-                "Adam or AdamW, or name the package that registers it in custom_imports"
-            )
     for name, backend in _dicts(cfg.get("visualizer"), "visualizer"):
         writers = installed("tensorboard") or installed("tensorboardX")
         if backend.get("type") == "TensorboardVisBackend" and not writers:
@@ -238,7 +229,6 @@ def check(cfg: Config, args: argparse.Namespace) -> None:
                 "pip install tensorboard, or set visualizer.vis_backends"
             )
     loaders = LOADERS[2:] if args.eval_only else LOADERS[:2]
-    check_numbers(cfg, *loaders, *(() if args.eval_only else ["train_cfg"]))
     for loader in loaders:
         if cfg.get(loader) is not None:
             check_dataset(f"{loader}.dataset", cfg[loader].dataset)
@@ -262,15 +252,6 @@ def _dicts(value, name: str) -> Iterator[tuple[str, dict]]:
     elif isinstance(value, list | tuple):
         for i, inner in enumerate(value):
             yield from _dicts(inner, f"{name}.{i}")
-
-
-def check_numbers(cfg: Config, *parts: str) -> None:
-    """Raise UserError if a number within parts of a config is below the least that it can be."""
-    for part in parts:
-        for key, least in LEAST.items():
-            number = (cfg.get(part) or {}).get(key)
-            if isinstance(number, int | float) and number < least:
-                raise UserError(f"{part}.{key} is {number}; set it to at least {least}")
 
 
 def check_norm(setting: str, norm_cfg: dict) -> None:
@@ -443,9 +424,6 @@ def naming_types() -> Iterator[None]:
 class PluginRunner(Runner):
     """MMEngine's Runner, on several CPU processes, too; what ends a run it tells in one line."""
 
-    #: What those may be that are loaded.
-    labels: Labels | None = None
-
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
         self.register_hook(StopAtNaN(), priority="VERY_HIGH")
@@ -485,15 +463,6 @@ class PluginRunner(Runner):
         check_fits(filename, model, checkpoint)
         return checkpoint
 
-    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """MMEngine's, of which the data set's labels are those that the model knows."""
-        # The loop builds its loader, and with it the processes that read.
-        self.labels = labels_of(self.model)
-        try:
-            return super().build_train_loop(loop)
-        finally:
-            self.labels = None
-
     def build_dataloader(self, dataloader: dict | DataLoader, *args, **options) -> DataLoader:
         """MMEngine's, which names the files that are at fault.
 
@@ -503,7 +472,7 @@ class PluginRunner(Runner):
         config = dataloader.get("dataset") if isinstance(dataloader, dict) else None
         with names_dataset(config):
             loader = Runner.build_dataloader(dataloader, *args, **options)
-        name_images(loader.dataset, self.labels)
+        name_images(loader.dataset)
         return loader
 
 

@@ -263,22 +263,11 @@ def test_resuming_with_another_optimizer(datasets, trained, tmp_path, capfd):
             ["SOLVER.BASE_LR", "-1.0"],
             "optimizer cannot be built: ValueError: Invalid",
         ),
-        (["MODEL.ROI_HEADS.NUM_CLASSES", "2"], "has 4 categories, and MODEL.ROI_HEADS.NUM_CLASSES"),
     ],
 )
 def test_settings_that_cannot_be(root, datasets, tmp_path, capfd, settings, words):
     argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path, opts=[*NO_TEST, *settings])
     assert words in told(argv, capfd, status=2)
-
-
-def test_a_lazy_config_with_fewer_classes_than_its_data(datasets, tmp_path, capfd):
-    (tmp_path / "lazy.py").write_text(
-        LAZY + WITHOUT_EVALUATION + "model.roi_heads.num_classes = 3\n"
-    )
-    argv = ["--config-file", tmp_path / "lazy.py", "--num-gpus", "0"]
-    argv += [f"train.output_dir={tmp_path}", "dataloader.train.dataset.names=shapes_train"]
-    line = told(argv, capfd, status=2)
-    assert "has 4 categories, and model.roi_heads.num_classes is 3; set it to 4" in line
 
 
 @pytest.mark.parametrize("kind", ["file", "no dict", "images", "category", "categories"])

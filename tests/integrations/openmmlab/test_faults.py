@@ -7,10 +7,8 @@ import sys
 import time
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
@@ -24,7 +22,7 @@ from ilm_plugins.checkpoints import CheckpointError
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.openmmlab import train
 from ilm_plugins.integrations.openmmlab.checkpoints import WholeFiles, guard, latest
-from ilm_plugins.integrations.openmmlab.faults import Labels, StopAtNaN, labels_of
+from ilm_plugins.integrations.openmmlab.faults import StopAtNaN
 from runs import mmengine_command as command
 from runs import pix2pix_command, write_mmengine_config
 from workers import Harmful
@@ -125,12 +123,10 @@ def test_resuming_with_another_model(config, trained, tmp_path, capfd, settings,
         ("model.backbone.foo=1", "model cannot be built: TypeError"),
         ("model.backbone.depth=19", "model cannot be built: KeyError"),
         ("model.backbone.type=ResNett", "ResNett is not in the mmseg::model registry; correct"),
-        ("optim_wrapper.optimizer.type=SGDD", "optim_wrapper.optimizer has type 'SGDD', which"),
+        ("optim_wrapper.optimizer.type=SGDD", "optimizer cannot be built: "),
         ("train_dataloader.dataset.foo=1", "BaseSegDataset cannot be built: "),
         ("optim_wrapper.optimizer.lr=-1", "optimizer cannot be built: ValueError"),
         ("optim_wrapper.optimizer.foo=1", "optimizer cannot be built: TypeError"),
-        ("train_dataloader.batch_size=-1", "train_dataloader.batch_size is -1; set it to at least"),
-        ("train_cfg.max_iters=-1", "train_cfg.max_iters is -1; set it to at least 1"),
     ],
 )
 def test_settings_that_cannot_be(config, tmp_path, capfd, setting, words):
@@ -264,50 +260,6 @@ def test_a_corrupt_map_of_labels_is_named(harmed, tmp_path, capfd):
         path.write_bytes(b"")
     line = told(command(config, out=tmp_path / "out"), capfd, status=1)
     assert f"with {labels}/" in line and "cannot be used" in line
-
-
-@pytest.mark.parametrize("kind", [5, *(pytest.param(k, marks=wide) for k in (200, "RGB"))])
-def test_labels_that_the_model_does_not_know(harmed, tmp_path, capfd, kind):
-    folder, config = harmed
-    labels = folder / "annotations" / "validation"
-    for path in labels.iterdir():
-        image = np.asarray(Image.open(path))
-        image = np.stack([image] * 3, -1) if kind == "RGB" else np.where(image == 1, kind, image)
-        Image.fromarray(image.astype(np.uint8)).save(path)
-    opts = ["train_dataloader.num_workers=1"]
-    line = told(command(config, out=tmp_path / "out", opts=opts), capfd, status=1)
-    words = "shape (64, 64, 3)" if kind == "RGB" else f"it has label {kind}, expected 0 to 4"
-    assert f"with {labels}/" in line and words in line
-
-
-def segmenter(loss="CrossEntropyLoss", **head):
-    loss = type(loss, (nn.Module,), {})()
-    head = {"num_classes": 2, "out_channels": 2, "ignore_index": 255, "loss_decode": loss, **head}
-    model = nn.Module()
-    model.decode_head = nn.Module()
-    vars(model.decode_head).update(head)
-    return model
-
-
-def test_which_labels_a_model_knows():
-    """Only where they are certain: of others nothing is said."""
-    assert labels_of(segmenter()) == (2, 255)
-    assert labels_of(segmenter(num_classes=1, out_channels=1)) == (2, 255)
-    assert labels_of(segmenter(loss="DiceLoss")) is None
-    assert labels_of(segmenter(ignore_index=None)) is None
-    assert labels_of(segmenter(out_channels=None)) is None
-    assert labels_of(nn.Module()) is None
-    heads = segmenter()
-    heads.decode_head = nn.ModuleList([nn.Module(), heads.decode_head])
-    assert labels_of(heads) == (2, 255)
-    labels = Labels(2, 255)
-    for data in (None, {}, {"data_samples": None}):
-        labels.check(data)
-    sample = SimpleNamespace(gt_sem_seg=SimpleNamespace(data=torch.tensor([[[0, 1, 255]]])))
-    labels.check({"data_samples": sample})
-    sample.gt_sem_seg.data[0, 0, 0] = 2
-    with pytest.raises(ValueError, match="it has label 2, expected 0 to 1"):
-        labels.check({"data_samples": sample})
 
 
 def coco(root, harmed, out, annotations):
