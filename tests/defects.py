@@ -357,18 +357,18 @@ DEFECTS = (
     Defect(
         "shortened-run-is-a-full-recipe",
         "The report shows a shortened run as a full recipe.",
-        "ilm_plugins/reproduction/records.py",
+        "ilm_plugins/reproduction/record.py",
         "if planned != recipe:",
         "if planned > recipe:",
-        "tests/reproduction/test_records.py",
+        "tests/reproduction/test_record.py",
     ),
     Defect(
         "every-seed-is-the-first",
         "Runs of several seeds on MMEngine all have seed 0.",
-        f"{HARNESS}/openmmlab/runs.py",
+        f"{HARNESS}/openmmlab/run_folder.py",
         "randomness.seed={seed}",
         "randomness.seed=0",
-        "tests/reproduction/test_running.py::test_a_run_has_its_seed_folder_data_and_length",
+        "tests/reproduction/test_run.py::test_a_run_has_its_seed_folder_data_and_length",
     ),
     Defect(
         "learning-rate-for-sixteen-images",

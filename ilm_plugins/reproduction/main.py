@@ -7,13 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoints import loading
-from ..errors import UserError
 from ..integrations.training import add_traceback, command, positive
-from . import records, registry, report, running
+from . import launch, record, registry, report, run
 from .registry import NOT_HERE, Cell, Table
-
-#: Wherever they stand, so that no option takes them for its own.
-OVERRIDE = re.compile(r"\w+(\.\w+)+=")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,10 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         that failed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    overrides = [word for word in words if OVERRIDE.match(word)]
+    # Wherever they stand, so that no option takes them for its own.
+    overrides = [word for word in words if launch.OVERRIDE.match(word)]
     args = parser().parse_args(_seeds_last([word for word in words if word not in overrides]))
     args.overrides = overrides
-    with loading(unsafe=args.unsafe):
+    with loading(unsafe=getattr(args, "unsafe", False)):
         return command(lambda: args.command(args), args, resumes=False)
 
 
@@ -47,21 +44,21 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description="The papers' tables and figures, run here.")
     commands = p.add_subparsers(required=True, metavar="list | run | report")
     listing = commands.add_parser("list", help="every table and figure, and what is behind it")
-    listing.set_defaults(command=list_, unsafe=False)
+    listing.set_defaults(command=list_)
     listing.add_argument("table", nargs="?", help="one of them, such as en-5")
 
-    run = commands.add_parser(
+    running = commands.add_parser(
         "run",
         help="train and test a table's cells, or go on with them",
         usage="%(prog)s [options] TABLE [CELL] [KEY.KEY=VALUE ...]",
         epilog="Runs are in WORK_DIR/TABLE/CELL/seedN, each with its record.json. Words with a dot "
         "and '=' anywhere are overrides for tools/train_net.py, of all cells alike.",
     )
-    run.set_defaults(command=run_)
-    run.add_argument("table", help="such as en-5; 'list' has them all")
-    run.add_argument("cell", nargs="?", help="such as ResNet20/EN, or how several begin")
-    run.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
-    shorter = run.add_mutually_exclusive_group()
+    running.set_defaults(command=run_)
+    running.add_argument("table", help="such as en-5; 'list' has them all")
+    running.add_argument("cell", nargs="?", help="such as ResNet20/EN, or how several begin")
+    running.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
+    shorter = running.add_mutually_exclusive_group()
     for unit in ("epochs", "iterations"):
         shorter.add_argument(
             f"--{unit}",
@@ -69,28 +66,20 @@ def parser() -> argparse.ArgumentParser:
             metavar="N",
             help="train for as many, the schedule with them; labelled so for good",
         )
-    run.add_argument("--minutes", type=_minutes, help="stop then; the same command goes on")
-    run.add_argument("--num-gpus", type=int, metavar="N", help="a run; 0 for CPU")
-    run.add_argument("--jobs", type=positive, default=1, help="runs at once, sharing a device")
-    run.add_argument("--data", metavar="DIR", help="the images, in place of the config's folder")
-    run.add_argument("--miniature", action="store_true", help="two steps on generated images")
-    run.add_argument("--work-dir", default="output/reproduce", metavar="DIR")
+    running.add_argument("--minutes", type=_minutes, help="stop then; the same command goes on")
+    running.add_argument("--num-gpus", type=int, metavar="N", help="a run; 0 for CPU")
+    running.add_argument("--jobs", type=positive, default=1, help="runs at once, sharing a device")
+    running.add_argument("--data", metavar="DIR", help="the images; default: the config's folder")
+    running.add_argument("--miniature", action="store_true", help="two steps on generated images")
+    running.add_argument("--work-dir", default="output/reproduce", metavar="DIR")
 
     reporting = commands.add_parser("report", help="write reports/ from the records of runs")
     reporting.set_defaults(command=report_)
     reporting.add_argument("--work-dir", default="output/reproduce", metavar="DIR")
     reporting.add_argument("--records", default="reports/records", metavar="DIR")
-    reporting.add_argument(
-        "--add",
-        nargs=3,
-        metavar=("TABLE", "CELL", "DIR"),
-        help="a folder that tools/train_net.py has written, to be recorded first",
-    )
-    reporting.add_argument("--commit", help="of the project, at which --add's folder was run")
-    for each in (listing, run, reporting):
+    for each in (listing, running, reporting):
         add_traceback(each)
-    for one in (run, reporting):
-        one.add_argument("--unsafe", action="store_true", help="run code that files of runs hold")
+    running.add_argument("--unsafe", action="store_true", help="run code that files of runs hold")
     return p
 
 
@@ -135,7 +124,7 @@ def _behind(cell: Cell) -> str:
 def run_(args: argparse.Namespace) -> int:
     """Run cells."""
     unit = "iterations" if args.iterations else "epochs"
-    options = running.Options(
+    options = run.Options(
         seeds=tuple(args.seeds),
         length=args.iterations or args.epochs,
         unit=unit,
@@ -148,22 +137,15 @@ def run_(args: argparse.Namespace) -> int:
         overrides=tuple(args.overrides),
         unsafe=args.unsafe,
     )
-    planned = running.plan(registry.find(args.table, args.cell), options)
-    return running.perform(planned, options)
+    planned = run.plan(registry.find(args.table, args.cell), options)
+    return run.perform(planned, options)
 
 
 def report_(args: argparse.Namespace) -> int:
     """Collect records and write the report."""
     folder = Path(args.records)
-    if args.add:
-        table, name, work_dir = args.add
-        cells = registry.find(table, name)
-        if len(cells) > 1 or not cells[0].config:
-            raise UserError(f"--add {table} {name!r}: give one cell that has a config")
-        cell = registry.home(cells[0])
-        records.collect(records.record(cell, Path(work_dir), {"commit": args.commit}), folder)
-    for path in sorted(Path(args.work_dir).rglob(running.RECORD)):
-        records.collect(records.read(path), folder)
+    for path in sorted(Path(args.work_dir).rglob(run.RECORD)):
+        record.collect(record.read(path), folder)
     for path in report.write(folder):
         print(path)
     return 0

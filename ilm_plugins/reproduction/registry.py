@@ -2,9 +2,9 @@
 
 A table holds cells; a cell has one figure for each of the table's measures, and what is behind it:
 
-    config        a file below configs/, which is trained; or, where ``tests`` names the cell that
-                  trains the checkpoint, tested alone. ``starts from`` names the cell that trains
-                  the backbone
+    config        a file below configs/, which is trained, with ``overrides`` KEY=VALUE; or, where
+                  ``tests`` names the cell that trains the checkpoint, tested alone. ``starts from``
+                  names the cell that trains the backbone
     of            the arguments of the function that ``compute`` names for the whole table, in
                   :mod:`.computed`
     neither       not implemented here
@@ -63,6 +63,7 @@ class Cell:
     name: str
     paper: tuple[float | None, ...]
     config: str | None = None
+    overrides: tuple[str, ...] = ()
     of: dict | None = None
     says: str | None = None
     starts_from: str | None = None
@@ -71,6 +72,11 @@ class Cell:
     @property
     def id(self) -> str:
         return f"{self.table} {self.name}"
+
+    @property
+    def experiment(self) -> tuple:
+        """What is run: cells that agree in it share their runs."""
+        return self.config, self.overrides, self.tests
 
     @property
     def folder(self) -> Path:
@@ -145,19 +151,19 @@ def _tuples(entry: dict) -> dict:
 
 
 @cache
-def homes() -> dict[str, Cell]:
-    """Config -> the first cell that it is behind, under which its runs are filed."""
-    found: dict[str, Cell] = {}
+def homes() -> dict[tuple, Cell]:
+    """Experiment -> the first cell that it is behind, under which its runs are saved."""
+    found: dict[tuple, Cell] = {}
     for table in tables().values():
         for cell in table.cells.values():
             if cell.config:
-                found.setdefault(cell.config, cell)
+                found.setdefault(cell.experiment, cell)
     return found
 
 
 def home(cell: Cell) -> Cell:
-    """The cell under which another's runs are filed: they share a config."""
-    return homes()[cell.config] if cell.config else cell
+    """The cell under which another's runs are saved: their experiment is the same."""
+    return homes()[cell.experiment] if cell.config else cell
 
 
 def one_table(word: str) -> Table:

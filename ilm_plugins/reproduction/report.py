@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..checkpoints import replacing
-from . import records, registry
+from . import record, registry
 from .registry import NOT_HERE, Cell, Table
 
 #: Labels of what stands beside a paper's figure.
@@ -49,8 +49,8 @@ def by_cell(folder: Path) -> dict[str, Records]:
     """A folder's records by their cells' ids."""
     found: dict[str, Records] = defaultdict(list)
     for path in sorted(folder.glob("*.json")):
-        record = records.read(path)
-        found[f"{record['table']} {record['cell']}"].append(record)
+        one = record.read(path)
+        found[f"{one['table']} {one['cell']}"].append(one)
     return found
 
 

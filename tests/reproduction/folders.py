@@ -1,11 +1,20 @@
-"""Folders as tools/train_net.py leaves them, of runs that were never made."""
+"""Folders as tools/reproduce.py run leaves them, of runs that were never made."""
 
 import json
 
-from ilm_plugins.integrations.openmmlab.runs import load
+from ilm_plugins.integrations.openmmlab.run_folder import load
+from ilm_plugins.reproduction import launch
 from recipes import ROOT
 
 LINE = "2026/01/01 00:00:00 - mmengine - INFO - "
+
+
+def write_launch(folder, given=(), **options):
+    """How a run was started; ``given`` are the overrides of the user, KEY=VALUE."""
+    started = launch.Launch("python", [*given], [*given], **options)
+    folder.mkdir(parents=True, exist_ok=True)
+    launch.write(started, folder)
+    return started
 
 
 def write_run(

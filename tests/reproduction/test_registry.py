@@ -9,7 +9,7 @@ import pytest
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.integrations import analyze
-from ilm_plugins.reproduction import computed, records, registry, running
+from ilm_plugins.reproduction import computed, record, registry, run
 from ilm_plugins.reproduction.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -129,14 +129,14 @@ def test_the_commands_behind_figures_are_commands(command):
 
 def test_seeds_may_stand_before_the_table(monkeypatch):
     seen = []
-    monkeypatch.setattr(running, "perform", lambda plan, options: seen.extend(plan) or 0)
+    monkeypatch.setattr(run, "perform", lambda plan, options: seen.extend(plan) or 0)
     for words in (
         ["--seeds", "0", "1", "en-5", "ResNet20/EN"],
         ["en-5", "ResNet20/EN", "--seeds", "0", "1"],
         ["--seeds", "0", "1", "--jobs", "2", "en-5", "ResNet20/EN"],
     ):
         assert main(["run", *words]) == 0
-        assert [run.name for run in seen] == [f"en-5 ResNet20/EN, seed {n}" for n in (0, 1)]
+        assert [one.name for one in seen] == [f"en-5 ResNet20/EN, seed {n}" for n in (0, 1)]
         seen.clear()
 
 
@@ -209,19 +209,19 @@ def test_computed_cells_come_to_the_papers_figures(cell, expected, tmp_path):
     pytest.importorskip("torchvision", reason="needs torchvision")
     found = registry.named(cell)
     assert main(["run", found.table, found.name, "--work-dir", str(tmp_path)]) == 0
-    record = json.loads((tmp_path / found.folder / "record.json").read_text())
-    figures = {name: round(value, 3) for name, value in record["figures"].items()}
+    written = json.loads((tmp_path / found.folder / "record.json").read_text())
+    figures = {name: round(value, 3) for name, value in written["figures"].items()}
     assert figures == pytest.approx(expected, abs=0.0006)
-    assert record["label"] == "computed"
+    assert written["label"] == "computed"
     assert found.paper[0] == pytest.approx(*expected.values(), abs=0.005)
 
 
 COMPUTED = sorted((ROOT / "reports" / "records").glob("*.json"))
-COMPUTED = [path for path in COMPUTED if records.read(path)["label"] == "computed"]
+COMPUTED = [path for path in COMPUTED if record.read(path)["label"] == "computed"]
 
 
 def test_every_computed_cell_has_a_record():
-    found = {(r["table"], r["cell"]) for r in map(records.read, COMPUTED)}
+    found = {(r["table"], r["cell"]) for r in map(record.read, COMPUTED)}
     assert found == {(cell.table, cell.name) for cell in CELLS if cell.of is not None}
 
 
@@ -235,7 +235,7 @@ def test_every_computed_cell_has_a_record():
 )
 def test_kept_figures_are_those_computed_now(path):
     pytest.importorskip("torchvision", reason="needs torchvision")
-    found = records.read(path)
+    found = record.read(path)
     cell = TABLES[found["table"]].cells[found["cell"]]
     if "cost" in cell.table:
         pytest.importorskip("fvcore", reason="needs fvcore")
@@ -248,5 +248,5 @@ def test_the_cost_of_a_config_is_computed(tmp_path):
     pytest.importorskip("mmpretrain", reason="needs mmpretrain")
     cell = registry.named("en-2-cost ShuffleNetV2 x0.5/BN")
     assert main(["run", cell.table, cell.name, "--work-dir", str(tmp_path)]) == 0
-    record = json.loads((tmp_path / cell.folder / "record.json").read_text())
-    assert record["figures"] == {"parameters": 1.36679, "GFLOPs": pytest.approx(0.043, abs=5e-4)}
+    written = json.loads((tmp_path / cell.folder / "record.json").read_text())
+    assert written["figures"] == {"parameters": 1.36679, "GFLOPs": pytest.approx(0.043, abs=5e-4)}

@@ -190,6 +190,10 @@ def latest(work_dir: str | os.PathLike) -> str | None:
     folder = Path(work_dir)
     last = folder / "last_checkpoint"
     named = checkpoints.named(last) if last.is_file() else ""
+    # The file has the whole path, and the folder may be a copy.
+    beside = folder / os.path.basename(named)
+    if named and "://" not in named and beside.is_file():
+        return str(beside)
     if named and ("://" in named or os.path.isfile(named)):
         return named
     numbered = {p: re.fullmatch(r"(?:iter|epoch)_(\d+)\.pth", p.name) for p in folder.glob("*.pth")}

@@ -107,18 +107,16 @@ def test_analysis_runs_no_code_of_a_config(config, trap, weights, datasets, tmp_
 
 
 def test_a_run_folder_runs_no_code(trap, tmp_path, capsys):
-    folder = tmp_path / "run"
-    folder.mkdir()
+    folder = tmp_path / "ilm-5/ILM+GN-batch-2/seed0"
+    folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(harmful(trap))
-    (folder / "metrics.json").write_text("")
-    argv = ["report", "--work-dir", str(tmp_path), "--records", str(tmp_path / "records")]
-    argv += ["--add", "ilm-5", "ILM+GN, batch 2", str(folder)]
+    (folder / "last_checkpoint").write_text("model_final.pth")
+    argv = ["run", "ilm-5", "ILM+GN, batch 2", "--work-dir", str(tmp_path)]
     assert reproduction.main(argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert is_refused(line, folder / "config.yaml")
-    assert not trap.exists() and not (tmp_path / "records").exists()
-    assert reproduction.main([*argv, "--unsafe"]) == 0
-    assert trap.exists() and len(list((tmp_path / "records").rglob("*.json"))) == 1
+    assert is_refused(line, folder / "config.yaml") and not trap.exists()
+    assert reproduction.main([*argv, "--unsafe"]) == 2 and trap.exists()
+    assert "settings are unknown" in capsys.readouterr().err
 
 
 # ---- what detectron2's own configs need

@@ -1,29 +1,50 @@
-"""MMEngine's configs on a few generated images of 64 x 64 pixels, as overrides KEY=VALUE."""
+"""Miniatures: configs on a few generated images of 64 x 64 pixels, as overrides."""
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mmengine.config import Config
 from PIL import Image
 
-from ...data import ensure_shapes
-from ...data.packed import KEYS
-from .runs import LOADERS, load, shortened
+from ..data import ensure_shapes
+from ..data.packed import KEYS
+from ..integrations import training
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 SIDE = 64
 #: Of transforms and of a model's padding.
 SIZES = {"crop_size", "scale", "scales", "img_scale", "size"}
 
 
-def miniature(config: str, folder: Path) -> list[str]:
-    """Train for two epochs or iterations; a backbone starts from its initialization.
+def overrides(config: str, folder: Path) -> list[str]:
+    """Overrides that train for two epochs or iterations; a backbone starts from random weights.
 
     Args:
-        config: of mmpretrain, mmseg, mmdet or pix2pix.
+        config: of detectron2, mmpretrain, mmseg, mmdet or pix2pix.
         folder: where the images are written, unless they are there.
     """
+    detectron2 = training.framework_of(config) == "detectron2"
+    return _of_detectron2(config, folder) if detectron2 else _of_mmengine(config, folder)
+
+
+def _of_detectron2(config: str, folder: Path) -> list[str]:
+    from ..integrations.detectron2.run_folder import shortened
+
+    _shapes(folder)
+    sizes = [f"INPUT.{side}_SIZE_{split}" for side in ("MIN", "MAX") for split in ("TRAIN", "TEST")]
+    values = {name: "(64,)" if name == "INPUT.MIN_SIZE_TRAIN" else "64" for name in sizes}
+    values |= {"DATASETS.TRAIN": "('shapes_train',)", "DATASETS.TEST": "('shapes_val',)"}
+    values |= {"MODEL.WEIGHTS": "", "MODEL.ROI_HEADS.NUM_CLASSES": "4"}
+    values |= {"SOLVER.IMS_PER_BATCH": "2", "DATALOADER.NUM_WORKERS": "0"}
+    return [*shortened(config, 2), *(word for pair in values.items() for word in pair)]
+
+
+def _of_mmengine(config: str, folder: Path) -> list[str]:
+    from ..integrations.openmmlab.run_folder import LOADERS, load, shortened
+
     cfg = load(config)
     loaders = [name for name in LOADERS if cfg.get(name) is not None]
     kinds = {"mmpretrain": _labelled, "mmseg": _segmented, "mmdet": _detected}
@@ -61,7 +82,7 @@ def _replaced(loader: str, **options) -> str:
     return f"{loader}.dataset={ {'_delete_': True, **options}!r}"
 
 
-def _labelled(cfg: Config, loaders: list[str], folder: Path) -> list[str]:
+def _labelled(cfg: "Config", loaders: list[str], folder: Path) -> list[str]:
     """Archives of sixteen images of one colour each, in ten classes."""
     folder = folder / "labelled"
     rng = np.random.default_rng(0)
@@ -95,7 +116,7 @@ def _shapes(folder: Path) -> Path:
     return folder / "shapes"
 
 
-def _paired(cfg: Config, loaders: list[str], folder: Path) -> list[str]:
+def _paired(cfg: "Config", loaders: list[str], folder: Path) -> list[str]:
     shapes = _shapes(folder)
     options = [f"model.generator.size={SIDE}", "model.generator.width=16"]
     options += ["model.discriminator.width=16", "model.discriminator.layers=2"]
@@ -108,7 +129,7 @@ def _paired(cfg: Config, loaders: list[str], folder: Path) -> list[str]:
     return options
 
 
-def _segmented(cfg: Config, loaders: list[str], folder: Path) -> list[str]:
+def _segmented(cfg: "Config", loaders: list[str], folder: Path) -> list[str]:
     shapes = _shapes(folder)
     classes = ("background", "circle", "square", "triangle", "star")
     options = []
@@ -130,7 +151,7 @@ def _segmented(cfg: Config, loaders: list[str], folder: Path) -> list[str]:
     return options
 
 
-def _detected(cfg: Config, loaders: list[str], folder: Path) -> list[str]:
+def _detected(cfg: "Config", loaders: list[str], folder: Path) -> list[str]:
     shapes = _shapes(folder)
     options = [f"model.roi_head.{head}_head.num_classes=4" for head in ("bbox", "mask")]
     for loader in loaders:

@@ -1,22 +1,19 @@
-"""Records of runs: what was run, on what, and what it came to; one JSON file each."""
+"""Records of runs: one JSON file each, with the settings, the curve and the paper's figures."""
 
 import hashlib
 import json
-import platform
 import re
-import shlex
-import subprocess
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType, ModuleType
 from typing import Any
 
 from ..checkpoints import replacing
 from ..errors import UserError
 from ..integrations import installed, training
-from ..integrations.reading import Reading
+from ..integrations.run_summary import RunFolders, Test
 from . import registry
+from .launch import Launch
 from .registry import ROOT, Cell
 
 #: In the label of a run that is whole, and has not been tested.
@@ -27,7 +24,7 @@ NO_RECORD = "no record"
 LONGEST = 150
 
 
-def framework(config: str) -> ModuleType:
+def framework(config: str) -> RunFolders:
     """The module that knows a config's framework.
 
     Raises:
@@ -40,7 +37,7 @@ def framework(config: str) -> ModuleType:
     package = {"mmengine": "openmmlab"}.get(name, name)
     if not installed(name):
         raise UserError(f"{config} needs {name}, which is not installed; make install-{package}")
-    return import_module(f"ilm_plugins.integrations.{package}.runs")
+    return import_module(f"ilm_plugins.integrations.{package}.run_folder")
 
 
 def measures(cell: Cell) -> dict[str, registry.Measure]:
@@ -48,114 +45,111 @@ def measures(cell: Cell) -> dict[str, registry.Measure]:
     return {name: registry.measures()[name] for name in registry.tables()[cell.table].measures}
 
 
-def tests(cell: Cell) -> list[tuple[str, ...]]:
+def tests(cell: Cell) -> list[Test]:
     """The tests that a cell's figures need, each by its options, and that its config supports."""
     wanted = dict.fromkeys(measure.options for measure in measures(cell).values())
     return framework(cell.config).tests(str(ROOT / cell.config), wanted)
 
 
+def batch(cell: Cell, launch: Launch) -> tuple[int | None, int | None]:
+    """Images of a run's batch over all processes, and of the recipe's; None of a test alone."""
+    if cell.tests:
+        return None, None
+    overrides = [*cell.overrides, *launch.given]
+    return framework(cell.config).batch(str(ROOT / cell.config), overrides, launch.processes)
+
+
 def record(
-    cell: Cell,
-    folder: Path,
-    origin: Mapping[str, str] = MappingProxyType({}),
-    before: Mapping[str, Any] | None = None,
-    miniature: bool = False,
+    cell: Cell, folder: Path, launch: Launch, before: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What a folder of a run of tools/train_net.py holds.
+    """The record of a run folder.
 
     Args:
-        cell: that it is a run of.
-        folder: its work_dir or OUTPUT_DIR.
-        origin: where it was run and how, as far as that is known: the ``command``, else told from
-            what its config changes; the ``commit`` of this project; the ``device``, where the log
-            names no GPU; ``torch``, where the log does not name its version.
+        cell: that the run is of.
+        folder: work_dir or OUTPUT_DIR of the run.
+        launch: how it was started.
         before: the record of the run whose checkpoint it starts from or tests.
-        miniature: whether it is one.
 
     Raises:
-        UserError: the folder has no run, or a training where the cell only tests.
+        UserError: the folder holds no run.
     """
-    module = framework(cell.config)
-    found = module.read(str(ROOT / cell.config), folder)
+    module, config = framework(cell.config), str(ROOT / cell.config)
+    recipe, unit = (0, module.length(config)[1]) if cell.tests else module.length(config)
+    planned = 0 if cell.tests else launch.length or recipe
+    found = module.summary(config, folder, planned)
     chosen = measures(cell)
     figures = {name: m.read(found.metrics.get(m.options, {})) for name, m in chosen.items()}
     references = {
         what: {name: m.read(values) for name, m in chosen.items()}
         for what, values in found.references.items()
     }
-    if before is not None:
-        found.changes.pop(module.PRETRAINED, None)
-    elif cell.tests:
+    if cell.tests and before is None:
         other = registry.named(cell.tests)
         before = {"table": other.table, "cell": other.name, "label": NO_RECORD}
-    if found.checkpoint and not cell.tests:
-        # Nobody knows how that was trained.
-        found.changes["load_from"] = found.checkpoint
     needed = tests(cell)
     # A backbone's tests may give none of its table's figures.
-    measured = bool(needed and {*needed} <= {*found.tested})
+    measured = bool(needed and {*needed} <= {*found.metrics})
     measured |= any(value is not None for value in figures.values())
-    torch = re.search(r"^\W*PyTorch:? +([\w.+]+)", found.log, re.MULTILINE)
+    own, whole = batch(cell, launch)
     result = {
         "table": cell.table,
         "cell": cell.name,
         "config": cell.config,
-        "label": label(found, miniature, before, measured),
-        "command": origin.get("command") or spelled(cell.config, found.overrides),
-        "unit": found.unit,
+        "label": "",
+        "command": launch.command,
+        "unit": unit,
         "run": found.run,
-        "planned": found.planned,
-        "recipe": found.recipe,
-        "changes": found.changes,
-        "seed": found.seed,
+        "planned": planned,
+        "recipe": recipe,
+        "changes": launch.changes(module.HARMLESS),
+        "seed": launch.seed,
+        "miniature": launch.miniature,
         "images": found.images,
         "recipe images": found.recipe_images,
         "test images": found.test_images,
         "recipe test images": found.recipe_test_images,
-        "batches": found.batches,
-        "recipe batch": found.recipe_batch,
-        "packed": found.packed,
+        "batch": own,
+        "recipe batch": whole,
+        "packed": launch.packed,
         "curve": found.curve,
         "seconds": found.seconds,
-        "tested": found.tested,
+        "tested": [*found.metrics],
         "checkpoint": found.checkpoint,
         "figures": {name: value for name, value in figures.items() if value is not None},
         "references": references,
-        "device": gpus(found.log) or origin.get("device") or "CPU",
-        "torch": torch[1] if torch else origin.get("torch"),
-        "commit": origin.get("commit"),
+        "device": launch.device,
+        "torch": launch.versions.get("torch"),
+        "versions": launch.versions,
+        "commit": launch.commit,
     }
+    result["label"] = label(result, before, measured)
     return {key: _rounded(value) for key, value in result.items()}
 
 
 def label(
-    found: Reading,
-    miniature: bool = False,
-    before: Mapping[str, Any] | None = None,
-    measured: bool = True,
+    found: Mapping[str, Any], before: Mapping[str, Any] | None = None, measured: bool = True
 ) -> str:
     """How a run differs from the full recipe; "full recipe" where it does not.
 
     Args:
-        found: what a framework's ``read`` gives.
-        miniature: whether it is one.
+        found: its record.
         before: the record of the run whose checkpoint it starts from or tests.
         measured: whether there is a figure, or no test left that could give one.
     """
-    unit, run, planned, recipe = found.unit, found.run, found.planned, found.recipe
-    words = ["miniature"] if miniature else []
+    unit, run, planned, recipe = (found[key] for key in ("unit", "run", "planned", "recipe"))
+    words = ["miniature"] if found["miniature"] else []
     if run < planned:
         words.append(f"unfinished: {run} of {planned} {unit}")
     if planned != recipe:
         how = "shortened" if planned < recipe else "lengthened"
         words.append(f"{how}: {planned} of {recipe} {unit}")
-    if not miniature:
-        words += _fewer("", found.images, found.recipe_images)
+    if not found["miniature"]:
+        words += _fewer("", found["images"], found["recipe images"])
         if measured:
-            words += _fewer("tested on ", found.test_images, found.recipe_test_images)
-        others = [str(n) for n in found.batches if n != found.recipe_batch]
-        words += [f"batches of {', '.join(others)}, not {found.recipe_batch}"] * bool(others)
-        words += [f"changed: {key}={_short(value)}" for key, value in found.changes.items()]
+            words += _fewer("tested on ", found["test images"], found["recipe test images"])
+        if found["batch"] != found["recipe batch"]:
+            words.append(f"batches of {found['batch']}, not {found['recipe batch']}")
+        words += [f"changed: {key}={_short(value)}" for key, value in found["changes"].items()]
         if before is not None and before["label"] != "full recipe":
             words.append(f"from {before['table']} {before['cell']} ({before['label']})")
     words += [NO_FIGURE] * (not measured and run == planned)
@@ -176,48 +170,12 @@ def _short(value: Any) -> str:
     return text if len(text) < 40 else f"{text[:40]}..."
 
 
-def spelled(config: str, overrides: list[str]) -> str:
-    """A command of tools/train_net.py as one types it."""
-    return f"python tools/train_net.py --config-file {shlex.join([config, *overrides])}"
-
-
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
     return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def gpus(log: str) -> str | None:
-    """The GPUs that a framework's log names."""
-    match = re.search(r"^\W*GPU (0[\d,]*):?\s+([^\n(]+)", log, re.MULTILINE)
-    if match is None:
-        return None
-    count = match[1].count(",") + 1
-    return f"{count} x {match[2].strip()}" if count > 1 else match[2].strip()
-
-
-def cpu() -> str:
-    """This machine's processor."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.is_file() else ""
-    match = re.search(r"model name\s*:\s*(.+)", text)
-    return f"CPU, {match[1].strip() if match else platform.processor() or platform.machine()}"
-
-
-def commit() -> str | None:
-    """This checkout's commit, "+changes" where files differ from it; None outside a checkout."""
-    if not (ROOT / ".git").exists():
-        return None
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
-        return done.stdout.strip()
-
-    head = git("rev-parse", "--short=12", "HEAD")
-    dirty = git("status", "--porcelain", "--untracked-files=no")
-    return head + "+changes" * bool(dirty) if head else None
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 from detectron2.config import get_cfg
 
 from ilm_plugins.errors import UserError
-from ilm_plugins.integrations.detectron2 import runs
+from ilm_plugins.integrations.detectron2 import run_folder
 
 
 @pytest.fixture
@@ -41,33 +41,32 @@ def write_run(folder, config, iterations, overrides):
 
 
 def test_a_shortened_run_decays_at_the_same_shares_and_warms_up_as_before(config):
-    assert runs.length(config) == (90000, "iterations")
-    cfg = overridden(config, runs.shortened(config, 900))
+    assert run_folder.length(config) == (90000, "iterations")
+    cfg = overridden(config, run_folder.shortened(config, 900))
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS) == (900, (600, 800))
     assert cfg.SOLVER.WARMUP_ITERS == overridden(config, []).SOLVER.WARMUP_ITERS
-    assert overridden(config, runs.shortened(config, 2)).SOLVER.STEPS == (1,)
+    assert overridden(config, run_folder.shortened(config, 2)).SOLVER.STEPS == (1,)
 
 
 def test_a_whole_run_is_read(config, tmp_path):
-    overrides = [*runs.settings(config, tmp_path, 3), *runs.shortened(config, 100)]
-    write_run(tmp_path, config, 100, [*overrides, *runs.spelled(["SOLVER.BASE_LR=0.1"])])
-    found = runs.read(config, tmp_path)
-    assert (found.run, found.planned, found.recipe, found.seed) == (100, 100, 90000, 3)
+    overrides = [*run_folder.settings(config, tmp_path, 3), *run_folder.shortened(config, 100)]
+    write_run(tmp_path, config, 100, [*overrides, *run_folder.spelled(["SOLVER.BASE_LR=0.1"])])
+    found = run_folder.summary(config, tmp_path, 100)
+    assert found.run == 100
     assert found.metrics[()]["bbox/AP"] == 30.0 and found.seconds == 50.0
-    assert found.changes == {"SOLVER.BASE_LR": 0.1}
     assert found.curve[0] == {"iterations": 20, "total_loss": 21.0}
-    assert runs.complete(tmp_path, 100) and not runs.complete(tmp_path, 120)
-    cfg = overridden(config, found.overrides)
-    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.SEED) == (100, 0.1, 3)
+    assert run_folder.complete(tmp_path, 100) and not run_folder.complete(tmp_path, 120)
+    cfg = overridden(config, overrides)
+    assert (100, 3, str(tmp_path)) == (cfg.SOLVER.MAX_ITER, cfg.SEED, cfg.OUTPUT_DIR)
 
 
 def test_what_a_resumed_run_logged_anew_takes_the_place_of_what_it_had(config, tmp_path):
-    write_run(tmp_path, config, 60, runs.shortened(config, 100))
+    write_run(tmp_path, config, 60, run_folder.shortened(config, 100))
     before = (tmp_path / "metrics.json").read_text()
     anew = [{"iteration": i - 1, "total_loss": 100.0 + i, "time": 0.5} for i in (40, 60, 80)]
     text = before + "".join(json.dumps(line) + "\n" for line in anew)
     (tmp_path / "metrics.json").write_text(text)
-    curve = runs.read(config, tmp_path).curve
+    curve = run_folder.summary(config, tmp_path, 100).curve
     assert [(row["iterations"], row["total_loss"]) for row in curve] == [
         (20, 21.0),
         (40, 140.0),
@@ -77,37 +76,28 @@ def test_what_a_resumed_run_logged_anew_takes_the_place_of_what_it_had(config, t
 
 
 def test_the_lengths_of_data_are_those_of_the_log(config, tmp_path):
-    write_run(tmp_path, config, 100, runs.shortened(config, 100))
+    write_run(tmp_path, config, 100, run_folder.shortened(config, 100))
     lines = "[11/21 03:00:00 d2.data.datasets.coco]: Loaded {} images in COCO format from {}\n"
     text = lines.format(100, "coco/annotations/instances_train2017.json")
     text += lines.format(5000, "/data/coco/annotations/instances_val2017.json")
     (tmp_path / "log.txt").write_text(text)
-    found = runs.read(config, tmp_path)
+    found = run_folder.summary(config, tmp_path, 100)
     assert (found.images, found.recipe_images) == (100, 118287)
     assert found.test_images == found.recipe_test_images == 5000
 
 
-def test_a_schedule_of_its_own_is_told(config, tmp_path):
-    for steps, changes in (("(66, 88)", {"SOLVER.STEPS": [66, 88]}), ("(67, 89)", {})):
-        write_run(tmp_path, config, 100, ["SOLVER.MAX_ITER", "100", "SOLVER.STEPS", steps])
-        assert runs.read(config, tmp_path).changes == changes
-    whole = [*runs.shortened(config, 90000), "SOLVER.STEPS", "(100, 200)"]
-    write_run(tmp_path, config, 100, whole)
-    assert runs.read(config, tmp_path).changes == {"SOLVER.STEPS": [100, 200]}
-
-
 def test_a_run_that_was_ended_in_its_last_test_is_not_complete(config, tmp_path):
-    write_run(tmp_path, config, 100, runs.shortened(config, 100))
+    write_run(tmp_path, config, 100, run_folder.shortened(config, 100))
     lines = (tmp_path / "metrics.json").read_text().splitlines()
     (tmp_path / "metrics.json").write_text("\n".join([*lines[:-1], lines[-1][:9]]))
-    assert runs.progress(tmp_path)[0] == 100 and not runs.complete(tmp_path, 100)
-    assert runs.read(config, tmp_path).metrics == {}
+    assert run_folder.progress(tmp_path)[0] == 100 and not run_folder.complete(tmp_path, 100)
+    assert run_folder.summary(config, tmp_path, 100).metrics == {}
 
 
 def test_a_run_that_was_ended_has_no_figure(config, tmp_path):
-    write_run(tmp_path, config, 60, runs.shortened(config, 100))
-    found = runs.read(config, tmp_path)
+    write_run(tmp_path, config, 60, run_folder.shortened(config, 100))
+    found = run_folder.summary(config, tmp_path, 100)
     assert (found.run, found.metrics) == (60, {})
     (tmp_path / "metrics.json").unlink()
     with pytest.raises(UserError, match="has no run of tools"):
-        runs.read(config, tmp_path)
+        run_folder.summary(config, tmp_path, 100)

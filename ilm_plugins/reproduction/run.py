@@ -1,6 +1,5 @@
 """Runs of cells: tools/train_net.py in subprocesses, gone on with until they are whole."""
 
-import json
 import math
 import os
 import shlex
@@ -12,23 +11,21 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ..checkpoints import replacing
 from ..errors import RunError, UserError
 from ..integrations.training import check_output, failure, without_resume
-from . import records, registry
-from .records import framework
+from . import launch, miniature, record, registry
+from .launch import Launch
+from .record import framework
 from .registry import NOT_HERE, ROOT, Cell
 
 RECORD = "record.json"
-#: What a folder's run was begun with, and where.
-ORIGIN = "origin.json"
 #: Configs are programs; runs at once read theirs one after the other.
-READING = threading.Lock()
+CONFIG_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Options:
     jobs: int = 1
     miniature: bool = False
     data: str | None = None
-    work_dir: Path = Path("output/reproduce")
+    work_dir: Path = launch.DEFAULT_WORK_DIR
     overrides: tuple[str, ...] = ()
     unsafe: bool = False
 
@@ -192,34 +189,34 @@ def _computed(cell: Cell, options: Options) -> dict:
         "curve": [],
         "command": f"python tools/reproduce.py run {cell.table} {shlex.quote(cell.name)}",
         "torch": torch.__version__,
-        "commit": records.commit(),
+        "commit": launch.commit(),
     }
-    records.write(found, options.work_dir / cell.folder / RECORD)
+    record.write(found, options.work_dir / cell.folder / RECORD)
     return found
 
 
 def _run(run: Run, deadline: float, stop: threading.Event) -> dict:
     """Train a run from where it is to its end, test and record it."""
     module = framework(run.cell.config)
-    with READING:
+    with CONFIG_LOCK:
         overrides, (total, _) = _overrides(run), run.length
         _same_settings(run, overrides)
     try:
         if total and not module.complete(run.folder, total):
             _execute(run, ["--resume"], overrides, deadline, stop)
-        with READING:
+        with CONFIG_LOCK:
             needed = _tests_to_do(run, overrides)
         for options in needed:
             resume = [] if run.cell.tests else ["--resume"]
             _execute(run, ["--eval-only", *resume, *options], overrides, deadline, stop)
         if run.cell.tests and needed:
-            with READING:
+            with CONFIG_LOCK:
                 _note(run, overrides)
     except BaseException:
-        with READING, suppress(UserError):
+        with CONFIG_LOCK, suppress(UserError):
             _record(run)
         raise
-    with READING:
+    with CONFIG_LOCK:
         return _record(run)
 
 
@@ -236,9 +233,9 @@ def _record(run: Run) -> dict:
         except UserError:
             # Its checkpoint may be all that is left of it.
             cell = before.cell
-            before = {"table": cell.table, "cell": cell.name, "label": records.NO_RECORD}
+            before = {"table": cell.table, "cell": cell.name, "label": record.NO_RECORD}
     found = _read(run, before)
-    records.write(found, run.folder / RECORD)
+    record.write(found, run.folder / RECORD)
     return found
 
 
@@ -248,22 +245,10 @@ def _read(run: Run, before: dict | None = None) -> dict:
     Raises:
         UserError: it holds none.
     """
-    return records.record(run.cell, run.folder, _origin(run), before, run.options.miniature)
-
-
-def _origin(run: Run) -> dict:
-    """What a run's folder says of how it was begun; nothing where it was by hand.
-
-    Raises:
-        UserError: that cannot be read.
-    """
-    file = run.folder / ORIGIN
-    try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise UserError(
-            f"{file} is cut short ({error}); remove it, or give another --work-dir"
-        ) from error
+    started = launch.read(run.folder)
+    if started is None:
+        raise UserError(f"{run.folder} has no {launch.FILE}, so no run of tools/reproduce.py")
+    return record.record(run.cell, run.folder, started, before)
 
 
 def _tests_to_do(run: Run, overrides: list[str]) -> list[tuple[str, ...]]:
@@ -271,12 +256,14 @@ def _tests_to_do(run: Run, overrides: list[str]) -> list[tuple[str, ...]]:
 
     Of a cell that only tests, those made under other settings do not count.
     """
-    needed = records.tests(run.cell)
+    needed = record.tests(run.cell)
     if not needed:
         return []
     checkpoint = _checkpoint(run.before) if run.cell.tests else None
-    if run.cell.tests and _origin(run).get("settings", overrides) != overrides:
-        return needed
+    if run.cell.tests:
+        started = launch.read(run.folder)
+        if started is None or _other_settings(run, started, overrides):
+            return needed
     made = framework(run.cell.config).tests_made(run.folder, checkpoint)
     return [options for options in needed if options not in made]
 
@@ -291,21 +278,35 @@ def _overrides(run: Run) -> list[str]:
     options, config = run.options, str(ROOT / run.cell.config)
     module = framework(run.cell.config)
     recipe, unit = module.length(config)
-    words = module.settings(config, run.folder, run.seed)
+    words = module.spelled(run.cell.overrides) + module.settings(config, run.folder, run.seed)
     if options.data:
         words += module.on_data(config, options.data)
     if options.miniature:
-        words += module.miniature(config, run.root / "data")
+        words += miniature.overrides(config, run.root / "data")
     elif options.length and not run.cell.tests:
         if options.unit != unit:
             raise UserError(f"--{options.unit}: {run.cell.id} counts {unit}; give --{unit} N")
         words += module.shortened(config, options.length) if options.length != recipe else []
     if run.before is not None:
-        uses = module.trained if run.cell.tests else module.pretrained
+        uses = module.testing if run.cell.tests else module.starting_from
         words += uses(_checkpoint(run.before))
     if not (run.cell.tests or options.miniature):
-        module.check_processes(config, options.num_gpus or 1, options.overrides)
+        _check_batch(run)
     return words + module.spelled(options.overrides)
+
+
+def _check_batch(run: Run) -> None:
+    """Raise UserError unless the batch over all processes is the recipe's."""
+    config, processes = str(ROOT / run.cell.config), run.options.num_gpus or 1
+    given = [*run.cell.overrides, *run.options.overrides]
+    own, whole = framework(run.cell.config).batch(config, given, processes)
+    if own != whole and "auto_scale_lr.enable=True" not in given:
+        each = own // processes
+        raise UserError(
+            f"{run.cell.id} is for batches of {whole} images; {processes} x {each} are {own}; "
+            f"give --num-gpus {max(1, whole // each)}, or train_dataloader.batch_size="
+            f"{max(1, whole // processes)}, or auto_scale_lr.enable=True for another learning rate"
+        )
 
 
 def _checkpoint(run: Run) -> str:
@@ -325,32 +326,64 @@ def _checkpoint(run: Run) -> str:
 
 
 def _same_settings(run: Run, overrides: list[str]) -> None:
-    """Raise UserError where a folder holds a run with other settings, if only its beginning."""
+    """Raise UserError if a folder holds a run with other settings, or only its beginning."""
     begun, _ = framework(run.cell.config).progress(run.folder)
-    before = _origin(run).get("settings")
-    if not begun or before is None:
+    if not begun:
         return
-    if before != overrides:
-        other = sorted({*before} ^ {*overrides})
+    started = launch.read(run.folder)
+    if started is None:
+        raise UserError(
+            f"{run.folder} holds a run whose settings are unknown: no {launch.FILE}; "
+            "give another --work-dir"
+        )
+    other = _other_settings(run, started, overrides)
+    if other:
         raise UserError(
             f"{run.folder} was begun with other settings ({', '.join(other)}); give those that it "
             "was begun with, or another --work-dir"
         )
 
 
+def _launch(run: Run, overrides: list[str]) -> Launch:
+    """How a run is started now."""
+    return Launch(
+        command=run.command,
+        overrides=overrides,
+        given=list(run.options.overrides),
+        length=run.length[0],
+        seed=run.seed,
+        processes=run.options.num_gpus or 1,
+        miniature=run.options.miniature,
+        work_dir=str(run.options.work_dir),
+    )
+
+
+def _other_settings(run: Run, started: Launch, overrides: list[str]) -> list[str]:
+    """Overrides in which a run differs from how it was started before.
+
+    A cell's own don't count: they were once lines of config files.
+    """
+    module, now = framework(run.cell.config), _launch(run, overrides)
+    own = module.spelled(run.cell.overrides)
+    before, after = started.settings(own), now.settings(own)
+    other = sorted({*before} ^ {*after}) or [" ".join(before)] * (before != after)
+    batches = {record.batch(run.cell, one) for one in (started, now)}
+    return other + [f"--num-gpus {started.processes}"] * (len(batches) > 1)
+
+
 def _note(run: Run, overrides: list[str]) -> None:
-    """Write into a run's folder what it is run with and where; of several commits, all."""
+    """Write how a run is started into its folder; of several commits, all."""
     begun, _ = framework(run.cell.config).progress(run.folder)
-    commits = [_origin(run).get("commit")] * bool(begun) + [records.commit()]
-    found = {
-        "command": run.command,
-        "settings": overrides,
-        "commit": ", ".join(dict.fromkeys(filter(None, commits))) or None,
-        "torch": torch.__version__,
-        "device": records.cpu(),
-    }
-    with replacing(run.folder / ORIGIN) as file:
-        file.write(f"{json.dumps(found, indent=1, ensure_ascii=False)}\n".encode())
+    started = launch.read(run.folder) if begun else None
+    commits = [*((started and started.commit) or "").split(", "), launch.commit()]
+    packages = ("detectron2", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain")
+    found = replace(
+        _launch(run, overrides),
+        commit=", ".join(dict.fromkeys(filter(None, commits))) or None,
+        versions=launch.versions(*packages),
+        device=launch.device(run.options.num_gpus),
+    )
+    launch.write(found, run.folder)
 
 
 def _execute(
@@ -375,7 +408,7 @@ def _execute(
     run.folder.mkdir(parents=True, exist_ok=True)
     if not run.cell.tests:
         # Before it begins, since it may be ended; tests are noted when they are made.
-        with READING:
+        with CONFIG_LOCK:
             _note(run, overrides)
     with log.open("ab") as output:
         start = output.tell()

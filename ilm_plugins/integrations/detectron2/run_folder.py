@@ -1,0 +1,140 @@
+"""detectron2's configs and run folders; see :class:`..run_summary.RunFolders`."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from ... import checkpoints
+from ...errors import UserError
+from .. import curves
+from ..run_summary import RunSummary, Test
+from .config_files import read_config
+
+PRETRAINED = "MODEL.WEIGHTS"
+HARMLESS = re.compile(
+    r"OUTPUT_DIR|DATALOADER\.NUM_WORKERS|MODEL\.DEVICE|VIS_PERIOD"
+    r"|SOLVER\.CHECKPOINT_PERIOD|TEST\.EVAL_PERIOD"
+)
+#: Images of COCO's splits.
+WHOLE = {"train": 118_287, "val": 5_000}
+
+
+def length(config: str) -> tuple[int, str]:
+    return read_config(config).SOLVER.MAX_ITER, "iterations"
+
+
+def batch(config: str, overrides: Sequence[str], processes: int) -> tuple[int, int]:
+    # IMS_PER_BATCH is the batch of all processes; another one is an override that labels tell.
+    whole = read_config(config).SOLVER.IMS_PER_BATCH
+    return whole, whole
+
+
+def settings(config: str, work_dir: Path, seed: int) -> list[str]:
+    return ["OUTPUT_DIR", str(work_dir), "SEED", str(seed)]
+
+
+def shortened(config: str, new: int) -> list[str]:
+    solver = read_config(config).SOLVER
+    steps = {max(1, round(step * new / solver.MAX_ITER)) for step in solver.STEPS}
+    # detectron2 wants them below the last iteration.
+    steps = tuple(sorted(step for step in steps if step < new))
+    return ["SOLVER.MAX_ITER", str(new), "SOLVER.STEPS", str(steps)]
+
+
+def on_data(config: str, folder: str) -> list[str]:
+    return []  # environment() does it
+
+
+def environment(folder: str | Path) -> dict[str, str]:
+    return {"DETECTRON2_DATASETS": str(Path(folder).absolute())}
+
+
+def spelled(pairs: Sequence[str]) -> list[str]:
+    return [word for pair in pairs for word in pair.split("=", 1)]
+
+
+def starting_from(checkpoint: str) -> list[str]:
+    return [PRETRAINED, checkpoint]
+
+
+testing = starting_from
+
+
+def progress(work_dir: Path) -> tuple[int, str | None]:
+    last = Path(work_dir, "last_checkpoint")
+    if not last.is_file():
+        return 0, None
+    name = checkpoints.named(last)
+    file = str(Path(work_dir, name))
+    number = re.search(r"_(\d+)\.pth$", name)
+    if number:
+        return int(number[1]) + 1, file
+    return read_config(str(Path(work_dir, "config.yaml"))).SOLVER.MAX_ITER, file
+
+
+def complete(work_dir: Path, total: int) -> bool:
+    file = Path(work_dir, "metrics.json")
+    if progress(work_dir)[0] < total or not file.is_file():
+        return False
+    return any("bbox/AP" in e and e["iteration"] + 1 >= total for e in curves.entries(file))
+
+
+def tests(config: str, wanted: Iterable[Test]) -> list[Test]:
+    return []  # a training ends with its test
+
+
+def tests_made(work_dir: Path, checkpoint: str | None = None) -> set[Test]:
+    return set()
+
+
+def summary(config: str, work_dir: Path, total: int) -> RunSummary:
+    metrics = Path(work_dir, "metrics.json")
+    if not metrics.is_file():
+        raise UserError(f"{work_dir} has no run of tools/train_net.py: no metrics.json")
+    entries = curves.entries(metrics)
+    rows, seconds = _curve(entries, total)
+    results = [entry for entry in entries if "bbox/AP" in entry]
+    run = min(progress(work_dir)[0], total)
+    log = Path(work_dir, "log.txt")
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    return RunSummary(
+        run=run,
+        curve=rows,
+        seconds=seconds,
+        metrics={(): results[-1]} if results and run == total else {},
+        images=_images(text, "train"),
+        recipe_images=WHOLE["train"],
+        test_images=_images(text, "val"),
+        recipe_test_images=WHOLE["val"],
+    )
+
+
+def _images(log: str, split: str) -> int | None:
+    """How many images of a split of COCO a log says were found."""
+    line = rf"Loaded (\d+) images in COCO format from \S*instances_{split}2017\.json"
+    return min(map(int, re.findall(line, log)), default=None)
+
+
+def _curve(entries: list[dict], total: int) -> tuple[list[dict], float]:
+    """Rows of a curve, and the seconds of the training."""
+    step = curves.spacing(total)
+    logged, times, last = [], [], 0
+    for iteration, entry in curves.continued(_sessions(entries)):
+        # The test at the end comes an iteration after the last.
+        done = min(iteration + 1, total)
+        last = max(last, done)
+        times += [entry["time"]] if "time" in entry else []
+        names = [name for name in entry if name == "total_loss" or name.endswith("/AP")]
+        logged += [(curves.point(done, step), name, entry[name]) for name in names]
+    return curves.means("iterations", logged), fmean(times) * last if times else 0.0
+
+
+def _sessions(entries: list[dict]) -> list[list[tuple[int, dict]]]:
+    """Entries by sessions of a training; within one, iterations rise."""
+    found: list[list[tuple[int, dict]]] = [[]]
+    for entry in entries:
+        if found[-1] and entry["iteration"] <= found[-1][-1][0]:
+            found.append([])
+        found[-1].append((entry["iteration"], entry))
+    return found

@@ -1,0 +1,166 @@
+"""How a run was started: ``launch.json``, which ``tools/reproduce.py run`` writes beside it."""
+
+import argparse
+import ast
+import importlib.metadata
+import json
+import platform
+import re
+import shlex
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..checkpoints import replacing
+from ..errors import UserError
+from .registry import ROOT
+
+FILE = "launch.json"
+#: What it was called before 21 November 2026: command, settings, commit, torch, device.
+OLD_FILE = "origin.json"
+DEFAULT_WORK_DIR = Path("output/reproduce")
+#: A word of a command line that overrides a setting of the config.
+OVERRIDE = re.compile(r"\w+(\.\w+)+=")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a run was started.
+
+    Attributes:
+        command: of tools/reproduce.py, which repeats the run.
+        overrides: words that tools/train_net.py was given, in order.
+        given: KEY=VALUE words that the user gave, which are among them.
+        length: epochs or iterations of the training; 0 of a test alone, None for the recipe's.
+        seed, processes, miniature: of the run.
+        work_dir: folder of all runs.
+        commit: of this project; if a run went on with others, all of them, separated by ", ".
+        versions: package -> version.
+        device: name of the CPU, or number and name of the GPUs.
+    """
+
+    command: str
+    overrides: list[str]
+    given: list[str] = field(default_factory=list)
+    length: int | None = None
+    seed: int = 0
+    processes: int = 1
+    miniature: bool = False
+    work_dir: str = str(DEFAULT_WORK_DIR)
+    commit: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str | None = None
+
+    def settings(self, besides: Sequence[str] = ()) -> list[str]:
+        """Overrides to compare runs by: without those in ``besides``, wherever the runs lie."""
+        root = re.compile(rf"(?<![\w./-]){re.escape(self.work_dir.rstrip('/'))}/")
+        return [root.sub("WORK_DIR/", word) for word in self.overrides if word not in besides]
+
+    def changes(self, harmless: re.Pattern[str]) -> dict[str, Any]:
+        """Settings that the user changed -> their values, without ``harmless`` ones."""
+        pairs = (word.split("=", 1) for word in self.given)
+        return {key: _value(word) for key, word in pairs if not harmless.fullmatch(key)}
+
+    @property
+    def packed(self) -> bool:
+        """Whether images come re-encoded, from archives of :mod:`ilm_plugins.data.packed`."""
+        return any("PackedImages" in word for word in self.overrides)
+
+
+def _value(word: str) -> Any:
+    with suppress(ValueError, SyntaxError):
+        value = ast.literal_eval(word)
+        return list(value) if isinstance(value, tuple) else value
+    return word
+
+
+def write(launch: Launch, folder: Path) -> None:
+    """Write a run folder's ``launch.json``."""
+    text = json.dumps(asdict(launch), indent=1, ensure_ascii=False)
+    with replacing(folder / FILE) as file:
+        file.write(f"{text}\n".encode())
+
+
+def read(folder: Path) -> Launch | None:
+    """How a folder's run was started; None if the folder doesn't say.
+
+    Raises:
+        UserError: the file is incomplete.
+    """
+    file = next((folder / name for name in (FILE, OLD_FILE) if (folder / name).is_file()), None)
+    if file is None:
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return Launch(**found) if file.name == FILE else _of_old_file(found, folder / "output.log")
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{file} is cut short ({error}); remove it, or give another --work-dir"
+        ) from error
+
+
+def _of_old_file(found: dict[str, Any], log: Path) -> Launch:
+    """A launch from the file's former entries; the command and the log have what they don't."""
+    p = argparse.ArgumentParser(add_help=False)
+    p.add_argument("--seeds", type=int, default=0)
+    p.add_argument("--epochs", "--iterations", type=int, dest="length")
+    p.add_argument("--num-gpus", type=int)
+    p.add_argument("--miniature", action="store_true")
+    p.add_argument("--work-dir", default=str(DEFAULT_WORK_DIR))
+    args, words = p.parse_known_args(shlex.split(found["command"]))
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    gpus = re.search(r"^\W*GPU (0[\d,]*):?\s+([^\n(]+)", text, re.MULTILINE)
+    number = f"{gpus[1].count(',') + 1} x " * ("," in gpus[1]) if gpus else ""
+    return Launch(
+        command=found["command"],
+        overrides=found["settings"],
+        given=[word for word in words if OVERRIDE.match(word)],
+        length=2 if args.miniature else args.length,
+        seed=args.seeds,
+        processes=args.num_gpus or 1,
+        miniature=args.miniature,
+        work_dir=args.work_dir,
+        commit=found["commit"],
+        versions={"torch": found["torch"]},
+        device=f"{number}{gpus[2].strip()}" if gpus else found["device"],
+    )
+
+
+def commit() -> str | None:
+    """This checkout's commit, "+changes" if files differ from it; None outside a checkout."""
+    if not (ROOT / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+        return done.stdout.strip()
+
+    head = git("rev-parse", "--short=12", "HEAD")
+    dirty = git("status", "--porcelain", "--untracked-files=no")
+    return head + "+changes" * bool(dirty) if head else None
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of ilm_plugins, torch and those of ``packages`` that are installed."""
+    # MMEngine's packages come in distributions of other names, too.
+    names = importlib.metadata.packages_distributions()
+    found = {name: importlib.metadata.version(names[name][0]) for name in packages if name in names}
+    return {"ilm_plugins": __version__, "torch": torch.__version__, **found}
+
+
+def device(num_gpus: int | None) -> str:
+    """The device that a run with so many GPUs uses here; None is one GPU, if there is any."""
+    count = min(1, torch.cuda.device_count()) if num_gpus is None else num_gpus
+    if count and torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        return f"{count} x {name}" if count > 1 else name
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.is_file() else ""
+    match = re.search(r"model name\s*:\s*(.+)", text)
+    return f"CPU, {match[1].strip() if match else platform.processor() or platform.machine()}"
