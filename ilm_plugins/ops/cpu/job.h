@@ -23,6 +23,7 @@ struct Job {
     const void *x, *dy; /* (N, C, *) */
     void *y;            /* the output: y or dx */
     int streams;        /* whether it is stored past the cache */
+    int64_t to_next;    /* values of an instance, if the next is to be fetched, otherwise 0 */
     int64_t blocks;                          /* per instance */
     int64_t blocks_per_group;                /* with channels last, all blocks */
     int64_t block_channels, block_positions; /* per block, at most */
@@ -45,6 +46,7 @@ enum {
     RUN = 32768,    /* values that a pass takes in their order in memory */
     SUMMED = 1024,  /* values that are summed in reals, before doubles go on */
     GRAIN = 32768,  /* values that are worth another thread */
+    FETCH = 1 << 17,  /* bytes of an instance that is fetched while the one before it is written */
     STREAM = 1 << 24,  /* Outputs of so many bytes are written past the cache, */
     STREAM_ROW = 2048, /* if their rows have so many: the ends of rows use ordinary stores. */
 };

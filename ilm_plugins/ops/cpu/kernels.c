@@ -88,6 +88,8 @@ static Job start(const Map *map, const Network *network, const void *x)
     int64_t row = size * (map->channels_last ? map->channels : map->length);
     int whole_lines = map->channels_last ? row % 64 == 0 : row >= STREAM_ROW;
     job.streams = whole_lines && map->instances * map->channels * map->length * size >= STREAM;
+    if (map->channels * map->length * size <= FETCH)
+        job.to_next = map->channels * map->length;
     divide(&job);
     job.scratch_size = 4 * map->channels;
     if (network) {

@@ -206,6 +206,14 @@ static void FUNCTION(moments_of_rows)(
     }
 }
 
+/* Fetch what the next instance's first pass will read, n values as far into it as `at` is in this one. */
+static inline void FUNCTION(fetch_next)(const Job *job, const void *from, int64_t at, int64_t n)
+{
+    const T *next = (const T *)from + at + job->to_next;
+    for (int64_t i = 0; i < n; i += 64 / (int64_t)sizeof(T))
+        __builtin_prefetch(next + i, 0, 2);
+}
+
 static void FUNCTION(affine_of_rows)(
     const Job *job, real *scratch, int64_t instance, int64_t begin, int64_t end)
 {
@@ -214,6 +222,8 @@ static void FUNCTION(affine_of_rows)(
     for (int64_t i = begin; i < end; i++) {
         Block b = block_of(job, i);
         int64_t at = start_of(job, instance, b), c = instance * job->map->channels + b.channel;
+        if (job->to_next)
+            FUNCTION(fetch_next)(job, job->x, at, b.channels * b.positions);
         for (int64_t k = 0; k < b.channels; k++, at += b.positions)
             FUNCTION(affine_run)((T *)job->y + at, (const T *)job->x + at, b.positions,
                                  mean[b.group], job->scale[c + k], job->shift[c + k], job->streams);
@@ -245,6 +255,10 @@ static void FUNCTION(dx_of_rows)(
         Block b = block_of(job, i);
         int64_t at = start_of(job, instance, b), c = instance * job->map->channels + b.channel;
         int64_t g = groups + b.group;
+        if (job->to_next) {
+            FUNCTION(fetch_next)(job, job->x, at, b.channels * b.positions);
+            FUNCTION(fetch_next)(job, job->dy, at, b.channels * b.positions);
+        }
         for (int64_t k = 0; k < b.channels; k++, at += b.positions)
             FUNCTION(dx_run)((T *)job->y + at, (const T *)job->dy + at, (const T *)job->x + at,
                              b.positions, job->mean[g], job->scale[c + k], job->slope[g],
