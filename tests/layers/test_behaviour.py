@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cases import CASES, CHANNELS, KERNELS, inputs, modes, needs_kernels, randomized
+from cases import CASES, CHANNELS, KERNELS, ROUNDINGS, inputs, modes, needs_kernels, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 
 C = 64
@@ -75,6 +75,12 @@ def test_autocast_changes_nothing_but_what_comes_in(name, dtype):
     assert half.dtype == dtype and convolved.dtype == dtype
 
 
+def assert_within_rounding(actual, expected):
+    """Two orders of summation may differ by roundings of the largest value."""
+    unit = torch.finfo(actual.dtype).eps / 2 * expected.abs().max().item()
+    torch.testing.assert_close(actual, expected, rtol=0, atol=ROUNDINGS * unit)
+
+
 @every_layer
 @pytest.mark.parametrize(
     "layout, shape",
@@ -88,11 +94,11 @@ def test_channels_last_stays_channels_last(name, layout, shape):
     last.requires_grad_()
     y, y_last = layer(x), layer(last)
     assert y_last.is_contiguous(memory_format=layout)
-    torch.testing.assert_close(y_last, y)
+    assert_within_rounding(y_last, y)
     seed = inputs(*shape, dtype=torch.float32, seed=3)
     y.backward(seed)
     y_last.backward(seed.to(memory_format=layout))
-    torch.testing.assert_close(last.grad, x.grad)
+    assert_within_rounding(last.grad, x.grad)
     assert last.grad.is_contiguous(memory_format=layout)
 
 
@@ -118,7 +124,7 @@ def test_non_contiguous_input(name):
         inputs(1, C, 4, 4, dtype=torch.float32).expand(3, C, 4, 4),
         inputs(5, C, 4, dtype=torch.float32).transpose(1, 2).contiguous().transpose(1, 2),
     ):
-        torch.testing.assert_close(layer(x), layer(x.clone(memory_format=torch.contiguous_format)))
+        assert_within_rounding(layer(x), layer(x.clone(memory_format=torch.contiguous_format)))
 
 
 @modes(NORMS)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fresh
-from cases import CASES, CHANNELS, KERNELS, MAIN, inputs, modes, randomized
+from cases import CASES, CHANNELS, KERNELS, MAIN, ROUNDINGS, inputs, modes, randomized
 from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, use_backend
 from ilm_plugins.ops import backends
 
@@ -47,11 +47,6 @@ def run(backend, layer, x, seed):
         y = layer(x)
     grads = torch.autograd.grad(y, [x, *layer.parameters()], seed)
     return [y.detach(), *grads]
-
-
-#: Half units in the last place of its largest term by which a sum may differ in another order:
-#: about the root of the number of terms, of which the longest sum has 32,782, and 5.7 times that.
-ROUNDINGS = 1024
 
 
 def changes(layer, x, seed):
