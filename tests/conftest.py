@@ -27,7 +27,7 @@ LONGEST = (
     *("integrations/detectron2/test_faults.py", "integrations/detectron2/test_train.py"),
     *("integrations/test_stopping.py", "pix2pix/test_training.py"),
     *("integrations/test_analyze.py", "layers/test_export.py", "reproduction/test_run.py"),
-    *("configs/test_mmseg.py", "configs/test_mmpretrain.py", "test_checkpoints.py"),
+    *("configs/test_mmseg.py", "configs/test_mmpretrain.py", "checkpoints/test_reading.py"),
     *("analysis/test_reports.py", "integrations/openmmlab/test_analyze.py"),
 )
 

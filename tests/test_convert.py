@@ -12,7 +12,7 @@ from torch import nn
 import fresh
 from faults import NOT_DENSE
 from ilm_plugins import ExemplarNorm, ILMGroupNorm
-from ilm_plugins.checkpoints import PARTIAL, notes_of, read, write
+from ilm_plugins.checkpoints import PARTIAL, read, read_metadata, write
 from ilm_plugins.integrations import convert
 from swaps import change, randomized
 from workers import Harmful
@@ -143,12 +143,12 @@ def test_words_beside_the_tensors_of_safetensors_are_kept_or_dropped_and_said(
     path, words = tmp_path / "in.safetensors", {"format": "pt", "license": "CC0"}
     torch_files.save_file(model.state_dict(), path, words)
     assert run(path, tmp_path / "out.safetensors", *HEAD) == 0
-    assert notes_of(tmp_path / "out.safetensors") == words
+    assert read_metadata(tmp_path / "out.safetensors") == words
     assert "dropped" not in capsys.readouterr().out
     assert run(path, tmp_path / "out.pth", *HEAD) == 0
     assert ": __metadata__ (license)\n" in capsys.readouterr().out
     write(model.state_dict(), tmp_path / "plain.safetensors")
-    assert notes_of(tmp_path / "plain.safetensors") == {"format": "pt"}
+    assert read_metadata(tmp_path / "plain.safetensors") == {"format": "pt"}
 
 
 def test_safetensors_of_tied_tensors_and_of_what_is_none(tmp_path, model, x, capsys):

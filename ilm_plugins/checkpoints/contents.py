@@ -1,4 +1,4 @@
-"""What checkpoints hold: state dicts, the models and optimizers that they fit."""
+"""State dicts in checkpoints: where they are, whether they fit a model, their names."""
 
 import os
 from collections import OrderedDict
@@ -12,43 +12,43 @@ from torch.optim import Optimizer
 
 from ..errors import CheckpointError
 
-#: Where frameworks keep the state dict in a checkpoint; otherwise it is the checkpoint itself.
+#: Keys of the state dict in the frameworks' checkpoints; without one the checkpoint itself is it.
 STATES = ("model", "state_dict")
-#: Names in a state dict that end like this must be of tensors.
-OF_TENSORS = (".weight", ".bias", ".running_mean", ".running_var")
-#: What to do about a file ``last_checkpoint``.
+#: Values under names with these endings must be tensors.
+_TENSORS = (".weight", ".bias", ".running_mean", ".running_var")
+#: Advice for an invalid file ``last_checkpoint``.
 NAME_ONE = "write a checkpoint's name into it, or remove it"
 
 
 def check_state(contents: Any, path: str | os.PathLike, entries: Iterable[str] = STATES) -> None:
-    """Raise CheckpointError unless a checkpoint holds a state dict: names -> tensors or arrays.
+    """Raise CheckpointError unless a checkpoint holds a state dict of dense tensors or arrays.
 
     Args:
         contents: of the checkpoint.
-        path: the checkpoint.
-        entries: where to look for it: in the first of these that is there, or else at the top.
+        path: the file, for the message.
+        entries: keys of the state dict; the first that exists counts, or else the top level.
     """
     state = contents
     if isinstance(contents, Mapping):
         state = next((contents[entry] for entry in entries if entry in contents), contents)
     named = isinstance(state, Mapping) and all(isinstance(key, str) for key in state)
     if not named or not any(hasattr(value, "shape") for value in state.values()):
-        raise CheckpointError(stateless(contents, path, entries))
+        raise CheckpointError(describe_missing_state(contents, path, entries))
     for key, value in state.items():
-        dense(value, key, path)
+        to_dense(value, key, path)
 
 
-def dense(value: Any, key: Any, path: str | os.PathLike) -> Any:
-    """A value of a state dict, if layers can compute with it; an expanded tensor is copied.
+def to_dense(value: Any, key: Any, path: str | os.PathLike) -> Any:
+    """Return a value of a state dict, as a copy if it is an expanded tensor.
 
     Args:
-        value: a tensor, an array, or anything else, which stays as it is.
+        value: a tensor, an array, or any other object, which is returned unchanged.
         key: its name in the state dict.
-        path: the checkpoint.
+        path: the file, for the message.
 
     Raises:
-        CheckpointError: the value is a meta, sparse, quantized or nested tensor; or it is not a
-            tensor, and its name is that of a weight, a bias or a running statistic.
+        CheckpointError: the value is a meta, sparse, quantized or nested tensor; or it is neither
+            tensor nor array under the name of a weight, bias or running statistic.
     """
     kind = None
     if isinstance(value, Tensor):
@@ -59,7 +59,7 @@ def dense(value: Any, key: Any, path: str | os.PathLike) -> Any:
             "quantized": value.is_quantized,
         }
         kind = next((f"{kind} tensor" for kind, found in kinds.items() if found), None)
-    elif not hasattr(value, "shape") and str(key).endswith(OF_TENSORS):
+    elif not hasattr(value, "shape") and str(key).endswith(_TENSORS):
         kind = type(value).__name__
     if kind is not None:
         raise CheckpointError(
@@ -72,8 +72,10 @@ def dense(value: Any, key: Any, path: str | os.PathLike) -> Any:
     return value.clone() if 0 in value.stride() and value.numel() > 1 else value
 
 
-def stateless(contents: Any, path: str | os.PathLike, entries: Iterable[str] = STATES) -> str:
-    """That there is no state dict in a checkpoint, in words; see :func:`check_state`."""
+def describe_missing_state(
+    contents: Any, path: str | os.PathLike, entries: Iterable[str] = STATES
+) -> str:
+    """The message for a checkpoint without a state dict; see :func:`check_state`."""
     held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
     return (
         f"{str(path)!r} holds no state dict, neither under {' or '.join(map(repr, entries))} nor "
@@ -84,13 +86,13 @@ def stateless(contents: Any, path: str | os.PathLike, entries: Iterable[str] = S
 def check_fits(
     path: str | os.PathLike, model: nn.Module, found: Iterable[str], absent: Iterable[str]
 ) -> None:
-    """Raise CheckpointError if a checkpoint is of another model.
+    """Raise CheckpointError if a checkpoint has none of a model's tensors.
 
     Args:
-        path: the checkpoint.
-        model: what it was loaded into.
+        path: the file, for the message.
+        model: the model that loads it.
         found: names in the checkpoint.
-        absent: names of the model's tensors that are not there, or have another shape there.
+        absent: names of the model's tensors that the checkpoint lacks or has in another shape.
     """
     own = model.state_dict().keys()
     if own and own <= {*absent}:
@@ -101,32 +103,32 @@ def check_fits(
 
 
 def named(last: str | os.PathLike) -> str:
-    """What a file ``last_checkpoint`` names, which may be nothing.
+    """Return the name in a file ``last_checkpoint``, which may be empty.
 
     Raises:
-        CheckpointError: it is no text.
+        CheckpointError: the file is not text.
     """
     try:
         return Path(last).read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
-        raise CheckpointError(f"{str(last)!r} is no text; {NAME_ONE}") from None
+        raise CheckpointError(f"{str(last)!r} is not text; {NAME_ONE}") from None
 
 
-def copied(state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A state dict of its own, with the versions of its modules, which torch keeps beside it.
+def copy_state(state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Copy a state dict with torch's metadata, which has the version of each module.
 
-    Without them, modules whose names have changed since take it for one of long ago.
+    A state dict without versions loads as one of the oldest version.
 
     Args:
-        state: names -> tensors.
-        prefix: what is taken off all names.
+        state: names -> tensors, which are not copied.
+        prefix: removed from all names.
     """
     copy = OrderedDict((_without(prefix, name), value) for name, value in state.items())
     versions = getattr(state, "_metadata", None)
     if versions is not None:
-        # Names of modules, which have no dot at their end.
-        of_modules = ((_without(prefix, f"{name}."), of) for name, of in versions.items())
-        copy._metadata = OrderedDict((name.removesuffix("."), of) for name, of in of_modules)
+        # Names of modules end without a dot.
+        modules = ((_without(prefix, f"{name}."), of) for name, of in versions.items())
+        copy._metadata = OrderedDict((name.removesuffix("."), of) for name, of in modules)
     return copy
 
 
@@ -134,33 +136,33 @@ def _without(prefix: str, name: Any) -> Any:
     return name.removeprefix(prefix) if isinstance(name, str) else name
 
 
-#: What wrappers put before all names: DistributedDataParallel, and torch.compile.
-OF_WRAPPERS = ("module.", "_orig_mod.")
+#: Prefixes of all names in a wrapped model: of DistributedDataParallel, and of torch.compile.
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
-def unwrapped(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """A copy of a state dict without what wrappers of a model put before all names.
+def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Copy a state dict, without the prefixes of a wrapped model.
 
     Args:
         state: names -> tensors.
-        model: what it is for; a name of its own may begin so.
+        model: the model to load it into; a prefix that its own names have stays.
     """
-    for prefix in OF_WRAPPERS * 2:  # one in the other, in either order
+    for prefix in _WRAPPERS * 2:  # one in the other, in either order
         wrapped = state and all(str(name).startswith(prefix) for name in state)
         if wrapped and not model.state_dict().keys() & state.keys():
-            state = copied(state, prefix)
-    return copied(state)
+            state = copy_state(state, prefix)
+    return copy_state(state)
 
 
-def bare(name: Any) -> Any:
-    """A name in a state dict without what wrappers of a model put before it."""
-    while isinstance(name, str) and name.startswith(OF_WRAPPERS):
+def unwrap_name(name: Any) -> Any:
+    """A name in a state dict without the prefixes of a wrapped model."""
+    while isinstance(name, str) and name.startswith(_WRAPPERS):
         name = name.partition(".")[2]
     return name
 
 
-def absent(state: dict[str, Any], model: nn.Module) -> list[str]:
-    """Names of a model's tensors that are not in a state dict, or have another shape there."""
+def find_absent(state: dict[str, Any], model: nn.Module) -> list[str]:
+    """Names of a model's tensors that a state dict lacks or has in another shape."""
     own = model.state_dict()
     return [name for name, t in own.items() if getattr(state.get(name), "shape", None) != t.shape]
 
@@ -181,9 +183,11 @@ def check_resumes(
         optimizers: states in it, each with the optimizer of the config, which takes it.
         setting: what a checkpoint is given by that a training is to start from.
     """
-    state = unwrapped(state, model)
+    state = unwrap_state(state, model)
     # Counts of batches are the one thing that frameworks do without.
-    lacking = [name for name in absent(state, model) if not name.endswith("num_batches_tracked")]
+    lacking = [
+        name for name in find_absent(state, model) if not name.endswith("num_batches_tracked")
+    ]
     if lacking:
         name = lacking[0]
         found, own = getattr(state.get(name), "shape", None), model.state_dict()[name].shape

@@ -1,6 +1,6 @@
-"""numpy's arrays and numbers out of a pickle, made anew of the bytes and the types that it names.
+"""Arrays and numbers of numpy in pickles, built here from the bytes and types in the file.
 
-What numpy itself has for this believes a pickle, even that bytes in it are pointers.
+numpy's own functions trust a pickle: they would take bytes in it for pointers.
 """
 
 import pickle
@@ -12,18 +12,16 @@ import numpy as np
 
 from .pickles import LEAST
 
-#: What is no object and has no parts, as numpy pickles its name: b1, i4, f8, c16, S3, U3.
+#: Types without objects or fields, by numpy's names in a pickle: b1, i4, f8, c16, S3, U3.
 PLAIN = re.compile(r"b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d+")
 
 
 class Dtype:
-    """What a pickle gets for ``numpy.dtype``; numpy takes it for its ``dtype``.
-
-    Pickled again, it is numpy's.
+    """Replaces ``numpy.dtype`` in a pickle; numpy accepts it as a dtype, and pickles it as its own.
 
     Args:
-        code: the type, as :data:`PLAIN` has it.
-        align, copy: numpy's, without a meaning for these types.
+        code: the type, see :data:`PLAIN`.
+        align, copy: numpy's arguments, without a meaning for these types.
     """
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
@@ -42,7 +40,7 @@ class Dtype:
 
 
 class Array(np.ndarray):
-    """What a pickle gets for ``numpy.ndarray``; pickled again, it is numpy's."""
+    """Replaces ``numpy.ndarray`` in a pickle; pickled again, it is numpy's."""
 
     def __new__(cls) -> "Array":
         return super().__new__(cls, 0)
@@ -59,32 +57,38 @@ class Array(np.ndarray):
 
 
 def reconstruct(kind: type, shape: Any, code: Any) -> Array:
-    """What numpy pickles the call of; the array's state follows."""
+    """Return an empty array, for a call that numpy pickles; ``__setstate__`` fills it."""
     if kind is not Array:
         raise pickle.UnpicklingError("Can only have arrays of numpy's own class")
     return Array()
 
 
 def scalar(dtype: Dtype, data: bytes | str) -> np.generic:
-    """A number or a string of numpy's."""
+    """Return a number or a string of numpy."""
     return array(data, dtype, (), "C")[()]
 
 
 def array(data: bytes | bytearray | str, dtype: Dtype, shape: tuple, order: str) -> np.ndarray:
-    """The array that bytes are, in numpy's order "C" or "F"; Python 2 has strings for bytes.
+    """Return a copy of bytes as an array.
+
+    Args:
+        data: the elements; Python 2 pickled bytes as text in latin1.
+        dtype: their type.
+        shape: of the array.
+        order: "C" or "F", as in numpy.
 
     Raises:
-        UnpicklingError: the bytes are none, or not as many as the array has.
+        UnpicklingError: ``data`` is not bytes, or their number is not that of the array.
     """
     if isinstance(data, str):
         data = data.encode("latin1")
     if not (isinstance(data, bytes | bytearray) and isinstance(dtype, Dtype)):
         raise pickle.UnpicklingError("Can only have arrays of bytes and a type")
-    wrong = pickle.UnpicklingError(f"{len(data)} bytes are no array of shape {shape}")
+    wrong = pickle.UnpicklingError(f"{len(data)} bytes are not an array of shape {shape}")
     if not (isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)):
         raise wrong
-    # numpy copies any number of elements of no bytes one by one; an empty array becomes large if it
-    # is summed over an empty dimension.
+    # numpy copies elements of zero bytes one by one, however many; an empty array becomes large if
+    # it is summed over an empty dimension.
     elements = prod(max(size, 1) for size in shape)
     if elements > (max(len(data), LEAST) if dtype.dtype.itemsize else 1):
         raise wrong
@@ -94,8 +98,8 @@ def array(data: bytes | bytearray | str, dtype: Dtype, shape: tuple, order: str)
     return whole.copy(order)
 
 
-#: Names in a pickle, as numpy 2 has them, -> what they mean here.
-MEANT = {
+#: Names in a pickle, as numpy 2 writes them -> their replacements.
+REPLACEMENTS = {
     "numpy.ndarray": Array,
     "numpy.dtype": Dtype,
     "numpy._core.multiarray._reconstruct": reconstruct,

@@ -9,9 +9,10 @@ import mmap
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from math import prod
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,7 @@ LEAST = 2**26
 #: Maximum depth of containers within containers.
 LEVELS = 100
 
-_OPERATIONS = {op.code.encode("latin1"): op for op in pickletools.opcodes}
-#: The first number in a file of ``torch.save`` that is no zip archive.
+#: The first number in a file of ``torch.save`` that is not a zip archive.
 _MAGIC = 0x1950A86A20F9469CFC6C
 #: Functions of torch that build a tensor from a storage; their third argument is the shape.
 _SHAPED = {
@@ -47,8 +47,8 @@ _OF_TORCH = {
     "torch._utils._rebuild_nested_tensor",
     "torch._utils._rebuild_meta_tensor_no_storage",
 }
-#: Classes that iterate over their arguments, which would not end for an expanded tensor.
-_READING = (".OrderedDict", ".Counter", ".Size", ".set", ".frozenset")
+#: Classes that iterate over their arguments, which takes forever for an expanded tensor.
+_ITERATING = (".OrderedDict", ".Counter", ".Size", ".set", ".frozenset")
 #: Storage classes -> bytes per element; 1 for all others.
 _ELEMENTS = {
     "ComplexDoubleStorage": 16,
@@ -60,39 +60,6 @@ _ELEMENTS = {
 
 class SizeError(pickle.UnpicklingError):
     """Contents of a pickle are too large for its file."""
-
-
-@dataclass(eq=False)
-class _Value:
-    """An object on the unpickler's stack.
-
-    Attributes:
-        constant: a number or string; the name of a global; the items of a tuple; the bytes per
-            element of a storage, and of the whole storage.
-        kind: "constant", "global", "tuple", "container", "storage", "tensor", or "made": the result
-            of another call.
-        weight: number of characters and tuples in it, counted once for each reference.
-        levels: depth of tuples within tuples.
-        tensors: whether a direct item is a tensor or a storage.
-    """
-
-    constant: Any = None
-    kind: str = "constant"
-    weight: int = 0
-    levels: int = 0
-    tensors: bool = False
-
-
-def _tuple(items: list[_Value]) -> _Value:
-    levels = 1 + max((item.levels for item in items), default=0)
-    if levels > LEVELS:
-        raise SizeError(f"more than {LEVELS} levels of tuples")
-    weight = 1 + sum(item.weight for item in items)
-    return _Value(items, "tuple", weight, levels, _have_tensors(items))
-
-
-def _have_tensors(items: list[_Value]) -> bool:
-    return any(item.kind in ("tensor", "storage") for item in items)
 
 
 def check_pickle(path: Path) -> None:
@@ -123,19 +90,30 @@ def check_torch(path: Path) -> None:
     _Scan(io.BytesIO(contents), size, storages).run()
 
 
-def _check(path: Path, pickles: int, first: int | None = None) -> None:
-    """Check the pickles that a file begins with; the first must be this number, if one is given."""
+def is_pickle(path: Path) -> bool:
+    """Return whether a file begins with a pickle, but not with one of ``torch.save``'s."""
+    try:
+        return _check(path, 1) != _MAGIC
+    except Exception:  # a file may hold anything
+        return False
+
+
+def _check(path: Path, pickles: int, first: int | None = None) -> Any:
+    """Check the pickles that a file begins with, and return the contents of the last, if constant.
+
+    The first must be the number ``first``, if one is given.
+    """
     if not path.stat().st_size:
         raise EOFError("the file is empty")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
         scan = _Scan(stream, len(stream))
         for _ in range(pickles):
-            if stream.tell() < len(stream):
-                scan.run()
-            if first not in (None, scan.result):
+            result = scan.run() if stream.tell() < len(stream) else first
+            if first not in (None, result):
                 # A tar archive, among others, which some releases of torch run code of.
-                raise pickle.UnpicklingError("the file is not of torch.save")
+                raise pickle.UnpicklingError("it is not a file of torch.save")
             first = None
+    return result
 
 
 def _limit(what: str, found: int, size: int) -> None:
@@ -143,8 +121,84 @@ def _limit(what: str, found: int, size: int) -> None:
         raise SizeError(f"{what} take {found:,} bytes, the file {size:,}")
 
 
+# The objects on the unpickler's stack; numbers and strings are on it as they are.
+
+
+@dataclass(eq=False, slots=True)
+class _Global:
+    """A class or function, by its module and name."""
+
+    name: str
+
+
+@dataclass(eq=False, slots=True)
+class _Storage:
+    """A storage: the bytes of an element, and of all elements."""
+
+    element: int
+    size: int
+
+
+class _Tensor:
+    """A tensor or a parameter."""
+
+
+@dataclass(eq=False, slots=True)
+class _Container:
+    """A list, dict or set; ``tensors``: whether one of its own items is a tensor or a storage."""
+
+    tensors: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Made:
+    """The result of a call; ``weight`` and ``levels`` are those of its arguments."""
+
+    weight: int
+    levels: int
+    tensors: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Tuple:
+    """A tuple or frozenset.
+
+    Attributes:
+        items: what is in it.
+        weight: number of characters and tuples in it, counted once for each reference.
+        levels: depth of tuples within tuples.
+    """
+
+    items: list[Any]
+    weight: int = field(init=False)
+    levels: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weight = 1 + sum(map(_weight, self.items))
+        self.levels = 1 + max((getattr(item, "levels", 0) for item in self.items), default=0)
+        if self.levels > LEVELS:
+            raise SizeError(f"more than {LEVELS} levels of tuples")
+
+    @property
+    def tensors(self) -> bool:
+        return _have_tensors(self.items)
+
+
+def _weight(value: Any) -> int:
+    if isinstance(value, str | bytes | bytearray):
+        return len(value)
+    return getattr(value, "weight", 0)
+
+
+def _have_tensors(items: Iterable[Any]) -> bool:
+    return any(isinstance(item, _Tensor | _Storage) for item in items)
+
+
 class _Scan:
     """Walks through the operations of a pickle without running them.
+
+    Methods are called as the operations of :mod:`pickletools` that they follow, and take the
+    operation's argument; operations without a method push theirs.
 
     Args:
         stream: the pickle; reading beyond its end must not allocate.
@@ -157,161 +211,229 @@ class _Scan:
         self.referred = self.expanded = 0
         self.following: dict[Any, int] = {}
 
-    def run(self) -> None:
-        """Check one pickle of the stream.
+    def run(self) -> Any:
+        """Check one pickle of the stream, and return its contents if they are one constant.
 
         Raises:
             SizeError: something in it is too large.
             UnpicklingError, EOFError, ValueError: it is invalid, or calls a function that is not
                 allowed.
         """
-        self.stack: list[_Value] = []
-        self.marked: list[list[_Value]] = []
-        self.memo: dict[int, _Value] = {}
+        self.stack: list[Any] = []
+        self.marked: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.count = 0
+        read, stream = self.stream.read, self.stream
         try:
-            for count, (op, argument) in enumerate(self._operations()):
-                self._follow(op, argument, count)
-            self.result = self.stack[-1].constant
+            while code := read(1):
+                self.count += 1
+                reader, follow = _OPERATIONS[code]
+                argument = reader(stream) if reader else None
+                if follow:
+                    follow(self, argument)
+                elif code == b".":
+                    return self.stack[-1]
+                else:
+                    self.stack.append(argument)
         except (IndexError, KeyError, TypeError, AttributeError):
             raise pickle.UnpicklingError("the file is no pickle") from None
-
-    def _operations(self) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
-        while code := self.stream.read(1):
-            op = _OPERATIONS[code]
-            if op.name == "STOP":
-                return
-            if op.name == "STRING":
-                # Python 2 writes any bytes here; pickletools expects ASCII.
-                yield op, self.stream.readline()
-            else:
-                yield op, op.arg.reader(self.stream) if op.arg else None
         raise EOFError("the pickle has no end")
 
-    def _follow(self, op: pickletools.OpcodeInfo, argument: Any, count: int) -> None:
-        """Apply the ``count``-th operation of the pickle to the stack."""
-        taken, items = len(op.stack_before), []
-        if pickletools.markobject in op.stack_before:
-            items, self.stack = self.stack, self.marked.pop()
-            taken = op.stack_before.index(pickletools.markobject)
-        elif op.name == "POP" and not self.stack:
-            self.stack = self.marked.pop()
-            return
-        taken = [self.stack.pop() for _ in range(taken)][::-1]
-        push = self.stack.append
-        match op.name:
-            case "MARK":
-                self.marked.append(self.stack)
-                self.stack = []
-            case "FRAME" if argument > self.size - self.stream.tell():
-                raise EOFError(f"a frame of {argument:,} bytes in a file of {self.size:,}")
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                # The unpickler allocates its memo up to this index.
-                if argument > count + 2**16:
-                    raise SizeError(f"index {argument:,} of the memo after {count:,} operations")
-                self.memo[argument] = self.stack[-1]
-            case "MEMOIZE":
-                self.memo[len(self.memo)] = taken[0]
-                push(taken[0])
-            case "GET" | "BINGET" | "LONG_BINGET":
-                push(self._refer(self.memo[argument]))
-            case "DUP":
-                self.stack += [taken[0], self._refer(taken[0])]
-            case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3" | "FROZENSET" | "EMPTY_TUPLE":
-                push(_tuple(taken + items))
-            case "APPEND" | "APPENDS" | "SETITEM" | "SETITEMS" | "ADDITEMS":
-                taken[0].tensors |= _have_tensors(taken[1:] + items)
-                push(taken[0])
-            case "LIST" | "DICT" | "EMPTY_LIST" | "EMPTY_DICT" | "EMPTY_SET":
-                push(_Value(kind="container", tensors=_have_tensors(items)))
-            case "GLOBAL":
-                push(_Value(argument.replace(" ", "."), "global"))
-            case "STACK_GLOBAL":
-                push(_Value(".".join(str(part.constant) for part in taken), "global"))
-            case "INST":
-                push(self._call(_Value(argument.replace(" ", "."), "global"), _tuple(items)))
-            case "OBJ":
-                push(self._call(items[0], _tuple(items[1:])))
-            case "REDUCE" | "NEWOBJ":
-                push(self._call(*taken))
-            case "NEWOBJ_EX":
-                raise pickle.UnpicklingError("Can only call without keywords")
-            case "BUILD":
-                # The state of a tensor could give it any shape.
-                if taken[0].kind in ("global", "tensor"):
-                    raise pickle.UnpicklingError("Can only set the state of other objects")
-                push(taken[0])
-            case "BINPERSID":
-                push(self._storage(*taken[0].constant))
-            case _ if op.stack_after:
-                long = isinstance(argument, str | bytes | bytearray)
-                push(_Value(argument, weight=len(argument) if long else 0))
+    def MARK(self, _: None) -> None:
+        self.marked.append(self.stack)
+        self.stack = []
 
-    def _refer(self, value: _Value) -> _Value:
-        """The value, after counting one more reference to it."""
-        self.referred += value.weight
+    def _items(self) -> list[Any]:
+        """Take what was pushed after the last mark."""
+        items, self.stack = self.stack, self.marked.pop()
+        return items
+
+    def PROTO(self, _: int) -> None:
+        pass
+
+    def FRAME(self, length: int) -> None:
+        if length > self.size - self.stream.tell():
+            raise EOFError(f"a frame of {length:,} bytes in a file of {self.size:,}")
+
+    def POP(self, _: None) -> None:
+        if self.stack:
+            self.stack.pop()
+        else:
+            self._items()
+
+    def POP_MARK(self, _: None) -> None:
+        self._items()
+
+    def PUT(self, index: int) -> None:
+        # The unpickler allocates its memo up to this index.
+        if index > self.count + 2**16:
+            raise SizeError(f"index {index:,} of the memo after {self.count:,} operations")
+        self.memo[index] = self.stack[-1]
+
+    BINPUT = LONG_BINPUT = PUT
+
+    def MEMOIZE(self, _: None) -> None:
+        self.memo[len(self.memo)] = self.stack[-1]
+
+    def GET(self, index: int) -> None:
+        self._refer(self.memo[index])
+
+    BINGET = LONG_BINGET = GET
+
+    def DUP(self, _: None) -> None:
+        self._refer(self.stack[-1])
+
+    def _refer(self, value: Any) -> None:
+        """Push one more reference to a value."""
+        self.referred += _weight(value)
         _limit("strings and tuples that are referred to", self.referred, self.size)
-        return value
+        self.stack.append(value)
 
-    def _call(self, function: _Value, arguments: _Value) -> _Value:
+    def EMPTY_TUPLE(self, _: None) -> None:
+        self.stack.append(_Tuple([]))
+
+    def TUPLE(self, _: None) -> None:
+        items = self._items()
+        self.stack.append(_Tuple(items))
+
+    FROZENSET = TUPLE
+
+    def TUPLE1(self, _: None) -> None:
+        self.stack.append(_Tuple([self.stack.pop()]))
+
+    def TUPLE2(self, _: None) -> None:
+        self.stack[-2:] = [_Tuple(self.stack[-2:])]
+
+    def TUPLE3(self, _: None) -> None:
+        self.stack[-3:] = [_Tuple(self.stack[-3:])]
+
+    def EMPTY_LIST(self, _: None) -> None:
+        self.stack.append(_Container())
+
+    EMPTY_DICT = EMPTY_SET = EMPTY_LIST
+
+    def LIST(self, _: None) -> None:
+        items = self._items()
+        self.stack.append(_Container(_have_tensors(items)))
+
+    DICT = LIST
+
+    def APPEND(self, _: None) -> None:
+        self._fill([self.stack.pop()])
+
+    def SETITEM(self, _: None) -> None:
+        self._fill([self.stack.pop(), self.stack.pop()])
+
+    def APPENDS(self, _: None) -> None:
+        self._fill(self._items())
+
+    SETITEMS = ADDITEMS = APPENDS
+
+    def _fill(self, items: list[Any]) -> None:
+        """Put items into the container that is the last on the stack."""
+        self.stack[-1].tensors |= _have_tensors(items)
+
+    def GLOBAL(self, name: str) -> None:
+        self.stack.append(_Global(name.replace(" ", ".")))
+
+    def STACK_GLOBAL(self, _: None) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        self.stack.append(_Global(f"{module}.{name}"))
+
+    def INST(self, name: str) -> None:
+        items = self._items()
+        self.stack.append(self._call(_Global(name.replace(" ", ".")), _Tuple(items)))
+
+    def OBJ(self, _: None) -> None:
+        function, *arguments = self._items()
+        self.stack.append(self._call(function, _Tuple(arguments)))
+
+    def REDUCE(self, _: None) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        self.stack.append(self._call(function, arguments))
+
+    NEWOBJ = REDUCE
+
+    def NEWOBJ_EX(self, _: None) -> None:
+        raise pickle.UnpicklingError("Can only call without keywords")
+
+    def BUILD(self, _: None) -> None:
+        self.stack.pop()
+        # The state of a tensor could give it any shape.
+        if isinstance(self.stack[-1], _Global | _Tensor):
+            raise pickle.UnpicklingError("Can only set the state of other objects")
+
+    def BINPERSID(self, _: None) -> None:
+        self.stack.append(self._storage(*self.stack.pop().items))
+
+    def _call(self, function: Any, arguments: Any) -> Any:
         """The result of a call, after checking its arguments."""
-        if function.kind != "global" or arguments.kind != "tuple":
+        if not (isinstance(function, _Global) and isinstance(arguments, _Tuple)):
             raise pickle.UnpicklingError("Can only call globals")
-        name, given = function.constant, arguments.constant
+        name, given = function.name, arguments.items
         if name == "torch._tensor._rebuild_from_type_v2":
             return self._call(given[0], given[2])
-        tensor = name.startswith("torch._utils.") or name.endswith(".Parameter")
-        kind, constant = "tensor" if tensor else "made", None
         if name in _SHAPED:
-            self._shape(given[0], given[2])
-        elif name.startswith("torch.") and name not in {*_OF_TORCH, *_allowed_by_user()}:
+            self._check_shape(given[0], given[2])
+        elif name.startswith("torch.") and name not in _OF_TORCH and name not in _allowed_by_user():
             raise pickle.UnpicklingError(f"Unsupported class {name}")
         elif name.endswith((".bytearray", ".encode")):
             # Given a number, bytearray allocates this many bytes.
-            if given and not isinstance(given[0].constant, str | bytes | bytearray):
+            if given and not isinstance(given[0], str | bytes | bytearray):
                 raise pickle.UnpicklingError("Can only call encode with a string")
-            if any(value.constant not in ("latin1", "latin-1") for value in given[1:]):
+            if any(value not in ("latin1", "latin-1") for value in given[1:]):
                 raise pickle.UnpicklingError("Can only call encode for latin1")
-            constant = b""
-        elif name.endswith(_READING) and (
-            _have_tensors(given) or any(value.tensors for value in given)
+            return given[0] if given else b""
+        elif name.endswith(_ITERATING) and (
+            _have_tensors(given) or any(getattr(value, "tensors", False) for value in given)
         ):
             raise pickle.UnpicklingError("Can only make containers of other objects")
-        return _Value(constant, kind, arguments.weight, arguments.levels)
+        if name.startswith("torch._utils.") or name.endswith(".Parameter"):
+            return _Tensor()
+        return _Made(arguments.weight, arguments.levels)
 
-    def _shape(self, storage: _Value, shape: _Value) -> None:
+    def _check_shape(self, storage: Any, shape: Any) -> None:
         """Check the shape of a tensor that shares the memory of a storage."""
-        sizes = [size.constant for size in shape.constant]
-        known = (storage.kind, shape.kind) == ("storage", "tuple")
-        if not known or not all(type(n) is int and n >= 0 for n in sizes):
+        known = isinstance(storage, _Storage) and isinstance(shape, _Tuple)
+        if not known or not all(type(n) is int and n >= 0 for n in shape.items):
             raise pickle.UnpicklingError("Can only have tensors of a storage")
         # A tensor without elements becomes large if it is summed over an empty dimension.
-        element, held = storage.constant
-        expanded = element * prod(max(size, 1) for size in sizes)
+        expanded = storage.element * prod(max(n, 1) for n in shape.items)
         # Views that are not larger than their storage, such as tied parameters, take no memory.
-        self.expanded += max(0, expanded - held)
+        self.expanded += max(0, expanded - storage.size)
         if self.expanded > TIMES * self.size + LEAST:
             below = [value for stack in [*self.marked, self.stack] for value in stack]
-            keys = (v.constant for v in reversed(below) if v.kind == "constant")
-            key = next((key for key in keys if isinstance(key, str)), "a tensor")
+            key = next((value for value in reversed(below) if isinstance(value, str)), "a tensor")
             raise SizeError(
-                f"{key} of shape {(*sizes,)} takes {expanded:,} bytes, the file {self.size:,}"
+                f"{key} of shape {(*shape.items,)} takes {expanded:,} bytes, the file {self.size:,}"
             )
 
-    def _storage(self, of: _Value, kind: _Value, key: _Value, place: _Value, length: _Value, *_):
+    def _storage(self, of: Any, kind: Any, key: Any, place: Any, count: Any, *_: Any) -> _Storage:
         """Check a reference to a storage: its class, its key, its device and its length."""
-        name, count = str(kind.constant).rpartition(".")[2], length.constant
-        if of.constant not in ("storage", b"storage") or type(count) is not int or count < 0:
+        if of not in ("storage", b"storage") or type(count) is not int or count < 0:
             raise pickle.UnpicklingError("Can only refer to storages")
-        element = _ELEMENTS.get(name, 1)
+        element = _ELEMENTS.get(kind.name.rpartition(".")[2], 1)
         held = element * count
         if self.storages is not None:
-            available = self.storages.get(str(key.constant).lower(), 0)
+            available = self.storages.get(str(key).lower(), 0)
         else:
-            self.following[key.constant] = max(held, self.following.get(key.constant, 0))
+            self.following[key] = max(held, self.following.get(key, 0))
             held, available = sum(self.following.values()), self.size
         if held > available:
             raise SizeError(f"storages take {held:,} bytes, and the file has {available:,}")
-        return _Value((element, element * count), "storage")
+        return _Storage(element, element * count)
+
+
+def _operation(op: pickletools.OpcodeInfo) -> tuple[Callable | None, Callable | None]:
+    """What reads an operation's argument from a stream, and the method that follows it."""
+    reader = op.arg.reader if op.arg else None
+    if op.name == "STRING":
+        # Python 2 writes any bytes here; pickletools expects ASCII.
+        reader = methodcaller("readline")
+    return reader, getattr(_Scan, op.name, None)
+
+
+_OPERATIONS = {op.code.encode("latin1"): _operation(op) for op in pickletools.opcodes}
 
 
 def _allowed_by_user() -> set[str]:
@@ -325,49 +447,47 @@ def _allowed_by_user() -> set[str]:
 
 
 def check_nesting(contents: Any) -> None:
-    """Raise SizeError unless a recursive function can walk through contents.
+    """Raise SizeError unless a recursive function can walk through the contents of a pickle.
 
-    It recurses as deep as containers are nested, without end if one holds itself, and visits a
-    container once for each reference.
-
-    Args:
-        contents: of an unpickled file.
+    Such a function recurses as deep as containers are nested, never ends if one holds itself, and
+    visits a container once for each reference.
     """
-    entries: dict[int, int] = {}
-    levels: dict[int, int] = {}
+    # Of each container visited, by its id: all entries in it, and the levels of containers.
+    visited: dict[int, tuple[int, int]] = {}
     entered: set[int] = set()
-    single, stack = 0, [contents]
+    single, stack = 0, [(contents, None, 0)]
     while stack:
-        value = stack[-1]
-        own, inner = id(value), _inside(value)
-        containers = [v for v in inner if isinstance(v, _CONTAINERS) or hasattr(v, "__dict__")]
-        if own in entries:
-            stack.pop()
-        elif own in entered:
-            stack.pop()
+        value, inner, count = stack.pop()
+        own = id(value)
+        if inner is not None:
+            entries, levels = zip((count, 0), *(visited[id(v)] for v in inner), strict=True)
+            visited[own] = sum(entries), 1 + max(levels)
             entered.remove(own)
-            single += len(inner)
-            entries[own] = len(inner) + sum(entries[id(v)] for v in containers)
-            levels[own] = 1 + max((levels[id(v)] for v in containers), default=0)
-            if levels[own] > LEVELS:
+            single += count
+            if visited[own][1] > LEVELS:
                 raise SizeError(f"more than {LEVELS} levels of containers")
-        else:
+        elif own in entered:
+            raise SizeError("a container holds itself")
+        elif own not in visited:
             entered.add(own)
-            if any(id(v) in entered for v in containers):
-                raise SizeError("a container holds itself")
-            stack += containers
-    if (all_entries := entries[id(contents)]) > TIMES * single + 2**16:
-        raise SizeError(f"{single:,} entries, which by references become {all_entries:,}")
+            held = _held(value)
+            inner = [v for v in held if type(v) not in _CONSTANTS]
+            stack.append((value, inner, len(held)))
+            stack += [(v, None, 0) for v in inner]
+    if (entries := visited[id(contents)][0]) > TIMES * single + 2**16:
+        raise SizeError(f"{single:,} entries, which by references become {entries:,}")
 
 
-_CONTAINERS = dict | list | tuple | set | frozenset
+_CONSTANTS = {bool, bytearray, bytes, complex, float, int, str, type(None)}
 
 
-def _inside(value: Any) -> list[Any]:
-    """The objects that an object holds."""
+def _held(value: Any) -> list[Any]:
+    """The objects that an object holds: items, and attributes unless it is a class or function."""
+    if type(value) in (list, tuple):
+        return [*value]
     if isinstance(value, type) or callable(value):
         return []
-    inner = [*getattr(value, "__dict__", {}).values()]
+    attributes = getattr(value, "__dict__", {}).values()
     if isinstance(value, dict):
-        return [*inner, *value.keys(), *value.values()]
-    return [*inner, *value] if isinstance(value, _CONTAINERS) else inner
+        return [*attributes, *value.keys(), *value.values()]
+    return [*attributes, *(value if isinstance(value, list | tuple | set | frozenset) else ())]

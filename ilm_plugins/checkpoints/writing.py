@@ -11,30 +11,32 @@ import torch
 
 from ..errors import RunError
 
-#: What is being written has this behind its name until it is whole.
+#: Suffix of a file while it is being written.
 PARTIAL = ".partial"
 
 
-def write(contents: Any, path: str | os.PathLike, notes: Mapping[str, str] | None = None) -> None:
-    """Write a checkpoint, in the format that ``path`` ends with; see :func:`read`.
+def write(
+    contents: Any, path: str | os.PathLike, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a checkpoint, in the format of its suffix; see :func:`~.reading.read`.
 
     Args:
-        contents: a dict of tensors for ``.safetensors``; what pickle takes for ``.pkl``.
+        contents: for ``.safetensors`` a dict of tensors; otherwise any object that can be pickled.
         path: the file.
-        notes: words in a ``.safetensors`` beside the tensors, see :func:`notes_of`.
+        metadata: texts to store in a ``.safetensors`` file, see :func:`~.reading.read_metadata`.
 
     Raises:
-        RunError: it cannot be written; a file that was there stays as it was.
+        RunError: the file cannot be written; an earlier file of this name is unchanged.
     """
     path = Path(path).expanduser()
     with replacing(path) as file:
         if path.suffix == ".safetensors":
             from safetensors.torch import save
 
-            # In it no two tensors share memory.
+            # The format has no shared memory.
             whole = torch.contiguous_format
             own = {k: v.detach().clone(memory_format=whole) for k, v in contents.items()}
-            file.write(save(own, {"format": "pt", **(notes or {})}))
+            file.write(save(own, {"format": "pt", **(metadata or {})}))
         elif path.suffix == ".pkl":
             pickle.dump(contents, file)
         else:
@@ -43,16 +45,16 @@ def write(contents: Any, path: str | os.PathLike, notes: Mapping[str, str] | Non
 
 @contextmanager
 def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
-    """A file to write to, which takes the place of ``path`` when it is whole and on the disk.
+    """Open a file that replaces ``path`` when it is complete and on the disk.
 
-    Killed at any byte, or out of space, what ``path`` was before is there still.
+    After a kill or an error at any byte, the earlier content of ``path`` is unchanged.
 
     Args:
-        path: what is to be written.
-        mode, options: of Python's ``open``; text is UTF-8 by default.
+        path: the file to write.
+        mode, options: arguments of ``open``; text is UTF-8 by default.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: the file cannot be written.
     """
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
@@ -66,7 +68,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
         os.replace(partial, path)
         _sync_folder(path.parent)
     except BaseException as error:
-        # What kept it from being written may keep it from being removed.
+        # What prevents writing may prevent removal.
         with suppress(OSError):
             partial.unlink()
         # torch.save turns a failed write into an error of its own.
@@ -81,10 +83,10 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a renaming survive a loss of power, where folders can be synced."""
+    """Write a folder's entries to the disk, so that a renaming survives a loss of power."""
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:
+    except OSError:  # some file systems cannot open folders
         return
     try:
         os.fsync(handle)
@@ -93,6 +95,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_partial(folder: str | os.PathLike) -> None:
-    """Remove what runs that were killed while they wrote have left in a folder."""
+    """Remove the incomplete files that killed processes left in a folder."""
     for path in Path(folder).glob(f"*{PARTIAL}"):
         path.unlink(missing_ok=True)

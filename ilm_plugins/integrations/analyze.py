@@ -14,7 +14,7 @@ from torch import nn
 from ..analysis.collect import collect_ratios, collect_rescaling
 from ..analysis.embed import METHODS
 from ..analysis.images import Images, open_images
-from ..checkpoints import CheckpointError, absent, check_fits, loading, unwrapped
+from ..checkpoints import CheckpointError, check_fits, find_absent, loading, unwrap_state
 from ..errors import UserError
 from ..layers import NORMS
 from . import convert, training, zoo
@@ -231,8 +231,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
         CheckpointError: it cannot be read, or is of another model.
     """
     _, state = convert.find_state(convert.read_any(path), path)
-    state = unwrapped(state, model)
-    lacking = absent(state, model)
+    state = unwrap_state(state, model)
+    lacking = find_absent(state, model)
     check_fits(path, model, state, lacking)
     if lacking:
         raise CheckpointError(

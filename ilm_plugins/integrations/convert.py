@@ -13,14 +13,14 @@ from .. import surgery
 from ..checkpoints import (
     PARTIAL,
     STATES,
-    bare,
-    copied,
-    dense,
+    copy_state,
+    describe_missing_state,
     loading,
-    notes_of,
     read,
-    stateless,
-    unwrapped,
+    read_metadata,
+    to_dense,
+    unwrap_name,
+    unwrap_state,
     write,
 )
 from ..errors import UserError
@@ -172,7 +172,7 @@ def _fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tenso
     Raises:
         UserError: the names are those of a part of it.
     """
-    state = unwrapped(state, model)
+    state = unwrap_state(state, model)
     if not model.state_dict().keys() & state.keys():
         for name, child in model.named_modules():
             if name and child.state_dict().keys() & state.keys():
@@ -272,7 +272,7 @@ def convert_file(
     if entry is not None:
         others = {k: v for k, v in contents.items() if k != entry}
         kept, dropped = _split(others, target.suffix, contents[entry])
-    notes = notes_of(source) if source.suffix == ".safetensors" else {}
+    notes = read_metadata(source) if source.suffix == ".safetensors" else {}
     words = sorted(notes.keys() - {"format"})
     if words and target.suffix != source.suffix:
         dropped.append(f"__metadata__ ({', '.join(words)})")
@@ -307,17 +307,17 @@ def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, 
 
     Raises:
         UserError: there is none.
-        CheckpointError: a tensor in it is not dense; see :func:`ilm_plugins.checkpoints.dense`.
+        CheckpointError: a tensor in it is not dense; see :func:`ilm_plugins.checkpoints.to_dense`.
     """
     if isinstance(contents, Mapping):
         for entry in (*STATES, None):
             found = contents if entry is None else contents.get(entry)
             if isinstance(found, Mapping):
-                state = copied(found)
-                state.update((k, dense(_as_tensor(v), k, path)) for k, v in found.items())
+                state = copy_state(found)
+                state.update((k, to_dense(_as_tensor(v), k, path)) for k, v in found.items())
                 if any(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
                     return entry, state
-    raise UserError(stateless(contents, path))
+    raise UserError(describe_missing_state(contents, path))
 
 
 def _split(
@@ -326,7 +326,7 @@ def _split(
     """Entries beside the state dict that a file of this format keeps, and the others' names."""
     if suffix == ".safetensors":
         return {}, [str(key) for key in entries]
-    names = {bare(name) for name in state}
+    names = {unwrap_name(name) for name in state}
     keep = {k: v for k, v in entries.items() if k not in OF_TRAINING and not _is_like(v, names)}
     if suffix == ".pkl":
         keep = {k: v for k, v in keep.items() if k in OF_PKL}
@@ -344,7 +344,9 @@ def _is_like(entry: Any, names: set[Any]) -> bool:
         inner = left.pop()
         if isinstance(inner, Mapping) and id(inner) not in seen:
             seen.add(id(inner))
-            if names & {bare(name) for name, value in inner.items() if hasattr(value, "shape")}:
+            if names & {
+                unwrap_name(name) for name, value in inner.items() if hasattr(value, "shape")
+            }:
                 return True
             left += inner.values()
     return False

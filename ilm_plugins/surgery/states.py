@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
-from ..checkpoints import copied, unwrapped
+from ..checkpoints import copy_state, unwrap_state
 from ..layers import NORMS, OptionError
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import MixtureNorm
@@ -94,7 +94,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         The state dict, to be loaded by ``model.load_state_dict(state, strict=False)``, with what
         else is in it unchanged; and what became of each norm, what does not fit, what is missing.
     """
-    state = unwrapped(state, model)
+    state = unwrap_state(state, model)
     report, layers = Report(), _layers(state)
     fitted = []
     for name, layer in model.named_modules():
@@ -142,7 +142,7 @@ def average_sums(state: State, batches: int) -> dict[str, Tensor]:
         batches: how many were added up.
     """
     check_positive("average_sums", "batches", batches)
-    state = copied(state)
+    state = copy_state(state)
     for name, own in _layers(state).items():
         if kind_of(own) == "released SN" and "running_mean" in own:
             mean = own["running_mean"] / batches
@@ -154,7 +154,7 @@ def average_sums(state: State, batches: int) -> dict[str, Tensor]:
 def _rewrite(
     state: State, match: Match, build: Callable[[State], nn.Module], skip: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], Report]:
-    state, report, layers = copied(state), Report(), _layers(state)
+    state, report, layers = copy_state(state), Report(), _layers(state)
     check_match(match, layers)
     for name, own in layers.items():
         if not matches(name, match) or kind_of(own) in skip:

@@ -96,8 +96,8 @@ def checkpoint(kind, trained, path, trap):
 @pytest.mark.parametrize(
     "kind, words",
     [
-        ("truncated", "truncated, or no checkpoint"),
-        ("no checkpoint", "it is text, no checkpoint"),
+        ("truncated", "truncated, or not a checkpoint"),
+        ("no checkpoint", "it is text, not a checkpoint"),
         ("with code", "holds os.makedirs, which may run code"),
         ("pickle with code", "holds os.makedirs, which may run code"),
     ],

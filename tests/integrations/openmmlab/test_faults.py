@@ -54,10 +54,10 @@ def harmed(datasets, tmp_path):
 @pytest.mark.parametrize(
     "setting, kind, words",
     [
-        ("load_from", "truncated", "truncated, or no checkpoint"),
+        ("load_from", "truncated", "truncated, or not a checkpoint"),
         ("load_from", "with code", "holds os.makedirs, which may run code"),
         ("load_from", "of another model", "is of another model"),
-        ("model.backbone.init_cfg", "truncated", "truncated, or no checkpoint"),
+        ("model.backbone.init_cfg", "truncated", "truncated, or not a checkpoint"),
         ("model.backbone.init_cfg", "of another model", "is of another model"),
         ("model.backbone.init_cfg", "with code", "holds os.makedirs, which may run code"),
     ],

@@ -1,0 +1,143 @@
+"""Writing files: what a failed or killed write leaves."""
+
+import errno
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ilm_plugins.checkpoints import (
+    PARTIAL,
+    read,
+    remove_partial,
+    replacing,
+    write,
+)
+from ilm_plugins.errors import RunError
+
+np = pytest.importorskip("numpy", reason="checkpoints of arrays need numpy")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+def test_written_and_read(tmp_path, suffix):
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors", reason="its files need safetensors")
+    value = np.ones(3) if suffix == ".pkl" else torch.eye(3).T
+    write({"weight": value}, tmp_path / f"c{suffix}")
+    assert torch.equal(
+        torch.as_tensor(read(tmp_path / f"c{suffix}")["weight"]), torch.as_tensor(value)
+    )
+    assert [p.name for p in tmp_path.iterdir()] == [f"c{suffix}"]
+
+
+def test_a_disk_without_room_leaves_what_was_there(tmp_path):
+    path = tmp_path / "c.pth"
+    write({"a": torch.zeros(10)}, path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(RunError, match=r"c\.pth' cannot be written: File too large"):
+            write({"a": torch.randn(10**6)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(read(path)["a"]) == 10 and [p.name for p in tmp_path.iterdir()] == ["c.pth"]
+
+
+def test_a_disk_that_is_full_leaves_what_was_there(tmp_path):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full, which is Linux's disk without room")
+    path = tmp_path / "c.pth"
+    write({"a": torch.zeros(10)}, path)
+    (tmp_path / f"c.pth{PARTIAL}").symlink_to(full)
+    with pytest.raises(RunError, match=r"c\.pth' cannot be written: No space left on"):
+        write({"a": torch.randn(10**6)}, path)
+    assert len(read(path)["a"]) == 10 and [p.name for p in tmp_path.iterdir()] == ["c.pth"]
+
+
+@pytest.mark.parametrize("name, why", [("file/c.pth", "Not a directory"), ("c" * 260, "too long")])
+def test_a_place_where_nothing_can_be_written_is_told(tmp_path, name, why):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=rf"{name}' cannot be written: .*{why}"):
+        write({}, tmp_path / name)
+
+
+def test_text_is_utf8_whatever_the_locale(tmp_path):
+    code = (
+        f"from ilm_plugins.checkpoints import replacing as r\nwith r({str(tmp_path / 't')!r}, 'w')"
+    )
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", f"{code} as f: f.write('\\u00b5')"], env=env, check=True)
+    assert (tmp_path / "t").read_bytes() == b"\xc2\xb5"
+
+
+def test_a_file_is_on_the_disk_before_it_is_renamed_and_its_name_afterwards(tmp_path, monkeypatch):
+    path, done, rename = tmp_path / "c.pth", [], os.replace
+
+    def replace(*paths):
+        done.append("renamed")
+        rename(*paths)
+
+    def fsync(handle):
+        found = os.fstat(handle)
+        if not stat.S_ISDIR(found.st_mode):
+            assert found.st_size == 3
+        done.append(found.st_ino)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with replacing(path) as file:
+        file.write(b"new")
+    assert done == [path.stat().st_ino, "renamed", tmp_path.stat().st_ino]
+
+
+def test_a_folder_that_is_gone_has_nothing_left(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for error in ("No such file", "No space"):
+        with pytest.raises(RunError) as told, replacing(folder / "c.pth"):
+            if error == "No space":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            folder.rename(tmp_path / "gone")
+        assert error in str(told.value)
+        assert ("What was there before is still there" in str(told.value)) == (error == "No space")
+        folder.mkdir(exist_ok=True)
+
+
+def test_a_defect_while_writing_leaves_what_was_there(tmp_path):
+    path = tmp_path / "c.pth"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as file:
+        file.write(bytes(1 // 0))
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["c.pth"]
+
+
+WRITER = """
+import sys
+from ilm_plugins.checkpoints import replacing
+with replacing(sys.argv[1]) as file:
+    for _ in range(10**9):
+        file.write(b"new" * 10000)
+"""
+
+
+def test_killed_while_writing_the_old_file_is_there_and_the_partial_one_can_be_removed(tmp_path):
+    path = tmp_path / "c.pth"
+    path.write_text("old")
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, path])
+    partial = tmp_path / f"c.pth{PARTIAL}"
+    while not (partial.exists() and partial.stat().st_size):
+        time.sleep(0.01)
+        assert writer.poll() is None
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    assert path.read_text() == "old" and partial.stat().st_size > 0
+    remove_partial(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]
