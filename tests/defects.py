@@ -227,10 +227,10 @@ DEFECTS = (
     Defect(
         "root-of-the-mean-square-is-no-root",
         "How far an image moves omega and beta is the mean square, not its root.",
-        "ilm_plugins/analysis/rescaling.py",
-        "values.square().mean(1).sqrt()",
-        "values.square().mean(1)",
-        "tests/analysis/test_reports.py",
+        "ilm_plugins/analysis/tables.py",
+        "np.ma.sqrt((values**2).mean(1))",
+        "(values**2).mean(1)",
+        "tests/analysis/test_tables.py",
     ),
     # ---- data
     Defect(

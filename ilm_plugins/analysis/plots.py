@@ -1,7 +1,7 @@
-"""Pictures, in one style: colours that everybody can tell apart (Okabe and Ito's), labelled axes.
+"""Figures in one style: colour-blind safe colours (Okabe and Ito's), labelled axes.
 
-All functions return a figure, to be written by :func:`save`. ``layers`` are layers' names, in the
-order of depth; what is masked is left out.
+All functions return a figure, which :func:`save` writes. ``layers`` are the layers' names, from the
+input to the output. Masked values are not drawn.
 """
 
 import functools
@@ -34,16 +34,18 @@ OKABE_ITO = (
     "#CC79A7",
     "#F0E442",
     "#000000",
-    # Their eight are too few for ten classes.
+    # Two more, for ten classes.
     "#999999",
     "#6B3E0A",
 )
-#: Normalizer -> its colour and its marker.
-OF_NORMALIZER = {
+#: Quantity -> its colour and its marker.
+OF_QUANTITY = {
     "IN": ("#E69F00", "o"),
     "LN": ("#0072B2", "s"),
     "BN": ("#009E73", "^"),
     "GN": ("#CC79A7", "D"),
+    "omega": ("#E69F00", "o"),
+    "beta": ("#56B4E9", "s"),
 }
 STYLE = {
     "axes.axisbelow": True,
@@ -58,14 +60,14 @@ STYLE = {
     "image.interpolation": "nearest",
     "legend.frameon": False,
 }
-#: More rows of a heat map than these are not named one by one.
+#: A heat map with more rows has no row names.
 NAMED_ROWS = 40
-#: Nor are more classes shown one by one.
+#: A map of images with more classes has no panel for each class.
 NAMED_CLASSES = 20
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Have a function draw in :data:`STYLE`."""
+    """Make a function draw in :data:`STYLE`."""
 
     @functools.wraps(draw)
     def drawing(*args, **options) -> Figure:
@@ -76,18 +78,18 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty one of a size in inches."""
+    """Return an empty figure of a size in inches."""
     return Figure((width, height), layout="constrained")
 
 
 def save(fig: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG as a whole or not at all."""
     with replacing(path) as file:
         fig.savefig(file, format="png")
 
 
 def short(names: Sequence[str]) -> list[str]:
-    """Dotted names without the words that all begin or end with."""
+    """Strip the leading and trailing words that all dotted names share; each keeps one."""
     words = [name.split(".") for name in names]
     if len(words) < 2:
         return list(names)
@@ -114,7 +116,7 @@ def _name_layers(ax: Axes, layers: Sequence[str]) -> None:
 
 @styled
 def by_layer(layers: Sequence[str], ratios: Mapping[str, np.ndarray], title: str) -> Figure:
-    """Mean ratios over depth, as in Fig. 4 of the EN paper.
+    """Draw mean ratios over depth, as in Fig. 4 of the EN paper.
 
     Args:
         ratios: normalizer -> (images, layers).
@@ -122,7 +124,7 @@ def by_layer(layers: Sequence[str], ratios: Mapping[str, np.ndarray], title: str
     fig = figure(_width(layers), 4.2)
     ax = fig.subplots()
     for normalizer, values in ratios.items():
-        colour, marker = OF_NORMALIZER[normalizer]
+        colour, marker = OF_QUANTITY[normalizer]
         mean, spread = values.mean(0), values.std(0)
         x = np.arange(len(layers))
         ax.plot(x, mean, color=colour, marker=marker, markersize=5, label=normalizer)
@@ -137,12 +139,10 @@ def by_layer(layers: Sequence[str], ratios: Mapping[str, np.ndarray], title: str
     return fig
 
 
-#: What is told of a distribution; and what the parts of a box are.
+#: Quantiles of a distribution, their names in tables, and the caption of their boxes.
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 QUANTILE_NAMES = ("min", "q05", "q25", "q50", "q75", "q95", "max")
-BOXES = (
-    "median and quartiles,\nwhiskers from the 5th to the 95th percentile, grey from least to most"
-)
+BOXES = "median and quartiles,\nwhiskers from the 5th to the 95th percentile, grey from min to max"
 
 
 @styled
@@ -152,7 +152,7 @@ def boxes(
     title: str,
     colours: Sequence[str],
 ) -> Figure:
-    """Distributions by layer, a panel each, drawn as :data:`BOXES` says.
+    """Draw distributions by layer, one panel per quantity; :data:`BOXES` explains the boxes.
 
     Args:
         panels: label of the y axis -> values of each layer, in an array of any shape.
@@ -192,12 +192,12 @@ def heat_maps(
     row_label: str,
     diverging: bool = True,
 ) -> Figure:
-    """A map of rows and layers for each panel, all of one scale.
+    """Draw a map of rows and layers for each panel, all with one colour scale.
 
     Args:
         panels: title -> (rows, layers).
-        label: of the colours.
-        diverging: about zero; otherwise from zero.
+        label: of the colour bar.
+        diverging: centre the colours on zero; otherwise they start at zero.
     """
     height = min(max(0.2 * len(rows), 1.4), 8)
     beside = max(3.2, 0.6 + 0.2 * len(layers))
@@ -233,16 +233,16 @@ def scatter(
     title: str,
     axes: tuple[str, str],
 ) -> Figure:
-    """Points (N, 2): all, coloured by class; and beside it each class before all others.
+    """Draw points (N, 2), coloured by class; beside them a panel for each class.
 
-    Of more than :data:`NAMED_CLASSES` classes all alone.
+    With more than :data:`NAMED_CLASSES` classes there are no such panels.
     """
     few = labels is not None and len(classes) <= NAMED_CLASSES
     fig = figure(13 if few else 7, 6)
     left, *right = fig.subfigures(1, 2, width_ratios=(6, 7)) if few else (fig,)
     ax = left.subplots()
     of_class = np.zeros(len(points), int) if labels is None else np.asarray(labels)
-    # At random, so that the last class does not cover the others.
+    # In random order, so that the last class doesn't cover the others.
     order = np.random.default_rng(0).permutation(len(points))
     points, of_class = points[order], of_class[order]
     size = float(np.clip(12000 / len(points), 4, 28))
@@ -268,53 +268,33 @@ def scatter(
 @styled
 def strips(
     layers: Sequence[str],
-    images: Sequence[tuple[str, np.ndarray, np.ndarray]],
-    normalizers: Sequence[str],
+    images: Sequence[tuple[str, np.ndarray, Mapping[str, np.ndarray]]],
     title: str,
+    level: float | None = None,
 ) -> Figure:
-    """Single images beside their ratios over depth, as in Fig. 7 of the EN paper.
+    """Draw single images beside their numbers over depth, as in Fig. 7 of the EN paper.
 
     Args:
-        images: of each its caption, its pixels (H, W, 3), and its ratios (K, layers).
+        images: of each its caption, its pixels (H, W, 3), and quantity -> (layers).
+        level: drawn as a dashed line, for comparison.
     """
     fig = figure(_width(layers) + 1.5, 1.15 * len(images) + 1.7)
     axes = fig.subplots(
         len(images), 2, squeeze=False, width_ratios=(1.5, _width(layers)), sharex="col"
     )
-    most = max(float(values.max()) for *_, values in images)
-    for (left, right), (caption, pixels, values) in zip(axes, images, strict=True):
+    drawn = np.ma.stack([values for *_, numbers in images for values in numbers.values()])
+    for (left, right), (caption, pixels, numbers) in zip(axes, images, strict=True):
         left.imshow(pixels)
         left.set_title(caption, fontsize=8)
         left.axis("off")
-        for normalizer, of_layers in zip(normalizers, values, strict=True):
-            colour, marker = OF_NORMALIZER[normalizer]
-            right.plot(of_layers, color=colour, marker=marker, markersize=3, label=normalizer)
-        right.axhline(1 / len(normalizers), color="0.4", linestyle="--", linewidth=1)
-        right.set_ylim(0, most * 1.05)
-        right.set_ylabel("ratio")
-    right = axes[-1, 1]
-    _name_layers(right, layers)
-    axes[0, 1].legend(ncols=len(normalizers), loc="lower right", bbox_to_anchor=(1, 1))
-    fig.suptitle(title)
-    return fig
-
-
-@styled
-def thumbnails(rows: Mapping[str, Sequence[tuple[str, np.ndarray]]], title: str) -> Figure:
-    """Rows of images: title of the row -> captions and pixels (H, W, 3)."""
-    columns = max(map(len, rows.values()))
-    shapes = [pixels.shape for images in rows.values() for _, pixels in images]
-    height = 1.35 * max(h / w for h, w, _ in shapes) + 0.8
-    fig = figure(1.45 * columns + 0.4, height * len(rows) + 0.6)
-    parts = fig.subfigures(len(rows), 1, squeeze=False).ravel()
-    for part, (name, images) in zip(parts, rows.items(), strict=True):
-        part.suptitle(name, fontsize=10)
-        axes = part.subplots(1, columns, squeeze=False)[0]
-        for ax in axes:
-            ax.axis("off")
-        for ax, (caption, pixels) in zip(axes, images, strict=False):
-            ax.imshow(pixels)
-            ax.set_title(caption, fontsize=8)
+        for quantity, values in numbers.items():
+            colour, marker = OF_QUANTITY[quantity]
+            right.plot(values, color=colour, marker=marker, markersize=3, label=quantity)
+        if level is not None:
+            right.axhline(level, color="0.4", linestyle="--", linewidth=1)
+        right.set_ylim(0, float(drawn.max()) * 1.05 or 1)
+    _name_layers(axes[-1, 1], layers)
+    axes[0, 1].legend(ncols=len(numbers), loc="lower right", bbox_to_anchor=(1, 1))
     fig.suptitle(title)
     return fig
 
@@ -327,7 +307,7 @@ def dynamics(
     title: str,
     step_label: str,
 ) -> Figure:
-    """Mean ratios over the training, a panel for each layer, as in Fig. 5 of the EN paper.
+    """Draw mean ratios over the training, one panel per layer, as in Fig. 5 of the EN paper.
 
     Args:
         steps: of the checkpoints.
@@ -341,7 +321,7 @@ def dynamics(
         ax.axis("off")
     for i, (ax, name) in enumerate(zip(axes, short(layers), strict=False)):
         for normalizer, values in ratios.items():
-            colour, marker = OF_NORMALIZER[normalizer]
+            colour, marker = OF_QUANTITY[normalizer]
             ax.plot(
                 steps, values[:, i], color=colour, marker=marker, markersize=3, label=normalizer
             )

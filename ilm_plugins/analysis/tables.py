@@ -1,16 +1,441 @@
-"""Tables of what was found, as CSV, and summaries in words."""
+"""Reports of what adaptive layers do to images: tables (CSV), pictures (PNG) and a summary.
+
+:func:`write_ratios` and :func:`write_rescaling` write the same files, under the prefix ``ratios``
+or ``rescaling``. A *quantity* is a normalizer's ratio, or omega - B_omega or beta - B_beta:
+
+========================  ==========================================================================
+PREFIX_by_layer .csv      distribution of each quantity over images and key groups
+PREFIX_by_group .csv      the same by key group; rescaling only
+PREFIX_spread .png        these distributions as boxes; for rescaling, also less the mean of images
+ratios_by_layer .png      mean and standard deviation of the ratios over depth (EN paper, Fig. 4)
+PREFIX_by_class .csv .png the same by class, and the distance of the class mean from the mean of all
+                          images (Fig. 6); only if the images have classes
+PREFIX_by_image .csv .png one number an image, layer and quantity; drawn for the images that are
+                          farthest from the mean, of different classes first (Fig. 7)
+PREFIX_map .csv .png      the images in two dimensions (Fig. 8), if there are at least three
+summary.txt               the returned text
+========================  ==========================================================================
+
+A ratio's number for an image is the ratio, and its distance is a difference. Omega and beta have
+one value for each key group: their numbers and distances are root mean squares, over key groups, of
+the difference from the mean of all images.
+"""
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from ..checkpoints import replacing
+from ..data.images import Images
+from ..errors import UserError
+from . import plots
+from .collect import Ratios, Rescaling
+
+try:
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+except ImportError as error:
+    raise UserError(
+        f"pictures need {error.name}, which is not installed; "
+        "run pip install 'ilm_plugins[analysis]'"
+    ) from error
+
+#: Quantity -> layer -> (images, key groups), one column for a ratio; masked where nothing reached
+#: the layer.
+Values = Mapping[str, Mapping[str, np.ma.MaskedArray]]
+STATISTICS = ("mean", "std", *plots.QUANTILE_NAMES)
+#: Images in PREFIX_by_image.png.
+SHOWN = 6
+#: Layers in dynamics.png.
+PANELS = 20
+
+
+@dataclass(frozen=True)
+class _Report:
+    """The values of one kind, and where and for which images they are written.
+
+    Attributes:
+        prefix: "ratios" or "rescaling".
+        column: header of the column of quantities.
+        labels: quantity -> its label in pictures.
+        layers: from the input to the output.
+        subject: model, checkpoint and images, for titles.
+    """
+
+    folder: Path
+    prefix: str
+    column: str
+    labels: Mapping[str, str]
+    layers: Sequence[str]
+    values: Values
+    images: Images
+    subject: str
+
+    def write_layers(self) -> None:
+        rows = [
+            (self.layers.index(layer), layer, quantity, *_statistics(values))
+            for layer, quantity, values in self._columns()
+        ]
+        self._write("by_layer", ("depth", "layer", self.column, *STATISTICS), rows)
+
+    def write_groups(self) -> None:
+        rows = [
+            (self.layers.index(layer), layer, quantity, group, *_statistics(values[:, group]))
+            for layer, quantity, values in self._columns()
+            for group in range(values.shape[1])
+        ]
+        self._write("by_group", ("depth", "layer", self.column, "key_group", *STATISTICS), rows)
+
+    def write_images(self, embedding: str) -> list[str]:
+        """Write all that compares images; return lines of the summary."""
+        self._draw_spread()
+        features = self._features()
+        distances = np.sqrt((features**2).sum(1))
+        self._write_by_image(distances)
+        deviations = [values.std(0).mean() for *_, values in self._columns()]
+        farthest = self.images.names[distances.argmax()]
+        lines = [
+            f"standard deviation between images, mean over layers: {np.ma.mean(deviations):.4f}",
+            f"farthest from the mean of all images: {farthest}, {distances.max():.4f}",
+        ]
+        if self.images.labels is not None:
+            self._write_by_class()
+            share = share_between_classes(features, self.images.labels)
+            lines.append(
+                f"share of the variance between images that lies between classes: {share:.3f}"
+            )
+        if len(features) > 2 and features.any():
+            self._write_map(features, embedding)
+        return lines
+
+    def _columns(self) -> list[tuple[str, str, np.ma.MaskedArray]]:
+        """Layer, quantity and values, (images, key groups), layer by layer."""
+        return [
+            (layer, quantity, of_layers[layer])
+            for layer in self.layers
+            for quantity, of_layers in self.values.items()
+            if layer in of_layers
+        ]
+
+    def _features(self) -> np.ndarray:
+        """All values of an image less their means, (images, D); layers have equal weight."""
+        moves = [values - values.mean(0) for *_, values in self._columns()]
+        return np.concatenate([m.filled(0) / math.sqrt(m.shape[1]) for m in moves], 1)
+
+    def _numbers(self, values: np.ma.MaskedArray) -> np.ma.MaskedArray:
+        """One number for each image: (images, key groups) -> (images)."""
+        return values[:, 0] if self.prefix == "ratios" else rms(values - values.mean(0))
+
+    def _distances(self, values: np.ma.MaskedArray) -> np.ma.MaskedArray:
+        """The distance of each class mean from the mean of all images: (classes)."""
+        labels = np.asarray(self.images.labels)
+        means = np.ma.stack([values[labels == i].mean(0) for i in np.unique(labels)])
+        moves = means - values.mean(0)
+        return moves[:, 0] if self.prefix == "ratios" else rms(moves)
+
+    def _draw_spread(self) -> None:
+        panels, colours = {}, []
+        for quantity, of_layers in self.values.items():
+            found = [of_layers.get(layer, np.ma.masked_all(1)) for layer in self.layers]
+            panels[self.labels[quantity]] = found
+            colours.append(plots.OF_QUANTITY[quantity][0])
+            if self.prefix == "rescaling":
+                panels[f"{self.labels[quantity]},\nless the mean"] = [v - v.mean(0) for v in found]
+                colours.append(colours[-1])
+        title = f"{self.prefix.capitalize()} of images by layer: {plots.BOXES}\n{self.subject}"
+        self._save(plots.boxes(self.layers, panels, title, colours), "spread")
+
+    def _write_by_image(self, distances: np.ndarray) -> None:
+        numbers = [
+            (layer, quantity, self._numbers(values)) for layer, quantity, values in self._columns()
+        ]
+        table = np.ma.stack([n for *_, n in numbers], 1).filled(np.nan).tolist()
+        named = zip(self._named(), distances.tolist(), table, strict=True)
+        header = ("image", "class", "distance", *(f"{layer}/{q}" for layer, q, _ in numbers))
+        self._write("by_image", header, [(*names, far, *row) for names, far, row in named])
+
+        series = {
+            q: _panel({layer: n for layer, of, n in numbers if of == q}, self.layers)
+            for q in self.values
+        }
+        classes = [self.images.class_of(i) for i in range(len(self.images))]
+        order = np.argsort(-distances, kind="stable").tolist()
+        firsts = {classes[i]: i for i in reversed(order)}.values()
+        shown = [*(i for i in order if i in firsts), *(i for i in order if i not in firsts)][:SHOWN]
+        strips = [
+            (self.images.caption(i), self.images[i], {q: s[i] for q, s in series.items()})
+            for i in shown
+        ]
+        title = f"Images that are farthest from the mean\n{self.subject}"
+        level = 1 / len(series) if self.prefix == "ratios" else None
+        self._save(plots.strips(self.layers, strips, title, level), "by_image")
+
+    def _write_by_class(self) -> None:
+        labels = np.asarray(self.images.labels)
+        present = np.unique(labels)
+        names = [self.images.classes[i] for i in present]
+        rows, panels = [], {}
+        for quantity, of_layers in self.values.items():
+            distances = {layer: self._distances(values) for layer, values in of_layers.items()}
+            panels[self.labels[quantity]] = _panel(distances, self.layers)
+            rows += [
+                (layer, name, quantity, float(far), *_statistics(values[labels == i]))
+                for layer, values in of_layers.items()
+                for i, name, far in zip(
+                    present, names, distances[layer].filled(np.nan), strict=True
+                )
+            ]
+        self._write("by_class", ("layer", "class", self.column, "distance", *STATISTICS), rows)
+        fig = plots.heat_maps(
+            self.layers,
+            names,
+            panels,
+            f"{self.prefix.capitalize()} by class\n{self.subject}",
+            label="distance of the class mean from the mean of all images",
+            row_label="class",
+            diverging=self.prefix == "ratios",
+        )
+        self._save(fig, "by_class")
+
+    def _write_map(self, features: np.ndarray, embedding: str) -> None:
+        points, axes = embed(features, embedding)
+        rows = [(*n, *point) for n, point in zip(self._named(), points.tolist(), strict=True)]
+        self._write("map", ("image", "class", "x", "y"), rows)
+        title = f"Images by their {self.prefix} in all layers, {features.shape[1]} numbers each"
+        images = self.images
+        fig = plots.scatter(points, images.labels, images.classes, f"{title}\n{self.subject}", axes)
+        self._save(fig, "map")
+
+    def _named(self) -> list[tuple[str, str]]:
+        return [(name, self.images.class_of(i)) for i, name in enumerate(self.images.names)]
+
+    def _write(self, what: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        write_csv(self.folder / f"{self.prefix}_{what}.csv", header, rows)
+
+    def _save(self, fig: plots.Figure, what: str) -> None:
+        plots.save(fig, self.folder / f"{self.prefix}_{what}.png")
+
+
+def write_ratios(
+    folder: Path,
+    ratios: Mapping[str, Ratios],
+    images: Images,
+    subject: str,
+    embedding: str = "pca",
+) -> str:
+    """Write a model's ratios: the files of this module's description.
+
+    Layers whose ratios are the same for all images, as SN's are, and EN's before it is trained, are
+    only in the tables and pictures by layer.
+
+    Args:
+        folder: exists, and is empty.
+        ratios: see :func:`~.collect.collect_ratios`; of ``images``, in their order.
+        subject: model, checkpoint and images, for titles.
+        embedding: of the map, "pca" (principal components) or "tsne".
+
+    Returns:
+        The summary.
+    """
+    values = _by_normalizer(ratios)
+    labels = {n: f"ratio of {n}" for n in values}
+    common = (folder, "ratios", "normalizer", labels)
+    _Report(*common, list(ratios), values, images, subject).write_layers()
+    means = {
+        n: _panel({layer: v[:, 0] for layer, v in of.items()}, list(ratios))
+        for n, of in values.items()
+    }
+    fig = plots.by_layer(list(ratios), means, f"Mean ratios by layer\n{subject}")
+    plots.save(fig, folder / "ratios_by_layer.png")
+
+    width = max(map(len, ratios))
+    lines = [
+        subject,
+        f"mean |lambda - 1/K| over {len(ratios)} layers: {_mean_distance(ratios):.4f}",
+        f"{'layer':{width}}  |lambda - 1/K|  mean ratios",
+    ]
+    for name, r in ratios.items():
+        pairs = zip(r.normalizers, r.mean.tolist(), strict=True)
+        shown = "  ".join(f"{normalizer} {mean:.3f}" for normalizer, mean in pairs)
+        lines.append(f"{name:{width}}  {r.distance:14.4f}  {shown}")
+
+    own = {name: r for name, r in ratios.items() if varies(r)}
+    constant = [name for name in ratios if name not in own]
+    if own and constant:
+        same = "their ratios are the same for all images"
+        lines.append(f"in the tables by layer alone, as {same}: {', '.join(constant)}")
+    if own:
+        report = _Report(*common, list(own), _by_normalizer(own), images, subject)
+        lines += report.write_images(embedding)
+    else:
+        lines.append("the ratios are the same for all images: nothing more to show")
+    return write_summary(folder, lines)
+
+
+def write_rescaling(
+    folder: Path,
+    layers: Mapping[str, Rescaling],
+    images: Images,
+    subject: str,
+    embedding: str = "pca",
+) -> str:
+    """Write omega - B_omega and beta - B_beta: the files of this module's description.
+
+    Args:
+        folder: exists, and is empty.
+        layers: see :func:`~.collect.collect_rescaling`; of ``images``, in their order.
+        subject: model, checkpoint and images, for titles.
+        embedding: of the map, "pca" (principal components) or "tsne".
+
+    Returns:
+        The summary.
+    """
+    values = {
+        parameter: {
+            name: np.ma.masked_invalid(getattr(layer, parameter).numpy())
+            for name, layer in layers.items()
+        }
+        for parameter in ("omega", "beta")
+    }
+    labels = {"omega": r"$\omega - B_\omega$", "beta": r"$\beta - B_\beta$"}
+    report = _Report(
+        folder, "rescaling", "parameter", labels, list(layers), values, images, subject
+    )
+    report.write_layers()
+    report.write_groups()
+    width = max(map(len, layers))
+    lines = [
+        subject,
+        "mean of omega - B_omega and of beta - B_beta, +- deviation of an image from all images",
+        f"{'layer':{width}}  {'omega':18}  beta",
+    ]
+    for name in layers:
+        omega, beta = (
+            f"{v[name].mean():+.4f} +- {math.sqrt(v[name].var(0).mean()):.4f}"
+            for v in values.values()
+        )
+        lines.append(f"{name:{width}}  {omega:18}  {beta}")
+    return write_summary(folder, lines + report.write_images(embedding))
+
+
+def write_dynamics(
+    folder: Path,
+    steps: Sequence[int],
+    ratios: Sequence[Mapping[str, Ratios]],
+    subject: str,
+    step_label: str = "epoch",
+) -> str:
+    """Write how the mean ratios change over checkpoints (EN paper, Fig. 5).
+
+    ``dynamics.csv`` has all layers, ``dynamics.png`` at most :data:`PANELS`, evenly over depth;
+    ``summary.txt`` mean abs(lambda - 1/K) of each checkpoint. A layer that got nothing at a
+    checkpoint, as a mask head without detections, has NaN there, which is empty in the table.
+
+    Args:
+        folder: exists, and is empty.
+        steps: of the checkpoints, rising.
+        ratios: of each checkpoint, see :func:`~.collect.collect_ratios`.
+        subject: model and images, for titles.
+        step_label: "epoch" or "iteration".
+
+    Returns:
+        The summary.
+    """
+    layers = _merged(ratios)
+    counts = [len(found) for found in ratios]
+    nothing = {
+        name: Ratios(r.normalizers, torch.full_like(r.values, torch.nan))
+        for found in ratios
+        for name, r in found.items()
+    }
+    ratios = [{name: (nothing | found)[name] for name in layers} for found in ratios]
+    rows = [
+        (step, name, normalizer, float(mean), found[name].distance)
+        for step, found in zip(steps, ratios, strict=True)
+        for name in layers
+        for normalizer, mean in zip(found[name].normalizers, found[name].mean, strict=True)
+    ]
+    header = (step_label, "layer", "normalizer", "mean", "layer_mean_abs_from_uniform")
+    write_csv(folder / "dynamics.csv", header, rows)
+
+    count = min(len(layers), PANELS)
+    shown = [layers[i * (len(layers) - 1) // max(1, count - 1)] for i in range(count)]
+    found = [_by_normalizer({name: of[name] for name in shown}) for of in ratios]
+    panels = {
+        n: np.ma.concatenate(
+            [_panel({layer: v.mean(0) for layer, v in of[n].items()}, shown) for of in found]
+        )
+        for n in found[0]
+    }
+    some = "" if count == len(layers) else f", {count} of {len(layers)} layers"
+    title = f"Mean ratios over the training{some}\n{subject}"
+    fig = plots.dynamics(shown, list(steps), panels, title, step_label)
+    plots.save(fig, folder / "dynamics.png")
+
+    lines = [subject, f"{step_label}  mean |lambda - 1/K| over {len(layers)} layers"]
+    for step, of_step, count in zip(steps, ratios, counts, strict=True):
+        but = "" if count == len(layers) else f"  of the {count} that got anything"
+        lines.append(f"{step:{len(step_label)}}  {_mean_distance(of_step):.4f}{but}")
+    return write_summary(folder, lines)
+
+
+def embed(
+    features: np.ndarray, method: str = "pca", seed: int = 0
+) -> tuple[np.ndarray, tuple[str, str]]:
+    """Map features (N, D), N >= 3 and D >= 2, to two dimensions.
+
+    Args:
+        features: without NaN.
+        method: "pca", each component with its largest loading positive; or "tsne" (van der Maaten
+            and Hinton, JMLR 2008), which starts from the principal components.
+        seed: of t-SNE.
+
+    Returns:
+        (N, 2), and the labels of the two axes.
+    """
+    if method == "pca":
+        pca = PCA(2, svd_solver="full")
+        points = pca.fit_transform(features)
+        first, second = (
+            f"principal component {i} ({share:.0%} of the variance)"
+            for i, share in enumerate(pca.explained_variance_ratio_, 1)
+        )
+        return points, (first, second)
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    tsne = TSNE(init="pca", perplexity=perplexity, random_state=seed)
+    return tsne.fit_transform(features), ("t-SNE 1", "t-SNE 2")
+
+
+def share_between_classes(features: np.ndarray, labels: Sequence[int]) -> float:
+    """The share of the total variance of features (N, D) that lies between classes: 0 to 1."""
+    labels = np.asarray(labels)
+    total = ((features - features.mean(0)) ** 2).sum()
+    within = sum(
+        ((of_class - of_class.mean(0)) ** 2).sum()
+        for of_class in (features[labels == i] for i in np.unique(labels))
+    )
+    return float(1 - within / total) if total > 0 else 0.0
+
+
+def varies(ratios: Ratios) -> bool:
+    """Whether the ratios of a layer differ between images."""
+    seen = ratios.values[~ratios.values.isnan().any(1)]
+    return bool((seen != seen[:1]).any())
+
+
+def rms(values: np.ma.MaskedArray) -> np.ma.MaskedArray:
+    """Root mean square over key groups: (N, key groups) -> (N)."""
+    return np.ma.sqrt((values**2).mean(1))
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table, whole or not at all; numbers to six digits, NaN as nothing."""
+    """Write a table as a whole or not at all; floats to six digits, NaN as an empty cell."""
     with replacing(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -18,7 +443,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def write_summary(folder: Path, lines: Iterable[str]) -> str:
-    """Write ``summary.txt``; returns its text."""
+    """Write ``summary.txt``; return its text."""
     text = "\n".join(lines)
     with replacing(folder / "summary.txt", "w") as file:
         file.write(f"{text}\n")
@@ -29,3 +454,47 @@ def _cell(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def _statistics(values: np.ma.MaskedArray) -> tuple[float, ...]:
+    """:data:`STATISTICS` of what is not masked; NaN if all is."""
+    present = values.compressed().astype(float)
+    if not present.size:
+        return (math.nan,) * len(STATISTICS)
+    quantiles = np.quantile(present, plots.QUANTILES)
+    return tuple(map(float, (present.mean(), present.std(), *quantiles)))
+
+
+def _panel(of_layers: Mapping[str, np.ma.MaskedArray], layers: Sequence[str]) -> np.ma.MaskedArray:
+    """(N) of each layer -> (N, layers), masked where a layer is missing."""
+    missing = np.ma.masked_all(len(next(iter(of_layers.values()))))
+    return np.ma.stack([of_layers.get(layer, missing) for layer in layers], 1)
+
+
+def _by_normalizer(ratios: Mapping[str, Ratios]) -> Values:
+    names = dict.fromkeys(n for r in ratios.values() for n in r.normalizers)
+    return {
+        name: {
+            layer: np.ma.masked_invalid(r.values[:, [r.normalizers.index(name)]].numpy())
+            for layer, r in ratios.items()
+            if name in r.normalizers
+        }
+        for name in names
+    }
+
+
+def _mean_distance(ratios: Mapping[str, Ratios]) -> float:
+    """Mean abs(lambda - 1/K) over layers."""
+    return float(np.nanmean([r.distance for r in ratios.values()]))
+
+
+def _merged(orders: Iterable[Collection[str]]) -> list[str]:
+    """All names, each behind the one it follows in its own order, the longest order first."""
+    merged: list[str] = []
+    for names in sorted(orders, key=len, reverse=True):
+        place = 0
+        for name in names:
+            if name not in merged:
+                merged.insert(place, name)
+            place = merged.index(name) + 1
+    return merged

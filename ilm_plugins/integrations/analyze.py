@@ -1,9 +1,10 @@
-"""What the adaptive layers of a trained model do to images; see ``tools/analyze.py``."""
+"""Show what the adaptive layers of a trained model do to images; see ``tools/analyze.py``."""
 
 import argparse
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,17 @@ import torch
 from torch import nn
 
 from ..analysis.collect import collect_ratios, collect_rescaling
-from ..analysis.embed import METHODS
-from ..analysis.images import Images, open_images
 from ..checkpoints import CheckpointError, check_fits, find_absent, loading, unwrap_state
+from ..data.images import Images, open_images
 from ..errors import UserError
 from ..layers import NORMS
-from . import convert, training, zoo
-from .subject import Subject
+from . import convert, named_models, training
+from .inference import Forward, Inference
 from .training import building, positive
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Look at a model's layers.
+    """Analyze a model's layers.
 
     Returns:
         The exit status: 0, or 2 after printing one line about the user's mistake.
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Look at a model's layers, and print the summary."""
+    """Analyze a model's layers, and print the summary."""
     with loading(unsafe=args.unsafe):
         print(args.run(args))
     print(f"written to {args.output}")
@@ -50,14 +50,11 @@ def parser() -> argparse.ArgumentParser:
         description="The ratios of EN and SN layers, as in Figs. 4 and 6 to 8 of the EN paper: "
         "means by layer, class and image, the spread between images, and a map of the images.",
     )
-    ratios.add_argument(
-        "--embedding", choices=METHODS, default="pca", help="how images are mapped; tsne is slow"
-    )
     omega = commands.add_parser(
         "omega",
         help="ILM's and AssocNorm's omega and beta by layer, class and image",
         description="How far omega and beta of ILM layers and AssocNorm are from B_omega and "
-        "B_beta, by layer, key group and class, and which images move them most.",
+        "B_beta, by layer, key group, class and image, and a map of the images.",
     )
     dynamics = commands.add_parser(
         "dynamics",
@@ -65,12 +62,20 @@ def parser() -> argparse.ArgumentParser:
         description="The mean ratios of EN and SN layers by checkpoint, as in Fig. 5 of the EN "
         "paper. Checkpoints are in the order of the last number in their names.",
     )
-    for command, run in ((ratios, run_ratios), (omega, run_omega), (dynamics, run_dynamics)):
-        command.set_defaults(run=run)
+    for command in (ratios, omega, dynamics):
         _add_options(command)
     for command in (ratios, omega):
         command.add_argument("--checkpoint", required=True, metavar="FILE")
+        command.add_argument(
+            "--embedding",
+            choices=("pca", "tsne"),
+            default="pca",
+            help="how images are mapped; tsne is slow",
+        )
+    ratios.set_defaults(run=run_images, collect=collect_ratios, write="write_ratios")
+    omega.set_defaults(run=run_images, collect=collect_rescaling, write="write_rescaling")
     dynamics.add_argument("--checkpoint", required=True, nargs="+", metavar="FILE")
+    dynamics.set_defaults(run=run_dynamics)
     return p
 
 
@@ -123,43 +128,38 @@ def _add_options(p: argparse.ArgumentParser) -> None:
     )
 
 
-def run_ratios(args: argparse.Namespace) -> str:
-    from ..analysis.ratios import write_ratios
+def run_images(args: argparse.Namespace) -> str:
+    """Compare images by the ratios, or by omega and beta; return the summary."""
+    from ..analysis import tables
 
-    subject, images, batch_size, folder = prepare(args)
-    load_weights(subject.model, args.checkpoint)
-    found = collect_ratios(subject.model, images.batches(batch_size), _telling(subject), args.match)
-    return write_ratios(folder, found, images, _title(args, subject, images), args.embedding)
-
-
-def run_omega(args: argparse.Namespace) -> str:
-    from ..analysis.rescaling import write_rescaling
-
-    subject, images, batch_size, folder = prepare(args)
-    load_weights(subject.model, args.checkpoint)
-    found = collect_rescaling(
-        subject.model, images.batches(batch_size), _telling(subject), args.match
-    )
-    return write_rescaling(folder, found, images, _title(args, subject, images))
+    inference, images, batches, folder = prepare(args)
+    load_weights(inference.model, args.checkpoint)
+    found = args.collect(inference.model, batches(), one_line_errors(inference.forward), args.match)
+    title = f"{inference.name}, {Path(args.checkpoint).name}, {_describe(images, args)}"
+    return getattr(tables, args.write)(folder, found, images, title, args.embedding)
 
 
 def run_dynamics(args: argparse.Namespace) -> str:
-    from ..analysis.ratios import write_dynamics
+    """Compare checkpoints by the ratios; return the summary."""
+    from ..analysis.tables import write_dynamics
 
     steps = sort_by_step(args.checkpoint)
-    subject, images, batch_size, folder = prepare(args)
+    inference, images, batches, folder = prepare(args)
     found = []
     for path in steps.values():
-        load_weights(subject.model, path)
-        batches = images.batches(batch_size)
-        found.append(collect_ratios(subject.model, batches, _telling(subject), args.match))
+        load_weights(inference.model, path)
+        forward = one_line_errors(inference.forward)
+        found.append(collect_ratios(inference.model, batches(), forward, args.match))
     label = "epoch" if "epoch" in Path(args.checkpoint[0]).name else "iteration"
-    title = f"{subject.name}, {_count(images)} of {Path(args.images).name}"
+    title = f"{inference.name}, {_describe(images, args)}"
     return write_dynamics(folder, list(steps), found, title, label)
 
 
 def sort_by_step(paths: Sequence[str]) -> dict[int, str]:
-    """Epoch or iteration -> checkpoint, rising.
+    """Sort checkpoints by the last number in their names.
+
+    Returns:
+        Epoch or iteration -> checkpoint, rising.
 
     Raises:
         UserError: a name has no number in it, or two have the same.
@@ -176,30 +176,37 @@ def sort_by_step(paths: Sequence[str]) -> dict[int, str]:
     return dict(sorted(steps.items()))
 
 
-def prepare(args: argparse.Namespace) -> tuple[Subject, Images, int, Path]:
-    """The model, untrained; the images; how many at once; and the folder to write to.
+def prepare(
+    args: argparse.Namespace,
+) -> tuple[Inference, Images, Callable[[], Iterator[list[np.ndarray]]], Path]:
+    """Load what a command needs, and check its output folder.
+
+    Returns:
+        The model with random weights, the images, a function that yields them in batches, and the
+        folder.
 
     Raises:
-        UserError: one of them is not what it should be.
+        UserError: the folder is not empty, there are no images, or see :func:`load_model`.
     """
-    # Pictures are drawn at the end; what they need shall not be missed only then.
-    from ..analysis import plots  # noqa: F401
+    # Pictures are drawn at the end; a missing package should stop the command at once.
+    from ..analysis import tables  # noqa: F401
 
     folder = Path(args.output).expanduser()
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"--output {args.output} is not empty; give a new folder")
     images = open_images(args.images, args.limit)
-    subject = load_subject(args)
+    inference = load_model(args)
     training.check_output(args.output, "--output")
-    print(f"{_count(images)} of {args.images}, each: {subject.preprocessing}")
-    return subject, images, args.batch_size or subject.batch_size, folder
+    print(f"{_count(images)} of {args.images}, each: {inference.preprocessing}")
+    batches = partial(images.batches, args.batch_size or inference.batch_size)
+    return inference, images, batches, folder
 
 
-def load_subject(args: argparse.Namespace) -> Subject:
-    """The model that ``--config-file`` or ``--model`` names, untrained.
+def load_model(args: argparse.Namespace) -> Inference:
+    """Build the model of ``--config-file`` or ``--model``, with random weights.
 
     Raises:
-        UserError: there is none, options contradict each other, or there is no such device.
+        UserError: there is no such model or device, or options contradict each other.
     """
     try:
         torch.empty(0, device=args.device)
@@ -209,7 +216,7 @@ def load_subject(args: argparse.Namespace) -> Subject:
     if args.model is not None:
         if args.opts:
             raise UserError("--opts with --model: overrides are of a config; leave them out")
-        return zoo.load(args.model, args.norm, args.num_classes, args.size, args.device)
+        return named_models.load(args.model, args.norm, args.num_classes, args.size, args.device)
     given = [option for option, value in of_model.items() if value is not None]
     if given:
         raise UserError(f"{given[0]} with --config-file: the config says it; leave it out")
@@ -224,11 +231,11 @@ def load_subject(args: argparse.Namespace) -> Subject:
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
-    """Load a checkpoint that has all of a model's tensors; what else it has is left.
+    """Load a checkpoint that has all of a model's tensors; ignore its other entries.
 
     Raises:
         UserError: it holds no state dict.
-        CheckpointError: it cannot be read, or is of another model.
+        CheckpointError: it is unreadable, or lacks some of the model's tensors.
     """
     _, state = convert.find_state(convert.read_any(path), path)
     state = unwrap_state(state, model)
@@ -243,12 +250,12 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def _telling(subject: Subject) -> Callable[[Sequence[np.ndarray]], Any]:
-    """The model's forward, whose errors are told in one line."""
+def one_line_errors(forward: Forward) -> Forward:
+    """Make a model's forward raise UserError for any error of the model; seed the generators."""
 
-    def forward(images: Sequence[np.ndarray]) -> Any:
+    def checked(images: Sequence[np.ndarray]) -> Any:
         try:
-            return subject.forward(images)
+            return forward(images)
         except UserError:
             raise
         except Exception as error:  # models raise what they like
@@ -259,17 +266,14 @@ def _telling(subject: Subject) -> Callable[[Sequence[np.ndarray]], Any]:
                 "it takes, of one size, or --batch-size 1"
             ) from error
 
-    # Dropout may be at work in evaluation, too.
+    # Some models apply dropout in evaluation, too.
     torch.manual_seed(0)
-    return forward
+    return checked
 
 
 def _count(images: Images) -> str:
     return f"{len(images):,} {'image' if len(images) == 1 else 'images'}"
 
 
-def _title(args: argparse.Namespace, subject: Subject, images: Images) -> str:
-    return (
-        f"{subject.name}, {Path(args.checkpoint).name}, {_count(images)} of "
-        f"{Path(args.images).name}"
-    )
+def _describe(images: Images, args: argparse.Namespace) -> str:
+    return f"{_count(images)} of {Path(args.images).name}"

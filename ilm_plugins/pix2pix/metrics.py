@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from .. import checkpoints
+from ..data.images import read_image
 from ..errors import UserError
 from ..integrations.training import add_traceback, command
-from .pairs import check_pairs, read_image, two_folders
+from .pairs import check_pairs, two_folders
 
 NO_WEIGHTS = "not computed: LPIPS needs the weights of AlexNet; give a local file of them"
 

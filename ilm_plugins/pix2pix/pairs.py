@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..data.images import ENDINGS, read_image
 from ..errors import UserError
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 #: Which half is the input: "right-to-left" translates the right half into the left one.
 DIRECTIONS = ("right-to-left", "left-to-right")
@@ -128,12 +127,6 @@ def _problem(path: Path) -> str | tuple[int, int]:
         return read_image(path).size
     except Exception as error:  # a broken file can raise anything
         return f"{path} is unreadable ({' '.join(str(error).split())})"
-
-
-def read_image(path: str | os.PathLike) -> Image.Image:
-    """An image file in RGB."""
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def _some(items: list[str]) -> str:

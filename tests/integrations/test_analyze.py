@@ -18,7 +18,7 @@ from PIL import Image
 import fresh
 from faults import NOT_DENSE
 from ilm_plugins.checkpoints import CheckpointError, write
-from ilm_plugins.integrations import analyze, zoo
+from ilm_plugins.integrations import analyze, named_models
 from ilm_plugins.layers import ExemplarNorm
 from runs import write_class_folders
 
@@ -35,12 +35,12 @@ def folder(tmp_path_factory):
 def checkpoint(path, model=MODEL, norm="EN", seed=0):
     """One of a resnet18 of two classes, whose ratios are not uniform."""
     torch.manual_seed(seed)
-    subject = zoo.load(model, norm, 2, 32, "cpu")
-    for layer in subject.model.modules():
+    inference = named_models.load(model, norm, 2, 32, "cpu")
+    for layer in inference.model.modules():
         if isinstance(layer, ExemplarNorm):
             torch.nn.init.normal_(layer.ratio.weight, std=0.5)
-    write({"state_dict": subject.model.state_dict()}, path)
-    return subject
+    write({"state_dict": inference.model.state_dict()}, path)
+    return inference
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +59,23 @@ def rows(path):
 
 
 def test_ratios_of_a_torchvision_model(folder, trained, tmp_path, capsys):
-    path, subject = trained
+    path, inference = trained
     options = ("--checkpoint", path, "--output", tmp_path / "out", "--batch-size", 4)
     assert run("ratios", folder, *EN, *options, "--device", "cpu") == 0
     printed = capsys.readouterr().out
-    assert f"6 images of {folder}, each: short side to 32 pixels, central square" in printed
+    assert (
+        f"6 images of {folder}, each: ImageClassification( crop_size=[32] resize_size=[32]"
+        in printed
+    )
     assert "resnet18, epoch_3.pth, 6 images" in printed and "over 20 layers" in printed
 
     # The first layer's, by hand.
-    model = subject.model.eval()
+    model = inference.model.eval()
     images = [np.asarray(Image.open(p)) for p in sorted(folder.rglob("*.png"))]
     x = torch.stack([torch.tensor(i[4:36]).permute(2, 0, 1) / 255 for i in images])
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in zoo.IMAGENET)
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     expected = model.bn1.ratios(model.conv1((x - mean) / std))
     found = rows(tmp_path / "out" / "ratios_by_image.csv")
     assert [row["image"] for row in found][:4] == [
@@ -257,13 +262,12 @@ def test_nothing_is_overwritten(folder, trained, tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["summary.txt"]
 
 
-def test_images_that_the_model_cannot_take_are_told(folder, trained, tmp_path, capsys):
+def test_images_that_the_model_cannot_take_are_named():
     def forward(images):
         raise RuntimeError("stack expects each tensor to be equal size")
 
-    subject = analyze.Subject("a model", trained[1].model, forward, 2, "")
     with pytest.raises(analyze.UserError, match=r"on 1 images of 8 x 5: RuntimeError: stack exp"):
-        analyze._telling(subject)([np.zeros((5, 8, 3), np.uint8)])
+        analyze.one_line_errors(forward)([np.zeros((5, 8, 3), np.uint8)])
 
 
 def test_the_tool_runs_and_says_how(root):
@@ -273,7 +277,12 @@ def test_the_tool_runs_and_says_how(root):
 
 
 @pytest.mark.parametrize(
-    "package", ["matplotlib", *(pytest.param(p, marks=pytest.mark.wide) for p in ("numpy", "PIL"))]
+    "package",
+    [
+        "matplotlib",
+        "sklearn",
+        *(pytest.param(p, marks=pytest.mark.wide) for p in ("numpy", "PIL")),
+    ],
 )
 def test_without_a_package_one_line_says_what_to_install(package, root, folder, trained, tmp_path):
     tool = root / "tools" / "analyze.py"

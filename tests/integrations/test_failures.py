@@ -201,7 +201,7 @@ TOOLS = {
     "convert.py": ("integrations.convert", "change_of", ["a.pth", "b.pth", "--to", "EN"]),
     "analyze.py": (
         "integrations.analyze",
-        "run_omega",
+        "run_images",
         ["omega", "a", "--model", "timm:b", "--checkpoint", "c", "--output", "d"],
     ),
     "reproduce.py": ("reproduction.main", "list_", ["list"]),

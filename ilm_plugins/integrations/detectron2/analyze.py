@@ -1,4 +1,4 @@
-"""Models of detectron2's configs, run on images as its DefaultPredictor does."""
+"""Models of detectron2's configs, preprocessing images as its DefaultPredictor does."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from detectron2.config import CfgNode, instantiate
 from detectron2.data import transforms as T
 from omegaconf import OmegaConf
 
-from ..subject import Subject
+from ..inference import Inference, describe_scaling
 from . import train
 
 
-def load(args: argparse.Namespace) -> Subject:
-    """A config's model, untrained, with the resizing of its evaluation.
+def load(args: argparse.Namespace) -> Inference:
+    """Build a config's model, with random weights, and the resizing of its evaluation.
 
     Args:
         args: as of :func:`ilm_plugins.integrations.training.parser`, and ``device``.
@@ -45,10 +45,8 @@ def load(args: argparse.Namespace) -> Subject:
 
     words = ", ".join(map(str, augmentations)) or "not resized"
     mean, std = getattr(model, "pixel_mean", None), getattr(model, "pixel_std", None)
-    if mean is not None:
-        values = (", ".join(f"{x:.4g}" for x in t.flatten().tolist()) for t in (mean, std))
-        words += ", mean {}, std {} ({} of 0..255)".format(*values, order)
-    return Subject(Path(args.config_file).stem, model, forward, 1, words)
+    words += describe_scaling(mean, std, order)
+    return Inference(Path(args.config_file).stem, model, forward, 1, words)
 
 
 def _entry(image: np.ndarray, augment: T.AugmentationList, order: str) -> dict:

@@ -1,4 +1,4 @@
-"""Models of MMEngine's configs, run on images as their test pipeline and ``test_step`` do."""
+"""Models of MMEngine's configs, with their test pipeline and ``test_step``."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from PIL import Image
@@ -17,12 +16,12 @@ from torch import nn
 from ...errors import UserError
 from ...pix2pix.networks import Pix2Pix
 from ...pix2pix.pairs import DIRECTIONS, resize
-from ..subject import Subject
+from ..inference import Inference, describe_scaling
 from . import train
 
 
-def load(args: argparse.Namespace) -> Subject:
-    """A config's model, untrained, with the pipeline of its ``test_dataloader``.
+def load(args: argparse.Namespace) -> Inference:
+    """Build a config's model, with random weights, and the pipeline of its ``test_dataloader``.
 
     Args:
         args: as of :func:`ilm_plugins.integrations.training.parser`, and ``device``.
@@ -48,7 +47,7 @@ def load(args: argparse.Namespace) -> Subject:
     steps = [step for step in dataset["pipeline"] if not _loads(step)]
     bgr = any(_loads(step, image=True) for step in dataset["pipeline"])
     forward = partial(_test, model, Compose(steps), bgr)
-    return Subject(name, model, forward, batch_size, _words(cfg, model, steps, bgr))
+    return Inference(name, model, forward, batch_size, _words(model, steps, bgr))
 
 
 def _loads(step: dict, image: bool = False) -> bool:
@@ -64,7 +63,7 @@ def _test(model: nn.Module, pipeline: Compose, bgr: bool, images: Sequence[np.nd
 
 
 def _entry(number: int, image: np.ndarray) -> dict:
-    """What has been loaded, as LoadImageFromFile leaves it."""
+    """The results of LoadImageFromFile for an image in memory."""
     height, width = image.shape[:2]
     return {
         "img": np.array(image),
@@ -77,22 +76,18 @@ def _entry(number: int, image: np.ndarray) -> dict:
     }
 
 
-def _words(cfg: Config, model: nn.Module, steps: Sequence[dict], bgr: bool) -> str:
+def _words(model: nn.Module, steps: Sequence[dict], bgr: bool) -> str:
     names = " > ".join(str(step["type"]) for step in steps)
     preprocessor = getattr(model, "data_preprocessor", None)
     mean, std = (getattr(preprocessor, key, None) for key in ("mean", "std"))
-    scale = ""
-    if mean is not None:
-        mean, std = (", ".join(f"{x:.4g}" for x in t.flatten().tolist()) for t in (mean, std))
-        flips = getattr(
-            preprocessor, "_channel_conversion", getattr(preprocessor, "channel_conversion", False)
-        )
-        order = "RGB" if bgr == bool(flips) else "BGR"
-        scale = f", mean {mean}, std {std} ({order} of 0..255)"
-    return f"the config's test pipeline, {names}{scale}"
+    flips = getattr(
+        preprocessor, "_channel_conversion", getattr(preprocessor, "channel_conversion", False)
+    )
+    scaling = describe_scaling(mean, std, "RGB" if bgr == bool(flips) else "BGR")
+    return f"the config's test pipeline, {names}{scaling}"
 
 
-def _translation(name: str, model: Pix2Pix, dataset: dict, batch_size: int) -> Subject:
+def _translation(name: str, model: Pix2Pix, dataset: dict, batch_size: int) -> Inference:
     size, direction = dataset.get("size", 256), dataset.get("direction", DIRECTIONS[0])
     halves = "pair_path" in (dataset.get("data_prefix") or {"pair_path": ""})
 
@@ -103,7 +98,7 @@ def _translation(name: str, model: Pix2Pix, dataset: dict, batch_size: int) -> S
 
     half = {"right-to-left": "right", "left-to-right": "left"}[direction]
     words = f"{f'the {half} half' if halves else 'whole images'}, {size} x {size} pixels, -1 to 1"
-    return Subject(name, model, forward, batch_size, words)
+    return Inference(name, model, forward, batch_size, words)
 
 
 def _input(image: np.ndarray, halves: bool, direction: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Tables, pictures and summaries of what layers do."""
+"""Tables, pictures and summaries of what layers do to images."""
 
 import csv
 from itertools import pairwise
@@ -7,17 +7,24 @@ import pytest
 import torch
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+pytest.importorskip("sklearn", reason="maps of images need scikit-learn")
 
 import numpy as np
 from PIL import Image
 
 from ilm_plugins.analysis import plots
 from ilm_plugins.analysis.collect import Ratios, Rescaling
-from ilm_plugins.analysis.images import Images
-from ilm_plugins.analysis.ratios import write_dynamics, write_ratios
-from ilm_plugins.analysis.rescaling import write_rescaling
+from ilm_plugins.analysis.tables import (
+    embed,
+    share_between_classes,
+    write_dynamics,
+    write_ratios,
+    write_rescaling,
+)
+from ilm_plugins.data.images import Images
 
 NORMALIZERS = ("IN", "LN", "BN")
+PICTURES = ("by_class", "by_image", "spread", "map")
 
 
 def images(n, classes=2):
@@ -37,9 +44,19 @@ def ratios(n=6, layers=3, seed=0):
     }
 
 
-def table(path):
+def rescaling(n=6):
+    generator = torch.Generator().manual_seed(0)
+    return {
+        f"stage.{i}.norm": Rescaling(*0.1 * torch.randn(2, n, groups, generator=generator))
+        for i, groups in enumerate((2, 4))
+    }
+
+
+def table(path, **chosen):
+    """The rows of a CSV file in which columns have the chosen values."""
     with path.open() as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    return [row for row in rows if all(row[column] == v for column, v in chosen.items())]
 
 
 def check_pictures(folder, *names):
@@ -49,12 +66,22 @@ def check_pictures(folder, *names):
             assert len(image.convert("L").getcolors(256)) > 5
 
 
+def check_statistics(row, values):
+    assert float(row["mean"]) == pytest.approx(values.mean().item(), abs=1e-5)
+    assert float(row["std"]) == pytest.approx(values.std(correction=0).item(), abs=1e-5)
+    assert float(row["q50"]) == pytest.approx(np.median(values), abs=1e-5)
+    quantiles = [float(row[name]) for name in plots.QUANTILE_NAMES]
+    assert all(low <= high for low, high in pairwise(quantiles))
+
+
 def test_ratios(tmp_path):
     found = ratios()
     text = write_ratios(tmp_path, found, images(6), "a model")
-    names = {f"ratios_{what}{end}" for what in WRITTEN for end in (".csv", ".png")}
+    pictures = {f"ratios_{what}" for what in (*PICTURES, "by_layer")}
+    tables = pictures - {"ratios_spread"}
+    names = {f"{name}.png" for name in pictures} | {f"{name}.csv" for name in tables}
     assert {p.name for p in tmp_path.iterdir()} == {*names, "summary.txt"}
-    check_pictures(tmp_path, *(f"ratios_{what}" for what in WRITTEN))
+    check_pictures(tmp_path, *pictures)
     assert (tmp_path / "summary.txt").read_text() == text + "\n"
 
     values = torch.stack([r.values for r in found.values()])
@@ -62,29 +89,28 @@ def test_ratios(tmp_path):
     rows = table(tmp_path / "ratios_by_layer.csv")
     assert len(rows) == 9
     for row, of_layer in zip(rows, values.permute(0, 2, 1).flatten(0, 1), strict=True):
-        assert float(row["mean"]) == pytest.approx(of_layer.mean().item(), abs=1e-5)
-        assert float(row["std"]) == pytest.approx(of_layer.std(correction=0).item(), abs=1e-5)
-    rows = table(tmp_path / "ratios_by_class.csv")
-    assert len(rows) == 3 * 2 * 3
-    (row,) = (r for r in rows if list(r.values())[:3] == ["stage.1.norm", "class 1", "BN"])
-    assert float(row["mean"]) == pytest.approx(values[1, 1::2, 2].mean().item(), abs=1e-5)
+        check_statistics(row, of_layer)
+    assert len(table(tmp_path / "ratios_by_class.csv")) == 3 * 2 * 3
+    chosen = {"layer": "stage.1.norm", "class": "class 1", "normalizer": "BN"}
+    (row,) = table(tmp_path / "ratios_by_class.csv", **chosen)
+    check_statistics(row, values[1, 1::2, 2])
+    difference = values[1, 1::2, 2].mean() - values[1, :, 2].mean()
+    assert float(row["distance"]) == pytest.approx(difference.item(), abs=1e-5)
     rows = table(tmp_path / "ratios_by_image.csv")
     assert [r["image"] for r in rows] == [f"{i}.png" for i in range(6)]
     assert float(rows[4]["stage.2.norm/LN"]) == pytest.approx(values[2, 4, 1].item(), abs=1e-5)
-    quantiles = [float(v) for v in list(table(tmp_path / "ratios_spread.csv")[3].values())[4:]]
-    assert all(low <= high for low, high in pairwise(quantiles))
-    assert quantiles[3] == pytest.approx(np.median(values[1, :, 0]), abs=1e-5)
+    distances = (values - values.mean(1, keepdim=True)).square().sum((0, 2)).sqrt()
+    assert [float(r["distance"]) for r in rows] == pytest.approx(distances.tolist(), abs=1e-5)
+    assert f"of all images: {distances.argmax()}.png, {distances.max():.4f}" in text
     rows = table(tmp_path / "ratios_map.csv")
     assert len(rows) == 6 and len({row["x"] for row in rows}) == 6
 
 
-WRITTEN = ("by_layer", "by_class", "by_image", "spread", "map")
-
-
-def test_without_classes_nothing_is_written_by_class(tmp_path):
-    write_ratios(tmp_path, ratios(), images(6, classes=0), "a model")
-    names = {p.stem for p in tmp_path.iterdir()}
-    assert names == {"summary", *(f"ratios_{what}" for what in WRITTEN)} - {"ratios_by_class"}
+@pytest.mark.parametrize("write, found", [(write_ratios, ratios()), (write_rescaling, rescaling())])
+def test_without_classes_nothing_is_written_by_class(write, found, tmp_path):
+    write(tmp_path, found, images(6, classes=0), "a model")
+    names = {p.stem.partition("_")[2] for p in tmp_path.iterdir()}
+    assert names >= {*PICTURES} - {"by_class"} and "by_class" not in names
 
 
 def test_ratios_that_all_images_share_have_one_table(tmp_path):
@@ -108,20 +134,27 @@ def test_layers_with_other_normalizers_and_missing_images(tmp_path):
     found["stage.2.norm"] = Ratios(("GN", "BN"), torch.rand(6, 2).double().softmax(1))
     found["stage.0.norm"].values[0] = torch.nan
     text = write_ratios(tmp_path, found, images(6), "a model")
-    check_pictures(tmp_path, *(f"ratios_{what}" for what in WRITTEN))
+    check_pictures(tmp_path, *(f"ratios_{what}" for what in PICTURES))
     seen = [found["stage.0.norm"].values[1:], *(r.values for r in list(found.values())[1:])]
     deviation = torch.cat([values.std(0, correction=0) for values in seen]).mean()
     assert f"between images, mean over layers: {deviation:.4f}" in text
     assert table(tmp_path / "ratios_by_image.csv")[0]["stage.0.norm/IN"] == ""
-    (row,) = (
-        r
-        for r in table(tmp_path / "ratios_by_class.csv")
-        if list(r.values())[:3] == ["stage.0.norm", "class 0", "IN"]
-    )
-    expected = found["stage.0.norm"].values[2::2, 0].mean().item()
-    assert float(row["mean"]) == pytest.approx(expected, abs=1e-5)
-    (row,) = (r for r in table(tmp_path / "ratios_by_layer.csv") if r["normalizer"] == "GN")
+    chosen = {"layer": "stage.0.norm", "class": "class 0", "normalizer": "IN"}
+    (row,) = table(tmp_path / "ratios_by_class.csv", **chosen)
+    check_statistics(row, found["stage.0.norm"].values[2::2, 0])
+    (row,) = table(tmp_path / "ratios_by_layer.csv", normalizer="GN")
     assert row["layer"] == "stage.2.norm"
+
+
+def test_an_image_of_which_nothing_reached_a_layer_is_mapped_to_the_mean(tmp_path):
+    found = ratios(6)
+    for r in found.values():
+        r.values[1] = torch.nan
+    write_ratios(tmp_path, found, images(6), "a model")
+    (row,) = table(tmp_path / "ratios_map.csv", image="1.png")
+    assert float(row["x"]) == pytest.approx(0, abs=1e-9) == pytest.approx(float(row["y"]), abs=1e-9)
+    (row,) = table(tmp_path / "ratios_by_image.csv", image="1.png")
+    assert float(row["distance"]) == 0
 
 
 def test_one_or_two_images_have_no_map(tmp_path):
@@ -176,76 +209,89 @@ def test_layers_are_in_the_order_of_the_checkpoint_that_has_most(tmp_path):
 
 
 def test_rescaling(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    layers = {
-        name: Rescaling(*0.1 * torch.randn(2, 6, groups, generator=generator))
-        for name, groups in {"stage.0.norm": 2, "stage.1.norm": 4}.items()
-    }
+    layers = rescaling()
     layers["stage.0.norm"].omega.add_(0.5)
     layers["stage.1.norm"].omega[4] += 3
-    layers["stage.0.norm"].beta[1] -= 3
+    layers["stage.0.norm"].beta[1] -= 2
     text = write_rescaling(tmp_path, layers, images(6), "a model")
-    written = ("by_layer", "by_class", "ranking")
-    check_pictures(tmp_path, *(f"rescaling_{what}" for what in written))
-    assert "omega is moved most by 4.png" in text and "beta is moved most by 1.png" in text
+    check_pictures(tmp_path, *(f"rescaling_{what}" for what in PICTURES))
+    assert "farthest from the mean of all images: 4.png" in text
 
-    ranking = table(tmp_path / "rescaling_ranking.csv")
-    assert len(ranking) == 12
-    first = {row["parameter"]: row for row in ranking if row["rank"] == "1"}
-    assert (first["omega"]["image"], first["omega"]["most_in_layer"]) == ("4.png", "stage.1.norm")
-    assert (first["beta"]["image"], first["beta"]["class"]) == ("1.png", "class 1")
-    moves = [v.omega - v.omega.mean(0) for v in layers.values()]
-    expected = np.mean([v[4].square().mean().sqrt() for v in moves])
-    assert float(first["omega"]["rms"]) == pytest.approx(expected, abs=1e-5)
+    moves = {name: v.omega - v.omega.mean(0) for name, v in layers.items()}
     rows = table(tmp_path / "rescaling_by_image.csv")
-    of_four = float(rows[4]["stage.1.norm/omega"])
-    assert of_four == pytest.approx(moves[1][4].square().mean().sqrt().item(), abs=1e-5)
-    (row,) = (
-        r
-        for r in table(tmp_path / "rescaling_by_layer.csv")
-        if list(r.values())[1:4] == ["stage.0.norm", "omega", "from_B"]
-    )
+    assert max(rows, key=lambda row: float(row["stage.0.norm/beta"]))["image"] == "1.png"
+    expected = moves["stage.1.norm"][4].square().mean().sqrt().item()
+    assert float(rows[4]["stage.1.norm/omega"]) == pytest.approx(expected, abs=1e-5)
+    squares = [
+        (getattr(v, p) - getattr(v, p).mean(0))[4].square().mean().item()
+        for v in layers.values()
+        for p in ("omega", "beta")
+    ]
+    assert float(rows[4]["distance"]) == pytest.approx(sum(squares) ** 0.5, abs=1e-5)
     values = layers["stage.0.norm"].omega
-    assert float(row["mean"]) == pytest.approx(values.mean().item(), abs=1e-5)
-    rows = table(tmp_path / "rescaling_by_class.csv")
-    (row,) = (r for r in rows if list(r.values())[:3] == ["stage.1.norm", "class 0", "omega"])
-    expected = moves[1][::2].mean(0).square().mean().sqrt().item()
-    assert float(row["rms"]) == pytest.approx(expected, abs=1e-5)
-    of_class = layers["stage.1.norm"].omega[::2]
-    assert float(row["mean"]) == pytest.approx(of_class.mean().item(), abs=1e-5)
-    assert float(row["std"]) == pytest.approx(of_class.std(correction=0).item(), abs=1e-5)
-    assert float(row["q50"]) == pytest.approx(np.median(of_class), abs=1e-5)
-    assert len(table(tmp_path / "rescaling_by_group.csv")) == 2 * (2 + 4)
+    chosen = {"layer": "stage.0.norm", "parameter": "omega"}
+    (row,) = table(tmp_path / "rescaling_by_layer.csv", **chosen)
+    check_statistics(row, values)
+    groups = table(tmp_path / "rescaling_by_group.csv", **chosen)
+    for group, (row, column) in enumerate(zip(groups, values.unbind(1), strict=True)):
+        assert row["key_group"] == str(group)
+        check_statistics(row, column)
+    chosen = {"layer": "stage.1.norm", "class": "class 0", "parameter": "omega"}
+    (row,) = table(tmp_path / "rescaling_by_class.csv", **chosen)
+    expected = moves["stage.1.norm"][::2].mean(0).square().mean().sqrt().item()
+    assert float(row["distance"]) == pytest.approx(expected, abs=1e-5)
+    check_statistics(row, layers["stage.1.norm"].omega[::2])
 
 
-def test_images_of_which_nothing_reached_a_layer_have_no_rank(tmp_path, monkeypatch):
+def test_a_class_of_which_nothing_reached_a_layer_has_empty_cells(tmp_path):
     layers = {"norm": Rescaling(torch.randn(6, 2), torch.randn(6, 2))}
     for values in (layers["norm"].omega, layers["norm"].beta):
-        values[1::2] = torch.nan  # those of a class
-    drawn = {}
-    draw = plots.thumbnails
-    monkeypatch.setattr(
-        plots, "thumbnails", lambda rows, title: (drawn.update(rows), draw(rows, title))[1]
-    )
+        values[1::2] = torch.nan
     write_rescaling(tmp_path, layers, images(6), "a model")
-    ranking = table(tmp_path / "rescaling_ranking.csv")
-    assert [row["rank"] for row in ranking] == ["1", "2", "3"] * 2
-    assert {row["image"] for row in ranking} == {"0.png", "2.png", "4.png"}
-    for row in drawn.values():
-        assert len(row) == 3 and not any("nan" in caption for caption, _ in row)
+    check_pictures(tmp_path, *(f"rescaling_{what}" for what in PICTURES))
     assert table(tmp_path / "rescaling_by_image.csv")[1]["norm/omega"] == ""
-    of_class = {
-        row["class"]: row
-        for row in table(tmp_path / "rescaling_by_class.csv")
-        if row["parameter"] == "beta"
-    }
-    assert of_class["class 0"]["mean"] and not of_class["class 1"]["mean"]
+    one, other = table(tmp_path / "rescaling_by_class.csv", parameter="beta")
+    assert one["mean"] and one["distance"] and not other["mean"] and not other["distance"]
 
 
-def test_rescaling_without_classes(tmp_path):
-    layers = {"norm": Rescaling(torch.randn(3, 2), torch.randn(3, 2))}
-    write_rescaling(tmp_path, layers, images(3, classes=0), "a model")
-    assert not list(tmp_path.glob("*class*"))
+def test_rescaling_that_all_images_share_has_no_map(tmp_path):
+    layers = {"norm": Rescaling(torch.full((6, 2), 0.5), torch.zeros(6, 2))}
+    text = write_rescaling(tmp_path, layers, images(6), "a model")
+    assert "+0.5000 +- 0.0000" in text and not (tmp_path / "rescaling_map.csv").exists()
+    check_pictures(tmp_path, "rescaling_spread", "rescaling_by_class", "rescaling_by_image")
+
+
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
+def test_principal_components_are_the_directions_of_largest_variance(signs):
+    generator = torch.Generator().manual_seed(0)
+    orthonormal = torch.linalg.qr(torch.randn(200, 3, generator=generator).double())[0]
+    orthonormal = torch.linalg.qr(orthonormal - orthonormal.mean(0))[0]
+    along = orthonormal * torch.tensor([3.0 * signs[0], 1.0 * signs[1], 0.1])
+    directions = torch.tensor([[0.8, 0.6, 0.0], [0.0, 0.0, -1.0], [0.6, -0.8, 0.0]]).double()
+    points, axes = embed((along @ directions + 5).numpy(), "pca")
+    # The largest loading of either is positive.
+    expected = along[:, :2] * torch.tensor([1.0, -1.0])
+    np.testing.assert_allclose(points, expected.numpy(), atol=1e-9)
+    assert axes[0] == f"principal component 1 ({9 / 10.01:.0%} of the variance)"
+
+
+def test_tsne_keeps_clusters_together():
+    labels = np.arange(3).repeat(20)
+    features = np.eye(3)[labels] + 0.05 * np.random.default_rng(0).standard_normal((60, 3))
+    points, axes = embed(features, "tsne")
+    assert points.shape == (60, 2) and axes == ("t-SNE 1", "t-SNE 2")
+    assert share_between_classes(points, labels) > 0.9
+    np.testing.assert_array_equal(embed(features, "tsne")[0], points)
+
+
+def test_share_between_classes():
+    labels = [0, 0, 1, 1]
+    features = np.array([[0.0], [0.0], [2.0], [2.0]])
+    assert share_between_classes(features, labels) == pytest.approx(1)
+    assert share_between_classes(features[[0, 2, 0, 2]], labels) == pytest.approx(0)
+    # Between: 4 * 1; within: 4 * 1.
+    assert share_between_classes(np.array([[0.0], [2.0], [2.0], [4.0]]), labels) == 0.5
+    assert share_between_classes(np.ones((4, 2)), labels) == 0
 
 
 def test_names_are_shortened_by_what_all_share():

@@ -1,4 +1,4 @@
-"""Images to look at layers with: a folder, with or without classes, or a packed archive."""
+"""Images to analyze: a folder, with or without class folders, or a packed archive."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -6,20 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
-from ..data.packed import read_packed
 from ..errors import UserError
-from ..pix2pix.pairs import ENDINGS, read_image
+from .packed import read_packed
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def read_image(path: str | os.PathLike) -> Image.Image:
+    """Read an image file as RGB."""
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images by number, decoded when asked for.
+    """A sequence of images, each decoded when it is indexed.
 
     Attributes:
-        names: of files, relative to the folder; of an archive's images, their numbers.
-        labels: of each image, its class; None where there are no classes.
+        names: files relative to the folder, or the numbers of an archive's images.
+        labels: the class of each image; None without classes.
         classes: names of the classes.
         sources: files, or images (H, W, 3) RGB uint8.
     """
@@ -33,7 +40,7 @@ class Images:
         return len(self.names)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(H, W, 3) RGB uint8, upright; raises UserError if it cannot be read."""
+        """(H, W, 3) RGB uint8, upright; raise UserError if the file is unreadable."""
         source = self.sources[index]
         if isinstance(source, np.ndarray):
             return source
@@ -45,7 +52,7 @@ class Images:
             ) from error
 
     def class_of(self, index: int) -> str:
-        """The name of an image's class; empty where there are no classes."""
+        """The name of an image's class; empty without classes."""
         return "" if self.labels is None else self.classes[self.labels[index]]
 
     def caption(self, index: int) -> str:
@@ -53,20 +60,21 @@ class Images:
         return "\n".join(filter(None, (self.class_of(index), Path(self.names[index]).name)))
 
     def batches(self, size: int) -> Iterator[list[np.ndarray]]:
+        """Yield all images in lists of ``size``; the last may be shorter."""
         for start in range(0, len(self), size):
             yield [self[i] for i in range(start, min(start + size, len(self)))]
 
 
 def open_images(path: str | os.PathLike, limit: int | None = None) -> Images:
-    """The images of a folder of class folders, of a flat folder, or of a packed ``.npz``.
+    """List the images of a folder of class folders, a flat folder or a packed ``.npz``.
 
     Args:
-        path: the folder, or an archive as :mod:`ilm_plugins.data.packed` has it.
-        limit: take so many, evenly spread over all; hence over the classes, too, which in folders
-            are one behind the other.
+        path: the folder, or an archive in the format of :mod:`ilm_plugins.data.packed`.
+        limit: number of images, evenly spread over all, hence over classes, too; default: all.
 
     Raises:
-        UserError: there are no images, or the folder holds both images and class folders.
+        UserError: there are no images, the folder holds both images and class folders, or the
+            archive is invalid.
     """
     path = Path(path).expanduser()
     images = _unpack(path) if path.suffix == ".npz" else _list(path)
@@ -97,10 +105,9 @@ def _list(path: Path) -> Images:
     names = [str(p.relative_to(path)) for p in files]
     in_classes = [p.parent != path for p in files]
     if any(in_classes) and not all(in_classes):
-        alone = names[in_classes.index(False)]
         raise UserError(
-            f"{path} holds images, such as {alone}, and folders of images; "
-            "give a folder of class folders, or one of images alone"
+            f"{path} holds images, such as {names[in_classes.index(False)]}, and folders of "
+            "images; give a folder of class folders, or one of images alone"
         )
     if not any(in_classes):
         return Images(names, None, (), files)

@@ -10,7 +10,7 @@ pytest.importorskip("PIL", reason="images need Pillow")
 import numpy as np
 from PIL import Image
 
-from ilm_plugins.analysis.images import open_images
+from ilm_plugins.data.images import open_images
 from ilm_plugins.errors import UserError
 
 
