@@ -1,1 +1,1 @@
-"""What models are made of, and what their layers have learned: see :mod:`.collect`."""
+"""Parameters and FLOPs of models, and what their layers have learned: see :mod:`.collect`."""

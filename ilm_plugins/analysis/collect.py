@@ -1,4 +1,4 @@
-"""What each adaptive layer of a model makes of each image.
+"""Collect the ratios, or omega and beta, of a model's adaptive layers for each image.
 
 For any ``nn.Module``, from Python::
 
@@ -7,8 +7,8 @@ For any ``nn.Module``, from Python::
     ratios = collect_ratios(model, batches)      # batches of images, (N, 3, H, W) each
     ratios["layer1.0.bn1"].values.mean(0)        # one for each of .normalizers
 
-Layers come in the order in which the model calls them, and need not all be of one kind. SN's ratios
-are two, the same for all images: they are found as ``NAME.mean`` and ``NAME.var``.
+Layers are in the order in which the model calls them, and may be of several classes. SN has two
+sets of ratios, the same for all images, under ``NAME.mean`` and ``NAME.var``.
 """
 
 from collections import Counter
@@ -29,11 +29,11 @@ from ..surgery.common import Match, check_match, matches
 
 @dataclass(frozen=True)
 class Ratios:
-    """A layer's ratios, image by image.
+    """A layer's ratios for each image.
 
     Attributes:
         normalizers: K of "IN", "LN", "BN", "GN".
-        values: (N, K), each row of sum 1; NaN for an image of which nothing reached the layer.
+        values: (N, K), rows sum to 1; a row is NaN if nothing of the image reached the layer.
     """
 
     normalizers: tuple[str, ...]
@@ -41,42 +41,42 @@ class Ratios:
 
     @property
     def mean(self) -> Tensor:
-        """(K)"""
+        """Mean over images: (K)."""
         return self.values.nanmean(0)
 
     @property
     def distance(self) -> float:
-        """How far the ratios are from uniform: the mean of abs(lambda - 1/K)."""
+        """Distance from uniform ratios: the mean of abs(lambda - 1/K)."""
         return (self.values - 1 / len(self.normalizers)).abs().nanmean().item()
 
 
 @dataclass(frozen=True)
 class Rescaling:
-    """How far a layer's omega and beta are from B_omega and B_beta, image by image.
+    """A layer's omega - B_omega and beta - B_beta for each image.
 
     Attributes:
-        omega, beta: (N, key groups), the means over the channels of a key group, which in all forms
-            but three of AssocNorm's are alike; NaN for an image of which nothing reached the layer.
+        omega, beta: (N, key groups), means over the channels of a key group, which differ in three
+            forms of AssocNorm alone; a row is NaN if nothing of the image reached the layer.
     """
 
     omega: Tensor
     beta: Tensor
 
 
-#: A layer and its input, (N, C, *) -> by a suffix of the layer's name, (N, D) each.
-Reading = Callable[[nn.Module, Tensor], Mapping[str, Tensor]]
+#: Computes, from a layer and its input (N, C, *), values (N, D) by suffix of the layer's name.
+Compute = Callable[[nn.Module, Tensor], Mapping[str, Tensor]]
 
 
-def read_ratios(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """EN's ratios, (N, K); or SN's of means and of variances, (N, K) each."""
+def compute_ratios(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Return EN's ratios, (N, K); or SN's of means and of variances, (N, K) each."""
     if isinstance(layer, ExemplarNorm):
         return {"": layer.ratios(x)}
     mean, var = layer.ratios().unsqueeze(1).expand(-1, len(x), -1)
     return {".mean": mean, ".var": var}
 
 
-def read_rescaling(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """ILM's omega - B_omega and beta - B_beta, (N, 2 * key groups)."""
+def compute_rescaling(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Return ILM's omega - B_omega, then beta - B_beta: (N, 2 * key groups)."""
     omega, beta = layer.rescaling(x)
     moved = torch.cat((omega - layer.weight, beta - layer.bias), 1)
     return {"": moved.view(len(x), 2 * layer.num_key_groups, -1).mean(2)}
@@ -88,30 +88,30 @@ def collect_ratios(
     forward: Callable[[Any], Any] | None = None,
     match: Match = None,
 ) -> dict[str, Ratios]:
-    """The ratios of a model's EN and SN layers.
+    """Collect the ratios of a model's EN and SN layers.
 
     Args:
-        model: is in evaluation meanwhile: BN's statistics are the running ones.
-        batches: what ``forward`` takes; the length of each is its number of images.
-        forward: runs the model on a batch; the model itself by default.
-        match: names of layers, * for any characters; all by default.
+        model: runs in evaluation mode, so BN uses its running statistics; its mode is restored.
+        batches: arguments of ``forward``; the length of each is its number of images.
+        forward: runs the model on a batch; default: the model itself.
+        match: names of layers, * for any characters; default: all.
 
     Returns:
-        Layers by name, in the order in which they were first called. One that is called several
-        times an image, or has several instances of it, as a box head has, has their mean.
+        Layer's name -> ratios, in the order of the first calls. A layer that is called several
+        times an image, or gets several instances of it, as in a box head, has their mean.
 
     Raises:
-        UserError: the model has no such layers, or none that got anything; or instances cannot
-            be told apart by image, for which a batch must hold one.
-        OptionError: ``match`` fits none.
+        UserError: the model has no such layers, or nothing reached them; or a layer gets another
+            number of instances than images, which needs batches of one image.
+        OptionError: ``match`` matches no layer.
     """
     layers = select(model, (ExemplarNorm, SwitchNorm), "EN or SN", match)
-    found = _gather(model, layers, read_ratios, batches, forward or model)
+    found = _gather(model, layers, compute_ratios, batches, forward or model)
     by_name = {name + part: layer for name, layer in layers.items() for part in PARTS}
     return {name: Ratios(by_name[name].normalizers, values) for name, values in found.items()}
 
 
-#: Suffixes of :func:`read_ratios`.
+#: Suffixes of :func:`compute_ratios`.
 PARTS = ("", ".mean", ".var")
 
 
@@ -121,9 +121,9 @@ def collect_rescaling(
     forward: Callable[[Any], Any] | None = None,
     match: Match = None,
 ) -> dict[str, Rescaling]:
-    """What the ILM layers and AssocNorms of a model do; see :func:`collect_ratios`."""
+    """Collect omega and beta of a model's ILM layers and AssocNorms; see :func:`collect_ratios`."""
     layers = select(model, AutoencoderNorm, "ILM or AssocNorm", match)
-    found = _gather(model, layers, read_rescaling, batches, forward or model)
+    found = _gather(model, layers, compute_rescaling, batches, forward or model)
     return {name: Rescaling(*values.chunk(2, 1)) for name, values in found.items()}
 
 
@@ -134,11 +134,12 @@ def select(
     match: Match = None,
     advice: str = "give a model that was trained with one",
 ) -> dict[str, nn.Module]:
-    """The layers of a model that are of some kinds, and whose names fit.
+    """Select the layers of some classes whose names match.
 
     Raises:
-        UserError: it has none of these kinds.
-        OptionError: none fits.
+        UserError: the model has no layer of these classes; the message names the classes with
+            ``words``, and ends with ``advice``.
+        OptionError: ``match`` matches none of them.
     """
     found = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
     if not found:
@@ -157,7 +158,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Have a model in evaluation, and each of its modules in its own mode again afterwards."""
+    """Put a model into evaluation mode, and restore the mode of each of its modules at exit."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -169,13 +170,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def watching(
-    layers: Mapping[str, nn.Module], see: Callable[[str, Mapping[str, Tensor]], None], read: Reading
+    layers: Mapping[str, nn.Module],
+    see: Callable[[str, Mapping[str, Tensor]], None],
+    compute: Compute,
 ) -> Iterator[None]:
-    """Have ``see`` get each layer's name and reading whenever the layer is called."""
+    """Call ``see`` with the layer's name and computed values whenever a layer is called."""
 
     def hook(name: str, layer: nn.Module, inputs: tuple) -> None:
         with torch.no_grad():
-            see(name, read(layer, inputs[0]))
+            see(name, compute(layer, inputs[0]))
 
     handles = [
         layer.register_forward_pre_hook(partial(hook, name)) for name, layer in layers.items()
@@ -188,10 +191,10 @@ def watching(
 
 
 class MeansOfRatios:
-    """The mean ratios of EN and SN layers in single passes of a training, as scalars.
+    """The mean ratios of EN and SN layers in single iterations of a training, as scalars.
 
-    Between :meth:`start` and :meth:`stop` the ratios are summed on their device, which nothing
-    waits for but :meth:`stop`; otherwise nothing is computed.
+    Between :meth:`start` and :meth:`stop` the ratios are summed on their device; only :meth:`stop`
+    waits for it. Outside nothing is computed.
 
     Raises:
         UserError: the model has no such layers.
@@ -210,7 +213,7 @@ class MeansOfRatios:
 
     def start(self) -> None:
         self._sums, self._counts = {}, Counter()
-        self._hooks.enter_context(watching(self.layers, self._see, read_ratios))
+        self._hooks.enter_context(watching(self.layers, self._see, compute_ratios))
 
     def _see(self, name: str, found: Mapping[str, Tensor]) -> None:
         for part, values in found.items():
@@ -219,7 +222,7 @@ class MeansOfRatios:
             self._counts[name + part] += len(values)
 
     def stop(self) -> dict[str, float]:
-        """``ratios/LAYER/NORMALIZER`` -> mean over all instances since the start; or nothing."""
+        """Return ``ratios/LAYER/NORMALIZER`` -> mean over all instances since the start, if any."""
         self._hooks.close()
         scalars = {}
         for name, total in self._sums.items():
@@ -236,11 +239,11 @@ class MeansOfRatios:
 def _gather(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
-    read: Reading,
+    compute: Compute,
     batches: Iterable[Sized],
     forward: Callable[[Any], Any],
 ) -> dict[str, Tensor]:
-    """Names of layers -> readings, (N, D) on the CPU, of all images."""
+    """Run a model on all batches; return layer's name -> values of all images, (N, D)."""
     calls: dict[str, list[Tensor]] = {}
 
     def see(name: str, found: Mapping[str, Tensor]) -> None:
@@ -248,7 +251,7 @@ def _gather(
             calls.setdefault(name + part, []).append(values)
 
     gathered = []
-    with evaluating(model), watching(layers, see, read):
+    with evaluating(model), watching(layers, see, compute):
         for batch in batches:
             calls.clear()
             forward(batch)
@@ -274,7 +277,7 @@ def _gather(
 
 
 def _by_image(name: str, calls: list[Tensor], images: int) -> Tensor:
-    """(instances, D) of each call -> (images, D)."""
+    """Average the values of a layer's calls, (instances, D) each, for each image: (images, D)."""
     if images == 1:
         return torch.cat(calls).mean(0, keepdim=True).float().cpu()
     if any(len(values) != images for values in calls):

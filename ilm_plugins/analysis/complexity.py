@@ -1,4 +1,4 @@
-"""Parameters, and floating point operations as fvcore counts them: a multiply-add is one."""
+"""Count parameters, and floating point operations by fvcore's rules: a multiply-add is one."""
 
 from collections.abc import Sequence
 
@@ -10,26 +10,25 @@ from ..layers.base import AdaptiveNorm
 from ..layers.exemplar import ExemplarNorm
 from .collect import evaluating
 
-#: What fvcore counts for each element of a GroupNorm: its moments, standardization and affine map.
+#: fvcore's count for an element of a GroupNorm: moments, standardization and affine map.
 PER_ELEMENT = 5
 
 
 def parameters(model: nn.Module) -> int:
-    """The number of a model's parameters, trained or not."""
+    """Count a model's parameters, trainable or not."""
     return sum(p.numel() for p in model.parameters())
 
 
 def flops(model: nn.Module, *inputs: Tensor) -> int:
-    """The operations of a forward pass in evaluation mode.
+    """Count the operations of a forward pass in evaluation mode.
 
-    fvcore's counter follows convolutions, matrix products, poolings and norms and leaves out other
-    element-wise operations. To it this package's layers are element-wise operations alone: they are
-    counted as their description says, five an element as for a GroupNorm (BatchNorm, whose
-    statistics are known in evaluation, has two) and the multiply-adds of their network
-    (:func:`network_flops`).
+    fvcore counts convolutions, matrix products, poolings and norms, and no other element-wise
+    operations. This package's layers, which it would leave out, are counted here: five operations
+    an element as for a GroupNorm (a BatchNorm, with known statistics in evaluation, has two), and
+    the multiply-adds of their network (:func:`network_flops`).
 
     Args:
-        model: any module; its mode is left as it is found.
+        model: any module; its mode is restored.
         inputs: an example batch, such as a (1, 3, 224, 224) image.
 
     Raises:
@@ -41,7 +40,7 @@ def flops(model: nn.Module, *inputs: Tensor) -> int:
         raise ImportError("fvcore is not installed; pip install fvcore to count FLOPs") from error
 
     with evaluating(model), torch.no_grad():
-        # First, for fvcore leaves its hooks in a model that fails.
+        # First: fvcore leaves its hooks in a model whose forward raises.
         own = _flops_of_layers(model, inputs)
         analysis = FlopCountAnalysis(model, inputs)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -49,7 +48,7 @@ def flops(model: nn.Module, *inputs: Tensor) -> int:
 
 
 def _flops_of_layers(model: nn.Module, inputs: Sequence[Tensor]) -> int:
-    """Those of this package's layers in a forward pass."""
+    """Count the operations of this package's layers in a forward pass."""
     found = []
 
     def count(layer: AdaptiveNorm, args: Sequence[Tensor], output: Tensor) -> None:
@@ -66,7 +65,7 @@ def _flops_of_layers(model: nn.Module, inputs: Sequence[Tensor]) -> int:
 
 
 def network_flops(layer: AdaptiveNorm) -> int:
-    """The multiply-adds of each instance's way from the moments to scale and shift.
+    """Count the multiply-adds from the moments of one instance to its scale and shift.
 
     ILM Norm and AssocNorm: the encoder twice and both decoders, 4MN. EN: K*C for the convolution,
     K*K*C/r for the correlation, the two linear maps. SN: none.

@@ -26,7 +26,7 @@ def read_packed(path: str | os.PathLike) -> tuple[list[np.ndarray], list[int], t
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such archive.
+        ValueError: the archive is invalid.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Train small models on the generated `shapes`, then show what they learned."""
+"""Train small models on the generated `shapes`, print their COCO AP and draw predictions."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from .. import training
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train each config, print its COCO AP, and draw its predictions. Returns the exit status."""
+    """Run the command line ``tools/demo.py``; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="detectron2 yaml")
     parser.add_argument("--output", default="output/demo", metavar="FOLDER")
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, evaluate and draw each config of a command line. Returns the exit status.
+    """Train, evaluate and draw each config; return the exit status.
 
     Raises:
         UserError: detectron2 is not installed.

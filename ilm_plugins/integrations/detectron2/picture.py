@@ -1,4 +1,4 @@
-"""Pictures of a detectron2 model's predictions beside the ground truth."""
+"""Draw a detectron2 model's predictions beside the ground truth."""
 
 from pathlib import Path
 
@@ -17,15 +17,14 @@ from .checkpoints import Checkpointer
 def draw_predictions(
     cfg: CfgNode, path: Path, count: int = 6, columns: int = 3, score: float = 0.6
 ) -> None:
-    """Write a grid of test images, the ground truth of each on the left, predictions on the right.
+    """Write a PNG of test images, each with its ground truth on the left, predictions on the right.
 
     Args:
-        cfg: a config whose MODEL.WEIGHTS is the checkpoint to show, and whose first DATASETS.TEST
-            gives the images.
+        cfg: MODEL.WEIGHTS is the checkpoint, the first of DATASETS.TEST has the images.
         path: the PNG to write.
         count: number of images, evenly spread over the data set.
         columns: images in a row.
-        score: predictions below this are not drawn.
+        score: least score of a prediction that is drawn.
     """
     name = cfg.DATASETS.TEST[0]
     records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)

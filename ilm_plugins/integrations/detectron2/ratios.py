@@ -1,4 +1,4 @@
-"""EN's and SN's ratios while detectron2 trains."""
+"""A detectron2 hook that logs EN's and SN's ratios."""
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -8,18 +8,17 @@ from ...analysis.collect import MeansOfRatios
 
 
 class RatiosHook(HookBase):
-    """Puts the mean ratios of every EN and SN layer into the EventStorage:
+    """Put the mean ratios of every EN and SN layer into the EventStorage:
     ``ratios/LAYER/NORMALIZER``.
 
-    From there detectron2's writers bring them to TensorBoard and ``metrics.json``, for which it is
-    to be registered before a PeriodicWriter. They are those of one training batch, of the first
-    process.
+    Register it before a PeriodicWriter, which writes them to TensorBoard and ``metrics.json``. They
+    are means over one training batch of rank 0.
 
     Args:
-        interval: iterations from one batch to the next; in between nothing is computed.
+        interval: iterations between two such batches; for the others nothing is computed.
 
     Raises:
-        UserError: when training starts, the model has no such layers.
+        UserError: when training starts and the model has no such layers.
     """
 
     def __init__(self, interval: int = 100) -> None:

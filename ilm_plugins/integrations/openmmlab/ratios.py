@@ -1,4 +1,4 @@
-"""EN's and SN's ratios while MMEngine trains."""
+"""An MMEngine hook that logs EN's and SN's ratios."""
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -10,17 +10,17 @@ from .norms import register
 
 
 class RatiosHook(Hook):
-    """Logs the mean ratios of every EN and SN layer: ``ratios/LAYER/NORMALIZER``.
+    """Log the mean ratios of every EN and SN layer: ``ratios/LAYER/NORMALIZER``.
 
-    In a config ``custom_hooks = [dict(type="RatiosHook", interval=100)]``. They go to the
-    visualizer's backends, such as TensorBoard and ``vis_data/scalars.json``, and not to the
-    console. They are those of one training batch, of the first process.
+    In a config: ``custom_hooks = [dict(type="RatiosHook", interval=100)]``. The visualizer writes
+    them to its backends, such as TensorBoard and ``vis_data/scalars.json``, not to the console.
+    They are means over one training batch of rank 0.
 
     Args:
-        interval: iterations from one logging to the next; in between nothing is computed.
+        interval: iterations between two such batches; for the others nothing is computed.
 
     Raises:
-        UserError: when training starts, the model has no such layers.
+        UserError: when training starts and the model has no such layers.
     """
 
     priority = "LOW"
