@@ -89,12 +89,13 @@ class AutoencoderNorm(AdaptiveNorm):
             )
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
+        children = self._modules  # nn.Module's look-up of an attribute takes a microsecond
         return (
             self.weight,
             self.bias,
-            self.encode.weight,
-            self.decode_mean.weight,
-            self.decode_var.weight,
+            children["encode"].weight,
+            children["decode_mean"].weight,
+            children["decode_var"].weight,
             self.omega_offset,
         )
 

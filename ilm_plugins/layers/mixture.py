@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..ops import coarsen, duplicate, over_batch
+from ..ops import coarsen, duplicate, over_batch, pool
 from .base import AdaptiveNorm
 from .options import (
     check_divides,
@@ -109,10 +109,10 @@ class MixtureNorm(AdaptiveNorm):
         """
         if count < 2:
             return
-        mean, var = over_batch(mean, var)
+        mean, var = pool(mean, var, dim=0)
         unbiased = var * (count / (count - 1))
-        self.running_mean.lerp_(mean[0].to(self.running_mean), self.momentum)
-        self.running_var.lerp_(unbiased[0].to(self.running_var), self.momentum)
+        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
 
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
         """The mean and variance (C) that BN uses, or two Nones where it uses the batch's."""

@@ -2,7 +2,7 @@
 
 from .autograd import adaptive_norm
 from .backends import use_backend
-from .moments import coarsen, duplicate, over_batch
+from .moments import coarsen, duplicate, over_batch, pool
 from .networks import Autoencoder, Exemplar, Network, Switch
 from .reference import cast, moments
 
@@ -17,5 +17,6 @@ __all__ = [
     "duplicate",
     "moments",
     "over_batch",
+    "pool",
     "use_backend",
 ]

@@ -44,17 +44,17 @@ def adaptive_norm(
     kernels = kernels_for(x, num_groups)
     if kernels is None:
         return reference.adaptive_norm(x, num_groups, eps, rescale, *tensors)
-    network = network and network()
-    if network is not None and not kernels.runs(network, x, num_groups):
-        network = None
-    if network is not None and any(
-        t is not None and t.requires_grad for t in tensors[network.num_parameters :]
-    ):
-        network = None  # its kernels have no gradients of buffers
-    primitive = Primitive(kernels, x.shape[1], num_groups, eps, rescale, network)
-    if torch.is_grad_enabled():
-        return _AdaptiveNorm.apply(primitive, x, *tensors)
-    return primitive.forward(x, tensors)
+    description = network and network()
+    if description is not None and not kernels.runs(description, x, num_groups):
+        description = None
+    records = torch.is_grad_enabled()
+    if records and description is not None:
+        # Kernels that compute the network have no gradients of buffers.
+        for buffer in tensors[description.num_parameters :]:
+            if buffer is not None and buffer.requires_grad:
+                description = None
+    primitive = Primitive(kernels, x.shape[1], num_groups, eps, rescale, description)
+    return _AdaptiveNorm.apply(primitive, x, *tensors) if records else primitive.forward(x, tensors)
 
 
 class Primitive(NamedTuple):

@@ -73,14 +73,14 @@ def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:
     Raises:
         RuntimeError: "triton" is forced where it cannot run.
     """
-    if is_traced(x):
+    # The kernels' rounding of a value standardized by itself would be divided by sqrt(eps).
+    single_values = x.numel() <= x.shape[0] * num_groups
+    if is_traced(x) or single_values or x.is_meta:
         return None
     name = _backend.get(_default)
-    # Of a value standardized by itself the kernels would leave rounding, times 1 / sqrt(eps).
-    has_several = x.numel() > x.shape[0] * num_groups
-    if name == "reference" or not has_several or x.is_meta:
+    if name == "reference":
         return None
-    if name == "cpu" or (name == "auto" and x.device.type == "cpu"):
+    if name == "cpu" or (name == "auto" and x.is_cpu):
         return _choose(name, cpu if cpu.supports(x) else None, _why_not_cpu, x)
     if name == "triton" or x.is_cuda:
         return _choose(name, _triton_kernels(x), _why_not_triton, x)

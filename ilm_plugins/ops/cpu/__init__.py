@@ -9,13 +9,13 @@ import ctypes
 import errno
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..layouts import dense, is_channels_last, laid_out
+from ..layouts import dense, laid_out
 from ..networks import Autoencoder, Exemplar, Network, check_tensors
 
 LIBRARY = Path(__file__).with_name("kernels.so")
@@ -136,13 +136,13 @@ def _address(function) -> int:
 
 def supports(x: Tensor) -> bool:
     """Whether the kernels take x: its device and its dtype, if they were compiled."""
-    return x.device.type == "cpu" and x.dtype in DTYPES and is_built()
+    return x.is_cpu and x.dtype in DTYPES and is_built()
 
 
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     """See :class:`~..networks.Kernels`."""
     x = dense(x)
-    mean, var = _statistics(x, 2, num_groups)
+    mean, var = _pair(x, num_groups)
     _call("moments", x, num_groups, x, mean, var)
     return mean, var
 
@@ -158,7 +158,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """See :class:`~..networks.Kernels`."""
     x = dense(x)
-    products, total = _statistics(x, 2, x.shape[1])
+    products, total = _pair(x, x.shape[1])
     _call("sums", x, mean.shape[1], laid_out(dy, x), x, mean, products, total)
     return products, total
 
@@ -181,11 +181,10 @@ def forward(
     x: Tensor, num_groups: int, network: Network, tensors: tuple[Tensor | None, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :class:`~..networks.Kernels`."""
-    check_tensors(x, network, tensors)
     x = dense(x)
-    y, (mean, var) = torch.empty_like(x), _statistics(x, 2, num_groups)
-    tensors = _prepared(tensors, mean.dtype)
-    described = _described(network, x.shape[1], tensors)
+    described, tensors = _describe(x, network, tensors)
+    y = torch.empty_like(x)
+    mean, var = _pair(x, num_groups)
     _call("forward", x, num_groups, described, x, y, mean, var)
     return y, mean, var
 
@@ -201,47 +200,64 @@ def backward(
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
     """See :class:`~..networks.Kernels`."""
-    x = dense(x)
+    x, dy = dense(x), laid_out(dy, x)
+    described, tensors = _describe(x, network, tensors)
     found = torch.empty_like(x) if needs_x else None
-    tensors = _prepared(tensors, mean.dtype)
     gradients = [
         torch.empty_like(t) if need else None for t, need in zip(tensors, needs, strict=True)
     ]
-    described = _described(network, x.shape[1], tensors)
     to = _addresses(gradients)
-    _call("backward", x, mean.shape[1], described, laid_out(dy, x), x, mean, var, found, to)
+    _call("backward", x, mean.shape[1], described, dy, x, mean, var, found, to)
     return found, gradients
 
 
-def _statistics(x: Tensor, count: int, columns: int) -> tuple[Tensor, ...]:
-    """``count`` empty tensors (N, columns), of the statistics' dtype."""
-    return x.new_empty((count, x.shape[0], columns), dtype=DTYPES[x.dtype][0]).unbind()
+def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """Two empty tensors (N, columns) of the statistics' dtype."""
+    size, dtype = (x.shape[0], columns), DTYPES[x.dtype][0]
+    return x.new_empty(size, dtype=dtype), x.new_empty(size, dtype=dtype)
 
 
-def _prepared(tensors: tuple[Tensor | None, ...], dtype: torch.dtype) -> list[Tensor | None]:
-    """The tensors as C reads them; themselves where they are so, which takes no operation."""
-    return [
-        t
-        if t is None or (t.dtype == dtype and t.is_contiguous() and not t.is_neg())
-        else t.resolve_neg().to(dtype).contiguous()
-        for t in tensors
-    ]
+def _describe(
+    x: Tensor, network: Network, tensors: tuple[Tensor | None, ...]
+) -> tuple[_Network, tuple[Tensor | None, ...]]:
+    """The network in C, and its tensors: contiguous, of the statistics' dtype.
+
+    The description has the tensors' addresses, and doesn't keep them alive.
+
+    Raises:
+        RuntimeError: see :func:`~..networks.check_tensors`.
+    """
+    dtype = DTYPES[x.dtype][0]
+    template, sizes = _template(network, x.shape[1])
+    for t, size in zip(tensors, sizes, strict=True):
+        if t is not None and not (
+            t.numel() == size
+            and t.dtype == dtype
+            and t.is_cpu
+            and t.is_contiguous()
+            and not t.is_neg()
+        ):
+            check_tensors(x, network, tensors)
+            tensors = tuple(
+                t if t is None else t.resolve_neg().to(dtype).contiguous() for t in tensors
+            )
+            break
+    described = _Network.from_buffer_copy(template)  # threads share the template
+    described.tensors = _addresses(tensors)
+    return described, tensors
 
 
-def _addresses(tensors: list[Tensor | None]):
-    addresses = (None if t is None else t.data_ptr() for t in tensors)
-    return (ctypes.c_void_p * MAX_TENSORS)(*addresses)
-
-
-def _described(network: Network, channels: int, tensors: list[Tensor | None]) -> _Network:
-    found = _Network.from_buffer_copy(_sizes(network, channels))  # its own: threads may share sizes
-    found.tensors = _addresses(tensors)
-    return found
+def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array:
+    return (ctypes.c_void_p * MAX_TENSORS)(*[t if t is None else t.data_ptr() for t in tensors])
 
 
 @functools.cache
-def _sizes(network: Network, channels: int) -> _Network:
-    """The description of a network in C, without its tensors."""
+def _template(network: Network, channels: int) -> tuple[_Network, tuple[int, ...]]:
+    """The network in C, without its tensors, and the number of values of each tensor."""
+    return _in_c(network, channels), network.sizes(channels)
+
+
+def _in_c(network: Network, channels: int) -> _Network:
     if isinstance(network, Autoencoder):
         of_mean, of_var = map(ACTIVATIONS.index, network.activations)
         return _Network(
@@ -283,13 +299,17 @@ def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
         MemoryError: there is not enough memory for intermediate values.
     """
     statistics, stored_as = DTYPES[x.dtype]
+    n, c = x.shape[:2]
+    length = x.numel() // (n * c)
+    # A single position has both layouts, of which the kernels of channels last are faster.
+    channels_last = length == 1 or not x.is_contiguous()
     _, parallel_for, gomp = threading()
     described = _Map(
-        *x.shape[:2], x.shape[2:].numel(), num_groups, stored_as, not _is_contiguous(x),
+        n, c, length, num_groups, stored_as, channels_last,
         torch.get_num_threads(), parallel_for, gomp,
     )  # fmt: skip
     function = _functions(statistics, instruction_set())[name]
-    error = function(ctypes.addressof(described), *map(_pointer, arguments))
+    error = function(ctypes.addressof(described), *[_pointer(argument) for argument in arguments])
     if error == errno.ENOMEM:
         raise MemoryError(f"not enough memory for the statistics of a {tuple(x.shape)} tensor")
     if error:
@@ -302,9 +322,3 @@ def _pointer(argument) -> int | None:
     if argument is None:
         return None
     return argument.data_ptr() if isinstance(argument, Tensor) else ctypes.addressof(argument)
-
-
-def _is_contiguous(x: Tensor) -> bool:
-    """Whether x is treated as contiguous: not with one position, where channels last is faster."""
-    one_position = x.shape[2:].numel() == 1
-    return not is_channels_last(x) if one_position else x.is_contiguous()
