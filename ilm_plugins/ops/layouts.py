@@ -1,15 +1,15 @@
-"""The two layouts that the kernels know, contiguous and channels last, of any dimensions."""
+"""The memory layouts that the kernels take: contiguous, and channels last, of any dimensions."""
 
 from torch import Tensor
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether the channels of each position lie beside each other, and positions in a row."""
+    """Whether x is contiguous as (N, *, C)."""
     return x.movedim(1, -1).is_contiguous()
 
 
 def dense(x: Tensor) -> Tensor:
-    """x itself if it has one of the layouts; else a copy in the one that it resembles."""
+    """x itself if it has one of the two layouts, else a copy in the more similar one."""
     x = x.resolve_neg()
     if x.is_contiguous() or is_channels_last(x):
         return x
@@ -19,7 +19,7 @@ def dense(x: Tensor) -> Tensor:
 
 
 def laid_out(dy: Tensor, x: Tensor) -> Tensor:
-    """dy with the layout of x."""
+    """dy, copied if need be, with the layout of x, which has one of the two."""
     dy = dy.resolve_neg()
     if x.is_contiguous():
         return dy.contiguous()

@@ -1,7 +1,7 @@
-"""Moments of coarse groups out of those of finer ones, by the law of total variance.
+"""Moments of coarse groups from the moments of finer ones, by the law of total variance.
 
-``var(group) = mean(var) + var(mean)`` adds what is never negative, so nothing cancels, however
-large the means are.
+``var(group) = mean(var) + var(mean)`` adds terms that are never negative, so no digits cancel,
+however large the means are.
 """
 
 import torch
@@ -34,7 +34,7 @@ def over_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Moments of the union of what has the moments along a dimension, in equal numbers."""
+    """Pool moments along ``dim``, which are those of equally large sets; removes ``dim``."""
     share = 1 / mean.shape[dim]
     pooled = mean.sum(dim) * share
     off_center = mean - pooled.unsqueeze(dim)
@@ -42,5 +42,5 @@ def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def duplicate(values: Tensor, num_channels: int) -> Tensor:
-    """The operator written as an up arrow in the ILM paper's Eq. 6: (N, G) values to (N, C)."""
+    """Repeat the values (N, G) of groups for their channels (N, C): ILM's up arrow, Eq. 6."""
     return values.unsqueeze(2).expand(-1, -1, num_channels // values.shape[1]).flatten(1)

@@ -1,4 +1,4 @@
-"""The networks that kernels compute by themselves, and what a module of kernels offers."""
+"""Descriptions of the networks that kernels compute, and the interface of a backend."""
 
 from typing import NamedTuple, Protocol
 
@@ -16,18 +16,18 @@ class Autoencoder(NamedTuple):
     num_key_groups: int
     hidden: int  #: M
     eps: float
-    mean_drives: str  #: "beta" or "omega"; the variance drives the other
+    mean_drives: str  #: "beta" or "omega", what the mean predicts; the variance predicts the other
     activations: tuple[str, str]  #: for (mean, variance)
     combine: str  #: of AssocNorm's Table 5; "a(WE)+B" is ILM Norm's
 
     def sizes(self, channels: int) -> tuple[int, ...]:
-        """How many values each tensor has."""
+        """The number of values of each tensor."""
         matrix = self.hidden * self.num_key_groups
         return channels, channels, matrix, matrix, matrix, 1
 
     @property
     def num_parameters(self) -> int:
-        """How many of its tensors kernels give gradients of; buffers follow."""
+        """The number of parameters, for which kernels compute gradients; buffers follow them."""
         return 5
 
 
@@ -48,7 +48,7 @@ class Exemplar(NamedTuple):
     shared_affine: bool
 
     def sizes(self, channels: int) -> tuple[int, ...]:
-        """How many values each tensor has, unless it is None."""
+        """The number of values of each tensor that is not None."""
         k, hidden = len(self.normalizers), self.hidden
         affine = channels if self.shared_affine else k * channels
         features = channels if self.ratio_net == "mlp" else k * k
@@ -57,7 +57,7 @@ class Exemplar(NamedTuple):
 
     @property
     def num_parameters(self) -> int:
-        """How many of its tensors kernels give gradients of; buffers follow."""
+        """The number of parameters, for which kernels compute gradients; buffers follow them."""
         return 7
 
 
@@ -73,13 +73,13 @@ class Switch(NamedTuple):
     eps: float
 
     def sizes(self, channels: int) -> tuple[int, ...]:
-        """How many values each tensor has, unless it is None."""
+        """The number of values of each tensor that is not None."""
         k = len(self.normalizers)
         return channels, channels, k, k, channels, channels
 
     @property
     def num_parameters(self) -> int:
-        """How many of its tensors kernels give gradients of; buffers follow."""
+        """The number of parameters, for which kernels compute gradients; buffers follow them."""
         return 4
 
 
@@ -87,7 +87,7 @@ Network = Autoencoder | Exemplar | Switch
 
 
 def check_tensors(x: Tensor, network: Network, tensors: tuple[Tensor | None, ...]) -> None:
-    """Raise RuntimeError where a tensor is on another device than x, or of another size."""
+    """Raise RuntimeError if a tensor is on another device than x, or has the wrong size."""
     sizes = network.sizes(x.shape[1])
     for tensor, size in zip(tensors, sizes, strict=True):
         if tensor is not None and tensor.device != x.device:
@@ -103,14 +103,14 @@ def check_tensors(x: Tensor, network: Network, tensors: tuple[Tensor | None, ...
 
 
 class Kernels(Protocol):
-    """A backend's passes over x (N, C, *), which is not empty, with G' groups of channels.
+    """A backend: its passes over a non-empty x (N, C, *) with G' groups of channels.
 
-    Statistics are at least float32; maps have the dtype and the memory layout of x. dy may have any
-    layout.
+    x and dy may have any memory layout. Outputs of x's shape have the dtype and the layout of x;
+    statistics are at least float32.
     """
 
     def moments(self, x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-        """Means and biased variances, (N, G') both."""
+        """The groups' means and biased variances, (N, G') both."""
 
     def affine(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """scale * (x - mean) + shift, with mean (N, G'), scale and shift (N, C)."""
@@ -124,12 +124,12 @@ class Kernels(Protocol):
         """scale * dy + slope * (x - mean) + offset, with scale (N, C), the others (N, G')."""
 
     def runs(self, network: Network, x: Tensor, num_groups: int) -> bool:
-        """Whether the next two compute this network."""
+        """Whether ``forward`` and ``backward`` can compute this network for x."""
 
     def forward(
         self, x: Tensor, num_groups: int, network: Network, tensors: tuple[Tensor | None, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The normalized x, and its moments."""
+        """The normalized x (N, C, *), and its means and variances (N, G')."""
 
     def backward(
         self,
@@ -142,9 +142,10 @@ class Kernels(Protocol):
         needs_x: bool,
         needs: tuple[bool, ...],
     ) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
-        """dx, and the gradients of the network's tensors, of which ``needs`` tells the wanted ones.
+        """dx, and the gradients of the network's tensors.
 
         Args:
-            x, mean, var: what went into and came out of ``forward``.
-            needs_x: whether dx is wanted; otherwise it may be None.
+            x, mean, var: the input of ``forward``, and the moments that it returned.
+            needs_x: whether dx is needed; if not, it may be None.
+            needs: for each tensor, whether its gradient is needed; if not, it may be None.
         """

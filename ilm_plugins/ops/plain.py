@@ -1,7 +1,7 @@
-"""The four passes in plain torch operations, where no kernels fit: without a C compiler, on MPS.
+"""A backend of plain torch operations, for devices without kernels and installs without a compiler.
 
-The same is saved for the backward pass as with kernels, x and statistics; but intermediate maps
-come and go within each pass, and memory is read and written several times.
+It saves as little for the backward pass as the kernels do, x and statistics, but each pass
+allocates intermediate maps and reads and writes memory several times.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""The primitive as a composite of differentiable torch operations, which every backend equals."""
+"""The primitive as a composite of differentiable torch operations; backends must agree with it."""
 
 from collections.abc import Callable, Iterable
 
@@ -29,7 +29,7 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
 def adaptive_norm(
     x: Tensor, num_groups: int, eps: float, rescale: Rescale, *tensors: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Standardize the channel groups of each instance, and rescale by what comes of their moments.
+    """Standardize each instance's channel groups, and rescale by a function of their moments.
 
     ::
 
@@ -54,8 +54,7 @@ def adaptive_norm(
     scale = scale * duplicate((var + eps).rsqrt(), x.shape[1])
     # On the centered values, because scale * x + shift cancels where the mean is large.
     y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
-    # A `to` that has nothing to do is an alias, which torch 2.4 exports as memory that an in-place
-    # activation after the layer cannot write to.
+    # torch 2.4 exports a `to` without effect as an alias, and rejects an in-place activation on it.
     (y,) = cast([y], x.dtype)
     return y, mean.detach(), var.detach()
 
@@ -75,11 +74,11 @@ def _center(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _group_mean(x: Tensor, num_groups: int) -> Tensor:
     # The mean of an empty map is NaN, and would reach the parameters' gradients; its sum is 0.
-    # Compared, because torch 2.4 compiles for each size anew where it is taken for a truth value.
+    # `> 0`, because torch 2.4 recompiles for each size if the number itself is the condition.
     average = torch.mean if x.numel() > 0 else torch.sum
     if x.dim() > 2:
-        # Before the group's channels: of both at once, where channels lie last, torch adds all the
-        # values one after the other, in float32.
+        # Positions first: over positions and channels at once, torch adds all values of a channels
+        # last map one after the other, in float32.
         x = average(x, tuple(range(2, x.dim())))
     return average(x.view(x.shape[0], num_groups, x.shape[1] // num_groups), 2)
 
