@@ -1,4 +1,4 @@
-# EN paper, Table 6, EN: mIoU 72.6 single-scale, 76.1 multi-scale (Cityscapes test, in percent).
+# EN paper, Table 6, EN (Cityscapes test).
 # Writes predictions for the benchmark's server to output/; needs cityscapesscripts.
 _base_ = "fcn_r50-d8_cityscapes_en.py"
 test_dataloader = dict(dataset=_base_.server_dataset)

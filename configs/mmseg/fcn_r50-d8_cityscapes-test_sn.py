@@ -1,4 +1,4 @@
-# EN paper, Table 6, SN: mIoU 72.2 single-scale, 75.8 multi-scale (Cityscapes test, in percent).
+# EN paper, Table 6, SN (Cityscapes test).
 # Writes predictions for the benchmark's server to output/; needs cityscapesscripts.
 _base_ = "fcn_r50-d8_cityscapes_sn.py"
 test_dataloader = dict(dataset=_base_.server_dataset)

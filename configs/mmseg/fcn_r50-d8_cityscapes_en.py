@@ -1,4 +1,3 @@
-# EN paper, Table 6, EN: mIoU 72.6 single-scale, 76.1 multi-scale (Cityscapes test, in percent);
-# this evaluates on val.
+# EN paper, Table 6, EN (Cityscapes test); this evaluates on val.
 _base_ = ["_base_/fcn_r50-d8_cityscapes.py", "_base_/norms/en.py"]
 model = _base_.norm

@@ -1,4 +1,3 @@
-# EN paper, Table 6, SyncBN: mIoU 69.7 single-scale, 73.0 multi-scale (Cityscapes test, in percent);
-# this evaluates on val.
+# EN paper, Table 6, SyncBN (Cityscapes test); this evaluates on val.
 _base_ = ["_base_/fcn_r50-d8_cityscapes.py", "_base_/norms/syncbn.py"]
 model = _base_.norm

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,7 +118,7 @@ def _rows(table: Table) -> list[str]:
 
 def _behind(cell: Cell) -> str:
     if cell.config:
-        return cell.config
+        return shlex.join([cell.config, *cell.overrides])
     return "computed" if cell.of is not None else NOT_HERE
 
 

@@ -20,14 +20,6 @@ SHAPES = sorted(FOLDER.glob("shapes/mask_rcnn_*.yaml"))
 every_coco = pytest.mark.parametrize("path", COCO, ids=lambda p: p.stem)
 every_config = pytest.mark.parametrize("path", COCO + SHAPES, ids=lambda p: p.stem)
 
-#: ILM Norm paper, Table 5: (AP, AP50, AP75) of boxes, then of masks.
-TABLE_5 = {
-    "batch2_gn": ((22.4, 37.65, 23.56), (20.88, 35.43, 21.57)),
-    "batch2_ilmgn": ((22.68, 38.28, 23.68), (21.19, 36.08, 21.92)),
-    "batch16_gn": ((39.1, 60.33, 42.51), (34.77, 56.88, 36.79)),
-    "batch16_ilmgn": ((39.42, 60.63, 42.95), (35.03, 57.25, 36.92)),
-}
-
 
 def load(path, *overrides):
     argv = ["--config-file", str(path), "--num-gpus", "0", "MODEL.WEIGHTS", "", *overrides]
@@ -92,14 +84,3 @@ def test_variants_differ_from_gn_in_a_single_line(path):
         key = path.stem.rsplit("_", 1)[1]
         ((line, _),) = differing
         assert line.strip().lower() == f'norm: "{key}"'
-
-
-@every_coco
-def test_each_states_the_papers_figures_or_that_there_are_none(path):
-    head = path.read_text().split("_BASE_")[0]
-    figures = TABLE_5.get(path.stem.removeprefix("mask_rcnn_R_50_FPN_"))
-    if figures is None:
-        assert "no COCO figure" in head
-        return
-    for kind, (ap, ap50, ap75) in zip(("box", "mask"), figures, strict=True):
-        assert f"{kind} AP {ap}, AP50 {ap50}, AP75 {ap75}" in head

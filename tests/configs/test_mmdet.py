@@ -40,14 +40,6 @@ KINDS = {
     "shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py",
 }
 
-#: ILM Norm paper, Table 5: (AP, AP50, AP75) of boxes, then of masks.
-TABLE_5 = {
-    "batch2_gn": ((22.4, 37.65, 23.56), (20.88, 35.43, 21.57)),
-    "batch2_ilmgn": ((22.68, 38.28, 23.68), (21.19, 36.08, 21.92)),
-    "batch16_gn": ((39.1, 60.33, 42.51), (34.77, 56.88, 36.79)),
-    "batch16_ilmgn": ((39.42, 60.63, 42.95), (35.03, 57.25, 36.92)),
-}
-
 
 def skeleton(config):
     """The config, and its model without memory."""
@@ -62,7 +54,8 @@ def from_scratch(config):
 
 
 def test_table_5_is_complete():
-    assert {f"mask-rcnn_r50_fpn_gn_{name}.py" for name in TABLE_5} == set(PAPERS)
+    rows = [f"batch{batch}_{norm}" for batch in (2, 16) for norm in ("gn", "ilmgn")]
+    assert {f"mask-rcnn_r50_fpn_gn_{name}.py" for name in rows} == set(PAPERS)
     shapes = {f"shapes/mask-rcnn_r18_fpn_gn_shapes_{norm}.py" for norm in ("gn", "ilmgn")}
     assert set(ALL) - set(PAPERS) == shapes
     assert set(ALL) >= KINDS
@@ -107,14 +100,6 @@ def test_variants_differ_from_gn_in_the_box_head_alone(gn):
     assert mine.model.roi_head.bbox_head.norm_cfg.type == "ILMGN"
     mine.model.roi_head.bbox_head.norm_cfg.type = "GN"
     assert mine.to_dict() == theirs.to_dict()
-
-
-@every_paper
-def test_each_states_the_papers_figures(config):
-    text = (ROOT / "configs/mmdet" / config).read_text().split("_base_")[0]
-    figures = TABLE_5[config.removesuffix(".py").removeprefix("mask-rcnn_r50_fpn_gn_")]
-    for kind, (ap, ap50, ap75) in zip(("box", "mask"), figures, strict=True):
-        assert f"{kind} AP {ap}, AP50 {ap50}, AP75 {ap75}" in text
 
 
 @every_paper

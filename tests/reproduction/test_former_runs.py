@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 pytest.importorskip("matplotlib", reason="needs matplotlib, of ilm_plugins[reproduction]")
 
-from ilm_plugins.reproduction import launch, record
+from ilm_plugins.reproduction import launch, record, registry
 from ilm_plugins.reproduction import run as running
 from ilm_plugins.reproduction.main import main
 from reproduction.folders import write_test
@@ -83,6 +83,21 @@ def test_a_stopped_run_goes_on(folder, monkeypatch):
 def test_other_settings_are_refused(folder, words, capsys):
     assert run(*words) == 2
     assert "was begun with other settings" in capsys.readouterr().err
+
+
+def test_what_a_config_file_said_is_no_other_setting(tmp_path):
+    """Batch sizes and ablations had configs of their own."""
+    cell = registry.named("ilm-4 GN, batch 32")
+    (one,) = running.plan([cell], running.Options(work_dir=tmp_path))
+    overrides = running._overrides(one)
+    own, rest = overrides[:2], overrides[2:]
+    assert own == list(cell.overrides) and rest
+    former = launch.Launch("python", rest, work_dir=str(tmp_path))
+    assert running._other_settings(one, former, overrides) == []
+    former = launch.Launch("python", rest[1:], work_dir=str(tmp_path))
+    assert running._other_settings(one, former, overrides) == [
+        "work_dir='WORK_DIR/" + str(cell.folder / "seed0'")
+    ]
 
 
 def test_the_report_shows_it(folder):

@@ -1,3 +1,3 @@
-# EN paper, Table 5, ResNet110, BN: top-1 72.41 (CIFAR-100, in percent).
+# EN paper, Table 5, ResNet110, BN (CIFAR-100).
 _base_ = "_base_/resnet110_cifar100.py"
 model = dict(backbone=dict(norm_cfg=dict(type="BN")))

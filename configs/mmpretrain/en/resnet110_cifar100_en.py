@@ -1,3 +1,3 @@
-# EN paper, Table 5, ResNet110, EN: top-1 73.32 (CIFAR-100, in percent).
+# EN paper, Table 5, ResNet110, EN (CIFAR-100).
 _base_ = "_base_/resnet110_cifar100.py"
 model = dict(backbone=dict(norm_cfg=dict(type="EN", reduction=8)))

@@ -1,3 +1,3 @@
-# EN paper, Table 5, ResNet20, BN: top-1 67.87 (CIFAR-100, in percent).
+# EN paper, Table 5, ResNet20, BN (CIFAR-100).
 _base_ = "_base_/resnet20_cifar100.py"
 model = dict(backbone=dict(norm_cfg=dict(type="BN")))

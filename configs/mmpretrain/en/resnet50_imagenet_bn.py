@@ -1,3 +1,3 @@
-# EN paper, Table 2, ResNet50, BN: top-1 76.4, top-5 93.0 (ImageNet, in percent).
+# EN paper, Table 2, ResNet50, BN (ImageNet).
 _base_ = "_base_/resnet50_imagenet.py"
 model = dict(backbone=dict(norm_cfg=dict(type="BN")))

@@ -1,3 +1,3 @@
-# ILM paper, Table 2, ILM+LN: top-1 error 25.43, top-5 6.88 (CIFAR-100, in percent).
+# ILM paper, Table 2, ILM+LN (CIFAR-100).
 _base_ = "_base_/resnet101_cifar100.py"
 model = dict(backbone=dict(norm_cfg=dict(type="ILMLN")))

@@ -1,3 +1,3 @@
-# ILM paper, Table 2, IN: top-1 error 26.08, top-5 7.6 (CIFAR-100, in percent).
+# ILM paper, Table 2, IN (CIFAR-100).
 _base_ = "_base_/resnet101_cifar100.py"
 model = dict(backbone=dict(norm_cfg=dict(type="IN", affine=True)))

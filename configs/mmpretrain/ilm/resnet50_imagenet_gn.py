@@ -1,3 +1,3 @@
-# ILM paper, Table 3, GN: top-1 error 24.06 (ImageNet, in percent).
+# ILM paper, Table 3, GN (ImageNet).
 _base_ = "_base_/resnet50_imagenet.py"
 model = dict(backbone=dict(norm_cfg=dict(type="GN", num_groups=32)))

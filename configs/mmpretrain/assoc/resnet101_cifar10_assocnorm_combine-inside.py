@@ -1,3 +1,0 @@
-# AssocNorm paper, Table 5, a(WE+B): error 6.46 (CIFAR-10, in percent).
-_base_ = "../ilm/_base_/resnet101_cifar10.py"
-model = dict(backbone=dict(norm_cfg=dict(type="AssocNorm", combine="a(WE+B)")))

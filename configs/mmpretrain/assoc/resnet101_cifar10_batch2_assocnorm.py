@@ -1,3 +1,0 @@
-# AssocNorm paper, Table 3, batch 2: error 7.11 (CIFAR-10, in percent).
-_base_ = "../ilm/_base_/resnet101_cifar10_batch2.py"
-model = dict(backbone=dict(norm_cfg=dict(type="AssocNorm")))

@@ -1,3 +1,0 @@
-# EN paper, Table 7, pi = 100: top-1 78.0 (ImageNet, in percent).
-_base_ = "_base_/resnet50_imagenet.py"
-model = dict(backbone=dict(norm_cfg=dict(type="EN", reduction=32, expansion=100)))

@@ -1,3 +1,0 @@
-# EN paper, Table 9, a, 2-layer MLP: top-1 76.7, top-5 92.9 (ImageNet, in percent).
-_base_ = "_base_/resnet50_imagenet.py"
-model = dict(backbone=dict(norm_cfg=dict(type="EN", reduction=32, ratio_net="mlp")))

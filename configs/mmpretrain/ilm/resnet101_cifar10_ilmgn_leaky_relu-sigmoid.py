@@ -1,3 +1,0 @@
-# ILM paper, Table 7, (leaky_relu, sigmoid) for mean and variance: did not converge (CIFAR-10).
-_base_ = "_base_/resnet101_cifar10.py"
-model = dict(backbone=dict(norm_cfg=dict(type="ILMGN", activations=("leaky_relu", "sigmoid"))))

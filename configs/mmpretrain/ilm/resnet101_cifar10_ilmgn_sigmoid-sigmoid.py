@@ -1,3 +1,0 @@
-# ILM paper, Table 7, (sigmoid, sigmoid) for mean and variance: error 8.04 (CIFAR-10, in percent).
-_base_ = "_base_/resnet101_cifar10.py"
-model = dict(backbone=dict(norm_cfg=dict(type="ILMGN", activations=("sigmoid", "sigmoid"))))

@@ -1,3 +1,0 @@
-# ILM paper, Table 7, (tanh, leaky_relu) for mean and variance: did not converge (CIFAR-10).
-_base_ = "_base_/resnet101_cifar10.py"
-model = dict(backbone=dict(norm_cfg=dict(type="ILMGN", activations=("tanh", "leaky_relu"))))
