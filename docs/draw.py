@@ -163,7 +163,7 @@ ARCHITECTURE = Figure(
         "reference": Box(0, 5, "reference.py\ndifferentiable", "part"),
         "plain": Box(1, 5, "plain.py\ntorch operations", "part"),
         "cpu": Box(2, 5, "cpu/\nCPU: C kernels", "part"),
-        "triton": Box(3, 5, "triton_kernels/\nCUDA", "part", 2),
+        "triton": Box(3, 5, "triton/\nCUDA", "part", 2),
     },
     (
         *(("tools", "integrations"), ("tools", "reproduction"), ("integrations", "models")),

@@ -168,7 +168,7 @@ DEFECTS = (
     Defect(
         "triton-gradient-through-coarse-variance-halved",
         "The Triton kernels halve the gradient of the means through a coarse group's variance.",
-        f"{OPS}/triton_kernels/vectors.py",
+        f"{OPS}/triton/vectors.py",
         "2.0 * d_var * offset",
         "d_var * offset",
         "tests/ops/test_triton_kernels.py",

@@ -83,7 +83,7 @@ def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:
     if name == "cpu" or (name == "auto" and x.is_cpu):
         return _choose(name, cpu if cpu.supports(x) else None, _why_not_cpu, x)
     if name == "triton" or x.is_cuda:
-        return _choose(name, _triton_kernels(x), _why_not_triton, x)
+        return _choose(name, _triton(x), _why_not_triton, x)
     return plain
 
 
@@ -129,12 +129,12 @@ def has_triton() -> bool:
     return tuple(map(int, re.findall(r"\d+", version)[:2])) >= TRITON
 
 
-def _triton_kernels(x: Tensor) -> Kernels | None:
+def _triton(x: Tensor) -> Kernels | None:
     if not has_triton():
         return None
-    from . import triton_kernels
+    from . import triton
 
-    return triton_kernels if triton_kernels.supports(x) else None
+    return triton if triton.supports(x) else None
 
 
 def _why_not_triton(x: Tensor) -> str:

@@ -29,7 +29,7 @@ from interpreter import (
 skip_without_triton()
 import triton  # noqa: E402
 
-from ilm_plugins.ops import triton_kernels as kernels  # noqa: E402
+from ilm_plugins.ops import triton as kernels  # noqa: E402
 
 LAYOUTS = {"contiguous": False, "channels-last": True}
 wide = pytest.mark.wide
