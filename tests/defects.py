@@ -324,7 +324,7 @@ DEFECTS = (
     Defect(
         "folder-for-several-trainings",
         "Two trainings write to one output folder at the same time.",
-        f"{HARNESS}/training.py",
+        f"{HARNESS}/output_folder.py",
         "fcntl.LOCK_EX | fcntl.LOCK_NB",
         "fcntl.LOCK_SH | fcntl.LOCK_NB",
         "tests/integrations/test_folders.py",
@@ -338,11 +338,11 @@ DEFECTS = (
         "tests/integrations/test_stopping.py",
     ),
     Defect(
-        "mistake-in-another-process-is-unforeseen",
-        "A mistake that a process other than the first meets is told as one that nobody foresaw.",
-        f"{HARNESS}/training.py",
-        "if isinstance(error, ProcessRaisedException):",
-        "if isinstance(error, ProcessRaisedException) and error.error_index == 0:",
+        "mistake-in-another-process-is-lost",
+        "Of a mistake that a process other than the first meets only that process's end is told.",
+        f"{HARNESS}/launch.py",
+        "read_error(files[rank])",
+        "read_error(files[0])",
         "tests/integrations/test_failures.py",
     ),
     Defect(

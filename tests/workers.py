@@ -1,9 +1,7 @@
 """What tests run in processes of their own, which find it by this module's name."""
 
 import os
-import signal
 import socket
-import subprocess
 import time
 import warnings
 from contextlib import nullcontext
@@ -16,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ilm_plugins import NORMS
-from ilm_plugins.integrations.training import leave_group
+from ilm_plugins.integrations.launch import leave_group
 
 
 class Harmful:
@@ -27,17 +25,6 @@ class Harmful:
 
     def __reduce__(self):
         return os.makedirs, (self.path, 0o777, True)
-
-
-def fail(rank, kind, of=0):
-    """Raise in the process of rank ``of``, which torch has spawned."""
-    if rank != of:
-        return
-    from ilm_plugins import errors
-
-    if kind == "defect":
-        raise ZeroDivisionError("of a worker")
-    raise getattr(errors, kind)("what came in; what to do")
 
 
 # ---- gradients of several processes
@@ -56,11 +43,6 @@ def join(rank, size, port):
     # Gloo's own is half an hour, in which a test would seem to hang.
     patience = timedelta(seconds=60)
     dist.init_process_group("gloo", rank=rank, world_size=size, timeout=patience)
-
-
-def leave():
-    dist.barrier()
-    leave_group()
 
 
 def own_gradients(model):
@@ -127,7 +109,7 @@ def gradients(rank, size, port, shares):
                     separate=key in ("EN", "SN"),
                     steps=steps,
                 )
-    leave()
+    leave_group()
 
 
 def by_fsdp(model):
@@ -187,7 +169,7 @@ def sharded_gradients(rank, size, port, kind, shares):
                 separate=key in ("EN", "SN"),
                 read=read,
             )
-    leave()
+    leave_group()
 
 
 def detectron2_gradients(sizes):
@@ -203,6 +185,7 @@ def detectron2_gradients(sizes):
             sizes,
             separate=key in ("EN", "SN"),
         )
+    leave_group()
 
 
 HEAD = {
@@ -251,24 +234,13 @@ def openmmlab_gradients(rank, port):
                 sizes,
                 separate=key == "EN",
             )
-    leave()
+    leave_group()
 
 
 # ---- signals
 
 
-def rest_with_child(pids):
-    """Sleep until a signal comes, and have another process sleep."""
-    child = subprocess.Popen(["sleep", "600"])
-    pids.put([os.getpid(), child.pid])
-    pids.put(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-    time.sleep(600)
-
-
-def rest_with_parent(rank):
-    """Sleep until the parent is gone, as torch has spawned it."""
-    from ilm_plugins.integrations.stopping import end_with_parent
-
-    end_with_parent()
-    print(os.getpid(), flush=True)
+def rest(pids):
+    """Say its number, and sleep until a signal comes."""
+    pids.put(os.getpid())
     time.sleep(600)

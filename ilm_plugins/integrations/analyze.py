@@ -17,9 +17,10 @@ from ..checkpoints import CheckpointError, check_fits, find_absent, loading, unw
 from ..data.images import Images, open_images
 from ..errors import UserError
 from ..layers import NORMS
-from . import convert, named_models, training
+from . import convert, named_models
+from .command import add_traceback, building, command, positive
 from .inference import Forward, Inference
-from .training import building, positive
+from .output_folder import check_output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 after printing one line about the user's mistake.
     """
     args = parser().parse_args(argv)
-    return training.command(lambda: run(args), args, resumes=False)
+    return command(lambda: run(args), args, resumes=False)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -62,11 +63,11 @@ def parser() -> argparse.ArgumentParser:
         description="The mean ratios of EN and SN layers by checkpoint, as in Fig. 5 of the EN "
         "paper. Checkpoints are in the order of the last number in their names.",
     )
-    for command in (ratios, omega, dynamics):
-        _add_options(command)
-    for command in (ratios, omega):
-        command.add_argument("--checkpoint", required=True, metavar="FILE")
-        command.add_argument(
+    for subparser in (ratios, omega, dynamics):
+        _add_options(subparser)
+    for subparser in (ratios, omega):
+        subparser.add_argument("--checkpoint", required=True, metavar="FILE")
+        subparser.add_argument(
             "--embedding",
             choices=("pca", "tsne"),
             default="pca",
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_options(p: argparse.ArgumentParser) -> None:
-    training.add_traceback(p)
+    add_traceback(p)
     p.add_argument(
         "images", help="a folder of class folders, a flat folder, or a packed .npz of images"
     )
@@ -196,7 +197,7 @@ def prepare(
         raise UserError(f"--output {args.output} is not empty; give a new folder")
     images = open_images(args.images, args.limit)
     inference = load_model(args)
-    training.check_output(args.output, "--output")
+    check_output(args.output, "--output")
     print(f"{_count(images)} of {args.images}, each: {inference.preprocessing}")
     batches = partial(images.batches, args.batch_size or inference.batch_size)
     return inference, images, batches, folder

@@ -26,7 +26,7 @@ from ..checkpoints import (
 from ..errors import UserError
 from ..layers import NORMS, parse_norm
 from . import installed, training
-from .training import add_traceback, building, command
+from .command import add_traceback, building, command
 
 #: Entries that belong to parameters as they were before.
 OF_TRAINING = {

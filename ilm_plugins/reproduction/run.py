@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 
-from ..errors import RunError, UserError
-from ..integrations.training import check_output, failure, without_resume
+from ..errors import ERROR_FILE, RunError, UnexpectedError, UserError, read_error
+from ..integrations.command import explain
+from ..integrations.output_folder import check_output
 from . import launch, miniature, record, registry
 from .launch import Launch
 from .record import framework
@@ -155,8 +156,8 @@ def _told(one: Run | Cell, options: Options, deadline: float, stop: threading.Ev
     except Stopped:
         print(f"{name}: {_so_far(one)}; run the same command to go on", flush=True)
     except Exception as error:
-        line = failure(error)
-        if line is None:
+        line = explain(error)
+        if isinstance(line, UnexpectedError):
             raise
         print(f"{name}: error: {line}", file=sys.stderr, flush=True)
         return line.status
@@ -406,17 +407,18 @@ def _execute(
     data = run.root / "data" if run.options.miniature else run.options.data
     environment = module.environment(data) if data else {}
     run.folder.mkdir(parents=True, exist_ok=True)
+    failed = run.folder / ".error"
+    failed.unlink(missing_ok=True)
     if not run.cell.tests:
         # Before it begins, since it may be ended; tests are noted when they are made.
         with CONFIG_LOCK:
             _note(run, overrides)
     with log.open("ab") as output:
-        start = output.tell()
         process = subprocess.Popen(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, ERROR_FILE: str(failed)},
             # A group of its own, so that its loaders end with it.
             start_new_session=True,
         )
@@ -431,12 +433,8 @@ def _execute(
         name = signal.Signals(-process.returncode).name
         raise RunError(f"ended by {name}; a process out of memory ends so, too (see {log})")
     if process.returncode:
-        with log.open(encoding="utf-8", errors="replace") as lines:
-            lines.seek(start)
-            last = (lines.read().strip().splitlines() or [f"exit status {process.returncode}"])[-1]
-        kind = UserError if process.returncode == 2 else RunError
-        line = without_resume(last.removeprefix("train_net.py: error: "))
-        raise kind(f"{line} (see {log})")
+        error = read_error(failed) or RunError(f"exit status {process.returncode}")
+        raise type(error)(f"{error} (see {log})")
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 
 from ilm_plugins import NORMS
 from ilm_plugins.integrations import training
-from ilm_plugins.integrations.detectron2.train import load_config
+from ilm_plugins.integrations.detectron2.checks import load_config
 
 FOLDER = Path(__file__).parents[2] / "configs" / "detectron2"
 KEYS = {"gn": nn.GroupNorm} | {key.lower(): layer for key, layer in NORMS.items()}

@@ -12,24 +12,33 @@ from pathlib import Path
 
 import pytest
 import torch
+from launched import options
 from torch._utils import ExceptionWrapper
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
 
-from ilm_plugins.errors import CheckpointError, OptionError, PeerError, RunError, UserError
-from ilm_plugins.integrations import training
-from ilm_plugins.integrations.training import (
+from ilm_plugins.errors import (
+    CheckpointError,
+    OptionError,
+    PeerError,
+    RunError,
+    UnexpectedError,
+    UserError,
+    read_error,
+    write_error,
+)
+from ilm_plugins.integrations import command as command_line
+from ilm_plugins.integrations.command import (
     RESUME,
     WithoutTracebacks,
     building,
-    check_output,
     command,
-    failure,
-    leave_group,
-    occupied,
-    parser,
-    told,
+    explain,
+    one_line_errors,
 )
-from workers import fail
+from ilm_plugins.integrations.launch import launch, leave_group
+from ilm_plugins.integrations.output_folder import check_output, lock_run_folder
+from ilm_plugins.integrations.training import parser
+
+WIDE = pytest.mark.wide
 
 
 def of_worker(error):
@@ -47,7 +56,7 @@ def of_worker(error):
 def patience(monkeypatch):
     """How long a process has waited for the line of another."""
     waited = []
-    monkeypatch.setattr(training.time, "sleep", waited.append)
+    monkeypatch.setattr(command_line.time, "sleep", waited.append)
     return waited
 
 
@@ -67,16 +76,14 @@ def patience(monkeypatch):
         (RuntimeError("DataLoader worker (pid 3) exited unexpectedly"), 1, "pid 3"),
         (RuntimeError("[gloo/pair.cc:8] Connection closed by peer [::1]"), 1, "process is gone"),
         (RuntimeError("Socket: Connection reset by peer"), 1, "another process is gone"),
-        (ProcessExitedException("", 3, 7, 4, None), 1, "process 3 ended with status 4"),
-        (ProcessExitedException("", 3, 7, -9, "SIGKILL"), 1, "process 3 ended by SIGKILL"),
     ],
 )
 def test_what_is_told_in_one_line(error, status, words, patience):
-    line = failure(error)
+    line = explain(error)
     assert words in str(line) and line.status == status and "Traceback" not in str(line)
-    with pytest.raises(UserError, match=re.escape(str(line))), told():
+    with pytest.raises(UserError, match=re.escape(str(line))), one_line_errors():
         raise error
-    assert patience == ([training.PATIENCE] if "process is gone" in words else [])
+    assert patience == ([command_line.PATIENCE] if "process is gone" in words else [])
 
 
 @pytest.mark.parametrize(
@@ -97,10 +104,10 @@ def test_what_nobody_foresaw_is_told_in_one_line(tmp_path, capsys, error, words,
     args = parser().parse_args(["--config-file", "c.py", *["--traceback"] * wanted])
 
     def run():
-        with occupied(str(tmp_path), "OUT", args) if begun else nullcontext():
+        with lock_run_folder(str(tmp_path), "OUT", args) if begun else nullcontext():
             raise error
 
-    assert failure(error) is None
+    assert isinstance(explain(error), UnexpectedError)
     assert command(run, args) == (1 if begun else 2)
     *printed, line = capsys.readouterr().err.splitlines()
     assert f": error: unexpected {words}" in line and len(line) < 700
@@ -118,7 +125,7 @@ def test_a_folder_that_takes_no_log_hides_no_error(tmp_path, capsys):
     args = parser().parse_args(["--config-file", "c.py"])
 
     def run():
-        with occupied(str(tmp_path), "OUT", args):
+        with lock_run_folder(str(tmp_path), "OUT", args):
             (tmp_path / "error.log").mkdir()
             raise KeyError("a")
 
@@ -152,25 +159,48 @@ def test_a_traceback_is_printed_of_any_error(capsys):
     ],
 )
 def test_what_another_process_has_raised(kind, rank, status):
-    with pytest.raises(ProcessRaisedException) as raised:
-        spawn(fail, (kind, rank), nprocs=rank + 1)
-    line = failure(raised.value)
-    # It has waited already.
-    assert not isinstance(line, PeerError)
-    assert line.status == status and str(line) == "what came in; what to do"
+    with pytest.raises(UserError) as raised:
+        launch("launched", options(kind, rank + 1, of=rank), None)
+    assert type(raised.value).__name__ == kind and raised.value.status == status
+    assert str(raised.value) == "what came in; what to do"
+
+
+@pytest.mark.parametrize(
+    "what, words", [("kill", "by SIGKILL"), pytest.param("exit", "with status 7", marks=WIDE)]
+)
+def test_a_process_that_says_nothing(what, words):
+    with pytest.raises(RunError, match=f"process 1 ended {words}, and the others with it; "):
+        launch("launched", options(what, 2, of=1), None)
+
+
+def test_errors_pass_from_process_to_process(tmp_path, patience):
+    for kind in (UserError, OptionError, CheckpointError, RunError, PeerError, UnexpectedError):
+        try:
+            raise kind("a: b\u00b5")
+        except UserError as error:
+            write_error(error, tmp_path / "error")
+        read = read_error(tmp_path / "error")
+        assert type(read) is kind and str(read) == "a: b\u00b5"
+        assert "in test_errors_pass_from_process_to_process" in read.traceback
+        with pytest.raises(kind), one_line_errors():
+            raise read
+    # Another process has waited already.
+    assert patience == []
+    (tmp_path / "error").write_text("[")
+    assert read_error(tmp_path / "error") is read_error(tmp_path / "none") is None
 
 
 def test_a_defect_in_another_process_is_told_with_its_traceback(tmp_path, capsys):
-    args = parser().parse_args(["--config-file", "c.py"])
+    args = options("defect")
 
     def run():
-        with occupied(str(tmp_path), "OUT", args):
-            spawn(fail, ("defect",), nprocs=1)
+        with lock_run_folder(str(tmp_path), "OUT", args):
+            launch("launched", args, None)
 
     assert command(run, args) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "error: unexpected ZeroDivisionError: of a worker; see" in line
-    assert "in fail\n" in (tmp_path / "error.log").read_text()
+    assert "in main\n" in (tmp_path / "error.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -178,7 +208,11 @@ def test_a_defect_in_another_process_is_told_with_its_traceback(tmp_path, capsys
     [
         (CheckpointError("a"), 2, "tool.py: error: a\n"),
         (RunError("a"), 1, f"tool.py: error: a. {RESUME}\n"),
-        (OSError(errno.EIO, "b", "c"), 1, f"tool.py: error: c: b; mend that. {RESUME}\n"),
+        (
+            OSError(errno.EIO, "b", "c"),
+            1,
+            f"tool.py: error: c: b; free space, or fix the file or its permissions. {RESUME}\n",
+        ),
         (None, 0, ""),
     ],
 )
@@ -222,14 +256,14 @@ def test_every_tool_tells_what_nobody_foresaw(tool, root, capsys, monkeypatch):
         raise ZeroDivisionError("a defect")
 
     monkeypatch.setattr(importlib.import_module(f"ilm_plugins.{name}"), function, defect)
-    for options in ([], ["--traceback"]):
-        monkeypatch.setattr(sys, "argv", [f"tools/{tool}", *argv, *options])
+    for more in ([], ["--traceback"]):
+        monkeypatch.setattr(sys, "argv", [f"tools/{tool}", *argv, *more])
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(root / "tools" / tool), run_name="__main__")
         *printed, line = capsys.readouterr().err.splitlines()
         assert ended.value.code == 2
         assert line.startswith(f"{tool}: error: unexpected ZeroDivisionError: a defect; ")
-        assert any("in defect" in words for words in printed) == bool(options)
+        assert any("in defect" in words for words in printed) == bool(more)
 
 
 def test_a_folder_where_nobody_may_write(tmp_path):

@@ -13,16 +13,16 @@ import pytest
 from faults import told
 from ilm_plugins.checkpoints import PARTIAL
 from ilm_plugins.errors import UserError
-from ilm_plugins.integrations import training
-from ilm_plugins.integrations.training import LOCK, occupied
+from ilm_plugins.integrations import output_folder
+from ilm_plugins.integrations.output_folder import LOCK, lock_run_folder
 from runs import SHAPES, detectron2_command, mmengine_command, write_mmengine_config
 
 OWNER = """
 import os, sys, time
 from types import SimpleNamespace
-from ilm_plugins.integrations.training import occupied
+from ilm_plugins.integrations.output_folder import lock_run_folder
 args = SimpleNamespace(eval_only=False, launcher="none", machine_rank=0)
-with occupied(sys.argv[1], "OUT", args):
+with lock_run_folder(sys.argv[1], "OUT", args):
     child = os.fork()
     if child:
         print(child, flush=True)
@@ -54,15 +54,21 @@ def test_a_folder_is_for_one_training(tmp_path, monkeypatch):
         live = tmp_path / f"c.pth{PARTIAL}"
         live.touch()
         words = rf"output folder '{tmp_path}' is in use by process {owner.pid} on \S+; .*set OUT"
-        with pytest.raises(UserError, match=words), occupied(str(tmp_path), "OUT", options()):
+        with (
+            pytest.raises(UserError, match=words),
+            lock_run_folder(str(tmp_path), "OUT", options()),
+        ):
             pass
         # Those that write nothing there share it.
         monkeypatch.setenv("RANK", "1")
         for other in ({"eval_only": True}, {"launcher": "pytorch"}, {"machine_rank": 1}):
-            with occupied(str(tmp_path), "OUT", options(**other)):
+            with lock_run_folder(str(tmp_path), "OUT", options(**other)):
                 assert live.exists()
         monkeypatch.setenv("RANK", "0")
-        with pytest.raises(UserError), occupied(str(tmp_path), "", options(launcher="pytorch")):
+        with (
+            pytest.raises(UserError),
+            lock_run_folder(str(tmp_path), "", options(launcher="pytorch")),
+        ):
             pass
 
 
@@ -73,7 +79,7 @@ def test_a_lock_ends_with_its_process(tmp_path):
         owner.kill()
         owner.wait()
         for _ in range(2):
-            with occupied(str(tmp_path), "OUT", options()):
+            with lock_run_folder(str(tmp_path), "OUT", options()):
                 assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
@@ -81,9 +87,9 @@ def test_a_file_system_without_locks_is_shared(tmp_path, monkeypatch):
     def lockf(*args):
         raise OSError("no locks available")
 
-    monkeypatch.setattr(training.fcntl, "lockf", lockf)
+    monkeypatch.setattr(output_folder.fcntl, "lockf", lockf)
     (tmp_path / f"c.pth{PARTIAL}").touch()
-    with occupied(str(tmp_path), "OUT", options()):
+    with lock_run_folder(str(tmp_path), "OUT", options()):
         assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 

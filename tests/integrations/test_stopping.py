@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,8 @@ import pytest
 from faults import ALONE, children, finish, start, wait_for
 from ilm_plugins import checkpoints
 from ilm_plugins.integrations import stopping
+from ilm_plugins.integrations.command import RESUME, command
 from ilm_plugins.integrations.stopping import Stop, stoppable
-from ilm_plugins.integrations.training import RESUME, command
 from runs import (
     SHAPES,
     detectron2_command,
@@ -24,7 +23,7 @@ from runs import (
     pix2pix_command,
     write_mmengine_config,
 )
-from workers import rest_with_child
+from workers import rest
 
 
 @pytest.fixture(autouse=True)
@@ -57,12 +56,10 @@ def test_a_signal_is_told_whatever_becomes_of_it(number, status, becomes, capsys
 
 
 def test_what_no_signal_has_ended_is_as_it_was():
-    start = SpawnProcess.start
     for error in (KeyboardInterrupt, ZeroDivisionError):
         with pytest.raises(error) as raised, stoppable():
             raise error
         assert not isinstance(raised.value, Stop)
-    assert SpawnProcess.start is start
 
 
 def test_no_signal_is_heeded_that_was_ignored_or_in_another_thread():
@@ -81,7 +78,7 @@ def test_no_signal_is_heeded_that_was_ignored_or_in_another_thread():
 
 JOB = """
 import time
-from ilm_plugins.integrations.training import command
+from ilm_plugins.integrations.command import command
 
 def rest():
     print("ready", flush=True)
@@ -133,17 +130,14 @@ def test_a_scripts_background_ignores_sigint_alone(tmp_path):
     assert out == "143\n" and "stopped by SIGTERM. " in err
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_children_are_ended_and_their_children(method):
+def test_children_are_ended():
     """Signals that come meanwhile change nothing."""
-    context = multiprocessing.get_context(method)
+    context = multiprocessing.get_context("fork")
     pids = context.Queue()
     with pytest.raises(Stop) as stop, stoppable():
-        child = context.Process(target=rest_with_child, args=(pids,), daemon=True)
+        child = context.Process(target=rest, args=(pids,), daemon=True)
         child.start()
-        started = pids.get(timeout=60)
-        # At Ctrl-C one that is still starting would print a traceback.
-        assert pids.get(timeout=60) == (method == "spawn")
+        started = [pids.get(timeout=60)]
         join = type(child).join
         child.join = lambda seconds: signal.raise_signal(signal.SIGINT) or join(child, seconds)
         signal.raise_signal(signal.SIGTERM)
@@ -156,26 +150,24 @@ def test_a_loaders_process_ends_by_itself():
     context = multiprocessing.get_context("fork")
     pids = context.Queue()
     with stoppable():
-        child = context.Process(target=rest_with_child, args=(pids,), daemon=True)
+        child = context.Process(target=rest, args=(pids,), daemon=True)
         child.start()
-        started = pids.get(timeout=60)
-        for pid in started:
-            os.kill(pid, signal.SIGTERM)
+        os.kill(pids.get(timeout=60), signal.SIGTERM)
         child.join(60)
     assert child.exitcode == 143
 
 
 PARENT = """
-import sys
-from torch.multiprocessing import spawn
-from workers import rest_with_parent
-if __name__ == "__main__":
-    spawn(rest_with_parent, nprocs=1)
+from ilm_plugins.integrations.command import command
+from ilm_plugins.integrations.launch import launch
+from launched import options
+raise SystemExit(command(lambda: launch("launched", options("rest"), None)))
 """
 
 
-def test_a_killed_parent_takes_its_processes_with_it(root, tmp_path):
-    """Also where SIGINT is ignored, as in a script's background."""
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_parent_takes_its_processes_with_it(root, tmp_path, number, status):
+    """Those that it launched, and at a signal those that they started; nobody else has Ctrl-C."""
     if sys.platform != "linux":
         pytest.skip("only Linux ends a process with its parent")
     (tmp_path / "parent.py").write_text(PARENT)
@@ -184,13 +176,21 @@ def test_a_killed_parent_takes_its_processes_with_it(root, tmp_path):
         [sys.executable, tmp_path / "parent.py"],
         env=env,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=ignoring_interrupts,
+        # What is killed shall take its processes with it where SIGINT is ignored, too.
+        preexec_fn=ignoring_interrupts if number == signal.SIGKILL else None,
     )
-    child = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
-    wait_until_gone([child])
+    child, grandchild = map(int, parent.stdout.readline().split())
+    assert os.getsid(child) == child != os.getsid(parent.pid)
+    parent.send_signal(number)
+    assert parent.wait(30) == status
+    wait_until_gone([child] if number == signal.SIGKILL else [child, grandchild])
+    if number == signal.SIGKILL:
+        os.kill(grandchild, signal.SIGKILL)
+    else:
+        assert parent.stderr.read().count("\n") == 1
+    parent.communicate()
 
 
 def ignoring_interrupts():

@@ -48,9 +48,14 @@ class Checkpointer(DetectionCheckpointer):
     when they are whole. ``last_checkpoint`` follows its checkpoint.
 
     Raises:
-        CheckpointError: when loading, a file cannot be read, or has none of the model's tensors;
-            when saving, it cannot be written.
+        CheckpointError: when loading, a file cannot be read, or has none of the model's tensors; a
+            run that is resumed has another model or optimizer.
+        RunError: when saving, a file cannot be written.
     """
+
+    #: The setting that names a run's first weights.
+    setting = "MODEL.WEIGHTS"
+    _resuming = False
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
@@ -75,13 +80,31 @@ class Checkpointer(DetectionCheckpointer):
     def _torch_load(self, f: str) -> Any:
         return checkpoints.read(f)
 
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        self._resuming = resume and self.has_checkpoint()
+        return super().resume_or_load(path, resume=resume)
+
     def _load_model(self, checkpoint: dict[str, Any]):
+        if self._resuming:
+            self._check_resumes(checkpoint)
         found = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         misshapen = (name for name, *_ in incompatible.incorrect_shapes)
         absent = {*incompatible.missing_keys, *misshapen}
         checkpoints.check_fits(self._path, self.model, found, absent)
         return incompatible
+
+    def _check_resumes(self, checkpoint: dict[str, Any]) -> None:
+        optimizers = []
+        if "trainer" in self.checkpointables and "trainer" in checkpoint:
+            # DefaultTrainer's state has that of the trainer proper within it.
+            state = checkpoint["trainer"].get("_trainer", checkpoint["trainer"])
+            trainer = self.checkpointables["trainer"]
+            trainer = getattr(trainer, "_trainer", trainer)
+            optimizers.append((state.get("optimizer"), trainer.optimizer))
+        checkpoints.check_resumes(
+            self._path, checkpoint["model"], self.model, optimizers, self.setting
+        )
 
 
 @contextmanager

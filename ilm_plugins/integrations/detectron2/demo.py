@@ -6,7 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...errors import UserError
 from .. import training
+from ..command import add_traceback, command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,9 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="detectron2 yaml")
     parser.add_argument("--output", default="output/demo", metavar="FOLDER")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
-    training.add_traceback(parser)
+    add_traceback(parser)
     args = parser.parse_args(argv)
-    return training.command(lambda: run(args), args, resumes=False)
+    return command(lambda: run(args), args, resumes=False)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,12 +29,10 @@ def run(args: argparse.Namespace) -> int:
         UserError: detectron2 is not installed.
     """
     try:
+        from .checks import load_config
         from .picture import draw_predictions
-        from .train import load_config
     except ImportError as error:
-        raise training.UserError(
-            f"{error.name} is not installed; run 'make install-detectron2'"
-        ) from error
+        raise UserError(f"{error.name} is not installed; run 'make install-detectron2'") from error
 
     rows = []
     for config in args.configs:

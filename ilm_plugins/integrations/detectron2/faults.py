@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from detectron2.data import MetadataCatalog
 
 from ...errors import RunError, UserError
-from ..training import annotated
+from ..command import describe_path
 from .checkpoints import reading_proposals
 
 
@@ -48,7 +48,9 @@ def names_datasets(names: Sequence[str]) -> Iterator[None]:
         with reading_proposals():
             yield
     except (AssertionError, KeyError, TypeError, ValueError) as error:
-        files = (annotated(os.fspath(MetadataCatalog.get(n).get("json_file", n))) for n in names)
+        files = (
+            describe_path(os.fspath(MetadataCatalog.get(n).get("json_file", n))) for n in names
+        )
         raise UserError(
             f"data set {', '.join(names)} cannot be loaded from {', '.join(files)}: "
             f"{type(error).__name__}: {error}; mend the file, or name another data set"

@@ -2,20 +2,16 @@
 
 import argparse
 import copy
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlparse
 
 import torch
 from detectron2 import modeling, solver
-from detectron2.config import CfgNode, LazyConfig, instantiate
+from detectron2.config import CfgNode, instantiate
 from detectron2.data import (
-    DatasetCatalog,
     DatasetMapper,
     MetadataCatalog,
     build_detection_test_loader,
@@ -30,300 +26,31 @@ from detectron2.engine import (
     default_writers,
     defaults,
     hooks,
-    launch,
 )
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation import (
-    CityscapesInstanceEvaluator,
-    CityscapesSemSegEvaluator,
-    COCOEvaluator,
-    COCOPanopticEvaluator,
     DatasetEvaluators,
-    LVISEvaluator,
-    PascalVOCDetectionEvaluator,
-    SemSegEvaluator,
     inference_on_dataset,
     print_csv_format,
     verify_results,
 )
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
-from ... import checkpoints
 from ...errors import UserError
 from ...layers import NORMS
-from ..stopping import end_with_parent
-from ..training import (
-    WithoutTracebacks,
-    building,
-    check_output,
-    leave_group,
-    occupied,
-    overriding,
-    reading_config,
-    told,
-)
-from .checkpoints import Checkpointer, check_state
-from .config_files import read_config
-from .datasets import SPLITS as GENERATED
+from ..command import WithoutTracebacks, building
+from .checkpoints import Checkpointer
+from .checks import LAZY_WEIGHTS, load_config
+from .evaluators import EVALUATORS, WITHOUT_OUTPUT
 from .faults import NamesImage, NamesIteration, names_datasets
 from .ratios import RatiosHook
-
-#: Metadata ``evaluator_type`` of a data set -> its evaluators.
-EVALUATORS = {
-    "coco": [COCOEvaluator],
-    "coco_panoptic_seg": [SemSegEvaluator, COCOEvaluator, COCOPanopticEvaluator],
-    "lvis": [LVISEvaluator],
-    "pascal_voc": [PascalVOCDetectionEvaluator],
-    "sem_seg": [SemSegEvaluator],
-    "cityscapes_instance": [CityscapesInstanceEvaluator],
-    "cityscapes_panoptic_seg": [
-        COCOPanopticEvaluator,
-        CityscapesSemSegEvaluator,
-        CityscapesInstanceEvaluator,
-    ],
-    "cityscapes_sem_seg": [CityscapesSemSegEvaluator],
-}
-LAZY_ENTRIES = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
-#: Metadata that names files or folders of a data set.
-PATHS = (
-    "json_file",
-    "image_root",
-    "dirname",
-    "image_dir",
-    "gt_dir",
-    "sem_seg_root",
-    "panoptic_root",
-)
-WITHOUT_OUTPUT = {
-    PascalVOCDetectionEvaluator,
-    CityscapesInstanceEvaluator,
-    CityscapesSemSegEvaluator,
-}
-
-
-def run(args: argparse.Namespace) -> None:
-    """Start the processes that the command line asks for; see :mod:`..training` for ``args``.
-
-    With ``--num-gpus 0`` GPUs are hidden from this process and its children from then on.
-
-    Raises:
-        UserError: the config, a data set or a checkpoint is not what it should be; before any
-            process is started.
-    """
-    if args.num_gpus == 0:
-        # detectron2 picks NCCL wherever it sees a GPU; the processes inherit this.
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    cfg = load_config(args)
-    output, output_key = check(cfg, args)
-    processes = args.num_gpus or args.num_processes
-    alone = processes * args.num_machines == 1
-    with occupied(output, output_key, args):
-        launch(
-            and_leave,
-            processes,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            # A LazyConfig may register data sets, which works once a process.
-            args=(main, args, cfg if alone else None),
-        )
-
-
-def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
-    """The config of ``args.config_file`` with the overrides of ``args.opts``.
-
-    Raises:
-        UserError: it cannot be read, or an override does not fit it.
-    """
-    path, words = args.config_file, args.opts
-    if path.endswith(".py"):
-        with reading_config(path):
-            cfg = LazyConfig.load(path)
-        for word in words:
-            with overriding(path, word, "KEY=VALUE"):
-                cfg = LazyConfig.apply_overrides(cfg, [word])
-        if args.num_gpus == 0 and "train" in cfg:
-            cfg.train.device = "cpu"
-        return cfg
-    cfg = read_config(path)
-    if len(words) % 2:
-        raise UserError(f"override {words[-1]} has no value; give overrides as KEY VALUE")
-    for key, value in zip(words[::2], words[1::2], strict=True):
-        with overriding(path, f"{key} {value}", "KEY VALUE"):
-            cfg.merge_from_list([key, value])
-    if args.num_gpus == 0:
-        cfg.MODEL.DEVICE = "cpu"
-    cfg.freeze()
-    return cfg
-
-
-def check(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> tuple[str, str]:
-    """Find before it starts what would make a run fail later.
-
-    Returns:
-        The output folder and the setting that leads to it.
-
-    Raises:
-        UserError: a data set, a checkpoint, the output folder or the batch size is not what it
-            should be; the message names the path that was tried and the setting that leads to it.
-    """
-    processes = args.num_machines * (args.num_gpus or args.num_processes)
-    if isinstance(cfg, CfgNode):
-        cfg = DefaultTrainer.auto_scale_workers(cfg, processes)
-        train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
-        if args.eval_only and not test:
-            raise UserError("nothing to evaluate: DATASETS.TEST is empty; name a data set in it")
-        amp, amp_key = cfg.SOLVER.AMP.ENABLED, "SOLVER.AMP.ENABLED"
-        weights, weights_key = cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS"
-        output, output_key = cfg.OUTPUT_DIR, "OUTPUT_DIR"
-        batch, batch_key = cfg.SOLVER.IMS_PER_BATCH, "SOLVER.IMS_PER_BATCH"
-        for name in test:
-            check_evaluator(name)
-    else:
-        missing = [key for key in LAZY_ENTRIES if key not in cfg]
-        if missing:
-            raise UserError(
-                f"{args.config_file} does not define {', '.join(missing)}; a LazyConfig for "
-                f"training has {', '.join(LAZY_ENTRIES)}"
-            )
-        train, test = (
-            OmegaConf.select(cfg, f"dataloader.{part}.dataset.names") for part in ("train", "test")
-        )
-        if args.eval_only and "evaluator" not in cfg.dataloader:
-            raise UserError("nothing to evaluate: dataloader.evaluator is missing; define it")
-        amp, amp_key = cfg.train.amp.enabled, "train.amp.enabled"
-        weights, weights_key = cfg.train.init_checkpoint, "train.init_checkpoint"
-        output, output_key = cfg.train.output_dir, "train.output_dir"
-        batch_key = "dataloader.train.total_batch_size"
-        batch = OmegaConf.select(cfg, batch_key) or 0
-    for names in (test,) if args.eval_only else (train, test):
-        for name in (names,) if isinstance(names, str) else (names or ()):
-            check_dataset(name)
-    if not args.eval_only and batch % processes:
-        raise UserError(
-            f"{batch_key} {batch} cannot be shared by {processes} processes; "
-            f"set it to a multiple of {processes}"
-        )
-    if amp and args.num_gpus == 0 and not args.eval_only:
-        raise UserError(
-            f"{amp_key} True with --num-gpus 0: detectron2's mixed precision needs a GPU; "
-            "set it to False"
-        )
-    check_output(output, output_key)
-    last = os.path.join(output, "last_checkpoint")
-    if args.resume and os.path.isfile(last):
-        name = checkpoints.named(last)
-        if not name:
-            raise UserError(f"{last!r} is empty; {checkpoints.NAME_ONE}")
-        check_resumes(cfg, args, os.path.join(output, name), weights_key)
-    else:
-        check_weights(weights, weights_key, required=args.eval_only)
-    return output, output_key
-
-
-def check_dataset(name: str) -> None:
-    """Raise UserError unless a data set is registered and its files are there.
-
-    `shapes` is generated on this occasion.
-    """
-    if name not in DatasetCatalog:
-        raise UserError(
-            f"data set {name!r} is not registered in detectron2; registered are "
-            + ", ".join(n for n in DatasetCatalog if n.startswith(("coco_2017", "shapes")))
-            + " and others"
-        )
-    if name in GENERATED:
-        with names_datasets([name]):
-            try:
-                DatasetCatalog.get(name)
-            except json.JSONDecodeError:
-                raise
-            except (ImportError, OSError, ValueError) as error:
-                raise UserError(
-                    f"data set {name!r} cannot be had: {error}; the environment variable "
-                    "DETECTRON2_DATASETS sets the folder in which it is generated"
-                ) from error
-        return
-    metadata = MetadataCatalog.get(name)
-    for attribute in PATHS:
-        path = os.fspath(metadata.get(attribute, ""))
-        if path and "://" not in path and not os.path.exists(path):
-            raise UserError(
-                f"data set {name!r} is not there: tried {Path(path).absolute()}; set the "
-                "environment variable DETECTRON2_DATASETS to the folder that holds it (now "
-                f"{os.environ.get('DETECTRON2_DATASETS', 'unset, which means ./datasets')})"
-            )
-
-
-def check_evaluator(name: str) -> None:
-    """Raise UserError unless a registered data set says how it is evaluated."""
-    kind = MetadataCatalog.get(name).get("evaluator_type") if name in DatasetCatalog else "coco"
-    if kind not in EVALUATORS:
-        raise UserError(
-            f"data set {name!r} has evaluator_type {kind!r}; set its metadata's evaluator_type to "
-            f"one of {', '.join(EVALUATORS)}"
-        )
-
-
-def check_weights(weights: str, setting: str, required: bool) -> None:
-    """Raise UserError unless a checkpoint is there; one with a URL is fetched into the cache."""
-    if not weights:
-        if required:
-            raise UserError(
-                f"nothing to evaluate: {setting} is empty, and there is no checkpoint to resume; "
-                f"set {setting} to a checkpoint"
-            )
-        return
-    try:
-        # detectron2 takes options of loading as a query behind the path.
-        path = urlparse(weights)._replace(query="").geturl()
-        local = PathManager.get_local_path(path)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"checkpoint {weights!r} cannot be fetched: {error}; set {setting}"
-        ) from error
-    if not os.path.isfile(local):
-        raise UserError(
-            f"checkpoint {weights!r} does not exist; set {setting} to a file, or to '' for none"
-        )
-    check_state(checkpoints.read(local), local)
-
-
-def check_resumes(
-    cfg: CfgNode | DictConfig, args: argparse.Namespace, path: str, setting: str
-) -> None:
-    """Raise CheckpointError unless a run can go on from a checkpoint; on the CPU.
-
-    Args:
-        cfg: the run's config.
-        args: the command line.
-        path: the checkpoint.
-        setting: what a run's first weights are given by.
-    """
-    contents = checkpoints.read(path)
-    check_state(contents, path)
-    if isinstance(cfg, CfgNode):
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.DEVICE = "cpu"
-    with building(f"the model of {args.config_file}"):
-        model = model_of(cfg)
-    optimizers = []
-    if "trainer" in contents and not args.eval_only:
-        # DefaultTrainer's has the trainer proper within it.
-        trainer = contents["trainer"].get("_trainer", contents["trainer"])
-        # What needs its process group, or cannot be built at all, is met by the run itself.
-        with suppress(UserError):
-            optimizers.append((trainer.get("optimizer"), optimizer_of(cfg, model)))
-    state = contents.get("model", contents)
-    checkpoints.check_resumes(path, state, model, optimizers, setting)
 
 
 def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
     """What every process does; it loads the config itself unless it is given one."""
-    if args.num_gpus == 0 and args.num_processes > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_processes))
+    if args.launcher != "none":
+        join_group(args)
     cfg = load_config(args) if cfg is None else cfg
     default_setup(cfg, args)
     logging.getLogger("detectron2.engine.train_loop").addFilter(WithoutTracebacks())
@@ -342,14 +69,15 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
     return trainer.train()
 
 
-def and_leave(function, *args) -> None:
-    """Call ``function``, then end this process's group, together with the other processes."""
-    end_with_parent()
-    with told():
-        function(*args)
-    if comm.get_world_size() > 1:
-        comm.synchronize()
-        leave_group()
+def join_group(args: argparse.Namespace) -> None:
+    """Join the other processes of a run, as those do that detectron2 launches itself."""
+    torch.distributed.init_process_group(
+        "nccl" if args.num_gpus else "gloo", timeout=DEFAULT_TIMEOUT
+    )
+    comm.create_local_process_group(args.num_gpus or args.num_processes)
+    if args.num_gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    comm.synchronize()
 
 
 class Trainer(NamesIteration, DefaultTrainer):
@@ -441,6 +169,7 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     kind = LazyAMPTrainer if cfg.train.amp.enabled else LazyTrainer
     trainer = kind(model, loader, optimizer)
     checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
+    checkpointer.setting = LAZY_WEIGHTS
     every_process = [
         *ratios_hooks(args.ratios_interval),
         hooks.IterationTimer(),
@@ -480,6 +209,7 @@ def evaluate_lazy(cfg: DictConfig, args: argparse.Namespace):
         model = model_of(cfg).to(cfg.train.device)
     model = create_ddp_model(model)
     checkpointer = Checkpointer(model, cfg.train.output_dir)
+    checkpointer.setting = LAZY_WEIGHTS
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     return evaluate_model(cfg, model)
 

@@ -12,7 +12,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from torch import Tensor
 
 from ...errors import RunError, UserError
-from ..training import annotated
+from ..command import describe_path
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def names_dataset(config: dict | None) -> Iterator[None]:
         nothing = "need at least one array" in str(error)
         why = "nothing is in it" if nothing else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"data set {inner.get('type')} cannot be loaded from {annotated(path)}: {why}; "
+            f"data set {inner.get('type')} cannot be loaded from {describe_path(path)}: {why}; "
             "mend the file, or set another ann_file"
         ) from error
 

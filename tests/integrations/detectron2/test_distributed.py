@@ -12,7 +12,4 @@ from workers import detectron2_gradients
 @pytest.mark.wide
 def test_an_empty_batch_on_one_process_keeps_the_gradients_right():
     # A box head sees no proposals there; the other process must not wait in vain.
-    from ilm_plugins.integrations.detectron2.train import and_leave
-
-    args = detectron2_gradients, (3, 0)
-    launch(and_leave, num_gpus_per_machine=2, dist_url="auto", args=args)
+    launch(detectron2_gradients, num_gpus_per_machine=2, dist_url="auto", args=((3, 0),))

@@ -233,13 +233,13 @@ def test_a_truncated_last_checkpoint(root, trained, tmp_path, capfd):
 )
 def test_resuming_with_another_model(root, trained, tmp_path, capfd, settings, words):
     shutil.copytree(trained, tmp_path / "out")
-    before = {p: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
+    before = {p: p.read_bytes() for p in (tmp_path / "out").glob("*.pth")}
     opts = ["SOLVER.MAX_ITER", "3", *NO_TEST, *settings]
     argv = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path / "out", opts=opts)
     line = told(argv, capfd, status=2)
     assert "model_final.pth' does not fit this config" in line and words in line
     assert "as MODEL.WEIGHTS" in line
-    assert before == {p: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
+    assert before == {p: p.read_bytes() for p in (tmp_path / "out").glob("*.pth")}
 
 
 def test_resuming_with_another_optimizer(datasets, trained, tmp_path, capfd):

@@ -19,7 +19,7 @@ from detectron2.model_zoo import get_config_file
 
 import fresh
 from ilm_plugins.integrations import training
-from ilm_plugins.integrations.detectron2.train import check, load_config
+from ilm_plugins.integrations.detectron2.checks import check, load_config
 from runs import LAZY, SHAPES
 from runs import detectron2_command as command
 
@@ -323,7 +323,7 @@ def test_the_batch_is_scaled_to_the_processes_before_it_is_checked(root, dataset
     options = ["--num-gpus", "0", "--num-processes", "2"]
     opts = ["SOLVER.REFERENCE_WORLD_SIZE", "1", "SOLVER.IMS_PER_BATCH", "1"]
     args = training.parser().parse_args(command(root / SHAPES, *options, out=tmp_path, opts=opts))
-    check(load_config(args), args)
+    check(args)
 
 
 def test_weights_may_carry_options_and_metadata_may_be_paths(root, datasets, trained, tmp_path):
@@ -335,7 +335,7 @@ def test_weights_may_carry_options_and_metadata_may_be_paths(root, datasets, tra
     opts = ["MODEL.WEIGHTS", weights, "DATASETS.TEST", f"('{name}',)"]
     options = ["--num-gpus", "0", "--eval-only"]
     args = training.parser().parse_args(command(root / SHAPES, *options, out=tmp_path, opts=opts))
-    check(load_config(args), args)
+    check(args)
 
 
 def test_a_foreign_folder_in_the_place_of_the_generated_data_set(root, tmp_path):

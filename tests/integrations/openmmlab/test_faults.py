@@ -20,7 +20,7 @@ from faults import NOT_DENSE, children, finish, kill_one_of, small_files, start,
 from ilm_plugins import checkpoints
 from ilm_plugins.checkpoints import CheckpointError
 from ilm_plugins.integrations import training
-from ilm_plugins.integrations.openmmlab import train
+from ilm_plugins.integrations.openmmlab import checks
 from ilm_plugins.integrations.openmmlab.checkpoints import WholeFiles, guard, latest
 from ilm_plugins.integrations.openmmlab.faults import StopAtNaN
 from runs import mmengine_command as command
@@ -110,11 +110,11 @@ def test_checkpoints_with_values_that_are_none(config, tmp_path, capfd, kind):
 )
 def test_resuming_with_another_model(config, trained, tmp_path, capfd, settings, words):
     shutil.copytree(trained, tmp_path / "out")
-    before = sorted((tmp_path / "out").rglob("*"))
+    before = sorted((tmp_path / "out").rglob("*.pth"))
     opts = ["train_cfg.max_iters=3", *settings]
     line = told(command(config, "--resume", out=tmp_path / "out", opts=opts), capfd, status=2)
     assert "iter_2.pth' does not fit this config" in line and words in line
-    assert "as load_from" in line and before == sorted((tmp_path / "out").rglob("*"))
+    assert "as load_from" in line and before == sorted((tmp_path / "out").rglob("*.pth"))
 
 
 @pytest.mark.parametrize(
@@ -437,20 +437,12 @@ def test_a_folder_of_images_that_became_unreadable(root, datasets, tmp_path, cap
     assert broken.name in line and "unreadable" in line
 
 
-def test_pairs_that_were_decoded_once_are_not_by_each_process(
-    root, datasets, tmp_path, monkeypatch
-):
-    """The first, which starts the others, has looked at all of them."""
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setattr(train, "spawn", lambda process, args, nprocs: process(1, *args))
-    # Threads for all tests that follow here, which would take turns with those of other processes.
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    given = []
-    monkeypatch.setattr(train, "main", lambda cfg, args: given.append(cfg))
+def test_pairs_that_were_decoded_once_are_not_by_each_process(root, datasets, tmp_path):
+    """The command, which starts the others, has looked at all of them."""
     argv = pix2pix_command(root, datasets, "--num-processes", "2", out=tmp_path)
-    assert training.main([str(word) for word in argv]) == 0
-    (cfg,) = given
+    args = training.parser().parse_args([str(word) for word in argv])
+    checks.check(args)
+    cfg = checks.load_config(args)
     assert not cfg.train_dataloader.dataset.verify and not cfg.val_dataloader.dataset.verify
     assert cfg.test_dataloader.dataset.get("verify", True)
 

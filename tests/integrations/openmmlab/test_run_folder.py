@@ -11,7 +11,7 @@ pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 from ilm_plugins.errors import UserError
 from ilm_plugins.integrations import training
 from ilm_plugins.integrations.openmmlab import run_folder
-from ilm_plugins.integrations.openmmlab.train import load_config
+from ilm_plugins.integrations.openmmlab.checks import load_config
 from recipes import ROOT
 from reproduction.folders import write_run, write_test
 

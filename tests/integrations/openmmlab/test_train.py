@@ -13,6 +13,7 @@ import torch
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
 import fresh
+from ilm_plugins.errors import UserError
 from ilm_plugins.integrations import training
 from runs import mmengine_command as command
 from runs import write_mmengine_config
@@ -214,6 +215,7 @@ def test_operators_that_are_not_compiled_are_named(root, tmp_path):
     code = f"""
 import sys
 sys.modules["mmcv._ext"] = None
+from ilm_plugins.errors import UserError
 from ilm_plugins.integrations import training
 options = "--config-file", {str(config)!r}, "--num-gpus", "0", "work_dir={tmp_path}/out"
 sys.exit(training.main(options))
@@ -228,15 +230,14 @@ sys.exit(training.main(options))
 
 def test_a_data_set_that_downloads_itself_need_not_be_there(root, tmp_path, monkeypatch):
     pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
-    from ilm_plugins.integrations.openmmlab import train
+    from ilm_plugins.integrations.openmmlab import checks
 
     config = root / "configs/mmpretrain/en/resnet20_cifar10_en.py"
     args = training.parser().parse_args(
         ["--config-file", str(config), "--num-gpus", "0", f"work_dir={tmp_path}"]
     )
     monkeypatch.chdir(tmp_path)
-    cfg = train.load_config(args)
-    train.check(cfg, args)
+    cfg, *_ = checks.check(args)
     cfg.train_dataloader.dataset.download = False
-    with pytest.raises(training.UserError, match="data/cifar10"):
-        train.check(cfg, args)
+    with pytest.raises(UserError, match="data/cifar10"):
+        checks.check_config(cfg, args)

@@ -1,0 +1,268 @@
+"""What must hold before a run of MMEngine's starts: its config, data, checkpoint and folder."""
+
+import argparse
+import ast
+import inspect
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import DATASETS, MODELS, Registry, init_default_scope
+from mmengine.runner import Runner
+
+from ... import checkpoints
+from ...errors import UserError
+from ...layers import NORMS
+from .. import installed
+from ..command import overriding, reading_config
+from ..output_folder import check_output
+from .checkpoints import guard, latest
+from .norms import TORCH_NORMS
+
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+#: Entries of a config beside those that its Runner takes.
+ENTRIES = {
+    "auto_scale_lr",
+    "compile",
+    "find_unused_parameters",
+    "model_wrapper_cfg",
+    "runner_type",
+    "sync_bn",
+    "tta_model",
+    "tta_pipeline",
+}
+
+
+def check(args: argparse.Namespace) -> tuple[Config, str, str]:
+    """Read the config of a command line, and find before it starts what would fail later.
+
+    Returns:
+        The config, the output folder and the setting that leads to it.
+
+    Raises:
+        UserError: see :func:`load_config` and :func:`check_config`.
+    """
+    cfg = load_config(args)
+    check_config(cfg, args)
+    return cfg, cfg.work_dir, "work_dir"
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config of ``args.config_file`` with the overrides of ``args.opts``.
+
+    Raises:
+        UserError: it cannot be read, an override is not of the form KEY=VALUE or overrides what
+            neither the config has nor MMEngine knows, or the package of its scope is missing.
+    """
+    with reading_config(args.config_file):
+        cfg = Config.fromfile(args.config_file)
+    known = {*cfg, *inspect.signature(Runner).parameters, *ENTRIES}
+    for word in args.opts:
+        with overriding(args.config_file, word, "KEY=VALUE"):
+            key, value = _override(word)
+            if key.split(".")[0] not in known:
+                raise KeyError(f"there is no {key.split('.')[0]}")
+            cfg.merge_from_dict({key: value})
+    scope = cfg.get("default_scope") or "mmengine"
+    for package in ("mmengine", scope) if scope == "mmengine" else ("mmcv", scope):
+        if not installed(package):
+            raise UserError(
+                f"{args.config_file} is a config of {scope}, and {package} is not installed; "
+                "run 'make install-openmmlab'"
+            )
+    cfg.launcher = args.launcher
+    cfg.resume = args.resume
+    if args.ratios_interval:
+        _log_ratios(cfg, args.ratios_interval)
+    if cfg.get("work_dir") is None:
+        cfg.work_dir = os.path.join("work_dirs", Path(args.config_file).stem)
+    return cfg
+
+
+def _log_ratios(cfg: Config, interval: int) -> None:
+    """What ``--ratios-interval`` asks for; in TensorBoard where that is installed."""
+    hook = {"type": "RatiosHook", "interval": interval}
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()), hook]
+    cfg.visualizer = cfg.get("visualizer") or {"type": "Visualizer"}
+    backends = cfg.visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}]
+    board = "TensorboardVisBackend"
+    if installed("tensorboard") and not any(board in str(b["type"]) for b in backends):
+        backends = [*backends, {"type": board}]
+    cfg.visualizer.vis_backends = backends
+
+
+def _override(word: str) -> tuple[str, Any]:
+    key, sign, value = word.partition("=")
+    if not sign:
+        raise ValueError(f"{word!r} has no '='")
+    try:
+        return key, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        if "(" in value:
+            raise ValueError(
+                f"{key}={value} is no literal of Python; write {{'type': ...}} for dict(type=...)"
+            ) from None
+        # What is no literal of Python may be one of MMEngine's lists: a,b or [a,b].
+        words = argparse.ArgumentParser(exit_on_error=False)
+        words.add_argument("--override", nargs=1, action=DictAction)
+        return key, words.parse_args(["--override", word]).override[key]
+
+
+def check_config(cfg: Config, args: argparse.Namespace) -> None:
+    """Find before it starts what would make a run fail later.
+
+    Raises:
+        UserError: a norm, a data set, a checkpoint or the output folder is not what it should be;
+            the message names what was found and the setting that leads to it.
+    """
+    missing = [key for key in ("model", *_loops(args)) if cfg.get(key) is None]
+    if missing:
+        raise UserError(
+            f"{args.config_file} does not define {', '.join(missing)}; an MMEngine config for "
+            f"{'evaluation' if args.eval_only else 'training'} does"
+        )
+    if args.tta and not (cfg.get("tta_model") and cfg.get("tta_pipeline")):
+        raise UserError(
+            f"--tta: {args.config_file} does not define tta_model and tta_pipeline; define them, "
+            "or leave --tta out"
+        )
+    for name, wrapper in _dicts(cfg.get("optim_wrapper"), "optim_wrapper"):
+        if wrapper.get("type") == "AmpOptimWrapper" and args.num_gpus == 0:
+            raise UserError(
+                f"{name}.type AmpOptimWrapper with --num-gpus 0: MMEngine's mixed precision "
+                f"needs a GPU; set {name}.type=OptimWrapper"
+            )
+    init_default_scope(cfg.get("default_scope") or "mmengine")
+    for name, norm_cfg in _dicts(cfg.model, "model"):
+        if name.endswith("norm_cfg"):
+            check_norm(name, norm_cfg)
+    for name, backend in _dicts(cfg.get("visualizer"), "visualizer"):
+        writers = installed("tensorboard") or installed("tensorboardX")
+        if backend.get("type") == "TensorboardVisBackend" and not writers:
+            raise UserError(
+                f"{name} is a TensorboardVisBackend, and tensorboard is not installed; "
+                "pip install tensorboard, or set visualizer.vis_backends"
+            )
+    loaders = LOADERS[2:] if args.eval_only else LOADERS[:2]
+    for loader in loaders:
+        if cfg.get(loader) is not None:
+            check_dataset(f"{loader}.dataset", cfg[loader].dataset)
+    # Other processes, which read the config themselves, need not verify data again.
+    args.opts += [
+        f"{name}.verify=False"
+        for loader in LOADERS
+        for name, part in _dicts(cfg.get(loader), loader)
+        if part.get("verify") is False
+    ]
+    check_output(cfg.work_dir, "work_dir")
+    guard()
+    check_weights(cfg, args)
+
+
+def _loops(args: argparse.Namespace) -> tuple[str, ...]:
+    if args.eval_only:
+        return "test_dataloader", "test_cfg", "test_evaluator"
+    return "train_dataloader", "train_cfg", "optim_wrapper"
+
+
+def _dicts(value, name: str) -> Iterator[tuple[str, dict]]:
+    """All dicts within a part of a config, each with the name of the setting."""
+    if isinstance(value, dict):
+        yield name, value
+        for key, inner in value.items():
+            yield from _dicts(inner, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _dicts(inner, f"{name}.{i}")
+
+
+def check_norm(setting: str, norm_cfg: dict) -> None:
+    """Raise UserError unless a norm's type is registered."""
+    kind = norm_cfg.get("type")
+    if str(kind) not in TORCH_NORMS and not _known(MODELS, kind):
+        raise UserError(
+            f"{setting} has type {kind!r}, which is not registered; set one of "
+            f"{', '.join(NORMS)}, BN, SyncBN, GN, IN, LN, or name the package that registers "
+            "it in custom_imports"
+        )
+
+
+def _known(registry: Registry, kind: Any) -> bool:
+    """Whether a type is registered, if a config has it by name."""
+    with registry.switch_scope_and_registry(None) as scoped:
+        return not isinstance(kind, str) or scoped.get(kind) is not None
+
+
+def check_dataset(setting: str, dataset: dict) -> None:
+    """Raise UserError unless the files and folders that a data set's config names are there.
+
+    A data set that downloads itself need not be, `shapes` is generated on this occasion, and one of
+    image pairs is decoded.
+    """
+    inner = dataset.get("dataset"), *(dataset.get("datasets") or ())
+    for part in (d for d in inner if d is not None):
+        check_dataset(f"{setting}.dataset", part)
+    kind = dataset["type"]
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    download = kind and inspect.signature(kind).parameters.get("download")
+    if download and dataset.get("download", download.default):
+        return
+    root = dataset.get("data_root") or ""
+    if hasattr(kind, "generate"):
+        try:
+            kind.generate(root)
+        except (ImportError, OSError, ValueError) as error:
+            raise UserError(
+                f"data set of {setting} cannot be had: {error}; set {setting}.data_root"
+            ) from error
+    prefixes = dataset.get("data_prefix") or {}
+    if isinstance(prefixes, str):
+        prefixes = {"": prefixes}
+    for path in (dataset.get("ann_file"), *prefixes.values(), ""):
+        path = os.path.join(root, path) if path else root
+        if path and "://" not in path and not os.path.exists(path):
+            raise UserError(
+                f"data set of {setting} is not there: tried {os.path.abspath(path)}; set "
+                f"{setting}.data_root, which is {root!r}"
+            )
+    if getattr(kind, "checked_first", False):
+        try:
+            DATASETS.build(dataset)
+        except UserError as error:
+            raise UserError(f"{setting}: {error}") from error
+        dataset["verify"] = False
+
+
+def check_weights(cfg: Config, args: argparse.Namespace) -> None:
+    """Raise UserError unless the checkpoints that a run starts from are there, and can be read."""
+    last = latest(cfg.work_dir) if args.resume else None
+    if last:
+        if "://" not in last:
+            contents = checkpoints.read(last)
+            # Other runners keep their checkpoints in ways of their own.
+            if "runner_type" not in cfg:
+                checkpoints.check_state(contents, last, ["state_dict"])
+        return
+    load_from = cfg.get("load_from")
+    if args.eval_only and not load_from:
+        raise UserError(
+            "nothing to evaluate: load_from is empty, and there is no checkpoint to resume; "
+            "set load_from=CHECKPOINT"
+        )
+    sources = {"load_from": load_from} if load_from else {}
+    if not load_from:
+        sources |= {
+            f"{name}.checkpoint": d.get("checkpoint")
+            for name, d in _dicts(cfg.model, "model")
+            if d.get("type") == "Pretrained"
+        }
+    for setting, path in sources.items():
+        if path and "://" not in path and not os.path.isfile(os.path.expanduser(path)):
+            start = "" if load_from else f", or {setting.rsplit('.', 1)[0]}=None to start anew"
+            raise UserError(f"checkpoint {path!r} does not exist; set {setting} to a file{start}")
+        if path and "://" not in path:
+            checkpoints.check_state(checkpoints.read(path), path)
