@@ -315,7 +315,7 @@ DEFECTS = (
     Defect(
         "resumed-epoch-begins-anew",
         "A run that is resumed within an epoch sees that epoch's first images again.",
-        f"{HARNESS}/openmmlab/exact.py",
+        f"{HARNESS}/openmmlab/deterministic_resume.py",
         "order[self.first :]",
         "order",
         "tests/pix2pix/test_training.py::test_a_killed_run_resumes_to_the_same_weights",

@@ -112,7 +112,7 @@ RUN_BY = {
     "tools/evaluate_images.py": ("tests/pix2pix/test_metrics.py", "metrics.main("),
     "tools/analyze.py": ("tests/integrations/test_analyze.py", "main("),
     "tools/reproduce.py": ("tests/reproduction/test_run.py", 'main(["run"'),
-    "-m ilm_plugins": ("tests/integrations/test_report.py", '"-m", "ilm_plugins"'),
+    "-m ilm_plugins": ("tests/integrations/test_environment.py", '"-m", "ilm_plugins"'),
     "pip install": ("tests/test_packaging.py", "wheel"),
     "make": ("Makefile", ""),
 }

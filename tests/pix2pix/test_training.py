@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader
 
 import fresh
 from ilm_plugins.integrations import training
-from ilm_plugins.integrations.openmmlab import exact, train
+from ilm_plugins.integrations.openmmlab import checks, deterministic_resume
 from ilm_plugins.integrations.openmmlab.checkpoints import settings
+from ilm_plugins.integrations.openmmlab.deterministic_resume import ExactSampler
 from ilm_plugins.layers import OptionError
 from ilm_plugins.pix2pix import metrics, translate
 from runs import LOADERS, pix2pix_command
@@ -210,7 +211,7 @@ def pairs(datasets):
 
 def test_a_sample_is_the_same_wherever_it_is_loaded(pairs):
     data = paired(pairs, load_size=72)
-    sampler = exact.ExactSampler(data, seed=3)
+    sampler = ExactSampler(data, seed=3)
     sampler.start(3, 5, 0)
     loaded = [
         [s["input"] for s in DataLoader(data, None, sampler=sampler, num_workers=n)] for n in (0, 2)
@@ -240,7 +241,9 @@ def test_two_folders_and_a_range_of_pairs(pairs, datasets):
 def test_processes_share_an_epoch(world_size, monkeypatch):
     drawn = []
     for rank in range(world_size):
-        monkeypatch.setattr(exact, "get_dist_info", lambda rank=rank: (rank, world_size))
+        monkeypatch.setattr(
+            deterministic_resume, "get_dist_info", lambda rank=rank: (rank, world_size)
+        )
         sampler = DATA_SAMPLERS.build({"type": "ExactSampler"}, default_args={"dataset": range(8)})
         sampler.start(1, 2, 0)
         whole = list(sampler)
@@ -254,7 +257,12 @@ def test_processes_share_an_epoch(world_size, monkeypatch):
 
 
 def test_in_order_without_shuffling():
-    assert [d[0] for d in exact.ExactSampler(range(4), shuffle=False)] == [0, 1, 2, 3]
+    assert [d[0] for d in ExactSampler(range(4), shuffle=False)] == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 7, 200])
@@ -311,8 +319,8 @@ def test_what_would_fail_later(command, tmp_path, capsys, opts, words):
 
 
 def test_tensorboard_that_is_not_installed(command, tmp_path, capsys, monkeypatch):
-    there = train.installed
-    monkeypatch.setattr(train, "installed", lambda n: "tensorboard" not in n and there(n))
+    there = checks.installed
+    monkeypatch.setattr(checks, "installed", lambda n: "tensorboard" not in n and there(n))
     words = "visualizer.vis_backends.1 is a TensorboardVisBackend, and tensorboard is not installed"
     assert words in refused(command(out=tmp_path), capsys)
 

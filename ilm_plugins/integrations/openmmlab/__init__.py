@@ -1,8 +1,9 @@
 """mmcv and MMEngine, and mmdet, mmseg, mmpretrain on them.
 
 The norms' keys (`norms`), and what is registered beside them: networks (`ilm_plugins.models`), data
-sets (`datasets`, `mmseg_shapes`, `mmdet_shapes`), loops that resume exactly (`exact`); ratios that
-are logged (`ratios`); training (`train`).
+sets (`datasets`, `mmseg_shapes`, `mmdet_shapes`), loops that resume exactly
+(`deterministic_resume`); ratios that are logged (`ratios`); checks before a run (`checks`) and the
+run itself (`train`).
 """
 
 import importlib
@@ -15,7 +16,7 @@ from . import norms
 
 #: Module of a framework -> our modules to import after it, which register what they define.
 FOLLOWERS = {
-    "mmengine.runner": (f"{__name__}.exact", f"{__name__}.ratios"),
+    "mmengine.runner": (f"{__name__}.deterministic_resume", f"{__name__}.ratios"),
     "mmcv.cnn": ("ilm_plugins.models.backbones",),
     "mmpretrain.datasets": (f"{__name__}.datasets",),
 }

@@ -9,7 +9,7 @@ import torch
 
 import fresh
 import ilm_plugins
-from ilm_plugins.integrations import report
+from ilm_plugins.integrations import environment
 
 
 def test_versions_and_keys():
@@ -27,12 +27,12 @@ def test_versions_and_keys():
 
 def test_the_backend_is_named(monkeypatch):
     monkeypatch.setenv("ILM_PLUGINS_BACKEND", "cpu")
-    assert "backend      cpu" in report.report()
+    assert "backend      cpu" in environment.report()
 
 
 def test_a_framework_that_is_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    found = report.report()
+    found = environment.report()
     for framework in ("detectron2", "mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain"):
         assert f"{framework:12} not installed" in found
 
@@ -62,7 +62,7 @@ def test_frameworks_that_are_broken(tmp_path):
     code = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
-from ilm_plugins.integrations.report import report
+from ilm_plugins.integrations.environment import report
 print(report())
     """
     done = fresh.run([sys.executable, "-c", code], capture_output=True, text=True)
