@@ -433,7 +433,8 @@ def _execute(
         name = signal.Signals(-process.returncode).name
         raise RunError(f"ended by {name}; a process out of memory ends so, too (see {log})")
     if process.returncode:
-        error = read_error(failed) or RunError(f"exit status {process.returncode}")
+        kind = UserError if process.returncode == UserError.status else RunError
+        error = read_error(failed) or kind(f"exit status {process.returncode}")
         raise type(error)(f"{error} (see {log})")
 
 
