@@ -352,7 +352,7 @@ ZERO = "ZeroDivisionError: "
         (["OUTPUT_DIR", r"'a\0b'"], 2, "ValueError: embedded null byte; give --traceback"),
         pytest.param(
             *(["--machine-rank", "1", "--dist-url", "tcp://127.0.0.1:99999"], 1),
-            "ValueError: Port",
+            "ValueError: port",
             marks=pytest.mark.wide,
         ),
     ],
