@@ -23,10 +23,10 @@ def adaptive_norm(
     *tensors: Tensor | None,
     network: Callable[[], Network] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What :func:`ilm_plugins.ops.reference.adaptive_norm` computes, by the kernels that fit x.
+    """Compute :func:`ilm_plugins.ops.reference.adaptive_norm` by the backend that fits x.
 
-    Kept for the backward pass are x, ``tensors`` and the moments. There, with d for a gradient, m
-    for the number of elements in a fine group, rstd for 1 / deviation:
+    It saves x, ``tensors`` and the moments for the backward pass, which computes, with d for a
+    gradient, m for the number of elements of a fine group and rstd for 1 / sqrt(var + eps):
 
     ::
 
@@ -36,10 +36,10 @@ def adaptive_norm(
         slope, offset  = 2/m * dvar, 1/m * (dmean - sum of scale * dshift)         (N, G'), both
         dx             = scale * dy + slope * (x - mean) + offset                  (N, C, *)
 
-    Gradients of these gradients are those of the reference.
+    Second derivatives are computed by the reference.
 
     Args:
-        network: a function that describes ``rescale`` for kernels that compute it themselves.
+        network: returns the description of ``rescale`` for kernels that compute it themselves.
     """
     kernels = kernels_for(x, num_groups)
     if kernels is None:
@@ -58,7 +58,7 @@ def adaptive_norm(
 
 
 class Primitive(NamedTuple):
-    """What the passes have in common, tensors aside."""
+    """The forward and backward pass of one call; its fields are all arguments but tensors."""
 
     kernels: Kernels
     num_channels: int
@@ -80,7 +80,7 @@ class Primitive(NamedTuple):
     def standardize_and_rescale(
         self, mean: Tensor, var: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Scale of x - mean, and shift: (N, C) in mean's dtype."""
+        """Scale of x - mean and shift, (N, C) both, in mean's dtype."""
         scale, shift = self.rescale(mean, var, *tensors)
         rstd = duplicate((var + self.eps).rsqrt(), self.num_channels)
         return (scale * rstd).to(mean.dtype), shift.expand_as(rstd).to(mean.dtype)
@@ -88,7 +88,7 @@ class Primitive(NamedTuple):
     def backward(
         self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors, needs_x: bool, needs
     ) -> tuple[Tensor | None, Iterable[Tensor | None]]:
-        """dx and dtensors, see :func:`adaptive_norm`."""
+        """dx and the gradients of ``tensors``, see :func:`adaptive_norm`."""
         if self.network is not None:
             arguments = dy, x, mean, var, self.network, tensors, needs_x, needs
             return self.kernels.backward(*arguments)
@@ -111,9 +111,9 @@ class Primitive(NamedTuple):
         return self.kernels.dx(dy, x, mean, scale, slope, offset), dtensors
 
     def differentiable_backward(self, dy: Tensor, x: Tensor, tensors, needs_x: bool, needs):
-        """dx and dtensors, by operations that can be differentiated again."""
+        """As ``backward``, by operations that autograd can differentiate again."""
         with torch.enable_grad():
-            # As variables of their own: one may be, or depend on, another.
+            # New variables, because one of them may be, or depend on, another.
             x, *tensors = (t if t is None else t.view_as(t) for t in (x, *tensors))
             y, _, _ = reference.adaptive_norm(x, self.num_groups, self.eps, self.rescale, *tensors)
         inputs, needs = (x, *tensors), (needs_x, *needs)
@@ -142,7 +142,7 @@ class _AdaptiveNorm(Function):
         x, mean, var, *tensors = ctx.saved_tensors
         _, needs_x, *needs = ctx.needs_input_grad
         with _without_autocast(dy.device.type):
-            # Somebody may want gradients of these gradients, or many of them at once.
+            # For second derivatives, and for several gradients at once (vmap).
             if torch.is_grad_enabled() or is_traced(dy):
                 gradients = ctx.primitive.differentiable_backward(dy, x, tensors, needs_x, needs)
                 return None, gradients[0], *gradients[1]
@@ -161,7 +161,11 @@ def _without_autocast(device_type: str):
 
 
 def _vjp(rescale, needs, dscale, dshift, mean, var, *tensors) -> tuple[Tensor | None, ...]:
-    """``vjp`` by autograd; None for the tensors that need no gradient."""
+    """The scale, and the vector-Jacobian product of ``rescale`` with (dscale, dshift).
+
+    Returns:
+        scale, then the gradients of mean, of var and of each tensor; None where ``needs`` is False.
+    """
     with torch.enable_grad():
         mean, var = (t.detach().requires_grad_() for t in (mean, var))
         tensors = [t if t is None else t.detach() for t in tensors]
@@ -178,6 +182,6 @@ def _vjp(rescale, needs, dscale, dshift, mean, var, *tensors) -> tuple[Tensor | 
 
 
 def _where(needs: Iterable[bool], found: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
-    """What was found, at the places where it was needed; None elsewhere."""
+    """One value for each of ``needs``: the next of ``found`` where it is True, else None."""
     found = iter(found)
     return tuple(next(found) if need else None for need in needs)

@@ -1,4 +1,4 @@
-"""Which implementation of the primitive runs: chosen for each input, or forced."""
+"""The choice of the backend that computes the primitive, for each input."""
 
 import contextlib
 import functools
@@ -20,7 +20,7 @@ from .networks import Kernels
 BACKENDS = ("auto", "reference", "cpu", "triton")
 VARIABLE = "ILM_PLUGINS_BACKEND"
 
-#: The oldest Triton that the kernels were tried with.
+#: The oldest version of Triton with which the kernels are tested.
 TRITON = (3, 6)
 
 
@@ -68,7 +68,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:
-    """The module whose kernels take x with that many groups; None where the reference does.
+    """The backend for x with G' = ``num_groups``; None for the reference.
 
     Raises:
         RuntimeError: "triton" is forced where it cannot run.
@@ -90,7 +90,7 @@ def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:
 def _choose(
     name: str, kernels: Kernels | None, why_not: Callable[[Tensor], str], x: Tensor
 ) -> Kernels:
-    """The kernels, or, unless they are forced, plain operations in their place, with a warning."""
+    """The kernels; if there are none, raise if they are forced, else warn and return ``plain``."""
     if kernels is not None:
         return kernels
     if name != "auto":
@@ -101,7 +101,7 @@ def _choose(
 
 @functools.cache
 def _warn(problem: str) -> None:
-    """Warn once of each problem."""
+    """Warn of a problem, once in each process."""
     warnings.warn(f"ilm_plugins: slower than it could be: {problem}", stacklevel=2)
 
 
@@ -119,7 +119,7 @@ def _why_not_cpu(x: Tensor) -> str:
 
 @functools.cache
 def has_triton() -> bool:
-    """Whether a Triton that the kernels are known to work with is installed, for Nvidia's GPUs."""
+    """Whether a new enough Triton is installed, and torch is not built for AMD's GPUs."""
     try:
         version = importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:
@@ -150,7 +150,7 @@ def _why_not_triton(x: Tensor) -> str:
 
 
 def is_traced(x: Tensor) -> bool:
-    """Whether operations on x are recorded or transformed, and not only computed."""
+    """Whether a compiler, an exporter or torch.func records or transforms operations on x."""
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None

@@ -1,8 +1,8 @@
 """The primitive on the CPU: kernels in C, compiled when the package is installed.
 
-The library knows neither torch nor Python: ctypes hands it the addresses of tensors, and of the
-function by which torch runs loops in its own threads. One library so works with every
-version of torch and Python.
+The library depends on neither torch nor Python: ctypes passes it the addresses of tensors, and of
+the function by which torch runs loops in its threads. So one library works with every version of
+torch and Python.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ COMBINE = ("a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B")
 RATIO_NETS = ("conv", "no_conv", "mlp")
 MAX_NORMALIZERS, MAX_TENSORS = 4, 9
 
-#: dtype of maps -> dtype of their statistics, and the maps' number in kernels.h.
+#: dtype of x -> dtype of its statistics, and x's number in kernels.h.
 DTYPES = {
     torch.float32: (torch.float32, 0),
     torch.float64: (torch.float64, 0),
@@ -86,7 +86,7 @@ def is_built() -> bool:
 
 @functools.cache
 def instruction_set() -> str:
-    """Which of the compiled sets torch uses on this processor: "avx512", "avx2" or "default"."""
+    """The instruction set that torch uses on this processor: "avx512", "avx2" or "default"."""
     found = torch.backends.cpu.get_cpu_capability().lower()
     return found if found in ("avx512", "avx2") else "default"
 
@@ -108,7 +108,7 @@ def _library() -> ctypes.CDLL:
 
 @functools.cache
 def threading() -> tuple[str, int | None, int | None]:
-    """Who runs loops in threads, and the addresses of torch_parallel_for and of GOMP_parallel."""
+    """The name of the threads' library, and the addresses of its function in torch or libgomp."""
     suffix = ".dylib" if sys.platform == "darwin" else ".so"
     try:
         torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu{suffix}"))
@@ -119,9 +119,9 @@ def threading() -> tuple[str, int | None, int | None]:
 
 
 def gomp_address() -> int | None:
-    """The address of GOMP_parallel in the libgomp that torch brings and has loaded, if it does.
+    """The address of GOMP_parallel in the libgomp that torch ships and has loaded, or None.
 
-    Another libgomp would start threads beside its threads.
+    Another copy of libgomp would start threads of its own.
     """
     libraries = Path(torch.__file__).parent
     for pattern in ("lib/libgomp*.so*", "../torch.libs/libgomp*.so*"):
@@ -135,7 +135,7 @@ def _address(function) -> int:
 
 
 def supports(x: Tensor) -> bool:
-    """Whether the kernels take x: its device and its dtype, if they were compiled."""
+    """Whether the kernels are compiled and take x's device and dtype."""
     return x.is_cpu and x.dtype in DTYPES and is_built()
 
 

@@ -5,13 +5,13 @@ Of a map of any size, the *streaming* kernels read x twice forward, and x and dy
     forward    moments of (channel, split of positions) -> pool -> rescale -> affine
     backward   sums of (channel, split of positions)    -> sum  -> vjp     -> dx
 
-What lies between is a function of torch, or, for an auto-encoder and for a mixture of normalizers,
-one kernel with one program for each instance. Under an auto-encoder, an instance that fits into one
-program's registers, a detector's box head's, is read once: the *one-read* kernels do all of the
-above for it.
+Between the passes over x runs a function of torch, or, for an auto-encoder or a mixture of
+normalizers, one kernel with a program for each instance. With an auto-encoder, an instance that
+fits into the registers of one program, such as a detector's box head, is read once: the *one-read*
+kernels do all steps in one program.
 
-Both layouts, contiguous and channels last, are read and written as they are. Nothing waits for the
-device, and nothing is added in an order that changes from run to run.
+Contiguous and channels-last maps are read and written without a copy. The host never waits for the
+device, and the order of additions is the same in each run.
 """
 
 import torch
@@ -22,12 +22,12 @@ from ..networks import Autoencoder, Exemplar, Network, Switch, check_tensors
 from . import autoencoder, mixture, streaming
 from .launching import INTERPRETED, on_device
 
-#: Who runs which network.
+#: Kind of network -> the module with its kernels.
 MODULES = {Autoencoder: autoencoder, Exemplar: mixture, Switch: mixture}
 
 
 def supports(x: Tensor) -> bool:
-    """Whether the kernels take x: its device, its dtype, its size."""
+    """Whether the kernels take x's device, dtype and size."""
     return (
         (x.is_cuda or INTERPRETED)
         and x.dtype in (torch.float32, torch.float16, torch.bfloat16)

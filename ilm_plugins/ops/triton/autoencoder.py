@@ -1,4 +1,4 @@
-"""The auto-encoder by one kernel, and the one-read kernels, which do all there is to do."""
+"""The kernels of the auto-encoder alone, and the one-read kernels, which do the whole layer."""
 
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ COMBINE = ("a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B")
 
 
 class Tensors(NamedTuple):
-    """An auto-encoder's tensors, in a kernel pointers to them."""
+    """An auto-encoder's tensors; pointers to them in a kernel."""
 
     weight: Tensor
     bias: Tensor
@@ -38,7 +38,7 @@ class Tensors(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What of an auto-encoder is known when a kernel is compiled."""
+    """The compile-time constants that describe an auto-encoder."""
 
     channels: int
     fine: int  #: groups whose moments come in

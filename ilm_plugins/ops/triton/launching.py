@@ -1,4 +1,4 @@
-"""Launches of kernels: made on the device of a map, or only recorded; and the buffers they fill."""
+"""Kernel launches, on the device of x or recorded for compiling ahead, and their buffers."""
 
 import functools
 import os
@@ -27,7 +27,7 @@ _recorded: list[Launch] | None = None
 
 @contextmanager
 def recorded() -> Iterator[list[Launch]]:
-    """List launches instead of making them, to compile them ahead: tensors may be on "meta"."""
+    """Collect launches without making them, to compile ahead; tensors may be on "meta"."""
     global _recorded
     previous, _recorded = _recorded, []
     try:
@@ -44,7 +44,7 @@ def launch(kernel, programs: int, *args, **options) -> None:
 
 
 def on_device(function: Callable) -> Callable:
-    """``function`` with the device of its first argument as the current one."""
+    """Decorate ``function`` to run with its first argument's device as the current one."""
 
     @functools.wraps(function)
     def on_device(x: Tensor, *args):

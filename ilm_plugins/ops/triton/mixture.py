@@ -32,7 +32,7 @@ BATCH_TILE = (16, 64)
 
 
 class ExemplarTensors(NamedTuple):
-    """EN's tensors, in a kernel pointers to them; BN's moments come last, if there are any."""
+    """EN's tensors; pointers to them in a kernel. BN's moments are None without BN."""
 
     weight: Tensor
     bias: Tensor
@@ -46,7 +46,7 @@ class ExemplarTensors(NamedTuple):
 
 
 class SwitchTensors(NamedTuple):
-    """SN's tensors likewise."""
+    """SN's tensors, as ExemplarTensors."""
 
     weight: Tensor
     bias: Tensor
@@ -57,7 +57,7 @@ class SwitchTensors(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What of a mixture is known when a kernel is compiled."""
+    """The compile-time constants that describe a mixture."""
 
     is_exemplar: bool
     normalizers: tuple[str, ...]
@@ -83,21 +83,21 @@ def _load(ptr, at, exists):
 
 @triton.jit
 def _channels(SIZES: tl.constexpr):
-    """The channels, padded, and which of them exist."""
+    """The padded channels' numbers, and a mask of the real ones."""
     c = tl.arange(0, SIZES.padded_channels)
     return c, c < SIZES.channels
 
 
 @triton.jit
 def _off_layer(mean, SIZES: tl.constexpr):
-    """How far the means are from LN's."""
+    """The means minus LN's mean, 0 in the padding."""
     _, exists = _channels(SIZES)
     return tl.where(exists, mean - tl.sum(mean, axis=0) / SIZES.channels, 0.0)
 
 
 @triton.jit
 def _statistics(i: tl.constexpr, mean, var, t, SIZES: tl.constexpr):
-    """How far the means are from normalizer i's, mean - mu, and its variances."""
+    """The offset mean - mu_i to normalizer i's mean, and its variance (padded channels)."""
     NAME: tl.constexpr = SIZES.normalizers[i]
     if NAME == "IN":
         offset = tl.zeros_like(mean)
@@ -115,9 +115,9 @@ def _statistics(i: tl.constexpr, mean, var, t, SIZES: tl.constexpr):
 
 @triton.jit
 def _statistics_vjp(i: tl.constexpr, d_offset, d_of_var, mean, gradients_ptr, SIZES: tl.constexpr):
-    """The vector-Jacobian product of _statistics: what adds to those of mean and var.
+    """The vector-Jacobian product of _statistics: its terms of the gradients of mean and var.
 
-    Stores those of the batch's moments at the end of an instance's gradients.
+    Stores the gradients of the batch's moments at the end of the instance's gradients.
     """
     NAME: tl.constexpr = SIZES.normalizers[i]
     if NAME == "IN":
@@ -339,7 +339,7 @@ def _exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, eps, SIZES: tl.
 
 @triton.jit
 def _mixed(mean, var, mean_ratios, var_ratios, t, SIZES: tl.constexpr):
-    """How far the means are from the mixed mean, and the mixed variance (padded channels)."""
+    """The offset of the means to the mixed mean, and the mixed variance (padded channels)."""
     off_mixed = tl.zeros_like(mean)
     mixed_var = tl.zeros_like(var)
     for i in tl.static_range(len(SIZES.normalizers)):

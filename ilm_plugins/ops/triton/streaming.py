@@ -1,7 +1,4 @@
-"""The streaming kernels, of maps of any size: moments, affine map, sums, and dx.
-
-Both layouts, contiguous and channels last, are read and written as they are.
-"""
+"""The streaming kernels, for maps of any size: moments, affine map, sums, and dx."""
 
 from typing import NamedTuple
 
@@ -24,7 +21,7 @@ CHANNELS = 64
 
 
 class Shape(NamedTuple):
-    """What of a map and its tiles is known when a kernel is compiled."""
+    """The compile-time constants that describe a map and its tiles."""
 
     vector: int  #: divides the length of a row, which tells how rows are aligned
     channels_last: bool
@@ -66,7 +63,7 @@ def tile_offsets(channels, length, SHAPE: tl.constexpr):
 
 @triton.jit
 def _inside(c, position, channels, length, SHAPE: tl.constexpr):
-    """Which of a tile's elements exist."""
+    """Mask (BLOCK_C, BLOCK_L) of the tile's elements inside the map."""
     return (c < channels)[:, None] & (position + tl.arange(0, SHAPE.block_l) < length)[None, :]
 
 
@@ -276,7 +273,7 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
 
 
 class _Tiling(NamedTuple):
-    """How the streaming kernels cut a map into tiles, and a channel's tiles into splits."""
+    """The tiles of a map, and how many consecutive tiles form a split, which one program sums."""
 
     shape: Shape
     warps: int
