@@ -25,7 +25,6 @@ import operator
 import os
 import tempfile
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -457,7 +456,8 @@ def _trace(mask: np.ndarray) -> list[Corners]:
     for direction, corner in ((1, 0), (1j, 1), (-1, 1 + 1j), (-1j, 1j)):
         outside = np.roll(padded, (int(direction.real), -int(direction.imag)), (0, 1))
         y, x = np.nonzero(padded & ~outside)
-        edges |= dict.fromkeys(zip((x - 1 + 1j * (y - 1) + corner).tolist(), repeat(direction)))
+        starts = (x - 1 + 1j * (y - 1) + corner).tolist()
+        edges |= {(start, direction): None for start in starts}
     outlines = []
     while edges:
         corner, direction = next(iter(edges))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+pytest.importorskip("sklearn", reason="maps of images need scikit-learn")
 pytest.importorskip("torchvision", reason="needs torchvision's models")
 
 import numpy as np

@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+pytest.importorskip("sklearn", reason="maps of images need scikit-learn")
 
 from detectron2.data import DatasetCatalog
 

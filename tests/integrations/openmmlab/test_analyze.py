@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+pytest.importorskip("sklearn", reason="maps of images need scikit-learn")
 
 import numpy as np
 from PIL import Image
