@@ -1,17 +1,17 @@
-"""Measures of image translation: RMSE, SSIM, LPIPS and L1 between outputs and targets.
+"""Metrics of image translation: RMSE, SSIM, LPIPS and L1 between outputs and targets.
 
-All compare 8-bit RGB images of 0..255 pair by pair, and a data set's figure is the mean over its
-images. They are torchmetrics' (:mod:`torchmetrics.functional`), which is imported when first used::
+Each compares two RGB images of 0..255; the result of a data set is the mean over its images.
+torchmetrics (:mod:`torchmetrics.functional`) computes them, and is imported when first used::
 
     rmse   root of the mean squared difference over all pixels and channels, in grey levels
     ssim   Wang et al., IEEE TIP 2004: Gaussian window of 11 x 11 pixels, sigma 1.5, K1 = .01,
            K2 = .03, data range 255; mean over the three channels and all pixels, the image
            reflected at its borders
-    lpips  Zhang et al., CVPR 2018: AlexNet, version 0.1, images scaled to -1..1; only with the
-           weights of AlexNet at hand, see :func:`lpips`
+    lpips  Zhang et al., CVPR 2018: AlexNet, version 0.1, images scaled to -1..1; needs a local file
+           with the weights of AlexNet, see :func:`lpips`
     l1     mean absolute difference over all pixels and channels, in grey levels
 
-For rmse, lpips and l1 less is better, for ssim more.
+Lower is better for rmse, lpips and l1, higher for ssim.
 """
 
 import argparse
@@ -53,10 +53,10 @@ def l1(output: Tensor, target: Tensor) -> float:
 
 
 def ssim(output: Tensor, target: Tensor) -> float:
-    """Structural similarity of two images, (3, H, W), at most 1; the settings are above.
+    """Structural similarity of two images, (3, H, W), at most 1; the module lists the settings.
 
     Raises:
-        ValueError: a side is below the window's 11 pixels.
+        ValueError: a side has fewer than the window's 11 pixels.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -75,15 +75,15 @@ def ssim(output: Tensor, target: Tensor) -> float:
 
 
 def lpips(weights: str | os.PathLike, device: str = "cpu") -> Measure:
-    """LPIPS with a local file of weights; nothing is downloaded.
+    """Build the LPIPS metric from a local file of weights, without a download.
 
     Args:
-        weights: torchvision's checkpoint of AlexNet (alexnet-owt-7be5be79.pth). The weights of the
-            distances' linear layers come with torchmetrics.
-        device: where to compute.
+        weights: torchvision's checkpoint of AlexNet (alexnet-owt-7be5be79.pth). torchmetrics has
+            the weights of the linear layers.
+        device: device of the network.
 
     Raises:
-        ValueError: the file is not there, or is no checkpoint of AlexNet.
+        ValueError: the file is missing, or not a checkpoint of AlexNet.
     """
     from torchmetrics.functional.image.lpips import _LPIPS
 
@@ -104,7 +104,7 @@ def lpips(weights: str | os.PathLike, device: str = "cpu") -> Measure:
             raise KeyError(f"layers {sorted(found)} are too many")
     except Exception as error:  # whatever else the file may be
         raise ValueError(
-            f"{weights}: no checkpoint of torchvision's AlexNet ({type(error).__name__}: "
+            f"{weights}: not a checkpoint of torchvision's AlexNet ({type(error).__name__}: "
             f"{' '.join(str(error).removesuffix(checkpoints.TRUST).split())[:200]})"
         ) from error
     network = network.to(device).eval()
@@ -117,7 +117,7 @@ def lpips(weights: str | os.PathLike, device: str = "cpu") -> Measure:
     return measure
 
 
-#: Measure -> its function, where it needs nothing else.
+#: Metrics without a file of weights, by name.
 MEASURES: dict[str, Measure] = {"rmse": rmse, "ssim": ssim, "l1": l1}
 NAMES = ("rmse", "ssim", "lpips", "l1")
 
@@ -125,14 +125,14 @@ NAMES = ("rmse", "ssim", "lpips", "l1")
 def measures(
     names: Sequence[str] = NAMES, lpips_weights: str | os.PathLike | None = None
 ) -> dict[str, Measure]:
-    """The functions of some measures by their names; LPIPS only if there are weights.
+    """Return the functions of metrics by name; LPIPS is left out without weights.
 
     Raises:
-        ValueError: there is no such measure, or no torchmetrics; or see :func:`lpips`.
+        ValueError: a metric is unknown, torchmetrics is not installed, or see :func:`lpips`.
     """
     unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise ValueError(f"no measure {', '.join(unknown)}; choose from {', '.join(NAMES)}")
+        raise ValueError(f"unknown metric {', '.join(unknown)}; choose from {', '.join(NAMES)}")
     if importlib.util.find_spec("torchmetrics") is None:
         raise ValueError("torchmetrics is not installed; pip install 'ilm_plugins[pix2pix]'")
     chosen = {name: MEASURES[name] for name in names if name in MEASURES}
@@ -144,19 +144,19 @@ def measures(
 def compare(
     pairs: Iterable[tuple[Tensor, Tensor]], chosen: dict[str, Measure]
 ) -> dict[str, float | int]:
-    """The mean of each measure over pairs of output and target, and the number of ``images``."""
+    """Return each metric's mean over pairs of output and target, and the number of ``images``."""
     rows = [[measure(*pair) for measure in chosen.values()] for pair in pairs]
     means = np.mean(rows, axis=0).tolist()
     return {**dict(zip(chosen, means, strict=True)), "images": len(rows)}
 
 
 def read(path: str | os.PathLike) -> Tensor:
-    """An image file as (3, H, W), RGB, uint8."""
+    """Read an image file as (3, H, W) RGB uint8."""
     return torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1)
 
 
 def mean_image(images: Iterable[Tensor]) -> Tensor:
-    """The mean of images of one size, uint8, rounded: the best constant answer, to compare with."""
+    """Return the rounded mean of images of one size, uint8: the constant output of least RMSE."""
     total, count = torch.zeros((), dtype=torch.float64), 0
     for image in images:
         total, count = total + image.double(), count + 1
@@ -171,23 +171,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         description="RMSE, SSIM, LPIPS and L1 of a folder of images against another.",
-        epilog="Images of 0..255, matched by name; each figure is the mean over images.",
+        epilog="Images of 0..255, matched by name; each result is the mean over images.",
     )
     parser.add_argument("outputs", help="folder of generated images")
     parser.add_argument("targets", help="folder of the images that they should be")
     parser.add_argument("--metrics", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
     parser.add_argument("--lpips-weights", metavar="FILE", help="torchvision's alexnet-*.pth")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
     add_traceback(parser)
     args = parser.parse_args(argv)
     return command(lambda: evaluate(args), args, resumes=False)
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Compare the two folders of a command line, and print the figures.
+    """Compare the two folders of a command line, and print the results.
 
     Raises:
-        UserError: a folder, an image, a measure or a file to write is not what it should be.
+        UserError: a folder, an image, the weights or the file to write are invalid.
     """
     try:
         with checkpoints.loading():

@@ -5,7 +5,7 @@ training follow the paper's appendix 6 (here "the appendix"); norms are what ``n
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from mmengine.model import BaseDataPreprocessor, BaseModel
@@ -30,7 +30,7 @@ _CONV = {"kernel_size": 4, "padding": 1}
 
 
 def build_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
-    """The layer of a ``norm_cfg``, by name as by class; the identity for None.
+    """Build the layer of a ``norm_cfg``, whose type is a name or a class; the identity for None.
 
     Raises:
         KeyError: the type is neither one of torch's nor in MMEngine's ``MODELS``.
@@ -48,7 +48,7 @@ def build_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
 
 
 def _initialize(module: nn.Module) -> None:
-    """Convolutions from N(0, 0.02), with biases of zero, as in the appendix; norms as they are."""
+    """Draw weights of convolutions from N(0, 0.02) and zero their biases, as in the appendix."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(layer.weight, 0, 0.02)
@@ -57,14 +57,13 @@ def _initialize(module: nn.Module) -> None:
 
 
 class SteadyDropout(nn.Dropout):
-    """Dropout of which evaluation can have its own.
+    """Dropout that can also work in evaluation, as in the paper, but deterministically.
 
-    With ``in_evaluation``, evaluation drops as well, as in the paper, but always the same features:
-    one mask for each shape (C, H, W) serves all images, whatever else is in the batch.
+    In evaluation one mask for each shape (C, H, W) serves all images and all batches.
 
     Args:
-        p: the share to be dropped.
-        in_evaluation: whether evaluation drops.
+        p: the probability that a feature is zeroed.
+        in_evaluation: whether to drop features in evaluation.
     """
 
     def __init__(self, p: float = 0.5, in_evaluation: bool = False) -> None:
@@ -84,26 +83,26 @@ class UNetGenerator(nn.Module):
 
     Every layer is a 4 x 4 convolution of stride 2; each one up also sees the activations of its
     level on the way down. The first layer, the last, and the innermost bottleneck, one pixel at the
-    size that the depth is for, carry no norm: the statistics of one pixel are void. Convolutions
-    have a bias where no norm follows. 54.4 M parameters at 256 x 256.
+    given size, have no norm: one pixel has no variance. Convolutions without a norm after them have
+    a bias. 54.4 M parameters at 256 x 256.
 
     Shape: (N, in_channels, H, W) to (N, out_channels, H, W) in -1..1; H and W are multiples of
     ``2 ** depth``.
 
     Args:
         in_channels, out_channels: channels of the images.
-        width: channels of the first layer, which double at most thrice.
-        size: side of the images, a power of 2, from which the depth follows.
-        depth: number of layers down, at least 2; default: as many as lead to one pixel.
+        width: channels of the first layer; the next three layers double them.
+        size: side of the images, a power of 2, of which the depth is the logarithm.
+        depth: number of layers down, at least 2; default: log2(size), down to one pixel.
         norm_cfg: the norms; None for none.
-        dropout: share dropped in the innermost layers up; 0 for none.
-        dropout_blocks: how many of these drop.
-        dropout_in_evaluation: whether evaluation drops as well, as in the paper; see
+        dropout: probability of dropout in the innermost layers up; 0 for none.
+        dropout_blocks: number of layers with dropout.
+        dropout_in_evaluation: whether dropout works in evaluation too, as in the paper; see
             :class:`SteadyDropout`.
 
     Raises:
-        OptionError: the depth is below 2, or does not follow from the size; for an input, its size
-            is no multiple of ``2 ** depth``.
+        OptionError: the depth is below 2, or the size is not a power of 2; on a forward pass, a
+            side of the input is not a multiple of ``2 ** depth``.
     """
 
     def __init__(
@@ -158,7 +157,7 @@ class UNetGenerator(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """What both sides of an input are multiples of."""
+        """Number of which both sides of an input must be multiples."""
         return 2**self.depth
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,15 +181,15 @@ class UNetGenerator(nn.Module):
 class PatchDiscriminator(nn.Module):
     """The PatchGAN of the appendix: C64-C128-C256-C512, and a logit for each patch.
 
-    With three strided layers a logit sees 70 x 70 pixels. The first layer and the last carry no
-    norm; convolutions have a bias where no norm follows. 2.77 M parameters.
+    With three strided layers a logit sees 70 x 70 pixels. The first layer and the last have no
+    norm; convolutions without a norm after them have a bias. 2.77 M parameters.
 
     Shape: input (N, A, H, W) and image (N, B, H, W), A + B = in_channels, to logits
     (N, 1, H / 2**layers - 2, W / 2**layers - 2).
 
     Args:
         in_channels: channels of input and image together.
-        width: channels of the first layer, which double at most thrice.
+        width: channels of the first layer; the next three layers double them.
         layers: layers of stride 2, at least 1; 3 is the paper's 70 x 70 PatchGAN.
         norm_cfg: the norms; None for none.
 
@@ -227,10 +226,10 @@ class PatchDiscriminator(nn.Module):
 
 
 class PairPreprocessor(BaseDataPreprocessor):
-    """Images of 0..255 to batches in -1..1, on the model's device.
+    """Moves batches to the model's device and scales images from 0..255 to -1..1.
 
     Takes a dict of ``input`` and ``target``, each a list or batch of (3, H, W) uint8 tensors of one
-    size, and ``name``, a list; ``target`` may be missing. Gives the arguments of
+    size, and ``name``, a list; ``target`` and ``name`` may be missing. Returns the arguments of
     :meth:`Pix2Pix.forward`.
     """
 
@@ -245,18 +244,18 @@ class PairPreprocessor(BaseDataPreprocessor):
 
 
 def to_signed(images: Tensor | Sequence[Tensor]) -> Tensor:
-    """(N, C, H, W), 0..255, or a list of such images, to float32 in -1..1."""
+    """Scale images of 0..255, (N, C, H, W) or a list of (C, H, W), to float32 in -1..1."""
     images = images if isinstance(images, Tensor) else torch.stack(list(images))
     return images.float() / 127.5 - 1
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images in -1..1 to uint8, rounded."""
+    """Scale images from -1..1 to 0..255, rounded to uint8."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 class Pix2Pix(BaseModel):
-    """A generator that is trained on L1 and against a discriminator; Section 3 of the paper.
+    """A generator trained on L1 and against a discriminator; Section 3 of the paper.
 
     A step first trains the discriminator D(input, image), at half its loss, on a real and a
     generated pair, then the generator on ``objective(D(input, G(input)), real) +
@@ -307,7 +306,8 @@ class Pix2Pix(BaseModel):
                 and input, output and target as (3, H, W) uint8 on the CPU.
 
         Raises:
-            ValueError: mode is "loss", which is for one network: see :meth:`train_step`.
+            ValueError: mode is "loss", which MMEngine means for one optimizer; see
+                :meth:`train_step`.
         """
         if mode == "loss":
             raise ValueError("Pix2Pix has two losses, of two optimizers; call train_step")
@@ -320,13 +320,19 @@ class Pix2Pix(BaseModel):
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def translate(self, inputs: Tensor) -> Tensor:
-        """The generator's outputs; what the depth does not allow is padded, and cropped back."""
+        """Translate images of any size, padded to multiples of 2 ** depth; crop the outputs."""
         height, width = inputs.shape[2:]
         multiple = self.generator.multiple
         padding = (0, -width % multiple, 0, -height % multiple)
         if any(padding):
             inputs = F.pad(inputs, padding, mode="replicate")
         return self.generator(inputs)[:, :, :height, :width]
+
+    def image_preparation(self, dataset: dict) -> tuple[Callable, str]:
+        """See :func:`ilm_plugins.pix2pix.pairs.image_preparation`."""
+        from .pairs import image_preparation  # Pillow is optional
+
+        return image_preparation(dataset)
 
     def train_step(
         self,
@@ -339,10 +345,10 @@ class Pix2Pix(BaseModel):
         Args:
             data: see :class:`PairPreprocessor`.
             optim_wrapper: the optimizers "generator" and "discriminator".
-            parallel: the networks as wrapped for several processes, by the same names.
+            parallel: the networks in DistributedDataParallel, by the same names.
 
         Returns:
-            The losses, D's before it is halved and L1 before it is weighted.
+            The losses: the discriminator's before it is halved, L1 before it is weighted.
         """
         batch = self.data_preprocessor(data, training=True)
         inputs, targets = batch["inputs"], batch["targets"]
@@ -358,7 +364,7 @@ class Pix2Pix(BaseModel):
         losses = {"loss_D_real": self._gan(real, 1.0), "loss_D_fake": self._gan(fake, 0.0)}
         of_d.update_params((losses["loss_D_real"] + losses["loss_D_fake"]) / 2)
 
-        # The plain one: that of several processes would wait for its gradients.
+        # Not the discriminator in DistributedDataParallel, which would wait for its gradients.
         with of_g.optim_context(generator):
             fake = _through(self.discriminator, inputs, outputs)
         losses["loss_G_GAN"] = self._gan(fake, 1.0)
@@ -376,8 +382,8 @@ def _build(network: dict | nn.Module) -> nn.Module:
 
 
 def _through(network: nn.Module, *inputs: Tensor) -> Tensor:
-    """Call a network so that gradients pass through it, and reach none of its parameters."""
-    # Were a norm's own not to require gradients, EN and SN would take themselves for frozen.
+    """Call a network so that gradients flow to its inputs and not to its parameters."""
+    # EN and SN whose own parameters require no gradients would behave as frozen.
     norms = (m for m in network.modules() if isinstance(m, MixtureNorm))
     kept = {p for norm in norms for p in norm.parameters(recurse=False) if p.requires_grad}
     aliases = {name: p.detach().requires_grad_(p in kept) for name, p in network.named_parameters()}

@@ -1,4 +1,4 @@
-"""Paired images: what goes into a translation, and what is to come out.
+"""Pairs of images: the input of a translation and its target.
 
 Two layouts::
 
@@ -8,13 +8,15 @@ Two layouts::
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from ..data.images import ENDINGS, read_image
 from ..errors import UserError
@@ -27,11 +29,11 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Pair:
-    """Where the two images of a pair are.
+    """The files of a pair.
 
     Attributes:
         name: the file name without its ending.
-        input, target: the files, which are one and the same for images side by side.
+        input, target: the files; the same file for images side by side.
     """
 
     name: str
@@ -40,11 +42,11 @@ class Pair:
 
 
 def image_files(folder: str | os.PathLike) -> list[Path]:
-    """The image files of a folder, told by their endings and sorted by name.
+    """List the image files of a folder, by their endings, sorted by name.
 
     Raises:
-        UserError: there is no such folder, there are none in it, or two share a name without
-            ending.
+        UserError: the folder is missing or has no images, or two of them differ in their ending
+            alone.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -59,15 +61,15 @@ def image_files(folder: str | os.PathLike) -> list[Path]:
 
 
 def side_by_side(folder: str | os.PathLike) -> list[Pair]:
-    """The pairs of a folder whose images hold both halves; see :func:`image_files`."""
+    """List the pairs of a folder, each of them one image of two halves; see :func:`image_files`."""
     return [Pair(p.stem, p, p) for p in image_files(folder)]
 
 
 def two_folders(inputs: str | os.PathLike, targets: str | os.PathLike) -> list[Pair]:
-    """The pairs of two folders.
+    """List the pairs of two folders.
 
     Raises:
-        UserError: see :func:`image_files`; or an image has no counterpart. All are named.
+        UserError: see :func:`image_files`; or images, all of them named, have no counterpart.
     """
     sources = {p.stem: p for p in image_files(inputs)}
     results = {p.stem: p for p in image_files(targets)}
@@ -85,14 +87,14 @@ def check_pairs(pairs: list[Pair]) -> None:
     """Decode all images.
 
     Raises:
-        UserError: some cannot be read, have halves of different sizes, or differ in size from
-            their counterpart. All are named.
+        UserError: some, all of them named, are unreadable, have an odd width and no halves, or
+            differ in size from their counterpart.
     """
     _check(_problem_of_pair, pairs, "pairs")
 
 
 def check_images(files: list[Path]) -> None:
-    """Decode all images; raise UserError, which names them all, if some cannot be read."""
+    """Decode all images; raise UserError, which names all unreadable ones."""
     _check(_problem, files, "images")
 
 
@@ -107,7 +109,7 @@ def _check(problem: Callable, items: list, what: str) -> None:
 
 
 def _problem_of_pair(pair: Pair) -> str | None:
-    """What is wrong with a pair."""
+    """Why a pair is invalid; None if it is valid."""
     sizes = [_problem(path) for path in dict.fromkeys((pair.input, pair.target))]
     unreadable = [words for words in sizes if isinstance(words, str)]
     if unreadable:
@@ -122,7 +124,7 @@ def _problem_of_pair(pair: Pair) -> str | None:
 
 
 def _problem(path: Path) -> str | tuple[int, int]:
-    """What is wrong with an image, or else its width and height."""
+    """Why an image is unreadable, or its width and height."""
     try:
         return read_image(path).size
     except Exception as error:  # a broken file can raise anything
@@ -135,11 +137,11 @@ def _some(items: list[str]) -> str:
 
 
 def read_pair(pair: Pair, direction: str = DIRECTIONS[0]) -> tuple[Image.Image, Image.Image]:
-    """The input and the target of a pair, in RGB.
+    """Read the input and the target of a pair, as RGB.
 
     Args:
-        pair: where they are.
-        direction: for images side by side, one of :data:`DIRECTIONS`.
+        pair: the files.
+        direction: one of :data:`DIRECTIONS`, for images side by side.
     """
     first = read_image(pair.input)
     if pair.input != pair.target:
@@ -151,7 +153,7 @@ def read_pair(pair: Pair, direction: str = DIRECTIONS[0]) -> tuple[Image.Image, 
 
 
 def resize(image: Image.Image, size: int) -> np.ndarray:
-    """A square image of a side in pixels, bicubic: (size, size, 3), uint8."""
+    """Resize an image to a square, bicubic: (size, size, 3) uint8."""
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image)
@@ -164,14 +166,14 @@ def jitter(
     flip: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, ...]:
-    """Enlarge, crop and flip images, all alike: the augmentation of the pix2pix paper.
+    """Enlarge, crop and flip images, all in the same way: the pix2pix paper's augmentation.
 
     Args:
-        images: those of a pair.
+        images: the two images of a pair.
         size: side of the crop in pixels.
-        load_size: side of the image from which it is taken, at least ``size``.
-        flip: how often left and right are swapped.
-        rng: where the crop's place and the flip come from.
+        load_size: side in pixels to which images are resized first, at least ``size``.
+        flip: probability that left and right are swapped.
+        rng: draws the place of the crop and the flip.
 
     Returns:
         The crops, (size, size, 3), uint8.
@@ -180,3 +182,27 @@ def jitter(
     flipped = rng.random() < flip
     crops = (resize(i, load_size)[top : top + size, left : left + size] for i in images)
     return tuple(crop[:, ::-1] if flipped else crop for crop in crops)
+
+
+def image_preparation(dataset: Mapping) -> tuple[Callable[[np.ndarray], Tensor], str]:
+    """How a single image is prepared in place of the input of a data set's pairs.
+
+    Args:
+        dataset: config of :class:`~.training.PairedImages`.
+
+    Returns:
+        A function of an image, (H, W, 3) RGB uint8, to its input, resized to (3, size, size) uint8;
+        and what it does, in words.
+    """
+    size, direction = dataset.get("size", 256), dataset.get("direction", DIRECTIONS[0])
+    halves = "pair_path" in (dataset.get("data_prefix") or {"pair_path": ""})
+
+    def prepare(image: np.ndarray) -> Tensor:
+        middle = image.shape[1] // 2
+        if halves:
+            right = direction == DIRECTIONS[0]
+            image = image[:, middle : 2 * middle] if right else image[:, :middle]
+        return torch.from_numpy(np.array(resize(Image.fromarray(image), size))).permute(2, 0, 1)
+
+    part = f"the {direction.partition('-')[0]} half" if halves else "whole images"
+    return prepare, f"{part}, {size} x {size} pixels, -1 to 1"

@@ -1,4 +1,4 @@
-"""Image translation with MMEngine: data set, optimizers, schedule, evaluation, sample images."""
+"""Training of pix2pix by MMEngine: data set, optimizers, schedule, metrics, sample images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,21 +36,23 @@ class PairedImages(Dataset):
     ``ExactSampler`` seeds for each sample, or torch's under another sampler.
 
     Args:
-        data_root: the folder of all.
+        data_root: the folder of the data set.
         data_prefix: folders in it, ``pair_path`` alone or ``input_path`` and ``target_path``.
         direction: for pairs side by side, "right-to-left" or "left-to-right".
-        images: first pair, in the order of names, and that after the last; None for an end.
-        size: side of the square images in pixels, to which all are resized.
-        load_size: side to which they are enlarged first, at least ``size``; None: no augmentation.
-        flip: how often left and right are swapped, where there is augmentation.
-        verify: whether to decode all files at once, so that one that cannot be is found now.
+        images: index of the first pair, in the order of names, and of the one after the last; None
+            for either end.
+        size: side in pixels of the square images, to which all are resized.
+        load_size: side to which images are enlarged before a random crop, at least ``size``; None
+            for no augmentation.
+        flip: probability that augmentation swaps left and right.
+        verify: whether to decode all files now, to find invalid ones.
 
     Raises:
-        UserError: files are missing, unreadable, odd-sized or unpaired, all named at once; or an
+        UserError: files, all of them named, are missing, unreadable, odd-sized or unpaired; or an
             option is out of its range.
     """
 
-    #: Asks to be built once, with ``verify``, before any process is started.
+    #: Whether the command builds the data set once, with ``verify``, before it starts processes.
     checked_first = True
 
     def __init__(
@@ -107,16 +109,16 @@ class PairedImages(Dataset):
 
 
 class ParallelNetworks(nn.Module):
-    """Lets several processes train a model of several networks, each with its own backward pass.
+    """Wraps each network of a model in DistributedDataParallel, for training by several processes.
 
-    Unlike under MMEngine's MMSeparateDistributedDataParallel the model itself stays as it is, so
-    that its checkpoints are those of one process. Its ``train_step`` takes the wrapped networks by
-    their names as ``parallel``.
+    Unlike MMEngine's MMSeparateDistributedDataParallel it leaves the model unchanged, so that
+    checkpoints have the names of a single process. The model's ``train_step`` gets the wrapped
+    networks by their names as ``parallel``.
 
     Args:
         module: the model.
         find_unused_parameters, broadcast_buffers: options of DistributedDataParallel.
-        device_ids: not used: each process has one device, that of the model.
+        device_ids: ignored; each process has one device, the model's.
     """
 
     def __init__(
@@ -128,7 +130,7 @@ class ParallelNetworks(nn.Module):
     ) -> None:
         super().__init__()
         self.module = module
-        # A dict, which hides them from the wrapper's own parameters.
+        # In a dict, they are not modules of this wrapper.
         self.parallel = {
             name: DistributedDataParallel(
                 network,
@@ -140,24 +142,24 @@ class ParallelNetworks(nn.Module):
         }
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> dict[str, Tensor]:
-        """A step of the model."""
+        """Train the model by one step."""
         return self.module.train_step(data, optim_wrapper, self.parallel)
 
     def val_step(self, data: dict) -> list:
-        """The model's predictions."""
+        """Return the model's predictions."""
         return self.module.val_step(data)
 
     def test_step(self, data: dict) -> list:
-        """The model's predictions."""
+        """Return the model's predictions."""
         return self.module.test_step(data)
 
 
 class OptimizerEach:
-    """Builds an optimizer for each of several networks of a model.
+    """Builds one optimizer for each network of a model.
 
     Args:
         optim_wrapper_cfg: name of the network -> config of its optimizer wrapper.
-        paramwise_cfg: options for all parameters, as MMEngine has them.
+        paramwise_cfg: MMEngine's options for single parameters, the same for all optimizers.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -176,15 +178,14 @@ class OptimizerEach:
 
 
 class HalfLinearLR(_ParamScheduler):
-    """Constant for the first half of the training, then linear, down to 0 after its end.
+    """A learning rate that is constant for the first half and decays linearly to 0 in the second.
 
-    With T steps in all, step t from 0 has ``min(1, (T - t) / (T - T // 2))`` of the rate, so that
-    the first step of the second half still has all of it.
+    Of T steps, step t, counted from 0, has the rate times ``min(1, (T - t) / (T - T // 2))``.
 
     Args:
-        optimizer: whose rate it is.
+        optimizer: the optimizer whose rate this sets.
         end: T; MMEngine sets the number of epochs.
-        options: those of MMEngine's schedulers.
+        options: of MMEngine's schedulers.
     """
 
     def __init__(self, optimizer, *, end: int, **options) -> None:
@@ -192,11 +193,11 @@ class HalfLinearLR(_ParamScheduler):
         super().__init__(optimizer, "lr", end=end, **options)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Go on from a checkpoint's step, towards this schedule's end, whatever that one's was."""
+        """Continue at the step of a checkpoint, and keep this schedule's end."""
         end, total = self.end, self.total
         super().load_state_dict(state_dict)
         self.end, self.total = end, total
-        # A schedule that has ended no longer counts its own steps.
+        # A schedule that has ended stops to count its own steps.
         self.last_step = self._global_step - self.begin
         for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
             group[self.param_name] = value
@@ -207,15 +208,15 @@ class HalfLinearLR(_ParamScheduler):
 
 
 class ImageTransfer(BaseMetric):
-    """RMSE, SSIM, LPIPS and L1 of the outputs; see :mod:`ilm_plugins.pix2pix.metrics`.
+    """Computes RMSE, SSIM, LPIPS and L1 of outputs; see :mod:`ilm_plugins.pix2pix.metrics`.
 
     Args:
-        metrics: those to be computed.
-        lpips_weights: local checkpoint of AlexNet, without which there is no LPIPS.
-        options: those of MMEngine's BaseMetric.
+        metrics: names of the metrics.
+        lpips_weights: local checkpoint of AlexNet; LPIPS is skipped without it.
+        options: of MMEngine's BaseMetric.
 
     Raises:
-        OptionError: there is no such metric, or no such checkpoint.
+        OptionError: a metric is unknown, or the checkpoint is missing or invalid.
     """
 
     def __init__(
@@ -278,18 +279,18 @@ class TranslatedImages(Hook):
 
 
 def grid(samples: Sequence[dict]) -> Image.Image:
-    """A row of input, output and target for each sample."""
+    """Compose an image with a row of input, output and target for each sample."""
     kinds = [kind for kind in ("input", "output", "target") if kind in samples[0]]
     return to_image(torch.cat([torch.cat([s[k] for k in kinds], 2) for s in samples], 1))
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """(3, H, W) uint8 as an image."""
+    """Convert (3, H, W) uint8 to an image."""
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def write(image: Image.Image, path: Path) -> None:
-    """Save an image, in a folder that is made if missing."""
+    """Save an image, and create its folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
 

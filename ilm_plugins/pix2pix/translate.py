@@ -1,4 +1,4 @@
-"""A folder of images through a trained generator; see ``tools/translate.py``."""
+"""Translate a folder of images by a trained generator; see ``tools/translate.py``."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -70,9 +70,9 @@ def translate(
     device: str = "cpu",
     unsafe: bool = False,
 ) -> None:
-    """Write OUTPUT/NAME.png for each image, and say which had to be padded.
+    """Write OUTPUT/NAME.png for each image, and print which images were padded.
 
-    Neighbours of one size, in the order of names, share a batch.
+    Successive images of one size, in the order of names, share a batch.
 
     Raises:
         UserError: the checkpoint is none of a Pix2Pix, the batch size is below 1, the device is
@@ -107,7 +107,7 @@ def translate(
 
 
 def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pix2Pix:
-    """The model of a checkpoint, by the config in it, in evaluation; an EMA's weights if it has.
+    """Build the model of a checkpoint from its config, in evaluation; averaged weights if present.
 
     Raises:
         UserError: see :func:`translate`.
@@ -123,7 +123,7 @@ def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pi
         raise UserError(str(error)) from error
     except Exception as error:  # whatever the file may be
         raise UserError(
-            f"{checkpoint} is no checkpoint of a Pix2Pix by tools/train_net.py: "
+            f"{checkpoint} is not a checkpoint of a Pix2Pix by tools/train_net.py: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from error
     try:
@@ -133,11 +133,11 @@ def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pi
 
 
 def _model_config(checkpoint: str, text: str, unsafe: bool) -> dict:
-    """The model in the text of a checkpoint's config, which is run if that was asked for.
+    """The model in the text of a checkpoint's config; with ``unsafe`` the text is run as Python.
 
     Raises:
-        CheckpointError: otherwise, what the model is made of is not all in the text and in what is
-            imported already.
+        CheckpointError: without ``unsafe``, the text has more than literals, or names a type that
+            is not registered.
     """
     if unsafe:
         cfg = Config.fromstring(text, ".py")
@@ -150,7 +150,7 @@ def _model_config(checkpoint: str, text: str, unsafe: bool) -> dict:
         what = f"checkpoint {checkpoint!r}: in its config {error}, {code}"
         raise CheckpointError(what) from None
     init_default_scope("mmengine")
-    # Where MMEngine does not know a type, it imports and calls whatever has that name.
+    # MMEngine would import and call any other name.
     known = TORCH_NORMS | MODELS.module_dict
     names = {*known, *(f"{kind.__module__}.{kind.__qualname__}" for kind in known.values())}
     for part in dicts(model):
@@ -163,7 +163,7 @@ def _model_config(checkpoint: str, text: str, unsafe: bool) -> dict:
 def batches(
     files: Sequence[Path], size: int, half: str | None = None
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Names and images, (N, 3, H, W) uint8, of up to ``size`` neighbours of one size."""
+    """Yield names and images, (N, 3, H, W) uint8, of up to ``size`` files of one shape."""
     images = ((path.stem, _half(read(path), half)) for path in files)
     for _, alike in groupby(images, key=lambda item: item[1].shape):
         while batch := list(islice(alike, size)):

@@ -103,9 +103,9 @@ def test_lpips_without_weights_is_left_out_and_nothing_takes_its_place(tmp_path)
     assert list(metrics.measures()) == ["rmse", "ssim", "l1"]
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
     for name in ("other.pth", "none.pth"):
-        with pytest.raises(ValueError, match=f"{name}: no checkpoint of torchvision's AlexNet"):
+        with pytest.raises(ValueError, match=f"{name}: not a checkpoint of torchvision's AlexNet"):
             metrics.measures(["lpips"], tmp_path / name)
-    with pytest.raises(ValueError, match="no measure psnr; choose from rmse"):
+    with pytest.raises(ValueError, match="unknown metric psnr; choose from rmse"):
         metrics.measures(["psnr"])
 
 
@@ -141,7 +141,7 @@ def test_one_measure_on_the_command_line(folders, capsys):
     "argv, words",
     [
         (["{outputs}", "/nowhere"], "/nowhere: no such folder"),
-        (["{outputs}", "{targets}", "--lpips-weights", "/none.pth"], "/none.pth: no checkpoint"),
+        (["{outputs}", "{targets}", "--lpips-weights", "/none.pth"], "/none.pth: not a checkpoint"),
         (["{outputs}", "{targets}", "--json", "/nowhere/x.json"], "/nowhere/x.json"),
     ],
 )

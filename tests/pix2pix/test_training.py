@@ -306,7 +306,7 @@ def refused(argv, capsys):
             "data_prefix has input_path; give pair_path alone, or input_path and target_path",
         ),
         (["train_dataloader.dataset.data_prefix.pair_path=none"], "shapes/none; set"),
-        (["val_evaluator.lpips_weights=/none.pth"], "/none.pth: no checkpoint of torchvision's"),
+        (["val_evaluator.lpips_weights=/none.pth"], "/none.pth: not a checkpoint of torchvision's"),
         (
             ["optim_wrapper.generator.type=AmpOptimWrapper"],
             "optim_wrapper.generator.type AmpOptimWrapper with --num-gpus 0",
@@ -353,7 +353,7 @@ def test_without_lpips_weights_there_is_no_lpips():
     black, grey = torch.zeros(3, 12, 12, dtype=torch.uint8), torch.full((3, 12, 12), 8)
     metric.process({}, [{"output": black, "target": grey}, {"output": grey, "target": grey}])
     assert metric.evaluate(2) == {"l1": 4.0}
-    with pytest.raises(OptionError, match="ImageTransfer: no measure psnr"):
+    with pytest.raises(OptionError, match="ImageTransfer: unknown metric psnr"):
         METRICS.build({"type": "ImageTransfer", "metrics": ["psnr"]})
 
 
@@ -461,7 +461,7 @@ def test_a_checkpoint_runs_no_code(tmp_path, capsys):
     assert "holds os.makedirs, which may run code" in capsys.readouterr().err
     assert not trap.exists()
     assert translate.main([*argv, "--unsafe"]) == 2
-    assert "is no checkpoint of a Pix2Pix" in capsys.readouterr().err
+    assert "is not a checkpoint of a Pix2Pix" in capsys.readouterr().err
     assert trap.exists()
 
 
@@ -483,7 +483,7 @@ def test_code_in_what_a_checkpoint_says_of_its_model_is_not_run(
 
     makes = f"dict(type='os.makedirs', name={str(trap)!r}, exist_ok=True)"
     for evil, words in (
-        (f"{text}\n{call}\n", "is no setting"),
+        (f"{text}\n{call}\n", "is not a setting"),
         (f"{text}\nx = [{call}]\n", "has more than literals"),
         (f"{text}\nmodel = {makes}\n", "names 'os.makedirs'"),
         (f"{text}\nmodel = dict(type='Pix2Pix', generator={makes})\n", "names 'os.makedirs'"),

@@ -1,21 +1,17 @@
 """Models of MMEngine's configs, with their test pipeline and ``test_step``."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
-from PIL import Image
 from torch import nn
 
 from ...errors import UserError
-from ...pix2pix.networks import Pix2Pix
-from ...pix2pix.pairs import DIRECTIONS, resize
 from ..inference import Inference, describe_scaling
 from . import train
 
@@ -35,8 +31,9 @@ def load(args: argparse.Namespace) -> Inference:
     loader = cfg.get("test_dataloader") or {}
     dataset = loader.get("dataset") or {}
     batch_size = loader.get("batch_size", 1)
-    if isinstance(model, Pix2Pix):
-        return _translation(name, model, dataset, batch_size)
+    if hasattr(model, "image_preparation"):
+        prepare, words = model.image_preparation(dataset)
+        return Inference(name, model, partial(_test_prepared, model, prepare), batch_size, words)
     while dataset and "pipeline" not in dataset:
         dataset = dataset.get("dataset") or {}
     if not dataset:
@@ -53,6 +50,10 @@ def load(args: argparse.Namespace) -> Inference:
 def _loads(step: dict, image: bool = False) -> bool:
     kind = str(step["type"]).rsplit(".", 1)[-1]
     return kind.startswith("LoadImage" if image else "Load")
+
+
+def _test_prepared(model: nn.Module, prepare: Callable, images: Sequence[np.ndarray]) -> Any:
+    return model.test_step({"input": [prepare(image) for image in images]})
 
 
 def _test(model: nn.Module, pipeline: Compose, bgr: bool, images: Sequence[np.ndarray]) -> Any:
@@ -85,24 +86,3 @@ def _words(model: nn.Module, steps: Sequence[dict], bgr: bool) -> str:
     )
     scaling = describe_scaling(mean, std, "RGB" if bgr == bool(flips) else "BGR")
     return f"the config's test pipeline, {names}{scaling}"
-
-
-def _translation(name: str, model: Pix2Pix, dataset: dict, batch_size: int) -> Inference:
-    size, direction = dataset.get("size", 256), dataset.get("direction", DIRECTIONS[0])
-    halves = "pair_path" in (dataset.get("data_prefix") or {"pair_path": ""})
-
-    def forward(images: Sequence[np.ndarray]) -> Any:
-        squares = [resize(Image.fromarray(_input(i, halves, direction)), size) for i in images]
-        batch = [torch.from_numpy(np.array(square)).permute(2, 0, 1) for square in squares]
-        return model.test_step({"input": batch})
-
-    half = {"right-to-left": "right", "left-to-right": "left"}[direction]
-    words = f"{f'the {half} half' if halves else 'whole images'}, {size} x {size} pixels, -1 to 1"
-    return Inference(name, model, forward, batch_size, words)
-
-
-def _input(image: np.ndarray, halves: bool, direction: str) -> np.ndarray:
-    half = image.shape[1] // 2
-    if not halves:
-        return image
-    return image[:, half : 2 * half] if direction == DIRECTIONS[0] else image[:, :half]

@@ -111,7 +111,7 @@ def settings(text: str) -> dict[str, Any]:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 found[name] = _literal(value)
             case _:
-                raise ValueError(f"line {line.lineno} is no setting")
+                raise ValueError(f"line {line.lineno} is not a setting")
     return found
 
 
