@@ -114,7 +114,9 @@ def test_what_belongs_to_the_training_before_is_dropped_and_said(tmp_path, model
     kept = read(tmp_path / "out.pth")
     assert kept.keys() == {"state_dict", "meta", "classes"}
     assert kept["meta"] == {"epoch": 3} and kept["classes"] == ["a", "b"]
-    dropped = "dropped, as it belongs to the file as it was: optimizer, param_schedulers, meta.cfg"
+    dropped = (
+        "dropped, as it belongs to the unconverted model: optimizer, param_schedulers, meta.cfg"
+    )
     assert dropped in capsys.readouterr().out.splitlines()
     assert run(tmp_path / "in.pth", tmp_path / "out.safetensors", *HEAD) == 0
     assert "optimizer, param_schedulers, meta, classes" in capsys.readouterr().out
@@ -422,7 +424,7 @@ def test_what_to_convert_to_must_be_said(tmp_path, capsys):
 def test_input_is_not_what_output_is_called_while_it_is_written(tmp_path, model, capsys):
     path = tmp_path / f"out.pth{PARTIAL}"
     torch.save(model.state_dict(), path)
-    assert "while it is written" in refused(capsys, path, tmp_path / "out.pth", *HEAD)
+    assert "is the temporary name of OUTPUT" in refused(capsys, path, tmp_path / "out.pth", *HEAD)
     assert path.exists()
 
 

@@ -1,4 +1,4 @@
-"""The norms of a checkpoint file; see ``tools/convert.py``."""
+"""Convert the norms of a checkpoint file; see ``tools/convert.py``."""
 
 import argparse
 import os
@@ -28,8 +28,8 @@ from ..layers import NORMS, parse_norm
 from . import installed, training
 from .command import add_traceback, building, command
 
-#: Entries that belong to parameters as they were before.
-OF_TRAINING = {
+#: Entries of a checkpoint that depend on the unconverted parameters, and are dropped.
+_TRAINING = {
     "amp",
     "amp_scaler",
     "ema_state_dict",
@@ -47,8 +47,8 @@ OF_TRAINING = {
     "state_dict_ema",
     "trainer",
 }
-#: What detectron2 reads in a .pkl beside the model.
-OF_PKL = ("__author__", "matching_heuristics")
+#: Entries that detectron2 reads in a .pkl beside the model.
+_PKL = ("__author__", "matching_heuristics")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert a file, and say what became of it."""
+    """Convert a file, and print what changed."""
     with loading(unsafe=args.unsafe):
         report, dropped = convert_file(args.input, args.output, change_of(args), args.overwrite)
     print(report)
     if dropped:
-        print(f"dropped, as it belongs to the file as it was: {', '.join(dropped)}")
+        print(f"dropped, as it belongs to the unconverted model: {', '.join(dropped)}")
     print(f"{args.output} is written")
 
 
@@ -121,16 +121,15 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-#: From a state dict to another, and what became of the norms in it.
+#: A function of a state dict that returns the converted one, and a report on its norms.
 Change = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], surgery.Report]]
 
 
 def change_of(args: argparse.Namespace) -> Change:
-    """What a command line asks for.
+    """The conversion that a command line describes.
 
     Raises:
-        UserError: options contradict each other, or a config cannot be read.
-        OptionError: the norm is unknown.
+        UserError: options contradict each other, a config cannot be read, or the norm is unknown.
     """
     if args.config_file is None and args.overrides:
         raise UserError(
@@ -170,7 +169,7 @@ def _fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tenso
     """Convert to the norms of a model.
 
     Raises:
-        UserError: the names are those of a part of it.
+        UserError: the names belong to a part of the model.
     """
     state = unwrap_state(state, model)
     if not model.state_dict().keys() & state.keys():
@@ -199,10 +198,10 @@ def _averaging(batches: int | None, change: Change) -> Change:
 
 
 def build_model(config_file: str, overrides: Sequence[str] = ()) -> nn.Module:
-    """The untrained model of a detectron2 or MMEngine config, on the CPU.
+    """Build the untrained model of a detectron2 or MMEngine config, on the CPU.
 
     Raises:
-        UserError: the config cannot be read, or its model not be built.
+        UserError: the config cannot be read, or its model cannot be built.
     """
     framework, args = config_args(config_file, overrides)
     if framework == "mmengine":
@@ -214,10 +213,10 @@ def build_model(config_file: str, overrides: Sequence[str] = ()) -> nn.Module:
 
 
 def config_args(config_file: str, overrides: Sequence[str] = ()) -> tuple[str, argparse.Namespace]:
-    """A config's framework, and the arguments of ``tools/train_net.py`` on the CPU.
+    """A config's framework, and the arguments of ``tools/train_net.py`` to run it on the CPU.
 
     Raises:
-        UserError: there is no such config, or its framework is not installed.
+        UserError: the config is missing, or its framework is not installed.
     """
     options = ["--config-file", config_file, "--num-gpus", "0"]
     args = training.parser().parse_args([*options, *overrides])
@@ -232,41 +231,39 @@ def convert_file(
     change: Change,
     overwrite: bool = False,
 ) -> tuple[surgery.Report, list[str]]:
-    """Write a checkpoint of which the state dict is changed.
+    """Write a checkpoint with a converted state dict.
 
     Args:
-        source, target: files, in the formats that their names end with.
+        source, target: files; their suffixes say the format.
         change: see :func:`change_of`.
-        overwrite: whether ``target`` may be there already.
+        overwrite: whether an existing ``target`` is replaced.
 
     Returns:
-        What became of the norms; and which entries of the file were dropped, because they belong to
-        the parameters as they were, or have no place in the format.
+        A report on the norms; and the names of entries that were dropped, because they depend on
+        the unconverted parameters or the format cannot store them.
 
     Raises:
-        UserError: ``source`` holds no state dict, nothing in it was converted, or ``target`` is the
-            same file, or there already; nothing is written.
-        CheckpointError: a file cannot be read or written.
+        UserError: ``source`` cannot be read or has no state dict, none of it was converted, or
+            ``target`` exists or is ``source``; nothing is written.
+        RunError: ``target`` cannot be written.
     """
     source, target = (Path(path).expanduser() for path in (source, target))
-    # Unlike Path's, of a name that cannot be, too, which is told where it is read or written.
-    there = os.path.exists(target)
-    if there and os.path.exists(source) and target.samefile(source):
+    # Unlike Path.exists, it returns False for an invalid name; reading or writing then fails.
+    exists = os.path.exists(target)
+    if exists and os.path.exists(source) and target.samefile(source):
         raise UserError(f"OUTPUT {str(target)!r} is INPUT; give another file")
     if os.path.isdir(target):
         raise UserError(f"OUTPUT {str(target)!r} is a folder; give a file")
     if os.path.abspath(source) == os.path.abspath(target) + PARTIAL:
-        raise UserError(
-            f"INPUT {str(source)!r} is what OUTPUT is called while it is written; move it"
-        )
-    if there and not overwrite:
-        raise UserError(f"OUTPUT {str(target)!r} is there already; add --overwrite to replace it")
+        raise UserError(f"INPUT {str(source)!r} is the temporary name of OUTPUT; rename INPUT")
+    if exists and not overwrite:
+        raise UserError(f"OUTPUT {str(target)!r} exists; add --overwrite to replace it")
     contents = read_any(source)
     entry, state = find_state(contents, source)
     state, report = change(state)
     if not report.converted:
         reasons = "; ".join(dict.fromkeys([*report.left.values(), *report.notes]))
-        reasons = reasons or "no norm in it is another's"
+        reasons = reasons or "it has no norm to convert"
         raise UserError(f"nothing in {str(source)!r} was converted ({reasons}); nothing is written")
     kept, dropped = {}, []
     if entry is not None:
@@ -280,7 +277,7 @@ def convert_file(
         written = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
         dropped += [str(key) for key in state if key not in written]
     elif target.suffix == ".pkl":
-        # Without an author, detectron2 takes it for one of Caffe2's.
+        # Without an author, detectron2 reads it as a file of Caffe2.
         arrays = {key: _as_array(key, value) for key, value in state.items()}
         written = {"__author__": "ilm_plugins", **kept, "model": arrays}
     else:
@@ -290,10 +287,10 @@ def convert_file(
 
 
 def read_any(path: str | os.PathLike) -> Any:
-    """What a checkpoint holds, MMEngine's history of its training included.
+    """Return the contents of a checkpoint, which may have MMEngine's training history.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     if Path(path).suffix not in (".pkl", ".safetensors") and installed("mmengine"):
         from .openmmlab.checkpoints import allow_history
@@ -303,10 +300,13 @@ def read_any(path: str | os.PathLike) -> Any:
 
 
 def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, Any]]:
-    """The state dict in a checkpoint, arrays in it made tensors; and its key, None for the top.
+    """Find the state dict in a checkpoint.
+
+    Returns:
+        Its key, None for the top level; and a copy, with arrays converted to tensors.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no state dict.
         CheckpointError: a tensor in it is not dense; see :func:`ilm_plugins.checkpoints.to_dense`.
     """
     if isinstance(contents, Mapping):
@@ -323,13 +323,13 @@ def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, 
 def _split(
     entries: Mapping[str, Any], suffix: str, state: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Entries beside the state dict that a file of this format keeps, and the others' names."""
+    """Entries to keep beside the state dict in a file of this format, and names of the others."""
     if suffix == ".safetensors":
         return {}, [str(key) for key in entries]
     names = {unwrap_name(name) for name in state}
-    keep = {k: v for k, v in entries.items() if k not in OF_TRAINING and not _is_like(v, names)}
+    keep = {k: v for k, v in entries.items() if k not in _TRAINING and not _has_weights(v, names)}
     if suffix == ".pkl":
-        keep = {k: v for k, v in keep.items() if k in OF_PKL}
+        keep = {k: v for k, v in keep.items() if k in _PKL}
     dropped = [str(k) for k in entries if k not in keep]
     if isinstance(keep.get("meta"), Mapping) and "cfg" in keep["meta"]:
         keep["meta"] = {k: v for k, v in keep["meta"].items() if k != "cfg"}
@@ -337,8 +337,8 @@ def _split(
     return keep, dropped
 
 
-def _is_like(entry: Any, names: set[Any]) -> bool:
-    """Whether an entry is, or has in it, weights of these names, such as averaged ones."""
+def _has_weights(entry: Any, names: set[Any]) -> bool:
+    """Whether an entry has weights of these names, such as averaged ones, at any depth."""
     seen, left = set(), [entry]
     while left:
         inner = left.pop()
@@ -353,7 +353,7 @@ def _is_like(entry: Any, names: set[Any]) -> bool:
 
 
 def _as_tensor(value: Any) -> Any:
-    """A numpy array or number as a tensor; anything else, such as an array of strings, as it is."""
+    """Convert a numpy array or number to a tensor; return other objects unchanged."""
     if isinstance(value, type) or not hasattr(value, "__array_interface__"):
         return value
     try:

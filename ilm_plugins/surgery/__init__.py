@@ -1,8 +1,8 @@
-"""Put the layers into models and checkpoints that are trained already, and take them out again.
+"""Convert the norms of trained models and checkpoints to our layers, and back.
 
-:func:`convert` swaps the norms of a model, :func:`convert_state` those of a state dict that comes
-without one, :func:`fit_state` makes a state dict fit a model; :func:`revert` and
-:func:`revert_state` lead back. What becomes of a single layer's tensors is one rule of `RULES`:
+:func:`convert` replaces the norms of a model, :func:`convert_state` those of a state dict without
+its model, :func:`fit_state` makes a state dict fit a model; :func:`revert` and :func:`revert_state`
+lead back. One rule of `RULES` converts the tensors of a norm:
 
 ============  ======================  ==========================================================
 from          to                      outputs
@@ -12,7 +12,7 @@ GN            ILMGN, ILMLN (of one    the same
 IN            ILMIN                   the same
 BN            EN                      the same in evaluation: ratios start uniform, BN's row is
                                       K times the weight, the other rows are zero
-BN            SN                      others: weight, bias and statistics are kept, not the
+BN            SN                      differ: weight, bias and statistics are kept, not the
                                       function
 released ILM  ILMGN, ILMIN, ILMLN     the same, but that the papers' released code divides
 released SN   SN                      variances by one less than the number of values

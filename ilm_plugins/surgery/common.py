@@ -1,4 +1,4 @@
-"""What the conversion of models and of state dicts share: what replaces what, names, the report."""
+"""Shared by models and state dicts: which norm a layer replaces, matching of names, the report."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from ..layers.options import check_choice, check_known
 
 Match = str | Sequence[str] | None
 
-#: Key of a layer -> the plain norm that it replaces, and what it keeps of that.
+#: Key of a layer -> the plain norm that it replaces, and the options that it keeps from it.
 REPLACES = {
     "ILMGN": ("GN", ("num_groups", "eps")),
     "ILMIN": ("IN", ("eps",)),
@@ -23,13 +23,13 @@ REPLACES = {
 
 @dataclass
 class Report:
-    """What became of the norms, by their names; to be printed.
+    """What a conversion did to each norm, by name; ``str()`` is the text to print.
 
     Attributes:
-        converted: name -> from what to what.
-        left: name -> why it is as it was.
-        missing: names of what a model has, and a checkpoint has not.
-        notes: what else to know -> names that it is about; none, if it is about all.
+        converted: name -> "old class -> new class".
+        left: name -> why the norm or tensor stays unchanged.
+        missing: names of the model's tensors that a checkpoint lacks.
+        notes: further remark -> names that it is about, empty if it is about all.
     """
 
     converted: dict[str, str] = field(default_factory=dict)
@@ -72,10 +72,10 @@ def check_match(match: Match, names: Iterable[str]) -> None:
 
 
 def check_layer(to: str, options: Mapping, of_model: bool = False) -> None:
-    """Raise OptionError unless ``to`` has these options, and none that each norm has already.
+    """Raise OptionError for an unknown layer or option, or an option that each norm has itself.
 
     Args:
-        of_model: whether the norms are a model's, which has what a state dict does not tell.
+        of_model: whether a model is converted, whose norms have eps and num_groups.
     """
     check_choice("convert", "to", to, REPLACES)
     check_known(NORMS[to], options)

@@ -1,4 +1,4 @@
-"""The norms of a model."""
+"""Convert the norms of a model."""
 
 import itertools
 from collections import Counter, defaultdict
@@ -14,7 +14,7 @@ from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
 from ..layers.options import check_choice
 from .common import REPLACES, Match, Report, check_layer, check_match, matches
-from .rules import State, Unfit, adapt, remark
+from .rules import State, Unfit, adapt, describe_change
 
 #: The plain norms, by the names that configs give them: their base classes.
 BASES = {"GN": nn.GroupNorm, "IN": _InstanceNorm, "BN": _BatchNorm, "LN": nn.LayerNorm}
@@ -29,7 +29,7 @@ PLAIN = {
     nn.BatchNorm3d: "BN",
     nn.SyncBatchNorm: "BN",
 }
-#: The same of frameworks, none of which is imported here.
+#: The frameworks' plain norms, by name, as no framework is imported here.
 PLAIN_BY_NAME = {
     "detectron2.layers.batch_norm.FrozenBatchNorm2d": "BN",
     "torchvision.ops.misc.FrozenBatchNorm2d": "BN",
@@ -38,8 +38,8 @@ PLAIN_BY_NAME = {
     "mmcv.cnn.utils.sync_bn._BatchNormXd": "BN",
     "mmcv.utils.parrots_wrapper.SyncBatchNorm": "BN",
 }
-#: What holds on to the parameters that a model had when it was wrapped: classes of modules and of
-#: parameters, by name, as no torch has all of them.
+#: Classes of modules and parameters that keep references to the parameters of a wrapped model; by
+#: name, as no release of torch has all of them.
 WRAPPERS = {
     "DistributedDataParallel",
     "FullyShardedDataParallel",
@@ -70,28 +70,29 @@ def convert(
     types: Iterable[type] | None = None,
     **options,
 ) -> tuple[nn.Module, Report]:
-    """Swap a model's norms, in place, for layers that go on from where they are.
+    """Replace a model's norms, in place, by layers that start as the same functions.
 
-    Weights, statistics, eps, number of groups, dtype, device, mode and ``requires_grad`` are kept.
-    A module under several names, and a parameter of several modules, stay shared. Build the
-    optimizer, and wrap the model for several processes, afterwards.
+    Layers keep weights, statistics, eps, number of groups, dtype, device, mode and
+    ``requires_grad``. Modules under several names, and parameters of several modules, stay shared.
+    Build the optimizer, and wrap the model for several processes, afterwards.
 
     Args:
-        model: any module; one on the meta device gets layers without values.
+        model: any module; on the meta device, layers have no values.
         to: a key of :data:`ilm_plugins.NORMS`: "ILMGN" and "AssocNorm" replace GroupNorm, "ILMLN"
             GroupNorm of one group, "ILMIN" InstanceNorm, "EN" and "SN" BatchNorm.
-        match: names of the norms to swap, with * for any characters, dots too; default: all.
-        where: of name and module, whether to swap.
-        types: the classes to swap, subclasses not included, in place of torch's and the frameworks'
-            plain ones; to name a class is to vouch that it computes what its base class does.
+        match: names of the norms to replace, with * for any characters, dots too; default: all.
+        where: a function of name and module that returns whether to replace the norm.
+        types: exact classes to replace, instead of the plain norms of torch and the frameworks;
+            each must compute the same as its base class.
         options: of the layer, such as ``key_group_size=8``.
 
     Returns:
-        The model, or what took its place if it is a norm itself; and what became of each norm.
+        The model, or the new layer if the model itself is a norm; and a report on each norm.
 
     Raises:
-        OptionError: the key or an option is unknown, or one that is kept; ``match`` fits no norm;
-            or a part of the model is wrapped in DistributedDataParallel, FSDP or the like.
+        OptionError: the key or an option is unknown, or each norm has its own value of the option;
+            ``match`` fits no norm; or a part of the model is wrapped in DistributedDataParallel,
+            FSDP or the like.
     """
     check_layer(to, options, of_model=True)
     operation = _Operation(model, match, where, is_norm)
@@ -106,17 +107,17 @@ def revert(
     where: Callable[[str, nn.Module], bool] | None = None,
     dims: int = 2,
 ) -> tuple[nn.Module, Report]:
-    """Swap a model's layers, in place, for the plain norms that they still are exactly.
+    """Replace a model's layers, in place, by plain norms, where they compute exactly the same.
 
     Args:
         model, match, where: see :func:`convert`.
-        dims: spatial dimensions, 1 to 3, of the InstanceNorm and BatchNorm that are made.
+        dims: number of spatial dimensions, 1 to 3, of new InstanceNorms and BatchNorms.
 
     Returns:
         See :func:`convert`.
 
     Raises:
-        OptionError: ``dims`` is none of these, or see :func:`convert`.
+        OptionError: ``dims`` is invalid, or see :func:`convert`.
     """
     check_choice("revert", "dims", dims, (1, 2, 3))
     operation = _Operation(model, match, where, lambda m: isinstance(m, AdaptiveNorm))
@@ -124,7 +125,7 @@ def revert(
 
 
 class _Operation:
-    """The norms of a model that a caller chose, and how others take their place."""
+    """The selected norms of a model, and their replacement."""
 
     def __init__(self, model, match, where, among: Callable[[nn.Module], bool]) -> None:
         _check_unwrapped(model)
@@ -134,7 +135,7 @@ class _Operation:
             if among(module):
                 names[module].append(name)
         check_match(match, itertools.chain(*names.values()))
-        #: Each module's names, if one of them was chosen.
+        #: Selected modules -> all names of each.
         self.names = {
             module: of_it
             for module, of_it in names.items()
@@ -142,7 +143,7 @@ class _Operation:
         }
 
     def like(self, module: nn.Module) -> dict:
-        """Device and dtype for what replaces a norm: its own, or else its neighbours'."""
+        """Device and dtype for a norm's replacement: its own, or those of the nearest module."""
         name = self.names[module][0]
         while True:
             around = self.model.get_submodule(name)
@@ -161,7 +162,7 @@ class _Operation:
                 built[old] = build(old)
             except (Unfit, OptionError) as error:
                 report.left |= dict.fromkeys(names, str(error))
-        for old, words in _take_out_torn(built, self.model):
+        for old, words in _drop_untied(built, self.model):
             report.left |= dict.fromkeys(self.names[old], words)
         made: dict[nn.Parameter, nn.Parameter] = {}
         for old, new in built.items():
@@ -175,7 +176,7 @@ class _Operation:
                 else:
                     self.model = new
                 report.converted[name] = f"{type(old).__name__} -> {type(new).__name__}"
-            for words in _remarks(old, new):
+            for words in _changes(old, new):
                 report.note(words, names[0])
         return self.model, report
 
@@ -194,23 +195,23 @@ def _check_unwrapped(model: nn.Module) -> None:
 
 
 def _check_own_forward(module: nn.Module) -> None:
-    """Raise Unfit if a module has a ``forward`` that its class has not."""
+    """Raise Unfit if the instance overrides its class's ``forward``."""
     if "forward" in vars(module):
         raise Unfit("its forward was replaced, which a layer would not know of; restore it first")
 
 
 def _replaced(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
-    """The parameters that a swap makes anew: the name, the old one and the new one."""
+    """Yield name, old and new parameter, where a replacement has a new one."""
     for name in ("weight", "bias"):
         theirs, ours = (m._parameters.get(name) for m in (old, new))
         if theirs is not None and theirs is not ours:
             yield name, theirs, ours
 
 
-def _take_out_torn(
+def _drop_untied(
     built: dict[nn.Module, nn.Module], model: nn.Module
 ) -> Iterator[tuple[nn.Module, str]]:
-    """Take out of the swaps those that would part a norm from another module's parameters.
+    """Drop replacements that would untie a parameter which the norm shares with another module.
 
     Yields:
         Each such norm, and why it stays.
@@ -219,20 +220,21 @@ def _take_out_torn(
     def owners(modules: Iterable[nn.Module]) -> Counter:
         return Counter(p for m in modules for p in m.parameters(recurse=False))
 
-    of_all, torn = owners(model.modules()), True
-    while torn:
+    of_all, untied = owners(model.modules()), True
+    while untied:
         of_built = owners(built)
-        torn = {
+        untied = {
             old: f"its {shared[0]} is also that of another module, which stays"
             for old, new in built.items()
             if (shared := [n for n, p, _ in _replaced(old, new) if of_all[p] > of_built[p]])
         }
-        for old in torn:
+        for old in untied:
             del built[old]
-        yield from torn.items()
+        yield from untied.items()
 
 
-def _remarks(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
+def _changes(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
+    """Describe what differs after a replacement: hooks, outputs, freezing, statistics."""
     kept = {*new.parameters()}
     gone = [*old.modules(), *(p for p in old.parameters() if p not in kept)]
     of_gone = (getattr(part, kind, None) or {} for part in gone for kind in _HOOKS)
@@ -240,7 +242,7 @@ def _remarks(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
     if hooks:
         called = ", ".join(getattr(h, "__qualname__", type(h).__name__) for h in hooks)
         yield f"hooks stay with the module that was replaced: {called}"
-    yield remark(old.state_dict(), new)
+    yield describe_change(old.state_dict(), new)
     if isinstance(new, _BatchNorm) and old.frozen:
         yield "no longer frozen: in training the batch's statistics are used, and running ones move"
     if not isinstance(old, _BatchNorm):
@@ -254,6 +256,7 @@ def _remarks(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
 
 
 def is_norm(module: nn.Module) -> bool:
+    """Return whether a module is a plain norm, derives from one, or is one of our layers."""
     return isinstance(module, AdaptiveNorm) or _family(module) is not None
 
 
@@ -287,7 +290,7 @@ def _layer_for(
 
 
 def _check_replaceable(module: nn.Module, to: str, types: frozenset[type] | None) -> None:
-    """Raise Unfit unless a module is what ``to`` replaces, and no more than its base class."""
+    """Raise Unfit unless a module computes exactly the plain norm that ``to`` replaces."""
     cls, replaced = type(module), REPLACES[to][0]
     base = BASES[replaced].__name__.lstrip("_")
     if isinstance(module, AdaptiveNorm):
@@ -323,14 +326,14 @@ def _plain_for(old: nn.Module, dims: int, like: dict) -> nn.Module:
     else:
         new = getattr(nn, f"BatchNorm{dims}d")(c, old.eps, old.momentum, **like)
         if state["weight"].dim() == 2:
-            # BN's row last, where the rule looks for it.
+            # The rule expects BN's row to be the last.
             rows = sorted(range(len(old.normalizers)), key=lambda k: old.normalizers[k] == "BN")
             state["weight"] = state["weight"][rows]
     return _take_over(old, new, state)
 
 
 def _take_over(old: nn.Module, new: nn.Module, state: State) -> nn.Module:
-    """Give a layer another's tensors, mode and what is trained of it."""
+    """Copy the tensors, the mode and the ``requires_grad`` of a norm to its replacement."""
     trained = {name: p.requires_grad for name, p in old.named_parameters()}
     frozen = not trained and "weight" in old._buffers
     tensors = adapt(state, new)
@@ -342,5 +345,5 @@ def _take_over(old: nn.Module, new: nn.Module, state: State) -> nn.Module:
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state, by the very parameters and buffers."""
+    """A module's state dict with its own parameters and buffers, not detached."""
     return dict(module.state_dict(keep_vars=True))

@@ -1,4 +1,4 @@
-"""A norm's tensors, as those of another in its place."""
+"""Rules that make the tensors of one norm from those of another."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,7 +12,7 @@ State = Mapping[str, Tensor]
 
 
 class Unfit(Exception):
-    """A layer stays as it is, for this reason."""
+    """Why a layer cannot be converted, and stays as it is."""
 
 
 _AFFINE = {"weight", "bias"}
@@ -20,7 +20,7 @@ _RUNNING = {"running_mean", "running_var"}
 _DECODERS = ("decode_mean.weight", "decode_var.weight")
 _RATIOS = {"expand.weight", "expand.bias", "ratio.weight", "ratio.bias"}
 
-#: Kind of a norm -> names of the tensors that it has, and that it may have.
+#: Kind of a norm -> names of its tensors, and of those that are optional.
 LAYOUTS = {
     "GN or IN": (_AFFINE, set()),
     "BN": (_RUNNING, _AFFINE | {"num_batches_tracked"}),
@@ -30,7 +30,7 @@ LAYOUTS = {
     "released ILM": (
         {"weight_bias", "bias_bias", "fc_embed.0.weight"}
         | {"fc_weight.1.weight", "fc_bias.1.weight"},
-        # The encoder again, by two more names.
+        # Two more names of the encoder.
         {"fc_weight.0.0.weight", "fc_bias.0.0.weight"},
     ),
 }
@@ -51,10 +51,10 @@ def kind_of(own: State) -> str | None:
 
 @torch.no_grad()
 def adapt(own: State, layer: nn.Module) -> dict[str, Tensor]:
-    """A norm's state dict, as that of another layer in its place.
+    """Make the state dict of a layer from that of the norm that it replaces.
 
     Raises:
-        Unfit: it is none, or not exactly; or none is known.
+        Unfit: no rule is known, the layer would compute another function, or shapes differ.
     """
     wanted = layer.state_dict()
     rule = RULES.get((kind_of(own), kind_of(wanted)))
@@ -84,9 +84,9 @@ def _ilm_to_gn(own: State, layer: nn.Module) -> State:
 
 
 def _released_to_ilm(own: State, layer: AutoencoderNorm) -> State:
-    """There ``fc_weight`` makes the scale, of the variance, and ``fc_bias`` the shift, of the mean.
+    """The released ``fc_weight`` maps the variance to the scale, ``fc_bias`` the mean to the shift.
 
-    A shorter embedding is filled up with components that the decoders ignore.
+    A shorter embedding is padded with components that the decoders ignore.
     """
     if layer.mean_drives != "beta" or not layer.has_papers_form:
         raise Unfit(f"a released ILM layer does not become {layer}")
@@ -121,7 +121,7 @@ def _bn_to_en(own: State, layer: ExemplarNorm) -> State:
 
 
 def _en_to_bn(own: State, layer: nn.Module) -> State:
-    """The last normalizer is BN."""
+    """Convert an EN whose last normalizer is BN."""
     _check_values(own)
     weight, bias = own["weight"], own["bias"]
     if "running_mean" not in own or weight.dim() != 2:
@@ -160,7 +160,7 @@ def _check_values(own: State) -> None:
         raise Unfit("on the meta device no value tells whether it is a plain norm")
 
 
-#: Kinds of norm, from and to -> what makes the one's state dict of the other's.
+#: Kinds of norm, from and to -> the function of the old state dict and the new layer.
 RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
     ("GN or IN", "ILM"): _gn_to_ilm,
     ("ILM", "GN or IN"): _ilm_to_gn,
@@ -174,16 +174,16 @@ RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
 _UNBIASED = (
     "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
 )
-#: What is to be said of those rules by which outputs change.
+#: Rules that change outputs -> how.
 INEXACT = {
-    ("BN", "SN"): "SN mixes other statistics with BN's: outputs are others until it is trained",
+    ("BN", "SN"): "SN mixes other statistics with BN's: outputs differ until it is trained",
     ("released ILM", "ILM"): _UNBIASED,
     ("released SN", "SN"): _UNBIASED,
 }
 
 
-def remark(own: State, layer: nn.Module) -> str | None:
-    """How outputs change where a layer takes another's place; None where they do not."""
+def describe_change(own: State, layer: nn.Module) -> str | None:
+    """How outputs change when a layer replaces a norm; None if they stay the same."""
     return INEXACT.get((kind_of(own), kind_of(layer.state_dict())))
 
 

@@ -1,4 +1,4 @@
-"""The norms of a state dict."""
+"""Convert the norms of a state dict."""
 
 import re
 from collections import defaultdict
@@ -13,9 +13,11 @@ from ..layers.mixture import MixtureNorm
 from ..layers.options import check_positive
 from .common import REPLACES, Match, Report, check_layer, check_match, matches
 from .models import is_norm
-from .rules import RULES, State, Unfit, adapt, kind_of, remark, shape_of
+from .rules import RULES, State, Unfit, adapt, describe_change, kind_of, shape_of
 
-_UNTOLD = "a state dict has neither eps nor num_groups; where a layer has others, outputs change"
+_NOT_STORED = (
+    "a state dict has neither eps nor num_groups; where a layer has others, outputs change"
+)
 _WITHOUT_TENSORS = (
     "a layer of which nothing is in the state: if a norm without weights was there, build it with "
     "init='identity'"
@@ -25,19 +27,19 @@ _WITHOUT_TENSORS = (
 def convert_state(
     state: State, to: str, *, match: Match = None, **options
 ) -> tuple[dict[str, Tensor], Report]:
-    """Convert the norms of a state dict of which no model is at hand.
+    """Convert the norms of a state dict without its model.
 
-    BatchNorm, and the layers of the papers' released code, are known by the names of their tensors.
-    A weight and a bias alone may be those of a GroupNorm, an InstanceNorm or something else: only
-    those that ``match`` names are converted. A state dict has neither eps nor the number of groups:
-    outputs stay the same in layers that have those of the norms before.
+    The names of the tensors identify BatchNorm and the layers of the papers' released code. A
+    weight and a bias alone may belong to a GroupNorm, an InstanceNorm or another module: only those
+    that ``match`` names are converted. A state dict has neither eps nor the number of groups:
+    outputs stay the same only in layers with the eps and groups of the original norms.
 
     Args:
         state: names -> tensors.
-        to, match, options: see :func:`convert`; ``match`` is of names without ".weight".
+        to, match, options: see :func:`convert`; ``match`` refers to names without ".weight".
 
     Returns:
-        The new state dict, and what became of each norm in it.
+        The new state dict, and a report on each norm in it.
 
     Raises:
         OptionError: the key or an option is unknown, or ``match`` fits no norm.
@@ -67,10 +69,9 @@ def convert_state(
 
 
 def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor], Report]:
-    """Convert the layers of a state dict to the plain norms that they still are exactly.
+    """Convert the layers of a state dict to plain norms, where they compute exactly the same.
 
-    EN's normalizers are taken to be IN, LN and BN, in this order. Otherwise see
-    :func:`convert_state`.
+    EN must have the normalizers IN, LN and BN, in this order. See :func:`convert_state`.
     """
 
     def build(own: State) -> nn.Module:
@@ -81,18 +82,18 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
 
 
 def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report]:
-    """Convert the norms of a state dict to those that a model has at their place.
+    """Convert the norms of a state dict to the norms of a model.
 
-    OpenMMLab names norms by their type: what a model has as ``gn1`` may be ``bn1`` in the state.
+    OpenMMLab names norms by their type: ``gn1`` of a model may be ``bn1`` in the state dict.
 
     Args:
-        state: names -> tensors; a wrapper's "module." or "_orig_mod." before all of them is taken
-            off.
-        model: one that is not trained, plain norms or ours in it.
+        state: names -> tensors; the prefixes "module." and "_orig_mod." of a wrapped model are
+            removed.
+        model: an untrained model, with plain norms or ours.
 
     Returns:
-        The state dict, to be loaded by ``model.load_state_dict(state, strict=False)``, with what
-        else is in it unchanged; and what became of each norm, what does not fit, what is missing.
+        The state dict for ``model.load_state_dict(state, strict=False)``, its other entries
+        unchanged; and a report on each norm, on tensors that do not fit and on missing ones.
     """
     state = unwrap_state(state, model)
     report, layers = Report(), _layers(state)
@@ -114,32 +115,32 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         except Unfit as error:
             report.left[source] = str(error)
             continue
-        _exchange(state, source, own, name, new)
+        _replace_tensors(state, source, own, name, new)
         _record(report, name, own, layer)
         fitted.append(layer)
     if fitted:
-        report.notes[f"{_UNTOLD} (the model has {_untold(fitted)})"] = []
+        report.notes[f"{_NOT_STORED} (the model has {_settings(fitted)})"] = []
     wanted = model.state_dict()
     for key, tensor in state.items():
         if key not in wanted:
             report.left[str(key)] = "the model has nothing of this name"
         elif isinstance(tensor, Tensor) and tensor.shape != wanted[key].shape:
             report.left[key] = f"{shape_of(tensor)}, where the model has {shape_of(wanted[key])}"
-    # Absent from older checkpoints, and of no consequence.
+    # Older checkpoints lack them, without consequence.
     counters = {key for key in wanted if key.endswith("num_batches_tracked")}
     report.missing = [key for key in wanted if key not in state and key not in counters]
     return state, report
 
 
 def average_sums(state: State, batches: int) -> dict[str, Tensor]:
-    """Make running statistics of the sums that SN's released code keeps.
+    """Divide the sums of SN's released code into running statistics.
 
-    With ``using_moving_average=False`` it adds up the batches' means, and their
-    mean ** 2 + variance, and leaves the division to its user.
+    With ``using_moving_average=False`` that code stores the sum of the batches' means, and of their
+    mean ** 2 + variance.
 
     Args:
-        state: names -> tensors; other norms in it are left alone.
-        batches: how many were added up.
+        state: names -> tensors; other norms in it stay unchanged.
+        batches: number of batches in the sums.
     """
     check_positive("average_sums", "batches", batches)
     state = copy_state(state)
@@ -165,10 +166,10 @@ def _rewrite(
         except (Unfit, OptionError) as error:
             report.left[name] = str(error)
             continue
-        _exchange(state, name, own, name, new)
+        _replace_tensors(state, name, own, name, new)
         _record(report, name, own, layer)
     if report.converted:
-        report.notes[_UNTOLD] = []
+        report.notes[_NOT_STORED] = []
     return state, report
 
 
@@ -184,18 +185,18 @@ def _layers(state: State) -> dict[str, dict[str, Tensor]]:
 
 def _record(report: Report, name: str, own: State, layer: nn.Module) -> None:
     report.converted[name] = f"{kind_of(own)} -> {type(layer).__name__}"
-    report.note(remark(own, layer), name)
+    report.note(describe_change(own, layer), name)
 
 
-def _untold(layers: Sequence[nn.Module]) -> str:
-    """The values that layers have of what a state dict does not tell."""
+def _settings(layers: Sequence[nn.Module]) -> str:
+    """The values of eps and num_groups in layers, in words."""
     grouped = (m for m in layers if isinstance(m, nn.GroupNorm) and not isinstance(m, MixtureNorm))
     values = {"eps": {m.eps for m in layers}, "num_groups": {m.num_groups for m in grouped}}
     listed = (f"{name} {', '.join(map(str, sorted(of)))}" for name, of in values.items() if of)
     return " and ".join(listed)
 
 
-def _exchange(state: dict, source: str, own: State, name: str, new: State) -> None:
+def _replace_tensors(state: dict, source: str, own: State, name: str, new: State) -> None:
     for key in own:
         del state[_join(source, key)]
     state.update({_join(name, key): tensor for key, tensor in new.items()})
@@ -206,7 +207,7 @@ def _join(*parts: str) -> str:
 
 
 def _names(name: str) -> Iterator[str]:
-    """A norm's name, and what OpenMMLab calls it where its type is another."""
+    """A norm's name, and its names in OpenMMLab for other types of norm."""
     yield name
     found = re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name)
     if found:
