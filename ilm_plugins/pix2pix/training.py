@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -24,8 +25,8 @@ from torch.utils.data import Dataset
 
 from ..integrations.openmmlab.norms import register
 from ..layers import OptionError
-from . import metrics as evaluation
 from . import pairs
+from .metrics import NAMES, NO_WEIGHTS, compare, mean_image, measures, read
 
 
 class PairedImages(Dataset):
@@ -221,17 +222,17 @@ class ImageTransfer(BaseMetric):
 
     def __init__(
         self,
-        metrics: Sequence[str] = evaluation.NAMES,
+        metrics: Sequence[str] = NAMES,
         lpips_weights: str | None = None,
         **options,
     ) -> None:
         super().__init__(**options)
         try:
-            self.measures = evaluation.measures(metrics, lpips_weights)
+            self.measures = measures(metrics, lpips_weights)
         except ValueError as error:
             raise OptionError(f"ImageTransfer: {error}") from error
         if set(metrics) - set(self.measures):
-            print_log(f"lpips is {evaluation.NO_WEIGHTS}: lpips_weights=FILE", "current")
+            print_log(f"lpips is {NO_WEIGHTS}: lpips_weights=FILE", "current")
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
@@ -240,6 +241,22 @@ class ImageTransfer(BaseMetric):
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         return {name: float(np.mean([r[name] for r in results])) for name in self.measures}
+
+
+def score_mean_image(cfg: Config, work_dir: Path) -> dict[str, float | int]:
+    """Return the metrics of the training targets' mean image, for the images of a test.
+
+    Args:
+        cfg: config of the training.
+        work_dir: its output folder, where a test has written ``test/target``.
+    """
+    options = {k: v for k, v in cfg.train_dataloader.dataset.items() if k != "type"}
+    trained = PairedImages(**{**options, "load_size": None, "verify": False})
+    mean = mean_image(sample["target"] for sample in trained)
+    weights = (cfg.get("test_evaluator") or {}).get("lpips_weights")
+    targets = map(read, pairs.image_files(work_dir / "test" / "target"))
+    chosen = measures(lpips_weights=weights)
+    return compare(((mean, target) for target in targets), chosen)
 
 
 class TranslatedImages(Hook):

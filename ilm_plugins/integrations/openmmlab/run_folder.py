@@ -14,9 +14,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ...errors import UserError
-from ...pix2pix import metrics as images
-from ...pix2pix.pairs import image_files
-from ...pix2pix.training import PairedImages
+from ...pix2pix.training import score_mean_image
 from .. import curves
 from ..run_summary import RunSummary, Test
 from .checkpoints import latest
@@ -171,7 +169,7 @@ def summary(config: str, work_dir: Path, total: int) -> RunSummary:
     tested_on, whole_test = _tested_on(recipe, [path for path, _ in made.values()])
     references = {}
     if trained and metrics and _chosen(cfg.train_dataloader.dataset):
-        references["mean training image"] = mean_training_image(cfg, work_dir)
+        references["mean training image"] = score_mean_image(cfg, work_dir)
     return RunSummary(
         run=min(progress(work_dir)[0], total) if trained else 0,
         curve=rows,
@@ -320,14 +318,3 @@ def _tests(
                 {k: v for k, v in values.items() if k not in TIMES and v is not None},
             )
     return found
-
-
-def mean_training_image(cfg: Config, work_dir: Path) -> dict[str, float]:
-    """What the mean of the images that a translator was trained on would reach."""
-    options = {k: v for k, v in cfg.train_dataloader.dataset.items() if k != "type"}
-    trained = PairedImages(**{**options, "load_size": None, "verify": False})
-    mean = images.mean_image(sample["target"] for sample in trained)
-    targets = map(images.read, image_files(work_dir / "test" / "target"))
-    weights = (cfg.get("test_evaluator") or {}).get("lpips_weights")
-    chosen = images.measures(lpips_weights=weights)
-    return images.compare(((mean, target) for target in targets), chosen)
