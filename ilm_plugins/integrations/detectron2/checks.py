@@ -1,4 +1,4 @@
-"""What must hold before a run of detectron2's starts: its config, data, checkpoint and folder."""
+"""Read a detectron2 config, and check its data, checkpoint and output folder before the run."""
 
 import argparse
 import json
@@ -39,7 +39,7 @@ PATHS = (
 
 
 def check(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, str, str]:
-    """Read the config of a command line, and find before it starts what would fail later.
+    """Read the config of a command line, and find what would make the run fail later.
 
     Returns:
         The config, the output folder and the setting that leads to it.
@@ -80,7 +80,7 @@ def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
 
 
 def check_config(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> tuple[str, str]:
-    """Find before it starts what would make a run fail later.
+    """Find what would make a run fail, before it starts.
 
     Returns:
         The output folder and the setting that leads to it.

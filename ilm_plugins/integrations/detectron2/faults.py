@@ -1,4 +1,4 @@
-"""What may go wrong in a run of detectron2's: which file, or which iteration, in one line."""
+"""Errors of a detectron2 run that name the broken file or the iteration."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from .checkpoints import reading_proposals
 
 
 class NamesIteration:
-    """A trainer that says in which iteration something has become infinite or NaN."""
+    """A trainer whose FloatingPointError names the iteration."""
 
     def run_step(self) -> None:
         try:
@@ -22,10 +22,10 @@ class NamesIteration:
 
 
 class NamesImage:
-    """A mapper of detectron2's, which says whose image cannot be read or does not fit.
+    """A detectron2 mapper whose errors name the image file.
 
     Args:
-        mapper: from a data set's entry to what a model takes.
+        mapper: turns an entry of a data set into an input of the model.
     """
 
     def __init__(self, mapper: Callable[[dict], dict]) -> None:

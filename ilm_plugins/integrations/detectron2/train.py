@@ -48,7 +48,7 @@ from .ratios import RatiosHook
 
 
 def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
-    """What every process does; it loads the config itself unless it is given one."""
+    """Train or evaluate in this process, which reads the config itself unless it gets one."""
     if args.launcher != "none":
         join_group(args)
     cfg = load_config(args) if cfg is None else cfg
@@ -70,7 +70,7 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
 
 
 def join_group(args: argparse.Namespace) -> None:
-    """Join the other processes of a run, as those do that detectron2 launches itself."""
+    """Join the process group of the run, by the steps of detectron2's own launcher."""
     torch.distributed.init_process_group(
         "nccl" if args.num_gpus else "gloo", timeout=DEFAULT_TIMEOUT
     )
@@ -95,29 +95,29 @@ class Trainer(NamesIteration, DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """detectron2's, which names the setting of a norm that is unknown."""
+        """Build the model; raise UserError with the setting of an unknown norm."""
         with building("the config's model"), naming_norms(cfg):
             return super().build_model(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """detectron2's, of which a mistake in the config is told."""
+        """Build the optimizer; raise UserError for a mistake in the config."""
         return optimizer_of(cfg, model)
 
     def build_hooks(self) -> list[HookBase]:
-        """detectron2's, of which the last writes what the others have found."""
+        """Build the hooks; the last of them writes what the others log."""
         return ratios_hooks(self.ratios_interval) + super().build_hooks()
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        """detectron2's, which names the file that is at fault."""
+        """Build a loader whose errors name the broken file."""
         with names_datasets(cfg.DATASETS.TRAIN):
             mapper = NamesImage(DatasetMapper(cfg, True))
             return build_detection_train_loader(cfg, mapper=mapper)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """detectron2's, which names the file that is at fault."""
+        """Build a loader whose errors name the broken file."""
         mapper = NamesImage(DatasetMapper(cfg, False))
         with names_datasets([dataset_name]):
             return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
@@ -136,7 +136,7 @@ class Trainer(NamesIteration, DefaultTrainer):
 
 
 def ratios_hooks(interval: int | None) -> list[HookBase]:
-    """What ``--ratios-interval`` asks for."""
+    """The hook for ``--ratios-interval``, or none."""
     return [RatiosHook(interval)] if interval else []
 
 
@@ -190,7 +190,7 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
 
 
 def lazy_loader(cfg: DictConfig, part: str):
-    """The loader "train" or "test" of a LazyConfig, which names the file that is at fault."""
+    """Build the loader "train" or "test" of a LazyConfig; its errors name the broken file."""
     loader = cfg.dataloader[part]
     names = OmegaConf.select(loader, "dataset.names") or ()
     names = [names] if isinstance(names, str) else names
@@ -225,7 +225,7 @@ def evaluate_model(cfg: DictConfig, model: torch.nn.Module):
 
 
 def build_model(args: argparse.Namespace) -> torch.nn.Module:
-    """A config's model, untrained.
+    """Build the model of a config, with random weights.
 
     Raises:
         UserError: the config cannot be read, or has no model.
@@ -237,7 +237,7 @@ def build_model(args: argparse.Namespace) -> torch.nn.Module:
 
 
 def model_of(cfg: CfgNode | DictConfig) -> torch.nn.Module:
-    """The model of a config, untrained, which names the setting of a norm that is unknown.
+    """Build the model of a config, with random weights; an error names an unknown norm.
 
     That of a LazyConfig is on the CPU.
     """
@@ -246,7 +246,7 @@ def model_of(cfg: CfgNode | DictConfig) -> torch.nn.Module:
 
 
 def optimizer_of(cfg: CfgNode | DictConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a config, for its model.
+    """Build the optimizer of a config, for its model.
 
     Raises:
         UserError: it cannot be built.
@@ -269,14 +269,14 @@ def naming_norms(cfg: CfgNode | DictConfig) -> Iterator[None]:
         for name, value in _norms(settings):
             if (value,) == error.args:
                 raise UserError(
-                    f"{name} is {value!r}, and no norm is called so; set one of "
-                    f"{', '.join(NORMS)}, or of detectron2's, such as GN, BN, SyncBN, FrozenBN"
+                    f"unknown norm {value!r} in {name}; known norms: "
+                    f"{', '.join(NORMS)}, and detectron2's, such as GN, BN, SyncBN, FrozenBN"
                 ) from None
         raise
 
 
 def _norms(settings: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings of a config that name norms."""
+    """Yield the settings of a config that name norms, with their values."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _norms(value, f"{prefix}{key}.")

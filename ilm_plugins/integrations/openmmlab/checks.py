@@ -1,4 +1,4 @@
-"""What must hold before a run of MMEngine's starts: its config, data, checkpoint and folder."""
+"""Read an MMEngine config, and check its data, checkpoint and output folder before the run."""
 
 import argparse
 import ast
@@ -36,7 +36,7 @@ ENTRIES = {
 
 
 def check(args: argparse.Namespace) -> tuple[Config, str, str]:
-    """Read the config of a command line, and find before it starts what would fail later.
+    """Read the config of a command line, and find what would make the run fail later.
 
     Returns:
         The config, the output folder and the setting that leads to it.
@@ -82,7 +82,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def _log_ratios(cfg: Config, interval: int) -> None:
-    """What ``--ratios-interval`` asks for; in TensorBoard where that is installed."""
+    """Add the hook of ``--ratios-interval``, and TensorBoard if it is installed."""
     hook = {"type": "RatiosHook", "interval": interval}
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()), hook]
     cfg.visualizer = cfg.get("visualizer") or {"type": "Visualizer"}
@@ -111,7 +111,7 @@ def _override(word: str) -> tuple[str, Any]:
 
 
 def check_config(cfg: Config, args: argparse.Namespace) -> None:
-    """Find before it starts what would make a run fail later.
+    """Find what would make a run fail, before it starts.
 
     Raises:
         UserError: a norm, a data set, a checkpoint or the output folder is not what it should be;
@@ -168,7 +168,7 @@ def _loops(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _dicts(value, name: str) -> Iterator[tuple[str, dict]]:
-    """All dicts within a part of a config, each with the name of the setting."""
+    """Yield all dicts within a part of a config, each with the name of its setting."""
     if isinstance(value, dict):
         yield name, value
         for key, inner in value.items():

@@ -1,4 +1,4 @@
-"""What may go wrong in a run of MMEngine's: which file, or which iteration, in one line."""
+"""Errors of an MMEngine run that name the broken file or the iteration."""
 
 import math
 import os
@@ -45,7 +45,7 @@ def names_dataset(config: dict | None) -> Iterator[None]:
 
 
 class NamesImage(Compose):
-    """A data set's transforms, which say whose image or annotation cannot be read or used.
+    """The transforms of a data set; their errors name the image and the map of labels.
 
     Args:
         transforms: those of the data set.
@@ -69,7 +69,7 @@ class NamesImage(Compose):
 
 
 def name_images(dataset) -> None:
-    """Give a data set, and those that it is made of, transforms that name what is at fault."""
+    """Replace the transforms of a data set, and of data sets within it, by NamesImage."""
     for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
         if inner is not None:
             name_images(inner)

@@ -25,7 +25,7 @@ from .faults import StopAtNaN, name_images, names_dataset
 
 
 def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
-    """What every process does; it loads the config itself unless it is given one."""
+    """Train or evaluate in this process, which reads the config itself unless it gets one."""
     guard()
     cfg = load_config(args) if cfg is None else cfg
     last = latest(cfg.work_dir) if args.resume else None
@@ -48,13 +48,13 @@ def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
 
 
 def augment_test(cfg: Config) -> None:
-    """Have a config test with its test-time augmentation, as mmseg's own tool has it."""
+    """Change a config to test with its test-time augmentation, like mmseg's tools/test.py."""
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.model = {**cfg.tta_model, "module": cfg.model}
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The config's Runner.
+    """Build the Runner of a config.
 
     Raises:
         UserError: a type is not registered.
@@ -66,7 +66,7 @@ def build_runner(cfg: Config) -> Runner:
 
 @contextmanager
 def naming_types() -> Iterator[None]:
-    """Raise UserError with a type that is not registered."""
+    """Raise UserError with the name of a type that is not registered."""
     try:
         yield
     except KeyError as error:
@@ -103,17 +103,17 @@ class PluginRunner(Runner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
-        """MMEngine's, of which a mistake in the config is told."""
+        """Build it; raise UserError for a mistake in the config."""
         with building("the config's model"), naming_types():
             return super().build_model(model)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper | OptimWrapperDict:
-        """MMEngine's, of which a mistake in the config is told."""
+        """Build it; raise UserError for a mistake in the config."""
         with building("the config's optimizer"), naming_types():
             return super().build_optim_wrapper(optim_wrapper)
 
     def load_checkpoint(self, filename: str, *args, **options) -> dict:
-        """MMEngine's.
+        """Load a checkpoint as MMEngine does.
 
         Raises:
             CheckpointError: it cannot be read, or has none of the model's tensors; or the run that
@@ -135,7 +135,7 @@ class PluginRunner(Runner):
         return checkpoint
 
     def build_dataloader(self, dataloader: dict | DataLoader, *args, **options) -> DataLoader:
-        """MMEngine's, which names the files that are at fault.
+        """Build a loader whose errors name the broken file.
 
         Raises:
             UserError: a data set's files cannot be loaded, or hold nothing.
@@ -148,7 +148,7 @@ class PluginRunner(Runner):
 
 
 def build_model(args: argparse.Namespace) -> nn.Module:
-    """A config's model, untrained.
+    """Build the model of a config, with random weights.
 
     Raises:
         UserError: the config cannot be read, or has no model.
@@ -161,7 +161,7 @@ def build_model(args: argparse.Namespace) -> nn.Module:
 
 
 def model_of(cfg: Config) -> nn.Module:
-    """The model of a config, untrained; in its scope."""
+    """Build the model of a config, with random weights, in the config's scope."""
     # As the Runner does where a config states the preprocessing beside the model.
     beside = {key: cfg[key] for key in ("data_preprocessor",) if key in cfg}
     return MODELS.build(cfg.model, default_args=beside)

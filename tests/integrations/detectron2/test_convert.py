@@ -159,7 +159,7 @@ def test_mistakes_in_configs(root, checkpoint, tmp_path, capsys):
         root / GN, "MODEL.ROI_BOX_HEAD.NORM", "ILMGN(num_groups=24)"
     )
     error = refused(root / GN, "MODEL.ROI_BOX_HEAD.NORM", "XN")
-    assert "MODEL.ROI_BOX_HEAD.NORM is 'XN', and no norm is called so; set one of ILMGN" in error
+    assert "unknown norm 'XN' in MODEL.ROI_BOX_HEAD.NORM; known norms: ILMGN" in error
     (tmp_path / "lazy.py").write_text("import detectron2\ntrain = dict(max_iter=3)\n")
     assert "does not define model" in refused(tmp_path / "lazy.py")
     error = refused(root / GN, "MODEL.ROI_BOX_HEAD.NORM", "EN(reduction=16)")
