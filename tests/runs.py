@@ -3,14 +3,11 @@
 from pathlib import Path
 from uuid import uuid4
 
+from ilm_plugins.reproduction.miniature import SMALL_DETECTRON2
+
 SHAPES = "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-SMALL = [
-    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TRAIN", "64"),
-    *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "64"),
-    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.01"),
-    *("SOLVER.WARMUP_ITERS", "0", "DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", ""),
-]
+SMALL = [*SMALL_DETECTRON2, "SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0"]
 
 
 def detectron2_command(config, *options, out, opts=()):

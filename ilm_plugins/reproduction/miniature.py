@@ -1,20 +1,23 @@
 """Miniatures: configs on a few generated images of 64 x 64 pixels, as overrides."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
 from ..data import ensure_shapes
-from ..data.packed import KEYS
 from ..integrations import training
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 SIDE = 64
+#: detectron2: two images of 64 x 64 a batch, no loader processes, random weights.
+SMALL_DETECTRON2 = (
+    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TRAIN", "64"),
+    *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "64"),
+    *("SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", ""),
+)
 #: Of transforms and of a model's padding.
 SIZES = {"crop_size", "scale", "scales", "img_scale", "size"}
 
@@ -34,12 +37,8 @@ def _of_detectron2(config: str, folder: Path) -> list[str]:
     from ..integrations.detectron2.run_folder import shortened
 
     _shapes(folder)
-    sizes = [f"INPUT.{side}_SIZE_{split}" for side in ("MIN", "MAX") for split in ("TRAIN", "TEST")]
-    values = {name: "(64,)" if name == "INPUT.MIN_SIZE_TRAIN" else "64" for name in sizes}
-    values |= {"DATASETS.TRAIN": "('shapes_train',)", "DATASETS.TEST": "('shapes_val',)"}
-    values |= {"MODEL.WEIGHTS": "", "MODEL.ROI_HEADS.NUM_CLASSES": "4"}
-    values |= {"SOLVER.IMS_PER_BATCH": "2", "DATALOADER.NUM_WORKERS": "0"}
-    return [*shortened(config, 2), *(word for pair in values.items() for word in pair)]
+    data = ["DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)"]
+    return [*shortened(config, 2), *data, "MODEL.ROI_HEADS.NUM_CLASSES", "4", *SMALL_DETECTRON2]
 
 
 def _of_mmengine(config: str, folder: Path) -> list[str]:
@@ -82,25 +81,38 @@ def _replaced(loader: str, **options) -> str:
     return f"{loader}.dataset={ {'_delete_': True, **options}!r}"
 
 
-def _labelled(cfg: "Config", loaders: list[str], folder: Path) -> list[str]:
-    """Archives of sixteen images of one colour each, in ten classes."""
-    folder = folder / "labelled"
+def write_packed(folder: Path, splits: Sequence[str], number: int = 16) -> None:
+    """Write archives of ``number`` images of one random colour each, in ten classes.
+
+    An archive that is there stays.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from ..data.packed import KEYS
+
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
-    for split in ("training", "validation"):
+    for split in splits:
         files = []
-        for colour in rng.integers(256, size=(16, 3)).tolist():
+        for colour in rng.integers(256, size=(number, 3)).tolist():
             file = io.BytesIO()
             Image.new("RGB", (32, 32), tuple(colour)).save(file, "JPEG")
             files.append(file.getvalue())
         values = (
             np.frombuffer(b"".join(files), np.uint8),
             np.cumsum([0, *map(len, files)]),
-            np.arange(16) % 10,
+            np.arange(number) % 10,
             np.array(list("abcdefghij")),
         )
         if not (folder / f"{split}.npz").is_file():
             np.savez(folder / f"{split}.npz", **dict(zip(KEYS, values, strict=True)))
+
+
+def _labelled(cfg: "Config", loaders: list[str], folder: Path) -> list[str]:
+    """Images in archives, of mmpretrain."""
+    folder = folder / "labelled"
+    write_packed(folder, ("training", "validation"))
     options = []
     for loader in loaders:
         data = cfg[loader].dataset

@@ -19,7 +19,7 @@ import torch
 from ..errors import ERROR_FILE, RunError, UnexpectedError, UserError, read_error
 from ..integrations.command import explain
 from ..integrations.output_folder import check_output
-from . import launch, miniature, record, registry
+from . import launch, record, registry
 from .launch import Launch
 from .record import framework
 from .registry import NOT_HERE, ROOT, Cell
@@ -283,6 +283,8 @@ def _overrides(run: Run) -> list[str]:
     if options.data:
         words += module.on_data(config, options.data)
     if options.miniature:
+        from . import miniature
+
         words += miniature.overrides(config, run.root / "data")
     elif options.length and not run.cell.tests:
         if options.unit != unit:

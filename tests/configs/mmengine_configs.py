@@ -2,6 +2,7 @@
 
 from collections import Counter
 from functools import lru_cache, partial
+from pathlib import Path
 from unittest.mock import patch
 
 import mmengine
@@ -165,3 +166,22 @@ def step(model: nn.Module, batch: dict) -> dict[str, float]:
     total.backward()
     optimizer.step()
     return {name: value.item() for name, value in log.items()}
+
+
+def smaller(cfg: Config, root, out: Path, iterations: int = 2, workers: int = 0) -> Config:
+    """The same on other data: their place and the length of the training alone are changed."""
+    for split in ("train", "val", "test"):
+        loader = cfg[f"{split}_dataloader"]
+        theirs, loader.dataset.data_root = loader.dataset.data_root, f"{root}/"
+        loader.num_workers, loader.persistent_workers = workers, workers > 0
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        if "ann_file" in evaluator:
+            evaluator.ann_file = evaluator.ann_file.replace(theirs, f"{root}/")
+    if not isinstance(cfg.param_scheduler, list):
+        cfg.param_scheduler.end = iterations
+    cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = iterations
+    cfg.default_hooks.checkpoint.interval = iterations
+    cfg.work_dir = str(out)
+    cfg.randomness = {"seed": 0}
+    cfg.experiment_name = out.name
+    return cfg

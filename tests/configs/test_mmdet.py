@@ -23,6 +23,7 @@ from mmengine_configs import (
     load,
     norms,
     sizes,
+    smaller,
     step,
     training,
 )
@@ -128,22 +129,6 @@ def test_it_trains(config):
     assert all(np.isfinite(value) for value in losses.values())
     for layer in norms(model.roi_head.bbox_head).values():
         assert layer.weight.grad.any() and all(p.grad is not None for p in layer.parameters())
-
-
-def smaller(cfg, root, out, iterations=2, workers=0):
-    """The same on other data: their place, sizes and iterations alone are changed."""
-    for split in ("train", "val", "test"):
-        loader = cfg[f"{split}_dataloader"]
-        theirs, loader.dataset.data_root = loader.dataset.data_root, f"{root}/"
-        loader.num_workers, loader.persistent_workers = workers, workers > 0
-    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
-        evaluator.ann_file = evaluator.ann_file.replace(theirs, f"{root}/")
-    cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = iterations
-    cfg.default_hooks.checkpoint.interval = iterations
-    cfg.work_dir = str(out)
-    cfg.randomness = {"seed": 0}
-    cfg.experiment_name = out.name
-    return cfg
 
 
 @pytest.mark.wide

@@ -1,6 +1,5 @@
 """Every shipped mmpretrain config: what it builds, its recipe's numbers, and a training step."""
 
-import io
 import logging
 import math
 import re
@@ -12,21 +11,19 @@ import pytest
 
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 
-import numpy as np
 import torch
 import yaml
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, METRICS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
-from PIL import Image
 from torch import nn
 
 from ilm_plugins import NORMS, AssocNorm, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.integrations import training as run_options
 from ilm_plugins.integrations.openmmlab.train import load_config
 from ilm_plugins.layers.mixture import MixtureNorm
-from ilm_plugins.reproduction import registry
+from ilm_plugins.reproduction import miniature, registry
 from mmengine_configs import build_model, build_without_storage, load, norms, step, training
 from recipes import ROOT, configs, recipe
 
@@ -94,23 +91,6 @@ def built(dataset):
     """The data set of a config, whose files need not be there."""
     init_default_scope("mmpretrain")
     return DATASETS.build({**dataset.get("dataset", dataset), "lazy_init": True})
-
-
-def pack(folder, colours):
-    """Archives of images of one colour each, of as many classes as CIFAR-10 has."""
-    files = []
-    for colour in colours:
-        file = io.BytesIO()
-        Image.new("RGB", (32, 32), tuple(colour)).save(file, "JPEG")
-        files.append(file.getvalue())
-    for split in ("train", "test"):
-        np.savez(
-            folder / f"{split}.npz",
-            jpeg=np.frombuffer(b"".join(files), np.uint8),
-            offsets=np.cumsum([0, *map(len, files)]),
-            labels=np.arange(len(files)) % 10,
-            classes=np.array(list("abcdefghij")),
-        )
 
 
 def only(values):
@@ -359,8 +339,7 @@ def takes_a_step(cfg):
 @pytest.mark.long
 def test_the_runner_trains_and_tests_on_packed_images(tmp_path):
     """Two epochs of EN's CIFAR recipe: the warm-up, a checkpoint, and its test."""
-    colours = torch.randint(256, (12, 3)).tolist()
-    pack(tmp_path, colours)
+    miniature.write_packed(tmp_path, ("train", "test"), number=12)
     cfg = load("mmpretrain", "en/resnet20_cifar10_en.py")
     for split in ("train", "val", "test"):
         data = {"type": "PackedImages", "data_root": str(tmp_path)}

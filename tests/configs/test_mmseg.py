@@ -28,6 +28,7 @@ from mmengine_configs import (
     load,
     norms,
     sizes,
+    smaller,
     step,
     training,
 )
@@ -186,20 +187,6 @@ def test_it_trains(config):
     assert {"decode.loss_ce", "aux.loss_ce"} <= set(losses)
     assert all(np.isfinite(value) for value in losses.values())
     assert all(layer.weight.grad.any() for layer in norms(model).values())
-
-
-def smaller(cfg, root, out, iterations=2, workers=0):
-    """The same on few small images: data, sizes and iterations alone are changed."""
-    for split in ("train", "val", "test"):
-        loader = cfg[f"{split}_dataloader"]
-        loader.dataset.data_root = str(root)
-        loader.num_workers, loader.persistent_workers = workers, workers > 0
-    cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = iterations
-    cfg.param_scheduler.end = cfg.default_hooks.checkpoint.interval = iterations
-    cfg.work_dir = str(out)
-    cfg.randomness = {"seed": 0}
-    cfg.experiment_name = out.name
-    return cfg
 
 
 def resized(cfg, factor):
