@@ -198,7 +198,7 @@ def test_weights_of_another_model(root, trained, tmp_path, capfd):
     assert f"{path}' is of another model" in line and "fc.weight" in line
 
 
-@pytest.mark.parametrize("content, words", [(b"\xff\xfe", "no text"), (b" \n", "empty")])
+@pytest.mark.parametrize("content, words", [(b"\xff\xfe", "not text"), (b" \n", "empty")])
 def test_a_name_of_the_last_checkpoint_that_is_none(root, tmp_path, capfd, content, words):
     (tmp_path / "last_checkpoint").write_bytes(content)
     argv = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path, opts=NO_TEST)

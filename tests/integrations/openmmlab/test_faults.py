@@ -156,7 +156,7 @@ def test_settings_that_nobody_foresaw(config, tmp_path, capfd, settings, status,
 def test_a_name_of_the_last_checkpoint_that_is_none(config, tmp_path, capfd):
     (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe")
     line = told(command(config, "--resume", out=tmp_path), capfd, status=2)
-    assert f"'{tmp_path}/last_checkpoint' is no text; write" in line
+    assert f"'{tmp_path}/last_checkpoint' is not text; write" in line
 
 
 def test_a_last_checkpoint_that_is_missing(config, tmp_path, capfd):
