@@ -200,7 +200,8 @@ def backward(
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
     """See :class:`~..networks.Kernels`."""
-    x, dy = dense(x), laid_out(dy, x)
+    x = dense(x)
+    dy = laid_out(dy, x)
     described, tensors = _describe(x, network, tensors)
     found = torch.empty_like(x) if needs_x else None
     gradients = [
