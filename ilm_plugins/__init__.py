@@ -1,7 +1,7 @@
 """Adaptive normalization layers for detectron2, OpenMMLab and plain PyTorch."""
 
-from . import integrations, pix2pix
-from .integrations import register
+from . import frameworks, pix2pix
+from .frameworks import register
 from .layers import (
     NORMS,
     AssocNorm,
@@ -12,8 +12,7 @@ from .layers import (
     SwitchNorm,
 )
 from .ops import use_backend
-
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 __all__ = [
     "NORMS",
@@ -27,5 +26,5 @@ __all__ = [
     "use_backend",
 ]
 
-integrations.arm()
+frameworks.arm()
 pix2pix.arm()

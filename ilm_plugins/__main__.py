@@ -1,5 +1,5 @@
 """What a bug report needs: ``python -m ilm_plugins``."""
 
-from .integrations.environment import report
+from .cli.environment import report
 
 print(report())

@@ -23,12 +23,12 @@ DATASETS = Path(tempfile.mkdtemp(prefix="ilm_plugins-tests-"))
 os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
 #: The files that take longest, which run first, so that pytest-xdist's workers end together.
 LONGEST = (
-    *("integrations/openmmlab/test_faults.py", "ops/test_triton_kernels.py"),
-    *("integrations/detectron2/test_faults.py", "integrations/detectron2/test_train.py"),
-    *("integrations/test_stopping.py", "pix2pix/test_training.py"),
-    *("integrations/test_analyze.py", "layers/test_export.py", "reproduction/test_run.py"),
+    *("frameworks/openmmlab/test_faults.py", "ops/test_triton_kernels.py"),
+    *("frameworks/detectron2/test_faults.py", "frameworks/detectron2/test_train.py"),
+    *("frameworks/test_stopping.py", "pix2pix/test_training.py"),
+    *("cli/test_analyze.py", "layers/test_export.py", "reproduction/test_run.py"),
     *("configs/test_mmseg.py", "configs/test_mmpretrain.py", "checkpoints/test_reading.py"),
-    *("analysis/test_reports.py", "integrations/openmmlab/test_analyze.py"),
+    *("analysis/test_reports.py", "frameworks/openmmlab/test_analyze.py"),
 )
 
 

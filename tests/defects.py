@@ -70,7 +70,7 @@ class Defect:
         path.write_text(text.replace(self.old, self.new), encoding="utf-8")
 
 
-LAYERS, OPS, HARNESS = "ilm_plugins/layers", "ilm_plugins/ops", "ilm_plugins/integrations"
+LAYERS, OPS, HARNESS = "ilm_plugins/layers", "ilm_plugins/ops", "ilm_plugins/frameworks"
 EQUATIONS = "tests/layers/test_equations.py"
 
 DEFECTS = (
@@ -130,7 +130,7 @@ DEFECTS = (
         " and self.training and not self.frozen",
         " and self.training",
         f"{EQUATIONS}::test_a_layer_without_trainable_affine_parameters_is_frozen "
-        "tests/integrations/detectron2/test_freezing.py",
+        "tests/frameworks/detectron2/test_freezing.py",
     ),
     # ---- ops
     Defect(
@@ -253,12 +253,12 @@ DEFECTS = (
     Defect(
         "stride-in-the-second-convolution",
         "A CIFAR ResNet halves the resolution in a block's second convolution, not in its first.",
-        "ilm_plugins/models/cifar_resnet.py",
+        "ilm_plugins/frameworks/openmmlab/models/cifar_resnet.py",
         """3, norm_cfg, self.stride)
         self.conv2 = conv(out_channels, out_channels, 3, norm_cfg, act_cfg=None)""",
         """3, norm_cfg)
         self.conv2 = conv(out_channels, out_channels, 3, norm_cfg, self.stride, act_cfg=None)""",
-        "tests/models/test_backbones.py",
+        "tests/frameworks/openmmlab/models/test_backbones.py",
     ),
     Defect(
         "dropout-in-a-block-too-many",
@@ -277,14 +277,14 @@ DEFECTS = (
         "data_range=None",
         "tests/pix2pix/test_metrics.py",
     ),
-    # ---- integrations
+    # ---- frameworks
     Defect(
         "levels-share-running-statistics",
         "In RetinaNet all levels of the pyramid share EN's and SN's running statistics.",
         f"{HARNESS}/detectron2/norms.py",
         "layer = self[self.level]",
         "layer = self[0]",
-        "tests/integrations/detectron2/test_norms.py"
+        "tests/frameworks/detectron2/test_norms.py"
         "::test_levels_share_parameters_and_keep_their_own_running_statistics",
     ),
     Defect(
@@ -293,7 +293,7 @@ DEFECTS = (
         f"{HARNESS}/detectron2/datasets.py",
         '"shapes_val": "validation"',
         '"shapes_val": "training"',
-        "tests/integrations/detectron2/test_datasets.py",
+        "tests/frameworks/detectron2/test_datasets.py",
     ),
     Defect(
         "lazy-resume-repeats-an-iteration",
@@ -301,8 +301,7 @@ DEFECTS = (
         f"{HARNESS}/detectron2/train.py",
         "trainer.iter + 1 if resumed else 0",
         "trainer.iter if resumed else 0",
-        "tests/integrations/detectron2/test_train.py"
-        "::test_lazy_config_trains_resumes_and_evaluates",
+        "tests/frameworks/detectron2/test_train.py::test_lazy_config_trains_resumes_and_evaluates",
     ),
     Defect(
         "norm-eval-ignored",
@@ -310,7 +309,7 @@ DEFECTS = (
         f"{HARNESS}/openmmlab/norms.py",
         'if mode and getattr(self, "norm_eval", False):',
         'if not mode and getattr(self, "norm_eval", False):',
-        "tests/integrations/openmmlab/test_norms.py",
+        "tests/frameworks/openmmlab/test_norms.py",
     ),
     Defect(
         "resumed-epoch-begins-anew",
@@ -327,7 +326,7 @@ DEFECTS = (
         f"{HARNESS}/output_folder.py",
         "fcntl.LOCK_EX | fcntl.LOCK_NB",
         "fcntl.LOCK_SH | fcntl.LOCK_NB",
-        "tests/integrations/test_folders.py",
+        "tests/frameworks/test_folders.py",
     ),
     Defect(
         "signal-swallowed",
@@ -335,7 +334,7 @@ DEFECTS = (
         f"{HARNESS}/stopping.py",
         "raise Stop(came)",
         "pass",
-        "tests/integrations/test_stopping.py",
+        "tests/frameworks/test_stopping.py",
     ),
     Defect(
         "mistake-in-another-process-is-lost",
@@ -343,7 +342,7 @@ DEFECTS = (
         f"{HARNESS}/launch.py",
         "read_error(files[rank])",
         "read_error(files[0])",
-        "tests/integrations/test_failures.py",
+        "tests/frameworks/test_failures.py",
     ),
     Defect(
         "infinite-loss-trains-on",
@@ -351,7 +350,7 @@ DEFECTS = (
         f"{HARNESS}/openmmlab/faults.py",
         "finite = torch.isfinite(sum(losses))",
         "finite = ~torch.isnan(sum(losses))",
-        "tests/integrations/openmmlab/test_faults.py::test_only_losses_count_and_in_float32",
+        "tests/frameworks/openmmlab/test_faults.py::test_only_losses_count_and_in_float32",
     ),
     # ---- reproduction and configs
     Defect(
@@ -398,10 +397,10 @@ DEFECTS = (
     Defect(
         "demo-shows-the-first-evaluation",
         "The demo's table has the AP of the first evaluation in its folder, not of the last.",
-        f"{HARNESS}/detectron2/demo.py",
+        "ilm_plugins/cli/demo.py",
         'if "bbox/AP" in line][-1]',
         'if "bbox/AP" in line][0]',
-        "tests/integrations/detectron2/test_demo.py",
+        "tests/cli/test_demo.py",
     ),
     Defect(
         "benchmark-ratios-upside-down",

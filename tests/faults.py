@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ilm_plugins.integrations import training
+from ilm_plugins.cli import train_net
 
 TOOL = Path(__file__).parents[1] / "tools" / "train_net.py"
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -33,7 +33,7 @@ NOT_DENSE = {
 
 def told(argv, capfd, status):
     """The one line that a run ends with."""
-    assert training.main([str(word) for word in argv]) == status
+    assert train_net.main([str(word) for word in argv]) == status
     printed = capfd.readouterr()
     assert "Traceback" not in printed.err + printed.out
     return last_line(printed.err)

@@ -1,4 +1,4 @@
-"""What the processes do that tests start by ilm_plugins.integrations.launch."""
+"""What the processes do that tests start by ilm_plugins.frameworks.launch."""
 
 import argparse
 import os

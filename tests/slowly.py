@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from ilm_plugins.checkpoints import PARTIAL
-from ilm_plugins.integrations.training import main
+from ilm_plugins.cli.train_net import main
 
 SECONDS = 1.5
 

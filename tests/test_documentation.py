@@ -74,7 +74,7 @@ def test_links_lead_somewhere():
 
 WORKED_EXAMPLE = ROOT / "docs" / "adding-a-normalizer.md"
 IN_FRAMEWORKS = """
-from ilm_plugins.integrations import installed
+from ilm_plugins.frameworks import installed
 
 if installed("detectron2"):
     from detectron2.layers import get_norm
@@ -105,14 +105,14 @@ def test_the_worked_example_can_fail():
 
 #: Entry point -> the tests that run it, by the words with which they do.
 RUN_BY = {
-    "tools/train_net.py": ("tests/faults.py", "training.main("),
+    "tools/train_net.py": ("tests/faults.py", "train_net.main("),
     "tools/make_shapes.py": ("tests/data/test_shapes.py", "make_shapes"),
-    "tools/convert.py": ("tests/test_convert.py", "convert.main("),
+    "tools/convert.py": ("tests/cli/test_convert.py", "convert.main("),
     "tools/translate.py": ("tests/pix2pix/test_training.py", "translate.main("),
     "tools/evaluate_images.py": ("tests/pix2pix/test_metrics.py", "metrics.main("),
-    "tools/analyze.py": ("tests/integrations/test_analyze.py", "main("),
+    "tools/analyze.py": ("tests/cli/test_analyze.py", "main("),
     "tools/reproduce.py": ("tests/reproduction/test_run.py", 'main(["run"'),
-    "-m ilm_plugins": ("tests/integrations/test_environment.py", '"-m", "ilm_plugins"'),
+    "-m ilm_plugins": ("tests/cli/test_environment.py", '"-m", "ilm_plugins"'),
     "pip install": ("tests/test_packaging.py", "wheel"),
     "make": ("Makefile", ""),
 }
@@ -230,7 +230,7 @@ def test_readmes_yaml_gives_a_box_head_and_an_fpn(tmp_path):
 
 def test_readmes_norm_cfg_gives_a_segmenter(tmp_path):
     pytest.importorskip("mmseg", reason="needs OpenMMLab")
-    from ilm_plugins.integrations.convert import build_model
+    from ilm_plugins.cli.convert import build_model
 
     (text,) = (text for text in blocks(README, "python") if "auxiliary_head" in text)
     base = ROOT / "configs" / "mmseg" / "shapes" / "fcn_r18-d8_shapes_bn.py"

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ilm_plugins import NORMS
-from ilm_plugins.integrations.launch import leave_group
+from ilm_plugins.frameworks.launch import leave_group
 
 
 class Harmful:
@@ -174,7 +174,7 @@ def sharded_gradients(rank, size, port, kind, shares):
 
 def detectron2_gradients(sizes):
     """Every layer, as detectron2 wraps its models, in processes that it has started."""
-    from ilm_plugins.integrations.detectron2.train import create_ddp_model
+    from ilm_plugins.frameworks.detectron2.train import create_ddp_model
 
     torch.set_num_threads(1)
     for key in NORMS:

@@ -4,7 +4,7 @@
 import sys
 
 try:
-    from ilm_plugins.integrations.analyze import main
+    from ilm_plugins.cli.analyze import main
 except ModuleNotFoundError as error:
     if error.name == "ilm_plugins":
         raise

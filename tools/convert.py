@@ -3,7 +3,7 @@
 
 import sys
 
-from ilm_plugins.integrations.convert import main
+from ilm_plugins.cli.convert import main
 
 if __name__ == "__main__":
     sys.exit(main())

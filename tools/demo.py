@@ -3,7 +3,7 @@
 
 import sys
 
-from ilm_plugins.integrations.detectron2.demo import main
+from ilm_plugins.cli.demo import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,7 +7,7 @@ import sys
 
 from ilm_plugins.data.shapes import write_shapes
 from ilm_plugins.errors import UserError
-from ilm_plugins.integrations.command import add_traceback, command
+from ilm_plugins.frameworks.command import add_traceback, command
 
 
 def main() -> int:

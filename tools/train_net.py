@@ -3,7 +3,7 @@
 
 import sys
 
-from ilm_plugins.integrations.training import main
+from ilm_plugins.cli.train_net import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,14 +2,9 @@
 
 from pathlib import Path
 
-#: Classes of the `shapes` data set, each with an RGB colour to draw it in, told apart by everybody
-#: (Okabe and Ito's). Here, so that they cost no import.
-SHAPES = {
-    "circle": (230, 159, 0),
-    "square": (86, 180, 233),
-    "triangle": (0, 158, 115),
-    "star": (204, 121, 167),
-}
+from .classes import SHAPES
+
+__all__ = ["SHAPES", "ensure_shapes"]
 
 
 def ensure_shapes(folder: Path, **options: int) -> None:

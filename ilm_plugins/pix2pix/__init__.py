@@ -1,6 +1,6 @@
 """Image translation by pix2pix, on MMEngine: networks, pairs of images, metrics, training."""
 
-from ..integrations.openmmlab import import_after
+from ..frameworks.openmmlab import import_after
 
 
 def arm() -> None:

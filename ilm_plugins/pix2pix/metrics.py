@@ -28,7 +28,7 @@ from torch import Tensor
 from .. import checkpoints
 from ..data.images import read_image
 from ..errors import UserError
-from ..integrations.command import add_traceback, command
+from ..frameworks.command import add_traceback, command
 from .pairs import check_pairs, two_folders
 
 NO_WEIGHTS = "not computed: LPIPS needs the weights of AlexNet; give a local file of them"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ..integrations.openmmlab.norms import TORCH_NORMS, register
+from ..frameworks.openmmlab.norms import TORCH_NORMS, register
 from ..layers import OptionError
 from ..layers.mixture import MixtureNorm
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
-from ..integrations.openmmlab.norms import register
+from ..frameworks.openmmlab.norms import register
 from ..layers import OptionError
 from . import pairs
 from .metrics import NAMES, NO_WEIGHTS, compare, mean_image, measures, read
@@ -107,6 +107,22 @@ class PairedImages(Dataset):
             both = pairs.jitter(both, self.size, self.load_size, self.flip, rng)
         given, target = (torch.from_numpy(np.array(x)).permute(2, 0, 1) for x in both)
         return {"input": given, "target": target, "name": pair.name}
+
+    @classmethod
+    def score_mean_image(cls, cfg: Config, work_dir: Path) -> dict[str, float | int]:
+        """Return the metrics of the training targets' mean image, for the images of a test.
+
+        Args:
+            cfg: config of the training.
+            work_dir: its output folder, where a test has written ``test/target``.
+        """
+        options = {k: v for k, v in cfg.train_dataloader.dataset.items() if k != "type"}
+        trained = cls(**{**options, "load_size": None, "verify": False})
+        mean = mean_image(sample["target"] for sample in trained)
+        weights = (cfg.get("test_evaluator") or {}).get("lpips_weights")
+        targets = map(read, pairs.image_files(work_dir / "test" / "target"))
+        chosen = measures(lpips_weights=weights)
+        return compare(((mean, target) for target in targets), chosen)
 
 
 class ParallelNetworks(nn.Module):
@@ -241,22 +257,6 @@ class ImageTransfer(BaseMetric):
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         return {name: float(np.mean([r[name] for r in results])) for name in self.measures}
-
-
-def score_mean_image(cfg: Config, work_dir: Path) -> dict[str, float | int]:
-    """Return the metrics of the training targets' mean image, for the images of a test.
-
-    Args:
-        cfg: config of the training.
-        work_dir: its output folder, where a test has written ``test/target``.
-    """
-    options = {k: v for k, v in cfg.train_dataloader.dataset.items() if k != "type"}
-    trained = PairedImages(**{**options, "load_size": None, "verify": False})
-    mean = mean_image(sample["target"] for sample in trained)
-    weights = (cfg.get("test_evaluator") or {}).get("lpips_weights")
-    targets = map(read, pairs.image_files(work_dir / "test" / "target"))
-    chosen = measures(lpips_weights=weights)
-    return compare(((mean, target) for target in targets), chosen)
 
 
 class TranslatedImages(Hook):

@@ -13,9 +13,9 @@ from torch import Tensor
 from .. import checkpoints
 from ..checkpoints import CheckpointError
 from ..errors import UserError
-from ..integrations.command import add_traceback, command
-from ..integrations.openmmlab.checkpoints import allow_history, dicts, settings
-from ..integrations.openmmlab.norms import TORCH_NORMS
+from ..frameworks.command import add_traceback, command
+from ..frameworks.openmmlab.checkpoints import allow_history, dicts, settings
+from ..frameworks.openmmlab.norms import TORCH_NORMS
 from .metrics import read
 from .networks import Pix2Pix, to_bytes, to_signed
 from .pairs import check_images, image_files

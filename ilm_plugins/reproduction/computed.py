@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import NORMS
 from ..analysis import complexity
+from ..cli import train_net
 from ..errors import UserError
-from ..integrations import training
+from ..layers import NORMS
 from .registry import ROOT, Cell, tables
 
 #: Channels of the layer of EN's Table 1.
@@ -58,9 +58,9 @@ def cost(config: str) -> tuple[float, float]:
         UserError: mmpretrain or fvcore is not installed.
     """
     words = ["--config-file", str(ROOT / config), "--num-gpus", "0"]
-    args = training.parser().parse_args(words)
-    training.check_framework("mmengine", args)
-    from ..integrations.openmmlab.train import build_model
+    args = train_net.parser().parse_args(words)
+    train_net.check_framework("mmengine", args)
+    from ..frameworks.openmmlab.train import build_model
 
     model = build_model(args)
     try:

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..checkpoints import replacing
 from ..errors import UserError
+from ..version import __version__
 from .registry import ROOT
 
 FILE = "launch.json"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoints import loading
-from ..integrations.command import add_traceback, command, positive
+from ..frameworks.command import add_traceback, command, positive
 from . import launch, record, registry, report, run
 from .registry import NOT_HERE, Cell, Table
 

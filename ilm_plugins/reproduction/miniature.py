@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..cli import train_net
 from ..data import ensure_shapes
-from ..integrations import training
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -29,12 +29,12 @@ def overrides(config: str, folder: Path) -> list[str]:
         config: of detectron2, mmpretrain, mmseg, mmdet or pix2pix.
         folder: where the images are written, unless they are there.
     """
-    detectron2 = training.framework_of(config) == "detectron2"
+    detectron2 = train_net.framework_of(config) == "detectron2"
     return _of_detectron2(config, folder) if detectron2 else _of_mmengine(config, folder)
 
 
 def _of_detectron2(config: str, folder: Path) -> list[str]:
-    from ..integrations.detectron2.run_folder import shortened
+    from ..frameworks.detectron2.run_folder import shortened
 
     _shapes(folder)
     data = ["DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)"]
@@ -42,7 +42,7 @@ def _of_detectron2(config: str, folder: Path) -> list[str]:
 
 
 def _of_mmengine(config: str, folder: Path) -> list[str]:
-    from ..integrations.openmmlab.run_folder import LOADERS, load, shortened
+    from ..frameworks.openmmlab.run_folder import LOADERS, load, shortened
 
     cfg = load(config)
     loaders = [name for name in LOADERS if cfg.get(name) is not None]

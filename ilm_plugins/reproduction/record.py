@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import replacing
+from ..cli import train_net
 from ..errors import UserError
-from ..integrations import installed, training
-from ..integrations.run_summary import RunFolders, Test
+from ..frameworks import installed
+from ..frameworks.run_summary import RunFolders, Test
 from . import registry
 from .launch import Launch
 from .registry import ROOT, Cell
@@ -33,11 +34,11 @@ def framework(config: str) -> RunFolders:
     file = str(ROOT / config)
     if not Path(file).is_file():
         raise UserError(f"{config} is not in {ROOT}; run this from a checkout of the project")
-    name = training.framework_of(file)
+    name = train_net.framework_of(file)
     package = {"mmengine": "openmmlab"}.get(name, name)
     if not installed(name):
         raise UserError(f"{config} needs {name}, which is not installed; make install-{package}")
-    return import_module(f"ilm_plugins.integrations.{package}.run_folder")
+    return import_module(f"ilm_plugins.frameworks.{package}.run_folder")
 
 
 def measures(cell: Cell) -> dict[str, registry.Measure]:

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from ..errors import ERROR_FILE, RunError, UnexpectedError, UserError, read_error
-from ..integrations.command import explain
-from ..integrations.output_folder import check_output
+from ..frameworks.command import explain
+from ..frameworks.output_folder import check_output
 from . import launch, record, registry
 from .launch import Launch
 from .record import framework

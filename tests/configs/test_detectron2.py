@@ -10,8 +10,8 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 from detectron2.modeling import build_model
 
 from ilm_plugins import NORMS
-from ilm_plugins.integrations import training
-from ilm_plugins.integrations.detectron2.checks import load_config
+from ilm_plugins.cli import train_net
+from ilm_plugins.frameworks.detectron2.checks import load_config
 
 FOLDER = Path(__file__).parents[2] / "configs" / "detectron2"
 KEYS = {"gn": nn.GroupNorm} | {key.lower(): layer for key, layer in NORMS.items()}
@@ -23,7 +23,7 @@ every_config = pytest.mark.parametrize("path", COCO + SHAPES, ids=lambda p: p.st
 
 def load(path, *overrides):
     argv = ["--config-file", str(path), "--num-gpus", "0", "MODEL.WEIGHTS", "", *overrides]
-    return load_config(training.parser().parse_args(argv))
+    return load_config(train_net.parser().parse_args(argv))
 
 
 def without_comments(path):
@@ -71,7 +71,7 @@ def test_the_recipe_is_the_papers(path):
 
 
 def test_weights_are_the_gn_pretrained_backbone():
-    args = training.parser().parse_args(["--config-file", str(COCO[0]), "--num-gpus", "0"])
+    args = train_net.parser().parse_args(["--config-file", str(COCO[0]), "--num-gpus", "0"])
     assert load_config(args).MODEL.WEIGHTS == "catalog://ImageNetPretrained/FAIR/R-50-GN"
 
 

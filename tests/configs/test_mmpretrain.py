@@ -20,8 +20,8 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 from ilm_plugins import NORMS, AssocNorm, ExemplarNorm, ILMGroupNorm
-from ilm_plugins.integrations import training as run_options
-from ilm_plugins.integrations.openmmlab.train import load_config
+from ilm_plugins.cli import train_net as run_options
+from ilm_plugins.frameworks.openmmlab.train import load_config
 from ilm_plugins.layers.mixture import MixtureNorm
 from ilm_plugins.reproduction import miniature, registry
 from mmengine_configs import build_model, build_without_storage, load, norms, step, training

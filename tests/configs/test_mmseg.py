@@ -20,7 +20,7 @@ from torch import nn
 
 from ilm_plugins import ExemplarNorm
 from ilm_plugins.data import SHAPES, shapes
-from ilm_plugins.integrations.openmmlab.train import augment_test
+from ilm_plugins.frameworks.openmmlab.train import augment_test
 from mmengine_configs import (
     build_model,
     build_without_storage,

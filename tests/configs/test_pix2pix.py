@@ -11,7 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 
 from ilm_plugins import ILMInstanceNorm
-from ilm_plugins.integrations import training
+from ilm_plugins.cli import train_net
 from mmengine_configs import build_without_storage, load, norms
 from recipes import ROOT, configs, recipe
 
@@ -134,7 +134,7 @@ def test_a_small_network_trains_on_real_facades(tmp_path):
         "model.generator.norm_cfg={'type':'ILMIN','key_group_size':1,'_delete_':True}",
     ]
     config = ROOT / "configs" / "pix2pix" / "facades_in_in.py"
-    assert training.main(["--config-file", str(config), "--num-gpus", "0", *opts]) == 0
+    assert train_net.main(["--config-file", str(config), "--num-gpus", "0", *opts]) == 0
     state = torch.load(tmp_path / "epoch_1.pth", weights_only=False)["state_dict"]
     assert all(value.isfinite().all() for value in state.values())
     assert (tmp_path / "samples" / "epoch_0001.png").exists()

@@ -23,10 +23,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import fresh
-from ilm_plugins.integrations import training
-from ilm_plugins.integrations.openmmlab import checks, deterministic_resume
-from ilm_plugins.integrations.openmmlab.checkpoints import settings
-from ilm_plugins.integrations.openmmlab.deterministic_resume import ExactSampler
+from ilm_plugins.cli import train_net
+from ilm_plugins.frameworks.openmmlab import checks, deterministic_resume
+from ilm_plugins.frameworks.openmmlab.checkpoints import settings
+from ilm_plugins.frameworks.openmmlab.deterministic_resume import ExactSampler
 from ilm_plugins.layers import OptionError
 from ilm_plugins.pix2pix import metrics, translate
 from runs import LOADERS, pix2pix_command
@@ -43,7 +43,7 @@ def command(root, datasets):
 def trained(command, tmp_path_factory):
     """The output folder of two epochs."""
     out = tmp_path_factory.mktemp("trained")
-    assert training.main(command(out=out)) == 0
+    assert train_net.main(command(out=out)) == 0
     return out
 
 
@@ -83,7 +83,7 @@ def test_samples_go_to_tensorboard(trained):
 
 
 def test_evaluation_prints_what_the_written_images_have(command, trained, datasets, capfd):
-    assert training.main(command("--eval-only", "--resume", out=trained)) == 0
+    assert train_net.main(command("--eval-only", "--resume", out=trained)) == 0
     printed = capfd.readouterr().out
     outputs, targets = (trained / "test" / kind for kind in ("output", "target"))
     assert len(list(outputs.iterdir())) == len(list(targets.iterdir())) == 4
@@ -132,7 +132,7 @@ def test_a_killed_run_resumes_to_the_same_weights(root, command, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert training.main(command(out=whole, opts=[*opts, f"custom_hooks=[{ema}]"])) == 0
+        assert train_net.main(command(out=whole, opts=[*opts, f"custom_hooks=[{ema}]"])) == 0
         hooks = f"custom_hooks=[{ema}, {{'type': 'Kill'}}]"
         done = fresh.run(
             [
@@ -146,7 +146,7 @@ def test_a_killed_run_resumes_to_the_same_weights(root, command, tmp_path):
         # In the middle of the second epoch of eight.
         assert (killed / "last_checkpoint").read_text().endswith("iter_12.pth")
         opts += [f"custom_hooks=[{ema}]", "train_dataloader.num_workers=2"]
-        assert training.main(command("--resume", out=killed, opts=opts)) == 0
+        assert train_net.main(command("--resume", out=killed, opts=opts)) == 0
     finally:
         torch.set_num_threads(threads)
     a, b = (torch.load(out / "iter_24.pth", weights_only=False) for out in (whole, killed))
@@ -180,7 +180,7 @@ def test_several_processes_train_as_one_with_a_larger_batch(root, command, tmp_p
     opts += [f"optim_wrapper.{n}.optimizer={plain}" for n in ("generator", "discriminator")]
     one, two = tmp_path / "one", tmp_path / "two"
     opts += ["default_hooks.checkpoint.interval=1", "train_dataloader.dataset.images=[0,2]"]
-    assert training.main(command(out=one, opts=[*opts, "train_dataloader.batch_size=2"])) == 0
+    assert train_net.main(command(out=one, opts=[*opts, "train_dataloader.batch_size=2"])) == 0
     done = subprocess.run(
         [
             sys.executable,
@@ -285,7 +285,7 @@ def test_the_rate_is_constant_for_half_then_falls_to_zero(epochs):
 
 def refused(argv, capsys):
     """The one line that a mistake prints."""
-    assert training.main(argv) == 2
+    assert train_net.main(argv) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert ": error: " in error
     return error
@@ -391,7 +391,7 @@ def test_halves_of_pairs_are_translated_as_in_evaluation(
     done = subprocess.run([*tool, *argv], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     argv = command("--eval-only", "--resume", out=trained)
-    assert training.main(argv) == 0
+    assert train_net.main(argv) == 0
     for path in (trained / "test" / "output").iterdir():
         assert np.array_equal(pixels(path), pixels(tmp_path / path.name))
 
@@ -445,7 +445,7 @@ def test_outputs_are_far_nearer_to_the_targets_than_their_mean(root, tmp_path):
     argv = ["--config-file", str(root / "configs" / "pix2pix" / "shapes_ilmin_in.py")]
     argv += ["--num-gpus", "0", f"work_dir={tmp_path / 'out'}", "train_cfg.max_epochs=2"]
     argv += [f"{name}.dataset.data_root={shapes}" for name in LOADERS]
-    assert training.main(argv) == 0
+    assert train_net.main(argv) == 0
     found = next(e for e in reversed(entries(tmp_path / "out")) if "l1" in e)
     held_out = paired(shapes / "pairs" / "validation")
     mean = metrics.mean_image(s["target"] for s in paired(shapes / "pairs" / "training"))
@@ -517,6 +517,6 @@ def test_more_epochs_than_at_first_follow_the_longer_schedule(command, trained, 
     """Two epochs of 8 iterations were trained; of four the second half has the linear decay."""
     opts = ["train_cfg.max_epochs=4"]
     shutil.copy(trained / "epoch_2.pth", tmp_path)
-    assert training.main(command("--resume", out=tmp_path, opts=opts)) == 0
+    assert train_net.main(command("--resume", out=tmp_path, opts=opts)) == 0
     rates = [e["generator.lr"] for e in entries(tmp_path) if "generator.lr" in e]
     assert rates == pytest.approx([2e-4] * 8 + [1e-4] * 8)

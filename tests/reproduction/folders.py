@@ -2,7 +2,7 @@
 
 import json
 
-from ilm_plugins.integrations.openmmlab.run_folder import load
+from ilm_plugins.frameworks.openmmlab.run_folder import load
 from ilm_plugins.reproduction import launch
 from recipes import ROOT
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ilm_plugins.cli import analyze
 from ilm_plugins.errors import UserError
-from ilm_plugins.integrations import analyze
 from ilm_plugins.reproduction import computed, record, registry, run
 from ilm_plugins.reproduction.main import main
 

@@ -20,8 +20,8 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 import fresh
-from ilm_plugins.integrations import training
-from ilm_plugins.integrations.openmmlab import checkpoints, train
+from ilm_plugins.cli import train_net
+from ilm_plugins.frameworks.openmmlab import checkpoints, train
 from ilm_plugins.reproduction import launch, registry
 from ilm_plugins.reproduction import run as running
 from ilm_plugins.reproduction.main import main
@@ -283,7 +283,7 @@ def built(config, *overrides):
     """A config's model with half as many channels, initialized."""
     words = ["--config-file", str(ROOT / config), "--num-gpus", "0", *overrides]
     narrow = ["model.backbone.base_channels=32", "model.backbone.stem_channels=32"]
-    cfg = train.load_config(training.parser().parse_args([*words, *narrow]))
+    cfg = train.load_config(train_net.parser().parse_args([*words, *narrow]))
     init_default_scope(cfg.default_scope)
     checkpoints.guard()
     model = train.model_of(cfg)

@@ -1,6 +1,6 @@
 """Stand-in for mmcv's compiled operators: what Mask R-CNN needs, by torchvision's.
 
-``tests/integrations/openmmlab/test_mmcv_ext.py`` compares it with the compiled operators.
+``tests/frameworks/openmmlab/test_mmcv_ext.py`` compares it with the compiled operators.
 """
 
 import torch

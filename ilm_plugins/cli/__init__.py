@@ -1,0 +1,1 @@
+"""The command lines: what tools/ calls."""

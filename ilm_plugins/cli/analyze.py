@@ -1,0 +1,280 @@
+"""Show what the adaptive layers of a trained model do to images; see ``tools/analyze.py``."""
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..analysis.collect import collect_ratios, collect_rescaling
+from ..checkpoints import CheckpointError, check_fits, find_absent, loading, unwrap_state
+from ..data.images import Images, open_images
+from ..errors import UserError
+from ..frameworks.command import add_traceback, building, command, positive
+from ..frameworks.inference import Forward, Inference
+from ..frameworks.output_folder import check_output
+from ..layers import NORMS
+from . import convert, named_models
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Analyze a model's layers.
+
+    Returns:
+        The exit status: 0, or 2 after printing one line about the user's mistake.
+    """
+    args = parser().parse_args(argv)
+    return command(lambda: run(args), args, resumes=False)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Analyze a model's layers, and print the summary."""
+    with loading(unsafe=args.unsafe):
+        print(args.run(args))
+    print(f"written to {args.output}")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        description="See what adaptive layers have learned: tables (CSV), pictures (PNG), summary.",
+    )
+    commands = p.add_subparsers(required=True, metavar="COMMAND")
+    ratios = commands.add_parser(
+        "ratios",
+        help="EN's and SN's ratios by layer, class and image",
+        description="The ratios of EN and SN layers, as in Figs. 4 and 6 to 8 of the EN paper: "
+        "means by layer, class and image, the spread between images, and a map of the images.",
+    )
+    omega = commands.add_parser(
+        "omega",
+        help="ILM's and AssocNorm's omega and beta by layer, class and image",
+        description="How far omega and beta of ILM layers and AssocNorm are from B_omega and "
+        "B_beta, by layer, key group, class and image, and a map of the images.",
+    )
+    dynamics = commands.add_parser(
+        "dynamics",
+        help="EN's and SN's ratios over the checkpoints of a training",
+        description="The mean ratios of EN and SN layers by checkpoint, as in Fig. 5 of the EN "
+        "paper. Checkpoints are in the order of the last number in their names.",
+    )
+    for subparser in (ratios, omega, dynamics):
+        _add_options(subparser)
+    for subparser in (ratios, omega):
+        subparser.add_argument("--checkpoint", required=True, metavar="FILE")
+        subparser.add_argument(
+            "--embedding",
+            choices=("pca", "tsne"),
+            default="pca",
+            help="how images are mapped; tsne is slow",
+        )
+    ratios.set_defaults(run=run_images, collect=collect_ratios, write="write_ratios")
+    omega.set_defaults(run=run_images, collect=collect_rescaling, write="write_rescaling")
+    dynamics.add_argument("--checkpoint", required=True, nargs="+", metavar="FILE")
+    dynamics.set_defaults(run=run_dynamics)
+    return p
+
+
+def _add_options(p: argparse.ArgumentParser) -> None:
+    add_traceback(p)
+    p.add_argument(
+        "images", help="a folder of class folders, a flat folder, or a packed .npz of images"
+    )
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--config-file", metavar="FILE", help="the model: a config as of tools/train_net.py"
+    )
+    what.add_argument("--model", metavar="LIBRARY:NAME", help="or torchvision:NAME, timm:NAME")
+    p.add_argument(
+        "--norm",
+        metavar="NORM",
+        help=f"with --model: {', '.join(NORMS)}; options as in 'EN(reduction=16)'",
+    )
+    p.add_argument("--num-classes", type=positive, metavar="N", help="with --model")
+    p.add_argument("--size", type=positive, metavar="N", help="with --model: side of its images")
+    p.add_argument("--output", required=True, metavar="DIR", help="new or empty")
+    p.add_argument(
+        "--match",
+        action="append",
+        metavar="PATTERN",
+        help="names of layers, * for any characters; can be given again",
+    )
+    p.add_argument(
+        "--limit", type=positive, metavar="N", help="take N images, evenly spread over all"
+    )
+    p.add_argument(
+        "--batch-size",
+        type=positive,
+        metavar="N",
+        help="default: of the config's test_dataloader; in detectron2 1; with --model 32",
+    )
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument(
+        "--unsafe",
+        "--unsafe-checkpoints",
+        action="store_true",
+        help="run code that a checkpoint or a yaml config holds",
+    )
+    p.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="with --config-file, last: overrides of it",
+    )
+
+
+def run_images(args: argparse.Namespace) -> str:
+    """Compare images by the ratios, or by omega and beta; return the summary."""
+    from ..analysis import tables
+
+    inference, images, batches, folder = prepare(args)
+    load_weights(inference.model, args.checkpoint)
+    found = args.collect(inference.model, batches(), one_line_errors(inference.forward), args.match)
+    title = f"{inference.name}, {Path(args.checkpoint).name}, {_describe(images, args)}"
+    return getattr(tables, args.write)(folder, found, images, title, args.embedding)
+
+
+def run_dynamics(args: argparse.Namespace) -> str:
+    """Compare checkpoints by the ratios; return the summary."""
+    from ..analysis.tables import write_dynamics
+
+    steps = sort_by_step(args.checkpoint)
+    inference, images, batches, folder = prepare(args)
+    found = []
+    for path in steps.values():
+        load_weights(inference.model, path)
+        forward = one_line_errors(inference.forward)
+        found.append(collect_ratios(inference.model, batches(), forward, args.match))
+    label = "epoch" if "epoch" in Path(args.checkpoint[0]).name else "iteration"
+    title = f"{inference.name}, {_describe(images, args)}"
+    return write_dynamics(folder, list(steps), found, title, label)
+
+
+def sort_by_step(paths: Sequence[str]) -> dict[int, str]:
+    """Sort checkpoints by the last number in their names.
+
+    Returns:
+        Epoch or iteration -> checkpoint, rising.
+
+    Raises:
+        UserError: a name has no number in it, or two have the same.
+    """
+    steps: dict[int, str] = {}
+    for path in paths:
+        numbers = re.findall(r"\d+", Path(path).stem)
+        if not numbers:
+            raise UserError(f"checkpoint {path!r} has no number in its name; leave it out")
+        step = int(numbers[-1])
+        if step in steps:
+            raise UserError(f"{steps[step]!r} and {path!r} are of one step, {step}; leave one out")
+        steps[step] = path
+    return dict(sorted(steps.items()))
+
+
+def prepare(
+    args: argparse.Namespace,
+) -> tuple[Inference, Images, Callable[[], Iterator[list[np.ndarray]]], Path]:
+    """Load what a command needs, and check its output folder.
+
+    Returns:
+        The model with random weights, the images, a function that yields them in batches, and the
+        folder.
+
+    Raises:
+        UserError: the folder is not empty, there are no images, or see :func:`load_model`.
+    """
+    # Pictures are drawn at the end; a missing package should stop the command at once.
+    from ..analysis import tables  # noqa: F401
+
+    folder = Path(args.output).expanduser()
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"--output {args.output} is not empty; give a new folder")
+    images = open_images(args.images, args.limit)
+    inference = load_model(args)
+    check_output(args.output, "--output")
+    print(f"{_count(images)} of {args.images}, each: {inference.preprocessing}")
+    batches = partial(images.batches, args.batch_size or inference.batch_size)
+    return inference, images, batches, folder
+
+
+def load_model(args: argparse.Namespace) -> Inference:
+    """Build the model of ``--config-file`` or ``--model``, with random weights.
+
+    Raises:
+        UserError: there is no such model or device, or options contradict each other.
+    """
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {args.device}: {' '.join(str(error).split())[:200]}") from error
+    of_model = {"--norm": args.norm, "--num-classes": args.num_classes, "--size": args.size}
+    if args.model is not None:
+        if args.opts:
+            raise UserError("--opts with --model: overrides are of a config; leave them out")
+        return named_models.load(args.model, args.norm, args.num_classes, args.size, args.device)
+    given = [option for option, value in of_model.items() if value is not None]
+    if given:
+        raise UserError(f"{given[0]} with --config-file: the config says it; leave it out")
+    framework, of_config = convert.config_args(args.config_file, args.opts)
+    of_config.device = args.device
+    if framework == "mmengine":
+        from ..frameworks.openmmlab import analyze
+    else:
+        from ..frameworks.detectron2 import analyze
+    with building(f"the model of {args.config_file}"):
+        return analyze.load(of_config)
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
+    """Load a checkpoint that has all of a model's tensors; ignore its other entries.
+
+    Raises:
+        UserError: it holds no state dict.
+        CheckpointError: it is unreadable, or lacks some of the model's tensors.
+    """
+    _, state = convert.find_state(convert.read_any(path), path)
+    state = unwrap_state(state, model)
+    lacking = find_absent(state, model)
+    check_fits(path, model, state, lacking)
+    if lacking:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} does not fit: {len(lacking)} of the model's "
+            f"{len(model.state_dict())} tensors, such as {lacking[0]}, are missing there or of "
+            "another shape; give one of this model"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def one_line_errors(forward: Forward) -> Forward:
+    """Make a model's forward raise UserError for any error of the model; seed the generators."""
+
+    def checked(images: Sequence[np.ndarray]) -> Any:
+        try:
+            return forward(images)
+        except UserError:
+            raise
+        except Exception as error:  # models raise what they like
+            sizes = ", ".join(sorted({"{1} x {0}".format(*image.shape) for image in images}))
+            raise UserError(
+                f"the model cannot be run on {len(images)} images of {sizes}: "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; give images that "
+                "it takes, of one size, or --batch-size 1"
+            ) from error
+
+    # Some models apply dropout in evaluation, too.
+    torch.manual_seed(0)
+    return checked
+
+
+def _count(images: Images) -> str:
+    return f"{len(images):,} {'image' if len(images) == 1 else 'images'}"
+
+
+def _describe(images: Images, args: argparse.Namespace) -> str:
+    return f"{_count(images)} of {Path(args.images).name}"

@@ -1,0 +1,373 @@
+"""Convert the norms of a checkpoint file; see ``tools/convert.py``."""
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import surgery
+from ..checkpoints import (
+    PARTIAL,
+    STATES,
+    copy_state,
+    describe_missing_state,
+    loading,
+    read,
+    read_metadata,
+    to_dense,
+    unwrap_name,
+    unwrap_state,
+    write,
+)
+from ..errors import UserError
+from ..frameworks import installed
+from ..frameworks.command import add_traceback, building, command
+from ..layers import NORMS, parse_norm
+from . import train_net
+
+#: Entries of a checkpoint that depend on the unconverted parameters, and are dropped.
+_TRAINING = {
+    "amp",
+    "amp_scaler",
+    "ema_state_dict",
+    "grad_scaler",
+    "lr_scheduler",
+    "lr_schedulers",
+    "message_hub",
+    "model_ema",
+    "optimizer",
+    "optimizer_states",
+    "optimizers",
+    "param_schedulers",
+    "scaler",
+    "scheduler",
+    "state_dict_ema",
+    "trainer",
+}
+#: Entries that detectron2 reads in a .pkl beside the model.
+_PKL = ("__author__", "matching_heuristics")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert a file.
+
+    Returns:
+        The exit status: 0, or 2 after printing one line about the user's mistake.
+    """
+    args = parser().parse_intermixed_args(argv)
+    return command(lambda: run(args), args, resumes=False)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert a file, and print what changed."""
+    with loading(unsafe=args.unsafe):
+        report, dropped = convert_file(args.input, args.output, change_of(args), args.overwrite)
+    print(report)
+    if dropped:
+        print(f"dropped, as it belongs to the unconverted model: {', '.join(dropped)}")
+    print(f"{args.output} is written")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        description="Convert the norms of a checkpoint: .pth of torch, detectron2 or MMEngine, "
+        ".pkl of detectron2's model zoo, .safetensors.",
+    )
+    p.add_argument("input")
+    p.add_argument("output", help="another file, in the format that its name ends with")
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="convert to the norms of this model: a config as of tools/train_net.py",
+    )
+    what.add_argument(
+        "--to", metavar="NORM", help=f"{', '.join(NORMS)}; options as in 'ILMGN(key_group_size=8)'"
+    )
+    what.add_argument(
+        "--revert", action="store_true", help="to the plain norms, where layers still are these"
+    )
+    p.add_argument(
+        "--match",
+        action="append",
+        metavar="PATTERN",
+        help="with --to and --revert: names of norms, * for any characters; can be given again",
+    )
+    p.add_argument(
+        "--part",
+        metavar="NAME",
+        help="with --config-file: INPUT is of this part of the model, such as backbone",
+    )
+    p.add_argument(
+        "--summed-batches",
+        type=int,
+        metavar="N",
+        help="the input is of SN's released code with using_moving_average=False, over N batches",
+    )
+    p.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it is there")
+    p.add_argument(
+        "--unsafe",
+        "--unsafe-checkpoints",
+        action="store_true",
+        help="run code that INPUT or a yaml config holds",
+    )
+    add_traceback(p)
+    p.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="with --config-file: overrides of it"
+    )
+    return p
+
+
+#: A function of a state dict that returns the converted one, and a report on its norms.
+Change = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], surgery.Report]]
+
+
+def change_of(args: argparse.Namespace) -> Change:
+    """The conversion that a command line describes.
+
+    Raises:
+        UserError: options contradict each other, a config cannot be read, or the norm is unknown.
+    """
+    if args.config_file is None and args.overrides:
+        raise UserError(
+            f"{' '.join(args.overrides)}: overrides are of a config; give --config-file"
+        )
+    if args.config_file is not None:
+        if args.match:
+            raise UserError("--match with --config-file: the config says which norms; leave it out")
+        model = build_model(args.config_file, args.overrides)
+        part = _part(model, args.part) if args.part else model
+        return _averaging(args.summed_batches, lambda state: _fit(state, part))
+    if args.part:
+        raise UserError(f"--part {args.part}: parts are of a config's model; give --config-file")
+    if args.revert and args.summed_batches is not None:
+        raise UserError(
+            f"--summed-batches {args.summed_batches} with --revert: sums are of SN's released "
+            "code, which has nothing to revert; leave it out"
+        )
+    if args.revert:
+        return lambda state: surgery.revert_state(state, match=args.match)
+    key, options = parse_norm(args.to) or (args.to, {})
+    return _averaging(
+        args.summed_batches,
+        lambda state: surgery.convert_state(state, key, match=args.match, **options),
+    )
+
+
+def _part(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        parts = ", ".join(child for child, _ in model.named_children())
+        raise UserError(f"--part {name}: the model has no such part; it has {parts}") from None
+
+
+def _fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], surgery.Report]:
+    """Convert to the norms of a model.
+
+    Raises:
+        UserError: the names belong to a part of the model.
+    """
+    state = unwrap_state(state, model)
+    if not model.state_dict().keys() & state.keys():
+        for name, child in model.named_modules():
+            if name and child.state_dict().keys() & state.keys():
+                raise UserError(
+                    f"INPUT is not of the whole model, but of its {name}; give --part {name}"
+                )
+    return surgery.fit_state(state, model)
+
+
+def _averaging(batches: int | None, change: Change) -> Change:
+    if batches is None:
+        return change
+
+    def averaged(state: Mapping[str, Tensor]):
+        found = surgery.average_sums(state, batches)
+        if all(found[name] is value for name, value in state.items()):
+            raise UserError(
+                f"--summed-batches {batches}: INPUT has no running statistics of SN's released "
+                "code; leave it out"
+            )
+        return change(found)
+
+    return averaged
+
+
+def build_model(config_file: str, overrides: Sequence[str] = ()) -> nn.Module:
+    """Build the untrained model of a detectron2 or MMEngine config, on the CPU.
+
+    Raises:
+        UserError: the config cannot be read, or its model cannot be built.
+    """
+    framework, args = config_args(config_file, overrides)
+    if framework == "mmengine":
+        from ..frameworks.openmmlab import train
+    else:
+        from ..frameworks.detectron2 import train
+    with building(f"the model of {config_file}"):
+        return train.build_model(args)
+
+
+def config_args(config_file: str, overrides: Sequence[str] = ()) -> tuple[str, argparse.Namespace]:
+    """A config's framework, and the arguments of ``tools/train_net.py`` to run it on the CPU.
+
+    Raises:
+        UserError: the config is missing, or its framework is not installed.
+    """
+    options = ["--config-file", config_file, "--num-gpus", "0"]
+    args = train_net.parser().parse_args([*options, *overrides])
+    framework = train_net.framework_of(config_file)
+    train_net.check_framework(framework, args)
+    return framework, args
+
+
+def convert_file(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    change: Change,
+    overwrite: bool = False,
+) -> tuple[surgery.Report, list[str]]:
+    """Write a checkpoint with a converted state dict.
+
+    Args:
+        source, target: files; their suffixes say the format.
+        change: see :func:`change_of`.
+        overwrite: whether an existing ``target`` is replaced.
+
+    Returns:
+        A report on the norms; and the names of entries that were dropped, because they depend on
+        the unconverted parameters or the format cannot store them.
+
+    Raises:
+        UserError: ``source`` cannot be read or has no state dict, none of it was converted, or
+            ``target`` exists or is ``source``; nothing is written.
+        RunError: ``target`` cannot be written.
+    """
+    source, target = (Path(path).expanduser() for path in (source, target))
+    # Unlike Path.exists, it returns False for an invalid name; reading or writing then fails.
+    exists = os.path.exists(target)
+    if exists and os.path.exists(source) and target.samefile(source):
+        raise UserError(f"OUTPUT {str(target)!r} is INPUT; give another file")
+    if os.path.isdir(target):
+        raise UserError(f"OUTPUT {str(target)!r} is a folder; give a file")
+    if os.path.abspath(source) == os.path.abspath(target) + PARTIAL:
+        raise UserError(f"INPUT {str(source)!r} is the temporary name of OUTPUT; rename INPUT")
+    if exists and not overwrite:
+        raise UserError(f"OUTPUT {str(target)!r} exists; add --overwrite to replace it")
+    contents = read_any(source)
+    entry, state = find_state(contents, source)
+    state, report = change(state)
+    if not report.converted:
+        reasons = "; ".join(dict.fromkeys([*report.left.values(), *report.notes]))
+        reasons = reasons or "it has no norm to convert"
+        raise UserError(f"nothing in {str(source)!r} was converted ({reasons}); nothing is written")
+    kept, dropped = {}, []
+    if entry is not None:
+        others = {k: v for k, v in contents.items() if k != entry}
+        kept, dropped = _split(others, target.suffix, contents[entry])
+    notes = read_metadata(source) if source.suffix == ".safetensors" else {}
+    words = sorted(notes.keys() - {"format"})
+    if words and target.suffix != source.suffix:
+        dropped.append(f"__metadata__ ({', '.join(words)})")
+    if target.suffix == ".safetensors":
+        written = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        dropped += [str(key) for key in state if key not in written]
+    elif target.suffix == ".pkl":
+        # Without an author, detectron2 reads it as a file of Caffe2.
+        arrays = {key: _as_array(key, value) for key, value in state.items()}
+        written = {"__author__": "ilm_plugins", **kept, "model": arrays}
+    else:
+        written = state if entry is None else {**kept, entry: state}
+    write(written, target, notes)
+    return report, dropped
+
+
+def read_any(path: str | os.PathLike) -> Any:
+    """Return the contents of a checkpoint, which may have MMEngine's training history.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    if Path(path).suffix not in (".pkl", ".safetensors") and installed("mmengine"):
+        from ..frameworks.openmmlab.checkpoints import allow_history
+
+        allow_history()
+    return read(path)
+
+
+def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, Any]]:
+    """Find the state dict in a checkpoint.
+
+    Returns:
+        Its key, None for the top level; and a copy, with arrays converted to tensors.
+
+    Raises:
+        UserError: there is no state dict.
+        CheckpointError: a tensor in it is not dense; see :func:`ilm_plugins.checkpoints.to_dense`.
+    """
+    if isinstance(contents, Mapping):
+        for entry in (*STATES, None):
+            found = contents if entry is None else contents.get(entry)
+            if isinstance(found, Mapping):
+                state = copy_state(found)
+                state.update((k, to_dense(_as_tensor(v), k, path)) for k, v in found.items())
+                if any(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+                    return entry, state
+    raise UserError(describe_missing_state(contents, path))
+
+
+def _split(
+    entries: Mapping[str, Any], suffix: str, state: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Entries to keep beside the state dict in a file of this format, and names of the others."""
+    if suffix == ".safetensors":
+        return {}, [str(key) for key in entries]
+    names = {unwrap_name(name) for name in state}
+    keep = {k: v for k, v in entries.items() if k not in _TRAINING and not _has_weights(v, names)}
+    if suffix == ".pkl":
+        keep = {k: v for k, v in keep.items() if k in _PKL}
+    dropped = [str(k) for k in entries if k not in keep]
+    if isinstance(keep.get("meta"), Mapping) and "cfg" in keep["meta"]:
+        keep["meta"] = {k: v for k, v in keep["meta"].items() if k != "cfg"}
+        dropped.append("meta.cfg")
+    return keep, dropped
+
+
+def _has_weights(entry: Any, names: set[Any]) -> bool:
+    """Whether an entry has weights of these names, such as averaged ones, at any depth."""
+    seen, left = set(), [entry]
+    while left:
+        inner = left.pop()
+        if isinstance(inner, Mapping) and id(inner) not in seen:
+            seen.add(id(inner))
+            if names & {
+                unwrap_name(name) for name, value in inner.items() if hasattr(value, "shape")
+            }:
+                return True
+            left += inner.values()
+    return False
+
+
+def _as_tensor(value: Any) -> Any:
+    """Convert a numpy array or number to a tensor; return other objects unchanged."""
+    if isinstance(value, type) or not hasattr(value, "__array_interface__"):
+        return value
+    try:
+        # torch takes only the native byte order.
+        return torch.as_tensor(value.astype(value.dtype.newbyteorder("=")))
+    except TypeError:
+        return value
+
+
+def _as_array(key: str, value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    try:
+        return value.detach().numpy()
+    except TypeError as error:
+        raise UserError(f"{key} is of {value.dtype}, which .pkl cannot hold; write .pth") from error

@@ -1,0 +1,60 @@
+"""Train small models on the generated `shapes`, print their COCO AP and draw predictions."""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UserError
+from ..frameworks.command import add_traceback, command
+from . import train_net
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``tools/demo.py``; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="detectron2 yaml")
+    parser.add_argument("--output", default="output/demo", metavar="FOLDER")
+    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
+    add_traceback(parser)
+    args = parser.parse_args(argv)
+    return command(lambda: run(args), args, resumes=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, evaluate and draw each config; return the exit status.
+
+    Raises:
+        UserError: detectron2 is not installed.
+    """
+    try:
+        from ..frameworks.detectron2.checks import load_config
+        from ..frameworks.detectron2.picture import draw_predictions
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed; run 'make install-detectron2'") from error
+
+    rows = []
+    for config in args.configs:
+        folder = Path(args.output, Path(config).stem)
+        options = ["--config-file", config, "--num-gpus", "0", *["--traceback"] * args.traceback]
+        overrides = ["OUTPUT_DIR", str(folder), *args.opts]
+        start = time.perf_counter()
+        status = train_net.main([*options, *overrides])
+        if status:
+            return status
+        seconds = time.perf_counter() - start
+        weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
+        cfg = load_config(train_net.parser().parse_args([*options, *overrides, *weights]))
+        draw_predictions(cfg, folder / "predictions.png")
+        rows.append(_row(cfg.MODEL.ROI_BOX_HEAD.NORM, folder, seconds))
+    print(f"\n{'box head norm':14} {'box AP':>7} {'mask AP':>8} {'seconds':>8}   picture")
+    print("\n".join(rows))
+    return 0
+
+
+def _row(norm: str, folder: Path, seconds: float) -> str:
+    lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
+    metrics = [line for line in lines if "bbox/AP" in line][-1]
+    box, mask = metrics["bbox/AP"], metrics["segm/AP"]
+    return f"{norm:14} {box:7.1f} {mask:8.1f} {seconds:8.0f}   {folder / 'predictions.png'}"

@@ -1,0 +1,80 @@
+"""The environment, and which of our keys each framework knows."""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+from functools import partial
+
+import torch
+
+from ..frameworks import installed
+from ..layers import NORMS
+from ..ops import cpu
+from ..ops.backends import VARIABLE
+from ..version import __version__
+
+#: OpenMMLab's packages, under their import names.
+OPENMMLAB = ("mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain")
+
+
+def report() -> str:
+    """Versions, one a line; and for each framework, the keys that it resolves to our layers."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cuda = f"{torch.version.cuda}, {', '.join(gpus)}" if gpus else "not available"
+    lines = [
+        f"ilm_plugins  {__version__}",
+        f"python       {platform.python_version()}, {platform.platform()}",
+        f"torch        {torch.__version__}, CUDA {cuda}",
+        f"torchvision  {_version('torchvision')}",
+        f"triton       {_version('triton')}",
+        f"backend      {os.environ.get(VARIABLE) or 'auto'}",
+        f"C kernels    {_kernels()}",
+        *(f"{package:12} {_framework(package)}" for package in ("detectron2", *OPENMMLAB)),
+    ]
+    return "\n".join(lines)
+
+
+def _kernels() -> str:
+    if not cpu.is_built():
+        return "missing: install a C compiler, such as gcc, and the package again"
+    return f"{cpu.instruction_set()}, loops run by {cpu.threading()[0]}"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _framework(package: str) -> str:
+    if not installed(package):
+        return "not installed"
+    found = []
+    try:
+        found.append(importlib.import_module(package).__version__)
+        if package in KEYS:
+            words, module, build = KEYS[package]
+            build = partial(build, importlib.import_module(module))
+            keys = [key for key, layer in NORMS.items() if type(build(key)) is layer]
+            found.append(f"{words}: {', '.join(keys)}")
+    except Exception as error:  # packages that do not fit each other raise what they like
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        found.append(f"cannot be used: {reason}")
+    return ", ".join(found)
+
+
+#: Package -> in what it knows our keys, in words; the module that has it; the layer of a key.
+KEYS = {
+    "detectron2": (
+        "NORM in get_norm",
+        "detectron2.layers",
+        lambda layers, key: layers.get_norm(key, 64),
+    ),
+    "mmcv": (
+        "type in norm_cfg",
+        "mmcv.cnn",
+        lambda bricks, key: bricks.build_norm_layer({"type": key}, 64)[1],
+    ),
+}

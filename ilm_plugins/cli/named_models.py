@@ -1,0 +1,88 @@
+"""Models of torchvision and timm, by name, with a layer of this package as their norm."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..errors import OptionError, UserError
+from ..frameworks import installed
+from ..frameworks.inference import Inference
+from ..layers import NORMS, parse_norm
+
+LIBRARIES = ("torchvision", "timm")
+
+
+def load(
+    model: str, norm: str | None, num_classes: int | None, size: int | None, device: str
+) -> Inference:
+    """Build a model with random weights, and the preprocessing of its library's evaluation.
+
+    Args:
+        model: "torchvision:resnet18" or "timm:resnet18".
+        norm: as in detectron2's NORM: "EN" or "EN(reduction=16)".
+        num_classes: of its last layer; the model's own by default.
+        size: side of its square images in pixels; the model's own by default.
+        device: such as "cpu" or "cuda:0".
+
+    Raises:
+        UserError: there is no such model, or it takes no norm.
+        OptionError: the norm is unknown, or has no such option.
+    """
+    library, _, name = model.partition(":")
+    if library not in LIBRARIES or not name:
+        raise UserError(f"--model {model!r}; give torchvision:NAME or timm:NAME")
+    if not installed(library):
+        raise UserError(f"--model {model}: {library} is not installed; pip install {library}")
+    norm_layer = _norm_layer(norm)
+    options = {} if num_classes is None else {"num_classes": num_classes}
+    build = _torchvision if library == "torchvision" else _timm
+    try:
+        built, transform = build(name, size, norm_layer=norm_layer, **options)
+    except OptionError:
+        raise
+    except Exception as error:  # models raise what they like
+        raise UserError(
+            f"--model {model} cannot be built with norm_layer: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; give another model, or use "
+            "ilm_plugins.analysis.collect from Python"
+        ) from error
+    built.to(device)
+
+    def forward(images: Sequence[np.ndarray]) -> Tensor:
+        batch = torch.stack([transform(Image.fromarray(image)) for image in images])
+        return built(batch.to(device))
+
+    return Inference(name, built, forward, 32, " ".join(str(transform).split()))
+
+
+def _norm_layer(norm: str | None) -> partial:
+    if norm is None:
+        raise UserError(f"--model needs --norm; give one of {', '.join(NORMS)}")
+    parsed = parse_norm(norm)
+    if parsed is None:
+        raise UserError(f"--norm {norm!r} is unknown; give one of {', '.join(NORMS)}")
+    return partial(NORMS[parsed[0]], **parsed[1])
+
+
+def _torchvision(name: str, size: int | None, **options: Any) -> tuple[nn.Module, Callable]:
+    """A model, and the transform (PIL image -> tensor) of its default weights."""
+    models = importlib.import_module("torchvision.models")
+    sizes = {} if size is None else {"crop_size": size, "resize_size": size}
+    transform = models.get_model_weights(name).DEFAULT.transforms(**sizes)
+    return models.get_model(name, **options), transform
+
+
+def _timm(name: str, size: int | None, **options: Any) -> tuple[nn.Module, Callable]:
+    """A model, and the transform (PIL image -> tensor) of its configuration."""
+    model = importlib.import_module("timm").create_model(name, **options)
+    data = importlib.import_module("timm.data")
+    config = data.resolve_model_data_config(model)
+    if size is not None:
+        config["input_size"] = (3, size, size)
+    return model, data.create_transform(**config)

@@ -1,0 +1,222 @@
+"""One command line for the training of every framework's configs; see ``tools/train_net.py``."""
+
+import argparse
+import ast
+import importlib
+import logging
+import os
+import re
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from .. import checkpoints
+from ..errors import UserError
+from ..frameworks import installed
+from ..frameworks.command import add_traceback, command, positive
+from ..frameworks.launch import launch
+from ..frameworks.output_folder import lock_run_folder
+from ..frameworks.stopping import SIGNALS
+
+#: Framework of a config -> the folder of frameworks/ that trains it.
+PACKAGES = {"detectron2": "detectron2", "mmengine": "openmmlab"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train or evaluate what a config file describes.
+
+    Returns:
+        The exit status: 0; or after printing one line, 2 for the user's mistake, 1 for what ended a
+        run that had begun, and 130 or 143 for Ctrl-C and SIGTERM.
+    """
+    args = parser().parse_args(argv)
+    # A full disk is then reported once, and not by each line of the log.
+    logging.raiseExceptions = False
+    # A launcher sends SIGTERM to processes whose line matters less than another's.
+    signals = SIGNALS if args.launcher == "none" else (signal.SIGINT,)
+    return command(lambda: start(args), args, signals=signals)
+
+
+def start(args: argparse.Namespace) -> None:
+    """Train or evaluate, by the framework whose config it is."""
+    late = [word for word in args.opts if word.startswith("--")]
+    if late:
+        raise UserError(f"{late[0]} stands behind an override; give options before overrides")
+    framework = framework_of(args.config_file)
+    check_processes(args)
+    check_framework(framework, args)
+    package = f"ilm_plugins.frameworks.{PACKAGES[framework]}"
+    with checkpoints.loading(unsafe=args.unsafe):
+        cfg, folder, setting = importlib.import_module(f"{package}.checks").check(args)
+        with lock_run_folder(folder, setting, args):
+            launch(f"{package}.train", args, cfg)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: detectron2's own options, --num-processes, and two of MMEngine's."""
+    p = argparse.ArgumentParser(
+        description="Train or evaluate a detectron2 .yaml or LazyConfig .py, or an MMEngine .py.",
+        epilog="Several machines: the same command on each, with --num-machines, --machine-rank "
+        "and one --dist-url, such as tcp://10.0.0.1:29500.",
+    )
+    p.add_argument("--config-file", required=True, metavar="FILE")
+    p.add_argument(
+        "--num-gpus", type=int, metavar="N", help="GPUs a machine, 0 for CPU; default: 1 if any"
+    )
+    p.add_argument(
+        "--num-processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes a machine over gloo, with --num-gpus 0",
+    )
+    p.add_argument("--num-machines", type=int, default=1, metavar="M")
+    p.add_argument("--machine-rank", type=int, default=0, metavar="R", help="0 to M - 1")
+    p.add_argument("--dist-url", default="auto", metavar="URL", help="default: a free local port")
+    p.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    p.add_argument("--eval-only", action="store_true", help="evaluate the checkpoint and stop")
+    p.add_argument(
+        "--tta", action="store_true", help="MMEngine: evaluate with the config's tta_pipeline"
+    )
+    p.add_argument(
+        "--launcher",
+        choices=("none", "pytorch", "slurm"),
+        default="none",
+        help="MMEngine: who started this process; pytorch is torchrun",
+    )
+    p.add_argument(
+        "--ratios-interval",
+        type=positive,
+        metavar="N",
+        help="log EN's and SN's mean ratios every N iterations, as ratios/LAYER/NORMALIZER",
+    )
+    p.add_argument(
+        "--unsafe",
+        "--unsafe-checkpoints",
+        action="store_true",
+        help="run code that checkpoints, yaml configs and proposals hold",
+    )
+    add_traceback(p)
+    p.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="overrides: 'KEY VALUE' pairs for .yaml, 'KEY=VALUE' for .py",
+    )
+    return p
+
+
+def framework_of(path: str) -> str:
+    """Tell by its content whose config a file is: "detectron2" or "mmengine".
+
+    Raises:
+        UserError: there is no such file, or it is neither .yaml nor readable Python.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"config file {path!r} does not exist; give the path of a .yaml or .py")
+    if path.endswith((".yaml", ".yml")):
+        return "detectron2"
+    if not path.endswith(".py"):
+        raise UserError(f"config file {path!r} is neither .yaml nor .py; give one of these")
+    try:
+        nodes = list(ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(f"config file {path!r} is not readable Python: {error}") from None
+    imported = {name.split(".")[0] for node in nodes for name in _imports(node)}
+    if "detectron2" in imported:
+        return "detectron2"
+    if any(name.startswith("mm") for name in imported) or any(map(_is_mmengine, nodes)):
+        return "mmengine"
+    return "detectron2"
+
+
+def _imports(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+
+
+def _is_mmengine(node: ast.AST) -> bool:
+    """Whether MMEngine's configs alone have such a node, as in `model = dict(type=...)`."""
+    if isinstance(node, ast.Name):
+        return node.id in {"_base_", "custom_imports", "default_scope", "read_base"}
+    if isinstance(node, ast.Dict):
+        return any(isinstance(key, ast.Constant) and key.value == "type" for key in node.keys)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        return any(keyword.arg == "type" for keyword in node.keywords)
+    return False
+
+
+def check_framework(framework: str, args: argparse.Namespace) -> None:
+    """Raise UserError unless a framework is installed, and has the options that are given."""
+    if not installed(framework):
+        raise UserError(
+            f"{args.config_file} is a config of {framework}, and {framework} is not installed; "
+            f"run 'make install-{PACKAGES[framework]}'"
+        )
+    if framework == "detectron2" and (args.tta or args.launcher != "none"):
+        option = "--tta" if args.tta else f"--launcher {args.launcher}"
+        raise UserError(
+            f"{option} is for MMEngine configs, and {args.config_file} is one of detectron2; "
+            "leave it out"
+        )
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """Settle and check the numbers of GPUs, processes and machines, before anything starts.
+
+    Raises:
+        UserError: they cannot be had, or contradict each other.
+    """
+    available = torch.cuda.device_count()
+    if args.num_gpus is None:
+        args.num_gpus = min(1, available)
+    if not 0 <= args.num_gpus <= available:
+        raise UserError(
+            f"--num-gpus {args.num_gpus}: this machine has {available}; give 0 to {available}, "
+            "where 0 is the CPU and --num-processes N starts several processes on it"
+        )
+    if args.num_processes < 1 or (args.num_processes > 1 and args.num_gpus > 0):
+        raise UserError(
+            f"--num-processes {args.num_processes} with --num-gpus {args.num_gpus}: "
+            "give at least 1, and more than 1 with --num-gpus 0 only"
+        )
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise UserError(
+            f"--machine-rank {args.machine_rank} of --num-machines {args.num_machines}: "
+            "give each machine its own rank, from 0 to the number of machines less 1"
+        )
+    if args.launcher != "none":
+        check_launcher(args)
+    elif args.num_machines > 1 and args.dist_url == "auto":
+        raise UserError(
+            f"--num-machines {args.num_machines} needs --dist-url; give every machine the same, "
+            "such as tcp://10.0.0.1:29500 with the first machine's address"
+        )
+    elif args.num_machines > 1 and not re.fullmatch(r"tcp://.+:\d+", args.dist_url):
+        raise UserError(
+            f"--dist-url {args.dist_url}: give tcp://HOST:PORT with the first machine's host"
+        )
+    if args.num_gpus == 0:
+        # Frameworks pick NCCL wherever they see a GPU; processes that are started inherit this.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def check_launcher(args: argparse.Namespace) -> None:
+    """Raise UserError unless a launcher has started this process, and alone decides how many."""
+    if args.num_processes > 1 or args.num_machines > 1:
+        raise UserError(
+            f"--launcher {args.launcher} decides the number of processes; leave --num-processes "
+            "and --num-machines out"
+        )
+    variable = {"pytorch": "LOCAL_RANK", "slurm": "SLURM_PROCID"}[args.launcher]
+    if variable not in os.environ:
+        program = {"pytorch": "torchrun", "slurm": "srun"}[args.launcher]
+        raise UserError(
+            f"--launcher {args.launcher}, but {variable} is not set; start this with {program}, "
+            "or leave --launcher out"
+        )
+    if args.launcher == "slurm" and args.num_gpus == 0:
+        raise UserError("--launcher slurm needs GPUs; use --num-processes on the CPU")

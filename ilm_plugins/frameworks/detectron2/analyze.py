@@ -1,0 +1,57 @@
+"""Models of detectron2's configs, preprocessing images as its DefaultPredictor does."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, instantiate
+from detectron2.data import transforms as T
+from omegaconf import OmegaConf
+
+from ..inference import Inference, describe_scaling
+from . import train
+
+
+def load(args: argparse.Namespace) -> Inference:
+    """Build a config's model, with random weights, and the resizing of its evaluation.
+
+    Args:
+        args: as of :func:`ilm_plugins.cli.train_net.parser`, and ``device``.
+
+    Raises:
+        UserError: the config cannot be read, or names an unknown norm.
+    """
+    # Once: a LazyConfig may register data sets, which works once a process.
+    cfg = train.load_config(args)
+    if isinstance(cfg, CfgNode):
+        model = train.Trainer.build_model(cfg)
+        side, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        augmentations = [T.ResizeShortestEdge([side, side], longest)] if side else []
+        order = cfg.INPUT.FORMAT
+    else:
+        with train.naming_norms(cfg):
+            model = instantiate(cfg.model)
+        mapper = OmegaConf.select(cfg, "dataloader.test.mapper") or {}
+        augmentations = [instantiate(a) for a in mapper.get("augmentations", ())]
+        order = mapper.get("image_format", "BGR")
+    augment = T.AugmentationList(augmentations)
+    model = model.to(args.device)
+
+    def forward(images: Sequence[np.ndarray]) -> Any:
+        return model([_entry(image, augment, order) for image in images])
+
+    words = ", ".join(map(str, augmentations)) or "not resized"
+    mean, std = getattr(model, "pixel_mean", None), getattr(model, "pixel_std", None)
+    words += describe_scaling(mean, std, order)
+    return Inference(Path(args.config_file).stem, model, forward, 1, words)
+
+
+def _entry(image: np.ndarray, augment: T.AugmentationList, order: str) -> dict:
+    height, width = image.shape[:2]
+    given = T.AugInput(np.ascontiguousarray(image[..., ::-1] if order == "BGR" else image))
+    augment(given)
+    pixels = torch.from_numpy(np.ascontiguousarray(given.image.transpose(2, 0, 1)))
+    return {"image": pixels, "height": height, "width": width}

@@ -1,0 +1,88 @@
+"""Models of MMEngine's configs, with their test pipeline and ``test_step``."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.model import revert_sync_batchnorm
+from torch import nn
+
+from ...errors import UserError
+from ..inference import Inference, describe_scaling
+from . import train
+
+
+def load(args: argparse.Namespace) -> Inference:
+    """Build a config's model, with random weights, and the pipeline of its ``test_dataloader``.
+
+    Args:
+        args: as of :func:`ilm_plugins.cli.train_net.parser`, and ``device``.
+
+    Raises:
+        UserError: the config cannot be read, or has no model, or no pipeline for testing.
+    """
+    cfg = train.load_config(args)
+    model = revert_sync_batchnorm(train.build_model(args)).to(args.device)
+    name = Path(args.config_file).stem
+    loader = cfg.get("test_dataloader") or {}
+    dataset = loader.get("dataset") or {}
+    batch_size = loader.get("batch_size", 1)
+    if hasattr(model, "image_preparation"):
+        prepare, words = model.image_preparation(dataset)
+        return Inference(name, model, partial(_test_prepared, model, prepare), batch_size, words)
+    while dataset and "pipeline" not in dataset:
+        dataset = dataset.get("dataset") or {}
+    if not dataset:
+        raise UserError(
+            f"{args.config_file} has no test_dataloader.dataset.pipeline, by which images are "
+            "prepared for its model; define it"
+        )
+    steps = [step for step in dataset["pipeline"] if not _loads(step)]
+    bgr = any(_loads(step, image=True) for step in dataset["pipeline"])
+    forward = partial(_test, model, Compose(steps), bgr)
+    return Inference(name, model, forward, batch_size, _words(model, steps, bgr))
+
+
+def _loads(step: dict, image: bool = False) -> bool:
+    kind = str(step["type"]).rsplit(".", 1)[-1]
+    return kind.startswith("LoadImage" if image else "Load")
+
+
+def _test_prepared(model: nn.Module, prepare: Callable, images: Sequence[np.ndarray]) -> Any:
+    return model.test_step({"input": [prepare(image) for image in images]})
+
+
+def _test(model: nn.Module, pipeline: Compose, bgr: bool, images: Sequence[np.ndarray]) -> Any:
+    entries = [
+        pipeline(_entry(i, image[..., ::-1] if bgr else image)) for i, image in enumerate(images)
+    ]
+    return model.test_step(pseudo_collate(entries))
+
+
+def _entry(number: int, image: np.ndarray) -> dict:
+    """The results of LoadImageFromFile for an image in memory."""
+    height, width = image.shape[:2]
+    return {
+        "img": np.array(image),
+        "img_id": number,
+        "img_path": "",
+        "img_shape": (height, width),
+        "ori_shape": (height, width),
+        "height": height,
+        "width": width,
+    }
+
+
+def _words(model: nn.Module, steps: Sequence[dict], bgr: bool) -> str:
+    names = " > ".join(str(step["type"]) for step in steps)
+    preprocessor = getattr(model, "data_preprocessor", None)
+    mean, std = (getattr(preprocessor, key, None) for key in ("mean", "std"))
+    flips = getattr(
+        preprocessor, "_channel_conversion", getattr(preprocessor, "channel_conversion", False)
+    )
+    scaling = describe_scaling(mean, std, "RGB" if bgr == bool(flips) else "BGR")
+    return f"the config's test pipeline, {names}{scaling}"

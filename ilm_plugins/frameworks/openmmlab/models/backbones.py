@@ -1,0 +1,15 @@
+"""Backbones for OpenMMLab's packages, on mmcv 2 and MMEngine.
+
+They are registered in MMEngine's ``MODELS``, hence valid as ``backbone`` in any config. This
+module imports mmcv, hence ilm_plugins imports it only after mmcv.
+"""
+
+from mmengine.registry import MODELS
+
+from ..norms import register
+from .bn_inception import BNInception
+from .cifar_resnet import CifarResNet
+
+__all__ = ["BNInception", "CifarResNet"]
+
+register(MODELS, classes={"BNInception": BNInception, "CifarResNet": CifarResNet})

@@ -1,0 +1,321 @@
+"""MMEngine's configs and run folders; see :class:`..run_summary.RunFolders`."""
+
+import json
+import math
+import mmap
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from ...errors import UserError
+from .. import curves
+from ..run_summary import RunSummary, Test
+from .checkpoints import latest
+
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+PRETRAINED = "model.backbone.init_cfg.checkpoint"
+HARMLESS = re.compile(
+    r"(work_dir|experiment_name|env_cfg|visualizer|vis_backends|log_\w+|model_wrapper_cfg"
+    r"|\w+_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
+    r"|\w+_dataloader\.dataset\.(dataset\.)?data_root"
+    r"|test_dataloader\.batch_size|test_evaluator\.(lpips_weights|ann_file|output_dir))(\..*)?"
+    r"|default_hooks\.(timer|logger|checkpoint|visualization)\.(?!type$).*"
+)
+#: Images of the data sets of the recipes, in training and in validation.
+WHOLE = {
+    "CIFAR10": (50_000, 10_000),
+    "CIFAR100": (50_000, 10_000),
+    "ImageNet": (1_281_167, 50_000),
+    "CocoDataset": (118_287, 5_000),
+    "ADE20KDataset": (20_210, 2_000),
+    "CityscapesDataset": (2_975, 500),
+}
+#: Quantities of a training that curves show: losses, and the accuracy on its batches.
+TRAINING = ".*loss|accuracy_top-"
+TIMES = ("time", "data_time")
+
+
+def length(config: str) -> tuple[int, str]:
+    train = load(config).get("train_cfg") or {}
+    if "max_epochs" in train:
+        return train.max_epochs, "epochs"
+    return train.get("max_iters", 0), "iterations"
+
+
+# Base files of another package have MMEngine read that package's whole model zoo.
+@cache
+def load(config: str) -> Config:
+    """A config's file, read once."""
+    return Config.fromfile(config)
+
+
+def batch(config: str, overrides: Sequence[str], processes: int) -> tuple[int, int]:
+    cfg, given = load(config), dict(word.split("=", 1) for word in overrides)
+    each = given.get("train_dataloader.batch_size", cfg.train_dataloader.batch_size)
+    whole = given.get("auto_scale_lr.base_batch_size", cfg.auto_scale_lr.base_batch_size)
+    return processes * int(each), int(whole)
+
+
+def settings(config: str, work_dir: Path, seed: int) -> list[str]:
+    options = [f"work_dir={str(work_dir)!r}", f"randomness.seed={seed}"]
+    # A checkpoint of each epoch.
+    by_epoch = length(config)[1] == "epochs"
+    return options + ["default_hooks.checkpoint.interval=1"] * by_epoch
+
+
+def shortened(config: str, new: int) -> list[str]:
+    cfg, (old, unit) = load(config), length(config)
+    name = {"epochs": "epochs", "iterations": "iters"}[unit]
+    options = [f"train_cfg.max_{name}={new}"]
+    schedulers = cfg.get("param_scheduler") or []
+    single = isinstance(schedulers, dict)
+    for i, scheduler in enumerate([schedulers] if single else schedulers):
+        if scheduler["type"] == "LinearLR":
+            continue
+        key = "param_scheduler" if single else f"param_scheduler.{i}"
+        for option in {"milestones", "end", "T_max"} & set(scheduler):
+            value = scheduler[option]
+            scaled = [_share(v, old, new) for v in value] if isinstance(value, list) else None
+            options.append(f"{key}.{option}={scaled or _share(value, old, new)}")
+    if cfg.train_cfg.get("val_interval", 1) > new:
+        options.append(f"train_cfg.val_interval={new}")
+    return sorted(options)
+
+
+def _share(step: int, old: int, new: int) -> int:
+    return max(1, round(step * new / old))
+
+
+def on_data(config: str, folder: str) -> list[str]:
+    if not Path(folder).is_dir():
+        raise UserError(f"--data {folder}: no such folder; give that of the images")
+    # A folder of archives instead of image files.
+    packed = Path(folder, "train.npz").is_file()
+    cfg, options = load(config), []
+    for loader in (name for name in LOADERS if cfg.get(name) is not None):
+        # ClassBalancedDataset has the one that reads images within.
+        data = f"{loader}.dataset" + ".dataset" * ("dataset" in cfg[loader].dataset)
+        options.append(f"{data}.data_root={folder!r}")
+        if packed:
+            # To hand on the tensors of so small images costs more than to make them.
+            options += [f"{data}.type=PackedImages", f"{loader}.num_workers=0"]
+            options.append(f"{loader}.persistent_workers=False")
+        evaluator = cfg.get(loader.replace("dataloader", "evaluator")) or {}
+        if "ann_file" in evaluator:
+            root = cfg[loader].dataset.data_root
+            file = Path(folder, evaluator.ann_file.removeprefix(root).lstrip("/"))
+            options.append(f"{loader.replace('dataloader', 'evaluator')}.ann_file={str(file)!r}")
+    return options
+
+
+def starting_from(checkpoint: str) -> list[str]:
+    # A checkpoint of a whole classifier, for a segmenter's backbone.
+    prefix = PRETRAINED.replace("checkpoint", "prefix")
+    return [f"{PRETRAINED}={checkpoint!r}", f"{prefix}='backbone.'"]
+
+
+def testing(checkpoint: str) -> list[str]:
+    return [f"load_from={checkpoint!r}"]
+
+
+def environment(folder: str | Path) -> dict[str, str]:
+    return {}  # on_data() does it
+
+
+def spelled(pairs: Sequence[str]) -> list[str]:
+    return list(pairs)
+
+
+def progress(work_dir: Path) -> tuple[int, str | None]:
+    checkpoint = latest(work_dir)
+    number = re.search(r"_(\d+)\.pth$", checkpoint or "")
+    return (int(number[1]) if number else 0), checkpoint
+
+
+def complete(work_dir: Path, total: int) -> bool:
+    return progress(work_dir)[0] >= total
+
+
+def tests(config: str, wanted: Iterable[Test]) -> list[Test]:
+    cfg = load(config)
+    augments = cfg.get("tta_model") and cfg.get("tta_pipeline")
+    return [options for options in wanted if augments or "--tta" not in options]
+
+
+def tests_made(work_dir: Path, checkpoint: str | None = None) -> set[Test]:
+    return set(_tests(_since_training(_dumped(work_dir)), checkpoint))
+
+
+def summary(config: str, work_dir: Path, total: int) -> RunSummary:
+    dumped = _dumped(work_dir)
+    if not dumped:
+        raise UserError(f"{work_dir} has no run of tools/train_net.py: no */vis_data/config.py")
+    recipe, unit = load(config), length(config)[1]
+    trained = list(filter(_scalars, dumped)) if total else []
+    last = (trained or dumped)[-1]
+    cfg = load(str(last))
+    checkpoint = None if trained else cfg.get("load_from")
+    made = _tests(_since_training(dumped) if total else dumped, None if total else checkpoint)
+    metrics = {test: values for test, (_, values) in made.items()}
+    rows, seconds = curve(list(map(_scalars, trained)), unit, total)
+    trained_on, whole = _trained_on(recipe, cfg, last) if total else (None, None)
+    tested_on, whole_test = _tested_on(recipe, [path for path, _ in made.values()])
+    references = {}
+    if trained and metrics and _chosen(cfg.train_dataloader.dataset):
+        dataset = DATASETS.get(cfg.train_dataloader.dataset.type)  # pairs of images
+        references["mean training image"] = dataset.score_mean_image(cfg, work_dir)
+    return RunSummary(
+        run=min(progress(work_dir)[0], total) if trained else 0,
+        curve=rows,
+        seconds=seconds,
+        metrics=metrics,
+        checkpoint=checkpoint,
+        references=references,
+        images=trained_on,
+        recipe_images=whole,
+        test_images=tested_on,
+        recipe_test_images=whole_test,
+    )
+
+
+def _dumped(work_dir: Path) -> list[Path]:
+    """The configs of a folder's trainings and tests, as MMEngine wrote them, in order of time."""
+    return sorted(Path(work_dir).glob("*/vis_data/config.py"))
+
+
+def _scalars(dumped: Path) -> Path | None:
+    """What the training of a dumped config has logged; None of a test."""
+    file = dumped.with_name("scalars.json")
+    return file if file.is_file() else None
+
+
+def _since_training(dumped: list[Path]) -> list[Path]:
+    trained = [i for i, path in enumerate(dumped) if _scalars(path)]
+    return dumped[trained[-1] + 1 :] if trained else dumped
+
+
+def _log(dumped: Path) -> str:
+    """The log beside a dumped config; "" where there is none."""
+    files = sorted(dumped.parents[1].glob("*.log"))
+    return files[-1].read_text(encoding="utf-8", errors="replace") if files else ""
+
+
+def _batch(dumped: Path, loader: str = "train_dataloader") -> int | None:
+    """The images of a batch of all processes, as a log has them."""
+    processes = re.search(r"GPU number: (\d+)", _log(dumped))
+    each = load(str(dumped))[loader].batch_size
+    return each * int(processes[1]) if processes else None
+
+
+def _trained_on(recipe: Config, cfg: Config, dumped: Path) -> tuple[int | None, int | None]:
+    """Training images of a run, and of its recipe; None if unknown."""
+    ours, theirs = (c.train_dataloader.dataset for c in (recipe, cfg))
+    chosen, some = _chosen(ours), _chosen(theirs)
+    whole = len(chosen) if chosen else WHOLE.get(ours.type, (None,))[0]
+    if whole is None:
+        return None, None
+    numbers = [_by_log(dumped, "train", whole) or _by_files(theirs), some and len(some)]
+    return min(filter(None, numbers), default=None), whole
+
+
+def _tested_on(recipe: Config, tests: list[Path]) -> tuple[int | None, int | None]:
+    """Images of the smallest of some tests, and of the recipe's; None if unknown."""
+    dataset = recipe.test_dataloader.dataset
+    chosen = _chosen(dataset)
+    whole = len(chosen) if chosen else WHOLE.get(dataset.type, (None, None))[1]
+    if whole is None:
+        return None, None
+    numbers = [_by_log(path, "test", whole) for path in tests]
+    return min(filter(None, numbers), default=None), whole
+
+
+def _by_log(dumped: Path, mode: str, whole: int) -> int | None:
+    """How many images a loader has, in whole batches, as a log tells; ``whole`` if that fits.
+
+    None where a training is counted in iterations, whose log has no length of its data.
+    """
+    unit = "Epoch" if mode == "train" else "Epoch|Iter"
+    line = rf"(?:{unit})\({mode}\)\s*(?:\[\s*\d+\]\s*)?\[\s*\d+/(\d+)\]"
+    found, batch = re.search(line, _log(dumped)), _batch(dumped, f"{mode}_dataloader")
+    if not (found and batch):
+        return None
+    batches = int(found[1])
+    return whole if batches == math.ceil(whole / batch) else batches * batch
+
+
+def _by_files(dataset: dict) -> int | None:
+    """How many images a data set's files are, where to count them is cheap."""
+    root = Path(dataset.get("data_root") or "").expanduser()
+    listed, folder = dataset.get("ann_file"), (dataset.get("data_prefix") or {}).get("img_path")
+    if dataset.get("type") == "CocoDataset" and Path(root, listed).is_file():
+        # Only images have one; to parse the annotations would take gigabytes.
+        with (
+            Path(root, listed).open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+        ):
+            return sum(1 for _ in re.finditer(rb'"file_name"', text))
+    if folder and Path(root, folder).is_dir():
+        files = (name for *_, names in os.walk(Path(root, folder)) for name in names)
+        return sum(name.endswith((".jpg", ".png")) for name in files)
+    return None
+
+
+def _chosen(dataset: Mapping[str, Any]) -> range | None:
+    """The pairs of images that a data set takes; None of one that takes all."""
+    first, last = dataset.get("images") or (None, None)
+    return None if last is None else range(first or 0, last)
+
+
+def curve(files: list[Path], unit: str, total: int) -> tuple[list[dict], float]:
+    """Means of what was logged, by epoch or in a hundred steps; and the seconds of the training.
+
+    Where a run went on from a checkpoint, what it logged anew takes the place of what it had.
+    """
+    sessions = [[(_when(entry, unit), entry) for entry in curves.entries(f)] for f in files]
+    logs = [entry for session in sessions for _, entry in session if "iter" in entry]
+    step = 1 if unit == "epochs" else curves.spacing(total)
+    logged = (
+        (curves.point(at, step), name, value)
+        for at, entry in curves.continued(sessions)
+        for name, value in entry.items()
+        if re.match(TRAINING, name) or ("iter" not in entry and name not in ("step", *TIMES))
+    )
+    seconds = fmean(e["time"] for e in logs) * max(e["iter"] for e in logs) if logs else 0.0
+    return curves.means(unit, logged), seconds
+
+
+def _when(entry: dict, unit: str) -> int:
+    return entry["epoch"] if unit == "epochs" and "epoch" in entry else entry["step"]
+
+
+def _multi_scale(cfg: Config) -> bool:
+    return "module" in cfg.model
+
+
+def _tests(
+    dumped: list[Path], checkpoint: str | None = None
+) -> dict[Test, tuple[Path, dict[str, float]]]:
+    """Options of a test -> the dumped config and the metrics of the last with them.
+
+    Args:
+        checkpoint: whose tests; None for all.
+    """
+    found = {}
+    for path in dumped:
+        cfg = load(str(path))
+        if checkpoint is not None and cfg.get("load_from") != checkpoint:
+            continue
+        for file in path.parents[1].glob("*.json"):
+            values = json.loads(file.read_text(encoding="utf-8"))
+            found[("--tta",) if _multi_scale(cfg) else ()] = (
+                path,
+                {k: v for k, v in values.items() if k not in TIMES and v is not None},
+            )
+    return found

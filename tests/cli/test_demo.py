@@ -1,0 +1,68 @@
+"""The demo: two models, their AP, and a picture of what they predict."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+
+import numpy as np
+from PIL import Image
+
+from ilm_plugins.cli import demo
+
+CONFIGS = "configs/detectron2/shapes/mask_rcnn_R_18_FPN_"
+
+
+def table_of(printed):
+    """The demo's table, {norm: (box AP, mask AP, seconds)}."""
+    rows = printed.rsplit("box head norm", 1)[1].splitlines()[1:]
+    split = (re.split(r"\s+", row, maxsplit=4) for row in rows)
+    return {norm: tuple(map(float, figures)) for norm, *figures, _picture in split}
+
+
+@pytest.mark.wide
+def test_it_trains_evaluates_and_draws(root, datasets, tmp_path, capfd):
+    opts = ["SOLVER.MAX_ITER", "2", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
+    configs = [str(root / f"{CONFIGS}{norm}.yaml") for norm in ("gn", "ilmgn")]
+    assert demo.main([*configs, "--output", str(tmp_path), "--opts", *opts]) == 0
+    assert list(table_of(capfd.readouterr().out)) == ["GN", "ILMGN"]
+    for norm in ("gn", "ilmgn"):
+        picture = Image.open(tmp_path / f"mask_rcnn_R_18_FPN_{norm}" / "predictions.png")
+        assert picture.width > 1500 and picture.height > 500
+        assert np.asarray(picture).std() > 20
+
+
+def test_the_table_has_the_last_evaluation_of_its_folder(tmp_path):
+    """Of a folder in which the demo has run before, or that is evaluated now and then."""
+    entries = [{"bbox/AP": 1.0, "segm/AP": 2.0}, {"bbox/AP": 71.1, "segm/AP": 66.0}, {"loss": 1.0}]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, entries)))
+    assert demo._row("GN", tmp_path, 90.0).split()[:4] == ["GN", "71.1", "66.0", "90"]
+
+
+def test_a_mistake_ends_it(root, datasets, tmp_path, capsys):
+    assert demo.main(["none.yaml", "--output", str(tmp_path)]) == 2
+    assert "none.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_the_demo_learns(root, tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            root / "tools" / "demo.py",
+            root / f"{CONFIGS}ilmgn.yaml",
+            "--output",
+            tmp_path,
+        ],
+        env={**os.environ, "DETECTRON2_DATASETS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    box, mask, _seconds = table_of(done.stdout)["ILMGN"]
+    assert box >= 60 and mask >= 60

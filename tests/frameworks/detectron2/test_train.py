@@ -1,0 +1,388 @@
+"""tools/train_net.py on detectron2 configs: training, evaluation, resuming, and mistakes."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.model_zoo import get_config_file
+
+import fresh
+from ilm_plugins.cli import train_net
+from ilm_plugins.frameworks.detectron2.checks import check, load_config
+from runs import LAZY, SHAPES
+from runs import detectron2_command as command
+
+
+def iterations(folder):
+    lines = (folder / "metrics.json").read_text().splitlines()
+    return [json.loads(line)["iteration"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def trained(root, datasets, tmp_path_factory):
+    """The output folder of four iterations, evaluated at their end."""
+    out = tmp_path_factory.mktemp("trained")
+    argv = command(root / SHAPES, "--num-gpus", "0", out=out, opts=["SOLVER.MAX_ITER", "4"])
+    assert train_net.main(argv) == 0
+    return out
+
+
+def test_training_leaves_a_checkpoint_a_config_and_metrics(trained):
+    state = torch.load(trained / "model_final.pth", weights_only=True)
+    encode = "roi_heads.box_head.conv1.norm.encode.weight"
+    assert state["model"][encode].shape == (2, 4) and state["iteration"] == 3
+    assert "NORM: ILMGN" in (trained / "config.yaml").read_text()
+    lines = map(json.loads, (trained / "metrics.json").read_text().splitlines())
+    assert {"total_loss", "bbox/AP", "segm/AP"} <= {name for line in lines for name in line}
+
+
+def test_evaluation_from_a_checkpoint_prints_the_coco_table(root, trained, tmp_path, capfd):
+    weights = ["MODEL.WEIGHTS", str(trained / "model_final.pth")]
+    argv = command(root / SHAPES, "--num-gpus", "0", "--eval-only", out=tmp_path, opts=weights)
+    assert train_net.main(argv) == 0
+    printed = capfd.readouterr().out
+    assert printed.count("Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all") == 2
+    assert (tmp_path / "inference" / "coco_instances_results.json").exists()
+
+
+def test_resuming_goes_on_where_training_stopped(root, datasets, tmp_path):
+    def run(*options, until):
+        # The gradient is clipped to nothing: what moves the weights is the momentum alone.
+        clip = ["SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE"]
+        opts = ["SOLVER.MAX_ITER", str(until), *clip, "0.0" if "--resume" in options else "1e9"]
+        opts += ["SOLVER.WEIGHT_DECAY", "0.0", "SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR"]
+        opts += ["SOLVER.STEPS", "()", "DATASETS.TEST", "()"]
+        argv = command(root / SHAPES, "--num-gpus", "0", *options, out=tmp_path, opts=opts)
+        assert train_net.main(argv) == 0
+        return torch.load(tmp_path / "model_final.pth", weights_only=True)
+
+    first = run(until=2)
+    second = run("--resume", until=3)
+    assert iterations(tmp_path) == [1, 2]
+    optimizer = first["trainer"]["_trainer"]["optimizer"]["state"]
+    moved = {
+        tuple(value.shape): second["model"][key] - value
+        for key, value in first["model"].items()
+        if key.endswith(("box_head.conv1.weight", "box_head.fc1.weight"))
+    }
+    assert len(moved) == 2
+    for shape, step in moved.items():
+        momenta = [s["momentum_buffer"] for s in optimizer.values()]
+        # One of the buffers of this shape explains the whole step, by one learning rate.
+        fits = []
+        for momentum in (m for m in momenta if m.shape == shape and m.any()):
+            rate = -(step * momentum).sum() / (0.9 * momentum.square().sum())
+            fits.append((step + 0.9 * rate * momentum).abs().max() <= 1e-3 * step.abs().max())
+        assert step.abs().max() > 0 and any(fits), shape
+
+
+@pytest.mark.wide
+def test_several_processes_evaluate_as_one_does(root, trained, tmp_path):
+    opts = ["MODEL.WEIGHTS", str(trained / "model_final.pth")]
+    opts += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    found = []
+    for processes in ("1", "2"):
+        out = tmp_path / processes
+        options = ["--num-gpus", "0", "--num-processes", processes, "--eval-only"]
+        assert train_net.main(command(root / SHAPES, *options, out=out, opts=opts)) == 0
+        results = json.loads((out / "inference/coco_instances_results.json").read_text())
+        found.append(sorted((r["image_id"], round(r["score"], 4)) for r in results))
+    assert len(found[0]) > 10 and found[0] == found[1]
+
+
+@pytest.mark.wide
+def test_several_processes_over_gloo_from_the_command_line(root, datasets, tmp_path):
+    opts = ["SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()"]
+    argv = command(
+        root / SHAPES, "--num-gpus", "0", "--num-processes", "2", out=tmp_path, opts=opts
+    )
+    done = subprocess.run(
+        [sys.executable, root / "tools" / "train_net.py", *argv],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "World size: 2" in (tmp_path / "log.txt").read_text()
+    assert "World size: 2" in (tmp_path / "log.txt.rank1").read_text()
+    assert iterations(tmp_path) == [1]
+
+
+@pytest.mark.wide
+def test_the_model_zoos_gn_config_with_our_box_head_trains(datasets, tmp_path):
+    config = get_config_file("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml")
+    opts = ["MODEL.ROI_BOX_HEAD.NORM", "ILMGN", "MODEL.ROI_HEADS.NUM_CLASSES", "4"]
+    opts += ["DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1"]
+    assert train_net.main(command(config, "--num-gpus", "0", out=tmp_path, opts=opts)) == 0
+    state = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    ours = {key.rsplit(".", 2)[0] for key in state if key.endswith("encode.weight")}
+    assert ours == {f"roi_heads.box_head.conv{i}.norm" for i in (1, 2, 3, 4)}
+
+
+def test_without_the_plugin_the_same_config_fails_with_detectron2s_own_error():
+    code = """
+    from detectron2.config import get_cfg
+    from detectron2.model_zoo import get_config_file
+    from detectron2.modeling import build_model
+
+    cfg = get_cfg()
+    cfg.merge_from_file(get_config_file("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml"))
+    cfg.merge_from_list(["MODEL.ROI_BOX_HEAD.NORM", "ILMGN", "MODEL.DEVICE", "cpu"])
+    build_model(cfg)
+    """
+    done = fresh.run([sys.executable, "-c", textwrap.dedent(code)])
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "KeyError: 'ILMGN'"
+
+
+def test_lazy_config_trains_resumes_and_evaluates(datasets, tmp_path, capfd):
+    config = tmp_path / "lazy.py"
+    config.write_text(LAZY)
+    out = f"train.output_dir={tmp_path / 'out'}"
+    run = ["--config-file", str(config), "--num-gpus", "0"]
+    assert train_net.main([*run, out]) == 0
+    assert train_net.main([*run, "--resume", out, "train.max_iter=3"]) == 0
+    state = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
+    assert state["iteration"] == 2
+    # The evaluation at the end of each is an iteration after the last.
+    assert iterations(tmp_path / "out") == [0, 1, 2, 2, 3]
+    assert state["model"]["roi_heads.box_head.conv1.norm.encode.weight"].shape == (2, 4)
+    capfd.readouterr()
+    weights = f"train.init_checkpoint={tmp_path / 'out' / 'model_final.pth'}"
+    assert train_net.main([*run, "--eval-only", out, weights]) == 0
+    assert "copypaste: Task: bbox" in capfd.readouterr().out
+
+
+@pytest.mark.wide
+def test_on_real_images(root, real_coco, tmp_path):
+    argv = command(
+        root / "configs/detectron2/mask_rcnn_R_50_FPN_batch2_ilmgn.yaml",
+        *("--num-gpus", "0"),
+        out=tmp_path,
+        opts=["SOLVER.MAX_ITER", "1", "TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()"],
+    )
+    done = subprocess.run(
+        [sys.executable, root / "tools" / "train_net.py", *argv],
+        env={**os.environ, "DETECTRON2_DATASETS": str(real_coco)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert iterations(tmp_path) == [0]
+
+
+@pytest.mark.parametrize("tool", ["train_net.py", "demo.py", "make_shapes.py"])
+def test_tools_can_be_run_by_name(root, tool):
+    path = root / "tools" / tool
+    assert os.access(path, os.X_OK)
+    assert path.read_text().startswith("#!/usr/bin/env python\n")
+    done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "usage:" in done.stdout
+
+
+def refused(argv, capsys):
+    """The one line that a mistake prints."""
+    assert train_net.main([str(word) for word in argv]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "Traceback" not in error
+    return error
+
+
+@pytest.mark.parametrize(
+    "name, text, words",
+    [
+        ("none.yaml", None, "does not exist"),
+        ("c.json", "{}", "neither .yaml nor .py"),
+        ("broken.py", "model = (", "not readable Python"),
+        ("base.yaml", "_BASE_: nowhere.yaml", "cannot be read"),
+        ("broken.yaml", "a: [1", "cannot be read"),
+        ("list.yaml", "[1, 2]", "cannot be read"),
+        ("number.yaml", "MODEL: 3", "cannot be read"),
+        ("import.py", "from nowhere import x\nfrom detectron2.config import LazyCall", "nowhere"),
+        ("model.py", "import detectron2\nmodel = 1", "does not define model, dataloader"),
+    ],
+)
+def test_config_files_that_are_none(tmp_path, capsys, name, text, words):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    error = refused(["--config-file", tmp_path / name, "--num-gpus", "0"], capsys)
+    assert words in error and name in error
+
+
+@pytest.mark.parametrize(
+    "config, overrides, words",
+    [
+        (
+            "yaml",
+            ["SOLVER.MAX_ITER", "3", "MODEL.NORMS", "ILMGN"],
+            ["error: override MODEL.NORMS ILMGN does not fit", "Non-existent", "KEY VALUE"],
+        ),
+        (
+            "yaml",
+            ["SOLVER.MAX_ITER", "3", "MODEL.WEIGHTS"],
+            ["override MODEL.WEIGHTS has no value"],
+        ),
+        ("yaml", ["MODEL.WEIGHTS", "x", "--resume"], ["--resume stands behind an override"]),
+        ("yaml", ["SOLVER.AMP.ENABLED", "True"], ["SOLVER.AMP.ENABLED", "--num-gpus 0"]),
+        ("py", ["train.max_iter", "3"], ["error: override train.max_iter does not", "KEY=VALUE"]),
+        (
+            "py",
+            ["train.eval_period=3", "train.max_iter=[3"],
+            ["error: override train.max_iter=[3 does not fit", "KEY=VALUE"],
+        ),
+        ("py", ["train.amp.enabled=True"], ["train.amp.enabled", "--num-gpus 0"]),
+    ],
+)
+def test_overrides_that_do_not_fit(root, tmp_path, capsys, config, overrides, words):
+    (tmp_path / "lazy.py").write_text(LAZY)
+    path = root / SHAPES if config == "yaml" else tmp_path / "lazy.py"
+    error = refused(["--config-file", path, "--num-gpus", "0", *overrides], capsys)
+    assert all(word in error for word in words), error
+    assert not any(word in error for word in ("SOLVER.MAX_ITER", "train.eval_period"))
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["DATASETS.TRAIN", "('coco_2017_train',)"], ["{data}/coco", "DETECTRON2_DATASETS"]),
+        (
+            ["DATASETS.TRAIN", "('cityscapes_fine_instance_seg_train',)"],
+            ["{data}/cityscapes", "DETECTRON2_DATASETS"],
+        ),
+        (["DATASETS.TEST", "('nowhere',)"], ["'nowhere' is not registered"]),
+        (["--eval-only"], ["nothing to evaluate: MODEL.WEIGHTS is empty"]),
+        (["--eval-only", "DATASETS.TEST", "()"], ["nothing to evaluate: DATASETS.TEST is empty"]),
+        (
+            ["--eval-only", "MODEL.WEIGHTS", "{out}/none.pth"],
+            ["none.pth' does not exist; set MODEL.WEIGHTS"],
+        ),
+        (
+            ["--resume", "MODEL.WEIGHTS", "{out}/none.pth"],
+            ["none.pth' does not exist; set MODEL.WEIGHTS"],
+        ),
+        (["MODEL.WEIGHTS", "catalog://nowhere"], ["catalog://nowhere' cannot be fetched"]),
+        (["OUTPUT_DIR", "{out}/file/o"], ["cannot be written", "OUTPUT_DIR"]),
+        (
+            ["--num-processes", "2", "SOLVER.IMS_PER_BATCH", "3"],
+            ["SOLVER.IMS_PER_BATCH 3 cannot be shared by 2 processes"],
+        ),
+        (["--num-processes", "0"], ["give at least 1"]),
+        (["--machine-rank", "1"], ["rank"]),
+        (["--num-machines", "2"], ["needs --dist-url"]),
+        (["--num-gpus", "99"], ["this machine has", "where 0 is the CPU"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_would_fail_later(root, datasets, tmp_path, capsys, options, words):
+    (tmp_path / "file").write_text("")
+    filled = [word.format(out=tmp_path) for word in options]
+    flags = [i for i, word in enumerate(filled) if word.isupper() or "." in word.split("/")[0]]
+    split = flags[0] if flags else len(filled)
+    argv = ["--config-file", root / SHAPES, "--num-gpus", "0", *filled[:split]]
+    error = refused([*argv, "OUTPUT_DIR", tmp_path / "o", *filled[split:]], capsys)
+    for word in words:
+        assert word.format(data=datasets) in error, error
+
+
+def test_a_lazy_config_without_an_evaluator_has_nothing_to_evaluate(datasets, tmp_path, capsys):
+    config = tmp_path / "lazy.py"
+    config.write_text(LAZY + "del dataloader.evaluator\n")
+    error = refused(["--config-file", config, "--num-gpus", "0", "--eval-only"], capsys)
+    assert "nothing to evaluate: dataloader.evaluator is missing" in error
+
+
+@pytest.mark.parametrize("norm", ["ILMNG", "ilmgn", "ENN(reduction=8)"])
+def test_a_norm_that_is_misspelt(root, datasets, tmp_path, capsys, norm):
+    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path, opts=["MODEL.FPN.NORM", norm])
+    assert f"unknown norm {norm!r} in MODEL.FPN.NORM; known norms: " in refused(argv, capsys)
+    config = tmp_path / "lazy.py"
+    config.write_text(LAZY)
+    argv = ["--config-file", config, "--num-gpus", "0", f"model.backbone.norm={norm!r}"]
+    argv = [*argv, f"train.output_dir={tmp_path}"]
+    assert f"unknown norm {norm!r} in model.backbone.norm; known norms: " in refused(argv, capsys)
+
+
+def test_a_framework_that_is_not_installed(root, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    error = refused(["--config-file", root / SHAPES, "--num-gpus", "0"], capsys)
+    assert "detectron2 is not installed" in error
+
+
+def test_the_batch_is_scaled_to_the_processes_before_it_is_checked(root, datasets, tmp_path):
+    options = ["--num-gpus", "0", "--num-processes", "2"]
+    opts = ["SOLVER.REFERENCE_WORLD_SIZE", "1", "SOLVER.IMS_PER_BATCH", "1"]
+    args = train_net.parser().parse_args(command(root / SHAPES, *options, out=tmp_path, opts=opts))
+    check(args)
+
+
+def test_weights_may_carry_options_and_metadata_may_be_paths(root, datasets, trained, tmp_path):
+    name = "with_paths"
+    meta = MetadataCatalog.get("shapes_val")
+    if name not in DatasetCatalog:
+        register_coco_instances(name, {}, Path(meta.json_file), Path(meta.image_root))
+    weights = f"{trained / 'model_final.pth'}?matching_heuristics=True"
+    opts = ["MODEL.WEIGHTS", weights, "DATASETS.TEST", f"('{name}',)"]
+    options = ["--num-gpus", "0", "--eval-only"]
+    args = train_net.parser().parse_args(command(root / SHAPES, *options, out=tmp_path, opts=opts))
+    check(args)
+
+
+def test_a_foreign_folder_in_the_place_of_the_generated_data_set(root, tmp_path):
+    (tmp_path / "shapes").mkdir()
+    argv = command(root / SHAPES, out=tmp_path / "out")
+    done = fresh.run(
+        [sys.executable, root / "tools" / "train_net.py", *argv],
+        env={**os.environ, "DETECTRON2_DATASETS": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("train_net.py: error: data set 'shapes_train' cannot be had")
+    assert "delete it or choose another root" in last and "DETECTRON2_DATASETS" in last
+
+
+@pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.wide)])
+def test_a_norm_that_does_not_fit_is_told_in_one_line(root, datasets, tmp_path, capsys, processes):
+    options = ["--num-gpus", "0", "--num-processes", processes]
+    argv = command(root / SHAPES, *options, out=tmp_path)
+    error = refused([*argv, "MODEL.ROI_BOX_HEAD.NORM", "ILMGN(num_groups=24)"], capsys)
+    assert "num_groups=24 does not divide num_channels=64" in error
+
+
+@pytest.mark.parametrize(
+    "text, framework",
+    [
+        ("from detectron2.config import LazyCall as L\nmodel = L(dict)()\n", "detectron2"),
+        ("from .common.models import model\ntrain = dict(max_iter=3)\n", "detectron2"),
+        ("_base_ = ['a.py']\n", "mmengine"),
+        ("model = dict(type='MaskRCNN')\n", "mmengine"),
+        ("optimizer = {'type': 'SGD'}\n", "mmengine"),
+        ("custom_imports = dict(imports=['ilm_plugins'])\n", "mmengine"),
+        ("model: dict = dict(type='MaskRCNN')\n", "mmengine"),
+        ("hooks = [dict(type='EMAHook')]\n", "mmengine"),
+        ("from detectron2.config import LazyCall as L\nx = dict(type='a')\n", "detectron2"),
+        (
+            "from mmengine.config import read_base\nwith read_base():\n    from .a import *\n",
+            "mmengine",
+        ),
+    ],
+)
+def test_frameworks_are_told_apart_by_content(tmp_path, text, framework):
+    (tmp_path / "config.py").write_text(text)
+    assert train_net.framework_of(str(tmp_path / "config.py")) == framework
+
+
+def test_num_gpus_0_means_the_cpu_whatever_the_config_says(root, tmp_path):
+    config = root / "configs/detectron2/mask_rcnn_R_50_FPN_batch2_gn.yaml"
+    args = train_net.parser().parse_args(["--config-file", str(config), "--num-gpus", "0"])
+    assert load_config(args).MODEL.DEVICE == "cpu"

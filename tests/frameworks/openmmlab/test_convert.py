@@ -1,0 +1,206 @@
+"""Checkpoints of OpenMMLab for models with other norms: the same outputs, and fine-tuning."""
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
+
+from mmdet.structures import DetDataSample
+from mmengine.model import revert_sync_batchnorm
+from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
+
+from ilm_plugins import ExemplarNorm, ILMGroupNorm, surgery
+from ilm_plugins.checkpoints import read, write
+from ilm_plugins.cli import convert, train_net
+from ilm_plugins.cli.convert import build_model
+from ilm_plugins.layers import OptionError
+from runs import MMENGINE_CONFIG
+from swaps import change, randomized
+
+FOLDER = "configs/mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes"
+NORMS = [f"roi_head.bbox_head.shared_convs.{i}.gn" for i in range(4)]
+
+
+def run(*words):
+    return convert.main([str(word) for word in words])
+
+
+def train(root, datasets, norm, out, *opts):
+    """One iteration of the small Mask R-CNN; its checkpoint."""
+    data = f"{datasets / 'shapes'}/"
+    settings = [
+        f"work_dir={out}",
+        *(f"{s}_dataloader.dataset.data_root={data}" for s in ("train", "val", "test")),
+        *(f"{s}_dataloader.num_workers=0" for s in ("train", "val", "test")),
+        *(f"{s}_dataloader.persistent_workers=False" for s in ("train", "val", "test")),
+        "train_dataloader.batch_size=2",
+        "train_cfg.max_iters=1",
+        "val_dataloader=None",
+        "val_cfg=None",
+        "val_evaluator=None",
+        "default_hooks.checkpoint.interval=1",
+        *opts,
+    ]
+    config = str(root / f"{FOLDER}_{norm}.py")
+    assert train_net.main(["--config-file", config, "--num-gpus", "0", *settings]) == 0
+    return out / "iter_1.pth"
+
+
+@torch.no_grad()
+def outputs(model, picture):
+    """Boxes and scores of an image, and the box head's scores of all proposals."""
+    found = {}
+    hook = model.roi_head.bbox_head.register_forward_hook(
+        lambda module, inputs, output: found.update(logits=output[0], deltas=output[1])
+    )
+    sample = DetDataSample(
+        metainfo={"img_shape": (64, 64), "ori_shape": (64, 64), "scale_factor": (1.0, 1.0)}
+    )
+    data = {"inputs": [picture], "data_samples": [sample]}
+    (result,) = model.eval().test_step(data)
+    hook.remove()
+    found |= {name: result.pred_instances[name] for name in ("bboxes", "scores")}
+    assert len(found["scores"]) > 0
+    return found
+
+
+@pytest.mark.wide
+def test_a_gn_checkpoint_evaluates_the_same_and_fine_tunes(root, datasets, tmp_path, capsys):
+    trained = train(root, datasets, "gn", tmp_path / "gn", "param_scheduler=None")
+    converted = tmp_path / "ilmgn.pth"
+    capsys.readouterr()
+    assert run(trained, converted, "--config-file", root / f"{FOLDER}_ilmgn.py") == 0
+    printed = capsys.readouterr().out
+    names = "".join(f"    {name}\n" for name in NORMS)
+    assert f"converted, GN or IN -> ILMGroupNorm (4):\n{names}" in printed
+    assert "left" not in printed and "missing" not in printed
+    dropped = printed.split("as it was: ")[1].splitlines()[0].split(", ")
+    assert {"optimizer", "message_hub", "meta.cfg"} <= {*dropped}
+    contents = read(converted)
+    assert (
+        contents["meta"]["dataset_meta"]["classes"]
+        == read(trained)["meta"]["dataset_meta"]["classes"]
+    )
+
+    plain, model = (build_model(str(root / f"{FOLDER}_{norm}.py")) for norm in ("gn", "ilmgn"))
+    plain.load_state_dict(read(trained)["state_dict"])
+    torch.manual_seed(0)
+    picture = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    before = outputs(plain, picture)
+    model.load_state_dict(contents["state_dict"])
+    assert all(type(model.get_submodule(name)) is ILMGroupNorm for name in NORMS)
+    after = outputs(model, picture)
+    assert max(change(value, after[name]) for name, value in before.items()) <= 1e-6
+
+    tuned = train(root, datasets, "ilmgn", tmp_path / "tuned", f"load_from={converted}")
+    state = read(tuned)["state_dict"]
+    assert any(state[f"{name}.decode_var.weight"].any() for name in NORMS)
+    assert all(state[f"{name}.omega_offset"] == 0.5 for name in NORMS)
+    start = contents["state_dict"]["backbone.conv1.weight"]
+    assert (state["backbone.conv1.weight"] - start).abs().max() < 0.1
+
+
+def test_batchnorm_is_found_under_the_name_of_its_type(tmp_path, capsys):
+    for name, norm in (("bn", 'dict(type="BN")'), ("en", 'dict(type="EN", reduction=8)')):
+        text = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', norm)
+        (tmp_path / f"{name}.py").write_text(text)
+    torch.manual_seed(0)
+    plain = randomized(build_model(str(tmp_path / "bn.py"))).eval()
+    write({"state_dict": plain.state_dict(), "meta": {"epoch": 1}}, tmp_path / "bn.pth")
+    words = [tmp_path / "bn.pth", tmp_path / "en.pth", "--config-file", tmp_path / "en.py"]
+    assert run(*words) == 0
+    printed = capsys.readouterr().out
+    assert "left" not in printed and "missing" not in printed
+    assert "    backbone.layer1.0.gn1\n" in printed and "    decode_head.convs.0.gn\n" in printed
+    model = build_model(str(tmp_path / "en.py")).eval()
+    model.load_state_dict(read(tmp_path / "en.pth")["state_dict"])
+    assert type(model.backbone.gn1) is ExemplarNorm
+    x = torch.randn(1, 3, 64, 64)
+    assert change(plain._forward(x), model._forward(x)) <= 1e-6
+
+
+def test_what_the_file_lacks_is_printed(tmp_path, capsys):
+    text = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', 'dict(type="BN")')
+    (tmp_path / "bn.py").write_text(text)
+    (tmp_path / "en.py").write_text(
+        text.replace('dict(type="BN")', 'dict(type="EN", reduction=8)').replace(
+            "num_convs=1", "num_convs=2"
+        )
+    )
+    write({"state_dict": build_model(str(tmp_path / "bn.py")).state_dict()}, tmp_path / "bn.pth")
+    words = [tmp_path / "bn.pth", tmp_path / "en.pth", "--config-file", tmp_path / "en.py"]
+    assert run(*words) == 0
+    added = build_model(str(tmp_path / "en.py")).decode_head.convs[1].state_dict()
+    names = [name for name in added if not name.endswith("num_batches_tracked")]
+    listed = "".join(f"    decode_head.convs.1.{name}\n" for name in names)
+    assert f"missing ({len(names)}):\n{listed}note, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("plain_first", [False, True])
+def test_a_segmenter_of_sync_batchnorm_is_converted_in_place(tmp_path, plain_first):
+    config = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', 'dict(type="SyncBN")')
+    (tmp_path / "config.py").write_text(config)
+    torch.manual_seed(0)
+    model = randomized(build_model(str(tmp_path / "config.py"))).eval()
+    norms = [name for name, m in model.named_modules() if isinstance(m, SyncBatchNorm)]
+    assert len(norms) == 21
+    if plain_first:
+        model = revert_sync_batchnorm(model)
+    x = torch.randn(1, 3, 64, 64)
+    expected = model._forward(x)
+    model, report = surgery.convert(model, "EN", reduction=8)
+    assert [*report.converted] == norms and not report.left
+    assert all(type(model.get_submodule(name)) is ExemplarNorm for name in norms)
+    assert change(expected, model._forward(x)) <= 1e-6
+    model, report = surgery.revert(model)
+    assert [*report.converted] == norms and not report.left
+    assert change(expected, model._forward(x)) <= 1e-6
+
+
+def test_an_average_of_a_model_is_not_converted_by_itself():
+    from mmengine.model import ExponentialMovingAverage
+
+    model = ExponentialMovingAverage(torch.nn.Sequential(torch.nn.BatchNorm2d(32)))
+    with pytest.raises(OptionError, match="the model is wrapped in BaseAveragedModel"):
+        surgery.convert(model, "EN")
+
+
+def test_a_backbone_alone(tmp_path, capsys):
+    """As pretrained ones are: BatchNorm's names become those of EN, and its weights are loaded."""
+    for name, norm in (("bn", 'dict(type="BN")'), ("en", 'dict(type="EN", reduction=8)')):
+        text = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', norm)
+        (tmp_path / f"{name}.py").write_text(text)
+    torch.manual_seed(0)
+    plain = randomized(build_model(str(tmp_path / "bn.py"))).eval().backbone
+    write({"state_dict": plain.state_dict()}, tmp_path / "bn.pth")
+    words = [tmp_path / "bn.pth", tmp_path / "en.pth", "--config-file", tmp_path / "en.py"]
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert "INPUT is not of the whole model, but of its backbone; give --part backbone" in error
+    assert run(*words, "--part", "neck") == 2
+    assert "--part neck: the model has no such part; it has" in capsys.readouterr().err
+    assert run(tmp_path / "bn.pth", tmp_path / "en.pth", "--to", "EN", "--part", "backbone") == 2
+    assert "give --config-file" in capsys.readouterr().err
+    assert run(*words, "--part", "backbone") == 0
+    init = (
+        f"model.backbone.init_cfg={{'type': 'Pretrained', 'checkpoint': '{tmp_path / 'en.pth'}'}}"
+    )
+    model = build_model(str(tmp_path / "en.py"), [init]).eval()
+    model.backbone.init_weights()
+    assert type(model.backbone.gn1) is ExemplarNorm
+    x = torch.randn(1, 3, 64, 64)
+    for before, after in zip(plain(x), model.backbone(x), strict=True):
+        assert change(before, after) <= 1e-6
+
+
+def test_mistakes_in_configs(tmp_path, capsys):
+    write({"state_dict": {"weight": torch.ones(1)}}, tmp_path / "in.pth")
+    for text, words in (
+        ("_base_ = []\nlr = 3\n", "does not define model"),
+        ("model = dict(type='NoSuchModel')\n", "cannot be built: KeyError: 'NoSuchModel"),
+    ):
+        (tmp_path / "config.py").write_text(text)
+        options = ["--config-file", tmp_path / "config.py"]
+        assert run(tmp_path / "in.pth", tmp_path / "out.pth", *options) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and words in error

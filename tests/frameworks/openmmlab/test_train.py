@@ -1,0 +1,243 @@
+"""tools/train_net.py on MMEngine configs: training, evaluation, resuming, and mistakes."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
+
+import fresh
+from ilm_plugins.cli import train_net
+from ilm_plugins.errors import UserError
+from runs import mmengine_command as command
+from runs import write_mmengine_config
+
+
+@pytest.fixture(scope="module")
+def config(datasets, tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "fcn.py"
+    return write_mmengine_config(path, datasets)
+
+
+def losses(out):
+    """iteration -> loss, of all runs in a folder."""
+    lines = (line for f in sorted(out.glob("*/vis_data/scalars.json")) for line in f.open())
+    return {entry["step"]: entry["loss"] for entry in map(json.loads, lines) if "loss" in entry}
+
+
+def iou(printed):
+    return float(re.findall(r"mIoU: ([\d.]+)", printed)[-1])
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory):
+    """The output folder of four iterations."""
+    out = tmp_path_factory.mktemp("trained")
+    assert train_net.main(command(config, out=out)) == 0
+    return out
+
+
+def test_training_leaves_checkpoints_the_config_and_losses(trained):
+    state = torch.load(trained / "iter_4.pth", weights_only=False)["state_dict"]
+    assert state["decode_head.convs.0.gn.encode.weight"].shape == (2, 2)
+    assert (trained / "iter_2.pth").exists() and "ILMGN" in (trained / "fcn.py").read_text()
+    assert list(losses(trained)) == [1, 2, 3, 4]
+
+
+def test_resuming_goes_on_where_training_stopped(config, trained, tmp_path):
+    out = tmp_path / "out"
+    opts = ["train_cfg.max_iters=2"]
+    assert train_net.main(command(config, out=out, opts=opts)) == 0
+    assert train_net.main(command(config, "--resume", out=out)) == 0
+    assert losses(out).keys() == {1, 2, 3, 4}
+    # Of the order of the images nothing is stored: what goes on is the momentum, and the count.
+    saved = torch.load(out / "iter_4.pth", weights_only=False)
+    assert saved["meta"]["iter"] == 4
+    assert len(saved["optimizer"]["state"]) == len(saved["optimizer"]["param_groups"][0]["params"])
+
+
+def test_resuming_before_there_is_a_checkpoint_starts_from_load_from(config, trained, tmp_path):
+    """At the first iteration, of the weights alone; and goes on from its own last one then."""
+    out, weights = tmp_path / "out", f"load_from={trained / 'iter_4.pth'}"
+    for length in (2, 3):
+        opts = [weights, f"train_cfg.max_iters={length}"]
+        assert train_net.main(command(config, "--resume", out=out, opts=opts)) == 0
+        assert list(losses(out)) == list(range(1, length + 1))
+    assert torch.load(out / "iter_3.pth", weights_only=False)["meta"]["iter"] == 3
+    assert losses(out)[1] != losses(trained)[1]
+
+
+def test_evaluation_of_a_checkpoint_and_of_the_last_one(config, trained, capfd):
+    weights = f"load_from={trained / 'iter_4.pth'}"
+    found = []
+    for options, opts in (([], [weights]), (["--resume"], []), (["--tta"], [weights])):
+        argv = command(config, "--eval-only", *options, out=trained, opts=opts)
+        assert train_net.main(argv) == 0
+        found.append(iou(capfd.readouterr().out))
+    assert found[0] == found[1] > 0 and found[2] > 0
+
+
+def test_evaluation_needs_no_training_set(config, trained, capfd):
+    opts = [f"load_from={trained / 'iter_4.pth'}", "train_dataloader.dataset.data_root=/nowhere"]
+    assert train_net.main(command(config, "--eval-only", out=trained, opts=opts)) == 0
+
+
+def run_tool(root, argv, *launcher):
+    return subprocess.run(
+        [*launcher, root / "tools" / "train_net.py", *argv],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.wide
+def test_several_processes_over_gloo(root, config, trained, tmp_path):
+    sync_bn = "model.decode_head.norm_cfg={'type': 'SyncBN', '_delete_': True}"
+    opts = ["train_cfg.max_iters=2", sync_bn]
+    argv = command(config, "--num-processes", "2", out=tmp_path, opts=opts)
+    done = run_tool(root, argv, sys.executable)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "SyncBN layers of the model become plain BN layers" in done.stdout + done.stderr
+    assert list(losses(tmp_path)) == [1, 2]
+
+
+@pytest.mark.wide
+def test_torchrun_starts_the_processes(root, config, tmp_path):
+    argv = command(config, "--launcher", "pytorch", out=tmp_path, opts=["train_cfg.max_iters=2"])
+    torchrun = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+    )
+    done = run_tool(root, argv, *torchrun)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Distributed launcher: pytorch" in done.stdout and list(losses(tmp_path)) == [1, 2]
+
+
+def refused(argv, capsys):
+    """The one line that a mistake prints."""
+    assert train_net.main([str(word) for word in argv]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert ": error: " in error
+    return error
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["model.backbone.norm_cfg.type=ILMG"], ["model.backbone.norm_cfg has type 'ILMG'", "EN"]),
+        (["model.type=Segmenter"], ["Segmenter is not in the mmseg::model", "custom_imports"]),
+        (["model.backbone.norm_cfg.num_groups=5"], ["num_groups=5 does not divide"]),
+        (
+            ["model.decode_head.norm_cfg={'type':'EN','reduction':24}"],
+            ["reduction=24 does not divide num_channels=32"],
+        ),
+        (["model.backbone.norm_cfg.key_group=2"], ["unknown option 'key_group'"]),
+        (["train_dataloader.dataset.data_root=/nowhere"], ["tried /nowhere", "data_root"]),
+        (
+            ["train_dataloader.dataset.data_prefix.img_path=images/none"],
+            ["shapes/images/none", "train_dataloader.dataset.data_root"],
+        ),
+        (["learning_rate=3"], ["error: override learning_rate=3 does not fit", "KEY=VALUE"]),
+        (["train_cfg.max_iters", "3"], ["override train_cfg.max_iters does not", "KEY=VALUE"]),
+        (["optim_wrapper.type=AmpOptimWrapper"], ["AmpOptimWrapper with --num-gpus 0"]),
+        (["--eval-only"], ["nothing to evaluate: load_from is empty"]),
+        (["--eval-only", "test_evaluator=None"], ["does not define test_evaluator"]),
+        (["--eval-only", "--tta", "tta_model=None"], ["--tta", "define"]),
+        (["load_from={out}/none.pth"], ["none.pth' does not exist; set load_from"]),
+        (
+            ["model.backbone.init_cfg={'type':'Pretrained','checkpoint':'none.pth'}"],
+            ["'none.pth' does not exist", "model.backbone.init_cfg=None to start anew"],
+        ),
+        (["work_dir={out}/file/o"], ["cannot be written", "work_dir"]),
+        (["--launcher", "pytorch"], ["LOCAL_RANK is not set", "torchrun"]),
+        (["--launcher", "slurm", "--num-processes", "2"], ["decides the number of processes"]),
+        (["--num-machines", "2"], ["needs --dist-url"]),
+        (["--num-machines", "2", "--dist-url", "10.0.0.1"], ["give tcp://HOST:PORT"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_would_fail_later(config, tmp_path, capsys, options, words):
+    (tmp_path / "file").write_text("")
+    filled = [word.replace("{out}", str(tmp_path)) for word in options]
+    flags = [word for word in filled if "=" not in word]
+    if flags and not flags[0].startswith("--"):  # an override without its sign
+        flags, filled = [], filled
+    opts = [word for word in filled if word not in flags]
+    work_dir = [] if any(o.startswith("work_dir") for o in opts) else [f"work_dir={tmp_path}"]
+    argv = ["--config-file", config, "--num-gpus", "0", *flags, *work_dir, *opts]
+    error = refused(argv, capsys)
+    for word in words:
+        assert word in error, error
+    assert "with overrides" not in error
+
+
+@pytest.mark.wide
+def test_a_mistake_in_one_of_several_processes(config, tmp_path, capsys):
+    opts = ["model.backbone.norm_cfg.num_groups=5"]
+    error = refused(command(config, "--num-processes", "2", out=tmp_path, opts=opts), capsys)
+    assert "num_groups=5 does not divide num_channels=16" in error
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("_base_ = './nowhere.py'", "cannot be read"),
+        ("default_scope = 'mmnothing'\nmodel = dict(type='A')", "mmnothing is not installed"),
+        ("model = dict(type='A')", "does not define train_dataloader, train_cfg, optim_wrapper"),
+        ("custom_imports = dict(imports=['nowhere'])", "nowhere"),
+    ],
+)
+def test_configs_that_are_none(tmp_path, capsys, text, words):
+    (tmp_path / "mm.py").write_text(text)
+    error = refused(["--config-file", tmp_path / "mm.py", "--num-gpus", "0"], capsys)
+    assert words in error and "mm.py" in error
+
+
+def test_a_framework_that_is_not_installed(config, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    error = refused(["--config-file", config, "--num-gpus", "0"], capsys)
+    assert "mmengine is not installed; run 'make install-openmmlab'" in error
+
+
+def test_operators_that_are_not_compiled_are_named(root, tmp_path):
+    config = root / "configs/mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
+    code = f"""
+import sys
+sys.modules["mmcv._ext"] = None
+from ilm_plugins.errors import UserError
+from ilm_plugins.cli import train_net
+options = "--config-file", {str(config)!r}, "--num-gpus", "0", "work_dir={tmp_path}/out"
+sys.exit(train_net.main(options))
+"""
+    done = fresh.run([sys.executable, "-c", code])
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert done.stderr.splitlines()[-1].endswith(
+        "mmcv is installed without its compiled operators, which this config needs; "
+        "run 'make install-openmmlab'"
+    )
+
+
+def test_a_data_set_that_downloads_itself_need_not_be_there(root, tmp_path, monkeypatch):
+    pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
+    from ilm_plugins.frameworks.openmmlab import checks
+
+    config = root / "configs/mmpretrain/en/resnet20_cifar10_en.py"
+    args = train_net.parser().parse_args(
+        ["--config-file", str(config), "--num-gpus", "0", f"work_dir={tmp_path}"]
+    )
+    monkeypatch.chdir(tmp_path)
+    cfg, *_ = checks.check(args)
+    cfg.train_dataloader.dataset.download = False
+    with pytest.raises(UserError, match="data/cifar10"):
+        checks.check_config(cfg, args)
