@@ -1,1 +1,1 @@
-"""Speed and memory of the layers, beside what a user would pick instead."""
+"""Benchmarks: speed and memory of the layers, compared with the norms that they replace."""

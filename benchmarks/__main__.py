@@ -11,14 +11,17 @@ import torch
 
 from . import layers, measure, models, report
 
-#: With glibc's own thresholds a tensor's memory goes back to the system when it is freed, and page
-#: faults on the next one decide the times.
+#: Environment of glibc's allocator. By default it returns a freed tensor's memory to the system, so
+#: that page faults on the next tensor dominate the times.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 PARTS = ("layers", "compiled", "models")
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Run the benchmark of a command line, print and write its tables; return the exit status, 0.
+
+    Restarts Python once if the variables of MALLOC are not set, since glibc reads them at start.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
@@ -51,21 +54,22 @@ def main() -> int:
     }
     if "layers" in args.parts:
         for name in args.settings or possible:
-            _tell(f"layers, {name}")
+            _log(f"layers, {name}")
             results["layers"][name] = list(layers.rows(device, name, args.rounds, args.shapes))
     if "compiled" in args.parts:
-        _tell("layers under torch.compile")
+        _log("layers under torch.compile")
         shapes = [name for name in layers.COMPILED_SHAPES if name in args.shapes]
         results["compiled"] = list(layers.compiled_rows(device, args.rounds, shapes))
     if "models" in args.parts:
-        _tell("training steps")
+        _log("training steps")
         results["models"] = list(models.rows(device, args.rounds))
     print(report.write(results, args.output))
-    _tell(f"wrote benchmark.json, .md and .png in {args.output}")
+    _log(f"wrote benchmark.json, .md and .png in {args.output}")
     return 0
 
 
-def _tell(what: str) -> None:
+def _log(what: str) -> None:
+    """Print a message with the time to stderr."""
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 

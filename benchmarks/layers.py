@@ -1,4 +1,8 @@
-"""Each layer on maps of detectors, segmenters and generators, beside the plain norm and unfused."""
+"""Times and memory of each layer on feature maps of detectors, segmenters and generators.
+
+Each layer is compared with the plain norm that it replaces, and with its unfused computation
+(:mod:`.unfused`). A row is a JSON-ready dict, the result of one layer on one map.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +29,7 @@ SHAPES = {
     "pix2pix": (1, 64, 256, 256),
 }
 
-#: layer -> what a user would pick instead
+#: Layer -> the plain norm that a user would pick instead, a key of PLAIN.
 BASELINES = {
     "ILMGN": "GroupNorm",
     "ILMIN": "InstanceNorm2d",
@@ -42,21 +46,29 @@ PLAIN = {
     "BatchNorm2d": nn.BatchNorm2d,
 }
 
-#: Compilation takes long: layers and maps that stand for the others.
+#: Compilation takes long, so only these layers and maps are compiled.
 COMPILED_LAYERS = ("ILMGN", "EN")
 COMPILED_SHAPES = ("box head", "res2", "DeepLab head")
 
 
 class Setting(NamedTuple):
-    """How a layer runs."""
+    """How layers are run.
+
+    Attributes:
+        layout: memory format of the input.
+        dtype: of the input and the parameters.
+        one_thread: whether torch uses one thread in place of its current number.
+        without_c: whether the C kernels are disabled, as in a package installed without a compiler.
+    """
 
     layout: torch.memory_format = torch.contiguous_format
     dtype: torch.dtype = torch.float32
     one_thread: bool = False
-    without_c: bool = False  #: as if the package had been installed without a compiler
+    without_c: bool = False
 
     @contextmanager
     def applied(self) -> Iterator[None]:
+        """Set the number of threads and disable the C kernels, if asked, within a context."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1 if self.one_thread else threads)
         built = cpu.is_built() and not self.without_c
@@ -77,25 +89,38 @@ SETTINGS_OF_CUDA = ("float32", "channels last", "bfloat16")
 
 
 class Case:
-    """A module on an input, forward alone or forward and backward."""
+    """A module, or a function that computes it, on an input.
+
+    Args:
+        module: the layer; its parameters receive gradients.
+        function: what is timed: the layer, or another way to compute it from the input.
+        x: the input, (N, C, H, W).
+        dy: gradient of the output, same shape.
+    """
 
     def __init__(self, module: nn.Module, function, x: torch.Tensor, dy: torch.Tensor) -> None:
         self.module, self.function, self.x, self.dy = module, function, x, dy
         self.inputs = [x, *module.parameters()]
 
     def forward(self) -> None:
+        """Run the forward pass without autograd."""
         with torch.no_grad():
             self.function(self.x)
 
     def copy(self) -> None:
+        """Copy the input: the memory traffic of the fastest possible forward pass."""
         self.x.detach().clone()
 
     def both(self) -> None:
+        """Run the forward and the backward pass, for the input and the parameters."""
         torch.autograd.grad(self.function(self.x), self.inputs, self.dy, allow_unused=True)
 
 
 def cases(shape: tuple[int, ...], device: torch.device, setting: Setting) -> dict[str, Case]:
-    """name -> Case: the layers, the layers unfused, the plain norms."""
+    """Build name -> case: every layer, every layer unfused ("EN unfused"), and the plain norms.
+
+    All share one random input of ``shape`` (N, C, H, W) and one random output gradient.
+    """
     x, dy = (
         torch.randn(shape, device=device).to(setting.dtype, memory_format=setting.layout)
         for _ in range(2)
@@ -113,7 +138,18 @@ def cases(shape: tuple[int, ...], device: torch.device, setting: Setting) -> dic
 
 
 def rows(device: torch.device, name: str, rounds: int, shapes: list[str]) -> Iterator[dict]:
-    """One row a layer and shape: times, ratios and bytes; on CUDA also under a replayed graph."""
+    """Measure each layer on each map in one setting.
+
+    Args:
+        device: device of the layers.
+        name: a key of SETTINGS; in "float32" the unfused layers are measured, too.
+        rounds: number of measurements of each time.
+        shapes: keys of SHAPES.
+
+    Yields:
+        A row: times in seconds, ratios to the plain norm, the unfused layer and a copy of x, and
+        saved and peak bytes of layer and plain norm. On CUDA, also times of replayed CUDA graphs.
+    """
     for shape_name in shapes:
         with SETTINGS[name].applied():
             found = cases(SHAPES[shape_name], device, SETTINGS[name])
@@ -121,10 +157,10 @@ def rows(device: torch.device, name: str, rounds: int, shapes: list[str]) -> Ite
                 case, rivals = found[layer], {"baseline": found[baseline]}
                 if name == "float32":
                     rivals["unfused"] = found[f"{layer} unfused"]
-                times = _passes(case, rivals, rounds, device)
+                times = _time_passes(case, rivals, rounds, device)
                 of = {"this": case, "baseline": found[baseline]}
                 yield {
-                    **_described(layer, shape_name, case),
+                    **_row_start(layer, shape_name, case),
                     **times,
                     "saved bytes": {
                         who: measure.saved_bytes(case.function, case.x, case.module)
@@ -137,7 +173,10 @@ def rows(device: torch.device, name: str, rounds: int, shapes: list[str]) -> Ite
 
 
 def compiled_rows(device: torch.device, rounds: int, shapes: list[str]) -> Iterator[dict]:
-    """The layers, beside what torch.compile makes of their composites and of the plain norms."""
+    """Measure layers against themselves and their plain norms under torch.compile.
+
+    The arguments are those of :func:`rows`; yields a row for each layer of COMPILED_LAYERS and map.
+    """
     for shape_name in shapes:
         found = cases(SHAPES[shape_name], device, Setting())
         for layer in COMPILED_LAYERS:
@@ -148,12 +187,13 @@ def compiled_rows(device: torch.device, rounds: int, shapes: list[str]) -> Itera
                 compiled = torch.compile(of.module, fullgraph=True, dynamic=False)
                 rivals[who] = Case(of.module, compiled, of.x, of.dy)
             yield {
-                **_described(layer, shape_name, case),
-                **_passes(case, rivals, rounds, device),
+                **_row_start(layer, shape_name, case),
+                **_time_passes(case, rivals, rounds, device),
             }
 
 
-def _described(layer: str, shape_name: str, case: Case) -> dict:
+def _row_start(layer: str, shape_name: str, case: Case) -> dict:
+    """Return the first entries of a row: layer, plain norm, map, shape and bytes of x."""
     return {
         "layer": layer,
         "baseline": BASELINES[layer],
@@ -163,28 +203,47 @@ def _described(layer: str, shape_name: str, case: Case) -> dict:
     }
 
 
-def _passes(case: Case, rivals: dict[str, Case], rounds: int, device: torch.device) -> dict:
-    """Times of the forward pass, of copying x, and of forward and backward together."""
+def _time_passes(case: Case, rivals: dict[str, Case], rounds: int, device: torch.device) -> dict:
+    """Time a layer's passes, each interleaved with the rivals' passes.
+
+    Returns:
+        "forward" and "both" (forward and backward) -> times as in :func:`_time_against`, for
+        "forward" also of a copy of x. On CUDA also "forward, graph" and "both, graph", of replayed
+        CUDA graphs.
+    """
     found = {}
     for pass_name in ("forward", "both"):
         run = getattr(case, pass_name)
         others = {who: getattr(rival, pass_name) for who, rival in rivals.items()}
         if pass_name == "forward":
             others["copy"] = case.copy
-        found[pass_name] = _against(run, others, rounds, measure.wall)
+        found[pass_name] = _time_against(run, others, rounds, measure.wall)
         if device.type == "cuda":
             graphs = {who: measure.as_graph(other) for who, other in others.items()}
-            found[f"{pass_name}, graph"] = _against(
+            found[f"{pass_name}, graph"] = _time_against(
                 measure.as_graph(run), graphs, rounds, measure.device
             )
     return found
 
 
-def _against(run, others: dict, rounds: int, clock) -> dict:
-    """A layer's seconds, and its rivals', each measured in turn with the layer; and the ratios."""
+def _time_against(run, others: dict, rounds: int, clock) -> dict:
+    """Time a function against others, in seconds.
+
+    Args:
+        run: the layer's function, without arguments.
+        others: rival -> its function.
+        rounds: number of measurements; a third of it against the slow rival "unfused".
+        clock: :func:`.measure.wall` or :func:`.measure.device`.
+
+    Returns:
+        "seconds": the median of ``run``; and for each rival, "RIVAL seconds", its median, and
+        "over RIVAL": median and quartiles of the ratio, as in :meth:`.measure.Times.over`.
+    """
     row = {}
     for who, other in others.items():
-        few = max(2, rounds // 3) if who == "unfused" else rounds  # it takes many times as long
+        few = (
+            max(2, rounds // 3) if who == "unfused" else rounds
+        )  # unfused layers are many times slower
         times = measure.interleaved({"this": run, who: other}, few, clock)
         row.setdefault("seconds", times["this"].median)
         row[f"{who} seconds"] = times[who].median

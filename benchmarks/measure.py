@@ -1,4 +1,4 @@
-"""Times, interleaved; memory, by the allocator's own account."""
+"""Measurement of times, interleaved to cancel drift, and of memory, by torch's allocator."""
 
 import platform
 import re
@@ -14,15 +14,16 @@ from torch.autograd.profiler import profile
 
 from ilm_plugins.ops import cpu
 
+#: A function to measure.
 Run = Callable[[], object]
 
 
-#: Rounds before those that count, in which memory comes to lie where it stays.
+#: Rounds that do not count, in which allocators and caches reach a steady state.
 WARM_UP = 3
 
 
 class Times(NamedTuple):
-    """Seconds of a run, one for each round."""
+    """Seconds of a function, one measurement for each round."""
 
     seconds: tuple[float, ...]
 
@@ -31,14 +32,26 @@ class Times(NamedTuple):
         return statistics.median(self.seconds)
 
     def over(self, other: "Times") -> tuple[float, float, float]:
-        """Quartiles of the ratio within a round: median, lower, upper. Drift cancels."""
+        """Return the median, lower and upper quartile of the ratio of self to other.
+
+        Ratios are taken within each round, so that drift of the machine's speed cancels.
+        """
         ratios = [a / b for a, b in zip(self.seconds, other.seconds, strict=True)]
         lower, median, upper = statistics.quantiles(ratios, n=4)
         return median, lower, upper
 
 
 def interleaved(runs: dict[str, Run], rounds: int, clock: Callable[[Run], float]) -> dict:
-    """Run all in turn, ``rounds`` times after WARM_UP ones. name -> Times."""
+    """Time functions in turn, so that each round measures all of them under the same conditions.
+
+    Args:
+        runs: name -> function without arguments.
+        rounds: number of measurements of each, after WARM_UP rounds that do not count.
+        clock: a function that calls another and returns its seconds.
+
+    Returns:
+        Name -> Times.
+    """
     for _ in range(WARM_UP):
         for run in runs.values():
             run()
@@ -50,7 +63,7 @@ def interleaved(runs: dict[str, Run], rounds: int, clock: Callable[[Run], float]
 
 
 def wall(run: Run) -> float:
-    """Seconds of wall time, until CUDA's work is done, if there is any."""
+    """Call ``run`` and return its wall time in seconds, including CUDA work that it starts."""
     finish = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
     finish()
     start = time.perf_counter()
@@ -60,7 +73,7 @@ def wall(run: Run) -> float:
 
 
 def device(run: Run) -> float:
-    """Seconds of device time, of a replayed CUDA graph."""
+    """Call ``run`` on CUDA and return its time on the device in seconds, between two events."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
@@ -71,7 +84,7 @@ def device(run: Run) -> float:
 
 
 def as_graph(run: Run) -> Run:
-    """The replay of a CUDA graph of ``run``."""
+    """Capture ``run`` in a CUDA graph, after three calls as warm-up; return the graph's replay."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -85,7 +98,7 @@ def as_graph(run: Run) -> Run:
 
 
 def machine(on: torch.device) -> dict:
-    """The machine and the settings that affect the times."""
+    """Return device, processor, the C kernels' instruction set, threads and version of torch."""
     cpuinfo = Path("/proc/cpuinfo")
     found = cpuinfo.exists() and re.search(r"model name\s*: (.*)", cpuinfo.read_text())
     return {
@@ -98,7 +111,13 @@ def machine(on: torch.device) -> dict:
 
 
 def saved_bytes(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module) -> int:
-    """Bytes that the forward pass keeps for the backward pass, parameters and buffers aside."""
+    """Return the bytes that a forward pass saves for the backward pass.
+
+    Args:
+        function: the forward pass.
+        x: its input.
+        module: its parameters and buffers are not counted.
+    """
     own = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
     storages = {}
 
@@ -115,7 +134,7 @@ def saved_bytes(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Modu
 
 
 def peak_bytes(run: Run, on: torch.device) -> int:
-    """Bytes allocated at the most, beyond what there was before."""
+    """Return the largest number of bytes that ``run`` holds at once, without those held before."""
     run()
     if on.type == "cuda":
         torch.cuda.synchronize()

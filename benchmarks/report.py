@@ -1,4 +1,7 @@
-"""The benchmark's tables and its plot; the documentation shows the committed record.
+"""The benchmark's tables in Markdown, and its plot; the documentation shows the committed record.
+
+``results`` is the dict that ``python -m benchmarks`` writes as benchmark.json, and a ``row`` one of
+its entries (see :mod:`.layers`). ``which`` is a pass, "forward" or "both" (forward and backward).
 
 ``python -m benchmarks.report output/benchmark/benchmark.json`` makes these results the record.
 """
@@ -13,12 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "record.json"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
-#: In a page: a table of the record, by name.
+#: A table in a page: start marker, name of the table, end marker.
 TABLE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-#: Maps that each pass must read or write: x and y; then dy, x and dx.
+#: Number of maps that a pass must read or write: forward x and y; backward also dy, x and dx.
 MAPS_MOVED = {"forward": 2, "both": 5}
-#: (setting, pass) -> its heading
+#: (setting, pass) -> heading of its column.
 COLUMNS = {
     ("float32", "forward"): "forward",
     ("float32", "both"): "forward + backward",
@@ -30,15 +33,16 @@ COLUMNS = {
 
 
 def geometric_mean(values) -> float:
+    """Return the geometric mean of positive numbers, of which there is at least one."""
     values = list(values)
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def write(results: dict, folder: Path) -> str:
-    """Write benchmark.json, .md and .png; the tables."""
+    """Write benchmark.json, .md and .png to a folder; return the tables in Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results)
-    # Four digits a number, two lines a row.
+    # Round to four digits, and join the lines of nested lists and dicts.
     text = json.dumps(json.loads(text, parse_float=lambda n: float(f"{float(n):.4g}")), indent=1)
     (folder / "benchmark.json").write_text(re.sub(r"\n {4,}", " ", text) + "\n")
     (folder / "benchmark.md").write_text(everything(results) + "\n")
@@ -48,7 +52,7 @@ def write(results: dict, folder: Path) -> str:
 
 
 def everything(results: dict) -> str:
-    """All tables in Markdown."""
+    """Return all tables in Markdown."""
     parts = [about(results), means(results)]
     for name in results["layers"]:
         parts += [f"{name}:", maps(results, name)]
@@ -58,7 +62,7 @@ def everything(results: dict) -> str:
 
 
 def about(results: dict) -> str:
-    """What was measured, and where."""
+    """Return a sentence on the machine, torch and the number of rounds."""
     machine = results["machine"]
     where = machine["device"]
     if where == "cpu":
@@ -68,81 +72,81 @@ def about(results: dict) -> str:
 
 
 def means(results: dict) -> str:
-    """Geometric means over the maps: the ratio over the plain norm, and GB/s."""
+    """Return the table of geometric means over maps: the ratio to the plain norm, and GB/s."""
     rows_of, lines = results["layers"], []
     columns = {key: title for key, title in COLUMNS.items() if key[0] in rows_of}
     more = ["faster than unfused", "bytes saved"] if "float32" in rows_of else []
-    for layer, baseline in _pairs(rows_of):
+    for layer, baseline in _layer_pairs(rows_of):
         own = {n: [row for row in rows if row["layer"] == layer] for n, rows in rows_of.items()}
         cells = [
-            f"{_mean_ratio(own[name], which):.2f} ({_mean_speed(own[name], which):.1f})"
+            f"{_mean_ratio(own[name], which):.2f} ({_mean_bandwidth(own[name], which):.1f})"
             for name, which in columns
         ]
         if more:
             rows = own["float32"]
-            faster = geometric_mean(1 / _times(row, "both")["over unfused"][0] for row in rows)
-            saved = 100 * (max(_over(row, "saved bytes") for row in rows) - 1)
+            faster = geometric_mean(1 / _pass_times(row, "both")["over unfused"][0] for row in rows)
+            saved = 100 * (max(_bytes_ratio(row, "saved bytes") for row in rows) - 1)
             cells += [f"{faster:.1f} x", f"{round(saved, 1) + 0.0:+.1f} %"]
         lines.append([f"{layer} / {baseline}", *cells])
-    copies = (f"({_mean_speed(rows_of[name], 'forward', 'copy'):.1f})" for name, _ in columns)
+    copies = (f"({_mean_bandwidth(rows_of[name], 'forward', 'copy'):.1f})" for name, _ in columns)
     lines.append(["copying x", *copies, *("" for _ in more)])
-    return _table(["layer / plain", *columns.values(), *more], lines)
+    return _markdown_table(["layer / plain", *columns.values(), *more], lines)
 
 
 def maps(results: dict, name: str) -> str:
-    """Each layer on each map in one setting."""
+    """Return the table of each layer on each map, in the setting ``name``."""
     titles = ["layer / plain", "map", "forward, ms", "over plain", "over copy", "GB/s", "copy GB/s"]
     titles += ["both, ms", "over plain", "GB/s", "saved", "peak"]
     lines = []
     for row in results["layers"][name]:
-        forward, both = (_times(row, which) for which in MAPS_MOVED)
+        forward, both = (_pass_times(row, which) for which in MAPS_MOVED)
         lines.append(
             [
                 f"{row['layer']} / {row['baseline']}",
                 f"{row['shape name']} {'x'.join(map(str, row['shape']))}",
                 f"{1e3 * forward['seconds']:.2f}",
-                _ratio(forward["over baseline"]),
-                _ratio(forward["over copy"]),
-                f"{_speed(row, 'forward'):.1f}",
-                f"{_speed(row, 'forward', 'copy'):.1f}",
+                _ratio_text(forward["over baseline"]),
+                _ratio_text(forward["over copy"]),
+                f"{_bandwidth(row, 'forward'):.1f}",
+                f"{_bandwidth(row, 'forward', 'copy'):.1f}",
                 f"{1e3 * both['seconds']:.2f}",
-                _ratio(both["over baseline"]),
-                f"{_speed(row, 'both'):.1f}",
-                f"{_over(row, 'saved bytes'):.3f}",
-                f"{_over(row, 'peak bytes'):.2f}",
+                _ratio_text(both["over baseline"]),
+                f"{_bandwidth(row, 'both'):.1f}",
+                f"{_bytes_ratio(row, 'saved bytes'):.3f}",
+                f"{_bytes_ratio(row, 'peak bytes'):.2f}",
             ]
         )
-    return _table(titles, lines)
+    return _markdown_table(titles, lines)
 
 
 def without_c(results: dict) -> str:
-    """What plain operations cost, where no compiler built the kernels: geometric means."""
+    """Return the table of ratios to the plain norms without C kernels, geometric means."""
     lines = []
-    for layer, baseline in _pairs(results["layers"]):
+    for layer, baseline in _layer_pairs(results["layers"]):
         own = [row for row in results["layers"]["without C"] if row["layer"] == layer]
         ratios = (f"{_mean_ratio(own, which):.2f}" for which in MAPS_MOVED)
-        peak = geometric_mean(_over(row, "peak bytes") for row in own)
+        peak = geometric_mean(_bytes_ratio(row, "peak bytes") for row in own)
         lines.append([f"{layer} / {baseline}", *ratios, f"{peak:.2f}"])
-    return _table(["layer / plain", "forward", "both", "peak memory of both"], lines)
+    return _markdown_table(["layer / plain", "forward", "both", "peak memory of both"], lines)
 
 
 def compiled(results: dict) -> str:
-    """The layer by the C kernels and compiled, each over the plain norm, eager and compiled."""
+    """Return the table of layers, by C kernels and compiled, over plain norms likewise."""
     titles = ["layer / plain", "map", "pass", "C / compiled layer", "C / plain"]
     titles += ["C / compiled plain", "compiled layer / compiled plain"]
     lines = []
     for row in results["compiled"]:
         for which in MAPS_MOVED:
-            times, rivals = _times(row, which), ("compiled", "baseline", "compiled baseline")
-            ratios = (_ratio(times[f"over {who}"]) for who in rivals)
+            times, rivals = _pass_times(row, which), ("compiled", "baseline", "compiled baseline")
+            ratios = (_ratio_text(times[f"over {who}"]) for who in rivals)
             compiled = times["compiled seconds"] / times["compiled baseline seconds"]
             names = f"{row['layer']} / {row['baseline']}", row["shape name"], which
             lines.append([*names, *ratios, f"{compiled:.2f}"])
-    return _table(titles, lines)
+    return _markdown_table(titles, lines)
 
 
 def steps(results: dict) -> str:
-    """Training steps of whole models."""
+    """Return the table of training steps of whole models."""
     lines = []
     for row in results["models"]:
         if "missing" in row:
@@ -150,13 +154,13 @@ def steps(results: dict) -> str:
             continue
         peak = row["peak bytes"][row["norm"]] / row["peak bytes"][row["baseline"]]
         name = f"{row['model']}, {row['norm']} / {row['baseline']}"
-        cells = f"{row['seconds']:.2f}", _ratio(row["over baseline"], 3), f"{peak:.2f}"
+        cells = f"{row['seconds']:.2f}", _ratio_text(row["over baseline"], 3), f"{peak:.2f}"
         lines.append([name, *cells])
-    return _table(["training step", "s", "over plain", "peak memory"], lines)
+    return _markdown_table(["training step", "s", "over plain", "peak memory"], lines)
 
 
 def documented(results: dict) -> dict[Path, str]:
-    """Page -> its text, with the tables of these results."""
+    """Return documentation page -> its text with these results' tables in place of the old."""
     tables = {
         "about": about(results),
         "means": means(results),
@@ -172,7 +176,10 @@ def documented(results: dict) -> dict[Path, str]:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Forward and backward time over the plain norm's, of each layer, fused and unfused."""
+    """Plot each layer's forward and backward time over its plain norm's, fused and unfused, as PNG.
+
+    ``rows`` are those of the setting "float32".
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -183,10 +190,10 @@ def plot(rows: list[dict], path: Path) -> None:
     for axis, name in zip(axes.flat, layers, strict=False):
         own = [row for row in rows if row["layer"] == name]
         at = range(len(own))
-        both = [_times(row, "both") for row in own]
+        both = [_pass_times(row, "both") for row in own]
         fused = [times["over baseline"][0] for times in both]
         unfused = [times["over baseline"][0] / times["over unfused"][0] for times in both]
-        # Bars start at 1: a layer that is faster than the plain norm hangs below.
+        # Bars start at 1, so that the bar of a layer faster than the plain norm points down.
         for shift, ratios, style in (
             (-0.2, fused, {"label": "fused"}),
             (0.2, unfused, {"label": "unfused", "color": "lightgray"}),
@@ -208,41 +215,49 @@ def plot(rows: list[dict], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _pairs(of_settings: dict[str, list[dict]]) -> list[tuple[str, str]]:
-    """Layers and their plain norms, in order."""
+def _layer_pairs(of_settings: dict[str, list[dict]]) -> list[tuple[str, str]]:
+    """Return (layer, plain norm) of all rows, each once, in order; rows are given by setting."""
     rows = (row for rows in of_settings.values() for row in rows)
     return list(dict.fromkeys((row["layer"], row["baseline"]) for row in rows))
 
 
-def _times(row: dict, which: str) -> dict:
-    """The times of a pass; on CUDA, the device's."""
+def _pass_times(row: dict, which: str) -> dict:
+    """Return the times of a pass; on CUDA, those of its replayed graph."""
     return row.get(f"{which}, graph", row[which])
 
 
-def _speed(row: dict, which: str, who: str = "") -> float:
-    """GB/s: the bytes that a pass must move, over its time."""
-    seconds = _times(row, which)[f"{who} seconds".strip()]
+def _bandwidth(row: dict, which: str, who: str = "") -> float:
+    """Return the bandwidth in GB/s: the bytes that a pass must move over its time.
+
+    ``who`` is a rival such as "copy"; by default the layer itself.
+    """
+    seconds = _pass_times(row, which)[f"{who} seconds".strip()]
     return MAPS_MOVED[which] * row["bytes"] / seconds / 1e9
 
 
 def _mean_ratio(rows: list[dict], which: str) -> float:
-    return geometric_mean(_times(row, which)["over baseline"][0] for row in rows)
+    """Return the geometric mean of a pass's time over the plain norm's."""
+    return geometric_mean(_pass_times(row, which)["over baseline"][0] for row in rows)
 
 
-def _mean_speed(rows: list[dict], which: str, who: str = "") -> float:
-    return geometric_mean(_speed(row, which, who) for row in rows)
+def _mean_bandwidth(rows: list[dict], which: str, who: str = "") -> float:
+    """Return the geometric mean of :func:`_bandwidth`."""
+    return geometric_mean(_bandwidth(row, which, who) for row in rows)
 
 
-def _over(row: dict, what: str) -> float:
+def _bytes_ratio(row: dict, what: str) -> float:
+    """Return a layer's bytes over its plain norm's; ``what`` is "saved bytes" or "peak bytes"."""
     return row[what]["this"] / row[what]["baseline"]
 
 
-def _table(titles: list[str], lines: list[list[str]]) -> str:
+def _markdown_table(titles: list[str], lines: list[list[str]]) -> str:
+    """Return a Markdown table."""
     rows = (f"| {' | '.join(cells)} |" for cells in lines)
     return "\n".join((f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *rows))
 
 
-def _ratio(quartiles: tuple[float, float, float], digits: int = 2) -> str:
+def _ratio_text(quartiles: tuple[float, float, float], digits: int = 2) -> str:
+    """Format (median, lower, upper quartile) as "1.20 (1.10-1.30)"."""
     median, lower, upper = quartiles
     return f"{median:.{digits}f} ({lower:.{digits}f}-{upper:.{digits}f})"
 

@@ -1,7 +1,8 @@
-"""The layers as their authors' released code computes them: written from the papers' descriptions.
+"""The layers as their authors' released code computes them, written from the papers' descriptions.
 
-One torch operation a step, on whole maps: var and mean apart, statistics repeated to channels, the
-input standardized, scaled and shifted one after the other. Variances are unbiased, as theirs are.
+Each step is one torch operation on whole maps: mean and variance are computed apart, statistics are
+repeated to all channels, and the input is standardized, scaled and shifted one after the other.
+Variances are unbiased, as in the authors' code.
 """
 
 import torch
@@ -14,36 +15,50 @@ from ilm_plugins.layers.mixture import MixtureNorm
 
 
 def forward(layer: torch.nn.Module, x: Tensor) -> Tensor:
-    """What ``layer(x)`` is, save for unbiased variances. x: (N, C, H, W)."""
+    """Compute ``layer(x)`` for x of (N, C, H, W) without fusion, and with unbiased variances.
+
+    ``layer`` is an ILM layer, EN or SN. In training mode, the running statistics of EN and SN are
+    updated.
+    """
     if isinstance(layer, AutoencoderNorm):
-        return _autoencoder(layer, x)
-    return _exemplar(layer, x) if isinstance(layer, ExemplarNorm) else _switch(layer, x)
+        return _autoencoder_norm(layer, x)
+    return _exemplar_norm(layer, x) if isinstance(layer, ExemplarNorm) else _switch_norm(layer, x)
 
 
-def _grouped(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+def _group_statistics(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """Return mean and unbiased variance of each group of channels, (N, num_groups) each."""
     groups = x.reshape(x.shape[0], num_groups, -1)
     return groups.mean(2), groups.var(2)
 
 
 def _to_channels(values: Tensor, x: Tensor) -> Tensor:
+    """Repeat (N, G) values of groups to the C channels of x: (N, C, 1, 1)."""
     repeated = values.unsqueeze(2).repeat(1, 1, x.shape[1] // values.shape[1])
     return repeated.reshape(values.shape[0], x.shape[1], 1, 1)
 
 
-def _autoencoder(layer: AutoencoderNorm, x: Tensor) -> Tensor:
-    key_mean, key_var = _grouped(x, layer.num_key_groups)
+def _autoencoder_norm(layer: AutoencoderNorm, x: Tensor) -> Tensor:
+    """Compute an ILM layer: x and the output are (N, C, H, W)."""
+    key_mean, key_var = _group_statistics(x, layer.num_key_groups)
     from_mean = F.linear(F.relu(F.linear(key_mean, layer.encode.weight)), layer.decode_mean.weight)
     from_var = F.linear(F.relu(F.linear(key_var, layer.encode.weight)), layer.decode_var.weight)
     if layer.mean_drives == "omega":
         from_mean, from_var = from_var, from_mean
     omega = _to_channels(torch.sigmoid(from_var), x) + layer.weight.view(1, -1, 1, 1)
     beta = _to_channels(torch.tanh(from_mean), x) + layer.bias.view(1, -1, 1, 1)
-    mean, var = (_to_channels(t, x) for t in _grouped(x, layer.num_groups))
+    mean, var = (_to_channels(t, x) for t in _group_statistics(x, layer.num_groups))
     x = (x - mean) / (var + layer.eps).sqrt()
     return x * omega + beta
 
 
-def _statistics(layer: MixtureNorm, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def _in_ln_bn_statistics(layer: MixtureNorm, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Compute instance, layer and batch statistics of x, (N, C, H, W), in this order.
+
+    In training mode the running statistics of the layer are updated.
+
+    Returns:
+        Three means and three variances, which broadcast to x.
+    """
     flat = x.reshape(*x.shape[:2], -1)
     mean_in, var_in = flat.mean(2, keepdim=True), flat.var(2, keepdim=True)
     square = var_in + mean_in**2
@@ -59,8 +74,9 @@ def _statistics(layer: MixtureNorm, x: Tensor) -> tuple[list[Tensor], list[Tenso
     return [m.unsqueeze(3) for m in means], [v.unsqueeze(3) for v in variances]
 
 
-def _switch(layer: MixtureNorm, x: Tensor) -> Tensor:
-    means, variances = _statistics(layer, x)
+def _switch_norm(layer: MixtureNorm, x: Tensor) -> Tensor:
+    """Compute SwitchNorm (SN): x and the output are (N, C, H, W)."""
+    means, variances = _in_ln_bn_statistics(layer, x)
     mean_weight, var_weight = layer.mean_weight.softmax(0), layer.var_weight.softmax(0)
     mean = sum(w * m for w, m in zip(mean_weight, means, strict=True))
     var = sum(w * v for w, v in zip(var_weight, variances, strict=True))
@@ -68,9 +84,10 @@ def _switch(layer: MixtureNorm, x: Tensor) -> Tensor:
     return x * layer.weight.view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1)
 
 
-def _exemplar(layer: ExemplarNorm, x: Tensor) -> Tensor:
+def _exemplar_norm(layer: ExemplarNorm, x: Tensor) -> Tensor:
+    """Compute ExemplarNorm (EN): x and the output are (N, C, H, W)."""
     n, c = x.shape[:2]
-    means, variances = _statistics(layer, x)
+    means, variances = _in_ln_bn_statistics(layer, x)
     pooled = F.adaptive_avg_pool2d(x, 1)
     pairs = list(zip(means, variances, strict=True))
     rows = torch.stack([((pooled - m) / (v + layer.eps).sqrt()).view(n, c) for m, v in pairs], 1)

@@ -1,4 +1,4 @@
-"""Data sets that the package generates, and readers of others."""
+"""Data sets that the package generates, and readers of packed archives and image folders."""
 
 from pathlib import Path
 
@@ -8,13 +8,16 @@ __all__ = ["SHAPES", "ensure_shapes"]
 
 
 def ensure_shapes(folder: Path, **options: int) -> None:
-    """Write `shapes` to ``folder``, whose name must be "shapes", unless the data set is there.
+    """Write the generated data set `shapes` to a folder, unless its ``shapes.json`` is there.
 
     Args:
-        options: of :func:`.shapes.write_shapes`.
+        folder: the folder, which must be named "shapes".
+        options: arguments of :func:`.shapes.write_shapes`.
 
     Raises:
-        ValueError: the folder is missing and has another name, or an option is out of range.
+        ValueError: the data set is missing and the folder has another name, or an option is out of
+            range.
+        FileExistsError: the folder exists without ``shapes.json``.
     """
     if (folder / "shapes.json").exists():
         return

@@ -1,7 +1,7 @@
-"""What the classes of the generated data set `shapes` are."""
+"""Names and colours of the classes of the generated data set `shapes`."""
 
-#: Classes of the `shapes` data set, each with an RGB colour to draw it in, told apart by everybody
-#: (Okabe and Ito's).
+#: Class -> RGB colour, 0..255, to draw it in; from the palette of Okabe and Ito, whose colours
+#: people with colour blindness can tell apart, too.
 SHAPES = {
     "circle": (230, 159, 0),
     "square": (86, 180, 233),

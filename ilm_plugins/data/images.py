@@ -15,20 +15,24 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def read_image(path: str | os.PathLike) -> Image.Image:
-    """Read an image file as RGB."""
+    """Read an image file as RGB, without applying its EXIF orientation.
+
+    Raises:
+        OSError: the file is missing or not an image.
+    """
     with Image.open(path) as image:
         return image.convert("RGB")
 
 
 @dataclass(frozen=True)
 class Images:
-    """A sequence of images, each decoded when it is indexed.
+    """A sequence of images; files are decoded when indexed.
 
     Attributes:
-        names: files relative to the folder, or the numbers of an archive's images.
-        labels: the class of each image; None without classes.
-        classes: names of the classes.
-        sources: files, or images (H, W, 3) RGB uint8.
+        names: file names relative to the folder, or "0", "1", ... for images of an archive.
+        labels: class of each image, an index of ``classes``; None without classes.
+        classes: names of the classes; empty without classes.
+        sources: files, or decoded images, (H, W, 3) RGB uint8.
     """
 
     names: Sequence[str]
@@ -40,7 +44,11 @@ class Images:
         return len(self.names)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(H, W, 3) RGB uint8, upright; raise UserError if the file is unreadable."""
+        """Return an image as (H, W, 3) RGB uint8, turned upright by its EXIF orientation.
+
+        Raises:
+            UserError: the file is unreadable.
+        """
         source = self.sources[index]
         if isinstance(source, np.ndarray):
             return source
@@ -52,15 +60,15 @@ class Images:
             ) from error
 
     def class_of(self, index: int) -> str:
-        """The name of an image's class; empty without classes."""
+        """Return the name of an image's class; "" without classes."""
         return "" if self.labels is None else self.classes[self.labels[index]]
 
     def caption(self, index: int) -> str:
-        """An image's class and the name of its file, in two lines."""
+        """Return an image's class, if it has one, and its file name, on two lines."""
         return "\n".join(filter(None, (self.class_of(index), Path(self.names[index]).name)))
 
     def batches(self, size: int) -> Iterator[list[np.ndarray]]:
-        """Yield all images in lists of ``size``; the last may be shorter."""
+        """Yield all images, (H, W, 3) uint8 each, in lists of ``size``; the last may be shorter."""
         for start in range(0, len(self), size):
             yield [self[i] for i in range(start, min(start + size, len(self)))]
 
@@ -70,14 +78,15 @@ def open_images(path: str | os.PathLike, limit: int | None = None) -> Images:
 
     Args:
         path: the folder, or an archive in the format of :mod:`ilm_plugins.data.packed`.
-        limit: number of images, evenly spread over all, hence over classes, too; default: all.
+        limit: number of images to keep, evenly spaced over all, so that all classes are
+            represented; default: all.
 
     Raises:
         UserError: there are no images, the folder holds both images and class folders, or the
             archive is invalid.
     """
     path = Path(path).expanduser()
-    images = _unpack(path) if path.suffix == ".npz" else _list(path)
+    images = _read_archive(path) if path.suffix == ".npz" else _list_folder(path)
     if not len(images):
         raise UserError(f"{path}: no image there; expected {', '.join(ENDINGS)}, or an .npz")
     if limit is None or limit >= len(images):
@@ -90,7 +99,8 @@ def open_images(path: str | os.PathLike, limit: int | None = None) -> Images:
     return Images(names, labels, images.classes, sources)
 
 
-def _unpack(path: Path) -> Images:
+def _read_archive(path: Path) -> Images:
+    """Decode a packed archive; raise UserError if it is missing or invalid."""
     try:
         decoded, labels, classes = read_packed(path)
     except (OSError, ValueError) as error:
@@ -98,7 +108,12 @@ def _unpack(path: Path) -> Images:
     return Images([str(i) for i in range(len(decoded))], labels, classes, decoded)
 
 
-def _list(path: Path) -> Images:
+def _list_folder(path: Path) -> Images:
+    """List the images below a folder, sorted by path; folders directly in it are classes.
+
+    Raises:
+        UserError: the folder is missing, or holds both images and class folders.
+    """
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a folder of images, or a packed .npz")
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())

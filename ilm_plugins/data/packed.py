@@ -1,10 +1,10 @@
-"""Archives of small labelled images: the JPEG files of a split end to end, in one ``.npz``.
+"""Archives of small labelled images: the JPEG files of a split, concatenated, in one ``.npz``.
 
 ROOT/{train,test}.npz
     jpeg     (bytes,)  uint8    all files; image i is jpeg[offsets[i] : offsets[i + 1]]
     offsets  (n + 1,)  integer  from 0 to the length of jpeg
-    labels   (n,)      integer  of class classes[label]
-    classes  (k,)      str
+    labels   (n,)      integer  image i is of class classes[labels[i]]
+    classes  (k,)      str      names of the classes
 """
 
 import io
@@ -19,13 +19,13 @@ KEYS = ("jpeg", "offsets", "labels", "classes")
 
 
 def read_packed(path: str | os.PathLike) -> tuple[list[np.ndarray], list[int], tuple[str, ...]]:
-    """Decode an archive.
+    """Decode all images of an archive.
 
     Returns:
-        The n images, (H, W, 3) RGB uint8 each; their labels; the names of the classes.
+        The n images, (H, W, 3) RGB uint8 each; their n labels in 0..k - 1; the k names of classes.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file is missing.
         ValueError: the archive is invalid.
     """
     path = Path(path)
@@ -36,7 +36,7 @@ def read_packed(path: str | os.PathLike) -> tuple[list[np.ndarray], list[int], t
             jpeg, offsets, labels, classes = (archive[key] for key in KEYS)
     except Exception as error:  # a broken archive can raise anything
         raise ValueError(f"{path}: expected an .npz with {', '.join(KEYS)}: {error}") from error
-    _check(path, jpeg, offsets, labels, classes)
+    _check_arrays(path, jpeg, offsets, labels, classes)
     images = []
     for i, (start, end) in enumerate(pairwise(offsets)):
         try:
@@ -47,7 +47,8 @@ def read_packed(path: str | os.PathLike) -> tuple[list[np.ndarray], list[int], t
     return images, labels.tolist(), tuple(classes.tolist())
 
 
-def _check(path: Path, jpeg, offsets, labels, classes) -> None:
+def _check_arrays(path: Path, jpeg, offsets, labels, classes) -> None:
+    """Raise ValueError unless the arrays are as the module's docstring says."""
     n, k = labels.size, classes.size
     if any(array.ndim != 1 for array in (jpeg, offsets, labels, classes)) or jpeg.dtype != np.uint8:
         raise ValueError(f"{path}: expected one-dimensional arrays, and jpeg in uint8")

@@ -147,18 +147,18 @@ def make_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
     Raises:
         ValueError: if an argument is out of its range.
     """
-    seed = _integer("seed", seed, 0, 2**32 - 1)
-    index = _integer("index", index, 0, 2**32 - 1)
-    size = _integer("size", size, MIN_SIZE)
+    seed = _checked_integer("seed", seed, 0, 2**32 - 1)
+    index = _checked_integer("index", index, 0, 2**32 - 1)
+    size = _checked_integer("size", size, MIN_SIZE)
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
     rng = _rng(seed, split, index, stream=0)
-    # Darker than the objects, which are bright: their outline is what is to be learned.
+    # Darker than the objects, so that their outlines are visible.
     first = rng.uniform(15, 75) + rng.normal(0, 12, 3)
-    background = (_colour(first), _colour(first + rng.normal(0, 20, 3)))
+    background = (_clipped_colour(first), _clipped_colour(first + rng.normal(0, 20, 3)))
     instances: tuple[Instance, ...] = ()
     while len(instances) < _MIN_OBJECTS:
-        instances = _place(rng, size, background)
+        instances = _place_objects(rng, size, background)
     noise = float(rng.uniform(4, 14))
     return Scene(seed, split, index, size, background, noise, instances)
 
@@ -170,10 +170,10 @@ def render(scene: Scene) -> np.ndarray:
         RGB image, uint8, (size, size, 3).
     """
     rng = _rng(scene.seed, scene.split, scene.index, stream=1)
-    image = _mix(scene.background, _smooth_noise(rng, scene.size))
+    image = _blend(scene.background, _smooth_noise(rng, scene.size))
     for instance in scene.instances:
         mask = _mask(instance.corners, scene.size)
-        image[mask] = _mix(instance.texture.colours, _pattern(instance, scene.size, rng))[mask]
+        image[mask] = _blend(instance.texture.colours, _pattern(instance, scene.size, rng))[mask]
     image += scene.noise * rng.standard_normal(image.shape, np.float32)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
@@ -262,10 +262,10 @@ def write_shapes(
     """
     manifest = {
         "format": FORMAT_VERSION,
-        "seed": _integer("seed", seed, 0, 2**32 - 1),
-        "size": _integer("size", size, MIN_SIZE),
-        "num_training": _integer("num_training", num_training, 1),
-        "num_validation": _integer("num_validation", num_validation, 1),
+        "seed": _checked_integer("seed", seed, 0, 2**32 - 1),
+        "size": _checked_integer("size", size, MIN_SIZE),
+        "num_training": _checked_integer("num_training", num_training, 1),
+        "num_validation": _checked_integer("num_validation", num_validation, 1),
         "classes": list(CLASSES),
     }
     root = Path(root)
@@ -304,18 +304,19 @@ def _is_written(folder: Path, manifest: dict) -> bool:
     if not isinstance(found, dict):
         raise FileExistsError(
             f"{folder} exists but has no readable manifest shapes.json; expected the data set with "
-            f"{_listing(manifest)}; {advice}"
+            f"{_settings_text(manifest)}; {advice}"
         )
     wanted = {key: value for key, value in manifest.items() if found.get(key) != value}
     if wanted:
         raise ValueError(
-            f"{folder} was made with {_listing({key: found.get(key) for key in wanted})}; "
-            f"expected {_listing(wanted)}; {advice}"
+            f"{folder} was made with {_settings_text({key: found.get(key) for key in wanted})}; "
+            f"expected {_settings_text(wanted)}; {advice}"
         )
     return True
 
 
-def _listing(settings: dict) -> str:
+def _settings_text(settings: dict) -> str:
+    """Format settings as "key value, key value"."""
     return ", ".join(f"{key} {value!r}" for key, value in settings.items())
 
 
@@ -354,8 +355,8 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def _integer(name: str, value: int, low: int, high: int | None = None) -> int:
-    """Return `value` as an int, or raise ValueError unless it is an integer in low..high."""
+def _checked_integer(name: str, value: int, low: int, high: int | None = None) -> int:
+    """Return `value` as an int; raise ValueError unless it is an integer in low..high."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -367,18 +368,23 @@ def _integer(name: str, value: int, low: int, high: int | None = None) -> int:
 
 
 def _rng(seed: int, split: str, index: int, stream: int) -> np.random.Generator:
-    """Random numbers of one image: stream 0 composes the scene, stream 1 paints it."""
+    """Return the random generator of one image: stream 0 for the scene, stream 1 for painting."""
     entropy = [seed, SPLITS.index(split), index]
     return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(stream,)))
 
 
-def _place(
+def _place_objects(
     rng: np.random.Generator, size: int, background: tuple[Colour, Colour]
 ) -> tuple[Instance, ...]:
-    """Put up to `_MAX_OBJECTS` objects on top of each other.
+    """Draw up to `_MAX_OBJECTS` random objects, each in front of the ones before it.
 
     A proposal that hides too much of any object is rejected, so a crowded scene may end with fewer
-    objects than drawn.
+    objects, even fewer than `_MIN_OBJECTS`.
+
+    Args:
+        rng: source of all random choices.
+        size: side of the image in pixels.
+        background: the two RGB colours of the background, from which objects' colours keep apart.
     """
     scales, ranges = zip(*SCALES.items(), strict=True)
     count = rng.integers(_MIN_OBJECTS, _MAX_OBJECTS + 1)
@@ -400,7 +406,7 @@ def _place(
         least = np.maximum(_MIN_VISIBLE_FRACTION * np.array(areas), _MIN_VISIBLE_AREA * unit)
         if (np.sum(masks, axis=(1, 2)) < least).any():
             continue
-        # No slivers; nor holes, of negative area, which COCO's polygons cannot express.
+        # Reject small parts, and holes (of negative area), which COCO's polygons cannot express.
         occluded = [mask & ~front for mask in visible if (mask & front).any()]
         parts = [_area(part) for mask in (front, *occluded) for part in _trace(mask)]
         if min(parts) < _MIN_PART_AREA * unit:
@@ -413,7 +419,14 @@ def _place(
 
 
 def _outline(name: str, centre: np.ndarray, side: float, rotation: float) -> Corners:
-    """Return the corners of class `name` around `centre` (x, y), tilted by `rotation` radians."""
+    """Return the corners of an object's outline, in 1 / `UNITS` pixel.
+
+    Args:
+        name: one of `CLASSES`.
+        centre: (x, y) in pixels.
+        side: nominal side in pixels.
+        rotation: clockwise in the image, in radians.
+    """
     corners = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[name]
     upright = math.pi / 4 if name == "square" else -math.pi / 2
     angles = upright + rotation + np.arange(corners) * (2 * math.pi / corners)
@@ -425,14 +438,20 @@ def _outline(name: str, centre: np.ndarray, side: float, rotation: float) -> Cor
 
 
 def _area(corners: Corners) -> float:
-    """Area of a polygon by the shoelace formula; negative if it runs anticlockwise in the image."""
+    """Return a polygon's area by the shoelace formula, in squared units of its coordinates.
+
+    It is negative if the corners run anticlockwise in the image.
+    """
     x, y = np.array(corners).T
     return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
 
 @functools.lru_cache(2 * _MAX_OBJECTS)
 def _mask(corners: Corners, size: int) -> np.ndarray:
-    """Return the pixels whose centre lies inside a polygon: (size, size) bool."""
+    """Rasterize a polygon: (size, size) bool, True where a pixel's centre lies inside.
+
+    Corners are in 1 / `UNITS` pixel.
+    """
     start = np.array(corners)
     (x0, y0), (dx, dy) = (p.T[..., None] for p in (start, np.roll(start, -1, 0) - start))
     y = UNITS * np.arange(size) + UNITS // 2
@@ -445,12 +464,16 @@ def _mask(corners: Corners, size: int) -> np.ndarray:
 
 
 def _trace(mask: np.ndarray) -> list[Corners]:
-    """Follow the pixel edges around each part of a mask; a mere corner doesn't join two parts.
+    """Follow the pixel edges around each part of a mask; parts may touch each other at corners.
+
+    Args:
+        mask: (H, W) bool.
 
     Returns:
-        The corners (x, y) of each outline, clockwise in the image; of a hole, anticlockwise.
+        For each outline its corners (x, y) in pixels, clockwise in the image; anticlockwise around
+        a hole.
     """
-    # Edges start at a complex corner, x + iy, and point where the mask is on the right.
+    # An edge is (start, direction), both complex numbers x + iy; the mask is on its right.
     edges: dict[tuple[complex, complex], None] = {}
     padded = np.pad(mask, 1)
     for direction, corner in ((1, 0), (1j, 1), (-1, 1 + 1j), (-1j, 1j)):
@@ -475,15 +498,18 @@ def _trace(mask: np.ndarray) -> list[Corners]:
 
 
 def _draw_texture(rng: np.random.Generator, taken: list[Colour], size: int) -> Texture:
-    """Draw a pattern whose main colour differs from the colours already `taken` nearby."""
-    # The farthest of a few candidates: contrast is mostly clear, yet now and then it is weak.
+    """Draw a random pattern whose main colour differs from the colours already `taken` nearby.
+
+    `size` is the side of the image in pixels, with which the pattern's period scales.
+    """
+    # The farthest of a few random candidates: contrast is mostly strong, but sometimes weak.
     candidates = rng.uniform(95, 250, (6, 3))
     distances = np.linalg.norm(candidates[:, None] - np.array(taken), axis=-1)
     first = candidates[distances.min(axis=1).argmax()]
     second = first + rng.normal(0, 24, 3)
     return Texture(
         kind=TEXTURES[rng.integers(len(TEXTURES))],
-        colours=(_colour(first), _colour(second)),
+        colours=(_clipped_colour(first), _clipped_colour(second)),
         angle=rng.uniform(0, 2 * math.pi),
         period=size / 128 * rng.uniform(4, 10),
         phase=rng.uniform(0, 2 * math.pi),
@@ -494,7 +520,7 @@ def _pattern(instance: Instance, size: int, rng: np.random.Generator) -> np.ndar
     """Evaluate an object's texture on the whole image.
 
     Returns:
-        The share of the second colour, float in 0..1, (size, size).
+        The share of the second colour in each pixel, float in 0..1, (size, size).
     """
     texture = instance.texture
     if texture.kind == "speckle":
@@ -516,24 +542,25 @@ def _pattern(instance: Instance, size: int, rng: np.random.Generator) -> np.ndar
 
 
 def _smooth_noise(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Add up noise of several wavelengths, the longer the stronger: float in 0..1, (size, size)."""
+    """Return noise, (size, size) float in 0..1: a sum over wavelengths, long ones stronger."""
     field = sum(_noise(rng, cells, size) / cells**0.5 for cells in (3, 6, 12, 24))
     low, high = field.min(), field.max()
     return (field - low) / (high - low)
 
 
 def _noise(rng: np.random.Generator, cells: int, size: int) -> np.ndarray:
-    """Stretch cells x cells uniform random numbers: float, about 0..1, (size, size)."""
+    """Resize cells x cells random numbers to (size, size) float, about 0..1, bicubically."""
     grid = Image.fromarray(rng.random((cells, cells), np.float32))
     return np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def _mix(colours: tuple[Colour, Colour], share: np.ndarray) -> np.ndarray:
-    """Blend two colours: share (height, width) of the second one -> float32, (height, width, 3)."""
+def _blend(colours: tuple[Colour, Colour], share: np.ndarray) -> np.ndarray:
+    """Blend two RGB colours by the share (H, W) of the second: (H, W, 3) float32."""
     first, second = np.array(colours, np.float32)
     return first + share[..., None].astype(np.float32) * (second - first)
 
 
-def _colour(values: np.ndarray) -> Colour:
+def _clipped_colour(values: np.ndarray) -> Colour:
+    """Clip three values to 0..255 and return them as a tuple."""
     red, green, blue = np.clip(values, 0, 255).tolist()
     return red, green, blue

@@ -4,5 +4,5 @@ from ..frameworks.openmmlab import import_after
 
 
 def arm() -> None:
-    """Register the networks and what trains them as soon as MMEngine's runner is imported."""
+    """Register pix2pix's networks, data set and hooks once MMEngine's runner is imported."""
     import_after("mmengine.runner", (f"{__name__}.networks", f"{__name__}.training"))

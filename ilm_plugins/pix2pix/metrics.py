@@ -33,7 +33,7 @@ from .pairs import check_pairs, two_folders
 
 NO_WEIGHTS = "not computed: LPIPS needs the weights of AlexNet; give a local file of them"
 
-#: Two images, (3, H, W) uint8 each, to a number.
+#: A function of two images, (3, H, W) uint8 each, to a number.
 Measure = Callable[[Tensor, Tensor], float]
 
 
@@ -82,6 +82,9 @@ def lpips(weights: str | os.PathLike, device: str = "cpu") -> Measure:
             the weights of the linear layers.
         device: device of the network.
 
+    Returns:
+        A function of two images, (3, H, W) uint8 in 0..255, to their distance.
+
     Raises:
         ValueError: the file is missing, or not a checkpoint of AlexNet.
     """
@@ -102,7 +105,7 @@ def lpips(weights: str | os.PathLike, device: str = "cpu") -> Measure:
             part.get_submodule(index).load_state_dict(layer)
         if found:
             raise KeyError(f"layers {sorted(found)} are too many")
-    except Exception as error:  # whatever else the file may be
+    except Exception as error:  # an invalid file can raise anything
         raise ValueError(
             f"{weights}: not a checkpoint of torchvision's AlexNet ({type(error).__name__}: "
             f"{' '.join(str(error).removesuffix(checkpoints.TRUST).split())[:200]})"
@@ -125,10 +128,14 @@ NAMES = ("rmse", "ssim", "lpips", "l1")
 def measures(
     names: Sequence[str] = NAMES, lpips_weights: str | os.PathLike | None = None
 ) -> dict[str, Measure]:
-    """Return the functions of metrics by name; LPIPS is left out without weights.
+    """Return name -> function of metrics; LPIPS is left out if it has no file of weights.
+
+    Args:
+        names: any of "rmse", "ssim", "lpips" and "l1".
+        lpips_weights: torchvision's checkpoint of AlexNet.
 
     Raises:
-        ValueError: a metric is unknown, torchmetrics is not installed, or see :func:`lpips`.
+        ValueError: a metric is unknown, torchmetrics is not installed, or the weights are invalid.
     """
     unknown = [name for name in names if name not in NAMES]
     if unknown:
@@ -144,7 +151,15 @@ def measures(
 def compare(
     pairs: Iterable[tuple[Tensor, Tensor]], chosen: dict[str, Measure]
 ) -> dict[str, float | int]:
-    """Return each metric's mean over pairs of output and target, and the number of ``images``."""
+    """Average each metric over pairs of images.
+
+    Args:
+        pairs: output and target, (3, H, W) uint8 each; at least one pair.
+        chosen: name -> function of the metrics.
+
+    Returns:
+        Name -> mean, and the number of pairs as "images".
+    """
     rows = [[measure(*pair) for measure in chosen.values()] for pair in pairs]
     means = np.mean(rows, axis=0).tolist()
     return {**dict(zip(chosen, means, strict=True)), "images": len(rows)}
@@ -156,7 +171,13 @@ def read(path: str | os.PathLike) -> Tensor:
 
 
 def mean_image(images: Iterable[Tensor]) -> Tensor:
-    """Return the rounded mean of images of one size, uint8: the constant output of least RMSE."""
+    """Return the mean of images pixel by pixel, rounded to uint8.
+
+    Of all constant outputs it has the least mean squared error.
+
+    Args:
+        images: at least one, all of one shape (3, H, W), uint8.
+    """
     total, count = torch.zeros((), dtype=torch.float64), 0
     for image in images:
         total, count = total + image.double(), count + 1
@@ -164,7 +185,7 @@ def mean_image(images: Iterable[Tensor]) -> Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare two folders; see ``tools/evaluate_images.py``.
+    """Compare two folders of images by the metrics; see ``tools/evaluate_images.py``.
 
     Returns:
         The exit status: 0, or 2 after printing one line about the user's mistake.
@@ -184,10 +205,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Compare the two folders of a command line, and print the results.
+    """Compare the folders of a parsed command line; print the results and write them as JSON.
 
     Raises:
-        UserError: a folder, an image, the weights or the file to write are invalid.
+        UserError: a folder, an image or the weights are invalid, or the JSON file can't be written.
     """
     try:
         with checkpoints.loading():

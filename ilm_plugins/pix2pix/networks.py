@@ -1,7 +1,7 @@
 """pix2pix: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks.
 
-A U-Net generator, a PatchGAN discriminator, and the model of both for MMEngine. Architecture and
-training follow the paper's appendix 6 (here "the appendix"); norms are what ``norm_cfg`` says.
+A U-Net generator, a PatchGAN discriminator, and an MMEngine model of both. Architecture and
+training follow the paper's appendix 6 (here "the appendix"); ``norm_cfg`` selects the norms.
 """
 
 import math
@@ -30,7 +30,12 @@ _CONV = {"kernel_size": 4, "padding": 1}
 
 
 def build_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
-    """Build the layer of a ``norm_cfg``, whose type is a name or a class; the identity for None.
+    """Build the norm layer of an MMEngine ``norm_cfg``.
+
+    Args:
+        norm_cfg: "type" is a name or a class, "requires_grad" (default: True) applies to all
+            parameters, and the rest are arguments of the layer; None for the identity.
+        channels: number of channels of the input.
 
     Raises:
         KeyError: the type is neither one of torch's nor in MMEngine's ``MODELS``.
@@ -57,13 +62,13 @@ def _initialize(module: nn.Module) -> None:
 
 
 class SteadyDropout(nn.Dropout):
-    """Dropout that can also work in evaluation, as in the paper, but deterministically.
+    """Dropout that can also be active in evaluation, as in the paper, but with a fixed mask.
 
-    In evaluation one mask for each shape (C, H, W) serves all images and all batches.
+    In evaluation, all inputs (N, C, H, W) of the same C, H and W get the same mask.
 
     Args:
-        p: the probability that a feature is zeroed.
-        in_evaluation: whether to drop features in evaluation.
+        p: probability that an element is zeroed; the others are divided by 1 - p.
+        in_evaluation: whether elements are dropped in evaluation, too.
     """
 
     def __init__(self, p: float = 0.5, in_evaluation: bool = False) -> None:
@@ -81,23 +86,23 @@ class SteadyDropout(nn.Dropout):
 class UNetGenerator(nn.Module):
     """The U-Net of the appendix: C64-C128-C256-C512-...-C512 down, and the mirror image up.
 
-    Every layer is a 4 x 4 convolution of stride 2; each one up also sees the activations of its
-    level on the way down. The first layer, the last, and the innermost bottleneck, one pixel at the
-    given size, have no norm: one pixel has no variance. Convolutions without a norm after them have
-    a bias. 54.4 M parameters at 256 x 256.
+    Every layer is a 4 x 4 convolution of stride 2. Each layer up also receives the output of the
+    layer down with the same resolution (skip connections). Convolutions without a norm have a bias:
+    the first layer, the last, and the innermost layer down, whose output is one pixel at the
+    default depth and hence has no variance. 54.4 M parameters at 256 x 256.
 
     Shape: (N, in_channels, H, W) to (N, out_channels, H, W) in -1..1; H and W are multiples of
     ``2 ** depth``.
 
     Args:
-        in_channels, out_channels: channels of the images.
+        in_channels, out_channels: channels of the input and output images.
         width: channels of the first layer; the next three layers double them.
-        size: side of the images, a power of 2, of which the depth is the logarithm.
+        size: side of the images in pixels, a power of 2, used only for the default depth.
         depth: number of layers down, at least 2; default: log2(size), down to one pixel.
-        norm_cfg: the norms; None for none.
-        dropout: probability of dropout in the innermost layers up; 0 for none.
-        dropout_blocks: number of layers with dropout.
-        dropout_in_evaluation: whether dropout works in evaluation too, as in the paper; see
+        norm_cfg: config of the norms; None for no norms.
+        dropout: probability of dropout in the innermost layers up; 0 for no dropout.
+        dropout_blocks: number of layers up with dropout.
+        dropout_in_evaluation: whether dropout is active in evaluation too, as in the paper; see
             :class:`SteadyDropout`.
 
     Raises:
@@ -181,8 +186,8 @@ class UNetGenerator(nn.Module):
 class PatchDiscriminator(nn.Module):
     """The PatchGAN of the appendix: C64-C128-C256-C512, and a logit for each patch.
 
-    With three strided layers a logit sees 70 x 70 pixels. The first layer and the last have no
-    norm; convolutions without a norm after them have a bias. 2.77 M parameters.
+    With three layers of stride 2, a logit's receptive field is 70 x 70 pixels. The first layer and
+    the last have no norm; convolutions without a norm have a bias. 2.77 M parameters.
 
     Shape: input (N, A, H, W) and image (N, B, H, W), A + B = in_channels, to logits
     (N, 1, H / 2**layers - 2, W / 2**layers - 2).
@@ -191,7 +196,7 @@ class PatchDiscriminator(nn.Module):
         in_channels: channels of input and image together.
         width: channels of the first layer; the next three layers double them.
         layers: layers of stride 2, at least 1; 3 is the paper's 70 x 70 PatchGAN.
-        norm_cfg: the norms; None for none.
+        norm_cfg: config of the norms; None for no norms.
 
     Raises:
         OptionError: layers is below 1.
@@ -222,6 +227,7 @@ class PatchDiscriminator(nn.Module):
         _initialize(self)
 
     def forward(self, inputs: Tensor, images: Tensor) -> Tensor:
+        """Return the logits of (input, image) pairs; see the class for the shapes."""
         return self.layers(torch.cat([inputs, images], 1))
 
 
@@ -250,28 +256,27 @@ def to_signed(images: Tensor | Sequence[Tensor]) -> Tensor:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Scale images from -1..1 to 0..255, rounded to uint8."""
+    """Scale images of any shape from -1..1 to 0..255: rounded, clipped, uint8."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 class Pix2Pix(BaseModel):
-    """A generator trained on L1 and against a discriminator; Section 3 of the paper.
+    """A generator G trained with an L1 loss and against a discriminator D; Section 3 of the paper.
 
-    A step first trains the discriminator D(input, image), at half its loss, on a real and a
-    generated pair, then the generator on ``objective(D(input, G(input)), real) +
-    lambda_l1 * |target - G(input)|``, the images in -1..1. Losses are computed in float32 whatever
-    the precision of the networks.
+    A step first trains D(input, image), on half of its loss on real and generated images, then G on
+    ``objective(D(input, G(input)), real) + lambda_l1 * mean(|target - G(input)|)``, with images in
+    -1..1. Losses are computed in float32 whatever the precision of the networks.
 
-    In an EMA's checkpoint (MMEngine's ``EMAHook``) ``state_dict`` has the averaged weights.
+    In checkpoints of MMEngine's ``EMAHook``, ``state_dict`` has the averaged weights.
 
     Args:
-        generator, discriminator: configs of these, or modules.
-        lambda_l1: weight of L1 against the GAN's objective.
-        objective: "vanilla" or "lsgan", see :data:`OBJECTIVES`.
+        generator, discriminator: the networks, or their configs.
+        lambda_l1: weight of the L1 loss.
+        objective: the GAN loss, "vanilla" or "lsgan"; see :data:`OBJECTIVES`.
         data_preprocessor: default: a :class:`PairPreprocessor`.
 
     Raises:
-        OptionError: there is no such objective.
+        OptionError: the objective is unknown.
     """
 
     def __init__(
@@ -299,14 +304,20 @@ class Pix2Pix(BaseModel):
         names: Sequence[str] | None = None,
         mode: str = "tensor",
     ) -> Tensor | list[dict]:
-        """Translate a batch of (N, 3, H, W) in -1..1, of any size.
+        """Translate a batch of images of any height and width.
 
         Args:
-            mode: "tensor" for a batch of the same kind, "predict" for a dict of each image: name
-                and input, output and target as (3, H, W) uint8 on the CPU.
+            inputs: (N, 3, H, W) in -1..1.
+            targets: the same shape, copied to the predictions if given.
+            names: N names for the predictions; default: "0", "1", ...
+            mode: "tensor" or "predict".
+
+        Returns:
+            For "tensor", the outputs, (N, 3, H, W) in -1..1. For "predict", a dict for each image:
+            its name, and input, output and target as (3, H, W) uint8 on the CPU.
 
         Raises:
-            ValueError: mode is "loss", which MMEngine means for one optimizer; see
+            ValueError: mode is "loss", which in MMEngine is a loss for one optimizer; see
                 :meth:`train_step`.
         """
         if mode == "loss":
@@ -320,7 +331,10 @@ class Pix2Pix(BaseModel):
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def translate(self, inputs: Tensor) -> Tensor:
-        """Translate images of any size, padded to multiples of 2 ** depth; crop the outputs."""
+        """Translate (N, 3, H, W) images in -1..1, of any H and W, to images of the same shape.
+
+        Inputs are padded, right and below, to multiples of 2 ** depth; outputs are cropped back.
+        """
         height, width = inputs.shape[2:]
         multiple = self.generator.multiple
         padding = (0, -width % multiple, 0, -height % multiple)
@@ -340,39 +354,49 @@ class Pix2Pix(BaseModel):
         optim_wrapper: OptimWrapperDict,
         parallel: Mapping[str, nn.Module] | None = None,
     ) -> dict[str, Tensor]:
-        """One step of both networks.
+        """Train the discriminator and then the generator on one batch.
 
         Args:
-            data: see :class:`PairPreprocessor`.
+            data: the batch; see :class:`PairPreprocessor`.
             optim_wrapper: the optimizers "generator" and "discriminator".
             parallel: the networks in DistributedDataParallel, by the same names.
 
         Returns:
-            The losses: the discriminator's before it is halved, L1 before it is weighted.
+            Detached losses: loss_D_real, loss_D_fake (before they are halved), loss_G_GAN and
+            loss_G_L1 (before it is weighted).
         """
         batch = self.data_preprocessor(data, training=True)
         inputs, targets = batch["inputs"], batch["targets"]
-        of_g, of_d = optim_wrapper["generator"], optim_wrapper["discriminator"]
+        generator_optimizer, discriminator_optimizer = (
+            optim_wrapper["generator"],
+            optim_wrapper["discriminator"],
+        )
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         generator, discriminator = (networks | dict(parallel or {})).values()
-        with of_g.optim_context(generator):
+        with generator_optimizer.optim_context(generator):
             outputs = generator(inputs)
 
-        with of_d.optim_context(discriminator):
+        with discriminator_optimizer.optim_context(discriminator):
             real = discriminator(inputs, targets)
             fake = discriminator(inputs, outputs.detach())
-        losses = {"loss_D_real": self._gan(real, 1.0), "loss_D_fake": self._gan(fake, 0.0)}
-        of_d.update_params((losses["loss_D_real"] + losses["loss_D_fake"]) / 2)
+        losses = {
+            "loss_D_real": self._gan_loss(real, 1.0),
+            "loss_D_fake": self._gan_loss(fake, 0.0),
+        }
+        discriminator_optimizer.update_params((losses["loss_D_real"] + losses["loss_D_fake"]) / 2)
 
-        # Not the discriminator in DistributedDataParallel, which would wait for its gradients.
-        with of_g.optim_context(generator):
-            fake = _through(self.discriminator, inputs, outputs)
-        losses["loss_G_GAN"] = self._gan(fake, 1.0)
+        # The bare discriminator: DistributedDataParallel would wait for gradients of parameters.
+        with generator_optimizer.optim_context(generator):
+            fake = _call_with_fixed_parameters(self.discriminator, inputs, outputs)
+        losses["loss_G_GAN"] = self._gan_loss(fake, 1.0)
         losses["loss_G_L1"] = F.l1_loss(outputs.float(), targets)
-        of_g.update_params(losses["loss_G_GAN"] + self.lambda_l1 * losses["loss_G_L1"])
+        generator_optimizer.update_params(
+            losses["loss_G_GAN"] + self.lambda_l1 * losses["loss_G_L1"]
+        )
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _gan(self, logits: Tensor, label: float) -> Tensor:
+    def _gan_loss(self, logits: Tensor, label: float) -> Tensor:
+        """Return the objective's loss of logits for a label: 1 for real, 0 for generated."""
         logits = logits.float()
         return self.objective(logits, torch.full_like(logits, label))
 
@@ -381,9 +405,13 @@ def _build(network: dict | nn.Module) -> nn.Module:
     return network if isinstance(network, nn.Module) else MODELS.build(network)
 
 
-def _through(network: nn.Module, *inputs: Tensor) -> Tensor:
-    """Call a network so that gradients flow to its inputs and not to its parameters."""
-    # EN and SN whose own parameters require no gradients would behave as frozen.
+def _call_with_fixed_parameters(network: nn.Module, *inputs: Tensor) -> Tensor:
+    """Call a network so that gradients flow to its inputs but not to its parameters.
+
+    Returns:
+        The network's output.
+    """
+    # EN and SN treat themselves as frozen if their own parameters do not require gradients.
     norms = (m for m in network.modules() if isinstance(m, MixtureNorm))
     kept = {p for norm in norms for p in norm.parameters(recurse=False) if p.requires_grad}
     aliases = {name: p.detach().requires_grad_(p in kept) for name, p in network.named_parameters()}

@@ -42,11 +42,11 @@ class Pair:
 
 
 def image_files(folder: str | os.PathLike) -> list[Path]:
-    """List the image files of a folder, by their endings, sorted by name.
+    """List the image files directly in a folder, sorted by name.
 
     Raises:
-        UserError: the folder is missing or has no images, or two of them differ in their ending
-            alone.
+        UserError: the folder is missing or has no images, or two files have the same name but for
+            the ending.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -56,20 +56,25 @@ def image_files(folder: str | os.PathLike) -> list[Path]:
         raise UserError(f"{folder}: no image there; expected {', '.join(ENDINGS)}")
     twice = sorted(n for n, count in Counter(p.stem for p in files).items() if count > 1)
     if twice:
-        raise UserError(f"{folder}: two files each are named {_some(twice)}; rename one")
+        raise UserError(f"{folder}: two files each are named {_first_items(twice)}; rename one")
     return files
 
 
 def side_by_side(folder: str | os.PathLike) -> list[Pair]:
-    """List the pairs of a folder, each of them one image of two halves; see :func:`image_files`."""
+    """List the pairs of a folder in which each image has input and target as its two halves.
+
+    Raises:
+        UserError: see :func:`image_files`.
+    """
     return [Pair(p.stem, p, p) for p in image_files(folder)]
 
 
 def two_folders(inputs: str | os.PathLike, targets: str | os.PathLike) -> list[Pair]:
-    """List the pairs of two folders.
+    """List the pairs of two folders, matched by file name without its ending.
 
     Raises:
-        UserError: see :func:`image_files`; or images, all of them named, have no counterpart.
+        UserError: see :func:`image_files`; or images, of which up to 20 are named, have no
+            counterpart.
     """
     sources = {p.stem: p for p in image_files(inputs)}
     results = {p.stem: p for p in image_files(targets)}
@@ -77,40 +82,48 @@ def two_folders(inputs: str | os.PathLike, targets: str | os.PathLike) -> list[P
     for here, there, of_there in ((sources, results, targets), (results, sources, inputs)):
         alone = [str(here[name]) for name in here if name not in there]
         if alone:
-            problems.append(f"unpaired, no counterpart in {of_there}: {_some(alone)}")
+            problems.append(f"unpaired, no counterpart in {of_there}: {_first_items(alone)}")
     if problems:
         raise UserError("; ".join(problems))
     return [Pair(name, path, results[name]) for name, path in sources.items()]
 
 
 def check_pairs(pairs: list[Pair]) -> None:
-    """Decode all images.
+    """Decode all images of pairs, to find invalid ones.
 
     Raises:
-        UserError: some, all of them named, are unreadable, have an odd width and no halves, or
-            differ in size from their counterpart.
+        UserError: images are unreadable, have an odd width and so no equal halves, or differ in
+            size from their counterpart; the message names up to 20.
     """
-    _check(_problem_of_pair, pairs, "pairs")
+    _check_all(_pair_problem, pairs, "pairs")
 
 
 def check_images(files: list[Path]) -> None:
-    """Decode all images; raise UserError, which names all unreadable ones."""
-    _check(_problem, files, "images")
+    """Decode all image files, to find invalid ones.
+
+    Raises:
+        UserError: files are unreadable; the message names up to 20.
+    """
+    _check_all(_size_or_problem, files, "images")
 
 
-def _check(problem: Callable, items: list, what: str) -> None:
+def _check_all(problem: Callable, items: list, what: str) -> None:
+    """Apply ``problem`` to all items in threads; raise UserError if it returns a str for any.
+
+    ``what`` is the plural noun for the items in the message.
+    """
     with ThreadPoolExecutor() as pool:
         found = [words for words in pool.map(problem, items) if isinstance(words, str)]
     if found:
         raise UserError(
-            f"{len(found)} of {len(items)} {what} cannot be used: {_some(found)}; "
+            f"{len(found)} of {len(items)} {what} cannot be used: {_first_items(found)}; "
             "mend or remove them"
         )
 
 
-def _problem_of_pair(pair: Pair) -> str | None:
-    """Why a pair is invalid; None if it is valid."""
-    sizes = [_problem(path) for path in dict.fromkeys((pair.input, pair.target))]
+def _pair_problem(pair: Pair) -> str | None:
+    """Return why a pair is invalid, in words; None if it is valid."""
+    sizes = [_size_or_problem(path) for path in dict.fromkeys((pair.input, pair.target))]
     unreadable = [words for words in sizes if isinstance(words, str)]
     if unreadable:
         return ", ".join(unreadable)
@@ -123,25 +136,26 @@ def _problem_of_pair(pair: Pair) -> str | None:
     return f"{pair.input} of {width} x {height} and {pair.target} of {size} differ in size"
 
 
-def _problem(path: Path) -> str | tuple[int, int]:
-    """Why an image is unreadable, or its width and height."""
+def _size_or_problem(path: Path) -> str | tuple[int, int]:
+    """Decode an image: return its width and height, or why it is unreadable."""
     try:
         return read_image(path).size
     except Exception as error:  # a broken file can raise anything
         return f"{path} is unreadable ({' '.join(str(error).split())})"
 
 
-def _some(items: list[str]) -> str:
+def _first_items(items: list[str]) -> str:
+    """Join up to 20 items by ", ", and add how many more there are."""
     rest = len(items) - _SHOWN
     return ", ".join(items[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def read_pair(pair: Pair, direction: str = DIRECTIONS[0]) -> tuple[Image.Image, Image.Image]:
-    """Read the input and the target of a pair, as RGB.
+    """Read the input and the target of a pair as RGB images.
 
     Args:
         pair: the files.
-        direction: one of :data:`DIRECTIONS`, for images side by side.
+        direction: which half is the input, one of :data:`DIRECTIONS`; used for images side by side.
     """
     first = read_image(pair.input)
     if pair.input != pair.target:
@@ -170,13 +184,13 @@ def jitter(
 
     Args:
         images: the two images of a pair.
-        size: side of the crop in pixels.
-        load_size: side in pixels to which images are resized first, at least ``size``.
-        flip: probability that left and right are swapped.
-        rng: draws the place of the crop and the flip.
+        size: side of the square crop in pixels.
+        load_size: side in pixels to which both sides are resized first, at least ``size``.
+        flip: probability of a horizontal flip.
+        rng: source of the random position of the crop and of the flip.
 
     Returns:
-        The crops, (size, size, 3), uint8.
+        The crops, (size, size, 3) uint8 each.
     """
     top, left = rng.integers(0, load_size - size, size=2, endpoint=True)
     flipped = rng.random() < flip
@@ -185,14 +199,14 @@ def jitter(
 
 
 def image_preparation(dataset: Mapping) -> tuple[Callable[[np.ndarray], Tensor], str]:
-    """How a single image is prepared in place of the input of a data set's pairs.
+    """Return a function that prepares an image as the data set prepares the inputs of its pairs.
 
     Args:
         dataset: config of :class:`~.training.PairedImages`.
 
     Returns:
-        A function of an image, (H, W, 3) RGB uint8, to its input, resized to (3, size, size) uint8;
-        and what it does, in words.
+        A function of an image, (H, W, 3) RGB uint8, to (3, size, size) uint8: for pairs side by
+        side it crops the input's half; it then resizes. And a description of that in words.
     """
     size, direction = dataset.get("size", 256), dataset.get("direction", DIRECTIONS[0])
     halves = "pair_path" in (dataset.get("data_prefix") or {"pair_path": ""})

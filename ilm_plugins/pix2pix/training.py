@@ -1,4 +1,4 @@
-"""Training of pix2pix by MMEngine: data set, optimizers, schedule, metrics, sample images."""
+"""Training of pix2pix in MMEngine: data set, optimizers, schedule, metrics, sample images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,27 +33,27 @@ class PairedImages(Dataset):
     """Pairs of images, side by side or in two folders; see :mod:`ilm_plugins.pix2pix.pairs`.
 
     A sample has ``input`` and ``target``, (3, size, size) RGB uint8 each, and ``name``. With
-    ``load_size``, both are enlarged to it, cropped and flipped alike, by a generator that
-    ``ExactSampler`` seeds for each sample, or torch's under another sampler.
+    ``load_size``, both are resized to it, then cropped and flipped alike, at random:
+    ``ExactSampler`` seeds each sample; other samplers use torch's global generator.
 
     Args:
         data_root: the folder of the data set.
         data_prefix: folders in it, ``pair_path`` alone or ``input_path`` and ``target_path``.
         direction: for pairs side by side, "right-to-left" or "left-to-right".
-        images: index of the first pair, in the order of names, and of the one after the last; None
-            for either end.
+        images: (first, end) of the pairs to use, in the order of names, as in a slice; None for
+            either end.
         size: side in pixels of the square images, to which all are resized.
         load_size: side to which images are enlarged before a random crop, at least ``size``; None
             for no augmentation.
-        flip: probability that augmentation swaps left and right.
+        flip: probability of a horizontal flip in the augmentation.
         verify: whether to decode all files now, to find invalid ones.
 
     Raises:
-        UserError: files, all of them named, are missing, unreadable, odd-sized or unpaired; or an
-            option is out of its range.
+        UserError: files, of which up to 20 are named, are missing, unreadable, odd-sized or
+            unpaired; or an option is out of its range.
     """
 
-    #: Whether the command builds the data set once, with ``verify``, before it starts processes.
+    #: Tells the training command to verify the data set once, before it starts processes.
     checked_first = True
 
     def __init__(
@@ -96,6 +96,12 @@ class PairedImages(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, key: int | tuple[int, int, int]) -> dict:
+        """Read a sample; see the class.
+
+        Args:
+            key: index of the pair, or (index, number, number) of ``ExactSampler``, which seeds the
+                augmentation.
+        """
         index, *drawn = key if isinstance(key, tuple) else (key,)
         pair = self.pairs[index]
         both = pairs.read_pair(pair, self.direction)
@@ -110,11 +116,20 @@ class PairedImages(Dataset):
 
     @classmethod
     def score_mean_image(cls, cfg: Config, work_dir: Path) -> dict[str, float | int]:
-        """Return the metrics of the training targets' mean image, for the images of a test.
+        """Score the mean image of the training targets against the targets of a test.
+
+        This is the result of the best constant output, a baseline for a trained model.
 
         Args:
             cfg: config of the training.
             work_dir: its output folder, where a test has written ``test/target``.
+
+        Returns:
+            Metric -> mean over the test images, and their number as "images".
+
+        Raises:
+            UserError: images are missing or invalid.
+            ValueError: the weights of LPIPS are invalid, or torchmetrics is not installed.
         """
         options = {k: v for k, v in cfg.train_dataloader.dataset.items() if k != "type"}
         trained = cls(**{**options, "load_size": None, "verify": False})
@@ -126,11 +141,11 @@ class PairedImages(Dataset):
 
 
 class ParallelNetworks(nn.Module):
-    """Wraps each network of a model in DistributedDataParallel, for training by several processes.
+    """Wraps each network of a model in DistributedDataParallel, for training in several processes.
 
     Unlike MMEngine's MMSeparateDistributedDataParallel it leaves the model unchanged, so that
-    checkpoints have the names of a single process. The model's ``train_step`` gets the wrapped
-    networks by their names as ``parallel``.
+    checkpoints have the same keys as those of a single process. The model's ``train_step`` receives
+    the wrapped networks, by their names, as ``parallel``.
 
     Args:
         module: the model.
@@ -147,7 +162,7 @@ class ParallelNetworks(nn.Module):
     ) -> None:
         super().__init__()
         self.module = module
-        # In a dict, they are not modules of this wrapper.
+        # A plain dict keeps them out of this wrapper's modules, and so of its state dict.
         self.parallel = {
             name: DistributedDataParallel(
                 network,
@@ -159,15 +174,15 @@ class ParallelNetworks(nn.Module):
         }
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> dict[str, Tensor]:
-        """Train the model by one step."""
+        """Train the model by one step; return its losses by name."""
         return self.module.train_step(data, optim_wrapper, self.parallel)
 
     def val_step(self, data: dict) -> list:
-        """Return the model's predictions."""
+        """Return the model's predictions for a batch."""
         return self.module.val_step(data)
 
     def test_step(self, data: dict) -> list:
-        """Return the model's predictions."""
+        """Return the model's predictions for a batch."""
         return self.module.test_step(data)
 
 
@@ -183,6 +198,7 @@ class OptimizerEach:
         self.cfg, self.paramwise_cfg = optim_wrapper_cfg, paramwise_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:
+        """Build the optimizers of a model; a wrapper with a ``module`` is unwrapped first."""
         model = getattr(model, "module", model)
         return OptimWrapperDict(
             **{
@@ -197,12 +213,13 @@ class OptimizerEach:
 class HalfLinearLR(_ParamScheduler):
     """A learning rate that is constant for the first half and decays linearly to 0 in the second.
 
-    Of T steps, step t, counted from 0, has the rate times ``min(1, (T - t) / (T - T // 2))``.
+    Of T steps, step t, counted from 0, has the initial rate times
+    ``min(1, (T - t) / (T - T // 2))``.
 
     Args:
-        optimizer: the optimizer whose rate this sets.
-        end: T; MMEngine sets the number of epochs.
-        options: of MMEngine's schedulers.
+        optimizer: the optimizer whose learning rate this sets.
+        end: the number of steps T; MMEngine sets the number of epochs.
+        options: further arguments of MMEngine's schedulers.
     """
 
     def __init__(self, optimizer, *, end: int, **options) -> None:
@@ -210,11 +227,11 @@ class HalfLinearLR(_ParamScheduler):
         super().__init__(optimizer, "lr", end=end, **options)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Continue at the step of a checkpoint, and keep this schedule's end."""
+        """Continue at the step of a checkpoint, but keep this schedule's T, which may differ."""
         end, total = self.end, self.total
         super().load_state_dict(state_dict)
         self.end, self.total = end, total
-        # A schedule that has ended stops to count its own steps.
+        # After its end a schedule no longer increases last_step.
         self.last_step = self._global_step - self.begin
         for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
             group[self.param_name] = value
@@ -230,7 +247,7 @@ class ImageTransfer(BaseMetric):
     Args:
         metrics: names of the metrics.
         lpips_weights: local checkpoint of AlexNet; LPIPS is skipped without it.
-        options: of MMEngine's BaseMetric.
+        options: further arguments of MMEngine's BaseMetric.
 
     Raises:
         OptionError: a metric is unknown, or the checkpoint is missing or invalid.
@@ -251,11 +268,13 @@ class ImageTransfer(BaseMetric):
             print_log(f"lpips is {NO_WEIGHTS}: lpips_weights=FILE", "current")
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Compute the metrics of each sample's output and target, (3, H, W) uint8."""
         for sample in data_samples:
             pair = sample["output"], sample["target"]
             self.results.append({k: measure(*pair) for k, measure in self.measures.items()})
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+        """Return name -> mean over all samples."""
         return {name: float(np.mean([r[name] for r in results])) for name in self.measures}
 
 
@@ -296,13 +315,17 @@ class TranslatedImages(Hook):
 
 
 def grid(samples: Sequence[dict]) -> Image.Image:
-    """Compose an image with a row of input, output and target for each sample."""
+    """Compose a picture with a row for each sample: input, output and, if given, target.
+
+    Args:
+        samples: at least one; dicts of (3, H, W) uint8, all of one size.
+    """
     kinds = [kind for kind in ("input", "output", "target") if kind in samples[0]]
     return to_image(torch.cat([torch.cat([s[k] for k in kinds], 2) for s in samples], 1))
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """Convert (3, H, W) uint8 to an image."""
+    """Convert RGB pixels, (3, H, W) uint8 on the CPU, to an image."""
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 

@@ -23,7 +23,7 @@ from .training import to_image, write
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Translate a folder.
+    """Translate a folder of images by a trained generator; see ``tools/translate.py``.
 
     Returns:
         The exit status: 0, or 2 after printing one line about the user's mistake.
@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Translate a folder.
+    """Translate the folder of a parsed command line.
 
     Raises:
-        UserError: see :func:`translate`; or there are no images, or some are unreadable.
+        UserError: see :func:`translate`.
     """
     options = {name: value for name, value in vars(args).items() if name != "traceback"}
     with checkpoints.loading(unsafe=args.unsafe):
@@ -70,14 +70,23 @@ def translate(
     device: str = "cpu",
     unsafe: bool = False,
 ) -> None:
-    """Write OUTPUT/NAME.png for each image, and print which images were padded.
+    """Translate each image of a folder to OUTPUT/NAME.png, and print which images were padded.
 
-    Successive images of one size, in the order of names, share a batch.
+    Images of one size that follow each other in the order of names share a batch.
+
+    Args:
+        checkpoint: of a :class:`Pix2Pix` trained by tools/train_net.py.
+        input: folder of images of any size.
+        output: folder to write to, made if missing.
+        batch_size: largest number of images in a batch.
+        half: "left" or "right" to translate that half of each image; None for whole images.
+        device: device of the network.
+        unsafe: whether to run code that the checkpoint holds.
 
     Raises:
-        UserError: the checkpoint is none of a Pix2Pix, the batch size is below 1, the device is
-            not there, or the output folder is that of the images or cannot be written; there are
-            no images, or some are unreadable, all of which are named.
+        UserError: the checkpoint is not one of a Pix2Pix, the batch size is below 1, the device is
+            not available, or the output folder is the input folder or cannot be written; there are
+            no images, or some, of which up to 20 are named, are unreadable.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}; give at least 1")
@@ -107,10 +116,10 @@ def translate(
 
 
 def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pix2Pix:
-    """Build the model of a checkpoint from its config, in evaluation; averaged weights if present.
+    """Build the model of a checkpoint from the config in it, in evaluation mode.
 
-    Raises:
-        UserError: see :func:`translate`.
+    The weights are the averaged ones if the training kept an EMA. For the arguments and errors, see
+    :func:`translate`.
     """
     try:
         allow_history()
@@ -121,7 +130,7 @@ def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pi
         model.load_state_dict(state["state_dict"])
     except CheckpointError as error:
         raise UserError(str(error)) from error
-    except Exception as error:  # whatever the file may be
+    except Exception as error:  # an invalid file can raise anything
         raise UserError(
             f"{checkpoint} is not a checkpoint of a Pix2Pix by tools/train_net.py: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -133,7 +142,12 @@ def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pi
 
 
 def _model_config(checkpoint: str, text: str, unsafe: bool) -> dict:
-    """The model in the text of a checkpoint's config; with ``unsafe`` the text is run as Python.
+    """Return the model's config from the Python text of a checkpoint's config.
+
+    Args:
+        checkpoint: file name, for error messages.
+        text: the config; with ``unsafe`` it is executed, else its literals are parsed.
+        unsafe: whether to execute the text.
 
     Raises:
         CheckpointError: without ``unsafe``, the text has more than literals, or names a type that
@@ -163,14 +177,24 @@ def _model_config(checkpoint: str, text: str, unsafe: bool) -> dict:
 def batches(
     files: Sequence[Path], size: int, half: str | None = None
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Yield names and images, (N, 3, H, W) uint8, of up to ``size`` files of one shape."""
-    images = ((path.stem, _half(read(path), half)) for path in files)
+    """Read image files in batches of one size.
+
+    Args:
+        files: image files, in order.
+        size: largest number of images in a batch.
+        half: "left" or "right" to crop that half; None for whole images.
+
+    Yields:
+        The names without endings, and the images, (N, 3, H, W) uint8.
+    """
+    images = ((path.stem, _crop_half(read(path), half)) for path in files)
     for _, alike in groupby(images, key=lambda item: item[1].shape):
         while batch := list(islice(alike, size)):
             names, pixels = zip(*batch, strict=True)
             yield list(names), torch.stack(pixels)
 
 
-def _half(image: Tensor, half: str | None) -> Tensor:
+def _crop_half(image: Tensor, half: str | None) -> Tensor:
+    """Crop (3, H, W) to its "left" or "right" half of W // 2 columns; None for no crop."""
     middle = image.shape[2] // 2
     return {None: image, "left": image[..., :middle], "right": image[..., middle:]}[half]

@@ -14,6 +14,7 @@ from .registry import ROOT, Cell, tables
 
 #: Channels of the layer of EN's Table 1.
 CHANNELS = 64
+#: Name of a plain norm in Table 1 -> its constructor, which takes the number of channels.
 PLAIN = {
     "BN": nn.BatchNorm2d,
     "IN": partial(nn.InstanceNorm2d, affine=True),
@@ -23,7 +24,10 @@ PLAIN = {
 
 
 def compute(cell: Cell) -> dict[str, float]:
-    """A computed cell's figures, by the names of its table's measures."""
+    """Compute the figures of a cell that needs no training, as measure name -> figure.
+
+    The table's ``compute`` names one of the functions below; the cell's ``of`` has its arguments.
+    """
     table = tables()[cell.table]
     function = {
         "parameter_increment": parameter_increment,
@@ -34,7 +38,19 @@ def compute(cell: Cell) -> dict[str, float]:
 
 
 def parameter_increment(depth: int, layer: str, **options: Any) -> tuple[float]:
-    """What percentage of parameters a layer adds to torchvision's ResNet of a depth."""
+    """Percentage of parameters that a norm layer adds to torchvision's ResNet with BatchNorm.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        layer: a name in :data:`ilm_plugins.layers.NORMS`, which replaces every BatchNorm.
+        options: arguments of the layer.
+
+    Returns:
+        The percentage, as a tuple of one.
+
+    Raises:
+        UserError: torchvision is not installed.
+    """
     try:
         from torchvision import models
     except ImportError:
@@ -47,12 +63,18 @@ def parameter_increment(depth: int, layer: str, **options: Any) -> tuple[float]:
 
 
 def layer_parameters(layer: str) -> tuple[int]:
-    """The parameters of a layer of 64 channels."""
+    """Count the parameters of a norm layer of 64 channels, as a tuple of one."""
     return (complexity.parameters((PLAIN | NORMS)[layer](CHANNELS)),)
 
 
 def cost(config: str) -> tuple[float, float]:
-    """The parameters in millions, and 1e9 multiply-adds for an image of 224 x 224, of a config.
+    """Return the cost of the model of an mmpretrain config, on an image of 224 x 224 pixels.
+
+    Args:
+        config: path below the project's root.
+
+    Returns:
+        The parameters in millions, and the multiply-adds in units of 1e9.
 
     Raises:
         UserError: mmpretrain or fvcore is not installed.

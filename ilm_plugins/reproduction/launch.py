@@ -1,4 +1,4 @@
-"""How a run was started: ``launch.json``, which ``tools/reproduce.py run`` writes beside it."""
+"""How a run was started: ``launch.json``, which ``tools/reproduce.py run`` writes to its folder."""
 
 import argparse
 import ast
@@ -22,10 +22,10 @@ from ..version import __version__
 from .registry import ROOT
 
 FILE = "launch.json"
-#: What it was called before 21 November 2026: command, settings, commit, torch, device.
+#: Its name before 21 November 2026, with the keys command, settings, commit, torch, device.
 OLD_FILE = "origin.json"
 DEFAULT_WORK_DIR = Path("output/reproduce")
-#: A word of a command line that overrides a setting of the config.
+#: A command line argument KEY.KEY=VALUE, which overrides a setting of the config.
 OVERRIDE = re.compile(r"\w+(\.\w+)+=")
 
 
@@ -34,13 +34,17 @@ class Launch:
     """How a run was started.
 
     Attributes:
-        command: of tools/reproduce.py, which repeats the run.
-        overrides: words that tools/train_net.py was given, in order.
-        given: KEY=VALUE words that the user gave, which are among them.
-        length: epochs or iterations of the training; 0 of a test alone, None for the recipe's.
-        seed, processes, miniature: of the run.
+        command: the command of tools/reproduce.py that repeats the run.
+        overrides: the config overrides that tools/train_net.py was given, in order.
+        given: the KEY=VALUE overrides among them that the user gave.
+        length: epochs or iterations of training; 0 if the run only tests a checkpoint, None for
+            the config's own length.
+        seed: random seed of the run.
+        processes: number of processes, one for each GPU.
+        miniature: whether the run is a short trial on a few generated images.
         work_dir: folder of all runs.
-        commit: of this project; if a run went on with others, all of them, separated by ", ".
+        commit: this project's commit; if the run was resumed at other commits, all of them,
+            separated by ", ".
         versions: package -> version.
         device: name of the CPU, or number and name of the GPUs.
     """
@@ -58,22 +62,30 @@ class Launch:
     device: str | None = None
 
     def settings(self, besides: Sequence[str] = ()) -> list[str]:
-        """Overrides to compare runs by: without those in ``besides``, wherever the runs lie."""
+        """Return the overrides by which two runs are compared, in order.
+
+        Overrides in ``besides`` are left out. The path of ``work_dir`` becomes "WORK_DIR", so that
+        runs in different folders compare equal.
+        """
         root = re.compile(rf"(?<![\w./-]){re.escape(self.work_dir.rstrip('/'))}/")
         return [root.sub("WORK_DIR/", word) for word in self.overrides if word not in besides]
 
     def changes(self, harmless: re.Pattern[str]) -> dict[str, Any]:
-        """Settings that the user changed -> their values, without ``harmless`` ones."""
+        """Return key -> parsed value of each override that the user gave.
+
+        Keys that ``harmless`` matches in full, such as logging intervals, are left out.
+        """
         pairs = (word.split("=", 1) for word in self.given)
-        return {key: _value(word) for key, word in pairs if not harmless.fullmatch(key)}
+        return {key: _parse_value(word) for key, word in pairs if not harmless.fullmatch(key)}
 
     @property
     def packed(self) -> bool:
-        """Whether images come re-encoded, from archives of :mod:`ilm_plugins.data.packed`."""
+        """Whether images come from archives of re-encoded JPEG (:mod:`ilm_plugins.data.packed`)."""
         return any("PackedImages" in word for word in self.overrides)
 
 
-def _value(word: str) -> Any:
+def _parse_value(word: str) -> Any:
+    """Parse an override's value as a Python literal, tuples as lists; other text stays a str."""
     with suppress(ValueError, SyntaxError):
         value = ast.literal_eval(word)
         return list(value) if isinstance(value, tuple) else value
@@ -81,14 +93,14 @@ def _value(word: str) -> Any:
 
 
 def write(launch: Launch, folder: Path) -> None:
-    """Write a run folder's ``launch.json``."""
+    """Write a launch to ``launch.json`` in a run's folder, which must exist."""
     text = json.dumps(asdict(launch), indent=1, ensure_ascii=False)
     with replacing(folder / FILE) as file:
         file.write(f"{text}\n".encode())
 
 
 def read(folder: Path) -> Launch | None:
-    """How a folder's run was started; None if the folder doesn't say.
+    """Read how the run in a folder was started; return None if the folder has no such file.
 
     Raises:
         UserError: the file is incomplete.
@@ -98,15 +110,20 @@ def read(folder: Path) -> Launch | None:
         return None
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return Launch(**found) if file.name == FILE else _of_old_file(found, folder / "output.log")
+        return (
+            Launch(**found) if file.name == FILE else _from_old_file(found, folder / "output.log")
+        )
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{file} is cut short ({error}); remove it, or give another --work-dir"
         ) from error
 
 
-def _of_old_file(found: dict[str, Any], log: Path) -> Launch:
-    """A launch from the file's former entries; the command and the log have what they don't."""
+def _from_old_file(found: dict[str, Any], log: Path) -> Launch:
+    """Build a Launch from the content of a former ``origin.json``.
+
+    Options are parsed from the command in it, and the GPUs from the run's log, if there is one.
+    """
     p = argparse.ArgumentParser(add_help=False)
     p.add_argument("--seeds", type=int, default=0)
     p.add_argument("--epochs", "--iterations", type=int, dest="length")
@@ -133,7 +150,10 @@ def _of_old_file(found: dict[str, Any], log: Path) -> Launch:
 
 
 def commit() -> str | None:
-    """This checkout's commit, "+changes" if files differ from it; None outside a checkout."""
+    """Return the checkout's commit, 12 hexadecimal digits; None outside a git checkout.
+
+    "+changes" follows if tracked files differ from the commit.
+    """
     if not (ROOT / ".git").exists():
         return None
 
@@ -147,15 +167,22 @@ def commit() -> str | None:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Versions of ilm_plugins, torch and those of ``packages`` that are installed."""
-    # MMEngine's packages come in distributions of other names, too.
+    """Return name -> version of ilm_plugins, torch and the installed ones among ``packages``."""
+    # A package's distribution may have another name, such as mmcv-lite.
     names = importlib.metadata.packages_distributions()
     found = {name: importlib.metadata.version(names[name][0]) for name in packages if name in names}
     return {"ilm_plugins": __version__, "torch": torch.__version__, **found}
 
 
 def device(num_gpus: int | None) -> str:
-    """The device that a run with so many GPUs uses here; None is one GPU, if there is any."""
+    """Return the name of the device that a run uses on this machine, for its report.
+
+    Args:
+        num_gpus: number of GPUs of the run; 0 for the CPU, None for one GPU if there is any.
+
+    Returns:
+        Such as "NVIDIA H100", "2 x NVIDIA H100" or "CPU, Intel Xeon".
+    """
     count = min(1, torch.cuda.device_count()) if num_gpus is None else num_gpus
     if count and torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)

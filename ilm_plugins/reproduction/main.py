@@ -14,14 +14,17 @@ from .registry import NOT_HERE, Cell, Table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """List, run or report the papers' tables.
+    """Run one of the commands: list, run or report.
+
+    Args:
+        argv: the command line without the program's name; default: ``sys.argv[1:]``.
 
     Returns:
         The exit status: 0; or after printing one line, 2 for the user's mistake, and 1 for a run
         that failed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    # Wherever they stand, so that no option takes them for its own.
+    # Overrides may stand anywhere; taken out first, they are not read as values of options.
     overrides = [word for word in words if launch.OVERRIDE.match(word)]
     args = parser().parse_args(_seeds_last([word for word in words if word not in overrides]))
     args.overrides = overrides
@@ -30,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _seeds_last(words: list[str]) -> list[str]:
-    """A command line whose seeds, which are numbers, do not swallow the table behind them."""
+    """Move ``--seeds N ...`` to the end, so that argparse does not read TABLE as a seed."""
     if "--seeds" not in words:
         return words
     start = words.index("--seeds")
@@ -41,7 +44,7 @@ def _seeds_last(words: list[str]) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The commands list, run and report."""
+    """Build the parser of the commands list, run and report."""
     p = argparse.ArgumentParser(description="The papers' tables and figures, run here.")
     commands = p.add_subparsers(required=True, metavar="list | run | report")
     listing = commands.add_parser("list", help="every table and figure, and what is behind it")
@@ -85,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _minutes(word: str) -> float:
+    """Parse a positive number of minutes, as an argparse type."""
     number = float(word)
     if not number > 0:
         raise argparse.ArgumentTypeError(f"{number} is not above 0")
@@ -92,7 +96,7 @@ def _minutes(word: str) -> float:
 
 
 def list_(args: argparse.Namespace) -> int:
-    """Print the tables, or the cells of one."""
+    """Print all tables and figures with their cells, or ``args.table`` alone; return 0."""
     chosen = [registry.one_table(args.table)] if args.table else registry.tables().values()
     for table in chosen:
         print(f"\n{table.id}  {registry.papers()[table.paper]}, {table.number}: {table.title}")
@@ -103,6 +107,10 @@ def list_(args: argparse.Namespace) -> int:
 
 
 def _rows(table: Table) -> list[str]:
+    """Return the lines that list a table's cells: a heading, then name, paper's figures and source.
+
+    For a figure without cells: the tables whose curves it shows, its command, or "-".
+    """
     if not table.cells:
         rows = [f"curves of {', '.join(table.shows)}"] if table.shows else []
         return rows + ([table.command] if table.command else []) or ["-"]
@@ -112,18 +120,19 @@ def _rows(table: Table) -> list[str]:
     rows = [f"{'':{width}}  {' / '.join(table.measures):{most}}"]
     for cell, paper in zip(table.cells.values(), figures, strict=True):
         paper = cell.says if not any(cell.paper) and cell.says else paper
-        rows.append(f"{cell.name:{width}}  {paper:{most}}  {_behind(cell)}")
+        rows.append(f"{cell.name:{width}}  {paper:{most}}  {_source(cell)}")
     return rows
 
 
-def _behind(cell: Cell) -> str:
+def _source(cell: Cell) -> str:
+    """Return what gives a cell's figures: its config and overrides, "computed", or not here."""
     if cell.config:
         return shlex.join([cell.config, *cell.overrides])
     return "computed" if cell.of is not None else NOT_HERE
 
 
 def run_(args: argparse.Namespace) -> int:
-    """Run cells."""
+    """Train, test or compute the chosen cells; return the exit status of :func:`.run.perform`."""
     unit = "iterations" if args.iterations else "epochs"
     options = run.Options(
         seeds=tuple(args.seeds),
@@ -143,7 +152,10 @@ def run_(args: argparse.Namespace) -> int:
 
 
 def report_(args: argparse.Namespace) -> int:
-    """Collect records and write the report."""
+    """Copy the records of runs below ``args.work_dir`` to ``args.records``, and write the reports.
+
+    Prints the path of each report; returns 0.
+    """
     folder = Path(args.records)
     for path in sorted(Path(args.work_dir).rglob(run.RECORD)):
         record.collect(record.read(path), folder)

@@ -1,4 +1,4 @@
-"""Pictures of records: what was logged over trainings, and figures against a quantity."""
+"""Plots of runs: curves logged in training, and figures of a paper against a quantity."""
 
 import hashlib
 from collections import defaultdict
@@ -21,10 +21,12 @@ Points = list[tuple[float, float]]
 
 @styled
 def training(table: Table, lines: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
-    """What was logged over trainings, a panel for each quantity.
+    """Plot the curves that were logged in training: losses and the table's metrics, a panel each.
 
     Args:
-        lines: labels, and the records that each line is the mean of.
+        table: the table that the runs belong to.
+        lines: for each line, its label and the records of runs (see :mod:`.record`) whose curves
+            are averaged.
     """
     logged = {name for _, group in lines for r in group for row in r["curve"] for name in row}
     names = _panels(logged, table)
@@ -54,9 +56,9 @@ def training(table: Table, lines: Sequence[tuple[str, list[dict[str, Any]]]]) ->
 
 
 def _panels(logged: set[str], table: Table) -> list[str]:
-    """What to draw of what was logged: the loss, or its parts, and what the table measures.
+    """Choose the logged quantities to plot: the total loss, or its parts, then the table's metrics.
 
-    MMPretrain has accuracy_top-1 on training batches, and accuracy/top1 in a test.
+    In MMPretrain the metric accuracy/top1 of a test is logged as accuracy_top-1 in training.
     """
     losses = [name for name in ("loss", "total_loss") if name in logged]
     losses = losses or sorted(name for name in logged if "loss" in name)
@@ -65,9 +67,19 @@ def _panels(logged: set[str], table: Table) -> list[str]:
     return losses + sorted(logged & read)
 
 
-def _mean_curve(found: Iterable[list[dict]], unit: str, name: str) -> Points:
+def _mean_curve(curves: Iterable[list[dict]], unit: str, name: str) -> Points:
+    """Average one logged quantity over runs, at each epoch or iteration.
+
+    Args:
+        found: for each run, its curve: a dict of quantities for each logged point.
+        unit: the key of the epoch or iteration in these dicts.
+        name: the key of the quantity.
+
+    Returns:
+        (epoch or iteration, mean) in rising order.
+    """
     values: dict[float, list[float]] = defaultdict(list)
-    for rows in found:
+    for rows in curves:
         for row in rows:
             if name in row:
                 values[row[unit]].append(row[name])
@@ -76,10 +88,14 @@ def _mean_curve(found: Iterable[list[dict]], unit: str, name: str) -> Points:
 
 @styled
 def against(table: Table, lines: Mapping[str, tuple[Points, Points]], measure: str) -> Figure:
-    """Figures against a quantity that doubles: the paper's, dashed, and ours.
+    """Plot a measure against a quantity such as the batch size, on a logarithmic axis of base 2.
+
+    The paper's values are dashed lines, those of our runs solid ones.
 
     Args:
-        lines: label -> (quantity, figure) of the paper, and ours.
+        table: the paper's figure, whose ``against`` names the quantity.
+        lines: label -> points (quantity, value) of the paper, and those of our runs.
+        measure: name of the measure on the vertical axis.
     """
     fig = figure(7, 4.5)
     axis = fig.subplots()
@@ -105,8 +121,14 @@ def against(table: Table, lines: Mapping[str, tuple[Points, Points]], measure: s
 
 
 def save(fig: Figure, path: Path, shown: Any) -> None:
-    """Write a PNG, whose metadata say under "records" what it shows."""
+    """Write a plot as PNG.
+
+    Args:
+        fig: the plot.
+        path: the file.
+        shown: the data that the plot shows; a hash of it goes to the PNG's metadata as "records".
+    """
     fingerprint = hashlib.sha256(str(shown).encode()).hexdigest()[:16]
     with replacing(path) as file:
-        # Its version would have the same records give other bytes.
+        # Without matplotlib's version in the metadata, equal records give equal bytes.
         fig.savefig(file, format="png", metadata={"Software": None, "records": fingerprint})

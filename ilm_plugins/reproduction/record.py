@@ -1,4 +1,7 @@
-"""Records of runs: one JSON file each, with the settings, the curve and the paper's figures."""
+"""Records of runs: one JSON file for each run, with its settings, training curve and figures.
+
+A figure is a number that a paper's table gives, here measured on a run, such as "top-1 error".
+"""
 
 import hashlib
 import json
@@ -17,19 +20,25 @@ from . import registry
 from .launch import Launch
 from .registry import ROOT, Cell
 
-#: In the label of a run that is whole, and has not been tested.
+#: In the label of a run that has finished training but has not been tested.
 NO_FIGURE = "no figure yet"
-#: The label of a run of which nothing but a checkpoint is known.
+#: The label of a run that has left only a checkpoint.
 NO_RECORD = "no record"
-#: Characters of a record's name, but for ".json".
+#: Largest number of characters in the name of a record's file, without ".json".
 LONGEST = 150
 
 
 def framework(config: str) -> RunFolders:
-    """The module that knows a config's framework.
+    """Import the module that reads configs and run folders of a config's framework.
+
+    Args:
+        config: path below the project's root.
+
+    Returns:
+        ``ilm_plugins.frameworks.{openmmlab,detectron2}.run_folder``.
 
     Raises:
-        UserError: the config is not there, or its framework is not installed.
+        UserError: the config is missing, or its framework is not installed.
     """
     file = str(ROOT / config)
     if not Path(file).is_file():
@@ -42,18 +51,25 @@ def framework(config: str) -> RunFolders:
 
 
 def measures(cell: Cell) -> dict[str, registry.Measure]:
-    """Name -> measure of a cell's table."""
+    """Return name -> measure for the columns of a cell's table, in order."""
     return {name: registry.measures()[name] for name in registry.tables()[cell.table].measures}
 
 
 def tests(cell: Cell) -> list[Test]:
-    """The tests that a cell's figures need, each by its options, and that its config supports."""
+    """List the tests that give a cell's figures and that its config supports.
+
+    Returns:
+        For each test, its options of tools/train_net.py; () is a plain test.
+    """
     wanted = dict.fromkeys(measure.options for measure in measures(cell).values())
     return framework(cell.config).tests(str(ROOT / cell.config), wanted)
 
 
 def batch(cell: Cell, launch: Launch) -> tuple[int | None, int | None]:
-    """Images of a run's batch over all processes, and of the recipe's; None of a test alone."""
+    """Return the batch size of a run and that of its recipe, in images over all processes.
+
+    The recipe is the config as published. Returns (None, None) for a cell that only tests.
+    """
     if cell.tests:
         return None, None
     overrides = [*cell.overrides, *launch.given]
@@ -63,13 +79,16 @@ def batch(cell: Cell, launch: Launch) -> tuple[int | None, int | None]:
 def record(
     cell: Cell, folder: Path, launch: Launch, before: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The record of a run folder.
+    """Build the record of a run from the files in its folder.
 
     Args:
-        cell: that the run is of.
-        folder: work_dir or OUTPUT_DIR of the run.
-        launch: how it was started.
-        before: the record of the run whose checkpoint it starts from or tests.
+        cell: the table row that the run belongs to.
+        folder: the run's output folder (MMEngine's work_dir, detectron2's OUTPUT_DIR).
+        launch: how the run was started.
+        before: the record of the run whose checkpoint this one starts from or tests.
+
+    Returns:
+        A JSON-ready dict; floats have six significant digits.
 
     Raises:
         UserError: the folder holds no run.
@@ -88,7 +107,7 @@ def record(
         other = registry.named(cell.tests)
         before = {"table": other.table, "cell": other.name, "label": NO_RECORD}
     needed = tests(cell)
-    # A backbone's tests may give none of its table's figures.
+    # The tests of a backbone may not give the figures of its table.
     measured = bool(needed and {*needed} <= {*found.metrics})
     measured |= any(value is not None for value in figures.values())
     own, whole = batch(cell, launch)
@@ -128,43 +147,50 @@ def record(
 
 
 def label(
-    found: Mapping[str, Any], before: Mapping[str, Any] | None = None, measured: bool = True
+    result: Mapping[str, Any], before: Mapping[str, Any] | None = None, measured: bool = True
 ) -> str:
-    """How a run differs from the full recipe; "full recipe" where it does not.
+    """Describe how a run differs from the full recipe (the config as published), or "full recipe".
 
     Args:
-        found: its record.
-        before: the record of the run whose checkpoint it starts from or tests.
-        measured: whether there is a figure, or no test left that could give one.
+        result: the record of the run; its "label" is not read.
+        before: the record of the run whose checkpoint this one starts from or tests.
+        measured: whether the run has a figure, or its config has no test left that could give one.
+
+    Returns:
+        The differences, separated by ", ", such as "shortened: 10 of 90 epochs".
     """
-    unit, run, planned, recipe = (found[key] for key in ("unit", "run", "planned", "recipe"))
-    words = ["miniature"] if found["miniature"] else []
+    unit, run, planned, recipe = (result[key] for key in ("unit", "run", "planned", "recipe"))
+    words = ["miniature"] if result["miniature"] else []
     if run < planned:
         words.append(f"unfinished: {run} of {planned} {unit}")
     if planned != recipe:
         how = "shortened" if planned < recipe else "lengthened"
         words.append(f"{how}: {planned} of {recipe} {unit}")
-    if not found["miniature"]:
-        words += _fewer("", found["images"], found["recipe images"])
+    if not result["miniature"]:
+        words += _image_count_note("", result["images"], result["recipe images"])
         if measured:
-            words += _fewer("tested on ", found["test images"], found["recipe test images"])
-        if found["batch"] != found["recipe batch"]:
-            words.append(f"batches of {found['batch']}, not {found['recipe batch']}")
-        words += [f"changed: {key}={_short(value)}" for key, value in found["changes"].items()]
+            words += _image_count_note(
+                "tested on ", result["test images"], result["recipe test images"]
+            )
+        if result["batch"] != result["recipe batch"]:
+            words.append(f"batches of {result['batch']}, not {result['recipe batch']}")
+        words += [
+            f"changed: {key}={_abbreviated(value)}" for key, value in result["changes"].items()
+        ]
         if before is not None and before["label"] != "full recipe":
             words.append(f"from {before['table']} {before['cell']} ({before['label']})")
     words += [NO_FIGURE] * (not measured and run == planned)
     return ", ".join(words) or "full recipe"
 
 
-def _fewer(what: str, images: int | None, whole: int | None) -> list[str]:
-    """Words on images that are not as many as the recipe's."""
+def _image_count_note(what: str, images: int | None, whole: int | None) -> list[str]:
+    """Note, in a list of at most one, that the number of images differs from the recipe's."""
     known = images is not None and whole is not None
     return [f"{what}{images} of {whole} images"] if known and images != whole else []
 
 
-def _short(value: Any) -> str:
-    """A setting in a label; of hooks and the like, their types."""
+def _abbreviated(value: Any) -> str:
+    """Return a setting's text for a label, cut after 40 characters; of dicts, the types."""
     if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
         return "+".join(str(v.get("type")) for v in value)
     text = str(value)
@@ -172,6 +198,7 @@ def _short(value: Any) -> str:
 
 
 def _rounded(value: Any) -> Any:
+    """Return a copy of nested dicts and lists with floats rounded to six significant digits."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
@@ -180,10 +207,10 @@ def _rounded(value: Any) -> Any:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A record's file.
+    """Read a record from its file.
 
     Raises:
-        UserError: it is none.
+        UserError: the file is not JSON, or names no known table and cell.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -193,17 +220,17 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def write(found: dict[str, Any], path: Path) -> None:
-    """Write a record."""
+def write(result: dict[str, Any], path: Path) -> None:
+    """Write a record to a file, whole or not at all; make its folder if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        file.write(dumped(found).encode())
+        file.write(dumped(result).encode())
 
 
-def dumped(found: dict[str, Any]) -> str:
-    """A record as its file has it: an entry a line, and of a curve a point a line."""
+def dumped(result: dict[str, Any]) -> str:
+    """Return a record as JSON text; each key, and each point of the curve, has a line."""
     lines = []
-    for key, value in found.items():
+    for key, value in result.items():
         text = json.dumps(value, ensure_ascii=False)
         if key == "curve" and value:
             rows = ",\n  ".join(json.dumps(row) for row in value)
@@ -212,45 +239,54 @@ def dumped(found: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def collect(found: dict[str, Any], folder: Path) -> Path:
-    """Put a record among those that are kept; an unfinished one of the same run gives way.
+def collect(result: dict[str, Any], folder: Path) -> Path:
+    """Save a record in the folder of collected records.
+
+    It replaces unfinished or untested records of the same cell, seed, settings and number of images
+    that are not longer.
+
+    Args:
+        result: the record.
+        folder: the folder, usually reports/records.
 
     Returns:
-        Its file.
+        The file written.
 
     Raises:
-        UserError: there is one already of another run of the same cell, settings and seed.
+        UserError: the folder has a record of another run with the same cell, settings and seed.
     """
     for path in sorted(folder.glob("*.json")):
         old = read(path)
         keys = ("table", "cell", "seed", "planned", "changes")
-        images = {old.get("images"), found.get("images")} - {None}
-        same = all(old.get(key) == found.get(key) for key in keys) and len(images) < 2
+        images = {old.get("images"), result.get("images")} - {None}
+        same = all(old.get(key) == result.get(key) for key in keys) and len(images) < 2
         partial = "unfinished" in old["label"] or NO_FIGURE in old["label"]
-        if same and partial and old["run"] <= found["run"]:
+        if same and partial and old["run"] <= result["run"]:
             path.unlink()
-    path = folder / f"{_name(found)}.json"
-    if path.is_file() and read(path).get("changes") != found.get("changes"):
-        # Of settings that their labels do not tell apart.
-        path = path.with_name(f"{path.stem}-{_digest(json.dumps(found['changes']))}.json")
-    if path.is_file() and read(path)["curve"] != found["curve"]:
+    path = folder / f"{_file_stem(result)}.json"
+    if path.is_file() and read(path).get("changes") != result.get("changes"):
+        # Labels abbreviate settings, so that two runs can have the same label.
+        path = path.with_name(f"{path.stem}-{_digest(json.dumps(result['changes']))}.json")
+    if path.is_file() and read(path)["curve"] != result["curve"]:
         raise UserError(
-            f"{path} holds another run of {found['table']} {found['cell']}, seed {found['seed']}; "
-            "run another seed, or remove that file"
+            f"{path} holds another run of {result['table']} {result['cell']}, "
+            f"seed {result['seed']}; run another seed, or remove that file"
         )
-    write(found, path)
+    write(result, path)
     return path
 
 
-def _name(found: dict[str, Any]) -> str:
-    cell = registry.tables()[found["table"]].cells[found["cell"]]
+def _file_stem(result: dict[str, Any]) -> str:
+    """Return a record's file name without ".json": table, cell, seed, label; cut if long."""
+    cell = registry.tables()[result["table"]].cells[result["cell"]]
     words = [cell.table, cell.folder.name]
-    words += [] if found["seed"] is None else [f"seed{found['seed']}"]
-    words += [] if found["label"] in ("full recipe", "computed") else [found["label"]]
+    words += [] if result["seed"] is None else [f"seed{result['seed']}"]
+    words += [] if result["label"] in ("full recipe", "computed") else [result["label"]]
     whole = "-".join(words)
     name = re.sub(r"[^\w.+-]+", "-", whole).strip("-")
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{_digest(whole)}"
 
 
 def _digest(text: str) -> str:
+    """Return 8 hexadecimal digits of a text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,17 +1,18 @@
 """Every table and figure of the papers, as ``papers.json`` lists them.
 
-A table holds cells; a cell has one figure for each of the table's measures, and what is behind it:
+A table has cells, which are its rows. A cell has one figure (a number of the paper) for each of the
+table's measures, and one of these sources:
 
-    config        a file below configs/, which is trained, with ``overrides`` KEY=VALUE; or, where
-                  ``tests`` names the cell that trains the checkpoint, tested alone. ``starts from``
-                  names the cell that trains the backbone
-    of            the arguments of the function that ``compute`` names for the whole table, in
-                  :mod:`.computed`
+    config        a file below configs/, which is trained, with ``overrides`` KEY=VALUE; where
+                  ``tests`` names another cell, that cell's checkpoint is tested and nothing is
+                  trained; where ``starts from`` names one, its checkpoint is the backbone
+    of            the arguments of the function in :mod:`.computed` that the table's ``compute``
+                  names
     neither       not implemented here
 
-``says`` is the paper's word where it gives no number. A figure of the papers either has cells of
-its own, or ``shows`` the curves of tables, or has a ``command`` behind it. Where it shows figures
-``against`` a quantity, that stands with its value at the end of cells' names: "GN, batch 64".
+``says`` is the paper's text where it gives no number. A figure (drawing) of the papers has cells of
+its own, or ``shows`` the curves of tables, or has a ``command`` that makes it. If it plots figures
+``against`` a quantity, the names of cells end in the quantity and its value: "GN, batch 64".
 """
 
 import difflib
@@ -30,12 +31,13 @@ NOT_HERE = "not implemented here"
 
 @dataclass(frozen=True)
 class Measure:
-    """How a figure is read.
+    """One column of a table, and how to compute it from the metrics of a framework.
 
     Attributes:
-        unit, better: of the figure; "lower" or "higher".
+        unit: unit of the figure, such as "%"; may be empty.
+        better: "lower" or "higher".
         metrics: name in a framework's output -> (a, b), where the figure is a + b * metric.
-        options: those of tools/train_net.py for the test that gives it.
+        options: options of tools/train_net.py for the test that gives the metrics.
     """
 
     unit: str
@@ -45,10 +47,11 @@ class Measure:
 
     @property
     def described(self) -> str:
+        """Unit and direction in words, such as "%, lower is better"."""
         return f"{self.unit}, {self.better} is better".removeprefix(", ")
 
     def read(self, metrics: dict[str, float]) -> float | None:
-        """The figure, in ``unit``; None where no metric gives it."""
+        """Compute the figure from metrics, name -> value; None if its metrics are missing."""
         for name, (offset, factor) in self.metrics.items():
             if metrics.get(name) is not None:
                 return offset + factor * metrics[name]
@@ -57,7 +60,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of a table; see above."""
+    """One row of a table; the module's docstring explains the attributes.
+
+    Attributes:
+        paper: the paper's figure for each of the table's measures; None where it has none.
+    """
 
     table: str
     name: str
@@ -71,22 +78,31 @@ class Cell:
 
     @property
     def id(self) -> str:
+        """The table's id and the cell's name, such as ``en-2 ResNet50/EN``."""
         return f"{self.table} {self.name}"
 
     @property
     def experiment(self) -> tuple:
-        """What is run: cells that agree in it share their runs."""
+        """Config, overrides and tested cell: cells with equal ones share their runs."""
         return self.config, self.overrides, self.tests
 
     @property
     def folder(self) -> Path:
-        """Where its runs are, below the folder of all."""
+        """Folder of the cell's runs, relative to the folder of all runs."""
         return Path(self.table, re.sub(r"[^\w.+]+", "-", self.name).strip("-"))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table or a figure of a paper; see above."""
+    """A table or a figure (drawing) of a paper; the module's docstring explains the attributes.
+
+    Attributes:
+        id: such as ``en-5``.
+        paper: key of the paper in :func:`papers`.
+        number: as in the paper, such as "Table 5".
+        measures: names of the columns, keys of :func:`measures`.
+        cells: name -> cell, in the paper's order.
+    """
 
     id: str
     paper: str
@@ -102,7 +118,7 @@ class Table:
 
     @property
     def decimals(self) -> tuple[int, ...]:
-        """Behind the point of the paper's figures, for each measure."""
+        """For each measure, the number of decimals in the paper; 2 if it gives no figure."""
         columns = zip(*(cell.paper for cell in self.cells.values()), strict=True)
         return tuple(
             max((len(str(v).partition(".")[2]) for v in column if isinstance(v, float)), default=0)
@@ -113,46 +129,47 @@ class Table:
 
 
 @cache
-def _content() -> dict:
+def _papers_file() -> dict:
+    """Load ``papers.json``."""
     return json.loads(Path(__file__).with_name("papers.json").read_text(encoding="utf-8"))
 
 
 @cache
 def papers() -> dict[str, str]:
-    """Key of a paper -> its title and where it appeared."""
-    return {key: f"{p['title']}, {p['source']}" for key, p in _content()["papers"].items()}
+    """Return key of each paper -> its title and where it appeared."""
+    return {key: f"{p['title']}, {p['source']}" for key, p in _papers_file()["papers"].items()}
 
 
 @cache
 def measures() -> dict[str, Measure]:
-    """All measures by their names."""
-    return {name: Measure(**_tuples(m)) for name, m in _content()["measures"].items()}
+    """Return name -> measure, for all tables."""
+    return {name: Measure(**_as_arguments(m)) for name, m in _papers_file()["measures"].items()}
 
 
 @cache
 def tables() -> dict[str, Table]:
-    """All tables and figures by their ids."""
+    """Return id -> table, for all tables and figures of all papers."""
     found = {}
-    for paper, content in _content()["papers"].items():
+    for paper, content in _papers_file()["papers"].items():
         for key, options in content["tables"].items():
             options = dict(options)
             cells = {
-                name: Cell(key, name, **_tuples(cell))
+                name: Cell(key, name, **_as_arguments(cell))
                 for name, cell in options.pop("cells", {}).items()
             }
-            found[key] = Table(key, paper, cells=cells, **_tuples(options))
+            found[key] = Table(key, paper, cells=cells, **_as_arguments(options))
     return found
 
 
-def _tuples(entry: dict) -> dict:
-    """An entry of the file as arguments."""
+def _as_arguments(entry: dict) -> dict:
+    """Turn an entry of ``papers.json`` into arguments: "_" for spaces, tuples for lists."""
     lists = {k.replace(" ", "_"): v for k, v in entry.items()}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in lists.items()}
 
 
 @cache
 def homes() -> dict[tuple, Cell]:
-    """Experiment -> the first cell that it is behind, under which its runs are saved."""
+    """Return experiment -> the first cell that has it; runs of that experiment are saved there."""
     found: dict[tuple, Cell] = {}
     for table in tables().values():
         for cell in table.cells.values():
@@ -162,29 +179,30 @@ def homes() -> dict[tuple, Cell]:
 
 
 def home(cell: Cell) -> Cell:
-    """The cell under which another's runs are saved: their experiment is the same."""
+    """Return the first cell with the same experiment, in whose folder the runs are saved."""
     return homes()[cell.experiment] if cell.config else cell
 
 
 def one_table(word: str) -> Table:
-    """The table or figure that a user means, by its id.
+    """Return the table or figure of an id, in any case and with any separators.
 
     Raises:
-        UserError: there is none; names near ones.
+        UserError: there is no such table; the message suggests similar ids.
     """
     (key,) = _match(word, tables(), "table", LIST)
     return tables()[key]
 
 
 def find(table: str, cell: str | None = None) -> list[Cell]:
-    """The cells that a user means.
+    """Return the cells that a user asks for.
 
     Args:
-        table: its id, in any case and with any separators: ``en-5``, ``EN 5``.
-        cell: its name, likewise; or how the names of several begin; None for all.
+        table: id of a table or figure, in any case and with any separators: ``en-5``, ``EN 5``.
+        cell: name of a cell, likewise, or the beginning of several names; None for all cells.
 
     Raises:
-        UserError: there is no such table or cell, or nothing to run in it; names near ones.
+        UserError: there is no such table or cell (the message suggests similar ones), or the table
+            has no cells to run.
     """
     found = one_table(table)
     shown = [tables()[key] for key in found.shows] or [found]
@@ -199,14 +217,30 @@ def find(table: str, cell: str | None = None) -> list[Cell]:
 
 
 def named(cell_id: str) -> Cell:
-    """The cell of an id such as ``en-2 ResNet50/EN``."""
+    """Return the cell of an id such as ``en-2 ResNet50/EN``.
+
+    Raises:
+        UserError: there is no such cell.
+    """
     (cell,) = find(*cell_id.split(" ", 1))
     return cell
 
 
 def _match(word: str, names, what: str, source: str, prefixes: bool = False) -> list[str]:
-    folded = {_fold(name): name for name in names}
-    key = _fold(word)
+    """Return the names that a user's word stands for, ignoring case and separators.
+
+    Args:
+        word: what the user typed.
+        names: the known names.
+        what: kind of name, for the error message.
+        source: the command that lists the names, for the error message.
+        prefixes: whether the word may also be the beginning of one or several names.
+
+    Raises:
+        UserError: no name matches; the message suggests similar ones.
+    """
+    folded = {_normalized(name): name for name in names}
+    key = _normalized(word)
     if key in folded:
         return [folded[key]]
     begun = [name for fold, name in folded.items() if prefixes and key and fold.startswith(key)]
@@ -217,5 +251,6 @@ def _match(word: str, names, what: str, source: str, prefixes: bool = False) -> 
     raise UserError(f"no {what} {word!r}; near ones are {hint}; see {source}")
 
 
-def _fold(name: str) -> str:
+def _normalized(name: str) -> str:
+    """Return a name in lower case without separators, for comparison."""
     return re.sub(r"[\s/_,-]+", "", name.lower())

@@ -1,4 +1,7 @@
-"""Reports of what was reproduced: Markdown and curves, from the records of runs alone."""
+"""Reports of what was reproduced: Markdown pages and plots, made from the records of runs alone.
+
+``records`` is, throughout, id of a cell -> the records of its runs, as :func:`by_cell` returns.
+"""
 
 import json
 from collections import defaultdict
@@ -12,7 +15,7 @@ from ..checkpoints import replacing
 from . import record, registry
 from .registry import NOT_HERE, Cell, Table
 
-#: Labels of what stands beside a paper's figure.
+#: Labels of runs whose figures stand in the same row as the paper's.
 WHOLE = {"full recipe", "computed"}
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", "seeds", "trained", "device", "commit")
 HEAD = """\
@@ -26,12 +29,18 @@ Records = list[dict[str, Any]]
 
 
 def write(folder: Path) -> list[Path]:
-    """Write the reports on the records in a folder, beside that folder.
+    """Write the pages and plots on the records in a folder, into the folder's parent.
 
     The same records give the same bytes, under one version of matplotlib.
 
+    Args:
+        folder: folder of records, one JSON file each.
+
     Returns:
-        The files.
+        The files written.
+
+    Raises:
+        UserError: a record is invalid, or matplotlib is missing and there is a plot to draw.
     """
     found = by_cell(folder)
     pages = {"README.md": index(found)}
@@ -46,7 +55,7 @@ def write(folder: Path) -> list[Path]:
 
 
 def by_cell(folder: Path) -> dict[str, Records]:
-    """A folder's records by their cells' ids."""
+    """Read a folder's records: id of each cell -> its records, in the order of file names."""
     found: dict[str, Records] = defaultdict(list)
     for path in sorted(folder.glob("*.json")):
         one = record.read(path)
@@ -54,13 +63,16 @@ def by_cell(folder: Path) -> dict[str, Records]:
     return found
 
 
-def draw(table: Table, filed: dict[str, Records], folder: Path) -> Path | None:
-    """Draw a table's curves, or a figure's lines, if there are any.
+def draw(table: Table, records: dict[str, Records], folder: Path) -> Path | None:
+    """Plot a table's training curves or a figure's lines to ``folder/ID.png``.
+
+    Returns:
+        The file; None if no record has anything to plot.
 
     Raises:
         UserError: matplotlib is not installed.
     """
-    lines, compared = curves(table, filed), series(table, filed)
+    lines, compared = curves(table, records), series(table, records)
     if not (lines or compared):
         return None
     from . import pictures
@@ -75,26 +87,28 @@ def draw(table: Table, filed: dict[str, Records], folder: Path) -> Path | None:
     return path
 
 
-def index(filed: dict[str, Records]) -> str:
-    """The page of all tables and figures."""
+def index(records: dict[str, Records]) -> str:
+    """Return the Markdown of the page that lists all tables and how many cells were run."""
     lines = ["# Reproduction", "", HEAD]
     for paper, title in registry.papers().items():
         lines += [f"## [{title}]({paper}.md)", "", "| | | cells run |", "|---|---|---|"]
-        for table in _of(paper):
-            lines.append(f"| {table.number} | {table.title} | {_state(table, filed)} |")
+        for table in _tables_of(paper):
+            lines.append(f"| {table.number} | {table.title} | {_count_cells(table, records)} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _of(paper: str) -> list[Table]:
+def _tables_of(paper: str) -> list[Table]:
+    """Return a paper's tables and figures, in order; ``paper`` is its key."""
     return [table for table in registry.tables().values() if table.paper == paper]
 
 
-def _state(table: Table, filed: dict[str, Records]) -> str:
+def _count_cells(table: Table, records: dict[str, Records]) -> str:
+    """Count, in words, a table's cells by state: run, changed, or not implemented."""
     if not table.cells:
-        return _behind(table)
+        return _source(table)
     here = [c for c in table.cells.values() if c.config or c.of is not None]
-    labels = [{r["label"] for r in filed.get(registry.home(cell).id, ())} for cell in here]
+    labels = [{r["label"] for r in records.get(registry.home(cell).id, ())} for cell in here]
     whole = sum(bool(found & WHOLE) for found in labels)
     rest = sum(bool(found) for found in labels) - whole
     words = f"{whole} of {len(here)}" if whole or rest else f"not run ({len(here)})"
@@ -106,63 +120,68 @@ def _state(table: Table, filed: dict[str, Records]) -> str:
     )
 
 
-def _behind(table: Table) -> str:
+def _source(table: Table) -> str:
+    """Return links to the tables whose curves a figure shows, and its command; "-" for neither."""
     shown = ", ".join(f"[{key}]({key.split('-')[0]}.md#{key})" for key in table.shows)
     words = [f"curves of {shown}"] if shown else []
     return "; ".join(words + ([f"`{table.command}`"] if table.command else [])) or "-"
 
 
-def page(paper: str, filed: dict[str, Records]) -> str:
-    """A paper's page: a table for each of its own."""
+def page(paper: str, records: dict[str, Records]) -> str:
+    """Return the Markdown of a paper's page, a section for each table; ``paper`` is its key."""
     lines = [f"# {registry.papers()[paper]}", ""]
-    for table in _of(paper):
+    for table in _tables_of(paper):
         lines += [f"## {table.id}", "", f"{table.number}. {table.title}.", ""]
         lines += [table.note, ""] if table.note else []
         if not table.cells:
-            lines += [_behind(table), ""]
-            if series(table, filed):
+            lines += [_source(table), ""]
+            if series(table, records):
                 lines += [f"![{table.title}]({table.id}.png)", ""]
             continue
-        lines += _table(table, filed)
-        if curves(table, filed):
+        lines += _table_lines(table, records)
+        if curves(table, records):
             lines += ["", f"![Training curves of {table.id}]({table.id}.png)"]
         lines.append("")
     return "\n".join(lines)
 
 
-def _table(table: Table, filed: dict[str, Records]) -> list[str]:
+def _table_lines(table: Table, records: dict[str, Records]) -> list[str]:
+    """Return the Markdown lines of a table: a row for each cell, and one for each changed run."""
     described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
     lines = [f"{' / '.join(described)}.", "", f"| {' | '.join(COLUMNS)} |"]
     lines.append("|---" * len(COLUMNS) + "|")
     for cell in table.cells.values():
-        groups = grouped(filed.get(registry.home(cell).id, []))
+        groups = grouped(records.get(registry.home(cell).id, []))
         whole = [group for group in groups if group[0]["label"] in WHOLE]
-        lines.append(_row(table, cell, whole[0] if whole else []))
+        lines.append(_cell_row(table, cell, whole[0] if whole else []))
         for group in groups:
             if group not in whole:
-                lines += _rows_of_their_own(table, cell, group)
+                lines += _changed_run_rows(table, cell, group)
     return lines
 
 
 def grouped(found: Records) -> list[Records]:
-    """Records of a cell that are seeds of one run: by labels and changes, in the order of seeds."""
+    """Group a cell's records: those of one group differ in their seed alone.
+
+    Records belong together if label and changed settings are equal; seeds are in rising order.
+    """
 
     def run(record: dict[str, Any]) -> tuple[str, str]:
-        # A label does not tell all of a change.
+        # A label abbreviates long settings.
         return record["label"], json.dumps(record.get("changes"), sort_keys=True)
 
     ordered = sorted(found, key=lambda record: (*run(record), record["seed"] or 0))
     return [list(group) for _, group in groupby(ordered, run)]
 
 
-def _row(table: Table, cell: Cell, group: Records) -> str:
-    """A row with the paper's figures."""
+def _cell_row(table: Table, cell: Cell, group: Records) -> str:
+    """Return a cell's row: the paper's figures, and ours if the full recipe was run."""
     paper = figures(table, cell.paper) if any(v is not None for v in cell.paper) else ""
     paper = ", ".join(filter(None, [paper, cell.says]))
     if cell.config is None and cell.of is None:
-        return _line(cell.name, NOT_HERE, paper)
+        return _markdown_row(cell.name, NOT_HERE, paper)
     if not group:
-        return _line(cell.name, "not run", paper)
+        return _markdown_row(cell.name, "not run", paper)
     ours = [_values(group, name) for name in table.measures]
     differences = figures(
         table,
@@ -172,28 +191,41 @@ def _row(table: Table, cell: Cell, group: Records) -> str:
         ],
         sign="+",
     )
-    return _line(
-        cell.name, group[0]["label"], paper, _spread(table, ours), differences, *_origin(group)
+    return _markdown_row(
+        cell.name, group[0]["label"], paper, _means(table, ours), differences, *_provenance(group)
     )
 
 
-def _rows_of_their_own(table: Table, cell: Cell, group: Records) -> list[str]:
-    """Rows of a run that is no full recipe, and of what to compare it with."""
+def _changed_run_rows(table: Table, cell: Cell, group: Records) -> list[str]:
+    """Return the rows of a run that differs from the full recipe.
+
+    Its own row is followed by one for each of its reference scores, such as the mean image's.
+    """
     label = group[0]["label"]
     values = [_values(group, name) for name in table.measures]
-    lines = [_line(f"{cell.name}, ours", label, "", _spread(table, values), "", *_origin(group))]
+    lines = [
+        _markdown_row(
+            f"{cell.name}, ours", label, "", _means(table, values), "", *_provenance(group)
+        )
+    ]
     for what, reference in group[0].get("references", {}).items():
         constant = figures(table, [reference.get(name) for name in table.measures])
-        lines.append(_line(f"{what}, to compare", "", "", constant))
+        lines.append(_markdown_row(f"{what}, to compare", "", "", constant))
     return lines
 
 
 def _values(group: Records, name: str) -> list[float]:
+    """Return one figure of each record in a group that has it; ``name`` is its measure."""
     return [r["figures"][name] for r in group if r["figures"].get(name) is not None]
 
 
-def _spread(table: Table, values: Sequence[list[float]]) -> str:
-    """Means, and behind ± the standard deviations of several."""
+def _means(table: Table, values: Sequence[list[float]]) -> str:
+    """Return each measure's mean over seeds and, for two or more, ± the standard deviation.
+
+    Args:
+        table: the table, which sets the decimals.
+        values: for each measure, its values over seeds.
+    """
     means = figures(table, [mean(v) if v else None for v in values]).split(" / ")
     spreads = [
         f" ± {stdev(v):.{n}f}" if len(v) > 1 else ""
@@ -202,52 +234,62 @@ def _spread(table: Table, values: Sequence[list[float]]) -> str:
     return " / ".join(a + b for a, b in zip(means, spreads, strict=True))
 
 
-def _origin(group: Records) -> list[str]:
-    """Seeds, length, device and commit of runs."""
+def _provenance(group: Records) -> list[str]:
+    """Return the last four columns: seeds, length of training, device and hours, commit."""
     first = group[0]
     if first["label"] == "computed":
-        return ["", "", "", _some(r["commit"] for r in group)]
+        return ["", "", "", _distinct(r["commit"] for r in group)]
     length = f"{first['run']} of {first['recipe']} {first['unit']}" if first["recipe"] else "test"
     hours = mean(r["seconds"] for r in group) / 3600
     jpeg = ", on re-encoded JPEG" if any(r["packed"] for r in group) else ""
     return [
-        _some(r["seed"] for r in group),
+        _distinct(r["seed"] for r in group),
         length + jpeg,
-        f"{_some(r['device'] for r in group)}, {hours:.2f} h",
-        _some(r["commit"] for r in group),
+        f"{_distinct(r['device'] for r in group)}, {hours:.2f} h",
+        _distinct(r["commit"] for r in group),
     ]
 
 
-def _some(values) -> str:
+def _distinct(values) -> str:
+    """Join the different values that are not None, in order; "-" if there are none."""
     return ", ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "-"
 
 
-def _line(*cells: str) -> str:
+def _markdown_row(*cells: str) -> str:
+    """Return a row of Markdown, "|" escaped, and filled up to all columns with empty cells."""
     filled = [*cells, *[""] * (len(COLUMNS) - len(cells))]
     return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in filled)} |"
 
 
 def figures(table: Table, values: Sequence[float | None], sign: str = "") -> str:
-    """A row's numbers, with as many decimals as the paper gives; "-" where there is none."""
+    """Format a row's numbers, separated by " / ".
+
+    Args:
+        table: the table, which sets each measure's decimals.
+        values: a number for each measure; None is shown as "-".
+        sign: "+" to write the sign of positive numbers.
+    """
     pairs = zip(values, table.decimals, strict=True)
-    # Adding 0 makes 0 of what is rounded to -0.
+    # Adding 0 turns a rounded -0.0 into 0.0.
     return " / ".join("-" if v is None else f"{round(v, n) + 0:{sign}.{n}f}" for v, n in pairs)
 
 
-def curves(table: Table, filed: dict[str, Records]) -> list[tuple[str, Records]]:
-    """Labels of lines, and the records that each is the mean of."""
+def curves(table: Table, records: dict[str, Records]) -> list[tuple[str, Records]]:
+    """Return the lines of a table's plot: labels, and the records whose curves they average."""
     return [
         (f"{cell.name}, {group[0]['label']}", group)
         for cell in table.cells.values()
-        for group in grouped(filed.get(registry.home(cell).id, []))
+        for group in grouped(records.get(registry.home(cell).id, []))
         if any(record["curve"] for record in group)
     ]
 
 
-def series(table: Table, filed: dict[str, Records]) -> dict[str, tuple[list, list]]:
-    """Lines of a figure against a quantity: name -> its points in the paper, and those run here.
+def series(table: Table, records: dict[str, Records]) -> dict[str, tuple[list, list]]:
+    """Return the lines of a figure against a quantity, such as batch size.
 
-    A point is (quantity, figure). Empty where nothing was run as the recipe has it.
+    Returns:
+        Name of the line -> the paper's points and ours, each (quantity, figure) in rising order;
+        empty if no full recipe was run.
     """
     found: dict[str, tuple[list, list]] = {}
     for shown in (registry.tables()[key] for key in table.shows if table.against):
@@ -255,7 +297,7 @@ def series(table: Table, filed: dict[str, Records]) -> dict[str, tuple[list, lis
             name, _, at = cell.name.partition(f", {table.against} ")
             paper, ours = found.setdefault(name, ([], []))
             paper.append((int(at), cell.paper[0]))
-            for group in grouped(filed.get(registry.home(cell).id, [])):
+            for group in grouped(records.get(registry.home(cell).id, [])):
                 values = _values(group, shown.measures[0])
                 if group[0]["label"] in WHOLE and values:
                     ours.append((int(at), mean(values)))

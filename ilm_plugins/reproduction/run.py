@@ -1,4 +1,8 @@
-"""Runs of cells: tools/train_net.py in subprocesses, gone on with until they are whole."""
+"""Runs of cells: tools/train_net.py in subprocesses, which are resumed until training is complete.
+
+A cell is a row of a paper's table (:mod:`.registry`); a run is a cell trained or tested with one
+seed; its record (:mod:`.record`) has the results.
+"""
 
 import math
 import os
@@ -25,13 +29,27 @@ from .record import framework
 from .registry import NOT_HERE, ROOT, Cell
 
 RECORD = "record.json"
-#: Configs are programs; runs at once read theirs one after the other.
+#: Held while a config is read: reading executes Python, which is not safe in several threads.
 CONFIG_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks of all runs; see ``tools/reproduce.py run --help``."""
+    """What a user asks of all runs; see ``tools/reproduce.py run --help``.
+
+    Attributes:
+        seeds: random seeds; each cell is run once with each.
+        length: training length in ``unit``; None for the config's own.
+        unit: "epochs" or "iterations".
+        minutes: time after which everything stops; None for no limit.
+        num_gpus: GPUs of a run; 0 for the CPU, None for one GPU if there is any.
+        jobs: number of runs at the same time.
+        miniature: whether to train two steps on generated images.
+        data: folder of the images; None for the config's own.
+        work_dir: folder of all runs.
+        overrides: KEY=VALUE overrides of the configs.
+        unsafe: whether to run code that checkpoints hold.
+    """
 
     seeds: tuple[int, ...] = (0,)
     length: int | None = None
@@ -48,7 +66,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Run:
-    """A cell and a seed."""
+    """One training or test: a cell, a seed, and the user's options."""
 
     cell: Cell
     seed: int
@@ -60,7 +78,7 @@ class Run:
 
     @property
     def command(self) -> str:
-        """That of tools/reproduce.py which runs it alone."""
+        """The command of tools/reproduce.py that repeats this run alone."""
         options = self.options
         words = ["run", self.cell.table, self.cell.name, "--seeds", self.seed]
         words += [f"--{options.unit}", options.length] if options.length else []
@@ -73,17 +91,18 @@ class Run:
 
     @property
     def root(self) -> Path:
-        """The folder of all runs, or of all miniatures."""
+        """The folder of all runs, or of all miniature runs."""
         folder = self.options.work_dir
         return folder / "miniature" if self.options.miniature else folder
 
     @property
     def folder(self) -> Path:
+        """The run's output folder."""
         return self.root / self.cell.folder / f"seed{self.seed}"
 
     @property
     def length(self) -> tuple[int, str]:
-        """How long it is to be; 0 for a test alone."""
+        """The planned length and its unit, "epochs" or "iterations"; 0 if the run only tests."""
         recipe, unit = framework(self.cell.config).length(str(ROOT / self.cell.config))
         if self.cell.tests:
             return 0, unit
@@ -94,7 +113,7 @@ class Run:
 
     @property
     def before(self) -> "Run | None":
-        """That whose checkpoint it starts from or tests, by the same seed."""
+        """The run of the same seed whose checkpoint this one tests or starts from, or None."""
         setting = framework(self.cell.config).PRETRAINED
         given = any(word.startswith(f"{setting}=") for word in self.options.overrides)
         starts_from = None if self.options.miniature or given else self.cell.starts_from
@@ -105,14 +124,16 @@ class Run:
 
 
 class Stopped(Exception):
-    """The time is up."""
+    """The time limit was reached, or all runs were stopped."""
 
 
 def plan(cells: Sequence[Cell], options: Options) -> list[Run | Cell]:
-    """What is to be run and computed for cells, each once.
+    """List the runs, one for each seed, and the cells to compute, each once.
+
+    Cells that share an experiment give the same runs; cells that are not implemented are left out.
 
     Raises:
-        UserError: none can be.
+        UserError: no cell is left.
     """
     found: dict[str, Run | Cell] = {}
     for cell in cells:
@@ -128,33 +149,49 @@ def plan(cells: Sequence[Cell], options: Options) -> list[Run | Cell]:
 
 
 def perform(planned: Sequence[Run | Cell], options: Options) -> int:
-    """Run and compute, and say a line on each; what a signal raises here stops all.
+    """Perform runs and compute cells, ``options.jobs`` at once, and print a line about each.
+
+    An exception that a signal raises here, such as KeyboardInterrupt, stops all runs.
 
     Returns:
-        The exit status: 0, or the highest of those that failed.
+        The exit status: 0, or the highest one of the failures.
 
     Raises:
-        UserError: nothing can be written where the runs are kept.
+        UserError: the folder of the runs cannot be written.
     """
     check_output(str(options.work_dir), "--work-dir")
     deadline = time.monotonic() + 60 * (options.minutes or math.inf)
     stop = threading.Event()
     with ThreadPoolExecutor(options.jobs) as pool:
         try:
-            return max(pool.map(lambda one: _told(one, options, deadline, stop), planned))
+            return max(pool.map(lambda one: _perform_one(one, options, deadline, stop), planned))
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
 
 
-def _told(one: Run | Cell, options: Options, deadline: float, stop: threading.Event) -> int:
-    """Run or compute one, and print a line on it."""
+def _perform_one(one: Run | Cell, options: Options, deadline: float, stop: threading.Event) -> int:
+    """Perform one run or compute one cell, and print a line with its figures or its error.
+
+    Args:
+        one: the run, or a cell to compute.
+        options: the user's options.
+        deadline: when to stop, on the clock of ``time.monotonic``.
+        stop: when set, stops too.
+
+    Returns:
+        The exit status: 0, also if it was stopped, or that of the error.
+    """
     name = one.id if isinstance(one, Cell) else one.name
     try:
-        found = _computed(one, options) if isinstance(one, Cell) else _run(one, deadline, stop)
+        found = (
+            _compute(one, options)
+            if isinstance(one, Cell)
+            else _train_and_test(one, deadline, stop)
+        )
         print(f"{name}: {told(found)}", flush=True)
     except Stopped:
-        print(f"{name}: {_so_far(one)}; run the same command to go on", flush=True)
+        print(f"{name}: {_progress(one)}; run the same command to go on", flush=True)
     except Exception as error:
         line = explain(error)
         if isinstance(line, UnexpectedError):
@@ -165,12 +202,13 @@ def _told(one: Run | Cell, options: Options, deadline: float, stop: threading.Ev
 
 
 def told(found: dict) -> str:
-    """A record's figures, in words."""
+    """Format a record's figures and its label: "top-1 error 23.4 (full recipe)"."""
     figures = ", ".join(f"{name} {value:.4g}" for name, value in found["figures"].items())
     return f"{figures or 'no figure'} ({found['label']})"
 
 
-def _so_far(one: Run | Cell) -> str:
+def _progress(one: Run | Cell) -> str:
+    """Describe how far a stopped run or cell has come: "stopped at 3 of 90 epochs"."""
     if isinstance(one, Cell):
         return "not begun, time is up"
     (total, unit), config = one.length, one.cell.config
@@ -178,7 +216,8 @@ def _so_far(one: Run | Cell) -> str:
     return f"{'stopped' if one.folder.is_dir() else 'not begun'} at {done} of {total} {unit}"
 
 
-def _computed(cell: Cell, options: Options) -> dict:
+def _compute(cell: Cell, options: Options) -> dict:
+    """Compute a cell's figures, which need no training; write and return the record."""
     from . import computed
 
     found = {
@@ -196,12 +235,20 @@ def _computed(cell: Cell, options: Options) -> dict:
     return found
 
 
-def _run(run: Run, deadline: float, stop: threading.Event) -> dict:
-    """Train a run from where it is to its end, test and record it."""
+def _train_and_test(run: Run, deadline: float, stop: threading.Event) -> dict:
+    """Train a run until it is complete, resuming it if it was begun, then test it.
+
+    Returns:
+        The record, which is also written if an error or a stop ends the run.
+
+    Raises:
+        Stopped, UserError, RunError: see :func:`_execute`, :func:`_overrides` and
+            :func:`_check_same_settings`.
+    """
     module = framework(run.cell.config)
     with CONFIG_LOCK:
         overrides, (total, _) = _overrides(run), run.length
-        _same_settings(run, overrides)
+        _check_same_settings(run, overrides)
     try:
         if total and not module.complete(run.folder, total):
             _execute(run, ["--resume"], overrides, deadline, stop)
@@ -212,39 +259,43 @@ def _run(run: Run, deadline: float, stop: threading.Event) -> dict:
             _execute(run, ["--eval-only", *resume, *options], overrides, deadline, stop)
         if run.cell.tests and needed:
             with CONFIG_LOCK:
-                _note(run, overrides)
+                _write_launch(run, overrides)
     except BaseException:
         with CONFIG_LOCK, suppress(UserError):
-            _record(run)
+            _write_record(run)
         raise
     with CONFIG_LOCK:
-        return _record(run)
+        return _write_record(run)
 
 
-def _record(run: Run) -> dict:
-    """Write a run's record.
+def _write_record(run: Run) -> dict:
+    """Write a run's record, with the record of the run that it starts from or tests, and return it.
 
     Raises:
-        UserError: there is nothing to record.
+        UserError: the folder holds no run.
     """
     before = run.before
     if before is not None:
         try:
-            before = _read(before)
+            before = _build_record(before)
         except UserError:
-            # Its checkpoint may be all that is left of it.
+            # Only the checkpoint of that run may be left.
             cell = before.cell
             before = {"table": cell.table, "cell": cell.name, "label": record.NO_RECORD}
-    found = _read(run, before)
+    found = _build_record(run, before)
     record.write(found, run.folder / RECORD)
     return found
 
 
-def _read(run: Run, before: dict | None = None) -> dict:
-    """The record of what a run's folder holds.
+def _build_record(run: Run, before: dict | None = None) -> dict:
+    """Build the record of a run from its folder.
+
+    Args:
+        run: the run.
+        before: the record of the run whose checkpoint it starts from or tests.
 
     Raises:
-        UserError: it holds none.
+        UserError: the folder holds no run of tools/reproduce.py.
     """
     started = launch.read(run.folder)
     if started is None:
@@ -253,28 +304,31 @@ def _read(run: Run, before: dict | None = None) -> dict:
 
 
 def _tests_to_do(run: Run, overrides: list[str]) -> list[tuple[str, ...]]:
-    """Options of the tests that the table's measures need and that have not been made.
+    """List the tests that the table's figures need and that have not been made yet.
 
-    Of a cell that only tests, those made under other settings do not count.
+    If the run only tests, all tests are needed again after a change of settings.
+
+    Returns:
+        For each test, its options of tools/train_net.py.
     """
     needed = record.tests(run.cell)
     if not needed:
         return []
-    checkpoint = _checkpoint(run.before) if run.cell.tests else None
+    checkpoint = _complete_checkpoint(run.before) if run.cell.tests else None
     if run.cell.tests:
         started = launch.read(run.folder)
-        if started is None or _other_settings(run, started, overrides):
+        if started is None or _changed_settings(run, started, overrides):
             return needed
     made = framework(run.cell.config).tests_made(run.folder, checkpoint)
     return [options for options in needed if options not in made]
 
 
 def _overrides(run: Run) -> list[str]:
-    """Those of tools/train_net.py for a run.
+    """Return the config overrides with which tools/train_net.py performs a run.
 
     Raises:
-        UserError: what it starts from has not been trained, --epochs is given to what counts
-            iterations, or the recipe's batches do not fit so many GPUs.
+        UserError: the run that it starts from or tests is not complete; --epochs is given for a
+            config that counts iterations, or the reverse; or the batch size is not the recipe's.
     """
     options, config = run.options, str(ROOT / run.cell.config)
     module = framework(run.cell.config)
@@ -292,14 +346,14 @@ def _overrides(run: Run) -> list[str]:
         words += module.shortened(config, options.length) if options.length != recipe else []
     if run.before is not None:
         uses = module.testing if run.cell.tests else module.starting_from
-        words += uses(_checkpoint(run.before))
+        words += uses(_complete_checkpoint(run.before))
     if not (run.cell.tests or options.miniature):
         _check_batch(run)
     return words + module.spelled(options.overrides)
 
 
 def _check_batch(run: Run) -> None:
-    """Raise UserError unless the batch over all processes is the recipe's."""
+    """Raise UserError unless the batch size over all processes is that of the recipe."""
     config, processes = str(ROOT / run.cell.config), run.options.num_gpus or 1
     given = [*run.cell.overrides, *run.options.overrides]
     own, whole = framework(run.cell.config).batch(config, given, processes)
@@ -312,11 +366,11 @@ def _check_batch(run: Run) -> None:
         )
 
 
-def _checkpoint(run: Run) -> str:
-    """That of another run, which is to be whole.
+def _complete_checkpoint(run: Run) -> str:
+    """Return the last checkpoint of a run that another one starts from or tests.
 
     Raises:
-        UserError: it is not.
+        UserError: its training is not complete.
     """
     done, checkpoint = framework(run.cell.config).progress(run.folder)
     total, unit = run.length
@@ -328,8 +382,8 @@ def _checkpoint(run: Run) -> str:
     return checkpoint
 
 
-def _same_settings(run: Run, overrides: list[str]) -> None:
-    """Raise UserError if a folder holds a run with other settings, or only its beginning."""
+def _check_same_settings(run: Run, overrides: list[str]) -> None:
+    """Raise UserError if the folder has a run that was begun with other or unknown settings."""
     begun, _ = framework(run.cell.config).progress(run.folder)
     if not begun:
         return
@@ -339,7 +393,7 @@ def _same_settings(run: Run, overrides: list[str]) -> None:
             f"{run.folder} holds a run whose settings are unknown: no {launch.FILE}; "
             "give another --work-dir"
         )
-    other = _other_settings(run, started, overrides)
+    other = _changed_settings(run, started, overrides)
     if other:
         raise UserError(
             f"{run.folder} was begun with other settings ({', '.join(other)}); give those that it "
@@ -347,8 +401,8 @@ def _same_settings(run: Run, overrides: list[str]) -> None:
         )
 
 
-def _launch(run: Run, overrides: list[str]) -> Launch:
-    """How a run is started now."""
+def _current_launch(run: Run, overrides: list[str]) -> Launch:
+    """Describe how a run is started now, without commit, versions and device."""
     return Launch(
         command=run.command,
         overrides=overrides,
@@ -361,12 +415,19 @@ def _launch(run: Run, overrides: list[str]) -> Launch:
     )
 
 
-def _other_settings(run: Run, started: Launch, overrides: list[str]) -> list[str]:
-    """Overrides in which a run differs from how it was started before.
+def _changed_settings(run: Run, started: Launch, overrides: list[str]) -> list[str]:
+    """Return the overrides that differ between a run as it is and as it was started before.
 
-    A cell's own don't count: they were once lines of config files.
+    Args:
+        run: the run as it is asked for now.
+        started: how the run in its folder was started.
+        overrides: those of tools/train_net.py now.
+
+    Returns:
+        Overrides that only one of the two has; if the batch size differs, also the former
+        --num-gpus. A cell's own overrides are ignored: they were once lines of the config files.
     """
-    module, now = framework(run.cell.config), _launch(run, overrides)
+    module, now = framework(run.cell.config), _current_launch(run, overrides)
     own = module.spelled(run.cell.overrides)
     before, after = started.settings(own), now.settings(own)
     other = sorted({*before} ^ {*after}) or [" ".join(before)] * (before != after)
@@ -374,14 +435,14 @@ def _other_settings(run: Run, started: Launch, overrides: list[str]) -> list[str
     return other + [f"--num-gpus {started.processes}"] * (len(batches) > 1)
 
 
-def _note(run: Run, overrides: list[str]) -> None:
-    """Write how a run is started into its folder; of several commits, all."""
+def _write_launch(run: Run, overrides: list[str]) -> None:
+    """Write launch.json to a run's folder; it lists the commits of all starts so far."""
     begun, _ = framework(run.cell.config).progress(run.folder)
     started = launch.read(run.folder) if begun else None
     commits = [*((started and started.commit) or "").split(", "), launch.commit()]
     packages = ("detectron2", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain")
     found = replace(
-        _launch(run, overrides),
+        _current_launch(run, overrides),
         commit=", ".join(dict.fromkeys(filter(None, commits))) or None,
         versions=launch.versions(*packages),
         device=launch.device(run.options.num_gpus),
@@ -392,11 +453,18 @@ def _note(run: Run, overrides: list[str]) -> None:
 def _execute(
     run: Run, words: list[str], overrides: list[str], deadline: float, stop: threading.Event
 ) -> None:
-    """Wait for a command of tools/train_net.py.
+    """Run tools/train_net.py in a subprocess and wait for it; its output goes to output.log.
+
+    Args:
+        run: the run, whose folder is made if missing.
+        words: further options, such as --resume.
+        overrides: config overrides.
+        deadline: when to stop, on the clock of ``time.monotonic``.
+        stop: when set, stops too.
 
     Raises:
-        Stopped: at the deadline, or when ``stop`` is set; the command is ended.
-        UserError, RunError: it failed; the message is its own.
+        Stopped: at the deadline, or when ``stop`` is set; the subprocess is terminated.
+        UserError, RunError: the subprocess failed; the message is its own.
     """
     if stop.is_set() or time.monotonic() >= deadline:
         raise Stopped
@@ -412,16 +480,16 @@ def _execute(
     failed = run.folder / ".error"
     failed.unlink(missing_ok=True)
     if not run.cell.tests:
-        # Before it begins, since it may be ended; tests are noted when they are made.
+        # Written first, since a training may be killed; for tests, it is written after them.
         with CONFIG_LOCK:
-            _note(run, overrides)
+            _write_launch(run, overrides)
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment, ERROR_FILE: str(failed)},
-            # A group of its own, so that its loaders end with it.
+            # A process group of its own, so that data loader processes are terminated with it.
             start_new_session=True,
         )
         try:
@@ -430,7 +498,7 @@ def _execute(
                     raise Stopped
                 time.sleep(0.2)
         finally:
-            _end(process)
+            _terminate(process)
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name
         raise RunError(f"ended by {name}; a process out of memory ends so, too (see {log})")
@@ -440,8 +508,8 @@ def _execute(
         raise type(error)(f"{error} (see {log})")
 
 
-def _end(process: subprocess.Popen) -> None:
-    """End a process, and those that it started, which may outlive it."""
+def _terminate(process: subprocess.Popen) -> None:
+    """Terminate a process and its children: SIGTERM, then SIGKILL, up to 20 seconds each."""
     for how in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, how)

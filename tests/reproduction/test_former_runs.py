@@ -59,7 +59,7 @@ def test_a_stopped_run_goes_on(folder, monkeypatch):
 
     def execute(run, words, overrides, *_):
         started.append(words)
-        running._note(run, overrides)
+        running._write_launch(run, overrides)
         if words[0] == "--resume":
             (folder / "epoch_2.pth").touch()
         else:
@@ -93,9 +93,9 @@ def test_what_a_config_file_said_is_no_other_setting(tmp_path):
     own, rest = overrides[:2], overrides[2:]
     assert own == list(cell.overrides) and rest
     former = launch.Launch("python", rest, work_dir=str(tmp_path))
-    assert running._other_settings(one, former, overrides) == []
+    assert running._changed_settings(one, former, overrides) == []
     former = launch.Launch("python", rest[1:], work_dir=str(tmp_path))
-    assert running._other_settings(one, former, overrides) == [
+    assert running._changed_settings(one, former, overrides) == [
         "work_dir='WORK_DIR/" + str(cell.folder / "seed0'")
     ]
 

@@ -50,7 +50,7 @@ def note(one):
     """Write a run's launch.json."""
     one.folder.mkdir(parents=True, exist_ok=True)
     with running.CONFIG_LOCK:
-        running._note(one, running._overrides(one))
+        running._write_launch(one, running._overrides(one))
 
 
 def test_cells_that_share_a_config_are_run_once_a_seed():
@@ -166,7 +166,7 @@ def test_where_a_run_was_made_stays_in_its_record(tmp_path, monkeypatch):
     one.folder.mkdir(parents=True)
     for commit, epochs in (("abc", 60), ("def", 165)):  # it was stopped in between
         monkeypatch.setattr(launch, "commit", lambda commit=commit: commit)
-        running._note(one, running._overrides(one))
+        running._write_launch(one, running._overrides(one))
         write_run(one.folder, CELL.config, epochs, start=epochs // 2, name=commit)
     write_test(one.folder, {"accuracy/top1": 92.0}, name="ghi")
     monkeypatch.setattr(launch, "commit", lambda: "ghi")
@@ -187,8 +187,8 @@ def test_another_checkpoint_is_tested_anew(tmp_path):
     metrics = {"accuracy/top1": 68.0}
     write_test_alone(one.folder, one.cell.config, metrics, options, name="20260103_000000")
     assert running._tests_to_do(one, running._overrides(one)) == []
-    assert running._record(one)["figures"]["top-1"] == 68.0
-    assert "from en-2 ResNet50/EN (batches of 32, not 128)" in running._record(one)["label"]
+    assert running._write_record(one)["figures"]["top-1"] == 68.0
+    assert "from en-2 ResNet50/EN (batches of 32, not 128)" in running._write_record(one)["label"]
 
 
 def test_a_test_under_other_settings_is_made_anew(tmp_path, monkeypatch, capsys):
@@ -222,18 +222,18 @@ def test_a_backbone_of_which_only_a_checkpoint_is_there_is_told(tmp_path):
         (one.before.folder / name).write_text(text)
     write_run(one.folder, one.cell.config, 1)
     note(one)
-    assert "from en-6 backbone/EN (no record)" in running._record(one)["label"]
+    assert "from en-6 backbone/EN (no record)" in running._write_record(one)["label"]
 
 
 def test_what_fails_ends_no_other_run(tmp_path, monkeypatch, capsys):
-    compute = running._computed
+    compute = running._compute
 
     def failing(cell, options):
         if cell.name == "BN":
             raise OSError(errno.ENOSPC, "No space left on device")
         return compute(cell, options)
 
-    monkeypatch.setattr(running, "_computed", failing)
+    monkeypatch.setattr(running, "_compute", failing)
     assert run(tmp_path, "en-1") == 1
     told = capsys.readouterr()
     assert "en-1 BN: error: a file of the run: No space left" in told.err
@@ -246,7 +246,7 @@ def test_those_that_a_dead_process_started_end_too(tmp_path):
     assert process.wait(20) == 0
     status = Path("/proc", (tmp_path / "pid").read_text().strip(), "status")
     assert status.is_file()
-    running._end(process)
+    running._terminate(process)
     deadline = time.monotonic() + 20
     # Nobody may be there to reap it.
     while status.is_file() and "Z (zombie)" not in status.read_text():
@@ -315,7 +315,7 @@ def test_what_starts_from_another_run_has_its_weights(cell, tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     write_run(one.folder, one.cell.config, 1)
     note(one)
-    assert running._record(one)["changes"] == {}
+    assert running._write_record(one)["changes"] == {}
 
 
 def test_a_backbone_is_whole_without_the_multi_scale_test_of_its_table(tmp_path):
@@ -323,10 +323,10 @@ def test_a_backbone_is_whole_without_the_multi_scale_test_of_its_table(tmp_path)
     write_run(one.folder, one.cell.config, 100)
     note(one)
     assert running._tests_to_do(one, running._overrides(one)) == [()]
-    assert running._record(one)["label"] == "no figure yet"
+    assert running._write_record(one)["label"] == "no figure yet"
     write_test(one.folder, {"accuracy/top1": 76.0})
     assert running._tests_to_do(one, running._overrides(one)) == []
-    assert running._record(one)["label"] == "full recipe"
+    assert running._write_record(one)["label"] == "full recipe"
 
 
 def test_a_whole_run_is_found_from_any_folder(tmp_path, monkeypatch, capsys):
