@@ -77,6 +77,7 @@ def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
     height, width = (800, 1216) if device.type == "cuda" else (256, 320)
 
     def step(norm: str) -> Callable[[], None]:
+        """Build the detector with a norm, and a random image; return its training step."""
         cfg = get_cfg()
         cfg.merge_from_file(str(CONFIGS / f"mask_rcnn_R_50_FPN_batch2_{norm.lower()}.yaml"))
         cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", device.type
@@ -120,6 +121,7 @@ def resnet_steps(device: torch.device) -> dict[str, Callable[[], None]]:
     x, target = torch.randn(batch, 3, 224, 224, device=device), torch.arange(batch, device=device)
 
     def step(norm_layer) -> Callable[[], None]:
+        """Build ResNet-50 with a norm; return its training step."""
         model = resnet50(norm_layer=norm_layer).to(device)
         parameters = list(model.parameters())
 

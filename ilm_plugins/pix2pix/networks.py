@@ -76,6 +76,7 @@ class SteadyDropout(nn.Dropout):
         self.in_evaluation = in_evaluation
 
     def forward(self, x: Tensor) -> Tensor:
+        """Zero random elements of x, (N, C, H, W), in training and, if chosen, in evaluation."""
         if self.training or not self.in_evaluation:
             return super().forward(x)
         same = torch.Generator().manual_seed(0)
@@ -166,6 +167,7 @@ class UNetGenerator(nn.Module):
         return 2**self.depth
 
     def forward(self, x: Tensor) -> Tensor:
+        """Translate (N, in_channels, H, W) to (N, out_channels, H, W) in -1..1."""
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise OptionError(
                 f"UNetGenerator: {x.shape[2]} x {x.shape[3]} pixels, but depth={self.depth} takes "
@@ -240,6 +242,7 @@ class PairPreprocessor(BaseDataPreprocessor):
     """
 
     def forward(self, data: dict, training: bool = False) -> dict:
+        """Return the arguments of :meth:`Pix2Pix.forward` for a batch; see the class."""
         data = self.cast_data(data)
         target = data.get("target")
         return {
@@ -402,6 +405,7 @@ class Pix2Pix(BaseModel):
 
 
 def _build(network: dict | nn.Module) -> nn.Module:
+    """Return the network itself, or build it from its config."""
     return network if isinstance(network, nn.Module) else MODELS.build(network)
 
 

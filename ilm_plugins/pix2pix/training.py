@@ -294,12 +294,15 @@ class TranslatedImages(Hook):
         self.rows: list[dict] = []
 
     def before_val_epoch(self, runner) -> None:
+        """Forget the samples of the last validation."""
         self.rows = []
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Keep the first ``number`` predictions of the validation."""
         self.rows += (outputs or [])[: self.number - len(self.rows)]
 
     def after_val_epoch(self, runner, metrics=None) -> None:
+        """Write the grid of samples; rank 0 only."""
         if runner.rank or not self.rows:
             return
         image = grid(self.rows)
@@ -307,6 +310,7 @@ class TranslatedImages(Hook):
         runner.visualizer.add_image("samples", np.array(image), runner.epoch)
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Write the images of a batch of predictions."""
         for sample in outputs or []:
             for kind in ("input", "output", "target"):
                 if kind in sample:

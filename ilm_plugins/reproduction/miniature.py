@@ -131,7 +131,13 @@ def write_packed(folder: Path, splits: Sequence[str], number: int = 16) -> None:
 
 
 def _classification_data(cfg: "Config", loaders: list[str], folder: Path) -> list[str]:
-    """Overrides by which mmpretrain's loaders read generated archives of labelled images."""
+    """Return overrides by which mmpretrain's loaders read generated, labelled images.
+
+    Args:
+        cfg: the config.
+        loaders: names of its data loaders, such as "train_dataloader".
+        folder: folder of the generated images, which are written if missing.
+    """
     folder = folder / "labelled"
     write_packed(folder, ("training", "validation"))
     options = []
@@ -151,7 +157,10 @@ def _ensure_shapes(folder: Path) -> Path:
 
 
 def _pix2pix_data(cfg: "Config", loaders: list[str], folder: Path) -> list[str]:
-    """Overrides by which pix2pix's loaders read the pairs of `shapes`, and its networks shrink."""
+    """Return overrides that shrink pix2pix's networks and read pairs of `shapes`.
+
+    For the arguments see :func:`_classification_data`.
+    """
     shapes = _ensure_shapes(folder)
     options = [f"model.generator.size={SIDE}", "model.generator.width=16"]
     options += ["model.discriminator.width=16", "model.discriminator.layers=2"]
@@ -165,7 +174,10 @@ def _pix2pix_data(cfg: "Config", loaders: list[str], folder: Path) -> list[str]:
 
 
 def _segmentation_data(cfg: "Config", loaders: list[str], folder: Path) -> list[str]:
-    """Overrides by which mmseg's loaders read the images and semantic masks of `shapes`."""
+    """Return overrides by which mmseg's loaders read images and semantic masks of `shapes`.
+
+    For the arguments see :func:`_classification_data`.
+    """
     shapes = _ensure_shapes(folder)
     classes = ("background", "circle", "square", "triangle", "star")
     options = []
@@ -188,7 +200,10 @@ def _segmentation_data(cfg: "Config", loaders: list[str], folder: Path) -> list[
 
 
 def _detection_data(cfg: "Config", loaders: list[str], folder: Path) -> list[str]:
-    """Overrides by which mmdet's loaders, heads and evaluators use `shapes` as COCO instances."""
+    """Return overrides for mmdet's loaders, heads and evaluators to use `shapes` in COCO format.
+
+    For the arguments see :func:`_classification_data`.
+    """
     shapes = _ensure_shapes(folder)
     options = [f"model.roi_head.{head}_head.num_classes=4" for head in ("bbox", "mask")]
     for loader in loaders:

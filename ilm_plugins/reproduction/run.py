@@ -74,6 +74,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """Cell and seed, as in messages."""
         return f"{self.cell.id}, seed {self.seed}"
 
     @property
@@ -402,7 +403,7 @@ def _check_same_settings(run: Run, overrides: list[str]) -> None:
 
 
 def _current_launch(run: Run, overrides: list[str]) -> Launch:
-    """Describe how a run is started now, without commit, versions and device."""
+    """Build the Launch of a run that starts now, without commit, versions and device."""
     return Launch(
         command=run.command,
         overrides=overrides,
