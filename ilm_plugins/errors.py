@@ -8,17 +8,18 @@ import os
 import traceback
 from pathlib import Path
 
-#: Variable of the environment: the file to which a command writes the error that ends it.
+#: Environment variable with the path to which a command writes the error that ends it.
 ERROR_FILE = "ILM_PLUGINS_ERROR_FILE"
 
 
 class UserError(Exception):
-    """A mistake in the command, its config or its files, which would fail again.
+    """An error that the user can correct: in the command, its config or its files.
 
     Attributes:
         status: exit status of the command.
-        can_resume: whether ``--resume`` can continue the run; its line then says so.
-        traceback: that of the process in which it was raised, if it was another.
+        can_resume: whether ``--resume`` can continue the run; the printed line then says so.
+        traceback: text of the traceback in the process that raised the error; "" if that is this
+            process.
     """
 
     status = 2
@@ -27,36 +28,39 @@ class UserError(Exception):
 
 
 class OptionError(UserError, ValueError):
-    """An invalid option of a layer or a conversion."""
+    """A layer or a conversion got an invalid option."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, unreadable or does not fit: which file, why, what to do."""
+    """A checkpoint is missing, unreadable or does not fit a model."""
 
 
 class RunError(UserError):
-    """What ended a run that had begun, such as a full disk; the last checkpoint is still there."""
+    """A failure that ended a started run, such as a full disk; its checkpoints remain."""
 
     status = 1
     can_resume = True
 
 
 class PeerError(RunError):
-    """Another process of the run died; only its own error has the cause."""
+    """Another process of a distributed run died; only its own error has the cause."""
 
 
 class UnexpectedError(UserError):
-    """An exception that may be a defect of the program: its type and message."""
+    """An exception that may be a bug in the program; the message has its type and text."""
 
 
 def write_error(error: UserError, path: str | os.PathLike) -> None:
-    """Write an error, with its traceback, to a file for another process."""
+    """Write an error's class name, message and traceback to a JSON file; see :func:`read_error`."""
     text = error.traceback or "".join(traceback.format_exception(error))
     Path(path).write_text(json.dumps([type(error).__name__, str(error), text]), encoding="utf-8")
 
 
 def read_error(path: str | os.PathLike) -> UserError | None:
-    """Return the error that another process wrote to a file, or None if it wrote none."""
+    """Return the error that :func:`write_error` wrote to a file of another process.
+
+    None is returned if the file is missing or not valid JSON.
+    """
     try:
         kind, message, text = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):

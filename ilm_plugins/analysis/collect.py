@@ -29,11 +29,11 @@ from ..surgery.common import Match, check_match, matches
 
 @dataclass(frozen=True)
 class Ratios:
-    """A layer's ratios for each image.
+    """The ratios of an EN or SN layer for each image: the weights with which it mixes normalizers.
 
     Attributes:
-        normalizers: K of "IN", "LN", "BN", "GN".
-        values: (N, K), rows sum to 1; a row is NaN if nothing of the image reached the layer.
+        normalizers: names of the K normalizers, of "IN", "LN", "BN" and "GN".
+        values: (N, K), each row sums to 1; a row is NaN if nothing of the image reached the layer.
     """
 
     normalizers: tuple[str, ...]
@@ -41,34 +41,43 @@ class Ratios:
 
     @property
     def mean(self) -> Tensor:
-        """Mean over images: (K)."""
+        """Mean over images: (K), without the rows that are NaN."""
         return self.values.nanmean(0)
 
     @property
     def distance(self) -> float:
-        """Distance from uniform ratios: the mean of abs(lambda - 1/K)."""
+        """Distance from uniform ratios: the mean of abs(ratio - 1/K) over all ratios."""
         return (self.values - 1 / len(self.normalizers)).abs().nanmean().item()
 
 
 @dataclass(frozen=True)
 class Rescaling:
-    """A layer's omega - B_omega and beta - B_beta for each image.
+    """The scale omega and shift beta of an ILM layer or AssocNorm, minus its weight and bias.
 
     Attributes:
-        omega, beta: (N, key groups), means over the channels of a key group, which differ in three
-            forms of AssocNorm alone; a row is NaN if nothing of the image reached the layer.
+        omega: omega - weight, (N, key groups), the mean over the channels of each key group; a row
+            is NaN if nothing of the image reached the layer.
+        beta: beta - bias, in the same way.
     """
 
     omega: Tensor
     beta: Tensor
 
 
-#: Computes, from a layer and its input (N, C, *), values (N, D) by suffix of the layer's name.
+#: A function of a layer and its input (N, C, *); returns suffix of the name -> values (N, D).
 Compute = Callable[[nn.Module, Tensor], Mapping[str, Tensor]]
 
 
 def compute_ratios(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return EN's ratios, (N, K); or SN's of means and of variances, (N, K) each."""
+    """Return the ratios of an EN or SN layer for an input.
+
+    Args:
+        layer: an EN or SN layer.
+        x: (N, C, *), its input.
+
+    Returns:
+        EN: "" -> (N, K). SN: ".mean" and ".var" -> (N, K) each, with N equal rows.
+    """
     if isinstance(layer, ExemplarNorm):
         return {"": layer.ratios(x)}
     mean, var = layer.ratios().unsqueeze(1).expand(-1, len(x), -1)
@@ -76,7 +85,11 @@ def compute_ratios(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def compute_rescaling(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return ILM's omega - B_omega, then beta - B_beta: (N, 2 * key groups)."""
+    """Return what an ILM layer or AssocNorm adds to its weight and bias for an input (N, C, *).
+
+    Returns:
+        "" -> (N, 2 * key groups): omega - weight, then beta - bias, averaged over each key group.
+    """
     omega, beta = layer.rescaling(x)
     moved = torch.cat((omega - layer.weight, beta - layer.bias), 1)
     return {"": moved.view(len(x), 2 * layer.num_key_groups, -1).mean(2)}
@@ -88,7 +101,7 @@ def collect_ratios(
     forward: Callable[[Any], Any] | None = None,
     match: Match = None,
 ) -> dict[str, Ratios]:
-    """Collect the ratios of a model's EN and SN layers.
+    """Run a model on batches, and return the ratios of its EN and SN layers for each image.
 
     Args:
         model: runs in evaluation mode, so BN uses its running statistics; its mode is restored.
@@ -97,12 +110,13 @@ def collect_ratios(
         match: names of layers, * for any characters; default: all.
 
     Returns:
-        Layer's name -> ratios, in the order of the first calls. A layer that is called several
-        times an image, or gets several instances of it, as in a box head, has their mean.
+        Name of the layer -> ratios, in the order of the first calls. Where a layer is called
+        several times for an image, or gets several instances of it, as in a box head, its ratios
+        are averaged over them.
 
     Raises:
         UserError: the model has no such layers, or nothing reached them; or a layer gets another
-            number of instances than images, which needs batches of one image.
+            number of instances than images, which is possible only in batches of one image.
         OptionError: ``match`` matches no layer.
     """
     layers = select(model, (ExemplarNorm, SwitchNorm), "EN or SN", match)
@@ -111,7 +125,7 @@ def collect_ratios(
     return {name: Ratios(by_name[name].normalizers, values) for name, values in found.items()}
 
 
-#: Suffixes of :func:`compute_ratios`.
+#: Suffixes that :func:`compute_ratios` returns.
 PARTS = ("", ".mean", ".var")
 
 
@@ -121,7 +135,13 @@ def collect_rescaling(
     forward: Callable[[Any], Any] | None = None,
     match: Match = None,
 ) -> dict[str, Rescaling]:
-    """Collect omega and beta of a model's ILM layers and AssocNorms; see :func:`collect_ratios`."""
+    """Run a model on batches, and return omega and beta of its ILM layers and AssocNorms.
+
+    Arguments and errors are those of :func:`collect_ratios`.
+
+    Returns:
+        Name of the layer -> omega and beta for each image, in the order of the first calls.
+    """
     layers = select(model, AutoencoderNorm, "ILM or AssocNorm", match)
     found = _gather(model, layers, compute_rescaling, batches, forward or model)
     return {name: Rescaling(*values.chunk(2, 1)) for name, values in found.items()}
@@ -134,11 +154,17 @@ def select(
     match: Match = None,
     advice: str = "give a model that was trained with one",
 ) -> dict[str, nn.Module]:
-    """Select the layers of some classes whose names match.
+    """Return name -> layer for the layers of some classes whose names match.
+
+    Args:
+        model: any module.
+        kinds: the classes.
+        words: names of the classes, for the message.
+        match: names of layers, * for any characters; default: all.
+        advice: end of the message.
 
     Raises:
-        UserError: the model has no layer of these classes; the message names the classes with
-            ``words``, and ends with ``advice``.
+        UserError: the model has no layer of these classes.
         OptionError: ``match`` matches none of them.
     """
     found = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
@@ -152,13 +178,14 @@ def select(
 
 
 def _is_norm(module: nn.Module) -> bool:
+    """Return whether a module is a normalization of torch or named BatchNorm."""
     kinds = nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm
     return isinstance(module, kinds) or "BatchNorm" in type(module).__name__
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and restore the mode of each of its modules at exit."""
+    """Set a model to evaluation mode, and restore the mode of each module at exit."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -174,7 +201,13 @@ def watching(
     see: Callable[[str, Mapping[str, Tensor]], None],
     compute: Compute,
 ) -> Iterator[None]:
-    """Call ``see`` with the layer's name and computed values whenever a layer is called."""
+    """Compute values from the input of each call of the layers within the block.
+
+    Args:
+        layers: name -> layer.
+        see: is called with the layer's name and the computed values, before the layer runs.
+        compute: computes the values from the layer and its input.
+    """
 
     def hook(name: str, layer: nn.Module, inputs: tuple) -> None:
         with torch.no_grad():
@@ -191,10 +224,10 @@ def watching(
 
 
 class MeansOfRatios:
-    """The mean ratios of EN and SN layers in single iterations of a training, as scalars.
+    """Computes mean ratios of EN and SN layers in single training iterations, for logging.
 
     Between :meth:`start` and :meth:`stop` the ratios are summed on their device; only :meth:`stop`
-    waits for it. Outside nothing is computed.
+    waits for it. Otherwise nothing is computed.
 
     Raises:
         UserError: the model has no such layers.
@@ -212,17 +245,23 @@ class MeansOfRatios:
         self._counts: Counter[str] = Counter()
 
     def start(self) -> None:
+        """Begin to sum the ratios of all calls of the layers."""
         self._sums, self._counts = {}, Counter()
         self._hooks.enter_context(watching(self.layers, self._see, compute_ratios))
 
     def _see(self, name: str, found: Mapping[str, Tensor]) -> None:
+        """Add the ratios of one call, suffix -> (N, K), to the sums of a layer."""
         for part, values in found.items():
             total = values.float().sum(0)
             self._sums[name + part] = self._sums.get(name + part, 0) + total
             self._counts[name + part] += len(values)
 
     def stop(self) -> dict[str, float]:
-        """Return ``ratios/LAYER/NORMALIZER`` -> mean over all instances since the start, if any."""
+        """Stop summing, and return the mean ratios of all calls since :meth:`start`.
+
+        Returns:
+            ``ratios/LAYER/NORMALIZER`` -> mean over instances, without layers that got none.
+        """
         self._hooks.close()
         scalars = {}
         for name, total in self._sums.items():
@@ -243,7 +282,15 @@ def _gather(
     batches: Iterable[Sized],
     forward: Callable[[Any], Any],
 ) -> dict[str, Tensor]:
-    """Run a model on all batches; return layer's name -> values of all images, (N, D)."""
+    """Run a model on all batches, and return the values computed from the layers' inputs.
+
+    Returns:
+        Name of the layer and suffix -> values of all images, (N, D), on the CPU; a row is NaN if
+        nothing of the image reached the layer.
+
+    Raises:
+        UserError: nothing reached any of the layers; see also :func:`collect_ratios`.
+    """
     calls: dict[str, list[Tensor]] = {}
 
     def see(name: str, found: Mapping[str, Tensor]) -> None:
@@ -277,7 +324,19 @@ def _gather(
 
 
 def _by_image(name: str, calls: list[Tensor], images: int) -> Tensor:
-    """Average the values of a layer's calls, (instances, D) each, for each image: (images, D)."""
+    """Average the values of a layer's calls for each image.
+
+    Args:
+        name: the layer's name, for the message.
+        calls: values of each call, (instances, D).
+        images: number of images in the batch.
+
+    Returns:
+        (images, D), float32, on the CPU.
+
+    Raises:
+        UserError: the batch has several images, and a call has another number of instances.
+    """
     if images == 1:
         return torch.cat(calls).mean(0, keepdim=True).float().cpu()
     if any(len(values) != images for values in calls):

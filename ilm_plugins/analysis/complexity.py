@@ -1,4 +1,4 @@
-"""Count parameters, and floating point operations by fvcore's rules: a multiply-add is one."""
+"""Count parameters and FLOPs of a model; a multiply-add counts as one, as in fvcore."""
 
 from collections.abc import Sequence
 
@@ -10,22 +10,22 @@ from ..layers.base import AdaptiveNorm
 from ..layers.exemplar import ExemplarNorm
 from .collect import evaluating
 
-#: fvcore's count for an element of a GroupNorm: moments, standardization and affine map.
+#: FLOPs that fvcore counts for each element of a GroupNorm: moments, standardization, affine map.
 PER_ELEMENT = 5
 
 
 def parameters(model: nn.Module) -> int:
-    """Count a model's parameters, trainable or not."""
+    """Return the number of a model's parameters, trainable or not."""
     return sum(p.numel() for p in model.parameters())
 
 
 def flops(model: nn.Module, *inputs: Tensor) -> int:
-    """Count the operations of a forward pass in evaluation mode.
+    """Return the number of floating point operations of a forward pass in evaluation mode.
 
-    fvcore counts convolutions, matrix products, poolings and norms, and no other element-wise
-    operations. This package's layers, which it would leave out, are counted here: five operations
-    an element as for a GroupNorm (a BatchNorm, with known statistics in evaluation, has two), and
-    the multiply-adds of their network (:func:`network_flops`).
+    fvcore counts convolutions, matrix products, poolings and norms, but no other element-wise
+    operations. It does not know this package's layers, which are counted here: five operations per
+    element, as for a GroupNorm (fvcore counts two for a BatchNorm in evaluation, whose statistics
+    are known), and the multiply-adds of the layer's small network, see :func:`network_flops`.
 
     Args:
         model: any module; its mode is restored.
@@ -40,7 +40,7 @@ def flops(model: nn.Module, *inputs: Tensor) -> int:
         raise ImportError("fvcore is not installed; pip install fvcore to count FLOPs") from error
 
     with evaluating(model), torch.no_grad():
-        # First: fvcore leaves its hooks in a model whose forward raises.
+        # This runs first, because fvcore leaves its hooks in a model whose forward raises.
         own = _flops_of_layers(model, inputs)
         analysis = FlopCountAnalysis(model, inputs)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -48,7 +48,7 @@ def flops(model: nn.Module, *inputs: Tensor) -> int:
 
 
 def _flops_of_layers(model: nn.Module, inputs: Sequence[Tensor]) -> int:
-    """Count the operations of this package's layers in a forward pass."""
+    """Run a model, and return the number of operations of this package's layers in it."""
     found = []
 
     def count(layer: AdaptiveNorm, args: Sequence[Tensor], output: Tensor) -> None:
@@ -65,10 +65,11 @@ def _flops_of_layers(model: nn.Module, inputs: Sequence[Tensor]) -> int:
 
 
 def network_flops(layer: AdaptiveNorm) -> int:
-    """Count the multiply-adds from the moments of one instance to its scale and shift.
+    """Return the number of multiply-adds of a layer's small network for one instance.
 
-    ILM Norm and AssocNorm: the encoder twice and both decoders, 4MN. EN: K*C for the convolution,
-    K*K*C/r for the correlation, the two linear maps. SN: none.
+    The network computes scale and shift from the instance's moments. ILM Norm and AssocNorm run
+    their encoder twice and both decoders: 4MN. EN runs a convolution (K*C), a correlation
+    (K*K*C/r) and two linear maps. SN has no network: 0.
     """
     if isinstance(layer, AutoencoderNorm):
         maps = layer.encode, layer.encode, layer.decode_mean, layer.decode_var

@@ -1,7 +1,7 @@
 """Figures in one style: colour-blind safe colours (Okabe and Ito's), labelled axes.
 
-All functions return a figure, which :func:`save` writes. ``layers`` are the layers' names, from the
-input to the output. Masked values are not drawn.
+Each drawing function returns a figure, which :func:`save` writes. ``layers`` are the layers' names,
+from the input to the output. Values are (masked) arrays; masked values are not drawn.
 """
 
 import functools
@@ -34,7 +34,7 @@ OKABE_ITO = (
     "#CC79A7",
     "#F0E442",
     "#000000",
-    # Two more, for ten classes.
+    # Two more colours, for data sets of ten classes.
     "#999999",
     "#6B3E0A",
 )
@@ -60,14 +60,14 @@ STYLE = {
     "image.interpolation": "nearest",
     "legend.frameon": False,
 }
-#: A heat map with more rows has no row names.
+#: Maximum number of rows that a heat map names.
 NAMED_ROWS = 40
-#: A map of images with more classes has no panel for each class.
+#: Maximum number of classes for which a map of images has a panel each.
 NAMED_CLASSES = 20
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Make a function draw in :data:`STYLE`."""
+    """Decorate a drawing function, so that it draws in the style :data:`STYLE`."""
 
     @functools.wraps(draw)
     def drawing(*args, **options) -> Figure:
@@ -78,18 +78,21 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches."""
+    """Return an empty figure of a width and height in inches."""
     return Figure((width, height), layout="constrained")
 
 
 def save(fig: Figure, path: Path) -> None:
-    """Write a PNG as a whole or not at all."""
+    """Write a figure to a PNG file, atomically."""
     with replacing(path) as file:
         fig.savefig(file, format="png")
 
 
 def short(names: Sequence[str]) -> list[str]:
-    """Strip the leading and trailing words that all dotted names share; each keeps one."""
+    """Shorten dotted names by the leading and trailing words that all of them share.
+
+    Each keeps at least one word: "net.a.bn" and "net.b.bn" become "a" and "b".
+    """
     words = [name.split(".") for name in names]
     if len(words) < 2:
         return list(names)
@@ -105,10 +108,12 @@ def short(names: Sequence[str]) -> list[str]:
 
 
 def _width(layers: Sequence[str]) -> float:
+    """Return the width in inches of a plot over the layers."""
     return max(7.0, 1.8 + 0.28 * len(layers))
 
 
 def _name_layers(ax: Axes, layers: Sequence[str]) -> None:
+    """Label the x axis of a plot with the layers' names."""
     ax.set_xticks(range(len(layers)), short(layers), rotation=90, fontsize=8)
     ax.set_xlim(-0.6, len(layers) - 0.4)
     ax.set_xlabel("layer, from the input to the output")
@@ -116,10 +121,12 @@ def _name_layers(ax: Axes, layers: Sequence[str]) -> None:
 
 @styled
 def by_layer(layers: Sequence[str], ratios: Mapping[str, np.ndarray], title: str) -> Figure:
-    """Draw mean ratios over depth, as in Fig. 4 of the EN paper.
+    """Draw mean and deviation of ratios over images by layer, as in Fig. 4 of the EN paper.
 
     Args:
+        layers: names.
         ratios: normalizer -> (images, layers).
+        title: of the figure.
     """
     fig = figure(_width(layers), 4.2)
     ax = fig.subplots()
@@ -139,7 +146,7 @@ def by_layer(layers: Sequence[str], ratios: Mapping[str, np.ndarray], title: str
     return fig
 
 
-#: Quantiles of a distribution, their names in tables, and the caption of their boxes.
+#: Quantiles of a distribution, their names in tables, and the caption of box plots.
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 QUANTILE_NAMES = ("min", "q05", "q25", "q50", "q75", "q95", "max")
 BOXES = "median and quartiles,\nwhiskers from the 5th to the 95th percentile, grey from min to max"
@@ -152,10 +159,13 @@ def boxes(
     title: str,
     colours: Sequence[str],
 ) -> Figure:
-    """Draw distributions by layer, one panel per quantity; :data:`BOXES` explains the boxes.
+    """Draw the distribution of values in each layer as box plots, one panel for each quantity.
 
     Args:
+        layers: names.
         panels: label of the y axis -> values of each layer, in an array of any shape.
+        title: of the figure.
+        colours: of each panel's boxes.
     """
     fig = figure(_width(layers), 1.2 + 2.2 * len(panels))
     axes = np.atleast_1d(fig.subplots(len(panels), 1, sharex=True))
@@ -192,11 +202,14 @@ def heat_maps(
     row_label: str,
     diverging: bool = True,
 ) -> Figure:
-    """Draw a map of rows and layers for each panel, all with one colour scale.
+    """Draw panels of heat maps, with a column for each layer.
 
     Args:
-        panels: title -> (rows, layers).
+        layers, rows: names.
+        panels: title -> (rows, layers); all panels have the same colour scale.
+        title: of the figure.
         label: of the colour bar.
+        row_label: of the y axis.
         diverging: centre the colours on zero; otherwise they start at zero.
     """
     height = min(max(0.2 * len(rows), 1.4), 8)
@@ -236,13 +249,20 @@ def scatter(
     """Draw points (N, 2), coloured by class; beside them a panel for each class.
 
     With more than :data:`NAMED_CLASSES` classes there are no such panels.
+
+    Args:
+        points: of N images.
+        labels: class index of each image, or None.
+        classes: names.
+        title: of the figure.
+        axes: labels of the x and y axis.
     """
     few = labels is not None and len(classes) <= NAMED_CLASSES
     fig = figure(13 if few else 7, 6)
     left, *right = fig.subfigures(1, 2, width_ratios=(6, 7)) if few else (fig,)
     ax = left.subplots()
     of_class = np.zeros(len(points), int) if labels is None else np.asarray(labels)
-    # In random order, so that the last class doesn't cover the others.
+    # Points are drawn in random order, so that the last class doesn't cover the others.
     order = np.random.default_rng(0).permutation(len(points))
     points, of_class = points[order], of_class[order]
     size = float(np.clip(12000 / len(points), 4, 28))
@@ -272,11 +292,13 @@ def strips(
     title: str,
     level: float | None = None,
 ) -> Figure:
-    """Draw single images beside their numbers over depth, as in Fig. 7 of the EN paper.
+    """Draw single images, each beside a plot of its values by layer, as in Fig. 7 of the EN paper.
 
     Args:
-        images: of each its caption, its pixels (H, W, 3), and quantity -> (layers).
-        level: drawn as a dashed line, for comparison.
+        layers: names.
+        images: for each image its caption, its pixels (H, W, 3), and quantity -> (layers).
+        title: of the figure.
+        level: height of a dashed line, for comparison; None for no line.
     """
     fig = figure(_width(layers) + 1.5, 1.15 * len(images) + 1.7)
     axes = fig.subplots(
@@ -310,8 +332,11 @@ def dynamics(
     """Draw mean ratios over the training, one panel per layer, as in Fig. 5 of the EN paper.
 
     Args:
-        steps: of the checkpoints.
+        layers: names.
+        steps: epoch or iteration of each checkpoint.
         ratios: normalizer -> (checkpoints, layers).
+        title: of the figure.
+        step_label: label of the x axis.
     """
     columns = min(5, len(layers))
     rows = math.ceil(len(layers) / columns)

@@ -1,4 +1,4 @@
-"""Reports of what adaptive layers do to images: tables (CSV), pictures (PNG) and a summary.
+"""Write reports on the ratios, or omega and beta, of adaptive layers: CSV tables, PNGs, a summary.
 
 :func:`write_ratios` and :func:`write_rescaling` write the same files, under the prefix ``ratios``
 or ``rescaling``. A *quantity* is a normalizer's ratio, or omega - B_omega or beta - B_beta:
@@ -16,9 +16,9 @@ PREFIX_map .csv .png      the images in two dimensions (Fig. 8), if there are at
 summary.txt               the returned text
 ========================  ==========================================================================
 
-A ratio's number for an image is the ratio, and its distance is a difference. Omega and beta have
-one value for each key group: their numbers and distances are root mean squares, over key groups, of
-the difference from the mean of all images.
+A ratio is one number for an image, and its distance from a mean is the difference. Omega and beta
+have one value for each key group: their number for an image, like a distance, is the root mean
+square over key groups of the difference from the mean of all images.
 """
 
 import csv
@@ -46,25 +46,28 @@ except ImportError as error:
         "run pip install 'ilm_plugins[analysis]'"
     ) from error
 
-#: Quantity -> layer -> (images, key groups), one column for a ratio; masked where nothing reached
-#: the layer.
+#: Quantity -> layer -> (images, key groups); a ratio has one column. Values are masked where
+#: nothing of an image reached the layer.
 Values = Mapping[str, Mapping[str, np.ma.MaskedArray]]
 STATISTICS = ("mean", "std", *plots.QUANTILE_NAMES)
-#: Images in PREFIX_by_image.png.
+#: Maximum number of images in PREFIX_by_image.png.
 SHOWN = 6
-#: Layers in dynamics.png.
+#: Maximum number of layers in dynamics.png.
 PANELS = 20
 
 
 @dataclass(frozen=True)
-class _Report:
-    """The values of one kind, and where and for which images they are written.
+class _ReportWriter:
+    """Writes the files of a report on ratios or on rescaling; the module's description lists them.
 
     Attributes:
+        folder: folder of the files.
         prefix: "ratios" or "rescaling".
         column: header of the column of quantities.
         labels: quantity -> its label in pictures.
-        layers: from the input to the output.
+        layers: names, from the input to the output.
+        values: quantity -> layer -> values.
+        images: the images of the values, in the same order.
         subject: model, checkpoint and images, for titles.
     """
 
@@ -78,27 +81,32 @@ class _Report:
     subject: str
 
     def write_layers(self) -> None:
+        """Write PREFIX_by_layer.csv: the distribution of each quantity in each layer."""
         rows = [
             (self.layers.index(layer), layer, quantity, *_statistics(values))
-            for layer, quantity, values in self._columns()
+            for layer, quantity, values in self._all_values()
         ]
         self._write("by_layer", ("depth", "layer", self.column, *STATISTICS), rows)
 
     def write_groups(self) -> None:
+        """Write PREFIX_by_group.csv: the distributions in each key group of each layer."""
         rows = [
             (self.layers.index(layer), layer, quantity, group, *_statistics(values[:, group]))
-            for layer, quantity, values in self._columns()
+            for layer, quantity, values in self._all_values()
             for group in range(values.shape[1])
         ]
         self._write("by_group", ("depth", "layer", self.column, "key_group", *STATISTICS), rows)
 
     def write_images(self, embedding: str) -> list[str]:
-        """Write all that compares images; return lines of the summary."""
+        """Write the files that compare images; return lines of the summary.
+
+        ``embedding`` is the method of the map, "pca" or "tsne".
+        """
         self._draw_spread()
         features = self._features()
         distances = np.sqrt((features**2).sum(1))
         self._write_by_image(distances)
-        deviations = [values.std(0).mean() for *_, values in self._columns()]
+        deviations = [values.std(0).mean() for *_, values in self._all_values()]
         farthest = self.images.names[distances.argmax()]
         lines = [
             f"standard deviation between images, mean over layers: {np.ma.mean(deviations):.4f}",
@@ -114,8 +122,8 @@ class _Report:
             self._write_map(features, embedding)
         return lines
 
-    def _columns(self) -> list[tuple[str, str, np.ma.MaskedArray]]:
-        """Layer, quantity and values, (images, key groups), layer by layer."""
+    def _all_values(self) -> list[tuple[str, str, np.ma.MaskedArray]]:
+        """Return layer, quantity and values (images, key groups), layer by layer."""
         return [
             (layer, quantity, of_layers[layer])
             for layer in self.layers
@@ -124,22 +132,29 @@ class _Report:
         ]
 
     def _features(self) -> np.ndarray:
-        """All values of an image less their means, (images, D); layers have equal weight."""
-        moves = [values - values.mean(0) for *_, values in self._columns()]
+        """Return all values of each image, less their means over images: (images, D).
+
+        They are divided by the square root of their number in a layer, to weigh layers equally.
+        """
+        moves = [values - values.mean(0) for *_, values in self._all_values()]
         return np.concatenate([m.filled(0) / math.sqrt(m.shape[1]) for m in moves], 1)
 
-    def _numbers(self, values: np.ma.MaskedArray) -> np.ma.MaskedArray:
-        """One number for each image: (images, key groups) -> (images)."""
+    def _number_per_image(self, values: np.ma.MaskedArray) -> np.ma.MaskedArray:
+        """Return one number for each image, (images, key groups) -> (images).
+
+        It is the ratio; or the root mean square of the difference from the mean of all images.
+        """
         return values[:, 0] if self.prefix == "ratios" else rms(values - values.mean(0))
 
-    def _distances(self, values: np.ma.MaskedArray) -> np.ma.MaskedArray:
-        """The distance of each class mean from the mean of all images: (classes)."""
+    def _class_distances(self, values: np.ma.MaskedArray) -> np.ma.MaskedArray:
+        """Return the distance of each class mean from the mean of all images: (classes)."""
         labels = np.asarray(self.images.labels)
         means = np.ma.stack([values[labels == i].mean(0) for i in np.unique(labels)])
         moves = means - values.mean(0)
         return moves[:, 0] if self.prefix == "ratios" else rms(moves)
 
     def _draw_spread(self) -> None:
+        """Draw PREFIX_spread.png: the distributions of the values by layer, as boxes."""
         panels, colours = {}, []
         for quantity, of_layers in self.values.items():
             found = [of_layers.get(layer, np.ma.masked_all(1)) for layer in self.layers]
@@ -152,11 +167,16 @@ class _Report:
         self._save(plots.boxes(self.layers, panels, title, colours), "spread")
 
     def _write_by_image(self, distances: np.ndarray) -> None:
+        """Write PREFIX_by_image.csv, and draw the images that are farthest from the mean.
+
+        ``distances`` (images) are the images' distances from the mean of all images.
+        """
         numbers = [
-            (layer, quantity, self._numbers(values)) for layer, quantity, values in self._columns()
+            (layer, quantity, self._number_per_image(values))
+            for layer, quantity, values in self._all_values()
         ]
         table = np.ma.stack([n for *_, n in numbers], 1).filled(np.nan).tolist()
-        named = zip(self._named(), distances.tolist(), table, strict=True)
+        named = zip(self._names_and_classes(), distances.tolist(), table, strict=True)
         header = ("image", "class", "distance", *(f"{layer}/{q}" for layer, q, _ in numbers))
         self._write("by_image", header, [(*names, far, *row) for names, far, row in named])
 
@@ -177,12 +197,15 @@ class _Report:
         self._save(plots.strips(self.layers, strips, title, level), "by_image")
 
     def _write_by_class(self) -> None:
+        """Write PREFIX_by_class.csv and draw its heat maps."""
         labels = np.asarray(self.images.labels)
         present = np.unique(labels)
         names = [self.images.classes[i] for i in present]
         rows, panels = [], {}
         for quantity, of_layers in self.values.items():
-            distances = {layer: self._distances(values) for layer, values in of_layers.items()}
+            distances = {
+                layer: self._class_distances(values) for layer, values in of_layers.items()
+            }
             panels[self.labels[quantity]] = _panel(distances, self.layers)
             rows += [
                 (layer, name, quantity, float(far), *_statistics(values[labels == i]))
@@ -204,21 +227,28 @@ class _Report:
         self._save(fig, "by_class")
 
     def _write_map(self, features: np.ndarray, embedding: str) -> None:
+        """Write and draw the map of images, from features (images, D)."""
         points, axes = embed(features, embedding)
-        rows = [(*n, *point) for n, point in zip(self._named(), points.tolist(), strict=True)]
+        rows = [
+            (*n, *point)
+            for n, point in zip(self._names_and_classes(), points.tolist(), strict=True)
+        ]
         self._write("map", ("image", "class", "x", "y"), rows)
         title = f"Images by their {self.prefix} in all layers, {features.shape[1]} numbers each"
         images = self.images
         fig = plots.scatter(points, images.labels, images.classes, f"{title}\n{self.subject}", axes)
         self._save(fig, "map")
 
-    def _named(self) -> list[tuple[str, str]]:
+    def _names_and_classes(self) -> list[tuple[str, str]]:
+        """Return the name and the class of each image."""
         return [(name, self.images.class_of(i)) for i, name in enumerate(self.images.names)]
 
     def _write(self, what: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write the table PREFIX_what.csv."""
         write_csv(self.folder / f"{self.prefix}_{what}.csv", header, rows)
 
     def _save(self, fig: plots.Figure, what: str) -> None:
+        """Write the picture PREFIX_what.png."""
         plots.save(fig, self.folder / f"{self.prefix}_{what}.png")
 
 
@@ -229,24 +259,25 @@ def write_ratios(
     subject: str,
     embedding: str = "pca",
 ) -> str:
-    """Write a model's ratios: the files of this module's description.
+    """Write a report on a model's ratios: CSV tables, PNG pictures and ``summary.txt``.
 
-    Layers whose ratios are the same for all images, as SN's are, and EN's before it is trained, are
-    only in the tables and pictures by layer.
+    Layers with the same ratios for all images (SN's, and EN's before training) are only in the
+    tables and pictures by layer.
 
     Args:
-        folder: exists, and is empty.
-        ratios: see :func:`~.collect.collect_ratios`; of ``images``, in their order.
+        folder: an existing, empty folder.
+        ratios: layer -> ratios of ``images``, in their order; see :func:`~.collect.collect_ratios`.
+        images: the images.
         subject: model, checkpoint and images, for titles.
-        embedding: of the map, "pca" (principal components) or "tsne".
+        embedding: method of the map, "pca" (principal components) or "tsne".
 
     Returns:
-        The summary.
+        The text of the summary.
     """
     values = _by_normalizer(ratios)
     labels = {n: f"ratio of {n}" for n in values}
     common = (folder, "ratios", "normalizer", labels)
-    _Report(*common, list(ratios), values, images, subject).write_layers()
+    _ReportWriter(*common, list(ratios), values, images, subject).write_layers()
     means = {
         n: _panel({layer: v[:, 0] for layer, v in of.items()}, list(ratios))
         for n, of in values.items()
@@ -271,7 +302,7 @@ def write_ratios(
         same = "their ratios are the same for all images"
         lines.append(f"in the tables by layer alone, as {same}: {', '.join(constant)}")
     if own:
-        report = _Report(*common, list(own), _by_normalizer(own), images, subject)
+        report = _ReportWriter(*common, list(own), _by_normalizer(own), images, subject)
         lines += report.write_images(embedding)
     else:
         lines.append("the ratios are the same for all images: nothing more to show")
@@ -285,16 +316,18 @@ def write_rescaling(
     subject: str,
     embedding: str = "pca",
 ) -> str:
-    """Write omega - B_omega and beta - B_beta: the files of this module's description.
+    """Write a report on a model's omega and beta: CSV tables, PNG pictures and ``summary.txt``.
 
     Args:
-        folder: exists, and is empty.
-        layers: see :func:`~.collect.collect_rescaling`; of ``images``, in their order.
+        folder: an existing, empty folder.
+        layers: layer -> its omega and beta for ``images``, in their order; see
+            :func:`~.collect.collect_rescaling`.
+        images: the images.
         subject: model, checkpoint and images, for titles.
-        embedding: of the map, "pca" (principal components) or "tsne".
+        embedding: method of the map, "pca" (principal components) or "tsne".
 
     Returns:
-        The summary.
+        The text of the summary.
     """
     values = {
         parameter: {
@@ -304,7 +337,7 @@ def write_rescaling(
         for parameter in ("omega", "beta")
     }
     labels = {"omega": r"$\omega - B_\omega$", "beta": r"$\beta - B_\beta$"}
-    report = _Report(
+    report = _ReportWriter(
         folder, "rescaling", "parameter", labels, list(layers), values, images, subject
     )
     report.write_layers()
@@ -331,23 +364,23 @@ def write_dynamics(
     subject: str,
     step_label: str = "epoch",
 ) -> str:
-    """Write how the mean ratios change over checkpoints (EN paper, Fig. 5).
+    """Write how the mean ratios change over the checkpoints of a training (EN paper, Fig. 5).
 
-    ``dynamics.csv`` has all layers, ``dynamics.png`` at most :data:`PANELS`, evenly over depth;
-    ``summary.txt`` mean abs(lambda - 1/K) of each checkpoint. A layer that got nothing at a
-    checkpoint, as a mask head without detections, has NaN there, which is empty in the table.
+    ``dynamics.csv`` has all layers, ``dynamics.png`` at most :data:`PANELS`, evenly over depth.
+    ``summary.txt`` has the mean abs(ratio - 1/K) of each checkpoint. Where nothing reached a layer
+    at a checkpoint, as in a mask head without detections, its cells in the table are empty.
 
     Args:
-        folder: exists, and is empty.
-        steps: of the checkpoints, rising.
-        ratios: of each checkpoint, see :func:`~.collect.collect_ratios`.
+        folder: an existing, empty folder.
+        steps: epoch or iteration of each checkpoint, ascending.
+        ratios: for each checkpoint layer -> ratios, see :func:`~.collect.collect_ratios`.
         subject: model and images, for titles.
         step_label: "epoch" or "iteration".
 
     Returns:
-        The summary.
+        The text of the summary.
     """
-    layers = _merged(ratios)
+    layers = _merge_names(ratios)
     counts = [len(found) for found in ratios]
     nothing = {
         name: Ratios(r.normalizers, torch.full_like(r.values, torch.nan))
@@ -388,16 +421,16 @@ def write_dynamics(
 def embed(
     features: np.ndarray, method: str = "pca", seed: int = 0
 ) -> tuple[np.ndarray, tuple[str, str]]:
-    """Map features (N, D), N >= 3 and D >= 2, to two dimensions.
+    """Map features to two dimensions.
 
     Args:
-        features: without NaN.
+        features: (N, D) without NaN, N >= 3 and D >= 2.
         method: "pca", each component with its largest loading positive; or "tsne" (van der Maaten
             and Hinton, JMLR 2008), which starts from the principal components.
-        seed: of t-SNE.
+        seed: random seed of t-SNE.
 
     Returns:
-        (N, 2), and the labels of the two axes.
+        Points (N, 2), and the labels of the two axes.
     """
     if method == "pca":
         pca = PCA(2, svd_solver="full")
@@ -413,7 +446,12 @@ def embed(
 
 
 def share_between_classes(features: np.ndarray, labels: Sequence[int]) -> float:
-    """The share of the total variance of features (N, D) that lies between classes: 0 to 1."""
+    """Return the share, 0 to 1, of the variance of features that lies between classes.
+
+    Args:
+        features: (N, D).
+        labels: class of each row.
+    """
     labels = np.asarray(labels)
     total = ((features - features.mean(0)) ** 2).sum()
     within = sum(
@@ -424,18 +462,21 @@ def share_between_classes(features: np.ndarray, labels: Sequence[int]) -> float:
 
 
 def varies(ratios: Ratios) -> bool:
-    """Whether the ratios of a layer differ between images."""
+    """Return whether the ratios of a layer differ between images; rows of NaN are ignored."""
     seen = ratios.values[~ratios.values.isnan().any(1)]
     return bool((seen != seen[:1]).any())
 
 
 def rms(values: np.ma.MaskedArray) -> np.ma.MaskedArray:
-    """Root mean square over key groups: (N, key groups) -> (N)."""
+    """Return the root mean square over key groups: (N, key groups) -> (N)."""
     return np.ma.sqrt((values**2).mean(1))
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table as a whole or not at all; floats to six digits, NaN as an empty cell."""
+    """Write a CSV file atomically.
+
+    Floats have six significant digits; NaN becomes an empty cell.
+    """
     with replacing(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -443,7 +484,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def write_summary(folder: Path, lines: Iterable[str]) -> str:
-    """Write ``summary.txt``; return its text."""
+    """Write lines to ``summary.txt`` in a folder; return them as one text."""
     text = "\n".join(lines)
     with replacing(folder / "summary.txt", "w") as file:
         file.write(f"{text}\n")
@@ -451,13 +492,14 @@ def write_summary(folder: Path, lines: Iterable[str]) -> str:
 
 
 def _cell(value: Any) -> Any:
+    """Return a CSV cell: floats with six significant digits, NaN as an empty string."""
     if not isinstance(value, float):
         return value
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def _statistics(values: np.ma.MaskedArray) -> tuple[float, ...]:
-    """:data:`STATISTICS` of what is not masked; NaN if all is."""
+    """Return the :data:`STATISTICS` of the unmasked values; NaN if all are masked."""
     present = values.compressed().astype(float)
     if not present.size:
         return (math.nan,) * len(STATISTICS)
@@ -466,12 +508,13 @@ def _statistics(values: np.ma.MaskedArray) -> tuple[float, ...]:
 
 
 def _panel(of_layers: Mapping[str, np.ma.MaskedArray], layers: Sequence[str]) -> np.ma.MaskedArray:
-    """(N) of each layer -> (N, layers), masked where a layer is missing."""
+    """Stack the values (N) of layers as columns, (N, layers); missing layers are masked."""
     missing = np.ma.masked_all(len(next(iter(of_layers.values()))))
     return np.ma.stack([of_layers.get(layer, missing) for layer in layers], 1)
 
 
 def _by_normalizer(ratios: Mapping[str, Ratios]) -> Values:
+    """Return normalizer -> layer -> ratios (images, 1), with NaN masked."""
     names = dict.fromkeys(n for r in ratios.values() for n in r.normalizers)
     return {
         name: {
@@ -484,12 +527,15 @@ def _by_normalizer(ratios: Mapping[str, Ratios]) -> Values:
 
 
 def _mean_distance(ratios: Mapping[str, Ratios]) -> float:
-    """Mean abs(lambda - 1/K) over layers."""
+    """Return the mean of abs(ratio - 1/K) over layers."""
     return float(np.nanmean([r.distance for r in ratios.values()]))
 
 
-def _merged(orders: Iterable[Collection[str]]) -> list[str]:
-    """All names, each behind the one it follows in its own order, the longest order first."""
+def _merge_names(orders: Iterable[Collection[str]]) -> list[str]:
+    """Merge lists of names into one, in which each name follows its predecessor in its list.
+
+    Where lists disagree, the longer one decides.
+    """
     merged: list[str] = []
     for names in sorted(orders, key=len, reverse=True):
         place = 0

@@ -1,4 +1,4 @@
-"""State dicts in checkpoints: where they are, whether they fit a model, their names."""
+"""Find the state dict in a checkpoint, check that it fits a model, and clean its names."""
 
 import os
 from collections import OrderedDict
@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from ..errors import CheckpointError
 
-#: Keys of the state dict in the frameworks' checkpoints; without one the checkpoint itself is it.
+#: Keys under which frameworks store the state dict; a checkpoint without them must itself be one.
 STATES = ("model", "state_dict")
-#: Values under names with these endings must be tensors.
+#: Values whose names have these endings must be tensors or arrays.
 _TENSORS = (".weight", ".bias", ".running_mean", ".running_var")
 #: Advice for an invalid file ``last_checkpoint``.
 NAME_ONE = "write a checkpoint's name into it, or remove it"
@@ -24,9 +24,10 @@ def check_state(contents: Any, path: str | os.PathLike, entries: Iterable[str] =
     """Raise CheckpointError unless a checkpoint holds a state dict of dense tensors or arrays.
 
     Args:
-        contents: of the checkpoint.
-        path: the file, for the message.
-        entries: keys of the state dict; the first that exists counts, or else the top level.
+        contents: the loaded checkpoint.
+        path: the checkpoint's file, for the message.
+        entries: keys that may hold the state dict; the first key that is present counts, and
+            without any of them ``contents`` itself must be the state dict.
     """
     state = contents
     if isinstance(contents, Mapping):
@@ -39,16 +40,18 @@ def check_state(contents: Any, path: str | os.PathLike, entries: Iterable[str] =
 
 
 def to_dense(value: Any, key: Any, path: str | os.PathLike) -> Any:
-    """Return a value of a state dict, as a copy if it is an expanded tensor.
+    """Check that a value of a state dict is dense, and return it.
+
+    An expanded tensor (with a stride of 0) is returned as a copy of its full size.
 
     Args:
         value: a tensor, an array, or any other object, which is returned unchanged.
         key: its name in the state dict.
-        path: the file, for the message.
+        path: the checkpoint's file, for the message.
 
     Raises:
         CheckpointError: the value is a meta, sparse, quantized or nested tensor; or it is neither
-            tensor nor array under the name of a weight, bias or running statistic.
+            tensor nor array although its name is that of a weight, bias or running statistic.
     """
     kind = None
     if isinstance(value, Tensor):
@@ -75,7 +78,7 @@ def to_dense(value: Any, key: Any, path: str | os.PathLike) -> Any:
 def describe_missing_state(
     contents: Any, path: str | os.PathLike, entries: Iterable[str] = STATES
 ) -> str:
-    """The message for a checkpoint without a state dict; see :func:`check_state`."""
+    """Return the error message for a checkpoint without a state dict; see :func:`check_state`."""
     held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
     return (
         f"{str(path)!r} holds no state dict, neither under {' or '.join(map(repr, entries))} nor "
@@ -86,12 +89,12 @@ def describe_missing_state(
 def check_fits(
     path: str | os.PathLike, model: nn.Module, found: Iterable[str], absent: Iterable[str]
 ) -> None:
-    """Raise CheckpointError if a checkpoint has none of a model's tensors.
+    """Raise CheckpointError if not a single tensor of a model is in a checkpoint.
 
     Args:
-        path: the file, for the message.
-        model: the model that loads it.
-        found: names in the checkpoint.
+        path: the checkpoint's file, for the message.
+        model: the model that loads the checkpoint.
+        found: names of the tensors in the checkpoint.
         absent: names of the model's tensors that the checkpoint lacks or has in another shape.
     """
     own = model.state_dict().keys()
@@ -103,10 +106,11 @@ def check_fits(
 
 
 def named(last: str | os.PathLike) -> str:
-    """Return the name in a file ``last_checkpoint``, which may be empty.
+    """Return the checkpoint's name that a file ``last_checkpoint`` contains; "" if it is empty.
 
     Raises:
-        CheckpointError: the file is not text.
+        CheckpointError: the file is not UTF-8 text.
+        FileNotFoundError: the file does not exist.
     """
     try:
         return Path(last).read_text(encoding="utf-8").strip()
@@ -115,39 +119,44 @@ def named(last: str | os.PathLike) -> str:
 
 
 def copy_state(state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Copy a state dict with torch's metadata, which has the version of each module.
+    """Return a shallow copy of a state dict, with torch's metadata and without a prefix of names.
 
-    A state dict without versions loads as one of the oldest version.
+    The metadata has the version of each module. Torch takes a state dict without it for one of the
+    oldest version.
 
     Args:
-        state: names -> tensors, which are not copied.
-        prefix: removed from all names.
+        state: names -> tensors; the copy has the same tensor objects.
+        prefix: text to remove from the beginning of all names.
     """
     copy = OrderedDict((_without(prefix, name), value) for name, value in state.items())
     versions = getattr(state, "_metadata", None)
     if versions is not None:
-        # Names of modules end without a dot.
-        modules = ((_without(prefix, f"{name}."), of) for name, of in versions.items())
-        copy._metadata = OrderedDict((name.removesuffix("."), of) for name, of in modules)
+        # Names in the metadata have no final dot, which the prefix has.
+        modules = ((_without(prefix, f"{name}."), version) for name, version in versions.items())
+        copy._metadata = OrderedDict((name.removesuffix("."), version) for name, version in modules)
     return copy
 
 
 def _without(prefix: str, name: Any) -> Any:
+    """Return a name without a prefix; a key that is not a string stays as it is."""
     return name.removeprefix(prefix) if isinstance(name, str) else name
 
 
-#: Prefixes of all names in a wrapped model: of DistributedDataParallel, and of torch.compile.
+#: Prefixes that DistributedDataParallel and torch.compile add to all names of a model.
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
 def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Copy a state dict, without the prefixes of a wrapped model.
+    """Return a shallow copy of a state dict without the prefixes "module." and "_orig_mod.".
+
+    DistributedDataParallel and torch.compile add these prefixes to the names of a model.
 
     Args:
         state: names -> tensors.
-        model: the model to load it into; a prefix that its own names have stays.
+        model: the model that is to load the state dict; a prefix stays if the model's own names
+            have it.
     """
-    for prefix in _WRAPPERS * 2:  # one in the other, in either order
+    for prefix in _WRAPPERS * 2:  # wrappers may be nested in either order
         wrapped = state and all(str(name).startswith(prefix) for name in state)
         if wrapped and not model.state_dict().keys() & state.keys():
             state = copy_state(state, prefix)
@@ -155,14 +164,14 @@ def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
 
 
 def unwrap_name(name: Any) -> Any:
-    """A name in a state dict without the prefixes of a wrapped model."""
+    """Return a name in a state dict without the prefixes "module." and "_orig_mod."."""
     while isinstance(name, str) and name.startswith(_WRAPPERS):
         name = name.partition(".")[2]
     return name
 
 
 def find_absent(state: dict[str, Any], model: nn.Module) -> list[str]:
-    """Names of a model's tensors that a state dict lacks or has in another shape."""
+    """Return the names of a model's tensors that a state dict lacks or has in another shape."""
     own = model.state_dict()
     return [name for name, t in own.items() if getattr(state.get(name), "shape", None) != t.shape]
 
@@ -174,17 +183,18 @@ def check_resumes(
     optimizers: Iterable[tuple[Any, Optimizer]],
     setting: str,
 ) -> None:
-    """Raise CheckpointError unless a training can go on from a checkpoint.
+    """Load the optimizers' states, and raise CheckpointError unless training can resume from them.
 
     Args:
-        path: the checkpoint.
-        state: of the model, in it.
-        model: that of the config.
-        optimizers: states in it, each with the optimizer of the config, which takes it.
-        setting: what a checkpoint is given by that a training is to start from.
+        path: the checkpoint's file, for the message.
+        state: the model's state dict in the checkpoint.
+        model: the model that the config builds.
+        optimizers: pairs of an optimizer's state dict in the checkpoint and the optimizer that the
+            config builds, into which the state dict is loaded.
+        setting: the option that takes a checkpoint as initial weights instead, for the message.
     """
     state = unwrap_state(state, model)
-    # Counts of batches are the one thing that frameworks do without.
+    # Frameworks accept a checkpoint without counts of batches; every other tensor is required.
     lacking = [
         name for name in find_absent(state, model) if not name.endswith("num_batches_tracked")
     ]
@@ -194,7 +204,7 @@ def check_resumes(
         why = f"{name} is " + (f"{(*found,)} in it, not {(*own,)}" if found else "missing in it")
         why += f", and {len(lacking) - 1} others do not fit" if len(lacking) > 1 else ""
     else:
-        why = next(filter(None, (_misfit(*pair) for pair in optimizers)), None)
+        why = next(filter(None, (_load_optimizer(*pair) for pair in optimizers)), None)
     if why:
         raise CheckpointError(
             f"checkpoint {str(path)!r} does not fit this config ({why}); resume with the config of "
@@ -202,16 +212,16 @@ def check_resumes(
         )
 
 
-def _misfit(state: Any, optimizer: Optimizer) -> str | None:
-    """Why an optimizer cannot go on from a state, which it takes otherwise."""
+def _load_optimizer(state: Any, optimizer: Optimizer) -> str | None:
+    """Load a state dict into an optimizer; return why it does not fit, or None if it does."""
     options = {*optimizer.defaults}
     try:
         optimizer.load_state_dict(state)
-    except Exception as error:  # optimizers raise what they like
+    except Exception as error:  # optimizers raise different types
         told = " ".join(str(error).split())
         return f"its optimizer's state is another's: {type(error).__name__}: {told}"
     for group in optimizer.param_groups:
-        # It has those of the file, and what torch adds to files of older releases.
+        # The group has the options in the file, and those that torch adds to older files.
         if lacking := options - group.keys():
             return f"its optimizer's state is another's: it has no {', '.join(sorted(lacking))}"
         for parameter in group["params"]:

@@ -1,6 +1,7 @@
-"""Arrays and numbers of numpy in pickles, built here from the bytes and types in the file.
+"""Safe replacements for the numpy functions that a pickle of arrays calls.
 
-numpy's own functions trust a pickle: they would take bytes in it for pointers.
+numpy's own functions trust a pickle: they would take bytes in it for pointers. The functions here
+build arrays and numbers from the bytes and types in the file.
 """
 
 import pickle
@@ -12,16 +13,19 @@ import numpy as np
 
 from .pickles import LEAST
 
-#: Types without objects or fields, by numpy's names in a pickle: b1, i4, f8, c16, S3, U3.
+#: dtypes without objects or fields, as numpy pickles name them: b1, i4, f8, c16, S3, U3.
 PLAIN = re.compile(r"b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d+")
 
 
 class Dtype:
-    """Replaces ``numpy.dtype`` in a pickle; numpy accepts it as a dtype, and pickles it as its own.
+    """Replaces ``numpy.dtype`` in a pickle: numpy accepts it as a dtype, and pickles it as its own.
 
     Args:
-        code: the type, see :data:`PLAIN`.
-        align, copy: numpy's arguments, without a meaning for these types.
+        code: the type, a string that matches :data:`PLAIN`.
+        align, copy: further arguments of numpy.dtype, which have no effect on these types.
+
+    Raises:
+        UnpicklingError: the type is not one of numbers or strings.
     """
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
@@ -30,6 +34,7 @@ class Dtype:
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple) -> None:
+        """Set the byte order; raise UnpicklingError for a type with fields or subarrays."""
         _, order, subarray, names, fields, *_ = state
         if (subarray, names, fields) != (None, None, None) or order not in ("<", ">", "|", "="):
             raise pickle.UnpicklingError("Can only have arrays of numbers and strings")
@@ -40,12 +45,16 @@ class Dtype:
 
 
 class Array(np.ndarray):
-    """Replaces ``numpy.ndarray`` in a pickle; pickled again, it is numpy's."""
+    """Replaces ``numpy.ndarray`` in a pickle; it is pickled again as a ``numpy.ndarray``.
+
+    It is created empty, and its ``__setstate__`` sets shape, dtype and elements.
+    """
 
     def __new__(cls) -> "Array":
         return super().__new__(cls, 0)
 
     def __setstate__(self, state: tuple) -> None:
+        """Set shape, dtype and elements, once; raise UnpicklingError if they are invalid."""
         if self.size:
             raise pickle.UnpicklingError("Can only fill an array once: others may share its memory")
         _, shape, dtype, fortran, data = state
@@ -57,28 +66,34 @@ class Array(np.ndarray):
 
 
 def reconstruct(kind: type, shape: Any, code: Any) -> Array:
-    """Return an empty array, for a call that numpy pickles; ``__setstate__`` fills it."""
+    """Return an empty array, which ``Array.__setstate__`` fills; replaces numpy's ``_reconstruct``.
+
+    Args:
+        kind: must be :class:`Array`; other classes raise UnpicklingError.
+        shape, code: numpy's arguments, which have no effect.
+    """
     if kind is not Array:
         raise pickle.UnpicklingError("Can only have arrays of numpy's own class")
     return Array()
 
 
 def scalar(dtype: Dtype, data: bytes | str) -> np.generic:
-    """Return a number or a string of numpy."""
+    """Return a number or a string of numpy from its bytes; see :func:`array` for errors."""
     return array(data, dtype, (), "C")[()]
 
 
 def array(data: bytes | bytearray | str, dtype: Dtype, shape: tuple, order: str) -> np.ndarray:
-    """Return a copy of bytes as an array.
+    """Return a new array with the elements in a bytes object.
 
     Args:
-        data: the elements; Python 2 pickled bytes as text in latin1.
-        dtype: their type.
-        shape: of the array.
-        order: "C" or "F", as in numpy.
+        data: the elements' bytes; a str, as Python 2 pickles bytes, is encoded as latin1.
+        dtype: the elements' type.
+        shape: the array's shape.
+        order: "C" or "F", the order of the elements, as in numpy.
 
     Raises:
-        UnpicklingError: ``data`` is not bytes, or their number is not that of the array.
+        UnpicklingError: ``data`` or ``dtype`` has the wrong type, the shape is invalid, or the
+            number of bytes does not fit the shape.
     """
     if isinstance(data, str):
         data = data.encode("latin1")

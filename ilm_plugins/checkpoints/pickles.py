@@ -1,7 +1,7 @@
 """Check the sizes in a pickle against its file before it is unpickled.
 
-A few bytes of a pickle can ask for gigabytes: the index of a memo, the length of a string, the
-number of elements of a storage, many copies of one string.
+A few bytes of a pickle can make the unpickler allocate gigabytes: by the index of a memo, the
+length of a string, the number of elements of a storage, or many copies of one string.
 """
 
 import io
@@ -18,24 +18,24 @@ from typing import Any
 
 import torch
 
-#: Contents may take this many times the bytes of their file, by decompressed records, expanded
-#: tensors, and strings, counted once for each reference.
+#: The contents may take LEAST bytes and this many times the size of their file. Decompressed
+#: records, expanded tensors, and strings (once for each reference) count, each by itself.
 TIMES = 100
-#: Contents of any file may take this many bytes more.
+#: Number of bytes that the contents of any file may take; see TIMES.
 LEAST = 2**26
 #: Maximum depth of containers within containers.
 LEVELS = 100
 
 #: The first number in a file of ``torch.save`` that is not a zip archive.
 _MAGIC = 0x1950A86A20F9469CFC6C
-#: Functions of torch that build a tensor from a storage; their third argument is the shape.
+#: Functions of torch that build a tensor; the first argument is the storage, the third the shape.
 _SHAPED = {
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
     "torch._utils._rebuild_tensor_v3",
     "torch._utils._rebuild_qtensor",
 }
-#: Other functions and classes of torch that a file may call; they allocate nothing.
+#: Other functions and classes of torch that a file may call, because they allocate no memory.
 _OF_TORCH = {
     "torch.Size",
     "torch.device",
@@ -47,10 +47,10 @@ _OF_TORCH = {
     "torch._utils._rebuild_nested_tensor",
     "torch._utils._rebuild_meta_tensor_no_storage",
 }
-#: Classes that iterate over their arguments, which takes forever for an expanded tensor.
+#: Endings of classes that iterate over their arguments; for an expanded tensor that takes forever.
 _ITERATING = (".OrderedDict", ".Counter", ".Size", ".set", ".frozenset")
 #: Storage classes -> bytes per element; 1 for all others.
-_ELEMENTS = {
+_ELEMENT_SIZES = {
     "ComplexDoubleStorage": 16,
     **dict.fromkeys(("DoubleStorage", "LongStorage", "ComplexFloatStorage"), 8),
     **dict.fromkeys(("FloatStorage", "IntStorage", "QInt32Storage"), 4),
@@ -59,22 +59,33 @@ _ELEMENTS = {
 
 
 class SizeError(pickle.UnpicklingError):
-    """Contents of a pickle are too large for its file."""
+    """The contents of a pickle need too much memory, or are nested too deeply."""
 
 
 def check_pickle(path: Path) -> None:
-    """Raise SizeError if the contents of a pickle are too large for its file."""
-    _check(path, 1)
+    """Raise an error unless the contents of a pickle are small enough for its file.
+
+    Raises:
+        SizeError: the contents would take much more memory than the file.
+        UnpicklingError, EOFError, ValueError: the file is not a valid pickle.
+    """
+    _check_stream(path, 1)
 
 
 def check_torch(path: Path) -> None:
-    """Raise SizeError if the contents of a file of ``torch.save`` are too large for it."""
+    """Raise an error unless the contents of a file of ``torch.save`` are small enough for it.
+
+    Raises:
+        SizeError: the contents would take much more memory than the file.
+        UnpicklingError, EOFError, ValueError: the file is invalid, or calls a function that is not
+            allowed.
+    """
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     if not zipped:
         # Older releases write a magic number, a version, the platform, the contents and a list of
         # storages.
-        _check(path, 5, _MAGIC)
+        _check_stream(path, 5, _MAGIC)
         return
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
@@ -91,17 +102,24 @@ def check_torch(path: Path) -> None:
 
 
 def is_pickle(path: Path) -> bool:
-    """Return whether a file begins with a pickle, but not with one of ``torch.save``'s."""
+    """Return whether a file begins with a pickle that is not of ``torch.save``."""
     try:
-        return _check(path, 1) != _MAGIC
+        return _check_stream(path, 1) != _MAGIC
     except Exception:  # a file may hold anything
         return False
 
 
-def _check(path: Path, pickles: int, first: int | None = None) -> Any:
-    """Check the pickles that a file begins with, and return the contents of the last, if constant.
+def _check_stream(path: Path, pickles: int, first: int | None = None) -> Any:
+    """Check the first pickles of a file, and return the last one's contents if they are a constant.
 
-    The first must be the number ``first``, if one is given.
+    Args:
+        path: the file.
+        pickles: number of pickles to check.
+        first: the number that the first pickle must contain; None for any contents.
+
+    Raises:
+        EOFError: the file is empty.
+        UnpicklingError: the first pickle has other contents; see also :meth:`_Scan.run`.
     """
     if not path.stat().st_size:
         raise EOFError("the file is empty")
@@ -110,30 +128,31 @@ def _check(path: Path, pickles: int, first: int | None = None) -> Any:
         for _ in range(pickles):
             result = scan.run() if stream.tell() < len(stream) else first
             if first not in (None, result):
-                # A tar archive, among others, which some releases of torch run code of.
+                # It may be a tar archive, from which some releases of torch run code.
                 raise pickle.UnpicklingError("it is not a file of torch.save")
             first = None
     return result
 
 
 def _limit(what: str, found: int, size: int) -> None:
+    """Raise SizeError if ``found`` bytes are too many for a file of ``size`` bytes."""
     if found > TIMES * size + LEAST:
         raise SizeError(f"{what} take {found:,} bytes, the file {size:,}")
 
 
-# The objects on the unpickler's stack; numbers and strings are on it as they are.
+# Classes that stand for objects on the unpickler's stack; numbers and strings stand for themselves.
 
 
 @dataclass(eq=False, slots=True)
 class _Global:
-    """A class or function, by its module and name."""
+    """A class or function, by its module and name joined with a dot."""
 
     name: str
 
 
 @dataclass(eq=False, slots=True)
 class _Storage:
-    """A storage: the bytes of an element, and of all elements."""
+    """A storage: the size in bytes of one element, and of all elements."""
 
     element: int
     size: int
@@ -145,14 +164,14 @@ class _Tensor:
 
 @dataclass(eq=False, slots=True)
 class _Container:
-    """A list, dict or set; ``tensors``: whether one of its own items is a tensor or a storage."""
+    """A list, dict or set; ``tensors``: whether it directly contains a tensor or a storage."""
 
     tensors: bool = False
 
 
 @dataclass(eq=False, slots=True)
 class _Made:
-    """The result of a call; ``weight`` and ``levels`` are those of its arguments."""
+    """The result of a call; ``weight`` and ``levels`` (see :class:`_Tuple`) are its arguments'."""
 
     weight: int
     levels: int
@@ -164,7 +183,7 @@ class _Tuple:
     """A tuple or frozenset.
 
     Attributes:
-        items: what is in it.
+        items: its items.
         weight: number of characters and tuples in it, counted once for each reference.
         levels: depth of tuples within tuples.
     """
@@ -185,24 +204,26 @@ class _Tuple:
 
 
 def _weight(value: Any) -> int:
+    """Return the length of a string or of bytes, the weight of a tuple, or else 0."""
     if isinstance(value, str | bytes | bytearray):
         return len(value)
     return getattr(value, "weight", 0)
 
 
 def _have_tensors(items: Iterable[Any]) -> bool:
+    """Return whether one of the items is a tensor or a storage."""
     return any(isinstance(item, _Tensor | _Storage) for item in items)
 
 
 class _Scan:
-    """Walks through the operations of a pickle without running them.
+    """Follows the operations of a pickle without running them, to check what they would allocate.
 
-    Methods are called as the operations of :mod:`pickletools` that they follow, and take the
-    operation's argument; operations without a method push theirs.
+    A method in capitals follows the operation of :mod:`pickletools` with its name, and takes the
+    operation's argument. An operation without a method pushes its argument on the stack.
 
     Args:
-        stream: the pickle; reading beyond its end must not allocate.
-        size: bytes of the file.
+        stream: the pickle; reading beyond its end must not allocate memory.
+        size: size of the file in bytes.
         storages: key of a storage -> its bytes in the file; None if storages follow the pickle.
     """
 
@@ -216,8 +237,8 @@ class _Scan:
 
         Raises:
             SizeError: something in it is too large.
-            UnpicklingError, EOFError, ValueError: it is invalid, or calls a function that is not
-                allowed.
+            UnpicklingError, EOFError, ValueError: the pickle is invalid, or calls a function that
+                is not allowed.
         """
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
@@ -244,7 +265,7 @@ class _Scan:
         self.stack = []
 
     def _items(self) -> list[Any]:
-        """Take what was pushed after the last mark."""
+        """Remove and return the values that were pushed after the last mark."""
         items, self.stack = self.stack, self.marked.pop()
         return items
 
@@ -284,7 +305,7 @@ class _Scan:
         self._refer(self.stack[-1])
 
     def _refer(self, value: Any) -> None:
-        """Push one more reference to a value."""
+        """Push another reference to a value, and count its weight against the limit."""
         self.referred += _weight(value)
         _limit("strings and tuples that are referred to", self.referred, self.size)
         self.stack.append(value)
@@ -330,7 +351,7 @@ class _Scan:
     SETITEMS = ADDITEMS = APPENDS
 
     def _fill(self, items: list[Any]) -> None:
-        """Put items into the container that is the last on the stack."""
+        """Put items into the container on top of the stack."""
         self.stack[-1].tensors |= _have_tensors(items)
 
     def GLOBAL(self, name: str) -> None:
@@ -367,7 +388,12 @@ class _Scan:
         self.stack.append(self._storage(*self.stack.pop().items))
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        """The result of a call, after checking its arguments."""
+        """Return what stands for the result of a call, after checking its arguments.
+
+        Raises:
+            UnpicklingError: the function is not allowed, or its arguments are invalid.
+            SizeError: it would build a tensor that is too large.
+        """
         if not (isinstance(function, _Global) and isinstance(arguments, _Tuple)):
             raise pickle.UnpicklingError("Can only call globals")
         name, given = function.name, arguments.items
@@ -393,11 +419,11 @@ class _Scan:
         return _Made(arguments.weight, arguments.levels)
 
     def _check_shape(self, storage: Any, shape: Any) -> None:
-        """Check the shape of a tensor that shares the memory of a storage."""
+        """Raise an error unless a tensor of this shape on a storage is valid and small enough."""
         known = isinstance(storage, _Storage) and isinstance(shape, _Tuple)
         if not known or not all(type(n) is int and n >= 0 for n in shape.items):
             raise pickle.UnpicklingError("Can only have tensors of a storage")
-        # A tensor without elements becomes large if it is summed over an empty dimension.
+        # A sum over an empty dimension makes a large tensor of one without elements.
         expanded = storage.element * prod(max(n, 1) for n in shape.items)
         # Views that are not larger than their storage, such as tied parameters, take no memory.
         self.expanded += max(0, expanded - storage.size)
@@ -409,10 +435,22 @@ class _Scan:
             )
 
     def _storage(self, of: Any, kind: Any, key: Any, place: Any, count: Any, *_: Any) -> _Storage:
-        """Check a reference to a storage: its class, its key, its device and its length."""
+        """Return the storage of a persistent id, after checking its length against the file.
+
+        Args:
+            of: must be "storage".
+            kind: the storage's class, which has the size of an element.
+            key: its key in the file.
+            place: its device.
+            count: its number of elements.
+
+        Raises:
+            UnpicklingError: the persistent id is invalid.
+            SizeError: the storage is longer than its data in the file.
+        """
         if of not in ("storage", b"storage") or type(count) is not int or count < 0:
             raise pickle.UnpicklingError("Can only refer to storages")
-        element = _ELEMENTS.get(kind.name.rpartition(".")[2], 1)
+        element = _ELEMENT_SIZES.get(kind.name.rpartition(".")[2], 1)
         held = element * count
         if self.storages is not None:
             available = self.storages.get(str(key).lower(), 0)
@@ -425,7 +463,10 @@ class _Scan:
 
 
 def _operation(op: pickletools.OpcodeInfo) -> tuple[Callable | None, Callable | None]:
-    """What reads an operation's argument from a stream, and the method that follows it."""
+    """Return the reader of an operation's argument, and the method of _Scan that follows it.
+
+    The reader is None for operations without an argument; the method is None if _Scan has none.
+    """
     reader = op.arg.reader if op.arg else None
     if op.name == "STRING":
         # Python 2 writes any bytes here; pickletools expects ASCII.
@@ -437,7 +478,7 @@ _OPERATIONS = {op.code.encode("latin1"): _operation(op) for op in pickletools.op
 
 
 def _allowed_by_user() -> set[str]:
-    """Names that ``torch.serialization.add_safe_globals`` has been given."""
+    """Return the names that ``torch.serialization.add_safe_globals`` allows."""
     known = torch.serialization.get_safe_globals()
     # From torch 2.6 on, an entry may also be a pair of an object and its name.
     return {
@@ -447,12 +488,12 @@ def _allowed_by_user() -> set[str]:
 
 
 def check_nesting(contents: Any) -> None:
-    """Raise SizeError unless a recursive function can walk through the contents of a pickle.
+    """Raise SizeError if recursive functions, such as a deep copy, may fail on a pickle's contents.
 
-    Such a function recurses as deep as containers are nested, never ends if one holds itself, and
-    visits a container once for each reference.
+    The contents must not have more than :data:`LEVELS` levels of containers, contain themselves, or
+    become far larger if a container is counted once for each reference to it.
     """
-    # Of each container visited, by its id: all entries in it, and the levels of containers.
+    # id of a visited container -> number of entries, nested ones included, and levels below it.
     visited: dict[int, tuple[int, int]] = {}
     entered: set[int] = set()
     single, stack = 0, [(contents, None, 0)]
@@ -470,7 +511,7 @@ def check_nesting(contents: Any) -> None:
             raise SizeError("a container holds itself")
         elif own not in visited:
             entered.add(own)
-            held = _held(value)
+            held = _contained(value)
             inner = [v for v in held if type(v) not in _CONSTANTS]
             stack.append((value, inner, len(held)))
             stack += [(v, None, 0) for v in inner]
@@ -481,8 +522,8 @@ def check_nesting(contents: Any) -> None:
 _CONSTANTS = {bool, bytearray, bytes, complex, float, int, str, type(None)}
 
 
-def _held(value: Any) -> list[Any]:
-    """The objects that an object holds: items, and attributes unless it is a class or function."""
+def _contained(value: Any) -> list[Any]:
+    """Return the items and attributes of an object; none of a class or function."""
     if type(value) in (list, tuple):
         return [*value]
     if isinstance(value, type) or callable(value):

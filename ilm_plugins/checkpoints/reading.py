@@ -16,8 +16,8 @@ import torch
 from ..errors import CheckpointError
 from .pickles import SizeError, check_nesting, check_pickle, check_torch, is_pickle
 
-#: Environment variables of torch: torch.load always refuses code, even if its caller allows it; or
-#: runs it, unless its caller forbids it.
+#: Environment variables of torch. With the first, torch.load refuses code even if its caller allows
+#: it; with the second, torch.load runs code unless its caller forbids it.
 REFUSE_CODE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 ALLOW_CODE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 #: Advice for a checkpoint that is refused because of the code in it.
@@ -26,7 +26,9 @@ TRUST = "; if you trust its source, give --unsafe"
 
 @contextmanager
 def loading(unsafe: bool = False) -> Iterator[None]:
-    """Forbid or allow that ``torch.load`` runs code, in this process and those that it starts.
+    """Forbid or allow ``torch.load`` to run code, in this process and in those that it starts.
+
+    It sets torch's environment variables within the block, and restores them at exit.
 
     Args:
         unsafe: let :func:`read`, and ``torch.load`` where its caller does not forbid it, run code.
@@ -43,17 +45,19 @@ def loading(unsafe: bool = False) -> Iterator[None]:
 
 
 def code_is_allowed() -> bool:
-    """Return whether loading may run code: within ``loading(unsafe=True)``, or by the user's
-    environment."""
+    """Return whether checkpoints may run code while they are loaded.
+
+    They may within ``loading(unsafe=True)``, or if the user set the variable :data:`ALLOW_CODE`.
+    """
     return os.environ.get(ALLOW_CODE) == "1"
 
 
 def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
-    """Return the contents of a checkpoint, on the CPU.
+    """Return the contents of a checkpoint, with tensors on the CPU.
 
     Args:
-        path: a file of ``torch.save``; ``.safetensors``; or ``.pkl``, a pickle of arrays such as
-            those of detectron2's model zoo.
+        path: a file written by ``torch.save``; a ``.safetensors`` file; or a ``.pkl`` file, a
+            pickle of arrays like those of detectron2's model zoo.
         unsafe: unpickle any object in it, which can run any code.
 
     Raises:
@@ -75,12 +79,13 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
         raise CheckpointError(f"checkpoint {str(path)!r} does not exist; give a file") from error
     except SizeError as error:
         reason, cause = f"it would exhaust memory or time: {error}{TRUST}", error
-    except Exception as error:  # a file may hold anything, and raise as much
+    except Exception as error:  # an invalid file may raise any error
         reason, cause = _reason(error, path), error
     raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {reason}") from cause
 
 
 def _read_pickle(path: Path, unsafe: bool) -> Any:
+    """Return the contents of a plain pickle; without ``unsafe``, after checks and without code."""
     if not unsafe:
         check_pickle(path)
     kind = pickle.Unpickler if unsafe else ArrayUnpickler
@@ -92,17 +97,18 @@ def _read_pickle(path: Path, unsafe: bool) -> Any:
 
 
 def _read_torch(path: Path, unsafe: bool) -> Any:
+    """Return the contents of a file of ``torch.save``; without ``unsafe``, after checks."""
     if unsafe:
         return torch.load(path, map_location="cpu", weights_only=False)
     check_torch(path)
-    with _arrays_allowed():
+    with _allowing_arrays():
         contents = torch.load(path, map_location="cpu", weights_only=True)
     check_nesting(contents)
     return contents
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """Return the metadata of a valid ``.safetensors`` file."""
+    """Return the metadata, names -> texts, of a valid ``.safetensors`` file."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
@@ -110,9 +116,9 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
 
 
 def _reason(error: Exception, path: Path) -> str:
-    """Why a file cannot be read, and what to do, from the error and the first bytes."""
+    """Return why a file cannot be read and how to fix that, from the error and the file."""
     text = " ".join(str(error).split())
-    if kind := _other_kind(path):
+    if kind := _wrong_kind(path):
         return f"it is {kind}"
     named = re.search(r"unsupported (?:global: )?(?:global|class) (\S+)", text, re.IGNORECASE)
     if named or "Trying to call" in text or "Can only" in text:
@@ -123,8 +129,11 @@ def _reason(error: Exception, path: Path) -> str:
     return f"it is truncated, or not a checkpoint ({type(error).__name__}: {text})"
 
 
-def _other_kind(path: Path) -> str | None:
-    """What a file is that has another format than its name says, and what to do; or None."""
+def _wrong_kind(path: Path) -> str | None:
+    """Return a description of a file that is no checkpoint or has the wrong suffix, with advice.
+
+    None is returned if the file seems to be what its name says.
+    """
     if os.path.isdir(path):  # also for names that are too long for Path.is_dir
         return "a folder; give a file in it"
     if words := _text(path):
@@ -143,7 +152,7 @@ def _other_kind(path: Path) -> str | None:
 
 
 def _text(path: Path) -> str | None:
-    """The first 40 characters of a file of text, or None."""
+    """Return the first 40 characters of a text file; None if it is binary or unreadable."""
     try:
         with path.open("rb") as file:
             text = codecs.getincrementaldecoder("utf-8")().decode(file.read(1000))
@@ -154,9 +163,10 @@ def _text(path: Path) -> str | None:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickles numbers, strings, containers and numpy's arrays, and refuses everything else."""
+    """Unpickles numbers, strings, containers and numpy arrays; refuses all other classes."""
 
     def find_class(self, module: str, name: str) -> Callable:
+        """Return the safe replacement for a name; raise UnpicklingError if there is none."""
         # numpy 2 has renamed numpy.core.
         path = f"{module.replace('numpy.core.', 'numpy._core.')}.{name}"
         known = _array_functions() | {"collections.OrderedDict": OrderedDict}
@@ -166,7 +176,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def _array_functions() -> dict[str, Callable]:
-    """Names in pickles of arrays and of bytes -> the safe functions to call for them."""
+    """Return name in a pickle -> safe function, for arrays of numpy and for bytes."""
     from .numpy_pickles import REPLACEMENTS  # numpy is optional
 
     # Older protocols write bytes as encoded text. torch.load translates Python 2's name.
@@ -175,8 +185,8 @@ def _array_functions() -> dict[str, Callable]:
 
 
 @contextmanager
-def _arrays_allowed() -> Iterator[None]:
-    """Let ``torch.load`` read numpy's arrays and numbers within this block alone."""
+def _allowing_arrays() -> Iterator[None]:
+    """Let ``torch.load`` read numpy's arrays and numbers within this block only."""
     before = torch.serialization.get_safe_globals()
     allow_arrays()
     try:
@@ -187,7 +197,10 @@ def _arrays_allowed() -> Iterator[None]:
 
 
 def allow_arrays() -> None:
-    """Let ``torch.load`` read numpy's arrays and numbers, under old names as well."""
+    """Let ``torch.load`` read numpy's arrays and numbers, also under the names of numpy 1.
+
+    It has no effect if numpy is not installed.
+    """
     try:
         functions = _array_functions()
     except ImportError:
@@ -198,12 +211,12 @@ def allow_arrays() -> None:
 
 
 def allow(name: str, replacement: Callable) -> None:
-    """Have ``torch.load``, where it refuses code, call a replacement for a name in a file.
+    """Let ``torch.load``, where it refuses code, call a replacement for a name in a file.
 
     Args:
-        name: module and name, as in the pickle.
-        replacement: a class, whose name this changes, or a function; neither it nor its
-            ``__setstate__`` can do harm, whatever the arguments.
+        name: module and name of the class or function, as in the pickle.
+        replacement: a function, or a class, whose ``__name__`` and ``__module__`` are changed;
+            neither it nor its ``__setstate__`` may do harm, whatever the arguments.
     """
     if not isinstance(replacement, type):
         function, replacement = replacement, lambda *args: function(*args)
@@ -214,10 +227,12 @@ def allow(name: str, replacement: Callable) -> None:
 
 
 def _encode(text: str, encoding: str) -> bytes:
+    """Return a string as bytes; replaces ``_codecs.encode``, for the codec latin1 only."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"Unsupported class codec {encoding}")
     return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
+    """Return an empty bytes object; replaces ``bytes``, which would allocate any given length."""
     return b""

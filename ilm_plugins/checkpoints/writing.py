@@ -1,4 +1,4 @@
-"""Write checkpoint files whole or not at all."""
+"""Write files atomically: after a failure the earlier file is still there, unchanged."""
 
 import os
 import pickle
@@ -18,12 +18,13 @@ PARTIAL = ".partial"
 def write(
     contents: Any, path: str | os.PathLike, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a checkpoint, in the format of its suffix; see :func:`~.reading.read`.
+    """Write a checkpoint atomically, in the format of its suffix.
 
     Args:
         contents: for ``.safetensors`` a dict of tensors; otherwise any object that can be pickled.
-        path: the file.
-        metadata: texts to store in a ``.safetensors`` file, see :func:`~.reading.read_metadata`.
+        path: the file: ``.safetensors``, ``.pkl`` for a plain pickle, or any other suffix for the
+            format of ``torch.save``.
+        metadata: names -> texts to store in a ``.safetensors`` file.
 
     Raises:
         RunError: the file cannot be written; an earlier file of this name is unchanged.
@@ -33,7 +34,7 @@ def write(
         if path.suffix == ".safetensors":
             from safetensors.torch import save
 
-            # The format has no shared memory.
+            # The format cannot store tensors that share memory.
             whole = torch.contiguous_format
             own = {k: v.detach().clone(memory_format=whole) for k, v in contents.items()}
             file.write(save(own, {"format": "pt", **(metadata or {})}))
@@ -45,9 +46,9 @@ def write(
 
 @contextmanager
 def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
-    """Open a file that replaces ``path`` when it is complete and on the disk.
+    """Open a temporary file that replaces ``path`` at the end of the block, once it is on the disk.
 
-    After a kill or an error at any byte, the earlier content of ``path`` is unchanged.
+    If the block fails or the process is killed, the earlier content of ``path`` is unchanged.
 
     Args:
         path: the file to write.
@@ -68,10 +69,10 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
         os.replace(partial, path)
         _sync_folder(path.parent)
     except BaseException as error:
-        # What prevents writing may prevent removal.
+        # The failure that prevents writing may prevent removal, too.
         with suppress(OSError):
             partial.unlink()
-        # torch.save turns a failed write into an error of its own.
+        # torch.save raises an error of its own type when a write fails.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):
             kept = ". What was there before is still there" if path.parent.is_dir() else ""
@@ -83,7 +84,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
 
 
 def _sync_folder(folder: Path) -> None:
-    """Write a folder's entries to the disk, so that a renaming survives a loss of power."""
+    """Flush a folder's entries to the disk, so that a renaming survives a loss of power."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:  # some file systems cannot open folders
@@ -95,6 +96,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_partial(folder: str | os.PathLike) -> None:
-    """Remove the incomplete files that killed processes left in a folder."""
+    """Remove the temporary files that killed processes left in a folder."""
     for path in Path(folder).glob(f"*{PARTIAL}"):
         path.unlink(missing_ok=True)

@@ -64,9 +64,11 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         self.check_identity()
 
     def network(self) -> Autoencoder:
+        """Return the description of ``rescale`` for kernels that compute it themselves."""
         return self.autoencoder(("sigmoid", "tanh"), combine=self.combine)
 
     def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
+        """Return omega and beta, (N, key groups, C / key groups) each, from moments (N, G')."""
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
         combine = COMBINE[self.combine]
 
@@ -82,7 +84,8 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
 
 
 def _without_bias(a, decoded: Tensor, b: Tensor) -> Tensor:
-    # B gets a gradient of 0 instead of None: DistributedDataParallel waits for every parameter.
+    """Return a(decoded), broadcast to the shape of B, which gets a gradient of zero."""
+    # The gradient is 0 instead of None: DistributedDataParallel waits for every parameter.
     return a(decoded) + 0 * b
 
 

@@ -1,4 +1,4 @@
-"""What ILM Norm and AssocNorm share: the auto-encoder that predicts scale and shift."""
+"""The base class of ILM Norm and AssocNorm, with the auto-encoder that predicts scale and shift."""
 
 import math
 
@@ -13,28 +13,34 @@ from .projection import Projection, project
 
 
 class AutoencoderNorm(AdaptiveNorm):
-    """A group normalization to whose weight and bias an auto-encoder adds its predictions.
+    """Group normalization with an auto-encoder, whose outputs are added to weight and bias.
 
     Key features are the mean and the variance of each of N key groups of channels (Eq. 3 of either
-    paper). One encoder W1 embeds both in M values; decoder W2 takes the mean's embedding and W3 the
-    variance's back to N values, which are repeated for the channels of each key group. No map has a
-    bias.
+    paper). One encoder W1 embeds both in M values. Decoder W2 maps the mean's embedding back to N
+    values, decoder W3 the variance's. Each value is repeated for the channels of its key group. No
+    map has a bias.
 
     Parameters: ``weight``, ``bias`` (C), as in nn.GroupNorm; ``encode.weight`` W1 (M, N);
     ``decode_mean.weight`` W2 and ``decode_var.weight`` W3 (N, M). Buffer: ``omega_offset``, a
-    scalar that is subtracted from the output of omega's activation. It is subtracted before the
-    weight is added, so that no digits of a small weight are lost.
+    scalar that is subtracted from the output of omega's activation, before the weight is added, so
+    that no digits of a small weight are lost.
 
     Args:
+        num_channels: C.
+        num_groups: groups of the standardization.
         num_key_groups: N.
+        eps: added to the variance.
         hidden: M, by default ``max(2, N // 16)``, which gives the papers' parameter counts.
         init: "default", "normal" or "identity", see :class:`~ilm_plugins.ILMGroupNorm`.
+
+    Raises:
+        OptionError: an option is invalid, or num_groups does not divide C.
     """
 
     omega_offset: Tensor
     #: "beta" or "omega": what the mean predicts; the variance predicts the other.
     mean_drives: str
-    #: The option that selects other forms than the paper's equations, and its value for those.
+    #: Name of the option that selects a variant, and its value for the paper's equations.
     papers_form: tuple[str, object]
 
     def __init__(
@@ -75,12 +81,12 @@ class AutoencoderNorm(AdaptiveNorm):
 
     @property
     def has_papers_form(self) -> bool:
-        """Whether the layer computes the paper's equations, not another form of its tables."""
+        """Whether the layer computes the paper's equations, not a variant from its tables."""
         option, value = self.papers_form
         return getattr(self, option) == value
 
     def check_identity(self) -> None:
-        """Raise OptionError if init="identity" is combined with another form than the paper's."""
+        """Raise OptionError if init="identity" is combined with a variant of the equations."""
         if self.init == "identity" and not self.has_papers_form:
             option, value = self.papers_form
             raise OptionError(
@@ -89,6 +95,7 @@ class AutoencoderNorm(AdaptiveNorm):
             )
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
+        """Return weight, bias, W1, W2, W3 and omega_offset."""
         children = self._modules  # nn.Module's look-up of an attribute takes a microsecond
         return (
             self.weight,
@@ -100,7 +107,7 @@ class AutoencoderNorm(AdaptiveNorm):
         )
 
     def rescaling(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The omega and beta that rescale each instance's standardized x (Eq. 2).
+        """Return the omega and beta that rescale each instance's standardized x (Eq. 2).
 
         The auto-encoder's predictions are omega - ``weight`` and beta - ``bias``.
 
@@ -116,23 +123,36 @@ class AutoencoderNorm(AdaptiveNorm):
         return omega.flatten(1), beta.flatten(1)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute scale and shift (N, C) of x standardized by fine groups, from its moments."""
         omega, beta = self.predict(mean, var, *tensors)
         return self.standardize_and_rescale(mean, var, omega, beta)
 
     def predict(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Eqs. 3 to 6: moments (N, G') to omega and beta, (N, key groups, C / key groups)."""
+        """Compute omega and beta from the moments of the fine groups (Eqs. 3 to 6).
+
+        Args:
+            mean, var: (N, G') moments of the fine groups.
+            tensors: those of :meth:`rescale_tensors`.
+
+        Returns:
+            omega, beta: (N, key groups, C / key groups) each.
+        """
         raise NotImplementedError
 
     def decode(
         self, mean: Tensor, var: Tensor, encode: Tensor, decode_mean: Tensor, decode_var: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Eqs. 3 to 5 of either paper, without the last activations.
+        """Compute the decoders' outputs, without the last activations (Eqs. 3 to 5).
+
+        Args:
+            mean, var: (N, G') moments of the fine groups.
+            encode, decode_mean, decode_var: the weights W1, W2 and W3.
 
         Returns:
-            What is decoded from the mean and from the variance, (N, key groups, 1) both, which
+            The outputs decoded from the mean and from the variance, (N, key groups, 1) each, which
             broadcast to the channels of a key group (Eq. 6).
         """
-        # Not by matrix products, and summed over the last dimension: torch's order of other sums
+        # These are sums over the last dimension, not matrix products: in other sums, torch's order
         # depends on a value's position in the tensor, hence in the batch.
         features = torch.stack(coarsen(mean, var, self.num_key_groups))
         embedded = torch.relu(project(features, encode))
@@ -140,15 +160,16 @@ class AutoencoderNorm(AdaptiveNorm):
         return project(embedded, decoders).unsqueeze(3).unbind(0)
 
     def by_key_group(self, parameter: Tensor) -> Tensor:
-        """(C) as (key groups, C / key groups)."""
+        """Return a parameter (C) as a view of shape (key groups, C / key groups)."""
         return parameter.view(self.num_key_groups, -1)
 
     def standardize_and_rescale(
         self, mean: Tensor, var: Tensor, omega: Tensor, beta: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Eqs. 1 and 2: scale and shift (N, C) of x_hat, which is standardized by fine groups.
+        """Compute scale and shift of x_hat, which is x standardized by fine groups (Eqs. 1 and 2).
 
-        With mu, sigma of a fine group, and mu_g, sigma_g of its group of the group normalization::
+        Both the key groups and the groups of the group normalization consist of fine groups. With
+        mu, sigma of a fine group, and mu_g, sigma_g of its group of the group normalization::
 
             (x - mu_g) / sigma_g = ratio * x_hat + offset
             ratio, offset        = sigma / sigma_g, (mu - mu_g) / sigma_g
@@ -157,6 +178,9 @@ class AutoencoderNorm(AdaptiveNorm):
         Args:
             mean, var: (N, G') moments of the fine groups.
             omega, beta: (N, key groups, C / key groups).
+
+        Returns:
+            scale, shift: (N, C) each.
         """
         n, c = mean.shape[0], self.num_channels
         if self.moment_groups == self.num_groups:  # ratio 1, offset 0
@@ -172,7 +196,12 @@ class AutoencoderNorm(AdaptiveNorm):
         return scale.view(n, c), shift.view(n, c)
 
     def autoencoder(self, activations: tuple[str, str], combine: str) -> Autoencoder:
-        """The description of ``rescale`` for kernels that compute it themselves."""
+        """Return the description of ``rescale`` for kernels that compute it themselves.
+
+        Args:
+            activations: names, for the outputs decoded from the mean and from the variance.
+            combine: how outputs and weight or bias are combined, see AssocNorm.
+        """
         return Autoencoder(
             self.num_groups,
             self.num_key_groups,

@@ -24,26 +24,31 @@ class AdaptiveNorm(nn.GroupNorm):
 
     #: Number of channel groups whose moments ``rescale`` receives; divides the number of channels.
     moment_groups: int
-    #: A method that describes ``rescale`` to kernels that compute it themselves, or None.
+    #: A method that returns the description of ``rescale`` for kernels that compute it; or None.
     network: Callable[[], Network] | None = None
     #: Initial values of the layer's own parameters and buffers, by name.
     initial_values: ClassVar[Mapping[str, float]] = {"weight": 1.0, "bias": 0.0}
 
     def __new__(cls, *args, **options):
-        # Every framework constructs layers here: a misspelt option in a config gets our message
+        # Frameworks construct layers from configs: a misspelt option gets our message here
         # instead of Python's TypeError.
         check_known(cls, options, args)
         return super().__new__(cls)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute scale and shift (N, C) of the standardized x from its moments (N, G').
+        """Compute scale and shift of the standardized x from its moments.
 
-        See :func:`ilm_plugins.ops.adaptive_norm`.
+        Args:
+            mean, var: (N, moment_groups) means and biased variances of channel groups of x.
+            tensors: those of :meth:`rescale_tensors`.
+
+        Returns:
+            scale, shift: (N, C) each; y = scale * (x - mean) / sqrt(var + eps) + shift.
         """
         raise NotImplementedError
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
-        """The parameters and buffers that ``rescale`` takes after the moments, in its order."""
+        """Return the parameters and buffers that ``rescale`` takes after the moments."""
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
@@ -70,7 +75,10 @@ class AdaptiveNorm(nn.GroupNorm):
         return self.normalize(x)[0]
 
     def normalize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The normalized x, and its means and variances (N, moment_groups), detached."""
+        """Return the normalized x, and its means and variances (N, moment_groups), detached.
+
+        The input is not checked, and running statistics are not updated.
+        """
         return adaptive_norm(
             x,
             self.moment_groups,
@@ -88,6 +96,7 @@ class AdaptiveNorm(nn.GroupNorm):
         )
 
     def check_input(self, x: Tensor) -> None:
+        """Raise ValueError unless x is floating point of shape (N, num_channels, *)."""
         if x.dim() < 2 or x.shape[1] != self.num_channels:
             raise ValueError(
                 f"{type(self).__name__}: got an input of shape {tuple(x.shape)}, expected "

@@ -13,9 +13,14 @@ from .projection import ACTIVATIONS, Projection, project
 
 
 class GroupedProjection(Projection):
-    """A linear map of each group of r channels to one value, (*, C) to (*, C/r).
+    """A linear map of each group of r neighbouring channels to one value, (*, C) to (*, C/r).
 
     ``weight`` has the shape of a grouped nn.Conv1d's weight, (C/r, r, 1).
+
+    Args:
+        num_channels: C.
+        reduction: r, a divisor of C.
+        factory: device and dtype.
     """
 
     def __init__(self, num_channels: int, reduction: int, **factory) -> None:
@@ -27,7 +32,15 @@ class GroupedProjection(Projection):
 
 
 def project_groups(x: Tensor, weight: Tensor) -> Tensor:
-    """x (*, C), each group of r channels times its row of weight (C/r, r, 1): (*, C/r)."""
+    """Multiply each group of r channels of x with its row of weight, and sum over the group.
+
+    Args:
+        x: (*, C).
+        weight: (C/r, r, 1).
+
+    Returns:
+        (*, C/r).
+    """
     return (x.unflatten(-1, weight.shape[:2]) * weight.squeeze(2)).sum(-1)
 
 
@@ -137,7 +150,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         self.register_buffer("num_batches_tracked", tracked)
 
     def ratios(self, x: Tensor) -> Tensor:
-        """The softmax ratios of each sample, in the order of ``normalizers``.
+        """Return the ratios of each sample: its weights of the normalizers, which sum to 1.
 
         BN's statistics are those that forward would use now; running statistics aren't updated.
 
@@ -145,7 +158,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
             x: (N, C, *), the layer's input.
 
         Returns:
-            (N, K), at least float32; each row sums to 1.
+            (N, K) in the order of ``normalizers``, at least float32.
         """
         self.check_input(x)
         mean, var = moments(x, self.moment_groups)
@@ -154,11 +167,13 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return self._ratios(mean, normalized_means, *network)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
+        """Return weight, bias, five tensors of the ratio network, BN's mean and variance."""
         reduce = self.reduce.weight if self.ratio_net == "conv" else None
         network = reduce, self.expand.weight, self.expand.bias, self.ratio.weight, self.ratio.bias
         return (self.weight, self.bias, *network, *self.running_statistics())
 
     def network(self) -> Exemplar:
+        """Return the description of ``rescale`` for kernels that compute it themselves."""
         return Exemplar(
             self.normalizers,
             self.num_groups,
@@ -171,6 +186,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         )
 
     def rescale(self, mean, var, weight, bias, *tensors):
+        """Compute scale and shift (N, C) by the class's equations from moments (N, C)."""
         *network, running_mean, running_var = tensors
         one_over_sigma, normalized_means = self._normalize_means(
             mean, var, running_mean, running_var
@@ -183,14 +199,25 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return scale, shift + bias.view(-1, self.num_channels).sum(0)
 
     def _normalize_means(self, mean, var, running_mean, running_var):
-        """1 / sigma_k, K tensors that broadcast to (N, C); (mu_IN - mu_k) / sigma_k, (N, K, C)."""
+        """Normalize the spatial means by the statistics of each normalizer.
+
+        Returns:
+            1 / sigma_k, a list of K tensors that broadcast to (N, C); and
+            (mu_IN - mu_k) / sigma_k, (N, K, C).
+        """
         means, variances = zip(*self.statistics(mean, var, running_mean, running_var), strict=True)
         one_over_sigma = [(v + self.eps).rsqrt() for v in variances]
         pairs = zip(means, one_over_sigma, strict=True)
         return one_over_sigma, torch.stack([(mean - m) * rstd for m, rstd in pairs], 1)
 
     def _ratios(self, mean, normalized_means, reduce, expand, expand_bias, ratio, ratio_bias):
-        """Section 3.3: the spatial means (N, C), and normalized (N, K, C), to the ratios (N, K)."""
+        """Compute the ratios (N, K) by the small network of Section 3.3.
+
+        Args:
+            mean: (N, C), the spatial means.
+            normalized_means: (N, K, C), the means normalized by each normalizer.
+            reduce, expand, expand_bias, ratio, ratio_bias: parameters of the network.
+        """
         if self.ratio_net == "mlp":
             features = mean
         else:
@@ -202,6 +229,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return project(hidden, ratio, ratio_bias).softmax(1)
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Update the running statistics, and count the batch; see :class:`MixtureNorm`."""
         super().update_running_stats(mean, var, count)
         if count > 1:
             self.num_batches_tracked.add_(1)

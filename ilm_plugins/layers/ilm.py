@@ -70,9 +70,11 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         self.check_identity()
 
     def network(self) -> Autoencoder:
+        """Return the description of ``rescale`` for kernels that compute it themselves."""
         return self.autoencoder(self.activations, combine="a(WE)+B")
 
     def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
+        """Return omega and beta, (N, key groups, C / key groups) each, from moments (N, G')."""
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
         for_mean, for_var = (ACTIVATIONS[name] for name in self.activations)
         beta = for_mean(from_mean) + self.by_key_group(bias)

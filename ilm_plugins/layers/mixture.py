@@ -1,4 +1,4 @@
-"""What EN and SN share: the normalizers that they mix, and the running statistics of BN."""
+"""The base class of EN and SN: the normalizers that they mix, and BN's running statistics."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
@@ -37,8 +37,14 @@ class MixtureNorm(AdaptiveNorm):
     DistributedDataParallel.
 
     Args:
+        num_channels: C.
+        eps: added to the variance.
+        momentum: weight of the newest batch in the running statistics.
         normalizers: which of "IN", "LN", "BN", "GN" to mix, in the order of the parameters' rows.
         num_groups: groups of "GN"; unused without it.
+
+    Raises:
+        OptionError: an option is invalid.
     """
 
     running_mean: Tensor | None
@@ -71,7 +77,7 @@ class MixtureNorm(AdaptiveNorm):
         self.momentum = momentum
         self.normalizers = tuple(normalizers)
         self.num_groups = num_groups if "GN" in normalizers else 1
-        self.moment_groups = num_channels  # IN's, the finest that a mixture may need
+        self.moment_groups = num_channels  # channels, as for IN; coarser moments follow from these
         has_bn = "BN" in normalizers
         zeros = torch.zeros(num_channels, device=device, dtype=dtype) if has_bn else None
         ones = torch.ones(num_channels, device=device, dtype=dtype) if has_bn else None
@@ -80,12 +86,12 @@ class MixtureNorm(AdaptiveNorm):
 
     @property
     def frozen(self) -> bool:
-        """Whether training mode uses the running statistics and keeps them; see Freezing."""
+        """Whether the layer uses its running statistics, and never updates them; see Freezing."""
         return not (_requires_grad(self.weight) or _requires_grad(self.bias))
 
     @property
     def uses_batch_statistics(self) -> bool:
-        """Whether BN uses the batch's statistics now, and forward updates the running ones."""
+        """Whether forward now uses the batch's statistics for BN and updates the running ones."""
         return "BN" in self.normalizers and self.training and not self.frozen
 
     def reset_running_stats(self) -> None:
@@ -93,6 +99,7 @@ class MixtureNorm(AdaptiveNorm):
         self.reset_tensors(dict(self.named_buffers(recurse=False)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalize x (N, C, *), and update the running statistics in training."""
         self.check_input(x)
         y, mean, var = self.normalize(x)
         if self.uses_batch_statistics:
@@ -115,22 +122,23 @@ class MixtureNorm(AdaptiveNorm):
         self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
 
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
-        """The mean and variance (C) that BN uses, or two Nones where it uses the batch's."""
+        """Return the running mean and variance (C) if BN uses them now; else two Nones."""
         if self.uses_batch_statistics or self.running_mean is None:
             return None, None
         if self.frozen or not torch.is_grad_enabled() or torch.jit.is_tracing():
             return self.running_mean, self.running_var
-        # Copies: autograd saves them, and a training pass before the backward pass updates them.
+        # These are copies, because autograd saves them, and another training pass may update the
+        # buffers before the backward pass.
         return self.running_mean.clone(), self.running_var.clone()
 
     def statistics(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None
     ) -> list[tuple[Tensor, Tensor]]:
-        """The means mu_k and biased variances sigma_k^2 of the K normalizers.
+        """Return the means mu_k and biased variances sigma_k^2 of the K normalizers.
 
         Args:
             mean, var: (N, C) moments of each instance's channels.
-            running_mean, running_var: (C), what BN uses in place of the batch's; or None.
+            running_mean, running_var: (C), BN's statistics; None for those of the batch.
 
         Returns:
             K pairs of mean and variance, which broadcast to (N, C): LN's are (N, 1), BN's (1, C).
@@ -159,7 +167,7 @@ class MixtureNorm(AdaptiveNorm):
 
 
 def _requires_grad(parameter: Tensor) -> bool:
-    """``parameter.requires_grad``, which torch.func.vmap hides in a wrapper."""
+    """Return ``parameter.requires_grad``, also within torch.func.vmap, which hides it."""
     if not torch.compiler.is_compiling():
         while torch._C._functorch.is_batchedtensor(parameter):
             parameter = torch._C._functorch.get_unwrapped(parameter)
@@ -167,8 +175,9 @@ def _requires_grad(parameter: Tensor) -> bool:
 
 
 def weighted_sum(weights: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:
-    """The sum over k of weights_k * values_k.
+    """Return the sum over k of weights[k] * values[k].
 
-    Not a sum over a dimension of one tensor: torch's order of that depends on the batch's size.
+    The terms are added one by one: the order in which torch sums over a dimension depends on the
+    batch's size.
     """
     return reduce(add, (weight * value for weight, value in zip(weights, values, strict=True)))

@@ -1,4 +1,7 @@
-"""Checks of the layers' options: an invalid one raises an OptionError that suggests a valid one."""
+"""Checks of the layers' options: an invalid one raises an OptionError that suggests a valid one.
+
+``layer`` and ``option`` are names for the message.
+"""
 
 import inspect
 import numbers
@@ -11,10 +14,11 @@ from ..errors import OptionError
 
 
 def takes_options_of(base: type) -> Callable[[Callable], Callable]:
-    """Show the keyword-only options of the base's constructor in place of ``**options``.
+    """Return a decorator for a constructor that hands its ``**options`` to that of ``base``.
 
-    A decorator of constructors that hand ``**options`` to ``base``: each option is declared once,
-    and ``inspect.signature`` and :func:`check_known` see them all.
+    It sets the signature of the constructor: the keyword-only options of ``base`` take the place of
+    ``**options``. So each option is declared once, and ``inspect.signature`` and
+    :func:`check_known` see all.
     """
 
     def decorate(init: Callable) -> Callable:
@@ -29,7 +33,13 @@ def takes_options_of(base: type) -> Callable[[Callable], Callable]:
 
 
 def check_known(layer: type, options: Mapping[str, Any], args: Iterable[Any] = ()) -> None:
-    """Raise OptionError if a constructor doesn't know an option, or ``args`` already gives it."""
+    """Raise OptionError if a layer's constructor does not take all options.
+
+    Args:
+        layer: the class.
+        options: the keyword arguments.
+        args: the positional arguments; an option that they already set is an error, too.
+    """
     known = inspect.signature(layer.__init__).parameters
     for option, given in zip(list(known)[1:], args, strict=False):
         if option in options:
@@ -48,7 +58,7 @@ def check_known(layer: type, options: Mapping[str, Any], args: Iterable[Any] = (
 
 
 def check_choice(layer: str, option: str, value: Any, choices: Iterable[Any]) -> None:
-    """Raise OptionError unless ``value`` is one of ``choices``."""
+    """Raise OptionError, naming layer and option, unless ``value`` is one of ``choices``."""
     choices = list(choices)
     if value not in choices:
         raise OptionError(
@@ -58,7 +68,10 @@ def check_choice(layer: str, option: str, value: Any, choices: Iterable[Any]) ->
 
 
 def check_divides(layer: str, num_channels: int, option: str, value: int) -> None:
-    """Raise OptionError unless ``value`` is a positive integer that divides ``num_channels``."""
+    """Raise OptionError unless ``value`` is a positive integer that divides ``num_channels``.
+
+    The message has the names ``layer`` and ``option``, and suggests a divisor.
+    """
     check_positive(layer, "num_channels", num_channels)
     is_positive = _is_integer(value) and value >= 1
     if is_positive and num_channels % value == 0:
@@ -72,13 +85,13 @@ def check_divides(layer: str, num_channels: int, option: str, value: int) -> Non
 
 
 def check_positive(layer: str, option: str, value: int) -> None:
-    """Raise OptionError unless ``value`` is a positive integer."""
+    """Raise OptionError, naming layer and option, unless ``value`` is a positive integer."""
     if not _is_integer(value) or value < 1:
         raise OptionError(f"{layer}: {option}={value!r} is not a positive integer; set one")
 
 
 def check_eps(layer: str, eps: float) -> None:
-    """Raise OptionError unless ``eps`` is a number up to 1 and above 0, in float32 as well."""
+    """Raise OptionError unless ``eps`` is above 0, also in float32, and at most 1."""
     if not _is_number(eps) or not torch.finfo(torch.float32).tiny <= eps <= 1:
         raise OptionError(
             f"{layer}: eps={eps!r} is not a number above 0 in float32, and 1 at most; "
@@ -102,7 +115,10 @@ def check_momentum(layer: str, momentum: float) -> None:
 
 
 def check_normalizers(layer: str, normalizers: Any, choices: Iterable[str]) -> None:
-    """Raise OptionError unless ``normalizers`` is a list or tuple of different ``choices``."""
+    """Raise OptionError unless ``normalizers`` lists distinct ``choices``, at least one.
+
+    ``layer`` is the layer's name, for the message.
+    """
     if not isinstance(normalizers, list | tuple) or not normalizers:
         raise OptionError(
             f"{layer}: normalizers={normalizers!r} is empty or no tuple; "
@@ -117,7 +133,10 @@ def check_normalizers(layer: str, normalizers: Any, choices: Iterable[str]) -> N
 
 
 def check_activations(layer: str, activations: Any, choices: Iterable[str]) -> None:
-    """Raise OptionError unless ``activations`` is a list or tuple of two of ``choices``."""
+    """Raise OptionError unless ``activations`` is a list or tuple of two of ``choices``.
+
+    ``layer`` is the layer's name, for the message.
+    """
     if not isinstance(activations, list | tuple) or len(activations) != 2:
         raise OptionError(
             f"{layer}: activations={activations!r} is not a pair; "
@@ -128,9 +147,10 @@ def check_activations(layer: str, activations: Any, choices: Iterable[str]) -> N
 
 
 def _is_number(value: Any) -> bool:
-    """Whether ``value`` is a real number; bool doesn't count, though Python calls it Integral."""
+    """Return whether ``value`` is a real number, but no bool."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _is_integer(value: Any) -> bool:
+    """Return whether ``value`` is an integer, but no bool."""
     return isinstance(value, numbers.Integral) and _is_number(value)

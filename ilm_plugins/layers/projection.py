@@ -15,8 +15,9 @@ class Projection(nn.Module):
     products, (*, out_features, in_features), take memory.
 
     Args:
-        init: "default" is that of nn.Linear, "normal" the standard normal distribution of the ILM
-            paper (Section 4.1.1), "zeros" makes the map's output 0.
+        in_features, out_features, bias: as for nn.Linear.
+        init: "default" (as nn.Linear), "normal" (the standard normal distribution, Section 4.1.1 of
+            the ILM paper) or "zeros".
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Projection(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Initialize weight and bias again, as ``init`` says."""
         for parameter in self.parameters():
             if self.init == "zeros":
                 nn.init.zeros_(parameter)
@@ -56,19 +58,20 @@ class Projection(nn.Module):
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (*, I) times weight (O, I), plus bias (O): (*, O)."""
+    """Return the linear map of x (*, I) by weight (O, I) and bias (O) or None: (*, O)."""
     y = (x.unsqueeze(-2) * weight).sum(-1)
     return y if bias is None else y + bias
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """The logistic function, by tanh.
+    """Return the logistic function of x, computed by tanh.
 
     The last bit of torch.sigmoid depends on a value's position in the tensor, hence in the batch.
     """
     return torch.tanh(x * 0.5) * 0.5 + 0.5
 
 
+#: Name of an activation in a layer's options -> function.
 ACTIVATIONS = {
     "tanh": torch.tanh,
     "sigmoid": sigmoid,

@@ -52,10 +52,10 @@ def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def norm_key(norm: str) -> str | None:
-    """The key of :data:`NORMS` that a NORM string begins with, or None.
+    """Return the key of :data:`NORMS` that a NORM string begins with, or None.
 
-    The key is followed by the end, or by a character that could begin an attempt at options:
-    parse_norm reports such strings, and detectron2 gets those of other norms.
+    After the key the string must end, or go on with a space, bracket or punctuation mark, so that
+    :func:`parse_norm` can report malformed options; "ENx" is another norm's name.
     """
     match = re.match(r"\s*(\w+)(?![^\s()\[\]{}:=,;])", norm)
     return match[1] if match and match[1] in NORMS else None

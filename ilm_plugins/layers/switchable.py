@@ -62,24 +62,28 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         self.var_weight = nn.Parameter(self.weight.new_ones(len(self.normalizers)))
 
     def ratios(self) -> Tensor:
-        """The two softmaxes, the same for all samples, in the order of ``normalizers``.
+        """Return the weights of the normalizers, which are the same for all samples.
 
         Returns:
-            (2, K): the ratios lambda of the means and lambda' of the variances; each row sums to 1.
+            (2, K) in the order of ``normalizers``: the ratios lambda of the means and lambda' of
+            the variances; each row sums to 1.
         """
         return torch.stack((self.mean_weight, self.var_weight)).softmax(1)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
+        """Return weight, bias, the two logits of ratios, and BN's mean and variance or Nones."""
         own = self.weight, self.bias, self.mean_weight, self.var_weight
         return (*own, *self.running_statistics())
 
     def network(self) -> Switch:
+        """Return the description of ``rescale`` for kernels that compute it themselves."""
         return Switch(self.normalizers, self.num_groups, self.eps)
 
     def rescale(self, mean, var, weight, bias, mean_weight, var_weight, running_mean, running_var):
+        """Compute scale and shift (N, C) by the class's equations from moments (N, C)."""
         means, variances = zip(*self.statistics(mean, var, running_mean, running_var), strict=True)
         mean_ratios, var_ratios = (w.softmax(0).unbind() for w in (mean_weight, var_weight))
-        # mu_IN - mu, by differences, because rounding of large means can exceed the deviation.
+        # mu_IN - mu as a sum of differences: rounding of large means can exceed the deviation.
         off_mean = weighted_sum(mean_ratios, [mean - m for m in means])
         gamma_over_sigma = weight * (weighted_sum(var_ratios, variances) + self.eps).rsqrt()
         sigma_in = (var + self.eps).sqrt()

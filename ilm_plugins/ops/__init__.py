@@ -1,4 +1,7 @@
-"""The one primitive: moments of channel groups, a rescale function, a per-channel affine map."""
+"""The operation that all layers share, :func:`adaptive_norm`, and its backends.
+
+It standardizes x by moments of channel groups, and rescales it by a function of these moments.
+"""
 
 from .autograd import adaptive_norm
 from .backends import use_backend

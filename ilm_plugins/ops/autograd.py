@@ -1,4 +1,4 @@
-"""The primitive with a backward pass of its own, over any module of kernels."""
+"""The operation ``adaptive_norm`` with its own backward pass, computed by any backend's kernels."""
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -25,8 +25,9 @@ def adaptive_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute :func:`ilm_plugins.ops.reference.adaptive_norm` by the backend that fits x.
 
-    It saves x, ``tensors`` and the moments for the backward pass, which computes, with d for a
-    gradient, m for the number of elements of a fine group and rstd for 1 / sqrt(var + eps):
+    x, ``tensors`` and the moments are saved for the backward pass, which computes the gradients
+    below. Here d stands for a gradient, m is the number of elements of a fine group and rstd is
+    1 / sqrt(var + eps).
 
     ::
 
@@ -39,7 +40,11 @@ def adaptive_norm(
     Second derivatives are computed by the reference.
 
     Args:
+        x, num_groups, eps, rescale, tensors: see the reference.
         network: returns the description of ``rescale`` for kernels that compute it themselves.
+
+    Returns:
+        y (N, C, *); mean and var (N, G'), detached.
     """
     kernels = kernels_for(x, num_groups)
     if kernels is None:
@@ -58,7 +63,7 @@ def adaptive_norm(
 
 
 class Primitive(NamedTuple):
-    """The forward and backward pass of one call; its fields are all arguments but tensors."""
+    """The forward and backward pass of one call of adaptive_norm; the fields are its options."""
 
     kernels: Kernels
     num_channels: int
@@ -70,7 +75,7 @@ class Primitive(NamedTuple):
     def forward(
         self, x: Tensor, tensors: tuple[Tensor | None, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """y (N, C, *), mean and var (N, G')."""
+        """Return y (N, C, *), and mean and var (N, G')."""
         if self.network is not None:
             return self.kernels.forward(x, self.num_groups, self.network, tensors)
         mean, var = self.kernels.moments(x, self.num_groups)
@@ -80,7 +85,7 @@ class Primitive(NamedTuple):
     def standardize_and_rescale(
         self, mean: Tensor, var: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Scale of x - mean and shift, (N, C) both, in mean's dtype."""
+        """Return the scale of x - mean and the shift, (N, C) each, in mean's dtype."""
         scale, shift = self.rescale(mean, var, *tensors)
         rstd = duplicate((var + self.eps).rsqrt(), self.num_channels)
         return (scale * rstd).to(mean.dtype), shift.expand_as(rstd).to(mean.dtype)
@@ -88,7 +93,14 @@ class Primitive(NamedTuple):
     def backward(
         self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors, needs_x: bool, needs
     ) -> tuple[Tensor | None, Iterable[Tensor | None]]:
-        """dx and the gradients of ``tensors``, see :func:`adaptive_norm`."""
+        """Return dx and the gradients of ``tensors``; :func:`adaptive_norm` has the equations.
+
+        Args:
+            dy: gradient of y.
+            x, mean, var, tensors: input, moments and tensors of the forward pass.
+            needs_x: whether dx is needed; otherwise it may be None.
+            needs: for each tensor, whether its gradient is needed; otherwise it may be None.
+        """
         if self.network is not None:
             arguments = dy, x, mean, var, self.network, tensors, needs_x, needs
             return self.kernels.backward(*arguments)
@@ -111,23 +123,26 @@ class Primitive(NamedTuple):
         return self.kernels.dx(dy, x, mean, scale, slope, offset), dtensors
 
     def differentiable_backward(self, dy: Tensor, x: Tensor, tensors, needs_x: bool, needs):
-        """As ``backward``, by operations that autograd can differentiate again."""
+        """Return the results of ``backward``, by operations that autograd can differentiate."""
         with torch.enable_grad():
-            # New variables, because one of them may be, or depend on, another.
+            # These are new variables, because one input may be, or depend on, another.
             x, *tensors = (t if t is None else t.view_as(t) for t in (x, *tensors))
             y, _, _ = reference.adaptive_norm(x, self.num_groups, self.eps, self.rescale, *tensors)
         inputs, needs = (x, *tensors), (needs_x, *needs)
         wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
         found = torch.autograd.grad(y, wanted, dy, create_graph=True, materialize_grads=True)
-        dx, *dtensors = _where(needs, found)
+        dx, *dtensors = _fill_needed(needs, found)
         return dx, dtensors
 
 
 class _AdaptiveNorm(Function):
+    """The autograd function of :class:`Primitive`."""
+
     @staticmethod
     def forward(
         ctx, primitive: Primitive, x: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return y, mean and var, and save what the backward pass needs."""
         y, mean, var = primitive.forward(x, tensors)
         ctx.primitive = primitive
         ctx.save_for_backward(x, mean, var, *tensors)
@@ -137,12 +152,13 @@ class _AdaptiveNorm(Function):
 
     @staticmethod
     def backward(ctx, dy: Tensor | None, *_) -> tuple[Tensor | None, ...]:
+        """Return a gradient for each argument of ``forward``: None, of x, of each tensor."""
         if dy is None:
             return (None,) * len(ctx.needs_input_grad)
         x, mean, var, *tensors = ctx.saved_tensors
         _, needs_x, *needs = ctx.needs_input_grad
         with _without_autocast(dy.device.type):
-            # For second derivatives, and for several gradients at once (vmap).
+            # This branch serves second derivatives, and several gradients at once (vmap).
             if torch.is_grad_enabled() or is_traced(dy):
                 gradients = ctx.primitive.differentiable_backward(dy, x, tensors, needs_x, needs)
                 return None, gradients[0], *gradients[1]
@@ -155,16 +171,24 @@ class _AdaptiveNorm(Function):
 
 
 def _without_autocast(device_type: str):
+    """Return a context in which autocast is off for a type of device."""
     if torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 
 
 def _vjp(rescale, needs, dscale, dshift, mean, var, *tensors) -> tuple[Tensor | None, ...]:
-    """The scale, and the vector-Jacobian product of ``rescale`` with (dscale, dshift).
+    """Return the scale, and the vector-Jacobian product of ``rescale`` with (dscale, dshift).
+
+    Args:
+        rescale: a function of mean, var and tensors, which returns scale and shift.
+        needs: for each tensor, whether its gradient is needed.
+        dscale, dshift: gradients of the scale and the shift.
+        mean, var, tensors: arguments of ``rescale``.
 
     Returns:
-        scale, then the gradients of mean, of var and of each tensor; None where ``needs`` is False.
+        The scale, then the gradients of mean, of var and of each tensor; None where ``needs`` is
+        False.
     """
     with torch.enable_grad():
         mean, var = (t.detach().requires_grad_() for t in (mean, var))
@@ -178,10 +202,10 @@ def _vjp(rescale, needs, dscale, dshift, mean, var, *tensors) -> tuple[Tensor | 
         [d for _, d in pairs],
         materialize_grads=True,
     )
-    return scale.detach(), dmean, dvar, *_where(needs, found)
+    return scale.detach(), dmean, dvar, *_fill_needed(needs, found)
 
 
-def _where(needs: Iterable[bool], found: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
-    """One value for each of ``needs``: the next of ``found`` where it is True, else None."""
+def _fill_needed(needs: Iterable[bool], found: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
+    """Return a value for each of ``needs``: the next of ``found`` where True, else None."""
     found = iter(found)
     return tuple(next(found) if need else None for need in needs)

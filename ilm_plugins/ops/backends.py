@@ -1,4 +1,4 @@
-"""The choice of the backend that computes the primitive, for each input."""
+"""Choose the backend that computes ``adaptive_norm``, for each input."""
 
 import contextlib
 import functools
@@ -17,14 +17,20 @@ from torch.autograd import forward_ad
 from . import cpu, plain
 from .networks import Kernels
 
+#: Names that :func:`use_backend` takes.
 BACKENDS = ("auto", "reference", "cpu", "triton")
+#: Environment variable that sets the backend of a whole process.
 VARIABLE = "ILM_PLUGINS_BACKEND"
 
 #: The oldest version of Triton with which the kernels are tested.
 TRITON = (3, 6)
 
 
-def _checked(name: str, source: str) -> str:
+def _check_name(name: str, source: str) -> str:
+    """Return the name of a backend; raise ValueError if it is unknown.
+
+    ``source`` is the setting that the name comes from, for the message.
+    """
     if name == "native":
         raise ValueError(
             f"{source}='native' has become 'cpu', kernels in C; "
@@ -38,29 +44,30 @@ def _checked(name: str, source: str) -> str:
 
 
 _backend: ContextVar[str] = ContextVar("backend")
-_default = _checked(os.environ.get(VARIABLE) or "auto", VARIABLE)
+_default = _check_name(os.environ.get(VARIABLE) or "auto", VARIABLE)
 
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Force one implementation of every layer, for the forward passes within, and their backward.
+    """Force one backend for every layer, in the block's forward passes and their backward passes.
 
     Args:
         name: "reference", a composite of differentiable torch operations; "cpu", kernels in C;
             "triton", kernels for CUDA; or "auto": "cpu" on the CPU, "triton" on CUDA. Where "auto"
-            finds these missing, and on other devices, plain torch operations run under the same
-            backward pass: they save as little for it, but take longer.
+            finds no kernels, and on other devices, plain torch operations run under the same
+            backward pass: they store as little for it as the kernels, but take longer.
 
-    Whatever is forced, the reference takes empty inputs, inputs whose finest groups have a single
-    value, and all that records or transforms the computation: torch.compile, torch.export, ONNX,
-    TorchScript, torch.func, forward-mode differentiation. Other threads, and what activation
-    checkpointing computes again outside of the block, are not affected: the environment variable
-    ILM_PLUGINS_BACKEND forces one in a whole process.
+    The reference computes some inputs whatever is forced: empty inputs, inputs whose finest groups
+    have a single value, and inputs of a computation that is recorded or transformed, by
+    torch.compile, torch.export, ONNX, TorchScript, torch.func or forward-mode differentiation.
+
+    Other threads are not affected, nor is what activation checkpointing computes again outside of
+    the block. The environment variable ILM_PLUGINS_BACKEND forces a backend in a whole process.
 
     Raises:
         ValueError: the name is unknown.
     """
-    token = _backend.set(_checked(name, "backend"))
+    token = _backend.set(_check_name(name, "backend"))
     try:
         yield
     finally:
@@ -68,12 +75,12 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:
-    """The backend for x with G' = ``num_groups``; None for the reference.
+    """Return the backend for an input x with G' = ``num_groups``; None stands for the reference.
 
     Raises:
-        RuntimeError: "triton" is forced where it cannot run.
+        RuntimeError: a backend is forced that cannot run x.
     """
-    # The kernels' rounding of a value standardized by itself would be divided by sqrt(eps).
+    # A single value minus its mean is 0; the kernels' rounding error would be divided by sqrt(eps).
     single_values = x.numel() <= x.shape[0] * num_groups
     if is_traced(x) or single_values or x.is_meta:
         return None
@@ -90,22 +97,32 @@ def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:
 def _choose(
     name: str, kernels: Kernels | None, why_not: Callable[[Tensor], str], x: Tensor
 ) -> Kernels:
-    """The kernels; if there are none, raise if they are forced, else warn and return ``plain``."""
+    """Return the kernels or, under 'auto', ``plain`` with a warning if they are None.
+
+    Args:
+        name: the backend that is asked for.
+        kernels: the backend's module, or None if it cannot run x.
+        why_not: returns why it cannot run x.
+
+    Raises:
+        RuntimeError: the backend is forced and cannot run x.
+    """
     if kernels is not None:
         return kernels
     if name != "auto":
-        raise RuntimeError(f"the backend {name!r} is forced: {why_not(x)}")
+        raise RuntimeError(f"the backend {name!r} is forced: {why_not(x)}; otherwise force 'auto'")
     _warn(why_not(x))
     return plain
 
 
 @functools.cache
 def _warn(problem: str) -> None:
-    """Warn of a problem, once in each process."""
+    """Warn of a problem once in each process."""
     warnings.warn(f"ilm_plugins: slower than it could be: {problem}", stacklevel=2)
 
 
 def _why_not_cpu(x: Tensor) -> str:
+    """Return why the C kernels cannot run x, with advice."""
     if not cpu.is_built():
         return (
             "the package was installed without a C compiler, so plain torch operations run on the "
@@ -113,13 +130,13 @@ def _why_not_cpu(x: Tensor) -> str:
         )
     return (
         f"got a {x.dtype} tensor on {x.device.type!r}, but the C kernels take float32, float64, "
-        "bfloat16 and float16 on the CPU; force 'auto'"
+        "bfloat16 and float16 on the CPU"
     )
 
 
 @functools.cache
 def has_triton() -> bool:
-    """Whether a new enough Triton is installed, and torch is not built for AMD's GPUs."""
+    """Return whether Triton is installed and new enough, and torch is not built for AMD's GPUs."""
     try:
         version = importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:
@@ -130,6 +147,7 @@ def has_triton() -> bool:
 
 
 def _triton(x: Tensor) -> Kernels | None:
+    """Return the Triton backend if it is installed and takes x, else None."""
     if not has_triton():
         return None
     from . import triton
@@ -138,19 +156,20 @@ def _triton(x: Tensor) -> Kernels | None:
 
 
 def _why_not_triton(x: Tensor) -> str:
+    """Return why Triton's kernels cannot run x, with advice."""
     if not has_triton():
         return (
             f"Triton {'.'.join(map(str, TRITON))} or newer is not installed; install it with "
-            "pip install triton, or force 'auto'"
+            "pip install triton"
         )
     return (
         f"got a {x.dtype} tensor on {x.device.type!r}, but Triton's kernels take float32, float16 "
-        "and bfloat16 on CUDA; force 'auto'"
+        "and bfloat16 on CUDA"
     )
 
 
 def is_traced(x: Tensor) -> bool:
-    """Whether a compiler, an exporter or torch.func records or transforms operations on x."""
+    """Return whether a compiler, an exporter or torch.func records operations on x."""
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None

@@ -1,15 +1,18 @@
-"""The memory layouts that the kernels take: contiguous, and channels last, of any dimensions."""
+"""The two memory layouts that the kernels take, with any number of spatial dimensions.
+
+They are contiguous, (N, C, *), and channels last, which is contiguous as (N, *, C).
+"""
 
 from torch import Tensor
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether x is contiguous as (N, *, C)."""
+    """Return whether x (N, C, *) is contiguous as (N, *, C)."""
     return x.movedim(1, -1).is_contiguous()
 
 
 def dense(x: Tensor) -> Tensor:
-    """x itself if it has one of the two layouts, else a copy in the more similar one."""
+    """Return x if it is contiguous or channels last, else a copy in the more similar layout."""
     x = x.resolve_neg()
     if x.is_contiguous() or is_channels_last(x):
         return x
@@ -19,7 +22,7 @@ def dense(x: Tensor) -> Tensor:
 
 
 def laid_out(dy: Tensor, x: Tensor) -> Tensor:
-    """dy, copied if need be, with the layout of x, which has one of the two."""
+    """Return dy in the layout of x, which is contiguous or channels last; copied if necessary."""
     dy = dy.resolve_neg()
     if x.is_contiguous():
         return dy.contiguous()

@@ -1,7 +1,7 @@
 """Moments of coarse groups from the moments of finer ones, by the law of total variance.
 
-``var(group) = mean(var) + var(mean)`` adds terms that are never negative, so no digits cancel,
-however large the means are.
+``var(group) = mean(var) + var(mean)`` is a sum of two terms that are never negative, so no digits
+cancel, however large the means are.
 """
 
 import torch
@@ -26,7 +26,7 @@ def coarsen(mean: Tensor, var: Tensor, num_groups: int) -> tuple[Tensor, Tensor]
 
 
 def over_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """Pool the moments (N, G') of instances into those (1, G') of the batch; zeros for N = 0."""
+    """Pool the moments (N, G') of instances into moments (1, G') of the batch; zeros if N = 0."""
     if mean.shape[0] == 0:
         return mean.new_zeros(1, mean.shape[1]), var.new_zeros(1, var.shape[1])
     mean, var = pool(mean, var, dim=0)
@@ -34,7 +34,15 @@ def over_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Pool moments along ``dim``, which are those of equally large sets; removes ``dim``."""
+    """Pool the moments of equally large sets along a dimension.
+
+    Args:
+        mean, var: means and biased variances of the sets.
+        dim: the dimension, which the results lack.
+
+    Returns:
+        Means and biased variances of the union of the sets.
+    """
     share = 1 / mean.shape[dim]
     pooled = mean.sum(dim) * share
     off_center = mean - pooled.unsqueeze(dim)
@@ -42,5 +50,9 @@ def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def duplicate(values: Tensor, num_channels: int) -> Tensor:
-    """Repeat the values (N, G) of groups for their channels (N, C): ILM's up arrow, Eq. 6."""
+    """Repeat the values (N, G) of groups for each of their channels (ILM's up arrow, Eq. 6).
+
+    Returns:
+        (N, num_channels).
+    """
     return values.unsqueeze(2).expand(-1, -1, num_channels // values.shape[1]).flatten(1)

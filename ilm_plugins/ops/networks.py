@@ -1,4 +1,7 @@
-"""Descriptions of the networks that kernels compute, and the interface of a backend."""
+"""Descriptions of the layers' networks for kernels, and the interface of a backend.
+
+A network is a layer's function ``rescale``, from moments to scale and shift.
+"""
 
 from typing import NamedTuple, Protocol
 
@@ -21,13 +24,13 @@ class Autoencoder(NamedTuple):
     combine: str  #: of AssocNorm's Table 5; "a(WE)+B" is ILM Norm's
 
     def sizes(self, channels: int) -> tuple[int, ...]:
-        """The number of values of each tensor."""
+        """Return the number of elements of each tensor, given the number of channels."""
         matrix = self.hidden * self.num_key_groups
         return channels, channels, matrix, matrix, matrix, 1
 
     @property
     def num_parameters(self) -> int:
-        """The number of parameters, for which kernels compute gradients; buffers follow them."""
+        """Number of leading tensors that are parameters and get gradients; buffers follow."""
         return 5
 
 
@@ -48,7 +51,7 @@ class Exemplar(NamedTuple):
     shared_affine: bool
 
     def sizes(self, channels: int) -> tuple[int, ...]:
-        """The number of values of each tensor that is not None."""
+        """Return the number of elements of each tensor, if it is not None."""
         k, hidden = len(self.normalizers), self.hidden
         affine = channels if self.shared_affine else k * channels
         features = channels if self.ratio_net == "mlp" else k * k
@@ -57,7 +60,7 @@ class Exemplar(NamedTuple):
 
     @property
     def num_parameters(self) -> int:
-        """The number of parameters, for which kernels compute gradients; buffers follow them."""
+        """Number of leading tensors that are parameters and get gradients; buffers follow."""
         return 7
 
 
@@ -73,13 +76,13 @@ class Switch(NamedTuple):
     eps: float
 
     def sizes(self, channels: int) -> tuple[int, ...]:
-        """The number of values of each tensor that is not None."""
+        """Return the number of elements of each tensor, if it is not None."""
         k = len(self.normalizers)
         return channels, channels, k, k, channels, channels
 
     @property
     def num_parameters(self) -> int:
-        """The number of parameters, for which kernels compute gradients; buffers follow them."""
+        """Number of leading tensors that are parameters and get gradients; buffers follow."""
         return 4
 
 
@@ -87,7 +90,7 @@ Network = Autoencoder | Exemplar | Switch
 
 
 def check_tensors(x: Tensor, network: Network, tensors: tuple[Tensor | None, ...]) -> None:
-    """Raise RuntimeError if a tensor is on another device than x, or has the wrong size."""
+    """Raise RuntimeError if a network's tensor is not on x's device, or has the wrong size."""
     sizes = network.sizes(x.shape[1])
     for tensor, size in zip(tensors, sizes, strict=True):
         if tensor is not None and tensor.device != x.device:
@@ -103,33 +106,36 @@ def check_tensors(x: Tensor, network: Network, tensors: tuple[Tensor | None, ...
 
 
 class Kernels(Protocol):
-    """A backend: its passes over a non-empty x (N, C, *) with G' groups of channels.
+    """The interface of a backend: functions of a non-empty x (N, C, *) with G' groups of channels.
 
     x and dy may have any memory layout. Outputs of x's shape have the dtype and the layout of x;
     statistics are at least float32.
     """
 
     def moments(self, x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-        """The groups' means and biased variances, (N, G') both."""
+        """Return means and biased variances of ``num_groups`` channel groups, (N, G') each."""
 
     def affine(self, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """scale * (x - mean) + shift, with mean (N, G'), scale and shift (N, C)."""
+        """Return scale * (x - mean) + shift, with mean (N, G'), scale and shift (N, C)."""
 
     def sums(self, dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """The sums over the map of dy * (x - mean) and of dy, (N, C) both."""
+        """Return the sums over positions of dy * (x - mean) and of dy, (N, C) each."""
 
     def dx(
         self, dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor
     ) -> Tensor:
-        """scale * dy + slope * (x - mean) + offset, with scale (N, C), the others (N, G')."""
+        """Return scale * dy + slope * (x - mean) + offset, (N, C, *).
+
+        mean, slope and offset are (N, G'), scale is (N, C).
+        """
 
     def runs(self, network: Network, x: Tensor, num_groups: int) -> bool:
-        """Whether ``forward`` and ``backward`` can compute this network for x."""
+        """Return whether ``forward`` and ``backward`` can compute this network for x."""
 
     def forward(
         self, x: Tensor, num_groups: int, network: Network, tensors: tuple[Tensor | None, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The normalized x (N, C, *), and its means and variances (N, G')."""
+        """Return the normalized x (N, C, *), and its means and variances (N, G')."""
 
     def backward(
         self,
@@ -142,10 +148,12 @@ class Kernels(Protocol):
         needs_x: bool,
         needs: tuple[bool, ...],
     ) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
-        """dx, and the gradients of the network's tensors.
+        """Return dx, and the gradients of the network's tensors.
 
         Args:
+            dy: gradient of the normalized x.
             x, mean, var: the input of ``forward``, and the moments that it returned.
+            network, tensors: as for ``forward``.
             needs_x: whether dx is needed; if not, it may be None.
             needs: for each tensor, whether its gradient is needed; if not, it may be None.
         """

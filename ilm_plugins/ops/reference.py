@@ -1,4 +1,4 @@
-"""The primitive as a composite of differentiable torch operations; backends must agree with it."""
+"""``adaptive_norm`` by differentiable torch operations; all backends must agree with it."""
 
 from collections.abc import Callable, Iterable
 
@@ -7,13 +7,14 @@ from torch import Tensor
 
 from .moments import duplicate
 
+#: A function of mean, var and further tensors that returns scale and shift.
 Rescale = Callable[..., tuple[Tensor, Tensor]]
 
 
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each instance's channel groups.
+    """Return mean and biased variance of each instance's channel groups, in at least float32.
 
-    Two passes, so that a mean far larger than the deviation costs no accuracy; at least float32.
+    They take two passes over x, so that a mean far larger than the deviation costs no accuracy.
 
     Args:
         x: (N, C, *) in any layout.
@@ -52,7 +53,7 @@ def adaptive_norm(
     mean, var, centered = _center(x, num_groups)
     scale, shift = rescale(mean, var, *cast(tensors, mean.dtype))
     scale = scale * duplicate((var + eps).rsqrt(), x.shape[1])
-    # On the centered values, because scale * x + shift cancels where the mean is large.
+    # Centered values are scaled, because scale * x + shift cancels where the mean is large.
     y = torch.addcmul(per_channel(shift, x), per_channel(scale, x), centered)
     # torch 2.4 exports a `to` without effect as an alias, and rejects an in-place activation on it.
     (y,) = cast([y], x.dtype)
@@ -60,28 +61,31 @@ def adaptive_norm(
 
 
 def cast(tensors: Iterable[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
-    """Tensors in another dtype; None stays None."""
+    """Return tensors in another dtype; None stays None."""
     return [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
 
 
 def _center(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and var (N, G') of channel groups, and x - mean, in at least float32."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     mean = _group_mean(x, num_groups)
-    # On x itself, not on its groups: element-wise operations keep the layout of a 4-D tensor.
+    # x keeps its four dimensions here, because element-wise operations then keep its layout.
     centered = x - per_channel(duplicate(mean, x.shape[1]), x)
     return mean, _group_mean(centered.square(), num_groups), centered
 
 
 def _group_mean(x: Tensor, num_groups: int) -> Tensor:
+    """Return the means (N, G') of channel groups; zeros for an empty x."""
     # The mean of an empty map is NaN, and would reach the parameters' gradients; its sum is 0.
     # `> 0`, because torch 2.4 recompiles for each size if the number itself is the condition.
     average = torch.mean if x.numel() > 0 else torch.sum
     if x.dim() > 2:
-        # Positions first: over positions and channels at once, torch adds all values of a channels
-        # last map one after the other, in float32.
+        # Positions come first: over positions and channels at once, torch adds all values of a
+        # channels last map one after the other, in float32.
         x = average(x, tuple(range(2, x.dim())))
     return average(x.view(x.shape[0], num_groups, x.shape[1] // num_groups), 2)
 
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """Reshape values (N, C) to (N, C, 1, ...), which broadcasts to x (N, C, *)."""
     return values.reshape(values.shape + (1,) * (x.dim() - 2))

@@ -1,4 +1,4 @@
-"""Shared by models and state dicts: which norm a layer replaces, matching of names, the report."""
+"""Shared by the conversion of models and of state dicts: options, matching of names, reports."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,9 +8,10 @@ from fnmatch import fnmatchcase
 from ..layers import NORMS, OptionError
 from ..layers.options import check_choice, check_known
 
+#: Names to select, as one or several patterns in which * is any text; None selects all.
 Match = str | Sequence[str] | None
 
-#: Key of a layer -> the plain norm that it replaces, and the options that it keeps from it.
+#: Key of a layer -> the plain norm that it replaces, and that norm's options which the layer keeps.
 REPLACES = {
     "ILMGN": ("GN", ("num_groups", "eps")),
     "ILMIN": ("IN", ("eps",)),
@@ -23,13 +24,13 @@ REPLACES = {
 
 @dataclass
 class Report:
-    """What a conversion did to each norm, by name; ``str()`` is the text to print.
+    """Lists what a conversion did to each norm, by name; ``str()`` returns the text to print.
 
     Attributes:
         converted: name -> "old class -> new class".
         left: name -> why the norm or tensor stays unchanged.
         missing: names of the model's tensors that a checkpoint lacks.
-        notes: further remark -> names that it is about, empty if it is about all.
+        notes: further remark -> the names that it concerns; an empty list means all of them.
     """
 
     converted: dict[str, str] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class Report:
     notes: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, words: str | None, name: str) -> None:
+        """Add a name to a remark; ``words=None`` adds nothing."""
         if words:
             self.notes.setdefault(words, []).append(name)
 
@@ -58,11 +60,13 @@ class Report:
 
 
 def matches(name: str, match: Match) -> bool:
+    """Return whether a name fits one of the patterns; None fits every name."""
     patterns = [match] if isinstance(match, str) else match
     return patterns is None or any(fnmatchcase(name, p) for p in patterns)
 
 
 def check_match(match: Match, names: Iterable[str]) -> None:
+    """Raise OptionError if there are names and none of them fits the patterns."""
     names = list(names)
     if names and not any(matches(name, match) for name in names):
         raise OptionError(
@@ -72,10 +76,13 @@ def check_match(match: Match, names: Iterable[str]) -> None:
 
 
 def check_layer(to: str, options: Mapping, of_model: bool = False) -> None:
-    """Raise OptionError for an unknown layer or option, or an option that each norm has itself.
+    """Raise OptionError if norms cannot be converted to a layer with these options.
 
     Args:
-        of_model: whether a model is converted, whose norms have eps and num_groups.
+        to: key of the layer in :data:`~ilm_plugins.NORMS`.
+        options: for the layer's constructor; options whose values come from each norm, such as
+            num_channels, and ``init`` are not allowed.
+        of_model: whether a model is converted; eps and num_groups then also come from each norm.
     """
     check_choice("convert", "to", to, REPLACES)
     check_known(NORMS[to], options)

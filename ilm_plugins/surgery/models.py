@@ -16,9 +16,9 @@ from ..layers.options import check_choice
 from .common import REPLACES, Match, Report, check_layer, check_match, matches
 from .rules import State, Unfit, adapt, describe_change
 
-#: The plain norms, by the names that configs give them: their base classes.
+#: Name of a plain norm -> its base class.
 BASES = {"GN": nn.GroupNorm, "IN": _InstanceNorm, "BN": _BatchNorm, "LN": nn.LayerNorm}
-#: Classes that compute what their plain norm does and nothing else. Subclasses may do anything.
+#: Classes that compute exactly a plain norm. Their subclasses may compute something else.
 PLAIN = {
     nn.GroupNorm: "GN",
     nn.InstanceNorm1d: "IN",
@@ -29,7 +29,7 @@ PLAIN = {
     nn.BatchNorm3d: "BN",
     nn.SyncBatchNorm: "BN",
 }
-#: The frameworks' plain norms, by name, as no framework is imported here.
+#: The same for classes of the frameworks, by name, because no framework is imported here.
 PLAIN_BY_NAME = {
     "detectron2.layers.batch_norm.FrozenBatchNorm2d": "BN",
     "torchvision.ops.misc.FrozenBatchNorm2d": "BN",
@@ -47,7 +47,7 @@ WRAPPERS = {
     "DTensor",
     "BaseAveragedModel",
 }
-#: Where modules and parameters keep their hooks.
+#: Attributes of modules and parameters that contain their hooks.
 _HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",
@@ -72,9 +72,9 @@ def convert(
 ) -> tuple[nn.Module, Report]:
     """Replace a model's norms, in place, by layers that start as the same functions.
 
-    Layers keep weights, statistics, eps, number of groups, dtype, device, mode and
-    ``requires_grad``. Modules under several names, and parameters of several modules, stay shared.
-    Build the optimizer, and wrap the model for several processes, afterwards.
+    The layers keep weights, statistics, eps, number of groups, dtype, device, training mode and
+    ``requires_grad``. A module with several names, and a parameter of several modules, stay shared.
+    Build the optimizer, and wrap the model for several processes, after the conversion.
 
     Args:
         model: any module; on the meta device, layers have no values.
@@ -95,9 +95,11 @@ def convert(
             FSDP or the like.
     """
     check_layer(to, options, of_model=True)
-    operation = _Operation(model, match, where, is_norm)
+    replacement = _Replacement(model, match, where, is_norm)
     types = None if types is None else frozenset(types)
-    return operation.run(lambda old: _layer_for(old, to, types, options, operation.like(old)))
+    return replacement.run(
+        lambda old: _layer_for(old, to, types, options, replacement.factory_options(old))
+    )
 
 
 def revert(
@@ -107,25 +109,33 @@ def revert(
     where: Callable[[str, nn.Module], bool] | None = None,
     dims: int = 2,
 ) -> tuple[nn.Module, Report]:
-    """Replace a model's layers, in place, by plain norms, where they compute exactly the same.
+    """Replace a model's layers from this package, in place, by plain norms that compute the same.
+
+    A layer that computes anything else than a plain norm stays, with the reason in the report.
 
     Args:
         model, match, where: see :func:`convert`.
         dims: number of spatial dimensions, 1 to 3, of new InstanceNorms and BatchNorms.
 
     Returns:
-        See :func:`convert`.
+        The model, or the new norm if the model itself is a layer; and a report on each layer.
 
     Raises:
-        OptionError: ``dims`` is invalid, or see :func:`convert`.
+        OptionError: ``dims`` is invalid, ``match`` fits no layer, or a part of the model is wrapped
+            in DistributedDataParallel, FSDP or the like.
     """
     check_choice("revert", "dims", dims, (1, 2, 3))
-    operation = _Operation(model, match, where, lambda m: isinstance(m, AdaptiveNorm))
-    return operation.run(lambda old: _plain_for(old, dims, operation.like(old)))
+    replacement = _Replacement(model, match, where, lambda m: isinstance(m, AdaptiveNorm))
+    return replacement.run(lambda old: _plain_for(old, dims, replacement.factory_options(old)))
 
 
-class _Operation:
-    """The selected norms of a model, and their replacement."""
+class _Replacement:
+    """The selected norms of a model, and their replacement.
+
+    Args:
+        model, match, where: see :func:`convert`.
+        among: returns whether a module can be selected at all.
+    """
 
     def __init__(self, model, match, where, among: Callable[[nn.Module], bool]) -> None:
         _check_unwrapped(model)
@@ -137,13 +147,17 @@ class _Operation:
         check_match(match, itertools.chain(*names.values()))
         #: Selected modules -> all names of each.
         self.names = {
-            module: of_it
-            for module, of_it in names.items()
-            if any(matches(n, match) and (where is None or where(n, module)) for n in of_it)
+            module: own_names
+            for module, own_names in names.items()
+            if any(matches(n, match) and (where is None or where(n, module)) for n in own_names)
         }
 
-    def like(self, module: nn.Module) -> dict:
-        """Device and dtype for a norm's replacement: its own, or those of the nearest module."""
+    def factory_options(self, module: nn.Module) -> dict:
+        """Return device and dtype for a norm's replacement.
+
+        They are those of the norm's tensors or, if it has none, of the nearest module around it; an
+        empty dict if there is none.
+        """
         name = self.names[module][0]
         while True:
             around = self.model.get_submodule(name)
@@ -155,6 +169,14 @@ class _Operation:
             name = name.rpartition(".")[0]
 
     def run(self, build: Callable[[nn.Module], nn.Module]) -> tuple[nn.Module, Report]:
+        """Replace the selected norms by new modules.
+
+        Args:
+            build: returns the new module for a norm; raises Unfit or OptionError to keep the norm.
+
+        Returns:
+            The model, or the new module if the model itself is replaced; and the report.
+        """
         report, built = Report(), {}
         for old, names in self.names.items():
             try:
@@ -166,7 +188,7 @@ class _Operation:
             report.left |= dict.fromkeys(self.names[old], words)
         made: dict[nn.Parameter, nn.Parameter] = {}
         for old, new in built.items():
-            for name, theirs, ours in _replaced(old, new):
+            for name, theirs, ours in _new_parameters(old, new):
                 setattr(new, name, made.setdefault(theirs, ours))
             names = self.names[old]
             for name in names:
@@ -182,6 +204,7 @@ class _Operation:
 
 
 def _check_unwrapped(model: nn.Module) -> None:
+    """Raise OptionError if a part of the model is wrapped, as by DistributedDataParallel."""
     for name, module in model.named_modules():
         kinds = [cls.__name__ for cls in type(module).__mro__]
         kinds += [type(p).__name__ for p in module.parameters(recurse=False)]
@@ -195,13 +218,18 @@ def _check_unwrapped(model: nn.Module) -> None:
 
 
 def _check_own_forward(module: nn.Module) -> None:
-    """Raise Unfit if the instance overrides its class's ``forward``."""
+    """Raise Unfit if ``forward`` was replaced on the instance itself."""
     if "forward" in vars(module):
         raise Unfit("its forward was replaced, which a layer would not know of; restore it first")
 
 
-def _replaced(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
-    """Yield name, old and new parameter, where a replacement has a new one."""
+def _new_parameters(
+    old: nn.Module, new: nn.Module
+) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
+    """Yield name, old parameter and new parameter for a weight or bias that a replacement changes.
+
+    A parameter that old and new module share is not among them.
+    """
     for name in ("weight", "bias"):
         theirs, ours = (m._parameters.get(name) for m in (old, new))
         if theirs is not None and theirs is not ours:
@@ -211,10 +239,14 @@ def _replaced(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, nn.Paramete
 def _drop_untied(
     built: dict[nn.Module, nn.Module], model: nn.Module
 ) -> Iterator[tuple[nn.Module, str]]:
-    """Drop replacements that would untie a parameter which the norm shares with another module.
+    """Remove the replacements that would untie a parameter shared with a module that stays.
+
+    Args:
+        built: norm -> its replacement; entries are removed in place.
+        model: the model with the norms.
 
     Yields:
-        Each such norm, and why it stays.
+        Each norm that was removed from ``built``, and the reason.
     """
 
     def owners(modules: Iterable[nn.Module]) -> Counter:
@@ -226,7 +258,7 @@ def _drop_untied(
         untied = {
             old: f"its {shared[0]} is also that of another module, which stays"
             for old, new in built.items()
-            if (shared := [n for n, p, _ in _replaced(old, new) if of_all[p] > of_built[p]])
+            if (shared := [n for n, p, _ in _new_parameters(old, new) if of_all[p] > of_built[p]])
         }
         for old in untied:
             del built[old]
@@ -234,7 +266,10 @@ def _drop_untied(
 
 
 def _changes(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
-    """Describe what differs after a replacement: hooks, outputs, freezing, statistics."""
+    """Yield remarks on what differs after a replacement: hooks, outputs, freezing, statistics.
+
+    A remark may be None, which means nothing.
+    """
     kept = {*new.parameters()}
     gone = [*old.modules(), *(p for p in old.parameters() if p not in kept)]
     of_gone = (getattr(part, kind, None) or {} for part in gone for kind in _HOOKS)
@@ -256,29 +291,40 @@ def _changes(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Return whether a module is a plain norm, derives from one, or is one of our layers."""
+    """Return whether a module is a plain norm, derives from one, or is a layer of this package."""
     return isinstance(module, AdaptiveNorm) or _family(module) is not None
 
 
 def _family(module: nn.Module) -> str | None:
-    """The plain norm that a module is or derives from, a key of BASES."""
+    """Return the plain norm that a module is or derives from, a key of :data:`BASES`; or None."""
     named = PLAIN_BY_NAME.get(_path(type(module)))
     return named or next((f for f, base in BASES.items() if isinstance(module, base)), None)
 
 
 def _path(cls: type) -> str:
+    """Return a class's module and qualified name, joined with a dot."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _layer_for(
     old: nn.Module, to: str, types: frozenset[type] | None, options: dict, like: dict
 ) -> nn.Module:
+    """Build the layer that replaces a plain norm.
+
+    Args:
+        old: the norm.
+        to, types, options: see :func:`convert`.
+        like: device and dtype.
+
+    Raises:
+        Unfit: the norm cannot be replaced exactly by this layer.
+    """
     _check_replaceable(old, to, types)
     of_old = {name: getattr(old, name, None) for name in REPLACES[to][1]}
     kept = {name: value for name, value in of_old.items() if value is not None}
     if issubclass(NORMS[to], AutoencoderNorm):
         kept["init"] = "identity"
-    state = _tensors(old)
+    state = _state_with_parameters(old)
     if REPLACES[to][0] == "BN":
         channels = len(old.running_mean)
     else:
@@ -286,11 +332,14 @@ def _layer_for(
     new = NORMS[to](channels, **{**kept, **options}, **like)
     if REPLACES[to][0] != "BN":
         state = {"weight": new.weight, "bias": new.bias, **state}
-    return _take_over(old, new, state)
+    return _with_tensors_of(old, new, state)
 
 
 def _check_replaceable(module: nn.Module, to: str, types: frozenset[type] | None) -> None:
-    """Raise Unfit unless a module computes exactly the plain norm that ``to`` replaces."""
+    """Raise Unfit unless a module computes exactly the plain norm that the layer ``to`` replaces.
+
+    ``types`` are the classes that may be replaced, or None for the plain norms.
+    """
     cls, replaced = type(module), REPLACES[to][0]
     base = BASES[replaced].__name__.lstrip("_")
     if isinstance(module, AdaptiveNorm):
@@ -318,7 +367,17 @@ def _check_replaceable(module: nn.Module, to: str, types: frozenset[type] | None
 
 
 def _plain_for(old: nn.Module, dims: int, like: dict) -> nn.Module:
-    state, c = _tensors(old), old.num_channels
+    """Build the plain norm that replaces a layer of this package.
+
+    Args:
+        old: the layer.
+        dims: number of spatial dimensions of an InstanceNorm or BatchNorm.
+        like: device and dtype.
+
+    Raises:
+        Unfit: the layer does not compute a plain norm.
+    """
+    state, c = _state_with_parameters(old), old.num_channels
     if isinstance(old, ILMInstanceNorm):
         new = getattr(nn, f"InstanceNorm{dims}d")(c, old.eps, affine=True, **like)
     elif isinstance(old, AutoencoderNorm):
@@ -329,11 +388,20 @@ def _plain_for(old: nn.Module, dims: int, like: dict) -> nn.Module:
             # The rule expects BN's row to be the last.
             rows = sorted(range(len(old.normalizers)), key=lambda k: old.normalizers[k] == "BN")
             state["weight"] = state["weight"][rows]
-    return _take_over(old, new, state)
+    return _with_tensors_of(old, new, state)
 
 
-def _take_over(old: nn.Module, new: nn.Module, state: State) -> nn.Module:
-    """Copy the tensors, the mode and the ``requires_grad`` of a norm to its replacement."""
+def _with_tensors_of(old: nn.Module, new: nn.Module, state: State) -> nn.Module:
+    """Give a new module a norm's converted tensors, training mode and ``requires_grad``; return it.
+
+    Args:
+        old: the norm.
+        new: the module that replaces it.
+        state: the norm's tensors.
+
+    Raises:
+        Unfit: no rule converts the tensors to those of ``new``.
+    """
     trained = {name: p.requires_grad for name, p in old.named_parameters()}
     frozen = not trained and "weight" in old._buffers
     tensors = adapt(state, new)
@@ -344,6 +412,6 @@ def _take_over(old: nn.Module, new: nn.Module, state: State) -> nn.Module:
     return new.train(old.training)
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state dict with its own parameters and buffers, not detached."""
+def _state_with_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's state dict with the parameters and buffers themselves, not detached."""
     return dict(module.state_dict(keep_vars=True))

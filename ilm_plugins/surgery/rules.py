@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from ..layers import ExemplarNorm, SwitchNorm
 from ..layers.autoencoder import AutoencoderNorm
 
+#: A state dict, of a model or of a single norm: name -> tensor.
 State = Mapping[str, Tensor]
 
 
 class Unfit(Exception):
-    """Why a layer cannot be converted, and stays as it is."""
+    """A layer cannot be converted and stays as it is; the message has the reason."""
 
 
 _AFFINE = {"weight", "bias"}
@@ -20,7 +21,7 @@ _RUNNING = {"running_mean", "running_var"}
 _DECODERS = ("decode_mean.weight", "decode_var.weight")
 _RATIOS = {"expand.weight", "expand.bias", "ratio.weight", "ratio.bias"}
 
-#: Kind of a norm -> names of its tensors, and of those that are optional.
+#: Kind of a norm -> names of its required tensors, and of its optional tensors.
 LAYOUTS = {
     "GN or IN": (_AFFINE, set()),
     "BN": (_RUNNING, _AFFINE | {"num_batches_tracked"}),
@@ -30,14 +31,18 @@ LAYOUTS = {
     "released ILM": (
         {"weight_bias", "bias_bias", "fc_embed.0.weight"}
         | {"fc_weight.1.weight", "fc_bias.1.weight"},
-        # Two more names of the encoder.
+        # The released code stores the encoder under these names, too.
         {"fc_weight.0.0.weight", "fc_bias.0.0.weight"},
     ),
 }
 
 
 def kind_of(own: State) -> str | None:
-    """The kind of norm whose state dict this is: a key of LAYOUTS, "released SN", or None."""
+    """Return the kind of norm that a norm's state dict belongs to, by its names and dimensions.
+
+    The kind is a key of :data:`LAYOUTS` or "released SN" (from the papers' released code); None for
+    any other state dict.
+    """
     for kind, (needed, allowed) in LAYOUTS.items():
         if needed <= own.keys() <= needed | allowed:
             if kind == "SN" and own["weight"].dim() > 1:
@@ -51,7 +56,14 @@ def kind_of(own: State) -> str | None:
 
 @torch.no_grad()
 def adapt(own: State, layer: nn.Module) -> dict[str, Tensor]:
-    """Make the state dict of a layer from that of the norm that it replaces.
+    """Convert the state dict of a norm to that of the layer which replaces it.
+
+    Args:
+        own: the norm's state dict.
+        layer: the new layer; it is not changed.
+
+    Returns:
+        The layer's state dict.
 
     Raises:
         Unfit: no rule is known, the layer would compute another function, or shapes differ.
@@ -69,6 +81,10 @@ def adapt(own: State, layer: nn.Module) -> dict[str, Tensor]:
 
 
 def _gn_to_ilm(own: State, layer: AutoencoderNorm) -> State:
+    """Return an ILM layer's tensors for those of GN or IN: the same weights, and zero decoders.
+
+    AssocNorm has the same tensors. Raise Unfit if the layer's options never give a plain norm.
+    """
     if not layer.has_papers_form:
         raise Unfit(f"{layer} is never a plain norm")
     state = _detached(layer)
@@ -77,6 +93,7 @@ def _gn_to_ilm(own: State, layer: AutoencoderNorm) -> State:
 
 
 def _ilm_to_gn(own: State, layer: nn.Module) -> State:
+    """Return an ILM layer's tensors if it computes a plain norm; otherwise raise Unfit."""
     _check_values(own)
     if any(own[name].any() for name in _DECODERS) or own["omega_offset"] != 0.5:
         raise Unfit("its scale and shift depend on the input: the decoders are not zero")
@@ -84,9 +101,10 @@ def _ilm_to_gn(own: State, layer: nn.Module) -> State:
 
 
 def _released_to_ilm(own: State, layer: AutoencoderNorm) -> State:
-    """The released ``fc_weight`` maps the variance to the scale, ``fc_bias`` the mean to the shift.
+    """Return an ILM layer's tensors for those of the papers' released code.
 
-    A shorter embedding is padded with components that the decoders ignore.
+    Its ``fc_weight`` maps the variance to the scale, ``fc_bias`` the mean to the shift. A shorter
+    embedding is padded with components that the decoders ignore. Raise Unfit if options differ.
     """
     if layer.mean_drives != "beta" or not layer.has_papers_form:
         raise Unfit(f"a released ILM layer does not become {layer}")
@@ -109,6 +127,10 @@ def _released_to_ilm(own: State, layer: AutoencoderNorm) -> State:
 
 
 def _bn_to_en(own: State, layer: ExemplarNorm) -> State:
+    """Return an EN's tensors for those of BN: uniform ratios, all weight on BN.
+
+    Raise Unfit if the layer's options never give BN.
+    """
     if "BN" not in layer.normalizers or layer.shared_affine:
         raise Unfit(f"{layer} is never BN; let its normalizers have BN, and weights of their own")
     k, row = len(layer.normalizers), layer.normalizers.index("BN")
@@ -121,7 +143,10 @@ def _bn_to_en(own: State, layer: ExemplarNorm) -> State:
 
 
 def _en_to_bn(own: State, layer: nn.Module) -> State:
-    """Convert an EN whose last normalizer is BN."""
+    """Return BN's tensors for those of an EN whose last normalizer is BN.
+
+    Raise Unfit unless its ratios are uniform and all other normalizers have weight zero.
+    """
     _check_values(own)
     weight, bias = own["weight"], own["bias"]
     if "running_mean" not in own or weight.dim() != 2:
@@ -132,10 +157,15 @@ def _en_to_bn(own: State, layer: nn.Module) -> State:
 
 
 def _bn_to_sn(own: State, layer: SwitchNorm) -> State:
+    """Return SN's tensors for those of BN: only weight, bias and running statistics are BN's."""
     return {**_detached(layer), **_affine_of_bn(own), **own}
 
 
 def _released_to_sn(own: State, layer: SwitchNorm) -> State:
+    """Return SN's tensors for those of the papers' released code, which have further dimensions.
+
+    Raise Unfit if the layer has other normalizers.
+    """
     k = own["mean_weight"].numel()
     normalizers = ("IN", "LN", "BN")[:k]
     if layer.normalizers != normalizers:
@@ -144,6 +174,7 @@ def _released_to_sn(own: State, layer: SwitchNorm) -> State:
 
 
 def _affine_of_bn(own: State) -> State:
+    """Return weight and bias of a BN; ones and zeros if it has none."""
     mean = own["running_mean"]
     return {
         "weight": own["weight"] if "weight" in own else torch.ones_like(mean),
@@ -152,15 +183,18 @@ def _affine_of_bn(own: State) -> State:
 
 
 def _detached(layer: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a layer's state dict."""
     return {name: tensor.detach().clone() for name, tensor in layer.state_dict().items()}
 
 
 def _check_values(own: State) -> None:
+    """Raise Unfit for tensors on the meta device, which have no values to check."""
     if any(tensor.is_meta for tensor in own.values()):
         raise Unfit("on the meta device no value tells whether it is a plain norm")
 
 
-#: Kinds of norm, from and to -> the function of the old state dict and the new layer.
+#: (old kind, new kind) -> function of the old state dict and the new layer, which returns the new
+#: layer's tensors.
 RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
     ("GN or IN", "ILM"): _gn_to_ilm,
     ("ILM", "GN or IN"): _ilm_to_gn,
@@ -174,7 +208,7 @@ RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
 _UNBIASED = (
     "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
 )
-#: Rules that change outputs -> how.
+#: Rules that change a norm's outputs -> how they change.
 INEXACT = {
     ("BN", "SN"): "SN mixes other statistics with BN's: outputs differ until it is trained",
     ("released ILM", "ILM"): _UNBIASED,
@@ -183,9 +217,10 @@ INEXACT = {
 
 
 def describe_change(own: State, layer: nn.Module) -> str | None:
-    """How outputs change when a layer replaces a norm; None if they stay the same."""
+    """Return how outputs change when a layer replaces a norm; None if they stay the same."""
     return INEXACT.get((kind_of(own), kind_of(layer.state_dict())))
 
 
 def shape_of(tensor: Tensor) -> str:
+    """Return a tensor's shape for a message, such as "shape (64,)"."""
     return f"shape {tuple(tensor.shape)}"

@@ -30,13 +30,15 @@ def convert_state(
     """Convert the norms of a state dict without its model.
 
     The names of the tensors identify BatchNorm and the layers of the papers' released code. A
-    weight and a bias alone may belong to a GroupNorm, an InstanceNorm or another module: only those
-    that ``match`` names are converted. A state dict has neither eps nor the number of groups:
+    weight and a bias alone may belong to a GroupNorm, an InstanceNorm or another module: they are
+    converted only if ``match`` selects them. A state dict has neither eps nor the number of groups:
     outputs stay the same only in layers with the eps and groups of the original norms.
 
     Args:
         state: names -> tensors.
-        to, match, options: see :func:`convert`; ``match`` refers to names without ".weight".
+        to: key of the new layer, see :func:`convert`.
+        match: names of norms without ".weight", with * for any characters; default: all.
+        options: of the layer, such as ``key_group_size=8``.
 
     Returns:
         The new state dict, and a report on each norm in it.
@@ -49,6 +51,7 @@ def convert_state(
     target = "ILM" if issubclass(NORMS[to], AutoencoderNorm) else to
 
     def build(own: State) -> nn.Module:
+        """Return the new layer for a norm's state dict; raise Unfit if it must stay."""
         kind = kind_of(own)
         if kind == target:
             raise Unfit(f"{kind} already")
@@ -71,7 +74,18 @@ def convert_state(
 def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor], Report]:
     """Convert the layers of a state dict to plain norms, where they compute exactly the same.
 
-    EN must have the normalizers IN, LN and BN, in this order. See :func:`convert_state`.
+    EN must have the normalizers IN, LN and BN, in this order. A layer that computes anything else
+    than a plain norm stays, with the reason in the report.
+
+    Args:
+        state: names -> tensors.
+        match: names of layers without ".weight", with * for any characters; default: all.
+
+    Returns:
+        The new state dict, and a report on each layer in it.
+
+    Raises:
+        OptionError: ``match`` fits no norm.
     """
 
     def build(own: State) -> nn.Module:
@@ -96,7 +110,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         unchanged; and a report on each norm, on tensors that do not fit and on missing ones.
     """
     state = unwrap_state(state, model)
-    report, layers = Report(), _layers(state)
+    report, layers = Report(), _find_norms(state)
     fitted = []
     for name, layer in model.named_modules():
         if not is_norm(layer):
@@ -126,25 +140,28 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
             report.left[str(key)] = "the model has nothing of this name"
         elif isinstance(tensor, Tensor) and tensor.shape != wanted[key].shape:
             report.left[key] = f"{shape_of(tensor)}, where the model has {shape_of(wanted[key])}"
-    # Older checkpoints lack them, without consequence.
+    # Older checkpoints lack these counts, which is harmless.
     counters = {key for key in wanted if key.endswith("num_batches_tracked")}
     report.missing = [key for key in wanted if key not in state and key not in counters]
     return state, report
 
 
 def average_sums(state: State, batches: int) -> dict[str, Tensor]:
-    """Divide the sums of SN's released code into running statistics.
+    """Return a state dict with running statistics in place of the sums of SN's released code.
 
-    With ``using_moving_average=False`` that code stores the sum of the batches' means, and of their
-    mean ** 2 + variance.
+    With ``using_moving_average=False`` that code stores the sum over batches of the mean, and the
+    sum of mean ** 2 + variance.
 
     Args:
         state: names -> tensors; other norms in it stay unchanged.
         batches: number of batches in the sums.
+
+    Raises:
+        OptionError: ``batches`` is not a positive integer.
     """
     check_positive("average_sums", "batches", batches)
     state = copy_state(state)
-    for name, own in _layers(state).items():
+    for name, own in _find_norms(state).items():
         if kind_of(own) == "released SN" and "running_mean" in own:
             mean = own["running_mean"] / batches
             state[_join(name, "running_mean")] = mean
@@ -155,7 +172,18 @@ def average_sums(state: State, batches: int) -> dict[str, Tensor]:
 def _rewrite(
     state: State, match: Match, build: Callable[[State], nn.Module], skip: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], Report]:
-    state, report, layers = copy_state(state), Report(), _layers(state)
+    """Convert the selected norms of a state dict.
+
+    Args:
+        state: names -> tensors.
+        match: names of norms to convert.
+        build: returns the new layer for a norm's state dict, or raises Unfit or OptionError.
+        skip: kinds of norm that stay without an entry in the report.
+
+    Returns:
+        The new state dict, and the report.
+    """
+    state, report, layers = copy_state(state), Report(), _find_norms(state)
     check_match(match, layers)
     for name, own in layers.items():
         if not matches(name, match) or kind_of(own) in skip:
@@ -173,8 +201,8 @@ def _rewrite(
     return state, report
 
 
-def _layers(state: State) -> dict[str, dict[str, Tensor]]:
-    """The norms in a state dict, by name: each one's own state dict."""
+def _find_norms(state: State) -> dict[str, dict[str, Tensor]]:
+    """Return the norms in a state dict: name of the norm -> its own state dict."""
     modules = defaultdict(dict)
     for key, tensor in state.items():
         parts = key.split(".") if isinstance(key, str) and isinstance(tensor, Tensor) else ()
@@ -184,12 +212,13 @@ def _layers(state: State) -> dict[str, dict[str, Tensor]]:
 
 
 def _record(report: Report, name: str, own: State, layer: nn.Module) -> None:
+    """Enter the conversion of a norm in the report."""
     report.converted[name] = f"{kind_of(own)} -> {type(layer).__name__}"
     report.note(describe_change(own, layer), name)
 
 
 def _settings(layers: Sequence[nn.Module]) -> str:
-    """The values of eps and num_groups in layers, in words."""
+    """Return the values of eps and num_groups in layers as text, such as "eps 1e-05"."""
     grouped = (m for m in layers if isinstance(m, nn.GroupNorm) and not isinstance(m, MixtureNorm))
     values = {"eps": {m.eps for m in layers}, "num_groups": {m.num_groups for m in grouped}}
     listed = (f"{name} {', '.join(map(str, sorted(of)))}" for name, of in values.items() if of)
@@ -197,17 +226,30 @@ def _settings(layers: Sequence[nn.Module]) -> str:
 
 
 def _replace_tensors(state: dict, source: str, own: State, name: str, new: State) -> None:
+    """Replace a norm's tensors in a state dict, in place.
+
+    Args:
+        state: the state dict of the model.
+        source: the norm's name in it.
+        own: the norm's tensors, by names within the norm.
+        name: the norm's new name.
+        new: its new tensors, by names within the norm.
+    """
     for key in own:
         del state[_join(source, key)]
     state.update({_join(name, key): tensor for key, tensor in new.items()})
 
 
 def _join(*parts: str) -> str:
+    """Join names with dots, leaving out empty ones."""
     return ".".join(part for part in parts if part)
 
 
 def _names(name: str) -> Iterator[str]:
-    """A norm's name, and its names in OpenMMLab for other types of norm."""
+    """Yield a norm's name, then the names that OpenMMLab would give it as another type of norm.
+
+    "layer1.gn2", for example, is followed by "layer1.bn2", "layer1.gn2" and "layer1.in2".
+    """
     yield name
     found = re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name)
     if found:
@@ -215,4 +257,5 @@ def _names(name: str) -> Iterator[str]:
 
 
 def _channels(own: State) -> int:
+    """Return the number of channels of a norm, from the size of its statistics or weight."""
     return next(own[n].numel() for n in ("running_mean", "weight_bias", "weight") if n in own)

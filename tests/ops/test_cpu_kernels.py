@@ -298,6 +298,15 @@ def without_library(monkeypatch):
     backends._warn.cache_clear()
 
 
+def test_the_warning_under_auto_does_not_advise_auto():
+    backends._warn.cache_clear()
+    x = torch.empty(2, 64, 3, 3, dtype=torch.float8_e5m2)
+    with pytest.warns(UserWarning, match=r"got a torch\.float8") as told:
+        assert backends.kernels_for(x, 4) is backends.plain
+    assert "force" not in str(told[0].message)
+    backends._warn.cache_clear()
+
+
 def test_without_the_library_one_warning_says_so(without_library):
     layer, x = ILMGroupNorm(64), torch.randn(2, 64, 3, 3)
     with pytest.warns(UserWarning, match="installed without a C compiler"):

@@ -1,4 +1,4 @@
-"""The primitive on the CPU: kernels in C, compiled when the package is installed.
+"""The CPU backend of ``adaptive_norm``: kernels in C, compiled when the package is installed.
 
 The library depends on neither torch nor Python: ctypes passes it the addresses of tensors, and of
 the function by which torch runs loops in its threads. So one library works with every version of
@@ -20,7 +20,7 @@ from ..networks import Autoencoder, Exemplar, Network, check_tensors
 
 LIBRARY = Path(__file__).with_name("kernels.so")
 
-#: As kernels.h numbers them.
+#: Names in the order of their numbers in kernels.h.
 ACTIVATIONS = ("tanh", "sigmoid", "relu", "leaky_relu", "relu6", "identity")
 COMBINE = ("a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B")
 RATIO_NETS = ("conv", "no_conv", "mlp")
@@ -36,6 +36,8 @@ DTYPES = {
 
 
 class _Map(ctypes.Structure):
+    """The C struct that describes x: sizes, dtype, layout and threads; see kernels.h."""
+
     _fields_ = (
         ("instances", ctypes.c_int64),
         ("channels", ctypes.c_int64),
@@ -50,6 +52,8 @@ class _Map(ctypes.Structure):
 
 
 class _Network(ctypes.Structure):
+    """The C struct that describes a network and has its tensors' addresses; see kernels.h."""
+
     _fields_ = (
         ("kind", ctypes.c_int32),
         ("eps", ctypes.c_double),
@@ -75,24 +79,27 @@ FUNCTIONS = {"moments": 3, "affine": 5, "sums": 5, "dx": 7, "forward": 5, "backw
 
 
 class _Table(ctypes.Structure):
+    """The C struct with the addresses of the library's functions."""
+
     _fields_ = tuple((name, ctypes.c_void_p) for name in FUNCTIONS)
 
 
 @functools.cache
 def is_built() -> bool:
-    """Whether the package was installed with a C compiler."""
+    """Return whether the C kernels were compiled when the package was installed."""
     return LIBRARY.exists()
 
 
 @functools.cache
 def instruction_set() -> str:
-    """The instruction set that torch uses on this processor: "avx512", "avx2" or "default"."""
+    """Return the instruction set that torch uses here: "avx512", "avx2" or "default"."""
     found = torch.backends.cpu.get_cpu_capability().lower()
     return found if found in ("avx512", "avx2") else "default"
 
 
 @functools.cache
 def _functions(dtype: torch.dtype, instructions: str) -> dict[str, Callable[..., int]]:
+    """Return name -> C function, for statistics of a dtype and for an instruction set."""
     kind = "double" if dtype == torch.float64 else "float"
     table = _Table.in_dll(_library(), f"ilm_plugins_{kind}_{instructions}")
     return {
@@ -103,12 +110,18 @@ def _functions(dtype: torch.dtype, instructions: str) -> dict[str, Callable[...,
 
 @functools.cache
 def _library() -> ctypes.CDLL:
+    """Load the library of C kernels."""
     return ctypes.CDLL(str(LIBRARY))
 
 
 @functools.cache
 def threading() -> tuple[str, int | None, int | None]:
-    """The name of the threads' library, and the addresses of its function in torch or libgomp."""
+    """Return how the kernels run in threads.
+
+    Returns:
+        The name of the threads' library; the address of torch's parallel loop, or None; and the
+        address of libgomp's, or None.
+    """
     suffix = ".dylib" if sys.platform == "darwin" else ".so"
     try:
         torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu{suffix}"))
@@ -119,9 +132,9 @@ def threading() -> tuple[str, int | None, int | None]:
 
 
 def gomp_address() -> int | None:
-    """The address of GOMP_parallel in the libgomp that torch ships and has loaded, or None.
+    """Return the address of GOMP_parallel in the libgomp that torch ships and has loaded, or None.
 
-    Another copy of libgomp would start threads of its own.
+    Another copy of libgomp would start its own threads.
     """
     libraries = Path(torch.__file__).parent
     for pattern in ("lib/libgomp*.so*", "../torch.libs/libgomp*.so*"):
@@ -131,16 +144,17 @@ def gomp_address() -> int | None:
 
 
 def _address(function) -> int:
+    """Return the address of a C function as an integer."""
     return ctypes.cast(function, ctypes.c_void_p).value
 
 
 def supports(x: Tensor) -> bool:
-    """Whether the kernels are compiled and take x's device and dtype."""
+    """Return whether the kernels are compiled and take x's device and dtype."""
     return x.is_cpu and x.dtype in DTYPES and is_built()
 
 
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """See :class:`~..networks.Kernels`."""
+    """Return means and biased variances of ``num_groups`` channel groups, (N, G') each."""
     x = dense(x)
     mean, var = _pair(x, num_groups)
     _call("moments", x, num_groups, x, mean, var)
@@ -148,7 +162,7 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """See :class:`~..networks.Kernels`."""
+    """Return scale * (x - mean) + shift, with mean (N, G'), scale and shift (N, C)."""
     x = dense(x)
     y = torch.empty_like(x)
     _call("affine", x, mean.shape[1], x, mean, scale.contiguous(), shift.contiguous(), y)
@@ -156,7 +170,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """See :class:`~..networks.Kernels`."""
+    """Return the sums over positions of dy * (x - mean) and of dy, (N, C) each."""
     x = dense(x)
     products, total = _pair(x, x.shape[1])
     _call("sums", x, mean.shape[1], laid_out(dy, x), x, mean, products, total)
@@ -164,7 +178,10 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """See :class:`~..networks.Kernels`."""
+    """Return scale * dy + slope * (x - mean) + offset, (N, C, *).
+
+    mean, slope and offset are (N, G'), scale is (N, C).
+    """
     x = dense(x)
     found = torch.empty_like(x)
     values = (t.contiguous() for t in (scale, slope, offset))
@@ -173,14 +190,21 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
 
 
 def runs(network: Network, x: Tensor, num_groups: int) -> bool:
-    """See :class:`~..networks.Kernels`."""
+    """Return True: the kernels compute every network."""
     return True
 
 
 def forward(
     x: Tensor, num_groups: int, network: Network, tensors: tuple[Tensor | None, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :class:`~..networks.Kernels`."""
+    """Return the normalized x (N, C, *), and its means and variances (N, G').
+
+    Args:
+        x: (N, C, *).
+        num_groups: G'.
+        network: the layer's function from moments to scale and shift.
+        tensors: parameters and buffers of the network, or None.
+    """
     x = dense(x)
     described, tensors = _describe(x, network, tensors)
     y = torch.empty_like(x)
@@ -199,7 +223,15 @@ def backward(
     needs_x: bool,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
-    """See :class:`~..networks.Kernels`."""
+    """Return dx, and the gradients of the network's tensors.
+
+    Args:
+        dy: gradient of the normalized x.
+        x, mean, var: the input of ``forward``, and the moments that it returned.
+        network, tensors: as for ``forward``.
+        needs_x: whether dx is needed; if not, it is None.
+        needs: for each tensor, whether its gradient is needed; if not, it is None.
+    """
     x = dense(x)
     dy = laid_out(dy, x)
     described, tensors = _describe(x, network, tensors)
@@ -213,7 +245,7 @@ def backward(
 
 
 def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-    """Two empty tensors (N, columns) of the statistics' dtype."""
+    """Return two uninitialized tensors (N, columns) of the statistics' dtype."""
     size, dtype = (x.shape[0], columns), DTYPES[x.dtype][0]
     return x.new_empty(size, dtype=dtype), x.new_empty(size, dtype=dtype)
 
@@ -221,12 +253,12 @@ def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
 def _describe(
     x: Tensor, network: Network, tensors: tuple[Tensor | None, ...]
 ) -> tuple[_Network, tuple[Tensor | None, ...]]:
-    """The network in C, and its tensors: contiguous, of the statistics' dtype.
+    """Return the network as a C struct, and its tensors, contiguous and of the statistics' dtype.
 
-    The description has the tensors' addresses, and doesn't keep them alive.
+    The struct has the tensors' addresses, but does not keep the tensors alive.
 
     Raises:
-        RuntimeError: see :func:`~..networks.check_tensors`.
+        RuntimeError: a tensor is on another device than x, or has the wrong size.
     """
     dtype = DTYPES[x.dtype][0]
     template, sizes = _template(network, x.shape[1])
@@ -249,16 +281,18 @@ def _describe(
 
 
 def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array:
+    """Return the addresses of tensors as a C array; null for None."""
     return (ctypes.c_void_p * MAX_TENSORS)(*[t if t is None else t.data_ptr() for t in tensors])
 
 
 @functools.cache
 def _template(network: Network, channels: int) -> tuple[_Network, tuple[int, ...]]:
-    """The network in C, without its tensors, and the number of values of each tensor."""
-    return _in_c(network, channels), network.sizes(channels)
+    """Return the network as a C struct without tensors, and the number of elements of each."""
+    return _to_struct(network, channels), network.sizes(channels)
 
 
-def _in_c(network: Network, channels: int) -> _Network:
+def _to_struct(network: Network, channels: int) -> _Network:
+    """Return the description of a network as a C struct, without its tensors."""
     if isinstance(network, Autoencoder):
         of_mean, of_var = map(ACTIVATIONS.index, network.activations)
         return _Network(
@@ -293,7 +327,13 @@ def _in_c(network: Network, channels: int) -> _Network:
 
 
 def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
-    """Call a function of the library on x, and on the addresses of the arguments.
+    """Call a function of the library.
+
+    Args:
+        name: of the function, a key of FUNCTIONS.
+        x: (N, C, *), contiguous or channels last; its description is the first argument.
+        num_groups: G'.
+        arguments: tensors and C objects whose addresses are the other arguments; None is null.
 
     Raises:
         RuntimeError: torch's threads reported an error.
@@ -302,7 +342,7 @@ def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
     statistics, stored_as = DTYPES[x.dtype]
     n, c = x.shape[:2]
     length = x.numel() // (n * c)
-    # A single position has both layouts, of which the kernels of channels last are faster.
+    # A single position has both layouts; the kernels for channels last are faster.
     channels_last = length == 1 or not x.is_contiguous()
     _, parallel_for, gomp = threading()
     described = _Map(
@@ -320,6 +360,7 @@ def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
 
 
 def _pointer(argument) -> int | None:
+    """Return the address of a tensor or a C object; None stays None."""
     if argument is None:
         return None
     return argument.data_ptr() if isinstance(argument, Tensor) else ctypes.addressof(argument)
