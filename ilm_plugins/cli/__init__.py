@@ -1,1 +1,1 @@
-"""The command lines: what tools/ calls."""
+"""The command lines; the scripts in tools/ call their ``main`` functions."""

@@ -1,4 +1,4 @@
-"""Show what the adaptive layers of a trained model do to images; see ``tools/analyze.py``."""
+"""The command line ``tools/analyze.py``: what adaptive norms of a trained model do to images."""
 
 import argparse
 import os
@@ -24,23 +24,24 @@ from . import convert, named_models
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Analyze a model's layers.
+    """Run the command line: parse ``argv`` (``sys.argv[1:]`` if None) and analyze a model.
 
     Returns:
-        The exit status: 0, or 2 after printing one line about the user's mistake.
+        The exit status: 0, or 2 after one line on stderr about an error.
     """
     args = parser().parse_args(argv)
     return command(lambda: run(args), args, resumes=False)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Analyze a model's layers, and print the summary."""
+    """Run the subcommand ``args.run``, which writes tables and pictures; print its summary."""
     with loading(unsafe=args.unsafe):
         print(args.run(args))
     print(f"written to {args.output}")
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of the subcommands ``ratios``, ``omega`` and ``dynamics``."""
     p = argparse.ArgumentParser(
         description="See what adaptive layers have learned: tables (CSV), pictures (PNG), summary.",
     )
@@ -81,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_options(p: argparse.ArgumentParser) -> None:
+    """Add the options that all subcommands share: the images, the model, the output folder."""
     add_traceback(p)
     p.add_argument(
         "images", help="a folder of class folders, a flat folder, or a packed .npz of images"
@@ -130,18 +132,28 @@ def _add_options(p: argparse.ArgumentParser) -> None:
 
 
 def run_images(args: argparse.Namespace) -> str:
-    """Compare images by the ratios, or by omega and beta; return the summary."""
+    """Run one checkpoint on the images, and write tables and pictures to ``--output``.
+
+    ``ratios`` measures the ratios of EN and SN, ``omega`` the omega and beta of ILM and AssocNorm.
+
+    Returns:
+        The summary, several lines of text.
+    """
     from ..analysis import tables
 
     inference, images, batches, folder = prepare(args)
     load_weights(inference.model, args.checkpoint)
     found = args.collect(inference.model, batches(), one_line_errors(inference.forward), args.match)
-    title = f"{inference.name}, {Path(args.checkpoint).name}, {_describe(images, args)}"
+    title = f"{inference.name}, {Path(args.checkpoint).name}, {_describe_images(images, args)}"
     return getattr(tables, args.write)(folder, found, images, title, args.embedding)
 
 
 def run_dynamics(args: argparse.Namespace) -> str:
-    """Compare checkpoints by the ratios; return the summary."""
+    """Run several checkpoints on the images, and write the ratios of EN and SN by checkpoint.
+
+    Returns:
+        The summary, several lines of text.
+    """
     from ..analysis.tables import write_dynamics
 
     steps = sort_by_step(args.checkpoint)
@@ -152,7 +164,7 @@ def run_dynamics(args: argparse.Namespace) -> str:
         forward = one_line_errors(inference.forward)
         found.append(collect_ratios(inference.model, batches(), forward, args.match))
     label = "epoch" if "epoch" in Path(args.checkpoint[0]).name else "iteration"
-    title = f"{inference.name}, {_describe(images, args)}"
+    title = f"{inference.name}, {_describe_images(images, args)}"
     return write_dynamics(folder, list(steps), found, title, label)
 
 
@@ -160,10 +172,10 @@ def sort_by_step(paths: Sequence[str]) -> dict[int, str]:
     """Sort checkpoints by the last number in their names.
 
     Returns:
-        Epoch or iteration -> checkpoint, rising.
+        A dict from epoch or iteration, in rising order, to the path of its checkpoint.
 
     Raises:
-        UserError: a name has no number in it, or two have the same.
+        UserError: a file name has no number, or two names have the same number.
     """
     steps: dict[int, str] = {}
     for path in paths:
@@ -180,14 +192,15 @@ def sort_by_step(paths: Sequence[str]) -> dict[int, str]:
 def prepare(
     args: argparse.Namespace,
 ) -> tuple[Inference, Images, Callable[[], Iterator[list[np.ndarray]]], Path]:
-    """Load what a command needs, and check its output folder.
+    """Build the model, open the images, and check the output folder.
 
     Returns:
-        The model with random weights, the images, a function that yields them in batches, and the
-        folder.
+        The model with random weights; the images; a function that iterates over them in batches,
+        lists of (H, W, 3) uint8 arrays; and the path of the output folder.
 
     Raises:
-        UserError: the folder is not empty, there are no images, or see :func:`load_model`.
+        UserError: the folder is not empty or cannot be written, there are no images, or the model
+            cannot be built (:func:`load_model`).
     """
     # Pictures are drawn at the end; a missing package should stop the command at once.
     from ..analysis import tables  # noqa: F401
@@ -198,16 +211,16 @@ def prepare(
     images = open_images(args.images, args.limit)
     inference = load_model(args)
     check_output(args.output, "--output")
-    print(f"{_count(images)} of {args.images}, each: {inference.preprocessing}")
+    print(f"{_count_images(images)} of {args.images}, each: {inference.preprocessing}")
     batches = partial(images.batches, args.batch_size or inference.batch_size)
     return inference, images, batches, folder
 
 
 def load_model(args: argparse.Namespace) -> Inference:
-    """Build the model of ``--config-file`` or ``--model``, with random weights.
+    """Build the model of ``--config-file`` or ``--model``, with random weights, on ``--device``.
 
     Raises:
-        UserError: there is no such model or device, or options contradict each other.
+        UserError: the model or the device does not exist, or options contradict each other.
     """
     try:
         torch.empty(0, device=args.device)
@@ -232,11 +245,12 @@ def load_model(args: argparse.Namespace) -> Inference:
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
-    """Load a checkpoint that has all of a model's tensors; ignore its other entries.
+    """Load a checkpoint into a model, in place; ignore tensors that the model does not have.
 
     Raises:
-        UserError: it holds no state dict.
-        CheckpointError: it is unreadable, or lacks some of the model's tensors.
+        UserError: the checkpoint holds no state dict.
+        CheckpointError: the checkpoint is unreadable, or a tensor of the model is missing there or
+            has another shape.
     """
     _, state = convert.find_state(convert.read_any(path), path)
     state = unwrap_state(state, model)
@@ -252,9 +266,13 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
 
 
 def one_line_errors(forward: Forward) -> Forward:
-    """Make a model's forward raise UserError for any error of the model; seed the generators."""
+    """Return ``forward`` with every exception turned into a UserError that fits one line.
+
+    Also seeds torch's random generators, since some models apply dropout in evaluation.
+    """
 
     def checked(images: Sequence[np.ndarray]) -> Any:
+        """Run the model on (H, W, 3) images; raise UserError with their sizes if it fails."""
         try:
             return forward(images)
         except UserError:
@@ -267,14 +285,15 @@ def one_line_errors(forward: Forward) -> Forward:
                 "it takes, of one size, or --batch-size 1"
             ) from error
 
-    # Some models apply dropout in evaluation, too.
     torch.manual_seed(0)
     return checked
 
 
-def _count(images: Images) -> str:
+def _count_images(images: Images) -> str:
+    """Return the number of images with its noun, such as "1,000 images"."""
     return f"{len(images):,} {'image' if len(images) == 1 else 'images'}"
 
 
-def _describe(images: Images, args: argparse.Namespace) -> str:
-    return f"{_count(images)} of {Path(args.images).name}"
+def _describe_images(images: Images, args: argparse.Namespace) -> str:
+    """Return the number of images and the name of their folder, for titles."""
+    return f"{_count_images(images)} of {Path(args.images).name}"

@@ -1,4 +1,4 @@
-"""Convert the norms of a checkpoint file; see ``tools/convert.py``."""
+"""The command line ``tools/convert.py``: convert the norms of a checkpoint file."""
 
 import argparse
 import os
@@ -29,7 +29,7 @@ from ..frameworks.command import add_traceback, building, command
 from ..layers import NORMS, parse_norm
 from . import train_net
 
-#: Entries of a checkpoint that depend on the unconverted parameters, and are dropped.
+#: Entries of a checkpoint that depend on the unconverted parameters; conversion drops them.
 _TRAINING = {
     "amp",
     "amp_scaler",
@@ -48,22 +48,22 @@ _TRAINING = {
     "state_dict_ema",
     "trainer",
 }
-#: Entries that detectron2 reads in a .pkl beside the model.
+#: Entries beside the model that detectron2 reads from a .pkl file.
 _PKL = ("__author__", "matching_heuristics")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert a file.
+    """Run the command line: parse ``argv`` (``sys.argv[1:]`` if None) and convert a checkpoint.
 
     Returns:
-        The exit status: 0, or 2 after printing one line about the user's mistake.
+        The exit status: 0, or 2 after one line on stderr about an error.
     """
     args = parser().parse_intermixed_args(argv)
     return command(lambda: run(args), args, resumes=False)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert a file, and print what changed."""
+    """Convert the checkpoint ``args.input``, and print which norms and entries changed."""
     with loading(unsafe=args.unsafe):
         report, dropped = convert_file(args.input, args.output, change_of(args), args.overwrite)
     print(report)
@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser: INPUT, OUTPUT, the target norms, and which layers to convert."""
     p = argparse.ArgumentParser(
         description="Convert the norms of a checkpoint: .pth of torch, detectron2 or MMEngine, "
         ".pkl of detectron2's model zoo, .safetensors.",
@@ -122,12 +123,12 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-#: A function of a state dict that returns the converted one, and a report on its norms.
+#: Converts a state dict: returns the new state dict and a report on its norms.
 Change = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], surgery.Report]]
 
 
 def change_of(args: argparse.Namespace) -> Change:
-    """The conversion that a command line describes.
+    """Return the conversion function that ``--config-file``, ``--to`` or ``--revert`` asks for.
 
     Raises:
         UserError: options contradict each other, a config cannot be read, or the norm is unknown.
@@ -140,8 +141,8 @@ def change_of(args: argparse.Namespace) -> Change:
         if args.match:
             raise UserError("--match with --config-file: the config says which norms; leave it out")
         model = build_model(args.config_file, args.overrides)
-        part = _part(model, args.part) if args.part else model
-        return _averaging(args.summed_batches, lambda state: _fit(state, part))
+        part = _submodule(model, args.part) if args.part else model
+        return _with_averaged_sums(args.summed_batches, lambda state: _fit_to_model(state, part))
     if args.part:
         raise UserError(f"--part {args.part}: parts are of a config's model; give --config-file")
     if args.revert and args.summed_batches is not None:
@@ -152,13 +153,14 @@ def change_of(args: argparse.Namespace) -> Change:
     if args.revert:
         return lambda state: surgery.revert_state(state, match=args.match)
     key, options = parse_norm(args.to) or (args.to, {})
-    return _averaging(
+    return _with_averaged_sums(
         args.summed_batches,
         lambda state: surgery.convert_state(state, key, match=args.match, **options),
     )
 
 
-def _part(model: nn.Module, name: str) -> nn.Module:
+def _submodule(model: nn.Module, name: str) -> nn.Module:
+    """Return the submodule of a dotted name; raise UserError with the valid names otherwise."""
     try:
         return model.get_submodule(name)
     except AttributeError:
@@ -166,11 +168,13 @@ def _part(model: nn.Module, name: str) -> nn.Module:
         raise UserError(f"--part {name}: the model has no such part; it has {parts}") from None
 
 
-def _fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], surgery.Report]:
-    """Convert to the norms of a model.
+def _fit_to_model(
+    state: Mapping[str, Tensor], model: nn.Module
+) -> tuple[dict[str, Tensor], surgery.Report]:
+    """Convert a state dict to the norms of a model.
 
     Raises:
-        UserError: the names belong to a part of the model.
+        UserError: the state dict fits only a submodule of the model, such as its backbone.
     """
     state = unwrap_state(state, model)
     if not model.state_dict().keys() & state.keys():
@@ -182,11 +186,16 @@ def _fit(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tenso
     return surgery.fit_state(state, model)
 
 
-def _averaging(batches: int | None, change: Change) -> Change:
+def _with_averaged_sums(batches: int | None, change: Change) -> Change:
+    """Return ``change`` preceded by division of SN's summed statistics by a number of batches.
+
+    With ``batches`` None the statistics are no sums, and ``change`` is returned as it is.
+    """
     if batches is None:
         return change
 
     def averaged(state: Mapping[str, Tensor]):
+        """Average the sums, then convert; raise UserError if there are no sums to average."""
         found = surgery.average_sums(state, batches)
         if all(found[name] is value for name, value in state.items()):
             raise UserError(
@@ -214,10 +223,13 @@ def build_model(config_file: str, overrides: Sequence[str] = ()) -> nn.Module:
 
 
 def config_args(config_file: str, overrides: Sequence[str] = ()) -> tuple[str, argparse.Namespace]:
-    """A config's framework, and the arguments of ``tools/train_net.py`` to run it on the CPU.
+    """Return the framework of a config, and arguments that run it on the CPU.
+
+    Returns:
+        "detectron2" or "mmengine", and the parsed arguments of ``tools/train_net.py``.
 
     Raises:
-        UserError: the config is missing, or its framework is not installed.
+        UserError: the config file is missing, or its framework is not installed.
     """
     options = ["--config-file", config_file, "--num-gpus", "0"]
     args = train_net.parser().parse_args([*options, *overrides])
@@ -232,19 +244,19 @@ def convert_file(
     change: Change,
     overwrite: bool = False,
 ) -> tuple[surgery.Report, list[str]]:
-    """Write a checkpoint with a converted state dict.
+    """Read a checkpoint, convert its state dict, and write the result to another file.
 
     Args:
-        source, target: files; their suffixes say the format.
-        change: see :func:`change_of`.
+        source, target: the input and the output file; each suffix determines the file's format.
+        change: the conversion, as :func:`change_of` returns it.
         overwrite: whether an existing ``target`` is replaced.
 
     Returns:
-        A report on the norms; and the names of entries that were dropped, because they depend on
-        the unconverted parameters or the format cannot store them.
+        A report on the norms; and the names of the entries that were dropped, because they depend
+        on the unconverted parameters or the format cannot store them.
 
     Raises:
-        UserError: ``source`` cannot be read or has no state dict, none of it was converted, or
+        UserError: ``source`` cannot be read or has no state dict, no norm in it was converted, or
             ``target`` exists or is ``source``; nothing is written.
         RunError: ``target`` cannot be written.
     """
@@ -269,11 +281,11 @@ def convert_file(
     kept, dropped = {}, []
     if entry is not None:
         others = {k: v for k, v in contents.items() if k != entry}
-        kept, dropped = _split(others, target.suffix, contents[entry])
+        kept, dropped = _split_entries(others, target.suffix, contents[entry])
     notes = read_metadata(source) if source.suffix == ".safetensors" else {}
-    words = sorted(notes.keys() - {"format"})
-    if words and target.suffix != source.suffix:
-        dropped.append(f"__metadata__ ({', '.join(words)})")
+    note_names = sorted(notes.keys() - {"format"})
+    if note_names and target.suffix != source.suffix:
+        dropped.append(f"__metadata__ ({', '.join(note_names)})")
     if target.suffix == ".safetensors":
         written = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
         dropped += [str(key) for key in state if key not in written]
@@ -288,7 +300,7 @@ def convert_file(
 
 
 def read_any(path: str | os.PathLike) -> Any:
-    """Return the contents of a checkpoint, which may have MMEngine's training history.
+    """Return the contents of a checkpoint, which may hold MMEngine's log of training values.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -303,12 +315,17 @@ def read_any(path: str | os.PathLike) -> Any:
 def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, Any]]:
     """Find the state dict in a checkpoint.
 
+    Args:
+        contents: what the file holds.
+        path: the file, for error messages.
+
     Returns:
-        Its key, None for the top level; and a copy, with arrays converted to tensors.
+        The key of the state dict, or None if it is the top level; and a copy of the state dict,
+        with numpy arrays converted to tensors.
 
     Raises:
         UserError: there is no state dict.
-        CheckpointError: a tensor in it is not dense; see :func:`ilm_plugins.checkpoints.to_dense`.
+        CheckpointError: a tensor is not dense; see :func:`ilm_plugins.checkpoints.to_dense`.
     """
     if isinstance(contents, Mapping):
         for entry in (*STATES, None):
@@ -321,10 +338,19 @@ def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, 
     raise UserError(describe_missing_state(contents, path))
 
 
-def _split(
+def _split_entries(
     entries: Mapping[str, Any], suffix: str, state: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Entries to keep beside the state dict in a file of this format, and names of the others."""
+    """Divide the entries beside a state dict into those to keep and those to drop.
+
+    Args:
+        entries: all entries of the checkpoint but its state dict.
+        suffix: that of the output file; ".safetensors" has no room for entries, ".pkl" for few.
+        state: the unconverted state dict; entries with weights of the same names are dropped.
+
+    Returns:
+        The entries to keep, and the names of those to drop.
+    """
     if suffix == ".safetensors":
         return {}, [str(key) for key in entries]
     names = {unwrap_name(name) for name in state}
@@ -339,7 +365,7 @@ def _split(
 
 
 def _has_weights(entry: Any, names: set[Any]) -> bool:
-    """Whether an entry has weights of these names, such as averaged ones, at any depth."""
+    """Whether an entry holds, at any depth, tensors of these names, such as averaged weights."""
     seen, left = set(), [entry]
     while left:
         inner = left.pop()
@@ -365,6 +391,7 @@ def _as_tensor(value: Any) -> Any:
 
 
 def _as_array(key: str, value: Any) -> Any:
+    """Convert a tensor to a numpy array; raise UserError for a dtype that numpy lacks."""
     if not isinstance(value, Tensor):
         return value
     try:

@@ -12,7 +12,7 @@ from . import train_net
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``tools/demo.py``; return the exit status."""
+    """Run the command line ``tools/demo.py``; return the exit status, 0 for success."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="detectron2 yaml")
     parser.add_argument("--output", default="output/demo", metavar="FOLDER")
@@ -23,7 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, evaluate and draw each config; return the exit status.
+    """Train and evaluate each config, draw predictions, and print a table of AP and time.
+
+    Returns:
+        0, or the exit status of the first training that failed.
 
     Raises:
         UserError: detectron2 is not installed.
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _row(norm: str, folder: Path, seconds: float) -> str:
+    """Return a line of the table: norm, box AP and mask AP of the last evaluation, seconds."""
     lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
     metrics = [line for line in lines if "bbox/AP" in line][-1]
     box, mask = metrics["bbox/AP"], metrics["segm/AP"]

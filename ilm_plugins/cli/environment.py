@@ -1,4 +1,4 @@
-"""The environment, and which of our keys each framework knows."""
+"""Report the environment, and which of this package's norms each framework knows."""
 
 import importlib
 import importlib.metadata
@@ -19,7 +19,7 @@ OPENMMLAB = ("mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain")
 
 
 def report() -> str:
-    """Versions, one a line; and for each framework, the keys that it resolves to our layers."""
+    """Return a text of one line a package: its version; for a framework, the norms it knows."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     cuda = f"{torch.version.cuda}, {', '.join(gpus)}" if gpus else "not available"
     lines = [
@@ -29,43 +29,49 @@ def report() -> str:
         f"torchvision  {_version('torchvision')}",
         f"triton       {_version('triton')}",
         f"backend      {os.environ.get(VARIABLE) or 'auto'}",
-        f"C kernels    {_kernels()}",
-        *(f"{package:12} {_framework(package)}" for package in ("detectron2", *OPENMMLAB)),
+        f"C kernels    {_describe_kernels()}",
+        *(f"{package:12} {_describe_framework(package)}" for package in ("detectron2", *OPENMMLAB)),
     ]
     return "\n".join(lines)
 
 
-def _kernels() -> str:
+def _describe_kernels() -> str:
+    """Return the instruction set and the threading of the compiled C kernels, or "missing"."""
     if not cpu.is_built():
         return "missing: install a C compiler, such as gcc, and the package again"
     return f"{cpu.instruction_set()}, loops run by {cpu.threading()[0]}"
 
 
 def _version(package: str) -> str:
+    """Return the installed version of a package, or "not installed"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
 
 
-def _framework(package: str) -> str:
+def _describe_framework(package: str) -> str:
+    """Return the version of a framework, with the keys that it resolves to this package's layers.
+
+    The text is "not installed" or contains "cannot be used: REASON" otherwise.
+    """
     if not installed(package):
         return "not installed"
     found = []
     try:
         found.append(importlib.import_module(package).__version__)
         if package in KEYS:
-            words, module, build = KEYS[package]
+            setting, module, build = KEYS[package]
             build = partial(build, importlib.import_module(module))
             keys = [key for key, layer in NORMS.items() if type(build(key)) is layer]
-            found.append(f"{words}: {', '.join(keys)}")
+            found.append(f"{setting}: {', '.join(keys)}")
     except Exception as error:  # packages that do not fit each other raise what they like
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         found.append(f"cannot be used: {reason}")
     return ", ".join(found)
 
 
-#: Package -> in what it knows our keys, in words; the module that has it; the layer of a key.
+#: Package -> where its configs name norms; the module to import; a function (module, key) -> norm.
 KEYS = {
     "detectron2": (
         "NORM in get_norm",

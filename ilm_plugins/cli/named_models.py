@@ -21,18 +21,19 @@ LIBRARIES = ("torchvision", "timm")
 def load(
     model: str, norm: str | None, num_classes: int | None, size: int | None, device: str
 ) -> Inference:
-    """Build a model with random weights, and the preprocessing of its library's evaluation.
+    """Build a model with random weights, and its library's preprocessing for evaluation.
 
     Args:
         model: "torchvision:resnet18" or "timm:resnet18".
-        norm: as in detectron2's NORM: "EN" or "EN(reduction=16)".
-        num_classes: of its last layer; the model's own by default.
-        size: side of its square images in pixels; the model's own by default.
+        norm: the layer that replaces the model's norms, such as "EN" or "EN(reduction=16)".
+        num_classes: outputs of the last layer; None for the model's default.
+        size: side of the square input images in pixels; None for the model's default.
         device: such as "cpu" or "cuda:0".
 
     Raises:
-        UserError: there is no such model, or it takes no norm.
-        OptionError: the norm is unknown, or has no such option.
+        UserError: the library is not installed, the model does not exist or does not accept
+            ``norm_layer``, or the norm is missing or unknown.
+        OptionError: the norm has no such option.
     """
     library, _, name = model.partition(":")
     if library not in LIBRARIES or not name:
@@ -41,7 +42,7 @@ def load(
         raise UserError(f"--model {model}: {library} is not installed; pip install {library}")
     norm_layer = _norm_layer(norm)
     options = {} if num_classes is None else {"num_classes": num_classes}
-    build = _torchvision if library == "torchvision" else _timm
+    build = _build_torchvision if library == "torchvision" else _build_timm
     try:
         built, transform = build(name, size, norm_layer=norm_layer, **options)
     except OptionError:
@@ -55,6 +56,7 @@ def load(
     built.to(device)
 
     def forward(images: Sequence[np.ndarray]) -> Tensor:
+        """Preprocess (H, W, 3) RGB uint8 images, and run the model on them as one batch."""
         batch = torch.stack([transform(Image.fromarray(image)) for image in images])
         return built(batch.to(device))
 
@@ -62,6 +64,7 @@ def load(
 
 
 def _norm_layer(norm: str | None) -> partial:
+    """Return the constructor of the layer that ``--norm`` names, with its options bound."""
     if norm is None:
         raise UserError(f"--model needs --norm; give one of {', '.join(NORMS)}")
     parsed = parse_norm(norm)
@@ -70,16 +73,16 @@ def _norm_layer(norm: str | None) -> partial:
     return partial(NORMS[parsed[0]], **parsed[1])
 
 
-def _torchvision(name: str, size: int | None, **options: Any) -> tuple[nn.Module, Callable]:
-    """A model, and the transform (PIL image -> tensor) of its default weights."""
+def _build_torchvision(name: str, size: int | None, **options: Any) -> tuple[nn.Module, Callable]:
+    """Build a model; return it and the transform (PIL image -> tensor) of its default weights."""
     models = importlib.import_module("torchvision.models")
     sizes = {} if size is None else {"crop_size": size, "resize_size": size}
     transform = models.get_model_weights(name).DEFAULT.transforms(**sizes)
     return models.get_model(name, **options), transform
 
 
-def _timm(name: str, size: int | None, **options: Any) -> tuple[nn.Module, Callable]:
-    """A model, and the transform (PIL image -> tensor) of its configuration."""
+def _build_timm(name: str, size: int | None, **options: Any) -> tuple[nn.Module, Callable]:
+    """Build a model; return it and the transform (PIL image -> tensor) of its configuration."""
     model = importlib.import_module("timm").create_model(name, **options)
     data = importlib.import_module("timm.data")
     config = data.resolve_model_data_config(model)

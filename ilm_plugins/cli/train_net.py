@@ -1,4 +1,4 @@
-"""One command line for the training of every framework's configs; see ``tools/train_net.py``."""
+"""The command line ``tools/train_net.py``: train or evaluate any framework's config."""
 
 import argparse
 import ast
@@ -20,27 +20,27 @@ from ..frameworks.launch import launch
 from ..frameworks.output_folder import lock_run_folder
 from ..frameworks.stopping import SIGNALS
 
-#: Framework of a config -> the folder of frameworks/ that trains it.
+#: Framework of a config -> the subpackage of ilm_plugins.frameworks that trains it.
 PACKAGES = {"detectron2": "detectron2", "mmengine": "openmmlab"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train or evaluate what a config file describes.
+    """Run the command line: parse ``argv`` (``sys.argv[1:]`` if None), train or evaluate.
 
     Returns:
-        The exit status: 0; or after printing one line, 2 for the user's mistake, 1 for what ended a
-        run that had begun, and 130 or 143 for Ctrl-C and SIGTERM.
+        The exit status: 0 for success. After an error, printed as one line: 2 for a mistake of the
+        user, 1 for an error that ended a run that had begun, 130 for Ctrl-C, 143 for SIGTERM.
     """
     args = parser().parse_args(argv)
-    # A full disk is then reported once, and not by each line of the log.
+    # Report a full disk once, not at each line of the log.
     logging.raiseExceptions = False
-    # A launcher sends SIGTERM to processes whose line matters less than another's.
+    # After one process fails, a launcher sends SIGTERM to the others; only the first error matters.
     signals = SIGNALS if args.launcher == "none" else (signal.SIGINT,)
     return command(lambda: start(args), args, signals=signals)
 
 
 def start(args: argparse.Namespace) -> None:
-    """Train or evaluate, by the framework whose config it is."""
+    """Check the command line, the config and its data; then train or evaluate."""
     late = [word for word in args.opts if word.startswith("--")]
     if late:
         raise UserError(f"{late[0]} stands behind an override; give options before overrides")
@@ -109,10 +109,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def framework_of(path: str) -> str:
-    """Tell by its content whose config a file is: "detectron2" or "mmengine".
+    """Return the framework of a config file, from its suffix and its content.
+
+    A .yaml is detectron2's. A .py is MMEngine's if it imports a package named ``mm...`` or has
+    syntax that only MMEngine's configs have.
+
+    Returns:
+        "detectron2" or "mmengine".
 
     Raises:
-        UserError: there is no such file, or it is neither .yaml nor readable Python.
+        UserError: the file does not exist, or is neither .yaml nor readable Python.
     """
     if not os.path.isfile(path):
         raise UserError(f"config file {path!r} does not exist; give the path of a .yaml or .py")
@@ -133,13 +139,14 @@ def framework_of(path: str) -> str:
 
 
 def _imports(node: ast.AST) -> list[str]:
+    """Return the modules that an import statement names; empty for any other node."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     return [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
 
 
 def _is_mmengine(node: ast.AST) -> bool:
-    """Whether MMEngine's configs alone have such a node, as in `model = dict(type=...)`."""
+    """Whether only MMEngine's configs have such a node, as in ``model = dict(type=...)``."""
     if isinstance(node, ast.Name):
         return node.id in {"_base_", "custom_imports", "default_scope", "read_base"}
     if isinstance(node, ast.Dict):
@@ -150,7 +157,7 @@ def _is_mmengine(node: ast.AST) -> bool:
 
 
 def check_framework(framework: str, args: argparse.Namespace) -> None:
-    """Raise UserError unless a framework is installed, and has the options that are given."""
+    """Raise UserError unless a framework is installed, and supports the given options."""
     if not installed(framework):
         raise UserError(
             f"{args.config_file} is a config of {framework}, and {framework} is not installed; "
@@ -165,10 +172,13 @@ def check_framework(framework: str, args: argparse.Namespace) -> None:
 
 
 def check_processes(args: argparse.Namespace) -> None:
-    """Settle and check the numbers of GPUs, processes and machines, before anything starts.
+    """Check the numbers of GPUs, processes and machines, and the address of the first machine.
+
+    Sets ``args.num_gpus`` if it is None. With ``--num-gpus 0`` hides all GPUs, by an environment
+    variable that processes started later inherit.
 
     Raises:
-        UserError: they cannot be had, or contradict each other.
+        UserError: there are fewer GPUs than asked for, or options contradict each other.
     """
     available = torch.cuda.device_count()
     if args.num_gpus is None:
@@ -200,12 +210,12 @@ def check_processes(args: argparse.Namespace) -> None:
             f"--dist-url {args.dist_url}: give tcp://HOST:PORT with the first machine's host"
         )
     if args.num_gpus == 0:
-        # Frameworks pick NCCL wherever they see a GPU; processes that are started inherit this.
+        # Frameworks pick NCCL wherever they see a GPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def check_launcher(args: argparse.Namespace) -> None:
-    """Raise UserError unless a launcher has started this process, and alone decides how many."""
+    """Raise UserError unless the launcher's variables are set and no option contradicts it."""
     if args.num_processes > 1 or args.num_machines > 1:
         raise UserError(
             f"--launcher {args.launcher} decides the number of processes; leave --num-processes "

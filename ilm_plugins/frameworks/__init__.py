@@ -1,4 +1,4 @@
-"""Each framework's own ways, each in one place: nothing outside this folder knows a framework."""
+"""Integration with detectron2 and OpenMMLab; code specific to a framework is only in here."""
 
 import importlib.util
 
@@ -8,13 +8,16 @@ from ..layers import NORMS
 
 
 def installed(framework: str) -> bool:
-    """Whether a package can be imported; a mere folder of that name is none."""
+    """Whether a package can be imported; a folder of that name without code does not count."""
     spec = importlib.util.find_spec(framework)
     return spec is not None and spec.origin is not None
 
 
 def arm() -> None:
-    """Make the layers' keys valid in every framework, whether installed or imported yet or not."""
+    """Make the names of this package's layers valid in the configs of every framework.
+
+    A framework that is not imported yet learns them when it is; this imports none.
+    """
     from . import openmmlab
     from .detectron2 import datasets, norms
 
@@ -24,19 +27,20 @@ def arm() -> None:
 
 
 def register(key: str, layer: type[nn.Module]) -> None:
-    """Make a layer of your own a NORM of detectron2's and the type of a ``norm_cfg``.
+    """Make your own layer valid as a NORM in detectron2 and as the type of a ``norm_cfg``.
 
-    Registering the same layer again does nothing. A key that a framework, or another package in
-    it, has already stays theirs there, with a warning.
+    Registering the same layer again does nothing. Where a framework already has another layer
+    under this key, that layer stays, with a warning.
 
     Args:
-        key: its name in configs, a Python identifier.
+        key: the name of the layer in configs, a Python identifier.
         layer: a class that takes the number of channels first, and its options by name. If it
             derives from nn.GroupNorm, the frameworks treat it as a norm: weight decay, freezing,
             initialization.
 
     Raises:
-        ValueError: the key is no identifier, or another layer's; the layer is no module class.
+        ValueError: the key is not an identifier, or is the key of another layer; or ``layer`` is
+            not a subclass of nn.Module.
     """
     if not isinstance(key, str) or not key.isidentifier():
         raise ValueError(f"register: key {key!r} is no identifier; give a name such as 'MyNorm'")

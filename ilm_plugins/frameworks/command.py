@@ -1,4 +1,4 @@
-"""What every command line shares: an error ends it with one line and a status."""
+"""Shared by all command lines: an error ends the command with one line and an exit status."""
 
 import argparse
 import errno
@@ -20,13 +20,13 @@ import torch
 from ..errors import ERROR_FILE, PeerError, RunError, UnexpectedError, UserError, write_error
 from .stopping import SIGNALS, Stop, stoppable
 
-#: What a line ends with where the run can continue.
+#: Last sentence of an error line, if the run can be resumed.
 RESUME = "--resume goes on from the last checkpoint"
 #: Log file for tracebacks of unexpected exceptions, in the output folder.
 ERROR_LOG = "error.log"
 #: Maximum length of an unexpected exception's message in the line that is printed.
 LONGEST = 300
-#: Seconds in which a process that fails by its own mistake has ended, on a busy machine as well.
+#: Seconds that a process waits after another rank died, so that the other reports its error first.
 PATIENCE = 10
 #: errno values of disk and permission failures.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -45,18 +45,18 @@ def command(
     resumes: bool = True,
     signals: tuple[signal.Signals, ...] = SIGNALS,
 ) -> int:
-    """Run a command; on an error, print one line to stderr.
+    """Run a command; on an error or a signal, print one line to stderr.
 
     Args:
-        run: may return an exit status of its own.
-        args: the command line, with ``traceback`` of :func:`add_traceback`; and, once a run has
-            begun, its output folder as ``log_folder``.
+        run: does the work of the command; it may return an exit status.
+        args: the parsed command line. It has ``traceback`` if :func:`add_traceback` added that
+            option, and ``log_folder``, the output folder, once a run has begun.
         resumes: whether the command has an option --resume.
-        signals: end the command with one line, too.
+        signals: the signals that end the command with one line.
 
     Returns:
-        The exit status: that of ``run``, by default 0; that of the error, 2 for a command without
-        --resume; or 128 and the number of the signal.
+        The exit status. Without an error: what ``run`` returns, or 0 for None. After an error: its
+        ``status``, or 2 if the command has no --resume. After a signal: 128 + its number.
     """
     try:
         with stoppable(signals), one_line_errors():
@@ -64,13 +64,17 @@ def command(
     except UserError as error:
         if getattr(args, "traceback", False):
             print(_traceback(error), file=sys.stderr)
-        told = _report(error, args) if isinstance(error, UnexpectedError) else error
-        line, status, can_resume = str(told), told.status if resumes else 2, told.can_resume
+        user_error = _with_log_hint(error, args) if isinstance(error, UnexpectedError) else error
+        line, status, can_resume = (
+            str(user_error),
+            user_error.status if resumes else 2,
+            user_error.can_resume,
+        )
         if file := os.environ.get(ERROR_FILE):
-            write_error(told, file)
+            write_error(user_error, file)
     except Stop as stop:
-        (came,) = stop.args
-        line, status, can_resume = f"stopped by {came.name}", 128 + came, True
+        (received,) = stop.args
+        line, status, can_resume = f"stopped by {received.name}", 128 + received, True
     if can_resume and resumes and not getattr(args, "eval_only", False):
         line = f"{line.rstrip('.')}. {RESUME}"
     print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
@@ -78,12 +82,12 @@ def command(
 
 
 def add_traceback(p: argparse.ArgumentParser) -> None:
-    """Add --traceback to a command line that :func:`command` runs."""
+    """Add the option --traceback to the parser of a command that :func:`command` runs."""
     p.add_argument("--traceback", action="store_true", help="print the traceback of an error")
 
 
 def positive(word: str) -> int:
-    """Parse a number on the command line; it must be at least 1."""
+    """Parse an integer from the command line; raise ValueError if it is less than 1."""
     number = int(word)
     if number < 1:
         raise ValueError
@@ -92,29 +96,34 @@ def positive(word: str) -> int:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Raise every exception as the UserError that :func:`explain` makes of it.
+    """Within this context, convert every exception to a UserError by :func:`explain`.
 
-    If another rank died, wait first: the launcher ends all ranks with that rank's line.
+    If another rank died, wait before raising: the launcher then reports that rank's error, which
+    is the cause, and ends all ranks.
     """
     try:
         yield
     except Exception as error:
-        told = explain(error)
-        # One of another process has waited there.
-        if isinstance(told, PeerError) and not told.traceback:
+        user_error = explain(error)
+        # An error with a traceback was read from another process, which has waited already.
+        if isinstance(user_error, PeerError) and not user_error.traceback:
             time.sleep(PATIENCE)
-        if told is error:
+        if user_error is error:
             raise
-        raise told from error
+        raise user_error from error
 
 
 def explain(error: Exception) -> UserError:
-    """Return the UserError that says in one line what an exception means to the user."""
+    """Convert an exception to a UserError whose message is one line for the user.
+
+    Known causes get advice: mmcv without operators, NaN, full disks, GPU memory, a dead process.
+    Any other exception becomes an UnexpectedError with its type and message.
+    """
     text = " ".join(str(error).split())
     if isinstance(error, UserError):
         if "\n" not in str(error):
             return error
-        # A loader's worker raised it: torch hands on its type, and the traceback as its message.
+        # Raised in a DataLoader worker: torch raises the same type with the traceback as message.
         return type(error)(_reason(error).partition(": ")[2])
     if _lacks_operators(error):
         return UserError(OPERATORS)
@@ -133,7 +142,7 @@ def explain(error: Exception) -> UserError:
 
 
 def _lacks_operators(error: BaseException | None) -> bool:
-    """Whether an exception comes from mmcv without its compiled operators."""
+    """Whether an exception, or a cause of it, is an mmcv without its compiled operators."""
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name == "mmcv._ext":
             return True
@@ -142,18 +151,24 @@ def _lacks_operators(error: BaseException | None) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Type and message of an exception; of one from a loader's worker, those it had there."""
+    """Return "TYPE: MESSAGE" of an exception in one line.
+
+    torch puts the traceback of a DataLoader worker into the message; it is removed.
+    """
     text = f"{type(error).__name__}: {error}"
-    # Frames are indented; the exception comes behind them.
+    # The lines of the stack are indented; those of the exception follow them.
     *_, last = text.split("Traceback (most recent call last):\n")
     lines = itertools.dropwhile(lambda line: line.startswith(" "), last.splitlines())
     return " ".join(" ".join(lines).split()).removesuffix(":")
 
 
-def _report(error: UnexpectedError, args: argparse.Namespace | None) -> UserError:
-    """Log the traceback of an unexpected error if a run has begun, and say where it is."""
+def _with_log_hint(error: UnexpectedError, args: argparse.Namespace | None) -> UserError:
+    """Return an unexpected error as the error to print, which says where its traceback is.
+
+    If a run has begun, the traceback is appended to a log file in its output folder.
+    """
     folder = getattr(args, "log_folder", None)
-    log = folder and _log(error, folder)
+    log = folder and _append_to_log(error, folder)
     if log:
         where = f"see {log} for the traceback"
     elif getattr(args, "traceback", False):
@@ -166,8 +181,8 @@ def _report(error: UnexpectedError, args: argparse.Namespace | None) -> UserErro
     )
 
 
-def _log(error: UserError, folder: str) -> Path | None:
-    """Append a traceback to a folder's log; return None if that cannot be written."""
+def _append_to_log(error: UserError, folder: str) -> Path | None:
+    """Append a traceback to a folder's error.log; return its path, or None if writing fails."""
     path = Path(folder, ERROR_LOG)
     heading = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(sys.argv)}\n"
     try:
@@ -179,11 +194,12 @@ def _log(error: UserError, folder: str) -> Path | None:
 
 
 def _traceback(error: UserError) -> str:
+    """Return the traceback of an error, of the process that raised it first."""
     return error.traceback or "".join(traceback.format_exception(error))
 
 
 class WithoutTracebacks(logging.Filter):
-    """Leaves the traceback out of a log's record of an error, which :func:`command` prints."""
+    """A logging filter that removes tracebacks from a log; :func:`command` prints the error."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.exc_info = None
@@ -192,7 +208,7 @@ class WithoutTracebacks(logging.Filter):
 
 @contextmanager
 def refusing(what: str, advice: str) -> Iterator[None]:
-    """Raise UserError, "WHAT: REASON; ADVICE", for exceptions that are not for the user yet."""
+    """Within this context, convert exceptions to UserError("WHAT: TYPE: MESSAGE; ADVICE")."""
     try:
         yield
     except (UserError, torch.cuda.OutOfMemoryError):
@@ -206,22 +222,22 @@ def refusing(what: str, advice: str) -> Iterator[None]:
 
 
 def building(what: str) -> AbstractContextManager[None]:
-    """Raise UserError for what building ``what`` of a config raises."""
+    """Within this context, convert exceptions to UserError("WHAT cannot be built: ...")."""
     return refusing(f"{what} cannot be built", "mend the config, or the overrides")
 
 
 def reading_config(path: str) -> AbstractContextManager[None]:
-    """Raise UserError for what reading a config file raises."""
+    """Within this context, convert exceptions to UserError("PATH cannot be read: ...")."""
     return refusing(f"{path} cannot be read", "mend the file")
 
 
 def overriding(path: str, word: str, form: str) -> AbstractContextManager[None]:
-    """Raise UserError for what one override of a config raises.
+    """Within this context, convert exceptions to a UserError about one override of a config.
 
     Args:
         path: the config file.
-        word: the override.
-        form: of an override, such as KEY=VALUE.
+        word: the override from the command line.
+        form: the expected syntax, such as "KEY=VALUE".
     """
     return refusing(
         f"override {word[:100]} does not fit {path}", f"give {form} with a key that it has"
@@ -229,5 +245,5 @@ def overriding(path: str, word: str, form: str) -> AbstractContextManager[None]:
 
 
 def describe_path(path: str) -> str:
-    """The path, marked "(empty)" for a zero-byte file."""
+    """Return the path, marked "(empty)" for a zero-byte file."""
     return f"{path} (empty)" if os.path.isfile(path) and not os.path.getsize(path) else path

@@ -1,4 +1,4 @@
-"""Curves of a training, from what a framework has logged."""
+"""Training curves: means of logged values by epoch or over ranges of iterations."""
 
 import json
 import math
@@ -8,12 +8,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-#: Points of a curve over iterations.
+#: Number of points of a curve over iterations.
 STEPS = 100
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
-    """What a file has logged, an object a line; one that a full disk cut short is left out."""
+    """Read a log file with one JSON object a line; skip lines that are not valid JSON."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -24,9 +24,15 @@ def entries(path: Path) -> list[dict[str, Any]]:
 
 
 def continued(sessions: Iterable[list[tuple[int, dict]]]) -> list[tuple[int, dict]]:
-    """The entries of a training, from those of its sessions: (epoch or iteration, entry), in order.
+    """Join the logs of a training that was interrupted and resumed.
 
-    Where one went on from a checkpoint, what it logged anew takes the place of what was there.
+    Args:
+        sessions: the log of each session, from the first to the last; a list of pairs of an epoch
+            or iteration and the entry logged there.
+
+    Returns:
+        One such list. Where a resumed session repeats epochs or iterations, its entries replace
+        those of the sessions before.
     """
     kept: list[tuple[int, dict]] = []
     for new in sessions:
@@ -36,17 +42,25 @@ def continued(sessions: Iterable[list[tuple[int, dict]]]) -> list[tuple[int, dic
 
 
 def spacing(total: int) -> int:
-    """Iterations from a point to the next."""
+    """Return the number of iterations between two points of a curve of ``total`` iterations."""
     return max(1, total // STEPS)
 
 
 def point(iteration: int, step: int) -> int:
-    """The point, a multiple of ``step``, that an iteration belongs to; counted from 1."""
+    """Return the point of an iteration, counted from 1: the next multiple of ``step``."""
     return -(-iteration // step) * step
 
 
 def means(unit: str, logged: Iterable[tuple[int, str, float]]) -> list[dict[str, Any]]:
-    """The means of each quantity at each point, from (point, quantity, value), in order."""
+    """Average the values of each quantity at each point of a curve.
+
+    Args:
+        unit: "epochs" or "iterations", the key of the point in the result.
+        logged: triples of point, name of the quantity and value, in any order.
+
+    Returns:
+        A dict for each point, in rising order: {unit: point, name: mean rounded to 4 decimals}.
+    """
     values: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for at, name, value in logged:
         values[at][name].append(value)

@@ -1,4 +1,4 @@
-"""A model with the preprocessing of its evaluation."""
+"""A model together with the preprocessing of images that its evaluation applies."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-#: Runs a model on images, (H, W, 3) RGB uint8 each, of any size.
+#: A function that runs a model on a list of images of any size, each (H, W, 3), RGB, uint8.
 Forward = Callable[[Sequence[np.ndarray]], Any]
 
 
 @dataclass(frozen=True)
 class Inference:
-    """A model under analysis, and how it runs on images.
+    """A model under analysis, and a function that runs it on images.
 
     Attributes:
-        name: for titles.
-        model: on its device.
+        name: the model's name, for titles.
+        model: the module, on its device.
         forward: preprocesses images as the model's evaluation does, and runs the model on them.
         batch_size: the default number of images in a call of ``forward``.
-        preprocessing: what ``forward`` does to an image, in words.
+        preprocessing: a description of the preprocessing in words.
     """
 
     name: str
@@ -31,7 +31,15 @@ class Inference:
 
 
 def describe_scaling(mean: Tensor | None, std: Tensor | None, order: str) -> str:
-    """Describe a model's own normalization of pixels, "RGB" or "BGR", in words; empty without."""
+    """Describe in words how a model normalizes the pixels of its input.
+
+    Args:
+        mean, std: of each channel, for values from 0 to 255; None without normalization.
+        order: "RGB" or "BGR", the order of the channels.
+
+    Returns:
+        Text to append to a description; empty without normalization.
+    """
     if mean is None:
         return ""
     means, deviations = (", ".join(f"{x:.4g}" for x in t.flatten().tolist()) for t in (mean, std))

@@ -1,4 +1,4 @@
-"""One process or several of a training: how they start, and how all end when one fails."""
+"""Start the processes of a run, and end all of them when one fails."""
 
 import argparse
 import ctypes
@@ -22,7 +22,7 @@ import torch
 from ..errors import ERROR_FILE, PeerError, RunError, read_error, write_error
 from .command import one_line_errors
 
-#: Variable of the environment of a process that is started here: the number of the one that did.
+#: Environment variable of a process that is started here: the PID of the process that started it.
 PARENT = "ILM_PLUGINS_PARENT"
 
 
@@ -30,14 +30,15 @@ def launch(module: str, args: argparse.Namespace, cfg: Any) -> None:
     """Run a training or an evaluation in as many processes as the command line asks for.
 
     Args:
-        module: its ``main(args, cfg)`` is what each process does.
-        args: the command line.
-        cfg: the config, for a single process; each of several reads it itself, since a config may
-            register what is in it.
+        module: name of the module whose ``main(args, cfg)`` each process calls.
+        args: the parsed command line.
+        cfg: the config, for a single process. Several processes call ``main(args)`` instead, and
+            each reads the config itself, because reading a config may register classes.
 
     Raises:
-        UserError: what the first process that failed raised.
-        RunError: a process was killed.
+        UserError: the error of a process that failed; an error that says that another process
+            died is raised only if there is no other.
+        RunError: a process ended without reporting an error, for example by a signal.
     """
     processes = args.num_gpus or args.num_processes
     world_size = processes * args.num_machines
@@ -64,14 +65,14 @@ def launch(module: str, args: argparse.Namespace, cfg: Any) -> None:
             }
             for rank, file in enumerate(files)
         ]
-        with _started([sys.executable, "-m", __name__, words], environments) as children:
+        with _child_processes([sys.executable, "-m", __name__, words], environments) as children:
             _wait(children)
             failed = [rank for rank, child in enumerate(children) if child.returncode]
         found = [
             read_error(files[rank])
             or RunError(
-                f"process {rank} ended {_how(children[rank].returncode)}, and the others with it; "
-                "a process out of memory ends so, too"
+                f"process {rank} ended {_describe_exit(children[rank].returncode)}, "
+                "and the others with it; a process out of memory ends so, too"
             )
             for rank in failed
         ]
@@ -80,17 +81,24 @@ def launch(module: str, args: argparse.Namespace, cfg: Any) -> None:
 
 
 @contextmanager
-def _started(words: list[str], environments: list[dict]) -> Iterator[list[subprocess.Popen]]:
-    """Start a process in each environment; on leaving, kill them with all that they started."""
+def _child_processes(
+    words: list[str], environments: list[dict]
+) -> Iterator[list[subprocess.Popen]]:
+    """Start one process for each environment; on exit, kill them and their child processes.
+
+    Args:
+        words: the command and its arguments.
+        environments: variables to add to this process's environment.
+    """
     children: list[subprocess.Popen] = []
     try:
         for environment in environments:
             env = {**os.environ, **environment}
-            # Ctrl-C does not reach a session of its own.
+            # In a session of its own the process does not receive Ctrl-C from the terminal.
             children.append(subprocess.Popen(words, env=env, start_new_session=True))
         yield children
     finally:
-        # They stand still first, so that none complains of having lost another.
+        # Stop them all before killing any, so that none prints that it lost its peer.
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for child in children:
                 with suppress(ProcessLookupError, PermissionError):
@@ -100,28 +108,30 @@ def _started(words: list[str], environments: list[dict]) -> Iterator[list[subpro
 
 
 def _wait(children: list[subprocess.Popen]) -> None:
-    """Wait until all processes have ended, or one has failed."""
+    """Wait until all processes have ended or one has failed; this sets their ``returncode``."""
     while None in [child.poll() for child in children]:
         if any(child.returncode for child in children):
             return
         time.sleep(0.05)
 
 
-def _how(status: int) -> str:
+def _describe_exit(status: int) -> str:
+    """Describe a non-zero exit status of subprocess: "with status 1", or "by SIGKILL" for -9."""
     return f"with status {status}" if status > 0 else f"by {signal.Signals(-status).name}"
 
 
 def _free_port() -> int:
+    """Return a TCP port of this machine that no process uses now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
 def leave_group() -> None:
-    """Leave this process's group together with the others, if it is in one.
+    """Wait for the other processes, then destroy the process group, if there is one.
 
-    What still holds on to the group goes first, such as models, which refer to themselves: threads
-    of a group that is left to the interpreter's end may abort the process.
+    Garbage is collected first, since models in reference cycles keep the group alive, and a group
+    whose threads still run when the interpreter exits may abort the process.
     """
     gc.collect()
     if torch.distributed.is_initialized():
@@ -130,9 +140,10 @@ def leave_group() -> None:
 
 
 def worker() -> None:
-    """Be one of several processes, with the words that :func:`launch` gives.
+    """Main function of a process that :func:`launch` started; ``sys.argv[1]`` is its JSON message.
 
-    An error is written to the file that the environment names, and the process ends at once.
+    After an error, writes the error to the file named by the environment variable ``ERROR_FILE``
+    and exits with status 1.
     """
     end_with_parent()
     module, options = json.loads(sys.argv[1])
@@ -147,17 +158,17 @@ def worker() -> None:
         write_error(error, os.environ[ERROR_FILE])
         sys.stdout.flush()
         sys.stderr.flush()
-        # A group whose processes are gone would hold up the interpreter's end.
+        # A normal exit would wait for a process group whose other processes are dead.
         os._exit(1)
 
 
 def end_with_parent() -> None:
-    """Have the kernel kill this process when the one that launched it ends, on Linux."""
+    """On Linux, have the kernel kill this process when the process that launched it ends."""
     if PARENT not in os.environ or sys.platform != "linux":
         return
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != int(os.environ[PARENT]):  # it was gone before
+    if os.getppid() != int(os.environ[PARENT]):  # the parent has ended already
         os._exit(1)
 
 

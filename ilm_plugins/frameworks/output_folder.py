@@ -1,4 +1,4 @@
-"""The output folder of a run: writable, and of one training at a time."""
+"""The output folder of a run: it must be writable, and is locked by one training at a time."""
 
 import argparse
 import fcntl
@@ -14,12 +14,17 @@ from ..errors import UserError
 
 #: Lock file of the training that writes to an output folder.
 LOCK = ".lock"
-#: Launcher -> variable of a process's number among all.
+#: Launcher -> environment variable with the rank of this process.
 RANKS = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}
 
 
 def check_output(folder: str, setting: str) -> None:
-    """Raise UserError unless files can be written to a folder, which is made if missing."""
+    """Create a folder if it is missing; raise UserError unless files can be written to it.
+
+    Args:
+        folder: the output folder.
+        setting: the option or config key that sets it, for the message.
+    """
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -34,18 +39,24 @@ def check_output(folder: str, setting: str) -> None:
 def lock_run_folder(folder: str, setting: str, args: argparse.Namespace) -> Iterator[None]:
     """Lock an output folder for one training, and remove half-written files of earlier ones.
 
-    Evaluation shares the folder, and training does where the file system has no locks. From then on
-    unexpected errors are logged there, by ``args.log_folder``.
+    Only the first process of a training takes the lock; an evaluation takes none. On a file system
+    without locks, the training runs unlocked. Sets ``args.log_folder``, the folder in which
+    unexpected errors are logged from then on.
+
+    Args:
+        folder: the output folder.
+        setting: the config key that sets it, for the message.
+        args: the parsed command line.
 
     Raises:
-        UserError: another training is there.
+        UserError: another training holds the lock.
     """
     with ExitStack() as stack:
-        if not args.eval_only and _is_first(args):
+        if not args.eval_only and _is_rank_zero(args):
             with suppress(OSError):
                 lock = stack.enter_context(Path(folder, LOCK).open("ab+", buffering=0))
                 try:
-                    # Unlike that of flock it ends with this process, though its children live on.
+                    # Unlike a lock of flock, it ends with this process even if children live on.
                     fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except (BlockingIOError, PermissionError):
                     lock.seek(0)
@@ -61,8 +72,8 @@ def lock_run_folder(folder: str, setting: str, args: argparse.Namespace) -> Iter
         yield
 
 
-def _is_first(args: argparse.Namespace) -> bool:
-    """Whether this process, or one that it starts, is the first of all."""
+def _is_rank_zero(args: argparse.Namespace) -> bool:
+    """Whether this process, or one that it will start, has rank 0."""
     if args.launcher == "none":
         return args.machine_rank == 0
     return os.environ.get(RANKS[args.launcher], "0") == "0"

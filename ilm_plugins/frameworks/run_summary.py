@@ -1,6 +1,7 @@
-"""What :mod:`ilm_plugins.reproduction` asks of a framework: its configs and its run folders.
+"""The interface by which :mod:`ilm_plugins.reproduction` reads configs and run folders.
 
-:mod:`.detectron2.run_folder` and :mod:`.openmmlab.run_folder` answer it.
+A recipe is a config as it is in the repository; a run may shorten it or have fewer images.
+:mod:`.detectron2.run_folder` and :mod:`.openmmlab.run_folder` implement the interface.
 """
 
 import re
@@ -9,24 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-#: A test, by the options of tools/train_net.py that it takes: () or ("--tta",).
+#: An evaluation, named by its options of tools/train_net.py: () or ("--tta",).
 Test = tuple[str, ...]
 
 
 @dataclass
 class RunSummary:
-    """What a run folder holds.
+    """The contents of a run folder.
 
     Attributes:
-        run: epochs or iterations of the last checkpoint; 0 if nothing was trained.
-        curve: means of the logged losses and metrics, by epoch or in a hundred steps of iterations.
+        run: number of epochs or iterations at the last checkpoint; 0 if nothing was trained.
+        curve: means of the logged losses and metrics, one dict for each epoch or for each
+            hundredth of the iterations; see :func:`.curves.means`.
         seconds: duration of the training.
         metrics: test -> its metrics, by the framework's names.
-        checkpoint: file that was tested, if nothing was trained.
-        references: name -> metrics of a trivial prediction, to compare with.
-        images, recipe_images: training images that were found, and those that the recipe has; None
-            if unknown.
-        test_images, recipe_test_images: the same of the tests.
+        checkpoint: path of the checkpoint that was tested, if nothing was trained.
+        references: name of a trivial prediction -> its metrics, to compare with.
+        images, recipe_images: number of training images of the run, and of the recipe; None if
+            unknown.
+        test_images, recipe_test_images: the same for the test images.
     """
 
     run: int
@@ -42,62 +44,62 @@ class RunSummary:
 
 
 class RunFolders(Protocol):
-    """A framework's configs and run folders, as a module.
+    """The functions and constants that a framework's module ``run_folder`` must have.
 
-    ``config`` is the path of a config file; overrides are words of tools/train_net.py's command
-    line.
+    ``config`` is the path of a config file, ``work_dir`` a run's output folder. Overrides are
+    words of the command line of tools/train_net.py that change settings of the config.
     """
 
-    #: Setting with the checkpoint that a training starts from.
+    #: Key of the setting with the checkpoint that a training starts from.
     PRETRAINED: str
     #: Settings that don't change the experiment: paths, loader workers, logging, checkpoints.
     HARMLESS: re.Pattern[str]
 
     def length(self, config: str) -> tuple[int, str]:
-        """How long a config trains, and its unit: "epochs" or "iterations"."""
+        """Return the length of a config's training, and its unit: "epochs" or "iterations"."""
 
     def batch(self, config: str, overrides: Sequence[str], processes: int) -> tuple[int, int]:
-        """Images of a batch over all processes, and of the recipe's batch."""
+        """Return the images in a batch over all processes, and those in the recipe's batch."""
 
     def settings(self, config: str, work_dir: Path, seed: int) -> list[str]:
-        """Overrides that set the run folder and the seed."""
+        """Return overrides that set the run folder and the seed."""
 
     def shortened(self, config: str, new: int) -> list[str]:
-        """Overrides that train for ``new`` epochs or iterations.
+        """Return overrides that train for ``new`` epochs or iterations.
 
         The schedule's steps move to the same fractions of the training; the warm-up stays.
         """
 
     def on_data(self, config: str, folder: str) -> list[str]:
-        """Overrides that take the images from a folder.
+        """Return overrides that take the images from a folder.
 
         Raises:
             UserError: the folder does not exist.
         """
 
     def environment(self, folder: str | Path) -> dict[str, str]:
-        """Environment variables that take the images from a folder."""
+        """Return environment variables that take the images from a folder."""
 
     def spelled(self, pairs: Sequence[str]) -> list[str]:
-        """KEY=VALUE words as tools/train_net.py takes them for this framework."""
+        """Convert overrides KEY=VALUE to the syntax of this framework on the command line."""
 
     def starting_from(self, checkpoint: str) -> list[str]:
-        """Overrides that start a training from a checkpoint."""
+        """Return overrides that start a training from a checkpoint."""
 
     def testing(self, checkpoint: str) -> list[str]:
-        """Overrides that test a checkpoint."""
+        """Return overrides that test a checkpoint."""
 
     def progress(self, work_dir: Path) -> tuple[int, str | None]:
-        """Epochs or iterations of a run's last checkpoint, and its file; 0 and None without one."""
+        """Return a run's last checkpoint as its epoch or iteration and its file, or 0, None."""
 
     def complete(self, work_dir: Path, total: int) -> bool:
-        """Whether a run has trained for ``total``, with the test that ends the training."""
+        """Whether a run trained for ``total`` epochs or iterations and made its final test."""
 
     def tests(self, config: str, wanted: Iterable[Test]) -> list[Test]:
-        """The wanted tests that a config supports and that are commands of their own."""
+        """Return the wanted tests that a config supports and its training does not include."""
 
     def tests_made(self, work_dir: Path, checkpoint: str | None = None) -> set[Test]:
-        """Tests since the last training; with ``checkpoint``, those of that file."""
+        """Return the tests made since the last training; only those of ``checkpoint`` if given."""
 
     def summary(self, config: str, work_dir: Path, total: int) -> RunSummary:
         """Read a run folder.

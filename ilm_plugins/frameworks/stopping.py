@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a command and its loaders; the command then prints one line."""
+"""Handle SIGINT and SIGTERM: kill child processes, and end the command with one line."""
 
 import multiprocessing
 import os
@@ -10,20 +10,23 @@ from contextlib import contextmanager
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: Seconds to wait for a killed process.
 PATIENCE = 5
-#: The signal that is stopping the command of this process.
+#: The first signal that arrived and is stopping the command; None before.
 received: signal.Signals | None = None
 
 
 class Stop(KeyboardInterrupt):
-    """A signal stops the command; the argument is the signal."""
+    """Raised when a signal stops the command; its argument is the signal."""
 
 
 @contextmanager
 def stoppable(signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[None]:
-    """Raise Stop at a signal, when no child is left, whatever else is raised on its way out.
+    """Within this context, let signals raise Stop; on exit, kill children and raise Stop again.
 
-    Frameworks and torch.save turn it into errors of their own. A signal that this process was
-    started to ignore stays ignored; outside of the main thread nothing is done.
+    Stop is raised again because frameworks and torch.save turn it into other exceptions. Signals
+    that this process ignores stay ignored. Outside the main thread the context does nothing.
+
+    Raises:
+        Stop: one of the signals arrived; its argument is the signal.
     """
     global received
     if threading.current_thread() is not threading.main_thread():
@@ -32,11 +35,12 @@ def stoppable(signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[None]:
     owner = os.getpid()
 
     def stop(number: int, frame) -> None:
+        """Handle a signal: raise Stop; in a forked DataLoader worker, exit at once."""
         global received
-        if os.getpid() != owner:  # a loader's process, which has inherited this
+        if os.getpid() != owner:  # a forked DataLoader worker, which inherited this handler
             os._exit(128 + number)
         received = received or signal.Signals(number)
-        # A loader's processes end by the signal, too: torch would raise that in whatever cleans up.
+        # DataLoader workers get the signal, too; torch's SIGCHLD handler would raise in cleanup.
         before.setdefault(signal.SIGCHLD, signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         raise Stop(received)
@@ -64,8 +68,8 @@ def stoppable(signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[None]:
 
 
 def _end_children() -> None:
-    """Kill the processes that multiprocessing has started here, such as a loader's."""
-    # torch's handler would raise that a loader's process has ended.
+    """Kill the processes that multiprocessing has started here, such as DataLoader workers."""
+    # torch's handler would raise an error when a DataLoader worker ends.
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     children = multiprocessing.active_children()
     for child in children:

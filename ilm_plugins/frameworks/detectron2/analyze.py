@@ -1,4 +1,4 @@
-"""Models of detectron2's configs, preprocessing images as its DefaultPredictor does."""
+"""Models of detectron2's configs, with the preprocessing of detectron2's DefaultPredictor."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from . import train
 
 
 def load(args: argparse.Namespace) -> Inference:
-    """Build a config's model, with random weights, and the resizing of its evaluation.
+    """Build a config's model, with random weights, and its preprocessing for evaluation.
 
     Args:
-        args: as of :func:`ilm_plugins.cli.train_net.parser`, and ``device``.
+        args: arguments from :func:`ilm_plugins.cli.train_net.parser`, and ``device``.
 
     Raises:
         UserError: the config cannot be read, or names an unknown norm.
     """
-    # Once: a LazyConfig may register data sets, which works once a process.
+    # Load it only once: a LazyConfig may register data sets, and a second time would fail.
     cfg = train.load_config(args)
     if isinstance(cfg, CfgNode):
         model = train.Trainer.build_model(cfg)
@@ -41,7 +41,8 @@ def load(args: argparse.Namespace) -> Inference:
     model = model.to(args.device)
 
     def forward(images: Sequence[np.ndarray]) -> Any:
-        return model([_entry(image, augment, order) for image in images])
+        """Resize (H, W, 3) RGB uint8 images, and run the model on them."""
+        return model([_model_input(image, augment, order) for image in images])
 
     words = ", ".join(map(str, augmentations)) or "not resized"
     mean, std = getattr(model, "pixel_mean", None), getattr(model, "pixel_std", None)
@@ -49,7 +50,12 @@ def load(args: argparse.Namespace) -> Inference:
     return Inference(Path(args.config_file).stem, model, forward, 1, words)
 
 
-def _entry(image: np.ndarray, augment: T.AugmentationList, order: str) -> dict:
+def _model_input(image: np.ndarray, augment: T.AugmentationList, order: str) -> dict:
+    """Convert an (H, W, 3) RGB image to an input of a detectron2 model.
+
+    Returns:
+        The resized (3, H', W') tensor with channels in ``order``, and the original height, width.
+    """
     height, width = image.shape[:2]
     given = T.AugInput(np.ascontiguousarray(image[..., ::-1] if order == "BGR" else image))
     augment(given)

@@ -1,4 +1,4 @@
-"""detectron2's checkpoints: read without running what is in them, written whole or not at all."""
+"""detectron2's checkpoints: reading runs no code from them, writing replaces files atomically."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -17,11 +17,11 @@ from ... import checkpoints
 def check_state(contents: Any, path: str) -> None:
     """Raise CheckpointError unless a checkpoint holds a state dict where detectron2 looks for it.
 
-    detectron2 takes only tensors and arrays of numbers in a state dict.
+    The values of the state dict must be tensors or numeric arrays, as detectron2 requires.
 
     Args:
-        contents: of the checkpoint.
-        path: the checkpoint.
+        contents: the contents of the checkpoint.
+        path: the checkpoint's file; its suffix determines the expected key of the state dict.
     """
     entries = ["model_state"] if path.endswith(".pyth") else ["model"]
     if path.endswith(".pkl") and isinstance(contents, Mapping) and "__author__" not in contents:
@@ -42,18 +42,19 @@ def check_state(contents: Any, path: str) -> None:
 
 
 class Checkpointer(DetectionCheckpointer):
-    """detectron2's, for files that may be anyone's and runs that may be killed at any time.
+    """detectron2's checkpointer, made safe for untrusted files and for runs that are killed.
 
-    ``.pkl`` and ``.pth`` are read as :func:`ilm_plugins.checkpoints.read` reads them, and replaced
-    when they are whole. ``last_checkpoint`` follows its checkpoint.
+    ``.pkl`` and ``.pth`` are read by :func:`ilm_plugins.checkpoints.read`, which runs no code. A
+    file is replaced only when the new one is complete; ``last_checkpoint`` is written after the
+    checkpoint that it names.
 
     Raises:
-        CheckpointError: when loading, a file cannot be read, or has none of the model's tensors; a
-            run that is resumed has another model or optimizer.
+        CheckpointError: when loading, a file cannot be read, or has none of the model's tensors; or
+            when resuming, the model or the optimizer differs from the checkpoint's.
         RunError: when saving, a file cannot be written.
     """
 
-    #: The setting that names a run's first weights.
+    #: Key of the setting with the initial weights, for messages.
     setting = "MODEL.WEIGHTS"
     _resuming = False
 
@@ -66,13 +67,14 @@ class Checkpointer(DetectionCheckpointer):
         return super().load(path, *args, **options)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        """Read a checkpoint; return it in detectron2's layout, weights under ``model``."""
         if not filename.endswith(".pkl"):
             return super()._load_file(filename)
-        # detectron2's would read it again, and believe it.
+        # detectron2's own method would unpickle the file, which may run code.
         contents = checkpoints.read(filename)
         if {"model", "__author__"} <= contents.keys():
             return contents
-        # Of Caffe2, by other names, which detectron2 guesses.
+        # A file of Caffe2; detectron2 matches its names with the model's by heuristics.
         arrays = contents.get("blobs", contents)
         model = {name: value for name, value in arrays.items() if not name.endswith("_momentum")}
         return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
@@ -85,6 +87,7 @@ class Checkpointer(DetectionCheckpointer):
         return super().resume_or_load(path, resume=resume)
 
     def _load_model(self, checkpoint: dict[str, Any]):
+        """Load the weights; raise CheckpointError if none fits, or a resumed run differs."""
         if self._resuming:
             self._check_resumes(checkpoint)
         found = list(checkpoint["model"])
@@ -95,9 +98,10 @@ class Checkpointer(DetectionCheckpointer):
         return incompatible
 
     def _check_resumes(self, checkpoint: dict[str, Any]) -> None:
+        """Raise CheckpointError unless model and optimizer are those that the checkpoint is of."""
         optimizers = []
         if "trainer" in self.checkpointables and "trainer" in checkpoint:
-            # DefaultTrainer's state has that of the trainer proper within it.
+            # DefaultTrainer keeps the state of its inner trainer, with the optimizer, in _trainer.
             state = checkpoint["trainer"].get("_trainer", checkpoint["trainer"])
             trainer = self.checkpointables["trainer"]
             trainer = getattr(trainer, "_trainer", trainer)
@@ -109,7 +113,7 @@ class Checkpointer(DetectionCheckpointer):
 
 @contextmanager
 def reading_proposals() -> Iterator[None]:
-    """Have detectron2 read files of proposals by :func:`ilm_plugins.checkpoints.read`."""
+    """Within this context, detectron2 reads proposal files without running code in them."""
     theirs = build.pickle
     build.pickle = SimpleNamespace(load=_load_proposals)
     try:
@@ -119,10 +123,10 @@ def reading_proposals() -> Iterator[None]:
 
 
 def _load_proposals(file: IO[bytes], encoding: str) -> Any:
-    """What detectron2 calls for ``pickle.load``.
+    """Replace ``pickle.load`` in detectron2: read the proposals of an open file.
 
     Raises:
-        CheckpointError: the file is no .pkl, is damaged, or holds code.
+        CheckpointError: the file's suffix is not .pkl, the file is damaged, or it holds code.
     """
     if not file.name.endswith(".pkl"):
         raise checkpoints.CheckpointError(
@@ -136,7 +140,7 @@ def _load_proposals(file: IO[bytes], encoding: str) -> Any:
 
 
 class WholeFiles:
-    """A path manager of iopath's whose local files are replaced when they are whole."""
+    """Wraps an iopath PathManager; a local file is replaced only when the new one is complete."""
 
     def __init__(self, manager) -> None:
         self._manager = manager

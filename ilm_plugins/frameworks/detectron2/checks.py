@@ -22,11 +22,11 @@ from .datasets import SPLITS as GENERATED
 from .evaluators import EVALUATORS
 from .faults import names_datasets
 
-#: The setting of a LazyConfig that names a run's first weights.
+#: Key of a LazyConfig's setting with the initial weights.
 LAZY_WEIGHTS = "train.init_checkpoint"
-#: What a LazyConfig for training must define.
+#: Entries that a LazyConfig for training must define.
 LAZY_ENTRIES = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
-#: Metadata that names files or folders of a data set.
+#: Metadata keys of a data set whose values are files or folders.
 PATHS = (
     "json_file",
     "image_root",
@@ -39,10 +39,10 @@ PATHS = (
 
 
 def check(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, str, str]:
-    """Read the config of a command line, and find what would make the run fail later.
+    """Read the config of a command line, and check what would make the run fail later.
 
     Returns:
-        The config, the output folder and the setting that leads to it.
+        The config, the output folder, and the config key that sets the folder.
 
     Raises:
         UserError: see :func:`load_config` and :func:`check_config`.
@@ -52,10 +52,15 @@ def check(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, str, str]:
 
 
 def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
-    """The config of ``args.config_file`` with the overrides of ``args.opts``.
+    """Read the config ``args.config_file``, and apply the overrides ``args.opts``.
+
+    With ``--num-gpus 0`` the config's device becomes "cpu".
+
+    Returns:
+        A DictConfig for a LazyConfig in a .py file, a frozen CfgNode for a .yaml file.
 
     Raises:
-        UserError: it cannot be read, or an override does not fit it.
+        UserError: the config cannot be read, or an override has an unknown key or a bad value.
     """
     path, words = args.config_file, args.opts
     if path.endswith(".py"):
@@ -80,14 +85,16 @@ def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
 
 
 def check_config(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> tuple[str, str]:
-    """Find what would make a run fail, before it starts.
+    """Check, before a run starts, its data sets, checkpoint, output folder and batch size.
+
+    Also checks that mixed precision is not on without a GPU. Creates the output folder.
 
     Returns:
-        The output folder and the setting that leads to it.
+        The output folder, and the config key that sets it.
 
     Raises:
-        UserError: a data set, a checkpoint, the output folder or the batch size is not what it
-            should be; the message names the path that was tried and the setting that leads to it.
+        UserError: one of these is missing or invalid; the message names the path that was tried
+            and the config key that sets it.
     """
     processes = args.num_machines * (args.num_gpus or args.num_processes)
     if isinstance(cfg, CfgNode):
@@ -145,9 +152,9 @@ def check_config(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> tuple[s
 
 
 def check_dataset(name: str) -> None:
-    """Raise UserError unless a data set is registered and its files are there.
+    """Raise UserError unless a data set is registered in detectron2 and its files exist.
 
-    `shapes` is generated on this occasion.
+    The data set `shapes` is generated if it is missing.
     """
     if name not in DatasetCatalog:
         raise UserError(
@@ -179,7 +186,7 @@ def check_dataset(name: str) -> None:
 
 
 def check_evaluator(name: str) -> None:
-    """Raise UserError unless a registered data set says how it is evaluated."""
+    """Raise UserError unless the metadata of a data set names a known type of evaluator."""
     kind = MetadataCatalog.get(name).get("evaluator_type") if name in DatasetCatalog else "coco"
     if kind not in EVALUATORS:
         raise UserError(
@@ -189,7 +196,13 @@ def check_evaluator(name: str) -> None:
 
 
 def check_weights(weights: str, setting: str, required: bool) -> None:
-    """Raise UserError unless a checkpoint is there; one with a URL is fetched into the cache."""
+    """Raise UserError unless a checkpoint exists and holds a state dict.
+
+    Args:
+        weights: path or URL of the checkpoint, or ""; a URL is downloaded into the cache.
+        setting: the config key that names it, for the message.
+        required: whether "" is an error.
+    """
     if not weights:
         if required:
             raise UserError(
@@ -198,7 +211,7 @@ def check_weights(weights: str, setting: str, required: bool) -> None:
             )
         return
     try:
-        # detectron2 takes options of loading as a query behind the path.
+        # A query behind the path holds detectron2's options for loading.
         path = urlparse(weights)._replace(query="").geturl()
         local = PathManager.get_local_path(path)
     except (OSError, RuntimeError) as error:

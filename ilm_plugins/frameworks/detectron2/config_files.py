@@ -1,4 +1,4 @@
-"""detectron2's yaml configs, read without running code that they hold."""
+"""Read detectron2's yaml configs without running code that they hold."""
 
 import ast
 import operator
@@ -17,13 +17,14 @@ from detectron2.utils.file_io import PathManager
 from ... import checkpoints
 from ...errors import UserError
 
+#: Key of a config whose value is the path of the config, or configs, that it extends.
 BASE = "_BASE_"
 TAGS = "tag:yaml.org,2002:"
-#: Most files that one config may consist of.
+#: Maximum number of files that one config may consist of.
 FILES = 100
-#: Most values that a file may have, with each alias counted as all that it stands for.
+#: Maximum number of values in a file, with every alias expanded.
 VALUES = 20_000
-#: Limits of :func:`compute`.
+#: Limits of :func:`compute`: length of the text, steps, integer exponents and integers.
 CHARACTERS = 1_000
 STEPS = 10_000
 LARGEST_EXPONENT = 64
@@ -31,9 +32,9 @@ LARGEST_INTEGER = 2**63
 
 
 def read_config(path: str) -> CfgNode:
-    """Return detectron2's default settings, changed by a yaml file and its ``_BASE_`` files.
+    """Read a yaml config and its ``_BASE_`` files on top of detectron2's default settings.
 
-    Files of the installed detectron2 load as in detectron2. Elsewhere Python tags are refused,
+    Files of the installed detectron2 load as in detectron2. In other files Python tags are errors,
     except ``!!python/tuple`` and ``!!python/object/apply:eval`` of what :func:`compute` accepts.
     Within ``checkpoints.loading(unsafe=True)`` every file loads as in detectron2, and may run code.
 
@@ -41,7 +42,7 @@ def read_config(path: str) -> CfgNode:
         UserError: a file cannot be read, holds code, or has settings that detectron2 does not.
     """
     cfg = get_cfg()
-    with _reading(path):
+    with _naming_config(path):
         if checkpoints.code_is_allowed():
             cfg.merge_from_file(path)
             return cfg
@@ -54,8 +55,8 @@ def read_config(path: str) -> CfgNode:
 
 
 @contextmanager
-def _reading(path: str) -> Iterator[None]:
-    """Raise UserError with a config's path for any other exception."""
+def _naming_config(path: str) -> Iterator[None]:
+    """Within this context, convert exceptions to UserErrors that name the config's path."""
     try:
         yield
     except UserError:
@@ -72,7 +73,13 @@ def _load(path: str, files: list[str]) -> dict[str, Any]:
 
     Args:
         path: the file.
-        files: those that were loaded before; ``path`` is appended.
+        files: the files loaded so far, to detect loops; ``path`` is appended.
+
+    Returns:
+        The merged settings, a nested dict.
+
+    Raises:
+        UserError: a file is missing, is not a mapping, holds code, or there are too many files.
     """
     files.append(path)
     if len(files) > FILES:
@@ -82,7 +89,7 @@ def _load(path: str, files: list[str]) -> dict[str, Any]:
         )
     if _is_stock(path):
         return CfgNode.load_yaml_with_base(path, allow_unsafe=True)
-    with _reading(path), PathManager.open(path, "r") as file:
+    with _naming_config(path), PathManager.open(path, "r") as file:
         loader = Loader(file)
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
@@ -90,7 +97,7 @@ def _load(path: str, files: list[str]) -> dict[str, Any]:
                 f"config {path!r} cannot be read: it has no settings; write a mapping of keys to "
                 "values"
             )
-        _count(node, {})
+        _count_values(node, {})
         settings = loader.construct_document(node)
     whole: dict[str, Any] = {}
     bases = settings.pop(BASE, [])
@@ -110,6 +117,7 @@ def _load(path: str, files: list[str]) -> dict[str, Any]:
 
 
 def _merge(settings: dict[str, Any], into: dict[str, Any]) -> None:
+    """Merge a nested dict into another, in place; raise ValueError if a dict replaces a value."""
     for key, value in settings.items():
         if isinstance(value, dict) and key in into:
             if not isinstance(into[key], dict):
@@ -120,7 +128,7 @@ def _merge(settings: dict[str, Any], into: dict[str, Any]) -> None:
 
 
 def _is_stock(path: str) -> bool:
-    """Whether a file lies in the installed detectron2, links resolved."""
+    """Whether a file belongs to the installed detectron2, after resolving symbolic links."""
     if "://" in path:
         return False
     package = os.path.dirname(detectron2.__file__)
@@ -130,49 +138,52 @@ def _is_stock(path: str) -> bool:
     return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
 
 
-def _count(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
-    """Count the values under a node, with each alias counted as all that it stands for.
+def _count_values(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
+    """Count the values in a node of a yaml file, with every alias expanded.
 
     Args:
-        node: of a yaml file.
-        known: the counts of nodes, None while one is being counted; filled.
+        node: the root of the part to count.
+        known: a cache of counts by node, filled here; None marks a node that is being counted.
 
     Raises:
-        UserError: there are too many, or the node is within itself.
+        UserError: there are more than ``VALUES``, or the node contains itself.
     """
     if node in known:
         if known[node] is None:
-            raise _refusal(node, "an anchor refers to itself; write its values out")
+            raise _error_at(node, "an anchor refers to itself; write its values out")
         return known[node]
     known[node] = None
     children = node.value if isinstance(node, yaml.CollectionNode) else ()
     if isinstance(node, yaml.MappingNode):
         children = [child for pair in children for child in pair]
-    total = 1 + sum(_count(child, known) for child in children)
+    total = 1 + sum(_count_values(child, known) for child in children)
     if total > VALUES:
-        raise _refusal(node, f"it stands for more than {VALUES:,} values; make it smaller")
+        raise _error_at(node, f"it stands for more than {VALUES:,} values; make it smaller")
     known[node] = total
     return total
 
 
-def _refusal(node: yaml.Node, reason: str) -> UserError:
+def _error_at(node: yaml.Node, reason: str) -> UserError:
+    """Return a UserError that names the file and the line of a node."""
     mark = node.start_mark
     return UserError(f"config {mark.name!r}, line {mark.line + 1}: {reason}")
 
 
 class Loader(yaml.SafeLoader):
-    """yaml's safe loader, which also knows tuples and the numbers that detectron2 computes."""
+    """yaml's safe loader, extended by Python tuples and computed values (:func:`compute`)."""
 
     def refuse(self, node: yaml.Node) -> None:
+        """Raise UserError for a node with an unknown tag."""
         tag = node.tag.replace(TAGS, "!!", 1)
         if tag.startswith("!!python/"):
-            raise _refusal(node, f"it has {tag!r}, which may run code{checkpoints.TRUST}")
-        raise _refusal(node, f"it has {tag!r}, which is unknown; remove it")
+            raise _error_at(node, f"it has {tag!r}, which may run code{checkpoints.TRUST}")
+        raise _error_at(node, f"it has {tag!r}, which is unknown; remove it")
 
     def construct_tuple(self, node: yaml.Node) -> tuple:
         return tuple(self.construct_sequence(node, deep=True))
 
     def construct_eval(self, node: yaml.Node) -> Any:
+        """Return the value of a node ``!!python/object/apply:eval ["EXPRESSION"]``."""
         words = node.value if isinstance(node, yaml.SequenceNode) else []
         try:
             if [word.tag for word in words] != [f"{TAGS}str"]:
@@ -180,7 +191,7 @@ class Loader(yaml.SafeLoader):
             return compute(words[0].value)
         except ValueError as error:
             reason = f"cannot compute '!!python/object/apply:eval': {error}"
-            raise _refusal(node, f"{reason}{checkpoints.TRUST}") from error
+            raise _error_at(node, f"{reason}{checkpoints.TRUST}") from error
 
 
 Loader.add_constructor(None, Loader.refuse)
@@ -189,14 +200,14 @@ Loader.add_constructor(f"{TAGS}python/object/apply:eval", Loader.construct_eval)
 
 
 def compute(text: str) -> Any:
-    """Evaluate an expression of Python that consists of literals, arithmetic and comprehensions.
+    """Evaluate a Python expression of literals, arithmetic and comprehensions; run no other code.
 
     It may have numbers, strings, lists, tuples, sets and dicts; ``+ - * / // % **`` and ``not`` of
     numbers; comparisons; and comprehensions, whose variables are the only names.
 
     Raises:
-        ValueError: it has anything else, fails, or exceeds a limit: 1,000 characters, 10,000 steps,
-            integers up to 2**63 and integer exponents up to 64.
+        ValueError: the expression has another construct, fails, or exceeds a limit:
+            1,000 characters, 10,000 steps, integers of 2**63 and integer exponents of 64.
     """
     if len(text) > CHARACTERS:
         raise ValueError(f"it is longer than {CHARACTERS:,} characters")
@@ -210,7 +221,7 @@ def compute(text: str) -> Any:
 
 
 class _Refusal(ValueError):
-    """Why an expression is refused."""
+    """An expression has an unsupported construct or exceeds a limit."""
 
 
 UNARY = {ast.UAdd: operator.pos, ast.USub: operator.neg, ast.Not: operator.not_}
@@ -234,26 +245,26 @@ COMPARISONS = {
 
 
 class _Evaluation:
-    """The evaluation of one expression, which counts its steps."""
+    """Evaluates one expression; raises _Refusal if it takes too many steps."""
 
     def __init__(self) -> None:
         self.names: dict[str, Any] = {}
         self.steps = 0
 
     def of(self, node: ast.expr) -> Any:
-        """The value of a node."""
-        self.spend(1)
+        """Return the value of a node; raise _Refusal if its type is not supported."""
+        self.add_steps(1)
         match node:
             case ast.Constant(value) if isinstance(value, int | float | str | None):
-                return value if isinstance(value, str | None) else _number(value)
+                return value if isinstance(value, str | None) else _checked_number(value)
             case ast.Name(name) if name in self.names:
-                # Otherwise values within values grow faster than the steps.
-                self.spend(_size(self.names[name]))
+                # Count a variable by its size, since nesting it makes values grow exponentially.
+                self.add_steps(_size(self.names[name]))
                 return self.names[name]
             case ast.UnaryOp(op, operand) if type(op) in UNARY:
-                return UNARY[type(op)](_number(self.of(operand)))
+                return UNARY[type(op)](_checked_number(self.of(operand)))
             case ast.BinOp(left, op, right) if type(op) in BINARY:
-                return _apply(op, _number(self.of(left)), _number(self.of(right)))
+                return _apply(op, _checked_number(self.of(left)), _checked_number(self.of(right)))
             case ast.Compare(left, ops, others) if all(type(op) in COMPARISONS for op in ops):
                 values = [self.of(one) for one in (left, *others)]
                 return all(
@@ -280,7 +291,15 @@ class _Evaluation:
         )
 
     def each(self, loops: list[ast.comprehension], make: Callable[[], Any]) -> Iterator[Any]:
-        """What ``make`` gives for each value of a comprehension's variables."""
+        """Run the loops of a comprehension.
+
+        Args:
+            loops: its ``for`` clauses, from the outermost.
+            make: evaluates the element; called once an iteration, with the variables set.
+
+        Yields:
+            The elements.
+        """
         if not loops:
             yield make()
             return
@@ -289,19 +308,21 @@ class _Evaluation:
             raise _Refusal("it has 'async'")
         outer = self.names
         for item in self.of(first.iter):
-            self.spend(1)
+            self.add_steps(1)
             self.names = {**outer, **_bind(first.target, item)}
             if all(self.of(condition) for condition in first.ifs):
                 yield from self.each(rest, make)
         self.names = outer
 
-    def spend(self, steps: int) -> None:
+    def add_steps(self, steps: int) -> None:
+        """Add to the number of steps; raise _Refusal if it exceeds the limit."""
         self.steps += steps
         if self.steps > STEPS:
             raise _Refusal(f"it takes more than {STEPS:,} steps")
 
 
-def _number(value: Any) -> int | float:
+def _checked_number(value: Any) -> int | float:
+    """Return a value unchanged; raise _Refusal unless it is a number within the limits."""
     if not isinstance(value, int | float):
         raise _Refusal(f"{value!r:.80} is not a real number")
     if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
@@ -310,14 +331,15 @@ def _number(value: Any) -> int | float:
 
 
 def _apply(op: ast.operator, left: int | float, right: int | float) -> int | float:
+    """Return ``left op right``; raise _Refusal if an exponent or the result exceeds a limit."""
     whole = isinstance(left, int) and isinstance(right, int)
     if isinstance(op, ast.Pow) and whole and abs(right) > LARGEST_EXPONENT:
         raise _Refusal(f"integer exponents must not exceed {LARGEST_EXPONENT}")
-    return _number(BINARY[type(op)](left, right))
+    return _checked_number(BINARY[type(op)](left, right))
 
 
 def _bind(target: ast.expr, value: Any) -> dict[str, Any]:
-    """The variables of a comprehension for one of its values."""
+    """Assign a value to the target of a ``for`` clause; return variable name -> value."""
     match target:
         case ast.Name(name):
             return {name: value}
@@ -328,6 +350,7 @@ def _bind(target: ast.expr, value: Any) -> dict[str, Any]:
 
 
 def _size(value: Any) -> int:
+    """Count the values in a nested container; 1 for any other value."""
     if isinstance(value, dict):
         return 1 + sum(_size(k) + _size(v) for k, v in value.items())
     return 1 + sum(map(_size, value)) if isinstance(value, list | tuple | set) else 1

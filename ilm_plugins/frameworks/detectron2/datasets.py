@@ -1,4 +1,4 @@
-"""The generated data set in detectron2's catalogue, as ``shapes_train`` and ``shapes_val``."""
+"""Register the generated data set `shapes` in detectron2, as shapes_train and shapes_val."""
 
 import functools
 import os
@@ -12,14 +12,15 @@ SPLITS = {"shapes_train": "training", "shapes_val": "validation"}
 
 
 def arm() -> None:
-    """Register the data set as soon as detectron2 registers its own, unless the names are taken."""
+    """Register `shapes` as soon as detectron2 registers its own data sets; imports nothing."""
     wrapt.register_post_import_hook(_register, "detectron2.data.datasets.builtin")
 
 
 def _register(_module) -> None:
+    """Register both splits with their metadata, unless a data set of that name exists."""
     from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 
-    # Read now rather than at loading, as detectron2 does for its own data sets.
+    # Like detectron2 for its own data sets, read the variable now, not when the data are loaded.
     root = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
     for name, split in SPLITS.items():
         if name in DatasetCatalog:
@@ -37,7 +38,7 @@ def _register(_module) -> None:
 
 
 def _load(root: Path, name: str, annotations: Path, images: Path) -> list[dict]:
-    """The data set in detectron2's format, written to ``root`` first if it is not there."""
+    """Return a split as detectron2's list of dicts; generate the data set if it is missing."""
     from detectron2.data.datasets import load_coco_json
 
     ensure_shapes(root / "shapes")

@@ -1,4 +1,4 @@
-"""detectron2's evaluators, by what a data set's metadata asks for."""
+"""detectron2's evaluators by the ``evaluator_type`` in a data set's metadata."""
 
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
@@ -25,6 +25,7 @@ EVALUATORS = {
     ],
     "cityscapes_sem_seg": [CityscapesSemSegEvaluator],
 }
+#: Evaluators whose constructors have no argument ``output_dir``.
 WITHOUT_OUTPUT = {
     PascalVOCDetectionEvaluator,
     CityscapesInstanceEvaluator,

@@ -1,4 +1,4 @@
-"""Errors of a detectron2 run that name the broken file or the iteration."""
+"""Make errors of a detectron2 run name the broken file or the iteration."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from .checkpoints import reading_proposals
 
 
 class NamesIteration:
-    """A trainer whose FloatingPointError names the iteration."""
+    """Mixin for a trainer that adds the iteration to the FloatingPointError of a NaN loss."""
 
     def run_step(self) -> None:
         try:
@@ -22,16 +22,17 @@ class NamesIteration:
 
 
 class NamesImage:
-    """A detectron2 mapper whose errors name the image file.
+    """Wraps a detectron2 mapper; its errors become RunErrors that name the image file.
 
     Args:
-        mapper: turns an entry of a data set into an input of the model.
+        mapper: converts an entry of a data set to an input of the model.
     """
 
     def __init__(self, mapper: Callable[[dict], dict]) -> None:
         self.mapper = mapper
 
     def __call__(self, entry: dict) -> dict:
+        """Map an entry of a data set; raise RunError with its ``file_name`` if that fails."""
         try:
             return self.mapper(entry)
         except Exception as error:  # decoders and augmentations raise what they like
@@ -43,7 +44,10 @@ class NamesImage:
 
 @contextmanager
 def names_datasets(names: Sequence[str]) -> Iterator[None]:
-    """Raise UserError with the files of data sets that cannot be loaded; proposals run no code."""
+    """Within this context, errors of loading data sets become UserErrors that name their files.
+
+    Proposal files are read without running code in them.
+    """
     try:
         with reading_proposals():
             yield

@@ -1,8 +1,10 @@
-"""The layers' keys in detectron2's ``get_norm``.
+"""Make detectron2's ``get_norm`` accept the names of this package's layers.
 
 detectron2 has no registry of norms: ``get_norm`` looks a string up in a dict of its own. Its body
 is replaced here, without importing detectron2, as soon as the module that defines it is imported.
-The function stays the same object: references taken before know the keys, too.
+The function stays the same object, so that references taken before accept the names, too. The
+names are called keys below. A key that was valid before this package changed ``get_norm``, because
+another package registered it, keeps its meaning; such keys are called taken.
 """
 
 import copy
@@ -26,21 +28,21 @@ RETINANET = "detectron2.modeling.meta_arch.retinanet"
 def arm() -> None:
     """Make the keys of :data:`ilm_plugins.NORMS` valid wherever detectron2 takes a NORM.
 
-    Works whether detectron2 was imported before, is imported later, or never; once, however often
-    it is called. A key that detectron2's ``get_norm`` resolves already, because it or another
-    package took it, stays theirs, with a warning.
+    Works whether detectron2 was imported before, is imported later, or never. Calling it again
+    does no harm. A key that ``get_norm`` already resolves to another layer keeps that meaning, with
+    a warning.
     """
     wrapt.register_post_import_hook(_arm_get_norm, DEFINED_IN)
     wrapt.register_post_import_hook(_arm_retinanet_head, RETINANET)
 
 
 def _arm_get_norm(module: ModuleType) -> None:
-    """Wrap ``get_norm`` once, and at each call find out which of the keys are theirs."""
+    """Wrap ``get_norm`` unless it is wrapped; then find new keys that are taken, and warn."""
     reloaded = _is_detectron2s(module) and not hasattr(module.get_norm, "__wrapped__")
     if reloaded or not hasattr(module, "_ilm_plugins_get_norm"):
         _wrap_get_norm(module)
     get_norm = module._ilm_plugins_get_norm
-    # This package may have been imported anew, with classes of its own.
+    # If this package was imported a second time, build its new classes.
     get_norm.build = _build
     new = {key: _resolves(get_norm.__wrapped__, key) for key in NORMS if key not in get_norm.theirs}
     get_norm.theirs |= new
@@ -54,13 +56,17 @@ def _arm_get_norm(module: ModuleType) -> None:
 
 
 def _is_detectron2s(module: ModuleType) -> bool:
-    """Whether ``get_norm`` is the function that the module defines, not another package's."""
+    """Whether ``get_norm`` is the module's own function, not a replacement by another package."""
     get_norm = module.get_norm
     return isinstance(get_norm, FunctionType) and get_norm.__globals__ is vars(module)
 
 
 def _wrap_get_norm(module: ModuleType) -> None:
-    """Replace the body of detectron2's ``get_norm``; rebind the name of another package's."""
+    """Make every call of ``get_norm`` go through :func:`_build`.
+
+    The code of detectron2's own function is replaced. If another package has replaced the function,
+    the names that refer to it in all imported modules are bound to a wrapper.
+    """
     found = original = module.get_norm
     if own := _is_detectron2s(module):
         original = FunctionType(found.__code__, vars(module), None, found.__defaults__)
@@ -73,7 +79,7 @@ def _wrap_get_norm(module: ModuleType) -> None:
     get_norm.theirs = {}
     module._ilm_plugins_get_norm = get_norm
     if own:
-        found.__wrapped__, found.__code__ = original, _body.__code__
+        found.__wrapped__, found.__code__ = original, _new_code.__code__
         return
     for holder in list(sys.modules.values()):
         for name, value in list(getattr(holder, "__dict__", {}).items()):
@@ -81,12 +87,16 @@ def _wrap_get_norm(module: ModuleType) -> None:
                 setattr(holder, name, get_norm)
 
 
-def _body(norm, out_channels):
-    """What detectron2's ``get_norm`` does instead, by a name in its own module."""
+def _new_code(norm, out_channels):
+    """The new code of detectron2's ``get_norm``; it may use names of detectron2's module only."""
     return globals()["_ilm_plugins_get_norm"](norm, out_channels)
 
 
 def _build(original, theirs: Mapping[str, bool], norm, out_channels: int):
+    """Build the layer for a NORM of detectron2's configs; raise OptionError for bad options.
+
+    ``original`` is detectron2's function; it builds all but the keys that ``theirs`` maps to False.
+    """
     key = norm_key(norm) if isinstance(norm, str) else None
     if key is None or theirs.get(key):
         return original(norm, out_channels)
@@ -99,6 +109,7 @@ def _build(original, theirs: Mapping[str, bool], norm, out_channels: int):
 
 
 def _resolves(get_norm, key: str) -> bool:
+    """Whether a function ``get_norm`` accepts a key."""
     try:
         get_norm(key, 64)
     except Exception:  # another package's get_norm may raise anything for a key it does not know
@@ -107,6 +118,7 @@ def _resolves(get_norm, key: str) -> bool:
 
 
 def _arm_retinanet_head(module: ModuleType) -> None:
+    """Wrap the constructor of RetinaNetHead by :func:`_build_head`, once."""
     if not hasattr(module, "_ilm_plugins_build_head"):
         name = "RetinaNetHead.__init__"
         wrapt.wrap_function_wrapper(
@@ -116,18 +128,23 @@ def _arm_retinanet_head(module: ModuleType) -> None:
 
 
 def _build_head(module: ModuleType, wrapped, head: nn.Module, args, kwargs) -> None:
+    """Construct RetinaNet's head; give EN and SN running statistics for each pyramid level.
+
+    ``wrapped`` is the constructor that detectron2 defines, ``head`` the object to initialize.
+    """
     get_norm, calls = module.get_norm, itertools.count()
 
-    def lenient(norm, channels):
+    def get_norm_or_none(norm, channels):
+        """Call ``get_norm``; return None if its first call fails for 32 channels."""
         try:
             return get_norm(norm, channels)
         except OptionError:
-            # The head first tries the norm on 32 channels, whatever its own width.
+            # The head first tests the norm on 32 channels, whatever its own number of channels.
             if next(calls) == 0 and channels == 32:
                 return None
             raise
 
-    module.get_norm = lenient
+    module.get_norm = get_norm_or_none
     try:
         wrapped(*args, **kwargs)
     finally:
@@ -141,7 +158,7 @@ def _build_head(module: ModuleType, wrapped, head: nn.Module, args, kwargs) -> N
 
 
 def _restart_levels(head: nn.Module, _inputs) -> None:
-    """Begin at the first level again, also after a forward pass that an error cut short."""
+    """Before each forward pass, reset every PerLevelNorm to the first level."""
     for module in head.modules():
         if isinstance(module, PerLevelNorm):
             module.level = 0
@@ -151,11 +168,13 @@ class PerLevelNorm(nn.ModuleList):
     """One norm for all levels of a feature pyramid, with running statistics for each.
 
     RetinaNet's head runs the same modules over every level in turn. The levels share all
-    parameters, as they do under detectron2's CycleBatchNormList, and each keeps running statistics
-    of its own; the module must be called once a level, in order.
+    parameters, as under detectron2's CycleBatchNormList, and each level has its own running
+    statistics. The module must be called once for each level, in order.
+
+    Shape: (N, C, H, W) to the same; H and W may differ between levels.
 
     Args:
-        layer: the EN or SN layer whose parameters are shared.
+        layer: the EN or SN layer; each level has a copy that shares its parameters.
         num_levels: number of levels.
     """
 

@@ -17,14 +17,14 @@ from .checkpoints import Checkpointer
 def draw_predictions(
     cfg: CfgNode, path: Path, count: int = 6, columns: int = 3, score: float = 0.6
 ) -> None:
-    """Write a PNG of test images, each with its ground truth on the left, predictions on the right.
+    """Write a PNG of test images, each twice: with the ground truth, and with the predictions.
 
     Args:
-        cfg: MODEL.WEIGHTS is the checkpoint, the first of DATASETS.TEST has the images.
+        cfg: the model; MODEL.WEIGHTS is its checkpoint, DATASETS.TEST[0] the data set.
         path: the PNG to write.
         count: number of images, evenly spread over the data set.
-        columns: images in a row.
-        score: least score of a prediction that is drawn.
+        columns: number of images in a row.
+        score: minimum score, from 0 to 1, of a prediction that is drawn.
     """
     name = cfg.DATASETS.TEST[0]
     records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
@@ -41,6 +41,7 @@ def draw_predictions(
         scale = 256 / max(image.shape[:2])
 
         def canvas(image=image, scale=scale):
+            """Return a new drawing on the image, 256 pixels along its longer side."""
             return Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.SEGMENTATION)
 
         truth = canvas().draw_dataset_dict(record).get_image()
@@ -55,6 +56,7 @@ def draw_predictions(
 
 
 def _tile(truth: np.ndarray, predicted: np.ndarray, margin: int = 6, title: int = 20) -> np.ndarray:
+    """Place two (H, W, 3) uint8 images side by side under titles; sizes are in pixels."""
     height, width = truth.shape[:2]
     tile = Image.new("RGB", (2 * width + 3 * margin, height + title + margin), "white")
     draw, font = ImageDraw.Draw(tile), ImageFont.load_default(14)

@@ -8,17 +8,16 @@ from ...analysis.collect import MeansOfRatios
 
 
 class RatiosHook(HookBase):
-    """Put the mean ratios of every EN and SN layer into the EventStorage:
-    ``ratios/LAYER/NORMALIZER``.
+    """Log the mean ratios of every EN and SN layer, as ``ratios/LAYER/NORMALIZER``.
 
-    Register it before a PeriodicWriter, which writes them to TensorBoard and ``metrics.json``. They
-    are means over one training batch of rank 0.
+    They go to the trainer's EventStorage; register this hook before a PeriodicWriter, which writes
+    them to TensorBoard and ``metrics.json``. Each is a mean over one training batch of rank 0.
 
     Args:
-        interval: iterations between two such batches; for the others nothing is computed.
+        interval: iterations from one logged batch to the next; other batches cost nothing.
 
     Raises:
-        UserError: when training starts and the model has no such layers.
+        UserError: when training starts, if the model has no EN or SN layers.
     """
 
     def __init__(self, interval: int = 100) -> None:

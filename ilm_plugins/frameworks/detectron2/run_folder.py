@@ -1,4 +1,4 @@
-"""detectron2's configs and run folders; see :class:`..run_summary.RunFolders`."""
+"""detectron2's configs and run folders; functions as in :class:`..run_summary.RunFolders`."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ HARMLESS = re.compile(
     r"OUTPUT_DIR|DATALOADER\.NUM_WORKERS|MODEL\.DEVICE|VIS_PERIOD"
     r"|SOLVER\.CHECKPOINT_PERIOD|TEST\.EVAL_PERIOD"
 )
-#: Images of COCO's splits.
+#: Number of images in COCO's splits.
 WHOLE = {"train": 118_287, "val": 5_000}
 
 
@@ -25,7 +25,7 @@ def length(config: str) -> tuple[int, str]:
 
 
 def batch(config: str, overrides: Sequence[str], processes: int) -> tuple[int, int]:
-    # IMS_PER_BATCH is the batch of all processes; another one is an override that labels tell.
+    # IMS_PER_BATCH is the batch over all processes; an override of it is shown in run labels.
     whole = read_config(config).SOLVER.IMS_PER_BATCH
     return whole, whole
 
@@ -37,7 +37,7 @@ def settings(config: str, work_dir: Path, seed: int) -> list[str]:
 def shortened(config: str, new: int) -> list[str]:
     solver = read_config(config).SOLVER
     steps = {max(1, round(step * new / solver.MAX_ITER)) for step in solver.STEPS}
-    # detectron2 wants them below the last iteration.
+    # detectron2 requires steps below MAX_ITER.
     steps = tuple(sorted(step for step in steps if step < new))
     return ["SOLVER.MAX_ITER", str(new), "SOLVER.STEPS", str(steps)]
 
@@ -62,6 +62,7 @@ testing = starting_from
 
 
 def progress(work_dir: Path) -> tuple[int, str | None]:
+    """Return the iterations trained at the last checkpoint, and its file; 0 and None without."""
     last = Path(work_dir, "last_checkpoint")
     if not last.is_file():
         return 0, None
@@ -89,6 +90,7 @@ def tests_made(work_dir: Path, checkpoint: str | None = None) -> set[Test]:
 
 
 def summary(config: str, work_dir: Path, total: int) -> RunSummary:
+    """Read a run folder; raise UserError if it has no metrics.json."""
     metrics = Path(work_dir, "metrics.json")
     if not metrics.is_file():
         raise UserError(f"{work_dir} has no run of tools/train_net.py: no metrics.json")
@@ -103,25 +105,25 @@ def summary(config: str, work_dir: Path, total: int) -> RunSummary:
         curve=rows,
         seconds=seconds,
         metrics={(): results[-1]} if results and run == total else {},
-        images=_images(text, "train"),
+        images=_count_images(text, "train"),
         recipe_images=WHOLE["train"],
-        test_images=_images(text, "val"),
+        test_images=_count_images(text, "val"),
         recipe_test_images=WHOLE["val"],
     )
 
 
-def _images(log: str, split: str) -> int | None:
-    """How many images of a split of COCO a log says were found."""
+def _count_images(log: str, split: str) -> int | None:
+    """Return the number of images of a COCO split ("train", "val") in a log; None if absent."""
     line = rf"Loaded (\d+) images in COCO format from \S*instances_{split}2017\.json"
     return min(map(int, re.findall(line, log)), default=None)
 
 
 def _curve(entries: list[dict], total: int) -> tuple[list[dict], float]:
-    """Rows of a curve, and the seconds of the training."""
+    """Return the points of the training curve (see curves.means), and the training's seconds."""
     step = curves.spacing(total)
     logged, times, last = [], [], 0
     for iteration, entry in curves.continued(_sessions(entries)):
-        # The test at the end comes an iteration after the last.
+        # The final test is logged one iteration after the last training iteration.
         done = min(iteration + 1, total)
         last = max(last, done)
         times += [entry["time"]] if "time" in entry else []
@@ -131,7 +133,10 @@ def _curve(entries: list[dict], total: int) -> tuple[list[dict], float]:
 
 
 def _sessions(entries: list[dict]) -> list[list[tuple[int, dict]]]:
-    """Entries by sessions of a training; within one, iterations rise."""
+    """Split the entries of metrics.json into the sessions of an interrupted training.
+
+    A new session starts where the iteration does not rise. Each is a list of (iteration, entry).
+    """
     found: list[list[tuple[int, dict]]] = [[]]
     for entry in entries:
         if found[-1] and entry["iteration"] <= found[-1][-1][0]:

@@ -48,7 +48,15 @@ from .ratios import RatiosHook
 
 
 def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
-    """Train or evaluate in this process, which reads the config itself unless it gets one."""
+    """Train, or evaluate with ``--eval-only``, in this process.
+
+    Args:
+        args: the parsed command line of tools/train_net.py.
+        cfg: the config; if None, it is read from ``args.config_file``.
+
+    Returns:
+        The metrics of the final evaluation by task, or None.
+    """
     if args.launcher != "none":
         join_group(args)
     cfg = load_config(args) if cfg is None else cfg
@@ -70,7 +78,7 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
 
 
 def join_group(args: argparse.Namespace) -> None:
-    """Join the process group of the run, by the steps of detectron2's own launcher."""
+    """Join the run's process group, as detectron2's launcher does: NCCL on GPUs, else gloo."""
     torch.distributed.init_process_group(
         "nccl" if args.num_gpus else "gloo", timeout=DEFAULT_TIMEOUT
     )
@@ -81,11 +89,11 @@ def join_group(args: argparse.Namespace) -> None:
 
 
 class Trainer(NamesIteration, DefaultTrainer):
-    """detectron2's default trainer, which runs on several CPU processes too, and evaluates."""
+    """detectron2's DefaultTrainer, which also runs on several CPU processes and evaluates."""
 
     def __init__(self, cfg: CfgNode, ratios_interval: int | None = None) -> None:
         self.ratios_interval = ratios_interval
-        # The constructor offers no other way to these two.
+        # The constructor has no arguments for these two functions.
         theirs = defaults.create_ddp_model, defaults.DetectionCheckpointer
         defaults.create_ddp_model, defaults.DetectionCheckpointer = create_ddp_model, Checkpointer
         try:
@@ -105,7 +113,7 @@ class Trainer(NamesIteration, DefaultTrainer):
         return optimizer_of(cfg, model)
 
     def build_hooks(self) -> list[HookBase]:
-        """Build the hooks; the last of them writes what the others log."""
+        """Return the ratios hook, if any, before detectron2's hooks, whose last one writes logs."""
         return ratios_hooks(self.ratios_interval) + super().build_hooks()
 
     @classmethod
@@ -124,7 +132,7 @@ class Trainer(NamesIteration, DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
-        """The evaluators that a data set's metadata names; results go to OUTPUT_DIR/inference."""
+        """Build a data set's evaluators, by its metadata; results go to OUTPUT_DIR/inference."""
         folder = f"{cfg.OUTPUT_DIR}/inference"
         evaluators = [
             build(dataset_name)
@@ -136,7 +144,7 @@ class Trainer(NamesIteration, DefaultTrainer):
 
 
 def ratios_hooks(interval: int | None) -> list[HookBase]:
-    """The hook for ``--ratios-interval``, or none."""
+    """Return a list with the hook for ``--ratios-interval``; empty if it is not given."""
     return [RatiosHook(interval)] if interval else []
 
 
@@ -144,23 +152,22 @@ _create_ddp_model = defaults.create_ddp_model
 
 
 def create_ddp_model(model: torch.nn.Module, **options) -> torch.nn.Module:
-    """detectron2's, without the device ids that DistributedDataParallel refuses on the CPU."""
+    """Call detectron2's create_ddp_model, without device ids if the model is on the CPU."""
     if next(model.parameters()).device.type == "cpu":
         options["device_ids"] = None
     return _create_ddp_model(model, **options)
 
 
 class LazyTrainer(NamesIteration, SimpleTrainer):
-    """detectron2's trainer for LazyConfigs."""
+    """detectron2's SimpleTrainer, for LazyConfigs; a NaN loss names the iteration."""
 
 
 class LazyAMPTrainer(NamesIteration, AMPTrainer):
-    """detectron2's for mixed precision."""
+    """detectron2's AMPTrainer for mixed precision; a NaN loss names the iteration."""
 
 
 def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
-    """Train a LazyConfig that has detectron2's usual entries: model, dataloader, optimizer,
-    lr_multiplier, train."""
+    """Train the model of a LazyConfig with the entries ``checks.LAZY_ENTRIES``."""
     with building("the config's model"):
         model = model_of(cfg).to(cfg.train.device)
     optimizer = optimizer_of(cfg, model)
@@ -185,7 +192,7 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
         trainer.register_hooks([*every_process, evaluate])
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     resumed = args.resume and checkpointer.has_checkpoint()
-    # A checkpoint holds the iteration that had just finished.
+    # A checkpoint has the number of the iteration that it was saved after.
     trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
 
 
@@ -215,7 +222,7 @@ def evaluate_lazy(cfg: DictConfig, args: argparse.Namespace):
 
 
 def evaluate_model(cfg: DictConfig, model: torch.nn.Module):
-    """Run the evaluator of a LazyConfig, if it has one."""
+    """Return the metrics of a LazyConfig's evaluator, also printed; None if it has none."""
     if "evaluator" not in cfg.dataloader:
         return None
     loader, evaluator = lazy_loader(cfg, "test"), instantiate(cfg.dataloader.evaluator)
@@ -237,19 +244,22 @@ def build_model(args: argparse.Namespace) -> torch.nn.Module:
 
 
 def model_of(cfg: CfgNode | DictConfig) -> torch.nn.Module:
-    """Build the model of a config, with random weights; an error names an unknown norm.
+    """Build the model of a config, with random weights.
 
-    That of a LazyConfig is on the CPU.
+    The model of a LazyConfig is on the CPU, that of a yaml config on its MODEL.DEVICE.
+
+    Raises:
+        UserError: a setting of the config names an unknown norm.
     """
     with naming_norms(cfg):
         return modeling.build_model(cfg) if isinstance(cfg, CfgNode) else instantiate(cfg.model)
 
 
 def optimizer_of(cfg: CfgNode | DictConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer of a config, for its model.
+    """Build the optimizer of a config for the parameters of a model.
 
     Raises:
-        UserError: it cannot be built.
+        UserError: the optimizer cannot be built.
     """
     with building("the config's optimizer"):
         if isinstance(cfg, CfgNode):
@@ -261,12 +271,12 @@ def optimizer_of(cfg: CfgNode | DictConfig, model: torch.nn.Module) -> torch.opt
 
 @contextmanager
 def naming_norms(cfg: CfgNode | DictConfig) -> Iterator[None]:
-    """Raise UserError with the setting of a norm that detectron2's get_norm does not know."""
+    """Within this context, get_norm's KeyError for an unknown norm becomes a UserError."""
     try:
         yield
     except KeyError as error:
         settings = OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else cfg
-        for name, value in _norms(settings):
+        for name, value in _norm_settings(settings):
             if (value,) == error.args:
                 raise UserError(
                     f"unknown norm {value!r} in {name}; known norms: "
@@ -275,10 +285,10 @@ def naming_norms(cfg: CfgNode | DictConfig) -> Iterator[None]:
         raise
 
 
-def _norms(settings: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings of a config that name norms, with their values."""
+def _norm_settings(settings: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of all settings whose keys end with "norm"."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _norms(value, f"{prefix}{key}.")
+            yield from _norm_settings(value, f"{prefix}{key}.")
         elif str(key).lower().endswith("norm"):
             yield f"{prefix}{key}", value

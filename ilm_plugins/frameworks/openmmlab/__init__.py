@@ -1,9 +1,8 @@
-"""mmcv and MMEngine, and mmdet, mmseg, mmpretrain on them.
+"""OpenMMLab: mmcv and MMEngine, and mmdet, mmseg and mmpretrain, which are built on them.
 
-The norms' keys (`norms`), and what is registered beside them: networks (`models`), data
-sets (`datasets`, `mmseg_shapes`, `mmdet_shapes`), loops that resume exactly
-(`deterministic_resume`); ratios that are logged (`ratios`); checks before a run (`checks`) and the
-run itself (`train`).
+Registered in their registries: norms (`norms`), networks (`models`), data sets (`datasets`,
+`mmseg_shapes`, `mmdet_shapes`), a training loop that resumes exactly (`deterministic_resume`) and
+a hook that logs ratios (`ratios`). Runs: checks before a run (`checks`), the run (`train`).
 """
 
 import importlib
@@ -23,25 +22,26 @@ FOLLOWERS = {
 
 
 def arm() -> None:
-    """Make keys of layers, networks and data sets valid, without importing any framework."""
+    """Make this package's norms, networks and data sets valid in configs; import no framework."""
     norms.arm()
     for module, followers in FOLLOWERS.items():
         import_after(module, followers)
 
 
 def import_after(module: str, followers: Sequence[str]) -> None:
-    """Import our modules as soon as a framework's module is imported, which may never be."""
+    """Import the modules ``followers`` as soon as ``module`` is imported, now or later."""
     wrapt.register_post_import_hook(lambda _: _import(followers), module)
 
 
 def _import(names: Sequence[str]) -> None:
-    # mmcv 1.x comes without MMEngine, in whose registries they enter their classes.
+    """Import modules that register classes in MMEngine; do nothing without MMEngine."""
+    # mmcv 1.x comes without MMEngine.
     if "mmengine" not in sys.modules:
         return
     for name in names:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            # mmengine-lite comes without Pillow, and then without image translation.
+            # mmengine-lite comes without Pillow, which only image translation needs.
             if error.name != "PIL":
                 raise

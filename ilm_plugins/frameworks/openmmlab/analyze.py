@@ -1,4 +1,4 @@
-"""Models of MMEngine's configs, with their test pipeline and ``test_step``."""
+"""Models of MMEngine's configs, run by their test pipeline and ``test_step``."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -20,10 +20,10 @@ def load(args: argparse.Namespace) -> Inference:
     """Build a config's model, with random weights, and the pipeline of its ``test_dataloader``.
 
     Args:
-        args: as of :func:`ilm_plugins.cli.train_net.parser`, and ``device``.
+        args: arguments from :func:`ilm_plugins.cli.train_net.parser`, and ``device``.
 
     Raises:
-        UserError: the config cannot be read, or has no model, or no pipeline for testing.
+        UserError: the config cannot be read, or lacks a model or a pipeline for testing.
     """
     cfg = train.load_config(args)
     model = revert_sync_batchnorm(train.build_model(args)).to(args.device)
@@ -33,7 +33,7 @@ def load(args: argparse.Namespace) -> Inference:
     batch_size = loader.get("batch_size", 1)
     if hasattr(model, "image_preparation"):
         prepare, words = model.image_preparation(dataset)
-        return Inference(name, model, partial(_test_prepared, model, prepare), batch_size, words)
+        return Inference(name, model, partial(_run_prepared, model, prepare), batch_size, words)
     while dataset and "pipeline" not in dataset:
         dataset = dataset.get("dataset") or {}
     if not dataset:
@@ -43,28 +43,34 @@ def load(args: argparse.Namespace) -> Inference:
         )
     steps = [step for step in dataset["pipeline"] if not _loads(step)]
     bgr = any(_loads(step, image=True) for step in dataset["pipeline"])
-    forward = partial(_test, model, Compose(steps), bgr)
-    return Inference(name, model, forward, batch_size, _words(model, steps, bgr))
+    forward = partial(_run_pipeline, model, Compose(steps), bgr)
+    return Inference(name, model, forward, batch_size, _describe(model, steps, bgr))
 
 
 def _loads(step: dict, image: bool = False) -> bool:
+    """Whether a step of a pipeline loads a file; with ``image``, whether it loads an image."""
     kind = str(step["type"]).rsplit(".", 1)[-1]
     return kind.startswith("LoadImage" if image else "Load")
 
 
-def _test_prepared(model: nn.Module, prepare: Callable, images: Sequence[np.ndarray]) -> Any:
+def _run_prepared(model: nn.Module, prepare: Callable, images: Sequence[np.ndarray]) -> Any:
+    """Run the ``test_step`` of a model that prepares (H, W, 3) images by its own function."""
     return model.test_step({"input": [prepare(image) for image in images]})
 
 
-def _test(model: nn.Module, pipeline: Compose, bgr: bool, images: Sequence[np.ndarray]) -> Any:
+def _run_pipeline(
+    model: nn.Module, pipeline: Compose, bgr: bool, images: Sequence[np.ndarray]
+) -> Any:
+    """Run ``test_step`` on (H, W, 3) RGB images; ``bgr`` if the pipeline expects BGR."""
     entries = [
-        pipeline(_entry(i, image[..., ::-1] if bgr else image)) for i, image in enumerate(images)
+        pipeline(_loaded_image(i, image[..., ::-1] if bgr else image))
+        for i, image in enumerate(images)
     ]
     return model.test_step(pseudo_collate(entries))
 
 
-def _entry(number: int, image: np.ndarray) -> dict:
-    """The results of LoadImageFromFile for an image in memory."""
+def _loaded_image(number: int, image: np.ndarray) -> dict:
+    """Return the dict that LoadImageFromFile would make of an (H, W, 3) image in memory."""
     height, width = image.shape[:2]
     return {
         "img": np.array(image),
@@ -77,7 +83,8 @@ def _entry(number: int, image: np.ndarray) -> dict:
     }
 
 
-def _words(model: nn.Module, steps: Sequence[dict], bgr: bool) -> str:
+def _describe(model: nn.Module, steps: Sequence[dict], bgr: bool) -> str:
+    """Describe the preprocessing: the steps' types, and the scaling by the model's preprocessor."""
     names = " > ".join(str(step["type"]) for step in steps)
     preprocessor = getattr(model, "data_preprocessor", None)
     mean, std = (getattr(preprocessor, key, None) for key in ("mean", "std"))

@@ -1,4 +1,4 @@
-"""MMEngine's checkpoints: read without running what is in them, written whole or not at all."""
+"""MMEngine's checkpoints: reading runs no code from them, writing replaces files atomically."""
 
 import ast
 import functools
@@ -20,26 +20,26 @@ from ...checkpoints import CheckpointError
 
 
 def guard() -> None:
-    """Have MMEngine, in this process, read and write its checkpoints as this module has it."""
+    """Change MMEngine in this process: it reads and writes checkpoints by this module."""
     register_backend("local", WholeFiles, force=True, prefixes="")
     CheckpointLoader.register_scheme(prefixes="", loader=_load, force=True)
     allow_history()
     _check_pretrained()
-    _leave_config()
-    # Some releases allow getattr itself for what they load from elsewhere, and with it any code.
+    _drop_config()
+    # Some releases allow getattr when they load checkpoints, and getattr can reach any code.
     if hasattr(mmengine_checkpoint, "get_torch_safe_globals"):
         mmengine_checkpoint.get_torch_safe_globals = list
 
 
 @functools.cache
 def allow_history() -> None:
-    """Have checkpoints hold MMEngine's history of logged values, which all of its own do."""
+    """Allow MMEngine's HistoryBuffer, its log of values, in checkpoints that are read."""
     checkpoints.allow(f"{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}", HistoryBuffer)
     checkpoints.allow("builtins.getattr", _statistic)
 
 
 def _statistic(owner: type, name: str) -> Callable:
-    """How pickle spells the functions of which a HistoryBuffer keeps a list."""
+    """Replace getattr in pickles: return a public method of HistoryBuffer, or raise ValueError."""
     if owner is not HistoryBuffer or name.startswith("_"):
         raise ValueError("Unsupported global builtins.getattr")
     return getattr(HistoryBuffer, name)
@@ -49,10 +49,10 @@ def check_fits(filename: str, model: nn.Module, checkpoint: dict, prefix: str = 
     """Raise CheckpointError if a checkpoint has none of the model's tensors.
 
     Args:
-        filename: the checkpoint.
-        model: what it was loaded into.
-        checkpoint: its contents, with or without a ``state_dict``.
-        prefix: what the names in the checkpoint begin with, and the model's do not.
+        filename: the checkpoint's file, for the message.
+        model: the model that the checkpoint was loaded into.
+        checkpoint: the contents: a state dict, or a dict with the entry ``state_dict``.
+        prefix: the prefix of names in the checkpoint that names in the model lack.
     """
     state = checkpoint.get("state_dict", checkpoint)
     before = re.compile(rf"^(module\.)?{re.escape(prefix)}")
@@ -67,7 +67,7 @@ def check_fits(filename: str, model: nn.Module, checkpoint: dict, prefix: str = 
 
 @functools.cache
 def _check_pretrained() -> None:
-    """Have ``init_cfg=dict(type="Pretrained")`` refuse a checkpoint of which nothing fits."""
+    """Make ``init_cfg=dict(type="Pretrained")`` raise CheckpointError if no tensor fits."""
     original = PretrainedInit.__call__
 
     @functools.wraps(original)
@@ -81,10 +81,10 @@ def _check_pretrained() -> None:
 
 
 @functools.cache
-def _leave_config() -> None:
-    """Have MMEngine find no ``meta.config`` in a checkpoint: resuming, it runs that text.
+def _drop_config() -> None:
+    """Remove ``meta.config`` from loaded checkpoints, since MMEngine runs it when resuming.
 
-    MMCV wrote it; MMEngine, which cannot resume MMCV's checkpoints, writes ``meta.cfg``.
+    Only MMCV wrote that entry, and MMEngine cannot resume MMCV's checkpoints anyway.
     """
     original = CheckpointLoader.load_checkpoint
 
@@ -100,10 +100,13 @@ def _leave_config() -> None:
 
 
 def settings(text: str) -> dict[str, Any]:
-    """What is set in the text of a config, as MMEngine writes it; nothing in it is run.
+    """Parse the text of a config that MMEngine wrote, without running it.
+
+    Returns:
+        A dict from the names of the settings to their values.
 
     Raises:
-        ValueError: something in it is neither a literal nor ``dict`` of literals.
+        ValueError: a line is not an assignment, or a value is neither a literal nor ``dict(...)``.
     """
     found = {}
     for line in ast.parse(text).body:
@@ -116,6 +119,7 @@ def settings(text: str) -> dict[str, Any]:
 
 
 def _literal(node: ast.expr) -> Any:
+    """Return the value of literals and ``dict(...)`` calls; raise ValueError for other nodes."""
     match node:
         case ast.List(elts=items):
             return [_literal(item) for item in items]
@@ -123,7 +127,7 @@ def _literal(node: ast.expr) -> Any:
             return tuple(_literal(item) for item in items)
         case ast.Dict(keys=keys, values=values) if None not in keys:
             return {_literal(k): _literal(v) for k, v in zip(keys, values, strict=True)}
-        # MMEngine writes dict({...}) where a key is no name.
+        # MMEngine writes dict({...}) where a key is not an identifier.
         case ast.Call(func=ast.Name(id="dict"), args=[] | [ast.Dict()] as args, keywords=keywords):
             if all(keyword.arg for keyword in keywords):
                 first = _literal(args[0]) if args else {}
@@ -135,7 +139,7 @@ def _literal(node: ast.expr) -> Any:
 
 
 def dicts(value: Any) -> Iterator[dict]:
-    """All dicts within a part of a config."""
+    """Yield all dicts within a nested dict, list or tuple, itself included."""
     if isinstance(value, dict):
         yield value
     for inner in value.values() if isinstance(value, dict) else value:
@@ -144,33 +148,33 @@ def dicts(value: Any) -> Iterator[dict]:
 
 
 def _load(filename: str, map_location: Any = None) -> Any:
-    # Wherever it is to go, what takes it copies it there.
+    """Read a checkpoint for MMEngine, always to the CPU; the model copies it to its device."""
     return checkpoints.read(filename)
 
 
 class WholeFiles(LocalBackend):
-    """MMEngine's local files, replaced when they are whole.
+    """MMEngine's backend for local files; a file is replaced only when the new one is complete.
 
-    MMEngine removes an outdated checkpoint before it writes that which follows. Here it goes when
-    that is there.
+    MMEngine removes an outdated checkpoint before it writes the next one. Here the outdated file
+    stays until the next one is complete.
     """
 
-    outdated: list[Path] = []  # noqa: RUF012 - that of all: MMEngine makes an instance for each file
+    outdated: list[Path] = []  # noqa: RUF012 - shared: MMEngine makes an instance for each file
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
-        """Write a file; raises CheckpointError if it cannot be."""
+        """Write a file, then remove outdated checkpoints if it is a checkpoint itself."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         with checkpoints.replacing(path) as file:
             file.write(obj)
-        # Another file that is written meanwhile is no successor.
+        # Only a checkpoint replaces a checkpoint; other files may be written meanwhile.
         while path.suffix == ".pth" and self.outdated:
             old = self.outdated.pop()
             if old != path:
                 old.unlink(missing_ok=True)
 
     def remove(self, filepath: str | os.PathLike) -> None:
-        """Remove a file; a checkpoint when the next one is there."""
+        """Remove a file; a checkpoint is removed later, when the next one is written."""
         if Path(filepath).suffix == ".pth":
             self.outdated.append(Path(filepath))
         else:
@@ -178,19 +182,19 @@ class WholeFiles(LocalBackend):
 
 
 def latest(work_dir: str | os.PathLike) -> str | None:
-    """The checkpoint that a run is to go on from, or None.
+    """Return the path or URL of the checkpoint from which a run resumes; None without one.
 
-    It is what MMEngine's file ``last_checkpoint`` names; or, where a kill has left that behind, the
-    newest of ``iter_N.pth`` and ``epoch_N.pth``.
+    This is the checkpoint that MMEngine's file ``last_checkpoint`` names. If that is missing, for
+    example after a kill, it is the file ``iter_N.pth`` or ``epoch_N.pth`` with the largest N.
 
     Raises:
-        CheckpointError: ``last_checkpoint`` is no text, or names a missing file where there is no
-            such checkpoint.
+        CheckpointError: ``last_checkpoint`` is not text; or it names a missing file, and there is
+            no ``iter_N.pth`` or ``epoch_N.pth``.
     """
     folder = Path(work_dir)
     last = folder / "last_checkpoint"
     named = checkpoints.named(last) if last.is_file() else ""
-    # The file has the whole path, and the folder may be a copy.
+    # The file has an absolute path; prefer this folder, which may be a copy.
     beside = folder / os.path.basename(named)
     if named and "://" not in named and beside.is_file():
         return str(beside)

@@ -22,7 +22,7 @@ from .checkpoints import guard, latest
 from .norms import TORCH_NORMS
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-#: Entries of a config beside those that its Runner takes.
+#: Valid entries of a config that are not parameters of MMEngine's Runner.
 ENTRIES = {
     "auto_scale_lr",
     "compile",
@@ -36,10 +36,10 @@ ENTRIES = {
 
 
 def check(args: argparse.Namespace) -> tuple[Config, str, str]:
-    """Read the config of a command line, and find what would make the run fail later.
+    """Read the config of a command line, and check what would make the run fail later.
 
     Returns:
-        The config, the output folder and the setting that leads to it.
+        The config, the output folder, and the config key that sets the folder.
 
     Raises:
         UserError: see :func:`load_config` and :func:`check_config`.
@@ -50,18 +50,20 @@ def check(args: argparse.Namespace) -> tuple[Config, str, str]:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config of ``args.config_file`` with the overrides of ``args.opts``.
+    """Read the config ``args.config_file``, and apply ``args.opts`` and other options.
+
+    Sets ``launcher``, ``resume``, the hook of ``--ratios-interval``, and a default ``work_dir``.
 
     Raises:
-        UserError: it cannot be read, an override is not of the form KEY=VALUE or overrides what
-            neither the config has nor MMEngine knows, or the package of its scope is missing.
+        UserError: the config cannot be read, an override is not KEY=VALUE or its key is unknown to
+            the config and to MMEngine, or the package of the config's default_scope is missing.
     """
     with reading_config(args.config_file):
         cfg = Config.fromfile(args.config_file)
     known = {*cfg, *inspect.signature(Runner).parameters, *ENTRIES}
     for word in args.opts:
         with overriding(args.config_file, word, "KEY=VALUE"):
-            key, value = _override(word)
+            key, value = _parse_override(word)
             if key.split(".")[0] not in known:
                 raise KeyError(f"there is no {key.split('.')[0]}")
             cfg.merge_from_dict({key: value})
@@ -82,7 +84,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def _log_ratios(cfg: Config, interval: int) -> None:
-    """Add the hook of ``--ratios-interval``, and TensorBoard if it is installed."""
+    """Add to a config the hook of ``--ratios-interval``, and TensorBoard if it is installed."""
     hook = {"type": "RatiosHook", "interval": interval}
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()), hook]
     cfg.visualizer = cfg.get("visualizer") or {"type": "Visualizer"}
@@ -93,7 +95,8 @@ def _log_ratios(cfg: Config, interval: int) -> None:
     cfg.visualizer.vis_backends = backends
 
 
-def _override(word: str) -> tuple[str, Any]:
+def _parse_override(word: str) -> tuple[str, Any]:
+    """Parse an override KEY=VALUE to key and Python value; raise ValueError if it is invalid."""
     key, sign, value = word.partition("=")
     if not sign:
         raise ValueError(f"{word!r} has no '='")
@@ -104,20 +107,22 @@ def _override(word: str) -> tuple[str, Any]:
             raise ValueError(
                 f"{key}={value} is no literal of Python; write {{'type': ...}} for dict(type=...)"
             ) from None
-        # What is no literal of Python may be one of MMEngine's lists: a,b or [a,b].
+        # Not a Python literal: it may be a list in MMEngine's syntax, a,b or [a,b].
         words = argparse.ArgumentParser(exit_on_error=False)
         words.add_argument("--override", nargs=1, action=DictAction)
         return key, words.parse_args(["--override", word]).override[key]
 
 
 def check_config(cfg: Config, args: argparse.Namespace) -> None:
-    """Find what would make a run fail, before it starts.
+    """Check, before a run starts, its norms, data sets, checkpoints and output folder.
+
+    Creates the output folder; adds to ``args.opts`` that other processes need not verify data.
 
     Raises:
-        UserError: a norm, a data set, a checkpoint or the output folder is not what it should be;
-            the message names what was found and the setting that leads to it.
+        UserError: one of these is missing or invalid; the message names what was found and the
+            config key that sets it.
     """
-    missing = [key for key in ("model", *_loops(args)) if cfg.get(key) is None]
+    missing = [key for key in ("model", *_required_entries(args)) if cfg.get(key) is None]
     if missing:
         raise UserError(
             f"{args.config_file} does not define {', '.join(missing)}; an MMEngine config for "
@@ -128,17 +133,17 @@ def check_config(cfg: Config, args: argparse.Namespace) -> None:
             f"--tta: {args.config_file} does not define tta_model and tta_pipeline; define them, "
             "or leave --tta out"
         )
-    for name, wrapper in _dicts(cfg.get("optim_wrapper"), "optim_wrapper"):
+    for name, wrapper in _nested_dicts(cfg.get("optim_wrapper"), "optim_wrapper"):
         if wrapper.get("type") == "AmpOptimWrapper" and args.num_gpus == 0:
             raise UserError(
                 f"{name}.type AmpOptimWrapper with --num-gpus 0: MMEngine's mixed precision "
                 f"needs a GPU; set {name}.type=OptimWrapper"
             )
     init_default_scope(cfg.get("default_scope") or "mmengine")
-    for name, norm_cfg in _dicts(cfg.model, "model"):
+    for name, norm_cfg in _nested_dicts(cfg.model, "model"):
         if name.endswith("norm_cfg"):
             check_norm(name, norm_cfg)
-    for name, backend in _dicts(cfg.get("visualizer"), "visualizer"):
+    for name, backend in _nested_dicts(cfg.get("visualizer"), "visualizer"):
         writers = installed("tensorboard") or installed("tensorboardX")
         if backend.get("type") == "TensorboardVisBackend" and not writers:
             raise UserError(
@@ -153,7 +158,7 @@ def check_config(cfg: Config, args: argparse.Namespace) -> None:
     args.opts += [
         f"{name}.verify=False"
         for loader in LOADERS
-        for name, part in _dicts(cfg.get(loader), loader)
+        for name, part in _nested_dicts(cfg.get(loader), loader)
         if part.get("verify") is False
     ]
     check_output(cfg.work_dir, "work_dir")
@@ -161,25 +166,26 @@ def check_config(cfg: Config, args: argparse.Namespace) -> None:
     check_weights(cfg, args)
 
 
-def _loops(args: argparse.Namespace) -> tuple[str, ...]:
+def _required_entries(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the config entries that training, or evaluation with --eval-only, requires."""
     if args.eval_only:
         return "test_dataloader", "test_cfg", "test_evaluator"
     return "train_dataloader", "train_cfg", "optim_wrapper"
 
 
-def _dicts(value, name: str) -> Iterator[tuple[str, dict]]:
-    """Yield all dicts within a part of a config, each with the name of its setting."""
+def _nested_dicts(value, name: str) -> Iterator[tuple[str, dict]]:
+    """Yield (dotted key, dict) for all dicts within a part of a config; ``name`` is its key."""
     if isinstance(value, dict):
         yield name, value
         for key, inner in value.items():
-            yield from _dicts(inner, f"{name}.{key}")
+            yield from _nested_dicts(inner, f"{name}.{key}")
     elif isinstance(value, list | tuple):
         for i, inner in enumerate(value):
-            yield from _dicts(inner, f"{name}.{i}")
+            yield from _nested_dicts(inner, f"{name}.{i}")
 
 
 def check_norm(setting: str, norm_cfg: dict) -> None:
-    """Raise UserError unless a norm's type is registered."""
+    """Raise UserError unless the type of a ``norm_cfg`` is registered."""
     kind = norm_cfg.get("type")
     if str(kind) not in TORCH_NORMS and not _known(MODELS, kind):
         raise UserError(
@@ -190,16 +196,20 @@ def check_norm(setting: str, norm_cfg: dict) -> None:
 
 
 def _known(registry: Registry, kind: Any) -> bool:
-    """Whether a type is registered, if a config has it by name."""
+    """Whether a config's type is registered; a class needs no registration."""
     with registry.switch_scope_and_registry(None) as scoped:
         return not isinstance(kind, str) or scoped.get(kind) is not None
 
 
 def check_dataset(setting: str, dataset: dict) -> None:
-    """Raise UserError unless the files and folders that a data set's config names are there.
+    """Raise UserError unless the files and folders of a data set exist.
 
-    A data set that downloads itself need not be, `shapes` is generated on this occasion, and one of
-    image pairs is decoded.
+    A data set that downloads its files is not checked. `shapes` is generated if it is missing.
+    For a data set of image pairs, all images are decoded once, and ``verify`` is set to False.
+
+    Args:
+        setting: the config key of the data set, for the message.
+        dataset: the config of the data set; one within it is checked, too.
     """
     inner = dataset.get("dataset"), *(dataset.get("datasets") or ())
     for part in (d for d in inner if d is not None):
@@ -238,12 +248,12 @@ def check_dataset(setting: str, dataset: dict) -> None:
 
 
 def check_weights(cfg: Config, args: argparse.Namespace) -> None:
-    """Raise UserError unless the checkpoints that a run starts from are there, and can be read."""
+    """Raise UserError unless the checkpoints that a run starts from exist and are readable."""
     last = latest(cfg.work_dir) if args.resume else None
     if last:
         if "://" not in last:
             contents = checkpoints.read(last)
-            # Other runners keep their checkpoints in ways of their own.
+            # Other runners may have another layout of checkpoints.
             if "runner_type" not in cfg:
                 checkpoints.check_state(contents, last, ["state_dict"])
         return
@@ -257,7 +267,7 @@ def check_weights(cfg: Config, args: argparse.Namespace) -> None:
     if not load_from:
         sources |= {
             f"{name}.checkpoint": d.get("checkpoint")
-            for name, d in _dicts(cfg.model, "model")
+            for name, d in _nested_dicts(cfg.model, "model")
             if d.get("type") == "Pretrained"
         }
     for setting, path in sources.items():

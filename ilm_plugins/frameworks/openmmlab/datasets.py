@@ -1,4 +1,4 @@
-"""Data sets for mmpretrain, imported after it and registered there."""
+"""A data set for mmpretrain; this module is imported only after mmpretrain."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from .norms import register
 class PackedImages(BaseDataset):
     """Images and labels of ``data_root/split.npz``, see :mod:`ilm_plugins.data.packed`.
 
-    Takes the place of mmpretrain's CIFAR10: all images are decoded once, at loading, and enter the
-    pipeline as ``img`` (H, W, 3), RGB, beside ``gt_label``.
+    Replaces mmpretrain's CIFAR10. All images are decoded once, when the data set is loaded, and
+    enter the pipeline as ``img``, (H, W, 3), RGB, uint8, with their class as ``gt_label``.
 
     Args:
-        data_root: the archives' folder.
+        data_root: the folder of the .npz files.
         split: "train" or "test".
-        options: those of mmpretrain's BaseDataset.
+        options: arguments of mmpretrain's BaseDataset.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`ilm_plugins.data.packed.read_packed`.

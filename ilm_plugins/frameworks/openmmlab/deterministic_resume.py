@@ -1,9 +1,8 @@
-"""Training that a resumed run continues exactly, from the middle of an epoch as well.
+"""Training that resumes exactly: with the same random numbers, also in the middle of an epoch.
 
-Whatever is random in an iteration is a function of the run's seed and of the iteration's number:
-the order of an epoch's samples and their augmentation by :class:`ExactSampler`, and what the model
-and others draw by :class:`ExactEpochLoop`. So nothing of it need be stored: a checkpoint has the
-seed and the number.
+All random numbers depend only on the run's seed and the number of the iteration, so a checkpoint
+need not store the state of generators. :class:`ExactSampler` determines the order of samples and
+their augmentation; :class:`ExactEpochLoop` seeds the generators before each iteration.
 """
 
 import math
@@ -20,21 +19,21 @@ from torch.utils.data import Sampler
 from ...layers import OptionError
 from .norms import register
 
-#: Sample's index, seed of the run, epoch.
+#: One sample to load: index in the data set, seed of the run, epoch.
 Draw = tuple[int, int, int]
 
 
 class ExactSampler(Sampler):
-    """Shuffles anew for each epoch, by the seed and the epoch alone.
+    """A sampler whose order in each epoch depends only on the seed and the epoch.
 
     Yields ``(index, seed, epoch)``, from which a data set can derive a sample's augmentation in
-    whatever process it is loaded. Several processes share an epoch; the last ones start it over
-    where their number does not divide it.
+    any process. Each of several processes gets an equal share of an epoch; if their number does
+    not divide the data set's length, the first samples are repeated at the end.
 
     Args:
-        dataset: that from which to draw.
-        shuffle: whether to; otherwise in order.
-        seed: of the run, set by MMEngine's Runner.
+        dataset: the data set; only its length is used.
+        shuffle: whether to shuffle the samples.
+        seed: the seed of the run; MMEngine's Runner passes it.
     """
 
     def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
@@ -46,7 +45,7 @@ class ExactSampler(Sampler):
         self.first = 0
 
     def start(self, seed: int, epoch: int, first: int) -> None:
-        """Begin the next iteration of the sampler in an epoch, at its sample number ``first``."""
+        """Set the epoch to iterate over next, and how many of this process's samples to skip."""
         self.seed, self.epoch, self.first = seed, epoch, first
 
     def __iter__(self) -> Iterator[Draw]:
@@ -61,19 +60,19 @@ class ExactSampler(Sampler):
 
 
 class ExactEpochLoop(EpochBasedTrainLoop):
-    """MMEngine's loop over epochs, which goes on in the middle of one and seeds each iteration.
+    """MMEngine's loop over epochs, which can resume within an epoch and seeds each iteration.
 
-    On one kind of machine, with deterministic kernels and as many processes, a run that is killed
-    and resumed ends with the weights of an uninterrupted one, bit for bit on the CPU. Before each
-    iteration the generators of Python, numpy and torch are seeded by the run's seed, the
-    iteration and the process. Needs an :class:`ExactSampler`.
+    Before each iteration the generators of Python, numpy and torch are seeded from the run's seed,
+    the iteration and the rank. On one kind of machine, with deterministic kernels and the same
+    number of processes, a run that is killed and resumed therefore ends with the same weights as
+    an uninterrupted run, bit for bit on the CPU. Needs an :class:`ExactSampler`.
 
     Args:
-        options: those of EpochBasedTrainLoop.
+        args, options: arguments of EpochBasedTrainLoop.
 
     Raises:
-        OptionError: the loader has another sampler; or a checkpoint is resumed with epochs of
-            another length.
+        OptionError: the loader has another sampler; or a run is resumed with another number of
+            iterations in an epoch than its checkpoint had.
     """
 
     def __init__(self, *args, **options) -> None:
@@ -85,6 +84,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
             )
 
     def run_epoch(self) -> None:
+        """Train for the rest of the current epoch; raise OptionError if its length has changed."""
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         first = self._iter - self._epoch * len(self.dataloader)
@@ -102,12 +102,13 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         self._epoch += 1
 
     def run_iter(self, idx, data_batch) -> None:
+        """Seed all generators, then train on a batch."""
         seed_all(self.runner.seed, self._iter, self.dataloader.sampler.rank)
         super().run_iter(idx, data_batch)
 
 
 def seed_all(*entropy: int) -> None:
-    """Seed the generators of Python, numpy and torch by a tuple of numbers."""
+    """Seed the generators of Python, numpy and torch from non-negative integers."""
     seeds = np.random.SeedSequence(entropy).generate_state(3).tolist()
     for seed, seeded in zip(seeds, (random.seed, np.random.seed, torch.manual_seed), strict=True):
         seeded(seed)

@@ -1,4 +1,4 @@
-"""Errors of an MMEngine run that name the broken file or the iteration."""
+"""Make errors of an MMEngine run name the broken file or the iteration."""
 
 import math
 import os
@@ -17,11 +17,15 @@ from ..command import describe_path
 
 @contextmanager
 def names_dataset(config: dict | None) -> Iterator[None]:
-    """Raise UserError with the annotations of a data set that cannot be loaded."""
+    """Within this context, errors of loading a data set become UserErrors that name its file.
+
+    Args:
+        config: the config of the data set; None or another object leaves errors unchanged.
+    """
     try:
         yield
     except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
-        # What is not registered, or not an option, is told elsewhere.
+        # Unregistered types and UserErrors have good messages already.
         if not isinstance(config, dict) or isinstance(error, UserError):
             raise
         if isinstance(error, KeyError) and "registry" in str(error):
@@ -35,7 +39,7 @@ def names_dataset(config: dict | None) -> Iterator[None]:
                 f"{' '.join(str(error).split())}; mend the config, or the overrides"
             ) from error
         path = os.path.join(inner.get("data_root") or "", inner.get("ann_file") or "")
-        # How MMEngine says that there is nothing in it.
+        # MMEngine's message for an empty data set.
         nothing = "need at least one array" in str(error)
         why = "nothing is in it" if nothing else f"{type(error).__name__}: {error}"
         raise UserError(
@@ -45,19 +49,20 @@ def names_dataset(config: dict | None) -> Iterator[None]:
 
 
 class NamesImage(Compose):
-    """The transforms of a data set; their errors name the image and the map of labels.
+    """A data set's transforms, whose errors name the image and the segmentation map.
 
     Args:
-        transforms: those of the data set.
+        transforms: the transforms of the data set, already built.
     """
 
     def __init__(self, transforms: list) -> None:
         super().__init__([])
-        # They are built.
+        # Compose would build them again.
         self.transforms = transforms
 
     def __call__(self, data: dict) -> dict | None:
-        # Transforms add to it what they have read.
+        """Apply the transforms to a sample; raise RunError with its files if one fails."""
+        # Read the paths first, because transforms change the dict.
         names = [data[key] for key in ("img_path", "seg_map_path") if data.get(key)]
         try:
             return super().__call__(data)
@@ -69,7 +74,7 @@ class NamesImage(Compose):
 
 
 def name_images(dataset) -> None:
-    """Replace the transforms of a data set, and of data sets within it, by NamesImage."""
+    """Wrap the transforms of a data set, and of data sets within it, in NamesImage, in place."""
     for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
         if inner is not None:
             name_images(inner)
@@ -79,23 +84,24 @@ def name_images(dataset) -> None:
 
 
 class StopAtNaN(Hook):
-    """Ends a training whose loss is infinite or NaN, before anything of it is saved.
+    """Raises FloatingPointError if the loss becomes infinite or NaN, before a checkpoint is saved.
 
-    The losses are looked at on their device, and only now and then by the host, which would have to
-    wait for them. Gradients carry a NaN from one process to the others, so that all of these end by
-    any one's: they look together, and before MMEngine's CheckpointHook saves anything.
+    Each iteration's losses are checked on their device, without waiting for it; the host reads the
+    result every ``interval`` iterations and before each checkpoint. All processes exchange their
+    results then and stop together, because gradients carry a NaN to all of them.
 
     Args:
-        interval: iterations from one look of the host's to the next.
+        interval: number of iterations from one reading of the result to the next.
     """
 
     def __init__(self, interval: int = 10) -> None:
         self.interval = interval
-        #: The iteration that was the first, from 0, on the losses' device.
+        #: First iteration, from 0, with such a loss, or infinity; a scalar on the losses' device.
         self.first = torch.tensor(math.inf)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        # Beside losses, by MMEngine's convention of names, there may be accuracies of nothing.
+        """Check the losses among ``outputs`` (name -> tensor), and at times read the result."""
+        # MMEngine has "loss" in the names of losses; other outputs, like accuracies, may be NaN.
         losses = [
             value.detach().float().sum()
             for name, value in (outputs or {}).items()
@@ -110,6 +116,7 @@ class StopAtNaN(Hook):
             self.look()
 
     def _saves(self, runner) -> bool:
+        """Whether a CheckpointHook saves a checkpoint after this iteration."""
         return any(
             hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
             for hook in runner.hooks
@@ -120,19 +127,20 @@ class StopAtNaN(Hook):
         self.look()
 
     def before_val_epoch(self, runner) -> None:
-        # The best checkpoint is saved after it.
+        # The best checkpoint is saved after validation.
         self.look()
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        # The first process alone is here, whoever saves.
+        # Only rank 0 calls this, so the processes cannot exchange results here.
         self._check()
 
     def look(self) -> None:
-        """Raise FloatingPointError if there was such an iteration in any of the processes."""
+        """Raise FloatingPointError in all processes if the loss of any was infinite or NaN."""
         all_reduce(self.first, "min")
         self._check()
 
     def _check(self) -> None:
+        """Raise FloatingPointError with the iteration if one of this process's losses was bad."""
         if not torch.isinf(self.first):
             raise FloatingPointError(
                 f"the loss became infinite or NaN at iteration {self.first:.0f}"

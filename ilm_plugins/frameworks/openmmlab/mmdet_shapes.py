@@ -1,4 +1,4 @@
-"""The generated `shapes` as mmdet's ``ShapesDataset``; to be named in ``custom_imports``."""
+"""The generated data set `shapes` for mmdet; name this module in ``custom_imports``."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -11,13 +11,13 @@ from ...data import SHAPES, ensure_shapes
 
 @DATASETS.register_module()
 class ShapesDataset(CocoDataset):
-    """Instances of four classes, written to ``data_root`` on first use."""
+    """COCO-style instances of four classes of shapes, generated in ``data_root`` on first use."""
 
     METAINFO: ClassVar = {"classes": tuple(SHAPES), "palette": list(SHAPES.values())}
 
     @staticmethod
     def generate(data_root: str) -> None:
-        """Write the data set unless it is there; see :func:`ilm_plugins.data.ensure_shapes`."""
+        """Generate the data set if it is missing; see :func:`ilm_plugins.data.ensure_shapes`."""
         ensure_shapes(Path(data_root))
 
     def load_data_list(self) -> list[dict]:

@@ -1,4 +1,4 @@
-"""The generated `shapes` as mmseg's ``ShapesSegDataset``; to be named in ``custom_imports``."""
+"""The generated data set `shapes` for mmseg; name this module in ``custom_imports``."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +11,7 @@ from ...data import SHAPES, ensure_shapes
 
 @DATASETS.register_module()
 class ShapesSegDataset(BaseSegDataset):
-    """Background and four classes, written to ``data_root`` on first use."""
+    """Label maps of background and four classes, generated in ``data_root`` on first use."""
 
     METAINFO: ClassVar = {
         "classes": ("background", *SHAPES),
@@ -20,7 +20,7 @@ class ShapesSegDataset(BaseSegDataset):
 
     @staticmethod
     def generate(data_root: str) -> None:
-        """Write the data set unless it is there; see :func:`ilm_plugins.data.ensure_shapes`."""
+        """Generate the data set if it is missing; see :func:`ilm_plugins.data.ensure_shapes`."""
         ensure_shapes(Path(data_root))
 
     def load_data_list(self) -> list[dict]:

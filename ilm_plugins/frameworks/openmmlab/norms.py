@@ -1,7 +1,7 @@
-"""The layers' keys in mmcv's registries of norms, and what ``norm_eval`` means to EN and SN.
+"""Register this package's layers in mmcv's registries of norms; make EN, SN obey ``norm_eval``.
 
-mmcv 1.x looks a type up in its own ``NORM_LAYERS``, mmcv 2.x in MMEngine's ``MODELS``. Either gets
-the keys as soon as it is imported, and neither is imported here.
+mmcv 1.x looks a type up in its own ``NORM_LAYERS``, mmcv 2.x in MMEngine's ``MODELS``. The layers
+are registered as soon as either is imported; this module imports neither.
 """
 
 import functools
@@ -18,7 +18,7 @@ from ...layers.mixture import MixtureNorm
 #: Module that defines a registry of norms -> the registry's name there.
 REGISTRIES = {"mmengine.registry.root": "MODELS", "mmcv.cnn.bricks.registry": "NORM_LAYERS"}
 
-#: Module of mmcv's that registers norms, and their keys, which it wants to find free.
+#: mmcv's module that registers its norms, and their keys, which must be free until then.
 MMCVS_NORMS = "mmcv.cnn.bricks.norm"
 MMCVS_KEYS = {"BN", "BN1d", "BN2d", "BN3d", "SyncBN", "GN", "LN", "IN", "IN1d", "IN2d", "IN3d"}
 
@@ -35,28 +35,32 @@ def arm() -> None:
     Works whether OpenMMLab's packages were imported before, are imported later, or never.
     """
     for module, name in REGISTRIES.items():
-        wrapt.register_post_import_hook(lambda m, name=name: _fill(getattr(m, name)), module)
-    wrapt.register_post_import_hook(_fill_with_all, MMCVS_NORMS)
+        wrapt.register_post_import_hook(
+            lambda m, name=name: _register_layers(getattr(m, name)), module
+        )
+    wrapt.register_post_import_hook(_register_all_layers, MMCVS_NORMS)
     for module in BASE_MODULES:
         wrapt.register_post_import_hook(_obey_norm_eval, module)
 
 
-def _fill(registry) -> None:
+def _register_layers(registry) -> None:
+    """Register the layers, except under keys that mmcv will register itself."""
     register(registry, classes={key: of for key, of in NORMS.items() if key not in MMCVS_KEYS})
 
 
-def _fill_with_all(module: ModuleType) -> None:
+def _register_all_layers(module: ModuleType) -> None:
+    """Register all layers in the registry of mmcv's module of norms, after mmcv did its own."""
     register(getattr(module, "MODELS", None) or module.NORM_LAYERS)
 
 
 def register(registry, force: bool = False, classes: Mapping[str, type] = NORMS) -> None:
-    """Enter the layers into a registry, each once, however often this is called.
+    """Register classes, by default this package's layers; calling it again does no harm.
 
     Args:
         registry: mmcv's ``NORM_LAYERS``, MMEngine's ``MODELS``, or one derived from that.
-        force: replace what another package has registered under one of the keys, which otherwise
-            stays, with a warning.
-        classes: other classes than the layers, by their keys.
+        force: whether to replace another package's class under the same key; by default that
+            class stays, with a warning.
+        classes: the classes by key.
     """
     taken = []
     for key, of_ours in classes.items():
@@ -80,15 +84,16 @@ def _warn_once(message: str) -> None:
 
 
 def _path(cls: type) -> str:
+    """Return the dotted path of a class."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _obey_norm_eval(module: ModuleType) -> None:
-    """Let ``norm_eval=True`` put EN and SN, too, into evaluation while their backbone trains.
+    """Make backbones with ``norm_eval=True`` set EN and SN to evaluation mode in training, too.
 
-    Backbones do so by a loop over BatchNorm alone, after a call of ``BaseModule.train``.
+    Backbones set only BatchNorm themselves, after calling ``BaseModule.train``, which is replaced.
     """
-    # This package may have been imported anew, with classes of its own.
+    # If this package was imported a second time, wrap the original method again.
     original = getattr(module.BaseModule.train, "_ilm_plugins_original", module.BaseModule.train)
 
     def train(self, mode: bool = True):

@@ -10,17 +10,17 @@ from .norms import register
 
 
 class RatiosHook(Hook):
-    """Log the mean ratios of every EN and SN layer: ``ratios/LAYER/NORMALIZER``.
+    """Log the mean ratios of every EN and SN layer, as ``ratios/LAYER/NORMALIZER``.
 
     In a config: ``custom_hooks = [dict(type="RatiosHook", interval=100)]``. The visualizer writes
     them to its backends, such as TensorBoard and ``vis_data/scalars.json``, not to the console.
-    They are means over one training batch of rank 0.
+    Each value is a mean over one training batch of rank 0.
 
     Args:
-        interval: iterations between two such batches; for the others nothing is computed.
+        interval: iterations from one logged batch to the next; other batches cost nothing.
 
     Raises:
-        UserError: when training starts and the model has no such layers.
+        UserError: when training starts, if the model has no EN or SN layers.
     """
 
     priority = "LOW"

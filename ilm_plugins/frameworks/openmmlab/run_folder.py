@@ -1,4 +1,8 @@
-"""MMEngine's configs and run folders; see :class:`..run_summary.RunFolders`."""
+"""MMEngine's configs and run folders; functions as in :class:`..run_summary.RunFolders`.
+
+For each training or test, MMEngine writes a subfolder with a log and with the config that was used,
+``vis_data/config.py``. Below, the paths of these config files stand for the trainings and tests.
+"""
 
 import json
 import math
@@ -28,7 +32,7 @@ HARMLESS = re.compile(
     r"|test_dataloader\.batch_size|test_evaluator\.(lpips_weights|ann_file|output_dir))(\..*)?"
     r"|default_hooks\.(timer|logger|checkpoint|visualization)\.(?!type$).*"
 )
-#: Images of the data sets of the recipes, in training and in validation.
+#: Data set type -> number of images in training and in validation.
 WHOLE = {
     "CIFAR10": (50_000, 10_000),
     "CIFAR100": (50_000, 10_000),
@@ -37,7 +41,7 @@ WHOLE = {
     "ADE20KDataset": (20_210, 2_000),
     "CityscapesDataset": (2_975, 500),
 }
-#: Quantities of a training that curves show: losses, and the accuracy on its batches.
+#: Names of values from training batches that curves show: losses and accuracies.
 TRAINING = ".*loss|accuracy_top-"
 TIMES = ("time", "data_time")
 
@@ -49,10 +53,10 @@ def length(config: str) -> tuple[int, str]:
     return train.get("max_iters", 0), "iterations"
 
 
-# Base files of another package have MMEngine read that package's whole model zoo.
+# Cached, since a base file of another package makes MMEngine read that package's whole model zoo.
 @cache
 def load(config: str) -> Config:
-    """A config's file, read once."""
+    """Read a config file; the result is cached and shared."""
     return Config.fromfile(config)
 
 
@@ -65,12 +69,13 @@ def batch(config: str, overrides: Sequence[str], processes: int) -> tuple[int, i
 
 def settings(config: str, work_dir: Path, seed: int) -> list[str]:
     options = [f"work_dir={str(work_dir)!r}", f"randomness.seed={seed}"]
-    # A checkpoint of each epoch.
+    # Save a checkpoint after each epoch.
     by_epoch = length(config)[1] == "epochs"
     return options + ["default_hooks.checkpoint.interval=1"] * by_epoch
 
 
 def shortened(config: str, new: int) -> list[str]:
+    """Return overrides that train for ``new`` epochs or iterations, with a scaled schedule."""
     cfg, (old, unit) = load(config), length(config)
     name = {"epochs": "epochs", "iterations": "iters"}[unit]
     options = [f"train_cfg.max_{name}={new}"]
@@ -82,29 +87,31 @@ def shortened(config: str, new: int) -> list[str]:
         key = "param_scheduler" if single else f"param_scheduler.{i}"
         for option in {"milestones", "end", "T_max"} & set(scheduler):
             value = scheduler[option]
-            scaled = [_share(v, old, new) for v in value] if isinstance(value, list) else None
-            options.append(f"{key}.{option}={scaled or _share(value, old, new)}")
+            scaled = [_scale_step(v, old, new) for v in value] if isinstance(value, list) else None
+            options.append(f"{key}.{option}={scaled or _scale_step(value, old, new)}")
     if cfg.train_cfg.get("val_interval", 1) > new:
         options.append(f"train_cfg.val_interval={new}")
     return sorted(options)
 
 
-def _share(step: int, old: int, new: int) -> int:
+def _scale_step(step: int, old: int, new: int) -> int:
+    """Return the step at the same fraction of a training of ``new`` as of ``old``, at least 1."""
     return max(1, round(step * new / old))
 
 
 def on_data(config: str, folder: str) -> list[str]:
+    """Return overrides that take images from a folder; raise UserError if it does not exist."""
     if not Path(folder).is_dir():
         raise UserError(f"--data {folder}: no such folder; give that of the images")
     # A folder of archives instead of image files.
     packed = Path(folder, "train.npz").is_file()
     cfg, options = load(config), []
     for loader in (name for name in LOADERS if cfg.get(name) is not None):
-        # ClassBalancedDataset has the one that reads images within.
+        # ClassBalancedDataset wraps the data set that reads images.
         data = f"{loader}.dataset" + ".dataset" * ("dataset" in cfg[loader].dataset)
         options.append(f"{data}.data_root={folder!r}")
         if packed:
-            # To hand on the tensors of so small images costs more than to make them.
+            # Transfer of such small images between processes costs more than loading them.
             options += [f"{data}.type=PackedImages", f"{loader}.num_workers=0"]
             options.append(f"{loader}.persistent_workers=False")
         evaluator = cfg.get(loader.replace("dataloader", "evaluator")) or {}
@@ -116,7 +123,7 @@ def on_data(config: str, folder: str) -> list[str]:
 
 
 def starting_from(checkpoint: str) -> list[str]:
-    # A checkpoint of a whole classifier, for a segmenter's backbone.
+    # The checkpoint is of a whole classifier; a segmenter takes only its backbone.
     prefix = PRETRAINED.replace("checkpoint", "prefix")
     return [f"{PRETRAINED}={checkpoint!r}", f"{prefix}='backbone.'"]
 
@@ -150,23 +157,24 @@ def tests(config: str, wanted: Iterable[Test]) -> list[Test]:
 
 
 def tests_made(work_dir: Path, checkpoint: str | None = None) -> set[Test]:
-    return set(_tests(_since_training(_dumped(work_dir)), checkpoint))
+    return set(_tests(_since_training(_config_files(work_dir)), checkpoint))
 
 
 def summary(config: str, work_dir: Path, total: int) -> RunSummary:
-    dumped = _dumped(work_dir)
+    """Read a run folder; raise UserError if it holds no training and no test."""
+    dumped = _config_files(work_dir)
     if not dumped:
         raise UserError(f"{work_dir} has no run of tools/train_net.py: no */vis_data/config.py")
     recipe, unit = load(config), length(config)[1]
-    trained = list(filter(_scalars, dumped)) if total else []
+    trained = list(filter(_scalars_file, dumped)) if total else []
     last = (trained or dumped)[-1]
     cfg = load(str(last))
     checkpoint = None if trained else cfg.get("load_from")
     made = _tests(_since_training(dumped) if total else dumped, None if total else checkpoint)
     metrics = {test: values for test, (_, values) in made.items()}
-    rows, seconds = curve(list(map(_scalars, trained)), unit, total)
-    trained_on, whole = _trained_on(recipe, cfg, last) if total else (None, None)
-    tested_on, whole_test = _tested_on(recipe, [path for path, _ in made.values()])
+    rows, seconds = curve(list(map(_scalars_file, trained)), unit, total)
+    trained_on, whole = _training_images(recipe, cfg, last) if total else (None, None)
+    tested_on, whole_test = _test_images(recipe, [path for path, _ in made.values()])
     references = {}
     if trained and metrics and _chosen(cfg.train_dataloader.dataset):
         dataset = DATASETS.get(cfg.train_dataloader.dataset.type)  # pairs of images
@@ -185,61 +193,74 @@ def summary(config: str, work_dir: Path, total: int) -> RunSummary:
     )
 
 
-def _dumped(work_dir: Path) -> list[Path]:
-    """The configs of a folder's trainings and tests, as MMEngine wrote them, in order of time."""
+def _config_files(work_dir: Path) -> list[Path]:
+    """Return the config files of a folder's trainings and tests, from the oldest."""
     return sorted(Path(work_dir).glob("*/vis_data/config.py"))
 
 
-def _scalars(dumped: Path) -> Path | None:
-    """What the training of a dumped config has logged; None of a test."""
+def _scalars_file(dumped: Path) -> Path | None:
+    """Return the file with a training's logged values; None if the config is of a test."""
     file = dumped.with_name("scalars.json")
     return file if file.is_file() else None
 
 
 def _since_training(dumped: list[Path]) -> list[Path]:
-    trained = [i for i, path in enumerate(dumped) if _scalars(path)]
+    """Return the config files after the last training; all if there is no training."""
+    trained = [i for i, path in enumerate(dumped) if _scalars_file(path)]
     return dumped[trained[-1] + 1 :] if trained else dumped
 
 
 def _log(dumped: Path) -> str:
-    """The log beside a dumped config; "" where there is none."""
+    """Return the text of the log of a training or test; "" if there is none."""
     files = sorted(dumped.parents[1].glob("*.log"))
     return files[-1].read_text(encoding="utf-8", errors="replace") if files else ""
 
 
 def _batch(dumped: Path, loader: str = "train_dataloader") -> int | None:
-    """The images of a batch of all processes, as a log has them."""
+    """Return the images in a batch over all processes; None if the log does not tell."""
     processes = re.search(r"GPU number: (\d+)", _log(dumped))
     each = load(str(dumped))[loader].batch_size
     return each * int(processes[1]) if processes else None
 
 
-def _trained_on(recipe: Config, cfg: Config, dumped: Path) -> tuple[int | None, int | None]:
-    """Training images of a run, and of its recipe; None if unknown."""
+def _training_images(recipe: Config, cfg: Config, dumped: Path) -> tuple[int | None, int | None]:
+    """Return the number of training images of a run, and of its recipe; None if unknown.
+
+    Args:
+        recipe: the config in the repository.
+        cfg, dumped: the config that the run used, and its file.
+    """
     ours, theirs = (c.train_dataloader.dataset for c in (recipe, cfg))
     chosen, some = _chosen(ours), _chosen(theirs)
     whole = len(chosen) if chosen else WHOLE.get(ours.type, (None,))[0]
     if whole is None:
         return None, None
-    numbers = [_by_log(dumped, "train", whole) or _by_files(theirs), some and len(some)]
+    numbers = [_count_by_log(dumped, "train", whole) or _count_by_files(theirs), some and len(some)]
     return min(filter(None, numbers), default=None), whole
 
 
-def _tested_on(recipe: Config, tests: list[Path]) -> tuple[int | None, int | None]:
-    """Images of the smallest of some tests, and of the recipe's; None if unknown."""
+def _test_images(recipe: Config, tests: list[Path]) -> tuple[int | None, int | None]:
+    """Return the number of images of the smallest test, and of the recipe's; None if unknown."""
     dataset = recipe.test_dataloader.dataset
     chosen = _chosen(dataset)
     whole = len(chosen) if chosen else WHOLE.get(dataset.type, (None, None))[1]
     if whole is None:
         return None, None
-    numbers = [_by_log(path, "test", whole) for path in tests]
+    numbers = [_count_by_log(path, "test", whole) for path in tests]
     return min(filter(None, numbers), default=None), whole
 
 
-def _by_log(dumped: Path, mode: str, whole: int) -> int | None:
-    """How many images a loader has, in whole batches, as a log tells; ``whole`` if that fits.
+def _count_by_log(dumped: Path, mode: str, whole: int) -> int | None:
+    """Return the number of images of a loader, computed from the batches in its log.
 
-    None where a training is counted in iterations, whose log has no length of its data.
+    Args:
+        dumped: the config file of the training or test.
+        mode: "train" or "test".
+        whole: the recipe's number of images.
+
+    Returns:
+        ``whole`` if it gives this number of batches, otherwise batches * batch size. None if the
+        log does not tell, as for trainings whose length is in iterations.
     """
     unit = "Epoch" if mode == "train" else "Epoch|Iter"
     line = rf"(?:{unit})\({mode}\)\s*(?:\[\s*\d+\]\s*)?\[\s*\d+/(\d+)\]"
@@ -250,12 +271,12 @@ def _by_log(dumped: Path, mode: str, whole: int) -> int | None:
     return whole if batches == math.ceil(whole / batch) else batches * batch
 
 
-def _by_files(dataset: dict) -> int | None:
-    """How many images a data set's files are, where to count them is cheap."""
+def _count_by_files(dataset: dict) -> int | None:
+    """Count the image files of a data set; None if it is of a type that is slow to count."""
     root = Path(dataset.get("data_root") or "").expanduser()
     listed, folder = dataset.get("ann_file"), (dataset.get("data_prefix") or {}).get("img_path")
     if dataset.get("type") == "CocoDataset" and Path(root, listed).is_file():
-        # Only images have one; to parse the annotations would take gigabytes.
+        # Only images have a file name; parsing all annotations would take gigabytes.
         with (
             Path(root, listed).open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
@@ -268,17 +289,23 @@ def _by_files(dataset: dict) -> int | None:
 
 
 def _chosen(dataset: Mapping[str, Any]) -> range | None:
-    """The pairs of images that a data set takes; None of one that takes all."""
+    """Return the range of image pairs that a data set uses; None if it uses all."""
     first, last = dataset.get("images") or (None, None)
     return None if last is None else range(first or 0, last)
 
 
 def curve(files: list[Path], unit: str, total: int) -> tuple[list[dict], float]:
-    """Means of what was logged, by epoch or in a hundred steps; and the seconds of the training.
+    """Average the logged values of a training by epoch, or over ranges of iterations.
 
-    Where a run went on from a checkpoint, what it logged anew takes the place of what it had.
+    Args:
+        files: the logs of the sessions of the training, from the first.
+        unit: "epochs" or "iterations".
+        total: the training's length.
+
+    Returns:
+        The points of the curve (see :func:`.curves.means`), and the training's seconds.
     """
-    sessions = [[(_when(entry, unit), entry) for entry in curves.entries(f)] for f in files]
+    sessions = [[(_position(entry, unit), entry) for entry in curves.entries(f)] for f in files]
     logs = [entry for session in sessions for _, entry in session if "iter" in entry]
     step = 1 if unit == "epochs" else curves.spacing(total)
     logged = (
@@ -291,21 +318,27 @@ def curve(files: list[Path], unit: str, total: int) -> tuple[list[dict], float]:
     return curves.means(unit, logged), seconds
 
 
-def _when(entry: dict, unit: str) -> int:
+def _position(entry: dict, unit: str) -> int:
+    """Return the epoch or the iteration of a logged entry."""
     return entry["epoch"] if unit == "epochs" and "epoch" in entry else entry["step"]
 
 
-def _multi_scale(cfg: Config) -> bool:
+def _is_augmented(cfg: Config) -> bool:
+    """Whether a test used test-time augmentation, whose model wraps the model as ``module``."""
     return "module" in cfg.model
 
 
 def _tests(
     dumped: list[Path], checkpoint: str | None = None
 ) -> dict[Test, tuple[Path, dict[str, float]]]:
-    """Options of a test -> the dumped config and the metrics of the last with them.
+    """Read the metrics of tests.
 
     Args:
-        checkpoint: whose tests; None for all.
+        dumped: config files of trainings and tests, from the oldest.
+        checkpoint: the checkpoint whose tests are read; None for all.
+
+    Returns:
+        Test -> the config file and the metrics of the last such test.
     """
     found = {}
     for path in dumped:
@@ -314,7 +347,7 @@ def _tests(
             continue
         for file in path.parents[1].glob("*.json"):
             values = json.loads(file.read_text(encoding="utf-8"))
-            found[("--tta",) if _multi_scale(cfg) else ()] = (
+            found[("--tta",) if _is_augmented(cfg) else ()] = (
                 path,
                 {k: v for k, v in values.items() if k not in TIMES and v is not None},
             )

@@ -25,18 +25,23 @@ from .faults import StopAtNaN, name_images, names_dataset
 
 
 def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
-    """Train or evaluate in this process, which reads the config itself unless it gets one."""
+    """Train, or evaluate with ``--eval-only``, in this process.
+
+    Args:
+        args: the parsed command line of tools/train_net.py.
+        cfg: the config; if None, it is read from ``args.config_file``.
+    """
     guard()
     cfg = load_config(args) if cfg is None else cfg
     last = latest(cfg.work_dir) if args.resume else None
     if args.resume:
         cfg.load_from = last or cfg.get("load_from")
-        # With --eval-only it is evaluated, not gone on from; and what load_from names starts a run.
+        # --eval-only just evaluates that checkpoint; without one, load_from starts the run.
         cfg.resume = last is not None and not args.eval_only
     if args.eval_only:
         if args.tta:
             augment_test(cfg)
-        # Then nothing of the training set need be there.
+        # Without these entries, the training set need not exist.
         training = "train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"
         for key in (*training, "val_dataloader", "val_cfg", "val_evaluator"):
             cfg[key] = None
@@ -48,7 +53,7 @@ def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
 
 
 def augment_test(cfg: Config) -> None:
-    """Change a config to test with its test-time augmentation, like mmseg's tools/test.py."""
+    """Change a config in place to use its test-time augmentation, like mmseg's tools/test.py."""
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.model = {**cfg.tta_model, "module": cfg.model}
 
@@ -66,7 +71,7 @@ def build_runner(cfg: Config) -> Runner:
 
 @contextmanager
 def naming_types() -> Iterator[None]:
-    """Raise UserError with the name of a type that is not registered."""
+    """Within this context, the registry's KeyError for an unknown type becomes a UserError."""
     try:
         yield
     except KeyError as error:
@@ -81,9 +86,9 @@ def naming_types() -> Iterator[None]:
 
 @RUNNERS.register_module(force=True)
 class PluginRunner(Runner):
-    """MMEngine's Runner, which also runs on several CPU processes and names what is at fault."""
+    """MMEngine's Runner, which also runs on several CPU processes and whose errors name causes."""
 
-    #: Whether the checkpoint that is loaded must be of this model and, in training, its optimizer.
+    #: Whether a loaded checkpoint must match the model and, in training, its optimizer.
     must_fit = False
 
     def __init__(self, *args, **options) -> None:
@@ -91,6 +96,7 @@ class PluginRunner(Runner):
         self.register_hook(StopAtNaN(), priority="VERY_HIGH")
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wrap the model for several processes; on the CPU, SyncBN becomes BN."""
         if self.distributed and get_device() == "cpu":
             self.logger.info("On the CPU, SyncBN layers of the model become plain BN layers.")
             model = revert_sync_batchnorm(model)
@@ -103,12 +109,12 @@ class PluginRunner(Runner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
-        """Build it; raise UserError for a mistake in the config."""
+        """Build the model; raise UserError for a mistake in the config."""
         with building("the config's model"), naming_types():
             return super().build_model(model)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper | OptimWrapperDict:
-        """Build it; raise UserError for a mistake in the config."""
+        """Build the optimizer wrapper; raise UserError for a mistake in the config."""
         with building("the config's optimizer"), naming_types():
             return super().build_optim_wrapper(optim_wrapper)
 
@@ -116,8 +122,8 @@ class PluginRunner(Runner):
         """Load a checkpoint as MMEngine does.
 
         Raises:
-            CheckpointError: it cannot be read, or has none of the model's tensors; or the run that
-                is resumed has another model or optimizer.
+            CheckpointError: the file cannot be read, or has none of the model's tensors; or when
+                resuming, the model or the optimizer differs from the checkpoint's.
         """
         checkpoint = super().load_checkpoint(filename, *args, **options)
         model = self.model
@@ -138,7 +144,7 @@ class PluginRunner(Runner):
         """Build a loader whose errors name the broken file.
 
         Raises:
-            UserError: a data set's files cannot be loaded, or hold nothing.
+            UserError: the files of a data set cannot be loaded, or are empty.
         """
         config = dataloader.get("dataset") if isinstance(dataloader, dict) else None
         with names_dataset(config):
@@ -162,6 +168,6 @@ def build_model(args: argparse.Namespace) -> nn.Module:
 
 def model_of(cfg: Config) -> nn.Module:
     """Build the model of a config, with random weights, in the config's scope."""
-    # As the Runner does where a config states the preprocessing beside the model.
+    # Like the Runner, pass on a data_preprocessor that the config has outside of model.
     beside = {key: cfg[key] for key in ("data_preprocessor",) if key in cfg}
     return MODELS.build(cfg.model, default_args=beside)

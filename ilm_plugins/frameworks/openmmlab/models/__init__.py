@@ -1,4 +1,4 @@
-"""Networks that the papers train and no framework ships.
+"""Networks from the papers that no framework includes.
 
 ``backbones`` needs mmcv 2, and ilm_plugins imports it only after mmcv.
 """

@@ -5,8 +5,7 @@ from torch import Tensor, nn
 
 from .staged import StagedBackbone, conv
 
-# Channels of an Inception unit's branches: 1x1; 1x1 -> 3x3; 1x1 -> 3x3 -> 3x3; pooling -> 1x1.
-# Where a branch has 0, the unit halves the resolution: no 1x1 branch, nothing after the pooling.
+# Stages of Inception units. Each unit has the arguments of Inception between channels and norm_cfg.
 STAGES = (
     (
         (64, (64, 64), (64, 96), "avg", 32),  # 3a
@@ -31,15 +30,15 @@ class BNInception(StagedBackbone):
     """BN-Inception with any normalization: 69 convolutions, each followed by norm and ReLU.
 
     11.29 M parameters with BN and a classifier of 1000 classes, 2.03 G multiply-adds at 224 x 224
-    (EN paper, Table 3: 11.29 M and 2.056 G). Units 4c and 4d end in 608 channels, as in the network
-    that is in use; the 2015 paper's table says 576. All widths are multiples of 32.
+    (EN paper, Table 3: 11.29 M and 2.056 G). Units 4c and 4d have 608 output channels, as in
+    common implementations; the 2015 paper's table says 576. All widths are multiples of 32.
 
-    Shape: (N, 3, H, W) to (N, 320, H/8, W/8), (N, 608, H/16, W/16), (N, 1024, H/32, W/32), of which
-    ``out_indices`` chooses.
+    Shape: (N, 3, H, W) to (N, 320, H/8, W/8), (N, 608, H/16, W/16), (N, 1024, H/32, W/32);
+    ``out_indices`` selects from these three.
 
     Args:
-        norm_cfg: the normalization layers.
-        options: of :class:`.staged.StagedBackbone`. Stage 0 is units 3a and 3b,
+        norm_cfg: mmcv's config of the normalization layers; BN by default.
+        options: arguments of :class:`.staged.StagedBackbone`. Stage 0 is units 3a and 3b,
             stage 1 3c to 4d, stage 2 4e to 5b.
     """
 
@@ -63,7 +62,22 @@ class BNInception(StagedBackbone):
 
 
 class Inception(nn.Module):
-    """One unit: branches side by side, their outputs concatenated."""
+    """An Inception unit: four parallel branches whose outputs are concatenated along channels.
+
+    With ``single`` and ``projection`` 0 the unit halves the resolution: it has no 1x1 branch, and
+    no convolution after its pooling.
+
+    Shape: (N, channels, H, W) to (N, out_channels, H, W), or (N, out_channels, H/2, W/2).
+
+    Args:
+        channels: input channels.
+        single: output channels of the branch 1x1.
+        double: output channels of the branch 1x1 -> 3x3, by layer.
+        triple: output channels of the branch 1x1 -> 3x3 -> 3x3; both 3x3 layers have the second.
+        pool: "avg" or "max", the pooling of the last branch.
+        projection: output channels of the 1x1 convolution after the pooling.
+        norm_cfg: mmcv's config of the normalization layers.
+    """
 
     def __init__(
         self,

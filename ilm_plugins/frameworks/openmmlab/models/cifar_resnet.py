@@ -9,18 +9,18 @@ from .staged import StagedBackbone, conv
 class CifarResNet(StagedBackbone):
     """The CIFAR ResNet of 6n + 2 layers: n blocks each of 16, 32 and 64 channels, with any norm.
 
-    Shortcuts are the paper's option A: where the width doubles, every second pixel, and zeros for
-    the new channels. So there are 6n + 1 convolutions, each followed by a norm, and 0.27, 0.85 and
-    1.73 M parameters for depths of 20, 56 and 110 with BN and 10 classes. All widths are multiples
-    of 16: EN's reduction can be 8, half of the narrowest as for the other networks, or 16.
+    Shortcuts are the paper's option A: where the width doubles, a shortcut takes every second
+    pixel and pads the new channels with zeros. So there are 6n + 1 convolutions, each followed by a
+    norm, and 0.27, 0.85 and 1.73 M parameters for depths of 20, 56 and 110 with BN and 10 classes.
+    All widths are multiples of 16, so EN's reduction can be 8 or 16.
 
-    Shape: (N, 3, H, W) to (N, 16, H, W), (N, 32, H/2, W/2), (N, 64, H/4, W/4), of which
-    ``out_indices`` chooses.
+    Shape: (N, 3, H, W) to (N, 16, H, W), (N, 32, H/2, W/2), (N, 64, H/4, W/4);
+    ``out_indices`` selects from these three.
 
     Args:
-        depth: 6n + 2.
-        norm_cfg: the normalization layers.
-        options: of :class:`~ilm_plugins.frameworks.openmmlab.models.staged.StagedBackbone`.
+        depth: number of layers, 6n + 2.
+        norm_cfg: mmcv's config of the normalization layers; BN by default.
+        options: arguments of :class:`.staged.StagedBackbone`.
 
     Raises:
         ValueError: depth is not 6n + 2.
@@ -43,7 +43,11 @@ class CifarResNet(StagedBackbone):
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut; half the resolution where the width grows."""
+    """Two 3 x 3 convolutions with a shortcut.
+
+    Shape: (N, channels, H, W) to (N, out_channels, H, W) if both are equal; otherwise H and W are
+    halved, in the first convolution.
+    """
 
     def __init__(self, channels: int, out_channels: int, norm_cfg: dict) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What any backbone of OpenMMLab offers, for one that is a stem and stages."""
+"""Base class of OpenMMLab backbones that consist of a stem and stages."""
 
 from collections.abc import Sequence
 
@@ -9,18 +9,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class StagedBackbone(BaseModule):
-    """A stem and a list of stages.
+    """A backbone of a stem and a list of stages, with OpenMMLab's usual options.
 
     Args:
-        stem, stages: the parts, each a map of (N, C, H, W) to the next one's input.
-        out_indices: the stages whose outputs ``forward`` returns, from 0.
-        frozen_stages: the stem and as many stages do not train; 0 for the stem alone, -1 for none.
-        norm_eval: the running statistics of normalization layers, EN's and SN's included, stand
-            still in training.
+        stem, stages: modules that run in this order on feature maps (N, C, H, W).
+        out_indices: the stages, counted from 0, whose outputs ``forward`` returns.
+        frozen_stages: this many stages, and the stem, do not train; -1 freezes nothing.
+        norm_eval: whether normalization layers, including EN and SN, keep their running
+            statistics unchanged in training.
         init_cfg: MMEngine's initialization, for example from a checkpoint.
 
     Raises:
-        ValueError: out_indices or frozen_stages name a stage that is not there.
+        ValueError: out_indices or frozen_stages is out of range.
     """
 
     def __init__(
@@ -46,9 +46,11 @@ class StagedBackbone(BaseModule):
             part.requires_grad_(False)
 
     def _frozen_parts(self) -> list[nn.Module]:
+        """Return the stem and the stages that ``frozen_stages`` freezes."""
         return [self.stem, *self.stages][: self.frozen_stages + 1]
 
     def train(self, mode: bool = True):
+        """Set the training mode, except for frozen parts and, with ``norm_eval``, BN layers."""
         super().train(mode)
         for part in self._frozen_parts():
             part.eval()
@@ -59,7 +61,7 @@ class StagedBackbone(BaseModule):
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) to the outputs of the stages in ``out_indices``."""
+        """Return the outputs of the stages in ``out_indices`` for images (N, 3, H, W)."""
         x = self.stem(x)
         outputs = []
         for stage in self.stages:
@@ -76,7 +78,11 @@ def conv(
     stride: int = 1,
     **options,
 ) -> ConvModule:
-    """Convolution that keeps the size but for its stride, norm, ReLU unless ``act_cfg=None``."""
+    """Build a convolution, padded by half its kernel, with norm and activation.
+
+    Args:
+        options: further arguments of mmcv's ConvModule; ``act_cfg=None`` leaves out the ReLU.
+    """
     padding = kernel_size // 2
     return ConvModule(
         channels, out_channels, kernel_size, stride, padding, norm_cfg=norm_cfg, **options
