@@ -16,7 +16,7 @@ def installed(framework: str) -> bool:
 def arm() -> None:
     """Make the names of this package's layers valid in the configs of every framework.
 
-    A framework that is not imported yet learns them when it is; this imports none.
+    This function imports no framework; one that is imported later learns the names then.
     """
     from . import openmmlab
     from .detectron2 import datasets, norms

@@ -208,7 +208,10 @@ class WithoutTracebacks(logging.Filter):
 
 @contextmanager
 def refusing(what: str, advice: str) -> Iterator[None]:
-    """Within this context, convert exceptions to UserError("WHAT: TYPE: MESSAGE; ADVICE")."""
+    """Within this context, convert exceptions to UserError("WHAT: TYPE: MESSAGE; ADVICE").
+
+    UserErrors and CUDA's out-of-memory errors pass unchanged.
+    """
     try:
         yield
     except (UserError, torch.cuda.OutOfMemoryError):

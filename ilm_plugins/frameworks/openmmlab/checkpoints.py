@@ -162,7 +162,7 @@ class WholeFiles(LocalBackend):
     outdated: list[Path] = []  # noqa: RUF012 - shared: MMEngine makes an instance for each file
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
-        """Write a file, then remove outdated checkpoints if it is a checkpoint itself."""
+        """Write a file, then remove outdated checkpoints if it is one; may raise RunError."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         with checkpoints.replacing(path) as file:

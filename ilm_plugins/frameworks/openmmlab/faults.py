@@ -140,7 +140,7 @@ class StopAtNaN(Hook):
         self._check()
 
     def _check(self) -> None:
-        """Raise FloatingPointError with the iteration if one of this process's losses was bad."""
+        """Raise FloatingPointError with the iteration if ``first`` is not infinity."""
         if not torch.isinf(self.first):
             raise FloatingPointError(
                 f"the loss became infinite or NaN at iteration {self.first:.0f}"

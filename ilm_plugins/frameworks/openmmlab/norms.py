@@ -45,7 +45,7 @@ def arm() -> None:
 
 def _register_layers(registry) -> None:
     """Register the layers, except under keys that mmcv will register itself."""
-    register(registry, classes={key: of for key, of in NORMS.items() if key not in MMCVS_KEYS})
+    register(registry, classes={key: cls for key, cls in NORMS.items() if key not in MMCVS_KEYS})
 
 
 def _register_all_layers(module: ModuleType) -> None:
@@ -63,11 +63,11 @@ def register(registry, force: bool = False, classes: Mapping[str, type] = NORMS)
         classes: the classes by key.
     """
     taken = []
-    for key, of_ours in classes.items():
+    for key, cls in classes.items():
         present = registry.module_dict.get(key)
-        reloaded = present is not None and _path(present) == _path(of_ours)
+        reloaded = present is not None and _path(present) == _path(cls)
         if present is None or reloaded or force:
-            registry.register_module(name=key, module=of_ours, force=present is not None)
+            registry.register_module(name=key, module=cls, force=present is not None)
         else:
             taken.append(f"{key} ({_path(present)})")
     if taken:

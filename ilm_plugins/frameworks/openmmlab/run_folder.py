@@ -157,7 +157,7 @@ def tests(config: str, wanted: Iterable[Test]) -> list[Test]:
 
 
 def tests_made(work_dir: Path, checkpoint: str | None = None) -> set[Test]:
-    return set(_tests(_since_training(_config_files(work_dir)), checkpoint))
+    return set(_tests(_after_training(_config_files(work_dir)), checkpoint))
 
 
 def summary(config: str, work_dir: Path, total: int) -> RunSummary:
@@ -170,13 +170,13 @@ def summary(config: str, work_dir: Path, total: int) -> RunSummary:
     last = (trained or dumped)[-1]
     cfg = load(str(last))
     checkpoint = None if trained else cfg.get("load_from")
-    made = _tests(_since_training(dumped) if total else dumped, None if total else checkpoint)
+    made = _tests(_after_training(dumped) if total else dumped, None if total else checkpoint)
     metrics = {test: values for test, (_, values) in made.items()}
     rows, seconds = curve(list(map(_scalars_file, trained)), unit, total)
     trained_on, whole = _training_images(recipe, cfg, last) if total else (None, None)
     tested_on, whole_test = _test_images(recipe, [path for path, _ in made.values()])
     references = {}
-    if trained and metrics and _chosen(cfg.train_dataloader.dataset):
+    if trained and metrics and _selected_pairs(cfg.train_dataloader.dataset):
         dataset = DATASETS.get(cfg.train_dataloader.dataset.type)  # pairs of images
         references["mean training image"] = dataset.score_mean_image(cfg, work_dir)
     return RunSummary(
@@ -204,7 +204,7 @@ def _scalars_file(dumped: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def _since_training(dumped: list[Path]) -> list[Path]:
+def _after_training(dumped: list[Path]) -> list[Path]:
     """Return the config files after the last training; all if there is no training."""
     trained = [i for i, path in enumerate(dumped) if _scalars_file(path)]
     return dumped[trained[-1] + 1 :] if trained else dumped
@@ -230,19 +230,22 @@ def _training_images(recipe: Config, cfg: Config, dumped: Path) -> tuple[int | N
         recipe: the config in the repository.
         cfg, dumped: the config that the run used, and its file.
     """
-    ours, theirs = (c.train_dataloader.dataset for c in (recipe, cfg))
-    chosen, some = _chosen(ours), _chosen(theirs)
-    whole = len(chosen) if chosen else WHOLE.get(ours.type, (None,))[0]
+    recipe_data, run_data = (c.train_dataloader.dataset for c in (recipe, cfg))
+    recipe_pairs, run_pairs = _selected_pairs(recipe_data), _selected_pairs(run_data)
+    whole = len(recipe_pairs) if recipe_pairs else WHOLE.get(recipe_data.type, (None,))[0]
     if whole is None:
         return None, None
-    numbers = [_count_by_log(dumped, "train", whole) or _count_by_files(theirs), some and len(some)]
+    numbers = [
+        _count_by_log(dumped, "train", whole) or _count_by_files(run_data),
+        run_pairs and len(run_pairs),
+    ]
     return min(filter(None, numbers), default=None), whole
 
 
 def _test_images(recipe: Config, tests: list[Path]) -> tuple[int | None, int | None]:
     """Return the number of images of the smallest test, and of the recipe's; None if unknown."""
     dataset = recipe.test_dataloader.dataset
-    chosen = _chosen(dataset)
+    chosen = _selected_pairs(dataset)
     whole = len(chosen) if chosen else WHOLE.get(dataset.type, (None, None))[1]
     if whole is None:
         return None, None
@@ -272,7 +275,7 @@ def _count_by_log(dumped: Path, mode: str, whole: int) -> int | None:
 
 
 def _count_by_files(dataset: dict) -> int | None:
-    """Count the image files of a data set; None if it is of a type that is slow to count."""
+    """Count the image files of a data set; None if they are missing or slow to count."""
     root = Path(dataset.get("data_root") or "").expanduser()
     listed, folder = dataset.get("ann_file"), (dataset.get("data_prefix") or {}).get("img_path")
     if dataset.get("type") == "CocoDataset" and Path(root, listed).is_file():
@@ -288,7 +291,7 @@ def _count_by_files(dataset: dict) -> int | None:
     return None
 
 
-def _chosen(dataset: Mapping[str, Any]) -> range | None:
+def _selected_pairs(dataset: Mapping[str, Any]) -> range | None:
     """Return the range of image pairs that a data set uses; None if it uses all."""
     first, last = dataset.get("images") or (None, None)
     return None if last is None else range(first or 0, last)
