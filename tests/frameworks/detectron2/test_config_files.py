@@ -262,12 +262,12 @@ def test_files_that_are_refused(tmp_path, monkeypatch, text, words):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     (tmp_path / "other.yaml").write_text("_BASE_: [mine.yaml]\n")
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UserError) as error:
         read_config(str(path))
     line = str(error.value)
     assert words in line and str(tmp_path) in line and "\n" not in line and len(line) < 600
-    assert time.monotonic() - start < 5 and sorted(tmp_path.iterdir()) == [
+    assert time.process_time() - start < 5 and sorted(tmp_path.iterdir()) == [
         path,
         tmp_path / "other.yaml",
     ]
@@ -343,11 +343,11 @@ def test_arithmetic_is_pythons(text):
     ],
 )
 def test_all_else_is_refused(text, words):
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ValueError) as error:
         compute(text)
     assert words in str(error.value)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 # ---- proposals
