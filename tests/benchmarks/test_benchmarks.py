@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks import layers, measure, report, unfused
+from cases import KERNELS
 from ilm_plugins import NORMS, ILMGroupNorm
 from ilm_plugins.ops import cpu
 
@@ -52,7 +53,8 @@ def test_peak_bytes():
     layer, x = ILMGroupNorm(64), torch.randn(2, 64, 64, 64)
     with torch.no_grad():
         peak = measure.peak_bytes(lambda: layer(x), x.device)
-    assert x.nbytes <= peak < 1.1 * x.nbytes
+    maps = 1 if KERNELS == "cpu" else 2  # plain operations make another on the way
+    assert maps * x.nbytes <= peak < 1.1 * maps * x.nbytes
 
 
 @pytest.mark.parametrize("name", layers.SETTINGS)
