@@ -419,7 +419,12 @@ class _Scan:
         return _Made(arguments.weight, arguments.levels)
 
     def _check_shape(self, storage: Any, shape: Any) -> None:
-        """Raise an error unless a tensor of this shape on a storage is valid and small enough."""
+        """Count the bytes by which a tensor of this shape would exceed its storage.
+
+        Raises:
+            UnpicklingError: there is no storage, or no shape of integers >= 0.
+            SizeError: the sum over the file exceeds TIMES * its size + LEAST.
+        """
         known = isinstance(storage, _Storage) and isinstance(shape, _Tuple)
         if not known or not all(type(n) is int and n >= 0 for n in shape.items):
             raise pickle.UnpicklingError("Can only have tensors of a storage")

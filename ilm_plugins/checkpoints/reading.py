@@ -58,7 +58,8 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
     Args:
         path: a file written by ``torch.save``; a ``.safetensors`` file; or a ``.pkl`` file, a
             pickle of arrays like those of detectron2's model zoo.
-        unsafe: unpickle any object in it, which can run any code.
+        unsafe: unpickle any object in it, which can run any code; always True within
+            ``loading(unsafe=True)``.
 
     Raises:
         CheckpointError: the file is missing, truncated or of another format; or its contents could

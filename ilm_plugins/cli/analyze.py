@@ -27,7 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: parse ``argv`` (``sys.argv[1:]`` if None) and analyze a model.
 
     Returns:
-        The exit status: 0, or 2 after one line on stderr about an error.
+        The exit status: 0; 2 after any error, printed as one line; 128 + its number after a signal.
+
+    Raises:
+        SystemExit: the command line is invalid, or asks for help.
     """
     args = parser().parse_args(argv)
     return command(lambda: run(args), args, resumes=False)

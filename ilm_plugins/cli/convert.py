@@ -56,14 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: parse ``argv`` (``sys.argv[1:]`` if None) and convert a checkpoint.
 
     Returns:
-        The exit status: 0, or 2 after one line on stderr about an error.
+        The exit status: 0; 2 after any error, printed as one line; 128 + its number after a signal.
+
+    Raises:
+        SystemExit: the command line is invalid, or asks for help.
     """
     args = parser().parse_intermixed_args(argv)
     return command(lambda: run(args), args, resumes=False)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert the checkpoint ``args.input``, and print which norms and entries changed."""
+    """Convert the checkpoint ``args.input``, and print which norms and entries changed.
+
+    Raises:
+        UserError: see :func:`change_of` and :func:`convert_file`.
+    """
     with loading(unsafe=args.unsafe):
         report, dropped = convert_file(args.input, args.output, change_of(args), args.overwrite)
     print(report)

@@ -12,7 +12,15 @@ from . import train_net
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``tools/demo.py``; return the exit status, 0 for success."""
+    """Run the command line ``tools/demo.py``: parse ``argv`` (``sys.argv[1:]`` if None).
+
+    Returns:
+        The exit status: 0; that of the first training that failed, see :func:`.train_net.main`; 2
+        after any other error, printed as one line; 128 + its number after a signal.
+
+    Raises:
+        SystemExit: the command line is invalid, or asks for help.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="detectron2 yaml")
     parser.add_argument("--output", default="output/demo", metavar="FOLDER")

@@ -64,7 +64,11 @@ def load(
 
 
 def _norm_layer(norm: str | None) -> partial:
-    """Return the constructor of the layer that ``--norm`` names, with its options bound."""
+    """Return the constructor of the layer that ``--norm`` names, with its options bound.
+
+    Raises:
+        UserError: ``norm`` is None, or names no layer.
+    """
     if norm is None:
         raise UserError(f"--model needs --norm; give one of {', '.join(NORMS)}")
     parsed = parse_norm(norm)

@@ -30,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 for success. After an error, printed as one line: 2 for a mistake of the
         user, 1 for an error that ended a run that had begun, 130 for Ctrl-C, 143 for SIGTERM.
+        SIGTERM is not handled with another ``--launcher`` than none: it ends the process.
+
+    Raises:
+        SystemExit: the command line is invalid, or asks for help.
     """
     args = parser().parse_args(argv)
     # Report a full disk once, not at each line of the log.
@@ -40,7 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def start(args: argparse.Namespace) -> None:
-    """Check the command line, the config and its data; then train or evaluate."""
+    """Check the command line, the config and its data; then train or evaluate.
+
+    Creates the output folder and, for a training, locks it until the end; see
+    :func:`.lock_run_folder`. For other side effects see :func:`check_processes`.
+
+    Raises:
+        UserError: the command line, the config, its data or its checkpoint is invalid, another
+            training holds the lock, or one of several processes failed. With a single process,
+            exceptions of the training or evaluation pass unchanged.
+    """
     late = [word for word in args.opts if word.startswith("--")]
     if late:
         raise UserError(f"{late[0]} stands behind an override; give options before overrides")

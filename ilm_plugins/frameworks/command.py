@@ -98,6 +98,7 @@ def positive(word: str) -> int:
 def one_line_errors() -> Iterator[None]:
     """Within this context, convert every exception to a UserError by :func:`explain`.
 
+    Those that do not derive from Exception, such as Stop and SystemExit, pass unchanged.
     If another rank died, wait before raising: the launcher then reports that rank's error, which
     is the cause, and ends all ranks.
     """

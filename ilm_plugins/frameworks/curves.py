@@ -31,8 +31,8 @@ def continued(sessions: Iterable[list[tuple[int, dict]]]) -> list[tuple[int, dic
             or iteration and the entry logged there.
 
     Returns:
-        One such list. Where a resumed session repeats epochs or iterations, its entries replace
-        those of the sessions before.
+        One such list. The entries of each session replace all earlier ones from its first epoch or
+        iteration on, even those that it has not reached again.
     """
     kept: list[tuple[int, dict]] = []
     for new in sessions:

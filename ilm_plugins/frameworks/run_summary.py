@@ -46,6 +46,7 @@ class RunSummary:
 class RunFolders(Protocol):
     """The functions and constants that a framework's module ``run_folder`` must have.
 
+    The module of each framework implements them as functions, without ``self``. In all of them
     ``config`` is the path of a config file, ``work_dir`` a run's output folder. Overrides are
     words of the command line of tools/train_net.py that change settings of the config.
     """
@@ -102,9 +103,11 @@ class RunFolders(Protocol):
         """Return the tests made since the last training; only those of ``checkpoint`` if given."""
 
     def summary(self, config: str, work_dir: Path, total: int) -> RunSummary:
-        """Read a run folder.
+        """Read a run folder; each framework's module ``run_folder`` implements it.
 
         Args:
+            config: path of the recipe's config file.
+            work_dir: the run's output folder.
             total: epochs or iterations that the run trains for; 0 if it only tests.
 
         Raises:

@@ -211,12 +211,17 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return one_over_sigma, torch.stack([(mean - m) * rstd for m, rstd in pairs], 1)
 
     def _ratios(self, mean, normalized_means, reduce, expand, expand_bias, ratio, ratio_bias):
-        """Compute the ratios (N, K) by the small network of Section 3.3.
+        """Compute the ratios (N, K), which sum to 1 over the normalizers, by Section 3.3's network.
 
         Args:
-            mean: (N, C), the spatial means.
-            normalized_means: (N, K, C), the means normalized by each normalizer.
-            reduce, expand, expand_bias, ratio, ratio_bias: parameters of the network.
+            mean: (N, C), the spatial means; read only for ``ratio_net="mlp"``.
+            normalized_means: (N, K, C), the means normalized by each normalizer; read only for
+                "conv" and "no_conv".
+            reduce: (C/r, r, 1) for "conv", else None.
+            expand: (pi*K, K*K); (C/r, C) for "mlp".
+            expand_bias: (pi*K); (C/r) for "mlp".
+            ratio: (K, pi*K); (K, C/r) for "mlp".
+            ratio_bias: (K).
         """
         if self.ratio_net == "mlp":
             features = mean

@@ -102,7 +102,8 @@ def _choose(
     Args:
         name: the backend that is asked for.
         kernels: the backend's module, or None if it cannot run x.
-        why_not: returns why it cannot run x.
+        why_not: returns why it cannot run x, with advice, for the warning or the error; called only
+            if ``kernels`` is None.
 
     Raises:
         RuntimeError: the backend is forced and cannot run x.
@@ -122,7 +123,7 @@ def _warn(problem: str) -> None:
 
 
 def _why_not_cpu(x: Tensor) -> str:
-    """Return why the C kernels cannot run x, with advice."""
+    """Return why the C kernels cannot run x, with advice, given that they cannot."""
     if not cpu.is_built():
         return (
             "the package was installed without a C compiler, so plain torch operations run on the "
@@ -156,7 +157,7 @@ def _triton(x: Tensor) -> Kernels | None:
 
 
 def _why_not_triton(x: Tensor) -> str:
-    """Return why Triton's kernels cannot run x, with advice."""
+    """Return why Triton's kernels cannot run x, with advice, given that they cannot."""
     if not has_triton():
         return (
             f"Triton {'.'.join(map(str, TRITON))} or newer is not installed; install it with "

@@ -188,7 +188,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare two folders of images by the metrics; see ``tools/evaluate_images.py``.
 
     Returns:
-        The exit status: 0, or 2 after printing one line about the user's mistake.
+        The exit status: 0; 2 after any error, printed as one line; 128 + its number after a signal.
+
+    Raises:
+        SystemExit: the command line is invalid, or asks for help.
     """
     parser = argparse.ArgumentParser(
         description="RMSE, SSIM, LPIPS and L1 of a folder of images against another.",

@@ -26,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Translate a folder of images by a trained generator; see ``tools/translate.py``.
 
     Returns:
-        The exit status: 0, or 2 after printing one line about the user's mistake.
+        The exit status: 0; 2 after any error, printed as one line; 128 + its number after a signal.
+
+    Raises:
+        SystemExit: the command line is invalid, or asks for help.
     """
     parser = argparse.ArgumentParser(
         description="Translate a folder of images, of any size, to OUTPUT/NAME.png."

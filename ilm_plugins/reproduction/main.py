@@ -20,8 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command line without the program's name; default: ``sys.argv[1:]``.
 
     Returns:
-        The exit status: 0; or after printing one line, 2 for the user's mistake, and 1 for a run
-        that failed.
+        The exit status: 0; 1 if a run failed; 2 after any other error, such as one in the settings
+        of a run; 128 + its number after a signal. Each error is printed as one line.
+
+    Raises:
+        SystemExit: the command line is invalid, or asks for help.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # Overrides may stand anywhere; taken out first, they are not read as values of options.

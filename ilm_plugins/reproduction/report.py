@@ -146,7 +146,11 @@ def page(paper: str, records: dict[str, Records]) -> str:
 
 
 def _table_lines(table: Table, records: dict[str, Records]) -> list[str]:
-    """Return the Markdown lines of a table: a row for each cell, and one for each changed run."""
+    """Return the Markdown lines of a table: its measures, the header, and a row for each cell.
+
+    Each group of a cell's runs that differ from the full recipe adds a row, and one for each of its
+    reference scores.
+    """
     described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
     lines = [f"{' / '.join(described)}.", "", f"| {' | '.join(COLUMNS)} |"]
     lines.append("|---" * len(COLUMNS) + "|")
@@ -197,9 +201,9 @@ def _cell_row(table: Table, cell: Cell, group: Records) -> str:
 
 
 def _changed_run_rows(table: Table, cell: Cell, group: Records) -> list[str]:
-    """Return the rows of a run that differs from the full recipe.
+    """Return the rows of a group (see :func:`grouped`) of runs that differ from the full recipe.
 
-    Its own row is followed by one for each of its reference scores, such as the mean image's.
+    The group's row is followed by one for each of its reference scores, such as the mean image's.
     """
     label = group[0]["label"]
     values = [_values(group, name) for name in table.measures]

@@ -403,7 +403,7 @@ def _check_same_settings(run: Run, overrides: list[str]) -> None:
 
 
 def _current_launch(run: Run, overrides: list[str]) -> Launch:
-    """Build the Launch of a run that starts now, without commit, versions and device."""
+    """Build the Launch of a run's present settings; commit, versions and device stay unset."""
     return Launch(
         command=run.command,
         overrides=overrides,
@@ -456,6 +456,10 @@ def _execute(
 ) -> None:
     """Run tools/train_net.py in a subprocess and wait for it; its output goes to output.log.
 
+    For a run that trains, it first writes launch.json to the run's folder; for one that only tests,
+    the caller does so afterwards. If the deadline has passed or ``stop`` is set already, nothing is
+    started or written.
+
     Args:
         run: the run, whose folder is made if missing.
         words: further options, such as --resume.
@@ -465,7 +469,8 @@ def _execute(
 
     Raises:
         Stopped: at the deadline, or when ``stop`` is set; the subprocess is terminated.
-        UserError, RunError: the subprocess failed; the message is its own.
+        UserError, RunError: the subprocess failed; the message is its own, if it left one, with the
+            path of output.log.
     """
     if stop.is_set() or time.monotonic() >= deadline:
         raise Stopped

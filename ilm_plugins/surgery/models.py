@@ -394,10 +394,14 @@ def _plain_for(old: nn.Module, dims: int, like: dict) -> nn.Module:
 def _with_tensors_of(old: nn.Module, new: nn.Module, state: State) -> nn.Module:
     """Give a new module a norm's converted tensors, training mode and ``requires_grad``; return it.
 
+    A weight or bias requires gradients if the norm's parameter of this name does. All other
+    parameters do if any parameter of the norm does; if the norm has none, all do, unless its weight
+    is a buffer, as in FrozenBatchNorm2d.
+
     Args:
         old: the norm.
-        new: the module that replaces it.
-        state: the norm's tensors.
+        new: the module that replaces it; changed in place.
+        state: the norm's tensors, not yet converted.
 
     Raises:
         Unfit: no rule converts the tensors to those of ``new``.

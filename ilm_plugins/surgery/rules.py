@@ -103,8 +103,9 @@ def _ilm_to_gn(own: State, layer: nn.Module) -> State:
 def _released_to_ilm(own: State, layer: AutoencoderNorm) -> State:
     """Return an ILM layer's tensors for those of the papers' released code.
 
-    Its ``fc_weight`` maps the variance to the scale, ``fc_bias`` the mean to the shift. A shorter
-    embedding is padded with components that the decoders ignore. Raise Unfit if options differ.
+    The released layer's ``fc_weight`` maps the variance to the scale, its ``fc_bias`` the mean to
+    the shift. A shorter embedding is padded with components that the decoders ignore. Raise Unfit
+    if options differ.
     """
     if layer.mean_drives != "beta" or not layer.has_papers_form:
         raise Unfit(f"a released ILM layer does not become {layer}")

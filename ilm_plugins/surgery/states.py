@@ -37,7 +37,8 @@ def convert_state(
     Args:
         state: names -> tensors.
         to: key of the new layer, see :func:`convert`.
-        match: names of norms without ".weight", with * for any characters; default: all.
+        match: names of norms without ".weight", with * for any characters; default: all but those
+            that are only a weight and a bias.
         options: of the layer, such as ``key_group_size=8``.
 
     Returns:
@@ -89,6 +90,7 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
     """
 
     def build(own: State) -> nn.Module:
+        """Return the plain norm for a layer's state dict; its eps and groups do not matter."""
         c = _channels(own)
         return nn.GroupNorm(1, c) if kind_of(own) in ("ILM", "released ILM") else nn.BatchNorm2d(c)
 
@@ -176,12 +178,16 @@ def _rewrite(
 
     Args:
         state: names -> tensors.
-        match: names of norms to convert.
-        build: returns the new layer for a norm's state dict, or raises Unfit or OptionError.
+        match: names of norms to convert; None for all.
+        build: returns the new layer for a norm's state dict; raises Unfit or OptionError to keep
+            the norm.
         skip: kinds of norm that stay without an entry in the report.
 
     Returns:
         The new state dict, and the report.
+
+    Raises:
+        OptionError: ``match`` fits none of the norms.
     """
     state, report, layers = copy_state(state), Report(), _find_norms(state)
     check_match(match, layers)
@@ -226,7 +232,7 @@ def _settings(layers: Sequence[nn.Module]) -> str:
 
 
 def _replace_tensors(state: dict, source: str, own: State, name: str, new: State) -> None:
-    """Replace a norm's tensors in a state dict, in place.
+    """Replace a norm's tensors in a state dict, in place; the new ones come last.
 
     Args:
         state: the state dict of the model.
@@ -248,7 +254,8 @@ def _join(*parts: str) -> str:
 def _names(name: str) -> Iterator[str]:
     """Yield a norm's name, then the names that OpenMMLab would give it as another type of norm.
 
-    "layer1.gn2", for example, is followed by "layer1.bn2", "layer1.gn2" and "layer1.in2".
+    "layer1.gn2", for example, is followed by "layer1.bn2", "layer1.gn2" and "layer1.in2". Other
+    names, whose last part is not bn, gn or in with a number or none, yield only themselves.
     """
     yield name
     found = re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name)

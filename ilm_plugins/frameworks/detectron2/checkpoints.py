@@ -113,7 +113,10 @@ class Checkpointer(DetectionCheckpointer):
 
 @contextmanager
 def reading_proposals() -> Iterator[None]:
-    """Within this context, detectron2 reads proposal files without running code in them."""
+    """Within this context, detectron2 reads proposal files without running code in them.
+
+    Only within ``checkpoints.loading(unsafe=True)`` may such code run.
+    """
     theirs = build.pickle
     build.pickle = SimpleNamespace(load=_load_proposals)
     try:

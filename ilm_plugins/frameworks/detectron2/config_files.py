@@ -339,7 +339,13 @@ def _apply(op: ast.operator, left: int | float, right: int | float) -> int | flo
 
 
 def _bind(target: ast.expr, value: Any) -> dict[str, Any]:
-    """Assign a value to the target of a ``for`` clause; return variable name -> value."""
+    """Assign a value to the target of a ``for`` clause; return variable name -> value.
+
+    Raises:
+        _Refusal: the target is neither a name nor a tuple or list of names, at any depth.
+        ValueError: the value has more or fewer items than the target.
+        TypeError: the target has several names, and the value no items.
+    """
     match target:
         case ast.Name(name):
             return {name: value}

@@ -46,7 +46,8 @@ class NamesImage:
 def names_datasets(names: Sequence[str]) -> Iterator[None]:
     """Within this context, errors of loading data sets become UserErrors that name their files.
 
-    Proposal files are read without running code in them.
+    These are AssertionError, KeyError, TypeError and ValueError; others pass unchanged.
+    Proposal files are read without running code in them; see :func:`.reading_proposals`.
     """
     try:
         with reading_proposals():

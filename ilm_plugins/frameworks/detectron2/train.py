@@ -132,7 +132,16 @@ class Trainer(NamesIteration, DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
-        """Build a data set's evaluators, by its metadata; results go to OUTPUT_DIR/inference."""
+        """Build the evaluator of a data set, by the ``evaluator_type`` in its metadata.
+
+        Those that write results write them to OUTPUT_DIR/inference.
+
+        Returns:
+            One evaluator, or a DatasetEvaluators of several.
+
+        Raises:
+            AttributeError, KeyError: there is no such type, or it is not one of ``EVALUATORS``.
+        """
         folder = f"{cfg.OUTPUT_DIR}/inference"
         evaluators = [
             build(dataset_name)
@@ -271,7 +280,10 @@ def optimizer_of(cfg: CfgNode | DictConfig, model: torch.nn.Module) -> torch.opt
 
 @contextmanager
 def naming_norms(cfg: CfgNode | DictConfig) -> Iterator[None]:
-    """Within this context, get_norm's KeyError for an unknown norm becomes a UserError."""
+    """Within this context, get_norm's KeyError for an unknown norm becomes a UserError.
+
+    Other KeyErrors pass unchanged.
+    """
     try:
         yield
     except KeyError as error:

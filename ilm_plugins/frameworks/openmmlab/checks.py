@@ -96,7 +96,11 @@ def _log_ratios(cfg: Config, interval: int) -> None:
 
 
 def _parse_override(word: str) -> tuple[str, Any]:
-    """Parse an override KEY=VALUE to key and Python value; raise ValueError if it is invalid."""
+    """Parse an override KEY=VALUE to key and Python value.
+
+    A value that is no literal of Python is parsed as by MMEngine's DictAction. Raises an error,
+    mostly ValueError, if the text is invalid.
+    """
     key, sign, value = word.partition("=")
     if not sign:
         raise ValueError(f"{word!r} has no '='")

@@ -19,6 +19,9 @@ from ..command import describe_path
 def names_dataset(config: dict | None) -> Iterator[None]:
     """Within this context, errors of loading a data set become UserErrors that name its file.
 
+    These are AssertionError, IndexError, KeyError, TypeError and ValueError; UserErrors and the
+    registry's KeyError for an unknown type pass unchanged.
+
     Args:
         config: the config of the data set; None or another object leaves errors unchanged.
     """

@@ -71,7 +71,10 @@ def build_runner(cfg: Config) -> Runner:
 
 @contextmanager
 def naming_types() -> Iterator[None]:
-    """Within this context, the registry's KeyError for an unknown type becomes a UserError."""
+    """Within this context, the registry's KeyError for an unknown type becomes a UserError.
+
+    Other KeyErrors pass unchanged.
+    """
     try:
         yield
     except KeyError as error:

@@ -116,11 +116,12 @@ def _library() -> ctypes.CDLL:
 
 @functools.cache
 def threading() -> tuple[str, int | None, int | None]:
-    """Return how the kernels run in threads.
+    """Find what runs the kernels' loops in threads; loads torch's library, or libgomp.
 
     Returns:
-        The name of the threads' library; the address of torch's parallel loop, or None; and the
-        address of libgomp's, or None.
+        What runs them, "torch", "libgomp" or "a single thread"; the address of
+        ``torch_parallel_for``, which torch has from 2.10 on, or None; and, if that is None, the
+        address of GOMP_parallel in torch's libgomp, or None.
     """
     suffix = ".dylib" if sys.platform == "darwin" else ".so"
     try:
