@@ -1,6 +1,7 @@
 """Read checkpoint files without running the code in them."""
 
 import codecs
+import functools
 import os
 import pickle
 import re
@@ -219,12 +220,20 @@ def allow(name: str, replacement: Callable) -> None:
         replacement: a function, or a class, whose ``__name__`` and ``__module__`` are changed;
             neither it nor its ``__setstate__`` may do harm, whatever the arguments.
     """
+    torch.serialization.add_safe_globals([_renamed(name, replacement)])
+
+
+@functools.cache
+def _renamed(name: str, replacement: Callable) -> Callable:
+    """Return a class, or a wrapper of a function, whose name is the given one.
+
+    ``torch.load`` compares the names of what is allowed with those in the file.
+    """
     if not isinstance(replacement, type):
         function, replacement = replacement, lambda *args: function(*args)
-    # torch.load compares the names of what is allowed with those in the file.
     replacement.__module__, replacement.__name__ = name.rsplit(".", 1)
     replacement.__qualname__ = replacement.__name__
-    torch.serialization.add_safe_globals([replacement])
+    return replacement
 
 
 def _encode(text: str, encoding: str) -> bytes:

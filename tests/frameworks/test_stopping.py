@@ -165,7 +165,10 @@ raise SystemExit(command(lambda: launch("launched", options("rest"), None)))
 """
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    "number, status",
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.wide), (signal.SIGKILL, -9)],
+)
 def test_a_parent_takes_its_processes_with_it(root, tmp_path, number, status):
     """Those that it launched, and at a signal those that they started; nobody else has Ctrl-C."""
     if sys.platform != "linux":

@@ -31,9 +31,12 @@ def guard() -> None:
         mmengine_checkpoint.get_torch_safe_globals = list
 
 
-@functools.cache
 def allow_history() -> None:
-    """Allow MMEngine's HistoryBuffer, its log of values, in checkpoints that are read."""
+    """Allow MMEngine's HistoryBuffer, its log of values, in checkpoints that are read.
+
+    To be called before each run: MMEngine's own loader, wherever a program calls it, forbids the
+    class again when it returns.
+    """
     checkpoints.allow(f"{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}", HistoryBuffer)
     checkpoints.allow("builtins.getattr", _statistic)
 

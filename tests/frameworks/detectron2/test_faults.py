@@ -437,7 +437,11 @@ class Spoil(DatasetMapper):
 
 @pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.wide)])
 def test_a_nan_in_a_batch_is_not_saved(datasets, tmp_path, capfd, monkeypatch, processes):
-    """Of the last process, in the fourth batch of two images."""
+    """Of the last process, in the fourth batch of two images.
+
+    A second process may end the run while the first writes its third checkpoint; the second one was
+    whole before the third step's gradients were summed.
+    """
     (tmp_path / "spoil.py").write_text(SPOIL)
     mapper = "from spoil import Spoil\ndataloader.train.mapper._target_ = Spoil\n"
     (tmp_path / "lazy.py").write_text(LAZY + WITHOUT_EVALUATION + mapper)
@@ -447,9 +451,14 @@ def test_a_nan_in_a_batch_is_not_saved(datasets, tmp_path, capfd, monkeypatch, p
     monkeypatch.syspath_prepend(tmp_path)
     line = told(argv, capfd, status=1)
     assert "at iteration 3: " in line and "NaN" in line
-    assert {path.name for path in out.glob("*.pth")} == {f"model_000000{i}.pth" for i in range(3)}
+    saved = sorted(path.name for path in out.glob("*.pth"))
+    expected = [f"model_000000{i}.pth" for i in range(3)]
+    assert saved == expected or (processes == "2" and saved == expected[:2])
+    last = checkpoints.read(out / (out / "last_checkpoint").read_text())
+    assert all(value.isfinite().all() for value in last["model"].values())
 
 
+@pytest.mark.wide
 def test_a_mistake_that_only_one_process_meets_is_told(shapes, tmp_path, capfd):
     """And not that the others have lost it."""
     _, annotations, images = shapes
