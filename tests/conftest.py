@@ -1,5 +1,6 @@
 """What all tests share: a seed for each, one thread, and a data set of a few small images."""
 
+import functools
 import os
 import random
 import runpy
@@ -95,20 +96,32 @@ def datasets():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def configs_are_formatted_once():
-    """Keep what yapf makes of a config: MMEngine has it format the same text five times a run."""
+def mmengine_reads_and_formats_once():
+    """Keep what MMEngine parses and formats again and again, unchanged, for every config.
+
+    It formats the text of a config five times a run, and reads the index of another package's whole
+    model zoo for each base file of that package.
+    """
     if "mmengine" not in sys.modules:
         return
+    from mmengine.config import utils
     from yapf.yapflib import yapf_api
 
-    formatted, format_code = {}, yapf_api.FormatCode
+    yapf_api.FormatCode = cache_by_arguments(yapf_api.FormatCode)
+    utils.load = cache_by_arguments(utils.load)
 
-    def from_memory(text, **options):
-        if text not in formatted:
-            formatted[text] = format_code(text, **options)
-        return formatted[text]
 
-    yapf_api.FormatCode = from_memory
+def cache_by_arguments(function):
+    """A function that computes once for each first argument; its options are always the same."""
+    results = {}
+
+    @functools.wraps(function)
+    def cached(argument, **options):
+        if argument not in results:
+            results[argument] = function(argument, **options)
+        return results[argument]
+
+    return cached
 
 
 @pytest.fixture(scope="session")
