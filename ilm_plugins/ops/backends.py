@@ -111,7 +111,7 @@ def _choose(
     if kernels is not None:
         return kernels
     if name != "auto":
-        raise RuntimeError(f"the backend {name!r} is forced: {why_not(x)}; otherwise force 'auto'")
+        raise RuntimeError(f"the backend {name!r} is forced: {why_not(x)}; or force 'auto'")
     _warn(why_not(x))
     return plain
 
@@ -119,15 +119,15 @@ def _choose(
 @functools.cache
 def _warn(problem: str) -> None:
     """Warn of a problem once in each process."""
-    warnings.warn(f"ilm_plugins: slower than it could be: {problem}", stacklevel=2)
+    warnings.warn(f"ilm_plugins: plain torch operations run, not kernels: {problem}", stacklevel=2)
 
 
 def _why_not_cpu(x: Tensor) -> str:
     """Return why the C kernels cannot run x, with advice, given that they cannot."""
     if not cpu.is_built():
         return (
-            "the package was installed without a C compiler, so plain torch operations run on the "
-            "CPU; install a compiler, such as gcc, and the package again"
+            "the package was installed without a C compiler; install a compiler, such as gcc, and "
+            "the package again"
         )
     return (
         f"got a {x.dtype} tensor on {x.device.type!r}, but the C kernels take float32, float64, "
