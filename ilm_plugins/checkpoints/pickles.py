@@ -7,14 +7,14 @@ length of a string, the number of elements of a storage, or many copies of one s
 import io
 import mmap
 import pickle
-import pickletools
+import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
-from operator import methodcaller
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import torch
 
@@ -110,7 +110,7 @@ def is_pickle(path: Path) -> bool:
 
 
 def _check_stream(path: Path, pickles: int, first: int | None = None) -> Any:
-    """Check the first pickles of a file, and return the last one's contents if they are a constant.
+    """Check the first pickles of a file, and return the last one's contents, with stand-ins.
 
     Args:
         path: the file.
@@ -140,67 +140,66 @@ def _limit(what: str, found: int, size: int) -> None:
         raise SizeError(f"{what} take {found:,} bytes, the file {size:,}")
 
 
-# Classes that stand for objects on the unpickler's stack; numbers and strings stand for themselves.
+# Stand-ins for objects on the unpickler's stack; numbers, strings, lists, dicts and sets are real.
 
 
-@dataclass(eq=False, slots=True)
-class _Global:
+class _Fixed:
+    """An object whose state a pickle may not set: the state of a tensor could give it any shape."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("Can only set the state of other objects")
+
+
+@dataclass(eq=False)
+class _Global(_Fixed):
     """A class or function, by its module and name joined with a dot."""
 
     name: str
+    scan: "_Scan"
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.scan.call(self.name, arguments)
 
 
-@dataclass(eq=False, slots=True)
-class _Storage:
+@dataclass(eq=False)
+class _Storage(_Fixed):
     """A storage: the size in bytes of one element, and of all elements."""
 
     element: int
     size: int
 
 
-class _Tensor:
+class _Tensor(_Fixed):
     """A tensor or a parameter."""
 
 
-@dataclass(eq=False, slots=True)
-class _Container:
-    """A list, dict or set; ``tensors``: whether it directly contains a tensor or a storage."""
-
-    tensors: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class _Made:
-    """The result of a call; ``weight`` and ``levels`` (see :class:`_Tuple`) are its arguments'."""
-
-    weight: int
-    levels: int
-    tensors: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class _Tuple:
+class _Tuple(_Fixed, tuple):
     """A tuple or frozenset.
 
     Attributes:
-        items: its items.
         weight: number of characters and tuples in it, counted once for each reference.
         levels: depth of tuples within tuples.
     """
 
-    items: list[Any]
-    weight: int = field(init=False)
-    levels: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.weight = 1 + sum(map(_weight, self.items))
-        self.levels = 1 + max((getattr(item, "levels", 0) for item in self.items), default=0)
+    def __init__(self, items: Iterable[Any]) -> None:
+        self.weight = 1 + sum(map(_weight, self))
+        self.levels = 1 + max((getattr(item, "levels", 0) for item in self), default=0)
         if self.levels > LEVELS:
             raise SizeError(f"more than {LEVELS} levels of tuples")
 
-    @property
-    def tensors(self) -> bool:
-        return _have_tensors(self.items)
+
+class _Made:
+    """The result of a call; its weight and levels (see :class:`_Tuple`) are its arguments'."""
+
+    def __init__(self, arguments: tuple) -> None:
+        whole = _Tuple(arguments)
+        self.weight, self.levels = whole.weight, whole.levels
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
 
 
 def _weight(value: Any) -> int:
@@ -215,11 +214,43 @@ def _have_tensors(items: Iterable[Any]) -> bool:
     return any(isinstance(item, _Tensor | _Storage) for item in items)
 
 
-class _Scan:
-    """Follows the operations of a pickle without running them, to check what they would allocate.
+class _Memo(dict):
+    """The memo of an unpickler, index -> value; raises SizeError if it would take too much memory.
 
-    A method in capitals follows the operation of :mod:`pickletools` with its name, and takes the
-    operation's argument. An operation without a method pushes its argument on the stack.
+    Args:
+        size: size of the file in bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size, self.referred = size, 0
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        # The unpickler in C allocates its memo up to this index.
+        if index > len(self) + 2**16:
+            raise SizeError(f"index {index:,} of a memo of {len(self):,} values")
+        super().__setitem__(index, value)
+
+    def __getitem__(self, index: int) -> Any:
+        value = super().__getitem__(index)
+        self.referred += _weight(value)
+        _limit("strings and tuples that are referred to", self.referred, self.size)
+        return value
+
+
+def _to_tuple(load: Callable) -> Callable:
+    """Return an operation of the unpickler that pushes a _Tuple in place of a tuple or set."""
+
+    def operation(scan: "_Scan") -> None:
+        load(scan)
+        scan.stack[-1] = _Tuple(scan.stack[-1])
+
+    return operation
+
+
+class _Scan(pickle._Unpickler):
+    """Unpickles stand-ins for all classes and functions, to check what those would allocate.
+
+    It is the standard library's unpickler in Python: the one in C cannot be followed.
 
     Args:
         stream: the pickle; reading beyond its end must not allocate memory.
@@ -227,178 +258,55 @@ class _Scan:
         storages: key of a storage -> its bytes in the file; None if storages follow the pickle.
     """
 
+    dispatch: ClassVar[dict[int, Callable]] = dict(pickle._Unpickler.dispatch)
+    del dispatch[pickle.DUP[0]]  # no pickler writes it
+    dispatch[pickle.NEWOBJ[0]] = dispatch[pickle.REDUCE[0]]
+    dispatch[pickle.BYTEARRAY8[0]] = dispatch[pickle.BINBYTES8[0]]
+    for _code in pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.FROZENSET:
+        dispatch[_code[0]] = _to_tuple(dispatch[_code[0]])
+
     def __init__(self, stream: Any, size: int, storages: Mapping[str, int] | None = None) -> None:
-        self.stream, self.size, self.storages = stream, size, storages
-        self.referred = self.expanded = 0
+        def read(length: int) -> bytes:
+            data = stream.read(length)
+            if len(data) < length:
+                raise EOFError("the pickle has no end")
+            return data
+
+        super().__init__(SimpleNamespace(read=read, readline=stream.readline), encoding="latin1")
+        self.memo = _Memo(size)
+        self.size, self.storages = size, storages
+        self.expanded = 0
         self.following: dict[Any, int] = {}
 
     def run(self) -> Any:
-        """Check one pickle of the stream, and return its contents if they are one constant.
+        """Check one pickle of the stream, and return its contents, with stand-ins.
 
         Raises:
             SizeError: something in it is too large.
             UnpicklingError, EOFError, ValueError: the pickle is invalid, or calls a function that
                 is not allowed.
         """
-        self.stack: list[Any] = []
-        self.marked: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
-        self.count = 0
-        read, stream = self.stream.read, self.stream
         try:
-            while code := read(1):
-                self.count += 1
-                reader, follow = _OPERATIONS[code]
-                argument = reader(stream) if reader else None
-                if follow:
-                    follow(self, argument)
-                elif code == b".":
-                    return self.stack[-1]
-                else:
-                    self.stack.append(argument)
-        except (IndexError, KeyError, TypeError, AttributeError):
+            return self.load()
+        except (AttributeError, IndexError, KeyError, TypeError, struct.error):
             raise pickle.UnpicklingError("the file is no pickle") from None
-        raise EOFError("the pickle has no end")
 
-    def MARK(self, _: None) -> None:
-        self.marked.append(self.stack)
-        self.stack = []
+    def find_class(self, module: str, name: str) -> _Global:
+        return _Global(f"{module}.{name}", self)
 
-    def _items(self) -> list[Any]:
-        """Remove and return the values that were pushed after the last mark."""
-        items, self.stack = self.stack, self.marked.pop()
-        return items
+    def call(self, name: str, given: tuple) -> Any:
+        """Return the stand-in for the result of a call, after checking its arguments.
 
-    def PROTO(self, _: int) -> None:
-        pass
-
-    def FRAME(self, length: int) -> None:
-        if length > self.size - self.stream.tell():
-            raise EOFError(f"a frame of {length:,} bytes in a file of {self.size:,}")
-
-    def POP(self, _: None) -> None:
-        if self.stack:
-            self.stack.pop()
-        else:
-            self._items()
-
-    def POP_MARK(self, _: None) -> None:
-        self._items()
-
-    def PUT(self, index: int) -> None:
-        # The unpickler allocates its memo up to this index.
-        if index > self.count + 2**16:
-            raise SizeError(f"index {index:,} of the memo after {self.count:,} operations")
-        self.memo[index] = self.stack[-1]
-
-    BINPUT = LONG_BINPUT = PUT
-
-    def MEMOIZE(self, _: None) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
-
-    def GET(self, index: int) -> None:
-        self._refer(self.memo[index])
-
-    BINGET = LONG_BINGET = GET
-
-    def DUP(self, _: None) -> None:
-        self._refer(self.stack[-1])
-
-    def _refer(self, value: Any) -> None:
-        """Push another reference to a value, and count its weight against the limit."""
-        self.referred += _weight(value)
-        _limit("strings and tuples that are referred to", self.referred, self.size)
-        self.stack.append(value)
-
-    def EMPTY_TUPLE(self, _: None) -> None:
-        self.stack.append(_Tuple([]))
-
-    def TUPLE(self, _: None) -> None:
-        items = self._items()
-        self.stack.append(_Tuple(items))
-
-    FROZENSET = TUPLE
-
-    def TUPLE1(self, _: None) -> None:
-        self.stack.append(_Tuple([self.stack.pop()]))
-
-    def TUPLE2(self, _: None) -> None:
-        self.stack[-2:] = [_Tuple(self.stack[-2:])]
-
-    def TUPLE3(self, _: None) -> None:
-        self.stack[-3:] = [_Tuple(self.stack[-3:])]
-
-    def EMPTY_LIST(self, _: None) -> None:
-        self.stack.append(_Container())
-
-    EMPTY_DICT = EMPTY_SET = EMPTY_LIST
-
-    def LIST(self, _: None) -> None:
-        items = self._items()
-        self.stack.append(_Container(_have_tensors(items)))
-
-    DICT = LIST
-
-    def APPEND(self, _: None) -> None:
-        self._fill([self.stack.pop()])
-
-    def SETITEM(self, _: None) -> None:
-        self._fill([self.stack.pop(), self.stack.pop()])
-
-    def APPENDS(self, _: None) -> None:
-        self._fill(self._items())
-
-    SETITEMS = ADDITEMS = APPENDS
-
-    def _fill(self, items: list[Any]) -> None:
-        """Put items into the container on top of the stack."""
-        self.stack[-1].tensors |= _have_tensors(items)
-
-    def GLOBAL(self, name: str) -> None:
-        self.stack.append(_Global(name.replace(" ", ".")))
-
-    def STACK_GLOBAL(self, _: None) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
-        self.stack.append(_Global(f"{module}.{name}"))
-
-    def INST(self, name: str) -> None:
-        items = self._items()
-        self.stack.append(self._call(_Global(name.replace(" ", ".")), _Tuple(items)))
-
-    def OBJ(self, _: None) -> None:
-        function, *arguments = self._items()
-        self.stack.append(self._call(function, _Tuple(arguments)))
-
-    def REDUCE(self, _: None) -> None:
-        arguments, function = self.stack.pop(), self.stack.pop()
-        self.stack.append(self._call(function, arguments))
-
-    NEWOBJ = REDUCE
-
-    def NEWOBJ_EX(self, _: None) -> None:
-        raise pickle.UnpicklingError("Can only call without keywords")
-
-    def BUILD(self, _: None) -> None:
-        self.stack.pop()
-        # The state of a tensor could give it any shape.
-        if isinstance(self.stack[-1], _Global | _Tensor):
-            raise pickle.UnpicklingError("Can only set the state of other objects")
-
-    def BINPERSID(self, _: None) -> None:
-        self.stack.append(self._storage(*self.stack.pop().items))
-
-    def _call(self, function: Any, arguments: Any) -> Any:
-        """Return what stands for the result of a call, after checking its arguments.
+        Args:
+            name: module and name of the function or class.
+            given: the arguments.
 
         Raises:
             UnpicklingError: the function is not allowed, or its arguments are invalid.
             SizeError: it would build a tensor that is too large.
         """
-        if not (isinstance(function, _Global) and isinstance(arguments, _Tuple)):
-            raise pickle.UnpicklingError("Can only call globals")
-        name, given = function.name, arguments.items
         if name == "torch._tensor._rebuild_from_type_v2":
-            return self._call(given[0], given[2])
+            return given[0](*given[2])
         if name in _SHAPED:
             self._check_shape(given[0], given[2])
         elif name.startswith("torch.") and name not in _OF_TORCH and name not in _allowed_by_user():
@@ -410,13 +318,13 @@ class _Scan:
             if any(value not in ("latin1", "latin-1") for value in given[1:]):
                 raise pickle.UnpicklingError("Can only call encode for latin1")
             return given[0] if given else b""
-        elif name.endswith(_ITERATING) and (
-            _have_tensors(given) or any(getattr(value, "tensors", False) for value in given)
-        ):
-            raise pickle.UnpicklingError("Can only make containers of other objects")
+        elif name.endswith(_ITERATING):
+            containers = (value for value in given if isinstance(value, list | set | tuple))
+            if any(map(_have_tensors, (given, *containers))):
+                raise pickle.UnpicklingError("Can only make containers of other objects")
         if name.startswith("torch._utils.") or name.endswith(".Parameter"):
             return _Tensor()
-        return _Made(arguments.weight, arguments.levels)
+        return _Made(given)
 
     def _check_shape(self, storage: Any, shape: Any) -> None:
         """Count the bytes by which a tensor of this shape would exceed its storage.
@@ -425,36 +333,36 @@ class _Scan:
             UnpicklingError: there is no storage, or no shape of integers >= 0.
             SizeError: the sum over the file exceeds TIMES * its size + LEAST.
         """
-        known = isinstance(storage, _Storage) and isinstance(shape, _Tuple)
-        if not known or not all(type(n) is int and n >= 0 for n in shape.items):
+        valid = isinstance(storage, _Storage) and isinstance(shape, tuple)
+        if not valid or not all(type(n) is int and n >= 0 for n in shape):
             raise pickle.UnpicklingError("Can only have tensors of a storage")
         # A sum over an empty dimension makes a large tensor of one without elements.
-        expanded = storage.element * prod(max(n, 1) for n in shape.items)
+        expanded = storage.element * prod(max(n, 1) for n in shape)
         # Views that are not larger than their storage, such as tied parameters, take no memory.
         self.expanded += max(0, expanded - storage.size)
         if self.expanded > TIMES * self.size + LEAST:
-            below = [value for stack in [*self.marked, self.stack] for value in stack]
+            below = [value for stack in [*self.metastack, self.stack] for value in stack]
             key = next((value for value in reversed(below) if isinstance(value, str)), "a tensor")
             raise SizeError(
-                f"{key} of shape {(*shape.items,)} takes {expanded:,} bytes, the file {self.size:,}"
+                f"{key} of shape {(*shape,)} takes {expanded:,} bytes, the file {self.size:,}"
             )
 
-    def _storage(self, of: Any, kind: Any, key: Any, place: Any, count: Any, *_: Any) -> _Storage:
+    def persistent_load(self, pid: tuple) -> _Storage:
         """Return the storage of a persistent id, after checking its length against the file.
 
         Args:
-            of: must be "storage".
-            kind: the storage's class, which has the size of an element.
-            key: its key in the file.
-            place: its device.
-            count: its number of elements.
+            pid: "storage"; the storage's class, which has the size of an element; its key in the
+                file; its device; its number of elements; anything else.
 
         Raises:
             UnpicklingError: the persistent id is invalid.
             SizeError: the storage is longer than its data in the file.
         """
-        if of not in ("storage", b"storage") or type(count) is not int or count < 0:
+        if len(pid) < 5 or pid[0] not in ("storage", b"storage"):
             raise pickle.UnpicklingError("Can only refer to storages")
+        _, kind, key, _, count = pid[:5]
+        if type(count) is not int or count < 0:
+            raise pickle.UnpicklingError("Can only have storages of a length")
         element = _ELEMENT_SIZES.get(kind.name.rpartition(".")[2], 1)
         held = element * count
         if self.storages is not None:
@@ -465,21 +373,6 @@ class _Scan:
         if held > available:
             raise SizeError(f"storages take {held:,} bytes, and the file has {available:,}")
         return _Storage(element, element * count)
-
-
-def _operation(op: pickletools.OpcodeInfo) -> tuple[Callable | None, Callable | None]:
-    """Return the reader of an operation's argument, and the method of _Scan that follows it.
-
-    The reader is None for operations without an argument; the method is None if _Scan has none.
-    """
-    reader = op.arg.reader if op.arg else None
-    if op.name == "STRING":
-        # Python 2 writes any bytes here; pickletools expects ASCII.
-        reader = methodcaller("readline")
-    return reader, getattr(_Scan, op.name, None)
-
-
-_OPERATIONS = {op.code.encode("latin1"): _operation(op) for op in pickletools.opcodes}
 
 
 def _allowed_by_user() -> set[str]:
@@ -498,29 +391,23 @@ def check_nesting(contents: Any) -> None:
     The contents must not have more than :data:`LEVELS` levels of containers, contain themselves, or
     become far larger if a container is counted once for each reference to it.
     """
-    # id of a visited container -> number of entries, nested ones included, and levels below it.
-    visited: dict[int, tuple[int, int]] = {}
-    entered: set[int] = set()
-    single, stack = 0, [(contents, None, 0)]
-    while stack:
-        value, inner, count = stack.pop()
-        own = id(value)
-        if inner is not None:
-            entries, levels = zip((count, 0), *(visited[id(v)] for v in inner), strict=True)
-            visited[own] = sum(entries), 1 + max(levels)
-            entered.remove(own)
-            single += count
-            if visited[own][1] > LEVELS:
-                raise SizeError(f"more than {LEVELS} levels of containers")
-        elif own in entered:
-            raise SizeError("a container holds itself")
-        elif own not in visited:
-            entered.add(own)
+    # id of a container -> its entries without and with those of nested containers, and its levels.
+    measured: dict[int, tuple[int, int, int]] = {}
+
+    def measure(value: Any, level: int) -> tuple[int, int, int]:
+        if id(value) not in measured and level <= LEVELS:
             held = _contained(value)
-            inner = [v for v in held if type(v) not in _CONSTANTS]
-            stack.append((value, inner, len(held)))
-            stack += [(v, None, 0) for v in inner]
-    if (entries := visited[id(contents)][0]) > TIMES * single + 2**16:
+            inner = [measure(v, level + 1) for v in held if type(v) not in _CONSTANTS]
+            entries = len(held) + sum(below for _, below, _ in inner)
+            levels = 1 + max((levels for *_, levels in inner), default=0)
+            measured[id(value)] = len(held), entries, levels
+        if level > LEVELS or measured[id(value)][2] > LEVELS:
+            raise SizeError(f"more than {LEVELS} levels of containers, or one that holds itself")
+        return measured[id(value)]
+
+    _, entries, _ = measure(contents, 1)
+    single = sum(own for own, *_ in measured.values())
+    if entries > TIMES * single + 2**16:
         raise SizeError(f"{single:,} entries, which by references become {entries:,}")
 
 
@@ -529,8 +416,6 @@ _CONSTANTS = {bool, bytearray, bytes, complex, float, int, str, type(None)}
 
 def _contained(value: Any) -> list[Any]:
     """Return the items and attributes of an object; none of a class or function."""
-    if type(value) in (list, tuple):
-        return [*value]
     if isinstance(value, type) or callable(value):
         return []
     attributes = getattr(value, "__dict__", {}).values()
