@@ -23,8 +23,9 @@ square over key groups of the difference from the mean of all images.
 
 import csv
 import math
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,14 @@ except ImportError as error:
         "run pip install 'ilm_plugins[analysis]'"
     ) from error
 
-#: Quantity -> layer -> (images, key groups); a ratio has one column. Values are masked where
-#: nothing of an image reached the layer.
-Values = Mapping[str, Mapping[str, np.ma.MaskedArray]]
+#: Layer, quantity and values, (images, key groups), layer by layer; a ratio has one column. Values
+#: are masked where nothing of an image reached the layer.
+Values = Sequence[tuple[str, str, np.ma.MaskedArray]]
 STATISTICS = ("mean", "std", *plots.QUANTILE_NAMES)
+#: Prefix -> header of the column of quantities.
+COLUMNS = {"ratios": "normalizer", "rescaling": "parameter"}
+#: Quantity -> its label in pictures; that of a normalizer is "ratio of ...".
+LABELS = {"omega": r"$\omega - B_\omega$", "beta": r"$\beta - B_\beta$"}
 #: Maximum number of images in PREFIX_by_image.png.
 SHOWN = 6
 #: Maximum number of layers in dynamics.png.
@@ -63,39 +68,34 @@ class _ReportWriter:
     Attributes:
         folder: folder of the files.
         prefix: "ratios" or "rescaling".
-        column: header of the column of quantities.
-        labels: quantity -> its label in pictures.
-        layers: names, from the input to the output.
-        values: quantity -> layer -> values.
+        values: of all layers, from the input to the output.
         images: the images of the values, in the same order.
         subject: model, checkpoint and images, for titles.
     """
 
     folder: Path
     prefix: str
-    column: str
-    labels: Mapping[str, str]
-    layers: Sequence[str]
     values: Values
     images: Images
     subject: str
 
-    def write_layers(self) -> None:
-        """Write PREFIX_by_layer.csv: the distribution of each quantity in each layer."""
-        rows = [
-            (self.layers.index(layer), layer, quantity, *_statistics(values))
-            for layer, quantity, values in self._all_values()
-        ]
-        self._write("by_layer", ("depth", "layer", self.column, *STATISTICS), rows)
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers."""
+        return list(dict.fromkeys(layer for layer, *_ in self.values))
 
-    def write_groups(self) -> None:
-        """Write PREFIX_by_group.csv: the distributions in each key group of each layer."""
-        rows = [
-            (self.layers.index(layer), layer, quantity, group, *_statistics(values[:, group]))
-            for layer, quantity, values in self._all_values()
-            for group in range(values.shape[1])
-        ]
-        self._write("by_group", ("depth", "layer", self.column, "key_group", *STATISTICS), rows)
+    def write_layers(self) -> None:
+        """Write the distributions in each layer, and for rescaling in each key group."""
+        by_layer, by_group = [], []
+        depths = {layer: depth for depth, layer in enumerate(self.layers)}
+        for layer, quantity, values in self.values:
+            place = depths[layer], layer, quantity
+            by_layer.append((*place, *_statistics(values)))
+            by_group += [(*place, i, *_statistics(group)) for i, group in enumerate(values.T)]
+        header = "depth", "layer", COLUMNS[self.prefix]
+        self._write("by_layer", (*header, *STATISTICS), by_layer)
+        if self.prefix == "rescaling":
+            self._write("by_group", (*header, "key_group", *STATISTICS), by_group)
 
     def write_images(self, embedding: str) -> list[str]:
         """Write the files that compare images; return lines of the summary.
@@ -106,7 +106,7 @@ class _ReportWriter:
         features = self._features()
         distances = np.sqrt((features**2).sum(1))
         self._write_by_image(distances)
-        deviations = [values.std(0).mean() for *_, values in self._all_values()]
+        deviations = [values.std(0).mean() for *_, values in self.values]
         farthest = self.images.names[distances.argmax()]
         lines = [
             f"standard deviation between images, mean over layers: {np.ma.mean(deviations):.4f}",
@@ -122,47 +122,27 @@ class _ReportWriter:
             self._write_map(features, embedding)
         return lines
 
-    def _all_values(self) -> list[tuple[str, str, np.ma.MaskedArray]]:
-        """Return layer, quantity and values (images, key groups), layer by layer."""
-        return [
-            (layer, quantity, of_layers[layer])
-            for layer in self.layers
-            for quantity, of_layers in self.values.items()
-            if layer in of_layers
-        ]
-
     def _features(self) -> np.ndarray:
         """Return all values of each image, less their means over images: (images, D).
 
         They are divided by the square root of their number in a layer, to weigh layers equally.
         """
-        moves = [values - values.mean(0) for *_, values in self._all_values()]
+        moves = [values - values.mean(0) for *_, values in self.values]
         return np.concatenate([m.filled(0) / math.sqrt(m.shape[1]) for m in moves], 1)
 
-    def _number_per_image(self, values: np.ma.MaskedArray) -> np.ma.MaskedArray:
-        """Return one number for each image, (images, key groups) -> (images).
-
-        It is the ratio; or the root mean square of the difference from the mean of all images.
-        """
-        return values[:, 0] if self.prefix == "ratios" else rms(values - values.mean(0))
-
-    def _class_distances(self, values: np.ma.MaskedArray) -> np.ma.MaskedArray:
-        """Return the distance of each class mean from the mean of all images: (classes)."""
-        labels = np.asarray(self.images.labels)
-        means = np.ma.stack([values[labels == i].mean(0) for i in np.unique(labels)])
-        moves = means - values.mean(0)
-        return moves[:, 0] if self.prefix == "ratios" else rms(moves)
+    def _one_number(self, values: np.ma.MaskedArray) -> np.ma.MaskedArray:
+        """Return (N, key groups) as (N): a ratio as it is, others as root mean squares."""
+        return values[:, 0] if self.prefix == "ratios" else rms(values)
 
     def _draw_spread(self) -> None:
         """Draw PREFIX_spread.png: the distributions of the values by layer, as boxes."""
-        panels, colours = {}, []
-        for quantity, of_layers in self.values.items():
-            found = [of_layers.get(layer, np.ma.masked_all(1)) for layer in self.layers]
-            panels[self.labels[quantity]] = found
-            colours.append(plots.OF_QUANTITY[quantity][0])
+        panels, colours = defaultdict(lambda: [np.ma.masked_all(1)] * len(self.layers)), []
+        for layer, quantity, values in self.values:
+            depth, label = self.layers.index(layer), _label(quantity)
+            panels[label][depth] = values
             if self.prefix == "rescaling":
-                panels[f"{self.labels[quantity]},\nless the mean"] = [v - v.mean(0) for v in found]
-                colours.append(colours[-1])
+                panels[f"{label},\nless the mean"][depth] = values - values.mean(0)
+            colours += [plots.OF_QUANTITY[quantity][0]] * (len(panels) - len(colours))
         title = f"{self.prefix.capitalize()} of images by layer: {plots.BOXES}\n{self.subject}"
         self._save(plots.boxes(self.layers, panels, title, colours), "spread")
 
@@ -172,18 +152,15 @@ class _ReportWriter:
         ``distances`` (images) are the images' distances from the mean of all images.
         """
         numbers = [
-            (layer, quantity, self._number_per_image(values))
-            for layer, quantity, values in self._all_values()
+            (*of, self._one_number(v if self.prefix == "ratios" else v - v.mean(0)))
+            for *of, v in self.values
         ]
         table = np.ma.stack([n for *_, n in numbers], 1).filled(np.nan).tolist()
         named = zip(self._names_and_classes(), distances.tolist(), table, strict=True)
         header = ("image", "class", "distance", *(f"{layer}/{q}" for layer, q, _ in numbers))
         self._write("by_image", header, [(*names, far, *row) for names, far, row in named])
 
-        series = {
-            q: _panel({layer: n for layer, of, n in numbers if of == q}, self.layers)
-            for q in self.values
-        }
+        series = _panels(numbers)
         classes = [self.images.class_of(i) for i in range(len(self.images))]
         order = np.argsort(-distances, kind="stable").tolist()
         firsts = {classes[i]: i for i in reversed(order)}.values()
@@ -201,24 +178,24 @@ class _ReportWriter:
         labels = np.asarray(self.images.labels)
         present = np.unique(labels)
         names = [self.images.classes[i] for i in present]
-        rows, panels = [], {}
-        for quantity, of_layers in self.values.items():
-            distances = {
-                layer: self._class_distances(values) for layer, values in of_layers.items()
-            }
-            panels[self.labels[quantity]] = _panel(distances, self.layers)
+        rows, distances = [], []
+        for layer, quantity, values in self.values:
+            of_classes = [values[labels == i] for i in present]
+            moves = np.ma.stack([v.mean(0) for v in of_classes]) - values.mean(0)
+            far = self._one_number(moves)
+            distances.append((layer, quantity, far))
             rows += [
-                (layer, name, quantity, float(far), *_statistics(values[labels == i]))
-                for layer, values in of_layers.items()
-                for i, name, far in zip(
-                    present, names, distances[layer].filled(np.nan), strict=True
+                (layer, name, quantity, distance, *_statistics(v))
+                for name, distance, v in zip(
+                    names, far.filled(np.nan).tolist(), of_classes, strict=True
                 )
             ]
-        self._write("by_class", ("layer", "class", self.column, "distance", *STATISTICS), rows)
+        header = "layer", "class", COLUMNS[self.prefix], "distance", *STATISTICS
+        self._write("by_class", header, rows)
         fig = plots.heat_maps(
             self.layers,
             names,
-            panels,
+            {_label(quantity): panel for quantity, panel in _panels(distances).items()},
             f"{self.prefix.capitalize()} by class\n{self.subject}",
             label="distance of the class mean from the mean of all images",
             row_label="class",
@@ -274,15 +251,10 @@ def write_ratios(
     Returns:
         The text of the summary.
     """
-    values = _by_normalizer(ratios)
-    labels = {n: f"ratio of {n}" for n in values}
-    common = (folder, "ratios", "normalizer", labels)
-    _ReportWriter(*common, list(ratios), values, images, subject).write_layers()
-    means = {
-        n: _panel({layer: v[:, 0] for layer, v in of.items()}, list(ratios))
-        for n, of in values.items()
-    }
-    fig = plots.by_layer(list(ratios), means, f"Mean ratios by layer\n{subject}")
+    report = _ReportWriter(folder, "ratios", _values(ratios), images, subject)
+    report.write_layers()
+    of_images = _panels([(*of, v[:, 0]) for *of, v in report.values])
+    fig = plots.by_layer(report.layers, of_images, f"Mean ratios by layer\n{subject}")
     plots.save(fig, folder / "ratios_by_layer.png")
 
     width = max(map(len, ratios))
@@ -302,8 +274,7 @@ def write_ratios(
         same = "their ratios are the same for all images"
         lines.append(f"in the tables by layer alone, as {same}: {', '.join(constant)}")
     if own:
-        report = _ReportWriter(*common, list(own), _by_normalizer(own), images, subject)
-        lines += report.write_images(embedding)
+        lines += replace(report, values=_values(own)).write_images(embedding)
     else:
         lines.append("the ratios are the same for all images: nothing more to show")
     return write_summary(folder, lines)
@@ -329,30 +300,21 @@ def write_rescaling(
     Returns:
         The text of the summary.
     """
-    values = {
-        parameter: {
-            name: np.ma.masked_invalid(getattr(layer, parameter).numpy())
-            for name, layer in layers.items()
-        }
+    values = [
+        (name, parameter, np.ma.masked_invalid(getattr(layer, parameter).numpy()))
+        for name, layer in layers.items()
         for parameter in ("omega", "beta")
-    }
-    labels = {"omega": r"$\omega - B_\omega$", "beta": r"$\beta - B_\beta$"}
-    report = _ReportWriter(
-        folder, "rescaling", "parameter", labels, list(layers), values, images, subject
-    )
+    ]
+    report = _ReportWriter(folder, "rescaling", values, images, subject)
     report.write_layers()
-    report.write_groups()
     width = max(map(len, layers))
     lines = [
         subject,
         "mean of omega - B_omega and of beta - B_beta, +- deviation of an image from all images",
         f"{'layer':{width}}  {'omega':18}  beta",
     ]
-    for name in layers:
-        omega, beta = (
-            f"{v[name].mean():+.4f} +- {math.sqrt(v[name].var(0).mean()):.4f}"
-            for v in values.values()
-        )
+    of = [f"{v.mean():+.4f} +- {math.sqrt(v.var(0).mean()):.4f}" for *_, v in values]
+    for name, omega, beta in zip(layers, of[::2], of[1::2], strict=True):
         lines.append(f"{name:{width}}  {omega:18}  {beta}")
     return write_summary(folder, lines + report.write_images(embedding))
 
@@ -399,13 +361,9 @@ def write_dynamics(
 
     count = min(len(layers), PANELS)
     shown = [layers[i * (len(layers) - 1) // max(1, count - 1)] for i in range(count)]
-    found = [_by_normalizer({name: of[name] for name in shown}) for of in ratios]
-    panels = {
-        n: np.ma.concatenate(
-            [_panel({layer: v.mean(0) for layer, v in of[n].items()}, shown) for of in found]
-        )
-        for n in found[0]
-    }
+    found = [_values({name: of[name] for name in shown}) for of in ratios]
+    means = [_panels([(*of, v.mean(0)) for *of, v in values]) for values in found]
+    panels = {n: np.ma.concatenate([of_step[n] for of_step in means]) for n in means[0]}
     some = "" if count == len(layers) else f", {count} of {len(layers)} layers"
     title = f"Mean ratios over the training{some}\n{subject}"
     fig = plots.dynamics(shown, list(steps), panels, title, step_label)
@@ -498,6 +456,11 @@ def _cell(value: Any) -> Any:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
+def _label(quantity: str) -> str:
+    """Return the label of a quantity in pictures."""
+    return LABELS.get(quantity, f"ratio of {quantity}")
+
+
 def _statistics(values: np.ma.MaskedArray) -> tuple[float, ...]:
     """Return the :data:`STATISTICS` of the unmasked values; NaN if all are masked."""
     present = values.compressed().astype(float)
@@ -507,23 +470,28 @@ def _statistics(values: np.ma.MaskedArray) -> tuple[float, ...]:
     return tuple(map(float, (present.mean(), present.std(), *quantiles)))
 
 
-def _panel(of_layers: Mapping[str, np.ma.MaskedArray], layers: Sequence[str]) -> np.ma.MaskedArray:
-    """Stack the values (N) of layers as columns, (N, layers); missing layers are masked."""
-    missing = np.ma.masked_all(len(next(iter(of_layers.values()))))
-    return np.ma.stack([of_layers.get(layer, missing) for layer in layers], 1)
+def _panels(numbers: Values) -> dict[str, np.ma.MaskedArray]:
+    """Return quantity -> (N, layers), masked where a layer lacks the quantity.
 
-
-def _by_normalizer(ratios: Mapping[str, Ratios]) -> Values:
-    """Return normalizer -> layer -> ratios (images, 1), with NaN masked."""
-    names = dict.fromkeys(n for r in ratios.values() for n in r.normalizers)
+    Args:
+        numbers: layer, quantity and (N) values, layer by layer.
+    """
+    columns = {(layer, quantity): values for layer, quantity, values in numbers}
+    layers, quantities = (dict.fromkeys(names) for names in zip(*columns, strict=True))
+    missing = np.ma.masked_all(len(numbers[0][2]))
     return {
-        name: {
-            layer: np.ma.masked_invalid(r.values[:, [r.normalizers.index(name)]].numpy())
-            for layer, r in ratios.items()
-            if name in r.normalizers
-        }
-        for name in names
+        quantity: np.ma.stack([columns.get((layer, quantity), missing) for layer in layers], 1)
+        for quantity in quantities
     }
+
+
+def _values(ratios: Mapping[str, Ratios]) -> Values:
+    """Return layer, normalizer and ratios, (images, 1), with NaN masked."""
+    return [
+        (layer, normalizer, np.ma.masked_invalid(column[:, None].numpy()))
+        for layer, r in ratios.items()
+        for normalizer, column in zip(r.normalizers, r.values.unbind(1), strict=True)
+    ]
 
 
 def _mean_distance(ratios: Mapping[str, Ratios]) -> float:

@@ -3,8 +3,9 @@
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrize
@@ -47,18 +48,6 @@ WRAPPERS = {
     "DTensor",
     "BaseAveragedModel",
 }
-#: Attributes of modules and parameters that contain their hooks.
-_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_hooks",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-    "_post_accumulate_grad_hooks",
-    "_state_dict_pre_hooks",
-    "_state_dict_hooks",
-    "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks",
-)
 
 
 def convert(
@@ -95,11 +84,9 @@ def convert(
             FSDP or the like.
     """
     check_layer(to, options, of_model=True)
-    replacement = _Replacement(model, match, where, is_norm)
     types = None if types is None else frozenset(types)
-    return replacement.run(
-        lambda old: _layer_for(old, to, types, options, replacement.factory_options(old))
-    )
+    build = partial(_layer_for, to=to, types=types, options=options)
+    return _replace(model, match, where, is_norm, build)
 
 
 def revert(
@@ -125,82 +112,77 @@ def revert(
             in DistributedDataParallel, FSDP or the like.
     """
     check_choice("revert", "dims", dims, (1, 2, 3))
-    replacement = _Replacement(model, match, where, lambda m: isinstance(m, AdaptiveNorm))
-    return replacement.run(lambda old: _plain_for(old, dims, replacement.factory_options(old)))
+    build = partial(_plain_for, dims=dims)
+    return _replace(model, match, where, lambda m: isinstance(m, AdaptiveNorm), build)
 
 
-class _Replacement:
-    """The selected norms of a model, and their replacement.
+def _replace(
+    model: nn.Module,
+    match: Match,
+    where: Callable[[str, nn.Module], bool] | None,
+    among: Callable[[nn.Module], bool],
+    build: Callable[[nn.Module, dict], nn.Module],
+) -> tuple[nn.Module, Report]:
+    """Replace the selected norms of a model by new modules; see :func:`convert`.
 
     Args:
         model, match, where: see :func:`convert`.
         among: returns whether a module can be selected at all.
+        build: returns the new module for a norm, given the norm and the options device and dtype;
+            raises Unfit or OptionError to keep the norm.
     """
+    _check_unwrapped(model)
+    names = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        if among(module):
+            names[module].append(name)
+    check_match(match, itertools.chain(*names.values()))
 
-    def __init__(self, model, match, where, among: Callable[[nn.Module], bool]) -> None:
-        _check_unwrapped(model)
-        self.model = model
-        names = defaultdict(list)
-        for name, module in model.named_modules(remove_duplicate=False):
-            if among(module):
-                names[module].append(name)
-        check_match(match, itertools.chain(*names.values()))
-        #: Selected modules -> all names of each.
-        self.names = {
-            module: own_names
-            for module, own_names in names.items()
-            if any(matches(n, match) and (where is None or where(n, module)) for n in own_names)
-        }
+    report, built = Report(), {}
+    for old, own_names in names.items():
+        if not any(matches(n, match) and (where is None or where(n, old)) for n in own_names):
+            continue
+        try:
+            if "forward" in vars(old):
+                raise Unfit(
+                    "its forward was replaced, which a layer would not know of; restore it first"
+                )
+            built[old] = build(old, _factory_options(model, own_names[0]))
+        except (Unfit, OptionError) as error:
+            report.left |= dict.fromkeys(own_names, str(error))
+    for old, words in _drop_untied(built, model):
+        report.left |= dict.fromkeys(names[old], words)
 
-    def factory_options(self, module: nn.Module) -> dict:
-        """Return device and dtype for a norm's replacement.
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for old, new in built.items():
+        for name, theirs, ours in _new_parameters(old, new):
+            setattr(new, name, made.setdefault(theirs, ours))
+        for name in names[old]:
+            parent, _, attribute = name.rpartition(".")
+            if name:
+                setattr(model.get_submodule(parent), attribute, new)
+            else:
+                model = new
+            report.converted[name] = f"{type(old).__name__} -> {type(new).__name__}"
+        for words in _changes(old, new):
+            report.note(words, names[old][0])
+    return model, report
 
-        They are those of the norm's tensors or, if it has none, of the nearest module around it; an
-        empty dict if there is none.
-        """
-        name = self.names[module][0]
-        while True:
-            around = self.model.get_submodule(name)
-            for tensor in itertools.chain(around.parameters(), around.buffers()):
-                if tensor.is_floating_point():
-                    return {"device": tensor.device, "dtype": tensor.dtype}
-            if not name:
-                return {}
-            name = name.rpartition(".")[0]
 
-    def run(self, build: Callable[[nn.Module], nn.Module]) -> tuple[nn.Module, Report]:
-        """Replace the selected norms by new modules.
+def _factory_options(model: nn.Module, name: str) -> dict:
+    """Return device and dtype for the replacement of a model's norm.
 
-        Args:
-            build: returns the new module for a norm; raises Unfit or OptionError to keep the norm.
-
-        Returns:
-            The model, or the new module if the model itself is replaced; and the report.
-        """
-        report, built = Report(), {}
-        for old, names in self.names.items():
-            try:
-                _check_own_forward(old)
-                built[old] = build(old)
-            except (Unfit, OptionError) as error:
-                report.left |= dict.fromkeys(names, str(error))
-        for old, words in _drop_untied(built, self.model):
-            report.left |= dict.fromkeys(self.names[old], words)
-        made: dict[nn.Parameter, nn.Parameter] = {}
-        for old, new in built.items():
-            for name, theirs, ours in _new_parameters(old, new):
-                setattr(new, name, made.setdefault(theirs, ours))
-            names = self.names[old]
-            for name in names:
-                parent, _, attribute = name.rpartition(".")
-                if name:
-                    setattr(self.model.get_submodule(parent), attribute, new)
-                else:
-                    self.model = new
-                report.converted[name] = f"{type(old).__name__} -> {type(new).__name__}"
-            for words in _changes(old, new):
-                report.note(words, names[0])
-        return self.model, report
+    They are those of the norm's tensors or, if it has none, of the nearest module around it; an
+    empty dict if there is none.
+    """
+    while True:
+        around = model.get_submodule(name)
+        for tensor in itertools.chain(around.parameters(), around.buffers()):
+            if tensor.is_floating_point():
+                return {"device": tensor.device, "dtype": tensor.dtype}
+        if not name:
+            return {}
+        name = name.rpartition(".")[0]
 
 
 def _check_unwrapped(model: nn.Module) -> None:
@@ -215,12 +197,6 @@ def _check_unwrapped(model: nn.Module) -> None:
                     "parameters; convert the plain model, such as the .module of "
                     "DistributedDataParallel, and wrap that"
                 )
-
-
-def _check_own_forward(module: nn.Module) -> None:
-    """Raise Unfit if ``forward`` was replaced on the instance itself."""
-    if "forward" in vars(module):
-        raise Unfit("its forward was replaced, which a layer would not know of; restore it first")
 
 
 def _new_parameters(
@@ -272,8 +248,8 @@ def _changes(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
     """
     kept = {*new.parameters()}
     gone = [*old.modules(), *(p for p in old.parameters() if p not in kept)]
-    of_gone = (getattr(part, kind, None) or {} for part in gone for kind in _HOOKS)
-    hooks = [hook for found in of_gone for hook in found.values()]
+    found = (getattr(part, name) for part in gone for name in dir(part) if name.endswith("_hooks"))
+    hooks = [hook for kind in found if isinstance(kind, dict) for hook in kind.values()]
     if hooks:
         called = ", ".join(getattr(h, "__qualname__", type(h).__name__) for h in hooks)
         yield f"hooks stay with the module that was replaced: {called}"
@@ -307,14 +283,14 @@ def _path(cls: type) -> str:
 
 
 def _layer_for(
-    old: nn.Module, to: str, types: frozenset[type] | None, options: dict, like: dict
+    old: nn.Module, like: dict, to: str, types: frozenset[type] | None, options: dict
 ) -> nn.Module:
     """Build the layer that replaces a plain norm.
 
     Args:
         old: the norm.
-        to, types, options: see :func:`convert`.
         like: device and dtype.
+        to, types, options: see :func:`convert`.
 
     Raises:
         Unfit: the norm cannot be replaced exactly by this layer.
@@ -324,7 +300,7 @@ def _layer_for(
     kept = {name: value for name, value in of_old.items() if value is not None}
     if issubclass(NORMS[to], AutoencoderNorm):
         kept["init"] = "identity"
-    state = _state_with_parameters(old)
+    state = dict(old.state_dict(keep_vars=True))
     if REPLACES[to][0] == "BN":
         channels = len(old.running_mean)
     else:
@@ -366,18 +342,18 @@ def _check_replaceable(module: nn.Module, to: str, types: frozenset[type] | None
         raise Unfit(f"{module.num_groups} groups, where ILMLN has one; ILMGN keeps them")
 
 
-def _plain_for(old: nn.Module, dims: int, like: dict) -> nn.Module:
+def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
     """Build the plain norm that replaces a layer of this package.
 
     Args:
         old: the layer.
-        dims: number of spatial dimensions of an InstanceNorm or BatchNorm.
         like: device and dtype.
+        dims: number of spatial dimensions of an InstanceNorm or BatchNorm.
 
     Raises:
         Unfit: the layer does not compute a plain norm.
     """
-    state, c = _state_with_parameters(old), old.num_channels
+    state, c = dict(old.state_dict(keep_vars=True)), old.num_channels
     if isinstance(old, ILMInstanceNorm):
         new = getattr(nn, f"InstanceNorm{dims}d")(c, old.eps, affine=True, **like)
     elif isinstance(old, AutoencoderNorm):
@@ -414,8 +390,3 @@ def _with_tensors_of(old: nn.Module, new: nn.Module, state: State) -> nn.Module:
     for name in {"weight", "bias"} & trained.keys():
         getattr(new, name).requires_grad_(trained[name])
     return new.train(old.training)
-
-
-def _state_with_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's state dict with the parameters and buffers themselves, not detached."""
-    return dict(module.state_dict(keep_vars=True))
