@@ -24,15 +24,17 @@ def source(tmp_path_factory):
     return folder
 
 
+def run(*command, fails=False, cwd=None, **variables):
+    """Run a command with environment variables: what it prints."""
+    env = {**ENVIRONMENT, **variables}
+    done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True)
+    assert bool(done.returncode) == fails, done.stderr[-3000:]
+    return done.stdout + done.stderr if fails else done.stdout
+
+
 def wheel_of(source, folder, **variables):
     """The wheel of a folder or an sdist: its tag, the names in it, its metadata's lines."""
-    done = subprocess.run(
-        [*PIP, "wheel", str(source), *IN, "-w", str(folder)],
-        env={**ENVIRONMENT, **variables},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run(*PIP, "wheel", source, *IN, "-w", folder, **variables)
     (wheel,) = folder.glob("ilm_plugins-*.whl")
     with zipfile.ZipFile(wheel) as files:
         names = files.namelist()
@@ -58,11 +60,7 @@ def test_the_wheel_needs_torch_and_wrapt_alone(root, source, tmp_path):
 
 @pytest.mark.wide
 def test_a_wheel_of_the_sdist_has_the_kernels_for_every_python(source, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path],
-        cwd=source, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    run(sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path, cwd=source)
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as files:
         assert "kernels.h" in {name.rpartition("/")[2] for name in files.getnames()}
@@ -70,7 +68,7 @@ def test_a_wheel_of_the_sdist_has_the_kernels_for_every_python(source, tmp_path)
     assert tag.startswith("py3-none-") and tag != "py3-none-any"
     assert "ilm_plugins/ops/cpu/kernels.so" in names
     (wheel,) = tmp_path.glob("*.whl")
-    subprocess.run([*PIP, "install", *IN, "--target", tmp_path / "site", wheel], check=True)
+    run(*PIP, "install", *IN, "--target", tmp_path / "site", wheel)
     assert kernels_of(tmp_path / "site") == "cpu"
 
 
@@ -81,35 +79,24 @@ def kernels_of(folder):
         f"assert ilm_plugins.__file__.startswith({str(folder)!r}), ilm_plugins.__file__; "
         "print(backends.kernels_for(torch.randn(1, 64, 3, 3), 32).__name__)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**ENVIRONMENT, "PYTHONPATH": str(folder)}, cwd=folder, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.split()[-1].rpartition(".")[2]
+    printed = run(sys.executable, "-c", code, cwd=folder, PYTHONPATH=str(folder))
+    return printed.split()[-1].rpartition(".")[2]
 
 
 @pytest.mark.wide
 def test_installed_in_place_and_then_without_the_kernels(source, tmp_path):
     library = source / "ilm_plugins/ops/cpu/kernels.so"
-    into = ["--target", str(tmp_path), "--upgrade"]
     for variable, exists in (("ILM_PLUGINS_REQUIRE_C", True), ("ILM_PLUGINS_WITHOUT_C", False)):
-        env = {**ENVIRONMENT, variable: "1"}
-        command = [*PIP, "install", *IN, *into, "-e", str(source)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
+        into = "--target", tmp_path, "--upgrade"
+        run(*PIP, "install", *IN, *into, "-e", source, **{variable: "1"})
         assert library.exists() == exists
         assert kernels_of(source) == ("cpu" if exists else "plain")
 
 
 @pytest.mark.wide
 def test_a_missing_compiler_is_an_error_where_the_kernels_are_required(source, tmp_path):
-    command = [*PIP, "wheel", str(source), "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
-    env = {**ENVIRONMENT, "CC": "/bin/false"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert [wheel.stem.split("-", 2)[2] for wheel in tmp_path.glob("*.whl")] == ["py3-none-any"]
-    required = {**env, "ILM_PLUGINS_REQUIRE_C": "1"}
-    done = subprocess.run(command, env=required, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "command '/bin/false' failed" in done.stdout + done.stderr
+    tag, *_ = wheel_of(source, tmp_path, CC="/bin/false")
+    assert tag == "py3-none-any"
+    command = *PIP, "wheel", source, "--no-deps", "--no-build-isolation", "-w", tmp_path
+    printed = run(*command, fails=True, CC="/bin/false", ILM_PLUGINS_REQUIRE_C="1")
+    assert "command '/bin/false' failed" in printed
