@@ -120,14 +120,19 @@ def test_a_norm_that_is_the_model_is_replaced_by_what_is_returned():
     assert "    (root)" in str(report).splitlines()
 
 
-def test_parameters_and_buffers_are_kept_themselves():
-    plain = nn.GroupNorm(4, 32)
-    new, _ = surgery.convert(plain, "ILMGN")
-    assert new.weight is plain.weight and new.bias is plain.bias
-    plain = nn.BatchNorm2d(32)
-    new, _ = surgery.convert(plain, "EN")
-    assert new.running_mean is plain.running_mean
-    assert new.num_batches_tracked is plain.num_batches_tracked
+@pytest.mark.parametrize(
+    "make, to, kept",
+    [
+        (GN4, "ILMGN", ("weight", "bias")),
+        (nn.BatchNorm2d, "EN", ("running_mean", "running_var", "num_batches_tracked")),
+        (nn.BatchNorm2d, "SN", ("weight", "bias", "running_mean", "running_var")),
+    ],
+)
+def test_parameters_and_buffers_are_kept_themselves(make, to, kept):
+    plain = make(32)
+    new, _ = surgery.convert(plain, to)
+    assert type(new) is NORMS[to]
+    assert all(getattr(new, name) is getattr(plain, name) for name in kept)
 
 
 @pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (nn.BatchNorm2d, "EN")])
@@ -528,15 +533,6 @@ def test_a_plain_swap_has_no_notes():
     frozen, _ = surgery.convert(nn.BatchNorm2d(32).requires_grad_(False), "EN")
     _, report = surgery.revert(frozen)
     assert "no longer frozen" in next(iter(report.notes))
-
-
-def test_sn_keeps_weights_and_statistics():
-    plain = randomized(nn.BatchNorm2d(32))
-    new, _ = surgery.convert(plain, "SN")
-    assert type(new) is SwitchNorm and new.weight is plain.weight
-    assert new.running_var is plain.running_var and new.mean_weight.tolist() == [1, 1, 1]
-    x = torch.randn(2, 32, 5, 5)
-    assert change(plain.eval()(x), new.eval()(x)) > 1e-3
 
 
 def test_the_report_lists_names_by_what_became_of_them():

@@ -183,7 +183,7 @@ def _array_functions() -> dict[str, Callable]:
 
     # Older protocols write bytes as encoded text. torch.load translates Python 2's name.
     empty = {"builtins.bytes": _no_bytes, "__builtin__.bytes": _no_bytes}
-    return {**REPLACEMENTS, **empty, "_codecs.encode": _encode}
+    return {**REPLACEMENTS, **empty, "_codecs.encode": codecs.encode}
 
 
 @contextmanager
@@ -234,13 +234,6 @@ def _renamed(name: str, replacement: Callable) -> Callable:
     replacement.__module__, replacement.__name__ = name.rsplit(".", 1)
     replacement.__qualname__ = replacement.__name__
     return replacement
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """Return a string as bytes; replaces ``_codecs.encode``, for the codec latin1 only."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"Unsupported class codec {encoding}")
-    return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
