@@ -38,15 +38,17 @@ OKABE_ITO = (
     "#999999",
     "#6B3E0A",
 )
-#: Quantity -> its colour and its marker.
-OF_QUANTITY = {
-    "IN": ("#E69F00", "o"),
-    "LN": ("#0072B2", "s"),
-    "BN": ("#009E73", "^"),
-    "GN": ("#CC79A7", "D"),
-    "omega": ("#E69F00", "o"),
-    "beta": ("#56B4E9", "s"),
+#: Quantity -> matplotlib's options of its lines.
+LINES = {
+    "IN": {"color": "#E69F00", "marker": "o"},
+    "LN": {"color": "#0072B2", "marker": "s"},
+    "BN": {"color": "#009E73", "marker": "^"},
+    "GN": {"color": "#CC79A7", "marker": "D"},
+    "omega": {"color": "#E69F00", "marker": "o"},
+    "beta": {"color": "#56B4E9", "marker": "s"},
 }
+#: matplotlib's options of a line at the uniform ratio.
+UNIFORM = {"color": "0.4", "linestyle": "--", "linewidth": 1}
 STYLE = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -130,14 +132,13 @@ def by_layer(layers: Sequence[str], ratios: Mapping[str, np.ndarray], title: str
     """
     fig = figure(_width(layers), 4.2)
     ax = fig.subplots()
+    x = np.arange(len(layers))
     for normalizer, values in ratios.items():
-        colour, marker = OF_QUANTITY[normalizer]
         mean, spread = values.mean(0), values.std(0)
-        x = np.arange(len(layers))
-        ax.plot(x, mean, color=colour, marker=marker, markersize=5, label=normalizer)
+        ax.plot(x, mean, **LINES[normalizer], markersize=5, label=normalizer)
+        colour = LINES[normalizer]["color"]
         ax.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
-    uniform = 1 / len(ratios)
-    ax.axhline(uniform, color="0.4", linestyle="--", linewidth=1, label=f"1/{len(ratios)}")
+    ax.axhline(1 / len(ratios), **UNIFORM, label=f"1/{len(ratios)}")
     ax.set_ylim(0, None)
     ax.set_ylabel("ratio, mean over images\n(band: standard deviation)")
     ax.legend(ncols=len(ratios) + 1, loc="lower center", bbox_to_anchor=(0.5, 1))
@@ -310,10 +311,9 @@ def strips(
         left.set_title(caption, fontsize=8)
         left.axis("off")
         for quantity, values in numbers.items():
-            colour, marker = OF_QUANTITY[quantity]
-            right.plot(values, color=colour, marker=marker, markersize=3, label=quantity)
+            right.plot(values, **LINES[quantity], markersize=3, label=quantity)
         if level is not None:
-            right.axhline(level, color="0.4", linestyle="--", linewidth=1)
+            right.axhline(level, **UNIFORM)
         right.set_ylim(0, float(drawn.max()) * 1.05 or 1)
     _name_layers(axes[-1, 1], layers)
     axes[0, 1].legend(ncols=len(numbers), loc="lower right", bbox_to_anchor=(1, 1))
@@ -346,11 +346,8 @@ def dynamics(
         ax.axis("off")
     for i, (ax, name) in enumerate(zip(axes, short(layers), strict=False)):
         for normalizer, values in ratios.items():
-            colour, marker = OF_QUANTITY[normalizer]
-            ax.plot(
-                steps, values[:, i], color=colour, marker=marker, markersize=3, label=normalizer
-            )
-        ax.axhline(1 / len(ratios), color="0.4", linestyle="--", linewidth=0.8)
+            ax.plot(steps, values[:, i], **LINES[normalizer], markersize=3, label=normalizer)
+        ax.axhline(1 / len(ratios), **UNIFORM)
         ax.set_title(name, fontsize=8)
     axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
     fig.supxlabel(step_label, fontsize=9)

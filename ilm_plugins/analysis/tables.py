@@ -142,7 +142,7 @@ class _ReportWriter:
             panels[label][depth] = values
             if self.prefix == "rescaling":
                 panels[f"{label},\nless the mean"][depth] = values - values.mean(0)
-            colours += [plots.OF_QUANTITY[quantity][0]] * (len(panels) - len(colours))
+            colours += [plots.LINES[quantity]["color"]] * (len(panels) - len(colours))
         title = f"{self.prefix.capitalize()} of images by layer: {plots.BOXES}\n{self.subject}"
         self._save(plots.boxes(self.layers, panels, title, colours), "spread")
 
