@@ -72,14 +72,6 @@ def test_a_scene_depends_on_seed_split_and_index():
         assert (photos[0] != photos[other]).any()
 
 
-def test_the_same_seed_writes_the_same_bytes(folder, tmp_path):
-    again = shapes.write_shapes(tmp_path / "same", **SETTINGS)
-    other = shapes.write_shapes(tmp_path / "other", **{**SETTINGS, "seed": 4})
-    assert contents(again) == contents(folder)
-    name = "images/training/000000.jpg"
-    assert contents(other)[name] != contents(folder)[name]
-
-
 def test_an_image_does_not_depend_on_their_number(folder, tmp_path):
     fewer = shapes.write_shapes(tmp_path, num_training=4, num_validation=2, seed=3)
     expected = contents(folder)
