@@ -126,14 +126,8 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         own = layers[source]
         if kind_of(own) == kind_of(layer.state_dict()):
             continue
-        try:
-            new = adapt(own, layer)
-        except Unfit as error:
-            report.left[source] = str(error)
-            continue
-        _replace_tensors(state, source, own, name, new)
-        _record(report, name, own, layer)
-        fitted.append(layer)
+        if _convert_norm(state, report, source, own, name, lambda _, layer=layer: layer):
+            fitted.append(layer)
     if fitted:
         report.notes[f"{_NOT_STORED} (the model has {_settings(fitted)})"] = []
     wanted = model.state_dict()
@@ -192,16 +186,8 @@ def _rewrite(
     state, report, layers = copy_state(state), Report(), _find_norms(state)
     check_match(match, layers)
     for name, own in layers.items():
-        if not matches(name, match) or kind_of(own) in skip:
-            continue
-        try:
-            layer = build(own)
-            new = adapt(own, layer)
-        except (Unfit, OptionError) as error:
-            report.left[name] = str(error)
-            continue
-        _replace_tensors(state, name, own, name, new)
-        _record(report, name, own, layer)
+        if matches(name, match) and kind_of(own) not in skip:
+            _convert_norm(state, report, name, own, name, build)
     if report.converted:
         report.notes[_NOT_STORED] = []
     return state, report
@@ -217,12 +203,6 @@ def _find_norms(state: State) -> dict[str, dict[str, Tensor]]:
     return {name: own for name, own in modules.items() if kind_of(own)}
 
 
-def _record(report: Report, name: str, own: State, layer: nn.Module) -> None:
-    """Enter the conversion of a norm in the report."""
-    report.converted[name] = f"{kind_of(own)} -> {type(layer).__name__}"
-    report.note(describe_change(own, layer), name)
-
-
 def _settings(layers: Sequence[nn.Module]) -> str:
     """Return the values of eps and num_groups in layers as text, such as "eps 1e-05"."""
     grouped = (m for m in layers if isinstance(m, nn.GroupNorm) and not isinstance(m, MixtureNorm))
@@ -231,19 +211,39 @@ def _settings(layers: Sequence[nn.Module]) -> str:
     return " and ".join(listed)
 
 
-def _replace_tensors(state: dict, source: str, own: State, name: str, new: State) -> None:
-    """Replace a norm's tensors in a state dict, in place; the new ones come last.
+def _convert_norm(
+    state: dict,
+    report: Report,
+    source: str,
+    own: State,
+    name: str,
+    build: Callable[[State], nn.Module],
+) -> bool:
+    """Replace a norm's tensors in a state dict, in place, and report it; the new ones come last.
 
     Args:
         state: the state dict of the model.
-        source: the norm's name in it.
+        report: gets an entry for the norm.
+        source: the norm's name in the state dict.
         own: the norm's tensors, by names within the norm.
         name: the norm's new name.
-        new: its new tensors, by names within the norm.
+        build: returns the new layer for ``own``; raises Unfit or OptionError to keep the norm.
+
+    Returns:
+        Whether the norm was converted.
     """
+    try:
+        layer = build(own)
+        new = adapt(own, layer)
+    except (Unfit, OptionError) as error:
+        report.left[source] = str(error)
+        return False
     for key in own:
         del state[_join(source, key)]
     state.update({_join(name, key): tensor for key, tensor in new.items()})
+    report.converted[name] = f"{kind_of(own)} -> {type(layer).__name__}"
+    report.note(describe_change(own, layer), name)
+    return True
 
 
 def _join(*parts: str) -> str:
