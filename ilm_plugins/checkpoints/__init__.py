@@ -15,20 +15,8 @@ from .contents import (
     unwrap_name,
     unwrap_state,
 )
-from .reading import (
-    TRUST,
-    allow,
-    code_is_allowed,
-    loading,
-    read,
-    read_metadata,
-)
-from .writing import (
-    PARTIAL,
-    remove_partial,
-    replacing,
-    write,
-)
+from .reading import TRUST, allow, code_is_allowed, loading, read, read_metadata
+from .writing import PARTIAL, remove_partial, replacing, write
 
 __all__ = [
     "NAME_ONE",

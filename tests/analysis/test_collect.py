@@ -6,11 +6,7 @@ from torch import nn
 
 from cases import randomized
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm
-from ilm_plugins.analysis.collect import (
-    MeansOfRatios,
-    collect_ratios,
-    collect_rescaling,
-)
+from ilm_plugins.analysis.collect import MeansOfRatios, collect_ratios, collect_rescaling
 from ilm_plugins.errors import UserError
 from ilm_plugins.layers import AssocNorm, OptionError
 

@@ -3,12 +3,7 @@
 import pytest
 import torch
 
-from ilm_plugins.checkpoints import (
-    CheckpointError,
-    check_fits,
-    check_resumes,
-    check_state,
-)
+from ilm_plugins.checkpoints import CheckpointError, check_fits, check_resumes, check_state
 
 
 def test_a_checkpoint_of_another_model_is_told_from_one_of_a_part():

@@ -19,13 +19,7 @@ import torch
 from torch import nn
 
 import fresh
-from ilm_plugins.checkpoints import (
-    CheckpointError,
-    allow,
-    loading,
-    read,
-    write,
-)
+from ilm_plugins.checkpoints import CheckpointError, allow, loading, read, write
 from workers import Harmful
 
 np = pytest.importorskip("numpy", reason="checkpoints of arrays need numpy")

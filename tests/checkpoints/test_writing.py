@@ -13,13 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ilm_plugins.checkpoints import (
-    PARTIAL,
-    read,
-    remove_partial,
-    replacing,
-    write,
-)
+from ilm_plugins.checkpoints import PARTIAL, read, remove_partial, replacing, write
 from ilm_plugins.errors import RunError
 
 np = pytest.importorskip("numpy", reason="checkpoints of arrays need numpy")
