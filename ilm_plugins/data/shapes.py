@@ -21,7 +21,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import operator
 import os
 import tempfile
 from dataclasses import dataclass
@@ -147,9 +146,7 @@ def make_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
     Raises:
         ValueError: if an argument is out of its range.
     """
-    seed = _checked_integer("seed", seed, 0, 2**32 - 1)
-    index = _checked_integer("index", index, 0, 2**32 - 1)
-    size = _checked_integer("size", size, MIN_SIZE)
+    _check_integers({"seed": seed, "index": index, "size": size})
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
     rng = _rng(seed, split, index, stream=0)
@@ -260,14 +257,10 @@ def write_shapes(
         FileExistsError: if ROOT/shapes is something else. Nothing that exists is ever changed.
         OSError: if ROOT cannot be written.
     """
-    manifest = {
-        "format": FORMAT_VERSION,
-        "seed": _checked_integer("seed", seed, 0, 2**32 - 1),
-        "size": _checked_integer("size", size, MIN_SIZE),
-        "num_training": _checked_integer("num_training", num_training, 1),
-        "num_validation": _checked_integer("num_validation", num_validation, 1),
-        "classes": list(CLASSES),
-    }
+    counts = {"num_training": num_training, "num_validation": num_validation}
+    settings = {"seed": seed, "size": size, **counts}
+    _check_integers(settings)
+    manifest = {"format": FORMAT_VERSION, **settings, "classes": list(CLASSES)}
     root = Path(root)
     folder = root / "shapes"
     if _is_written(folder, manifest):
@@ -355,16 +348,20 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def _checked_integer(name: str, value: int, low: int, high: int | None = None) -> int:
-    """Return `value` as an int; raise ValueError unless it is an integer in low..high."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < low or (high is not None and number > high):
-        bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} is {value!r}; expected an integer {bounds}")
-    return number
+#: Setting -> its least and largest value.
+_RANGES = {
+    **dict.fromkeys(("seed", "index"), (0, 2**32 - 1)),
+    "size": (MIN_SIZE, 2**16),
+    **dict.fromkeys(("num_training", "num_validation"), (1, 10**6)),
+}
+
+
+def _check_integers(settings: dict[str, int]) -> None:
+    """Raise ValueError unless each setting is an integer within its range in `_RANGES`."""
+    for name, value in settings.items():
+        low, high = _RANGES[name]
+        if not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"{name} is {value!r}; expected an integer from {low} to {high}")
 
 
 def _rng(seed: int, split: str, index: int, stream: int) -> np.random.Generator:
