@@ -6,11 +6,11 @@
        scale     = omega * rstd of the group
        shift     = beta + scale * (mean - mean of the group)
 
-   where `mean` is the mean of the finest group, the center of x. */
+   where `mean` is the mean of the finest group, which is subtracted from x. */
 
 enum { WEIGHT, BIAS, ENCODE, DECODE, OMEGA_OFFSET = DECODE + 2 }; /* the tensors */
 
-/* An instance's intermediate values: arrays in the thread's scratch memory or in the tape. */
+/* An instance's intermediate values, in the thread's scratch memory or in the tape. */
 typedef struct {
     real *key, *hidden, *decoded;        /* (2, N), (2, M), (2, N) */
     real *d_hidden, *d_decoded;          /* the same shapes */
@@ -42,6 +42,7 @@ static Autoencoder lay_out(const Map *map, const Network *net, real *tape, real 
     return a;
 }
 
+/* Find the decoded values, and the groups' moments. */
 static void encode_and_decode(const Map *map, const Network *net, const real *mean, const real *var,
                               Autoencoder *a)
 {
@@ -62,8 +63,8 @@ static void encode_and_decode(const Map *map, const Network *net, const real *me
     expand(a->group_off, map->groups, map->channels, a->off);
 }
 
-/* Compute omega or beta (C). `slope` is its derivative by the decoded value, `b_slope` by b, the
-   layer's weight for omega and its bias for beta. `from_var`: decoded from the variance. */
+/* Compute omega or beta (C). `slope` is its derivative by the decoded value, `b_slope` by b, which is the
+   layer's weight for omega and its bias for beta. `from_var`: whether the variance is decoded. */
 static void combine(const Map *map, const Network *net, int from_var, const real *decoded, const real *b,
                     real offset, real *restrict value, real *restrict slope, real *restrict b_slope)
 {
@@ -119,7 +120,8 @@ static void encoder_forward(const Job *job, real *scratch, int64_t instance)
     }
 }
 
-/* The vector-Jacobian product: of d_scale and d_shift, what dx and the tensors' gradients need. */
+/* The vector-Jacobian product: from d_scale and d_shift, compute what dx and the tensors' gradients
+   need. */
 static void encoder_backward(const Job *job, real *scratch, int64_t instance)
 {
     const Map *map = job->map;

@@ -1,17 +1,17 @@
-/* Gradients of a network's tensors, where they are wanted: sums over the instances' tapes, always in the same order. */
+/* Gradients of a network's tensors, if needed: sums over the instances' tapes, in a fixed order. */
 
 typedef struct {
     const Job *job;
-    /* Offsets within each instance's tape. The gradient is the outer product of tape[a ..] and
-       tape[b ..], of so many columns, summed over instances; if b < 0, the sum of tape[a ..]. */
+    /* Offsets in an instance's tape. The gradient is the sum over instances of the outer products of
+       tape[a ..] and tape[b ..], which has `columns` values; if b < 0, the sum of tape[a ..]. */
     int64_t a, b, columns;
-    int64_t a2, b2; /* of a second outer product to add, or -1 */
+    int64_t a2, b2; /* of a second outer product, which is added; or -1 */
     real *to;
 } Sum;
 
 enum { COLUMNS = 256 };
 
-/* Columns begin <= i < end of the sum of a, or rows of the sum of a's products with b. */
+/* Compute columns begin <= i < end of the sum of a, or rows of the sum of outer products. */
 static void sum_over_batch(int64_t begin, int64_t end, void *context)
 {
     const Sum *sum = context;
@@ -20,7 +20,7 @@ static void sum_over_batch(int64_t begin, int64_t end, void *context)
     double of_columns[COLUMNS];
     if (sum->b < 0) {
         for (int64_t i = begin; i < end; i += COLUMNS) {
-            int64_t count = least(COLUMNS, end - i);
+            int64_t count = minimum(COLUMNS, end - i);
             memset(of_columns, 0, sizeof of_columns);
             for (int64_t k = 0; k < n; k++)
                 for (int64_t j = 0; j < count; j++)
@@ -32,7 +32,7 @@ static void sum_over_batch(int64_t begin, int64_t end, void *context)
     }
     for (int64_t row = begin; row < end; row++)
         for (int64_t i = 0; i < sum->columns; i += COLUMNS) {
-            int64_t count = least(COLUMNS, sum->columns - i);
+            int64_t count = minimum(COLUMNS, sum->columns - i);
             memset(of_columns, 0, sizeof of_columns);
             for (int64_t k = 0; k < n; k++) {
                 const real *of_instance = tape + k * step;
@@ -50,6 +50,7 @@ static void sum_over_batch(int64_t begin, int64_t end, void *context)
         }
 }
 
+/* Sum tape[a ..] over instances. */
 static int add_columns(const Job *job, int64_t a, int64_t columns, real *to)
 {
     if (to == NULL)
@@ -58,6 +59,7 @@ static int add_columns(const Job *job, int64_t a, int64_t columns, real *to)
     return parallel(job->map, columns, divide_up(GRAIN, job->map->instances), sum_over_batch, &sum);
 }
 
+/* Sum outer products over instances; see Sum. */
 static int add_products(const Job *job, int64_t a, int64_t rows, int64_t b, int64_t columns, int64_t a2,
                         int64_t b2, real *to)
 {

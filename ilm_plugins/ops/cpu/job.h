@@ -1,15 +1,15 @@
 /* The work of one call: its blocks, its threads, and the arrays that its passes share. */
 
 typedef struct {
-    int64_t group, channel, channels, position, positions, part; /* its part of an instance */
+    int64_t group, channel, channels, position, positions, part; /* the block's part of an instance */
 } Block;
 
 typedef struct Job Job;
 
-/* Do a pass over blocks of an instance; `scratch` belongs to the thread. */
+/* Process blocks begin <= i < end of an instance; `scratch` is the thread's own memory. */
 typedef void (*Pass)(const Job *job, real *scratch, int64_t instance, int64_t begin, int64_t end);
 
-/* Compute something of an instance between two passes. */
+/* Process an instance between two passes, without reading its map. */
 typedef void (*Step)(const Job *job, real *scratch, int64_t instance);
 
 typedef struct {
@@ -22,41 +22,42 @@ struct Job {
     const Passes *passes;
     const void *x, *dy; /* (N, C, *) */
     void *y;            /* the output: y or dx */
-    int streams;        /* whether it is stored past the cache */
-    int64_t to_next;    /* values of an instance, if the next is to be fetched, otherwise 0 */
+    int streams;        /* whether stores of y bypass the cache */
+    int64_t to_next;    /* values of an instance, if the next one is prefetched; else 0 */
     int64_t blocks;                          /* per instance */
-    int64_t blocks_per_group;                /* with channels last, all blocks */
+    int64_t blocks_per_group;                /* in channels last, all blocks */
     int64_t block_channels, block_positions; /* per block, at most */
-    int64_t parts;                           /* blocks per channel, where one is longer than a block */
+    int64_t parts;                           /* blocks per channel longer than a block; else 1 */
     int64_t scratch_size, tape_size;
     real *partials;          /* each block's moments or sums */
     real *mean, *var;        /* (N, G') */
     real *scale, *shift;     /* (N, C) */
     real *d_scale, *d_shift; /* (N, C): sums of dy * (x - mean), of dy */
     real *slope, *offset;    /* (N, G') */
-    real *tape;              /* (N, tape_size): factors of the tensors' gradients */
-    /* BN's moments (C): the running ones, or the batch's. The batch's have gradients, (2, C). */
+    real *tape;              /* (N, tape_size): values from which the tensors' gradients are computed */
+    /* BN's moments (C): the running ones, or the batch's. d_batch (2, C): gradients of the batch's. */
     const real *batch_mean, *batch_var;
     int uses_batch_moments;
     real *d_batch;
 };
 
 enum {
-    BLOCK = 8192,   /* values in a block of a contiguous map, but for whole channels */
-    RUN = 32768,    /* values that a pass takes in their order in memory */
-    SUMMED = 1024,  /* values that are summed in reals, before doubles go on */
-    GRAIN = 32768,  /* values that are worth another thread */
-    FETCH = 1 << 17,  /* bytes of an instance that is fetched while the one before it is written */
-    STREAM = 1 << 24,  /* Outputs of so many bytes are written past the cache, */
-    STREAM_ROW = 2048, /* if their rows have so many: the ends of rows use ordinary stores. */
+    BLOCK = 8192,   /* values in a block of a contiguous map, which has whole channels if possible */
+    RUN = 32768,    /* values that a pass in reverse takes in increasing order, see run_in_reverse */
+    SUMMED = 1024,  /* values that are summed in reals; their sums are added in doubles */
+    GRAIN = 32768,  /* values that make another thread worthwhile */
+    FETCH = 1 << 17,  /* an instance of at most so many bytes is prefetched while the one before is written */
+    STREAM = 1 << 24,  /* Stores of outputs of at least so many bytes bypass the cache, */
+    STREAM_ROW = 2048, /* if a row has at least so many: the ends of rows need ordinary stores. */
 };
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t maximum(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* ---- blocks */
 
+/* Divide an instance into blocks. */
 static void divide(Job *job)
 {
     const Map *map = job->map;
@@ -64,7 +65,7 @@ static void divide(Job *job)
     job->parts = 1;
     if (map->channels_last) {
         job->block_channels = map->channels;
-        job->block_positions = least(map->length, most(64, least(512, 65536 / map->channels)));
+        job->block_positions = minimum(map->length, maximum(64, minimum(512, 65536 / map->channels)));
         job->blocks_per_group = job->blocks = divide_up(map->length, job->block_positions);
         return;
     }
@@ -73,13 +74,14 @@ static void divide(Job *job)
         job->block_positions = BLOCK;
         job->parts = divide_up(map->length, BLOCK);
     } else {
-        job->block_channels = least(channels, BLOCK / map->length);
+        job->block_channels = minimum(channels, BLOCK / map->length);
         job->block_positions = map->length;
     }
     job->blocks_per_group = divide_up(channels, job->block_channels) * job->parts;
     job->blocks = map->groups * job->blocks_per_group;
 }
 
+/* The part of an instance that is its i-th block. */
 static Block block_of(const Job *job, int64_t i)
 {
     const Map *map = job->map;
@@ -87,9 +89,9 @@ static Block block_of(const Job *job, int64_t i)
         int64_t first = i * job->block_positions;
         return (Block){.channels = map->channels,
                        .position = first,
-                       .positions = least(job->block_positions, map->length - first)};
+                       .positions = minimum(job->block_positions, map->length - first)};
     }
-    if (job->blocks_per_group == 1) /* without divisions, which small blocks would feel */
+    if (job->blocks_per_group == 1) /* no integer divisions, which would be slow for small blocks */
         return (Block){.group = i,
                        .channel = i * job->block_channels,
                        .channels = job->block_channels,
@@ -99,9 +101,9 @@ static Block block_of(const Job *job, int64_t i)
     int64_t position = part * job->block_positions;
     return (Block){.group = group,
                    .channel = group * in_group + row,
-                   .channels = least(job->block_channels, in_group - row),
+                   .channels = minimum(job->block_channels, in_group - row),
                    .position = position,
-                   .positions = least(job->block_positions, map->length - position),
+                   .positions = minimum(job->block_positions, map->length - position),
                    .part = part};
 }
 
@@ -116,16 +118,18 @@ static int64_t start_of(const Job *job, int64_t instance, Block b)
 
 /* ---- moments and sums of instances, from those of their blocks */
 
+/* The mean of n values, whose differences from `center` have this sum. */
 static double mean_of(int64_t n, double center, double sum) { return center + sum / (double)n; }
 
-/* NaN where squares have overflowed. */
+/* The variance of n values, given sums of their differences from a center and of the squares of these;
+   NaN if the squares have overflowed. */
 static double var_of(int64_t n, double sum, double squares)
 {
     double off = sum / (double)n, var = squares / (double)n - off * off;
     return isinf(squares) ? (double)NAN : var < 0 ? 0 : var;
 }
 
-/* Moments of groups of channels of one block, with channels last. */
+/* Compute the moments of the groups of one block, in channels last, from sums of its channels. */
 static void pool_channels(int64_t channels, int64_t groups, int64_t n, real *restrict mean,
                           const real *restrict sum, const real *restrict squares, real *restrict to)
 {
@@ -144,7 +148,7 @@ static void pool_channels(int64_t channels, int64_t groups, int64_t n, real *res
     }
 }
 
-/* Pool the moments of blocks into the moments of an instance's groups. */
+/* Pool the moments of an instance's blocks into those of its groups. */
 static void pool_moments(const Job *job, real *scratch, int64_t instance)
 {
     (void)scratch;
@@ -179,7 +183,7 @@ static void pool_moments(const Job *job, real *scratch, int64_t instance)
     }
 }
 
-/* Add up the sums of blocks: an instance's d_scale and d_shift. */
+/* Add up the sums of an instance's blocks: its d_scale and d_shift. */
 static void pool_sums(const Job *job, real *scratch, int64_t instance)
 {
     (void)scratch;
@@ -200,8 +204,8 @@ static void pool_sums(const Job *job, real *scratch, int64_t instance)
     }
 }
 
-/* In: `offset` holds the gradient of mean, `slope` that of var. Out, in the same arrays: the coefficients
-   of dx = scale * dy + slope * (x - mean) + offset; see autograd.py. */
+/* Replace the gradients of mean, in `offset`, and of var, in `slope`, by the coefficients of
+   dx = scale * dy + slope * (x - mean) + offset; see autograd.py. */
 static void find_dx_coefficients(const Job *job, int64_t instance)
 {
     const Map *map = job->map;
@@ -219,7 +223,7 @@ static void find_dx_coefficients(const Job *job, int64_t instance)
     }
 }
 
-static void *allocate(int64_t count) { return malloc(most(1, count) * sizeof(real)); }
+static void *allocate(int64_t count) { return malloc(maximum(1, count) * sizeof(real)); }
 
 /* ---- threads */
 
@@ -237,20 +241,23 @@ typedef struct {
     void *context;
 } Shares;
 
+/* Work on shares of a range until none is left: the work of one thread. */
 static void take_shares(void *context)
 {
     Shares *shares = context;
     int64_t begin;
     while ((begin = atomic_fetch_add(&shares->next, shares->size)) < shares->end)
-        shares->range(begin, least(begin + shares->size, shares->end), shares->context);
+        shares->range(begin, minimum(begin + shares->size, shares->end), shares->context);
 }
 
+/* Call `range` on parts of 0 <= i < end, of `grain` items or more, from several threads; return 0 or an
+   error code. */
 static int parallel(const Map *map, int64_t end, int64_t grain, Range range, void *context)
 {
     if (map->threads > 1 && end > grain && map->parallel_for)
         return map->parallel_for(0, end, grain, range, context);
     if (map->threads > 1 && end > grain && map->gomp) {
-        Shares shares = {0, end, most(grain, divide_up(end, map->threads)), range, context};
+        Shares shares = {0, end, maximum(grain, divide_up(end, map->threads)), range, context};
         map->gomp(take_shares, &shares, map->threads, 0);
         return 0;
     }
@@ -258,6 +265,7 @@ static int parallel(const Map *map, int64_t end, int64_t grain, Range range, voi
     return 0;
 }
 
+/* Wait for the stores that bypass the cache. */
 static void finish_stores(const Job *job)
 {
 #if defined(__x86_64__)
@@ -268,21 +276,22 @@ static void finish_stores(const Job *job)
 #endif
 }
 
-/* Do a pass over blocks of all instances from the last to the first, because the last ones are still in
-   the cache from the pass before. Neighbouring blocks form runs; inside a run, addresses increase, which
-   the processor's prefetching needs. */
+/* Do a pass over blocks of all instances from the last to the first, because the last ones may still be
+   in the cache from the pass before. Within a run of neighbouring blocks, addresses increase, as the
+   processor's prefetching needs. */
 static void run_in_reverse(const Job *job, Pass pass, real *scratch, int64_t begin, int64_t end)
 {
     int64_t values = job->map->channels * job->map->length;
-    int64_t in_run = most(1, RUN * job->blocks / values);
+    int64_t in_run = maximum(1, RUN * job->blocks / values);
     while (begin < end) {
         int64_t n = (end - 1) / job->blocks, first = n * job->blocks;
-        int64_t from = most(most(begin, first), end - in_run);
+        int64_t from = maximum(maximum(begin, first), end - in_run);
         pass(job, scratch, n, from - first, end - first);
         end = from;
     }
 }
 
+/* Do all passes of instances begin <= n < end, one instance after the other. */
 static void run_instances(int64_t begin, int64_t end, void *context)
 {
     Run *run = context;
@@ -304,6 +313,7 @@ static void run_instances(int64_t begin, int64_t end, void *context)
     free(scratch);
 }
 
+/* Do a pass over blocks begin <= i < end, counted over all instances. */
 static void run_blocks(int64_t begin, int64_t end, void *context)
 {
     Run *run = context;
@@ -317,19 +327,20 @@ static void run_blocks(int64_t begin, int64_t end, void *context)
         run_in_reverse(job, run->second, scratch, begin, end);
     for (int64_t at = begin, to; run->first && at < end; at = to) {
         int64_t n = at / job->blocks, first = n * job->blocks;
-        to = least(end, first + job->blocks);
+        to = minimum(end, first + job->blocks);
         run->first(job, scratch, n, at - first, to - first);
     }
     finish_stores(job);
     free(scratch);
 }
 
-/* A pass over all blocks, a step for each instance, another pass; each may be NULL. Instance by
-   instance, where threads get equal parts so: then the second pass finds x in the cache. */
+/* Do a pass over all blocks, a step for each instance, and another pass; each may be NULL. All three are
+   done instance by instance if that gives threads equal shares: the second pass then finds x in the
+   cache. */
 static int run(const Job *job, Pass first, Step step, Pass second)
 {
     const Map *map = job->map;
-    int64_t n = map->instances, size = map->channels * map->length, threads = most(1, map->threads);
+    int64_t n = map->instances, size = map->channels * map->length, threads = maximum(1, map->threads);
     int64_t grain = divide_up(GRAIN, size);
     Run whole = {job, first, second, step, 0};
     int error;

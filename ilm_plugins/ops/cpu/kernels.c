@@ -1,7 +1,7 @@
-/* Moments, a network, and an affine map of each instance, and back: the primitive on the CPU.
+/* The primitive on the CPU, forward and backward: moments, network and affine map of each instance.
 
-   Compiled for float and for double, and for each instruction set, into tables of functions named
-   after both. Nothing here knows torch or Python, and nothing is kept between calls. */
+   It is compiled for float and for double, and for each instruction set, into tables of functions that
+   are named after both. It uses neither torch nor Python, and keeps nothing between calls. */
 
 #include <errno.h>
 #include <math.h>
@@ -15,7 +15,7 @@
 
 #include "kernels.h"
 
-/* What T may be; the tables' order. */
+/* The types T of maps, in the order of ALL_PASSES. */
 #define REAL 0
 #define BFLOAT16 1
 #define FLOAT16 2
@@ -80,6 +80,7 @@ static const Passes ALL_PASSES[][2] = {
 #endif
 };
 
+/* Describe the work on a map; `network` may be NULL. */
 static Job start(const Map *map, const Network *network, const void *x)
 {
     Job job = {.map = map, .network = network, .x = x};
@@ -100,7 +101,7 @@ static Job start(const Map *map, const Network *network, const void *x)
     return job;
 }
 
-/* Values of partials: of moments, and of sums. */
+/* The number of values in `partials`, for moments or for sums. */
 static int64_t for_moments(const Job *job)
 {
     int64_t groups = job->map->channels_last ? job->map->groups : 1;
@@ -156,15 +157,15 @@ static int dx(const Map *map, const void *dy, const void *x, real *mean, real *s
 static int forward(const Map *map, const Network *net, const void *x, void *y, real *mean, real *var)
 {
     Job job = start(map, net, x);
-    int64_t of_channels = map->instances * map->channels, tape = map->instances * job.tape_size;
+    int64_t channel_values = map->instances * map->channels, tape = map->instances * job.tape_size;
     int64_t partials = for_moments(&job);
-    real *memory = allocate(2 * map->channels + partials + 2 * of_channels + tape);
+    real *memory = allocate(2 * map->channels + partials + 2 * channel_values + tape);
     if (memory == NULL)
         return ENOMEM;
     if (net->kind != AUTOENCODER)
         find_batch(&job, memory);
     job.partials = memory + 2 * map->channels, job.scale = job.partials + partials;
-    job.shift = job.scale + of_channels, job.tape = job.shift + of_channels;
+    job.shift = job.scale + channel_values, job.tape = job.shift + channel_values;
     job.mean = mean, job.var = var, job.y = y;
     int error;
     if (net->kind == AUTOENCODER)
@@ -205,15 +206,15 @@ static int backward(const Map *map, const Network *net, const void *dy, const vo
                     real *var, void *to, real **gradients)
 {
     Job job = start(map, net, x);
-    int64_t of_channels = map->instances * map->channels, of_groups = map->instances * map->groups;
+    int64_t channel_values = map->instances * map->channels, group_values = map->instances * map->groups;
     int64_t partials = for_sums(&job);
-    real *memory = allocate(partials + 3 * of_channels + 2 * of_groups + 4 * map->channels), *tape;
+    real *memory = allocate(partials + 3 * channel_values + 2 * group_values + 4 * map->channels), *tape;
     if (memory == NULL)
         return ENOMEM;
     job.partials = memory, job.scale = job.partials + partials;
-    job.d_scale = job.scale + of_channels, job.d_shift = job.d_scale + of_channels;
-    job.slope = job.d_shift + of_channels, job.offset = job.slope + of_groups;
-    job.d_batch = job.offset + of_groups;
+    job.d_scale = job.scale + channel_values, job.d_shift = job.d_scale + channel_values;
+    job.slope = job.d_shift + channel_values, job.offset = job.slope + group_values;
+    job.d_batch = job.offset + group_values;
     job.dy = dy, job.mean = mean, job.var = var, job.y = to;
     if (net->kind != AUTOENCODER) {
         find_batch(&job, job.d_batch + 2 * map->channels);

@@ -1,4 +1,4 @@
-/* What the C kernels and their binding in Python agree on; see __init__.py. */
+/* The interface of the C kernels, as their binding in Python uses it; see __init__.py. */
 #ifndef ILM_PLUGINS_KERNELS_H
 #define ILM_PLUGINS_KERNELS_H
 
@@ -14,15 +14,15 @@ typedef int32_t (*ParallelFor)(int64_t begin, int64_t end, int64_t grain, Range 
 /* Call `work` from each of `threads` threads: libgomp's GOMP_parallel. */
 typedef void (*Gomp)(void (*work)(void *), void *context, unsigned threads, unsigned flags);
 
-/* The input x, (N, C, *), and whatever has its shape. */
+/* The input x (N, C, *), and the other maps of its shape. */
 typedef struct {
     int64_t instances, channels, length; /* N, C, positions of a channel */
-    int64_t groups;                      /* G', the finest groups of channels with moments of their own */
+    int64_t groups;                      /* G', the number of finest channel groups */
     int32_t stored_as;                   /* 0: float or double, 1: bfloat16, 2: float16 */
-    int32_t channels_last;               /* (N, positions, C) in memory, otherwise (N, C, positions) */
+    int32_t channels_last;               /* (N, positions, C) in memory, else (N, C, positions) */
     int32_t threads;
-    ParallelFor parallel_for; /* from torch 2.10 on, else NULL; */
-    Gomp gomp;                /* before, where torch brings it, else NULL: a single thread */
+    ParallelFor parallel_for; /* torch 2.10 or newer, else NULL */
+    Gomp gomp;                /* older torch with libgomp; NULL in both means a single thread */
 } Map;
 
 enum { TANH, SIGMOID, RELU, LEAKY_RELU, RELU6, IDENTITY };   /* activations */
@@ -31,8 +31,8 @@ enum { AUTOENCODER, EXEMPLAR, SWITCH };                      /* networks */
 enum { CONV, NO_CONV, MLP };                                 /* EN's ratio networks */
 enum { MAX_NORMALIZERS = 4, MAX_TENSORS = 9, BATCH = 0 /* groups of BN */ };
 
-/* The network that makes scale and shift of an instance's moments, with its tensors: of float or
-   double as the moments are, contiguous, in the order of networks.py; NULL for what it lacks. */
+/* The network that computes scale and shift from an instance's moments, with its tensors, in the order
+   of networks.py. They are contiguous and have the type of the moments; NULL for a missing one. */
 typedef struct {
     int32_t kind;
     double eps;
@@ -47,8 +47,8 @@ typedef struct {
     int64_t reduction;
 } Network;
 
-/* The functions of one instruction set and of one type; each returns 0, or an error code. Arrays of
-   the statistics' type are void here. */
+/* The functions for one instruction set and one type of statistics, whose pointers are void here; each
+   function returns 0 or an error code. */
 typedef struct {
     void *moments, *affine, *sums, *dx, *forward, *backward;
 } Kernels;

@@ -1,5 +1,5 @@
 /* The mixtures of K normalizers, of one instance: EN, see layers/exemplar.py, and SN, see
-   layers/switchable.py. A normalizer has groups: IN one a channel, LN one; BN's moments are given.
+   layers/switchable.py. IN has a group for each channel, LN one group; BN's moments are given.
 
        off_k = mean - mean_k,  u_k = off_k * rstd_k                                 (K, C)
 
@@ -14,18 +14,20 @@ enum { REDUCE = 2, EXPAND, EXPAND_BIAS, RATIO, RATIO_BIAS, EXEMPLAR_RUNNING };
 enum { MEAN_WEIGHT = 2, VAR_WEIGHT, SWITCH_RUNNING };
 
 typedef struct {
-    real *off, *var, *rstd;          /* (K, C) each; off is 0 of IN */
+    real *off, *var, *rstd;          /* (K, C) each; off is 0 for IN */
     real *z;                         /* (K, C / r), or (K, C) without `reduce` */
     real *activated, *slope, *ratios; /* (H), (H), (K) */
-    const real *features;            /* what the first linear map takes */
+    const real *features;            /* input of the first linear map */
     real *workspace;                 /* (9, C) */
 } Mixture;
 
+/* The number of values of z for each normalizer. */
 static int64_t width_of(const Map *map, const Network *net)
 {
     return net->ratio_net == CONV ? map->channels / net->reduction : map->channels;
 }
 
+/* The number of inputs of the first linear map. */
 static int64_t features_of(const Map *map, const Network *net)
 {
     int64_t k = net->num_normalizers;
@@ -42,8 +44,9 @@ static int64_t rows_of_weight(const Network *net)
     return net->kind == EXEMPLAR && !net->shared_affine ? net->num_normalizers : 1;
 }
 
-/* The tape: gradients of weight, bias and reduce; features, d_hidden, hidden, d_logits; those of the
-   batch's moments. For SN: weight, bias, d_logits of both, batch. */
+/* Offsets in an instance's tape. For EN: gradients of weight, bias and reduce; features, d_hidden,
+   hidden, d_logits; gradients of the batch's moments. For SN: gradients of weight and bias, d_logits of
+   means and variances, gradients of the batch's moments. */
 typedef struct {
     int64_t weight, bias, reduce, features, d_hidden, hidden, d_logits, batch, size;
 } Tape;
@@ -76,6 +79,7 @@ static Mixture lay_out_mixture(const Map *map, const Network *net, real *scratch
     return m;
 }
 
+/* Find mean - mean_k and var_k of each normalizer. */
 static void find_statistics(const Job *job, const real *mean, const real *var, Mixture *m)
 {
     const Network *net = job->network;
@@ -95,10 +99,11 @@ static void find_statistics(const Job *job, const real *mean, const real *var, M
     }
 }
 
-/* Add to d_mean and d_var what comes through normalizer k's moments: d_off, d_of_var (C). */
+/* Add normalizer k's part, by the gradients d_off and d_of_var (C), to d_mean and d_var; write the
+   gradients of the batch's moments to `batch`. `memory` has room for (2, C). */
 static void statistics_vjp(const Job *job, int64_t k, const real *off, const real *restrict d_off,
                            const real *restrict d_of_var, real *restrict d_mean,
-                           real *restrict d_var, real *free, real *batch)
+                           real *restrict d_var, real *memory, real *batch)
 {
     int64_t channels = job->map->channels, groups = job->network->normalizers[k];
     if (groups == channels) {
@@ -109,7 +114,7 @@ static void statistics_vjp(const Job *job, int64_t k, const real *off, const rea
     for (int64_t c = 0; c < channels; c++)
         d_mean[c] += d_off[c];
     if (groups != BATCH) {
-        real *d_coarse_mean = free, *d_coarse_var = free + channels;
+        real *d_coarse_mean = memory, *d_coarse_var = memory + channels;
         fold(d_off, channels, groups, d_coarse_mean);
         fold(d_of_var, channels, groups, d_coarse_var);
         for (int64_t g = 0; g < groups; g++)
@@ -125,11 +130,13 @@ static void statistics_vjp(const Job *job, int64_t k, const real *off, const rea
 
 /* ---- Exemplar Normalization */
 
+/* The weight (C) of normalizer k. */
 static const real *weight_of(const Network *net, int64_t channels, int64_t k)
 {
     return (const real *)net->tensors[WEIGHT] + (net->shared_affine ? 0 : k * channels);
 }
 
+/* Find rstd, z and the ratios; write the features to `features`, but for the MLP. */
 static void find_ratios(const Map *map, const Network *net, const real *mean, Mixture *m,
                         real *features)
 {
@@ -252,13 +259,13 @@ static void exemplar_backward(const Job *job, real *scratch, int64_t instance)
                 symmetric[i][j] = d_features[i * count + j] + d_features[j * count + i];
 
     real *restrict d_off = d_z + channels, *restrict d_of_var = d_off + channels;
-    real *restrict d_reduce = tape + at.reduce, *free = d_of_var + channels;
+    real *restrict d_reduce = tape + at.reduce, *memory = d_of_var + channels;
     if (reduce)
         memset(d_reduce, 0, channels * sizeof(real));
     for (int64_t k = 0; k < count; k++) {
         const real *weight = weight_of(net, channels, k), *rstd = m.rstd + k * channels;
         const real *off = m.off + k * channels;
-        real *d_run = d_of_var; /* d_z of each channel, before it is overwritten */
+        real *d_run = d_of_var; /* d_z of each channel; overwritten below */
         memset(d_z, 0, width * sizeof(real));
         if (net->ratio_net == MLP)
             memset(d_run, 0, channels * sizeof(real));
@@ -275,15 +282,15 @@ static void exemplar_backward(const Job *job, real *scratch, int64_t instance)
             d_off[c] = d_u * r;
             d_of_var[c] = (real)-0.5 * r * r * r * (d_scale[c] * gain + d_u * off[c]);
         }
-        statistics_vjp(job, k, off, d_off, d_of_var, d_mean, d_var, free, tape + at.batch);
+        statistics_vjp(job, k, off, d_off, d_of_var, d_mean, d_var, memory, tape + at.batch);
     }
     find_dx_coefficients(job, instance);
 }
 
 /* ---- Switchable Normalization */
 
-/* The ratios of means and variances; how far the means are from the mixed mean (C); the mixed
-   variance (C), and 1 / its root. */
+/* Find the ratios of means and variances; mean - mixed mean, the mixed variance and 1 / its root, (C)
+   each. */
 static void mix(const Map *map, const Network *net, Mixture *m, real *restrict off,
                 real *restrict var, real *restrict rstd)
 {
@@ -341,7 +348,7 @@ static void switch_backward(const Job *job, real *scratch, int64_t instance)
     real *off = m.workspace, *mixed_var = off + channels, *rstd = mixed_var + channels;
     real *restrict d_mixed_off = rstd + channels;
     real *restrict d_mixed_var = d_mixed_off + channels, *restrict d_off = d_mixed_var + channels;
-    real *restrict d_of_var = d_off + channels, *free = d_of_var + channels;
+    real *restrict d_of_var = d_off + channels, *memory = d_of_var + channels;
     mix(map, net, &m, off, mixed_var, rstd);
     for (int64_t c = 0; c < channels; c++) {
         real r = rstd[c], d = d_scale[c] + d_shift[c] * off[c];
@@ -358,8 +365,8 @@ static void switch_backward(const Job *job, real *scratch, int64_t instance)
         real mean_ratio = m.ratios[k], var_ratio = m.ratios[MAX_NORMALIZERS + k];
         const real *off_k = m.off + k * channels, *var_k = m.var + k * channels;
         /* The softmax's gradient is ratio_k * (g_k - sum of ratio_j g_j). The mixed statistic is
-           subtracted from each statistic before it is multiplied by its gradient: statistics can be
-           much larger than their differences, and subtracting the sums later would cancel. */
+           subtracted from each statistic before the product with its gradient: statistics can be much
+           larger than their differences, and a difference of the sums would lose digits. */
         for (int64_t c = 0; c < channels; c++) {
             d_off[c] = d_mixed_off[c] * (off_k[c] - off[c]);
             d_of_var[c] = d_mixed_var[c] * (var_k[c] - mixed_var[c]);
@@ -372,14 +379,15 @@ static void switch_backward(const Job *job, real *scratch, int64_t instance)
             d_off[c] = mean_ratio * d_mixed_off[c];
             d_of_var[c] = var_ratio * d_mixed_var[c];
         }
-        statistics_vjp(job, k, off_k, d_off, d_of_var, d_mean, d_var, free, tape + at.batch);
+        statistics_vjp(job, k, off_k, d_off, d_of_var, d_mean, d_var, memory, tape + at.batch);
     }
     find_dx_coefficients(job, instance);
 }
 
 /* ---- the batch */
 
-/* Where BN's moments are: among the tensors, or, of the batch, in `memory` (2, C). */
+/* Set the pointers to BN's moments: to the tensors of running moments, or to `memory` (2, C), which gets
+   those of the batch. */
 static void find_batch(Job *job, real *memory)
 {
     const Network *net = job->network;
@@ -392,7 +400,7 @@ static void find_batch(Job *job, real *memory)
         job->batch_mean = memory, job->batch_var = memory + job->map->channels;
 }
 
-/* The batch's moments: those of all instances, total variance. */
+/* Pool the moments of all instances into the batch's, of channels begin <= c < end. */
 static void pool_batch(int64_t begin, int64_t end, void *context)
 {
     const Job *job = context;
@@ -401,7 +409,7 @@ static void pool_batch(int64_t begin, int64_t end, void *context)
     int64_t n = map->instances, channels = map->channels;
     enum { AT_ONCE = 64 };
     for (int64_t first = begin; first < end; first += AT_ONCE) {
-        int64_t count = least(AT_ONCE, end - first);
+        int64_t count = minimum(AT_ONCE, end - first);
         double sum[AT_ONCE] = {0}, spread[AT_ONCE] = {0};
         for (int64_t i = 0; i < n; i++)
             for (int64_t c = 0; c < count; c++)
@@ -420,7 +428,7 @@ static void pool_batch(int64_t begin, int64_t end, void *context)
     }
 }
 
-/* Add to slope and offset what comes through the batch's moments: d_batch (2, C). */
+/* Add the part of dx through the batch's moments, by d_batch (2, C), to slope and offset. */
 static void couple(const Job *job, real *scratch, int64_t instance)
 {
     (void)scratch;

@@ -1,15 +1,16 @@
 /* The four passes over maps of T, by blocks: moments, affine map, sums, dx.
 
-   A block is a fixed part of an instance, whatever the batch and the number of threads. In a
-   contiguous map it lies within one group: a run of whole channels, or a part of one channel where
-   that is long. With channels last it is a run of positions, of all channels.
+   A block is a part of an instance, the same for any batch and any number of threads. In a contiguous
+   map it lies within one group: consecutive whole channels, or a part of a long channel. In channels
+   last it is consecutive positions of all channels.
 
-   Variances are taken about a nearby value: the mean of the block's first sixteenth. The square of
+   Variances are computed about a nearby value: the mean of the block's first sixteenth. The square of
    its distance to the mean is at most 15 times the block's variance, so that the difference
-   E[(x - c)^2] - (mean - c)^2 loses four bits at most, however large the mean is. */
+   E[(x - c)^2] - (mean - c)^2 loses at most four bits, however large the mean is. */
 
-/* ---- runs of values in a row */
+/* ---- runs: consecutive values of one channel or group */
 
+/* The sum of x. */
 static real FUNCTION(sum_run)(const T *x, int64_t n)
 {
     Vector a = {0}, b = {0}, c = {0}, d = {0}, u, v;
@@ -115,15 +116,16 @@ static void FUNCTION(sum_products)(
     }
 }
 
-/* Values until `at` is a multiple of a register's size, at most n. */
+/* The number of values before the first address that is a multiple of a register's size; at most n. */
 static int64_t FUNCTION(unaligned)(const T *at, int64_t n)
 {
     int64_t in_register = REGISTER / sizeof(T), past = (intptr_t)at / (int64_t)sizeof(T) % in_register;
-    return least(past ? in_register - past : 0, n);
+    return minimum(past ? in_register - past : 0, n);
 }
 
-/* For i < n: LOAD_TWO loads two vectors, A and B are the two results; ONE(load) is the same formula for
-   a vector or a value. They go to y, past the cache if `streams`. */
+/* Compute y[i] for i < n. LOAD_TWO loads two vectors, and A and B are their results; ONE(load) is the
+   formula for one vector or one value, by the function that loads it. Stores bypass the cache if
+   `streams`. */
 #define FOR_RUN(y, n, streams, LOAD_TWO, A, B, ONE) \
     do { \
         int64_t i = 0; \
@@ -139,7 +141,7 @@ static int64_t FUNCTION(unaligned)(const T *at, int64_t n)
             LOAD_TWO \
             FUNCTION(store_two)(y + i, A, B); \
         } \
-        if (i + FEW < n && n >= TWO) { /* over values that are there already, with the same bits */ \
+        if (i + FEW < n && n >= TWO) { /* overlaps values already stored: same bits */ \
             i = n - TWO; \
             LOAD_TWO \
             FUNCTION(store_two)(y + i, A, B); \
@@ -167,7 +169,8 @@ static void FUNCTION(dx_run)(T *dx, const T *dy, const T *x, int64_t n, real cen
                              real slope, real offset, int streams)
 {
     Vector a, b, c, d;
-    center = canonical_nan(center), scale = canonical_nan(scale), slope = canonical_nan(slope), offset = canonical_nan(offset);
+    center = canonical_nan(center), scale = canonical_nan(scale);
+    slope = canonical_nan(slope), offset = canonical_nan(offset);
 #define DX(dy, x) (scale * (dy) + (slope * ((x) - center) + offset))
 #define ONE(load) DX(load(dy + i), load(x + i))
     FOR_RUN(dx, n, streams,
@@ -179,7 +182,8 @@ static void FUNCTION(dx_run)(T *dx, const T *dy, const T *x, int64_t n, real cen
 
 /* ---- blocks; see job.h for Job and Block */
 
-static real FUNCTION(start_of_mean)(const T *x, int64_t n)
+/* The mean of the first sixteenth of n values, but of at least 32, or all. */
+static real FUNCTION(first_mean)(const T *x, int64_t n)
 {
     int64_t first = n / 16 > 32 ? n / 16 : n < 32 ? n : 32;
     return FUNCTION(sum_run)(x, first) / (real)first;
@@ -193,12 +197,12 @@ static void FUNCTION(moments_of_rows)(
         Block b = block_of(job, i);
         const T *x = (const T *)job->x + start_of(job, instance, b);
         int64_t n = b.channels * b.positions;
-        real center = FUNCTION(start_of_mean)(x, n);
+        real center = FUNCTION(first_mean)(x, n);
         double sum = 0, squares = 0;
         for (int64_t at = 0; at < n; at += SUMMED) {
-            real some, some_squares;
-            FUNCTION(center_run)(x + at, least(SUMMED, n - at), center, &some, &some_squares);
-            sum += some, squares += some_squares;
+            real part_sum, part_squares;
+            FUNCTION(center_run)(x + at, minimum(SUMMED, n - at), center, &part_sum, &part_squares);
+            sum += part_sum, squares += part_squares;
         }
         real *partial = job->partials + 2 * (instance * job->blocks + i);
         partial[0] = mean_of(n, center, sum);
@@ -206,7 +210,7 @@ static void FUNCTION(moments_of_rows)(
     }
 }
 
-/* Fetch what the next instance's first pass will read, n values as far into it as `at` is in this one. */
+/* Prefetch n values of the next instance, at the same offset in it as `at` is in this instance. */
 static inline void FUNCTION(fetch_next)(const Job *job, const void *from, int64_t at, int64_t n)
 {
     const T *next = (const T *)from + at + job->to_next;
@@ -266,9 +270,9 @@ static void FUNCTION(dx_of_rows)(
     }
 }
 
-/* ---- blocks of positions, with channels last: four positions at a time */
+/* ---- blocks of positions, in channels last: four positions at a time */
 
-/* Run VECTORS for each vector of channels from c on, and ONE for each channel c that is left over. */
+/* Run VECTORS for each vector of channels that begins with c, and ONE for each remaining channel c. */
 #define FOR_CHANNELS(C, VECTORS, ONE) \
     do { \
         int64_t c = 0; \
@@ -280,6 +284,7 @@ static void FUNCTION(dx_of_rows)(
         } \
     } while (0)
 
+/* Add the values of each channel over n positions to `sum`. */
 static void FUNCTION(add_positions)(const T *x, int64_t n, int64_t C, real *sum)
 {
     for (int64_t p = 0; p < n; p++, x += C)
@@ -288,6 +293,7 @@ static void FUNCTION(add_positions)(const T *x, int64_t n, int64_t C, real *sum)
             , sum[c] += FUNCTION(load_one)(x + c););
 }
 
+/* Add x - center and its square over n positions to `sum` and `squares`. */
 static void FUNCTION(center_positions)(
     const T *x, int64_t n, int64_t C, const real *center, real *sum, real *squares)
 {
@@ -319,6 +325,7 @@ static void FUNCTION(center_positions)(
     }
 }
 
+/* Add dy * (x - center) and dy over n positions to `products` and `sum`. */
 static void FUNCTION(sum_positions)(
     const T *dy, const T *x, int64_t n, int64_t C, const real *center, real *products, real *sum)
 {
@@ -354,7 +361,8 @@ static void FUNCTION(sum_positions)(
     }
 }
 
-/* Evaluate FORMULA(get, load) for each channel c of each of n positions, and store it at y. */
+/* Store FORMULA(get, load) in y for each channel c of each of n positions; `get` reads an array of
+   channels, `load` a map. */
 #define FOR_POSITIONS(y, n, C, streams, FORMULA) \
     for (int64_t p = 0; p < n; p++, at += C) { \
         int64_t c = 0; \
@@ -412,7 +420,7 @@ static void FUNCTION(affine_of_positions)(
 {
     int64_t C = job->map->channels, G = job->map->groups;
     int64_t first = start_of(job, instance, block_of(job, begin));
-    int64_t positions = least(end * job->block_positions, job->map->length) - begin * job->block_positions;
+    int64_t positions = minimum(end * job->block_positions, job->map->length) - begin * job->block_positions;
     real *center = scratch, *scale = center + C, *shift = scale + C;
     expand(job->mean + instance * G, G, C, center);
     expand(job->scale + instance * C, C, C, scale);
@@ -442,7 +450,7 @@ static void FUNCTION(dx_of_positions)(
 {
     int64_t C = job->map->channels, G = job->map->groups;
     int64_t first = start_of(job, instance, block_of(job, begin));
-    int64_t positions = least(end * job->block_positions, job->map->length) - begin * job->block_positions;
+    int64_t positions = minimum(end * job->block_positions, job->map->length) - begin * job->block_positions;
     real *center = scratch, *scale = center + C, *slope = scale + C, *offset = slope + C;
     expand(job->mean + instance * G, G, C, center);
     expand(job->scale + instance * C, C, C, scale);

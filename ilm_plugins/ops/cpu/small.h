@@ -1,6 +1,6 @@
 /* Vectors of reals with as many lanes as the registers, and operations on short arrays. */
 
-#if defined(REGISTER) /* given, to test one size where another is used */
+#if defined(REGISTER) /* set by a test of another size than the processor's */
 #elif defined(__AVX512F__)
 #define REGISTER 64
 #elif defined(__AVX__)
@@ -14,7 +14,7 @@ typedef real Quarter __attribute__((vector_size(16)));
 typedef Bool Mask __attribute__((vector_size(REGISTER)));
 #define LANES ((int64_t)(REGISTER / sizeof(real)))
 #define TWO (2 * LANES)
-#define FEW 2 /* With so many values left over, a scalar loop is faster than one more vector. */
+#define FEW 2 /* For so few remaining values, a scalar loop is faster than one more vector. */
 
 #ifndef DOUBLE
 typedef uint16_t Half __attribute__((vector_size(REGISTER / 2)));
@@ -30,7 +30,7 @@ static inline Vector get(const real *at)
 
 static inline void put(real *at, Vector values) { memcpy(at, &values, sizeof values); }
 
-/* Store past the cache, at an address that is a multiple of the register's size. */
+/* Store without filling the cache, at an address that is a multiple of the register's size. */
 static inline void stream(void *at, Vector values)
 {
 #if defined(__AVX512F__) && REGISTER == 64
@@ -44,7 +44,7 @@ static inline void stream(void *at, Vector values)
 #endif
 }
 
-/* The last n lanes, and zeros in place of the others. */
+/* Set all lanes but the last n to zero. */
 static inline Vector last_lanes(Vector values, int64_t n)
 {
     static const Bool MASKS[2 * LANES] = {[LANES ... 2 * LANES - 1] = -1};
@@ -53,7 +53,7 @@ static inline Vector last_lanes(Vector values, int64_t n)
     return (Vector)((Mask)values & mask);
 }
 
-/* Add a vector's parts of 16 bytes, always in the same order. */
+/* The sum of a vector's parts of 16 bytes, in a fixed order. */
 static inline Quarter quarter(Vector values)
 {
     Quarter parts[REGISTER / 16];
@@ -92,8 +92,8 @@ static inline void totals(Vector a, Vector b, real *of_a, real *of_b)
     *of_a = total(a), *of_b = total(b);
 }
 
-/* Replace any NaN by the default quiet one. Rounding to bfloat16 adds to the bits, so that a NaN with
-   all bits set would overflow into a number. */
+/* Replace any NaN by the default quiet NaN. Rounding to bfloat16 adds to the bits, and a NaN with all
+   bits set would overflow and become a number. */
 static inline real canonical_nan(real value) { return value == value ? value : (real)NAN; }
 
 static void canonical_nans(real *values, int64_t n)
@@ -102,6 +102,7 @@ static void canonical_nans(real *values, int64_t n)
         values[i] = canonical_nan(values[i]);
 }
 
+/* The dot product of a and b. */
 static real dot(const real *a, const real *b, int64_t n)
 {
     Vector s = {0}, t = {0};
@@ -123,7 +124,7 @@ static void add_scaled(real *restrict y, const real *restrict x, int64_t n, real
         y[i] += factor * x[i];
 }
 
-/* Values of groups to those of channels: each repeated. */
+/* Repeat the value of each group for its channels. */
 static void expand(const real *values, int64_t groups, int64_t channels, real *to)
 {
     int64_t size = channels / groups;
@@ -136,7 +137,7 @@ static void expand(const real *values, int64_t groups, int64_t channels, real *t
             *to++ = values[g];
 }
 
-/* Values of channels to their sums in groups of neighbours. */
+/* Sum the values of the channels of each group. */
 static void fold(const real *values, int64_t channels, int64_t groups, real *to)
 {
     int64_t size = channels / groups;
@@ -152,8 +153,8 @@ static void fold(const real *values, int64_t channels, int64_t groups, real *to)
     }
 }
 
-/* Moments of fine groups to those of coarser ones: total variance. `off`, of as many values as fine
-   groups, is the fine means' distance from the coarse ones. */
+/* Pool the moments of fine groups into those of coarser groups (law of total variance). `off` gets, for
+   each fine group, its mean minus the mean of its coarse group. */
 static void pool(const real *mean, const real *var, int64_t fine, int64_t coarse, real *pooled_mean,
                  real *pooled_var, real *restrict off)
 {
@@ -181,7 +182,7 @@ static void pool(const real *mean, const real *var, int64_t fine, int64_t coarse
     }
 }
 
-/* The vector-Jacobian product of `pool`, added to d_mean and d_var. */
+/* Add the vector-Jacobian product of `pool` to d_mean and d_var. */
 static void unpool(const real *d_pooled_mean, const real *d_pooled_var, const real *off, int64_t fine,
                    int64_t coarse, real *restrict d_mean, real *restrict d_var)
 {
@@ -195,7 +196,7 @@ static void unpool(const real *d_pooled_mean, const real *d_pooled_var, const re
     }
 }
 
-/* An activation of a value; its derivative at `slope`. */
+/* Return the activation of x; write its derivative to `slope`. */
 static real activate(int32_t activation, real x, real *slope)
 {
     real y;
@@ -223,6 +224,7 @@ static real activate(int32_t activation, real x, real *slope)
     }
 }
 
+/* Replace values by their softmax. */
 static void softmax(real *values, int64_t n)
 {
     real largest = values[0], sum = 0;
@@ -234,7 +236,7 @@ static void softmax(real *values, int64_t n)
         values[i] /= sum;
 }
 
-/* The vector-Jacobian product of softmax, in place of the ratios' gradients. */
+/* Replace the gradients of the ratios by those of the logits: the vector-Jacobian product of softmax. */
 static void softmax_vjp(const real *ratios, real *gradients, int64_t n)
 {
     real mean = dot(ratios, gradients, n);

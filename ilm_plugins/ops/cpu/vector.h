@@ -1,6 +1,6 @@
-/* Vectors of reals, and how they are loaded from and stored as T: a real, bfloat16 or float16.
+/* Load vectors of reals from T, and store them as T: a real, bfloat16 or float16.
 
-   Included once for each T, whose name STORED_AS ends the names of functions. */
+   This file is included once for each T; STORED_AS is its name, and the suffix of the functions. */
 
 #if STORED_AS == REAL
 static inline Vector FUNCTION(load)(const T *at)
@@ -25,8 +25,8 @@ static inline Vector FUNCTION(widen)(Half stored)
 #if STORED_AS == BFLOAT16
     return (Vector)(bits << 16);
 #else
-    /* The exponent grows by 112. Denormals get one of their own, whose value is subtracted: arithmetic
-       on denormals may be switched off. */
+    /* The exponent grows by 112. A denormal gets an exponent of a normal number, whose value is then
+       subtracted, because the processor may treat denormals as zero. */
     Bits tiny = (Bits)((bits & 0x7c00) == 0);
     Vector scaled = (Vector)(((bits & 0x7fff) << 13) + 0x38000000 + (tiny & 0x800000))
         - (Vector)(tiny & 0x38800000);
@@ -36,8 +36,8 @@ static inline Vector FUNCTION(widen)(Half stored)
 }
 
 #if STORED_AS == BFLOAT16
-/* To the nearest, ties to even: the upper 16 bits of the result. A NaN must not have all of the others
-   set, or it would overflow: see `canonical_nan`. */
+/* Round to the nearest, ties to even: the upper 16 bits of the result are the bfloat16. A NaN whose lower
+   16 bits are all set would overflow: see `canonical_nan`. */
 static inline Bits FUNCTION(round)(Vector values)
 {
     Bits bits = (Bits)values;
@@ -61,7 +61,7 @@ static inline Half FUNCTION(narrow)(Vector values)
     Bits nan = (Bits)(values != values), large = (Bits)(bits >= 0x477ff000);
     Bits small = (Bits)(bits < 0x38800000);
     Bits normal = (bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13;
-    Bits half = (Bits)((Vector){0} + 0.5f); /* whose last bit is float16's least denormal */
+    Bits half = (Bits)((Vector){0} + 0.5f); /* its last bit is float16's smallest denormal */
     Bits denormal = (Bits)((Vector)bits + 0.5f) - half;
     rounded = (small & denormal) | (~small & normal);
     rounded = (large & 0x7c00) | (~large & rounded);
@@ -84,8 +84,8 @@ static inline void FUNCTION(store)(T *at, Vector values)
 }
 #endif
 
-/* Two vectors of neighbouring values: of bfloat16 those in even and those in odd places, for which
-   nothing needs to be moved. */
+/* Load two vectors of consecutive values. For bfloat16, `a` gets the even and `b` the odd ones, which
+   needs no permutation. */
 static inline void FUNCTION(load_two)(const T *at, Vector *a, Vector *b)
 {
 #if STORED_AS == BFLOAT16
@@ -131,7 +131,7 @@ static inline void FUNCTION(store_one)(T *at, real value)
 #endif
 }
 
-/* The same past the cache, at an address that is a multiple of a register's size. */
+/* Store two vectors without filling the cache, at an address that is a multiple of a register's size. */
 static inline void FUNCTION(stream_two)(T *at, Vector a, Vector b)
 {
 #if STORED_AS == BFLOAT16
@@ -148,7 +148,7 @@ static inline void FUNCTION(stream_two)(T *at, Vector a, Vector b)
 #endif
 }
 
-/* One vector past the cache, or, where it is half a register in memory, as usual. */
+/* Store one vector without filling the cache; an ordinary store if T takes only half a register. */
 static inline void FUNCTION(stream_one)(T *at, Vector values)
 {
 #if STORED_AS == REAL
