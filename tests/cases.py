@@ -1,6 +1,7 @@
 """Every layer, with every switch of the papers' tables, beside its transcription."""
 
 import os
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -14,11 +15,14 @@ from ilm_plugins import (
     ILMInstanceNorm,
     ILMLayerNorm,
     SwitchNorm,
+    use_backend,
 )
 from ilm_plugins.ops import cpu
 
 #: The backend of the compiled C kernels; where they are not built, what takes their place.
 KERNELS = "cpu" if cpu.is_built() else "auto"
+BACKENDS = KERNELS, "reference"
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
 needs_kernels = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
 
 CHANNELS = 12
@@ -30,48 +34,24 @@ SEED = 1000 * int(os.environ.get("ILM_PLUGINS_TEST_SEED", "0"))
 ROUNDINGS = 1024
 
 
+def options_of(layer, *names):
+    """What the transcription of a layer takes by name."""
+    options = {name: getattr(layer, name) for name in ("num_groups", "eps", *names)}
+    if not layer.training and getattr(layer, "running_mean", None) is not None:
+        options |= {"running_mean": layer.running_mean, "running_var": layer.running_var}
+    return options
+
+
 def by_ilm(layer, x):
-    return transcription.ilm_norm(
-        x,
-        layer.weight,
-        layer.bias,
-        layer.encode.weight,
-        layer.decode_mean.weight,
-        layer.decode_var.weight,
-        num_groups=layer.num_groups,
-        key_group_size=layer.num_channels // layer.num_key_groups,
-        eps=layer.eps,
-        activations=layer.activations,
-        omega_offset=layer.omega_offset,
-    )
+    options = options_of(layer, "activations", "omega_offset")
+    key_group_size = layer.num_channels // layer.num_key_groups
+    parameters = layer.parameters()  # in the order of the transcription
+    return transcription.ilm_norm(x, *parameters, key_group_size=key_group_size, **options)
 
 
 def by_assoc(layer, x):
-    return transcription.assoc_norm(
-        x,
-        layer.weight,
-        layer.bias,
-        layer.encode.weight,
-        layer.decode_mean.weight,
-        layer.decode_var.weight,
-        num_groups=layer.num_groups,
-        num_key_groups=layer.num_key_groups,
-        eps=layer.eps,
-        combine=layer.combine,
-        omega_offset=layer.omega_offset,
-    )
-
-
-def _mixture(layer):
-    running = {}
-    if "BN" in layer.normalizers and not layer.training:
-        running = {"running_mean": layer.running_mean, "running_var": layer.running_var}
-    return {
-        "normalizers": layer.normalizers,
-        "num_groups": layer.num_groups,
-        "eps": layer.eps,
-        **running,
-    }
+    options = options_of(layer, "num_key_groups", "combine", "omega_offset")
+    return transcription.assoc_norm(x, *layer.parameters(), **options)
 
 
 def by_exemplar(layer, x):
@@ -80,26 +60,19 @@ def by_exemplar(layer, x):
 
 
 def exemplar_with_ratios(layer, x):
+    """The output of EN, and its ratios, by the transcription."""
+    weight, bias, *network = layer.parameters()
+    reduce = [] if layer.ratio_net == "conv" else [None]
     return transcription.exemplar_norm(
         x,
-        layer.weight,
-        layer.bias,
-        layer.reduce.weight if layer.ratio_net == "conv" else None,
-        layer.expand.weight,
-        layer.expand.bias,
-        layer.ratio.weight,
-        layer.ratio.bias,
-        reduction=layer.reduction,
-        activation=layer.activation,
+        *(weight, bias, *reduce, *network),
         ratio_net=layer.ratio_net.replace("_", ""),
-        **_mixture(layer),
+        **options_of(layer, "normalizers", "reduction", "activation"),
     )
 
 
 def by_switch(layer, x):
-    return transcription.switch_norm(
-        x, layer.weight, layer.bias, layer.mean_weight, layer.var_weight, **_mixture(layer)
-    )
+    return transcription.switch_norm(x, *layer.parameters(), **options_of(layer, "normalizers"))
 
 
 ilm = partial(ILMGroupNorm, CHANNELS, 4, key_group_size=3, hidden=3)
@@ -112,10 +85,7 @@ CASES = {
     "ILMGN": (ilm, by_ilm),
     "ILMGN-identity": (partial(ilm, init="identity"), by_ilm),
     "ILMGN-key-groups-of-1": (partial(ilm, key_group_size=1), by_ilm),
-    "ILMGN-key-groups-across-groups": (
-        partial(ILMGroupNorm, CHANNELS, 4, key_group_size=2),
-        by_ilm,
-    ),
+    "ILMGN-key-groups-across-groups": (partial(ilm, key_group_size=2, hidden=None), by_ilm),
     "ILMGN-key-groups-coarser": (partial(ILMGroupNorm, CHANNELS, 6, key_group_size=6), by_ilm),
     "ILMGN-eps": (partial(ilm, eps=0.1), by_ilm),
     "ILMIN": (partial(ILMInstanceNorm, CHANNELS, key_group_size=3), by_ilm),
@@ -183,3 +153,42 @@ def inputs(*shape, dtype=torch.float64, seed=1):
     scale = torch.rand(per_channel, generator=generator, dtype=torch.float64) + 0.5
     shift = torch.randn(per_channel, generator=generator, dtype=torch.float64)
     return (x * scale + shift).to(dtype)
+
+
+def channels_last(x):
+    """The same values in memory as (N, *, C)."""
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def results(layer, x, dy, backend=None):
+    """The output, and the gradients of x and of all parameters, under a backend."""
+    x = x.detach().requires_grad_()
+    with use_backend(backend) if backend else nullcontext():
+        y = layer(x)
+        return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], dy)]
+
+
+def on_each(compute, backends=BACKENDS):
+    """What a function returns under each backend."""
+    found = []
+    for backend in backends:
+        with use_backend(backend):
+            found.append(compute())
+    return found
+
+
+def saved_bytes(layer, x):
+    """Bytes kept for the backward pass, parameters aside."""
+    own = {p.data_ptr() for p in (*layer.parameters(), *layer.buffers())}
+    storages = {}
+
+    def pack(tensor):
+        if tensor.data_ptr() not in own:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = layer(x)
+    assert y.requires_grad
+    return sum(storages.values())

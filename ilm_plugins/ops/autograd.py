@@ -1,6 +1,6 @@
 """The operation ``adaptive_norm`` with its own backward pass, computed by any backend's kernels."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -11,8 +11,11 @@ from torch.autograd import Function
 from . import reference
 from .backends import is_traced, kernels_for
 from .moments import duplicate
-from .networks import Kernels, Network
+from .networks import Kernels, Network, Tensors
 from .reference import Rescale, cast
+
+#: Of each input of a function, whether its gradient is needed.
+Needs = Sequence[bool]
 
 
 def adaptive_norm(
@@ -72,9 +75,7 @@ class Primitive(NamedTuple):
     rescale: Rescale
     network: Network | None
 
-    def forward(
-        self, x: Tensor, tensors: tuple[Tensor | None, ...]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, tensors: Tensors) -> tuple[Tensor, Tensor, Tensor]:
         """Return y (N, C, *), and mean and var (N, G')."""
         if self.network is not None:
             return self.kernels.forward(x, self.num_groups, self.network, tensors)
@@ -91,21 +92,20 @@ class Primitive(NamedTuple):
         return (scale * rstd).to(mean.dtype), shift.expand_as(rstd).to(mean.dtype)
 
     def backward(
-        self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors, needs_x: bool, needs
-    ) -> tuple[Tensor | None, Iterable[Tensor | None]]:
-        """Return dx and the gradients of ``tensors``; :func:`adaptive_norm` has the equations.
+        self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors: Tensors, needs: Needs
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x and ``tensors``; :func:`adaptive_norm` has the equations.
 
         Args:
             dy: gradient of y.
             x, mean, var, tensors: input, moments and tensors of the forward pass.
-            needs_x: whether dx is needed; otherwise it may be None.
-            needs: for each tensor, whether its gradient is needed; otherwise it may be None.
+            needs: whether the gradient is needed, of x and of each tensor; if not, it may be None.
         """
         if self.network is not None:
-            arguments = dy, x, mean, var, self.network, tensors, needs_x, needs
-            return self.kernels.backward(*arguments)
+            return self.kernels.backward(dy, x, mean, var, self.network, tensors, needs)
+        needs_x, *needs = needs
         dscale, dshift = self.kernels.sums(dy, x, mean)
-        found = _vjp(
+        scale, dmean, dvar, *dtensors = _vjp(
             self.standardize_and_rescale,
             needs,
             dscale,
@@ -114,25 +114,26 @@ class Primitive(NamedTuple):
             var,
             *cast(tensors, mean.dtype),
         )
-        scale, dmean, dvar, *dtensors = found
         if not needs_x:
-            return None, dtensors
+            return None, *dtensors
         m = x.numel() // mean.numel()
         through_center = (scale * dshift).unflatten(1, (self.num_groups, -1)).sum(2)
         slope, offset = dvar * (2 / m), (dmean - through_center) / m
-        return self.kernels.dx(dy, x, mean, scale, slope, offset), dtensors
+        return self.kernels.dx(dy, x, mean, scale, slope, offset), *dtensors
 
-    def differentiable_backward(self, dy: Tensor, x: Tensor, tensors, needs_x: bool, needs):
+    def differentiable_backward(
+        self, dy: Tensor, x: Tensor, tensors: Tensors, needs: Needs
+    ) -> tuple[Tensor | None, ...]:
         """Return the results of ``backward``, by operations that autograd can differentiate."""
         with torch.enable_grad():
             # These are new variables, because one input may be, or depend on, another.
-            x, *tensors = (t if t is None else t.view_as(t) for t in (x, *tensors))
-            y, _, _ = reference.adaptive_norm(x, self.num_groups, self.eps, self.rescale, *tensors)
-        inputs, needs = (x, *tensors), (needs_x, *needs)
+            inputs = [t if t is None else t.view_as(t) for t in (x, *tensors)]
+            y, _, _ = reference.adaptive_norm(
+                inputs[0], self.num_groups, self.eps, self.rescale, *inputs[1:]
+            )
         wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
-        found = torch.autograd.grad(y, wanted, dy, create_graph=True, materialize_grads=True)
-        dx, *dtensors = _fill_needed(needs, found)
-        return dx, dtensors
+        gradients = torch.autograd.grad(y, wanted, dy, create_graph=True, materialize_grads=True)
+        return _fill_needed(needs, gradients)
 
 
 class _AdaptiveNorm(Function):
@@ -156,18 +157,17 @@ class _AdaptiveNorm(Function):
         if dy is None:
             return (None,) * len(ctx.needs_input_grad)
         x, mean, var, *tensors = ctx.saved_tensors
-        _, needs_x, *needs = ctx.needs_input_grad
+        needs = ctx.needs_input_grad[1:]
         with _without_autocast(dy.device.type):
             # This branch serves second derivatives, and several gradients at once (vmap).
             if torch.is_grad_enabled() or is_traced(dy):
-                gradients = ctx.primitive.differentiable_backward(dy, x, tensors, needs_x, needs)
-                return None, gradients[0], *gradients[1]
-            dx, dtensors = ctx.primitive.backward(dy, x, mean, var, tensors, needs_x, needs)
-        dtensors = (
+                return None, *ctx.primitive.differentiable_backward(dy, x, tensors, needs)
+            gradients = ctx.primitive.backward(dy, x, mean, var, tensors, needs)
+        gradients = (
             d if d is None or d.dtype == t.dtype else d.to(t.dtype)
-            for d, t in zip(dtensors, tensors, strict=True)
+            for d, t in zip(gradients, (x, *tensors), strict=True)
         )
-        return None, dx, *dtensors
+        return None, *gradients
 
 
 def _without_autocast(device_type: str):
@@ -177,7 +177,7 @@ def _without_autocast(device_type: str):
     return nullcontext()
 
 
-def _vjp(rescale, needs, dscale, dshift, mean, var, *tensors) -> tuple[Tensor | None, ...]:
+def _vjp(rescale, needs: Needs, dscale, dshift, mean, var, *tensors) -> tuple[Tensor | None, ...]:
     """Return the scale, and the vector-Jacobian product of ``rescale`` with (dscale, dshift).
 
     Args:
@@ -196,16 +196,16 @@ def _vjp(rescale, needs, dscale, dshift, mean, var, *tensors) -> tuple[Tensor | 
         wanted = [t.requires_grad_() for t, need in zip(tensors, needs, strict=True) if need]
         scale, shift = rescale(mean, var, *tensors)
     pairs = [(o, d) for o, d in ((scale, dscale), (shift, dshift)) if o.requires_grad]
-    dmean, dvar, *found = torch.autograd.grad(
+    dmean, dvar, *dtensors = torch.autograd.grad(
         [o for o, _ in pairs],
         (mean, var, *wanted),
         [d for _, d in pairs],
         materialize_grads=True,
     )
-    return scale.detach(), dmean, dvar, *_fill_needed(needs, found)
+    return scale.detach(), dmean, dvar, *_fill_needed(needs, dtensors)
 
 
-def _fill_needed(needs: Iterable[bool], found: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
-    """Return a value for each of ``needs``: the next of ``found`` where True, else None."""
-    found = iter(found)
-    return tuple(next(found) if need else None for need in needs)
+def _fill_needed(needs: Needs, gradients: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
+    """Return a value for each of ``needs``: the next of ``gradients`` where True, else None."""
+    gradients = iter(gradients)
+    return tuple(next(gradients) if need else None for need in needs)

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 
 import torch
@@ -88,31 +88,16 @@ def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:
     if name == "reference":
         return None
     if name == "cpu" or (name == "auto" and x.is_cpu):
-        return _choose(name, cpu if cpu.supports(x) else None, _why_not_cpu, x)
-    if name == "triton" or x.is_cuda:
-        return _choose(name, _triton(x), _why_not_triton, x)
-    return plain
-
-
-def _choose(
-    name: str, kernels: Kernels | None, why_not: Callable[[Tensor], str], x: Tensor
-) -> Kernels:
-    """Return the kernels or, under 'auto', ``plain`` with a warning if they are None.
-
-    Args:
-        name: the backend that is asked for.
-        kernels: the backend's module, or None if it cannot run x.
-        why_not: returns why it cannot run x, with advice, for the warning or the error; called only
-            if ``kernels`` is None.
-
-    Raises:
-        RuntimeError: the backend is forced and cannot run x.
-    """
-    if kernels is not None:
-        return kernels
+        found = _find_cpu(x)
+    elif name == "triton" or x.is_cuda:
+        found = _find_triton(x)
+    else:
+        return plain
+    if not isinstance(found, str):
+        return found
     if name != "auto":
-        raise RuntimeError(f"the backend {name!r} is forced: {why_not(x)}; or force 'auto'")
-    _warn(why_not(x))
+        raise RuntimeError(f"the backend {name!r} is forced: {found}; or force 'auto'")
+    _warn(found)
     return plain
 
 
@@ -122,8 +107,10 @@ def _warn(problem: str) -> None:
     warnings.warn(f"ilm_plugins: plain torch operations run, not kernels: {problem}", stacklevel=2)
 
 
-def _why_not_cpu(x: Tensor) -> str:
-    """Return why the C kernels cannot run x, with advice, given that they cannot."""
+def _find_cpu(x: Tensor) -> Kernels | str:
+    """Return the backend of C kernels; or why it cannot run x, with advice."""
+    if cpu.supports(x):
+        return cpu
     if not cpu.is_built():
         return (
             "the package was installed without a C compiler; install a compiler, such as gcc, and "
@@ -132,6 +119,23 @@ def _why_not_cpu(x: Tensor) -> str:
     return (
         f"got a {x.dtype} tensor on {x.device.type!r}, but the C kernels take float32, float64, "
         "bfloat16 and float16 on the CPU"
+    )
+
+
+def _find_triton(x: Tensor) -> Kernels | str:
+    """Return the Triton backend; or why it cannot run x, with advice."""
+    if not has_triton():
+        return (
+            f"Triton {'.'.join(map(str, TRITON))} or newer is not installed; install it with "
+            "pip install triton"
+        )
+    from . import triton
+
+    if triton.supports(x):
+        return triton
+    return (
+        f"got a {x.dtype} tensor on {x.device.type!r}, but Triton's kernels take float32, float16 "
+        "and bfloat16 on CUDA"
     )
 
 
@@ -145,28 +149,6 @@ def has_triton() -> bool:
     if importlib.util.find_spec("triton") is None or torch.version.hip:
         return False
     return tuple(map(int, re.findall(r"\d+", version)[:2])) >= TRITON
-
-
-def _triton(x: Tensor) -> Kernels | None:
-    """Return the Triton backend if it is installed and takes x, else None."""
-    if not has_triton():
-        return None
-    from . import triton
-
-    return triton if triton.supports(x) else None
-
-
-def _why_not_triton(x: Tensor) -> str:
-    """Return why Triton's kernels cannot run x, with advice, given that they cannot."""
-    if not has_triton():
-        return (
-            f"Triton {'.'.join(map(str, TRITON))} or newer is not installed; install it with "
-            "pip install triton"
-        )
-    return (
-        f"got a {x.dtype} tensor on {x.device.type!r}, but Triton's kernels take float32, float16 "
-        "and bfloat16 on CUDA"
-    )
 
 
 def is_traced(x: Tensor) -> bool:

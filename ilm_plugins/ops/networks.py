@@ -3,9 +3,18 @@
 A network is a layer's function ``rescale``, from moments to scale and shift.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
+
+#: The activations that kernels compute, and the forms of AssocNorm's Table 5, in the order of their
+#: numbers in cpu/kernels.h.
+ACTIVATIONS = ("tanh", "sigmoid", "relu", "leaky_relu", "relu6", "identity")
+COMBINE = ("a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B")
+
+#: A network's tensors, in the order of its description; None for a tensor that it lacks.
+Tensors = Sequence[Tensor | None]
 
 
 class Autoencoder(NamedTuple):
@@ -22,16 +31,13 @@ class Autoencoder(NamedTuple):
     mean_drives: str  #: "beta" or "omega", what the mean predicts; the variance predicts the other
     activations: tuple[str, str]  #: for (mean, variance)
     combine: str  #: of AssocNorm's Table 5; "a(WE)+B" is ILM Norm's
+    #: Number of leading tensors that are parameters and get gradients; buffers follow.
+    num_parameters = 5
 
     def sizes(self, channels: int) -> tuple[int, ...]:
         """Return the number of elements of each tensor, given the number of channels."""
         matrix = self.hidden * self.num_key_groups
         return channels, channels, matrix, matrix, matrix, 1
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of leading tensors that are parameters and get gradients; buffers follow."""
-        return 5
 
 
 class Exemplar(NamedTuple):
@@ -49,6 +55,7 @@ class Exemplar(NamedTuple):
     activation: str
     ratio_net: str
     shared_affine: bool
+    num_parameters = 7
 
     def sizes(self, channels: int) -> tuple[int, ...]:
         """Return the number of elements of each tensor, if it is not None."""
@@ -57,11 +64,6 @@ class Exemplar(NamedTuple):
         features = channels if self.ratio_net == "mlp" else k * k
         linear = hidden * features, hidden, k * hidden, k
         return affine, affine, channels, *linear, channels, channels
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of leading tensors that are parameters and get gradients; buffers follow."""
-        return 7
 
 
 class Switch(NamedTuple):
@@ -74,22 +76,18 @@ class Switch(NamedTuple):
     normalizers: tuple[str, ...]
     num_groups: int  #: of "GN"
     eps: float
+    num_parameters = 4
 
     def sizes(self, channels: int) -> tuple[int, ...]:
         """Return the number of elements of each tensor, if it is not None."""
         k = len(self.normalizers)
         return channels, channels, k, k, channels, channels
 
-    @property
-    def num_parameters(self) -> int:
-        """Number of leading tensors that are parameters and get gradients; buffers follow."""
-        return 4
-
 
 Network = Autoencoder | Exemplar | Switch
 
 
-def check_tensors(x: Tensor, network: Network, tensors: tuple[Tensor | None, ...]) -> None:
+def check_tensors(x: Tensor, network: Network, tensors: Tensors) -> None:
     """Raise RuntimeError if a network's tensor is not on x's device, or has the wrong size."""
     sizes = network.sizes(x.shape[1])
     for tensor, size in zip(tensors, sizes, strict=True):
@@ -133,7 +131,7 @@ class Kernels(Protocol):
         """Return whether ``forward`` and ``backward`` can compute this network for x."""
 
     def forward(
-        self, x: Tensor, num_groups: int, network: Network, tensors: tuple[Tensor | None, ...]
+        self, x: Tensor, num_groups: int, network: Network, tensors: Tensors
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the normalized x (N, C, *), and its means and variances (N, G')."""
 
@@ -144,16 +142,14 @@ class Kernels(Protocol):
         mean: Tensor,
         var: Tensor,
         network: Network,
-        tensors: tuple[Tensor | None, ...],
-        needs_x: bool,
-        needs: tuple[bool, ...],
-    ) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
-        """Return dx, and the gradients of the network's tensors.
+        tensors: Tensors,
+        needs: Sequence[bool],
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x and of each of the network's tensors.
 
         Args:
             dy: gradient of the normalized x.
             x, mean, var: the input of ``forward``, and the moments that it returned.
             network, tensors: as for ``forward``.
-            needs_x: whether dx is needed; if not, it may be None.
-            needs: for each tensor, whether its gradient is needed; if not, it may be None.
+            needs: whether the gradient is needed, of x and of each tensor; if not, it may be None.
         """

@@ -10,7 +10,23 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fresh
-from cases import CASES, CHANNELS, KERNELS, MAIN, ROUNDINGS, inputs, modes, randomized
+from cases import (
+    BACKENDS,
+    CASES,
+    CHANNELS,
+    KERNELS,
+    MAIN,
+    ROUNDINGS,
+    channels_last,
+    every_backend,
+    inputs,
+    modes,
+    needs_kernels,
+    on_each,
+    randomized,
+    results,
+    saved_bytes,
+)
 from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, use_backend
 from ilm_plugins.ops import backends
 
@@ -25,32 +41,26 @@ SHAPES = [
 ]
 
 
-def channels_last(x):
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+LAYOUTS = {
+    "contiguous": torch.Tensor.contiguous,
+    "last": channels_last,
+    "other": lambda x: x.transpose(1, -1).contiguous().transpose(1, -1),
+}
+every_layer = pytest.mark.parametrize("name", NORMS)
+kernels_layouts = pytest.mark.parametrize("layout", ["contiguous", "last"])
 
 
 def is_channels_last(x):
     return x.movedim(1, -1).is_contiguous()
 
 
-def transposed(x):
-    return x.transpose(1, -1).contiguous().transpose(1, -1)
-
-
-LAYOUTS = {"contiguous": torch.Tensor.contiguous, "last": channels_last, "other": transposed}
-
-
-def run(backend, layer, x, seed):
-    """Output, its layout, and the gradients of x and of all parameters."""
-    x = x.detach().requires_grad_()
-    with use_backend(backend):
-        y = layer(x)
-    grads = torch.autograd.grad(y, [x, *layer.parameters()], seed)
-    return [y.detach(), *grads]
+def small():
+    """An input of layers of CASES, of which second derivatives are quick."""
+    return inputs(2, CHANNELS, 3, 2)
 
 
 def changes(layer, x, seed):
-    """For each result of `run`, its largest change per relative change of all operands.
+    """For each of the results, its largest change per relative change of all operands.
 
     Each value of x, of the seed and of the layer is multiplied by 1 + h or 1 - h, at random. A sum
     of large terms that cancel has a small result, yet this changes by as much as its terms.
@@ -58,19 +68,19 @@ def changes(layer, x, seed):
     h, signs = 2**-20, torch.Generator().manual_seed(0)
     layer = copy.deepcopy(layer).double()
     operands = [x.double(), seed.double(), *layer.parameters(), *layer.buffers()]
-    before = run("reference", layer, *operands[:2])
+    before = results(layer, *operands[:2], "reference")
     with torch.no_grad():
         for tensor in filter(torch.is_floating_point, operands):
             tensor *= 1 + h * (2 * torch.randint(2, tensor.shape, generator=signs) - 1)
-    after = run("reference", layer, *operands[:2])
+    after = results(layer, *operands[:2], "reference")
     return [(b - a).abs().max().item() / h for a, b in zip(after, before, strict=True)]
 
 
 def assert_agree(layer, x):
     seed = inputs(*x.shape, dtype=x.dtype, seed=5)
     untouched = copy.deepcopy(layer)  # by the running statistics of a call
-    expected = run("reference", layer, x, seed)
-    actual = run(KERNELS, layer, x, seed)
+    expected = results(layer, x, seed, "reference")
+    actual = results(layer, x, seed, KERNELS)
     # Gradients of parameters are sums of such terms.
     terms = (seed.double() * expected[0].double()).abs().max().item()
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
@@ -106,7 +116,7 @@ def test_every_dtype(name, dtype, layout):
         assert_agree(layer, x)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "last"])
+@kernels_layouts
 @pytest.mark.parametrize("length", [511, 513, 3000, 8191, 8193, 2 * 8192 + 7])
 @pytest.mark.parametrize("name", MAIN)
 def test_no_position_of_a_large_map_is_left_out(name, length, layout):
@@ -114,9 +124,9 @@ def test_no_position_of_a_large_map_is_left_out(name, length, layout):
     assert_agree(randomized(MAIN[name]), LAYOUTS[layout](inputs(2, CHANNELS, length)))
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "last"])
+@kernels_layouts
 @pytest.mark.parametrize("channels", [1024, 2048])
-@pytest.mark.parametrize("name", NORMS)
+@every_layer
 def test_groups_wider_than_key_groups(name, channels, layout):
     layer = randomized(lambda: NORMS[name](channels))
     if name == "EN":  # 32 groups of normally distributed weights saturate the ratios
@@ -126,8 +136,8 @@ def test_groups_wider_than_key_groups(name, channels, layout):
         assert layer.moment_groups >= channels // 16
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "last"])
-@pytest.mark.parametrize("name", NORMS)
+@kernels_layouts
+@every_layer
 def test_large_means(name, layout):
     """Forward and backward in float32 are as near to float64 as the reference's are."""
     torch.manual_seed(0)
@@ -136,22 +146,22 @@ def test_large_means(name, layout):
         layer.running_mean.fill_(1000)
     x = LAYOUTS[layout](1000 + inputs(4, 64, 16, 16, dtype=torch.float32))
     seed = inputs(*x.shape, dtype=torch.float32, seed=5)
-    exact = run("reference", layer.double(), x.double(), seed.double())
+    exact = results(layer.double(), x.double(), seed.double(), "reference")
     layer.float()
     errors = {
         backend: [
             ((a.double() - e).norm() / e.norm()).item()
             # of y, x, weight and bias: a mean of 1000 saturates most networks
-            for a, e in zip(run(backend, layer, x, seed)[:4], exact, strict=False)
+            for a, e in zip(results(layer, x, seed, backend)[:4], exact, strict=False)
         ]
-        for backend in (KERNELS, "reference")
+        for backend in BACKENDS
     }
     rounding = 1000 * 2**-24  # of the mean, beside a deviation of 1
     for kernels, reference in zip(errors[KERNELS], errors["reference"], strict=True):
         assert kernels <= 10 * max(reference, rounding)
 
 
-@pytest.mark.parametrize("backend", [KERNELS, "reference"])
+@every_backend
 @pytest.mark.parametrize("mean", [1e3, 1e4])
 @pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "SN"])
 def test_large_means_of_a_large_map_cost_no_more_in_channels_last(name, mean, backend):
@@ -166,39 +176,34 @@ def test_large_means_of_a_large_map_cost_no_more_in_channels_last(name, mean, ba
     assert errors[1] <= 4 * errors[0]
 
 
-@pytest.mark.parametrize("name", NORMS)
+@every_layer
 def test_some_parameters_frozen(name):
     layer = NORMS[name](64)
     trained = list(layer.parameters())[::2]
     for parameter in list(layer.parameters())[1::2]:
         parameter.requires_grad_(False)
     x = inputs(2, 64, 5, 5, dtype=torch.float32)
-    found = {}
-    for backend in (KERNELS, "reference"):
-        with use_backend(backend):
-            found[backend] = torch.autograd.grad(layer(x).square().sum(), trained)
-    torch.testing.assert_close(found[KERNELS], found["reference"], rtol=1e-4, atol=1e-4)
+    found = on_each(lambda: torch.autograd.grad(layer(x).square().sum(), trained))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NORMS)
+@every_layer
 def test_gradients_of_gradients_are_those_of_the_reference(name):
-    layer = randomized(MAIN[name])
-    found = []
-    for backend in (KERNELS, "reference"):
-        x = inputs(2, CHANNELS, 3, 2).requires_grad_()
-        with use_backend(backend):
-            y = layer(x)
-        (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(dx.square().sum(), [x, *layer.parameters()]))
-    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+    layer, x = randomized(MAIN[name]), small().requires_grad_()
+
+    def second_derivatives():
+        (dx,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(dx.square().sum(), [x, *layer.parameters()])
+
+    torch.testing.assert_close(*on_each(second_derivatives), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("backend", [KERNELS, "reference"])
+@every_backend
 def test_variables_that_are_one_or_depend_on_each_other(backend):
     """create_graph=True takes another way, to the same gradients."""
     layer = randomized(MAIN["ILMGN"])
     layer.decode_var.weight = layer.decode_mean.weight
-    x = inputs(2, CHANNELS, 3, 2).requires_grad_()
+    x = small().requires_grad_()
     state = {**dict(layer.named_parameters()), "weight": x.mean((0, 2, 3))}
     found = []
     for create_graph in (False, True):
@@ -209,25 +214,16 @@ def test_variables_that_are_one_or_depend_on_each_other(backend):
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", NORMS)
+@every_layer
 def test_many_backward_passes_at_once(name):
-    layer, x = randomized(MAIN[name]), inputs(2, CHANNELS, 3, 2).requires_grad_()
+    layer, x = randomized(MAIN[name]), small().requires_grad_()
     y, dy = layer(x), inputs(4, *x.shape, seed=4)
     (together,) = torch.autograd.grad(y, x, dy, is_grads_batched=True, retain_graph=True)
     apart = [torch.autograd.grad(y, x, one, retain_graph=True)[0] for one in dy]
     torch.testing.assert_close(together, torch.stack(apart), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["EN", "SN"])
-def test_training_between_an_evaluation_and_its_backward_pass(name):
-    layer, x = randomized(MAIN[name]).eval(), inputs(2, CHANNELS, 3, 2).requires_grad_()
-    (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
-    loss = layer(x).square().sum()
-    layer.train()(inputs(2, CHANNELS, 3, 2, seed=7))
-    torch.testing.assert_close(torch.autograd.grad(loss, x)[0], expected, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", NORMS)
+@every_layer
 def test_parts_of_a_channels_last_map_stay_channels_last(name):
     layer, x = NORMS[name](64), channels_last(torch.randn(2, 128, 5, 6))
     for part in (x.chunk(2, 1)[0], x[:, :64, :4, :3]):
@@ -246,7 +242,7 @@ def test_a_single_channel_is_no_channels_last_map():
     assert (y - exact).abs().max() < 5e-3
 
 
-@pytest.mark.parametrize("backend", [KERNELS, "reference"])
+@every_backend
 @pytest.mark.parametrize("shape", [(3, 64), (3, 64, 1, 1), (3, 64, 1, 1, 1)], ids=str)
 def test_a_single_value_standardized_by_itself_leaves_beta_alone(shape, backend):
     """Whatever its size: the rounding of 1000 / sqrt(eps) would be larger than most betas."""
@@ -259,14 +255,6 @@ def test_a_single_value_standardized_by_itself_leaves_beta_alone(shape, backend)
     assert not x.grad.any()
 
 
-@pytest.mark.parametrize("name", NORMS)
-def test_same_seed_same_bits(name):
-    layer = NORMS[name](64)
-    x, seed = (inputs(9, 64, 13, 13, dtype=torch.float32, seed=s) for s in (1, 2))
-    first = run(KERNELS, layer, x, seed)
-    torch.testing.assert_close(run(KERNELS, layer, x, seed), first, rtol=0, atol=0)
-
-
 class NoSynchronization(TorchDispatchMode):
     """Raises where a result would have to be known on the host."""
 
@@ -277,9 +265,9 @@ class NoSynchronization(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("backend", [KERNELS, "reference"])
-@pytest.mark.parametrize("layout", ["contiguous", "last"])
-@pytest.mark.parametrize("name", NORMS)
+@every_backend
+@kernels_layouts
+@every_layer
 def test_the_host_never_waits_for_a_result(name, layout, backend):
     layer, x = NORMS[name](64), LAYOUTS[layout](torch.randn(2, 64, 5, 5)).requires_grad_()
     with NoSynchronization(), use_backend(backend):
@@ -288,28 +276,11 @@ def test_the_host_never_waits_for_a_result(name, layout, backend):
         x.sum().item()
 
 
-def saved_bytes(layer, x):
-    """Bytes kept for the backward pass, parameters aside."""
-    own = {p.data_ptr() for p in (*layer.parameters(), *layer.buffers())}
-    storages = {}
-
-    def pack(tensor):
-        if tensor.data_ptr() not in own:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = layer(x)
-    assert y.requires_grad
-    return sum(storages.values())
-
-
 @pytest.mark.parametrize(
     "channels, size, instance_moments", [(256, 7, 1.08), (2048, 7, 1.08), (256, 56, 1.01)]
 )
-@pytest.mark.parametrize("layout", ["contiguous", "last"])
-@pytest.mark.parametrize("name", NORMS)
+@kernels_layouts
+@every_layer
 def test_bytes_saved_for_the_backward_pass(name, layout, channels, size, instance_moments):
     x = LAYOUTS[layout](torch.randn(2, channels, size, size)).requires_grad_()
     plain = saved_bytes(nn.GroupNorm(32, channels), x)
@@ -318,9 +289,9 @@ def test_bytes_saved_for_the_backward_pass(name, layout, channels, size, instanc
     assert saved_bytes(NORMS[name](channels), x) <= more * plain
 
 
-def chosen(layer, x):
-    """The name of the autograd node that made the output."""
-    return type(layer(x).grad_fn).__name__
+def is_fused(layer, x):
+    """Whether the autograd node that made the output is the primitive's."""
+    return "AdaptiveNorm" in type(layer(x).grad_fn).__name__
 
 
 def in_a_process(code, **variables):
@@ -330,14 +301,14 @@ def in_a_process(code, **variables):
 
 def test_the_choice():
     layer, x = ILMGroupNorm(64), torch.randn(2, 64, 3, 3)
-    assert "AdaptiveNorm" in chosen(layer, x)
+    assert is_fused(layer, x)
     with use_backend("reference"):
-        assert "AdaptiveNorm" not in chosen(layer, x)
+        assert not is_fused(layer, x)
         with use_backend(KERNELS):
-            assert "AdaptiveNorm" in chosen(layer, x)
-        assert "AdaptiveNorm" not in chosen(layer, x)
-    assert "AdaptiveNorm" in chosen(layer, x)
-    assert "AdaptiveNorm" not in chosen(layer, x[:0])
+            assert is_fused(layer, x)
+        assert not is_fused(layer, x)
+    assert is_fused(layer, x)
+    assert not is_fused(layer, x[:0])
 
 
 def test_the_choice_of_a_process():
@@ -350,26 +321,40 @@ print(type(ilm_plugins.ILMGroupNorm(64)(torch.randn(1, 64, 3, 3)).grad_fn).__nam
 
 
 def test_an_unknown_backend_is_told_in_one_line():
-    told = "='fast' is unknown; set it to one of 'auto', 'reference', 'cpu', 'triton'"
-    with pytest.raises(ValueError, match=f"^backend{told}$"), use_backend("fast"):
+    message = "='fast' is unknown; set it to one of 'auto', 'reference', 'cpu', 'triton'"
+    with pytest.raises(ValueError, match=f"^backend{message}$"), use_backend("fast"):
         pass
     process = in_a_process("import ilm_plugins", ILM_PLUGINS_BACKEND="fast")
-    assert process.stderr.endswith(f"ValueError: ILM_PLUGINS_BACKEND{told}\n")
+    assert process.stderr.endswith(f"ValueError: ILM_PLUGINS_BACKEND{message}\n")
     assert process.returncode != 0
 
 
-def test_triton_without_triton_is_told_in_one_line(monkeypatch):
-    monkeypatch.setattr(backends, "has_triton", lambda: False)
-    with use_backend("triton"), pytest.raises(RuntimeError, match=r"Triton 3\.6 or newer is not"):
-        ILMGroupNorm(64)(torch.randn(1, 64))
+def test_the_former_name_of_a_backend_is_told():
+    message = (
+        "backend='native' has become 'cpu', kernels in C; set that, or leave the choice to 'auto'"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"), use_backend("native"):
+        pass
 
 
-def test_triton_on_the_cpu_is_told_in_one_line():
-    if not backends.has_triton():
+@pytest.mark.parametrize(
+    "backend, installed, dtype, message",
+    [
+        ("triton", False, torch.float32, r"Triton 3\.6 or newer is not"),
+        ("triton", True, torch.float32, r"got a torch.float32 tensor on 'cpu', but Triton's"),
+        pytest.param(
+            "cpu", True, torch.float8_e5m2, r"got a torch.float8_e5m2 ", marks=needs_kernels
+        ),
+    ],
+)
+def test_a_forced_backend_that_cannot_run_is_told(backend, installed, dtype, message, monkeypatch):
+    if installed and backend == "triton" and not backends.has_triton():
         pytest.skip("needs Triton 3.6 or newer")
-    told = "'triton' is forced: got a torch.float32 tensor on 'cpu', but Triton's kernels take"
-    with use_backend("triton"), pytest.raises(RuntimeError, match=told):
-        ILMGroupNorm(64)(torch.randn(1, 64))
+    if not installed:
+        monkeypatch.setattr(backends, "has_triton", lambda: False)
+    message = f"^the backend '{backend}' is forced: {message}"
+    with use_backend(backend), pytest.raises(RuntimeError, match=message):
+        ILMGroupNorm(64)(torch.randn(1, 64, 3, 3).to(dtype))
 
 
 def test_nothing_breaks_without_triton():
@@ -389,10 +374,10 @@ def test_concurrent_backends_do_not_mix():
 
     layer, x = ILMGroupNorm(64), torch.randn(2, 64, 3, 3)
     with use_backend("reference"), ThreadPoolExecutor(1) as pool:
-        assert "AdaptiveNorm" in pool.submit(chosen, layer, x).result()
+        assert pool.submit(is_fused, layer, x).result()
 
 
-@pytest.mark.parametrize("name", NORMS)
+@every_layer
 def test_autocast_around_the_backward_pass_changes_nothing(name):
     layer, x = NORMS[name](64), torch.randn(2, 64, 5, 5)
     found = []
@@ -405,50 +390,20 @@ def test_autocast_around_the_backward_pass_changes_nothing(name):
     torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", NORMS)
-def test_what_traces_or_transforms_meets_the_reference(name):
+@every_layer
+def test_transforms_meet_the_reference(name):
     layer, x = NORMS[name](64).eval(), torch.randn(2, 64, 5, 5)
-    expected = layer(x)
-    state = dict(layer.named_parameters())
-
-    def loss(parameters, x):
-        return torch.func.functional_call(layer, parameters, (x,)).square().sum()
-
-    grads = torch.func.grad(loss)(state, x)
-    wanted = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
-    torch.testing.assert_close(list(grads.values()), list(wanted), rtol=1e-3, atol=1e-3)
     each = torch.func.vmap(lambda one: layer(one.unsqueeze(0)).squeeze(0))(x)
-    torch.testing.assert_close(each, expected)
+    torch.testing.assert_close(each, layer(x))
     _, tangent = torch.func.jvp(layer, (x,), (torch.ones_like(x),))
     assert tangent.isfinite().all()
-    exported = torch.export.export(layer, (x,)).module()
-    torch.testing.assert_close(exported(x), expected)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("name", NORMS)
+@every_layer
 def test_traces_hold_for_any_size(name):
     layer, x = NORMS[name](64).eval(), torch.randn(3, 64, 6, 7)
     expected = layer(x)
     for size in (5, 1):
         traced = torch.jit.trace(layer, torch.randn(2, 64, size, size))
         torch.testing.assert_close(traced(x), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.wide
-@pytest.mark.parametrize("name", NORMS)
-def test_compiles_without_graph_breaks(name):
-    layer, x = NORMS[name](64), torch.randn(2, 64, 5, 5, requires_grad=True)
-    seed = torch.randn(2, 64, 5, 5)
-    torch._dynamo.reset()
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    parameters = [x, *layer.parameters()]
-    buffers = {n: b.clone() for n, b in layer.named_buffers()}
-    y = compiled(x)
-    actual = [y, *torch.autograd.grad(y, parameters, seed), *layer.buffers()]
-    actual = [t.clone() for t in actual]
-    for buffer_name, buffer in layer.named_buffers():
-        buffer.copy_(buffers[buffer_name])
-    y = layer(x)
-    expected = [y, *torch.autograd.grad(y, parameters, seed), *layer.buffers()]
-    torch.testing.assert_close(actual, expected, rtol=2e-4, atol=2e-4)

@@ -16,13 +16,11 @@ import torch
 from torch import Tensor
 
 from ..layouts import dense, laid_out
-from ..networks import Autoencoder, Exemplar, Network, check_tensors
+from ..networks import ACTIVATIONS, COMBINE, Autoencoder, Exemplar, Network, Tensors, check_tensors
 
 LIBRARY = Path(__file__).with_name("kernels.so")
 
 #: Names in the order of their numbers in kernels.h.
-ACTIVATIONS = ("tanh", "sigmoid", "relu", "leaky_relu", "relu6", "identity")
-COMBINE = ("a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B")
 RATIO_NETS = ("conv", "no_conv", "mlp")
 MAX_NORMALIZERS, MAX_TENSORS = 4, 9
 
@@ -196,16 +194,9 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 
 
 def forward(
-    x: Tensor, num_groups: int, network: Network, tensors: tuple[Tensor | None, ...]
+    x: Tensor, num_groups: int, network: Network, tensors: Tensors
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the normalized x (N, C, *), and its means and variances (N, G').
-
-    Args:
-        x: (N, C, *).
-        num_groups: G'.
-        network: the layer's function from moments to scale and shift.
-        tensors: parameters and buffers of the network, or None.
-    """
+    """Return the normalized x (N, C, *), and its means and variances (N, G')."""
     x = dense(x)
     described, tensors = _describe(x, network, tensors)
     y = torch.empty_like(x)
@@ -220,29 +211,19 @@ def backward(
     mean: Tensor,
     var: Tensor,
     network: Network,
-    tensors: tuple[Tensor | None, ...],
-    needs_x: bool,
-    needs: tuple[bool, ...],
-) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
-    """Return dx, and the gradients of the network's tensors.
-
-    Args:
-        dy: gradient of the normalized x.
-        x, mean, var: the input of ``forward``, and the moments that it returned.
-        network, tensors: as for ``forward``.
-        needs_x: whether dx is needed; if not, it is None.
-        needs: for each tensor, whether its gradient is needed; if not, it is None.
-    """
+    tensors: Tensors,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of x and of each of the network's tensors; see :class:`Kernels`."""
     x = dense(x)
     dy = laid_out(dy, x)
     described, tensors = _describe(x, network, tensors)
-    found = torch.empty_like(x) if needs_x else None
-    gradients = [
-        torch.empty_like(t) if need else None for t, need in zip(tensors, needs, strict=True)
-    ]
-    to = _addresses(gradients)
-    _call("backward", x, mean.shape[1], described, dy, x, mean, var, found, to)
-    return found, gradients
+    dx, *gradients = (
+        torch.empty_like(t) if need else None for t, need in zip((x, *tensors), needs, strict=True)
+    )
+    pointers = _addresses(gradients)
+    _call("backward", x, mean.shape[1], described, dy, x, mean, var, dx, pointers)
+    return dx, *gradients
 
 
 def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
@@ -251,9 +232,7 @@ def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     return x.new_empty(size, dtype=dtype), x.new_empty(size, dtype=dtype)
 
 
-def _describe(
-    x: Tensor, network: Network, tensors: tuple[Tensor | None, ...]
-) -> tuple[_Network, tuple[Tensor | None, ...]]:
+def _describe(x: Tensor, network: Network, tensors: Tensors) -> tuple[_Network, Tensors]:
     """Return the network as a C struct, and its tensors, contiguous and of the statistics' dtype.
 
     The struct has the tensors' addresses, but does not keep the tensors alive.
@@ -272,16 +251,14 @@ def _describe(
             and not t.is_neg()
         ):
             check_tensors(x, network, tensors)
-            tensors = tuple(
-                t if t is None else t.resolve_neg().to(dtype).contiguous() for t in tensors
-            )
+            tensors = [t if t is None else t.resolve_neg().to(dtype).contiguous() for t in tensors]
             break
     described = _Network.from_buffer_copy(template)  # threads share the template
     described.tensors = _addresses(tensors)
     return described, tensors
 
 
-def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array:
+def _addresses(tensors: Tensors) -> ctypes.Array:
     """Return the addresses of tensors as a C array; null for None."""
     return (ctypes.c_void_p * MAX_TENSORS)(*[t if t is None else t.data_ptr() for t in tensors])
 
@@ -289,42 +266,36 @@ def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array:
 @functools.cache
 def _template(network: Network, channels: int) -> tuple[_Network, tuple[int, ...]]:
     """Return the network as a C struct without tensors, and the number of elements of each."""
-    return _to_struct(network, channels), network.sizes(channels)
-
-
-def _to_struct(network: Network, channels: int) -> _Network:
-    """Return the description of a network as a C struct, without its tensors."""
     if isinstance(network, Autoencoder):
         of_mean, of_var = map(ACTIVATIONS.index, network.activations)
-        return _Network(
-            kind=0,
-            eps=network.eps,
-            hidden=network.hidden,
-            groups=network.num_groups,
-            keys=network.num_key_groups,
-            mean_drives_beta=network.mean_drives == "beta",
-            mean_activation=of_mean,
-            var_activation=of_var,
-            combine=COMBINE.index(network.combine),
-        )
-    groups = {"IN": channels, "LN": 1, "BN": 0, "GN": network.num_groups}
-    normalizers = [groups[name] for name in network.normalizers]
-    mixture = {
-        "eps": network.eps,
-        "normalizers": (ctypes.c_int64 * MAX_NORMALIZERS)(*normalizers),
-        "num_normalizers": len(normalizers),
-    }
-    if not isinstance(network, Exemplar):
-        return _Network(kind=2, **mixture)
-    return _Network(
-        kind=1,
-        hidden=network.hidden,
-        ratio_net=RATIO_NETS.index(network.ratio_net),
-        activation=ACTIVATIONS.index(network.activation),
-        shared_affine=network.shared_affine,
-        reduction=network.reduction,
-        **mixture,
-    )
+        fields = {
+            "kind": 0,
+            "hidden": network.hidden,
+            "groups": network.num_groups,
+            "keys": network.num_key_groups,
+            "mean_drives_beta": network.mean_drives == "beta",
+            "mean_activation": of_mean,
+            "var_activation": of_var,
+            "combine": COMBINE.index(network.combine),
+        }
+    else:
+        groups = {"IN": channels, "LN": 1, "BN": 0, "GN": network.num_groups}
+        normalizers = [groups[name] for name in network.normalizers]
+        fields = {
+            "kind": 2,
+            "normalizers": (ctypes.c_int64 * MAX_NORMALIZERS)(*normalizers),
+            "num_normalizers": len(normalizers),
+        }
+    if isinstance(network, Exemplar):
+        fields |= {
+            "kind": 1,
+            "hidden": network.hidden,
+            "ratio_net": RATIO_NETS.index(network.ratio_net),
+            "activation": ACTIVATIONS.index(network.activation),
+            "shared_affine": network.shared_affine,
+            "reduction": network.reduction,
+        }
+    return _Network(eps=network.eps, **fields), network.sizes(channels)
 
 
 def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:

@@ -1,4 +1,4 @@
-"""Kernel launches, on the device of x or recorded for compiling ahead, and their buffers."""
+"""Launches of kernels, on x's device or recorded for compiling ahead, and their buffers."""
 
 import functools
 import os
@@ -27,7 +27,7 @@ _recorded: list[Launch] | None = None
 
 @contextmanager
 def recorded() -> Iterator[list[Launch]]:
-    """Collect launches without making them, to compile ahead; tensors may be on "meta"."""
+    """Collect launches instead of making them, to compile ahead; tensors may be on "meta"."""
     global _recorded
     previous, _recorded = _recorded, []
     try:
@@ -37,6 +37,7 @@ def recorded() -> Iterator[list[Launch]]:
 
 
 def launch(kernel, programs: int, *args, **options) -> None:
+    """Launch a kernel with so many programs, or record the launch."""
     if _recorded is None:
         kernel[(programs,)](*args, **options)
     else:
@@ -56,16 +57,12 @@ def on_device(function: Callable) -> Callable:
 
 @functools.cache
 def multiprocessors(device: torch.device) -> int:
+    """Return the number of multiprocessors of a device."""
     if device.type != "cuda":
         return 132  # an H200's, for the interpreter and for compiling ahead
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def new(x: Tensor, count: int, columns: int) -> tuple[Tensor, ...]:
-    """``count`` empty tensors (N, columns) in float32."""
+    """Return ``count`` uninitialized tensors (N, columns) in float32, with N of x."""
     return x.new_empty((count, len(x), columns), dtype=torch.float32).unbind()
-
-
-def warps_for(vector: int, matrix: int) -> int:
-    """Warps of a program that holds vectors and matrices of so many elements."""
-    return min(16, max(4, max(vector, matrix // 2) // 256))

@@ -8,22 +8,23 @@ import triton.language as tl
 from torch import Tensor
 
 from .launching import launch, multiprocessors, new
+from .vectors import load
 
-# Shapes are chosen by reasoning, never by timing on a first call. A tile of 4096 elements on 8
-# warps gives each thread 16, two to four loads of 16 bytes, and leaves registers for three
-# programs a multiprocessor: some 24 KB in flight there, about what an H200's memory needs.
-# Channels are split until there are 8 programs a multiprocessor, but none below two tiles.
+# These sizes are fixed, not tuned by timing at a first call. A tile of 4096 elements on 8 warps
+# gives each thread 16, in two to four loads of 16 bytes, and leaves registers for three programs on
+# each multiprocessor: some 24 KB in flight there, about as much as an H200's memory needs. Channels
+# are split until there are 8 programs for each multiprocessor, but a split has two tiles or more.
 TILE = 4096
 PROGRAMS = 8
 
-#: Channels of a tile where channels lie beside each other: a cache line of half floats.
+#: Channels of a tile in channels last: a cache line of half floats.
 CHANNELS = 64
 
 
 class Shape(NamedTuple):
     """The compile-time constants that describe a map and its tiles."""
 
-    vector: int  #: divides the length of a row, which tells how rows are aligned
+    vector: int  #: power of two that divides a row's length, for its alignment
     channels_last: bool
     block_c: int
     block_l: int
@@ -31,9 +32,9 @@ class Shape(NamedTuple):
 
 @triton.jit
 def _place(program, channels, length, splits, split_length, SHAPE: tl.constexpr):
-    """A program's instance, channels (BLOCK_C), first position, and first offset, in 64 bits.
+    """Return a program's instance, channels (BLOCK_C), first position and first offset.
 
-    Neighbouring programs are neighbours in memory.
+    Instance and offset have 64 bits. Neighbouring programs are neighbours in memory.
     """
     blocks = (channels + SHAPE.block_c - 1) // SHAPE.block_c
     if SHAPE.channels_last:
@@ -55,7 +56,7 @@ def _place(program, channels, length, splits, split_length, SHAPE: tl.constexpr)
 
 @triton.jit
 def tile_offsets(channels, length, SHAPE: tl.constexpr):
-    """Offsets (BLOCK_C, BLOCK_L) of a tile's elements from its first."""
+    """Return the offsets (BLOCK_C, BLOCK_L) of a tile's elements from its first element."""
     c = tl.arange(0, SHAPE.block_c)[:, None]
     p = tl.arange(0, SHAPE.block_l)[None, :]
     return p * channels + c if SHAPE.channels_last else c * length + p
@@ -63,13 +64,13 @@ def tile_offsets(channels, length, SHAPE: tl.constexpr):
 
 @triton.jit
 def _inside(c, position, channels, length, SHAPE: tl.constexpr):
-    """Mask (BLOCK_C, BLOCK_L) of the tile's elements inside the map."""
+    """Return the mask (BLOCK_C, BLOCK_L) of the tile's elements inside the map."""
     return (c < channels)[:, None] & (position + tl.arange(0, SHAPE.block_l) < length)[None, :]
 
 
 @triton.jit(do_not_specialize=["chunks", "splits", "tiles"])
 def _moments_kernel(x_ptr, mean_ptr, var_ptr, channels, chunks, splits, tiles, SHAPE: tl.constexpr):
-    """Moments (N, C, splits) of each channel's splits, by Welford's recurrence in each lane."""
+    """Compute the moments (N, C, splits) of each split, by Welford's recurrence in each lane."""
     length = chunks * SHAPE.vector
     split_length = tiles * SHAPE.block_l
     n, c, begin, start = _place(tl.program_id(0), channels, length, splits, split_length, SHAPE)
@@ -83,7 +84,7 @@ def _moments_kernel(x_ptr, mean_ptr, var_ptr, channels, chunks, splits, tiles, S
     count = 0.0
     for position in tl.range(begin, end, SHAPE.block_l, loop_unroll_factor=2):
         inside = _inside(c, position, channels, length, SHAPE)
-        x = tl.load(x_ptr + offsets, mask=inside, other=0).to(tl.float32)
+        x = load(x_ptr, offsets, inside)
         count += 1.0
         delta = tl.where(inside, x - mean, 0.0)
         mean += delta * (1.0 / count)
@@ -106,11 +107,11 @@ def _pool_kernel(
     mean_ptr, var_ptr, pooled_mean_ptr, pooled_var_ptr,
     rows, run, splits, split, length, count, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Moments (rows, run) of channels' splits to those (rows) of groups: total variance.
+    """Pool the moments (rows, run) of splits into those (rows) of groups: total variance.
 
     Args:
-        run: splits of all channels of a group, which lie beside each other.
-        split: positions in a split, but in the last, which has what is left of ``length``.
+        run: number of a group's splits, those of all its channels, which are contiguous.
+        split: positions in a split; the last of a channel has the remainder of ``length``.
         count: elements in a group.
     """
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -120,15 +121,15 @@ def _pool_kernel(
     for first in range(0, run, BLOCK):
         inside = (row < rows)[:, None] & (first + i < run)
         weight = tl.minimum(split, length - (first + i) % splits * split).to(tl.float32)
-        mean = tl.load(mean_ptr + start + first + i, mask=inside, other=0)
+        mean = load(mean_ptr + start, first + i, inside)
         pooled += tl.sum(weight * mean, axis=1)
     pooled /= count
     pooled_var = tl.zeros((BLOCK_ROWS,), tl.float32)
     for first in range(0, run, BLOCK):
         inside = (row < rows)[:, None] & (first + i < run)
         weight = tl.minimum(split, length - (first + i) % splits * split).to(tl.float32)
-        offset = tl.load(mean_ptr + start + first + i, mask=inside, other=0) - pooled[:, None]
-        var = tl.load(var_ptr + start + first + i, mask=inside, other=0) + offset * offset
+        offset = load(mean_ptr + start, first + i, inside) - pooled[:, None]
+        var = load(var_ptr + start, first + i, inside) + offset * offset
         pooled_var += tl.sum(tl.where(inside, weight * var, 0.0), axis=1)
     tl.store(pooled_mean_ptr + row, pooled, mask=row < rows)
     tl.store(pooled_var_ptr + row, pooled_var / count, mask=row < rows)
@@ -136,10 +137,13 @@ def _pool_kernel(
 
 @triton.jit
 def _tile(channels, group_size, chunks, SHAPE: tl.constexpr):
-    """A program's one tile: where it starts, its offsets, and which of them are inside.
+    """Return the location of a program's one tile, and of its channels' values.
 
-    And where its channels' values lie in (N, G') and in (N, C), and which of the channels exist.
-    From the end, because what the kernel before read last may still be in the cache.
+    Programs begin with the last tile, which may still be in the cache from the kernel before.
+
+    Returns:
+        The tile's first offset, its elements' offsets, their mask; the indices of its channels in
+        (N, G') and in (N, C), their mask.
     """
     length = chunks * SHAPE.vector
     tiles = (length + SHAPE.block_l - 1) // SHAPE.block_l
@@ -153,7 +157,8 @@ def _tile(channels, group_size, chunks, SHAPE: tl.constexpr):
 
 @triton.jit
 def _column(ptr, at, exists):
-    return tl.load(ptr + at, mask=exists, other=0)[:, None]
+    """Load channels' values as a column, which broadcasts over a tile."""
+    return load(ptr, at, exists)[:, None]
 
 
 @triton.jit(do_not_specialize=["group_size", "chunks"])
@@ -163,7 +168,7 @@ def _affine_kernel(
 ):  # fmt: skip
     """y = scale * (x - mean) + shift."""
     start, offsets, inside, group, c, exists = _tile(channels, group_size, chunks, SHAPE)
-    x = tl.load(x_ptr + start + offsets, mask=inside, other=0).to(tl.float32)
+    x = load(x_ptr + start, offsets, inside)
     mean = _column(mean_ptr, group, exists)
     y = _column(scale_ptr, c, exists) * (x - mean) + _column(shift_ptr, c, exists)
     tl.store(y_ptr + start + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
@@ -174,7 +179,7 @@ def _sums_kernel(
     dy_ptr, x_ptr, mean_ptr, d_scale_ptr, d_shift_ptr,
     channels, group_size, chunks, splits, tiles, SHAPE: tl.constexpr,
 ):  # fmt: skip
-    """Sums (N, C, splits) of dy * (x - mean) and of dy over each channel's splits."""
+    """Sum dy * (x - mean) and dy over each split: (N, C, splits) each."""
     length = chunks * SHAPE.vector
     split_length = tiles * SHAPE.block_l
     n, c, begin, start = _place(tl.program_id(0), channels, length, splits, split_length, SHAPE)
@@ -190,8 +195,8 @@ def _sums_kernel(
     d_shift = tl.full((SHAPE.block_c, SHAPE.block_l), 0.0, tl.float32)
     for position in tl.range(begin, end, SHAPE.block_l, loop_unroll_factor=2):
         inside = _inside(c, position, channels, length, SHAPE)
-        dy = tl.load(dy_ptr + offsets, mask=inside, other=0).to(tl.float32)
-        x = tl.load(x_ptr + offsets, mask=inside, other=0).to(tl.float32)
+        dy = load(dy_ptr, offsets, inside)
+        x = load(x_ptr, offsets, inside)
         d_scale += dy * (x - mean)
         d_shift += dy
         dy_ptr += step
@@ -209,8 +214,8 @@ def _dx_kernel(
 ):  # fmt: skip
     """dx = scale * dy + slope * (x - mean) + offset."""
     start, offsets, inside, group, c, exists = _tile(channels, group_size, chunks, SHAPE)
-    dy = tl.load(dy_ptr + start + offsets, mask=inside, other=0).to(tl.float32)
-    x = tl.load(x_ptr + start + offsets, mask=inside, other=0).to(tl.float32)
+    dy = load(dy_ptr + start, offsets, inside)
+    x = load(x_ptr + start, offsets, inside)
     mean = _column(mean_ptr, group, exists)
     slope = _column(slope_ptr, group, exists)
     offset = _column(offset_ptr, group, exists)
@@ -222,7 +227,7 @@ def _dx_kernel(
 
 
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """(N, G') means and biased variances in float32."""
+    """Return means and biased variances (N, G') in float32."""
     n, c = x.shape[:2]
     tiling = _Tiling.of(x)
     mean, var = new(x, 2, c * tiling.splits)
@@ -246,14 +251,14 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """scale * (x - mean) + shift, of mean (N, G'), scale and shift (N, C) in float32."""
+    """Return scale * (x - mean) + shift, with mean (N, G'), scale and shift (N, C) in float32."""
     y = torch.empty_like(x)
     _elementwise(_affine_kernel, (x, y), (mean, scale, shift))
     return y
 
 
-def centered_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, C) sums over the map of dy * (x - mean) and of dy, in float32."""
+def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sums over positions of dy * (x - mean) and of dy, (N, C) each, in float32."""
     n, c = x.shape[:2]
     tiling = _Tiling.of(x)
     of_splits = x.new_empty((2, n, c, tiling.splits), dtype=torch.float32)
@@ -266,14 +271,14 @@ def centered_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """scale * dy + slope * (x - mean) + offset, of mean, slope, offset (N, G') and scale (N, C)."""
+    """Return scale * dy + slope * (x - mean) + offset, all (N, G') but scale, which is (N, C)."""
     d_x = torch.empty_like(x)
     _elementwise(_dx_kernel, (dy, x, d_x), (mean, scale, slope, offset))
     return d_x
 
 
 class _Tiling(NamedTuple):
-    """The tiles of a map, and how many consecutive tiles form a split, which one program sums."""
+    """The tiles of a map, and the splits, runs of consecutive tiles that one program sums."""
 
     shape: Shape
     warps: int
@@ -281,10 +286,11 @@ class _Tiling(NamedTuple):
     chunks: int  #: of shape.vector positions
     tiles: int  #: along the positions
     splits: int
-    split_tiles: int  #: in a split, but the last
+    split_tiles: int  #: tiles in a split; the last may have fewer
 
     @classmethod
     def of(cls, x: Tensor) -> "_Tiling":
+        """Choose the tiles and splits for a map."""
         n, c = x.shape[:2]
         length = x.shape[2:].numel()
         padded_c, padded_length = triton.next_power_of_2(c), triton.next_power_of_2(length)
@@ -294,7 +300,7 @@ class _Tiling(NamedTuple):
         else:
             block_c = min(padded_c, CHANNELS, TILE)
             block_l = min(padded_length, TILE // block_c)
-        shape = shape_of(x, length, block_c, block_l)
+        shape = find_shape(x, length, block_c, block_l)
         blocks, tiles = triton.cdiv(c, block_c), triton.cdiv(length, block_l)
         splits = triton.cdiv(PROGRAMS * multiprocessors(x.device), n * blocks)
         split_tiles = max(2, triton.cdiv(tiles, splits))
@@ -303,12 +309,14 @@ class _Tiling(NamedTuple):
         return cls(shape, warps, blocks, length // shape.vector, tiles, splits, split_tiles)
 
 
-def shape_of(x: Tensor, length: int, block_c: int, block_l: int) -> Shape:
+def find_shape(x: Tensor, length: int, block_c: int, block_l: int) -> Shape:
+    """Return the constants for tiles of a map x whose rows have ``length`` elements."""
     last = not x.is_contiguous()
     return Shape(1 if last else min(16, length & -length), last, block_c, block_l)
 
 
 def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:
+    """Launch a kernel with one tile a program, on maps (N, C, *) and values (N, G') or (N, C)."""
     (n, c), groups = maps[0].shape[:2], values[0].shape[1]
     tiling = _Tiling.of(maps[0])
     launch(

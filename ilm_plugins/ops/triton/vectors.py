@@ -5,24 +5,37 @@ import triton.language as tl
 
 
 @triton.jit
-def spread(values, SIZE: tl.constexpr):
-    """(G) to (SIZE), each value repeated.
+def load(ptr, at, exists):
+    """Load values at the offsets ``at`` as float32; 0 where ``exists`` is False."""
+    return tl.load(ptr + at, mask=exists, other=0).to(tl.float32)
 
-    Also where SIZE is G: how the values lie in threads is then not carried from one side to the
-    other, which keeps an auto-encoder's vectors from being repeated in every thread of a tile's.
+
+@triton.jit
+def numbers(COUNT: tl.constexpr, PADDED: tl.constexpr):
+    """Return 0, 1, ... (PADDED), and whether each is below COUNT."""
+    i = tl.arange(0, PADDED)
+    return i, i < COUNT
+
+
+@triton.jit
+def spread(values, SIZE: tl.constexpr):
+    """Repeat each of the values (G) for its neighbours: (SIZE).
+
+    Call it also where SIZE is G: it separates the thread layouts of its input and its output, so
+    that an auto-encoder's vectors are not replicated in each thread of a tile.
     """
     return tl.gather(values, tl.arange(0, SIZE) // (SIZE // values.shape[0]), 0)
 
 
 @triton.jit
 def fold(values, SIZE: tl.constexpr):
-    """(C) to (SIZE), sums of neighbours."""
+    """Sum neighbours of the values (C): (SIZE)."""
     return tl.sum(tl.reshape(values, (SIZE, values.shape[0] // SIZE)), axis=1)
 
 
 @triton.jit
 def coarsen(mean, var, SIZE: tl.constexpr):
-    """Moments of fine groups to those of SIZE coarser ones."""
+    """Pool the means and variances of fine groups into those of SIZE coarser groups."""
     scale = SIZE / mean.shape[0]
     pooled = fold(mean, SIZE) * scale
     offset = mean - spread(pooled, mean.shape[0])
@@ -31,7 +44,10 @@ def coarsen(mean, var, SIZE: tl.constexpr):
 
 @triton.jit
 def refine(d_mean, d_var, coarse_mean, mean):
-    """The vector-Jacobian product of coarsen."""
+    """Return the vector-Jacobian product of coarsen: gradients of the fine groups' moments.
+
+    ``d_mean`` and ``d_var`` are the gradients of the coarse groups' moments.
+    """
     SIZE: tl.constexpr = mean.shape[0]
     scale = coarse_mean.shape[0] / SIZE
     d_var = spread(d_var, SIZE) * scale
@@ -41,7 +57,7 @@ def refine(d_mean, d_var, coarse_mean, mean):
 
 @triton.jit
 def activate(x, NAME: tl.constexpr):
-    """An activation, and its derivative."""
+    """Return the activation NAME of x, and its derivative."""
     if NAME == "tanh":
         small = tl.exp(-2.0 * tl.abs(x))
         y = (1.0 - small) / (1.0 + small)

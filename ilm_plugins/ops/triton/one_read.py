@@ -1,0 +1,159 @@
+"""The one-read kernels: a whole layer with an auto-encoder, with one program for each instance.
+
+A program holds its instance in registers, as rows (BLOCK_C, BLOCK_L). In channels last, a row is a
+channel. Otherwise a row is a fine group, whose channels are contiguous: with 7x7 positions, rows of
+channels would be unaligned, and so short that a warp would spend most of its time on sums over its
+threads.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launching import launch, new
+from .rescaling import rescale, rescale_vjp
+from .sizes import Sizes
+from .streaming import Shape, find_shape, tile_offsets
+from .vectors import fold, load, spread
+
+#: Elements of an instance, padded to powers of two, that a one-read kernel holds in its registers:
+#: 32 a thread on 16 warps, of x and of dy.
+MAX_INSTANCE = 16384
+#: Elements of an encoder or decoder, padded, that a program holds beside the instance.
+MAX_MATRIX = 4096
+
+
+@triton.jit
+def _instance(chunks, SHAPE: tl.constexpr):
+    """Return this program's instance, its first offset, its elements' offsets, and their mask."""
+    n = tl.program_id(0).to(tl.int64)
+    length = chunks * SHAPE.vector
+    inside = (tl.arange(0, SHAPE.block_l) < length)[None, :]
+    inside = tl.broadcast_to(inside, (SHAPE.block_c, SHAPE.block_l))
+    return n, n * SHAPE.block_c * length, tile_offsets(SHAPE.block_c, length, SHAPE), inside
+
+
+@triton.jit
+def _to_elements(values, chunks, SHAPE: tl.constexpr):
+    """Spread the values (channels) over the elements: they broadcast to (BLOCK_C, BLOCK_L)."""
+    in_row: tl.constexpr = values.shape[0] // SHAPE.block_c
+    if in_row == 1:
+        elements = spread(values, SHAPE.block_c)[:, None]
+    else:
+        # Exact for as many elements as fit into registers.
+        position = tl.arange(0, SHAPE.block_l).to(tl.float32) + 0.5
+        channel = (position * (in_row / (chunks * SHAPE.vector))).to(tl.int32)
+        channel = tl.minimum(channel, in_row - 1)[None, :]
+        channel += tl.arange(0, SHAPE.block_c)[:, None] * in_row
+        channel = tl.reshape(channel, (SHAPE.block_c * SHAPE.block_l,))
+        elements = tl.gather(values, channel, 0)
+        elements = tl.reshape(elements, (SHAPE.block_c, SHAPE.block_l))
+    return elements
+
+
+@triton.jit
+def _channel_sums(elements, chunks, SHAPE: tl.constexpr, CHANNELS: tl.constexpr):
+    """Sum the elements, which are 0 outside of the instance, over each channel: (channels).
+
+    If a row has several channels, their sums are differences of the row's cumulative sum.
+    """
+    in_row: tl.constexpr = CHANNELS // SHAPE.block_c
+    if in_row == 1:
+        sums = spread(tl.sum(elements, axis=1), CHANNELS)
+    else:
+        length = chunks * SHAPE.vector // in_row
+        c = tl.arange(0, CHANNELS)
+        last = c // in_row * SHAPE.block_l + (c % in_row + 1) * length - 1
+        running = tl.cumsum(elements, axis=1)
+        running = tl.reshape(running, (SHAPE.block_c * SHAPE.block_l,))
+        sums = tl.gather(running, last, 0)
+        sums -= tl.where(c % in_row > 0, tl.gather(running, tl.maximum(last - length, 0), 0), 0.0)
+    return sums
+
+
+@triton.jit(do_not_specialize=["chunks"])
+def _one_read_kernel(
+    x_ptr, y_ptr, mean_ptr, var_ptr, t, count,
+    chunks, SHAPE: tl.constexpr, SIZES: tl.constexpr,
+):  # fmt: skip
+    """Normalize x, and store its moments (N, G')."""
+    n, start, offsets, inside = _instance(chunks, SHAPE)
+    x = load(x_ptr + start, offsets, inside)
+    mean = fold(tl.sum(x, axis=1), SIZES.fine) / count
+    x = tl.where(inside, x - spread(mean, SHAPE.block_c)[:, None], 0.0)
+    var = fold(tl.sum(x * x, axis=1), SIZES.fine) / count
+    group = n * SIZES.fine + tl.arange(0, SIZES.fine)
+    tl.store(mean_ptr + group, mean)
+    tl.store(var_ptr + group, var)
+    mean, var = spread(mean, SIZES.fine), spread(var, SIZES.fine)
+    scale, shift = rescale(mean, var, t, SIZES)
+    y = _to_elements(scale, chunks, SHAPE) * x
+    y += _to_elements(shift, chunks, SHAPE)
+    tl.store(y_ptr + start + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["chunks"])
+def _one_read_vjp_kernel(
+    dy_ptr, x_ptr, dx_ptr, mean_ptr, var_ptr, gradients_ptr, t, count,
+    chunks, SHAPE: tl.constexpr, SIZES: tl.constexpr,
+):  # fmt: skip
+    """Compute dx, and store the instance's gradients of the tensors."""
+    n, start, offsets, inside = _instance(chunks, SHAPE)
+    dy = load(dy_ptr + start, offsets, inside)
+    x = load(x_ptr + start, offsets, inside)
+    group = n * SIZES.fine + tl.arange(0, SIZES.fine)
+    mean = tl.load(mean_ptr + group)
+    var = tl.load(var_ptr + group)
+    x -= spread(mean, SHAPE.block_c)[:, None]
+    d_scale = _channel_sums(dy * x, chunks, SHAPE, SIZES.channels)
+    d_shift = _channel_sums(dy, chunks, SHAPE, SIZES.channels)
+    scale, slope, offset = rescale_vjp(
+        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, SIZES
+    )
+    d_x = _to_elements(scale, chunks, SHAPE) * dy
+    d_x += spread(slope, SHAPE.block_c)[:, None] * x
+    d_x += spread(offset, SHAPE.block_c)[:, None]
+    tl.store(dx_ptr + start + offsets, d_x.to(dx_ptr.dtype.element_ty), mask=inside)
+
+
+# ---- host
+
+
+def shape_for(x: Tensor, sizes: Sizes) -> Shape | None:
+    """Return how a one-read kernel holds an instance of x, or None if it cannot."""
+    if sizes.kind != "Autoencoder" or sizes.padded_hidden * sizes.rows > MAX_MATRIX:
+        return None
+    rows = sizes.fine if x.is_contiguous() else sizes.channels
+    length = x[0].numel() // rows
+    shape = find_shape(x, length, rows, triton.next_power_of_2(length))
+    return shape if shape.block_c * shape.block_l <= MAX_INSTANCE else None
+
+
+def forward(x: Tensor, pointers, shape: Shape, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the normalized x, and its means and variances (N, G')."""
+    y, (mean, var) = torch.empty_like(x), new(x, 2, sizes.fine)
+    _launch(_one_read_kernel, (x, y, mean, var), pointers, shape, sizes)
+    return y, mean, var
+
+
+def backward(
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gradients: Tensor, pointers, shape, sizes
+) -> Tensor:
+    """Return dx; write each instance's gradients of the tensors to ``gradients`` (N, *)."""
+    dx = torch.empty_like(x)
+    maps = dy, x, dx, mean, var, gradients
+    _launch(_one_read_vjp_kernel, maps, pointers, shape, sizes)
+    return dx
+
+
+def _launch(kernel, maps: Sequence[Tensor], pointers, shape: Shape, sizes: Sizes) -> None:
+    """Launch a one-read kernel on tensors, of which the first has the layout of x."""
+    instance = maps[0][0].numel()
+    chunks = instance // (shape.block_c * shape.vector)
+    launch(
+        kernel, len(maps[0]), *maps, pointers, float(instance // sizes.fine),
+        chunks, shape, sizes, num_warps=min(16, max(4, shape.block_c * shape.block_l // 1024)),
+    )  # fmt: skip

@@ -1,0 +1,74 @@
+"""The kernels that compute any network, and its gradients, with one program for each instance."""
+
+import triton
+import triton.language as tl
+
+from .autoencoder import autoencoder, autoencoder_vjp
+from .mixture import exemplar, exemplar_vjp, switch, switch_vjp
+from .vectors import fold, load, numbers
+
+
+@triton.jit
+def rescale(mean, var, t, SIZES: tl.constexpr):
+    """Compute scale and shift (padded channels) from the moments (padded fine) of an instance."""
+    if SIZES.kind == "Autoencoder":
+        scale, shift = autoencoder(mean, var, t, SIZES)
+    elif SIZES.kind == "Exemplar":
+        scale, shift = exemplar(mean, var, t, SIZES)
+    else:
+        scale, shift = switch(mean, var, t, SIZES)
+    return scale, shift
+
+
+@triton.jit
+def rescale_vjp(n, d_scale, d_shift, mean, var, t, gradients_ptr, count, SIZES: tl.constexpr):
+    """Return the scale (padded channels), slope and offset (padded fine) of dx of instance n.
+
+    Stores the instance's gradients of the tensors; EN's and SN's slope and offset lack the part
+    through the batch's moments. ``count`` is the number of elements in a fine group.
+    """
+    gradients_ptr += n * SIZES.gradients
+    if SIZES.kind == "Autoencoder":
+        scale, d_mean, d_var = autoencoder_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES)
+        d_mean -= fold(scale * d_shift, SIZES.fine)
+    elif SIZES.kind == "Exemplar":
+        scale, d_mean, d_var = exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES)
+        d_mean -= scale * d_shift
+    else:
+        scale, d_mean, d_var = switch_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES)
+        d_mean -= scale * d_shift
+    return scale, d_var * (2.0 / count), d_mean / count
+
+
+@triton.jit
+def rescale_kernel(mean_ptr, var_ptr, scale_ptr, shift_ptr, t, SIZES: tl.constexpr):
+    """Compute scale and shift (N, C) from moments (N, G')."""
+    n = tl.program_id(0).to(tl.int64)
+    group, is_group = numbers(SIZES.fine, SIZES.padded_fine)
+    c, is_channel = numbers(SIZES.channels, SIZES.padded_channels)
+    mean = load(mean_ptr + n * SIZES.fine, group, is_group)
+    var = load(var_ptr + n * SIZES.fine, group, is_group)
+    scale, shift = rescale(mean, var, t, SIZES)
+    tl.store(scale_ptr + n * SIZES.channels + c, scale, mask=is_channel)
+    tl.store(shift_ptr + n * SIZES.channels + c, shift, mask=is_channel)
+
+
+@triton.jit
+def rescale_vjp_kernel(
+    d_scale_ptr, d_shift_ptr, mean_ptr, var_ptr, scale_ptr, slope_ptr, offset_ptr, gradients_ptr,
+    t, count, SIZES: tl.constexpr,
+):  # fmt: skip
+    """Compute ``rescale_vjp`` from the sums (N, C) of dy * (x - mean) and of dy."""
+    n = tl.program_id(0).to(tl.int64)
+    group, is_group = numbers(SIZES.fine, SIZES.padded_fine)
+    c, is_channel = numbers(SIZES.channels, SIZES.padded_channels)
+    d_scale = load(d_scale_ptr + n * SIZES.channels, c, is_channel)
+    d_shift = load(d_shift_ptr + n * SIZES.channels, c, is_channel)
+    mean = load(mean_ptr + n * SIZES.fine, group, is_group)
+    var = load(var_ptr + n * SIZES.fine, group, is_group)
+    scale, slope, offset = rescale_vjp(
+        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, SIZES
+    )
+    tl.store(scale_ptr + n * SIZES.channels + c, scale, mask=is_channel)
+    tl.store(slope_ptr + n * SIZES.fine + group, slope, mask=is_group)
+    tl.store(offset_ptr + n * SIZES.fine + group, offset, mask=is_group)
