@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from ..ops import Autoencoder
 from .autoencoder import AutoencoderNorm
 from .options import check_choice, check_divides, takes_options_of
 from .projection import sigmoid
@@ -41,6 +40,7 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
     """
 
     mean_drives = "omega"
+    activations = ("sigmoid", "tanh")
     papers_form = ("combine", "a(WE)+B")
 
     @takes_options_of(AutoencoderNorm)
@@ -62,10 +62,6 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         super().__init__(num_channels, num_groups, num_key_groups, eps, **options)
         self.combine = combine
         self.check_identity()
-
-    def network(self) -> Autoencoder:
-        """Return the description of ``rescale`` for kernels that compute it themselves."""
-        return self.autoencoder(("sigmoid", "tanh"), combine=self.combine)
 
     def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         """Return omega and beta, (N, key groups, C / key groups) each, from moments (N, G')."""

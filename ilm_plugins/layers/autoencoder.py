@@ -40,6 +40,10 @@ class AutoencoderNorm(AdaptiveNorm):
     omega_offset: Tensor
     #: "beta" or "omega": what the mean predicts; the variance predicts the other.
     mean_drives: str
+    #: Activations of the outputs decoded from the mean and from the variance.
+    activations: tuple[str, str]
+    #: How omega and beta are computed from these outputs and the weight or bias, see AssocNorm.
+    combine: str
     #: Name of the option that selects a variant, and its value for the paper's equations.
     papers_form: tuple[str, object]
 
@@ -195,21 +199,16 @@ class AutoencoderNorm(AdaptiveNorm):
         shift = beta + omega * offset.unsqueeze(2)
         return scale.view(n, c), shift.view(n, c)
 
-    def autoencoder(self, activations: tuple[str, str], combine: str) -> Autoencoder:
-        """Return the description of ``rescale`` for kernels that compute it themselves.
-
-        Args:
-            activations: names, for the outputs decoded from the mean and from the variance.
-            combine: how outputs and weight or bias are combined, see AssocNorm.
-        """
+    def network(self) -> Autoencoder:
+        """Return the description of ``rescale`` for kernels that compute it themselves."""
         return Autoencoder(
             self.num_groups,
             self.num_key_groups,
             self.hidden,
             self.eps,
             self.mean_drives,
-            activations,
-            combine,
+            self.activations,
+            self.combine,
         )
 
     def extra_repr(self) -> str:

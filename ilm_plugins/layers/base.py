@@ -53,16 +53,13 @@ class AdaptiveNorm(nn.GroupNorm):
 
     def reset_parameters(self) -> None:
         """Initialize all parameters and buffers again, those of child modules included."""
+        tensors = {**self._parameters, **self._buffers}
         # nn.GroupNorm's constructor calls this before a subclass has registered its own tensors.
-        self.reset_tensors(dict(self.named_parameters(recurse=False)))
-        self.reset_tensors(dict(self.named_buffers(recurse=False)))
+        for name in tensors.keys() & self.initial_values.keys():
+            if tensors[name] is not None:
+                nn.init.constant_(tensors[name], self.initial_values[name])
         for child in self.children():
             child.reset_parameters()
-
-    def reset_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Fill tensors with the ``initial_values`` of their names; leave others as they are."""
-        for name in tensors.keys() & self.initial_values.keys():
-            nn.init.constant_(tensors[name], self.initial_values[name])
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x (N, C, *); the output has x's shape, dtype and memory layout.

@@ -2,7 +2,6 @@
 
 from torch import nn
 
-from ..ops import Autoencoder
 from .autoencoder import AutoencoderNorm
 from .options import check_activations, check_divides, takes_options_of
 from .projection import ACTIVATIONS
@@ -49,6 +48,7 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
     """
 
     mean_drives = "beta"
+    combine = "a(WE)+B"
     papers_form = ("activations", ("tanh", "sigmoid"))
 
     @takes_options_of(AutoencoderNorm)
@@ -68,10 +68,6 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         super().__init__(num_channels, num_groups, num_channels // key_group_size, eps, **options)
         self.activations = tuple(activations)
         self.check_identity()
-
-    def network(self) -> Autoencoder:
-        """Return the description of ``rescale`` for kernels that compute it themselves."""
-        return self.autoencoder(self.activations, combine="a(WE)+B")
 
     def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         """Return omega and beta, (N, key groups, C / key groups) each, from moments (N, G')."""

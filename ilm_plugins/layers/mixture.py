@@ -94,10 +94,6 @@ class MixtureNorm(AdaptiveNorm):
         """Whether forward now uses the batch's statistics for BN and updates the running ones."""
         return "BN" in self.normalizers and self.training and not self.frozen
 
-    def reset_running_stats(self) -> None:
-        """Set the running statistics to mean 0 and variance 1, as before the first batch."""
-        self.reset_tensors(dict(self.named_buffers(recurse=False)))
-
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x (N, C, *), and update the running statistics in training."""
         self.check_input(x)

@@ -57,14 +57,17 @@ def check_known(layer: type, options: Mapping[str, Any], args: Iterable[Any] = (
             )
 
 
+def _check(is_valid: bool, layer: str, option: str, value: Any, problem: str) -> None:
+    """Raise OptionError, naming layer, option, value and problem, unless the value is valid."""
+    if not is_valid:
+        raise OptionError(f"{layer}: {option}={value!r} {problem}")
+
+
 def check_choice(layer: str, option: str, value: Any, choices: Iterable[Any]) -> None:
     """Raise OptionError, naming layer and option, unless ``value`` is one of ``choices``."""
     choices = list(choices)
-    if value not in choices:
-        raise OptionError(
-            f"{layer}: {option}={value!r} is unknown; set it to one of "
-            + ", ".join(map(repr, choices))
-        )
+    listed = ", ".join(map(repr, choices))
+    _check(value in choices, layer, option, value, f"is unknown; set it to one of {listed}")
 
 
 def check_divides(layer: str, num_channels: int, option: str, value: int) -> None:
@@ -86,62 +89,47 @@ def check_divides(layer: str, num_channels: int, option: str, value: int) -> Non
 
 def check_positive(layer: str, option: str, value: int) -> None:
     """Raise OptionError, naming layer and option, unless ``value`` is a positive integer."""
-    if not _is_integer(value) or value < 1:
-        raise OptionError(f"{layer}: {option}={value!r} is not a positive integer; set one")
+    is_positive = _is_integer(value) and value >= 1
+    _check(is_positive, layer, option, value, "is not a positive integer; set one")
 
 
 def check_eps(layer: str, eps: float) -> None:
     """Raise OptionError unless ``eps`` is above 0, also in float32, and at most 1."""
-    if not _is_number(eps) or not torch.finfo(torch.float32).tiny <= eps <= 1:
-        raise OptionError(
-            f"{layer}: eps={eps!r} is not a number above 0 in float32, and 1 at most; "
-            "set what is added to the variance, 1e-5 by default"
-        )
+    is_valid = _is_number(eps) and torch.finfo(torch.float32).tiny <= eps <= 1
+    problem = "is not a number above 0 in float32, and 1 at most; set what is added to the variance"
+    _check(is_valid, layer, "eps", eps, f"{problem}, 1e-5 by default")
 
 
 def check_flag(layer: str, option: str, value: bool) -> None:
     """Raise OptionError unless ``value`` is a bool; the string "False" would count as True."""
-    if not isinstance(value, bool):
-        raise OptionError(f"{layer}: {option}={value!r} is unknown; set it to one of True, False")
+    is_bool = isinstance(value, bool)
+    _check(is_bool, layer, option, value, "is unknown; set it to one of True, False")
 
 
 def check_momentum(layer: str, momentum: float) -> None:
     """Raise OptionError unless ``momentum`` is a number from 0 to 1."""
-    if not _is_number(momentum) or not 0 <= momentum <= 1:
-        raise OptionError(
-            f"{layer}: momentum={momentum!r} is not between 0 and 1; "
-            "set the weight of the newest batch in the running statistics, 0.1 by default"
-        )
+    is_valid = _is_number(momentum) and 0 <= momentum <= 1
+    problem = "is not between 0 and 1; set the weight of the newest batch in the running statistics"
+    _check(is_valid, layer, "momentum", momentum, f"{problem}, 0.1 by default")
 
 
 def check_normalizers(layer: str, normalizers: Any, choices: Iterable[str]) -> None:
-    """Raise OptionError unless ``normalizers`` lists distinct ``choices``, at least one.
-
-    ``layer`` is the layer's name, for the message.
-    """
-    if not isinstance(normalizers, list | tuple) or not normalizers:
-        raise OptionError(
-            f"{layer}: normalizers={normalizers!r} is empty or no tuple; "
-            f"list at least one of {', '.join(map(repr, choices))}"
-        )
+    """Raise OptionError unless ``normalizers`` lists distinct ``choices``, at least one."""
+    is_list = isinstance(normalizers, list | tuple) and len(normalizers) > 0
+    listed = ", ".join(map(repr, choices))
+    problem = f"is empty or no tuple; list at least one of {listed}"
+    _check(is_list, layer, "normalizers", normalizers, problem)
     for normalizer in normalizers:
         check_choice(layer, "normalizers", normalizer, choices)
-    if len(set(normalizers)) != len(normalizers):
-        raise OptionError(
-            f"{layer}: normalizers={normalizers!r} repeats one; list each once at most"
-        )
+    are_distinct = len(set(normalizers)) == len(normalizers)
+    _check(are_distinct, layer, "normalizers", normalizers, "repeats one; list each once at most")
 
 
 def check_activations(layer: str, activations: Any, choices: Iterable[str]) -> None:
-    """Raise OptionError unless ``activations`` is a list or tuple of two of ``choices``.
-
-    ``layer`` is the layer's name, for the message.
-    """
-    if not isinstance(activations, list | tuple) or len(activations) != 2:
-        raise OptionError(
-            f"{layer}: activations={activations!r} is not a pair; "
-            "give two names, for (mean, variance)"
-        )
+    """Raise OptionError unless ``activations`` is a list or tuple of two of ``choices``."""
+    is_pair = isinstance(activations, list | tuple) and len(activations) == 2
+    problem = "is not a pair; give two names, for (mean, variance)"
+    _check(is_pair, layer, "activations", activations, problem)
     for activation in activations:
         check_choice(layer, "activations", activation, choices)
 

@@ -18,6 +18,7 @@ class Projection(nn.Module):
         in_features, out_features, bias: as for nn.Linear.
         init: "default" (as nn.Linear), "normal" (the standard normal distribution, Section 4.1.1 of
             the ILM paper) or "zeros".
+        factory: device and dtype.
     """
 
     def __init__(
@@ -26,17 +27,12 @@ class Projection(nn.Module):
         out_features: int,
         bias: bool = False,
         init: str = "default",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **factory,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.init = in_features, out_features, init
-        self.weight = nn.Parameter(
-            torch.empty(out_features, in_features, device=device, dtype=dtype)
-        )
-        self.bias = (
-            nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
-        )
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, **factory))
+        self.bias = nn.Parameter(torch.empty(out_features, **factory)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
