@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cases import SEED, inputs, randomized
+from cases import SEED, channels_last, inputs, randomized
 from ilm_plugins import NORMS
 from ilm_plugins.layers.assoc import COMBINE
 from ilm_plugins.layers.mixture import NORMALIZERS
@@ -20,12 +20,27 @@ usual = settings(
 INDEPENDENT = ("ILMGN", "ILMIN", "ILMLN", "AssocNorm")
 
 
-def thorough(few, many):
-    """Settings decorate a property: a few cases every day, and many where time allows."""
-    few, many = (settings(usual, max_examples=number) for number in (few, many))
-    return pytest.mark.parametrize(
-        "examples", [few, pytest.param(many, marks=pytest.mark.long)], ids=["few", "many"]
-    )
+def for_any(names, few, many):
+    """Decorate a property, a function of a layer's name and of hypothesis's source of data.
+
+    It becomes a test of each layer, of few examples every day and of many where time allows.
+    """
+    examples = few, pytest.param(many, marks=pytest.mark.long)
+
+    def decorate(check):
+        @pytest.mark.parametrize("name", names)
+        @pytest.mark.parametrize("number", examples, ids=["few", "many"])
+        def test(name, number):
+            def holds(data):
+                check(name, data)
+
+            holds.__name__ = check.__name__  # by which hypothesis seeds its examples
+            settings(usual, max_examples=number)(given(st.data())(holds))()
+
+        test.__doc__ = check.__doc__
+        return test
+
+    return decorate
 
 
 def divisors(n):
@@ -35,32 +50,29 @@ def divisors(n):
 def options(name, channels):
     """All options of a layer, and some of their values."""
     activation = st.sampled_from(sorted(ACTIVATIONS))
-    hidden, eps = st.integers(1, 16), st.sampled_from([1e-5, 1e-3, 0.1])
+    found = {"eps": st.sampled_from([1e-5, 1e-3, 0.1])}
+    if name not in ("ILMIN", "ILMLN"):
+        found["num_groups"] = divisors(channels)
     if name in INDEPENDENT:
-        found = {"hidden": hidden, "num_groups": None, "init": st.sampled_from(INITS)}
-        if name == "AssocNorm":
-            found["num_key_groups"] = divisors(channels)
-            found["combine"] = st.sampled_from(sorted(COMBINE))
-        else:
-            found["key_group_size"] = divisors(channels)
-            found["activations"] = st.tuples(activation, activation)
-        if name in ("ILMIN", "ILMLN"):
-            del found["num_groups"]
+        found |= {"hidden": st.integers(1, 16), "init": st.sampled_from(INITS)}
     else:
         several = st.lists(st.sampled_from(NORMALIZERS), min_size=1, unique=True)
-        found = {"normalizers": several.map(tuple), "num_groups": None}
-        found["momentum"] = st.sampled_from([0.0, 0.1, 1.0])
-        if name == "EN":
-            found |= {
-                "reduction": divisors(channels),
-                "expansion": hidden,
-                "ratio_net": st.sampled_from(["conv", "no_conv", "mlp"]),
-                "activation": st.sampled_from(["tanh", "relu"]),
-                "shared_affine": st.booleans(),
-            }
-    if "num_groups" in found:
-        found["num_groups"] = divisors(channels)
-    return st.fixed_dictionaries({"eps": eps, **found}).map(_with_identity)
+        found |= {"normalizers": several.map(tuple), "momentum": st.sampled_from([0.0, 0.1, 1.0])}
+    if name == "AssocNorm":
+        found["num_key_groups"] = divisors(channels)
+        found["combine"] = st.sampled_from(sorted(COMBINE))
+    elif name in INDEPENDENT:
+        found["key_group_size"] = divisors(channels)
+        found["activations"] = st.tuples(activation, activation)
+    elif name == "EN":
+        found |= {
+            "reduction": divisors(channels),
+            "expansion": st.integers(1, 16),
+            "ratio_net": st.sampled_from(["conv", "no_conv", "mlp"]),
+            "activation": st.sampled_from(["tanh", "relu"]),
+            "shared_affine": st.booleans(),
+        }
+    return st.fixed_dictionaries(found).map(_with_identity)
 
 
 INITS = ("default", "normal", "identity")
@@ -84,7 +96,7 @@ def layers(draw, name, channels, dtype=torch.float64, **fixed):
 
 LAYOUTS = {
     "contiguous": lambda x: x,
-    "channels last": lambda x: x.movedim(1, -1).contiguous().movedim(-1, 1),
+    "channels last": channels_last,
     "transposed": lambda x: x.transpose(0, -1).contiguous().transpose(0, -1),
     "every other": lambda x: x.repeat_interleave(2, -1)[..., ::2],
     "a part": lambda x: torch.cat((x, x), 1)[:, : x.shape[1]],
@@ -105,6 +117,13 @@ def maps(draw, channels, dtype=torch.float64, batches=some_batches, sizes=some_s
     """A random map in a random layout."""
     shape = (draw(batches), channels, *draw(sizes))
     return draw(layouts)(inputs(*shape, dtype=dtype, seed=draw(st.integers(0, 99))))
+
+
+@st.composite
+def layers_and_maps(draw, name, **fixed):
+    """A layer in float64, and a map for it."""
+    channels = draw(channel_counts)
+    return draw(layers(name, channels, **fixed)), draw(maps(channels))
 
 
 def gradients(y, variables, seed=3):

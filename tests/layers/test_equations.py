@@ -5,14 +5,19 @@ import torch
 from torch import nn
 
 import transcription
-from cases import CASES, CHANNELS, KERNELS, MAIN, exemplar_with_ratios, inputs, modes, randomized
+from cases import (
+    CASES,
+    CHANNELS,
+    MAIN,
+    every_backend,
+    exemplar_with_ratios,
+    inputs,
+    modes,
+    randomized,
+)
 from ilm_plugins import ExemplarNorm, use_backend
 
 SHAPES = [(3, CHANNELS), (3, CHANNELS, 5), (2, CHANNELS, 4, 3), (2, CHANNELS, 2, 3, 2)]
-
-
-def parameters_of(layer):
-    return [p for p in layer.parameters() if p.requires_grad]
 
 
 @modes(CASES)
@@ -26,7 +31,7 @@ def test_output_and_gradients_equal_the_transcription(name, training):
         torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
         seed = inputs(*shape, seed=2)
-        variables = [x, *parameters_of(layer)]
+        variables = [x, *layer.parameters()]
         grads = torch.autograd.grad(actual, variables, seed)
         expected_grads = torch.autograd.grad(expected, variables, seed, allow_unused=True)
         for grad, want in zip(grads, expected_grads, strict=True):
@@ -42,10 +47,8 @@ def test_gradcheck(name, training):
     buffers = {n: b.clone() for n, b in layer.named_buffers()}
 
     def function(x, *parameters):
-        state = {
-            **dict(zip(names, parameters, strict=True)),
-            **{n: b.clone() for n, b in buffers.items()},
-        }
+        state = dict(zip(names, parameters, strict=True))
+        state |= {n: b.clone() for n, b in buffers.items()}
         return torch.func.functional_call(layer, state, (x,))
 
     variables = (x, *(p.detach().requires_grad_() for p in layer.parameters()))
@@ -151,7 +154,7 @@ def test_identity_is_the_norm_that_it_replaces(name):
     assert layer.decode_var.weight.grad.abs().min() > 0
 
 
-@pytest.mark.parametrize("backend", [KERNELS, "reference"])
+@every_backend
 @pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0])
 @pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
 def test_identity_is_exact_whatever_the_size_of_the_weights(name, size, backend):

@@ -9,12 +9,13 @@ import copy
 import inspect
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from cases import CHANNELS, MAIN, inputs, modes, randomized
+from cases import CHANNELS, MAIN, inputs, modes, randomized, results
 from ilm_plugins import NORMS, ILMGroupNorm, ILMInstanceNorm
 
 torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
@@ -22,20 +23,11 @@ torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
 SHAPES = [(2, CHANNELS), (2, CHANNELS, 5), (2, CHANNELS, 3, 4), (1, CHANNELS, 2, 3, 2)]
 every_layer = pytest.mark.parametrize("name", MAIN)
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{len(s)}-D")
-DEVICES = ["cpu", "meta"]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def build(name, dtype=torch.float64, training=True):
     return randomized(MAIN[name], dtype).train(training)
-
-
-def run(module, x, seed=5):
-    """The output, and the gradients of x and of the parameters."""
-    x = x if x.requires_grad else x.detach().requires_grad_()
-    y = module(x)
-    dy = inputs(*x.shape, seed=seed).to(x)
-    return [y, *torch.autograd.grad(y, [x, *module.parameters()], dy)]
 
 
 def noncontiguous(x):
@@ -54,10 +46,7 @@ def test_non_contiguous_tensors(name, shape, training):
     for target, of_x, of_dy in itertools.product(
         (module, strided), (x, noncontiguous(x)), (dy, noncontiguous(dy))
     ):
-        of_x = of_x.detach().requires_grad_()
-        twin = copy.deepcopy(target)
-        y = twin(of_x)
-        found.append([y, *torch.autograd.grad(y, [of_x, *twin.parameters()], of_dy)])
+        found.append(results(copy.deepcopy(target), of_x, of_dy))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-9, atol=1e-9)
 
@@ -66,8 +55,10 @@ def test_non_contiguous_tensors(name, shape, training):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_factory_kwargs(name, dtype):
     assert {"device", "dtype"} <= set(inspect.signature(NORMS[name].__init__).parameters)
-    for device in DEVICES:
+    for device in ("cpu", "meta"):
         module = MAIN[name](device=device, dtype=dtype)
+        x = torch.zeros(2, CHANNELS, 3, device=device, dtype=dtype)
+        assert module(x).shape == x.shape
         tensors = [*module.parameters(), *module.buffers()]
         assert {t.device.type for t in tensors} == {device}
         assert {t.dtype for t in tensors if t.is_floating_point()} == {dtype}
@@ -127,12 +118,13 @@ def test_if_train_and_eval_modes_differ(name):
 @modes(MAIN)
 @needs_gpu
 def test_cpu_gpu_parity(name, training):
-    module, x = build(name, torch.float32, training), inputs(2, CHANNELS, 3, 4).float()
+    module = build(name, torch.float32, training)
+    x, dy = (inputs(2, CHANNELS, 3, 4, dtype=torch.float32, seed=seed) for seed in (1, 5))
     moved = copy.deepcopy(module).cuda()
-    found = [t.cpu() for t in run(moved, x.cuda())]
-    torch.testing.assert_close(found, run(module, x), rtol=1e-3, atol=1e-3)
-    back = [t for t in moved.cpu().state_dict().values()]
-    torch.testing.assert_close(back, list(module.state_dict().values()), rtol=1e-4, atol=1e-4)
+    found = [t.cpu() for t in results(moved, x.cuda(), dy.cuda())]
+    torch.testing.assert_close(found, results(module, x, dy), rtol=1e-3, atol=1e-3)
+    states = (dict(m.state_dict()) for m in (moved.cpu(), module))
+    torch.testing.assert_close(*states, rtol=1e-4, atol=1e-4)
 
 
 # ---- models of other packages
@@ -160,23 +152,23 @@ def fitting(channels):
     return ILMGroupNorm(channels, math.gcd(32, channels), key_group_size=math.gcd(16, channels))
 
 
+models = torchvision.models
 TORCHVISION = {
-    "resnet18": lambda models, norm: models.resnet18(norm_layer=norm),
-    "resnext50": lambda models, norm: models.resnext50_32x4d(norm_layer=norm),
-    "mobilenet_v2": lambda models, norm: models.mobilenet_v2(norm_layer=norm),
-    "mobilenet_v3": lambda models, norm: models.mobilenet_v3_small(norm_layer=norm),
-    "efficientnet_b0": lambda models, norm: models.efficientnet_b0(norm_layer=norm),
-    "regnet": lambda models, norm: models.regnet_y_400mf(norm_layer=norm),
-    "fpn": lambda models, norm: models.detection.backbone_utils.resnet_fpn_backbone(
-        backbone_name="resnet18", weights=None, norm_layer=norm
+    "resnet18": models.resnet18,
+    "resnext50": models.resnext50_32x4d,
+    "mobilenet_v2": models.mobilenet_v2,
+    "mobilenet_v3": models.mobilenet_v3_small,
+    "efficientnet_b0": models.efficientnet_b0,
+    "regnet": models.regnet_y_400mf,
+    "fpn": partial(
+        models.detection.backbone_utils.resnet_fpn_backbone, backbone_name="resnet18", weights=None
     ),
 }
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name):
-    plain = TORCHVISION[name](torchvision.models, nn.BatchNorm2d)
-    model = TORCHVISION[name](torchvision.models, fitting)
+    plain, model = (TORCHVISION[name](norm_layer=norm) for norm in (nn.BatchNorm2d, fitting))
     assert trains(model) == count(plain) and count(model) == 0
 
 

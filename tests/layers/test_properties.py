@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from cases import KERNELS, inputs
+from cases import BACKENDS, KERNELS, every_backend, inputs, results
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.ops import moments
 
 pytest.importorskip("hypothesis", reason="needs hypothesis")
-from hypothesis import given
 from hypothesis import strategies as st
 
 from generated import (
@@ -22,46 +21,35 @@ from generated import (
     channel_counts,
     extreme,
     extremes,
+    for_any,
     gradients,
     layers,
+    layers_and_maps,
     maps,
     options,
-    thorough,
 )
 
-thoroughness = thorough(few=15, many=500)
+#: Examples of each property, every day and where time allows.
+COUNTS = {"few": 15, "many": 500}
 every_layer = pytest.mark.parametrize("name", NORMS)
-every_independent_layer = pytest.mark.parametrize("name", INDEPENDENT)
 
 #: Not "triton", whose interpreter needs a process of its own: tests/ops/test_triton_properties.py.
-backends = st.sampled_from([KERNELS, "reference"])
+backends = st.sampled_from(BACKENDS)
 
 # ---- backends and layouts
 
 
-@every_layer
-@thoroughness
-def test_backends_and_layouts_agree(name, examples):
-    @examples
-    @given(st.data())
-    def holds(data):
-        channels = data.draw(channel_counts)
-        layer, x = data.draw(layers(name, channels)), data.draw(maps(channels))
-        found = []
-        for backend, laid_out in (
-            (KERNELS, x),
-            ("reference", x),
-            ("reference", x.contiguous()),
-        ):
-            twin, leaf = copy.deepcopy(layer), laid_out.detach().requires_grad_()
-            with use_backend(backend):
-                y = twin(leaf)
-            found.append([y, *gradients(y, [leaf, *twin.parameters()]), *twin.buffers()])
-        for kernels, reference, contiguous in zip(*found, strict=True):
-            assert_same(reference, contiguous, 1e-9)
-            assert_same(kernels, contiguous, 1e-9)
-
-    holds()
+@for_any(NORMS, **COUNTS)
+def test_backends_and_layouts_agree(name, data):
+    layer, x = data.draw(layers_and_maps(name))
+    found = []
+    dy = inputs(*x.shape, seed=3)
+    for backend, laid_out in ((KERNELS, x), ("reference", x), ("reference", x.contiguous())):
+        twin = copy.deepcopy(layer)
+        found.append([*results(twin, laid_out, dy, backend), *twin.buffers()])
+    for kernels, reference, contiguous in zip(*found, strict=True):
+        assert_same(reference, contiguous, 1e-9)
+        assert_same(kernels, contiguous, 1e-9)
 
 
 # ---- extreme values
@@ -70,20 +58,11 @@ def test_backends_and_layouts_agree(name, examples):
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
-@every_layer
-@thoroughness
-def test_extreme_values_stay_finite(name, examples):
-    @examples
-    @given(st.data())
-    def holds(data):
-        layer, x = data.draw(extremes(name, DTYPES))
-        with use_backend(data.draw(backends)):
-            assert_finite(layer, x)
-
-    holds()
-
-
-every_backend = pytest.mark.parametrize("backend", [KERNELS, "reference"])
+@for_any(NORMS, **COUNTS)
+def test_extreme_values_stay_finite(name, data):
+    layer, x = data.draw(extremes(name, DTYPES))
+    with use_backend(data.draw(backends)):
+        assert_finite(layer, x)
 
 
 @every_layer
@@ -114,102 +93,71 @@ def test_squares_that_overflow_give_nan(name, dtype, backend):
 large_means = st.sampled_from([0.0, 10.0, 100.0, 1000.0])
 
 
-@every_independent_layer
-@thoroughness
-def test_an_instance_does_not_depend_on_its_batch(name, examples):
+@for_any(INDEPENDENT, **COUNTS)
+def test_an_instance_does_not_depend_on_its_batch(name, data):
     """Bit for bit, with its gradient; in the reference, where instances do not lie interleaved in
     memory, and but for its gradient."""
-
-    @examples
-    @given(st.data())
-    def holds(data):
-        channels = data.draw(channel_counts)
-        x = data.draw(maps(channels, torch.float32)) + data.draw(large_means)
-        torch.manual_seed(data.draw(st.integers(0, 9)))
-        layer = NORMS[name](channels, **data.draw(options(name, channels)))
-        mean, var = moments(x, layer.moment_groups)
-        ratio = (mean.abs() / (var + layer.eps).sqrt()).max().item()
-        at_large_means = max(1e-6, 1e-7 * ratio)
-        apart_in_memory = x.stride(0) == max(x.stride())
-        x.requires_grad_()
-        tolerances = {"cpu": 0, "reference": 0 if apart_in_memory else at_large_means}
-        for backend, tolerance in tolerances.items():
-            if backend not in (KERNELS, "reference"):
-                continue
-            with use_backend(backend):
-                together = layer(x)
-                apart = torch.cat([layer(instance) for instance in x.split(1)])
-            assert_same(together, apart, tolerance)
-            found, expected = (gradients(y, [x])[0] for y in (together, apart))
-            assert_same(found, expected, 0 if backend == "cpu" else 10 * max(1e-6, tolerance))
-
-    holds()
+    channels = data.draw(channel_counts)
+    x = data.draw(maps(channels, torch.float32)) + data.draw(large_means)
+    torch.manual_seed(data.draw(st.integers(0, 9)))
+    layer = NORMS[name](channels, **data.draw(options(name, channels)))
+    mean, var = moments(x, layer.moment_groups)
+    ratio = (mean.abs() / (var + layer.eps).sqrt()).max().item()
+    at_large_means = max(1e-6, 1e-7 * ratio)
+    apart_in_memory = x.stride(0) == max(x.stride())
+    x.requires_grad_()
+    tolerances = {"cpu": 0, "reference": 0 if apart_in_memory else at_large_means}
+    for backend, tolerance in tolerances.items():
+        if backend not in BACKENDS:
+            continue
+        with use_backend(backend):
+            together = layer(x)
+            apart = torch.cat([layer(instance) for instance in x.split(1)])
+        assert_same(together, apart, tolerance)
+        found, expected = (gradients(y, [x])[0] for y in (together, apart))
+        assert_same(found, expected, 0 if backend == "cpu" else 10 * max(1e-6, tolerance))
 
 
-@every_layer
-@thoroughness
-def test_the_order_of_the_batch_does_not_matter(name, examples):
-    @examples
-    @given(st.data())
-    def holds(data):
-        channels = data.draw(channel_counts)
-        layer, x = data.draw(layers(name, channels)), data.draw(maps(channels))
-        order = torch.tensor(data.draw(st.permutations(range(len(x)))))
-        twin = copy.deepcopy(layer)
-        with use_backend(data.draw(backends)):
-            assert_same(twin(x[order]), layer(x)[order], 1e-9)
-        for moved, kept in zip(twin.buffers(), layer.buffers(), strict=True):
-            assert_same(moved, kept, 1e-9)
-
-    holds()
+@for_any(NORMS, **COUNTS)
+def test_the_order_of_the_batch_does_not_matter(name, data):
+    layer, x = data.draw(layers_and_maps(name))
+    order = torch.tensor(data.draw(st.permutations(range(len(x)))))
+    twin = copy.deepcopy(layer)
+    with use_backend(data.draw(backends)):
+        assert_same(twin(x[order]), layer(x)[order], 1e-9)
+    for moved, kept in zip(twin.buffers(), layer.buffers(), strict=True):
+        assert_same(moved, kept, 1e-9)
 
 
-@every_layer
-@thoroughness
-def test_pixels_may_be_permuted(name, examples):
-    @examples
-    @given(st.data())
-    def holds(data):
-        channels = data.draw(channel_counts)
-        layer, x = data.draw(layers(name, channels)), data.draw(maps(channels))
-        torch.manual_seed(data.draw(st.integers(0, 99)))
-        order = torch.randperm(x.shape[2:].numel())
+@for_any(NORMS, **COUNTS)
+def test_pixels_may_be_permuted(name, data):
+    layer, x = data.draw(layers_and_maps(name))
+    torch.manual_seed(data.draw(st.integers(0, 99)))
+    order = torch.randperm(x.shape[2:].numel())
 
-        def permuted(x):
-            return x.reshape(*x.shape[:2], -1)[..., order].view(x.shape)
+    def permuted(x):
+        return x.reshape(*x.shape[:2], -1)[..., order].view(x.shape)
 
-        twin = copy.deepcopy(layer)
-        with use_backend(data.draw(backends)):
-            assert_same(twin(permuted(x)), permuted(layer(x)), 1e-9)
-
-    holds()
+    twin = copy.deepcopy(layer)
+    with use_backend(data.draw(backends)):
+        assert_same(twin(permuted(x)), permuted(layer(x)), 1e-9)
 
 
-@pytest.mark.parametrize("name", [*INDEPENDENT, "SN"])
-@thoroughness
-def test_channels_of_a_group_may_be_permuted_with_their_parameters(name, examples):
-    @examples
-    @given(st.data())
-    def holds(data):
-        channels = data.draw(channel_counts)
-        layer, x = data.draw(layers(name, channels)), data.draw(maps(channels))
-        groups = layer.num_groups if name == "SN" else layer.moment_groups
-        size = channels // groups
-        order = torch.cat(
-            [
-                group * size + torch.tensor(data.draw(st.permutations(range(size))))
-                for group in range(groups)
-            ]
-        )
-        twin = copy.deepcopy(layer)
-        with torch.no_grad():
-            for key, tensor in twin.state_dict(keep_vars=True).items():
-                if tensor.shape == (channels,) and not key.endswith("_weight"):  # SN's ratios
-                    tensor.copy_(tensor[order])
-        with use_backend(data.draw(backends)):
-            assert_same(twin(x[:, order]), layer(x)[:, order], 1e-9)
-
-    holds()
+@for_any([*INDEPENDENT, "SN"], **COUNTS)
+def test_channels_of_a_group_may_be_permuted_with_their_parameters(name, data):
+    layer, x = data.draw(layers_and_maps(name))
+    groups = layer.num_groups if name == "SN" else layer.moment_groups
+    channels = x.shape[1]
+    size = channels // groups
+    orders = [data.draw(st.permutations(range(size))) for _ in range(groups)]
+    order = (torch.tensor(orders) + size * torch.arange(groups).unsqueeze(1)).flatten()
+    twin = copy.deepcopy(layer)
+    with torch.no_grad():
+        for key, tensor in twin.state_dict(keep_vars=True).items():
+            if tensor.shape == (channels,) and not key.endswith("_weight"):  # SN's ratios
+                tensor.copy_(tensor[order])
+    with use_backend(data.draw(backends)):
+        assert_same(twin(x[:, order]), layer(x)[:, order], 1e-9)
 
 
 # ---- invariance
@@ -229,9 +177,8 @@ factors = st.sampled_from([-100.0, -1.0, -0.3, 0.01, 0.5, 3.0, 100.0])
 shifts = st.floats(-10, 10)
 
 
-@every_layer
-@thoroughness
-def test_scale_and_shift_of_the_input(name, examples):
+@for_any(NORMS, **COUNTS)
+def test_scale_and_shift_of_the_input(name, data):
     """y - beta takes the sign of the factor and nothing else, where nothing but the norm sees x.
 
     That is: ILM Norm and AssocNorm with decoders of zero, SN, and EN whose ratios come of
@@ -242,35 +189,22 @@ def test_scale_and_shift_of_the_input(name, examples):
         fixed["activations"] = ("tanh", "sigmoid")
     if name == "AssocNorm":
         fixed["combine"] = "a(WE)+B"
-
-    @examples
-    @given(st.data())
-    def holds(data):
-        channels = data.draw(channel_counts)
-        layer = data.draw(layers(name, channels, **fixed))
-        if name in INDEPENDENT:
-            for decoder in (layer.decode_mean, layer.decode_var):
-                decoder.reset_parameters()
-        x, factor, shift = data.draw(maps(channels)), data.draw(factors), data.draw(shifts)
-        beta = layer.bias.view(-1, channels).sum(0).view(-1, *(1,) * (x.dim() - 2))
-        with use_backend(data.draw(backends)):
-            changed = moved(layer, factor, shift)(factor * x + shift) - beta
-            expected = layer(x) - beta
-        assert_same(changed * (1 if factor > 0 else -1), expected, 1e-6)
-
-    holds()
+    channels = data.draw(channel_counts)
+    layer = data.draw(layers(name, channels, **fixed))
+    if name in INDEPENDENT:
+        for decoder in (layer.decode_mean, layer.decode_var):
+            decoder.reset_parameters()
+    x, factor, shift = data.draw(maps(channels)), data.draw(factors), data.draw(shifts)
+    beta = layer.bias.view(-1, channels).sum(0).view(-1, *(1,) * (x.dim() - 2))
+    with use_backend(data.draw(backends)):
+        changed = moved(layer, factor, shift)(factor * x + shift) - beta
+        expected = layer(x) - beta
+    assert_same(changed * (1 if factor > 0 else -1), expected, 1e-6)
 
 
-@every_independent_layer
-@thoroughness
-def test_a_shift_is_seen_by_what_the_mean_drives_alone(name, examples):
-    @examples
-    @given(st.data())
-    def holds(data):
-        channels = data.draw(channel_counts)
-        layer, x = data.draw(layers(name, channels)), data.draw(maps(channels))
-        nn.init.zeros_(layer.decode_mean.weight)
-        with use_backend(data.draw(backends)):
-            assert_same(layer(x + data.draw(shifts)), layer(x), 1e-6)
-
-    holds()
+@for_any(INDEPENDENT, **COUNTS)
+def test_a_shift_is_seen_by_what_the_mean_drives_alone(name, data):
+    layer, x = data.draw(layers_and_maps(name))
+    nn.init.zeros_(layer.decode_mean.weight)
+    with use_backend(data.draw(backends)):
+        assert_same(layer(x + data.draw(shifts)), layer(x), 1e-6)

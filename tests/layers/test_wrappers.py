@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cases import inputs, modes
 from ilm_plugins import NORMS
-from workers import SHARDED, without
+from workers import SHARDED, own_gradients, without
 
 C = 64
 every_layer = pytest.mark.parametrize("name", NORMS)
@@ -19,10 +19,6 @@ every_layer = pytest.mark.parametrize("name", NORMS)
 def build(norm, seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(3, C, 3), norm(C), nn.ReLU(), nn.Conv2d(C, 4, 3))
-
-
-def gradients(model):
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
 def assert_same(actual, expected):
@@ -63,7 +59,7 @@ def test_gradients_of_each_sample(name):
     for i, sample in enumerate(x):
         layer.zero_grad()
         layer(sample.unsqueeze(0)).square().sum().backward()
-        assert_same({n: g[i] for n, g in together.items()}, gradients(layer))
+        assert_same({n: g[i] for n, g in together.items()}, own_gradients(layer))
 
 
 # ---- checkpointed activations
@@ -80,7 +76,7 @@ def test_checkpointed_activations(name, reentrant):
     assert_same(actual, expected)
     for y in (expected, actual):
         y.square().sum().backward()
-    assert_same(gradients(checkpointed), gradients(plain))
+    assert_same(own_gradients(checkpointed), own_gradients(plain))
     for _ in range(2):
         twice(x)
     assert_same(dict(checkpointed.named_buffers()), dict(twice.named_buffers()))
@@ -96,15 +92,14 @@ def process_group():
     distributed.destroy_process_group()
 
 
-def by_ddp(model):
-    return nn.parallel.DistributedDataParallel(model)
-
-
 def full(tensor):
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-WRAPPERS = {"DDP": by_ddp, **{kind: wrap for kind, (wrap, _) in SHARDED.items()}}
+WRAPPERS = {
+    "DDP": nn.parallel.DistributedDataParallel,
+    **{kind: wrap for kind, (wrap, _) in SHARDED.items()},
+}
 
 
 @pytest.mark.parametrize("kind", WRAPPERS)
