@@ -7,8 +7,6 @@ code moves, express it anew.
 """
 
 import argparse
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -49,10 +47,6 @@ class Defect:
     old: str
     new: str
     tests: str
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(repr((self.file, self.old, self.new)).encode()).hexdigest()[:12]
 
     def apply(self, root: Path) -> None:
         """Make the change below ``root``.
@@ -511,19 +505,6 @@ def catch(defect: Defect, folder: Path, everywhere: Sequence[str] | None) -> str
         shutil.rmtree(root)
 
 
-def line(defect: Defect, row: dict) -> str:
-    """A row of the table: the defect, seconds, and what has caught it."""
-    caught_by = row["test"] or f"NOT CAUGHT: {row['note'] or defect.behaviour}"
-    return f"{defect.name:46} {row['seconds']:7.1f} s  {caught_by}"
-
-
-def write(record: Path, rows: dict[str, dict]) -> None:
-    """Write the rows to a temporary file and rename it to ``record``."""
-    partial = record.with_name(f"{record.name}.partial")
-    partial.write_text(json.dumps(rows, indent=1) + "\n")
-    os.replace(partial, record)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Apply the chosen defects and print the table; return 0 if all are caught, else 1."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -532,34 +513,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     which.add_argument("--own-tests", action="store_true", help="only tests named with a defect")
     which.add_argument("--all-tests", action="store_true", help="then all tests, long ones too")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="at once (default: 1)")
-    parser.add_argument(
-        "--record", metavar="FILE", help="JSON with the rows so far; rows in it are not run again"
-    )
     args = parser.parse_args(argv)
     known = {defect.name: defect for defect in DEFECTS}
     for name in args.names:
         if name not in known:
             parser.error(f"no defect {name!r}; the defects are {', '.join(known)}")
     everywhere = None if args.own_tests else () if args.all_tests else NOT_LONG
-    record = Path(args.record) if args.record else None
-    rows = json.loads(record.read_text()) if record and record.exists() else {}
     chosen = [known[name] for name in args.names or known]
+    caught = 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
-    def row(defect: Defect) -> dict:
-        """A defect's row of the table, from the record or by running tests."""
-        tried = "own" if everywhere is None else " ".join(everywhere) or "all"
-        found = rows.get(defect.name, {})
-        if found.get("digest") == defect.digest and (found["test"] or found["tried"] == tried):
-            return found
+    def row(defect: Defect) -> tuple[bool, str]:
+        """Return whether tests catch a defect, and its row of the table."""
         start = time.monotonic()
         try:
-            test, note = catch(defect, folder, everywhere), None
+            test = catch(defect, folder, everywhere)
+            caught_by = test or f"NOT CAUGHT: {defect.behaviour}"
         except (RuntimeError, ValueError, subprocess.TimeoutExpired) as error:
-            test, note = None, str(error)
-        seconds = round(time.monotonic() - start, 1)
-        found = {"digest": defect.digest, "file": defect.file, "test": test, "seconds": seconds}
-        return {**found, "tried": tried, "note": note}
+            test, caught_by = None, f"NOT CAUGHT: {error}"
+        return bool(test), f"{defect.name:46} {time.monotonic() - start:7.1f} s  {caught_by}"
 
     with tempfile.TemporaryDirectory(prefix="defects-") as name:
         folder = Path(name)
@@ -571,17 +543,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise RuntimeError(f"the copy in {name} is not imported, but {printed.strip()}")
         pool = ThreadPoolExecutor(args.jobs)
         try:
-            tasks = {pool.submit(row, defect): defect for defect in chosen}
-            for task in as_completed(tasks):
-                found = rows[tasks[task].name] = task.result()
-                print(line(tasks[task], found), flush=True)
-                if record:
-                    write(record, rows)
+            for task in as_completed([pool.submit(row, defect) for defect in chosen]):
+                is_caught, line = task.result()
+                caught += is_caught
+                print(line, flush=True)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in {*RUNNING}:
                 end(process)
-    caught = sum(rows[defect.name]["test"] is not None for defect in chosen)
     print(f"{caught} of {len(chosen)} defects are caught")
     return int(caught < len(chosen))
 
