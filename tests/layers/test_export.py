@@ -39,10 +39,21 @@ def build(name, training=False):
     return layer.train(training)
 
 
+def batches():
+    return [inputs(*shape, dtype=torch.float32) for shape in SHAPES]
+
+
 def in_float64(model, x):
-    """What a copy of the model makes of x."""
+    """The output of a copy of the model."""
     with torch.no_grad():
         return copy.deepcopy(model).double()(x.double()).float()
+
+
+def assert_recorded_for(batches, model, record):
+    """Compare what is recorded from a model and the first batch with the model, on all batches."""
+    run = record(copy.deepcopy(model), batches[0])
+    for x in batches:
+        torch.testing.assert_close(run(x), in_float64(model, x), rtol=1e-4, atol=1e-4)
 
 
 # ---- ONNX
@@ -55,59 +66,48 @@ def dimensions(model):
     return {axis: step * dim if axis and step > 1 else dim for axis, dim in dims.items()}
 
 
-def by_dynamo(model, x):
-    if VERSION < (2, 7):
-        pytest.skip("torch.onnx.export(dynamo=True) is experimental before torch 2.7")
-    shapes = (dimensions(model),)
-    program = torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=shapes, verbose=False)
-    file = io.BytesIO()
-    program.save(file)
-    return file.getvalue()
-
-
-def by_torchscript(model, x):
-    file = io.BytesIO()
-    mode = torch.onnx.TrainingMode.PRESERVE
-    axes = {"x": AXES}
-    torch.onnx.export(
-        model, (x,), file, dynamo=False, training=mode, input_names=["x"], dynamic_axes=axes
-    )
-    return file.getvalue()
-
-
-EXPORTERS = {"dynamo": by_dynamo, "torchscript": by_torchscript}
-exporters = pytest.mark.parametrize(
-    "export", [by_dynamo, pytest.param(by_torchscript, marks=pytest.mark.wide)], ids=EXPORTERS
-)
-
-
 def in_onnxruntime(exported):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(exported.getvalue(), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
 
 
-def assert_onnx_agrees(model, example, others, export):
+def by_dynamo(model, x):
+    if VERSION < (2, 7):
+        pytest.skip("torch.onnx.export(dynamo=True) is experimental before torch 2.7")
     pytest.importorskip("onnxscript", reason="needs onnxscript")
-    run = in_onnxruntime(export(copy.deepcopy(model), example))
-    for x in (example, *others):
-        torch.testing.assert_close(run(x), in_float64(model, x), rtol=1e-4, atol=1e-4)
+    shapes, file = (dimensions(model),), io.BytesIO()
+    torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=shapes, verbose=False).save(file)
+    return in_onnxruntime(file)
+
+
+def by_torchscript(model, x):
+    pytest.importorskip("onnxscript", reason="needs onnxscript")
+    file, mode = io.BytesIO(), torch.onnx.TrainingMode.PRESERVE
+    names = {"input_names": ["x"], "dynamic_axes": {"x": AXES}}
+    torch.onnx.export(model, (x,), file, dynamo=False, training=mode, **names)
+    return in_onnxruntime(file)
+
+
+exporters = pytest.mark.parametrize(
+    "export",
+    [by_dynamo, pytest.param(by_torchscript, marks=pytest.mark.wide)],
+    ids=["dynamo", "torchscript"],
+)
 
 
 @exporters
 @one_of_each_kind
 def test_onnx_for_any_batch_and_size(name, export):
-    example, *others = (inputs(*shape, dtype=torch.float32) for shape in SHAPES)
-    assert_onnx_agrees(build(name), example, others, export)
+    assert_recorded_for(batches(), build(name), export)
 
 
 @pytest.mark.wide
 @exporters
 @pytest.mark.parametrize("name", ["EN", "SN"])
 def test_onnx_in_training_mode_uses_the_statistics_of_the_batch(name, export):
-    example, *others = (inputs(*shape, dtype=torch.float32) for shape in SHAPES)
-    assert_onnx_agrees(build(name, training=True), example, others, export)
+    assert_recorded_for(batches(), build(name, training=True), export)
 
 
 # ---- torch.export and TorchScript
@@ -136,11 +136,7 @@ def reloaded(scripted):
 
 @every_layer
 def test_exported_for_any_batch_and_size(name):
-    layer = build(name)
-    example, *others = (inputs(*shape, dtype=torch.float32) for shape in SHAPES)
-    run = by_export(copy.deepcopy(layer), example)
-    for x in (example, *others):
-        torch.testing.assert_close(run(x), in_float64(layer, x), rtol=1e-4, atol=1e-4)
+    assert_recorded_for(batches(), build(name), by_export)
 
 
 @pytest.mark.parametrize("record", [by_export, by_trace], ids=["export", "trace"])
@@ -246,7 +242,7 @@ def test_compiled_for_one_size(name, backend):
 # ---- ResNet-50
 
 FORMATS = {
-    "onnx": lambda model, x: in_onnxruntime(by_dynamo(model, x)),
+    "onnx": by_dynamo,
     "export": by_export,
     "trace": lambda model, x: reloaded(by_trace(model, x)),
 }
@@ -281,7 +277,6 @@ def test_a_model_for_any_batch_and_size(name, make, record):
     side = 64 if make is resnet else 128
     with torch.no_grad():
         model(torch.randn(4, 3, side, side))
-    run = record(copy.deepcopy(model.eval()), torch.randn(2, 3, side, side))
-    for shape in ((2, 3, side, side), (3, 3, side + 32, side)):
-        x = torch.randn(shape)
-        torch.testing.assert_close(run(x), in_float64(model, x), rtol=1e-4, atol=1e-4)
+    sizes = (2, side), (3, side + 32)
+    images = [torch.randn(number, 3, height, side) for number, height in sizes]
+    assert_recorded_for(images, model.eval(), record)
