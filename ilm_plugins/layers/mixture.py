@@ -139,20 +139,20 @@ class MixtureNorm(AdaptiveNorm):
         Returns:
             K pairs of mean and variance, which broadcast to (N, C): LN's are (N, 1), BN's (1, C).
         """
-        found = []
+        statistics = []
         for normalizer in self.normalizers:
             if normalizer == "IN":
-                found.append((mean, var))
+                statistics.append((mean, var))
             elif normalizer == "BN" and running_mean is None:
-                found.append(over_batch(mean, var))
+                statistics.append(over_batch(mean, var))
             elif normalizer == "BN":
-                found.append((running_mean.unsqueeze(0), running_var.unsqueeze(0)))
+                statistics.append((running_mean.unsqueeze(0), running_var.unsqueeze(0)))
             elif normalizer == "LN":
-                found.append(coarsen(mean, var, 1))
+                statistics.append(coarsen(mean, var, 1))
             else:
                 groups = coarsen(mean, var, self.num_groups)
-                found.append(tuple(duplicate(t, self.num_channels) for t in groups))
-        return found
+                statistics.append(tuple(duplicate(t, self.num_channels) for t in groups))
+        return statistics
 
     def extra_repr(self) -> str:
         groups = f", num_groups={self.num_groups}" if "GN" in self.normalizers else ""

@@ -40,20 +40,20 @@ def check_known(layer: type, options: Mapping[str, Any], args: Iterable[Any] = (
         options: the keyword arguments.
         args: the positional arguments; an option that they already set is an error, too.
     """
-    known = inspect.signature(layer.__init__).parameters
-    for option, given in zip(list(known)[1:], args, strict=False):
+    parameters = inspect.signature(layer.__init__).parameters
+    for option, given in zip(list(parameters)[1:], args, strict=False):
         if option in options:
             raise OptionError(
                 f"{layer.__name__}: {option}={options[option]!r}, but the model gives "
                 f"{option}={given!r} itself; leave it out"
             )
-    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     for option in options:
-        if option not in known:
+        if option not in parameters:
             raise OptionError(
                 f"{layer.__name__}: unknown option {option!r}; the options are "
-                + ", ".join(list(known)[1:])
+                + ", ".join(list(parameters)[1:])
             )
 
 

@@ -88,16 +88,16 @@ def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:
     if name == "reference":
         return None
     if name == "cpu" or (name == "auto" and x.is_cpu):
-        found = _find_cpu(x)
+        kernels_or_problem = _find_cpu(x)
     elif name == "triton" or x.is_cuda:
-        found = _find_triton(x)
+        kernels_or_problem = _find_triton(x)
     else:
         return plain
-    if not isinstance(found, str):
-        return found
+    if not isinstance(kernels_or_problem, str):
+        return kernels_or_problem
     if name != "auto":
-        raise RuntimeError(f"the backend {name!r} is forced: {found}; or force 'auto'")
-    _warn(found)
+        raise RuntimeError(f"the backend {name!r} is forced: {kernels_or_problem}; or force 'auto'")
+    _warn(kernels_or_problem)
     return plain
 
 

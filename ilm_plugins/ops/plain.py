@@ -33,8 +33,8 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
     mean, slope and offset are (N, G'), scale is (N, C).
     """
     slope, offset = (per_channel(duplicate(t, x.shape[1]), x) for t in (slope, offset))
-    found = _centered(x, mean).mul_(slope).add_(offset)
-    return found.addcmul_(dy.to(mean.dtype), per_channel(scale, x)).to(x.dtype)
+    result = _centered(x, mean).mul_(slope).add_(offset)
+    return result.addcmul_(dy.to(mean.dtype), per_channel(scale, x)).to(x.dtype)
 
 
 def runs(network: Network, x: Tensor, num_groups: int) -> bool:

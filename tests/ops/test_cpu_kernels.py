@@ -297,7 +297,7 @@ def test_without_the_library_one_warning_says_so(without_library):
         layer(x)
 
 
-@pytest.mark.filterwarnings("ignore:ilm_plugins. slower")
+@pytest.mark.filterwarnings("ignore:ilm_plugins. plain")
 @layouts
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", MAIN)
@@ -316,7 +316,7 @@ def test_plain_operations_agree_with_the_reference(name, dtype, layout, without_
             assert (actual - e).abs().max() <= rounding * e.abs().max().clamp_min(1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:ilm_plugins. slower")
+@pytest.mark.filterwarnings("ignore:ilm_plugins. plain")
 @layers
 def test_plain_operations_keep_no_more_for_the_backward_pass(name, without_library):
     layer, x = NORMS[name](64), torch.randn(4, 64, 20, 20, requires_grad=True)

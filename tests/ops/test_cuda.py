@@ -20,7 +20,7 @@ def without_triton_unless_forced(request, monkeypatch):
     """Make "auto" choose what it does without Triton: plain torch operations."""
     if request.node.callspec.params.get("backend") == "auto":
         monkeypatch.setattr(backends, "has_triton", lambda: False)
-        request.applymarker(pytest.mark.filterwarnings("ignore:ilm_plugins. slower"))
+        request.applymarker(pytest.mark.filterwarnings("ignore:ilm_plugins. plain"))
 
 
 @every_backend

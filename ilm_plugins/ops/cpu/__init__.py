@@ -91,8 +91,8 @@ def is_built() -> bool:
 @functools.cache
 def instruction_set() -> str:
     """Return the instruction set that torch uses here: "avx512", "avx2" or "default"."""
-    found = torch.backends.cpu.get_cpu_capability().lower()
-    return found if found in ("avx512", "avx2") else "default"
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    return capability if capability in ("avx512", "avx2") else "default"
 
 
 @functools.cache
@@ -182,10 +182,10 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
     mean, slope and offset are (N, G'), scale is (N, C).
     """
     x = dense(x)
-    found = torch.empty_like(x)
+    result = torch.empty_like(x)
     values = (t.contiguous() for t in (scale, slope, offset))
-    _call("dx", x, mean.shape[1], laid_out(dy, x), x, mean, *values, found)
-    return found
+    _call("dx", x, mean.shape[1], laid_out(dy, x), x, mean, *values, result)
+    return result
 
 
 def runs(network: Network, x: Tensor, num_groups: int) -> bool:
