@@ -301,8 +301,8 @@ DEFECTS = (
         "norm-eval-ignored",
         "With OpenMMLab's norm_eval=True EN and SN train on.",
         f"{HARNESS}/openmmlab/norms.py",
-        'if mode and getattr(self, "norm_eval", False):',
-        'if not mode and getattr(self, "norm_eval", False):',
+        'if model.training and getattr(model, "norm_eval", False):',
+        'if not model.training and getattr(model, "norm_eval", False):',
         "tests/frameworks/openmmlab/test_norms.py",
     ),
     Defect(

@@ -1,5 +1,6 @@
 """Small runs of tools/train_net.py on the generated shapes, one of each kind."""
 
+import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +16,8 @@ def detectron2_command(config, *options, out, opts=()):
     return ["--config-file", str(config), *options, "OUTPUT_DIR", str(out), *SMALL, *opts]
 
 
+#: Starts two processes of a tool.
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
 #: A detectron2 LazyConfig.
 LAZY = """
 from detectron2.config import LazyCall as L

@@ -14,7 +14,7 @@ from .. import checkpoints
 from ..checkpoints import CheckpointError
 from ..errors import UserError
 from ..frameworks.command import add_traceback, command
-from ..frameworks.openmmlab.checkpoints import allow_history, dicts, settings
+from ..frameworks.openmmlab.checkpoints import allow_history, nested_dicts, settings
 from ..frameworks.openmmlab.norms import TORCH_NORMS
 from .metrics import read
 from .networks import Pix2Pix, to_bytes, to_signed
@@ -170,7 +170,7 @@ def _model_config(checkpoint: str, text: str, unsafe: bool) -> dict:
     # MMEngine would import and call any other name.
     known = TORCH_NORMS | MODELS.module_dict
     names = {*known, *(f"{kind.__module__}.{kind.__qualname__}" for kind in known.values())}
-    for part in dicts(model):
+    for _, part in nested_dicts(model, "model"):
         if "_scope_" in part or part.get("type", "IN") not in names:
             kind = part.get("type")
             raise CheckpointError(f"checkpoint {checkpoint!r}: its config names {kind!r}, {code}")

@@ -16,7 +16,7 @@ from . import norms
 #: Module of a framework -> our modules to import after it, which register what they define.
 FOLLOWERS = {
     "mmengine.runner": (f"{__name__}.deterministic_resume", f"{__name__}.ratios"),
-    "mmcv.cnn": ("ilm_plugins.frameworks.openmmlab.models.backbones",),
+    "mmcv.cnn": (f"{__name__}.models",),
     "mmpretrain.datasets": (f"{__name__}.datasets",),
 }
 

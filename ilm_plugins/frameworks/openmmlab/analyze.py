@@ -1,8 +1,7 @@
 """Models of MMEngine's configs, run by their test pipeline and ``test_step``."""
 
 import argparse
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,12 @@ def load(args: argparse.Namespace) -> Inference:
     batch_size = loader.get("batch_size", 1)
     if hasattr(model, "image_preparation"):
         prepare, words = model.image_preparation(dataset)
-        return Inference(name, model, partial(_run_prepared, model, prepare), batch_size, words)
+
+        def run_prepared(images: Sequence[np.ndarray]) -> Any:
+            """Run ``test_step`` on (H, W, 3) RGB images, prepared by the model's own function."""
+            return model.test_step({"input": [prepare(image) for image in images]})
+
+        return Inference(name, model, run_prepared, batch_size, words)
     while dataset and "pipeline" not in dataset:
         dataset = dataset.get("dataset") or {}
     if not dataset:
@@ -43,30 +47,21 @@ def load(args: argparse.Namespace) -> Inference:
         )
     steps = [step for step in dataset["pipeline"] if not _loads(step)]
     bgr = any(_loads(step, image=True) for step in dataset["pipeline"])
-    forward = partial(_run_pipeline, model, Compose(steps), bgr)
-    return Inference(name, model, forward, batch_size, _describe(model, steps, bgr))
+    pipeline = Compose(steps)
+
+    def run_pipeline(images: Sequence[np.ndarray]) -> Any:
+        """Run ``test_step`` on (H, W, 3) RGB images, prepared by the config's test pipeline."""
+        pixels = (image[..., ::-1] if bgr else image for image in images)
+        samples = [pipeline(_loaded_image(i, image)) for i, image in enumerate(pixels)]
+        return model.test_step(pseudo_collate(samples))
+
+    return Inference(name, model, run_pipeline, batch_size, _describe(model, steps, bgr))
 
 
 def _loads(step: dict, image: bool = False) -> bool:
     """Whether a step of a pipeline loads a file; with ``image``, whether it loads an image."""
     kind = str(step["type"]).rsplit(".", 1)[-1]
     return kind.startswith("LoadImage" if image else "Load")
-
-
-def _run_prepared(model: nn.Module, prepare: Callable, images: Sequence[np.ndarray]) -> Any:
-    """Run the ``test_step`` of a model that prepares (H, W, 3) images by its own function."""
-    return model.test_step({"input": [prepare(image) for image in images]})
-
-
-def _run_pipeline(
-    model: nn.Module, pipeline: Compose, bgr: bool, images: Sequence[np.ndarray]
-) -> Any:
-    """Run ``test_step`` on (H, W, 3) RGB images; ``bgr`` if the pipeline expects BGR."""
-    entries = [
-        pipeline(_loaded_image(i, image[..., ::-1] if bgr else image))
-        for i, image in enumerate(images)
-    ]
-    return model.test_step(pseudo_collate(entries))
 
 
 def _loaded_image(number: int, image: np.ndarray) -> dict:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import wrapt
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer
 from mmengine.model.weight_init import PretrainedInit
@@ -24,11 +25,17 @@ def guard() -> None:
     register_backend("local", WholeFiles, force=True, prefixes="")
     CheckpointLoader.register_scheme(prefixes="", loader=_load, force=True)
     allow_history()
-    _check_pretrained()
-    _drop_config()
+    _wrap_loading()
     # Some releases allow getattr when they load checkpoints, and getattr can reach any code.
     if hasattr(mmengine_checkpoint, "get_torch_safe_globals"):
         mmengine_checkpoint.get_torch_safe_globals = list
+
+
+@functools.cache
+def _wrap_loading() -> None:
+    """Wrap the two functions of MMEngine that load checkpoints, once."""
+    wrapt.wrap_function_wrapper(PretrainedInit, "__call__", _load_pretrained)
+    wrapt.wrap_function_wrapper(CheckpointLoader, "load_checkpoint", _load_without_config)
 
 
 def allow_history() -> None:
@@ -60,46 +67,33 @@ def check_fits(filename: str, model: nn.Module, checkpoint: dict, prefix: str = 
     state = checkpoint.get("state_dict", checkpoint)
     before = re.compile(rf"^(module\.)?{re.escape(prefix)}")
     found = {before.sub("", name): value for name, value in state.items() if before.match(name)}
-    absent = (
-        name
-        for name, value in model.state_dict().items()
-        if getattr(found.get(name), "shape", None) != value.shape
-    )
+    absent = checkpoints.find_absent(found, model)
     checkpoints.check_fits(filename, model, found or state, absent)
 
 
-@functools.cache
-def _check_pretrained() -> None:
-    """Make ``init_cfg=dict(type="Pretrained")`` raise CheckpointError if no tensor fits."""
-    original = PretrainedInit.__call__
+def _load_pretrained(wrapped: Callable, init: PretrainedInit, args: tuple, options: dict) -> None:
+    """Initialize a module by ``init_cfg=dict(type="Pretrained")``.
 
-    @functools.wraps(original)
-    def call(self, module):
-        original(self, module)
-        prefix = f"{self.prefix.rstrip('.')}." if self.prefix else ""
-        contents = CheckpointLoader.load_checkpoint(self.checkpoint, "cpu", logger=None)
-        check_fits(self.checkpoint, module, contents, prefix)
-
-    PretrainedInit.__call__ = call
+    Raises:
+        CheckpointError: none of the module's tensors is in the checkpoint.
+    """
+    (module,) = args
+    wrapped(module)
+    prefix = f"{init.prefix.rstrip('.')}." if init.prefix else ""
+    contents = CheckpointLoader.load_checkpoint(init.checkpoint, "cpu", logger=None)
+    check_fits(init.checkpoint, module, contents, prefix)
 
 
-@functools.cache
-def _drop_config() -> None:
-    """Remove ``meta.config`` from loaded checkpoints, since MMEngine runs it when resuming.
+def _load_without_config(wrapped: Callable, _: type, args: tuple, options: dict) -> Any:
+    """Load a checkpoint without its entry ``meta.config``, which MMEngine runs when resuming.
 
     Only MMCV wrote that entry, and MMEngine cannot resume MMCV's checkpoints anyway.
     """
-    original = CheckpointLoader.load_checkpoint
-
-    @functools.wraps(original.__func__)
-    def load(cls, *args, **options):
-        contents = original(*args, **options)
-        meta = contents.get("meta") if isinstance(contents, dict) else None
-        if isinstance(meta, dict):
-            meta.pop("config", None)
-        return contents
-
-    CheckpointLoader.load_checkpoint = classmethod(load)
+    contents = wrapped(*args, **options)
+    meta = contents.get("meta") if isinstance(contents, dict) else None
+    if isinstance(meta, dict):
+        meta.pop("config", None)
+    return contents
 
 
 def settings(text: str) -> dict[str, Any]:
@@ -115,39 +109,37 @@ def settings(text: str) -> dict[str, Any]:
     for line in ast.parse(text).body:
         match line:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                found[name] = _literal(value)
+                try:
+                    found[name] = ast.literal_eval(_DictCalls().visit(value))
+                except ValueError:
+                    raise ValueError(f"line {line.lineno} has more than literals") from None
             case _:
                 raise ValueError(f"line {line.lineno} is not a setting")
     return found
 
 
-def _literal(node: ast.expr) -> Any:
-    """Return the value of literals and ``dict(...)`` calls; raise ValueError for other nodes."""
-    match node:
-        case ast.List(elts=items):
-            return [_literal(item) for item in items]
-        case ast.Tuple(elts=items):
-            return tuple(_literal(item) for item in items)
-        case ast.Dict(keys=keys, values=values) if None not in keys:
-            return {_literal(k): _literal(v) for k, v in zip(keys, values, strict=True)}
-        # MMEngine writes dict({...}) where a key is not an identifier.
-        case ast.Call(func=ast.Name(id="dict"), args=[] | [ast.Dict()] as args, keywords=keywords):
-            if all(keyword.arg for keyword in keywords):
-                first = _literal(args[0]) if args else {}
-                return first | {keyword.arg: _literal(keyword.value) for keyword in keywords}
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        raise ValueError(f"line {node.lineno} has more than literals") from None
+class _DictCalls(ast.NodeTransformer):
+    """Turns calls ``dict(a=1)``, and ``dict({"a-b": 1})``, into ``{"a": 1}``."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        match node:
+            # A keyword without a name is a dict with two asterisks, which literal_eval refuses.
+            case ast.Call(func=ast.Name(id="dict"), args=[], keywords=words):
+                keys = [word.arg and ast.Constant(word.arg) for word in words]
+                return ast.Dict(keys, [word.value for word in words])
+            case ast.Call(func=ast.Name(id="dict"), args=[ast.Dict() as first], keywords=[]):
+                return first
+        return node
 
 
-def dicts(value: Any) -> Iterator[dict]:
-    """Yield all dicts within a nested dict, list or tuple, itself included."""
+def nested_dicts(value: Any, name: str) -> Iterator[tuple[str, dict]]:
+    """Yield (dotted key, dict) for all dicts within a part of a config; ``name`` is its key."""
     if isinstance(value, dict):
-        yield value
-    for inner in value.values() if isinstance(value, dict) else value:
-        if isinstance(inner, dict | list | tuple):
-            yield from dicts(inner)
+        yield name, value
+    items = value if isinstance(value, list | tuple | dict) else ()
+    for key, inner in items.items() if isinstance(value, dict) else enumerate(items):
+        yield from nested_dicts(inner, f"{name}.{key}")
 
 
 def _load(filename: str, map_location: Any = None) -> Any:

@@ -4,12 +4,11 @@ import argparse
 import ast
 import inspect
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
-from mmengine.registry import DATASETS, MODELS, Registry, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from ... import checkpoints
@@ -18,7 +17,7 @@ from ...layers import NORMS
 from .. import installed
 from ..command import overriding, reading_config
 from ..output_folder import check_output
-from .checkpoints import guard, latest
+from .checkpoints import guard, latest, nested_dicts
 from .norms import TORCH_NORMS
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -112,9 +111,7 @@ def _parse_override(word: str) -> tuple[str, Any]:
                 f"{key}={value} is no literal of Python; write {{'type': ...}} for dict(type=...)"
             ) from None
         # Not a Python literal: it may be a list in MMEngine's syntax, a,b or [a,b].
-        words = argparse.ArgumentParser(exit_on_error=False)
-        words.add_argument("--override", nargs=1, action=DictAction)
-        return key, words.parse_args(["--override", word]).override[key]
+        return key, DictAction._parse_iterable(value)
 
 
 def check_config(cfg: Config, args: argparse.Namespace) -> None:
@@ -126,86 +123,49 @@ def check_config(cfg: Config, args: argparse.Namespace) -> None:
         UserError: one of these is missing or invalid; the message names what was found and the
             config key that sets it.
     """
-    missing = [key for key in ("model", *_required_entries(args)) if cfg.get(key) is None]
+    purpose, required = "training", ("train_dataloader", "train_cfg", "optim_wrapper")
+    loaders = LOADERS[:2]
+    if args.eval_only:
+        purpose, required = "evaluation", ("test_dataloader", "test_cfg", "test_evaluator")
+        loaders = LOADERS[2:]
+    missing = [key for key in ("model", *required) if cfg.get(key) is None]
     if missing:
         raise UserError(
             f"{args.config_file} does not define {', '.join(missing)}; an MMEngine config for "
-            f"{'evaluation' if args.eval_only else 'training'} does"
+            f"{purpose} does"
         )
     if args.tta and not (cfg.get("tta_model") and cfg.get("tta_pipeline")):
         raise UserError(
             f"--tta: {args.config_file} does not define tta_model and tta_pipeline; define them, "
             "or leave --tta out"
         )
-    for name, wrapper in _nested_dicts(cfg.get("optim_wrapper"), "optim_wrapper"):
-        if wrapper.get("type") == "AmpOptimWrapper" and args.num_gpus == 0:
-            raise UserError(
-                f"{name}.type AmpOptimWrapper with --num-gpus 0: MMEngine's mixed precision "
-                f"needs a GPU; set {name}.type=OptimWrapper"
-            )
     init_default_scope(cfg.get("default_scope") or "mmengine")
-    for name, norm_cfg in _nested_dicts(cfg.model, "model"):
-        if name.endswith("norm_cfg"):
-            check_norm(name, norm_cfg)
-    for name, backend in _nested_dicts(cfg.get("visualizer"), "visualizer"):
-        writers = installed("tensorboard") or installed("tensorboardX")
-        if backend.get("type") == "TensorboardVisBackend" and not writers:
-            raise UserError(
-                f"{name} is a TensorboardVisBackend, and tensorboard is not installed; "
-                "pip install tensorboard, or set visualizer.vis_backends"
-            )
-    loaders = LOADERS[2:] if args.eval_only else LOADERS[:2]
+    check_norms(cfg.model)
     for loader in loaders:
         if cfg.get(loader) is not None:
-            check_dataset(f"{loader}.dataset", cfg[loader].dataset)
-    # Other processes, which read the config themselves, need not verify data again.
-    args.opts += [
-        f"{name}.verify=False"
-        for loader in LOADERS
-        for name, part in _nested_dicts(cfg.get(loader), loader)
-        if part.get("verify") is False
-    ]
+            check_dataset(f"{loader}.dataset", cfg[loader].dataset, args.opts)
     check_output(cfg.work_dir, "work_dir")
     guard()
     check_weights(cfg, args)
 
 
-def _required_entries(args: argparse.Namespace) -> tuple[str, ...]:
-    """Return the config entries that training, or evaluation with --eval-only, requires."""
-    if args.eval_only:
-        return "test_dataloader", "test_cfg", "test_evaluator"
-    return "train_dataloader", "train_cfg", "optim_wrapper"
+def check_norms(model: dict) -> None:
+    """Raise UserError unless the types of all ``norm_cfg`` in a model's config are registered.
+
+    mmcv's own error does not say which type it has not found.
+    """
+    with MODELS.switch_scope_and_registry(None) as registry:
+        for name, norm_cfg in nested_dicts(model, "model"):
+            kind = norm_cfg.get("type") if name.endswith("norm_cfg") else None
+            if isinstance(kind, str) and kind not in TORCH_NORMS and registry.get(kind) is None:
+                raise UserError(
+                    f"{name} has type {kind!r}, which is not registered; set one of "
+                    f"{', '.join(NORMS)}, BN, SyncBN, GN, IN, LN, or name the package that "
+                    "registers it in custom_imports"
+                )
 
 
-def _nested_dicts(value, name: str) -> Iterator[tuple[str, dict]]:
-    """Yield (dotted key, dict) for all dicts within a part of a config; ``name`` is its key."""
-    if isinstance(value, dict):
-        yield name, value
-        for key, inner in value.items():
-            yield from _nested_dicts(inner, f"{name}.{key}")
-    elif isinstance(value, list | tuple):
-        for i, inner in enumerate(value):
-            yield from _nested_dicts(inner, f"{name}.{i}")
-
-
-def check_norm(setting: str, norm_cfg: dict) -> None:
-    """Raise UserError unless the type of a ``norm_cfg`` is registered."""
-    kind = norm_cfg.get("type")
-    if str(kind) not in TORCH_NORMS and not _known(MODELS, kind):
-        raise UserError(
-            f"{setting} has type {kind!r}, which is not registered; set one of "
-            f"{', '.join(NORMS)}, BN, SyncBN, GN, IN, LN, or name the package that registers "
-            "it in custom_imports"
-        )
-
-
-def _known(registry: Registry, kind: Any) -> bool:
-    """Whether a config's type is registered; a class needs no registration."""
-    with registry.switch_scope_and_registry(None) as scoped:
-        return not isinstance(kind, str) or scoped.get(kind) is not None
-
-
-def check_dataset(setting: str, dataset: dict) -> None:
+def check_dataset(setting: str, dataset: dict, overrides: list[str]) -> None:
     """Raise UserError unless the files and folders of a data set exist.
 
     A data set that downloads its files is not checked. `shapes` is generated if it is missing.
@@ -214,10 +174,12 @@ def check_dataset(setting: str, dataset: dict) -> None:
     Args:
         setting: the config key of the data set, for the message.
         dataset: the config of the data set; one within it is checked, too.
+        overrides: those with which other processes read the config; "verify=False" is appended.
     """
-    inner = dataset.get("dataset"), *(dataset.get("datasets") or ())
-    for part in (d for d in inner if d is not None):
-        check_dataset(f"{setting}.dataset", part)
+    inner = {f"datasets.{i}": part for i, part in enumerate(dataset.get("datasets") or ())}
+    for name, part in {"dataset": dataset.get("dataset"), **inner}.items():
+        if part is not None:
+            check_dataset(f"{setting}.{name}", part, overrides)
     kind = dataset["type"]
     if isinstance(kind, str):
         with DATASETS.switch_scope_and_registry(None) as registry:
@@ -249,17 +211,16 @@ def check_dataset(setting: str, dataset: dict) -> None:
         except UserError as error:
             raise UserError(f"{setting}: {error}") from error
         dataset["verify"] = False
+        overrides.append(f"{setting}.verify=False")
 
 
 def check_weights(cfg: Config, args: argparse.Namespace) -> None:
     """Raise UserError unless the checkpoints that a run starts from exist and are readable."""
     last = latest(cfg.work_dir) if args.resume else None
     if last:
-        if "://" not in last:
-            contents = checkpoints.read(last)
-            # Other runners may have another layout of checkpoints.
-            if "runner_type" not in cfg:
-                checkpoints.check_state(contents, last, ["state_dict"])
+        # Other runners may have another layout of checkpoints.
+        if "://" not in last and "runner_type" not in cfg:
+            checkpoints.check_state(checkpoints.read(last), last, ["state_dict"])
         return
     load_from = cfg.get("load_from")
     if args.eval_only and not load_from:
@@ -267,16 +228,17 @@ def check_weights(cfg: Config, args: argparse.Namespace) -> None:
             "nothing to evaluate: load_from is empty, and there is no checkpoint to resume; "
             "set load_from=CHECKPOINT"
         )
-    sources = {"load_from": load_from} if load_from else {}
+    sources = {"load_from": load_from}
     if not load_from:
-        sources |= {
-            f"{name}.checkpoint": d.get("checkpoint")
-            for name, d in _nested_dicts(cfg.model, "model")
-            if d.get("type") == "Pretrained"
+        sources = {
+            f"{name}.checkpoint": part.get("checkpoint")
+            for name, part in nested_dicts(cfg.model, "model")
+            if part.get("type") == "Pretrained"
         }
     for setting, path in sources.items():
-        if path and "://" not in path and not os.path.isfile(os.path.expanduser(path)):
+        if not path or "://" in path:
+            continue
+        if not os.path.isfile(os.path.expanduser(path)):
             start = "" if load_from else f", or {setting.rsplit('.', 1)[0]}=None to start anew"
             raise UserError(f"checkpoint {path!r} does not exist; set {setting} to a file{start}")
-        if path and "://" not in path:
-            checkpoints.check_state(checkpoints.read(path), path)
+        checkpoints.check_state(checkpoints.read(path), path)

@@ -19,49 +19,48 @@ from ..command import describe_path
 def names_dataset(config: dict | None) -> Iterator[None]:
     """Within this context, errors of loading a data set become UserErrors that name its file.
 
-    These are AssertionError, IndexError, KeyError, TypeError and ValueError; UserErrors and the
-    registry's KeyError for an unknown type pass unchanged.
+    These are AssertionError, IndexError, KeyError, TypeError and ValueError; UserErrors pass
+    unchanged.
 
     Args:
         config: the config of the data set; None or another object leaves errors unchanged.
     """
     try:
-        yield
+        with naming_types():
+            yield
     except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
-        # Unregistered types and UserErrors have good messages already.
         if not isinstance(config, dict) or isinstance(error, UserError):
             raise
-        if isinstance(error, KeyError) and "registry" in str(error):
-            raise
-        inner = config
-        while isinstance(inner.get("dataset"), dict):
-            inner = inner["dataset"]
-        if isinstance(error, TypeError) and "keyword argument" in str(error):
-            raise UserError(
-                f"the loader of data set {inner.get('type')} cannot be built: "
-                f"{' '.join(str(error).split())}; mend the config, or the overrides"
-            ) from error
-        path = os.path.join(inner.get("data_root") or "", inner.get("ann_file") or "")
-        # MMEngine's message for an empty data set.
-        nothing = "need at least one array" in str(error)
-        why = "nothing is in it" if nothing else f"{type(error).__name__}: {error}"
+        while isinstance(config.get("dataset"), dict):
+            config = config["dataset"]
+        path = os.path.join(config.get("data_root") or "", config.get("ann_file") or "")
         raise UserError(
-            f"data set {inner.get('type')} cannot be loaded from {describe_path(path)}: {why}; "
-            "mend the file, or set another ann_file"
+            f"data set {config.get('type')} cannot be loaded from {describe_path(path)}: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}; mend the config, or the "
+            "file, which must not be empty"
+        ) from error
+
+
+@contextmanager
+def naming_types() -> Iterator[None]:
+    """Within this context, the registry's KeyError for an unknown type becomes a UserError.
+
+    Other KeyErrors pass unchanged.
+    """
+    try:
+        yield
+    except KeyError as error:
+        message = str(error.args[0]) if error.args else ""
+        if "registry" not in message:
+            raise
+        raise UserError(
+            f"{message.split('. ')[0].strip()}; correct the type, or name the package that "
+            "registers it in custom_imports"
         ) from error
 
 
 class NamesImage(Compose):
-    """A data set's transforms, whose errors name the image and the segmentation map.
-
-    Args:
-        transforms: the transforms of the data set, already built.
-    """
-
-    def __init__(self, transforms: list) -> None:
-        super().__init__([])
-        # Compose would build them again.
-        self.transforms = transforms
+    """A data set's transforms, whose errors name the image and the segmentation map."""
 
     def __call__(self, data: dict) -> dict | None:
         """Apply the transforms to a sample; raise RunError with its files if one fails."""

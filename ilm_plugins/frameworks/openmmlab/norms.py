@@ -88,21 +88,20 @@ def _path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+@functools.cache  # wrap it once
 def _obey_norm_eval(module: ModuleType) -> None:
     """Make backbones with ``norm_eval=True`` set EN and SN to evaluation mode in training, too.
 
-    Backbones set only BatchNorm themselves, after calling ``BaseModule.train``, which is replaced.
+    Backbones set only BatchNorm themselves, after calling ``BaseModule.train``, which is wrapped.
     """
-    # If this package was imported a second time, wrap the original method again.
-    original = getattr(module.BaseModule.train, "_ilm_plugins_original", module.BaseModule.train)
+    wrapt.wrap_function_wrapper(module, "BaseModule.train", _train)
 
-    def train(self, mode: bool = True):
-        result = original(self, mode)
-        if mode and getattr(self, "norm_eval", False):
-            for layer in self.modules():
-                if isinstance(layer, MixtureNorm):
-                    layer.eval()
-        return result
 
-    train._ilm_plugins_original = original
-    module.BaseModule.train = train
+def _train(wrapped, model: nn.Module, args: tuple, options: dict) -> nn.Module:
+    """Call ``BaseModule.train``, then apply ``norm_eval`` to EN and SN."""
+    result = wrapped(*args, **options)
+    if model.training and getattr(model, "norm_eval", False):
+        for layer in model.modules():
+            if isinstance(layer, MixtureNorm):
+                layer.eval()
+    return result

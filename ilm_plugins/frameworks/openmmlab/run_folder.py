@@ -216,13 +216,6 @@ def _log(dumped: Path) -> str:
     return files[-1].read_text(encoding="utf-8", errors="replace") if files else ""
 
 
-def _batch(dumped: Path, loader: str = "train_dataloader") -> int | None:
-    """Return the images in a batch over all processes; None if the log does not tell."""
-    processes = re.search(r"GPU number: (\d+)", _log(dumped))
-    each = load(str(dumped))[loader].batch_size
-    return each * int(processes[1]) if processes else None
-
-
 def _training_images(recipe: Config, cfg: Config, dumped: Path) -> tuple[int | None, int | None]:
     """Return the number of training images of a run, and of its recipe; None if unknown.
 
@@ -230,27 +223,30 @@ def _training_images(recipe: Config, cfg: Config, dumped: Path) -> tuple[int | N
         recipe: the config in the repository.
         cfg, dumped: the config that the run used, and its file.
     """
-    recipe_data, run_data = (c.train_dataloader.dataset for c in (recipe, cfg))
-    recipe_pairs, run_pairs = _selected_pairs(recipe_data), _selected_pairs(run_data)
-    whole = len(recipe_pairs) if recipe_pairs else WHOLE.get(recipe_data.type, (None,))[0]
+    whole, dataset = _whole(recipe.train_dataloader.dataset, 0), cfg.train_dataloader.dataset
     if whole is None:
         return None, None
+    selected = _selected_pairs(dataset)
     numbers = [
-        _count_by_log(dumped, "train", whole) or _count_by_files(run_data),
-        run_pairs and len(run_pairs),
+        _count_by_log(dumped, "train", whole) or _count_by_files(dataset),
+        selected and len(selected),
     ]
     return min(filter(None, numbers), default=None), whole
 
 
 def _test_images(recipe: Config, tests: list[Path]) -> tuple[int | None, int | None]:
     """Return the number of images of the smallest test, and of the recipe's; None if unknown."""
-    dataset = recipe.test_dataloader.dataset
-    chosen = _selected_pairs(dataset)
-    whole = len(chosen) if chosen else WHOLE.get(dataset.type, (None, None))[1]
+    whole = _whole(recipe.test_dataloader.dataset, 1)
     if whole is None:
         return None, None
     numbers = [_count_by_log(path, "test", whole) for path in tests]
     return min(filter(None, numbers), default=None), whole
+
+
+def _whole(dataset: Mapping[str, Any], split: int) -> int | None:
+    """Return a recipe's number of images in training (split 0) or in validation (split 1)."""
+    selected = _selected_pairs(dataset)
+    return len(selected) if selected else WHOLE.get(dataset.type, (None, None))[split]
 
 
 def _count_by_log(dumped: Path, mode: str, whole: int) -> int | None:
@@ -267,9 +263,11 @@ def _count_by_log(dumped: Path, mode: str, whole: int) -> int | None:
     """
     unit = "Epoch" if mode == "train" else "Epoch|Iter"
     line = rf"(?:{unit})\({mode}\)\s*(?:\[\s*\d+\]\s*)?\[\s*\d+/(\d+)\]"
-    found, batch = re.search(line, _log(dumped)), _batch(dumped, f"{mode}_dataloader")
-    if not (found and batch):
+    log = _log(dumped)
+    found, processes = re.search(line, log), re.search(r"GPU number: (\d+)", log)
+    if not (found and processes):
         return None
+    batch = load(str(dumped))[f"{mode}_dataloader"].batch_size * int(processes[1])
     batches = int(found[1])
     return whole if batches == math.ceil(whole / batch) else batches * batch
 
@@ -308,7 +306,9 @@ def curve(files: list[Path], unit: str, total: int) -> tuple[list[dict], float]:
     Returns:
         The points of the curve (see :func:`.curves.means`), and the training's seconds.
     """
-    sessions = [[(_position(entry, unit), entry) for entry in curves.entries(f)] for f in files]
+    # Entries of iterations and of validations have their iteration or epoch as "step".
+    key = "epoch" if unit == "epochs" else "step"
+    sessions = [[(e.get(key, e["step"]), e) for e in curves.entries(file)] for file in files]
     logs = [entry for session in sessions for _, entry in session if "iter" in entry]
     step = 1 if unit == "epochs" else curves.spacing(total)
     logged = (
@@ -319,16 +319,6 @@ def curve(files: list[Path], unit: str, total: int) -> tuple[list[dict], float]:
     )
     seconds = fmean(e["time"] for e in logs) * max(e["iter"] for e in logs) if logs else 0.0
     return curves.means(unit, logged), seconds
-
-
-def _position(entry: dict, unit: str) -> int:
-    """Return the epoch or the iteration of a logged entry."""
-    return entry["epoch"] if unit == "epochs" and "epoch" in entry else entry["step"]
-
-
-def _is_augmented(cfg: Config) -> bool:
-    """Whether a test used test-time augmentation, whose model wraps the model as ``module``."""
-    return "module" in cfg.model
 
 
 def _tests(
@@ -350,8 +340,7 @@ def _tests(
             continue
         for file in path.parents[1].glob("*.json"):
             values = json.loads(file.read_text(encoding="utf-8"))
-            found[("--tta",) if _is_augmented(cfg) else ()] = (
-                path,
-                {k: v for k, v in values.items() if k not in TIMES and v is not None},
-            )
+            values = {k: v for k, v in values.items() if k not in TIMES and v is not None}
+            # The model of test-time augmentation wraps the model as ``module``.
+            found[("--tta",) if "module" in cfg.model else ()] = path, values
     return found

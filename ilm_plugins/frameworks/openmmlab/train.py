@@ -1,9 +1,6 @@
 """Training and evaluation of MMEngine's configs by its Runner, on GPUs and on the CPU."""
 
 import argparse
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +18,7 @@ from ...errors import UserError
 from ..command import building
 from .checkpoints import check_fits, guard, latest
 from .checks import load_config
-from .faults import StopAtNaN, name_images, names_dataset
+from .faults import StopAtNaN, name_images, names_dataset, naming_types
 
 
 def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
@@ -47,7 +44,8 @@ def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
             cfg[key] = None
     if cfg.launcher != "none" and args.num_gpus == 0:
         torch.distributed.init_process_group("gloo")
-    runner = build_runner(cfg)
+    with naming_types():
+        runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
     runner.must_fit = args.resume and last is not None
     runner.test() if args.eval_only else runner.train()
 
@@ -56,35 +54,6 @@ def augment_test(cfg: Config) -> None:
     """Change a config in place to use its test-time augmentation, like mmseg's tools/test.py."""
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.model = {**cfg.tta_model, "module": cfg.model}
-
-
-def build_runner(cfg: Config) -> Runner:
-    """Build the Runner of a config.
-
-    Raises:
-        UserError: a type is not registered.
-    """
-    cfg = copy.deepcopy(cfg)
-    with naming_types():
-        return RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
-
-
-@contextmanager
-def naming_types() -> Iterator[None]:
-    """Within this context, the registry's KeyError for an unknown type becomes a UserError.
-
-    Other KeyErrors pass unchanged.
-    """
-    try:
-        yield
-    except KeyError as error:
-        message = str(error.args[0]) if error.args else ""
-        if "registry" not in message:
-            raise
-        raise UserError(
-            f"{message.split('. ')[0].strip()}; correct the type, or name the package that "
-            "registers it in custom_imports"
-        ) from error
 
 
 @RUNNERS.register_module(force=True)

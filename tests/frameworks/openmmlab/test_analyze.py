@@ -16,7 +16,7 @@ from PIL import Image
 from ilm_plugins.checkpoints import write
 from ilm_plugins.cli import analyze, convert, train_net
 from ilm_plugins.pix2pix.networks import to_signed
-from runs import mmengine_command, write_class_folders, write_mmengine_config
+from runs import mmengine_command, write_class_folders
 
 RESNET20 = "configs/mmpretrain/en/resnet20_cifar10_en.py"
 EN = "model.backbone.norm_cfg={'type': 'EN', 'reduction': 8, '_delete_': True}"
@@ -50,60 +50,59 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+def analyzed(measure, images, config, model, out, *options):
+    """The table of each image that the tool writes of a model's checkpoint."""
+    words = ("--config-file", config, "--checkpoint", model, "--output", out, *options)
+    assert run(measure, images, *words) == 0
+    name = {"ratios": "ratios", "omega": "rescaling"}[measure]
+    return rows(out / f"{name}_by_image.csv")
+
+
+def check_ratios(found, name, layer, convolution, images, mean, std):
+    """Compare a first layer's ratios with those of images (3, H, W), computed here."""
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (mean, std))
+    expected = layer.ratios(convolution((images - mean) / std))
+    for row, ratios in zip(found, expected.tolist(), strict=True):
+        names = [f"{name}/{n}" for n in ("IN", "LN", "BN")]
+        assert [float(row[n]) for n in names] == pytest.approx(ratios, abs=1e-4)
+
+
 def read(folder):
-    """(3, H, W) RGB, in the order of a set of images."""
+    """(N, 3, H, W) RGB, in the order of a set of images."""
     files = sorted(folder.rglob("*.*g"))
-    return [torch.tensor(np.array(Image.open(f).convert("RGB"))).permute(2, 0, 1) for f in files]
+    pixels = np.stack([np.array(Image.open(f).convert("RGB")) for f in files])
+    return torch.tensor(pixels).permute(0, 3, 1, 2).float()
 
 
 def test_a_classifier_of_images_in_rgb(root, folder, tmp_path, capsys):
     model = checkpoint(tmp_path / "a.pth", root / RESNET20)
-    options = ("--config-file", root / RESNET20, "--checkpoint", tmp_path / "a.pth")
-    assert run("ratios", folder, *options, "--output", tmp_path / "out") == 0
+    out = tmp_path / "out"
+    found = analyzed("ratios", folder, root / RESNET20, tmp_path / "a.pth", out)
     printed = capsys.readouterr().out
     assert "PackInputs, mean 125.3, 123, 113.9, std 51.59, 50.85, 51.26 (RGB" in printed
-    x = torch.stack(read(folder)).float()
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
-    stem = model.backbone.stem
-    expected = stem.gn.ratios(stem.conv((x - mean) / std))
-    found = rows(tmp_path / "out" / "ratios_by_image.csv")
     assert [row["class"] for row in found] == ["cat", "cat", "dog", "dog"]
-    for row, ratios in zip(found, expected.tolist(), strict=True):
-        names = [f"backbone.stem.gn/{n}" for n in ("IN", "LN", "BN")]
-        assert [float(row[n]) for n in names] == pytest.approx(ratios, abs=1e-4)
+    stem, scaling = model.backbone.stem, ((125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255))
+    check_ratios(found, "backbone.stem.gn", stem.gn, stem.conv, read(folder), *scaling)
 
 
-MEAN, STD = (125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255)
-
-
-def test_a_segmenter_of_images_in_bgr(datasets, tmp_path, capsys):
-    config = write_mmengine_config(tmp_path / "fcn.py", datasets)
-    mean = "model.data_preprocessor.mean=[1.0, 2.0, 3.0]"
-    opts = (mean, "model.data_preprocessor.std=[10.0, 20.0, 30.0]")
-    model = checkpoint(tmp_path / "a.pth", config, *opts, EN)
-    images = datasets / "shapes" / "images" / "validation"
-    options = ("--config-file", config, "--checkpoint", tmp_path / "a.pth")
-    out = ("--output", tmp_path / "out", "--match", "backbone.*")
-    assert run("ratios", images, *options, *out, "--opts", *opts, EN) == 0
+def test_a_segmenter_of_images_in_bgr(config, datasets, tmp_path, capsys):
+    mean, std = (1.0, 2.0, 3.0), (10.0, 20.0, 30.0)
+    opts = [f"model.data_preprocessor.{k}={v}" for k, v in (("mean", mean), ("std", std))] + [EN]
+    backbone = checkpoint(tmp_path / "a.pth", config, *opts).backbone
+    images, out = datasets / "shapes" / "images" / "validation", tmp_path / "out"
+    options = ("--match", "backbone.*", "--opts", *opts)
+    found = analyzed("ratios", images, config, tmp_path / "a.pth", out, *options)
     assert "mean 1, 2, 3, std 10, 20, 30 (BGR of 0..255)" in capsys.readouterr().out
-    x = torch.stack(read(images)).float()[:, [2, 1, 0]]
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((1.0, 2.0, 3.0), (10.0, 20.0, 30.0)))
-    expected = model.backbone.gn1.ratios(model.backbone.conv1((x - mean) / std))
-    for row, ratios in zip(
-        rows(tmp_path / "out" / "ratios_by_image.csv"), expected.tolist(), strict=True
-    ):
-        names = [f"backbone.gn1/{n}" for n in ("IN", "LN", "BN")]
-        assert [float(row[n]) for n in names] == pytest.approx(ratios, abs=1e-4)
+    x = read(images)[:, [2, 1, 0]]
+    check_ratios(found, "backbone.gn1", backbone.gn1, backbone.conv1, x, mean, std)
 
 
 def test_a_detector_has_its_proposals_mean(root, datasets, tmp_path, capsys):
     config = root / "configs/mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
     checkpoint(tmp_path / "a.pth", config)
-    options = ("--config-file", config, "--checkpoint", tmp_path / "a.pth", "--limit", 2)
-    images = datasets / "shapes" / "images" / "validation"
-    assert run("omega", images, *options, "--output", tmp_path / "out") == 0
+    images, out = datasets / "shapes" / "images" / "validation", tmp_path / "out"
+    found = analyzed("omega", images, config, tmp_path / "a.pth", out, "--limit", 2)
     assert "Resize > PackDetInputs" in capsys.readouterr().out
-    found = rows(tmp_path / "out" / "rescaling_by_image.csv")
     assert len(found) == 2 and "roi_head.bbox_head.shared_convs.0.gn/omega" in found[0]
 
 
@@ -115,8 +114,7 @@ def test_a_translation_is_of_the_half_that_it_starts_from(root, tmp_path, capsys
     pixels[:, :64] //= 4
     Image.fromarray(pixels).save(tmp_path / "pairs" / "1.png")
     model = checkpoint(tmp_path / "a.pth", config)
-    options = ("--config-file", config, "--checkpoint", tmp_path / "a.pth")
-    assert run("omega", tmp_path / "pairs", *options, "--output", tmp_path / "out") == 0
+    analyzed("omega", tmp_path / "pairs", config, tmp_path / "a.pth", tmp_path / "out")
     assert "the right half, 64 x 64 pixels, -1 to 1" in capsys.readouterr().out
     seen = {}
     layer = model.generator.down[1][2]
@@ -133,8 +131,6 @@ def test_a_translation_is_of_the_half_that_it_starts_from(root, tmp_path, capsys
 
 
 def test_a_config_without_a_test_pipeline(root, folder, tmp_path, capsys):
-    path = tmp_path / "bare.py"
-    path.write_text("model = dict(type='ImageClassifier')\ndefault_scope = 'mmpretrain'\n")
     config = (root / RESNET20, "--checkpoint", tmp_path / "a.pth", "--output", tmp_path / "out")
     assert run("ratios", folder, "--config-file", *config, "--opts", "test_dataloader=None") == 2
     assert "has no test_dataloader.dataset.pipeline, by which" in capsys.readouterr().err
@@ -152,16 +148,13 @@ def scalars(out):
 
 
 @pytest.mark.parametrize("by", ["option", "config"])
-def test_ratios_are_logged_while_training(datasets, tmp_path, by):
-    config = write_mmengine_config(tmp_path / "fcn.py", datasets)
+def test_ratios_are_logged_while_training(config, tmp_path, by):
     pytest.importorskip("torch.utils.tensorboard", reason="needs tensorboard")
     opts, options = [EN], ["--ratios-interval", "2"]
     if by == "config":
         backends, options = [{"type": "LocalVisBackend"}, {"type": "TensorboardVisBackend"}], []
         opts.append(f"visualizer={{'type': 'Visualizer', 'vis_backends': {backends}}}")
-        config.write_text(
-            config.read_text() + "\ncustom_hooks = [dict(type='RatiosHook', interval=3)]\n"
-        )
+        opts.append("custom_hooks=[{'type': 'RatiosHook', 'interval': 3}]")
     out = tmp_path / "out"
     assert train_net.main(mmengine_command(config, *options, out=out, opts=opts)) == 0
     found = scalars(out)
@@ -178,8 +171,7 @@ def test_ratios_are_logged_while_training(datasets, tmp_path, by):
     assert "ratios/" not in log.read_text().split("Checkpoints will be saved")[1]
 
 
-def test_a_model_without_ratios_is_told_when_training_starts(datasets, tmp_path, capsys):
-    config = write_mmengine_config(tmp_path / "fcn.py", datasets)
+def test_a_model_without_ratios_is_told_when_training_starts(config, tmp_path, capsys):
     argv = mmengine_command(config, "--ratios-interval", "2", out=tmp_path / "out")
     assert train_net.main(argv) == 2
     assert "error: the model has no EN or SN layer" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from ilm_plugins.checkpoints import read, write
 from ilm_plugins.cli import convert, train_net
 from ilm_plugins.cli.convert import build_model
 from ilm_plugins.layers import OptionError
+from ilm_plugins.reproduction import miniature
 from runs import MMENGINE_CONFIG
 from swaps import change, randomized
 
@@ -27,23 +28,30 @@ def run(*words):
 
 def train(root, datasets, norm, out, *opts):
     """One iteration of the small Mask R-CNN; its checkpoint."""
-    data = f"{datasets / 'shapes'}/"
-    settings = [
-        f"work_dir={out}",
-        *(f"{s}_dataloader.dataset.data_root={data}" for s in ("train", "val", "test")),
-        *(f"{s}_dataloader.num_workers=0" for s in ("train", "val", "test")),
-        *(f"{s}_dataloader.persistent_workers=False" for s in ("train", "val", "test")),
-        "train_dataloader.batch_size=2",
-        "train_cfg.max_iters=1",
-        "val_dataloader=None",
-        "val_cfg=None",
-        "val_evaluator=None",
-        "default_hooks.checkpoint.interval=1",
-        *opts,
-    ]
     config = str(root / f"{FOLDER}_{norm}.py")
-    assert train_net.main(["--config-file", config, "--num-gpus", "0", *settings]) == 0
+    few = [*miniature.overrides(config, datasets), "train_cfg.max_iters=1", f"work_dir={out}"]
+    assert train_net.main(["--config-file", config, "--num-gpus", "0", *few, *opts]) == 0
     return out / "iter_1.pth"
+
+
+def write_config(path, norm):
+    """A config of the small segmenter with another norm."""
+    path.write_text(MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', norm))
+    return path
+
+
+BN, EN = 'dict(type="BN")', 'dict(type="EN", reduction=8)'
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """Configs of the small segmenter with BN and with EN."""
+    return [write_config(tmp_path / f"{name}.py", norm) for name, norm in (("bn", BN), ("en", EN))]
+
+
+def save(model, path):
+    write({"state_dict": model.state_dict(), "meta": {"epoch": 1}}, path)
+    return path
 
 
 @torch.no_grad()
@@ -77,14 +85,11 @@ def test_a_gn_checkpoint_evaluates_the_same_and_fine_tunes(root, datasets, tmp_p
     dropped = printed.split("the unconverted model: ")[1].splitlines()[0].split(", ")
     assert {"optimizer", "message_hub", "meta.cfg"} <= {*dropped}
     contents = read(converted)
-    assert (
-        contents["meta"]["dataset_meta"]["classes"]
-        == read(trained)["meta"]["dataset_meta"]["classes"]
-    )
+    classes, expected = (c["meta"]["dataset_meta"]["classes"] for c in (contents, read(trained)))
+    assert classes == expected
 
     plain, model = (build_model(str(root / f"{FOLDER}_{norm}.py")) for norm in ("gn", "ilmgn"))
     plain.load_state_dict(read(trained)["state_dict"])
-    torch.manual_seed(0)
     picture = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     before = outputs(plain, picture)
     model.load_state_dict(contents["state_dict"])
@@ -100,37 +105,26 @@ def test_a_gn_checkpoint_evaluates_the_same_and_fine_tunes(root, datasets, tmp_p
     assert (state["backbone.conv1.weight"] - start).abs().max() < 0.1
 
 
-def test_batchnorm_is_found_under_the_name_of_its_type(tmp_path, capsys):
-    for name, norm in (("bn", 'dict(type="BN")'), ("en", 'dict(type="EN", reduction=8)')):
-        text = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', norm)
-        (tmp_path / f"{name}.py").write_text(text)
-    torch.manual_seed(0)
-    plain = randomized(build_model(str(tmp_path / "bn.py"))).eval()
-    write({"state_dict": plain.state_dict(), "meta": {"epoch": 1}}, tmp_path / "bn.pth")
-    words = [tmp_path / "bn.pth", tmp_path / "en.pth", "--config-file", tmp_path / "en.py"]
-    assert run(*words) == 0
+def test_batchnorm_is_found_under_the_name_of_its_type(configs, tmp_path, capsys):
+    bn, en = configs
+    plain = randomized(build_model(str(bn))).eval()
+    assert run(save(plain, tmp_path / "bn.pth"), tmp_path / "en.pth", "--config-file", en) == 0
     printed = capsys.readouterr().out
     assert "left" not in printed and "missing" not in printed
     assert "    backbone.layer1.0.gn1\n" in printed and "    decode_head.convs.0.gn\n" in printed
-    model = build_model(str(tmp_path / "en.py")).eval()
+    model = build_model(str(en)).eval()
     model.load_state_dict(read(tmp_path / "en.pth")["state_dict"])
     assert type(model.backbone.gn1) is ExemplarNorm
     x = torch.randn(1, 3, 64, 64)
     assert change(plain._forward(x), model._forward(x)) <= 1e-6
 
 
-def test_what_the_file_lacks_is_printed(tmp_path, capsys):
-    text = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', 'dict(type="BN")')
-    (tmp_path / "bn.py").write_text(text)
-    (tmp_path / "en.py").write_text(
-        text.replace('dict(type="BN")', 'dict(type="EN", reduction=8)').replace(
-            "num_convs=1", "num_convs=2"
-        )
-    )
-    write({"state_dict": build_model(str(tmp_path / "bn.py")).state_dict()}, tmp_path / "bn.pth")
-    words = [tmp_path / "bn.pth", tmp_path / "en.pth", "--config-file", tmp_path / "en.py"]
-    assert run(*words) == 0
-    added = build_model(str(tmp_path / "en.py")).decode_head.convs[1].state_dict()
+def test_what_the_file_lacks_is_printed(configs, tmp_path, capsys):
+    bn, en = configs
+    en.write_text(en.read_text().replace("num_convs=1", "num_convs=2"))
+    file = save(build_model(str(bn)), tmp_path / "bn.pth")
+    assert run(file, tmp_path / "en.pth", "--config-file", en) == 0
+    added = build_model(str(en)).decode_head.convs[1].state_dict()
     names = [name for name in added if not name.endswith("num_batches_tracked")]
     listed = "".join(f"    decode_head.convs.1.{name}\n" for name in names)
     assert f"missing ({len(names)}):\n{listed}note, " in capsys.readouterr().out
@@ -138,10 +132,8 @@ def test_what_the_file_lacks_is_printed(tmp_path, capsys):
 
 @pytest.mark.parametrize("plain_first", [False, True])
 def test_a_segmenter_of_sync_batchnorm_is_converted_in_place(tmp_path, plain_first):
-    config = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', 'dict(type="SyncBN")')
-    (tmp_path / "config.py").write_text(config)
-    torch.manual_seed(0)
-    model = randomized(build_model(str(tmp_path / "config.py"))).eval()
+    config = write_config(tmp_path / "config.py", 'dict(type="SyncBN")')
+    model = randomized(build_model(str(config))).eval()
     norms = [name for name, m in model.named_modules() if isinstance(m, SyncBatchNorm)]
     assert len(norms) == 21
     if plain_first:
@@ -165,27 +157,23 @@ def test_an_average_of_a_model_is_not_converted_by_itself():
         surgery.convert(model, "EN")
 
 
-def test_a_backbone_alone(tmp_path, capsys):
+def test_a_backbone_alone(configs, tmp_path, capsys):
     """As pretrained ones are: BatchNorm's names become those of EN, and its weights are loaded."""
-    for name, norm in (("bn", 'dict(type="BN")'), ("en", 'dict(type="EN", reduction=8)')):
-        text = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', norm)
-        (tmp_path / f"{name}.py").write_text(text)
-    torch.manual_seed(0)
-    plain = randomized(build_model(str(tmp_path / "bn.py"))).eval().backbone
-    write({"state_dict": plain.state_dict()}, tmp_path / "bn.pth")
-    words = [tmp_path / "bn.pth", tmp_path / "en.pth", "--config-file", tmp_path / "en.py"]
+    bn, en = configs
+    plain = randomized(build_model(str(bn))).eval().backbone
+    words = [save(plain, tmp_path / "bn.pth"), tmp_path / "en.pth", "--config-file", en]
     assert run(*words) == 2
     error = capsys.readouterr().err
     assert "INPUT is not of the whole model, but of its backbone; give --part backbone" in error
     assert run(*words, "--part", "neck") == 2
     assert "--part neck: the model has no such part; it has" in capsys.readouterr().err
-    assert run(tmp_path / "bn.pth", tmp_path / "en.pth", "--to", "EN", "--part", "backbone") == 2
+    assert run(*words[:2], "--to", "EN", "--part", "backbone") == 2
     assert "give --config-file" in capsys.readouterr().err
     assert run(*words, "--part", "backbone") == 0
     init = (
         f"model.backbone.init_cfg={{'type': 'Pretrained', 'checkpoint': '{tmp_path / 'en.pth'}'}}"
     )
-    model = build_model(str(tmp_path / "en.py"), [init]).eval()
+    model = build_model(str(en), [init]).eval()
     model.backbone.init_weights()
     assert type(model.backbone.gn1) is ExemplarNorm
     x = torch.randn(1, 3, 64, 64)

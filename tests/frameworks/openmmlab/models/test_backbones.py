@@ -10,7 +10,7 @@ pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmla
 from mmengine.registry import MODELS
 
 from ilm_plugins import NORMS, ExemplarNorm
-from ilm_plugins.frameworks.openmmlab.models.backbones import BNInception, CifarResNet
+from ilm_plugins.frameworks.openmmlab.models import BNInception, CifarResNet
 
 EN_16 = {"type": "EN", "reduction": 16}
 

@@ -1,0 +1,19 @@
+"""A small segmenter of MMEngine's, and a training of it that tests may copy but not change."""
+
+import pytest
+
+from ilm_plugins.cli import train_net
+from runs import mmengine_command, write_mmengine_config
+
+
+@pytest.fixture(scope="session")
+def config(datasets, tmp_path_factory):
+    return write_mmengine_config(tmp_path_factory.mktemp("config") / "fcn.py", datasets)
+
+
+@pytest.fixture(scope="session")
+def trained(config, tmp_path_factory):
+    """The output folder of four iterations, with checkpoints of the second and the fourth."""
+    out = tmp_path_factory.mktemp("trained")
+    assert train_net.main(mmengine_command(config, out=out)) == 0
+    return out
