@@ -13,6 +13,8 @@ from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import nn
 
 from ilm_plugins import NORMS
+from ilm_plugins.cli import train_net
+from ilm_plugins.frameworks.openmmlab import run_folder
 from recipes import ROOT
 
 NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -35,12 +37,18 @@ def build_model(cfg: Config) -> nn.Module:
     return MODELS.build(cfg.model, default_args=beside)
 
 
-def build_without_storage(cfg: Config) -> nn.Module:
-    """The model on the meta device, in a fraction of the time."""
-    # Backbones read their rates of stochastic depth from a tensor.
-    linspace = partial(torch.linspace, device="cpu")
-    with torch.device("meta"), patch("torch.linspace", linspace):
-        return build_model(cfg)
+_skeletons = {}
+
+
+def skeleton(cfg: Config) -> nn.Module:
+    """The model on the meta device, in a fraction of the time; one for all configs of the same."""
+    key = f"{cfg.default_scope} {cfg.model}"
+    if key not in _skeletons:
+        # Backbones read their rates of stochastic depth from a tensor.
+        linspace = partial(torch.linspace, device="cpu")
+        with torch.device("meta"), patch("torch.linspace", linspace):
+            _skeletons[key] = build_model(cfg)
+    return _skeletons[key]
 
 
 def claimed(config: str) -> type:
@@ -87,9 +95,10 @@ def training(cfg: Config, model: nn.Module) -> dict:
             found["steps"] = sorted(scheduler.milestones.elements())
             found["factor"] = scheduler.gamma
         elif "Poly" in name:
-            found["power"] = scheduler.power
+            found |= {"power": scheduler.power, "last learning rate": scheduler.eta_min}
         elif "Linear" in name:
             found["warm-up until"] = scheduler.end
+            found["warm-up iterations"] = round(1 / scheduler.start_factor)
     return found
 
 
@@ -162,20 +171,17 @@ def step(model: nn.Module, batch: dict) -> dict[str, float]:
     return {name: value.item() for name, value in log.items()}
 
 
-def smaller(cfg: Config, root, out: Path, iterations: int = 2, workers: int = 0) -> Config:
-    """The same on other data: their place and the length of the training alone are changed."""
-    for split in ("train", "val", "test"):
-        loader = cfg[f"{split}_dataloader"]
-        theirs, loader.dataset.data_root = loader.dataset.data_root, f"{root}/"
-        loader.num_workers, loader.persistent_workers = workers, workers > 0
-    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
-        if "ann_file" in evaluator:
-            evaluator.ann_file = evaluator.ann_file.replace(theirs, f"{root}/")
-    if not isinstance(cfg.param_scheduler, list):
-        cfg.param_scheduler.end = iterations
-    cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = iterations
-    cfg.default_hooks.checkpoint.interval = iterations
-    cfg.work_dir = str(out)
-    cfg.randomness = {"seed": 0}
-    cfg.experiment_name = out.name
-    return cfg
+def run(
+    config: str, folder: Path, out: Path, *opts: str, iterations: int = 2, tests=((),)
+) -> dict[tuple, dict[str, float]]:
+    """Train a config, below configs/, on a folder's images, and test it; test -> its metrics."""
+    path = str(ROOT / "configs" / config)
+    argv = ["--config-file", path, "--num-gpus", "0"]
+    settings = run_folder.settings(path, out, seed=0) + run_folder.on_data(path, str(folder))
+    for loader in run_folder.LOADERS:
+        settings += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
+    settings += opts
+    assert train_net.main([*argv, *run_folder.shortened(path, iterations), *settings]) == 0
+    for options in tests:
+        assert train_net.main([*argv, "--eval-only", "--resume", *options, *settings]) == 0
+    return run_folder.summary(path, out, iterations).metrics

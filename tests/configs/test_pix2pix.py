@@ -11,8 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 
 from ilm_plugins import ILMInstanceNorm
-from ilm_plugins.cli import train_net
-from mmengine_configs import build_without_storage, load, norms
+from mmengine_configs import load, norms, run, skeleton
 from recipes import ROOT, configs, recipe
 
 ALL = configs("pix2pix")
@@ -29,7 +28,7 @@ def test_every_row_of_table_6_has_a_config():
 def found(cfg):
     """A config in the words of its recipe."""
     train, test = cfg.train_dataloader.dataset, cfg.test_dataloader.dataset
-    model = build_without_storage(cfg)
+    model = skeleton(cfg)
     wrappers = build_optim_wrapper(model, cfg.optim_wrapper)
     (settings,) = {
         (type(w.optimizer).__name__, g["lr"], g["betas"], g["weight_decay"])
@@ -76,7 +75,7 @@ def test_the_recipes_numbers(config):
 
 @pytest.mark.parametrize("config", ALL)
 def test_the_norms_that_the_name_says(config):
-    model = build_without_storage(load("pix2pix", config))
+    model = skeleton(load("pix2pix", config))
     _, *kinds = config.removesuffix(".py").split("_")
     for network, kind in zip((model.generator, model.discriminator), kinds, strict=True):
         layers = norms(network).values()
@@ -120,21 +119,14 @@ def test_real_facades_are_read():
 
 @needs_facades
 def test_a_small_network_trains_on_real_facades(tmp_path):
-    loaders = ("train_dataloader", "val_dataloader", "test_dataloader")
     opts = [
-        f"work_dir={tmp_path}",
-        *(f"{loader}.dataset.data_root={FOLDER}" for loader in loaders),
-        *(f"{loader}.num_workers=0" for loader in loaders),
         "train_dataloader.dataset.images=(0,4)",
         "val_dataloader.dataset.images=(200,202)",
-        "train_cfg.max_epochs=1",
-        "train_cfg.val_interval=1",
         "model.generator.width=8",
         "model.discriminator.width=8",
         "model.generator.norm_cfg={'type':'ILMIN','key_group_size':1,'_delete_':True}",
     ]
-    config = ROOT / "configs" / "pix2pix" / "facades_in_in.py"
-    assert train_net.main(["--config-file", str(config), "--num-gpus", "0", *opts]) == 0
+    run("pix2pix/facades_in_in.py", FOLDER, tmp_path, *opts, iterations=1, tests=())
     state = torch.load(tmp_path / "epoch_1.pth", weights_only=False)["state_dict"]
     assert all(value.isfinite().all() for value in state.values())
     assert (tmp_path / "samples" / "epoch_0001.png").exists()

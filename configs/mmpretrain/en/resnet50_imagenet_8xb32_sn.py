@@ -1,3 +1,0 @@
-# Backbone for EN paper, Table 6, SN (configs/mmseg); no ImageNet figure is given for it.
-_base_ = "_base_/resnet50_imagenet_8xb32.py"
-model = dict(backbone=dict(norm_cfg=dict(type="SN")))
