@@ -105,8 +105,9 @@ def training(cfg: Config, model: nn.Module) -> dict:
 def sizes(cfg: Config) -> dict:
     """Sizes of the training images and of the test, from the built pipelines."""
     init_default_scope(cfg.default_scope)
-    found = {}
-    for t in _transforms(cfg.train_dataloader.dataset, cfg.train_dataloader.dataset.pipeline):
+    found, train = {}, cfg.train_dataloader.dataset
+    train = train.get("dataset", train)  # within one that balances classes
+    for t in _transforms(train, train.pipeline):
         name = type(t).__name__
         if name == "RandomChoiceResize":
             found["training sizes"] = [list(scale) for scale in t.scales]
@@ -116,7 +117,9 @@ def sizes(cfg: Config) -> dict:
         elif name == "Resize":
             found["training sizes"] = [list(t.scale)]
         elif name == "RandomCrop":
-            found["crop"] = list(t.crop_size)
+            found |= {"crop": list(t.crop_size), "padding": getattr(t, "padding", None)}
+        elif name == "RandomResizedCrop":
+            found["crop"] = list(t.scale)
         elif name == "RandomFlip":
             found["flip"] = t.prob
     test = cfg.test_dataloader.dataset
@@ -146,8 +149,16 @@ def _transforms(dataset: dict, pipeline: list) -> list:
 
 
 def _test_sizes(transforms) -> list:
-    resizes = (t for t in transforms if type(t).__name__ == "Resize")
-    return [list(t.scale) if t.scale else t.scale_factor[0] for t in resizes]
+    found = []
+    for t in transforms:
+        match type(t).__name__:
+            case "Resize":
+                found.append(list(t.scale) if t.scale else t.scale_factor[0])
+            case "ResizeEdge":
+                found.append(t.scale)
+            case "CenterCrop":
+                found.append(list(t.crop_size))
+    return found
 
 
 def _unique(values) -> list:

@@ -26,7 +26,7 @@ from ilm_plugins.frameworks.openmmlab.run_folder import LOADERS
 from ilm_plugins.frameworks.openmmlab.train import load_config
 from ilm_plugins.layers.mixture import MixtureNorm
 from ilm_plugins.reproduction import miniature, registry
-from mmengine_configs import build_model, load, norms, run, skeleton, step, training
+from mmengine_configs import build_model, load, norms, run, sizes, skeleton, step, training
 from recipes import ROOT, configs, recipe
 
 ALL = configs("mmpretrain")
@@ -86,27 +86,6 @@ def built(dataset):
 def only(values):
     (value,) = set(values)
     return value
-
-
-def of_transforms(cfg):
-    """Sizes of the images that a config trains and tests on, from the built pipelines."""
-    found = {"test sizes": []}
-    for transform in built(cfg.test_dataloader.dataset).pipeline.transforms:
-        name = type(transform).__name__
-        if name == "ResizeEdge":
-            found["test sizes"].append(transform.scale)
-        elif name == "CenterCrop":
-            found["test sizes"].append(only(transform.crop_size))
-    for transform in built(cfg.train_dataloader.dataset).pipeline.transforms:
-        name = type(transform).__name__
-        if name == "RandomFlip":
-            found["flip"] = transform.prob
-        elif name == "RandomResizedCrop":
-            found["crop"] = only(transform.scale)
-        elif name == "RandomCrop":
-            found |= {"crop": only(transform.crop_size), "padding": transform.padding}
-    found["balanced"] = cfg.train_dataloader.dataset.type == "ClassBalancedDataset"
-    return found
 
 
 def of_norms(layers):
@@ -188,9 +167,10 @@ def test_the_file_names_data(config):
 def described(cfg):
     """A config in the words of its recipe."""
     model = skeleton(cfg)
-    found = of_transforms(cfg) | of_model(model) | of_norms(norms(model).values())
+    found = sizes(cfg) | of_model(model) | of_norms(norms(model).values()) | training(cfg, model)
+    found["balanced"] = cfg.train_dataloader.dataset.type == "ClassBalancedDataset"
     metrics = [METRICS.build(cfg[k]) for k in ("val_evaluator", "test_evaluator")]
-    return found | training(cfg, model) | {"metrics": list(only(m.topk for m in metrics))}
+    return found | {"metrics": list(only(m.topk for m in metrics))}
 
 
 @cache

@@ -135,10 +135,13 @@ class _DictCalls(ast.NodeTransformer):
 
 def nested_dicts(value: Any, name: str) -> Iterator[tuple[str, dict]]:
     """Yield (dotted key, dict) for all dicts within a part of a config; ``name`` is its key."""
+    items = ()
     if isinstance(value, dict):
         yield name, value
-    items = value if isinstance(value, list | tuple | dict) else ()
-    for key, inner in items.items() if isinstance(value, dict) else enumerate(items):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    for key, inner in items:
         yield from nested_dicts(inner, f"{name}.{key}")
 
 
