@@ -1,5 +1,6 @@
 """What a built MMEngine config comes to, in the words of ``recipes/*.yaml``."""
 
+import json
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,9 @@ from torch import nn
 from ilm_plugins import NORMS
 from ilm_plugins.cli import train_net
 from ilm_plugins.frameworks.openmmlab import run_folder
+from ilm_plugins.frameworks.openmmlab.checkpoints import latest
 from recipes import ROOT
+from runs import mmengine_command
 
 NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -182,17 +185,20 @@ def step(model: nn.Module, batch: dict) -> dict[str, float]:
     return {name: value.item() for name, value in log.items()}
 
 
-def run(
-    config: str, folder: Path, out: Path, *opts: str, iterations: int = 2, tests=((),)
-) -> dict[tuple, dict[str, float]]:
-    """Train a config, below configs/, on a folder's images, and test it; test -> its metrics."""
+def run(config, folder: Path, out: Path, *opts: str, iterations=2, tests=((),)) -> list[dict]:
+    """Train a config, below configs/, on a folder's images; the metrics of each test then."""
     path = str(ROOT / "configs" / config)
-    argv = ["--config-file", path, "--num-gpus", "0"]
-    settings = run_folder.settings(path, out, seed=0) + run_folder.on_data(path, str(folder))
+    settings = [*run_folder.on_data(path, str(folder)), "randomness.seed=0"]
     for loader in run_folder.LOADERS:
         settings += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
     settings += opts
-    assert train_net.main([*argv, *run_folder.shortened(path, iterations), *settings]) == 0
-    for options in tests:
-        assert train_net.main([*argv, "--eval-only", "--resume", *options, *settings]) == 0
-    return run_folder.summary(path, out, iterations).metrics
+    length = run_folder.shortened(path, iterations)
+    assert train_net.main(mmengine_command(path, out=out, opts=[*length, *settings])) == 0
+    settings.append(f"load_from={latest(out)}")
+    metrics = []
+    for number, options in enumerate(tests):
+        argv = mmengine_command(path, "--eval-only", *options, out=out / f"{number}", opts=settings)
+        assert train_net.main(argv) == 0
+        (file,) = out.glob(f"{number}/*/*.json")
+        metrics.append(json.loads(file.read_text()))
+    return metrics

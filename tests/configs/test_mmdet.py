@@ -104,7 +104,8 @@ def test_it_trains(config):
 @pytest.mark.parametrize("norm", ["gn", "ilmgn"])
 def test_shapes_in_a_few_steps(norm, datasets, tmp_path):
     config = f"mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_{norm}.py"
-    assert "coco/segm_mAP" in run(config, datasets / "shapes", tmp_path)[()]
+    (figures,) = run(config, datasets / "shapes", tmp_path)
+    assert "coco/segm_mAP" in figures
 
 
 def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
@@ -121,7 +122,7 @@ def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
 def test_ilmgn_learns_shapes(tmp_path):
     shapes.write_shapes(tmp_path)
     config = "mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
-    figures = run(config, tmp_path / "shapes", tmp_path / "out", iterations=780)[()]
+    (figures,) = run(config, tmp_path / "shapes", tmp_path / "out", iterations=780)
     assert figures["coco/bbox_mAP"] >= 0.6
     assert figures["coco/segm_mAP"] >= 0.55
 
@@ -137,5 +138,5 @@ def test_on_real_images(real_coco, tmp_path):
     for loader in ("val_dataloader", "test_dataloader"):
         opts += [f"{loader}.dataset.indices=2", f"{loader}.dataset.pipeline.1.scale=(213,128)"]
     config = "mmdet/mask-rcnn_r50_fpn_gn_batch2_ilmgn.py"
-    figures = run(config, real_coco / "coco", tmp_path, *opts)[()]
+    (figures,) = run(config, real_coco / "coco", tmp_path, *opts)
     assert 0 <= figures["coco/bbox_mAP"] <= 1

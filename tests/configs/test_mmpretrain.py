@@ -302,8 +302,8 @@ def test_the_runner_trains_and_tests_on_packed_images(tmp_path):
     miniature.write_packed(tmp_path, ("train", "test"), number=12)
     opts = ["default_hooks.logger.interval=1", "param_scheduler.1.milestones=[80,120]"]
     opts += [f"{name}.batch_size=4" for name in LOADERS]
-    found = run("mmpretrain/en/resnet20_cifar10_en.py", tmp_path, tmp_path / "work", *opts)
-    assert set(found[()]) == {"accuracy/top1"}
+    (found,) = run("mmpretrain/en/resnet20_cifar10_en.py", tmp_path, tmp_path / "work", *opts)
+    assert 0 <= found["accuracy/top1"] <= 100
     (log,) = tmp_path.glob("work/*/vis_data/scalars.json")
     rates = [entry["lr"] for entry in curves.entries(log) if "lr" in entry]
     assert rates == pytest.approx([0.1 / 391, 0.05, 0.1, 0.1, 0.1, 0.1], rel=0.01)

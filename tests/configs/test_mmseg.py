@@ -174,8 +174,8 @@ def test_ade20k_ignores_what_has_no_label(datasets):
 @pytest.mark.parametrize("norm", ["bn", "en"])
 def test_shapes_in_a_few_steps(norm, datasets, tmp_path):
     config = f"mmseg/shapes/fcn_r18-d8_shapes_{norm}.py"
-    (figures,) = run(config, datasets / "shapes", tmp_path).values()
-    assert set(figures) == {"aAcc", "mIoU", "mAcc"}
+    (figures,) = run(config, datasets / "shapes", tmp_path)
+    assert {"aAcc", "mIoU", "mAcc"} < figures.keys()
 
 
 def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
@@ -193,7 +193,7 @@ def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
 def test_en_learns_shapes(tmp_path):
     shapes.write_shapes(tmp_path)
     config = "mmseg/shapes/fcn_r18-d8_shapes_en.py"
-    figures = run(config, tmp_path / "shapes", tmp_path / "out", iterations=400)[()]
+    (figures,) = run(config, tmp_path / "shapes", tmp_path / "out", iterations=400)
     assert figures["mIoU"] >= 50
 
 
@@ -204,7 +204,7 @@ def test_ade20k_on_real_images(real_coco, tmp_path):
     opts += [f"{split}_dataloader.dataset.indices=2" for split in ("val", "test")]
     root, tests = real_coco / "coco_in_ade_layout", [(), ("--tta",)]
     found = run("mmseg/fcn_r50-d8_ade20k_en.py", root, tmp_path, *opts, iterations=4, tests=tests)
-    assert list(found) == tests and all(0 <= m["mIoU"] <= 100 for m in found.values())
+    assert all(0 <= figures["mIoU"] <= 100 for figures in found)
 
 
 @pytest.mark.parametrize(
