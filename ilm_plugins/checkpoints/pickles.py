@@ -402,7 +402,7 @@ def check_nesting(contents: Any) -> None:
             levels = 1 + max((levels for *_, levels in inner), default=0)
             measured[id(value)] = len(held), entries, levels
         if level > LEVELS or measured[id(value)][2] > LEVELS:
-            raise SizeError(f"a container holds itself, or more than {LEVELS} levels of others")
+            raise SizeError(f"a container holds itself, or {LEVELS} levels of other containers")
         return measured[id(value)]
 
     _, entries, _ = measure(contents, 1)

@@ -86,7 +86,11 @@ def open_images(path: str | os.PathLike, limit: int | None = None) -> Images:
             archive is invalid.
     """
     path = Path(path).expanduser()
-    images = _read_archive(path) if path.suffix == ".npz" else _list_folder(path)
+    if path.suffix == ".npz":
+        decoded, labels, classes = read_packed(path)
+        images = Images([str(i) for i in range(len(decoded))], labels, classes, decoded)
+    else:
+        images = _list_folder(path)
     if not len(images):
         raise UserError(f"{path}: no image there; expected {', '.join(ENDINGS)}, or an .npz")
     if limit is None or limit >= len(images):
@@ -97,15 +101,6 @@ def open_images(path: str | os.PathLike, limit: int | None = None) -> Images:
         for items in (images.names, images.labels, images.sources)
     )
     return Images(names, labels, images.classes, sources)
-
-
-def _read_archive(path: Path) -> Images:
-    """Decode a packed archive; raise UserError if it is missing or invalid."""
-    try:
-        decoded, labels, classes = read_packed(path)
-    except (OSError, ValueError) as error:
-        raise UserError(str(error)) from error
-    return Images([str(i) for i in range(len(decoded))], labels, classes, decoded)
 
 
 def _list_folder(path: Path) -> Images:

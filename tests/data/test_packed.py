@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ilm_plugins.data.packed import read_packed
+from ilm_plugins.errors import UserError
 
 
 def jpeg(colour, mode="RGB"):
@@ -43,7 +44,7 @@ def test_images_labels_and_classes(root):
 
 
 def test_a_missing_archive(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"val\.npz: no such file; expected an \.npz with"):
+    with pytest.raises(UserError, match=r"val\.npz: no such file; expected an \.npz with"):
         read_packed(tmp_path / "val.npz")
 
 
@@ -61,7 +62,7 @@ def test_a_missing_archive(tmp_path):
 def test_a_malformed_archive(tmp_path, change, message):
     path = tmp_path / "train.npz"
     np.savez(path, **arrays() | change)
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         read_packed(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
@@ -69,10 +70,10 @@ def test_a_malformed_archive(tmp_path, change, message):
 def test_what_is_no_archive(tmp_path):
     path = tmp_path / "train.npz"
     path.write_bytes(b"no zip file")
-    with pytest.raises(ValueError, match="jpeg, offsets, labels, classes"):
+    with pytest.raises(UserError, match="jpeg, offsets, labels, classes"):
         read_packed(path)
     np.savez(path, jpeg=np.zeros(1, np.uint8))
-    with pytest.raises(ValueError, match="offsets is not a file in the archive"):
+    with pytest.raises(UserError, match="offsets is not a file in the archive"):
         read_packed(path)
 
 
@@ -92,7 +93,7 @@ def test_in_an_mmpretrain_pipeline(root):
     assert (len(data), data.metainfo["classes"]) == (3, ("blue", "red"))
     assert data.get_gt_labels().tolist() == [1, 0, 1]
     assert data[0]["inputs"].shape == (3, 32, 32) and data[0]["data_samples"].gt_label.item() == 1
-    with pytest.raises(FileNotFoundError, match=r"test\.npz"):
+    with pytest.raises(UserError, match=r"test\.npz"):
         DATASETS.build({**options, "split": "test"})
 
 

@@ -21,7 +21,7 @@ class PackedImages(BaseDataset):
         options: arguments of mmpretrain's BaseDataset.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`ilm_plugins.data.packed.read_packed`.
+        UserError: see :func:`ilm_plugins.data.packed.read_packed`.
     """
 
     def __init__(self, data_root: str, split: str = "train", **options) -> None:
