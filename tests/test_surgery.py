@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import transcription
 from ilm_plugins import (
     NORMS,
     AssocNorm,
@@ -783,56 +784,50 @@ def test_names_that_are_not_words_are_left_alone():
 # ---- the papers' released code
 
 
-class ReleasedILM(nn.Module):
-    """The released ILM+GN layer's state dict and arithmetic; but variances are divided by n."""
-
-    def __init__(self, channels, hidden, num_groups=4, key_group_size=16):
-        super().__init__()
-        keys = channels // key_group_size
-        self.num_groups, self.keys, self.eps = num_groups, keys, 1e-5
-        self.weight_bias = nn.Parameter(torch.rand(1, channels, 1, 1) + 0.5)
-        self.bias_bias = nn.Parameter(torch.randn(1, channels, 1, 1))
-        self.fc_embed = nn.Sequential(nn.Linear(keys, hidden, bias=False), nn.ReLU())
-        decode = partial(nn.Linear, hidden, keys, bias=False)
-        self.fc_weight = nn.Sequential(self.fc_embed, decode(), nn.Sigmoid())
-        self.fc_bias = nn.Sequential(self.fc_embed, decode(), nn.Tanh())
-
-    def moments(self, x, groups):
-        x = x.reshape(len(x), groups, -1)
-        return x.mean(2), x.var(2, correction=0)
-
-    def forward(self, x):
-        def to_channels(t):
-            return t.repeat_interleave(x.shape[1] // t.shape[1], 1)[..., None, None]
-
-        key_mean, key_var = self.moments(x, self.keys)
-        mean, var = (to_channels(t) for t in self.moments(x, self.num_groups))
-        weight = to_channels(self.fc_weight(key_var)) + self.weight_bias
-        bias = to_channels(self.fc_bias(key_mean)) + self.bias_bias
-        return (x - mean) / (var + self.eps).sqrt() * weight + bias
+def double(*shape):
+    return torch.randn(shape, dtype=torch.float64)
 
 
 def released_ilm(hidden=2):
-    torch.manual_seed(0)
-    return ReleasedILM(64, hidden).double()
+    """The state dict of a released ILM+GN layer of 64 channels, in key groups of 16."""
+    encode = double(hidden, 4)
+    return {
+        "weight_bias": double(1, 64, 1, 1),
+        "bias_bias": double(1, 64, 1, 1),
+        "fc_embed.0.weight": encode,
+        "fc_weight.0.0.weight": encode,
+        "fc_weight.1.weight": double(4, hidden),
+        "fc_bias.0.0.weight": encode,
+        "fc_bias.1.weight": double(4, hidden),
+    }
 
 
 @pytest.mark.parametrize("hidden", [1, 2])
 def test_released_ilm_loads_by_name(hidden):
-    theirs = released_ilm(hidden)
-    state = {f"layer1.norm.{name}": tensor for name, tensor in theirs.state_dict().items()}
-    assert len(state) == 7, "the encoder is listed three times"
-    x = 3 * torch.randn(2, 64, 5, 5, dtype=torch.float64) + 1
+    theirs, x = released_ilm(hidden), 3 * double(2, 64, 5, 5) + 1
+    # But for the released code's variances, which are divided by n - 1.
+    expected = transcription.ilm_norm(
+        x,
+        theirs["weight_bias"].flatten(),
+        theirs["bias_bias"].flatten(),
+        theirs["fc_embed.0.weight"],
+        decode_mean=theirs["fc_bias.1.weight"],
+        decode_var=theirs["fc_weight.1.weight"],
+        num_groups=4,
+        key_group_size=16,
+        eps=1e-5,
+    )
+    state = {f"layer1.norm.{name}": tensor for name, tensor in theirs.items()}
+    model = nn.ModuleDict({"layer1": nn.ModuleDict({"norm": ILMGroupNorm(64, 4)})}).double()
+    layer = norm(model, "layer1.norm")
+    assert layer.hidden == 2
     converted, report = surgery.convert_state(state, "ILMGN")
     assert report.converted == {"layer1.norm": "released ILM -> ILMGroupNorm"}
     assert "divides variances by n - 1" in str(report)
-    model = nn.ModuleDict({"layer1": nn.ModuleDict({"norm": ILMGroupNorm(64, 4)})}).double()
-    assert model["layer1"]["norm"].hidden == 2
-    model.load_state_dict(converted)
-    assert change(theirs(x), model["layer1"]["norm"](x)) <= 1e-14
-    fitted, _ = surgery.fit_state(state, model)
-    model.load_state_dict(fitted)
-    assert change(theirs(x), model["layer1"]["norm"](x)) <= 1e-14
+    for found in (converted, surgery.fit_state(state, model)[0]):
+        nn.init.normal_(layer.decode_var.weight)
+        model.load_state_dict(found)
+        assert change(expected, layer(x)) <= 1e-14
 
 
 @pytest.mark.parametrize(
@@ -845,88 +840,44 @@ def test_released_ilm_loads_by_name(hidden):
     ],
 )
 def test_released_ilm_that_does_not_fit(to, options, words):
-    _, report = surgery.convert_state(released_ilm().state_dict(), to, **options)
+    _, report = surgery.convert_state(released_ilm(), to, **options)
     assert words in report.left[""]
 
 
-class ReleasedSN(nn.Module):
-    """The released SN layer's state dict and arithmetic; see :class:`ReleasedILM`."""
-
-    def __init__(self, channels, moving_average=True, bn=True):
-        super().__init__()
-        self.moving_average, self.bn = moving_average, bn
-        self.momentum, self.eps = 0.9, 1e-5
-        self.weight = nn.Parameter(torch.rand(1, channels, 1, 1) + 0.5)
-        self.bias = nn.Parameter(torch.randn(1, channels, 1, 1))
-        self.mean_weight = nn.Parameter(torch.randn(3 if bn else 2))
-        self.var_weight = nn.Parameter(torch.randn(3 if bn else 2))
-        if bn:
-            self.register_buffer("running_mean", torch.zeros(1, channels, 1))
-            self.register_buffer("running_var", torch.zeros(1, channels, 1))
-
-    def forward(self, x):
-        flat = x.flatten(2)
-        mean, var = flat.mean(2, keepdim=True), flat.var(2, keepdim=True, correction=0)
-        square = var + mean**2
-        means, variances = [mean], [var]
-        for dim in (1, 0) if self.bn else (1,):
-            means.append(mean.mean(dim, keepdim=True))
-            variances.append(square.mean(dim, keepdim=True) - means[-1] ** 2)
-        if self.bn and self.training:
-            new = means[2], variances[2]
-            if self.moving_average:
-                self.running_mean.mul_(self.momentum).add_((1 - self.momentum) * new[0].detach())
-                self.running_var.mul_(self.momentum).add_((1 - self.momentum) * new[1].detach())
-            else:
-                self.running_mean.add_(new[0].detach())
-                self.running_var.add_(new[0].detach() ** 2 + new[1].detach())
-        elif self.bn:
-            means[2], variances[2] = self.running_mean, self.running_var
-        mean, var = (
-            sum(r * t for r, t in zip(w.softmax(0), ts, strict=True))
-            for w, ts in ((self.mean_weight, means), (self.var_weight, variances))
-        )
-        y = (flat - mean) / (var + self.eps).sqrt()
-        return y.view(x.shape) * self.weight + self.bias
+def released_sn(k=3):
+    """The state dict of a released SN layer of 32 channels and k normalizers."""
+    state = {"weight": double(1, 32, 1, 1), "bias": double(1, 32, 1, 1)}
+    state |= {"mean_weight": double(k), "var_weight": double(k)}
+    if k == 3:
+        state |= {"running_mean": double(1, 32, 1), "running_var": double(1, 32, 1).exp()}
+    return state
 
 
-def released_sn(**options):
-    """One that has seen three batches, in evaluation; and another batch."""
-    torch.manual_seed(0)
-    layer = ReleasedSN(32, **options).double()
-    for _ in range(3):
-        layer(2 * torch.randn(4, 32, 5, 5, dtype=torch.float64) + 1)
-    return layer.eval(), torch.randn(2, 32, 5, 5, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("bn", [True, False])
-def test_released_sn_loads_by_name(bn):
-    theirs, x = released_sn(bn=bn)
-    normalizers = ("IN", "LN", "BN") if bn else ("IN", "LN")
-    state, report = surgery.convert_state(theirs.state_dict(), "SN", normalizers=normalizers)
+@pytest.mark.parametrize("k, other", [(3, ("IN", "BN", "LN")), (2, ("IN", "LN", "BN"))])
+def test_released_sn_loads_by_name(k, other):
+    theirs, x, normalizers = released_sn(k), double(2, 32, 5, 5), ("IN", "LN", "BN")[:k]
+    options = {name: tensor.flatten() for name, tensor in theirs.items()}
+    expected = transcription.switch_norm(x, **options, normalizers=normalizers, eps=1e-5)
+    state, report = surgery.convert_state(theirs, "SN", normalizers=normalizers)
     assert report.converted == {"": "released SN -> SwitchNorm"}
     ours = SwitchNorm(32, normalizers=normalizers).double().eval()
     ours.load_state_dict(state)
-    assert change(theirs(x), ours(x)) <= 1e-13
-    _, report = surgery.convert_state(
-        theirs.state_dict(), "SN", normalizers=("IN", "BN", "LN") if bn else ("IN", "LN", "BN")
-    )
+    assert change(expected, ours(x)) <= 1e-13
+    _, report = surgery.convert_state(theirs, "SN", normalizers=other)
     assert f"set normalizers={normalizers}" in report.left[""]
 
 
 def test_released_sums_become_statistics():
-    theirs, x = released_sn(moving_average=False)
-    state = {"norm." + name: tensor for name, tensor in theirs.state_dict().items()}
-    averaged = surgery.average_sums({**state, "other.weight": x}, batches=3)
-    assert averaged["other.weight"] is x
-    torch.manual_seed(0)
-    ReleasedSN(32).double()
-    batches = torch.cat([2 * torch.randn(4, 32, 5, 5, dtype=torch.float64) + 1 for _ in range(3)])
-    means = torch.stack([b.mean((0, 2, 3)) for b in batches.split(4)])
-    mean = averaged["norm.running_mean"].flatten()
-    torch.testing.assert_close(mean, means.mean(0))
+    batches, other = 2 * double(3, 4, 32, 5, 5) + 1, torch.ones(1)
+    means, variances = batches.mean((1, 3, 4)), batches.var((1, 3, 4), correction=0)
+    sums = {"running_mean": means.sum(0), "running_var": (means**2 + variances).sum(0)}
+    sums = {name: tensor.view(1, 32, 1) for name, tensor in sums.items()}
+    state = {f"norm.{name}": tensor for name, tensor in (released_sn() | sums).items()}
+    averaged = surgery.average_sums({**state, "other.weight": other}, batches=3)
+    assert averaged["other.weight"] is other
+    torch.testing.assert_close(averaged["norm.running_mean"].flatten(), means.mean(0))
     # By the law of total variance, as all batches are of one size.
-    variance = batches.var((0, 2, 3), correction=0)
+    variance = batches.var((0, 1, 3, 4), correction=0)
     torch.testing.assert_close(averaged["norm.running_var"].flatten(), variance)
     with pytest.raises(OptionError, match="batches=0"):
         surgery.average_sums(state, 0)
