@@ -340,8 +340,8 @@ print(json.dumps(messages))
 
 
 @pytest.fixture(scope="module")
-def told_of_bombs(tmp_path_factory):
-    """What is said of each bomb, in each format; nothing if the process ended of it."""
+def messages_on_bombs(tmp_path_factory):
+    """Name and format of a bomb -> its file, and the error; "" if the process died of it."""
     if not Path("/proc/self/status").exists():
         pytest.skip("no /proc, by which Linux tells the memory of a process")
     folder, files = tmp_path_factory.mktemp("bombs"), {("compressed", "torch"): compressed()}
@@ -366,10 +366,10 @@ def told_of_bombs(tmp_path_factory):
         ("compressed", "torch"),
     ],
 )
-def test_sizes_are_checked_before_anything_is_allocated(told_of_bombs, name, kind):
-    path, said = told_of_bombs[name, kind]
-    assert f"'{path}' cannot be read: it " in said and "\n" not in said
-    assert not re.search("not enough memory|MemoryError|alloc|Recursion|Assertion|unpack", said)
+def test_sizes_are_checked_before_anything_is_allocated(messages_on_bombs, name, kind):
+    path, message = messages_on_bombs[name, kind]
+    assert f"'{path}' cannot be read: it " in message and "\n" not in message
+    assert not re.search("not enough memory|MemoryError|alloc|Recursion|Assertion|unpack", message)
 
 
 def test_an_archive_that_begins_like_a_pickle_is_refused(tmp_path):
@@ -382,9 +382,9 @@ def test_an_archive_that_begins_like_a_pickle_is_refused(tmp_path):
         read(path)
 
 
-def test_an_expanded_tensor_that_is_refused_is_named(told_of_bombs):
-    _, said = told_of_bombs["an expanded tensor", "torch"]
-    assert "time: key of shape (1073741824,) takes 4,294,967,296 bytes, the file" in said
+def test_an_expanded_tensor_that_is_refused_is_named(messages_on_bombs):
+    _, message = messages_on_bombs["an expanded tensor", "torch"]
+    assert "time: key of shape (1073741824,) takes 4,294,967,296 bytes, the file" in message
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old"])
