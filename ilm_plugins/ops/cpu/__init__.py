@@ -16,12 +16,26 @@ import torch
 from torch import Tensor
 
 from ..layouts import dense, laid_out
-from ..networks import ACTIVATIONS, COMBINE, Autoencoder, Exemplar, Network, Tensors, check_tensors
+from ..networks import (
+    ACTIVATIONS,
+    COMBINE,
+    Autoencoder,
+    Exemplar,
+    Network,
+    Switch,
+    Tensors,
+    check_tensors,
+)
 
 LIBRARY = Path(__file__).with_name("kernels.so")
 
-#: Names in the order of their numbers in kernels.h.
-RATIO_NETS = ("conv", "no_conv", "mlp")
+#: Kinds of networks, and names in their descriptions, by their numbers in kernels.h.
+KINDS = (Autoencoder, Exemplar, Switch)
+NUMBERS = {
+    name: number
+    for names in (ACTIVATIONS, COMBINE, ("conv", "no_conv", "mlp"), ("omega", "beta"))
+    for number, name in enumerate(names)
+}
 MAX_NORMALIZERS, MAX_TENSORS = 4, 9
 
 #: dtype of x -> dtype of its statistics, and x's number in kernels.h.
@@ -50,18 +64,20 @@ class _Map(ctypes.Structure):
 
 
 class _Network(ctypes.Structure):
-    """The C struct that describes a network and has its tensors' addresses; see kernels.h."""
+    """The C struct that describes a network and has its tensors' addresses; see kernels.h.
+
+    It has the fields of all descriptions in networks.py, by their names.
+    """
 
     _fields_ = (
         ("kind", ctypes.c_int32),
         ("eps", ctypes.c_double),
         ("tensors", ctypes.c_void_p * MAX_TENSORS),
         ("hidden", ctypes.c_int64),
-        ("groups", ctypes.c_int64),
-        ("keys", ctypes.c_int64),
-        ("mean_drives_beta", ctypes.c_int32),
-        ("mean_activation", ctypes.c_int32),
-        ("var_activation", ctypes.c_int32),
+        ("num_groups", ctypes.c_int64),
+        ("num_key_groups", ctypes.c_int64),
+        ("mean_drives", ctypes.c_int32),
+        ("activations", ctypes.c_int32 * 2),
         ("combine", ctypes.c_int32),
         ("normalizers", ctypes.c_int64 * MAX_NORMALIZERS),
         ("num_normalizers", ctypes.c_int32),
@@ -266,36 +282,19 @@ def _addresses(tensors: Tensors) -> ctypes.Array:
 @functools.cache
 def _template(network: Network, channels: int) -> tuple[_Network, tuple[int, ...]]:
     """Return the network as a C struct without tensors, and the number of elements of each."""
-    if isinstance(network, Autoencoder):
-        of_mean, of_var = map(ACTIVATIONS.index, network.activations)
-        fields = {
-            "kind": 0,
-            "hidden": network.hidden,
-            "groups": network.num_groups,
-            "keys": network.num_key_groups,
-            "mean_drives_beta": network.mean_drives == "beta",
-            "mean_activation": of_mean,
-            "var_activation": of_var,
-            "combine": COMBINE.index(network.combine),
-        }
-    else:
-        groups = {"IN": channels, "LN": 1, "BN": 0, "GN": network.num_groups}
-        normalizers = [groups[name] for name in network.normalizers]
-        fields = {
-            "kind": 2,
-            "normalizers": (ctypes.c_int64 * MAX_NORMALIZERS)(*normalizers),
-            "num_normalizers": len(normalizers),
-        }
-    if isinstance(network, Exemplar):
-        fields |= {
-            "kind": 1,
-            "hidden": network.hidden,
-            "ratio_net": RATIO_NETS.index(network.ratio_net),
-            "activation": ACTIVATIONS.index(network.activation),
-            "shared_affine": network.shared_affine,
-            "reduction": network.reduction,
-        }
-    return _Network(eps=network.eps, **fields), network.sizes(channels)
+    numbers = {**NUMBERS, "IN": channels, "LN": 1, "BN": 0, "GN": network.num_groups}
+
+    def number(value):
+        """Return a field of the description with numbers in place of names."""
+        if isinstance(value, tuple):
+            return tuple(map(number, value))
+        return numbers[value] if isinstance(value, str) else value
+
+    struct = _Network(kind=KINDS.index(type(network)))
+    for name, value in network._asdict().items():
+        setattr(struct, name, number(value))
+    struct.num_normalizers = len(getattr(network, "normalizers", ()))
+    return struct, network.sizes(channels)
 
 
 def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:

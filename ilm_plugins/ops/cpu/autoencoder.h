@@ -21,22 +21,23 @@ typedef struct {
 
 static int64_t encoder_scratch(const Map *map, const Network *net)
 {
-    return 4 * net->keys + 4 * net->hidden + 2 * net->groups + 6 * map->groups + 8 * map->channels;
+    return 4 * net->num_key_groups + 4 * net->hidden + 2 * net->num_groups + 6 * map->groups
+        + 8 * map->channels;
 }
 
 /* The tape: gradients of weight and bias (C), then key, hidden, d_hidden, d_decoded. */
 static int64_t encoder_tape(const Map *map, const Network *net)
 {
-    return 2 * map->channels + 4 * net->keys + 4 * net->hidden;
+    return 2 * map->channels + 4 * net->num_key_groups + 4 * net->hidden;
 }
 
 static Autoencoder lay_out(const Map *map, const Network *net, real *tape, real *scratch)
 {
     Autoencoder a;
-    a.key = tape, a.hidden = a.key + 2 * net->keys;
+    a.key = tape, a.hidden = a.key + 2 * net->num_key_groups;
     a.d_hidden = a.hidden + 2 * net->hidden, a.d_decoded = a.d_hidden + 2 * net->hidden;
-    a.decoded = scratch, a.group_mean = a.decoded + 2 * net->keys;
-    a.rstd = a.group_mean + net->groups, a.group_off = a.rstd + net->groups;
+    a.decoded = scratch, a.group_mean = a.decoded + 2 * net->num_key_groups;
+    a.rstd = a.group_mean + net->num_groups, a.group_off = a.rstd + net->num_groups;
     a.key_off = a.group_off + map->groups, a.off = a.key_off + map->groups;
     a.of_channels = a.off + map->channels, a.values = a.of_channels + map->channels;
     return a;
@@ -46,7 +47,7 @@ static Autoencoder lay_out(const Map *map, const Network *net, real *tape, real 
 static void encode_and_decode(const Map *map, const Network *net, const real *mean, const real *var,
                               Autoencoder *a)
 {
-    int64_t keys = net->keys, hidden = net->hidden;
+    int64_t keys = net->num_key_groups, hidden = net->hidden;
     pool(mean, var, map->groups, keys, a->key, a->key + keys, a->key_off);
     for (int i = 0; i < 2; i++) {
         const real *encode = net->tensors[ENCODE], *decode = net->tensors[DECODE + i];
@@ -57,8 +58,8 @@ static void encode_and_decode(const Map *map, const Network *net, const real *me
         for (int64_t k = 0; k < keys; k++)
             a->decoded[i * keys + k] = dot(decode + k * hidden, a->hidden + i * hidden, hidden);
     }
-    pool(mean, var, map->groups, net->groups, a->group_mean, a->rstd, a->group_off);
-    for (int64_t g = 0; g < net->groups; g++)
+    pool(mean, var, map->groups, net->num_groups, a->group_mean, a->rstd, a->group_off);
+    for (int64_t g = 0; g < net->num_groups; g++)
         a->rstd[g] = 1 / SQRT_OF(a->rstd[g] + (real)net->eps);
     expand(a->group_off, map->groups, map->channels, a->off);
 }
@@ -68,7 +69,7 @@ static void encode_and_decode(const Map *map, const Network *net, const real *me
 static void combine(const Map *map, const Network *net, int from_var, const real *decoded, const real *b,
                     real offset, real *restrict value, real *restrict slope, real *restrict b_slope)
 {
-    int64_t channels = map->channels, keys = net->keys, size = channels / keys;
+    int64_t channels = map->channels, keys = net->num_key_groups, size = channels / keys;
     int32_t activation = from_var ? net->var_activation : net->mean_activation;
     decoded += from_var * keys;
     for (int64_t k = 0; k < keys; k++) {
@@ -110,10 +111,10 @@ static void encoder_forward(const Job *job, real *scratch, int64_t instance)
     encode_and_decode(map, net, mean, var, &a);
     const real *offset = net->tensors[OMEGA_OFFSET];
     real *slope = a.of_channels, *b_slope = a.values;
-    combine(map, net, net->mean_drives_beta, a.decoded, net->tensors[WEIGHT], *offset, scale, slope,
+    combine(map, net, net->mean_drives, a.decoded, net->tensors[WEIGHT], *offset, scale, slope,
             b_slope);
-    combine(map, net, !net->mean_drives_beta, a.decoded, net->tensors[BIAS], 0, shift, slope, b_slope);
-    expand(a.rstd, net->groups, channels, a.values);
+    combine(map, net, !net->mean_drives, a.decoded, net->tensors[BIAS], 0, shift, slope, b_slope);
+    expand(a.rstd, net->num_groups, channels, a.values);
     for (int64_t c = 0; c < channels; c++) {
         scale[c] *= a.values[c];
         shift[c] += scale[c] * a.off[c];
@@ -126,7 +127,7 @@ static void encoder_backward(const Job *job, real *scratch, int64_t instance)
 {
     const Map *map = job->map;
     const Network *net = job->network;
-    int64_t channels = map->channels, fine = map->groups, keys = net->keys, hidden = net->hidden;
+    int64_t channels = map->channels, fine = map->groups, keys = net->num_key_groups, hidden = net->hidden;
     const real *mean = job->mean + instance * fine, *var = job->var + instance * fine;
     real *scale = job->scale + instance * channels;
     real *d_scale = job->d_scale + instance * channels, *d_shift = job->d_shift + instance * channels;
@@ -139,7 +140,7 @@ static void encoder_backward(const Job *job, real *scratch, int64_t instance)
     real *values = a.values, *beta_slope = values + channels, *b_slope = beta_slope + channels;
     real *omega_slope = b_slope + channels, *of_groups = omega_slope + channels;
     real *more = of_groups + fine, *d_key = more + 2 * fine;
-    int omega = net->mean_drives_beta, beta = !omega;
+    int omega = net->mean_drives, beta = !omega;
     const real *offset = net->tensors[OMEGA_OFFSET];
     combine(map, net, beta, a.decoded, net->tensors[BIAS], 0, values, beta_slope, b_slope);
     for (int64_t c = 0; c < channels; c++) {
@@ -150,7 +151,7 @@ static void encoder_backward(const Job *job, real *scratch, int64_t instance)
     combine(map, net, omega, a.decoded, net->tensors[WEIGHT], *offset, values, omega_slope, b_slope);
 
     /* scale = omega * rstd, shift = beta + scale * off */
-    expand(a.rstd, net->groups, channels, a.of_channels);
+    expand(a.rstd, net->num_groups, channels, a.of_channels);
     for (int64_t c = 0; c < channels; c++) {
         real d = d_scale[c] + d_shift[c] * a.off[c], d_omega = d * a.of_channels[c];
         scale[c] = values[c] * a.of_channels[c];
@@ -160,15 +161,15 @@ static void encoder_backward(const Job *job, real *scratch, int64_t instance)
         d_scale[c] = d_shift[c] * scale[c];
     }
     fold(omega_slope, channels, keys, a.d_decoded + omega * keys);
-    fold(values, channels, net->groups, of_groups); /* d_rstd */
+    fold(values, channels, net->num_groups, of_groups); /* d_rstd */
     fold(d_scale, channels, fine, d_mean);          /* d_off */
-    fold(d_mean, fine, net->groups, more);
-    for (int64_t g = 0; g < net->groups; g++) {
+    fold(d_mean, fine, net->num_groups, more);
+    for (int64_t g = 0; g < net->num_groups; g++) {
         of_groups[g] *= (real)-0.5 * a.rstd[g] * a.rstd[g] * a.rstd[g];
         more[g] = -more[g];
     }
     memset(d_var, 0, fine * sizeof(real));
-    unpool(more, of_groups, a.group_off, fine, net->groups, d_mean, d_var);
+    unpool(more, of_groups, a.group_off, fine, net->num_groups, d_mean, d_var);
 
     memset(d_key, 0, 2 * keys * sizeof(real));
     for (int i = 0; i < 2; i++) {

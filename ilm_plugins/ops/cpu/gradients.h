@@ -73,7 +73,7 @@ static int add_products(const Job *job, int64_t a, int64_t rows, int64_t b, int6
 static int encoder_gradients(const Job *job, real **to)
 {
     const Network *net = job->network;
-    int64_t channels = job->map->channels, keys = net->keys, hidden = net->hidden;
+    int64_t channels = job->map->channels, keys = net->num_key_groups, hidden = net->hidden;
     int64_t key = 2 * channels, embedded = key + 2 * keys, d_embedded = embedded + 2 * hidden;
     int64_t d_decoded = d_embedded + 2 * hidden;
     int error = add_columns(job, 0, channels, to[WEIGHT]);

@@ -27,20 +27,24 @@ typedef struct {
 
 enum { TANH, SIGMOID, RELU, LEAKY_RELU, RELU6, IDENTITY };   /* activations */
 enum { PLAIN, INSIDE, TIMES, PLUS };                         /* a(WE), a(WE+B), a(WE)*B, a(WE)+B */
+enum { OMEGA, BETA };                                        /* what the mean drives */
 enum { AUTOENCODER, EXEMPLAR, SWITCH };                      /* networks */
 enum { CONV, NO_CONV, MLP };                                 /* EN's ratio networks */
 enum { MAX_NORMALIZERS = 4, MAX_TENSORS = 9, BATCH = 0 /* groups of BN */ };
 
 /* The network that computes scale and shift from an instance's moments, with its tensors, in the order
-   of networks.py. They are contiguous and have the type of the moments; NULL for a missing one. */
+   of networks.py, whose names the fields have. The tensors are contiguous and have the type of the
+   moments; NULL for a missing one. */
 typedef struct {
     int32_t kind;
     double eps;
     const void *tensors[MAX_TENSORS];
     int64_t hidden; /* M of an auto-encoder; values between EN's two linear maps */
     /* auto-encoder */
-    int64_t groups, keys; /* of the standardization; key groups N */
-    int32_t mean_drives_beta, mean_activation, var_activation, combine;
+    int64_t num_groups, num_key_groups; /* of the standardization; N */
+    int32_t mean_drives;
+    int32_t mean_activation, var_activation; /* `activations` in networks.py */
+    int32_t combine;
     /* mixtures */
     int64_t normalizers[MAX_NORMALIZERS]; /* groups of each, BATCH for BN */
     int32_t num_normalizers, ratio_net, activation, shared_affine;
