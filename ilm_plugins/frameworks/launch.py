@@ -68,7 +68,7 @@ def launch(module: str, args: argparse.Namespace, cfg: Any) -> None:
         with _child_processes([sys.executable, "-m", __name__, words], environments) as children:
             _wait(children)
             failed = [rank for rank, child in enumerate(children) if child.returncode]
-        found = [
+        errors = [
             read_error(files[rank])
             or RunError(
                 f"process {rank} ended {_describe_exit(children[rank].returncode)}, "
@@ -76,8 +76,9 @@ def launch(module: str, args: argparse.Namespace, cfg: Any) -> None:
             )
             for rank in failed
         ]
-        for error in sorted(found, key=lambda error: isinstance(error, PeerError)):
-            raise error
+        if errors:
+            # The first that is the cause; a PeerError only follows from another's.
+            raise min(errors, key=lambda error: isinstance(error, PeerError))
 
 
 @contextmanager
