@@ -1,5 +1,6 @@
 """What tests run in processes of their own, which find it by this module's name."""
 
+import itertools
 import os
 import socket
 import time
@@ -84,7 +85,7 @@ def check_gradients(make, wrap, batch, sizes, separate, steps=1, read=None):
         assert error <= 1e-6 * scale, (sizes, name, error / scale)
 
 
-def images(count, channels=3, size=8):
+def images(count, channels, size):
     generator = torch.Generator().manual_seed(1)
     return torch.randn(count, channels, size, size, generator=generator, dtype=torch.float64)
 
@@ -95,21 +96,34 @@ def small_model(key):
     return nn.Sequential(*layers).double()
 
 
-def gradients(rank, size, port, shares):
-    """Every layer under torch's own DistributedDataParallel, for several ways to share a batch."""
-    join(rank, size, port)
-    for key in NORMS:
-        for sizes in shares:
-            for steps in (1, 2):
-                check_gradients(
-                    lambda key=key: small_model(key),
-                    lambda model: DistributedDataParallel(model, find_unused_parameters=False),
-                    images(sum(sizes)),
-                    sizes,
-                    separate=key in ("EN", "SN"),
-                    steps=steps,
-                )
+def check_layers(wrap, shares, keys=NORMS, make=small_model, maps=(3, 8), steps=(1,), read=None):
+    """Compare the gradients of every layer, for several ways to share a batch.
+
+    Args:
+        wrap, read: as for :func:`check_gradients`.
+        shares: the sizes of the processes' shares, for each way.
+        keys: of the layers.
+        make: what gives the model with a layer.
+        maps: channels and size of the images.
+        steps: passes over which gradients are accumulated, one after the other.
+    """
+    for key, sizes, passes in itertools.product(keys, shares, steps):
+        check_gradients(
+            lambda key=key: make(key),
+            wrap,
+            images(sum(sizes), *maps),
+            sizes,
+            separate=key in ("EN", "SN"),
+            steps=passes,
+            read=read,
+        )
     leave_group()
+
+
+def gradients(rank, size, port, shares):
+    """Every layer under torch's own DistributedDataParallel."""
+    join(rank, size, port)
+    check_layers(DistributedDataParallel, shares, steps=(1, 2))
 
 
 def by_fsdp(model):
@@ -159,17 +173,7 @@ def sharded_gradients(rank, size, port, kind, shares):
     """Every layer with its parameters in shards."""
     join(rank, size, port)
     wrap, read = SHARDED[kind]
-    for key in NORMS:
-        for sizes in shares:
-            check_gradients(
-                lambda key=key: small_model(key),
-                wrap,
-                images(sum(sizes)),
-                sizes,
-                separate=key in ("EN", "SN"),
-                read=read,
-            )
-    leave_group()
+    check_layers(wrap, shares, read=read)
 
 
 def detectron2_gradients(sizes):
@@ -177,15 +181,7 @@ def detectron2_gradients(sizes):
     from ilm_plugins.frameworks.detectron2.train import create_ddp_model
 
     torch.set_num_threads(1)
-    for key in NORMS:
-        check_gradients(
-            lambda key=key: small_model(key),
-            lambda model: create_ddp_model(model, broadcast_buffers=False),
-            images(sum(sizes)),
-            sizes,
-            separate=key in ("EN", "SN"),
-        )
-    leave_group()
+    check_layers(lambda model: create_ddp_model(model, broadcast_buffers=False), [sizes])
 
 
 HEAD = {
@@ -221,20 +217,15 @@ class BoxHead(nn.Module):
 
 
 def openmmlab_gradients(rank, port):
-    """What each of two processes does: its shares of some regions of interest."""
+    """Box heads of mmdet's, in two processes, with their shares of some regions of interest."""
     from mmengine.model import MMDistributedDataParallel
 
     join(rank, 2, port)
-    for key in NORM_CFGS:
-        for sizes in ((3, 3), (5, 1), (4, 0)):
-            check_gradients(
-                lambda key=key: BoxHead(key),
-                lambda model: MMDistributedDataParallel(model, broadcast_buffers=False),
-                images(sum(sizes), channels=8, size=3),
-                sizes,
-                separate=key == "EN",
-            )
-    leave_group()
+
+    def wrap(model):
+        return MMDistributedDataParallel(model, broadcast_buffers=False)
+
+    check_layers(wrap, ((3, 3), (5, 1), (4, 0)), NORM_CFGS, BoxHead, maps=(8, 3))
 
 
 # ---- signals
