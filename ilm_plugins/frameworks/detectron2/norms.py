@@ -38,12 +38,9 @@ def arm() -> None:
 
 def _arm_get_norm(module: ModuleType) -> None:
     """Wrap ``get_norm`` unless it is wrapped; then find new keys that are taken, and warn."""
-    reloaded = _is_detectron2s(module) and not hasattr(module.get_norm, "__wrapped__")
-    if reloaded or not hasattr(module, "_ilm_plugins_get_norm"):
+    if not hasattr(module, "_ilm_plugins_get_norm"):
         _wrap_get_norm(module)
     get_norm = module._ilm_plugins_get_norm
-    # If this package was imported a second time, build its new classes.
-    get_norm.build = _build
     new = {key: _resolves(get_norm.__wrapped__, key) for key in NORMS if key not in get_norm.theirs}
     get_norm.theirs |= new
     taken = [key for key, theirs in new.items() if theirs]
@@ -55,12 +52,6 @@ def _arm_get_norm(module: ModuleType) -> None:
         )
 
 
-def _is_detectron2s(module: ModuleType) -> bool:
-    """Whether ``get_norm`` is the module's own function, not a replacement by another package."""
-    get_norm = module.get_norm
-    return isinstance(get_norm, FunctionType) and get_norm.__globals__ is vars(module)
-
-
 def _wrap_get_norm(module: ModuleType) -> None:
     """Make every call of ``get_norm`` go through :func:`_build`.
 
@@ -68,13 +59,14 @@ def _wrap_get_norm(module: ModuleType) -> None:
     the names that refer to it in all imported modules are bound to a wrapper.
     """
     found = original = module.get_norm
-    if own := _is_detectron2s(module):
+    own = isinstance(found, FunctionType) and found.__globals__ is vars(module)
+    if own:
         original = FunctionType(found.__code__, vars(module), None, found.__defaults__)
         del functools.update_wrapper(original, found).__wrapped__
 
     @functools.wraps(original)
     def get_norm(norm, out_channels):
-        return get_norm.build(original, get_norm.theirs, norm, out_channels)
+        return _build(original, get_norm.theirs, norm, out_channels)
 
     get_norm.theirs = {}
     module._ilm_plugins_get_norm = get_norm
@@ -119,12 +111,9 @@ def _resolves(get_norm, key: str) -> bool:
 
 def _arm_retinanet_head(module: ModuleType) -> None:
     """Wrap the constructor of RetinaNetHead by :func:`_build_head`, once."""
-    if not hasattr(module, "_ilm_plugins_build_head"):
-        name = "RetinaNetHead.__init__"
-        wrapt.wrap_function_wrapper(
-            module, name, lambda *call: module._ilm_plugins_build_head(module, *call)
-        )
-    module._ilm_plugins_build_head = _build_head
+    if not isinstance(vars(module.RetinaNetHead)["__init__"], wrapt.FunctionWrapper):
+        build = functools.partial(_build_head, module)
+        wrapt.wrap_function_wrapper(module, "RetinaNetHead.__init__", build)
 
 
 def _build_head(module: ModuleType, wrapped, head: nn.Module, args, kwargs) -> None:
