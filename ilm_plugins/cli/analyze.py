@@ -16,7 +16,7 @@ from ..analysis.collect import collect_ratios, collect_rescaling
 from ..checkpoints import CheckpointError, check_fits, find_absent, loading, unwrap_state
 from ..data.images import Images, open_images
 from ..errors import UserError
-from ..frameworks.command import add_traceback, building, command, positive
+from ..frameworks.command import add_traceback, building, command, positive, refusing
 from ..frameworks.inference import Forward, Inference
 from ..frameworks.output_folder import check_output
 from ..layers import NORMS
@@ -225,10 +225,8 @@ def load_model(args: argparse.Namespace) -> Inference:
     Raises:
         UserError: the model or the device does not exist, or options contradict each other.
     """
-    try:
+    with refusing(f"--device {args.device} cannot be used", "give cpu, or cuda:N"):
         torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {args.device}: {' '.join(str(error).split())[:200]}") from error
     of_model = {"--norm": args.norm, "--num-classes": args.num_classes, "--size": args.size}
     if args.model is not None:
         if args.opts:
@@ -276,17 +274,12 @@ def one_line_errors(forward: Forward) -> Forward:
 
     def checked(images: Sequence[np.ndarray]) -> Any:
         """Run the model on (H, W, 3) images; raise UserError with their sizes if it fails."""
-        try:
+        sizes = ", ".join(sorted({"{1} x {0}".format(*image.shape) for image in images}))
+        with refusing(
+            f"the model cannot be run on {len(images)} images of {sizes}",
+            "give images that it takes, of one size, or --batch-size 1",
+        ):
             return forward(images)
-        except UserError:
-            raise
-        except Exception as error:  # models raise what they like
-            sizes = ", ".join(sorted({"{1} x {0}".format(*image.shape) for image in images}))
-            raise UserError(
-                f"the model cannot be run on {len(images)} images of {sizes}: "
-                f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; give images that "
-                "it takes, of one size, or --batch-size 1"
-            ) from error
 
     torch.manual_seed(0)
     return checked

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from .. import surgery
 from ..checkpoints import (
-    PARTIAL,
     STATES,
     copy_state,
     describe_missing_state,
@@ -25,7 +24,7 @@ from ..checkpoints import (
 )
 from ..errors import UserError
 from ..frameworks import installed
-from ..frameworks.command import add_traceback, building, command
+from ..frameworks.command import add_traceback, building, command, refusing
 from ..layers import NORMS, parse_norm
 from . import train_net
 
@@ -135,44 +134,36 @@ Change = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], surgery.Repor
 
 
 def change_of(args: argparse.Namespace) -> Change:
-    """Return the conversion function that ``--config-file``, ``--to`` or ``--revert`` asks for.
+    """Return the conversion function that the command line asks for.
 
     Raises:
         UserError: options contradict each other, a config cannot be read, or the norm is unknown.
     """
+    change = _conversion(args)
+    if args.summed_batches is None:
+        return change
+    return lambda state: change(_average_sums(state, args.summed_batches))
+
+
+def _conversion(args: argparse.Namespace) -> Change:
+    """Return the conversion of ``--config-file``, ``--to`` or ``--revert``; see change_of."""
     if args.config_file is None and args.overrides:
         raise UserError(
             f"{' '.join(args.overrides)}: overrides are of a config; give --config-file"
         )
+    if args.config_file is None and args.part:
+        raise UserError(f"--part {args.part}: parts are of a config's model; give --config-file")
     if args.config_file is not None:
         if args.match:
             raise UserError("--match with --config-file: the config says which norms; leave it out")
         model = build_model(args.config_file, args.overrides)
-        part = _submodule(model, args.part) if args.part else model
-        return _with_averaged_sums(args.summed_batches, lambda state: _fit_to_model(state, part))
-    if args.part:
-        raise UserError(f"--part {args.part}: parts are of a config's model; give --config-file")
-    if args.revert and args.summed_batches is not None:
-        raise UserError(
-            f"--summed-batches {args.summed_batches} with --revert: sums are of SN's released "
-            "code, which has nothing to revert; leave it out"
-        )
+        with refusing(f"--part {args.part}", "give the name of a module in the model"):
+            part = model.get_submodule(args.part or "")
+        return lambda state: _fit_to_model(state, part)
     if args.revert:
         return lambda state: surgery.revert_state(state, match=args.match)
     key, options = parse_norm(args.to) or (args.to, {})
-    return _with_averaged_sums(
-        args.summed_batches,
-        lambda state: surgery.convert_state(state, key, match=args.match, **options),
-    )
-
-
-def _submodule(model: nn.Module, name: str) -> nn.Module:
-    """Return the submodule of a dotted name; raise UserError with the valid names otherwise."""
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        parts = ", ".join(child for child, _ in model.named_children())
-        raise UserError(f"--part {name}: the model has no such part; it has {parts}") from None
+    return lambda state: surgery.convert_state(state, key, match=args.match, **options)
 
 
 def _fit_to_model(
@@ -193,24 +184,14 @@ def _fit_to_model(
     return surgery.fit_state(state, model)
 
 
-def _with_averaged_sums(batches: int | None, change: Change) -> Change:
-    """Return ``change`` preceded by division of SN's summed statistics by a number of batches.
-
-    With ``batches`` None the statistics are no sums, and ``change`` is returned as it is.
-    """
-    if batches is None:
-        return change
-
-    def averaged(state: Mapping[str, Tensor]):
-        """Average the sums, then convert; raise UserError if there are no sums to average."""
-        found = surgery.average_sums(state, batches)
-        if all(found[name] is value for name, value in state.items()):
-            raise UserError(
-                f"--summed-batches {batches}: INPUT has no running statistics of SN's released "
-                "code; leave it out"
-            )
-        return change(found)
-
+def _average_sums(state: Mapping[str, Tensor], batches: int) -> dict[str, Tensor]:
+    """Divide SN's summed statistics by a number of batches; raise UserError if there are none."""
+    averaged = surgery.average_sums(state, batches)
+    if all(averaged[name] is value for name, value in state.items()):
+        raise UserError(
+            f"--summed-batches {batches}: INPUT has no running statistics of SN's released "
+            "code; leave it out"
+        )
     return averaged
 
 
@@ -274,8 +255,6 @@ def convert_file(
         raise UserError(f"OUTPUT {str(target)!r} is INPUT; give another file")
     if os.path.isdir(target):
         raise UserError(f"OUTPUT {str(target)!r} is a folder; give a file")
-    if os.path.abspath(source) == os.path.abspath(target) + PARTIAL:
-        raise UserError(f"INPUT {str(source)!r} is the temporary name of OUTPUT; rename INPUT")
     if exists and not overwrite:
         raise UserError(f"OUTPUT {str(target)!r} exists; add --overwrite to replace it")
     contents = read_any(source)

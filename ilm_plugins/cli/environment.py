@@ -4,9 +4,9 @@ import importlib
 import importlib.metadata
 import os
 import platform
-from functools import partial
 
 import torch
+from torch import nn
 
 from ..frameworks import installed
 from ..layers import NORMS
@@ -65,9 +65,8 @@ def _describe_framework(package: str) -> str:
     found = []
     try:
         found.append(importlib.import_module(package).__version__)
-        if package in KEYS:
-            setting, module, build = KEYS[package]
-            build = partial(build, importlib.import_module(module))
+        if package in BUILDERS:
+            setting, build = BUILDERS[package]
             keys = [key for key, layer in NORMS.items() if type(build(key)) is layer]
             found.append(f"{setting}: {', '.join(keys)}")
     except Exception as error:  # packages that do not fit each other raise what they like
@@ -76,16 +75,22 @@ def _describe_framework(package: str) -> str:
     return ", ".join(found)
 
 
-#: Package -> where its configs name norms; the module to import; a function (module, key) -> norm.
-KEYS = {
-    "detectron2": (
-        "NORM in get_norm",
-        "detectron2.layers",
-        lambda layers, key: layers.get_norm(key, 64),
-    ),
-    "mmcv": (
-        "type in norm_cfg",
-        "mmcv.cnn",
-        lambda bricks, key: bricks.build_norm_layer({"type": key}, 64)[1],
-    ),
+def _build_by_detectron2(key: str) -> nn.Module:
+    """Return the norm that detectron2 builds for a NORM."""
+    from detectron2.layers import get_norm
+
+    return get_norm(key, 64)
+
+
+def _build_by_mmcv(key: str) -> nn.Module:
+    """Return the norm that mmcv builds for a type in a ``norm_cfg``."""
+    from mmcv.cnn import build_norm_layer
+
+    return build_norm_layer({"type": key}, 64)[1]
+
+
+#: Package -> where its configs name norms, and what builds a norm by its key.
+BUILDERS = {
+    "detectron2": ("NORM in get_norm", _build_by_detectron2),
+    "mmcv": ("type in norm_cfg", _build_by_mmcv),
 }

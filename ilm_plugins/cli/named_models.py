@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..errors import OptionError, UserError
+from ..errors import UserError
 from ..frameworks import installed
+from ..frameworks.command import refusing
 from ..frameworks.inference import Inference
 from ..layers import NORMS, parse_norm
 
@@ -43,16 +44,11 @@ def load(
     norm_layer = _norm_layer(norm)
     options = {} if num_classes is None else {"num_classes": num_classes}
     build = _build_torchvision if library == "torchvision" else _build_timm
-    try:
+    with refusing(
+        f"--model {model} cannot be built with norm_layer",
+        "give another model, or use ilm_plugins.analysis.collect from Python",
+    ):
         built, transform = build(name, size, norm_layer=norm_layer, **options)
-    except OptionError:
-        raise
-    except Exception as error:  # models raise what they like
-        raise UserError(
-            f"--model {model} cannot be built with norm_layer: {type(error).__name__}: "
-            f"{' '.join(str(error).split())}; give another model, or use "
-            "ilm_plugins.analysis.collect from Python"
-        ) from error
     built.to(device)
 
     def forward(images: Sequence[np.ndarray]) -> Tensor:

@@ -1,7 +1,6 @@
 """The command line ``tools/train_net.py``: train or evaluate any framework's config."""
 
 import argparse
-import ast
 import importlib
 import logging
 import os
@@ -17,9 +16,17 @@ from ..errors import UserError
 from ..frameworks import installed
 from ..frameworks.command import add_traceback, command, positive
 from ..frameworks.launch import launch
-from ..frameworks.output_folder import lock_run_folder
+from ..frameworks.output_folder import RANKS, lock_run_folder
 from ..frameworks.stopping import SIGNALS
 
+#: Code by which a config in Python is one of detectron2.
+DETECTRON2 = re.compile(r"^\s*(from|import)\s+detectron2\b", re.MULTILINE)
+#: Code that only configs of MMEngine have, such as ``model = dict(type="ResNet")``.
+MMENGINE = re.compile(
+    r"^\s*(from|import)\s+mm|\b(_base_|custom_imports|default_scope|read_base)\b"
+    r"|\bdict\([^()]*\btype=|[\"']type[\"']\s*:",
+    re.MULTILINE,
+)
 #: Framework of a config -> the subpackage of ilm_plugins.frameworks that trains it.
 PACKAGES = {"detectron2": "detectron2", "mmengine": "openmmlab"}
 
@@ -80,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--num-processes",
-        type=int,
+        type=positive,
         default=1,
         metavar="N",
         help="processes a machine over gloo, with --num-gpus 0",
@@ -124,14 +131,14 @@ def parser() -> argparse.ArgumentParser:
 def framework_of(path: str) -> str:
     """Return the framework of a config file, from its suffix and its content.
 
-    A .yaml is detectron2's. A .py is MMEngine's if it imports a package named ``mm...`` or has
-    syntax that only MMEngine's configs have.
+    A .yaml is detectron2's. A .py without an import of detectron2 is MMEngine's if it imports a
+    package named ``mm...`` or has syntax that only MMEngine's configs have.
 
     Returns:
         "detectron2" or "mmengine".
 
     Raises:
-        UserError: the file does not exist, or is neither .yaml nor readable Python.
+        UserError: the file does not exist, or is neither .yaml nor .py.
     """
     if not os.path.isfile(path):
         raise UserError(f"config file {path!r} does not exist; give the path of a .yaml or .py")
@@ -139,34 +146,10 @@ def framework_of(path: str) -> str:
         return "detectron2"
     if not path.endswith(".py"):
         raise UserError(f"config file {path!r} is neither .yaml nor .py; give one of these")
-    try:
-        nodes = list(ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise UserError(f"config file {path!r} is not readable Python: {error}") from None
-    imported = {name.split(".")[0] for node in nodes for name in _imports(node)}
-    if "detectron2" in imported:
+    code = Path(path).read_text(encoding="utf-8", errors="replace")
+    if DETECTRON2.search(code) or not MMENGINE.search(code):
         return "detectron2"
-    if any(name.startswith("mm") for name in imported) or any(map(_is_mmengine, nodes)):
-        return "mmengine"
-    return "detectron2"
-
-
-def _imports(node: ast.AST) -> list[str]:
-    """Return the modules that an import statement names; empty for any other node."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    return [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-
-
-def _is_mmengine(node: ast.AST) -> bool:
-    """Whether only MMEngine's configs have such a node, as in ``model = dict(type=...)``."""
-    if isinstance(node, ast.Name):
-        return node.id in {"_base_", "custom_imports", "default_scope", "read_base"}
-    if isinstance(node, ast.Dict):
-        return any(isinstance(key, ast.Constant) and key.value == "type" for key in node.keys)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
-        return any(keyword.arg == "type" for keyword in node.keywords)
-    return False
+    return "mmengine"
 
 
 def check_framework(framework: str, args: argparse.Namespace) -> None:
@@ -201,10 +184,10 @@ def check_processes(args: argparse.Namespace) -> None:
             f"--num-gpus {args.num_gpus}: this machine has {available}; give 0 to {available}, "
             "where 0 is the CPU and --num-processes N starts several processes on it"
         )
-    if args.num_processes < 1 or (args.num_processes > 1 and args.num_gpus > 0):
+    if args.num_processes > 1 and args.num_gpus > 0:
         raise UserError(
             f"--num-processes {args.num_processes} with --num-gpus {args.num_gpus}: "
-            "give at least 1, and more than 1 with --num-gpus 0 only"
+            "give more than 1 with --num-gpus 0 only"
         )
     if not 0 <= args.machine_rank < args.num_machines:
         raise UserError(
@@ -213,14 +196,10 @@ def check_processes(args: argparse.Namespace) -> None:
         )
     if args.launcher != "none":
         check_launcher(args)
-    elif args.num_machines > 1 and args.dist_url == "auto":
-        raise UserError(
-            f"--num-machines {args.num_machines} needs --dist-url; give every machine the same, "
-            "such as tcp://10.0.0.1:29500 with the first machine's address"
-        )
     elif args.num_machines > 1 and not re.fullmatch(r"tcp://.+:\d+", args.dist_url):
         raise UserError(
-            f"--dist-url {args.dist_url}: give tcp://HOST:PORT with the first machine's host"
+            f"--num-machines {args.num_machines} needs --dist-url on every machine: give "
+            f"tcp://HOST:PORT with the first machine's host, not {args.dist_url}"
         )
     if args.num_gpus == 0:
         # Frameworks pick NCCL wherever they see a GPU.
@@ -228,18 +207,16 @@ def check_processes(args: argparse.Namespace) -> None:
 
 
 def check_launcher(args: argparse.Namespace) -> None:
-    """Raise UserError unless the launcher's variables are set and no option contradicts it."""
+    """Raise UserError unless the launcher has set its variables, and no option contradicts it."""
     if args.num_processes > 1 or args.num_machines > 1:
         raise UserError(
             f"--launcher {args.launcher} decides the number of processes; leave --num-processes "
             "and --num-machines out"
         )
-    variable = {"pytorch": "LOCAL_RANK", "slurm": "SLURM_PROCID"}[args.launcher]
-    if variable not in os.environ:
-        program = {"pytorch": "torchrun", "slurm": "srun"}[args.launcher]
+    if RANKS[args.launcher] not in os.environ:
         raise UserError(
-            f"--launcher {args.launcher}, but {variable} is not set; start this with {program}, "
-            "or leave --launcher out"
+            f"--launcher {args.launcher}, but {RANKS[args.launcher]} is not set; start this with "
+            "torchrun or srun, or leave --launcher out"
         )
     if args.launcher == "slurm" and args.num_gpus == 0:
         raise UserError("--launcher slurm needs GPUs; use --num-processes on the CPU")

@@ -1,7 +1,6 @@
 """tools/analyze.py on models of torchvision and timm, and its mistakes."""
 
 import csv
-import pickle
 import re
 import subprocess
 import sys
@@ -240,20 +239,6 @@ def test_expanded_tensors_are_loaded(tmp_path):
     torch.save({**model.state_dict(), "norm.bias": torch.ones(1).expand(3)}, tmp_path / "a.pth")
     analyze.load_weights(model, tmp_path / "a.pth")
     assert model["norm"].bias.tolist() == [1, 1, 1]
-
-
-@pytest.mark.wide
-def test_pickles_of_every_protocol_are_read_by_a_new_process(root, folder, trained, tmp_path):
-    """In another, what was read before may decide what an array is taken for."""
-    state = trained[1].model.state_dict()
-    contents = {"model": {k: tensor.numpy() for k, tensor in state.items()}, "__author__": "zoo"}
-    paths = [tmp_path / f"c{protocol}.pkl" for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)]
-    for protocol, path in enumerate(paths, 2):
-        path.write_bytes(pickle.dumps(contents, protocol))
-    words = [root / "tools" / "analyze.py", "dynamics", folder, *EN, "--limit", "1"]
-    words += ["--output", tmp_path / "out", "--checkpoint", *paths]
-    done = fresh.run([sys.executable, *words])
-    assert done.returncode == 0, done.stderr
 
 
 def test_nothing_is_overwritten(folder, trained, tmp_path, capsys):

@@ -166,7 +166,7 @@ def test_a_backbone_alone(configs, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "INPUT is not of the whole model, but of its backbone; give --part backbone" in error
     assert run(*words, "--part", "neck") == 2
-    assert "--part neck: the model has no such part; it has" in capsys.readouterr().err
+    assert "--part neck: AttributeError: " in capsys.readouterr().err
     assert run(*words[:2], "--to", "EN", "--part", "backbone") == 2
     assert "give --config-file" in capsys.readouterr().err
     assert run(*words, "--part", "backbone") == 0

@@ -124,7 +124,7 @@ def test_torchrun_starts_the_processes(config, tmp_path):
             ["'none.pth' does not exist", "model.backbone.init_cfg=None to start anew"],
         ),
         (["work_dir={out}/file/o"], ["cannot be written", "work_dir"]),
-        (["--launcher", "pytorch"], ["LOCAL_RANK is not set", "torchrun"]),
+        (["--launcher", "pytorch"], ["RANK is not set", "torchrun"]),
         (["--launcher", "slurm", "--num-processes", "2"], ["decides the number of processes"]),
         (["--num-machines", "2"], ["needs --dist-url"]),
         (["--num-machines", "2", "--dist-url", "10.0.0.1"], ["give tcp://HOST:PORT"]),
