@@ -31,12 +31,15 @@ NOT_DENSE = {
 }
 
 
-def told(argv, capfd, status):
+def error_line(argv, capfd, status):
     """The one line that a run ends with."""
     assert train_net.main([str(word) for word in argv]) == status
     printed = capfd.readouterr()
     assert "Traceback" not in printed.err + printed.out
     return last_line(printed.err)
+
+
+told = error_line
 
 
 def last_line(printed):

@@ -6,14 +6,16 @@ from uuid import uuid4
 
 from ilm_plugins.reproduction.miniature import SMALL_DETECTRON2
 
-SHAPES = "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
+SHAPES = Path(__file__).parents[1] / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 SMALL = [*SMALL_DETECTRON2, "SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0"]
+NO_TEST = ["DATASETS.TEST", "()"]
 
 
-def detectron2_command(config, *options, out, opts=()):
-    """The arguments of a run of detectron2's."""
-    return ["--config-file", str(config), *options, "OUTPUT_DIR", str(out), *SMALL, *opts]
+def detectron2_command(*options, out, opts=(), config=SHAPES):
+    """The arguments of a run of detectron2's on the CPU."""
+    first = ["--config-file", str(config), "--num-gpus", "0", *options]
+    return [*first, "OUTPUT_DIR", str(out), *SMALL, *opts]
 
 
 #: Starts two processes of a tool.

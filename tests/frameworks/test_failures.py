@@ -3,6 +3,7 @@
 import errno
 import importlib
 import logging
+import os
 import re
 import runpy
 import sys
@@ -249,6 +250,8 @@ TOOLS = {
 @pytest.mark.parametrize("tool", TOOLS)
 def test_every_tool_tells_what_nobody_foresaw(tool, root, capsys, monkeypatch):
     name, function, argv = TOOLS[tool]
+    path = root / "tools" / tool
+    assert os.access(path, os.X_OK) and path.read_text().startswith("#!/usr/bin/env python\n")
     needed = {"translate.py": "mmengine", "make_shapes.py": "PIL", "analyze.py": "matplotlib"}
     pytest.importorskip(needed.get(tool, "torch"), reason=f"{tool} needs {needed.get(tool)}")
 
@@ -259,7 +262,7 @@ def test_every_tool_tells_what_nobody_foresaw(tool, root, capsys, monkeypatch):
     for more in ([], ["--traceback"]):
         monkeypatch.setattr(sys, "argv", [f"tools/{tool}", *argv, *more])
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(root / "tools" / tool), run_name="__main__")
+            runpy.run_path(str(path), run_name="__main__")
         *printed, line = capsys.readouterr().err.splitlines()
         assert ended.value.code == 2
         assert line.startswith(f"{tool}: error: unexpected ZeroDivisionError: a defect; ")

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from faults import told
+from faults import error_line
 from ilm_plugins.checkpoints import PARTIAL
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import output_folder
 from ilm_plugins.frameworks.output_folder import LOCK, lock_run_folder
-from runs import SHAPES, detectron2_command, mmengine_command, write_mmengine_config
+from runs import detectron2_command, mmengine_command, write_mmengine_config
 
 OWNER = """
 import os, sys, time
@@ -94,16 +94,16 @@ def test_a_file_system_without_locks_is_shared(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("framework, made", [("detectron2", "detectron2"), ("mmseg", "openmmlab")])
-def test_a_second_training_in_a_folder_is_refused(framework, made, root, datasets, tmp_path, capfd):
+def test_a_second_training_in_a_folder_is_refused(framework, made, datasets, tmp_path, capfd):
     pytest.importorskip(framework, reason=f"needs {framework}: make install-{made}")
     out = tmp_path / "out"
     out.mkdir()
     if framework == "detectron2":
-        argv, setting = detectron2_command(root / SHAPES, "--num-gpus", "0", out=out), "OUTPUT_DIR"
+        argv, setting = detectron2_command(out=out), "OUTPUT_DIR"
     else:
         config = write_mmengine_config(tmp_path / "fcn.py", datasets)
         argv, setting = mmengine_command(config, out=out), "work_dir"
     with held(out) as owner:
-        line = told(argv, capfd, status=2)
+        line = error_line(argv, capfd, status=2)
     assert re.search(rf"'{out}' is in use by process {owner.pid} on .*set {setting}$", line)
     assert [path.name for path in out.iterdir()] == [LOCK]

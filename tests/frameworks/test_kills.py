@@ -18,7 +18,7 @@ from ilm_plugins import checkpoints
 from ilm_plugins.cli import train_net
 from ilm_plugins.frameworks.openmmlab.checkpoints import guard, latest
 from runs import (
-    SHAPES,
+    NO_TEST,
     detectron2_command,
     mmengine_command,
     pix2pix_command,
@@ -31,12 +31,11 @@ SAVED_OFTEN = "default_hooks.checkpoint.interval=1"
 
 class Detectron2:
     def __init__(self, root, datasets, out):
-        self.config, self.out = root / SHAPES, out
+        self.out = out
 
     def argv(self, *options, length):
-        opts = ["SOLVER.MAX_ITER", str(length), "SOLVER.CHECKPOINT_PERIOD", "1"]
-        opts += ["DATASETS.TEST", "()"]
-        return detectron2_command(self.config, "--num-gpus", "0", *options, out=self.out, opts=opts)
+        opts = ["SOLVER.MAX_ITER", str(length), "SOLVER.CHECKPOINT_PERIOD", "1", *NO_TEST]
+        return detectron2_command(*options, out=self.out, opts=opts)
 
     def last(self):
         named = self.out / "last_checkpoint"

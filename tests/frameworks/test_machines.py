@@ -8,12 +8,12 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
 from faults import finish, start, wait_for
-from runs import SHAPES, detectron2_command, mmengine_command, write_mmengine_config
+from runs import NO_TEST, detectron2_command, mmengine_command, write_mmengine_config
 from workers import free_port
 
 
 @pytest.fixture(params=["detectron2", "mmengine"])
-def machines(request, root, datasets, tmp_path):
+def machines(request, datasets, tmp_path):
     """What starts both, for a number of iterations, with a checkpoint every two."""
     config = write_mmengine_config(tmp_path / "fcn.py", datasets)
     url = f"tcp://127.0.0.1:{free_port()}"
@@ -23,10 +23,8 @@ def machines(request, root, datasets, tmp_path):
         if request.param == "mmengine":
             opts = [f"train_cfg.max_iters={length}"]
             return start(mmengine_command(config, *options, out=tmp_path, opts=opts))
-        options += ["--num-gpus", "0"]
-        opts = ["SOLVER.MAX_ITER", str(length), "SOLVER.CHECKPOINT_PERIOD", "2"]
-        opts += ["DATASETS.TEST", "()"]
-        return start(detectron2_command(root / SHAPES, *options, out=tmp_path, opts=opts))
+        opts = ["SOLVER.MAX_ITER", str(length), "SOLVER.CHECKPOINT_PERIOD", "2", *NO_TEST]
+        return start(detectron2_command(*options, out=tmp_path, opts=opts))
 
     return lambda length: [machine(rank, length) for rank in (0, 1)]
 

@@ -17,7 +17,7 @@ from ilm_plugins.frameworks import stopping
 from ilm_plugins.frameworks.command import RESUME, command
 from ilm_plugins.frameworks.stopping import Stop, stoppable
 from runs import (
-    SHAPES,
+    NO_TEST,
     detectron2_command,
     mmengine_command,
     pix2pix_command,
@@ -221,9 +221,8 @@ def argv(root, datasets, tmp_path):
     def of_detectron2(workers, *options):
         pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
         opts = ["SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "1"]
-        opts += ["DATASETS.TEST", "()", "DATALOADER.NUM_WORKERS", str(workers)]
-        options = "--num-gpus", "0", *options
-        return detectron2_command(root / SHAPES, *options, out=tmp_path / "out", opts=opts)
+        opts += [*NO_TEST, "DATALOADER.NUM_WORKERS", str(workers)]
+        return detectron2_command(*options, out=tmp_path / "out", opts=opts)
 
     def of_mmengine(workers, *options):
         pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")

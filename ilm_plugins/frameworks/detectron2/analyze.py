@@ -22,23 +22,20 @@ def load(args: argparse.Namespace) -> Inference:
         args: arguments from :func:`ilm_plugins.cli.train_net.parser`, and ``device``.
 
     Raises:
-        UserError: the config cannot be read, or names an unknown norm.
+        UserError: the config cannot be read, or its model cannot be built.
     """
     # Load it only once: a LazyConfig may register data sets, and a second time would fail.
     cfg = train.load_config(args)
+    model = train.model_of(cfg).to(args.device)
     if isinstance(cfg, CfgNode):
-        model = train.Trainer.build_model(cfg)
         side, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
         augmentations = [T.ResizeShortestEdge([side, side], longest)] if side else []
         order = cfg.INPUT.FORMAT
     else:
-        with train.naming_norms(cfg):
-            model = instantiate(cfg.model)
         mapper = OmegaConf.select(cfg, "dataloader.test.mapper") or {}
         augmentations = [instantiate(a) for a in mapper.get("augmentations", ())]
         order = mapper.get("image_format", "BGR")
     augment = T.AugmentationList(augmentations)
-    model = model.to(args.device)
 
     def forward(images: Sequence[np.ndarray]) -> Any:
         """Resize (H, W, 3) RGB uint8 images, and run the model on them."""

@@ -1,44 +1,17 @@
 """detectron2's checkpoints: reading runs no code from them, writing replaces files atomically."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
 from typing import IO, Any
 from urllib.parse import urlparse
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build
-from torch import Tensor
 
 from ... import checkpoints
-
-
-def check_state(contents: Any, path: str) -> None:
-    """Raise CheckpointError unless a checkpoint holds a state dict where detectron2 looks for it.
-
-    The values of the state dict must be tensors or numeric arrays, as detectron2 requires.
-
-    Args:
-        contents: the contents of the checkpoint.
-        path: the checkpoint's file; its suffix determines the expected key of the state dict.
-    """
-    entries = ["model_state"] if path.endswith(".pyth") else ["model"]
-    if path.endswith(".pkl") and isinstance(contents, Mapping) and "__author__" not in contents:
-        entries = ["blobs"]
-    checkpoints.check_state(contents, path, entries)
-    for key, value in contents.get(entries[0], contents).items():
-        if entries == ["blobs"] and key.endswith("_momentum"):
-            continue
-        try:
-            if not isinstance(value, Tensor):
-                torch.from_numpy(value)
-        except (TypeError, ValueError):
-            kind = getattr(value, "dtype", type(value).__name__)
-            raise checkpoints.CheckpointError(
-                f"checkpoint {path!r}: {key} is a {kind}, expected a tensor or an array of "
-                "numbers; remove it from the checkpoint"
-            ) from None
+from ...errors import CheckpointError
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -49,8 +22,9 @@ class Checkpointer(DetectionCheckpointer):
     checkpoint that it names.
 
     Raises:
-        CheckpointError: when loading, a file cannot be read, or has none of the model's tensors; or
-            when resuming, the model or the optimizer differs from the checkpoint's.
+        CheckpointError: when loading, a file is missing, cannot be read, has no state dict of
+            tensors or numeric arrays, or has none of the model's tensors; or when resuming, the
+            model or the optimizer differs from the checkpoint's.
         RunError: when saving, a file cannot be written.
     """
 
@@ -64,6 +38,19 @@ class Checkpointer(DetectionCheckpointer):
 
     def load(self, path: str, *args, **options) -> dict[str, Any]:
         self._path = path
+        # A query behind the path holds detectron2's options for loading.
+        plain = urlparse(path)._replace(query="").geturl()
+        try:
+            missing = path and not os.path.isfile(self.path_manager.get_local_path(plain))
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(
+                f"checkpoint {path!r} cannot be fetched: {error}; set {self.setting}"
+            ) from error
+        if missing:
+            raise CheckpointError(
+                f"checkpoint {path!r} does not exist; set {self.setting} to a file, or to '' for "
+                "none"
+            )
         return super().load(path, *args, **options)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -72,7 +59,9 @@ class Checkpointer(DetectionCheckpointer):
             return super()._load_file(filename)
         # detectron2's own method would unpickle the file, which may run code.
         contents = checkpoints.read(filename)
-        if {"model", "__author__"} <= contents.keys():
+        from_zoo = isinstance(contents, Mapping) and {"model", "__author__"} <= contents.keys()
+        checkpoints.check_state(contents, filename, ["model" if from_zoo else "blobs"])
+        if from_zoo:
             return contents
         # A file of Caffe2; detectron2 matches its names with the model's by heuristics.
         arrays = contents.get("blobs", contents)
@@ -80,7 +69,24 @@ class Checkpointer(DetectionCheckpointer):
         return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
     def _torch_load(self, f: str) -> Any:
-        return checkpoints.read(f)
+        contents = checkpoints.read(f)
+        checkpoints.check_state(contents, f, ["model"])
+        return contents
+
+    def get_checkpoint_file(self) -> str:
+        """Return the path of the checkpoint that ``last_checkpoint`` names.
+
+        Raises:
+            CheckpointError: ``last_checkpoint`` is not text, or names a missing file.
+        """
+        last = os.path.join(self.save_dir, "last_checkpoint")
+        name = checkpoints.named(last)
+        path = os.path.join(self.save_dir, name)
+        if not os.path.isfile(path):
+            raise CheckpointError(
+                f"{last!r} names {name!r}, which does not exist; {checkpoints.NAME_ONE}"
+            )
+        return path
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         self._resuming = resume and self.has_checkpoint()
@@ -88,6 +94,13 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]):
         """Load the weights; raise CheckpointError if none fits, or a resumed run differs."""
+        try:
+            self._convert_ndarray_to_tensor(checkpoint["model"])
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"checkpoint {self._path!r} cannot be loaded: {error}; remove what is neither a "
+                "tensor nor an array of numbers"
+            ) from error
         if self._resuming:
             self._check_resumes(checkpoint)
         found = list(checkpoint["model"])
@@ -132,14 +145,12 @@ def _load_proposals(file: IO[bytes], encoding: str) -> Any:
         CheckpointError: the file's suffix is not .pkl, the file is damaged, or it holds code.
     """
     if not file.name.endswith(".pkl"):
-        raise checkpoints.CheckpointError(
-            f"proposal file {file.name!r} is no .pkl; rename it, or give one"
-        )
+        raise CheckpointError(f"proposal file {file.name!r} is no .pkl; rename it, or give one")
     try:
         return checkpoints.read(file.name)
-    except checkpoints.CheckpointError as error:
+    except CheckpointError as error:
         reason = str(error).removeprefix("checkpoint ")
-        raise checkpoints.CheckpointError(f"proposal file {reason}") from error
+        raise CheckpointError(f"proposal file {reason}") from error
 
 
 class WholeFiles:

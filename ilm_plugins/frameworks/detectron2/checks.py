@@ -1,29 +1,44 @@
-"""Read a detectron2 config, and check its data, checkpoint and output folder before the run."""
+"""Read a detectron2 config, and check its data and output folder before the run."""
 
 import argparse
-import json
+import functools
 import os
 from pathlib import Path
-from urllib.parse import urlparse
+from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode, LazyConfig
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer
-from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
-from ... import checkpoints
 from ...errors import UserError
 from ..command import overriding, reading_config
 from ..output_folder import check_output
-from .checkpoints import check_state
 from .config_files import read_config
 from .datasets import SPLITS as GENERATED
-from .evaluators import EVALUATORS
 from .faults import names_datasets
 
-#: Key of a LazyConfig's setting with the initial weights.
-LAZY_WEIGHTS = "train.init_checkpoint"
+
+class Keys(NamedTuple):
+    """Keys of a config's settings: data sets, initial weights, output folder, batch size."""
+
+    train: str
+    test: str
+    weights: str
+    output: str
+    batch: str
+
+
+YAML_KEYS = Keys(
+    "DATASETS.TRAIN", "DATASETS.TEST", "MODEL.WEIGHTS", "OUTPUT_DIR", "SOLVER.IMS_PER_BATCH"
+)
+LAZY_KEYS = Keys(
+    "dataloader.train.dataset.names",
+    "dataloader.test.dataset.names",
+    "train.init_checkpoint",
+    "train.output_dir",
+    "dataloader.train.total_batch_size",
+)
 #: Entries that a LazyConfig for training must define.
 LAZY_ENTRIES = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 #: Metadata keys of a data set whose values are files or folders.
@@ -36,19 +51,6 @@ PATHS = (
     "sem_seg_root",
     "panoptic_root",
 )
-
-
-def check(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, str, str]:
-    """Read the config of a command line, and check what would make the run fail later.
-
-    Returns:
-        The config, the output folder, and the config key that sets the folder.
-
-    Raises:
-        UserError: see :func:`load_config` and :func:`check_config`.
-    """
-    cfg = load_config(args)
-    return cfg, *check_config(cfg, args)
 
 
 def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
@@ -84,30 +86,24 @@ def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
     return cfg
 
 
-def check_config(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> tuple[str, str]:
-    """Check, before a run starts, its data sets, checkpoint, output folder and batch size.
+def check(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, str, str]:
+    """Read the config of a command line, and check its data sets, output folder and batch size.
 
-    Also checks that mixed precision is not on without a GPU. Creates the output folder.
+    Creates the output folder.
 
     Returns:
-        The output folder, and the config key that sets it.
+        The config, the output folder, and the config key that sets the folder.
 
     Raises:
-        UserError: one of these is missing or invalid; the message names the path that was tried
-            and the config key that sets it.
+        UserError: one of these is missing or invalid; the message names what was found and the
+            config key that sets it.
     """
+    cfg = load_config(args)
     processes = args.num_machines * (args.num_gpus or args.num_processes)
     if isinstance(cfg, CfgNode):
-        cfg = DefaultTrainer.auto_scale_workers(cfg, processes)
-        train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
-        if args.eval_only and not test:
-            raise UserError("nothing to evaluate: DATASETS.TEST is empty; name a data set in it")
-        amp, amp_key = cfg.SOLVER.AMP.ENABLED, "SOLVER.AMP.ENABLED"
-        weights, weights_key = cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS"
-        output, output_key = cfg.OUTPUT_DIR, "OUTPUT_DIR"
-        batch, batch_key = cfg.SOLVER.IMS_PER_BATCH, "SOLVER.IMS_PER_BATCH"
-        for name in test:
-            check_evaluator(name)
+        keys = YAML_KEYS
+        settings = DefaultTrainer.auto_scale_workers(cfg, processes)
+        evaluates, evaluator = bool(cfg.DATASETS.TEST), "DATASETS.TEST"
     else:
         missing = [key for key in LAZY_ENTRIES if key not in cfg]
         if missing:
@@ -115,40 +111,34 @@ def check_config(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> tuple[s
                 f"{args.config_file} does not define {', '.join(missing)}; a LazyConfig for "
                 f"training has {', '.join(LAZY_ENTRIES)}"
             )
-        train, test = (
-            OmegaConf.select(cfg, f"dataloader.{part}.dataset.names") for part in ("train", "test")
-        )
-        if args.eval_only and "evaluator" not in cfg.dataloader:
-            raise UserError("nothing to evaluate: dataloader.evaluator is missing; define it")
-        amp, amp_key = cfg.train.amp.enabled, "train.amp.enabled"
-        weights, weights_key = cfg.train.init_checkpoint, LAZY_WEIGHTS
-        output, output_key = cfg.train.output_dir, "train.output_dir"
-        batch_key = "dataloader.train.total_batch_size"
-        batch = OmegaConf.select(cfg, batch_key) or 0
+        keys, settings = LAZY_KEYS, cfg
+        evaluates, evaluator = "evaluator" in cfg.dataloader, "dataloader.evaluator"
+    train, test, weights, output, batch = (_setting(settings, key) for key in keys)
+    if args.eval_only and not evaluates:
+        raise UserError(f"nothing to evaluate: {evaluator} is empty; set it")
     for names in (test,) if args.eval_only else (train, test):
         for name in (names,) if isinstance(names, str) else (names or ()):
             check_dataset(name)
-    if not args.eval_only and batch % processes:
+    if not args.eval_only and (batch or 0) % processes:
         raise UserError(
-            f"{batch_key} {batch} cannot be shared by {processes} processes; "
+            f"{keys.batch} {batch} cannot be shared by {processes} processes; "
             f"set it to a multiple of {processes}"
         )
-    if amp and args.num_gpus == 0 and not args.eval_only:
+    check_output(output, keys.output)
+    resumes = args.resume and Path(output, "last_checkpoint").is_file()
+    if args.eval_only and not (weights or resumes):
         raise UserError(
-            f"{amp_key} True with --num-gpus 0: detectron2's mixed precision needs a GPU; "
-            "set it to False"
+            f"nothing to evaluate: {keys.weights} is empty, and there is no checkpoint to resume; "
+            f"set {keys.weights} to a checkpoint"
         )
-    check_output(output, output_key)
-    last = os.path.join(output, "last_checkpoint")
-    if args.resume and os.path.isfile(last):
-        name = checkpoints.named(last)
-        if not name:
-            raise UserError(f"{last!r} is empty; {checkpoints.NAME_ONE}")
-        path = os.path.join(output, name)
-        check_state(checkpoints.read(path), path)
-    else:
-        check_weights(weights, weights_key, required=args.eval_only)
-    return output, output_key
+    return cfg, output, keys.output
+
+
+def _setting(cfg: CfgNode | DictConfig, key: str) -> Any:
+    """Return the value of a dotted key of a config; None if a LazyConfig does not have it."""
+    if isinstance(cfg, DictConfig):
+        return OmegaConf.select(cfg, key)
+    return functools.reduce(getattr, key.split("."), cfg)
 
 
 def check_dataset(name: str) -> None:
@@ -164,15 +154,7 @@ def check_dataset(name: str) -> None:
         )
     if name in GENERATED:
         with names_datasets([name]):
-            try:
-                DatasetCatalog.get(name)
-            except json.JSONDecodeError:
-                raise
-            except (ImportError, OSError, ValueError) as error:
-                raise UserError(
-                    f"data set {name!r} cannot be had: {error}; the environment variable "
-                    "DETECTRON2_DATASETS sets the folder in which it is generated"
-                ) from error
+            DatasetCatalog.get(name)
         return
     metadata = MetadataCatalog.get(name)
     for attribute in PATHS:
@@ -183,43 +165,3 @@ def check_dataset(name: str) -> None:
                 "environment variable DETECTRON2_DATASETS to the folder that holds it (now "
                 f"{os.environ.get('DETECTRON2_DATASETS', 'unset, which means ./datasets')})"
             )
-
-
-def check_evaluator(name: str) -> None:
-    """Raise UserError unless the metadata of a data set names a known type of evaluator."""
-    kind = MetadataCatalog.get(name).get("evaluator_type") if name in DatasetCatalog else "coco"
-    if kind not in EVALUATORS:
-        raise UserError(
-            f"data set {name!r} has evaluator_type {kind!r}; set its metadata's evaluator_type to "
-            f"one of {', '.join(EVALUATORS)}"
-        )
-
-
-def check_weights(weights: str, setting: str, required: bool) -> None:
-    """Raise UserError unless a checkpoint exists and holds a state dict.
-
-    Args:
-        weights: path or URL of the checkpoint, or ""; a URL is downloaded into the cache.
-        setting: the config key that names it, for the message.
-        required: whether "" is an error.
-    """
-    if not weights:
-        if required:
-            raise UserError(
-                f"nothing to evaluate: {setting} is empty, and there is no checkpoint to resume; "
-                f"set {setting} to a checkpoint"
-            )
-        return
-    try:
-        # A query behind the path holds detectron2's options for loading.
-        path = urlparse(weights)._replace(query="").geturl()
-        local = PathManager.get_local_path(path)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"checkpoint {weights!r} cannot be fetched: {error}; set {setting}"
-        ) from error
-    if not os.path.isfile(local):
-        raise UserError(
-            f"checkpoint {weights!r} does not exist; set {setting} to a file, or to '' for none"
-        )
-    check_state(checkpoints.read(local), local)

@@ -46,17 +46,18 @@ class NamesImage:
 def names_datasets(names: Sequence[str]) -> Iterator[None]:
     """Within this context, errors of loading data sets become UserErrors that name their files.
 
-    These are AssertionError, KeyError, TypeError and ValueError; others pass unchanged.
-    Proposal files are read without running code in them; see :func:`.reading_proposals`.
+    These are AssertionError, ImportError, KeyError, OSError, TypeError and ValueError; others pass
+    unchanged. Proposal files are read without running code in them; see :func:`.reading_proposals`.
     """
     try:
         with reading_proposals():
             yield
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
         files = (
             describe_path(os.fspath(MetadataCatalog.get(n).get("json_file", n))) for n in names
         )
         raise UserError(
             f"data set {', '.join(names)} cannot be loaded from {', '.join(files)}: "
-            f"{type(error).__name__}: {error}; mend the file, or name another data set"
+            f"{type(error).__name__}: {error}; mend the file, name another data set, "
+            "or set the environment variable DETECTRON2_DATASETS to another folder"
         ) from error

@@ -29,7 +29,14 @@ from detectron2.engine import (
 )
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    COCOEvaluator,
+    COCOPanopticEvaluator,
     DatasetEvaluators,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+    SemSegEvaluator,
     inference_on_dataset,
     print_csv_format,
     verify_results,
@@ -41,10 +48,31 @@ from ...errors import UserError
 from ...layers import NORMS
 from ..command import WithoutTracebacks, building
 from .checkpoints import Checkpointer
-from .checks import LAZY_WEIGHTS, load_config
-from .evaluators import EVALUATORS, WITHOUT_OUTPUT
+from .checks import LAZY_KEYS, load_config
 from .faults import NamesImage, NamesIteration, names_datasets
 from .ratios import RatiosHook
+
+#: Metadata ``evaluator_type`` of a data set -> its evaluators.
+EVALUATORS = {
+    "coco": [COCOEvaluator],
+    "coco_panoptic_seg": [SemSegEvaluator, COCOEvaluator, COCOPanopticEvaluator],
+    "lvis": [LVISEvaluator],
+    "pascal_voc": [PascalVOCDetectionEvaluator],
+    "sem_seg": [SemSegEvaluator],
+    "cityscapes_instance": [CityscapesInstanceEvaluator],
+    "cityscapes_panoptic_seg": [
+        COCOPanopticEvaluator,
+        CityscapesSemSegEvaluator,
+        CityscapesInstanceEvaluator,
+    ],
+    "cityscapes_sem_seg": [CityscapesSemSegEvaluator],
+}
+#: Evaluators whose constructors have no argument ``output_dir``.
+WITHOUT_OUTPUT = {
+    PascalVOCDetectionEvaluator,
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+}
 
 
 def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
@@ -140,7 +168,7 @@ class Trainer(NamesIteration, DefaultTrainer):
             One evaluator, or a DatasetEvaluators of several.
 
         Raises:
-            AttributeError, KeyError: there is no such type, or it is not one of ``EVALUATORS``.
+            AttributeError, KeyError: the metadata has no such type, or one not in ``EVALUATORS``.
         """
         folder = f"{cfg.OUTPUT_DIR}/inference"
         evaluators = [
@@ -175,30 +203,33 @@ class LazyAMPTrainer(NamesIteration, AMPTrainer):
     """detectron2's AMPTrainer for mixed precision; a NaN loss names the iteration."""
 
 
+class LazyCheckpointer(Checkpointer):
+    """A Checkpointer whose messages name a LazyConfig's setting with the initial weights."""
+
+    setting = LAZY_KEYS.weights
+
+
 def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     """Train the model of a LazyConfig with the entries ``checks.LAZY_ENTRIES``."""
-    with building("the config's model"):
-        model = model_of(cfg).to(cfg.train.device)
+    model = model_of(cfg).to(cfg.train.device)
     optimizer = optimizer_of(cfg, model)
     loader = lazy_loader(cfg, "train")
     model = create_ddp_model(model, **cfg.train.ddp)
     kind = LazyAMPTrainer if cfg.train.amp.enabled else LazyTrainer
     trainer = kind(model, loader, optimizer)
-    checkpointer = Checkpointer(model, cfg.train.output_dir, trainer=trainer)
-    checkpointer.setting = LAZY_WEIGHTS
-    every_process = [
-        *ratios_hooks(args.ratios_interval),
-        hooks.IterationTimer(),
-        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-    ]
-    evaluate = hooks.EvalHook(cfg.train.eval_period, lambda: evaluate_model(cfg, model))
-    if comm.is_main_process():
-        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
-        saving = hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
-        writing = hooks.PeriodicWriter(writers, period=cfg.train.log_period)
-        trainer.register_hooks([*every_process, saving, evaluate, writing])
-    else:
-        trainer.register_hooks([*every_process, evaluate])
+    checkpointer = LazyCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    writes = comm.is_main_process()
+    writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if writes else []
+    trainer.register_hooks(
+        [
+            *ratios_hooks(args.ratios_interval),
+            hooks.IterationTimer(),
+            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if writes else None,
+            hooks.EvalHook(cfg.train.eval_period, lambda: evaluate_model(cfg, model)),
+            hooks.PeriodicWriter(writers, period=cfg.train.log_period) if writes else None,
+        ]
+    )
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     resumed = args.resume and checkpointer.has_checkpoint()
     # A checkpoint has the number of the iteration that it was saved after.
@@ -221,11 +252,8 @@ def lazy_loader(cfg: DictConfig, part: str):
 
 def evaluate_lazy(cfg: DictConfig, args: argparse.Namespace):
     """Evaluate a LazyConfig's ``train.init_checkpoint``, or with --resume its last checkpoint."""
-    with building("the config's model"):
-        model = model_of(cfg).to(cfg.train.device)
-    model = create_ddp_model(model)
-    checkpointer = Checkpointer(model, cfg.train.output_dir)
-    checkpointer.setting = LAZY_WEIGHTS
+    model = create_ddp_model(model_of(cfg).to(cfg.train.device))
+    checkpointer = LazyCheckpointer(model, cfg.train.output_dir)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     return evaluate_model(cfg, model)
 
@@ -258,9 +286,9 @@ def model_of(cfg: CfgNode | DictConfig) -> torch.nn.Module:
     The model of a LazyConfig is on the CPU, that of a yaml config on its MODEL.DEVICE.
 
     Raises:
-        UserError: a setting of the config names an unknown norm.
+        UserError: the model cannot be built; for an unknown norm, with the setting that names it.
     """
-    with naming_norms(cfg):
+    with building("the config's model"), naming_norms(cfg):
         return modeling.build_model(cfg) if isinstance(cfg, CfgNode) else instantiate(cfg.model)
 
 

@@ -12,9 +12,10 @@ pytest.importorskip("sklearn", reason="maps of images need scikit-learn")
 
 from detectron2.data import DatasetCatalog
 
+from faults import error_line
 from ilm_plugins.checkpoints import read, write
 from ilm_plugins.cli import analyze, convert, train_net
-from runs import LAZY, SHAPES, SMALL
+from runs import LAZY, NO_TEST, SHAPES, SMALL
 from runs import detectron2_command as command
 
 EN = ("MODEL.FPN.NORM", "EN(reduction=8)")
@@ -47,12 +48,11 @@ def ratios(folder):
 
 
 @pytest.fixture(scope="module")
-def trained(root, datasets, tmp_path_factory):
+def trained(datasets, tmp_path_factory):
     """The folder of four iterations of a Mask R-CNN with EN in its FPN."""
     out = tmp_path_factory.mktemp("trained")
-    opts = ["SOLVER.MAX_ITER", "4", "DATASETS.TEST", "()", *EN]
-    argv = command(root / SHAPES, "--num-gpus", "0", "--ratios-interval", "2", out=out, opts=opts)
-    assert train_net.main(argv) == 0
+    opts = ["SOLVER.MAX_ITER", "4", *NO_TEST, *EN]
+    assert train_net.main(command("--ratios-interval", "2", out=out, opts=opts)) == 0
     return out
 
 
@@ -68,14 +68,14 @@ def test_ratios_are_logged_while_training(trained):
     assert event.value == pytest.approx(means[2]) and event.step == 3
 
 
-def test_ratios_of_a_yaml_config(root, datasets, trained, tmp_path, capsys):
+def test_ratios_of_a_yaml_config(datasets, trained, tmp_path, capsys):
     contents = read(trained / "model_final.pth")
     for name, tensor in contents["model"].items():
         if name.endswith("ratio.weight"):
             # Four iterations leave it too small for six digits.
             torch.nn.init.normal_(tensor)
     write(contents, tmp_path / "a.pth")
-    argv = ["ratios", images(datasets), "--config-file", str(root / SHAPES)]
+    argv = ["ratios", images(datasets), "--config-file", str(SHAPES)]
     argv += ["--checkpoint", str(tmp_path / "a.pth"), "--output", str(tmp_path / "out")]
     assert analyze.main([*argv, "--opts", *SMALL, *EN]) == 0
     printed = capsys.readouterr().out
@@ -86,8 +86,8 @@ def test_ratios_of_a_yaml_config(root, datasets, trained, tmp_path, capsys):
     assert len({row["backbone.fpn_output3.norm/BN"] for row in found}) > 1
 
 
-def test_proposals_of_an_image_have_their_mean(root, datasets, trained, tmp_path, capsys):
-    argv = ["omega", images(datasets), "--config-file", str(root / SHAPES)]
+def test_proposals_of_an_image_have_their_mean(datasets, trained, tmp_path, capsys):
+    argv = ["omega", images(datasets), "--config-file", str(SHAPES)]
     argv += ["--checkpoint", str(trained / "model_final.pth")]
     opts = ["--opts", *SMALL, *EN]
     assert analyze.main([*argv, "--output", str(tmp_path / "out"), *opts]) == 0
@@ -121,18 +121,16 @@ def test_a_lazy_config(datasets, tmp_path, capsys):
     assert float(row["mean"]) == pytest.approx(logits.softmax(0)[1].item(), abs=1e-5)
 
 
-def test_a_model_without_ratios_is_told_before_training(root, datasets, tmp_path, capsys):
-    argv = command(root / SHAPES, "--num-gpus", "0", "--ratios-interval", "2", out=tmp_path)
-    assert train_net.main(argv) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
+def test_a_model_without_ratios_is_told_before_training(datasets, tmp_path, capfd):
+    line = error_line(command("--ratios-interval", "2", out=tmp_path), capfd, status=2)
     assert "error: the model has no EN or SN layer, its norms are" in line
     assert not list(tmp_path.glob("*.pth"))
 
 
-def test_a_checkpoint_of_another_config(root, datasets, tmp_path, capsys):
-    model = convert.build_model(str(root / SHAPES), SMALL)
+def test_a_checkpoint_of_another_config(datasets, tmp_path, capsys):
+    model = convert.build_model(str(SHAPES), SMALL)
     write({"model": model.state_dict()}, tmp_path / "a.pth")
-    argv = ["ratios", images(datasets), "--config-file", str(root / SHAPES)]
+    argv = ["ratios", images(datasets), "--config-file", str(SHAPES)]
     argv += ["--checkpoint", str(tmp_path / "a.pth"), "--output", str(tmp_path / "out")]
     assert analyze.main([*argv, "--opts", *SMALL, *EN]) == 2
     line = capsys.readouterr().err.splitlines()[-1]

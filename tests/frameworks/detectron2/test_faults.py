@@ -15,15 +15,15 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from faults import NOT_DENSE, finish, kill_one_of, small_files, start, told, wait_for
+from faults import NOT_DENSE, error_line, finish, kill_one_of, small_files, start, wait_for
 from ilm_plugins import checkpoints
+from ilm_plugins.checkpoints import CheckpointError
 from ilm_plugins.cli import train_net
 from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
-from runs import LAZY, SHAPES
+from runs import LAZY, NO_TEST
 from runs import detectron2_command as command
 from workers import Harmful
 
-NO_TEST = ["DATASETS.TEST", "()"]
 #: What makes the LazyConfig of other tests as small as the yaml, without a test.
 WITHOUT_EVALUATION = 'del dataloader["evaluator"]\n'
 LAZY_KEYS = {
@@ -36,32 +36,61 @@ LAZY_KEYS = {
 }
 
 
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def lazy(tmp_path, out):
+    """The function (options and overrides, code to add) -> arguments of a LazyConfig's run."""
+
+    def arguments(*words, code=""):
+        (tmp_path / "lazy.py").write_text(LAZY + WITHOUT_EVALUATION + code)
+        first = ["--config-file", str(tmp_path / "lazy.py"), "--num-gpus", "0"]
+        options = [word for word in words if word.startswith("--")]
+        overrides = [word for word in words if word not in options]
+        return [*first, *options, f"train.output_dir={out}", *overrides]
+
+    return arguments
+
+
 @pytest.fixture(params=["yaml", "LazyConfig"])
-def arguments(request, root, datasets, tmp_path):
-    """What gives the arguments of a run, by either kind of config, from settings of a yaml's."""
+def arguments(request, lazy, out):
+    """The function (options, settings of a yaml) -> arguments of a run of either kind of config."""
 
-    def of_yaml(*options, out, settings):
+    def of_yaml(*options, settings):
         opts = [word for pair in settings.items() for word in pair]
-        return command(root / SHAPES, "--num-gpus", "0", *options, out=out, opts=NO_TEST + opts)
+        return command(*options, out=out, opts=NO_TEST + opts)
 
-    def of_lazy(*options, out, settings):
-        (tmp_path / "lazy.py").write_text(LAZY + WITHOUT_EVALUATION)
-        opts = [f"{LAZY_KEYS[key]}={value}" for key, value in settings.items()]
-        words = ["--config-file", str(tmp_path / "lazy.py"), "--num-gpus", "0", *options]
-        return [*words, f"train.output_dir={out}", *opts]
+    def of_lazy(*options, settings):
+        return lazy(*options, *(f"{LAZY_KEYS[key]}={value}" for key, value in settings.items()))
 
     return of_yaml if request.param == "yaml" else of_lazy
 
 
+@pytest.fixture
+def line_of(datasets, out, capfd):
+    """The function (options, overrides) -> the line that a run of a yaml ends with."""
+
+    def run(*options, opts=(), status=2):
+        return error_line(command(*options, out=out, opts=[*NO_TEST, *opts]), capfd, status)
+
+    return run
+
+
 @pytest.fixture(scope="module")
-def trained(root, datasets, tmp_path_factory):
+def trained(datasets, tmp_path_factory):
     """The output folder of two iterations."""
     out = tmp_path_factory.mktemp("trained")
-    argv = command(
-        root / SHAPES, "--num-gpus", "0", out=out, opts=["SOLVER.MAX_ITER", "2", *NO_TEST]
-    )
-    assert train_net.main(argv) == 0
+    assert train_net.main(command(out=out, opts=["SOLVER.MAX_ITER", "2", *NO_TEST])) == 0
     return out
+
+
+@pytest.fixture
+def resumed(trained, out):
+    """A copy of that folder."""
+    return shutil.copytree(trained, out)
 
 
 @pytest.fixture
@@ -79,106 +108,93 @@ def shapes(datasets, tmp_path):
     MetadataCatalog.remove(name)
 
 
-def checkpoint(kind, trained, path, trap):
-    whole = trained / "model_final.pth"
-    if kind == "truncated":
-        path.write_bytes(whole.read_bytes()[:-1000])
-    elif kind == "no checkpoint":
-        path.write_text("<html>404</html>")
-    elif kind == "with code":
-        torch.save({"model": Harmful(trap)}, path)
-    elif kind == "pickle with code":
-        path = path.with_suffix(".pkl")
-        path.write_bytes(pickle.dumps({"model": Harmful(trap), "__author__": "nobody"}))
-    return path
+# ---- checkpoints
 
 
-@pytest.mark.parametrize(
-    "kind, words",
-    [
-        ("truncated", "truncated, or not a checkpoint"),
-        ("no checkpoint", "it is text, not a checkpoint"),
-        ("with code", "holds os.makedirs, which may run code"),
-        ("pickle with code", "holds os.makedirs, which may run code"),
-    ],
-)
-def test_weights_that_are_none(arguments, trained, tmp_path, capfd, kind, words):
-    trap, out = tmp_path / "ran", tmp_path / "out"
-    path = checkpoint(kind, trained, tmp_path / "weights.pth", trap)
-    line = told(arguments(out=out, settings={"MODEL.WEIGHTS": str(path)}), capfd, status=2)
-    assert str(path) in line and words in line
-    assert not trap.exists() and not list(out.iterdir())
+@pytest.fixture
+def load(tmp_path):
+    """The function (file name, contents) -> a linear layer with the weights of such a file."""
+
+    def make(name, contents):
+        model, path = torch.nn.Linear(2, 2), tmp_path / name
+        if isinstance(contents, bytes):
+            path.write_bytes(contents)
+        else:
+            checkpoints.write(contents, path)
+        Checkpointer(model).load(str(path))
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_weights_with_code(arguments, tmp_path, capfd, suffix):
+    trap, path = tmp_path / "ran", tmp_path / f"weights{suffix}"
+    contents = {"model": Harmful(trap), "__author__": "nobody"}
+    if suffix == ".pth":
+        torch.save(contents, path)
+    else:
+        path.write_bytes(pickle.dumps(contents))
+    line = error_line(arguments(settings={"MODEL.WEIGHTS": str(path)}), capfd, status=2)
+    assert str(path) in line and "holds os.makedirs, which may run code" in line
+    assert not trap.exists()
 
 
 @pytest.mark.parametrize(
     "name, contents",
     [
         ("w.pth", [1, 2]),
-        ("w.pth", 3),
         ("w.pth", {"model": None}),
-        ("w.pth", {"model": {1: torch.ones(1)}}),
         ("w.pth", {"state_dict": {"fc.weight": torch.ones(1)}}),
         ("w.pkl", [1]),
         ("w.pkl", {"model": 3}),
         ("w.pkl", {"model": 3, "__author__": "nobody"}),
     ],
 )
-def test_weights_without_a_state_dict(root, tmp_path, capfd, name, contents):
-    path, out = tmp_path / name, tmp_path / "out"
-    checkpoints.write(contents, path)
-    argv = command(root / SHAPES, "--num-gpus", "0", out=out, opts=["MODEL.WEIGHTS", str(path)])
-    line = told(argv, capfd, status=2)
-    assert f"'{path}' holds no state dict" in line and not list(out.iterdir())
+def test_weights_without_a_state_dict(load, tmp_path, name, contents):
+    with pytest.raises(CheckpointError, match=f"'{tmp_path / name}' holds no state dict"):
+        load(name, contents)
+
+
+@pytest.mark.parametrize("kind", NOT_DENSE)
+def test_weights_with_values_that_are_none(load, kind):
+    value, words = NOT_DENSE[kind]
+    contents = {"model": {"weight": torch.ones(2, 2), "bias": value}}
+    with pytest.raises(CheckpointError, match=f"w.pth': bias is a {words}, expected a dense"):
+        load("w.pth", contents)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_weights_with_values_that_are_none(root, tmp_path, capfd, suffix):
-    path, out = tmp_path / f"w{suffix}", tmp_path / "out"
-    argv = command(root / SHAPES, "--num-gpus", "0", out=out, opts=["MODEL.WEIGHTS", str(path)])
-    value = np.ones(2, np.float32) if suffix == ".pkl" else torch.ones(2)
-    # detectron2 takes neither strings nor what torch does not know.
-    cases = {"note": ("one", "str"), "words": (np.array(["one"]), "<U3")}
-    if suffix == ".pth":
-        cases |= NOT_DENSE
-    for name, (other, words) in cases.items():
-        key = "fc.bias" if name in NOT_DENSE else name
-        contents = {"model": {"fc.weight": value, key: other}, "__author__": "nobody"}
-        checkpoints.write(contents, path)
-        line = told(argv, capfd, status=2)
-        assert f"'{path}': {key} is a {words}, expected a" in line and not list(out.iterdir())
+@pytest.mark.parametrize("value", ["one", np.array(["one"])])
+def test_weights_of_which_torch_makes_no_tensors(load, suffix, value):
+    weight = torch.ones(2, 2) if suffix == ".pth" else np.ones((2, 2))
+    contents = {"model": {"weight": weight, "words": value}, "__author__": "nobody"}
+    with pytest.raises(CheckpointError, match=r"cannot be loaded: .*str.*; remove what is neither"):
+        load(f"w{suffix}", contents)
 
 
-def test_pickles_of_arrays_are_loaded_and_others_are_not(tmp_path):
+@pytest.mark.parametrize(
+    "path, words",
+    [
+        ("none.pth", "checkpoint 'none.pth' does not exist; set MODEL.WEIGHTS to a file"),
+        ("http://127.0.0.1:9/model.pth", "model.pth' cannot be fetched: .*; set MODEL.WEIGHTS"),
+        ("catalog://nowhere", "'catalog://nowhere' cannot be fetched: .*; set MODEL.WEIGHTS"),
+    ],
+)
+def test_weights_that_cannot_be_reached(path, words):
+    with pytest.raises(CheckpointError, match=words):
+        Checkpointer(torch.nn.Linear(2, 2)).load(path)
+
+
+def test_pickles_of_arrays_are_loaded(load):
     """As detectron2's model zoo has them; wherever in a program they are loaded."""
-    model, path = torch.nn.Linear(2, 2), tmp_path / "zoo.pkl"
     arrays = {"weight": np.ones((2, 2), np.float32), "bias": np.zeros(2, np.float32)}
-    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "zoo"}, protocol=2))
-    Checkpointer(model).load(str(path))
-    assert model.weight.eq(1).all()
+    zoo = pickle.dumps({"model": arrays, "__author__": "zoo"}, protocol=2)
+    assert load("zoo.pkl", zoo).weight.eq(1).all()
     # As Caffe2 wrote them, by names of its own, and with what only training needs.
     blobs = {"weight": 2 * arrays["weight"], "bias": arrays["bias"], "weight_momentum": np.ones(1)}
     for contents in (blobs, {"blobs": blobs, "cfg": "MODEL: {}"}):
-        torch.nn.init.zeros_(model.weight)
-        path.write_bytes(pickle.dumps(contents, protocol=2))
-        Checkpointer(model).load(str(path))
-        assert model.weight.eq(2).all()
-    trap = tmp_path / "ran"
-    path.write_bytes(pickle.dumps({"model": arrays, "__author__": Harmful(trap)}))
-    with pytest.raises(checkpoints.CheckpointError, match="which may run code"):
-        Checkpointer(model).load(str(path))
-    assert not trap.exists()
-
-
-def test_a_pickle_is_read_once_and_never_by_pickle_itself(tmp_path, monkeypatch):
-    model, path = torch.nn.Linear(2, 2, bias=False), tmp_path / "zoo.pkl"
-    path.write_bytes(pickle.dumps({"weight": np.ones((2, 2))}))
-
-    def load(*args, **options):
-        raise AssertionError("what is in it was believed")
-
-    monkeypatch.setattr(pickle, "load", load)
-    Checkpointer(model).load(str(path))
-    assert model.weight.eq(1).all()
+        assert load("caffe2.pkl", pickle.dumps(contents, protocol=2)).weight.eq(2).all()
 
 
 def test_files_are_opened_as_asked_for(tmp_path):
@@ -188,39 +204,34 @@ def test_files_are_opened_as_asked_for(tmp_path):
     assert (tmp_path / "t").read_bytes() == b"\xb5"
 
 
-def test_weights_of_another_model(root, trained, tmp_path, capfd):
+def test_weights_of_another_model(line_of, tmp_path):
     path = tmp_path / "other.pth"
     checkpoints.write({"model": {"fc.weight": torch.ones(3)}}, path)
-    argv = command(
-        root / SHAPES, "--num-gpus", "0", out=tmp_path, opts=["MODEL.WEIGHTS", str(path)]
-    )
-    line = told(argv, capfd, status=2)
+    line = line_of(opts=["MODEL.WEIGHTS", str(path)])
     assert f"{path}' is of another model" in line and "fc.weight" in line
 
 
-@pytest.mark.parametrize("content, words", [(b"\xff\xfe", "not text"), (b" \n", "empty")])
-def test_a_name_of_the_last_checkpoint_that_is_none(root, tmp_path, capfd, content, words):
-    (tmp_path / "last_checkpoint").write_bytes(content)
-    argv = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path, opts=NO_TEST)
-    assert f"'{tmp_path}/last_checkpoint' is {words}; write" in told(argv, capfd, status=2)
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"\xff\xfe", "is not text; write"),
+        (b" \n", "names '', which does not exist; write"),
+        (b"model_0000004.pth", "names 'model_0000004.pth', which does not exist; write"),
+    ],
+)
+def test_a_name_of_the_last_checkpoint_that_is_none(line_of, out, content, words):
+    out.mkdir()
+    (out / "last_checkpoint").write_bytes(content)
+    assert f"'{out}/last_checkpoint' {words}" in line_of("--resume")
+    assert (out / "last_checkpoint").read_bytes() == content
 
 
-def test_a_last_checkpoint_that_is_missing(root, tmp_path, capfd):
-    (tmp_path / "last_checkpoint").write_text("model_0000004.pth")
-    argv = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path)
-    line = told(argv, capfd, status=2)
-    assert f"checkpoint '{tmp_path}/model_0000004.pth' does not exist" in line
-    assert [path.name for path in tmp_path.iterdir()] == ["last_checkpoint"]
-
-
-def test_a_truncated_last_checkpoint(root, trained, tmp_path, capfd):
-    shutil.copytree(trained, tmp_path / "out")
-    path = tmp_path / "out" / "model_final.pth"
-    path.write_bytes(path.read_bytes()[:-1000])
-    before = {p: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
-    argv = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path / "out")
-    assert str(path) in told(argv, capfd, status=2)
-    assert before == {p: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
+def test_a_truncated_last_checkpoint(line_of, resumed):
+    path = resumed / "model_final.pth"
+    before = path.read_bytes()[:-1000]
+    path.write_bytes(before)
+    assert f"{path}' cannot be read: it is truncated" in line_of("--resume")
+    assert path.read_bytes() == before and (resumed / "last_checkpoint").exists()
 
 
 @pytest.mark.parametrize(
@@ -231,191 +242,147 @@ def test_a_truncated_last_checkpoint(root, trained, tmp_path, capfd):
         (["MODEL.ROI_HEADS.NUM_CLASSES", "7"], "in it, not (8, "),
     ],
 )
-def test_resuming_with_another_model(root, trained, tmp_path, capfd, settings, words):
-    shutil.copytree(trained, tmp_path / "out")
-    before = {p: p.read_bytes() for p in (tmp_path / "out").glob("*.pth")}
-    opts = ["SOLVER.MAX_ITER", "3", *NO_TEST, *settings]
-    argv = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path / "out", opts=opts)
-    line = told(argv, capfd, status=2)
+def test_resuming_with_another_model(line_of, resumed, settings, words):
+    before = {path: path.read_bytes() for path in resumed.glob("*.pth")}
+    line = line_of("--resume", opts=["SOLVER.MAX_ITER", "3", *settings])
     assert "model_final.pth' does not fit this config" in line and words in line
     assert "as MODEL.WEIGHTS" in line
-    assert before == {p: p.read_bytes() for p in (tmp_path / "out").glob("*.pth")}
+    assert before == {path: path.read_bytes() for path in resumed.glob("*.pth")}
 
 
-def test_resuming_with_another_optimizer(datasets, trained, tmp_path, capfd):
+def test_resuming_with_another_optimizer(datasets, lazy, capfd):
     """Of a LazyConfig, whose optimizer can be any."""
-    text, out = LAZY + WITHOUT_EVALUATION, tmp_path / "out"
-    (tmp_path / "lazy.py").write_text(text)
-    argv = ["--config-file", tmp_path / "lazy.py", "--num-gpus", "0", f"train.output_dir={out}"]
-    assert train_net.main([str(word) for word in [*argv, "train.max_iter=1"]]) == 0
-    adam = "optimizer._target_ = torch.optim.AdamW\ndel optimizer['momentum']\n"
-    (tmp_path / "lazy.py").write_text("import torch\n" + text + adam)
-    argv.insert(2, "--resume")
-    line = told([*argv, "train.max_iter=2"], capfd, status=2)
+    assert train_net.main(lazy("train.max_iter=1")) == 0
+    adam = "import torch\noptimizer._target_ = torch.optim.AdamW\ndel optimizer['momentum']\n"
+    line = error_line(lazy("--resume", "train.max_iter=2", code=adam), capfd, status=2)
     assert "its optimizer's state is another's" in line and "as train.init_checkpoint" in line
+
+
+def test_weights_with_code_that_the_user_trusts(trained, tmp_path, out):
+    """They are loaded, with what they do, only when asked to by name."""
+    trap, path = tmp_path / "ran", tmp_path / "weights.pth"
+    state = checkpoints.read(trained / "model_final.pth")["model"]
+    torch.save({"model": state, "more": Harmful(trap)}, path)
+    opts = ["MODEL.WEIGHTS", str(path), "SOLVER.MAX_ITER", "1", *NO_TEST]
+    assert train_net.main(command("--unsafe", out=out, opts=opts)) == 0
+    assert trap.exists()
+
+
+# ---- settings and data
 
 
 @pytest.mark.parametrize(
     "settings, words",
     [
         (["MODEL.RESNETS.DEPTH", "19"], "model cannot be built: KeyError: 19"),
-        (
-            ["SOLVER.BASE_LR", "-1.0"],
-            "optimizer cannot be built: ValueError: Invalid",
-        ),
+        (["SOLVER.BASE_LR", "-1.0"], "optimizer cannot be built: ValueError: Invalid"),
     ],
 )
-def test_settings_that_cannot_be(root, datasets, tmp_path, capfd, settings, words):
-    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path, opts=[*NO_TEST, *settings])
-    assert words in told(argv, capfd, status=2)
-
-
-@pytest.mark.parametrize("kind", ["file", "no dict", "images", "category", "categories"])
-def test_generated_annotations_that_were_changed(root, datasets, tmp_path, capfd, kind):
-    path = Path(MetadataCatalog.get("shapes_train").json_file)
-    text = path.read_text()
-    contents = json.loads(text)
-    if kind == "category":
-        contents["annotations"] = [{**a, "category_id": 9} for a in contents["annotations"]]
-    elif kind == "categories":
-        contents["categories"].append({"id": 9, "name": "hexagon"})
-    else:
-        contents = {"file": "", "no dict": [], "images": {**contents, "images": [1]}}[kind]
-    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path, opts=NO_TEST)
-    path.write_text(json.dumps(contents) if contents else str(contents))
-    try:
-        line = told(argv, capfd, status=2)
-    finally:
-        path.write_text(text)
-    assert "data set shapes_train cannot be loaded from" in line and str(path) in line
-
-
-def test_weights_with_code_that_the_user_trusts(root, trained, tmp_path):
-    """They are loaded, with what they do, only when asked to by name."""
-    trap, path = tmp_path / "ran", tmp_path / "weights.pth"
-    state = checkpoints.read(trained / "model_final.pth")["model"]
-    torch.save({"model": state, "more": Harmful(trap)}, path)
-    opts = ["MODEL.WEIGHTS", str(path), "SOLVER.MAX_ITER", "1", *NO_TEST]
-    argv = command(root / SHAPES, "--num-gpus", "0", "--unsafe", out=tmp_path / "out", opts=opts)
-    assert train_net.main(argv) == 0
-    assert trap.exists()
+def test_settings_that_cannot_be(line_of, settings, words):
+    assert words in line_of(opts=settings)
 
 
 @pytest.mark.parametrize(
     "content, workers", [("foreign", "0"), pytest.param("cut", "2", marks=pytest.mark.wide)]
 )
-def test_a_corrupt_image_is_named(arguments, shapes, tmp_path, capfd, content, workers):
+def test_a_corrupt_image_is_named(arguments, shapes, out, capfd, content, workers):
     name, _, images = shapes
     for path in images.iterdir():
         path.write_bytes(path.read_bytes()[:300] if content == "cut" else b"no image")
     settings = {"DATASETS.TRAIN": f"['{name}']", "DATALOADER.NUM_WORKERS": workers}
-    line = told(arguments(out=tmp_path / "out", settings=settings), capfd, status=1)
+    line = error_line(arguments(settings=settings), capfd, status=1)
     assert f"image '{images}/" in line and "cannot be used" in line
-    assert not (tmp_path / "out" / "model_final.pth").exists()
+    assert not (out / "model_final.pth").exists()
 
 
-@pytest.mark.parametrize(
-    "content, words",
-    [
-        ("", "(empty)"),
-        ("{}", "KeyError"),
-        ("[1", "JSONDecodeError"),
-        ("none", "No valid"),
-        ("null", "AssertionError"),
-        ('{"images": 1, "annotations": []}', "TypeError"),
-        ("boxes", "TypeError"),
-    ],
-)
-def test_annotations_that_are_none(root, shapes, tmp_path, capfd, content, words):
-    name, annotations, _ = shapes
-    known = json.loads(annotations.read_text())
-    if content == "none":  # images, but nothing in them
-        content = json.dumps({**known, "annotations": []})
-    elif content == "boxes":
-        boxes = [{**a, "bbox": 3} for a in known["annotations"]]
-        content = json.dumps({**known, "annotations": boxes})
-    annotations.write_text(content)
-    opts = ["DATASETS.TRAIN", f"('{name}',)", *NO_TEST]
-    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path / "out", opts=opts)
-    line = told(argv, capfd, status=2)
-    assert str(annotations) in line and words in line
+def test_generated_annotations_that_were_changed(line_of):
+    path = Path(MetadataCatalog.get("shapes_train").json_file)
+    text = path.read_text()
+    contents = json.loads(text)
+    contents["categories"].append({"id": 9, "name": "hexagon"})
+    path.write_text(json.dumps(contents))
+    try:
+        line = line_of()
+    finally:
+        path.write_text(text)
+    assert f"data set shapes_train cannot be loaded from {path}: AssertionError" in line
 
 
-ZERO = "ZeroDivisionError: "
-
-
-@pytest.mark.parametrize(
-    "settings, status, words",
-    [
-        (["SOLVER.MAX_ITER", "0"], 1, ZERO),
-        (["SOLVER.CHECKPOINT_PERIOD", "0"], 1, ZERO),
-        (["OUTPUT_DIR", r"'a\0b'"], 2, "ValueError: embedded null byte; give --traceback"),
-        pytest.param(
-            *(["--machine-rank", "1", "--dist-url", "tcp://127.0.0.1:99999"], 1),
-            "ValueError: port",
-            marks=pytest.mark.wide,
-        ),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)
-def test_settings_that_nobody_foresaw(root, datasets, tmp_path, capfd, settings, status, words):
-    options = ["--num-machines", "2", *settings] if "--dist-url" in settings else []
-    opts = [*NO_TEST, "SOLVER.MAX_ITER", "2", *(() if options else settings)]
-    argv = command(root / SHAPES, "--num-gpus", "0", *options, out=tmp_path, opts=opts)
-    line = told(argv, capfd, status)
-    assert f"unexpected {words}" in line and "report it with the output of" in line
-    log = tmp_path / "error.log"
-    assert (f"see {log} for the traceback" in line) == log.exists() == (status == 1)
-    assert not log.exists() or words in log.read_text()
-
-
-def without_masks(contents):
-    for annotation in contents["annotations"]:
-        del annotation["segmentation"]
-    return json.dumps(contents)
-
-
-def with_large_counts(contents):
-    for annotation in contents["annotations"]:
-        annotation["segmentation"] = {"size": [64, 64], "counts": [10**12, 1]}
-    return json.dumps(contents)
+def with_changed(**changes):
+    """The function that gives COCO's JSON with entries of every annotation changed."""
+    return lambda contents: json.dumps(
+        {**contents, "annotations": [{**a, **changes} for a in contents["annotations"]]}
+    )
 
 
 @pytest.mark.parametrize(
     "change, words",
     [
-        (without_masks, "AttributeError: Cannot find field 'gt_masks'"),
-        (with_large_counts, "OverflowError: "),
+        (lambda contents: "", "(empty)"),
+        (lambda contents: "{}", "KeyError"),
+        (lambda contents: "[1", "JSONDecodeError"),
+        (lambda contents: json.dumps({**contents, "annotations": []}), "No valid"),
+        (lambda contents: "null", "AssertionError"),
+        (lambda contents: '{"images": 1, "annotations": []}', "TypeError"),
+        (with_changed(bbox=3), "TypeError"),
+        (with_changed(category_id=9), "KeyError"),
+    ],
+)
+def test_annotations_that_are_none(line_of, shapes, change, words):
+    name, annotations, _ = shapes
+    annotations.write_text(change(json.loads(annotations.read_text())))
+    line = line_of(opts=["DATASETS.TRAIN", f"('{name}',)"])
+    assert str(annotations) in line and words in line
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (with_changed(segmentation=[]), "AttributeError: Cannot find field 'gt_masks'"),
+        (
+            with_changed(segmentation={"size": [64, 64], "counts": [10**12, 1]}),
+            "OverflowError: ",
+        ),
         (lambda contents: "[" * 200_000 + "]" * 200_000, "RecursionError: maximum recursion"),
     ],
     ids=["no masks", "large counts", "nested"],
 )
-def test_annotations_that_nobody_foresaw(root, shapes, tmp_path, capfd, change, words):
+def test_annotations_that_nobody_foresaw(line_of, shapes, out, change, words):
     name, annotations, _ = shapes
     annotations.write_text(change(json.loads(annotations.read_text())))
-    opts = ["DATASETS.TRAIN", f"('{name}',)", *NO_TEST]
-    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path / "out", opts=opts)
-    line = told(argv, capfd, status=1)
-    assert f"unexpected {words}" in line and f"see {tmp_path}/out/error.log" in line
-    assert words in (tmp_path / "out" / "error.log").read_text()
+    line = line_of(opts=["DATASETS.TRAIN", f"('{name}',)"], status=1)
+    assert f"unexpected {words}" in line and f"see {out}/error.log" in line
+    assert words in (out / "error.log").read_text()
 
 
-def test_weights_behind_a_url_that_cannot_be_reached(root, tmp_path, capfd):
-    url = "http://127.0.0.1:9/model.pth"
-    argv = command(root / SHAPES, "--num-gpus", "0", out=tmp_path, opts=["MODEL.WEIGHTS", url])
-    line = told(argv, capfd, status=2)
-    assert f"checkpoint '{url}' cannot be fetched: " in line and "set MODEL.WEIGHTS" in line
+@pytest.mark.parametrize(
+    "settings, status, words",
+    [
+        (["SOLVER.MAX_ITER", "0"], 1, "ZeroDivisionError: "),
+        (["SOLVER.CHECKPOINT_PERIOD", "0"], 1, "ZeroDivisionError: "),
+        (["OUTPUT_DIR", r"'a\0b'"], 2, "ValueError: embedded null byte; give --traceback"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_settings_that_nobody_foresaw(line_of, out, settings, status, words):
+    line = line_of(opts=["SOLVER.MAX_ITER", "2", *settings], status=status)
+    assert f"unexpected {words}" in line and "report it with the output of" in line
+    log = out / "error.log"
+    assert (f"see {log} for the traceback" in line) == log.exists() == (status == 1)
 
 
-def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(arguments, tmp_path, capfd):
+# ---- losses, disks and processes
+
+
+def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(arguments, out, capfd):
     settings = {"SOLVER.BASE_LR": "1e12", "SOLVER.CHECKPOINT_PERIOD": "1", "SOLVER.MAX_ITER": "9"}
-    line = told(arguments(out=tmp_path, settings=settings), capfd, status=1)
+    line = error_line(arguments(settings=settings), capfd, status=1)
     assert "at iteration " in line and "--resume goes on" in line
     iteration = int(line.split("at iteration ")[1].split(":")[0])
     # The last that was saved is of the iteration before.
-    last = (tmp_path / "last_checkpoint").read_text()
-    assert checkpoints.read(tmp_path / last)["iteration"] == iteration - 1 < 8
-    assert not (tmp_path / "model_final.pth").exists()
+    last = (out / "last_checkpoint").read_text()
+    assert checkpoints.read(out / last)["iteration"] == iteration - 1 < 8
+    assert not (out / "model_final.pth").exists()
 
 
 SPOIL = """
@@ -435,31 +402,30 @@ class Spoil(DatasetMapper):
 """
 
 
-@pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.wide)])
-def test_a_nan_in_a_batch_is_not_saved(datasets, tmp_path, capfd, monkeypatch, processes):
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.wide)])
+def test_a_nan_in_a_batch_is_not_saved(
+    datasets, lazy, tmp_path, out, capfd, monkeypatch, processes
+):
     """Of the last process, in the fourth batch of two images.
 
     A second process may end the run while the first writes its third checkpoint; the second one was
     whole before the third step's gradients were summed.
     """
     (tmp_path / "spoil.py").write_text(SPOIL)
-    mapper = "from spoil import Spoil\ndataloader.train.mapper._target_ = Spoil\n"
-    (tmp_path / "lazy.py").write_text(LAZY + WITHOUT_EVALUATION + mapper)
-    out = tmp_path / "out"
-    argv = ["--config-file", tmp_path / "lazy.py", "--num-gpus", "0", "--num-processes", processes]
-    argv += [f"train.output_dir={out}", "train.max_iter=9", "train.checkpointer.period=1"]
     monkeypatch.syspath_prepend(tmp_path)
-    line = told(argv, capfd, status=1)
+    mapper = "from spoil import Spoil\ndataloader.train.mapper._target_ = Spoil\n"
+    words = f"--num-processes={processes}", "train.max_iter=9", "train.checkpointer.period=1"
+    line = error_line(lazy(*words, code=mapper), capfd, status=1)
     assert "at iteration 3: " in line and "NaN" in line
     saved = sorted(path.name for path in out.glob("*.pth"))
     expected = [f"model_000000{i}.pth" for i in range(3)]
-    assert saved == expected or (processes == "2" and saved == expected[:2])
+    assert saved == expected or (processes == 2 and saved == expected[:2])
     last = checkpoints.read(out / (out / "last_checkpoint").read_text())
     assert all(value.isfinite().all() for value in last["model"].values())
 
 
 @pytest.mark.wide
-def test_a_mistake_that_only_one_process_meets_is_told(shapes, tmp_path, capfd):
+def test_a_mistake_that_only_one_process_meets_is_told(lazy, shapes, capfd):
     """And not that the others have lost it."""
     _, annotations, images = shapes
     first = sorted(images.iterdir())[0]
@@ -469,33 +435,27 @@ from detectron2.data.datasets import register_coco_instances
 register_coco_instances(f"harmed_{{id(train)}}", {{}}, {str(annotations)!r}, {str(images)!r})
 dataloader.train.dataset.names = f"harmed_{{id(train)}}"
 """
-    (tmp_path / "lazy.py").write_text(LAZY + WITHOUT_EVALUATION + harmed)
-    argv = ["--config-file", tmp_path / "lazy.py", "--num-gpus", "0", "--num-processes", "2"]
-    argv += [f"train.output_dir={tmp_path / 'out'}", "train.max_iter=100"]
-    line = told(argv, capfd, status=1)
-    assert f"image '{first}' cannot be used" in line
+    argv = lazy("--num-processes=2", "train.max_iter=100", code=harmed)
+    assert f"image '{first}' cannot be used" in error_line(argv, capfd, status=1)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(arguments, tmp_path, capfd):
-    out, length = tmp_path / "out", {"SOLVER.MAX_ITER": "2"}
-    assert train_net.main(arguments(out=out, settings=length)) == 0
+def test_a_full_disk_leaves_the_last_checkpoint(arguments, datasets, out, capfd):
+    assert train_net.main(arguments(settings={"SOLVER.MAX_ITER": "2"})) == 0
     longer = {"SOLVER.MAX_ITER": "4", "SOLVER.CHECKPOINT_PERIOD": "1"}
     with small_files(1_000_000):
-        line = told(arguments("--resume", out=out, settings=longer), capfd, status=1)
+        line = error_line(arguments("--resume", settings=longer), capfd, status=1)
     assert "model_0000002.pth' cannot be written: File too large" in line
     assert (out / "last_checkpoint").read_text() == "model_final.pth"
     assert not list(out.glob(f"*{checkpoints.PARTIAL}"))
-    state = checkpoints.read(out / "model_final.pth")
-    assert state["iteration"] == 1
+    assert checkpoints.read(out / "model_final.pth")["iteration"] == 1
 
 
 @pytest.mark.wide
-def test_a_killed_process_ends_the_others_and_the_run_can_go_on(root, datasets, tmp_path):
+def test_a_killed_process_ends_the_others_and_the_run_can_go_on(datasets, out):
     """In seconds; what the last checkpoint has is not lost."""
     opts = ["SOLVER.MAX_ITER", "10000", "SOLVER.CHECKPOINT_PERIOD", "1", *NO_TEST]
-    options = ["--num-gpus", "0", "--num-processes", "2"]
-    process = start(command(root / SHAPES, *options, out=tmp_path, opts=opts))
-    wait_for((tmp_path / "model_0000001.pth").exists, process)
+    process = start(command("--num-processes", "2", out=out, opts=opts))
+    wait_for((out / "model_0000001.pth").exists, process)
     kill_one_of(process, rank=1)
     killed = time.monotonic()
     line = finish(process, seconds=60)
@@ -503,8 +463,7 @@ def test_a_killed_process_ends_the_others_and_the_run_can_go_on(root, datasets, 
     assert process.returncode == 1
     assert "process 1 ended by SIGKILL, and the others with it" in line
     assert "--resume goes on from the last checkpoint" in line
-    last = checkpoints.read(tmp_path / (tmp_path / "last_checkpoint").read_text())["iteration"]
+    last = checkpoints.read(out / (out / "last_checkpoint").read_text())["iteration"]
     opts = ["SOLVER.MAX_ITER", str(last + 2), *NO_TEST]
-    resumed = command(root / SHAPES, "--num-gpus", "0", "--resume", out=tmp_path, opts=opts)
-    assert train_net.main(resumed) == 0
-    assert checkpoints.read(tmp_path / "model_final.pth")["iteration"] == last + 1
+    assert train_net.main(command("--resume", out=out, opts=opts)) == 0
+    assert checkpoints.read(out / "model_final.pth")["iteration"] == last + 1
