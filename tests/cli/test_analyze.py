@@ -256,12 +256,6 @@ def test_images_that_the_model_cannot_take_are_named():
         analyze.one_line_errors(forward)([np.zeros((5, 8, 3), np.uint8)])
 
 
-def test_the_tool_runs_and_says_how(root):
-    command = [sys.executable, str(root / "tools" / "analyze.py")]
-    done = subprocess.run([*command, "ratios", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "--embedding {pca,tsne}" in done.stdout
-
-
 @pytest.mark.parametrize(
     "package",
     [

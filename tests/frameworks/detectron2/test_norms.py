@@ -347,7 +347,7 @@ def test_what_is_not_ours_is_untouched():
 
 STOCK_DETECTOR = """
 import pickle
-{plugin}
+import ilm_plugins
 import torch
 from detectron2 import model_zoo
 from detectron2.config import instantiate
@@ -367,7 +367,6 @@ print("scripted")
 """
 
 
-@pytest.mark.parametrize("plugin", ["", "import ilm_plugins"], ids=["without", "with"])
 @pytest.mark.parametrize(
     "config, build, script",
     [
@@ -381,8 +380,8 @@ print("scripted")
     ids=["RetinaNet", "FCOS"],
 )
 @pytest.mark.wide
-def test_a_stock_detector_is_as_without_the_plugin(plugin, config, build, script):
-    code = STOCK_DETECTOR.format(plugin=plugin, config=config, build=build, script=script)
+def test_a_stock_detector_is_as_without_the_plugin(config, build, script):
+    code = STOCK_DETECTOR.format(config=config, build=build, script=script)
     done = fresh.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.endswith("scripted\n"), done.stderr[-3000:]
 
