@@ -159,8 +159,8 @@ def test_weights_without_a_state_dict(load, tmp_path, name, contents):
 @pytest.mark.parametrize("kind", NOT_DENSE)
 def test_weights_with_values_that_are_none(load, kind):
     value, words = NOT_DENSE[kind]
-    contents = {"model": {"weight": torch.ones(2, 2), "bias": value}}
-    with pytest.raises(CheckpointError, match=f"w.pth': bias is a {words}, expected a dense"):
+    contents = {"model": {"fc.weight": torch.ones(2, 2), "fc.bias": value}}
+    with pytest.raises(CheckpointError, match=f"w.pth': fc.bias is a {words}, expected a dense"):
         load("w.pth", contents)
 
 
