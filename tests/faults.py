@@ -39,9 +39,6 @@ def error_line(argv, capfd, status):
     return last_line(printed.err)
 
 
-told = error_line
-
-
 def last_line(printed):
     line = printed.splitlines()[-1]
     assert ": error: " in line, printed[-2000:]

@@ -16,7 +16,7 @@ pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 from mmengine.logging import HistoryBuffer
 from mmengine.model import initialize
 
-from faults import children, finish, kill_one_of, small_files, start, told, wait_for
+from faults import children, error_line, finish, kill_one_of, small_files, start, wait_for
 from ilm_plugins import checkpoints
 from ilm_plugins.checkpoints import CheckpointError
 from ilm_plugins.cli import train_net
@@ -61,7 +61,7 @@ def test_checkpoints_that_are_none(config, trained, tmp_path, capfd, setting, ki
         }
         torch.save({"state_dict": states[kind]}, path)
     value = f"{{'type': 'Pretrained', 'checkpoint': {str(path)!r}}}" if "init" in setting else path
-    line = told(command(config, out=out, opts=[f"{setting}={value}"]), capfd, status=2)
+    line = error_line(command(config, out=out, opts=[f"{setting}={value}"]), capfd, status=2)
     assert f"'{path}'{words}" in line
     assert not trap.exists() and not list(out.glob("*.pth"))
     # Before anything is written, but for what is seen when the model has been built.
@@ -85,7 +85,7 @@ def test_resuming_with_another_model(config, trained, tmp_path, capfd, settings,
     shutil.copytree(trained, tmp_path / "out")
     before = sorted((tmp_path / "out").rglob("*.pth"))
     opts = ["train_cfg.max_iters=5", *settings]
-    line = told(command(config, "--resume", out=tmp_path / "out", opts=opts), capfd, status=2)
+    line = error_line(command(config, "--resume", out=tmp_path / "out", opts=opts), capfd, status=2)
     assert "iter_4.pth' does not fit this config" in line and words in line
     assert "as load_from" in line and before == sorted((tmp_path / "out").rglob("*.pth"))
 
@@ -104,7 +104,7 @@ def test_resuming_with_another_model(config, trained, tmp_path, capfd, settings,
     ],
 )
 def test_settings_that_cannot_be(config, tmp_path, capfd, setting, words):
-    line = told(command(config, out=tmp_path, opts=[setting]), capfd, status=2)
+    line = error_line(command(config, out=tmp_path, opts=[setting]), capfd, status=2)
     assert words in line
 
 
@@ -121,7 +121,7 @@ def test_settings_that_cannot_be(config, tmp_path, capfd, setting, words):
 def test_settings_that_nobody_foresaw(config, tmp_path, capfd, settings, status, words):
     options = ["--num-machines", "2", *settings] if "--dist-url" in settings else []
     opts = ["train_cfg.max_iters=2", *(() if options else settings)]
-    line = told(command(config, *options, out=tmp_path, opts=opts), capfd, status)
+    line = error_line(command(config, *options, out=tmp_path, opts=opts), capfd, status)
     assert f"unexpected {words}" in line and "report it with the output of" in line
     log = tmp_path / "error.log"
     assert (f"see {log} for the traceback" in line) == log.exists() == (status == 1)
@@ -129,13 +129,13 @@ def test_settings_that_nobody_foresaw(config, tmp_path, capfd, settings, status,
 
 def test_a_name_of_the_last_checkpoint_that_is_none(config, tmp_path, capfd):
     (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe")
-    line = told(command(config, "--resume", out=tmp_path), capfd, status=2)
+    line = error_line(command(config, "--resume", out=tmp_path), capfd, status=2)
     assert f"'{tmp_path}/last_checkpoint' is not text; write" in line
 
 
 def test_a_last_checkpoint_that_is_missing(config, tmp_path, capfd):
     (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_5.pth"))
-    line = told(command(config, "--resume", out=tmp_path), capfd, status=2)
+    line = error_line(command(config, "--resume", out=tmp_path), capfd, status=2)
     assert f"'{tmp_path}/last_checkpoint' names '{tmp_path}/iter_5.pth', which does not" in line
     assert "write a checkpoint's name" in line
     assert [path.name for path in tmp_path.iterdir()] == ["last_checkpoint"]
@@ -146,7 +146,7 @@ def test_a_truncated_last_checkpoint(config, trained, tmp_path, capfd):
     path = tmp_path / "out" / "iter_4.pth"
     path.write_bytes(path.read_bytes()[:-1000])
     before = sorted((tmp_path / "out").rglob("*"))
-    line = told(command(config, "--resume", out=tmp_path / "out"), capfd, status=2)
+    line = error_line(command(config, "--resume", out=tmp_path / "out"), capfd, status=2)
     assert str(path) in line and before == sorted((tmp_path / "out").rglob("*"))
 
 
@@ -225,7 +225,7 @@ def test_a_corrupt_image_is_named(harmed, tmp_path, capfd, content, workers):
     for path in images.iterdir():
         path.write_bytes(path.read_bytes()[:-100] if content == "cut" else b"no image")
     opts = [f"train_dataloader.num_workers={workers}"]
-    line = told(command(config, out=tmp_path / "out", opts=opts), capfd, status=1)
+    line = error_line(command(config, out=tmp_path / "out", opts=opts), capfd, status=1)
     assert f"image {images}/" in line and "cannot be used" in line
     assert not list((tmp_path / "out").glob("*.pth"))
 
@@ -235,7 +235,7 @@ def test_a_corrupt_map_of_labels_is_named(harmed, tmp_path, capfd):
     labels = folder / "annotations" / "validation"
     for path in labels.iterdir():
         path.write_bytes(b"")
-    line = told(command(config, out=tmp_path / "out"), capfd, status=1)
+    line = error_line(command(config, out=tmp_path / "out"), capfd, status=1)
     assert f"with {labels}/" in line and "cannot be used" in line
 
 
@@ -270,14 +270,14 @@ def test_annotations_that_are_none(root, harmed, tmp_path, capfd, content, words
         boxes = [{**a, "bbox": 3} for a in known["annotations"]]
         content = json.dumps({**known, "annotations": boxes})
     path.write_text(content)
-    line = told(coco(root, harmed, tmp_path / "out", path), capfd, status=2)
+    line = error_line(coco(root, harmed, tmp_path / "out", path), capfd, status=2)
     assert str(path) in line and words in line
 
 
 def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(config, tmp_path, capfd):
     opts = ["optim_wrapper.optimizer.lr=1e30", "train_cfg.max_iters=9"]
     opts += ["default_hooks.checkpoint.interval=1"]
-    line = told(command(config, out=tmp_path, opts=opts), capfd, status=1)
+    line = error_line(command(config, out=tmp_path, opts=opts), capfd, status=1)
     iteration = int(line.split("infinite or NaN at iteration ")[1].split(";")[0])
     # Its number from 0 is that of the iterations before it, of which the last was saved.
     assert (tmp_path / "last_checkpoint").read_text().endswith(f"iter_{iteration}.pth")
@@ -287,7 +287,7 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(config, tmp_path, ca
 def test_a_nan_between_checkpoints_is_told_by_its_own_iteration(root, datasets, tmp_path, capfd):
     """That of the loss, not that at which the host has looked; pix2pix has several losses."""
     opts = ["optim_wrapper.generator.optimizer.lr=1e30", "train_cfg.val_interval=9"]
-    line = told(pix2pix_command(root, datasets, out=tmp_path, opts=opts), capfd, status=1)
+    line = error_line(pix2pix_command(root, datasets, out=tmp_path, opts=opts), capfd, status=1)
     assert "infinite or NaN at iteration 1;" in line or "NaN at iteration 2;" in line
     assert not list(tmp_path.glob("*.pth"))
 
@@ -345,7 +345,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(root, datasets, config, tmp_path
 
     assert train_net.main(argv(length=1)) == 0
     with small_files(500_000):
-        line = told(argv("--resume", length=2), capfd, status=1)
+        line = error_line(argv("--resume", length=2), capfd, status=1)
     assert "_2.pth' cannot be written: File too large" in line
     (left,) = tmp_path.glob("*_1.pth*")
     assert latest(tmp_path) == str(left) and checkpoints.read(left)["state_dict"]
@@ -410,7 +410,7 @@ def test_a_folder_of_images_that_became_unreadable(root, datasets, tmp_path, cap
     shutil.copytree(datasets / "shapes", tmp_path / "shapes")
     broken = sorted((tmp_path / "shapes" / "pairs" / "training").iterdir())[0]
     broken.write_bytes(broken.read_bytes()[:200])
-    line = told(pix2pix_command(root, tmp_path, out=tmp_path / "out"), capfd, status=2)
+    line = error_line(pix2pix_command(root, tmp_path, out=tmp_path / "out"), capfd, status=2)
     assert broken.name in line and "unreadable" in line
 
 

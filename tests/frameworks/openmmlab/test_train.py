@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
 import fresh
-from faults import start, told
+from faults import error_line, start
 from ilm_plugins.cli import train_net
 from ilm_plugins.errors import UserError
 from runs import TORCHRUN
@@ -140,7 +140,7 @@ def test_what_would_fail_later(config, tmp_path, capsys, options, words):
     opts = [word for word in filled if word not in flags]
     work_dir = [] if any(o.startswith("work_dir") for o in opts) else [f"work_dir={tmp_path}"]
     argv = ["--config-file", config, "--num-gpus", "0", *flags, *work_dir, *opts]
-    error = told(argv, capsys, 2)
+    error = error_line(argv, capsys, 2)
     for word in words:
         assert word in error, error
     assert "with overrides" not in error
@@ -149,7 +149,7 @@ def test_what_would_fail_later(config, tmp_path, capsys, options, words):
 @pytest.mark.wide
 def test_a_mistake_in_one_of_several_processes(config, tmp_path, capsys):
     opts = ["model.backbone.norm_cfg.num_groups=5"]
-    error = told(command(config, "--num-processes", "2", out=tmp_path, opts=opts), capsys, 2)
+    error = error_line(command(config, "--num-processes", "2", out=tmp_path, opts=opts), capsys, 2)
     assert "num_groups=5 does not divide num_channels=16" in error
 
 
@@ -164,13 +164,13 @@ def test_a_mistake_in_one_of_several_processes(config, tmp_path, capsys):
 )
 def test_configs_that_are_none(tmp_path, capsys, text, words):
     (tmp_path / "mm.py").write_text(text)
-    error = told(["--config-file", tmp_path / "mm.py", "--num-gpus", "0"], capsys, 2)
+    error = error_line(["--config-file", tmp_path / "mm.py", "--num-gpus", "0"], capsys, 2)
     assert words in error and "mm.py" in error
 
 
 def test_a_framework_that_is_not_installed(config, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    error = told(["--config-file", config, "--num-gpus", "0"], capsys, 2)
+    error = error_line(["--config-file", config, "--num-gpus", "0"], capsys, 2)
     assert "mmengine is not installed; run 'make install-openmmlab'" in error
 
 
