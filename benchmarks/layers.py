@@ -241,9 +241,8 @@ def _time_against(run, others: dict, rounds: int, clock) -> dict:
     """
     row = {}
     for who, other in others.items():
-        few = (
-            max(2, rounds // 3) if who == "unfused" else rounds
-        )  # unfused layers are many times slower
+        # Unfused layers are many times slower.
+        few = max(2, rounds // 3) if who == "unfused" else rounds
         times = measure.interleaved({"this": run, who: other}, few, clock)
         row.setdefault("seconds", times["this"].median)
         row[f"{who} seconds"] = times[who].median

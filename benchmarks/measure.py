@@ -1,11 +1,8 @@
 """Measurement of times, interleaved to cancel drift, and of memory, by torch's allocator."""
 
-import platform
-import re
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,11 +10,10 @@ from torch import Tensor, nn
 from torch.autograd.profiler import profile
 
 from ilm_plugins.ops import cpu
+from ilm_plugins.reproduction.launch import processor
 
 #: A function to measure.
 Run = Callable[[], object]
-
-
 #: Rounds that do not count, in which allocators and caches reach a steady state.
 WARM_UP = 3
 
@@ -99,11 +95,9 @@ def as_graph(run: Run) -> Run:
 
 def machine(on: torch.device) -> dict:
     """Return device, processor, the C kernels' instruction set, threads and version of torch."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = cpuinfo.exists() and re.search(r"model name\s*: (.*)", cpuinfo.read_text())
     return {
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "cpu",
-        "processor": found[1].strip() if found else platform.processor() or platform.machine(),
+        "processor": processor(),
         "kernels for": cpu.instruction_set() if cpu.is_built() else "none",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -110,9 +110,9 @@ def read(folder: Path) -> Launch | None:
         return None
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return (
-            Launch(**found) if file.name == FILE else _from_old_file(found, folder / "output.log")
-        )
+        if file.name == OLD_FILE:
+            return _from_old_file(found, folder / "output.log")
+        return Launch(**found)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{file} is cut short ({error}); remove it, or give another --work-dir"
@@ -187,7 +187,11 @@ def device(num_gpus: int | None) -> str:
     if count and torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
         return f"{count} x {name}" if count > 1 else name
+    return f"CPU, {processor()}"
+
+
+def processor() -> str:
+    """Return the name of this machine's CPU, such as "Intel Xeon"."""
     info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.is_file() else ""
-    match = re.search(r"model name\s*:\s*(.+)", text)
-    return f"CPU, {match[1].strip() if match else platform.processor() or platform.machine()}"
+    match = re.search(r"model name\s*:\s*(.+)", info.read_text() if info.is_file() else "")
+    return match[1].strip() if match else platform.processor() or platform.machine()
