@@ -1,10 +1,11 @@
 """The command line of the reproduction; see ``tools/reproduce.py``."""
 
 import argparse
-import re
+import math
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from ..checkpoints import loading
@@ -29,21 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # Overrides may stand anywhere; taken out first, they are not read as values of options.
     overrides = [word for word in words if launch.OVERRIDE.match(word)]
-    args = parser().parse_args(_seeds_last([word for word in words if word not in overrides]))
+    args = parser().parse_args([word for word in words if word not in overrides])
     args.overrides = overrides
     with loading(unsafe=getattr(args, "unsafe", False)):
         return command(lambda: args.command(args), args, resumes=False)
-
-
-def _seeds_last(words: list[str]) -> list[str]:
-    """Move ``--seeds N ...`` to the end, so that argparse does not read TABLE as a seed."""
-    if "--seeds" not in words:
-        return words
-    start = words.index("--seeds")
-    end = start + 1
-    while end < len(words) and re.fullmatch(r"\d+", words[end]):
-        end += 1
-    return words[:start] + words[end:] + words[start:end]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     running = commands.add_parser(
         "run",
         help="train and test a table's cells, or go on with them",
-        usage="%(prog)s [options] TABLE [CELL] [KEY.KEY=VALUE ...]",
+        usage="%(prog)s TABLE [CELL] [KEY.KEY=VALUE ...] [options]",
         epilog="Runs are in WORK_DIR/TABLE/CELL/seedN, each with its record.json. Words with a dot "
         "and '=' anywhere are overrides for tools/train_net.py, of all cells alike.",
     )
@@ -73,40 +63,33 @@ def parser() -> argparse.ArgumentParser:
             metavar="N",
             help="train for as many, the schedule with them; labelled so for good",
         )
-    running.add_argument("--minutes", type=_minutes, help="stop then; the same command goes on")
+    running.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop then; the same command goes on"
+    )
     running.add_argument("--num-gpus", type=int, metavar="N", help="a run; 0 for CPU")
     running.add_argument("--jobs", type=positive, default=1, help="runs at once, sharing a device")
     running.add_argument("--data", metavar="DIR", help="the images; default: the config's folder")
     running.add_argument("--miniature", action="store_true", help="two steps on generated images")
-    running.add_argument("--work-dir", default="output/reproduce", metavar="DIR")
+    running.add_argument("--unsafe", action="store_true", help="run code that files of runs hold")
 
     reporting = commands.add_parser("report", help="write reports/ from the records of runs")
     reporting.set_defaults(command=report_)
-    reporting.add_argument("--work-dir", default="output/reproduce", metavar="DIR")
-    reporting.add_argument("--records", default="reports/records", metavar="DIR")
+    reporting.add_argument("--records", type=Path, default="reports/records", metavar="DIR")
+    for each in (running, reporting):
+        each.add_argument("--work-dir", type=Path, default=launch.DEFAULT_WORK_DIR, metavar="DIR")
     for each in (listing, running, reporting):
         add_traceback(each)
-    running.add_argument("--unsafe", action="store_true", help="run code that files of runs hold")
     return p
 
 
-def _minutes(word: str) -> float:
-    """Parse a positive number of minutes, as an argparse type."""
-    number = float(word)
-    if not number > 0:
-        raise argparse.ArgumentTypeError(f"{number} is not above 0")
-    return number
-
-
-def list_(args: argparse.Namespace) -> int:
-    """Print all tables and figures with their cells, or ``args.table`` alone; return 0."""
-    chosen = [registry.one_table(args.table)] if args.table else registry.tables().values()
+def list_(args: argparse.Namespace) -> None:
+    """Print all tables and figures with their cells, or ``args.table`` alone."""
+    chosen = [registry.find_table(args.table)] if args.table else registry.tables().values()
     for table in chosen:
         print(f"\n{table.id}  {registry.papers()[table.paper]}, {table.number}: {table.title}")
         if table.note:
             print(f"  {table.note}")
         print(*(f"  {row}" for row in _rows(table)), sep="\n")
-    return 0
 
 
 def _rows(table: Table) -> list[str]:
@@ -136,32 +119,17 @@ def _source(cell: Cell) -> str:
 
 def run_(args: argparse.Namespace) -> int:
     """Train, test or compute the chosen cells; return the exit status of :func:`.run.perform`."""
-    unit = "iterations" if args.iterations else "epochs"
-    options = run.Options(
-        seeds=tuple(args.seeds),
-        length=args.iterations or args.epochs,
-        unit=unit,
-        minutes=args.minutes,
-        num_gpus=args.num_gpus,
-        jobs=args.jobs,
-        miniature=args.miniature,
-        data=args.data,
-        work_dir=Path(args.work_dir),
-        overrides=tuple(args.overrides),
-        unsafe=args.unsafe,
-    )
+    options = run.Options(**{f.name: getattr(args, f.name) for f in fields(run.Options)})
     planned = run.plan(registry.find(args.table, args.cell), options)
     return run.perform(planned, options)
 
 
-def report_(args: argparse.Namespace) -> int:
+def report_(args: argparse.Namespace) -> None:
     """Copy the records of runs below ``args.work_dir`` to ``args.records``, and write the reports.
 
-    Prints the path of each report; returns 0.
+    Prints the path of each report.
     """
-    folder = Path(args.records)
-    for path in sorted(Path(args.work_dir).rglob(run.RECORD)):
-        record.collect(record.read(path), folder)
-    for path in report.write(folder):
+    for path in sorted(args.work_dir.rglob(run.RECORD)):
+        record.collect(record.read(path), args.records)
+    for path in report.write(args.records):
         print(path)
-    return 0

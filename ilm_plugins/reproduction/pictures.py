@@ -71,7 +71,7 @@ def _mean_curve(curves: Iterable[list[dict]], unit: str, name: str) -> Points:
     """Average one logged quantity over runs, at each epoch or iteration.
 
     Args:
-        found: for each run, its curve: a dict of quantities for each logged point.
+        curves: for each run, a dict of quantities for each logged point.
         unit: the key of the epoch or iteration in these dicts.
         name: the key of the quantity.
 

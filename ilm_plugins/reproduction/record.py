@@ -22,17 +22,12 @@ from .registry import ROOT, Cell
 
 #: In the label of a run that has finished training but has not been tested.
 NO_FIGURE = "no figure yet"
-#: The label of a run that has left only a checkpoint.
-NO_RECORD = "no record"
 #: Largest number of characters in the name of a record's file, without ".json".
 LONGEST = 150
 
 
-def framework(config: str) -> RunFolders:
-    """Import the module that reads configs and run folders of a config's framework.
-
-    Args:
-        config: path below the project's root.
+def framework(cell: Cell) -> RunFolders:
+    """Import the module for configs and run folders of the framework of a cell's config.
 
     Returns:
         ``ilm_plugins.frameworks.{openmmlab,detectron2}.run_folder``.
@@ -40,10 +35,10 @@ def framework(config: str) -> RunFolders:
     Raises:
         UserError: the config is missing, or its framework is not installed.
     """
-    file = str(ROOT / config)
-    if not Path(file).is_file():
+    config = cell.config
+    if not Path(cell.file).is_file():
         raise UserError(f"{config} is not in {ROOT}; run this from a checkout of the project")
-    name = train_net.framework_of(file)
+    name = train_net.framework_of(cell.file)
     package = {"mmengine": "openmmlab"}.get(name, name)
     if not installed(name):
         raise UserError(f"{config} needs {name}, which is not installed; make install-{package}")
@@ -62,7 +57,7 @@ def tests(cell: Cell) -> list[Test]:
         For each test, its options of tools/train_net.py; () is a plain test.
     """
     wanted = dict.fromkeys(measure.options for measure in measures(cell).values())
-    return framework(cell.config).tests(str(ROOT / cell.config), wanted)
+    return framework(cell).tests(cell.file, wanted)
 
 
 def batch(cell: Cell, launch: Launch) -> tuple[int | None, int | None]:
@@ -73,10 +68,10 @@ def batch(cell: Cell, launch: Launch) -> tuple[int | None, int | None]:
     if cell.tests:
         return None, None
     overrides = [*cell.overrides, *launch.given]
-    return framework(cell.config).batch(str(ROOT / cell.config), overrides, launch.processes)
+    return framework(cell).batch(cell.file, overrides, launch.processes)
 
 
-def record(
+def build(
     cell: Cell, folder: Path, launch: Launch, before: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Build the record of a run from the files in its folder.
@@ -93,19 +88,16 @@ def record(
     Raises:
         UserError: the folder holds no run.
     """
-    module, config = framework(cell.config), str(ROOT / cell.config)
-    recipe, unit = (0, module.length(config)[1]) if cell.tests else module.length(config)
+    module, chosen = framework(cell), measures(cell)
+    recipe, unit = module.length(cell.file)
+    recipe = 0 if cell.tests else recipe
     planned = 0 if cell.tests else launch.length or recipe
-    found = module.summary(config, folder, planned)
-    chosen = measures(cell)
+    found = module.summary(cell.file, folder, planned)
     figures = {name: m.read(found.metrics.get(m.options, {})) for name, m in chosen.items()}
     references = {
         what: {name: m.read(values) for name, m in chosen.items()}
         for what, values in found.references.items()
     }
-    if cell.tests and before is None:
-        other = registry.named(cell.tests)
-        before = {"table": other.table, "cell": other.name, "label": NO_RECORD}
     needed = tests(cell)
     # The tests of a backbone may not give the figures of its table.
     measured = bool(needed and {*needed} <= {*found.metrics})
@@ -143,7 +135,8 @@ def record(
         "commit": launch.commit,
     }
     result["label"] = label(result, before, measured)
-    return {key: _rounded(value) for key, value in result.items()}
+    # As JSON keeps it, with rounded floats.
+    return json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.6g}"))
 
 
 def label(
@@ -197,13 +190,10 @@ def _abbreviated(value: Any) -> str:
     return text if len(text) < 40 else f"{text[:40]}..."
 
 
-def _rounded(value: Any) -> Any:
-    """Return a copy of nested dicts and lists with floats rounded to six significant digits."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
+def describe(result: Mapping[str, Any]) -> str:
+    """Return a record's figures and its label: "top-1 error 23.4 (full recipe)"."""
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in result["figures"].items())
+    return f"{figures or 'no figure'} ({result['label']})"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -224,10 +214,10 @@ def write(result: dict[str, Any], path: Path) -> None:
     """Write a record to a file, whole or not at all; make its folder if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        file.write(dumped(result).encode())
+        file.write(to_json(result).encode())
 
 
-def dumped(result: dict[str, Any]) -> str:
+def to_json(result: dict[str, Any]) -> str:
     """Return a record as JSON text; each key, and each point of the curve, has a line."""
     lines = []
     for key, value in result.items():

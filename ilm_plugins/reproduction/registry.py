@@ -82,6 +82,11 @@ class Cell:
         return f"{self.table} {self.name}"
 
     @property
+    def file(self) -> str:
+        """Path of the config; there must be one."""
+        return str(ROOT / self.config)
+
+    @property
     def experiment(self) -> tuple:
         """Config, overrides and tested cell: cells with equal ones share their runs."""
         return self.config, self.overrides, self.tests
@@ -167,23 +172,19 @@ def _as_arguments(entry: dict) -> dict:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in lists.items()}
 
 
-@cache
-def homes() -> dict[tuple, Cell]:
-    """Return experiment -> the first cell that has it; runs of that experiment are saved there."""
-    found: dict[tuple, Cell] = {}
-    for table in tables().values():
-        for cell in table.cells.values():
-            if cell.config:
-                found.setdefault(cell.experiment, cell)
-    return found
+def cells() -> list[Cell]:
+    """Return the cells of all tables, in order."""
+    return [cell for table in tables().values() for cell in table.cells.values()]
 
 
 def home(cell: Cell) -> Cell:
     """Return the first cell with the same experiment, in whose folder the runs are saved."""
-    return homes()[cell.experiment] if cell.config else cell
+    if cell.config is None:
+        return cell
+    return next(other for other in cells() if other.experiment == cell.experiment)
 
 
-def one_table(word: str) -> Table:
+def find_table(word: str) -> Table:
     """Return the table or figure of an id, in any case and with any separators.
 
     Raises:
@@ -204,7 +205,7 @@ def find(table: str, cell: str | None = None) -> list[Cell]:
         UserError: there is no such table or cell (the message suggests similar ones), or the table
             has no cells to run.
     """
-    found = one_table(table)
+    found = find_table(table)
     shown = [tables()[key] for key in found.shows] or [found]
     names = dict.fromkeys(name for one in shown for name in one.cells)
     if not names:
@@ -216,7 +217,7 @@ def find(table: str, cell: str | None = None) -> list[Cell]:
     return [one.cells[name] for one in shown for name in names if name in one.cells]
 
 
-def named(cell_id: str) -> Cell:
+def find_cell(cell_id: str) -> Cell:
     """Return the cell of an id such as ``en-2 ResNet50/EN``.
 
     Raises:

@@ -1,6 +1,7 @@
 """Reports of what was reproduced: Markdown pages and plots, made from the records of runs alone.
 
-``records`` is, throughout, id of a cell -> the records of its runs, as :func:`by_cell` returns.
+``groups`` is, throughout, id of a cell -> groups of the records of its runs; the records of a group
+differ in their seed alone. :func:`by_cell` returns it.
 """
 
 import json
@@ -26,6 +27,7 @@ Where there are several seeds, figures are means and, behind ±, standard deviat
 """
 
 Records = list[dict[str, Any]]
+Groups = dict[str, list[Records]]
 
 
 def write(folder: Path) -> list[Path]:
@@ -54,16 +56,32 @@ def write(folder: Path) -> list[Path]:
     return [out / name for name in pages] + [path for path in drawn if path]
 
 
-def by_cell(folder: Path) -> dict[str, Records]:
-    """Read a folder's records: id of each cell -> its records, in the order of file names."""
-    found: dict[str, Records] = defaultdict(list)
-    for path in sorted(folder.glob("*.json")):
-        one = record.read(path)
-        found[f"{one['table']} {one['cell']}"].append(one)
-    return found
+def by_cell(folder: Path) -> Groups:
+    """Read a folder's records: id of each cell -> groups of its records.
+
+    Records of a group have the same label and the same changed settings; groups are in the order of
+    these, and the records of a group in that of their seeds.
+    """
+
+    def settings(found: dict[str, Any]) -> tuple[str, ...]:
+        # A label abbreviates long settings.
+        changes = json.dumps(found.get("changes"), sort_keys=True)
+        return found["table"], found["cell"], found["label"], changes
+
+    records = [record.read(path) for path in sorted(folder.glob("*.json"))]
+    records.sort(key=lambda found: (*settings(found), found["seed"] or 0))
+    groups: Groups = defaultdict(list)
+    for (table, cell, *_), group in groupby(records, settings):
+        groups[f"{table} {cell}"].append(list(group))
+    return groups
 
 
-def draw(table: Table, records: dict[str, Records], folder: Path) -> Path | None:
+def _groups_of(cell: Cell, groups: Groups) -> list[Records]:
+    """Return the groups of a cell's runs, which may be saved as those of another cell."""
+    return groups.get(registry.home(cell).id, [])
+
+
+def draw(table: Table, groups: Groups, folder: Path) -> Path | None:
     """Plot a table's training curves or a figure's lines to ``folder/ID.png``.
 
     Returns:
@@ -72,7 +90,7 @@ def draw(table: Table, records: dict[str, Records], folder: Path) -> Path | None
     Raises:
         UserError: matplotlib is not installed.
     """
-    lines, compared = curves(table, records), series(table, records)
+    lines, compared = curves(table, groups), curves_against(table, groups)
     if not (lines or compared):
         return None
     from . import pictures
@@ -87,13 +105,13 @@ def draw(table: Table, records: dict[str, Records], folder: Path) -> Path | None
     return path
 
 
-def index(records: dict[str, Records]) -> str:
+def index(groups: Groups) -> str:
     """Return the Markdown of the page that lists all tables and how many cells were run."""
     lines = ["# Reproduction", "", HEAD]
     for paper, title in registry.papers().items():
         lines += [f"## [{title}]({paper}.md)", "", "| | | cells run |", "|---|---|---|"]
         for table in _tables_of(paper):
-            lines.append(f"| {table.number} | {table.title} | {_count_cells(table, records)} |")
+            lines.append(f"| {table.number} | {table.title} | {_count_cells(table, groups)} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -103,12 +121,12 @@ def _tables_of(paper: str) -> list[Table]:
     return [table for table in registry.tables().values() if table.paper == paper]
 
 
-def _count_cells(table: Table, records: dict[str, Records]) -> str:
+def _count_cells(table: Table, groups: Groups) -> str:
     """Count, in words, a table's cells by state: run, changed, or not implemented."""
     if not table.cells:
         return _source(table)
     here = [c for c in table.cells.values() if c.config or c.of is not None]
-    labels = [{r["label"] for r in records.get(registry.home(cell).id, ())} for cell in here]
+    labels = [{group[0]["label"] for group in _groups_of(cell, groups)} for cell in here]
     whole = sum(bool(found & WHOLE) for found in labels)
     rest = sum(bool(found) for found in labels) - whole
     words = f"{whole} of {len(here)}" if whole or rest else f"not run ({len(here)})"
@@ -127,7 +145,7 @@ def _source(table: Table) -> str:
     return "; ".join(words + ([f"`{table.command}`"] if table.command else [])) or "-"
 
 
-def page(paper: str, records: dict[str, Records]) -> str:
+def page(paper: str, groups: Groups) -> str:
     """Return the Markdown of a paper's page, a section for each table; ``paper`` is its key."""
     lines = [f"# {registry.papers()[paper]}", ""]
     for table in _tables_of(paper):
@@ -135,17 +153,17 @@ def page(paper: str, records: dict[str, Records]) -> str:
         lines += [table.note, ""] if table.note else []
         if not table.cells:
             lines += [_source(table), ""]
-            if series(table, records):
+            if curves_against(table, groups):
                 lines += [f"![{table.title}]({table.id}.png)", ""]
             continue
-        lines += _table_lines(table, records)
-        if curves(table, records):
+        lines += _table_lines(table, groups)
+        if curves(table, groups):
             lines += ["", f"![Training curves of {table.id}]({table.id}.png)"]
         lines.append("")
     return "\n".join(lines)
 
 
-def _table_lines(table: Table, records: dict[str, Records]) -> list[str]:
+def _table_lines(table: Table, groups: Groups) -> list[str]:
     """Return the Markdown lines of a table: its measures, the header, and a row for each cell.
 
     Each group of a cell's runs that differ from the full recipe adds a row, and one for each of its
@@ -155,27 +173,13 @@ def _table_lines(table: Table, records: dict[str, Records]) -> list[str]:
     lines = [f"{' / '.join(described)}.", "", f"| {' | '.join(COLUMNS)} |"]
     lines.append("|---" * len(COLUMNS) + "|")
     for cell in table.cells.values():
-        groups = grouped(records.get(registry.home(cell).id, []))
-        whole = [group for group in groups if group[0]["label"] in WHOLE]
+        whole, changed = [], []
+        for group in _groups_of(cell, groups):
+            (whole if group[0]["label"] in WHOLE else changed).append(group)
         lines.append(_cell_row(table, cell, whole[0] if whole else []))
-        for group in groups:
-            if group not in whole:
-                lines += _changed_run_rows(table, cell, group)
+        for group in changed:
+            lines += _changed_run_rows(table, cell, group)
     return lines
-
-
-def grouped(found: Records) -> list[Records]:
-    """Group a cell's records: those of one group differ in their seed alone.
-
-    Records belong together if label and changed settings are equal; seeds are in rising order.
-    """
-
-    def run(record: dict[str, Any]) -> tuple[str, str]:
-        # A label abbreviates long settings.
-        return record["label"], json.dumps(record.get("changes"), sort_keys=True)
-
-    ordered = sorted(found, key=lambda record: (*run(record), record["seed"] or 0))
-    return [list(group) for _, group in groupby(ordered, run)]
 
 
 def _cell_row(table: Table, cell: Cell, group: Records) -> str:
@@ -201,7 +205,7 @@ def _cell_row(table: Table, cell: Cell, group: Records) -> str:
 
 
 def _changed_run_rows(table: Table, cell: Cell, group: Records) -> list[str]:
-    """Return the rows of a group (see :func:`grouped`) of runs that differ from the full recipe.
+    """Return the rows of a group of runs that differ from the full recipe.
 
     The group's row is followed by one for each of its reference scores, such as the mean image's.
     """
@@ -278,17 +282,17 @@ def figures(table: Table, values: Sequence[float | None], sign: str = "") -> str
     return " / ".join("-" if v is None else f"{round(v, n) + 0:{sign}.{n}f}" for v, n in pairs)
 
 
-def curves(table: Table, records: dict[str, Records]) -> list[tuple[str, Records]]:
+def curves(table: Table, groups: Groups) -> list[tuple[str, Records]]:
     """Return the lines of a table's plot: labels, and the records whose curves they average."""
     return [
         (f"{cell.name}, {group[0]['label']}", group)
         for cell in table.cells.values()
-        for group in grouped(records.get(registry.home(cell).id, []))
+        for group in _groups_of(cell, groups)
         if any(record["curve"] for record in group)
     ]
 
 
-def series(table: Table, records: dict[str, Records]) -> dict[str, tuple[list, list]]:
+def curves_against(table: Table, groups: Groups) -> dict[str, tuple[list, list]]:
     """Return the lines of a figure against a quantity, such as batch size.
 
     Returns:
@@ -301,7 +305,7 @@ def series(table: Table, records: dict[str, Records]) -> dict[str, tuple[list, l
             name, _, at = cell.name.partition(f", {table.against} ")
             paper, ours = found.setdefault(name, ([], []))
             paper.append((int(at), cell.paper[0]))
-            for group in grouped(records.get(registry.home(cell).id, [])):
+            for group in _groups_of(cell, groups):
                 values = _values(group, shown.measures[0])
                 if group[0]["label"] in WHOLE and values:
                     ours.append((int(at), mean(values)))

@@ -4,16 +4,15 @@ A cell is a row of a paper's table (:mod:`.registry`); a run is a cell trained o
 seed; its record (:mod:`.record`) has the results.
 """
 
+import asyncio
 import math
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,25 +22,22 @@ import torch
 from ..errors import ERROR_FILE, RunError, UnexpectedError, UserError, read_error
 from ..frameworks.command import explain
 from ..frameworks.output_folder import check_output
+from ..frameworks.run_summary import RunFolders
 from . import launch, record, registry
 from .launch import Launch
-from .record import framework
 from .registry import NOT_HERE, ROOT, Cell
 
 RECORD = "record.json"
-#: Held while a config is read: reading executes Python, which is not safe in several threads.
-CONFIG_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks of all runs; see ``tools/reproduce.py run --help``.
+    """What a user asks of all runs; the options of ``tools/reproduce.py run``.
 
     Attributes:
         seeds: random seeds; each cell is run once with each.
-        length: training length in ``unit``; None for the config's own.
-        unit: "epochs" or "iterations".
-        minutes: time after which everything stops; None for no limit.
+        epochs, iterations: training length, for configs that count these; None for their own.
+        minutes: time after which everything stops.
         num_gpus: GPUs of a run; 0 for the CPU, None for one GPU if there is any.
         jobs: number of runs at the same time.
         miniature: whether to train two steps on generated images.
@@ -51,16 +47,16 @@ class Options:
         unsafe: whether to run code that checkpoints hold.
     """
 
-    seeds: tuple[int, ...] = (0,)
-    length: int | None = None
-    unit: str = "epochs"
-    minutes: float | None = None
+    seeds: Sequence[int] = (0,)
+    epochs: int | None = None
+    iterations: int | None = None
+    minutes: float = math.inf
     num_gpus: int | None = None
     jobs: int = 1
     miniature: bool = False
     data: str | None = None
     work_dir: Path = launch.DEFAULT_WORK_DIR
-    overrides: tuple[str, ...] = ()
+    overrides: Sequence[str] = ()
     unsafe: bool = False
 
 
@@ -78,11 +74,17 @@ class Run:
         return f"{self.cell.id}, seed {self.seed}"
 
     @property
+    def framework(self) -> RunFolders:
+        """The module for configs and run folders of the cell's framework."""
+        return record.framework(self.cell)
+
+    @property
     def command(self) -> str:
         """The command of tools/reproduce.py that repeats this run alone."""
         options = self.options
         words = ["run", self.cell.table, self.cell.name, "--seeds", self.seed]
-        words += [f"--{options.unit}", options.length] if options.length else []
+        words += ["--epochs", options.epochs] if options.epochs else []
+        words += ["--iterations", options.iterations] if options.iterations else []
         words += ["--num-gpus", options.num_gpus] if options.num_gpus is not None else []
         words += ["--data", options.data] if options.data else []
         words += ["--miniature"] if options.miniature else []
@@ -104,28 +106,26 @@ class Run:
     @property
     def length(self) -> tuple[int, str]:
         """The planned length and its unit, "epochs" or "iterations"; 0 if the run only tests."""
-        recipe, unit = framework(self.cell.config).length(str(ROOT / self.cell.config))
+        recipe, unit = self.framework.length(self.cell.file)
         if self.cell.tests:
             return 0, unit
-        if self.options.miniature:
-            return 2, unit
-        own = self.options.length if self.options.unit == unit else None
-        return own or recipe, unit
+        given = 2 if self.options.miniature else getattr(self.options, unit)
+        return given or recipe, unit
 
     @property
     def before(self) -> "Run | None":
         """The run of the same seed whose checkpoint this one tests or starts from, or None."""
-        setting = framework(self.cell.config).PRETRAINED
+        setting = self.framework.PRETRAINED
         given = any(word.startswith(f"{setting}=") for word in self.options.overrides)
         starts_from = None if self.options.miniature or given else self.cell.starts_from
         other = self.cell.tests or starts_from
         if other is None:
             return None
-        return Run(registry.home(registry.named(other)), self.seed, self.options)
+        return Run(registry.home(registry.find_cell(other)), self.seed, self.options)
 
 
 class Stopped(Exception):
-    """The time limit was reached, or all runs were stopped."""
+    """The time limit was reached."""
 
 
 def plan(cells: Sequence[Cell], options: Options) -> list[Run | Cell]:
@@ -137,11 +137,9 @@ def plan(cells: Sequence[Cell], options: Options) -> list[Run | Cell]:
         UserError: no cell is left.
     """
     found: dict[str, Run | Cell] = {}
-    for cell in cells:
-        cell = registry.home(cell)
+    for cell in map(registry.home, cells):
         if cell.config:
-            for seed in options.seeds:
-                found[f"{cell.id} {seed}"] = Run(cell, seed, options)
+            found |= {f"{cell.id} {seed}": Run(cell, seed, options) for seed in options.seeds}
         elif cell.of is not None:
             found[cell.id] = cell
     if not found:
@@ -152,7 +150,7 @@ def plan(cells: Sequence[Cell], options: Options) -> list[Run | Cell]:
 def perform(planned: Sequence[Run | Cell], options: Options) -> int:
     """Perform runs and compute cells, ``options.jobs`` at once, and print a line about each.
 
-    An exception that a signal raises here, such as KeyboardInterrupt, stops all runs.
+    A KeyboardInterrupt stops all runs.
 
     Returns:
         The exit status: 0, or the highest one of the failures.
@@ -161,38 +159,47 @@ def perform(planned: Sequence[Run | Cell], options: Options) -> int:
         UserError: the folder of the runs cannot be written.
     """
     check_output(str(options.work_dir), "--work-dir")
-    deadline = time.monotonic() + 60 * (options.minutes or math.inf)
-    stop = threading.Event()
-    with ThreadPoolExecutor(options.jobs) as pool:
-        try:
-            return max(pool.map(lambda one: _perform_one(one, options, deadline, stop), planned))
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+    return asyncio.run(_perform_all(planned, options))
 
 
-def _perform_one(one: Run | Cell, options: Options, deadline: float, stop: threading.Event) -> int:
+async def _perform_all(planned: Sequence[Run | Cell], options: Options) -> int:
+    """Do the work of :func:`perform`; cancellation terminates the subprocesses of all runs."""
+    deadline = time.monotonic() + 60 * options.minutes
+    jobs = asyncio.Semaphore(options.jobs)
+
+    async def perform_one(one: Run | Cell) -> int:
+        async with jobs:
+            return await _perform_one(one, options, deadline)
+
+    # An exception must not end this before all subprocesses are terminated.
+    statuses = await asyncio.gather(*map(perform_one, planned), return_exceptions=True)
+    for status in statuses:
+        if isinstance(status, Exception):
+            raise status
+    return max(statuses)
+
+
+async def _perform_one(one: Run | Cell, options: Options, deadline: float) -> int:
     """Perform one run or compute one cell, and print a line with its figures or its error.
 
     Args:
         one: the run, or a cell to compute.
         options: the user's options.
         deadline: when to stop, on the clock of ``time.monotonic``.
-        stop: when set, stops too.
 
     Returns:
         The exit status: 0, also if it was stopped, or that of the error.
     """
     name = one.id if isinstance(one, Cell) else one.name
     try:
-        found = (
-            _compute(one, options)
-            if isinstance(one, Cell)
-            else _train_and_test(one, deadline, stop)
-        )
-        print(f"{name}: {told(found)}", flush=True)
+        computed = isinstance(one, Cell)
+        found = _compute(one, options) if computed else await _train_and_test(one, deadline)
+        print(f"{name}: {record.describe(found)}", flush=True)
     except Stopped:
-        print(f"{name}: {_progress(one)}; run the same command to go on", flush=True)
+        (total, unit), (done, _) = one.length, one.framework.progress(one.folder)
+        state = "stopped" if one.folder.is_dir() else "not begun"
+        line = f"{name}: {state} at {done} of {total} {unit}; run the same command to go on"
+        print(line, flush=True)
     except Exception as error:
         line = explain(error)
         if isinstance(line, UnexpectedError):
@@ -200,21 +207,6 @@ def _perform_one(one: Run | Cell, options: Options, deadline: float, stop: threa
         print(f"{name}: error: {line}", file=sys.stderr, flush=True)
         return line.status
     return 0
-
-
-def told(found: dict) -> str:
-    """Format a record's figures and its label: "top-1 error 23.4 (full recipe)"."""
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in found["figures"].items())
-    return f"{figures or 'no figure'} ({found['label']})"
-
-
-def _progress(one: Run | Cell) -> str:
-    """Describe how far a stopped run or cell has come: "stopped at 3 of 90 epochs"."""
-    if isinstance(one, Cell):
-        return "not begun, time is up"
-    (total, unit), config = one.length, one.cell.config
-    done, _ = framework(config).progress(one.folder)
-    return f"{'stopped' if one.folder.is_dir() else 'not begun'} at {done} of {total} {unit}"
 
 
 def _compute(cell: Cell, options: Options) -> dict:
@@ -236,64 +228,48 @@ def _compute(cell: Cell, options: Options) -> dict:
     return found
 
 
-def _train_and_test(run: Run, deadline: float, stop: threading.Event) -> dict:
+async def _train_and_test(run: Run, deadline: float) -> dict:
     """Train a run until it is complete, resuming it if it was begun, then test it.
 
     Returns:
         The record, which is also written if an error or a stop ends the run.
 
     Raises:
-        Stopped, UserError, RunError: see :func:`_execute`, :func:`_overrides` and
-            :func:`_check_same_settings`.
+        Stopped, UserError, RunError: see :func:`_execute`, :func:`_current_launch`,
+            :func:`_check_batch` and :func:`_check_same_settings`.
     """
-    module = framework(run.cell.config)
-    with CONFIG_LOCK:
-        overrides, (total, _) = _overrides(run), run.length
-        _check_same_settings(run, overrides)
+    now, (total, _) = _current_launch(run), run.length
+    _check_batch(run, now)
+    _check_same_settings(run, now)
     try:
-        if total and not module.complete(run.folder, total):
-            _execute(run, ["--resume"], overrides, deadline, stop)
-        with CONFIG_LOCK:
-            needed = _tests_to_do(run, overrides)
+        if total and not run.framework.complete(run.folder, total):
+            await _execute(run, now, ["--resume"], deadline)
+        needed = _tests_to_do(run, now)
         for options in needed:
             resume = [] if run.cell.tests else ["--resume"]
-            _execute(run, ["--eval-only", *resume, *options], overrides, deadline, stop)
+            await _execute(run, now, ["--eval-only", *resume, *options], deadline)
         if run.cell.tests and needed:
-            with CONFIG_LOCK:
-                _write_launch(run, overrides)
+            _write_launch(run, now)
     except BaseException:
-        with CONFIG_LOCK, suppress(UserError):
+        with suppress(UserError):
             _write_record(run)
         raise
-    with CONFIG_LOCK:
-        return _write_record(run)
+    return _write_record(run)
 
 
 def _write_record(run: Run) -> dict:
-    """Write a run's record, with the record of the run that it starts from or tests, and return it.
+    """Write the record of a run to its folder, and return it.
 
     Raises:
         UserError: the folder holds no run.
     """
-    before = run.before
-    if before is not None:
-        try:
-            before = _build_record(before)
-        except UserError:
-            # Only the checkpoint of that run may be left.
-            cell = before.cell
-            before = {"table": cell.table, "cell": cell.name, "label": record.NO_RECORD}
-    found = _build_record(run, before)
+    found = _build_record(run)
     record.write(found, run.folder / RECORD)
     return found
 
 
-def _build_record(run: Run, before: dict | None = None) -> dict:
-    """Build the record of a run from its folder.
-
-    Args:
-        run: the run.
-        before: the record of the run whose checkpoint it starts from or tests.
+def _build_record(run: Run) -> dict:
+    """Build the record of a run, and of the one that it starts from or tests, from their folders.
 
     Raises:
         UserError: the folder holds no run of tools/reproduce.py.
@@ -301,10 +277,17 @@ def _build_record(run: Run, before: dict | None = None) -> dict:
     started = launch.read(run.folder)
     if started is None:
         raise UserError(f"{run.folder} has no {launch.FILE}, so no run of tools/reproduce.py")
-    return record.record(run.cell, run.folder, started, before)
+    before = None
+    if run.before is not None:
+        cell = run.before.cell
+        # Only the checkpoint of that run may be left.
+        before = {"table": cell.table, "cell": cell.name, "label": "no record"}
+        with suppress(UserError):
+            before = _build_record(run.before)
+    return record.build(run.cell, run.folder, started, before)
 
 
-def _tests_to_do(run: Run, overrides: list[str]) -> list[tuple[str, ...]]:
+def _tests_to_do(run: Run, now: Launch) -> list[tuple[str, ...]]:
     """List the tests that the table's figures need and that have not been made yet.
 
     If the run only tests, all tests are needed again after a change of settings.
@@ -312,15 +295,12 @@ def _tests_to_do(run: Run, overrides: list[str]) -> list[tuple[str, ...]]:
     Returns:
         For each test, its options of tools/train_net.py.
     """
-    needed = record.tests(run.cell)
-    if not needed:
-        return []
-    checkpoint = _complete_checkpoint(run.before) if run.cell.tests else None
-    if run.cell.tests:
-        started = launch.read(run.folder)
-        if started is None or _changed_settings(run, started, overrides):
+    needed, checkpoint = record.tests(run.cell), None
+    if needed and run.cell.tests:
+        checkpoint, started = _complete_checkpoint(run.before), launch.read(run.folder)
+        if started is None or _changed_settings(run, started, now):
             return needed
-    made = framework(run.cell.config).tests_made(run.folder, checkpoint)
+    made = run.framework.tests_made(run.folder, checkpoint)
     return [options for options in needed if options not in made]
 
 
@@ -328,12 +308,10 @@ def _overrides(run: Run) -> list[str]:
     """Return the config overrides with which tools/train_net.py performs a run.
 
     Raises:
-        UserError: the run that it starts from or tests is not complete; --epochs is given for a
-            config that counts iterations, or the reverse; or the batch size is not the recipe's.
+        UserError: the run that it starts from or tests is not complete; or --epochs is given for a
+            config that counts iterations, or the reverse.
     """
-    options, config = run.options, str(ROOT / run.cell.config)
-    module = framework(run.cell.config)
-    recipe, unit = module.length(config)
+    options, config, module = run.options, run.cell.file, run.framework
     words = module.spelled(run.cell.overrides) + module.settings(config, run.folder, run.seed)
     if options.data:
         words += module.on_data(config, options.data)
@@ -341,29 +319,30 @@ def _overrides(run: Run) -> list[str]:
         from . import miniature
 
         words += miniature.overrides(config, run.root / "data")
-    elif options.length and not run.cell.tests:
-        if options.unit != unit:
-            raise UserError(f"--{options.unit}: {run.cell.id} counts {unit}; give --{unit} N")
-        words += module.shortened(config, options.length) if options.length != recipe else []
+    elif not run.cell.tests:
+        length, unit = run.length
+        other = "epochs" if unit == "iterations" else "iterations"
+        if getattr(options, other):
+            raise UserError(f"--{other}: {run.cell.id} counts {unit}; give --{unit} N")
+        if length != module.length(config)[0]:
+            words += module.shortened(config, length)
     if run.before is not None:
         uses = module.testing if run.cell.tests else module.starting_from
         words += uses(_complete_checkpoint(run.before))
-    if not (run.cell.tests or options.miniature):
-        _check_batch(run)
     return words + module.spelled(options.overrides)
 
 
-def _check_batch(run: Run) -> None:
+def _check_batch(run: Run, now: Launch) -> None:
     """Raise UserError unless the batch size over all processes is that of the recipe."""
-    config, processes = str(ROOT / run.cell.config), run.options.num_gpus or 1
-    given = [*run.cell.overrides, *run.options.overrides]
-    own, whole = framework(run.cell.config).batch(config, given, processes)
-    if own != whole and "auto_scale_lr.enable=True" not in given:
-        each = own // processes
+    scaled = "auto_scale_lr.enable=True" in [*run.cell.overrides, *now.given]
+    own, whole = record.batch(run.cell, now)
+    if own != whole and not (scaled or run.options.miniature):
+        each = own // now.processes
         raise UserError(
-            f"{run.cell.id} is for batches of {whole} images; {processes} x {each} are {own}; "
+            f"{run.cell.id} is for batches of {whole} images; {now.processes} x {each} are {own}; "
             f"give --num-gpus {max(1, whole // each)}, or train_dataloader.batch_size="
-            f"{max(1, whole // processes)}, or auto_scale_lr.enable=True for another learning rate"
+            f"{max(1, whole // now.processes)}, or auto_scale_lr.enable=True for another learning "
+            "rate"
         )
 
 
@@ -373,7 +352,7 @@ def _complete_checkpoint(run: Run) -> str:
     Raises:
         UserError: its training is not complete.
     """
-    done, checkpoint = framework(run.cell.config).progress(run.folder)
+    done, checkpoint = run.framework.progress(run.folder)
     total, unit = run.length
     if done < total:
         raise UserError(
@@ -383,9 +362,9 @@ def _complete_checkpoint(run: Run) -> str:
     return checkpoint
 
 
-def _check_same_settings(run: Run, overrides: list[str]) -> None:
+def _check_same_settings(run: Run, now: Launch) -> None:
     """Raise UserError if the folder has a run that was begun with other or unknown settings."""
-    begun, _ = framework(run.cell.config).progress(run.folder)
+    begun, _ = run.framework.progress(run.folder)
     if not begun:
         return
     started = launch.read(run.folder)
@@ -394,7 +373,7 @@ def _check_same_settings(run: Run, overrides: list[str]) -> None:
             f"{run.folder} holds a run whose settings are unknown: no {launch.FILE}; "
             "give another --work-dir"
         )
-    other = _changed_settings(run, started, overrides)
+    other = _changed_settings(run, started, now)
     if other:
         raise UserError(
             f"{run.folder} was begun with other settings ({', '.join(other)}); give those that it "
@@ -402,11 +381,15 @@ def _check_same_settings(run: Run, overrides: list[str]) -> None:
         )
 
 
-def _current_launch(run: Run, overrides: list[str]) -> Launch:
-    """Build the Launch of a run's present settings; commit, versions and device stay unset."""
+def _current_launch(run: Run) -> Launch:
+    """Return how a run is started now; commit, versions and device stay unset.
+
+    Raises:
+        UserError: see :func:`_overrides`.
+    """
     return Launch(
         command=run.command,
-        overrides=overrides,
+        overrides=_overrides(run),
         given=list(run.options.overrides),
         length=run.length[0],
         seed=run.seed,
@@ -416,34 +399,28 @@ def _current_launch(run: Run, overrides: list[str]) -> Launch:
     )
 
 
-def _changed_settings(run: Run, started: Launch, overrides: list[str]) -> list[str]:
-    """Return the overrides that differ between a run as it is and as it was started before.
-
-    Args:
-        run: the run as it is asked for now.
-        started: how the run in its folder was started.
-        overrides: those of tools/train_net.py now.
+def _changed_settings(run: Run, started: Launch, now: Launch) -> list[str]:
+    """Return the overrides that differ between two starts of a run.
 
     Returns:
         Overrides that only one of the two has; if the batch size differs, also the former
         --num-gpus. A cell's own overrides are ignored: they were once lines of the config files.
     """
-    module, now = framework(run.cell.config), _current_launch(run, overrides)
-    own = module.spelled(run.cell.overrides)
+    own = run.framework.spelled(run.cell.overrides)
     before, after = started.settings(own), now.settings(own)
     other = sorted({*before} ^ {*after}) or [" ".join(before)] * (before != after)
-    batches = {record.batch(run.cell, one) for one in (started, now)}
-    return other + [f"--num-gpus {started.processes}"] * (len(batches) > 1)
+    same_batch = record.batch(run.cell, started) == record.batch(run.cell, now)
+    return other if same_batch else [*other, f"--num-gpus {started.processes}"]
 
 
-def _write_launch(run: Run, overrides: list[str]) -> None:
+def _write_launch(run: Run, now: Launch) -> None:
     """Write launch.json to a run's folder; it lists the commits of all starts so far."""
-    begun, _ = framework(run.cell.config).progress(run.folder)
+    begun, _ = run.framework.progress(run.folder)
     started = launch.read(run.folder) if begun else None
     commits = [*((started and started.commit) or "").split(", "), launch.commit()]
     packages = ("detectron2", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain")
     found = replace(
-        _current_launch(run, overrides),
+        now,
         commit=", ".join(dict.fromkeys(filter(None, commits))) or None,
         versions=launch.versions(*packages),
         device=launch.device(run.options.num_gpus),
@@ -451,47 +428,39 @@ def _write_launch(run: Run, overrides: list[str]) -> None:
     launch.write(found, run.folder)
 
 
-def _execute(
-    run: Run, words: list[str], overrides: list[str], deadline: float, stop: threading.Event
-) -> None:
+async def _execute(run: Run, now: Launch, words: list[str], deadline: float) -> None:
     """Run tools/train_net.py in a subprocess and wait for it; its output goes to output.log.
 
-    For a run that trains, it first writes launch.json to the run's folder; for one that only tests,
-    the caller does so afterwards. If the deadline has passed or ``stop`` is set already, nothing is
-    started or written.
+    For a run that trains, it first writes launch.json to the run's folder, since a training may be
+    killed; for one that only tests, the caller does so afterwards. If the deadline has passed
+    already, nothing is started or written. If this is cancelled, the subprocess is terminated.
 
     Args:
         run: the run, whose folder is made if missing.
+        now: how it is started.
         words: further options, such as --resume.
-        overrides: config overrides.
         deadline: when to stop, on the clock of ``time.monotonic``.
-        stop: when set, stops too.
 
     Raises:
-        Stopped: at the deadline, or when ``stop`` is set; the subprocess is terminated.
+        Stopped: at the deadline; the subprocess is terminated.
         UserError, RunError: the subprocess failed; the message is its own, if it left one, with the
             path of output.log.
     """
-    if stop.is_set() or time.monotonic() >= deadline:
+    if time.monotonic() >= deadline:
         raise Stopped
-    gpus = run.options.num_gpus
-    device = [] if gpus is None else ["--num-gpus", str(gpus)]
-    device += ["--unsafe"] if run.options.unsafe else []
-    tool, config = str(ROOT / "tools" / "train_net.py"), str(ROOT / run.cell.config)
-    command = [sys.executable, tool, "--config-file", config, *device, *words, *overrides]
-    module, log = framework(run.cell.config), run.folder / "output.log"
-    data = run.root / "data" if run.options.miniature else run.options.data
-    environment = module.environment(data) if data else {}
+    options, log, failed = run.options, run.folder / "output.log", run.folder / ".error"
+    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", run.cell.file]
+    command += [] if options.num_gpus is None else ["--num-gpus", str(options.num_gpus)]
+    command += ["--unsafe"] if options.unsafe else []
+    data = run.root / "data" if options.miniature else options.data
+    environment = run.framework.environment(data) if data else {}
     run.folder.mkdir(parents=True, exist_ok=True)
-    failed = run.folder / ".error"
     failed.unlink(missing_ok=True)
     if not run.cell.tests:
-        # Written first, since a training may be killed; for tests, it is written after them.
-        with CONFIG_LOCK:
-            _write_launch(run, overrides)
+        _write_launch(run, now)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command,
+            [*command, *words, *now.overrides],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment, ERROR_FILE: str(failed)},
@@ -500,11 +469,11 @@ def _execute(
         )
         try:
             while process.poll() is None:
-                if stop.is_set() or time.monotonic() >= deadline:
+                if time.monotonic() >= deadline:
                     raise Stopped
-                time.sleep(0.2)
+                await asyncio.sleep(0.2)
         finally:
-            _terminate(process)
+            await _terminate(process)
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name
         raise RunError(f"ended by {name}; a process out of memory ends so, too (see {log})")
@@ -514,10 +483,11 @@ def _execute(
         raise type(error)(f"{error} (see {log})")
 
 
-def _terminate(process: subprocess.Popen) -> None:
+async def _terminate(process: subprocess.Popen) -> None:
     """Terminate a process and its children: SIGTERM, then SIGKILL, up to 20 seconds each."""
     for how in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, how)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
+        patience = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < patience:
+            await asyncio.sleep(0.1)

@@ -230,7 +230,7 @@ def test_an_ablation_changes_what_its_name_says_and_nothing_else(cell):
 
 
 def test_assocnorms_keys_as_in_in_are_the_channels():
-    layers = norms(skeleton(overridden(registry.named("assoc-fig5 keys as in IN"))))
+    layers = norms(skeleton(overridden(registry.find_cell("assoc-fig5 keys as in IN"))))
     assert all(m.num_key_groups == m.num_channels for m in layers.values())
 
 
@@ -252,7 +252,7 @@ def test_norms_start_as_identities(config):
 
 @pytest.mark.parametrize("batch", [32, 16, 8, 4, 2])
 def test_the_scaled_learning_rate_is_an_option(batch):
-    cfg = overridden(registry.named(f"ilm-4 ILM+GN, batch {batch}"))
+    cfg = overridden(registry.find_cell(f"ilm-4 ILM+GN, batch {batch}"))
     assert cfg.optim_wrapper.optimizer.lr == 0.1 and not cfg.auto_scale_lr.get("enable")
     options = {"auto_scale_lr.base_batch_size": 64, "auto_scale_lr.enable": True}
     text = (ROOT / "configs/mmpretrain/ilm/_base_/schedule_cifar.py").read_text()

@@ -3,18 +3,9 @@
 import json
 
 from ilm_plugins.frameworks.openmmlab.run_folder import load
-from ilm_plugins.reproduction import launch
 from recipes import ROOT
 
 LINE = "2026/01/01 00:00:00 - mmengine - INFO - "
-
-
-def write_launch(folder, given=(), **options):
-    """How a run was started; ``given`` are the overrides of the user, KEY=VALUE."""
-    started = launch.Launch("python", [*given], [*given], **options)
-    folder.mkdir(parents=True, exist_ok=True)
-    launch.write(started, folder)
-    return started
 
 
 def write_run(

@@ -6,6 +6,7 @@ Settings stood in ``origin.json`` then, and the rest was read out of configs and
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,9 +58,9 @@ def test_a_whole_run_has_the_record_that_it_had(folder, capsys):
 def test_a_stopped_run_goes_on(folder, monkeypatch):
     started = []
 
-    def execute(run, words, overrides, *_):
+    async def execute(run, now, words, _):
         started.append(words)
-        running._write_launch(run, overrides)
+        running._write_launch(run, now)
         if words[0] == "--resume":
             (folder / "epoch_2.pth").touch()
         else:
@@ -87,17 +88,14 @@ def test_other_settings_are_refused(folder, words, capsys):
 
 def test_what_a_config_file_said_is_no_other_setting(tmp_path):
     """Batch sizes and ablations had configs of their own."""
-    cell = registry.named("ilm-4 GN, batch 32")
+    cell = registry.find_cell("ilm-4 GN, batch 32")
     (one,) = running.plan([cell], running.Options(work_dir=tmp_path))
-    overrides = running._overrides(one)
-    own, rest = overrides[:2], overrides[2:]
+    now = running._current_launch(one)
+    own, rest = now.overrides[:2], now.overrides[2:]
     assert own == list(cell.overrides) and rest
-    former = launch.Launch("python", rest, work_dir=str(tmp_path))
-    assert running._changed_settings(one, former, overrides) == []
-    former = launch.Launch("python", rest[1:], work_dir=str(tmp_path))
-    assert running._changed_settings(one, former, overrides) == [
-        "work_dir='WORK_DIR/" + str(cell.folder / "seed0'")
-    ]
+    assert running._changed_settings(one, replace(now, overrides=rest), now) == []
+    (other,) = running._changed_settings(one, replace(now, overrides=rest[1:]), now)
+    assert other == f"work_dir='WORK_DIR/{cell.folder}/seed0'"
 
 
 def test_the_report_shows_it(folder):

@@ -1,7 +1,6 @@
 """Records of runs and the reports on them."""
 
 import json
-import re
 import sys
 
 import pytest
@@ -18,23 +17,24 @@ from ilm_plugins.reproduction.main import main
 from recipes import ROOT
 from reproduction.folders import write_run, write_test, write_test_alone
 
-CELL = registry.named("en-5 ResNet20/EN")
-SHORT = {"length": 9}
+CELL = registry.find_cell("en-5 ResNet20/EN")
+WEBVISION = registry.find_cell("en-4 ImageNet -> WebVision/EN")
+TABLE = registry.tables()[CELL.table]
 #: Where a run was made.
 MADE = {"commit": "abc", "device": "CPU, of some kind", "versions": {"torch": "2.0"}}
 
 
 def of(cell, folder, *given, before=None, **options):
     """The record of a folder, whose run was started with overrides KEY=VALUE."""
-    started = launch.Launch("python", [*given], [*given], **options)
-    return record.record(cell, folder, started, before)
+    started = launch.Launch("python", [*given], [*given], **MADE, **options)
+    return record.build(cell, folder, started, before)
 
 
-def recorded(folder, *given, epochs=9, accuracy=90.0, **options):
-    """A record of a run that was never made."""
-    write_run(folder, CELL.config, epochs)
-    write_test(folder, {"accuracy/top1": accuracy})
-    return of(CELL, folder, *given, **MADE, **options)
+def recorded(folder, *given, cell=CELL, epochs=9, accuracy=90.0, batches=None, **options):
+    """A record of a run that was never made; ``batches`` are those of an epoch and of a test."""
+    write_run(folder, cell.config, epochs, batches=batches)
+    write_test(folder, {"accuracy/top1": accuracy}, batches=batches and batches[1])
+    return of(cell, folder, *given, **options)
 
 
 def row(page, begins):
@@ -44,6 +44,7 @@ def row(page, begins):
 
 
 def reported(folder, *found):
+    """The page on EN, after more records."""
     for one in found:
         record.collect(one, folder / "records")
     report.write(folder / "records")
@@ -59,7 +60,7 @@ def test_a_record_says_what_a_run_was(tmp_path):
     assert (found["seed"], found["commit"], found["torch"]) == (3, "abc", "2.0")
     assert found["device"] == "CPU, of some kind" and found["seconds"] == 9.0
     assert (found["command"], found["config"]) == ("python", CELL.config)
-    assert json.loads(record.dumped(found)) == found
+    assert json.loads(record.to_json(found)) == found
 
 
 @pytest.mark.parametrize(
@@ -94,14 +95,12 @@ def test_whatever_differs_from_the_recipe_is_in_the_label(tmp_path, epochs, leng
 @pytest.mark.parametrize("processes, label", [(1, "batches of 32, not 128"), (4, "full recipe")])
 def test_batches_of_another_size_are_in_the_label(tmp_path, processes, label):
     """The config is for four processes of 32."""
-    cell = registry.named("en-2 ResNet50/EN")
-    folder = write_run(tmp_path, cell.config, 100)
-    write_test(folder, {"accuracy/top1": 76.0})
-    assert of(cell, folder, processes=processes)["label"] == label
+    cell = registry.find_cell("en-2 ResNet50/EN")
+    assert recorded(tmp_path, cell=cell, epochs=100, processes=processes)["label"] == label
 
 
 def test_a_run_of_which_nothing_was_measured_gives_way_to_itself_with_a_figure(tmp_path):
-    cell = registry.named("ilm-6 IN / IN")
+    cell = registry.find_cell("ilm-6 IN / IN")
     write_run(tmp_path / "a", cell.config, 200)
     found = of(cell, tmp_path / "a")
     assert found["label"] == "no figure yet" and not found["figures"]
@@ -121,59 +120,49 @@ def test_a_run_of_which_nothing_was_measured_gives_way_to_itself_with_a_figure(t
     ],
 )
 def test_other_images_are_in_the_label_and_not_their_number_alone(tmp_path, images, label):
-    cell, key = registry.named("ilm-6 IN / IN"), "train_dataloader.dataset.images"
+    cell, key = registry.find_cell("ilm-6 IN / IN"), "train_dataloader.dataset.images"
     write_run(tmp_path, cell.config, 200, options={key: images})
     found = of(cell, tmp_path, f"{key}={tuple(images)}")
     assert found["label"] == f"{label}changed: {key}={images}, {record.NO_FIGURE}"
 
 
-def test_a_part_of_a_data_set_is_in_the_label(tmp_path):
+@pytest.mark.parametrize(
+    "batches, label",
+    [
+        ((1, 2), "128 of 50000 images, tested on 32 of 10000 images"),
+        ((391, 625), "full recipe"),
+    ],
+)
+def test_a_part_of_a_data_set_is_in_the_label(tmp_path, batches, label):
     """Where the folder of the data has fewer images, the config differs in nothing."""
-    folder = write_run(tmp_path / "a", CELL.config, 165, batches=(1, 2))
-    write_test(folder, {"accuracy/top1": 90.0}, batches=2)
-    label = of(CELL, folder)["label"]
-    assert label == "128 of 50000 images, tested on 32 of 10000 images"
-    folder = write_run(tmp_path / "b", CELL.config, 165, batches=(391, 625))
-    write_test(folder, {"accuracy/top1": 90.0}, batches=625)
-    assert of(CELL, folder)["label"] == "full recipe"
+    assert recorded(tmp_path, epochs=165, batches=batches)["label"] == label
 
 
 def test_a_test_of_another_runs_checkpoint_has_that_runs_label(tmp_path):
-    trained, cell = (
-        registry.named(name) for name in ("en-2 ResNet50/EN", "en-4 ImageNet -> WebVision/EN")
-    )
-    write_run(tmp_path / "a", trained.config, 2)
-    write_test(tmp_path / "a", {"accuracy/top1": 5.0})
-    before = of(trained, tmp_path / "a", length=2, processes=4)
-    metrics = {"accuracy/top1": 5.0, "accuracy/top5": 9.0}
-    for checkpoint, factor in (("epoch_2.pth", 1), ("epoch_100.pth", 2)):
-        values = {name: factor * value for name, value in metrics.items()}
+    trained = registry.find_cell("en-2 ResNet50/EN")
+    before = recorded(tmp_path / "a", cell=trained, epochs=2, length=2, processes=4)
+    for checkpoint, top1 in (("epoch_2.pth", 5.0), ("epoch_100.pth", 10.0)):
+        values = {"accuracy/top1": top1, "accuracy/top5": 9.0}
         options = {"load_from": checkpoint}
-        write_test_alone(tmp_path / "b", cell.config, values, options, name=checkpoint)
-    found = of(cell, tmp_path / "b", before=before)
+        write_test_alone(tmp_path / "b", WEBVISION.config, values, options, name=checkpoint)
+    found = of(WEBVISION, tmp_path / "b", before=before)
     # Names of folders are in the order of time: the last is "epoch_2.pth".
     assert (found["checkpoint"], found["figures"]["top-1"]) == ("epoch_2.pth", 5.0)
     assert found["label"] == "from en-2 ResNet50/EN (shortened: 2 of 100 epochs)"
-    whole = {**before, "label": "full recipe"}
-    assert of(cell, tmp_path / "b", before=whole)["label"] == "full recipe"
 
 
-def test_a_config_that_trains_is_tested_alone(tmp_path):
-    cell = registry.named("en-6 Cityscapes test server/EN")
-    write_test_alone(tmp_path, cell.config, {"mIoU": 70.0}, {"load_from": "iter_80000.pth"})
-    whole = {"table": "en-6", "cell": "Cityscapes/EN", "label": "full recipe"}
+@pytest.mark.parametrize("cell", [WEBVISION.id, "en-6 Cityscapes test server/EN"])
+def test_a_test_of_a_full_recipes_checkpoint_is_one(cell, tmp_path):
+    """The second cell's config trains, where nothing is tested."""
+    cell = registry.find_cell(cell)
+    metrics = {"mIoU": 70.0, "accuracy/top1": 70.0}
+    write_test_alone(tmp_path, cell.config, metrics, {"load_from": "whole.pth"})
+    whole = {"table": "en", "cell": "trained", "label": "full recipe"}
     assert of(cell, tmp_path, before=whole)["label"] == "full recipe"
 
 
-def test_a_test_of_a_run_without_a_record_is_no_full_recipe(tmp_path):
-    metrics, options = {"accuracy/top1": 99.0}, {"load_from": "other.pth"}
-    cell = registry.named("en-4 ImageNet -> WebVision/EN")
-    write_test_alone(tmp_path, cell.config, metrics, options)
-    assert of(cell, tmp_path)["label"] == "from en-2 ResNet50/EN (no record)"
-
-
 def test_a_backbone_that_is_no_full_recipe_is_in_the_label(tmp_path):
-    cell = registry.named("en-6 ADE20K/EN")
+    cell = registry.find_cell("en-6 ADE20K/EN")
     write_run(tmp_path, cell.config, 1)
     setting = "model.backbone.init_cfg.checkpoint=epoch_9.pth"
     assert f"changed: {setting}" in of(cell, tmp_path, setting)["label"]
@@ -218,7 +207,7 @@ def test_runs_of_other_settings_are_no_seeds_of_one(tmp_path):
     own = [line for line in page.splitlines() if line.startswith("| ResNet20/EN, ours |")]
     assert len(own) == 2 and len(list((tmp_path / "r" / "records").iterdir())) == 3
     assert "| 90.00 |" in "".join(own) and "| 81.00 ± 1.41 |" in "".join(own)
-    drawn = report.curves(registry.tables()["en-5"], report.by_cell(tmp_path / "r" / "records"))
+    drawn = report.curves(TABLE, report.by_cell(tmp_path / "r" / "records"))
     assert sorted(len(group) for _, group in drawn) == [1, 2]
 
 
@@ -242,37 +231,29 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
 
 
 def test_a_cell_of_another_table_with_the_same_config_shows_the_run(tmp_path):
-    cell = registry.named("ilm-1 ILM+GN")
-    write_run(tmp_path / "a", cell.config, 350)
-    write_test(tmp_path / "a", {"accuracy/top1": 94.0})
-    found = of(cell, tmp_path / "a")
-    reported(tmp_path / "r", found)
+    cell = registry.find_cell("ilm-1 ILM+GN")
+    reported(tmp_path / "r", recorded(tmp_path / "a", cell=cell, epochs=350, accuracy=94.0))
     page = (tmp_path / "r" / "ilm.md").read_text()
     assert row(page, "ILM+GN, batch 64")["ours - paper"] == "+0.12"
     assert row(page, "(tanh, sigmoid)")["ours"] == "6.00"
 
 
 def test_curves_of_cells_at_home_elsewhere_are_drawn(tmp_path):
-    filed = {}
-    for name in ("ilm-1 ILM+GN", "ilm-fig4 keys as in IN"):
-        cell = registry.named(name)
-        write_run(tmp_path / cell.table, cell.config, 350)
-        write_test(tmp_path / cell.table, {"accuracy/top1": 90.0})
-        filed[cell.id] = [of(cell, tmp_path / cell.table)]
-    drawn = [label for label, _ in report.curves(registry.tables()["ilm-fig4"], filed)]
+    cells = (registry.find_cell(name) for name in ("ilm-1 ILM+GN", "ilm-fig4 keys as in IN"))
+    saved = {c.id: [[recorded(tmp_path / c.table, cell=c, epochs=350)]] for c in cells}
+    drawn = [label for label, _ in report.curves(registry.tables()["ilm-fig4"], saved)]
     assert drawn == ["keys as in GN, full recipe", "keys as in IN, full recipe"]
 
 
 def test_errors_are_drawn_against_batch_sizes(tmp_path):
     figure = registry.tables()["ilm-fig1"]
-    assert report.series(figure, {}) == {}
+    assert report.curves_against(figure, {}) == {}
     for batch, given in ((64, []), (2, []), (16, ["optim_wrapper.optimizer.lr=0.2"])):
-        cell = registry.home(registry.named(f"ilm-4 GN, batch {batch}"))
-        write_run(tmp_path / str(batch), cell.config, 350)
-        write_test(tmp_path / str(batch), {"accuracy/top1": 93.0})
-        found = of(cell, tmp_path / str(batch), *given)
+        cell = registry.home(registry.find_cell(f"ilm-4 GN, batch {batch}"))
+        folder = tmp_path / str(batch)
+        found = recorded(folder, *given, cell=cell, epochs=350, accuracy=93.0)
         record.collect(found, tmp_path / "r" / "records")
-    lines = report.series(figure, report.by_cell(tmp_path / "r" / "records"))
+    lines = report.curves_against(figure, report.by_cell(tmp_path / "r" / "records"))
     assert list(lines) == ["GN", "BN", "ILM+GN"]
     paper, ours = lines["GN"]
     assert [at for at, _ in paper] == [2, 4, 8, 16, 32, 64] and dict(paper)[16] == 7.24
@@ -285,7 +266,7 @@ def test_errors_are_drawn_against_batch_sizes(tmp_path):
 
 
 def test_another_run_of_the_same_seed_overwrites_none(tmp_path):
-    first = recorded(tmp_path / "a", **SHORT)
+    first = recorded(tmp_path / "a", length=9)
     path = record.collect(first, tmp_path / "r")
     assert record.collect({**first, "figures": {"top-1": 90.5}}, tmp_path / "r") == path
     other = {**first, "curve": [{"epochs": 1, "loss": 1.0}]}
@@ -298,9 +279,8 @@ def test_an_unfinished_record_gives_way_to_what_its_run_became(tmp_path):
     half = recorded(tmp_path / "a", epochs=40)
     record.collect(half, tmp_path / "r")
     # Its log had nothing yet of how many images there are.
-    folder = write_run(tmp_path / "b", CELL.config, 165, batches=(391, 625))
-    write_test(folder, {"accuracy/top1": 90.0})
-    record.collect(of(CELL, folder), tmp_path / "r")
+    whole = recorded(tmp_path / "b", epochs=165, batches=(391, 625))
+    record.collect(whole, tmp_path / "r")
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["en-5-ResNet20-EN-seed0.json"]
 
 
@@ -317,7 +297,7 @@ def test_the_projects_reports_are_those_of_its_records(tmp_path):
     copies.mkdir()
     for path in (kept / "records").glob("*.json"):
         found = record.read(path)
-        assert record.dumped(found) == path.read_text(encoding="utf-8")
+        assert record.to_json(found) == path.read_text(encoding="utf-8")
         (copies / path.name).write_bytes(path.read_bytes())
     for path in report.write(copies):
         own = kept / path.name
@@ -328,14 +308,6 @@ def test_the_projects_reports_are_those_of_its_records(tmp_path):
             assert Image.open(own).info["records"] == Image.open(path).info["records"], own
     names = {path.name for path in tmp_path.iterdir()}
     assert {path.name for path in kept.iterdir()} == names
-
-
-def test_no_shortened_run_stands_in_a_row_of_the_papers():
-    for page in ("ilm.md", "assoc.md", "en.md"):
-        for line in (ROOT / "reports" / page).read_text().splitlines():
-            if re.match(r"\| .*(shortened|unfinished|changed|miniature)", line):
-                _, name, _, paper, _, difference, *_ = (part.strip() for part in line.split("|"))
-                assert name.endswith(", ours") and paper == difference == ""
 
 
 def test_the_tool_lists(root):

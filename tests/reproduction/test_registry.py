@@ -10,14 +10,14 @@ import pytest
 
 from ilm_plugins.cli import analyze
 from ilm_plugins.errors import UserError
-from ilm_plugins.reproduction import computed, record, registry, run
+from ilm_plugins.reproduction import computed, record, registry
 from ilm_plugins.reproduction.main import main
 
 ROOT = Path(__file__).parents[2]
 #: The figures of the papers, transcribed a second time.
 PUBLISHED = ROOT.parent / "shared" / "paper_results.json"
 TABLES = registry.tables()
-CELLS = [cell for table in TABLES.values() for cell in table.cells.values()]
+CELLS = registry.cells()
 #: The beginning of a config's comment that claims a place in a paper.
 CLAIM = re.compile(r"(?P<paper>ILM|AssocNorm|EN) (Norm )?paper, (?P<number>(Table|Figure) \d+)")
 PAPERS = {"ILM": "ilm", "AssocNorm": "assoc", "EN": "en"}
@@ -35,18 +35,17 @@ def head(config):
     return " ".join(line.removeprefix("# ") for line in comment)
 
 
-def test_every_config_of_a_papers_table_is_some_cells_and_no_other():
-    claiming = {config for config in ALL if CLAIM.match(head(config))}
-    assert len(claiming) > 70
-    assert {cell.config for cell in CELLS if cell.config} == claiming
-
-
-@pytest.mark.parametrize("config", sorted({cell.config for cell in CELLS if cell.config}))
-def test_a_config_names_the_table_of_a_cell(config):
-    claim = CLAIM.match(head(config))
-    tables = [TABLES[cell.table] for cell in CELLS if cell.config == config]
-    places = {(table.paper, table.number) for table in tables}
-    assert (PAPERS[claim["paper"]], claim["number"]) in places
+def test_configs_name_the_tables_of_their_cells():
+    places = defaultdict(set)
+    for cell in CELLS:
+        if cell.config:
+            places[cell.config].add((TABLES[cell.table].paper, TABLES[cell.table].number))
+    claims = {config: CLAIM.match(head(config)) for config in ALL}
+    assert {config for config, claim in claims.items() if claim} == places.keys()
+    assert len(places) > 70
+    for config, found in places.items():
+        claim = claims[config]
+        assert (PAPERS[claim["paper"]], claim["number"]) in found, config
 
 
 def numbers(entry):
@@ -78,30 +77,22 @@ def test_every_published_figure_has_a_cell():
     assert checked > 250
 
 
-def test_cells_have_a_figure_for_each_measure_and_folders_of_their_own():
-    for table in TABLES.values():
-        assert all(len(cell.paper) == len(table.measures) for cell in table.cells.values())
-        assert set(table.measures) <= set(registry.measures())
-    folders = [str(cell.folder).lower() for cell in CELLS]
-    assert len(set(folders)) == len(CELLS)
-
-
-def test_a_trained_cells_figures_can_be_read_and_a_computed_ones_computed():
+def test_every_cell_has_a_folder_and_its_figures_can_be_had():
+    assert len({str(cell.folder).lower() for cell in CELLS}) == len(CELLS)
     for cell in CELLS:
         table = TABLES[cell.table]
-        if cell.config:
-            assert all(registry.measures()[name].metrics for name in table.measures)
-        assert (cell.of is None) or table.compute
-        for other in (cell.tests, cell.starts_from):
-            assert other is None or registry.named(other).config
+        assert len(cell.paper) == len(table.measures)
+        assert not cell.config or all(measure.metrics for measure in record.measures(cell).values())
+        assert cell.of is None or table.compute
+        for other in filter(None, (cell.tests, cell.starts_from)):
+            assert registry.find_cell(other).config
 
 
-@pytest.mark.parametrize("paper", ["ilm", "assoc", "en"])
-def test_every_table_and_figure_of_a_paper_is_listed(paper):
-    last = {"ilm": (8, 4), "assoc": (5, 5), "en": (9, 8)}[paper]
+@pytest.mark.parametrize("paper, tables, figures", [("ilm", 8, 4), ("assoc", 5, 5), ("en", 9, 8)])
+def test_every_table_and_figure_of_a_paper_is_listed(paper, tables, figures):
     numbers = {table.number for table in TABLES.values() if table.paper == paper}
-    assert numbers == {f"Table {n + 1}" for n in range(last[0])} | {
-        f"Figure {n + 1}" for n in range(last[1])
+    assert numbers == {f"Table {n + 1}" for n in range(tables)} | {
+        f"Figure {n + 1}" for n in range(figures)
     }
 
 
@@ -114,28 +105,23 @@ def test_baselines_that_are_not_here_are_listed_as_such():
 @pytest.mark.parametrize(
     "words, names",
     [
-        (("en-5", "ResNet20/EN"), ["ResNet20/EN"]),
-        (("EN 5", "resnet20 en"), ["ResNet20/EN"]),
-        (("ilm-6", "ilm+in/in"), ["ILM+IN / IN"]),
-        (("en-5", "resnet20"), ["ResNet20/BN", "ResNet20/SN", "ResNet20/EN"]),
-        (("ilm-1", "IN"), ["IN"]),
-        (("en-7", "pi=50"), ["pi = 50"]),
+        (("en-5", "ResNet20/EN"), ["en-5 ResNet20/EN"]),
+        (("EN 5", "resnet20 en"), ["en-5 ResNet20/EN"]),
+        (("ilm-6", "ilm+in/in"), ["ilm-6 ILM+IN / IN"]),
+        (("en-5", "resnet20"), ["en-5 ResNet20/BN", "en-5 ResNet20/SN", "en-5 ResNet20/EN"]),
+        (("ilm-1", "IN"), ["ilm-1 IN"]),
+        (("en-7", "pi=50"), ["en-7 pi = 50"]),
+        # A figure stands for the tables that it shows.
+        (("en-fig3", "ResNet20/EN"), ["en-5 ResNet20/EN"]),
+        (("en-fig3", "ResNet50/EN"), ["en-2 ResNet50/EN", "en-3 ResNet50/EN"]),
     ],
 )
 def test_cells_are_found_as_they_are_typed(words, names):
-    assert [cell.name for cell in registry.find(*words)] == names
+    assert [cell.id for cell in registry.find(*words)] == names
 
 
-def test_a_figure_stands_for_the_tables_that_it_shows():
-    found = {cell.table for cell in registry.find("ilm-fig3")}
-    assert found == {"ilm-1", "ilm-2"}
-
-
-def test_a_cell_of_a_figure_is_of_the_tables_that_have_it():
-    found = registry.find("en-fig3", "ResNet20/EN")
-    assert [cell.id for cell in found] == ["en-5 ResNet20/EN"]
-    found = registry.find("en-fig3", "ResNet50/EN")
-    assert [cell.id for cell in found] == ["en-2 ResNet50/EN", "en-3 ResNet50/EN"]
+def test_a_figure_alone_stands_for_all_cells_of_its_tables():
+    assert {cell.table for cell in registry.find("ilm-fig3")} == {"ilm-1", "ilm-2"}
 
 
 @pytest.mark.parametrize(
@@ -147,29 +133,6 @@ def test_the_commands_behind_figures_are_commands(command):
     args = analyze.parser().parse_args([word for word in words if word != "..."])
     assert (args.images, args.config_file, args.output) == ("IMAGES", "FILE", "DIR")
     assert "FILE" in args.checkpoint
-
-
-def test_seeds_may_stand_before_the_table(monkeypatch):
-    seen = []
-    monkeypatch.setattr(run, "perform", lambda plan, options: seen.extend(plan) or 0)
-    for words in (
-        ["--seeds", "0", "1", "en-5", "ResNet20/EN"],
-        ["en-5", "ResNet20/EN", "--seeds", "0", "1"],
-        ["--seeds", "0", "1", "--jobs", "2", "en-5", "ResNet20/EN"],
-    ):
-        assert main(["run", *words]) == 0
-        assert [one.name for one in seen] == [f"en-5 ResNet20/EN, seed {n}" for n in (0, 1)]
-        seen.clear()
-
-
-@pytest.mark.parametrize(
-    "words",
-    [["--seeds", "en-5"], ["--seeds", "x", "en-5"], ["en-5", "--seeds"]],
-)
-def test_seeds_that_are_none_are_told(words, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["run", *words])
-    assert "--seeds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -189,9 +152,9 @@ def test_what_is_not_found_is_told_with_near_ones(words, answer):
 
 
 def test_a_config_in_several_tables_is_run_for_all_of_them():
-    assert registry.home(registry.named("ilm-4 ILM+GN, batch 64")).id == "ilm-1 ILM+GN"
-    assert registry.home(registry.named("assoc-1 GN")).id == "ilm-1 GN"
-    assert registry.home(registry.named("en-9 EN")).id == "en-2 ResNet50/EN"
+    assert registry.home(registry.find_cell("ilm-4 ILM+GN, batch 64")).id == "ilm-1 ILM+GN"
+    assert registry.home(registry.find_cell("assoc-1 GN")).id == "ilm-1 GN"
+    assert registry.home(registry.find_cell("en-9 EN")).id == "en-2 ResNet50/EN"
 
 
 def test_measures_are_read_from_either_frameworks_metrics():
@@ -213,29 +176,28 @@ def test_the_list_has_every_cell_and_what_is_behind_it(capsys):
     assert "curves of ilm-1, ilm-2" in capsys.readouterr().out
 
 
-def test_the_file_is_read_as_utf_8_json():
-    text = Path(registry.__file__).with_name("papers.json").read_text(encoding="utf-8")
-    assert json.loads(text)["papers"].keys() == {"ilm", "assoc", "en"}
+def compute(cell_id, work_dir):
+    """The record that the command writes of a cell that needs no training."""
+    cell = registry.find_cell(cell_id)
+    assert main(["run", cell.table, cell.name, "--work-dir", str(work_dir)]) == 0
+    return cell, record.read(work_dir / cell.folder / "record.json")
 
 
 @pytest.mark.parametrize(
-    "cell, expected",
+    "cell, figure",
     [
-        ("ilm-8 ResNet-50, key groups of 16", {"parameter increment": 0.086}),
-        ("assoc-4 ResNet-152, a key group each channel", {"parameter increment": 20.178}),
-        ("en-1 SN", {"parameters of a layer": 134}),
-        ("en-1 EN", {"parameters of a layer": 2401}),
+        ("ilm-8 ResNet-50, key groups of 16", 0.086),
+        ("assoc-4 ResNet-152, a key group each channel", 20.178),
+        ("en-1 SN", 134),
+        ("en-1 EN", 2401),
     ],
 )
-def test_computed_cells_come_to_the_papers_figures(cell, expected, tmp_path):
+def test_computed_cells_come_to_the_papers_figures(cell, figure, tmp_path):
     pytest.importorskip("torchvision", reason="needs torchvision")
-    found = registry.named(cell)
-    assert main(["run", found.table, found.name, "--work-dir", str(tmp_path)]) == 0
-    written = json.loads((tmp_path / found.folder / "record.json").read_text())
-    figures = {name: round(value, 3) for name, value in written["figures"].items()}
-    assert figures == pytest.approx(expected, abs=0.0006)
+    found, written = compute(cell, tmp_path)
+    assert [*written["figures"].values()] == pytest.approx([figure], abs=0.0006)
     assert written["label"] == "computed"
-    assert found.paper[0] == pytest.approx(*expected.values(), abs=0.005)
+    assert found.paper[0] == pytest.approx(figure, abs=0.005)
 
 
 COMPUTED = sorted((ROOT / "reports" / "records").glob("*.json"))
@@ -268,7 +230,5 @@ def test_kept_figures_are_those_computed_now(path):
 def test_the_cost_of_a_config_is_computed(tmp_path):
     pytest.importorskip("fvcore", reason="needs fvcore")
     pytest.importorskip("mmpretrain", reason="needs mmpretrain")
-    cell = registry.named("en-2-cost ShuffleNetV2 x0.5/BN")
-    assert main(["run", cell.table, cell.name, "--work-dir", str(tmp_path)]) == 0
-    written = json.loads((tmp_path / cell.folder / "record.json").read_text())
+    _, written = compute("en-2-cost ShuffleNetV2 x0.5/BN", tmp_path)
     assert written["figures"] == {"parameters": 1.36679, "GFLOPs": pytest.approx(0.043, abs=5e-4)}

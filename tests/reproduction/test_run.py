@@ -1,5 +1,6 @@
 """Runs of cells: what is run, in miniature where it is, and what is told when it cannot be."""
 
+import asyncio
 import errno
 import json
 import os
@@ -22,35 +23,47 @@ from torch import nn
 import fresh
 from ilm_plugins.cli import train_net
 from ilm_plugins.frameworks.openmmlab import checkpoints, train
-from ilm_plugins.reproduction import launch, registry
+from ilm_plugins.reproduction import launch, record, registry
 from ilm_plugins.reproduction import run as running
 from ilm_plugins.reproduction.main import main
 from recipes import ROOT
-from reproduction.folders import write_launch, write_run, write_test, write_test_alone
+from reproduction.folders import write_run, write_test, write_test_alone
 
-CELL = registry.named("en-5 ResNet20/EN")
-CELLS = [cell for table in registry.tables().values() for cell in table.cells.values()]
+CELL = registry.find_cell("en-5 ResNet20/EN")
+WEBVISION = "en-4 ImageNet -> WebVision/EN"
 
 
 def run(work_dir, *words):
-    return main(["run", *words, "--num-gpus", "0", "--work-dir", str(work_dir)])
+    return main(["run", "--num-gpus", "0", "--work-dir", str(work_dir), *words])
 
 
 def planned(*cells, **options):
-    chosen = [registry.named(cell) for cell in cells]
+    chosen = [registry.find_cell(cell) for cell in cells]
     return running.plan(chosen, running.Options(**options))
 
 
-def overrides(cell, **options):
-    (found,) = planned(cell, **options)
-    return running._overrides(found)
-
-
-def note(one):
+def write_settings(one):
     """Write a run's launch.json."""
     one.folder.mkdir(parents=True, exist_ok=True)
-    with running.CONFIG_LOCK:
-        running._write_launch(one, running._overrides(one))
+    running._write_launch(one, running._current_launch(one))
+
+
+def trained(cell, epochs, accuracy=None, **options):
+    """A run whose folder is as after so many epochs, and, with an accuracy, after its test."""
+    (one,) = planned(cell, **options)
+    write_run(one.folder, one.cell.config, epochs)
+    if accuracy is not None:
+        write_test(one.folder, {"accuracy/top1": accuracy})
+    write_settings(one)
+    return one
+
+
+def read_record(one):
+    return json.loads((one.folder / "record.json").read_text())
+
+
+def tests_to_do(one):
+    return running._tests_to_do(one, running._current_launch(one))
 
 
 def test_cells_that_share_a_config_are_run_once_a_seed():
@@ -63,14 +76,15 @@ def test_cells_that_share_a_config_are_run_once_a_seed():
 
 def test_a_run_has_its_seed_folder_data_and_length(tmp_path):
     (tmp_path / "train.npz").touch()
-    words = overrides(CELL.id, seeds=(3,), length=12, data=str(tmp_path), work_dir=tmp_path)
+    (one,) = planned(CELL.id, seeds=(3,), epochs=12, data=str(tmp_path), work_dir=tmp_path)
+    words = running._overrides(one)
     assert "randomness.seed=3" in words and "train_cfg.max_epochs=12" in words
     assert "param_scheduler.1.milestones=[6, 9]" in words
     assert "train_dataloader.dataset.type=PackedImages" in words
     assert f"work_dir='{tmp_path / 'en-5/ResNet20-EN/seed3'}'" in words
-    words = overrides(CELL.id, length=165)
-    assert not any("max_epochs" in word for word in words)
-    (one,) = planned(CELL.id, length=12, data="d", num_gpus=1, overrides=("a.b=1",))
+    (one,) = planned(CELL.id, epochs=165)
+    assert not any("max_epochs" in word for word in running._overrides(one))
+    (one,) = planned(CELL.id, epochs=12, data="d", num_gpus=1, overrides=("a.b=1",))
     assert one.command == (
         "python tools/reproduce.py run en-5 ResNet20/EN --seeds 0 --epochs 12 --num-gpus 1 "
         "--data d a.b=1"
@@ -97,6 +111,7 @@ def test_overrides_stand_anywhere_and_become_pairs_for_detectron2(monkeypatch):
         (("en-5", "ResNet20/EN", "--data", "nowhere"), "--data nowhere: no such folder"),
         (("en-9", "nothing"), "no cell of en-9 'nothing'; near ones are"),
         (("en-2", "ResNet50/EN"), "is for batches of 128 images; 1 x 32 are 32; give --num-gpus 4"),
+        (("en-5", "--work-dir", "/proc/x"), "output folder '/proc/x' cannot be written"),
     ],
 )
 def test_what_cannot_be_run_is_told_in_one_line(tmp_path, capfd, words, answer):
@@ -119,110 +134,92 @@ def test_images_that_are_not_there_are_told_with_their_folder(fresh_processes, t
     assert str(ROOT / "nowhere") in error or ("/nowhere" in error and error.count("\n") == 1)
 
 
-def test_a_work_dir_that_cannot_be_made_is_told(capfd):
-    if not Path("/proc/self").exists():
-        pytest.skip("no /proc, in which not even root can make a folder")
-    assert run("/proc/x", "en-5", "ResNet20/EN") == 2
-    error = capfd.readouterr().err
-    assert "output folder '/proc/x' cannot be written" in error and "set --work-dir" in error
-    assert "--resume" not in error
-
-
 def test_a_complete_run_is_recorded_and_not_run_again(tmp_path, capsys):
-    (one,) = planned(CELL.id, work_dir=tmp_path, length=9)
-    write_run(one.folder, CELL.config, 9)
-    write_test(one.folder, {"accuracy/top1": 88.0})
-    note(one)
+    one = trained(CELL.id, 9, accuracy=88.0, epochs=9, work_dir=tmp_path)
     assert run(tmp_path, "en-5", "ResNet20/EN", "--epochs", "9") == 0
     assert "seed 0: top-1 88 (shortened: 9 of 165 epochs)" in capsys.readouterr().out
-    assert json.loads((one.folder / "record.json").read_text())["figures"] == {"top-1": 88.0}
+    assert read_record(one)["figures"] == {"top-1": 88.0}
     assert not (one.folder / "output.log").exists()
 
 
-def test_a_run_is_not_gone_on_with_under_other_settings(tmp_path, capsys):
-    (one,) = planned(CELL.id, work_dir=tmp_path, length=9)
-    write_run(one.folder, CELL.config, 3)
-    note(one)
-    assert run(tmp_path, "en-5", "ResNet20/EN", "--epochs", "12") == 2
+@pytest.mark.parametrize("epochs", [3, 165])
+@pytest.mark.parametrize(
+    "word, answer",
+    [("--epochs=9", "train_cfg.max_epochs=9"), ("optim_wrapper.optimizer.lr=0.5", "lr=0.5")],
+)
+def test_a_run_is_no_answer_to_other_settings(tmp_path, capsys, epochs, word, answer):
+    """Neither where it is whole nor where it could go on."""
+    one = trained(CELL.id, epochs, accuracy=92.0, work_dir=tmp_path)
+    assert run(tmp_path, "en-5", "ResNet20/EN", word) == 2
     error = capsys.readouterr().err
-    assert "was begun with other settings" in error and "train_cfg.max_epochs=9" in error
-
-
-def test_a_whole_run_is_no_answer_to_other_settings(tmp_path, capsys):
-    (one,) = planned(CELL.id, work_dir=tmp_path, num_gpus=0)
-    write_run(one.folder, CELL.config, 165)
-    write_test(one.folder, {"accuracy/top1": 92.0})
-    note(one)
-    assert run(tmp_path, "en-5", "ResNet20/EN") == 0
-    before = (one.folder / "record.json").read_bytes()
-    for word in ("optim_wrapper.optimizer.lr=0.5", "--epochs=9"):
-        assert run(tmp_path, "en-5", "ResNet20/EN", word) == 2
-        assert "was begun with other settings" in capsys.readouterr().err
-    assert (one.folder / "record.json").read_bytes() == before
+    assert "was begun with other settings" in error and answer in error
+    assert not (one.folder / "record.json").exists()
 
 
 def test_where_a_run_was_made_stays_in_its_record(tmp_path, monkeypatch):
-    (one,) = planned(CELL.id, work_dir=tmp_path, num_gpus=0)
-    one.folder.mkdir(parents=True)
     for commit, epochs in (("abc", 60), ("def", 165)):  # it was stopped in between
         monkeypatch.setattr(launch, "commit", lambda commit=commit: commit)
-        running._write_launch(one, running._overrides(one))
+        (one,) = planned(CELL.id, work_dir=tmp_path)
+        write_settings(one)
         write_run(one.folder, CELL.config, epochs, start=epochs // 2, name=commit)
     write_test(one.folder, {"accuracy/top1": 92.0}, name="ghi")
     monkeypatch.setattr(launch, "commit", lambda: "ghi")
     assert run(tmp_path, "en-5", "ResNet20/EN") == 0
-    assert json.loads((one.folder / "record.json").read_text())["commit"] == "abc, def"
+    assert read_record(one)["commit"] == "abc, def"
 
 
-def test_another_checkpoint_is_tested_anew(tmp_path):
-    trained, one = planned("en-2 ResNet50/EN", "en-4 ImageNet -> WebVision/EN", work_dir=tmp_path)
-    write_run(trained.folder, trained.cell.config, 100)
-    write_test(trained.folder, {"accuracy/top1": 76.0})
-    write_launch(trained.folder)
-    note(one)
-    options = {"load_from": str(trained.folder / "epoch_2.pth")}
-    write_test_alone(one.folder, one.cell.config, {"accuracy/top1": 5.0}, options)
-    assert running._tests_to_do(one, running._overrides(one)) == [()]
-    options = {"load_from": str(trained.folder / "epoch_100.pth")}
-    metrics = {"accuracy/top1": 68.0}
-    write_test_alone(one.folder, one.cell.config, metrics, options, name="20260103_000000")
-    assert running._tests_to_do(one, running._overrides(one)) == []
-    assert running._write_record(one)["figures"]["top-1"] == 68.0
-    assert "from en-2 ResNet50/EN (batches of 32, not 128)" in running._write_record(one)["label"]
+@pytest.fixture
+def resnet(tmp_path):
+    """A whole run of ResNet-50 on ImageNet, on a quarter of the recipe's batch."""
+    return trained("en-2 ResNet50/EN", 100, accuracy=76.0, work_dir=tmp_path)
 
 
-def test_a_test_under_other_settings_is_made_anew(tmp_path, monkeypatch, capsys):
+def test_another_checkpoint_is_tested_anew(resnet, tmp_path):
+    (one,) = planned(WEBVISION, work_dir=tmp_path)
+    write_settings(one)
+    for epoch, top1, needed in ((2, 5.0, [()]), (100, 68.0, [])):
+        options = {"load_from": str(resnet.folder / f"epoch_{epoch}.pth")}
+        name = f"20260103_{epoch:06}"
+        write_test_alone(one.folder, one.cell.config, {"accuracy/top1": top1}, options, name=name)
+        assert tests_to_do(one) == needed
+    found = running._write_record(one)
+    assert found["figures"]["top-1"] == 68.0
+    assert found["label"] == "from en-2 ResNet50/EN (batches of 32, not 128)"
+
+
+def test_a_test_under_other_settings_is_made_anew(resnet, tmp_path, monkeypatch, capsys):
     """A cell that only tests has no checkpoint of its own that would tell of a beginning."""
-    cells = ("en-2 ResNet50/EN", "en-4 ImageNet -> WebVision/EN")
-    trained = planned(*cells, work_dir=tmp_path)[0]
-    write_run(trained.folder, trained.cell.config, 100)
-    write_test(trained.folder, {"accuracy/top1": 76.0})
-    write_launch(trained.folder, processes=4)
-    options, tests = {"load_from": str(trained.folder / "epoch_100.pth")}, []
+    options, tests = {"load_from": str(resnet.folder / "epoch_100.pth")}, []
 
-    def execute(run, words, overrides, *_):
-        tests.append(overrides[-1])
+    async def execute(run, now, *_):
+        tests.append(now.given)
         name, metrics = f"2027_{len(tests)}", {"accuracy/top1": 60.0 + len(tests)}
-        few = {"test_dataloader.dataset.indices": 10} if "indices" in overrides[-1] else {}
+        few = {"test_dataloader.dataset.indices": 10} if now.given else {}
         write_test_alone(run.folder, run.cell.config, metrics, {**options, **few}, name=name)
 
     monkeypatch.setattr(running, "_execute", execute)
-    words, few = ("en-4", "ImageNet -> WebVision/EN"), "test_dataloader.dataset.indices=10"
+    few = "test_dataloader.dataset.indices=10"
     for number, more, figure in ((1, [], "61"), (1, [], "61"), (2, [few], "62"), (3, [], "63")):
-        assert run(tmp_path, *words, *more) == 0
+        assert run(tmp_path, *WEBVISION.split(" ", 1), *more) == 0
         assert len(tests) == number
-        told = capsys.readouterr().out
-        assert f"top-1 {figure} (" in told and ("indices=10" in told) == bool(more)
+        printed = capsys.readouterr().out
+        assert f"top-1 {figure} (" in printed and ("indices=10" in printed) == bool(more)
 
 
-def test_a_backbone_of_which_only_a_checkpoint_is_there_is_told(tmp_path):
-    (one,) = planned("en-6 ADE20K/EN", work_dir=tmp_path, num_gpus=8)
+@pytest.mark.parametrize("cell", ["en-6 ADE20K/EN", "en-6 Cityscapes test server/EN"])
+def test_a_run_of_which_only_a_checkpoint_is_there_is_told(tmp_path, cell):
+    """Where another run starts from that checkpoint, and where it tests it."""
+    (one,) = planned(cell, work_dir=tmp_path)
     one.before.folder.mkdir(parents=True)
-    for name, text in (("epoch_100.pth", ""), ("last_checkpoint", "epoch_100.pth")):
-        (one.before.folder / name).write_text(text)
-    write_run(one.folder, one.cell.config, 1)
-    note(one)
-    assert "from en-6 backbone/EN (no record)" in running._write_record(one)["label"]
+    name = "epoch_100.pth" if one.cell.starts_from else "iter_100000.pth"
+    for file, text in ((name, ""), ("last_checkpoint", name)):
+        (one.before.folder / file).write_text(text)
+    if one.cell.tests:
+        write_test_alone(one.folder, one.cell.config, {"mIoU": 70.0})
+    else:
+        write_run(one.folder, one.cell.config, 1)
+    write_settings(one)
+    assert f"from {one.before.cell.id} (no record)" in running._write_record(one)["label"]
 
 
 def test_what_fails_ends_no_other_run(tmp_path, monkeypatch, capsys):
@@ -246,7 +243,7 @@ def test_those_that_a_dead_process_started_end_too(tmp_path):
     assert process.wait(20) == 0
     status = Path("/proc", (tmp_path / "pid").read_text().strip(), "status")
     assert status.is_file()
-    running._terminate(process)
+    asyncio.run(running._terminate(process))
     deadline = time.monotonic() + 20
     # Nobody may be there to reap it.
     while status.is_file() and "Z (zombie)" not in status.read_text():
@@ -254,25 +251,25 @@ def test_those_that_a_dead_process_started_end_too(tmp_path):
         time.sleep(0.05)
 
 
-def test_what_was_cut_short_is_told_in_one_line(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "file, answer",
+    [
+        (launch.FILE, "launch.json is cut short"),
+        (launch.OLD_FILE, "origin.json is cut short"),
+        ("none.json", "settings are unknown: no launch.json; give another --work-dir"),
+    ],
+)
+def test_a_run_whose_settings_are_unknown_is_not_gone_on_with(tmp_path, capsys, file, answer):
     (one,) = planned(CELL.id, work_dir=tmp_path)
     write_run(one.folder, CELL.config, 3)
-    for name in (launch.OLD_FILE, launch.FILE):
-        (one.folder / name).write_text('{"command": "python')
-        assert run(tmp_path, "en-5", "ResNet20/EN") == 2
-        error = capsys.readouterr().err
-        assert f"{name} is cut short" in error and error.count("\n") == 1
-
-
-def test_a_run_whose_settings_are_unknown_is_not_gone_on_with(tmp_path, capsys):
-    (one,) = planned(CELL.id, work_dir=tmp_path)
-    write_run(one.folder, CELL.config, 3)
+    (one.folder / file).write_text('{"command": "python')
     assert run(tmp_path, "en-5", "ResNet20/EN") == 2
-    assert "settings are unknown: no launch.json; give another" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert answer in error and error.count("\n") == 1
 
 
 def test_iterations_are_not_those_of_the_backbone():
-    (one,) = planned("en-6 ADE20K/EN", length=500, unit="iterations")
+    (one,) = planned("en-6 ADE20K/EN", iterations=500)
     assert one.length == (500, "iterations") and one.before.length == (100, "epochs")
     setting = "model.backbone.init_cfg.checkpoint=mine.pth"
     (one,) = planned("en-6 ADE20K/EN", overrides=(setting,), num_gpus=8)
@@ -295,7 +292,7 @@ def built(config, *overrides):
     "cell",
     [
         cell.id if "SyncBN" in cell.id else pytest.param(cell.id, marks=pytest.mark.wide)
-        for cell in CELLS
+        for cell in registry.cells()
         if cell.starts_from
     ],
     ids=lambda name: name.split()[1],
@@ -314,48 +311,42 @@ def test_what_starts_from_another_run_has_its_weights(cell, tmp_path):
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     write_run(one.folder, one.cell.config, 1)
-    note(one)
+    write_settings(one)
     assert running._write_record(one)["changes"] == {}
 
 
 def test_a_backbone_is_whole_without_the_multi_scale_test_of_its_table(tmp_path):
-    (one,) = planned("en-6 backbone/EN", work_dir=tmp_path, num_gpus=8)
-    write_run(one.folder, one.cell.config, 100)
-    note(one)
-    assert running._tests_to_do(one, running._overrides(one)) == [()]
+    one = trained("en-6 backbone/EN", 100, work_dir=tmp_path, num_gpus=8)
+    assert tests_to_do(one) == [()]
     assert running._write_record(one)["label"] == "no figure yet"
     write_test(one.folder, {"accuracy/top1": 76.0})
-    assert running._tests_to_do(one, running._overrides(one)) == []
+    assert tests_to_do(one) == []
     assert running._write_record(one)["label"] == "full recipe"
 
 
-def test_a_whole_run_is_found_from_any_folder(tmp_path, monkeypatch, capsys):
-    (one,) = planned("en-6 backbone/EN", work_dir=tmp_path, num_gpus=8)
-    note(one)
-    monkeypatch.chdir(tmp_path)
-    write_run(one.folder, one.cell.config, 100)
-    write_test(one.folder, {"accuracy/top1": 76.0})
-    words = ("en-6", "backbone/EN", "--num-gpus", "8", "--work-dir", str(tmp_path))
-    assert main(["run", *words]) == 0
-    assert "en-6 backbone/EN, seed 0: no figure (full recipe)" in capsys.readouterr().out
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """A function that has runs execute a shell script in place of Python."""
+
+    def replace(text):
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(running.sys, "executable", str(path))
+
+    return replace
 
 
-def test_how_a_process_was_ended_is_told(tmp_path, capsys, monkeypatch):
-    program = tmp_path / "python"
-    program.write_text("#!/bin/sh\necho half a line\nkill -9 $$\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(running.sys, "executable", str(program))
+def test_how_a_process_was_ended_is_told(program, tmp_path, capsys):
+    program("echo half a line\nkill -9 $$")
     assert run(tmp_path, "en-5", "ResNet20/EN") == 1
     error = capsys.readouterr().err
     assert "seed 0: error: ended by SIGKILL; a process out of memory ends so, too" in error
 
 
 @pytest.mark.parametrize("option", [(), ("--unsafe",)])
-def test_files_of_runs_are_trusted_where_the_user_says_so(tmp_path, monkeypatch, option):
-    program = tmp_path / "python"
-    program.write_text(f"#!/bin/sh\necho $@ > {tmp_path / 'words'}\nexit 2\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(running.sys, "executable", str(program))
+def test_files_of_runs_are_trusted_where_the_user_says_so(program, tmp_path, option):
+    program(f"echo $@ > {tmp_path / 'words'}\nexit 2")
     assert run(tmp_path, "en-5", "ResNet20/EN", *option) == 2
     assert ("--unsafe" in (tmp_path / "words").read_text().split()) == bool(option)
     (one,) = planned(CELL.id, unsafe=bool(option))
@@ -374,25 +365,25 @@ def test_a_miniature_is_stopped_gone_on_with_and_reported_as_one(fresh_processes
     words = ("en-5", "ResNet20/EN", "--miniature")
     assert run(tmp_path, *words, "--minutes", "0.02") == 0
     # Up to which epoch it comes depends on the machine.
-    told = r"en-5 ResNet20/EN, seed 0: stopped at [012] of 2 epochs; run the same command to go on"
-    assert re.match(told, capfd.readouterr().out)
+    line = r"en-5 ResNet20/EN, seed 0: stopped at [012] of 2 epochs; run the same command to go on"
+    assert re.match(line, capfd.readouterr().out)
     assert run(tmp_path, *words) == 0
     assert "(miniature, shortened: 2 of 165 epochs)" in capfd.readouterr().out
-    folder = tmp_path / "miniature" / CELL.folder / "seed0"
-    found = json.loads((folder / "record.json").read_text())
+    (one,) = planned(CELL.id, miniature=True, work_dir=tmp_path)
+    found = read_record(one)
     assert 0 <= found["figures"]["top-1"] <= 100 and len(found["curve"]) == 2
     assert all("accuracy_top-1" in row for row in found["curve"])
     assert found["seed"] == 0 and found["device"].startswith("CPU") and found["seconds"] > 0
-    written = (folder / "output.log").stat().st_size
+    written = (one.folder / "output.log").stat().st_size
     assert run(tmp_path, *words) == 0
-    assert (folder / "output.log").stat().st_size == written
+    assert (one.folder / "output.log").stat().st_size == written
     out = tmp_path / "reports"
     argv = ["report", "--work-dir", str(tmp_path), "--records", str(out / "records")]
     assert main(argv) == 0
-    lines = (out / "en.md").read_text().splitlines()
-    (own,) = (line for line in lines if "ResNet20/EN, ours" in line)
+    page = (out / "en.md").read_text()
+    (own,) = (line for line in page.splitlines() if "ResNet20/EN, ours" in line)
     assert "miniature, shortened" in own and "92.41" not in own
-    assert "| ResNet20/EN | not run | 92.41 |" in "\n".join(lines)
+    assert "| ResNet20/EN | not run | 92.41 |" in page
 
 
 @pytest.mark.parametrize(
@@ -413,27 +404,23 @@ def test_a_miniature_is_stopped_gone_on_with_and_reported_as_one(fresh_processes
 )
 @pytest.mark.wide
 def test_each_frameworks_miniature_gives_the_figures_of_its_table(cell, tmp_path):
-    table, name = cell.split(" ", 1)
-    one = registry.named(cell)
-    if table == "ilm-6":
+    (one,) = planned(cell, miniature=True, work_dir=tmp_path)
+    if one.cell.table == "ilm-6":
         pytest.importorskip("torchmetrics", reason="needs torchmetrics, of ilm_plugins[pix2pix]")
-    if one.config.endswith(".yaml"):
+    if one.cell.config.endswith(".yaml"):
         pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
-    assert run(tmp_path, table, name, "--miniature") == 0
-    file = tmp_path / "miniature" / one.folder / "seed0" / "record.json"
-    found = json.loads(file.read_text())
-    measures = set(registry.tables()[table].measures)
-    assert found["figures"].keys() == measures - {"LPIPS"}
+    assert run(tmp_path, *cell.split(" ", 1), "--miniature") == 0
+    found = read_record(one)
+    assert found["figures"].keys() == record.measures(one.cell).keys() - {"LPIPS"}
     assert found["label"].startswith("miniature, shortened: 2 of ") and found["curve"]
 
 
 @pytest.mark.long
 def test_a_checkpoint_of_one_data_set_is_tested_on_another(tmp_path):
-    assert run(tmp_path, "en-2", "ResNet50/BN", "--miniature") == 0
-    assert run(tmp_path, "en-4", "ImageNet -> WebVision/BN", "--miniature") == 0
-    cell = registry.named("en-4 ImageNet -> WebVision/BN")
-    file = tmp_path / "miniature" / cell.folder / "seed0" / "record.json"
-    assert json.loads(file.read_text())["figures"].keys() == {"top-1", "top-5"}
+    for cell in ("en-2 ResNet50/BN", "en-4 ImageNet -> WebVision/BN"):
+        assert run(tmp_path, *cell.split(" ", 1), "--miniature") == 0
+    (one,) = planned(cell, miniature=True, work_dir=tmp_path)
+    assert read_record(one)["figures"].keys() == {"top-1", "top-5"}
 
 
 @pytest.mark.long
