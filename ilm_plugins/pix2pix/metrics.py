@@ -56,66 +56,47 @@ def ssim(output: Tensor, target: Tensor) -> float:
     """Structural similarity of two images, (3, H, W), at most 1; the module lists the settings.
 
     Raises:
-        ValueError: a side has fewer than the window's 11 pixels.
+        UserError: a side has fewer than the window's 11 pixels.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     if min(output.shape[1:]) < 11:
-        raise ValueError(f"SSIM's window has 11 x 11 pixels, an image {tuple(output.shape[1:])}")
-    return structural_similarity_index_measure(
-        output[None].float(),
-        target[None].float(),
-        gaussian_kernel=True,
-        sigma=1.5,
-        kernel_size=11,
-        data_range=255.0,
-        k1=0.01,
-        k2=0.03,
-    ).item()
+        raise UserError(f"SSIM's window has 11 x 11 pixels, an image {tuple(output.shape[1:])}")
+    # The paper's window and constants are torchmetrics' defaults.
+    pair = output[None].float(), target[None].float()
+    return structural_similarity_index_measure(*pair, data_range=255.0).item()
 
 
-def lpips(weights: str | os.PathLike, device: str = "cpu") -> Measure:
+def lpips(weights: str | os.PathLike) -> Measure:
     """Build the LPIPS metric from a local file of weights, without a download.
 
     Args:
         weights: torchvision's checkpoint of AlexNet (alexnet-owt-7be5be79.pth). torchmetrics has
             the weights of the linear layers.
-        device: device of the network.
 
     Returns:
         A function of two images, (3, H, W) uint8 in 0..255, to their distance.
 
     Raises:
-        ValueError: the file is missing, or not a checkpoint of AlexNet.
+        UserError: the file is missing, or not a checkpoint of AlexNet.
     """
     from torchmetrics.functional.image.lpips import _LPIPS
 
     try:
         state = checkpoints.read(weights)
-        features = {k: v for k, v in state.items() if k.startswith("features.")}
         network = _LPIPS(net="alex", pnet_rand=True)
-        slices = {
-            name.rsplit(".", 1)[0].split(".")[1]: part
-            for part in network.net.children()
-            for name in part.state_dict(prefix="slice.")
-        }
-        found = {tuple(k.split(".")[1:]): v for k, v in features.items()}
-        for index, part in slices.items():
-            layer = {kind: found.pop((index, kind)) for kind in ("weight", "bias")}
-            part.get_submodule(index).load_state_dict(layer)
-        if found:
-            raise KeyError(f"layers {sorted(found)} are too many")
+        # torchvision's features.3.weight is slice2.3.weight in torchmetrics.
+        names = {name: name.partition(".")[2] for name in network.net.state_dict()}
+        network.net.load_state_dict({k: state[f"features.{name}"] for k, name in names.items()})
     except Exception as error:  # an invalid file can raise anything
-        raise ValueError(
+        raise UserError(
             f"{weights}: not a checkpoint of torchvision's AlexNet ({type(error).__name__}: "
             f"{' '.join(str(error).removesuffix(checkpoints.TRUST).split())[:200]})"
         ) from error
-    network = network.to(device).eval()
 
+    @torch.no_grad()
     def measure(output: Tensor, target: Tensor) -> float:
-        with torch.no_grad():
-            pair = (x[None].to(device).float() / 127.5 - 1 for x in (output, target))
-            return network(*pair).item()
+        return network(*(x[None].float() / 127.5 - 1 for x in (output, target))).item()
 
     return measure
 
@@ -135,13 +116,13 @@ def measures(
         lpips_weights: torchvision's checkpoint of AlexNet.
 
     Raises:
-        ValueError: a metric is unknown, torchmetrics is not installed, or the weights are invalid.
+        UserError: a metric is unknown, torchmetrics is not installed, or the weights are invalid.
     """
     unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise ValueError(f"unknown metric {', '.join(unknown)}; choose from {', '.join(NAMES)}")
+        raise UserError(f"unknown metric {', '.join(unknown)}; choose from {', '.join(NAMES)}")
     if importlib.util.find_spec("torchmetrics") is None:
-        raise ValueError("torchmetrics is not installed; pip install 'ilm_plugins[pix2pix]'")
+        raise UserError("torchmetrics is not installed; pip install 'ilm_plugins[pix2pix]'")
     chosen = {name: MEASURES[name] for name in names if name in MEASURES}
     if "lpips" in names and lpips_weights is not None:
         chosen["lpips"] = lpips(lpips_weights)
@@ -211,19 +192,17 @@ def evaluate(args: argparse.Namespace) -> None:
     """Compare the folders of a parsed command line; print the results and write them as JSON.
 
     Raises:
-        UserError: a folder, an image or the weights are invalid, or the JSON file can't be written.
+        UserError: a folder, an image or the weights are invalid.
+        OSError: the JSON file can't be written.
     """
-    try:
-        with checkpoints.loading():
-            chosen = measures(args.metrics, args.lpips_weights)
-        pairs = two_folders(args.outputs, args.targets)
-        check_pairs(pairs)
-        found = compare(((read(p.input), read(p.target)) for p in pairs), chosen)
-        result = {name: found.get(name) for name in (*args.metrics, "images")}
-        if args.json:
-            Path(args.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
+    with checkpoints.loading():
+        chosen = measures(args.metrics, args.lpips_weights)
+    pairs = two_folders(args.outputs, args.targets)
+    check_pairs(pairs)
+    found = compare(((read(p.input), read(p.target)) for p in pairs), chosen)
+    result = {name: found.get(name) for name in (*args.metrics, "images")}
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"images {result.pop('images')}")
     for name, value in result.items():
         print(f"{name:6} {NO_WEIGHTS if value is None else f'{value:.4f}'}")

@@ -322,13 +322,7 @@ class Pix2Pix(BaseModel):
         Returns:
             For "tensor", the outputs, (N, 3, H, W) in -1..1. For "predict", a dict for each image:
             its name, and input, output and target as (3, H, W) uint8 on the CPU.
-
-        Raises:
-            ValueError: mode is "loss", which in MMEngine is a loss for one optimizer; see
-                :meth:`train_step`.
         """
-        if mode == "loss":
-            raise ValueError("Pix2Pix has two losses, of two optimizers; call train_step")
         outputs = self.translate(inputs)
         if mode == "tensor":
             return outputs
@@ -374,10 +368,8 @@ class Pix2Pix(BaseModel):
         """
         batch = self.data_preprocessor(data, training=True)
         inputs, targets = batch["inputs"], batch["targets"]
-        generator_optimizer, discriminator_optimizer = (
-            optim_wrapper["generator"],
-            optim_wrapper["discriminator"],
-        )
+        generator_optimizer = optim_wrapper["generator"]
+        discriminator_optimizer = optim_wrapper["discriminator"]
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         generator, discriminator = (networks | dict(parallel or {})).values()
         with generator_optimizer.optim_context(generator):
@@ -426,12 +418,5 @@ def _call_with_fixed_parameters(network: nn.Module, *inputs: Tensor) -> Tensor:
     return functional_call(network, aliases, inputs)
 
 
-register(
-    MODELS,
-    classes={
-        "PairPreprocessor": PairPreprocessor,
-        "PatchDiscriminator": PatchDiscriminator,
-        "Pix2Pix": Pix2Pix,
-        "UNetGenerator": UNetGenerator,
-    },
-)
+MODULES = (PairPreprocessor, PatchDiscriminator, Pix2Pix, UNetGenerator)
+register(MODELS, classes={module.__name__: module for module in MODULES})

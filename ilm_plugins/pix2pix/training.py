@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
+from ..errors import UserError
 from ..frameworks.openmmlab.norms import register
-from ..layers import OptionError
 from . import pairs
 from .metrics import NAMES, NO_WEIGHTS, compare, mean_image, measures, read
 
@@ -68,24 +68,23 @@ class PairedImages(Dataset):
         verify: bool = True,
     ) -> None:
         if direction not in pairs.DIRECTIONS:
-            raise pairs.UserError(
-                f"direction is {direction!r}; choose one of {', '.join(pairs.DIRECTIONS)}"
-            )
+            choices = ", ".join(pairs.DIRECTIONS)
+            raise UserError(f"direction is {direction!r}; choose one of {choices}")
         if load_size is not None and load_size < size:
-            raise pairs.UserError(f"load_size={load_size} is below size={size}; enlarge it")
+            raise UserError(f"load_size={load_size} is below size={size}; enlarge it")
         root, folders = Path(data_root).expanduser(), dict(data_prefix or {"pair_path": ""})
         if folders.keys() == {"pair_path"}:
             found = pairs.side_by_side(root / folders["pair_path"])
         elif folders.keys() == {"input_path", "target_path"}:
             found = pairs.two_folders(root / folders["input_path"], root / folders["target_path"])
         else:
-            raise pairs.UserError(
+            raise UserError(
                 f"data_prefix has {', '.join(folders) or 'nothing'}; give pair_path alone, or "
                 "input_path and target_path"
             )
         self.pairs = found[slice(*images)]
         if not self.pairs:
-            raise pairs.UserError(f"images={tuple(images)} leaves none of the {len(found)} pairs")
+            raise UserError(f"images={tuple(images)} leaves none of the {len(found)} pairs")
         if verify:
             pairs.check_pairs(self.pairs)
         self.direction, self.size = direction, size
@@ -128,8 +127,8 @@ class PairedImages(Dataset):
             Metric -> mean over the test images, and their number as "images".
 
         Raises:
-            UserError: images are missing or invalid.
-            ValueError: the weights of LPIPS are invalid, or torchmetrics is not installed.
+            UserError: images are missing or invalid, the weights of LPIPS are invalid, or
+                torchmetrics is not installed.
         """
         options = {k: v for k, v in cfg.train_dataloader.dataset.items() if k != "type"}
         trained = cls(**{**options, "load_size": None, "verify": False})
@@ -250,7 +249,7 @@ class ImageTransfer(BaseMetric):
         options: further arguments of MMEngine's BaseMetric.
 
     Raises:
-        OptionError: a metric is unknown, or the checkpoint is missing or invalid.
+        UserError: a metric is unknown, or the checkpoint is missing or invalid.
     """
 
     def __init__(
@@ -260,10 +259,7 @@ class ImageTransfer(BaseMetric):
         **options,
     ) -> None:
         super().__init__(**options)
-        try:
-            self.measures = measures(metrics, lpips_weights)
-        except ValueError as error:
-            raise OptionError(f"ImageTransfer: {error}") from error
+        self.measures = measures(metrics, lpips_weights)
         if set(metrics) - set(self.measures):
             print_log(f"lpips is {NO_WEIGHTS}: lpips_weights=FILE", "current")
 

@@ -50,58 +50,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add_traceback(parser)
     args = parser.parse_args(argv)
-    return command(lambda: run(args), args, resumes=False)
+    return command(lambda: translate(args), args, resumes=False)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Translate the folder of a parsed command line.
-
-    Raises:
-        UserError: see :func:`translate`.
-    """
-    options = {name: value for name, value in vars(args).items() if name != "traceback"}
-    with checkpoints.loading(unsafe=args.unsafe):
-        translate(**options)
-
-
-def translate(
-    checkpoint: str,
-    input: str,
-    output: str,
-    batch_size: int = 1,
-    half: str | None = None,
-    device: str = "cpu",
-    unsafe: bool = False,
-) -> None:
-    """Translate each image of a folder to OUTPUT/NAME.png, and print which images were padded.
+def translate(args: argparse.Namespace) -> None:
+    """Translate the folder of a parsed command line, and print which images were padded.
 
     Images of one size that follow each other in the order of names share a batch.
-
-    Args:
-        checkpoint: of a :class:`Pix2Pix` trained by tools/train_net.py.
-        input: folder of images of any size.
-        output: folder to write to, made if missing.
-        batch_size: largest number of images in a batch.
-        half: "left" or "right" to translate that half of each image; None for whole images.
-        device: device of the network.
-        unsafe: whether to run code that the checkpoint holds.
 
     Raises:
         UserError: the checkpoint is not one of a Pix2Pix, the batch size is below 1, the device is
             not available, or the output folder is the input folder or cannot be written; there are
             no images, or some, of which up to 20 are named, are unreadable.
     """
-    if batch_size < 1:
-        raise UserError(f"--batch-size {batch_size}; give at least 1")
-    source, target = Path(input).expanduser(), Path(output).expanduser()
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size}; give at least 1")
+    source, target = Path(args.input).expanduser(), Path(args.output).expanduser()
     if source.exists() and target.exists() and target.samefile(source):
-        raise UserError(f"OUTPUT {output!r} is INPUT; give another folder")
-    model = load_model(checkpoint, device, unsafe)
+        raise UserError(f"OUTPUT {args.output!r} is INPUT; give another folder")
+    with checkpoints.loading(unsafe=args.unsafe):
+        model = load_model(args.checkpoint, args.device, args.unsafe)
     multiple = model.generator.multiple
-    files = image_files(input)
+    files = image_files(source)
     check_images(files)
     try:
-        for names, images in batches(files, batch_size, half):
+        for names, images in batches(files, args.batch_size, args.half):
             height, width = images.shape[2:]
             if height % multiple or width % multiple:
                 up = (-(-side // multiple) * multiple for side in (width, height))
@@ -110,19 +83,26 @@ def translate(
                     f"{', '.join(names)}: {width} x {height} padded to {padded}, and cropped back"
                 )
             with torch.inference_mode():
-                results = to_bytes(model.translate(to_signed(images.to(device)))).cpu()
+                results = to_bytes(model.translate(to_signed(images.to(args.device)))).cpu()
             for name, result in zip(names, results, strict=True):
                 write(to_image(result), target / f"{name}.png")
     except OSError as error:
-        raise UserError(f"output folder {output!r} cannot be written: {error}") from error
-    print(f"{output}: {len(files)} images")
+        raise UserError(f"output folder {args.output!r} cannot be written: {error}") from error
+    print(f"{args.output}: {len(files)} images")
 
 
 def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pix2Pix:
     """Build the model of a checkpoint from the config in it, in evaluation mode.
 
-    The weights are the averaged ones if the training kept an EMA. For the arguments and errors, see
-    :func:`translate`.
+    The weights are the averaged ones if the training kept an EMA.
+
+    Args:
+        checkpoint: of a :class:`Pix2Pix` trained by tools/train_net.py.
+        device: device of the network.
+        unsafe: whether to run code that the checkpoint holds.
+
+    Raises:
+        UserError: the checkpoint is not one of a Pix2Pix, or the device is not available.
     """
     try:
         allow_history()

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 pytest.importorskip("mmengine", reason="needs MMEngine: make install-openmmlab")
 
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import MODELS
 
 import fresh
 from ilm_plugins import ILMInstanceNorm
@@ -60,27 +59,22 @@ def test_the_papers_networks_and_their_parameters():
     scales = 2 * (128 + 256 + 512)
     assert parameters(discriminator, NORMS) == scales == 1792
     assert parameters(discriminator) == 16 * pairs + 64 + 1 + scales == 2_768_705
-    assert round(54_414_531 / 1e6, 1) == 54.4 and round(2_768_705 / 1e6, 2) == 2.77
 
 
 def test_neither_the_first_layers_nor_the_last_nor_the_bottleneck_have_norms():
     with torch.device("meta"):
         generator = networks.UNetGenerator(norm_cfg=ILM)
         discriminator = networks.PatchDiscriminator(norm_cfg=ILM)
-    assert [isinstance(b[2], ILMInstanceNorm) for b in generator.down] == [
-        False,
-        *[True] * 6,
-        False,
-    ]
-    assert [isinstance(b[2], ILMInstanceNorm) for b in generator.up] == [*[True] * 7, False]
+    for blocks, normed in ((generator.down, range(1, 7)), (generator.up, range(7))):
+        found = [i for i, b in enumerate(blocks) if isinstance(b[2], ILMInstanceNorm)]
+        assert len(blocks) == 8 and found == [*normed]
     kinds = [type(layer).__name__ for layer in discriminator.layers]
     block = ["Conv2d", "ILMInstanceNorm", "LeakyReLU"]
     assert kinds == ["Conv2d", "Identity", "LeakyReLU", *3 * block, "Conv2d"]
     # Keys of one channel each: as many as channels.
     norm = generator.down[1][2]
     assert norm.encode.weight.shape == (128 // 16, 128)
-    dropped = [isinstance(b[3], nn.Dropout) for b in generator.up]
-    assert dropped == [*[True] * 3, *[False] * 5]
+    assert [i for i, b in enumerate(generator.up) if isinstance(b[3], nn.Dropout)] == [0, 1, 2]
 
 
 def test_the_discriminator_sees_70_pixels():
@@ -155,9 +149,11 @@ def test_a_norm_that_is_not_registered():
         networks.build_norm({"type": "XN"}, 8)
 
 
-def test_mmengine_suffices():
-    code = """
-import sys
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(
+            """
 sys.modules["mmcv"] = sys.modules["mmdet"] = None
 import ilm_plugins
 assert not [m for m in sys.modules if m.startswith("mmengine")]
@@ -165,21 +161,23 @@ from mmengine.runner import Runner
 from mmengine.registry import MODELS
 for kind in ("IN", "BN", "ILMIN"):
     MODELS.build(dict(type="UNetGenerator", width=16, size=8, norm_cfg=dict(type=kind)))
-"""
-    done = fresh.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_without_pillow_mmengine_still_runs():
-    code = """
-import sys
+""",
+            id="MMEngine suffices",
+        ),
+        pytest.param(
+            """
 sys.modules |= dict.fromkeys(["PIL", *(name for name in sys.modules if name.startswith("PIL."))])
 import ilm_plugins
 from mmengine.runner import Runner
 from mmengine.registry import DATASETS, MODELS
 assert MODELS.get("ILMIN") and DATASETS.get("PairedImages") is None
-"""
-    done = fresh.run([sys.executable, "-c", code], capture_output=True, text=True)
+""",
+            id="MMEngine runs without Pillow",
+        ),
+    ],
+)
+def test_what_is_not_installed_is_not_needed(code):
+    done = fresh.run([sys.executable, "-c", f"import sys{code}"])
     assert done.returncode == 0, done.stderr
 
 
@@ -189,13 +187,15 @@ def batch(n=2, size=16):
     return {"input": list(images[:n]), "target": list(images[n:])}
 
 
+def scaled(kind):
+    """The images of that batch as the networks get them."""
+    return torch.stack(batch()[kind]) / 127.5 - 1
+
+
 def optimizers(model, wrapper=OptimWrapper):
-    return OptimWrapperDict(
-        **{
-            name: wrapper(optimizer=torch.optim.SGD(getattr(model, name).parameters(), lr=0.1))
-            for name in ("generator", "discriminator")
-        }
-    )
+    networks = {"generator": model.generator, "discriminator": model.discriminator}
+    steps = {name: torch.optim.SGD(net.parameters(), lr=0.1) for name, net in networks.items()}
+    return OptimWrapperDict(**{name: wrapper(optimizer=step) for name, step in steps.items()})
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_step_is_the_papers(objective, norm_d):
             layer.p = 0
     losses = model.train_step(batch(), optimizers(model))
 
-    inputs, targets = (torch.stack(batch()[k]) / 127.5 - 1 for k in ("input", "target"))
+    inputs, targets = scaled("input"), scaled("target")
     g, d = other.generator, other.discriminator
     loss = {
         "vanilla": lambda x, real: F.softplus(-x if real else x).mean(),
@@ -229,8 +229,7 @@ def test_a_step_is_the_papers(objective, norm_d):
     assert losses["loss_G_L1"].item() == pytest.approx(l1.item(), rel=1e-5)
     total = losses["loss_D_real"] + losses["loss_D_fake"]
     assert total.item() == pytest.approx(2 * loss_d.item(), rel=1e-5)
-    for name, p in model.state_dict().items():
-        torch.testing.assert_close(p, other.state_dict()[name], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=1e-4, atol=1e-5)
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -241,7 +240,7 @@ def test_the_generators_step_leaves_no_gradient_in_the_discriminator(norm):
     torch.manual_seed(0)
     model.train_step(batch(), optim)
     torch.manual_seed(0)
-    inputs, targets = (torch.stack(batch()[k]) / 127.5 - 1 for k in ("input", "target"))
+    inputs, targets = scaled("input"), scaled("target")
     outputs, d = other.generator(inputs).detach(), other.discriminator
     ((F.softplus(-d(inputs, targets)) + F.softplus(d(inputs, outputs))).mean() / 4).backward()
     for ours, theirs in zip(model.discriminator.parameters(), d.parameters(), strict=True):
@@ -308,10 +307,3 @@ def test_predictions_are_bytes():
         assert row["output"].dtype == torch.uint8 and row["output"].shape == (3, 16, 16)
     del data["target"], data["name"]
     assert [sorted(row) for row in model.val_step(data)] == 2 * [["input", "name", "output"]]
-    with pytest.raises(ValueError, match="call train_step"):
-        model(torch.zeros(1, 3, 16, 16), mode="loss")
-
-
-def test_they_are_registered():
-    for name in ("UNetGenerator", "PatchDiscriminator", "Pix2Pix"):
-        assert MODELS.get(name) is getattr(networks, name)

@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from functools import partial
-from types import SimpleNamespace
 
 import pytest
 
@@ -17,34 +15,17 @@ pytest.importorskip("torchmetrics", reason="needs torchmetrics, of the extra ilm
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.registry import DATA_SAMPLERS, DATASETS, METRICS, PARAM_SCHEDULERS
 from PIL import Image
 from torch.utils.data import DataLoader
 
 import fresh
 from ilm_plugins.cli import train_net
+from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks.openmmlab import deterministic_resume
-from ilm_plugins.frameworks.openmmlab.checkpoints import settings
 from ilm_plugins.frameworks.openmmlab.deterministic_resume import ExactSampler
-from ilm_plugins.layers import OptionError
-from ilm_plugins.pix2pix import metrics, translate
-from runs import LOADERS, pix2pix_command
-from workers import Harmful
-
-
-@pytest.fixture(scope="module")
-def command(root, datasets):
-    """What gives the arguments of a small run on the generated shapes, of 8 pairs."""
-    return partial(pix2pix_command, root, datasets)
-
-
-@pytest.fixture(scope="module")
-def trained(command, tmp_path_factory):
-    """The output folder of two epochs."""
-    out = tmp_path_factory.mktemp("trained")
-    assert train_net.main(command(out=out)) == 0
-    return out
+from ilm_plugins.pix2pix import metrics
+from runs import LOADERS
 
 
 def entries(out):
@@ -92,11 +73,11 @@ def test_evaluation_prints_what_the_written_images_have(command, trained, datase
     assert np.array_equal(pixels(trained / "test" / "input" / "000002.png"), pair[:, 64:])
     files = sorted(p.name for p in outputs.iterdir())
     pairs = ((metrics.read(outputs / n), metrics.read(targets / n)) for n in files)
-    for name, value in metrics.compare(pairs, metrics.MEASURES).items():
-        if name != "images":
-            assert float(re.findall(rf"{name}: ([\d.]+)", printed)[-1]) == pytest.approx(
-                value, abs=1e-4
-            )
+    expected = metrics.compare(pairs, metrics.MEASURES)
+    shown = {
+        name: float(re.findall(rf"{name}: ([\d.]+)", printed)[-1]) for name in metrics.MEASURES
+    }
+    assert {**shown, "images": 4} == pytest.approx(expected, abs=1e-4)
 
 
 KILL = """
@@ -123,53 +104,31 @@ def test_a_killed_run_resumes_to_the_same_weights(root, command, tmp_path):
         "custom_imports = dict(imports=['ilm_plugins', 'kill'])\n"
     )
     ema = "{'type': 'EMAHook', 'momentum': 0.1}"
-    opts = [
-        "train_cfg.max_epochs=3",
-        "default_hooks.checkpoint.by_epoch=False",
-        "default_hooks.checkpoint.interval=3",
-    ]
+    opts = ["train_cfg.max_epochs=3", "default_hooks.checkpoint.by_epoch=False"]
+    opts += ["default_hooks.checkpoint.interval=3", f"custom_hooks=[{ema}]"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert train_net.main(command(out=whole, opts=[*opts, f"custom_hooks=[{ema}]"])) == 0
+        assert train_net.main(command(out=whole, opts=opts)) == 0
         hooks = f"custom_hooks=[{ema}, {{'type': 'Kill'}}]"
+        words = command(out=killed, opts=[*opts, hooks], config=config)
         done = fresh.run(
-            [
-                sys.executable,
-                root / "tools" / "train_net.py",
-                *command(out=killed, opts=[*opts, hooks], config=config),
-            ],
+            [sys.executable, root / "tools" / "train_net.py", *words],
             env={**os.environ, "PYTHONPATH": f"{root}:{tmp_path}"},
         )
         assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
         # In the middle of the second epoch of eight.
         assert (killed / "last_checkpoint").read_text().endswith("iter_12.pth")
-        opts += [f"custom_hooks=[{ema}]", "train_dataloader.num_workers=2"]
+        opts.append("train_dataloader.num_workers=2")
         assert train_net.main(command("--resume", out=killed, opts=opts)) == 0
     finally:
         torch.set_num_threads(threads)
     a, b = (torch.load(out / "iter_24.pth", weights_only=False) for out in (whole, killed))
-    assert same(a["state_dict"], b["state_dict"]) > 50
-    assert same(a["ema_state_dict"], b["ema_state_dict"]) > 50
-    assert same(a["optimizer"], b["optimizer"]) > 100
+    for part in ("state_dict", "ema_state_dict", "optimizer"):
+        torch.testing.assert_close(a[part], b[part], rtol=0, atol=0)
     average = a["ema_state_dict"]["module.generator.down.0.1.weight"]
     assert not torch.equal(a["state_dict"]["generator.down.0.1.weight"], average)
-
-
-def same(a, b):
-    """Assert that nested states are equal, to the bit; how many tensors they have."""
-    assert type(a) is type(b)
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-        return 1
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        return sum(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return sum(same(x, y) for x, y in zip(a, b, strict=True))
-    assert a == b
-    return 0
 
 
 @pytest.mark.wide
@@ -181,12 +140,9 @@ def test_several_processes_train_as_one_with_a_larger_batch(root, command, tmp_p
     one, two = tmp_path / "one", tmp_path / "two"
     opts += ["default_hooks.checkpoint.interval=1", "train_dataloader.dataset.images=[0,2]"]
     assert train_net.main(command(out=one, opts=[*opts, "train_dataloader.batch_size=2"])) == 0
+    words = command("--num-processes", "2", out=two, opts=opts)
     done = subprocess.run(
-        [
-            sys.executable,
-            root / "tools" / "train_net.py",
-            *command("--num-processes", "2", out=two, opts=opts),
-        ],
+        [sys.executable, root / "tools" / "train_net.py", *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -194,9 +150,7 @@ def test_several_processes_train_as_one_with_a_larger_batch(root, command, tmp_p
     assert done.returncode == 0, done.stderr[-3000:]
     assert [e["step"] for e in entries(two) if "loss_G_L1" in e] == [1]
     a, b = (torch.load(o / "epoch_1.pth", weights_only=False)["state_dict"] for o in (one, two))
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        torch.testing.assert_close(b[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
 
 
 def paired(root, **options):
@@ -257,12 +211,7 @@ def test_processes_share_an_epoch(world_size, monkeypatch):
 
 
 def test_in_order_without_shuffling():
-    assert [d[0] for d in ExactSampler(range(4), shuffle=False)] == [
-        0,
-        1,
-        2,
-        3,
-    ]
+    assert [d[0] for d in ExactSampler(range(4), shuffle=False)] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 7, 200])
@@ -342,87 +291,8 @@ def test_without_lpips_weights_there_is_no_lpips():
     black, grey = torch.zeros(3, 12, 12, dtype=torch.uint8), torch.full((3, 12, 12), 8)
     metric.process({}, [{"output": black, "target": grey}, {"output": grey, "target": grey}])
     assert metric.evaluate(2) == {"l1": 4.0}
-    with pytest.raises(OptionError, match="ImageTransfer: unknown metric psnr"):
+    with pytest.raises(UserError, match="unknown metric psnr"):
         METRICS.build({"type": "ImageTransfer", "metrics": ["psnr"]})
-
-
-@pytest.fixture
-def masks(tmp_path):
-    """Three images of two sizes, one of which the depth allows."""
-    folder = tmp_path / "masks"
-    folder.mkdir()
-    for i, size in enumerate([(64, 64), (64, 64), (100, 70)]):
-        Image.effect_noise(size, 80).convert("RGB").save(folder / f"{i}.png")
-    return folder
-
-
-def test_a_folder_is_translated_batched_and_padded(trained, masks, tmp_path, capsys):
-    checkpoint = str(trained / "epoch_2.pth")
-    outputs = [tmp_path / "one", tmp_path / "two"]
-    for out, options in zip(outputs, ([], ["--batch-size", "2"]), strict=True):
-        assert translate.main([checkpoint, str(masks), str(out), *options]) == 0
-        assert "2: 100 x 70 padded to 128 x 128, and cropped back" in capsys.readouterr().out
-    for name, size in (("0", (64, 64)), ("1", (64, 64)), ("2", (70, 100))):
-        one, two = (pixels(out / f"{name}.png").astype(int) for out in outputs)
-        assert one.shape == (*size, 3) and np.abs(one - two).max() <= 1
-    model = translate.load_model(checkpoint)
-    expected = model.generator(metrics.read(masks / "0.png")[None] / 127.5 - 1)[0]
-    expected = ((expected + 1) * 127.5).round().permute(1, 2, 0).detach().numpy()
-    assert np.array_equal(pixels(outputs[0] / "0.png"), expected)
-
-
-def test_halves_of_pairs_are_translated_as_in_evaluation(
-    root, command, trained, datasets, tmp_path
-):
-    folder = datasets / "shapes" / "pairs" / "validation"
-    argv = [str(trained / "epoch_2.pth"), str(folder), str(tmp_path), "--half", "right"]
-    tool = [sys.executable, str(root / "tools" / "translate.py")]
-    done = subprocess.run([*tool, *argv], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    argv = command("--eval-only", "--resume", out=trained)
-    assert train_net.main(argv) == 0
-    for path in (trained / "test" / "output").iterdir():
-        assert np.array_equal(pixels(path), pixels(tmp_path / path.name))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"checkpoint": "/none.pth"}, "checkpoint '/none.pth' does not exist"),
-        ({"input": "/nowhere"}, "/nowhere: no such folder"),
-        ({"output": "/dev/null/x"}, "output folder '/dev/null/x' cannot be written"),
-        ({"batch_size": 0}, "--batch-size 0; give at least 1"),
-        ({"device": "cuda:77"}, "--device cuda:77: "),
-    ],
-)
-def test_mistakes_of_translating(trained, masks, tmp_path, capsys, change, words):
-    given = {"checkpoint": trained / "epoch_2.pth", "input": masks, "output": tmp_path / "out"}
-    args = SimpleNamespace(**{**given, "batch_size": 1, "device": "cpu", **change})
-    argv = [args.checkpoint, args.input, args.output]
-    argv += ["--batch-size", args.batch_size, "--device", args.device]
-    assert translate.main([str(a) for a in argv]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert ": error: " in line and words in line
-
-
-def test_originals_are_never_overwritten(trained, masks, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "link").symlink_to(masks)
-    before = {path: path.read_bytes() for path in masks.iterdir()}
-    for output in (masks, tmp_path / "link", tmp_path / "link" / ".." / "masks", "~/masks"):
-        assert translate.main([str(trained / "epoch_2.pth"), str(masks), str(output)]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.endswith(f"error: OUTPUT {str(output)!r} is INPUT; give another folder")
-    assert {path: path.read_bytes() for path in masks.iterdir()} == before
-
-
-def test_unreadable_images_are_named_before_translating(trained, masks, tmp_path, capsys):
-    (masks / "1.png").write_text("none")
-    argv = [str(trained / "epoch_2.pth"), str(masks), str(tmp_path / "out")]
-    assert translate.main(argv) == 2
-    assert "1 of 3 images cannot be used" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.long
@@ -440,66 +310,6 @@ def test_outputs_are_far_nearer_to_the_targets_than_their_mean(root, tmp_path):
     mean = metrics.mean_image(s["target"] for s in paired(shapes / "pairs" / "training"))
     constant = metrics.compare(((mean, s["target"]) for s in held_out), metrics.MEASURES)
     assert found["l1"] < 0.75 * constant["l1"] and found["ssim"] > 1.5 * constant["ssim"]
-
-
-def test_a_checkpoint_runs_no_code(tmp_path, capsys):
-    trap, path = tmp_path / "ran", tmp_path / "evil.pth"
-    torch.save({"state_dict": {}, "meta": Harmful(trap)}, path)
-    argv = [str(path), str(tmp_path), str(tmp_path / "out")]
-    assert translate.main(argv) == 2
-    assert "holds os.makedirs, which may run code" in capsys.readouterr().err
-    assert not trap.exists()
-    assert translate.main([*argv, "--unsafe"]) == 2
-    assert "is not a checkpoint of a Pix2Pix" in capsys.readouterr().err
-    assert trap.exists()
-
-
-def test_code_in_what_a_checkpoint_says_of_its_model_is_not_run(
-    trained, masks, tmp_path, capsys, monkeypatch
-):
-    """Neither as Python nor as a type's name, nor by an import; nor where torch's variable asks."""
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    monkeypatch.syspath_prepend(tmp_path)
-    trap, path = tmp_path / "ran", tmp_path / "evil.pth"
-    call = f"__import__('os').makedirs({str(trap)!r}, exist_ok=True)"
-    (tmp_path / "evil.py").write_text(call)
-    contents = torch.load(trained / "epoch_2.pth", weights_only=False)
-    text = contents["meta"]["cfg"]
-    argv = [str(path), str(masks), str(tmp_path / "out")]
-
-    def save(text, **others):
-        torch.save({**contents, "meta": {"cfg": text}, **others}, path)
-
-    makes = f"dict(type='os.makedirs', name={str(trap)!r}, exist_ok=True)"
-    for evil, words in (
-        (f"{text}\n{call}\n", "is not a setting"),
-        (f"{text}\nx = [{call}]\n", "has more than literals"),
-        (f"{text}\nmodel = {makes}\n", "names 'os.makedirs'"),
-        (f"{text}\nmodel = dict(type='Pix2Pix', generator={makes})\n", "names 'os.makedirs'"),
-        (f"{text}\nmodel = dict(_scope_='evil')\n", "names None"),
-    ):
-        save(evil)
-        assert translate.main(argv) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert f"'{path}'" in line and words in line and line.endswith("--unsafe")
-    save(text, extra=Harmful(trap))
-    assert translate.main(argv) == 2
-    assert "holds os.makedirs, which may run code" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-    save(f"{text}\ncustom_imports = dict(imports=['evil'])\n")
-    assert translate.main(argv) == 0 and len(list((tmp_path / "out").iterdir())) == 3
-    assert not trap.exists()
-    assert translate.main([*argv, "--unsafe"]) == 0
-    assert trap.exists()
-
-
-def test_settings_are_what_mmengine_reads(root):
-    """In all that its text of a config has, such as keys that are no names."""
-    cfg = Config.fromfile(root / "configs" / "pix2pix" / "shapes_ilmin_in.py")
-    cfg.paramwise_cfg = {"custom_keys": {"down.0": {"lr_mult": -0.5}}, "rest": [{"a.b": ()}, None]}
-    expected = Config.fromstring(cfg.pretty_text, ".py").to_dict()
-    assert settings(cfg.pretty_text) == expected and "dict({" in cfg.pretty_text
 
 
 def test_more_epochs_than_at_first_follow_the_longer_schedule(command, trained, tmp_path):

@@ -1,0 +1,23 @@
+"""A small training on the generated shapes, which the tests of pix2pix share."""
+
+from functools import partial
+
+import pytest
+
+from runs import pix2pix_command
+
+
+@pytest.fixture(scope="session")
+def command(root, datasets):
+    """A function that gives the arguments of a run on the generated shapes, of 8 pairs."""
+    return partial(pix2pix_command, root, datasets)
+
+
+@pytest.fixture(scope="session")
+def trained(command, tmp_path_factory):
+    """The output folder of two epochs."""
+    from ilm_plugins.cli import train_net
+
+    out = tmp_path_factory.mktemp("trained")
+    assert train_net.main(command(out=out)) == 0
+    return out
