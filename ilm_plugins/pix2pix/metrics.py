@@ -29,7 +29,7 @@ from .. import checkpoints
 from ..data.images import read_image
 from ..errors import UserError
 from ..frameworks.command import add_traceback, command
-from .pairs import check_pairs, two_folders
+from .pairs import check_pairs, to_tensor, two_folders
 
 NO_WEIGHTS = "not computed: LPIPS needs the weights of AlexNet; give a local file of them"
 
@@ -148,7 +148,7 @@ def compare(
 
 def read(path: str | os.PathLike) -> Tensor:
     """Read an image file as (3, H, W) RGB uint8."""
-    return torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1)
+    return to_tensor(read_image(path))
 
 
 def mean_image(images: Iterable[Tensor]) -> Tensor:

@@ -26,7 +26,6 @@ INSTANCE_NORM = {"type": "IN", "affine": True}
 OBJECTIVES = {"vanilla": F.binary_cross_entropy_with_logits, "lsgan": F.mse_loss}
 
 _LEAK = 0.2
-_CONV = {"kernel_size": 4, "padding": 1}
 
 
 def build_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
@@ -50,6 +49,17 @@ def build_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
         raise KeyError(f"{kind} is not in the registry of models")
     norm = layer(num_channels=channels, **options) if kind == "GN" else layer(channels, **options)
     return norm.requires_grad_(requires_grad)
+
+
+def _conv_and_norm(
+    conv: type[nn.Module], in_channels: int, channels: int, norm_cfg: dict | None, stride: int = 2
+) -> list[nn.Module]:
+    """Build a 4 x 4 convolution and the norm after it; without a norm, it has a bias."""
+    bias = norm_cfg is None
+    return [
+        conv(in_channels, channels, 4, stride, padding=1, bias=bias),
+        build_norm(norm_cfg, channels),
+    ]
 
 
 def _initialize(module: nn.Module) -> None:
@@ -136,28 +146,19 @@ class UNetGenerator(nn.Module):
         widths = [width * min(2**i, 8) for i in range(depth)]
         self.down = nn.ModuleList()
         for i, channels in enumerate(widths):
-            normed = norm_cfg is not None and 0 < i < depth - 1
-            self.down.append(
-                nn.Sequential(
-                    nn.LeakyReLU(_LEAK) if i else nn.Identity(),
-                    nn.Conv2d(in_channels, channels, stride=2, bias=not normed, **_CONV),
-                    build_norm(norm_cfg if normed else None, channels),
-                )
-            )
+            activation = nn.LeakyReLU(_LEAK) if i else nn.Identity()
+            norm = norm_cfg if 0 < i < depth - 1 else None
+            layers = _conv_and_norm(nn.Conv2d, in_channels, channels, norm)
+            self.down.append(nn.Sequential(activation, *layers))
             in_channels = channels
         self.up = nn.ModuleList()
         for i, channels in enumerate([*reversed(widths[:-1]), out_channels]):
             last = i == depth - 1
-            normed = norm_cfg is not None and not last
             drops = dropout > 0 and i < dropout_blocks and not last
-            self.up.append(
-                nn.Sequential(
-                    nn.ReLU(),
-                    nn.ConvTranspose2d(in_channels, channels, stride=2, bias=not normed, **_CONV),
-                    build_norm(norm_cfg if normed else None, channels),
-                    SteadyDropout(dropout, dropout_in_evaluation) if drops else nn.Identity(),
-                )
-            )
+            drop = SteadyDropout(dropout, dropout_in_evaluation) if drops else nn.Identity()
+            norm = None if last else norm_cfg
+            layers = _conv_and_norm(nn.ConvTranspose2d, in_channels, channels, norm)
+            self.up.append(nn.Sequential(nn.ReLU(), *layers, drop))
             in_channels = 2 * channels
         _initialize(self)
 
@@ -220,16 +221,12 @@ class PatchDiscriminator(nn.Module):
             raise OptionError(f"PatchDiscriminator: layers={layers}; give at least 1")
         blocks: list[nn.Module] = []
         for i in range(layers + 1):
-            channels = width * min(2**i, 8)
-            stride = 2 if i < layers else 1
-            normed = norm_cfg is not None and i > 0
-            blocks += [
-                nn.Conv2d(in_channels, channels, stride=stride, bias=not normed, **_CONV),
-                build_norm(norm_cfg if normed else None, channels),
-                nn.LeakyReLU(_LEAK),
-            ]
+            channels, stride = width * min(2**i, 8), 2 if i < layers else 1
+            norm = norm_cfg if i else None
+            blocks += _conv_and_norm(nn.Conv2d, in_channels, channels, norm, stride)
+            blocks.append(nn.LeakyReLU(_LEAK))
             in_channels = channels
-        self.layers = nn.Sequential(*blocks, nn.Conv2d(in_channels, 1, **_CONV))
+        self.layers = nn.Sequential(*blocks, nn.Conv2d(in_channels, 1, 4, padding=1))
         _initialize(self)
 
     def forward(self, inputs: Tensor, images: Tensor) -> Tensor:

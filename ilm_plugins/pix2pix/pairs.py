@@ -157,13 +157,25 @@ def read_pair(pair: Pair, direction: str = DIRECTIONS[0]) -> tuple[Image.Image, 
         pair: the files.
         direction: which half is the input, one of :data:`DIRECTIONS`; used for images side by side.
     """
-    first = read_image(pair.input)
+    image = read_image(pair.input)
     if pair.input != pair.target:
-        return first, read_image(pair.target)
-    half, height = first.width // 2, first.height
-    left = first.crop((0, 0, half, height))
-    right = first.crop((half, 0, 2 * half, height))
-    return (right, left) if direction == DIRECTIONS[0] else (left, right)
+        return image, read_image(pair.target)
+    given, target = (crop_half(image, side) for side in direction.split("-to-"))
+    return given, target
+
+
+def crop_half(image: Image.Image, side: str | None) -> Image.Image:
+    """Crop the "left" or the "right" half of an image, W // 2 pixels wide; None for no crop."""
+    if side is None:
+        return image
+    width = image.width // 2
+    left = 0 if side == "left" else width
+    return image.crop((left, 0, left + width, image.height))
+
+
+def to_tensor(image: Image.Image | np.ndarray) -> Tensor:
+    """Convert an RGB image, (H, W, 3) uint8, to (3, H, W) uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def resize(image: Image.Image, size: int) -> np.ndarray:
@@ -208,15 +220,12 @@ def image_preparation(dataset: Mapping) -> tuple[Callable[[np.ndarray], Tensor],
         A function of an image, (H, W, 3) RGB uint8, to (3, size, size) uint8: for pairs side by
         side it crops the input's half; it then resizes. And a description of that in words.
     """
-    size, direction = dataset.get("size", 256), dataset.get("direction", DIRECTIONS[0])
+    size = dataset.get("size", 256)
     halves = "pair_path" in (dataset.get("data_prefix") or {"pair_path": ""})
+    side = dataset.get("direction", DIRECTIONS[0]).partition("-")[0] if halves else None
 
     def prepare(image: np.ndarray) -> Tensor:
-        middle = image.shape[1] // 2
-        if halves:
-            right = direction == DIRECTIONS[0]
-            image = image[:, middle : 2 * middle] if right else image[:, :middle]
-        return torch.from_numpy(np.array(resize(Image.fromarray(image), size))).permute(2, 0, 1)
+        return to_tensor(resize(crop_half(Image.fromarray(image), side), size))
 
-    part = f"the {direction.partition('-')[0]} half" if halves else "whole images"
+    part = f"the {side} half" if side else "whole images"
     return prepare, f"{part}, {size} x {size} pixels, -1 to 1"

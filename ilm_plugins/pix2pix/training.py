@@ -110,7 +110,7 @@ class PairedImages(Dataset):
             entropy = [index, *drawn] if drawn else torch.randint(2**62, ()).item()
             rng = np.random.default_rng(entropy)
             both = pairs.jitter(both, self.size, self.load_size, self.flip, rng)
-        given, target = (torch.from_numpy(np.array(x)).permute(2, 0, 1) for x in both)
+        given, target = map(pairs.to_tensor, both)
         return {"input": given, "target": target, "name": pair.name}
 
     @classmethod

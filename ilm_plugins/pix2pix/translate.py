@@ -12,13 +12,13 @@ from torch import Tensor
 
 from .. import checkpoints
 from ..checkpoints import CheckpointError
+from ..data.images import read_image
 from ..errors import UserError
 from ..frameworks.command import add_traceback, command
 from ..frameworks.openmmlab.checkpoints import allow_history, nested_dicts, settings
 from ..frameworks.openmmlab.norms import TORCH_NORMS
-from .metrics import read
 from .networks import Pix2Pix, to_bytes, to_signed
-from .pairs import check_images, image_files
+from .pairs import check_images, crop_half, image_files, to_tensor
 from .training import to_image, write
 
 
@@ -170,14 +170,8 @@ def batches(
     Yields:
         The names without endings, and the images, (N, 3, H, W) uint8.
     """
-    images = ((path.stem, _crop_half(read(path), half)) for path in files)
+    images = ((path.stem, to_tensor(crop_half(read_image(path), half))) for path in files)
     for _, alike in groupby(images, key=lambda item: item[1].shape):
         while batch := list(islice(alike, size)):
             names, pixels = zip(*batch, strict=True)
             yield list(names), torch.stack(pixels)
-
-
-def _crop_half(image: Tensor, half: str | None) -> Tensor:
-    """Crop (3, H, W) to its "left" or "right" half of W // 2 columns; None for no crop."""
-    middle = image.shape[2] // 2
-    return {None: image, "left": image[..., :middle], "right": image[..., middle:]}[half]

@@ -78,11 +78,6 @@ class Launch:
         pairs = (word.split("=", 1) for word in self.given)
         return {key: _parse_value(word) for key, word in pairs if not harmless.fullmatch(key)}
 
-    @property
-    def packed(self) -> bool:
-        """Whether images come from archives of re-encoded JPEG (:mod:`ilm_plugins.data.packed`)."""
-        return any("PackedImages" in word for word in self.overrides)
-
 
 def _parse_value(word: str) -> Any:
     """Parse an override's value as a Python literal, tuples as lists; other text stays a str."""

@@ -122,7 +122,7 @@ def build(
         "recipe test images": found.recipe_test_images,
         "batch": own,
         "recipe batch": whole,
-        "packed": launch.packed,
+        "packed": any("PackedImages" in word for word in launch.overrides),
         "curve": found.curve,
         "seconds": found.seconds,
         "tested": [*found.metrics],
