@@ -48,10 +48,10 @@ def write_settings(one):
     running._write_launch(one, running._current_launch(one))
 
 
-def trained(cell, epochs, accuracy=None, **options):
-    """A run whose folder is as after so many epochs, and, with an accuracy, after its test."""
+def trained(cell, done, accuracy=None, **options):
+    """A run whose folder is as after ``done`` epochs, and, with an accuracy, after its test."""
     (one,) = planned(cell, **options)
-    write_run(one.folder, one.cell.config, epochs)
+    write_run(one.folder, one.cell.config, done)
     if accuracy is not None:
         write_test(one.folder, {"accuracy/top1": accuracy})
     write_settings(one)
@@ -62,7 +62,7 @@ def read_record(one):
     return json.loads((one.folder / "record.json").read_text())
 
 
-def tests_to_do(one):
+def missing_tests(one):
     return running._tests_to_do(one, running._current_launch(one))
 
 
@@ -181,7 +181,7 @@ def test_another_checkpoint_is_tested_anew(resnet, tmp_path):
         options = {"load_from": str(resnet.folder / f"epoch_{epoch}.pth")}
         name = f"20260103_{epoch:06}"
         write_test_alone(one.folder, one.cell.config, {"accuracy/top1": top1}, options, name=name)
-        assert tests_to_do(one) == needed
+        assert missing_tests(one) == needed
     found = running._write_record(one)
     assert found["figures"]["top-1"] == 68.0
     assert found["label"] == "from en-2 ResNet50/EN (batches of 32, not 128)"
@@ -317,10 +317,10 @@ def test_what_starts_from_another_run_has_its_weights(cell, tmp_path):
 
 def test_a_backbone_is_whole_without_the_multi_scale_test_of_its_table(tmp_path):
     one = trained("en-6 backbone/EN", 100, work_dir=tmp_path, num_gpus=8)
-    assert tests_to_do(one) == [()]
+    assert missing_tests(one) == [()]
     assert running._write_record(one)["label"] == "no figure yet"
     write_test(one.folder, {"accuracy/top1": 76.0})
-    assert tests_to_do(one) == []
+    assert missing_tests(one) == []
     assert running._write_record(one)["label"] == "full recipe"
 
 
