@@ -279,7 +279,8 @@ def without_library(monkeypatch, warns_anew):
     monkeypatch.setattr(cpu, "is_built", lambda: False)
 
 
-def test_the_warning_under_auto_does_not_advise_auto(warns_anew):
+def test_the_warning_under_auto_does_not_advise_auto(monkeypatch, warns_anew):
+    monkeypatch.setattr(cpu, "is_built", lambda: True)
     x = torch.empty(2, 64, 3, 3, dtype=torch.float8_e5m2)
     with pytest.warns(UserWarning, match=r"got a torch\.float8") as caught:
         assert backends.kernels_for(x, 4) is plain
