@@ -73,17 +73,15 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return (_read_pickle if path.suffix == ".pkl" else _read_torch)(path, unsafe)
-    except ImportError as error:
-        reason = f"{error}; pip install {error.name}"
-        cause: Exception = error
+        contents = (_read_pickle if path.suffix == ".pkl" else _read_torch)(path, unsafe)
+        if not unsafe:
+            check_nesting(contents)
+        return contents
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {str(path)!r} does not exist; give a file") from error
-    except SizeError as error:
-        reason, cause = f"it would exhaust memory or time: {error}{TRUST}", error
     except Exception as error:  # an invalid file may raise any error
-        reason, cause = _reason(error, path), error
-    raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {reason}") from cause
+        reason = _reason(error, path)
+        raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {reason}") from error
 
 
 def _read_pickle(path: Path, unsafe: bool) -> Any:
@@ -92,10 +90,7 @@ def _read_pickle(path: Path, unsafe: bool) -> Any:
         check_pickle(path)
     kind = pickle.Unpickler if unsafe else ArrayUnpickler
     with path.open("rb") as file:
-        contents = kind(file, encoding="latin1").load()
-    if not unsafe:
-        check_nesting(contents)
-    return contents
+        return kind(file, encoding="latin1").load()
 
 
 def _read_torch(path: Path, unsafe: bool) -> Any:
@@ -104,9 +99,7 @@ def _read_torch(path: Path, unsafe: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=False)
     check_torch(path)
     with _allowing_arrays():
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    check_nesting(contents)
-    return contents
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
@@ -120,6 +113,10 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
 def _reason(error: Exception, path: Path) -> str:
     """Return why a file cannot be read and how to fix that, from the error and the file."""
     text = " ".join(str(error).split())
+    if isinstance(error, ImportError):
+        return f"{text}; pip install {error.name}"
+    if isinstance(error, SizeError):
+        return f"it would exhaust memory or time: {text}{TRUST}"
     if kind := _wrong_kind(path):
         return f"it is {kind}"
     named = re.search(r"unsupported (?:global: )?(?:global|class) (\S+)", text, re.IGNORECASE)
