@@ -213,7 +213,7 @@ def test_every_computed_cell_has_a_record():
     "path",
     [
         # To count operations takes half a minute each.
-        pytest.param(path, marks=[pytest.mark.long] * ("-cost-" in path.name), id=path.stem)
+        pytest.param(path, marks=[pytest.mark.wide] * ("-cost-" in path.name), id=path.stem)
         for path in COMPUTED
     ],
 )
