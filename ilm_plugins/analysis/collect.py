@@ -169,18 +169,11 @@ def select(
     """
     found = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
     if not found:
-        others = sorted({type(m).__name__ for m in model.modules() if _is_norm(m)})
-        raise UserError(
-            f"the model has no {words} layer, its norms are {', '.join(others) or 'none'}; {advice}"
-        )
+        names = {type(m).__name__ for m in model.modules()}
+        others = ", ".join(sorted(name for name in names if "Norm" in name)) or "none"
+        raise UserError(f"the model has no {words} layer, its norms are {others}; {advice}")
     check_match(match, found)
     return {name: layer for name, layer in found.items() if matches(name, match)}
-
-
-def _is_norm(module: nn.Module) -> bool:
-    """Return whether a module is a normalization of torch or named BatchNorm."""
-    kinds = nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm
-    return isinstance(module, kinds) or "BatchNorm" in type(module).__name__
 
 
 @contextmanager

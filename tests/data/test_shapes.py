@@ -209,29 +209,25 @@ def test_objects_stand_out_from_the_background(scenes):
 
 
 def test_files_hold_the_scenes(folder):
+    endings = {"images": "jpg", "annotations": "png", "pairs": "jpg"}
     for split, count in COUNTS.items():
-        for kind, suffix in [("images", "jpg"), ("annotations", "png"), ("pairs", "jpg")]:
+        for kind, suffix in endings.items():
             names = sorted(path.name for path in (folder / kind / split).iterdir())
             assert names == [f"{index:06d}.{suffix}" for index in range(count)]
         for index in range(count):
             scene = shapes.make_scene(3, split, index)
-            with Image.open(folder / "annotations" / split / f"{index:06d}.png") as mask:
-                assert mask.mode == "L"
-                np.testing.assert_array_equal(mask, shapes.semantic_mask(scene))
-            photo = np.asarray(Image.open(folder / "images" / split / f"{index:06d}.jpg"))
-            assert np.abs(photo.astype(int) - shapes.render(scene)).mean() < 4
-
-
-def test_pairs_hold_photo_and_label_map(folder):
-    for index in range(COUNTS["training"]):
-        scene = shapes.make_scene(3, "training", index)
-        pair = np.asarray(Image.open(folder / "pairs" / "training" / f"{index:06d}.jpg"), int)
-        assert pair.shape == (128, 256, 3)
-        left, right = pair[:, :128], pair[:, 128:]
-        assert np.abs(left - shapes.render(scene)).mean() < 4
-        distances = np.linalg.norm(right[..., None, :] - shapes.PALETTE.astype(int), axis=-1)
-        decoded = distances.argmin(axis=-1)
-        assert (decoded == shapes.semantic_mask(scene)).mean() > 0.995
+            rendered, labels = shapes.render(scene).astype(int), shapes.semantic_mask(scene)
+            photo, mask, pair = (
+                Image.open(folder / kind / split / f"{index:06d}.{suffix}")
+                for kind, suffix in endings.items()
+            )
+            assert mask.mode == "L"
+            np.testing.assert_array_equal(mask, labels)
+            left, right = np.split(np.asarray(pair, int), [128], axis=1)
+            for found in (np.asarray(photo, int), left):
+                assert np.abs(found - rendered).mean() < 4
+            distances = np.linalg.norm(right[..., None, :] - shapes.PALETTE.astype(int), axis=-1)
+            assert (distances.argmin(axis=-1) == labels).mean() > 0.995
 
 
 def test_it_is_written_only_where_it_is_told(tmp_path):
