@@ -151,14 +151,9 @@ def commit() -> str | None:
     """
     if not (ROOT / ".git").exists():
         return None
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
-        return done.stdout.strip()
-
-    head = git("rev-parse", "--short=12", "HEAD")
-    dirty = git("status", "--porcelain", "--untracked-files=no")
-    return head + "+changes" * bool(dirty) if head else None
+    words = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes"]
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+    return done.stdout.strip() or None
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ differ in their seed alone. :func:`by_cell` returns it.
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import mean, stdev
@@ -44,16 +44,15 @@ def write(folder: Path) -> list[Path]:
     Raises:
         UserError: a record is invalid, or matplotlib is missing and there is a plot to draw.
     """
-    found = by_cell(folder)
-    pages = {"README.md": index(found)}
-    pages |= {f"{paper}.md": page(paper, found) for paper in registry.papers()}
-    out = folder.parent
+    groups, out = by_cell(folder), folder.parent
     out.mkdir(parents=True, exist_ok=True)
+    drawn = [table.id for table in registry.tables().values() if draw(table, groups, out)]
+    pages = {"README.md": index(groups)}
+    pages |= {f"{paper}.md": page(paper, groups, drawn) for paper in registry.papers()}
     for name, text in pages.items():
         with replacing(out / name) as file:
             file.write(text.encode())
-    drawn = [draw(table, found, out) for table in registry.tables().values()]
-    return [out / name for name in pages] + [path for path in drawn if path]
+    return [out / name for name in (*pages, *(f"{table}.png" for table in drawn))]
 
 
 def by_cell(folder: Path) -> Groups:
@@ -81,18 +80,18 @@ def _groups_of(cell: Cell, groups: Groups) -> list[Records]:
     return groups.get(registry.home(cell).id, [])
 
 
-def draw(table: Table, groups: Groups, folder: Path) -> Path | None:
+def draw(table: Table, groups: Groups, folder: Path) -> bool:
     """Plot a table's training curves or a figure's lines to ``folder/ID.png``.
 
     Returns:
-        The file; None if no record has anything to plot.
+        Whether there was anything to plot.
 
     Raises:
         UserError: matplotlib is not installed.
     """
     lines, compared = curves(table, groups), curves_against(table, groups)
     if not (lines or compared):
-        return None
+        return False
     from . import pictures
 
     path = folder / f"{table.id}.png"
@@ -102,7 +101,7 @@ def draw(table: Table, groups: Groups, folder: Path) -> Path | None:
     else:
         measure = registry.tables()[table.shows[0]].measures[0]
         pictures.save(pictures.against(table, compared, measure), path, compared)
-    return path
+    return True
 
 
 def index(groups: Groups) -> str:
@@ -145,21 +144,23 @@ def _source(table: Table) -> str:
     return "; ".join(words + ([f"`{table.command}`"] if table.command else [])) or "-"
 
 
-def page(paper: str, groups: Groups) -> str:
-    """Return the Markdown of a paper's page, a section for each table; ``paper`` is its key."""
+def page(paper: str, groups: Groups, drawn: Collection[str]) -> str:
+    """Return the Markdown of a paper's page, a section for each table.
+
+    Args:
+        paper: the paper's key.
+        groups: see the module.
+        drawn: ids of the tables and figures that have a plot.
+    """
     lines = [f"# {registry.papers()[paper]}", ""]
     for table in _tables_of(paper):
         lines += [f"## {table.id}", "", f"{table.number}. {table.title}.", ""]
         lines += [table.note, ""] if table.note else []
-        if not table.cells:
-            lines += [_source(table), ""]
-            if curves_against(table, groups):
-                lines += [f"![{table.title}]({table.id}.png)", ""]
-            continue
-        lines += _table_lines(table, groups)
-        if curves(table, groups):
-            lines += ["", f"![Training curves of {table.id}]({table.id}.png)"]
+        lines += _table_lines(table, groups) if table.cells else [_source(table)]
         lines.append("")
+        if table.id in drawn:
+            what = f"Training curves of {table.id}" if table.cells else table.title
+            lines += [f"![{what}]({table.id}.png)", ""]
     return "\n".join(lines)
 
 
