@@ -6,6 +6,7 @@ Each layer is compared with the plain norm that it replaces, and with its unfuse
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import median
 from typing import NamedTuple
 from unittest import mock
 
@@ -237,14 +238,14 @@ def _time_against(run, others: dict, rounds: int, clock) -> dict:
 
     Returns:
         "seconds": the median of ``run``; and for each rival, "RIVAL seconds", its median, and
-        "over RIVAL": median and quartiles of the ratio, as in :meth:`.measure.Times.over`.
+        "over RIVAL": median and quartiles of the ratio, as in :func:`.measure.ratio`.
     """
     row = {}
     for who, other in others.items():
         # Unfused layers are many times slower.
         few = max(2, rounds // 3) if who == "unfused" else rounds
         times = measure.interleaved({"this": run, who: other}, few, clock)
-        row.setdefault("seconds", times["this"].median)
-        row[f"{who} seconds"] = times[who].median
-        row[f"over {who}"] = times["this"].over(times[who])
+        row.setdefault("seconds", median(times["this"]))
+        row[f"{who} seconds"] = median(times[who])
+        row[f"over {who}"] = measure.ratio(times["this"], times[who])
     return row

@@ -3,7 +3,6 @@
 import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,26 +17,19 @@ Run = Callable[[], object]
 WARM_UP = 3
 
 
-class Times(NamedTuple):
-    """Seconds of a function, one measurement for each round."""
+def ratio(seconds: list[float], others: list[float]) -> tuple[float, float, float]:
+    """Return the median, lower and upper quartile of the ratio of two functions' times.
 
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-    def over(self, other: "Times") -> tuple[float, float, float]:
-        """Return the median, lower and upper quartile of the ratio of self to other.
-
-        Ratios are taken within each round, so that drift of the machine's speed cancels.
-        """
-        ratios = [a / b for a, b in zip(self.seconds, other.seconds, strict=True)]
-        lower, median, upper = statistics.quantiles(ratios, n=4)
-        return median, lower, upper
+    Ratios are taken within each round, so that drift of the machine's speed cancels.
+    """
+    ratios = [a / b for a, b in zip(seconds, others, strict=True)]
+    lower, median, upper = statistics.quantiles(ratios, n=4)
+    return median, lower, upper
 
 
-def interleaved(runs: dict[str, Run], rounds: int, clock: Callable[[Run], float]) -> dict:
+def interleaved(
+    runs: dict[str, Run], rounds: int, clock: Callable[[Run], float]
+) -> dict[str, list[float]]:
     """Time functions in turn, so that each round measures all of them under the same conditions.
 
     Args:
@@ -46,7 +38,7 @@ def interleaved(runs: dict[str, Run], rounds: int, clock: Callable[[Run], float]
         clock: a function that calls another and returns its seconds.
 
     Returns:
-        Name -> Times.
+        Name -> seconds, one measurement for each round.
     """
     for _ in range(WARM_UP):
         for run in runs.values():
@@ -55,7 +47,7 @@ def interleaved(runs: dict[str, Run], rounds: int, clock: Callable[[Run], float]
     for _ in range(rounds):
         for name, run in runs.items():
             seconds[name].append(clock(run))
-    return {name: Times(tuple(values)) for name, values in seconds.items()}
+    return seconds
 
 
 def wall(run: Run) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import nn
@@ -51,9 +52,9 @@ def rows(device: torch.device, rounds: int) -> Iterator[dict]:
                 "model": model,
                 "norm": norm,
                 "baseline": baseline,
-                "seconds": times[norm].median,
-                "baseline seconds": times[baseline].median,
-                "over baseline": times[norm].over(times[baseline]),
+                "seconds": median(times[norm]),
+                "baseline seconds": median(times[baseline]),
+                "over baseline": measure.ratio(times[norm], times[baseline]),
                 "peak bytes": {
                     name: measure.peak_bytes(steps[name], device) for name in (norm, baseline)
                 },

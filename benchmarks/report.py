@@ -7,11 +7,11 @@ its entries (see :mod:`.layers`). ``which`` is a pass, "forward" or "both" (forw
 """
 
 import json
-import math
 import re
 import shutil
 import sys
 from pathlib import Path
+from statistics import geometric_mean
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "record.json"
@@ -30,12 +30,6 @@ COLUMNS = {
     ("channels last", "both"): "both, channels last",
     ("bfloat16", "both"): "both, bfloat16",
 }
-
-
-def geometric_mean(values) -> float:
-    """Return the geometric mean of positive numbers, of which there is at least one."""
-    values = list(values)
-    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def write(results: dict, folder: Path) -> str:

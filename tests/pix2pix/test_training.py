@@ -270,22 +270,6 @@ def test_resuming_with_epochs_of_another_length(command, trained, tmp_path, caps
     assert "at iteration 16 in epoch 3, but an epoch has 4 iterations now; resume with" in error
 
 
-def test_files_that_cannot_be_used_are_named_before_training(command, pairs, tmp_path, capsys):
-    for path in sorted(pairs.iterdir()):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "000001.jpg").write_text("none")
-    Image.new("RGB", (65, 64)).save(tmp_path / "000003.jpg")
-    data = [f"train_dataloader.dataset.data_root={tmp_path}"]
-    data += ["train_dataloader.dataset.data_prefix.pair_path="]
-    for processes in ("1", "2"):
-        out = tmp_path / "out"
-        argv = command("--num-processes", processes, out=out, opts=data)
-        error = refused(argv, capsys)
-        assert "train_dataloader.dataset: 2 of 8 pairs cannot be used: " in error
-        assert "000001.jpg is unreadable" in error and "000003.jpg has an odd width, 65" in error
-        assert not list(out.glob("*/*.log"))
-
-
 def test_without_lpips_weights_there_is_no_lpips():
     metric = METRICS.build({"type": "ImageTransfer", "metrics": ["lpips", "l1"]})
     black, grey = torch.zeros(3, 12, 12, dtype=torch.uint8), torch.full((3, 12, 12), 8)
