@@ -1,15 +1,12 @@
 """The test suite under other versions and without the frameworks: `make matrix`.
 
-Each leg is an environment of its own, built from the pins in requirements/ but for those that the
-leg replaces, in a temporary folder (6 GB) that is removed before the next leg. A leg that passed is
-not run again while its sources, its pins and its Python stay the same. Needs nothing but Python.
+Each leg is an environment of its own, in a temporary folder (6 GB) that is removed before the next
+leg. It is built from the pins in requirements/, some of which a leg replaces. The script needs
+nothing but Python.
 """
 
 import argparse
-import hashlib
-import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -20,11 +17,6 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ilm_plugins" / "matrix"
-SOURCES = (
-    *("ilm_plugins", "benchmarks", "configs", "docs", "reports", "requirements", "tests", "tools"),
-    *("*.md", "LICENSE", "Makefile", "pyproject.toml", "setup.py"),
-)
 LOGS = ROOT / "output" / "matrix"
 COUNTS = ("passed", "skipped", "failed")
 
@@ -91,9 +83,9 @@ LEGS = (
 )
 
 
-def pins(leg: Leg, root: Path = ROOT) -> dict[str, str]:
+def pins(leg: Leg) -> dict[str, str]:
     """The version of each package that the tests take, under the leg's own pins."""
-    files = (root / "requirements" / f"{name}.txt" for name in ("base", "test"))
+    files = (ROOT / "requirements" / f"{name}.txt" for name in ("base", "test"))
     lines = [line for file in files for line in file.read_text().splitlines()]
     return dict(line.split("==") for line in (*lines, *leg.pins) if "==" in line)
 
@@ -110,18 +102,6 @@ def interpreter(version: str) -> str | None:
         ):
             return path
     return None
-
-
-def key(leg: Leg, python: str, root: Path = ROOT) -> str:
-    """A hash of all that decides a leg's result."""
-    version = subprocess.run([python, "-VV"], capture_output=True, text=True, check=True).stdout
-    digest = hashlib.sha256(repr((leg, version, platform.machine())).encode())
-    found = (path for name in SOURCES for path in root.glob(name))
-    for path in sorted(p for top in found for p in (top, *top.rglob("*"))):
-        if path.is_file() and "__pycache__" not in path.parts and ".egg-info" not in str(path):
-            digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def run(leg: Leg, python: str, folder: Path, jobs: int, log) -> dict[str, int]:
@@ -189,13 +169,11 @@ def counts(results: Path, status: int) -> dict[str, int]:
 
 
 def outcome(leg: Leg, args: argparse.Namespace) -> dict:
-    """The leg's counts and minutes, from the cache or by running it, and a note."""
+    """The leg's counts and minutes, and a note."""
     python = interpreter(leg.python)
     if python is None:
         return {"note": f"not run: no python{leg.python} on PATH or in pyenv"}
-    cached, log = CACHE / f"{leg.name}-{key(leg, python)}.json", LOGS / f"{leg.name}.log"
-    if cached.exists() and not args.again:
-        return json.loads(cached.read_text()) | {"note": "cached"}
+    log = LOGS / f"{leg.name}.log"
     print(f"{leg.name}: running; see {log}", file=sys.stderr, flush=True)
     start, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix=f"{leg.name}-"))
     try:
@@ -209,11 +187,7 @@ def outcome(leg: Leg, args: argparse.Namespace) -> dict:
             print(f"{leg.name}: kept in {folder}", file=sys.stderr)
         else:
             shutil.rmtree(folder)
-    found["minutes"] = round((time.monotonic() - start) / 60, 1)
-    if not found["failed"]:
-        CACHE.mkdir(parents=True, exist_ok=True)
-        cached.write_text(json.dumps(found))
-    return found | {"note": note}
+    return found | {"minutes": round((time.monotonic() - start) / 60, 1), "note": note}
 
 
 def table(outcomes: dict[Leg, dict]) -> str:
@@ -231,7 +205,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("legs", nargs="*", metavar="LEG", help="only these (default: all)")
     parser.add_argument("--jobs", type=int, default=2, help="processes that test (default: 2)")
-    parser.add_argument("--again", action="store_true", help="also run what passed already")
     parser.add_argument("--keep", action="store_true", help="keep the environments")
     parser.add_argument("--strict", action="store_true", help="fail if a Python is missing")
     args = parser.parse_args(argv)

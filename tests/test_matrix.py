@@ -1,4 +1,4 @@
-"""The matrix's legs, what they are cached by, and what it says when a leg cannot run."""
+"""The matrix's legs, how their results are counted, and what it says when a leg cannot run."""
 
 import re
 import subprocess
@@ -26,39 +26,6 @@ def test_a_legs_pins_replace_those_of_the_requirements():
     plain, oldest = (matrix.pins(LEG._replace(pins=pins)) for pins in ((), matrix.OLDEST))
     assert oldest["torch"] == "2.4.0" != plain["torch"]
     assert oldest["pytest"] == plain["pytest"] and oldest.keys() == plain.keys()
-
-
-def test_the_key_changes_with_what_decides_the_result(tmp_path):
-    source = tmp_path / "ilm_plugins" / "layer.py"
-    source.parent.mkdir()
-    source.write_text("a = 1\n")
-
-    def key(leg=LEG):
-        return matrix.key(leg, sys.executable, tmp_path)
-
-    first = key()
-    (source.parent / "__pycache__").mkdir()
-    (source.parent / "__pycache__" / "layer.pyc").write_text("compiled")
-    (tmp_path / "notes.txt").write_text("no source")
-    assert key() == first
-    assert key(LEG._replace(pins=("torch==2.4.0",))) != first
-    source.write_text("a = 2\n")
-    assert key() != first
-    source.write_text("a = 1\n")
-    assert key() == first
-    source.rename(source.with_name("norm.py"))
-    assert key() != first
-
-
-@pytest.mark.parametrize("name", ["README.md", "docs/layers/en.md", "reports/records/en-5.json"])
-def test_the_key_changes_with_what_tests_read(tmp_path, name):
-    path = tmp_path / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    keys = set()
-    for text in ("before", "after"):
-        path.write_text(text)
-        keys.add(matrix.key(LEG, sys.executable, tmp_path))
-    assert len(keys) == 2
 
 
 def script(path, text):
@@ -174,10 +141,9 @@ def test_variants_run_under_their_settings_where_the_processor_has_what_they_nee
     assert "absent: skipped, no none such here" in told and "$ SETTING=a" in told
 
 
-def test_what_passed_is_not_run_again_and_what_failed_is(tmp_path, monkeypatch, capsys):
+def test_a_leg_is_built_in_a_folder_that_is_removed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(matrix, "LEGS", (LEG,))
     monkeypatch.setattr(matrix, "LOGS", tmp_path / "logs")
-    monkeypatch.setattr(matrix, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(matrix, "interpreter", lambda version: sys.executable)
     failing = subprocess.CalledProcessError(1, "pip")
     results = iter([failing, {"passed": 1, "failed": 2}, {"passed": 3, "failed": 0}])
@@ -192,11 +158,9 @@ def test_what_passed_is_not_run_again_and_what_failed_is(tmp_path, monkeypatch, 
     folders = []
     monkeypatch.setattr(matrix, "run", run)
     lines = []
-    for code in (1, 1, 0, 0):
+    for code in (1, 1, 0):
         assert matrix.main([]) == code
         lines.append(capsys.readouterr().out.splitlines()[1])
     assert "not built: see" in lines[0] and lines[1].split()[4:6] == ["1", "2"]
-    assert lines[3].split() == [*lines[2].split(), "cached"]
+    assert lines[2].split()[4:6] == ["3", "0"]
     assert len(folders) == 3 and not any(folder.exists() for folder in folders)
-    with pytest.raises(StopIteration):
-        matrix.main(["--again"])
