@@ -40,7 +40,6 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
     """
 
     mean_drives = "omega"
-    activations = ("sigmoid", "tanh")
     papers_form = ("combine", "a(WE)+B")
 
     @takes_options_of(AutoencoderNorm)
@@ -59,9 +58,10 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
             num_key_groups = num_channels
         check_divides(name, num_channels, "num_key_groups", num_key_groups)
         check_choice(name, "combine", combine, COMBINE)
-        super().__init__(num_channels, num_groups, num_key_groups, eps, **options)
-        self.combine = combine
-        self.check_identity()
+        activations = "sigmoid", "tanh"
+        super().__init__(
+            num_channels, num_groups, num_key_groups, eps, activations, combine, **options
+        )
 
     def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         """Return omega and beta, (N, key groups, C / key groups) each, from moments (N, G')."""

@@ -30,20 +30,19 @@ class AutoencoderNorm(AdaptiveNorm):
         num_groups: groups of the standardization.
         num_key_groups: N.
         eps: added to the variance.
+        activations: names, for the outputs decoded from the mean and from the variance.
+        combine: how omega and beta are computed from these and the weight or bias, see AssocNorm.
         hidden: M, by default ``max(2, N // 16)``, which gives the papers' parameter counts.
         init: "default", "normal" or "identity", see :class:`~ilm_plugins.ILMGroupNorm`.
 
     Raises:
-        OptionError: an option is invalid, or num_groups does not divide C.
+        OptionError: an option is invalid, num_groups does not divide C, or ``init="identity"`` is
+            combined with a variant of the paper's equations.
     """
 
     omega_offset: Tensor
     #: "beta" or "omega": what the mean predicts; the variance predicts the other.
     mean_drives: str
-    #: Activations of the outputs decoded from the mean and from the variance.
-    activations: tuple[str, str]
-    #: How omega and beta are computed from these outputs and the weight or bias, see AssocNorm.
-    combine: str
     #: Name of the option that selects a variant, and its value for the paper's equations.
     papers_form: tuple[str, object]
 
@@ -53,6 +52,8 @@ class AutoencoderNorm(AdaptiveNorm):
         num_groups: int,
         num_key_groups: int,
         eps: float,
+        activations: tuple[str, str],
+        combine: str,
         *,
         hidden: int | None = None,
         init: str = "default",
@@ -70,6 +71,14 @@ class AutoencoderNorm(AdaptiveNorm):
         self.num_key_groups = num_key_groups
         self.hidden = hidden
         self.init = init
+        self.activations = activations
+        self.combine = combine
+        if init == "identity" and not self.has_papers_form:
+            option, value = self.papers_form
+            raise OptionError(
+                f"{name}: init='identity' does not exist for {option}={getattr(self, option)!r}; "
+                f"set {option}={value!r} or init='default'"
+            )
         self.moment_groups = math.lcm(num_groups, num_key_groups)
 
         encoder = "normal" if init == "normal" else "default"
@@ -88,15 +97,6 @@ class AutoencoderNorm(AdaptiveNorm):
         """Whether the layer computes the paper's equations, not a variant from its tables."""
         option, value = self.papers_form
         return getattr(self, option) == value
-
-    def check_identity(self) -> None:
-        """Raise OptionError if init="identity" is combined with a variant of the equations."""
-        if self.init == "identity" and not self.has_papers_form:
-            option, value = self.papers_form
-            raise OptionError(
-                f"{type(self).__name__}: init='identity' does not exist for "
-                f"{option}={getattr(self, option)!r}; set {option}={value!r} or init='default'"
-            )
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
         """Return weight, bias, W1, W2, W3 and omega_offset."""

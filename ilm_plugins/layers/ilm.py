@@ -48,7 +48,6 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
     """
 
     mean_drives = "beta"
-    combine = "a(WE)+B"
     papers_form = ("activations", ("tanh", "sigmoid"))
 
     @takes_options_of(AutoencoderNorm)
@@ -65,9 +64,10 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         name = type(self).__name__
         check_divides(name, num_channels, "key_group_size", key_group_size)
         check_activations(name, activations, ACTIVATIONS)
-        super().__init__(num_channels, num_groups, num_channels // key_group_size, eps, **options)
-        self.activations = tuple(activations)
-        self.check_identity()
+        num_key_groups, combine = num_channels // key_group_size, "a(WE)+B"
+        super().__init__(
+            num_channels, num_groups, num_key_groups, eps, tuple(activations), combine, **options
+        )
 
     def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         """Return omega and beta, (N, key groups, C / key groups) each, from moments (N, G')."""
