@@ -168,11 +168,7 @@ class UNetGenerator(nn.Module):
         return 2**self.depth
 
     def forward(self, x: Tensor) -> Tensor:
-        """Translate (N, in_channels, H, W) to (N, out_channels, H, W) in -1..1.
-
-        Raises:
-            OptionError: H or W is not a multiple of ``2 ** depth``.
-        """
+        """Translate images; see the class for shapes and errors."""
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise OptionError(
                 f"UNetGenerator: {x.shape[2]} x {x.shape[3]} pixels, but depth={self.depth} takes "

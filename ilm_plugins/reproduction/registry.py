@@ -82,6 +82,11 @@ class Cell:
         return f"{self.table} {self.name}"
 
     @property
+    def implemented(self) -> bool:
+        """Whether its figures can be had here, by a run or computed."""
+        return self.config is not None or self.of is not None
+
+    @property
     def file(self) -> str:
         """Path of the config; there must be one."""
         return str(ROOT / self.config)

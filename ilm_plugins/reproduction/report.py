@@ -124,7 +124,7 @@ def _count_cells(table: Table, groups: Groups) -> str:
     """Count, in words, a table's cells by state: run, changed, or not implemented."""
     if not table.cells:
         return _source(table)
-    here = [c for c in table.cells.values() if c.config or c.of is not None]
+    here = [cell for cell in table.cells.values() if cell.implemented]
     labels = [{group[0]["label"] for group in _groups_of(cell, groups)} for cell in here]
     whole = sum(bool(found & WHOLE) for found in labels)
     rest = sum(bool(found) for found in labels) - whole
@@ -165,62 +165,61 @@ def page(paper: str, groups: Groups, drawn: Collection[str]) -> str:
 
 
 def _table_lines(table: Table, groups: Groups) -> list[str]:
-    """Return the Markdown lines of a table: its measures, the header, and a row for each cell.
+    """Return the Markdown lines of a table: its measures, the header, and rows for each cell.
 
-    Each group of a cell's runs that differ from the full recipe adds a row, and one for each of its
-    reference scores.
+    A cell's first row has the paper's figures, beside those of its full recipe if that was run. A
+    row follows for each group of runs that differ from it, and for each of its reference scores,
+    such as the mean image's.
     """
     described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
     lines = [f"{' / '.join(described)}.", "", f"| {' | '.join(COLUMNS)} |"]
     lines.append("|---" * len(COLUMNS) + "|")
     for cell in table.cells.values():
-        whole, changed = [], []
+        paper = figures(table, cell.paper) if any(v is not None for v in cell.paper) else ""
+        paper = ", ".join(filter(None, [paper, cell.says]))
+        state = "not run" if cell.implemented else NOT_HERE
+        first, changed = _markdown_row(cell.name, state, paper), []
         for group in _groups_of(cell, groups):
-            (whole if group[0]["label"] in WHOLE else changed).append(group)
-        lines.append(_cell_row(table, cell, whole[0] if whole else []))
-        for group in changed:
-            lines += _changed_run_rows(table, cell, group)
+            if group[0]["label"] in WHOLE:
+                first = _group_row(table, cell.name, group, paper, cell.paper)
+                continue
+            changed.append(_group_row(table, f"{cell.name}, ours", group))
+            for what, reference in group[0].get("references", {}).items():
+                constant = figures(table, [reference.get(name) for name in table.measures])
+                changed.append(_markdown_row(f"{what}, to compare", "", "", constant))
+        lines += [first, *changed]
     return lines
 
 
-def _cell_row(table: Table, cell: Cell, group: Records) -> str:
-    """Return a cell's row: the paper's figures, and ours if the full recipe was run."""
-    paper = figures(table, cell.paper) if any(v is not None for v in cell.paper) else ""
-    paper = ", ".join(filter(None, [paper, cell.says]))
-    if cell.config is None and cell.of is None:
-        return _markdown_row(cell.name, NOT_HERE, paper)
-    if not group:
-        return _markdown_row(cell.name, "not run", paper)
-    ours = [_values(group, name) for name in table.measures]
-    differences = figures(
-        table,
-        [
-            None if not values or value is None else mean(values) - value
-            for values, value in zip(ours, cell.paper, strict=True)
-        ],
-        sign="+",
-    )
-    return _markdown_row(
-        cell.name, group[0]["label"], paper, _means(table, ours), differences, *_provenance(group)
-    )
+def _group_row(
+    table: Table,
+    name: str,
+    group: Records,
+    paper: str = "",
+    published: Sequence[float | None] = (),
+) -> str:
+    """Return the row of a group of runs.
 
-
-def _changed_run_rows(table: Table, cell: Cell, group: Records) -> list[str]:
-    """Return the rows of a group of runs that differ from the full recipe.
-
-    The group's row is followed by one for each of its reference scores, such as the mean image's.
+    Args:
+        table: the table.
+        name: text of the first column.
+        group: the records of the runs.
+        paper: text of the column of the paper's figures.
+        published: the paper's figures, for the column of differences; empty for none.
     """
-    label = group[0]["label"]
-    values = [_values(group, name) for name in table.measures]
-    lines = [
-        _markdown_row(
-            f"{cell.name}, ours", label, "", _means(table, values), "", *_provenance(group)
-        )
+    ours = [_values(group, measure) for measure in table.measures]
+    differences = [
+        mean(values) - value if values and value is not None else None
+        for values, value in zip(ours, published, strict=False)
     ]
-    for what, reference in group[0].get("references", {}).items():
-        constant = figures(table, [reference.get(name) for name in table.measures])
-        lines.append(_markdown_row(f"{what}, to compare", "", "", constant))
-    return lines
+    return _markdown_row(
+        name,
+        group[0]["label"],
+        paper,
+        _means(table, ours),
+        figures(table, differences, sign="+") if differences else "",
+        *_provenance(group),
+    )
 
 
 def _values(group: Records, name: str) -> list[float]:

@@ -182,13 +182,8 @@ async def _perform_all(planned: Sequence[Run | Cell], options: Options) -> int:
 async def _perform_one(one: Run | Cell, options: Options, deadline: float) -> int:
     """Perform one run or compute one cell, and print a line with its figures or its error.
 
-    Args:
-        one: the run, or a cell to compute.
-        options: the user's options.
-        deadline: when to stop, on the clock of ``time.monotonic``.
-
-    Returns:
-        The exit status: 0, also if it was stopped, or that of the error.
+    ``deadline`` is when to stop, on the clock of ``time.monotonic``. Returns the exit status: 0,
+    also if it was stopped, or that of the error.
     """
     name = one.id if isinstance(one, Cell) else one.name
     try:
