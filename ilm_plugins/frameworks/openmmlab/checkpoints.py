@@ -75,9 +75,14 @@ def _load_pretrained(wrapped: Callable, init: PretrainedInit, args: tuple, optio
     """Initialize a module by ``init_cfg=dict(type="Pretrained")``.
 
     Raises:
-        CheckpointError: none of the module's tensors is in the checkpoint.
+        CheckpointError: the checkpoint does not exist, or has none of the module's tensors.
     """
     (module,) = args
+    if "://" not in init.checkpoint and not os.path.isfile(init.checkpoint):
+        raise CheckpointError(
+            f"checkpoint {init.checkpoint!r} does not exist; set the checkpoint of this init_cfg "
+            "to a file, or init_cfg=None to start anew"
+        )
     wrapped(module)
     prefix = f"{init.prefix.rstrip('.')}." if init.prefix else ""
     contents = CheckpointLoader.load_checkpoint(init.checkpoint, "cpu", logger=None)
@@ -146,8 +151,14 @@ def nested_dicts(value: Any, name: str) -> Iterator[tuple[str, dict]]:
 
 
 def _load(filename: str, map_location: Any = None) -> Any:
-    """Read a checkpoint for MMEngine, always to the CPU; the model copies it to its device."""
-    return checkpoints.read(filename)
+    """Read a checkpoint for MMEngine, always to the CPU; the model copies it to its device.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds no state dict.
+    """
+    contents = checkpoints.read(filename)
+    checkpoints.check_state(contents, filename)
+    return contents
 
 
 class WholeFiles(LocalBackend):

@@ -1,4 +1,4 @@
-"""Read an MMEngine config, and check its data, checkpoint and output folder before the run."""
+"""Read an MMEngine config, and check its norms, data and output folder before the run."""
 
 import argparse
 import ast
@@ -11,13 +11,12 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 
-from ... import checkpoints
 from ...errors import UserError
 from ...layers import NORMS
 from .. import installed
 from ..command import overriding, reading_config
 from ..output_folder import check_output
-from .checkpoints import guard, latest, nested_dicts
+from .checkpoints import latest, nested_dicts
 from .norms import TORCH_NORMS
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -115,7 +114,7 @@ def _parse_override(word: str) -> tuple[str, Any]:
 
 
 def check_config(cfg: Config, args: argparse.Namespace) -> None:
-    """Check, before a run starts, its norms, data sets, checkpoints and output folder.
+    """Check, before a run starts, its norms, data sets and output folder.
 
     Creates the output folder; adds to ``args.opts`` that other processes need not verify data.
 
@@ -145,8 +144,12 @@ def check_config(cfg: Config, args: argparse.Namespace) -> None:
         if cfg.get(loader) is not None:
             check_dataset(f"{loader}.dataset", cfg[loader].dataset, args.opts)
     check_output(cfg.work_dir, "work_dir")
-    guard()
-    check_weights(cfg, args)
+    resumes = args.resume and latest(cfg.work_dir)
+    if args.eval_only and not (resumes or cfg.get("load_from")):
+        raise UserError(
+            "nothing to evaluate: load_from is empty, and there is no checkpoint to resume; "
+            "set load_from=CHECKPOINT"
+        )
 
 
 def check_norms(model: dict) -> None:
@@ -212,33 +215,3 @@ def check_dataset(setting: str, dataset: dict, overrides: list[str]) -> None:
             raise UserError(f"{setting}: {error}") from error
         dataset["verify"] = False
         overrides.append(f"{setting}.verify=False")
-
-
-def check_weights(cfg: Config, args: argparse.Namespace) -> None:
-    """Raise UserError unless the checkpoints that a run starts from exist and are readable."""
-    last = latest(cfg.work_dir) if args.resume else None
-    if last:
-        # Other runners may have another layout of checkpoints.
-        if "://" not in last and "runner_type" not in cfg:
-            checkpoints.check_state(checkpoints.read(last), last, ["state_dict"])
-        return
-    load_from = cfg.get("load_from")
-    if args.eval_only and not load_from:
-        raise UserError(
-            "nothing to evaluate: load_from is empty, and there is no checkpoint to resume; "
-            "set load_from=CHECKPOINT"
-        )
-    sources = {"load_from": load_from}
-    if not load_from:
-        sources = {
-            f"{name}.checkpoint": part.get("checkpoint")
-            for name, part in nested_dicts(cfg.model, "model")
-            if part.get("type") == "Pretrained"
-        }
-    for setting, path in sources.items():
-        if not path or "://" in path:
-            continue
-        if not os.path.isfile(os.path.expanduser(path)):
-            start = "" if load_from else f", or {setting.rsplit('.', 1)[0]}=None to start anew"
-            raise UserError(f"checkpoint {path!r} does not exist; set {setting} to a file{start}")
-        checkpoints.check_state(checkpoints.read(path), path)

@@ -118,10 +118,10 @@ def test_torchrun_starts_the_processes(config, tmp_path):
         (["--eval-only"], ["nothing to evaluate: load_from is empty"]),
         (["--eval-only", "test_evaluator=None"], ["does not define test_evaluator"]),
         (["--eval-only", "--tta", "tta_model=None"], ["--tta", "define"]),
-        (["load_from={out}/none.pth"], ["none.pth' does not exist; set load_from"]),
+        (["load_from={out}/none.pth"], ["none.pth' does not exist; give a file"]),
         (
             ["model.backbone.init_cfg={'type':'Pretrained','checkpoint':'none.pth'}"],
-            ["'none.pth' does not exist", "model.backbone.init_cfg=None to start anew"],
+            ["'none.pth' does not exist", "init_cfg=None to start anew"],
         ),
         (["work_dir={out}/file/o"], ["cannot be written", "work_dir"]),
         (["--launcher", "pytorch"], ["RANK is not set", "torchrun"]),
