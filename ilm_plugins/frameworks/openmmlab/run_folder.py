@@ -1,7 +1,7 @@
 """MMEngine's configs and run folders; functions as in :class:`..run_summary.RunFolders`.
 
 For each training or test, MMEngine writes a subfolder with a log and with the config that was used,
-``vis_data/config.py``. Below, the paths of these config files stand for the trainings and tests.
+``vis_data/config.py``. Below, each training or test is a session, a path of such a config file.
 """
 
 import json
@@ -162,19 +162,19 @@ def tests_made(work_dir: Path, checkpoint: str | None = None) -> set[Test]:
 
 def summary(config: str, work_dir: Path, total: int) -> RunSummary:
     """Read a run folder; raise UserError if it holds no training and no test."""
-    dumped = _config_files(work_dir)
-    if not dumped:
+    sessions = _config_files(work_dir)
+    if not sessions:
         raise UserError(f"{work_dir} has no run of tools/train_net.py: no */vis_data/config.py")
     recipe, unit = load(config), length(config)[1]
-    trained = list(filter(_scalars_file, dumped)) if total else []
-    last = (trained or dumped)[-1]
+    trained = list(filter(_scalars_file, sessions)) if total else []
+    last = (trained or sessions)[-1]
     cfg = load(str(last))
     checkpoint = None if trained else cfg.get("load_from")
-    made = _tests(_after_training(dumped) if total else dumped, None if total else checkpoint)
+    made = _tests(_after_training(sessions) if total else sessions, None if total else checkpoint)
     metrics = {test: values for test, (_, values) in made.items()}
     rows, seconds = curve(list(map(_scalars_file, trained)), unit, total)
-    trained_on, whole = _training_images(recipe, cfg, last) if total else (None, None)
-    tested_on, whole_test = _test_images(recipe, [path for path, _ in made.values()])
+    trained_on, recipe_images = _training_images(recipe, cfg, last) if total else (None, None)
+    tested_on, recipe_tests = _test_images(recipe, [path for path, _ in made.values()])
     references = {}
     if trained and metrics and _selected_pairs(cfg.train_dataloader.dataset):
         dataset = DATASETS.get(cfg.train_dataloader.dataset.type)  # pairs of images
@@ -187,9 +187,9 @@ def summary(config: str, work_dir: Path, total: int) -> RunSummary:
         checkpoint=checkpoint,
         references=references,
         images=trained_on,
-        recipe_images=whole,
+        recipe_images=recipe_images,
         test_images=tested_on,
-        recipe_test_images=whole_test,
+        recipe_test_images=recipe_tests,
     )
 
 
@@ -198,78 +198,79 @@ def _config_files(work_dir: Path) -> list[Path]:
     return sorted(Path(work_dir).glob("*/vis_data/config.py"))
 
 
-def _scalars_file(dumped: Path) -> Path | None:
+def _scalars_file(session: Path) -> Path | None:
     """Return the file with a training's logged values; None if the config is of a test."""
-    file = dumped.with_name("scalars.json")
+    file = session.with_name("scalars.json")
     return file if file.is_file() else None
 
 
-def _after_training(dumped: list[Path]) -> list[Path]:
+def _after_training(sessions: list[Path]) -> list[Path]:
     """Return the config files after the last training; all if there is no training."""
-    trained = [i for i, path in enumerate(dumped) if _scalars_file(path)]
-    return dumped[trained[-1] + 1 :] if trained else dumped
+    trained = [i for i, path in enumerate(sessions) if _scalars_file(path)]
+    return sessions[trained[-1] + 1 :] if trained else sessions
 
 
-def _log(dumped: Path) -> str:
+def _log(session: Path) -> str:
     """Return the text of the log of a training or test; "" if there is none."""
-    files = sorted(dumped.parents[1].glob("*.log"))
+    files = sorted(session.parents[1].glob("*.log"))
     return files[-1].read_text(encoding="utf-8", errors="replace") if files else ""
 
 
-def _training_images(recipe: Config, cfg: Config, dumped: Path) -> tuple[int | None, int | None]:
+def _training_images(recipe: Config, cfg: Config, session: Path) -> tuple[int | None, int | None]:
     """Return the number of training images of a run, and of its recipe; None if unknown.
 
     Args:
         recipe: the config in the repository.
-        cfg, dumped: the config that the run used, and its file.
+        cfg, session: the config that the run used, and its file.
     """
-    whole, dataset = _whole(recipe.train_dataloader.dataset, 0), cfg.train_dataloader.dataset
-    if whole is None:
+    recipe_images = _recipe_images(recipe.train_dataloader.dataset, 0)
+    if recipe_images is None:
         return None, None
+    dataset = cfg.train_dataloader.dataset
     selected = _selected_pairs(dataset)
     numbers = [
-        _count_by_log(dumped, "train", whole) or _count_by_files(dataset),
+        _count_by_log(session, "train", recipe_images) or _count_by_files(dataset),
         selected and len(selected),
     ]
-    return min(filter(None, numbers), default=None), whole
+    return min(filter(None, numbers), default=None), recipe_images
 
 
 def _test_images(recipe: Config, tests: list[Path]) -> tuple[int | None, int | None]:
     """Return the number of images of the smallest test, and of the recipe's; None if unknown."""
-    whole = _whole(recipe.test_dataloader.dataset, 1)
-    if whole is None:
+    recipe_images = _recipe_images(recipe.test_dataloader.dataset, 1)
+    if recipe_images is None:
         return None, None
-    numbers = [_count_by_log(path, "test", whole) for path in tests]
-    return min(filter(None, numbers), default=None), whole
+    numbers = [_count_by_log(path, "test", recipe_images) for path in tests]
+    return min(filter(None, numbers), default=None), recipe_images
 
 
-def _whole(dataset: Mapping[str, Any], split: int) -> int | None:
+def _recipe_images(dataset: Mapping[str, Any], split: int) -> int | None:
     """Return a recipe's number of images in training (split 0) or in validation (split 1)."""
     selected = _selected_pairs(dataset)
     return len(selected) if selected else WHOLE.get(dataset.type, (None, None))[split]
 
 
-def _count_by_log(dumped: Path, mode: str, whole: int) -> int | None:
+def _count_by_log(session: Path, mode: str, recipe_images: int) -> int | None:
     """Return the number of images of a loader, computed from the batches in its log.
 
     Args:
-        dumped: the config file of the training or test.
+        session: the config file of the training or test.
         mode: "train" or "test".
-        whole: the recipe's number of images.
+        recipe_images: the recipe's number of images.
 
     Returns:
-        ``whole`` if it gives this number of batches, otherwise batches * batch size. None if the
-        log does not tell, as for trainings whose length is in iterations.
+        ``recipe_images`` if it gives this number of batches, otherwise batches * batch size. None
+        if the log does not tell, as for trainings whose length is in iterations.
     """
     unit = "Epoch" if mode == "train" else "Epoch|Iter"
     line = rf"(?:{unit})\({mode}\)\s*(?:\[\s*\d+\]\s*)?\[\s*\d+/(\d+)\]"
-    log = _log(dumped)
+    log = _log(session)
     found, processes = re.search(line, log), re.search(r"GPU number: (\d+)", log)
     if not (found and processes):
         return None
-    batch = load(str(dumped))[f"{mode}_dataloader"].batch_size * int(processes[1])
+    batch = load(str(session))[f"{mode}_dataloader"].batch_size * int(processes[1])
     batches = int(found[1])
-    return whole if batches == math.ceil(whole / batch) else batches * batch
+    return recipe_images if batches == math.ceil(recipe_images / batch) else batches * batch
 
 
 def _count_by_files(dataset: dict) -> int | None:
@@ -322,19 +323,19 @@ def curve(files: list[Path], unit: str, total: int) -> tuple[list[dict], float]:
 
 
 def _tests(
-    dumped: list[Path], checkpoint: str | None = None
+    sessions: list[Path], checkpoint: str | None = None
 ) -> dict[Test, tuple[Path, dict[str, float]]]:
     """Read the metrics of tests.
 
     Args:
-        dumped: config files of trainings and tests, from the oldest.
+        sessions: config files of trainings and tests, from the oldest.
         checkpoint: the checkpoint whose tests are read; None for all.
 
     Returns:
         Test -> the config file and the metrics of the last such test.
     """
     found = {}
-    for path in dumped:
+    for path in sessions:
         cfg = load(str(path))
         if checkpoint is not None and cfg.get("load_from") != checkpoint:
             continue
