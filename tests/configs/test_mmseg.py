@@ -115,7 +115,7 @@ def test_backbones_start_from_imagenet(config):
         assert init.checkpoint == "torchvision://resnet50"
     else:
         assert init.checkpoint == f"checkpoints/resnet50_imagenet_8xb32_{norm}.pth"
-        trained = registry.named(f"en-6 backbone/{norm}").config
+        trained = registry.find_cell(f"en-6 backbone/{norm}").config
         assert trained == f"configs/mmpretrain/en/resnet50_imagenet_{norm}.py"
         assert init.prefix == "backbone."
 
