@@ -146,7 +146,7 @@ def run_images(args: argparse.Namespace) -> str:
 
     inference, images, batches, folder = prepare(args)
     load_weights(inference.model, args.checkpoint)
-    found = args.collect(inference.model, batches(), one_line_errors(inference.forward), args.match)
+    found = args.collect(inference.model, batches(), seed_forward(inference.forward), args.match)
     title = f"{inference.name}, {Path(args.checkpoint).name}, {_describe_images(images, args)}"
     return getattr(tables, args.write)(folder, found, images, title, args.embedding)
 
@@ -164,7 +164,7 @@ def run_dynamics(args: argparse.Namespace) -> str:
     found = []
     for path in steps.values():
         load_weights(inference.model, path)
-        forward = one_line_errors(inference.forward)
+        forward = seed_forward(inference.forward)
         found.append(collect_ratios(inference.model, batches(), forward, args.match))
     label = "epoch" if "epoch" in Path(args.checkpoint[0]).name else "iteration"
     title = f"{inference.name}, {_describe_images(images, args)}"
@@ -266,14 +266,14 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def one_line_errors(forward: Forward) -> Forward:
-    """Return ``forward`` with every exception turned into a UserError that fits one line.
+def seed_forward(forward: Forward) -> Forward:
+    """Seed torch, since some models apply dropout in evaluation, and return the function to run.
 
-    Also seeds torch's random generators, since some models apply dropout in evaluation.
+    It is ``forward`` with every exception turned into a UserError that has the images' sizes.
     """
 
-    def checked(images: Sequence[np.ndarray]) -> Any:
-        """Run the model on (H, W, 3) images; raise UserError with their sizes if it fails."""
+    def run_on(images: Sequence[np.ndarray]) -> Any:
+        """Run the model on (H, W, 3) images."""
         sizes = ", ".join(sorted({"{1} x {0}".format(*image.shape) for image in images}))
         with refusing(
             f"the model cannot be run on {len(images)} images of {sizes}",
@@ -282,7 +282,7 @@ def one_line_errors(forward: Forward) -> Forward:
             return forward(images)
 
     torch.manual_seed(0)
-    return checked
+    return run_on
 
 
 def _count_images(images: Images) -> str:

@@ -64,14 +64,11 @@ def command(
     except UserError as error:
         if getattr(args, "traceback", False):
             print(_traceback(error), file=sys.stderr)
-        user_error = _with_log_hint(error, args) if isinstance(error, UnexpectedError) else error
-        line, status, can_resume = (
-            str(user_error),
-            user_error.status if resumes else 2,
-            user_error.can_resume,
-        )
+        printed = _with_log_hint(error, args) if isinstance(error, UnexpectedError) else error
+        line, can_resume = str(printed), printed.can_resume
+        status = printed.status if resumes else 2
         if file := os.environ.get(ERROR_FILE):
-            write_error(user_error, file)
+            write_error(printed, file)
     except Stop as stop:
         (received,) = stop.args
         line, status, can_resume = f"stopped by {received.name}", 128 + received, True

@@ -253,7 +253,7 @@ def test_images_that_the_model_cannot_take_are_named():
         raise RuntimeError("stack expects each tensor to be equal size")
 
     with pytest.raises(analyze.UserError, match=r"on 1 images of 8 x 5: RuntimeError: stack exp"):
-        analyze.one_line_errors(forward)([np.zeros((5, 8, 3), np.uint8)])
+        analyze.seed_forward(forward)([np.zeros((5, 8, 3), np.uint8)])
 
 
 @pytest.mark.parametrize(

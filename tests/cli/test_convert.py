@@ -9,7 +9,7 @@ from torch import nn
 
 import fresh
 from faults import NOT_DENSE
-from ilm_plugins import ExemplarNorm, ILMGroupNorm
+from ilm_plugins import ILMGroupNorm
 from ilm_plugins.checkpoints import read, read_metadata, write
 from ilm_plugins.cli import convert
 from swaps import change, randomized
@@ -199,16 +199,6 @@ def test_there_and_back(tmp_path, model, capsys):
     printed = capsys.readouterr().out
     assert "the decoders are not zero (1):\n    head.norm\n" in printed
     assert "head.norm.encode.weight" in read(tmp_path / "back.pth")
-
-
-def test_batchnorm_needs_no_pattern(tmp_path, x):
-    torch.manual_seed(0)
-    plain = randomized(Model(nn.BatchNorm2d(32), nn.BatchNorm2d(32))).eval()
-    write({"model": plain.state_dict()}, tmp_path / "in.pth")
-    assert run(tmp_path / "in.pth", tmp_path / "out.pth", "--to", "EN(reduction=8)") == 0
-    ours = Model(ExemplarNorm(32, reduction=8), ExemplarNorm(32, reduction=8)).eval()
-    ours.load_state_dict(read(tmp_path / "out.pth")["model"])
-    assert change(plain(x), ours(x)) <= 1e-6
 
 
 def test_sums_of_sns_released_code_are_divided(tmp_path):
