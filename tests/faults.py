@@ -14,6 +14,8 @@ import torch
 from ilm_plugins.cli import train_net
 
 TOOL = Path(__file__).parents[1] / "tools" / "train_net.py"
+#: What runs the tool such that its checkpoints reach the disk slowly.
+SLOWLY = (sys.executable, Path(__file__).with_name("slowly.py"))
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 #: Values of a state dict that nothing can be computed with, and what they are called.

@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
-from faults import start, wait_for
+from faults import SLOWLY, start, wait_for
 from ilm_plugins import checkpoints
 from ilm_plugins.cli import train_net
 from ilm_plugins.frameworks.openmmlab.checkpoints import guard, latest
@@ -25,7 +24,6 @@ from runs import (
     write_mmengine_config,
 )
 
-SLOWLY = (sys.executable, Path(__file__).parents[1] / "slowly.py")
 SAVED_OFTEN = "default_hooks.checkpoint.interval=1"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import ALONE, children, finish, start, wait_for
+from faults import ALONE, SLOWLY, children, finish, start, wait_for
 from ilm_plugins import checkpoints
 from ilm_plugins.frameworks import stopping
 from ilm_plugins.frameworks.command import RESUME, command
@@ -269,6 +269,7 @@ def test_a_signal_stops_a_run(argv, tmp_path, framework, processes, workers, num
     out = tmp_path / "out"
     process = start(
         argv[framework](workers, "--num-processes", str(processes)),
+        run=SLOWLY if when == "writing" else (sys.executable,),
         preexec_fn=ignoring_interrupts if to == "background" else None,
         start_new_session=True,
     )
