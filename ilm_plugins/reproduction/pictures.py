@@ -7,9 +7,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from ..analysis.plots import OKABE_ITO, figure, styled
+# matplotlib is imported there, with a line on how to install it.
+from ..analysis.plots import OKABE_ITO, Figure, figure, mpl, styled
 from ..checkpoints import replacing
 from . import registry
 from .registry import Table
@@ -35,17 +34,12 @@ def training(table: Table, lines: Sequence[tuple[str, list[dict[str, Any]]]]) ->
     fig = figure(6 * columns, 3.6 * height + 0.2 * len(lines))
     axes = fig.subplots(height, columns, squeeze=False)
     for axis, name in zip(axes.flat, names, strict=False):
-        for i, (label, group) in enumerate(lines):
+        axis.set_prop_cycle(mpl.cycler(linestyle=STYLES) * mpl.cycler(color=OKABE_ITO))
+        for label, group in lines:
             unit = group[0]["unit"]
-            points = _mean_curve([r["curve"] for r in group], unit, name)
-            style = STYLES[i // len(OKABE_ITO) % len(STYLES)]
-            axis.plot(
-                *(zip(*points, strict=True) if points else ((), ())),
-                label=label,
-                color=OKABE_ITO[i % len(OKABE_ITO)],
-                linestyle=style,
-                marker="." * (len(points) < 30),
-            )
+            curve = _mean_curve([r["curve"] for r in group], unit, name)
+            marker = "." if len(curve) < 30 else ""
+            axis.plot(list(curve), list(curve.values()), label=label, marker=marker)
             axis.set_xlabel(unit)
         axis.set_ylabel(f"{name}, training" if "_top-" in name else name)
     for axis in list(axes.flat)[len(names) :]:
@@ -67,7 +61,7 @@ def _panels(logged: set[str], table: Table) -> list[str]:
     return losses + sorted(logged & read)
 
 
-def _mean_curve(curves: Iterable[list[dict]], unit: str, name: str) -> Points:
+def _mean_curve(curves: Iterable[list[dict]], unit: str, name: str) -> dict[float, float]:
     """Average one logged quantity over runs, at each epoch or iteration.
 
     Args:
@@ -76,14 +70,14 @@ def _mean_curve(curves: Iterable[list[dict]], unit: str, name: str) -> Points:
         name: the key of the quantity.
 
     Returns:
-        (epoch or iteration, mean) in rising order.
+        Epoch or iteration -> mean, in rising order.
     """
     values: dict[float, list[float]] = defaultdict(list)
     for rows in curves:
         for row in rows:
             if name in row:
                 values[row[unit]].append(row[name])
-    return [(at, mean(v)) for at, v in sorted(values.items())]
+    return {at: mean(found) for at, found in sorted(values.items())}
 
 
 @styled
@@ -102,14 +96,9 @@ def against(table: Table, lines: Mapping[str, tuple[Points, Points]], measure: s
     for (label, both), colour in zip(lines.items(), OKABE_ITO, strict=False):
         for points, whose, style in zip(both, ("the paper", "ours"), ("--", "-"), strict=True):
             if points:
-                marker = {"marker": "o", "markerfacecolor": "none" if style == "--" else colour}
-                axis.plot(
-                    *zip(*points, strict=True),
-                    label=f"{label}, {whose}",
-                    color=colour,
-                    linestyle=style,
-                    **marker,
-                )
+                line = {"color": colour, "linestyle": style, "label": f"{label}, {whose}"}
+                face = "none" if style == "--" else colour
+                axis.plot(*zip(*points, strict=True), marker="o", markerfacecolor=face, **line)
     sizes = sorted({at for both in lines.values() for points in both for at, _ in points})
     axis.set_xscale("log", base=2)
     axis.set_xticks(sizes, [str(size) for size in sizes])
