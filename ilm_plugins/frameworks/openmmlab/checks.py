@@ -33,20 +33,6 @@ ENTRIES = {
 }
 
 
-def check(args: argparse.Namespace) -> tuple[Config, str, str]:
-    """Read the config of a command line, and check what would make the run fail later.
-
-    Returns:
-        The config, the output folder, and the config key that sets the folder.
-
-    Raises:
-        UserError: see :func:`load_config` and :func:`check_config`.
-    """
-    cfg = load_config(args)
-    check_config(cfg, args)
-    return cfg, cfg.work_dir, "work_dir"
-
-
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config ``args.config_file``, and apply ``args.opts`` and other options.
 
@@ -113,15 +99,19 @@ def _parse_override(word: str) -> tuple[str, Any]:
         return key, DictAction._parse_iterable(value)
 
 
-def check_config(cfg: Config, args: argparse.Namespace) -> None:
-    """Check, before a run starts, its norms, data sets and output folder.
+def check(args: argparse.Namespace) -> tuple[Config, str, str]:
+    """Read the config of a command line, and check its norms, data sets and output folder.
 
     Creates the output folder; adds to ``args.opts`` that other processes need not verify data.
 
+    Returns:
+        The config, the output folder, and the config key that sets the folder.
+
     Raises:
-        UserError: one of these is missing or invalid; the message names what was found and the
-            config key that sets it.
+        UserError: the config cannot be read, see :func:`load_config`; or one of these is missing or
+            invalid, and the message names what was found and the config key that sets it.
     """
+    cfg = load_config(args)
     purpose, required = "training", ("train_dataloader", "train_cfg", "optim_wrapper")
     loaders = LOADERS[:2]
     if args.eval_only:
@@ -150,6 +140,7 @@ def check_config(cfg: Config, args: argparse.Namespace) -> None:
             "nothing to evaluate: load_from is empty, and there is no checkpoint to resume; "
             "set load_from=CHECKPOINT"
         )
+    return cfg, cfg.work_dir, "work_dir"
 
 
 def check_norms(model: dict) -> None:

@@ -201,7 +201,7 @@ def test_a_data_set_that_downloads_itself_need_not_be_there(root, tmp_path, monk
         ["--config-file", str(config), "--num-gpus", "0", f"work_dir={tmp_path}"]
     )
     monkeypatch.chdir(tmp_path)
-    cfg, *_ = checks.check(args)
-    cfg.train_dataloader.dataset.download = False
+    checks.check(args)
+    args.opts.append("train_dataloader.dataset.download=False")
     with pytest.raises(UserError, match="data/cifar10"):
-        checks.check_config(cfg, args)
+        checks.check(args)
