@@ -9,6 +9,7 @@ import torch
 
 import transcription
 from ilm_plugins import (
+    NORMS,
     AssocNorm,
     ExemplarNorm,
     ILMGroupNorm,
@@ -22,6 +23,7 @@ from ilm_plugins.ops import cpu
 #: The backend of the compiled C kernels; where they are not built, what takes their place.
 KERNELS = "cpu" if cpu.is_built() else "auto"
 BACKENDS = KERNELS, "reference"
+every_layer = pytest.mark.parametrize("name", NORMS)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 needs_kernels = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
 

@@ -30,7 +30,7 @@ def test_a_defect_can_be_made(defect, root, tmp_path):
 
 
 @pytest.mark.wide
-def test_the_first_failure_is_told(tmp_path):
+def test_the_first_failure_is_named(tmp_path):
     tests = "def test_fine(): pass\ndef test_bad(): assert 0, 'a - b'\ndef test_worse(): assert 0\n"
     (tmp_path / "test_a.py").write_text(tests)
     assert first_failure(tmp_path, ["test_a.py"]) == "test_a.py::test_bad"

@@ -50,7 +50,7 @@ def test_a_python_that_does_not_run_is_passed_over(tmp_path, monkeypatch):
     assert matrix.interpreter(LEG.python) == found
 
 
-def test_a_missing_python_is_told_and_fails_if_strict(tmp_path, monkeypatch, capsys):
+def test_a_missing_python_is_named_and_fails_if_strict(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(matrix, "LOGS", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
@@ -61,7 +61,7 @@ def test_a_missing_python_is_told_and_fails_if_strict(tmp_path, monkeypatch, cap
     assert matrix.main(["py312-bare", "--strict"]) == 1
 
 
-def test_an_unknown_leg_is_told(capsys):
+def test_an_unknown_leg_is_refused(capsys):
     with pytest.raises(SystemExit) as stop:
         matrix.main(["py27"])
     assert stop.value.code == 2

@@ -13,6 +13,7 @@ from cases import (
     CHANNELS,
     ROUNDINGS,
     every_backend,
+    every_layer,
     inputs,
     modes,
     needs_kernels,
@@ -22,7 +23,6 @@ from cases import (
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 
 C = 64
-every_layer = pytest.mark.parametrize("name", NORMS)
 half_precisions = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 
 

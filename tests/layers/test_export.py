@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cases import inputs, modes, results
+from cases import every_layer, inputs, modes, results
 from ilm_plugins import NORMS
 from ilm_plugins.layers.base import AdaptiveNorm
 
@@ -24,7 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-every_layer = pytest.mark.parametrize("name", NORMS)
 #: Of an auto-encoder and of a mixture every day, of all layers in the wide tests.
 one_of_each_kind = pytest.mark.parametrize(
     "name", [n if n in ("ILMGN", "EN") else pytest.param(n, marks=pytest.mark.wide) for n in NORMS]

@@ -15,13 +15,12 @@ import pytest
 import torch
 from torch import nn
 
-from cases import CHANNELS, MAIN, inputs, modes, randomized, results
+from cases import CHANNELS, MAIN, every_layer, inputs, modes, randomized, results
 from ilm_plugins import NORMS, ILMGroupNorm, ILMInstanceNorm
 
 torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
 
 SHAPES = [(2, CHANNELS), (2, CHANNELS, 5), (2, CHANNELS, 3, 4), (1, CHANNELS, 2, 3, 2)]
-every_layer = pytest.mark.parametrize("name", MAIN)
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{len(s)}-D")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -172,7 +171,7 @@ def test_torchvision(name):
     assert trains(model) == count(plain) and count(model) == 0
 
 
-@pytest.mark.parametrize("name", NORMS)
+@every_layer
 def test_torchvision_by_the_class_alone(name):
     assert trains(torchvision.models.resnet18(norm_layer=NORMS[name])) == 20
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import ilm_plugins
+from cases import every_layer
 from ilm_plugins import (
     NORMS,
     AssocNorm,
@@ -73,7 +74,7 @@ def test_refused_options_say_the_numbers_and_the_mend(build, words):
         assert word in message, message
 
 
-@pytest.mark.parametrize("name", NORMS)
+@every_layer
 def test_unknown_options_are_named_with_the_known_ones(name):
     with pytest.raises(ValueError, match=r"unknown option 'group_count'; the options are .*eps"):
         NORMS[name](64, group_count=3)
@@ -99,7 +100,7 @@ def test_signatures_show_every_option():
         ]
 
 
-@pytest.mark.parametrize("name", NORMS)
+@every_layer
 @pytest.mark.parametrize("shape", [(64,), (2, 32, 4, 4)], ids=["1-D", "other channels"])
 def test_input_of_another_shape_is_refused(name, shape):
     with pytest.raises(ValueError, match=r"expected \(N, 64, \*\)"):
@@ -112,7 +113,7 @@ def test_numbers_of_numpy_are_numbers():
     assert SwitchNorm(64, momentum=np.float32(0.5)).momentum == 0.5
 
 
-@pytest.mark.parametrize("name", NORMS)
+@every_layer
 def test_integer_input_is_refused(name):
     with pytest.raises(ValueError, match=r"int64, expected floating point"):
         NORMS[name](64)(torch.zeros(2, 64, 3, 3, dtype=torch.long))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cases import BACKENDS, KERNELS, every_backend, inputs, results
+from cases import BACKENDS, KERNELS, every_backend, every_layer, inputs, results
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.ops import moments
 
@@ -31,7 +31,6 @@ from generated import (
 
 #: Examples of each property, every day and where time allows.
 COUNTS = {"few": 15, "many": 500}
-every_layer = pytest.mark.parametrize("name", NORMS)
 
 #: Not "triton", whose interpreter needs a process of its own: tests/ops/test_triton_properties.py.
 backends = st.sampled_from(BACKENDS)

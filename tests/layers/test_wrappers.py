@@ -8,12 +8,11 @@ from torch import distributed, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils.checkpoint import checkpoint
 
-from cases import inputs, modes
+from cases import every_layer, inputs, modes
 from ilm_plugins import NORMS
 from workers import SHARDED, own_gradients, without
 
 C = 64
-every_layer = pytest.mark.parametrize("name", NORMS)
 
 
 def build(norm, seed=0):

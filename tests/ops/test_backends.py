@@ -19,6 +19,7 @@ from cases import (
     ROUNDINGS,
     channels_last,
     every_backend,
+    every_layer,
     inputs,
     modes,
     needs_kernels,
@@ -46,7 +47,6 @@ LAYOUTS = {
     "last": channels_last,
     "other": lambda x: x.transpose(1, -1).contiguous().transpose(1, -1),
 }
-every_layer = pytest.mark.parametrize("name", NORMS)
 kernels_layouts = pytest.mark.parametrize("layout", ["contiguous", "last"])
 
 
@@ -108,7 +108,7 @@ def test_every_switch_on_every_shape(name, training):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", MAIN)
+@every_layer
 def test_every_dtype(name, dtype, layout):
     for shape in [(3, CHANNELS, 5, 7), (2, CHANNELS, 17, 19)]:
         layer = randomized(MAIN[name], torch.float32)
@@ -118,7 +118,7 @@ def test_every_dtype(name, dtype, layout):
 
 @kernels_layouts
 @pytest.mark.parametrize("length", [511, 513, 3000, 8191, 8193, 2 * 8192 + 7])
-@pytest.mark.parametrize("name", MAIN)
+@every_layer
 def test_no_position_of_a_large_map_is_left_out(name, length, layout):
     """Kernels take large maps in blocks: of 512 positions, of several channels, of 8192 values."""
     assert_agree(randomized(MAIN[name]), LAYOUTS[layout](inputs(2, CHANNELS, length)))
@@ -320,7 +320,7 @@ print(type(ilm_plugins.ILMGroupNorm(64)(torch.randn(1, 64, 3, 3)).grad_fn).__nam
     assert "AdaptiveNorm" not in in_a_process(code, ILM_PLUGINS_BACKEND="reference").stdout
 
 
-def test_an_unknown_backend_is_told_in_one_line():
+def test_an_unknown_backend_is_refused_in_one_line():
     message = "='fast' is unknown; set it to one of 'auto', 'reference', 'cpu', 'triton'"
     with pytest.raises(ValueError, match=f"^backend{message}$"), use_backend("fast"):
         pass
@@ -329,7 +329,7 @@ def test_an_unknown_backend_is_told_in_one_line():
     assert process.returncode != 0
 
 
-def test_the_former_name_of_a_backend_is_told():
+def test_the_former_name_of_a_backend_is_refused():
     message = (
         "backend='native' has become 'cpu', kernels in C; set that, or leave the choice to 'auto'"
     )
@@ -347,7 +347,7 @@ def test_the_former_name_of_a_backend_is_told():
         ),
     ],
 )
-def test_a_forced_backend_that_cannot_run_is_told(backend, installed, dtype, message, monkeypatch):
+def test_a_forced_backend_that_cannot_run_says_why(backend, installed, dtype, message, monkeypatch):
     if installed and backend == "triton" and not backends.has_triton():
         pytest.skip("needs Triton 3.6 or newer")
     if not installed:

@@ -15,6 +15,7 @@ import fresh
 from cases import (
     CHANNELS,
     MAIN,
+    every_layer,
     inputs,
     needs_kernels,
     on_each,
@@ -26,7 +27,6 @@ from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 from ilm_plugins.ops import adaptive_norm, backends, cpu, plain, reference
 
 ROOT = Path(__file__).parents[2]
-layers = pytest.mark.parametrize("name", NORMS)
 layouts = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 
 
@@ -53,7 +53,7 @@ def threads():
 
 @needs_kernels
 @layouts
-@layers
+@every_layer
 def test_bits_do_not_depend_on_threads(name, layout, threads):
     """Of few large instances, many small ones, and a number that threads share unequally."""
     for shape in [(1, 64, 60, 50), (24, 64, 7, 7), (3, 64, 40, 41)]:
@@ -67,7 +67,7 @@ def test_bits_do_not_depend_on_threads(name, layout, threads):
 
 
 @needs_kernels
-@layers
+@every_layer
 def test_instances_of_large_maps_do_not_depend_on_their_batch(name, threads):
     threads(3)
     layer = NORMS[name](32).eval()
@@ -222,7 +222,7 @@ def test_threads_without_parallel_for_of_torch(monkeypatch, threads):
 
 
 @needs_kernels
-def test_an_error_of_the_threads_is_told(monkeypatch, threads):
+def test_an_error_of_the_threads_is_raised(monkeypatch, threads):
     threads(2)
     arguments = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2
     failing = ctypes.CFUNCTYPE(ctypes.c_int32, *arguments)(lambda *_: 7)
@@ -235,8 +235,8 @@ def test_an_error_of_the_threads_is_told(monkeypatch, threads):
 # ---- what it cannot take, and where it is missing
 
 
-@layers
-def test_parameters_of_other_shapes_or_devices_are_told(name):
+@every_layer
+def test_parameters_of_other_shapes_or_devices_are_refused(name):
     layer = NORMS[name](64)
     layer.bias = torch.nn.Parameter(torch.ones(63))
     with pytest.raises(RuntimeError):
@@ -301,7 +301,7 @@ def test_without_the_library_one_warning_says_so(without_library):
 @pytest.mark.filterwarnings("ignore:ilm_plugins. plain")
 @layouts
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", MAIN)
+@every_layer
 def test_plain_operations_agree_with_the_reference(name, dtype, layout, without_library):
     layer = randomized(MAIN[name], torch.float64 if dtype == torch.float64 else torch.float32)
     x = inputs(3, CHANNELS, 5, 7, dtype=dtype).to(memory_format=layout)
@@ -318,7 +318,7 @@ def test_plain_operations_agree_with_the_reference(name, dtype, layout, without_
 
 
 @pytest.mark.filterwarnings("ignore:ilm_plugins. plain")
-@layers
+@every_layer
 def test_plain_operations_keep_no_more_for_the_backward_pass(name, without_library):
     layer, x = NORMS[name](64), torch.randn(4, 64, 20, 20, requires_grad=True)
     assert x.nbytes <= saved_bytes(layer, x) < 1.2 * x.nbytes

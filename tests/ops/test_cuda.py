@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cases import inputs, results
+from cases import every_layer, inputs, results
 from ilm_plugins import NORMS
 from ilm_plugins.ops import backends
 
@@ -11,7 +11,6 @@ if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
 
 every_backend = pytest.mark.parametrize("backend", ["triton", "auto"])
-every_layer = pytest.mark.parametrize("name", NORMS)
 SHAPES = [(64, 256, 7, 7), (2, 256, 50, 76), (2, 96, 9, 9), (1, 64, 1, 1)]
 
 

@@ -17,14 +17,7 @@ import torch
 from cases import CASES, CHANNELS, MAIN, channels_last, inputs, randomized, results
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 from ilm_plugins.ops import reference
-from interpreter import (
-    DEVICE,
-    compiles,
-    run_interpreted,
-    runs,
-    skip_without_triton,
-    without_gpu,
-)
+from interpreter import DEVICE, compiles, run_interpreted, runs, skip_without_triton, without_gpu
 
 skip_without_triton()
 import triton  # noqa: E402
