@@ -22,7 +22,7 @@ from torch import Tensor
 from ..layouts import dense, laid_out
 from ..networks import Network, Tensors, check_tensors
 from . import mixture, one_read, rescaling, streaming
-from .launching import INTERPRETED, launch, new, on_device
+from .devices import INTERPRETED, new, on_device
 from .sizes import POINTERS, Sizes, find_sizes, split_gradients
 
 
@@ -136,4 +136,4 @@ def _launch(kernel, values: Sequence[Tensor], pointers: tuple, sizes: Sizes, *co
     """Launch a kernel of ``rescaling``, with one program for each instance."""
     elements = max(sizes.padded_channels, sizes.padded_hidden * sizes.rows // 2)
     warps = min(16, max(4, elements // 256))
-    launch(kernel, len(values[0]), *values, pointers, *count, sizes, num_warps=warps)
+    kernel[(len(values[0]),)](*values, pointers, *count, sizes, num_warps=warps)

@@ -12,7 +12,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launching import launch
 from .vectors import activate, fold, load, numbers, spread
 
 #: Instances by channels of a tile of the kernel that pools the batch's moments.
@@ -391,10 +390,8 @@ def pool_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and variance (C) of a batch, from the moments (N, C) of its instances."""
     n, c = mean.shape
     batch_mean, batch_var = mean.new_empty(2, c).unbind()
-    launch(
-        _batch_kernel, triton.cdiv(c, BATCH_TILE[1]), mean, var, batch_mean, batch_var,
-        n, c, *BATCH_TILE,
-    )  # fmt: skip
+    programs = triton.cdiv(c, BATCH_TILE[1])
+    _batch_kernel[(programs,)](mean, var, batch_mean, batch_var, n, c, *BATCH_TILE)
     return batch_mean, batch_var
 
 
@@ -410,7 +407,7 @@ def couple(
         count: elements of a channel in the batch.
     """
     n, c = mean.shape
-    launch(
-        _couple_kernel, n, slope, offset, mean, batch_mean, *d_batch.view(2, c).unbind(),
+    _couple_kernel[(n,)](
+        slope, offset, mean, batch_mean, *d_batch.view(2, c).unbind(),
         c, count, min(triton.next_power_of_2(c), 1024),
     )  # fmt: skip

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launching import launch, new
+from .devices import new
 from .rescaling import rescale, rescale_vjp
 from .sizes import Sizes
 from .streaming import Shape, find_shape, tile_offsets
@@ -153,7 +153,7 @@ def _launch(kernel, maps: Sequence[Tensor], pointers, shape: Shape, sizes: Sizes
     """Launch a one-read kernel on tensors, of which the first has the layout of x."""
     instance = maps[0][0].numel()
     chunks = instance // (shape.block_c * shape.vector)
-    launch(
-        kernel, len(maps[0]), *maps, pointers, float(instance // sizes.fine),
+    kernel[(len(maps[0]),)](
+        *maps, pointers, float(instance // sizes.fine),
         chunks, shape, sizes, num_warps=min(16, max(4, shape.block_c * shape.block_l // 1024)),
     )  # fmt: skip

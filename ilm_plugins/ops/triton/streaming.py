@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launching import launch, multiprocessors, new
+from .devices import multiprocessors, new
 from .vectors import load
 
 # These sizes are fixed, not tuned by timing at a first call. A tile of 4096 elements on 8 warps
@@ -231,8 +231,8 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     n, c = x.shape[:2]
     tiling = _Tiling.of(x)
     mean, var = new(x, 2, c * tiling.splits)
-    launch(
-        _moments_kernel, n * tiling.blocks * tiling.splits, x, mean, var,
+    _moments_kernel[(n * tiling.blocks * tiling.splits,)](
+        x, mean, var,
         c, tiling.chunks, tiling.splits, tiling.split_tiles, tiling.shape, num_warps=tiling.warps,
     )  # fmt: skip
     rows, run = n * num_groups, c // num_groups * tiling.splits
@@ -243,8 +243,8 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     block_rows = min(triton.next_power_of_2(rows), 1024 // block)
     length = x.shape[2:].numel()
     split_length, count = tiling.split_tiles * tiling.shape.block_l, c // num_groups * length
-    launch(
-        _pool_kernel, triton.cdiv(rows, block_rows), mean, var, *pooled,
+    _pool_kernel[(triton.cdiv(rows, block_rows),)](
+        mean, var, *pooled,
         rows, run, tiling.splits, split_length, length, float(count), block_rows, block,
     )  # fmt: skip
     return pooled
@@ -262,8 +262,8 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     n, c = x.shape[:2]
     tiling = _Tiling.of(x)
     of_splits = x.new_empty((2, n, c, tiling.splits), dtype=torch.float32)
-    launch(
-        _sums_kernel, n * tiling.blocks * tiling.splits, dy, x, mean, *of_splits.unbind(),
+    _sums_kernel[(n * tiling.blocks * tiling.splits,)](
+        dy, x, mean, *of_splits.unbind(),
         c, c // mean.shape[1], tiling.chunks, tiling.splits, tiling.split_tiles, tiling.shape,
         num_warps=tiling.warps,
     )  # fmt: skip
@@ -319,7 +319,7 @@ def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple[Tensor, ...]) -
     """Launch a kernel with one tile a program, on maps (N, C, *) and values (N, G') or (N, C)."""
     (n, c), groups = maps[0].shape[:2], values[0].shape[1]
     tiling = _Tiling.of(maps[0])
-    launch(
-        kernel, n * tiling.blocks * tiling.tiles, *maps, *(t.contiguous() for t in values),
+    kernel[(n * tiling.blocks * tiling.tiles,)](
+        *maps, *(t.contiguous() for t in values),
         c, c // groups, tiling.chunks, tiling.shape, num_warps=tiling.warps,
     )  # fmt: skip

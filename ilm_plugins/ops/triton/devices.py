@@ -1,47 +1,14 @@
-"""Launches of kernels, on x's device or recorded for compiling ahead, and their buffers."""
+"""The device of kernels' launches, and buffers on it."""
 
 import functools
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 #: Whether Triton runs the kernels on the CPU, for tests.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-
-
-class Launch(NamedTuple):
-    """A kernel's launch; ``kernel.warmup(*args, grid=grid, **options)`` compiles it."""
-
-    kernel: Any
-    grid: tuple[int]
-    args: tuple
-    options: dict[str, Any]
-
-
-_recorded: list[Launch] | None = None
-
-
-@contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """Collect launches instead of making them, to compile ahead; tensors may be on "meta"."""
-    global _recorded
-    previous, _recorded = _recorded, []
-    try:
-        yield _recorded
-    finally:
-        _recorded = previous
-
-
-def launch(kernel, programs: int, *args, **options) -> None:
-    """Launch a kernel with so many programs, or record the launch."""
-    if _recorded is None:
-        kernel[(programs,)](*args, **options)
-    else:
-        _recorded.append(Launch(kernel, (programs,), args, options))
 
 
 def on_device(function: Callable) -> Callable:
