@@ -223,19 +223,19 @@ def test_compiled_once_for_every_batch_and_size(name, training):
 
 
 @pytest.mark.parametrize(
-    "backend",
+    "backend, tolerance",
     [
-        pytest.param("aot_eager", marks=pytest.mark.wide),
-        pytest.param("inductor", marks=pytest.mark.long),
+        pytest.param("aot_eager", 2e-4, marks=pytest.mark.wide),
+        pytest.param("inductor", 1e-3, marks=pytest.mark.long),
     ],
 )
 @every_layer
-def test_compiled_for_one_size(name, backend):
+def test_compiled_for_one_size(name, backend, tolerance):
     torch._dynamo.reset()
     layer, x = build(name, training=True), inputs(3, C, 5, 6, dtype=torch.float32)
     compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend=backend)
     found = [outputs_gradients_and_buffers(module, x) for module in (compiled, layer)]
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
 
 
 # ---- ResNet-50
