@@ -59,7 +59,8 @@ def write_error(error: UserError, path: str | os.PathLike) -> None:
 def read_error(path: str | os.PathLike) -> UserError | None:
     """Return the error that :func:`write_error` wrote to a file of another process.
 
-    None is returned if the file is missing or not valid JSON.
+    It has the class of that error, and the traceback of the other process as ``traceback``. None is
+    returned if the file is missing or not valid JSON.
     """
     try:
         kind, message, text = json.loads(Path(path).read_text(encoding="utf-8"))

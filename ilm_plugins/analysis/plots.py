@@ -164,9 +164,10 @@ def boxes(
 
     Args:
         layers: names.
-        panels: label of the y axis -> values of each layer, in an array of any shape.
+        panels: label of the y axis -> values of each layer, in an array of any shape; masked
+            values are left out.
         title: of the figure.
-        colours: of each panel's boxes.
+        colours: of each panel's boxes; one for each panel at least.
     """
     fig = figure(_width(layers), 1.2 + 2.2 * len(panels))
     axes = np.atleast_1d(fig.subplots(len(panels), 1, sharex=True))
@@ -297,7 +298,8 @@ def strips(
 
     Args:
         layers: names.
-        images: for each image its caption, its pixels (H, W, 3), and quantity -> (layers).
+        images: for each image its caption; its pixels (H, W, 3), floats in [0, 1] or uint8; and
+            for each quantity, a key of :data:`LINES`, one value >= 0 for each layer.
         title: of the figure.
         level: height of a dashed line, for comparison; None for no line.
     """

@@ -213,7 +213,10 @@ def check_resumes(
 
 
 def _load_optimizer(state: Any, optimizer: Optimizer) -> str | None:
-    """Load a state dict into an optimizer; return why it does not fit, or None if it does."""
+    """Load a state dict into an optimizer; return why it does not fit, or None if it does.
+
+    An optimizer that it does not fit may have been changed.
+    """
     options = {*optimizer.defaults}
     try:
         optimizer.load_state_dict(state)

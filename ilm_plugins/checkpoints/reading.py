@@ -54,7 +54,7 @@ def code_is_allowed() -> bool:
 
 
 def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
-    """Return the contents of a checkpoint, with tensors on the CPU.
+    """Return the contents of a checkpoint, with tensors on the CPU, and numpy's arrays as such.
 
     Args:
         path: a file written by ``torch.save``; a ``.safetensors`` file; or a ``.pkl`` file, a
@@ -222,9 +222,13 @@ def allow(name: str, replacement: Callable) -> None:
 
 @functools.cache
 def _renamed(name: str, replacement: Callable) -> Callable:
-    """Return a class, or a wrapper of a function, whose name is the given one.
+    """Rename a class, or wrap a function in one of another name, and return it.
 
     ``torch.load`` compares the names of what is allowed with those in the file.
+
+    Args:
+        name: module and name, such as "numpy.dtype".
+        replacement: the class, which is changed in place, or the function, which is not.
     """
     if not isinstance(replacement, type):
         function, replacement = replacement, lambda *args: function(*args)

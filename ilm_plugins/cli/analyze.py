@@ -152,10 +152,15 @@ def run_images(args: argparse.Namespace) -> str:
 
 
 def run_dynamics(args: argparse.Namespace) -> str:
-    """Run several checkpoints on the images, and write the ratios of EN and SN by checkpoint.
+    """Run several checkpoints on the images; write the ratios of EN and SN, by checkpoint.
+
+    The files are written to the folder ``--output``.
 
     Returns:
         The summary, several lines of text.
+
+    Raises:
+        UserError: see :func:`sort_by_step` and :func:`prepare`.
     """
     from ..analysis.tables import write_dynamics
 

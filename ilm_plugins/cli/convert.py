@@ -213,6 +213,10 @@ def build_model(config_file: str, overrides: Sequence[str] = ()) -> nn.Module:
 def config_args(config_file: str, overrides: Sequence[str] = ()) -> tuple[str, argparse.Namespace]:
     """Return the framework of a config, and arguments that run it on the CPU.
 
+    Args:
+        config_file: path of the config.
+        overrides: settings in the framework's own syntax, as on tools/train_net.py's command line.
+
     Returns:
         "detectron2" or "mmengine", and the parsed arguments of ``tools/train_net.py``.
 
@@ -366,7 +370,10 @@ def _has_weights(entry: Any, names: set[Any]) -> bool:
 
 
 def _as_tensor(value: Any) -> Any:
-    """Convert a numpy array or number to a tensor; return other objects unchanged."""
+    """Convert a numpy array or scalar to a tensor.
+
+    Other objects, and arrays of types that torch lacks, are returned unchanged.
+    """
     if isinstance(value, type) or not hasattr(value, "__array_interface__"):
         return value
     try:

@@ -131,8 +131,9 @@ def parser() -> argparse.ArgumentParser:
 def framework_of(path: str) -> str:
     """Return the framework of a config file, from its suffix and its content.
 
-    A .yaml is detectron2's. A .py without an import of detectron2 is MMEngine's if it imports a
-    package named ``mm...`` or has syntax that only MMEngine's configs have.
+    A .yaml or .yml is detectron2's. A .py without an import of detectron2 is MMEngine's if it
+    imports a package named ``mm...`` or has syntax that only MMEngine's configs have; any other is
+    detectron2's.
 
     Returns:
         "detectron2" or "mmengine".
@@ -207,7 +208,15 @@ def check_processes(args: argparse.Namespace) -> None:
 
 
 def check_launcher(args: argparse.Namespace) -> None:
-    """Raise UserError unless the launcher has set its variables, and no option contradicts it."""
+    """Check the options of a run that torchrun or another launcher has started.
+
+    Args:
+        args: the command line, whose ``launcher`` must not be "none".
+
+    Raises:
+        UserError: the launcher has not set the variable of this process's rank; --num-processes or
+            --num-machines is given; or --num-gpus is 0 under "slurm".
+    """
     if args.num_processes > 1 or args.num_machines > 1:
         raise UserError(
             f"--launcher {args.launcher} decides the number of processes; leave --num-processes "

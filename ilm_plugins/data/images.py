@@ -106,6 +106,9 @@ def open_images(path: str | os.PathLike, limit: int | None = None) -> Images:
 def _list_folder(path: Path) -> Images:
     """List the images below a folder, sorted by path; folders directly in it are classes.
 
+    Files are images by the end of their name, at any depth. A folder without images is no class;
+    without any images at all, the list is empty.
+
     Raises:
         UserError: the folder is missing, or holds both images and class folders.
     """

@@ -467,8 +467,8 @@ def _trace(mask: np.ndarray) -> list[Corners]:
         mask: (H, W) bool.
 
     Returns:
-        For each outline its corners (x, y) in pixels, clockwise in the image; anticlockwise around
-        a hole.
+        For each outline its corners (x, y) in pixels, the first not repeated at the end; clockwise
+        in the image, and anticlockwise around a hole. Parts that touch have outlines of their own.
     """
     # An edge is (start, direction), both complex numbers x + iy; the mask is on its right.
     edges: dict[tuple[complex, complex], None] = {}

@@ -95,9 +95,9 @@ def positive(word: str) -> int:
 def one_line_errors() -> Iterator[None]:
     """Within this context, convert every exception to a UserError by :func:`explain`.
 
-    Those that do not derive from Exception, such as Stop and SystemExit, pass unchanged.
-    If another rank died, wait before raising: the launcher then reports that rank's error, which
-    is the cause, and ends all ranks.
+    UserErrors pass unchanged, and so does what does not derive from Exception, such as Stop and
+    SystemExit. If another rank died, wait :data:`PATIENCE` seconds before raising: meanwhile the
+    launcher reports that rank's error, which is the cause, and ends all ranks.
     """
     try:
         yield
@@ -208,7 +208,8 @@ class WithoutTracebacks(logging.Filter):
 def refusing(what: str, advice: str) -> Iterator[None]:
     """Within this context, convert exceptions to UserError("WHAT: TYPE: MESSAGE; ADVICE").
 
-    UserErrors and CUDA's out-of-memory errors pass unchanged.
+    UserErrors and CUDA's out-of-memory errors pass unchanged. An mmcv without compiled operators
+    gets a message of its own.
     """
     try:
         yield

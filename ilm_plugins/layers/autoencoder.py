@@ -149,8 +149,10 @@ class AutoencoderNorm(AdaptiveNorm):
         """Compute the decoders' outputs, without the last activations (Eqs. 3 to 5).
 
         Args:
-            mean, var: (N, G') moments of the fine groups.
-            encode, decode_mean, decode_var: the weights W1, W2 and W3.
+            mean, var: (N, G') moments of the fine groups, from which those of the key groups are
+                computed.
+            encode: W1 (hidden, key groups), which encodes the means and the variances alike.
+            decode_mean, decode_var: W2 and W3 (key groups, hidden).
 
         Returns:
             The outputs decoded from the mean and from the variance, (N, key groups, 1) each, which

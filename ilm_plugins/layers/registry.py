@@ -27,7 +27,8 @@ def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
     """Split a NORM string such as ``"EN"`` or ``"EN(reduction=16)"`` into its key and options.
 
     Returns:
-        The key and the options; None if the string doesn't begin with a key of :data:`NORMS`.
+        The key and the options, which are not checked; None if :func:`norm_key` finds no key of
+        :data:`NORMS`, as in "ENx".
 
     Raises:
         OptionError: the key is followed by something other than ``(option=literal, ...)``.

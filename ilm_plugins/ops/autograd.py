@@ -48,6 +48,9 @@ def adaptive_norm(
 
     Returns:
         y (N, C, *); mean and var (N, G'), detached.
+
+    Raises:
+        RuntimeError: a backend is forced that cannot run x.
     """
     kernels = kernels_for(x, num_groups)
     if kernels is None:

@@ -77,8 +77,11 @@ def use_backend(name: str) -> Iterator[None]:
 def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:
     """Return the backend for an input x with G' = ``num_groups``; None stands for the reference.
 
+    Inputs that the reference computes whatever is forced (see :func:`use_backend`) give None. Under
+    "auto", plain torch operations take the place of missing kernels, with a warning.
+
     Raises:
-        RuntimeError: a backend is forced that cannot run x.
+        RuntimeError: :func:`use_backend` forces a backend that cannot run x.
     """
     # A single value minus its mean is 0; the kernels' rounding error would be divided by sqrt(eps).
     single_values = x.numel() <= x.shape[0] * num_groups

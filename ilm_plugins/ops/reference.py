@@ -75,7 +75,15 @@ def _center(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _group_mean(x: Tensor, num_groups: int) -> Tensor:
-    """Return the means (N, G') of channel groups; zeros for an empty x."""
+    """Return the mean of each channel group over its channels and all positions.
+
+    Args:
+        x: (N, C, *).
+        num_groups: G', the number of groups.
+
+    Returns:
+        The means, (N, G'); zeros for an empty x.
+    """
     # The mean of an empty map is NaN, and would reach the parameters' gradients; its sum is 0.
     # `> 0`, because torch 2.4 recompiles for each size if the number itself is the condition.
     average = torch.mean if x.numel() > 0 else torch.sum

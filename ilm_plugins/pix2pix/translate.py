@@ -127,6 +127,8 @@ def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pi
 def _model_config(checkpoint: str, text: str, unsafe: bool) -> dict:
     """Return the model's config from the Python text of a checkpoint's config.
 
+    It also sets MMEngine's default scope: with ``unsafe`` to the config's own, else to mmengine.
+
     Args:
         checkpoint: file name, for error messages.
         text: the config; with ``unsafe`` it is executed, else its literals are parsed.

@@ -70,7 +70,7 @@ def _mean_curve(curves: Iterable[list[dict]], unit: str, name: str) -> dict[floa
         name: the key of the quantity.
 
     Returns:
-        Epoch or iteration -> mean, in rising order.
+        Epoch or iteration -> mean over the runs that logged the quantity there, in rising order.
     """
     values: dict[float, list[float]] = defaultdict(list)
     for rows in curves:

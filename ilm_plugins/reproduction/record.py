@@ -232,8 +232,9 @@ def to_json(result: dict[str, Any]) -> str:
 def collect(result: dict[str, Any], folder: Path) -> Path:
     """Save a record in the folder of collected records.
 
-    It replaces unfinished or untested records of the same cell, seed, settings and number of images
-    that are not longer.
+    Unfinished or untested records of the same cell, seed, settings and number of images are removed
+    if their runs were not longer than this one. A record of the same run, that is with the same
+    curve, is replaced.
 
     Args:
         result: the record.

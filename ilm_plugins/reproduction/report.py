@@ -33,7 +33,8 @@ Groups = dict[str, list[Records]]
 def write(folder: Path) -> list[Path]:
     """Write the pages and plots on the records in a folder, into the folder's parent.
 
-    The same records give the same bytes, under one version of matplotlib.
+    The same records give the same bytes, under one version of matplotlib. Existing pages are
+    replaced; without records, pages are written that have none.
 
     Args:
         folder: folder of records, one JSON file each.

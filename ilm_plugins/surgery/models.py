@@ -343,7 +343,9 @@ def _check_replaceable(module: nn.Module, to: str, types: frozenset[type] | None
 
 
 def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
-    """Build the plain norm that replaces a layer of this package.
+    """Build the plain norm that replaces a layer of this package, with the layer's tensors.
+
+    It also takes over the training mode, and which tensors require gradients.
 
     Args:
         old: the layer.
@@ -351,7 +353,7 @@ def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
         dims: number of spatial dimensions of an InstanceNorm or BatchNorm.
 
     Raises:
-        Unfit: the layer does not compute a plain norm.
+        Unfit: with its tensors the layer does not compute what a plain norm does.
     """
     state, c = dict(old.state_dict(keep_vars=True)), old.num_channels
     if isinstance(old, ILMInstanceNorm):

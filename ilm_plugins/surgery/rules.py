@@ -128,9 +128,17 @@ def _released_to_ilm(own: State, layer: AutoencoderNorm) -> State:
 
 
 def _bn_to_en(own: State, layer: ExemplarNorm) -> State:
-    """Return an EN's tensors for those of BN: uniform ratios, all weight on BN.
+    """Return tensors with which an EN of K normalizers computes the same as a BN.
 
-    Raise Unfit if the layer's options never give BN.
+    All ratios are 1/K; BN's row of weight and bias is K times BN's weight and BN's bias, and the
+    other rows are zero.
+
+    Args:
+        own: the BN's tensors.
+        layer: the EN.
+
+    Raises:
+        Unfit: the EN's normalizers lack BN, or all of them share one weight and bias.
     """
     if "BN" not in layer.normalizers or layer.shared_affine:
         raise Unfit(f"{layer} is never BN; let its normalizers have BN, and weights of their own")

@@ -108,8 +108,10 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         model: an untrained model, with plain norms or ours.
 
     Returns:
-        The state dict for ``model.load_state_dict(state, strict=False)``, its other entries
-        unchanged; and a report on each norm, on tensors that do not fit and on missing ones.
+        A new state dict for ``model.load_state_dict(state, strict=False)``, in which norms that
+        cannot be converted and all other entries are as they were; and a report on each norm, on
+        missing tensors and on those that do not fit (``left``). Tensors of another shape must be
+        removed before loading.
     """
     state = unwrap_state(state, model)
     report, layers = Report(), _find_norms(state)

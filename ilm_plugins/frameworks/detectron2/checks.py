@@ -91,6 +91,10 @@ def check(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, str, str]:
 
     Creates the output folder.
 
+    Args:
+        args: arguments of tools/train_net.py. With ``--eval-only`` an evaluator and weights are
+            required, a training set and a batch size are not.
+
     Returns:
         The config, the output folder, and the config key that sets the folder.
 

@@ -119,7 +119,12 @@ def _arm_retinanet_head(module: ModuleType) -> None:
 def _build_head(module: ModuleType, wrapped, head: nn.Module, args, kwargs) -> None:
     """Construct RetinaNet's head; give EN and SN running statistics for each pyramid level.
 
-    ``wrapped`` is the constructor that detectron2 defines, ``head`` the object to initialize.
+    Args:
+        module: detectron2's module of the head. Its ``get_norm`` is replaced meanwhile, because the
+            head first tries the norm on 32 channels, which may not suit its options.
+        wrapped: the constructor that detectron2 defines.
+        head: the object to initialize; it gets a hook that counts the levels of a forward pass.
+        args, kwargs: the constructor's arguments.
     """
     get_norm, calls = module.get_norm, itertools.count()
 

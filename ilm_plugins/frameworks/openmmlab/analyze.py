@@ -65,7 +65,12 @@ def _loads(step: dict, image: bool = False) -> bool:
 
 
 def _loaded_image(number: int, image: np.ndarray) -> dict:
-    """Return the dict that LoadImageFromFile would make of an (H, W, 3) image in memory."""
+    """Return the dict that LoadImageFromFile would make of an image in memory.
+
+    Args:
+        number: the image's number, in the dict as "img_id".
+        image: pixels (H, W, 3), which are copied; the config decides whether BGR or RGB.
+    """
     height, width = image.shape[:2]
     return {
         "img": np.array(image),

@@ -56,7 +56,7 @@ def _statistic(owner: type, name: str) -> Callable:
 
 
 def check_fits(filename: str, model: nn.Module, checkpoint: dict, prefix: str = "") -> None:
-    """Raise CheckpointError if a checkpoint has none of the model's tensors.
+    """Raise CheckpointError if no tensor of the model is in a checkpoint, by name and shape.
 
     Args:
         filename: the checkpoint's file, for the message.
@@ -72,7 +72,12 @@ def check_fits(filename: str, model: nn.Module, checkpoint: dict, prefix: str = 
 
 
 def _load_pretrained(wrapped: Callable, init: PretrainedInit, args: tuple, options: dict) -> None:
-    """Initialize a module by ``init_cfg=dict(type="Pretrained")``.
+    """Initialize a module by ``init_cfg=dict(type="Pretrained")``, and check that its file fits.
+
+    Args:
+        wrapped: MMEngine's method, which initializes the module.
+        init: the object that the method belongs to; its ``checkpoint`` is a path or a URL.
+        args, options: the method's arguments; the only one in ``args`` is the module.
 
     Raises:
         CheckpointError: the checkpoint does not exist, or has none of the module's tensors.
@@ -109,6 +114,7 @@ def settings(text: str) -> dict[str, Any]:
 
     Raises:
         ValueError: a line is not an assignment, or a value is neither a literal nor ``dict(...)``.
+        SyntaxError: the text is not Python.
     """
     found = {}
     for line in ast.parse(text).body:

@@ -84,7 +84,11 @@ class ExactEpochLoop(EpochBasedTrainLoop):
             )
 
     def run_epoch(self) -> None:
-        """Train for the rest of the current epoch; raise OptionError if its length has changed."""
+        """Train for the rest of the current epoch, from the loop's iteration.
+
+        Raises:
+            OptionError: the iteration is not in this epoch, since epochs had another length before.
+        """
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         first = self._iter - self._epoch * len(self.dataloader)

@@ -102,7 +102,11 @@ class StopAtNaN(Hook):
         self.first = torch.tensor(math.inf)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Check the losses among ``outputs`` (name -> tensor), and at times read the result."""
+        """Note whether one of the losses, outputs with "loss" in their names, is NaN or infinite.
+
+        The note stays on the losses' device until :meth:`look` reads it, and raises
+        FloatingPointError: every ``interval`` iterations, before checkpoints and at the end.
+        """
         # MMEngine has "loss" in the names of losses; other outputs, like accuracies, may be NaN.
         losses = [
             value.detach().float().sum()
