@@ -26,7 +26,11 @@ PLAIN = {
 def compute(cell: Cell) -> dict[str, float]:
     """Compute the figures of a cell that needs no training, as measure name -> figure.
 
-    The table's ``compute`` names one of the functions below; the cell's ``of`` has its arguments.
+    The table's ``compute`` names one of the functions below; the cell's ``of``, which must not be
+    None, has its arguments.
+
+    Raises:
+        UserError: a package that the function needs is not installed.
     """
     table = tables()[cell.table]
     function = {
@@ -70,6 +74,8 @@ def layer_parameters(layer: str) -> tuple[int]:
 def cost(config: str) -> tuple[float, float]:
     """Return the cost of the model of an mmpretrain config, on an image of 224 x 224 pixels.
 
+    The model is built and run on the CPU. MMEngine's default scope becomes the config's.
+
     Args:
         config: path below the project's root.
 
@@ -77,7 +83,7 @@ def cost(config: str) -> tuple[float, float]:
         The parameters in millions, and the multiply-adds in units of 1e9.
 
     Raises:
-        UserError: mmpretrain or fvcore is not installed.
+        UserError: mmpretrain or fvcore is not installed, or the config cannot be read.
     """
     words = ["--config-file", str(ROOT / config), "--num-gpus", "0"]
     args = train_net.parser().parse_args(words)

@@ -95,10 +95,13 @@ def write(launch: Launch, folder: Path) -> None:
 
 
 def read(folder: Path) -> Launch | None:
-    """Read how the run in a folder was started; return None if the folder has no such file.
+    """Read how the run in a folder was started, from ``launch.json`` or a former ``origin.json``.
+
+    Returns:
+        The launch; None if the folder, which may be missing, has neither file.
 
     Raises:
-        UserError: the file is incomplete.
+        UserError: the file is not valid JSON, or its keys are not those of a launch.
     """
     file = next((folder / name for name in (FILE, OLD_FILE) if (folder / name).is_file()), None)
     if file is None:
@@ -118,6 +121,13 @@ def _from_old_file(found: dict[str, Any], log: Path) -> Launch:
     """Build a Launch from the content of a former ``origin.json``.
 
     Options are parsed from the command in it, and the GPUs from the run's log, if there is one.
+
+    Args:
+        found: the parsed JSON.
+        log: path of the run's log, which may be missing; then the device is the file's.
+
+    Raises:
+        KeyError: the content lacks a key; see :data:`OLD_FILE`.
     """
     p = argparse.ArgumentParser(add_help=False)
     p.add_argument("--seeds", type=int, default=0)
@@ -147,7 +157,10 @@ def _from_old_file(found: dict[str, Any], log: Path) -> Launch:
 def commit() -> str | None:
     """Return the checkout's commit, 12 hexadecimal digits; None outside a git checkout.
 
-    "+changes" follows if tracked files differ from the commit.
+    "+changes" follows if tracked files differ from the commit. None is also returned if git fails.
+
+    Raises:
+        FileNotFoundError: in a checkout, git is not installed.
     """
     if not (ROOT / ".git").exists():
         return None
@@ -168,10 +181,12 @@ def device(num_gpus: int | None) -> str:
     """Return the name of the device that a run uses on this machine, for its report.
 
     Args:
-        num_gpus: number of GPUs of the run; 0 for the CPU, None for one GPU if there is any.
+        num_gpus: number of GPUs of the run; 0 for the CPU, None for one GPU if there is any. It is
+            not compared with the number of GPUs here.
 
     Returns:
-        Such as "NVIDIA H100", "2 x NVIDIA H100" or "CPU, Intel Xeon".
+        Such as "NVIDIA H100", "2 x NVIDIA H100" (the first GPU's name) or "CPU, Intel Xeon"; the
+        CPU's also where CUDA is not available.
     """
     count = min(1, torch.cuda.device_count()) if num_gpus is None else num_gpus
     if count and torch.cuda.is_available():

@@ -18,11 +18,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the commands: list, run or report.
 
     Args:
-        argv: the command line without the program's name; default: ``sys.argv[1:]``.
+        argv: the command line without the program's name; default: ``sys.argv[1:]``. Its words
+            KEY.KEY=VALUE may stand anywhere; they are overrides for "run", and without effect on
+            the other commands.
 
     Returns:
         The exit status: 0; 1 if a run failed; 2 after any other error, such as one in the settings
-        of a run; 128 + its number after a signal. Each error is printed as one line.
+        of a run; 128 + its number after a signal. Each error is printed to stderr as one line.
 
     Raises:
         SystemExit: the command line is invalid, or asks for help.
@@ -37,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Build the parser of the commands list, run and report."""
+    """Return the parser of the commands list, run and report, which does not know overrides.
+
+    In what it parses, ``command`` is the function that performs the command, given the arguments.
+    """
     p = argparse.ArgumentParser(description="The papers' tables and figures, run here.")
     commands = p.add_subparsers(required=True, metavar="list | run | report")
     listing = commands.add_parser("list", help="every table and figure, and what is behind it")
@@ -83,7 +88,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def list_(args: argparse.Namespace) -> None:
-    """Print all tables and figures with their cells, or ``args.table`` alone."""
+    """Print all tables and figures with their cells, or only ``args.table`` if it is not None.
+
+    Raises:
+        UserError: there is no such table.
+    """
     chosen = [registry.find_table(args.table)] if args.table else registry.tables().values()
     for table in chosen:
         print(f"\n{table.id}  {registry.papers()[table.paper]}, {table.number}: {table.title}")
@@ -95,7 +104,8 @@ def list_(args: argparse.Namespace) -> None:
 def _rows(table: Table) -> list[str]:
     """Return the lines that list a table's cells: a heading, then name, paper's figures and source.
 
-    For a figure without cells: the tables whose curves it shows, its command, or "-".
+    A cell for which the paper has no number has the paper's text, if any, in place of its figures.
+    For a figure without cells: the tables whose curves it shows and its command, or "-" for none.
     """
     if not table.cells:
         rows = [f"curves of {', '.join(table.shows)}"] if table.shows else []
@@ -127,7 +137,12 @@ def run_(args: argparse.Namespace) -> int:
 def report_(args: argparse.Namespace) -> None:
     """Copy the records of runs below ``args.work_dir`` to ``args.records``, and write the reports.
 
-    Prints the path of each report.
+    Reports go to the parent of ``args.records``; their paths are printed. For the records that
+    :func:`.record.collect` removes or replaces there, see that function.
+
+    Raises:
+        UserError: a record is invalid, or contradicts a collected one; see also
+            :func:`.report.write`.
     """
     for path in sorted(args.work_dir.rglob(run.RECORD)):
         record.collect(record.read(path), args.records)

@@ -22,14 +22,20 @@ SIZES = {"crop_size", "scale", "scales", "img_scale", "size"}
 def overrides(config: str, folder: Path) -> list[str]:
     """Return overrides with which a config trains for two epochs or iterations on generated images.
 
-    The images are written first, if they are missing. A backbone starts from random weights.
+    The images are written first, if they are missing: to ``folder/labelled`` for mmpretrain, to
+    ``folder/shapes`` for all others. A backbone starts from random weights.
 
     Args:
-        config: config file of detectron2, mmpretrain, mmseg, mmdet or pix2pix.
-        folder: folder of the generated images.
+        config: path of a config of detectron2, mmpretrain, mmseg, mmdet or pix2pix.
+        folder: folder of the generated images; overrides have its path as it is given.
 
     Returns:
         KEY=VALUE for MMEngine; for detectron2, KEY and VALUE in turn.
+
+    Raises:
+        UserError: the config file does not exist, or is neither .yaml nor .py.
+        ValueError, FileExistsError: ``folder/shapes`` has other contents; see
+            :func:`~ilm_plugins.data.shapes.write_shapes`.
     """
     if train_net.framework_of(config) == "detectron2":
         return _detectron2_overrides(config, folder)
@@ -46,7 +52,10 @@ def _detectron2_overrides(config: str, folder: Path) -> list[str]:
 
 
 def _mmengine_overrides(config: str, folder: Path) -> list[str]:
-    """Return :func:`overrides` for a config of MMEngine: KEY=VALUE each."""
+    """Return :func:`overrides` for a config of MMEngine: KEY=VALUE each; write missing images.
+
+    A config without ``train_cfg`` gets overrides for its tests alone.
+    """
     from ..frameworks.openmmlab.run_folder import LOADERS, load, shortened
 
     cfg, options = load(config), []
@@ -128,8 +137,9 @@ def _ensure_shapes(folder: Path) -> Path:
 def write_packed(folder: Path, splits: Sequence[str], number: int = 16) -> None:
     """Write ``folder/SPLIT.npz`` for each split, in the format of :mod:`ilm_plugins.data.packed`.
 
-    Each archive has ``number`` images of 32 x 32 pixels and one random colour each, in ten classes.
-    An existing archive is left as it is.
+    Each archive has ``number`` images of 32 x 32 pixels and one random colour each, in ten classes;
+    the colours are the same in each call. The folder is made if missing. An existing archive is
+    left as it is.
     """
     import numpy as np
     from PIL import Image

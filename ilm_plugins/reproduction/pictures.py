@@ -25,7 +25,10 @@ def training(table: Table, lines: Sequence[tuple[str, list[dict[str, Any]]]]) ->
     Args:
         table: the table that the runs belong to.
         lines: for each line, its label and the records of runs (see :mod:`.record`) whose curves
-            are averaged.
+            are averaged; at least one record must have a curve.
+
+    Returns:
+        The figure; the x axis is the epoch or iteration. Panels are chosen by :func:`_panels`.
     """
     logged = {name for _, group in lines for r in group for row in r["curve"] for name in row}
     names = _panels(logged, table)
@@ -52,7 +55,13 @@ def training(table: Table, lines: Sequence[tuple[str, list[dict[str, Any]]]]) ->
 def _panels(logged: set[str], table: Table) -> list[str]:
     """Choose the logged quantities to plot: the total loss, or its parts, then the table's metrics.
 
-    In MMPretrain the metric accuracy/top1 of a test is logged as accuracy_top-1 in training.
+    The total loss is "loss" or "total_loss"; where neither was logged, its parts are all names with
+    "loss" in them. In MMPretrain the metric accuracy/top1 of a test is logged as accuracy_top-1 in
+    training.
+
+    Args:
+        logged: names of all logged quantities.
+        table: the table whose measures name the metrics; those that were not logged are left out.
     """
     losses = [name for name in ("loss", "total_loss") if name in logged]
     losses = losses or sorted(name for name in logged if "loss" in name)
@@ -88,7 +97,8 @@ def against(table: Table, lines: Mapping[str, tuple[Points, Points]], measure: s
 
     Args:
         table: the paper's figure, whose ``against`` names the quantity.
-        lines: label -> points (quantity, value) of the paper, and those of our runs.
+        lines: label -> points (quantity, value) of the paper, and those of our runs; either may be
+            empty. The first ten labels are drawn, a colour each.
         measure: name of the measure on the vertical axis.
     """
     fig = figure(7, 4.5)
@@ -110,12 +120,16 @@ def against(table: Table, lines: Mapping[str, tuple[Points, Points]], measure: s
 
 
 def save(fig: Figure, path: Path, shown: Any) -> None:
-    """Write a plot as PNG.
+    """Write a plot as PNG, atomically.
 
     Args:
         fig: the plot.
-        path: the file.
-        shown: the data that the plot shows; a hash of it goes to the PNG's metadata as "records".
+        path: the file, which is replaced if it exists.
+        shown: the data that the plot shows; a hash of its ``str`` goes to the PNG's metadata as
+            "records".
+
+    Raises:
+        RunError: the file cannot be written.
     """
     fingerprint = hashlib.sha256(str(shown).encode()).hexdigest()[:16]
     with replacing(path) as file:

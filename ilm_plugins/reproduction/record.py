@@ -29,11 +29,14 @@ LONGEST = 150
 def framework(cell: Cell) -> RunFolders:
     """Import the module for configs and run folders of the framework of a cell's config.
 
+    Args:
+        cell: a cell with a config; others raise TypeError.
+
     Returns:
         ``ilm_plugins.frameworks.{openmmlab,detectron2}.run_folder``.
 
     Raises:
-        UserError: the config is missing, or its framework is not installed.
+        UserError: the config's file is missing, or its framework is not installed.
     """
     config = cell.config
     if not Path(cell.file).is_file():
@@ -53,8 +56,13 @@ def measures(cell: Cell) -> dict[str, registry.Measure]:
 def tests(cell: Cell) -> list[Test]:
     """List the tests that give a cell's figures and that its config supports.
 
+    Tests that a training makes itself, as detectron2's does, are left out.
+
     Returns:
         For each test, its options of tools/train_net.py; () is a plain test.
+
+    Raises:
+        UserError: see :func:`framework`.
     """
     wanted = dict.fromkeys(measure.options for measure in measures(cell).values())
     return framework(cell).tests(cell.file, wanted)
@@ -63,7 +71,11 @@ def tests(cell: Cell) -> list[Test]:
 def batch(cell: Cell, launch: Launch) -> tuple[int | None, int | None]:
     """Return the batch size of a run and that of its recipe, in images over all processes.
 
-    The recipe is the config as published. Returns (None, None) for a cell that only tests.
+    The recipe is the config as published. Returns (None, None) for a cell that only tests. Of
+    ``launch``, the user's overrides and the number of processes are read.
+
+    Raises:
+        UserError: see :func:`framework`.
     """
     if cell.tests:
         return None, None
@@ -74,19 +86,21 @@ def batch(cell: Cell, launch: Launch) -> tuple[int | None, int | None]:
 def build(
     cell: Cell, folder: Path, launch: Launch, before: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Build the record of a run from the files in its folder.
+    """Build the record of a run from the files in its folder; nothing is written.
 
     Args:
-        cell: the table row that the run belongs to.
+        cell: the table row that the run belongs to; it must have a config.
         folder: the run's output folder (MMEngine's work_dir, detectron2's OUTPUT_DIR).
         launch: how the run was started.
-        before: the record of the run whose checkpoint this one starts from or tests.
+        before: the record of the run whose checkpoint this one starts from or tests, for the
+            label; None if there is none. Of it, table, cell and label are read.
 
     Returns:
-        A JSON-ready dict; floats have six significant digits.
+        The record, a JSON-ready dict; floats have six significant digits. Its "figures" lack the
+        measures that have no result yet.
 
     Raises:
-        UserError: the folder holds no run.
+        UserError: the folder holds no run; see also :func:`framework`.
     """
     module, chosen = framework(cell), measures(cell)
     recipe, unit = module.length(cell.file)
@@ -146,8 +160,10 @@ def label(
 
     Args:
         result: the record of the run; its "label" is not read.
-        before: the record of the run whose checkpoint this one starts from or tests.
-        measured: whether the run has a figure, or its config has no test left that could give one.
+        before: the record of the run whose checkpoint this one starts from or tests; its label is
+            repeated unless it is "full recipe".
+        measured: whether the run has a figure, or has made all tests of :func:`tests`, of which
+            there is at least one. If not, a complete run is labelled :data:`NO_FIGURE`.
 
     Returns:
         The differences, separated by ", ", such as "shortened: 10 of 90 epochs".
@@ -183,7 +199,10 @@ def _image_count_note(what: str, images: int | None, whole: int | None) -> list[
 
 
 def _abbreviated(value: Any) -> str:
-    """Return a setting's text for a label, cut after 40 characters; of dicts, the types."""
+    """Return a setting's text for a label, cut after 40 characters; of a list of dicts, the types.
+
+    Types are the values of "type" in the dicts, joined by "+".
+    """
     if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
         return "+".join(str(v.get("type")) for v in value)
     text = str(value)
@@ -197,10 +216,11 @@ def describe(result: Mapping[str, Any]) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a record from its file.
+    """Read a record from its file, whose path is in the error messages.
 
     Raises:
         UserError: the file is not JSON, or names no known table and cell.
+        OSError: the file is missing or unreadable.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -211,7 +231,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(result: dict[str, Any], path: Path) -> None:
-    """Write a record to a file, whole or not at all; make its folder if missing."""
+    """Write a record to a file, whole or not at all; make its folder if missing.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(to_json(result).encode())
@@ -232,19 +256,21 @@ def to_json(result: dict[str, Any]) -> str:
 def collect(result: dict[str, Any], folder: Path) -> Path:
     """Save a record in the folder of collected records.
 
-    Unfinished or untested records of the same cell, seed, settings and number of images are removed
-    if their runs were not longer than this one. A record of the same run, that is with the same
-    curve, is replaced.
+    Unfinished or untested records of the same cell, seed, planned length, changed settings and
+    number of images (if known) are removed if they trained for at most as many epochs or iterations
+    as this one. A record of the same run, that is with the same curve, is replaced.
 
     Args:
         result: the record.
-        folder: the folder, usually reports/records.
+        folder: the folder, usually reports/records; it is made if missing.
 
     Returns:
-        The file written.
+        The file written; table, cell, seed and label make its name.
 
     Raises:
-        UserError: the folder has a record of another run with the same cell, settings and seed.
+        UserError: the folder has a record with the same cell, seed, label and settings but another
+            curve, so of another run; or a JSON file in it is not a valid record.
+        RunError: the file cannot be written.
     """
     for path in sorted(folder.glob("*.json")):
         old = read(path)

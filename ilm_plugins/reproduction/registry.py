@@ -51,7 +51,10 @@ class Measure:
         return f"{self.unit}, {self.better} is better".removeprefix(", ")
 
     def read(self, metrics: dict[str, float]) -> float | None:
-        """Compute the figure from metrics, name -> value; None if its metrics are missing."""
+        """Compute the figure from metrics, name -> value, by the first of its own that is there.
+
+        None is returned if none of them is there.
+        """
         for name, (offset, factor) in self.metrics.items():
             if metrics.get(name) is not None:
                 return offset + factor * metrics[name]
@@ -128,7 +131,10 @@ class Table:
 
     @property
     def decimals(self) -> tuple[int, ...]:
-        """For each measure, the number of decimals in the paper; 2 if it gives no figure."""
+        """For each measure, the most decimals of a figure in the paper; 2 if it gives no figure.
+
+        Empty for a table without cells.
+        """
         columns = zip(*(cell.paper for cell in self.cells.values()), strict=True)
         return tuple(
             max((len(str(v).partition(".")[2]) for v in column if isinstance(v, float)), default=0)
@@ -158,7 +164,10 @@ def measures() -> dict[str, Measure]:
 
 @cache
 def tables() -> dict[str, Table]:
-    """Return id -> table, for all tables and figures of all papers."""
+    """Return id -> table, for all tables and figures of all papers, in the order of the file.
+
+    The dict is cached, so callers must not change it.
+    """
     found = {}
     for paper, content in _papers_file()["papers"].items():
         for key, options in content["tables"].items():
@@ -190,7 +199,7 @@ def home(cell: Cell) -> Cell:
 
 
 def find_table(word: str) -> Table:
-    """Return the table or figure of an id, in any case and with any separators.
+    """Return the table or figure of an id, ignoring case and separators (spaces and any of "/_,-").
 
     Raises:
         UserError: there is no such table; the message suggests similar ids.
@@ -200,11 +209,15 @@ def find_table(word: str) -> Table:
 
 
 def find(table: str, cell: str | None = None) -> list[Cell]:
-    """Return the cells that a user asks for.
+    """Return the cells that a user asks for, implemented or not.
 
     Args:
         table: id of a table or figure, in any case and with any separators: ``en-5``, ``EN 5``.
-        cell: name of a cell, likewise, or the beginning of several names; None for all cells.
+        cell: name of a cell, likewise, or the beginning of one or several names; None for all
+            cells. A full name counts as such, even if longer names begin with it.
+
+    Returns:
+        Cells of the table, in the paper's order; for a figure that ``shows`` tables, of those.
 
     Raises:
         UserError: there is no such table or cell (the message suggests similar ones), or the table
@@ -225,8 +238,11 @@ def find(table: str, cell: str | None = None) -> list[Cell]:
 def find_cell(cell_id: str) -> Cell:
     """Return the cell of an id such as ``en-2 ResNet50/EN``.
 
+    The name may be a beginning of it that no other cell of the table has.
+
     Raises:
         UserError: there is no such cell.
+        ValueError: the id is of several cells.
     """
     (cell,) = find(*cell_id.split(" ", 1))
     return cell
@@ -241,6 +257,9 @@ def _match(word: str, names, what: str, source: str, prefixes: bool = False) -> 
         what: kind of name, for the error message.
         source: the command that lists the names, for the error message.
         prefixes: whether the word may also be the beginning of one or several names.
+
+    Returns:
+        The name that equals the word; else, with ``prefixes``, all names that begin with it.
 
     Raises:
         UserError: no name matches; the message suggests similar ones.

@@ -33,17 +33,18 @@ Groups = dict[str, list[Records]]
 def write(folder: Path) -> list[Path]:
     """Write the pages and plots on the records in a folder, into the folder's parent.
 
-    The same records give the same bytes, under one version of matplotlib. Existing pages are
-    replaced; without records, pages are written that have none.
+    The same records give the same bytes, under one version of matplotlib. Existing pages and plots
+    are replaced. If the folder is missing or empty, the pages say that nothing was run.
 
     Args:
-        folder: folder of records, one JSON file each.
+        folder: folder of records, one JSON file each; its parent is made if missing.
 
     Returns:
-        The files written.
+        The files written: README.md, PAPER.md for each paper, and ID.png for each plot.
 
     Raises:
         UserError: a record is invalid, or matplotlib is missing and there is a plot to draw.
+        RunError: a file cannot be written.
     """
     groups, out = by_cell(folder), folder.parent
     out.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,10 @@ def by_cell(folder: Path) -> Groups:
     """Read a folder's records: id of each cell -> groups of its records.
 
     Records of a group have the same label and the same changed settings; groups are in the order of
-    these, and the records of a group in that of their seeds.
+    these, and the records of a group in that of their seeds. A missing folder has no records.
+
+    Raises:
+        UserError: a JSON file in the folder is not a valid record.
     """
 
     def settings(found: dict[str, Any]) -> tuple[str, ...]:
@@ -82,13 +86,19 @@ def _groups_of(cell: Cell, groups: Groups) -> list[Records]:
 
 
 def draw(table: Table, groups: Groups, folder: Path) -> bool:
-    """Plot a table's training curves or a figure's lines to ``folder/ID.png``.
+    """Plot a table's training curves or a figure's lines to ``folder/ID.png``, if there are any.
+
+    Args:
+        table: the table or figure.
+        groups: see the module.
+        folder: folder of the picture; it must exist.
 
     Returns:
-        Whether there was anything to plot.
+        Whether there was anything to plot; if not, nothing is written.
 
     Raises:
-        UserError: matplotlib is not installed.
+        UserError: there is something to plot, and matplotlib is not installed.
+        RunError: the picture cannot be written.
     """
     lines, compared = curves(table, groups), curves_against(table, groups)
     if not (lines or compared):
@@ -106,7 +116,10 @@ def draw(table: Table, groups: Groups, folder: Path) -> bool:
 
 
 def index(groups: Groups) -> str:
-    """Return the Markdown of the page that lists all tables and how many cells were run."""
+    """Return the Markdown of README.md, which lists all tables and how many cells of each were run.
+
+    ``groups`` is as in the module.
+    """
     lines = ["# Reproduction", "", HEAD]
     for paper, title in registry.papers().items():
         lines += [f"## [{title}]({paper}.md)", "", "| | | cells run |", "|---|---|---|"]
@@ -122,7 +135,10 @@ def _tables_of(paper: str) -> list[Table]:
 
 
 def _count_cells(table: Table, groups: Groups) -> str:
-    """Count, in words, a table's cells by state: run, changed, or not implemented."""
+    """Count, in words, a table's cells by state: run in full, only changed, or not implemented.
+
+    For a figure without cells: the text of :func:`_source`.
+    """
     if not table.cells:
         return _source(table)
     here = [cell for cell in table.cells.values() if cell.implemented]
@@ -149,9 +165,9 @@ def page(paper: str, groups: Groups, drawn: Collection[str]) -> str:
     """Return the Markdown of a paper's page, a section for each table.
 
     Args:
-        paper: the paper's key.
+        paper: the paper's key in :func:`.registry.papers`.
         groups: see the module.
-        drawn: ids of the tables and figures that have a plot.
+        drawn: ids of the tables and figures for which the page links a plot, ID.png.
     """
     lines = [f"# {registry.papers()[paper]}", ""]
     for table in _tables_of(paper):
@@ -204,7 +220,7 @@ def _group_row(
     Args:
         table: the table.
         name: text of the first column.
-        group: the records of the runs.
+        group: the records of the runs, at least one; the row's label is that of the first.
         paper: text of the column of the paper's figures.
         published: the paper's figures, for the column of differences; empty for none.
     """
@@ -229,7 +245,9 @@ def _values(group: Records, name: str) -> list[float]:
 
 
 def _means(table: Table, values: Sequence[list[float]]) -> str:
-    """Return each measure's mean over seeds and, for two or more, ± the standard deviation.
+    """Return each measure's mean over seeds ("-" for none) and, for two or more, ± the deviation.
+
+    The deviation is the sample's standard deviation; measures are separated by " / ".
 
     Args:
         table: the table, which sets the decimals.
@@ -244,7 +262,11 @@ def _means(table: Table, values: Sequence[list[float]]) -> str:
 
 
 def _provenance(group: Records) -> list[str]:
-    """Return the last four columns: seeds, length of training, device and hours, commit."""
+    """Return the last four columns: seeds, length of training, device and hours, commit.
+
+    Seeds, devices and commits are those of all records, the hours their mean; the length is the
+    first record's. For a computed cell, only the commit is not empty.
+    """
     first = group[0]
     if first["label"] == "computed":
         return ["", "", "", _distinct(r["commit"] for r in group)]
@@ -275,7 +297,7 @@ def figures(table: Table, values: Sequence[float | None], sign: str = "") -> str
 
     Args:
         table: the table, which sets each measure's decimals.
-        values: a number for each measure; None is shown as "-".
+        values: a number for each of the table's measures, in order; None is shown as "-".
         sign: "+" to write the sign of positive numbers.
     """
     pairs = zip(values, table.decimals, strict=True)
@@ -284,7 +306,10 @@ def figures(table: Table, values: Sequence[float | None], sign: str = "") -> str
 
 
 def curves(table: Table, groups: Groups) -> list[tuple[str, Records]]:
-    """Return the lines of a table's plot: labels, and the records whose curves they average."""
+    """Return the lines of a table's plot: labels, and the records whose curves they average.
+
+    There is a line for each group of a cell, unless none of its records has a curve.
+    """
     return [
         (f"{cell.name}, {group[0]['label']}", group)
         for cell in table.cells.values()
@@ -296,9 +321,14 @@ def curves(table: Table, groups: Groups) -> list[tuple[str, Records]]:
 def curves_against(table: Table, groups: Groups) -> dict[str, tuple[list, list]]:
     """Return the lines of a figure against a quantity, such as batch size.
 
+    Args:
+        table: the figure; it ``shows`` tables whose cells are named "LINE, QUANTITY NUMBER".
+        groups: see the module.
+
     Returns:
-        Name of the line -> the paper's points and ours, each (quantity, figure) in rising order;
-        empty if no full recipe was run.
+        Name of the line -> the paper's points and ours, each (quantity, figure) in rising order.
+        Figures are of the first measure, ours the mean over the seeds of a full recipe. Empty if no
+        full recipe was run, or the figure is not ``against`` a quantity.
     """
     found: dict[str, tuple[list, list]] = {}
     for shown in (registry.tables()[key] for key in table.shows if table.against):

@@ -80,7 +80,7 @@ class Run:
 
     @property
     def command(self) -> str:
-        """The command of tools/reproduce.py that repeats this run alone."""
+        """The command of tools/reproduce.py that repeats this run alone, without a time limit."""
         options = self.options
         words = ["run", self.cell.table, self.cell.name, "--seeds", self.seed]
         words += ["--epochs", options.epochs] if options.epochs else []
@@ -105,7 +105,11 @@ class Run:
 
     @property
     def length(self) -> tuple[int, str]:
-        """The planned length and its unit, "epochs" or "iterations"; 0 if the run only tests."""
+        """The planned length and its unit, "epochs" or "iterations"; 0 if the run only tests.
+
+        Raises:
+            UserError: see :func:`.record.framework`.
+        """
         recipe, unit = self.framework.length(self.cell.file)
         if self.cell.tests:
             return 0, unit
@@ -114,7 +118,10 @@ class Run:
 
     @property
     def before(self) -> "Run | None":
-        """The run of the same seed whose checkpoint this one tests or starts from, or None."""
+        """The run of the same seed whose checkpoint this one tests or starts from, or None.
+
+        Miniatures, and runs for which an override names the checkpoint, start from no other run.
+        """
         setting = self.framework.PRETRAINED
         given = any(word.startswith(f"{setting}=") for word in self.options.overrides)
         starts_from = None if self.options.miniature or given else self.cell.starts_from
@@ -131,7 +138,12 @@ class Stopped(Exception):
 def plan(cells: Sequence[Cell], options: Options) -> list[Run | Cell]:
     """List the runs, one for each seed, and the cells to compute, each once.
 
-    Cells that share an experiment give the same runs; cells that are not implemented are left out.
+    Cells that share an experiment give the same runs, those of the first such cell in the papers;
+    cells that are not implemented are left out. Nothing is run yet.
+
+    Args:
+        cells: the cells that the user asked for.
+        options: the user's options; all runs keep them.
 
     Raises:
         UserError: no cell is left.
@@ -150,20 +162,29 @@ def plan(cells: Sequence[Cell], options: Options) -> list[Run | Cell]:
 def perform(planned: Sequence[Run | Cell], options: Options) -> int:
     """Perform runs and compute cells, ``options.jobs`` at once, and print a line about each.
 
-    A KeyboardInterrupt stops all runs.
+    Each one's results go to record.json in its folder; ``options.work_dir`` is made if missing. A
+    KeyboardInterrupt stops all runs. After a failure, the other runs go on.
+
+    Args:
+        planned: the result of :func:`plan`, at least one.
+        options: the user's options.
 
     Returns:
-        The exit status: 0, or the highest one of the failures.
+        The exit status: 0, also if the time limit stopped runs, or the highest one of the failures.
 
     Raises:
         UserError: the folder of the runs cannot be written.
+        Exception: an unexpected error in a run, after all others have ended.
     """
     check_output(str(options.work_dir), "--work-dir")
     return asyncio.run(_perform_all(planned, options))
 
 
 async def _perform_all(planned: Sequence[Run | Cell], options: Options) -> int:
-    """Do the work of :func:`perform`; cancellation terminates the subprocesses of all runs."""
+    """Do the work of :func:`perform`; cancellation terminates the subprocesses of all runs.
+
+    The time limit of ``options`` counts from this call.
+    """
     deadline = time.monotonic() + 60 * options.minutes
     jobs = asyncio.Semaphore(options.jobs)
 
@@ -183,7 +204,8 @@ async def _perform_one(one: Run | Cell, options: Options, deadline: float) -> in
     """Perform one run or compute one cell, and print a line with its figures or its error.
 
     ``deadline`` is when to stop, on the clock of ``time.monotonic``. Returns the exit status: 0,
-    also if it was stopped, or that of the error.
+    also if it was stopped, or that of the error, which is printed to stderr. An error that
+    :func:`.explain` takes for unexpected is raised unchanged.
     """
     name = one.id if isinstance(one, Cell) else one.name
     try:
@@ -205,7 +227,13 @@ async def _perform_one(one: Run | Cell, options: Options, deadline: float) -> in
 
 
 def _compute(cell: Cell, options: Options) -> dict:
-    """Compute a cell's figures, which need no training; write and return the record."""
+    """Compute a cell's figures, which need no training; write and return the record.
+
+    The record is written to WORK_DIR/TABLE/CELL/record.json.
+
+    Raises:
+        UserError: see :func:`.computed.compute`.
+    """
     from . import computed
 
     found = {
@@ -226,8 +254,12 @@ def _compute(cell: Cell, options: Options) -> dict:
 async def _train_and_test(run: Run, deadline: float) -> dict:
     """Train a run until it is complete, resuming it if it was begun, then test it.
 
+    Trainings and tests that were completed earlier are not repeated. A cell that only tests is not
+    trained. ``deadline`` is when to stop, on the clock of ``time.monotonic``.
+
     Returns:
-        The record, which is also written if an error or a stop ends the run.
+        The record, which is written to the run's folder; also if an error or a stop ends the run,
+        unless the folder holds no run yet.
 
     Raises:
         Stopped, UserError, RunError: see :func:`_execute`, :func:`_current_launch`,
@@ -264,7 +296,10 @@ def _write_record(run: Run) -> dict:
 
 
 def _build_record(run: Run) -> dict:
-    """Build the record of a run, and of the one that it starts from or tests, from their folders.
+    """Build and return the record of a run from its folder.
+
+    Its label also tells how the run that it starts from or tests differs from the full recipe, or
+    "no record" if that run's folder has only a checkpoint.
 
     Raises:
         UserError: the folder holds no run of tools/reproduce.py.
@@ -285,10 +320,14 @@ def _build_record(run: Run) -> dict:
 def _tests_to_do(run: Run, now: Launch) -> list[tuple[str, ...]]:
     """List the tests that the table's figures need and that have not been made yet.
 
-    If the run only tests, all tests are needed again after a change of settings.
+    If the run only tests, all tests are needed again after a change of settings (``now`` compared
+    with the run's launch.json) or of the tested checkpoint.
 
     Returns:
         For each test, its options of tools/train_net.py.
+
+    Raises:
+        UserError: the run that this one tests is not complete, or launch.json is invalid.
     """
     needed, checkpoint = record.tests(run.cell), None
     if needed and run.cell.tests:
@@ -300,11 +339,14 @@ def _tests_to_do(run: Run, now: Launch) -> list[tuple[str, ...]]:
 
 
 def _overrides(run: Run) -> list[str]:
-    """Return the config overrides with which tools/train_net.py performs a run.
+    """Return the config overrides with which tools/train_net.py performs a run, the user's last.
+
+    For a miniature, the generated images are written if they are missing.
 
     Raises:
-        UserError: the run that it starts from or tests is not complete; or --epochs is given for a
-            config that counts iterations, or the reverse.
+        UserError: the run that it starts from or tests is not complete; --epochs is given for a
+            training that counts iterations, or the reverse; or, for MMEngine, the folder of --data
+            does not exist.
     """
     options, config, module = run.options, run.cell.file, run.framework
     words = module.spelled(run.cell.overrides) + module.settings(config, run.folder, run.seed)
@@ -328,7 +370,11 @@ def _overrides(run: Run) -> list[str]:
 
 
 def _check_batch(run: Run, now: Launch) -> None:
-    """Raise UserError unless the batch size over all processes is that of the recipe."""
+    """Raise UserError unless the batch size over all processes is that of the recipe.
+
+    Miniatures pass, and so do runs with the override auto_scale_lr.enable=True. ``now`` is how the
+    run is started.
+    """
     scaled = "auto_scale_lr.enable=True" in [*run.cell.overrides, *now.given]
     own, whole = record.batch(run.cell, now)
     if own != whole and not (scaled or run.options.miniature):
@@ -358,7 +404,10 @@ def _complete_checkpoint(run: Run) -> str:
 
 
 def _check_same_settings(run: Run, now: Launch) -> None:
-    """Raise UserError if the folder has a run that was begun with other or unknown settings."""
+    """Raise UserError if the folder has a run that was begun with other or unknown settings.
+
+    ``now`` is how the run is to be started. A folder without a checkpoint passes.
+    """
     begun, _ = run.framework.progress(run.folder)
     if not begun:
         return
@@ -397,9 +446,15 @@ def _current_launch(run: Run) -> Launch:
 def _changed_settings(run: Run, started: Launch, now: Launch) -> list[str]:
     """Return the overrides that differ between two starts of a run.
 
+    Args:
+        run: the run.
+        started: how it was started before.
+        now: how it is started now.
+
     Returns:
-        Overrides that only one of the two has; if the batch size differs, also the former
-        --num-gpus. A cell's own overrides are ignored: they were once lines of the config files.
+        Overrides that only one of the two has, or all former ones as one text if only their order
+        or number differs; if the batch size differs, also the former --num-gpus. Empty for equal
+        settings. A cell's own overrides are ignored: they were once lines of the config files.
     """
     own = run.framework.spelled(run.cell.overrides)
     before, after = started.settings(own), now.settings(own)
@@ -409,7 +464,11 @@ def _changed_settings(run: Run, started: Launch, now: Launch) -> list[str]:
 
 
 def _write_launch(run: Run, now: Launch) -> None:
-    """Write launch.json to a run's folder; it lists the commits of all starts so far."""
+    """Write ``now`` with commit, versions and device to launch.json in a run's folder.
+
+    If the folder has a checkpoint, the commits of earlier starts come first. ``now`` itself is
+    unchanged.
+    """
     begun, _ = run.framework.progress(run.folder)
     started = launch.read(run.folder) if begun else None
     commits = [*((started and started.commit) or "").split(", "), launch.commit()]
@@ -424,7 +483,7 @@ def _write_launch(run: Run, now: Launch) -> None:
 
 
 async def _execute(run: Run, now: Launch, words: list[str], deadline: float) -> None:
-    """Run tools/train_net.py in a subprocess and wait for it; its output goes to output.log.
+    """Run tools/train_net.py in a subprocess and wait for it; its output is added to output.log.
 
     For a run that trains, it first writes launch.json to the run's folder, since a training may be
     killed; for one that only tests, the caller does so afterwards. If the deadline has passed
@@ -479,7 +538,11 @@ async def _execute(run: Run, now: Launch, words: list[str], deadline: float) -> 
 
 
 async def _terminate(process: subprocess.Popen) -> None:
-    """Terminate a process and its children: SIGTERM, then SIGKILL, up to 20 seconds each."""
+    """Terminate a process and its children: SIGTERM, then SIGKILL, up to 20 seconds each.
+
+    The process must lead a process group of its own; SIGKILL is sent to what is left of the group,
+    even if the process has ended. A process that survives both is no error.
+    """
     for how in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, how)
