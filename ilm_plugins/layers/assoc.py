@@ -33,6 +33,7 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         combine: how omega and beta are computed from the decoded vector WE, the activation a and
             the learned B, the four forms of Table 5: "a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B".
         init: "default", "normal" (as the paper says) or "identity", see ILMGroupNorm.
+        device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
     Raises:
         ValueError: num_channels is not divisible by num_groups or num_key_groups, an option is
@@ -64,7 +65,16 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         )
 
     def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
-        """Return omega and beta, (N, key groups, C / key groups) each, from moments (N, G')."""
+        """Compute omega and beta from the moments of the fine groups by Eqs. 3 to 6.
+
+        Args:
+            mean, var: (N, G') moments of N instances, G' = ``moment_groups``.
+            weight, bias, encode, decode_mean, decode_var, omega_offset: the tensors of
+                :meth:`rescale_tensors`.
+
+        Returns:
+            omega, beta: (N, key groups, C / key groups) each.
+        """
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
         combine = COMBINE[self.combine]
 

@@ -30,10 +30,12 @@ class AutoencoderNorm(AdaptiveNorm):
         num_groups: groups of the standardization.
         num_key_groups: N.
         eps: added to the variance.
-        activations: names, for the outputs decoded from the mean and from the variance.
+        activations: names of :data:`~ilm_plugins.layers.projection.ACTIVATIONS`, for the outputs
+            decoded from the mean and from the variance.
         combine: how omega and beta are computed from these and the weight or bias, see AssocNorm.
         hidden: M, by default ``max(2, N // 16)``, which gives the papers' parameter counts.
         init: "default", "normal" or "identity", see :class:`~ilm_plugins.ILMGroupNorm`.
+        device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
     Raises:
         OptionError: an option is invalid, num_groups does not divide C, or ``init="identity"`` is
@@ -120,6 +122,9 @@ class AutoencoderNorm(AdaptiveNorm):
 
         Returns:
             omega, beta: (N, C) each, at least float32.
+
+        Raises:
+            ValueError: x has the wrong shape or dtype, see :meth:`check_input`.
         """
         self.check_input(x)
         mean, var = moments(x, self.moment_groups)
@@ -134,8 +139,11 @@ class AutoencoderNorm(AdaptiveNorm):
     def predict(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Compute omega and beta from the moments of the fine groups (Eqs. 3 to 6).
 
+        Fine groups are the largest groups of channels that both the key groups and the groups of
+        the group normalization consist of. Each subclass implements this.
+
         Args:
-            mean, var: (N, G') moments of the fine groups.
+            mean, var: (N, G') moments of N instances, G' = ``moment_groups`` fine groups.
             tensors: those of :meth:`rescale_tensors`.
 
         Returns:
@@ -149,8 +157,8 @@ class AutoencoderNorm(AdaptiveNorm):
         """Compute the decoders' outputs, without the last activations (Eqs. 3 to 5).
 
         Args:
-            mean, var: (N, G') moments of the fine groups, from which those of the key groups are
-                computed.
+            mean, var: (N, G') moments of N instances, G' = ``moment_groups`` fine groups, from
+                which those of the key groups are computed.
             encode: W1 (hidden, key groups), which encodes the means and the variances alike.
             decode_mean, decode_var: W2 and W3 (key groups, hidden).
 
@@ -182,7 +190,7 @@ class AutoencoderNorm(AdaptiveNorm):
             y                    = omega * ratio * x_hat + (beta + omega * offset)
 
         Args:
-            mean, var: (N, G') moments of the fine groups.
+            mean, var: (N, G') moments of N instances, G' = ``moment_groups`` fine groups.
             omega, beta: (N, key groups, C / key groups).
 
         Returns:
@@ -202,7 +210,7 @@ class AutoencoderNorm(AdaptiveNorm):
         return scale.view(n, c), shift.view(n, c)
 
     def network(self) -> Autoencoder:
-        """Return the description of ``rescale`` for kernels that compute it themselves."""
+        """Return the description of ``rescale`` for kernels: the options, without the tensors."""
         return Autoencoder(
             self.num_groups,
             self.num_key_groups,

@@ -36,7 +36,7 @@ class AdaptiveNorm(nn.GroupNorm):
         return super().__new__(cls)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute scale and shift of the standardized x from its moments.
+        """Compute scale and shift of the standardized x from its moments; subclasses implement it.
 
         Args:
             mean, var: (N, moment_groups) means and biased variances of channel groups of x.
@@ -52,7 +52,11 @@ class AdaptiveNorm(nn.GroupNorm):
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
-        """Initialize all parameters and buffers again, those of child modules included."""
+        """Initialize all parameters and buffers again, in place, those of child modules included.
+
+        Own tensors, also running statistics, get the values of :attr:`initial_values`; children do
+        it by their own ``reset_parameters``, which each must have.
+        """
         tensors = {**self._parameters, **self._buffers}
         # nn.GroupNorm's constructor calls this before a subclass has registered its own tensors.
         for name in tensors.keys() & self.initial_values.keys():
@@ -67,6 +71,7 @@ class AdaptiveNorm(nn.GroupNorm):
         Raises:
             ValueError: x has fewer than two dimensions, the wrong number of channels, or no
                 floating point dtype.
+            RuntimeError: :func:`~ilm_plugins.ops.use_backend` forces a backend that cannot run x.
         """
         self.check_input(x)
         return self.normalize(x)[0]
@@ -75,6 +80,9 @@ class AdaptiveNorm(nn.GroupNorm):
         """Return the normalized x, and its means and variances (N, moment_groups), detached.
 
         The input is not checked, and running statistics are not updated.
+
+        Raises:
+            RuntimeError: :func:`~ilm_plugins.ops.use_backend` forces a backend that cannot run x.
         """
         return adaptive_norm(
             x,

@@ -89,13 +89,14 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         momentum: weight of the newest batch in the running statistics.
         normalizers: K of "IN", "LN", "BN", "GN", in the order of the rows of ``weight``.
         reduction: r, a divisor of C (Table 8): 32 for ResNet-50, 16 for BN-Inception, 8 for
-            ShuffleNetV2 x0.5.
-        expansion: pi (Table 7).
+            ShuffleNetV2 x0.5; unused by "no_conv".
+        expansion: pi (Table 7); unused by "mlp".
         ratio_net: "conv"; or, of Table 9, "no_conv" (b: correlates the normalized means themselves)
             or "mlp" (a: C -> C/r -> K on the spatial means).
         activation: "tanh" or "relu" (Table 9, c) between the two linear maps.
         shared_affine: one weight and bias (C) for all normalizers (Table 9, d).
         num_groups: groups of "GN"; unused without it.
+        device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
     Raises:
         ValueError: r does not divide C, or an option is unknown or out of range.
@@ -159,6 +160,9 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
 
         Returns:
             (N, K) in the order of ``normalizers``, at least float32.
+
+        Raises:
+            ValueError: x has the wrong shape or dtype, see :meth:`check_input`.
         """
         self.check_input(x)
         mean, var = moments(x, self.moment_groups)
@@ -186,7 +190,12 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         )
 
     def rescale(self, mean, var, weight, bias, *tensors):
-        """Compute scale and shift (N, C) by the class's equations from moments (N, C)."""
+        """Compute scale and shift, (N, C) each, by the class's equations.
+
+        Args:
+            mean, var: (N, C) moments of each instance's channels.
+            weight, bias, tensors: the tensors of :meth:`rescale_tensors`.
+        """
         *network, running_mean, running_var = tensors
         one_over_sigma, normalized_means = self._normalize_means(
             mean, var, running_mean, running_var
@@ -200,6 +209,10 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
 
     def _normalize_means(self, mean, var, running_mean, running_var):
         """Normalize the spatial means by the statistics of each normalizer.
+
+        Args:
+            mean, var: (N, C) moments of each instance's channels; the spatial means are ``mean``.
+            running_mean, running_var: (C), BN's statistics; None for those of the batch.
 
         Returns:
             1 / sigma_k, a list of K tensors that broadcast to (N, C); and

@@ -35,6 +35,7 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         init: "default" (that of nn.Linear, as in the authors' code), "normal" (as the paper says)
             or "identity": zero decoders and an ``omega_offset`` of 1/2, so that the layer starts as
             exactly the GroupNorm that it replaces, whichever weight and bias are loaded.
+        device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
     Raises:
         ValueError: num_channels is not divisible by num_groups or key_group_size, an option is
@@ -70,7 +71,16 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         )
 
     def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
-        """Return omega and beta, (N, key groups, C / key groups) each, from moments (N, G')."""
+        """Compute omega and beta from the moments of the fine groups by Eqs. 3 to 6.
+
+        Args:
+            mean, var: (N, G') moments of N instances, G' = ``moment_groups``.
+            weight, bias, encode, decode_mean, decode_var, omega_offset: the tensors of
+                :meth:`rescale_tensors`.
+
+        Returns:
+            omega, beta: (N, key groups, C / key groups) each.
+        """
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
         for_mean, for_var = (ACTIVATIONS[name] for name in self.activations)
         beta = for_mean(from_mean) + self.by_key_group(bias)

@@ -42,6 +42,7 @@ class MixtureNorm(AdaptiveNorm):
         momentum: weight of the newest batch in the running statistics.
         normalizers: which of "IN", "LN", "BN", "GN" to mix, in the order of the parameters' rows.
         num_groups: groups of "GN"; unused without it.
+        device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
     Raises:
         OptionError: an option is invalid.
@@ -103,7 +104,9 @@ class MixtureNorm(AdaptiveNorm):
         return y
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Move the running statistics towards the batch's statistics.
+        """Move the running statistics, in place, towards the batch's statistics.
+
+        Only for a layer that mixes BN; whether it is in training mode or frozen is not checked.
 
         Args:
             mean, var: (N, C) moments of each instance's channels, detached.
@@ -118,7 +121,10 @@ class MixtureNorm(AdaptiveNorm):
         self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
 
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
-        """Return the running mean and variance (C) if BN uses them now; else two Nones."""
+        """Return the running mean and variance (C) if BN uses them now; else two Nones.
+
+        They are copies while autograd records, unless the layer is frozen; otherwise the buffers.
+        """
         if self.uses_batch_statistics or self.running_mean is None:
             return None, None
         if self.frozen or not torch.is_grad_enabled() or torch.jit.is_tracing():
@@ -137,7 +143,8 @@ class MixtureNorm(AdaptiveNorm):
             running_mean, running_var: (C), BN's statistics; None for those of the batch.
 
         Returns:
-            K pairs of mean and variance, which broadcast to (N, C): LN's are (N, 1), BN's (1, C).
+            K pairs of mean and variance in the order of ``normalizers``, which broadcast to (N, C):
+            LN's are (N, 1), BN's (1, C).
         """
         statistics = []
         for normalizer in self.normalizers:

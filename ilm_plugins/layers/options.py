@@ -16,9 +16,9 @@ from ..errors import OptionError
 def takes_options_of(base: type) -> Callable[[Callable], Callable]:
     """Return a decorator for a constructor that hands its ``**options`` to that of ``base``.
 
-    It sets the signature of the constructor: the keyword-only options of ``base`` take the place of
-    ``**options``. So each option is declared once, and ``inspect.signature`` and
-    :func:`check_known` see all.
+    It sets ``__signature__`` of the constructor, and returns the same function: the keyword-only
+    options of ``base`` take the place of ``**options``. So each option is declared once, and
+    ``inspect.signature`` and :func:`check_known` see all.
     """
 
     def decorate(init: Callable) -> Callable:
@@ -35,9 +35,11 @@ def takes_options_of(base: type) -> Callable[[Callable], Callable]:
 def check_known(layer: type, options: Mapping[str, Any], args: Iterable[Any] = ()) -> None:
     """Raise OptionError if a layer's constructor does not take all options.
 
+    One that takes any keywords (``**options``) takes all.
+
     Args:
         layer: the class.
-        options: the keyword arguments.
+        options: the keyword arguments; only their names are checked.
         args: the positional arguments; an option that they already set is an error, too.
     """
     parameters = inspect.signature(layer.__init__).parameters
@@ -73,6 +75,7 @@ def check_choice(layer: str, option: str, value: Any, choices: Iterable[Any]) ->
 def check_divides(layer: str, num_channels: int, option: str, value: int) -> None:
     """Raise OptionError unless ``value`` is a positive integer that divides ``num_channels``.
 
+    ``num_channels`` must be a positive integer, too.
     The message has the names ``layer`` and ``option``, and suggests a divisor.
     """
     check_positive(layer, "num_channels", num_channels)
@@ -114,7 +117,10 @@ def check_momentum(layer: str, momentum: float) -> None:
 
 
 def check_normalizers(layer: str, normalizers: Any, choices: Iterable[str]) -> None:
-    """Raise OptionError unless ``normalizers`` lists distinct ``choices``, at least one."""
+    """Raise OptionError unless ``normalizers`` is a list or tuple of distinct ``choices``.
+
+    It must have at least one.
+    """
     is_list = isinstance(normalizers, list | tuple) and len(normalizers) > 0
     listed = ", ".join(map(repr, choices))
     problem = f"is empty or no tuple; list at least one of {listed}"

@@ -16,8 +16,8 @@ class Projection(nn.Module):
 
     Args:
         in_features, out_features, bias: as for nn.Linear.
-        init: "default" (as nn.Linear), "normal" (the standard normal distribution, Section 4.1.1 of
-            the ILM paper) or "zeros".
+        init: of weight and bias: "default" (as nn.Linear), "normal" (the standard normal
+            distribution, Section 4.1.1 of the ILM paper) or "zeros".
         factory: device and dtype.
     """
 
@@ -36,7 +36,7 @@ class Projection(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialize weight and bias again, as ``init`` says."""
+        """Initialize weight and bias again, in place, as the class's argument ``init`` says."""
         for parameter in self.parameters():
             if self.init == "zeros":
                 nn.init.zeros_(parameter)

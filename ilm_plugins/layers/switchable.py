@@ -42,6 +42,7 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         momentum: weight of the newest batch in the running statistics.
         normalizers: K of "IN", "LN", "BN", "GN", in the order of ``mean_weight``.
         num_groups: groups of "GN"; unused without it.
+        device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -80,7 +81,13 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         return Switch(self.normalizers, self.num_groups, self.eps)
 
     def rescale(self, mean, var, weight, bias, mean_weight, var_weight, running_mean, running_var):
-        """Compute scale and shift (N, C) by the class's equations from moments (N, C)."""
+        """Compute scale and shift, (N, C) each, by the class's equations.
+
+        Args:
+            mean, var: (N, C) moments of each instance's channels.
+            weight, bias, mean_weight, var_weight: the layer's parameters.
+            running_mean, running_var: (C), BN's statistics; None for those of the batch.
+        """
         means, variances = zip(*self.statistics(mean, var, running_mean, running_var), strict=True)
         mean_ratios, var_ratios = (w.softmax(0).unbind() for w in (mean_weight, var_weight))
         # mu_IN - mu as a sum of differences: rounding of large means can exceed the deviation.

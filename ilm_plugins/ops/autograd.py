@@ -44,13 +44,16 @@ def adaptive_norm(
 
     Args:
         x, num_groups, eps, rescale, tensors: see the reference.
-        network: returns the description of ``rescale`` for kernels that compute it themselves.
+        network: returns the description of ``rescale`` for kernels that compute it themselves;
+            None if there is none, so that ``rescale`` is always called.
 
     Returns:
-        y (N, C, *); mean and var (N, G'), detached.
+        y (N, C, *) with the dtype and the layout of x; mean and var (N, G'), detached.
 
     Raises:
-        RuntimeError: a backend is forced that cannot run x.
+        RuntimeError: a backend is forced that cannot run x; or a tensor is on another device than
+            x, or has the wrong shape.
+        MemoryError: the C kernels lack memory for intermediate values.
     """
     kernels = kernels_for(x, num_groups)
     if kernels is None:
@@ -97,10 +100,10 @@ class Primitive(NamedTuple):
     def backward(
         self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors: Tensors, needs: Needs
     ) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x and ``tensors``; :func:`adaptive_norm` has the equations.
+        """Return the gradients of x and of each tensor; :func:`adaptive_norm` has the equations.
 
         Args:
-            dy: gradient of y.
+            dy: gradient of y, of x's shape.
             x, mean, var, tensors: input, moments and tensors of the forward pass.
             needs: whether the gradient is needed, of x and of each tensor; if not, it may be None.
         """
@@ -127,7 +130,11 @@ class Primitive(NamedTuple):
     def differentiable_backward(
         self, dy: Tensor, x: Tensor, tensors: Tensors, needs: Needs
     ) -> tuple[Tensor | None, ...]:
-        """Return the results of ``backward``, by operations that autograd can differentiate."""
+        """Return the results of ``backward``, by operations that autograd can differentiate.
+
+        The forward pass is computed again by the reference. Arguments are as for ``backward``; a
+        gradient that is not needed is None.
+        """
         with torch.enable_grad():
             # These are new variables, because one input may be, or depend on, another.
             inputs = [t if t is None else t.view_as(t) for t in (x, *tensors)]
@@ -156,7 +163,11 @@ class _AdaptiveNorm(Function):
 
     @staticmethod
     def backward(ctx, dy: Tensor | None, *_) -> tuple[Tensor | None, ...]:
-        """Return a gradient for each argument of ``forward``: None, of x, of each tensor."""
+        """Return a gradient for each argument of ``forward``: None, of x, of each tensor.
+
+        Each has the dtype of its input; it is None where autograd does not need it, and all are
+        None if ``dy``, the gradient of y, is None.
+        """
         if dy is None:
             return (None,) * len(ctx.needs_input_grad)
         x, mean, var, *tensors = ctx.saved_tensors
@@ -190,8 +201,8 @@ def _vjp(rescale, needs: Needs, dscale, dshift, mean, var, *tensors) -> tuple[Te
         mean, var, tensors: arguments of ``rescale``.
 
     Returns:
-        The scale, then the gradients of mean, of var and of each tensor; None where ``needs`` is
-        False.
+        The scale, then the gradients of mean, of var and of each tensor, all detached; None where
+        ``needs`` is False, zeros where the result does not depend on an argument.
     """
     with torch.enable_grad():
         mean, var = (t.detach().requires_grad_() for t in (mean, var))

@@ -78,7 +78,8 @@ def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:
     """Return the backend for an input x with G' = ``num_groups``; None stands for the reference.
 
     Inputs that the reference computes whatever is forced (see :func:`use_backend`) give None. Under
-    "auto", plain torch operations take the place of missing kernels, with a warning.
+    "auto", plain torch operations take the place of missing kernels, with a warning, once in each
+    process. On devices other than the CPU and CUDA they are used without a warning.
 
     Raises:
         RuntimeError: :func:`use_backend` forces a backend that cannot run x.
@@ -155,7 +156,11 @@ def has_triton() -> bool:
 
 
 def is_traced(x: Tensor) -> bool:
-    """Return whether a compiler, an exporter or torch.func records operations on x."""
+    """Return whether a compiler, an exporter or torch.func records or transforms operations on x.
+
+    This is also True if x belongs to a subclass of Tensor other than Parameter, and anywhere within
+    forward-mode differentiation.
+    """
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None

@@ -16,7 +16,8 @@ def coarsen(mean: Tensor, var: Tensor, num_groups: int) -> tuple[Tensor, Tensor]
         num_groups: the number of coarse groups, each of G' / num_groups neighbouring fine ones.
 
     Returns:
-        (N, num_groups) means and biased variances.
+        (N, num_groups) means and biased variances; ``mean`` and ``var`` themselves if G' is already
+        ``num_groups``.
     """
     n, fine = mean.shape
     if fine == num_groups:

@@ -58,7 +58,10 @@ class Exemplar(NamedTuple):
     num_parameters = 7
 
     def sizes(self, channels: int) -> tuple[int, ...]:
-        """Return the number of elements of each tensor, if it is not None."""
+        """Return the number of elements of each of the 9 tensors, given the number of channels C.
+
+        Tensors that are None in a layer are counted, too.
+        """
         k, hidden = len(self.normalizers), self.hidden
         affine = channels if self.shared_affine else k * channels
         features = channels if self.ratio_net == "mlp" else k * k
@@ -88,7 +91,15 @@ Network = Autoencoder | Exemplar | Switch
 
 
 def check_tensors(x: Tensor, network: Network, tensors: Tensors) -> None:
-    """Raise RuntimeError if a network's tensor is not on x's device, or has the wrong size."""
+    """Raise RuntimeError if a network's tensor is not on x's device, or has the wrong size.
+
+    Only the number of elements is compared, not the shape.
+
+    Args:
+        x: (N, C, *), the layer's input.
+        network: the description, whose ``sizes`` are expected.
+        tensors: in the order of the description; None is skipped.
+    """
     sizes = network.sizes(x.shape[1])
     for tensor, size in zip(tensors, sizes, strict=True):
         if tensor is not None and tensor.device != x.device:
@@ -145,10 +156,10 @@ class Kernels(Protocol):
         tensors: Tensors,
         needs: Sequence[bool],
     ) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x and of each of the network's tensors.
+        """Return the gradients of x and of each of the network's tensors, in this order.
 
         Args:
-            dy: gradient of the normalized x.
+            dy: gradient of the normalized x, of its shape.
             x, mean, var: the input of ``forward``, and the moments that it returned.
             network, tensors: as for ``forward``.
             needs: whether the gradient is needed, of x and of each tensor; if not, it may be None.

@@ -53,7 +53,7 @@ def l1(output: Tensor, target: Tensor) -> float:
 
 
 def ssim(output: Tensor, target: Tensor) -> float:
-    """Structural similarity of two images, (3, H, W), at most 1; the module lists the settings.
+    """Structural similarity, at most 1, of two images, (3, H, W) in 0..255; see the module.
 
     Raises:
         UserError: a side has fewer than the window's 11 pixels.
@@ -75,7 +75,8 @@ def lpips(weights: str | os.PathLike) -> Measure:
             the weights of the linear layers.
 
     Returns:
-        A function of two images, (3, H, W) uint8 in 0..255, to their distance.
+        A function of two images, (3, H, W) uint8 in 0..255, to their distance, computed on the CPU
+        without gradients.
 
     Raises:
         UserError: the file is missing, or not a checkpoint of AlexNet.
@@ -113,10 +114,14 @@ def measures(
 
     Args:
         names: any of "rmse", "ssim", "lpips" and "l1".
-        lpips_weights: torchvision's checkpoint of AlexNet.
+        lpips_weights: torchvision's checkpoint of AlexNet; None leaves out LPIPS without an error.
+
+    Returns:
+        The functions in the order of ``names``, but LPIPS last.
 
     Raises:
-        UserError: a metric is unknown, torchmetrics is not installed, or the weights are invalid.
+        UserError: a metric is unknown, torchmetrics is not installed, or LPIPS is asked for and the
+            file of its weights is missing or invalid.
     """
     unknown = [name for name in names if name not in NAMES]
     if unknown:
@@ -135,11 +140,14 @@ def compare(
     """Average each metric over pairs of images.
 
     Args:
-        pairs: output and target, (3, H, W) uint8 each; at least one pair.
-        chosen: name -> function of the metrics.
+        pairs: output and target, uint8, both of the same shape (3, H, W); at least one pair.
+        chosen: name -> function of the metrics; see :func:`measures`.
 
     Returns:
         Name -> mean, and the number of pairs as "images".
+
+    Raises:
+        UserError: with "ssim", an image has a side below 11 pixels.
     """
     rows = [[measure(*pair) for measure in chosen.values()] for pair in pairs]
     means = np.mean(rows, axis=0).tolist()
@@ -168,6 +176,9 @@ def mean_image(images: Iterable[Tensor]) -> Tensor:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare two folders of images by the metrics; see ``tools/evaluate_images.py``.
 
+    Args:
+        argv: words of the command line; None for ``sys.argv[1:]``.
+
     Returns:
         The exit status: 0; 2 after any error, printed as one line; 128 + its number after a signal.
 
@@ -189,10 +200,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Compare the folders of a parsed command line; print the results and write them as JSON.
+    """Compare the folders of a parsed command line, and print the results.
+
+    With ``args.json`` it also writes them to that file, in place of an older one. LPIPS without
+    weights is no error: it is printed as not computed, and null in the file.
+
+    Args:
+        args: the options of :func:`main`.
 
     Raises:
-        UserError: a folder, an image or the weights are invalid.
+        UserError: a folder, an image or the weights are missing or invalid; images have no
+            counterpart of the same name and size; SSIM is asked for, and an image has a side below
+            11 pixels; or torchmetrics is not installed.
         OSError: the JSON file can't be written.
     """
     with checkpoints.loading():

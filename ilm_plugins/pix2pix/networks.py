@@ -33,11 +33,14 @@ def build_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
 
     Args:
         norm_cfg: "type" is a name or a class, "requires_grad" (default: True) applies to all
-            parameters, and the rest are arguments of the layer; None for the identity.
+            parameters, and the rest are arguments of the layer; None for the identity. It is not
+            changed.
         channels: number of channels of the input.
 
     Raises:
-        KeyError: the type is neither one of torch's nor in MMEngine's ``MODELS``.
+        KeyError: there is no type, or it is the name of a norm neither in
+            :data:`~ilm_plugins.frameworks.openmmlab.norms.TORCH_NORMS` nor in MMEngine's
+            ``MODELS``. Errors of the layer's constructor pass unchanged.
     """
     if norm_cfg is None:
         return nn.Identity()
@@ -54,7 +57,14 @@ def build_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
 def _conv_and_norm(
     conv: type[nn.Module], in_channels: int, channels: int, norm_cfg: dict | None, stride: int = 2
 ) -> list[nn.Module]:
-    """Build a 4 x 4 convolution and the norm after it; without a norm, it has a bias."""
+    """Build a 4 x 4 convolution, padded by 1, and the norm after it, as [convolution, norm].
+
+    Args:
+        conv: nn.Conv2d or nn.ConvTranspose2d.
+        in_channels, channels: channels of the convolution's input and output.
+        norm_cfg: see :func:`build_norm`; None for a convolution with a bias, and the identity.
+        stride: of the convolution.
+    """
     bias = norm_cfg is None
     return [
         conv(in_channels, channels, 4, stride, padding=1, bias=bias),
@@ -117,8 +127,9 @@ class UNetGenerator(nn.Module):
             :class:`SteadyDropout`.
 
     Raises:
-        OptionError: the depth is below 2, or the size is not a power of 2; on a forward pass, a
-            side of the input is not a multiple of ``2 ** depth``.
+        OptionError: the depth is below 2, or no depth is given and the size is not a power of 2; on
+            a forward pass, a side of the input is not a multiple of ``2 ** depth``.
+        KeyError: the type of ``norm_cfg`` is unknown; see :func:`build_norm`.
     """
 
     def __init__(
@@ -168,7 +179,11 @@ class UNetGenerator(nn.Module):
         return 2**self.depth
 
     def forward(self, x: Tensor) -> Tensor:
-        """Translate images; see the class for shapes and errors."""
+        """Translate images (N, in_channels, H, W) in -1..1 to (N, out_channels, H, W) in -1..1.
+
+        Raises:
+            OptionError: H or W is not a multiple of :attr:`multiple`, 2 ** depth.
+        """
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise OptionError(
                 f"UNetGenerator: {x.shape[2]} x {x.shape[3]} pixels, but depth={self.depth} takes "
@@ -239,7 +254,16 @@ class PairPreprocessor(BaseDataPreprocessor):
     """
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Return the arguments of :meth:`Pix2Pix.forward` for a batch; see the class."""
+        """Return the arguments of :meth:`Pix2Pix.forward` for a batch.
+
+        Args:
+            data: "input" and, if known, "target" and "name"; see the class.
+            training: has no effect.
+
+        Returns:
+            "inputs" and "targets", (N, 3, H, W) float32 in -1..1 on the model's device, and
+            "names"; None for targets or names that are missing.
+        """
         data = self.cast_data(data)
         target = data.get("target")
         return {
@@ -270,7 +294,8 @@ class Pix2Pix(BaseModel):
     In checkpoints of MMEngine's ``EMAHook``, ``state_dict`` has the averaged weights.
 
     Args:
-        generator, discriminator: the networks, or their configs.
+        generator, discriminator: the networks, or their configs. The generator has the attribute
+            ``multiple``, as :class:`UNetGenerator` does.
         lambda_l1: weight of the L1 loss.
         objective: the GAN loss, "vanilla" or "lsgan"; see :data:`OBJECTIVES`.
         data_preprocessor: default: a :class:`PairPreprocessor`.
@@ -310,7 +335,8 @@ class Pix2Pix(BaseModel):
             inputs: (N, 3, H, W) in -1..1.
             targets: the same shape, copied to the predictions if given.
             names: N names for the predictions; default: "0", "1", ...
-            mode: "tensor" or "predict".
+            mode: "tensor" or "predict"; MMEngine's "loss" is not available, since
+                :meth:`train_step` computes the losses.
 
         Returns:
             For "tensor", the outputs, (N, 3, H, W) in -1..1. For "predict", a dict for each image:
@@ -327,7 +353,8 @@ class Pix2Pix(BaseModel):
     def translate(self, inputs: Tensor) -> Tensor:
         """Translate (N, 3, H, W) images in -1..1, of any H and W, to images of the same shape.
 
-        Inputs are padded, right and below, to multiples of 2 ** depth; outputs are cropped back.
+        Inputs are padded, right and below, to multiples of 2 ** depth by repeating their last
+        column and row; outputs are cropped back.
         """
         height, width = inputs.shape[2:]
         multiple = self.generator.multiple
@@ -348,12 +375,13 @@ class Pix2Pix(BaseModel):
         optim_wrapper: OptimWrapperDict,
         parallel: Mapping[str, nn.Module] | None = None,
     ) -> dict[str, Tensor]:
-        """Train the discriminator and then the generator on one batch.
+        """Train the discriminator and then the generator on one batch: one update of each.
 
         Args:
-            data: the batch; see :class:`PairPreprocessor`.
+            data: the batch, with targets; see :class:`PairPreprocessor`.
             optim_wrapper: the optimizers "generator" and "discriminator".
-            parallel: the networks in DistributedDataParallel, by the same names.
+            parallel: the networks in DistributedDataParallel, by the same names; a network that is
+                missing, or all if None, is called without it.
 
         Returns:
             Detached losses: loss_D_real, loss_D_fake (before they are halved), loss_G_GAN and
@@ -400,6 +428,12 @@ def _build(network: dict | nn.Module) -> nn.Module:
 
 def _call_with_fixed_parameters(network: nn.Module, *inputs: Tensor) -> Tensor:
     """Call a network so that gradients flow to its inputs but not to its parameters.
+
+    In training mode, running statistics of its norms are updated as in any other call.
+
+    Args:
+        network: the network; its parameters and their ``requires_grad`` stay as they are.
+        inputs: its arguments.
 
     Returns:
         The network's output.

@@ -70,7 +70,7 @@ def side_by_side(folder: str | os.PathLike) -> list[Pair]:
 
 
 def two_folders(inputs: str | os.PathLike, targets: str | os.PathLike) -> list[Pair]:
-    """List the pairs of two folders, matched by file name without its ending.
+    """List the pairs of two folders, matched by file name without its ending, sorted by name.
 
     Raises:
         UserError: see :func:`image_files`; or images, of which up to 20 are named, have no
@@ -110,7 +110,10 @@ def check_images(files: list[Path]) -> None:
 def _check_all(problem: Callable, items: list, what: str) -> None:
     """Apply ``problem`` to all items in threads; raise UserError if it returns a str for any.
 
-    ``what`` is the plural noun for the items in the message.
+    Args:
+        problem: returns why an item is invalid, as a str; anything else for a valid item.
+        items: the items.
+        what: the plural noun for the items in the message, which has up to 20 of the reasons.
     """
     with ThreadPoolExecutor() as pool:
         found = [words for words in pool.map(problem, items) if isinstance(words, str)]
@@ -155,7 +158,11 @@ def read_pair(pair: Pair, direction: str = DIRECTIONS[0]) -> tuple[Image.Image, 
 
     Args:
         pair: the files.
-        direction: which half is the input, one of :data:`DIRECTIONS`; used for images side by side.
+        direction: which half is the input, one of :data:`DIRECTIONS`; used for images side by side,
+            which lose the last column if their width is odd.
+
+    Raises:
+        OSError: a file is missing or not an image.
     """
     image = read_image(pair.input)
     if pair.input != pair.target:
@@ -195,9 +202,10 @@ def jitter(
     """Enlarge, crop and flip images, all in the same way: the pix2pix paper's augmentation.
 
     Args:
-        images: the two images of a pair.
+        images: the two images of a pair, RGB, of any size.
         size: side of the square crop in pixels.
-        load_size: side in pixels to which both sides are resized first, at least ``size``.
+        load_size: side in pixels of the square to which images are resized first, at least
+            ``size``; their aspect ratio is not kept.
         flip: probability of a horizontal flip.
         rng: source of the random position of the crop and of the flip.
 
@@ -214,11 +222,13 @@ def image_preparation(dataset: Mapping) -> tuple[Callable[[np.ndarray], Tensor],
     """Return a function that prepares an image as the data set prepares the inputs of its pairs.
 
     Args:
-        dataset: config of :class:`~.training.PairedImages`.
+        dataset: config of :class:`~.training.PairedImages`; its ``data_prefix``, ``direction`` and
+            ``size`` are read, with the defaults of that class.
 
     Returns:
         A function of an image, (H, W, 3) RGB uint8, to (3, size, size) uint8: for pairs side by
-        side it crops the input's half; it then resizes. And a description of that in words.
+        side it crops the input's half; it then resizes, without augmentation. And a description of
+        that in words, which also has the range -1 to 1 to which the model scales.
     """
     size = dataset.get("size", 256)
     halves = "pair_path" in (dataset.get("data_prefix") or {"pair_path": ""})

@@ -46,11 +46,13 @@ class PairedImages(Dataset):
         load_size: side to which images are enlarged before a random crop, at least ``size``; None
             for no augmentation.
         flip: probability of a horizontal flip in the augmentation.
-        verify: whether to decode all files now, to find invalid ones.
+        verify: whether to decode all files now, to find invalid ones; otherwise an unreadable file
+            raises OSError when its sample is read.
 
     Raises:
-        UserError: files, of which up to 20 are named, are missing, unreadable, odd-sized or
-            unpaired; or an option is out of its range.
+        UserError: a folder is missing or has no images; files, of which up to 20 are named, have no
+            counterpart or, with ``verify``, are unreadable, of odd width or of another size than
+            their counterpart; or direction, data_prefix, images or load_size is invalid.
     """
 
     #: Tells the training command to verify the data set once, before it starts processes.
@@ -95,11 +97,14 @@ class PairedImages(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, key: int | tuple[int, int, int]) -> dict:
-        """Read a sample; see the class.
+        """Read a sample: a dict with ``input``, ``target`` and ``name``; see the class.
 
         Args:
-            key: index of the pair, or (index, number, number) of ``ExactSampler``, which seeds the
-                augmentation.
+            key: index of the pair; or (index, seed, epoch) of ``ExactSampler``, which determines
+                the augmentation. With an index alone, torch's global generator determines it.
+
+        Raises:
+            OSError: a file is missing or not an image.
         """
         index, *drawn = key if isinstance(key, tuple) else (key,)
         pair = self.pairs[index]
@@ -117,18 +122,21 @@ class PairedImages(Dataset):
     def score_mean_image(cls, cfg: Config, work_dir: Path) -> dict[str, float | int]:
         """Score the mean image of the training targets against the targets of a test.
 
-        This is the result of the best constant output, a baseline for a trained model.
+        This is the result of the best constant output, a baseline for a trained model. All training
+        images are decoded for it, without augmentation.
 
         Args:
-            cfg: config of the training.
+            cfg: config of the training; ``test_evaluator.lpips_weights`` is AlexNet's checkpoint.
             work_dir: its output folder, where a test has written ``test/target``.
 
         Returns:
-            Metric -> mean over the test images, and their number as "images".
+            Metric -> mean over the test images, and their number as "images"; LPIPS only if its
+            weights are given.
 
         Raises:
-            UserError: images are missing or invalid, the weights of LPIPS are invalid, or
-                torchmetrics is not installed.
+            UserError: there are no images, the weights of LPIPS are missing or invalid, an image is
+                too small for SSIM, or torchmetrics is not installed.
+            OSError: an image is unreadable.
         """
         options = {k: v for k, v in cfg.train_dataloader.dataset.items() if k != "type"}
         trained = cls(**{**options, "load_size": None, "verify": False})
@@ -141,6 +149,9 @@ class PairedImages(Dataset):
 
 class ParallelNetworks(nn.Module):
     """Wraps each network of a model in DistributedDataParallel, for training in several processes.
+
+    A network is a direct child with parameters to train; other children stay as they are. torch's
+    process group must be initialized.
 
     Unlike MMEngine's MMSeparateDistributedDataParallel it leaves the model unchanged, so that
     checkpoints have the same keys as those of a single process. The model's ``train_step`` receives
@@ -197,7 +208,7 @@ class OptimizerEach:
         self.cfg, self.paramwise_cfg = optim_wrapper_cfg, paramwise_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:
-        """Build the optimizers of a model; a wrapper with a ``module`` is unwrapped first."""
+        """Build the optimizers, by network name; a model wrapper with ``module`` is unwrapped."""
         model = getattr(model, "module", model)
         return OptimWrapperDict(
             **{
@@ -226,7 +237,13 @@ class HalfLinearLR(_ParamScheduler):
         super().__init__(optimizer, "lr", end=end, **options)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Continue at the step of a checkpoint, but keep this schedule's T, which may differ."""
+        """Continue at the step of a checkpoint, but keep this schedule's T, which may differ.
+
+        The optimizer's learning rates are set at once to those of that step.
+
+        Args:
+            state_dict: from this class's ``state_dict``.
+        """
         end, total = self.end, self.total
         super().load_state_dict(state_dict)
         self.end, self.total = end, total
@@ -244,12 +261,14 @@ class ImageTransfer(BaseMetric):
     """Computes RMSE, SSIM, LPIPS and L1 of outputs; see :mod:`ilm_plugins.pix2pix.metrics`.
 
     Args:
-        metrics: names of the metrics.
-        lpips_weights: local checkpoint of AlexNet; LPIPS is skipped without it.
+        metrics: names of the metrics, of "rmse", "ssim", "lpips" and "l1".
+        lpips_weights: local checkpoint of AlexNet; without it LPIPS is skipped, with a message in
+            the log.
         options: further arguments of MMEngine's BaseMetric.
 
     Raises:
-        UserError: a metric is unknown, or the checkpoint is missing or invalid.
+        UserError: a metric is unknown, the checkpoint is missing or invalid, or torchmetrics is not
+            installed; when a sample is processed, if it has a side below SSIM's 11 pixels.
     """
 
     def __init__(

@@ -25,6 +25,9 @@ from .training import to_image, write
 def main(argv: Sequence[str] | None = None) -> int:
     """Translate a folder of images by a trained generator; see ``tools/translate.py``.
 
+    Args:
+        argv: words of the command line; None for ``sys.argv[1:]``.
+
     Returns:
         The exit status: 0; 2 after any error, printed as one line; 128 + its number after a signal.
 
@@ -54,9 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def translate(args: argparse.Namespace) -> None:
-    """Translate the folder of a parsed command line, and print which images were padded.
+    """Translate the folder of a parsed command line to files OUTPUT/NAME.png.
 
+    The output folder is created if it is missing, and files of the same names are replaced. Images
+    whose sides are not multiples of the generator's are padded, which is printed, and cropped back.
     Images of one size that follow each other in the order of names share a batch.
+
+    Args:
+        args: the options of :func:`main`.
 
     Raises:
         UserError: the checkpoint is not one of a Pix2Pix, the batch size is below 1, the device is
@@ -92,17 +100,20 @@ def translate(args: argparse.Namespace) -> None:
 
 
 def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pix2Pix:
-    """Build the model of a checkpoint from the config in it, in evaluation mode.
+    """Build the model of a checkpoint from the config in it, in evaluation mode, with its weights.
 
-    The weights are the averaged ones if the training kept an EMA.
+    The weights are the averaged ones if the training kept an EMA. In this process, it also sets
+    MMEngine's default scope, and lets checkpoints contain MMEngine's log of values; see
+    :func:`.allow_history`.
 
     Args:
-        checkpoint: of a :class:`Pix2Pix` trained by tools/train_net.py.
-        device: device of the network.
+        checkpoint: file of a :class:`Pix2Pix` trained by tools/train_net.py.
+        device: device of the network, as torch names it.
         unsafe: whether to run code that the checkpoint holds.
 
     Raises:
-        UserError: the checkpoint is not one of a Pix2Pix, or the device is not available.
+        UserError: the checkpoint is missing or not one of a Pix2Pix, it holds code and ``unsafe``
+            is False, or the device is not available.
     """
     try:
         allow_history()
@@ -137,6 +148,9 @@ def _model_config(checkpoint: str, text: str, unsafe: bool) -> dict:
     Raises:
         CheckpointError: without ``unsafe``, the text has more than literals, or names a type that
             is not registered.
+        SyntaxError: without ``unsafe``, the text is not Python. With it, errors of the text itself
+            pass unchanged.
+        KeyError: without ``unsafe``, the config has no model.
     """
     if unsafe:
         cfg = Config.fromstring(text, ".py")
@@ -162,15 +176,20 @@ def _model_config(checkpoint: str, text: str, unsafe: bool) -> dict:
 def batches(
     files: Sequence[Path], size: int, half: str | None = None
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Read image files in batches of one size.
+    """Read image files in batches of images of equal height and width.
+
+    Only files that follow each other share a batch, so the order stays.
 
     Args:
-        files: image files, in order.
+        files: image files.
         size: largest number of images in a batch.
         half: "left" or "right" to crop that half; None for whole images.
 
     Yields:
-        The names without endings, and the images, (N, 3, H, W) uint8.
+        The names without endings, and the images, (N, 3, H, W) RGB uint8.
+
+    Raises:
+        OSError: a file is missing or not an image.
     """
     images = ((path.stem, to_tensor(crop_half(read_image(path), half))) for path in files)
     for _, alike in groupby(images, key=lambda item: item[1].shape):

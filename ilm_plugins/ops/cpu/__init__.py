@@ -113,7 +113,12 @@ def instruction_set() -> str:
 
 @functools.cache
 def _functions(dtype: torch.dtype, instructions: str) -> dict[str, Callable[..., int]]:
-    """Return name -> C function, for statistics of a dtype and for an instruction set."""
+    """Return name -> C function, for statistics of a dtype and for an instruction set.
+
+    Args:
+        dtype: float64 or float32.
+        instructions: "avx512", "avx2" or "default".
+    """
     kind = "double" if dtype == torch.float64 else "float"
     table = _Table.in_dll(_library(), f"ilm_plugins_{kind}_{instructions}")
     return {
@@ -212,7 +217,10 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 def forward(
     x: Tensor, num_groups: int, network: Network, tensors: Tensors
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the normalized x (N, C, *), and its means and variances (N, G')."""
+    """Return the normalized x (N, C, *), and its means and variances (N, G').
+
+    Arguments are as in :class:`Kernels`; for errors see :func:`_describe` and :func:`_call`.
+    """
     x = dense(x)
     described, tensors = _describe(x, network, tensors)
     y = torch.empty_like(x)
@@ -230,7 +238,10 @@ def backward(
     tensors: Tensors,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of x and of each of the network's tensors; see :class:`Kernels`."""
+    """Return the gradients of x and of each of the network's tensors; None where not needed.
+
+    Arguments are as in :class:`Kernels`; for errors see :func:`_describe` and :func:`_call`.
+    """
     x = dense(x)
     dy = laid_out(dy, x)
     described, tensors = _describe(x, network, tensors)
@@ -281,7 +292,14 @@ def _addresses(tensors: Tensors) -> ctypes.Array:
 
 @functools.cache
 def _template(network: Network, channels: int) -> tuple[_Network, tuple[int, ...]]:
-    """Return the network as a C struct without tensors, and the number of elements of each."""
+    """Return the network as a C struct without tensors, and the number of elements of each tensor.
+
+    The result is cached and shared: copy the struct before changing it.
+
+    Args:
+        network: the description.
+        channels: C, the number of channels.
+    """
     numbers = {**NUMBERS, "IN": channels, "LN": 1, "BN": 0, "GN": network.num_groups}
 
     def number(value):
