@@ -37,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the subcommand ``args.run``, which writes tables and pictures; print its summary."""
+    """Run the subcommand ``args.run``, which writes tables and pictures; print its summary.
+
+    Raises:
+        UserError: see :func:`run_images` and :func:`run_dynamics`.
+    """
     with loading(unsafe=args.unsafe):
         print(args.run(args))
     print(f"written to {args.output}")
@@ -139,8 +143,15 @@ def run_images(args: argparse.Namespace) -> str:
 
     ``ratios`` measures the ratios of EN and SN, ``omega`` the omega and beta of ILM and AssocNorm.
 
+    ``args.collect`` is the function that measures, ``args.write`` the name of the function in
+    :mod:`ilm_plugins.analysis.tables` that writes the files.
+
     Returns:
         The summary, several lines of text.
+
+    Raises:
+        UserError: see :func:`prepare`, :func:`load_weights` and :func:`seed_forward`; or the model
+            has no such layers, or ``--match`` selects none of them.
     """
     from ..analysis import tables
 
@@ -160,7 +171,8 @@ def run_dynamics(args: argparse.Namespace) -> str:
         The summary, several lines of text.
 
     Raises:
-        UserError: see :func:`sort_by_step` and :func:`prepare`.
+        UserError: see :func:`sort_by_step`, :func:`prepare`, :func:`load_weights` and
+            :func:`seed_forward`; or the model has no EN or SN layers, or ``--match`` selects none.
     """
     from ..analysis.tables import write_dynamics
 
@@ -202,12 +214,19 @@ def prepare(
 ) -> tuple[Inference, Images, Callable[[], Iterator[list[np.ndarray]]], Path]:
     """Build the model, open the images, and check the output folder.
 
+    Creates the output folder if it is missing, and prints the number of images and their
+    preprocessing.
+
+    Args:
+        args: the parsed command line; see :func:`parser`.
+
     Returns:
         The model with random weights; the images; a function that iterates over them in batches,
         lists of (H, W, 3) uint8 arrays; and the path of the output folder.
 
     Raises:
-        UserError: the folder is not empty or cannot be written, there are no images, or the model
+        UserError: the output folder is not empty or cannot be written, there are no images or
+            their archive is invalid, matplotlib or scikit-learn is not installed, or the model
             cannot be built (:func:`load_model`).
     """
     # Pictures are drawn at the end; a missing package should stop the command at once.
@@ -227,8 +246,14 @@ def prepare(
 def load_model(args: argparse.Namespace) -> Inference:
     """Build the model of ``--config-file`` or ``--model``, with random weights, on ``--device``.
 
+    Args:
+        args: the parsed command line. ``norm``, ``num_classes`` and ``size`` are allowed with
+            ``model`` only, ``opts`` with ``config_file`` only.
+
     Raises:
-        UserError: the model or the device does not exist, or options contradict each other.
+        UserError: the device cannot be used, options contradict each other, the config cannot be
+            read, its framework or the model's library is not installed, or the model does not exist
+            or cannot be built.
     """
     with refusing(f"--device {args.device} cannot be used", "give cpu, or cuda:N"):
         torch.empty(0, device=args.device)
@@ -253,10 +278,12 @@ def load_model(args: argparse.Namespace) -> Inference:
 def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
     """Load a checkpoint into a model, in place; ignore tensors that the model does not have.
 
+    The prefixes "module." and "_orig_mod." of a wrapped model's names are removed.
+
     Raises:
         UserError: the checkpoint holds no state dict.
-        CheckpointError: the checkpoint is unreadable, or a tensor of the model is missing there or
-            has another shape.
+        CheckpointError: the checkpoint is missing or unreadable, or a tensor of the model is not in
+            it or has another shape there.
     """
     _, state = convert.find_state(convert.read_any(path), path)
     state = unwrap_state(state, model)
@@ -274,7 +301,11 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
 def seed_forward(forward: Forward) -> Forward:
     """Seed torch, since some models apply dropout in evaluation, and return the function to run.
 
-    It is ``forward`` with every exception turned into a UserError that has the images' sizes.
+    torch's global random state is set once, in this call, to seed 0.
+
+    Returns:
+        ``forward`` with its exceptions turned into UserErrors that have the images' sizes;
+        UserErrors and CUDA's out-of-memory errors pass unchanged.
     """
 
     def run_on(images: Sequence[np.ndarray]) -> Any:

@@ -65,10 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert the checkpoint ``args.input``, and print which norms and entries changed.
+    """Convert the file ``args.input`` to ``args.output``; print which norms and entries changed.
 
     Raises:
-        UserError: see :func:`change_of` and :func:`convert_file`.
+        UserError: see :func:`change_of` and :func:`convert_file`; OptionError and RunError are
+            subclasses.
     """
     with loading(unsafe=args.unsafe):
         report, dropped = convert_file(args.input, args.output, change_of(args), args.overwrite)
@@ -136,8 +137,14 @@ Change = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], surgery.Repor
 def change_of(args: argparse.Namespace) -> Change:
     """Return the conversion function that the command line asks for.
 
+    With ``--config-file`` the model is built in this call. The returned function leaves its
+    argument unchanged, and raises OptionError for an unknown norm or option of ``--to``, a
+    ``--match`` that fits no norm or an invalid ``--summed-batches``; and UserError if
+    ``--summed-batches`` or the model does not suit the state dict.
+
     Raises:
-        UserError: options contradict each other, a config cannot be read, or the norm is unknown.
+        UserError: options contradict each other, a config cannot be read or its model cannot be
+            built, ``--part`` names no module, or ``--to`` cannot be parsed.
     """
     change = _conversion(args)
     if args.summed_batches is None:
@@ -146,7 +153,13 @@ def change_of(args: argparse.Namespace) -> Change:
 
 
 def _conversion(args: argparse.Namespace) -> Change:
-    """Return the conversion of ``--config-file``, ``--to`` or ``--revert``; see change_of."""
+    """Return the conversion of ``--config-file``, ``--to`` or ``--revert``.
+
+    See :func:`change_of`; only ``--summed-batches`` is not applied here.
+
+    Raises:
+        UserError: as in :func:`change_of`.
+    """
     if args.config_file is None and args.overrides:
         raise UserError(
             f"{' '.join(args.overrides)}: overrides are of a config; give --config-file"
@@ -169,7 +182,10 @@ def _conversion(args: argparse.Namespace) -> Change:
 def _fit_to_model(
     state: Mapping[str, Tensor], model: nn.Module
 ) -> tuple[dict[str, Tensor], surgery.Report]:
-    """Convert a state dict to the norms of a model.
+    """Convert a state dict to the norms of a model, by :func:`ilm_plugins.surgery.fit_state`.
+
+    Returns:
+        A new state dict without prefixes of wrappers, and a report on its norms.
 
     Raises:
         UserError: the state dict fits only a submodule of the model, such as its backbone.
@@ -185,7 +201,12 @@ def _fit_to_model(
 
 
 def _average_sums(state: Mapping[str, Tensor], batches: int) -> dict[str, Tensor]:
-    """Divide SN's summed statistics by a number of batches; raise UserError if there are none."""
+    """Return a state dict in which SN's summed statistics are divided by a number of batches.
+
+    Raises:
+        UserError: the state dict has no running statistics of SN's released code.
+        OptionError: ``batches`` is less than 1.
+    """
     averaged = surgery.average_sums(state, batches)
     if all(averaged[name] is value for name, value in state.items()):
         raise UserError(
@@ -198,8 +219,12 @@ def _average_sums(state: Mapping[str, Tensor], batches: int) -> dict[str, Tensor
 def build_model(config_file: str, overrides: Sequence[str] = ()) -> nn.Module:
     """Build the untrained model of a detectron2 or MMEngine config, on the CPU.
 
+    Args:
+        config_file, overrides: see :func:`config_args`.
+
     Raises:
-        UserError: the config cannot be read, or its model cannot be built.
+        UserError: the config is missing, cannot be read or defines no model, its framework is not
+            installed, or its model cannot be built.
     """
     framework, args = config_args(config_file, overrides)
     if framework == "mmengine":
@@ -215,13 +240,15 @@ def config_args(config_file: str, overrides: Sequence[str] = ()) -> tuple[str, a
 
     Args:
         config_file: path of the config.
-        overrides: settings in the framework's own syntax, as on tools/train_net.py's command line.
+        overrides: changes of settings, as on tools/train_net.py's command line: "KEY", "VALUE" as
+            separate words for .yaml, "KEY=VALUE" for .py.
 
     Returns:
         "detectron2" or "mmengine", and the parsed arguments of ``tools/train_net.py``.
 
     Raises:
-        UserError: the config file is missing, or its framework is not installed.
+        UserError: the config file is missing or neither .yaml nor .py, or its framework is not
+            installed. The config's content and the overrides are not checked.
     """
     options = ["--config-file", config_file, "--num-gpus", "0"]
     args = train_net.parser().parse_args([*options, *overrides])
@@ -239,7 +266,8 @@ def convert_file(
     """Read a checkpoint, convert its state dict, and write the result to another file.
 
     Args:
-        source, target: the input and the output file; each suffix determines the file's format.
+        source, target: the input and the output file; each suffix determines the file's format:
+            .pkl, .safetensors, or any other for the format of ``torch.save``.
         change: the conversion, as :func:`change_of` returns it.
         overwrite: whether an existing ``target`` is replaced.
 
@@ -248,9 +276,10 @@ def convert_file(
         on the unconverted parameters or the format cannot store them.
 
     Raises:
-        UserError: ``source`` cannot be read or has no state dict, no norm in it was converted, or
-            ``target`` exists or is ``source``; nothing is written.
-        RunError: ``target`` cannot be written.
+        UserError: ``source`` cannot be read or has no state dict, no norm in it was converted,
+            ``target`` is ``source`` or a folder, or exists without ``overwrite``, or a tensor's
+            dtype cannot be stored in a .pkl; errors of ``change`` pass, too. Nothing is written.
+        RunError: ``target`` cannot be written; an earlier file there is unchanged.
     """
     source, target = (Path(path).expanduser() for path in (source, target))
     # Unlike Path.exists, it returns False for an invalid name; reading or writing then fails.
@@ -292,8 +321,11 @@ def convert_file(
 def read_any(path: str | os.PathLike) -> Any:
     """Return the contents of a checkpoint, which may hold MMEngine's log of training values.
 
+    If MMEngine is installed, ``torch.load`` accepts that log in other files, too, from then on; not
+    for .pkl and .safetensors. Otherwise as :func:`ilm_plugins.checkpoints.read`.
+
     Raises:
-        CheckpointError: the file cannot be read.
+        CheckpointError: the file is missing or cannot be read, or its contents could run code.
     """
     if Path(path).suffix not in (".pkl", ".safetensors") and installed("mmengine"):
         from ..frameworks.openmmlab.checkpoints import allow_history
@@ -303,10 +335,10 @@ def read_any(path: str | os.PathLike) -> Any:
 
 
 def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, Any]]:
-    """Find the state dict in a checkpoint.
+    """Find the state dict in a checkpoint: under "model" or "state_dict", or at the top level.
 
     Args:
-        contents: what the file holds.
+        contents: the loaded checkpoint; it is not changed.
         path: the file, for error messages.
 
     Returns:
@@ -335,11 +367,13 @@ def _split_entries(
 
     Args:
         entries: all entries of the checkpoint but its state dict.
-        suffix: that of the output file; ".safetensors" has no room for entries, ".pkl" for few.
+        suffix: that of the output file; ".safetensors" cannot store any entry, ".pkl" only the two
+            in ``_PKL``.
         state: the unconverted state dict; entries with weights of the same names are dropped.
 
     Returns:
-        The entries to keep, and the names of those to drop.
+        The entries to keep, and the names of those to drop. MMEngine's ``meta`` is kept without its
+        config, which is listed as "meta.cfg".
     """
     if suffix == ".safetensors":
         return {}, [str(key) for key in entries]
@@ -355,7 +389,12 @@ def _split_entries(
 
 
 def _has_weights(entry: Any, names: set[Any]) -> bool:
-    """Whether an entry holds, at any depth, tensors of these names, such as averaged weights."""
+    """Whether an entry holds a tensor or array of one of these names, such as averaged weights.
+
+    Args:
+        entry: an entry of a checkpoint; mappings in it are searched at any depth.
+        names: names of the state dict's tensors, without the prefixes of wrapped models.
+    """
     seen, left = set(), [entry]
     while left:
         inner = left.pop()
@@ -384,7 +423,11 @@ def _as_tensor(value: Any) -> Any:
 
 
 def _as_array(key: str, value: Any) -> Any:
-    """Convert a tensor to a numpy array; raise UserError for a dtype that numpy lacks."""
+    """Convert a tensor to a numpy array; return any other value unchanged.
+
+    Raises:
+        UserError: numpy lacks the tensor's dtype, such as bfloat16; the message has ``key``.
+    """
     if not isinstance(value, Tensor):
         return value
     try:

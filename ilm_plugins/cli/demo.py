@@ -33,11 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Train and evaluate each config, draw predictions, and print a table of AP and time.
 
+    Training runs on the CPU. The run folder of a config is OUTPUT/NAME, where NAME is its file name
+    without suffix; ``predictions.png`` is written there, too.
+
     Returns:
-        0, or the exit status of the first training that failed.
+        0, or the exit status of the first training that failed; the remaining configs are then not
+        trained, and no table is printed.
 
     Raises:
-        UserError: detectron2 is not installed.
+        UserError: detectron2 is not installed, or predictions cannot be drawn.
     """
     try:
         from ..frameworks.detectron2.checks import load_config
@@ -65,7 +69,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _row(norm: str, folder: Path, seconds: float) -> str:
-    """Return a line of the table: norm, box AP and mask AP of the last evaluation, seconds."""
+    """Return a line of the table: norm, box AP and mask AP of the last evaluation, seconds.
+
+    Args:
+        norm: the NORM of the box head.
+        folder: the run folder, whose metrics.json has the evaluations.
+        seconds: duration of training and evaluation.
+    """
     lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
     metrics = [line for line in lines if "bbox/AP" in line][-1]
     box, mask = metrics["bbox/AP"], metrics["segm/AP"]

@@ -58,7 +58,11 @@ def _version(package: str) -> str:
 def _describe_framework(package: str) -> str:
     """Return the version of a framework, with the keys that it resolves to this package's layers.
 
-    The text is "not installed" or contains "cannot be used: REASON" otherwise.
+    The framework is imported. No error is raised: the text is "not installed" for a missing
+    framework, and contains "cannot be used: REASON" if importing it or building a norm fails.
+
+    Args:
+        package: its import name; keys are listed for "detectron2" and "mmcv" only.
     """
     if not installed(package):
         return "not installed"

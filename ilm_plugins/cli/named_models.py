@@ -29,12 +29,16 @@ def load(
         norm: the layer that replaces the model's norms, such as "EN" or "EN(reduction=16)".
         num_classes: outputs of the last layer; None for the model's default.
         size: side of the square input images in pixels; None for the model's default.
-        device: such as "cpu" or "cuda:0".
+        device: of the model, such as "cpu" or "cuda:0".
+
+    Returns:
+        The model and its preprocessing; ``forward`` takes (H, W, 3) RGB uint8 images of any size,
+        and the batch size is 32.
 
     Raises:
-        UserError: the library is not installed, the model does not exist or does not accept
-            ``norm_layer``, or the norm is missing or unknown.
-        OptionError: the norm has no such option.
+        UserError: ``model`` names no library and model, the library is not installed, the model
+            does not exist or does not accept ``norm_layer``, or the norm is None or unknown.
+        OptionError: the norm has no such option, or its options cannot be parsed.
     """
     library, _, name = model.partition(":")
     if library not in LIBRARIES or not name:
@@ -64,6 +68,7 @@ def _norm_layer(norm: str | None) -> partial:
 
     Raises:
         UserError: ``norm`` is None, or names no layer.
+        OptionError: ``norm`` cannot be parsed. Names of options are not checked.
     """
     if norm is None:
         raise UserError(f"--model needs --norm; give one of {', '.join(NORMS)}")
@@ -74,7 +79,15 @@ def _norm_layer(norm: str | None) -> partial:
 
 
 def _build_torchvision(name: str, size: int | None, **options: Any) -> tuple[nn.Module, Callable]:
-    """Build a model; return it and the transform (PIL image -> tensor) of its default weights."""
+    """Build a model; return it and the transform (PIL image -> tensor) of its default weights.
+
+    The weights themselves are not loaded.
+
+    Args:
+        name: of the model in torchvision.
+        size: side in pixels to which images are resized and cropped; None for the transform's own.
+        options: for the model's constructor.
+    """
     models = importlib.import_module("torchvision.models")
     sizes = {} if size is None else {"crop_size": size, "resize_size": size}
     transform = models.get_model_weights(name).DEFAULT.transforms(**sizes)
@@ -82,7 +95,13 @@ def _build_torchvision(name: str, size: int | None, **options: Any) -> tuple[nn.
 
 
 def _build_timm(name: str, size: int | None, **options: Any) -> tuple[nn.Module, Callable]:
-    """Build a model; return it and the transform (PIL image -> tensor) of its configuration."""
+    """Build a model; return it and the transform (PIL image -> tensor) of its configuration.
+
+    Args:
+        name: of the model in timm.
+        size: side of the transformed images in pixels; None for the configuration's own.
+        options: for the model's constructor.
+    """
     model = importlib.import_module("timm").create_model(name, **options)
     data = importlib.import_module("timm.data")
     config = data.resolve_model_data_config(model)

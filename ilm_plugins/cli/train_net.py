@@ -34,6 +34,8 @@ PACKAGES = {"detectron2": "detectron2", "mmengine": "openmmlab"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: parse ``argv`` (``sys.argv[1:]`` if None), train or evaluate.
 
+    Sets ``logging.raiseExceptions`` to False in this process.
+
     Returns:
         The exit status: 0 for success. After an error, printed as one line: 2 for a mistake of the
         user, 1 for an error that ended a run that had begun, 130 for Ctrl-C, 143 for SIGTERM.
@@ -56,6 +58,9 @@ def start(args: argparse.Namespace) -> None:
     Creates the output folder and, for a training, locks it until the end; see
     :func:`.lock_run_folder`. For other side effects see :func:`check_processes`.
 
+    Args:
+        args: the parsed command line of :func:`parser`.
+
     Raises:
         UserError: the command line, the config, its data or its checkpoint is invalid, another
             training holds the lock, or one of several processes failed. With a single process,
@@ -75,7 +80,11 @@ def start(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: detectron2's own options, --num-processes, and two of MMEngine's."""
+    """Return the parser: detectron2's own options, --num-processes, and two of MMEngine's.
+
+    All words after the first positional one are overrides of the config, in ``opts``. ``num_gpus``
+    is None by default; :func:`check_processes` sets it.
+    """
     p = argparse.ArgumentParser(
         description="Train or evaluate a detectron2 .yaml or LazyConfig .py, or an MMEngine .py.",
         epilog="Several machines: the same command on each, with --num-machines, --machine-rank "
@@ -154,7 +163,14 @@ def framework_of(path: str) -> str:
 
 
 def check_framework(framework: str, args: argparse.Namespace) -> None:
-    """Raise UserError unless a framework is installed, and supports the given options."""
+    """Raise UserError unless a framework is installed, and supports the given options.
+
+    detectron2 supports neither ``--tta`` nor another ``--launcher`` than none.
+
+    Args:
+        framework: "detectron2" or "mmengine".
+        args: the parsed command line.
+    """
     if not installed(framework):
         raise UserError(
             f"{args.config_file} is a config of {framework}, and {framework} is not installed; "
@@ -171,11 +187,13 @@ def check_framework(framework: str, args: argparse.Namespace) -> None:
 def check_processes(args: argparse.Namespace) -> None:
     """Check the numbers of GPUs, processes and machines, and the address of the first machine.
 
-    Sets ``args.num_gpus`` if it is None. With ``--num-gpus 0`` hides all GPUs, by an environment
-    variable that processes started later inherit.
+    If ``args.num_gpus`` is None, sets it to 1, or to 0 without a GPU. If it is 0, hides all GPUs
+    from this process and those that it starts later, by CUDA_VISIBLE_DEVICES.
 
     Raises:
-        UserError: there are fewer GPUs than asked for, or options contradict each other.
+        UserError: there are fewer GPUs than asked for; several processes are asked for beside GPUs;
+            the machine's rank is out of range; ``--dist-url`` is not tcp://HOST:PORT for several
+            machines; or an option does not suit the launcher (:func:`check_launcher`).
     """
     available = torch.cuda.device_count()
     if args.num_gpus is None:

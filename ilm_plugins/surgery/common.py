@@ -66,7 +66,12 @@ def matches(name: str, match: Match) -> bool:
 
 
 def check_match(match: Match, names: Iterable[str]) -> None:
-    """Raise OptionError if there are names and none of them fits the patterns."""
+    """Raise OptionError if there are names and none of them fits the patterns.
+
+    Args:
+        match: see :data:`Match`.
+        names: names of all norms that could be selected; without any, nothing is checked.
+    """
     names = list(names)
     if names and not any(matches(name, match) for name in names):
         raise OptionError(
@@ -78,11 +83,15 @@ def check_match(match: Match, names: Iterable[str]) -> None:
 def check_layer(to: str, options: Mapping, of_model: bool = False) -> None:
     """Raise OptionError if norms cannot be converted to a layer with these options.
 
+    Only the names of options are checked, and the value of ``init``; the layer's constructor checks
+    the other values.
+
     Args:
         to: key of the layer in :data:`~ilm_plugins.NORMS`.
-        options: for the layer's constructor; options whose values come from each norm, such as
-            num_channels, and ``init`` are not allowed.
-        of_model: whether a model is converted; eps and num_groups then also come from each norm.
+        options: for the layer's constructor. Not allowed are num_channels, device and dtype, whose
+            values come from each norm, and another ``init`` than "identity".
+        of_model: whether a model is converted; the options in :data:`REPLACES`, such as eps and
+            num_groups, then also come from each norm and are not allowed.
     """
     check_choice("convert", "to", to, REPLACES)
     check_known(NORMS[to], options)

@@ -63,6 +63,8 @@ def convert(
 
     The layers keep weights, statistics, eps, number of groups, dtype, device, training mode and
     ``requires_grad``. A module with several names, and a parameter of several modules, stay shared.
+    Hooks are not moved; the report lists them. A norm that the layer cannot replace exactly stays,
+    with the reason in the report, as do all norms if the constructor refuses an option's value.
     Build the optimizer, and wrap the model for several processes, after the conversion.
 
     Args:
@@ -79,9 +81,9 @@ def convert(
         The model, or the new layer if the model itself is a norm; and a report on each norm.
 
     Raises:
-        OptionError: the key or an option is unknown, or each norm has its own value of the option;
-            ``match`` fits no norm; or a part of the model is wrapped in DistributedDataParallel,
-            FSDP or the like.
+        OptionError: the key or an option is unknown, or the layer takes this option from each norm;
+            ``match`` fits no norm of a model that has norms; or a part of the model is wrapped in
+            DistributedDataParallel, FSDP or the like.
     """
     check_layer(to, options, of_model=True)
     types = None if types is None else frozenset(types)
@@ -101,7 +103,7 @@ def revert(
     A layer that computes anything else than a plain norm stays, with the reason in the report.
 
     Args:
-        model, match, where: see :func:`convert`.
+        model, match, where: see :func:`convert`; they select among this package's layers.
         dims: number of spatial dimensions, 1 to 3, of new InstanceNorms and BatchNorms.
 
     Returns:
@@ -130,6 +132,13 @@ def _replace(
         among: returns whether a module can be selected at all.
         build: returns the new module for a norm, given the norm and the options device and dtype;
             raises Unfit or OptionError to keep the norm.
+
+    Returns:
+        The model, changed in place, or the new module if the model itself is a norm; and the
+        report, with the reason for each selected norm that stays.
+
+    Raises:
+        OptionError: ``match`` fits none of the modules, or a part of the model is wrapped.
     """
     _check_unwrapped(model)
     names = defaultdict(list)
@@ -170,10 +179,14 @@ def _replace(
 
 
 def _factory_options(model: nn.Module, name: str) -> dict:
-    """Return device and dtype for the replacement of a model's norm.
+    """Return {"device": ..., "dtype": ...} for the replacement of a model's norm.
 
-    They are those of the norm's tensors or, if it has none, of the nearest module around it; an
-    empty dict if there is none.
+    They are those of the norm's first floating-point tensor or, if it has none, of the nearest
+    module around it that has one; an empty dict if there is none.
+
+    Args:
+        model: the whole model.
+        name: the norm's dotted name in the model; "" if the model itself is the norm.
     """
     while True:
         around = model.get_submodule(name)
@@ -186,7 +199,11 @@ def _factory_options(model: nn.Module, name: str) -> dict:
 
 
 def _check_unwrapped(model: nn.Module) -> None:
-    """Raise OptionError if a part of the model is wrapped, as by DistributedDataParallel."""
+    """Raise OptionError if a part of the model is wrapped, as by DistributedDataParallel.
+
+    Wrapped are modules of the classes in :data:`WRAPPERS` or their subclasses, and modules with
+    parameters of these classes.
+    """
     for name, module in model.named_modules():
         kinds = [cls.__name__ for cls in type(module).__mro__]
         kinds += [type(p).__name__ for p in module.parameters(recurse=False)]
@@ -218,7 +235,7 @@ def _drop_untied(
     """Remove the replacements that would untie a parameter shared with a module that stays.
 
     Args:
-        built: norm -> its replacement; entries are removed in place.
+        built: norm -> its replacement; entries are removed in place, as the iterator proceeds.
         model: the model with the norms.
 
     Yields:
@@ -244,7 +261,11 @@ def _drop_untied(
 def _changes(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
     """Yield remarks on what differs after a replacement: hooks, outputs, freezing, statistics.
 
-    A remark may be None, which means nothing.
+    A remark is a sentence for the report; None is no remark, to be skipped.
+
+    Args:
+        old: the norm that was replaced.
+        new: its replacement, with the norm's converted tensors.
     """
     kept = {*new.parameters()}
     gone = [*old.modules(), *(p for p in old.parameters() if p not in kept)]
@@ -285,15 +306,18 @@ def _path(cls: type) -> str:
 def _layer_for(
     old: nn.Module, like: dict, to: str, types: frozenset[type] | None, options: dict
 ) -> nn.Module:
-    """Build the layer that replaces a plain norm.
+    """Build the layer that replaces a plain norm, with the norm's converted tensors.
+
+    It also takes over the training mode, and which tensors require gradients.
 
     Args:
-        old: the norm.
-        like: device and dtype.
+        old: the norm; it is not changed.
+        like: keyword arguments device and dtype of the layer; see :func:`_factory_options`.
         to, types, options: see :func:`convert`.
 
     Raises:
         Unfit: the norm cannot be replaced exactly by this layer.
+        OptionError: an option has an invalid value, also for this norm's number of channels.
     """
     _check_replaceable(old, to, types)
     of_old = {name: getattr(old, name, None) for name in REPLACES[to][1]}
@@ -314,7 +338,11 @@ def _layer_for(
 def _check_replaceable(module: nn.Module, to: str, types: frozenset[type] | None) -> None:
     """Raise Unfit unless a module computes exactly the plain norm that the layer ``to`` replaces.
 
-    ``types`` are the classes that may be replaced, or None for the plain norms.
+    Args:
+        module: any norm.
+        to: key of the layer in :data:`~ilm_plugins.NORMS`.
+        types: exact classes that may be replaced; None for those in :data:`PLAIN` and
+            :data:`PLAIN_BY_NAME`.
     """
     cls, replaced = type(module), REPLACES[to][0]
     base = BASES[replaced].__name__.lstrip("_")
@@ -348,8 +376,8 @@ def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
     It also takes over the training mode, and which tensors require gradients.
 
     Args:
-        old: the layer.
-        like: device and dtype.
+        old: the layer; it is not changed.
+        like: keyword arguments device and dtype of the norm; see :func:`_factory_options`.
         dims: number of spatial dimensions of an InstanceNorm or BatchNorm.
 
     Raises:
@@ -379,10 +407,10 @@ def _with_tensors_of(old: nn.Module, new: nn.Module, state: State) -> nn.Module:
     Args:
         old: the norm.
         new: the module that replaces it; changed in place.
-        state: the norm's tensors, not yet converted.
+        state: the norm's tensors by name, not yet converted.
 
     Raises:
-        Unfit: no rule converts the tensors to those of ``new``.
+        Unfit: no rule converts the tensors to those of ``new``; see :func:`.rules.adapt`.
     """
     trained = {name: p.requires_grad for name, p in old.named_parameters()}
     frozen = not trained and "weight" in old._buffers

@@ -63,10 +63,11 @@ def adapt(own: State, layer: nn.Module) -> dict[str, Tensor]:
         layer: the new layer; it is not changed.
 
     Returns:
-        The layer's state dict.
+        The layer's state dict; its tensors may be those of ``own``, not copies.
 
     Raises:
-        Unfit: no rule is known, the layer would compute another function, or shapes differ.
+        Unfit: :data:`RULES` has no rule for the two, the layer would compute another function
+            (unless the rule is in :data:`INEXACT`), or shapes differ.
     """
     wanted = layer.state_dict()
     rule = RULES.get((kind_of(own), kind_of(wanted)))
@@ -83,7 +84,8 @@ def adapt(own: State, layer: nn.Module) -> dict[str, Tensor]:
 def _gn_to_ilm(own: State, layer: AutoencoderNorm) -> State:
     """Return an ILM layer's tensors for those of GN or IN: the same weights, and zero decoders.
 
-    AssocNorm has the same tensors. Raise Unfit if the layer's options never give a plain norm.
+    omega_offset is 1/2, and the other tensors are copies of the layer's own. AssocNorm has the same
+    tensors. Raise Unfit if the layer's options never give a plain norm.
     """
     if not layer.has_papers_form:
         raise Unfit(f"{layer} is never a plain norm")
@@ -104,8 +106,15 @@ def _released_to_ilm(own: State, layer: AutoencoderNorm) -> State:
     """Return an ILM layer's tensors for those of the papers' released code.
 
     The released layer's ``fc_weight`` maps the variance to the scale, its ``fc_bias`` the mean to
-    the shift. A shorter embedding is padded with components that the decoders ignore. Raise Unfit
-    if options differ.
+    the shift. A shorter embedding is padded with components that the decoders ignore.
+
+    Args:
+        own: the released layer's tensors.
+        layer: the new layer; it is not changed.
+
+    Raises:
+        Unfit: the layer has another number of key groups or a shorter embedding (``hidden``), is
+            not of the paper's form, or its mean does not drive beta.
     """
     if layer.mean_drives != "beta" or not layer.has_papers_form:
         raise Unfit(f"a released ILM layer does not become {layer}")
@@ -134,8 +143,8 @@ def _bn_to_en(own: State, layer: ExemplarNorm) -> State:
     other rows are zero.
 
     Args:
-        own: the BN's tensors.
-        layer: the EN.
+        own: the BN's tensors; weight and bias are optional.
+        layer: the EN, which is not changed; tensors that BN does not determine are copies of its.
 
     Raises:
         Unfit: the EN's normalizers lack BN, or all of them share one weight and bias.
@@ -154,7 +163,13 @@ def _bn_to_en(own: State, layer: ExemplarNorm) -> State:
 def _en_to_bn(own: State, layer: nn.Module) -> State:
     """Return BN's tensors for those of an EN whose last normalizer is BN.
 
-    Raise Unfit unless its ratios are uniform and all other normalizers have weight zero.
+    The weight is the last row over the number of normalizers, the bias the sum of all rows.
+    ``layer`` is not used.
+
+    Raises:
+        Unfit: the EN has no running statistics or one weight for all normalizers, its ratios are
+            not uniform, another normalizer has a weight other than zero, or the tensors are on the
+            meta device.
     """
     _check_values(own)
     weight, bias = own["weight"], own["bias"]
@@ -171,9 +186,10 @@ def _bn_to_sn(own: State, layer: SwitchNorm) -> State:
 
 
 def _released_to_sn(own: State, layer: SwitchNorm) -> State:
-    """Return SN's tensors for those of the papers' released code, which have further dimensions.
+    """Return SN's tensors for those of the papers' released code, flattened to one dimension.
 
-    Raise Unfit if the layer has other normalizers.
+    Raise Unfit unless the layer's normalizers are the first K of IN, LN and BN, in this order; K is
+    the number of ratios in ``own``.
     """
     k = own["mean_weight"].numel()
     normalizers = ("IN", "LN", "BN")[:k]

@@ -32,20 +32,23 @@ def convert_state(
     The names of the tensors identify BatchNorm and the layers of the papers' released code. A
     weight and a bias alone may belong to a GroupNorm, an InstanceNorm or another module: they are
     converted only if ``match`` selects them. A state dict has neither eps nor the number of groups:
-    outputs stay the same only in layers with the eps and groups of the original norms.
+    outputs stay the same only in layers with the eps and groups of the original norms. A norm that
+    cannot be converted stays, with the reason in the report, as do all norms if the layer's
+    constructor refuses an option's value.
 
     Args:
-        state: names -> tensors.
+        state: names -> tensors; not changed.
         to: key of the new layer, see :func:`convert`.
         match: names of norms without ".weight", with * for any characters; default: all but those
             that are only a weight and a bias.
         options: of the layer, such as ``key_group_size=8``.
 
     Returns:
-        The new state dict, and a report on each norm in it.
+        The new state dict, which also has all other entries, and a report on each norm in it.
 
     Raises:
-        OptionError: the key or an option is unknown, or ``match`` fits no norm.
+        OptionError: the key or an option is unknown, the option is not allowed
+            (:func:`.common.check_layer`), or ``match`` fits no norm of a state dict that has norms.
     """
     check_layer(to, options)
 
@@ -79,14 +82,14 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
     than a plain norm stays, with the reason in the report.
 
     Args:
-        state: names -> tensors.
+        state: names -> tensors; not changed.
         match: names of layers without ".weight", with * for any characters; default: all.
 
     Returns:
-        The new state dict, and a report on each layer in it.
+        The new state dict, which also has all other entries, and a report on each layer in it.
 
     Raises:
-        OptionError: ``match`` fits no norm.
+        OptionError: ``match`` fits no norm of a state dict that has norms, plain ones included.
     """
 
     def build(own: State) -> nn.Module:
@@ -103,9 +106,9 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     OpenMMLab names norms by their type: ``gn1`` of a model may be ``bn1`` in the state dict.
 
     Args:
-        state: names -> tensors; the prefixes "module." and "_orig_mod." of a wrapped model are
-            removed.
-        model: an untrained model, with plain norms or ours.
+        state: names -> tensors, not changed; in the result, the prefixes "module." and "_orig_mod."
+            of a wrapped model are removed.
+        model: an untrained model, with plain norms or ours; not changed.
 
     Returns:
         A new state dict for ``model.load_state_dict(state, strict=False)``, in which norms that
@@ -145,13 +148,13 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
 
 
 def average_sums(state: State, batches: int) -> dict[str, Tensor]:
-    """Return a state dict with running statistics in place of the sums of SN's released code.
+    """Return a copy of a state dict with running statistics for the sums of SN's released code.
 
     With ``using_moving_average=False`` that code stores the sum over batches of the mean, and the
     sum of mean ** 2 + variance.
 
     Args:
-        state: names -> tensors; other norms in it stay unchanged.
+        state: names -> tensors, not changed; other norms in it stay as they are.
         batches: number of batches in the sums.
 
     Raises:
@@ -173,7 +176,7 @@ def _rewrite(
     """Convert the selected norms of a state dict.
 
     Args:
-        state: names -> tensors.
+        state: names -> tensors; not changed.
         match: names of norms to convert; None for all.
         build: returns the new layer for a norm's state dict; raises Unfit or OptionError to keep
             the norm.
@@ -183,7 +186,7 @@ def _rewrite(
         The new state dict, and the report.
 
     Raises:
-        OptionError: ``match`` fits none of the norms.
+        OptionError: ``match`` fits none of the norms; no error if there are no norms.
     """
     state, report, layers = copy_state(state), Report(), _find_norms(state)
     check_match(match, layers)
@@ -196,7 +199,10 @@ def _rewrite(
 
 
 def _find_norms(state: State) -> dict[str, dict[str, Tensor]]:
-    """Return the norms in a state dict: name of the norm -> its own state dict."""
+    """Return the norms in a state dict: name of the norm -> its own state dict.
+
+    :func:`.rules.kind_of` recognizes them. The name is "" if the state dict itself is a norm's.
+    """
     modules = defaultdict(dict)
     for key, tensor in state.items():
         parts = key.split(".") if isinstance(key, str) and isinstance(tensor, Tensor) else ()
@@ -206,7 +212,7 @@ def _find_norms(state: State) -> dict[str, dict[str, Tensor]]:
 
 
 def _settings(layers: Sequence[nn.Module]) -> str:
-    """Return the values of eps and num_groups in layers as text, such as "eps 1e-05"."""
+    """Return all values of eps and num_groups in layers, such as "eps 1e-05 and num_groups 32"."""
     grouped = (m for m in layers if isinstance(m, nn.GroupNorm) and not isinstance(m, MixtureNorm))
     values = {"eps": {m.eps for m in layers}, "num_groups": {m.num_groups for m in grouped}}
     listed = (f"{name} {', '.join(map(str, sorted(of)))}" for name, of in values.items() if of)
