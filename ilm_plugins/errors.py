@@ -59,8 +59,12 @@ def write_error(error: UserError, path: str | os.PathLike) -> None:
 def read_error(path: str | os.PathLike) -> UserError | None:
     """Return the error that :func:`write_error` wrote to a file of another process.
 
-    It has the class of that error, and the traceback of the other process as ``traceback``. None is
-    returned if the file is missing or not valid JSON.
+    Returns:
+        An error of the same class and message, with the traceback of the other process as
+        ``traceback``; None if the file is missing, unreadable or not valid JSON.
+
+    Raises:
+        KeyError: the class of the error is not defined in this module.
     """
     try:
         kind, message, text = json.loads(Path(path).read_text(encoding="utf-8"))

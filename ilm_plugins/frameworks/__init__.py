@@ -16,7 +16,9 @@ def installed(framework: str) -> bool:
 def arm() -> None:
     """Make the names of this package's layers valid in the configs of every framework.
 
-    This function imports no framework; one that is imported later learns the names then.
+    It also registers the data set `shapes` in detectron2, and networks and data sets in OpenMMLab.
+    This function imports no framework; one that is imported later learns the names then. Calling it
+    again does no harm.
     """
     from . import openmmlab
     from .detectron2 import datasets, norms
@@ -29,8 +31,9 @@ def arm() -> None:
 def register(key: str, layer: type[nn.Module]) -> None:
     """Make your own layer valid as a NORM in detectron2 and as the type of a ``norm_cfg``.
 
-    Registering the same layer again does nothing. Where a framework already has another layer
-    under this key, that layer stays, with a warning.
+    Adds the layer to :data:`ilm_plugins.NORMS`, and calls :func:`arm`. Registering the same layer
+    again does nothing. Where a framework already has another layer under this key, that layer stays
+    in this framework, with a warning.
 
     Args:
         key: the name of the layer in configs, a Python identifier.

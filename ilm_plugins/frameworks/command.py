@@ -47,11 +47,16 @@ def command(
 ) -> int:
     """Run a command; on an error or a signal, print one line to stderr.
 
+    Every Exception is turned into a UserError by :func:`one_line_errors`; SystemExit passes. After
+    an error, the traceback is printed if ``args.traceback`` is set; that of an unexpected error is
+    appended to ``error.log`` in ``args.log_folder``; and the error is written to the file that the
+    environment variable :data:`ERROR_FILE` names, if any.
+
     Args:
         run: does the work of the command; it may return an exit status.
         args: the parsed command line. It has ``traceback`` if :func:`add_traceback` added that
             option, and ``log_folder``, the output folder, once a run has begun.
-        resumes: whether the command has an option --resume.
+        resumes: whether the command has an option --resume; where it helps, the line then says so.
         signals: the signals that end the command with one line.
 
     Returns:
@@ -114,8 +119,13 @@ def one_line_errors() -> Iterator[None]:
 def explain(error: Exception) -> UserError:
     """Convert an exception to a UserError whose message is one line for the user.
 
-    Known causes get advice: mmcv without operators, NaN, full disks, GPU memory, a dead process.
-    Any other exception becomes an UnexpectedError with its type and message.
+    Returns:
+        A UserError of one line is returned unchanged. One of several lines comes from a DataLoader
+        worker, where torch adds the traceback to the message; it is made anew without that. Known
+        causes get advice: UserError for mmcv without operators; RunError for NaN (that is,
+        FloatingPointError), a full disk or an unusable file, GPU memory, or a dead DataLoader
+        worker; PeerError for the loss of another rank. Any other exception becomes an
+        UnexpectedError with its type and message.
     """
     text = " ".join(str(error).split())
     if isinstance(error, UserError):
@@ -151,7 +161,8 @@ def _lacks_operators(error: BaseException | None) -> bool:
 def _reason(error: Exception) -> str:
     """Return "TYPE: MESSAGE" of an exception in one line.
 
-    torch puts the traceback of a DataLoader worker into the message; it is removed.
+    torch puts the traceback of a DataLoader worker into the message; it is removed, and TYPE and
+    MESSAGE are those of the worker's exception.
     """
     text = f"{type(error).__name__}: {error}"
     # The lines of the stack are indented; those of the exception follow them.
@@ -163,7 +174,14 @@ def _reason(error: Exception) -> str:
 def _with_log_hint(error: UnexpectedError, args: argparse.Namespace | None) -> UserError:
     """Return an unexpected error as the error to print, which says where its traceback is.
 
-    If a run has begun, the traceback is appended to a log file in its output folder.
+    If a run has begun, the traceback is appended to ``error.log`` in its output folder.
+
+    Args:
+        error: its message is cut to :data:`LONGEST` characters.
+        args: the parsed command line; see :func:`command`.
+
+    Returns:
+        A RunError if a run has begun, which ``args.log_folder`` tells; otherwise a UserError.
     """
     folder = getattr(args, "log_folder", None)
     log = folder and _append_to_log(error, folder)
@@ -180,7 +198,11 @@ def _with_log_hint(error: UnexpectedError, args: argparse.Namespace | None) -> U
 
 
 def _append_to_log(error: UserError, folder: str) -> Path | None:
-    """Append a traceback to a folder's error.log; return its path, or None if writing fails."""
+    """Append an error's traceback to a folder's error.log, under the time and the command line.
+
+    Returns:
+        The path of the log, or None if writing fails.
+    """
     path = Path(folder, ERROR_LOG)
     heading = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(sys.argv)}\n"
     try:

@@ -13,7 +13,11 @@ STEPS = 100
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
-    """Read a log file with one JSON object a line; skip lines that are not valid JSON."""
+    """Return the entries of a log file with one JSON object a line, in the order of the file.
+
+    Lines that are not valid JSON, as after a crash, are skipped. OSError passes if the file is
+    missing or unreadable.
+    """
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

@@ -34,11 +34,13 @@ def describe_scaling(mean: Tensor | None, std: Tensor | None, order: str) -> str
     """Describe in words how a model normalizes the pixels of its input.
 
     Args:
-        mean, std: of each channel, for values from 0 to 255; None without normalization.
+        mean, std: one value for each channel, of pixels from 0 to 255; both None without
+            normalization.
         order: "RGB" or "BGR", the order of the channels.
 
     Returns:
-        Text to append to a description; empty without normalization.
+        Text to append to a description, such as ", mean 103.5, 116.3, 123.7, std 1, 1, 1 (BGR of
+        0..255)"; empty without normalization.
     """
     if mean is None:
         return ""

@@ -29,9 +29,14 @@ PARENT = "ILM_PLUGINS_PARENT"
 def launch(module: str, args: argparse.Namespace, cfg: Any) -> None:
     """Run a training or an evaluation in as many processes as the command line asks for.
 
+    A single process, or one that a launcher has started, is this process. Otherwise this machine's
+    processes are started as children, and this call waits for them; when one fails, the others are
+    killed.
+
     Args:
-        module: name of the module whose ``main(args, cfg)`` each process calls.
-        args: the parsed command line.
+        module: dotted name of the module whose ``main(args, cfg)`` each process calls; what it
+            returns is ignored.
+        args: the parsed command line of tools/train_net.py.
         cfg: the config, for a single process. Several processes call ``main(args)`` instead, and
             each reads the config itself, because reading a config may register classes.
 
@@ -39,6 +44,7 @@ def launch(module: str, args: argparse.Namespace, cfg: Any) -> None:
         UserError: the error of a process that failed; an error that says that another process
             died is raised only if there is no other.
         RunError: a process ended without reporting an error, for example by a signal.
+        Exception: in a single process, errors of ``main`` pass unchanged.
     """
     processes = args.num_gpus or args.num_processes
     world_size = processes * args.num_machines
@@ -88,8 +94,11 @@ def _child_processes(
     """Start one process for each environment; on exit, kill them and their child processes.
 
     Args:
-        words: the command and its arguments.
-        environments: variables to add to this process's environment.
+        words: the command and its arguments, the same for all.
+        environments: for each process, variables to add to this process's environment.
+
+    Yields:
+        The running processes, in the order of ``environments``.
     """
     children: list[subprocess.Popen] = []
     try:
@@ -141,10 +150,12 @@ def leave_group() -> None:
 
 
 def worker() -> None:
-    """Main function of a process that :func:`launch` started; ``sys.argv[1]`` is its JSON message.
+    """Main function of a process that :func:`launch` started: call ``main(args)`` of a module.
 
-    After an error, writes the error to the file named by the environment variable ``ERROR_FILE``
-    and exits with status 1.
+    ``sys.argv[1]`` is a JSON list of the module's name and the dict of ``args``. On the CPU, torch
+    gets an equal share of the cores as its threads. After an error, converted by
+    :func:`.command.one_line_errors`, writes it to the file named by the environment variable
+    :data:`.errors.ERROR_FILE` and exits with status 1.
     """
     end_with_parent()
     module, options = json.loads(sys.argv[1])
@@ -164,7 +175,11 @@ def worker() -> None:
 
 
 def end_with_parent() -> None:
-    """On Linux, have the kernel kill this process when the process that launched it ends."""
+    """On Linux, have the kernel kill this process when the process that launched it ends.
+
+    If that one has ended already, exit at once with status 1. Without the environment variable
+    :data:`PARENT`, its PID, or on another system, do nothing.
+    """
     if PARENT not in os.environ or sys.platform != "linux":
         return
     set_parent_death_signal = 1

@@ -37,14 +37,15 @@ def check_output(folder: str, setting: str) -> None:
 
 @contextmanager
 def lock_run_folder(folder: str, setting: str, args: argparse.Namespace) -> Iterator[None]:
-    """Lock an output folder for one training, and remove half-written files of earlier ones.
+    """Within this context, lock an output folder for one training.
 
-    Only the first process of a training takes the lock; an evaluation takes none. On a file system
-    without locks, the training runs unlocked. Sets ``args.log_folder``, the folder in which
-    unexpected errors are logged from then on.
+    Only rank 0 of a training, or the process that starts it, takes the lock, and removes
+    half-written checkpoints of earlier trainings; an evaluation does neither. On a file system
+    without locks, the training runs unlocked. The lock file, ``.lock``, stays. Sets
+    ``args.log_folder``, the folder in which unexpected errors are logged from then on.
 
     Args:
-        folder: the output folder.
+        folder: the output folder, which exists.
         setting: the config key that sets it, for the message.
         args: the parsed command line.
 

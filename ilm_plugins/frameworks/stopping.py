@@ -20,13 +20,18 @@ class Stop(KeyboardInterrupt):
 
 @contextmanager
 def stoppable(signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[None]:
-    """Within this context, let signals raise Stop; on exit, kill children and raise Stop again.
+    """Within this context, let signals raise Stop; on exit, restore their handlers.
 
-    Stop is raised again because frameworks and torch.save turn it into other exceptions. Signals
-    that this process ignores stay ignored. Outside the main thread the context does nothing.
+    If a signal arrived, the exit also kills the processes of multiprocessing, and raises Stop
+    again, in place of any other exception, because frameworks and torch.save turn Stop into others.
+    Signals that this process ignores, or that a library in C handles, are left alone. Outside the
+    main thread the context does nothing.
+
+    Args:
+        signals: the signals that raise Stop.
 
     Raises:
-        Stop: one of the signals arrived; its argument is the signal.
+        Stop: one of the signals arrived; its argument is the first that did.
     """
     global received
     if threading.current_thread() is not threading.main_thread():
@@ -68,7 +73,10 @@ def stoppable(signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[None]:
 
 
 def _end_children() -> None:
-    """Kill the processes that multiprocessing has started here, such as DataLoader workers."""
+    """Kill the processes that multiprocessing has started here, such as DataLoader workers.
+
+    Waits up to :data:`PATIENCE` seconds for each to end.
+    """
     # torch's handler would raise an error when a DataLoader worker ends.
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     children = multiprocessing.active_children()
