@@ -23,6 +23,9 @@ NAME_ONE = "write a checkpoint's name into it, or remove it"
 def check_state(contents: Any, path: str | os.PathLike, entries: Iterable[str] = STATES) -> None:
     """Raise CheckpointError unless a checkpoint holds a state dict of dense tensors or arrays.
 
+    At least one value must be a tensor or an array, all names must be strings, and each value must
+    pass :func:`to_dense`.
+
     Args:
         contents: the loaded checkpoint.
         path: the checkpoint's file, for the message.
@@ -42,10 +45,11 @@ def check_state(contents: Any, path: str | os.PathLike, entries: Iterable[str] =
 def to_dense(value: Any, key: Any, path: str | os.PathLike) -> Any:
     """Check that a value of a state dict is dense, and return it.
 
-    An expanded tensor (with a stride of 0) is returned as a copy of its full size.
+    An expanded tensor (with a stride of 0) is returned as a copy of its full size, and a lazy
+    conjugate or negative view as a tensor with its values; any other value as the same object.
 
     Args:
-        value: a tensor, an array, or any other object, which is returned unchanged.
+        value: a tensor, an array, or any other object.
         key: its name in the state dict.
         path: the checkpoint's file, for the message.
 
@@ -91,10 +95,12 @@ def check_fits(
 ) -> None:
     """Raise CheckpointError if not a single tensor of a model is in a checkpoint.
 
+    A model without tensors passes. The checkpoint is not read; the caller has compared it.
+
     Args:
         path: the checkpoint's file, for the message.
         model: the model that loads the checkpoint.
-        found: names of the tensors in the checkpoint.
+        found: names of the tensors in the checkpoint, for the message.
         absent: names of the model's tensors that the checkpoint lacks or has in another shape.
     """
     own = model.state_dict().keys()
@@ -121,12 +127,12 @@ def named(last: str | os.PathLike) -> str:
 def copy_state(state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a shallow copy of a state dict, with torch's metadata and without a prefix of names.
 
-    The metadata has the version of each module. Torch takes a state dict without it for one of the
-    oldest version.
+    The metadata, the attribute ``_metadata`` if there is one, has the version of each module. Torch
+    takes a state dict without it for one of the oldest version.
 
     Args:
         state: names -> tensors; the copy has the same tensor objects.
-        prefix: text to remove from the beginning of all names.
+        prefix: text to remove from the beginning of names; a name without it stays.
     """
     copy = OrderedDict((_without(prefix, name), value) for name, value in state.items())
     versions = getattr(state, "_metadata", None)
@@ -152,9 +158,9 @@ def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     DistributedDataParallel and torch.compile add these prefixes to the names of a model.
 
     Args:
-        state: names -> tensors.
-        model: the model that is to load the state dict; a prefix stays if the model's own names
-            have it.
+        state: names -> tensors; a prefix is removed only if all names have it.
+        model: the model that is to load the state dict; prefixes stay if any of the names is one of
+            the model's own.
     """
     for prefix in _WRAPPERS * 2:  # wrappers may be nested in either order
         wrapped = state and all(str(name).startswith(prefix) for name in state)
@@ -184,6 +190,10 @@ def check_resumes(
     setting: str,
 ) -> None:
     """Load the optimizers' states, and raise CheckpointError unless training can resume from them.
+
+    Every tensor of the model must be in the checkpoint in its shape; only num_batches_tracked may
+    be missing. The model is not changed. If it does not fit, no optimizer is changed; if an
+    optimizer's state does not fit, that optimizer and those before it may have been.
 
     Args:
         path: the checkpoint's file, for the message.

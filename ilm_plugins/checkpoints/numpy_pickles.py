@@ -54,7 +54,10 @@ class Array(np.ndarray):
         return super().__new__(cls, 0)
 
     def __setstate__(self, state: tuple) -> None:
-        """Set shape, dtype and elements, once; raise UnpicklingError if they are invalid."""
+        """Set shape, dtype and elements, once; raise UnpicklingError if they are invalid.
+
+        ``state`` is numpy's: version, shape, :class:`Dtype`, whether in Fortran's order, bytes.
+        """
         if self.size:
             raise pickle.UnpicklingError("Can only fill an array once: others may share its memory")
         _, shape, dtype, fortran, data = state

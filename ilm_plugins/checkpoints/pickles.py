@@ -66,8 +66,10 @@ def check_pickle(path: Path) -> None:
     """Raise an error unless the contents of a pickle are small enough for its file.
 
     Raises:
-        SizeError: the contents would take much more memory than the file.
+        SizeError: the contents would take much more memory than the file: more than
+            TIMES * its size + LEAST bytes.
         UnpicklingError, EOFError, ValueError: the file is not a valid pickle.
+        OSError: the file is missing or unreadable.
     """
     _check_stream(path, 1)
 
@@ -76,9 +78,12 @@ def check_torch(path: Path) -> None:
     """Raise an error unless the contents of a file of ``torch.save`` are small enough for it.
 
     Raises:
-        SizeError: the contents would take much more memory than the file.
+        SizeError: the contents would take much more memory than the file, or two records of the
+            archive have the same name.
         UnpicklingError, EOFError, ValueError: the file is invalid, or calls a function that is not
             allowed.
+        BadZipFile, IndexError, KeyError: the archive is damaged, empty, or lacks data.pkl.
+        OSError: the file is missing or unreadable.
     """
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
@@ -102,7 +107,10 @@ def check_torch(path: Path) -> None:
 
 
 def is_pickle(path: Path) -> bool:
-    """Return whether a file begins with a pickle that is not of ``torch.save``."""
+    """Return whether a file begins with a pickle that is not of ``torch.save``.
+
+    False for a pickle that fails :func:`check_pickle`, and for a file that cannot be read.
+    """
     try:
         return _check_stream(path, 1) != _MAGIC
     except Exception:  # a file may hold anything
@@ -114,11 +122,12 @@ def _check_stream(path: Path, pickles: int, first: int | None = None) -> Any:
 
     Args:
         path: the file.
-        pickles: number of pickles to check.
+        pickles: number of pickles to check; fewer if the file ends before.
         first: the number that the first pickle must contain; None for any contents.
 
     Raises:
-        EOFError: the file is empty.
+        EOFError: the file is empty, or ends within a pickle.
+        SizeError: something in a pickle is too large.
         UnpicklingError: the first pickle has other contents; see also :meth:`_Scan.run`.
     """
     if not path.stat().st_size:
@@ -327,7 +336,7 @@ class _Scan(pickle._Unpickler):
         return _Made(given)
 
     def _check_shape(self, storage: Any, shape: Any) -> None:
-        """Count the bytes by which a tensor of this shape would exceed its storage.
+        """Add the bytes by which a tensor of this shape would exceed its storage to the file's sum.
 
         Raises:
             UnpicklingError: there is no storage, or no shape of integers >= 0.

@@ -59,12 +59,16 @@ def read(path: str | os.PathLike, unsafe: bool = False) -> Any:
     Args:
         path: a file written by ``torch.save``; a ``.safetensors`` file; or a ``.pkl`` file, a
             pickle of arrays like those of detectron2's model zoo.
-        unsafe: unpickle any object in it, which can run any code; always True within
-            ``loading(unsafe=True)``.
+        unsafe: unpickle any object in it, which can run any code; always True where
+            :func:`code_is_allowed`.
+
+    Returns:
+        The object that was saved; for ``.safetensors`` a dict of tensors.
 
     Raises:
-        CheckpointError: the file is missing, truncated or of another format; or its contents could
-            run code, or exhaust memory or time.
+        CheckpointError: the file is missing, truncated or of another format; a package that it
+            needs is not installed; or, without ``unsafe``, its contents could run code, or exhaust
+            memory or time.
     """
     path = Path(path).expanduser()
     unsafe = unsafe or code_is_allowed()
@@ -175,7 +179,11 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def _array_functions() -> dict[str, Callable]:
-    """Return name in a pickle -> safe function, for arrays of numpy and for bytes."""
+    """Return name in a pickle -> safe function, for arrays of numpy and for bytes.
+
+    Raises:
+        ImportError: numpy is not installed.
+    """
     from .numpy_pickles import REPLACEMENTS  # numpy is optional
 
     # Older protocols write bytes as encoded text. torch.load translates Python 2's name.
@@ -198,7 +206,7 @@ def _allowing_arrays() -> Iterator[None]:
 def allow_arrays() -> None:
     """Let ``torch.load`` read numpy's arrays and numbers, also under the names of numpy 1.
 
-    It has no effect if numpy is not installed.
+    This adds to torch's safe globals until the process ends; it has no effect without numpy.
     """
     try:
         functions = _array_functions()
@@ -212,10 +220,12 @@ def allow_arrays() -> None:
 def allow(name: str, replacement: Callable) -> None:
     """Let ``torch.load``, where it refuses code, call a replacement for a name in a file.
 
+    This adds to torch's safe globals until the process ends.
+
     Args:
         name: module and name of the class or function, as in the pickle.
-        replacement: a function, or a class, whose ``__name__`` and ``__module__`` are changed;
-            neither it nor its ``__setstate__`` may do harm, whatever the arguments.
+        replacement: a function; or a class, whose ``__name__``, ``__qualname__`` and ``__module__``
+            are changed. Neither it nor its ``__setstate__`` may do harm, whatever the arguments.
     """
     torch.serialization.add_safe_globals([_renamed(name, replacement)])
 

@@ -24,10 +24,12 @@ def write(
         contents: for ``.safetensors`` a dict of tensors; otherwise any object that can be pickled.
         path: the file: ``.safetensors``, ``.pkl`` for a plain pickle, or any other suffix for the
             format of ``torch.save``.
-        metadata: names -> texts to store in a ``.safetensors`` file.
+        metadata: names -> texts to store in a ``.safetensors`` file, beside "format"; ignored in
+            other formats.
 
     Raises:
-        RunError: the file cannot be written; an earlier file of this name is unchanged.
+        RunError: the file cannot be written, for example because its folder is missing; an earlier
+            file of this name is unchanged.
     """
     path = Path(path).expanduser()
     with replacing(path) as file:
@@ -48,14 +50,17 @@ def write(
 def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
     """Open a temporary file that replaces ``path`` at the end of the block, once it is on the disk.
 
-    If the block fails or the process is killed, the earlier content of ``path`` is unchanged.
+    If the block fails or the process is killed, the earlier content of ``path`` is unchanged. The
+    temporary file is ``path`` + :data:`PARTIAL`; a failure removes it, a killed process leaves it
+    (see :func:`remove_partial`).
 
     Args:
-        path: the file to write.
+        path: the file to write; its folder must exist.
         mode, options: arguments of ``open``; text is UTF-8 by default.
 
     Raises:
-        RunError: the file cannot be written.
+        RunError: the file cannot be written, or the block raised an OSError. Other exceptions of
+            the block pass unchanged.
     """
     path = Path(path)
     partial = path.with_name(path.name + PARTIAL)
@@ -84,7 +89,10 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, so that a renaming survives a loss of power."""
+    """Flush a folder's entries to the disk, so that a renaming survives a loss of power.
+
+    A folder that cannot be opened is skipped.
+    """
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:  # some file systems cannot open folders
@@ -96,6 +104,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_partial(folder: str | os.PathLike) -> None:
-    """Remove the temporary files that killed processes left in a folder."""
+    """Remove the temporary files that killed processes left in a folder, not in folders below it."""
     for path in Path(folder).glob(f"*{PARTIAL}"):
         path.unlink(missing_ok=True)

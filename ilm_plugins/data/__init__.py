@@ -10,6 +10,8 @@ __all__ = ["SHAPES", "ensure_shapes"]
 def ensure_shapes(folder: Path, **options: int) -> None:
     """Write the generated data set `shapes` to a folder, unless its ``shapes.json`` is there.
 
+    An existing data set is left as it is, even if it was made with other options.
+
     Args:
         folder: the folder, which must be named "shapes".
         options: arguments of :func:`.shapes.write_shapes`.
@@ -18,6 +20,7 @@ def ensure_shapes(folder: Path, **options: int) -> None:
         ValueError: the data set is missing and the folder has another name, or an option is out of
             range.
         FileExistsError: the folder exists without ``shapes.json``.
+        OSError: the folder cannot be written.
     """
     if (folder / "shapes.json").exists():
         return

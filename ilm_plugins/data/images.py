@@ -82,8 +82,8 @@ def open_images(path: str | os.PathLike, limit: int | None = None) -> Images:
             represented; default: all.
 
     Raises:
-        UserError: there are no images, the folder holds both images and class folders, or the
-            archive is invalid.
+        UserError: the path does not exist, there are no images, the folder holds both images and
+            class folders, or the archive is invalid. A broken image file is found when indexed.
     """
     path = Path(path).expanduser()
     if path.suffix == ".npz":

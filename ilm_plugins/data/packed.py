@@ -49,7 +49,10 @@ def read_packed(path: str | os.PathLike) -> tuple[list[np.ndarray], list[int], t
 
 
 def _check_arrays(path: Path, jpeg, offsets, labels, classes) -> None:
-    """Raise UserError unless the arrays are as the module's docstring says."""
+    """Raise UserError unless the arrays are as the module's docstring says, with rising offsets.
+
+    The images are not decoded; ``path`` is for the message.
+    """
     n, k = labels.size, classes.size
     if any(array.ndim != 1 for array in (jpeg, offsets, labels, classes)) or jpeg.dtype != np.uint8:
         raise UserError(f"{path}: expected one-dimensional arrays, and jpeg in uint8")

@@ -314,7 +314,13 @@ def _settings_text(settings: dict) -> str:
 
 
 def _write_split(folder: Path, split: str, manifest: dict) -> None:
-    """Write the images, masks, pairs and COCO annotations of one split into `folder`."""
+    """Write the images, masks, pairs and COCO annotations of one split into `folder`.
+
+    Args:
+        folder: the data set's folder, made if missing; it must not have the split yet.
+        split: one of `SPLITS`.
+        manifest: the settings of the data set: seed, size, and the number of images of each split.
+    """
     photos, masks, pairs = (folder / kind / split for kind in ("images", "annotations", "pairs"))
     for target in (photos, masks, pairs):
         target.mkdir(parents=True)
@@ -447,7 +453,7 @@ def _area(corners: Corners) -> float:
 def _mask(corners: Corners, size: int) -> np.ndarray:
     """Rasterize a polygon: (size, size) bool, True where a pixel's centre lies inside.
 
-    Corners are in 1 / `UNITS` pixel.
+    Corners are in 1 / `UNITS` pixel. Results are cached, so callers must not change them.
     """
     start = np.array(corners)
     (x0, y0), (dx, dy) = (p.T[..., None] for p in (start, np.roll(start, -1, 0) - start))
@@ -495,9 +501,10 @@ def _trace(mask: np.ndarray) -> list[Corners]:
 
 
 def _draw_texture(rng: np.random.Generator, taken: list[Colour], size: int) -> Texture:
-    """Draw a random pattern whose main colour differs from the colours already `taken` nearby.
+    """Draw a random pattern whose main colour differs from the colours already `taken`.
 
-    `size` is the side of the image in pixels, with which the pattern's period scales.
+    Of six random colours it is the farthest from them, which may still be near. `size` is the side
+    of the image in pixels, with which the pattern's period scales.
     """
     # The farthest of a few random candidates: contrast is mostly strong, but sometimes weak.
     candidates = rng.uniform(95, 250, (6, 3))
@@ -515,6 +522,11 @@ def _draw_texture(rng: np.random.Generator, taken: list[Colour], size: int) -> T
 
 def _pattern(instance: Instance, size: int, rng: np.random.Generator) -> np.ndarray:
     """Evaluate an object's texture on the whole image.
+
+    Args:
+        instance: the object; gradients span its outline.
+        size: side of the image in pixels.
+        rng: source of the noise of "speckle"; other kinds draw nothing from it.
 
     Returns:
         The share of the second colour in each pixel, float in 0..1, (size, size).
