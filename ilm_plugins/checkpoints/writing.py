@@ -104,6 +104,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_partial(folder: str | os.PathLike) -> None:
-    """Remove the temporary files that killed processes left in a folder, not in folders below it."""
+    """Remove the temporary files that killed processes left directly in a folder."""
     for path in Path(folder).glob(f"*{PARTIAL}"):
         path.unlink(missing_ok=True)
