@@ -87,6 +87,10 @@ def compute_ratios(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
 def compute_rescaling(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """Return what an ILM layer or AssocNorm adds to its weight and bias for an input (N, C, *).
 
+    Args:
+        layer: an ILM layer or AssocNorm.
+        x: its input.
+
     Returns:
         "" -> (N, 2 * key groups): omega - weight, then beta - bias, averaged over each key group.
     """
@@ -137,10 +141,12 @@ def collect_rescaling(
 ) -> dict[str, Rescaling]:
     """Run a model on batches, and return omega and beta of its ILM layers and AssocNorms.
 
-    Arguments and errors are those of :func:`collect_ratios`.
+    Arguments and errors are those of :func:`collect_ratios`, and several instances of an image are
+    averaged in the same way; the model's mode is restored.
 
     Returns:
-        Name of the layer -> omega and beta for each image, in the order of the first calls.
+        Name of the layer -> omega minus weight and beta minus bias for each image, in the order of
+        the first calls.
     """
     layers = select(model, AutoencoderNorm, "ILM or AssocNorm", match)
     found = _gather(model, layers, compute_rescaling, batches, forward or model)
@@ -154,14 +160,14 @@ def select(
     match: Match = None,
     advice: str = "give a model that was trained with one",
 ) -> dict[str, nn.Module]:
-    """Return name -> layer for the layers of some classes whose names match.
+    """Return name -> layer for the layers of some classes whose names match, in the model's order.
 
     Args:
         model: any module.
-        kinds: the classes.
+        kinds: the classes; layers of their subclasses are found, too.
         words: names of the classes, for the message.
-        match: names of layers, * for any characters; default: all.
-        advice: end of the message.
+        match: one or several full names of layers, * for any characters; default: all.
+        advice: end of the UserError's message.
 
     Raises:
         UserError: the model has no layer of these classes.
@@ -196,10 +202,13 @@ def watching(
 ) -> Iterator[None]:
     """Compute values from the input of each call of the layers within the block.
 
+    This is done by forward hooks, which are removed at exit; the layers' outputs are unchanged.
+
     Args:
         layers: name -> layer.
         see: is called with the layer's name and the computed values, before the layer runs.
-        compute: computes the values from the layer and its input.
+        compute: computes the values from the layer and its first positional argument, without
+            gradients.
     """
 
     def hook(name: str, layer: nn.Module, inputs: tuple) -> None:
@@ -250,10 +259,12 @@ class MeansOfRatios:
             self._counts[name + part] += len(values)
 
     def stop(self) -> dict[str, float]:
-        """Stop summing, and return the mean ratios of all calls since :meth:`start`.
+        """Stop summing, remove the hooks, and return the mean ratios of calls since :meth:`start`.
 
         Returns:
-            ``ratios/LAYER/NORMALIZER`` -> mean over instances, without layers that got none.
+            ``ratios/LAYER/NORMALIZER`` -> mean over instances, without layers that got none; for SN
+            LAYER ends in ".mean" or ".var". Empty if :meth:`start` was not called since the last
+            :meth:`stop`.
         """
         self._hooks.close()
         scalars = {}
@@ -276,6 +287,15 @@ def _gather(
     forward: Callable[[Any], Any],
 ) -> dict[str, Tensor]:
     """Run a model on all batches, and return the values computed from the layers' inputs.
+
+    The model runs in evaluation mode without gradients; its mode is restored.
+
+    Args:
+        model: the model.
+        layers: name -> layer, of layers in the model.
+        compute: computes the values from a layer and its input.
+        batches: arguments of ``forward``; the length of each is its number of images.
+        forward: runs the model on a batch; its result is ignored.
 
     Returns:
         Name of the layer and suffix -> values of all images, (N, D), on the CPU; a row is NaN if
@@ -318,6 +338,8 @@ def _gather(
 
 def _by_image(name: str, calls: list[Tensor], images: int) -> Tensor:
     """Average the values of a layer's calls for each image.
+
+    All instances of a batch of one image are that image's; without instances its row is NaN.
 
     Args:
         name: the layer's name, for the message.

@@ -27,9 +27,12 @@ def flops(model: nn.Module, *inputs: Tensor) -> int:
     element, as for a GroupNorm (fvcore counts two for a BatchNorm in evaluation, whose statistics
     are known), and the multiply-adds of the layer's small network, see :func:`network_flops`.
 
+    The model is run more than once, without gradients.
+
     Args:
-        model: any module; its mode is restored.
-        inputs: an example batch, such as a (1, 3, 224, 224) image.
+        model: any module; the mode of each of its modules is restored.
+        inputs: the model's positional arguments, such as a (1, 3, 224, 224) image; the count is for
+            the whole batch.
 
     Raises:
         ImportError: fvcore is not installed.
@@ -48,7 +51,10 @@ def flops(model: nn.Module, *inputs: Tensor) -> int:
 
 
 def _flops_of_layers(model: nn.Module, inputs: Sequence[Tensor]) -> int:
-    """Run a model, and return the number of operations of this package's layers in it."""
+    """Run a model on inputs, and return the number of operations of this package's layers in it.
+
+    Each call of a layer counts. The model's mode is the caller's; hooks are removed at the end.
+    """
     found = []
 
     def count(layer: AdaptiveNorm, args: Sequence[Tensor], output: Tensor) -> None:
@@ -67,9 +73,11 @@ def _flops_of_layers(model: nn.Module, inputs: Sequence[Tensor]) -> int:
 def network_flops(layer: AdaptiveNorm) -> int:
     """Return the number of multiply-adds of a layer's small network for one instance.
 
-    The network computes scale and shift from the instance's moments. ILM Norm and AssocNorm run
-    their encoder twice and both decoders: 4MN. EN runs a convolution (K*C), a correlation
-    (K*K*C/r) and two linear maps. SN has no network: 0.
+    The network computes scale and shift from the instance's moments. With N key groups and M hidden
+    values, ILM Norm and AssocNorm run their encoder twice and both decoders: 4MN. EN, with K
+    normalizers, C channels and reduction r, runs a convolution (K*C), a correlation (K*K*C/r) and
+    two linear maps; with ``ratio_net="no_conv"`` a correlation of K*K*C and the maps, with "mlp"
+    the maps alone. Other layers, such as SN, have no network: 0.
     """
     if isinstance(layer, AutoencoderNorm):
         maps = layer.encode, layer.encode, layer.decode_mean, layer.decode_var

@@ -69,7 +69,10 @@ NAMED_CLASSES = 20
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Decorate a drawing function, so that it draws in the style :data:`STYLE`."""
+    """Decorate a drawing function, so that it draws in the style :data:`STYLE`.
+
+    matplotlib's global settings are restored after each call.
+    """
 
     @functools.wraps(draw)
     def drawing(*args, **options) -> Figure:
@@ -127,7 +130,8 @@ def by_layer(layers: Sequence[str], ratios: Mapping[str, np.ndarray], title: str
 
     Args:
         layers: names.
-        ratios: normalizer -> (images, layers).
+        ratios: normalizer, a key of :data:`LINES` -> (images, layers). A dashed line is at the
+            uniform ratio, 1 / their number.
         title: of the figure.
     """
     fig = figure(_width(layers), 4.2)
@@ -165,9 +169,10 @@ def boxes(
     Args:
         layers: names.
         panels: label of the y axis -> values of each layer, in an array of any shape; masked
-            values are left out.
+            values are left out, and a layer with no others has no box.
         title: of the figure.
-        colours: of each panel's boxes; one for each panel at least.
+        colours: of each panel's boxes, in the panels' order; further colours are unused, further
+            panels stay empty.
     """
     fig = figure(_width(layers), 1.2 + 2.2 * len(panels))
     axes = np.atleast_1d(fig.subplots(len(panels), 1, sharex=True))
@@ -207,8 +212,9 @@ def heat_maps(
     """Draw panels of heat maps, with a column for each layer.
 
     Args:
-        layers, rows: names.
-        panels: title -> (rows, layers); all panels have the same colour scale.
+        layers, rows: names; with more than :data:`NAMED_ROWS` rows, theirs are left out.
+        panels: title -> (rows, layers), at least one; all panels have the same colour scale, up to
+            the largest absolute value.
         title: of the figure.
         label: of the colour bar.
         row_label: of the y axis.
@@ -250,12 +256,13 @@ def scatter(
 ) -> Figure:
     """Draw points (N, 2), coloured by class; beside them a panel for each class.
 
-    With more than :data:`NAMED_CLASSES` classes there are no such panels.
+    With more than :data:`NAMED_CLASSES` classes, or without labels, there are no such panels. The
+    ten colours of :data:`OKABE_ITO` repeat.
 
     Args:
         points: of N images.
-        labels: class index of each image, or None.
-        classes: names.
+        labels: class index of each image, or None for one colour.
+        classes: names; empty without labels.
         title: of the figure.
         axes: labels of the x and y axis.
     """
@@ -299,7 +306,8 @@ def strips(
     Args:
         layers: names.
         images: for each image its caption; its pixels (H, W, 3), floats in [0, 1] or uint8; and
-            for each quantity, a key of :data:`LINES`, one value >= 0 for each layer.
+            for each quantity, a key of :data:`LINES`, one value >= 0 for each layer. There is at
+            least one image, and all have the same quantities.
         title: of the figure.
         level: height of a dashed line, for comparison; None for no line.
     """
@@ -336,7 +344,8 @@ def dynamics(
     Args:
         layers: names.
         steps: epoch or iteration of each checkpoint.
-        ratios: normalizer -> (checkpoints, layers).
+        ratios: normalizer, a key of :data:`LINES` -> (checkpoints, layers). A dashed line is at the
+            uniform ratio, 1 / their number.
         title: of the figure.
         step_label: label of the x axis.
     """

@@ -85,7 +85,7 @@ class _ReportWriter:
         return list(dict.fromkeys(layer for layer, *_ in self.values))
 
     def write_layers(self) -> None:
-        """Write the distributions in each layer, and for rescaling in each key group."""
+        """Write PREFIX_by_layer.csv, and for rescaling PREFIX_by_group.csv: the distributions."""
         by_layer, by_group = [], []
         depths = {layer: depth for depth, layer in enumerate(self.layers)}
         for layer, quantity, values in self.values:
@@ -100,7 +100,9 @@ class _ReportWriter:
     def write_images(self, embedding: str) -> list[str]:
         """Write the files that compare images; return lines of the summary.
 
-        ``embedding`` is the method of the map, "pca" or "tsne".
+        These are the files spread, by_image, by_class (only if the images have classes) and map
+        (only for three or more images that differ). ``embedding`` is the method of the map, "pca"
+        or "tsne".
         """
         self._draw_spread()
         features = self._features()
@@ -125,7 +127,8 @@ class _ReportWriter:
     def _features(self) -> np.ndarray:
         """Return all values of each image, less their means over images: (images, D).
 
-        They are divided by the square root of their number in a layer, to weigh layers equally.
+        They are divided by the square root of their number in a layer, to weigh layers equally;
+        masked values are 0.
         """
         moves = [values - values.mean(0) for *_, values in self.values]
         return np.concatenate([m.filled(0) / math.sqrt(m.shape[1]) for m in moves], 1)
@@ -149,7 +152,8 @@ class _ReportWriter:
     def _write_by_image(self, distances: np.ndarray) -> None:
         """Write PREFIX_by_image.csv, and draw the images that are farthest from the mean.
 
-        ``distances`` (images) are the images' distances from the mean of all images.
+        At most :data:`SHOWN` images are drawn, the farthest of each class first, to
+        PREFIX_by_image.png. ``distances`` (images) are their distances from the mean of all images.
         """
         numbers = [
             (*of, self._one_number(v if self.prefix == "ratios" else v - v.mean(0)))
@@ -174,7 +178,10 @@ class _ReportWriter:
         self._save(plots.strips(self.layers, strips, title, level), "by_image")
 
     def _write_by_class(self) -> None:
-        """Write PREFIX_by_class.csv and draw its heat maps."""
+        """Write PREFIX_by_class.csv, and draw its heat maps to PREFIX_by_class.png.
+
+        The images must have labels; classes without images are left out.
+        """
         labels = np.asarray(self.images.labels)
         present = np.unique(labels)
         names = [self.images.classes[i] for i in present]
@@ -204,7 +211,10 @@ class _ReportWriter:
         self._save(fig, "by_class")
 
     def _write_map(self, features: np.ndarray, embedding: str) -> None:
-        """Write and draw the map of images, from features (images, D)."""
+        """Write PREFIX_map.csv and PREFIX_map.png: the images in two dimensions; see :func:`embed`.
+
+        ``features`` is (images, D), ``embedding`` is "pca" or "tsne".
+        """
         points, axes = embed(features, embedding)
         rows = [
             (*n, *point)
@@ -238,18 +248,23 @@ def write_ratios(
 ) -> str:
     """Write a report on a model's ratios: CSV tables, PNG pictures and ``summary.txt``.
 
-    Layers with the same ratios for all images (SN's, and EN's before training) are only in the
-    tables and pictures by layer.
+    The module's description lists the files. Layers with the same ratios for all images (SN's, and
+    EN's before training) are only in the tables and pictures by layer.
 
     Args:
-        folder: an existing, empty folder.
-        ratios: layer -> ratios of ``images``, in their order; see :func:`~.collect.collect_ratios`.
-        images: the images.
+        folder: an existing folder; files of a former report in it are replaced one by one.
+        ratios: layer -> ratios of ``images``, in their order, on the CPU; at least one layer; see
+            :func:`~.collect.collect_ratios`.
+        images: the images; a few are decoded again, to be drawn.
         subject: model, checkpoint and images, for titles.
         embedding: method of the map, "pca" (principal components) or "tsne".
 
     Returns:
         The text of the summary.
+
+    Raises:
+        UserError: an image to be drawn is unreadable.
+        RunError: a file cannot be written.
     """
     report = _ReportWriter(folder, "ratios", _values(ratios), images, subject)
     report.write_layers()
@@ -289,16 +304,22 @@ def write_rescaling(
 ) -> str:
     """Write a report on a model's omega and beta: CSV tables, PNG pictures and ``summary.txt``.
 
+    The module's description lists the files.
+
     Args:
-        folder: an existing, empty folder.
-        layers: layer -> its omega and beta for ``images``, in their order; see
-            :func:`~.collect.collect_rescaling`.
-        images: the images.
+        folder: an existing folder; files of a former report in it are replaced one by one.
+        layers: layer -> its omega and beta, minus weight and bias, for ``images``, in their order,
+            on the CPU; at least one layer; see :func:`~.collect.collect_rescaling`.
+        images: the images; a few are decoded again, to be drawn.
         subject: model, checkpoint and images, for titles.
         embedding: method of the map, "pca" (principal components) or "tsne".
 
     Returns:
         The text of the summary.
+
+    Raises:
+        UserError: an image to be drawn is unreadable.
+        RunError: a file cannot be written.
     """
     values = [
         (name, parameter, np.ma.masked_invalid(getattr(layer, parameter).numpy()))
@@ -333,14 +354,18 @@ def write_dynamics(
     at a checkpoint, as in a mask head without detections, its cells in the table are empty.
 
     Args:
-        folder: an existing, empty folder.
+        folder: an existing folder; files of these names in it are replaced.
         steps: epoch or iteration of each checkpoint, ascending.
-        ratios: for each checkpoint layer -> ratios, see :func:`~.collect.collect_ratios`.
+        ratios: for each of the ``steps`` layer -> ratios, see :func:`~.collect.collect_ratios`; a
+            checkpoint may lack layers.
         subject: model and images, for titles.
         step_label: "epoch" or "iteration".
 
     Returns:
         The text of the summary.
+
+    Raises:
+        RunError: a file cannot be written.
     """
     layers = _merge_names(ratios)
     counts = [len(found) for found in ratios]
@@ -384,8 +409,9 @@ def embed(
     Args:
         features: (N, D) without NaN, N >= 3 and D >= 2.
         method: "pca", each component with its largest loading positive; or "tsne" (van der Maaten
-            and Hinton, JMLR 2008), which starts from the principal components.
-        seed: random seed of t-SNE.
+            and Hinton, JMLR 2008), which starts from the principal components. Any other word is
+            taken for "tsne".
+        seed: random seed of t-SNE; principal components have none.
 
     Returns:
         Points (N, 2), and the labels of the two axes.
@@ -405,6 +431,8 @@ def embed(
 
 def share_between_classes(features: np.ndarray, labels: Sequence[int]) -> float:
     """Return the share, 0 to 1, of the variance of features that lies between classes.
+
+    It is 0 if all rows are equal.
 
     Args:
         features: (N, D).
@@ -433,7 +461,10 @@ def rms(values: np.ma.MaskedArray) -> np.ma.MaskedArray:
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file atomically.
 
-    Floats have six significant digits; NaN becomes an empty cell.
+    Floats have six significant digits; NaN becomes an empty cell. An existing file is replaced.
+
+    Raises:
+        RunError: the file cannot be written.
     """
     with replacing(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -442,7 +473,11 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def write_summary(folder: Path, lines: Iterable[str]) -> str:
-    """Write lines to ``summary.txt`` in a folder; return them as one text."""
+    """Write lines to ``summary.txt`` in a folder, atomically; return them as one text.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     text = "\n".join(lines)
     with replacing(folder / "summary.txt", "w") as file:
         file.write(f"{text}\n")
@@ -500,9 +535,10 @@ def _mean_distance(ratios: Mapping[str, Ratios]) -> float:
 
 
 def _merge_names(orders: Iterable[Collection[str]]) -> list[str]:
-    """Merge lists of names into one, in which each name follows its predecessor in its list.
+    """Merge lists of names into one without repetitions, which keeps the order of the lists.
 
-    Where lists disagree, the longer one decides.
+    A name that longer lists lack comes right behind its predecessor in its own list. Where lists
+    disagree on the order, the longer one decides.
     """
     merged: list[str] = []
     for names in sorted(orders, key=len, reverse=True):
