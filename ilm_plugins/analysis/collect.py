@@ -231,6 +231,9 @@ class MeansOfRatios:
     Between :meth:`start` and :meth:`stop` the ratios are summed on their device; only :meth:`stop`
     waits for it. Otherwise nothing is computed.
 
+    Args:
+        model: any module; its layers are listed once, here.
+
     Raises:
         UserError: the model has no such layers.
     """

@@ -225,7 +225,7 @@ def check_resumes(
 def _load_optimizer(state: Any, optimizer: Optimizer) -> str | None:
     """Load a state dict into an optimizer; return why it does not fit, or None if it does.
 
-    An optimizer that it does not fit may have been changed.
+    The optimizer is changed in place, perhaps also by a state dict that does not fit.
     """
     options = {*optimizer.defaults}
     try:

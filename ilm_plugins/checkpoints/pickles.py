@@ -247,7 +247,7 @@ class _Memo(dict):
 
 
 def _to_tuple(load: Callable) -> Callable:
-    """Return an operation of the unpickler that pushes a _Tuple in place of a tuple or set."""
+    """Wrap an operation of the unpickler that pushes a tuple or frozenset, to push a _Tuple."""
 
     def operation(scan: "_Scan") -> None:
         load(scan)

@@ -155,7 +155,7 @@ def _wrong_kind(path: Path) -> str | None:
 
 
 def _text(path: Path) -> str | None:
-    """Return the first 40 characters of a text file; None if it is binary or unreadable."""
+    """Return the first 40 characters of a text file, as one line; None if binary or unreadable."""
     try:
         with path.open("rb") as file:
             text = codecs.getincrementaldecoder("utf-8")().decode(file.read(1000))

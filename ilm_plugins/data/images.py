@@ -46,8 +46,10 @@ class Images:
     def __getitem__(self, index: int) -> np.ndarray:
         """Return an image as (H, W, 3) RGB uint8, turned upright by its EXIF orientation.
 
+        A decoded image is returned as it is, not as a copy.
+
         Raises:
-            UserError: the file is unreadable.
+            UserError: the file is missing or unreadable.
         """
         source = self.sources[index]
         if isinstance(source, np.ndarray):

@@ -89,6 +89,8 @@ def _mmengine_overrides(config: str, folder: Path) -> list[str]:
 def _dataset(real: dict, scope: str, folder: Path, split: str) -> dict[str, Any]:
     """Return the config of a data set of generated images, which are written if missing.
 
+    Its pipeline has smaller sizes, and for mmpretrain no step that loads files.
+
     Args:
         real: config of the data set of real images, whose pipeline it gets.
         scope: MMEngine's scope of the config: mmpretrain, mmseg or mmdet; any other for pix2pix.

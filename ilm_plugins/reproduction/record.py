@@ -294,7 +294,11 @@ def collect(result: dict[str, Any], folder: Path) -> Path:
 
 
 def _file_stem(result: dict[str, Any]) -> str:
-    """Return a record's file name without ".json": table, cell, seed, label; cut if long."""
+    """Return a record's file name without ".json": table, cell, seed, label; cut if long.
+
+    The labels "full recipe" and "computed" are left out. A cut name has :data:`LONGEST` characters
+    and ends in a hash of the whole.
+    """
     cell = registry.tables()[result["table"]].cells[result["cell"]]
     words = [cell.table, cell.folder.name]
     words += [] if result["seed"] is None else [f"seed{result['seed']}"]

@@ -388,7 +388,7 @@ def _check_batch(run: Run, now: Launch) -> None:
 
 
 def _complete_checkpoint(run: Run) -> str:
-    """Return the last checkpoint of a run that another one starts from or tests.
+    """Return the path of the last checkpoint of a run that another one starts from or tests.
 
     Raises:
         UserError: its training is not complete.
@@ -427,6 +427,8 @@ def _check_same_settings(run: Run, now: Launch) -> None:
 
 def _current_launch(run: Run) -> Launch:
     """Return how a run is started now; commit, versions and device stay unset.
+
+    For a miniature, the generated images are written if they are missing.
 
     Raises:
         UserError: see :func:`_overrides`.
