@@ -19,10 +19,16 @@ def load(args: argparse.Namespace) -> Inference:
     """Build a config's model, with random weights, and its preprocessing for evaluation.
 
     Args:
-        args: arguments from :func:`ilm_plugins.cli.train_net.parser`, and ``device``.
+        args: arguments from :func:`ilm_plugins.cli.train_net.parser`, and ``device``, to which the
+            model is moved.
+
+    Returns:
+        The model in training mode, its preprocessing, and a batch size of 1. Images are resized as
+        in the config's evaluation; without such a setting they keep their size.
 
     Raises:
-        UserError: the config cannot be read, or its model cannot be built.
+        UserError: the config cannot be read, or its model cannot be built. Errors of a LazyConfig's
+            augmentations pass unchanged.
     """
     # Load it only once: a LazyConfig may register data sets, and a second time would fail.
     cfg = train.load_config(args)
@@ -50,8 +56,14 @@ def load(args: argparse.Namespace) -> Inference:
 def _model_input(image: np.ndarray, augment: T.AugmentationList, order: str) -> dict:
     """Convert an (H, W, 3) RGB image to an input of a detectron2 model.
 
+    Args:
+        image: uint8, values 0 to 255; not changed.
+        augment: resizes the image, if at all.
+        order: "BGR" reverses the channels; any other value leaves them as RGB.
+
     Returns:
-        The resized (3, H', W') tensor with channels in ``order``, and the original height, width.
+        A dict of "image", the resized image as a tensor with channels first and values from 0 to
+        255; and "height" and "width", H and W of the original.
     """
     height, width = image.shape[:2]
     given = T.AugInput(np.ascontiguousarray(image[..., ::-1] if order == "BGR" else image))

@@ -54,7 +54,14 @@ class Checkpointer(DetectionCheckpointer):
         return super().load(path, *args, **options)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        """Read a checkpoint; return it in detectron2's layout, weights under ``model``."""
+        """Read a checkpoint; return it in detectron2's layout, weights under ``model``.
+
+        A ``.pkl`` of Caffe2 gets ``matching_heuristics``, and loses its momentum. Other suffixes
+        are left to detectron2's method, which reads all but ``.pyth`` by :meth:`_torch_load`.
+
+        Raises:
+            CheckpointError: the file cannot be read, could run code, or has no state dict.
+        """
         if not filename.endswith(".pkl"):
             return super()._load_file(filename)
         # detectron2's own method would unpickle the file, which may run code.
@@ -78,6 +85,7 @@ class Checkpointer(DetectionCheckpointer):
 
         Raises:
             CheckpointError: ``last_checkpoint`` is not text, or names a missing file.
+            FileNotFoundError: there is no ``last_checkpoint``.
         """
         last = os.path.join(self.save_dir, "last_checkpoint")
         name = checkpoints.named(last)
@@ -93,7 +101,20 @@ class Checkpointer(DetectionCheckpointer):
         return super().resume_or_load(path, resume=resume)
 
     def _load_model(self, checkpoint: dict[str, Any]):
-        """Load the weights; raise CheckpointError if none fits, or a resumed run differs."""
+        """Load the weights of a checkpoint into the model.
+
+        If a run resumes, the state of its optimizer is loaded, too; see :meth:`_check_resumes`.
+
+        Args:
+            checkpoint: as :meth:`_load_file` returns it; arrays in it become tensors, in place.
+
+        Returns:
+            detectron2's lists of missing, unexpected and misshapen tensors.
+
+        Raises:
+            CheckpointError: a value is neither tensor nor numeric array, none of the model's
+                tensors is in the checkpoint, or a run that resumes has another model or optimizer.
+        """
         try:
             self._convert_ndarray_to_tensor(checkpoint["model"])
         except (TypeError, ValueError) as error:
@@ -111,7 +132,11 @@ class Checkpointer(DetectionCheckpointer):
         return incompatible
 
     def _check_resumes(self, checkpoint: dict[str, Any]) -> None:
-        """Raise CheckpointError unless model and optimizer are those that the checkpoint is of."""
+        """Raise CheckpointError unless model and optimizer fit a checkpoint to resume from.
+
+        This loads the optimizer's state, if the checkpoint has one and there is a trainer; see
+        :func:`ilm_plugins.checkpoints.check_resumes`. The model is not changed.
+        """
         optimizers = []
         if "trainer" in self.checkpointables and "trainer" in checkpoint:
             # DefaultTrainer keeps the state of its inner trainer, with the optimizer, in _trainer.
@@ -128,7 +153,9 @@ class Checkpointer(DetectionCheckpointer):
 def reading_proposals() -> Iterator[None]:
     """Within this context, detectron2 reads proposal files without running code in them.
 
-    Only within ``checkpoints.loading(unsafe=True)`` may such code run.
+    It replaces the name ``pickle`` in :mod:`detectron2.data.build`, and restores it on exit. A file
+    that is refused raises CheckpointError. Such code may run only within
+    ``checkpoints.loading(unsafe=True)``.
     """
     theirs = build.pickle
     build.pickle = SimpleNamespace(load=_load_proposals)
@@ -141,8 +168,12 @@ def reading_proposals() -> Iterator[None]:
 def _load_proposals(file: IO[bytes], encoding: str) -> Any:
     """Replace ``pickle.load`` in detectron2: read the proposals of an open file.
 
+    Args:
+        file: only its name is used; the file is opened again.
+        encoding: ignored.
+
     Raises:
-        CheckpointError: the file's suffix is not .pkl, the file is damaged, or it holds code.
+        CheckpointError: the file's suffix is not .pkl, the file cannot be read, or it holds code.
     """
     if not file.name.endswith(".pkl"):
         raise CheckpointError(f"proposal file {file.name!r} is no .pkl; rename it, or give one")

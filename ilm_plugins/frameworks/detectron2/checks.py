@@ -56,13 +56,18 @@ PATHS = (
 def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
     """Read the config ``args.config_file``, and apply the overrides ``args.opts``.
 
-    With ``--num-gpus 0`` the config's device becomes "cpu".
+    With ``--num-gpus 0`` the config's device becomes "cpu". A LazyConfig is a program, and is run.
+
+    Args:
+        args: the parsed command line of tools/train_net.py, of which ``config_file``, ``opts`` and
+            ``num_gpus`` are used.
 
     Returns:
         A DictConfig for a LazyConfig in a .py file, a frozen CfgNode for a .yaml file.
 
     Raises:
-        UserError: the config cannot be read, or an override has an unknown key or a bad value.
+        UserError: the config cannot be read, or an override has an unknown key, or an invalid or no
+            value.
     """
     path, words = args.config_file, args.opts
     if path.endswith(".py"):
@@ -89,11 +94,12 @@ def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
 def check(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, str, str]:
     """Read the config of a command line, and check its data sets, output folder and batch size.
 
-    Creates the output folder.
+    Creates the output folder, and the generated data set `shapes` if the config uses it.
 
     Args:
         args: arguments of tools/train_net.py. With ``--eval-only`` an evaluator and weights are
-            required, a training set and a batch size are not.
+            required (with ``--resume`` a last checkpoint instead), a training set and a batch size
+            are not.
 
     Returns:
         The config, the output folder, and the config key that sets the folder.
@@ -148,7 +154,8 @@ def _setting(cfg: CfgNode | DictConfig, key: str) -> Any:
 def check_dataset(name: str) -> None:
     """Raise UserError unless a data set is registered in detectron2 and its files exist.
 
-    The data set `shapes` is generated if it is missing.
+    The data set `shapes` is generated if it is missing. Of the others, the files and folders in the
+    metadata :data:`PATHS` are looked for; URLs are not checked.
     """
     if name not in DatasetCatalog:
         raise UserError(

@@ -27,8 +27,12 @@ def read_config(path: str) -> CfgNode:
     zoo and copies of them. Within ``checkpoints.loading(unsafe=True)`` every file loads as in
     detectron2, and may run code.
 
+    Returns:
+        The settings, not frozen.
+
     Raises:
-        UserError: a file cannot be read, holds code, or has settings that detectron2 does not.
+        UserError: a file is missing, cannot be read, holds code, or has settings that detectron2
+            does not.
     """
     cfg = get_cfg()
     with reading_config(path):
@@ -57,7 +61,8 @@ class _SafeFiles(CfgNode):
             The merged settings, a nested dict.
 
         Raises:
-            UserError: the file has a Python tag that is not allowed.
+            UserError: the file has a Python tag that is not allowed. Other errors of reading and
+                parsing it pass unchanged.
         """
         with cls._open_cfg(filename) as file:
             text = file.read()

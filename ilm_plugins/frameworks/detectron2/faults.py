@@ -48,6 +48,10 @@ def names_datasets(names: Sequence[str]) -> Iterator[None]:
 
     These are AssertionError, ImportError, KeyError, OSError, TypeError and ValueError; others pass
     unchanged. Proposal files are read without running code in them; see :func:`.reading_proposals`.
+
+    Args:
+        names: the data sets that are loaded, as registered in detectron2; the message has the
+            ``json_file`` of their metadata.
     """
     try:
         with reading_proposals():

@@ -37,7 +37,14 @@ def arm() -> None:
 
 
 def _arm_get_norm(module: ModuleType) -> None:
-    """Wrap ``get_norm`` unless it is wrapped; then find new keys that are taken, and warn."""
+    """Wrap ``get_norm`` unless it is wrapped; then find new keys that are taken, and warn.
+
+    A key is taken if detectron2's ``get_norm`` builds a layer of 64 channels for it. The result for
+    each key of NORMS, True if taken, is kept in the wrapper's dict ``theirs``.
+
+    Args:
+        module: :mod:`detectron2.layers.batch_norm`, changed in place.
+    """
     if not hasattr(module, "_ilm_plugins_get_norm"):
         _wrap_get_norm(module)
     get_norm = module._ilm_plugins_get_norm
@@ -57,6 +64,11 @@ def _wrap_get_norm(module: ModuleType) -> None:
 
     The code of detectron2's own function is replaced. If another package has replaced the function,
     the names that refer to it in all imported modules are bound to a wrapper.
+
+    Args:
+        module: :mod:`detectron2.layers.batch_norm`. Its new attribute ``_ilm_plugins_get_norm`` is
+            the wrapper, which has the original function as ``__wrapped__`` and an empty dict
+            ``theirs``.
     """
     found = original = module.get_norm
     own = isinstance(found, FunctionType) and found.__globals__ is vars(module)
@@ -85,9 +97,18 @@ def _new_code(norm, out_channels):
 
 
 def _build(original, theirs: Mapping[str, bool], norm, out_channels: int):
-    """Build the layer for a NORM of detectron2's configs; raise OptionError for bad options.
+    """Build the layer for a NORM of detectron2's configs, or return None for None and "".
 
-    ``original`` is detectron2's function; it builds all but the keys that ``theirs`` maps to False.
+    Args:
+        original: detectron2's ``get_norm``, which builds all norms but this package's.
+        theirs: key of this package's layers -> whether ``original`` builds it all the same.
+        norm: a string such as "GN" or "EN(reduction=16)", a function of the number of channels, or
+            None.
+        out_channels: number of channels of the layer.
+
+    Raises:
+        OptionError: the options of one of this package's layers are invalid. Errors of ``original``
+            pass, such as KeyError for an unknown norm.
     """
     key = norm_key(norm) if isinstance(norm, str) else None
     if key is None or theirs.get(key):
@@ -119,11 +140,15 @@ def _arm_retinanet_head(module: ModuleType) -> None:
 def _build_head(module: ModuleType, wrapped, head: nn.Module, args, kwargs) -> None:
     """Construct RetinaNet's head; give EN and SN running statistics for each pyramid level.
 
+    In its two subnets, each such layer with running statistics is replaced by a PerLevelNorm.
+    Errors of the constructor pass unchanged.
+
     Args:
         module: detectron2's module of the head. Its ``get_norm`` is replaced meanwhile, because the
             head first tries the norm on 32 channels, which may not suit its options.
         wrapped: the constructor that detectron2 defines.
-        head: the object to initialize; it gets a hook that counts the levels of a forward pass.
+        head: the object to initialize; if it has a PerLevelNorm, it gets a hook that restarts the
+            count of levels at each forward pass.
         args, kwargs: the constructor's arguments.
     """
     get_norm, calls = module.get_norm, itertools.count()

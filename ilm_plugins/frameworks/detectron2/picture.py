@@ -20,11 +20,15 @@ def draw_predictions(
     """Write a PNG of test images, each twice: with the ground truth, and with the predictions.
 
     Args:
-        cfg: the model; MODEL.WEIGHTS is its checkpoint, DATASETS.TEST[0] the data set.
-        path: the PNG to write.
-        count: number of images, evenly spread over the data set.
-        columns: number of images in a row.
+        cfg: the model, which runs on MODEL.DEVICE; MODEL.WEIGHTS is its checkpoint,
+            DATASETS.TEST[0] the data set, which must be registered and not empty.
+        path: the PNG to write, in place of an earlier file; its folder is created.
+        count: number of images, evenly spread over the data set; all if it has fewer.
+        columns: number of images in a row, each with its two pictures.
         score: minimum score, from 0 to 1, of a prediction that is drawn.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, cannot be read or is of another model.
     """
     name = cfg.DATASETS.TEST[0]
     records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
@@ -56,7 +60,16 @@ def draw_predictions(
 
 
 def _tile(truth: np.ndarray, predicted: np.ndarray, margin: int = 6, title: int = 20) -> np.ndarray:
-    """Place two (H, W, 3) uint8 images side by side under titles; sizes are in pixels."""
+    """Place two (H, W, 3) uint8 images of one size side by side under titles.
+
+    Args:
+        truth, predicted: the images, the left and the right one.
+        margin: width in pixels of the white border between, beside and below the images.
+        title: height in pixels of the line of titles above them.
+
+    Returns:
+        The (H + title + margin, 2 * W + 3 * margin, 3) uint8 picture.
+    """
     height, width = truth.shape[:2]
     tile = Image.new("RGB", (2 * width + 3 * margin, height + title + margin), "white")
     draw, font = ImageDraw.Draw(tile), ImageFont.load_default(14)

@@ -62,7 +62,15 @@ testing = starting_from
 
 
 def progress(work_dir: Path) -> tuple[int, str | None]:
-    """Return the iterations trained at the last checkpoint, and its file; 0 and None without."""
+    """Return the iterations trained at the last checkpoint, and its file; 0 and None without.
+
+    ``last_checkpoint`` in the folder names it; that the file exists is not checked. A checkpoint
+    without a number, model_final.pth, was saved after MAX_ITER iterations of the saved config.yaml.
+
+    Raises:
+        CheckpointError: ``last_checkpoint`` is not text.
+        UserError: config.yaml is needed and cannot be read.
+    """
     last = Path(work_dir, "last_checkpoint")
     if not last.is_file():
         return 0, None
@@ -90,7 +98,16 @@ def tests_made(work_dir: Path, checkpoint: str | None = None) -> set[Test]:
 
 
 def summary(config: str, work_dir: Path, total: int) -> RunSummary:
-    """Read a run folder; raise UserError if it has no metrics.json."""
+    """Read a run folder, as :meth:`..run_summary.RunFolders.summary`; ``config`` is not used.
+
+    Metrics are those of the last evaluation, under the test (), if the run trained for ``total``
+    iterations; otherwise empty. The numbers of images are read from log.txt, those of the recipe
+    are COCO's.
+
+    Raises:
+        UserError: the folder has no metrics.json.
+        CheckpointError: ``last_checkpoint`` is not text.
+    """
     metrics = Path(work_dir, "metrics.json")
     if not metrics.is_file():
         raise UserError(f"{work_dir} has no run of tools/train_net.py: no metrics.json")
@@ -113,13 +130,25 @@ def summary(config: str, work_dir: Path, total: int) -> RunSummary:
 
 
 def _count_images(log: str, split: str) -> int | None:
-    """Return the number of images of a COCO split ("train", "val") in a log; None if absent."""
+    """Return the number of images of a COCO split ("train", "val") in a log; None if absent.
+
+    ``log`` is the text of log.txt. If the split was loaded several times, the smallest number
+    counts.
+    """
     line = rf"Loaded (\d+) images in COCO format from \S*instances_{split}2017\.json"
     return min(map(int, re.findall(line, log)), default=None)
 
 
 def _curve(entries: list[dict], total: int) -> tuple[list[dict], float]:
-    """Return the points of the training curve (see curves.means), and the training's seconds."""
+    """Return the points of the training curve (see curves.means), and the training's seconds.
+
+    The curve has the total loss and all "/AP" metrics. The seconds are the mean time of an
+    iteration times the last iteration; 0.0 if no time was logged.
+
+    Args:
+        entries: of metrics.json, in the order of the file, also of resumed sessions.
+        total: number of iterations of the whole training.
+    """
     step = curves.spacing(total)
     logged, times, last = [], [], 0
     for iteration, entry in curves.continued(_sessions(entries)):
@@ -135,7 +164,8 @@ def _curve(entries: list[dict], total: int) -> tuple[list[dict], float]:
 def _sessions(entries: list[dict]) -> list[list[tuple[int, dict]]]:
     """Split the entries of metrics.json into the sessions of an interrupted training.
 
-    A new session starts where the iteration does not rise. Each is a list of (iteration, entry).
+    A new session starts where the iteration does not rise. Each is a list of (iteration, entry);
+    without entries there is one empty session.
     """
     found: list[list[tuple[int, dict]]] = [[]]
     for entry in entries:

@@ -78,12 +78,22 @@ WITHOUT_OUTPUT = {
 def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
     """Train, or evaluate with ``--eval-only``, in this process.
 
+    First, with another ``--launcher`` than none, joins the process group; then, by detectron2's
+    default_setup, sets up logging and the random seed, and writes the config to the output folder.
+
     Args:
         args: the parsed command line of tools/train_net.py.
         cfg: the config; if None, it is read from ``args.config_file``.
 
     Returns:
-        The metrics of the final evaluation by task, or None.
+        With ``--eval-only`` the metrics by task, or None for a LazyConfig without an evaluator.
+        After a training None; but if a yaml config has TEST.EXPECTED_RESULTS, the last metrics on
+        rank 0.
+
+    Raises:
+        UserError: the config, its data or its checkpoint is invalid, or an image cannot be used.
+        FloatingPointError: the loss became NaN or infinite; the message has the iteration.
+        SystemExit: metrics differ from TEST.EXPECTED_RESULTS.
     """
     if args.launcher != "none":
         join_group(args)
@@ -106,7 +116,15 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
 
 
 def join_group(args: argparse.Namespace) -> None:
-    """Join the run's process group, as detectron2's launcher does: NCCL on GPUs, else gloo."""
+    """Join the run's process group, as detectron2's launcher does: NCCL on GPUs, else gloo.
+
+    The rank and the address are read from torch's environment variables (RANK, MASTER_ADDR and so
+    on). On GPUs, LOCAL_RANK becomes the current device. Waits for all other processes.
+
+    Args:
+        args: ``num_gpus`` or, if it is 0, ``num_processes`` is the number of processes on this
+            machine.
+    """
     torch.distributed.init_process_group(
         "nccl" if args.num_gpus else "gloo", timeout=DEFAULT_TIMEOUT
     )
@@ -117,7 +135,15 @@ def join_group(args: argparse.Namespace) -> None:
 
 
 class Trainer(NamesIteration, DefaultTrainer):
-    """detectron2's DefaultTrainer, which also runs on several CPU processes and evaluates."""
+    """detectron2's DefaultTrainer, which also runs on several CPU processes and evaluates.
+
+    Args:
+        cfg: a yaml config.
+        ratios_interval: iterations between two logs of EN's and SN's ratios; None logs none.
+
+    Raises:
+        UserError: the model, the optimizer or a data set of the config cannot be built.
+    """
 
     def __init__(self, cfg: CfgNode, ratios_interval: int | None = None) -> None:
         self.ratios_interval = ratios_interval
@@ -210,7 +236,21 @@ class LazyCheckpointer(Checkpointer):
 
 
 def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
-    """Train the model of a LazyConfig with the entries ``checks.LAZY_ENTRIES``."""
+    """Train the model of a LazyConfig with the entries ``checks.LAZY_ENTRIES``.
+
+    Writes checkpoints and logs to ``train.output_dir``, and evaluates every ``train.eval_period``
+    iterations and at the end.
+
+    Args:
+        cfg: the config.
+        args: ``resume`` continues from the last checkpoint, if there is one; ``ratios_interval``
+            as in :class:`Trainer`.
+
+    Raises:
+        UserError: the model, the optimizer or the data set cannot be built, or an image cannot be
+            used.
+        CheckpointError: the checkpoint cannot be loaded, or a resumed run has another model.
+    """
     model = model_of(cfg).to(cfg.train.device)
     optimizer = optimizer_of(cfg, model)
     loader = lazy_loader(cfg, "train")
@@ -237,7 +277,13 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
 
 
 def lazy_loader(cfg: DictConfig, part: str):
-    """Build the loader "train" or "test" of a LazyConfig; its errors name the broken file."""
+    """Build the loader "train" or "test" of a LazyConfig, ``dataloader.train`` or ``.test``.
+
+    Iterating over it raises RunError with the file of an image that cannot be used.
+
+    Raises:
+        UserError: the data set cannot be loaded. Other errors of building the loader pass.
+    """
     loader = cfg.dataloader[part]
     names = OmegaConf.select(loader, "dataset.names") or ()
     names = [names] if isinstance(names, str) else names
@@ -251,7 +297,14 @@ def lazy_loader(cfg: DictConfig, part: str):
 
 
 def evaluate_lazy(cfg: DictConfig, args: argparse.Namespace):
-    """Evaluate a LazyConfig's ``train.init_checkpoint``, or with --resume its last checkpoint."""
+    """Evaluate a LazyConfig's ``train.init_checkpoint``, or with --resume its last checkpoint.
+
+    Returns:
+        The metrics, see :func:`evaluate_model`.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, cannot be read or is of another model.
+    """
     model = create_ddp_model(model_of(cfg).to(cfg.train.device))
     checkpointer = LazyCheckpointer(model, cfg.train.output_dir)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
@@ -259,7 +312,14 @@ def evaluate_lazy(cfg: DictConfig, args: argparse.Namespace):
 
 
 def evaluate_model(cfg: DictConfig, model: torch.nn.Module):
-    """Return the metrics of a LazyConfig's evaluator, also printed; None if it has none."""
+    """Return the metrics of a LazyConfig's evaluator by task, also logged; None without evaluator.
+
+    With detectron2's evaluators only rank 0 gets metrics; the other ranks get an empty dict.
+
+    Args:
+        cfg: the config, with the evaluator and the test loader under ``dataloader``.
+        model: runs in evaluation mode; its mode is restored.
+    """
     if "evaluator" not in cfg.dataloader:
         return None
     loader, evaluator = lazy_loader(cfg, "test"), instantiate(cfg.dataloader.evaluator)
@@ -271,8 +331,11 @@ def evaluate_model(cfg: DictConfig, model: torch.nn.Module):
 def build_model(args: argparse.Namespace) -> torch.nn.Module:
     """Build the model of a config, with random weights.
 
+    Args:
+        args: the parsed command line of tools/train_net.py; see :func:`.checks.load_config`.
+
     Raises:
-        UserError: the config cannot be read, or has no model.
+        UserError: the config cannot be read or has no model, or the model cannot be built.
     """
     cfg = load_config(args)
     if isinstance(cfg, DictConfig) and "model" not in cfg:
@@ -310,7 +373,8 @@ def optimizer_of(cfg: CfgNode | DictConfig, model: torch.nn.Module) -> torch.opt
 def naming_norms(cfg: CfgNode | DictConfig) -> Iterator[None]:
     """Within this context, get_norm's KeyError for an unknown norm becomes a UserError.
 
-    Other KeyErrors pass unchanged.
+    It is one whose key is the value of a setting of the config with a name that ends with "norm";
+    the message names the first such setting. Other KeyErrors pass unchanged.
     """
     try:
         yield
@@ -326,7 +390,12 @@ def naming_norms(cfg: CfgNode | DictConfig) -> Iterator[None]:
 
 
 def _norm_settings(settings: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of all settings whose keys end with "norm"."""
+    """Yield (dotted key, value) of all settings whose keys end with "norm", in upper or lower case.
+
+    Args:
+        settings: nested mappings of a config.
+        prefix: text before all keys, such as "MODEL.".
+    """
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _norm_settings(value, f"{prefix}{key}.")
