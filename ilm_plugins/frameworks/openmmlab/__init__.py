@@ -34,7 +34,10 @@ def import_after(module: str, followers: Sequence[str]) -> None:
 
 
 def _import(names: Sequence[str]) -> None:
-    """Import modules that register classes in MMEngine; do nothing without MMEngine."""
+    """Import modules that register classes in MMEngine; do nothing unless MMEngine is imported.
+
+    A module that needs Pillow is skipped if Pillow is not installed; other errors pass unchanged.
+    """
     # mmcv 1.x comes without MMEngine.
     if "mmengine" not in sys.modules:
         return

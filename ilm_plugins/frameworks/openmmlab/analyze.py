@@ -18,11 +18,21 @@ from . import train
 def load(args: argparse.Namespace) -> Inference:
     """Build a config's model, with random weights, and the pipeline of its ``test_dataloader``.
 
+    A model with a method ``image_preparation(dataset)`` prepares images by it, not by the pipeline.
+    Steps of the pipeline that load files are left out. MMEngine's default scope is set to the
+    config's.
+
     Args:
-        args: arguments from :func:`ilm_plugins.cli.train_net.parser`, and ``device``.
+        args: arguments from :func:`ilm_plugins.cli.train_net.parser`, and ``device``, to which the
+            model is moved.
+
+    Returns:
+        The model, not yet in evaluation mode, with BN in place of SyncBN; and a function that runs
+        its ``test_step`` on RGB images.
 
     Raises:
-        UserError: the config cannot be read, or lacks a model or a pipeline for testing.
+        UserError: the config cannot be read, or lacks a model or a pipeline for testing. Errors of
+            building the model or the pipeline pass unchanged.
     """
     cfg = train.load_config(args)
     model = revert_sync_batchnorm(train.build_model(args)).to(args.device)
@@ -84,7 +94,13 @@ def _loaded_image(number: int, image: np.ndarray) -> dict:
 
 
 def _describe(model: nn.Module, steps: Sequence[dict], bgr: bool) -> str:
-    """Describe the preprocessing: the steps' types, and the scaling by the model's preprocessor."""
+    """Describe the preprocessing: the steps' types, and the scaling by the model's preprocessor.
+
+    Args:
+        model: its ``data_preprocessor``, if it has one, has the mean and the standard deviation.
+        steps: configs of the pipeline's steps.
+        bgr: whether images enter the pipeline as BGR.
+    """
     names = " > ".join(str(step["type"]) for step in steps)
     preprocessor = getattr(model, "data_preprocessor", None)
     mean, std = (getattr(preprocessor, key, None) for key in ("mean", "std"))

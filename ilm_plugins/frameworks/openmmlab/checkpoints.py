@@ -21,7 +21,13 @@ from ...checkpoints import CheckpointError
 
 
 def guard() -> None:
-    """Change MMEngine in this process: it reads and writes checkpoints by this module."""
+    """Change MMEngine in this process: it reads and writes checkpoints by this module.
+
+    From then on, loading a local file raises CheckpointError if it holds code, unless
+    :func:`ilm_plugins.checkpoints.loading` allows that, or no state dict; ``init_cfg`` with a
+    checkpoint of another model raises it, too; and local files are replaced only when the new one
+    is complete, see :class:`WholeFiles`. There is no way back; calling it again does no harm.
+    """
     register_backend("local", WholeFiles, force=True, prefixes="")
     CheckpointLoader.register_scheme(prefixes="", loader=_load, force=True)
     allow_history()
@@ -58,6 +64,8 @@ def _statistic(owner: type, name: str) -> Callable:
 def check_fits(filename: str, model: nn.Module, checkpoint: dict, prefix: str = "") -> None:
     """Raise CheckpointError if no tensor of the model is in a checkpoint, by name and shape.
 
+    A model without tensors always fits. A prefix ``module.`` in the checkpoint is ignored.
+
     Args:
         filename: the checkpoint's file, for the message.
         model: the model that the checkpoint was loaded into.
@@ -80,7 +88,8 @@ def _load_pretrained(wrapped: Callable, init: PretrainedInit, args: tuple, optio
         args, options: the method's arguments; the only one in ``args`` is the module.
 
     Raises:
-        CheckpointError: the checkpoint does not exist, or has none of the module's tensors.
+        CheckpointError: the checkpoint does not exist, cannot be read, or has none of the module's
+            tensors. In the last case the module has been initialized already.
     """
     (module,) = args
     if "://" not in init.checkpoint and not os.path.isfile(init.checkpoint):
@@ -98,6 +107,13 @@ def _load_without_config(wrapped: Callable, _: type, args: tuple, options: dict)
     """Load a checkpoint without its entry ``meta.config``, which MMEngine runs when resuming.
 
     Only MMCV wrote that entry, and MMEngine cannot resume MMCV's checkpoints anyway.
+
+    Args:
+        wrapped: ``CheckpointLoader.load_checkpoint``, whose errors pass unchanged.
+        args, options: its arguments.
+
+    Returns:
+        The contents that it loads, without that entry.
     """
     contents = wrapped(*args, **options)
     meta = contents.get("meta") if isinstance(contents, dict) else None
@@ -133,6 +149,7 @@ class _DictCalls(ast.NodeTransformer):
     """Turns calls ``dict(a=1)``, and ``dict({"a-b": 1})``, into ``{"a": 1}``."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Return a call of ``dict`` as a literal dict; in other calls, replace those within."""
         self.generic_visit(node)
         match node:
             # A keyword without a name is a dict with two asterisks, which literal_eval refuses.
@@ -145,7 +162,13 @@ class _DictCalls(ast.NodeTransformer):
 
 
 def nested_dicts(value: Any, name: str) -> Iterator[tuple[str, dict]]:
-    """Yield (dotted key, dict) for all dicts within a part of a config; ``name`` is its key."""
+    """Yield (dotted key, dict) for all dicts within a part of a config, outer ones first.
+
+    Args:
+        value: the part; if it is a dict, it is the first. Items of lists and tuples have their
+            index as key, as in "model.decode_head.0".
+        name: the key of the part.
+    """
     items = ()
     if isinstance(value, dict):
         yield name, value
@@ -177,7 +200,18 @@ class WholeFiles(LocalBackend):
     outdated: list[Path] = []  # noqa: RUF012 - shared: MMEngine makes an instance for each file
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
-        """Write a file, then remove outdated checkpoints if it is one; may raise RunError."""
+        """Write a file; if its name ends in .pth, then delete the outdated checkpoints.
+
+        Those are the checkpoints for which :meth:`remove` was called before.
+
+        Args:
+            obj: the contents.
+            filepath: the file, replaced if it exists; its folder is created if it is missing.
+
+        Raises:
+            RunError: the file cannot be written; an earlier one of that name is unchanged.
+            OSError: the folder cannot be created, or an outdated checkpoint cannot be deleted.
+        """
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         with checkpoints.replacing(path) as file:
@@ -198,6 +232,8 @@ class WholeFiles(LocalBackend):
 
 def latest(work_dir: str | os.PathLike) -> str | None:
     """Return the path or URL of the checkpoint from which a run resumes; None without one.
+
+    A missing folder has none, without an error.
 
     This is the checkpoint that MMEngine's file ``last_checkpoint`` names. If that is missing, for
     example after a kill, it is the file ``iter_N.pth`` or ``epoch_N.pth`` with the largest N.

@@ -36,11 +36,16 @@ ENTRIES = {
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config ``args.config_file``, and apply ``args.opts`` and other options.
 
-    Sets ``launcher``, ``resume``, the hook of ``--ratios-interval``, and a default ``work_dir``.
+    Sets in the config ``launcher``, ``resume``, the hook of ``--ratios-interval``, and, if it has
+    none, ``work_dir``: ``work_dirs/NAME`` for a config NAME.py. Data and model are not checked.
+
+    Args:
+        args: the parsed command line of tools/train_net.py, which is not changed.
 
     Raises:
         UserError: the config cannot be read, an override is not KEY=VALUE or its key is unknown to
-            the config and to MMEngine, or the package of the config's default_scope is missing.
+            the config and to MMEngine, or the package of the config's default_scope, or mmcv for
+            it, is not installed.
     """
     with reading_config(args.config_file):
         cfg = Config.fromfile(args.config_file)
@@ -68,7 +73,12 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def _log_ratios(cfg: Config, interval: int) -> None:
-    """Add to a config the hook of ``--ratios-interval``, and TensorBoard if it is installed."""
+    """Add to a config, in place, the hook of ``--ratios-interval``, and TensorBoard if installed.
+
+    Args:
+        cfg: the config; its other hooks and its visualizer's backends stay.
+        interval: iterations from one logged batch to the next.
+    """
     hook = {"type": "RatiosHook", "interval": interval}
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()), hook]
     cfg.visualizer = cfg.get("visualizer") or {"type": "Visualizer"}
@@ -102,14 +112,21 @@ def _parse_override(word: str) -> tuple[str, Any]:
 def check(args: argparse.Namespace) -> tuple[Config, str, str]:
     """Read the config of a command line, and check its norms, data sets and output folder.
 
-    Creates the output folder; adds to ``args.opts`` that other processes need not verify data.
+    Creates the output folder, generates missing data sets `shapes`, and sets MMEngine's default
+    scope. A data set of image pairs, once verified, gets ``verify=False`` in the config, and in
+    ``args.opts`` for other processes.
+
+    Args:
+        args: the parsed command line of tools/train_net.py. With ``eval_only`` only the data of the
+            test is checked, else that of training and validation.
 
     Returns:
         The config, the output folder, and the config key that sets the folder.
 
     Raises:
         UserError: the config cannot be read, see :func:`load_config`; or one of these is missing or
-            invalid, and the message names what was found and the config key that sets it.
+            invalid, and the message names what was found and the config key that sets it. With
+            ``eval_only`` also without a checkpoint, with ``tta`` without the config's TTA.
     """
     cfg = load_config(args)
     purpose, required = "training", ("train_dataloader", "train_cfg", "optim_wrapper")
@@ -147,6 +164,10 @@ def check_norms(model: dict) -> None:
     """Raise UserError unless the types of all ``norm_cfg`` in a model's config are registered.
 
     mmcv's own error does not say which type it has not found.
+
+    Args:
+        model: the config of a model. All dicts in it at keys ending in ``norm_cfg`` are checked if
+            their type is a string; a missing type is no error here.
     """
     with MODELS.switch_scope_and_registry(None) as registry:
         for name, norm_cfg in nested_dicts(model, "model"):
@@ -160,15 +181,16 @@ def check_norms(model: dict) -> None:
 
 
 def check_dataset(setting: str, dataset: dict, overrides: list[str]) -> None:
-    """Raise UserError unless the files and folders of a data set exist.
+    """Raise UserError unless the files and folders of a data set exist, and image pairs are valid.
 
     A data set that downloads its files is not checked. `shapes` is generated if it is missing.
     For a data set of image pairs, all images are decoded once, and ``verify`` is set to False.
 
     Args:
-        setting: the config key of the data set, for the message.
-        dataset: the config of the data set; one within it is checked, too.
-        overrides: those with which other processes read the config; "verify=False" is appended.
+        setting: the config key of the data set, for the message and for the override.
+        dataset: the config of the data set, changed in place; data sets within it are checked, too.
+        overrides: KEY=VALUE words with which other processes read the config; for image pairs
+            "SETTING.verify=False" is appended.
     """
     inner = {f"datasets.{i}": part for i, part in enumerate(dataset.get("datasets") or ())}
     for name, part in {"dataset": dataset.get("dataset"), **inner}.items():

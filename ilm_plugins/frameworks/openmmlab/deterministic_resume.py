@@ -68,7 +68,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
     an uninterrupted run, bit for bit on the CPU. Needs an :class:`ExactSampler`.
 
     Args:
-        args, options: arguments of EpochBasedTrainLoop.
+        args, options: positional and keyword arguments of EpochBasedTrainLoop.
 
     Raises:
         OptionError: the loader has another sampler; or a run is resumed with another number of
@@ -86,8 +86,12 @@ class ExactEpochLoop(EpochBasedTrainLoop):
     def run_epoch(self) -> None:
         """Train for the rest of the current epoch, from the loop's iteration.
 
+        Sets the model to training mode, calls the hooks before and after the epoch, and advances
+        the loop's epoch by 1. At the end of an epoch, only these hooks run.
+
         Raises:
-            OptionError: the iteration is not in this epoch, since epochs had another length before.
+            OptionError: the iteration is not in this epoch: the checkpoint is of a run whose epochs
+                had another length.
         """
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()

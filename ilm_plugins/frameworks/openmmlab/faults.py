@@ -23,7 +23,8 @@ def names_dataset(config: dict | None) -> Iterator[None]:
     unchanged.
 
     Args:
-        config: the config of the data set; None or another object leaves errors unchanged.
+        config: the config of the data set. If it is not a dict, only the registry's KeyError for an
+            unknown type is converted, see :func:`naming_types`.
     """
     try:
         with naming_types():
@@ -63,7 +64,15 @@ class NamesImage(Compose):
     """A data set's transforms, whose errors name the image and the segmentation map."""
 
     def __call__(self, data: dict) -> dict | None:
-        """Apply the transforms to a sample; raise RunError with its files if one fails."""
+        """Apply the transforms to a sample, which they may change in place.
+
+        Returns:
+            The result of the last transform; None if one drops the sample.
+
+        Raises:
+            RunError: a transform fails, for whatever reason; the message names the files
+                ``img_path`` and ``seg_map_path`` of the sample.
+        """
         # Read the paths first, because transforms change the dict.
         names = [data[key] for key in ("img_path", "seg_map_path") if data.get(key)]
         try:
@@ -76,7 +85,11 @@ class NamesImage(Compose):
 
 
 def name_images(dataset) -> None:
-    """Wrap the transforms of a data set, and of data sets within it, in NamesImage, in place."""
+    """Wrap the transforms of a data set, and of data sets within it, in NamesImage, in place.
+
+    Data sets within it are its ``dataset`` and ``datasets``. One without a list of transforms at
+    ``pipeline.transforms`` stays as it is.
+    """
     for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
         if inner is not None:
             name_images(inner)

@@ -98,7 +98,16 @@ def _obey_norm_eval(module: ModuleType) -> None:
 
 
 def _train(wrapped, model: nn.Module, args: tuple, options: dict) -> nn.Module:
-    """Call ``BaseModule.train``, then apply ``norm_eval`` to EN and SN."""
+    """Call ``BaseModule.train``, then set EN and SN to evaluation mode if ``norm_eval`` says so.
+
+    Args:
+        wrapped: the method, bound to the model.
+        model: a module; without the attribute ``norm_eval`` nothing else is done.
+        args, options: arguments of the method.
+
+    Returns:
+        The result of the method, which is the model.
+    """
     result = wrapped(*args, **options)
     if model.training and getattr(model, "norm_eval", False):
         for layer in model.modules():

@@ -56,7 +56,7 @@ def length(config: str) -> tuple[int, str]:
 # Cached, since a base file of another package makes MMEngine read that package's whole model zoo.
 @cache
 def load(config: str) -> Config:
-    """Read a config file; the result is cached and shared."""
+    """Read a config file; the result is cached and shared, so don't change it."""
     return Config.fromfile(config)
 
 
@@ -75,7 +75,15 @@ def settings(config: str, work_dir: Path, seed: int) -> list[str]:
 
 
 def shortened(config: str, new: int) -> list[str]:
-    """Return overrides that train for ``new`` epochs or iterations, with a scaled schedule."""
+    """Return overrides that train for ``new`` epochs or iterations, with a scaled schedule.
+
+    The ends, milestones and ``T_max`` of schedulers move to the same fractions of the training;
+    LinearLR, the warm-up, stays. A validation interval above ``new`` becomes ``new``.
+
+    Args:
+        config: path of the config file.
+        new: length in the config's own unit; see :func:`length`.
+    """
     cfg, (old, unit) = load(config), length(config)
     name = {"epochs": "epochs", "iterations": "iters"}[unit]
     options = [f"train_cfg.max_{name}={new}"]
@@ -100,7 +108,17 @@ def _scale_step(step: int, old: int, new: int) -> int:
 
 
 def on_data(config: str, folder: str) -> list[str]:
-    """Return overrides that take images from a folder; raise UserError if it does not exist."""
+    """Return overrides that take images from a folder.
+
+    If it has a file ``train.npz``, data sets become PackedImages, loaded without other processes.
+
+    Args:
+        config: path of the config file.
+        folder: ``data_root`` of all data sets; files in it are not checked.
+
+    Raises:
+        UserError: the folder does not exist.
+    """
     if not Path(folder).is_dir():
         raise UserError(f"--data {folder}: no such folder; give that of the images")
     # A folder of archives instead of image files.
@@ -161,7 +179,14 @@ def tests_made(work_dir: Path, checkpoint: str | None = None) -> set[Test]:
 
 
 def summary(config: str, work_dir: Path, total: int) -> RunSummary:
-    """Read a run folder; raise UserError if it holds no training and no test."""
+    """Read a run folder; arguments and result are as in :class:`..run_summary.RunFolders`.
+
+    For a training on a range of image pairs that has a test, it also scores the mean training
+    image, for which it decodes all training images; errors of that pass unchanged.
+
+    Raises:
+        UserError: the folder holds no training and no test.
+    """
     sessions = _config_files(work_dir)
     if not sessions:
         raise UserError(f"{work_dir} has no run of tools/train_net.py: no */vis_data/config.py")
@@ -221,7 +246,8 @@ def _training_images(recipe: Config, cfg: Config, session: Path) -> tuple[int | 
 
     Args:
         recipe: the config in the repository.
-        cfg, session: the config that the run used, and its file.
+        cfg, session: the config that the run used, and its file. Images are counted by the log
+            beside it, or else in the data set's files.
     """
     recipe_images = _recipe_images(recipe.train_dataloader.dataset, 0)
     if recipe_images is None:
@@ -274,7 +300,12 @@ def _count_by_log(session: Path, mode: str, recipe_images: int) -> int | None:
 
 
 def _count_by_files(dataset: dict) -> int | None:
-    """Count the image files of a data set; None if they are missing or slow to count."""
+    """Count the image files of a data set; None if they are missing or slow to count.
+
+    Args:
+        dataset: its config. Counted are the images in the annotation file of a CocoDataset, else
+            the .jpg and .png files at any depth of the folder ``data_prefix.img_path``.
+    """
     root = Path(dataset.get("data_root") or "").expanduser()
     listed, folder = dataset.get("ann_file"), (dataset.get("data_prefix") or {}).get("img_path")
     if dataset.get("type") == "CocoDataset" and Path(root, listed).is_file():
@@ -300,12 +331,13 @@ def curve(files: list[Path], unit: str, total: int) -> tuple[list[dict], float]:
     """Average the logged values of a training by epoch, or over ranges of iterations.
 
     Args:
-        files: the logs of the sessions of the training, from the first.
+        files: the logs of the sessions of the training, from the first; may be empty.
         unit: "epochs" or "iterations".
         total: the training's length.
 
     Returns:
-        The points of the curve (see :func:`.curves.means`), and the training's seconds.
+        The points of the curve (see :func:`.curves.means`), and the training's seconds, estimated
+        as the mean time of the logged iterations times their number; 0.0 without any.
     """
     # Entries of iterations and of validations have their iteration or epoch as "step".
     key = "epoch" if unit == "epochs" else "step"
@@ -332,7 +364,8 @@ def _tests(
         checkpoint: the checkpoint whose tests are read; None for all.
 
     Returns:
-        Test -> the config file and the metrics of the last such test.
+        Test -> the config file and the metrics of the last such test, without times. Sessions
+        without a .json file of metrics, such as trainings, are left out.
     """
     found = {}
     for path in sessions:

@@ -24,9 +24,20 @@ from .faults import StopAtNaN, name_images, names_dataset, naming_types
 def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
     """Train, or evaluate with ``--eval-only``, in this process.
 
+    Writes logs, checkpoints and metrics to the config's ``work_dir``. Changes MMEngine in this
+    process (:func:`.checkpoints.guard`), and joins a process group of gloo if a launcher started
+    processes for the CPU.
+
     Args:
-        args: the parsed command line of tools/train_net.py.
-        cfg: the config; if None, it is read from ``args.config_file``.
+        args: the parsed command line of tools/train_net.py. ``resume`` goes on from the last
+            checkpoint of the output folder; without one, the run starts anew from ``load_from``.
+        cfg: the config, which is changed in place: ``load_from`` and ``resume``, and with
+            ``--eval-only`` the training's entries are set to None. If it is None, it is read from
+            ``args.config_file``.
+
+    Raises:
+        UserError: the config, its data or its checkpoint is invalid. Other exceptions of the run
+            pass unchanged.
     """
     guard()
     cfg = load_config(args) if cfg is None else cfg
@@ -68,7 +79,17 @@ class PluginRunner(Runner):
         self.register_hook(StopAtNaN(), priority="VERY_HIGH")
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wrap the model for several processes; on the CPU, SyncBN becomes BN."""
+        """Move the model to its device and, in a run of several processes, wrap it.
+
+        In a single process, and on the CPU, SyncBN layers become BN, which is logged.
+
+        Args:
+            model_wrapper_cfg: config of the wrapper; None for DistributedDataParallel.
+            model: the model, which is changed in place.
+
+        Returns:
+            The model, wrapped if there are several processes.
+        """
         if self.distributed and get_device() == "cpu":
             self.logger.info("On the CPU, SyncBN layers of the model become plain BN layers.")
             model = revert_sync_batchnorm(model)
@@ -91,11 +112,20 @@ class PluginRunner(Runner):
             return super().build_optim_wrapper(optim_wrapper)
 
     def load_checkpoint(self, filename: str, *args, **options) -> dict:
-        """Load a checkpoint as MMEngine does.
+        """Load a checkpoint into the model, as MMEngine does, and check that it fits.
+
+        If :attr:`must_fit`, as when resuming, the optimizers' states are loaded, too.
+
+        Args:
+            filename: path or URL.
+            args, options: further arguments of MMEngine's method.
+
+        Returns:
+            The contents of the checkpoint.
 
         Raises:
-            CheckpointError: the file cannot be read, or has none of the model's tensors; or when
-                resuming, the model or the optimizer differs from the checkpoint's.
+            CheckpointError: the file cannot be read, or has none of the model's tensors; or, if
+                :attr:`must_fit`, the model or the optimizer differs from the checkpoint's.
         """
         checkpoint = super().load_checkpoint(filename, *args, **options)
         model = self.model
@@ -115,8 +145,15 @@ class PluginRunner(Runner):
     def build_dataloader(self, dataloader: dict | DataLoader, *args, **options) -> DataLoader:
         """Build a loader whose errors name the broken file.
 
+        A sample whose image cannot be used later raises RunError; see :class:`.faults.NamesImage`.
+
+        Args:
+            dataloader: the loader's config; or a loader, whose data set is changed in place.
+            args, options: further arguments of MMEngine's method.
+
         Raises:
-            UserError: the files of a data set cannot be loaded, or are empty.
+            UserError: the annotations of a data set cannot be loaded, or are empty; or its type is
+                unknown.
         """
         config = dataloader.get("dataset") if isinstance(dataloader, dict) else None
         with names_dataset(config):
@@ -128,8 +165,13 @@ class PluginRunner(Runner):
 def build_model(args: argparse.Namespace) -> nn.Module:
     """Build the model of a config, with random weights.
 
+    MMEngine's default scope is set to the config's, and stays so.
+
+    Args:
+        args: the parsed command line of tools/train_net.py.
+
     Raises:
-        UserError: the config cannot be read, or has no model.
+        UserError: the config cannot be read, or has no model. Errors of building it pass unchanged.
     """
     cfg = load_config(args)
     if cfg.get("model") is None:

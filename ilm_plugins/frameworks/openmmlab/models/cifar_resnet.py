@@ -46,7 +46,12 @@ class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions with a shortcut.
 
     Shape: (N, channels, H, W) to (N, out_channels, H, W) if both are equal; otherwise H and W are
-    halved, in the first convolution.
+    halved, rounded up, in the first convolution. A norm follows each convolution.
+
+    Args:
+        channels, out_channels: channels of the input and the output; ``out_channels`` is at least
+            ``channels``.
+        norm_cfg: mmcv's config of the norms.
     """
 
     def __init__(self, channels: int, out_channels: int, norm_cfg: dict) -> None:

@@ -50,7 +50,14 @@ class StagedBackbone(BaseModule):
         return [self.stem, *self.stages][: self.frozen_stages + 1]
 
     def train(self, mode: bool = True):
-        """Set the training mode, except for frozen parts and, with ``norm_eval``, BN layers."""
+        """Set the training mode, except for frozen parts and, with ``norm_eval``, BN, EN and SN.
+
+        Args:
+            mode: True for training; False sets all parts to evaluation mode.
+
+        Returns:
+            The backbone itself.
+        """
         super().train(mode)
         for part in self._frozen_parts():
             part.eval()
@@ -78,9 +85,14 @@ def conv(
     stride: int = 1,
     **options,
 ) -> ConvModule:
-    """Build a convolution, padded by half its kernel, with norm and activation.
+    """Build a convolution, padded by half its kernel, then norm and activation, by default ReLU.
+
+    Before a norm the convolution has no bias.
 
     Args:
+        channels, out_channels: channels of the input and the output.
+        kernel_size, stride: of the convolution, for both directions.
+        norm_cfg: mmcv's config of the norm.
         options: further arguments of mmcv's ConvModule; ``act_cfg=None`` leaves out the ReLU.
     """
     padding = kernel_size // 2
