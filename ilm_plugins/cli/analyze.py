@@ -48,7 +48,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the subcommands ``ratios``, ``omega`` and ``dynamics``."""
+    """Return the parser of the subcommands ``ratios``, ``omega`` and ``dynamics``.
+
+    Each sets ``run`` to its function, :func:`run_images` or :func:`run_dynamics`; those with
+    run_images also set ``collect`` and ``write``.
+    """
     p = argparse.ArgumentParser(
         description="See what adaptive layers have learned: tables (CSV), pictures (PNG), summary.",
     )
@@ -189,7 +193,7 @@ def run_dynamics(args: argparse.Namespace) -> str:
 
 
 def sort_by_step(paths: Sequence[str]) -> dict[int, str]:
-    """Sort checkpoints by the last number in their names.
+    """Sort checkpoints by the last number in their file names, without folder and suffix.
 
     Returns:
         A dict from epoch or iteration, in rising order, to the path of its checkpoint.
@@ -309,7 +313,7 @@ def seed_forward(forward: Forward) -> Forward:
     """
 
     def run_on(images: Sequence[np.ndarray]) -> Any:
-        """Run the model on (H, W, 3) images."""
+        """Run the model on (H, W, 3) RGB uint8 images, and return what it returns."""
         sizes = ", ".join(sorted({"{1} x {0}".format(*image.shape) for image in images}))
         with refusing(
             f"the model cannot be run on {len(images)} images of {sizes}",

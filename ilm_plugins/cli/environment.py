@@ -19,11 +19,12 @@ OPENMMLAB = ("mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain")
 
 
 def report() -> str:
-    """Return a text of one line a component.
+    """Return a text of one line a component, for bug reports; this imports all frameworks.
 
     They are the versions of this package, Python, torch (with CUDA and the GPUs), torchvision and
-    Triton; the backend; the C kernels; and the version of each framework, where detectron2's and
-    mmcv's lines also list those of this package's norms that they know.
+    Triton; the backend as its environment variable sets it, or "auto"; the C kernels; and the
+    version of each framework, where detectron2's and mmcv's lines also list those of this package's
+    norms that they know.
     """
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     cuda = f"{torch.version.cuda}, {', '.join(gpus)}" if gpus else "not available"

@@ -229,11 +229,11 @@ def check_launcher(args: argparse.Namespace) -> None:
     """Check the options of a run that torchrun or another launcher has started.
 
     Args:
-        args: the command line, whose ``launcher`` must not be "none".
+        args: the command line, whose ``launcher`` is "pytorch" or "slurm".
 
     Raises:
-        UserError: the launcher has not set the variable of this process's rank; --num-processes or
-            --num-machines is given; or --num-gpus is 0 under "slurm".
+        UserError: the launcher has not set this process's rank, RANK or SLURM_PROCID; more than one
+            is given as --num-processes or --num-machines; or --num-gpus is 0 under "slurm".
     """
     if args.num_processes > 1 or args.num_machines > 1:
         raise UserError(

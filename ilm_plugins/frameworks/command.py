@@ -100,9 +100,10 @@ def positive(word: str) -> int:
 def one_line_errors() -> Iterator[None]:
     """Within this context, convert every exception to a UserError by :func:`explain`.
 
-    UserErrors pass unchanged, and so does what does not derive from Exception, such as Stop and
-    SystemExit. If another rank died, wait :data:`PATIENCE` seconds before raising: meanwhile the
-    launcher reports that rank's error, which is the cause, and ends all ranks.
+    UserErrors of one line pass unchanged, and so does what does not derive from Exception, such as
+    Stop and SystemExit. If another rank died (PeerError), wait :data:`PATIENCE` seconds before
+    raising: meanwhile the launcher reports that rank's error, which is the cause, and ends all
+    ranks. An error that was read from another process is raised at once.
     """
     try:
         yield
@@ -232,6 +233,10 @@ def refusing(what: str, advice: str) -> Iterator[None]:
 
     UserErrors and CUDA's out-of-memory errors pass unchanged. An mmcv without compiled operators
     gets a message of its own.
+
+    Args:
+        what: what cannot be done, such as "FILE cannot be read".
+        advice: what the user can do about it.
     """
     try:
         yield

@@ -140,6 +140,7 @@ def _free_port() -> int:
 def leave_group() -> None:
     """Wait for the other processes, then destroy the process group, if there is one.
 
+    All processes of the group must call this function, or it waits until the group's timeout.
     Garbage is collected first, since models in reference cycles keep the group alive, and a group
     whose threads still run when the interpreter exits may abort the process.
     """

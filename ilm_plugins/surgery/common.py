@@ -44,6 +44,10 @@ class Report:
             self.notes.setdefault(words, []).append(name)
 
     def __str__(self) -> str:
+        """Return a title with a count for each change, reason or remark, and its names below it.
+
+        The text of an empty report is "no norms".
+        """
         sections = []
         for title, found in (("converted", self.converted), ("left", self.left)):
             by_words = defaultdict(list)

@@ -41,7 +41,7 @@ def kind_of(own: State) -> str | None:
     """Return the kind of norm that a norm's state dict belongs to, by its names and dimensions.
 
     The kind is a key of :data:`LAYOUTS` or "released SN" (from the papers' released code); None for
-    any other state dict.
+    any other state dict. The names in ``own`` are those within the norm, such as "weight".
     """
     for kind, (needed, allowed) in LAYOUTS.items():
         if needed <= own.keys() <= needed | allowed:

@@ -37,6 +37,19 @@ class Checkpointer(DetectionCheckpointer):
         self.path_manager = WholeFiles(self.path_manager)
 
     def load(self, path: str, *args, **options) -> dict[str, Any]:
+        """Load a checkpoint into the model and the objects that are saved with it.
+
+        Args:
+            path: a file, a URL that is downloaded, or "" to load nothing. With
+                "?matching_heuristics=True" behind it, detectron2 matches names of tensors loosely.
+            args, options: as for detectron2's method.
+
+        Returns:
+            The entries of the checkpoint that were not loaded, such as "iteration".
+
+        Raises:
+            CheckpointError: see the class; or a URL cannot be downloaded.
+        """
         self._path = path
         # A query behind the path holds detectron2's options for loading.
         plain = urlparse(path)._replace(query="").geturl()

@@ -154,7 +154,7 @@ def _build_head(module: ModuleType, wrapped, head: nn.Module, args, kwargs) -> N
     get_norm, calls = module.get_norm, itertools.count()
 
     def get_norm_or_none(norm, channels):
-        """Call ``get_norm``; return None if its first call fails for 32 channels."""
+        """Call ``get_norm``; return None at its first OptionError, if that is for 32 channels."""
         try:
             return get_norm(norm, channels)
         except OptionError:

@@ -356,7 +356,7 @@ def model_of(cfg: CfgNode | DictConfig) -> torch.nn.Module:
 
 
 def optimizer_of(cfg: CfgNode | DictConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer of a config for the parameters of a model.
+    """Build the optimizer of a config for the parameters of a model; the config is not changed.
 
     Raises:
         UserError: the optimizer cannot be built.
