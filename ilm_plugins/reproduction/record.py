@@ -272,6 +272,7 @@ def collect(result: dict[str, Any], folder: Path) -> Path:
             curve, so of another run; or a JSON file in it is not a valid record.
         RunError: the file cannot be written.
     """
+    superseded = []
     for path in sorted(folder.glob("*.json")):
         old = read(path)
         keys = ("table", "cell", "seed", "planned", "changes")
@@ -279,16 +280,18 @@ def collect(result: dict[str, Any], folder: Path) -> Path:
         same = all(old.get(key) == result.get(key) for key in keys) and len(images) < 2
         partial = "unfinished" in old["label"] or NO_FIGURE in old["label"]
         if same and partial and old["run"] <= result["run"]:
-            path.unlink()
+            superseded.append(path)
     path = folder / f"{_file_stem(result)}.json"
     if path.is_file() and read(path).get("changes") != result.get("changes"):
         # Labels abbreviate settings, so that two runs can have the same label.
         path = path.with_name(f"{path.stem}-{_digest(json.dumps(result['changes']))}.json")
-    if path.is_file() and read(path)["curve"] != result["curve"]:
+    if path.is_file() and path not in superseded and read(path)["curve"] != result["curve"]:
         raise UserError(
             f"{path} holds another run of {result['table']} {result['cell']}, "
             f"seed {result['seed']}; run another seed, or remove that file"
         )
+    for old_path in superseded:
+        old_path.unlink()
     write(result, path)
     return path
 

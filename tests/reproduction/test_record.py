@@ -270,9 +270,11 @@ def test_another_run_of_the_same_seed_overwrites_none(tmp_path):
     path = record.collect(first, tmp_path / "r")
     assert record.collect({**first, "figures": {"top-1": 90.5}}, tmp_path / "r") == path
     other = {**first, "curve": [{"epochs": 1, "loss": 1.0}]}
+    unfinished = tmp_path / "r" / "unfinished.json"
+    record.write({**first, "label": "unfinished"}, unfinished)
     with pytest.raises(UserError, match="holds another run of en-5 ResNet20/EN, seed 0"):
         record.collect(other, tmp_path / "r")
-    assert record.read(path)["curve"] == first["curve"]
+    assert record.read(path)["curve"] == first["curve"] and unfinished.exists()
 
 
 def test_an_unfinished_record_gives_way_to_what_its_run_became(tmp_path):
