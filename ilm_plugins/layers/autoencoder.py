@@ -101,7 +101,7 @@ class AutoencoderNorm(AdaptiveNorm):
         return getattr(self, option) == value
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
-        """Return weight, bias, W1, W2, W3 and omega_offset."""
+        """Return weight, bias, W1, W2, W3 and omega_offset themselves; the class has the shapes."""
         children = self._modules  # nn.Module's look-up of an attribute takes a microsecond
         return (
             self.weight,

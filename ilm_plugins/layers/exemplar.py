@@ -177,7 +177,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return (self.weight, self.bias, *network, *self.running_statistics())
 
     def network(self) -> Exemplar:
-        """Return the description of ``rescale`` for kernels that compute it themselves."""
+        """Return the description of ``rescale`` for kernels: the options, without the tensors."""
         return Exemplar(
             self.normalizers,
             self.num_groups,

@@ -123,7 +123,8 @@ class MixtureNorm(AdaptiveNorm):
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
         """Return the running mean and variance (C) if BN uses them now; else two Nones.
 
-        They are copies while autograd records, unless the layer is frozen; otherwise the buffers.
+        BN uses them in evaluation mode and if the layer is frozen. They are copies while autograd
+        records, unless the layer is frozen; otherwise the buffers.
         """
         if self.uses_batch_statistics or self.running_mean is None:
             return None, None

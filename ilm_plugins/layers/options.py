@@ -75,8 +75,8 @@ def check_choice(layer: str, option: str, value: Any, choices: Iterable[Any]) ->
 def check_divides(layer: str, num_channels: int, option: str, value: int) -> None:
     """Raise OptionError unless ``value`` is a positive integer that divides ``num_channels``.
 
-    ``num_channels`` must be a positive integer, too.
-    The message has the names ``layer`` and ``option``, and suggests a divisor.
+    ``num_channels`` must be a positive integer, too. The message has the names ``layer`` and
+    ``option``, and suggests a divisor.
     """
     check_positive(layer, "num_channels", num_channels)
     is_positive = _is_integer(value) and value >= 1

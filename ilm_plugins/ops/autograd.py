@@ -130,10 +130,14 @@ class Primitive(NamedTuple):
     def differentiable_backward(
         self, dy: Tensor, x: Tensor, tensors: Tensors, needs: Needs
     ) -> tuple[Tensor | None, ...]:
-        """Return the results of ``backward``, by operations that autograd can differentiate.
+        """Return the gradients of x and of each tensor, which autograd can differentiate again.
 
-        The forward pass is computed again by the reference. Arguments are as for ``backward``; a
-        gradient that is not needed is None.
+        The forward pass is computed again by the reference.
+
+        Args:
+            dy: gradient of y, of x's shape.
+            x, tensors: input and tensors of the forward pass.
+            needs: whether the gradient is needed, of x and of each tensor; if not, it is None.
         """
         with torch.enable_grad():
             # These are new variables, because one input may be, or depend on, another.
@@ -153,7 +157,13 @@ class _AdaptiveNorm(Function):
     def forward(
         ctx, primitive: Primitive, x: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return y, mean and var, and save what the backward pass needs."""
+        """Return y, mean and var, and save what the backward pass needs in ``ctx``.
+
+        Args:
+            ctx: torch's context of the call.
+            primitive: the options of the call.
+            x, tensors: the input (N, C, *), and the tensors of ``primitive.rescale``.
+        """
         y, mean, var = primitive.forward(x, tensors)
         ctx.primitive = primitive
         ctx.save_for_backward(x, mean, var, *tensors)

@@ -145,7 +145,10 @@ def _find_triton(x: Tensor) -> Kernels | str:
 
 @functools.cache
 def has_triton() -> bool:
-    """Return whether Triton is installed and new enough, and torch is not built for AMD's GPUs."""
+    """Return whether Triton is installed and new enough, and torch is not built for AMD's GPUs.
+
+    New enough is :data:`TRITON`. The answer is cached for the process.
+    """
     try:
         version = importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:

@@ -28,9 +28,12 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Return scale * dy + slope * (x - mean) + offset, (N, C, *).
+    """Return scale * dy + slope * (x - mean) + offset, (N, C, *), with the dtype of x.
 
-    mean, slope and offset are (N, G'), scale is (N, C).
+    Args:
+        dy, x: (N, C, *).
+        mean, slope, offset: (N, G'), a value for each of G' groups of channels.
+        scale: (N, C).
     """
     slope, offset = (per_channel(duplicate(t, x.shape[1]), x) for t in (slope, offset))
     result = _centered(x, mean).mul_(slope).add_(offset)

@@ -125,7 +125,11 @@ def _check_all(problem: Callable, items: list, what: str) -> None:
 
 
 def _pair_problem(pair: Pair) -> str | None:
-    """Return why a pair is invalid, in words; None if it is valid."""
+    """Decode a pair; return why it is invalid, in words, or None if it is valid.
+
+    It is invalid if a file is unreadable, if one file for both has an odd width, or if two files
+    differ in size.
+    """
     sizes = [_size_or_problem(path) for path in dict.fromkeys((pair.input, pair.target))]
     unreadable = [words for words in sizes if isinstance(words, str)]
     if unreadable:

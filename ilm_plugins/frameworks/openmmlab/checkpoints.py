@@ -182,6 +182,10 @@ def nested_dicts(value: Any, name: str) -> Iterator[tuple[str, dict]]:
 def _load(filename: str, map_location: Any = None) -> Any:
     """Read a checkpoint for MMEngine, always to the CPU; the model copies it to its device.
 
+    Args:
+        filename: path of the file.
+        map_location: has no effect.
+
     Raises:
         CheckpointError: the file cannot be read, or holds no state dict.
     """

@@ -92,8 +92,12 @@ def _log_ratios(cfg: Config, interval: int) -> None:
 def _parse_override(word: str) -> tuple[str, Any]:
     """Parse an override KEY=VALUE to key and Python value.
 
-    A value that is no literal of Python is parsed as by MMEngine's DictAction. Raises an error,
-    mostly ValueError, if the text is invalid.
+    A value that is no literal of Python is parsed as by MMEngine's DictAction: as a list a,b or
+    [a,b], as true or false in any case, else as a string, which loses its spaces.
+
+    Raises:
+        ValueError: there is no "=", or a value that is no literal has a parenthesis. Errors of
+            DictAction, of other types, pass unchanged.
     """
     key, sign, value = word.partition("=")
     if not sign:

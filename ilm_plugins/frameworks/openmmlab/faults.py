@@ -117,8 +117,16 @@ class StopAtNaN(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Note whether one of the losses, outputs with "loss" in their names, is NaN or infinite.
 
-        The note stays on the losses' device until :meth:`look` reads it, and raises
-        FloatingPointError: every ``interval`` iterations, before checkpoints and at the end.
+        The note stays on the losses' device. :meth:`look` reads it every ``interval`` iterations,
+        after an iteration with a checkpoint, and after the last one.
+
+        Args:
+            runner: MMEngine's runner.
+            batch_idx, data_batch: have no effect.
+            outputs: name -> value of the iteration; those not named "...loss..." are ignored.
+
+        Raises:
+            FloatingPointError: the note is read, and a loss of any process was NaN or infinite.
         """
         # MMEngine has "loss" in the names of losses; other outputs, like accuracies, may be NaN.
         losses = [

@@ -198,9 +198,12 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Return scale * dy + slope * (x - mean) + offset, (N, C, *).
+    """Return scale * dy + slope * (x - mean) + offset, (N, C, *), with the dtype of x.
 
-    mean, slope and offset are (N, G'), scale is (N, C).
+    Args:
+        dy, x: (N, C, *).
+        mean, slope, offset: (N, G'), a value for each of G' groups of channels.
+        scale: (N, C).
     """
     x = dense(x)
     result = torch.empty_like(x)
@@ -219,7 +222,16 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the normalized x (N, C, *), and its means and variances (N, G').
 
-    Arguments are as in :class:`Kernels`; for errors see :func:`_describe` and :func:`_call`.
+    Args:
+        x: (N, C, *).
+        num_groups: G'.
+        network: the description of the function from moments to scale and shift.
+        tensors: its tensors, in the order of the description; None for one that it lacks.
+
+    Raises:
+        RuntimeError: a tensor is on another device than x or has the wrong size, or torch's threads
+            reported an error.
+        MemoryError: there is not enough memory for intermediate values.
     """
     x = dense(x)
     described, tensors = _describe(x, network, tensors)
@@ -240,7 +252,11 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of x and of each of the network's tensors; None where not needed.
 
-    Arguments are as in :class:`Kernels`; for errors see :func:`_describe` and :func:`_call`.
+    Args:
+        dy: gradient of the normalized x, of its shape.
+        x, mean, var: the input of :func:`forward`, and the moments that it returned.
+        network, tensors: as for :func:`forward`; errors are the same, too.
+        needs: whether the gradient is needed, of x and of each tensor.
     """
     x = dense(x)
     dy = laid_out(dy, x)
