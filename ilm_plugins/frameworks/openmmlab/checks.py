@@ -37,7 +37,8 @@ def load_config(args: argparse.Namespace) -> Config:
     """Read the config ``args.config_file``, and apply ``args.opts`` and other options.
 
     Sets in the config ``launcher``, ``resume``, the hook of ``--ratios-interval``, and, if it has
-    none, ``work_dir``: ``work_dirs/NAME`` for a config NAME.py. Data and model are not checked.
+    none, ``work_dir``: ``work_dirs/NAME`` for a config NAME.py. Reading runs the config's code and
+    imports its ``custom_imports``. Data and model are not checked.
 
     Args:
         args: the parsed command line of tools/train_net.py, which is not changed.

@@ -179,10 +179,15 @@ def tests_made(work_dir: Path, checkpoint: str | None = None) -> set[Test]:
 
 
 def summary(config: str, work_dir: Path, total: int) -> RunSummary:
-    """Read a run folder; arguments and result are as in :class:`..run_summary.RunFolders`.
+    """Read a run folder; see :meth:`..run_summary.RunFolders.summary`.
 
     For a training on a range of image pairs that has a test, it also scores the mean training
     image, for which it decodes all training images; errors of that pass unchanged.
+
+    Args:
+        config: path of the recipe's config file.
+        work_dir: the run's output folder.
+        total: epochs or iterations that the run trains for; 0 if it only tests.
 
     Raises:
         UserError: the folder holds no training and no test.
