@@ -1,6 +1,7 @@
 """What all tests share: a seed for each, one thread, and a data set of a few small images."""
 
 import functools
+import importlib
 import os
 import random
 import runpy
@@ -8,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,11 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "long: too long for every day; 'make test-all' runs it")
     os.environ["ILM_PLUGINS_TEST_SEED"] = str(config.getoption("--seed"))
     config.option.loadscopereorder = False  # by which pytest-xdist puts files of many tests first
+    if not hasattr(config, "workerinput"):
+        # yapf, which MMEngine uses, caches its grammar in a file when it is first imported. Where
+        # pytest-xdist's workers did so at the same time, one would read what another half wrote.
+        with suppress(ImportError):
+            importlib.import_module("yapf")
     # pytest-xdist's workers inherit this from the first process.
     if str(STAND_INS) not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
         paths = str(STAND_INS), os.environ.get("PYTHONPATH")

@@ -22,6 +22,8 @@ def parameters(model: nn.Module) -> int:
 def flops(model: nn.Module, *inputs: Tensor) -> int:
     """Return the number of floating point operations of a forward pass in evaluation mode.
 
+    A multiply-add counts as one, as everywhere in fvcore.
+
     fvcore counts convolutions, matrix products, poolings and norms, but no other element-wise
     operations. It does not know this package's layers, which are counted here: five operations per
     element, as for a GroupNorm (fvcore counts two for a BatchNorm in evaluation, whose statistics

@@ -256,6 +256,7 @@ def scatter(
 ) -> Figure:
     """Draw points (N, 2), coloured by class; beside them a panel for each class.
 
+    A panel shows the points of its class over all others in grey, under the name of the class.
     With more than :data:`NAMED_CLASSES` classes, or without labels, there are no such panels. The
     ten colours of :data:`OKABE_ITO` repeat.
 
@@ -344,8 +345,8 @@ def dynamics(
     Args:
         layers: names.
         steps: epoch or iteration of each checkpoint.
-        ratios: normalizer, a key of :data:`LINES` -> (checkpoints, layers). A dashed line is at the
-            uniform ratio, 1 / their number.
+        ratios: normalizer, a key of :data:`LINES` -> array (checkpoints, layers). A dashed line is
+            at the uniform ratio, 1 / number of normalizers.
         title: of the figure.
         step_label: label of the x axis.
     """

@@ -50,8 +50,9 @@ def run(args: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the subcommands ``ratios``, ``omega`` and ``dynamics``.
 
-    Each sets ``run`` to its function, :func:`run_images` or :func:`run_dynamics`; those with
-    run_images also set ``collect`` and ``write``.
+    Each sets ``run`` to its function, :func:`run_images` or :func:`run_dynamics`. Those with
+    run_images also set ``collect``, a function, and ``write``, the name of a function of
+    :mod:`ilm_plugins.analysis.tables`.
     """
     p = argparse.ArgumentParser(
         description="See what adaptive layers have learned: tables (CSV), pictures (PNG), summary.",

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser: INPUT, OUTPUT, the target norms, and which layers to convert."""
+    """Return the parser: INPUT, OUTPUT, target norms, layers, and options such as --unsafe."""
     p = argparse.ArgumentParser(
         description="Convert the norms of a checkpoint: .pth of torch, detectron2 or MMEngine, "
         ".pkl of detectron2's model zoo, .safetensors.",

@@ -80,10 +80,10 @@ def start(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser: detectron2's own options, --num-processes, and two of MMEngine's.
+    """Return the parser: options of detectron2, MMEngine's --launcher and --tta, and our own.
 
-    All words after the first positional one are overrides of the config, in ``opts``. ``num_gpus``
-    is None by default; :func:`check_processes` sets it.
+    The first positional word and all words after it are overrides of the config, in ``opts``.
+    ``num_gpus`` is None by default; :func:`check_processes` sets it.
     """
     p = argparse.ArgumentParser(
         description="Train or evaluate a detectron2 .yaml or LazyConfig .py, or an MMEngine .py.",

@@ -141,11 +141,12 @@ class MixtureNorm(AdaptiveNorm):
 
         Args:
             mean, var: (N, C) moments of each instance's channels.
-            running_mean, running_var: (C), BN's statistics; None for those of the batch.
+            running_mean, running_var: (C), BN's statistics, which are not changed; both None for
+                those of the batch.
 
         Returns:
-            K pairs of mean and variance in the order of ``normalizers``, which broadcast to (N, C):
-            LN's are (N, 1), BN's (1, C).
+            K pairs of mean and variance in the order of ``normalizers``: LN's are (N, 1), BN's
+            (1, C), all others (N, C).
         """
         statistics = []
         for normalizer in self.normalizers:

@@ -157,7 +157,7 @@ class _AdaptiveNorm(Function):
     def forward(
         ctx, primitive: Primitive, x: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return y, mean and var, and save what the backward pass needs in ``ctx``.
+        """Return y (N, C, *), and mean and var (N, G') without gradients; save for backward.
 
         Args:
             ctx: torch's context of the call.

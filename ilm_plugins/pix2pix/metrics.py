@@ -110,7 +110,7 @@ NAMES = ("rmse", "ssim", "lpips", "l1")
 def measures(
     names: Sequence[str] = NAMES, lpips_weights: str | os.PathLike | None = None
 ) -> dict[str, Measure]:
-    """Return name -> function of metrics; LPIPS is left out if it has no file of weights.
+    """Return name -> function of metrics; LPIPS is left out if ``lpips_weights`` is None.
 
     Args:
         names: any of "rmse", "ssim", "lpips" and "l1".

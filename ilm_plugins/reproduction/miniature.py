@@ -92,7 +92,8 @@ def _dataset(real: dict, scope: str, folder: Path, split: str) -> dict[str, Any]
     Its pipeline has smaller sizes, and for mmpretrain no step that loads files.
 
     Args:
-        real: config of the data set of real images, whose pipeline it gets.
+        real: config of the data set of real images, whose pipeline it gets; not used for pix2pix,
+            whose data sets have no pipeline.
         scope: MMEngine's scope of the config: mmpretrain, mmseg or mmdet; any other for pix2pix.
         folder: folder of all generated images.
         split: "training" or "validation".

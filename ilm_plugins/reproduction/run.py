@@ -456,7 +456,8 @@ def _changed_settings(run: Run, started: Launch, now: Launch) -> list[str]:
     Returns:
         Overrides that only one of the two has, or all former ones as one text if only their order
         or number differs; if the batch size differs, also the former --num-gpus. Empty for equal
-        settings. A cell's own overrides are ignored: they were once lines of the config files.
+        settings. A cell's own overrides are ignored, because earlier versions of this package had
+        them in the config files.
     """
     own = run.framework.spelled(run.cell.overrides)
     before, after = started.settings(own), now.settings(own)

@@ -65,7 +65,8 @@ def convert(
     ``requires_grad``. A module with several names, and a parameter of several modules, stay shared.
     Hooks are not moved; the report lists them. A norm that the layer cannot replace exactly stays,
     with the reason in the report, as do all norms if the constructor refuses an option's value.
-    Build the optimizer, and wrap the model for several processes, after the conversion.
+    Build the optimizer, and wrap the model for several processes, after the conversion. A norm must
+    be chosen by all of ``match``, ``where`` and ``types`` that are given.
 
     Args:
         model: any module; on the meta device, layers have no values.

@@ -139,8 +139,8 @@ def _released_to_ilm(own: State, layer: AutoencoderNorm) -> State:
 def _bn_to_en(own: State, layer: ExemplarNorm) -> State:
     """Return tensors with which an EN of K normalizers computes the same as a BN.
 
-    All ratios are 1/K; BN's row of weight and bias is K times BN's weight and BN's bias, and the
-    other rows are zero.
+    All ratios are 1/K. BN's row of the weight is K times BN's weight, BN's row of the bias is BN's
+    bias as it is, and the other rows are zero.
 
     Args:
         own: the BN's tensors; weight and bias are optional.
@@ -186,10 +186,10 @@ def _bn_to_sn(own: State, layer: SwitchNorm) -> State:
 
 
 def _released_to_sn(own: State, layer: SwitchNorm) -> State:
-    """Return SN's tensors for those of the papers' released code, flattened to one dimension.
+    """Return the tensors of an SN of the papers' released code, each flattened to one dimension.
 
     Raise Unfit unless the layer's normalizers are the first K of IN, LN and BN, in this order; K is
-    the number of ratios in ``own``.
+    the number of elements of ``own["mean_weight"]``.
     """
     k = own["mean_weight"].numel()
     normalizers = ("IN", "LN", "BN")[:k]

@@ -85,10 +85,10 @@ class NamesImage(Compose):
 
 
 def name_images(dataset) -> None:
-    """Wrap the transforms of a data set, and of data sets within it, in NamesImage, in place.
+    """Have errors name the image: replace a data set's pipeline by a NamesImage of its transforms.
 
-    Data sets within it are its ``dataset`` and ``datasets``. One without a list of transforms at
-    ``pipeline.transforms`` stays as it is.
+    The same is done to data sets within it, ``dataset`` and ``datasets``. One without a list of
+    transforms at ``pipeline.transforms`` stays as it is.
     """
     for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
         if inner is not None:

@@ -108,7 +108,7 @@ def _scale_step(step: int, old: int, new: int) -> int:
 
 
 def on_data(config: str, folder: str) -> list[str]:
-    """Return overrides that take images from a folder.
+    """Return overrides that take images, and the annotations of evaluators, from a folder.
 
     If it has a file ``train.npz``, data sets become PackedImages, loaded without other processes.
 

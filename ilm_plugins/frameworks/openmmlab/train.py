@@ -30,10 +30,11 @@ def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
 
     Args:
         args: the parsed command line of tools/train_net.py. ``resume`` goes on from the last
-            checkpoint of the output folder; without one, the run starts anew from ``load_from``.
-        cfg: the config, which is changed in place: ``load_from`` and ``resume``, and with
-            ``--eval-only`` the training's entries are set to None. If it is None, it is read from
-            ``args.config_file``.
+            checkpoint of the output folder, or evaluates it with ``eval_only``; without one, the
+            run starts anew from ``load_from``.
+        cfg: the config, which is changed in place: ``load_from`` and ``resume``; with
+            ``--eval-only`` the entries for training and validation become None, and ``--tta``
+            changes those for testing. If it is None, it is read from ``args.config_file``.
 
     Raises:
         UserError: the config, its data or its checkpoint is invalid. Other exceptions of the run
