@@ -307,11 +307,12 @@ class _Scan(pickle._Unpickler):
         """Return the stand-in for the result of a call, after checking its arguments.
 
         Args:
-            name: module and name of the function or class.
+            name: module and name of the function or class, joined by a dot.
             given: the arguments.
 
         Raises:
-            UnpicklingError: the function is not allowed, or its arguments are invalid.
+            UnpicklingError: a function of torch is not allowed, or arguments are invalid. Others
+                are refused when the file is loaded.
             SizeError: it would build a tensor that is too large.
         """
         if name == "torch._tensor._rebuild_from_type_v2":
@@ -339,8 +340,9 @@ class _Scan(pickle._Unpickler):
         """Add the bytes by which a tensor of this shape would exceed its storage to the file's sum.
 
         Raises:
-            UnpicklingError: there is no storage, or no shape of integers >= 0.
-            SizeError: the sum over the file exceeds TIMES * its size + LEAST.
+            UnpicklingError: ``storage`` is no storage, or ``shape`` no tuple of integers >= 0.
+            SizeError: the sum over the file exceeds TIMES * its size + LEAST. An empty dimension
+                counts as 1.
         """
         valid = isinstance(storage, _Storage) and isinstance(shape, tuple)
         if not valid or not all(type(n) is int and n >= 0 for n in shape):

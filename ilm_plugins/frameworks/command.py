@@ -202,7 +202,7 @@ def _append_to_log(error: UserError, folder: str) -> Path | None:
     """Append an error's traceback to a folder's error.log, under the time and the command line.
 
     Returns:
-        The path of the log, or None if writing fails.
+        The path of the log, or None if writing fails, also because the folder is missing.
     """
     path = Path(folder, ERROR_LOG)
     heading = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(sys.argv)}\n"

@@ -34,11 +34,11 @@ def launch(module: str, args: argparse.Namespace, cfg: Any) -> None:
     killed.
 
     Args:
-        module: dotted name of the module whose ``main(args, cfg)`` each process calls; what it
-            returns is ignored.
+        module: dotted name of the module whose ``main`` each process calls; what it returns is
+            ignored.
         args: the parsed command line of tools/train_net.py.
-        cfg: the config, for a single process. Several processes call ``main(args)`` instead, and
-            each reads the config itself, because reading a config may register classes.
+        cfg: the config, for a single process, which calls ``main(args, cfg)``. Several processes
+            call ``main(args)``: each reads the config itself, because that may register classes.
 
     Raises:
         UserError: the error of a process that failed; an error that says that another process

@@ -54,8 +54,9 @@ class AdaptiveNorm(nn.GroupNorm):
     def reset_parameters(self) -> None:
         """Initialize all parameters and buffers again, in place, those of child modules included.
 
-        Own tensors, also running statistics, get the values of :attr:`initial_values`; children do
-        it by their own ``reset_parameters``, which each must have.
+        Own tensors, also running statistics, get the values of :attr:`initial_values`; one without
+        a value there stays as it is. Children do it by their own ``reset_parameters``, which each
+        must have.
         """
         tensors = {**self._parameters, **self._buffers}
         # nn.GroupNorm's constructor calls this before a subclass has registered its own tensors.

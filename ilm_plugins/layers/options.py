@@ -5,7 +5,7 @@
 
 import inspect
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -65,9 +65,9 @@ def _check(is_valid: bool, layer: str, option: str, value: Any, problem: str) ->
         raise OptionError(f"{layer}: {option}={value!r} {problem}")
 
 
-def check_choice(layer: str, option: str, value: Any, choices: Iterable[Any]) -> None:
+def check_choice(layer: str, option: str, value: Any, choices: Collection[Any]) -> None:
     """Raise OptionError, naming layer and option, unless ``value`` is one of ``choices``."""
-    choices = list(choices)
+    choices = list(choices)  # in a dict, an unhashable value could not be looked up
     listed = ", ".join(map(repr, choices))
     _check(value in choices, layer, option, value, f"is unknown; set it to one of {listed}")
 
@@ -116,7 +116,7 @@ def check_momentum(layer: str, momentum: float) -> None:
     _check(is_valid, layer, "momentum", momentum, f"{problem}, 0.1 by default")
 
 
-def check_normalizers(layer: str, normalizers: Any, choices: Iterable[str]) -> None:
+def check_normalizers(layer: str, normalizers: Any, choices: Collection[str]) -> None:
     """Raise OptionError unless ``normalizers`` is a list or tuple of distinct ``choices``.
 
     It must have at least one.
@@ -131,7 +131,7 @@ def check_normalizers(layer: str, normalizers: Any, choices: Iterable[str]) -> N
     _check(are_distinct, layer, "normalizers", normalizers, "repeats one; list each once at most")
 
 
-def check_activations(layer: str, activations: Any, choices: Iterable[str]) -> None:
+def check_activations(layer: str, activations: Any, choices: Collection[str]) -> None:
     """Raise OptionError unless ``activations`` is a list or tuple of two of ``choices``."""
     is_pair = isinstance(activations, list | tuple) and len(activations) == 2
     problem = "is not a pair; give two names, for (mean, variance)"

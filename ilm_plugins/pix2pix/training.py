@@ -130,8 +130,8 @@ class PairedImages(Dataset):
             work_dir: its output folder, where a test has written ``test/target``.
 
         Returns:
-            Metric -> mean over the test images, and their number as "images"; LPIPS only if its
-            weights are given.
+            Metric, see :func:`measures`, -> mean over the test images, and their number as
+            "images"; LPIPS only if its weights are given.
 
         Raises:
             UserError: there are no images, the weights of LPIPS are missing or invalid, an image is

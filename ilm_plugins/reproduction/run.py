@@ -120,7 +120,8 @@ class Run:
     def before(self) -> "Run | None":
         """The run of the same seed whose checkpoint this one tests or starts from, or None.
 
-        Miniatures, and runs for which an override names the checkpoint, start from no other run.
+        Miniatures, and runs for which an override names the checkpoint, start from no other run;
+        what a cell tests is another run all the same.
         """
         setting = self.framework.PRETRAINED
         given = any(word.startswith(f"{setting}=") for word in self.options.overrides)

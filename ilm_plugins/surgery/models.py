@@ -374,7 +374,9 @@ def _check_replaceable(module: nn.Module, to: str, types: frozenset[type] | None
 def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
     """Build the plain norm that replaces a layer of this package, with the layer's tensors.
 
-    It also takes over the training mode, and which tensors require gradients.
+    That is InstanceNorm for ILMInstanceNorm, GroupNorm for the other auto-encoder layers, and
+    BatchNorm for EN and SN. It also takes over the training mode, and which tensors require
+    gradients.
 
     Args:
         old: the layer; it is not changed.

@@ -112,9 +112,9 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
 
     Returns:
         A new state dict for ``model.load_state_dict(state, strict=False)``, in which norms that
-        cannot be converted and all other entries are as they were; and a report on each norm, on
-        missing tensors and on those that do not fit (``left``). Tensors of another shape must be
-        removed before loading.
+        cannot be converted and all other entries are as they were; and a report on norms of
+        another kind than the model's, on missing tensors and on those that do not fit (``left``).
+        Tensors of another shape must be removed before loading.
     """
     state = unwrap_state(state, model)
     report, layers = Report(), _find_norms(state)

@@ -23,8 +23,9 @@ def load(args: argparse.Namespace) -> Inference:
             model is moved.
 
     Returns:
-        The model in training mode, its preprocessing, and a batch size of 1. Images are resized as
-        in the config's evaluation; without such a setting they keep their size.
+        The model in training mode; a function that runs it on (H, W, 3) uint8 images in RGB, which
+        it resizes as in the config's evaluation, if that has a size; a text that says how; and a
+        batch size of 1.
 
     Raises:
         UserError: the config cannot be read, or its model cannot be built. Errors of a LazyConfig's

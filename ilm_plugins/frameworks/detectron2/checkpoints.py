@@ -167,8 +167,7 @@ def reading_proposals() -> Iterator[None]:
     """Within this context, detectron2 reads proposal files without running code in them.
 
     It replaces the name ``pickle`` in :mod:`detectron2.data.build`, and restores it on exit. A file
-    that is refused raises CheckpointError. Such code may run only within
-    ``checkpoints.loading(unsafe=True)``.
+    that may run code raises CheckpointError, except within ``checkpoints.loading(unsafe=True)``.
     """
     theirs = build.pickle
     build.pickle = SimpleNamespace(load=_load_proposals)

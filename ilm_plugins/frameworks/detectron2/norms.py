@@ -146,7 +146,7 @@ def _build_head(module: ModuleType, wrapped, head: nn.Module, args, kwargs) -> N
     Args:
         module: detectron2's module of the head. Its ``get_norm`` is replaced meanwhile, because the
             head first tries the norm on 32 channels, which may not suit its options.
-        wrapped: the constructor that detectron2 defines.
+        wrapped: the constructor that detectron2 defines, bound to ``head``.
         head: the object to initialize; if it has a PerLevelNorm, it gets a hook that restarts the
             count of levels at each forward pass.
         args, kwargs: the constructor's arguments.

@@ -297,7 +297,10 @@ def lazy_loader(cfg: DictConfig, part: str):
 
 
 def evaluate_lazy(cfg: DictConfig, args: argparse.Namespace):
-    """Evaluate a LazyConfig's ``train.init_checkpoint``, or with --resume its last checkpoint.
+    """Evaluate a LazyConfig's ``train.init_checkpoint``, or with --resume the last checkpoint.
+
+    The last checkpoint is that of ``train.output_dir``; where there is none, ``init_checkpoint`` is
+    evaluated, and with "" the model as it was initialized.
 
     Returns:
         The metrics, see :func:`evaluate_model`.
@@ -393,7 +396,8 @@ def _norm_settings(settings: Mapping, prefix: str = "") -> Iterator[tuple[str, A
     """Yield (dotted key, value) of all settings whose keys end with "norm", in upper or lower case.
 
     Args:
-        settings: nested mappings of a config.
+        settings: nested mappings of a config. Mappings are searched, whatever their keys, and not
+            yielded; lists are not searched.
         prefix: text before all keys, such as "MODEL.".
     """
     for key, value in settings.items():
