@@ -94,7 +94,7 @@ class Case:
 
     Args:
         module: the layer; its parameters receive gradients.
-        function: what is timed: the layer, or another way to compute it from the input.
+        function: the callable to time: the layer, or another way to compute it from the input.
         x: the input, (N, C, H, W).
         dy: gradient of the output, same shape.
     """
@@ -176,7 +176,8 @@ def rows(device: torch.device, name: str, rounds: int, shapes: list[str]) -> Ite
 def compiled_rows(device: torch.device, rounds: int, shapes: list[str]) -> Iterator[dict]:
     """Measure layers against themselves and their plain norms under torch.compile.
 
-    The arguments are those of :func:`rows`; yields a row for each layer of COMPILED_LAYERS and map.
+    It takes the same arguments as :func:`rows`, and yields a row for each layer of COMPILED_LAYERS
+    on each map.
     """
     for shape_name in shapes:
         found = cases(SHAPES[shape_name], device, Setting())

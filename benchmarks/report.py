@@ -172,7 +172,7 @@ def documented(results: dict) -> dict[Path, str]:
 def plot(rows: list[dict], path: Path) -> None:
     """Plot each layer's forward and backward time over its plain norm's, fused and unfused, as PNG.
 
-    ``rows`` are those of the setting "float32".
+    ``rows`` come from the setting "float32".
     """
     import matplotlib
 
@@ -216,7 +216,7 @@ def _layer_pairs(of_settings: dict[str, list[dict]]) -> list[tuple[str, str]]:
 
 
 def _pass_times(row: dict, which: str) -> dict:
-    """Return the times of a pass; on CUDA, those of its replayed graph."""
+    """Return the times of a pass; on CUDA, the times of its replayed graph."""
     return row.get(f"{which}, graph", row[which])
 
 

@@ -31,7 +31,7 @@ LONGEST = (
     *("frameworks/test_stopping.py", "pix2pix/test_training.py"),
     *("cli/test_analyze.py", "layers/test_export.py", "reproduction/test_run.py"),
     *("configs/test_mmseg.py", "configs/test_mmpretrain.py", "checkpoints/test_reading.py"),
-    *("analysis/test_reports.py", "frameworks/openmmlab/test_analyze.py"),
+    *("analysis/test_tables.py", "frameworks/openmmlab/test_analyze.py"),
 )
 
 

@@ -85,11 +85,11 @@ def compute_ratios(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def compute_rescaling(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return what an ILM layer or AssocNorm adds to its weight and bias for an input (N, C, *).
+    """Return the terms that an ILM layer or AssocNorm adds to its weight and bias for an input.
 
     Args:
         layer: an ILM layer or AssocNorm.
-        x: its input.
+        x: its input (N, C, *).
 
     Returns:
         "" -> (N, 2 * key groups): omega - weight, then beta - bias, averaged over each key group.
@@ -141,8 +141,8 @@ def collect_rescaling(
 ) -> dict[str, Rescaling]:
     """Run a model on batches, and return omega and beta of its ILM layers and AssocNorms.
 
-    Arguments and errors are those of :func:`collect_ratios`, and several instances of an image are
-    averaged in the same way; the model's mode is restored.
+    It takes the same arguments as :func:`collect_ratios`, raises the same errors, and averages
+    several instances of an image in the same way. The model's mode is restored.
 
     Returns:
         Name of the layer -> omega minus weight and beta minus bias for each image, in the order of

@@ -53,7 +53,7 @@ Values = Sequence[tuple[str, str, np.ma.MaskedArray]]
 STATISTICS = ("mean", "std", *plots.QUANTILE_NAMES)
 #: Prefix -> header of the column of quantities.
 COLUMNS = {"ratios": "normalizer", "rescaling": "parameter"}
-#: Quantity -> its label in pictures; that of a normalizer is "ratio of ...".
+#: Quantity -> its label in pictures. For a normalizer's ratio the label is "ratio of NAME".
 LABELS = {"omega": r"$\omega - B_\omega$", "beta": r"$\beta - B_\beta$"}
 #: Maximum number of images in PREFIX_by_image.png.
 SHOWN = 6

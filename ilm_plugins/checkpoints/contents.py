@@ -55,7 +55,7 @@ def to_dense(value: Any, key: Any, path: str | os.PathLike) -> Any:
 
     Raises:
         CheckpointError: the value is a meta, sparse, quantized or nested tensor; or it is neither
-            tensor nor array although its name is that of a weight, bias or running statistic.
+            tensor nor array although it is named like a weight, bias or running statistic.
     """
     kind = None
     if isinstance(value, Tensor):
@@ -234,7 +234,7 @@ def _load_optimizer(state: Any, optimizer: Optimizer) -> str | None:
         told = " ".join(str(error).split())
         return f"its optimizer's state is another's: {type(error).__name__}: {told}"
     for group in optimizer.param_groups:
-        # The group has the options in the file, and those that torch adds to older files.
+        # load_state_dict replaced the group's options by the file's; torch adds some it may lack.
         if lacking := options - group.keys():
             return f"its optimizer's state is another's: it has no {', '.join(sorted(lacking))}"
         for parameter in group["params"]:

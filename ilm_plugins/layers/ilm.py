@@ -71,16 +71,7 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         )
 
     def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
-        """Compute omega and beta from the moments of the fine groups by Eqs. 3 to 6.
-
-        Args:
-            mean, var: (N, G') moments of N instances, G' = ``moment_groups``.
-            weight, bias, encode, decode_mean, decode_var, omega_offset: the tensors of
-                :meth:`rescale_tensors`.
-
-        Returns:
-            omega, beta: (N, key groups, C / key groups) each.
-        """
+        """Compute omega and beta by Eqs. 3 to 6; see :meth:`.AutoencoderNorm.predict`."""
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
         for_mean, for_var = (ACTIVATIONS[name] for name in self.activations)
         beta = for_mean(from_mean) + self.by_key_group(bias)

@@ -122,8 +122,8 @@ def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pi
         if not isinstance(model, Pix2Pix):
             raise TypeError(f"its model is a {type(model).__name__}")
         model.load_state_dict(state["state_dict"])
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
+    except CheckpointError:
+        raise
     except Exception as error:  # an invalid file can raise anything
         raise UserError(
             f"{checkpoint} is not a checkpoint of a Pix2Pix by tools/train_net.py: "
