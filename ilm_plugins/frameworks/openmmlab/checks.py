@@ -23,6 +23,7 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 #: Valid entries of a config that are not parameters of MMEngine's Runner.
 ENTRIES = {
     "auto_scale_lr",
+    "channels_last",
     "compile",
     "find_unused_parameters",
     "model_wrapper_cfg",

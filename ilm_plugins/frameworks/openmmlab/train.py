@@ -82,7 +82,9 @@ class PluginRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Move the model to its device and, in a run of several processes, wrap it.
 
-        In a single process, and on the CPU, SyncBN layers become BN, which is logged.
+        In a single process, and on the CPU, SyncBN layers become BN, which is logged. If the config
+        has ``channels_last = True``, the weights of 2d convolutions, and so the feature maps that
+        they compute, are stored with channels last.
 
         Args:
             model_wrapper_cfg: config of the wrapper; None for DistributedDataParallel.
@@ -91,6 +93,8 @@ class PluginRunner(Runner):
         Returns:
             The model, wrapped if there are several processes.
         """
+        if self.cfg.get("channels_last"):
+            model = model.to(memory_format=torch.channels_last)
         if self.distributed and get_device() == "cpu":
             self.logger.info("On the CPU, SyncBN layers of the model become plain BN layers.")
             model = revert_sync_batchnorm(model)
