@@ -26,7 +26,7 @@ FILE = "launch.json"
 OLD_FILE = "origin.json"
 DEFAULT_WORK_DIR = Path("output/reproduce")
 #: A command line argument KEY.KEY=VALUE, which overrides a setting of the config.
-OVERRIDE = re.compile(r"\w+(\.\w+)+=")
+OVERRIDE = re.compile(r"\w+(\.\w+)*=")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Args:
         argv: the command line without the program's name; default: ``sys.argv[1:]``. Its words
-            KEY.KEY=VALUE may stand anywhere; they are overrides for "run", and without effect on
+            KEY=VALUE may stand anywhere; they are overrides for "run", and without effect on
             the other commands.
 
     Returns:
@@ -52,9 +52,9 @@ def parser() -> argparse.ArgumentParser:
     running = commands.add_parser(
         "run",
         help="train and test a table's cells, or go on with them",
-        usage="%(prog)s TABLE [CELL] [KEY.KEY=VALUE ...] [options]",
-        epilog="Runs are in WORK_DIR/TABLE/CELL/seedN, each with its record.json. Words with a dot "
-        "and '=' anywhere are overrides for tools/train_net.py, of all cells alike.",
+        usage="%(prog)s TABLE [CELL] [KEY=VALUE ...] [options]",
+        epilog="Runs are in WORK_DIR/TABLE/CELL/seedN, each with its record.json. Words "
+        "KEY=VALUE anywhere are overrides for tools/train_net.py, of all cells alike.",
     )
     running.set_defaults(command=run_)
     running.add_argument("table", help="such as en-5; 'list' has them all")
