@@ -25,7 +25,7 @@ FILE = "launch.json"
 #: Its name before 21 November 2026, with the keys command, settings, commit, torch, device.
 OLD_FILE = "origin.json"
 DEFAULT_WORK_DIR = Path("output/reproduce")
-#: A command line argument KEY.KEY=VALUE, which overrides a setting of the config.
+#: A command line argument KEY=VALUE, which overrides a setting of the config.
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
 
 
