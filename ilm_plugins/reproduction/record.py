@@ -22,6 +22,8 @@ from .registry import ROOT, Cell
 
 #: In the label of a run that has finished training but has not been tested.
 NO_FIGURE = "no figure yet"
+#: See :mod:`ilm_plugins.pix2pix.metrics`. The second is sqrt(3) times the first.
+RMSE, RGB_RMSE = "RMSE", "RMSE of RGB vectors"
 #: Largest number of characters in the name of a record's file, without ".json".
 LONGEST = 150
 
@@ -218,6 +220,8 @@ def describe(result: Mapping[str, Any]) -> str:
 def read(path: Path) -> dict[str, Any]:
     """Read a record from its file, whose path is in the error messages.
 
+    To records from before the measure "RMSE of RGB vectors" it is added, sqrt(3) times their RMSE.
+
     Raises:
         UserError: the file is not JSON, or names no known table and cell.
         OSError: the file is missing or unreadable.
@@ -225,6 +229,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         registry.tables()[found["table"]].cells[found["cell"]]
+        for figures in (found["figures"], *found.get("references", {}).values()):
+            if figures.get(RMSE) is not None and RGB_RMSE not in figures:
+                figures[RGB_RMSE] = float(f"{3**0.5 * figures[RMSE]:.6g}")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no record of a run ({error!r}); remove it") from error
     return found

@@ -38,12 +38,14 @@ class Measure:
         better: "lower" or "higher".
         metrics: name in a framework's output -> (a, b), where the figure is a + b * metric.
         options: options of tools/train_net.py for the test that gives the metrics.
+        comparable: False if the paper does not define its figure: it has no difference from ours.
     """
 
     unit: str
     better: str
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    comparable: bool = True
 
     @property
     def described(self) -> str:

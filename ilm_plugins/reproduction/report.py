@@ -222,12 +222,14 @@ def _group_row(
         name: text of the first column.
         group: the records of the runs, at least one; the row's label is that of the first.
         paper: text of the column of the paper's figures.
-        published: the paper's figures, for the column of differences; empty for none.
+        published: the paper's figures, for the column of differences; empty for none. Measures
+            that are not ``comparable`` have no difference.
     """
     ours = [_values(group, measure) for measure in table.measures]
+    comparable = [registry.measures()[measure].comparable for measure in table.measures]
     differences = [
-        mean(values) - value if values and value is not None else None
-        for values, value in zip(ours, published, strict=False)
+        mean(values) - value if values and value is not None and compared else None
+        for values, value, compared in zip(ours, published, comparable, strict=False)
     ]
     return _markdown_row(
         name,

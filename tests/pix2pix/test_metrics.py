@@ -13,6 +13,7 @@ from PIL import Image
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.pix2pix import metrics
+from ilm_plugins.reproduction import registry
 from workers import Harmful
 
 
@@ -36,6 +37,17 @@ def test_rmse_and_l1_count_all_pixels_and_channels(pair):
     assert metrics.l1(*pair) == pytest.approx(np.abs(a - b).mean(), rel=1e-5)
     black, white = torch.zeros(3, 12, 12, dtype=torch.uint8), torch.full((3, 12, 12), 255)
     assert metrics.rmse(black, white) == metrics.l1(black, white) == 255
+
+
+def test_rmse_of_rgb_vectors_is_that_of_channels_by_a_factor(pair):
+    """As the reports have it, over two pairs of images."""
+    pairs = [pair, (noise(1, 40, 48), noise(2, 40, 48))]
+    differences = [a.double().numpy() - b.double().numpy() for a, b in pairs]
+    norms = [np.linalg.norm(difference, axis=0) for difference in differences]
+    expected = np.mean([np.sqrt((norm**2).mean()) for norm in norms])
+    measure = registry.measures()["RMSE of RGB vectors"]
+    found = measure.read(metrics.compare(pairs, metrics.MEASURES))
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_ssim_is_that_of_the_paper(pair):

@@ -186,6 +186,37 @@ def test_a_full_recipe_alone_stands_beside_the_papers_figure(tmp_path):
     assert row(page, "ResNet20/BN")["run"] == "not run"
 
 
+def test_what_the_paper_does_not_define_has_no_difference(tmp_path):
+    """Its RMSE has no unit, its SSIM and LPIPS no settings; an L1 it does not have."""
+    cell = registry.find_cell("ilm-6 IN / IN")
+    write_run(tmp_path / "a", cell.config, 200)
+    metrics = {"rmse": 60.0, "ssim": 0.25, "l1": 45.0, "lpips": 0.5}
+    figures = {name: measure.read(metrics) for name, measure in record.measures(cell).items()}
+    found = {**of(cell, tmp_path / "a"), "label": "full recipe", "figures": figures}
+    record.collect(found, tmp_path / "r" / "records")
+    report.write(tmp_path / "r" / "records")
+    own = row((tmp_path / "r" / "ilm.md").read_text(), "IN / IN")
+    assert own["paper"] == "108.17 / 108.17 / 0.441 / 0.372 / -"
+    assert own["ours"] == "60.00 / 103.92 / 0.500 / 0.250 / 45.00"
+    assert own["ours - paper"] == "- / - / - / - / -"
+
+
+def test_records_without_the_rmse_of_rgb_vectors_get_it(tmp_path):
+    cell = registry.find_cell("ilm-6 IN / IN")
+    former = {
+        "table": cell.table,
+        "cell": cell.name,
+        "figures": {"RMSE": 60.0, "SSIM": 0.25},
+        "references": {"mean training image": {"RMSE": 50.0, "LPIPS": None}},
+    }
+    record.write(former, tmp_path / "record.json")
+    found = record.read(tmp_path / "record.json")
+    assert found["figures"] == {**former["figures"], "RMSE of RGB vectors": 103.923}
+    assert found["references"]["mean training image"]["RMSE of RGB vectors"] == 86.6025
+    measured = registry.measures()["RMSE of RGB vectors"].read({"rmse": 60.0})
+    assert measured == pytest.approx(103.923, abs=1e-3)
+
+
 def test_several_seeds_are_a_mean_and_a_spread(tmp_path):
     found = [
         recorded(tmp_path / str(seed), epochs=165, accuracy=accuracy, seed=seed)
