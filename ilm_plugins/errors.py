@@ -42,6 +42,10 @@ class RunError(UserError):
     can_resume = True
 
 
+class DivergedError(RunError):
+    """The loss of a training became infinite or NaN."""
+
+
 class PeerError(RunError):
     """Another process of a distributed run died; only its own error has the cause."""
 

@@ -17,7 +17,15 @@ from pathlib import Path
 
 import torch
 
-from ..errors import ERROR_FILE, PeerError, RunError, UnexpectedError, UserError, write_error
+from ..errors import (
+    ERROR_FILE,
+    DivergedError,
+    PeerError,
+    RunError,
+    UnexpectedError,
+    UserError,
+    write_error,
+)
 from .stopping import SIGNALS, Stop, stoppable
 
 #: Last sentence of an error line, if the run can be resumed.
@@ -123,9 +131,9 @@ def explain(error: Exception) -> UserError:
     Returns:
         A UserError of one line is returned unchanged. One of several lines comes from a DataLoader
         worker, where torch adds the traceback to the message; it is made anew without that. Known
-        causes get advice: UserError for mmcv without operators; RunError for NaN (that is,
-        FloatingPointError), a full disk or an unusable file, GPU memory, or a dead DataLoader
-        worker; PeerError for the loss of another rank. Any other exception becomes an
+        causes get advice: UserError for mmcv without operators; DivergedError for NaN (that is,
+        FloatingPointError); RunError for a full disk or an unusable file, GPU memory, or a dead
+        DataLoader worker; PeerError for the loss of another rank. Any other exception becomes an
         UnexpectedError with its type and message.
     """
     text = " ".join(str(error).split())
@@ -137,7 +145,7 @@ def explain(error: Exception) -> UserError:
     if _lacks_operators(error):
         return UserError(OPERATORS)
     if isinstance(error, FloatingPointError):
-        return RunError(f"{text}; lower the learning rate, or look at the data")
+        return DivergedError(f"{text}; lower the learning rate, or look at the data")
     if isinstance(error, OSError) and (error.errno in DISK or error.filename):
         file = error.filename or "a file of the run"
         return RunError(f"{file}: {error.strerror}; free space, or fix the file or its permissions")

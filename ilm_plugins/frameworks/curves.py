@@ -60,13 +60,16 @@ def means(unit: str, logged: Iterable[tuple[int, str, float]]) -> list[dict[str,
 
     Args:
         unit: "epochs" or "iterations", the key of the point in the result.
-        logged: triples of point, name of the quantity and value, in any order.
+        logged: triples of point, name of the quantity and value, in any order; infinite values
+            and NaN are left out.
 
     Returns:
         A dict for each point, in rising order: {unit: point, name: mean rounded to 4 decimals}.
     """
     values: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for at, name, value in logged:
+        if not math.isfinite(value):
+            continue
         values[at][name].append(value)
     return [
         {unit: at, **{name: round(fmean(v), 4) for name, v in sorted(row.items())}}

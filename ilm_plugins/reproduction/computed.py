@@ -1,5 +1,6 @@
 """The papers' figures that need no training: parameters and floating point operations."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -14,12 +15,15 @@ from .registry import ROOT, Cell, tables
 
 #: Channels of the layer of EN's Table 1.
 CHANNELS = 64
-#: Name of a plain norm in Table 1 -> its constructor, which takes the number of channels.
+#: Name of a norm in Table 1 that is none of this package -> its constructor, which takes the number
+#: of channels. Of BKN it is what the table counts: the matrix A by which it predicts the statistics
+#: of a layer from those of the layer before (Wang et al., arXiv 1802.03133).
 PLAIN = {
     "BN": nn.BatchNorm2d,
     "IN": partial(nn.InstanceNorm2d, affine=True),
     "LN": partial(nn.GroupNorm, 1),
     "GN": partial(nn.GroupNorm, 32),
+    "BKN": lambda channels: nn.Conv2d(channels, channels, 1, bias=False),
 }
 
 
@@ -35,7 +39,7 @@ def compute(cell: Cell) -> dict[str, float]:
     table = tables()[cell.table]
     function = {
         "parameter_increment": parameter_increment,
-        "layer_parameters": layer_parameters,
+        "layer_cost": layer_cost,
         "cost": cost,
     }[table.compute]
     return dict(zip(table.measures, function(**cell.of), strict=True))
@@ -66,9 +70,21 @@ def parameter_increment(depth: int, layer: str, **options: Any) -> tuple[float]:
     return (100 * (more - plain) / plain,)
 
 
-def layer_parameters(layer: str) -> tuple[int]:
-    """Count the parameters of a norm layer of 64 channels, as a tuple of one."""
-    return (complexity.parameters((PLAIN | NORMS)[layer](CHANNELS)),)
+def layer_cost(layer: str) -> tuple[int, float]:
+    """Return a norm layer's parameters and the power of its channels C in its operations.
+
+    The power is log2 of the operations at 2C channels over those at C, for C = 64.
+
+    Args:
+        layer: a row of EN's Table 1.
+
+    Raises:
+        UserError: fvcore is not installed.
+    """
+    small, large = ((PLAIN | NORMS)[layer](c) for c in (CHANNELS, 2 * CHANNELS))
+    once = _flops(small, torch.zeros(2, CHANNELS, 32, 32))
+    twice = _flops(large, torch.zeros(2, 2 * CHANNELS, 32, 32))
+    return complexity.parameters(small), math.log2(twice / once)
 
 
 def cost(config: str) -> tuple[float, float]:
@@ -91,8 +107,13 @@ def cost(config: str) -> tuple[float, float]:
     from ..frameworks.openmmlab.train import build_model
 
     model = build_model(args)
+    operations = _flops(model, torch.zeros(1, 3, 224, 224))
+    return complexity.parameters(model) / 1e6, operations / 1e9
+
+
+def _flops(model: nn.Module, images: torch.Tensor) -> int:
+    """Return :func:`.complexity.flops`; raise UserError if fvcore is not installed."""
     try:
-        operations = complexity.flops(model, torch.zeros(1, 3, 224, 224))
+        return complexity.flops(model, images)
     except ImportError as error:
         raise UserError(str(error)) from None
-    return complexity.parameters(model) / 1e6, operations / 1e9

@@ -22,6 +22,8 @@ from ..version import __version__
 from .registry import ROOT
 
 FILE = "launch.json"
+#: File in a run's folder with the error that ended its last subprocess; see :func:`.read_error`.
+ERROR = ".error"
 #: Its name before 21 November 2026, with the keys command, settings, commit, torch, device.
 OLD_FILE = "origin.json"
 DEFAULT_WORK_DIR = Path("output/reproduce")

@@ -98,6 +98,8 @@ def list_(args: argparse.Namespace) -> None:
         print(f"\n{table.id}  {registry.papers()[table.paper]}, {table.number}: {table.title}")
         if table.note:
             print(f"  {table.note}")
+        if table.cells or table.shows:
+            print(f"  python tools/reproduce.py run {table.id}")
         print(*(f"  {row}" for row in _rows(table)), sep="\n")
 
 

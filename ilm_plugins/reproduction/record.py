@@ -13,11 +13,11 @@ from typing import Any
 
 from ..checkpoints import replacing
 from ..cli import train_net
-from ..errors import UserError
+from ..errors import DivergedError, UserError, read_error
 from ..frameworks import installed
 from ..frameworks.run_summary import RunFolders, Test
 from . import registry
-from .launch import Launch
+from .launch import ERROR, Launch
 from .registry import ROOT, Cell
 
 #: In the label of a run that has finished training but has not been tested.
@@ -99,7 +99,8 @@ def build(
 
     Returns:
         The record, a JSON-ready dict; floats have six significant digits. Its "figures" lack the
-        measures that have no result yet.
+        measures that have no result yet. Only if an infinite or NaN loss ended the training, it has
+        "diverged", the text of that error.
 
     Raises:
         UserError: the folder holds no run; see also :func:`framework`.
@@ -150,6 +151,9 @@ def build(
         "versions": launch.versions,
         "commit": launch.commit,
     }
+    error = read_error(folder / ERROR)
+    if isinstance(error, DivergedError):
+        result["diverged"] = str(error).partition(";")[0]  # without the advice
     result["label"] = label(result, before, measured)
     # As JSON keeps it, with rounded floats.
     return json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.6g}"))
@@ -168,11 +172,12 @@ def label(
             there is at least one. If not, a complete run is labelled :data:`NO_FIGURE`.
 
     Returns:
-        The differences, separated by ", ", such as "shortened: 10 of 90 epochs".
+        The differences, separated by ", ", such as "shortened: 10 of 90 epochs". That a training
+        diverged is none: the recipe was followed as far as it goes.
     """
     unit, run, planned, recipe = (result[key] for key in ("unit", "run", "planned", "recipe"))
     words = ["miniature"] if result["miniature"] else []
-    if run < planned:
+    if run < planned and "diverged" not in result:
         words.append(f"unfinished: {run} of {planned} {unit}")
     if planned != recipe:
         how = "shortened" if planned < recipe else "lengthened"
@@ -211,10 +216,22 @@ def _abbreviated(value: Any) -> str:
     return text if len(text) < 40 else f"{text[:40]}..."
 
 
+def converged(result: Mapping[str, Any]) -> bool:
+    """Whether a run's loss stayed finite, and its first figure is not within 1 of chance.
+
+    ``chance`` of the table is used, which most tables lack.
+    """
+    table = registry.tables()[result["table"]]
+    figure = result["figures"].get(table.measures[0])
+    guessed = None not in (table.chance, figure) and abs(figure - table.chance) < 1
+    return "diverged" not in result and not guessed
+
+
 def describe(result: Mapping[str, Any]) -> str:
     """Return a record's figures and its label: "top-1 error 23.4 (full recipe)"."""
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in result["figures"].items())
-    return f"{figures or 'no figure'} ({result['label']})"
+    figures = [f"{name} {value:.4g}" for name, value in result["figures"].items()]
+    figures += ["did not converge"] * (not converged(result))
+    return f"{', '.join(figures) or 'no figure'} ({result['label']})"
 
 
 def read(path: Path) -> dict[str, Any]:

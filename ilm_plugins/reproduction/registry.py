@@ -116,6 +116,7 @@ class Table:
         paper: key of the paper in :func:`papers`.
         number: as in the paper, such as "Table 5".
         measures: names of the columns, keys of :func:`measures`.
+        chance: figure of a random guess, in the first column; None if it is of no interest.
         cells: name -> cell, in the paper's order.
     """
 
@@ -128,6 +129,7 @@ class Table:
     compute: str | None = None
     shows: tuple[str, ...] = ()
     against: str | None = None
+    chance: float | None = None
     command: str | None = None
     note: str | None = None
 

@@ -227,6 +227,8 @@ def _group_row(
     """
     ours = [_values(group, measure) for measure in table.measures]
     comparable = [registry.measures()[measure].comparable for measure in table.measures]
+    failures = _failures(group)
+    found = [_means(table, ours)] * (any(ours) or not failures) + [failures] * bool(failures)
     differences = [
         mean(values) - value if values and value is not None and compared else None
         for values, value, compared in zip(ours, published, comparable, strict=False)
@@ -235,10 +237,17 @@ def _group_row(
         name,
         group[0]["label"],
         paper,
-        _means(table, ours),
+        ", ".join(found),
         figures(table, differences, sign="+") if differences else "",
         *_provenance(group),
     )
+
+
+def _failures(group: Records) -> str:
+    """Return "did not converge", with the seeds if others of the group did; "" if all did."""
+    failed = [r for r in group if not record.converged(r)]
+    seeds = f" with seed {_distinct(r['seed'] for r in failed)}" * (len(failed) < len(group))
+    return f"did not converge{seeds}" if failed else ""
 
 
 def _values(group: Records, name: str) -> list[float]:

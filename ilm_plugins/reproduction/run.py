@@ -506,7 +506,7 @@ async def _execute(run: Run, now: Launch, words: list[str], deadline: float) -> 
     """
     if time.monotonic() >= deadline:
         raise Stopped
-    options, log, failed = run.options, run.folder / "output.log", run.folder / ".error"
+    options, log, failed = run.options, run.folder / "output.log", run.folder / launch.ERROR
     command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", run.cell.file]
     command += [] if options.num_gpus is None else ["--num-gpus", str(options.num_gpus)]
     command += ["--unsafe"] if options.unsafe else []

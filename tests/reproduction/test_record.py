@@ -1,5 +1,6 @@
 """Records of runs and the reports on them."""
 
+import errno
 import json
 import sys
 
@@ -11,7 +12,8 @@ pytest.importorskip("matplotlib", reason="needs matplotlib, of ilm_plugins[repro
 from PIL import Image
 
 import fresh
-from ilm_plugins.errors import UserError
+from ilm_plugins.errors import UserError, write_error
+from ilm_plugins.frameworks.command import explain
 from ilm_plugins.reproduction import launch, record, registry, report
 from ilm_plugins.reproduction.main import main
 from recipes import ROOT
@@ -43,12 +45,12 @@ def row(page, begins):
     return dict(zip(report.COLUMNS, line.strip("| ").split(" | "), strict=False))
 
 
-def reported(folder, *found):
-    """The page on EN, after more records."""
+def reported(folder, *found, page="en.md"):
+    """A page of the reports, after more records."""
     for one in found:
         record.collect(one, folder / "records")
     report.write(folder / "records")
-    return (folder / "en.md").read_text()
+    return (folder / page).read_text()
 
 
 def test_a_record_says_what_a_run_was(tmp_path):
@@ -225,6 +227,60 @@ def test_several_seeds_are_a_mean_and_a_spread(tmp_path):
     own = row(reported(tmp_path / "r", *found), "ResNet20/EN")
     assert own["ours"] == "92.50 ± 0.50" and own["seeds"] == "0, 1, 2"
     assert own["ours - paper"] == "+0.09" and own["trained"] == "165 of 165 epochs"
+
+
+ACTIVATIONS = registry.find_cell("ilm-7 (tanh, relu)")
+
+
+def diverged(folder, epochs, **options):
+    """The record of a run whose training ended by its loss."""
+    write_run(folder, ACTIVATIONS.config, epochs)
+    text = "the loss became infinite or NaN at iteration 17"
+    write_error(explain(FloatingPointError(text)), folder / launch.ERROR)
+    return of(ACTIVATIONS, folder, **options)
+
+
+@pytest.mark.parametrize("epochs", [0, 3])
+def test_a_run_whose_loss_became_nan_stands_beside_the_papers_words(epochs, tmp_path):
+    found = diverged(tmp_path / "a", epochs, seed=0)
+    assert found["diverged"] == "the loss became infinite or NaN at iteration 17"
+    assert record.describe(found) == "did not converge (full recipe)"
+    own = row(reported(tmp_path / "r", found, page="ilm.md"), "(tanh, relu)")
+    assert own["paper"] == own["ours"] == "did not converge"
+    assert own["trained"] == f"{epochs} of 350 epochs"
+    # Gone on with, it is another run.
+    (tmp_path / "a" / launch.ERROR).unlink()
+    assert of(ACTIVATIONS, tmp_path / "a")["label"] == f"unfinished: {epochs} of 350 epochs"
+
+
+def test_a_run_that_ended_otherwise_did_not_diverge(tmp_path):
+    write_run(tmp_path, CELL.config, 3)
+    write_error(explain(OSError(errno.ENOSPC, "No space left on device")), tmp_path / launch.ERROR)
+    assert of(CELL, tmp_path)["label"] == "unfinished: 3 of 165 epochs"
+
+
+@pytest.mark.parametrize(
+    "accuracies, ours",
+    [
+        ([10.0], "90.00, did not converge"),
+        ([10.9], "89.10, did not converge"),
+        ([12.0], "88.00"),
+        # With the first seed its loss became NaN.
+        ([None, 92.0], "8.00, did not converge with seed 0"),
+        ([None, 10.0], "90.00, did not converge"),
+    ],
+)
+def test_a_run_at_chance_did_not_converge(accuracies, ours, tmp_path):
+    found = []
+    for seed, accuracy in enumerate(accuracies):
+        folder = tmp_path / str(seed)
+        if accuracy is None:
+            found.append(diverged(folder, 3, seed=seed))
+            continue
+        options = {"cell": ACTIVATIONS, "epochs": 350, "seed": seed}
+        found.append(recorded(folder, accuracy=accuracy, **options))
+    page = reported(tmp_path / "r", *found, page="ilm.md")
+    assert row(page, "(tanh, relu)")["ours"] == ours
 
 
 def test_runs_of_other_settings_are_no_seeds_of_one(tmp_path):

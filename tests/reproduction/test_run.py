@@ -386,6 +386,18 @@ def test_a_miniature_is_stopped_gone_on_with_and_reported_as_one(fresh_processes
     assert "| ResNet20/EN | not run | 92.41 |" in page
 
 
+@pytest.mark.wide
+def test_a_run_whose_loss_becomes_nan_is_recorded_as_such(fresh_processes, tmp_path, capfd):
+    words = ("en-5", "ResNet20/BN", "--miniature", "optim_wrapper.optimizer.lr=1e30")
+    assert run(tmp_path, *words) == 1
+    error = capfd.readouterr().err
+    assert "error: the loss became infinite or NaN at iteration" in error
+    (path,) = tmp_path.rglob("record.json")
+    found = json.loads(path.read_text())
+    assert found["diverged"].startswith("the loss became infinite or NaN at iteration ")
+    assert found["run"] < 2 and "unfinished" not in found["label"]
+
+
 @pytest.mark.parametrize(
     "cell",
     [

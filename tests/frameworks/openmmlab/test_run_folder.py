@@ -1,6 +1,7 @@
 """What is asked of MMEngine's configs and of their runs' folders."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 
 from ilm_plugins.cli import train_net
 from ilm_plugins.errors import UserError
+from ilm_plugins.frameworks import curves
 from ilm_plugins.frameworks.openmmlab import run_folder
 from ilm_plugins.frameworks.openmmlab.checks import load_config
 from recipes import ROOT
@@ -168,3 +170,8 @@ def test_the_multi_scale_test_is_told_by_its_model(tmp_path):
 def test_a_folder_without_a_run_is_told(tmp_path):
     with pytest.raises(UserError, match="no run of tools"):
         run_folder.summary(CIFAR, tmp_path, 165)
+
+
+def test_curves_leave_out_what_is_infinite_or_nan():
+    values = [(1, "loss", 2.0), (1, "loss", math.nan), (2, "loss", math.inf), (2, "lr", 0.1)]
+    assert curves.means("epochs", values) == [{"epochs": 1, "loss": 2.0}, {"epochs": 2, "lr": 0.1}]
