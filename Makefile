@@ -62,7 +62,7 @@ demo: install install-detectron2
 
 demo-compare: install install-detectron2
 	$(DEMO) $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_gn.yaml \
-		$(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml
+		$(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml $(if $(RECORD),--record $(RECORD))
 
 bench: install install-detectron2
 	$(BIN)/python -m benchmarks

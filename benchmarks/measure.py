@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
 
+from ilm_plugins.cli.environment import commit, processor
 from ilm_plugins.ops import cpu
-from ilm_plugins.reproduction.launch import processor
 
 #: A function to measure.
 Run = Callable[[], object]
@@ -86,13 +86,14 @@ def as_graph(run: Run) -> Run:
 
 
 def machine(on: torch.device) -> dict:
-    """Return device, processor, the C kernels' instruction set, threads and version of torch."""
+    """Return device, processor, kernels' instructions, threads, torch's version and the commit."""
     return {
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else "cpu",
         "processor": processor(),
         "kernels for": cpu.instruction_set() if cpu.is_built() else "none",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "commit": commit(),
     }
 
 

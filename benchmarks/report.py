@@ -56,13 +56,14 @@ def everything(results: dict) -> str:
 
 
 def about(results: dict) -> str:
-    """Return a sentence on the machine, torch and the number of rounds."""
+    """Return a sentence on the machine, torch, the number of rounds and the commit."""
     machine = results["machine"]
     where = machine["device"]
     if where == "cpu":
         where = f"{machine['processor']}, kernels for {machine['kernels for']}"
         where += f", {machine['threads']} threads but where one is named"
-    return f"{where}, torch {machine['torch']}, medians of {results['rounds']} interleaved rounds."
+    rounds = f"medians of {results['rounds']} interleaved rounds"
+    return f"{where}, torch {machine['torch']}, {rounds}, at commit {machine['commit']}."
 
 
 def means(results: dict) -> str:
@@ -179,6 +180,8 @@ def plot(rows: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    from ilm_plugins.reproduction import pictures
+
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     figure, axes = pyplot.subplots(2, 3, figsize=(13, 7), sharey=True, squeeze=False)
     for axis, name in zip(axes.flat, layers, strict=False):
@@ -205,7 +208,7 @@ def plot(rows: list[dict], path: Path) -> None:
     axes[1, 0].set_ylabel("forward + backward time")
     axes[0, 0].legend(ncols=2, loc="upper left")
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    pictures.save(figure, path, rows)
     pyplot.close(figure)
 
 

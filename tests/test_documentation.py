@@ -19,6 +19,7 @@ import ilm_plugins
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.layers import parse_norm
 from ilm_plugins.ops import cpu
+from ilm_plugins.reproduction import record, registry
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -73,6 +74,66 @@ def test_links_lead_somewhere():
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)", page.read_text("utf-8")):
             assert (page.parent / link).exists(), (page.name, link)
+
+
+def figures(stem):
+    """The figures of a record, by its file's name; under "mean" those of the mean image."""
+    found = record.read(ROOT / "reports" / "records" / f"{stem}.json")
+    return {**found["figures"], "mean": found.get("references", {}).get("mean training image")}
+
+
+def quotes():
+    """Page -> sentences in it, with figures of records."""
+    norms = ("BN", "SN", "EN")
+    short = [f"en-5-ResNet20-{norm}-seed0-shortened-12-of-165-epochs" for norm in norms]
+    bn, sn, en = (figures(stem)["top-1"] for stem in short)
+    facades = [
+        figures(
+            f"ilm-6-{norm}-IN-seed0-shortened-10-of-200-epochs-changed-custom_hooks-"
+            "TranslatedImages+EMAHook"
+        )
+        for norm in ("IN", "ILM+IN")
+    ]
+    columns = ("RMSE", "RMSE of RGB vectors", "SSIM", "L1")
+    plain, ilm, mean = (
+        [one[column] for column in columns] for one in (*facades, facades[0]["mean"])
+    )
+    cost, paper = (
+        figures("en-2-cost-ResNet50-EN"),
+        registry.find_cell("en-2-cost ResNet50/EN").paper,
+    )
+    return {
+        README: [
+            f"{bn:.1f} % under BN, {sn:.1f} % under SN and {en:.1f} % under EN after 12 of 165",
+            "an RMSE of {:.1f} ({:.1f} over vectors), an SSIM of {:.3f} and an L1 of {:.1f} on the "
+            "200 test images, ".format(*plain)
+            + "ILM+IN / IN {:.1f} ({:.1f}), {:.3f} and {:.1f}; ".format(*ilm)
+            + "the mean training image has {:.1f} ({:.1f}), {:.3f} and {:.1f}:".format(*mean),
+            f"ResNet-50 with EN has {cost['parameters']:.2f} M parameters and "
+            f"{cost['GFLOPs']:.3f} GFLOPs here, {paper[0]} M and {paper[1]} in the paper",
+        ]
+    }
+
+
+#: A measured figure: an accuracy, a score or a cost.
+MEASURED = re.compile(r"\d ?%|\b(AP|mIoU|RMSE|SSIM|L1|accuracy)( of)? \d|\d (M|GFLOPs)\b")
+
+
+def test_measured_figures_are_those_of_records():
+    """In pages, but for code and the benchmark's tables, and in the comments of configs."""
+    quoted = quotes()
+    for page in [*PAGES, *ROOT.glob("configs/**/*.py"), *ROOT.glob("configs/**/*.yaml")]:
+        text = page.read_text("utf-8")
+        if page.suffix != ".md":
+            text = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+        text = re.sub(r"<!-- benchmark.*?<!-- end -->", "", text, flags=re.DOTALL)
+        text = " ".join(BLOCK.sub("", text).split())
+        for sentence in quoted.get(page, []):
+            assert sentence in text, f"{page.name}: records give {sentence!r}"
+            text = text.replace(sentence, "")
+        if page.name != "learned.md":
+            left = [text[m.start() - 40 : m.end() + 40] for m in MEASURED.finditer(text)]
+            assert not left, f"{page.name}: no record is known of {left}"
 
 
 WORKED_EXAMPLE = ROOT / "docs" / "adding-a-normalizer.md"

@@ -1,14 +1,19 @@
 """Train small models on the generated `shapes`, print their COCO AP and draw predictions."""
 
 import argparse
+import hashlib
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from ..errors import UserError
 from ..frameworks.command import add_traceback, command
-from . import train_net
+from . import environment, train_net
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="detectron2 yaml")
     parser.add_argument("--output", default="output/demo", metavar="FOLDER")
+    parser.add_argument(
+        "--record", metavar="FOLDER", help="also write the results and the last picture there"
+    )
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
     add_traceback(parser)
     args = parser.parse_args(argv)
@@ -34,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     """Train and evaluate each config, draw predictions, and print a table of AP and time.
 
     Training runs on the CPU. The run folder of a config is OUTPUT/NAME, where NAME is its file name
-    without suffix; ``predictions.png`` is written there, too.
+    without suffix; ``predictions.png`` is written there, too. With ``args.record`` the table and
+    the last picture are also written to that folder; see :func:`write_record`.
 
     Returns:
         0, or the exit status of the first training that failed; the remaining configs are then not
@@ -49,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; run 'make install-detectron2'") from error
 
-    rows = []
+    results = []
     for config in args.configs:
         folder = Path(args.output, Path(config).stem)
         options = ["--config-file", config, "--num-gpus", "0", *["--traceback"] * args.traceback]
@@ -62,21 +71,42 @@ def run(args: argparse.Namespace) -> int:
         weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
         cfg = load_config(train_net.parser().parse_args([*options, *overrides, *weights]))
         draw_predictions(cfg, folder / "predictions.png")
-        rows.append(_row(cfg.MODEL.ROI_BOX_HEAD.NORM, folder, seconds))
+        norm, (box, mask) = cfg.MODEL.ROI_BOX_HEAD.NORM, _last_ap(folder)
+        result = {"config": Path(config).name, "norm": norm, "box AP": box, "mask AP": mask}
+        results.append({**result, "seconds": round(seconds)})
     print(f"\n{'box head norm':14} {'box AP':>7} {'mask AP':>8} {'seconds':>8}   picture")
-    print("\n".join(rows))
+    for one, config in zip(results, args.configs, strict=True):
+        norm, box, mask, seconds = (one[key] for key in ("norm", "box AP", "mask AP", "seconds"))
+        picture = Path(args.output, Path(config).stem, "predictions.png")
+        print(f"{norm:14} {box:7.1f} {mask:8.1f} {seconds:8}   {picture}")
+    if args.record is not None:
+        write_record(results, picture, Path(args.record))
     return 0
 
 
-def _row(norm: str, folder: Path, seconds: float) -> str:
-    """Return a line of the table: norm, box AP and mask AP of the last evaluation, seconds.
-
-    Args:
-        norm: the NORM of the box head.
-        folder: the run folder, whose metrics.json has the evaluations.
-        seconds: duration of training and evaluation.
-    """
+def _last_ap(folder: Path) -> tuple[float, float]:
+    """Return box AP and mask AP, in percent, of the last evaluation in a run folder."""
     lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
     metrics = [line for line in lines if "bbox/AP" in line][-1]
-    box, mask = metrics["bbox/AP"], metrics["segm/AP"]
-    return f"{norm:14} {box:7.1f} {mask:8.1f} {seconds:8.0f}   {folder / 'predictions.png'}"
+    return round(metrics["bbox/AP"], 2), round(metrics["segm/AP"], 2)
+
+
+def write_record(results: list[dict[str, Any]], picture: Path, folder: Path) -> None:
+    """Write ``demo.json`` and ``demo.png`` to a folder, as ``docs/`` has them.
+
+    Args:
+        results: config, norm, AP in percent and seconds of each training; goes to demo.json with
+            torch's version, the processor, its threads, the commit and the SHA-256 of the picture.
+        picture: the PNG to copy.
+        folder: an existing folder, in which older files of these names are replaced.
+    """
+    shutil.copyfile(picture, folder / "demo.png")
+    record = {
+        "results": results,
+        "picture": hashlib.sha256(picture.read_bytes()).hexdigest(),
+        "torch": torch.__version__,
+        "processor": environment.processor(),
+        "threads": torch.get_num_threads(),
+        "commit": environment.commit(),
+    }
+    (folder / "demo.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -4,6 +4,9 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import re
+import subprocess
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,6 +17,7 @@ from ..ops import cpu
 from ..ops.backends import VARIABLE
 from ..version import __version__
 
+ROOT = Path(__file__).parents[2]
 #: OpenMMLab's packages, under their import names.
 OPENMMLAB = ("mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain")
 
@@ -99,3 +103,25 @@ BUILDERS = {
     "detectron2": ("NORM in get_norm", _build_by_detectron2),
     "mmcv": ("type in norm_cfg", _build_by_mmcv),
 }
+
+
+def commit() -> str | None:
+    """Return the checkout's commit, 12 hexadecimal digits; None outside a git checkout.
+
+    "+changes" follows if tracked files differ from the commit. None is also returned if git fails.
+
+    Raises:
+        FileNotFoundError: in a checkout, git is not installed.
+    """
+    if not (ROOT / ".git").exists():
+        return None
+    words = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes"]
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+    return done.stdout.strip() or None
+
+
+def processor() -> str:
+    """Return the name of this machine's CPU, such as "Intel Xeon"."""
+    info = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*:\s*(.+)", info.read_text() if info.is_file() else "")
+    return match[1].strip() if match else platform.processor() or platform.machine()

@@ -4,10 +4,8 @@ import argparse
 import ast
 import importlib.metadata
 import json
-import platform
 import re
 import shlex
-import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -17,9 +15,9 @@ from typing import Any
 import torch
 
 from ..checkpoints import replacing
+from ..cli.environment import processor
 from ..errors import UserError
 from ..version import __version__
-from .registry import ROOT
 
 FILE = "launch.json"
 #: File in a run's folder with the error that ended its last subprocess; see :func:`.read_error`.
@@ -156,21 +154,6 @@ def _from_old_file(found: dict[str, Any], log: Path) -> Launch:
     )
 
 
-def commit() -> str | None:
-    """Return the checkout's commit, 12 hexadecimal digits; None outside a git checkout.
-
-    "+changes" follows if tracked files differ from the commit. None is also returned if git fails.
-
-    Raises:
-        FileNotFoundError: in a checkout, git is not installed.
-    """
-    if not (ROOT / ".git").exists():
-        return None
-    words = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes"]
-    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
-    return done.stdout.strip() or None
-
-
 def versions(*packages: str) -> dict[str, str]:
     """Return name -> version of ilm_plugins, torch and the installed ones among ``packages``."""
     # A package's distribution may have another name, such as mmcv-lite.
@@ -195,10 +178,3 @@ def device(num_gpus: int | None) -> str:
         name = torch.cuda.get_device_name(0)
         return f"{count} x {name}" if count > 1 else name
     return f"CPU, {processor()}"
-
-
-def processor() -> str:
-    """Return the name of this machine's CPU, such as "Intel Xeon"."""
-    info = Path("/proc/cpuinfo")
-    match = re.search(r"model name\s*:\s*(.+)", info.read_text() if info.is_file() else "")
-    return match[1].strip() if match else platform.processor() or platform.machine()

@@ -125,13 +125,17 @@ def save(fig: Figure, path: Path, shown: Any) -> None:
     Args:
         fig: the plot.
         path: the file, which is replaced if it exists.
-        shown: the data that the plot shows; a hash of its ``str`` goes to the PNG's metadata as
+        shown: the data that the plot shows; their :func:`fingerprint` goes to the PNG's metadata as
             "records".
 
     Raises:
         RunError: the file cannot be written.
     """
-    fingerprint = hashlib.sha256(str(shown).encode()).hexdigest()[:16]
     with replacing(path) as file:
         # Without matplotlib's version in the metadata, equal records give equal bytes.
-        fig.savefig(file, format="png", metadata={"Software": None, "records": fingerprint})
+        fig.savefig(file, format="png", metadata={"Software": None, "records": fingerprint(shown)})
+
+
+def fingerprint(shown: Any) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of the ``str`` of data."""
+    return hashlib.sha256(str(shown).encode()).hexdigest()[:16]

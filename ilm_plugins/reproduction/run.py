@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from ..cli import environment
 from ..errors import ERROR_FILE, RunError, UnexpectedError, UserError, read_error
 from ..frameworks.command import explain
 from ..frameworks.output_folder import check_output
@@ -246,7 +247,7 @@ def _compute(cell: Cell, options: Options) -> dict:
         "curve": [],
         "command": f"python tools/reproduce.py run {cell.table} {shlex.quote(cell.name)}",
         "torch": torch.__version__,
-        "commit": launch.commit(),
+        "commit": environment.commit(),
     }
     record.write(found, options.work_dir / cell.folder / RECORD)
     return found
@@ -475,7 +476,7 @@ def _write_launch(run: Run, now: Launch) -> None:
     """
     begun, _ = run.framework.progress(run.folder)
     started = launch.read(run.folder) if begun else None
-    commits = [*((started and started.commit) or "").split(", "), launch.commit()]
+    commits = [*((started and started.commit) or "").split(", "), environment.commit()]
     packages = ("detectron2", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain")
     found = replace(
         now,

@@ -104,6 +104,17 @@ def test_documentation_has_the_tables_of_the_record():
         assert page.read_text("utf-8") == text, f"{page}: run python -m benchmarks.report"
 
 
+def test_the_documented_plot_is_of_the_record(root):
+    pytest.importorskip("matplotlib", reason="needs matplotlib, which detectron2 brings")
+    from PIL import Image
+
+    from ilm_plugins.reproduction import pictures
+
+    record = json.loads(report.RECORD.read_text())
+    plotted = Image.open(root / "docs" / "benchmark.png").info["records"]
+    assert plotted == pictures.fingerprint(record["layers"]["float32"])
+
+
 def row_of(layer, milliseconds):
     timing = {
         "seconds": milliseconds / 1e3,
@@ -131,6 +142,7 @@ def row_of(layer, milliseconds):
 def test_tables():
     rows = [row_of("ILMGN", 2), row_of("ILMGN", 8)]
     machine = {"device": "cpu", "processor": "P", "kernels for": "avx2", "threads": 2, "torch": "2"}
+    machine["commit"] = "abc"
     results = {
         "machine": machine,
         "rounds": 9,
@@ -140,6 +152,7 @@ def test_tables():
     }
     table = report.everything(results)
     assert table.startswith("P, kernels for avx2, 2 threads")
+    assert "medians of 9 interleaved rounds, at commit abc." in table
     # Two maps of 10 MB in 2 and in 8 ms, and five.
     assert "| ILMGN / GroupNorm | 0.90 (5.0) | 1.50 (12.5) | 7.0 x | +1.0 % |" in table
     assert "| copying x | (20.0) | (20.0) |  |  |" in table

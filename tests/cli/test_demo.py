@@ -1,5 +1,6 @@
 """The demo: two models, their AP, and a picture of what they predict."""
 
+import hashlib
 import json
 import os
 import re
@@ -29,8 +30,18 @@ def table_of(printed):
 def test_it_trains_evaluates_and_draws(root, datasets, tmp_path, capfd):
     opts = ["SOLVER.MAX_ITER", "2", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
     configs = [str(root / f"{CONFIGS}{norm}.yaml") for norm in ("gn", "ilmgn")]
-    assert demo.main([*configs, "--output", str(tmp_path), "--opts", *opts]) == 0
-    assert list(table_of(capfd.readouterr().out)) == ["GN", "ILMGN"]
+    folders = ["--output", str(tmp_path), "--record", str(tmp_path)]
+    assert demo.main([*configs, *folders, "--opts", *opts]) == 0
+    table = table_of(capfd.readouterr().out)
+    assert list(table) == ["GN", "ILMGN"]
+    record = json.loads((tmp_path / "demo.json").read_text())
+    for one in record["results"]:
+        box, mask, seconds = table[one["norm"]]
+        assert one["box AP"] == pytest.approx(box, abs=0.06)
+        assert one["mask AP"] == pytest.approx(mask, abs=0.06) and one["seconds"] == seconds
+    drawn = tmp_path / "mask_rcnn_R_18_FPN_ilmgn" / "predictions.png"
+    assert (tmp_path / "demo.png").read_bytes() == drawn.read_bytes()
+    assert record["picture"] == hashlib.sha256(drawn.read_bytes()).hexdigest()
     for norm in ("gn", "ilmgn"):
         picture = Image.open(tmp_path / f"mask_rcnn_R_18_FPN_{norm}" / "predictions.png")
         assert picture.width > 1500 and picture.height > 500
@@ -41,7 +52,7 @@ def test_the_table_has_the_last_evaluation_of_its_folder(tmp_path):
     """Of a folder in which the demo has run before, or that is evaluated now and then."""
     entries = [{"bbox/AP": 1.0, "segm/AP": 2.0}, {"bbox/AP": 71.1, "segm/AP": 66.0}, {"loss": 1.0}]
     (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, entries)))
-    assert demo._row("GN", tmp_path, 90.0).split()[:4] == ["GN", "71.1", "66.0", "90"]
+    assert demo._last_ap(tmp_path) == (71.1, 66.0)
 
 
 def test_a_mistake_ends_it(root, datasets, tmp_path, capsys):

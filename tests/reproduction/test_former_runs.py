@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 pytest.importorskip("matplotlib", reason="needs matplotlib, of ilm_plugins[reproduction]")
 
+from ilm_plugins.cli import environment
 from ilm_plugins.reproduction import launch, record, registry
 from ilm_plugins.reproduction import run as running
 from ilm_plugins.reproduction.main import main
@@ -67,7 +68,7 @@ def test_a_stopped_run_goes_on(folder, monkeypatch):
             write_test(folder, {"accuracy/top1": 15.0}, name="20261122_000000")
 
     monkeypatch.setattr(running, "_execute", execute)
-    monkeypatch.setattr(launch, "commit", lambda: "abc")
+    monkeypatch.setattr(environment, "commit", lambda: "abc")
     (folder / "epoch_2.pth").unlink()
     shutil.rmtree(folder / TEST)
     scalars = folder / TRAINING / "vis_data" / "scalars.json"

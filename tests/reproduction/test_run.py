@@ -21,7 +21,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 import fresh
-from ilm_plugins.cli import train_net
+from ilm_plugins.cli import environment, train_net
 from ilm_plugins.frameworks.openmmlab import checkpoints, train
 from ilm_plugins.reproduction import launch, record, registry
 from ilm_plugins.reproduction import run as running
@@ -158,12 +158,12 @@ def test_a_run_is_no_answer_to_other_settings(tmp_path, capsys, epochs, word, an
 
 def test_where_a_run_was_made_stays_in_its_record(tmp_path, monkeypatch):
     for commit, epochs in (("abc", 60), ("def", 165)):  # it was stopped in between
-        monkeypatch.setattr(launch, "commit", lambda commit=commit: commit)
+        monkeypatch.setattr(environment, "commit", lambda commit=commit: commit)
         (one,) = planned(CELL.id, work_dir=tmp_path)
         write_settings(one)
         write_run(one.folder, CELL.config, epochs, start=epochs // 2, name=commit)
     write_test(one.folder, {"accuracy/top1": 92.0}, name="ghi")
-    monkeypatch.setattr(launch, "commit", lambda: "ghi")
+    monkeypatch.setattr(environment, "commit", lambda: "ghi")
     assert run(tmp_path, "en-5", "ResNet20/EN") == 0
     assert read_record(one)["commit"] == "abc, def"
 
