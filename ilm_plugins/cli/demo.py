@@ -100,7 +100,7 @@ def write_record(results: list[dict[str, Any]], picture: Path, folder: Path) -> 
         picture: the PNG to copy.
         folder: an existing folder, in which older files of these names are replaced.
     """
-    shutil.copyfile(picture, folder / "demo.png")
+    # The commit is read first: in a checkout's docs/ the new picture would count as a change.
     record = {
         "results": results,
         "picture": hashlib.sha256(picture.read_bytes()).hexdigest(),
@@ -109,4 +109,5 @@ def write_record(results: list[dict[str, Any]], picture: Path, folder: Path) -> 
         "threads": torch.get_num_threads(),
         "commit": environment.commit(),
     }
+    shutil.copyfile(picture, folder / "demo.png")
     (folder / "demo.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
