@@ -1,2 +1,2 @@
-# ILM Norm paper, Table 5, GN, batch 2 (COCO).
+# ILM Norm paper, Table 5, GN, batch 2 (COCO test); this evaluates on val2017.
 _base_ = "_base_/mask-rcnn_r50_fpn_gn_batch2.py"

@@ -1,3 +1,3 @@
-# Not in the EN paper, which gives no figure for DeepLabV3.
+# EN paper, Table 6, GN (Cityscapes val), with DeepLabV3, of which the paper gives no figure.
 _base_ = ["_base_/deeplabv3_r50-d8_cityscapes.py", "_base_/norms/gn.py"]
 model = _base_.norm

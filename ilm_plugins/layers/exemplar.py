@@ -69,12 +69,15 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     The ratios :math:`\lambda_n` of sample n come from its spatial means :math:`\mu_{IN}` (C) in
     three steps (Section 3.3): normalize them by each of the K statistics, as in the shift, and
     reduce the result to z (K, C/r) with a grouped convolution; correlate, :math:`v = z z^T` (K, K);
-    then two linear maps with tanh between them, K*K -> pi*K -> K, and softmax.
+    then two linear maps with tanh between them, K*K -> pi*K -> K, and softmax. IN's row of z is 0,
+    since :math:`\mu_{IN}` minus itself is; hence so are its row and column of v, 5 of the 9
+    entries for K = 3, and the columns of ``expand.weight`` behind them have no effect.
 
     Parameters: ``weight``, ``bias`` (K, C); ``reduce.weight`` (C/r, r, 1); ``expand.weight``
     (pi*K, K*K) and ``expand.bias``; ``ratio.weight`` (K, pi*K) and ``ratio.bias``: 2KC + C + 1953
     in all for K = 3, pi = 50 (Table 1). ``ratio`` starts at zero, hence the ratios at 1/K. The
-    paper initializes both linear maps with zero, but then neither would ever get a gradient. With
+    paper initializes all parameters of the ratios with zero, but then only ``ratio.bias`` would
+    ever get a gradient, and all samples would have the same ratios. With
     ``ratio_net="mlp"`` ``expand.weight`` is (C/r, C) and ``ratio.weight`` (K, C/r); "mlp" and
     "no_conv" have no ``reduce``.
 

@@ -10,8 +10,10 @@ table's measures, and one of these sources:
                   names
     neither       not implemented here
 
-``says`` is the paper's text where it gives no number. A figure (drawing) of the papers has cells of
-its own, or ``shows`` the curves of tables, or has a ``command`` that makes it. If it plots figures
+``says`` is the paper's text where it gives no number. A table's ``note`` says what of its recipes
+the paper leaves open or contradicts, what is assumed, and by which overrides it is otherwise.
+A figure (drawing) of the papers has cells of its own, or ``shows`` the curves of tables, or has a
+``command`` that makes it. If it plots figures
 ``against`` a quantity, the names of cells end in the quantity and its value: "GN, batch 64".
 """
 

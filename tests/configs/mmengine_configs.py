@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -102,6 +103,27 @@ def training(cfg: Config, model: nn.Module) -> dict:
         elif "Linear" in name:
             found["warm-up until"] = scheduler.end
             found["warm-up iterations"] = round(1 / scheduler.start_factor)
+            found["warm-up from"] = round(scheduler.start_factor, 4)
+    return found
+
+
+def schedule(cfg: Config) -> tuple[torch.optim.Optimizer, list]:
+    """The optimizer of a model of one linear map, and its schedulers, which count iterations."""
+    wrapper = build_optim_wrapper(nn.Linear(1, 1), cfg.optim_wrapper)
+    owner = {"optimizer": wrapper}
+    built = [PARAM_SCHEDULERS.build(one, default_args=owner) for one in cfg.param_scheduler]
+    return wrapper.optimizer, built
+
+
+def rates(optimizer: torch.optim.Optimizer, schedulers: list, at: Sequence[int]) -> list[float]:
+    """Learning rates at iterations, in rising order."""
+    found = []
+    for iteration in range(at[-1] + 1):
+        if iteration in at:
+            found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
     return found
 
 

@@ -1,5 +1,6 @@
 """Every shipped mmdet config: what it builds, the numbers of its recipe, and a step of training."""
 
+import json
 from collections import Counter
 from functools import partial
 
@@ -8,12 +9,15 @@ import pytest
 pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 
 import numpy as np
+import torch
 from mmdet.testing import demo_mm_inputs
 from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
 from ilm_plugins import ILMGroupNorm
+from ilm_plugins.cli import train_net
 from ilm_plugins.data import SHAPES, shapes
+from ilm_plugins.reproduction import miniature
 from mmengine_configs import (
     build_model,
     claimed,
@@ -25,10 +29,11 @@ from mmengine_configs import (
     step,
     training,
 )
-from recipes import configs, recipe
+from recipes import ROOT, configs, recipe
 
 ALL = configs("mmdet")
 PAPERS = [config for config in ALL if "shapes" not in config]
+SERVER = [config for config in ALL if "test-dev" in config]
 every_config = pytest.mark.parametrize("config", ALL)
 every_paper = pytest.mark.parametrize("config", PAPERS)
 
@@ -79,7 +84,47 @@ def test_variants_differ_from_gn_in_the_box_head_alone(gn):
     theirs, mine = load("mmdet", gn), load("mmdet", gn.replace("_gn.py", "_ilmgn.py"))
     assert mine.model.roi_head.bbox_head.norm_cfg.type == "ILMGN"
     mine.model.roi_head.bbox_head.norm_cfg.type = "GN"
+    for cfg in (mine, theirs):
+        cfg.test_evaluator.pop("outfile_prefix", None)  # the file's own name
     assert mine.to_dict() == theirs.to_dict()
+
+
+@pytest.mark.parametrize("config", SERVER)
+def test_server_configs_differ_from_their_bases_in_the_test_alone(config):
+    cfg, base = load("mmdet", config), load("mmdet", config.replace("_test-dev", ""))
+    assert {key for key in base if cfg[key] != base[key]} == {"test_dataloader", "test_evaluator"}
+    file = "annotations/image_info_test-dev2017.json"
+    data, metric = cfg.test_dataloader.dataset, cfg.test_evaluator
+    assert (data.ann_file, data.data_prefix.img) == (file, "test2017/")
+    assert metric.format_only and metric.ann_file == data.data_root + file
+    assert metric.outfile_prefix == f"output/{config.removesuffix('.py')}"
+
+
+def test_test_dev_in_the_servers_format(datasets, tmp_path):
+    """On images whose annotations are not public: the file has none."""
+    root = datasets / "shapes"
+    listed = json.loads((root / "annotations/instances_validation.json").read_text())
+    del listed["annotations"]
+    file = tmp_path / "image_info.json"
+    file.write_text(json.dumps(listed))
+    config = "configs/mmdet/mask-rcnn_r50_fpn_gn_batch2_test-dev_ilmgn.py"
+    small = miniature.overrides(str(ROOT / config), tmp_path / "small")
+    cfg = load("mmdet", ROOT / config)
+    cfg.merge_from_dict({"model.roi_head.bbox_head.num_classes": 4})
+    cfg.merge_from_dict({"model.roi_head.mask_head.num_classes": 4})
+    cfg.model.backbone.init_cfg = None
+    torch.save({"state_dict": build_model(cfg).state_dict()}, tmp_path / "model.pth")
+    argv = ["--config-file", str(ROOT / config), "--num-gpus", "0", "--eval-only", *small]
+    argv += [f"load_from={tmp_path / 'model.pth'}", f"work_dir={tmp_path / 'out'}"]
+    argv += [f"test_dataloader.dataset.ann_file={file}", f"test_evaluator.ann_file={file}"]
+    argv += ["model.test_cfg.rcnn.score_thr=0", "model.test_cfg.rcnn.max_per_img=2"]
+    argv += [f"test_evaluator.outfile_prefix={tmp_path / 'results'}"]
+    assert train_net.main(argv) == 0
+    images = {image["id"] for image in listed["images"]}
+    for kind, key in (("bbox", "bbox"), ("segm", "segmentation")):
+        found = json.loads((tmp_path / f"results.{kind}.json").read_text())
+        assert found and {one["image_id"] for one in found} <= images
+        assert all(one[key] and one["score"] >= 0 for one in found)
 
 
 @pytest.mark.parametrize(

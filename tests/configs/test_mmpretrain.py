@@ -254,8 +254,9 @@ def test_norms_start_as_identities(config):
 def test_the_scaled_learning_rate_is_an_option(batch):
     cfg = overridden(registry.find_cell(f"ilm-4 ILM+GN, batch {batch}"))
     assert cfg.optim_wrapper.optimizer.lr == 0.1 and not cfg.auto_scale_lr.get("enable")
-    options = {"auto_scale_lr.base_batch_size": 64, "auto_scale_lr.enable": True}
+    options = {"auto_scale_lr.base_batch_size": 256, "auto_scale_lr.enable": True}
     text = (ROOT / "configs/mmpretrain/ilm/_base_/schedule_cifar.py").read_text()
+    assert noted("ilm-1", "auto_scale_lr") == [f"{name}={value}" for name, value in options.items()]
     assert all(f"{name}={value}" in text for name, value in options.items())
     cfg.merge_from_dict(options)
     model = nn.Linear(1, 1)
@@ -267,7 +268,45 @@ def test_the_scaled_learning_rate_is_an_option(batch):
         param_schedulers=None,
     )
     Runner.scale_lr(runner, wrapper, cfg.auto_scale_lr)
-    assert wrapper.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * batch / 64)
+    # As the released code's train.py does it.
+    assert wrapper.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * batch / 256)
+
+
+def noted(table, begins):
+    """The overrides in a table's note that begin so, as they are typed."""
+    (words,) = re.findall(f"`({re.escape(begins)}[^`]*=[^`]*)`", registry.tables()[table].note)
+    return words.split()
+
+
+@pytest.mark.parametrize("norm", ["bn", "sn", "en"])
+def test_shufflenets_optimizer_in_the_papers_words_is_an_option(norm):
+    config = f"configs/mmpretrain/en/shufflenetv2-x0.5_imagenet_{norm}.py"
+    words = noted("en-2", "optim_wrapper")
+    schedule = (ROOT / "configs/mmpretrain/en/_base_/schedule_shufflenetv2.py").read_text()
+    assert all(word in schedule for word in words)
+    cfg = overridden(registry.Cell("en-2", norm, (), config, tuple(words)))
+    optimizer = build_optim_wrapper(nn.Linear(1, 1), cfg.optim_wrapper).optimizer
+    assert type(optimizer) is torch.optim.Adam and optimizer.defaults["lr"] == 0.1
+
+
+@pytest.mark.parametrize("cell", ["ilm-1 ILM+GN", "assoc-1 AssocNorm"])
+def test_the_initialization_in_the_papers_words_is_an_option(cell):
+    cell = registry.find_cell(cell)
+    words = noted(cell.table, "model.backbone")
+    cell = registry.Cell(cell.table, cell.name, (), cell.config, tuple(words))
+    deviations = [
+        [layer.encode.weight.std().item() for layer in norms(build_model(cfg)).values()]
+        for cfg in (loaded(cell.config.removeprefix("configs/mmpretrain/")), overridden(cell))
+    ]
+    (default, normal) = (sum(found) / len(found) for found in deviations)
+    assert normal == pytest.approx(1, abs=0.1) and default < 0.5
+
+
+def test_the_mlps_activation_is_an_option():
+    cell = registry.find_cell("en-9 2-layer MLP")
+    words = (*cell.overrides, *noted("en-9", "model.backbone"))
+    changed = registry.Cell(cell.table, cell.name, (), cell.config, words)
+    assert described(overridden(changed))["ratio network"] == ["mlp", "relu"]
 
 
 @pytest.mark.parametrize("config", LONG_UNLESS_KIND)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
@@ -20,6 +21,9 @@ from torch import nn
 from ilm_plugins import ExemplarNorm
 from ilm_plugins.cli import train_net
 from ilm_plugins.data import SHAPES, shapes
+from ilm_plugins.frameworks.openmmlab import run_folder
+from ilm_plugins.frameworks.openmmlab.train import load_config
+from ilm_plugins.layers.projection import Projection
 from ilm_plugins.reproduction import registry
 from mmengine_configs import (
     build_model,
@@ -111,13 +115,35 @@ def test_backbones_start_from_imagenet(config):
     init = load("mmseg", config).model.backbone.init_cfg
     norm = config.removesuffix(".py").rsplit("_", 1)[1]
     assert init.type == "Pretrained"
-    if norm == "syncbn":
-        assert init.checkpoint == "torchvision://resnet50"
-    else:
-        assert init.checkpoint == f"checkpoints/resnet50_imagenet_8xb32_{norm}.pth"
-        trained = registry.find_cell(f"en-6 backbone/{norm}").config
-        assert trained == f"configs/mmpretrain/en/resnet50_imagenet_{norm}.py"
-        assert init.prefix == "backbone."
+    trained, name = registry.find_cell(f"en-6 backbone/{norm}"), norm.removeprefix("sync")
+    assert trained.config == f"configs/mmpretrain/en/resnet50_imagenet_{name}.py"
+    assert init.checkpoint == f"checkpoints/resnet50_imagenet_8xb32_{name}.pth"
+    # As tools/reproduce.py takes it, so that both ways start from one recipe.
+    override = dict(word.split("=") for word in run_folder.starting_from(init.checkpoint))
+    assert override["model.backbone.init_cfg.prefix"] == repr(init.prefix)
+    cells = [c for c in registry.cells() if c.config == f"configs/mmseg/{config}" and not c.tests]
+    assert [cell.starts_from for cell in cells] == [trained.id] * ("test" not in config)
+
+
+def test_torchvisions_weights_are_an_override():
+    text = (ROOT / "configs/mmseg/_base_/norms/syncbn.py").read_text()
+    words = [w.strip(".") for w in text.split() if w.startswith("model.backbone.init_cfg.")]
+    config = ROOT / "configs/mmseg/fcn_r50-d8_ade20k_syncbn.py"
+    argv = ["--config-file", str(config), "--num-gpus", "0", *words]
+    init = load_config(train_net.parser().parse_args(argv)).model.backbone.init_cfg
+    assert (init.checkpoint, init.prefix) == ("torchvision://resnet50", None)
+
+
+@every_paper
+def test_weight_decay_is_that_of_convolutions_and_linear_maps(config):
+    """That recipe's: no decay of norms, of biases and of SN's logits."""
+    cfg = load("mmseg", config)
+    model = skeleton(cfg)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
+    maps = (nn.Conv2d, nn.Linear, Projection)
+    expected = {id(m.weight) for m in model.modules() if isinstance(m, maps)}
+    assert decayed == expected
 
 
 def test_a_user_inherits_it_with_a_changed_data_root(tmp_path):

@@ -102,6 +102,32 @@ def test_rescaling_in_half_precision_of_nothing_and_of_another_width():
         layer.rescaling(torch.empty(2, 5, 3))
 
 
+def test_ratios_that_start_all_zero_learn_nothing_of_the_sample():
+    layer = ExemplarNorm(CHANNELS, reduction=4)
+    for part in (layer.reduce, layer.expand, layer.ratio):
+        for parameter in part.parameters():
+            nn.init.zeros_(parameter)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    for seed in range(3):
+        x = inputs(4, CHANNELS, 3, 3, seed=seed).float()
+        optimizer.zero_grad()
+        (layer(x) * inputs(4, CHANNELS, 3, 3, seed=9).float()).sum().backward()
+        optimizer.step()
+    moved = {name for name, p in layer.named_parameters() if "." in name and p.any()}
+    assert moved == {"ratio.bias"}
+    ratios = layer.ratios(x)
+    assert ratios.allclose(ratios[:1].expand(4, 3)) and not ratios[0].allclose(ratios[0, :1])
+
+
+def test_ins_row_and_column_of_the_correlations_are_zero():
+    layer = ExemplarNorm(CHANNELS, reduction=4)
+    nn.init.normal_(layer.ratio.weight)
+    layer(inputs(4, CHANNELS, 3, 3).float()).square().sum().backward()
+    used = layer.expand.weight.grad.any(0).view(3, 3)
+    assert layer.normalizers[0] == "IN"
+    assert used.tolist() == [[False] * 3, [False, True, True], [False, True, True]]
+
+
 def test_ratios_start_uniform_and_can_learn():
     layer = ExemplarNorm(64)
     x = torch.randn(5, 64, 3, 3)

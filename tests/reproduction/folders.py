@@ -50,23 +50,23 @@ def write_test(folder, metrics, options=None, name="20260102_000000", batches=No
     """A test of that training; ``batches`` are those of its images, as its log tells them."""
     (trained,) = sorted(folder.glob("*/vis_data/scalars.json"))[:1]
     cfg = load(str(trained.with_name("config.py"))).copy()
-    _write_test(folder, cfg, metrics, options, name)
-    if batches:
-        log = f"    GPU number: 1\n{LINE}Epoch(test) [ 50/{batches}]    eta: 0:00:33\n"
-        (folder / name / f"{name}.log").write_text(log)
+    _write_test(folder, cfg, metrics, options, name, batches)
 
 
-def write_test_alone(folder, config, metrics, options=None, name="20260102_000000"):
+def write_test_alone(folder, config, metrics, options=None, name="20260102_000000", batches=None):
     """A test where nothing was trained, as MMEngine dumps its config."""
     cfg = load(str(ROOT / config)).copy()
     for key in ("train_cfg", "train_dataloader", "optim_wrapper", "param_scheduler"):
         cfg[key] = None
-    _write_test(folder, cfg, metrics, options, name)
+    _write_test(folder, cfg, metrics, options, name, batches)
 
 
-def _write_test(folder, cfg, metrics, options, name):
+def _write_test(folder, cfg, metrics, options, name, batches):
     cfg.merge_from_dict(options or {})
     data = folder / name / "vis_data"
     data.mkdir(parents=True)
     cfg.dump(data / "config.py")
     (folder / name / f"{name}.json").write_text(json.dumps({**metrics, "time": 0.1}))
+    if batches:
+        log = f"    GPU number: 1\n{LINE}Epoch(test) [ 50/{batches}]    eta: 0:00:33\n"
+        (folder / name / f"{name}.log").write_text(log)

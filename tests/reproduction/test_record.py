@@ -163,6 +163,21 @@ def test_a_test_of_a_full_recipes_checkpoint_is_one(cell, tmp_path):
     assert of(cell, tmp_path, before=whole)["label"] == "full recipe"
 
 
+@pytest.mark.parametrize(
+    "cell, images",
+    [("en-6 Cityscapes test server/EN", 1525), ("ilm-5 test-dev, GN, batch 2, mmdet", 20288)],
+)
+def test_images_for_a_server_are_those_of_the_benchmarks_test_set(cell, images, tmp_path):
+    cell, labels = registry.find_cell(cell), []
+    whole = {"table": "en", "cell": "trained", "label": "full recipe"}
+    for batches in (images, 500):
+        folder = tmp_path / str(batches)
+        metrics, options = {"mIoU": 70.0}, {"load_from": "whole.pth"}
+        write_test_alone(folder, cell.config, metrics, options, batches=batches)
+        labels.append(of(cell, folder, before=whole)["label"])
+    assert "tested on" not in labels[0] and f"tested on 500 of {images} images" in labels[1]
+
+
 def test_a_backbone_that_is_no_full_recipe_is_in_the_label(tmp_path):
     cell = registry.find_cell("en-6 ADE20K/EN")
     write_run(tmp_path, cell.config, 1)

@@ -10,7 +10,7 @@ import pytest
 
 from ilm_plugins.cli import analyze
 from ilm_plugins.errors import UserError
-from ilm_plugins.reproduction import computed, record, registry
+from ilm_plugins.reproduction import computed, record, registry, report
 from ilm_plugins.reproduction.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -121,7 +121,7 @@ def test_cells_are_found_as_they_are_typed(words, names):
 
 
 def test_a_figure_alone_stands_for_all_cells_of_its_tables():
-    assert {cell.table for cell in registry.find("ilm-fig3")} == {"ilm-1", "ilm-2"}
+    assert {cell.table for cell in registry.find("en-fig3")} == {"en-2", "en-3", "en-5"}
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,36 @@ def test_measures_are_read_from_either_frameworks_metrics():
     assert measures["LPIPS"].read({"rmse": 1.0}) is None
 
 
+def test_every_trained_table_says_what_is_assumed_and_its_report_does():
+    trained = {cell.table for cell in CELLS if cell.config}
+    assert len(trained) > 20
+    assert not any(TABLES[table].note is None for table in trained)
+    for paper in registry.papers():
+        page = report.page(paper, {}, ())
+        for table in TABLES.values():
+            if table.paper == paper and table.note:
+                section = page.partition(f"## {table.id}\n")[2].partition("\n## ")[0]
+                assert f"\n{table.note}\n" in section
+
+
+@pytest.mark.parametrize(
+    "table, words",
+    [
+        ("ilm-1", ["standard normal distribution", "batch / 256", "6.54"]),
+        ("ilm-5", ["4conv1fc", "FPN and mask head", ".0025", "warm-up of 500", "test-dev"]),
+        ("assoc-1", ["standard normal distribution", "7.00", "6.11"]),
+        ("assoc-5", ["6.19"]),
+        ("en-2", ["scale jitter", "Adam"]),
+        ("en-3", ["750,000", "CurriculumNet"]),
+        ("en-5", ["r = 8", "weight decay"]),
+        ("en-6", ["SwitchNorm_Segmentation", "1/8", "575", "80,000", "crop", "test scales"]),
+        ("en-9", ["MLP"]),
+    ],
+)
+def test_notes_name_what_the_papers_leave_open(table, words):
+    assert [word for word in words if word not in TABLES[table].note] == []
+
+
 def test_the_list_has_every_cell_and_what_is_behind_it(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -177,8 +207,8 @@ def test_the_list_has_every_cell_and_what_is_behind_it(capsys):
         if table.cells
     )
     assert any("ResNet20/EN" in line and " 92.41 " in line for line in lines)
-    assert main(["list", "ilm-fig3"]) == 0
-    assert "curves of ilm-1, ilm-2" in capsys.readouterr().out
+    assert main(["list", "en-fig3"]) == 0
+    assert "curves of en-5, en-2, en-3" in capsys.readouterr().out
 
 
 def compute(cell_id, work_dir):

@@ -29,17 +29,18 @@ HARMLESS = re.compile(
     r"(work_dir|experiment_name|env_cfg|visualizer|vis_backends|log_\w+|model_wrapper_cfg"
     r"|\w+_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
     r"|\w+_dataloader\.dataset\.(dataset\.)?data_root"
-    r"|test_dataloader\.batch_size|test_evaluator\.(lpips_weights|ann_file|output_dir))(\..*)?"
+    r"|test_dataloader\.batch_size"
+    r"|test_evaluator\.(lpips_weights|ann_file|output_dir|outfile_prefix))(\..*)?"
     r"|default_hooks\.(timer|logger|checkpoint|visualization)\.(?!type$).*"
 )
-#: Data set type -> number of images in training and in validation.
+#: Data set type -> number of images in training and in validation, and for a benchmark's server.
 WHOLE = {
     "CIFAR10": (50_000, 10_000),
     "CIFAR100": (50_000, 10_000),
     "ImageNet": (1_281_167, 50_000),
-    "CocoDataset": (118_287, 5_000),
+    "CocoDataset": (118_287, 5_000, 20_288),
     "ADE20KDataset": (20_210, 2_000),
-    "CityscapesDataset": (2_975, 500),
+    "CityscapesDataset": (2_975, 500, 1_525),
 }
 #: Names of values from training batches that curves show: losses and accuracies.
 TRAINING = ".*loss|accuracy_top-"
@@ -268,7 +269,9 @@ def _training_images(recipe: Config, cfg: Config, session: Path) -> tuple[int | 
 
 def _test_images(recipe: Config, tests: list[Path]) -> tuple[int | None, int | None]:
     """Return the number of images of the smallest test, and of the recipe's; None if unknown."""
-    recipe_images = _recipe_images(recipe.test_dataloader.dataset, 1)
+    dataset = recipe.test_dataloader.dataset
+    for_server = "test" in str(dataset.get("data_prefix"))
+    recipe_images = _recipe_images(dataset, 2 if for_server else 1)
     if recipe_images is None:
         return None, None
     numbers = [_count_by_log(path, "test", recipe_images) for path in tests]
@@ -276,9 +279,9 @@ def _test_images(recipe: Config, tests: list[Path]) -> tuple[int | None, int | N
 
 
 def _recipe_images(dataset: Mapping[str, Any], split: int) -> int | None:
-    """Return a recipe's number of images in training (split 0) or in validation (split 1)."""
+    """Return a recipe's number of images of a split, an index of :data:`WHOLE`'s values."""
     selected = _selected_pairs(dataset)
-    return len(selected) if selected else WHOLE.get(dataset.type, (None, None))[split]
+    return len(selected) if selected else WHOLE.get(dataset.type, (None,) * 3)[split]
 
 
 def _count_by_log(session: Path, mode: str, recipe_images: int) -> int | None:

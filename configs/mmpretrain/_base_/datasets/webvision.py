@@ -1,7 +1,8 @@
 # WebVision 1.0, whose classes are ImageNet's, with ImageNet's pipelines. Its training list:
 # cat info/train_filelist_google.txt info/train_filelist_flickr.txt > info/train_filelist.txt
-# "Data balance" (EN paper, Section 4.2) is not told in detail: here the images of classes rarer
-# than the average are repeated, the nearest thing that MMEngine has.
+# The EN paper follows CurriculumNet in data augmentation and "data balance" (Section 4.2), without
+# details: here the augmentation is ImageNet's, and the images of classes rarer than the average are
+# repeated, the nearest thing that MMEngine has.
 _base_ = "imagenet.py"
 train_dataloader = dict(
     dataset=dict(

@@ -1,3 +1,5 @@
+# EN's r = 8, in the configs that inherit from here, is our choice: half of the smallest number of
+# channels, as for ResNet-50 and Inception v2.
 _base_ = [
     "../../_base_/models/cifar-resnet.py",
     "../../_base_/datasets/cifar10.py",

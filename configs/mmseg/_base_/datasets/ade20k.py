@@ -1,5 +1,7 @@
-# ADE20K's 150 classes. Training: the short side is drawn from five lengths, at most 1000 pixels the
-# long one, a flip, and no crop. Test: short side 450; multi-scale 300, 400, 500 and 600.
+# ADE20K's 150 classes, as in SwitchNorm_Segmentation (see ../models/fcn_r50-d8.py); the EN paper
+# gives no sizes. Training: the short side is drawn from five lengths, at most 1000 pixels the long
+# one, a flip, and no crop. The last length is 600, that code's default, where its train.sh has 575.
+# Test: short side 450; multi-scale 300, 400, 500 and 600.
 dataset_type = "ADE20KDataset"
 data_root = "data/ade/ADEChallengeData2016"
 train_pipeline = [

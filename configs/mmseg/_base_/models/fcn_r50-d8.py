@@ -1,6 +1,11 @@
-# The EN paper's "DeepLab with ResNet50": dilations 2 and 4 in the last two stages, output stride 8,
-# a head of one 3x3 convolution, and deep supervision on res4. The files in ../norms say the norm.
-# The mean over labelled pixels: images of a batch differ in size, and padding has no label.
+# What the EN paper calls "DeepLab with ResNet50": dilations 2 and 4 in the last two stages, output
+# stride 8. Its SyncBN figures, and GN's at one scale, are those of the authors' earlier code,
+# github.com/switchablenorms/SwitchNorm_Segmentation, whose decoder c1_bilinear_deepsup is here: one
+# 3x3 convolution and a classifier, with deep supervision on res4. This is no head of DeepLab's;
+# deeplabv3_r50-d8.py has that. The files in ../norms say the norm.
+# That code computes the loss against labels at 1/8 of the size, this one at full size, as all of
+# mmseg: there it would need another head. The loss is the mean over labelled pixels: images of a
+# batch differ in size, and padding has no label.
 loss = dict(type="CrossEntropyLoss", avg_non_ignore=True, loss_weight=1.0)
 model = dict(
     type="EncoderDecoder",

@@ -1,8 +1,10 @@
 # SGD with "poly" decay, 2 images on each of 8 GPUs. The EN paper says so, and the learning rates;
-# 100,000 iterations, momentum and weight decay are those of the recipe whose figures it quotes.
+# 100,000 iterations, momentum and weight decay, of convolutions and linear maps alone, are those of
+# SwitchNorm_Segmentation (see ../models/fcn_r50-d8.py).
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=0.0001),
+    paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0),
 )
 param_scheduler = dict(type="PolyLR", power=0.9, eta_min=0.0, begin=0, end=100000, by_epoch=False)
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=100000, val_interval=10000)
