@@ -116,6 +116,14 @@ def parser() -> argparse.ArgumentParser:
         help="MMEngine: who started this process; pytorch is torchrun",
     )
     p.add_argument(
+        "--amp", action="store_true", help="mixed precision: bfloat16 on the CPU, float16 on GPUs"
+    )
+    p.add_argument(
+        "--channels-last",
+        action="store_true",
+        help="store weights and feature maps with channels last, for faster convolutions",
+    )
+    p.add_argument(
         "--ratios-interval",
         type=positive,
         metavar="N",

@@ -20,6 +20,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import fresh
+from feature_maps import OPTIONS, convolutions
 from ilm_plugins.cli import train_net
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks.openmmlab import deterministic_resume
@@ -80,6 +81,26 @@ def test_evaluation_prints_what_the_written_images_have(command, trained, datase
     assert {**shown, "images": 4} == pytest.approx(expected, abs=1e-4)
 
 
+def test_channels_last_and_mixed_precision(command, tmp_path):
+    """Of several optimizers, one of another type; then on, in another layout."""
+    replaced = "optim_wrapper.generator.optimizer={'type':'RMSprop','lr':1e-4,'_delete_':True}"
+    opts = ["train_dataloader.dataset.images=[0,1]", "train_cfg.val_interval=9", replaced]
+    opts += ["default_hooks.checkpoint.interval=1"]
+    options = "--amp", "--channels-last"
+    with convolutions() as found:
+        argv = command(*options, out=tmp_path, opts=[*opts, "train_cfg.max_epochs=1"])
+        assert train_net.main(argv) == 0
+    assert set(found) == {OPTIONS[options]}
+    assert train_net.main(command("--resume", out=tmp_path, opts=opts)) == 0
+    layouts = []
+    for epoch in (1, 2):
+        saved = torch.load(tmp_path / f"epoch_{epoch}.pth", weights_only=False)["optimizer"]
+        assert "square_avg" in saved["generator"]["state"][0]
+        moments = [v for part in saved.values() for s in part["state"].values() for v in s.values()]
+        layouts.append({v.is_contiguous() for v in moments if v.ndim == 4 and v.shape[1] > 1})
+    assert layouts == [{False}, {True}]
+
+
 KILL = """
 import os, signal
 from mmengine.hooks import Hook
@@ -95,7 +116,8 @@ class Kill(Hook):
 
 
 @pytest.mark.wide
-def test_a_killed_run_resumes_to_the_same_weights(root, command, tmp_path):
+@pytest.mark.parametrize("options", [(), ("--amp", "--channels-last")], ids=" ".join)
+def test_a_killed_run_resumes_to_the_same_weights(root, command, tmp_path, options):
     """Bit for bit, with the weights' average and the optimizers; loaded here or in workers."""
     (tmp_path / "kill.py").write_text(KILL)
     config = tmp_path / "config.py"
@@ -110,9 +132,9 @@ def test_a_killed_run_resumes_to_the_same_weights(root, command, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert train_net.main(command(out=whole, opts=opts)) == 0
+        assert train_net.main(command(*options, out=whole, opts=opts)) == 0
         hooks = f"custom_hooks=[{ema}, {{'type': 'Kill'}}]"
-        words = command(out=killed, opts=[*opts, hooks], config=config)
+        words = command(*options, out=killed, opts=[*opts, hooks], config=config)
         done = fresh.run(
             [sys.executable, root / "tools" / "train_net.py", *words],
             env={**os.environ, "PYTHONPATH": f"{root}:{tmp_path}"},
@@ -121,7 +143,7 @@ def test_a_killed_run_resumes_to_the_same_weights(root, command, tmp_path):
         # In the middle of the second epoch of eight.
         assert (killed / "last_checkpoint").read_text().endswith("iter_12.pth")
         opts.append("train_dataloader.num_workers=2")
-        assert train_net.main(command("--resume", out=killed, opts=opts)) == 0
+        assert train_net.main(command("--resume", *options, out=killed, opts=opts)) == 0
     finally:
         torch.set_num_threads(threads)
     a, b = (torch.load(out / "iter_24.pth", weights_only=False) for out in (whole, killed))

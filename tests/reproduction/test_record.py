@@ -76,7 +76,9 @@ def test_a_record_says_what_a_run_was(tmp_path):
          "batches of 64, not 128, changed: optim_wrapper.optimizer.lr=0.2, "
          "changed: train_dataloader.batch_size=64"),
         (165, None, ["train_dataloader.num_workers=0", "default_hooks.logger.interval=7",
-                     "train_dataloader.dataset.data_root=x"], "full recipe"),
+                     "train_dataloader.dataset.data_root=x", "channels_last=True",
+                     "optim_wrapper.optimizer.fused=True"], "full recipe"),
+        (165, None, ["amp=True"], "changed: amp=True"),
         (165, None, ["load_from=other.pth"], "changed: load_from=other.pth"),
         (165, None, ["test_dataloader.dataset.split=train"],
          "changed: test_dataloader.dataset.split=train"),

@@ -48,7 +48,6 @@ model = dict(
 )
 model_wrapper_cfg = dict(type="ParallelNetworks")
 
-# AmpOptimWrapper for mixed precision.
 optimizer = dict(
     type="OptimWrapper", optimizer=dict(type="Adam", lr=2e-4, betas=(0.5, 0.999)), clip_grad=None
 )

@@ -56,11 +56,12 @@ PATHS = (
 def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
     """Read the config ``args.config_file``, and apply the overrides ``args.opts``.
 
-    With ``--num-gpus 0`` the config's device becomes "cpu". A LazyConfig is a program, and is run.
+    With ``--num-gpus 0`` the config's device becomes "cpu"; ``--amp`` enables its mixed precision.
+    A LazyConfig is a program, and is run.
 
     Args:
-        args: the parsed command line of tools/train_net.py, of which ``config_file``, ``opts`` and
-            ``num_gpus`` are used.
+        args: the parsed command line of tools/train_net.py, of which ``amp``, ``config_file``,
+            ``num_gpus`` and ``opts`` are used.
 
     Returns:
         A DictConfig for a LazyConfig in a .py file, a frozen CfgNode for a .yaml file.
@@ -78,6 +79,8 @@ def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
                 cfg = LazyConfig.apply_overrides(cfg, [word])
         if args.num_gpus == 0 and "train" in cfg:
             cfg.train.device = "cpu"
+        if args.amp and "train" in cfg:
+            OmegaConf.update(cfg, "train.amp.enabled", True)
         return cfg
     cfg = read_config(path)
     if len(words) % 2:
@@ -87,6 +90,7 @@ def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
             cfg.merge_from_list([key, value])
     if args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
+    cfg.SOLVER.AMP.ENABLED |= args.amp
     cfg.freeze()
     return cfg
 

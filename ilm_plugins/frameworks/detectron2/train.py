@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ from omegaconf import DictConfig, OmegaConf
 from ...errors import UserError
 from ...layers import NORMS
 from ..command import WithoutTracebacks, building
+from ..optimizers import keep_layouts
 from .checkpoints import Checkpointer
 from .checks import LAZY_KEYS, load_config
 from .faults import NamesImage, NamesIteration, names_datasets
@@ -103,14 +105,14 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
     if isinstance(cfg, DictConfig):
         return evaluate_lazy(cfg, args) if args.eval_only else train_lazy(cfg, args)
     if args.eval_only:
-        model = Trainer.build_model(cfg)
+        model = with_layout(Trainer.build_model(cfg), args.channels_last)
         checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
-    trainer = Trainer(cfg, args.ratios_interval)
+    trainer = Trainer(cfg, args.ratios_interval, args.channels_last)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
@@ -140,20 +142,28 @@ class Trainer(NamesIteration, DefaultTrainer):
     Args:
         cfg: a yaml config.
         ratios_interval: iterations between two logs of EN's and SN's ratios; None logs none.
+        channels_last: whether the model's weights and feature maps have channels last.
 
     Raises:
         UserError: the model, the optimizer or a data set of the config cannot be built.
     """
 
-    def __init__(self, cfg: CfgNode, ratios_interval: int | None = None) -> None:
+    def __init__(
+        self, cfg: CfgNode, ratios_interval: int | None = None, channels_last: bool = False
+    ) -> None:
         self.ratios_interval = ratios_interval
-        # The constructor has no arguments for these two functions.
-        theirs = defaults.create_ddp_model, defaults.DetectionCheckpointer
-        defaults.create_ddp_model, defaults.DetectionCheckpointer = create_ddp_model, Checkpointer
+        # The constructor has no arguments for these.
+        ours = {
+            "create_ddp_model": partial(create_ddp_model, channels_last=channels_last),
+            "DetectionCheckpointer": Checkpointer,
+            "AMPTrainer": AMPTrainer if cfg.MODEL.DEVICE != "cpu" else Bfloat16Trainer,
+        }
+        theirs = {name: getattr(defaults, name) for name in ours}
         try:
+            vars(defaults).update(ours)
             super().__init__(cfg)
         finally:
-            defaults.create_ddp_model, defaults.DetectionCheckpointer = theirs
+            vars(defaults).update(theirs)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
@@ -214,11 +224,44 @@ def ratios_hooks(interval: int | None) -> list[HookBase]:
 _create_ddp_model = defaults.create_ddp_model
 
 
-def create_ddp_model(model: torch.nn.Module, **options) -> torch.nn.Module:
-    """Call detectron2's create_ddp_model, without device ids if the model is on the CPU."""
+def create_ddp_model(
+    model: torch.nn.Module, channels_last: bool = False, **options
+) -> torch.nn.Module:
+    """Call detectron2's create_ddp_model, without device ids if the model is on the CPU.
+
+    With ``channels_last``, the model's weights are stored with channels last, in place, and so are
+    the feature maps that 2d convolutions compute with them.
+    """
+    with_layout(model, channels_last)
     if next(model.parameters()).device.type == "cpu":
         options["device_ids"] = None
     return _create_ddp_model(model, **options)
+
+
+def with_layout(model: torch.nn.Module, channels_last: bool) -> torch.nn.Module:
+    """Return the model, whose 4-dimensional weights get channels last, in place, if asked."""
+    return model.to(memory_format=torch.channels_last) if channels_last else model
+
+
+class Bfloat16Trainer(SimpleTrainer):
+    """detectron2's AMPTrainer for the CPU, which that class refuses.
+
+    Forward passes in training run under torch's autocast to bfloat16; weights, their gradients and
+    the optimizer stay in float32. bfloat16 has float32's range, so losses are not scaled.
+    """
+
+    def run_step(self) -> None:
+        """Train on a batch; outside of this method the model is unchanged."""
+        model, forward = self.model, self.model.forward
+        own = "forward" in vars(model)
+        model.forward = torch.autocast("cpu", torch.bfloat16)(forward)
+        try:
+            super().run_step()
+        finally:
+            if own:
+                model.forward = forward
+            else:
+                del model.forward
 
 
 class LazyTrainer(NamesIteration, SimpleTrainer):
@@ -227,6 +270,10 @@ class LazyTrainer(NamesIteration, SimpleTrainer):
 
 class LazyAMPTrainer(NamesIteration, AMPTrainer):
     """detectron2's AMPTrainer for mixed precision; a NaN loss names the iteration."""
+
+
+class LazyBfloat16Trainer(NamesIteration, Bfloat16Trainer):
+    """A Bfloat16Trainer; a NaN loss names the iteration."""
 
 
 class LazyCheckpointer(Checkpointer):
@@ -244,7 +291,7 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     Args:
         cfg: the config.
         args: ``resume`` continues from the last checkpoint, if there is one; ``ratios_interval``
-            as in :class:`Trainer`.
+            and ``channels_last`` as in :class:`Trainer`.
 
     Raises:
         UserError: the model, the optimizer or the data set cannot be built, or an image cannot be
@@ -254,8 +301,9 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     model = model_of(cfg).to(cfg.train.device)
     optimizer = optimizer_of(cfg, model)
     loader = lazy_loader(cfg, "train")
-    model = create_ddp_model(model, **cfg.train.ddp)
-    kind = LazyAMPTrainer if cfg.train.amp.enabled else LazyTrainer
+    model = create_ddp_model(model, args.channels_last, **cfg.train.ddp)
+    mixed = LazyBfloat16Trainer if cfg.train.device == "cpu" else LazyAMPTrainer
+    kind = mixed if cfg.train.amp.enabled else LazyTrainer
     trainer = kind(model, loader, optimizer)
     checkpointer = LazyCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     writes = comm.is_main_process()
@@ -308,7 +356,7 @@ def evaluate_lazy(cfg: DictConfig, args: argparse.Namespace):
     Raises:
         CheckpointError: the checkpoint is missing, cannot be read or is of another model.
     """
-    model = create_ddp_model(model_of(cfg).to(cfg.train.device))
+    model = create_ddp_model(model_of(cfg).to(cfg.train.device), args.channels_last)
     checkpointer = LazyCheckpointer(model, cfg.train.output_dir)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     return evaluate_model(cfg, model)
@@ -366,10 +414,10 @@ def optimizer_of(cfg: CfgNode | DictConfig, model: torch.nn.Module) -> torch.opt
     """
     with building("the config's optimizer"):
         if isinstance(cfg, CfgNode):
-            return solver.build_optimizer(cfg, model)
+            return keep_layouts(solver.build_optimizer(cfg, model))
         lazy = copy.deepcopy(cfg.optimizer)
         lazy.params.model = model
-        return instantiate(lazy)
+        return keep_layouts(instantiate(lazy))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from .norms import TORCH_NORMS
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 #: Valid entries of a config that are not parameters of MMEngine's Runner.
 ENTRIES = {
+    "amp",
     "auto_scale_lr",
     "channels_last",
     "compile",
@@ -37,8 +38,9 @@ ENTRIES = {
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config ``args.config_file``, and apply ``args.opts`` and other options.
 
-    Sets in the config ``launcher``, ``resume``, the hook of ``--ratios-interval``, and, if it has
-    none, ``work_dir``: ``work_dirs/NAME`` for a config NAME.py. Reading runs the config's code and
+    Sets in the config ``launcher``, ``resume``, ``amp`` and ``channels_last`` if they are given as
+    options, the hook of ``--ratios-interval``, and, if it has none, ``work_dir``:
+    ``work_dirs/NAME`` for a config NAME.py. Reading runs the config's code and
     imports its ``custom_imports``. Data and model are not checked.
 
     Args:
@@ -67,6 +69,9 @@ def load_config(args: argparse.Namespace) -> Config:
             )
     cfg.launcher = args.launcher
     cfg.resume = args.resume
+    for entry in ("amp", "channels_last"):
+        if getattr(args, entry):
+            cfg[entry] = True
     if args.ratios_interval:
         _log_ratios(cfg, args.ratios_interval)
     if cfg.get("work_dir") is None:
@@ -150,6 +155,12 @@ def check(args: argparse.Namespace) -> tuple[Config, str, str]:
         raise UserError(
             f"--tta: {args.config_file} does not define tta_model and tta_pipeline; define them, "
             "or leave --tta out"
+        )
+    ignored = [entry for entry in ("amp", "channels_last") if cfg.get(entry)]
+    if "runner_type" in cfg and ignored:
+        raise UserError(
+            f"{args.config_file} sets runner_type {cfg.runner_type}, which ignores "
+            f"{' and '.join(ignored)}; leave one of them out"
         )
     init_default_scope(cfg.get("default_scope") or "mmengine")
     check_norms(cfg.model)

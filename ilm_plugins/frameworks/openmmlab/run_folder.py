@@ -27,6 +27,7 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 PRETRAINED = "model.backbone.init_cfg.checkpoint"
 HARMLESS = re.compile(
     r"(work_dir|experiment_name|env_cfg|visualizer|vis_backends|log_\w+|model_wrapper_cfg"
+    r"|channels_last|optim_wrapper(\.\w+)?\.optimizer\.fused"
     r"|\w+_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
     r"|\w+_dataloader\.dataset\.(dataset\.)?data_root"
     r"|test_dataloader\.batch_size"

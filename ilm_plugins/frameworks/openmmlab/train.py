@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader
 from ... import checkpoints
 from ...errors import UserError
 from ..command import building
+from ..optimizers import keep_layouts
 from .checkpoints import check_fits, guard, latest
 from .checks import load_config
 from .faults import StopAtNaN, name_images, names_dataset, naming_types
+from .mixed_precision import mixed
 
 
 def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
@@ -112,9 +114,18 @@ class PluginRunner(Runner):
             return super().build_model(model)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper | OptimWrapperDict:
-        """Build the optimizer wrapper; raise UserError for a mistake in the config."""
+        """Build the optimizer wrapper, for mixed precision if the config has ``amp = True``.
+
+        Raises:
+            UserError: a mistake in the config; see also :func:`.mixed_precision.mixed`.
+        """
+        if self.cfg.get("amp") and isinstance(optim_wrapper, dict):
+            optim_wrapper = mixed(optim_wrapper)
         with building("the config's optimizer"), naming_types():
-            return super().build_optim_wrapper(optim_wrapper)
+            built = super().build_optim_wrapper(optim_wrapper)
+        for part in built.values() if isinstance(built, OptimWrapperDict) else (built,):
+            keep_layouts(part.optimizer)
+        return built
 
     def load_checkpoint(self, filename: str, *args, **options) -> dict:
         """Load a checkpoint into the model, as MMEngine does, and check that it fits.

@@ -17,6 +17,7 @@ from detectron2.model_zoo import get_config_file
 
 import fresh
 from faults import ALONE, error_line
+from feature_maps import OPTIONS, convolutions
 from ilm_plugins.cli import train_net
 from ilm_plugins.frameworks.detectron2.checks import check, load_config
 from runs import LAZY, NO_TEST, SHAPES
@@ -148,6 +149,40 @@ def test_lazy_config_trains_resumes_and_evaluates(datasets, lazy, tmp_path, capf
     weights = f"train.init_checkpoint={tmp_path / 'out' / 'model_final.pth'}"
     assert train_net.main([*lazy, "--eval-only", out, weights]) == 0
     assert "copypaste: Task: bbox" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["yaml", "py"])
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
+def test_channels_last_and_mixed_precision(datasets, lazy, tmp_path, kind, options):
+    if kind == "yaml":
+        argv = command(*options, out=tmp_path, opts=["SOLVER.MAX_ITER", "1"])
+    else:
+        length = "train.max_iter=1", "train.eval_period=1"
+        argv = [*lazy, *options, f"train.output_dir={tmp_path}", *length]
+    with convolutions() as found, convolutions(training=False) as evaluated:
+        assert train_net.main(argv) == 0
+    assert set(found) == {OPTIONS[options]}
+    # An evaluation is in float32.
+    assert set(evaluated) == {(OPTIONS[options][0], False)}
+    state = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    moments = state["trainer"]["_trainer" if kind == "yaml" else "optimizer"]
+    moments = (moments["optimizer"] if kind == "yaml" else moments)["state"].values()
+    tensors = [*state["model"].values(), *(m["momentum_buffer"] for m in moments)]
+    assert {t.dtype for t in tensors if t.is_floating_point()} == {torch.float32}
+
+
+def test_a_config_may_set_mixed_precision_and_a_resumed_run_the_layout(datasets, tmp_path):
+    opts = ["SOLVER.AMP.ENABLED", "True", *NO_TEST, "SOLVER.MAX_ITER"]
+    with convolutions() as found:
+        assert train_net.main(command(out=tmp_path, opts=[*opts, "1"])) == 0
+    assert set(found) == {(False, True)}
+    assert (
+        train_net.main(command("--resume", "--channels-last", out=tmp_path, opts=[*opts, "2"])) == 0
+    )
+    state = torch.load(tmp_path / "model_final.pth", weights_only=True)["trainer"]["_trainer"]
+    moments = (s["momentum_buffer"] for s in state["optimizer"]["state"].values())
+    layouts = {m.is_contiguous() for m in moments if m.ndim == 4 and m.shape[2] > 1 < m.shape[1]}
+    assert layouts == {False}
 
 
 @pytest.mark.wide

@@ -12,6 +12,7 @@ pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
 import fresh
 from faults import error_line, start
+from feature_maps import OPTIONS, convolutions
 from ilm_plugins.cli import train_net
 from ilm_plugins.errors import UserError
 from runs import TORCHRUN
@@ -73,6 +74,40 @@ def test_evaluation_needs_no_training_set(config, trained, capfd):
     assert train_net.main(command(config, "--eval-only", out=trained, opts=opts)) == 0
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
+def test_channels_last_and_mixed_precision(config, tmp_path, options):
+    with convolutions() as found:
+        argv = command(config, *options, out=tmp_path, opts=["train_cfg.max_iters=1"])
+        assert train_net.main(argv) == 0
+    assert set(found) == {OPTIONS[options]}
+    saved = torch.load(tmp_path / "iter_1.pth", weights_only=False)
+    weights, moments = saved["state_dict"], saved["optimizer"]["state"].values()
+    assert {w.dtype for w in weights.values() if w.is_floating_point()} == {torch.float32}
+    assert {state["momentum_buffer"].dtype for state in moments} == {torch.float32}
+    # An evaluation is in float32.
+    with convolutions(training=False) as found:
+        argv = command(config, "--eval-only", "--resume", *options, out=tmp_path)
+        assert train_net.main(argv) == 0
+    assert set(found) == {(OPTIONS[options][0], False)}
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ["optim_wrapper.optimizer={'type':'AdamW','lr':0.001,'_delete_':True}"],
+        ["optim_wrapper.type=AmpOptimWrapper", "optim_wrapper.loss_scale=512."],
+        ["optim_wrapper={'optimizer':{'type':'SGD','lr':0.1},'_delete_':True}"],
+    ],
+)
+def test_mixed_precision_of_other_optimizers(config, tmp_path, opts):
+    with convolutions() as found:
+        opts = ["amp=True", "train_cfg.max_iters=1", *opts]
+        assert train_net.main(command(config, out=tmp_path, opts=opts)) == 0
+    assert set(found) == {(False, True)}
+    saved = torch.load(tmp_path / "iter_1.pth", weights_only=False)
+    assert ("exp_avg" in saved["optimizer"]["state"].get(0, {})) == ("AdamW" in opts[-1])
+
+
 def printed(process):
     """What a process that succeeds prints."""
     out, err = process.communicate(timeout=300)
@@ -115,6 +150,18 @@ def test_torchrun_starts_the_processes(config, tmp_path):
         (["learning_rate=3"], ["error: override learning_rate=3 does not fit", "KEY=VALUE"]),
         (["train_cfg.max_iters", "3"], ["override train_cfg.max_iters does not", "KEY=VALUE"]),
         (["optim_wrapper.type=AmpOptimWrapper"], ["optimizer cannot be built", "only available"]),
+        (
+            ["--amp", "optim_wrapper.type=ApexOptimWrapper"],
+            ["optim_wrapper.type is ApexOptimWrapper; set optim_wrapper.type=OptimWrapper"],
+        ),
+        (
+            ["--amp", "optim_wrapper={'lr':0.1,'_delete_':True}"],
+            ["optim_wrapper has no optimizer"],
+        ),
+        (
+            ["--amp", "--channels-last", "runner_type=FlexibleRunner"],
+            ["sets runner_type FlexibleRunner, which ignores amp and channels_last"],
+        ),
         (["--eval-only"], ["nothing to evaluate: load_from is empty"]),
         (["--eval-only", "test_evaluator=None"], ["does not define test_evaluator"]),
         (["--eval-only", "--tta", "tta_model=None"], ["--tta", "define"]),
