@@ -16,12 +16,14 @@ import yaml
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, METRICS, init_default_scope
 from mmengine.runner import Runner
+from mmpretrain.models.utils import SELayer
 from mmpretrain.structures import DataSample
 from torch import nn
 
 from ilm_plugins import NORMS, AssocNorm, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.cli import train_net as run_options
 from ilm_plugins.frameworks import curves
+from ilm_plugins.frameworks.openmmlab.models.aa_resnet import AugmentedConv2d
 from ilm_plugins.frameworks.openmmlab.run_folder import LOADERS
 from ilm_plugins.frameworks.openmmlab.train import load_config
 from ilm_plugins.layers.mixture import MixtureNorm
@@ -47,6 +49,8 @@ CLASSES = {key.lower(): layer for key, layer in NORMS.items()} | {
 #: Backbone -> its class, and its convolutions, each followed by a norm.
 BACKBONES = {
     "resnet50": ("ResNet", 53),
+    "seresnet50": ("SEResNet", 53),
+    "aaresnet50": ("AAResNet", 53),
     "resnet101 cifar": ("ResNet_CIFAR", 104),
     "shufflenetv2-x0.5": ("ShuffleNetV2", 56),
     "bn-inception": ("BNInception", 69),
@@ -61,6 +65,7 @@ KINDS = {
     "ilm/resnet50_imagenet_ln.py",
     "assoc/resnet101_cifar100_assocnorm.py",
     "en/resnet50_imagenet_en.py",
+    "en/aaresnet50_imagenet_bn.py",
     "en/shufflenetv2-x0.5_imagenet_en.py",
     "en/bn-inception_webvision_sn.py",
     "en/resnet20_cifar10_en.py",
@@ -134,20 +139,31 @@ def test_a_variant_is_its_base_and_a_norm(config):
     assert lines[-1].startswith("model = dict(backbone=dict(norm_cfg=")
 
 
+def convolutions(model):
+    """Output channels of the convolutions before norms; an augmented one counts as a whole."""
+    wholes = [m for m in model.modules() if isinstance(m, AugmentedConv2d | SELayer)]
+    parts = {part for whole in wholes for part in whole.modules()}
+    plain = {m for m in model.modules() if isinstance(m, nn.Conv2d)} - parts
+    augmented = [m for m in wholes if isinstance(m, AugmentedConv2d)]
+    return [m.out_channels for m in plain] + [
+        m.conv.out_channels + m.join.out_channels for m in augmented
+    ]
+
+
 @every_config
 def test_the_file_names_norm_is_behind_every_convolution(config):
     name, model = parsed(config), skeleton(loaded(config))
     layers = list(norms(model).values())
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    widths_before = convolutions(model)
     backbone = f"{name['backbone']}{' cifar' if 'cifar' in name['data'] else ''}"
     kind, count = BACKBONES[backbone]
     assert type(model.backbone).__name__ == kind
     assert {type(layer) for layer in layers} == {CLASSES[name["norm"]]}
-    assert len(layers) == len(convolutions) == count
+    assert len(layers) == len(widths_before) == count
     widths = [getattr(m, "num_channels", None) or m.num_features for m in layers]
-    assert sorted(widths) == sorted(m.out_channels for m in convolutions)
-    if kind == "ResNet":
-        assert model.backbone.depth == int(name["backbone"].removeprefix("resnet"))
+    assert sorted(widths) == sorted(widths_before)
+    if kind.endswith("ResNet") and kind != "CifarResNet":
+        assert name["backbone"] == f"{kind.lower()}{model.backbone.depth}"
     # Instance norm's scale and shift are not its default.
     assert all(layer.weight is not None for layer in layers)
 

@@ -18,6 +18,7 @@ FOLLOWERS = {
     "mmengine.runner": (f"{__name__}.deterministic_resume", f"{__name__}.ratios"),
     "mmcv.cnn": (f"{__name__}.models",),
     "mmpretrain.datasets": (f"{__name__}.datasets",),
+    "mmpretrain.models": (f"{__name__}.models.aa_resnet",),
 }
 
 

@@ -1,0 +1,2 @@
+_base_ = "resnet50_imagenet.py"
+model = dict(backbone=dict(type="SEResNet"))
