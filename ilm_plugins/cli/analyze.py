@@ -20,7 +20,7 @@ from ..frameworks.command import add_traceback, building, command, positive, ref
 from ..frameworks.inference import Forward, Inference
 from ..frameworks.output_folder import check_output
 from ..layers import NORMS
-from . import convert, named_models
+from . import convert, environment, named_models
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,11 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     """Run the subcommand ``args.run``, which writes tables and pictures; print its summary.
 
+    In a git checkout of the project its commit is added to ``summary.txt``.
+
     Raises:
         UserError: see :func:`run_images` and :func:`run_dynamics`.
     """
     with loading(unsafe=args.unsafe):
         print(args.run(args))
+    commit = environment.commit()
+    if commit is not None:
+        with (Path(args.output).expanduser() / "summary.txt").open("a", encoding="utf-8") as file:
+            file.write(f"at commit {commit}\n")
     print(f"written to {args.output}")
 
 

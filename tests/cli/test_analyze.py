@@ -18,7 +18,7 @@ from PIL import Image
 import fresh
 from faults import NOT_DENSE
 from ilm_plugins.checkpoints import CheckpointError, write
-from ilm_plugins.cli import analyze, named_models
+from ilm_plugins.cli import analyze, environment, named_models
 from ilm_plugins.layers import ExemplarNorm
 from runs import write_class_folders
 
@@ -58,7 +58,8 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_ratios_of_a_torchvision_model(folder, trained, tmp_path, capsys):
+def test_ratios_of_a_torchvision_model(folder, trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(environment, "commit", lambda: "abc")
     path, inference = trained
     options = ("--checkpoint", path, "--output", tmp_path / "out", "--batch-size", 4)
     assert run("ratios", folder, *EN, *options, "--device", "cpu") == 0
@@ -68,6 +69,8 @@ def test_ratios_of_a_torchvision_model(folder, trained, tmp_path, capsys):
         in printed
     )
     assert "resnet18, epoch_3.pth, 6 images" in printed and "over 20 layers" in printed
+    summary = (tmp_path / "out" / "summary.txt").read_text()
+    assert summary.endswith("\nat commit abc\n") and "over 20 layers" in summary
 
     # The first layer's, by hand.
     model = inference.model.eval()
