@@ -5,6 +5,7 @@ from the input to the output. Values are (masked) arrays; masked values are not 
 """
 
 import functools
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
+    from PIL import Image
 except ImportError as error:
     raise UserError(
         f"pictures need {error.name}, which is not installed; "
@@ -88,9 +90,15 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(fig: Figure, path: Path) -> None:
-    """Write a figure to a PNG file, atomically."""
-    with replacing(path) as file:
-        fig.savefig(file, format="png")
+    """Write a figure to a PNG file of 256 colours, atomically.
+
+    The colours of photos are coarser for it; the file has about a third of the size.
+    """
+    drawn = io.BytesIO()
+    fig.savefig(drawn, format="png")
+    with replacing(path) as file, Image.open(drawn) as image:
+        colours = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        colours.save(file, format="PNG", optimize=True)
 
 
 def short(names: Sequence[str]) -> list[str]:
@@ -125,28 +133,35 @@ def _name_layers(ax: Axes, layers: Sequence[str]) -> None:
 
 
 @styled
-def by_layer(layers: Sequence[str], ratios: Mapping[str, np.ndarray], title: str) -> Figure:
+def by_layer(
+    layers: Sequence[str],
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    title: str,
+) -> Figure:
     """Draw mean and deviation of ratios over images by layer, as in Fig. 4 of the EN paper.
 
     Args:
         layers: names.
-        ratios: normalizer, a key of :data:`LINES` -> (images, layers). A dashed line is at the
-            uniform ratio, 1 / their number.
+        panels: title -> ratios of a set of images, a panel each, as normalizer, a key of
+            :data:`LINES` -> mean and standard deviation over images, (layers) each. A dashed line
+            is at the uniform ratio, 1 / number of normalizers.
         title: of the figure.
     """
-    fig = figure(_width(layers), 4.2)
-    ax = fig.subplots()
+    fig = figure(_width(layers), 1.6 + 2.6 * len(panels))
+    axes = np.atleast_1d(fig.subplots(len(panels), 1, sharex=True, sharey=True))
     x = np.arange(len(layers))
-    for normalizer, values in ratios.items():
-        mean, spread = values.mean(0), values.std(0)
-        ax.plot(x, mean, **LINES[normalizer], markersize=5, label=normalizer)
-        colour = LINES[normalizer]["color"]
-        ax.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
-    ax.axhline(1 / len(ratios), **UNIFORM, label=f"1/{len(ratios)}")
-    ax.set_ylim(0, None)
-    ax.set_ylabel("ratio, mean over images\n(band: standard deviation)")
-    ax.legend(ncols=len(ratios) + 1, loc="lower center", bbox_to_anchor=(0.5, 1))
-    _name_layers(ax, layers)
+    for ax, (name, ratios) in zip(axes, panels.items(), strict=True):
+        for normalizer, (mean, spread) in ratios.items():
+            ax.plot(x, mean, **LINES[normalizer], markersize=5, label=normalizer)
+            colour = LINES[normalizer]["color"]
+            ax.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+        ax.axhline(1 / len(ratios), **UNIFORM, label=f"1/{len(ratios)}")
+        ax.set_title(name, loc="left", fontsize=9)
+        ax.set_ylabel("ratio, mean over images\n(band: standard deviation)")
+    axes[0].set_ylim(0, None)
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, ncols=len(labels), loc="outside lower center")
+    _name_layers(axes[-1], layers)
     fig.suptitle(title)
     return fig
 
@@ -302,7 +317,7 @@ def strips(
     title: str,
     level: float | None = None,
 ) -> Figure:
-    """Draw single images, each beside a plot of its values by layer, as in Fig. 7 of the EN paper.
+    """Draw single images, each beside a plot of its values by layer.
 
     Args:
         layers: names.
@@ -332,6 +347,11 @@ def strips(
     return fig
 
 
+def _marker_size(steps: Sequence[int]) -> int:
+    """Return the size of the markers on a line over the training; 0 where they would touch."""
+    return 3 if len(steps) <= 30 else 0
+
+
 @styled
 def dynamics(
     layers: Sequence[str],
@@ -358,7 +378,8 @@ def dynamics(
         ax.axis("off")
     for i, (ax, name) in enumerate(zip(axes, short(layers), strict=False)):
         for normalizer, values in ratios.items():
-            ax.plot(steps, values[:, i], **LINES[normalizer], markersize=3, label=normalizer)
+            size = _marker_size(steps)
+            ax.plot(steps, values[:, i], **LINES[normalizer], markersize=size, label=normalizer)
         ax.axhline(1 / len(ratios), **UNIFORM)
         ax.set_title(name, fontsize=8)
     axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -368,4 +389,101 @@ def dynamics(
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, ncols=len(ratios), loc="outside upper right")
     fig.suptitle(title, x=0.01, ha="left")
+    return fig
+
+
+@styled
+def dynamics_of(
+    layers: Sequence[str],
+    steps: Sequence[int],
+    names: Sequence[str],
+    ratios: Mapping[str, np.ndarray],
+    title: str,
+    step_label: str,
+    pixels: Sequence[np.ndarray] = (),
+) -> Figure:
+    """Draw ratios of classes or images over the training, as in Figs. 1a, 6 and 7 of the EN paper.
+
+    Rows are layers, columns normalizers. Each panel has its own scale, of some 0.1 at least.
+
+    Args:
+        layers: names.
+        steps: epoch or iteration of each checkpoint.
+        names: of the classes or images, a line each; at most ten, a colour of :data:`OKABE_ITO`
+            each.
+        ratios: normalizer -> (checkpoints, names, layers).
+        title: of the figure.
+        step_label: label of the x axis.
+        pixels: the images, (H, W, 3) each, to be drawn at the left; empty for classes.
+    """
+    beside = 1.5 if len(pixels) else 0
+    fig = figure(2.5 * len(ratios) + 0.8 + beside, 1.3 * len(layers) + 1.6)
+    right = fig
+    if len(pixels):
+        left, right = fig.subfigures(1, 2, width_ratios=(beside, 2.5 * len(ratios) + 0.8))
+        frames = zip(left.subplots(len(pixels), 1, squeeze=False).flat, pixels, strict=True)
+        for i, (ax, image) in enumerate(frames):
+            ax.imshow(image)
+            ax.grid(False)
+            ax.set(xticks=[], yticks=[])
+            ax.set_title(names[i], fontsize=8)
+            ax.spines[:].set(visible=True, color=OKABE_ITO[i], linewidth=3)
+    axes = right.subplots(len(layers), len(ratios), squeeze=False, sharex=True)
+    for row, layer in enumerate(short(layers)):
+        for ax, (normalizer, values) in zip(axes[row], ratios.items(), strict=True):
+            for i, name in enumerate(names):
+                line = {"color": OKABE_ITO[i], "marker": "o", "markersize": _marker_size(steps)}
+                ax.plot(steps, values[:, i, row], **line, linewidth=1.2, label=name)
+            low, high = ax.get_ylim()
+            wider = max(0, 0.1 - (high - low)) / 2
+            ax.set_ylim(max(low - wider, -0.01), min(high + wider, 1.01))
+            if row == 0:
+                ax.set_title(f"ratio of {normalizer}")
+        axes[row, 0].set_ylabel(layer, fontsize=8)
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    for ax in axes[-1]:
+        ax.set_xlabel(step_label)
+    if not len(pixels):
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        fig.legend(handles, labels, ncols=min(5, len(names)), loc="outside lower center")
+    fig.suptitle(title)
+    return fig
+
+
+@styled
+def maps(
+    panels: Mapping[str, np.ndarray],
+    labels: Sequence[int] | None,
+    classes: Sequence[str],
+    title: str,
+) -> Figure:
+    """Draw several maps of the same images, coloured by class, as in Fig. 8 of the EN paper.
+
+    With more than :data:`NAMED_CLASSES` classes there is no legend; the ten colours repeat.
+
+    Args:
+        panels: title -> points (N, 2). Each panel has its own scale, without numbers.
+        labels: class index of each image, or None for one colour.
+        classes: names; empty without labels.
+        title: of the figure.
+    """
+    columns = min(5, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    fig = figure(max(5, 2.2 * columns), 2.2 * rows + 1.2)
+    axes = fig.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    count = max(1, len(classes))
+    colours = np.array([OKABE_ITO[i % len(OKABE_ITO)] for i in range(count)])
+    for ax, (name, points) in zip(axes, panels.items(), strict=False):
+        of_class = np.zeros(len(points), int) if labels is None else np.asarray(labels)
+        order = np.random.default_rng(0).permutation(len(points))
+        size = float(np.clip(3000 / len(points), 2, 12))
+        ax.scatter(*points[order].T, s=size, c=colours[of_class[order]], linewidths=0)
+        ax.set_title(name)
+        ax.set(xticks=[], yticks=[])
+    if labels is not None and len(classes) <= NAMED_CLASSES:
+        dots = [axes[0].scatter([], [], s=16, c=colours[i], label=n) for i, n in enumerate(classes)]
+        fig.legend(handles=dots, ncols=max(4, 2 * columns), loc="outside lower center")
+    fig.suptitle(title)
     return fig

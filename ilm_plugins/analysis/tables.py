@@ -1,18 +1,19 @@
 """Write reports on the ratios, or omega and beta, of adaptive layers: CSV tables, PNGs, a summary.
 
 :func:`write_ratios` and :func:`write_rescaling` write the same files, under the prefix ``ratios``
-or ``rescaling``. A *quantity* is a normalizer's ratio, or omega - B_omega or beta - B_beta:
+or ``rescaling``; :func:`write_comparison` compares reports on ratios. A *quantity* is a
+normalizer's ratio, or omega - B_omega or beta - B_beta:
 
 ========================  ==========================================================================
 PREFIX_by_layer .csv      distribution of each quantity over images and key groups
 PREFIX_by_group .csv      the same by key group; rescaling only
 PREFIX_spread .png        these distributions as boxes; for rescaling, also less the mean of images
-ratios_by_layer .png      mean and standard deviation of the ratios over depth (EN paper, Fig. 4)
+ratios_by_layer .png      mean and standard deviation of the ratios over depth
 PREFIX_by_class .csv .png the same by class, and the distance of the class mean from the mean of all
-                          images (Fig. 6); only if the images have classes
+                          images; only if the images have classes
 PREFIX_by_image .csv .png one number an image, layer and quantity; drawn for the images that are
-                          farthest from the mean, of different classes first (Fig. 7)
-PREFIX_map .csv .png      the images in two dimensions (Fig. 8), if there are at least three
+                          farthest from the mean, of different classes first
+PREFIX_map .csv .png      the images in two dimensions, if there are at least three
 summary.txt               the returned text
 ========================  ==========================================================================
 
@@ -23,6 +24,7 @@ square over key groups of the difference from the mean of all images.
 
 import csv
 import math
+import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,11 +32,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..checkpoints import replacing
 from ..data.images import Images
-from ..errors import UserError
+from ..errors import OptionError, UserError
 from . import plots
 from .collect import Ratios, Rescaling
 
@@ -57,8 +58,8 @@ COLUMNS = {"ratios": "normalizer", "rescaling": "parameter"}
 LABELS = {"omega": r"$\omega - B_\omega$", "beta": r"$\beta - B_\beta$"}
 #: Maximum number of images in PREFIX_by_image.png.
 SHOWN = 6
-#: Maximum number of layers in dynamics.png.
-PANELS = 20
+#: Methods of :func:`embed`.
+EMBEDDINGS = ("pca", "tsne")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class _ReportWriter:
         or "tsne".
         """
         self._draw_spread()
-        features = self._features()
+        features = features_of(self.values)
         distances = np.sqrt((features**2).sum(1))
         self._write_by_image(distances)
         deviations = [values.std(0).mean() for *_, values in self.values]
@@ -123,15 +124,6 @@ class _ReportWriter:
         if len(features) > 2 and features.any():
             self._write_map(features, embedding)
         return lines
-
-    def _features(self) -> np.ndarray:
-        """Return all values of each image, less their means over images: (images, D).
-
-        They are divided by the square root of their number in a layer, to weigh layers equally;
-        masked values are 0.
-        """
-        moves = [values - values.mean(0) for *_, values in self.values]
-        return np.concatenate([m.filled(0) / math.sqrt(m.shape[1]) for m in moves], 1)
 
     def _one_number(self, values: np.ma.MaskedArray) -> np.ma.MaskedArray:
         """Return (N, key groups) as (N): a ratio as it is, others as root mean squares."""
@@ -164,7 +156,7 @@ class _ReportWriter:
         header = ("image", "class", "distance", *(f"{layer}/{q}" for layer, q, _ in numbers))
         self._write("by_image", header, [(*names, far, *row) for names, far, row in named])
 
-        series = _panels(numbers)
+        series = by_quantity(numbers)
         classes = [self.images.class_of(i) for i in range(len(self.images))]
         order = np.argsort(-distances, kind="stable").tolist()
         firsts = {classes[i]: i for i in reversed(order)}.values()
@@ -202,7 +194,7 @@ class _ReportWriter:
         fig = plots.heat_maps(
             self.layers,
             names,
-            {_label(quantity): panel for quantity, panel in _panels(distances).items()},
+            {_label(quantity): panel for quantity, panel in by_quantity(distances).items()},
             f"{self.prefix.capitalize()} by class\n{self.subject}",
             label="distance of the class mean from the mean of all images",
             row_label="class",
@@ -266,16 +258,17 @@ def write_ratios(
         UserError: an image to be drawn is unreadable.
         RunError: a file cannot be written.
     """
-    report = _ReportWriter(folder, "ratios", _values(ratios), images, subject)
+    report = _ReportWriter(folder, "ratios", values_of(ratios), images, subject)
     report.write_layers()
-    of_images = _panels([(*of, v[:, 0]) for *of, v in report.values])
-    fig = plots.by_layer(report.layers, of_images, f"Mean ratios by layer\n{subject}")
+    of_images = by_quantity([(*of, v[:, 0]) for *of, v in report.values])
+    moments = {n: (v.mean(0), v.std(0)) for n, v in of_images.items()}
+    fig = plots.by_layer(report.layers, {subject: moments}, "Mean ratios by layer")
     plots.save(fig, folder / "ratios_by_layer.png")
 
     width = max(map(len, ratios))
     lines = [
         subject,
-        f"mean |lambda - 1/K| over {len(ratios)} layers: {_mean_distance(ratios):.4f}",
+        f"mean |lambda - 1/K| over {len(ratios)} layers: {mean_distance(ratios):.4f}",
         f"{'layer':{width}}  |lambda - 1/K|  mean ratios",
     ]
     for name, r in ratios.items():
@@ -289,7 +282,7 @@ def write_ratios(
         same = "their ratios are the same for all images"
         lines.append(f"in the tables by layer alone, as {same}: {', '.join(constant)}")
     if own:
-        lines += replace(report, values=_values(own)).write_images(embedding)
+        lines += replace(report, values=values_of(own)).write_images(embedding)
     else:
         lines.append("the ratios are the same for all images: nothing more to show")
     return write_summary(folder, lines)
@@ -340,65 +333,75 @@ def write_rescaling(
     return write_summary(folder, lines + report.write_images(embedding))
 
 
-def write_dynamics(
-    folder: Path,
-    steps: Sequence[int],
-    ratios: Sequence[Mapping[str, Ratios]],
-    subject: str,
-    step_label: str = "epoch",
-) -> str:
-    """Write how the mean ratios change over the checkpoints of a training (EN paper, Fig. 5).
+def write_comparison(folder: Path, reports: Sequence[str | os.PathLike]) -> str:
+    """Draw the mean ratios by layer of several reports, as of two data sets (EN paper, Fig. 4).
 
-    ``dynamics.csv`` has all layers, ``dynamics.png`` at most :data:`PANELS`, evenly over depth.
-    ``summary.txt`` has the mean abs(ratio - 1/K) of each checkpoint. Where nothing reached a layer
-    at a checkpoint, as in a mask head without detections, its cells in the table are empty.
+    ``comparison.png`` has a panel for each report, ``summary.txt`` the mean ratios.
 
     Args:
         folder: an existing folder; files of these names in it are replaced.
-        steps: epoch or iteration of each checkpoint, ascending.
-        ratios: for each of the ``steps`` layer -> ratios, see :func:`~.collect.collect_ratios`; a
-            checkpoint may lack layers.
-        subject: model and images, for titles.
-        step_label: "epoch" or "iteration".
+        reports: at least one folder that :func:`write_ratios` wrote; their models may differ.
 
     Returns:
         The text of the summary.
 
     Raises:
+        UserError: a folder has no such report.
         RunError: a file cannot be written.
     """
-    layers = _merge_names(ratios)
-    counts = [len(found) for found in ratios]
-    nothing = {
-        name: Ratios(r.normalizers, torch.full_like(r.values, torch.nan))
-        for found in ratios
-        for name, r in found.items()
-    }
-    ratios = [{name: (nothing | found)[name] for name in layers} for found in ratios]
-    rows = [
-        (step, name, normalizer, float(mean), found[name].distance)
-        for step, found in zip(steps, ratios, strict=True)
-        for name in layers
-        for normalizer, mean in zip(found[name].normalizers, found[name].mean, strict=True)
-    ]
-    header = (step_label, "layer", "normalizer", "mean", "layer_mean_abs_from_uniform")
-    write_csv(folder / "dynamics.csv", header, rows)
+    read = [_read_report(Path(report)) for report in reports]
+    layers = merge_names([list(of_layers) for _, of_layers in read])
+    names = list(dict.fromkeys(n for _, of in read for found in of.values() for n in found))
+    panels = {}
+    for i, (subject, of_layers) in enumerate(read, 1):
+        cells = np.array([[of_layers.get(x, {}).get(n, MISSING) for x in layers] for n in names])
+        mean, std = np.moveaxis(np.ma.masked_invalid(cells), 2, 0)
+        panels[f"{i}: {subject}"] = {n: (mean[k], std[k]) for k, n in enumerate(names)}
+    plots.save(plots.by_layer(layers, panels, "Mean ratios by layer"), folder / "comparison.png")
 
-    count = min(len(layers), PANELS)
-    shown = [layers[i * (len(layers) - 1) // max(1, count - 1)] for i in range(count)]
-    found = [_values({name: of[name] for name in shown}) for of in ratios]
-    means = [_panels([(*of, v.mean(0)) for *of, v in values]) for values in found]
-    panels = {n: np.ma.concatenate([of_step[n] for of_step in means]) for n in means[0]}
-    some = "" if count == len(layers) else f", {count} of {len(layers)} layers"
-    title = f"Mean ratios over the training{some}\n{subject}"
-    fig = plots.dynamics(shown, list(steps), panels, title, step_label)
-    plots.save(fig, folder / "dynamics.png")
-
-    lines = [subject, f"{step_label}  mean |lambda - 1/K| over {len(layers)} layers"]
-    for step, of_step, count in zip(steps, ratios, counts, strict=True):
-        but = "" if count == len(layers) else f"  of the {count} that got anything"
-        lines.append(f"{step:{len(step_label)}}  {_mean_distance(of_step):.4f}{but}")
+    width = max(map(len, layers))
+    columns = [f"{n} {i}" for n in names for i in range(1, len(read) + 1)]
+    lines = [*panels, f"{'layer':{width}}  {'  '.join(f'{c:>5}' for c in columns)}"]
+    of_columns = np.ma.stack([panel[n][0] for n in names for panel in panels.values()])
+    for layer, values in zip(layers, of_columns.filled(np.nan).T, strict=True):
+        lines.append(f"{layer:{width}}  {'  '.join(f'{v:5.3f}' for v in values)}")
+    first, *others = panels.values()
+    for i, other in enumerate(others, 2):
+        far = {n: np.ma.abs(other[n][0] - first[n][0]).mean() for n in names}
+        of_names = "  ".join(f"{n} {value:.3f}" for n, value in far.items())
+        lines.append(f"mean |difference| of {i} from 1 over layers: {of_names}")
     return write_summary(folder, lines)
+
+
+#: Mean and standard deviation of a ratio that a layer does not have.
+MISSING = (math.nan, math.nan)
+
+
+def _read_report(folder: Path) -> tuple[str, dict[str, dict[str, tuple[float, float]]]]:
+    """Read a report on ratios.
+
+    Returns:
+        Its subject; and layer -> normalizer -> mean and standard deviation over images, NaN where
+        nothing reached the layer.
+
+    Raises:
+        UserError: the folder has no such report, or its files are damaged.
+    """
+    of_layers: dict[str, dict[str, tuple[float, float]]] = {}
+    try:
+        subject = (folder / "summary.txt").read_text(encoding="utf-8").splitlines()[0]
+        with (folder / "ratios_by_layer.csv").open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                moments = tuple(float(row[name] or "nan") for name in ("mean", "std"))
+                of_layers.setdefault(row["layer"], {})[row["normalizer"]] = moments
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise UserError(
+            f"{folder} has no report on ratios ({type(error).__name__}: {error}); "
+            "give a folder that 'analyze.py ratios' wrote"
+        ) from error
+    if not of_layers:
+        raise UserError(f"{folder / 'ratios_by_layer.csv'} has no rows; write the report again")
+    return subject, of_layers
 
 
 def embed(
@@ -409,13 +412,17 @@ def embed(
     Args:
         features: (N, D) without NaN, N >= 3 and D >= 2.
         method: "pca", each component with its largest loading positive; or "tsne" (van der Maaten
-            and Hinton, JMLR 2008), which starts from the principal components. Any other word is
-            taken for "tsne".
+            and Hinton, JMLR 2008), which starts from the principal components.
         seed: random seed of t-SNE; principal components have none.
 
     Returns:
         Points (N, 2), and the labels of the two axes.
+
+    Raises:
+        OptionError: the method is unknown.
     """
+    if method not in EMBEDDINGS:
+        raise OptionError(f"unknown method {method!r} of a map; give one of {EMBEDDINGS}")
     if method == "pca":
         pca = PCA(2, svd_solver="full")
         points = pca.fit_transform(features)
@@ -427,6 +434,16 @@ def embed(
     perplexity = min(30.0, (len(features) - 1) / 3)
     tsne = TSNE(init="pca", perplexity=perplexity, random_state=seed)
     return tsne.fit_transform(features), ("t-SNE 1", "t-SNE 2")
+
+
+def features_of(values: Values) -> np.ndarray:
+    """Return all values of each image, less their means over images: (images, D).
+
+    They are divided by the square root of their number in a layer, to weigh layers equally; masked
+    values are 0.
+    """
+    moves = [of_layer - of_layer.mean(0) for *_, of_layer in values]
+    return np.concatenate([m.filled(0) / math.sqrt(m.shape[1]) for m in moves], 1)
 
 
 def share_between_classes(features: np.ndarray, labels: Sequence[int]) -> float:
@@ -505,7 +522,7 @@ def _statistics(values: np.ma.MaskedArray) -> tuple[float, ...]:
     return tuple(map(float, (present.mean(), present.std(), *quantiles)))
 
 
-def _panels(numbers: Values) -> dict[str, np.ma.MaskedArray]:
+def by_quantity(numbers: Values) -> dict[str, np.ma.MaskedArray]:
     """Return quantity -> (N, layers), masked where a layer lacks the quantity.
 
     Args:
@@ -520,7 +537,7 @@ def _panels(numbers: Values) -> dict[str, np.ma.MaskedArray]:
     }
 
 
-def _values(ratios: Mapping[str, Ratios]) -> Values:
+def values_of(ratios: Mapping[str, Ratios]) -> Values:
     """Return layer, normalizer and ratios, (images, 1), with NaN masked."""
     return [
         (layer, normalizer, np.ma.masked_invalid(column[:, None].numpy()))
@@ -529,12 +546,12 @@ def _values(ratios: Mapping[str, Ratios]) -> Values:
     ]
 
 
-def _mean_distance(ratios: Mapping[str, Ratios]) -> float:
+def mean_distance(ratios: Mapping[str, Ratios]) -> float:
     """Return the mean of abs(ratio - 1/K) over layers."""
     return float(np.nanmean([r.distance for r in ratios.values()]))
 
 
-def _merge_names(orders: Iterable[Collection[str]]) -> list[str]:
+def merge_names(orders: Iterable[Collection[str]]) -> list[str]:
     """Merge lists of names into one without repetitions, which keeps the order of the lists.
 
     A name that longer lists lack comes right behind its predecessor in its own list. Where lists

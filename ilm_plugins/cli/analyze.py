@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> None:
     In a git checkout of the project its commit is added to ``summary.txt``.
 
     Raises:
-        UserError: see :func:`run_images` and :func:`run_dynamics`.
+        UserError: see :func:`run_images`, :func:`run_dynamics` and :func:`run_compare`.
     """
-    with loading(unsafe=args.unsafe):
+    with loading(unsafe=getattr(args, "unsafe", False)):
         print(args.run(args))
     commit = environment.commit()
     if commit is not None:
@@ -54,10 +54,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the subcommands ``ratios``, ``omega`` and ``dynamics``.
+    """Return the parser of the subcommands ``ratios``, ``omega``, ``dynamics`` and ``compare``.
 
-    Each sets ``run`` to its function, :func:`run_images` or :func:`run_dynamics`. Those with
-    run_images also set ``collect``, a function, and ``write``, the name of a function of
+    Each sets ``run`` to its function, such as :func:`run_images`. Those with run_images also set
+    ``collect``, a function, and ``write``, the name of a function of
     :mod:`ilm_plugins.analysis.tables`.
     """
     p = argparse.ArgumentParser(
@@ -67,8 +67,8 @@ def parser() -> argparse.ArgumentParser:
     ratios = commands.add_parser(
         "ratios",
         help="EN's and SN's ratios by layer, class and image",
-        description="The ratios of EN and SN layers, as in Figs. 4 and 6 to 8 of the EN paper: "
-        "means by layer, class and image, the spread between images, and a map of the images.",
+        description="The ratios of EN and SN layers: means by layer, class and image, the spread "
+        "between images, and a map of the images.",
     )
     omega = commands.add_parser(
         "omega",
@@ -79,13 +79,21 @@ def parser() -> argparse.ArgumentParser:
     dynamics = commands.add_parser(
         "dynamics",
         help="EN's and SN's ratios over the checkpoints of a training",
-        description="The mean ratios of EN and SN layers by checkpoint, as in Fig. 5 of the EN "
-        "paper. Checkpoints are in the order of the last number in their names.",
+        description="The ratios of EN and SN layers by checkpoint: means by layer, of classes and "
+        "of single images, and maps of the images, as in Figs. 1a and 5 to 8 of the EN paper. "
+        "Checkpoints are in the order of the last number in their names.",
+    )
+    compare = commands.add_parser(
+        "compare",
+        help="EN's and SN's ratios by layer on several data sets, or of several models",
+        description="The mean ratios by layer of several reports in one picture, as in Fig. 4 of "
+        "the EN paper.",
     )
     for subparser in (ratios, omega, dynamics):
         _add_options(subparser)
     for subparser in (ratios, omega):
         subparser.add_argument("--checkpoint", required=True, metavar="FILE")
+    for subparser in (ratios, omega, dynamics):
         subparser.add_argument(
             "--embedding",
             choices=("pca", "tsne"),
@@ -96,11 +104,17 @@ def parser() -> argparse.ArgumentParser:
     omega.set_defaults(run=run_images, collect=collect_rescaling, write="write_rescaling")
     dynamics.add_argument("--checkpoint", required=True, nargs="+", metavar="FILE")
     dynamics.set_defaults(run=run_dynamics)
+    add_traceback(compare)
+    compare.add_argument(
+        "reports", nargs="+", metavar="REPORT", help="output folders of the subcommand ratios"
+    )
+    _add_output(compare)
+    compare.set_defaults(run=run_compare)
     return p
 
 
 def _add_options(p: argparse.ArgumentParser) -> None:
-    """Add the options that all subcommands share: the images, the model, the output folder."""
+    """Add the options of subcommands that run a model: the images, the model, the output folder."""
     add_traceback(p)
     p.add_argument(
         "images", help="a folder of class folders, a flat folder, or a packed .npz of images"
@@ -117,12 +131,15 @@ def _add_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--num-classes", type=positive, metavar="N", help="with --model")
     p.add_argument("--size", type=positive, metavar="N", help="with --model: side of its images")
-    p.add_argument("--output", required=True, metavar="DIR", help="new or empty")
+    _add_output(p)
     p.add_argument(
         "--match",
         action="append",
         metavar="PATTERN",
         help="names of layers, * for any characters; can be given again",
+    )
+    p.add_argument(
+        "--classes", nargs="+", default=(), metavar="NAME", help="take images of these classes only"
     )
     p.add_argument(
         "--limit", type=positive, metavar="N", help="take N images, evenly spread over all"
@@ -147,6 +164,11 @@ def _add_options(p: argparse.ArgumentParser) -> None:
         metavar="KEY VALUE",
         help="with --config-file, last: overrides of it",
     )
+
+
+def _add_output(p: argparse.ArgumentParser) -> None:
+    """Add the option ``--output``."""
+    p.add_argument("--output", required=True, metavar="DIR", help="new or empty")
 
 
 def run_images(args: argparse.Namespace) -> str:
@@ -174,9 +196,7 @@ def run_images(args: argparse.Namespace) -> str:
 
 
 def run_dynamics(args: argparse.Namespace) -> str:
-    """Run several checkpoints on the images; write the ratios of EN and SN, by checkpoint.
-
-    The files are written to the folder ``--output``.
+    """Run several checkpoints on the images, and write the ratios of EN and SN to ``--output``.
 
     Returns:
         The summary, several lines of text.
@@ -185,7 +205,7 @@ def run_dynamics(args: argparse.Namespace) -> str:
         UserError: see :func:`sort_by_step`, :func:`prepare`, :func:`load_weights` and
             :func:`seed_forward`; or the model has no EN or SN layers, or ``--match`` selects none.
     """
-    from ..analysis.tables import write_dynamics
+    from ..analysis.dynamics import write_dynamics
 
     steps = sort_by_step(args.checkpoint)
     inference, images, batches, folder = prepare(args)
@@ -196,7 +216,23 @@ def run_dynamics(args: argparse.Namespace) -> str:
         found.append(collect_ratios(inference.model, batches(), forward, args.match))
     label = "epoch" if "epoch" in Path(args.checkpoint[0]).name else "iteration"
     title = f"{inference.name}, {_describe_images(images, args)}"
-    return write_dynamics(folder, list(steps), found, title, label)
+    return write_dynamics(folder, list(steps), found, images, title, label, args.embedding)
+
+
+def run_compare(args: argparse.Namespace) -> str:
+    """Draw the ratios by layer of several reports in one picture, in the folder ``--output``.
+
+    Returns:
+        The summary, several lines of text.
+
+    Raises:
+        UserError: a report is missing or damaged, or :func:`new_folder` raises it.
+    """
+    from ..analysis.tables import write_comparison
+
+    folder = new_folder(args.output)
+    check_output(args.output, "--output")
+    return write_comparison(folder, [Path(report).expanduser() for report in args.reports])
 
 
 def sort_by_step(paths: Sequence[str]) -> dict[int, str]:
@@ -243,15 +279,25 @@ def prepare(
     # Pictures are drawn at the end; a missing package should stop the command at once.
     from ..analysis import tables  # noqa: F401
 
-    folder = Path(args.output).expanduser()
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"--output {args.output} is not empty; give a new folder")
-    images = open_images(args.images, args.limit)
+    folder = new_folder(args.output)
+    images = open_images(args.images, args.limit, args.classes)
     inference = load_model(args)
     check_output(args.output, "--output")
     print(f"{_count_images(images)} of {args.images}, each: {inference.preprocessing}")
     batches = partial(images.batches, args.batch_size or inference.batch_size)
     return inference, images, batches, folder
+
+
+def new_folder(output: str) -> Path:
+    """Return the path of ``--output``, without creating it.
+
+    Raises:
+        UserError: the folder is not empty.
+    """
+    folder = Path(output).expanduser()
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"--output {output} is not empty; give a new folder")
+    return folder
 
 
 def load_model(args: argparse.Namespace) -> Inference:
@@ -338,5 +384,6 @@ def _count_images(images: Images) -> str:
 
 
 def _describe_images(images: Images, args: argparse.Namespace) -> str:
-    """Return the number of images and the name of their folder, for titles."""
-    return f"{_count_images(images)} of {Path(args.images).name}"
+    """Return the number of images, the name of their folder and ``--classes``, for titles."""
+    classes = f" ({', '.join(args.classes)})" if args.classes else ""
+    return f"{_count_images(images)} of {Path(args.images).name}{classes}"

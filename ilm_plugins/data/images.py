@@ -1,5 +1,6 @@
 """Images to analyze: a folder, with or without class folders, or a packed archive."""
 
+import difflib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -75,29 +76,55 @@ class Images:
             yield [self[i] for i in range(start, min(start + size, len(self)))]
 
 
-def open_images(path: str | os.PathLike, limit: int | None = None) -> Images:
+def open_images(
+    path: str | os.PathLike, limit: int | None = None, classes: Sequence[str] = ()
+) -> Images:
     """List the images of a folder of class folders, a flat folder or a packed ``.npz``.
 
     Args:
         path: the folder, or an archive in the format of :mod:`ilm_plugins.data.packed`.
-        limit: number of images to keep, evenly spaced over all, so that all classes are
-            represented; default: all.
+        limit: number of images to keep, evenly spaced over all (of the chosen classes), so that all
+            classes are represented; default: all.
+        classes: names of the classes to keep, in the order that they then have; default: all.
 
     Raises:
         UserError: the path does not exist, there are no images, the folder holds both images and
-            class folders, or the archive is invalid. A broken image file is found when indexed.
+            class folders, the archive is invalid, or there is no class of a given name. A broken
+            image file is found when indexed.
     """
     path = Path(path).expanduser()
     if path.suffix == ".npz":
-        decoded, labels, classes = read_packed(path)
-        images = Images([str(i) for i in range(len(decoded))], labels, classes, decoded)
+        decoded, labels, names = read_packed(path)
+        images = Images([str(i) for i in range(len(decoded))], labels, names, decoded)
     else:
         images = _list_folder(path)
     if not len(images):
         raise UserError(f"{path}: no image there; expected {', '.join(ENDINGS)}, or an .npz")
+    if classes:
+        images = _of_classes(path, images, classes)
     if limit is None or limit >= len(images):
         return images
-    chosen = [i * len(images) // limit for i in range(limit)]
+    return _take(images, [i * len(images) // limit for i in range(limit)])
+
+
+def _of_classes(path: Path, images: Images, classes: Sequence[str]) -> Images:
+    """Return the images of some classes, given by name; ``path`` is for the message.
+
+    Raises:
+        UserError: a class is unknown, or the images have no classes.
+    """
+    for name in classes:
+        if name not in images.classes:
+            near = difflib.get_close_matches(name, images.classes, 4, 0) or ["none"]
+            raise UserError(f"{path} has no class {name!r}; near ones are {', '.join(near)}")
+    classes = tuple(dict.fromkeys(classes))
+    kept = _take(images, [i for i in range(len(images)) if images.class_of(i) in classes])
+    labels = [classes.index(kept.class_of(i)) for i in range(len(kept))]
+    return Images(kept.names, labels, classes, kept.sources)
+
+
+def _take(images: Images, chosen: Sequence[int]) -> Images:
+    """Return the images of some indices."""
     names, labels, sources = (
         None if items is None else [items[i] for i in chosen]
         for items in (images.names, images.labels, images.sources)

@@ -14,14 +14,16 @@ from PIL import Image
 
 from ilm_plugins.analysis import plots
 from ilm_plugins.analysis.collect import Ratios, Rescaling
+from ilm_plugins.analysis.dynamics import write_dynamics
 from ilm_plugins.analysis.tables import (
     embed,
     share_between_classes,
-    write_dynamics,
+    write_comparison,
     write_ratios,
     write_rescaling,
 )
 from ilm_plugins.data.images import Images
+from ilm_plugins.errors import OptionError, UserError
 
 NORMALIZERS = ("IN", "LN", "BN")
 PICTURES = ("by_class", "by_image", "spread", "map")
@@ -163,18 +165,93 @@ def test_one_or_two_images_have_no_map(tmp_path):
     assert (tmp_path / "ratios_by_image.png").exists()
 
 
+DYNAMICS = ("by_layer", "by_class", "by_image", "map")
+
+
+def dynamics(folder, steps, found, **options):
+    """Write the report on ratios of images of two classes."""
+    n = len(next(iter(found[0].values())).values)
+    return write_dynamics(folder, steps, found, images(n), "a model", **options)
+
+
 def test_dynamics(tmp_path):
-    found = [ratios(4, 25, seed=i) for i in range(3)]
-    text = write_dynamics(tmp_path, [1, 5, 20], found, "a model")
-    check_pictures(tmp_path, "dynamics")
-    rows = table(tmp_path / "dynamics.csv")
+    found = [ratios(6, 25, seed=i) for i in range(3)]
+    text = dynamics(tmp_path, [1, 5, 20], found)
+    check_pictures(tmp_path, *(f"dynamics_{what}" for what in DYNAMICS))
+    rows = table(tmp_path / "dynamics_by_layer.csv")
     assert len(rows) == 3 * 25 * 3 and {row["epoch"] for row in rows} == {"1", "5", "20"}
-    (row,) = (r for r in rows if list(r.values())[:3] == ["5", "stage.24.norm", "BN"])
-    mean = found[1]["stage.24.norm"].values[:, 2].mean().item()
-    assert float(row["mean"]) == pytest.approx(mean, abs=1e-5)
+    of_layer = found[1]["stage.24.norm"].values
+    chosen = {"epoch": "5", "layer": "stage.24.norm", "normalizer": "BN"}
+    (row,) = table(tmp_path / "dynamics_by_layer.csv", **chosen)
+    assert float(row["mean"]) == pytest.approx(of_layer[:, 2].mean().item(), abs=1e-5)
+    (row,) = table(tmp_path / "dynamics_by_class.csv", **chosen, **{"class": "class 1"})
+    assert float(row["ratio"]) == pytest.approx(of_layer[1::2, 2].mean().item(), abs=1e-5)
+    assert len(table(tmp_path / "dynamics_map.csv")) == 3 * 6
+
+    # Of the first class, in the order of the distance from its mean at the last checkpoint.
+    last = torch.cat([r.values for r in found[2].values()], 1)
+    far = (last[::2] - last[::2].mean(0)).square().sum(1).argsort() * 2
+    names = [f"class 0 {i}.png" for i in far.tolist()]
+    rows = table(tmp_path / "dynamics_by_image.csv", **chosen)
+    assert [row["image"] for row in rows] == names
+    assert [float(row["ratio"]) for row in rows] == pytest.approx(
+        of_layer[far, 2].tolist(), abs=1e-5
+    )
+
     lines = text.splitlines()
-    distances = [r.distance for r in found[2].values()]
-    assert lines[-1].split() == ["20", f"{np.mean(distances):.4f}"]
+    distance = np.mean([r.distance for r in found[2].values()])
+    share = share_between_classes(last.numpy(), [0, 1] * 3)
+    deviation = last.std(0, correction=0).mean()
+    assert lines[4].split() == ["20", f"{distance:.4f}", f"{deviation:.4f}", f"{share:.3f}"]
+    first = found[2]["stage.0.norm"].values[:, 0]
+    assert lines[5].split() == ["epoch", "20", "class", "0", "class", "1"]
+    of_classes = [f"{first[i::2].mean():.3f}" for i in (0, 1)]
+    assert lines[6].split() == ["stage.0.norm", "IN", *of_classes]
+
+
+@pytest.mark.parametrize("embedding", ["pca", "tsne"])
+def test_maps_are_of_ten_checkpoints_from_the_first_to_the_last(embedding, tmp_path):
+    found = [ratios(6, 2, seed=i) for i in range(12)]
+    dynamics(tmp_path, list(range(1, 13)), found, embedding=embedding)
+    epochs = list(dict.fromkeys(row["epoch"] for row in table(tmp_path / "dynamics_map.csv")))
+    assert len(epochs) == 10 and (epochs[0], epochs[-1]) == ("1", "12")
+    rows = table(tmp_path / "dynamics_map.csv", epoch="12")
+    moves = torch.cat([r.values for r in found[-1].values()], 1).numpy()
+    expected, _ = embed(moves - moves.mean(0), embedding)
+    assert [float(row["x"]) for row in rows] == pytest.approx(expected[:, 0].tolist(), rel=1e-3)
+
+
+def test_all_layers_are_drawn_over_the_training_and_six_by_class(tmp_path, monkeypatch):
+    drawn = {}
+
+    def spy(name, draw):
+        def counted(layers, *args, **options):
+            drawn[name] = len(layers)
+            return draw(layers, *args, **options)
+
+        monkeypatch.setattr(plots, name, counted)
+
+    spy("dynamics", plots.dynamics)
+    spy("dynamics_of", plots.dynamics_of)
+    dynamics(tmp_path, [1, 2], [ratios(4, 53, seed=i) for i in range(2)])
+    assert drawn == {"dynamics": 53, "dynamics_of": 6}
+
+
+def test_dynamics_of_ratios_that_all_images_share_are_by_layer_alone(tmp_path):
+    shared = Ratios(("IN", "BN"), torch.tensor([[0.2, 0.8]]).repeat(5, 1))
+    text = dynamics(tmp_path, [3], [{"a.mean": shared, "a.var": shared}])
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"dynamics_by_layer.csv", "dynamics_by_layer.png", "summary.txt"}
+    assert text.splitlines()[-1].split() == ["3", "0.3000"]
+
+
+def test_dynamics_of_images_without_classes(tmp_path):
+    found = [ratios(4, 2)]
+    text = write_dynamics(tmp_path, [1], found, images(4, classes=0), "a model", "iteration")
+    names = {p.stem for p in tmp_path.iterdir()}
+    assert names == {"summary", *(f"dynamics_{what}" for what in DYNAMICS)} - {"dynamics_by_class"}
+    assert {row["class"] for row in table(tmp_path / "dynamics_map.csv")} == {""}
+    assert text.splitlines()[1].endswith("standard deviation between images")
 
 
 def test_dynamics_of_layers_that_saw_nothing_at_some_checkpoint(tmp_path):
@@ -183,9 +260,9 @@ def test_dynamics_of_layers_that_saw_nothing_at_some_checkpoint(tmp_path):
     names = list(whole)
     has = (names[:2] + names[3:], names[:1] + names[2:], names[1:2])
     found = [{name: whole[name] for name in some} for some in has]
-    text = write_dynamics(tmp_path, [1, 2, 3], found, "a model")
-    check_pictures(tmp_path, "dynamics")
-    rows = table(tmp_path / "dynamics.csv")
+    text = dynamics(tmp_path, [1, 2, 3], found)
+    check_pictures(tmp_path, *(f"dynamics_{what}" for what in DYNAMICS))
+    rows = table(tmp_path / "dynamics_by_layer.csv")
     order = list(dict.fromkeys(row["layer"] for row in rows))
     assert sorted(order) == names and [order[0], order[-1]] == [names[0], names[3]]
     assert len(rows) == 3 * 4 * 3
@@ -194,18 +271,66 @@ def test_dynamics_of_layers_that_saw_nothing_at_some_checkpoint(tmp_path):
         for column in ("mean", "layer_mean_abs_from_uniform"):
             assert bool(row[column]) == there
     assert "over 4 layers" in text
-    assert text.splitlines()[-2].endswith("  of the 3 that got anything")
+    assert text.splitlines()[3].endswith("  of the 3 that got anything")
     distance = whole[names[1]].distance
-    assert text.splitlines()[-1].split()[1] == f"{distance:.4f}"
+    deviation = whole[names[1]].values.std(0, correction=0).mean()
+    assert text.splitlines()[4].split()[1:3] == [f"{distance:.4f}", f"{deviation:.4f}"]
+    missing = table(tmp_path / "dynamics_by_image.csv", epoch="3", layer=names[0])
+    assert len(missing) == 2 * 3 and not any(row["ratio"] for row in missing)
 
 
 def test_layers_are_in_the_order_of_the_checkpoint_that_has_most(tmp_path):
     whole = ratios(4, 5)
     has = [[0, 1], [0, 2], [0, 1, 2, 4], [3, 4]]
     found = [{f"stage.{i}.norm": whole[f"stage.{i}.norm"] for i in some} for some in has]
-    write_dynamics(tmp_path, [1, 2, 3, 4], found, "a model")
-    layers = dict.fromkeys(row["layer"] for row in table(tmp_path / "dynamics.csv"))
+    dynamics(tmp_path, [1, 2, 3, 4], found)
+    layers = dict.fromkeys(row["layer"] for row in table(tmp_path / "dynamics_by_layer.csv"))
     assert [int(name.split(".")[1]) for name in layers if "3" not in name] == [0, 1, 2, 4]
+
+
+def test_reports_are_compared_by_layer(tmp_path):
+    one, other = ratios(6, 3), ratios(4, 4, seed=1)
+    del other["stage.0.norm"]
+    folders = [tmp_path / name for name in ("one", "other", "both")]
+    for folder, found in zip(folders, (one, other), strict=False):
+        folder.mkdir()
+        write_ratios(folder, found, images(len(found["stage.1.norm"].values)), folder.name)
+    folders[2].mkdir()
+    text = write_comparison(folders[2], folders[:2])
+    check_pictures(folders[2], "comparison")
+    lines = text.splitlines()
+    assert (
+        lines[:2] == ["1: one", "2: other"]
+        and text + "\n" == (folders[2] / "summary.txt").read_text()
+    )
+    assert lines[2].split() == ["layer", *(w for n in NORMALIZERS for w in (n, "1", n, "2"))]
+    cells = {line.split()[0]: line.split()[1:] for line in lines[3:]}
+    means = [found["stage.1.norm"].values.mean(0) for found in (one, other)]
+    expected = torch.stack(means, 1).flatten()
+    assert [float(v) for v in cells["stage.1.norm"]] == pytest.approx(expected.tolist(), abs=6e-4)
+    assert cells["stage.0.norm"][1] == cells["stage.3.norm"][0] == "nan"
+    common = ("stage.1.norm", "stage.2.norm")
+    moves = [(one[n].values.mean(0) - other[n].values.mean(0)).abs() for n in common]
+    of_bn = sum(move[2] for move in moves) / 2
+    assert lines[-1].startswith("mean |difference| of 2 from 1") and f"BN {of_bn:.3f}" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"summary.txt": "a model"},
+        {"summary.txt": "", "ratios_by_layer.csv": "layer,normalizer,mean,std\na,IN,1,0"},
+        {"summary.txt": "a model", "ratios_by_layer.csv": "layer,normalizer\na,IN"},
+        {"summary.txt": "a model", "ratios_by_layer.csv": "layer,normalizer,mean,std\na,IN,x,0"},
+        {"summary.txt": "a model", "ratios_by_layer.csv": ""},
+    ],
+)
+def test_folders_without_a_report_are_told(files, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=r"has no report on ratios|has no rows"):
+        write_comparison(tmp_path, [tmp_path])
 
 
 def test_rescaling(tmp_path):
@@ -284,6 +409,11 @@ def test_tsne_keeps_clusters_together():
     np.testing.assert_array_equal(embed(features, "tsne")[0], points)
 
 
+def test_an_unknown_method_of_a_map_is_told():
+    with pytest.raises(OptionError, match="unknown method 't-sne' of a map; give one of"):
+        embed(np.eye(4), "t-sne")
+
+
 def test_share_between_classes():
     labels = [0, 0, 1, 1]
     features = np.array([[0.0], [0.0], [2.0], [2.0]])
@@ -310,7 +440,23 @@ def test_nothing_that_is_written_overlaps_or_is_cut_off(layers):
     classes = [f"class {i}" for i in range(10)]
     maps = {n: generator.standard_normal((10, layers)) for n in NORMALIZERS}
     figures = [
-        plots.by_layer(names, values, "Title\nsubject"),
+        plots.by_layer(
+            names,
+            {s: {n: (v.mean(0), v.std(0)) for n, v in values.items()} for s in ("one", "other")},
+            "Title\nsubject",
+        ),
+        plots.dynamics(names, range(7), values, "Title\nsubject", "epoch"),
+        plots.dynamics_of(
+            names[:6],
+            range(100, 107),
+            classes,
+            {n: generator.random((7, 10, 6)) for n in NORMALIZERS},
+            "Title\nsubject",
+            "iteration",
+        ),
+        plots.maps(
+            {f"epoch {i}": v.T for i, v in enumerate(maps["IN"][None, :2])}, None, (), "Title"
+        ),
         plots.boxes(names, {n: list(v.T) for n, v in values.items()}, plots.BOXES, plots.OKABE_ITO),
         plots.heat_maps(names, classes, maps, "Title", "label", "class"),
     ]
@@ -318,7 +464,12 @@ def test_nothing_that_is_written_overlaps_or_is_cut_off(layers):
         figure.draw_without_rendering()
         whole = figure.bbox
         for ax in figure.axes:
-            ticks = [t for t in ax.get_xticklabels() if t.get_visible() and t.get_text()]
+            low, high = ax.get_xlim()
+            ticks = [
+                t
+                for t in ax.get_xticklabels()
+                if t.get_visible() and t.get_text() and low <= t.get_position()[0] <= high
+            ]
             boxes = [tick.get_window_extent() for tick in ticks]
             assert all(a.x1 <= b.x0 + 1 for a, b in pairwise(boxes))
             assert all(whole.x0 <= b.x0 and b.x1 <= whole.x1 and whole.y0 <= b.y0 for b in boxes)

@@ -120,9 +120,30 @@ def test_dynamics_are_in_the_order_of_steps(folder, tmp_path):
     out = tmp_path / "out"
     chosen = ("--match", "layer1.0.*", "--limit", 2)
     assert run("dynamics", folder, *EN, *chosen, "--output", out, "--checkpoint", *files) == 0
-    found = rows(out / "dynamics.csv")
+    found = rows(out / "dynamics_by_layer.csv")
     assert list(dict.fromkeys(row["epoch"] for row in found)) == ["9", "10"]
     assert found[0]["mean"] != found[6]["mean"]
+
+
+def test_dynamics_of_one_class_mapped_by_tsne(folder, trained, tmp_path, capsys):
+    chosen = ("--classes", "dog", "--embedding", "tsne", "--match", "layer1.*")
+    words = ("dynamics", folder, *EN, *chosen, "--output", tmp_path / "out")
+    assert run(*words, "--checkpoint", trained[0]) == 0
+    assert f"3 images of {folder.name} (dog)" in capsys.readouterr().out
+    found = rows(tmp_path / "out" / "dynamics_map.csv")
+    assert [row["image"] for row in found] == ["dog/0.png", "dog/1.png", "dog/2.png"]
+    assert {row["class"] for row in rows(tmp_path / "out" / "dynamics_by_class.csv")} == {"dog"}
+
+
+def test_reports_are_compared(folder, trained, tmp_path, capsys):
+    words = ("--checkpoint", trained[0], "--match", "layer1.*")
+    for name, limit in (("a", 4), ("b", 6)):
+        out = ("--output", tmp_path / name, "--limit", limit)
+        assert run("ratios", folder, *EN, *words, *out) == 0
+    assert run("compare", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "both") == 0
+    printed = capsys.readouterr().out
+    assert f"2: resnet18, epoch_3.pth, 6 images of {folder.name}\n" in printed
+    assert {p.name for p in (tmp_path / "both").iterdir()} == {"comparison.png", "summary.txt"}
 
 
 def test_the_same_twice_gives_the_same(folder, trained, tmp_path):
@@ -171,6 +192,17 @@ MISTAKES = {
         ("--model", "torchvision:resnet17", "--norm", "EN", "--checkpoint", "CHECKPOINT"),
         "torchvision:resnet17 cannot be built with norm_layer",
     ),
+    "no such class": (
+        "ratios FOLDER",
+        (*GOOD, "--classes", "cat", "dgo"),
+        "has no class 'dgo'; near ones are dog, cat",
+    ),
+    "classes of a flat folder": (
+        "ratios FOLDER/cat",
+        (*GOOD, "--classes", "cat"),
+        "has no class 'cat'; near ones are none",
+    ),
+    "no report to compare": ("compare EMPTY", (), "has no report on ratios .FileNotFound"),
     "overrides of no config": ("ratios FOLDER", (*GOOD, "--opts", "a=1"), "--opts with --model"),
     "a device that is not there": (
         "ratios FOLDER",

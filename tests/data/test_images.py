@@ -55,6 +55,15 @@ def test_a_limit_is_spread_over_all(classes):
     assert len(open_images(classes / "dog", limit=1)) == 1
 
 
+def test_classes_are_chosen_by_name_and_then_limited(classes):
+    images = open_images(classes, classes=["dog", "cat"])
+    assert list(images.classes) == ["dog", "cat"] and list(images.labels) == [1, 1, 0, 0]
+    images = open_images(classes, limit=1, classes=["dog"])
+    assert list(images.names) == ["dog/1.png"] and images.class_of(0) == "dog"
+    with pytest.raises(UserError, match="set has no class 'dogs'; near ones are dog, cat"):
+        open_images(classes, classes=["dogs"])
+
+
 def test_a_packed_archive(tmp_path):
     files = []
     for value in (0, 200):
@@ -68,6 +77,7 @@ def test_a_packed_archive(tmp_path):
     assert (
         images.labels == [1, 0] and images.class_of(0) == "b" and list(images.names) == ["0", "1"]
     )
+    assert list(open_images(tmp_path / "test.npz", classes=["b"]).names) == ["0"]
     assert images[1].shape == (8, 8, 3) and abs(int(images[1].mean()) - 200) < 3
     with pytest.raises(UserError, match="no such file"):
         open_images(tmp_path / "train.npz")
