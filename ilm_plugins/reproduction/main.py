@@ -107,10 +107,10 @@ def _rows(table: Table) -> list[str]:
     """Return the lines that list a table's cells: a heading, then name, paper's figures and source.
 
     A cell for which the paper has no number has the paper's text, if any, in place of its figures.
-    For a figure without cells: the tables whose curves it shows and its command, or "-" for none.
+    For a figure without cells: the tables that it shows and its command, or "-" for none.
     """
     if not table.cells:
-        rows = [f"curves of {', '.join(table.shows)}"] if table.shows else []
+        rows = [f"{table.shown} of {', '.join(table.shows)}"] if table.shows else []
         return rows + ([table.command] if table.command else []) or ["-"]
     width = max(map(len, table.cells))
     figures = [report.figures(table, cell.paper) for cell in table.cells.values()]

@@ -119,6 +119,44 @@ def against(table: Table, lines: Mapping[str, tuple[Points, Points]], measure: s
     return fig
 
 
+@styled
+def gains(table: Table, figures: Mapping[str, Mapping[str, tuple[float, float | None]]]) -> Figure:
+    """Plot the gains of norms over the first that a drawing ``compares``, as bars.
+
+    The paper's are outlines, ours filled bars beside them; above each bar is the norm's own figure.
+
+    Args:
+        table: the drawing.
+        figures: label of a group of bars -> norm -> the paper's figure and ours, in percent; None
+            where ours is missing. A gain needs both norms' figures.
+    """
+    base, *others = table.compares
+    fig = figure(1.6 * len(figures) + 0.8, 4)
+    axis = fig.subplots()
+    width = 0.8 / (2 * len(others))
+    for i, (norm, colour) in enumerate(zip(others, OKABE_ITO, strict=False)):
+        for j, whose in enumerate(("the paper", "ours")):
+            of_norm = {
+                x: (of[norm][j], of[base][j])
+                for x, of in enumerate(figures.values())
+                if norm in of and base in of and None not in (of[norm][j], of[base][j])
+            }
+            places = [x - 0.4 + (2 * i + j + 0.5) * width for x in of_norm]
+            heights = [value - least for value, least in of_norm.values()]
+            if not of_norm:
+                continue
+            look = {"edgecolor": colour, "facecolor": colour if j else "none", "linewidth": 1.5}
+            bars = axis.bar(places, heights, 0.9 * width, label=f"{norm}, {whose}", **look)
+            axis.bar_label(bars, [f"{value:.1f}" for value, _ in of_norm.values()], fontsize=8)
+    axis.axhline(0, color="black", linewidth=0.8)
+    labels = [f"{label}\n{base} {of[base][0]:.1f}" for label, of in figures.items()]
+    axis.set_xticks(range(len(figures)), labels)
+    axis.set_ylabel(f"gain over {base}, percentage points\n(top-1 accuracy or mIoU)")
+    fig.legend(loc="outside lower center", ncols=2 * len(others))
+    fig.suptitle(f"{table.id}: {table.title}")
+    return fig
+
+
 def save(fig: Figure, path: Path, shown: Any) -> None:
     """Write a plot as PNG, atomically.
 

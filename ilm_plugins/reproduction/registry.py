@@ -13,8 +13,9 @@ table's measures, and one of these sources:
 ``says`` is the paper's text where it gives no number. A table's ``note`` says what of its recipes
 the paper leaves open or contradicts, what is assumed, and by which overrides it is otherwise.
 A figure (drawing) of the papers has cells of its own, or ``shows`` the curves of tables, or has a
-``command`` that makes it. If it plots figures
-``against`` a quantity, the names of cells end in the quantity and its value: "GN, batch 64".
+``command`` that makes it. If it plots figures ``against`` a quantity, the names of cells end in the
+quantity and its value: "GN, batch 64". If it ``compares`` norms, cells are named "NETWORK/NORM",
+and their gains over the first norm are drawn.
 """
 
 import difflib
@@ -131,9 +132,15 @@ class Table:
     compute: str | None = None
     shows: tuple[str, ...] = ()
     against: str | None = None
+    compares: tuple[str, ...] = ()
     chance: float | None = None
     command: str | None = None
     note: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """What a drawing has of the tables that it ``shows``: "curves" or "figures"."""
+        return "figures" if self.compares else "curves"
 
     @property
     def decimals(self) -> tuple[int, ...]:

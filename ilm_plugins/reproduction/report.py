@@ -86,7 +86,7 @@ def _groups_of(cell: Cell, groups: Groups) -> list[Records]:
 
 
 def draw(table: Table, groups: Groups, folder: Path) -> bool:
-    """Plot a table's training curves or a figure's lines to ``folder/ID.png``, if there are any.
+    """Plot a table's training curves, or a figure's lines or bars, to ``folder/ID.png``, if any.
 
     Args:
         table: the table or figure.
@@ -101,7 +101,8 @@ def draw(table: Table, groups: Groups, folder: Path) -> bool:
         RunError: the picture cannot be written.
     """
     lines, compared = curves(table, groups), curves_against(table, groups)
-    if not (lines or compared):
+    norms = compared_norms(table, groups)
+    if not (lines or compared or norms):
         return False
     from . import pictures
 
@@ -109,6 +110,8 @@ def draw(table: Table, groups: Groups, folder: Path) -> bool:
     if lines:
         shown = [(label, [record["curve"] for record in group]) for label, group in lines]
         pictures.save(pictures.training(table, lines), path, shown)
+    elif norms:
+        pictures.save(pictures.gains(table, norms), path, norms)
     else:
         measure = registry.tables()[table.shows[0]].measures[0]
         pictures.save(pictures.against(table, compared, measure), path, compared)
@@ -155,9 +158,9 @@ def _count_cells(table: Table, groups: Groups) -> str:
 
 
 def _source(table: Table) -> str:
-    """Return links to the tables whose curves a figure shows, and its command; "-" for neither."""
+    """Return links to the tables that a figure shows, and its command; "-" for neither."""
     shown = ", ".join(f"[{key}]({key.split('-')[0]}.md#{key})" for key in table.shows)
-    words = [f"curves of {shown}"] if shown else []
+    words = [f"{table.shown} of {shown}"] if shown else []
     return "; ".join(words + ([f"`{table.command}`"] if table.command else [])) or "-"
 
 
@@ -354,3 +357,31 @@ def curves_against(table: Table, groups: Groups) -> dict[str, tuple[list, list]]
     if not any(ours for _, ours in found.values()):
         return {}
     return {name: (sorted(paper), sorted(ours)) for name, (paper, ours) in found.items()}
+
+
+def compared_norms(
+    table: Table, groups: Groups
+) -> dict[str, dict[str, tuple[float, float | None]]]:
+    """Return the figures of a drawing that ``compares`` norms.
+
+    Args:
+        table: the drawing; it ``shows`` tables whose cells are named "NETWORK/NORM".
+        groups: see the module.
+
+    Returns:
+        Network and table, on two lines -> norm -> the paper's figure of the first measure and ours,
+        the mean over the seeds of a full recipe, None if that was not run. SyncBN counts as BN.
+        Cells with a text of the paper's are left out, such as those of a test server. Empty if the
+        drawing compares no norms.
+    """
+    found: dict[str, dict[str, tuple[float, float | None]]] = {}
+    for shown in (registry.tables()[key] for key in table.shows if table.compares):
+        for cell in shown.cells.values():
+            network, _, norm = cell.name.rpartition("/")
+            norm, paper = norm.removeprefix("Sync"), cell.paper[0]
+            if norm in table.compares and paper is not None and cell.says is None:
+                whole = [g for g in _groups_of(cell, groups) if g[0]["label"] in WHOLE]
+                ours = [v for group in whole for v in _values(group, shown.measures[0])]
+                label = f"{network}\n{shown.number}"
+                found.setdefault(label, {})[norm] = (paper, mean(ours) if ours else None)
+    return found

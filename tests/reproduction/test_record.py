@@ -14,7 +14,7 @@ from PIL import Image
 import fresh
 from ilm_plugins.errors import UserError, write_error
 from ilm_plugins.frameworks.command import explain
-from ilm_plugins.reproduction import launch, record, registry, report
+from ilm_plugins.reproduction import launch, pictures, record, registry, report
 from ilm_plugins.reproduction.main import main
 from recipes import ROOT
 from reproduction.folders import write_run, write_test, write_test_alone
@@ -329,7 +329,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     for name in ("r", "s"):
         reported(tmp_path / name, found)
     files = sorted(path.name for path in (tmp_path / "r").glob("*.*"))
-    assert files == ["README.md", "assoc.md", "en-5.png", "en.md", "ilm.md"]
+    assert files == ["README.md", "assoc.md", "en-5.png", "en-fig1b.png", "en.md", "ilm.md"]
     for name in files:
         assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "s" / name).read_bytes()
 
@@ -367,6 +367,42 @@ def test_errors_are_drawn_against_batch_sizes(tmp_path):
     drawn = report.write(tmp_path / "r" / "records")
     assert tmp_path / "r" / "ilm-fig1.png" in drawn
     assert "(ilm-fig1.png)" in (tmp_path / "r" / "ilm.md").read_text()
+
+
+def test_gains_over_bn_are_drawn_of_the_paper_and_of_full_recipes(tmp_path):
+    figure = registry.tables()["en-fig1b"]
+    compared = report.compared_norms(figure, {})
+    assert [label.replace("\n", ", ") for label in compared] == [
+        "ShuffleNetV2 x0.5, Table 2",
+        "ResNet50, Table 2",
+        "Inception v2, Table 3",
+        "ResNet50, Table 3",
+        "ADE20K, Table 6",
+        "Cityscapes, Table 6",
+    ]
+    assert all(list(of) == ["BN", "SN", "EN"] for of in compared.values())
+    assert compared["Cityscapes\nTable 6"]["BN"] == (69.7, None)
+    for norm, accuracy in (("BN", 70.0), ("SN", 70.5), ("EN", 72.0)):
+        cell = registry.find_cell(f"en-2 ResNet50/{norm}")
+        length = 3 if norm == "SN" else None
+        found = recorded(
+            tmp_path / norm, cell=cell, epochs=100, accuracy=accuracy, length=length, processes=4
+        )
+        record.collect(found, tmp_path / "r" / "records")
+    compared = report.compared_norms(figure, report.by_cell(tmp_path / "r" / "records"))
+    # SN's run was shorter.
+    assert compared["ResNet50\nTable 2"] == {
+        "BN": (76.4, pytest.approx(70.0)),
+        "SN": (76.9, None),
+        "EN": (78.1, pytest.approx(72.0)),
+    }
+    axis = pictures.gains(figure, compared).axes[0]
+    bars = {c.get_label(): [round(b.get_height(), 2) for b in c] for c in axis.containers}
+    assert bars["EN, the paper"] == [1.9, 1.7, 0.9, 1.0, 1.8, 2.9]
+    assert bars["EN, ours"] == [2.0] and "SN, ours" not in bars
+    shown = [text.get_text() for text in axis.texts]
+    assert "78.1" in shown and "72.0" in shown and "70.0" not in shown
+    assert report.compared_norms(registry.tables()["en-fig3"], {}) == {}
 
 
 def test_another_run_of_the_same_seed_overwrites_none(tmp_path):
