@@ -2,7 +2,9 @@
 
 import argparse
 import copy
+import hashlib
 import html
+import json
 import os
 import re
 import runpy
@@ -98,12 +100,15 @@ def quotes():
     plain, ilm, mean = (
         [one[column] for column in columns] for one in (*facades, facades[0]["mean"])
     )
+    gn, ilmgn = json.loads((ROOT / "docs" / "demo.json").read_text("utf-8"))["results"]
     cost, paper = (
         figures("en-2-cost-ResNet50-EN"),
         registry.find_cell("en-2-cost ResNet50/EN").paper,
     )
     return {
         README: [
+            f"box AP {gn['box AP']:.1f} and mask AP {gn['mask AP']:.1f} under GN, "
+            f"{ilmgn['box AP']:.1f} and {ilmgn['mask AP']:.1f} under ILM+GN",
             f"{bn:.1f} % under BN, {sn:.1f} % under SN and {en:.1f} % under EN after 12 of 165",
             "an RMSE of {:.1f} ({:.1f} over vectors), an SSIM of {:.3f} and an L1 of {:.1f} on the "
             "200 test images, ".format(*plain)
@@ -134,6 +139,14 @@ def test_measured_figures_are_those_of_records():
         if page.name != "learned.md":
             left = [text[m.start() - 40 : m.end() + 40] for m in MEASURED.finditer(text)]
             assert not left, f"{page.name}: no record is known of {left}"
+
+
+def test_the_demos_picture_is_that_of_its_record():
+    demo = json.loads((ROOT / "docs" / "demo.json").read_text("utf-8"))
+    assert [one["norm"] for one in demo["results"]] == ["GN", "ILMGN"]
+    assert re.fullmatch("[0-9a-f]{12}", demo["commit"])
+    picture = (ROOT / "docs" / "demo.png").read_bytes()
+    assert demo["picture"] == hashlib.sha256(picture).hexdigest()
 
 
 WORKED_EXAMPLE = ROOT / "docs" / "adding-a-normalizer.md"
