@@ -136,9 +136,8 @@ def test_measured_figures_are_those_of_records():
         for sentence in quoted.get(page, []):
             assert sentence in text, f"{page.name}: records give {sentence!r}"
             text = text.replace(sentence, "")
-        if page.name != "learned.md":
-            left = [text[m.start() - 40 : m.end() + 40] for m in MEASURED.finditer(text)]
-            assert not left, f"{page.name}: no record is known of {left}"
+        left = [text[m.start() - 40 : m.end() + 40] for m in MEASURED.finditer(text)]
+        assert not left, f"{page.name}: no record is known of {left}"
 
 
 def test_the_demos_picture_is_that_of_its_record():
@@ -147,6 +146,20 @@ def test_the_demos_picture_is_that_of_its_record():
     assert re.fullmatch("[0-9a-f]{12}", demo["commit"])
     picture = (ROOT / "docs" / "demo.png").read_bytes()
     assert demo["picture"] == hashlib.sha256(picture).hexdigest()
+
+
+def test_numbers_on_ratios_are_those_of_summaries():
+    """Each section links the picture, and the summary that a command wrote beside it."""
+    folder = ROOT / "docs" / "figures"
+    linked = set()
+    for section in (ROOT / "docs" / "learned.md").read_text("utf-8").split("### ")[1:]:
+        names = set(re.findall(r"figures/(\w+\.(?:png|txt))", section))
+        linked |= names
+        summaries = "".join((folder / name).read_text("utf-8") for name in names if ".txt" in name)
+        text = re.sub("`[^`]*`", "", BLOCK.sub("", section))
+        for number in re.findall(r"\d\.\d+", text):
+            assert re.search(rf"\s{re.escape(number)}\s", summaries), number
+    assert linked == {p.name for p in folder.iterdir() if p.suffix in (".png", ".txt")}
 
 
 WORKED_EXAMPLE = ROOT / "docs" / "adding-a-normalizer.md"
