@@ -1,5 +1,6 @@
 """Every shipped detectron2 config: what it builds, and the numbers of its recipe."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ from torch import nn
 
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from ilm_plugins import NORMS
 from ilm_plugins.cli import train_net
 from ilm_plugins.frameworks.detectron2.checks import load_config
+from ilm_plugins.reproduction import registry
 
 FOLDER = Path(__file__).parents[2] / "configs" / "detectron2"
 KEYS = {"gn": nn.GroupNorm} | {key.lower(): layer for key, layer in NORMS.items()}
@@ -89,6 +92,15 @@ def test_the_warm_up_is_that_of_the_mmdet_config(batch):
     # Detectron's reaches the full rate at iteration 500, MMEngine's at 499.
     assert mine == pytest.approx(theirs, rel=0.003)
     assert (mine[0], mine[-1]) == pytest.approx((cfg.SOLVER.BASE_LR / 3, cfg.SOLVER.BASE_LR))
+
+
+def test_the_override_for_the_server_is_test_dev():
+    text = (FOLDER / "Base-Mask-RCNN-R50-FPN-GN.yaml").read_text()
+    (name,) = re.findall(r'DATASETS\.TEST "(.*)"', text)
+    assert f'DATASETS.TEST "{name}"' in registry.tables()["ilm-5"].note
+    (found,) = load(COCO[0], "DATASETS.TEST", name).DATASETS.TEST
+    assert found in DatasetCatalog
+    assert MetadataCatalog.get(found).json_file.endswith("/image_info_test-dev2017.json")
 
 
 def test_weights_are_the_gn_pretrained_backbone():
