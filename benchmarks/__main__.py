@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from . import layers, measure, models, report
+from . import layers, measure, models, report, training
 
 #: Environment of glibc's allocator. By default it returns a freed tensor's memory to the system, so
 #: that page faults on the next tensor dominate the times.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
-PARTS = ("layers", "compiled", "models")
+PARTS = ("layers", "compiled", "models", "training")
 
 
 def main() -> int:
@@ -51,6 +51,7 @@ def main() -> int:
         "layers": {},
         "compiled": [],
         "models": [],
+        "training": {},
     }
     if "layers" in args.parts:
         for name in args.settings or possible:
@@ -63,6 +64,10 @@ def main() -> int:
     if "models" in args.parts:
         _log("training steps")
         results["models"] = list(models.rows(device, args.rounds))
+    if "training" in args.parts:
+        _log("training steps under options")
+        about = {key: results[key] for key in ("machine", "rounds")}
+        results["training"] = about | {"rows": list(training.rows(device, args.rounds))}
     print(report.write(results, args.output))
     _log(f"wrote benchmark.json, .md and .png in {args.output}")
     return 0

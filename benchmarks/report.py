@@ -3,12 +3,12 @@
 ``results`` is the dict that ``python -m benchmarks`` writes as benchmark.json, and a ``row`` one of
 its entries (see :mod:`.layers`). ``which`` is a pass, "forward" or "both" (forward and backward).
 
-``python -m benchmarks.report output/benchmark/benchmark.json`` makes these results the record.
+``python -m benchmarks.report output/benchmark/benchmark.json`` makes these results the record; what
+was not measured, of the part "training" and of all others together, is kept from the former record.
 """
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 from statistics import geometric_mean
@@ -35,14 +35,18 @@ COLUMNS = {
 def write(results: dict, folder: Path) -> str:
     """Write benchmark.json, .md and .png to a folder; return the tables in Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results)
-    # Round to four digits, and join the lines of nested lists and dicts.
-    text = json.dumps(json.loads(text, parse_float=lambda n: float(f"{float(n):.4g}")), indent=1)
-    (folder / "benchmark.json").write_text(re.sub(r"\n {4,}", " ", text) + "\n")
+    (folder / "benchmark.json").write_text(to_json(results))
     (folder / "benchmark.md").write_text(everything(results) + "\n")
     if "float32" in results["layers"]:
         plot(results["layers"]["float32"], folder / "benchmark.png")
     return everything(results)
+
+
+def to_json(results: dict) -> str:
+    """Return results as JSON, rounded to four digits; innermost lists and dicts have a line."""
+    text = json.dumps(results)
+    text = json.dumps(json.loads(text, parse_float=lambda n: float(f"{float(n):.4g}")), indent=1)
+    return re.sub(r"\n {4,}", " ", text) + "\n"
 
 
 def everything(results: dict) -> str:
@@ -52,7 +56,7 @@ def everything(results: dict) -> str:
         parts += [f"{name}:", maps(results, name)]
     if "without C" in results["layers"]:
         parts.append(without_c(results))
-    return "\n\n".join((*parts, compiled(results), steps(results)))
+    return "\n\n".join((*parts, compiled(results), steps(results), training(results)))
 
 
 def about(results: dict) -> str:
@@ -154,6 +158,32 @@ def steps(results: dict) -> str:
     return _markdown_table(["training step", "s", "over plain", "peak memory"], lines)
 
 
+def training(results: dict) -> str:
+    """Return the table of training steps under options, and how they were measured; "" without."""
+    measured = results["training"]
+    if not measured:
+        return ""
+    columns = ("channels last", "fused", "both", "both, mixed precision")
+    columns = [c for c in columns if any(c in row.get("seconds", ()) for row in measured["rows"])]
+    lines = []
+    for row in measured["rows"]:
+        if "missing" in row:
+            lines.append([row["step"], row["missing"], *("" for _ in columns), ""])
+            continue
+        plain, both = (f"{1e3 * row['seconds'][name]:.0f}" for name in ("plain", "both"))
+        ratios = (_ratio_text(row["over plain"][name]) for name in columns)
+        lines.append([f"{row['step']}, {'x'.join(map(str, row['batch']))}", plain, *ratios, both])
+    titles = ["training step", "plain, ms", *columns, "both, ms"]
+    return f"{about(measured)}\n\n{_markdown_table(titles, lines)}"
+
+
+def merged(record: dict, results: dict) -> dict:
+    """Return results for the record, with the parts that they lack from the former record."""
+    others = any(results[part] for part in ("layers", "compiled", "models"))
+    whole = results if others else record
+    return {**whole, "training": results["training"] or record["training"]}
+
+
 def documented(results: dict) -> dict[Path, str]:
     """Return documentation page -> its text with these results' tables in place of the old."""
     tables = {
@@ -163,6 +193,7 @@ def documented(results: dict) -> dict[Path, str]:
         "without_c": without_c(results),
         "compiled": compiled(results),
         "steps": steps(results),
+        "training": training(results),
     }
     return {
         page: TABLE.sub(lambda m: f"{m[1]}\n{tables[m[2]]}\n\n{m[3]}", page.read_text("utf-8"))
@@ -260,9 +291,10 @@ def _ratio_text(quartiles: tuple[float, float, float], digits: int = 2) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        shutil.copyfile(sys.argv[1], RECORD)
     record = json.loads(RECORD.read_text())
+    if sys.argv[1:]:
+        record = merged(record, json.loads(Path(sys.argv[1]).read_text()))
+        RECORD.write_text(to_json(record))
     for page, text in documented(record).items():
         page.write_text(text, "utf-8")
     plot(record["layers"]["float32"], ROOT / "docs" / "benchmark.png")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import layers, measure, report, unfused
+from benchmarks import layers, measure, report, training, unfused
 from cases import KERNELS
+from feature_maps import convolutions
 from ilm_plugins import NORMS, ILMGroupNorm
 from ilm_plugins.ops import cpu
 
@@ -139,16 +140,25 @@ def row_of(layer, milliseconds):
     }
 
 
+MACHINE = {
+    "device": "cpu",
+    "processor": "P",
+    "kernels for": "avx2",
+    "threads": 2,
+    "torch": "2",
+    "commit": "abc",
+}
+
+
 def test_tables():
     rows = [row_of("ILMGN", 2), row_of("ILMGN", 8)]
-    machine = {"device": "cpu", "processor": "P", "kernels for": "avx2", "threads": 2, "torch": "2"}
-    machine["commit"] = "abc"
     results = {
-        "machine": machine,
+        "machine": MACHINE,
         "rounds": 9,
         "layers": {"float32": rows, "without C": rows},
         "compiled": rows[:1],
         "models": [{"model": "Mask R-CNN", "missing": "needs detectron2"}],
+        "training": {},
     }
     table = report.everything(results)
     assert table.startswith("P, kernels for avx2, 2 threads")
@@ -173,3 +183,29 @@ def test_too_few_rounds_are_told_in_one_line(root):
     process = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert process.returncode == 2
     assert process.stderr.endswith("error: --rounds 1: a spread needs two at least\n")
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_training_steps(mixed, monkeypatch):
+    pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
+    config, _ = training.STEPS["ResNet-20, EN"]
+    monkeypatch.setattr(training, "STEPS", {"tiny": (config, (2, 3, 8, 8))})
+    monkeypatch.setattr(training, "has_bfloat16", lambda device: mixed)
+    chosen = {name: o for name, o in training.OPTIONS.items() if mixed or not o.amp}
+    with convolutions() as found:
+        (row,) = training.rows(torch.device("cpu"), 2)
+    # Each with and without channels last and mixed precision.
+    assert set(found) == {(last, amp) for last, _, amp in chosen.values()}
+    assert row["seconds"].keys() == row["over plain"].keys() == chosen.keys()
+    results = {"training": {"machine": MACHINE, "rounds": 2, "rows": [row]}}
+    table = report.training(results)
+    assert "| tiny, 2x3x8x8 | " in table and ("mixed" in table) == mixed
+
+
+def test_a_part_that_was_not_measured_is_kept_in_the_record():
+    record = {"machine": 1, "layers": {"float32": [1]}, "compiled": [], "models": [2]}
+    record["training"] = {"rows": [3]}
+    new = {"machine": 2, "layers": {}, "compiled": [], "models": [], "training": {"rows": [4]}}
+    assert report.merged(record, new) == {**record, "training": {"rows": [4]}}
+    new |= {"layers": {"float32": [5]}, "training": {}}
+    assert report.merged(record, new) == {**new, "training": {"rows": [3]}}
