@@ -94,8 +94,8 @@ class AAResNet(ResNet):
 
     It takes the place of each 3 x 3 convolution there. With kappa = 0.2 and upsilon = 0.1,
     ResNet-50 has 25.81 M parameters, and 25.8 M in the paper. Attention halves the maps of the
-    first of these stages, 28 x 28 for images of 224 pixels. That is our reading: it gives 4.2e9
-    multiply-adds, full maps 4.7e9, and the paper 4.15e9.
+    first of these stages, 28 x 28 for images of 224 pixels. That is our reading: it gives 4.23e9
+    multiply-adds, full maps 4.74e9, and EN's Table 2 prints 4.167e9.
 
     Args:
         depth: 50, 101 or 152.
