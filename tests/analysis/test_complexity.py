@@ -24,7 +24,11 @@ def test_en_tables_2_and_3(root):
         cell = registry.tables()[found["table"]].cells[found["cell"]]
         paper_parameters, paper_operations = cell.paper
         if cell.name.endswith(("/SENet", "/AANet")):  # other networks, not other norms
-            assert [*found["figures"].values()] == pytest.approx(list(cell.paper), rel=0.05)
+            parameters, operations = found["figures"]["parameters"], found["figures"]["GFLOPs"]
+            # For SENet alone the paper's millions are 2^20.
+            million = 2**20 / 1e6 if cell.name.endswith("/SENet") else 1
+            assert parameters / million == pytest.approx(paper_parameters, rel=1e-3)
+            assert operations == pytest.approx(paper_operations, rel=0.02)
             continue
         # The paper says neither what it counts for a norm's element nor for the ratios' networks.
         operations = round(found["figures"]["GFLOPs"], 3)
