@@ -40,8 +40,8 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Sets in the config ``launcher``, ``resume``, ``amp`` and ``channels_last`` if they are given as
     options, the hook of ``--ratios-interval``, and, if it has none, ``work_dir``:
-    ``work_dirs/NAME`` for a config NAME.py. Reading runs the config's code and
-    imports its ``custom_imports``. Data and model are not checked.
+    ``work_dirs/NAME`` for a config NAME.py. Reading runs the config's code and imports its
+    ``custom_imports``. Data and model are not checked.
 
     Args:
         args: the parsed command line of tools/train_net.py, which is not changed.
