@@ -498,7 +498,6 @@ def test_hooks_within_a_layer_are_reported_where_it_is_reverted(make, to, part):
     [
         (nn.BatchNorm2d(32), "SN", "SN mixes other statistics"),
         (nn.BatchNorm2d(32, momentum=None), "EN", "momentum 0.1"),
-        (nn.SyncBatchNorm(32), "EN", "each process's own"),
         (nn.BatchNorm2d(32).requires_grad_(False), "EN", "frozen: in training, too"),
     ],
 )
@@ -506,6 +505,15 @@ def test_what_else_changes_is_noted(module, to, words):
     _, report = surgery.convert(nn.Sequential(module), to)
     assert report.converted and [words in note for note in report.notes] == [True]
     assert words in str(report)
+
+
+def test_synchronized_statistics_stay_so():
+    model, report = surgery.convert(nn.Sequential(nn.SyncBatchNorm(32)), "EN")
+    assert model[0].sync is True and not report.notes
+    _, report = surgery.revert(model)
+    assert "each process's own" in next(iter(report.notes))
+    model, report = surgery.convert(nn.Sequential(nn.SyncBatchNorm(32)), "EN", sync=False)
+    assert model[0].sync is False and "each process's own" in next(iter(report.notes))
 
 
 def test_a_plain_swap_has_no_notes():

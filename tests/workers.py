@@ -8,13 +8,14 @@ import warnings
 from contextlib import nullcontext
 from datetime import timedelta
 
+import pytest
 import torch
 import torch.distributed.fsdp
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ilm_plugins import NORMS
+from ilm_plugins import NORMS, use_backend
 from ilm_plugins.frameworks.launch import leave_group
 
 
@@ -184,6 +185,179 @@ def detectron2_gradients(sizes):
     check_layers(lambda model: create_ddp_model(model, broadcast_buffers=False), [sizes])
 
 
+# ---- statistics of all processes
+
+#: Of the layers that synchronize; 16 channels.
+SYNCHRONIZED = {"EN": {"reduction": 8}, "SN": {}}
+
+
+def two_norms(key, sync, build=None):
+    """A model whose parameters are all random, EN's last linear map included.
+
+    Args:
+        key, sync: of its norms.
+        build: what gives a norm of 16 channels, in place of the class.
+    """
+    torch.manual_seed(0)
+    build = build or (lambda: NORMS[key](16, sync=sync, **SYNCHRONIZED[key]))
+    norms = [build(), build()]
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), norms[0], nn.ReLU(), nn.Conv2d(16, 16, 3), norms[1])
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, 0.2, 0.5)
+    return model
+
+
+def check_close(found, expected, tolerance, words):
+    """Compare two tensors by the largest value of the expected one; empty ones agree."""
+    assert found.shape == expected.shape, words
+    if expected.numel():
+        error, scale = (found - expected).abs().max(), expected.abs().max()
+        assert error <= tolerance * scale, (words, error / scale)
+
+
+def check_synchronized(wrap, sizes, key, dtype=torch.float64, tolerance=1e-10, make=two_norms):
+    """Compare a step of several processes, which share a batch, with one of the whole batch.
+
+    Args:
+        wrap: what makes a model DistributedDataParallel.
+        sizes: of each process's share.
+        key: of the layer.
+        dtype, tolerance: of model and images, and of all that is compared.
+        make: what gives the model, from the key and its option ``sync``.
+    """
+
+    def step(model, x, weights, factor):
+        x = x.clone().requires_grad_()
+        y = model(x)
+        ((y * y * weights).sum() * factor).backward()
+        return y.detach(), x.grad / factor
+
+    rank, size = dist.get_rank(), len(sizes)
+    batch = images(sum(sizes), 3, 8).to(dtype)
+    weights = images(sum(sizes), 16, 4).to(dtype)
+    together, alone = make(key, True).to(dtype), make(key, False).to(dtype)
+    # DistributedDataParallel averages over the processes.
+    mine = step(wrap(together), batch.split(sizes)[rank], weights.split(sizes)[rank], size)
+    whole = step(alone, batch, weights, 1)
+    for name, found, expected in zip(("y", "dx"), mine, whole, strict=True):
+        check_close(found, expected.split(sizes)[rank], tolerance, (key, sizes, name))
+    for name, expected in own_gradients(alone).items():
+        check_close(own_gradients(together)[name], expected, tolerance, (key, sizes, name))
+    for name, expected in alone.named_buffers():
+        check_close(dict(together.named_buffers())[name], expected, tolerance, (key, sizes, name))
+
+
+def synchronized(rank, size, port, shares, backends):
+    """EN and SN with statistics of all processes, under torch's DistributedDataParallel."""
+    join(rank, size, port)
+    for key, sizes, (backend, *precision) in itertools.product(SYNCHRONIZED, shares, backends):
+        with use_backend(backend):
+            check_synchronized(DistributedDataParallel, sizes, key, *precision)
+    leave_group()
+
+
+def synchronized_by_triton(rank, size, port, shares):
+    """The same with Triton's kernels in its interpreter, in float32."""
+    import interpreter  # noqa: F401 - mends Triton's for NumPy
+
+    synchronized(rank, size, port, shares, [("triton", torch.float32, 1e-4)])
+
+
+def sync_norm(key, sync=True):
+    torch.manual_seed(0)
+    layer = NORMS[key](16, sync=sync, **SYNCHRONIZED[key]).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, 0.2, 0.5)
+    return layer
+
+
+def gradients_on_one_process(rank, size, port):
+    """Process 0 asks for its input's gradient; the others only for parameters'."""
+    join(rank, size, port)
+    for key, sizes in itertools.product(SYNCHRONIZED, ((3, 3), (4, 0), (0, 4))):
+        batch, weights = images(sum(sizes), 16, 4), images(sum(sizes), 16, 4).flip(0)
+        layer, alone = sync_norm(key), sync_norm(key, sync=False)
+        x, joined = batch.split(sizes)[rank].clone(), batch.clone().requires_grad_()
+        x.requires_grad_(rank == 0)
+        (layer(x) * weights.split(sizes)[rank]).sum().backward()
+        (alone(joined) * weights).sum().backward()
+        if rank == 0:
+            check_close(x.grad, joined.grad.split(sizes)[0], 1e-10, (key, sizes))
+        # Only these gradients, for which x and the statistics need none.
+        (grad,) = torch.autograd.grad((layer(x) * weights.split(sizes)[rank]).sum(), layer.bias)
+        dist.all_reduce(grad)
+        check_close(grad, alone.bias.grad, 1e-10, (key, sizes))
+    leave_group()
+
+
+def silent_layers(rank, size, port):
+    """Process 0 alone runs layers that must not communicate: in evaluation, and frozen."""
+    join(rank, size, port)
+    if rank == 0:
+        x = images(2, 16, 4)
+        for key in SYNCHRONIZED:
+            assert torch.equal(sync_norm(key).eval()(x), sync_norm(key, sync=False).eval()(x))
+            frozen = sync_norm(key).requires_grad_(False)
+            assert torch.equal(frozen(x), sync_norm(key).eval()(x))
+            # A hook of rank 0 logs the ratios.
+            layer = sync_norm(key)
+            layer.ratios(x) if key == "EN" else layer.ratios()
+    leave_group()
+
+
+def within_groups(rank, size, port):
+    """Processes (0, 1) and (2, 3) have statistics of their own."""
+    join(rank, size, port)
+    groups = [dist.new_group(ranks) for ranks in ((0, 1), (2, 3))]
+    x = images(4, 16, 4)
+    for key in SYNCHRONIZED:
+        layer = sync_norm(key, sync=groups[rank // 2])
+        expected = sync_norm(key, sync=False)(x[rank // 2 * 2 :][:2])[rank % 2]
+        check_close(layer(x[rank : rank + 1])[0], expected, 1e-10, key)
+    leave_group()
+
+
+def untraceable(rank, size, port):
+    """What cannot synchronize ends in one line; torch.compile leaves the layer as it is."""
+    join(rank, size, port)
+    x = images(2, 16, 4)
+    layer = sync_norm("EN")
+    leaf = x.clone().requires_grad_()
+
+    def differentiate_twice():
+        torch.autograd.grad(layer(leaf).sum(), leaf, create_graph=True)
+
+    for attempt in (
+        differentiate_twice,
+        lambda: torch.func.grad(lambda t: layer(t).sum())(x),
+        lambda: torch.func.jvp(layer, (x,), (x,)),
+        lambda: torch.export.export(layer, (x,)),
+        lambda: torch.jit.trace(layer, x),
+    ):
+        with pytest.raises(RuntimeError, match=r"\Async=True: [^\n]* sync=False\Z"):
+            attempt()
+    compiled = torch.compile(nn.Sequential(nn.Identity(), layer, nn.ReLU()), backend="eager")
+    check_close(compiled(x), sync_norm("EN")(x).relu(), 1e-12, "compiled")
+    leave_group()
+
+
+def detectron2_synchronized():
+    """EN and SN by a NORM string with sync=True, in processes that detectron2 has started."""
+    from detectron2.layers import get_norm
+
+    from ilm_plugins.frameworks.detectron2.train import create_ddp_model
+
+    torch.set_num_threads(1)
+
+    def make(key, sync):
+        options = ", ".join(f"{k}={v}" for k, v in {"sync": sync, **SYNCHRONIZED[key]}.items())
+        return two_norms(key, sync, lambda: get_norm(f"{key}({options})", 16))
+
+    for key, sizes in itertools.product(SYNCHRONIZED, ((3, 3), (5, 1), (4, 0))):
+        check_synchronized(create_ddp_model, sizes, key, make=make)
+    leave_group()
+
+
 HEAD = {
     "type": "Shared4Conv1FCBBoxHead",
     "in_channels": 8,
@@ -214,6 +388,22 @@ class BoxHead(nn.Module):
 
     def forward(self, rois):
         return torch.cat(self.head(rois), 1)
+
+
+def openmmlab_synchronized(rank, port):
+    """EN and SN with statistics of all processes, built from a norm_cfg, under MMEngine's DDP."""
+    from mmcv.cnn import build_norm_layer
+    from mmengine.model import MMDistributedDataParallel
+
+    join(rank, 2, port)
+
+    def make(key, sync):
+        norm_cfg = {"type": key, "sync": sync, **SYNCHRONIZED[key]}
+        return two_norms(key, sync, lambda: build_norm_layer(norm_cfg, 16)[1])
+
+    for key, sizes in itertools.product(SYNCHRONIZED, ((3, 3), (5, 1), (4, 0))):
+        check_synchronized(MMDistributedDataParallel, sizes, key, make=make)
+    leave_group()
 
 
 def openmmlab_gradients(rank, port):

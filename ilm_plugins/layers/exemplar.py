@@ -99,6 +99,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         activation: "tanh" or "relu" (Table 9, c) between the two linear maps.
         shared_affine: one weight and bias (C) for all normalizers (Table 9, d).
         num_groups: groups of "GN"; unused without it.
+        sync: whether BN's statistics in training are those of all processes, or the process group
+            whose they are.
         device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
     Raises:
@@ -156,7 +158,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     def ratios(self, x: Tensor) -> Tensor:
         """Return the ratios of each sample: its weights of the normalizers, which sum to 1.
 
-        BN's statistics are those that forward would use now; running statistics aren't updated.
+        BN's statistics are those that forward would use now, but with ``sync`` in training those of
+        this process alone: nothing is communicated. Running statistics aren't updated.
 
         Args:
             x: (N, C, *), the layer's input.
@@ -249,11 +252,10 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         hidden = ACTIVATIONS[self.activation](project(features, expand, expand_bias))
         return project(hidden, ratio, ratio_bias).softmax(1)
 
-    def update_running_stats(self, mean: Tensor, var: Tensor, count: int) -> None:
+    def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         """Update the running statistics, and count the batch; see :class:`MixtureNorm`."""
         super().update_running_stats(mean, var, count)
-        if count > 1:
-            self.num_batches_tracked.add_(1)
+        self.num_batches_tracked.add_(count > 1)
 
     def extra_repr(self) -> str:
         return (

@@ -6,9 +6,9 @@ from operator import add
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
-from ..ops import coarsen, duplicate, over_batch, pool
+from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
 from .base import AdaptiveNorm
 from .options import (
     check_divides,
@@ -16,6 +16,7 @@ from .options import (
     check_momentum,
     check_normalizers,
     check_positive,
+    check_sync,
 )
 
 NORMALIZERS = ("IN", "LN", "BN", "GN")
@@ -24,9 +25,18 @@ NORMALIZERS = ("IN", "LN", "BN", "GN")
 class MixtureNorm(AdaptiveNorm):
     """A mixture of K of the normalizers IN, LN, BN and GN.
 
-    In training, BN uses the batch's statistics, those of this process alone, and updates running
-    statistics in torch's convention: ``momentum`` is the weight of the new value, the stored
-    variance is unbiased. In evaluation, it uses the running statistics.
+    In training, BN uses the batch's statistics, and updates running statistics in torch's
+    convention: ``momentum`` is the weight of the new value, the stored variance is unbiased. In
+    evaluation, it uses the running statistics.
+
+    **Several processes.** The batch's statistics are those of this process alone, as in the papers.
+    With ``sync=True`` they are those of all processes of torch.distributed's default group, or of
+    the group that is given; every value of a channel has the same weight, however large the
+    processes' shares of the batch. In training, every process must then run the layer, forward and
+    backward, the same number of times; one whose batch is empty as well, whose output must enter
+    its loss. Evaluation and frozen layers communicate nothing, nor does a process that is alone.
+    Second derivatives, torch.func and export raise RuntimeError in training with ``sync``;
+    torch.compile leaves such a layer uncompiled.
 
     **Freezing.** A layer is frozen if neither ``weight`` nor ``bias`` requires a gradient. Like a
     FrozenBatchNorm, it then uses its running statistics in training mode as well and doesn't
@@ -42,6 +52,8 @@ class MixtureNorm(AdaptiveNorm):
         momentum: weight of the newest batch in the running statistics.
         normalizers: which of "IN", "LN", "BN", "GN" to mix, in the order of the parameters' rows.
         num_groups: groups of "GN"; unused without it.
+        sync: whether BN's statistics in training are those of all processes; or the process group
+            whose they are. Unused without "BN".
         device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
     Raises:
@@ -64,6 +76,7 @@ class MixtureNorm(AdaptiveNorm):
         *,
         normalizers: Sequence[str] = ("IN", "LN", "BN"),
         num_groups: int = 32,
+        sync: bool | distributed.ProcessGroup = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -72,10 +85,12 @@ class MixtureNorm(AdaptiveNorm):
         check_positive(name, "num_channels", num_channels)
         check_eps(name, eps)
         check_momentum(name, momentum)
+        check_sync(name, sync)
         if "GN" in normalizers:
             check_divides(name, num_channels, "num_groups", num_groups)
         super().__init__(1, num_channels, eps, device=device, dtype=dtype)
         self.momentum = momentum
+        self.sync = sync
         self.normalizers = tuple(normalizers)
         self.num_groups = num_groups if "GN" in normalizers else 1
         self.moment_groups = num_channels  # channels, as for IN; coarser moments follow from these
@@ -95,30 +110,64 @@ class MixtureNorm(AdaptiveNorm):
         """Whether forward now uses the batch's statistics for BN and updates the running ones."""
         return "BN" in self.normalizers and self.training and not self.frozen
 
+    @property
+    def synchronizes(self) -> bool:
+        """Whether forward now uses the batch statistics of all processes, see Several processes."""
+        if self.sync is False or not self.uses_batch_statistics:
+            return False
+        has_group = distributed.is_available() and distributed.is_initialized()
+        return has_group and distributed.get_world_size(self._process_group) > 1
+
+    @property
+    def _process_group(self) -> distributed.ProcessGroup | None:
+        """The group whose batch statistics ``sync`` asks for; None for the default group."""
+        return None if isinstance(self.sync, bool) else self.sync
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x (N, C, *), and update the running statistics in training."""
         self.check_input(x)
+        if self.synchronizes:
+            return self._forward_synchronized(x)
         y, mean, var = self.normalize(x)
         if self.uses_batch_statistics:
             self.update_running_stats(mean, var, count=x.numel() // self.num_channels)
         return y
 
-    def update_running_stats(self, mean: Tensor, var: Tensor, count: int) -> None:
+    @torch._disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
+    def _forward_synchronized(self, x: Tensor) -> Tensor:
+        """Do the same with the batch statistics of all processes, which all must call this."""
+        batch = SharedBatch(x, self._process_group)
+
+        def rescale(mean, var, *tensors):
+            *own, _, _ = tensors  # the last two stand for running statistics
+            return self.rescale(mean, var, *own, *batch.pool(mean, var, *own))
+
+        y, _, _ = adaptive_norm(x, self.moment_groups, self.eps, rescale, *self.rescale_tensors())
+        mean, var = batch.mean.unsqueeze(0), batch.var.unsqueeze(0)
+        self.update_running_stats(mean, var, batch.count)
+        return y
+
+    def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         """Move the running statistics, in place, towards the batch's statistics.
 
         Only for a layer that mixes BN; whether it is in training mode or frozen is not checked.
 
         Args:
             mean, var: (N, C) moments of each instance's channels, detached.
-            count: values of a channel in the batch, N times the spatial size. With fewer than two,
-                which have no unbiased variance, the call changes nothing.
+            count: values of a channel in the batch, N times the spatial size; an int, or a scalar
+                tensor, whose value the host does not read. With fewer than two, which have no
+                unbiased variance, the call changes nothing.
         """
-        if count < 2:
+        momentum = self.momentum
+        if isinstance(count, Tensor):
+            momentum = (momentum * (count > 1)).to(self.running_mean)
+            count = count.clamp(min=2)
+        elif count < 2:
             return
         mean, var = pool(mean, var, dim=0)
         unbiased = var * (count / (count - 1))
-        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
+        self.running_mean.lerp_(mean.to(self.running_mean), momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var), momentum)
 
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
         """Return the running mean and variance (C) if BN uses them now; else two Nones.
@@ -165,9 +214,10 @@ class MixtureNorm(AdaptiveNorm):
 
     def extra_repr(self) -> str:
         groups = f", num_groups={self.num_groups}" if "GN" in self.normalizers else ""
+        sync = ", sync=True" if self.sync else ""
         return (
             f"{self.num_channels}, eps={self.eps}, momentum={self.momentum}, "
-            f"normalizers={self.normalizers}{groups}"
+            f"normalizers={self.normalizers}{groups}{sync}"
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import distributed
 
 from ..errors import OptionError
 
@@ -107,6 +108,12 @@ def check_flag(layer: str, option: str, value: bool) -> None:
     """Raise OptionError unless ``value`` is a bool; the string "False" would count as True."""
     is_bool = isinstance(value, bool)
     _check(is_bool, layer, option, value, "is unknown; set it to one of True, False")
+
+
+def check_sync(layer: str, sync: Any) -> None:
+    """Raise OptionError unless ``sync`` is a bool or a process group of torch.distributed."""
+    is_valid = isinstance(sync, bool | distributed.ProcessGroup)
+    _check(is_valid, layer, "sync", sync, "is unknown; set it to True, False or a process group")
 
 
 def check_momentum(layer: str, momentum: float) -> None:

@@ -7,12 +7,14 @@ from .autograd import adaptive_norm
 from .backends import use_backend
 from .moments import coarsen, duplicate, over_batch, pool
 from .networks import Autoencoder, Exemplar, Network, Switch
+from .processes import SharedBatch
 from .reference import cast, moments
 
 __all__ = [
     "Autoencoder",
     "Exemplar",
     "Network",
+    "SharedBatch",
     "Switch",
     "adaptive_norm",
     "cast",

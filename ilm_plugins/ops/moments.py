@@ -29,7 +29,7 @@ def coarsen(mean: Tensor, var: Tensor, num_groups: int) -> tuple[Tensor, Tensor]
 def over_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Pool the moments (N, G') of instances into moments (1, G') of the batch; zeros if N = 0."""
     if mean.shape[0] == 0:
-        return mean.new_zeros(1, mean.shape[1]), var.new_zeros(1, var.shape[1])
+        return mean.sum(0, keepdim=True), var.sum(0, keepdim=True)
     mean, var = pool(mean, var, dim=0)
     return mean.unsqueeze(0), var.unsqueeze(0)
 

@@ -278,14 +278,19 @@ def _changes(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
     yield describe_change(old.state_dict(), new)
     if isinstance(new, _BatchNorm) and old.frozen:
         yield "no longer frozen: in training the batch's statistics are used, and running ones move"
+    if _is_synchronized(old) and not _is_synchronized(new):
+        yield "the batch's statistics were those of all processes, and are each process's own"
     if not isinstance(old, _BatchNorm):
         return
-    if isinstance(old, nn.SyncBatchNorm):
-        yield "the batch's statistics were those of all processes, and are each process's own"
     if old.momentum is None:
         yield "running statistics were an average of all batches, and have momentum 0.1"
     if old.affine and not any(p.requires_grad for p in new.parameters()):
         yield "frozen: in training, too, running statistics are used, and left alone"
+
+
+def _is_synchronized(norm: nn.Module) -> bool:
+    """Return whether a norm takes the batch's statistics over all processes."""
+    return isinstance(norm, nn.SyncBatchNorm) or bool(getattr(norm, "sync", False))
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -328,6 +333,8 @@ def _layer_for(
     state = dict(old.state_dict(keep_vars=True))
     if REPLACES[to][0] == "BN":
         channels = len(old.running_mean)
+        if isinstance(old, nn.SyncBatchNorm):
+            kept["sync"] = old.process_group or True
     else:
         channels = old.num_channels if isinstance(old, nn.GroupNorm) else old.num_features
     new = NORMS[to](channels, **{**kept, **options}, **like)

@@ -6,10 +6,15 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 
 from detectron2.engine import launch
 
-from workers import detectron2_gradients
+from workers import detectron2_gradients, detectron2_synchronized
 
 
 @pytest.mark.wide
 def test_an_empty_batch_on_one_process_keeps_the_gradients_right():
     # A box head sees no proposals there; the other process must not wait in vain.
     launch(detectron2_gradients, num_gpus_per_machine=2, dist_url="auto", args=((3, 0),))
+
+
+@pytest.mark.wide
+def test_statistics_of_all_processes():
+    launch(detectron2_synchronized, num_gpus_per_machine=2, dist_url="auto")

@@ -6,10 +6,15 @@ pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 
 from torch.multiprocessing import spawn
 
-from workers import free_port, openmmlab_gradients
+from workers import free_port, openmmlab_gradients, openmmlab_synchronized
 
 
 @pytest.mark.wide
 def test_gradients_of_a_box_head_in_two_processes():
     """Also where one process has no proposals: the other must not wait in vain."""
     spawn(openmmlab_gradients, (free_port(),), nprocs=2)
+
+
+@pytest.mark.wide
+def test_statistics_of_all_processes():
+    spawn(openmmlab_synchronized, (free_port(),), nprocs=2)

@@ -1,0 +1,81 @@
+"""EN and SN with the batch statistics of all processes: several CPU processes over gloo."""
+
+import pytest
+import torch
+from torch import nn
+from torch.multiprocessing import spawn
+
+import workers
+from cases import BACKENDS
+from ilm_plugins import NORMS, OptionError
+from interpreter import skip_without_triton
+from workers import SYNCHRONIZED, free_port
+
+TWO = (3, 3), (5, 1), (4, 0)
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        TWO,
+        pytest.param([(4, 0, 2), (0, 1, 0)], marks=pytest.mark.wide),
+        pytest.param([(1, 0, 5, 0)], marks=pytest.mark.wide),
+    ],
+    ids=lambda shares: len(shares[0]),
+)
+def test_a_step_is_that_of_one_process_with_the_whole_batch(shares):
+    """Outputs, all gradients and running statistics, to 1e-10 of the largest."""
+    backends = [(backend,) for backend in BACKENDS]
+    size = len(shares[0])
+    spawn(workers.synchronized, (size, free_port(), shares, backends), nprocs=size)
+
+
+@pytest.mark.wide
+def test_with_tritons_kernels(monkeypatch):
+    skip_without_triton()
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    spawn(workers.synchronized_by_triton, (2, free_port(), [(2, 1), (2, 0)]), nprocs=2)
+
+
+@pytest.mark.parametrize(
+    "worker, size",
+    [
+        (workers.gradients_on_one_process, 2),
+        (workers.silent_layers, 2),
+        (workers.untraceable, 2),
+        pytest.param(workers.within_groups, 4, marks=pytest.mark.wide),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_processes(worker, size):
+    """What each shows is said at the worker."""
+    spawn(worker, (size, free_port()), nprocs=size)
+
+
+@pytest.mark.parametrize("key", SYNCHRONIZED)
+def test_the_option(key):
+    layer = NORMS[key](32, sync=True)
+    assert layer.sync is True and not layer.synchronizes  # there is no other process
+    assert "sync=True" in repr(layer) and "sync" not in repr(NORMS[key](32))
+    for wrong in ("True", 1, None):
+        with pytest.raises(OptionError, match=r"sync=.* is unknown; set it to True, False or a pr"):
+            NORMS[key](32, sync=wrong)
+
+
+@pytest.mark.parametrize("key", SYNCHRONIZED)
+def test_torchs_conversion_to_syncbn_leaves_the_layers(key):
+    model = nn.Sequential(NORMS[key](32), nn.BatchNorm2d(32))
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert converted[0] is model[0] and type(converted[1]) is nn.SyncBatchNorm
+    assert converted[0].sync is False
+
+
+def test_statistics_of_few_values_leave_the_running_ones():
+    """As a tensor, the count must not be read by the host, and has the same effect as an int."""
+    for count in (0, 1, 2):
+        layers = [NORMS["EN"](32) for _ in range(2)]
+        mean, var = torch.randn(1, 32), torch.rand(1, 32)
+        layers[0].update_running_stats(mean, var, count)
+        layers[1].update_running_stats(mean, var, torch.tensor(float(count)))
+        for expected, found in zip(*(layer.buffers() for layer in layers), strict=True):
+            torch.testing.assert_close(found, expected)
