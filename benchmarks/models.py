@@ -1,6 +1,6 @@
 """Whole training steps: a detector's under GN and ILM+GN, and ResNet-50's under each norm."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -108,10 +108,16 @@ def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
     return {norm: step(norm) for norm in ("GN", "ILMGN")}
 
 
-def resnet_steps(device: torch.device) -> dict[str, Callable[[], None]]:
+def resnet_steps(
+    device: torch.device, norms: Mapping[str, Callable[[int], nn.Module]] = NORMS
+) -> dict[str, Callable[[], None]]:
     """Return norm -> training step of ResNet-50 on random images of 224 x 224 pixels.
 
     A step computes loss and gradients, without an optimizer. A batch has 32 images, on the CPU 4.
+
+    Args:
+        device: of model and images.
+        norms: name of the norm -> what builds it, given the number of channels.
 
     Raises:
         ImportError: torchvision is not installed.
@@ -132,4 +138,4 @@ def resnet_steps(device: torch.device) -> dict[str, Callable[[], None]]:
 
         return run
 
-    return {name: step(norm_layer) for name, norm_layer in NORMS.items()}
+    return {name: step(norm_layer) for name, norm_layer in norms.items()}

@@ -125,6 +125,16 @@ def test_backbones_start_from_imagenet(config):
     assert [cell.starts_from for cell in cells] == [trained.id] * ("test" not in config)
 
 
+@pytest.mark.parametrize("sync", [True, False])
+def test_the_synchronized_config_differs_in_sync_alone(sync):
+    config = "fcn_r50-d8_ade20k_en.py"
+    shipped = load("mmseg", config.replace("_en", "_sync_en") if sync else config)
+    assert {layer.sync for layer in norms(skeleton(shipped)).values()} == {sync}
+    for part in ("backbone", "decode_head", "auxiliary_head"):
+        shipped.model[part].norm_cfg.pop("sync", None)
+    assert shipped.model == load("mmseg", config).model
+
+
 def test_torchvisions_weights_are_an_override():
     text = (ROOT / "configs/mmseg/_base_/norms/syncbn.py").read_text()
     words = [w.strip(".") for w in text.split() if w.startswith("model.backbone.init_cfg.")]
