@@ -285,6 +285,7 @@ def gradients_on_one_process(rank, size, port):
             check_close(x.grad, joined.grad.split(sizes)[0], 1e-10, (key, sizes))
         # Only these gradients, for which x and the statistics need none.
         (grad,) = torch.autograd.grad((layer(x) * weights.split(sizes)[rank]).sum(), layer.bias)
+        grad = grad.contiguous()  # it is expanded, and gloo writes as if it were not
         dist.all_reduce(grad)
         check_close(grad, alone.bias.grad, 1e-10, (key, sizes))
     leave_group()

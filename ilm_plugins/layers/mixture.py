@@ -160,7 +160,7 @@ class MixtureNorm(AdaptiveNorm):
         """
         momentum = self.momentum
         if isinstance(count, Tensor):
-            momentum = (momentum * (count > 1)).to(self.running_mean)
+            momentum = (count > 1).to(self.running_mean) * momentum
             count = count.clamp(min=2)
         elif count < 2:
             return

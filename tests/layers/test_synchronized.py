@@ -7,7 +7,8 @@ from torch.multiprocessing import spawn
 
 import workers
 from cases import BACKENDS
-from ilm_plugins import NORMS, OptionError
+from ilm_plugins import NORMS
+from ilm_plugins.layers import OptionError
 from interpreter import skip_without_triton
 from workers import SYNCHRONIZED, free_port
 
