@@ -95,8 +95,8 @@ def test_signatures_show_every_option():
     for layer in (ILMInstanceNorm, ILMLayerNorm):
         assert shown[layer] == f"{first}eps: float = 1e-05, *, {options}"
     for layer in (ExemplarNorm, SwitchNorm):
-        assert list(inspect.signature(layer).parameters)[-4:] == [
-            *("normalizers", "num_groups", "device", "dtype")
+        assert list(inspect.signature(layer).parameters)[-5:] == [
+            *("normalizers", "num_groups", "sync", "device", "dtype")
         ]
 
 
