@@ -9,7 +9,9 @@ from .layers import (
     ILMGroupNorm,
     ILMInstanceNorm,
     ILMLayerNorm,
+    SparseSwitchNorm,
     SwitchNorm,
+    set_radius,
 )
 from .ops import use_backend
 from .version import __version__ as __version__
@@ -21,8 +23,10 @@ __all__ = [
     "ILMGroupNorm",
     "ILMInstanceNorm",
     "ILMLayerNorm",
+    "SparseSwitchNorm",
     "SwitchNorm",
     "register",
+    "set_radius",
     "use_backend",
 ]
 

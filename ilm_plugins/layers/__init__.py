@@ -5,6 +5,7 @@ from .assoc import AssocNorm
 from .exemplar import ExemplarNorm
 from .ilm import ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm
 from .registry import NORMS, norm_key, parse_norm
+from .sparse import SparseSwitchNorm, set_radius
 from .switchable import SwitchNorm
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "ILMInstanceNorm",
     "ILMLayerNorm",
     "OptionError",
+    "SparseSwitchNorm",
     "SwitchNorm",
     "norm_key",
     "parse_norm",
+    "set_radius",
 ]

@@ -123,6 +123,13 @@ def check_momentum(layer: str, momentum: float) -> None:
     _check(is_valid, layer, "momentum", momentum, f"{problem}, 0.1 by default")
 
 
+def check_radius(layer: str, radius: float) -> None:
+    """Raise OptionError unless ``radius`` is a number from 0 to 1."""
+    is_valid = _is_number(radius) and 0 <= radius <= 1
+    problem = "is not between 0 and 1; set the part of the training's iterations that are done"
+    _check(is_valid, layer, "radius", radius, problem)
+
+
 def check_normalizers(layer: str, normalizers: Any, choices: Collection[str]) -> None:
     """Raise OptionError unless ``normalizers`` is a list or tuple of distinct ``choices``.
 

@@ -10,6 +10,7 @@ from ..errors import OptionError
 from .assoc import AssocNorm
 from .exemplar import ExemplarNorm
 from .ilm import ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm
+from .sparse import SparseSwitchNorm
 from .switchable import SwitchNorm
 
 #: Registry key -> layer, the same in every framework.
@@ -20,6 +21,7 @@ NORMS: dict[str, type[nn.GroupNorm]] = {
     "AssocNorm": AssocNorm,
     "EN": ExemplarNorm,
     "SN": SwitchNorm,
+    "SSN": SparseSwitchNorm,
 }
 
 

@@ -12,13 +12,17 @@ GN            ILMGN, ILMLN (of one    the same
 IN            ILMIN                   the same
 BN            EN                      the same in evaluation: ratios start uniform, BN's row is
                                       K times the weight, the other rows are zero
-BN            SN                      differ: weight, bias and statistics are kept, not the
+BN            SN, SSN                 differ: weight, bias and statistics are kept, not the
                                       function
 released ILM  ILMGN, ILMIN, ILMLN     the same, but that the papers' released code divides
 released SN   SN                      variances by one less than the number of values
+SN            SSN                     the same, at radius 0
+released SSN  SSN                     the same, but for n - 1, as above
+released SN   SSN                     as to SN, at radius 0
 ILM*, Assoc   GN, IN                  the same; while the decoders are zero and omega_offset 1/2
 EN            BN                      the same in evaluation; while ratios are uniform, and the
                                       other rows zero
+SSN           BN, IN, GN              the same, once fixed on one of them
 ============  ======================  ==========================================================
 """
 

@@ -19,6 +19,7 @@ REPLACES = {
     "AssocNorm": ("GN", ("num_groups", "eps")),
     "EN": ("BN", ("eps", "momentum")),
     "SN": ("BN", ("eps", "momentum")),
+    "SSN": ("BN", ("eps", "momentum")),
 }
 
 

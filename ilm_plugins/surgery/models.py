@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrize
 
-from ..layers import NORMS, ILMInstanceNorm, OptionError
+from ..layers import NORMS, ILMInstanceNorm, OptionError, SparseSwitchNorm, SwitchNorm
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
 from ..layers.options import check_choice
@@ -71,7 +71,8 @@ def convert(
     Args:
         model: any module; on the meta device, layers have no values.
         to: a key of :data:`ilm_plugins.NORMS`: "ILMGN" and "AssocNorm" replace GroupNorm, "ILMLN"
-            GroupNorm of one group, "ILMIN" InstanceNorm, "EN" and "SN" BatchNorm.
+            GroupNorm of one group, "ILMIN" InstanceNorm, "EN" and "SN" BatchNorm, "SSN" BatchNorm
+            and SN.
         match: names of the norms to replace, with * for any characters, dots too; default: all.
         where: a function of name and module that returns whether to replace the norm.
         types: exact classes to replace, instead of the plain norms of torch and the frameworks;
@@ -331,12 +332,15 @@ def _layer_for(
     if issubclass(NORMS[to], AutoencoderNorm):
         kept["init"] = "identity"
     state = dict(old.state_dict(keep_vars=True))
-    if REPLACES[to][0] == "BN":
-        channels = len(old.running_mean)
-        if isinstance(old, nn.SyncBatchNorm):
-            kept["sync"] = old.process_group or True
+    if isinstance(old, nn.GroupNorm):
+        channels = old.num_channels
     else:
-        channels = old.num_channels if isinstance(old, nn.GroupNorm) else old.num_features
+        channels = len(old.running_mean) if REPLACES[to][0] == "BN" else old.num_features
+    if isinstance(old, nn.SyncBatchNorm):
+        kept["sync"] = old.process_group or True
+    if isinstance(old, SwitchNorm):
+        kept["sync"] = old.sync
+        options = {**options, "normalizers": old.normalizers, "num_groups": old.num_groups}
     new = NORMS[to](channels, **{**kept, **options}, **like)
     if REPLACES[to][0] != "BN":
         state = {"weight": new.weight, "bias": new.bias, **state}
@@ -346,6 +350,8 @@ def _layer_for(
 def _check_replaceable(module: nn.Module, to: str, types: frozenset[type] | None) -> None:
     """Raise Unfit unless a module computes exactly the plain norm that the layer ``to`` replaces.
 
+    SSN replaces SN, too.
+
     Args:
         module: any norm.
         to: key of the layer in :data:`~ilm_plugins.NORMS`.
@@ -354,6 +360,8 @@ def _check_replaceable(module: nn.Module, to: str, types: frozenset[type] | None
     """
     cls, replaced = type(module), REPLACES[to][0]
     base = BASES[replaced].__name__.lstrip("_")
+    if to == "SSN" and cls is SwitchNorm and (types is None or cls in types):
+        return
     if isinstance(module, AdaptiveNorm):
         raise Unfit(f"{cls.__name__} already")
     if _family(module) != replaced:
@@ -381,9 +389,9 @@ def _check_replaceable(module: nn.Module, to: str, types: frozenset[type] | None
 def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
     """Build the plain norm that replaces a layer of this package, with the layer's tensors.
 
-    That is InstanceNorm for ILMInstanceNorm, GroupNorm for the other auto-encoder layers, and
-    BatchNorm for EN and SN. It also takes over the training mode, and which tensors require
-    gradients.
+    That is InstanceNorm for ILMInstanceNorm, GroupNorm for the other auto-encoder layers, the norm
+    that SSN's fixed ratios choose, and BatchNorm for EN and SN. It also takes over the training
+    mode, and which tensors require gradients.
 
     Args:
         old: the layer; it is not changed.
@@ -394,9 +402,12 @@ def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
         Unfit: with its tensors the layer does not compute what a plain norm does.
     """
     state, c = dict(old.state_dict(keep_vars=True)), old.num_channels
-    if isinstance(old, ILMInstanceNorm):
+    chosen = _chosen_by(old)
+    if isinstance(old, ILMInstanceNorm) or chosen == "IN":
         new = getattr(nn, f"InstanceNorm{dims}d")(c, old.eps, affine=True, **like)
-    elif isinstance(old, AutoencoderNorm):
+    elif chosen == "LN":
+        new = nn.GroupNorm(1, c, old.eps, **like)
+    elif isinstance(old, AutoencoderNorm) or chosen == "GN":
         new = nn.GroupNorm(old.num_groups, c, old.eps, **like)
     else:
         new = getattr(nn, f"BatchNorm{dims}d")(c, old.eps, old.momentum, **like)
@@ -405,6 +416,17 @@ def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
             rows = sorted(range(len(old.normalizers)), key=lambda k: old.normalizers[k] == "BN")
             state["weight"] = state["weight"][rows]
     return _with_tensors_of(old, new, state)
+
+
+def _chosen_by(layer: nn.Module) -> str | None:
+    """Return the normalizer that an SSN's fixed ratios of the means choose; None if there is none.
+
+    It is None for other layers, too.
+    """
+    fixed = layer.mean_fixed if isinstance(layer, SparseSwitchNorm) else None
+    if fixed is None or fixed.is_meta or not fixed.any():
+        return None
+    return layer.normalizers[int(fixed.argmax())]
 
 
 def _with_tensors_of(old: nn.Module, new: nn.Module, state: State) -> nn.Module:

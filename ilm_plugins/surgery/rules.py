@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..layers import ExemplarNorm, SwitchNorm
+from ..layers import ExemplarNorm, SparseSwitchNorm, SwitchNorm
 from ..layers.autoencoder import AutoencoderNorm
 
 #: A state dict, of a model or of a single norm: name -> tensor.
@@ -19,6 +19,7 @@ class Unfit(Exception):
 _AFFINE = {"weight", "bias"}
 _RUNNING = {"running_mean", "running_var"}
 _DECODERS = ("decode_mean.weight", "decode_var.weight")
+_SWITCH = _AFFINE | {"mean_weight", "var_weight"}
 _RATIOS = {"expand.weight", "expand.bias", "ratio.weight", "ratio.bias"}
 
 #: Kind of a norm -> names of its required tensors, and of its optional tensors.
@@ -27,7 +28,8 @@ LAYOUTS = {
     "BN": (_RUNNING, _AFFINE | {"num_batches_tracked"}),
     "ILM": (_AFFINE | {"encode.weight", *_DECODERS, "omega_offset"}, set()),
     "EN": (_AFFINE | _RATIOS, _RUNNING | {"reduce.weight", "num_batches_tracked"}),
-    "SN": (_AFFINE | {"mean_weight", "var_weight"}, _RUNNING),
+    "SN": (_SWITCH, _RUNNING),
+    "SSN": (_SWITCH | {"radius", "mean_fixed", "var_fixed"}, _RUNNING),
     "released ILM": (
         {"weight_bias", "bias_bias", "fc_embed.0.weight"}
         | {"fc_weight.1.weight", "fc_bias.1.weight"},
@@ -40,14 +42,15 @@ LAYOUTS = {
 def kind_of(own: State) -> str | None:
     """Return the kind of norm that a norm's state dict belongs to, by its names and dimensions.
 
-    The kind is a key of :data:`LAYOUTS` or "released SN" (from the papers' released code); None for
-    any other state dict. The names in ``own`` are those within the norm, such as "weight".
+    The kind is a key of :data:`LAYOUTS`, "released SN" or "released SSN" (from the papers' released
+    code); None for any other state dict. The names in ``own`` are those within the norm, such as
+    "weight".
     """
     for kind, (needed, allowed) in LAYOUTS.items():
         if needed <= own.keys() <= needed | allowed:
-            if kind == "SN" and own["weight"].dim() > 1:
-                return "released SN"
-            plain = kind in ("GN or IN", "BN", "SN")
+            if kind in ("SN", "SSN") and own["weight"].dim() > 1:
+                return f"released {kind}"
+            plain = kind in ("GN or IN", "BN", "SN", "SSN")
             if plain and any(own[n].dim() != 1 for n in (needed | _AFFINE) & own.keys()):
                 return None
             return kind
@@ -198,6 +201,57 @@ def _released_to_sn(own: State, layer: SwitchNorm) -> State:
     return {name: tensor.flatten() for name, tensor in own.items()}
 
 
+def _sn_to_ssn(own: State, layer: SparseSwitchNorm) -> State:
+    """Return SSN's tensors for those of SN: its logits are SN's ratios, and the radius is 0.
+
+    Ratios are their own projection onto the simplex. Raise Unfit if logits are NaN or infinite.
+    """
+    state = {**_detached(layer), **own}
+    for name in ("mean_weight", "var_weight"):
+        if not own[name].is_meta and not own[name].isfinite().all():
+            raise Unfit(f"{name} has NaN or infinite logits, which give no ratios")
+        state[name] = own[name].softmax(0)
+    zeros = ("radius", "mean_fixed", "var_fixed")
+    return {**state, **{name: torch.zeros_like(state[name]) for name in zeros}}
+
+
+def _released_sn_to_ssn(own: State, layer: SparseSwitchNorm) -> State:
+    """Return SSN's tensors for those of an SN of the papers' released code."""
+    return _sn_to_ssn(_released_to_sn(own, layer), layer)
+
+
+def _released_to_ssn(own: State, layer: SparseSwitchNorm) -> State:
+    """Return the tensors of an SSN of the papers' released code, each flattened to one dimension.
+
+    That code stores whether ratios are fixed; the largest logit tells which ratio is then 1. Raise
+    Unfit as :func:`_released_to_sn` does.
+    """
+    state = dict(_released_to_sn(own, layer))
+    for part in ("mean", "var"):
+        logits = state[f"{part}_weight"]
+        one_hot = torch.arange(len(logits), device=logits.device) == logits.argmax()
+        state[f"{part}_fixed"] = (one_hot & (state[f"{part}_fixed"] != 0)).to(logits)
+    state["radius"] = state["radius"].to(state["mean_weight"])
+    return state
+
+
+def _ssn_to_plain(own: State, layer: nn.Module) -> State:
+    """Return a plain norm's tensors for those of an SSN whose fixed ratios choose that norm.
+
+    Args:
+        own: the SSN's tensors.
+        layer: the plain norm, of the kind that the SSN's fixed ratios choose; not changed.
+
+    Raises:
+        Unfit: the ratios are not fixed, means and variances are of two normalizers, or the tensors
+            are on the meta device.
+    """
+    _check_values(own)
+    if not own["mean_fixed"].any() or not torch.equal(own["mean_fixed"], own["var_fixed"]):
+        raise Unfit("its ratios are not fixed on one normalizer for both means and variances")
+    return {**_detached(layer), **own}
+
+
 def _affine_of_bn(own: State) -> State:
     """Return weight and bias of a BN; ones and zeros if it has none."""
     mean = own["running_mean"]
@@ -228,6 +282,12 @@ RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
     ("BN", "SN"): _bn_to_sn,
     ("released ILM", "ILM"): _released_to_ilm,
     ("released SN", "SN"): _released_to_sn,
+    ("BN", "SSN"): _bn_to_sn,
+    ("SN", "SSN"): _sn_to_ssn,
+    ("released SN", "SSN"): _released_sn_to_ssn,
+    ("released SSN", "SSN"): _released_to_ssn,
+    ("SSN", "BN"): _ssn_to_plain,
+    ("SSN", "GN or IN"): _ssn_to_plain,
 }
 
 _UNBIASED = (
@@ -236,8 +296,11 @@ _UNBIASED = (
 #: Rules that change a norm's outputs -> how they change.
 INEXACT = {
     ("BN", "SN"): "SN mixes other statistics with BN's: outputs differ until it is trained",
+    ("BN", "SSN"): "SSN mixes other statistics with BN's: outputs differ until it is trained",
     ("released ILM", "ILM"): _UNBIASED,
     ("released SN", "SN"): _UNBIASED,
+    ("released SN", "SSN"): _UNBIASED,
+    ("released SSN", "SSN"): _UNBIASED,
 }
 
 

@@ -78,8 +78,8 @@ def convert_state(
 def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor], Report]:
     """Convert the layers of a state dict to plain norms, where they compute exactly the same.
 
-    EN must have the normalizers IN, LN and BN, in this order. A layer that computes anything else
-    than a plain norm stays, with the reason in the report.
+    EN and SSN must have the normalizers IN, LN and BN, in this order. A layer that computes
+    anything else than a plain norm stays, with the reason in the report.
 
     Args:
         state: names -> tensors; not changed.
@@ -94,8 +94,11 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
 
     def build(own: State) -> nn.Module:
         """Return the plain norm for a layer's state dict; its eps and groups do not matter."""
-        c = _channels(own)
-        return nn.GroupNorm(1, c) if kind_of(own) in ("ILM", "released ILM") else nn.BatchNorm2d(c)
+        c, kind = _channels(own), kind_of(own)
+        is_bn = kind not in ("ILM", "released ILM")
+        if kind == "SSN" and not own["mean_fixed"].is_meta and own["mean_fixed"].any():
+            is_bn = own["mean_fixed"].tolist() == [0, 0, 1]
+        return nn.BatchNorm2d(c) if is_bn else nn.GroupNorm(1, c)
 
     return _rewrite(state, match, build, skip=("GN or IN", "BN"))
 

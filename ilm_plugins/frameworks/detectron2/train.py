@@ -52,6 +52,7 @@ from ..optimizers import keep_layouts
 from .checkpoints import Checkpointer
 from .checks import LAZY_KEYS, load_config
 from .faults import NamesImage, NamesIteration, names_datasets
+from .radius import RadiusHook
 from .ratios import RatiosHook
 
 #: Metadata ``evaluator_type`` of a data set -> its evaluators.
@@ -177,8 +178,8 @@ class Trainer(NamesIteration, DefaultTrainer):
         return optimizer_of(cfg, model)
 
     def build_hooks(self) -> list[HookBase]:
-        """Return the ratios hook, if any, before detectron2's hooks, whose last one writes logs."""
-        return ratios_hooks(self.ratios_interval) + super().build_hooks()
+        """Return our hooks, then detectron2's, whose last one writes logs."""
+        return our_hooks(self.ratios_interval) + super().build_hooks()
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
@@ -216,9 +217,9 @@ class Trainer(NamesIteration, DefaultTrainer):
         return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
 
-def ratios_hooks(interval: int | None) -> list[HookBase]:
-    """Return a list with the hook for ``--ratios-interval``; empty if it is not given."""
-    return [RatiosHook(interval)] if interval else []
+def our_hooks(ratios_interval: int | None) -> list[HookBase]:
+    """Return the hook for SSN's radius and, if an interval is given, that for ratios."""
+    return [RadiusHook(), *([RatiosHook(ratios_interval)] if ratios_interval else [])]
 
 
 _create_ddp_model = defaults.create_ddp_model
@@ -310,7 +311,7 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if writes else []
     trainer.register_hooks(
         [
-            *ratios_hooks(args.ratios_interval),
+            *our_hooks(args.ratios_interval),
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if writes else None,

@@ -1,8 +1,9 @@
 """OpenMMLab: mmcv and MMEngine, and mmdet, mmseg and mmpretrain, which are built on them.
 
 Registered in their registries: norms (`norms`), networks (`models`), data sets (`datasets`,
-`mmseg_shapes`, `mmdet_shapes`), a training loop that resumes exactly (`deterministic_resume`) and
-a hook that logs ratios (`ratios`). Runs: checks before a run (`checks`), the run (`train`).
+`mmseg_shapes`, `mmdet_shapes`), a training loop that resumes exactly (`deterministic_resume`),
+hooks that log ratios (`ratios`) and set SSN's radius (`radius`). Runs: checks before a run
+(`checks`), the run (`train`).
 """
 
 import importlib
@@ -15,7 +16,9 @@ from . import norms
 
 #: Module of a framework -> our modules to import after it, which register what they define.
 FOLLOWERS = {
-    "mmengine.runner": (f"{__name__}.deterministic_resume", f"{__name__}.ratios"),
+    "mmengine.runner": tuple(
+        f"{__name__}.{name}" for name in ("deterministic_resume", "radius", "ratios")
+    ),
     "mmcv.cnn": (f"{__name__}.models",),
     "mmpretrain.datasets": (f"{__name__}.datasets",),
     "mmpretrain.models": (f"{__name__}.models.aa_resnet",),

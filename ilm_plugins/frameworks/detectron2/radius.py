@@ -1,0 +1,28 @@
+"""A detectron2 hook that sets the radius of SSN."""
+
+from detectron2.engine import HookBase
+from torch.nn.parallel import DistributedDataParallel
+
+from ..radius import RadiusSchedule
+
+
+class RadiusHook(HookBase):
+    """Let the radius of every SSN layer grow from 0 to 1, linearly in the iterations of a training.
+
+    The radius is set before each iteration, and the gradients of each set of SSN's logits are
+    clipped to the norm 1 before each step of the optimizer. Frozen layers keep their radius.
+    ``tools/train_net.py`` has this hook; without SSN layers it does nothing. Register it in a
+    trainer of your own::
+
+        trainer.register_hooks([RadiusHook()])
+    """
+
+    def before_train(self) -> None:
+        model = self.trainer.model
+        self.schedule = RadiusSchedule(
+            model.module if isinstance(model, DistributedDataParallel) else model,
+            [self.trainer.optimizer],
+        )
+
+    def before_step(self) -> None:
+        self.schedule.set(self.trainer.iter, self.trainer.max_iter)

@@ -1,0 +1,37 @@
+"""An MMEngine hook that sets the radius of SSN."""
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import HOOKS
+
+from ...errors import UserError
+from ...layers import SparseSwitchNorm
+from ..radius import RadiusSchedule
+from .norms import register
+
+
+class RadiusHook(Hook):
+    """Let the radius of every SSN layer grow from 0 to 1, linearly in the iterations of a training.
+
+    In a config: ``custom_hooks = [dict(type="RadiusHook")]``. The radius is set before each
+    iteration, and the gradients of each set of SSN's logits are clipped to the norm 1 before each
+    step of the optimizer. Frozen layers keep their radius.
+
+    Raises:
+        UserError: when training starts, if the model has no SSN layers.
+    """
+
+    def before_train(self, runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not any(isinstance(m, SparseSwitchNorm) for m in model.modules()):
+            raise UserError("the model has no SSN layer; leave the RadiusHook out")
+        wrapper = runner.optim_wrapper
+        parts = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,)
+        self.schedule = RadiusSchedule(model, [part.optimizer for part in parts])
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        self.schedule.set(runner.iter, runner.max_iters)
+
+
+register(HOOKS, classes={"RadiusHook": RadiusHook})

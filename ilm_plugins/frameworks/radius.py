@@ -1,0 +1,42 @@
+"""The schedule of SSN's radius, for the hooks of both frameworks."""
+
+from collections.abc import Iterable
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ..layers import SparseSwitchNorm, set_radius
+
+#: The norm to which the gradient of each set of SSN's logits is clipped, as in its authors' code.
+MAX_NORM = 1.0
+
+
+class RadiusSchedule:
+    """Sets the radius of a model's SSN layers, and clips the gradients of their logits.
+
+    Args:
+        model: any module; frozen layers are left out, see :func:`~ilm_plugins.set_radius`.
+        optimizers: those that update the logits; each gets a hook before its steps, which clips
+            the gradients of ``mean_weight`` and of ``var_weight`` of each layer to the norm 1.
+    """
+
+    def __init__(self, model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
+        self.model = model
+        layers = [m for m in model.modules() if isinstance(m, SparseSwitchNorm)]
+        self.logits = [p for m in layers for p in (m.mean_weight, m.var_weight)]
+        for optimizer in optimizers if layers else ():
+            optimizer.register_step_pre_hook(self._clip)
+
+    def _clip(self, optimizer: Optimizer, args: tuple, options: dict) -> None:
+        """Clip the gradients, in place; the arguments are those of torch's hook."""
+        for logits in self.logits:
+            nn.utils.clip_grad_norm_(logits, MAX_NORM)
+
+    def set(self, iteration: int, iterations: int) -> None:
+        """Set the radius before an iteration to the part of the iterations that are done.
+
+        Args:
+            iteration: number of iterations that are done.
+            iterations: their number in the whole training.
+        """
+        set_radius(self.model, iteration / iterations)

@@ -1,0 +1,168 @@
+"""Sparse Switchable Normalization: Shao et al., CVPR 2019; a row of EN's Table 2."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .options import check_radius, takes_options_of
+from .switchable import SwitchNorm
+
+
+class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
+    r"""Switchable normalization that ends up with one normalizer for the means, one for variances.
+
+    :class:`~ilm_plugins.SwitchNorm`, in which :func:`sparsestmax` with a radius r replaces both
+    softmaxes. r = 0 gives ratios of which some may be zero; from :math:`r = \sqrt{1 - 1/K}` on,
+    one ratio is 1 and all others are 0 unless the largest logits are equal.
+
+    **The radius** goes linearly from 0 to 1 in training: at each iteration, before the forward
+    pass, a hook sets it to the part of the iterations that are done. It is the ``RadiusHook`` of
+    ``ilm_plugins.frameworks.detectron2.radius`` and, with ``custom_hooks =
+    [dict(type="RadiusHook")]`` in a config, of MMEngine. In a training loop of your own, call
+    :func:`set_radius`. Without any of these r stays 0.
+
+    **Fixed ratios.** :meth:`set_radius` fixes a set of ratios in which one is 1: from then on
+    neither its logits nor the radius have an influence on it, and its logits get gradients of zero.
+    The forward pass changes neither the radius nor what is fixed.
+
+    Parameters: SN's. ``mean_weight`` and ``var_weight`` are the arguments of sparsestmax.
+    Buffers: SN's; ``radius`` (1); ``mean_fixed``, ``var_fixed`` (K), the fixed ratios of the means
+    and of the variances, zeros while they are not fixed.
+
+    Shape: input and output (N, C, *), any number of spatial dimensions.
+
+    Args:
+        num_channels, eps, normalizers, num_groups, device, dtype: see SwitchNorm.
+        momentum: weight of the newest batch in the running statistics; 0.003 in the authors' code.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
+
+    initial_values: ClassVar[Mapping[str, float]] = {
+        **SwitchNorm.initial_values,
+        "radius": 0.0,
+        "mean_fixed": 0.0,
+        "var_fixed": 0.0,
+    }
+
+    @takes_options_of(SwitchNorm)
+    def __init__(
+        self, num_channels: int, eps: float = 1e-5, momentum: float = 0.1, **options
+    ) -> None:
+        super().__init__(num_channels, eps, momentum, **options)
+        self.register_buffer("radius", self.weight.new_zeros(1))
+        for name in ("mean_fixed", "var_fixed"):
+            self.register_buffer(name, torch.zeros_like(self.mean_weight))
+
+    @torch.no_grad()
+    def set_radius(self, radius: float) -> None:
+        """Set the radius; then fix each set of ratios in which one is 1.
+
+        Args:
+            radius: from 0 to 1, the part of the training's iterations that are done.
+
+        Raises:
+            OptionError: the radius is not a number from 0 to 1.
+        """
+        check_radius(type(self).__name__, radius)
+        self.radius.fill_(radius)
+        for buffer, ratios in zip((self.mean_fixed, self.var_fixed), self.ratios(), strict=True):
+            buffer.copy_(ratios == 1)
+
+    def ratios(self) -> Tensor:
+        """Return the weights of the normalizers, which are the same for all samples.
+
+        Returns:
+            (2, K) in the order of ``normalizers``, at least float32: the ratios of the means and
+            those of the variances; each row sums to 1, and the least are exactly 0.
+        """
+        logits = torch.stack((self.mean_weight, self.var_weight))
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        fixed = torch.stack((self.mean_fixed, self.var_fixed)).to(dtype)
+        ratios = sparsestmax(logits.to(dtype), self.radius.to(dtype))
+        return torch.where(fixed.any(1, keepdim=True), fixed, ratios)
+
+    def rescale_tensors(self) -> tuple[Tensor | None, ...]:
+        """Return SN's tensors, with the logarithms of the ratios as logits.
+
+        Their softmax, which SN's kernels compute, gives the ratios again.
+        """
+        weight, bias, _, _, *running = super().rescale_tensors()
+        ratios = self.ratios()
+        # exp(-1e4) is 0 in every dtype; the logarithm of a zero ratio would have no gradient.
+        logarithms = torch.where(ratios > 0, ratios.where(ratios > 0, 1).log(), -1e4)
+        return weight, bias, *logarithms.unbind(), *running
+
+
+def set_radius(model: nn.Module, radius: float) -> None:
+    """Set the radius of every SSN layer of a model, but of frozen layers, whose ratios stay.
+
+    Args:
+        model: any module, or a layer itself.
+        radius: see :meth:`SparseSwitchNorm.set_radius`.
+
+    Raises:
+        OptionError: the radius is not a number from 0 to 1, and the model has such layers.
+    """
+    for layer in model.modules():
+        if isinstance(layer, SparseSwitchNorm) and not layer.frozen:
+            layer.set_radius(radius)
+
+
+def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
+    r"""Return ratios that sum to 1, and are sparser the larger the radius is.
+
+    The logits' Euclidean projection onto the simplex of ratios (sparsemax) is moved away from the
+    centre of the face on which it lies, to the distance r if it is nearer. If it leaves the simplex
+    so, it is projected again, onto a smaller face, and moved away from the centre of that on the
+    same sphere; and so on. With S the indices of the last face, :math:`S_0` those of the first, c
+    the logits of S minus their mean, and zeros elsewhere, this is
+
+    .. math::
+
+        \frac{1_S}{|S|} + c \max\left(1, \frac{\rho}{\lVert c \rVert}\right), \qquad
+        \rho^2 = r^2 - \frac{1}{|S|} + \frac{1}{|S_0|},
+
+    because faces have their largest logits in common, and each projection only scales c. Where all
+    logits of S are equal, c = 0 has no direction, and the ratios are equal, too.
+
+    Args:
+        logits: (..., K).
+        radius: r, a tensor that broadcasts with the logits.
+
+    Returns:
+        (..., K); the gradient is that within the face S.
+    """
+    dtype, k = logits.dtype, logits.shape[-1]
+    tiny = torch.finfo(dtype).tiny
+    count = torch.arange(1, k + 1, device=logits.device, dtype=dtype)
+    # Row i of each (K, K) matrix is about the face of the i largest logits.
+    among = (count[:, None] >= count).to(dtype)
+    top = logits.detach().sort(-1, descending=True).values
+    mean = (among * top.unsqueeze(-2)).sum(-1) / count
+    spread = (among * (top.unsqueeze(-2) - mean.unsqueeze(-1)).square()).sum(-1)
+    # The i-th largest logit is of the face onto which the stretched ones are projected if
+    # i (mean of the i largest - itself) stretch < 1.
+    gap = count * (mean - top)
+
+    def find_size(stretch: Tensor | float) -> Tensor:
+        # K if logits are NaN, which then reach the ratios.
+        return (~(stretch * gap >= 1)).sum(-1, keepdim=True)
+
+    def find_stretch(squares: Tensor, size: Tensor) -> Tensor:
+        rho = radius.square() - 1 / size.to(dtype) + 1 / first.to(dtype)
+        return (rho.clamp(min=0) / squares).clamp(min=1).sqrt()
+
+    size = first = find_size(1.0)
+    for _ in range(k - 1):
+        squares = spread.gather(-1, size - 1).clamp(min=tiny)
+        size = find_size(find_stretch(squares, size))
+    inside = ~(logits.detach() < top.gather(-1, size - 1))
+    c = (logits - (logits * inside).sum(-1, keepdim=True) / size) * inside
+    squares = c.square().sum(-1, keepdim=True)
+    has_direction = squares > tiny
+    stretch = torch.where(has_direction, find_stretch(squares.where(has_direction, 1), size), 1)
+    return inside / size.to(dtype) + stretch * c
