@@ -38,6 +38,7 @@ BASELINES = {
     "AssocNorm": "GroupNorm",
     "EN": "BatchNorm2d",
     "SN": "BatchNorm2d",
+    "SSN": "BatchNorm2d",
 }
 
 PLAIN = {

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 from ilm_plugins.layers.autoencoder import AutoencoderNorm
 from ilm_plugins.layers.exemplar import ExemplarNorm
 from ilm_plugins.layers.mixture import MixtureNorm
+from ilm_plugins.layers.switchable import SwitchNorm
 
 
 def forward(layer: torch.nn.Module, x: Tensor) -> Tensor:
     """Compute ``layer(x)`` for x of (N, C, H, W) without fusion, and with unbiased variances.
 
-    ``layer`` is an ILM layer, EN or SN. In training mode, the running statistics of EN and SN are
-    updated.
+    ``layer`` is an ILM layer, EN, SN or SSN. In training mode, the running statistics of the last
+    three are updated.
     """
     if isinstance(layer, AutoencoderNorm):
         return _autoencoder_norm(layer, x)
@@ -74,12 +75,12 @@ def _in_ln_bn_statistics(layer: MixtureNorm, x: Tensor) -> tuple[list[Tensor], l
     return [m.unsqueeze(3) for m in means], [v.unsqueeze(3) for v in variances]
 
 
-def _switch_norm(layer: MixtureNorm, x: Tensor) -> Tensor:
-    """Compute SwitchNorm (SN): x and the output are (N, C, H, W)."""
+def _switch_norm(layer: SwitchNorm, x: Tensor) -> Tensor:
+    """Compute SwitchNorm (SN) or SparseSwitchNorm (SSN): x and the output are (N, C, H, W)."""
     means, variances = _in_ln_bn_statistics(layer, x)
-    mean_weight, var_weight = layer.mean_weight.softmax(0), layer.var_weight.softmax(0)
-    mean = sum(w * m for w, m in zip(mean_weight, means, strict=True))
-    var = sum(w * v for w, v in zip(var_weight, variances, strict=True))
+    mean_ratios, var_ratios = layer.ratios()
+    mean = sum(r * m for r, m in zip(mean_ratios, means, strict=True))
+    var = sum(r * v for r, v in zip(var_ratios, variances, strict=True))
     x = (x - mean) / (var + layer.eps).sqrt()
     return x * layer.weight.view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1)
 

@@ -15,6 +15,7 @@ from ilm_plugins import (
     ILMGroupNorm,
     ILMInstanceNorm,
     ILMLayerNorm,
+    SparseSwitchNorm,
     SwitchNorm,
     use_backend,
 )
@@ -77,6 +78,18 @@ def by_switch(layer, x):
     return transcription.switch_norm(x, *layer.parameters(), **options_of(layer, "normalizers"))
 
 
+def by_sparse(layer, x):
+    to_ratios = partial(transcription.sparsestmax, radius=layer.radius.item())
+    options = options_of(layer, "normalizers")
+    return transcription.switch_norm(x, *layer.parameters(), to_ratios=to_ratios, **options)
+
+
+def sparse(radius=0.3, **options):
+    layer = SparseSwitchNorm(CHANNELS, **options)
+    layer.set_radius(radius)
+    return layer
+
+
 ilm = partial(ILMGroupNorm, CHANNELS, 4, key_group_size=3, hidden=3)
 assoc = partial(AssocNorm, CHANNELS, 4, num_key_groups=6, hidden=3)
 exemplar = partial(ExemplarNorm, CHANNELS, reduction=4, expansion=3)
@@ -104,6 +117,9 @@ CASES = {
     "EN-single-affine": (partial(exemplar, shared_affine=True), by_exemplar),
     "SN": (switch, by_switch),
     "SN-GN": (partial(switch, normalizers=("LN", "GN"), num_groups=6), by_switch),
+    "SSN": (sparse, by_sparse),
+    "SSN-GN": (partial(sparse, 0.5, normalizers=("GN", "BN", "LN", "IN"), num_groups=3), by_sparse),
+    "SSN-one-hot": (partial(sparse, 1.0), by_sparse),
 }
 UNBOUNDED = "relu", "leaky_relu", "relu6", "identity"
 PAIRS = (
@@ -117,11 +133,12 @@ for combine in ("a(WE)", "a(WE+B)", "a(WE)*B"):
     CASES[f"AssocNorm-{combine}"] = (partial(assoc, combine=combine), by_assoc)
 
 #: Cases whose evaluation is another computation than their training: they have running statistics.
-WITH_RUNNING = [name for name in CASES if name[:2] in ("EN", "SN") and name != "EN-without-BN"]
+WITH_RUNNING = [name for name in CASES if name.split("-")[0] in ("EN", "SN", "SSN")]
+WITH_RUNNING.remove("EN-without-BN")
 WITH_RUNNING.remove("SN-GN")
 
-#: The six layers alone.
-MAIN = {name: CASES[name][0] for name in ("ILMGN", "ILMIN", "ILMLN", "AssocNorm", "EN", "SN")}
+#: The layers alone, one of each.
+MAIN = {name: CASES[name][0] for name in NORMS}
 
 
 def modes(names):

@@ -17,6 +17,7 @@ from ilm_plugins import (
     ILMGroupNorm,
     ILMInstanceNorm,
     ILMLayerNorm,
+    SparseSwitchNorm,
     SwitchNorm,
     surgery,
 )
@@ -127,6 +128,7 @@ def test_a_norm_that_is_the_model_is_replaced_by_what_is_returned():
         (GN4, "ILMGN", ("weight", "bias")),
         (nn.BatchNorm2d, "EN", ("running_mean", "running_var", "num_batches_tracked")),
         (nn.BatchNorm2d, "SN", ("weight", "bias", "running_mean", "running_var")),
+        (SwitchNorm, "SSN", ("weight", "bias", "running_mean", "running_var")),
     ],
 )
 def test_parameters_and_buffers_are_kept_themselves(make, to, kept):
@@ -497,6 +499,7 @@ def test_hooks_within_a_layer_are_reported_where_it_is_reverted(make, to, part):
     "module, to, words",
     [
         (nn.BatchNorm2d(32), "SN", "SN mixes other statistics"),
+        (nn.BatchNorm2d(32), "SSN", "SSN mixes other statistics"),
         (nn.BatchNorm2d(32, momentum=None), "EN", "momentum 0.1"),
         (nn.BatchNorm2d(32).requires_grad_(False), "EN", "frozen: in training, too"),
     ],
@@ -852,6 +855,70 @@ def test_released_sn_loads_by_name(k, other):
     assert change(expected, ours(x)) <= 1e-13
     _, report = surgery.convert_state(theirs, "SN", normalizers=other)
     assert f"set normalizers={normalizers}" in report.left[""]
+
+
+@pytest.mark.parametrize("normalizers", [("IN", "LN", "BN"), ("BN", "GN")])
+@pytest.mark.parametrize("training", [True, False])
+def test_sn_becomes_ssn_with_the_same_outputs(normalizers, training):
+    x = double(3, 32, 5, 5)
+    layer = randomized(SwitchNorm(32, 0.1, normalizers=normalizers, num_groups=8).double())
+    layer.train(training)
+    new, report = surgery.convert(nn.Sequential(copy.deepcopy(layer)), "SSN")
+    assert report.converted == {"0": "SwitchNorm -> SparseSwitchNorm"} and not report.notes
+    assert new[0].training == training and new[0].radius == 0
+    assert change(layer(x), new(x)) <= 1e-13
+    torch.testing.assert_close(new[0].ratios(), layer.ratios())
+    options = {"normalizers": normalizers, "num_groups": 8}
+    state, report = surgery.convert_state(layer.state_dict(), "SSN", **options)
+    assert report.converted == {"": "SN -> SparseSwitchNorm"}
+    torch.testing.assert_close(state, new[0].state_dict(), rtol=0, atol=0)
+
+
+def test_sn_without_ratios_is_left():
+    layer = SwitchNorm(32)
+    layer.var_weight.data[1] = torch.inf
+    same, report = surgery.convert(layer, "SSN")
+    assert same is layer and "var_weight has NaN or infinite logits" in report.left[""]
+
+
+def released_ssn(mean_fixed, var_fixed):
+    """The state dict of a released SSN layer of 32 channels at radius .4."""
+    state = released_sn() | {"radius": torch.full((1,), 0.4)}
+    return state | {
+        "mean_fixed": torch.tensor([mean_fixed]),
+        "var_fixed": torch.tensor([var_fixed]),
+    }
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_released_ssn_loads_by_name(fixed):
+    theirs, x = released_ssn(fixed, False), double(2, 32, 5, 5)
+    state, report = surgery.convert_state({f"bn1.{n}": t for n, t in theirs.items()}, "SSN")
+    assert report.converted == {"bn1": "released SSN -> SparseSwitchNorm"}
+    assert any("divides variances by n - 1" in note for note in report.notes)
+    ours = SparseSwitchNorm(32).double().eval()
+    ours.load_state_dict({name.removeprefix("bn1."): t for name, t in state.items()})
+    assert ours.radius.item() == pytest.approx(0.4)
+    logits = theirs["mean_weight"], theirs["var_weight"]
+    expected = [transcription.sparsestmax(v, ours.radius.item()) for v in logits]
+    if fixed:
+        expected[0] = nn.functional.one_hot(logits[0].argmax(), 3).double()
+    torch.testing.assert_close(ours.ratios(), torch.stack(expected))
+    options = {n: theirs[n].flatten() for n in ("weight", "bias", "running_mean", "running_var")}
+    ratios = iter(expected)
+    y = transcription.switch_norm(
+        x, mean_weight=logits[0], var_weight=logits[1], eps=1e-5, to_ratios=lambda _: next(ratios),
+        **options,
+    )  # fmt: skip
+    assert change(y, ours(x)) <= 1e-13
+
+
+def test_released_sn_becomes_ssn():
+    theirs = released_sn()
+    state, report = surgery.convert_state(theirs, "SSN")
+    assert report.converted == {"": "released SN -> SparseSwitchNorm"}
+    torch.testing.assert_close(state["mean_weight"], theirs["mean_weight"].softmax(0))
+    assert not state["radius"].any() and not state["var_fixed"].any()
 
 
 def test_released_sums_become_statistics():

@@ -16,6 +16,7 @@ Sources:
     Assoc Associate Normalization, submission to ICLR 2019.
     EN    Zhang, Peng, Wu, Li, Luo: Exemplar Normalization for Learning Deep Representation,
           CVPR 2020; its eq. 2 is Switchable Normalization (SN).
+    SSN   Shao et al.: SSN, Learning Sparse Switchable Normalization via SparsestMax, CVPR 2019.
 """
 
 import torch
@@ -444,6 +445,7 @@ def switch_norm(
     running_mean=None,
     running_var=None,
     num_groups=32,
+    to_ratios=softmax,
 ):
     """Switchable Normalization, EN eq. 2: one set of ratios for the means, one for the variances.
 
@@ -453,11 +455,12 @@ def switch_norm(
     var_weight   (K)  logits of the ratios of the variances
     running_mean, running_var  (C), what BN uses; None: the statistics of this batch
     num_groups        the groups of "GN"
+    to_ratios         what makes ratios of logits; sparsestmax for Sparse Switchable Normalization
     returns      (N, C, *)
     """
     assert len(mean_weight) == len(var_weight) == len(normalizers)
-    mean_ratios = softmax(mean_weight)
-    var_ratios = softmax(var_weight)
+    mean_ratios = to_ratios(mean_weight)
+    var_ratios = to_ratios(var_weight)
 
     statistics = []
     for normalizer in normalizers:
@@ -483,6 +486,48 @@ def switch_norm(
             channels.append(weight[c] * x_hat + bias[c])  # eq. 2
         outputs.append(torch.stack(channels))
     return torch.stack(outputs).reshape(x.shape)
+
+
+# ---- Sparse Switchable Normalization
+
+
+def sparsemax(logits):
+    """The simplex's point nearest to the logits: max(logits - t, 0), t by bisection. (K) -> (K)"""
+    low, high = logits.min().item() - 1, logits.max().item()
+    for _ in range(200):
+        middle = (low + high) / 2
+        total = sum(max(logit - middle, 0.0) for logit in logits.tolist())
+        low, high = (middle, high) if total > 1 else (low, middle)
+    inside = [logit > high for logit in logits.tolist()]
+    t = (sum(logit for logit, of in zip(logits, inside, strict=True) if of) - 1) / sum(inside)
+    return torch.stack(
+        [logit - t if of else 0 * logit for logit, of in zip(logits, inside, strict=True)]
+    )
+
+
+def face_centre(point):
+    """The centre of the simplex's face on which a point lies: of its nonzero entries. (K) -> (K)"""
+    nonzero = (point.detach() > 1e-12).to(point.dtype)
+    return nonzero / nonzero.sum()
+
+
+def sparsestmax(logits, radius):
+    """SparsestMax, by the recursion of its definition. (K), number -> (K)
+
+    w = sparsemax(logits), u the centre of its face; w itself where it is one-hot or at least at the
+    distance r from u; else p = u + r (w - u) / |w - u|; where p leaves the simplex, SparsestMax of
+    p again, by the radius of the sphere's section with the face of p's projection.
+    """
+    w = sparsemax(logits)
+    u = face_centre(w)
+    distance = ((w - u) ** 2).sum().sqrt()
+    if (w.max() - w.min()).item() > 1 - 1e-12 or not 1e-12 < distance.item() < radius:
+        return w
+    p = u + radius * (w - u) / distance
+    if p.min().item() >= 0:
+        return p
+    nearer = face_centre(sparsemax(p.detach()))
+    return sparsestmax(p, max(radius**2 - ((nearer - u) ** 2).sum().item(), 0.0) ** 0.5)
 
 
 # ---- running statistics

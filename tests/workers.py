@@ -114,7 +114,7 @@ def check_layers(wrap, shares, keys=NORMS, make=small_model, maps=(3, 8), steps=
             wrap,
             images(sum(sizes), *maps),
             sizes,
-            separate=key in ("EN", "SN"),
+            separate=key in ("EN", "SN", "SSN"),
             steps=passes,
             read=read,
         )

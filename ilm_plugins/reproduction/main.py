@@ -11,7 +11,7 @@ from pathlib import Path
 from ..checkpoints import loading
 from ..frameworks.command import add_traceback, command, positive
 from . import launch, record, registry, report, run
-from .registry import NOT_HERE, Cell, Table
+from .registry import Cell, Table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,10 +123,10 @@ def _rows(table: Table) -> list[str]:
 
 
 def _source(cell: Cell) -> str:
-    """Return what gives a cell's figures: its config and overrides, "computed", or not here."""
+    """Return what gives a cell's figures: its config and overrides, or "computed"."""
     if cell.config:
         return shlex.join([cell.config, *cell.overrides])
-    return "computed" if cell.of is not None else NOT_HERE
+    return "computed"
 
 
 def run_(args: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ table's measures, and one of these sources:
                   trained; where ``starts from`` names one, its checkpoint is the backbone
     of            the arguments of the function in :mod:`.computed` that the table's ``compute``
                   names
-    neither       not implemented here
 
 ``says`` is the paper's text where it gives no number. A table's ``note`` says what of its recipes
 the paper leaves open or contradicts, what is assumed, and by which overrides it is otherwise.
@@ -29,7 +28,6 @@ from ..errors import UserError
 
 ROOT = Path(__file__).parents[2]
 LIST = "tools/reproduce.py list"
-NOT_HERE = "not implemented here"
 
 
 @dataclass(frozen=True)
@@ -88,11 +86,6 @@ class Cell:
     def id(self) -> str:
         """The table's id and the cell's name, such as ``en-2 ResNet50/EN``."""
         return f"{self.table} {self.name}"
-
-    @property
-    def implemented(self) -> bool:
-        """Whether its figures can be had here, by a run or computed."""
-        return self.config is not None or self.of is not None
 
     @property
     def file(self) -> str:
@@ -222,7 +215,7 @@ def find_table(word: str) -> Table:
 
 
 def find(table: str, cell: str | None = None) -> list[Cell]:
-    """Return the cells that a user asks for, implemented or not.
+    """Return the cells that a user asks for.
 
     Args:
         table: id of a table or figure, in any case and with any separators: ``en-5``, ``EN 5``.

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..checkpoints import replacing
 from . import record, registry
-from .registry import NOT_HERE, Cell, Table
+from .registry import Cell, Table
 
 #: Labels of runs whose figures stand in the same row as the paper's.
 WHOLE = {"full recipe", "computed"}
@@ -138,23 +138,18 @@ def _tables_of(paper: str) -> list[Table]:
 
 
 def _count_cells(table: Table, groups: Groups) -> str:
-    """Count, in words, a table's cells by state: run in full, only changed, or not implemented.
+    """Count, in words, a table's cells by state: run in full, only changed, or not run.
 
     For a figure without cells: the text of :func:`_source`.
     """
     if not table.cells:
         return _source(table)
-    here = [cell for cell in table.cells.values() if cell.implemented]
-    labels = [{group[0]["label"] for group in _groups_of(cell, groups)} for cell in here]
+    cells = table.cells.values()
+    labels = [{group[0]["label"] for group in _groups_of(cell, groups)} for cell in cells]
     whole = sum(bool(found & WHOLE) for found in labels)
     rest = sum(bool(found) for found in labels) - whole
-    words = f"{whole} of {len(here)}" if whole or rest else f"not run ({len(here)})"
-    others = len(table.cells) - len(here)
-    return (
-        words
-        + f", {rest} shortened or otherwise changed" * bool(rest)
-        + f"; {others} {NOT_HERE}" * bool(others)
-    )
+    words = f"{whole} of {len(cells)}" if whole or rest else f"not run ({len(cells)})"
+    return words + f", {rest} shortened or otherwise changed" * bool(rest)
 
 
 def _source(table: Table) -> str:
@@ -197,8 +192,7 @@ def _table_lines(table: Table, groups: Groups) -> list[str]:
     for cell in table.cells.values():
         paper = figures(table, cell.paper) if any(v is not None for v in cell.paper) else ""
         paper = ", ".join(filter(None, [paper, cell.says]))
-        state = "not run" if cell.implemented else NOT_HERE
-        first, changed = _markdown_row(cell.name, state, paper), []
+        first, changed = _markdown_row(cell.name, "not run", paper), []
         for group in _groups_of(cell, groups):
             if group[0]["label"] in WHOLE:
                 first = _group_row(table, cell.name, group, paper, cell.paper)

@@ -26,7 +26,7 @@ from ..frameworks.output_folder import check_output
 from ..frameworks.run_summary import RunFolders
 from . import launch, record, registry
 from .launch import Launch
-from .registry import NOT_HERE, ROOT, Cell
+from .registry import ROOT, Cell
 
 RECORD = "record.json"
 
@@ -140,24 +140,19 @@ class Stopped(Exception):
 def plan(cells: Sequence[Cell], options: Options) -> list[Run | Cell]:
     """List the runs, one for each seed, and the cells to compute, each once.
 
-    Cells that share an experiment give the same runs, those of the first such cell in the papers;
-    cells that are not implemented are left out. Nothing is run yet.
+    Cells that share an experiment give the same runs, those of the first such cell in the papers.
+    Nothing is run yet.
 
     Args:
         cells: the cells that the user asked for.
         options: the user's options; all runs keep them.
-
-    Raises:
-        UserError: no cell is left.
     """
     found: dict[str, Run | Cell] = {}
     for cell in map(registry.home, cells):
         if cell.config:
             found |= {f"{cell.id} {seed}": Run(cell, seed, options) for seed in options.seeds}
-        elif cell.of is not None:
+        else:
             found[cell.id] = cell
-    if not found:
-        raise UserError(f"{', '.join(cell.id for cell in cells)}: {NOT_HERE}; choose another")
     return list(found.values())
 
 

@@ -155,7 +155,7 @@ def test_one_pixel_and_constant_maps_stay_finite(name, training):
 def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, training):
     x = 1000 + torch.randn(4, C, 16, 16, generator=torch.Generator().manual_seed(0))
     layer = build(name) if fresh else randomized(lambda: build(name), torch.float32)
-    if name in ("EN", "SN"):
+    if name in ("EN", "SN", "SSN"):
         layer.running_mean.fill_(1000)
     if name == "EN" and not fresh:
         # Normally distributed weights would multiply the rounding of x itself by hundreds.
@@ -257,18 +257,18 @@ def test_only_statistics_of_the_batch_spread_a_nan(name, backend, training, valu
     with use_backend(backend):
         y = layer(x)
         y[0].sum().backward()
-    spreads = training and name in ("EN", "SN")
+    spreads = training and name in ("EN", "SN", "SSN")
     expected = [False] * 3 if spreads else [True, False, True]
     assert [bool(instance.isfinite().all()) for instance in y] == expected
     assert [bool(instance.isfinite().all()) for instance in x.grad] == expected
-    for buffer in layer.buffers():
-        assert bool(buffer.isfinite().all()) != spreads or buffer.dim() == 0
+    for key, buffer in layer.named_buffers():
+        assert bool(buffer.isfinite().all()) != (spreads and key.startswith("running"))
 
 
 @every_layer
 @pytest.mark.parametrize("mode", ["default", "identity"])
 def test_layers_made_on_the_meta_device_can_be_initialized_later(name, mode):
-    options = {} if name in ("EN", "SN") else {"init": mode}
+    options = {} if name in ("EN", "SN", "SSN") else {"init": mode}
     layer = NORMS[name](512, device="meta", **options).to_empty(device="cpu")
     for tensor in layer.state_dict().values():
         tensor.fill_(123)
@@ -291,4 +291,6 @@ def test_is_a_group_norm_whose_extra_parameters_sit_in_child_modules(name):
     # MMEngine's initializers look at the names of direct bases alone.
     assert nn.GroupNorm in NORMS[name].__bases__
     own = {n for n, _ in layer.named_parameters(recurse=False)}
-    assert own == {"weight", "bias"} | ({"mean_weight", "var_weight"} if name == "SN" else set())
+    assert own == {"weight", "bias"} | (
+        {"mean_weight", "var_weight"} if name in ("SN", "SSN") else set()
+    )

@@ -14,6 +14,7 @@ from ilm_plugins import (
     ILMGroupNorm,
     ILMInstanceNorm,
     ILMLayerNorm,
+    SparseSwitchNorm,
     SwitchNorm,
 )
 
@@ -57,6 +58,7 @@ from ilm_plugins import (
         (lambda: ExemplarNorm(64, shared_affine=1), ["shared_affine=1", "True, False"]),
         (lambda: ILMGroupNorm(64, num_channels=3), ["num_channels=3", "num_channels=64", "leave"]),
         (lambda: ExemplarNorm(48, reduction=8, normalizers=("GN",)), ["num_groups=32", "48"]),
+        (lambda: SparseSwitchNorm(64).set_radius(1.5), ["radius=1.5", "between 0 and 1"]),
         (lambda: SwitchNorm(64, normalizers=("IN", "XN")), ["'XN'", "'BN'"]),
         (lambda: SwitchNorm(64, normalizers=("IN", "IN")), ["normalizers", "once"]),
         (lambda: SwitchNorm(64, normalizers=()), ["normalizers", "empty"]),
@@ -154,6 +156,8 @@ def test_parameter_names_and_shapes():
         "running_mean": (64,),
         "running_var": (64,),
     }
+    own = {"radius": (1,), "mean_fixed": (3,), "var_fixed": (3,)}
+    assert shapes_of(SparseSwitchNorm(64)) == shapes_of(SwitchNorm(64)) | own
 
 
 @pytest.mark.parametrize(
@@ -195,7 +199,7 @@ def test_initializations():
 
 
 def test_public_names():
-    assert set(ilm_plugins.__all__) - {"NORMS", "register", "use_backend"} == {
+    assert set(ilm_plugins.__all__) - {"NORMS", "register", "set_radius", "use_backend"} == {
         layer.__name__ for layer in NORMS.values()
     }
-    assert list(NORMS) == ["ILMGN", "ILMIN", "ILMLN", "AssocNorm", "EN", "SN"]
+    assert list(NORMS) == ["ILMGN", "ILMIN", "ILMLN", "AssocNorm", "EN", "SN", "SSN"]

@@ -180,10 +180,10 @@ shifts = st.floats(-10, 10)
 def test_scale_and_shift_of_the_input(name, data):
     """y - beta takes the sign of the factor and nothing else, where nothing but the norm sees x.
 
-    That is: ILM Norm and AssocNorm with decoders of zero, SN, and EN whose ratios come of
+    That is: ILM Norm and AssocNorm with decoders of zero, SN, SSN, and EN whose ratios come of
     normalized means, because v = z z^T does not see the sign either.
     """
-    fixed = {"EN": {"ratio_net": "conv"}, "SN": {}}.get(name, {"init": "identity"})
+    fixed = {"EN": {"ratio_net": "conv"}, "SN": {}, "SSN": {}}.get(name, {"init": "identity"})
     if name.startswith("ILM"):
         fixed["activations"] = ("tanh", "sigmoid")
     if name == "AssocNorm":

@@ -356,7 +356,7 @@ def test_layers(name, dtype, last, path):
     x = make_map(2, CHANNELS, 5, 7, last=last, dtype=dtype)
     dy = make_map(2, CHANNELS, 5, 7, dtype=dtype, seed=2)  # of another layout, half of the time
     in_kernels = kernels.runs(layer.network(), x, layer.moment_groups)
-    assert in_kernels == (name in ("EN", "SN"))
+    assert in_kernels == (name in ("EN", "SN", "SSN"))
     found = results(layer, x, dy, "triton")
     for y_or_dx in found[:2]:
         assert (y_or_dx.dtype, y_or_dx.stride()) == (x.dtype, x.stride())

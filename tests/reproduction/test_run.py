@@ -104,7 +104,6 @@ def test_overrides_stand_anywhere_and_become_pairs_for_detectron2(monkeypatch):
 @pytest.mark.parametrize(
     "words, answer",
     [
-        (("en-2", "ResNet50/SSN"), "en-2 ResNet50/SSN: not implemented here"),
         (("en-6", "ADE20K/EN", "--epochs", "2"), "counts iterations; give --iterations N"),
         (("en-4", "ImageNet -> WebVision/EN"), "needs the checkpoint of en-2 ResNet50/EN, seed 0"),
         (("en-6", "ADE20K/SN"), "needs the checkpoint of en-6 backbone/SN, seed 0, which is at 0"),

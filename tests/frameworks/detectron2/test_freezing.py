@@ -50,7 +50,7 @@ def test_frozen_stages_keep_and_use_their_running_statistics(norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_affine_parameters_get_the_decay_of_norms(norm, freeze_at):
     cfg, model = resnet(norm, freeze_at)
-    names = ["weight", "bias"] + ["mean_weight", "var_weight"] * (norm == "SN")
+    names = ["weight", "bias"] + ["mean_weight", "var_weight"] * (norm in ("SN", "SSN"))
     decay = {
         id(parameter): group["weight_decay"]
         for group in build_optimizer(cfg, model).param_groups

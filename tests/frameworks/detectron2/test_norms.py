@@ -24,7 +24,7 @@ from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm
 from ilm_plugins.frameworks.detectron2.norms import PerLevelNorm
 
 every_key = pytest.mark.parametrize("key", NORMS)
-WITH_RUNNING_STATISTICS = {"EN", "SN"}
+WITH_RUNNING_STATISTICS = {"EN", "SN", "SSN"}
 
 
 def classes_of(model):

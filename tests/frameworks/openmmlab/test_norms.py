@@ -196,7 +196,7 @@ def test_norm_decay_mult_is_that_of_the_affine_parameters(key):
     groups = optimizer(model, norm_decay_mult=0.0).optimizer.param_groups
     decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     free = {n for n, p in model.named_parameters() if decay[id(p)] == 0}
-    own = {"1.mean_weight", "1.var_weight"} if key == "SN" else set()
+    own = {"1.mean_weight", "1.var_weight"} if key in ("SN", "SSN") else set()
     assert free == {"1.weight", "1.bias"} | own
 
 

@@ -1,0 +1,107 @@
+"""The hooks of both frameworks that set SSN's radius and clip its logits' gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+from ilm_plugins import SparseSwitchNorm
+from ilm_plugins.errors import UserError
+
+#: Iterations of a whole training here.
+LENGTH = 5
+
+
+class Small(nn.Module):
+    """A norm whose loss is steep; remembers, of each pass, the radius and the logits of means."""
+
+    def __init__(self, norm=SparseSwitchNorm):
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.frozen, self.seen = norm(4), norm(4).requires_grad_(False), []
+        self.register_buffer("weights", torch.randn(2, 4, 3, 3))
+
+    def loss(self, images):
+        if isinstance(self.norm, SparseSwitchNorm):
+            logits = self.norm.mean_weight.detach().clone()
+            self.seen.append((round(self.norm.radius.item(), 6), logits))
+        return 1e4 * (self.frozen(self.norm(images)) * self.weights).square().sum()
+
+
+def images():
+    generator = torch.Generator().manual_seed(1)
+    shifts = torch.arange(8.0).view(2, 4, 1, 1)
+    return shifts + torch.randn(2, 4, 3, 3, generator=generator)
+
+
+def sgd(model):
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+
+
+def train_in_mmengine(model, folder, start=0):
+    runners = pytest.importorskip("mmengine.runner", reason="needs MMEngine")
+    from mmengine.model import BaseModel
+
+    class Wrapped(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, inputs, mode="tensor"):
+            return {"loss": self.inner.loss(inputs)}
+
+    wrapped = Wrapped()
+    runner = runners.Runner(
+        wrapped,
+        str(folder),
+        train_dataloader=torch.utils.data.DataLoader(
+            [{"inputs": image} for image in images()], batch_size=2
+        ),
+        train_cfg={"by_epoch": False, "max_iters": LENGTH},
+        optim_wrapper={"optimizer": sgd(model)},
+        custom_hooks=[{"type": "RadiusHook"}],
+        default_hooks={"checkpoint": None},
+        experiment_name=f"radius-{id(folder)}",
+        log_level="ERROR",
+    )
+    runner.train_loop  # noqa: B018  builds the loop
+    runner.train_loop._iter = start
+    runner.train()
+
+
+def train_in_detectron2(model, folder, start=0):
+    engine = pytest.importorskip("detectron2.engine", reason="needs detectron2")
+    from ilm_plugins.frameworks.detectron2.train import our_hooks
+
+    model.forward = lambda batch: {"loss": model.loss(batch)}
+    trainer = engine.SimpleTrainer(model, [images()] * LENGTH, sgd(model))
+    trainer.register_hooks(our_hooks(ratios_interval=None))
+    trainer.train(start, LENGTH)
+
+
+frameworks = pytest.mark.parametrize("train", [train_in_mmengine, train_in_detectron2])
+
+
+@frameworks
+@pytest.mark.parametrize("start", [0, 3])
+def test_the_radius_is_the_part_of_the_iterations_that_are_done(train, start, tmp_path):
+    model = Small()
+    train(model, tmp_path, start)
+    radii = [radius for radius, _ in model.seen]
+    assert radii == pytest.approx([i / LENGTH for i in range(start, LENGTH)])
+    assert model.frozen.radius == 0
+
+
+@frameworks
+def test_gradients_of_logits_are_clipped_to_norm_1(train, tmp_path):
+    model = Small()
+    train(model, tmp_path)
+    (_, first), (_, second), *_ = model.seen
+    assert (second - first).norm().item() == pytest.approx(0.1, rel=1e-3)  # the learning rate
+    assert not any(p.grad is None for p in (model.norm.weight, model.norm.var_weight))
+    assert model.norm.weight.grad.norm() > 100
+
+
+def test_models_without_the_layer(tmp_path):
+    with pytest.raises(UserError, match="no SSN layer; leave the RadiusHook out"):
+        train_in_mmengine(Small(nn.BatchNorm2d), tmp_path)
+    train_in_detectron2(Small(nn.BatchNorm2d), tmp_path)
