@@ -126,7 +126,7 @@ def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
         \frac{1_S}{|S|} + c \max\left(1, \frac{\rho}{\lVert c \rVert}\right), \qquad
         \rho^2 = r^2 - \frac{1}{|S|} + \frac{1}{|S_0|},
 
-    because faces have their largest logits in common, and each projection only scales c. Where all
+    because each face has the largest logits, and a projection onto it scales their c. Where all
     logits of S are equal, c = 0 has no direction, and the ratios are equal, too.
 
     Args:
@@ -138,31 +138,24 @@ def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
     """
     dtype, k = logits.dtype, logits.shape[-1]
     tiny = torch.finfo(dtype).tiny
-    count = torch.arange(1, k + 1, device=logits.device, dtype=dtype)
+    size = torch.arange(1, k + 1, device=logits.device, dtype=dtype)
     # Row i of each (K, K) matrix is about the face of the i largest logits.
-    among = (count[:, None] >= count).to(dtype)
+    among = (size[:, None] >= size).to(dtype)
     top = logits.detach().sort(-1, descending=True).values
-    mean = (among * top.unsqueeze(-2)).sum(-1) / count
-    spread = (among * (top.unsqueeze(-2) - mean.unsqueeze(-1)).square()).sum(-1)
-    # The i-th largest logit is of the face onto which the stretched ones are projected if
-    # i (mean of the i largest - itself) stretch < 1.
-    gap = count * (mean - top)
+    mean = (among * top.unsqueeze(-2)).sum(-1) / size
+    squares = (among * (top.unsqueeze(-2) - mean.unsqueeze(-1)).square()).sum(-1)
+    # The least ratio on a face is (1 - gap * stretch) / size. S is the largest face within S_0 on
+    # which it is positive. `~(... >= 1)` keeps faces of NaN logits, which so reach the ratios.
+    gap = size * (mean - top)
+    first = (~(gap >= 1)).sum(-1, keepdim=True).to(dtype)
+    rho_squared = (radius.square() - 1 / size + 1 / first).clamp(min=0)
+    stretched = (rho_squared / squares.clamp(min=tiny)).clamp(min=1) * gap.square()
+    size = (~(stretched >= 1) * size).amax(-1, keepdim=True)
 
-    def find_size(stretch: Tensor | float) -> Tensor:
-        # K if logits are NaN, which then reach the ratios.
-        return (~(stretch * gap >= 1)).sum(-1, keepdim=True)
-
-    def find_stretch(squares: Tensor, size: Tensor) -> Tensor:
-        rho = radius.square() - 1 / size.to(dtype) + 1 / first.to(dtype)
-        return (rho.clamp(min=0) / squares).clamp(min=1).sqrt()
-
-    size = first = find_size(1.0)
-    for _ in range(k - 1):
-        squares = spread.gather(-1, size - 1).clamp(min=tiny)
-        size = find_size(find_stretch(squares, size))
-    inside = ~(logits.detach() < top.gather(-1, size - 1))
+    inside = ~(logits.detach() < top.gather(-1, size.long() - 1))
     c = (logits - (logits * inside).sum(-1, keepdim=True) / size) * inside
     squares = c.square().sum(-1, keepdim=True)
+    rho_squared = (radius.square() - 1 / size + 1 / first).clamp(min=0)
     has_direction = squares > tiny
-    stretch = torch.where(has_direction, find_stretch(squares.where(has_direction, 1), size), 1)
-    return inside / size.to(dtype) + stretch * c
+    stretch = (rho_squared / squares.where(has_direction, 1)).clamp(min=1).sqrt()
+    return inside / size + stretch.where(has_direction, 1) * c

@@ -67,6 +67,7 @@ KINDS = {
     "en/resnet50_imagenet_en.py",
     "en/aaresnet50_imagenet_bn.py",
     "en/shufflenetv2-x0.5_imagenet_en.py",
+    "en/shufflenetv2-x0.5_imagenet_ssn.py",
     "en/bn-inception_webvision_sn.py",
     "en/resnet20_cifar10_en.py",
 }
