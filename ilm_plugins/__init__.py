@@ -11,6 +11,7 @@ from .layers import (
     ILMLayerNorm,
     SparseSwitchNorm,
     SwitchNorm,
+    freeze,
     set_radius,
 )
 from .ops import use_backend
@@ -25,6 +26,7 @@ __all__ = [
     "ILMLayerNorm",
     "SparseSwitchNorm",
     "SwitchNorm",
+    "freeze",
     "register",
     "set_radius",
     "use_backend",

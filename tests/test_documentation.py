@@ -369,9 +369,12 @@ def test_readmes_widths(key):
 
 
 def test_readmes_options_for_other_widths():
-    (norm,) = re.findall(r'`"(.*)"`\s+for 24\s+channels', README.read_text("utf-8"))
-    key, options = parse_norm(norm)
-    assert NORMS[key](24, **options).num_channels == 24
+    found = re.findall(r"""`"(\w+\([^"]*='auto'\))"`""", README.read_text("utf-8"))
+    parsed = dict(map(parse_norm, found))
+    assert parsed.keys() == NORMS.keys() - {"SN"}
+    for key, options in parsed.items():
+        for channels in (3, 24, 144):
+            assert NORMS[key](channels, **options).num_channels == channels
 
 
 def test_detectron2s_own_tool_needs_the_import():

@@ -2,6 +2,7 @@
 
 from ..errors import OptionError
 from .assoc import AssocNorm
+from .base import freeze
 from .exemplar import ExemplarNorm
 from .ilm import ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm
 from .registry import NORMS, norm_key, parse_norm
@@ -18,6 +19,7 @@ __all__ = [
     "OptionError",
     "SparseSwitchNorm",
     "SwitchNorm",
+    "freeze",
     "norm_key",
     "parse_norm",
     "set_radius",

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoder import AutoencoderNorm
-from .options import check_choice, check_divides, takes_options_of
+from .options import check_choice, fit_width, takes_options_of
 from .projection import sigmoid
 
 
@@ -26,9 +26,11 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
 
     Args:
         num_channels: C.
-        num_groups: groups of the standardization.
+        num_groups: groups of the standardization; "auto" for the greatest common divisor of C and
+            32, which fits every width.
         eps: added to the variance.
-        num_key_groups: N; 32 in the paper, None for as many as channels (Table 4, second row).
+        num_key_groups: N; 32 in the paper, None for as many as channels (Table 4, second row);
+            "auto" as for num_groups.
         hidden: M, the embedding's length; ``max(2, N // 16)`` by default, which gives Table 4.
         combine: how omega and beta are computed from the decoded vector WE, the activation a and
             the learned B, the four forms of Table 5: "a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B".
@@ -47,17 +49,19 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
     def __init__(
         self,
         num_channels: int,
-        num_groups: int = 32,
+        num_groups: int | str = 32,
         eps: float = 1e-5,
         *,
-        num_key_groups: int | None = 32,
+        num_key_groups: int | str | None = 32,
         combine: str = "a(WE)+B",
         **options,
     ) -> None:
         name = type(self).__name__
         if num_key_groups is None:
             num_key_groups = num_channels
-        check_divides(name, num_channels, "num_key_groups", num_key_groups)
+        num_groups, num_key_groups = fit_width(
+            type(self), num_channels, num_groups=num_groups, num_key_groups=num_key_groups
+        )
         check_choice(name, "combine", combine, COMBINE)
         activations = "sigmoid", "tanh"
         super().__init__(

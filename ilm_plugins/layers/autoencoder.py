@@ -8,7 +8,7 @@ from torch import Tensor
 from ..errors import OptionError
 from ..ops import Autoencoder, cast, coarsen, duplicate, moments
 from .base import AdaptiveNorm
-from .options import check_choice, check_divides, check_eps, check_positive
+from .options import check_choice, check_eps, check_positive
 from .projection import Projection, project
 
 
@@ -27,8 +27,8 @@ class AutoencoderNorm(AdaptiveNorm):
 
     Args:
         num_channels: C.
-        num_groups: groups of the standardization.
-        num_key_groups: N.
+        num_groups: groups of the standardization, a divisor of C.
+        num_key_groups: N, a divisor of C.
         eps: added to the variance.
         activations: names of :data:`~ilm_plugins.layers.projection.ACTIVATIONS`, for the outputs
             decoded from the mean and from the variance.
@@ -38,8 +38,8 @@ class AutoencoderNorm(AdaptiveNorm):
         device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
     Raises:
-        OptionError: an option is invalid, num_groups does not divide C, or ``init="identity"`` is
-            combined with a variant of the paper's equations.
+        OptionError: an option is invalid, or ``init="identity"`` is combined with a variant of the
+            paper's equations.
     """
 
     omega_offset: Tensor
@@ -63,7 +63,6 @@ class AutoencoderNorm(AdaptiveNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
-        check_divides(name, num_channels, "num_groups", num_groups)
         check_choice(name, "init", init, ("default", "normal", "identity"))
         if hidden is None:
             hidden = max(2, num_key_groups // 16)

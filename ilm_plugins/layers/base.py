@@ -104,13 +104,38 @@ class AdaptiveNorm(nn.GroupNorm):
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError unless x is floating point of shape (N, num_channels, *)."""
         if x.dim() < 2 or x.shape[1] != self.num_channels:
+            mend = "build the layer with num_channels equal to the input's second dimension"
+            if x.dim() > 2 and x.shape[-1] == self.num_channels:
+                mend = (
+                    "channels come last there, as in tokens (N, L, C) of transformers; call "
+                    "layer(x.movedim(-1, 1)).movedim(1, -1), or keep LayerNorm"
+                )
             raise ValueError(
                 f"{type(self).__name__}: got an input of shape {tuple(x.shape)}, expected "
-                f"(N, {self.num_channels}, *); build the layer with num_channels equal to the "
-                "input's second dimension"
+                f"(N, {self.num_channels}, *); {mend}"
             )
         if not x.is_floating_point():
             raise ValueError(
                 f"{type(self).__name__}: got an input of {x.dtype}, expected floating point; "
                 "convert it with x.float()"
             )
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Freeze this package's layers in a module, in place, as FrozenBatchNorm2d is.
+
+    Their parameters require no gradient any more, by which EN and SN use their running statistics
+    in training mode, too, and leave them alone. All other modules stay as they are. There is no
+    other switch: ``layer.requires_grad_()`` takes it back. Freeze before the optimizer is built,
+    and before the model is wrapped for several processes.
+
+    Args:
+        module: a model, a part of it or a single layer.
+
+    Returns:
+        The module.
+    """
+    for layer in module.modules():
+        if isinstance(layer, AdaptiveNorm):
+            layer.requires_grad_(False)
+    return module

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..ops import Exemplar, cast, moments
 from .mixture import MixtureNorm, weighted_sum
-from .options import check_choice, check_divides, check_flag, check_positive, takes_options_of
+from .options import check_choice, check_flag, check_positive, fit_width, takes_options_of
 from .projection import ACTIVATIONS, Projection, project
 
 
@@ -92,13 +92,14 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         momentum: weight of the newest batch in the running statistics.
         normalizers: K of "IN", "LN", "BN", "GN", in the order of the rows of ``weight``.
         reduction: r, a divisor of C (Table 8): 32 for ResNet-50, 16 for BN-Inception, 8 for
-            ShuffleNetV2 x0.5; unused by "no_conv".
+            ShuffleNetV2 x0.5; "auto" for the greatest common divisor of C and 32, which fits every
+            width; unused by "no_conv".
         expansion: pi (Table 7); unused by "mlp".
         ratio_net: "conv"; or, of Table 9, "no_conv" (b: correlates the normalized means themselves)
             or "mlp" (a: C -> C/r -> K on the spatial means).
         activation: "tanh" or "relu" (Table 9, c) between the two linear maps.
         shared_affine: one weight and bias (C) for all normalizers (Table 9, d).
-        num_groups: groups of "GN"; unused without it.
+        num_groups: groups of "GN", "auto" as for reduction; unused without "GN".
         sync: whether BN's statistics in training are those of all processes, or the process group
             whose they are.
         device, dtype: of the parameters and buffers, as in nn.GroupNorm.
@@ -120,7 +121,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         eps: float = 1e-5,
         momentum: float = 0.1,
         *,
-        reduction: int = 32,
+        reduction: int | str = 32,
         expansion: int = 50,
         ratio_net: str = "conv",
         activation: str = "tanh",
@@ -132,8 +133,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         check_choice(name, "activation", activation, ("tanh", "relu"))
         check_positive(name, "expansion", expansion)
         check_flag(name, "shared_affine", shared_affine)
-        if ratio_net != "no_conv":
-            check_divides(name, num_channels, "reduction", reduction)
+        if ratio_net != "no_conv" or reduction == "auto":
+            (reduction,) = fit_width(type(self), num_channels, reduction=reduction)
         super().__init__(num_channels, eps, momentum, **options)
         self.reduction = reduction
         self.expansion = expansion

@@ -3,7 +3,7 @@
 from torch import nn
 
 from .autoencoder import AutoencoderNorm
-from .options import check_activations, check_divides, takes_options_of
+from .options import check_activations, fit_width, takes_options_of
 from .projection import ACTIVATIONS
 
 
@@ -25,10 +25,12 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
 
     Args:
         num_channels: C.
-        num_groups: groups of the standardization.
+        num_groups: groups of the standardization; "auto" for the greatest common divisor of C and
+            32, which fits every width.
         eps: added to the variance.
         key_group_size: channels in a key group, C / N; 16 in the paper, 1 for pix2pix and for the
-            "Instance Normalization" strategy of its Table 8.
+            "Instance Normalization" strategy of its Table 8; "auto" for the greatest common divisor
+            of C and 16.
         hidden: M, the embedding's length; ``max(2, N // 16)`` by default, which gives Table 8.
         activations: for (mean, variance), the switch of Table 7; each one of "tanh", "sigmoid",
             "relu", "leaky_relu", "relu6", "identity".
@@ -55,15 +57,17 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
     def __init__(
         self,
         num_channels: int,
-        num_groups: int = 32,
+        num_groups: int | str = 32,
         eps: float = 1e-5,
         *,
-        key_group_size: int = 16,
+        key_group_size: int | str = 16,
         activations: tuple[str, str] = ("tanh", "sigmoid"),
         **options,
     ) -> None:
         name = type(self).__name__
-        check_divides(name, num_channels, "key_group_size", key_group_size)
+        num_groups, key_group_size = fit_width(
+            type(self), num_channels, num_groups=num_groups, key_group_size=key_group_size
+        )
         check_activations(name, activations, ACTIVATIONS)
         num_key_groups, combine = num_channels // key_group_size, "a(WE)+B"
         super().__init__(

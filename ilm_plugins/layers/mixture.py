@@ -11,12 +11,12 @@ from torch import Tensor, distributed
 from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
 from .base import AdaptiveNorm
 from .options import (
-    check_divides,
     check_eps,
     check_momentum,
     check_normalizers,
     check_positive,
     check_sync,
+    fit_width,
 )
 
 NORMALIZERS = ("IN", "LN", "BN", "GN")
@@ -51,7 +51,7 @@ class MixtureNorm(AdaptiveNorm):
         eps: added to the variance.
         momentum: weight of the newest batch in the running statistics.
         normalizers: which of "IN", "LN", "BN", "GN" to mix, in the order of the parameters' rows.
-        num_groups: groups of "GN"; unused without it.
+        num_groups: groups of "GN", or "auto"; unused without "GN".
         sync: whether BN's statistics in training are those of all processes; or the process group
             whose they are. Unused without "BN".
         device, dtype: of the parameters and buffers, as in nn.GroupNorm.
@@ -75,7 +75,7 @@ class MixtureNorm(AdaptiveNorm):
         momentum: float,
         *,
         normalizers: Sequence[str] = ("IN", "LN", "BN"),
-        num_groups: int = 32,
+        num_groups: int | str = 32,
         sync: bool | distributed.ProcessGroup = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -87,7 +87,7 @@ class MixtureNorm(AdaptiveNorm):
         check_momentum(name, momentum)
         check_sync(name, sync)
         if "GN" in normalizers:
-            check_divides(name, num_channels, "num_groups", num_groups)
+            (num_groups,) = fit_width(type(self), num_channels, num_groups=num_groups)
         super().__init__(1, num_channels, eps, device=device, dtype=dtype)
         self.momentum = momentum
         self.sync = sync

@@ -4,6 +4,7 @@
 """
 
 import inspect
+import math
 import numbers
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 from torch import distributed
 
 from ..errors import OptionError
+
+#: Options that must divide the number of channels -> the most that "auto" stands for.
+AUTO = {"num_groups": 32, "key_group_size": 16, "num_key_groups": 32, "reduction": 32}
 
 
 def takes_options_of(base: type) -> Callable[[Callable], Callable]:
@@ -73,22 +77,44 @@ def check_choice(layer: str, option: str, value: Any, choices: Collection[Any]) 
     _check(value in choices, layer, option, value, f"is unknown; set it to one of {listed}")
 
 
-def check_divides(layer: str, num_channels: int, option: str, value: int) -> None:
-    """Raise OptionError unless ``value`` is a positive integer that divides ``num_channels``.
+def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int, ...]:
+    """Return the values of options that must divide the number of channels.
 
-    ``num_channels`` must be a positive integer, too. The message has the names ``layer`` and
-    ``option``, and suggests a divisor.
+    "auto" becomes the greatest common divisor of the number of channels and the option's value in
+    :data:`AUTO`.
+
+    Args:
+        layer: the class of the layer, for the message.
+        num_channels: of the layer.
+        options: their values by name, keys of :data:`AUTO`.
+
+    Raises:
+        OptionError: ``num_channels`` or a value is no positive integer, or a value does not divide
+            it. The message suggests values for all options that other widths would not fit either.
     """
-    check_positive(layer, "num_channels", num_channels)
-    is_positive = _is_integer(value) and value >= 1
-    if is_positive and num_channels % value == 0:
-        return
-    at_most = value if is_positive else num_channels
-    divisor = max(d for d in range(1, num_channels + 1) if num_channels % d == 0 and d <= at_most)
-    raise OptionError(
-        f"{layer}: {option}={value!r} does not divide num_channels={num_channels}; "
-        f"set {option} to a divisor of {num_channels}, for example {option}={divisor}"
-    )
+    check_positive(layer.__name__, "num_channels", num_channels)
+    automatic = {o for o, value in options.items() if isinstance(value, str) and value == "auto"}
+    values = options | {o: math.gcd(AUTO[o], num_channels) for o in automatic}
+    for option, value in values.items():
+        if not _divides(value, num_channels):
+            # Most networks have other widths, too, most of them multiples of 8.
+            common = math.gcd(8, num_channels)
+            own = inspect.signature(layer.__init__).parameters.keys() - automatic | {option}
+            unfit = [o for o in values if o in own and not _divides(values[o], common)]
+            to_auto, to_common = (
+                " and ".join(f"{o}={new}" for o in unfit) for new in ('"auto"', common)
+            )
+            raise OptionError(
+                f"{layer.__name__}: {option}={value!r} does not divide "
+                f"num_channels={num_channels}; set {to_auto} to follow each width, or {to_common} "
+                f"for widths that are multiples of {common}"
+            )
+    return tuple(values.values())
+
+
+def _divides(value: Any, number: int) -> bool:
+    """Return whether ``value`` is a positive integer that divides ``number``."""
+    return _is_integer(value) and value >= 1 and number % value == 0
 
 
 def check_positive(layer: str, option: str, value: int) -> None:

@@ -41,7 +41,8 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         eps: added to the mixed variance.
         momentum: weight of the newest batch in the running statistics.
         normalizers: K of "IN", "LN", "BN", "GN", in the order of ``mean_weight``.
-        num_groups: groups of "GN"; unused without it.
+        num_groups: groups of "GN", "auto" for the greatest common divisor of C and 32; unused
+            without "GN".
         sync: whether BN's statistics in training are those of all processes, or the process group
             whose they are.
         device, dtype: of the parameters and buffers, as in nn.GroupNorm.

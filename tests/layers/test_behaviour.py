@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import ilm_plugins
 from cases import (
     CASES,
     CHANNELS,
@@ -29,6 +30,25 @@ half_precisions = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat1
 
 def build(name, channels=C, **options):
     return NORMS[name](channels, **options)
+
+
+@every_layer
+def test_freezing_holds_every_tensor_of_the_layers_and_no_other(name):
+    model = nn.Sequential(nn.Conv2d(3, C, 1), randomized(lambda: build(name), torch.float32))
+    layer = model[1]
+    x = inputs(2, 3, 4, 4, dtype=torch.float32)
+    expected = model.eval()(x)
+    state = copy.deepcopy(layer.state_dict())
+    assert ilm_plugins.freeze(model) is model
+    y = model.train()(x)
+    y.sum().backward()
+    torch.testing.assert_close(y, expected)
+    assert all(p.grad is None for p in layer.parameters()) and model[0].weight.grad is not None
+    torch.testing.assert_close(layer.state_dict(), state, rtol=0, atol=0)
+    layer.requires_grad_()
+    model(x).square().sum().backward()
+    assert layer.weight.grad is not None
+    assert name not in ("EN", "SN") or not torch.equal(layer.running_mean, state["running_mean"])
 
 
 @every_layer

@@ -8,7 +8,6 @@ what test_equations.py and test_behaviour.py check.
 import copy
 import inspect
 import itertools
-import math
 from functools import partial
 
 import pytest
@@ -148,7 +147,7 @@ def count(model):
 
 def fitting(channels):
     """ILM+GN for any number of channels, as in docs/interoperability.md."""
-    return ILMGroupNorm(channels, math.gcd(32, channels), key_group_size=math.gcd(16, channels))
+    return ILMGroupNorm(channels, "auto", key_group_size="auto")
 
 
 models = torchvision.models

@@ -1,6 +1,9 @@
 """Constructor arguments: what is refused and how, defaults, names and shapes."""
 
+import ast
 import inspect
+import math
+import re
 
 import pytest
 import torch
@@ -17,16 +20,17 @@ from ilm_plugins import (
     SparseSwitchNorm,
     SwitchNorm,
 )
+from ilm_plugins.layers.mixture import MixtureNorm
 
 
 @pytest.mark.parametrize(
     "build, words",
     [
-        (lambda: ILMGroupNorm(48), ["ILMGroupNorm", "num_groups=32", "48", "num_groups=24"]),
+        (lambda: ILMGroupNorm(48), ["ILMGroupNorm", "num_groups=32", "48", "num_groups=8"]),
         (lambda: ILMGroupNorm(8, 8), ["key_group_size=16", "8", "key_group_size=8"]),
-        (lambda: ILMGroupNorm(64, key_group_size=0), ["key_group_size=0", "key_group_size=64"]),
+        (lambda: ILMGroupNorm(64, key_group_size=0), ["key_group_size=0", "key_group_size=8 for"]),
         (lambda: ILMInstanceNorm(24), ["ILMInstanceNorm", "key_group_size=16", "24"]),
-        (lambda: ILMLayerNorm(24), ["ILMLayerNorm", "key_group_size=12"]),
+        (lambda: ILMLayerNorm(12), ["ILMLayerNorm", "key_group_size=4 for"]),
         (lambda: ILMGroupNorm(64, hidden=0), ["hidden=0", "positive"]),
         (lambda: ILMGroupNorm(64, init="xavier"), ["init='xavier'", "'identity'"]),
         (lambda: ILMGroupNorm(64, activations=("tanh",)), ["activations", "two"]),
@@ -42,10 +46,10 @@ from ilm_plugins import (
             lambda: ILMGroupNorm(64, activations=("tanh", "tanh"), init="identity"),
             ["identity", "activations", "init='default'"],
         ),
-        (lambda: AssocNorm(48, 16), ["AssocNorm", "num_key_groups=32", "num_key_groups=24"]),
+        (lambda: AssocNorm(48, 16), ["AssocNorm", "num_key_groups=32", "num_key_groups=8"]),
         (lambda: AssocNorm(64, combine="W+B"), ["combine='W+B'", "'a(WE)+B'"]),
         (lambda: AssocNorm(64, combine="a(WE)", init="identity"), ["identity", "a(WE)+B"]),
-        (lambda: ExemplarNorm(48), ["ExemplarNorm", "reduction=32", "48", "reduction=24"]),
+        (lambda: ExemplarNorm(48), ["ExemplarNorm", "reduction=32", "48", "reduction=8"]),
         (lambda: ExemplarNorm(64, ratio_net="fc"), ["ratio_net='fc'", "'mlp'"]),
         (lambda: ExemplarNorm(64, activation="gelu"), ["activation='gelu'", "'relu'"]),
         (lambda: ExemplarNorm(64, expansion=0), ["expansion=0", "positive"]),
@@ -76,6 +80,88 @@ def test_refused_options_say_the_numbers_and_the_mend(build, words):
         assert word in message, message
 
 
+#: Every option that must divide the width, with the values that "auto" stands for at a width.
+AUTOMATIC = {
+    ILMGroupNorm: {"num_groups": 32, "key_group_size": 16},
+    ILMInstanceNorm: {"key_group_size": 16},
+    ILMLayerNorm: {"key_group_size": 16},
+    AssocNorm: {"num_groups": 32, "num_key_groups": 32},
+    ExemplarNorm: {"reduction": 32, "num_groups": 32},
+    SwitchNorm: {"num_groups": 32},
+}
+
+
+@pytest.mark.parametrize("layer", AUTOMATIC)
+@pytest.mark.parametrize("channels", [1, 3, 24, 36, 40, 64, 480])
+def test_auto_fits_every_width(layer, channels):
+    normalizers = {"normalizers": ("IN", "GN")} if issubclass(layer, MixtureNorm) else {}
+    fitted = {option: math.gcd(most, channels) for option, most in AUTOMATIC[layer].items()}
+    automatic = layer(channels, **dict.fromkeys(fitted, "auto"), **normalizers)
+    assert repr(automatic) == repr(layer(channels, **fitted, **normalizers))
+    x = torch.randn(2, channels, 3, 3)
+    assert torch.isfinite(automatic(x)).all()
+
+
+@pytest.mark.parametrize("layer", AUTOMATIC)
+def test_auto_is_the_default_where_that_fits(layer):
+    automatic = layer(64, **dict.fromkeys(AUTOMATIC[layer], "auto"))
+    assert shapes_of(automatic) == shapes_of(layer(64)) and repr(automatic) == repr(layer(64))
+
+
+def test_auto_in_what_does_not_use_it():
+    assert ExemplarNorm(24, reduction="auto", ratio_net="no_conv").network().reduction == 8
+    with pytest.raises(ValueError, match="reduction='automatic' does not divide"):
+        ExemplarNorm(24, reduction="automatic")
+
+
+#: Widths of MobileNetV2, of OCRNet on HRNet-W18, and of a DeepLabV3+ with 48 low-level channels.
+WIDTHS = {
+    "MobileNetV2": (32, 16, 96, 24, 144, 192, 64, 384, 576, 160, 960, 320, 1280),
+    "OCRNet": (64, 18, 36, 72, 144, 270, 512, 256),
+    "DeepLabV3+": (64, 256, 48, 512),
+}
+
+
+@pytest.mark.parametrize("layer", AUTOMATIC)
+@pytest.mark.parametrize("model", WIDTHS)
+@pytest.mark.parametrize("pick, most", [(0, 1), (1, 2)], ids=["auto", "numbers"])
+def test_hints_that_are_followed_lead_to_a_model(layer, model, pick, most):
+    """One round with "auto"; with numbers two at most, of multiples of 8 and of other widths."""
+    options, rounds = {}, 0
+    while True:
+        try:
+            for channels in WIDTHS[model]:
+                layer(channels, **options)
+            break
+        except ValueError as error:
+            hint = str(error).partition("; set ")[2].partition(", or ")[2 * pick]
+            found = dict(re.findall(r'(\w+)=("auto"|\d+)', hint))
+            options |= {name: ast.literal_eval(value) for name, value in found.items()}
+            rounds += 1
+        assert rounds <= most, options
+
+
+def test_a_hint_names_what_other_widths_would_not_fit_either():
+    with pytest.raises(ValueError) as caught:
+        ILMGroupNorm(48)  # 16, the size of key groups, divides 48, but not 24
+    assert str(caught.value) == (
+        "ILMGroupNorm: num_groups=32 does not divide num_channels=48; "
+        'set num_groups="auto" and key_group_size="auto" to follow each width, '
+        "or num_groups=8 and key_group_size=8 for widths that are multiples of 8"
+    )
+    with pytest.raises(ValueError, match='set key_group_size="auto" to follow'):
+        ILMGroupNorm(24, "auto")
+
+
+@every_layer
+@pytest.mark.parametrize("shape", [(2, 49, 64), (2, 7, 7, 64)], ids=["tokens", "maps"])
+def test_tokens_are_told(name, shape):
+    layer, x = NORMS[name](64), torch.randn(shape)
+    with pytest.raises(ValueError, match=r"tokens.*layer\(x.movedim\(-1, 1\)\).movedim\(1, -1\)"):
+        layer(x)
+    assert layer(x.movedim(-1, 1)).movedim(1, -1).shape == shape
+
+
 @every_layer
 def test_unknown_options_are_named_with_the_known_ones(name):
     with pytest.raises(ValueError, match=r"unknown option 'group_count'; the options are .*eps"):
@@ -88,14 +174,15 @@ def test_signatures_show_every_option():
         for layer in (ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm)
     }
     options = (
-        "key_group_size: int = 16, activations: tuple[str, str] = ('tanh', 'sigmoid'), "
+        "key_group_size: int | str = 16, activations: tuple[str, str] = ('tanh', 'sigmoid'), "
         "hidden: int | None = None, init: str = 'default', "
         "device: torch.device | str | None = None, dtype: torch.dtype | None = None)"
     )
     first = "(num_channels: int, "
-    assert shown[ILMGroupNorm] == f"{first}num_groups: int = 32, eps: float = 1e-05, *, {options}"
+    groups, eps = "num_groups: int | str = 32, ", f"eps: float = 1e-05, *, {options}"
+    assert shown[ILMGroupNorm] == f"{first}{groups}{eps}"
     for layer in (ILMInstanceNorm, ILMLayerNorm):
-        assert shown[layer] == f"{first}eps: float = 1e-05, *, {options}"
+        assert shown[layer] == f"{first}{eps}"
     for layer in (ExemplarNorm, SwitchNorm):
         assert list(inspect.signature(layer).parameters)[-5:] == [
             *("normalizers", "num_groups", "sync", "device", "dtype")
@@ -199,7 +286,8 @@ def test_initializations():
 
 
 def test_public_names():
-    assert set(ilm_plugins.__all__) - {"NORMS", "register", "set_radius", "use_backend"} == {
+    functions = {"freeze", "register", "set_radius", "use_backend"}
+    assert set(ilm_plugins.__all__) - {"NORMS"} - functions == {
         layer.__name__ for layer in NORMS.values()
     }
     assert list(NORMS) == ["ILMGN", "ILMIN", "ILMLN", "AssocNorm", "EN", "SN", "SSN"]
