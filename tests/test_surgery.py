@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import ilm_plugins
 import transcription
 from ilm_plugins import (
     NORMS,
@@ -274,7 +275,11 @@ LEFT = {
     "a subclass": (Adaptive(32), "EN", "Adaptive derives from BatchNorm and may compute"),
     "a subclass of GN": (Renamed(4, 32), "ILMGN", "Renamed derives from GroupNorm"),
     "lazy": (nn.LazyBatchNorm2d(), "EN", "LazyBatchNorm2d derives from BatchNorm"),
-    "another norm": (nn.BatchNorm2d(32), "ILMGN", "BatchNorm2d, where ILMGN replaces GroupNorm"),
+    "another norm": (
+        nn.BatchNorm2d(32),
+        "ILMGN",
+        "replaces GroupNorm; replacing='BN' has it replaced, which changes outputs",
+    ),
     "LayerNorm": (nn.LayerNorm(32), "ILMLN", "LayerNorm, where ILMLN replaces GroupNorm"),
     "IN of running statistics": (
         nn.InstanceNorm2d(32, track_running_stats=True),
@@ -322,6 +327,9 @@ def test_the_batchnorms_of_mmcv_1_are_known_by_name(base, path):
         ({"num_groups": 8}, "num_groups is kept from each norm; leave it out"),
         ({"num_channels": 8}, "num_channels is kept from each norm; leave it out"),
         ({"device": "cuda"}, "device is kept from each norm; leave it out"),
+        ({"replacing": "IN"}, "replacing='IN' is unknown; set it to one of 'GN', 'BN'"),
+        ({"to": "EN", "replacing": "GN"}, "replacing='GN' is unknown; set it to one of 'BN'"),
+        ({"replacing": "BN", "eps": 1}, "eps is kept from each norm; leave it out"),
         ({"dtype": torch.half}, "dtype is kept from each norm; leave it out"),
         ({"init": "default"}, "init='default' would not go on from where a norm is"),
         (
@@ -538,9 +546,123 @@ def test_the_report_lists_names_by_what_became_of_them():
         "converted, GroupNorm -> ILMGroupNorm (2):",
         "    stem.1",
         "    head.1",
-        "left, BatchNorm2d, where ILMGN replaces GroupNorm (1):",
+        "left, BatchNorm2d, where ILMGN replaces GroupNorm; "
+        "replacing='BN' has it replaced, which changes outputs (1):",
         "    extra",
     ]
+
+
+# ---- BatchNorm to layers of each image's own statistics
+
+OUTPUTS_CHANGE = "outputs change: each image's own statistics take the place of BatchNorm's"
+GROUPS = {"ILMGN": 8, "ILMIN": 24, "ILMLN": 1, "AssocNorm": 8}
+
+
+@pytest.mark.parametrize("to", GROUPS)
+@pytest.mark.parametrize("make", [nn.BatchNorm2d, nn.SyncBatchNorm])
+def test_batchnorm_becomes_a_norm_of_each_image(to, make):
+    """The layer starts as GroupNorm or the like, with BatchNorm's weight, bias and eps."""
+    plain = randomized(make(24, eps=1e-3)).eval()
+    weight, bias = plain.weight, plain.bias
+    new, report = surgery.convert(plain, to, replacing="BN")
+    assert type(new) is NORMS[to] and not new.training and not report.left
+    assert new.weight is weight and new.bias is bias and new.num_groups == GROUPS[to]
+    assert [note.startswith(OUTPUTS_CHANGE) for note in report.notes] == [True]
+    assert OUTPUTS_CHANGE in str(report)
+    x = torch.randn(2, 24, 5, 5)
+    expected = nn.functional.group_norm(x, GROUPS[to], weight, bias, 1e-3)
+    torch.testing.assert_close(new(x), expected)
+    back, _ = surgery.revert(new)
+    torch.testing.assert_close(back(x), expected)
+
+
+def test_any_width_of_batchnorm_fits_unless_options_say_otherwise():
+    model = nn.Sequential(*(nn.BatchNorm2d(c) for c in (3, 24, 144, 64)), nn.GroupNorm(4, 64))
+    model, report = surgery.convert(model, "ILMGN", replacing="BN")
+    assert [m.num_groups for m in model] == [1, 8, 16, 32, 4]
+    assert [m.num_channels // m.num_key_groups for m in model[:4]] == [1, 8, 16, 16]
+    assert report.left == {"4": "GroupNorm, where ILMGN replaces BatchNorm"}
+    new, _ = surgery.convert(nn.BatchNorm2d(24), "ILMGN", replacing="BN", num_groups=4)
+    assert new.num_groups == 4 and new.num_key_groups == 3
+
+
+def test_what_batchnorm_lacks_or_froze():
+    new, _ = surgery.convert(nn.BatchNorm2d(32, affine=False), "ILMGN", replacing="BN")
+    assert torch.equal(new.weight, torch.ones(32)) and new.weight.requires_grad
+    new, report = surgery.convert(nn.BatchNorm2d(32).requires_grad_(False), "ILMIN", replacing="BN")
+    assert not any(p.requires_grad for p in new.parameters())
+    assert [note.startswith(OUTPUTS_CHANGE) for note in report.notes] == [True]
+
+
+def test_batchnorm_of_a_state_dict_becomes_a_norm_of_each_image():
+    model = small(nn.BatchNorm2d)
+    state, report = surgery.convert_state(model.state_dict(), "ILMGN")
+    assert not report.converted and "replacing='BN'" in report.left["stem.1"]
+    state, report = surgery.convert_state(model.state_dict(), "ILMGN", replacing="BN")
+    assert report.converted == dict.fromkeys(["stem.1", "head.1"], "BN -> ILMGroupNorm")
+    assert OUTPUTS_CHANGE in str(report)
+    ours = Small(ILMGroupNorm(16, "auto"), ILMGroupNorm(32))
+    fitted, of_fitted = surgery.fit_state(model.state_dict(), ours)
+    assert OUTPUTS_CHANGE in str(of_fitted) and fitted.keys() == state.keys()
+    ours.load_state_dict(state)
+    converted, _ = surgery.convert(model, "ILMGN", replacing="BN")
+    x = torch.randn(2, 3, 9, 9)
+    assert change(converted(x), ours(x)) <= SINGLE
+    _, report = surgery.convert_state(small().state_dict(), "ILMGN", match="*", replacing="BN")
+    assert report.left["stem.1"] == "GN or IN, where BatchNorm is replaced"
+
+
+# ---- running statistics
+
+
+@pytest.mark.parametrize("layer", [ExemplarNorm, SwitchNorm])
+def test_running_statistics_are_measured_anew(layer):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 1), layer(32), nn.Dropout(0.5), nn.BatchNorm2d(32), layer(32, momentum=0.3)
+    )
+    others = copy.deepcopy(model[3].state_dict())
+    model[1].eval()
+    modes = [m.training for m in model.modules()]
+    batches = [5 * torch.randn(4, 3, 6, 6) + 2 for _ in range(3)]
+    report = surgery.recalibrate(model, iter(batches))
+    assert report.converted == dict.fromkeys("14", "running statistics of 3 batches")
+    maps = [model[0](x).transpose(0, 1).flatten(1) for x in batches]
+    mean = torch.stack([m.mean(1) for m in maps]).mean(0)
+    var = torch.stack([m.var(1) for m in maps]).mean(0)
+    torch.testing.assert_close(model[1].running_mean, mean)
+    torch.testing.assert_close(model[1].running_var, var)
+    assert [m.training for m in model.modules()] == modes and model[4].momentum == 0.3
+    torch.testing.assert_close(model[3].state_dict(), others)
+    # BatchNorm in between was in evaluation mode, and nothing was dropped.
+    seen = []
+    model[1].train()
+    model[2].eval(), model[3].eval()
+    model[4].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].mean((0, 2, 3))))
+    model[4].requires_grad_(False)
+    for x in batches:
+        model(x)
+    torch.testing.assert_close(model[4].running_mean, torch.stack(seen).mean(0))
+
+
+def test_layers_without_new_statistics_keep_theirs():
+    model = nn.Sequential(SwitchNorm(4), ilm_plugins.freeze(SwitchNorm(4)))
+    unused = SwitchNorm(4)
+    model.add_module("unused", unused)
+    batches = [torch.randn(0, 4, 2, 2), torch.ones(1, 4), torch.full((2, 4, 2, 2), 3.0)]
+    report = surgery.recalibrate(model, batches, model[:2])
+    assert report.converted.keys() == {"0"}
+    assert "frozen" in report.left["1"] and "no batch" in report.left["unused"]
+    # The first two batches have no variance, and count for nothing.
+    assert torch.equal(model[0].running_mean, torch.full((4,), 3.0))
+    assert torch.equal(model[1].running_var, torch.ones(4))
+    with pytest.raises(OptionError, match="got no batches"):
+        surgery.recalibrate(model, [])
+    with pytest.raises(OptionError, match="no EN or SN with running statistics"):
+        surgery.recalibrate(small(), [torch.zeros(1)])
+    with pytest.raises(ZeroDivisionError):
+        surgery.recalibrate(model, [0], lambda x: 1 / x)
+    assert model[0].training and model[0].momentum == 0.1
 
 
 # ---- back, where it is exact

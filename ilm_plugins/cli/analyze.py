@@ -16,7 +16,7 @@ from ..analysis.collect import collect_ratios, collect_rescaling
 from ..checkpoints import CheckpointError, check_fits, find_absent, loading, unwrap_state
 from ..data.images import Images, open_images
 from ..errors import UserError
-from ..frameworks.command import add_traceback, building, command, positive, refusing
+from ..frameworks.command import add_traceback, command, positive, refusing
 from ..frameworks.inference import Forward, Inference
 from ..frameworks.output_folder import check_output
 from ..layers import NORMS
@@ -322,14 +322,7 @@ def load_model(args: argparse.Namespace) -> Inference:
     given = [option for option, value in of_model.items() if value is not None]
     if given:
         raise UserError(f"{given[0]} with --config-file: the config says it; leave it out")
-    framework, of_config = convert.config_args(args.config_file, args.opts)
-    of_config.device = args.device
-    if framework == "mmengine":
-        from ..frameworks.openmmlab import analyze
-    else:
-        from ..frameworks.detectron2 import analyze
-    with building(f"the model of {args.config_file}"):
-        return analyze.load(of_config)
+    return convert.load_inference(args.config_file, args.opts, args.device)
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..checkpoints import (
 )
 from ..errors import UserError
 from ..frameworks import installed
-from ..frameworks.command import add_traceback, building, command, refusing
+from ..frameworks.command import add_traceback, building, command, positive, refusing
 from ..layers import NORMS, parse_norm
 from . import train_net
 
@@ -106,6 +106,24 @@ def parser() -> argparse.ArgumentParser:
         help="with --to and --revert: names of norms, * for any characters; can be given again",
     )
     p.add_argument(
+        "--replacing",
+        choices=("BN",),
+        help="with --to ILMGN, ILMIN, ILMLN or AssocNorm: replace BatchNorm; outputs change",
+    )
+    p.add_argument(
+        "--recalibrate",
+        metavar="IMAGES",
+        help="with --config-file: run the converted model on a folder or a packed .npz of images, "
+        "and store EN's and SN's running statistics of them",
+    )
+    p.add_argument(
+        "--batch-size",
+        type=positive,
+        metavar="N",
+        help="with --recalibrate: as in training; default: of the config's test_dataloader; in "
+        "detectron2 1",
+    )
+    p.add_argument(
         "--part",
         metavar="NAME",
         help="with --config-file: INPUT is of this part of the model, such as backbone",
@@ -144,7 +162,8 @@ def change_of(args: argparse.Namespace) -> Change:
 
     Raises:
         UserError: options contradict each other, a config cannot be read or its model cannot be
-            built, ``--part`` names no module, or ``--to`` cannot be parsed.
+            built, ``--part`` names no module, ``--to`` cannot be parsed, or there are no images to
+            recalibrate with.
     """
     change = _conversion(args)
     if args.summed_batches is None:
@@ -166,17 +185,46 @@ def _conversion(args: argparse.Namespace) -> Change:
         )
     if args.config_file is None and args.part:
         raise UserError(f"--part {args.part}: parts are of a config's model; give --config-file")
+    if args.replacing and args.to is None:
+        raise UserError(f"--replacing {args.replacing}: it goes with --to; leave it out")
+    if args.recalibrate and args.config_file is None:
+        raise UserError(
+            f"--recalibrate {args.recalibrate}: statistics are of a model; give --config-file"
+        )
+    if args.batch_size and not args.recalibrate:
+        raise UserError(f"--batch-size {args.batch_size}: it goes with --recalibrate; leave it out")
     if args.config_file is not None:
         if args.match:
             raise UserError("--match with --config-file: the config says which norms; leave it out")
-        model = build_model(args.config_file, args.overrides)
-        with refusing(f"--part {args.part}", "give the name of a module in the model"):
-            part = model.get_submodule(args.part or "")
-        return lambda state: _fit_to_model(state, part)
+        return _conversion_of_model(args)
     if args.revert:
         return lambda state: surgery.revert_state(state, match=args.match)
     key, options = parse_norm(args.to) or (args.to, {})
-    return lambda state: surgery.convert_state(state, key, match=args.match, **options)
+    return lambda state: surgery.convert_state(
+        state, key, match=args.match, replacing=args.replacing, **options
+    )
+
+
+def _conversion_of_model(args: argparse.Namespace) -> Change:
+    """Return the conversion of ``--config-file``, with ``--part`` and ``--recalibrate``.
+
+    Raises:
+        UserError: as in :func:`change_of`.
+    """
+    if args.recalibrate:
+        inference = load_inference(args.config_file, args.overrides)
+        model = inference.model.eval()
+    else:
+        model = build_model(args.config_file, args.overrides)
+    with refusing(f"--part {args.part}", "give the name of a module in the model"):
+        part = model.get_submodule(args.part or "")
+    if not args.recalibrate:
+        return lambda state: _fit_to_model(state, part)
+    from ..data.images import open_images  # needs numpy and Pillow
+
+    images = open_images(args.recalibrate)
+    batches = images.batches(args.batch_size or inference.batch_size)
+    return lambda state: _recalibrate(state, part, batches, inference.forward)
 
 
 def _fit_to_model(
@@ -198,6 +246,46 @@ def _fit_to_model(
                     f"INPUT is not of the whole model, but of its {name}; give --part {name}"
                 )
     return surgery.fit_state(state, model)
+
+
+def _recalibrate(
+    state: Mapping[str, Tensor],
+    model: nn.Module,
+    batches: Iterable[Any],
+    forward: Callable[[Any], Any],
+) -> tuple[dict[str, Tensor], surgery.Report]:
+    """Convert a state dict to a model's norms; measure the running statistics of EN and SN anew.
+
+    Args:
+        state: see :func:`_fit_to_model`.
+        model: the model, or a part of it, into which the converted state dict is loaded.
+        batches: lists of (H, W, 3) RGB uint8 images.
+        forward: runs the whole model on a batch.
+
+    Returns:
+        A new state dict, and a report on its norms.
+
+    Raises:
+        UserError: the state dict lacks a tensor of the model, the model cannot be run on the
+            images, or it has no EN or SN with running statistics.
+    """
+    state, report = _fit_to_model(state, model)
+    own = model.state_dict()
+    unfit = [name for name in report.left if name in own]
+    if report.missing or unfit:
+        raise UserError(
+            f"--recalibrate: INPUT lacks {(report.missing + unfit)[0]}, or has it in another form, "
+            "and statistics of random weights say nothing; give a checkpoint of the whole model"
+        )
+    model.load_state_dict(state, strict=False)
+    with refusing("--recalibrate: the model cannot be run on the images", "try --batch-size 1"):
+        of_images = surgery.recalibrate(model, batches, forward)
+    own = model.state_dict()
+    state |= {name: own[name] for name in own if name.rpartition(".")[2].startswith("running_")}
+    for name, words in of_images.converted.items():
+        report.converted[name] = ", ".join(filter(None, [report.converted.get(name), words]))
+    report.left |= of_images.left
+    return state, report
 
 
 def _average_sums(state: Mapping[str, Tensor], batches: int) -> dict[str, Tensor]:
@@ -233,6 +321,28 @@ def build_model(config_file: str, overrides: Sequence[str] = ()) -> nn.Module:
         from ..frameworks.detectron2 import train
     with building(f"the model of {config_file}"):
         return train.build_model(args)
+
+
+def load_inference(config_file: str, overrides: Sequence[str] = (), device: str = "cpu") -> Any:
+    """Build the untrained model of a config, with its preprocessing of images.
+
+    The result is an :class:`ilm_plugins.frameworks.inference.Inference`.
+
+    Args:
+        config_file, overrides: see :func:`config_args`.
+        device: of the model, such as "cpu" or "cuda:0".
+
+    Raises:
+        UserError: as by :func:`build_model`; or the config defines no preprocessing.
+    """
+    framework, args = config_args(config_file, overrides)
+    args.device = device
+    if framework == "mmengine":
+        from ..frameworks.openmmlab import analyze
+    else:
+        from ..frameworks.detectron2 import analyze
+    with building(f"the model of {config_file}"):
+        return analyze.load(args)
 
 
 def config_args(config_file: str, overrides: Sequence[str] = ()) -> tuple[str, argparse.Namespace]:

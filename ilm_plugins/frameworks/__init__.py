@@ -16,16 +16,18 @@ def installed(framework: str) -> bool:
 def arm() -> None:
     """Make the names of this package's layers valid in the configs of every framework.
 
-    It also registers the data set `shapes` in detectron2, and networks and data sets in OpenMMLab.
+    It also registers the data set `shapes` in detectron2, and networks and data sets in OpenMMLab,
+    and has their "precise BN" reach EN and SN.
     This function imports no framework; one that is imported later learns the names then. Calling it
     again does no harm.
     """
-    from . import openmmlab
+    from . import openmmlab, precise_bn
     from .detectron2 import datasets, norms
 
     norms.arm()
     datasets.arm()
     openmmlab.arm()
+    precise_bn.arm()
 
 
 def register(key: str, layer: type[nn.Module]) -> None:

@@ -112,6 +112,11 @@ def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int
     return tuple(values.values())
 
 
+def automatic(layer: type) -> dict[str, str]:
+    """Return {option: "auto"} for all options of a layer that must divide its width."""
+    return {o: "auto" for o in inspect.signature(layer.__init__).parameters if o in AUTO}
+
+
 def _divides(value: Any, number: int) -> bool:
     """Return whether ``value`` is a positive integer that divides ``number``."""
     return _is_integer(value) and value >= 1 and number % value == 0

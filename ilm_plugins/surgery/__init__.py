@@ -2,7 +2,8 @@
 
 :func:`convert` replaces the norms of a model, :func:`convert_state` those of a state dict without
 its model, :func:`fit_state` makes a state dict fit a model; :func:`revert` and :func:`revert_state`
-lead back. One rule of `RULES` converts the tensors of a norm:
+lead back. :func:`recalibrate` measures the running statistics of EN and SN anew. One rule of
+`RULES` converts the tensors of a norm:
 
 ============  ======================  ==========================================================
 from          to                      outputs
@@ -10,6 +11,8 @@ from          to                      outputs
 GN            ILMGN, ILMLN (of one    the same
               group), AssocNorm
 IN            ILMIN                   the same
+BN            ILMGN, ILMIN, ILMLN,    change: weight and bias are kept, each image's statistics
+              AssocNorm               take the place of the batch's; only if ``replacing="BN"``
 BN            EN                      the same in evaluation: ratios start uniform, BN's row is
                                       K times the weight, the other rows are zero
 BN            SN, SSN                 differ: weight, bias and statistics are kept, not the
@@ -28,6 +31,7 @@ SSN           BN, IN, GN              the same, once fixed on one of them
 
 from .common import Report
 from .models import convert, revert
+from .running import recalibrate
 from .states import average_sums, convert_state, fit_state, revert_state
 
 __all__ = [
@@ -36,6 +40,7 @@ __all__ = [
     "convert",
     "convert_state",
     "fit_state",
+    "recalibrate",
     "revert",
     "revert_state",
 ]

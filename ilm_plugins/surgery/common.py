@@ -12,6 +12,7 @@ from ..layers.options import check_choice, check_known
 Match = str | Sequence[str] | None
 
 #: Key of a layer -> the plain norm that it replaces, and that norm's options which the layer keeps.
+#: See :func:`replaced` for BatchNorm, which every layer can replace.
 REPLACES = {
     "ILMGN": ("GN", ("num_groups", "eps")),
     "ILMIN": ("IN", ("eps",)),
@@ -85,7 +86,26 @@ def check_match(match: Match, names: Iterable[str]) -> None:
         )
 
 
-def check_layer(to: str, options: Mapping, of_model: bool = False) -> None:
+def replaced(to: str, replacing: str | None) -> tuple[str, tuple[str, ...]]:
+    """Return the plain norm that a layer replaces, and that norm's options which the layer keeps.
+
+    Args:
+        to: key of the layer, one of :data:`REPLACES`.
+        replacing: the plain norm: None for that of :data:`REPLACES`, or "BN".
+
+    Raises:
+        OptionError: the layer does not replace this norm.
+    """
+    plain, kept = REPLACES[to]
+    if replacing in (None, plain):
+        return plain, kept
+    check_choice("convert", "replacing", replacing, dict.fromkeys((plain, "BN")))
+    return "BN", ("eps",)
+
+
+def check_layer(
+    to: str, options: Mapping, replacing: str | None = None, of_model: bool = False
+) -> None:
     """Raise OptionError if norms cannot be converted to a layer with these options.
 
     Only the names of options are checked, and the value of ``init``; the layer's constructor checks
@@ -95,12 +115,14 @@ def check_layer(to: str, options: Mapping, of_model: bool = False) -> None:
         to: key of the layer in :data:`~ilm_plugins.NORMS`.
         options: for the layer's constructor. Not allowed are num_channels, device and dtype, whose
             values come from each norm, and another ``init`` than "identity".
+        replacing: see :func:`replaced`.
         of_model: whether a model is converted; the options in :data:`REPLACES`, such as eps and
             num_groups, then also come from each norm and are not allowed.
     """
     check_choice("convert", "to", to, REPLACES)
     check_known(NORMS[to], options)
-    kept = *(REPLACES[to][1] if of_model else ()), "num_channels", "device", "dtype"
+    of_norm = replaced(to, replacing)[1]
+    kept = *(of_norm if of_model else ()), "num_channels", "device", "dtype"
     given = [name for name in kept if name in options]
     if given:
         raise OptionError(f"{', '.join(given)} is kept from each norm; leave it out")

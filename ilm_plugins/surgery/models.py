@@ -13,9 +13,10 @@ from torch.nn.utils import parametrize
 from ..layers import NORMS, ILMInstanceNorm, OptionError, SparseSwitchNorm, SwitchNorm
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
-from ..layers.options import check_choice
-from .common import REPLACES, Match, Report, check_layer, check_match, matches
-from .rules import State, Unfit, adapt, describe_change
+from ..layers.mixture import MixtureNorm
+from ..layers.options import automatic, check_choice
+from .common import Match, Report, check_layer, check_match, matches, replaced
+from .rules import OF_BN, State, Unfit, adapt, describe_change
 
 #: Name of a plain norm -> its base class.
 BASES = {"GN": nn.GroupNorm, "IN": _InstanceNorm, "BN": _BatchNorm, "LN": nn.LayerNorm}
@@ -57,9 +58,13 @@ def convert(
     match: Match = None,
     where: Callable[[str, nn.Module], bool] | None = None,
     types: Iterable[type] | None = None,
+    replacing: str | None = None,
     **options,
 ) -> tuple[nn.Module, Report]:
     """Replace a model's norms, in place, by layers that start as the same functions.
+
+    With ``replacing="BN"``, and from BatchNorm to SN, they do not: weights are kept, outputs
+    change, as the report says, and the model must be trained on.
 
     The layers keep weights, statistics, eps, number of groups, dtype, device, training mode and
     ``requires_grad``. A module with several names, and a parameter of several modules, stay shared.
@@ -77,6 +82,9 @@ def convert(
         where: a function of name and module that returns whether to replace the norm.
         types: exact classes to replace, instead of the plain norms of torch and the frameworks;
             each must compute the same as its base class.
+        replacing: the plain norm to replace, if that is not the layer's own: "BN" has ILMGN, ILMIN,
+            ILMLN and AssocNorm replace BatchNorm, with its weight, bias and eps; their groups and
+            key groups are "auto" by default.
         options: of the layer, such as ``key_group_size=8``.
 
     Returns:
@@ -84,12 +92,13 @@ def convert(
 
     Raises:
         OptionError: the key or an option is unknown, or the layer takes this option from each norm;
+            the layer does not replace the norm ``replacing``;
             ``match`` fits no norm of a model that has norms; or a part of the model is wrapped in
             DistributedDataParallel, FSDP or the like.
     """
-    check_layer(to, options, of_model=True)
+    check_layer(to, options, replacing, of_model=True)
     types = None if types is None else frozenset(types)
-    build = partial(_layer_for, to=to, types=types, options=options)
+    build = partial(_layer_for, to=to, replacing=replacing, types=types, options=options)
     return _replace(model, match, where, is_norm, build)
 
 
@@ -279,9 +288,10 @@ def _changes(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
     yield describe_change(old.state_dict(), new)
     if isinstance(new, _BatchNorm) and old.frozen:
         yield "no longer frozen: in training the batch's statistics are used, and running ones move"
-    if _is_synchronized(old) and not _is_synchronized(new):
+    of_batches = isinstance(new, _BatchNorm | MixtureNorm)
+    if of_batches and _is_synchronized(old) and not _is_synchronized(new):
         yield "the batch's statistics were those of all processes, and are each process's own"
-    if not isinstance(old, _BatchNorm):
+    if not (isinstance(old, _BatchNorm) and isinstance(new, MixtureNorm)):
         return
     if old.momentum is None:
         yield "running statistics were an average of all batches, and have momentum 0.1"
@@ -311,7 +321,12 @@ def _path(cls: type) -> str:
 
 
 def _layer_for(
-    old: nn.Module, like: dict, to: str, types: frozenset[type] | None, options: dict
+    old: nn.Module,
+    like: dict,
+    to: str,
+    replacing: str | None,
+    types: frozenset[type] | None,
+    options: dict,
 ) -> nn.Module:
     """Build the layer that replaces a plain norm, with the norm's converted tensors.
 
@@ -320,34 +335,39 @@ def _layer_for(
     Args:
         old: the norm; it is not changed.
         like: keyword arguments device and dtype of the layer; see :func:`_factory_options`.
-        to, types, options: see :func:`convert`.
+        to, replacing, types, options: see :func:`convert`.
 
     Raises:
         Unfit: the norm cannot be replaced exactly by this layer.
         OptionError: an option has an invalid value, also for this norm's number of channels.
     """
-    _check_replaceable(old, to, types)
-    of_old = {name: getattr(old, name, None) for name in REPLACES[to][1]}
+    plain, of_norm = replaced(to, replacing)
+    _check_replaceable(old, to, plain, types)
+    of_old = {name: getattr(old, name, None) for name in of_norm}
     kept = {name: value for name, value in of_old.items() if value is not None}
+    if replacing == "BN" and issubclass(NORMS[to], AutoencoderNorm):
+        kept |= automatic(NORMS[to])
     if issubclass(NORMS[to], AutoencoderNorm):
         kept["init"] = "identity"
     state = dict(old.state_dict(keep_vars=True))
     if isinstance(old, nn.GroupNorm):
         channels = old.num_channels
     else:
-        channels = len(old.running_mean) if REPLACES[to][0] == "BN" else old.num_features
-    if isinstance(old, nn.SyncBatchNorm):
+        channels = len(old.running_mean) if plain == "BN" else old.num_features
+    if isinstance(old, nn.SyncBatchNorm) and issubclass(NORMS[to], MixtureNorm):
         kept["sync"] = old.process_group or True
     if isinstance(old, SwitchNorm):
         kept["sync"] = old.sync
         options = {**options, "normalizers": old.normalizers, "num_groups": old.num_groups}
     new = NORMS[to](channels, **{**kept, **options}, **like)
-    if REPLACES[to][0] != "BN":
+    if plain != "BN":
         state = {"weight": new.weight, "bias": new.bias, **state}
     return _with_tensors_of(old, new, state)
 
 
-def _check_replaceable(module: nn.Module, to: str, types: frozenset[type] | None) -> None:
+def _check_replaceable(
+    module: nn.Module, to: str, plain: str, types: frozenset[type] | None
+) -> None:
     """Raise Unfit unless a module computes exactly the plain norm that the layer ``to`` replaces.
 
     SSN replaces SN, too.
@@ -355,17 +375,19 @@ def _check_replaceable(module: nn.Module, to: str, types: frozenset[type] | None
     Args:
         module: any norm.
         to: key of the layer in :data:`~ilm_plugins.NORMS`.
+        plain: the plain norm, a key of :data:`BASES`.
         types: exact classes that may be replaced; None for those in :data:`PLAIN` and
             :data:`PLAIN_BY_NAME`.
     """
-    cls, replaced = type(module), REPLACES[to][0]
-    base = BASES[replaced].__name__.lstrip("_")
+    cls, family = type(module), _family(module)
+    base = BASES[plain].__name__.lstrip("_")
     if to == "SSN" and cls is SwitchNorm and (types is None or cls in types):
         return
     if isinstance(module, AdaptiveNorm):
         raise Unfit(f"{cls.__name__} already")
-    if _family(module) != replaced:
-        raise Unfit(f"{cls.__name__}, where {to} replaces {base}")
+    if family != plain:
+        on_request = f"; {OF_BN}" if family == "BN" else ""
+        raise Unfit(f"{cls.__name__}, where {to} replaces {base}{on_request}")
     if parametrize.is_parametrized(module):
         raise Unfit(
             f"{cls.__name__}; first call torch.nn.utils.parametrize.remove_parametrizations"
@@ -378,11 +400,11 @@ def _check_replaceable(module: nn.Module, to: str, types: frozenset[type] | None
             "name it in types"
         )
     has_statistics = getattr(module, "running_mean", None) is not None
-    if replaced == "IN" and has_statistics:
+    if plain == "IN" and has_statistics:
         raise Unfit("with track_running_stats, evaluation does not use the instance's statistics")
-    if replaced == "BN" and not has_statistics:
+    if plain == "BN" and not has_statistics:
         raise Unfit("without running statistics, evaluation uses the batch's")
-    if to == "ILMLN" and module.num_groups != 1:
+    if to == "ILMLN" and plain == "GN" and module.num_groups != 1:
         raise Unfit(f"{module.num_groups} groups, where ILMLN has one; ILMGN keeps them")
 
 

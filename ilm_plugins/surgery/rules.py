@@ -97,6 +97,11 @@ def _gn_to_ilm(own: State, layer: AutoencoderNorm) -> State:
     return {**state, **zeros, "omega_offset": torch.full_like(state["omega_offset"], 0.5), **own}
 
 
+def _bn_to_ilm(own: State, layer: AutoencoderNorm) -> State:
+    """Return an ILM layer's tensors for those of BN, with its weight and bias, if it has any."""
+    return _gn_to_ilm(_affine_of_bn(own), layer)
+
+
 def _ilm_to_gn(own: State, layer: nn.Module) -> State:
     """Return an ILM layer's tensors if it computes a plain norm; otherwise raise Unfit."""
     _check_values(own)
@@ -277,6 +282,7 @@ def _check_values(own: State) -> None:
 RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
     ("GN or IN", "ILM"): _gn_to_ilm,
     ("ILM", "GN or IN"): _ilm_to_gn,
+    ("BN", "ILM"): _bn_to_ilm,
     ("BN", "EN"): _bn_to_en,
     ("EN", "BN"): _en_to_bn,
     ("BN", "SN"): _bn_to_sn,
@@ -290,11 +296,17 @@ RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
     ("SSN", "GN or IN"): _ssn_to_plain,
 }
 
+#: The option with which ILM layers and AssocNorm replace BatchNorm.
+OF_BN = "replacing='BN' has it replaced, which changes outputs"
 _UNBIASED = (
     "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
 )
 #: Rules that change a norm's outputs -> how they change.
 INEXACT = {
+    ("BN", "ILM"): (
+        "outputs change: each image's own statistics take the place of BatchNorm's; weight and "
+        "bias are kept; train the model on"
+    ),
     ("BN", "SN"): "SN mixes other statistics with BN's: outputs differ until it is trained",
     ("BN", "SSN"): "SSN mixes other statistics with BN's: outputs differ until it is trained",
     ("released ILM", "ILM"): _UNBIASED,

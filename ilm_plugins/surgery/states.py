@@ -10,10 +10,10 @@ from ..checkpoints import copy_state, unwrap_state
 from ..layers import NORMS, OptionError
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import MixtureNorm
-from ..layers.options import check_positive
-from .common import REPLACES, Match, Report, check_layer, check_match, matches
+from ..layers.options import automatic, check_positive
+from .common import REPLACES, Match, Report, check_layer, check_match, matches, replaced
 from .models import is_norm
-from .rules import RULES, State, Unfit, adapt, describe_change, kind_of, shape_of
+from .rules import OF_BN, RULES, State, Unfit, adapt, describe_change, kind_of, shape_of
 
 _NOT_STORED = (
     "a state dict has neither eps nor num_groups; where a layer has others, outputs change"
@@ -25,7 +25,7 @@ _WITHOUT_TENSORS = (
 
 
 def convert_state(
-    state: State, to: str, *, match: Match = None, **options
+    state: State, to: str, *, match: Match = None, replacing: str | None = None, **options
 ) -> tuple[dict[str, Tensor], Report]:
     """Convert the norms of a state dict without its model.
 
@@ -41,6 +41,7 @@ def convert_state(
         to: key of the new layer, see :func:`convert`.
         match: names of norms without ".weight", with * for any characters; default: all but those
             that are only a weight and a bias.
+        replacing: see :func:`convert`.
         options: of the layer, such as ``key_group_size=8``.
 
     Returns:
@@ -48,11 +49,15 @@ def convert_state(
 
     Raises:
         OptionError: the key or an option is unknown, the option is not allowed
-            (:func:`.common.check_layer`), or ``match`` fits no norm of a state dict that has norms.
+            (:func:`.common.check_layer`), the layer does not replace the norm ``replacing``, or
+            ``match`` fits no norm of a state dict that has norms.
     """
-    check_layer(to, options)
-
+    check_layer(to, options, replacing)
     target = "ILM" if issubclass(NORMS[to], AutoencoderNorm) else to
+    plain = "BN" if replaced(to, replacing)[0] == "BN" else "GN or IN"
+    defaults = {"num_groups": 1} if "num_groups" in REPLACES[to][1] else {}
+    if (plain, target) == ("BN", "ILM"):
+        defaults = automatic(NORMS[to])
 
     def build(own: State) -> nn.Module:
         """Return the new layer for a norm's state dict; raise Unfit if it must stay."""
@@ -61,6 +66,8 @@ def convert_state(
             raise Unfit(f"{kind} already")
         if (kind, target) not in RULES:
             raise Unfit(f"{kind} does not become {NORMS[to].__name__}")
+        if target == "ILM" and kind in ("BN", "GN or IN") and kind != plain:
+            raise Unfit(OF_BN if kind == "BN" else f"{kind}, where BatchNorm is replaced")
         if kind == "GN or IN" and match is None:
             raise Unfit("a weight and a bias alone may be of any norm; to convert it, match it")
         dtype = next((t.dtype for t in own.values() if t.is_floating_point()), None)
@@ -68,7 +75,7 @@ def convert_state(
             raise Unfit("none of its tensors is of floats")
         return NORMS[to](
             _channels(own),
-            **({"num_groups": 1} if "num_groups" in REPLACES[to][1] else {}) | options,
+            **defaults | options,
             dtype=dtype,
         )
 

@@ -1,0 +1,38 @@
+"""Let mmpretrain's PreciseBNHook, and detectron2's PreciseBN, reach EN and SN.
+
+Both measure running statistics anew under weights that stay, of the modules that they take for
+BatchNorm. They set ``momentum`` to 1 meanwhile, which EN and SN obey, too.
+"""
+
+import functools
+from types import ModuleType
+
+import wrapt
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..layers.mixture import MixtureNorm
+
+
+class _Check(type):
+    def __instancecheck__(cls, module: object) -> bool:
+        of_ours = isinstance(module, MixtureNorm) and module.uses_batch_statistics
+        return of_ours or isinstance(module, _BatchNorm)
+
+
+class NormOfBatch(metaclass=_Check):
+    """Instances are BatchNorms, and EN and SN that update their running statistics now."""
+
+
+def arm() -> None:
+    """Do it as soon as mmpretrain's or fvcore's module is imported, now or later."""
+    wrapt.register_post_import_hook(_reach, "mmpretrain.engine.hooks.precise_bn_hook")
+    wrapt.register_post_import_hook(_reach, "fvcore.nn.precise_bn")
+
+
+@functools.cache  # once a module
+def _reach(module: ModuleType) -> None:
+    """Replace the class, or the classes, by which a module recognizes BatchNorm."""
+    if module.__name__.startswith("fvcore"):
+        module.BN_MODULE_TYPES = (*module.BN_MODULE_TYPES, NormOfBatch)
+    else:
+        module._BatchNorm = NormOfBatch

@@ -1,0 +1,83 @@
+"""Measure the running statistics of EN and SN anew."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import OptionError
+from ..layers.mixture import MixtureNorm
+from .common import Report
+
+
+@torch.no_grad()
+def recalibrate(
+    model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None
+) -> Report:
+    """Set the running statistics of EN and SN to those of some batches, in place.
+
+    As by "precise BN" for BatchNorm, they become the average of the batches' means and unbiased
+    variances, under weights that stay. EN and SN normalize by the batch's statistics meanwhile,
+    as in training, so batches should be as large as in training; all other modules are in
+    evaluation mode. A layer that is called several times for a batch averages over all calls. Modes
+    and momentum are restored.
+
+    Args:
+        model: any module, not wrapped for several processes; or a part of what ``forward`` runs, of
+            which the rest keeps its mode.
+        batches: at least one.
+        forward: runs the model on a batch; default: ``model`` itself.
+
+    Returns:
+        A report: ``converted`` has the layers with new statistics, ``left`` those that keep theirs,
+        because they are frozen or got fewer than two values of a channel.
+
+    Raises:
+        OptionError: no layer has running statistics, or there are no batches.
+    """
+    layers = {
+        layer: name
+        for name, layer in model.named_modules()
+        if isinstance(layer, MixtureNorm) and layer.running_mean is not None
+    }
+    if not layers:
+        raise OptionError("recalibrate: the model has no EN or SN with running statistics")
+    calls: Counter[MixtureNorm] = Counter()
+
+    def weigh(layer: MixtureNorm, inputs: tuple[Tensor, ...]) -> None:
+        """Let the statistics of the k-th call count for 1/k."""
+        # A single value of a channel updates nothing.
+        calls[layer] += inputs[0].numel() > layer.num_channels
+        layer.momentum = 1 / max(calls[layer], 1)
+
+    modes = {module: module.training for module in model.modules()}
+    momenta = {layer: layer.momentum for layer in layers}
+    hooks = [layer.register_forward_pre_hook(weigh) for layer in layers if not layer.frozen]
+    count = 0
+    try:
+        model.eval()
+        for layer in layers:
+            layer.train()
+        for batch in batches:
+            (forward or model)(batch)
+            count += 1
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
+    if count == 0:
+        raise OptionError("recalibrate: got no batches; give at least one")
+    report = Report()
+    for layer, name in layers.items():
+        if calls[layer]:
+            report.converted[name] = f"running statistics of {count} batches"
+        elif layer.frozen:
+            report.left[name] = "frozen: keeps its running statistics"
+        else:
+            report.left[name] = "keeps its running statistics: no batch gave it two values"
+    return report
