@@ -72,10 +72,10 @@ def recalibrate(
             layer.momentum = momentum
     if count == 0:
         raise OptionError("recalibrate: got no batches; give at least one")
-    report = Report()
+    report, batches_of = Report(), "batch" if count == 1 else "batches"
     for layer, name in layers.items():
         if calls[layer]:
-            report.converted[name] = f"running statistics of {count} batches"
+            report.converted[name] = f"running statistics of {count} {batches_of}"
         elif layer.frozen:
             report.left[name] = "frozen: keeps its running statistics"
         else:

@@ -67,7 +67,9 @@ def convert_state(
         if (kind, target) not in RULES:
             raise Unfit(f"{kind} does not become {NORMS[to].__name__}")
         if target == "ILM" and kind in ("BN", "GN or IN") and kind != plain:
-            raise Unfit(OF_BN if kind == "BN" else f"{kind}, where BatchNorm is replaced")
+            raise Unfit(
+                f"BatchNorm; {OF_BN}" if kind == "BN" else f"{kind}, where BatchNorm is replaced"
+            )
         if kind == "GN or IN" and match is None:
             raise Unfit("a weight and a bias alone may be of any norm; to convert it, match it")
         dtype = next((t.dtype for t in own.values() if t.is_floating_point()), None)

@@ -277,6 +277,18 @@ def test_entries_that_hold_themselves_are_walked_once(root, tmp_path):
     assert "n.encode.weight" in torch.load(target, weights_only=False)["model"]
 
 
+def test_batchnorm_becomes_a_norm_of_each_image_on_request(tmp_path, capsys):
+    plain = randomized(Model(nn.BatchNorm2d(32), nn.BatchNorm2d(24)))
+    write(plain.state_dict(), tmp_path / "in.pth")
+    words = tmp_path / "in.pth", tmp_path / "out.pth", "--to", "ILMIN"
+    assert "replacing='BN' has it replaced" in refused(capsys, *words)
+    assert run(*words, "--replacing", "BN") == 0
+    assert "note, outputs change: each image's own statistics" in capsys.readouterr().out
+    found = read(tmp_path / "out.pth")
+    assert found["head.norm.encode.weight"].shape == (2, 3)  # key groups of 8
+    assert torch.equal(found["head.norm.weight"], plain.head["norm"].weight)
+
+
 # ---- mistakes
 
 
@@ -384,6 +396,10 @@ def test_values_that_are_no_dense_tensors_are_named(tmp_path, model, capsys, kin
         (["--to", 'ILMGN(init="default")'], "init='default' would not go on"),
         (["--config-file", "nowhere.yaml"], "config file 'nowhere.yaml' does not exist"),
         (["--config-file", "nowhere.yaml", "--match", "*"], "--match with --config-file"),
+        (["--to", "SN", "--recalibrate", "images"], "--recalibrate images: statistics are of a"),
+        (["--revert", "--batch-size", "2"], "--batch-size 2: it goes with --recalibrate"),
+        (["--revert", "--replacing", "BN"], "--replacing BN: it goes with --to"),
+        (["--to", "ILMGN", "--replacing", "BN"], "GN or IN, where BatchNorm is replaced"),
     ],
 )
 def test_options_that_do_not_fit(tmp_path, model, capsys, options, words):

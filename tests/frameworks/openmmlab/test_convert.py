@@ -13,9 +13,10 @@ from ilm_plugins import ExemplarNorm, ILMGroupNorm, surgery
 from ilm_plugins.checkpoints import read, write
 from ilm_plugins.cli import convert, train_net
 from ilm_plugins.cli.convert import build_model
+from ilm_plugins.data.images import open_images
 from ilm_plugins.layers import OptionError
 from ilm_plugins.reproduction import miniature
-from runs import MMENGINE_CONFIG
+from runs import MMENGINE_CONFIG, write_class_folders
 from swaps import change, randomized
 
 FOLDER = "configs/mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes"
@@ -192,3 +193,39 @@ def test_mistakes_in_configs(tmp_path, capsys):
         assert run(tmp_path / "in.pth", tmp_path / "out.pth", *options) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and words in error
+
+
+RESNET20 = "configs/mmpretrain/en/resnet20_cifar10_{}.py"
+
+
+def test_running_statistics_of_images(root, tmp_path, capsys):
+    pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
+    bn, sn = (str(root / RESNET20.format(norm)) for norm in ("bn", "sn"))
+    folder = write_class_folders(tmp_path, each=2, height=32)
+    plain = randomized(build_model(bn))
+    words = "--config-file", sn, "--recalibrate", folder, "--batch-size", 2
+    assert run(save(plain, tmp_path / "bn.pth"), tmp_path / "sn.pth", *words) == 0
+    printed = capsys.readouterr().out
+    assert "converted, BN -> SwitchNorm, running statistics of 2 batches (19):" in printed
+    model = build_model(sn).eval()
+    state = read(tmp_path / "sn.pth")["state_dict"]
+    model.load_state_dict(state)
+    maps = []
+    model.backbone.conv1.register_forward_hook(lambda _, __, output: maps.append(output))
+    for batch in open_images(folder).batches(2):
+        pixels = torch.stack([torch.tensor(image).permute(2, 0, 1) for image in batch])
+        model(**model.data_preprocessor({"inputs": pixels.float()}))
+    mean = torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0)
+    torch.testing.assert_close(state["backbone.gn1.running_mean"], mean, rtol=1e-5, atol=1e-5)
+    var = torch.stack([m.var((0, 2, 3)) for m in maps]).mean(0)
+    torch.testing.assert_close(state["backbone.gn1.running_var"], var, rtol=1e-5, atol=1e-5)
+
+    # Of a checkpoint that fits already, too.
+    words = *words[:-1], 4
+    assert run(tmp_path / "sn.pth", tmp_path / "again.pth", *words) == 0
+    assert "converted, running statistics of 1 batch (19):" in capsys.readouterr().out
+    del state["backbone.conv1.weight"]
+    write(state, tmp_path / "part.pth")
+    assert run(tmp_path / "part.pth", tmp_path / "none.pth", *words) == 2
+    error = capsys.readouterr().err
+    assert "INPUT lacks backbone.conv1.weight" in error and error.count("\n") == 1
