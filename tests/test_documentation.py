@@ -377,6 +377,20 @@ def test_readmes_options_for_other_widths():
             assert NORMS[key](channels, **options).num_channels == channels
 
 
+@pytest.mark.parametrize(
+    "family, way",
+    [("resnet18", "norm_layer"), ("shufflenet_v2_x0_5", "convert"), ("vit_b_32", "no")],
+)
+def test_ways_of_giving_families_a_norm(family, way):
+    pytest.importorskip("torchvision", reason="needs torchvision's models")
+    families = runpy.run_path(str(ROOT / "docs" / "families.py"))
+    found = families["outcome"]("torchvision", family, "ILMGN")
+    assert found.partition(":")[0] == way
+    page = families["table"]({f"torchvision/{family}": {"ILMGN": found}})
+    assert f"| {family} | {way} |" in page
+    assert (f"- {family}: " in page) == (way == "no")
+
+
 def test_detectron2s_own_tool_needs_the_import():
     pytest.importorskip("detectron2", reason="needs detectron2")
     code = "from detectron2.layers import get_norm; get_norm('ILMGN', 64)"
