@@ -93,13 +93,13 @@ def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int
             it. The message suggests values for all options that other widths would not fit either.
     """
     check_positive(layer.__name__, "num_channels", num_channels)
-    automatic = {o for o, value in options.items() if isinstance(value, str) and value == "auto"}
-    values = options | {o: math.gcd(AUTO[o], num_channels) for o in automatic}
+    to_fit = {o for o, value in options.items() if isinstance(value, str) and value == "auto"}
+    values = options | {o: math.gcd(AUTO[o], num_channels) for o in to_fit}
     for option, value in values.items():
         if not _divides(value, num_channels):
             # Most networks have other widths, too, most of them multiples of 8.
             common = math.gcd(8, num_channels)
-            own = inspect.signature(layer.__init__).parameters.keys() - automatic | {option}
+            own = inspect.signature(layer.__init__).parameters.keys() - to_fit | {option}
             unfit = [o for o in values if o in own and not _divides(values[o], common)]
             to_auto, to_common = (
                 " and ".join(f"{o}={new}" for o in unfit) for new in ('"auto"', common)
