@@ -211,21 +211,21 @@ def test_running_statistics_of_images(root, tmp_path, capsys):
     state = read(tmp_path / "sn.pth")["state_dict"]
     model.load_state_dict(state)
     maps = []
-    model.backbone.conv1.register_forward_hook(lambda _, __, output: maps.append(output))
+    model.backbone.stem.conv.register_forward_hook(lambda _, __, output: maps.append(output))
     for batch in open_images(folder).batches(2):
         pixels = torch.stack([torch.tensor(image).permute(2, 0, 1) for image in batch])
         model(**model.data_preprocessor({"inputs": pixels.float()}))
     mean = torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0)
-    torch.testing.assert_close(state["backbone.gn1.running_mean"], mean, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state["backbone.stem.gn.running_mean"], mean, rtol=1e-5, atol=1e-5)
     var = torch.stack([m.var((0, 2, 3)) for m in maps]).mean(0)
-    torch.testing.assert_close(state["backbone.gn1.running_var"], var, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state["backbone.stem.gn.running_var"], var, rtol=1e-5, atol=1e-5)
 
     # Of a checkpoint that fits already, too.
     words = *words[:-1], 4
     assert run(tmp_path / "sn.pth", tmp_path / "again.pth", *words) == 0
     assert "converted, running statistics of 1 batch (19):" in capsys.readouterr().out
-    del state["backbone.conv1.weight"]
+    del state["backbone.stem.conv.weight"]
     write(state, tmp_path / "part.pth")
     assert run(tmp_path / "part.pth", tmp_path / "none.pth", *words) == 2
     error = capsys.readouterr().err
-    assert "INPUT lacks backbone.conv1.weight" in error and error.count("\n") == 1
+    assert "INPUT lacks backbone.stem.conv.weight" in error and error.count("\n") == 1
