@@ -74,6 +74,7 @@ FAMILIES = {
     ),
 }
 PLAIN = ("BN", "SyncBN", "GN", "IN")
+NOTHING = "no norm was replaced"
 
 
 def main() -> None:
@@ -105,13 +106,13 @@ def outcome(library: str, family: str, key: str) -> str:
     """Train a model for one step; return by which way it got the norm, or "no: " and the reason."""
     torch.manual_seed(0)
     reasons = []
-    ways = named(library, family, key) if library in ("torchvision", "timm") else ()
-    for way, build in ways or (("norm_cfg", lambda: configured(library, family, key)),):
+    ways = named if library in ("torchvision", "timm") else configured
+    for way, build in ways(library, family, key):
         try:
             model, loss_of = build()
             layers = [m for m in model.modules() if isinstance(m, AdaptiveNorm)]
             if not layers:
-                raise ValueError("no norm was replaced")
+                raise ValueError(NOTHING)
             loss_of(model.train()).backward()
             grads = [m.weight.grad for m in layers if m.weight.grad is not None]
             if not grads or not all(grad.isfinite().all() for grad in grads):
@@ -119,7 +120,7 @@ def outcome(library: str, family: str, key: str) -> str:
             return way
         except Exception as error:  # models raise what they like
             reasons.append(" ".join(str(error).split()) or type(error).__name__)
-    return f"no: {reasons[-1]}"
+    return f"no: {next((r for r in reversed(reasons) if r != NOTHING), NOTHING)}"
 
 
 def named(library: str, name: str, key: str) -> Iterator[tuple[str, Callable]]:
@@ -143,15 +144,16 @@ def named(library: str, name: str, key: str) -> Iterator[tuple[str, Callable]]:
             side = model.default_cfg["input_size"][-1]
         return model, lambda model: classify(model(torch.randn(2, 3, side, side)))
 
-    def convert() -> tuple[nn.Module, Callable]:
-        model, loss_of = build()
-        options = automatic(NORMS[key]) if key == "EN" else {}
-        return surgery.convert(model, key, replacing="BN", **options)[0], loss_of
-
     yield "norm_layer", lambda: build(norm_layer=norm)
     if library == "timm":
         yield "norm_act", lambda: build(norm_layer=norm_act)
-    yield "convert", convert
+    yield "convert", lambda: converted(key, *build())
+
+
+def converted(key: str, model: nn.Module, loss_of: Callable) -> tuple[nn.Module, Callable]:
+    """Replace a model's BatchNorms; return it and ``loss_of``."""
+    options = automatic(NORMS[key]) if key == "EN" else {}
+    return surgery.convert(model, key, replacing="BN", **options)[0], loss_of
 
 
 def classify(output: Any) -> Tensor:
@@ -160,21 +162,28 @@ def classify(output: Any) -> Tensor:
     return nn.functional.cross_entropy(logits, torch.arange(len(logits)))
 
 
-def configured(library: str, pattern: str, key: str) -> tuple[nn.Module, Callable]:
-    """Build the model of OpenMMLab's first config that fits a pattern, with a norm in all parts."""
+def configured(library: str, pattern: str, key: str) -> Iterator[tuple[str, Callable]]:
+    """Yield ways of giving the model of OpenMMLab's first config that fits a pattern a norm."""
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
     origin = Path(importlib.util.find_spec(library).origin).parent
-    cfg = Config.fromfile(min((origin / ".mim" / "configs").glob(f"{pattern}.py"))).model
+    path = min((origin / ".mim" / "configs").glob(f"{pattern}.py"))
     init_default_scope(library)
     importlib.import_module(f"{library}.utils").register_all_modules()
-    replace_norms(cfg, {"type": key, **automatic(NORMS[key])})
-    return MODELS.build(cfg), {
+    loss_of = {
         "mmpretrain": classification_loss,
         "mmseg": segmentation_loss,
         "mmdet": detection_loss,
     }[library]
+
+    def build(norm_cfg: dict | None) -> tuple[nn.Module, Callable]:
+        cfg = Config.fromfile(path).model
+        replace_norms(cfg, norm_cfg or {"type": "BN"})
+        return MODELS.build(cfg), loss_of
+
+    yield "norm_cfg", lambda: build({"type": key, **automatic(NORMS[key])})
+    yield "convert", lambda: converted(key, *build(None))
 
 
 def replace_norms(part: Any, norm_cfg: dict) -> None:
@@ -231,7 +240,8 @@ def segmentation_loss(model: nn.Module) -> Tensor:
 def detection_loss(model: nn.Module) -> Tensor:
     from mmdet.testing import demo_mm_inputs
 
-    batch = demo_mm_inputs(2, [[3, 128, 128]] * 2, num_classes=1, with_mask=True)
+    with_mask = hasattr(model, "mask_head") or getattr(model, "with_mask", False)
+    batch = demo_mm_inputs(2, [[3, 128, 128]] * 2, num_classes=4, with_mask=with_mask)
     data = model.data_preprocessor(batch, True)
     return model.parse_losses(model(**data, mode="loss"))[0]
 
@@ -247,7 +257,7 @@ def table(results: dict[str, dict[str, str]]) -> str:
         "`norm_cfg` of all parts whose norm was BN, GN or IN. Made by `python docs/families.py`.",
     ]
     for library in FAMILIES:
-        rows = {n.partition("/")[2]: r for n, r in results.items() if n.startswith(f"{library}/")}
+        rows = {n.split("/")[1]: r for n, r in results.items() if n.startswith(f"{library}/")}
         if not rows:
             continue
         lines += ["", f"## {library}", "", f"| family | {' | '.join(NORMS)} |"]
