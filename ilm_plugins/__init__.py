@@ -5,6 +5,7 @@ from .frameworks import register
 from .layers import (
     NORMS,
     AssocNorm,
+    AttentiveNorm,
     ExemplarNorm,
     ILMGroupNorm,
     ILMInstanceNorm,
@@ -20,6 +21,7 @@ from .version import __version__ as __version__
 __all__ = [
     "NORMS",
     "AssocNorm",
+    "AttentiveNorm",
     "ExemplarNorm",
     "ILMGroupNorm",
     "ILMInstanceNorm",

@@ -2,6 +2,7 @@
 
 from ..errors import OptionError
 from .assoc import AssocNorm
+from .attentive import AttentiveNorm
 from .base import freeze
 from .exemplar import ExemplarNorm
 from .ilm import ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm
@@ -12,6 +13,7 @@ from .switchable import SwitchNorm
 __all__ = [
     "NORMS",
     "AssocNorm",
+    "AttentiveNorm",
     "ExemplarNorm",
     "ILMGroupNorm",
     "ILMInstanceNorm",

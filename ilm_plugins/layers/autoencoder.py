@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from ..ops import Autoencoder, cast, coarsen, duplicate, moments
+from ..ops import Autoencoder, cast, coarsen, moments, restandardize
 from .base import AdaptiveNorm
 from .options import check_choice, check_eps, check_positive
 from .projection import Projection, project
@@ -182,11 +182,9 @@ class AutoencoderNorm(AdaptiveNorm):
         """Compute scale and shift of x_hat, which is x standardized by fine groups (Eqs. 1 and 2).
 
         Both the key groups and the groups of the group normalization consist of fine groups. With
-        mu, sigma of a fine group, and mu_g, sigma_g of its group of the group normalization::
+        ratio and offset of :func:`~ilm_plugins.ops.restandardize`::
 
-            (x - mu_g) / sigma_g = ratio * x_hat + offset
-            ratio, offset        = sigma / sigma_g, (mu - mu_g) / sigma_g
-            y                    = omega * ratio * x_hat + (beta + omega * offset)
+            y = omega * ratio * x_hat + (beta + omega * offset)
 
         Args:
             mean, var: (N, G') moments of N instances, G' = ``moment_groups`` fine groups.
@@ -200,10 +198,7 @@ class AutoencoderNorm(AdaptiveNorm):
             return omega.reshape(n, c), beta.reshape(n, c)
         by_fine_group = (n, self.moment_groups, c // self.moment_groups)
         omega, beta = omega.reshape(by_fine_group), beta.reshape(by_fine_group)
-        of_groups = coarsen(mean, var, self.num_groups)
-        group_mean, group_var = (duplicate(t, self.moment_groups) for t in of_groups)
-        rstd = (group_var + self.eps).rsqrt()
-        ratio, offset = (var + self.eps).sqrt() * rstd, (mean - group_mean) * rstd
+        ratio, offset = restandardize(mean, var, self.num_groups, self.eps)
         scale = omega * ratio.unsqueeze(2)
         shift = beta + omega * offset.unsqueeze(2)
         return scale.view(n, c), shift.view(n, c)

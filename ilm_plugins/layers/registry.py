@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import OptionError
 from .assoc import AssocNorm
+from .attentive import AttentiveNorm
 from .exemplar import ExemplarNorm
 from .ilm import ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm
 from .sparse import SparseSwitchNorm
@@ -22,6 +23,7 @@ NORMS: dict[str, type[nn.GroupNorm]] = {
     "EN": ExemplarNorm,
     "SN": SwitchNorm,
     "SSN": SparseSwitchNorm,
+    "AN": AttentiveNorm,
 }
 
 

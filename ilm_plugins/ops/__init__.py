@@ -5,7 +5,7 @@ It standardizes x by moments of channel groups, and rescales it by a function of
 
 from .autograd import adaptive_norm
 from .backends import use_backend
-from .moments import coarsen, duplicate, over_batch, pool
+from .moments import coarsen, duplicate, over_batch, pool, restandardize
 from .networks import Autoencoder, Exemplar, Network, Switch
 from .processes import SharedBatch
 from .reference import cast, moments
@@ -23,5 +23,6 @@ __all__ = [
     "moments",
     "over_batch",
     "pool",
+    "restandardize",
     "use_backend",
 ]

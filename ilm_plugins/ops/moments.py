@@ -50,6 +50,31 @@ def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return pooled, torch.addcmul(var, off_center, off_center).sum(dim) * share
 
 
+def restandardize(mean: Tensor, var: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Return what makes x standardized by coarser groups of x_hat, standardized by fine ones.
+
+    With mu, var of a fine group, and mu_g, var_g of the coarser group that it is in::
+
+        (x - mu_g) / sqrt(var_g + eps) = ratio * x_hat + offset
+        x_hat  = (x - mu) / sqrt(var + eps)
+        ratio  = sqrt(var + eps) / sqrt(var_g + eps)
+        offset = (mu - mu_g) / sqrt(var_g + eps)
+
+    Args:
+        mean, var: (N, G') means and biased variances of fine groups, G' divisible by
+            ``num_groups``.
+        num_groups: the number of coarse groups.
+        eps: added to each variance.
+
+    Returns:
+        ratio, offset: (N, G') each.
+    """
+    coarse = coarsen(mean, var, num_groups)
+    coarse_mean, coarse_var = (duplicate(t, mean.shape[1]) for t in coarse)
+    rstd = (coarse_var + eps).rsqrt()
+    return (var + eps).sqrt() * rstd, (mean - coarse_mean) * rstd
+
+
 def duplicate(values: Tensor, num_channels: int) -> Tensor:
     """Repeat the values (N, G) of groups for each of their channels (ILM's up arrow, Eq. 6).
 

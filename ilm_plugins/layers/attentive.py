@@ -1,0 +1,151 @@
+"""Attentive Normalization: Li, Sun and Wu, ECCV 2020."""
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import restandardize
+from .base import AdaptiveNorm
+from .mixture import weighted_sum
+from .options import check_choice, check_divides, check_eps, check_positive
+from .projection import Projection, project
+
+#: Added to the variance in the attention's features, as in the authors' code.
+FEATURE_EPS = 1e-3
+
+
+class AffinePairs(nn.Module):
+    """K scales and K shifts for each of C channels: ``weight`` and ``bias`` (K, C).
+
+    Args:
+        num_affine, num_channels: K and C.
+        init: "default": normal distributions of deviation 0.1 around 1 and around 0; "identity":
+            the same deviations, :func:`balanced` so that attentions of 1/2 give a scale of 1 and a
+            shift of 0.
+        factory: device and dtype.
+    """
+
+    def __init__(self, num_affine: int, num_channels: int, init: str, **factory) -> None:
+        super().__init__()
+        self.init = init
+        self.weight = nn.Parameter(torch.empty(num_affine, num_channels, **factory))
+        self.bias = nn.Parameter(torch.empty(num_affine, num_channels, **factory))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialize weight and bias again, in place, as the class's argument ``init`` says."""
+        for rows, center in ((self.weight, 1.0), (self.bias, 0.0)):
+            nn.init.normal_(rows, center, 0.1)
+            if self.init == "identity":
+                rows.copy_(balanced(rows, center))
+
+    def extra_repr(self) -> str:
+        return "{}, {}".format(*self.weight.shape)
+
+
+def balanced(rows: Tensor, total: float) -> Tensor:
+    """Return rows (K, C), all moved by one vector, so that half of their sum is ``total``.
+
+    The rows keep their differences: equal rows would get equal gradients, and stay equal.
+    """
+    return rows - rows.mean(0) + 2 * total / len(rows)
+
+
+class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
+    r"""Group normalization with affine pairs mixed by attention, the paper's AN (w/ GN).
+
+    With :math:`\mu, \sigma^2` (C) the means and biased variances of an instance's channels, K pairs
+    of a scale :math:`W_k` and a shift :math:`B_k` (C) are mixed by attentions :math:`a` (K):
+
+    .. math::
+
+        a &= \mathrm{hardsigmoid}\left(A \frac{\mu}{\sqrt{\sigma^2 + 10^{-3}}} + b\right),
+            \qquad \mathrm{hardsigmoid}(t) = \mathrm{ReLU6}(t + 3) / 6 \\
+        y &= \Big(\sum_k a_k W_k\Big) \mathrm{GN}(x) + \sum_k a_k B_k
+
+    This is the form of the detection heads in the authors' code, where the attentions depend on the
+    instance alone. That code divides the variances of the attention by one less than the number of
+    values.
+
+    Parameters: ``weight``, ``bias`` (C), GN's own; ``attention.weight`` A (K, C) and
+    ``attention.bias`` b (K); ``pairs.weight`` W and ``pairs.bias`` B (K, C). ``weight`` 1 and
+    ``bias`` 0, with which they start, are the authors' form, whose GN has none; other values give
+    no other function than other pairs would. They are there because frameworks set a norm's weight
+    to 1 and bias to 0, and because a GroupNorm checkpoint loads into them.
+
+    Shape: input and output (N, C, *), any number of spatial dimensions.
+
+    Args:
+        num_channels: C.
+        num_groups: groups of the standardization.
+        eps: added to its variance.
+        num_affine: K; in the authors' heads of four norms 10, 10, 20 and 20.
+        init: "default": W from N(1, 0.1), B from N(0, 0.1), with the deviation of 0.1, A and b as
+            in nn.Linear; or "identity": A and b zero, hence attentions of 1/2, and pairs that these
+            mix to 1 and 0, so that the layer starts as the GroupNorm that it replaces, whichever
+            weight and bias are loaded.
+        device, dtype: of the parameters, as in nn.GroupNorm.
+
+    Raises:
+        ValueError: num_channels is not divisible by num_groups, or an option is unknown or out of
+            range.
+
+    Example::
+
+        >>> layer = AttentiveNorm(64)
+        >>> layer(torch.randn(2, 64, 7, 7)).shape
+        torch.Size([2, 64, 7, 7])
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        num_groups: int = 32,
+        eps: float = 1e-5,
+        *,
+        num_affine: int = 10,
+        init: str = "default",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        name = type(self).__name__
+        check_divides(name, num_channels, "num_groups", num_groups)
+        check_positive(name, "num_affine", num_affine)
+        check_choice(name, "init", init, ("default", "identity"))
+        check_eps(name, eps)
+        factory = {"device": device, "dtype": dtype}
+        super().__init__(num_groups, num_channels, eps, **factory)
+        self.moment_groups = num_channels
+        self.num_affine = num_affine
+        self.init = init
+        maps = "zeros" if init == "identity" else "default"
+        self.attention = Projection(num_channels, num_affine, bias=True, init=maps, **factory)
+        self.pairs = AffinePairs(num_affine, num_channels, init, **factory)
+
+    def rescale_tensors(self) -> tuple[Tensor, ...]:
+        """Return weight, bias, A, b, W and B themselves; the class has the shapes."""
+        attention, pairs = self.attention, self.pairs
+        own = self.weight, self.bias
+        return (*own, attention.weight, attention.bias, pairs.weight, pairs.bias)
+
+    def rescale(self, mean, var, weight, bias, maps, map_bias, pair_weight, pair_bias):
+        """Compute scale and shift (N, C) of x standardized by channels, by the class's equations.
+
+        Args:
+            mean, var: (N, C) moments of each instance's channels.
+            weight, bias, maps, map_bias, pair_weight, pair_bias: those of :meth:`rescale_tensors`.
+        """
+        features = mean * (var + FEATURE_EPS).rsqrt()
+        attentions = nn.functional.relu6(project(features, maps, map_bias) + 3) / 6
+        attentions = attentions.unsqueeze(2).unbind(1)
+        mixed_scale = weighted_sum(attentions, pair_weight.unbind())
+        mixed_shift = weighted_sum(attentions, pair_bias.unbind())
+        ratio, offset = restandardize(mean, var, self.num_groups, self.eps)
+        scale = mixed_scale * weight * ratio
+        return scale, mixed_scale * (weight * offset + bias) + mixed_shift
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, "
+            f"num_affine={self.num_affine}, init={self.init!r}"
+        )
