@@ -39,6 +39,7 @@ BASELINES = {
     "EN": "BatchNorm2d",
     "SN": "BatchNorm2d",
     "SSN": "BatchNorm2d",
+    "AN": "GroupNorm",
 }
 
 PLAIN = {

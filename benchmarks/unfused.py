@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ilm_plugins.layers.attentive import AttentiveNorm
 from ilm_plugins.layers.autoencoder import AutoencoderNorm
 from ilm_plugins.layers.exemplar import ExemplarNorm
 from ilm_plugins.layers.mixture import MixtureNorm
@@ -18,11 +19,13 @@ from ilm_plugins.layers.switchable import SwitchNorm
 def forward(layer: torch.nn.Module, x: Tensor) -> Tensor:
     """Compute ``layer(x)`` for x of (N, C, H, W) without fusion, and with unbiased variances.
 
-    ``layer`` is an ILM layer, EN, SN or SSN. In training mode, the running statistics of the last
-    three are updated.
+    ``layer`` is an ILM layer, EN, SN, SSN or AN. In training mode, the running statistics of EN, SN
+    and SSN are updated.
     """
     if isinstance(layer, AutoencoderNorm):
         return _autoencoder_norm(layer, x)
+    if isinstance(layer, AttentiveNorm):
+        return _attentive_norm(layer, x)
     return _exemplar_norm(layer, x) if isinstance(layer, ExemplarNorm) else _switch_norm(layer, x)
 
 
@@ -50,6 +53,16 @@ def _autoencoder_norm(layer: AutoencoderNorm, x: Tensor) -> Tensor:
     mean, var = (_to_channels(t, x) for t in _group_statistics(x, layer.num_groups))
     x = (x - mean) / (var + layer.eps).sqrt()
     return x * omega + beta
+
+
+def _attentive_norm(layer: AttentiveNorm, x: Tensor) -> Tensor:
+    """Compute AttentiveNorm (AN): x and the output are (N, C, H, W)."""
+    flat = x.reshape(*x.shape[:2], -1)
+    features = flat.mean(2) / (flat.var(2) + 1e-3).sqrt()
+    attentions = F.hardsigmoid(F.linear(features, layer.attention.weight, layer.attention.bias))
+    weight, bias = attentions @ layer.pairs.weight, attentions @ layer.pairs.bias
+    x = F.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps)
+    return x * weight[:, :, None, None] + bias[:, :, None, None]
 
 
 def _in_ln_bn_statistics(layer: MixtureNorm, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -11,6 +11,7 @@ import transcription
 from ilm_plugins import (
     NORMS,
     AssocNorm,
+    AttentiveNorm,
     ExemplarNorm,
     ILMGroupNorm,
     ILMInstanceNorm,
@@ -90,10 +91,15 @@ def sparse(radius=0.3, **options):
     return layer
 
 
+def by_attentive(layer, x):
+    return transcription.attentive_norm(x, *layer.parameters(), **options_of(layer))
+
+
 ilm = partial(ILMGroupNorm, CHANNELS, 4, key_group_size=3, hidden=3)
 assoc = partial(AssocNorm, CHANNELS, 4, num_key_groups=6, hidden=3)
 exemplar = partial(ExemplarNorm, CHANNELS, reduction=4, expansion=3)
 switch = partial(SwitchNorm, CHANNELS)
+attentive = partial(AttentiveNorm, CHANNELS, 4, num_affine=3)
 
 #: name -> (constructor of a layer of 12 channels, the same layer by its paper's equations)
 CASES = {
@@ -120,6 +126,11 @@ CASES = {
     "SSN": (sparse, by_sparse),
     "SSN-GN": (partial(sparse, 0.5, normalizers=("GN", "BN", "LN", "IN"), num_groups=3), by_sparse),
     "SSN-one-hot": (partial(sparse, 1.0), by_sparse),
+    "AN": (attentive, by_attentive),
+    "AN-identity": (partial(attentive, init="identity"), by_attentive),
+    "AN-one-pair": (partial(attentive, num_affine=1), by_attentive),
+    "AN-groups-of-1": (partial(AttentiveNorm, CHANNELS, CHANNELS), by_attentive),
+    "AN-eps": (partial(attentive, eps=0.1), by_attentive),
 }
 UNBOUNDED = "relu", "leaky_relu", "relu6", "identity"
 PAIRS = (

@@ -96,8 +96,8 @@ DEFECTS = (
     Defect(
         "eps-left-out-of-fine-groups",
         "Where key groups are finer than groups, eps is missing in the fine groups' deviation.",
-        f"{LAYERS}/autoencoder.py",
-        "(var + self.eps).sqrt() * rstd",
+        f"{OPS}/moments.py",
+        "(var + eps).sqrt() * rstd",
         "var.sqrt() * rstd",
         f"{EQUATIONS} tests/ops/test_backends.py",
     ),

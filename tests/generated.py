@@ -17,7 +17,9 @@ from ilm_plugins.layers.projection import ACTIVATIONS
 usual = settings(
     derandomize=SEED == 0, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
-INDEPENDENT = ("ILMGN", "ILMIN", "ILMLN", "AssocNorm")
+AUTOENCODERS = ("ILMGN", "ILMIN", "ILMLN", "AssocNorm")
+#: Layers in which an instance does not depend on its batch.
+INDEPENDENT = (*AUTOENCODERS, "AN")
 
 
 def for_any(names, few, many):
@@ -53,7 +55,12 @@ def options(name, channels):
     found = {"eps": st.sampled_from([1e-5, 1e-3, 0.1])}
     if name not in ("ILMIN", "ILMLN"):
         found["num_groups"] = divisors(channels)
-    if name in INDEPENDENT:
+    if name == "AN":
+        found |= {
+            "num_affine": st.integers(1, 16),
+            "init": st.sampled_from(["default", "identity"]),
+        }
+    elif name in AUTOENCODERS:
         found |= {"hidden": st.integers(1, 16), "init": st.sampled_from(INITS)}
     else:
         several = st.lists(st.sampled_from(NORMALIZERS), min_size=1, unique=True)
@@ -61,7 +68,7 @@ def options(name, channels):
     if name == "AssocNorm":
         found["num_key_groups"] = divisors(channels)
         found["combine"] = st.sampled_from(sorted(COMBINE))
-    elif name in INDEPENDENT:
+    elif name in AUTOENCODERS:
         found["key_group_size"] = divisors(channels)
         found["activations"] = st.tuples(activation, activation)
     elif name == "EN":

@@ -14,6 +14,7 @@ import transcription
 from ilm_plugins import (
     NORMS,
     AssocNorm,
+    AttentiveNorm,
     ExemplarNorm,
     ILMGroupNorm,
     ILMInstanceNorm,
@@ -57,6 +58,8 @@ EXACT = {
     "GN": (lambda: nn.GroupNorm(4, 32, eps=1e-3), "ILMGN", ILMGroupNorm),
     "GN-without-affine": (lambda: nn.GroupNorm(4, 32, affine=False), "ILMGN", ILMGroupNorm),
     "GN-to-Assoc": (lambda: nn.GroupNorm(8, 32), "AssocNorm", AssocNorm),
+    "GN-to-AN": (lambda: nn.GroupNorm(8, 32, eps=1e-3), "AN", AttentiveNorm),
+    "GN-without-affine-to-AN": (lambda: nn.GroupNorm(8, 32, affine=False), "AN", AttentiveNorm),
     "LN": (lambda: nn.GroupNorm(1, 32), "ILMLN", ILMLayerNorm),
     "IN": (lambda: nn.InstanceNorm2d(32, affine=True, eps=1e-3), "ILMIN", ILMInstanceNorm),
     "IN-without-affine": (lambda: nn.InstanceNorm2d(32), "ILMIN", ILMInstanceNorm),
@@ -97,14 +100,17 @@ def test_exact_swaps_keep_the_outputs_and_lead_back(make, to, layer, dtype, tole
     assert getattr(back, "momentum", None) == getattr(plain, "momentum", None)
     found = back.state_dict()
     assert found.keys() >= state.keys()
+    rounding = 3e-16 if dtype.itemsize == 8 else 2e-7
+    if to == "AN":  # the weight comes back times a sum of ten products, to the bias one is added
+        rounding *= 4
     for name, tensor in state.items():
         torch.testing.assert_close(
-            found[name], tensor, rtol=3e-16 if dtype.itemsize == 8 else 2e-7, atol=0
+            found[name], tensor, rtol=rounding, atol=rounding if to == "AN" else 0
         )
     assert change(expected, back(x)) <= tolerance
 
 
-@pytest.mark.parametrize("make, to", [(v[0], v[1]) for k, v in EXACT.items() if k in ("GN", "BN")])
+@pytest.mark.parametrize("make, to", [EXACT[name][:2] for name in ("GN", "GN-to-AN", "BN")])
 def test_exact_swaps_keep_the_outputs_in_training(make, to):
     plain = randomized(make().double())
     x = torch.randn(4, 32, 5, 5, dtype=torch.float64)
@@ -127,6 +133,7 @@ def test_a_norm_that_is_the_model_is_replaced_by_what_is_returned():
     "make, to, kept",
     [
         (GN4, "ILMGN", ("weight", "bias")),
+        (GN4, "AN", ("weight", "bias")),
         (nn.BatchNorm2d, "EN", ("running_mean", "running_var", "num_batches_tracked")),
         (nn.BatchNorm2d, "SN", ("weight", "bias", "running_mean", "running_var")),
         (SwitchNorm, "SSN", ("weight", "bias", "running_mean", "running_var")),
@@ -139,7 +146,7 @@ def test_parameters_and_buffers_are_kept_themselves(make, to, kept):
     assert all(getattr(new, name) is getattr(plain, name) for name in kept)
 
 
-@pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (nn.BatchNorm2d, "EN")])
+@pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (GN4, "AN"), (nn.BatchNorm2d, "EN")])
 def test_dtype_mode_and_what_is_trained_are_kept(make, to):
     plain = make(32).to(torch.bfloat16).eval()
     plain.bias.requires_grad_(False)
@@ -156,7 +163,8 @@ def test_dtype_mode_and_what_is_trained_are_kept(make, to):
 
 
 @pytest.mark.parametrize(
-    "make, to", [(GN4, "ILMGN"), (nn.BatchNorm2d, "EN"), (nn.InstanceNorm2d, "ILMIN")]
+    "make, to",
+    [(GN4, "ILMGN"), (GN4, "AN"), (nn.BatchNorm2d, "EN"), (nn.InstanceNorm2d, "ILMIN")],
 )
 def test_a_model_on_the_meta_device(make, to):
     with torch.device("meta"):
@@ -673,6 +681,7 @@ def test_layers_without_new_statistics_keep_theirs():
     [
         (ILMGroupNorm(32), "decoders are not zero"),
         (AssocNorm(32), "decoders are not zero"),
+        (AttentiveNorm(32), "attention's weight is not zero"),
         (ExemplarNorm(32), "more than BN"),
         (ExemplarNorm(32, shared_affine=True), "never BN"),
         (ExemplarNorm(32, normalizers=("IN", "LN")), "never BN"),
@@ -731,6 +740,34 @@ def test_a_state_dict_is_converted_as_the_model_is():
     assert not report.converted and report.left == dict.fromkeys(
         ["stem.1", "head.1"], "ILM already"
     )
+
+
+def test_a_state_dict_is_converted_to_attentive_norm_and_back():
+    model, x = small(), torch.randn(2, 3, 9, 9)
+    ours = Small(AttentiveNorm(16, 4), AttentiveNorm(32, 4))
+    converted, report = surgery.convert_state(model.state_dict(), "AN", match="*")
+    assert report.converted == dict.fromkeys(["stem.1", "head.1"], "GN or IN -> AttentiveNorm")
+    fitted, _ = surgery.fit_state(model.state_dict(), ours)
+    rows = norm(ours, "head.1").pairs.weight.detach().clone()
+    for state in (converted, fitted):
+        assert change(model(x), ours(x)) > 1e-3
+        ours.load_state_dict(state)
+        assert change(model(x), ours(x)) <= SINGLE
+        back, report = surgery.revert_state(state)
+        assert len(report.converted) == 2
+        torch.testing.assert_close(back, dict(model.state_dict()), rtol=2e-7, atol=2e-7)
+        for layer in (norm(ours, "stem.1"), norm(ours, "head.1")):
+            layer.reset_parameters()
+    moved = fitted["head.1.pairs.weight"] - rows
+    torch.testing.assert_close(moved, moved[:1].expand_as(moved))
+    _, report = surgery.convert_state(converted, "AN", match="*")
+    assert report.left == dict.fromkeys(["stem.1", "head.1"], "AN already")
+    converted["stem.1.attention.bias"] += 1  # still a GroupNorm, of other weights
+    back, _ = surgery.revert_state(converted)
+    plain = Small(nn.GroupNorm(4, 16), nn.GroupNorm(4, 32))
+    plain.load_state_dict(back)
+    ours.load_state_dict(converted)
+    assert change(plain(x), ours(x)) <= SINGLE
 
 
 def test_batchnorm_is_known_by_its_statistics():

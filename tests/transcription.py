@@ -17,6 +17,7 @@ Sources:
     EN    Zhang, Peng, Wu, Li, Luo: Exemplar Normalization for Learning Deep Representation,
           CVPR 2020; its eq. 2 is Switchable Normalization (SN).
     SSN   Shao et al.: SSN, Learning Sparse Switchable Normalization via SparsestMax, CVPR 2019.
+    AN    Li, Sun, Wu: Attentive Normalization, ECCV 2020, as in the heads of its detectors.
 """
 
 import torch
@@ -213,6 +214,52 @@ def assoc_norm(
             raise ValueError(combine)
         standardized = standardize(instance, num_groups, eps)  # eq. 1
         outputs.append(rescale(standardized, omega, beta))  # eq. 2
+    return torch.stack(outputs).reshape(x.shape)
+
+
+# ---- Attentive Normalization
+
+
+def attentive_norm(
+    x,
+    weight,
+    bias,
+    attention_weight,
+    attention_bias,
+    pair_weight,
+    pair_bias,
+    *,
+    num_groups,
+    eps,
+):
+    """AN on Group Normalization: K affine pairs, mixed for each instance by its attentions.
+
+    x                      (N, C, *)
+    weight, bias           (C)     of Group Normalization; 1 and 0 in AN's own form
+    attention_weight       (K, C)
+    attention_bias         (K)
+    pair_weight, pair_bias (K, C)  the K scales and shifts of each channel
+    returns                (N, C, *)
+    """
+    num_channels, num_affine = x.shape[1], len(attention_bias)
+    assert attention_weight.shape == pair_weight.shape == pair_bias.shape
+    assert pair_weight.shape == (num_affine, num_channels)
+
+    outputs = []
+    for instance in flat(x):
+        features = []
+        for channel in instance:
+            mean, var = moments(channel)
+            features.append(mean / torch.sqrt(var + 0.001))
+        features = torch.stack(features)
+        mixed_weight, mixed_bias = 0.0, 0.0
+        for k in range(num_affine):
+            logit = (attention_weight[k] * features).sum() + attention_bias[k]
+            attention = torch.clamp(logit / 6 + 0.5, 0, 1)  # hardsigmoid
+            mixed_weight = mixed_weight + attention * pair_weight[k]
+            mixed_bias = mixed_bias + attention * pair_bias[k]
+        normalized = rescale(standardize(instance, num_groups, eps), weight, bias)  # GN
+        outputs.append(rescale(normalized, mixed_weight, mixed_bias))
     return torch.stack(outputs).reshape(x.shape)
 
 

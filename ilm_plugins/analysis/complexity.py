@@ -5,9 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
-from ..layers.exemplar import ExemplarNorm
 from .collect import evaluating
 
 #: FLOPs that fvcore counts for each element of a GroupNorm: moments, standardization, affine map.
@@ -27,7 +25,8 @@ def flops(model: nn.Module, *inputs: Tensor) -> int:
     fvcore counts convolutions, matrix products, poolings and norms, but no other element-wise
     operations. It does not know this package's layers, which are counted here: five operations per
     element, as for a GroupNorm (fvcore counts two for a BatchNorm in evaluation, whose statistics
-    are known), and the multiply-adds of the layer's small network, see :func:`network_flops`.
+    are known), and the multiply-adds of the layer's small network, see
+    :meth:`.AdaptiveNorm.network_flops`.
 
     The model is run more than once, without gradients.
 
@@ -60,7 +59,7 @@ def _flops_of_layers(model: nn.Module, inputs: Sequence[Tensor]) -> int:
     found = []
 
     def count(layer: AdaptiveNorm, args: Sequence[Tensor], output: Tensor) -> None:
-        found.append(PER_ELEMENT * output.numel() + len(output) * network_flops(layer))
+        found.append(PER_ELEMENT * output.numel() + len(output) * layer.network_flops())
 
     layers = [m for m in model.modules() if isinstance(m, AdaptiveNorm)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
@@ -70,26 +69,3 @@ def _flops_of_layers(model: nn.Module, inputs: Sequence[Tensor]) -> int:
         for hook in hooks:
             hook.remove()
     return sum(found)
-
-
-def network_flops(layer: AdaptiveNorm) -> int:
-    """Return the number of multiply-adds of a layer's small network for one instance.
-
-    The network computes scale and shift from the instance's moments. With N key groups and M hidden
-    values, ILM Norm and AssocNorm run their encoder twice and both decoders: 4MN. EN, with K
-    normalizers, C channels and reduction r, runs a convolution (K*C), a correlation (K*K*C/r) and
-    two linear maps; with ``ratio_net="no_conv"`` a correlation of K*K*C and the maps, with "mlp"
-    the maps alone. Other layers, such as SN, have no network: 0.
-    """
-    if isinstance(layer, AutoencoderNorm):
-        maps = layer.encode, layer.encode, layer.decode_mean, layer.decode_var
-    elif isinstance(layer, ExemplarNorm):
-        maps = layer.expand, layer.ratio
-    else:
-        return 0
-    total = sum(m.weight.numel() for m in maps)
-    if isinstance(layer, ExemplarNorm) and layer.ratio_net != "mlp":
-        k, c = len(layer.normalizers), layer.num_channels
-        convolved = layer.ratio_net == "conv"
-        total += k * c * convolved + k * k * (c // layer.reduction if convolved else c)
-    return total

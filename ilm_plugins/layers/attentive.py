@@ -144,6 +144,10 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         scale = mixed_scale * weight * ratio
         return scale, mixed_scale * (weight * offset + bias) + mixed_shift
 
+    def network_flops(self) -> int:
+        """Return 3KC: the attentions, the mixed scale and the mixed shift take KC each."""
+        return 3 * self.num_affine * self.num_channels
+
     def extra_repr(self) -> str:
         return (
             f"{self.num_groups}, {self.num_channels}, eps={self.eps}, "

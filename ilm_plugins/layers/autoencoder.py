@@ -203,6 +203,10 @@ class AutoencoderNorm(AdaptiveNorm):
         shift = beta + omega * offset.unsqueeze(2)
         return scale.view(n, c), shift.view(n, c)
 
+    def network_flops(self) -> int:
+        """Return 4MN: the encoder runs twice, either decoder once."""
+        return 4 * self.hidden * self.num_key_groups
+
     def network(self) -> Autoencoder:
         """Return the description of ``rescale`` for kernels: the options, without the tensors."""
         return Autoencoder(

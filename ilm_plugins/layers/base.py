@@ -51,6 +51,13 @@ class AdaptiveNorm(nn.GroupNorm):
         """Return the parameters and buffers that ``rescale`` takes after the moments."""
         raise NotImplementedError
 
+    def network_flops(self) -> int:
+        """Return the number of multiply-adds of ``rescale``'s network for one instance.
+
+        0, as in SN, for a layer whose scale and shift come from no linear maps.
+        """
+        return 0
+
     def reset_parameters(self) -> None:
         """Initialize all parameters and buffers again, in place, those of child modules included.
 

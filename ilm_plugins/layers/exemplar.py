@@ -183,6 +183,20 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         network = reduce, self.expand.weight, self.expand.bias, self.ratio.weight, self.ratio.bias
         return (self.weight, self.bias, *network, *self.running_statistics())
 
+    def network_flops(self) -> int:
+        """Return the multiply-adds of the two linear maps, the correlation and the convolution.
+
+        The correlation takes K*K*C/r, the convolution K*C; "no_conv" correlates C values and has no
+        convolution, "mlp" has neither.
+        """
+        maps = self.expand.weight.numel() + self.ratio.weight.numel()
+        k, c = len(self.normalizers), self.num_channels
+        if self.ratio_net == "mlp":
+            return maps
+        if self.ratio_net == "no_conv":
+            return maps + k * k * c
+        return maps + k * c + k * k * (c // self.reduction)
+
     def network(self) -> Exemplar:
         """Return the description of ``rescale`` for kernels: the options, without the tensors."""
         return Exemplar(

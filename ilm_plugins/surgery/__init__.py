@@ -9,7 +9,7 @@ lead back. :func:`recalibrate` measures the running statistics of EN and SN anew
 from          to                      outputs
 ============  ======================  ==========================================================
 GN            ILMGN, ILMLN (of one    the same
-              group), AssocNorm
+              group), AssocNorm, AN
 IN            ILMIN                   the same
 BN            ILMGN, ILMIN, ILMLN,    change: weight and bias are kept, each image's statistics
               AssocNorm               take the place of the batch's; only if ``replacing="BN"``
@@ -23,6 +23,7 @@ SN            SSN                     the same, at radius 0
 released SSN  SSN                     the same, but for n - 1, as above
 released SN   SSN                     as to SN, at radius 0
 ILM*, Assoc   GN, IN                  the same; while the decoders are zero and omega_offset 1/2
+AN            GN                      the same; while the attention's weight is zero
 EN            BN                      the same in evaluation; while ratios are uniform, and the
                                       other rows zero
 SSN           BN, IN, GN              the same, once fixed on one of them

@@ -21,6 +21,7 @@ REPLACES = {
     "EN": ("BN", ("eps", "momentum")),
     "SN": ("BN", ("eps", "momentum")),
     "SSN": ("BN", ("eps", "momentum")),
+    "AN": ("GN", ("num_groups", "eps")),
 }
 
 

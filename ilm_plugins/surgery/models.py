@@ -1,5 +1,6 @@
 """Convert the norms of a model."""
 
+import inspect
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,6 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrize
 
 from ..layers import NORMS, ILMInstanceNorm, OptionError, SparseSwitchNorm, SwitchNorm
-from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
 from ..layers.mixture import MixtureNorm
 from ..layers.options import automatic, check_choice
@@ -75,9 +75,9 @@ def convert(
 
     Args:
         model: any module; on the meta device, layers have no values.
-        to: a key of :data:`ilm_plugins.NORMS`: "ILMGN" and "AssocNorm" replace GroupNorm, "ILMLN"
-            GroupNorm of one group, "ILMIN" InstanceNorm, "EN" and "SN" BatchNorm, "SSN" BatchNorm
-            and SN.
+        to: a key of :data:`ilm_plugins.NORMS`: "ILMGN", "AssocNorm" and "AN" replace GroupNorm,
+            "ILMLN" GroupNorm of one group, "ILMIN" InstanceNorm, "EN" and "SN" BatchNorm, "SSN"
+            BatchNorm and SN.
         match: names of the norms to replace, with * for any characters, dots too; default: all.
         where: a function of name and module that returns whether to replace the norm.
         types: exact classes to replace, instead of the plain norms of torch and the frameworks;
@@ -345,9 +345,9 @@ def _layer_for(
     _check_replaceable(old, to, plain, types)
     of_old = {name: getattr(old, name, None) for name in of_norm}
     kept = {name: value for name, value in of_old.items() if value is not None}
-    if replacing == "BN" and issubclass(NORMS[to], AutoencoderNorm):
+    if replacing == "BN" and not issubclass(NORMS[to], MixtureNorm):
         kept |= automatic(NORMS[to])
-    if issubclass(NORMS[to], AutoencoderNorm):
+    if "init" in inspect.signature(NORMS[to]).parameters:
         kept["init"] = "identity"
     state = dict(old.state_dict(keep_vars=True))
     if isinstance(old, nn.GroupNorm):
@@ -411,9 +411,9 @@ def _check_replaceable(
 def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
     """Build the plain norm that replaces a layer of this package, with the layer's tensors.
 
-    That is InstanceNorm for ILMInstanceNorm, GroupNorm for the other auto-encoder layers, the norm
-    that SSN's fixed ratios choose, and BatchNorm for EN and SN. It also takes over the training
-    mode, and which tensors require gradients.
+    That is InstanceNorm for ILMInstanceNorm, BatchNorm for EN and SN, the norm that SSN's fixed
+    ratios choose, and GroupNorm for the others. It also takes over the training mode, and which
+    tensors require gradients.
 
     Args:
         old: the layer; it is not changed.
@@ -429,14 +429,14 @@ def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
         new = getattr(nn, f"InstanceNorm{dims}d")(c, old.eps, affine=True, **like)
     elif chosen == "LN":
         new = nn.GroupNorm(1, c, old.eps, **like)
-    elif isinstance(old, AutoencoderNorm) or chosen == "GN":
-        new = nn.GroupNorm(old.num_groups, c, old.eps, **like)
-    else:
+    elif isinstance(old, MixtureNorm) and chosen != "GN":
         new = getattr(nn, f"BatchNorm{dims}d")(c, old.eps, old.momentum, **like)
         if state["weight"].dim() == 2:
             # The rule expects BN's row to be the last.
             rows = sorted(range(len(old.normalizers)), key=lambda k: old.normalizers[k] == "BN")
             state["weight"] = state["weight"][rows]
+    else:
+        new = nn.GroupNorm(old.num_groups, c, old.eps, **like)
     return _with_tensors_of(old, new, state)
 
 

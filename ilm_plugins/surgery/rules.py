@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..layers import ExemplarNorm, SparseSwitchNorm, SwitchNorm
+from ..layers import AttentiveNorm, ExemplarNorm, SparseSwitchNorm, SwitchNorm
+from ..layers.attentive import balanced
 from ..layers.autoencoder import AutoencoderNorm
 
 #: A state dict, of a model or of a single norm: name -> tensor.
@@ -20,6 +21,8 @@ _AFFINE = {"weight", "bias"}
 _RUNNING = {"running_mean", "running_var"}
 _DECODERS = ("decode_mean.weight", "decode_var.weight")
 _SWITCH = _AFFINE | {"mean_weight", "var_weight"}
+_ATTENTION = "attention.weight", "attention.bias"
+_PAIRS = "pairs.weight", "pairs.bias"
 _RATIOS = {"expand.weight", "expand.bias", "ratio.weight", "ratio.bias"}
 
 #: Kind of a norm -> names of its required tensors, and of its optional tensors.
@@ -30,6 +33,7 @@ LAYOUTS = {
     "EN": (_AFFINE | _RATIOS, _RUNNING | {"reduce.weight", "num_batches_tracked"}),
     "SN": (_SWITCH, _RUNNING),
     "SSN": (_SWITCH | {"radius", "mean_fixed", "var_fixed"}, _RUNNING),
+    "AN": (_AFFINE | {*_ATTENTION, *_PAIRS}, set()),
     "released ILM": (
         {"weight_bias", "bias_bias", "fc_embed.0.weight"}
         | {"fc_weight.1.weight", "fc_bias.1.weight"},
@@ -108,6 +112,36 @@ def _ilm_to_gn(own: State, layer: nn.Module) -> State:
     if any(own[name].any() for name in _DECODERS) or own["omega_offset"] != 0.5:
         raise Unfit("its scale and shift depend on the input: the decoders are not zero")
     return own
+
+
+def _gn_to_an(own: State, layer: AttentiveNorm) -> State:
+    """Return an AN's tensors for those of GN: the same weights, and attentions of 1/2.
+
+    The rows of ``pairs`` keep the differences that they have in the layer.
+    """
+    state = _detached(layer)
+    zeros = {name: torch.zeros_like(state[name]) for name in _ATTENTION}
+    pairs = {name: balanced(state[name], i) for name, i in zip(_PAIRS, (1, 0), strict=True)}
+    return {**state, **zeros, **pairs, **own}
+
+
+def _bn_to_an(own: State, layer: AttentiveNorm) -> State:
+    """Return an AN's tensors for those of BN, with its weight and bias, if it has any."""
+    return _gn_to_an(_affine_of_bn(own), layer)
+
+
+def _an_to_gn(own: State, layer: nn.Module) -> State:
+    """Return the GN that an AN computes if its attentions do not depend on x, else raise Unfit.
+
+    ``layer`` is not used.
+    """
+    _check_values(own)
+    if own["attention.weight"].any():
+        raise Unfit("its scale and shift depend on the input: the attention's weight is not zero")
+    attentions = nn.functional.hardsigmoid(own["attention.bias"].double())
+    scale, shift = (attentions @ own[name].double() for name in _PAIRS)
+    weight, bias = own["weight"] * scale, own["bias"] * scale + shift
+    return {"weight": weight.to(own["weight"]), "bias": bias.to(own["bias"])}
 
 
 def _released_to_ilm(own: State, layer: AutoencoderNorm) -> State:
@@ -283,6 +317,9 @@ RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
     ("GN or IN", "ILM"): _gn_to_ilm,
     ("ILM", "GN or IN"): _ilm_to_gn,
     ("BN", "ILM"): _bn_to_ilm,
+    ("GN or IN", "AN"): _gn_to_an,
+    ("AN", "GN or IN"): _an_to_gn,
+    ("BN", "AN"): _bn_to_an,
     ("BN", "EN"): _bn_to_en,
     ("EN", "BN"): _en_to_bn,
     ("BN", "SN"): _bn_to_sn,
@@ -296,17 +333,19 @@ RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
     ("SSN", "GN or IN"): _ssn_to_plain,
 }
 
-#: The option with which ILM layers and AssocNorm replace BatchNorm.
+#: The option with which ILM layers, AssocNorm and AN replace BatchNorm.
 OF_BN = "replacing='BN' has it replaced, which changes outputs"
 _UNBIASED = (
     "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
 )
+_OWN_STATISTICS = (
+    "outputs change: each image's own statistics take the place of BatchNorm's; weight and "
+    "bias are kept; train the model on"
+)
 #: Rules that change a norm's outputs -> how they change.
 INEXACT = {
-    ("BN", "ILM"): (
-        "outputs change: each image's own statistics take the place of BatchNorm's; weight and "
-        "bias are kept; train the model on"
-    ),
+    ("BN", "ILM"): _OWN_STATISTICS,
+    ("BN", "AN"): _OWN_STATISTICS,
     ("BN", "SN"): "SN mixes other statistics with BN's: outputs differ until it is trained",
     ("BN", "SSN"): "SSN mixes other statistics with BN's: outputs differ until it is trained",
     ("released ILM", "ILM"): _UNBIASED,

@@ -104,7 +104,7 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
     def build(own: State) -> nn.Module:
         """Return the plain norm for a layer's state dict; its eps and groups do not matter."""
         c, kind = _channels(own), kind_of(own)
-        is_bn = kind not in ("ILM", "released ILM")
+        is_bn = kind not in ("ILM", "released ILM", "AN")
         if kind == "SSN" and not own["mean_fixed"].is_meta and own["mean_fixed"].any():
             is_bn = own["mean_fixed"].tolist() == [0, 0, 1]
         return nn.BatchNorm2d(c) if is_bn else nn.GroupNorm(1, c)
@@ -137,7 +137,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         source = next((n for n in _names(name) if n in layers), None)
         if source is None:
             there = any(_join(name, key) in state for key in layer.state_dict())
-            if isinstance(layer, AutoencoderNorm) and layer.init != "identity" and not there:
+            if getattr(layer, "init", "identity") != "identity" and not there:
                 report.note(_WITHOUT_TENSORS, name)
             continue
         own = layers[source]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm
-from ilm_plugins.analysis.complexity import flops, network_flops
+from ilm_plugins import NORMS, AttentiveNorm, ExemplarNorm, ILMGroupNorm, SwitchNorm
+from ilm_plugins.analysis.complexity import flops
 from ilm_plugins.reproduction import record, registry
 
 needs_fvcore = pytest.mark.usefixtures("fvcore")
@@ -42,18 +42,19 @@ def test_en_tables_2_and_3(root):
 def test_a_layer_counts_as_a_group_norm_and_its_network(name):
     x, layer = torch.randn(3, 64, 5, 4), NORMS[name](64)
     before = {k: v.clone() for k, v in layer.state_dict().items()}
-    assert flops(layer, x) == flops(nn.GroupNorm(32, 64), x) + 3 * network_flops(layer)
+    assert flops(layer, x) == flops(nn.GroupNorm(32, 64), x) + 3 * layer.network_flops()
     assert layer.training
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
 
 
 def test_networks():
-    assert network_flops(SwitchNorm(64)) == 0
-    assert network_flops(ILMGroupNorm(64)) == 2 * 2 * 4 + 2 * 4 * 2  # N = 4, M = 2
+    assert SwitchNorm(64).network_flops() == 0
+    assert AttentiveNorm(64, num_affine=3).network_flops() == 3 * 3 * 64
+    assert ILMGroupNorm(64).network_flops() == 2 * 2 * 4 + 2 * 4 * 2  # N = 4, M = 2
     # reduce, correlate, expand, ratio; C = 64, r = 32, K = 3, pi = 50
-    assert network_flops(ExemplarNorm(64)) == 3 * 64 + 9 * 2 + 9 * 150 + 150 * 3
-    assert network_flops(ExemplarNorm(64, ratio_net="no_conv")) == 9 * 64 + 9 * 150 + 150 * 3
-    assert network_flops(ExemplarNorm(64, ratio_net="mlp")) == 64 * 2 + 2 * 3
+    assert ExemplarNorm(64).network_flops() == 3 * 64 + 9 * 2 + 9 * 150 + 150 * 3
+    assert ExemplarNorm(64, ratio_net="no_conv").network_flops() == 9 * 64 + 9 * 150 + 150 * 3
+    assert ExemplarNorm(64, ratio_net="mlp").network_flops() == 64 * 2 + 2 * 3
 
 
 @needs_fvcore

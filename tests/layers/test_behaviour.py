@@ -193,7 +193,7 @@ def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, train
 
 @pytest.mark.parametrize("mean", [0, 1000])
 @pytest.mark.parametrize("channels", [64, 256, 2048])
-@pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
+@pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm", "AN"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("backend", [pytest.param("cpu", marks=needs_kernels), "reference"])
 def test_instances_do_not_depend_on_their_batch(name, channels, mean, backend, layout):

@@ -15,7 +15,7 @@ from cases import (
     modes,
     randomized,
 )
-from ilm_plugins import ExemplarNorm, use_backend
+from ilm_plugins import AttentiveNorm, ExemplarNorm, use_backend
 
 SHAPES = [(3, CHANNELS), (3, CHANNELS, 5), (2, CHANNELS, 4, 3), (2, CHANNELS, 2, 3, 2)]
 
@@ -202,3 +202,36 @@ def test_identity_is_exact_whatever_the_size_of_the_weights(name, size, backend)
     plain.sum().backward()
     torch.testing.assert_close(y.double() / size, plain / size, rtol=0, atol=1e-5)
     torch.testing.assert_close(x.grad.double() / size, exact.grad / size, rtol=0, atol=1e-5)
+
+
+def attentive_by_torch(layer, x):
+    """AN as torch's own operations compute it, without an affine map of GN."""
+    var, mean = torch.var_mean(x, (2, 3), correction=0)
+    logits = nn.functional.linear(mean / (var + 1e-3).sqrt(), *layer.attention.parameters())
+    weight, bias = (nn.functional.hardsigmoid(logits) @ rows for rows in layer.pairs.parameters())
+    standardized = nn.functional.group_norm(x, layer.num_groups, eps=layer.eps)
+    return weight[..., None, None] * standardized + bias[..., None, None]
+
+
+def test_attentive_norm_starts_as_its_papers_form():
+    layer = AttentiveNorm(64).double()
+    x = inputs(3, 64, 5, 4)
+    torch.testing.assert_close(layer(x), attentive_by_torch(layer, x), rtol=1e-12, atol=1e-12)
+
+
+@every_backend
+@pytest.mark.parametrize("num_affine", [1, 2, 10, 20])
+def test_identity_of_attentive_norm(num_affine, backend):
+    """The outputs of GN, whatever its weights, and gradients with which no two pairs stay equal."""
+    layer = AttentiveNorm(64, init="identity", num_affine=num_affine)
+    with torch.no_grad():
+        layer.weight.normal_()
+        layer.bias.normal_()
+    x = inputs(2, 64, 4, 4, dtype=torch.float32)
+    with use_backend(backend):
+        y = layer(x)
+    plain = nn.functional.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps)
+    torch.testing.assert_close(y, plain, rtol=0, atol=2e-6 * plain.abs().max().item())
+    y.square().sum().backward()
+    gradient = layer.attention.weight.grad
+    assert gradient.abs().amax(1).min() > 0 and len(gradient.unique(dim=0)) == num_affine

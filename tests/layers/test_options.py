@@ -13,6 +13,7 @@ from cases import every_layer
 from ilm_plugins import (
     NORMS,
     AssocNorm,
+    AttentiveNorm,
     ExemplarNorm,
     ILMGroupNorm,
     ILMInstanceNorm,
@@ -69,6 +70,10 @@ from ilm_plugins.layers.mixture import MixtureNorm
         (lambda: SwitchNorm(64, normalizers="BN"), ["normalizers='BN'", "no tuple"]),
         (lambda: SwitchNorm(64, normalizers=(["IN"],)), ["normalizers=['IN']", "unknown"]),
         (lambda: SwitchNorm(0), ["num_channels=0", "positive"]),
+        (lambda: AttentiveNorm(48), ["AttentiveNorm", "num_groups=32", "48", "num_groups=24"]),
+        (lambda: AttentiveNorm(64, num_affine=0), ["num_affine=0", "positive"]),
+        (lambda: AttentiveNorm(64, init="normal"), ["init='normal'", "'identity'"]),
+        (lambda: AttentiveNorm(64, eps=0), ["eps=0", "above 0"]),
     ],
 )
 def test_refused_options_say_the_numbers_and_the_mend(build, words):
@@ -245,6 +250,14 @@ def test_parameter_names_and_shapes():
     }
     own = {"radius": (1,), "mean_fixed": (3,), "var_fixed": (3,)}
     assert shapes_of(SparseSwitchNorm(64)) == shapes_of(SwitchNorm(64)) | own
+    assert shapes_of(AttentiveNorm(64)) == {
+        "weight": (64,),
+        "bias": (64,),
+        "attention.weight": (10, 64),
+        "attention.bias": (10,),
+        "pairs.weight": (10, 64),
+        "pairs.bias": (10, 64),
+    }
 
 
 @pytest.mark.parametrize(
@@ -283,6 +296,13 @@ def test_initializations():
     identity = ILMGroupNorm(64, init="identity")
     assert identity.omega_offset == 0.5 and not identity.decode_var.weight.any()
     assert ILMGroupNorm(64).omega_offset == 0
+    attentive = AttentiveNorm(2048)
+    assert (attentive.weight == 1).all() and not attentive.bias.any()
+    for rows, mean in ((attentive.pairs.weight, 1), (attentive.pairs.bias, 0)):
+        assert abs(rows.mean() - mean) < 0.005 and abs(rows.std() - 0.1) < 0.005
+    identity = AttentiveNorm(2048, init="identity").pairs
+    for rows, total in ((identity.weight, 1), (identity.bias, 0)):
+        assert (rows.sum(0) / 2 - total).abs().max() < 1e-6 and rows.std(0).mean() > 0.05
 
 
 def test_public_names():
@@ -290,4 +310,4 @@ def test_public_names():
     assert set(ilm_plugins.__all__) - {"NORMS"} - functions == {
         layer.__name__ for layer in NORMS.values()
     }
-    assert list(NORMS) == ["ILMGN", "ILMIN", "ILMLN", "AssocNorm", "EN", "SN", "SSN"]
+    assert list(NORMS) == ["ILMGN", "ILMIN", "ILMLN", "AssocNorm", "EN", "SN", "SSN", "AN"]

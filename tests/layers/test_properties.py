@@ -14,6 +14,7 @@ pytest.importorskip("hypothesis", reason="needs hypothesis")
 from hypothesis import strategies as st
 
 from generated import (
+    AUTOENCODERS,
     INDEPENDENT,
     KINDS,
     assert_finite,
@@ -145,7 +146,7 @@ def test_pixels_may_be_permuted(name, data):
 @for_any([*INDEPENDENT, "SN"], **COUNTS)
 def test_channels_of_a_group_may_be_permuted_with_their_parameters(name, data):
     layer, x = data.draw(layers_and_maps(name))
-    groups = layer.num_groups if name == "SN" else layer.moment_groups
+    groups = layer.num_groups if name in ("SN", "AN") else layer.moment_groups
     channels = x.shape[1]
     size = channels // groups
     orders = [data.draw(st.permutations(range(size))) for _ in range(groups)]
@@ -153,8 +154,9 @@ def test_channels_of_a_group_may_be_permuted_with_their_parameters(name, data):
     twin = copy.deepcopy(layer)
     with torch.no_grad():
         for key, tensor in twin.state_dict(keep_vars=True).items():
-            if tensor.shape == (channels,) and not key.endswith("_weight"):  # SN's ratios
-                tensor.copy_(tensor[order])
+            of_channels = tensor.shape == (channels,) or name == "AN"
+            if of_channels and not key.endswith(("_weight", "attention.bias")):  # SN's, AN's ratios
+                tensor.copy_(tensor[..., order])
     with use_backend(data.draw(backends)):
         assert_same(twin(x[:, order]), layer(x)[:, order], 1e-9)
 
@@ -180,8 +182,8 @@ shifts = st.floats(-10, 10)
 def test_scale_and_shift_of_the_input(name, data):
     """y - beta takes the sign of the factor and nothing else, where nothing but the norm sees x.
 
-    That is: ILM Norm and AssocNorm with decoders of zero, SN, SSN, and EN whose ratios come of
-    normalized means, because v = z z^T does not see the sign either.
+    That is: ILM Norm and AssocNorm with decoders of zero, AN with an attention of zero, SN, SSN,
+    and EN whose ratios come of normalized means, because v = z z^T does not see the sign either.
     """
     fixed = {"EN": {"ratio_net": "conv"}, "SN": {}, "SSN": {}}.get(name, {"init": "identity"})
     if name.startswith("ILM"):
@@ -191,8 +193,8 @@ def test_scale_and_shift_of_the_input(name, data):
     channels = data.draw(channel_counts)
     layer = data.draw(layers(name, channels, **fixed))
     if name in INDEPENDENT:
-        for decoder in (layer.decode_mean, layer.decode_var):
-            decoder.reset_parameters()
+        for child in layer.children():
+            child.reset_parameters()
     x, factor, shift = data.draw(maps(channels)), data.draw(factors), data.draw(shifts)
     beta = layer.bias.view(-1, channels).sum(0).view(-1, *(1,) * (x.dim() - 2))
     with use_backend(data.draw(backends)):
@@ -201,7 +203,7 @@ def test_scale_and_shift_of_the_input(name, data):
     assert_same(changed * (1 if factor > 0 else -1), expected, 1e-6)
 
 
-@for_any(INDEPENDENT, **COUNTS)
+@for_any(AUTOENCODERS, **COUNTS)
 def test_a_shift_is_seen_by_what_the_mean_drives_alone(name, data):
     layer, x = data.draw(layers_and_maps(name))
     nn.init.zeros_(layer.decode_mean.weight)

@@ -355,8 +355,8 @@ def test_layers(name, dtype, last, path):
     layer = randomized(MAIN[name], torch.float32).to(DEVICE)
     x = make_map(2, CHANNELS, 5, 7, last=last, dtype=dtype)
     dy = make_map(2, CHANNELS, 5, 7, dtype=dtype, seed=2)  # of another layout, half of the time
-    in_kernels = kernels.runs(layer.network(), x, layer.moment_groups)
-    assert in_kernels == (name in ("EN", "SN", "SSN"))
+    in_kernels = layer.network and kernels.runs(layer.network(), x, layer.moment_groups)
+    assert bool(in_kernels) == (name in ("EN", "SN", "SSN"))
     found = results(layer, x, dy, "triton")
     for y_or_dx in found[:2]:
         assert (y_or_dx.dtype, y_or_dx.stride()) == (x.dtype, x.stride())
