@@ -145,6 +145,22 @@ SN = Figure(
     ),
     LEGEND,
 )
+AN = Figure(
+    "Attentive Normalization: affine pairs mixed by attention on the instance's channels",
+    {
+        "x": Box(0, 0.5, "x\n(N, C, H, W)", "data"),
+        "features": Box(1, 0, "features\nmean / deviation: C"),
+        "attention": Box(2, 0, "attentions\nhardsigmoid(A · + b): K", "learned", 1.15),
+        "pairs": Box(3.3, 0, "scale, shift\nΣ a_k W_k, Σ a_k B_k", "learned"),
+        "standardize": Box(1, 1, "GN(x)\nx by its groups' mean and deviation", width=3.3),
+        "y": Box(4.5, 0.5, "y\nscale · GN(x) + shift", "data"),
+    },
+    (
+        *(("x", "features"), ("features", "attention"), ("attention", "pairs"), ("pairs", "y")),
+        *(("x", "standardize"), ("standardize", "y")),
+    ),
+    LEGEND,
+)
 ARCHITECTURE = Figure(
     "The parts of the package: each knows only what is below or beside it",
     {
@@ -182,6 +198,7 @@ DRAWN = {
     ),
     "en": EN,
     "sn": SN,
+    "an": AN,
     "architecture": ARCHITECTURE,
 }
 

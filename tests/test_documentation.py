@@ -45,6 +45,7 @@ EQUATIONS = {
     "assocnorm": r"\tanh(W_3",
     "en": r"\lambda_{nk}",
     "sn": r"\lambda'_k",
+    "an": r"\mathrm{hardsigmoid}",
 }
 MATH = r'<div class="math[^>]*>(.*?)</div>'
 
@@ -187,7 +188,7 @@ def test_the_worked_example_runs():
 
 def test_the_worked_example_can_fail():
     code = "\n".join(blocks(WORKED_EXAMPLE, "python"))
-    broken = code.replace("(1 - rho) * (mean - layer_mean)", "rho * (mean - layer_mean)")
+    broken = code.replace("(1 - rho) * offset", "rho * offset")
     assert broken != code
     done = fresh.run([sys.executable, "-c", broken])
     assert "AssertionError" in done.stderr
