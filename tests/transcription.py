@@ -17,7 +17,7 @@ Sources:
     EN    Zhang, Peng, Wu, Li, Luo: Exemplar Normalization for Learning Deep Representation,
           CVPR 2020; its eq. 2 is Switchable Normalization (SN).
     SSN   Shao et al.: SSN, Learning Sparse Switchable Normalization via SparsestMax, CVPR 2019.
-    AN    Li, Sun, Wu: Attentive Normalization, ECCV 2020, as in the heads of its detectors.
+    AN    Li, Sun, Wu: Attentive Normalization, ECCV 2020, as in its detectors' box heads.
 """
 
 import torch

@@ -1,4 +1,4 @@
-# Not in the papers: of AN's, which has it in both heads and in the backbone, this is the box head,
-# in the recipe of the ILM Norm paper.
+# Not in the papers: AN's box head in the recipe of the ILM Norm paper. The detector of AN's paper
+# has 20 pairs, not 10, in the last two norms of this head, and AN on BatchNorm in its backbone.
 _base_ = "_base_/mask-rcnn_r50_fpn_gn_batch16.py"
 model = dict(roi_head=dict(bbox_head=dict(norm_cfg=dict(type="AN"))))

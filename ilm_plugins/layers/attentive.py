@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from ..ops import restandardize
 from .base import AdaptiveNorm
-from .mixture import weighted_sum
 from .options import check_choice, check_divides, check_eps, check_positive
 from .projection import Projection, project
 
@@ -63,15 +62,15 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
             \qquad \mathrm{hardsigmoid}(t) = \mathrm{ReLU6}(t + 3) / 6 \\
         y &= \Big(\sum_k a_k W_k\Big) \mathrm{GN}(x) + \sum_k a_k B_k
 
-    This is the form of the detection heads in the authors' code, where the attentions depend on the
+    This is the form of the box heads in the authors' code, where the attentions depend on the
     instance alone. That code divides the variances of the attention by one less than the number of
     values.
 
     Parameters: ``weight``, ``bias`` (C), GN's own; ``attention.weight`` A (K, C) and
-    ``attention.bias`` b (K); ``pairs.weight`` W and ``pairs.bias`` B (K, C). ``weight`` 1 and
-    ``bias`` 0, with which they start, are the authors' form, whose GN has none; other values give
-    no other function than other pairs would. They are there because frameworks set a norm's weight
-    to 1 and bias to 0, and because a GroupNorm checkpoint loads into them.
+    ``attention.bias`` b (K); ``pairs.weight`` W and ``pairs.bias`` B (K, C). The authors' GN has no
+    weight and bias. Here they start as 1 and 0, which changes nothing, and add no functions: the
+    pairs could take them up. They keep a GroupNorm's checkpoint loadable, and the pairs untouched
+    where a framework sets a norm's weight to 1 and its bias to 0.
 
     Shape: input and output (N, C, *), any number of spatial dimensions.
 
@@ -79,11 +78,11 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         num_channels: C.
         num_groups: groups of the standardization.
         eps: added to its variance.
-        num_affine: K; in the authors' heads of four norms 10, 10, 20 and 20.
-        init: "default": W from N(1, 0.1), B from N(0, 0.1), with the deviation of 0.1, A and b as
-            in nn.Linear; or "identity": A and b zero, hence attentions of 1/2, and pairs that these
-            mix to 1 and 0, so that the layer starts as the GroupNorm that it replaces, whichever
-            weight and bias are loaded.
+        num_affine: K; in the four norms of the authors' box head 10, 10, 20 and 20.
+        init: "default": W normally distributed around 1, B around 0, with a deviation of 0.1; A and
+            b as in nn.Linear. "identity": A and b zero, hence attentions of 1/2, and pairs which
+            these mix to 1 and 0, so that the layer starts as the GroupNorm that it replaces,
+            whichever weight and bias are loaded.
         device, dtype: of the parameters, as in nn.GroupNorm.
 
     Raises:
@@ -137,9 +136,9 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         """
         features = mean * (var + FEATURE_EPS).rsqrt()
         attentions = nn.functional.relu6(project(features, maps, map_bias) + 3) / 6
-        attentions = attentions.unsqueeze(2).unbind(1)
-        mixed_scale = weighted_sum(attentions, pair_weight.unbind())
-        mixed_shift = weighted_sum(attentions, pair_bias.unbind())
+        pairs = torch.cat((pair_weight, pair_bias), 1)
+        # A sum and not a matrix product, in which an instance's result depends on its batch.
+        mixed_scale, mixed_shift = (attentions.unsqueeze(2) * pairs).sum(1).chunk(2, 1)
         ratio, offset = restandardize(mean, var, self.num_groups, self.eps)
         scale = mixed_scale * weight * ratio
         return scale, mixed_scale * (weight * offset + bias) + mixed_shift
