@@ -73,7 +73,8 @@ def test_shapes_of_all_stages():
 @pytest.mark.parametrize("kind", ["BNInception", "CifarResNet"])
 @pytest.mark.parametrize("key", [key for key in NORMS if key[:3] != "ILM"] + ["BN"])
 def test_every_norm_sits_behind_every_convolution(kind, key):
-    options = {"EN": {"reduction": 8}, "AssocNorm": {"num_groups": 8, "num_key_groups": 8}}
+    eight = {"num_groups": 8}
+    options = {"EN": {"reduction": 8}, "AssocNorm": {**eight, "num_key_groups": 8}, "AN": eight}
     norm_cfg = {"type": key, **options.get(key, {})}
     depth = {"depth": 20} if kind == "CifarResNet" else {}
     model = build(kind, norm_cfg=norm_cfg, **depth)
