@@ -347,7 +347,7 @@ def _layer_for(
     kept = {name: value for name, value in of_old.items() if value is not None}
     if replacing == "BN" and not issubclass(NORMS[to], MixtureNorm):
         kept |= automatic(NORMS[to])
-    if "init" in inspect.signature(NORMS[to]).parameters:
+    if "init" in inspect.signature(NORMS[to].__init__).parameters:
         kept["init"] = "identity"
     state = dict(old.state_dict(keep_vars=True))
     if isinstance(old, nn.GroupNorm):

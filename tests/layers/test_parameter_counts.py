@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ilm_plugins import AssocNorm, ExemplarNorm, ILMGroupNorm, SwitchNorm
+from ilm_plugins import AssocNorm, AttentiveNorm, ExemplarNorm, ILMGroupNorm, SwitchNorm
 
 DEPTHS = (18, 34, 50, 101, 152)
 # Percent, ILM Norm paper, Table 8. Its ResNet-34 with key groups of 1 computes to 2.4628.
@@ -53,6 +53,17 @@ def test_exemplar_norm_table_1(channels):
 
 def test_switch_norm_table_1():
     assert sum(p.numel() for p in SwitchNorm(64).parameters()) == 2 * 64 + 2 * 3
+
+
+def test_attentive_norms_box_head():
+    # The authors' Mask R-CNN has 45.91 M parameters without norms in FPN and heads, and 45.96 M
+    # with GN in FPN and mask head, and AN in the box head, whose GN has no weights there;
+    # convolutions before a norm have no bias.
+    pairs, plain = (10, 10, 20, 20), 8 + 4
+    counts = [sum(p.numel() for p in AttentiveNorm(256, num_affine=k).parameters()) for k in pairs]
+    assert counts == [k * (3 * 256 + 1) + 2 * 256 for k in pairs]
+    added = sum(counts) - len(pairs) * 2 * 256 + plain * 2 * 256 - (len(pairs) + plain) * 256
+    assert round(added / 1e6, 2) == round(45.96 - 45.91, 2)
 
 
 def test_resnet_50_with_exemplar_norm():
