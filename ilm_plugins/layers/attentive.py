@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..ops import restandardize
 from .base import AdaptiveNorm
-from .options import check_choice, check_divides, check_eps, check_positive
+from .options import check_choice, check_eps, check_positive, fit_width
 from .projection import Projection, project
 
 #: Added to the variance in the attention's features, as in the authors' code.
@@ -78,7 +78,8 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
 
     Args:
         num_channels: C.
-        num_groups: groups of the standardization.
+        num_groups: groups of the standardization; "auto" for the greatest common divisor of C and
+            32.
         eps: added to its variance.
         num_affine: K; in the four norms of the authors' box head 10, 10, 20 and 20.
         init: "default": W normally distributed around 1, B around 0, with a deviation of 0.1; A and
@@ -101,7 +102,7 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
     def __init__(
         self,
         num_channels: int,
-        num_groups: int = 32,
+        num_groups: int | str = 32,
         eps: float = 1e-5,
         *,
         num_affine: int = 10,
@@ -110,7 +111,7 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
-        check_divides(name, num_channels, "num_groups", num_groups)
+        (num_groups,) = fit_width(type(self), num_channels, num_groups=num_groups)
         check_positive(name, "num_affine", num_affine)
         check_choice(name, "init", init, ("default", "identity"))
         check_eps(name, eps)

@@ -70,7 +70,7 @@ from ilm_plugins.layers.mixture import MixtureNorm
         (lambda: SwitchNorm(64, normalizers="BN"), ["normalizers='BN'", "no tuple"]),
         (lambda: SwitchNorm(64, normalizers=(["IN"],)), ["normalizers=['IN']", "unknown"]),
         (lambda: SwitchNorm(0), ["num_channels=0", "positive"]),
-        (lambda: AttentiveNorm(48), ["AttentiveNorm", "num_groups=32", "48", "num_groups=24"]),
+        (lambda: AttentiveNorm(48), ["AttentiveNorm", "num_groups=32", "48", "num_groups=8"]),
         (lambda: AttentiveNorm(64, num_affine=0), ["num_affine=0", "positive"]),
         (lambda: AttentiveNorm(64, init="normal"), ["init='normal'", "'identity'"]),
         (lambda: AttentiveNorm(64, eps=0), ["eps=0", "above 0"]),
