@@ -188,11 +188,13 @@ def detectron2_gradients(sizes):
 # ---- statistics of all processes
 
 #: Of the layers that synchronize; 16 channels.
-SYNCHRONIZED = {"EN": {"reduction": 8}, "SN": {}}
+SYNCHRONIZED = {"EN": {"reduction": 8}, "SN": {}, "SSN": {}}
 
 
 def two_norms(key, sync, build=None):
     """A model whose parameters are all random, EN's last linear map included.
+
+    The first SSN moves its ratios away from their centre; the second has fixed ones without BN.
 
     Args:
         key, sync: of its norms.
@@ -204,6 +206,11 @@ def two_norms(key, sync, build=None):
     model = nn.Sequential(nn.Conv2d(3, 16, 3), norms[0], nn.ReLU(), nn.Conv2d(16, 16, 3), norms[1])
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0.2, 0.5)
+    if key == "SSN":
+        norms[0].set_radius(0.3)
+        for index, logits in enumerate((norms[1].mean_weight, norms[1].var_weight)):
+            logits.data = torch.eye(3)[index]  # IN's mean and LN's variance
+        norms[1].set_radius(1.0)
     return model
 
 
@@ -248,7 +255,7 @@ def check_synchronized(wrap, sizes, key, dtype=torch.float64, tolerance=1e-10, m
 
 
 def synchronized(rank, size, port, shares, backends):
-    """EN and SN with statistics of all processes, under torch's DistributedDataParallel."""
+    """Each layer with statistics of all processes, under torch's DistributedDataParallel."""
     join(rank, size, port)
     for key, sizes, (backend, *precision) in itertools.product(SYNCHRONIZED, shares, backends):
         with use_backend(backend):
@@ -271,9 +278,16 @@ def sync_norm(key, sync=True):
     return layer
 
 
-def gradients_on_one_process(rank, size, port):
-    """Process 0 asks for its input's gradient; the others only for parameters'."""
+def in_one_group(rank, size, port, workers):
+    """Run functions of the process's number one after the other: to start processes is slow."""
     join(rank, size, port)
+    for worker in workers:
+        worker(rank)
+    leave_group()
+
+
+def gradients_on_one_process(rank):
+    """Process 0 asks for its input's gradient; the others only for parameters'."""
     for key, sizes in itertools.product(SYNCHRONIZED, ((3, 3), (4, 0), (0, 4))):
         batch, weights = images(sum(sizes), 16, 4), images(sum(sizes), 16, 4).flip(0)
         layer, alone = sync_norm(key), sync_norm(key, sync=False)
@@ -288,12 +302,10 @@ def gradients_on_one_process(rank, size, port):
         grad = grad.contiguous()  # it is expanded, and gloo writes as if it were not
         dist.all_reduce(grad)
         check_close(grad, alone.bias.grad, 1e-10, (key, sizes))
-    leave_group()
 
 
-def silent_layers(rank, size, port):
+def silent_layers(rank):
     """Process 0 alone runs layers that must not communicate: in evaluation, and frozen."""
-    join(rank, size, port)
     if rank == 0:
         x = images(2, 16, 4)
         for key in SYNCHRONIZED:
@@ -303,47 +315,40 @@ def silent_layers(rank, size, port):
             # A hook of rank 0 logs the ratios.
             layer = sync_norm(key)
             layer.ratios(x) if key == "EN" else layer.ratios()
-    leave_group()
 
 
-def within_groups(rank, size, port):
+def within_groups(rank):
     """Processes (0, 1) and (2, 3) have statistics of their own."""
-    join(rank, size, port)
     groups = [dist.new_group(ranks) for ranks in ((0, 1), (2, 3))]
     x = images(4, 16, 4)
     for key in SYNCHRONIZED:
         layer = sync_norm(key, sync=groups[rank // 2])
         expected = sync_norm(key, sync=False)(x[rank // 2 * 2 :][:2])[rank % 2]
         check_close(layer(x[rank : rank + 1])[0], expected, 1e-10, key)
-    leave_group()
 
 
-def untraceable(rank, size, port):
+def untraceable(rank):
     """What cannot synchronize ends in one line; torch.compile leaves the layer as it is."""
-    join(rank, size, port)
     x = images(2, 16, 4)
-    layer = sync_norm("EN")
     leaf = x.clone().requires_grad_()
-
-    def differentiate_twice():
-        torch.autograd.grad(layer(leaf).sum(), leaf, create_graph=True)
-
-    for attempt in (
-        differentiate_twice,
-        lambda: torch.func.grad(lambda t: layer(t).sum())(x),
-        lambda: torch.func.jvp(layer, (x,), (x,)),
-        lambda: torch.export.export(layer, (x,)),
-        lambda: torch.jit.trace(layer, x),
-    ):
-        with pytest.raises(RuntimeError, match=r"\Async=True: [^\n]* sync=False\Z"):
-            attempt()
-    compiled = torch.compile(nn.Sequential(nn.Identity(), layer, nn.ReLU()), backend="eager")
+    for layer in map(sync_norm, SYNCHRONIZED):
+        for attempt in (
+            lambda layer=layer: torch.autograd.grad(layer(leaf).sum(), leaf, create_graph=True),
+            lambda layer=layer: torch.func.grad(lambda t: layer(t).sum())(x),
+            lambda layer=layer: torch.func.jvp(layer, (x,), (x,)),
+            lambda layer=layer: torch.export.export(layer, (x,)),
+            lambda layer=layer: torch.jit.trace(layer, x),
+        ):
+            with pytest.raises(RuntimeError, match=r"\Async=True: [^\n]* sync=False\Z"):
+                attempt()
+    compiled = torch.compile(
+        nn.Sequential(nn.Identity(), sync_norm("EN"), nn.ReLU()), backend="eager"
+    )
     check_close(compiled(x), sync_norm("EN")(x).relu(), 1e-12, "compiled")
-    leave_group()
 
 
 def detectron2_synchronized():
-    """EN and SN by a NORM string with sync=True, in processes that detectron2 has started."""
+    """Each such layer by a NORM string with sync=True, in processes that detectron2 has started."""
     from detectron2.layers import get_norm
 
     from ilm_plugins.frameworks.detectron2.train import create_ddp_model
@@ -392,7 +397,7 @@ class BoxHead(nn.Module):
 
 
 def openmmlab_synchronized(rank, port):
-    """EN and SN with statistics of all processes, built from a norm_cfg, under MMEngine's DDP."""
+    """Each such layer with statistics of all processes, by a norm_cfg, under MMEngine's DDP."""
     from mmcv.cnn import build_norm_layer
     from mmengine.model import MMDistributedDataParallel
 

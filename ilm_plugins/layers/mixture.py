@@ -1,5 +1,6 @@
-"""The base class of EN and SN: the normalizers that they mix, and BN's running statistics."""
+"""The base class of EN, SN and SSN: the normalizers that they mix, and BN's running statistics."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import add
@@ -122,6 +123,13 @@ class MixtureNorm(AdaptiveNorm):
     def _process_group(self) -> distributed.ProcessGroup | None:
         """The group whose batch statistics ``sync`` asks for; None for the default group."""
         return None if isinstance(self.sync, bool) else self.sync
+
+    def __deepcopy__(self, memo: dict) -> "MixtureNorm":
+        """Return a copy with the same process group, which cannot be copied."""
+        memo[id(self.sync)] = self.sync
+        copied = memo[id(self)] = self.__new__(type(self))
+        copied.__setstate__(copy.deepcopy(self.__dict__, memo))
+        return copied
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x (N, C, *), and update the running statistics in training."""

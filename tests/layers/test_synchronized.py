@@ -1,8 +1,11 @@
-"""EN and SN with the batch statistics of all processes: several CPU processes over gloo."""
+"""Layers with the batch statistics of all processes: several CPU processes over gloo."""
+
+import copy
+import io
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.multiprocessing import spawn
 
 import workers
@@ -39,18 +42,16 @@ def test_with_tritons_kernels(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "worker, size",
+    "size, functions",
     [
-        (workers.gradients_on_one_process, 2),
-        (workers.silent_layers, 2),
-        (workers.untraceable, 2),
-        pytest.param(workers.within_groups, 4, marks=pytest.mark.wide),
+        (2, [workers.gradients_on_one_process, workers.silent_layers, workers.untraceable]),
+        pytest.param(4, [workers.within_groups], marks=pytest.mark.wide),
     ],
-    ids=lambda value: getattr(value, "__name__", None),
+    ids=[2, 4],
 )
-def test_processes(worker, size):
-    """What each shows is said at the worker."""
-    spawn(worker, (size, free_port()), nprocs=size)
+def test_processes(size, functions):
+    """What each function shows is said there."""
+    spawn(workers.in_one_group, (size, free_port(), functions), nprocs=size)
 
 
 @pytest.mark.parametrize("key", SYNCHRONIZED)
@@ -61,6 +62,20 @@ def test_the_option(key):
     for wrong in ("True", 1, None):
         with pytest.raises(OptionError, match=r"sync=.* is unknown; set it to True, False or a pr"):
             NORMS[key](32, sync=wrong)
+
+
+@pytest.mark.parametrize("key", SYNCHRONIZED)
+def test_a_deep_copy_has_the_same_process_group(key):
+    """As hooks that average weights (EMA) copy a model; torch's SyncBatchNorm fails there."""
+    for sync in (True, distributed.ProcessGroup(0, 1)):
+        model = nn.Sequential(*[NORMS[key](32, sync=sync)] * 2)
+        copied = copy.deepcopy(model)
+        assert copied[0] is copied[1] is not model[0]
+        assert copied[0].sync is sync and type(copied[0]) is type(model[0])
+        torch.testing.assert_close(copied.state_dict(), model.state_dict())
+        assert copied[0].weight is not model[0].weight
+    with pytest.raises(TypeError, match=r"\Acannot pickle '[\w.]*ProcessGroup' object\Z"):
+        torch.save(model, io.BytesIO())
 
 
 @pytest.mark.parametrize("key", SYNCHRONIZED)

@@ -16,7 +16,12 @@ import torch
 pytest.importorskip("mmcv", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmcv.cnn import ConvModule, build_norm_layer
-from mmengine.model import BaseModule, initialize
+from mmengine.model import (
+    BaseModule,
+    convert_sync_batchnorm,
+    initialize,
+    revert_sync_batchnorm,
+)
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, Registry
 from torch import nn
@@ -24,6 +29,8 @@ from torch import nn
 import fresh
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm
 from ilm_plugins.frameworks.openmmlab import norms
+
+WITH_RUNNING_STATISTICS = "EN", "SN", "SSN"
 
 
 @pytest.mark.parametrize("key", NORMS)
@@ -138,6 +145,23 @@ def test_initializers_of_other_layers_leave_the_networks_alone(key):
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("sync", [False, True])
+def test_sync_bn_and_its_reversal_leave_the_layers(sync):
+    """MMEngine's runner converts by `sync_bn="torch"`; without several processes it reverts."""
+    model = nn.Sequential(*(NORMS[key](32, sync=sync) for key in WITH_RUNNING_STATISTICS))
+    model.append(nn.BatchNorm2d(32))
+    layers, state, x = [*model], copy.deepcopy(model.state_dict()), torch.randn(2, 32, 3, 3)
+    expected = copy.deepcopy(model)(x)
+    converted = convert_sync_batchnorm(model, "torch")
+    assert type(converted[3]) is nn.SyncBatchNorm
+    reverted = revert_sync_batchnorm(converted)
+    assert isinstance(reverted[3], nn.modules.batchnorm._BatchNorm)
+    for before, after in zip(layers[:3], reverted, strict=False):
+        assert after is before and after.sync is sync
+    torch.testing.assert_close(reverted.state_dict(), state, rtol=0, atol=0)
+    torch.testing.assert_close(reverted(x), expected, rtol=0, atol=0)
+
+
 # ---- freezing and weight decay
 
 
@@ -158,7 +182,7 @@ def train(model, steps=3):
         wrapper.update_params(sum(y.square().mean() for y in model(torch.randn(2, 3, 32, 32))))
 
 
-@pytest.mark.parametrize("key", ["EN", "SN"])
+@pytest.mark.parametrize("key", WITH_RUNNING_STATISTICS)
 @pytest.mark.parametrize("frozen_stages, norm_eval", [(1, True), (2, False)])
 def test_frozen_stages_and_norm_eval_keep_what_they_should(key, frozen_stages, norm_eval):
     norm_cfg = {"type": key} | ({"reduction": 8} if key == "EN" else {})
