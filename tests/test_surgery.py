@@ -666,7 +666,7 @@ def test_layers_without_new_statistics_keep_theirs():
     assert torch.equal(model[1].running_var, torch.ones(4))
     with pytest.raises(OptionError, match="got no batches"):
         surgery.recalibrate(model, [])
-    with pytest.raises(OptionError, match="no EN or SN with running statistics"):
+    with pytest.raises(OptionError, match="no EN, SN or SSN with running statistics"):
         surgery.recalibrate(small(), [torch.zeros(1)])
     with pytest.raises(ZeroDivisionError):
         surgery.recalibrate(model, [0], lambda x: 1 / x)

@@ -29,7 +29,7 @@ from ..surgery.common import Match, check_match, matches
 
 @dataclass(frozen=True)
 class Ratios:
-    """The ratios of an EN or SN layer for each image: the weights with which it mixes normalizers.
+    """An EN, SN or SSN layer's ratios for each image: the weights with which it mixes normalizers.
 
     Attributes:
         normalizers: names of the K normalizers, of "IN", "LN", "BN" and "GN".
@@ -69,10 +69,10 @@ Compute = Callable[[nn.Module, Tensor], Mapping[str, Tensor]]
 
 
 def compute_ratios(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return the ratios of an EN or SN layer for an input.
+    """Return the ratios of an EN, SN or SSN layer for an input.
 
     Args:
-        layer: an EN or SN layer.
+        layer: an EN, SN or SSN layer.
         x: (N, C, *), its input.
 
     Returns:
@@ -105,7 +105,7 @@ def collect_ratios(
     forward: Callable[[Any], Any] | None = None,
     match: Match = None,
 ) -> dict[str, Ratios]:
-    """Run a model on batches, and return the ratios of its EN and SN layers for each image.
+    """Run a model on batches, and return the ratios of its EN, SN and SSN layers for each image.
 
     Args:
         model: runs in evaluation mode, so BN uses its running statistics; its mode is restored.
@@ -123,7 +123,7 @@ def collect_ratios(
             number of instances than images, which is possible only in batches of one image.
         OptionError: ``match`` matches no layer.
     """
-    layers = select(model, (ExemplarNorm, SwitchNorm), "EN or SN", match)
+    layers = select(model, (ExemplarNorm, SwitchNorm), "EN, SN or SSN", match)
     found = _gather(model, layers, compute_ratios, batches, forward or model)
     by_name = {name + part: layer for name, layer in layers.items() for part in PARTS}
     return {name: Ratios(by_name[name].normalizers, values) for name, values in found.items()}
@@ -226,7 +226,7 @@ def watching(
 
 
 class MeansOfRatios:
-    """Computes mean ratios of EN and SN layers in single training iterations, for logging.
+    """Computes mean ratios of EN, SN and SSN layers in single training iterations, for logging.
 
     Between :meth:`start` and :meth:`stop` the ratios are summed on their device; only :meth:`stop`
     waits for it. Otherwise nothing is computed.
@@ -242,7 +242,7 @@ class MeansOfRatios:
         self.layers = select(
             model,
             (ExemplarNorm, SwitchNorm),
-            "EN or SN",
+            "EN, SN or SSN",
             advice="there are no ratios to log; leave --ratios-interval, or the RatiosHook, out",
         )
         self._hooks = ExitStack()

@@ -66,9 +66,9 @@ def parser() -> argparse.ArgumentParser:
     commands = p.add_subparsers(required=True, metavar="COMMAND")
     ratios = commands.add_parser(
         "ratios",
-        help="EN's and SN's ratios by layer, class and image",
-        description="The ratios of EN and SN layers: means by layer, class and image, the spread "
-        "between images, and a map of the images.",
+        help="EN's, SN's and SSN's ratios by layer, class and image",
+        description="The ratios of EN, SN and SSN layers: means by layer, class and image, the "
+        "spread between images, and a map of the images.",
     )
     omega = commands.add_parser(
         "omega",
@@ -78,14 +78,14 @@ def parser() -> argparse.ArgumentParser:
     )
     dynamics = commands.add_parser(
         "dynamics",
-        help="EN's and SN's ratios over the checkpoints of a training",
-        description="The ratios of EN and SN layers by checkpoint: means by layer, of classes and "
-        "of single images, and maps of the images, as in Figs. 1a and 5 to 8 of the EN paper. "
+        help="EN's, SN's and SSN's ratios over the checkpoints of a training",
+        description="The ratios of EN, SN and SSN layers by checkpoint: means by layer, of classes "
+        "and of single images, and maps of the images, as in Figs. 1a and 5 to 8 of the EN paper. "
         "Checkpoints are in the order of the last number in their names.",
     )
     compare = commands.add_parser(
         "compare",
-        help="EN's and SN's ratios by layer on several data sets, or of several models",
+        help="EN's, SN's and SSN's ratios by layer on several data sets, or of several models",
         description="The mean ratios by layer of several reports in one picture, as in Fig. 4 of "
         "the EN paper.",
     )
@@ -174,7 +174,8 @@ def _add_output(p: argparse.ArgumentParser) -> None:
 def run_images(args: argparse.Namespace) -> str:
     """Run one checkpoint on the images, and write tables and pictures to ``--output``.
 
-    ``ratios`` measures the ratios of EN and SN, ``omega`` the omega and beta of ILM and AssocNorm.
+    ``ratios`` measures the ratios of EN, SN and SSN, ``omega`` the omega and beta of ILM layers and
+    AssocNorm.
 
     ``args.collect`` is the function that measures, ``args.write`` the name of the function in
     :mod:`ilm_plugins.analysis.tables` that writes the files.
@@ -196,14 +197,15 @@ def run_images(args: argparse.Namespace) -> str:
 
 
 def run_dynamics(args: argparse.Namespace) -> str:
-    """Run several checkpoints on the images, and write the ratios of EN and SN to ``--output``.
+    """Run several checkpoints on the images, and write EN's, SN's and SSN's ratios to ``--output``.
 
     Returns:
         The summary, several lines of text.
 
     Raises:
         UserError: see :func:`sort_by_step`, :func:`prepare`, :func:`load_weights` and
-            :func:`seed_forward`; or the model has no EN or SN layers, or ``--match`` selects none.
+            :func:`seed_forward`; or the model has no EN, SN or SSN layers, or ``--match`` selects
+            none.
     """
     from ..analysis.dynamics import write_dynamics
 

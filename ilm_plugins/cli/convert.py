@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
         "--recalibrate",
         metavar="IMAGES",
         help="with --config-file: run the converted model on a folder or a packed .npz of images, "
-        "and store EN's and SN's running statistics of them",
+        "and store EN's, SN's and SSN's running statistics of them",
     )
     p.add_argument(
         "--batch-size",
@@ -254,7 +254,7 @@ def _recalibrate(
     batches: Iterable[Any],
     forward: Callable[[Any], Any],
 ) -> tuple[dict[str, Tensor], surgery.Report]:
-    """Convert a state dict to a model's norms; measure the running statistics of EN and SN anew.
+    """Convert a state dict to a model's norms; measure running statistics of EN, SN and SSN anew.
 
     Args:
         state: see :func:`_fit_to_model`.
@@ -267,7 +267,7 @@ def _recalibrate(
 
     Raises:
         UserError: the state dict lacks a tensor of the model, the model cannot be run on the
-            images, or it has no EN or SN with running statistics.
+            images, or it has no EN, SN or SSN with running statistics.
     """
     state, report = _fit_to_model(state, model)
     own = model.state_dict()

@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
         "--ratios-interval",
         type=positive,
         metavar="N",
-        help="log EN's and SN's mean ratios every N iterations, as ratios/LAYER/NORMALIZER",
+        help="log EN's, SN's and SSN's mean ratios every N iterations, as ratios/LAYER/NORMALIZER",
     )
     p.add_argument(
         "--unsafe",

@@ -17,7 +17,7 @@ def arm() -> None:
     """Make the names of this package's layers valid in the configs of every framework.
 
     It also registers the data set `shapes` in detectron2, and networks and data sets in OpenMMLab,
-    and has their "precise BN" reach EN and SN.
+    and has their "precise BN" reach EN, SN and SSN.
     This function imports no framework; one that is imported later learns the names then. Calling it
     again does no harm.
     """

@@ -1,7 +1,7 @@
-"""Let mmpretrain's PreciseBNHook, and detectron2's PreciseBN, reach EN and SN.
+"""Let mmpretrain's PreciseBNHook, and detectron2's PreciseBN, reach EN, SN and SSN.
 
 Both measure running statistics anew under weights that stay, of the modules that they take for
-BatchNorm. They set ``momentum`` to 1 meanwhile, which EN and SN obey, too.
+BatchNorm. They set ``momentum`` to 1 meanwhile, which EN, SN and SSN obey, too.
 """
 
 import functools
@@ -20,7 +20,7 @@ class _Check(type):
 
 
 class NormOfBatch(metaclass=_Check):
-    """Instances are BatchNorms, and EN and SN that update their running statistics now."""
+    """Instances are BatchNorms, and EN, SN and SSN that update their running statistics now."""
 
 
 def arm() -> None:

@@ -131,10 +131,10 @@ class AdaptiveNorm(nn.GroupNorm):
 def freeze(module: nn.Module) -> nn.Module:
     """Freeze this package's layers in a module, in place, as FrozenBatchNorm2d is.
 
-    Their parameters require no gradient any more, by which EN and SN use their running statistics
-    in training mode, too, and leave them alone. All other modules stay as they are. There is no
-    other switch: ``layer.requires_grad_()`` takes it back. Freeze before the optimizer is built,
-    and before the model is wrapped for several processes.
+    Their parameters require no gradient any more, by which EN, SN and SSN use their running
+    statistics in training mode, too, and leave them alone. All other modules stay as they are.
+    There is no other switch: ``layer.requires_grad_()`` takes it back. Freeze before the optimizer
+    is built, and before the model is wrapped for several processes.
 
     Args:
         module: a model, a part of it or a single layer.

@@ -438,7 +438,7 @@ def _call_with_fixed_parameters(network: nn.Module, *inputs: Tensor) -> Tensor:
     Returns:
         The network's output.
     """
-    # EN and SN treat themselves as frozen if their own parameters do not require gradients.
+    # EN, SN and SSN treat themselves as frozen if their own parameters do not require gradients.
     norms = (m for m in network.modules() if isinstance(m, MixtureNorm))
     kept = {p for norm in norms for p in norm.parameters(recurse=False) if p.requires_grad}
     aliases = {name: p.detach().requires_grad_(p in kept) for name, p in network.named_parameters()}

@@ -1,4 +1,4 @@
-"""Measure the running statistics of EN and SN anew."""
+"""Measure the running statistics of EN, SN and SSN anew."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,13 +16,13 @@ from .common import Report
 def recalibrate(
     model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None
 ) -> Report:
-    """Set the running statistics of EN and SN to those of some batches, in place.
+    """Set the running statistics of EN, SN and SSN to those of some batches, in place.
 
     As by "precise BN" for BatchNorm, they become the average of the batches' means and unbiased
-    variances, under weights that stay. EN and SN normalize by the batch's statistics meanwhile,
-    as in training, so batches should be as large as in training; all other modules are in
-    evaluation mode. A layer that is called several times for a batch averages over all calls. Modes
-    and momentum are restored.
+    variances, under weights that stay. EN, SN and SSN normalize by the batch's statistics
+    meanwhile, as in training, so batches should be as large as in training; all other modules are
+    in evaluation mode. A layer that is called several times for a batch averages over all calls.
+    Modes and momentum are restored.
 
     Args:
         model: any module, not wrapped for several processes; or a part of what ``forward`` runs, of
@@ -43,7 +43,7 @@ def recalibrate(
         if isinstance(layer, MixtureNorm) and layer.running_mean is not None
     }
     if not layers:
-        raise OptionError("recalibrate: the model has no EN or SN with running statistics")
+        raise OptionError("recalibrate: the model has no EN, SN or SSN with running statistics")
     calls: Counter[MixtureNorm] = Counter()
 
     def weigh(layer: MixtureNorm, inputs: tuple[Tensor, ...]) -> None:

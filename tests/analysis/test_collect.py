@@ -145,7 +145,7 @@ def test_layers_are_chosen_by_name():
 
 def test_models_without_such_layers_say_what_they_have():
     model = nn.Sequential(nn.BatchNorm2d(C), ILMGroupNorm(16, 2))
-    with pytest.raises(UserError, match="no EN or SN layer, its norms are BatchNorm2d, ILMG"):
+    with pytest.raises(UserError, match="no EN, SN or SSN layer, its norms are BatchNorm2d, ILMG"):
         collect_ratios(model, batches(1))
     with pytest.raises(UserError, match="no ILM or AssocNorm layer, its norms are none"):
         collect_rescaling(nn.Conv2d(C, C, 1), batches(1))
@@ -183,5 +183,5 @@ def test_means_while_training_are_over_all_calls_and_none_of_nothing():
     means.start()
     layer(x[:0])
     assert means.stop() == {}
-    with pytest.raises(UserError, match=r"no EN or SN layer.*leave --ratios-interval"):
+    with pytest.raises(UserError, match=r"no EN, SN or SSN layer.*leave --ratios-interval"):
         MeansOfRatios(nn.Sequential(nn.BatchNorm2d(C)))

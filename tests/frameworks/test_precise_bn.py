@@ -1,4 +1,4 @@
-"""Running statistics that mmpretrain's and fvcore's "precise BN" measure, of EN and SN as of BN."""
+"""Running statistics that mmpretrain's and fvcore's "precise BN" measure, of ours as of BN."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import ilm_plugins
-from ilm_plugins import ExemplarNorm, SwitchNorm
+from ilm_plugins import ExemplarNorm, SparseSwitchNorm, SwitchNorm
 
 C = 32
 
@@ -21,6 +21,7 @@ class Model(nn.Module):
                 "BN": nn.BatchNorm2d(C),
                 "EN": ExemplarNorm(C),
                 "SN": SwitchNorm(C, momentum=0.3),
+                "SSN": SparseSwitchNorm(C),
                 "frozen": ilm_plugins.freeze(SwitchNorm(C)),
                 "without BN": SwitchNorm(C, normalizers=("IN", "LN")),
             }
@@ -40,7 +41,7 @@ def images():
 
 
 def check(model, mean, var):
-    for name in ("BN", "EN", "SN"):
+    for name in ("BN", "EN", "SN", "SSN"):
         torch.testing.assert_close(model.norms[name].running_mean, mean, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(model.norms[name].running_var, var, rtol=1e-5, atol=1e-5)
     assert not model.norms["frozen"].running_mean.any()
@@ -62,7 +63,7 @@ def test_mmpretrains_hook(images):
 def test_fvcores_function_which_detectron2_uses(images):
     precise_bn = pytest.importorskip("fvcore.nn.precise_bn", reason="needs fvcore")
     model = Model()
-    assert len(precise_bn.get_bn_modules(model)) == 3
+    assert len(precise_bn.get_bn_modules(model)) == 4
     precise_bn.update_bn_stats(model, images.split(4), num_iters=3)
     whole = images.transpose(0, 1).flatten(1)
     check(model, whole.mean(1), whole.var(1, correction=0))

@@ -138,7 +138,7 @@ def _arm_retinanet_head(module: ModuleType) -> None:
 
 
 def _build_head(module: ModuleType, wrapped, head: nn.Module, args, kwargs) -> None:
-    """Construct RetinaNet's head; give EN and SN running statistics for each pyramid level.
+    """Construct RetinaNet's head; give EN, SN and SSN running statistics for each pyramid level.
 
     In its two subnets, each such layer with running statistics is replaced by a PerLevelNorm.
     Errors of the constructor pass unchanged.
@@ -193,7 +193,7 @@ class PerLevelNorm(nn.ModuleList):
     Shape: (N, C, H, W) to the same; H and W may differ between levels.
 
     Args:
-        layer: the EN or SN layer; each level has a copy that shares its parameters.
+        layer: the EN, SN or SSN layer; each level has a copy that shares its parameters.
         num_levels: number of levels.
     """
 

@@ -1,4 +1,4 @@
-"""A detectron2 hook that logs EN's and SN's ratios."""
+"""A detectron2 hook that logs EN's, SN's and SSN's ratios."""
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -8,7 +8,7 @@ from ...analysis.collect import MeansOfRatios
 
 
 class RatiosHook(HookBase):
-    """Log the mean ratios of every EN and SN layer, as ``ratios/LAYER/NORMALIZER``.
+    """Log the mean ratios of every EN, SN and SSN layer, as ``ratios/LAYER/NORMALIZER``.
 
     They go to the trainer's EventStorage; register this hook before a PeriodicWriter, which writes
     them to TensorBoard and ``metrics.json``. Each is a mean over one training batch of rank 0.
@@ -17,7 +17,7 @@ class RatiosHook(HookBase):
         interval: iterations from one logged batch to the next; other batches cost nothing.
 
     Raises:
-        UserError: when training starts, if the model has no EN or SN layers.
+        UserError: when training starts, if the model has no EN, SN or SSN layers.
     """
 
     def __init__(self, interval: int = 100) -> None:

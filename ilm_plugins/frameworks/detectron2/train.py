@@ -142,7 +142,7 @@ class Trainer(NamesIteration, DefaultTrainer):
 
     Args:
         cfg: a yaml config.
-        ratios_interval: iterations between two logs of EN's and SN's ratios; None logs none.
+        ratios_interval: iterations between two logs of EN's, SN's and SSN's ratios; None logs none.
         channels_last: whether the model's weights and feature maps have channels last.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Register this package's layers in mmcv's registries of norms; make EN, SN obey ``norm_eval``.
+"""Register this package's layers in mmcv's registries; make EN, SN and SSN obey ``norm_eval``.
 
 mmcv 1.x looks a type up in its own ``NORM_LAYERS``, mmcv 2.x in MMEngine's ``MODELS``. The layers
 are registered as soon as either is imported; this module imports neither.
@@ -90,7 +90,7 @@ def _path(cls: type) -> str:
 
 @functools.cache  # wrap it once
 def _obey_norm_eval(module: ModuleType) -> None:
-    """Make backbones with ``norm_eval=True`` set EN and SN to evaluation mode in training, too.
+    """Make backbones with ``norm_eval=True`` set EN, SN and SSN to evaluation mode in training.
 
     Backbones set only BatchNorm themselves, after calling ``BaseModule.train``, which is wrapped.
     """
@@ -98,7 +98,7 @@ def _obey_norm_eval(module: ModuleType) -> None:
 
 
 def _train(wrapped, model: nn.Module, args: tuple, options: dict) -> nn.Module:
-    """Call ``BaseModule.train``, then set EN and SN to evaluation mode if ``norm_eval`` says so.
+    """Call ``BaseModule.train``; set EN, SN and SSN to evaluation mode if ``norm_eval`` says so.
 
     Args:
         wrapped: the method, bound to the model.

@@ -1,4 +1,4 @@
-"""An MMEngine hook that logs EN's and SN's ratios."""
+"""An MMEngine hook that logs EN's, SN's and SSN's ratios."""
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -10,7 +10,7 @@ from .norms import register
 
 
 class RatiosHook(Hook):
-    """Log the mean ratios of every EN and SN layer, as ``ratios/LAYER/NORMALIZER``.
+    """Log the mean ratios of every EN, SN and SSN layer, as ``ratios/LAYER/NORMALIZER``.
 
     In a config: ``custom_hooks = [dict(type="RatiosHook", interval=100)]``. The visualizer writes
     them to its backends, such as TensorBoard and ``vis_data/scalars.json``, not to the console.
@@ -20,7 +20,7 @@ class RatiosHook(Hook):
         interval: iterations from one logged batch to the next; other batches cost nothing.
 
     Raises:
-        UserError: when training starts, if the model has no EN or SN layers.
+        UserError: when training starts, if the model has no EN, SN or SSN layers.
     """
 
     priority = "LOW"

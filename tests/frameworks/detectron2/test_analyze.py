@@ -123,7 +123,7 @@ def test_a_lazy_config(datasets, tmp_path, capsys):
 
 def test_a_model_without_ratios_is_told_before_training(datasets, tmp_path, capfd):
     line = error_line(command("--ratios-interval", "2", out=tmp_path), capfd, status=2)
-    assert "error: the model has no EN or SN layer, its norms are" in line
+    assert "error: the model has no EN, SN or SSN layer, its norms are" in line
     assert not list(tmp_path.glob("*.pth"))
 
 

@@ -24,7 +24,7 @@ def resnet(norm, freeze_at=2):
     return cfg, build_backbone(cfg).train()
 
 
-@pytest.mark.parametrize("norm", ["EN", "SN"])
+@pytest.mark.parametrize("norm", ["EN", "SN", "SSN"])
 def test_frozen_stages_keep_and_use_their_running_statistics(norm):
     cfg, model = resnet(norm)
     optimizer = build_optimizer(cfg, model)

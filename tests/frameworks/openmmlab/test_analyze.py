@@ -174,4 +174,4 @@ def test_ratios_are_logged_while_training(config, tmp_path, by):
 def test_a_model_without_ratios_is_told_when_training_starts(config, tmp_path, capsys):
     argv = mmengine_command(config, "--ratios-interval", "2", out=tmp_path / "out")
     assert train_net.main(argv) == 2
-    assert "error: the model has no EN or SN layer" in capsys.readouterr().err
+    assert "error: the model has no EN, SN or SSN layer" in capsys.readouterr().err

@@ -15,7 +15,7 @@ class StagedBackbone(BaseModule):
         stem, stages: modules that run in this order on feature maps (N, C, H, W).
         out_indices: the stages, counted from 0, whose outputs ``forward`` returns.
         frozen_stages: this many stages, and the stem, do not train; -1 freezes nothing.
-        norm_eval: whether normalization layers, including EN and SN, keep their running
+        norm_eval: whether normalization layers, including EN, SN and SSN, keep their running
             statistics unchanged in training.
         init_cfg: MMEngine's initialization, for example from a checkpoint.
 
@@ -50,7 +50,7 @@ class StagedBackbone(BaseModule):
         return [self.stem, *self.stages][: self.frozen_stages + 1]
 
     def train(self, mode: bool = True):
-        """Set the training mode, except for frozen parts and, with ``norm_eval``, BN, EN and SN.
+        """Set the training mode, but not of frozen parts nor, with ``norm_eval``, of such norms.
 
         Args:
             mode: True for training; False sets all parts to evaluation mode.
