@@ -50,7 +50,7 @@ class StagedBackbone(BaseModule):
         return [self.stem, *self.stages][: self.frozen_stages + 1]
 
     def train(self, mode: bool = True):
-        """Set the training mode, but not of frozen parts nor, with ``norm_eval``, of such norms.
+        """Set the mode of all but frozen parts and, with ``norm_eval``, BN, EN, SN and SSN.
 
         Args:
             mode: True for training; False sets all parts to evaluation mode.
