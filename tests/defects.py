@@ -1,4 +1,4 @@
-"""Forty defects that the test suite must catch: ``python tests/defects.py [NAME ...]``.
+"""Seeded defects that the test suite must catch: ``python tests/defects.py [NAME ...]``.
 
 The script applies one at a time to a copy of the tracked files and runs pytest there, up to the
 first failure: the tests named with the defect, then, if they pass, the everyday and the wide tests.
@@ -65,7 +65,7 @@ class Defect:
 
 
 LAYERS, OPS, HARNESS = "ilm_plugins/layers", "ilm_plugins/ops", "ilm_plugins/frameworks"
-EQUATIONS = "tests/layers/test_equations.py"
+EQUATIONS, SYNCHRONIZED = "tests/layers/test_equations.py", "tests/layers/test_synchronized.py"
 
 DEFECTS = (
     # ---- layers
@@ -126,6 +126,22 @@ DEFECTS = (
         f"{EQUATIONS}::test_a_layer_without_trainable_affine_parameters_is_frozen "
         "tests/frameworks/detectron2/test_freezing.py",
     ),
+    Defect(
+        "fixed-ratios-not-saved",
+        "A checkpoint does not say which of SSN's ratios are fixed.",
+        f"{LAYERS}/sparse.py",
+        "self.register_buffer(name, torch.zeros_like(self.mean_weight))",
+        "self.register_buffer(name, torch.zeros_like(self.mean_weight), persistent=False)",
+        "tests/layers/test_sparse.py",
+    ),
+    Defect(
+        "gradient-away-from-the-sphere",
+        "The gradient of SSN's ratios leaves out that they stay at the radius's distance.",
+        f"{LAYERS}/sparse.py",
+        "stretch.where(has_direction, 1) * c",
+        "stretch.where(has_direction, 1).detach() * c",
+        "tests/layers/test_sparse.py",
+    ),
     # ---- ops
     Defect(
         "sign-of-the-centers-gradient",
@@ -166,6 +182,38 @@ DEFECTS = (
         "2.0 * d_var * offset",
         "d_var * offset",
         "tests/ops/test_triton_kernels.py",
+    ),
+    Defect(
+        "processes-of-equal-weight",
+        "With sync=True each process has the same weight, however small its share of the batch.",
+        f"{OPS}/processes.py",
+        "shares = counts / self.count.clamp(min=1)",
+        "shares = torch.ones_like(counts) / len(rows)",
+        SYNCHRONIZED,
+    ),
+    Defect(
+        "variance-between-processes-left-out",
+        "With sync=True the batch's variance is the mean of the processes' variances.",
+        f"{OPS}/processes.py",
+        "(variances + (means - self.mean).square())",
+        "variances",
+        SYNCHRONIZED,
+    ),
+    Defect(
+        "gradients-of-equal-weight",
+        "With sync=True the statistics' gradient is divided equally among the processes.",
+        f"{OPS}/processes.py",
+        "(batch.own_count / batch.count.clamp(min=1))",
+        "(1 / distributed.get_world_size(batch.group))",
+        SYNCHRONIZED,
+    ),
+    Defect(
+        "empty-process-sends-no-gradient",
+        "With sync=True a process with an empty batch keeps the others waiting in backward.",
+        f"{OPS}/processes.py",
+        "        distributed.all_reduce(",
+        "        batch.own_count and distributed.all_reduce(",
+        SYNCHRONIZED,
     ),
     # ---- surgery
     Defect(
@@ -280,6 +328,22 @@ DEFECTS = (
         "layer = self[0]",
         "tests/frameworks/detectron2/test_norms.py"
         "::test_levels_share_parameters_and_keep_their_own_running_statistics",
+    ),
+    Defect(
+        "radius-after-the-step",
+        "detectron2's RadiusHook sets the radius after an iteration, not before.",
+        f"{HARNESS}/detectron2/radius.py",
+        "def before_step",
+        "def after_step",
+        "tests/frameworks/test_radius.py",
+    ),
+    Defect(
+        "logits-without-clipping",
+        "The gradients of SSN's logits are not clipped.",
+        f"{HARNESS}/radius.py",
+        "nn.utils.clip_grad_norm_(logits, MAX_NORM)",
+        "pass",
+        "tests/frameworks/test_radius.py",
     ),
     Defect(
         "validation-on-training-images",
