@@ -92,6 +92,17 @@ def means(results: dict) -> str:
     return _markdown_table(["layer / plain", *columns.values(), *more], lines)
 
 
+def short(results: dict) -> str:
+    """Return the table of forward and backward over the plain norm, geometric means over maps."""
+    rows_of, lines = results["layers"], []
+    settings = [name for name, which in COLUMNS if which == "both" and name in rows_of]
+    for layer, baseline in _layer_pairs(rows_of):
+        own = ([row for row in rows_of[name] if row["layer"] == layer] for name in settings)
+        ratios = (f"{_mean_ratio(rows, 'both'):.2f}" for rows in own)
+        lines.append([f"{layer} / {baseline}", *ratios])
+    return _markdown_table(["layer / plain", *settings], lines)
+
+
 def maps(results: dict, name: str) -> str:
     """Return the table of each layer on each map, in the setting ``name``."""
     titles = ["layer / plain", "map", "forward, ms", "over plain", "over copy", "GB/s", "copy GB/s"]
@@ -189,6 +200,7 @@ def documented(results: dict) -> dict[Path, str]:
     tables = {
         "about": about(results),
         "means": means(results),
+        "short": short(results),
         "maps": maps(results, "float32"),
         "without_c": without_c(results),
         "compiled": compiled(results),

@@ -247,7 +247,11 @@ def detection_loss(model: nn.Module) -> Tensor:
 
 
 def table(results: dict[str, dict[str, str]]) -> str:
-    """Return the page: a table for each library, and the reasons of those that do not train."""
+    """Return the page: a table for each library, and why families do not train.
+
+    Args:
+        results: LIBRARY/FAMILY -> key of a norm -> what :func:`outcome` returned.
+    """
     lines = [
         "# Families of models",
         "",
@@ -256,18 +260,23 @@ def table(results: dict[str, dict[str, str]]) -> str:
         '[other models](interoperability.md), by `surgery.convert` with `replacing="BN"`, or as',
         "`norm_cfg` of all parts whose norm was BN, GN or IN. Made by `python docs/families.py`.",
     ]
+    names = {layer.__name__ for layer in NORMS.values()}
     for library in FAMILIES:
         rows = {n.split("/")[1]: r for n, r in results.items() if n.startswith(f"{library}/")}
         if not rows:
             continue
-        lines += ["", f"## {library}", "", f"| family | {' | '.join(NORMS)} |"]
-        lines.append("|---" * (len(NORMS) + 1) + "|")
-        reasons: dict[str, None] = {}
+        lines += ["", f"## {library}", "", "| family | the norm comes by |", "|---|---|"]
         for family, found in rows.items():
-            cells = [found.get(key, "").partition(":")[0] for key in NORMS]
-            lines.append(f"| {family} | {' | '.join(cells)} |")
-            reasons |= {f"- {family}: {r[4:200]}": None for r in found.values() if r[:3] == "no:"}
-        lines += ["", *reasons] if reasons else []
+            keys_of: dict[str, list[str]] = {}
+            for key, outcome in found.items():
+                way, _, reason = outcome.partition(": ")
+                reason = reason.partition(": ")[2] if reason.split(":")[0] in names else reason
+                words = f"no: {reason[:200]}" if way == "no" else way
+                keys_of.setdefault(words, []).append(key)
+            ways = (f"{words} ({', '.join(keys)})" for words, keys in keys_of.items())
+            lines.append(
+                f"| {family} | {next(iter(keys_of)) if len(keys_of) == 1 else '; '.join(ways)} |"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -18,6 +18,7 @@ import torch
 
 import fresh
 import ilm_plugins
+from benchmarks import report as benchmark
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.layers import parse_norm
 from ilm_plugins.ops import cpu
@@ -25,6 +26,8 @@ from ilm_plugins.reproduction import record, registry
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+DETECTRON2 = ROOT / "docs" / "detectron2.md"
+OPENMMLAB = ROOT / "docs" / "openmmlab.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -106,18 +109,23 @@ def quotes():
         figures("en-2-cost-ResNet50-EN"),
         registry.find_cell("en-2-cost ResNet50/EN").paper,
     )
+    models = json.loads(benchmark.RECORD.read_text("utf-8"))["models"]
+    steps = [row["over baseline"][0] for row in models]
     return {
-        README: [
-            f"box AP {gn['box AP']:.1f} and mask AP {gn['mask AP']:.1f} under GN, "
-            f"{ilmgn['box AP']:.1f} and {ilmgn['mask AP']:.1f} under ILM+GN",
-            f"{bn:.1f} % under BN, {sn:.1f} % under SN and {en:.1f} % under EN after 12 of 165",
+        ROOT / "docs" / "translation.md": [
             "an RMSE of {:.1f} ({:.1f} over vectors), an SSIM of {:.3f} and an L1 of {:.1f} on the "
             "200 test images, ".format(*plain)
             + "ILM+IN / IN {:.1f} ({:.1f}), {:.3f} and {:.1f}; ".format(*ilm)
             + "the mean training image has {:.1f} ({:.1f}), {:.3f} and {:.1f}:".format(*mean),
+        ],
+        README: [
+            f"box AP {gn['box AP']:.1f} and mask AP {gn['mask AP']:.1f} under GN, "
+            f"{ilmgn['box AP']:.1f} and {ilmgn['mask AP']:.1f} under ILM+GN",
+            f"{bn:.1f} % under BN, {sn:.1f} % under SN and {en:.1f} % under EN after 12 of 165",
+            f"takes {min(steps):.2f} to {max(steps):.2f} times as long as under the plain norm",
             f"ResNet-50 with EN has {cost['parameters']:.2f} M parameters and "
             f"{cost['GFLOPs']:.3f} GFLOPs here, {paper[0]} M and {paper[1]} in the paper",
-        ]
+        ],
     }
 
 
@@ -304,6 +312,7 @@ def test_readmes_norm_cfg_gives_a_segmenter(tmp_path):
     from ilm_plugins.cli.convert import build_model
 
     text = block(README, "python", "auxiliary_head")
+    assert text == block(OPENMMLAB, "python", "auxiliary_head")
     base = ROOT / "configs" / "mmseg" / "shapes" / "fcn_r18-d8_shapes_bn.py"
     (tmp_path / "readme.py").write_text(f"_base_ = {str(base)!r}\n{text}")
     model = build_model(str(tmp_path / "readme.py"))
@@ -340,9 +349,9 @@ assert cfg.train_cfg == base.train_cfg and cfg.param_scheduler == base.param_sch
         pytest.param(True, id="one's own alone"),
     ],
 )
-def test_readmes_config_that_inherits(tmp_path, dropped):
+def test_a_config_that_inherits(tmp_path, dropped):
     pytest.importorskip("mmseg", reason="needs OpenMMLab")
-    text = block(README, "python", "_base_")
+    text = block(OPENMMLAB, "python", "_base_")
     base = ROOT / "configs" / "mmseg" / "fcn_r50-d8_ade20k_en.py"
     text = text.replace("/path/to/ilm_plugins", str(ROOT))
     assert str(base) in text and '"ilm_plugins", "my_package"' in text
@@ -359,7 +368,7 @@ def test_readmes_config_that_inherits(tmp_path, dropped):
 
 
 @pytest.mark.parametrize("key", NORMS)
-def test_readmes_widths(key):
+def test_widths(key):
     for channels in (32, 96, 2048):
         NORMS[key](channels)
     if key in ("SN", "SSN"):
@@ -369,8 +378,8 @@ def test_readmes_widths(key):
         NORMS[key](24)
 
 
-def test_readmes_options_for_other_widths():
-    found = re.findall(r"""`"(\w+\([^"]*='auto'\))"`""", README.read_text("utf-8"))
+def test_options_for_other_widths():
+    found = re.findall(r"""`"(\w+\([^"]*='auto'\))"`""", DETECTRON2.read_text("utf-8"))
     parsed = dict(map(parse_norm, found))
     assert parsed.keys() == NORMS.keys() - {"SN", "SSN"}
     for key, options in parsed.items():
@@ -388,8 +397,20 @@ def test_ways_of_giving_families_a_norm(family, way):
     found = families["outcome"]("torchvision", family, "ILMGN")
     assert found.partition(":")[0] == way
     page = families["table"]({f"torchvision/{family}": {"ILMGN": found}})
-    assert f"| {family} | {way} |" in page
-    assert (f"- {family}: " in page) == (way == "no")
+    assert f"| {family} | {way}" in page
+    both = families["table"]({f"torchvision/{family}": {"ILMGN": found, "EN": "no: it fails"}})
+    assert f"{found.replace('ILMGroupNorm: ', '')[:30]}" in page
+    assert "no: it fails (EN) |" in both
+
+
+def test_readmes_table_of_layers():
+    """Every layer has a row; the last column counts parameters beside a scale and a shift."""
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|.*\| ([\d,]+) \|$", README.read_text(), re.M)
+    expected = set()
+    for key, layer in NORMS.items():
+        more = sum(p.numel() for p in layer(256).parameters()) - 2 * 256
+        expected.add((key, layer.__name__, f"{more:,}"))
+    assert len(rows) == len(NORMS) and set(rows) == expected
 
 
 def test_detectron2s_own_tool_needs_the_import():
