@@ -1,6 +1,7 @@
 """Adaptive normalization layers for detectron2, OpenMMLab and plain PyTorch."""
 
 from . import frameworks, pix2pix
+from .configs import get_config_file
 from .frameworks import register
 from .layers import (
     NORMS,
@@ -29,6 +30,7 @@ __all__ = [
     "SparseSwitchNorm",
     "SwitchNorm",
     "freeze",
+    "get_config_file",
     "register",
     "set_radius",
     "use_backend",

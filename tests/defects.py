@@ -476,9 +476,9 @@ def copy(root: Path) -> None:
     command = "git", "-C", str(ROOT), "ls-files", "-z"
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
+        if (ROOT / name).exists():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, root / name)
+            shutil.copy(ROOT / name, root / name, follow_symlinks=False)
 
 
 def build(root: Path) -> None:

@@ -1,5 +1,6 @@
 """What `pip install .` gives, from the sources, from an sdist, and in place."""
 
+import json
 import os
 import subprocess
 import sys
@@ -43,8 +44,15 @@ def wheel_of(source, folder, **variables):
     return wheel.stem.split("-", 2)[2], names, lines
 
 
-def test_the_wheel_needs_torch_and_wrapt_alone(root, source, tmp_path):
-    tag, names, lines = wheel_of(source, tmp_path, ILM_PLUGINS_WITHOUT_C="1")
+@pytest.fixture(scope="module")
+def plain(source, tmp_path_factory):
+    """A folder with the wheel without kernels; its tag, names and metadata."""
+    folder = tmp_path_factory.mktemp("plain")
+    return folder, *wheel_of(source, folder, ILM_PLUGINS_WITHOUT_C="1")
+
+
+def test_the_wheel_needs_torch_and_wrapt_alone(root, plain):
+    _, tag, names, lines = plain
     needed = [line.split()[1] for line in lines if line.startswith("Requires-Dist")]
     hard = [line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert len(needed) > len(hard)
@@ -58,12 +66,61 @@ def test_the_wheel_needs_torch_and_wrapt_alone(root, source, tmp_path):
     assert not [name for name in names if name.endswith(".so")]
 
 
+def test_the_wheel_has_every_config_once(root, plain):
+    _, _, names, _ = plain
+    tracked = {path.relative_to(root) for path in (root / "configs").rglob("*") if path.is_file()}
+    tracked = {str(path) for path in tracked if path.parent.name != "__pycache__"}
+    shipped = [name for name in names if "/configs/" in name]
+    assert sorted(shipped) == sorted(f"ilm_plugins/.mim/{path}" for path in tracked)
+    assert "ilm_plugins/.mim/model-index.yml" in names
+
+
+#: Prints the configs that each framework makes of ours, by its own means.
+READS_CONFIGS = """
+import json, sys, ilm_plugins
+configs = {"name": ilm_plugins.get_config_file("mmseg/fcn_r50-d8_ade20k_en.py")}
+from mmengine.config import Config
+from mmengine.hub import get_config
+configs["base"] = Config.fromfile("mine.py").to_dict()
+configs["get_config"] = get_config("ilm_plugins::mmseg/fcn_r50-d8_ade20k_en.py").to_dict()
+from detectron2.config import get_cfg
+cfg = get_cfg()
+cfg.merge_from_file("mine.yaml")
+configs["yaml"] = cfg.dump()
+print(json.dumps(configs))
+"""
+
+
+@pytest.mark.wide
+def test_an_installed_wheel_finds_its_configs_without_a_checkout(root, plain, tmp_path):
+    for package in ("mmseg", "detectron2"):
+        pytest.importorskip(package, reason=f"needs {package}")
+    folder, *_ = plain
+    (wheel,) = folder.glob("*.whl")
+    site = tmp_path / "site"
+    run(*PIP, "install", *IN, "--target", site, wheel)
+    (tmp_path / "mine.py").write_text("_base_ = 'ilm_plugins::mmseg/fcn_r50-d8_ade20k_en.py'\n")
+    (tmp_path / "mine.yaml").write_text("_BASE_: ilm_plugins://mask_rcnn_R_50_FPN_batch2_en.yaml\n")
+    found = []
+    for path in (site, root):
+        # Not this process's own path, which has the checkout.
+        printed = run(sys.executable, "-c", READS_CONFIGS, cwd=tmp_path, PYTHONPATH=str(path))
+        found.append(json.loads(printed.splitlines()[-1]))
+    installed, in_checkout = found
+    assert installed.pop("name").startswith(str(site))
+    assert in_checkout.pop("name").startswith(str(root))
+    assert installed == in_checkout and "norm_cfg" in installed["get_config"]
+    assert installed["base"] == installed["get_config"]
+
+
 @pytest.mark.wide
 def test_a_wheel_of_the_sdist_has_the_kernels_for_every_python(source, tmp_path):
     run(sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path, cwd=source)
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as files:
-        assert "kernels.h" in {name.rpartition("/")[2] for name in files.getnames()}
+        names = files.getnames()
+    assert "kernels.h" in {name.rpartition("/")[2] for name in names}
+    assert not [name for name in names if "/tests" in name], "tests without what they need"
     tag, names, _ = wheel_of(archive, tmp_path, ILM_PLUGINS_REQUIRE_C="1")
     assert tag.startswith("py3-none-") and tag != "py3-none-any"
     assert "ilm_plugins/ops/cpu/kernels.so" in names

@@ -8,7 +8,7 @@ import pytest
 #: The rooms of ilm_plugins, from the ground up; a room imports rooms of floors below its own.
 FLOORS = (
     {"errors", "version"},
-    {"ops"},
+    {"configs", "ops"},
     {"layers"},
     {"checkpoints", "data"},
     {"surgery"},

@@ -16,7 +16,7 @@ from ..analysis.collect import collect_ratios, collect_rescaling
 from ..checkpoints import CheckpointError, check_fits, find_absent, loading, unwrap_state
 from ..data.images import Images, open_images
 from ..errors import UserError
-from ..frameworks.command import add_traceback, command, positive, refusing
+from ..frameworks.command import add_traceback, command, config_file, positive, refusing
 from ..frameworks.inference import Forward, Inference
 from ..frameworks.output_folder import check_output
 from ..layers import NORMS
@@ -121,7 +121,10 @@ def _add_options(p: argparse.ArgumentParser) -> None:
     )
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--config-file", metavar="FILE", help="the model: a config as of tools/train_net.py"
+        "--config-file",
+        type=config_file,
+        metavar="FILE",
+        help="the model: a config as of tools/train_net.py",
     )
     what.add_argument("--model", metavar="LIBRARY:NAME", help="or torchvision:NAME, timm:NAME")
     p.add_argument(

@@ -24,7 +24,7 @@ from ..checkpoints import (
 )
 from ..errors import UserError
 from ..frameworks import installed
-from ..frameworks.command import add_traceback, building, command, positive, refusing
+from ..frameworks.command import add_traceback, building, command, config_file, positive, refusing
 from ..layers import NORMS, parse_norm
 from . import train_net
 
@@ -90,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--config-file",
+        type=config_file,
         metavar="FILE",
         help="convert to the norms of this model: a config as of tools/train_net.py",
     )

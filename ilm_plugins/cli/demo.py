@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..frameworks.command import add_traceback, command
+from ..frameworks.command import add_traceback, command, config_file
 from . import environment, train_net
 
 
@@ -27,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: the command line is invalid, or asks for help.
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="detectron2 yaml")
+    parser.add_argument(
+        "configs", nargs="+", type=config_file, metavar="CONFIG", help="detectron2 yaml"
+    )
     parser.add_argument("--output", default="output/demo", metavar="FOLDER")
     parser.add_argument(
         "--record", metavar="FOLDER", help="also write the results and the last picture there"

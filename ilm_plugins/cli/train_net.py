@@ -14,7 +14,7 @@ import torch
 from .. import checkpoints
 from ..errors import UserError
 from ..frameworks import installed
-from ..frameworks.command import add_traceback, command, positive
+from ..frameworks.command import add_traceback, command, config_file, positive
 from ..frameworks.launch import launch
 from ..frameworks.output_folder import RANKS, lock_run_folder
 from ..frameworks.stopping import SIGNALS
@@ -90,7 +90,13 @@ def parser() -> argparse.ArgumentParser:
         epilog="Several machines: the same command on each, with --num-machines, --machine-rank "
         "and one --dist-url, such as tcp://10.0.0.1:29500.",
     )
-    p.add_argument("--config-file", required=True, metavar="FILE")
+    p.add_argument(
+        "--config-file",
+        required=True,
+        type=config_file,
+        metavar="FILE",
+        help="a path, or ilm_plugins://NAME for one of this package's configs",
+    )
     p.add_argument(
         "--num-gpus", type=int, metavar="N", help="GPUs a machine, 0 for CPU; default: 1 if any"
     )

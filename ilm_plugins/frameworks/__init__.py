@@ -17,15 +17,16 @@ def arm() -> None:
     """Make the names of this package's layers valid in the configs of every framework.
 
     It also registers the data set `shapes` in detectron2, and networks and data sets in OpenMMLab,
-    and has their "precise BN" reach EN, SN and SSN.
+    makes this package's configs valid bases of a config, and has "precise BN" reach EN, SN and SSN.
     This function imports no framework; one that is imported later learns the names then. Calling it
     again does no harm.
     """
     from . import openmmlab, precise_bn
-    from .detectron2 import datasets, norms
+    from .detectron2 import datasets, norms, shipped_configs
 
     norms.arm()
     datasets.arm()
+    shipped_configs.arm()
     openmmlab.arm()
     precise_bn.arm()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from ..configs import resolve
 from ..errors import (
     ERROR_FILE,
     DivergedError,
@@ -94,6 +95,18 @@ def command(
 def add_traceback(p: argparse.ArgumentParser) -> None:
     """Add the option --traceback to the parser of a command that :func:`command` runs."""
     p.add_argument("--traceback", action="store_true", help="print the traceback of an error")
+
+
+def config_file(word: str) -> str:
+    """Return the path of a config from the command line, ``ilm_plugins://NAME`` or a path.
+
+    Raises:
+        argparse.ArgumentTypeError: this package has no config NAME.
+    """
+    try:
+        return resolve(word)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive(word: str) -> int:

@@ -24,9 +24,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from ..configs import FOLDER
 from ..errors import UserError
 
-ROOT = Path(__file__).parents[2]
+#: The folder that holds ``configs/``.
+ROOT = FOLDER.parent
 LIST = "tools/reproduce.py list"
 
 

@@ -7,7 +7,7 @@ import detectron2
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from ... import checkpoints
+from ... import checkpoints, configs
 from ...errors import UserError
 from ..command import reading_config
 
@@ -64,6 +64,7 @@ class _SafeFiles(CfgNode):
             UserError: the file has a Python tag that is not allowed. Other errors of reading and
                 parsing it pass unchanged.
         """
+        filename = configs.resolve(filename)
         with cls._open_cfg(filename) as file:
             text = file.read()
         theirs = (path.read_text() for path in MODEL_ZOO.rglob(Path(filename).name))

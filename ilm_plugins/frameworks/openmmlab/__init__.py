@@ -2,8 +2,8 @@
 
 Registered in their registries: norms (`norms`), networks (`models`), data sets (`datasets`,
 `mmseg_shapes`, `mmdet_shapes`), a training loop that resumes exactly (`deterministic_resume`),
-hooks that log ratios (`ratios`) and set SSN's radius (`radius`). Runs: checks before a run
-(`checks`), the run (`train`).
+hooks that log ratios (`ratios`) and set SSN's radius (`radius`). This package's configs are bases
+(`shipped_configs`). Runs: checks before a run (`checks`), the run (`train`).
 """
 
 import importlib
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import wrapt
 
-from . import norms
+from . import norms, shipped_configs
 
 #: Module of a framework -> our modules to import after it, which register what they define.
 FOLLOWERS = {
@@ -28,6 +28,7 @@ FOLLOWERS = {
 def arm() -> None:
     """Make this package's norms, networks and data sets valid in configs; import no framework."""
     norms.arm()
+    shipped_configs.arm()
     for module, followers in FOLLOWERS.items():
         import_after(module, followers)
 

@@ -1,0 +1,47 @@
+"""Make ``ilm_plugins://mask_rcnn_R_50_FPN_batch2_ilmgn.yaml`` a path for detectron2."""
+
+import functools
+from types import ModuleType
+from typing import Any
+
+import wrapt
+
+from ...configs import SCHEME, resolve
+
+
+def arm() -> None:
+    """Make such paths valid in ``_BASE_`` and for detectron2's PathManager; import nothing."""
+    wrapt.register_post_import_hook(_register_handler, "detectron2.utils.file_io")
+    wrapt.register_post_import_hook(_find_bases, "fvcore.common.config")
+
+
+def _register_handler(module: ModuleType) -> None:
+    """Register the scheme in detectron2's PathManager, for reading."""
+
+    class Handler(module.PathHandler):
+        def _get_supported_prefixes(self) -> list[str]:
+            return [SCHEME]
+
+        def _get_local_path(self, path: str, force: bool = False, **_: Any) -> str:
+            return resolve(path)
+
+        def _isfile(self, path: str, **_: Any) -> bool:
+            return bool(resolve(path))  # or an error that names near ones
+
+        def _open(self, path: str, mode: str = "r", buffering: int = -1, **_: Any):
+            return open(resolve(path), mode, buffering)
+
+    module.PathManager.register_handler(Handler(), allow_override=True)
+
+
+@functools.cache  # wrap it once
+def _find_bases(module: ModuleType) -> None:
+    """Wrap the method that reads a yaml config and, calling itself, its ``_BASE_`` files."""
+    wrapt.wrap_function_wrapper(module, "CfgNode.load_yaml_with_base", _load_yaml_with_base)
+
+
+def _load_yaml_with_base(wrapped, _cls, args: tuple, options: dict) -> dict[str, Any]:
+    """Call the method with the path of the file in place of its name."""
+    if args:
+        return wrapped(resolve(args[0]), *args[1:], **options)
+    return wrapped(**{**options, "filename": resolve(options["filename"])})

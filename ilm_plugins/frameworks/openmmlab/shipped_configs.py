@@ -1,0 +1,48 @@
+"""Make ``ilm_plugins::mmseg/fcn_r50-d8_ade20k_en.py`` a config of MMEngine.
+
+MMEngine finds configs of the packages in a table of its own alone, and builds what they define in
+the registries of the package. This one has no registries: its configs are of mmdet, mmseg,
+mmpretrain or MMEngine, as their ``default_scope`` says.
+"""
+
+import functools
+from types import ModuleType
+
+import wrapt
+
+from ...configs import get_config_file
+
+PREFIX = "ilm_plugins::"
+
+
+def arm() -> None:
+    """Make such names valid in ``_base_`` and ``mmengine.hub.get_config``; import nothing."""
+    wrapt.register_post_import_hook(_list_package, "mmengine.config.utils")
+    wrapt.register_post_import_hook(_find_bases, "mmengine.config.config")
+
+
+def _list_package(module: ModuleType) -> None:
+    """Add this package to MMEngine's table, from import names to names of distributions."""
+    module.MODULE2PACKAGE["ilm_plugins"] = "ilm_plugins"
+
+
+@functools.cache  # wrap it once
+def _find_bases(module: ModuleType) -> None:
+    """Wrap the method that finds the files of ``_base_``."""
+    wrapt.wrap_function_wrapper(module, "Config._get_cfg_path", _get_cfg_path)
+
+
+def _get_cfg_path(wrapped, _instance, args: tuple, options: dict) -> tuple[str, str | None]:
+    """Return the path of a base file, and the scope of its modules: None for our own files.
+
+    Args:
+        wrapped: MMEngine's method, which finds all others.
+        args, options: the name in ``_base_``, and the file that has it.
+
+    Raises:
+        UserError: the package has no such config.
+    """
+    name = args[0] if args else options["cfg_path"]
+    if name.startswith(PREFIX):
+        return get_config_file(name.removeprefix(PREFIX)), None
+    return wrapped(*args, **options)
