@@ -14,6 +14,7 @@ import torch.distributed.fsdp
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.frameworks.launch import leave_group
@@ -302,6 +303,15 @@ def gradients_on_one_process(rank):
         grad = grad.contiguous()  # it is expanded, and gloo writes as if it were not
         dist.all_reduce(grad)
         check_close(grad, alone.bias.grad, 1e-10, (key, sizes))
+
+
+def recomputed(rank):
+    """Activation checkpointing, which repeats the forward pass, and what is sent there."""
+    x = images(4, 16, 4).split(2)[rank].requires_grad_()
+    for layer in map(sync_norm, SYNCHRONIZED):
+        outputs = layer(x), checkpoint(layer, x, use_reentrant=False)
+        expected, found = (torch.autograd.grad(y.sum(), (x, layer.weight)) for y in outputs)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def silent_layers(rank):
