@@ -1,6 +1,7 @@
 """What all tests share: a seed for each, one thread, and a data set of a few small images."""
 
 import functools
+import gc
 import importlib
 import os
 import random
@@ -60,6 +61,12 @@ def pytest_collection_modifyitems(items):
     tests = Path(__file__).parent
     order = {tests / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+def pytest_collection_finish():
+    """Leave what is imported by now, half a million objects, out of all garbage collections."""
+    gc.collect()
+    gc.freeze()
 
 
 def seed_generators(name=""):
@@ -129,6 +136,14 @@ def cache_by_arguments(function):
         return results[argument]
 
     return cached
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Draw figures, but save empty files: for tests that read tables and summaries alone."""
+    from ilm_plugins.analysis import plots
+
+    monkeypatch.setattr(plots, "save", lambda fig, path: path.touch())
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from ilm_plugins.reproduction.miniature import SMALL_DETECTRON2
 SHAPES = Path(__file__).parents[1] / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 SMALL = [*SMALL_DETECTRON2, "SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0"]
+SMALL += ["TEST.DETECTIONS_PER_IMAGE", "10"]
 NO_TEST = ["DATASETS.TEST", "()"]
 
 
@@ -38,6 +39,7 @@ model.roi_heads.num_classes = 4
 model.roi_heads.box_head.conv_dims = [32, 32]
 model.roi_heads.box_head.conv_norm = "ILMGN(key_group_size=8)"
 model.roi_heads.mask_head.conv_dims = [32, 32]
+model.roi_heads.box_predictor.test_topk_per_image = 10
 optimizer = get_config("common/optim.py").SGD
 optimizer.lr = 0.01
 lr_multiplier = get_config("common/coco_schedule.py").lr_multiplier_1x

@@ -1,7 +1,7 @@
 """Tables, pictures and summaries of what layers do to images."""
 
 import csv
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -123,7 +123,7 @@ def test_ratios_that_all_images_share_have_one_table(tmp_path):
     assert "the same for all images" in text and "over 2 layers: 0.3000" in text
 
 
-def test_layers_whose_ratios_all_images_share_are_named(tmp_path):
+def test_layers_whose_ratios_all_images_share_are_named(unrendered, tmp_path):
     shared = Ratios(NORMALIZERS, torch.tensor([[0.2, 0.7, 0.1]]).repeat(6, 1))
     text = write_ratios(tmp_path, {**ratios(), "a.shared": shared}, images(6), "a model")
     assert "as their ratios are the same for all images: a.shared\n" in text
@@ -175,13 +175,13 @@ def dynamics(folder, steps, found, **options):
 
 
 def test_dynamics(tmp_path):
-    found = [ratios(6, 25, seed=i) for i in range(3)]
+    found = [ratios(6, 8, seed=i) for i in range(3)]
     text = dynamics(tmp_path, [1, 5, 20], found)
     check_pictures(tmp_path, *(f"dynamics_{what}" for what in DYNAMICS))
     rows = table(tmp_path / "dynamics_by_layer.csv")
-    assert len(rows) == 3 * 25 * 3 and {row["epoch"] for row in rows} == {"1", "5", "20"}
-    of_layer = found[1]["stage.24.norm"].values
-    chosen = {"epoch": "5", "layer": "stage.24.norm", "normalizer": "BN"}
+    assert len(rows) == 3 * 8 * 3 and {row["epoch"] for row in rows} == {"1", "5", "20"}
+    of_layer = found[1]["stage.7.norm"].values
+    chosen = {"epoch": "5", "layer": "stage.7.norm", "normalizer": "BN"}
     (row,) = table(tmp_path / "dynamics_by_layer.csv", **chosen)
     assert float(row["mean"]) == pytest.approx(of_layer[:, 2].mean().item(), abs=1e-5)
     (row,) = table(tmp_path / "dynamics_by_class.csv", **chosen, **{"class": "class 1"})
@@ -210,7 +210,7 @@ def test_dynamics(tmp_path):
 
 
 @pytest.mark.parametrize("embedding", ["pca", "tsne"])
-def test_maps_are_of_ten_checkpoints_from_the_first_to_the_last(embedding, tmp_path):
+def test_maps_are_of_ten_checkpoints_from_the_first_to_the_last(embedding, unrendered, tmp_path):
     found = [ratios(6, 2, seed=i) for i in range(12)]
     dynamics(tmp_path, list(range(1, 13)), found, embedding=embedding)
     epochs = list(dict.fromkeys(row["epoch"] for row in table(tmp_path / "dynamics_map.csv")))
@@ -221,18 +221,14 @@ def test_maps_are_of_ten_checkpoints_from_the_first_to_the_last(embedding, tmp_p
     assert [float(row["x"]) for row in rows] == pytest.approx(expected[:, 0].tolist(), rel=1e-3)
 
 
-def test_all_layers_are_drawn_over_the_training_and_six_by_class(tmp_path, monkeypatch):
+def test_all_layers_are_drawn_over_the_training_and_six_by_class(unrendered, tmp_path, monkeypatch):
     drawn = {}
+    for name in ("dynamics", "dynamics_of"):
 
-    def spy(name, draw):
-        def counted(layers, *args, **options):
+        def count(layers, *_, name=name, **__):
             drawn[name] = len(layers)
-            return draw(layers, *args, **options)
 
-        monkeypatch.setattr(plots, name, counted)
-
-    spy("dynamics", plots.dynamics)
-    spy("dynamics_of", plots.dynamics_of)
+        monkeypatch.setattr(plots, name, count)
     dynamics(tmp_path, [1, 2], [ratios(4, 53, seed=i) for i in range(2)])
     assert drawn == {"dynamics": 53, "dynamics_of": 6}
 
@@ -279,7 +275,7 @@ def test_dynamics_of_layers_that_saw_nothing_at_some_checkpoint(tmp_path):
     assert len(missing) == 2 * 3 and not any(row["ratio"] for row in missing)
 
 
-def test_layers_are_in_the_order_of_the_checkpoint_that_has_most(tmp_path):
+def test_layers_are_in_the_order_of_the_checkpoint_that_has_most(unrendered, tmp_path):
     whole = ratios(4, 5)
     has = [[0, 1], [0, 2], [0, 1, 2, 4], [3, 4]]
     found = [{f"stage.{i}.norm": whole[f"stage.{i}.norm"] for i in some} for some in has]
@@ -288,13 +284,15 @@ def test_layers_are_in_the_order_of_the_checkpoint_that_has_most(tmp_path):
     assert [int(name.split(".")[1]) for name in layers if "3" not in name] == [0, 1, 2, 4]
 
 
-def test_reports_are_compared_by_layer(tmp_path):
+def test_reports_are_compared_by_layer(tmp_path, monkeypatch):
     one, other = ratios(6, 3), ratios(4, 4, seed=1)
     del other["stage.0.norm"]
     folders = [tmp_path / name for name in ("one", "other", "both")]
-    for folder, found in zip(folders, (one, other), strict=False):
-        folder.mkdir()
-        write_ratios(folder, found, images(len(found["stage.1.norm"].values)), folder.name)
+    with monkeypatch.context() as patch:
+        patch.setattr(plots, "save", lambda *_: None)
+        for folder, found in zip(folders, (one, other), strict=False):
+            folder.mkdir()
+            write_ratios(folder, found, images(len(found["stage.1.norm"].values)), folder.name)
     folders[2].mkdir()
     text = write_comparison(folders[2], folders[:2])
     check_pictures(folders[2], "comparison")
@@ -432,46 +430,58 @@ def test_names_are_shortened_by_what_all_share():
     assert plots.short(["0", "0.1"]) == ["0", "0.1"]
 
 
-@pytest.mark.parametrize("layers", [19, 53])
-def test_nothing_that_is_written_overlaps_or_is_cut_off(layers):
+@pytest.mark.parametrize(
+    "picture, layers",
+    [
+        *product(("by_layer", "boxes", "heat_maps"), (19, 53)),
+        ("dynamics", 19),
+        # Eleven rows of the panels of which 19 layers have four.
+        pytest.param("dynamics", 53, marks=pytest.mark.wide),
+        ("dynamics_of", 6),
+        ("maps", 53),
+    ],
+)
+def test_nothing_that_is_written_overlaps_or_is_cut_off(picture, layers):
     names = [f"layer{i // 10}.{i}.some_conv" for i in range(layers)]
     generator = np.random.default_rng(0)
     values = {n: generator.random((7, layers)) for n in NORMALIZERS}
     classes = [f"class {i}" for i in range(10)]
     maps = {n: generator.standard_normal((10, layers)) for n in NORMALIZERS}
-    figures = [
-        plots.by_layer(
+    draw = {
+        "by_layer": lambda: plots.by_layer(
             names,
             {s: {n: (v.mean(0), v.std(0)) for n, v in values.items()} for s in ("one", "other")},
             "Title\nsubject",
         ),
-        plots.dynamics(names, range(7), values, "Title\nsubject", "epoch"),
-        plots.dynamics_of(
-            names[:6],
+        "dynamics": lambda: plots.dynamics(names, range(7), values, "Title\nsubject", "epoch"),
+        "dynamics_of": lambda: plots.dynamics_of(
+            names,
             range(100, 107),
             classes,
-            {n: generator.random((7, 10, 6)) for n in NORMALIZERS},
+            {n: generator.random((7, 10, layers)) for n in NORMALIZERS},
             "Title\nsubject",
             "iteration",
         ),
-        plots.maps(
+        "maps": lambda: plots.maps(
             {f"epoch {i}": v.T for i, v in enumerate(maps["IN"][None, :2])}, None, (), "Title"
         ),
-        plots.boxes(names, {n: list(v.T) for n, v in values.items()}, plots.BOXES, plots.OKABE_ITO),
-        plots.heat_maps(names, classes, maps, "Title", "label", "class"),
-    ]
-    for figure in figures:
-        figure.draw_without_rendering()
-        whole = figure.bbox
-        for ax in figure.axes:
-            low, high = ax.get_xlim()
-            ticks = [
-                t
-                for t in ax.get_xticklabels()
-                if t.get_visible() and t.get_text() and low <= t.get_position()[0] <= high
-            ]
-            boxes = [tick.get_window_extent() for tick in ticks]
-            assert all(a.x1 <= b.x0 + 1 for a, b in pairwise(boxes))
-            assert all(whole.x0 <= b.x0 and b.x1 <= whole.x1 and whole.y0 <= b.y0 for b in boxes)
-        title = figure.get_suptitle() and figure._suptitle.get_window_extent()
-        assert whole.x0 <= title.x0 and title.x1 <= whole.x1
+        "boxes": lambda: plots.boxes(
+            names, {n: list(v.T) for n, v in values.items()}, plots.BOXES, plots.OKABE_ITO
+        ),
+        "heat_maps": lambda: plots.heat_maps(names, classes, maps, "Title", "label", "class"),
+    }
+    figure = draw[picture]()
+    figure.draw_without_rendering()
+    whole = figure.bbox
+    for ax in figure.axes:
+        low, high = ax.get_xlim()
+        ticks = [
+            t
+            for t in ax.get_xticklabels()
+            if t.get_visible() and t.get_text() and low <= t.get_position()[0] <= high
+        ]
+        boxes = [tick.get_window_extent() for tick in ticks]
+        assert all(a.x1 <= b.x0 + 1 for a, b in pairwise(boxes))
+        assert all(whole.x0 <= b.x0 and b.x1 <= whole.x1 and whole.y0 <= b.y0 for b in boxes)
+    title = figure.get_suptitle() and figure._suptitle.get_window_extent()
+    assert whole.x0 <= title.x0 and title.x1 <= whole.x1

@@ -112,7 +112,7 @@ def test_omega_of_a_timm_model_with_layers_and_images_chosen(folder, tmp_path, c
     assert "4 images of" in capsys.readouterr().out
 
 
-def test_dynamics_are_in_the_order_of_steps(folder, tmp_path):
+def test_dynamics_are_in_the_order_of_steps(unrendered, folder, tmp_path):
     for step in (10, 9):
         checkpoint(tmp_path / f"epoch_{step}.pth", seed=step)
     files = sorted(tmp_path.glob("*.pth"))
@@ -135,7 +135,7 @@ def test_dynamics_of_one_class_mapped_by_tsne(folder, trained, tmp_path, capsys)
     assert {row["class"] for row in rows(tmp_path / "out" / "dynamics_by_class.csv")} == {"dog"}
 
 
-def test_reports_are_compared(folder, trained, tmp_path, capsys):
+def test_reports_are_compared(unrendered, folder, trained, tmp_path, capsys):
     words = ("--checkpoint", trained[0], "--match", "layer1.*")
     for name, limit in (("a", 4), ("b", 6)):
         out = ("--output", tmp_path / name, "--limit", limit)
@@ -146,7 +146,7 @@ def test_reports_are_compared(folder, trained, tmp_path, capsys):
     assert {p.name for p in (tmp_path / "both").iterdir()} == {"comparison.png", "summary.txt"}
 
 
-def test_the_same_twice_gives_the_same(folder, trained, tmp_path):
+def test_the_same_twice_gives_the_same(unrendered, folder, trained, tmp_path):
     for name in ("a", "b"):
         options = ("--checkpoint", trained[0], "--output", tmp_path / name, "--match", "layer1.*")
         assert run("ratios", folder, *EN, *options, "--embedding", "pca") == 0

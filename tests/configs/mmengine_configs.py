@@ -42,6 +42,8 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 _skeletons = {}
+#: Functions of torch.nn.init, which take time on the meta device too.
+_INITIALIZATIONS = ("uniform_", "kaiming_uniform_", "normal_", "ones_", "zeros_")
 
 
 def skeleton(cfg: Config) -> nn.Module:
@@ -50,7 +52,9 @@ def skeleton(cfg: Config) -> nn.Module:
     if key not in _skeletons:
         # Backbones read their rates of stochastic depth from a tensor.
         linspace = partial(torch.linspace, device="cpu")
-        with torch.device("meta"), patch("torch.linspace", linspace):
+        kept = dict.fromkeys(_INITIALIZATIONS, lambda tensor, *_, **__: tensor)
+        skipping = patch.multiple("torch.nn.init", **kept)
+        with torch.device("meta"), patch("torch.linspace", linspace), skipping:
             _skeletons[key] = build_model(cfg)
     return _skeletons[key]
 

@@ -119,6 +119,7 @@ def test_test_dev_in_the_servers_format(datasets, tmp_path):
     argv += [f"load_from={tmp_path / 'model.pth'}", f"work_dir={tmp_path / 'out'}"]
     argv += [f"test_dataloader.dataset.ann_file={file}", f"test_evaluator.ann_file={file}"]
     argv += ["model.test_cfg.rcnn.score_thr=0", "model.test_cfg.rcnn.max_per_img=2"]
+    argv += ["model.test_cfg.rpn.max_per_img=20"]
     argv += [f"test_evaluator.outfile_prefix={tmp_path / 'results'}"]
     assert train_net.main(argv) == 0
     images = {image["id"] for image in listed["images"]}

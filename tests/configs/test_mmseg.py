@@ -207,7 +207,7 @@ def test_ade20k_ignores_what_has_no_label(datasets):
             assert np.array_equal(sample.gt_sem_seg.data[0], np.where(mask, mask - 1, 255))
 
 
-@pytest.mark.parametrize("norm", ["bn", "en"])
+@pytest.mark.parametrize("norm", [pytest.param("bn", marks=pytest.mark.wide), "en"])
 def test_shapes_in_a_few_steps(norm, datasets, tmp_path):
     config = f"mmseg/shapes/fcn_r18-d8_shapes_{norm}.py"
     (figures,) = run(config, datasets / "shapes", tmp_path)

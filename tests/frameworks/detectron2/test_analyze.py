@@ -68,7 +68,7 @@ def test_ratios_are_logged_while_training(trained):
     assert event.value == pytest.approx(means[2]) and event.step == 3
 
 
-def test_ratios_of_a_yaml_config(datasets, trained, tmp_path, capsys):
+def test_ratios_of_a_yaml_config(unrendered, datasets, trained, tmp_path, capsys):
     contents = read(trained / "model_final.pth")
     for name, tensor in contents["model"].items():
         if name.endswith("ratio.weight"):
@@ -98,7 +98,7 @@ def test_proposals_of_an_image_have_their_mean(datasets, trained, tmp_path, caps
     assert "instances of 2 images, which cannot be told apart" in capsys.readouterr().err
 
 
-def test_a_lazy_config(datasets, tmp_path, capsys):
+def test_a_lazy_config(unrendered, datasets, tmp_path, capsys):
     config = tmp_path / "lazy.py"
     config.write_text(LAZY.replace('f"mine_{id(train)}"', "'mine_once'") + WITH_SN)
     argv = ["--config-file", str(config), "--num-gpus", "0", "--ratios-interval", "2"]

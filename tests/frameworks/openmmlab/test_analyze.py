@@ -74,7 +74,7 @@ def read(folder):
     return torch.tensor(pixels).permute(0, 3, 1, 2).float()
 
 
-def test_a_classifier_of_images_in_rgb(root, folder, tmp_path, capsys):
+def test_a_classifier_of_images_in_rgb(unrendered, root, folder, tmp_path, capsys):
     model = checkpoint(tmp_path / "a.pth", root / RESNET20)
     out = tmp_path / "out"
     found = analyzed("ratios", folder, root / RESNET20, tmp_path / "a.pth", out)
@@ -85,7 +85,7 @@ def test_a_classifier_of_images_in_rgb(root, folder, tmp_path, capsys):
     check_ratios(found, "backbone.stem.gn", stem.gn, stem.conv, read(folder), *scaling)
 
 
-def test_a_segmenter_of_images_in_bgr(config, datasets, tmp_path, capsys):
+def test_a_segmenter_of_images_in_bgr(unrendered, config, datasets, tmp_path, capsys):
     mean, std = (1.0, 2.0, 3.0), (10.0, 20.0, 30.0)
     opts = [f"model.data_preprocessor.{k}={v}" for k, v in (("mean", mean), ("std", std))] + [EN]
     backbone = checkpoint(tmp_path / "a.pth", config, *opts).backbone
@@ -97,7 +97,7 @@ def test_a_segmenter_of_images_in_bgr(config, datasets, tmp_path, capsys):
     check_ratios(found, "backbone.gn1", backbone.gn1, backbone.conv1, x, mean, std)
 
 
-def test_a_detector_has_its_proposals_mean(root, datasets, tmp_path, capsys):
+def test_a_detector_has_its_proposals_mean(unrendered, root, datasets, tmp_path, capsys):
     config = root / "configs/mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
     checkpoint(tmp_path / "a.pth", config)
     images, out = datasets / "shapes" / "images" / "validation", tmp_path / "out"
