@@ -351,7 +351,7 @@ def test_the_module_needs_no_framework():
         "from ilm_plugins.data import shapes\n"
         "assert shapes.make_scene(0, 'training', 0).instances\n"
     )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    fresh.run([sys.executable, "-c", code], check=True)
 
 
 def test_command_line(tmp_path):

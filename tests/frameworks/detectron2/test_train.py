@@ -23,6 +23,14 @@ from ilm_plugins.frameworks.detectron2.checks import check, load_config
 from runs import LAZY, NO_TEST, SHAPES
 from runs import detectron2_command as command
 
+#: Images and regions for mixed precision, which is slow on processors that don't compute bfloat16.
+FEW_PIXELS = ["INPUT.MIN_SIZE_TRAIN", "(32,)", "INPUT.MAX_SIZE_TRAIN", "32"]
+FEW_PIXELS += ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8"]
+FEW_PIXELS_LAZY = (
+    "dataloader.train.mapper.augmentations.0.short_edge_length=32",
+    "model.roi_heads.batch_size_per_image=4",
+)
+
 
 def iterations(folder):
     lines = (folder / "metrics.json").read_text().splitlines()
@@ -155,9 +163,9 @@ def test_lazy_config_trains_resumes_and_evaluates(datasets, lazy, tmp_path, capf
 @pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
 def test_channels_last_and_mixed_precision(datasets, lazy, tmp_path, kind, options):
     if kind == "yaml":
-        argv = command(*options, out=tmp_path, opts=["SOLVER.MAX_ITER", "1"])
+        argv = command(*options, out=tmp_path, opts=["SOLVER.MAX_ITER", "1", *FEW_PIXELS])
     else:
-        length = "train.max_iter=1", "train.eval_period=1"
+        length = "train.max_iter=1", "train.eval_period=1", *FEW_PIXELS_LAZY
         argv = [*lazy, *options, f"train.output_dir={tmp_path}", *length]
     with convolutions() as found, convolutions(training=False) as evaluated:
         assert train_net.main(argv) == 0
@@ -172,7 +180,7 @@ def test_channels_last_and_mixed_precision(datasets, lazy, tmp_path, kind, optio
 
 
 def test_a_config_may_set_mixed_precision_and_a_resumed_run_the_layout(datasets, tmp_path):
-    opts = ["SOLVER.AMP.ENABLED", "True", *NO_TEST, "SOLVER.MAX_ITER"]
+    opts = ["SOLVER.AMP.ENABLED", "True", *FEW_PIXELS, *NO_TEST, "SOLVER.MAX_ITER"]
     with convolutions() as found:
         assert train_net.main(command(out=tmp_path, opts=[*opts, "1"])) == 0
     assert set(found) == {(False, True)}
