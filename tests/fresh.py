@@ -22,7 +22,8 @@ class Process:
     """Does as ``subprocess.Popen`` does for a process that writes to files.
 
     Args:
-        command: ``sys.executable``, then ``"-c"`` and code, or the path of a script; arguments.
+        command: ``sys.executable``, then ``"-c"`` and code, ``"-m"`` and a module, or the path of a
+            script; arguments.
         stdout, stderr, env, cwd, start_new_session: those of ``subprocess.Popen``.
     """
 
@@ -85,6 +86,9 @@ def _execute(words, env, cwd, outputs, start_new_session):
             sys.argv = ["-c", *words[2:]]
             main = sys.modules["__main__"] = ModuleType("__main__")
             exec(compile(words[1], "<string>", "exec"), vars(main))
+        elif words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:
             sys.argv = words
             sys.path.insert(0, os.path.dirname(words[0]))

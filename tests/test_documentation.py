@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import fresh
-import ilm_plugins
+import ilm_plugins.__main__
 from benchmarks import report as benchmark
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.layers import parse_norm
@@ -228,12 +228,16 @@ def test_commands_name_what_there_is(page, command):
 
 #: What tools need before they look at their command line.
 NEEDS = {
-    "tools/analyze.py": "matplotlib",
-    "tools/evaluate_images.py": "PIL",
-    "tools/make_shapes.py": "PIL",
-    "tools/translate.py": "mmengine",
+    "analyze": "matplotlib",
+    "evaluate-images": "PIL",
+    "make-shapes": "PIL",
+    "translate": "mmengine",
 }
-OF_TOOLS = [(page, command) for page, command in commands() if "tools/" in command]
+OF_TOOLS = [
+    (page, command)
+    for page, command in commands()
+    if "tools/" in command or command.startswith("python -m ilm_plugins ")
+]
 
 
 class Parsed(Exception):
@@ -241,21 +245,32 @@ class Parsed(Exception):
 
 
 def parsed(command, monkeypatch):
-    """What a tool makes of its command line."""
+    """What a tool, or the command that it stands for, makes of its command line."""
     python, tool, *options = shlex.split(command)
     assert python == "python"
-    if tool in NEEDS:
-        pytest.importorskip(NEEDS[tool], reason=f"{tool} needs {NEEDS[tool]}")
+    if tool == "-m":
+        package, name, *options = options
+        assert package == "ilm_plugins"
+    else:
+        name = Path(tool).stem.replace("_", "-")
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason=f"{name} needs {NEEDS[name]}")
     monkeypatch.setattr(sys, "argv", [tool, *options])
-    for name in ("parse_args", "parse_intermixed_args"):
-        parse = getattr(argparse.ArgumentParser, name)
+    for method in ("parse_args", "parse_intermixed_args"):
+        parse = getattr(argparse.ArgumentParser, method)
 
-        def then_stop(*args, parse=parse):
-            raise Parsed(parse(*args))
+        def then_stop(parser, *args, parse=parse):
+            args = parse(parser, *args)
+            if parser.prog == "python -m ilm_plugins":  # it has the command's name alone
+                return args
+            raise Parsed(args)
 
-        monkeypatch.setattr(argparse.ArgumentParser, name, then_stop)
+        monkeypatch.setattr(argparse.ArgumentParser, method, then_stop)
     with pytest.raises(Parsed) as found:
-        runpy.run_path(str(ROOT / tool), run_name="__main__")
+        if tool == "-m":
+            ilm_plugins.__main__.main([name, *options])
+        else:
+            runpy.run_path(str(ROOT / tool), run_name="__main__")
     return found.value.args[0]
 
 
@@ -283,6 +298,7 @@ def test_tools_understand_their_commands(page, command, monkeypatch):
         "python tools/train_net.py --config-file a.py work_dir a",
         "python tools/train_net.py --config-file a.py --gpus 1",
         "python tools/reproduce.py report --miniature",
+        "python -m ilm_plugins convert a.pth b.pth --to EN --revert",
     ],
 )
 def test_commands_that_tools_do_not_understand_are_found(command, monkeypatch):

@@ -3,14 +3,7 @@
 
 import sys
 
-try:
-    from ilm_plugins.cli.analyze import main
-except ModuleNotFoundError as error:
-    if error.name == "ilm_plugins":
-        raise
-    needed = f"{error.name}, which is not installed; run pip install 'ilm_plugins[analysis]'"
-    print(f"analyze.py: error: images and pictures need {needed}", file=sys.stderr)
-    sys.exit(2)
+from ilm_plugins.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["analyze", *sys.argv[1:]]))

@@ -3,7 +3,7 @@
 
 import sys
 
-from ilm_plugins.pix2pix.translate import main
+from ilm_plugins.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["translate", *sys.argv[1:]]))

@@ -4,7 +4,6 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,15 @@ from ..analysis.collect import collect_ratios, collect_rescaling
 from ..checkpoints import CheckpointError, check_fits, find_absent, loading, unwrap_state
 from ..data.images import Images, open_images
 from ..errors import UserError
-from ..frameworks.command import add_traceback, command, config_file, positive, refusing
+from ..frameworks.command import (
+    add_traceback,
+    command,
+    config_file,
+    example,
+    positive,
+    progress,
+    refusing,
+)
 from ..frameworks.inference import Forward, Inference
 from ..frameworks.output_folder import check_output
 from ..layers import NORMS
@@ -62,6 +69,11 @@ def parser() -> argparse.ArgumentParser:
     """
     p = argparse.ArgumentParser(
         description="See what adaptive layers have learned: tables (CSV), pictures (PNG), summary.",
+        epilog=example(
+            "analyze ratios IMAGES --model timm:resnet18 --norm EN \\\n"
+            "    --checkpoint resnet18_en.pth --output output/ratios"
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = p.add_subparsers(required=True, metavar="COMMAND")
     ratios = commands.add_parser(
@@ -124,7 +136,7 @@ def _add_options(p: argparse.ArgumentParser) -> None:
         "--config-file",
         type=config_file,
         metavar="FILE",
-        help="the model: a config as of tools/train_net.py",
+        help="the model: a config as of the command train",
     )
     what.add_argument("--model", metavar="LIBRARY:NAME", help="or torchvision:NAME, timm:NAME")
     p.add_argument(
@@ -289,7 +301,12 @@ def prepare(
     inference = load_model(args)
     check_output(args.output, "--output")
     print(f"{_count_images(images)} of {args.images}, each: {inference.preprocessing}")
-    batches = partial(images.batches, args.batch_size or inference.batch_size)
+
+    def batches() -> Iterator[list[np.ndarray]]:
+        """Read the images again, in order, and show progress."""
+        size = args.batch_size or inference.batch_size
+        return progress(images.batches(size), len(images))
+
     return inference, images, batches, folder
 
 

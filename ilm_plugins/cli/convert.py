@@ -24,7 +24,16 @@ from ..checkpoints import (
 )
 from ..errors import UserError
 from ..frameworks import installed
-from ..frameworks.command import add_traceback, building, command, config_file, positive, refusing
+from ..frameworks.command import (
+    add_traceback,
+    building,
+    command,
+    config_file,
+    example,
+    positive,
+    progress,
+    refusing,
+)
 from ..layers import NORMS, parse_norm
 from . import train_net
 
@@ -82,8 +91,10 @@ def run(args: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the parser: INPUT, OUTPUT, target norms, layers, and options such as --unsafe."""
     p = argparse.ArgumentParser(
-        description="Convert the norms of a checkpoint: .pth of torch, detectron2 or MMEngine, "
+        description="Convert the norms of a checkpoint: .pth of torch, detectron2 or MMEngine,\n"
         ".pkl of detectron2's model zoo, .safetensors.",
+        epilog=example("convert gn.pth ilmgn.pth --to ILMGN --match 'roi_heads.box_head.*'"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("input")
     p.add_argument("output", help="another file, in the format that its name ends with")
@@ -92,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
         "--config-file",
         type=config_file,
         metavar="FILE",
-        help="convert to the norms of this model: a config as of tools/train_net.py",
+        help="convert to the norms of this model: a config as of the command train",
     )
     what.add_argument(
         "--to", metavar="NORM", help=f"{', '.join(NORMS)}; options as in 'ILMGN(key_group_size=8)'"
@@ -224,7 +235,7 @@ def _conversion_of_model(args: argparse.Namespace) -> Change:
     from ..data.images import open_images  # needs numpy and Pillow
 
     images = open_images(args.recalibrate)
-    batches = images.batches(args.batch_size or inference.batch_size)
+    batches = progress(images.batches(args.batch_size or inference.batch_size), len(images))
     return lambda state: _recalibrate(state, part, batches, inference.forward)
 
 

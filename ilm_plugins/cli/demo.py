@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..frameworks.command import add_traceback, command, config_file
+from ..frameworks.command import add_traceback, command, config_file, example
 from . import environment, train_net
 
 
@@ -26,7 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: the command line is invalid, or asks for help.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=example("demo ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "configs", nargs="+", type=config_file, metavar="CONFIG", help="detectron2 yaml"
     )

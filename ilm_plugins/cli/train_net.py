@@ -14,7 +14,7 @@ import torch
 from .. import checkpoints
 from ..errors import UserError
 from ..frameworks import installed
-from ..frameworks.command import add_traceback, command, config_file, positive
+from ..frameworks.command import add_traceback, command, config_file, example, positive
 from ..frameworks.launch import launch
 from ..frameworks.output_folder import RANKS, lock_run_folder
 from ..frameworks.stopping import SIGNALS
@@ -86,9 +86,14 @@ def parser() -> argparse.ArgumentParser:
     ``num_gpus`` is None by default; :func:`check_processes` sets it.
     """
     p = argparse.ArgumentParser(
-        description="Train or evaluate a detectron2 .yaml or LazyConfig .py, or an MMEngine .py.",
-        epilog="Several machines: the same command on each, with --num-machines, --machine-rank "
+        description="Train or evaluate a detectron2 .yaml or LazyConfig .py, or an MMEngine .py.\n"
+        "Several machines: the same command on each, with --num-machines, --machine-rank\n"
         "and one --dist-url, such as tcp://10.0.0.1:29500.",
+        epilog=example(
+            "train --config-file ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml \\\n"
+            "    --num-gpus 0 OUTPUT_DIR output/shapes"
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
         "--config-file",

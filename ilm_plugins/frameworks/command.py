@@ -11,9 +11,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -28,6 +29,8 @@ from ..errors import (
     write_error,
 )
 from .stopping import SIGNALS, Stop, stoppable
+
+Batch = TypeVar("Batch")
 
 #: Last sentence of an error line, if the run can be resumed.
 RESUME = "--resume goes on from the last checkpoint"
@@ -95,6 +98,38 @@ def command(
 def add_traceback(p: argparse.ArgumentParser) -> None:
     """Add the option --traceback to the parser of a command that :func:`command` runs."""
     p.add_argument("--traceback", action="store_true", help="print the traceback of an error")
+
+
+def progress(
+    batches: Iterable[Batch], total: int, size: Callable[[Batch], int] = len
+) -> Iterator[Batch]:
+    """Yield batches of images; print to stderr how many images are done, and the time left.
+
+    The first line is printed 2 seconds after the start, or later, another at most every 10 seconds.
+
+    Args:
+        batches: the batches.
+        total: number of images in all batches.
+        size: returns the number of images in a batch.
+    """
+    start, done = time.monotonic(), 0
+    due = start + 2
+    for batch in batches:
+        yield batch
+        done += size(batch)
+        now = time.monotonic()
+        if now >= due and done < total:
+            left = (now - start) * (total - done) / done
+            print(f"{done:,} of {total:,} images, {left:.0f} s left", file=sys.stderr, flush=True)
+            due = now + 10
+
+
+def example(*lines: str) -> str:
+    """Return the end of a command's help: a heading and commands, without "python -m ilm_plugins".
+
+    The parser's ``formatter_class`` must keep lines as they are.
+    """
+    return "\n".join(["example:", *(f"  python -m ilm_plugins {line}" for line in lines)])
 
 
 def config_file(word: str) -> str:
@@ -226,7 +261,7 @@ def _append_to_log(error: UserError, folder: str) -> Path | None:
         The path of the log, or None if writing fails, also because the folder is missing.
     """
     path = Path(folder, ERROR_LOG)
-    heading = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(sys.argv)}\n"
+    heading = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {sys.argv[0]} {shlex.join(sys.argv[1:])}\n"
     try:
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(heading + _traceback(error))

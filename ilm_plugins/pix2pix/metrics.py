@@ -30,7 +30,7 @@ from torch import Tensor
 from .. import checkpoints
 from ..data.images import read_image
 from ..errors import UserError
-from ..frameworks.command import add_traceback, command
+from ..frameworks.command import add_traceback, command, example, progress
 from .pairs import check_pairs, to_tensor, two_folders
 
 NO_WEIGHTS = "not computed: LPIPS needs the weights of AlexNet; give a local file of them"
@@ -189,7 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         description="RMSE, SSIM, LPIPS and L1 of a folder of images against another.",
-        epilog="Images of 0..255, matched by name; each result is the mean over images.",
+        epilog="Images of 0..255, matched by name; each result is the mean over images.\n\n"
+        + example("evaluate-images PHOTOS TARGETS --metrics rmse ssim"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("outputs", help="folder of generated images")
     parser.add_argument("targets", help="folder of the images that they should be")
@@ -220,7 +222,8 @@ def evaluate(args: argparse.Namespace) -> None:
         chosen = measures(args.metrics, args.lpips_weights)
     pairs = two_folders(args.outputs, args.targets)
     check_pairs(pairs)
-    found = compare(((read(p.input), read(p.target)) for p in pairs), chosen)
+    images = ((read(p.input), read(p.target)) for p in progress(pairs, len(pairs), lambda _: 1))
+    found = compare(images, chosen)
     result = {name: found.get(name) for name in (*args.metrics, "images")}
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from .. import checkpoints
 from ..checkpoints import CheckpointError
 from ..data.images import read_image
 from ..errors import UserError
-from ..frameworks.command import add_traceback, command
+from ..frameworks.command import add_traceback, command, example, progress
 from ..frameworks.openmmlab.checkpoints import allow_history, nested_dicts, settings
 from ..frameworks.openmmlab.norms import TORCH_NORMS
 from .networks import Pix2Pix, to_bytes, to_signed
@@ -35,9 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: the command line is invalid, or asks for help.
     """
     parser = argparse.ArgumentParser(
-        description="Translate a folder of images, of any size, to OUTPUT/NAME.png."
+        description="Translate a folder of images, of any size, to OUTPUT/NAME.png.",
+        epilog=example("translate output/facades/epoch_200.pth LABELS PHOTOS --batch-size 8"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", help="of tools/train_net.py; it has the model's config")
+    parser.add_argument("checkpoint", help="of the command train; it has the model's config")
     parser.add_argument("input", help="folder of images")
     parser.add_argument("output", help="folder to write to, made if missing")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N")
@@ -81,8 +83,9 @@ def translate(args: argparse.Namespace) -> None:
     multiple = model.generator.multiple
     files = image_files(source)
     check_images(files)
+    found = batches(files, args.batch_size, args.half)
     try:
-        for names, images in batches(files, args.batch_size, args.half):
+        for names, images in progress(found, len(files), size=lambda batch: len(batch[0])):
             height, width = images.shape[2:]
             if height % multiple or width % multiple:
                 up = (-(-side // multiple) * multiple for side in (width, height))
@@ -126,7 +129,7 @@ def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pi
         raise
     except Exception as error:  # an invalid file can raise anything
         raise UserError(
-            f"{checkpoint} is not a checkpoint of a Pix2Pix by tools/train_net.py: "
+            f"{checkpoint} is not a checkpoint of a Pix2Pix by the command train: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from error
     try:

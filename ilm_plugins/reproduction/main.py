@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..checkpoints import loading
-from ..frameworks.command import add_traceback, command, positive
+from ..frameworks.command import add_traceback, command, example, positive
 from . import launch, record, registry, report, run
 from .registry import Cell, Table
 
@@ -43,7 +43,13 @@ def parser() -> argparse.ArgumentParser:
 
     In what it parses, ``command`` is the function that performs the command, given the arguments.
     """
-    p = argparse.ArgumentParser(description="The papers' tables and figures, run here.")
+    p = argparse.ArgumentParser(
+        description="The papers' tables and figures, run here.",
+        epilog=example(
+            "reproduce list en-5", "reproduce run en-5 ResNet20/EN --miniature --num-gpus 0"
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = p.add_subparsers(required=True, metavar="list | run | report")
     listing = commands.add_parser("list", help="every table and figure, and what is behind it")
     listing.set_defaults(command=list_)
@@ -54,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         help="train and test a table's cells, or go on with them",
         usage="%(prog)s TABLE [CELL] [KEY=VALUE ...] [options]",
         epilog="Runs are in WORK_DIR/TABLE/CELL/seedN, each with its record.json. Words "
-        "KEY=VALUE anywhere are overrides for tools/train_net.py, of all cells alike.",
+        "KEY=VALUE anywhere are overrides for the command train, of all cells alike.",
     )
     running.set_defaults(command=run_)
     running.add_argument("table", help="such as en-5; 'list' has them all")
@@ -99,7 +105,7 @@ def list_(args: argparse.Namespace) -> None:
         if table.note:
             print(f"  {table.note}")
         if table.cells or table.shows:
-            print(f"  python tools/reproduce.py run {table.id}")
+            print(f"  python -m ilm_plugins reproduce run {table.id}")
         print(*(f"  {row}" for row in _rows(table)), sep="\n")
 
 

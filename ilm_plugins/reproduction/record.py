@@ -42,7 +42,7 @@ def framework(cell: Cell) -> RunFolders:
     """
     config = cell.config
     if not Path(cell.file).is_file():
-        raise UserError(f"{config} is not in {ROOT}; run this from a checkout of the project")
+        raise UserError(f"{config} is not in {ROOT}; install ilm_plugins again")
     name = train_net.framework_of(cell.file)
     package = {"mmengine": "openmmlab"}.get(name, name)
     if not installed(name):

@@ -29,7 +29,7 @@ from ..errors import UserError
 
 #: The folder that holds ``configs/``.
 ROOT = FOLDER.parent
-LIST = "tools/reproduce.py list"
+LIST = "python -m ilm_plugins reproduce list"
 
 
 @dataclass(frozen=True)

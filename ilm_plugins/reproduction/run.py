@@ -26,7 +26,7 @@ from ..frameworks.output_folder import check_output
 from ..frameworks.run_summary import RunFolders
 from . import launch, record, registry
 from .launch import Launch
-from .registry import ROOT, Cell
+from .registry import Cell
 
 RECORD = "record.json"
 
@@ -91,7 +91,9 @@ class Run:
         words += ["--miniature"] if options.miniature else []
         words += ["--unsafe"] if options.unsafe else []
         words += ["--work-dir", options.work_dir] if options.work_dir != Options.work_dir else []
-        return f"python tools/reproduce.py {shlex.join(map(str, [*words, *options.overrides]))}"
+        return (
+            f"python -m ilm_plugins reproduce {shlex.join(map(str, [*words, *options.overrides]))}"
+        )
 
     @property
     def root(self) -> Path:
@@ -240,7 +242,7 @@ def _compute(cell: Cell, options: Options) -> dict:
         "figures": {name: float(f"{v:.6g}") for name, v in computed.compute(cell).items()},
         "seed": None,
         "curve": [],
-        "command": f"python tools/reproduce.py run {cell.table} {shlex.quote(cell.name)}",
+        "command": f"python -m ilm_plugins reproduce run {cell.table} {shlex.quote(cell.name)}",
         "torch": torch.__version__,
         "commit": environment.commit(),
     }
@@ -303,7 +305,7 @@ def _build_record(run: Run) -> dict:
     """
     started = launch.read(run.folder)
     if started is None:
-        raise UserError(f"{run.folder} has no {launch.FILE}, so no run of tools/reproduce.py")
+        raise UserError(f"{run.folder} has no {launch.FILE}, so no run of the command reproduce")
     before = None
     if run.before is not None:
         cell = run.before.cell
@@ -395,7 +397,7 @@ def _complete_checkpoint(run: Run) -> str:
     if done < total:
         raise UserError(
             f"needs the checkpoint of {run.name}, which is at {done} of {total} {unit} in "
-            f"{run.folder}; run tools/reproduce.py run {run.cell.table} {run.cell.name!r} first"
+            f"{run.folder}; reproduce run {run.cell.table} {run.cell.name!r} first"
         )
     return checkpoint
 
@@ -503,7 +505,7 @@ async def _execute(run: Run, now: Launch, words: list[str], deadline: float) -> 
     if time.monotonic() >= deadline:
         raise Stopped
     options, log, failed = run.options, run.folder / "output.log", run.folder / launch.ERROR
-    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", run.cell.file]
+    command = [sys.executable, "-m", "ilm_plugins", "train", "--config-file", run.cell.file]
     command += [] if options.num_gpus is None else ["--num-gpus", str(options.num_gpus)]
     command += ["--unsafe"] if options.unsafe else []
     data = run.root / "data" if options.miniature else options.data

@@ -126,18 +126,18 @@ def test_a_figure_alone_stands_for_all_cells_of_its_tables():
     "command", [table.command for table in TABLES.values() if table.command], ids=str
 )
 def test_the_commands_behind_figures_are_commands(command):
-    python, tool, *words = shlex.split(command)
-    parsers = {"tools/analyze.py": analyze.parser, "tools/reproduce.py": parser}
-    assert python == "python"
-    args = parsers[tool]().parse_args(words)
+    assert command.startswith("python -m ilm_plugins ")
+    name, *words = shlex.split(command)[3:]
+    args = {"analyze": analyze.parser, "reproduce": parser}[name]().parse_args(words)
     if hasattr(args, "checkpoint"):
         (checkpoint,) = args.checkpoint
-        runs = [c for c in CELLS if c.config == args.config_file and str(c.folder) in checkpoint]
+        of_file = [c for c in CELLS if c.config and c.file == args.config_file]
+        runs = [c for c in of_file if str(c.folder) in checkpoint]
         assert runs, "no cell's run has these checkpoints"
 
 
 def test_figure_8_is_mapped_by_tsne():
-    args = analyze.parser().parse_args(shlex.split(TABLES["en-fig8"].command)[2:])
+    args = analyze.parser().parse_args(shlex.split(TABLES["en-fig8"].command)[4:])
     assert args.embedding == "tsne" and len(set(args.classes)) == 10
 
 
@@ -149,7 +149,7 @@ def test_figure_8_is_mapped_by_tsne():
         (("en-5", ""), "no cell of en-5 ''"),
         (("en-fig3", "ResNt20/EN"), "no cell of en-fig3 'ResNt20/EN'; near ones are 'ResNet20/EN'"),
         (("en-fig2",), "it is a drawing"),
-        (("en-fig4",), "run python tools/analyze.py compare"),
+        (("en-fig4",), "run python -m ilm_plugins analyze compare"),
     ],
 )
 def test_what_is_not_found_is_told_with_near_ones(words, answer):
@@ -207,7 +207,7 @@ def test_the_list_has_every_cell_and_what_is_behind_it(capsys):
     for cell in CELLS:
         assert any(cell.name in line and (not cell.config or cell.config in line) for line in lines)
     assert all(
-        f"  python tools/reproduce.py run {table.id}" in lines
+        f"  python -m ilm_plugins reproduce run {table.id}" in lines
         for table in TABLES.values()
         if table.cells
     )

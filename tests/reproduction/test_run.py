@@ -86,7 +86,7 @@ def test_a_run_has_its_seed_folder_data_and_length(tmp_path):
     assert not any("max_epochs" in word for word in running._overrides(one))
     (one,) = planned(CELL.id, epochs=12, data="d", num_gpus=1, overrides=("a.b=1",))
     assert one.command == (
-        "python tools/reproduce.py run en-5 ResNet20/EN --seeds 0 --epochs 12 --num-gpus 1 "
+        "python -m ilm_plugins reproduce run en-5 ResNet20/EN --seeds 0 --epochs 12 --num-gpus 1 "
         "--data d a.b=1"
     )
 

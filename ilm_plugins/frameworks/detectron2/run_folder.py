@@ -110,7 +110,7 @@ def summary(config: str, work_dir: Path, total: int) -> RunSummary:
     """
     metrics = Path(work_dir, "metrics.json")
     if not metrics.is_file():
-        raise UserError(f"{work_dir} has no run of tools/train_net.py: no metrics.json")
+        raise UserError(f"{work_dir} has no run of the command train: no metrics.json")
     entries = curves.entries(metrics)
     rows, seconds = _curve(entries, total)
     results = [entry for entry in entries if "bbox/AP" in entry]

@@ -196,7 +196,7 @@ def summary(config: str, work_dir: Path, total: int) -> RunSummary:
     """
     sessions = _config_files(work_dir)
     if not sessions:
-        raise UserError(f"{work_dir} has no run of tools/train_net.py: no */vis_data/config.py")
+        raise UserError(f"{work_dir} has no run of the command train: no */vis_data/config.py")
     recipe, unit = load(config), length(config)[1]
     trained = list(filter(_scalars_file, sessions)) if total else []
     last = (trained or sessions)[-1]

@@ -99,5 +99,5 @@ def test_a_run_that_was_ended_has_no_figure(config, tmp_path):
     found = run_folder.summary(config, tmp_path, 100)
     assert (found.run, found.metrics) == (60, {})
     (tmp_path / "metrics.json").unlink()
-    with pytest.raises(UserError, match="has no run of tools"):
+    with pytest.raises(UserError, match="has no run of the command train"):
         run_folder.summary(config, tmp_path, 100)

@@ -168,7 +168,7 @@ def test_the_multi_scale_test_is_told_by_its_model(tmp_path):
 
 
 def test_a_folder_without_a_run_is_told(tmp_path):
-    with pytest.raises(UserError, match="no run of tools"):
+    with pytest.raises(UserError, match="no run of the command train"):
         run_folder.summary(CIFAR, tmp_path, 165)
 
 
