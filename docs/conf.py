@@ -1,5 +1,12 @@
 """The documentation site: ``make docs``."""
 
+import inspect
+import re
+
+from docutils import nodes
+from latex2mathml import converter
+from sphinx.util.inspect import stringify_signature
+
 import ilm_plugins
 
 project = "ilm_plugins"
@@ -7,15 +14,21 @@ release = version = ilm_plugins.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
 html_theme = "furo"
 html_title = f"ilm_plugins {release}"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
+html_math_renderer = "mathml"
+html_show_copyright = False
+maximum_signature_line_length = 80
+napoleon_use_rtype = False  # "scale, shift: (N, C) each" gives names, no type
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True}
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
 # Frameworks that the documented modules may import, and a reader's environment may lack.
 autodoc_mock_imports = ["mmengine", "mmcv"]
 
@@ -25,5 +38,36 @@ def escape_shapes(app, what, name, obj, options, lines):
     lines[:] = [line.replace("*)", r"\*)") for line in lines]
 
 
+def show_options(app, what, name, obj, options, signature, returns):
+    """Show the options of a layer's constructor; autodoc would show its ``__new__``."""
+    if what == "class" and signature == "(*args, **options)":
+        shown = inspect.signature(obj)
+        text = stringify_signature(shown, show_return_annotation=False, unqualified_typehints=True)
+        return text, None
+
+
+def write_mathml(self, node):
+    """Write an equation as MathML, which browsers draw without a script."""
+    is_block = isinstance(node, nodes.math_block)
+    text = node.astext()
+    if r"\\" in text:
+        text = rf"\begin{{split}}{text}\end{{split}}"
+    formula = converter.convert(text, display="block" if is_block else "inline")
+    self.body.append(f'<div class="math">{formula}</div>' if is_block else formula)
+    raise nodes.SkipNode
+
+
+def let_code_break(app, page, template, context, doctree):
+    """Let names and paths break behind "_", "/" and the like; pages.css forbids other places."""
+
+    def divide(span):
+        return re.sub(r"(?<=\w[_/.,=(])(?=\w)", '</span><wbr><span class="pre">', span[0])
+
+    context["body"] = re.sub('<span class="pre">[^<]*</span>', divide, context.get("body", ""))
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", escape_shapes)
+    app.connect("autodoc-process-signature", show_options)
+    app.connect("html-page-context", let_code_break)
+    app.add_html_math_renderer("mathml", (write_mathml, None), (write_mathml, None))

@@ -4,6 +4,7 @@ import argparse
 import copy
 import hashlib
 import html
+import inspect
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import torch
 import fresh
 import ilm_plugins.__main__
 from benchmarks import report as benchmark
-from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
+from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, surgery
 from ilm_plugins.layers import parse_norm
 from ilm_plugins.ops import cpu
 from ilm_plugins.reproduction import record, registry
@@ -42,31 +43,43 @@ def block(page, language, words=""):
     return text
 
 
-#: Page of a layer -> what its equation has.
-EQUATIONS = {
-    "ilm": r"\tanh(W_2",
-    "assocnorm": r"\tanh(W_3",
-    "en": r"\lambda_{nk}",
-    "sn": r"\lambda'_k",
-    "an": r"\mathrm{hardsigmoid}",
+#: Page of a layer -> its class, and a part of its equation as the browser draws it.
+LAYER_PAGES = {
+    "ilm": ("ILMGroupNorm", "β=tanh(W2ReLU(W1μ))"),
+    "assocnorm": ("AssocNorm", "ω=sigmoid(W2ReLU(W1μ))"),
+    "en": ("ExemplarNorm", "λnk"),
+    "sn": ("SwitchNorm", "λ=softmax(w)"),
+    "ssn": ("SparseSwitchNorm", "max(1,"),
+    "an": ("AttentiveNorm", "a=hardsigmoid(Aμ"),
 }
-MATH = r'<div class="math[^>]*>(.*?)</div>'
+
+
+def text_of(page):
+    """The text of a page in HTML, without its spaces."""
+    return re.sub(r"\s", "", html.unescape(re.sub("<[^>]*>", "", page)))
 
 
 @pytest.mark.wide
 def test_the_site_builds_without_warnings(tmp_path):
-    for package in ("sphinx", "furo", "myst_parser"):
+    for package in ("sphinx", "furo", "latex2mathml", "myst_parser"):
         pytest.importorskip(package, reason=f"needs {package}")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
     done = subprocess.run(
         [*command, ROOT / "docs", tmp_path], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    for name, equation in EQUATIONS.items():
+    for name, (layer, equation) in LAYER_PAGES.items():
         page = (tmp_path / "layers" / f"{name}.html").read_text("utf-8")
-        page = html.unescape(page)
-        assert f"{name}.svg" in page, name
-        assert any(equation in math for math in re.findall(MATH, page, re.DOTALL)), name
+        drawn = re.findall('<div class="math">(.*?)</div>', page, re.DOTALL)
+        assert any(equation in text_of(math) for math in drawn), name
+        assert ".svg" in page and f".{layer}(num_channels:int," in text_of(page), name
+        assert "Shape: " in page and "Raises<" in page, name
+        for option in inspect.signature(getattr(ilm_plugins, layer)).parameters:
+            assert f"<strong>{option}</strong>" in page, (name, option)
+    pages = "".join(page.read_text("utf-8") for page in tmp_path.glob("**/*.html"))
+    for module in (ilm_plugins, surgery):
+        for public in module.__all__:
+            assert f'id="{module.__name__}.{public}"' in pages, public
 
 
 def test_drawings_are_as_drawn():

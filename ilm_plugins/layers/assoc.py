@@ -25,7 +25,7 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
     Shape: input and output (N, C, *), any number of spatial dimensions.
 
     Args:
-        num_channels: C.
+        num_channels: the number of channels, C.
         num_groups: groups of the standardization; "auto" for the greatest common divisor of C and
             32, which fits every width.
         eps: added to the variance.

@@ -77,7 +77,7 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
     Shape: input and output (N, C, *), any number of spatial dimensions.
 
     Args:
-        num_channels: C.
+        num_channels: the number of channels, C.
         num_groups: groups of the standardization; "auto" for the greatest common divisor of C and
             32.
         eps: added to its variance.

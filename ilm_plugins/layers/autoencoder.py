@@ -26,7 +26,7 @@ class AutoencoderNorm(AdaptiveNorm):
     that no digits of a small weight are lost.
 
     Args:
-        num_channels: C.
+        num_channels: the number of channels, C.
         num_groups: groups of the standardization, a divisor of C.
         num_key_groups: N, a divisor of C.
         eps: added to the variance.

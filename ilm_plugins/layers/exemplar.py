@@ -18,7 +18,7 @@ class GroupedProjection(Projection):
     ``weight`` has the shape of a grouped nn.Conv1d's weight, (C/r, r, 1).
 
     Args:
-        num_channels: C.
+        num_channels: the number of channels, C.
         reduction: r, a divisor of C.
         factory: device and dtype.
     """
@@ -87,7 +87,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     Shape: input and output (N, C, *), any number of spatial dimensions.
 
     Args:
-        num_channels: C.
+        num_channels: the number of channels, C.
         eps: added to each variance.
         momentum: weight of the newest batch in the running statistics.
         normalizers: K of "IN", "LN", "BN", "GN", in the order of the rows of ``weight``.

@@ -24,7 +24,7 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
     Shape: input and output (N, C, *), any number of spatial dimensions.
 
     Args:
-        num_channels: C.
+        num_channels: the number of channels, C.
         num_groups: groups of the standardization; "auto" for the greatest common divisor of C and
             32, which fits every width.
         eps: added to the variance.
@@ -89,8 +89,9 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
 class ILMInstanceNorm(ILMGroupNorm, nn.GroupNorm):
     """Instance normalization with Instance-Level Meta rescaling, ILM+IN.
 
-    It is :class:`ILMGroupNorm` with each channel standardized by itself, and takes the same options
-    by name. The standardized value of a map with a single pixel is 0, hence the output beta.
+    It is :class:`ILMGroupNorm` with each channel standardized by itself: shapes, options by name
+    and errors are the same. The standardized value of a map with a single pixel is 0, hence the
+    output beta.
     """
 
     @takes_options_of(ILMGroupNorm)
@@ -101,8 +102,8 @@ class ILMInstanceNorm(ILMGroupNorm, nn.GroupNorm):
 class ILMLayerNorm(ILMGroupNorm, nn.GroupNorm):
     """Layer normalization with Instance-Level Meta rescaling, ILM+LN.
 
-    It is :class:`ILMGroupNorm` with each instance standardized as one group, and takes the same
-    options by name.
+    It is :class:`ILMGroupNorm` with each instance standardized as one group: shapes, options by
+    name and errors are the same.
     """
 
     @takes_options_of(ILMGroupNorm)

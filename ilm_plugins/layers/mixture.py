@@ -48,7 +48,7 @@ class MixtureNorm(AdaptiveNorm):
     are frozen, too; use DistributedDataParallel.
 
     Args:
-        num_channels: C.
+        num_channels: the number of channels, C.
         eps: added to the variance.
         momentum: weight of the newest batch in the running statistics.
         normalizers: which of "IN", "LN", "BN", "GN" to mix, in the order of the parameters' rows.

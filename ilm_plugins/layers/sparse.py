@@ -34,7 +34,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
     Shape: input and output (N, C, *), any number of spatial dimensions.
 
     Args:
-        num_channels, eps, normalizers, num_groups, device, dtype: see SwitchNorm.
+        num_channels, eps, normalizers, num_groups, sync, device, dtype: see SwitchNorm.
         momentum: weight of the newest batch in the running statistics; 0.003 in the authors' code.
 
     Raises:

@@ -37,7 +37,7 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
     Shape: input and output (N, C, *), any number of spatial dimensions.
 
     Args:
-        num_channels: C.
+        num_channels: the number of channels, C.
         eps: added to the mixed variance.
         momentum: weight of the newest batch in the running statistics.
         normalizers: K of "IN", "LN", "BN", "GN", in the order of ``mean_weight``.
