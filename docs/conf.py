@@ -58,12 +58,12 @@ def write_mathml(self, node):
 
 
 def let_code_break(app, page, template, context, doctree):
-    """Let names and paths break behind "_", "/" and the like; pages.css forbids other places."""
+    """Let long names and paths break behind "_", "/" and the like, and nowhere else."""
 
     def divide(span):
         return re.sub(r"(?<=\w[_/.,=(])(?=\w)", '</span><wbr><span class="pre">', span[0])
 
-    context["body"] = re.sub('<span class="pre">[^<]*</span>', divide, context.get("body", ""))
+    context["body"] = re.sub('<span class="pre">[^<]{25,}</span>', divide, context.get("body", ""))
 
 
 def setup(app):

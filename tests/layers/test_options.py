@@ -307,7 +307,7 @@ def test_initializations():
 
 
 def test_public_names():
-    functions = {"freeze", "register", "set_radius", "use_backend"}
+    functions = {"freeze", "get_config_file", "register", "set_radius", "use_backend"}
     assert set(ilm_plugins.__all__) - {"NORMS"} - functions == {
         layer.__name__ for layer in NORMS.values()
     }
