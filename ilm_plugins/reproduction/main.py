@@ -80,12 +80,22 @@ def parser() -> argparse.ArgumentParser:
     running.add_argument("--num-gpus", type=int, metavar="N", help="a run; 0 for CPU")
     running.add_argument("--jobs", type=positive, default=1, help="runs at once, sharing a device")
     running.add_argument("--data", metavar="DIR", help="the images; default: the config's folder")
-    running.add_argument("--miniature", action="store_true", help="two steps on generated images")
+    running.add_argument(
+        "--miniature",
+        action="store_true",
+        help="two epochs or iterations on a few generated images",
+    )
     running.add_argument("--unsafe", action="store_true", help="run code that files of runs hold")
 
-    reporting = commands.add_parser("report", help="write reports/ from the records of runs")
+    reporting = commands.add_parser("report", help="write tables and plots of runs")
     reporting.set_defaults(command=report_)
-    reporting.add_argument("--records", type=Path, default="reports/records", metavar="DIR")
+    reporting.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="add the runs to the records in DIR/records, and write DIR anew; default: "
+        "WORK_DIR/reports; 'reports' is this project's own",
+    )
     for each in (running, reporting):
         each.add_argument("--work-dir", type=Path, default=launch.DEFAULT_WORK_DIR, metavar="DIR")
     for each in (listing, running, reporting):
@@ -143,16 +153,18 @@ def run_(args: argparse.Namespace) -> int:
 
 
 def report_(args: argparse.Namespace) -> None:
-    """Copy the records of runs below ``args.work_dir`` to ``args.records``, and write the reports.
+    """Copy the records of runs below ``args.work_dir`` to OUTPUT/records; write reports to OUTPUT.
 
-    Reports go to the parent of ``args.records``; their paths are printed. For the records that
-    :func:`.record.collect` removes or replaces there, see that function.
+    OUTPUT is ``args.output``, or ``reports`` in the work_dir if that is None. The paths of the
+    reports are printed. For the records that :func:`.record.collect` removes or replaces, see that
+    function.
 
     Raises:
         UserError: a record is invalid, or contradicts a collected one; see also
             :func:`.report.write`.
     """
+    records = (args.output or args.work_dir / "reports") / "records"
     for path in sorted(args.work_dir.rglob(run.RECORD)):
-        record.collect(record.read(path), args.records)
-    for path in report.write(args.records):
+        record.collect(record.read(path), records)
+    for path in report.write(records):
         print(path)

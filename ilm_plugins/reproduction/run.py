@@ -29,6 +29,8 @@ from .launch import Launch
 from .registry import Cell
 
 RECORD = "record.json"
+#: Seconds from one line of progress to the next.
+PROGRESS = 10
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Options:
         minutes: time after which everything stops.
         num_gpus: GPUs of a run; 0 for the CPU, None for one GPU if there is any.
         jobs: number of runs at the same time.
-        miniature: whether to train two steps on generated images.
+        miniature: whether to train two epochs or iterations on a few generated images.
         data: folder of the images; None for the config's own.
         work_dir: folder of all runs.
         overrides: KEY=VALUE overrides of the configs.
@@ -159,7 +161,7 @@ def plan(cells: Sequence[Cell], options: Options) -> list[Run | Cell]:
 
 
 def perform(planned: Sequence[Run | Cell], options: Options) -> int:
-    """Perform runs and compute cells, ``options.jobs`` at once, and print a line about each.
+    """Perform runs and compute cells, ``options.jobs`` at once; print their progress and results.
 
     Each one's results go to record.json in its folder; ``options.work_dir`` is made if missing. A
     KeyboardInterrupt stops all runs. After a failure, the other runs go on.
@@ -487,6 +489,9 @@ def _write_launch(run: Run, now: Launch) -> None:
 async def _execute(run: Run, now: Launch, words: list[str], deadline: float) -> None:
     """Run tools/train_net.py in a subprocess and wait for it; its output is added to output.log.
 
+    First a line is printed with what is started and the path of output.log; then, every
+    :data:`PROGRESS` seconds, the last line of that log if it is a new one.
+
     For a run that trains, it first writes launch.json to the run's folder, since a training may be
     killed; for one that only tests, the caller does so afterwards. If the deadline has passed
     already, nothing is started or written. If this is cancelled, the subprocess is terminated.
@@ -514,7 +519,9 @@ async def _execute(run: Run, now: Launch, words: list[str], deadline: float) -> 
     failed.unlink(missing_ok=True)
     if not run.cell.tests:
         _write_launch(run, now)
+    print(f"{run.name}: {_describe_work(run, words)}; its log is {log}", flush=True)
     with log.open("ab") as output:
+        shown = _last_line(log)
         process = subprocess.Popen(
             [*command, *words, *now.overrides],
             stdout=output,
@@ -524,9 +531,15 @@ async def _execute(run: Run, now: Launch, words: list[str], deadline: float) -> 
             start_new_session=True,
         )
         try:
+            pause = time.monotonic() + PROGRESS
             while process.poll() is None:
                 if time.monotonic() >= deadline:
                     raise Stopped
+                if time.monotonic() >= pause:
+                    line, pause = _last_line(log), time.monotonic() + PROGRESS
+                    if line != shown:
+                        print(f"{run.name}: {line}", flush=True)
+                    shown = line
                 await asyncio.sleep(0.2)
         finally:
             await _terminate(process)
@@ -537,6 +550,28 @@ async def _execute(run: Run, now: Launch, words: list[str], deadline: float) -> 
         kind = UserError if process.returncode == UserError.status else RunError
         error = read_error(failed) or kind(f"exit status {process.returncode}")
         raise type(error)(f"{error} (see {log})")
+
+
+def _describe_work(run: Run, words: Sequence[str]) -> str:
+    """Return what a subprocess does, for a message: "testing", or "training N UNIT" and on what.
+
+    ``words`` are its options; with --eval-only it tests.
+    """
+    if "--eval-only" in words:
+        return "testing"
+    total, unit = run.length
+    return f"training {total} {unit}" + " on a few generated images" * run.options.miniature
+
+
+def _last_line(log: Path) -> str:
+    """Return the last line of a log that is not blank, up to 200 characters; "" if there is none.
+
+    It is looked for in the log's last 4 KiB.
+    """
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
 
 
 async def _terminate(process: subprocess.Popen) -> None:

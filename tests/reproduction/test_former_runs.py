@@ -100,7 +100,7 @@ def test_what_a_config_file_said_is_no_other_setting(tmp_path):
 
 
 def test_the_report_shows_it(folder):
-    assert main(["report", "--work-dir", "moved", "--records", "reports/records"]) == 0
+    assert main(["report", "--work-dir", "moved", "--output", "reports"]) == 0
     (line,) = (r for r in Path("reports/en.md").read_text().splitlines() if "EN, ours" in r)
     assert "shortened: 2 of 165 epochs, 128 of 50000 images" in line and "e04ae0c64242" in line
 

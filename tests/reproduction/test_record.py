@@ -429,13 +429,14 @@ def test_an_unfinished_record_gives_way_to_what_its_run_became(tmp_path):
 
 
 def test_what_is_no_record_is_told(tmp_path, capsys):
-    (tmp_path / "x.json").write_text('{"table": "en-5"}')
-    assert main(["report", "--records", str(tmp_path), "--work-dir", str(tmp_path / "none")]) == 2
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "x.json").write_text('{"table": "en-5"}')
+    assert main(["report", "--output", str(tmp_path), "--work-dir", str(tmp_path / "none")]) == 2
     assert "x.json is no record of a run" in capsys.readouterr().err
 
 
 def test_the_projects_reports_are_those_of_its_records(tmp_path):
-    """`python tools/reproduce.py report` brings them up to date."""
+    """`python tools/reproduce.py report --output reports` brings them up to date."""
     kept = ROOT / "reports"
     copies = tmp_path / "records"
     copies.mkdir()

@@ -343,6 +343,31 @@ def test_how_a_process_was_ended_is_told(program, tmp_path, capsys):
     assert "seed 0: error: ended by SIGKILL; a process out of memory ends so, too" in error
 
 
+def test_progress_is_printed_from_the_start(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(running, "PROGRESS", 0.5)
+    program("echo of step 1; echo; sleep 2; echo of the end; exit 2")
+    assert run(tmp_path, "en-5", "ResNet20/EN", "--epochs", "9") == 2
+    log = tmp_path / "en-5" / "ResNet20-EN" / "seed0" / "output.log"
+    # What fails within PROGRESS seconds is not printed; each line is printed once.
+    assert capsys.readouterr().out.splitlines() == [
+        f"en-5 ResNet20/EN, seed 0: training 9 epochs; its log is {log}",
+        "en-5 ResNet20/EN, seed 0: of step 1",
+    ]
+
+
+def test_a_run_is_announced_before_it_is_started(tmp_path, monkeypatch, capsys):
+    printed = []
+
+    def refuse(*args, **options):
+        printed.append(capsys.readouterr().out)
+        raise OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr(running, "subprocess", SimpleNamespace(Popen=refuse, STDOUT=None))
+    assert run(tmp_path, "en-5", "ResNet20/EN", "--miniature") == 2
+    (line,) = printed
+    assert "seed 0: training 2 epochs on a few generated images; its log is" in line
+
+
 @pytest.mark.parametrize("option", [(), ("--unsafe",)])
 def test_files_of_runs_are_trusted_where_the_user_says_so(program, tmp_path, option):
     program(f"echo $@ > {tmp_path / 'words'}\nexit 2")
@@ -365,7 +390,7 @@ def test_a_miniature_is_stopped_gone_on_with_and_reported_as_one(fresh_processes
     assert run(tmp_path, *words, "--minutes", "0.02") == 0
     # Up to which epoch it comes depends on the machine.
     line = r"en-5 ResNet20/EN, seed 0: stopped at [012] of 2 epochs; run the same command to go on"
-    assert re.match(line, capfd.readouterr().out)
+    assert re.match(line, capfd.readouterr().out.splitlines()[-1])
     assert run(tmp_path, *words) == 0
     assert "(miniature, shortened: 2 of 165 epochs)" in capfd.readouterr().out
     (one,) = planned(CELL.id, miniature=True, work_dir=tmp_path)
@@ -376,10 +401,8 @@ def test_a_miniature_is_stopped_gone_on_with_and_reported_as_one(fresh_processes
     written = (one.folder / "output.log").stat().st_size
     assert run(tmp_path, *words) == 0
     assert (one.folder / "output.log").stat().st_size == written
-    out = tmp_path / "reports"
-    argv = ["report", "--work-dir", str(tmp_path), "--records", str(out / "records")]
-    assert main(argv) == 0
-    page = (out / "en.md").read_text()
+    assert main(["report", "--work-dir", str(tmp_path)]) == 0
+    page = (tmp_path / "reports" / "en.md").read_text()
     (own,) = (line for line in page.splitlines() if "ResNet20/EN, ours" in line)
     assert "miniature, shortened" in own and "92.41" not in own
     assert "| ResNet20/EN | not run | 92.41 |" in page
