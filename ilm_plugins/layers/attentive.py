@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..ops import restandardize
+from ..ops import Attentive, restandardize
 from .base import AdaptiveNorm
 from .options import check_choice, check_eps, check_positive, fit_width
 from .projection import Projection, project
@@ -129,6 +129,10 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         attention, pairs = self.attention, self.pairs
         own = self.weight, self.bias
         return (*own, attention.weight, attention.bias, pairs.weight, pairs.bias)
+
+    def network(self) -> Attentive:
+        """Return the description of ``rescale`` for kernels that compute it themselves."""
+        return Attentive(self.num_groups, self.eps, self.num_affine, FEATURE_EPS)
 
     def rescale(self, mean, var, weight, bias, maps, map_bias, pair_weight, pair_bias):
         """Compute scale and shift (N, C) of x standardized by channels, by the class's equations.

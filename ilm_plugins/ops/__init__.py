@@ -6,11 +6,12 @@ It standardizes x by moments of channel groups, and rescales it by a function of
 from .autograd import adaptive_norm
 from .backends import use_backend
 from .moments import coarsen, duplicate, over_batch, pool, restandardize
-from .networks import Autoencoder, Exemplar, Network, Switch
+from .networks import Attentive, Autoencoder, Exemplar, Network, Switch
 from .processes import SharedBatch
 from .reference import cast, moments
 
 __all__ = [
+    "Attentive",
     "Autoencoder",
     "Exemplar",
     "Network",

@@ -87,7 +87,26 @@ class Switch(NamedTuple):
         return channels, channels, k, k, channels, channels
 
 
-Network = Autoencoder | Exemplar | Switch
+class Attentive(NamedTuple):
+    """The ``rescale`` of AN, see layers/attentive.py.
+
+    Its tensors are weight, bias (C), the attention's weight (K, C) and bias (K), and the pairs'
+    weight and bias (K, C).
+    """
+
+    num_groups: int  #: of the standardization
+    eps: float
+    num_affine: int  #: K
+    feature_eps: float  #: added to the variance in the attention's features
+    num_parameters = 6
+
+    def sizes(self, channels: int) -> tuple[int, ...]:
+        """Return the number of elements of each tensor, given the number of channels."""
+        rows = self.num_affine * channels
+        return channels, channels, rows, self.num_affine, rows, rows
+
+
+Network = Autoencoder | Exemplar | Switch | Attentive
 
 
 def check_tensors(x: Tensor, network: Network, tensors: Tensors) -> None:

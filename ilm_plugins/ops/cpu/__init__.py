@@ -19,6 +19,7 @@ from ..layouts import dense, laid_out
 from ..networks import (
     ACTIVATIONS,
     COMBINE,
+    Attentive,
     Autoencoder,
     Exemplar,
     Network,
@@ -30,7 +31,7 @@ from ..networks import (
 LIBRARY = Path(__file__).with_name("kernels.so")
 
 #: Kinds of networks, and names in their descriptions, by their numbers in kernels.h.
-KINDS = (Autoencoder, Exemplar, Switch)
+KINDS = (Autoencoder, Exemplar, Switch, Attentive)
 NUMBERS = {
     name: number
     for names in (ACTIVATIONS, COMBINE, ("conv", "no_conv", "mlp"), ("omega", "beta"))
@@ -85,6 +86,8 @@ class _Network(ctypes.Structure):
         ("activation", ctypes.c_int32),
         ("shared_affine", ctypes.c_int32),
         ("reduction", ctypes.c_int64),
+        ("num_affine", ctypes.c_int64),
+        ("feature_eps", ctypes.c_double),
     )
 
 

@@ -3,47 +3,47 @@
        key_i     = mean or variance of the N key groups                    i = 0, 1
        hidden_i  = ReLU(W1 key_i),  decoded_i = W(2 + i) hidden_i
        omega     = combine(decoded_drives_omega, weight), beta likewise
-       scale     = omega * rstd of the group
-       shift     = beta + scale * (mean - mean of the group)
 
-   where `mean` is the mean of the finest group, which is subtracted from x. */
+   From omega and beta follow scale and shift: groups.h. */
 
 enum { WEIGHT, BIAS, ENCODE, DECODE, OMEGA_OFFSET = DECODE + 2 }; /* the tensors */
 
-/* An instance's intermediate values, in the thread's scratch memory or in the tape. */
+/* An instance's intermediate values, in the thread's scratch memory or in the tape. `memory` has room for
+   the groups, and for C + 2 N values. */
 typedef struct {
-    real *key, *hidden, *decoded;        /* (2, N), (2, M), (2, N) */
-    real *d_hidden, *d_decoded;          /* the same shapes */
-    real *group_mean, *rstd, *group_off; /* (G), (G), (G') */
-    real *key_off;                       /* (G') */
-    real *off, *of_channels, *values;    /* (C) each */
+    real *key, *hidden, *decoded; /* (2, N), (2, M), (2, N) */
+    real *d_hidden, *d_decoded;   /* the same shapes */
+    real *key_off;                /* (G') */
+    real *slope, *b_slope;        /* (C) each */
+    real *memory;
 } Autoencoder;
 
 static int64_t encoder_scratch(const Map *map, const Network *net)
 {
-    return 4 * net->num_key_groups + 4 * net->hidden + 2 * net->num_groups + 6 * map->groups
-        + 8 * map->channels;
+    return 8 * net->num_key_groups + 4 * net->hidden + map->groups + 3 * map->channels
+        + groups_scratch(map, net);
 }
 
 /* The tape: gradients of weight and bias (C), then key, hidden, d_hidden, d_decoded. */
-static int64_t encoder_tape(const Map *map, const Network *net)
+static int64_t encoder_tape(const Job *job)
 {
-    return 2 * map->channels + 4 * net->num_key_groups + 4 * net->hidden;
+    const Network *net = job->network;
+    return 2 * job->map->channels + 4 * net->num_key_groups + 4 * net->hidden;
 }
 
+/* `tape` is memory for key and what follows it, (4 N + 4 M). */
 static Autoencoder lay_out(const Map *map, const Network *net, real *tape, real *scratch)
 {
     Autoencoder a;
     a.key = tape, a.hidden = a.key + 2 * net->num_key_groups;
     a.d_hidden = a.hidden + 2 * net->hidden, a.d_decoded = a.d_hidden + 2 * net->hidden;
-    a.decoded = scratch, a.group_mean = a.decoded + 2 * net->num_key_groups;
-    a.rstd = a.group_mean + net->num_groups, a.group_off = a.rstd + net->num_groups;
-    a.key_off = a.group_off + map->groups, a.off = a.key_off + map->groups;
-    a.of_channels = a.off + map->channels, a.values = a.of_channels + map->channels;
+    a.decoded = scratch, a.key_off = a.decoded + 2 * net->num_key_groups;
+    a.slope = a.key_off + map->groups, a.b_slope = a.slope + map->channels;
+    a.memory = a.b_slope + map->channels;
     return a;
 }
 
-/* Find the decoded values, and the groups' moments. */
+/* Find the decoded values. */
 static void encode_and_decode(const Map *map, const Network *net, const real *mean, const real *var,
                               Autoencoder *a)
 {
@@ -58,10 +58,6 @@ static void encode_and_decode(const Map *map, const Network *net, const real *me
         for (int64_t k = 0; k < keys; k++)
             a->decoded[i * keys + k] = dot(decode + k * hidden, a->hidden + i * hidden, hidden);
     }
-    pool(mean, var, map->groups, net->num_groups, a->group_mean, a->rstd, a->group_off);
-    for (int64_t g = 0; g < net->num_groups; g++)
-        a->rstd[g] = 1 / SQRT_OF(a->rstd[g] + (real)net->eps);
-    expand(a->group_off, map->groups, map->channels, a->off);
 }
 
 /* Compute omega or beta (C). `slope` is its derivative by the decoded value, `b_slope` by b, which is the
@@ -107,18 +103,15 @@ static void encoder_forward(const Job *job, real *scratch, int64_t instance)
     real *mean = job->mean + instance * map->groups, *var = job->var + instance * map->groups;
     real *scale = job->scale + instance * channels, *shift = job->shift + instance * channels;
     pool_moments(job, scratch, instance);
-    Autoencoder a = lay_out(map, net, job->tape + instance * job->tape_size, scratch);
+    int64_t tape = 4 * net->num_key_groups + 4 * net->hidden;
+    Autoencoder a = lay_out(map, net, scratch, scratch + tape);
     encode_and_decode(map, net, mean, var, &a);
     const real *offset = net->tensors[OMEGA_OFFSET];
-    real *slope = a.of_channels, *b_slope = a.values;
-    combine(map, net, net->mean_drives, a.decoded, net->tensors[WEIGHT], *offset, scale, slope,
-            b_slope);
-    combine(map, net, !net->mean_drives, a.decoded, net->tensors[BIAS], 0, shift, slope, b_slope);
-    expand(a.rstd, net->num_groups, channels, a.values);
-    for (int64_t c = 0; c < channels; c++) {
-        scale[c] *= a.values[c];
-        shift[c] += scale[c] * a.off[c];
-    }
+    combine(map, net, net->mean_drives, a.decoded, net->tensors[WEIGHT], *offset, scale, a.slope,
+            a.b_slope);
+    combine(map, net, !net->mean_drives, a.decoded, net->tensors[BIAS], 0, shift, a.slope, a.b_slope);
+    Groups groups = find_groups(map, net, mean, var, a.memory);
+    standardize(&groups, channels, scale, shift);
 }
 
 /* The vector-Jacobian product: from d_scale and d_shift, compute what dx and the tensors' gradients
@@ -129,47 +122,30 @@ static void encoder_backward(const Job *job, real *scratch, int64_t instance)
     const Network *net = job->network;
     int64_t channels = map->channels, fine = map->groups, keys = net->num_key_groups, hidden = net->hidden;
     const real *mean = job->mean + instance * fine, *var = job->var + instance * fine;
-    real *scale = job->scale + instance * channels;
-    real *d_scale = job->d_scale + instance * channels, *d_shift = job->d_shift + instance * channels;
+    const real *d_shift = job->d_shift + instance * channels;
     real *d_mean = job->offset + instance * fine, *d_var = job->slope + instance * fine;
     real *d_weight = job->tape + instance * job->tape_size, *d_bias = d_weight + channels;
     pool_sums(job, scratch, instance);
     Autoencoder a = lay_out(map, net, d_bias + channels, scratch);
     encode_and_decode(map, net, mean, var, &a);
 
-    real *values = a.values, *beta_slope = values + channels, *b_slope = beta_slope + channels;
-    real *omega_slope = b_slope + channels, *of_groups = omega_slope + channels;
-    real *more = of_groups + fine, *d_key = more + 2 * fine;
+    real *values = a.memory + groups_scratch(map, net), *d_key = values + channels;
     int omega = net->mean_drives, beta = !omega;
     const real *offset = net->tensors[OMEGA_OFFSET];
-    combine(map, net, beta, a.decoded, net->tensors[BIAS], 0, values, beta_slope, b_slope);
+    combine(map, net, beta, a.decoded, net->tensors[BIAS], 0, values, a.slope, a.b_slope);
     for (int64_t c = 0; c < channels; c++) {
-        d_bias[c] = d_shift[c] * b_slope[c];
-        beta_slope[c] *= d_shift[c];
+        d_bias[c] = d_shift[c] * a.b_slope[c];
+        a.slope[c] *= d_shift[c];
     }
-    fold(beta_slope, channels, keys, a.d_decoded + beta * keys);
-    combine(map, net, omega, a.decoded, net->tensors[WEIGHT], *offset, values, omega_slope, b_slope);
-
-    /* scale = omega * rstd, shift = beta + scale * off */
-    expand(a.rstd, net->num_groups, channels, a.of_channels);
+    fold(a.slope, channels, keys, a.d_decoded + beta * keys);
+    combine(map, net, omega, a.decoded, net->tensors[WEIGHT], *offset, values, a.slope, a.b_slope);
+    Groups groups = find_groups(map, net, mean, var, a.memory);
+    standardize_vjp(job, instance, &groups, values);
     for (int64_t c = 0; c < channels; c++) {
-        real d = d_scale[c] + d_shift[c] * a.off[c], d_omega = d * a.of_channels[c];
-        scale[c] = values[c] * a.of_channels[c];
-        d_weight[c] = d_omega * b_slope[c];
-        omega_slope[c] *= d_omega;
-        values[c] *= d;
-        d_scale[c] = d_shift[c] * scale[c];
+        d_weight[c] = values[c] * a.b_slope[c];
+        a.slope[c] *= values[c];
     }
-    fold(omega_slope, channels, keys, a.d_decoded + omega * keys);
-    fold(values, channels, net->num_groups, of_groups); /* d_rstd */
-    fold(d_scale, channels, fine, d_mean);          /* d_off */
-    fold(d_mean, fine, net->num_groups, more);
-    for (int64_t g = 0; g < net->num_groups; g++) {
-        of_groups[g] *= (real)-0.5 * a.rstd[g] * a.rstd[g] * a.rstd[g];
-        more[g] = -more[g];
-    }
-    memset(d_var, 0, fine * sizeof(real));
-    unpool(more, of_groups, a.group_off, fine, net->num_groups, d_mean, d_var);
+    fold(a.slope, channels, keys, a.d_decoded + omega * keys);
 
     memset(d_key, 0, 2 * keys * sizeof(real));
     for (int i = 0; i < 2; i++) {

@@ -87,6 +87,21 @@ static int encoder_gradients(const Job *job, real **to)
     return error;
 }
 
+static int attentive_gradients(const Job *job, real **to)
+{
+    int64_t channels = job->map->channels, count = job->network->num_affine;
+    AttentiveTape at = attentive_tape_of(job);
+    int error = add_columns(job, 0, channels, to[WEIGHT]);
+    error = error ? error : add_columns(job, at.bias, channels, to[BIAS]);
+    error = error ? error
+                  : add_products(job, at.d_logits, count, at.features, channels, -1, -1, to[ATTENTION]);
+    error = error ? error : add_columns(job, at.d_logits, count, to[ATTENTION_BIAS]);
+    for (int i = 0; i < 2 && !error; i++)
+        error = add_products(job, at.attentions, count, at.d_mixed + i * channels, channels, -1, -1,
+                             to[PAIR_WEIGHT + i]);
+    return error;
+}
+
 static int mixture_gradients(const Job *job, real **to)
 {
     const Network *net = job->network;

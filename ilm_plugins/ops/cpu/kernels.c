@@ -42,8 +42,10 @@ typedef int32_t Bool;
 
 #include "job.h"
 
+#include "groups.h"
 #include "autoencoder.h"
 #include "mixture.h"
+#include "attentive.h"
 
 #include "gradients.h"
 
@@ -80,6 +82,20 @@ static const Passes ALL_PASSES[][2] = {
 #endif
 };
 
+/* By kind. `forward` and `backward` are the steps between two passes. */
+static const struct {
+    int64_t (*scratch)(const Map *map, const Network *net);
+    int64_t (*tape)(const Job *job); /* values of an instance */
+    Step forward, backward;
+    int (*gradients)(const Job *job, real **to);
+} NETWORKS[] = {
+    [AUTOENCODER] = {encoder_scratch, encoder_tape, encoder_forward, encoder_backward, encoder_gradients},
+    [EXEMPLAR] = {mixture_scratch, mixture_tape, exemplar_forward, exemplar_backward, mixture_gradients},
+    [SWITCH] = {mixture_scratch, mixture_tape, switch_forward, switch_backward, mixture_gradients},
+    [ATTENTIVE] = {attentive_scratch, attentive_tape, attentive_forward, attentive_backward,
+                   attentive_gradients},
+};
+
 /* Describe the work on a map; `network` may be NULL. */
 static Job start(const Map *map, const Network *network, const void *x)
 {
@@ -93,11 +109,8 @@ static Job start(const Map *map, const Network *network, const void *x)
         job.to_next = map->channels * map->length;
     divide(&job);
     job.scratch_size = 4 * map->channels;
-    if (network) {
-        int encoder = network->kind == AUTOENCODER;
-        job.tape_size = encoder ? encoder_tape(map, network) : 0;
-        job.scratch_size += encoder ? encoder_scratch(map, network) : mixture_scratch(map, network);
-    }
+    if (network)
+        job.scratch_size += NETWORKS[network->kind].scratch(map, network);
     return job;
 }
 
@@ -157,26 +170,22 @@ static int dx(const Map *map, const void *dy, const void *x, real *mean, real *s
 static int forward(const Map *map, const Network *net, const void *x, void *y, real *mean, real *var)
 {
     Job job = start(map, net, x);
-    int64_t channel_values = map->instances * map->channels, tape = map->instances * job.tape_size;
-    int64_t partials = for_moments(&job);
-    real *memory = allocate(2 * map->channels + partials + 2 * channel_values + tape);
+    int64_t channel_values = map->instances * map->channels, partials = for_moments(&job);
+    real *memory = allocate(2 * map->channels + partials + 2 * channel_values);
     if (memory == NULL)
         return ENOMEM;
-    if (net->kind != AUTOENCODER)
-        find_batch(&job, memory);
     job.partials = memory + 2 * map->channels, job.scale = job.partials + partials;
-    job.shift = job.scale + channel_values, job.tape = job.shift + channel_values;
-    job.mean = mean, job.var = var, job.y = y;
+    job.shift = job.scale + channel_values, job.mean = mean, job.var = var, job.y = y;
+    Step step = NETWORKS[net->kind].forward;
     int error;
-    if (net->kind == AUTOENCODER)
-        error = run(&job, job.passes->moments, encoder_forward, job.passes->affine);
-    else {
+    if (is_mixture(net)) {
+        find_batch(&job, memory);
         error = run(&job, job.passes->moments, pool_moments, NULL);
         if (!error && job.uses_batch_moments)
             error = parallel(map, map->channels, divide_up(GRAIN, map->instances), pool_batch, &job);
-        Step step = net->kind == EXEMPLAR ? exemplar_forward : switch_forward;
         error = error ? error : run(&job, NULL, step, job.passes->affine);
-    }
+    } else
+        error = run(&job, job.passes->moments, step, job.passes->affine);
     free(memory);
     return error;
 }
@@ -185,21 +194,17 @@ static int backward_of(Job *job, real **gradients)
 {
     const Map *map = job->map;
     int kind = job->network->kind;
+    Step step = NETWORKS[kind].backward;
     Pass dx = job->y ? job->passes->dx : NULL;
     int error = 0;
-    if (kind == AUTOENCODER) {
-        error = run(job, job->passes->sums, encoder_backward, dx);
-        return error ? error : encoder_gradients(job, gradients);
-    }
     if (job->uses_batch_moments)
         error = parallel(map, map->channels, divide_up(GRAIN, map->instances), pool_batch, job);
-    Step step = kind == EXEMPLAR ? exemplar_backward : switch_backward;
     error = error ? error : run(job, job->passes->sums, step, job->uses_batch_moments ? NULL : dx);
     if (!error && job->uses_batch_moments && dx) {
         error = add_columns(job, tape_of(job).batch, 2 * map->channels, job->d_batch);
         error = error ? error : run(job, NULL, couple, dx);
     }
-    return error ? error : mixture_gradients(job, gradients);
+    return error ? error : NETWORKS[kind].gradients(job, gradients);
 }
 
 static int backward(const Map *map, const Network *net, const void *dy, const void *x, real *mean,
@@ -216,10 +221,9 @@ static int backward(const Map *map, const Network *net, const void *dy, const vo
     job.slope = job.d_shift + channel_values, job.offset = job.slope + group_values;
     job.d_batch = job.offset + group_values;
     job.dy = dy, job.mean = mean, job.var = var, job.y = to;
-    if (net->kind != AUTOENCODER) {
+    if (is_mixture(net))
         find_batch(&job, job.d_batch + 2 * map->channels);
-        job.tape_size = tape_of(&job).size;
-    }
+    job.tape_size = NETWORKS[net->kind].tape(&job);
     job.tape = tape = allocate(map->instances * job.tape_size);
     int error = tape ? backward_of(&job, gradients) : ENOMEM;
     free(tape);

@@ -28,7 +28,7 @@ typedef struct {
 enum { TANH, SIGMOID, RELU, LEAKY_RELU, RELU6, IDENTITY };   /* activations */
 enum { PLAIN, INSIDE, TIMES, PLUS };                         /* a(WE), a(WE+B), a(WE)*B, a(WE)+B */
 enum { OMEGA, BETA };                                        /* what the mean drives */
-enum { AUTOENCODER, EXEMPLAR, SWITCH };                      /* networks */
+enum { AUTOENCODER, EXEMPLAR, SWITCH, ATTENTIVE };           /* networks */
 enum { CONV, NO_CONV, MLP };                                 /* EN's ratio networks */
 enum { MAX_NORMALIZERS = 4, MAX_TENSORS = 9, BATCH = 0 /* groups of BN */ };
 
@@ -40,8 +40,9 @@ typedef struct {
     double eps;
     const void *tensors[MAX_TENSORS];
     int64_t hidden; /* M of an auto-encoder; values between EN's two linear maps */
+    int64_t num_groups; /* of the standardization, of an auto-encoder and AN */
     /* auto-encoder */
-    int64_t num_groups, num_key_groups; /* of the standardization; N */
+    int64_t num_key_groups; /* N */
     int32_t mean_drives;
     int32_t mean_activation, var_activation; /* `activations` in networks.py */
     int32_t combine;
@@ -49,6 +50,9 @@ typedef struct {
     int64_t normalizers[MAX_NORMALIZERS]; /* groups of each, BATCH for BN */
     int32_t num_normalizers, ratio_net, activation, shared_affine;
     int64_t reduction;
+    /* AN */
+    int64_t num_affine;
+    double feature_eps;
 } Network;
 
 /* The functions for one instruction set and one type of statistics, whose pointers are void here; each

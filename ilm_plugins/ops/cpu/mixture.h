@@ -27,6 +27,8 @@ static int64_t width_of(const Map *map, const Network *net)
     return net->ratio_net == CONV ? map->channels / net->reduction : map->channels;
 }
 
+static int is_mixture(const Network *net) { return net->kind == EXEMPLAR || net->kind == SWITCH; }
+
 /* The number of inputs of the first linear map. */
 static int64_t features_of(const Map *map, const Network *net)
 {
@@ -68,6 +70,8 @@ static Tape tape_of(const Job *job)
     t.size = t.batch + (job->uses_batch_moments ? 2 * c : 0);
     return t;
 }
+
+static int64_t mixture_tape(const Job *job) { return tape_of(job).size; }
 
 static Mixture lay_out_mixture(const Map *map, const Network *net, real *scratch)
 {

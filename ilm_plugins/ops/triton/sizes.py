@@ -43,6 +43,8 @@ class Sizes(NamedTuple):
 @functools.cache
 def find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None:
     """Return the sizes for the kernels, or None if they cannot compute the network."""
+    if type(network) not in POINTERS:
+        return None
     padded_hidden = triton.next_power_of_2(getattr(network, "hidden", 1))
     gradients = sum(gradient_sizes(network, channels))
     if isinstance(network, Autoencoder):
