@@ -15,6 +15,7 @@ from torch import nn
 
 from ilm_plugins import NORMS
 from ilm_plugins.ops import cpu
+from ilm_plugins.surgery.common import REPLACES
 
 from . import measure, unfused
 
@@ -32,15 +33,9 @@ SHAPES = {
 
 #: Layer -> the plain norm that a user would pick instead, a key of PLAIN.
 BASELINES = {
-    "ILMGN": "GroupNorm",
-    "ILMIN": "InstanceNorm2d",
-    "ILMLN": "GroupNorm(1)",
-    "AssocNorm": "GroupNorm",
-    "EN": "BatchNorm2d",
-    "SN": "BatchNorm2d",
-    "SSN": "BatchNorm2d",
-    "AN": "GroupNorm",
-}
+    key: {"GN": "GroupNorm", "IN": "InstanceNorm2d", "BN": "BatchNorm2d"}[plain]
+    for key, (plain, _) in REPLACES.items()
+} | {"ILMLN": "GroupNorm(1)"}
 
 PLAIN = {
     "GroupNorm": lambda c: nn.GroupNorm(32, c),

@@ -20,12 +20,16 @@ from ilm_plugins import (
     SwitchNorm,
     use_backend,
 )
+from ilm_plugins.layers.mixture import MixtureNorm
 from ilm_plugins.ops import cpu
 
 #: The backend of the compiled C kernels; where they are not built, what takes their place.
 KERNELS = "cpu" if cpu.is_built() else "auto"
 BACKENDS = KERNELS, "reference"
 every_layer = pytest.mark.parametrize("name", NORMS)
+#: The layers that mix statistics, in training those of the batch; and the others.
+MIXTURES = [name for name, norm in NORMS.items() if issubclass(norm, MixtureNorm)]
+INDEPENDENT = [name for name in NORMS if name not in MIXTURES]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 needs_kernels = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
 
@@ -144,7 +148,7 @@ for combine in ("a(WE)", "a(WE+B)", "a(WE)*B"):
     CASES[f"AssocNorm-{combine}"] = (partial(assoc, combine=combine), by_assoc)
 
 #: Cases whose evaluation is another computation than their training: they have running statistics.
-WITH_RUNNING = [name for name in CASES if name.split("-")[0] in ("EN", "SN", "SSN")]
+WITH_RUNNING = [name for name in CASES if name.split("-")[0] in MIXTURES]
 WITH_RUNNING.remove("EN-without-BN")
 WITH_RUNNING.remove("SN-GN")
 

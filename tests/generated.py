@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cases import SEED, channels_last, inputs, randomized
+from cases import INDEPENDENT, SEED, channels_last, inputs, randomized
 from ilm_plugins import NORMS
 from ilm_plugins.layers.assoc import COMBINE
 from ilm_plugins.layers.mixture import NORMALIZERS
@@ -18,8 +18,6 @@ usual = settings(
     derandomize=SEED == 0, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
 AUTOENCODERS = ("ILMGN", "ILMIN", "ILMLN", "AssocNorm")
-#: Layers in which an instance does not depend on its batch.
-INDEPENDENT = (*AUTOENCODERS, "AN")
 
 
 def for_any(names, few, many):

@@ -12,6 +12,8 @@ import ilm_plugins
 from cases import (
     CASES,
     CHANNELS,
+    INDEPENDENT,
+    MIXTURES,
     ROUNDINGS,
     every_backend,
     every_layer,
@@ -175,7 +177,7 @@ def test_one_pixel_and_constant_maps_stay_finite(name, training):
 def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, training):
     x = 1000 + torch.randn(4, C, 16, 16, generator=torch.Generator().manual_seed(0))
     layer = build(name) if fresh else randomized(lambda: build(name), torch.float32)
-    if name in ("EN", "SN", "SSN"):
+    if name in MIXTURES:
         layer.running_mean.fill_(1000)
     if name == "EN" and not fresh:
         # Normally distributed weights would multiply the rounding of x itself by hundreds.
@@ -193,7 +195,7 @@ def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, train
 
 @pytest.mark.parametrize("mean", [0, 1000])
 @pytest.mark.parametrize("channels", [64, 256, 2048])
-@pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm", "AN"])
+@pytest.mark.parametrize("name", INDEPENDENT)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("backend", [pytest.param("cpu", marks=needs_kernels), "reference"])
 def test_instances_do_not_depend_on_their_batch(name, channels, mean, backend, layout):
@@ -277,7 +279,7 @@ def test_only_statistics_of_the_batch_spread_a_nan(name, backend, training, valu
     with use_backend(backend):
         y = layer(x)
         y[0].sum().backward()
-    spreads = training and name in ("EN", "SN", "SSN")
+    spreads = training and name in MIXTURES
     expected = [False] * 3 if spreads else [True, False, True]
     assert [bool(instance.isfinite().all()) for instance in y] == expected
     assert [bool(instance.isfinite().all()) for instance in x.grad] == expected
@@ -288,7 +290,7 @@ def test_only_statistics_of_the_batch_spread_a_nan(name, backend, training, valu
 @every_layer
 @pytest.mark.parametrize("mode", ["default", "identity"])
 def test_layers_made_on_the_meta_device_can_be_initialized_later(name, mode):
-    options = {} if name in ("EN", "SN", "SSN") else {"init": mode}
+    options = {} if name in MIXTURES else {"init": mode}
     layer = NORMS[name](512, device="meta", **options).to_empty(device="cpu")
     for tensor in layer.state_dict().values():
         tensor.fill_(123)

@@ -9,6 +9,7 @@ from cases import (
     CASES,
     CHANNELS,
     MAIN,
+    MIXTURES,
     every_backend,
     exemplar_with_ratios,
     inputs,
@@ -136,7 +137,7 @@ def test_ratios_start_uniform_and_can_learn():
     assert layer.ratio.weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", ["EN", "SN", "SSN"])
+@pytest.mark.parametrize("name", MIXTURES)
 def test_running_statistics_are_those_of_batch_norm(name):
     layer = MAIN[name]().double()
     reference = nn.BatchNorm2d(CHANNELS).double()
@@ -153,7 +154,7 @@ def test_running_statistics_are_those_of_batch_norm(name):
         assert layer.num_batches_tracked == 3
 
 
-@pytest.mark.parametrize("name", ["EN", "SN", "SSN"])
+@pytest.mark.parametrize("name", MIXTURES)
 def test_a_layer_without_trainable_affine_parameters_is_frozen(name):
     layer = randomized(MAIN[name])
     x = inputs(4, CHANNELS, 3, 3)

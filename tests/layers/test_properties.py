@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cases import BACKENDS, KERNELS, every_backend, every_layer, inputs, results
+from cases import BACKENDS, INDEPENDENT, KERNELS, every_backend, every_layer, inputs, results
 from ilm_plugins import NORMS, use_backend
 from ilm_plugins.ops import moments
 
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from generated import (
     AUTOENCODERS,
-    INDEPENDENT,
     KINDS,
     assert_finite,
     assert_same,

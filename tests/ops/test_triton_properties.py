@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 
-from cases import inputs, results
+from cases import INDEPENDENT, inputs, results
 from ilm_plugins import NORMS, use_backend
 from interpreter import DEVICE, run_interpreted, runs, skip_without_triton, without_gpu
 
@@ -17,7 +17,6 @@ pytest.importorskip("hypothesis", reason="needs hypothesis")
 from hypothesis import strategies as st  # noqa: E402
 
 from generated import (  # noqa: E402
-    INDEPENDENT,
     assert_finite,
     assert_same,
     extremes,
