@@ -152,6 +152,22 @@ DEFECTS = (
         f"{EQUATIONS} tests/ops/test_backends.py",
     ),
     Defect(
+        "attention-blind-to-the-bias",
+        "AN's attentions get no gradient through the norm's own bias, which they scale, too.",
+        f"{OPS}/cpu/attentive.h",
+        " + d_shift[c] * bias[c];",
+        ";",
+        f"{EQUATIONS} tests/ops/test_backends.py",
+    ),
+    Defect(
+        "short-rows-about-their-first-value",
+        "The variance of a short row loses digits, where its first value is far from the others.",
+        f"{OPS}/cpu/passes.h",
+        "if (off * off <= 15 * *var && ",
+        "if (",
+        "tests/ops/test_cpu_kernels.py",
+    ),
+    Defect(
         "last-position-left-out",
         "Moments of large channels-last maps of some sizes leave out the last position.",
         f"{OPS}/cpu/job.h",

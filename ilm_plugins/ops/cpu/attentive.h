@@ -50,9 +50,21 @@ static void attend(const Map *map, const Network *net, const real *mean, const r
 static void sum_rows(const Map *map, const Network *net, int tensor, const real *factors, real *to)
 {
     const real *rows = net->tensors[tensor];
-    memset(to, 0, map->channels * sizeof(real));
-    for (int64_t k = 0; k < net->num_affine; k++)
-        add_scaled(to, rows + k * map->channels, map->channels, factors[k]);
+    int64_t channels = map->channels, c = 0;
+    for (; c + 4 * LANES <= channels; c += 4 * LANES) {
+        Vector sum[4] = {{0}};
+        for (int64_t k = 0; k < net->num_affine; k++)
+            for (int j = 0; j < 4; j++)
+                sum[j] += factors[k] * get(rows + k * channels + c + j * LANES);
+        for (int j = 0; j < 4; j++)
+            put(to + c + j * LANES, sum[j]);
+    }
+    for (; c < channels; c++) {
+        real sum = 0;
+        for (int64_t k = 0; k < net->num_affine; k++)
+            sum += factors[k] * rows[k * channels + c];
+        to[c] = sum;
+    }
 }
 
 static void attentive_forward(const Job *job, real *scratch, int64_t instance)

@@ -9,7 +9,36 @@ typedef struct {
     real *to;
 } Sum;
 
-enum { COLUMNS = 256 };
+enum {
+    ROWS = 8, COLUMNS = 256, /* of a gradient that are summed at once */
+    TOGETHER = 16,           /* instances that are summed in reals; their sums are added in doubles */
+};
+
+/* Compute some rows and columns of the sum of outer products, at most ROWS and COLUMNS. */
+static void sum_block(const Sum *sum, int64_t row, int64_t rows, int64_t column, int64_t columns)
+{
+    int64_t step = sum->job->tape_size, n = sum->job->map->instances;
+    double sums[ROWS][COLUMNS] = {{0}};
+    real part[ROWS][COLUMNS];
+    for (int64_t first = 0; first < n; first += TOGETHER) {
+        for (int64_t i = 0; i < rows; i++)
+            memset(part[i], 0, columns * sizeof(real));
+        for (int64_t k = first; k < minimum(n, first + TOGETHER); k++) {
+            const real *tape = sum->job->tape + k * step;
+            for (int64_t i = 0; i < rows; i++) {
+                add_scaled(part[i], tape + sum->b + column, columns, tape[sum->a + row + i]);
+                if (sum->b2 >= 0)
+                    add_scaled(part[i], tape + sum->b2 + column, columns, tape[sum->a2 + row + i]);
+            }
+        }
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < columns; j++)
+                sums[i][j] += part[i][j];
+    }
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++)
+            sum->to[(row + i) * sum->columns + column + j] = sums[i][j];
+}
 
 /* Compute columns begin <= i < end of the sum of a, or rows of the sum of outer products. */
 static void sum_over_batch(int64_t begin, int64_t end, void *context)
@@ -30,24 +59,9 @@ static void sum_over_batch(int64_t begin, int64_t end, void *context)
         }
         return;
     }
-    for (int64_t row = begin; row < end; row++)
-        for (int64_t i = 0; i < sum->columns; i += COLUMNS) {
-            int64_t count = minimum(COLUMNS, sum->columns - i);
-            memset(of_columns, 0, sizeof of_columns);
-            for (int64_t k = 0; k < n; k++) {
-                const real *of_instance = tape + k * step;
-                real factor = of_instance[sum->a + row];
-                for (int64_t j = 0; j < count; j++)
-                    of_columns[j] += factor * of_instance[sum->b + i + j];
-                if (sum->b2 < 0)
-                    continue;
-                factor = of_instance[sum->a2 + row];
-                for (int64_t j = 0; j < count; j++)
-                    of_columns[j] += factor * of_instance[sum->b2 + i + j];
-            }
-            for (int64_t j = 0; j < count; j++)
-                sum->to[row * sum->columns + i + j] = of_columns[j];
-        }
+    for (int64_t row = begin; row < end; row += ROWS)
+        for (int64_t i = 0; i < sum->columns; i += COLUMNS)
+            sum_block(sum, row, minimum(ROWS, end - row), i, minimum(COLUMNS, sum->columns - i));
 }
 
 /* Sum tape[a ..] over instances. */

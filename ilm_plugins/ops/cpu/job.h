@@ -44,6 +44,7 @@ struct Job {
 enum {
     BLOCK = 8192,   /* values in a block of a contiguous map, which has whole channels if possible */
     RUN = 32768,    /* values that a pass in reverse takes in increasing order, see run_in_reverse */
+    SHORT = 512,    /* A contiguous block of fewer values is short: see passes.h. */
     SUMMED = 1024,  /* values that are summed in reals; their sums are added in doubles */
     GRAIN = 32768,  /* values that make another thread worthwhile */
     FETCH = 1 << 17,  /* an instance of at most so many bytes is prefetched while the one before is written */
@@ -82,7 +83,7 @@ static void divide(Job *job)
 }
 
 /* The part of an instance that is its i-th block. */
-static Block block_of(const Job *job, int64_t i)
+static inline Block block_of(const Job *job, int64_t i)
 {
     const Map *map = job->map;
     if (map->channels_last) {

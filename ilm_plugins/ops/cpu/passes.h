@@ -6,7 +6,8 @@
 
    Variances are computed about a nearby value: the mean of the block's first sixteenth. The square of
    its distance to the mean is at most 15 times the block's variance, so that the difference
-   E[(x - c)^2] - (mean - c)^2 loses at most four bits, however large the mean is. */
+   E[(x - c)^2] - (mean - c)^2 loses at most four bits, however large the mean is. For a short block of a
+   contiguous map the first value is tried, and the mean taken if that is not as near. */
 
 /* ---- runs: consecutive values of one channel or group */
 
@@ -38,7 +39,7 @@ static real FUNCTION(sum_run)(const T *x, int64_t n)
 }
 
 /* Sums of x - center and of its square. */
-static void FUNCTION(center_run)(const T *x, int64_t n, real center, real *sum, real *squares)
+static inline void FUNCTION(center_run)(const T *x, int64_t n, real center, real *sum, real *squares)
 {
     Vector s[4] = {{0}}, q[4] = {{0}};
     int64_t i = 0;
@@ -182,11 +183,27 @@ static void FUNCTION(dx_run)(T *dx, const T *dy, const T *x, int64_t n, real cen
 
 /* ---- blocks; see job.h for Job and Block */
 
-/* The mean of the first sixteenth of n values, but of at least 32, or all. */
-static real FUNCTION(first_mean)(const T *x, int64_t n)
+/* Compute the mean and the variance of n values. */
+static inline void FUNCTION(moments_of_run)(const T *x, int64_t n, real *mean, real *var)
 {
-    int64_t first = n / 16 > 32 ? n / 16 : n < 32 ? n : 32;
-    return FUNCTION(sum_run)(x, first) / (real)first;
+    real center, part_sum, part_squares;
+    if (n < SHORT) { /* in reals: double divisions would take longer than reading the values */
+        real first = FUNCTION(load_one)(x), share = 1 / (real)n;
+        FUNCTION(center_run)(x, n, first, &part_sum, &part_squares);
+        real off = part_sum * share;
+        *mean = center = first + off;
+        *var = part_squares * share - off * off;
+        if (off * off <= 15 * *var && *var < (real)INFINITY)
+            return;
+    } else
+        center = FUNCTION(sum_run)(x, n / 16) / (real)(n / 16);
+    double sum = 0, squares = 0;
+    for (int64_t at = 0; at < n; at += SUMMED) {
+        FUNCTION(center_run)(x + at, minimum(SUMMED, n - at), center, &part_sum, &part_squares);
+        sum += part_sum, squares += part_squares;
+    }
+    *mean = mean_of(n, center, sum);
+    *var = var_of(n, sum, squares);
 }
 
 static void FUNCTION(moments_of_rows)(
@@ -196,17 +213,8 @@ static void FUNCTION(moments_of_rows)(
     for (int64_t i = begin; i < end; i++) {
         Block b = block_of(job, i);
         const T *x = (const T *)job->x + start_of(job, instance, b);
-        int64_t n = b.channels * b.positions;
-        real center = FUNCTION(first_mean)(x, n);
-        double sum = 0, squares = 0;
-        for (int64_t at = 0; at < n; at += SUMMED) {
-            real part_sum, part_squares;
-            FUNCTION(center_run)(x + at, minimum(SUMMED, n - at), center, &part_sum, &part_squares);
-            sum += part_sum, squares += part_squares;
-        }
-        real *partial = job->partials + 2 * (instance * job->blocks + i);
-        partial[0] = mean_of(n, center, sum);
-        partial[1] = var_of(n, sum, squares);
+        real *to = job->partials + 2 * (instance * job->blocks + i);
+        FUNCTION(moments_of_run)(x, b.channels * b.positions, to, to + 1);
     }
 }
 

@@ -141,6 +141,10 @@ static void expand(const real *values, int64_t groups, int64_t channels, real *t
 static void fold(const real *values, int64_t channels, int64_t groups, real *to)
 {
     int64_t size = channels / groups;
+    if (size == 1) {
+        memcpy(to, values, channels * sizeof(real));
+        return;
+    }
     for (int64_t g = 0; g < groups; g++, values += size) {
         Vector sums = {0};
         int64_t i = 0;
