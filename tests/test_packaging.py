@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
 
 import pytest
+import yaml
 
 import defects
+import ilm_plugins
 
 PIP = (sys.executable, "-m", "pip")
 IN = ("--no-deps", "--no-build-isolation", "-q")
@@ -66,6 +69,39 @@ def test_the_wheel_needs_torch_and_wrapt_alone(root, plain):
     assert not [name for name in names if name.endswith(".so")]
 
 
+def test_version_and_authors_are_the_same_everywhere(root, plain):
+    _, _, _, lines = plain
+    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    heading = re.search(r"^## (\S+?),? ", (root / "CHANGELOG.md").read_text(), re.M)
+    assert f"Version: {ilm_plugins.__version__}" in lines
+    assert citation["version"] == heading[1] == ilm_plugins.__version__
+    assert [author["name"] for author in citation["authors"]] == ["ilm_plugins contributors"]
+    assert "Author: ilm_plugins contributors" in lines
+    assert f"License-Expression: {citation['license']}" in lines
+    assert any(line.startswith("Keywords: ") for line in lines)
+
+
+def test_ci_runs_what_there_is(root, plain):
+    """actionlint and the schema of GitHub's workflows say more; neither is a requirement."""
+    _, _, _, lines = plain
+    targets = re.findall(r"^([\w-]+):(?!=)", (root / "Makefile").read_text(), re.M)
+    workflows = {
+        path.stem: yaml.safe_load(path.read_text()) for path in root.glob(".github/workflows/*")
+    }
+    assert workflows.keys() == {"tests", "wheels"}
+    for workflow in workflows.values():
+        assert workflow[True] and workflow["permissions"] == {"contents": "read"}  # True is "on"
+        for job in workflow["jobs"].values():
+            assert job["runs-on"]
+            for step in job["steps"]:
+                assert ("uses" in step) != ("run" in step)
+                made = re.findall(r"^make (\S+)", step.get("run", ""), re.M)
+                assert set(made) <= {*targets}
+    pythons = workflows["tests"]["jobs"]["test"]["strategy"]["matrix"]["python"]
+    classified = {line.rpartition(" ")[2] for line in lines if ":: Python :: 3." in line}
+    assert len(pythons) == 3 and set(pythons) <= classified
+
+
 def test_the_wheel_has_every_config_once(root, plain):
     _, _, names, _ = plain
     tracked = {path.relative_to(root) for path in (root / "configs").rglob("*") if path.is_file()}
@@ -114,7 +150,8 @@ def test_an_installed_wheel_finds_its_configs_without_a_checkout(root, plain, tm
 
 
 @pytest.mark.wide
-def test_a_wheel_of_the_sdist_has_the_kernels_for_every_python(source, tmp_path):
+def test_a_wheel_of_the_sdist_has_the_kernels_for_every_python(source, plain, tmp_path):
+    folder, *_ = plain
     run(sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path, cwd=source)
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as files:
@@ -124,7 +161,14 @@ def test_a_wheel_of_the_sdist_has_the_kernels_for_every_python(source, tmp_path)
     tag, names, _ = wheel_of(archive, tmp_path, ILM_PLUGINS_REQUIRE_C="1")
     assert tag.startswith("py3-none-") and tag != "py3-none-any"
     assert "ilm_plugins/ops/cpu/kernels.so" in names
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,), (of_source,) = tmp_path.glob("*.whl"), folder.glob("*.whl")
+    # The sources were built without the kernels, on which RECORD and WHEEL depend.
+    kernels = {"ilm_plugins/ops/cpu/kernels.so"}
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(of_source) as other:
+        assert set(one.namelist()) == {*other.namelist(), *kernels}
+        for name in other.namelist():
+            if not name.endswith((".dist-info/RECORD", ".dist-info/WHEEL")):
+                assert one.read(name) == other.read(name), name
     run(*PIP, "install", *IN, "--target", tmp_path / "site", wheel)
     assert kernels_of(tmp_path / "site") == "cpu"
 
