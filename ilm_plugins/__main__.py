@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from .errors import missing
+
 #: Command -> the module whose ``main`` runs it, the extra with what that imports, and what it does.
 COMMANDS = {
     "train": ("cli.train_net", "", "train or evaluate a config of detectron2 or OpenMMLab"),
@@ -42,16 +44,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         run = import_module(f"ilm_plugins.{module}").main
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package == "ilm_plugins":
+        if (error.name or "").startswith("ilm_plugins"):
             raise
-        # No extra has OpenMMLab's packages.
-        install = package if package.startswith("mm") else f"'ilm_plugins[{extra}]'"
-        print(
-            f"{Path(sys.argv[0]).name}: error: it needs {package}, which is not installed; "
-            f"run pip install {install}",
-            file=sys.stderr,
-        )
+        line = missing(f"the command {chosen}", error, extra)
+        print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
         return 2
     return run(argv[1:])
 

@@ -54,6 +54,42 @@ class UnexpectedError(UserError):
     """An exception that may be a bug in the program; the message has its type and text."""
 
 
+#: Import name of a package that only some parts need -> the extra that installs it.
+EXTRAS = {
+    "PIL": "data",
+    "fvcore": "reproduction",
+    "matplotlib": "analysis",
+    "numpy": "data",
+    "safetensors": "safetensors",
+    "sklearn": "analysis",
+    "tensorboard": "pix2pix",
+    "torchmetrics": "pix2pix",
+}
+#: Frameworks, which no extra can install -> what does.
+FRAMEWORKS = {
+    "detectron2": "run 'make install-detectron2'",
+    **dict.fromkeys(("mmcv", "mmdet", "mmpretrain", "mmseg"), "run 'make install-openmmlab'"),
+    "mmengine": "run 'make install-openmmlab', or pip install mmengine",
+}
+
+
+def missing(what: str, package: str | ImportError, extra: str | None = None) -> UserError:
+    """Return the error "WHAT needs PACKAGE: HOW TO INSTALL IT".
+
+    Args:
+        what: what cannot be done.
+        package: the import name of a package that is not installed, or of a module in it, or the
+            error of its import.
+        extra: the extra of this package with all that ``what`` needs; default: by :data:`EXTRAS`.
+    """
+    module = package if isinstance(package, str) else package.name or str(package)
+    package = module.partition(".")[0]
+    install = FRAMEWORKS.get(package, f"pip install {package}")
+    if package in EXTRAS:
+        install = f"pip install 'ilm_plugins[{extra or EXTRAS[package]}]'"
+    return UserError(f"{what} needs {package}: {install}")
+
+
 def write_error(error: UserError, path: str | os.PathLike) -> None:
     """Write an error's class name, message and traceback to a JSON file; see :func:`read_error`."""
     text = error.traceback or "".join(traceback.format_exception(error))

@@ -7,7 +7,7 @@ import pytest
 
 #: The rooms of ilm_plugins, from the ground up; a room imports rooms of floors below its own.
 FLOORS = (
-    {"errors", "version"},
+    {"errors", "start", "version"},
     {"configs", "ops"},
     {"layers"},
     {"checkpoints", "data"},

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..errors import missing
 from ..layers.base import AdaptiveNorm
 from .collect import evaluating
 
@@ -36,12 +37,12 @@ def flops(model: nn.Module, *inputs: Tensor) -> int:
             the whole batch.
 
     Raises:
-        ImportError: fvcore is not installed.
+        UserError: fvcore is not installed.
     """
     try:
         from fvcore.nn import FlopCountAnalysis
     except ImportError as error:
-        raise ImportError("fvcore is not installed; pip install fvcore to count FLOPs") from error
+        raise missing("counting operations", error) from error
 
     with evaluating(model), torch.no_grad():
         # This runs first, because fvcore leaves its hooks in a model whose forward raises.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoints import replacing
-from ..errors import UserError
+from ..errors import missing
 
 try:
     import matplotlib as mpl
@@ -22,10 +22,7 @@ try:
     from matplotlib.ticker import MaxNLocator
     from PIL import Image
 except ImportError as error:
-    raise UserError(
-        f"pictures need {error.name}, which is not installed; "
-        "run pip install 'ilm_plugins[analysis]'"
-    ) from error
+    raise missing("drawing", error, "analysis") from error
 
 OKABE_ITO = (
     "#E69F00",

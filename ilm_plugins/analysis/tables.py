@@ -35,7 +35,7 @@ import numpy as np
 
 from ..checkpoints import replacing
 from ..data.images import Images
-from ..errors import OptionError, UserError
+from ..errors import OptionError, UserError, missing
 from . import plots
 from .collect import Ratios, Rescaling
 
@@ -43,10 +43,7 @@ try:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 except ImportError as error:
-    raise UserError(
-        f"pictures need {error.name}, which is not installed; "
-        "run pip install 'ilm_plugins[analysis]'"
-    ) from error
+    raise missing("drawing", error, "analysis") from error
 
 #: Layer, quantity and values, (images, key groups), layer by layer; a ratio has one column. Values
 #: are masked where nothing of an image reached the layer.

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, missing
 from .pickles import SizeError, check_nesting, check_pickle, check_torch, is_pickle
 
 #: Environment variables of torch. With the first, torch.load refuses code even if its caller allows
@@ -118,7 +118,7 @@ def _reason(error: Exception, path: Path) -> str:
     """Return why a file cannot be read and how to fix that, from the error and the file."""
     text = " ".join(str(error).split())
     if isinstance(error, ImportError):
-        return f"{text}; pip install {error.name}"
+        return str(missing("it", error, "safetensors" if path.suffix == ".safetensors" else None))
     if isinstance(error, SizeError):
         return f"it would exhaust memory or time: {text}{TRUST}"
     if kind := _wrong_kind(path):

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import torch
 
-from ..errors import RunError
+from ..errors import RunError, missing
 
 #: Suffix of a file while it is being written.
 PARTIAL = ".partial"
@@ -28,18 +28,23 @@ def write(
             other formats.
 
     Raises:
+        UserError: ``.safetensors`` needs a package that is not installed.
         RunError: the file cannot be written, for example because its folder is missing; an earlier
             file of this name is unchanged.
     """
     path = Path(path).expanduser()
     with replacing(path) as file:
         if path.suffix == ".safetensors":
-            from safetensors.torch import save
-
             # The format cannot store tensors that share memory.
             whole = torch.contiguous_format
             own = {k: v.detach().clone(memory_format=whole) for k, v in contents.items()}
-            file.write(save(own, {"format": "pt", **(metadata or {})}))
+            try:
+                from safetensors.torch import save
+
+                data = save(own, {"format": "pt", **(metadata or {})})
+            except ImportError as error:  # numpy's, too
+                raise missing(str(path), error, "safetensors") from error
+            file.write(data)
         elif path.suffix == ".pkl":
             pickle.dump(contents, file)
         else:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ..errors import missing
 from ..frameworks.command import add_traceback, command, config_file, example
 from . import environment, train_net
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         from ..frameworks.detectron2.checks import load_config
         from ..frameworks.detectron2.picture import draw_predictions
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed; run 'make install-detectron2'") from error
+        raise missing("the demo", error) from error
 
     results = []
     for config in args.configs:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, missing
 from ..frameworks import installed
 from ..frameworks.command import refusing
 from ..frameworks.inference import Inference
@@ -44,7 +44,7 @@ def load(
     if library not in LIBRARIES or not name:
         raise UserError(f"--model {model!r}; give torchvision:NAME or timm:NAME")
     if not installed(library):
-        raise UserError(f"--model {model}: {library} is not installed; pip install {library}")
+        raise missing(f"--model {model}", library)
     norm_layer = _norm_layer(norm)
     options = {} if num_classes is None else {"num_classes": num_classes}
     build = _build_torchvision if library == "torchvision" else _build_timm

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .. import checkpoints
-from ..errors import UserError
+from ..errors import UserError, missing
 from ..frameworks import installed
 from ..frameworks.command import add_traceback, command, config_file, example, positive
 from ..frameworks.launch import launch
@@ -191,10 +191,7 @@ def check_framework(framework: str, args: argparse.Namespace) -> None:
         args: the parsed command line.
     """
     if not installed(framework):
-        raise UserError(
-            f"{args.config_file} is a config of {framework}, and {framework} is not installed; "
-            f"run 'make install-{PACKAGES[framework]}'"
-        )
+        raise missing(args.config_file, framework)
     if framework == "detectron2" and (args.tta or args.launcher != "none"):
         option = "--tta" if args.tta else f"--launcher {args.launcher}"
         raise UserError(

@@ -21,11 +21,13 @@ import torch
 from ..configs import resolve
 from ..errors import (
     ERROR_FILE,
+    EXTRAS,
     DivergedError,
     PeerError,
     RunError,
     UnexpectedError,
     UserError,
+    missing,
     write_error,
 )
 from .stopping import SIGNALS, Stop, stoppable
@@ -179,9 +181,10 @@ def explain(error: Exception) -> UserError:
     Returns:
         A UserError of one line is returned unchanged. One of several lines comes from a DataLoader
         worker, where torch adds the traceback to the message; it is made anew without that. Known
-        causes get advice: UserError for mmcv without operators; DivergedError for NaN (that is,
-        FloatingPointError); RunError for a full disk or an unusable file, GPU memory, or a dead
-        DataLoader worker; PeerError for the loss of another rank. Any other exception becomes an
+        causes get advice: UserError for mmcv without operators, or for a missing package of an
+        extra; DivergedError for NaN (that is, FloatingPointError); RunError for a full disk or an
+        unusable file, GPU memory, or a dead DataLoader worker; PeerError for the loss of another
+        rank. Any other exception becomes an
         UnexpectedError with its type and message.
     """
     text = " ".join(str(error).split())
@@ -192,6 +195,8 @@ def explain(error: Exception) -> UserError:
         return type(error)(_reason(error).partition(": ")[2])
     if _lacks_operators(error):
         return UserError(OPERATORS)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in EXTRAS:
+        return missing("this command", error)
     if isinstance(error, FloatingPointError):
         return DivergedError(f"{text}; lower the learning rate, or look at the data")
     if isinstance(error, OSError) and (error.errno in DISK or error.filename):

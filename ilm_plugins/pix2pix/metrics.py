@@ -29,7 +29,7 @@ from torch import Tensor
 
 from .. import checkpoints
 from ..data.images import read_image
-from ..errors import UserError
+from ..errors import UserError, missing
 from ..frameworks.command import add_traceback, command, example, progress
 from .pairs import check_pairs, to_tensor, two_folders
 
@@ -129,7 +129,7 @@ def measures(
     if unknown:
         raise UserError(f"unknown metric {', '.join(unknown)}; choose from {', '.join(NAMES)}")
     if importlib.util.find_spec("torchmetrics") is None:
-        raise UserError("torchmetrics is not installed; pip install 'ilm_plugins[pix2pix]'")
+        raise missing("comparing images", "torchmetrics")
     chosen = {name: MEASURES[name] for name in names if name in MEASURES}
     if "lpips" in names and lpips_weights is not None:
         chosen["lpips"] = lpips(lpips_weights)

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..analysis import complexity
 from ..cli import train_net
-from ..errors import UserError
+from ..errors import missing
 from ..layers import NORMS
 from .registry import ROOT, Cell, tables
 
@@ -61,8 +61,8 @@ def parameter_increment(depth: int, layer: str, **options: Any) -> tuple[float]:
     """
     try:
         from torchvision import models
-    except ImportError:
-        raise UserError("torchvision is not installed; pip install torchvision") from None
+    except ImportError as error:
+        raise missing("this table", error) from error
     build = getattr(models, f"resnet{depth}")
     with torch.device("meta"):
         plain = complexity.parameters(build())
@@ -82,8 +82,8 @@ def layer_cost(layer: str) -> tuple[int, float]:
         UserError: fvcore is not installed.
     """
     small, large = ((PLAIN | NORMS)[layer](c) for c in (CHANNELS, 2 * CHANNELS))
-    once = _flops(small, torch.zeros(2, CHANNELS, 32, 32))
-    twice = _flops(large, torch.zeros(2, 2 * CHANNELS, 32, 32))
+    once = complexity.flops(small, torch.zeros(2, CHANNELS, 32, 32))
+    twice = complexity.flops(large, torch.zeros(2, 2 * CHANNELS, 32, 32))
     return complexity.parameters(small), math.log2(twice / once)
 
 
@@ -107,13 +107,5 @@ def cost(config: str) -> tuple[float, float]:
     from ..frameworks.openmmlab.train import build_model
 
     model = build_model(args)
-    operations = _flops(model, torch.zeros(1, 3, 224, 224))
+    operations = complexity.flops(model, torch.zeros(1, 3, 224, 224))
     return complexity.parameters(model) / 1e6, operations / 1e9
-
-
-def _flops(model: nn.Module, images: torch.Tensor) -> int:
-    """Return :func:`.complexity.flops`; raise UserError if fvcore is not installed."""
-    try:
-        return complexity.flops(model, images)
-    except ImportError as error:
-        raise UserError(str(error)) from None

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..checkpoints import replacing
 from ..cli import train_net
-from ..errors import DivergedError, UserError, read_error
+from ..errors import DivergedError, UserError, missing, read_error
 from ..frameworks import installed
 from ..frameworks.run_summary import RunFolders, Test
 from . import registry
@@ -46,7 +46,7 @@ def framework(cell: Cell) -> RunFolders:
     name = train_net.framework_of(cell.file)
     package = {"mmengine": "openmmlab"}.get(name, name)
     if not installed(name):
-        raise UserError(f"{config} needs {name}, which is not installed; make install-{package}")
+        raise missing(config, name)
     return import_module(f"ilm_plugins.frameworks.{package}.run_folder")
 
 

@@ -1,12 +1,17 @@
 """``python -m ilm_plugins COMMAND``, which the scripts in tools/ call too."""
 
+import os
+import re
 import shlex
+import subprocess
 import sys
 
 import pytest
+import torch
 
 import fresh
 from ilm_plugins import __main__ as commands
+from ilm_plugins import checkpoints, errors
 from ilm_plugins.frameworks import command
 
 #: What commands need before they look at their words.
@@ -62,9 +67,9 @@ def test_a_command_is_named_in_its_errors():
 @pytest.mark.parametrize(
     "name, package, install",
     [
-        ("evaluate-images", "PIL", "'ilm_plugins[pix2pix]'"),
-        ("make-shapes", "numpy", "'ilm_plugins[data]'"),
-        ("translate", "mmengine", "mmengine"),
+        ("evaluate-images", "PIL", "pip install 'ilm_plugins[pix2pix]'"),
+        ("make-shapes", "numpy", "pip install 'ilm_plugins[data]'"),
+        ("translate", "mmengine", "run 'make install-openmmlab', or pip install mmengine"),
     ],
 )
 def test_what_a_command_needs_is_one_line(name, package, install):
@@ -75,8 +80,57 @@ def test_what_a_command_needs_is_one_line(name, package, install):
     done = fresh.run([sys.executable, "-c", code])
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"python -m ilm_plugins {name}: error: it needs {package}, ")
-    assert line.endswith(f"run pip install {install}")
+    start = f"python -m ilm_plugins {name}: error: the command {name}"
+    assert line == f"{start} needs {package}: {install}"
+
+
+@pytest.mark.parametrize("name", ["tools/train_net.py", "tools/reproduce.py", "-m"])
+def test_a_line_is_printed_before_torch_is_imported(name, root, tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit(7)")
+    words = ["-m", "ilm_plugins", "train"] if name == "-m" else [str(root / name)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])}
+    for code, line in ((words, "importing torch ...\n"), (["-c", "import ilm_plugins"], "")):
+        done = subprocess.run([sys.executable, *code], env=env, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (7, "", line)
+
+
+def test_extras_have_the_packages_that_errors_name(root):
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
+    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    names = {"PIL": "pillow", "sklearn": "scikit-learn"}
+    for package, extra in errors.EXTRAS.items():
+        assert names.get(package, package) in {re.split("[><=]", p)[0] for p in extras[extra]}
+    for _, extra, _ in commands.COMMANDS.values():
+        assert not extra or extra in extras
+
+
+@pytest.mark.parametrize("package", ["safetensors", "numpy"])
+def test_safetensors_name_their_extra(package, tmp_path, monkeypatch):
+    pytest.importorskip("safetensors", reason="its files need safetensors")
+    path = tmp_path / "a.safetensors"
+    checkpoints.write({"a": torch.ones(2)}, path)
+    before = path.read_bytes()
+    for module in (package, f"{package}.torch"):
+        monkeypatch.setitem(sys.modules, module, None)
+    install = f"needs {package}: pip install 'ilm_plugins[safetensors]'"
+    with pytest.raises(errors.UserError, match=re.escape(f"{path} {install}")):
+        checkpoints.write({"a": torch.zeros(2)}, path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    if package == "safetensors":
+        with pytest.raises(
+            errors.CheckpointError, match=re.escape(f"cannot be read: it {install}")
+        ):
+            checkpoints.read(path)
+
+
+def test_a_package_that_a_command_needs_later_is_named(capsys):
+    def draw():
+        raise ModuleNotFoundError("No module named 'matplotlib.axes'", name="matplotlib.axes")
+
+    assert command.command(draw, resumes=False) == 2
+    error = capsys.readouterr().err
+    assert error.endswith(": this command needs matplotlib: pip install 'ilm_plugins[analysis]'\n")
 
 
 def test_progress_says_what_is_done_and_left(capsys, monkeypatch):

@@ -243,7 +243,7 @@ TOOLS = {
     "translate.py": ("pix2pix.translate", "translate", ["a.pth", "b", "c"]),
     "evaluate_images.py": ("pix2pix.metrics", "measures", ["a", "b"]),
     "demo.py": ("cli.demo", "run", ["c.yaml"]),
-    "make_shapes.py": ("data.shapes", "write_shapes", []),
+    "make_shapes.py": ("cli.make_shapes", "write_shapes", []),
 }
 
 

@@ -11,7 +11,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 
-from ...errors import UserError
+from ...errors import UserError, missing
 from ...layers import NORMS
 from .. import installed
 from ..command import overriding, reading_config
@@ -63,10 +63,7 @@ def load_config(args: argparse.Namespace) -> Config:
     scope = cfg.get("default_scope") or "mmengine"
     for package in ("mmengine", scope) if scope == "mmengine" else ("mmcv", scope):
         if not installed(package):
-            raise UserError(
-                f"{args.config_file} is a config of {scope}, and {package} is not installed; "
-                "run 'make install-openmmlab'"
-            )
+            raise missing(args.config_file, package)
     cfg.launcher = args.launcher
     cfg.resume = args.resume
     for entry in ("amp", "channels_last"):

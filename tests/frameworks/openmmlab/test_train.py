@@ -204,7 +204,7 @@ def test_a_mistake_in_one_of_several_processes(config, tmp_path, capsys):
     "text, words",
     [
         ("_base_ = './nowhere.py'", "cannot be read"),
-        ("default_scope = 'mmnothing'\nmodel = dict(type='A')", "mmnothing is not installed"),
+        ("default_scope = 'mmnothing'\nmodel = dict(type='A')", "mm.py needs mmnothing: "),
         ("model = dict(type='A')", "does not define train_dataloader, train_cfg, optim_wrapper"),
         ("custom_imports = dict(imports=['nowhere'])", "nowhere"),
     ],
@@ -218,7 +218,7 @@ def test_configs_that_are_none(tmp_path, capsys, text, words):
 def test_a_framework_that_is_not_installed(config, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     error = error_line(["--config-file", config, "--num-gpus", "0"], capsys, 2)
-    assert "mmengine is not installed; run 'make install-openmmlab'" in error
+    assert "needs mmengine: run 'make install-openmmlab', or pip install mmengine" in error
 
 
 def test_operators_that_are_not_compiled_are_named(root, tmp_path):
