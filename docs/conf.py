@@ -34,8 +34,8 @@ autodoc_mock_imports = ["mmengine", "mmcv"]
 
 
 def escape_shapes(app, what, name, obj, options, lines):
-    """The star of a shape such as (N, C, *) is no emphasis."""
-    lines[:] = [line.replace("*)", r"\*)") for line in lines]
+    """The star of a shape such as (N, C, *) is no emphasis, but in code."""
+    lines[:] = [line if line.startswith("    ") else line.replace("*)", r"\*)") for line in lines]
 
 
 def show_options(app, what, name, obj, options, signature, returns):
@@ -44,6 +44,8 @@ def show_options(app, what, name, obj, options, signature, returns):
         shown = inspect.signature(obj)
         text = stringify_signature(shown, show_return_annotation=False, unqualified_typehints=True)
         return text, None
+    if signature and "<factory>" in signature:  # a dataclass of results, which no reader makes
+        return "", None
 
 
 def write_mathml(self, node):
@@ -60,10 +62,11 @@ def write_mathml(self, node):
 def let_code_break(app, page, template, context, doctree):
     """Let long names and paths break behind "_", "/" and the like, and nowhere else."""
 
-    def divide(span):
-        return re.sub(r"(?<=\w[_/.,=(])(?=\w)", '</span><wbr><span class="pre">', span[0])
+    def divide(name):
+        return re.sub(r"(?<=[_/.,=({:])(?=[^\W_]|[&'])", '</span><wbr><span class="pre">', name[0])
 
-    context["body"] = re.sub('<span class="pre">[^<]{25,}</span>', divide, context.get("body", ""))
+    long_name = '(?<=<span class="pre">)[^<]{25,}(?=</span>)'
+    context["body"] = re.sub(long_name, divide, context.get("body", ""))
 
 
 def setup(app):

@@ -271,7 +271,8 @@ def table(results: dict[str, dict[str, str]]) -> str:
             for key, outcome in found.items():
                 way, _, reason = outcome.partition(": ")
                 reason = reason.partition(": ")[2] if reason.split(":")[0] in names else reason
-                words = f"no: {reason[:200]}" if way == "no" else way
+                reason = reason[:200].replace("__", r"\_\_")
+                words = f"no: {reason}" if way == "no" else way
                 keys_of.setdefault(words, []).append(key)
             ways = (f"{words} ({', '.join(keys)})" for words, keys in keys_of.items())
             lines.append(

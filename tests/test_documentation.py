@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import doctest
 import hashlib
 import html
 import inspect
@@ -12,16 +13,19 @@ import runpy
 import shlex
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import fresh
 import ilm_plugins.__main__
 from benchmarks import report as benchmark
-from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, surgery
+from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SparseSwitchNorm, surgery
 from ilm_plugins.layers import parse_norm
+from ilm_plugins.layers.autoencoder import AutoencoderNorm
 from ilm_plugins.ops import cpu
 from ilm_plugins.reproduction import record, registry
 
@@ -213,6 +217,80 @@ def test_the_worked_example_can_fail():
     assert broken != code
     done = fresh.run([sys.executable, "-c", broken])
     assert "AssertionError" in done.stderr
+
+
+def given():
+    """The names that pages' blocks of Python take as given, with a new model of every norm."""
+    named = {
+        "stem": nn.Conv2d(3, 32, 3),
+        "bn": nn.BatchNorm2d(32),
+        "layer1": nn.Sequential(nn.Sequential(OrderedDict(bn1=ExemplarNorm(32)))),
+        "layer2": nn.Sequential(ILMGroupNorm(32), SparseSwitchNorm(32)),
+        "roi_heads": nn.Sequential(OrderedDict(box_head=nn.Sequential(nn.GroupNorm(8, 32)))),
+    }
+    model, batch = nn.Sequential(OrderedDict(named)), torch.rand(2, 3, 8, 8)
+    names = {"model": model, "batches": [batch, batch], "copy": copy, "torch": torch}
+    return names | {"nn": nn, "ilm_plugins": ilm_plugins, "ILMGroupNorm": ILMGroupNorm}
+
+
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python") and page != WORKED_EXAMPLE]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
+def test_blocks_of_python_run(page):
+    """In their order; each meets the model as given, and the other names of those before it."""
+    names = {}
+    if page.stem == "interoperability":
+        names["timm"] = pytest.importorskip("timm", reason="needs timm")
+        extraction = pytest.importorskip("torchvision.models.feature_extraction")
+        names["create_feature_extractor"] = extraction.create_feature_extractor
+    if page == README:
+        pytest.importorskip("torchvision", reason="needs torchvision's models")
+    for text in blocks(page, "python"):
+        exec(text, names := {**names, **given()})
+
+
+def test_norms_in_blocks_of_yaml_are_valid():
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML")
+    norms = []
+
+    def collect(node):
+        for key, value in node.items():
+            if isinstance(value, dict):
+                collect(value)
+            elif key == "NORM":
+                norms.append(value)
+
+    for page in PAGES:
+        for text in blocks(page, "yaml"):
+            collect(yaml.safe_load(text))
+    norms.remove("ILN(eps=1e-3)")  # the worked example's, which its test builds
+    assert len(norms) >= 3
+    for norm in norms:
+        key, options = parse_norm(norm)
+        NORMS[key](64, **options)
+
+
+@pytest.mark.parametrize("layer", NORMS.values())
+def test_examples_in_docstrings_run(layer):
+    names = {**vars(ilm_plugins), "torch": torch}
+    for example in doctest.DocTestFinder(recurse=False).find(layer, globs=names):
+        assert not doctest.DocTestRunner().run(example).failed
+
+
+@pytest.mark.parametrize("key", NORMS)
+def test_what_outputs_start_as(key):
+    """As docs/why-did-my-result-change.md says: 1.5 or 5 times the norm's; 1/2 at a weight of 0."""
+    torch.manual_seed(0)
+    x, layer = torch.randn(8, 256, 14, 14), NORMS[key](256)
+    from_autoencoder = isinstance(layer, AutoencoderNorm)
+    expected = 1.5 if from_autoencoder else 5.0 if key == "AN" else 1.0
+    torch.testing.assert_close(layer(x).std().item(), expected, rtol=0.05, atol=0)
+    with torch.no_grad():
+        layer.weight.zero_()
+    if key != "AN":  # whose pairs add a shift
+        found = layer(x).std(dim=(2, 3)).mean().item()
+        torch.testing.assert_close(found, 0.5 if from_autoencoder else 0.0, rtol=0.05, atol=0)
 
 
 def commands():

@@ -41,12 +41,12 @@ class Ratios:
 
     @property
     def mean(self) -> Tensor:
-        """Mean over images: (K), without the rows that are NaN."""
+        """The mean over images (K), without the rows that are NaN."""
         return self.values.nanmean(0)
 
     @property
     def distance(self) -> float:
-        """Distance from uniform ratios: the mean of abs(ratio - 1/K) over all ratios."""
+        """The distance from uniform ratios, the mean of abs(ratio - 1/K) over all ratios."""
         return (self.values - 1 / len(self.normalizers)).abs().nanmean().item()
 
 

@@ -1,6 +1,7 @@
 """Archives of small labelled images: the JPEG files of a split, concatenated, in one ``.npz``.
 
-ROOT/{train,test}.npz
+Arrays of ``ROOT/train.npz`` and ``ROOT/test.npz``::
+
     jpeg     (bytes,)  uint8    all files; image i is jpeg[offsets[i] : offsets[i + 1]]
     offsets  (n + 1,)  integer  from 0 to the length of jpeg
     labels   (n,)      integer  image i is of class classes[labels[i]]

@@ -10,7 +10,7 @@ torchmetrics (:mod:`torchmetrics.functional`) computes them, and is imported whe
            K2 = .03, data range 255; mean over the three channels and all pixels, the image
            reflected at its borders
     lpips  Zhang et al., CVPR 2018: AlexNet, version 0.1, images scaled to -1..1; needs a local file
-           with the weights of AlexNet, see :func:`lpips`
+           with the weights of AlexNet
     l1     mean absolute difference over all pixels and channels, in grey levels
 
 Lower is better for rmse, lpips and l1, higher for ssim.

@@ -3,7 +3,7 @@
 :func:`convert` replaces the norms of a model, :func:`convert_state` those of a state dict without
 its model, :func:`fit_state` makes a state dict fit a model; :func:`revert` and :func:`revert_state`
 lead back. :func:`recalibrate` measures the running statistics of EN, SN and SSN anew. One rule of
-`RULES` converts the tensors of a norm:
+``RULES`` converts the tensors of a norm:
 
 ============  ======================  ==========================================================
 from          to                      outputs
@@ -17,11 +17,10 @@ BN            EN                      the same in evaluation: ratios start unifo
                                       K times the weight, the other rows are zero
 BN            SN, SSN                 differ: weight, bias and statistics are kept, not the
                                       function
-released ILM  ILMGN, ILMIN, ILMLN     the same, but that the papers' released code divides
-released SN   SN                      variances by one less than the number of values
+released ILM  ILMGN, ILMIN, ILMLN     close: released code divides variances by n - 1
+released SN   SN; SSN                 close, for the same reason; SSN at radius 0
+released SSN  SSN                     close, for the same reason
 SN            SSN                     the same, at radius 0
-released SSN  SSN                     the same, but for n - 1, as above
-released SN   SSN                     as to SN, at radius 0
 ILM*, Assoc   GN, IN                  the same; while the decoders are zero and omega_offset 1/2
 AN            GN                      the same; while the attention's weight is zero
 EN            BN                      the same in evaluation; while ratios are uniform, and the
