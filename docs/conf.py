@@ -25,6 +25,7 @@ html_math_renderer = "mathml"
 html_show_copyright = False
 maximum_signature_line_length = 80
 napoleon_use_rtype = False  # "scale, shift: (N, C) each" gives names, no type
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

@@ -81,6 +81,7 @@ def test_the_site_builds_without_warnings(tmp_path):
         for option in inspect.signature(getattr(ilm_plugins, layer)).parameters:
             assert f"<strong>{option}</strong>" in page, (name, option)
     pages = "".join(page.read_text("utf-8") for page in tmp_path.glob("**/*.html"))
+    assert "$$" not in pages and r"\(" not in pages, "an equation as LaTeX"
     for module in (ilm_plugins, surgery):
         for public in module.__all__:
             assert f'id="{module.__name__}.{public}"' in pages, public
