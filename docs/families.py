@@ -200,7 +200,7 @@ def replace_norms(part: Any, norm_cfg: dict) -> None:
     for name, inner in list(part.items()):
         if isinstance(inner, dict) and name.endswith("norm_cfg") and inner.get("type") in PLAIN:
             part[name] = dict(norm_cfg)
-        else:
+        elif name != "upsample_cfg":  # UNet hands its own norm on to it
             replace_norms(inner, norm_cfg)
 
 
@@ -227,7 +227,9 @@ def segmentation_loss(model: nn.Module) -> Tensor:
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
-    samples, shape = [], (128, 128)
+    # LRASPP's head pools windows of 49 positions, at 1/8 of the image.
+    side = 512 if type(model.decode_head).__name__ == "LRASPPHead" else 128
+    samples, shape = [], (side, side)
     for _ in range(2):
         sample = SegDataSample(metainfo={"img_shape": shape, "ori_shape": shape})
         sample.gt_sem_seg = PixelData(data=torch.randint(0, 2, (1, *shape)))
@@ -239,7 +241,10 @@ def segmentation_loss(model: nn.Module) -> Tensor:
 
 def detection_loss(model: nn.Module) -> Tensor:
     from mmdet.testing import demo_mm_inputs
+    from mmengine.logging import MessageHub
 
+    # TOOD and YOLOX read how far their training is.
+    MessageHub.get_current_instance().update_info_dict({"epoch": 0, "iter": 0})
     with_mask = hasattr(model, "mask_head") or getattr(model, "with_mask", False)
     batch = demo_mm_inputs(2, [[3, 128, 128]] * 2, num_classes=4, with_mask=with_mask)
     data = model.data_preprocessor(batch, True)
