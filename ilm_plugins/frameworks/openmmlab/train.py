@@ -1,11 +1,13 @@
 """Training and evaluation of MMEngine's configs by its Runner, on GPUs and on the CPU."""
 
 import argparse
+import time
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
@@ -70,6 +72,26 @@ def augment_test(cfg: Config) -> None:
     cfg.model = {**cfg.tta_model, "module": cfg.model}
 
 
+class LogFirstIteration(Hook):
+    """Logs the time of a training's first iteration; the logger's own first line may take minutes.
+
+    Nothing is logged if the logger prints every iteration.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Note the time of the start."""
+        self.start = time.monotonic()
+
+    def after_train_iter(self, runner: Runner, *_, **__) -> None:
+        """Log one line after the first iteration."""
+        interval = next((h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 0)
+        if self.start and interval != 1:
+            seconds = time.monotonic() - self.start
+            following = f"; losses follow every {interval} iterations" if interval else ""
+            runner.logger.info(f"The first iteration is done, after {seconds:.1f} s{following}.")
+        self.start = None
+
+
 @RUNNERS.register_module(force=True)
 class PluginRunner(Runner):
     """MMEngine's Runner, which also runs on several CPU processes and whose errors name causes."""
@@ -80,6 +102,7 @@ class PluginRunner(Runner):
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
         self.register_hook(StopAtNaN(), priority="VERY_HIGH")
+        self.register_hook(LogFirstIteration())
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Move the model to its device and, in a run of several processes, wrap it.

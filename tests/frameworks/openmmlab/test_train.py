@@ -36,6 +36,15 @@ def test_training_leaves_checkpoints_the_config_and_losses(trained):
     assert list(losses(trained)) == [1, 2, 3, 4]
 
 
+def test_the_first_iteration_is_logged_where_the_logger_waits(config, trained, tmp_path):
+    opts = ["train_cfg.max_iters=2", "default_hooks.logger.interval=50"]
+    assert train_net.main(command(config, out=tmp_path, opts=opts)) == 0
+    found = [next(out.glob("*/*.log")).read_text() for out in (tmp_path, trained)]
+    line = r"The first iteration is done, after \d+\.\d s; losses follow every 50 iterations\."
+    assert [len(re.findall(line, text)) for text in found] == [1, 0]
+    assert "The first iteration" not in found[1]
+
+
 def test_resuming_goes_on_where_training_stopped(config, trained, tmp_path):
     out = tmp_path / "out"
     opts = ["train_cfg.max_iters=2"]
