@@ -61,6 +61,8 @@ STYLE = {
     "image.interpolation": "nearest",
     "legend.frameon": False,
 }
+#: Limits of an axis of ratios, with room for the markers at 0 and 1.
+RATIOS = (-0.04, 1.04)
 #: Maximum number of rows that a heat map names.
 NAMED_ROWS = 40
 #: Maximum number of classes for which a map of images has a panel each.
@@ -155,7 +157,7 @@ def by_layer(
         ax.axhline(1 / len(ratios), **UNIFORM, label=f"1/{len(ratios)}")
         ax.set_title(name, loc="left", fontsize=9)
         ax.set_ylabel("ratio, mean over images\n(band: standard deviation)")
-    axes[0].set_ylim(0, None)
+    axes[0].set_ylim(RATIOS)
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, ncols=len(labels), loc="outside lower center")
     _name_layers(axes[-1], layers)
@@ -322,7 +324,7 @@ def strips(
             for each quantity, a key of :data:`LINES`, one value >= 0 for each layer. There is at
             least one image, and all have the same quantities.
         title: of the figure.
-        level: height of a dashed line, for comparison; None for no line.
+        level: the uniform ratio, at which a dashed line is drawn; None if values are not ratios.
     """
     fig = figure(_width(layers) + 1.5, 1.15 * len(images) + 1.7)
     axes = fig.subplots(
@@ -337,7 +339,9 @@ def strips(
             right.plot(values, **LINES[quantity], markersize=3, label=quantity)
         if level is not None:
             right.axhline(level, **UNIFORM)
-        right.set_ylim(0, float(drawn.max()) * 1.05 or 1)
+            right.set_ylim(RATIOS)
+        else:
+            right.set_ylim(0, float(drawn.max()) * 1.1 or 1)
     _name_layers(axes[-1, 1], layers)
     axes[0, 1].legend(ncols=len(numbers), loc="lower right", bbox_to_anchor=(1, 1))
     fig.suptitle(title)

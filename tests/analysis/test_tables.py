@@ -76,6 +76,21 @@ def check_statistics(row, values):
     assert all(low <= high for low, high in pairwise(quantiles))
 
 
+@pytest.mark.parametrize("ratios", [np.full((3, 4), 1 / 3), np.eye(3, 4)])
+def test_no_ratio_is_drawn_at_the_edge(ratios):
+    named = dict(zip(("IN", "LN", "BN"), ratios, strict=True))
+    layers, image = [f"layer{i}" for i in range(4)], np.zeros((8, 8, 3), np.uint8)
+    spread = np.zeros(4)
+    drawn = plots.by_layer(layers, {"a": {k: (v, spread) for k, v in named.items()}}, "title")
+    for fig in (drawn, plots.strips(layers, [("b", image, named)], "title", 1 / 3)):
+        ax = fig.axes[-1]
+        heights = np.concatenate([line.get_ydata() for line in ax.lines])
+        inside = ax.transAxes.inverted().transform(
+            ax.transData.transform([(0, y) for y in heights])
+        )
+        assert len(heights) > 12 and (np.abs(inside[:, 1] - 0.5) < 0.48).all()
+
+
 def test_ratios(tmp_path):
     found = ratios()
     text = write_ratios(tmp_path, found, images(6), "a model")
