@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--shapes", nargs="+", default=list(layers.SHAPES), choices=layers.SHAPES)
     parser.add_argument("--settings", nargs="+", choices=layers.SETTINGS, help="of the layers")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--tiny", action="store_true", help="maps and images, to try the command")
     parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
     args = parser.parse_args()
     if args.rounds < 2:
@@ -38,13 +39,17 @@ def main() -> int:
             sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], os.environ | MALLOC
         )
 
+    if args.tiny:
+        layers.SHAPES.update(dict.fromkeys(layers.SHAPES, (1, 32, 3, 3)))
+        measure.WARM_UP = 0
+        models.RESNET, models.SIDE = "resnet18", 32
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", "ilm_plugins: slower", UserWarning)
     device = torch.device(args.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    possible = layers.SETTINGS_OF_CUDA if device.type == "cuda" else layers.SETTINGS
+    possible = layers.SETTINGS_OF_CUDA if device.type == "cuda" else layers.SETTINGS_OF_CPU
     results = {
         "machine": measure.machine(device),
         "rounds": args.rounds,

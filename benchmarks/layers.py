@@ -5,7 +5,7 @@ Each layer is compared with the plain norm that it replaces, and with its unfuse
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from statistics import median
 from typing import NamedTuple
 from unittest import mock
@@ -80,10 +80,14 @@ SETTINGS = {
     "float32": Setting(),
     "one thread": Setting(one_thread=True),
     "channels last": Setting(torch.channels_last),
+    "float16": Setting(dtype=torch.float16),
     "bfloat16": Setting(dtype=torch.bfloat16),
+    "channels last, float16": Setting(torch.channels_last, torch.float16),
+    "channels last, bfloat16": Setting(torch.channels_last, torch.bfloat16),
     "without C": Setting(without_c=True),
 }
-SETTINGS_OF_CUDA = ("float32", "channels last", "bfloat16")
+SETTINGS_OF_CPU = ("float32", "one thread", "channels last", "bfloat16", "without C")
+SETTINGS_OF_CUDA = tuple(name for name in SETTINGS if name not in ("one thread", "without C"))
 
 
 class Case:
@@ -117,7 +121,8 @@ class Case:
 def cases(shape: tuple[int, ...], device: torch.device, setting: Setting) -> dict[str, Case]:
     """Build name -> case: every layer, every layer unfused ("EN unfused"), and the plain norms.
 
-    All share one random input of ``shape`` (N, C, H, W) and one random output gradient.
+    All share one random input of ``shape`` (N, C, H, W) and one random output gradient. On CUDA,
+    "Liger" is Liger-Kernel's GroupNorm, if that package is installed and can compute it.
     """
     x, dy = (
         torch.randn(shape, device=device).to(setting.dtype, memory_format=setting.layout)
@@ -132,6 +137,14 @@ def cases(shape: tuple[int, ...], device: torch.device, setting: Setting) -> dic
             found[f"{name} unfused"] = Case(
                 module, lambda x, module=module: unfused.forward(module, x), x, dy
             )
+    if device.type == "cuda":
+        with suppress(Exception):  # a rival that fails must not stop the others
+            from liger_kernel.transformers.group_norm import LigerGroupNorm
+
+            module = LigerGroupNorm(shape[1], 32, eps=1e-5).to(device, setting.dtype)
+            liger = Case(module, module, x, dy)
+            liger.both()
+            found["Liger"] = liger
     return found
 
 
@@ -146,7 +159,8 @@ def rows(device: torch.device, name: str, rounds: int, shapes: list[str]) -> Ite
 
     Yields:
         A row: times in seconds, ratios to the plain norm, the unfused layer and a copy of x, and
-        saved and peak bytes of layer and plain norm. On CUDA, also times of replayed CUDA graphs.
+        saved and peak bytes of layer and plain norm. On CUDA, also times of replayed CUDA graphs,
+        the number of "launches" of kernels by pass, and against GroupNorm also ratios to Liger's.
     """
     for shape_name in shapes:
         with SETTINGS[name].applied():
@@ -155,6 +169,8 @@ def rows(device: torch.device, name: str, rounds: int, shapes: list[str]) -> Ite
                 case, rivals = found[layer], {"baseline": found[baseline]}
                 if name == "float32":
                     rivals["unfused"] = found[f"{layer} unfused"]
+                if baseline == "GroupNorm" and "Liger" in found:
+                    rivals["Liger"] = found["Liger"]
                 times = _time_passes(case, rivals, rounds, device)
                 of = {"this": case, "baseline": found[baseline]}
                 yield {
@@ -208,7 +224,7 @@ def _time_passes(case: Case, rivals: dict[str, Case], rounds: int, device: torch
     Returns:
         "forward" and "both" (forward and backward) -> times as in :func:`_time_against`, for
         "forward" also of a copy of x. On CUDA also "forward, graph" and "both, graph", of replayed
-        CUDA graphs.
+        CUDA graphs, and "launches": pass -> number of kernels.
     """
     found = {}
     for pass_name in ("forward", "both"):
@@ -218,6 +234,7 @@ def _time_passes(case: Case, rivals: dict[str, Case], rounds: int, device: torch
             others["copy"] = case.copy
         found[pass_name] = _time_against(run, others, rounds, measure.wall)
         if device.type == "cuda":
+            found.setdefault("launches", {})[pass_name] = measure.launches(run)
             graphs = {who: measure.as_graph(other) for who, other in others.items()}
             found[f"{pass_name}, graph"] = _time_against(
                 measure.as_graph(run), graphs, rounds, measure.device

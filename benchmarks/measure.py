@@ -85,6 +85,19 @@ def as_graph(run: Run) -> Run:
     return graph.replay
 
 
+def launches(run: Run) -> int:
+    """Call ``run`` on CUDA and return how many kernels it launches, without copies and fills.
+
+    0 is returned if torch's profiler cannot observe this GPU.
+    """
+    run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as record:
+        run()
+        torch.cuda.synchronize()
+    kinds = [e for e in record.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    return sum(not event.name.startswith(("Memcpy", "Memset")) for event in kinds)
+
+
 def machine(on: torch.device) -> dict:
     """Return device, processor, kernels' instructions, threads, torch's version and the commit."""
     return {

@@ -22,6 +22,9 @@ NORMS = {
     "EN": ExemplarNorm,
 }
 
+#: The model called ResNet-50, by torchvision's name, and the side of its images in pixels.
+RESNET, SIDE = "resnet50", 224
+
 #: Model -> (norm, baseline) to compare.
 PAIRS = {
     "Mask R-CNN": [("ILMGN", "GN")],
@@ -111,7 +114,7 @@ def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
 def resnet_steps(
     device: torch.device, norms: Mapping[str, Callable[[int], nn.Module]] = NORMS
 ) -> dict[str, Callable[[], None]]:
-    """Return norm -> training step of ResNet-50 on random images of 224 x 224 pixels.
+    """Return norm -> training step of ResNet-50 on random images of SIDE x SIDE pixels.
 
     A step computes loss and gradients, without an optimizer. A batch has 32 images, on the CPU 4.
 
@@ -122,14 +125,14 @@ def resnet_steps(
     Raises:
         ImportError: torchvision is not installed.
     """
-    from torchvision.models import resnet50
+    from torchvision.models import get_model
 
     batch = 32 if device.type == "cuda" else 4
-    x, target = torch.randn(batch, 3, 224, 224, device=device), torch.arange(batch, device=device)
+    x, target = torch.randn(batch, 3, SIDE, SIDE, device=device), torch.arange(batch, device=device)
 
     def step(norm_layer) -> Callable[[], None]:
         """Build ResNet-50 with a norm; return its training step."""
-        model = resnet50(norm_layer=norm_layer).to(device)
+        model = get_model(RESNET, norm_layer=norm_layer).to(device)
         parameters = list(model.parameters())
 
         def run() -> None:
