@@ -39,14 +39,19 @@ DEMO := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BI
 # By name, as tests/matrix.py has them; all, where none is given.
 LEGS :=
 
+# For machines with a GPU and without a network; beside the checkout, since neither belongs in it.
+BUNDLE := ../ilm_plugins-bundle
+
 .NOTPARALLEL:
-.PHONY: help docs demo demo-compare bench test test-wide test-all coverage matrix lint format install install-test \
+.PHONY: help docs demo demo-compare bench bundle gpu test test-wide test-all coverage matrix lint format install install-test \
 	install-detectron2 install-openmmlab clean
 
 help:
 	@echo "make demo                train a small Mask R-CNN with an ILM+GN box head, and show it"
 	@echo "make demo-compare        the same under GN and under ILM+GN"
 	@echo "make bench               time the layers and whole models; a table, JSON and a plot"
+	@echo "make bundle DATA=DIR     packages for a GPU without a network, and images, into BUNDLE"
+	@echo "make gpu                 there: tests, benchmark and trainings, by BUNDLE; MINUTES=..."
 	@echo "make test                lint and the everyday tests"
 	@echo "make test-wide           more tests: mmcv's compiled operators, the site, exports, torchrun"
 	@echo "make docs                the documentation site, in output/site"
@@ -66,6 +71,21 @@ demo-compare: install install-detectron2
 
 bench: install install-detectron2
 	$(BIN)/python -m benchmarks
+
+# Without --platform, pip would take compiled wheels for this machine's Python.
+bundle:
+	rm -rf $(BUNDLE)/wheels
+	mkdir -p $(BUNDLE)/wheels
+	$(PYTHON) -m pip download --progress-bar off --no-deps --only-binary=:all: --python-version 3.10 \
+		--implementation py --abi none --platform any -d $(BUNDLE)/wheels -r requirements/bundle.txt
+	set -e; openmmlab=$$(mktemp); trap 'rm -f "$$openmmlab"' EXIT; \
+	grep -hE "mmcv=|mmengine=|mmpretrain=" requirements/*.txt > "$$openmmlab"; \
+	$(PYTHON) -m pip wheel --progress-bar off --no-cache-dir --no-deps -w $(BUNDLE)/wheels -r "$$openmmlab"
+	$(if $(DATA),mkdir -p $(BUNDLE)/data && cp -rL $(wildcard $(DATA)/cifar10_jpeg $(DATA)/facades) $(BUNDLE)/data)
+	du -sh $(BUNDLE)/*
+
+gpu:
+	$(PYTHON) -m benchmarks.gpu --bundle $(BUNDLE) $(if $(MINUTES),--minutes $(MINUTES)) $(GPU)
 
 test: lint install install-test install-detectron2 $(MMCV)
 	$(PYTEST) -m "not wide and not long" --durations 10

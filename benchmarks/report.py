@@ -5,6 +5,7 @@ its entries (see :mod:`.layers`). ``which`` is a pass, "forward" or "both" (forw
 
 ``python -m benchmarks.report output/benchmark/benchmark.json`` makes these results the record; what
 was not measured, of the part "training" and of all others together, is kept from the former record.
+Results of a GPU, such as output/gpu/benchmark.json, have a record of their own.
 """
 
 import json
@@ -15,7 +16,8 @@ from statistics import geometric_mean
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "record.json"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+RECORD_OF_GPU = ROOT / "benchmarks" / "record_gpu.json"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "gpu.md")
 #: A table in a page: start marker, name of the table, end marker.
 TABLE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -28,8 +30,21 @@ COLUMNS = {
     ("one thread", "forward"): "forward, one thread",
     ("one thread", "both"): "both, one thread",
     ("channels last", "both"): "both, channels last",
+    ("float16", "both"): "both, float16",
     ("bfloat16", "both"): "both, bfloat16",
+    ("channels last, float16", "both"): "both, channels last, float16",
+    ("channels last, bfloat16", "both"): "both, channels last, bfloat16",
 }
+#: What the kernels are to reach on a GPU: (layer, setting, quantity), target, goal. Quantities are
+#: those of :func:`targets`.
+TARGETS = (
+    ("ILMGN", "float32", "over plain", "1.0", "0.8"),
+    ("ILMGN", "channels last", "over plain", "0.7", "0.5"),
+    ("EN", "float32", "over plain", "1.0", ""),
+    ("ILMGN", "float32", "of a copy's bandwidth", "80 %", "90 %"),
+    ("ILMGN", "float32", "launches", "1, 2", ""),
+)
+NOT_MEASURED = "not measured"
 
 
 def write(results: dict, folder: Path) -> str:
@@ -101,6 +116,44 @@ def short(results: dict) -> str:
         ratios = (f"{_mean_ratio(rows, 'both'):.2f}" for rows in own)
         lines.append([f"{layer} / {baseline}", *ratios])
     return _markdown_table(["layer / plain", *settings], lines)
+
+
+def gpu(results: dict) -> str:
+    """Return the tables of a GPU: targets, means, ILM+GN over Liger's GroupNorm, whole models."""
+    ratios = []
+    for name, rows in results["layers"].items():
+        both = [_pass_times(row, "both") for row in rows if row["layer"] == "ILMGN"]
+        found = [times["over Liger"][0] for times in both if "over Liger" in times]
+        ratios.append([name, f"{geometric_mean(found):.2f}" if found else NOT_MEASURED])
+    liger = _markdown_table(["both passes", "ILMGN / Liger's GroupNorm"], ratios)
+    return "\n\n".join((about(results), targets(results), means(results), liger, steps(results)))
+
+
+def targets(results: dict) -> str:
+    """Return the table of what the kernels are to reach on a GPU, beside what was measured.
+
+    "over plain" is the time of forward and backward over the plain norm's, as the geometric mean
+    over maps and at the box head; "of a copy's bandwidth" the time of a copy over the forward
+    pass's, likewise; "launches" those of the forward and of the backward pass at the box head.
+    """
+    lines = []
+    for layer, setting, quantity, target, goal in TARGETS:
+        rows = [row for row in results["layers"].get(setting, []) if row["layer"] == layer]
+        box_head = [row for row in rows if row["shape name"] == "box head"]
+        if quantity == "launches":
+            cells = ["", *(_launches(row) for row in box_head)]
+        elif quantity == "over plain":
+            cells = [f"{_mean_ratio(own, 'both'):.2f}" for own in (rows, box_head) if own]
+        else:
+            shares = [
+                geometric_mean(1 / _pass_times(row, "forward")["over copy"][0] for row in own)
+                for own in (rows, box_head)
+                if own
+            ]
+            cells = [f"{100 * share:.0f} %" for share in shares]
+        cells += [NOT_MEASURED] * (2 - len(cells))
+        lines.append([f"{layer}, {setting}: {quantity}", target, goal, *cells])
+    return _markdown_table(["", "target", "goal", "all maps", "box head"], lines)
 
 
 def maps(results: dict, name: str) -> str:
@@ -188,6 +241,17 @@ def training(results: dict) -> str:
     return f"{about(measured)}\n\n{_markdown_table(titles, lines)}"
 
 
+def joined(parts: list[dict]) -> dict:
+    """Return the results of several commands on one machine, at least one, as if of one command."""
+    whole = {**parts[0], "layers": {}}
+    for part in parts:
+        for name, rows in part["layers"].items():
+            whole["layers"].setdefault(name, []).extend(rows)
+    for key in ("compiled", "models"):
+        whole[key] = [row for part in parts for row in part[key]]
+    return whole
+
+
 def merged(record: dict, results: dict) -> dict:
     """Return results for the record, with the parts that they lack from the former record."""
     others = any(results[part] for part in ("layers", "compiled", "models"))
@@ -195,8 +259,11 @@ def merged(record: dict, results: dict) -> dict:
     return {**whole, "training": results["training"] or record["training"]}
 
 
-def documented(results: dict) -> dict[Path, str]:
-    """Return documentation page -> its text with these results' tables in place of the old."""
+def documented(results: dict, of_gpu: dict | None) -> dict[Path, str]:
+    """Return documentation page -> its text with these results' tables in place of the old.
+
+    ``of_gpu`` has the results of a GPU; None if there are none.
+    """
     tables = {
         "about": about(results),
         "means": means(results),
@@ -206,6 +273,7 @@ def documented(results: dict) -> dict[Path, str]:
         "compiled": compiled(results),
         "steps": steps(results),
         "training": training(results),
+        "gpu": gpu(of_gpu) if of_gpu else targets({"layers": {}}),
     }
     return {
         page: TABLE.sub(lambda m: f"{m[1]}\n{tables[m[2]]}\n\n{m[3]}", page.read_text("utf-8"))
@@ -275,6 +343,12 @@ def _bandwidth(row: dict, which: str, who: str = "") -> float:
     return MAPS_MOVED[which] * row["bytes"] / seconds / 1e9
 
 
+def _launches(row: dict) -> str:
+    """Return the numbers of kernels that the forward and the backward pass launch."""
+    forward, both = (row["launches"][which] for which in MAPS_MOVED)
+    return f"{forward}, {both - forward}"
+
+
 def _mean_ratio(rows: list[dict], which: str) -> float:
     """Return the geometric mean of a pass's time over the plain norm's."""
     return geometric_mean(_pass_times(row, which)["over baseline"][0] for row in rows)
@@ -302,11 +376,20 @@ def _ratio_text(quartiles: tuple[float, float, float], digits: int = 2) -> str:
     return f"{median:.{digits}f} ({lower:.{digits}f}-{upper:.{digits}f})"
 
 
+def records() -> tuple[dict, dict | None]:
+    """Return the record of the CPU, and that of a GPU, or None if there is none."""
+    of_gpu = json.loads(RECORD_OF_GPU.read_text()) if RECORD_OF_GPU.exists() else None
+    return json.loads(RECORD.read_text()), of_gpu
+
+
 if __name__ == "__main__":
-    record = json.loads(RECORD.read_text())
     if sys.argv[1:]:
-        record = merged(record, json.loads(Path(sys.argv[1]).read_text()))
-        RECORD.write_text(to_json(record))
-    for page, text in documented(record).items():
+        results = json.loads(Path(sys.argv[1]).read_text())
+        if results["machine"]["device"] == "cpu":
+            RECORD.write_text(to_json(merged(json.loads(RECORD.read_text()), results)))
+        else:
+            RECORD_OF_GPU.write_text(to_json(results))
+    record, record_of_gpu = records()
+    for page, text in documented(record, record_of_gpu).items():
         page.write_text(text, "utf-8")
     plot(record["layers"]["float32"], ROOT / "docs" / "benchmark.png")
