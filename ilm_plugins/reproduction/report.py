@@ -140,10 +140,10 @@ def _tables_of(paper: str) -> list[Table]:
 def _count_cells(table: Table, groups: Groups) -> str:
     """Count, in words, a table's cells by state: run in full, only changed, or not run.
 
-    For a figure without cells: the text of :func:`_source`.
+    For a figure without cells: the text of :func:`_source`, or "-".
     """
     if not table.cells:
-        return _source(table)
+        return _source(table) or "-"
     cells = table.cells.values()
     labels = [{group[0]["label"] for group in _groups_of(cell, groups)} for cell in cells]
     whole = sum(bool(found & WHOLE) for found in labels)
@@ -153,10 +153,10 @@ def _count_cells(table: Table, groups: Groups) -> str:
 
 
 def _source(table: Table) -> str:
-    """Return links to the tables that a figure shows, and its command; "-" for neither."""
+    """Return links to the tables that a figure shows, and its command; "" for neither."""
     shown = ", ".join(f"[{key}]({key.split('-')[0]}.md#{key})" for key in table.shows)
     words = [f"{table.shown} of {shown}"] if shown else []
-    return "; ".join(words + ([f"`{table.command}`"] if table.command else [])) or "-"
+    return "; ".join(words + ([f"`{table.command}`"] if table.command else []))
 
 
 def page(paper: str, groups: Groups, drawn: Collection[str]) -> str:
@@ -171,7 +171,7 @@ def page(paper: str, groups: Groups, drawn: Collection[str]) -> str:
     for table in _tables_of(paper):
         lines += [f"## {table.id}", "", f"{table.number}. {table.title}.", ""]
         lines += [table.note, ""] if table.note else []
-        lines += _table_lines(table, groups) if table.cells else [_source(table)]
+        lines += _table_lines(table, groups) if table.cells else filter(None, [_source(table)])
         lines.append("")
         if table.id in drawn:
             what = f"Training curves of {table.id}" if table.cells else table.title
