@@ -41,9 +41,12 @@ LEGS :=
 
 # For machines with a GPU and without a network; beside the checkout, since neither belongs in it.
 BUNDLE := ../ilm_plugins-bundle
+IMAGES = $(or $(wildcard $(DATA)/cifar10_jpeg $(DATA)/facades),\
+	$(error DATA=$(DATA) has neither a folder cifar10_jpeg nor facades))
 
 .NOTPARALLEL:
-.PHONY: help docs demo demo-compare bench bundle gpu test test-wide test-all coverage matrix lint format install install-test \
+.PHONY: help docs demo demo-compare bench bundle gpu test test-wide test-all coverage matrix lint format \
+	install install-test \
 	install-detectron2 install-openmmlab clean
 
 help:
@@ -81,7 +84,7 @@ bundle:
 	set -e; openmmlab=$$(mktemp); trap 'rm -f "$$openmmlab"' EXIT; \
 	grep -hE "mmcv=|mmengine=|mmpretrain=" requirements/*.txt > "$$openmmlab"; \
 	$(PYTHON) -m pip wheel --progress-bar off --no-cache-dir --no-deps -w $(BUNDLE)/wheels -r "$$openmmlab"
-	$(if $(DATA),mkdir -p $(BUNDLE)/data && cp -rL $(wildcard $(DATA)/cifar10_jpeg $(DATA)/facades) $(BUNDLE)/data)
+	$(if $(DATA),mkdir -p $(BUNDLE)/data && cp -rL $(IMAGES) $(BUNDLE)/data)
 	du -sh $(BUNDLE)/*
 
 gpu:
