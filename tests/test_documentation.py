@@ -129,7 +129,14 @@ def quotes():
     )
     models = json.loads(benchmark.RECORD.read_text("utf-8"))["models"]
     steps = [row["over baseline"][0] for row in models]
+    tutorial = json.loads((ROOT / "docs" / "tutorial" / "record.json").read_text("utf-8"))
     return {
+        ROOT / "docs" / "tutorial.md": [
+            "On {} photos of people from COCO, with {} held out".format(*tutorial["photos"]),
+            "box AP {} on its training photos and {} on the others".format(*tutorial["GN"]),
+            "converted to ILM+GN, {} and {} again".format(*tutorial["converted"]),
+            "400 iterations under ILM+GN, {} and {} (".format(*tutorial["ILM+GN"]),
+        ],
         ROOT / "docs" / "translation.md": [
             "an RMSE of {:.1f} ({:.1f} over vectors), an SSIM of {:.3f} and an L1 of {:.1f} on the "
             "200 test images, ".format(*plain)

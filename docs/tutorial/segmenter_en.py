@@ -1,0 +1,8 @@
+_base_ = "segmenter.py"
+norm_cfg = dict(type="EN")
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg),
+    decode_head=dict(norm_cfg=norm_cfg),
+    auxiliary_head=dict(norm_cfg=norm_cfg),
+)
+load_from = "output/en.pth"
