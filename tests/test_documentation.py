@@ -136,6 +136,8 @@ def quotes():
             "box AP {} on its training photos and {} on the others".format(*tutorial["GN"]),
             "converted to ILM+GN, {} and {} again".format(*tutorial["converted"]),
             "400 iterations under ILM+GN, {} and {} (".format(*tutorial["ILM+GN"]),
+            f"mIoU {tutorial['segmenter']['BN']:.1f} after 200 iterations under BN",
+            f"mIoU {tutorial['segmenter']['EN']:.1f} after another 200 under EN",
         ],
         ROOT / "docs" / "translation.md": [
             "an RMSE of {:.1f} ({:.1f} over vectors), an SSIM of {:.3f} and an L1 of {:.1f} on the "
