@@ -299,6 +299,17 @@ def test_the_warning_under_auto_does_not_advise_auto(monkeypatch, warns_anew):
     assert "force" not in str(caught[0].message)
 
 
+@needs_kernels
+def test_a_library_of_older_sources_is_refused(monkeypatch):
+    class Longer(cpu._Network):
+        _fields_ = (("more", ctypes.c_int64),)
+
+    monkeypatch.setattr(cpu, "_Network", Longer)
+    load = cpu._functions.__wrapped__
+    with pytest.raises(RuntimeError, match="older sources; install ilm_plugins again"):
+        load(torch.float32, "default")
+
+
 def test_without_the_library_one_warning_says_so(without_library):
     layer, x = ILMGroupNorm(64), torch.randn(2, 64, 3, 3)
     with pytest.warns(UserWarning, match="installed without a C compiler"):

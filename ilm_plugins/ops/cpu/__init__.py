@@ -96,9 +96,13 @@ FUNCTIONS = {"moments": 3, "affine": 5, "sums": 5, "dx": 7, "forward": 5, "backw
 
 
 class _Table(ctypes.Structure):
-    """The C struct with the addresses of the library's functions."""
+    """The C struct with the sizes of the others, and the addresses of the library's functions."""
 
-    _fields_ = tuple((name, ctypes.c_void_p) for name in FUNCTIONS)
+    _fields_ = (
+        ("map_size", ctypes.c_int64),
+        ("network_size", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in FUNCTIONS),
+    )
 
 
 @functools.cache
@@ -121,9 +125,17 @@ def _functions(dtype: torch.dtype, instructions: str) -> dict[str, Callable[...,
     Args:
         dtype: float64 or float32.
         instructions: "avx512", "avx2" or "default".
+
+    Raises:
+        RuntimeError: the library was compiled from older sources, whose structs differ.
     """
     kind = "double" if dtype == torch.float64 else "float"
     table = _Table.in_dll(_library(), f"ilm_plugins_{kind}_{instructions}")
+    if (table.map_size, table.network_size) != (ctypes.sizeof(_Map), ctypes.sizeof(_Network)):
+        raise RuntimeError(
+            f"{LIBRARY} was compiled from older sources; install ilm_plugins again, in a checkout "
+            "by make install"
+        )
     return {
         name: ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * (count + 1))(getattr(table, name))
         for name, count in FUNCTIONS.items()

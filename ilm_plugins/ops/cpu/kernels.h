@@ -58,6 +58,7 @@ typedef struct {
 /* The functions for one instruction set and one type of statistics, whose pointers are void here; each
    function returns 0 or an error code. */
 typedef struct {
+    int64_t map_size, network_size; /* of the structs above, by which older libraries are known */
     void *moments, *affine, *sums, *dx, *forward, *backward;
 } Kernels;
 
