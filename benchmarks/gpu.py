@@ -89,6 +89,9 @@ class Step(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     """Perform the steps of a command line; return 0, or 1 if a step failed.
 
+    Steps that the record has as done are skipped. Writes OUTPUT/record.jsonl, and the benchmark's
+    results to OUTPUT/benchmark.json.
+
     Raises:
         SystemExit: the command line is invalid; a package or the GPU is missing; SIGTERM.
     """
@@ -135,8 +138,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def prepare(args: argparse.Namespace) -> dict[str, str]:
     """Install the bundle to OUTPUT/packages, unless it is there; return the steps' environment.
 
-    The folder comes first on PYTHONPATH: a virtual environment, such as of a machine whose Python
-    is one itself, would not see that one's packages.
+    The folder comes first on PYTHONPATH. A new virtual environment is not used: if this Python is
+    itself in one, the new one would not see its packages.
 
     Raises:
         SystemExit: the bundle, a compiled package or the GPU is missing; pip failed.

@@ -80,7 +80,7 @@ def about(results: dict) -> str:
     where = machine["device"]
     if where == "cpu":
         where = f"{machine['processor']}, kernels for {machine['kernels for']}"
-        where += f", {machine['threads']} threads but where one is named"
+        where += f", {machine['threads']} threads unless stated otherwise"
     rounds = f"medians of {results['rounds']} interleaved rounds"
     return f"{where}, torch {machine['torch']}, {rounds}, at commit {machine['commit']}."
 

@@ -67,9 +67,12 @@ EXTRAS = {
 }
 #: Frameworks, which no extra can install -> what does.
 FRAMEWORKS = {
-    "detectron2": "run 'make install-detectron2'",
-    **dict.fromkeys(("mmcv", "mmdet", "mmpretrain", "mmseg"), "run 'make install-openmmlab'"),
-    "mmengine": "run 'make install-openmmlab', or pip install mmengine",
+    "detectron2": "install it, or run 'make install-detectron2' in a checkout of ilm_plugins",
+    **dict.fromkeys(
+        ("mmcv", "mmdet", "mmpretrain", "mmseg"),
+        "install it, or run 'make install-openmmlab' in a checkout of ilm_plugins",
+    ),
+    "mmengine": "pip install mmengine",
 }
 
 
@@ -81,6 +84,7 @@ def missing(what: str, package: str | ImportError, extra: str | None = None) -> 
         package: the import name of a package that is not installed, or of a module in it, or the
             error of its import.
         extra: the extra of this package with all that ``what`` needs; default: by :data:`EXTRAS`.
+            Not used for packages that are not in it.
     """
     module = package if isinstance(package, str) else package.name or str(package)
     package = module.partition(".")[0]

@@ -239,7 +239,8 @@ def given():
         "roi_heads": nn.Sequential(OrderedDict(box_head=nn.Sequential(nn.GroupNorm(8, 32)))),
     }
     model, batch = nn.Sequential(OrderedDict(named)), torch.rand(2, 3, 8, 8)
-    names = {"model": model, "batches": [batch, batch], "copy": copy, "torch": torch}
+    names = {"model": model, "batches": [batch, batch], "iterations": 2, "copy": copy}
+    names |= {"torch": torch, "optimizer": torch.optim.SGD(model.parameters())}
     return names | {"nn": nn, "ilm_plugins": ilm_plugins, "ILMGroupNorm": ILMGroupNorm}
 
 

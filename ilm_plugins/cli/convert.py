@@ -120,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--replacing",
         choices=("BN",),
-        help="with --to ILMGN, ILMIN, ILMLN or AssocNorm: replace BatchNorm; outputs change",
+        help="with --to ILMGN, ILMIN, ILMLN, AssocNorm or AN: replace BatchNorm; outputs change",
     )
     p.add_argument(
         "--recalibrate",

@@ -59,7 +59,7 @@ class Images:
             return np.asarray(ImageOps.exif_transpose(read_image(source)))
         except Exception as error:  # a broken file can raise anything
             raise UserError(
-                f"image {source} is unreadable ({' '.join(str(error).split())}); mend or remove it"
+                f"image {source} is unreadable ({' '.join(str(error).split())}); fix or remove it"
             ) from error
 
     def class_of(self, index: int) -> str:

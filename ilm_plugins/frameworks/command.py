@@ -47,7 +47,7 @@ DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.E
 #: Message for mmcv without compiled operators.
 OPERATORS = (
     "mmcv is installed without its compiled operators, which this config needs; "
-    "run 'make install-openmmlab'"
+    "run 'make install-openmmlab' in a checkout of ilm_plugins"
 )
 #: Error messages of collective operations when another rank died.
 LOST = r"(?i)connection (closed|reset) by peer|broken pipe|gloo.*(timed out|timeout)|NCCL.*remote"
@@ -313,12 +313,12 @@ def refusing(what: str, advice: str) -> Iterator[None]:
 
 def building(what: str) -> AbstractContextManager[None]:
     """Within this context, convert exceptions to UserError("WHAT cannot be built: ...")."""
-    return refusing(f"{what} cannot be built", "mend the config, or the overrides")
+    return refusing(f"{what} cannot be built", "fix the config or the overrides")
 
 
 def reading_config(path: str) -> AbstractContextManager[None]:
     """Within this context, convert exceptions to UserError("PATH cannot be read: ...")."""
-    return refusing(f"{path} cannot be read", "mend the file")
+    return refusing(f"{path} cannot be read", "fix the file")
 
 
 def overriding(path: str, word: str, form: str) -> AbstractContextManager[None]:

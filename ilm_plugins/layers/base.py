@@ -111,15 +111,15 @@ class AdaptiveNorm(nn.GroupNorm):
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError unless x is floating point of shape (N, num_channels, *)."""
         if x.dim() < 2 or x.shape[1] != self.num_channels:
-            mend = "build the layer with num_channels equal to the input's second dimension"
+            fix = "build the layer with num_channels equal to the input's second dimension"
             if x.dim() > 2 and x.shape[-1] == self.num_channels:
-                mend = (
+                fix = (
                     "channels come last there, as in tokens (N, L, C) of transformers; call "
                     "layer(x.movedim(-1, 1)).movedim(1, -1), or keep LayerNorm"
                 )
             raise ValueError(
                 f"{type(self).__name__}: got an input of shape {tuple(x.shape)}, expected "
-                f"(N, {self.num_channels}, *); {mend}"
+                f"(N, {self.num_channels}, *); {fix}"
             )
         if not x.is_floating_point():
             raise ValueError(

@@ -90,7 +90,7 @@ def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int
 
     Raises:
         OptionError: ``num_channels`` or a value is no positive integer, or a value does not divide
-            it. The message suggests values for all options that other widths would not fit either.
+            ``num_channels``. The message suggests "auto", or a divisor that most widths have.
     """
     check_positive(layer.__name__, "num_channels", num_channels)
     to_fit = {o for o, value in options.items() if isinstance(value, str) and value == "auto"}

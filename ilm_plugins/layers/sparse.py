@@ -21,7 +21,8 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
     pass, a hook sets it to the part of the iterations that are done. It is the ``RadiusHook`` of
     ``ilm_plugins.frameworks.detectron2.radius`` and, with ``custom_hooks =
     [dict(type="RadiusHook")]`` in a config, of MMEngine. In a training loop of your own, call
-    :func:`set_radius`. Without any of these r stays 0.
+    :func:`set_radius`, and clip the logits' gradients to the norm 1, as the hooks do; or use
+    ``ilm_plugins.frameworks.radius.RadiusSchedule``. Without any of these r stays 0.
 
     **Fixed ratios.** :meth:`set_radius` fixes a set of ratios in which one is 1: from then on
     neither its logits nor the radius have an influence on it, and its logits get gradients of zero.
@@ -59,7 +60,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
 
     @torch.no_grad()
     def set_radius(self, radius: float) -> None:
-        """Set the radius; then fix each set of ratios in which one is 1.
+        """Set the radius; then fix each set of ratios in which one is 1, for good.
 
         Args:
             radius: from 0 to 1, the part of the training's iterations that are done.
@@ -115,10 +116,12 @@ def set_radius(model: nn.Module, radius: float) -> None:
 def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
     r"""Return ratios that sum to 1, and are sparser the larger the radius is.
 
-    The logits' Euclidean projection onto the simplex of ratios (sparsemax) is moved away from the
-    centre of the face on which it lies, to the distance r if it is nearer. If it leaves the simplex
-    so, it is projected again, onto a smaller face, and moved away from the centre of that on the
-    same sphere; and so on. With S the indices of the last face, :math:`S_0` those of the first, c
+    1. Project the logits onto the simplex of ratios (sparsemax).
+    2. If the point is nearer than r to the centre of its face, move it away to the distance r.
+    3. If that leaves the simplex, project again, onto a smaller face, and move the point away from
+       the centre of that face on the same sphere; repeat.
+
+    With S the indices of the last face, :math:`S_0` those of the first, c
     the logits of S minus their mean, and zeros elsewhere, this is
 
     .. math::
@@ -126,8 +129,8 @@ def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
         \frac{1_S}{|S|} + c \max\left(1, \frac{\rho}{\lVert c \rVert}\right), \qquad
         \rho^2 = r^2 - \frac{1}{|S|} + \frac{1}{|S_0|},
 
-    because each face has the largest logits, and a projection onto it scales their c. Where all
-    logits of S are equal, c = 0 has no direction, and the ratios are equal, too.
+    because each face contains the largest logits, and a projection onto it scales their c. Where
+    all logits of S are equal, c = 0 has no direction, and the ratios are equal, too.
 
     Args:
         logits: (..., K).

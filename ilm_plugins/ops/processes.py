@@ -11,8 +11,8 @@ from .moments import over_batch
 class SharedBatch:
     """The batch of all processes of a group, in one forward pass of one layer.
 
-    All processes must call :meth:`pool`, one with an empty batch, too, and must run the backward
-    pass. Only moments are sent: one all-gather forward, one all-reduce backward.
+    Every process must call :meth:`pool`, even with an empty batch, and must run the backward pass.
+    Only moments are sent: one all-gather forward, one all-reduce backward.
 
     Args:
         x: (N, C, *), this process's share of the batch; N may be 0, and may differ between
@@ -45,8 +45,8 @@ class SharedBatch:
     def pool(self, mean: Tensor, var: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the means and biased variances (C) of the batch of all processes, differentiably.
 
-        The first call communicates. Further calls return the same values, for a backward pass that
-        computes a layer's scale and shift again.
+        The first call communicates. Further calls return the same values, whatever their arguments,
+        for a backward pass that computes a layer's scale and shift again.
 
         Args:
             mean, var: (N, C) moments of each instance's channels, in this process.
@@ -59,7 +59,7 @@ class SharedBatch:
         return _Pool.apply(self, mean.squeeze(0), var.squeeze(0), *others)
 
     def gather(self, mean: Tensor, var: Tensor) -> None:
-        """Set the attributes from the moments (C) of each process's share."""
+        """All-gather the moments (C) of each process's share; set mean, var and count of all."""
         own = torch.cat((mean.new_full((1,), self.own_count), mean, var))
         rows = [torch.empty_like(own) for _ in range(distributed.get_world_size(self.group))]
         distributed.all_gather(rows, own, self.group)

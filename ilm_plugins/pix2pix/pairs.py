@@ -120,7 +120,7 @@ def _check_all(problem: Callable, items: list, what: str) -> None:
     if found:
         raise UserError(
             f"{len(found)} of {len(items)} {what} cannot be used: {_first_items(found)}; "
-            "mend or remove them"
+            "fix or remove them"
         )
 
 

@@ -255,10 +255,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(result: dict[str, Any], path: Path) -> None:
-    """Write a record to a file, whole or not at all; make its folder if missing.
+    """Write a record to a JSON file atomically, replacing an earlier one; make its folder.
 
     Raises:
         RunError: the file cannot be written.
+        OSError: the folder cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:

@@ -12,7 +12,7 @@ GN            ILMGN, ILMLN (of one    the same
               group), AssocNorm, AN
 IN            ILMIN                   the same
 BN            ILMGN, ILMIN, ILMLN,    change: weight and bias are kept, each image's statistics
-              AssocNorm               take the place of the batch's; only if ``replacing="BN"``
+              AssocNorm, AN           take the place of the batch's; only if ``replacing="BN"``
 BN            EN                      the same in evaluation: ratios start uniform, BN's row is
                                       K times the weight, the other rows are zero
 BN            SN, SSN                 differ: weight, bias and statistics are kept, not the

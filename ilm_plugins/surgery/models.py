@@ -63,8 +63,8 @@ def convert(
 ) -> tuple[nn.Module, Report]:
     """Replace a model's norms, in place, by layers that start as the same functions.
 
-    With ``replacing="BN"``, and from BatchNorm to SN, they do not: weights are kept, outputs
-    change, as the report says, and the model must be trained on.
+    With ``replacing="BN"``, and from BatchNorm to SN or SSN, outputs change, as the report says:
+    weights are kept, and the model must be trained further.
 
     The layers keep weights, statistics, eps, number of groups, dtype, device, training mode and
     ``requires_grad``. A module with several names, and a parameter of several modules, stay shared.
@@ -82,9 +82,8 @@ def convert(
         where: a function of name and module that returns whether to replace the norm.
         types: exact classes to replace, instead of the plain norms of torch and the frameworks;
             each must compute the same as its base class.
-        replacing: the plain norm to replace, if that is not the layer's own: "BN" has ILMGN, ILMIN,
-            ILMLN and AssocNorm replace BatchNorm, with its weight, bias and eps; their groups and
-            key groups are "auto" by default.
+        replacing: "BN" to replace BatchNorm by ILMGN, ILMIN, ILMLN, AssocNorm or AN, with its
+            weight, bias and eps; groups and key groups are "auto" by default.
         options: of the layer, such as ``key_group_size=8``.
 
     Returns:

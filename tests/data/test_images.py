@@ -103,5 +103,5 @@ def test_mistakes(tmp_path, classes):
         open_images(classes)
     (classes / "dog" / "1.png").write_bytes(b"no image")
     images = open_images(classes / "dog")
-    with pytest.raises(UserError, match=r"dog/1\.png is unreadable \(.*mend or remove it"):
+    with pytest.raises(UserError, match=r"dog/1\.png is unreadable \(.*fix or remove it"):
         images[0]

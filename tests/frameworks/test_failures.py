@@ -146,7 +146,7 @@ def test_a_traceback_is_printed_of_any_error(capsys):
     printed = capsys.readouterr().err
     assert 'raise ZeroDivisionError("b")\n' in printed
     assert printed.endswith(
-        "the model cannot be built: ZeroDivisionError: b; mend the config, or the overrides\n"
+        "the model cannot be built: ZeroDivisionError: b; fix the config or the overrides\n"
     )
 
 

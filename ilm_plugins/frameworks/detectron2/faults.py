@@ -38,7 +38,7 @@ class NamesImage:
         except Exception as error:  # decoders and augmentations raise what they like
             raise RunError(
                 f"image {entry.get('file_name')!r} cannot be used: {type(error).__name__}: "
-                f"{error}; mend or remove it"
+                f"{error}; fix or remove it"
             ) from error
 
 
@@ -62,6 +62,6 @@ def names_datasets(names: Sequence[str]) -> Iterator[None]:
         )
         raise UserError(
             f"data set {', '.join(names)} cannot be loaded from {', '.join(files)}: "
-            f"{type(error).__name__}: {error}; mend the file, name another data set, "
+            f"{type(error).__name__}: {error}; fix the file, name another data set, "
             "or set the environment variable DETECTRON2_DATASETS to another folder"
         ) from error

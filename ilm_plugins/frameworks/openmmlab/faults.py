@@ -37,7 +37,7 @@ def names_dataset(config: dict | None) -> Iterator[None]:
         path = os.path.join(config.get("data_root") or "", config.get("ann_file") or "")
         raise UserError(
             f"data set {config.get('type')} cannot be loaded from {describe_path(path)}: "
-            f"{type(error).__name__}: {' '.join(str(error).split())}; mend the config, or the "
+            f"{type(error).__name__}: {' '.join(str(error).split())}; fix the config, or the "
             "file, which must not be empty"
         ) from error
 
@@ -80,7 +80,7 @@ class NamesImage(Compose):
         except Exception as error:  # decoders and transforms raise what they like
             raise RunError(
                 f"image {' with '.join(map(str, names))} cannot be used: {type(error).__name__}: "
-                f"{error}; mend or remove it"
+                f"{error}; fix or remove it"
             ) from error
 
 

@@ -7,7 +7,7 @@
    Variances are computed about a nearby value: the mean of the block's first sixteenth. The square of
    its distance to the mean is at most 15 times the block's variance, so that the difference
    E[(x - c)^2] - (mean - c)^2 loses at most four bits, however large the mean is. For a short block of a
-   contiguous map the first value is tried, and the mean taken if that is not as near. */
+   contiguous map the mean of four values is tried, and that of all taken if that is not as near. */
 
 /* ---- runs: consecutive values of one channel or group */
 
@@ -188,10 +188,13 @@ static inline void FUNCTION(moments_of_run)(const T *x, int64_t n, real *mean, r
 {
     real center, part_sum, part_squares;
     if (n < SHORT) { /* in reals: double divisions would take longer than reading the values */
-        real first = FUNCTION(load_one)(x), share = 1 / (real)n;
-        FUNCTION(center_run)(x, n, first, &part_sum, &part_squares);
+        /* Pairs, so that the mean of equal values is that value. */
+        real pair = FUNCTION(load_one)(x) + FUNCTION(load_one)(x + n / 4);
+        real other = FUNCTION(load_one)(x + n / 2) + FUNCTION(load_one)(x + 3 * n / 4);
+        real near = (pair + other) / 4, share = 1 / (real)n;
+        FUNCTION(center_run)(x, n, near, &part_sum, &part_squares);
         real off = part_sum * share;
-        *mean = center = first + off;
+        *mean = center = near + off;
         *var = part_squares * share - off * off;
         if (off * off <= 15 * *var && *var < (real)INFINITY)
             return;

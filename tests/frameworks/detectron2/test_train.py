@@ -294,7 +294,8 @@ def test_a_norm_that_is_misspelt(tmp_path, lazy, refused, norm):
 
 def test_a_framework_that_is_not_installed(tmp_path, refused, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "needs detectron2: run 'make install-detectron2'" in refused(*command(out=tmp_path))
+    error = refused(*command(out=tmp_path))
+    assert "needs detectron2: install it, or run 'make install-detectron2'" in error
 
 
 def test_the_batch_is_scaled_to_the_processes_before_it_is_checked(datasets, tmp_path):
