@@ -218,7 +218,9 @@ def _conversion(args: argparse.Namespace) -> Change:
 
 
 def _conversion_of_model(args: argparse.Namespace) -> Change:
-    """Return the conversion of ``--config-file``, with ``--part`` and ``--recalibrate``.
+    """Build the model of ``--config-file``; return the function that converts a state dict to it.
+
+    The function fits the state dict to the part ``--part``, and recalibrates if asked.
 
     Raises:
         UserError: as in :func:`change_of`.

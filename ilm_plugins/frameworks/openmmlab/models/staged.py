@@ -50,7 +50,7 @@ class StagedBackbone(BaseModule):
         return [self.stem, *self.stages][: self.frozen_stages + 1]
 
     def train(self, mode: bool = True):
-        """Set the mode of all but frozen parts and, with ``norm_eval``, BN, EN, SN and SSN.
+        """Set the mode; frozen parts and, under ``norm_eval``, all BN, EN, SN and SSN stay in eval.
 
         Args:
             mode: True for training; False sets all parts to evaluation mode.
