@@ -109,5 +109,5 @@ def test_folders_that_hold_no_images(tmp_path):
 def test_long_lists_are_cut(tmp_path):
     for i in range(25):
         (tmp_path / f"{i:02}.png").write_text("")
-    with pytest.raises(UserError, match=r"25 of 25 pairs .* and 5 more; mend"):
+    with pytest.raises(UserError, match=r"25 of 25 pairs .* and 5 more; fix"):
         pairs.check_pairs(pairs.side_by_side(tmp_path))
