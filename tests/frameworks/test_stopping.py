@@ -291,6 +291,10 @@ def test_a_signal_stops_a_run(argv, tmp_path, framework, processes, workers, num
     wait_until_gone(started)
     if when == "training":
         last = (out / "last_checkpoint").read_text()
+        if framework == "mmengine":  # its file may name the checkpoint that was just removed
+            from ilm_plugins.frameworks.openmmlab.checkpoints import latest
+
+            last = latest(out)
         assert checkpoints.read(out / last, unsafe=True)
     if when == "writing":
         assert not list(out.glob("*.pth*"))
