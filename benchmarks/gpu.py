@@ -39,7 +39,7 @@ TESTS = {
     "CPU and GPU agree": ("tests/layers/test_neighbours.py", "-k", "cpu_gpu_parity"),
     "backends agree": (CUDA, "-k", "backends_agree"),
 }
-#: Tests that the interpreter runs elsewhere; of many shapes, each of which is compiled.
+#: Slow on a GPU, where Triton compiles a kernel for each shape; the interpreter also runs them.
 MORE_TESTS = {
     "kernels": ("tests/ops/test_triton_kernels.py",),
     "properties": ("tests/ops/test_triton_properties.py",),
@@ -222,9 +222,10 @@ def perform(step: Step, logs: Path, environment: dict[str, str], deadline: float
         deadline: when all steps must end, on the clock of ``time.monotonic``.
 
     Returns:
-        A dict of "step"; "status": "done", "failed", "stopped" at the deadline, or "missing" if it
-        needs what is not there; "exit", the exit status, negative after a signal, such as that of
-        LIMIT; "seconds"; "last", the last lines that it printed; and its "result", if it is done.
+        A dict of "step"; "status": "done", "failed", "stopped" at the deadline, or "missing" if a
+        program or folder that it needs is absent, or pytest ran no test; "exit", the exit status,
+        negative after a signal, for example when LIMIT ended it; "seconds"; "last", the last lines
+        that it printed; and its "result", if it is done.
     """
     entry = {"step": step.name, "status": "missing", "exit": None, "seconds": 0.0}
     if step.needs and not (shutil.which(step.needs) or Path(step.needs).is_dir()):

@@ -35,8 +35,7 @@ COLUMNS = {
     ("channels last, float16", "both"): "both, channels last, float16",
     ("channels last, bfloat16", "both"): "both, channels last, bfloat16",
 }
-#: What the kernels are to reach on a GPU: (layer, setting, quantity), target, goal. Quantities are
-#: those of :func:`targets`.
+#: Targets on a GPU: layer, setting, quantity (see :func:`targets`), target, goal.
 TARGETS = (
     ("ILMGN", "float32", "over plain", "1.0", "0.8"),
     ("ILMGN", "channels last", "over plain", "0.7", "0.5"),
@@ -130,11 +129,13 @@ def gpu(results: dict) -> str:
 
 
 def targets(results: dict) -> str:
-    """Return the table of what the kernels are to reach on a GPU, beside what was measured.
+    """Return the table of targets on a GPU and the measured values.
 
-    "over plain" is the time of forward and backward over the plain norm's, as the geometric mean
-    over maps and at the box head; "of a copy's bandwidth" the time of a copy over the forward
-    pass's, likewise; "launches" those of the forward and of the backward pass at the box head.
+    Each quantity is given as the geometric mean over all maps, and at the box head:
+
+    - "over plain": time of forward and backward divided by the plain norm's;
+    - "of a copy's bandwidth": time of a copy divided by the forward pass's;
+    - "launches": kernel launches of the forward and of the backward pass, at the box head alone.
     """
     lines = []
     for layer, setting, quantity, target, goal in TARGETS:
@@ -262,7 +263,7 @@ def merged(record: dict, results: dict) -> dict:
 def documented(results: dict, of_gpu: dict | None) -> dict[Path, str]:
     """Return documentation page -> its text with these results' tables in place of the old.
 
-    ``of_gpu`` has the results of a GPU; None if there are none.
+    ``of_gpu`` has a GPU's results; None if no GPU was measured.
     """
     tables = {
         "about": about(results),
@@ -377,7 +378,7 @@ def _ratio_text(quartiles: tuple[float, float, float], digits: int = 2) -> str:
 
 
 def records() -> tuple[dict, dict | None]:
-    """Return the record of the CPU, and that of a GPU, or None if there is none."""
+    """Return the CPU's record, and the GPU's; None if no GPU was measured."""
     of_gpu = json.loads(RECORD_OF_GPU.read_text()) if RECORD_OF_GPU.exists() else None
     return json.loads(RECORD.read_text()), of_gpu
 

@@ -253,7 +253,9 @@ def test_blocks_of_python_run(page):
     names = {}
     if page.stem == "interoperability":
         names["timm"] = pytest.importorskip("timm", reason="needs timm")
-        extraction = pytest.importorskip("torchvision.models.feature_extraction")
+        extraction = pytest.importorskip(
+            "torchvision.models.feature_extraction", reason="needs torchvision"
+        )
         names["create_feature_extractor"] = extraction.create_feature_extractor
     if page == README:
         pytest.importorskip("torchvision", reason="needs torchvision's models")

@@ -70,9 +70,9 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
 
     Parameters: ``weight``, ``bias`` (C), GN's own; ``attention.weight`` A (K, C) and
     ``attention.bias`` b (K); ``pairs.weight`` W and ``pairs.bias`` B (K, C). The authors' GN has no
-    weight and bias. Here they start as 1 and 0, which changes nothing, and add no functions: the
-    pairs could take them up. They keep a GroupNorm's checkpoint loadable, and the pairs untouched
-    where a framework sets a norm's weight to 1 and its bias to 0.
+    weight and bias. Here they start as 1 and 0, which changes nothing, and do not make the layer
+    more expressive, since the pairs can absorb them. With them a GroupNorm checkpoint loads, and
+    frameworks that set a norm's weight to 1 and its bias to 0 leave the pairs alone.
 
     Shape: input and output (N, C, *), any number of spatial dimensions.
 
