@@ -49,12 +49,12 @@ SANITIZERS = ("memcheck", "racecheck")
 SANITIZED = (CUDA, "-k", "backends_agree and triton and float32")
 #: The maps of :data:`.layers.SHAPES`, which need torch; the box head's comes first.
 MAPS = ("box head", "FPN", "res2", "res3", "res4", "res5", "DeepLab head", "pix2pix")
-#: Name -> folder of the images, table, how its cells begin, and the cell that is rehearsed.
+#: Name -> folder of the images, table, how its cells begin, the cell that is rehearsed, options.
 TRAININGS = {
-    "ResNet-20": ("cifar10_jpeg", "en-5", "ResNet20/", "ResNet20/EN"),
-    "ResNet-56": ("cifar10_jpeg", "en-5", "ResNet56/", "ResNet56/EN"),
+    "ResNet-20": ("cifar10_jpeg", "en-5", "ResNet20/", "ResNet20/EN", "--augment-batches"),
+    "ResNet-56": ("cifar10_jpeg", "en-5", "ResNet56/", "ResNet56/EN", "--augment-batches"),
     "Facades": ("facades", "ilm-6", "I", "ILM+IN / IN"),
-    "ResNet-101": ("cifar10_jpeg", "ilm-4", "ILM+GN", "ILM+GN, batch 2"),
+    "ResNet-101": ("cifar10_jpeg", "ilm-4", "ILM+GN", "ILM+GN, batch 2", "--augment-batches"),
 }
 #: Without that for TensorBoard, which needs a package of this name.
 BACKENDS = "visualizer.vis_backends=[{'type': 'LocalVisBackend'}]"
@@ -200,14 +200,14 @@ def steps(args: argparse.Namespace) -> list[Step]:
     chosen = ("-k", "box_head") if tiny else ()
     for name, words in MORE_TESTS.items():
         found.append(Step(f"tests: {name}", (*pytest, *words, *chosen)))
-    for name, (images, table, cells, rehearsed) in TRAININGS.items():
+    for name, (images, table, cells, rehearsed, *options) in TRAININGS.items():
         data = args.bundle / "data" / images
         words = (
             (rehearsed, "--miniature", "--num-gpus", "0") if tiny else (cells, "--num-gpus", "1")
         )
         command = (python, "-m", "ilm_plugins", "reproduce", "run", table, *words, BACKENDS)
         command += ("--jobs", str(JOBS), "--minutes", "{minutes}", "--data", str(data))
-        command += ("--work-dir", str(args.output / "reproduce"))
+        command += ("--work-dir", str(args.output / "reproduce"), *options)
         found.append(Step(f"training: {name}", command, data))
     return found
 

@@ -9,6 +9,7 @@ Results of a GPU, such as output/gpu/benchmark.json, have a record of their own.
 """
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -107,14 +108,17 @@ def means(results: dict) -> str:
 
 
 def short(results: dict) -> str:
-    """Return the table of forward and backward over the plain norm, geometric means over maps."""
+    """Return the table of forward and backward over the plain norm, and on what it was measured.
+
+    Each ratio is a geometric mean over the maps.
+    """
     rows_of, lines = results["layers"], []
     settings = [name for name, which in COLUMNS if which == "both" and name in rows_of]
     for layer, baseline in _layer_pairs(rows_of):
         own = ([row for row in rows_of[name] if row["layer"] == layer] for name in settings)
         ratios = (f"{_mean_ratio(rows, 'both'):.2f}" for rows in own)
         lines.append([f"{layer} / {baseline}", *ratios])
-    return _markdown_table(["layer / plain", *settings], lines)
+    return "\n\n".join((_markdown_table(["layer / plain", *settings], lines), about(results)))
 
 
 def gpu(results: dict) -> str:
@@ -295,7 +299,10 @@ def plot(rows: list[dict], path: Path) -> None:
     from ilm_plugins.reproduction import pictures
 
     layers = list(dict.fromkeys(row["layer"] for row in rows))
-    figure, axes = pyplot.subplots(2, 3, figsize=(13, 7), sharey=True, squeeze=False)
+    down = math.ceil(len(layers) / 4)
+    figure, axes = pyplot.subplots(down, 4, figsize=(17, 3.5 * down), sharey=True, squeeze=False)
+    for axis in axes.flat[len(layers) :]:
+        axis.set_axis_off()
     for axis, name in zip(axes.flat, layers, strict=False):
         own = [row for row in rows if row["layer"] == name]
         at = range(len(own))
@@ -316,8 +323,8 @@ def plot(rows: list[dict], path: Path) -> None:
         axis.set_yticks(ticks, map(str, ticks))
         axis.set_title(f"{name} over {own[0]['baseline']}")
         axis.set_xticks(list(at), [row["shape name"] for row in own], rotation=45, ha="right")
-    axes[0, 0].set_ylabel("forward + backward time")
-    axes[1, 0].set_ylabel("forward + backward time")
+    for row in axes:
+        row[0].set_ylabel("forward + backward time")
     axes[0, 0].legend(ncols=2, loc="upper left")
     figure.tight_layout()
     pictures.save(figure, path, rows)

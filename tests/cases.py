@@ -156,12 +156,16 @@ WITH_RUNNING.remove("SN-GN")
 MAIN = {name: CASES[name][0] for name in NORMS}
 
 
-def modes(names):
-    """Parametrize by name and training; evaluation only of layers in which it differs."""
+def modes(names, evaluation=()):
+    """Parametrize by name and training; evaluation only of layers in which it differs.
+
+    ``evaluation`` has marks of these.
+    """
     pairs = [(name, mode) for name in names for mode in (True, False)]
     pairs = [(name, mode) for name, mode in pairs if mode or name in WITH_RUNNING]
     ids = [f"{name}-{'train' if mode else 'eval'}" for name, mode in pairs]
-    return pytest.mark.parametrize("name, training", pairs, ids=ids)
+    marked = [pytest.param(*pair, marks=() if pair[1] else evaluation) for pair in pairs]
+    return pytest.mark.parametrize("name, training", marked, ids=ids)
 
 
 def randomized(make, dtype=torch.float64, seed=0):

@@ -78,6 +78,13 @@ class RunFolders(Protocol):
             UserError: the folder does not exist.
         """
 
+    def augmenting_batches(self, config: str) -> list[str]:
+        """Return overrides that augment a whole batch at once, on the model's device.
+
+        Raises:
+            UserError: the config's augmentation is not among those that can be.
+        """
+
     def environment(self, folder: str | Path) -> dict[str, str]:
         """Return environment variables that take the images from a folder."""
 

@@ -81,6 +81,11 @@ def parser() -> argparse.ArgumentParser:
     running.add_argument("--jobs", type=positive, default=1, help="runs at once, sharing a device")
     running.add_argument("--data", metavar="DIR", help="the images; default: the config's folder")
     running.add_argument(
+        "--augment-batches",
+        action="store_true",
+        help="crop and flip whole batches of CIFAR's images, on the device that trains",
+    )
+    running.add_argument(
         "--miniature",
         action="store_true",
         help="two epochs or iterations on a few generated images",

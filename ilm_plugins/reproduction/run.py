@@ -45,6 +45,7 @@ class Options:
         jobs: number of runs at the same time.
         miniature: whether to train two epochs or iterations on a few generated images.
         data: folder of the images; None for the config's own.
+        augment_batches: whether to augment whole batches, on the model's device.
         work_dir: folder of all runs.
         overrides: KEY=VALUE overrides of the configs.
         unsafe: whether to run code that checkpoints hold.
@@ -58,6 +59,7 @@ class Options:
     jobs: int = 1
     miniature: bool = False
     data: str | None = None
+    augment_batches: bool = False
     work_dir: Path = launch.DEFAULT_WORK_DIR
     overrides: Sequence[str] = ()
     unsafe: bool = False
@@ -90,6 +92,7 @@ class Run:
         words += ["--iterations", options.iterations] if options.iterations else []
         words += ["--num-gpus", options.num_gpus] if options.num_gpus is not None else []
         words += ["--data", options.data] if options.data else []
+        words += ["--augment-batches"] if options.augment_batches else []
         words += ["--miniature"] if options.miniature else []
         words += ["--unsafe"] if options.unsafe else []
         words += ["--work-dir", options.work_dir] if options.work_dir != Options.work_dir else []
@@ -346,8 +349,8 @@ def _overrides(run: Run) -> list[str]:
 
     Raises:
         UserError: the run that it starts from or tests is not complete; --epochs is given for a
-            training that counts iterations, or the reverse; or, for MMEngine, the folder of --data
-            does not exist.
+            training that counts iterations, or the reverse; batches of the config cannot be
+            augmented as a whole; or, for MMEngine, the folder of --data does not exist.
     """
     options, config, module = run.options, run.cell.file, run.framework
     words = module.spelled(run.cell.overrides) + module.settings(config, run.folder, run.seed)
@@ -364,6 +367,8 @@ def _overrides(run: Run) -> list[str]:
             raise UserError(f"--{other}: {run.cell.id} counts {unit}; give --{unit} N")
         if length != module.length(config)[0]:
             words += module.shortened(config, length)
+    if options.augment_batches and not run.cell.tests:
+        words += module.augmenting_batches(config)
     if run.before is not None:
         uses = module.testing if run.cell.tests else module.starting_from
         words += uses(_complete_checkpoint(run.before))
@@ -564,14 +569,14 @@ def _describe_work(run: Run, words: Sequence[str]) -> str:
 
 
 def _last_line(log: Path) -> str:
-    """Return the last line of a log that is not blank, up to 200 characters; "" if there is none.
+    """Return the last line of a log with a letter, up to 200 characters; "" if there is none.
 
     It is looked for in the log's last 4 KiB.
     """
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = file.read().decode(errors="replace").split("\n")
-    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
+    return next((s.strip()[:200] for s in reversed(lines) if any(map(str.isalpha, s))), "")
 
 
 async def _terminate(process: subprocess.Popen) -> None:

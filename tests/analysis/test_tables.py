@@ -124,13 +124,13 @@ def test_ratios(tmp_path):
 
 
 @pytest.mark.parametrize("write, found", [(write_ratios, ratios()), (write_rescaling, rescaling())])
-def test_without_classes_nothing_is_written_by_class(write, found, tmp_path):
+def test_without_classes_nothing_is_written_by_class(write, found, unrendered, tmp_path):
     write(tmp_path, found, images(6, classes=0), "a model")
     names = {p.stem.partition("_")[2] for p in tmp_path.iterdir()}
     assert names >= {*PICTURES} - {"by_class"} and "by_class" not in names
 
 
-def test_ratios_that_all_images_share_have_one_table(tmp_path):
+def test_ratios_that_all_images_share_have_one_table(unrendered, tmp_path):
     shared = Ratios(("IN", "BN"), torch.tensor([[0.2, 0.8]]).repeat(5, 1))
     text = write_ratios(tmp_path, {"a.mean": shared, "a.var": shared}, images(5), "a model")
     names = {p.name for p in tmp_path.iterdir()}
@@ -146,12 +146,11 @@ def test_layers_whose_ratios_all_images_share_are_named(unrendered, tmp_path):
     assert not any("a.shared" in name for name in table(tmp_path / "ratios_by_image.csv")[0])
 
 
-def test_layers_with_other_normalizers_and_missing_images(tmp_path):
+def test_layers_with_other_normalizers_and_missing_images(unrendered, tmp_path):
     found = ratios(6, 2)
     found["stage.2.norm"] = Ratios(("GN", "BN"), torch.rand(6, 2).double().softmax(1))
     found["stage.0.norm"].values[0] = torch.nan
     text = write_ratios(tmp_path, found, images(6), "a model")
-    check_pictures(tmp_path, *(f"ratios_{what}" for what in PICTURES))
     seen = [found["stage.0.norm"].values[1:], *(r.values for r in list(found.values())[1:])]
     deviation = torch.cat([values.std(0, correction=0) for values in seen]).mean()
     assert f"between images, mean over layers: {deviation:.4f}" in text
@@ -163,7 +162,7 @@ def test_layers_with_other_normalizers_and_missing_images(tmp_path):
     assert row["layer"] == "stage.2.norm"
 
 
-def test_an_image_of_which_nothing_reached_a_layer_is_mapped_to_the_mean(tmp_path):
+def test_an_image_of_which_nothing_reached_a_layer_is_mapped_to_the_mean(unrendered, tmp_path):
     found = ratios(6)
     for r in found.values():
         r.values[1] = torch.nan
@@ -174,7 +173,7 @@ def test_an_image_of_which_nothing_reached_a_layer_is_mapped_to_the_mean(tmp_pat
     assert float(row["distance"]) == 0
 
 
-def test_one_or_two_images_have_no_map(tmp_path):
+def test_one_or_two_images_have_no_map(unrendered, tmp_path):
     write_ratios(tmp_path, ratios(2), images(2), "a model")
     assert not (tmp_path / "ratios_map.csv").exists()
     assert (tmp_path / "ratios_by_image.png").exists()
@@ -248,7 +247,7 @@ def test_all_layers_are_drawn_over_the_training_and_six_by_class(unrendered, tmp
     assert drawn == {"dynamics": 53, "dynamics_of": 6}
 
 
-def test_dynamics_of_ratios_that_all_images_share_are_by_layer_alone(tmp_path):
+def test_dynamics_of_ratios_that_all_images_share_are_by_layer_alone(unrendered, tmp_path):
     shared = Ratios(("IN", "BN"), torch.tensor([[0.2, 0.8]]).repeat(5, 1))
     text = dynamics(tmp_path, [3], [{"a.mean": shared, "a.var": shared}])
     names = {p.name for p in tmp_path.iterdir()}
@@ -256,7 +255,7 @@ def test_dynamics_of_ratios_that_all_images_share_are_by_layer_alone(tmp_path):
     assert text.splitlines()[-1].split() == ["3", "0.3000"]
 
 
-def test_dynamics_of_images_without_classes(tmp_path):
+def test_dynamics_of_images_without_classes(unrendered, tmp_path):
     found = [ratios(4, 2)]
     text = write_dynamics(tmp_path, [1], found, images(4, classes=0), "a model", "iteration")
     names = {p.stem for p in tmp_path.iterdir()}
@@ -265,14 +264,13 @@ def test_dynamics_of_images_without_classes(tmp_path):
     assert text.splitlines()[1].endswith("standard deviation between images")
 
 
-def test_dynamics_of_layers_that_saw_nothing_at_some_checkpoint(tmp_path):
+def test_dynamics_of_layers_that_saw_nothing_at_some_checkpoint(unrendered, tmp_path):
     """In the order of depth, of whichever checkpoint has them."""
     whole = ratios(4, 4)
     names = list(whole)
     has = (names[:2] + names[3:], names[:1] + names[2:], names[1:2])
     found = [{name: whole[name] for name in some} for some in has]
     text = dynamics(tmp_path, [1, 2, 3], found)
-    check_pictures(tmp_path, *(f"dynamics_{what}" for what in DYNAMICS))
     rows = table(tmp_path / "dynamics_by_layer.csv")
     order = list(dict.fromkeys(row["layer"] for row in rows))
     assert sorted(order) == names and [order[0], order[-1]] == [names[0], names[3]]
@@ -381,12 +379,11 @@ def test_rescaling(tmp_path):
     check_statistics(row, layers["stage.1.norm"].omega[::2])
 
 
-def test_a_class_of_which_nothing_reached_a_layer_has_empty_cells(tmp_path):
+def test_a_class_of_which_nothing_reached_a_layer_has_empty_cells(unrendered, tmp_path):
     layers = {"norm": Rescaling(torch.randn(6, 2), torch.randn(6, 2))}
     for values in (layers["norm"].omega, layers["norm"].beta):
         values[1::2] = torch.nan
     write_rescaling(tmp_path, layers, images(6), "a model")
-    check_pictures(tmp_path, *(f"rescaling_{what}" for what in PICTURES))
     assert table(tmp_path / "rescaling_by_image.csv")[1]["norm/omega"] == ""
     one, other = table(tmp_path / "rescaling_by_class.csv", parameter="beta")
     assert one["mean"] and one["distance"] and not other["mean"] and not other["distance"]

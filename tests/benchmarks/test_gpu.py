@@ -37,8 +37,12 @@ def perform(tmp_path):
 
 def test_steps_name_what_there_is(root, tmp_path):
     assert tuple(layers.SHAPES) == gpu.MAPS
-    for _, table, cells, rehearsed in gpu.TRAININGS.values():
-        assert rehearsed in {cell.name for cell in registry.find(table, cells)}
+    for images, table, cells, rehearsed, *options in gpu.TRAININGS.values():
+        found = registry.find(table, cells)
+        assert rehearsed in {cell.name for cell in found}
+        if options:
+            assert options == ["--augment-batches"] and images == "cifar10_jpeg"
+            assert all("cifar10" in cell.config for cell in found)
     for rehearse in ("", "--rehearse"):
         args = gpu.parse(["--bundle", str(tmp_path), *rehearse.split()])
         steps = gpu.steps(args)

@@ -1,12 +1,14 @@
 """Archives of packed images, and mmpretrain's view of them."""
 
 import io
+import itertools
 
 import pytest
 
 pytest.importorskip("numpy", reason="needs numpy, of the extra ilm_plugins[data]")
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ilm_plugins.data.packed import read_packed
@@ -95,6 +97,41 @@ def test_in_an_mmpretrain_pipeline(root):
     assert data[0]["inputs"].shape == (3, 32, 32) and data[0]["data_samples"].gt_label.item() == 1
     with pytest.raises(UserError, match=r"test\.npz"):
         DATASETS.build({**options, "split": "test"})
+
+
+def test_batches_are_cropped_and_flipped_as_images_are(root):
+    pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
+    from mmengine.registry import FUNCTIONS, init_default_scope
+    from mmpretrain.registry import DATASETS, MODELS
+
+    init_default_scope("mmpretrain")
+    data = DATASETS.build({"type": "PackedImages", "data_root": str(root), "pipeline": []})
+    batch = FUNCTIONS.get("stack_images")([data[index] for index in (0, 1, 2)])
+    images = batch["inputs"]
+    assert (images.shape, images.dtype) == ((3, 3, 32, 32), torch.uint8)
+    assert batch["data_samples"][0].gt_label.tolist() == [1, 0, 1]
+    # Each pixel has a value of its own; 0 is that of the border.
+    values = 1 + torch.arange(3 * 32 * 32).view(1, 3, 32, 32)
+    images = values.repeat(400, 1, 1, 1)
+    options = {"type": "CropFlipPreprocessor", "mean": [0.0] * 3, "std": [1.0] * 3}
+    crops = MODELS.build(options)({"inputs": images}, training=True)["inputs"].long()
+    assert crops.shape == images.shape
+    padded = torch.nn.functional.pad(values[0], [4] * 4)
+    windows = {}
+    for flipped in (False, True):
+        for top, left in itertools.product(range(9), range(9)):
+            window = padded[:, top : top + 32, left : left + 32]
+            key = (window.flip(2) if flipped else window).numpy().tobytes()
+            windows[key] = (top, left, flipped)
+    drawn = [windows[crop.numpy().tobytes()] for crop in crops]
+    for values in zip(*drawn, strict=True):
+        counts = np.unique(values, return_counts=True)[1]
+        # Each of 9 offsets is drawn 44 times in the mean, and a flip 200 times.
+        assert len(counts) in (2, 9) and counts.min() > 0.5 * 400 / len(counts)
+    plain = MODELS.build(options)({"inputs": images})["inputs"].long()
+    assert plain.equal(images)
+    with pytest.raises(RuntimeError):  # a crop larger than the image
+        MODELS.build({**options, "crop_size": 64})({"inputs": images}, training=True)
 
 
 def test_a_config_with_packed_images_in_cifar10s_place(root):

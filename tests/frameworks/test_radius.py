@@ -88,7 +88,7 @@ frameworks = pytest.mark.parametrize("train", [train_in_mmengine, train_in_detec
 
 
 @frameworks
-@pytest.mark.parametrize("start", [0, 3])
+@pytest.mark.parametrize("start", [pytest.param(0, marks=pytest.mark.wide), 3])
 def test_the_radius_is_the_part_of_the_iterations_that_are_done(train, start, tmp_path):
     model = Small()
     train(model, tmp_path, start)

@@ -40,7 +40,7 @@ def test_output_and_gradients_equal_the_transcription(name, training):
             torch.testing.assert_close(grad, want, rtol=1e-9, atol=1e-9)
 
 
-@modes(MAIN)
+@modes(MAIN, evaluation=pytest.mark.wide)
 def test_gradcheck(name, training):
     layer = randomized(MAIN[name]).train(training)
     x = inputs(2, CHANNELS, 2).requires_grad_()

@@ -99,7 +99,9 @@ exporters = pytest.mark.parametrize(
 
 
 @exporters
-@one_of_each_kind
+@pytest.mark.parametrize(
+    "name", [n if n == "EN" else pytest.param(n, marks=pytest.mark.wide) for n in NORMS]
+)
 def test_onnx_for_any_batch_and_size(name, export):
     assert_recorded_for(batches(), build(name), export)
 

@@ -46,6 +46,10 @@ def on_data(config: str, folder: str) -> list[str]:
     return []  # environment() does it
 
 
+def augmenting_batches(config: str) -> list[str]:
+    raise UserError(f"--augment-batches is for recipes of CIFAR, unlike {config}; leave it out")
+
+
 def environment(folder: str | Path) -> dict[str, str]:
     return {"DETECTRON2_DATASETS": str(Path(folder).absolute())}
 

@@ -43,6 +43,12 @@ WHOLE = {
     "ADE20KDataset": (20_210, 2_000),
     "CityscapesDataset": (2_975, 500, 1_525),
 }
+#: The pipeline of CIFAR's recipes, whose work CropFlipPreprocessor can do.
+CROP_FLIP = [
+    {"type": "RandomCrop", "crop_size": 32, "padding": 4},
+    {"type": "RandomFlip", "prob": 0.5, "direction": "horizontal"},
+    {"type": "PackInputs"},
+]
 #: Names of values from training batches that curves show: losses and accuracies.
 TRAINING = ".*loss|accuracy_top-"
 TIMES = ("time", "data_time")
@@ -140,6 +146,20 @@ def on_data(config: str, folder: str) -> list[str]:
             file = Path(folder, evaluator.ann_file.removeprefix(root).lstrip("/"))
             options.append(f"{loader.replace('dataloader', 'evaluator')}.ann_file={str(file)!r}")
     return options
+
+
+def augmenting_batches(config: str) -> list[str]:
+    cfg = load(config)
+    if cfg.get("train_dataloader", {}).get("dataset", {}).get("pipeline") != CROP_FLIP:
+        raise UserError(
+            f"--augment-batches crops and flips as the recipes of CIFAR do, unlike {config}; "
+            "leave it out"
+        )
+    return [
+        "train_dataloader.dataset.pipeline=[]",
+        "train_dataloader.collate_fn.type=stack_images",
+        "data_preprocessor.type=CropFlipPreprocessor",
+    ]
 
 
 def starting_from(checkpoint: str) -> list[str]:

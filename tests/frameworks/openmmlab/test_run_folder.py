@@ -58,6 +58,16 @@ def test_data_are_told_apart_by_what_is_in_their_folder(tmp_path):
         run_folder.on_data(CIFAR, "nowhere")
 
 
+def test_only_batches_of_cifar_are_augmented_as_a_whole():
+    cfg = overridden(CIFAR, run_folder.augmenting_batches(CIFAR))
+    assert cfg.train_dataloader.dataset.pipeline == []
+    assert cfg.data_preprocessor.type == "CropFlipPreprocessor"
+    assert cfg.val_dataloader.dataset.pipeline == [{"type": "PackInputs"}]
+    for config in (WEBVISION, COCO, FACADES):
+        with pytest.raises(UserError, match=r"unlike .*; leave it out"):
+            run_folder.augmenting_batches(config)
+
+
 def test_data_sets_within_others_and_their_annotations_are_found_there(tmp_path):
     cfg = overridden(WEBVISION, run_folder.on_data(WEBVISION, str(tmp_path)))
     assert cfg.train_dataloader.dataset.dataset.data_root == str(tmp_path)
