@@ -260,10 +260,13 @@ def table(results: dict[str, dict[str, str]]) -> str:
     lines = [
         "# Families of models",
         "",
-        "One model of each family made a training step with each norm, whose options followed the",
-        "width. The norm came by `norm_layer`, by the function `norm_act` of the page on",
-        '[other models](interoperability.md), by `surgery.convert` with `replacing="BN"`, or as',
-        "`norm_cfg` of all parts whose norm was BN, GN or IN. Made by `python docs/families.py`.",
+        "The tables show how to put the layers of this package into a model of each family.",
+        "One model of each family was trained for one step with each norm, with options that",
+        'follow the width ("auto"). The norm was passed as `norm_layer`, as the function',
+        "`norm_act` of the page on [other models](interoperability.md), or as `norm_cfg` of",
+        'all parts whose norm was BN, GN or IN; or `surgery.convert` with `replacing="BN"`',
+        'put it in ("convert"). "no" is followed by the error. Made by `python',
+        "docs/families.py`.",
     ]
     names = {layer.__name__ for layer in NORMS.values()}
     for library in FAMILIES:

@@ -94,6 +94,10 @@ def test_drawings_are_as_drawn():
         assert committed == draw["draw"](figure), f"{name}: run python docs/draw.py"
 
 
+def test_the_readme_takes_ten_minutes():
+    assert len(README.read_text("utf-8").splitlines()) <= 200
+
+
 def test_links_lead_somewhere():
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)", page.read_text("utf-8")):
@@ -136,6 +140,8 @@ def quotes():
             "box AP {} on its training photos and {} on the others".format(*tutorial["GN"]),
             "converted to ILM+GN, {} and {} again".format(*tutorial["converted"]),
             "400 iterations under ILM+GN, {} and {} (".format(*tutorial["ILM+GN"]),
+            f"box AP {tutorial['detector']['GN']} after 300 iterations under GN",
+            f"box AP {tutorial['detector']['ILM+GN']} after another 300 under ILM+GN",
             f"mIoU {tutorial['segmenter']['BN']:.1f} after 200 iterations under BN",
             f"mIoU {tutorial['segmenter']['EN']:.1f} after another 200 under EN",
         ],

@@ -9,7 +9,7 @@ data = dict(type="CocoDataset", data_root="mine/", metainfo=dict(classes=classes
 train = dict(ann_file="train/annotations.json", data_prefix=dict(img="train/images/"))
 val = dict(ann_file="val/annotations.json", data_prefix=dict(img="val/images/"))
 train_pipeline = [load, annotations, resize, flip, pack]
-test_pipeline = [load, resize, _base_.test_pipeline[-1]]
+test_pipeline = [load, resize, annotations, _base_.test_pipeline[-1]]
 train_dataloader = dict(dataset=dict(**data, **train, pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(**data, **val, pipeline=test_pipeline))
 test_dataloader = val_dataloader
@@ -21,5 +21,5 @@ train_cfg = dict(max_iters=iterations, val_interval=iterations)
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(interval=iterations),
-    visualization=dict(draw=True),
+    visualization=dict(draw=True, score_thr=0.5),
 )

@@ -75,7 +75,7 @@ def check_pickle(path: Path) -> None:
 
 
 def check_torch(path: Path) -> None:
-    """Raise an error unless the contents of a file of ``torch.save`` are small enough for it.
+    """Raise an error if a file of ``torch.save`` would take much more memory than its size.
 
     Raises:
         SizeError: the contents would take much more memory than the file, or two records of the

@@ -445,8 +445,8 @@ def convert_file(
 def read_any(path: str | os.PathLike) -> Any:
     """Return the contents of a checkpoint, which may hold MMEngine's log of training values.
 
-    If MMEngine is installed, ``torch.load`` accepts that log in other files, too, from then on; not
-    for .pkl and .safetensors. Otherwise as :func:`ilm_plugins.checkpoints.read`.
+    Reads like :func:`ilm_plugins.checkpoints.read`, with a side effect: if MMEngine is installed
+    and the file is neither .pkl nor .safetensors, ``torch.load`` accepts such logs from then on.
 
     Raises:
         CheckpointError: the file is missing or cannot be read, or its contents could run code.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..data.shapes import write_shapes
 from ..errors import UserError
-from ..frameworks.command import add_traceback, command, example
+from ..frameworks.command import add_traceback, command, example, progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +55,7 @@ def write(options: argparse.Namespace) -> None:
             num_validation=options.num_validation,
             size=options.size,
             seed=options.seed,
+            progress=lambda images: progress(images, len(images), lambda _: 1),
         )
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error

@@ -23,6 +23,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -235,6 +236,7 @@ def write_shapes(
     num_validation: int = 200,
     size: int = 128,
     seed: int = 0,
+    progress: Callable[[range], Iterable[int]] = iter,
 ) -> Path:
     """Write the data set to ROOT/shapes, or find it there.
 
@@ -247,6 +249,7 @@ def write_shapes(
         num_training, num_validation: numbers of images, at least 1.
         size: side of the images in pixels, at least `MIN_SIZE`.
         seed: 0 <= seed < 2**32.
+        progress: yields the numbers of a split's images that it is given, and may report them.
 
     Returns:
         The folder ROOT/shapes.
@@ -270,7 +273,7 @@ def write_shapes(
         # The temporary folder is private to the user; the one inside has ordinary permissions.
         partial = Path(temporary) / "shapes"
         for split in SPLITS:
-            _write_split(partial, split, manifest)
+            _write_split(partial, split, manifest, progress)
         _write_json(partial / "shapes.json", manifest)
         try:
             os.rename(partial, folder)
@@ -313,20 +316,23 @@ def _settings_text(settings: dict) -> str:
     return ", ".join(f"{key} {value!r}" for key, value in settings.items())
 
 
-def _write_split(folder: Path, split: str, manifest: dict) -> None:
+def _write_split(
+    folder: Path, split: str, manifest: dict, progress: Callable[[range], Iterable[int]]
+) -> None:
     """Write the images, masks, pairs and COCO annotations of one split into `folder`.
 
     Args:
         folder: the data set's folder, made if missing; it must not have the split yet.
         split: one of `SPLITS`.
         manifest: the settings of the data set: seed, size, and the number of images of each split.
+        progress: see :func:`write_shapes`.
     """
     photos, masks, pairs = (folder / kind / split for kind in ("images", "annotations", "pairs"))
     for target in (photos, masks, pairs):
         target.mkdir(parents=True)
     size = manifest["size"]
     images, annotations = [], []
-    for index in range(manifest[f"num_{split}"]):
+    for index in progress(range(manifest[f"num_{split}"])):
         scene = make_scene(manifest["seed"], split, index, size)
         name = f"{index:06d}"
         photo, mask = render(scene), semantic_mask(scene)

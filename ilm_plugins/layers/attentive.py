@@ -64,9 +64,8 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
             \qquad \mathrm{hardsigmoid}(t) = \mathrm{ReLU6}(t + 3) / 6 \\
         y &= \Big(\sum_k a_k W_k\Big) \mathrm{GN}(x) + \sum_k a_k B_k
 
-    This is the form of the box heads in the authors' code, where the attentions depend on the
-    instance alone. That code divides the variances of the attention by one less than the number of
-    values.
+    This is the form that the authors' code uses in box heads: the attentions depend on the instance
+    alone. Unlike here, that code computes the attention's variances unbiased (divided by n - 1).
 
     Parameters: ``weight``, ``bias`` (C), GN's own; ``attention.weight`` A (K, C) and
     ``attention.bias`` b (K); ``pairs.weight`` W and ``pairs.bias`` B (K, C). The authors' GN has no
@@ -83,9 +82,9 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         eps: added to its variance.
         num_affine: K; in the four norms of the authors' box head 10, 10, 20 and 20.
         init: "default": W normally distributed around 1, B around 0, with a deviation of 0.1; A and
-            b as in nn.Linear. "identity": A and b zero, hence attentions of 1/2, and pairs which
-            these mix to 1 and 0, so that the layer starts as the GroupNorm that it replaces,
-            whichever weight and bias are loaded.
+            b as in nn.Linear. "identity": A and b are zero, so that all attentions are 1/2; the
+            pairs are chosen so that they then mix to a scale of 1 and a shift of 0. The layer
+            starts as the GroupNorm that it replaces, whichever weight and bias are loaded.
         device, dtype: of the parameters, as in nn.GroupNorm.
 
     Raises:

@@ -165,8 +165,8 @@ class AutoencoderNorm(AdaptiveNorm):
             The outputs decoded from the mean and from the variance, (N, key groups, 1) each, which
             broadcast to the channels of a key group (Eq. 6).
         """
-        # These are sums over the last dimension, not matrix products: in other sums, torch's order
-        # depends on a value's position in the tensor, hence in the batch.
+        # Sum over the last dimension only, without matrix products: in any other sum, the order
+        # in which torch adds depends on a value's position in the tensor, hence in the batch.
         features = torch.stack(coarsen(mean, var, self.num_key_groups))
         embedded = torch.relu(project(features, encode))
         decoders = torch.stack((decode_mean, decode_var)).unsqueeze(1)

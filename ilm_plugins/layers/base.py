@@ -61,9 +61,9 @@ class AdaptiveNorm(nn.GroupNorm):
     def reset_parameters(self) -> None:
         """Initialize all parameters and buffers again, in place, those of child modules included.
 
-        Own tensors, also running statistics, get the values of :attr:`initial_values`; one without
-        a value there stays as it is. Children do it by their own ``reset_parameters``, which each
-        must have.
+        The layer's own parameters and buffers, such as running statistics, are set to their values
+        in :attr:`initial_values`; tensors without a value there are unchanged. Each child module
+        must have a ``reset_parameters``, which is called.
         """
         tensors = {**self._parameters, **self._buffers}
         # nn.GroupNorm's constructor calls this before a subclass has registered its own tensors.
@@ -131,10 +131,10 @@ class AdaptiveNorm(nn.GroupNorm):
 def freeze(module: nn.Module) -> nn.Module:
     """Freeze this package's layers in a module, in place, as FrozenBatchNorm2d is.
 
-    Their parameters require no gradient any more, by which EN, SN and SSN use their running
-    statistics in training mode, too, and leave them alone. All other modules stay as they are.
-    There is no other switch: ``layer.requires_grad_()`` takes it back. Freeze before the optimizer
-    is built, and before the model is wrapped for several processes.
+    Sets ``requires_grad`` of their parameters to False. EN, SN and SSN then use their running
+    statistics in training mode, too, and do not update them. All other modules stay as they are.
+    ``layer.requires_grad_()`` unfreezes a layer. Freeze before you build the optimizer, and before
+    you wrap the model for several processes.
 
     Args:
         module: a model, a part of it or a single layer.

@@ -100,8 +100,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         activation: "tanh" or "relu" (Table 9, c) between the two linear maps.
         shared_affine: one weight and bias (C) for all normalizers (Table 9, d).
         num_groups: groups of "GN", "auto" as for reduction; unused without "GN".
-        sync: whether BN's statistics in training are those of all processes, or the process group
-            whose they are.
+        sync: True to compute BN's statistics in training over all processes of the default group;
+            a process group to compute them over that group.
         device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
     Raises:
@@ -159,8 +159,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     def ratios(self, x: Tensor) -> Tensor:
         """Return the ratios of each sample: its weights of the normalizers, which sum to 1.
 
-        BN's statistics are those that forward would use now, but with ``sync`` in training those of
-        this process alone: nothing is communicated. Running statistics aren't updated.
+        BN's statistics are the same as in forward, with one exception: in training with ``sync``,
+        they are those of this process alone. Nothing is communicated, no running statistic updated.
 
         Args:
             x: (N, C, *), the layer's input.

@@ -34,8 +34,9 @@ class MixtureNorm(AdaptiveNorm):
     With ``sync=True`` they are those of all processes of torch.distributed's default group, or of
     the group that is given; every value of a channel has the same weight, however large the
     processes' shares of the batch. In training, every process must then run the layer, forward and
-    backward, the same number of times; one whose batch is empty as well, whose output must enter
-    its loss. Evaluation and frozen layers communicate nothing, nor does a process that is alone.
+    backward, the same number of times. A process with an empty batch must do so, too, with the
+    output as a term of its loss. Evaluation, frozen layers and single processes communicate
+    nothing.
     Second derivatives, torch.func and export raise RuntimeError in training with ``sync``;
     torch.compile leaves such a layer uncompiled.
 
@@ -53,8 +54,8 @@ class MixtureNorm(AdaptiveNorm):
         momentum: weight of the newest batch in the running statistics.
         normalizers: which of "IN", "LN", "BN", "GN" to mix, in the order of the parameters' rows.
         num_groups: groups of "GN", or "auto"; unused without "GN".
-        sync: whether BN's statistics in training are those of all processes; or the process group
-            whose they are. Unused without "BN".
+        sync: True to compute BN's statistics in training over all processes of the default group;
+            a process group to compute them over that group. Unused without "BN".
         device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
     Raises:
@@ -143,7 +144,9 @@ class MixtureNorm(AdaptiveNorm):
 
     @torch._disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
     def _forward_synchronized(self, x: Tensor) -> Tensor:
-        """Do the same with the batch statistics of all processes, which all must call this."""
+        """Normalize x by the batch statistics of all processes, and update the running statistics.
+
+        Every process of the group must call it."""
         batch = SharedBatch(x, self._process_group)
 
         def rescale(mean, var, *tensors):

@@ -40,7 +40,7 @@ def takes_options_of(base: type) -> Callable[[Callable], Callable]:
 def check_known(layer: type, options: Mapping[str, Any], args: Iterable[Any] = ()) -> None:
     """Raise OptionError if a layer's constructor does not take all options.
 
-    One that takes any keywords (``**options``) takes all.
+    Unknown names are allowed if the constructor takes ``**options``.
 
     Args:
         layer: the class.
@@ -157,7 +157,7 @@ def check_momentum(layer: str, momentum: float) -> None:
 def check_radius(layer: str, radius: float) -> None:
     """Raise OptionError unless ``radius`` is a number from 0 to 1."""
     is_valid = _is_number(radius) and 0 <= radius <= 1
-    problem = "is not between 0 and 1; set the part of the training's iterations that are done"
+    problem = "is not between 0 and 1; set the fraction of iterations that are done"
     _check(is_valid, layer, "radius", radius, problem)
 
 

@@ -56,10 +56,10 @@ class Projection(nn.Module):
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return the linear map of x (*, I) by weight (O, I) and bias (O) or None: (*, O).
 
-    In a model that torch.compile compiles, it is a matrix product outside of autocast: the gradient
-    of ``weight`` would be a sum over the batch, which TorchInductor, up to torch 2.11 at least,
-    writes past the end of its memory on the CPU if O is no multiple of the vector's width
-    (PyTorch issue 196681).
+    Under torch.compile, it is a matrix product outside of autocast. Otherwise the gradient of
+    ``weight`` would be a sum over the batch, and TorchInductor's CPU code for such a sum writes
+    past the end of its buffer unless O is a multiple of the vector width (PyTorch issue 196681,
+    not fixed in torch 2.11).
     """
     if weight.dim() == 2 and torch.compiler.is_dynamo_compiling():
         with torch.autocast(x.device.type, enabled=False):

@@ -17,10 +17,10 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
     softmaxes. r = 0 gives ratios of which some may be zero; from :math:`r = \sqrt{1 - 1/K}` on,
     one ratio is 1 and all others are 0 unless the largest logits are equal.
 
-    **The radius** goes linearly from 0 to 1 in training: at each iteration, before the forward
-    pass, a hook sets it to the part of the iterations that are done. It is the ``RadiusHook`` of
-    ``ilm_plugins.frameworks.detectron2.radius`` and, with ``custom_hooks =
-    [dict(type="RadiusHook")]`` in a config, of MMEngine. In a training loop of your own, call
+    **The radius** grows linearly from 0 to 1 in training: before each forward pass, a hook sets it
+    to the fraction of the iterations that are done. In detectron2 this hook is
+    ``ilm_plugins.frameworks.detectron2.radius.RadiusHook``; in MMEngine, ``custom_hooks =
+    [dict(type="RadiusHook")]`` in the config adds it. In a training loop of your own, call
     :func:`set_radius`, and clip the logits' gradients to the norm 1, as the hooks do; or use
     ``ilm_plugins.frameworks.radius.RadiusSchedule``. Without any of these r stays 0.
 
@@ -63,7 +63,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         """Set the radius; then fix each set of ratios in which one is 1, for good.
 
         Args:
-            radius: from 0 to 1, the part of the training's iterations that are done.
+            radius: from 0 to 1, the fraction of the training's iterations that are done.
 
         Raises:
             OptionError: the radius is not a number from 0 to 1.
@@ -78,7 +78,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
 
         Returns:
             (2, K) in the order of ``normalizers``, at least float32: the ratios of the means and
-            those of the variances; each row sums to 1, and the least are exactly 0.
+            those of the variances. Each row sums to 1; some of its ratios may be exactly 0.
         """
         logits = torch.stack((self.mean_weight, self.var_weight))
         dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -99,7 +99,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
 
 
 def set_radius(model: nn.Module, radius: float) -> None:
-    """Set the radius of every SSN layer of a model, but of frozen layers, whose ratios stay.
+    """Set the radius of every SSN layer of a model; skip frozen layers, whose ratios stay.
 
     Args:
         model: any module, or a layer itself.

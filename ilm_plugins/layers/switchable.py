@@ -43,8 +43,8 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         normalizers: K of "IN", "LN", "BN", "GN", in the order of ``mean_weight``.
         num_groups: groups of "GN", "auto" for the greatest common divisor of C and 32; unused
             without "GN".
-        sync: whether BN's statistics in training are those of all processes, or the process group
-            whose they are.
+        sync: True to compute BN's statistics in training over all processes of the default group;
+            a process group to compute them over that group.
         device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
     Raises:

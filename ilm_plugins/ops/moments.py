@@ -51,7 +51,9 @@ def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def restandardize(mean: Tensor, var: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
-    """Return what makes x standardized by coarser groups of x_hat, standardized by fine ones.
+    """Return ratio and offset: coarse groups standardize x to ratio * x_hat + offset.
+
+    Here x_hat is x standardized by fine groups.
 
     With mu, var of a fine group, and mu_g, var_g of the coarser group that it is in::
 

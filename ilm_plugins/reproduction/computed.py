@@ -71,9 +71,9 @@ def parameter_increment(depth: int, layer: str, **options: Any) -> tuple[float]:
 
 
 def layer_cost(layer: str) -> tuple[int, float]:
-    """Return a norm layer's parameters, and p if its operations grow as C ** p with its channels C.
+    """Return a layer's number of parameters, and the exponent p of its operations' growth, C ** p.
 
-    p is log2 of the operations at 2C channels over those at C, for C = 64.
+    p is log2 of the ratio of the operations at 2C channels to those at C, for C = 64.
 
     Args:
         layer: a row of EN's Table 1.

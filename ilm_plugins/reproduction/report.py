@@ -21,7 +21,7 @@ WHOLE = {"full recipe", "computed"}
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", "seeds", "trained", "device", "commit")
 HEAD = """\
 Written by `python -m ilm_plugins reproduce report` from [records](records) of runs, which
-`reproduce run TABLE CELL` makes. Beside a paper's figure stand full recipes alone: a run that is
+`reproduce run TABLE CELL` makes. Only full recipes stand beside a paper's figure: a run that is
 shorter, on fewer images or otherwise changed has a row of its own, which says so.
 Where there are several seeds, figures are means and, behind ±, standard deviations.
 """

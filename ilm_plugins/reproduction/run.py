@@ -35,7 +35,7 @@ PROGRESS = 10
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks of all runs; the options of ``tools/reproduce.py run``.
+    """The user's settings for all runs: the options of ``python -m ilm_plugins reproduce run``.
 
     Attributes:
         seeds: random seeds; each cell is run once with each.
@@ -128,8 +128,8 @@ class Run:
     def before(self) -> "Run | None":
         """The run of the same seed whose checkpoint this one tests or starts from, or None.
 
-        Miniatures, and runs for which an override names the checkpoint, start from no other run;
-        what a cell tests is another run all the same.
+        Miniatures, and runs with an override that names the checkpoint, start from no other run.
+        Cells that only test have one in any case: the run that they test.
         """
         setting = self.framework.PRETRAINED
         given = any(word.startswith(f"{setting}=") for word in self.options.overrides)
@@ -302,8 +302,8 @@ def _write_record(run: Run) -> dict:
 def _build_record(run: Run) -> dict:
     """Build and return the record of a run from its folder.
 
-    Its label also tells how the run that it starts from or tests differs from the full recipe, or
-    "no record" if that run's folder has only a checkpoint.
+    If the run starts from another run, or tests one, the label also says how that other run differs
+    from the full recipe, or "no record" if its folder has only a checkpoint.
 
     Raises:
         UserError: the folder holds no run of tools/reproduce.py.
@@ -494,12 +494,12 @@ def _write_launch(run: Run, now: Launch) -> None:
 async def _execute(run: Run, now: Launch, words: list[str], deadline: float) -> None:
     """Run tools/train_net.py in a subprocess and wait for it; its output is added to output.log.
 
-    First a line is printed with what is started and the path of output.log; then, every
-    :data:`PROGRESS` seconds, the last line of that log if it is a new one.
+    Prints one line with the kind of work and the path of output.log; then, every :data:`PROGRESS`
+    seconds, the last line of that log if it is new.
 
-    For a run that trains, it first writes launch.json to the run's folder, since a training may be
-    killed; for one that only tests, the caller does so afterwards. If the deadline has passed
-    already, nothing is started or written. If this is cancelled, the subprocess is terminated.
+    For a run that trains, launch.json is written to its folder before the start, because a training
+    may be killed; for a run that only tests, the caller writes it afterwards. If the deadline has
+    passed, nothing is started or written. On cancellation the subprocess is terminated.
 
     Args:
         run: the run, whose folder is made if missing.

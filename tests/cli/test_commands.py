@@ -140,3 +140,14 @@ def test_progress_says_what_is_done_and_left(capsys, monkeypatch):
     # At 3 and 14 seconds: not yet at 1, too soon at 5, done at 20.
     lines = ["8 of 20 images, 4 s left", "16 of 20 images, 4 s left"]
     assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_make_shapes_says_how_many_images_are_done(tmp_path, capsys, monkeypatch):
+    make_shapes = pytest.importorskip("ilm_plugins.cli.make_shapes", reason="needs numpy and PIL")
+    now = iter(range(0, 1000, 5))
+    monkeypatch.setattr(command.time, "monotonic", lambda: next(now))
+    options = ["--num-training", "2", "--num-validation", "1", "--size", "64"]
+    assert make_shapes.main(["--root", str(tmp_path), *options]) == 0
+    out, err = capsys.readouterr()
+    assert "1 of 2 images, 5 s left" in err
+    assert out == f"{tmp_path / 'shapes'}: 2 training and 1 validation images\n"

@@ -104,9 +104,9 @@ def tests_made(work_dir: Path, checkpoint: str | None = None) -> set[Test]:
 def summary(config: str, work_dir: Path, total: int) -> RunSummary:
     """Read a run folder, as :meth:`..run_summary.RunFolders.summary`; ``config`` is not used.
 
-    Metrics are those of the last evaluation, under the test (), if the run trained for ``total``
-    iterations; otherwise empty. The numbers of images are read from log.txt, those of the recipe
-    are COCO's.
+    If the run trained for ``total`` iterations, ``metrics`` has the last evaluation, under the key
+    (); otherwise it is empty. The numbers of images come from log.txt; those of the recipe are
+    COCO's.
 
     Raises:
         UserError: the folder has no metrics.json.

@@ -1,8 +1,8 @@
 """Small images for mmpretrain; this module is imported only after mmpretrain.
 
 :func:`stack_images` and :class:`CropFlipPreprocessor` replace the pipeline of CIFAR's recipes:
-they augment a batch at once, on the model's device, where the pipeline augments image by image on
-the CPU, too slowly for a GPU.
+they augment a whole batch at once, on the model's device. The pipeline augments image by image on
+the CPU, which is too slow to keep a GPU busy.
 """
 
 from pathlib import Path
@@ -67,10 +67,10 @@ def stack_images(samples: list[dict]) -> dict:
 
 
 class CropFlipPreprocessor(ClsDataPreprocessor):
-    """ClsDataPreprocessor that first crops and flips each training image, on its own device.
+    """ClsDataPreprocessor that first crops and flips each training image, on the model's device.
 
-    As RandomCrop and RandomFlip do: zeros are padded on each side, a square is cut out at random,
-    and half of the images are mirrored.
+    It does the same as RandomCrop and RandomFlip: pad zeros on each side, cut out a square at a
+    random position, and mirror each image with probability 1/2.
 
     Args:
         crop_size: height and width of the square, in pixels.
@@ -89,6 +89,7 @@ class CropFlipPreprocessor(ClsDataPreprocessor):
         return super().forward(data, training)
 
     def _cropped(self, images: torch.Tensor) -> torch.Tensor:
+        """Pad, crop and mirror images (N, C, H, W), each at random; return (N, C, size, size)."""
         images = pad(images, [self.padding] * 4)
         n, _, height, width = images.shape
         options, size = {"device": images.device}, self.crop_size
