@@ -134,14 +134,19 @@ def quotes():
     models = json.loads(benchmark.RECORD.read_text("utf-8"))["models"]
     steps = [row["over baseline"][0] for row in models]
     tutorial = json.loads((ROOT / "docs" / "tutorial" / "record.json").read_text("utf-8"))
+    on_photos = tutorial["segmenter"]["on photos"]
     return {
         ROOT / "docs" / "tutorial.md": [
-            "On {} photos of people from COCO, with {} held out".format(*tutorial["photos"]),
+            "{} photos, with {} held out: `detector.py`".format(*tutorial["photos"]),
             "box AP {} on its training photos and {} on the others".format(*tutorial["GN"]),
             "converted to ILM+GN, {} and {} again".format(*tutorial["converted"]),
-            "400 iterations under ILM+GN, {} and {} (".format(*tutorial["ILM+GN"]),
+            "400 iterations under ILM+GN, {} and {}.".format(*tutorial["ILM+GN"]),
             f"box AP {tutorial['detector']['GN']} after 300 iterations under GN",
             f"box AP {tutorial['detector']['ILM+GN']} after another 300 under ILM+GN",
+            "{} photos, with {} held out, people".format(*on_photos["photos"]),
+            "mIoU {:.1f} on its training photos and {:.1f} on the others".format(*on_photos["BN"]),
+            "converted to EN, {:.1f} and {:.1f} again".format(*on_photos["converted"]),
+            "400 iterations under EN, {:.1f} and {:.1f}.".format(*on_photos["EN"]),
             f"mIoU {tutorial['segmenter']['BN']:.1f} after 200 iterations under BN",
             f"mIoU {tutorial['segmenter']['EN']:.1f} after another 200 under EN",
         ],
