@@ -27,8 +27,8 @@ def report() -> str:
 
     They are the versions of this package, Python, torch (with CUDA and the GPUs), torchvision and
     Triton; the backend as its environment variable sets it, or "auto"; the C kernels; and the
-    version of each framework, where detectron2's and mmcv's lines also list those of this package's
-    norms that they know.
+    version of each framework, where detectron2's, mmcv's and MMEngine's lines also list those of
+    this package's norms that they know.
     """
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     cuda = f"{torch.version.cuda}, {', '.join(gpus)}" if gpus else "not available"
@@ -67,7 +67,7 @@ def _describe_framework(package: str) -> str:
     framework, and contains "cannot be used: REASON" if importing it or building a norm fails.
 
     Args:
-        package: its import name; keys are listed for "detectron2" and "mmcv" only.
+        package: its import name; keys are listed for those in :data:`BUILDERS`.
     """
     if not installed(package):
         return "not installed"
@@ -98,10 +98,18 @@ def _build_by_mmcv(key: str) -> nn.Module:
     return build_norm_layer({"type": key}, 64)[1]
 
 
+def _build_by_mmengine(key: str) -> nn.Module:
+    """Return the norm that MMEngine's registry of modules builds for a type."""
+    from mmengine.registry import MODELS
+
+    return MODELS.build({"type": key, "num_channels": 64})
+
+
 #: Package -> where its configs name norms, and what builds a norm by its key.
 BUILDERS = {
     "detectron2": ("NORM in get_norm", _build_by_detectron2),
     "mmcv": ("type in norm_cfg", _build_by_mmcv),
+    "mmengine": ("type in MODELS", _build_by_mmengine),
 }
 
 

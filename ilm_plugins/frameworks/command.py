@@ -147,11 +147,10 @@ def config_file(word: str) -> str:
 
 
 def positive(word: str) -> int:
-    """Parse an integer from the command line; raise ValueError if it is less than 1."""
-    number = int(word)
-    if number < 1:
-        raise ValueError
-    return number
+    """Parse an integer from the command line; raise ArgumentTypeError unless it is at least 1."""
+    if not re.fullmatch(r"0*[1-9]\d*", word):
+        raise argparse.ArgumentTypeError(f"{word!r} is not a positive integer; give 1 or more")
+    return int(word)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..ops import Network, adaptive_norm
-from .options import check_known
+from .options import check_dtype, check_known
 
 
 class AdaptiveNorm(nn.GroupNorm):
@@ -33,6 +33,7 @@ class AdaptiveNorm(nn.GroupNorm):
         # Frameworks construct layers from configs: a misspelt option gets our message here
         # instead of Python's TypeError.
         check_known(cls, options, args)
+        check_dtype(cls.__name__, options.get("dtype"))
         return super().__new__(cls)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +113,9 @@ class AdaptiveNorm(nn.GroupNorm):
         """Raise ValueError unless x is floating point of shape (N, num_channels, *)."""
         if x.dim() < 2 or x.shape[1] != self.num_channels:
             fix = "build the layer with num_channels equal to the input's second dimension"
-            if x.dim() > 2 and x.shape[-1] == self.num_channels:
+            if x.dim() < 2:
+                fix = "add the dimension of the batch, for example by x.unsqueeze(0)"
+            elif x.dim() > 2 and x.shape[-1] == self.num_channels:
                 fix = (
                     "channels come last there, as in tokens (N, L, C) of transformers; call "
                     "layer(x.movedim(-1, 1)).movedim(1, -1), or keep LayerNorm"

@@ -97,13 +97,12 @@ def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int
     values = options | {o: math.gcd(AUTO[o], num_channels) for o in to_fit}
     for option, value in values.items():
         if not _divides(value, num_channels):
-            # Most networks have other widths, too, most of them multiples of 8.
-            common = math.gcd(8, num_channels)
+            # Most networks have other widths, too, multiples of 32 or of 8.
+            common = math.gcd(8 if num_channels % 32 else 32, num_channels)
             own = inspect.signature(layer.__init__).parameters.keys() - to_fit | {option}
             unfit = [o for o in values if o in own and not _divides(values[o], common)]
-            to_auto, to_common = (
-                " and ".join(f"{o}={new}" for o in unfit) for new in ('"auto"', common)
-            )
+            to_auto = " and ".join(f'{o}="auto"' for o in unfit)
+            to_common = " and ".join(f"{o}={math.gcd(AUTO[o], common)}" for o in unfit)
             raise OptionError(
                 f"{layer.__name__}: {option}={value!r} does not divide "
                 f"num_channels={num_channels}; set {to_auto} to follow each width, or {to_common} "
@@ -133,6 +132,13 @@ def check_eps(layer: str, eps: float) -> None:
     is_valid = _is_number(eps) and torch.finfo(torch.float32).tiny <= eps <= 1
     problem = "is not a number above 0 in float32, and 1 at most; set what is added to the variance"
     _check(is_valid, layer, "eps", eps, f"{problem}, 1e-5 by default")
+
+
+def check_dtype(layer: str, dtype: torch.dtype | None) -> None:
+    """Raise OptionError unless ``dtype`` is None or one of torch's, not the name of one."""
+    is_dtype = dtype is None or isinstance(dtype, torch.dtype)
+    problem = "is no torch.dtype; leave it out, and convert the model, as by model.half()"
+    _check(is_dtype, layer, "dtype", dtype, problem)
 
 
 def check_flag(layer: str, option: str, value: bool) -> None:

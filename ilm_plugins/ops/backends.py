@@ -7,7 +7,6 @@ import importlib.util
 import os
 import re
 import warnings
-from collections.abc import Iterator
 from contextvars import ContextVar
 
 import torch
@@ -47,9 +46,10 @@ _backend: ContextVar[str] = ContextVar("backend")
 _default = _check_name(os.environ.get(VARIABLE) or "auto", VARIABLE)
 
 
-@contextlib.contextmanager
-def use_backend(name: str) -> Iterator[None]:
-    """Force one backend for every layer, in the block's forward passes and their backward passes.
+def use_backend(name: str) -> contextlib.ExitStack:
+    """Force one backend for every layer, in forward passes and their backward passes.
+
+    From the call on; in ``with use_backend(name):`` until the end of the block.
 
     Args:
         name: "reference", a composite of differentiable torch operations; "cpu", kernels in C;
@@ -64,14 +64,15 @@ def use_backend(name: str) -> Iterator[None]:
     Other threads are not affected, nor is what activation checkpointing computes again outside of
     the block. The environment variable ILM_PLUGINS_BACKEND forces a backend in a whole process.
 
+    Returns:
+        A context manager whose end restores the backend that was set before.
+
     Raises:
         ValueError: the name is unknown.
     """
-    token = _backend.set(_check_name(name, "backend"))
-    try:
-        yield
-    finally:
-        _backend.reset(token)
+    restoring = contextlib.ExitStack()
+    restoring.callback(_backend.reset, _backend.set(_check_name(name, "backend")))
+    return restoring
 
 
 def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:

@@ -50,7 +50,7 @@ def image_files(folder: str | os.PathLike) -> list[Path]:
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        raise UserError(f"{folder}: no such folder; give a folder of images")
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
     if not files:
         raise UserError(f"{folder}: no image there; expected {', '.join(ENDINGS)}")

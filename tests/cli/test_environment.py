@@ -19,7 +19,7 @@ def test_versions_and_keys():
         [sys.executable, "-m", "ilm_plugins"], capture_output=True, text=True, check=True
     )
     assert ilm_plugins.__version__ in done.stdout and torch.__version__ in done.stdout
-    for framework in ("detectron2", "mmcv"):
+    for framework in ("detectron2", "mmcv", "mmengine"):
         (line,) = [line for line in done.stdout.splitlines() if line.startswith(framework)]
         assert line.endswith(f": {', '.join(ilm_plugins.NORMS)}")
     assert "mmseg        1." in done.stdout

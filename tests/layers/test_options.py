@@ -29,7 +29,7 @@ from ilm_plugins.layers.mixture import MixtureNorm
     [
         (lambda: ILMGroupNorm(48), ["ILMGroupNorm", "num_groups=32", "48", "num_groups=8"]),
         (lambda: ILMGroupNorm(8, 8), ["key_group_size=16", "8", "key_group_size=8"]),
-        (lambda: ILMGroupNorm(64, key_group_size=0), ["key_group_size=0", "key_group_size=8 for"]),
+        (lambda: ILMGroupNorm(64, key_group_size=0), ["key_group_size=0", "key_group_size=16 for"]),
         (lambda: ILMInstanceNorm(24), ["ILMInstanceNorm", "key_group_size=16", "24"]),
         (lambda: ILMLayerNorm(12), ["ILMLayerNorm", "key_group_size=4 for"]),
         (lambda: ILMGroupNorm(64, hidden=0), ["hidden=0", "positive"]),
@@ -156,6 +156,8 @@ def test_a_hint_names_what_other_widths_would_not_fit_either():
     )
     with pytest.raises(ValueError, match='set key_group_size="auto" to follow'):
         ILMGroupNorm(24, "auto")
+    with pytest.raises(ValueError, match=r"or key_group_size=16 for .* multiples of 32"):
+        ILMGroupNorm(64, key_group_size=7)  # num_groups=32 fits such widths
 
 
 @every_layer
@@ -165,6 +167,15 @@ def test_tokens_are_told(name, shape):
     with pytest.raises(ValueError, match=r"tokens.*layer\(x.movedim\(-1, 1\)\).movedim\(1, -1\)"):
         layer(x)
     assert layer(x.movedim(-1, 1)).movedim(1, -1).shape == shape
+
+
+@every_layer
+def test_what_is_no_batch_or_no_dtype_is_told(name):
+    for x in (torch.randn(64), torch.tensor(1.0)):
+        with pytest.raises(ValueError, match=r"expected \(N, 64, \*\); add the dimension of the b"):
+            NORMS[name](64)(x)
+    with pytest.raises(ValueError, match=r"^\w+: dtype='float16' is no torch.dtype; leave it out"):
+        NORMS[name](64, dtype="float16")
 
 
 @every_layer

@@ -323,8 +323,8 @@ print(type(ilm_plugins.ILMGroupNorm(64)(torch.randn(1, 64, 3, 3)).grad_fn).__nam
 
 def test_an_unknown_backend_is_refused_in_one_line():
     message = "='fast' is unknown; set it to one of 'auto', 'reference', 'cpu', 'triton'"
-    with pytest.raises(ValueError, match=f"^backend{message}$"), use_backend("fast"):
-        pass
+    with pytest.raises(ValueError, match=f"^backend{message}$"):
+        use_backend("fast")
     process = in_a_process("import ilm_plugins", ILM_PLUGINS_BACKEND="fast")
     assert process.stderr.endswith(f"ValueError: ILM_PLUGINS_BACKEND{message}\n")
     assert process.returncode != 0
@@ -334,8 +334,25 @@ def test_the_former_name_of_a_backend_is_refused():
     message = (
         "backend='native' has become 'cpu', kernels in C; set that, or leave the choice to 'auto'"
     )
-    with pytest.raises(ValueError, match=f"^{message}$"), use_backend("native"):
-        pass
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        use_backend("native")
+
+
+def test_a_backend_is_forced_in_a_block_or_from_the_call_on():
+    def computed_by():
+        return type(ILMGroupNorm(64)(torch.randn(1, 64, 3, 3)).grad_fn).__name__
+
+    usual = computed_by()
+    with use_backend("reference"):
+        assert computed_by() != usual
+        with use_backend("auto"):
+            assert computed_by() == usual
+        assert computed_by() != usual
+    assert computed_by() == usual
+    before = use_backend("reference")
+    assert computed_by() != usual
+    before.close()
+    assert computed_by() == usual
 
 
 @pytest.mark.parametrize(

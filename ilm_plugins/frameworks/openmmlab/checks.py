@@ -59,6 +59,9 @@ def load_config(args: argparse.Namespace) -> Config:
             key, value = _parse_override(word)
             if key.split(".")[0] not in known:
                 raise KeyError(f"there is no {key.split('.')[0]}")
+            loop, _, option = key.partition(".")
+            if loop == "train_cfg" and option.startswith("max_") and not isinstance(value, int):
+                raise ValueError(f"{option} is a number of iterations or epochs")
             cfg.merge_from_dict({key: value})
     scope = cfg.get("default_scope") or "mmengine"
     for package in ("mmengine", scope) if scope == "mmengine" else ("mmcv", scope):

@@ -318,7 +318,7 @@ def test_lazy_config(norm, layer):
         ("ILMGN(group_count=3)", ["unknown option 'group_count'", "key_group_size"]),
         ("ILMGN(num_channels=3)", ["num_channels=3", "the model gives num_channels=64", "leave"]),
         ("EN(device='x')", ["EN(device='x')", "64 channels", "device type"]),
-        ("ILMGN(num_groups=24)", ["num_groups=24", "64", "num_groups=8"]),
+        ("ILMGN(num_groups=24)", ["num_groups=24", "64", "num_groups=32"]),
     ],
 )
 def test_unreadable_strings_are_told_in_one_line(norm, words):

@@ -157,6 +157,10 @@ def test_torchrun_starts_the_processes(config, tmp_path):
             ["shapes/images/none", "train_dataloader.dataset.data_root"],
         ),
         (["learning_rate=3"], ["error: override learning_rate=3 does not fit", "KEY=VALUE"]),
+        (
+            ["train_cfg.max_iters=abc"],
+            ["override train_cfg.max_iters=abc does not", "max_iters is a number of iterations"],
+        ),
         (["train_cfg.max_iters", "3"], ["override train_cfg.max_iters does not", "KEY=VALUE"]),
         (["optim_wrapper.type=AmpOptimWrapper"], ["optimizer cannot be built", "only available"]),
         (
