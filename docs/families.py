@@ -265,8 +265,8 @@ def table(results: dict[str, dict[str, str]]) -> str:
         'follow the width ("auto"). The norm was passed as `norm_layer`, as the function',
         "`norm_act` of the page on [other models](interoperability.md), or as `norm_cfg` of",
         'all parts whose norm was BN, GN or IN; or `surgery.convert` with `replacing="BN"`',
-        'put it in ("convert"). "no" is followed by the error. Made by `python',
-        "docs/families.py`.",
+        'put it in ("convert"). "no" is followed by the error.',
+        "Made by `python docs/families.py`.",
     ]
     names = {layer.__name__ for layer in NORMS.values()}
     for library in FAMILIES:

@@ -537,6 +537,12 @@ def test_ways_of_giving_families_a_norm(family, way):
     assert "no: it fails (EN) |" in both
 
 
+def test_the_page_on_families_is_that_of_its_results():
+    families = runpy.run_path(str(ROOT / "docs" / "families.py"))
+    results = json.loads((ROOT / "docs" / "families.json").read_text("utf-8"))
+    assert families["table"](results) == (ROOT / "docs" / "families.md").read_text("utf-8")
+
+
 def test_readmes_table_of_layers():
     """Every layer has a row; the last column counts parameters beside a scale and a shift."""
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|.*\| ([\d,]+) \|$", README.read_text(), re.M)

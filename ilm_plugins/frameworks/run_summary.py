@@ -82,7 +82,7 @@ class RunFolders(Protocol):
         """Return overrides that augment a whole batch at once, on the model's device.
 
         Raises:
-            UserError: the config's augmentation is not among those that can be.
+            UserError: the config does not augment as the recipes of CIFAR do.
         """
 
     def environment(self, folder: str | Path) -> dict[str, str]:

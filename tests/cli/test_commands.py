@@ -143,7 +143,9 @@ def test_progress_says_what_is_done_and_left(capsys, monkeypatch):
 
 
 def test_make_shapes_says_how_many_images_are_done(tmp_path, capsys, monkeypatch):
-    make_shapes = pytest.importorskip("ilm_plugins.cli.make_shapes", reason="needs numpy and PIL")
+    make_shapes = pytest.importorskip(
+        "ilm_plugins.cli.make_shapes", reason="needs the extra ilm_plugins[data]"
+    )
     now = iter(range(0, 1000, 5))
     monkeypatch.setattr(command.time, "monotonic", lambda: next(now))
     options = ["--num-training", "2", "--num-validation", "1", "--size", "64"]

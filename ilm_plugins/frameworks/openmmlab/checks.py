@@ -60,7 +60,7 @@ def load_config(args: argparse.Namespace) -> Config:
             if key.split(".")[0] not in known:
                 raise KeyError(f"there is no {key.split('.')[0]}")
             loop, _, option = key.partition(".")
-            if loop == "train_cfg" and option.startswith("max_") and not isinstance(value, int):
+            if loop == "train_cfg" and option.startswith("max_") and isinstance(value, str):
                 raise ValueError(f"{option} is a number of iterations or epochs")
             cfg.merge_from_dict({key: value})
     scope = cfg.get("default_scope") or "mmengine"

@@ -92,13 +92,13 @@ class CropFlipPreprocessor(ClsDataPreprocessor):
         """Pad, crop and mirror images (N, C, H, W), each at random; return (N, C, size, size)."""
         images = pad(images, [self.padding] * 4)
         n, _, height, width = images.shape
-        options, size = {"device": images.device}, self.crop_size
-        window = torch.arange(size, **options)
-        rows = window + torch.randint(height - size + 1, (n, 1), **options)
-        columns = window + torch.randint(width - size + 1, (n, 1), **options)
-        mirrored = torch.rand(n, 1, **options) < 0.5
+        on_device, size = {"device": images.device}, self.crop_size
+        window = torch.arange(size, **on_device)
+        rows = window + torch.randint(height - size + 1, (n, 1), **on_device)
+        columns = window + torch.randint(width - size + 1, (n, 1), **on_device)
+        mirrored = torch.rand(n, 1, **on_device) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-        image = torch.arange(n, **options)[:, None, None]
+        image = torch.arange(n, **on_device)[:, None, None]
         cropped = images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None]]
         return cropped.permute(0, 3, 1, 2)
 
