@@ -44,6 +44,7 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
 
     mean_drives = "omega"
     papers_form = ("combine", "a(WE)+B")
+    network = AutoencoderNorm.network
 
     @takes_options_of(AutoencoderNorm)
     def __init__(

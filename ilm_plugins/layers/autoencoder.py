@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..ops import Autoencoder, cast, coarsen, moments, restandardize
-from .base import AdaptiveNorm
+from .base import AdaptiveNorm, copy_for_autograd
 from .options import check_choice, check_eps, check_positive
 from .projection import Projection, project
 
@@ -100,7 +100,7 @@ class AutoencoderNorm(AdaptiveNorm):
         return getattr(self, option) == value
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
-        """Return weight, bias, W1, W2, W3 and omega_offset themselves; the class has the shapes."""
+        """Return weight, bias, W1, W2, W3 and omega_offset; the class has the shapes."""
         children = self._modules  # nn.Module's look-up of an attribute takes a microsecond
         return (
             self.weight,
@@ -108,7 +108,7 @@ class AutoencoderNorm(AdaptiveNorm):
             children["encode"].weight,
             children["decode_mean"].weight,
             children["decode_var"].weight,
-            self.omega_offset,
+            copy_for_autograd(self.omega_offset),
         )
 
     def rescaling(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,10 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ..ops import Network, adaptive_norm
 from .options import check_dtype, check_known
+
+#: Methods whose results ``network`` describes.
+EQUATIONS = {"rescale", "statistics", "predict", "decode", "standardize_and_rescale"}
 
 
 class AdaptiveNorm(nn.GroupNorm):
@@ -28,6 +32,16 @@ class AdaptiveNorm(nn.GroupNorm):
     network: Callable[[], Network] | None = None
     #: Initial values of the layer's own parameters and buffers, by name.
     initial_values: ClassVar[Mapping[str, float]] = {"weight": 1.0, "bias": 0.0}
+
+    def __init_subclass__(cls, **options):
+        """Let a subclass with equations of its own, but no ``network``, inherit no ``network``."""
+        super().__init_subclass__(**options)
+        for base in cls.__mro__:
+            if "network" in vars(base):
+                return
+            if EQUATIONS & vars(base).keys():
+                cls.network = None
+                return
 
     def __new__(cls, *args, **options):
         # Frameworks construct layers from configs: a misspelt option gets our message here
@@ -129,6 +143,16 @@ class AdaptiveNorm(nn.GroupNorm):
                 f"{type(self).__name__}: got an input of {x.dtype}, expected floating point; "
                 "convert it with x.float()"
             )
+
+
+def copy_for_autograd(buffer: Tensor) -> Tensor:
+    """Return a copy of a buffer while autograd records, otherwise the buffer itself.
+
+    Autograd saves it for the backward pass. Before that, another forward pass may write to the
+    buffer, and DistributedDataParallel does, which broadcasts buffers.
+    """
+    records = torch.is_grad_enabled() and not torch.jit.is_tracing()
+    return buffer.clone() if records else buffer
 
 
 def freeze(module: nn.Module) -> nn.Module:

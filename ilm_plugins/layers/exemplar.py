@@ -205,7 +205,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
             self.num_groups,
             self.eps,
             self.expand.out_features,
-            self.reduction,
+            1 if self.ratio_net == "no_conv" else self.reduction,
             self.activation,
             self.ratio_net,
             self.shared_affine,

@@ -52,6 +52,7 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
 
     mean_drives = "beta"
     papers_form = ("activations", ("tanh", "sigmoid"))
+    network = AutoencoderNorm.network
 
     @takes_options_of(AutoencoderNorm)
     def __init__(

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, distributed
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
-from .base import AdaptiveNorm
+from .base import AdaptiveNorm, copy_for_autograd
 from .options import (
     check_eps,
     check_momentum,
@@ -184,15 +185,11 @@ class MixtureNorm(AdaptiveNorm):
         """Return the running mean and variance (C) if BN uses them now; else two Nones.
 
         BN uses them in evaluation mode and if the layer is frozen. They are copies while autograd
-        records, unless the layer is frozen; otherwise the buffers.
+        records; otherwise the buffers.
         """
         if self.uses_batch_statistics or self.running_mean is None:
             return None, None
-        if self.frozen or not torch.is_grad_enabled() or torch.jit.is_tracing():
-            return self.running_mean, self.running_var
-        # These are copies, because autograd saves them, and another training pass may update the
-        # buffers before the backward pass.
-        return self.running_mean.clone(), self.running_var.clone()
+        return copy_for_autograd(self.running_mean), copy_for_autograd(self.running_var)
 
     def statistics(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None
@@ -233,10 +230,10 @@ class MixtureNorm(AdaptiveNorm):
 
 
 def _requires_grad(parameter: Tensor) -> bool:
-    """Return ``parameter.requires_grad``, also within torch.func.vmap, which hides it."""
+    """Return ``parameter.requires_grad``, also within torch.func's transforms, which hide it."""
     if not torch.compiler.is_compiling():
-        while torch._C._functorch.is_batchedtensor(parameter):
-            parameter = torch._C._functorch.get_unwrapped(parameter)
+        while not parameter.requires_grad and is_functorch_wrapped_tensor(parameter):
+            parameter = get_unwrapped(parameter)
     return parameter.requires_grad
 
 

@@ -49,7 +49,7 @@ def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
         if not plain or None in options or len(options) < len(call.keywords):
             raise SyntaxError
         return key, options
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         raise OptionError(
             f"NORM {norm!r} cannot be read; write options by name, with literal values, "
             f'such as "{key}(eps=1e-3)"'

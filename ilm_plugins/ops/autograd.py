@@ -55,7 +55,7 @@ def adaptive_norm(
             x, or has the wrong shape.
         MemoryError: the C kernels lack memory for intermediate values.
     """
-    kernels = kernels_for(x, num_groups)
+    kernels = kernels_for(x, num_groups, tensors)
     if kernels is None:
         return reference.adaptive_norm(x, num_groups, eps, rescale, *tensors)
     description = network and network()

@@ -14,12 +14,19 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import cpu, plain
-from .networks import Kernels
+from .networks import Kernels, Tensors
 
 #: Names that :func:`use_backend` takes.
 BACKENDS = ("auto", "reference", "cpu", "triton")
 #: Environment variable that sets the backend of a whole process.
 VARIABLE = "ILM_PLUGINS_BACKEND"
+
+#: Types of tensors whose memory kernels may use; None is a tensor that a layer lacks.
+PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None)))
+#: Modes in which torch records operations, or replaces tensors by descriptions of them.
+RECORDING = tuple(
+    getattr(torch._C._TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL")
+)
 
 #: The oldest version of Triton with which the kernels are tested.
 TRITON = (3, 6)
@@ -61,8 +68,9 @@ def use_backend(name: str) -> contextlib.ExitStack:
     have a single value, and inputs of a computation that is recorded or transformed, by
     torch.compile, torch.export, ONNX, TorchScript, torch.func or forward-mode differentiation.
 
-    Other threads are not affected, nor is what activation checkpointing computes again outside of
-    the block. The environment variable ILM_PLUGINS_BACKEND forces a backend in a whole process.
+    Other threads are not affected, nor is what activation checkpointing computes again: outside of
+    the block, and on CUDA, where torch runs backward passes in threads of its own. The environment
+    variable ILM_PLUGINS_BACKEND forces a backend in a whole process.
 
     Returns:
         A context manager whose end restores the backend that was set before.
@@ -75,8 +83,10 @@ def use_backend(name: str) -> contextlib.ExitStack:
     return restoring
 
 
-def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:
+def kernels_for(x: Tensor, num_groups: int, tensors: Tensors = ()) -> Kernels | None:
     """Return the backend for an input x with G' = ``num_groups``; None stands for the reference.
+
+    ``tensors`` are those of the function that computes scale and shift.
 
     Inputs that the reference computes whatever is forced (see :func:`use_backend`) give None. Under
     "auto", plain torch operations take the place of missing kernels, with a warning, once in each
@@ -87,7 +97,7 @@ def kernels_for(x: Tensor, num_groups: int) -> Kernels | None:
     """
     # A single value minus its mean is 0; the kernels' rounding error would be divided by sqrt(eps).
     single_values = x.numel() <= x.shape[0] * num_groups
-    if is_traced(x) or single_values or x.is_meta:
+    if is_traced(x, *tensors) or single_values or x.is_meta:
         return None
     name = _backend.get(_default)
     if name == "reference":
@@ -159,17 +169,27 @@ def has_triton() -> bool:
     return tuple(map(int, re.findall(r"\d+", version)[:2])) >= TRITON
 
 
-def is_traced(x: Tensor) -> bool:
+def is_traced(x: Tensor, *tensors: Tensor | None) -> bool:
     """Return whether a compiler, an exporter or torch.func records or transforms operations on x.
 
-    This is also True if x belongs to a subclass of Tensor other than Parameter, and anywhere within
-    forward-mode differentiation.
+    This is also True if x or one of ``tensors`` belongs to a subclass of Tensor other than
+    Parameter, such as DTensor, and anywhere within forward-mode differentiation.
     """
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
-        or type(x) not in (Tensor, torch.nn.Parameter)
+        or not PLAIN.issuperset(map(type, (x, *tensors)))
+        or _mode_records()
         or torch._C._are_functorch_transforms_active()
         or torch._C._functorch.is_legacy_batchedtensor(x)
         or forward_ad._current_level >= 0
+    )
+
+
+def _mode_records() -> bool:
+    """Return whether one of the modes RECORDING is on, as in ``make_fx``, where x is a Tensor."""
+    if torch._ops._len_torch_dispatch_stack_pre_dispatch():
+        return True
+    return torch._C._len_torch_dispatch_stack() > 0 and any(
+        torch._C._get_dispatch_mode(key) is not None for key in RECORDING
     )

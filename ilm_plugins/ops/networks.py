@@ -109,6 +109,23 @@ class Attentive(NamedTuple):
 Network = Autoencoder | Exemplar | Switch | Attentive
 
 
+def check_groups(network: Network, channels: int, num_groups: int) -> None:
+    """Raise RuntimeError unless a network can compute its groups' moments from those it gets.
+
+    Args:
+        network: the description.
+        channels: C.
+        num_groups: G', the number of groups whose moments the network gets.
+    """
+    groups = network.num_key_groups if isinstance(network, Autoencoder) else channels
+    if num_groups % groups or num_groups % network.num_groups:
+        raise RuntimeError(
+            f"num_groups={network.num_groups} does not fit a layer made for moments of "
+            f"{num_groups} groups of its {channels} channels; make a new layer, do not set options "
+            "of one"
+        )
+
+
 def check_tensors(x: Tensor, network: Network, tensors: Tensors) -> None:
     """Raise RuntimeError if a network's tensor is not on x's device, or has the wrong size.
 

@@ -21,6 +21,7 @@ from ilm_plugins import (
     SparseSwitchNorm,
     SwitchNorm,
 )
+from ilm_plugins.layers import OptionError, parse_norm
 from ilm_plugins.layers.mixture import MixtureNorm
 
 
@@ -114,7 +115,7 @@ def test_auto_is_the_default_where_that_fits(layer):
 
 
 def test_auto_in_what_does_not_use_it():
-    assert ExemplarNorm(24, reduction="auto", ratio_net="no_conv").network().reduction == 8
+    assert ExemplarNorm(24, reduction="auto", ratio_net="no_conv").reduction == 8
     with pytest.raises(ValueError, match="reduction='automatic' does not divide"):
         ExemplarNorm(24, reduction="automatic")
 
@@ -323,3 +324,17 @@ def test_public_names():
         layer.__name__ for layer in NORMS.values()
     }
     assert list(NORMS) == ["ILMGN", "ILMIN", "ILMLN", "AssocNorm", "EN", "SN", "SSN", "AN"]
+
+
+@pytest.mark.parametrize("reduction", [None, 32.5, "any"])
+def test_what_is_unused_may_have_any_value(reduction):
+    layer = ExemplarNorm(64, ratio_net="no_conv", reduction=reduction)
+    torch.testing.assert_close(
+        layer(torch.ones(2, 64, 3, 3)), torch.zeros(2, 64, 3, 3), atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize("options", ["normalizers={[1]}", "eps=" + "-" * 3000 + "1"])
+def test_options_that_are_no_literals_are_told(options):
+    with pytest.raises(OptionError, match="cannot be read; write options by name"):
+        parse_norm(f"EN({options})")

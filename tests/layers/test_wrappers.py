@@ -8,7 +8,7 @@ from torch import distributed, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils.checkpoint import checkpoint
 
-from cases import every_layer, inputs, modes
+from cases import every_layer, inputs, modes, randomized
 from ilm_plugins import NORMS
 from workers import SHARDED, own_gradients, without
 
@@ -118,3 +118,24 @@ def test_a_step_of_distributed_training(name, kind, process_group):
     for expected, actual in zip(plain.parameters(), wrapped.parameters(), strict=True):
         assert_same(full(actual).detach().view_as(expected), expected.detach())
     assert_same([full(b) for b in wrapped.buffers()], list(plain.buffers()))
+
+
+@pytest.mark.parametrize("name", ["EN", "SN", "SSN"])
+def test_forward_mode_over_parameters_uses_the_batch(name):
+    layer = randomized(lambda: NORMS[name](64), torch.float64)
+    x = torch.randn(3, 64, 4, 4, dtype=torch.float64)
+    parameters = dict(layer.named_parameters())
+    step = {key: torch.randn_like(p) for key, p in parameters.items()}
+
+    def run(parameters):
+        # Training updates the buffers, and transforms refuse to do that in place.
+        buffers = {key: b.clone() for key, b in layer.named_buffers()}
+        return functional_call(layer, (parameters, buffers), (x,))
+
+    def moved(size):
+        return run({key: p + size * step[key] for key, p in parameters.items()})
+
+    y, tangent = torch.func.jvp(run, (parameters,), (step,))
+    torch.testing.assert_close(y, run(parameters))
+    difference = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    torch.testing.assert_close(tangent, difference, rtol=1e-5, atol=1e-6)

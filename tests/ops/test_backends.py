@@ -7,6 +7,9 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fresh
@@ -425,3 +428,85 @@ def test_traces_hold_for_any_size(name):
     for size in (5, 1):
         traced = torch.jit.trace(layer, torch.randn(2, 64, size, size))
         torch.testing.assert_close(traced(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pre_dispatch", [False, True])
+@every_layer
+def test_recorded_graphs_have_all_operations(name, pre_dispatch):
+    layer, x = randomized(lambda: NORMS[name](64), torch.float32).eval(), torch.randn(2, 64, 5, 5)
+    graph = make_fx(layer, pre_dispatch=pre_dispatch)(x)
+    torch.testing.assert_close(graph(x), layer(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_mode_without_values_gives_no_address_to_kernels():
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        y = ILMGroupNorm(64)(torch.randn(2, 64, 3, 3))
+    assert isinstance(y, FakeTensor) and y.shape == (2, 64, 3, 3)
+
+
+@every_layer
+def test_parameters_that_are_subclasses_of_tensor_are_the_references(name):
+    layer, x = randomized(lambda: NORMS[name](64), torch.float32).eval(), torch.randn(2, 64, 3, 3)
+    expected = layer(x)
+    for module in layer.modules():
+        for key, p in module._parameters.items():
+            if p is not None:
+                module._parameters[key] = nn.Parameter(TwoTensor(p.detach(), p.detach()))
+    torch.testing.assert_close(layer(x).a, expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_kernels
+def test_a_tensor_without_memory_is_refused():
+    x = torch._efficientzerotensor(2, 64, 3, 3)
+    with use_backend("cpu"), pytest.raises(RuntimeError, match=r"\(2, 64, 3, 3\) .* has no memory"):
+        ILMGroupNorm(64)(x)
+
+
+class Sevenfold(ILMGroupNorm, nn.GroupNorm):
+    """A layer whose equations differ from those that its base describes to the kernels."""
+
+    def predict(self, *arguments):
+        omega, beta = super().predict(*arguments)
+        return 7 * omega, beta
+
+
+class Renamed(Sevenfold, nn.GroupNorm):
+    """A subclass of it without equations of its own."""
+
+
+def test_a_subclass_with_equations_of_its_own_computes_these():
+    x = torch.randn(2, 64, 3, 3)
+    for kind in (Sevenfold, Renamed):
+        layer = kind(64)
+        with use_backend("reference"):
+            expected = layer(x)
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_and_subclasses_without_equations_are_computed_by_kernels():
+    class Subclass(ILMGroupNorm, nn.GroupNorm):
+        pass
+
+    assert Subclass(64).network() and all(NORMS[name](64).network() for name in NORMS)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@every_layer
+def test_buffers_may_be_written_before_the_backward_pass(name, frozen):
+    """DistributedDataParallel broadcasts them at each forward pass."""
+    layer, x = NORMS[name](64).requires_grad_(not frozen), torch.randn(2, 64, 3, 3)
+    x.requires_grad_()
+    loss = layer(x).square().sum()
+    for buffer in layer.buffers():
+        buffer.add_(1)
+    loss.backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("num_groups", [64, 48, 20])
+@every_backend
+def test_groups_that_were_set_later_are_refused(backend, num_groups):
+    layer = ILMGroupNorm(64)
+    layer.num_groups = num_groups
+    with use_backend(backend), pytest.raises(RuntimeError):
+        layer(torch.randn(2, 64, 3, 3))

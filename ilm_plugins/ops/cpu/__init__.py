@@ -25,6 +25,7 @@ from ..networks import (
     Network,
     Switch,
     Tensors,
+    check_groups,
     check_tensors,
 )
 
@@ -249,7 +250,7 @@ def forward(
         MemoryError: there is not enough memory for intermediate values.
     """
     x = dense(x)
-    described, tensors = _describe(x, network, tensors)
+    described, tensors = _describe(x, num_groups, network, tensors)
     y = torch.empty_like(x)
     mean, var = _pair(x, num_groups)
     _call("forward", x, num_groups, described, x, y, mean, var)
@@ -275,7 +276,7 @@ def backward(
     """
     x = dense(x)
     dy = laid_out(dy, x)
-    described, tensors = _describe(x, network, tensors)
+    described, tensors = _describe(x, mean.shape[1], network, tensors)
     dx, *gradients = (
         torch.empty_like(t) if need else None for t, need in zip((x, *tensors), needs, strict=True)
     )
@@ -290,16 +291,19 @@ def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     return x.new_empty(size, dtype=dtype), x.new_empty(size, dtype=dtype)
 
 
-def _describe(x: Tensor, network: Network, tensors: Tensors) -> tuple[_Network, Tensors]:
+def _describe(
+    x: Tensor, num_groups: int, network: Network, tensors: Tensors
+) -> tuple[_Network, Tensors]:
     """Return the network as a C struct, and its tensors, contiguous and of the statistics' dtype.
 
     The struct has the tensors' addresses, but does not keep the tensors alive.
 
     Raises:
-        RuntimeError: a tensor is on another device than x, or has the wrong size.
+        RuntimeError: a tensor is on another device than x, or has the wrong size; or the groups do
+            not fit the network.
     """
     dtype = DTYPES[x.dtype][0]
-    template, sizes = _template(network, x.shape[1])
+    template, sizes = _template(network, x.shape[1], num_groups)
     for t, size in zip(tensors, sizes, strict=True):
         if t is not None and not (
             t.numel() == size
@@ -318,11 +322,11 @@ def _describe(x: Tensor, network: Network, tensors: Tensors) -> tuple[_Network, 
 
 def _addresses(tensors: Tensors) -> ctypes.Array:
     """Return the addresses of tensors as a C array; null for None."""
-    return (ctypes.c_void_p * MAX_TENSORS)(*[t if t is None else t.data_ptr() for t in tensors])
+    return (ctypes.c_void_p * MAX_TENSORS)(*map(_pointer, tensors))
 
 
 @functools.cache
-def _template(network: Network, channels: int) -> tuple[_Network, tuple[int, ...]]:
+def _template(network: Network, channels: int, num_groups: int) -> tuple[_Network, tuple[int, ...]]:
     """Return the network as a C struct without tensors, and the number of elements of each tensor.
 
     The result is cached and shared: copy the struct before changing it.
@@ -330,7 +334,12 @@ def _template(network: Network, channels: int) -> tuple[_Network, tuple[int, ...
     Args:
         network: the description.
         channels: C, the number of channels.
+        num_groups: G'.
+
+    Raises:
+        RuntimeError: the groups do not fit the network.
     """
+    check_groups(network, channels, num_groups)
     numbers = {**NUMBERS, "IN": channels, "LN": 1, "BN": 0, "GN": network.num_groups}
 
     def number(value):
@@ -380,7 +389,19 @@ def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
 
 
 def _pointer(argument) -> int | None:
-    """Return the address of a tensor or a C object; None stays None."""
+    """Return the address of a tensor or a C object; None stays None.
+
+    Raises:
+        RuntimeError: the tensor has no memory, such as one of a mode of torch that has no values.
+    """
     if argument is None:
         return None
-    return argument.data_ptr() if isinstance(argument, Tensor) else ctypes.addressof(argument)
+    if not isinstance(argument, Tensor):
+        return ctypes.addressof(argument)
+    address = argument.data_ptr()
+    if not address:
+        raise RuntimeError(
+            f"got a {tuple(argument.shape)} tensor of type {type(argument).__name__} that has no "
+            "memory for kernels in C; run the layer under use_backend('reference')"
+        )
+    return address

@@ -7,7 +7,16 @@ from typing import NamedTuple
 import triton
 from torch import Tensor
 
-from ..networks import ACTIVATIONS, COMBINE, Autoencoder, Exemplar, Network, Switch, Tensors
+from ..networks import (
+    ACTIVATIONS,
+    COMBINE,
+    Autoencoder,
+    Exemplar,
+    Network,
+    Switch,
+    Tensors,
+    check_groups,
+)
 
 #: Most channels of a program's vectors; most elements of a program's matrices, with padding.
 MAX_CHANNELS = 4096
@@ -42,7 +51,12 @@ class Sizes(NamedTuple):
 
 @functools.cache
 def find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None:
-    """Return the sizes for the kernels, or None if they cannot compute the network."""
+    """Return the sizes for the kernels, or None if they cannot compute the network.
+
+    Raises:
+        RuntimeError: the groups do not fit the network.
+    """
+    check_groups(network, channels, num_groups)
     if type(network) not in POINTERS:
         return None
     padded_hidden = triton.next_power_of_2(getattr(network, "hidden", 1))

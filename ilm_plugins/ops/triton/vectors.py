@@ -71,7 +71,7 @@ def activate(x, NAME: tl.constexpr):
         slope = tl.full(x.shape, 1.0, tl.float32)
     else:
         slope = tl.where(x > 0, 1.0, 0.01 if NAME == "leaky_relu" else 0.0)
-        y = x * slope
+        y = tl.where(x < 0, 0.0, x) if NAME == "relu" else x * slope
         if NAME == "relu6":
             slope = tl.where(x < 6, slope, 0.0)
             y = tl.where(x > 6, 6.0, y)
