@@ -15,7 +15,7 @@ from torch import nn
 
 from ilm_plugins import NORMS
 from ilm_plugins.ops import cpu
-from ilm_plugins.surgery.common import REPLACES
+from ilm_plugins.surgery.common import SOURCE_NORMS
 
 from . import measure, unfused
 
@@ -34,7 +34,7 @@ SHAPES = {
 #: Layer -> the plain norm that a user would pick instead, a key of PLAIN.
 BASELINES = {
     key: {"GN": "GroupNorm", "IN": "InstanceNorm2d", "BN": "BatchNorm2d"}[plain]
-    for key, (plain, _) in REPLACES.items()
+    for key, (plain, _) in SOURCE_NORMS.items()
 } | {"ILMLN": "GroupNorm(1)"}
 
 PLAIN = {

@@ -61,7 +61,11 @@ def start(argv, run=(sys.executable,), **options):
 
 def finish(process, seconds=300):
     """The one line that it ends with."""
-    out, err = process.communicate(timeout=seconds)
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     assert "Traceback" not in out + err, (out + err)[-3000:]
     return last_line(err)
 
@@ -78,11 +82,13 @@ def small_files(size):
 
 
 def wait_for(there, process, seconds=180):
-    """Wait until a condition holds while a process runs."""
+    """Wait until a condition holds while a process runs; end the process if that takes too long."""
     end = time.monotonic() + seconds
     while not there():
+        if time.monotonic() > end:
+            process.kill()
+            process.wait()
         assert process.poll() is None, process.communicate()[1][-3000:]
-        assert time.monotonic() < end
         time.sleep(0.02)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..layers import ExemplarNorm, SwitchNorm
 from ..layers.autoencoder import AutoencoderNorm
-from ..surgery.common import Match, check_match, matches
+from ..surgery.common import Match, check_match, evaluating, matches
 
 
 @dataclass(frozen=True)
@@ -180,18 +180,6 @@ def select(
         raise UserError(f"the model has no {words} layer, its norms are {others}; {advice}")
     check_match(match, found)
     return {name: layer for name, layer in found.items() if matches(name, match)}
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Set a model to evaluation mode, and restore the mode of each module at exit."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager

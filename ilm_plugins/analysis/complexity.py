@@ -1,13 +1,14 @@
 """Count parameters and FLOPs of a model; a multiply-add counts as one, as in fvcore."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import missing
 from ..layers.base import AdaptiveNorm
-from .collect import evaluating
+from ..surgery.common import evaluating
+from .collect import watching
 
 #: FLOPs that fvcore counts for each element of a GroupNorm: moments, standardization, affine map.
 PER_ELEMENT = 5
@@ -57,16 +58,13 @@ def _flops_of_layers(model: nn.Module, inputs: Sequence[Tensor]) -> int:
 
     Each call of a layer counts. The model's mode is the caller's; hooks are removed at the end.
     """
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, AdaptiveNorm)}
     found = []
 
-    def count(layer: AdaptiveNorm, args: Sequence[Tensor], output: Tensor) -> None:
-        found.append(PER_ELEMENT * output.numel() + len(output) * layer.network_flops())
+    def count(name: str, of_call: Mapping[str, Tensor]) -> None:
+        x = of_call["x"]
+        found.append(PER_ELEMENT * x.numel() + len(x) * layers[name].network_flops())
 
-    layers = [m for m in model.modules() if isinstance(m, AdaptiveNorm)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    try:
+    with watching(layers, count, lambda _, x: {"x": x}):
         model(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return sum(found)

@@ -123,7 +123,7 @@ class _DynamicsWriter:
         header = "layer", "normalizer", "mean", "layer_mean_abs_from_uniform"
         self._write("by_layer", header, rows)
         means = [
-            tables.by_quantity([(*of, v.mean(0)) for *of, v in tables.values_of(of_step)])
+            tables.by_quantity([(layer, n, v.mean(0)) for layer, n, v in tables.values_of(of_step)])
             for of_step in ratios
         ]
         panels = {n: np.ma.concatenate([of_step[n] for of_step in means]) for n in means[0]}
@@ -143,8 +143,8 @@ class _DynamicsWriter:
         names = [self.images.classes[i] for i in present]
         means = [
             [
-                (*of, np.ma.stack([v[labels == i].mean(0) for i in present])[:, 0])
-                for *of, v in values
+                (layer, n, np.ma.stack([v[labels == i].mean(0) for i in present])[:, 0])
+                for layer, n, v in values
             ]
             for values in own
         ]
@@ -164,12 +164,12 @@ class _DynamicsWriter:
         of_class = np.arange(len(features))
         if labels is not None:
             of_class = np.flatnonzero(np.asarray(labels) == min(labels))
-        moves = features[of_class] - features[of_class].mean(0)
-        order = of_class[np.argsort((moves**2).sum(1), kind="stable")]
+        deviations = features[of_class] - features[of_class].mean(0)
+        order = of_class[np.argsort((deviations**2).sum(1), kind="stable")]
         places = np.linspace(0, len(order) - 1, IMAGES).round().astype(int)
         chosen = [int(i) for i in dict.fromkeys(order[places])]
         names = [self.images.caption(i) for i in chosen]
-        values = [[(*of, v[chosen, 0]) for *of, v in of_step] for of_step in own]
+        values = [[(layer, n, v[chosen, 0]) for layer, n, v in of_step] for of_step in own]
         pixels = [self.images[i] for i in chosen]
         return self._write_lines("image", names, values, layers, pixels)
 

@@ -8,6 +8,7 @@ import functools
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,8 @@ def by_layer(
     return fig
 
 
-#: Quantiles of a distribution, their names in tables, and the caption of box plots.
+#: Quantiles of a distribution, their names in tables, and the caption of box plots. Whiskers end at
+#: the outermost values within these percentiles.
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 QUANTILE_NAMES = ("min", "q05", "q25", "q50", "q75", "q95", "max")
 BOXES = "median and quartiles,\nwhiskers from the 5th to the 95th percentile, grey from min to max"
@@ -191,22 +193,20 @@ def boxes(
     fig = figure(_width(layers), 1.2 + 2.2 * len(panels))
     axes = np.atleast_1d(fig.subplots(len(panels), 1, sharex=True))
     for ax, (label, values), colour in zip(axes, panels.items(), colours, strict=False):
-        for x, of_layer in enumerate(values):
-            present = np.ma.compressed(of_layer)
-            if not present.size:
-                continue
-            least, low, *box, high, most = np.quantile(present, QUANTILES)
-            ax.plot([x, x], [least, most], color="0.6", linewidth=0.8)
-            stats = {"whislo": low, "q1": box[0], "med": box[1], "q3": box[2], "whishi": high}
-            ax.bxp(
-                [stats],
-                positions=[x],
-                widths=0.6,
-                showfliers=False,
-                patch_artist=True,
-                boxprops={"facecolor": colour, "linewidth": 0.8},
-                medianprops={"color": "black", "linewidth": 1.5},
-            )
+        present = [np.ma.compressed(of_layer) for of_layer in values]
+        for x, found in enumerate(present):
+            if found.size:
+                ax.plot([x, x], [found.min(), found.max()], color="0.6", linewidth=0.8)
+        ax.boxplot(
+            present,
+            positions=range(len(present)),
+            whis=(5, 95),
+            widths=0.6,
+            showfliers=False,
+            patch_artist=True,
+            boxprops={"facecolor": colour, "linewidth": 0.8},
+            medianprops={"color": "black", "linewidth": 1.5},
+        )
         ax.set_ylabel(label)
     _name_layers(axes[-1], layers)
     fig.suptitle(title)
@@ -260,6 +260,17 @@ def heat_maps(
     return fig
 
 
+def _draw_points(
+    ax: Axes, points: np.ndarray, labels: Sequence[int] | None, size: float, alpha: float = 1
+) -> None:
+    """Draw points (N, 2), coloured by class, or in one colour without labels."""
+    of_class = np.zeros(len(points), int) if labels is None else np.asarray(labels)
+    # Points are drawn in random order, so that the last class doesn't cover the others.
+    order = np.random.default_rng(0).permutation(len(points))
+    colours = np.array(OKABE_ITO)[of_class[order] % len(OKABE_ITO)]
+    ax.scatter(*points[order].T, s=size, c=colours, alpha=alpha, linewidths=0)
+
+
 @styled
 def scatter(
     points: np.ndarray,
@@ -285,13 +296,8 @@ def scatter(
     fig = figure(13 if few else 7, 6)
     left, *right = fig.subfigures(1, 2, width_ratios=(6, 7)) if few else (fig,)
     ax = left.subplots()
-    of_class = np.zeros(len(points), int) if labels is None else np.asarray(labels)
-    # Points are drawn in random order, so that the last class doesn't cover the others.
-    order = np.random.default_rng(0).permutation(len(points))
-    points, of_class = points[order], of_class[order]
     size = float(np.clip(12000 / len(points), 4, 28))
-    colours = np.array([OKABE_ITO[i % len(OKABE_ITO)] for i in range(max(1, len(classes)))])
-    ax.scatter(*points.T, s=size, c=colours[of_class], alpha=0.7, linewidths=0)
+    _draw_points(ax, points, labels, size, alpha=0.7)
     ax.set_xlabel(axes[0])
     ax.set_ylabel(axes[1])
     if few:
@@ -300,9 +306,11 @@ def scatter(
         panels = right[0].subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for panel in panels.ravel()[len(classes) :]:
             panel.remove()
-        for i, (panel, name) in enumerate(zip(panels.ravel(), classes, strict=False)):
+        drawn = zip(panels.ravel(), classes, cycle(OKABE_ITO), strict=False)
+        for i, (panel, name, colour) in enumerate(drawn):
             panel.scatter(*points.T, s=1, c="0.85", linewidths=0)
-            panel.scatter(*points[of_class == i].T, s=size / 2, c=colours[i], linewidths=0)
+            of_class = points[np.asarray(labels) == i]
+            panel.scatter(*of_class.T, s=size / 2, c=colour, linewidths=0)
             panel.set_title(name)
             panel.tick_params(labelbottom=False, labelleft=False)
     fig.suptitle(title)
@@ -474,17 +482,13 @@ def maps(
     axes = fig.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[len(panels) :]:
         ax.remove()
-    count = max(1, len(classes))
-    colours = np.array([OKABE_ITO[i % len(OKABE_ITO)] for i in range(count)])
     for ax, (name, points) in zip(axes, panels.items(), strict=False):
-        of_class = np.zeros(len(points), int) if labels is None else np.asarray(labels)
-        order = np.random.default_rng(0).permutation(len(points))
-        size = float(np.clip(3000 / len(points), 2, 12))
-        ax.scatter(*points[order].T, s=size, c=colours[of_class[order]], linewidths=0)
+        _draw_points(ax, points, labels, float(np.clip(3000 / len(points), 2, 12)))
         ax.set_title(name)
         ax.set(xticks=[], yticks=[])
     if labels is not None and len(classes) <= NAMED_CLASSES:
-        dots = [axes[0].scatter([], [], s=16, c=colours[i], label=n) for i, n in enumerate(classes)]
+        named = zip(classes, cycle(OKABE_ITO), strict=False)
+        dots = [axes[0].scatter([], [], s=16, c=colour, label=n) for n, colour in named]
         fig.legend(handles=dots, ncols=max(4, 2 * columns), loc="outside lower center")
     fig.suptitle(title)
     return fig

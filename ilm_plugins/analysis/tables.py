@@ -145,8 +145,8 @@ class _ReportWriter:
         PREFIX_by_image.png. ``distances`` (images) are their distances from the mean of all images.
         """
         numbers = [
-            (*of, self._one_number(v if self.prefix == "ratios" else v - v.mean(0)))
-            for *of, v in self.values
+            (layer, quantity, self._one_number(v if self.prefix == "ratios" else v - v.mean(0)))
+            for layer, quantity, v in self.values
         ]
         table = np.ma.stack([n for *_, n in numbers], 1).filled(np.nan).tolist()
         named = zip(self._names_and_classes(), distances.tolist(), table, strict=True)
@@ -177,8 +177,8 @@ class _ReportWriter:
         rows, distances = [], []
         for layer, quantity, values in self.values:
             of_classes = [values[labels == i] for i in present]
-            moves = np.ma.stack([v.mean(0) for v in of_classes]) - values.mean(0)
-            far = self._one_number(moves)
+            deviations = np.ma.stack([v.mean(0) for v in of_classes]) - values.mean(0)
+            far = self._one_number(deviations)
             distances.append((layer, quantity, far))
             rows += [
                 (layer, name, quantity, distance, *_statistics(v))
@@ -257,7 +257,7 @@ def write_ratios(
     """
     report = _ReportWriter(folder, "ratios", values_of(ratios), images, subject)
     report.write_layers()
-    of_images = by_quantity([(*of, v[:, 0]) for *of, v in report.values])
+    of_images = by_quantity([(layer, n, v[:, 0]) for layer, n, v in report.values])
     moments = {n: (v.mean(0), v.std(0)) for n, v in of_images.items()}
     fig = plots.by_layer(report.layers, {subject: moments}, "Mean ratios by layer")
     plots.save(fig, folder / "ratios_by_layer.png")
@@ -401,16 +401,13 @@ def _read_report(folder: Path) -> tuple[str, dict[str, dict[str, tuple[float, fl
     return subject, of_layers
 
 
-def embed(
-    features: np.ndarray, method: str = "pca", seed: int = 0
-) -> tuple[np.ndarray, tuple[str, str]]:
+def embed(features: np.ndarray, method: str = "pca") -> tuple[np.ndarray, tuple[str, str]]:
     """Map features to two dimensions.
 
     Args:
         features: (N, D) without NaN, N >= 3 and D >= 2.
         method: "pca", each component with its largest loading positive; or "tsne" (van der Maaten
-            and Hinton, JMLR 2008), which starts from the principal components.
-        seed: random seed of t-SNE; principal components have none.
+            and Hinton, JMLR 2008), which starts from the principal components, with random seed 0.
 
     Returns:
         Points (N, 2), and the labels of the two axes.
@@ -429,7 +426,7 @@ def embed(
         )
         return points, (first, second)
     perplexity = min(30.0, (len(features) - 1) / 3)
-    tsne = TSNE(init="pca", perplexity=perplexity, random_state=seed)
+    tsne = TSNE(init="pca", perplexity=perplexity, random_state=0)
     return tsne.fit_transform(features), ("t-SNE 1", "t-SNE 2")
 
 
@@ -439,8 +436,8 @@ def features_of(values: Values) -> np.ndarray:
     They are divided by the square root of their number in a layer, to weigh layers equally; masked
     values are 0.
     """
-    moves = [of_layer - of_layer.mean(0) for *_, of_layer in values]
-    return np.concatenate([m.filled(0) / math.sqrt(m.shape[1]) for m in moves], 1)
+    deviations = [of_layer - of_layer.mean(0) for *_, of_layer in values]
+    return np.concatenate([d.filled(0) / math.sqrt(d.shape[1]) for d in deviations], 1)
 
 
 def share_between_classes(features: np.ndarray, labels: Sequence[int]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torch.optim import Optimizer
 
 from ..errors import CheckpointError
@@ -124,28 +125,20 @@ def named(last: str | os.PathLike) -> str:
         raise CheckpointError(f"{str(last)!r} is not text; {NAME_ONE}") from None
 
 
-def copy_state(state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a shallow copy of a state dict, with torch's metadata and without a prefix of names.
+def copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a shallow copy of a state dict, with torch's metadata.
 
     The metadata, the attribute ``_metadata`` if there is one, has the version of each module. Torch
     takes a state dict without it for one of the oldest version.
 
     Args:
         state: names -> tensors; the copy has the same tensor objects.
-        prefix: text to remove from the beginning of names; a name without it stays.
     """
-    copy = OrderedDict((_without(prefix, name), value) for name, value in state.items())
+    copy = OrderedDict(state)
     versions = getattr(state, "_metadata", None)
     if versions is not None:
-        # Names in the metadata have no final dot, which the prefix has.
-        modules = ((_without(prefix, f"{name}."), version) for name, version in versions.items())
-        copy._metadata = OrderedDict((name.removesuffix("."), version) for name, version in modules)
+        copy._metadata = OrderedDict(versions)
     return copy
-
-
-def _without(prefix: str, name: Any) -> Any:
-    """Return a name without a prefix; a key that is not a string stays as it is."""
-    return name.removeprefix(prefix) if isinstance(name, str) else name
 
 
 #: Prefixes that DistributedDataParallel and torch.compile add to all names of a model.
@@ -162,11 +155,12 @@ def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
         model: the model that is to load the state dict; prefixes stay if any of the names is one of
             the model's own.
     """
+    state = copy_state(state)
     for prefix in _WRAPPERS * 2:  # wrappers may be nested in either order
-        wrapped = state and all(str(name).startswith(prefix) for name in state)
+        wrapped = all(str(name).startswith(prefix) for name in state)
         if wrapped and not model.state_dict().keys() & state.keys():
-            state = copy_state(state, prefix)
-    return copy_state(state)
+            consume_prefix_in_state_dict_if_present(state, prefix)
+    return state
 
 
 def unwrap_name(name: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .pickles import LEAST
+from .pickles import MIN_BUDGET
 
 #: dtypes without objects or fields, as numpy pickles name them: b1, i4, f8, c16, S3, U3.
 PLAIN = re.compile(r"b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d+")
@@ -108,7 +108,7 @@ def array(data: bytes | bytearray | str, dtype: Dtype, shape: tuple, order: str)
     # numpy copies elements of zero bytes one by one, however many; an empty array becomes large if
     # it is summed over an empty dimension.
     elements = prod(max(size, 1) for size in shape)
-    if elements > (max(len(data), LEAST) if dtype.dtype.itemsize else 1):
+    if elements > (max(len(data), MIN_BUDGET) if dtype.dtype.itemsize else 1):
         raise wrong
     whole = np.ndarray(shape, dtype.dtype, data, order=order)
     if whole.nbytes != len(data):

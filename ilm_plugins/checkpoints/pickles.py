@@ -18,13 +18,13 @@ from typing import Any, ClassVar
 
 import torch
 
-#: The contents may take LEAST bytes and this many times the size of their file. Decompressed
+#: The contents may take MIN_BUDGET bytes and this many times the size of their file. Decompressed
 #: records, expanded tensors, and strings (once for each reference) count, each by itself.
-TIMES = 100
-#: Number of bytes that the contents of any file may take; see TIMES.
-LEAST = 2**26
+MAX_EXPANSION = 100
+#: Number of bytes that the contents of any file may take; see MAX_EXPANSION.
+MIN_BUDGET = 2**26
 #: Maximum depth of containers within containers.
-LEVELS = 100
+MAX_DEPTH = 100
 
 #: The first number in a file of ``torch.save`` that is not a zip archive.
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -67,7 +67,7 @@ def check_pickle(path: Path) -> None:
 
     Raises:
         SizeError: the contents would take much more memory than the file: more than
-            TIMES * its size + LEAST bytes.
+            MAX_EXPANSION * its size + MIN_BUDGET bytes.
         UnpicklingError, EOFError, ValueError: the file is not a valid pickle.
         OSError: the file is missing or unreadable.
     """
@@ -145,14 +145,14 @@ def _check_stream(path: Path, pickles: int, first: int | None = None) -> Any:
 
 def _limit(what: str, found: int, size: int) -> None:
     """Raise SizeError if ``found`` bytes are too many for a file of ``size`` bytes."""
-    if found > TIMES * size + LEAST:
+    if found > MAX_EXPANSION * size + MIN_BUDGET:
         raise SizeError(f"{what} take {found:,} bytes, the file {size:,}")
 
 
 # Stand-ins for objects on the unpickler's stack; numbers, strings, lists, dicts and sets are real.
 
 
-class _Fixed:
+class _Immutable:
     """An object whose state a pickle may not set: the state of a tensor could give it any shape."""
 
     def __setstate__(self, state: Any) -> None:
@@ -160,7 +160,7 @@ class _Fixed:
 
 
 @dataclass(eq=False)
-class _Global(_Fixed):
+class _Global(_Immutable):
     """A class or function, by its module and name joined with a dot."""
 
     name: str
@@ -171,18 +171,18 @@ class _Global(_Fixed):
 
 
 @dataclass(eq=False)
-class _Storage(_Fixed):
+class _Storage(_Immutable):
     """A storage: the size in bytes of one element, and of all elements."""
 
     element: int
     size: int
 
 
-class _Tensor(_Fixed):
+class _Tensor(_Immutable):
     """A tensor or a parameter."""
 
 
-class _Tuple(_Fixed, tuple):
+class _Tuple(_Immutable, tuple):
     """A tuple or frozenset.
 
     Attributes:
@@ -193,11 +193,11 @@ class _Tuple(_Fixed, tuple):
     def __init__(self, items: Iterable[Any]) -> None:
         self.weight = 1 + sum(map(_weight, self))
         self.levels = 1 + max((getattr(item, "levels", 0) for item in self), default=0)
-        if self.levels > LEVELS:
-            raise SizeError(f"more than {LEVELS} levels of tuples")
+        if self.levels > MAX_DEPTH:
+            raise SizeError(f"more than {MAX_DEPTH} levels of tuples")
 
 
-class _Made:
+class _CallResult:
     """The result of a call; its weight and levels (see :class:`_Tuple`) are its arguments'."""
 
     def __init__(self, arguments: tuple) -> None:
@@ -334,15 +334,15 @@ class _Scan(pickle._Unpickler):
                 raise pickle.UnpicklingError("Can only make containers of other objects")
         if name.startswith("torch._utils.") or name.endswith(".Parameter"):
             return _Tensor()
-        return _Made(given)
+        return _CallResult(given)
 
     def _check_shape(self, storage: Any, shape: Any) -> None:
         """Add the bytes by which a tensor of this shape would exceed its storage to the file's sum.
 
         Raises:
             UnpicklingError: ``storage`` is no storage, or ``shape`` no tuple of integers >= 0.
-            SizeError: the sum over the file exceeds TIMES * its size + LEAST. An empty dimension
-                counts as 1.
+            SizeError: the sum over the file exceeds MAX_EXPANSION * its size + MIN_BUDGET. An empty
+                dimension counts as 1.
         """
         valid = isinstance(storage, _Storage) and isinstance(shape, tuple)
         if not valid or not all(type(n) is int and n >= 0 for n in shape):
@@ -351,7 +351,7 @@ class _Scan(pickle._Unpickler):
         expanded = storage.element * prod(max(n, 1) for n in shape)
         # Views that are not larger than their storage, such as tied parameters, take no memory.
         self.expanded += max(0, expanded - storage.size)
-        if self.expanded > TIMES * self.size + LEAST:
+        if self.expanded > MAX_EXPANSION * self.size + MIN_BUDGET:
             below = [value for stack in [*self.metastack, self.stack] for value in stack]
             key = next((value for value in reversed(below) if isinstance(value, str)), "a tensor")
             raise SizeError(
@@ -399,26 +399,26 @@ def _allowed_by_user() -> set[str]:
 def check_nesting(contents: Any) -> None:
     """Raise SizeError if recursive functions, such as a deep copy, may fail on a pickle's contents.
 
-    The contents must not have more than :data:`LEVELS` levels of containers, contain themselves, or
-    become far larger if a container is counted once for each reference to it.
+    The contents must not have more than :data:`MAX_DEPTH` levels of containers, contain themselves,
+    or become far larger if a container is counted once for each reference to it.
     """
     # id of a container -> its entries without and with those of nested containers, and its levels.
     measured: dict[int, tuple[int, int, int]] = {}
 
     def measure(value: Any, level: int) -> tuple[int, int, int]:
-        if id(value) not in measured and level <= LEVELS:
+        if id(value) not in measured and level <= MAX_DEPTH:
             held = _contained(value)
             inner = [measure(v, level + 1) for v in held if type(v) not in _CONSTANTS]
             entries = len(held) + sum(below for _, below, _ in inner)
             levels = 1 + max((levels for *_, levels in inner), default=0)
             measured[id(value)] = len(held), entries, levels
-        if level > LEVELS or measured[id(value)][2] > LEVELS:
-            raise SizeError(f"a container holds itself, or {LEVELS} levels of other containers")
+        if level > MAX_DEPTH or measured[id(value)][2] > MAX_DEPTH:
+            raise SizeError(f"a container holds itself, or {MAX_DEPTH} levels of other containers")
         return measured[id(value)]
 
     _, entries, _ = measure(contents, 1)
     single = sum(own for own, *_ in measured.values())
-    if entries > TIMES * single + 2**16:
+    if entries > MAX_EXPANSION * single + 2**16:
         raise SizeError(f"{single:,} entries, which by references become {entries:,}")
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -191,20 +192,15 @@ def _conversion(args: argparse.Namespace) -> Change:
     Raises:
         UserError: as in :func:`change_of`.
     """
-    if args.config_file is None and args.overrides:
-        raise UserError(
-            f"{' '.join(args.overrides)}: overrides are of a config; give --config-file"
-        )
-    if args.config_file is None and args.part:
-        raise UserError(f"--part {args.part}: parts are of a config's model; give --config-file")
-    if args.replacing and args.to is None:
-        raise UserError(f"--replacing {args.replacing}: it goes with --to; leave it out")
-    if args.recalibrate and args.config_file is None:
-        raise UserError(
-            f"--recalibrate {args.recalibrate}: statistics are of a model; give --config-file"
-        )
-    if args.batch_size and not args.recalibrate:
-        raise UserError(f"--batch-size {args.batch_size}: it goes with --recalibrate; leave it out")
+    for given, option, needed, other in (
+        (args.overrides, " ".join(args.overrides), args.config_file, "--config-file"),
+        (args.part, f"--part {args.part}", args.config_file, "--config-file"),
+        (args.recalibrate, f"--recalibrate {args.recalibrate}", args.config_file, "--config-file"),
+        (args.replacing, f"--replacing {args.replacing}", args.to, "--to"),
+        (args.batch_size, f"--batch-size {args.batch_size}", args.recalibrate, "--recalibrate"),
+    ):
+        if given and not needed:
+            raise UserError(f"{option} needs {other}; give that, too, or leave it out")
     if args.config_file is not None:
         if args.match:
             raise UserError("--match with --config-file: the config says which norms; leave it out")
@@ -329,12 +325,12 @@ def build_model(config_file: str, overrides: Sequence[str] = ()) -> nn.Module:
             installed, or its model cannot be built.
     """
     framework, args = config_args(config_file, overrides)
-    if framework == "mmengine":
-        from ..frameworks.openmmlab import train
-    else:
-        from ..frameworks.detectron2 import train
+    train = import_module(f"ilm_plugins.frameworks.{framework}.train")
     with building(f"the model of {config_file}"):
-        return train.build_model(args)
+        cfg = train.load_config(args)
+        if cfg.get("model", cfg.get("MODEL")) is None:
+            raise UserError(f"{config_file} does not define model; give a config of a model")
+        return train.model_of(cfg)
 
 
 def load_inference(config_file: str, overrides: Sequence[str] = (), device: str = "cpu") -> Any:
@@ -351,10 +347,7 @@ def load_inference(config_file: str, overrides: Sequence[str] = (), device: str 
     """
     framework, args = config_args(config_file, overrides)
     args.device = device
-    if framework == "mmengine":
-        from ..frameworks.openmmlab import analyze
-    else:
-        from ..frameworks.detectron2 import analyze
+    analyze = import_module(f"ilm_plugins.frameworks.{framework}.analyze")
     with building(f"the model of {config_file}"):
         return analyze.load(args)
 
@@ -368,7 +361,7 @@ def config_args(config_file: str, overrides: Sequence[str] = ()) -> tuple[str, a
             separate words for .yaml, "KEY=VALUE" for .py.
 
     Returns:
-        "detectron2" or "mmengine", and the parsed arguments of ``tools/train_net.py``.
+        "detectron2" or "openmmlab", and the parsed arguments of ``tools/train_net.py``.
 
     Raises:
         UserError: the config file is missing or neither .yaml nor .py, or its framework is not

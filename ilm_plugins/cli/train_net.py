@@ -27,8 +27,8 @@ MMENGINE = re.compile(
     r"|\bdict\([^()]*\btype=|[\"']type[\"']\s*:",
     re.MULTILINE,
 )
-#: Framework of a config -> the subpackage of ilm_plugins.frameworks that trains it.
-PACKAGES = {"detectron2": "detectron2", "mmengine": "openmmlab"}
+#: Framework of a config, a subpackage of ilm_plugins.frameworks -> the package that it needs.
+PACKAGES = {"detectron2": "detectron2", "openmmlab": "mmengine"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +72,7 @@ def start(args: argparse.Namespace) -> None:
     framework = framework_of(args.config_file)
     check_processes(args)
     check_framework(framework, args)
-    package = f"ilm_plugins.frameworks.{PACKAGES[framework]}"
+    package = f"ilm_plugins.frameworks.{framework}"
     with checkpoints.loading(unsafe=args.unsafe):
         cfg, folder, setting = importlib.import_module(f"{package}.checks").check(args)
         with lock_run_folder(folder, setting, args):
@@ -164,7 +164,7 @@ def framework_of(path: str) -> str:
     detectron2's.
 
     Returns:
-        "detectron2" or "mmengine".
+        "detectron2" or "openmmlab", which is MMEngine's.
 
     Raises:
         UserError: the file does not exist, or is neither .yaml nor .py.
@@ -178,7 +178,7 @@ def framework_of(path: str) -> str:
     code = Path(path).read_text(encoding="utf-8", errors="replace")
     if DETECTRON2.search(code) or not MMENGINE.search(code):
         return "detectron2"
-    return "mmengine"
+    return "openmmlab"
 
 
 def check_framework(framework: str, args: argparse.Namespace) -> None:
@@ -187,11 +187,11 @@ def check_framework(framework: str, args: argparse.Namespace) -> None:
     detectron2 supports neither ``--tta`` nor another ``--launcher`` than none.
 
     Args:
-        framework: "detectron2" or "mmengine".
+        framework: a key of PACKAGES.
         args: the parsed command line.
     """
-    if not installed(framework):
-        raise missing(args.config_file, framework)
+    if not installed(PACKAGES[framework]):
+        raise missing(args.config_file, PACKAGES[framework])
     if framework == "detectron2" and (args.tta or args.launcher != "none"):
         option = "--tta" if args.tta else f"--launcher {args.launcher}"
         raise UserError(

@@ -94,14 +94,12 @@ class Instance:
 
     Attributes:
         category: 1..4, one more than the position in `CLASSES`.
-        scale: a key of `SCALES`.
         corners: the outline's corners (x, y) in 1 / `UNITS` pixel, clockwise in the image; they may
             lie outside the image.
         texture: the pattern that fills the object.
     """
 
     category: int
-    scale: str
     corners: Corners
     texture: Texture
 
@@ -136,7 +134,7 @@ def make_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
     """Compose the scene of one image.
 
     Args:
-        seed: seed of the data set, 0 <= seed < 2**32.
+        seed: seed of the data set, at least 0.
         split: one of `SPLITS`.
         index: number of the image within its split, from 0.
         size: side of the image in pixels, at least `MIN_SIZE`.
@@ -145,9 +143,8 @@ def make_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
         A scene of 4 to 6 objects, each visible to at least 70 % of its area.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if the split is unknown, or seed or index is negative.
     """
-    _check_integers({"seed": seed, "index": index, "size": size})
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
     rng = _rng(seed, split, index, stream=0)
@@ -248,21 +245,25 @@ def write_shapes(
         root: folder that receives the folder `shapes`; made if missing.
         num_training, num_validation: numbers of images, at least 1.
         size: side of the images in pixels, at least `MIN_SIZE`.
-        seed: 0 <= seed < 2**32.
+        seed: at least 0.
         progress: yields the numbers of a split's images that it is given, and may report them.
 
     Returns:
         The folder ROOT/shapes.
 
     Raises:
-        ValueError: if an argument is out of its range, or ROOT/shapes holds this data set made with
-            other settings.
+        ValueError: if an argument is too small, or ROOT/shapes holds this data set made with other
+            settings.
         FileExistsError: if ROOT/shapes is something else. Nothing that exists is ever changed.
         OSError: if ROOT cannot be written.
     """
     counts = {"num_training": num_training, "num_validation": num_validation}
     settings = {"seed": seed, "size": size, **counts}
-    _check_integers(settings)
+    if seed < 0 or size < MIN_SIZE or min(counts.values()) < 1:
+        raise ValueError(
+            f"{_settings_text(settings)}; expected seed 0 or more, size {MIN_SIZE} or more, and at "
+            "least one image of each split"
+        )
     manifest = {"format": FORMAT_VERSION, **settings, "classes": list(CLASSES)}
     root = Path(root)
     folder = root / "shapes"
@@ -360,22 +361,6 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-#: Setting -> its least and largest value.
-_RANGES = {
-    **dict.fromkeys(("seed", "index"), (0, 2**32 - 1)),
-    "size": (MIN_SIZE, 2**16),
-    **dict.fromkeys(("num_training", "num_validation"), (1, 10**6)),
-}
-
-
-def _check_integers(settings: dict[str, int]) -> None:
-    """Raise ValueError unless each setting is an integer within its range in `_RANGES`."""
-    for name, value in settings.items():
-        low, high = _RANGES[name]
-        if not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"{name} is {value!r}; expected an integer from {low} to {high}")
-
-
 def _rng(seed: int, split: str, index: int, stream: int) -> np.random.Generator:
     """Return the random generator of one image: stream 0 for the scene, stream 1 for painting."""
     entropy = [seed, SPLITS.index(split), index]
@@ -395,7 +380,7 @@ def _place_objects(
         size: side of the image in pixels.
         background: the two RGB colours of the background, from which objects' colours keep apart.
     """
-    scales, ranges = zip(*SCALES.items(), strict=True)
+    ranges = [*SCALES.values()]
     count = rng.integers(_MIN_OBJECTS, _MAX_OBJECTS + 1)
     instances: list[Instance] = []
     visible: list[np.ndarray] = []
@@ -404,7 +389,7 @@ def _place_objects(
         if len(instances) == count:
             break
         category = int(rng.integers(len(CLASSES))) + 1
-        scale = rng.choice(len(scales), p=[weight for *_, weight in ranges])
+        scale = rng.choice(len(ranges), p=[weight for *_, weight in ranges])
         side = size * rng.uniform(*ranges[scale][:2])
         centre = rng.uniform(0.4 * side, size - 0.4 * side, 2)
         rotation = rng.uniform(-_MAX_ROTATION, _MAX_ROTATION)
@@ -422,7 +407,7 @@ def _place_objects(
             continue
         taken = [*background, *(other.texture.colours[0] for other in instances)]
         texture = _draw_texture(rng, taken, size)
-        instances.append(Instance(category, scales[scale], corners, texture))
+        instances.append(Instance(category, corners, texture))
         visible = masks
     return tuple(instances)
 

@@ -24,7 +24,6 @@ class RunSummary:
             hundredth of the iterations; see :func:`.curves.means`.
         seconds: duration of the training.
         metrics: test -> its metrics, by the framework's names.
-        checkpoint: path of the checkpoint that was tested, if nothing was trained.
         references: name of a trivial prediction -> its metrics, to compare with.
         images, recipe_images: number of training images of the run, and of the recipe; None if
             unknown.
@@ -35,7 +34,6 @@ class RunSummary:
     curve: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     metrics: Mapping[Test, dict[str, float]] = field(default_factory=dict)
-    checkpoint: str | None = None
     references: Mapping[str, dict[str, float]] = field(default_factory=dict)
     images: int | None = None
     recipe_images: int | None = None

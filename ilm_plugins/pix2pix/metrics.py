@@ -1,7 +1,8 @@
 """Metrics of image translation: RMSE, SSIM, LPIPS and L1 between outputs and targets.
 
 Each compares two RGB images of 0..255; the result of a data set is the mean over its images.
-torchmetrics (:mod:`torchmetrics.functional`) computes them, and is imported when first used::
+torchmetrics (:mod:`torchmetrics.functional`) computes SSIM and LPIPS; it is imported when first
+used::
 
     rmse   root of the mean squared difference over all pixels and channels, in grey levels;
            over the RGB vectors of all pixels, by the squared norm of their difference, it is
@@ -26,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .. import checkpoints
 from ..data.images import read_image
@@ -41,17 +43,12 @@ Measure = Callable[[Tensor, Tensor], float]
 
 def rmse(output: Tensor, target: Tensor) -> float:
     """Root mean squared difference of two images, (3, H, W), in grey levels of 0..255."""
-    from torchmetrics.functional import mean_squared_error
-
-    output, target = (x.float().contiguous() for x in (output, target))
-    return mean_squared_error(output, target, squared=False).item()
+    return F.mse_loss(output.float(), target.float()).sqrt().item()
 
 
 def l1(output: Tensor, target: Tensor) -> float:
     """Mean absolute difference of two images, (3, H, W), in grey levels of 0..255."""
-    from torchmetrics.functional import mean_absolute_error
-
-    return mean_absolute_error(output.float().contiguous(), target.float().contiguous()).item()
+    return F.l1_loss(output.float(), target.float()).item()
 
 
 def ssim(output: Tensor, target: Tensor) -> float:

@@ -121,8 +121,7 @@ class UNetGenerator(nn.Module):
         size: side of the images in pixels, a power of 2, used only for the default depth.
         depth: number of layers down, at least 2; default: log2(size), down to one pixel.
         norm_cfg: config of the norms; None for no norms.
-        dropout: probability of dropout in the innermost layers up; 0 for no dropout.
-        dropout_blocks: number of layers up with dropout.
+        dropout: probability of dropout in the three innermost layers up; 0 for no dropout.
         dropout_in_evaluation: whether dropout is active in evaluation too, as in the paper; see
             :class:`SteadyDropout`.
 
@@ -141,7 +140,6 @@ class UNetGenerator(nn.Module):
         depth: int | None = None,
         norm_cfg: dict | None = INSTANCE_NORM,
         dropout: float = 0.5,
-        dropout_blocks: int = 3,
         dropout_in_evaluation: bool = False,
     ) -> None:
         super().__init__()
@@ -165,7 +163,7 @@ class UNetGenerator(nn.Module):
         self.up = nn.ModuleList()
         for i, channels in enumerate([*reversed(widths[:-1]), out_channels]):
             last = i == depth - 1
-            drops = dropout > 0 and i < dropout_blocks and not last
+            drops = dropout > 0 and i < 3 and not last
             drop = SteadyDropout(dropout, dropout_in_evaluation) if drops else nn.Identity()
             norm = None if last else norm_cfg
             layers = _conv_and_norm(nn.ConvTranspose2d, in_channels, channels, norm)

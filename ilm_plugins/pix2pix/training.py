@@ -159,26 +159,15 @@ class ParallelNetworks(nn.Module):
 
     Args:
         module: the model.
-        find_unused_parameters, broadcast_buffers: options of DistributedDataParallel.
         device_ids: ignored; each process has one device, the model's.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        find_unused_parameters: bool = False,
-        broadcast_buffers: bool = False,
-        device_ids: list[int] | None = None,
-    ) -> None:
+    def __init__(self, module: nn.Module, device_ids: list[int] | None = None) -> None:
         super().__init__()
         self.module = module
         # A plain dict keeps them out of this wrapper's modules, and so of its state dict.
         self.parallel = {
-            name: DistributedDataParallel(
-                network,
-                find_unused_parameters=find_unused_parameters,
-                broadcast_buffers=broadcast_buffers,
-            )
+            name: DistributedDataParallel(network, broadcast_buffers=False)
             for name, network in module.named_children()
             if any(p.requires_grad for p in network.parameters())
         }

@@ -103,9 +103,9 @@ def cost(config: str) -> tuple[float, float]:
     """
     words = ["--config-file", str(ROOT / config), "--num-gpus", "0"]
     args = train_net.parser().parse_args(words)
-    train_net.check_framework("mmengine", args)
-    from ..frameworks.openmmlab.train import build_model
+    train_net.check_framework("openmmlab", args)
+    from ..frameworks.openmmlab import train
 
-    model = build_model(args)
+    model = train.model_of(train.load_config(args))
     operations = complexity.flops(model, torch.zeros(1, 3, 224, 224))
     return complexity.parameters(model) / 1e6, operations / 1e9

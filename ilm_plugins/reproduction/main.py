@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..checkpoints import loading
 from ..frameworks.command import add_traceback, command, example, positive
-from . import launch, record, registry, report, run
+from . import record, registry, report, run, run_settings
 from .registry import Cell, Table
 
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # Overrides may stand anywhere; taken out first, they are not read as values of options.
-    overrides = [word for word in words if launch.OVERRIDE.match(word)]
+    overrides = [word for word in words if run_settings.OVERRIDE.match(word)]
     args = parser().parse_args([word for word in words if word not in overrides])
     args.overrides = overrides
     with loading(unsafe=getattr(args, "unsafe", False)):
@@ -102,7 +102,9 @@ def parser() -> argparse.ArgumentParser:
         "WORK_DIR/reports; 'reports' is this project's own",
     )
     for each in (running, reporting):
-        each.add_argument("--work-dir", type=Path, default=launch.DEFAULT_WORK_DIR, metavar="DIR")
+        each.add_argument(
+            "--work-dir", type=Path, default=run_settings.DEFAULT_WORK_DIR, metavar="DIR"
+        )
     for each in (listing, running, reporting):
         add_traceback(each)
     return p
@@ -151,10 +153,10 @@ def _source(cell: Cell) -> str:
 
 
 def run_(args: argparse.Namespace) -> int:
-    """Train, test or compute the chosen cells; return the exit status of :func:`.run.perform`."""
+    """Train, test or compute the chosen cells; return the exit status of :func:`.run.run_all`."""
     options = run.Options(**{f.name: getattr(args, f.name) for f in fields(run.Options)})
     planned = run.plan(registry.find(args.table, args.cell), options)
-    return run.perform(planned, options)
+    return run.run_all(planned, options)
 
 
 def report_(args: argparse.Namespace) -> None:

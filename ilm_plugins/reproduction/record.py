@@ -17,13 +17,11 @@ from ..errors import DivergedError, UserError, missing, read_error
 from ..frameworks import installed
 from ..frameworks.run_summary import RunFolders, Test
 from . import registry
-from .launch import ERROR, Launch
 from .registry import ROOT, Cell
+from .run_settings import ERROR, RunSettings
 
 #: In the label of a run that has finished training but has not been tested.
 NO_FIGURE = "no figure yet"
-#: See :mod:`ilm_plugins.pix2pix.metrics`. The second is sqrt(3) times the first.
-RMSE, RGB_RMSE = "RMSE", "RMSE of RGB vectors"
 #: Largest number of characters in the name of a record's file, without ".json".
 LONGEST = 150
 
@@ -44,10 +42,10 @@ def framework(cell: Cell) -> RunFolders:
     if not Path(cell.file).is_file():
         raise UserError(f"{config} is not in {ROOT}; install ilm_plugins again")
     name = train_net.framework_of(cell.file)
-    package = {"mmengine": "openmmlab"}.get(name, name)
-    if not installed(name):
-        raise missing(config, name)
-    return import_module(f"ilm_plugins.frameworks.{package}.run_folder")
+    package = train_net.PACKAGES[name]
+    if not installed(package):
+        raise missing(config, package)
+    return import_module(f"ilm_plugins.frameworks.{name}.run_folder")
 
 
 def measures(cell: Cell) -> dict[str, registry.Measure]:
@@ -70,32 +68,35 @@ def tests(cell: Cell) -> list[Test]:
     return framework(cell).tests(cell.file, wanted)
 
 
-def batch(cell: Cell, launch: Launch) -> tuple[int | None, int | None]:
+def batch(cell: Cell, settings: RunSettings) -> tuple[int | None, int | None]:
     """Return the batch size of a run and that of its recipe, in images over all processes.
 
     The recipe is the config as published. Returns (None, None) for a cell that only tests. Of
-    ``launch``, the user's overrides and the number of processes are read.
+    ``settings``, the user's overrides and the number of processes are read.
 
     Raises:
         UserError: see :func:`framework`.
     """
     if cell.tests:
         return None, None
-    overrides = [*cell.overrides, *launch.given]
-    return framework(cell).batch(cell.file, overrides, launch.processes)
+    overrides = [*cell.overrides, *settings.given]
+    return framework(cell).batch(cell.file, overrides, settings.processes)
 
 
 def build(
-    cell: Cell, folder: Path, launch: Launch, before: Mapping[str, Any] | None = None
+    cell: Cell,
+    folder: Path,
+    settings: RunSettings,
+    parent_record: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Build the record of a run from the files in its folder; nothing is written.
 
     Args:
         cell: the table row that the run belongs to; it must have a config.
         folder: the run's output folder (MMEngine's work_dir, detectron2's OUTPUT_DIR).
-        launch: how the run was started.
-        before: the record of the run whose checkpoint this one starts from or tests, for the
-            label; None if there is none. Of it, table, cell and label are read.
+        settings: how the run was started.
+        parent_record: the record of the run whose checkpoint this one starts from or tests, for
+            the label; None if there is none. Of it, table, cell and label are read.
 
     Returns:
         The record, a JSON-ready dict; floats have six significant digits. Its "figures" lack the
@@ -108,7 +109,7 @@ def build(
     module, chosen = framework(cell), measures(cell)
     recipe, unit = module.length(cell.file)
     recipe = 0 if cell.tests else recipe
-    planned = 0 if cell.tests else launch.length or recipe
+    planned = 0 if cell.tests else settings.length or recipe
     found = module.summary(cell.file, folder, planned)
     figures = {name: m.read(found.metrics.get(m.options, {})) for name, m in chosen.items()}
     references = {
@@ -119,55 +120,54 @@ def build(
     # The tests of a backbone may not give the figures of its table.
     measured = bool(needed and {*needed} <= {*found.metrics})
     measured |= any(value is not None for value in figures.values())
-    own, whole = batch(cell, launch)
+    batch_size, recipe_batch_size = batch(cell, settings)
     result = {
         "table": cell.table,
         "cell": cell.name,
         "config": cell.config,
         "label": "",
-        "command": launch.command,
+        "command": settings.command,
         "unit": unit,
         "run": found.run,
         "planned": planned,
         "recipe": recipe,
-        "changes": launch.changes(module.HARMLESS),
-        "seed": launch.seed,
-        "miniature": launch.miniature,
+        "changes": settings.changes(module.HARMLESS),
+        "seed": settings.seed,
+        "miniature": settings.miniature,
         "images": found.images,
         "recipe images": found.recipe_images,
         "test images": found.test_images,
         "recipe test images": found.recipe_test_images,
-        "batch": own,
-        "recipe batch": whole,
-        "packed": any("PackedImages" in word for word in launch.overrides),
+        "batch": batch_size,
+        "recipe batch": recipe_batch_size,
+        "packed": any("PackedImages" in word for word in settings.overrides),
         "curve": found.curve,
         "seconds": found.seconds,
-        "tested": [*found.metrics],
-        "checkpoint": found.checkpoint,
         "figures": {name: value for name, value in figures.items() if value is not None},
         "references": references,
-        "device": launch.device,
-        "torch": launch.versions.get("torch"),
-        "versions": launch.versions,
-        "commit": launch.commit,
+        "device": settings.device,
+        "versions": settings.versions,
+        "commit": settings.commit,
     }
     error = read_error(folder / ERROR)
     if isinstance(error, DivergedError):
         result["diverged"] = str(error).partition(";")[0]  # without the advice
-    result["label"] = label(result, before, measured)
+    result["label"] = label(result, parent_record, measured)
     # As JSON keeps it, with rounded floats.
     return json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.6g}"))
 
 
 def label(
-    result: Mapping[str, Any], before: Mapping[str, Any] | None = None, measured: bool = True
+    result: Mapping[str, Any],
+    parent_record: Mapping[str, Any] | None = None,
+    measured: bool = True,
 ) -> str:
     """Describe how a run differs from the full recipe (the config as published), or "full recipe".
 
     Args:
         result: the record of the run; its "label" is not read.
-        before: the record of the run whose checkpoint this one starts from or tests; its label is
-            repeated unless it is "full recipe".
+        parent_record: the record of the run whose checkpoint this one starts from or tests; its
+            label is repeated unless it is "full recipe".
         measured: whether the run has a figure, or has made all tests of :func:`tests`, of which
             there is at least one. If not, a complete run is labelled :data:`NO_FIGURE`.
 
@@ -193,16 +193,18 @@ def label(
         words += [
             f"changed: {key}={_abbreviated(value)}" for key, value in result["changes"].items()
         ]
-        if before is not None and before["label"] != "full recipe":
-            words.append(f"from {before['table']} {before['cell']} ({before['label']})")
+        if parent_record is not None and parent_record["label"] != "full recipe":
+            parent = f"{parent_record['table']} {parent_record['cell']}"
+            words.append(f"from {parent} ({parent_record['label']})")
     words += [NO_FIGURE] * (not measured and run == planned)
     return ", ".join(words) or "full recipe"
 
 
-def _image_count_note(what: str, images: int | None, whole: int | None) -> list[str]:
+def _image_count_note(what: str, images: int | None, recipe_images: int | None) -> list[str]:
     """Note, in a list of at most one, that the number of images differs from the recipe's."""
-    known = images is not None and whole is not None
-    return [f"{what}{images} of {whole} images"] if known and images != whole else []
+    if None in (images, recipe_images) or images == recipe_images:
+        return []
+    return [f"{what}{images} of {recipe_images} images"]
 
 
 def _abbreviated(value: Any) -> str:
@@ -237,8 +239,6 @@ def describe(result: Mapping[str, Any]) -> str:
 def read(path: Path) -> dict[str, Any]:
     """Read a record from its file, whose path is in the error messages.
 
-    To records from before the measure "RMSE of RGB vectors" it is added, sqrt(3) times their RMSE.
-
     Raises:
         UserError: the file is not JSON, or names no known table and cell.
         OSError: the file is missing or unreadable.
@@ -246,9 +246,6 @@ def read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         registry.tables()[found["table"]].cells[found["cell"]]
-        for figures in (found["figures"], *found.get("references", {}).values()):
-            if figures.get(RMSE) is not None and RGB_RMSE not in figures:
-                figures[RGB_RMSE] = float(f"{3**0.5 * figures[RMSE]:.6g}")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no record of a run ({error!r}); remove it") from error
     return found
@@ -331,9 +328,9 @@ def _file_stem(result: dict[str, Any]) -> str:
     words = [cell.table, cell.folder.name]
     words += [] if result["seed"] is None else [f"seed{result['seed']}"]
     words += [] if result["label"] in ("full recipe", "computed") else [result["label"]]
-    whole = "-".join(words)
-    name = re.sub(r"[^\w.+-]+", "-", whole).strip("-")
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{_digest(whole)}"
+    full_name = "-".join(words)
+    name = re.sub(r"[^\w.+-]+", "-", full_name).strip("-")
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{_digest(full_name)}"
 
 
 def _digest(text: str) -> str:

@@ -199,7 +199,7 @@ def cells() -> list[Cell]:
     return [cell for table in tables().values() for cell in table.cells.values()]
 
 
-def home(cell: Cell) -> Cell:
+def canonical_cell(cell: Cell) -> Cell:
     """Return the first cell with the same experiment, in whose folder the runs are saved."""
     if cell.config is None:
         return cell

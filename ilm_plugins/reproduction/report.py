@@ -17,7 +17,7 @@ from . import record, registry
 from .registry import Cell, Table
 
 #: Labels of runs whose figures stand in the same row as the paper's.
-WHOLE = {"full recipe", "computed"}
+FULL_LABELS = {"full recipe", "computed"}
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", "seeds", "trained", "device", "commit")
 HEAD = """\
 Written by `python -m ilm_plugins reproduce report` from [records](records) of runs, which
@@ -82,7 +82,7 @@ def by_cell(folder: Path) -> Groups:
 
 def _groups_of(cell: Cell, groups: Groups) -> list[Records]:
     """Return the groups of a cell's runs, which may be saved as those of another cell."""
-    return groups.get(registry.home(cell).id, [])
+    return groups.get(registry.canonical_cell(cell).id, [])
 
 
 def draw(table: Table, groups: Groups, folder: Path) -> bool:
@@ -146,9 +146,9 @@ def _count_cells(table: Table, groups: Groups) -> str:
         return _source(table) or "-"
     cells = table.cells.values()
     labels = [{group[0]["label"] for group in _groups_of(cell, groups)} for cell in cells]
-    whole = sum(bool(found & WHOLE) for found in labels)
-    rest = sum(bool(found) for found in labels) - whole
-    words = f"{whole} of {len(cells)}" if whole or rest else f"not run ({len(cells)})"
+    full = sum(bool(found & FULL_LABELS) for found in labels)
+    rest = sum(bool(found) for found in labels) - full
+    words = f"{full} of {len(cells)}" if full or rest else f"not run ({len(cells)})"
     return words + f", {rest} shortened or otherwise changed" * bool(rest)
 
 
@@ -194,7 +194,7 @@ def _table_lines(table: Table, groups: Groups) -> list[str]:
         paper = ", ".join(filter(None, [paper, cell.says]))
         first, changed = _markdown_row(cell.name, "not run", paper), []
         for group in _groups_of(cell, groups):
-            if group[0]["label"] in WHOLE:
+            if group[0]["label"] in FULL_LABELS:
                 first = _group_row(table, cell.name, group, paper, cell.paper)
                 continue
             changed.append(_group_row(table, f"{cell.name}, ours", group))
@@ -346,7 +346,7 @@ def curves_against(table: Table, groups: Groups) -> dict[str, tuple[list, list]]
             paper.append((int(at), cell.paper[0]))
             for group in _groups_of(cell, groups):
                 values = _values(group, shown.measures[0])
-                if group[0]["label"] in WHOLE and values:
+                if group[0]["label"] in FULL_LABELS and values:
                     ours.append((int(at), mean(values)))
     if not any(ours for _, ours in found.values()):
         return {}
@@ -374,8 +374,8 @@ def compared_norms(
             network, _, norm = cell.name.rpartition("/")
             norm, paper = norm.removeprefix("Sync"), cell.paper[0]
             if norm in table.compares and paper is not None and cell.says is None:
-                whole = [g for g in _groups_of(cell, groups) if g[0]["label"] in WHOLE]
-                ours = [v for group in whole for v in _values(group, shown.measures[0])]
+                full = [g for g in _groups_of(cell, groups) if g[0]["label"] in FULL_LABELS]
+                ours = [v for group in full for v in _values(group, shown.measures[0])]
                 label = f"{network}\n{shown.number}"
                 found.setdefault(label, {})[norm] = (paper, mean(ours) if ours else None)
     return found

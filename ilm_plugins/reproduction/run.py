@@ -24,9 +24,9 @@ from ..errors import ERROR_FILE, RunError, UnexpectedError, UserError, read_erro
 from ..frameworks.command import explain
 from ..frameworks.output_folder import check_output
 from ..frameworks.run_summary import RunFolders
-from . import launch, record, registry
-from .launch import Launch
+from . import record, registry, run_settings
 from .registry import Cell
+from .run_settings import RunSettings
 
 RECORD = "record.json"
 #: Seconds from one line of progress to the next.
@@ -60,7 +60,7 @@ class Options:
     miniature: bool = False
     data: str | None = None
     augment_batches: bool = False
-    work_dir: Path = launch.DEFAULT_WORK_DIR
+    work_dir: Path = run_settings.DEFAULT_WORK_DIR
     overrides: Sequence[str] = ()
     unsafe: bool = False
 
@@ -121,23 +121,23 @@ class Run:
         recipe, unit = self.framework.length(self.cell.file)
         if self.cell.tests:
             return 0, unit
-        given = 2 if self.options.miniature else getattr(self.options, unit)
-        return given or recipe, unit
+        chosen = 2 if self.options.miniature else getattr(self.options, unit)
+        return chosen or recipe, unit
 
     @property
-    def before(self) -> "Run | None":
+    def parent_run(self) -> "Run | None":
         """The run of the same seed whose checkpoint this one tests or starts from, or None.
 
         Miniatures, and runs with an override that names the checkpoint, start from no other run.
         Cells that only test have one in any case: the run that they test.
         """
         setting = self.framework.PRETRAINED
-        given = any(word.startswith(f"{setting}=") for word in self.options.overrides)
-        starts_from = None if self.options.miniature or given else self.cell.starts_from
+        overridden = any(word.startswith(f"{setting}=") for word in self.options.overrides)
+        starts_from = None if self.options.miniature or overridden else self.cell.starts_from
         other = self.cell.tests or starts_from
         if other is None:
             return None
-        return Run(registry.home(registry.find_cell(other)), self.seed, self.options)
+        return Run(registry.canonical_cell(registry.find_cell(other)), self.seed, self.options)
 
 
 class Stopped(Exception):
@@ -155,7 +155,7 @@ def plan(cells: Sequence[Cell], options: Options) -> list[Run | Cell]:
         options: the user's options; all runs keep them.
     """
     found: dict[str, Run | Cell] = {}
-    for cell in map(registry.home, cells):
+    for cell in map(registry.canonical_cell, cells):
         if cell.config:
             found |= {f"{cell.id} {seed}": Run(cell, seed, options) for seed in options.seeds}
         else:
@@ -163,8 +163,8 @@ def plan(cells: Sequence[Cell], options: Options) -> list[Run | Cell]:
     return list(found.values())
 
 
-def perform(planned: Sequence[Run | Cell], options: Options) -> int:
-    """Perform runs and compute cells, ``options.jobs`` at once; print their progress and results.
+def run_all(planned: Sequence[Run | Cell], options: Options) -> int:
+    """Train and test runs and compute cells, ``options.jobs`` at once; print progress and results.
 
     Each one's results go to record.json in its folder; ``options.work_dir`` is made if missing. A
     KeyboardInterrupt stops all runs. After a failure, the other runs go on.
@@ -181,44 +181,44 @@ def perform(planned: Sequence[Run | Cell], options: Options) -> int:
         Exception: an unexpected error in a run, after all others have ended.
     """
     check_output(str(options.work_dir), "--work-dir")
-    return asyncio.run(_perform_all(planned, options))
+    return asyncio.run(_run_all(planned, options))
 
 
-async def _perform_all(planned: Sequence[Run | Cell], options: Options) -> int:
-    """Do the work of :func:`perform`; cancellation terminates the subprocesses of all runs.
+async def _run_all(planned: Sequence[Run | Cell], options: Options) -> int:
+    """Do the work of :func:`run_all`; cancellation terminates the subprocesses of all runs.
 
     The time limit of ``options`` counts from this call.
     """
     deadline = time.monotonic() + 60 * options.minutes
-    jobs = asyncio.Semaphore(options.jobs)
+    slots = asyncio.Semaphore(options.jobs)
 
-    async def perform_one(one: Run | Cell) -> int:
-        async with jobs:
-            return await _perform_one(one, options, deadline)
+    async def run_job(job: Run | Cell) -> int:
+        async with slots:
+            return await _run_job(job, options, deadline)
 
     # An exception must not end this before all subprocesses are terminated.
-    statuses = await asyncio.gather(*map(perform_one, planned), return_exceptions=True)
+    statuses = await asyncio.gather(*map(run_job, planned), return_exceptions=True)
     for status in statuses:
         if isinstance(status, Exception):
             raise status
     return max(statuses)
 
 
-async def _perform_one(one: Run | Cell, options: Options, deadline: float) -> int:
-    """Perform one run or compute one cell, and print a line with its figures or its error.
+async def _run_job(job: Run | Cell, options: Options, deadline: float) -> int:
+    """Train and test a run, or compute a cell, and print a line with its figures or its error.
 
     ``deadline`` is when to stop, on the clock of ``time.monotonic``. Returns the exit status: 0,
     also if it was stopped, or that of the error, which is printed to stderr. An error that
     :func:`.explain` takes for unexpected is raised unchanged.
     """
-    name = one.id if isinstance(one, Cell) else one.name
+    computed = isinstance(job, Cell)
+    name = job.id if computed else job.name
     try:
-        computed = isinstance(one, Cell)
-        found = _compute(one, options) if computed else await _train_and_test(one, deadline)
+        found = _compute(job, options) if computed else await _train_and_test(job, deadline)
         print(f"{name}: {record.describe(found)}", flush=True)
     except Stopped:
-        (total, unit), (done, _) = one.length, one.framework.progress(one.folder)
-        state = "stopped" if one.folder.is_dir() else "not begun"
+        (total, unit), (done, _) = job.length, job.framework.progress(job.folder)
+        state = "stopped" if job.folder.is_dir() else "not begun"
         line = f"{name}: {state} at {done} of {total} {unit}; run the same command to go on"
         print(line, flush=True)
     except Exception as error:
@@ -248,7 +248,7 @@ def _compute(cell: Cell, options: Options) -> dict:
         "seed": None,
         "curve": [],
         "command": f"python -m ilm_plugins reproduce run {cell.table} {shlex.quote(cell.name)}",
-        "torch": torch.__version__,
+        "versions": {"torch": torch.__version__},
         "commit": environment.commit(),
     }
     record.write(found, options.work_dir / cell.folder / RECORD)
@@ -266,21 +266,21 @@ async def _train_and_test(run: Run, deadline: float) -> dict:
         unless the folder holds no run yet.
 
     Raises:
-        Stopped, UserError, RunError: see :func:`_execute`, :func:`_current_launch`,
+        Stopped, UserError, RunError: see :func:`_execute`, :func:`_current_settings`,
             :func:`_check_batch` and :func:`_check_same_settings`.
     """
-    now, (total, _) = _current_launch(run), run.length
-    _check_batch(run, now)
-    _check_same_settings(run, now)
+    settings, (total, _) = _current_settings(run), run.length
+    _check_batch(run, settings)
+    _check_same_settings(run, settings)
     try:
         if total and not run.framework.complete(run.folder, total):
-            await _execute(run, now, ["--resume"], deadline)
-        needed = _tests_to_do(run, now)
+            await _execute(run, settings, ["--resume"], deadline)
+        needed = _tests_to_do(run, settings)
         for options in needed:
             resume = [] if run.cell.tests else ["--resume"]
-            await _execute(run, now, ["--eval-only", *resume, *options], deadline)
+            await _execute(run, settings, ["--eval-only", *resume, *options], deadline)
         if run.cell.tests and needed:
-            _write_launch(run, now)
+            _write_settings(run, settings)
     except BaseException:
         with suppress(UserError):
             _write_record(run)
@@ -308,24 +308,25 @@ def _build_record(run: Run) -> dict:
     Raises:
         UserError: the folder holds no run of tools/reproduce.py.
     """
-    started = launch.read(run.folder)
-    if started is None:
-        raise UserError(f"{run.folder} has no {launch.FILE}, so no run of the command reproduce")
-    before = None
-    if run.before is not None:
-        cell = run.before.cell
+    settings, parent_record = run_settings.read(run.folder), None
+    if settings is None:
+        raise UserError(
+            f"{run.folder} has no {run_settings.FILE}, so no run of the command reproduce"
+        )
+    if run.parent_run is not None:
+        cell = run.parent_run.cell
         # Only the checkpoint of that run may be left.
-        before = {"table": cell.table, "cell": cell.name, "label": "no record"}
+        parent_record = {"table": cell.table, "cell": cell.name, "label": "no record"}
         with suppress(UserError):
-            before = _build_record(run.before)
-    return record.build(run.cell, run.folder, started, before)
+            parent_record = _build_record(run.parent_run)
+    return record.build(run.cell, run.folder, settings, parent_record)
 
 
-def _tests_to_do(run: Run, now: Launch) -> list[tuple[str, ...]]:
+def _tests_to_do(run: Run, settings: RunSettings) -> list[tuple[str, ...]]:
     """List the tests that the table's figures need and that have not been made yet.
 
-    If the run only tests, all tests are needed again after a change of settings (``now`` compared
-    with the run's launch.json) or of the tested checkpoint.
+    If the run only tests, all tests are needed again after a change of settings (``settings``
+    compared with the run's launch.json) or of the tested checkpoint.
 
     Returns:
         For each test, its options of tools/train_net.py.
@@ -335,15 +336,16 @@ def _tests_to_do(run: Run, now: Launch) -> list[tuple[str, ...]]:
     """
     needed, checkpoint = record.tests(run.cell), None
     if needed and run.cell.tests:
-        checkpoint, started = _complete_checkpoint(run.before), launch.read(run.folder)
-        if started is None or _changed_settings(run, started, now):
+        checkpoint = _complete_checkpoint(run.parent_run)
+        saved_settings = run_settings.read(run.folder)
+        if saved_settings is None or _changed_settings(run, saved_settings, settings):
             return needed
     made = run.framework.tests_made(run.folder, checkpoint)
     return [options for options in needed if options not in made]
 
 
 def _overrides(run: Run) -> list[str]:
-    """Return the config overrides with which tools/train_net.py performs a run, the user's last.
+    """Return the config overrides with which tools/train_net.py makes a run, the user's last.
 
     For a miniature, the generated images are written if they are missing.
 
@@ -369,27 +371,27 @@ def _overrides(run: Run) -> list[str]:
             words += module.shortened(config, length)
     if options.augment_batches and not run.cell.tests:
         words += module.augmenting_batches(config)
-    if run.before is not None:
+    if run.parent_run is not None:
         uses = module.testing if run.cell.tests else module.starting_from
-        words += uses(_complete_checkpoint(run.before))
+        words += uses(_complete_checkpoint(run.parent_run))
     return words + module.spelled(options.overrides)
 
 
-def _check_batch(run: Run, now: Launch) -> None:
+def _check_batch(run: Run, settings: RunSettings) -> None:
     """Raise UserError unless the batch size over all processes is that of the recipe.
 
-    Miniatures pass, and so do runs with the override auto_scale_lr.enable=True. ``now`` is how the
-    run is started.
+    Miniatures pass, and so do runs with the override auto_scale_lr.enable=True.
     """
-    scaled = "auto_scale_lr.enable=True" in [*run.cell.overrides, *now.given]
-    own, whole = record.batch(run.cell, now)
-    if own != whole and not (scaled or run.options.miniature):
-        each = own // now.processes
+    scaled = "auto_scale_lr.enable=True" in [*run.cell.overrides, *settings.given]
+    batch_size, recipe_batch_size = record.batch(run.cell, settings)
+    if batch_size != recipe_batch_size and not (scaled or run.options.miniature):
+        processes = settings.processes
+        each = batch_size // processes
         raise UserError(
-            f"{run.cell.id} is for batches of {whole} images; {now.processes} x {each} are {own}; "
-            f"give --num-gpus {max(1, whole // each)}, or train_dataloader.batch_size="
-            f"{max(1, whole // now.processes)}, or auto_scale_lr.enable=True for another learning "
-            "rate"
+            f"{run.cell.id} is for batches of {recipe_batch_size} images; {processes} x {each} are "
+            f"{batch_size}; give --num-gpus {max(1, recipe_batch_size // each)}, or "
+            f"train_dataloader.batch_size={max(1, recipe_batch_size // processes)}, or "
+            "auto_scale_lr.enable=True for another learning rate"
         )
 
 
@@ -409,21 +411,21 @@ def _complete_checkpoint(run: Run) -> str:
     return checkpoint
 
 
-def _check_same_settings(run: Run, now: Launch) -> None:
+def _check_same_settings(run: Run, settings: RunSettings) -> None:
     """Raise UserError if the folder has a run that was begun with other or unknown settings.
 
-    ``now`` is how the run is to be started. A folder without a checkpoint passes.
+    ``settings`` are those of the new start. A folder without a checkpoint passes.
     """
     begun, _ = run.framework.progress(run.folder)
     if not begun:
         return
-    started = launch.read(run.folder)
-    if started is None:
+    saved_settings = run_settings.read(run.folder)
+    if saved_settings is None:
         raise UserError(
-            f"{run.folder} holds a run whose settings are unknown: no {launch.FILE}; "
+            f"{run.folder} holds a run whose settings are unknown: no {run_settings.FILE}; "
             "give another --work-dir"
         )
-    other = _changed_settings(run, started, now)
+    other = _changed_settings(run, saved_settings, settings)
     if other:
         raise UserError(
             f"{run.folder} was begun with other settings ({', '.join(other)}); give those that it "
@@ -431,15 +433,15 @@ def _check_same_settings(run: Run, now: Launch) -> None:
         )
 
 
-def _current_launch(run: Run) -> Launch:
-    """Return how a run is started now; commit, versions and device stay unset.
+def _current_settings(run: Run) -> RunSettings:
+    """Return the settings with which a run is started now; commit, versions and device stay unset.
 
     For a miniature, the generated images are written if they are missing.
 
     Raises:
         UserError: see :func:`_overrides`.
     """
-    return Launch(
+    return RunSettings(
         command=run.command,
         overrides=_overrides(run),
         given=list(run.options.overrides),
@@ -451,13 +453,13 @@ def _current_launch(run: Run) -> Launch:
     )
 
 
-def _changed_settings(run: Run, started: Launch, now: Launch) -> list[str]:
+def _changed_settings(run: Run, saved_settings: RunSettings, settings: RunSettings) -> list[str]:
     """Return the overrides that differ between two starts of a run.
 
     Args:
         run: the run.
-        started: how it was started before.
-        now: how it is started now.
+        saved_settings: those with which it was started before.
+        settings: those with which it is started now.
 
     Returns:
         Overrides that only one of the two has, or all former ones as one text if only their order
@@ -465,33 +467,34 @@ def _changed_settings(run: Run, started: Launch, now: Launch) -> list[str]:
         settings. A cell's own overrides are ignored, because earlier versions of this package had
         them in the config files.
     """
-    own = run.framework.spelled(run.cell.overrides)
-    before, after = started.settings(own), now.settings(own)
-    other = sorted({*before} ^ {*after}) or [" ".join(before)] * (before != after)
-    same_batch = record.batch(run.cell, started) == record.batch(run.cell, now)
-    return other if same_batch else [*other, f"--num-gpus {started.processes}"]
+    of_cell = run.framework.spelled(run.cell.overrides)
+    saved, current = (s.comparable(of_cell) for s in (saved_settings, settings))
+    other = sorted({*saved} ^ {*current}) or [" ".join(saved)] * (saved != current)
+    same_batch = record.batch(run.cell, saved_settings) == record.batch(run.cell, settings)
+    return other if same_batch else [*other, f"--num-gpus {saved_settings.processes}"]
 
 
-def _write_launch(run: Run, now: Launch) -> None:
-    """Write ``now`` with commit, versions and device to launch.json in a run's folder.
+def _write_settings(run: Run, settings: RunSettings) -> None:
+    """Write settings with commit, versions and device to launch.json in a run's folder.
 
-    If the folder has a checkpoint, the commits of earlier starts come first. ``now`` itself is
+    If the folder has a checkpoint, the commits of earlier starts come first. ``settings`` itself is
     unchanged.
     """
     begun, _ = run.framework.progress(run.folder)
-    started = launch.read(run.folder) if begun else None
-    commits = [*((started and started.commit) or "").split(", "), environment.commit()]
+    saved_settings = run_settings.read(run.folder) if begun else None
+    earlier = saved_settings.commit if saved_settings else None
+    commits = [*(earlier or "").split(", "), environment.commit()]
     packages = ("detectron2", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain")
     found = replace(
-        now,
+        settings,
         commit=", ".join(dict.fromkeys(filter(None, commits))) or None,
-        versions=launch.versions(*packages),
-        device=launch.device(run.options.num_gpus),
+        versions=run_settings.versions(*packages),
+        device=run_settings.device(run.options.num_gpus),
     )
-    launch.write(found, run.folder)
+    run_settings.write(found, run.folder)
 
 
-async def _execute(run: Run, now: Launch, words: list[str], deadline: float) -> None:
+async def _execute(run: Run, settings: RunSettings, words: list[str], deadline: float) -> None:
     """Run tools/train_net.py in a subprocess and wait for it; its output is added to output.log.
 
     Prints one line with the kind of work and the path of output.log; then, every :data:`PROGRESS`
@@ -503,7 +506,7 @@ async def _execute(run: Run, now: Launch, words: list[str], deadline: float) -> 
 
     Args:
         run: the run, whose folder is made if missing.
-        now: how it is started.
+        settings: those with which it is started.
         words: further options, such as --resume.
         deadline: when to stop, on the clock of ``time.monotonic``.
 
@@ -514,7 +517,7 @@ async def _execute(run: Run, now: Launch, words: list[str], deadline: float) -> 
     """
     if time.monotonic() >= deadline:
         raise Stopped
-    options, log, failed = run.options, run.folder / "output.log", run.folder / launch.ERROR
+    options, log, failed = run.options, run.folder / "output.log", run.folder / run_settings.ERROR
     command = [sys.executable, "-m", "ilm_plugins", "train", "--config-file", run.cell.file]
     command += [] if options.num_gpus is None else ["--num-gpus", str(options.num_gpus)]
     command += ["--unsafe"] if options.unsafe else []
@@ -523,12 +526,12 @@ async def _execute(run: Run, now: Launch, words: list[str], deadline: float) -> 
     run.folder.mkdir(parents=True, exist_ok=True)
     failed.unlink(missing_ok=True)
     if not run.cell.tests:
-        _write_launch(run, now)
+        _write_settings(run, settings)
     print(f"{run.name}: {_describe_work(run, words)}; its log is {log}", flush=True)
     with log.open("ab") as output:
         shown = _last_line(log)
         process = subprocess.Popen(
-            [*command, *words, *now.overrides],
+            [*command, *words, *settings.overrides],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment, ERROR_FILE: str(failed)},

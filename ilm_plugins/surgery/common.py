@@ -1,9 +1,12 @@
-"""Shared by the conversion of models and of state dicts: options, matching of names, reports."""
+"""Shared by conversions and analysis: options, matching of names, reports, evaluation mode."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+
+from torch import nn
 
 from ..layers import NORMS, OptionError
 from ..layers.options import check_choice, check_known
@@ -12,8 +15,8 @@ from ..layers.options import check_choice, check_known
 Match = str | Sequence[str] | None
 
 #: Key of a layer -> the plain norm that it replaces, and that norm's options which the layer keeps.
-#: See :func:`replaced` for BatchNorm, which every layer can replace.
-REPLACES = {
+#: See :func:`source_norm` for BatchNorm, which every layer can replace.
+SOURCE_NORMS = {
     "ILMGN": ("GN", ("num_groups", "eps")),
     "ILMIN": ("IN", ("eps",)),
     "ILMLN": ("GN", ("eps",)),
@@ -87,17 +90,17 @@ def check_match(match: Match, names: Iterable[str]) -> None:
         )
 
 
-def replaced(to: str, replacing: str | None) -> tuple[str, tuple[str, ...]]:
+def source_norm(to: str, replacing: str | None) -> tuple[str, tuple[str, ...]]:
     """Return the plain norm that a layer replaces, and that norm's options which the layer keeps.
 
     Args:
-        to: key of the layer, one of :data:`REPLACES`.
-        replacing: the plain norm: None for that of :data:`REPLACES`, or "BN".
+        to: key of the layer, one of :data:`SOURCE_NORMS`.
+        replacing: the plain norm: None for that of :data:`SOURCE_NORMS`, or "BN".
 
     Raises:
         OptionError: the layer does not replace this norm.
     """
-    plain, kept = REPLACES[to]
+    plain, kept = SOURCE_NORMS[to]
     if replacing in (None, plain):
         return plain, kept
     check_choice("convert", "replacing", replacing, dict.fromkeys((plain, "BN")))
@@ -116,13 +119,13 @@ def check_layer(
         to: key of the layer in :data:`~ilm_plugins.NORMS`.
         options: for the layer's constructor. Not allowed are num_channels, device and dtype, whose
             values come from each norm, and another ``init`` than "identity".
-        replacing: see :func:`replaced`.
-        of_model: whether a model is converted; the options in :data:`REPLACES`, such as eps and
+        replacing: see :func:`source_norm`.
+        of_model: whether a model is converted; the options in :data:`SOURCE_NORMS`, such as eps and
             num_groups, then also come from each norm and are not allowed.
     """
-    check_choice("convert", "to", to, REPLACES)
+    check_choice("convert", "to", to, SOURCE_NORMS)
     check_known(NORMS[to], options)
-    of_norm = replaced(to, replacing)[1]
+    of_norm = source_norm(to, replacing)[1]
     kept = *(of_norm if of_model else ()), "num_channels", "device", "dtype"
     given = [name for name in kept if name in options]
     if given:
@@ -131,3 +134,15 @@ def check_layer(
         raise OptionError(
             f"init={options['init']!r} would not go on from where a norm is; leave it out"
         )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Set a model to evaluation mode, and restore the mode of each module at exit."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -15,8 +15,8 @@ from ..layers import NORMS, ILMInstanceNorm, OptionError, SparseSwitchNorm, Swit
 from ..layers.base import AdaptiveNorm
 from ..layers.mixture import MixtureNorm
 from ..layers.options import automatic, check_choice
-from .common import Match, Report, check_layer, check_match, matches, replaced
-from .rules import OF_BN, State, Unfit, adapt, describe_change
+from .common import Match, Report, check_layer, check_match, matches, source_norm
+from .rules import OF_BN, NotConvertible, State, adapt, describe_change
 
 #: Name of a plain norm -> its base class.
 BASES = {"GN": nn.GroupNorm, "IN": _InstanceNorm, "BN": _BatchNorm, "LN": nn.LayerNorm}
@@ -141,7 +141,7 @@ def _replace(
         model, match, where: see :func:`convert`.
         among: returns whether a module can be selected at all.
         build: returns the new module for a norm, given the norm and the options device and dtype;
-            raises Unfit or OptionError to keep the norm.
+            raises NotConvertible or OptionError to keep the norm.
 
     Returns:
         The model, changed in place, or the new module if the model itself is a norm; and the
@@ -163,19 +163,19 @@ def _replace(
             continue
         try:
             if "forward" in vars(old):
-                raise Unfit(
+                raise NotConvertible(
                     "its forward was replaced, which a layer would not know of; restore it first"
                 )
             built[old] = build(old, _factory_options(model, own_names[0]))
-        except (Unfit, OptionError) as error:
+        except (NotConvertible, OptionError) as error:
             report.left |= dict.fromkeys(own_names, str(error))
     for old, words in _drop_untied(built, model):
         report.left |= dict.fromkeys(names[old], words)
 
     made: dict[nn.Parameter, nn.Parameter] = {}
     for old, new in built.items():
-        for name, theirs, ours in _new_parameters(old, new):
-            setattr(new, name, made.setdefault(theirs, ours))
+        for name, old_param, new_param in _new_parameters(old, new):
+            setattr(new, name, made.setdefault(old_param, new_param))
         for name in names[old]:
             parent, _, attribute = name.rpartition(".")
             if name:
@@ -234,9 +234,9 @@ def _new_parameters(
     A parameter that old and new module share is not among them.
     """
     for name in ("weight", "bias"):
-        theirs, ours = (m._parameters.get(name) for m in (old, new))
-        if theirs is not None and theirs is not ours:
-            yield name, theirs, ours
+        old_param, new_param = (m._parameters.get(name) for m in (old, new))
+        if old_param is not None and old_param is not new_param:
+            yield name, old_param, new_param
 
 
 def _drop_untied(
@@ -337,10 +337,10 @@ def _layer_for(
         to, replacing, types, options: see :func:`convert`.
 
     Raises:
-        Unfit: the norm cannot be replaced exactly by this layer.
+        NotConvertible: the norm cannot be replaced exactly by this layer.
         OptionError: an option has an invalid value, also for this norm's number of channels.
     """
-    plain, of_norm = replaced(to, replacing)
+    plain, of_norm = source_norm(to, replacing)
     _check_replaceable(old, to, plain, types)
     of_old = {name: getattr(old, name, None) for name in of_norm}
     kept = {name: value for name, value in of_old.items() if value is not None}
@@ -367,7 +367,7 @@ def _layer_for(
 def _check_replaceable(
     module: nn.Module, to: str, plain: str, types: frozenset[type] | None
 ) -> None:
-    """Raise Unfit unless a module computes exactly the plain norm that the layer ``to`` replaces.
+    """Raise NotConvertible unless a module computes exactly the plain norm that ``to`` replaces.
 
     SSN replaces SN, too.
 
@@ -383,28 +383,30 @@ def _check_replaceable(
     if to == "SSN" and cls is SwitchNorm and (types is None or cls in types):
         return
     if isinstance(module, AdaptiveNorm):
-        raise Unfit(f"{cls.__name__} already")
+        raise NotConvertible(f"{cls.__name__} already")
     if family != plain:
         on_request = f"; {OF_BN}" if family == "BN" else ""
-        raise Unfit(f"{cls.__name__}, where {to} replaces {base}{on_request}")
+        raise NotConvertible(f"{cls.__name__}, where {to} replaces {base}{on_request}")
     if parametrize.is_parametrized(module):
-        raise Unfit(
+        raise NotConvertible(
             f"{cls.__name__}; first call torch.nn.utils.parametrize.remove_parametrizations"
         )
     if types is not None and cls not in types:
-        raise Unfit(f"{cls.__name__}, which is not among types")
+        raise NotConvertible(f"{cls.__name__}, which is not among types")
     if types is None and cls not in PLAIN and _path(cls) not in PLAIN_BY_NAME:
-        raise Unfit(
+        raise NotConvertible(
             f"{cls.__name__} derives from {base} and may compute something else; if it does not, "
             "name it in types"
         )
     has_statistics = getattr(module, "running_mean", None) is not None
     if plain == "IN" and has_statistics:
-        raise Unfit("with track_running_stats, evaluation does not use the instance's statistics")
+        raise NotConvertible(
+            "with track_running_stats, evaluation does not use the instance's statistics"
+        )
     if plain == "BN" and not has_statistics:
-        raise Unfit("without running statistics, evaluation uses the batch's")
+        raise NotConvertible("without running statistics, evaluation uses the batch's")
     if to == "ILMLN" and plain == "GN" and module.num_groups != 1:
-        raise Unfit(f"{module.num_groups} groups, where ILMLN has one; ILMGN keeps them")
+        raise NotConvertible(f"{module.num_groups} groups, where ILMLN has one; ILMGN keeps them")
 
 
 def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
@@ -420,7 +422,7 @@ def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
         dims: number of spatial dimensions of an InstanceNorm or BatchNorm.
 
     Raises:
-        Unfit: with its tensors the layer does not compute what a plain norm does.
+        NotConvertible: with its tensors the layer does not compute what a plain norm does.
     """
     state, c = dict(old.state_dict(keep_vars=True)), old.num_channels
     chosen = _chosen_by(old)
@@ -463,7 +465,7 @@ def _with_tensors_of(old: nn.Module, new: nn.Module, state: State) -> nn.Module:
         state: the norm's tensors by name, not yet converted.
 
     Raises:
-        Unfit: no rule converts the tensors to those of ``new``; see :func:`.rules.adapt`.
+        NotConvertible: no rule converts the tensors to those of ``new``; see :func:`.rules.adapt`.
     """
     trained = {name: p.requires_grad for name, p in old.named_parameters()}
     frozen = not trained and "weight" in old._buffers

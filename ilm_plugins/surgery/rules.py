@@ -13,7 +13,7 @@ from ..layers.autoencoder import AutoencoderNorm
 State = Mapping[str, Tensor]
 
 
-class Unfit(Exception):
+class NotConvertible(Exception):
     """A layer cannot be converted and stays as it is; the message has the reason."""
 
 
@@ -43,78 +43,77 @@ LAYOUTS = {
 }
 
 
-def kind_of(own: State) -> str | None:
+def kind_of(state: State) -> str | None:
     """Return the kind of norm that a norm's state dict belongs to, by its names and dimensions.
 
     The kind is a key of :data:`LAYOUTS`, "released SN" or "released SSN" (from the papers' released
-    code); None for any other state dict. The names in ``own`` are those within the norm, such as
+    code); None for any other state dict. The names in ``state`` are those within the norm, such as
     "weight".
     """
     for kind, (needed, allowed) in LAYOUTS.items():
-        if needed <= own.keys() <= needed | allowed:
-            if kind in ("SN", "SSN") and own["weight"].dim() > 1:
+        if needed <= state.keys() <= needed | allowed:
+            if kind in ("SN", "SSN") and state["weight"].dim() > 1:
                 return f"released {kind}"
             plain = kind in ("GN or IN", "BN", "SN", "SSN")
-            if plain and any(own[n].dim() != 1 for n in (needed | _AFFINE) & own.keys()):
+            if plain and any(state[n].dim() != 1 for n in (needed | _AFFINE) & state.keys()):
                 return None
             return kind
     return None
 
 
 @torch.no_grad()
-def adapt(own: State, layer: nn.Module) -> dict[str, Tensor]:
+def adapt(source: State, layer: nn.Module) -> dict[str, Tensor]:
     """Convert the state dict of a norm to that of the layer which replaces it.
 
     Args:
-        own: the norm's state dict.
+        source: the norm's state dict.
         layer: the new layer; it is not changed.
 
     Returns:
-        The layer's state dict; its tensors may be those of ``own``, not copies.
+        The layer's state dict; its tensors may be those of ``source``, not copies.
 
     Raises:
-        Unfit: :data:`RULES` has no rule for the two, the layer would compute another function
-            (unless the rule is in :data:`INEXACT`), or shapes differ.
+        NotConvertible: :data:`RULES` has no rule for the two, the layer would compute another
+            function (unless the rule is in :data:`INEXACT`), or shapes differ.
     """
     wanted = layer.state_dict()
-    rule = RULES.get((kind_of(own), kind_of(wanted)))
+    rule = RULES.get((kind_of(source), kind_of(wanted)))
     if rule is None:
-        raise Unfit(f"{kind_of(own) or sorted(own)} does not become {type(layer).__name__}")
-    new = rule(own, layer)
+        raise NotConvertible(
+            f"{kind_of(source) or sorted(source)} does not become {type(layer).__name__}"
+        )
+    new = rule(source, layer)
     new = {name: new[name] for name in wanted}
     for name, tensor in new.items():
         if tensor.shape != wanted[name].shape:
-            raise Unfit(f"{name} has {shape_of(tensor)}, {shape_of(wanted[name])} in the layer")
+            raise NotConvertible(
+                f"{name} has {shape_of(tensor)}, {shape_of(wanted[name])} in the layer"
+            )
     return new
 
 
-def _gn_to_ilm(own: State, layer: AutoencoderNorm) -> State:
+def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
     """Return an ILM layer's tensors for those of GN or IN: the same weights, and zero decoders.
 
     omega_offset is 1/2, and the other tensors are copies of the layer's own. AssocNorm has the same
-    tensors. Raise Unfit if the layer's options never give a plain norm.
+    tensors. Raise NotConvertible if the layer's options never give a plain norm.
     """
     if not layer.has_papers_form:
-        raise Unfit(f"{layer} is never a plain norm")
+        raise NotConvertible(f"{layer} is never a plain norm")
     state = _detached(layer)
     zeros = {name: torch.zeros_like(state[name]) for name in _DECODERS}
-    return {**state, **zeros, "omega_offset": torch.full_like(state["omega_offset"], 0.5), **own}
+    return {**state, **zeros, "omega_offset": torch.full_like(state["omega_offset"], 0.5), **source}
 
 
-def _bn_to_ilm(own: State, layer: AutoencoderNorm) -> State:
-    """Return an ILM layer's tensors for those of BN, with its weight and bias, if it has any."""
-    return _gn_to_ilm(_affine_of_bn(own), layer)
+def _ilm_to_gn(source: State, layer: nn.Module) -> State:
+    """Return an ILM layer's tensors if it computes a plain norm; otherwise raise NotConvertible."""
+    _check_values(source)
+    if any(source[name].any() for name in _DECODERS) or source["omega_offset"] != 0.5:
+        raise NotConvertible("its scale and shift depend on the input: the decoders are not zero")
+    return source
 
 
-def _ilm_to_gn(own: State, layer: nn.Module) -> State:
-    """Return an ILM layer's tensors if it computes a plain norm; otherwise raise Unfit."""
-    _check_values(own)
-    if any(own[name].any() for name in _DECODERS) or own["omega_offset"] != 0.5:
-        raise Unfit("its scale and shift depend on the input: the decoders are not zero")
-    return own
-
-
-def _gn_to_an(own: State, layer: AttentiveNorm) -> State:
+def _gn_to_an(source: State, layer: AttentiveNorm) -> State:
     """Return an AN's tensors for those of GN: the same weights, and attentions of 1/2.
 
     The rows of ``pairs`` keep the differences that they have in the layer.
@@ -122,150 +121,147 @@ def _gn_to_an(own: State, layer: AttentiveNorm) -> State:
     state = _detached(layer)
     zeros = {name: torch.zeros_like(state[name]) for name in _ATTENTION}
     pairs = {name: balanced(state[name], i) for name, i in zip(_PAIRS, (1, 0), strict=True)}
-    return {**state, **zeros, **pairs, **own}
+    return {**state, **zeros, **pairs, **source}
 
 
-def _bn_to_an(own: State, layer: AttentiveNorm) -> State:
-    """Return an AN's tensors for those of BN, with its weight and bias, if it has any."""
-    return _gn_to_an(_affine_of_bn(own), layer)
+def _an_to_gn(source: State, layer: nn.Module) -> State:
+    """Return the GN that an AN computes if its attentions do not depend on x.
 
-
-def _an_to_gn(own: State, layer: nn.Module) -> State:
-    """Return the GN that an AN computes if its attentions do not depend on x, else raise Unfit.
-
-    ``layer`` is not used.
+    Otherwise raise NotConvertible. ``layer`` is not used.
     """
-    _check_values(own)
-    if own["attention.weight"].any():
-        raise Unfit("its scale and shift depend on the input: the attention's weight is not zero")
-    attentions = nn.functional.hardsigmoid(own["attention.bias"].double())
-    scale, shift = (attentions @ own[name].double() for name in _PAIRS)
-    weight, bias = own["weight"] * scale, own["bias"] * scale + shift
-    return {"weight": weight.to(own["weight"]), "bias": bias.to(own["bias"])}
+    _check_values(source)
+    if source["attention.weight"].any():
+        raise NotConvertible(
+            "its scale and shift depend on the input: the attention's weight is not zero"
+        )
+    attentions = nn.functional.hardsigmoid(source["attention.bias"].double())
+    scale, shift = (attentions @ source[name].double() for name in _PAIRS)
+    weight, bias = source["weight"] * scale, source["bias"] * scale + shift
+    return {"weight": weight.to(source["weight"]), "bias": bias.to(source["bias"])}
 
 
-def _released_to_ilm(own: State, layer: AutoencoderNorm) -> State:
+def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
     """Return an ILM layer's tensors for those of the papers' released code.
 
     The released layer's ``fc_weight`` maps the variance to the scale, its ``fc_bias`` the mean to
     the shift. A shorter embedding is padded with components that the decoders ignore.
 
     Args:
-        own: the released layer's tensors.
+        source: the released layer's tensors.
         layer: the new layer; it is not changed.
 
     Raises:
-        Unfit: the layer has another number of key groups or a shorter embedding (``hidden``), is
-            not of the paper's form, or its mean does not drive beta.
+        NotConvertible: the layer has another number of key groups or a shorter embedding
+            (``hidden``), is not of the paper's form, or its mean does not drive beta.
     """
     if layer.mean_drives != "beta" or not layer.has_papers_form:
-        raise Unfit(f"a released ILM layer does not become {layer}")
-    encode, channels = own["fc_embed.0.weight"], own["weight_bias"].numel()
+        raise NotConvertible(f"a released ILM layer does not become {layer}")
+    encode, channels = source["fc_embed.0.weight"], source["weight_bias"].numel()
     hidden, keys = encode.shape
     if keys != layer.num_key_groups:
-        raise Unfit(
+        raise NotConvertible(
             f"{keys} key groups, {layer.num_key_groups} in the layer; "
             f"set key_group_size={channels // keys}"
         )
     if hidden > layer.hidden:
-        raise Unfit(f"an embedding of {hidden}, {layer.hidden} in the layer; set hidden={hidden}")
+        raise NotConvertible(
+            f"an embedding of {hidden}, {layer.hidden} in the layer; set hidden={hidden}"
+        )
     state = _detached(layer)
-    state["weight"], state["bias"] = own["weight_bias"].flatten(), own["bias_bias"].flatten()
+    state["weight"], state["bias"] = source["weight_bias"].flatten(), source["bias_bias"].flatten()
     state["encode.weight"] = torch.cat((encode, state["encode.weight"][hidden:].to(encode)))
-    for name, theirs in zip(_DECODERS, ("fc_bias.1.weight", "fc_weight.1.weight"), strict=True):
-        state[name] = nn.functional.pad(own[theirs], (0, layer.hidden - hidden))
+    for name, released in zip(_DECODERS, ("fc_bias.1.weight", "fc_weight.1.weight"), strict=True):
+        state[name] = nn.functional.pad(source[released], (0, layer.hidden - hidden))
     state["omega_offset"] = torch.zeros_like(state["omega_offset"])
     return state
 
 
-def _bn_to_en(own: State, layer: ExemplarNorm) -> State:
+def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
     """Return tensors with which an EN of K normalizers computes the same as a BN.
 
     All ratios are 1/K. BN's row of the weight is K times BN's weight, BN's row of the bias is BN's
     bias as it is, and the other rows are zero.
 
     Args:
-        own: the BN's tensors; weight and bias are optional.
+        source: the BN's tensors; weight and bias are optional.
         layer: the EN, which is not changed; tensors that BN does not determine are copies of its.
 
     Raises:
-        Unfit: the EN's normalizers lack BN, or all of them share one weight and bias.
+        NotConvertible: the EN's normalizers lack BN, or all of them share one weight and bias.
     """
     if "BN" not in layer.normalizers or layer.shared_affine:
-        raise Unfit(f"{layer} is never BN; let its normalizers have BN, and weights of their own")
+        raise NotConvertible(
+            f"{layer} is never BN; let its normalizers have BN, and weights of their own"
+        )
     k, row = len(layer.normalizers), layer.normalizers.index("BN")
-    state = {**_detached(layer), **own}
-    for name, value in _affine_of_bn(own).items():
+    state = {**_detached(layer), **source}
+    for name, value in _affine_of_bn(source).items():
         state[name] = value.new_zeros(k, len(value))
         state[name][row] = k * value if name == "weight" else value
     zeros = {name: torch.zeros_like(state[name]) for name in ("ratio.weight", "ratio.bias")}
     return {**state, **zeros}
 
 
-def _en_to_bn(own: State, layer: nn.Module) -> State:
+def _en_to_bn(source: State, layer: nn.Module) -> State:
     """Return BN's tensors for those of an EN whose last normalizer is BN.
 
     The weight is the last row over the number of normalizers, the bias the sum of all rows.
     ``layer`` is not used.
 
     Raises:
-        Unfit: the EN has no running statistics or one weight for all normalizers, its ratios are
-            not uniform, another normalizer has a weight other than zero, or the tensors are on the
-            meta device.
+        NotConvertible: the EN has no running statistics or one weight for all normalizers, its
+            ratios are not uniform, another normalizer has a weight other than zero, or the tensors
+            are on the meta device.
     """
-    _check_values(own)
-    weight, bias = own["weight"], own["bias"]
-    if "running_mean" not in own or weight.dim() != 2:
-        raise Unfit("EN without BN, or with one weight for all normalizers, is never BN")
-    if own["ratio.weight"].any() or own["ratio.bias"].any() or weight[:-1].any():
-        raise Unfit("its ratios depend on the input, or it uses more than BN")
-    return {**own, "weight": weight[-1] / len(weight), "bias": bias.sum(0)}
+    _check_values(source)
+    weight, bias = source["weight"], source["bias"]
+    if "running_mean" not in source or weight.dim() != 2:
+        raise NotConvertible("EN without BN, or with one weight for all normalizers, is never BN")
+    if source["ratio.weight"].any() or source["ratio.bias"].any() or weight[:-1].any():
+        raise NotConvertible("its ratios depend on the input, or it uses more than BN")
+    return {**source, "weight": weight[-1] / len(weight), "bias": bias.sum(0)}
 
 
-def _bn_to_sn(own: State, layer: SwitchNorm) -> State:
+def _bn_to_sn(source: State, layer: SwitchNorm) -> State:
     """Return SN's tensors for those of BN: only weight, bias and running statistics are BN's."""
-    return {**_detached(layer), **_affine_of_bn(own), **own}
+    return {**_detached(layer), **_affine_of_bn(source), **source}
 
 
-def _released_to_sn(own: State, layer: SwitchNorm) -> State:
+def _released_to_sn(source: State, layer: SwitchNorm) -> State:
     """Return the tensors of an SN of the papers' released code, each flattened to one dimension.
 
-    Raise Unfit unless the layer's normalizers are the first K of IN, LN and BN, in this order; K is
-    the number of elements of ``own["mean_weight"]``.
+    Raise NotConvertible unless the layer's normalizers are the first K of IN, LN and BN, in this
+    order; K is the number of elements of ``source["mean_weight"]``.
     """
-    k = own["mean_weight"].numel()
+    k = source["mean_weight"].numel()
     normalizers = ("IN", "LN", "BN")[:k]
     if layer.normalizers != normalizers:
-        raise Unfit(f"{k} ratios, for {normalizers}; set normalizers={normalizers}")
-    return {name: tensor.flatten() for name, tensor in own.items()}
+        raise NotConvertible(f"{k} ratios, for {normalizers}; set normalizers={normalizers}")
+    return {name: tensor.flatten() for name, tensor in source.items()}
 
 
-def _sn_to_ssn(own: State, layer: SparseSwitchNorm) -> State:
+def _sn_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
     """Return SSN's tensors for those of SN: its logits are SN's ratios, and the radius is 0.
 
-    Ratios are their own projection onto the simplex. Raise Unfit if logits are NaN or infinite.
+    Ratios are their own projection onto the simplex. Raise NotConvertible if logits are NaN or
+    infinite.
     """
-    state = {**_detached(layer), **own}
+    state = {**_detached(layer), **source}
     for name in ("mean_weight", "var_weight"):
-        if not own[name].is_meta and not own[name].isfinite().all():
-            raise Unfit(f"{name} has NaN or infinite logits, which give no ratios")
-        state[name] = own[name].softmax(0)
+        if not source[name].is_meta and not source[name].isfinite().all():
+            raise NotConvertible(f"{name} has NaN or infinite logits, which give no ratios")
+        state[name] = source[name].softmax(0)
     zeros = ("radius", "mean_fixed", "var_fixed")
     return {**state, **{name: torch.zeros_like(state[name]) for name in zeros}}
 
 
-def _released_sn_to_ssn(own: State, layer: SparseSwitchNorm) -> State:
-    """Return SSN's tensors for those of an SN of the papers' released code."""
-    return _sn_to_ssn(_released_to_sn(own, layer), layer)
-
-
-def _released_to_ssn(own: State, layer: SparseSwitchNorm) -> State:
+def _released_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
     """Return the tensors of an SSN of the papers' released code, each flattened to one dimension.
 
     That code stores whether ratios are fixed; the largest logit tells which ratio is then 1. Raise
-    Unfit as :func:`_released_to_sn` does.
+    NotConvertible as :func:`_released_to_sn` does.
     """
-    state = dict(_released_to_sn(own, layer))
+    state = dict(_released_to_sn(source, layer))
     for part in ("mean", "var"):
         logits = state[f"{part}_weight"]
         one_hot = torch.arange(len(logits), device=logits.device) == logits.argmax()
@@ -274,29 +270,31 @@ def _released_to_ssn(own: State, layer: SparseSwitchNorm) -> State:
     return state
 
 
-def _ssn_to_plain(own: State, layer: nn.Module) -> State:
+def _ssn_to_plain(source: State, layer: nn.Module) -> State:
     """Return a plain norm's tensors for those of an SSN whose fixed ratios choose that norm.
 
     Args:
-        own: the SSN's tensors.
+        source: the SSN's tensors.
         layer: the plain norm, of the kind that the SSN's fixed ratios choose; not changed.
 
     Raises:
-        Unfit: the ratios are not fixed, means and variances are of two normalizers, or the tensors
-            are on the meta device.
+        NotConvertible: the ratios are not fixed, means and variances are of two normalizers, or
+            the tensors are on the meta device.
     """
-    _check_values(own)
-    if not own["mean_fixed"].any() or not torch.equal(own["mean_fixed"], own["var_fixed"]):
-        raise Unfit("its ratios are not fixed on one normalizer for both means and variances")
-    return {**_detached(layer), **own}
+    _check_values(source)
+    if not source["mean_fixed"].any() or not torch.equal(source["mean_fixed"], source["var_fixed"]):
+        raise NotConvertible(
+            "its ratios are not fixed on one normalizer for both means and variances"
+        )
+    return {**_detached(layer), **source}
 
 
-def _affine_of_bn(own: State) -> State:
+def _affine_of_bn(source: State) -> State:
     """Return weight and bias of a BN; ones and zeros if it has none."""
-    mean = own["running_mean"]
+    mean = source["running_mean"]
     return {
-        "weight": own["weight"] if "weight" in own else torch.ones_like(mean),
-        "bias": own["bias"] if "bias" in own else torch.zeros_like(mean),
+        "weight": source["weight"] if "weight" in source else torch.ones_like(mean),
+        "bias": source["bias"] if "bias" in source else torch.zeros_like(mean),
     }
 
 
@@ -305,10 +303,10 @@ def _detached(layer: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in layer.state_dict().items()}
 
 
-def _check_values(own: State) -> None:
-    """Raise Unfit for tensors on the meta device, which have no values to check."""
-    if any(tensor.is_meta for tensor in own.values()):
-        raise Unfit("on the meta device no value tells whether it is a plain norm")
+def _check_values(state: State) -> None:
+    """Raise NotConvertible for tensors on the meta device, which have no values to check."""
+    if any(tensor.is_meta for tensor in state.values()):
+        raise NotConvertible("on the meta device no value tells whether it is a plain norm")
 
 
 #: (old kind, new kind) -> function of the old state dict and the new layer, which returns the new
@@ -316,10 +314,10 @@ def _check_values(own: State) -> None:
 RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
     ("GN or IN", "ILM"): _gn_to_ilm,
     ("ILM", "GN or IN"): _ilm_to_gn,
-    ("BN", "ILM"): _bn_to_ilm,
+    ("BN", "ILM"): lambda source, layer: _gn_to_ilm(_affine_of_bn(source), layer),
     ("GN or IN", "AN"): _gn_to_an,
     ("AN", "GN or IN"): _an_to_gn,
-    ("BN", "AN"): _bn_to_an,
+    ("BN", "AN"): lambda source, layer: _gn_to_an(_affine_of_bn(source), layer),
     ("BN", "EN"): _bn_to_en,
     ("EN", "BN"): _en_to_bn,
     ("BN", "SN"): _bn_to_sn,
@@ -327,7 +325,7 @@ RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
     ("released SN", "SN"): _released_to_sn,
     ("BN", "SSN"): _bn_to_sn,
     ("SN", "SSN"): _sn_to_ssn,
-    ("released SN", "SSN"): _released_sn_to_ssn,
+    ("released SN", "SSN"): lambda source, layer: _sn_to_ssn(_released_to_sn(source, layer), layer),
     ("released SSN", "SSN"): _released_to_ssn,
     ("SSN", "BN"): _ssn_to_plain,
     ("SSN", "GN or IN"): _ssn_to_plain,
@@ -355,9 +353,9 @@ INEXACT = {
 }
 
 
-def describe_change(own: State, layer: nn.Module) -> str | None:
+def describe_change(source: State, layer: nn.Module) -> str | None:
     """Return how outputs change when a layer replaces a norm; None if they stay the same."""
-    return INEXACT.get((kind_of(own), kind_of(layer.state_dict())))
+    return INEXACT.get((kind_of(source), kind_of(layer.state_dict())))
 
 
 def shape_of(tensor: Tensor) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..layers import OptionError
 from ..layers.mixture import MixtureNorm
-from .common import Report
+from .common import Report, evaluating
 
 
 @torch.no_grad()
@@ -52,22 +52,19 @@ def recalibrate(
         calls[layer] += inputs[0].numel() > layer.num_channels
         layer.momentum = 1 / max(calls[layer], 1)
 
-    modes = {module: module.training for module in model.modules()}
     momenta = {layer: layer.momentum for layer in layers}
     hooks = [layer.register_forward_pre_hook(weigh) for layer in layers if not layer.frozen]
     count = 0
     try:
-        model.eval()
-        for layer in layers:
-            layer.train()
-        for batch in batches:
-            (forward or model)(batch)
-            count += 1
+        with evaluating(model):
+            for layer in layers:
+                layer.train()
+            for batch in batches:
+                (forward or model)(batch)
+                count += 1
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
         for layer, momentum in momenta.items():
             layer.momentum = momentum
     if count == 0:

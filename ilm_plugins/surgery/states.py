@@ -11,9 +11,9 @@ from ..layers import NORMS, OptionError
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import MixtureNorm
 from ..layers.options import automatic, check_positive
-from .common import REPLACES, Match, Report, check_layer, check_match, matches, replaced
+from .common import SOURCE_NORMS, Match, Report, check_layer, check_match, matches, source_norm
 from .models import is_norm
-from .rules import OF_BN, RULES, State, Unfit, adapt, describe_change, kind_of, shape_of
+from .rules import OF_BN, RULES, NotConvertible, State, adapt, describe_change, kind_of, shape_of
 
 _NOT_STORED = (
     "a state dict has neither eps nor num_groups; where a layer has others, outputs change"
@@ -54,29 +54,31 @@ def convert_state(
     """
     check_layer(to, options, replacing)
     target = "ILM" if issubclass(NORMS[to], AutoencoderNorm) else to
-    plain = "BN" if replaced(to, replacing)[0] == "BN" else "GN or IN"
-    defaults = {"num_groups": 1} if "num_groups" in REPLACES[to][1] else {}
+    plain = "BN" if source_norm(to, replacing)[0] == "BN" else "GN or IN"
+    defaults = {"num_groups": 1} if "num_groups" in SOURCE_NORMS[to][1] else {}
     if (plain, target) == ("BN", "ILM"):
         defaults = automatic(NORMS[to])
 
-    def build(own: State) -> nn.Module:
-        """Return the new layer for a norm's state dict; raise Unfit if it must stay."""
-        kind = kind_of(own)
+    def build(tensors: State) -> nn.Module:
+        """Return the new layer for a norm's state dict; raise NotConvertible if it must stay."""
+        kind = kind_of(tensors)
         if kind == target:
-            raise Unfit(f"{kind} already")
+            raise NotConvertible(f"{kind} already")
         if (kind, target) not in RULES:
-            raise Unfit(f"{kind} does not become {NORMS[to].__name__}")
+            raise NotConvertible(f"{kind} does not become {NORMS[to].__name__}")
         if target == "ILM" and kind in ("BN", "GN or IN") and kind != plain:
-            raise Unfit(
+            raise NotConvertible(
                 f"BatchNorm; {OF_BN}" if kind == "BN" else f"{kind}, where BatchNorm is replaced"
             )
         if kind == "GN or IN" and match is None:
-            raise Unfit("a weight and a bias alone may be of any norm; to convert it, match it")
-        dtype = next((t.dtype for t in own.values() if t.is_floating_point()), None)
+            raise NotConvertible(
+                "a weight and a bias alone may be of any norm; to convert it, match it"
+            )
+        dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
         if dtype is None:
-            raise Unfit("none of its tensors is of floats")
+            raise NotConvertible("none of its tensors is of floats")
         return NORMS[to](
-            _channels(own),
+            _channels(tensors),
             **defaults | options,
             dtype=dtype,
         )
@@ -101,12 +103,12 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
         OptionError: ``match`` fits no norm of a state dict that has norms, plain ones included.
     """
 
-    def build(own: State) -> nn.Module:
+    def build(tensors: State) -> nn.Module:
         """Return the plain norm for a layer's state dict; its eps and groups do not matter."""
-        c, kind = _channels(own), kind_of(own)
+        c, kind = _channels(tensors), kind_of(tensors)
         is_bn = kind not in ("ILM", "released ILM", "AN")
-        if kind == "SSN" and not own["mean_fixed"].is_meta and own["mean_fixed"].any():
-            is_bn = own["mean_fixed"].tolist() == [0, 0, 1]
+        if kind == "SSN" and not tensors["mean_fixed"].is_meta and tensors["mean_fixed"].any():
+            is_bn = tensors["mean_fixed"].tolist() == [0, 0, 1]
         return nn.BatchNorm2d(c) if is_bn else nn.GroupNorm(1, c)
 
     return _rewrite(state, match, build, skip=("GN or IN", "BN"))
@@ -140,10 +142,10 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
             if getattr(layer, "init", "identity") != "identity" and not there:
                 report.note(_WITHOUT_TENSORS, name)
             continue
-        own = layers[source]
-        if kind_of(own) == kind_of(layer.state_dict()):
+        tensors = layers[source]
+        if kind_of(tensors) == kind_of(layer.state_dict()):
             continue
-        if _convert_norm(state, report, source, own, name, lambda _, layer=layer: layer):
+        if _convert_norm(state, report, source, tensors, name, lambda _, layer=layer: layer):
             fitted.append(layer)
     if fitted:
         report.notes[f"{_NOT_STORED} (the model has {_settings(fitted)})"] = []
@@ -174,11 +176,11 @@ def average_sums(state: State, batches: int) -> dict[str, Tensor]:
     """
     check_positive("average_sums", "batches", batches)
     state = copy_state(state)
-    for name, own in _find_norms(state).items():
-        if kind_of(own) == "released SN" and "running_mean" in own:
-            mean = own["running_mean"] / batches
+    for name, tensors in _find_norms(state).items():
+        if kind_of(tensors) == "released SN" and "running_mean" in tensors:
+            mean = tensors["running_mean"] / batches
             state[_join(name, "running_mean")] = mean
-            state[_join(name, "running_var")] = own["running_var"] / batches - mean.square()
+            state[_join(name, "running_var")] = tensors["running_var"] / batches - mean.square()
     return state
 
 
@@ -190,8 +192,8 @@ def _rewrite(
     Args:
         state: names -> tensors; not changed.
         match: names of norms to convert; None for all.
-        build: returns the new layer for a norm's state dict; raises Unfit or OptionError to keep
-            the norm.
+        build: returns the new layer for a norm's state dict; raises NotConvertible or OptionError
+            to keep the norm.
         skip: kinds of norm that stay without an entry in the report.
 
     Returns:
@@ -202,9 +204,9 @@ def _rewrite(
     """
     state, report, layers = copy_state(state), Report(), _find_norms(state)
     check_match(match, layers)
-    for name, own in layers.items():
-        if matches(name, match) and kind_of(own) not in skip:
-            _convert_norm(state, report, name, own, name, build)
+    for name, tensors in layers.items():
+        if matches(name, match) and kind_of(tensors) not in skip:
+            _convert_norm(state, report, name, tensors, name, build)
     if report.converted:
         report.notes[_NOT_STORED] = []
     return state, report
@@ -220,7 +222,7 @@ def _find_norms(state: State) -> dict[str, dict[str, Tensor]]:
         parts = key.split(".") if isinstance(key, str) and isinstance(tensor, Tensor) else ()
         for i in range(len(parts)):
             modules[".".join(parts[:i])][".".join(parts[i:])] = tensor
-    return {name: own for name, own in modules.items() if kind_of(own)}
+    return {name: tensors for name, tensors in modules.items() if kind_of(tensors)}
 
 
 def _settings(layers: Sequence[nn.Module]) -> str:
@@ -235,7 +237,7 @@ def _convert_norm(
     state: dict,
     report: Report,
     source: str,
-    own: State,
+    tensors: State,
     name: str,
     build: Callable[[State], nn.Module],
 ) -> bool:
@@ -245,24 +247,25 @@ def _convert_norm(
         state: the state dict of the model.
         report: gets an entry for the norm.
         source: the norm's name in the state dict.
-        own: the norm's tensors, by names within the norm.
+        tensors: the norm's tensors, by names within the norm.
         name: the norm's new name.
-        build: returns the new layer for ``own``; raises Unfit or OptionError to keep the norm.
+        build: returns the new layer for ``tensors``; raises NotConvertible or OptionError to keep
+            the norm.
 
     Returns:
         Whether the norm was converted.
     """
     try:
-        layer = build(own)
-        new = adapt(own, layer)
-    except (Unfit, OptionError) as error:
+        layer = build(tensors)
+        new = adapt(tensors, layer)
+    except (NotConvertible, OptionError) as error:
         report.left[source] = str(error)
         return False
-    for key in own:
+    for key in tensors:
         del state[_join(source, key)]
     state.update({_join(name, key): tensor for key, tensor in new.items()})
-    report.converted[name] = f"{kind_of(own)} -> {type(layer).__name__}"
-    report.note(describe_change(own, layer), name)
+    report.converted[name] = f"{kind_of(tensors)} -> {type(layer).__name__}"
+    report.note(describe_change(tensors, layer), name)
     return True
 
 
@@ -283,6 +286,6 @@ def _names(name: str) -> Iterator[str]:
         yield from (f"{found[1]}{kind}{found[3]}" for kind in ("bn", "gn", "in"))
 
 
-def _channels(own: State) -> int:
+def _channels(state: State) -> int:
     """Return the number of channels of a norm, from the size of its statistics or weight."""
-    return next(own[n].numel() for n in ("running_mean", "weight_bias", "weight") if n in own)
+    return next(state[n].numel() for n in ("running_mean", "weight_bias", "weight") if n in state)

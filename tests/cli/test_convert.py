@@ -385,7 +385,7 @@ def test_values_that_are_no_dense_tensors_are_named(tmp_path, model, capsys, kin
         (["--to", "GN"], "to='GN' is unknown; set it to one of 'ILMGN'"),
         (["--to", "ILMGN(hidden"], "NORM 'ILMGN(hidden' cannot be read"),
         (["--to", "ILMGN(hiden=2)"], "unknown option 'hiden'"),
-        (["--to", "ILMGN", "KEY", "VALUE"], "KEY VALUE: overrides are of a config"),
+        (["--to", "ILMGN", "KEY", "VALUE"], "KEY VALUE needs --config-file"),
         (["--to", "SN", "--summed-batches", "0"], "batches=0"),
         (
             ["--to", "SN", "--summed-batches", "3"],
@@ -396,9 +396,9 @@ def test_values_that_are_no_dense_tensors_are_named(tmp_path, model, capsys, kin
         (["--to", 'ILMGN(init="default")'], "init='default' would not go on"),
         (["--config-file", "nowhere.yaml"], "config file 'nowhere.yaml' does not exist"),
         (["--config-file", "nowhere.yaml", "--match", "*"], "--match with --config-file"),
-        (["--to", "SN", "--recalibrate", "images"], "--recalibrate images: statistics are of a"),
-        (["--revert", "--batch-size", "2"], "--batch-size 2: it goes with --recalibrate"),
-        (["--revert", "--replacing", "BN"], "--replacing BN: it goes with --to"),
+        (["--to", "SN", "--recalibrate", "images"], "--recalibrate images needs --config-file"),
+        (["--revert", "--batch-size", "2"], "--batch-size 2 needs --recalibrate"),
+        (["--revert", "--replacing", "BN"], "--replacing BN needs --to"),
         (["--to", "ILMGN", "--replacing", "BN"], "GN or IN, where BatchNorm is replaced"),
     ],
 )

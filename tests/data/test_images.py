@@ -79,7 +79,7 @@ def test_a_packed_archive(tmp_path):
     )
     assert list(open_images(tmp_path / "test.npz", classes=["b"]).names) == ["0"]
     assert images[1].shape == (8, 8, 3) and abs(int(images[1].mean()) - 200) < 3
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="No such file"):
         open_images(tmp_path / "train.npz")
 
 

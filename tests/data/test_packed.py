@@ -46,19 +46,19 @@ def test_images_labels_and_classes(root):
 
 
 def test_a_missing_archive(tmp_path):
-    with pytest.raises(UserError, match=r"val\.npz: no such file; expected an \.npz with"):
+    with pytest.raises(UserError, match=r"val\.npz: expected an \.npz with .*: .* No such file"):
         read_packed(tmp_path / "val.npz")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": np.array([1, 0, 2])}, "expected labels below 2.*got 0 to 2"),
-        ({"labels": np.array([1, 0])}, "expected 3 rising offsets .* for 2 labels, got 4"),
-        ({"labels": np.array([1.0, 0.0, 1.0])}, "expected integers"),
-        ({"jpeg": np.zeros(9, np.float32)}, "jpeg in uint8"),
-        ({"offsets": np.array([0, 9, 5, 20])}, "expected 4 rising offsets"),
-        ({"jpeg": np.zeros(3, np.uint8), "offsets": np.arange(4)}, "image 0 of 3 is no image file"),
+        ({"labels": np.array([1, 0, 2])}, "label 2 for 2 classes"),
+        ({"labels": np.array([1, 0])}, "zip.* is shorter"),
+        ({"labels": np.array([1.0, 0.0, 1.0])}, "float64"),
+        ({"offsets": np.array([0.0, 9.0, 20.0, 30.0])}, "must be integers"),
+        ({"jpeg": np.zeros(9, np.float32)}, "cannot identify image file"),
+        ({"offsets": np.array([0, 9, 5, 20])}, "Truncated File Read"),
     ],
 )
 def test_a_malformed_archive(tmp_path, change, message):

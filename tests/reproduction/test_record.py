@@ -16,7 +16,7 @@ from PIL import Image
 import fresh
 from ilm_plugins.errors import UserError, write_error
 from ilm_plugins.frameworks.command import explain
-from ilm_plugins.reproduction import launch, pictures, record, registry, report
+from ilm_plugins.reproduction import pictures, record, registry, report, run_settings
 from ilm_plugins.reproduction.main import main
 from recipes import ROOT
 from reproduction.folders import write_run, write_test, write_test_alone
@@ -28,10 +28,10 @@ TABLE = registry.tables()[CELL.table]
 MADE = {"commit": "abc", "device": "CPU, of some kind", "versions": {"torch": "2.0"}}
 
 
-def of(cell, folder, *given, before=None, **options):
+def of(cell, folder, *given, parent=None, **options):
     """The record of a folder, whose run was started with overrides KEY=VALUE."""
-    started = launch.Launch("python", [*given], [*given], **MADE, **options)
-    return record.build(cell, folder, started, before)
+    settings = run_settings.RunSettings("python", [*given], [*given], **MADE, **options)
+    return record.build(cell, folder, settings, parent)
 
 
 def recorded(folder, *given, cell=CELL, epochs=9, accuracy=90.0, batches=None, **options):
@@ -61,7 +61,7 @@ def test_a_record_says_what_a_run_was(tmp_path):
     assert found["label"] == "shortened: 9 of 165 epochs, changed: optim_wrapper.optimizer.lr=0.2"
     assert found["changes"] == {"optim_wrapper.optimizer.lr": 0.2}
     assert found["figures"] == {"top-1": 90.0} and len(found["curve"]) == 9
-    assert (found["seed"], found["commit"], found["torch"]) == (3, "abc", "2.0")
+    assert (found["seed"], found["commit"], found["versions"]) == (3, "abc", {"torch": "2.0"})
     assert found["device"] == "CPU, of some kind" and found["seconds"] == 9.0
     assert (found["command"], found["config"]) == ("python", CELL.config)
     assert json.loads(record.to_json(found)) == found
@@ -146,14 +146,14 @@ def test_a_part_of_a_data_set_is_in_the_label(tmp_path, batches, label):
 
 def test_a_test_of_another_runs_checkpoint_has_that_runs_label(tmp_path):
     trained = registry.find_cell("en-2 ResNet50/EN")
-    before = recorded(tmp_path / "a", cell=trained, epochs=2, length=2, processes=4)
+    parent = recorded(tmp_path / "a", cell=trained, epochs=2, length=2, processes=4)
     for checkpoint, top1 in (("epoch_2.pth", 5.0), ("epoch_100.pth", 10.0)):
         values = {"accuracy/top1": top1, "accuracy/top5": 9.0}
         options = {"load_from": checkpoint}
         write_test_alone(tmp_path / "b", WEBVISION.config, values, options, name=checkpoint)
-    found = of(WEBVISION, tmp_path / "b", before=before)
+    found = of(WEBVISION, tmp_path / "b", parent=parent)
     # Names of folders are in the order of time: the last is "epoch_2.pth".
-    assert (found["checkpoint"], found["figures"]["top-1"]) == ("epoch_2.pth", 5.0)
+    assert found["figures"]["top-1"] == 5.0
     assert found["label"] == "from en-2 ResNet50/EN (shortened: 2 of 100 epochs)"
 
 
@@ -164,7 +164,7 @@ def test_a_test_of_a_full_recipes_checkpoint_is_one(cell, tmp_path):
     metrics = {"mIoU": 70.0, "accuracy/top1": 70.0}
     write_test_alone(tmp_path, cell.config, metrics, {"load_from": "whole.pth"})
     whole = {"table": "en", "cell": "trained", "label": "full recipe"}
-    assert of(cell, tmp_path, before=whole)["label"] == "full recipe"
+    assert of(cell, tmp_path, parent=whole)["label"] == "full recipe"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_images_for_a_server_are_those_of_the_benchmarks_test_set(cell, images, 
         folder = tmp_path / str(batches)
         metrics, options = {"mIoU": 70.0}, {"load_from": "whole.pth"}
         write_test_alone(folder, cell.config, metrics, options, batches=batches)
-        labels.append(of(cell, folder, before=whole)["label"])
+        labels.append(of(cell, folder, parent=whole)["label"])
     assert "tested on" not in labels[0] and f"tested on 500 of {images} images" in labels[1]
 
 
@@ -187,8 +187,8 @@ def test_a_backbone_that_is_no_full_recipe_is_in_the_label(tmp_path):
     write_run(tmp_path, cell.config, 1)
     setting = "model.backbone.init_cfg.checkpoint=epoch_9.pth"
     assert f"changed: {setting}" in of(cell, tmp_path, setting)["label"]
-    before = {"table": "en-6", "cell": "backbone/EN", "label": "shortened: 9 of 100 epochs"}
-    label = of(cell, tmp_path, before=before)["label"]
+    parent = {"table": "en-6", "cell": "backbone/EN", "label": "shortened: 9 of 100 epochs"}
+    label = of(cell, tmp_path, parent=parent)["label"]
     assert "from en-6 backbone/EN (shortened: 9 of 100 epochs)" in label
 
 
@@ -222,22 +222,6 @@ def test_what_the_paper_does_not_define_has_no_difference(tmp_path):
     assert own["ours - paper"] == "- / - / - / - / -"
 
 
-def test_records_without_the_rmse_of_rgb_vectors_get_it(tmp_path):
-    cell = registry.find_cell("ilm-6 IN / IN")
-    former = {
-        "table": cell.table,
-        "cell": cell.name,
-        "figures": {"RMSE": 60.0, "SSIM": 0.25},
-        "references": {"mean training image": {"RMSE": 50.0, "LPIPS": None}},
-    }
-    record.write(former, tmp_path / "record.json")
-    found = record.read(tmp_path / "record.json")
-    assert found["figures"] == {**former["figures"], "RMSE of RGB vectors": 103.923}
-    assert found["references"]["mean training image"]["RMSE of RGB vectors"] == 86.6025
-    measured = registry.measures()["RMSE of RGB vectors"].read({"rmse": 60.0})
-    assert measured == pytest.approx(103.923, abs=1e-3)
-
-
 def test_several_seeds_are_a_mean_and_a_spread(tmp_path):
     found = [
         recorded(tmp_path / str(seed), epochs=165, accuracy=accuracy, seed=seed)
@@ -248,6 +232,14 @@ def test_several_seeds_are_a_mean_and_a_spread(tmp_path):
     assert own["ours - paper"] == "+0.09" and own["trained"] == "165 of 165 epochs"
 
 
+def test_the_command_reports_the_runs_in_its_folder(tmp_path):
+    found, runs = recorded(tmp_path / "a", length=9), tmp_path / "runs"
+    record.write(found, runs / "en-5" / "record.json")
+    assert main(["report", "--work-dir", str(runs)]) == 0
+    page = (runs / "reports" / "en.md").read_text()
+    assert row(page, "ResNet20/EN, ours")["run"] == found["label"] == "shortened: 9 of 165 epochs"
+
+
 ACTIVATIONS = registry.find_cell("ilm-7 (tanh, relu)")
 
 
@@ -255,7 +247,7 @@ def diverged(folder, epochs, **options):
     """The record of a run whose training ended by its loss."""
     write_run(folder, ACTIVATIONS.config, epochs)
     text = "the loss became infinite or NaN at iteration 17"
-    write_error(explain(FloatingPointError(text)), folder / launch.ERROR)
+    write_error(explain(FloatingPointError(text)), folder / run_settings.ERROR)
     return of(ACTIVATIONS, folder, **options)
 
 
@@ -268,13 +260,15 @@ def test_a_run_whose_loss_became_nan_stands_beside_the_papers_words(epochs, tmp_
     assert own["paper"] == own["ours"] == "did not converge"
     assert own["trained"] == f"{epochs} of 350 epochs"
     # Gone on with, it is another run.
-    (tmp_path / "a" / launch.ERROR).unlink()
+    (tmp_path / "a" / run_settings.ERROR).unlink()
     assert of(ACTIVATIONS, tmp_path / "a")["label"] == f"unfinished: {epochs} of 350 epochs"
 
 
 def test_a_run_that_ended_otherwise_did_not_diverge(tmp_path):
     write_run(tmp_path, CELL.config, 3)
-    write_error(explain(OSError(errno.ENOSPC, "No space left on device")), tmp_path / launch.ERROR)
+    write_error(
+        explain(OSError(errno.ENOSPC, "No space left on device")), tmp_path / run_settings.ERROR
+    )
     assert of(CELL, tmp_path)["label"] == "unfinished: 3 of 165 epochs"
 
 
@@ -355,7 +349,7 @@ def test_errors_are_drawn_against_batch_sizes(tmp_path):
     figure = registry.tables()["ilm-fig1"]
     assert report.curves_against(figure, {}) == {}
     for batch, given in ((64, []), (2, []), (16, ["optim_wrapper.optimizer.lr=0.2"])):
-        cell = registry.home(registry.find_cell(f"ilm-4 GN, batch {batch}"))
+        cell = registry.canonical_cell(registry.find_cell(f"ilm-4 GN, batch {batch}"))
         folder = tmp_path / str(batch)
         found = recorded(folder, *given, cell=cell, epochs=350, accuracy=93.0)
         record.collect(found, tmp_path / "r" / "records")

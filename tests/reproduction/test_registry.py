@@ -158,9 +158,11 @@ def test_what_is_not_found_is_told_with_near_ones(words, answer):
 
 
 def test_a_config_in_several_tables_is_run_for_all_of_them():
-    assert registry.home(registry.find_cell("ilm-4 ILM+GN, batch 64")).id == "ilm-1 ILM+GN"
-    assert registry.home(registry.find_cell("assoc-1 GN")).id == "ilm-1 GN"
-    assert registry.home(registry.find_cell("en-9 EN")).id == "en-2 ResNet50/EN"
+    assert (
+        registry.canonical_cell(registry.find_cell("ilm-4 ILM+GN, batch 64")).id == "ilm-1 ILM+GN"
+    )
+    assert registry.canonical_cell(registry.find_cell("assoc-1 GN")).id == "ilm-1 GN"
+    assert registry.canonical_cell(registry.find_cell("en-9 EN")).id == "en-2 ResNet50/EN"
 
 
 def test_measures_are_read_from_either_frameworks_metrics():

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from torch import nn
 import fresh
 from ilm_plugins.cli import environment, train_net
 from ilm_plugins.frameworks.openmmlab import checkpoints, train
-from ilm_plugins.reproduction import launch, record, registry
+from ilm_plugins.reproduction import record, registry, run_settings
 from ilm_plugins.reproduction import run as running
 from ilm_plugins.reproduction.main import main
 from recipes import ROOT
@@ -45,7 +46,7 @@ def planned(*cells, **options):
 def write_settings(one):
     """Write a run's launch.json."""
     one.folder.mkdir(parents=True, exist_ok=True)
-    running._write_launch(one, running._current_launch(one))
+    running._write_settings(one, running._current_settings(one))
 
 
 def trained(cell, done, accuracy=None, **options):
@@ -63,7 +64,7 @@ def read_record(one):
 
 
 def missing_tests(one):
-    return running._tests_to_do(one, running._current_launch(one))
+    return running._tests_to_do(one, running._current_settings(one))
 
 
 def test_cells_that_share_a_config_are_run_once_a_seed():
@@ -94,7 +95,7 @@ def test_a_run_has_its_seed_folder_data_and_length(tmp_path):
 def test_overrides_stand_anywhere_and_become_pairs_for_detectron2(monkeypatch):
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     seen = []
-    monkeypatch.setattr(running, "perform", lambda plan, options: seen.append(plan[0]) or 0)
+    monkeypatch.setattr(running, "run_all", lambda plan, options: seen.append(plan[0]) or 0)
     assert main(["run", "ilm-5", "GN, batch 2", "--seeds", "0", "SOLVER.BASE_LR=0.1"]) == 0
     words = running._overrides(seen[0])
     assert words[-2:] == ["SOLVER.BASE_LR", "0.1"]
@@ -139,6 +140,46 @@ def test_a_complete_run_is_recorded_and_not_run_again(tmp_path, capsys):
     assert "seed 0: top-1 88 (shortened: 9 of 165 epochs)" in capsys.readouterr().out
     assert read_record(one)["figures"] == {"top-1": 88.0}
     assert not (one.folder / "output.log").exists()
+
+
+def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
+    one, started = trained(CELL.id, 60, work_dir=tmp_path), []
+
+    async def execute(run, settings, words, _):
+        started.append(words)
+        if words == ["--resume"]:
+            write_run(run.folder, CELL.config, 165, start=60, name="20260101_100000")
+        else:
+            write_test(run.folder, {"accuracy/top1": 92.0})
+
+    monkeypatch.setattr(running, "_execute", execute)
+    assert run(tmp_path, "en-5", "ResNet20/EN") == 0
+    assert started == [["--resume"], ["--eval-only", "--resume"]]
+    found = read_record(one)
+    assert (found["run"], found["label"]) == (165, "full recipe")
+    assert found["figures"] == {"top-1": 92.0}
+
+
+def test_files_of_earlier_runs_can_be_read(tmp_path):
+    """Runs are resumed and reported with later versions than they were started with."""
+    (one,) = planned(CELL.id, work_dir=tmp_path)
+    write_settings(one)
+    assert list(json.loads((one.folder / "launch.json").read_text())) == [
+        *("command", "overrides", "given", "length", "seed", "processes", "miniature"),
+        *("work_dir", "commit", "versions", "device"),
+    ]
+
+
+def test_what_a_config_file_said_is_no_other_setting(tmp_path):
+    """Batch sizes and ablations had configs of their own."""
+    cell = registry.find_cell("ilm-4 GN, batch 32")
+    (one,) = planned(cell.id, work_dir=tmp_path)
+    settings = running._current_settings(one)
+    of_cell, rest = settings.overrides[:2], settings.overrides[2:]
+    assert of_cell == list(cell.overrides) and rest
+    assert running._changed_settings(one, replace(settings, overrides=rest), settings) == []
+    (other,) = running._changed_settings(one, replace(settings, overrides=rest[1:]), settings)
+    assert other == f"work_dir='WORK_DIR/{cell.folder}/seed0'"
 
 
 @pytest.mark.parametrize("epochs", [3, 165])
@@ -190,10 +231,10 @@ def test_a_test_under_other_settings_is_made_anew(resnet, tmp_path, monkeypatch,
     """A cell that only tests has no checkpoint of its own that would tell of a beginning."""
     options, tests = {"load_from": str(resnet.folder / "epoch_100.pth")}, []
 
-    async def execute(run, now, *_):
-        tests.append(now.given)
+    async def execute(run, settings, *_):
+        tests.append(settings.given)
         name, metrics = f"2027_{len(tests)}", {"accuracy/top1": 60.0 + len(tests)}
-        few = {"test_dataloader.dataset.indices": 10} if now.given else {}
+        few = {"test_dataloader.dataset.indices": 10} if settings.given else {}
         write_test_alone(run.folder, run.cell.config, metrics, {**options, **few}, name=name)
 
     monkeypatch.setattr(running, "_execute", execute)
@@ -209,16 +250,16 @@ def test_a_test_under_other_settings_is_made_anew(resnet, tmp_path, monkeypatch,
 def test_a_run_of_which_only_a_checkpoint_is_there_is_told(tmp_path, cell):
     """Where another run starts from that checkpoint, and where it tests it."""
     (one,) = planned(cell, work_dir=tmp_path)
-    one.before.folder.mkdir(parents=True)
+    one.parent_run.folder.mkdir(parents=True)
     name = "epoch_100.pth" if one.cell.starts_from else "iter_100000.pth"
     for file, text in ((name, ""), ("last_checkpoint", name)):
-        (one.before.folder / file).write_text(text)
+        (one.parent_run.folder / file).write_text(text)
     if one.cell.tests:
         write_test_alone(one.folder, one.cell.config, {"mIoU": 70.0})
     else:
         write_run(one.folder, one.cell.config, 1)
     write_settings(one)
-    assert f"from {one.before.cell.id} (no record)" in running._write_record(one)["label"]
+    assert f"from {one.parent_run.cell.id} (no record)" in running._write_record(one)["label"]
 
 
 def test_what_fails_ends_no_other_run(tmp_path, monkeypatch, capsys):
@@ -253,8 +294,7 @@ def test_those_that_a_dead_process_started_end_too(tmp_path):
 @pytest.mark.parametrize(
     "file, answer",
     [
-        (launch.FILE, "launch.json is cut short"),
-        (launch.OLD_FILE, "origin.json is cut short"),
+        (run_settings.FILE, "launch.json is cut short"),
         ("none.json", "settings are unknown: no launch.json; give another --work-dir"),
     ],
 )
@@ -269,10 +309,10 @@ def test_a_run_whose_settings_are_unknown_is_not_gone_on_with(tmp_path, capsys, 
 
 def test_iterations_are_not_those_of_the_backbone():
     (one,) = planned("en-6 ADE20K/EN", iterations=500)
-    assert one.length == (500, "iterations") and one.before.length == (100, "epochs")
+    assert one.length == (500, "iterations") and one.parent_run.length == (100, "epochs")
     setting = "model.backbone.init_cfg.checkpoint=mine.pth"
     (one,) = planned("en-6 ADE20K/EN", overrides=(setting,), num_gpus=8)
-    assert one.before is None and running._overrides(one)[-1] == setting
+    assert one.parent_run is None and running._overrides(one)[-1] == setting
 
 
 def built(config, *overrides):
@@ -298,13 +338,13 @@ def built(config, *overrides):
 )
 def test_what_starts_from_another_run_has_its_weights(cell, tmp_path):
     (one,) = planned(cell, work_dir=tmp_path, num_gpus=8)
-    backbone = built(one.before.cell.config)
+    backbone = built(one.parent_run.cell.config)
     for tensor in backbone.parameters():
         nn.init.normal_(tensor)
-    one.before.folder.mkdir(parents=True)
-    file = one.before.folder / "epoch_100.pth"
+    one.parent_run.folder.mkdir(parents=True)
+    file = one.parent_run.folder / "epoch_100.pth"
     torch.save({"meta": {}, "state_dict": backbone.state_dict()}, file)
-    (one.before.folder / "last_checkpoint").write_text(str(file))
+    (one.parent_run.folder / "last_checkpoint").write_text(str(file))
     found = built(one.cell.config, *running._overrides(one)).backbone.state_dict()
     expected = backbone.backbone.state_dict()
     assert found.keys() == expected.keys()

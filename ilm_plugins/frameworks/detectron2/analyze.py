@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, instantiate
 from detectron2.data import transforms as T
 from omegaconf import OmegaConf
 
-from ..inference import Inference, describe_scaling
+from ..inference import Inference
 from . import train
 
 
@@ -49,8 +49,6 @@ def load(args: argparse.Namespace) -> Inference:
         return model([_model_input(image, augment, order) for image in images])
 
     words = ", ".join(map(str, augmentations)) or "not resized"
-    mean, std = getattr(model, "pixel_mean", None), getattr(model, "pixel_std", None)
-    words += describe_scaling(mean, std, order)
     return Inference(Path(args.config_file).stem, model, forward, 1, words)
 
 

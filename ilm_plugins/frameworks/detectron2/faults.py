@@ -5,20 +5,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from detectron2.data import MetadataCatalog
+from detectron2.engine import TrainerBase
 
 from ...errors import RunError, UserError
 from ..command import describe_path
 from .checkpoints import reading_proposals
 
 
-class NamesIteration:
-    """Mixin for a trainer that adds the iteration to the FloatingPointError of a NaN loss."""
-
-    def run_step(self) -> None:
-        try:
-            super().run_step()
-        except FloatingPointError as error:
-            raise FloatingPointError(f"at iteration {self.iter}: {error}") from error
+@contextmanager
+def naming_iteration(trainer: TrainerBase) -> Iterator[None]:
+    """Within this context, the FloatingPointError of a NaN loss gets the trainer's iteration."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise FloatingPointError(f"at iteration {trainer.iter}: {error}") from error
 
 
 class NamesImage:

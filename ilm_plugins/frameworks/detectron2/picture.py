@@ -13,19 +13,22 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .checkpoints import Checkpointer
 
+#: Number of images, and of those in a row; least score, 0 to 1, of a prediction that is drawn.
+COUNT, COLUMNS, MIN_SCORE = 6, 3, 0.6
+#: Pixels around each image, and of the line of titles above it.
+MARGIN, TITLE = 6, 20
 
-def draw_predictions(
-    cfg: CfgNode, path: Path, count: int = 6, columns: int = 3, score: float = 0.6
-) -> None:
+
+def draw_predictions(cfg: CfgNode, path: Path) -> None:
     """Write a PNG of test images, each twice: with the ground truth, and with the predictions.
+
+    Shows up to :data:`COUNT` images, spread evenly over the data set, and predictions with a score
+    of :data:`MIN_SCORE` or more.
 
     Args:
         cfg: the model, which runs on MODEL.DEVICE; MODEL.WEIGHTS is its checkpoint,
             DATASETS.TEST[0] the data set, which must be registered and not empty.
         path: the PNG to write, in place of an earlier file; its folder is created.
-        count: number of images, evenly spread over the data set; all if it has fewer.
-        columns: number of images in a row, each with its two pictures.
-        score: minimum score, from 0 to 1, of a prediction that is drawn.
 
     Raises:
         CheckpointError: the checkpoint is missing, cannot be read or is of another model.
@@ -35,12 +38,12 @@ def draw_predictions(
     model = build_model(cfg).eval()
     Checkpointer(model).load(cfg.MODEL.WEIGHTS)
     mapper = DatasetMapper(cfg, is_train=False)
-    chosen = [records[i * len(records) // count] for i in range(min(count, len(records)))]
+    chosen = [records[i * len(records) // COUNT] for i in range(min(COUNT, len(records)))]
     tiles = []
     for record in chosen:
         with torch.no_grad():
             found = model([mapper(dict(record))])[0]["instances"].to("cpu")
-        found = found[found.scores >= score]
+        found = found[found.scores >= MIN_SCORE]
         image = read_image(record["file_name"], "RGB")
         scale = 256 / max(image.shape[:2])
 
@@ -52,29 +55,27 @@ def draw_predictions(
         predicted = canvas().draw_instance_predictions(found).get_image()
         tiles.append(_tile(truth, predicted))
     height, width = (max(tile.shape[d] for tile in tiles) for d in (0, 1))
-    grid = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height), "white")
+    grid = Image.new("RGB", (COLUMNS * width, -(-len(tiles) // COLUMNS) * height), "white")
     for i, tile in enumerate(tiles):
-        grid.paste(Image.fromarray(tile), (i % columns * width, i // columns * height))
+        grid.paste(Image.fromarray(tile), (i % COLUMNS * width, i // COLUMNS * height))
     path.parent.mkdir(parents=True, exist_ok=True)
     grid.save(path, optimize=True)
 
 
-def _tile(truth: np.ndarray, predicted: np.ndarray, margin: int = 6, title: int = 20) -> np.ndarray:
+def _tile(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Place two (H, W, 3) uint8 images of one size side by side under titles.
 
     Args:
         truth, predicted: the images, the left and the right one.
-        margin: width in pixels of the white border between, beside and below the images.
-        title: height in pixels of the line of titles above them.
 
     Returns:
-        The (H + title + margin, 2 * W + 3 * margin, 3) uint8 picture.
+        The uint8 picture, larger by MARGIN pixels at most sides and by TITLE at the top.
     """
     height, width = truth.shape[:2]
-    tile = Image.new("RGB", (2 * width + 3 * margin, height + title + margin), "white")
+    tile = Image.new("RGB", (2 * width + 3 * MARGIN, height + TITLE + MARGIN), "white")
     draw, font = ImageDraw.Draw(tile), ImageFont.load_default(14)
     for i, (label, image) in enumerate((("ground truth", truth), ("prediction", predicted))):
-        left = margin + i * (width + margin)
+        left = MARGIN + i * (width + MARGIN)
         draw.text((left, 2), label, fill="black", font=font)
-        tile.paste(Image.fromarray(image), (left, title))
+        tile.paste(Image.fromarray(image), (left, TITLE))
     return np.asarray(tile)

@@ -51,7 +51,7 @@ from ..command import WithoutTracebacks, building
 from ..optimizers import keep_layouts
 from .checkpoints import Checkpointer
 from .checks import LAZY_KEYS, load_config
-from .faults import NamesImage, NamesIteration, names_datasets
+from .faults import NamesImage, names_datasets, naming_iteration
 from .radius import RadiusHook
 from .ratios import RatiosHook
 
@@ -115,7 +115,8 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
         return results
     trainer = Trainer(cfg, args.ratios_interval, args.channels_last)
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    with naming_iteration(trainer):
+        return trainer.train()
 
 
 def join_group(args: argparse.Namespace) -> None:
@@ -137,7 +138,7 @@ def join_group(args: argparse.Namespace) -> None:
     comm.synchronize()
 
 
-class Trainer(NamesIteration, DefaultTrainer):
+class Trainer(DefaultTrainer):
     """detectron2's DefaultTrainer, which also runs on several CPU processes and evaluates.
 
     Args:
@@ -265,18 +266,6 @@ class Bfloat16Trainer(SimpleTrainer):
                 del model.forward
 
 
-class LazyTrainer(NamesIteration, SimpleTrainer):
-    """detectron2's SimpleTrainer, for LazyConfigs; a NaN loss names the iteration."""
-
-
-class LazyAMPTrainer(NamesIteration, AMPTrainer):
-    """detectron2's AMPTrainer for mixed precision; a NaN loss names the iteration."""
-
-
-class LazyBfloat16Trainer(NamesIteration, Bfloat16Trainer):
-    """A Bfloat16Trainer; a NaN loss names the iteration."""
-
-
 class LazyCheckpointer(Checkpointer):
     """A Checkpointer whose messages name a LazyConfig's setting with the initial weights."""
 
@@ -303,8 +292,8 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     optimizer = optimizer_of(cfg, model)
     loader = lazy_loader(cfg, "train")
     model = create_ddp_model(model, args.channels_last, **cfg.train.ddp)
-    mixed = LazyBfloat16Trainer if cfg.train.device == "cpu" else LazyAMPTrainer
-    kind = mixed if cfg.train.amp.enabled else LazyTrainer
+    mixed = Bfloat16Trainer if cfg.train.device == "cpu" else AMPTrainer
+    kind = mixed if cfg.train.amp.enabled else SimpleTrainer
     trainer = kind(model, loader, optimizer)
     checkpointer = LazyCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     writes = comm.is_main_process()
@@ -322,7 +311,8 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     resumed = args.resume and checkpointer.has_checkpoint()
     # A checkpoint has the number of the iteration that it was saved after.
-    trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
+    with naming_iteration(trainer):
+        trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
 
 
 def lazy_loader(cfg: DictConfig, part: str):
@@ -378,21 +368,6 @@ def evaluate_model(cfg: DictConfig, model: torch.nn.Module):
     results = inference_on_dataset(model, loader, evaluator)
     print_csv_format(results)
     return results
-
-
-def build_model(args: argparse.Namespace) -> torch.nn.Module:
-    """Build the model of a config, with random weights.
-
-    Args:
-        args: the parsed command line of tools/train_net.py; see :func:`.checks.load_config`.
-
-    Raises:
-        UserError: the config cannot be read or has no model, or the model cannot be built.
-    """
-    cfg = load_config(args)
-    if isinstance(cfg, DictConfig) and "model" not in cfg:
-        raise UserError(f"{args.config_file} does not define model; a LazyConfig of a model does")
-    return model_of(cfg)
 
 
 def model_of(cfg: CfgNode | DictConfig) -> torch.nn.Module:

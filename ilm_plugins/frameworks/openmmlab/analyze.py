@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
-from torch import nn
 
 from ...errors import UserError
-from ..inference import Inference, describe_scaling
+from ..inference import Inference
 from . import train
 
 
@@ -35,7 +34,7 @@ def load(args: argparse.Namespace) -> Inference:
             building the model or the pipeline pass unchanged.
     """
     cfg = train.load_config(args)
-    model = revert_sync_batchnorm(train.build_model(args)).to(args.device)
+    model = revert_sync_batchnorm(train.model_of(cfg)).to(args.device)
     name = Path(args.config_file).stem
     loader = cfg.get("test_dataloader") or {}
     dataset = loader.get("dataset") or {}
@@ -65,7 +64,8 @@ def load(args: argparse.Namespace) -> Inference:
         samples = [pipeline(_loaded_image(i, image)) for i, image in enumerate(pixels)]
         return model.test_step(pseudo_collate(samples))
 
-    return Inference(name, model, run_pipeline, batch_size, _describe(model, steps, bgr))
+    words = "the config's test pipeline, " + " > ".join(str(step["type"]) for step in steps)
+    return Inference(name, model, run_pipeline, batch_size, words)
 
 
 def _loads(step: dict, image: bool = False) -> bool:
@@ -91,21 +91,3 @@ def _loaded_image(number: int, image: np.ndarray) -> dict:
         "height": height,
         "width": width,
     }
-
-
-def _describe(model: nn.Module, steps: Sequence[dict], bgr: bool) -> str:
-    """Describe the preprocessing: the steps' types, and the scaling by the model's preprocessor.
-
-    Args:
-        model: its ``data_preprocessor``, if it has one, has the mean and the standard deviation.
-        steps: configs of the pipeline's steps.
-        bgr: whether images enter the pipeline as BGR.
-    """
-    names = " > ".join(str(step["type"]) for step in steps)
-    preprocessor = getattr(model, "data_preprocessor", None)
-    mean, std = (getattr(preprocessor, key, None) for key in ("mean", "std"))
-    flips = getattr(
-        preprocessor, "_channel_conversion", getattr(preprocessor, "channel_conversion", False)
-    )
-    scaling = describe_scaling(mean, std, "RGB" if bgr == bool(flips) else "BGR")
-    return f"the config's test pipeline, {names}{scaling}"

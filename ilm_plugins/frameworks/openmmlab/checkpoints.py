@@ -92,11 +92,6 @@ def _load_pretrained(wrapped: Callable, init: PretrainedInit, args: tuple, optio
             tensors. In the last case the module has been initialized already.
     """
     (module,) = args
-    if "://" not in init.checkpoint and not os.path.isfile(init.checkpoint):
-        raise CheckpointError(
-            f"checkpoint {init.checkpoint!r} does not exist; set the checkpoint of this init_cfg "
-            "to a file, or init_cfg=None to start anew"
-        )
     wrapped(module)
     prefix = f"{init.prefix.rstrip('.')}." if init.prefix else ""
     contents = CheckpointLoader.load_checkpoint(init.checkpoint, "cpu", logger=None)

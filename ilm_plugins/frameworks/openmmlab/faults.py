@@ -1,17 +1,15 @@
 """Make errors of an MMEngine run name the broken file or the iteration."""
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from mmengine.dataset import Compose
-from mmengine.dist import all_reduce
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from torch import Tensor
 
-from ...errors import RunError, UserError
+from ...errors import PeerError, RunError, UserError
 from ..command import describe_path
 
 
@@ -99,34 +97,19 @@ def name_images(dataset) -> None:
 
 
 class StopAtNaN(Hook):
-    """Raises FloatingPointError if the loss becomes infinite or NaN, before a checkpoint is saved.
+    """Raises FloatingPointError if a loss becomes infinite or NaN, before a checkpoint is saved.
 
-    Each iteration's losses are checked on their device, without waiting for it; the host reads the
-    result every ``interval`` iterations and before each checkpoint. All processes exchange their
-    results then and stop together, because gradients carry a NaN to all of them.
-
-    Args:
-        interval: number of iterations from one reading of the result to the next.
+    Every process looks at its own losses. Gradients carry a NaN to the weights of all of them, so
+    weights are looked at, too, before they are saved.
     """
 
-    def __init__(self, interval: int = 10) -> None:
-        self.interval = interval
-        #: First iteration, from 0, with such a loss, or infinity; a scalar on the losses' device.
-        self.first = torch.tensor(math.inf)
-
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Note whether one of the losses, outputs with "loss" in their names, is NaN or infinite.
-
-        The note stays on the losses' device. :meth:`look` reads it every ``interval`` iterations,
-        after an iteration with a checkpoint, and after the last one.
+        """Raise FloatingPointError with the iteration if one of its losses is NaN or infinite.
 
         Args:
             runner: MMEngine's runner.
             batch_idx, data_batch: have no effect.
             outputs: name -> value of the iteration; those not named "...loss..." are ignored.
-
-        Raises:
-            FloatingPointError: the note is read, and a loss of any process was NaN or infinite.
         """
         # MMEngine has "loss" in the names of losses; other outputs, like accuracies, may be NaN.
         losses = [
@@ -134,41 +117,18 @@ class StopAtNaN(Hook):
             for name, value in (outputs or {}).items()
             if "loss" in name and isinstance(value, Tensor)
         ]
-        if losses:
-            finite = torch.isfinite(sum(losses))
-            first = self.first.to(finite.device)
-            self.first = torch.where(finite, first, first.clamp(max=runner.iter))
-        last = runner.iter + 1 == runner.max_iters
-        if last or self.every_n_train_iters(runner, self.interval) or self._saves(runner):
-            self.look()
-
-    def _saves(self, runner) -> bool:
-        """Whether a CheckpointHook saves a checkpoint after this iteration."""
-        return any(
-            hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
-            for hook in runner.hooks
-            if isinstance(hook, CheckpointHook) and not hook.by_epoch
-        )
-
-    def after_train_epoch(self, runner) -> None:
-        self.look()
-
-    def before_val_epoch(self, runner) -> None:
-        # The best checkpoint is saved after validation.
-        self.look()
+        # MMEngine's RuntimeInfoHook reads the outputs of every iteration as well.
+        if losses and not torch.isfinite(sum(losses)):
+            raise FloatingPointError(f"the loss became infinite or NaN at iteration {runner.iter}")
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        # Only rank 0 calls this, so the processes cannot exchange results here.
-        self._check()
+        """Raise an error if a parameter of the model is NaN or infinite.
 
-    def look(self) -> None:
-        """Raise FloatingPointError in all processes if the loss of any was infinite or NaN."""
-        all_reduce(self.first, "min")
-        self._check()
-
-    def _check(self) -> None:
-        """Raise FloatingPointError with the iteration if ``first`` is not infinity."""
-        if not torch.isinf(self.first):
-            raise FloatingPointError(
-                f"the loss became infinite or NaN at iteration {self.first:.0f}"
-            )
+        It is a PeerError if there are other processes, since the loss of one may be the cause.
+        """
+        if all(torch.isfinite(value).all() for value in runner.model.parameters()):
+            return
+        reason = f"weights became infinite or NaN at iteration {runner.iter}"
+        if runner.distributed:
+            raise PeerError(f"{reason}; lower the learning rate, or look at the data")
+        raise FloatingPointError(reason)

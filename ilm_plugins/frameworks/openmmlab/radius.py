@@ -5,8 +5,6 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 
-from ...errors import UserError
-from ...layers import SparseSwitchNorm
 from ..radius import RadiusSchedule
 from .norms import register
 
@@ -16,16 +14,12 @@ class RadiusHook(Hook):
 
     In a config: ``custom_hooks = [dict(type="RadiusHook")]``. The radius is set before each
     iteration, and the gradients of each set of SSN's logits are clipped to the norm 1 before each
-    step of the optimizer. Frozen layers keep their radius.
-
-    Raises:
-        UserError: when training starts, if the model has no SSN layers.
+    step of the optimizer. Frozen layers keep their radius. A model without
+    SSN layers is not changed.
     """
 
     def before_train(self, runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if not any(isinstance(m, SparseSwitchNorm) for m in model.modules()):
-            raise UserError("the model has no SSN layer; leave the RadiusHook out")
         wrapper = runner.optim_wrapper
         parts = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,)
         self.schedule = RadiusSchedule(model, [part.optimizer for part in parts])

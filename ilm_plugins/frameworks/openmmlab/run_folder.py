@@ -236,7 +236,6 @@ def summary(config: str, work_dir: Path, total: int) -> RunSummary:
         curve=rows,
         seconds=seconds,
         metrics=metrics,
-        checkpoint=checkpoint,
         references=references,
         images=trained_on,
         recipe_images=recipe_images,

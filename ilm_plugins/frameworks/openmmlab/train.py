@@ -16,7 +16,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ... import checkpoints
-from ...errors import UserError
 from ..command import building
 from ..optimizers import keep_layouts
 from .checkpoints import check_fits, guard, latest
@@ -201,26 +200,12 @@ class PluginRunner(Runner):
         return loader
 
 
-def build_model(args: argparse.Namespace) -> nn.Module:
-    """Build the model of a config, with random weights.
+def model_of(cfg: Config) -> nn.Module:
+    """Build the model of a config, with random weights; errors of building it pass unchanged.
 
     MMEngine's default scope is set to the config's, and stays so.
-
-    Args:
-        args: the parsed command line of tools/train_net.py.
-
-    Raises:
-        UserError: the config cannot be read, or has no model. Errors of building it pass unchanged.
     """
-    cfg = load_config(args)
-    if cfg.get("model") is None:
-        raise UserError(f"{args.config_file} does not define model; an MMEngine config does")
     init_default_scope(cfg.get("default_scope") or "mmengine")
-    return model_of(cfg)
-
-
-def model_of(cfg: Config) -> nn.Module:
-    """Build the model of a config, with random weights, in the config's scope."""
     # Like the Runner, pass on a data_preprocessor that the config has outside of model.
     beside = {key: cfg[key] for key in ("data_preprocessor",) if key in cfg}
     return MODELS.build(cfg.model, default_args=beside)

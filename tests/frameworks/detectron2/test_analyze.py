@@ -79,8 +79,8 @@ def test_ratios_of_a_yaml_config(unrendered, datasets, trained, tmp_path, capsys
     argv += ["--checkpoint", str(tmp_path / "a.pth"), "--output", str(tmp_path / "out")]
     assert analyze.main([*argv, "--opts", *SMALL, *EN]) == 0
     printed = capsys.readouterr().out
-    assert "ResizeShortestEdge(short_edge_length=[64, 64], max_size=64), mean 90, 90" in printed
-    assert "(BGR of 0..255)" in printed and "over 8 layers" in printed
+    assert "ResizeShortestEdge(short_edge_length=[64, 64], max_size=64)" in printed
+    assert "over 8 layers" in printed
     found = rows(tmp_path / "out" / "ratios_by_image.csv")
     assert len(found) == 4 and found[0]["class"] == ""
     assert len({row["backbone.fpn_output3.norm/BN"] for row in found}) > 1

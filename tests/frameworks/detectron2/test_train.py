@@ -337,16 +337,16 @@ def test_a_norm_that_does_not_fit_is_told_in_one_line(datasets, tmp_path, refuse
     [
         ("from detectron2.config import LazyCall as L\nmodel = L(dict)()\n", "detectron2"),
         ("from .common.models import model\ntrain = dict(max_iter=3)\n", "detectron2"),
-        ("_base_ = ['a.py']\n", "mmengine"),
-        ("model = dict(type='MaskRCNN')\n", "mmengine"),
-        ("optimizer = {'type': 'SGD'}\n", "mmengine"),
-        ("custom_imports = dict(imports=['ilm_plugins'])\n", "mmengine"),
-        ("model: dict = dict(type='MaskRCNN')\n", "mmengine"),
-        ("hooks = [dict(type='EMAHook')]\n", "mmengine"),
+        ("_base_ = ['a.py']\n", "openmmlab"),
+        ("model = dict(type='MaskRCNN')\n", "openmmlab"),
+        ("optimizer = {'type': 'SGD'}\n", "openmmlab"),
+        ("custom_imports = dict(imports=['ilm_plugins'])\n", "openmmlab"),
+        ("model: dict = dict(type='MaskRCNN')\n", "openmmlab"),
+        ("hooks = [dict(type='EMAHook')]\n", "openmmlab"),
         ("from detectron2.config import LazyCall as L\nx = dict(type='a')\n", "detectron2"),
         (
             "from mmengine.config import read_base\nwith read_base():\n    from .a import *\n",
-            "mmengine",
+            "openmmlab",
         ),
     ],
 )

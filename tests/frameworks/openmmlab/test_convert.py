@@ -169,7 +169,7 @@ def test_a_backbone_alone(configs, tmp_path, capsys):
     assert run(*words, "--part", "neck") == 2
     assert "--part neck: AttributeError: " in capsys.readouterr().err
     assert run(*words[:2], "--to", "EN", "--part", "backbone") == 2
-    assert "give --config-file" in capsys.readouterr().err
+    assert "needs --config-file" in capsys.readouterr().err
     assert run(*words, "--part", "backbone") == 0
     init = (
         f"model.backbone.init_cfg={{'type': 'Pretrained', 'checkpoint': '{tmp_path / 'en.pth'}'}}"

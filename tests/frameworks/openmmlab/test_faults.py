@@ -20,6 +20,7 @@ from faults import children, error_line, finish, kill_one_of, small_files, start
 from ilm_plugins import checkpoints
 from ilm_plugins.checkpoints import CheckpointError
 from ilm_plugins.cli import train_net
+from ilm_plugins.errors import PeerError
 from ilm_plugins.frameworks.openmmlab import checks
 from ilm_plugins.frameworks.openmmlab.checkpoints import WholeFiles, guard, latest
 from ilm_plugins.frameworks.openmmlab.faults import StopAtNaN
@@ -325,11 +326,20 @@ def test_a_nan_of_another_process_is_not_saved(config, tmp_path, unit):
 
 
 def test_only_losses_count_and_in_float32():
-    hook, runner = StopAtNaN(interval=1), SimpleNamespace(iter=0, max_iters=9, hooks=[])
+    hook, runner = StopAtNaN(), SimpleNamespace(iter=0)
     fine = {"loss": torch.full((9,), 6e4, dtype=torch.float16), "acc": torch.tensor(torch.nan)}
     hook.after_train_iter(runner, 0, outputs=fine)
     with pytest.raises(FloatingPointError, match="at iteration 0"):
         hook.after_train_iter(runner, 0, outputs={"loss_bbox": torch.tensor([1, torch.inf])})
+
+
+@pytest.mark.parametrize(("distributed", "error"), [(False, FloatingPointError), (True, PeerError)])
+def test_weights_that_are_infinite_are_not_saved(distributed, error):
+    runner = SimpleNamespace(iter=4, distributed=distributed, model=nn.Linear(2, 2))
+    StopAtNaN().before_save_checkpoint(runner, {})
+    runner.model.bias.data[1] = torch.inf
+    with pytest.raises(error, match="weights became infinite or NaN at iteration 4"):
+        StopAtNaN().before_save_checkpoint(runner, {})
 
 
 @pytest.mark.parametrize("kind", ["mmseg", pytest.param("pix2pix", marks=wide)])

@@ -181,7 +181,7 @@ def test_torchrun_starts_the_processes(config, tmp_path):
         (["load_from={out}/none.pth"], ["none.pth' does not exist; give a file"]),
         (
             ["model.backbone.init_cfg={'type':'Pretrained','checkpoint':'none.pth'}"],
-            ["'none.pth' does not exist", "init_cfg=None to start anew"],
+            ["checkpoint 'none.pth' does not exist"],
         ),
         (["work_dir={out}/file/o"], ["cannot be written", "work_dir"]),
         (["--launcher", "pytorch"], ["RANK is not set", "torchrun"]),

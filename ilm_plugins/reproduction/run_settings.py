@@ -1,11 +1,9 @@
-"""How a run was started: ``launch.json``, which ``tools/reproduce.py run`` writes to its folder."""
+"""A run's settings: ``launch.json``, which ``tools/reproduce.py run`` writes to its folder."""
 
-import argparse
 import ast
 import importlib.metadata
 import json
 import re
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -22,16 +20,14 @@ from ..version import __version__
 FILE = "launch.json"
 #: File in a run's folder with the error that ended its last subprocess; see :func:`.read_error`.
 ERROR = ".error"
-#: Its name before 21 November 2026, with the keys command, settings, commit, torch, device.
-OLD_FILE = "origin.json"
 DEFAULT_WORK_DIR = Path("output/reproduce")
 #: A command line argument KEY=VALUE, which overrides a setting of the config.
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
 
 
 @dataclass(frozen=True)
-class Launch:
-    """How a run was started.
+class RunSettings:
+    """How a run was started; the attributes are the keys of ``launch.json``.
 
     Attributes:
         command: the command of tools/reproduce.py that repeats the run.
@@ -61,7 +57,7 @@ class Launch:
     versions: dict[str, str] = field(default_factory=dict)
     device: str | None = None
 
-    def settings(self, besides: Sequence[str] = ()) -> list[str]:
+    def comparable(self, besides: Sequence[str] = ()) -> list[str]:
         """Return the overrides by which two runs are compared, in order.
 
         Overrides in ``besides`` are left out. The path of ``work_dir`` becomes "WORK_DIR", so that
@@ -87,71 +83,31 @@ def _parse_value(word: str) -> Any:
     return word
 
 
-def write(launch: Launch, folder: Path) -> None:
-    """Write a launch to ``launch.json`` in a run's folder, which must exist."""
-    text = json.dumps(asdict(launch), indent=1, ensure_ascii=False)
+def write(settings: RunSettings, folder: Path) -> None:
+    """Write settings to ``launch.json`` in a run's folder, which must exist."""
+    text = json.dumps(asdict(settings), indent=1, ensure_ascii=False)
     with replacing(folder / FILE) as file:
         file.write(f"{text}\n".encode())
 
 
-def read(folder: Path) -> Launch | None:
-    """Read how the run in a folder was started, from ``launch.json`` or a former ``origin.json``.
+def read(folder: Path) -> RunSettings | None:
+    """Read the settings of the run in a folder from ``launch.json``.
 
     Returns:
-        The launch; None if the folder, which may be missing, has neither file.
+        The settings; None if the folder, which may be missing, has no such file.
 
     Raises:
-        UserError: the file is not valid JSON, or its keys are not those of a launch.
+        UserError: the file is not valid JSON, or its keys are not those of :class:`RunSettings`.
     """
-    file = next((folder / name for name in (FILE, OLD_FILE) if (folder / name).is_file()), None)
-    if file is None:
+    file = folder / FILE
+    if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if file.name == OLD_FILE:
-            return _from_old_file(found, folder / "output.log")
-        return Launch(**found)
-    except (ValueError, TypeError, KeyError) as error:
+        return RunSettings(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise UserError(
             f"{file} is cut short ({error}); remove it, or give another --work-dir"
         ) from error
-
-
-def _from_old_file(found: dict[str, Any], log: Path) -> Launch:
-    """Build a Launch from the content of a former ``origin.json``.
-
-    Options are parsed from the command in it, and the GPUs from the run's log, if there is one.
-
-    Args:
-        found: the parsed JSON.
-        log: path of the run's log, which may be missing; then the device is the file's.
-
-    Raises:
-        KeyError: the content lacks a key; see :data:`OLD_FILE`.
-    """
-    p = argparse.ArgumentParser(add_help=False)
-    p.add_argument("--seeds", type=int, default=0)
-    p.add_argument("--epochs", "--iterations", type=int, dest="length")
-    p.add_argument("--num-gpus", type=int)
-    p.add_argument("--miniature", action="store_true")
-    p.add_argument("--work-dir", default=str(DEFAULT_WORK_DIR))
-    args, words = p.parse_known_args(shlex.split(found["command"]))
-    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    gpus = re.search(r"^\W*GPU (0[\d,]*):?\s+([^\n(]+)", text, re.MULTILINE)
-    number = f"{gpus[1].count(',') + 1} x " * ("," in gpus[1]) if gpus else ""
-    return Launch(
-        command=found["command"],
-        overrides=found["settings"],
-        given=[word for word in words if OVERRIDE.match(word)],
-        length=2 if args.miniature else args.length,
-        seed=args.seeds,
-        processes=args.num_gpus or 1,
-        miniature=args.miniature,
-        work_dir=args.work_dir,
-        commit=found["commit"],
-        versions={"torch": found["torch"]},
-        device=f"{number}{gpus[2].strip()}" if gpus else found["device"],
-    )
 
 
 def versions(*packages: str) -> dict[str, str]:
