@@ -131,9 +131,23 @@ class AutoencoderNorm(AdaptiveNorm):
         return omega.flatten(1), beta.flatten(1)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute scale and shift (N, C) of x standardized by fine groups, from its moments."""
+        """Compute scale and shift (N, C) of x standardized by fine groups (Eqs. 1 and 2).
+
+        With x_hat standardized by fine groups, see :meth:`predict`, and ratio and offset of
+        :func:`~ilm_plugins.ops.restandardize`::
+
+            y = omega * ratio * x_hat + (beta + omega * offset)
+        """
         omega, beta = self.predict(mean, var, *tensors)
-        return self.standardize_and_rescale(mean, var, omega, beta)
+        n, c = mean.shape[0], self.num_channels
+        if self.moment_groups == self.num_groups:  # ratio 1, offset 0
+            return omega.reshape(n, c), beta.reshape(n, c)
+        by_fine_group = (n, self.moment_groups, c // self.moment_groups)
+        omega, beta = omega.reshape(by_fine_group), beta.reshape(by_fine_group)
+        ratio, offset = restandardize(mean, var, self.num_groups, self.eps)
+        scale = omega * ratio.unsqueeze(2)
+        shift = beta + omega * offset.unsqueeze(2)
+        return scale.view(n, c), shift.view(n, c)
 
     def predict(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Compute omega and beta from the moments of the fine groups (Eqs. 3 to 6).
@@ -175,33 +189,6 @@ class AutoencoderNorm(AdaptiveNorm):
     def by_key_group(self, parameter: Tensor) -> Tensor:
         """Return a parameter (C) as a view of shape (key groups, C / key groups)."""
         return parameter.view(self.num_key_groups, -1)
-
-    def standardize_and_rescale(
-        self, mean: Tensor, var: Tensor, omega: Tensor, beta: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Compute scale and shift of x_hat, which is x standardized by fine groups (Eqs. 1 and 2).
-
-        Both the key groups and the groups of the group normalization consist of fine groups. With
-        ratio and offset of :func:`~ilm_plugins.ops.restandardize`::
-
-            y = omega * ratio * x_hat + (beta + omega * offset)
-
-        Args:
-            mean, var: (N, G') moments of N instances, G' = ``moment_groups`` fine groups.
-            omega, beta: (N, key groups, C / key groups).
-
-        Returns:
-            scale, shift: (N, C) each.
-        """
-        n, c = mean.shape[0], self.num_channels
-        if self.moment_groups == self.num_groups:  # ratio 1, offset 0
-            return omega.reshape(n, c), beta.reshape(n, c)
-        by_fine_group = (n, self.moment_groups, c // self.moment_groups)
-        omega, beta = omega.reshape(by_fine_group), beta.reshape(by_fine_group)
-        ratio, offset = restandardize(mean, var, self.num_groups, self.eps)
-        scale = omega * ratio.unsqueeze(2)
-        shift = beta + omega * offset.unsqueeze(2)
-        return scale.view(n, c), shift.view(n, c)
 
     def network_flops(self) -> int:
         """Return 4MN: the encoder runs twice, either decoder once."""

@@ -10,7 +10,7 @@ from ..ops import Network, adaptive_norm
 from .options import check_dtype, check_known
 
 #: Methods whose results ``network`` describes.
-EQUATIONS = {"rescale", "statistics", "predict", "decode", "standardize_and_rescale"}
+EQUATIONS = {"rescale", "statistics", "predict", "decode"}
 
 
 class AdaptiveNorm(nn.GroupNorm):

@@ -86,10 +86,10 @@ class Primitive(NamedTuple):
         if self.network is not None:
             return self.kernels.forward(x, self.num_groups, self.network, tensors)
         mean, var = self.kernels.moments(x, self.num_groups)
-        scale, shift = self.standardize_and_rescale(mean, var, *cast(tensors, mean.dtype))
+        scale, shift = self.affine_coefficients(mean, var, *cast(tensors, mean.dtype))
         return self.kernels.affine(x, mean, scale, shift), mean, var
 
-    def standardize_and_rescale(
+    def affine_coefficients(
         self, mean: Tensor, var: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return the scale of x - mean and the shift, (N, C) each, in mean's dtype."""
@@ -112,7 +112,7 @@ class Primitive(NamedTuple):
         needs_x, *needs = needs
         dscale, dshift = self.kernels.sums(dy, x, mean)
         scale, dmean, dvar, *dtensors = _vjp(
-            self.standardize_and_rescale,
+            self.affine_coefficients,
             needs,
             dscale,
             dshift,
