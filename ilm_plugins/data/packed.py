@@ -33,6 +33,8 @@ def read_packed(path: str | os.PathLike) -> tuple[list[np.ndarray], list[int], t
     try:
         with np.load(path, allow_pickle=False) as archive:
             jpeg, offsets, labels, classes = (archive[key] for key in KEYS)
+        if offsets[0] != 0 or offsets[-1] != jpeg.size:
+            raise ValueError(f"offsets run from {offsets[0]} to {offsets[-1]} of {jpeg.size}")
         labels = labels.astype(np.int64, casting="same_kind")
         for (start, end), label in zip(pairwise(offsets), labels, strict=True):
             if not 0 <= label < len(classes):
@@ -40,5 +42,7 @@ def read_packed(path: str | os.PathLike) -> tuple[list[np.ndarray], list[int], t
             with Image.open(io.BytesIO(jpeg[start:end].tobytes())) as image:
                 images.append(np.asarray(image.convert("RGB")))
     except Exception as error:  # a broken archive can raise anything
-        raise UserError(f"{path}: expected an .npz with {', '.join(KEYS)}: {error}") from error
+        raise UserError(
+            f"{path}: expected an .npz with {', '.join(KEYS)}: {error}, after {len(images)} images"
+        ) from error
     return images, labels.tolist(), tuple(classes.tolist())

@@ -68,9 +68,10 @@ def use_backend(name: str) -> contextlib.ExitStack:
     have a single value, and inputs of a computation that is recorded or transformed, by
     torch.compile, torch.export, ONNX, TorchScript, torch.func or forward-mode differentiation.
 
-    Other threads are not affected, nor is what activation checkpointing computes again: outside of
-    the block, and on CUDA, where torch runs backward passes in threads of its own. The environment
-    variable ILM_PLUGINS_BACKEND forces a backend in a whole process.
+    Other threads are not affected. So activation checkpointing, which repeats a forward pass during
+    the backward pass, repeats it by the backend of that moment and thread: outside of the block,
+    and always on CUDA, by another than the forced one. The environment variable ILM_PLUGINS_BACKEND
+    forces a backend in a whole process.
 
     Returns:
         A context manager whose end restores the backend that was set before.
@@ -86,7 +87,7 @@ def use_backend(name: str) -> contextlib.ExitStack:
 def kernels_for(x: Tensor, num_groups: int, tensors: Tensors = ()) -> Kernels | None:
     """Return the backend for an input x with G' = ``num_groups``; None stands for the reference.
 
-    ``tensors`` are those of the function that computes scale and shift.
+    ``tensors`` are the parameters and buffers that the layer passes besides x.
 
     Inputs that the reference computes whatever is forced (see :func:`use_backend`) give None. Under
     "auto", plain torch operations take the place of missing kernels, with a warning, once in each
@@ -173,7 +174,8 @@ def is_traced(x: Tensor, *tensors: Tensor | None) -> bool:
     """Return whether a compiler, an exporter or torch.func records or transforms operations on x.
 
     This is also True if x or one of ``tensors`` belongs to a subclass of Tensor other than
-    Parameter, such as DTensor, and anywhere within forward-mode differentiation.
+    Parameter, such as DTensor; in the modes of torch in RECORDING; and anywhere within forward-mode
+    differentiation.
     """
     return (
         torch.compiler.is_compiling()

@@ -96,7 +96,7 @@ def build(
         folder: the run's output folder (MMEngine's work_dir, detectron2's OUTPUT_DIR).
         settings: how the run was started.
         parent_record: the record of the run whose checkpoint this one starts from or tests, for
-            the label; None if there is none. Of it, table, cell and label are read.
+            the label; None if there is none. Its table, cell and label are read.
 
     Returns:
         The record, a JSON-ready dict; floats have six significant digits. Its "figures" lack the

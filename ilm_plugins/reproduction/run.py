@@ -414,7 +414,7 @@ def _complete_checkpoint(run: Run) -> str:
 def _check_same_settings(run: Run, settings: RunSettings) -> None:
     """Raise UserError if the folder has a run that was begun with other or unknown settings.
 
-    ``settings`` are those of the new start. A folder without a checkpoint passes.
+    ``settings`` describes the new start. A folder without a checkpoint passes.
     """
     begun, _ = run.framework.progress(run.folder)
     if not begun:

@@ -56,9 +56,13 @@ def test_a_missing_archive(tmp_path):
         ({"labels": np.array([1, 0, 2])}, "label 2 for 2 classes"),
         ({"labels": np.array([1, 0])}, "zip.* is shorter"),
         ({"labels": np.array([1.0, 0.0, 1.0])}, "float64"),
-        ({"offsets": np.array([0.0, 9.0, 20.0, 30.0])}, "must be integers"),
-        ({"jpeg": np.zeros(9, np.float32)}, "cannot identify image file"),
-        ({"offsets": np.array([0, 9, 5, 20])}, "Truncated File Read"),
+        ({"offsets": np.array([0.0, 9.0, 20.0, 30.0])}, "offsets run from 0.0 to 30.0 of "),
+        ({"jpeg": np.zeros(9, np.float32)}, "offsets run from 0 to .* of 9,"),
+        ({"offsets": np.array([0, 9, 5, 20])}, "offsets run from 0 to 20 of "),
+        (
+            {"jpeg": np.zeros(3, np.uint8), "offsets": np.arange(4)},
+            "cannot identify image file .*, after 0 images",
+        ),
     ],
 )
 def test_a_malformed_archive(tmp_path, change, message):
