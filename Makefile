@@ -33,8 +33,6 @@ MMCV := $(VENV)/$(if $(wildcard $(VENV)/.openmmlab),.openmmlab,.mmcv-lite)
 # Files whole: the tests of a file share what has been trained for them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 DEMO_CONFIGS := configs/detectron2/shapes
-# Otherwise glibc gives large freed blocks back and faults them in again, a tenth of the demo's time.
-DEMO := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python tools/demo.py
 
 # By name, as tests/matrix.py has them; all, where none is given.
 LEGS :=
@@ -66,10 +64,10 @@ help:
 	@echo "make install-openmmlab   mmcv, mmdet, mmseg and mmpretrain into VENV, likewise"
 
 demo: install install-detectron2
-	$(DEMO) $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml
+	$(BIN)/python tools/demo.py $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml
 
 demo-compare: install install-detectron2
-	$(DEMO) $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_gn.yaml \
+	$(BIN)/python tools/demo.py $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_gn.yaml \
 		$(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml $(if $(RECORD),--record $(RECORD))
 
 bench: install install-detectron2

@@ -1,7 +1,6 @@
 """Time the layers and whole models; print the tables, write them, their JSON and a plot."""
 
 import argparse
-import os
 import sys
 import time
 import warnings
@@ -9,19 +8,15 @@ from pathlib import Path
 
 import torch
 
+from ilm_plugins.frameworks.launch import keep_freed_memory
+
 from . import layers, measure, models, report, training
 
-#: Environment of glibc's allocator. By default it returns a freed tensor's memory to the system, so
-#: that page faults on the next tensor dominate the times.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 PARTS = ("layers", "compiled", "models", "training")
 
 
 def main() -> int:
-    """Run the benchmark of a command line, print and write its tables; return the exit status, 0.
-
-    Restarts Python once if the variables of MALLOC are not set, since glibc reads them at start.
-    """
+    """Run the benchmark of a command line, print and write its tables; return exit status 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
@@ -34,11 +29,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.rounds < 2:
         parser.error(f"--rounds {args.rounds}: a spread needs two at least")
-    if any(os.environ.get(name) != value for name, value in MALLOC.items()):
-        os.execve(
-            sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], os.environ | MALLOC
-        )
-
+    keep_freed_memory()
     if args.tiny:
         layers.SHAPES.update(dict.fromkeys(layers.SHAPES, (1, 32, 3, 3)))
         measure.WARM_UP = 0

@@ -2,9 +2,13 @@
 
 import argparse
 import os
+import resource
 import signal
 import subprocess
 import time
+from itertools import pairwise
+
+import torch
 
 from ilm_plugins import errors
 
@@ -40,4 +44,16 @@ def main(args, cfg=None):
         child = subprocess.Popen(["sleep", "600"])
         print(os.getpid(), child.pid, flush=True)
         time.sleep(600)
+    if args.what == "faults":
+        print(page_faults(), flush=True)
+        return
     raise getattr(errors, args.what)("what came in; what to do")
+
+
+def page_faults():
+    """The fewest page faults of this process in filling one of ten tensors of 64 MiB."""
+    counts = []
+    for _ in range(10):
+        torch.ones(2**24)
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    return min(later - before for before, later in pairwise(counts))
