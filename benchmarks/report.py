@@ -89,7 +89,7 @@ def means(results: dict) -> str:
     """Return the table of geometric means over maps: the ratio to the plain norm, and GB/s."""
     rows_of, lines = results["layers"], []
     columns = {key: title for key, title in COLUMNS.items() if key[0] in rows_of}
-    more = ["faster than unfused", "bytes saved"] if "float32" in rows_of else []
+    more = ["faster than unfused", "kept for backward"] if "float32" in rows_of else []
     for layer, baseline in _layer_pairs(rows_of):
         own = {n: [row for row in rows if row["layer"] == layer] for n, rows in rows_of.items()}
         cells = [
@@ -164,7 +164,7 @@ def targets(results: dict) -> str:
 def maps(results: dict, name: str) -> str:
     """Return the table of each layer on each map, in the setting ``name``."""
     titles = ["layer / plain", "map", "forward, ms", "over plain", "over copy", "GB/s", "copy GB/s"]
-    titles += ["both, ms", "over plain", "GB/s", "saved", "peak"]
+    titles += ["both, ms", "over plain", "GB/s", "kept", "peak"]
     lines = []
     for row in results["layers"][name]:
         forward, both = (_pass_times(row, which) for which in MAPS_MOVED)
@@ -242,7 +242,8 @@ def training(results: dict) -> str:
         plain, both = (f"{1e3 * row['seconds'][name]:.0f}" for name in ("plain", "both"))
         ratios = (_ratio_text(row["over plain"][name]) for name in columns)
         lines.append([f"{row['step']}, {'x'.join(map(str, row['batch']))}", plain, *ratios, both])
-    titles = ["training step", "plain, ms", *columns, "both, ms"]
+    names = [name.replace("both", "channels last and fused") for name in [*columns, "both"]]
+    titles = ["training step", "plain, ms", *names[:-1], f"{names[-1]}, ms"]
     return f"{about(measured)}\n\n{_markdown_table(titles, lines)}"
 
 

@@ -154,7 +154,7 @@ def quotes():
             "an RMSE of {:.1f} ({:.1f} over vectors), an SSIM of {:.3f} and an L1 of {:.1f} on the "
             "200 test images, ".format(*plain)
             + "ILM+IN / IN {:.1f} ({:.1f}), {:.3f} and {:.1f}; ".format(*ilm)
-            + "the mean training image has {:.1f} ({:.1f}), {:.3f} and {:.1f}:".format(*mean),
+            + "the mean training image has {:.1f} ({:.1f}), {:.3f} and {:.1f}.".format(*mean),
         ],
         README: [
             f"box AP {gn['box AP']:.1f} and mask AP {gn['mask AP']:.1f} under GN, "

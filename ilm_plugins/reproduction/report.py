@@ -21,8 +21,8 @@ FULL_LABELS = {"full recipe", "computed"}
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", "seeds", "trained", "device", "commit")
 HEAD = """\
 Written by `python -m ilm_plugins reproduce report` from [records](records) of runs, which
-`reproduce run TABLE CELL` makes. Only full recipes stand beside a paper's figure: a run that is
-shorter, on fewer images or otherwise changed has a row of its own, which says so.
+`reproduce run TABLE CELL` makes. A result beside a paper's figure is always of the full recipe:
+a run that is shorter, on fewer images or otherwise changed has a row of its own, which says so.
 Where there are several seeds, figures are means and, behind ±, standard deviations.
 """
 
@@ -192,8 +192,10 @@ def _table_lines(table: Table, groups: Groups) -> list[str]:
     for cell in table.cells.values():
         paper = figures(table, cell.paper) if any(v is not None for v in cell.paper) else ""
         paper = ", ".join(filter(None, [paper, cell.says]))
-        first, changed = _markdown_row(cell.name, "not run", paper), []
-        for group in _groups_of(cell, groups):
+        of_cell = list(_groups_of(cell, groups))
+        status = "not run in full" if of_cell else "not run"
+        first, changed = _markdown_row(cell.name, status, paper), []
+        for group in of_cell:
             if group[0]["label"] in FULL_LABELS:
                 first = _group_row(table, cell.name, group, paper, cell.paper)
                 continue

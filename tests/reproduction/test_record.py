@@ -195,7 +195,7 @@ def test_a_backbone_that_is_no_full_recipe_is_in_the_label(tmp_path):
 def test_a_full_recipe_alone_stands_beside_the_papers_figure(tmp_path):
     short = recorded(tmp_path / "a", accuracy=88.0, length=9)
     page = reported(tmp_path / "r", short)
-    assert row(page, "ResNet20/EN")["run"] == "not run"
+    assert row(page, "ResNet20/EN")["run"] == "not run in full"
     assert row(page, "ResNet20/EN")["paper"] == "92.41"
     own = row(page, "ResNet20/EN, ours")
     assert own["run"] == "shortened: 9 of 165 epochs" and own["ours"] == "88.00"

@@ -445,7 +445,7 @@ def test_a_miniature_is_stopped_gone_on_with_and_reported_as_one(fresh_processes
     page = (tmp_path / "reports" / "en.md").read_text()
     (own,) = (line for line in page.splitlines() if "ResNet20/EN, ours" in line)
     assert "miniature, shortened" in own and "92.41" not in own
-    assert "| ResNet20/EN | not run | 92.41 |" in page
+    assert "| ResNet20/EN | not run in full | 92.41 |" in page
 
 
 @pytest.mark.wide
