@@ -74,7 +74,7 @@ def exemplar_with_ratios(layer, x):
     return transcription.exemplar_norm(
         x,
         *(weight, bias, *reduce, *network),
-        ratio_net=layer.ratio_net.replace("_", ""),
+        ratio_net=layer.ratio_net,
         **options_of(layer, "normalizers", "reduction", "activation"),
     )
 

@@ -453,6 +453,21 @@ def test_readmes_norm_cfg_gives_a_segmenter(tmp_path):
     assert model.decode_head.convs[0].norm.reduction == 32
 
 
+def test_readmes_norm_cfg_gives_a_classifier_whose_config_names_no_norm(tmp_path):
+    pytest.importorskip("mmpretrain", reason="needs OpenMMLab")
+    from ilm_plugins.cli.convert import build_model
+
+    settings, _, _ = block(README, "python", "auxiliary_head").partition("model = ")
+    model = "dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18))"
+    (tmp_path / "base.py").write_text(f"default_scope = 'mmpretrain'\nmodel = {model}")
+    (tmp_path / "readme.py").write_text(
+        f"_base_ = 'base.py'\n{settings}model = dict(backbone=dict(norm_cfg=norm_cfg))"
+    )
+    model = build_model(str(tmp_path / "readme.py"))
+    norms = [m for m in model.modules() if isinstance(m, ExemplarNorm)]
+    assert len(norms) == 20 and norms[0].reduction == 32
+
+
 INHERITING = """
 import sys
 from mmengine.config import Config

@@ -373,7 +373,7 @@ def exemplar_ratios(
         normalized = (pooled - mean) / torch.sqrt(var + eps)  # step 1: pre-normalize
         if ratio_net == "conv":
             z.append(reduce_channels(normalized, reduce))  # step 1: C -> C/r, shared by all rows
-        elif ratio_net == "noconv":  # Table 9, b
+        elif ratio_net == "no_conv":  # Table 9, b
             assert reduce is None
             z.append(normalized)
         else:
@@ -412,17 +412,17 @@ def exemplar_norm(
 
     x             (N, C, *)
     weight, bias  (K, C)       gamma^k, beta^k; (C) or (1, C): a single pair (Table 9, d)
-    reduce        (C/r, r, 1)  the grouped 1-D convolution; None under ratio_net "mlp" and "noconv"
+    reduce        (C/r, r, 1)  the grouped 1-D convolution; None under ratio_net "mlp" and "no_conv"
     expand_weight (pi*K, K*K)  the first fully-connected layer; (C/32, C) under "mlp"
     expand_bias   (pi*K)       (C/32) under "mlp"
     ratio_weight  (K, pi*K)    the second; (K, C/32) under "mlp"
     ratio_bias    (K)
     normalizers                a tuple of K names out of "IN", "LN", "BN", "GN"
-    reduction                  r; not looked at under "mlp" and "noconv"
+    reduction                  r; not looked at under "mlp" and "no_conv"
     num_groups                 the groups of "GN"
     running_mean, running_var  (C), what BN uses; None: the statistics of this batch
     activation                 "tanh" or "relu" (Table 9, c), between the two layers
-    ratio_net                  "conv", "noconv" (Table 9, b) or "mlp" (Table 9, a)
+    ratio_net                  "conv", "no_conv" (Table 9, b) or "mlp" (Table 9, a)
     returns       y (N, C, *), ratios (N, K)
     """
     num_channels = x.shape[1]

@@ -28,9 +28,13 @@ class RadiusSchedule:
             optimizer.register_step_pre_hook(self._clip)
 
     def _clip(self, optimizer: Optimizer, args: tuple, options: dict) -> None:
-        """Clip the gradients, in place; the arguments are those of torch's hook."""
+        """Clip the gradients, in place; the arguments are those of torch's hook.
+
+        A fused optimizer gets gradients that are still scaled by torch's GradScaler.
+        """
+        scale = getattr(optimizer, "grad_scale", None)
         for logits in self.logits:
-            nn.utils.clip_grad_norm_(logits, MAX_NORM)
+            nn.utils.clip_grad_norm_(logits, MAX_NORM * (1.0 if scale is None else float(scale)))
 
     def set(self, iteration: int, iterations: int) -> None:
         """Set the radius before an iteration to the part of the iterations that are done.

@@ -46,8 +46,8 @@ class MixtureNorm(AdaptiveNorm):
     update them: detectron2's FREEZE_AT and OpenMMLab's frozen_stages, which mean this for
     BatchNorm, both freeze by ``requires_grad``, as :func:`ilm_plugins.freeze` does. As a
     consequence, a stateless call (``torch.func.functional_call``) with detached parameters is a
-    call of a frozen layer; pass parameters that require gradients. The replicas of nn.DataParallel
-    are frozen, too; use DistributedDataParallel.
+    call of a frozen layer; pass parameters that require gradients. Under ``torch.no_grad``, so is
+    a call of nn.DataParallel's replicas; use DistributedDataParallel.
 
     Args:
         num_channels: the number of channels, C.

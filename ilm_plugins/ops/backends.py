@@ -140,10 +140,12 @@ def _find_cpu(x: Tensor) -> Kernels | str:
 
 def _find_triton(x: Tensor) -> Kernels | str:
     """Return the Triton backend; or why it cannot run x, with advice."""
+    if torch.version.hip:
+        return "Triton's kernels are not for AMD's GPUs; nothing to do"
     if not has_triton():
         return (
-            f"Triton {'.'.join(map(str, TRITON))} or newer is not installed; install it with "
-            "pip install triton"
+            f"Triton {'.'.join(map(str, TRITON))} or newer is not installed; upgrade torch to 2.11 "
+            "or newer, which brings it"
         )
     from . import triton
 

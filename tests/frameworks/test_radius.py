@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from ilm_plugins import SparseSwitchNorm
+from ilm_plugins.frameworks.radius import RadiusSchedule
 
 #: Iterations of a whole training here.
 LENGTH = 5
@@ -108,3 +109,18 @@ def test_gradients_of_logits_are_clipped_to_norm_1(train, tmp_path):
 @frameworks
 def test_models_without_the_layer_are_trained_as_they_are(train, tmp_path):
     train(Small(nn.BatchNorm2d), tmp_path)
+
+
+def test_a_fused_optimizers_scaled_gradients_are_clipped_to_the_scaled_norm():
+    moved = []
+    for scale in (1.0, 2.0**16):
+        model = Small()
+        optimizer = torch.optim.SGD(model.norm.parameters(), lr=0.1, fused=True)
+        RadiusSchedule(model, [optimizer])
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        before = model.norm.mean_weight.detach().clone()
+        scaler.scale(model.loss(images())).backward()
+        scaler.step(optimizer)
+        moved.append(model.norm.mean_weight.detach() - before)
+    torch.testing.assert_close(moved[1], moved[0])
+    assert moved[0].norm().item() == pytest.approx(0.1, rel=1e-3)  # the learning rate

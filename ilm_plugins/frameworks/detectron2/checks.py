@@ -118,6 +118,11 @@ def check(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, str, str]:
         keys = YAML_KEYS
         settings = DefaultTrainer.auto_scale_workers(cfg, processes)
         evaluates, evaluator = bool(cfg.DATASETS.TEST), "DATASETS.TEST"
+        if cfg.TEST.AUG.ENABLED:
+            raise UserError(
+                "TEST.AUG.ENABLED True: test-time augmentation is not in this command; set it to "
+                "False, or evaluate the weights with detectron2's tools/train_net.py"
+            )
     else:
         missing = [key for key in LAZY_ENTRIES if key not in cfg]
         if missing:

@@ -325,7 +325,7 @@ def _addresses(tensors: Tensors) -> ctypes.Array:
     return (ctypes.c_void_p * MAX_TENSORS)(*map(_pointer, tensors))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None, typed=True)  # named tuples of two classes may be equal
 def _template(network: Network, channels: int, num_groups: int) -> tuple[_Network, tuple[int, ...]]:
     """Return the network as a C struct without tensors, and the number of elements of each tensor.
 

@@ -49,7 +49,7 @@ class Sizes(NamedTuple):
     gradients: int  #: values that a kernel stores of each instance's gradients
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None, typed=True)  # named tuples of two classes may be equal
 def find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None:
     """Return the sizes for the kernels, or None if they cannot compute the network.
 
