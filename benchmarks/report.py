@@ -242,8 +242,8 @@ def training(results: dict) -> str:
         plain, both = (f"{1e3 * row['seconds'][name]:.0f}" for name in ("plain", "both"))
         ratios = (_ratio_text(row["over plain"][name]) for name in columns)
         lines.append([f"{row['step']}, {'x'.join(map(str, row['batch']))}", plain, *ratios, both])
-    names = [name.replace("both", "channels last and fused") for name in [*columns, "both"]]
-    titles = ["training step", "plain, ms", *names[:-1], f"{names[-1]}, ms"]
+    titles = ["training step", "plain, ms", *columns, "both, ms"]
+    titles = [title.replace("both", "channels last and fused") for title in titles]
     return f"{about(measured)}\n\n{_markdown_table(titles, lines)}"
 
 

@@ -357,7 +357,7 @@ DEFECTS = (
         "logits-without-clipping",
         "The gradients of SSN's logits are not clipped.",
         f"{HARNESS}/radius.py",
-        "nn.utils.clip_grad_norm_(logits, MAX_NORM * (1.0 if scale is None else float(scale)))",
+        "nn.utils.clip_grad_norm_(logits, limit)",
         "pass",
         "tests/frameworks/test_radius.py",
     ),

@@ -33,8 +33,9 @@ class RadiusSchedule:
         A fused optimizer gets gradients that are still scaled by torch's GradScaler.
         """
         scale = getattr(optimizer, "grad_scale", None)
+        limit = MAX_NORM if scale is None else MAX_NORM * float(scale)
         for logits in self.logits:
-            nn.utils.clip_grad_norm_(logits, MAX_NORM * (1.0 if scale is None else float(scale)))
+            nn.utils.clip_grad_norm_(logits, limit)
 
     def set(self, iteration: int, iterations: int) -> None:
         """Set the radius before an iteration to the part of the iterations that are done.

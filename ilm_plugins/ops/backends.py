@@ -141,7 +141,7 @@ def _find_cpu(x: Tensor) -> Kernels | str:
 def _find_triton(x: Tensor) -> Kernels | str:
     """Return the Triton backend; or why it cannot run x, with advice."""
     if torch.version.hip:
-        return "Triton's kernels are not for AMD's GPUs; nothing to do"
+        return "the Triton kernels are for NVIDIA's GPUs alone; leave the backend at 'auto'"
     if not has_triton():
         return (
             f"Triton {'.'.join(map(str, TRITON))} or newer is not installed; upgrade torch to 2.11 "
