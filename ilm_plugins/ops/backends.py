@@ -148,13 +148,19 @@ def _find_triton(x: Tensor) -> Kernels | str:
             "or newer, which brings it"
         )
     from . import triton
+    from .triton.devices import launch_problem
 
-    if triton.supports(x):
-        return triton
-    return (
-        f"got a {x.dtype} tensor on {x.device.type!r}, but Triton's kernels take float32, float16 "
-        "and bfloat16 on CUDA"
-    )
+    if not triton.supports(x):
+        return (
+            f"got a {x.dtype} tensor on {x.device.type!r}, but Triton's kernels take float32, "
+            "float16 and bfloat16 on CUDA"
+        )
+    if problem := launch_problem(x.device):
+        return (
+            f"Triton cannot run a kernel on {str(x.device)!r} ({problem}); it needs a C compiler, "
+            "such as gcc, and Python's header files"
+        )
+    return triton
 
 
 @functools.cache

@@ -23,6 +23,7 @@ skip_without_triton()
 import triton  # noqa: E402
 
 from ilm_plugins.ops import triton as kernels  # noqa: E402
+from ilm_plugins.ops.triton.devices import launch_problem  # noqa: E402
 
 LAYOUTS = {"contiguous": False, "channels-last": True}
 KEYS = {norm: key for key, norm in NORMS.items()}
@@ -55,6 +56,20 @@ ROUNDING = {torch.float32: SUMMING, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 @pytest.mark.parametrize("selection", ["not wide and not long", wide("wide")])
 def test_under_the_interpreter(selection):
     run_interpreted(__file__, selection)
+
+
+@runs
+def test_a_kernel_that_can_run_has_no_problem():
+    assert launch_problem(torch.zeros(1, device=DEVICE).device) is None
+
+
+@compiles
+def test_a_kernel_that_cannot_run_says_why(monkeypatch):
+    """Memory of the CPU stands for a machine that lacks what Triton needs: the launch fails."""
+    monkeypatch.setattr(kernels, "supports", lambda x: True)
+    message = r"'triton' is forced: Triton cannot run a kernel on 'cpu' \(\w+Error: .+\); it needs"
+    with use_backend("triton"), pytest.raises(RuntimeError, match=message):
+        ILMGroupNorm(64)(torch.randn(1, 64, 3, 3))
 
 
 # ---- one layer by kernels and by equations

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 #: Whether Triton runs the kernels on the CPU, for tests.
@@ -20,6 +22,28 @@ def on_device(function: Callable) -> Callable:
             return function(x, *args)
 
     return on_device
+
+
+@triton.jit
+def _trial_kernel(ptr):
+    tl.store(ptr, 1.0)
+
+
+@functools.cache
+def launch_problem(device: torch.device) -> str | None:
+    """Return why Triton cannot compile or launch a kernel on a device; None if it can.
+
+    For example, Triton compiles the code that launches a kernel by a C compiler, which not every
+    machine has. The answer is cached for the process.
+    """
+    memory = torch.empty(1, device=device)
+    try:
+        with torch.cuda.device_of(memory):
+            _trial_kernel[(1,)](memory)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        return f"{type(error).__name__}: {reason}"
+    return None
 
 
 @functools.cache
