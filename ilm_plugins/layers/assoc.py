@@ -81,9 +81,6 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         beta = combine(torch.tanh, from_var, self.by_key_group(bias))
         return omega, beta
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, combine={self.combine!r}"
-
 
 def _without_bias(a, decoded: Tensor, b: Tensor) -> Tensor:
     """Return a(decoded), broadcast to the shape of B, which gets a gradient of zero."""

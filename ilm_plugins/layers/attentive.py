@@ -152,9 +152,3 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
     def network_flops(self) -> int:
         """Return 3KC: the attentions, the mixed scale and the mixed shift take KC each."""
         return 3 * self.num_affine * self.num_channels
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, "
-            f"num_affine={self.num_affine}, init={self.init!r}"
-        )

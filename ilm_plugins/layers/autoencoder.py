@@ -205,9 +205,3 @@ class AutoencoderNorm(AdaptiveNorm):
             self.activations,
             self.combine,
         )
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, "
-            f"num_key_groups={self.num_key_groups}, hidden={self.hidden}, init={self.init!r}"
-        )

@@ -1,5 +1,6 @@
 """The base class of all layers: forward pass, input check, initialization."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
@@ -115,6 +116,14 @@ class AdaptiveNorm(nn.GroupNorm):
             *self.rescale_tensors(),
             network=self.network,
         )
+
+    def extra_repr(self) -> str:
+        """Return the arguments by which a layer like this one is constructed, but device and dtype.
+
+        They are the attributes that have the names of the constructor's parameters.
+        """
+        names = [n for n in inspect.signature(type(self).__init__).parameters if hasattr(self, n)]
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def __prepare_scriptable__(self):
         # torch.jit.script calls this; its own error would take many lines.

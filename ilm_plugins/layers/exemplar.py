@@ -272,10 +272,3 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         """Update the running statistics, and count the batch; see :class:`MixtureNorm`."""
         super().update_running_stats(mean, var, count)
         self.num_batches_tracked.add_(count > 1)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{super().extra_repr()}, reduction={self.reduction}, expansion={self.expansion}, "
-            f"ratio_net={self.ratio_net!r}, activation={self.activation!r}, "
-            f"shared_affine={self.shared_affine}"
-        )

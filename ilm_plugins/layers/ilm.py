@@ -83,8 +83,10 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         omega = (for_var(from_var) - omega_offset) + self.by_key_group(weight)
         return omega, beta
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, activations={self.activations}"
+    @property
+    def key_group_size(self) -> int:
+        """The number of channels of a key group."""
+        return self.num_channels // self.num_key_groups
 
 
 class ILMInstanceNorm(ILMGroupNorm, nn.GroupNorm):

@@ -220,14 +220,6 @@ class MixtureNorm(AdaptiveNorm):
                 statistics.append(tuple(duplicate(t, self.num_channels) for t in groups))
         return statistics
 
-    def extra_repr(self) -> str:
-        groups = f", num_groups={self.num_groups}" if "GN" in self.normalizers else ""
-        sync = ", sync=True" if self.sync else ""
-        return (
-            f"{self.num_channels}, eps={self.eps}, momentum={self.momentum}, "
-            f"normalizers={self.normalizers}{groups}{sync}"
-        )
-
 
 def _requires_grad(parameter: Tensor) -> bool:
     """Return ``parameter.requires_grad``, also within torch.func's transforms, which hide it."""

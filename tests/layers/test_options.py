@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ilm_plugins
-from cases import every_layer
+from cases import CASES, CHANNELS, every_layer, inputs
 from ilm_plugins import (
     NORMS,
     AssocNorm,
@@ -183,6 +183,19 @@ def test_what_is_no_batch_or_no_dtype_is_told(name):
 def test_unknown_options_are_named_with_the_known_ones(name):
     with pytest.raises(ValueError, match=r"unknown option 'group_count'; the options are .*eps"):
         NORMS[name](64, group_count=3)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_text_of_a_layer_constructs_its_like(case):
+    layer = CASES[case][0]().eval()
+    options = eval(f"dict({layer.extra_repr()})")
+    again = type(layer)(**options).eval()
+    assert again.extra_repr() == layer.extra_repr()
+    again.load_state_dict(layer.state_dict())
+    x = inputs(2, CHANNELS, 3, 3)
+    torch.testing.assert_close(again(x), layer(x), rtol=0, atol=0)
+    left_out = inspect.signature(type(layer)).parameters.keys() - options.keys()
+    assert left_out == {"device", "dtype"}
 
 
 def test_signatures_show_every_option():
