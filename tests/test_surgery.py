@@ -1,6 +1,7 @@
 """Norms swapped in models and in state dicts: what stays the same, what is left, and why."""
 
 import copy
+import math
 import subprocess
 import sys
 from functools import partial
@@ -270,6 +271,32 @@ class Adaptive(nn.BatchNorm2d):
 
 class Renamed(nn.GroupNorm):
     pass
+
+
+class Activated(nn.BatchNorm2d):
+    """Like timm's norms with an activation in them."""
+
+    def __init__(self, channels, act):
+        super().__init__(channels)
+        self.act = act
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+@pytest.mark.parametrize("types", [None, [Activated]])
+def test_the_modules_of_a_norm_are_not_dropped(types):
+    model, report = surgery.convert(nn.Sequential(Activated(32, nn.ReLU())), "EN", types=types)
+    assert "runs modules of its own, act, that EN would lack" in report.left["0"]
+    assert type(model[0]) is Activated
+
+
+def test_a_norm_that_runs_nothing_else_is_converted_on_request():
+    model = nn.Sequential(Activated(32, nn.Identity())).eval()
+    x = torch.randn(2, 32, 3, 3)
+    expected = model(x)
+    model, report = surgery.convert(model, "EN", types=[Activated])
+    assert report.converted and change(expected, model(x)) <= SINGLE
 
 
 def test_types_are_taken_exactly():
@@ -620,6 +647,14 @@ def test_batchnorm_of_a_state_dict_becomes_a_norm_of_each_image():
     assert report.left["stem.1"] == "GN or IN, where BatchNorm is replaced"
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_batchnorm_without_statistics_becomes_a_norm_of_each_image(affine):
+    old = nn.BatchNorm2d(32, affine=affine, track_running_stats=False)
+    new, report = surgery.convert(old, "ILMGN", replacing="BN")
+    assert type(new) is ILMGroupNorm and not report.left
+    torch.testing.assert_close(new.weight, old.weight if affine else torch.ones(32))
+
+
 # ---- running statistics
 
 
@@ -651,6 +686,18 @@ def test_running_statistics_are_measured_anew(layer):
     for x in batches:
         model(x)
     torch.testing.assert_close(model[4].running_mean, torch.stack(seen).mean(0))
+
+
+def test_statistics_that_are_nan_are_measured_anew():
+    layer = SwitchNorm(4)
+    layer.running_mean.fill_(math.nan)
+    layer.running_var.fill_(math.inf)
+    batches = [torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)]
+    surgery.recalibrate(layer, batches)
+    expected = SwitchNorm(4)
+    surgery.recalibrate(expected, batches)
+    torch.testing.assert_close(layer.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    assert layer.running_var.isfinite().all()
 
 
 def test_layers_without_new_statistics_keep_theirs():
@@ -781,6 +828,9 @@ def test_batchnorm_is_known_by_its_statistics():
     back, report = surgery.revert_state(state)
     assert len(report.converted) == 2
     torch.testing.assert_close(back, dict(model.state_dict()), rtol=2e-7, atol=0)
+    without_counts = {k: v for k, v in ours.state_dict().items() if "num_batches" not in k}
+    back, report = surgery.revert_state(without_counts)
+    assert len(report.converted) == 2 and back.keys() == model.state_dict().keys()
     state, report = surgery.convert_state(model.state_dict(), "SN")
     assert "SN mixes" in str(report)
     Small(SwitchNorm(16), SwitchNorm(32)).load_state_dict(state)
@@ -908,6 +958,22 @@ def test_what_openmmlab_names_by_type_is_found():
     ours.load_state_dict(state)
     x = torch.randn(2, 32, 3, 3)
     assert change(plain.bn1.eval()(x), ours.gn1.eval()(x)) <= SINGLE
+
+
+@pytest.mark.parametrize(
+    "plain, layer, options",
+    [(nn.BatchNorm2d, ExemplarNorm, {}), (GN4, ILMGroupNorm, {"num_groups": 4})],
+)
+def test_a_norm_of_two_names_is_converted_under_both(plain, layer, options):
+    def siamese(norm):
+        return nn.ModuleDict({"a": norm, "b": nn.Sequential(norm)}).eval()
+
+    old, new = siamese(randomized(plain(32))), siamese(layer(32, **options))
+    state, report = surgery.fit_state(old.state_dict(), new)
+    assert report.converted.keys() == {"a", "b.0"} and not report.missing
+    new.load_state_dict(state)
+    x = torch.randn(2, 32, 3, 3)
+    assert change(old["a"](x), new["a"](x)) <= SINGLE
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])

@@ -96,7 +96,8 @@ def compute_rescaling(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """
     omega, beta = layer.rescaling(x)
     moved = torch.cat((omega - layer.weight, beta - layer.bias), 1)
-    return {"": moved.view(len(x), 2 * layer.num_key_groups, -1).mean(2)}
+    key_groups = layer.num_key_groups  # without an image, view could not infer the last size
+    return {"": moved.view(len(x), 2 * key_groups, layer.num_channels // key_groups).mean(2)}
 
 
 def collect_ratios(

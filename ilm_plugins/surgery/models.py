@@ -351,15 +351,15 @@ def _layer_for(
     state = dict(old.state_dict(keep_vars=True))
     if isinstance(old, nn.GroupNorm):
         channels = old.num_channels
-    else:
-        channels = len(old.running_mean) if plain == "BN" else old.num_features
+    else:  # FrozenBatchNorm2d has no num_features
+        channels = getattr(old, "num_features", None) or len(old.running_mean)
     if isinstance(old, nn.SyncBatchNorm) and issubclass(NORMS[to], MixtureNorm):
         kept["sync"] = old.process_group or True
     if isinstance(old, SwitchNorm):
         kept["sync"] = old.sync
         options = {**options, "normalizers": old.normalizers, "num_groups": old.num_groups}
     new = NORMS[to](channels, **{**kept, **options}, **like)
-    if plain != "BN":
+    if "running_mean" not in state:
         state = {"weight": new.weight, "bias": new.bias, **state}
     return _with_tensors_of(old, new, state)
 
@@ -393,6 +393,12 @@ def _check_replaceable(
         )
     if types is not None and cls not in types:
         raise NotConvertible(f"{cls.__name__}, which is not among types")
+    lost = [n for n, child in module.named_children() if not isinstance(child, nn.Identity)]
+    if lost:
+        raise NotConvertible(
+            f"{cls.__name__} runs modules of its own, {', '.join(lost)}, that {to} would lack; "
+            "first put a plain norm and these modules into a Sequential"
+        )
     if types is None and cls not in PLAIN and _path(cls) not in PLAIN_BY_NAME:
         raise NotConvertible(
             f"{cls.__name__} derives from {base} and may compute something else; if it does not, "
@@ -403,7 +409,7 @@ def _check_replaceable(
         raise NotConvertible(
             "with track_running_stats, evaluation does not use the instance's statistics"
         )
-    if plain == "BN" and not has_statistics:
+    if plain == "BN" and not has_statistics and issubclass(NORMS[to], MixtureNorm):
         raise NotConvertible("without running statistics, evaluation uses the batch's")
     if to == "ILMLN" and plain == "GN" and module.num_groups != 1:
         raise NotConvertible(f"{module.num_groups} groups, where ILMLN has one; ILMGN keeps them")

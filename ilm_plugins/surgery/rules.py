@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..layers import AttentiveNorm, ExemplarNorm, SparseSwitchNorm, SwitchNorm
 from ..layers.attentive import balanced
 from ..layers.autoencoder import AutoencoderNorm
+from ..layers.base import AdaptiveNorm
 
 #: A state dict, of a model or of a single norm: name -> tensor.
 State = Mapping[str, Tensor]
@@ -99,7 +100,7 @@ def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
     tensors. Raise NotConvertible if the layer's options never give a plain norm.
     """
     if not layer.has_papers_form:
-        raise NotConvertible(f"{layer} is never a plain norm")
+        raise NotConvertible(f"{_call(layer)} is never a plain norm")
     state = _detached(layer)
     zeros = {name: torch.zeros_like(state[name]) for name in _DECODERS}
     return {**state, **zeros, "omega_offset": torch.full_like(state["omega_offset"], 0.5), **source}
@@ -155,7 +156,7 @@ def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
             (``hidden``), is not of the paper's form, or its mean does not drive beta.
     """
     if layer.mean_drives != "beta" or not layer.has_papers_form:
-        raise NotConvertible(f"a released ILM layer does not become {layer}")
+        raise NotConvertible(f"a released ILM layer does not become {_call(layer)}")
     encode, channels = source["fc_embed.0.weight"], source["weight_bias"].numel()
     hidden, keys = encode.shape
     if keys != layer.num_key_groups:
@@ -191,7 +192,7 @@ def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
     """
     if "BN" not in layer.normalizers or layer.shared_affine:
         raise NotConvertible(
-            f"{layer} is never BN; let its normalizers have BN, and weights of their own"
+            f"{_call(layer)} is never BN; let its normalizers have BN, and weights of their own"
         )
     k, row = len(layer.normalizers), layer.normalizers.index("BN")
     state = {**_detached(layer), **source}
@@ -205,8 +206,8 @@ def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
 def _en_to_bn(source: State, layer: nn.Module) -> State:
     """Return BN's tensors for those of an EN whose last normalizer is BN.
 
-    The weight is the last row over the number of normalizers, the bias the sum of all rows.
-    ``layer`` is not used.
+    The weight is the last row over the number of normalizers, the bias the sum of all rows. A count
+    of batches that ``source`` lacks is that of ``layer``.
 
     Raises:
         NotConvertible: the EN has no running statistics or one weight for all normalizers, its
@@ -219,7 +220,8 @@ def _en_to_bn(source: State, layer: nn.Module) -> State:
         raise NotConvertible("EN without BN, or with one weight for all normalizers, is never BN")
     if source["ratio.weight"].any() or source["ratio.bias"].any() or weight[:-1].any():
         raise NotConvertible("its ratios depend on the input, or it uses more than BN")
-    return {**source, "weight": weight[-1] / len(weight), "bias": bias.sum(0)}
+    own = {"weight": weight[-1] / len(weight), "bias": bias.sum(0)}
+    return {**_detached(layer), **source, **own}
 
 
 def _bn_to_sn(source: State, layer: SwitchNorm) -> State:
@@ -296,6 +298,11 @@ def _affine_of_bn(source: State) -> State:
         "weight": source["weight"] if "weight" in source else torch.ones_like(mean),
         "bias": source["bias"] if "bias" in source else torch.zeros_like(mean),
     }
+
+
+def _call(layer: AdaptiveNorm) -> str:
+    """Return the call that constructs a layer, on one line."""
+    return f"{type(layer).__name__}({layer.extra_repr()})"
 
 
 def _detached(layer: nn.Module) -> dict[str, Tensor]:

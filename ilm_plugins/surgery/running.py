@@ -48,9 +48,12 @@ def recalibrate(
 
     def weigh(layer: MixtureNorm, inputs: tuple[Tensor, ...]) -> None:
         """Let the statistics of the k-th call count for 1/k."""
-        # A single value of a channel updates nothing.
-        calls[layer] += inputs[0].numel() > layer.num_channels
-        layer.momentum = 1 / max(calls[layer], 1)
+        if inputs[0].numel() > layer.num_channels:  # a single value of a channel updates nothing
+            if not calls[layer]:  # NaN times the weight 0 is NaN
+                layer.running_mean.zero_()
+                layer.running_var.zero_()
+            calls[layer] += 1
+            layer.momentum = 1 / calls[layer]
 
     momenta = {layer: layer.momentum for layer in layers}
     hooks = [layer.register_forward_pre_hook(weigh) for layer in layers if not layer.frozen]

@@ -133,7 +133,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     state = unwrap_state(state, model)
     report, layers = Report(), _find_norms(state)
     fitted = []
-    for name, layer in model.named_modules():
+    for name, layer in model.named_modules(remove_duplicate=False):
         if not is_norm(layer):
             continue
         source = next((n for n in _names(name) if n in layers), None)

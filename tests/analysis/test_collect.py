@@ -136,6 +136,17 @@ def test_rescaling_is_the_distance_to_the_learned_scale_and_shift():
         x = layer(x)
 
 
+def test_rescaling_of_images_of_which_nothing_reaches_a_layer_is_nan():
+    """As in a mask head, where a detector found nothing."""
+    layer = ILMGroupNorm(C, 2, key_group_size=4)
+
+    def forward(images):
+        layer(images[:0] if len(images) == 1 else images)
+
+    found = collect_rescaling(layer, batches(1, 2), forward)[""]
+    assert found.omega.isnan().all(1).tolist() == [True, False, False]
+
+
 def test_layers_are_chosen_by_name():
     found = collect_ratios(Model(), batches(2), match=["ear*", "late"])
     assert list(found) == ["early", "late"]
