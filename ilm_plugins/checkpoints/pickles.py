@@ -210,6 +210,12 @@ class _CallResult:
     def __setitem__(self, key: Any, value: Any) -> None:
         pass
 
+    def append(self, item: Any) -> None:
+        pass
+
+    def extend(self, items: Iterable[Any]) -> None:
+        pass
+
 
 def _weight(value: Any) -> int:
     """Return the length of a string or of bytes, the weight of a tuple, or else 0."""

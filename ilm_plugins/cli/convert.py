@@ -38,12 +38,14 @@ from ..frameworks.command import (
 from ..layers import NORMS, parse_norm
 from . import train_net
 
-#: Entries of a checkpoint that depend on the unconverted parameters; conversion drops them.
+#: Entries of a checkpoint that belong to the training before; conversion drops them.
 _TRAINING = {
     "amp",
     "amp_scaler",
     "ema_state_dict",
+    "epoch",
     "grad_scaler",
+    "iteration",
     "lr_scheduler",
     "lr_schedulers",
     "message_hub",
@@ -57,6 +59,8 @@ _TRAINING = {
     "state_dict_ema",
     "trainer",
 }
+#: Those of MMEngine's ``meta``.
+_META = {"cfg", "epoch", "iter", "seed"}
 #: Entries beside the model that detectron2 reads from a .pkl file.
 _PKL = ("__author__", "matching_heuristics")
 
@@ -85,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
         report, dropped = convert_file(args.input, args.output, change_of(args), args.overwrite)
     print(report)
     if dropped:
-        print(f"dropped, as it belongs to the unconverted model: {', '.join(dropped)}")
+        print(f"dropped, as it belongs to the training before: {', '.join(dropped)}")
     print(f"{args.output} is written")
 
 
@@ -489,8 +493,7 @@ def _split_entries(
         state: the unconverted state dict; entries with weights of the same names are dropped.
 
     Returns:
-        The entries to keep, and the names of those to drop. MMEngine's ``meta`` is kept without its
-        config, which is listed as "meta.cfg".
+        The entries to keep, and the names of those to drop, such as "optimizer" and "meta.cfg".
     """
     if suffix == ".safetensors":
         return {}, [str(key) for key in entries]
@@ -499,9 +502,9 @@ def _split_entries(
     if suffix == ".pkl":
         keep = {k: v for k, v in keep.items() if k in _PKL}
     dropped = [str(k) for k in entries if k not in keep]
-    if isinstance(keep.get("meta"), Mapping) and "cfg" in keep["meta"]:
-        keep["meta"] = {k: v for k, v in keep["meta"].items() if k != "cfg"}
-        dropped.append("meta.cfg")
+    if isinstance(meta := keep.get("meta"), Mapping):
+        keep["meta"] = {k: v for k, v in meta.items() if k not in _META}
+        dropped += [f"meta.{k}" for k in meta if k in _META]
     return keep, dropped
 
 

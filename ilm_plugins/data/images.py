@@ -19,9 +19,11 @@ def read_image(path: str | os.PathLike) -> Image.Image:
     """Read an image file as RGB, without applying its EXIF orientation.
 
     Raises:
-        OSError: the file is missing or not an image.
+        OSError: the file is missing or not an image, or a value has more than 8 bits.
     """
     with Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):  # Pillow would cut all values off at 255
+            raise OSError(f"its values are of mode {image.mode!r}, expected 8 bits; convert it")
         return image.convert("RGB")
 
 
@@ -136,14 +138,16 @@ def _list_folder(path: Path) -> Images:
     """List the images below a folder, sorted by path; folders directly in it are classes.
 
     Files are images by the end of their name, at any depth. A folder without images is no class;
-    without any images at all, the list is empty.
+    without any images at all, the list is empty. A class may be a link to a folder; links within a
+    class are not followed.
 
     Raises:
         UserError: the folder is missing, or holds both images and class folders.
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a folder of images, or a packed .npz")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    within = (p for child in path.iterdir() for p in (child, *child.rglob("*")))
+    files = sorted(p for p in within if p.suffix.lower() in ENDINGS and p.is_file())
     names = [str(p.relative_to(path)) for p in files]
     in_classes = [p.parent != path for p in files]
     if any(in_classes) and not all(in_classes):

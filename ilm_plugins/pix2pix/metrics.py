@@ -212,18 +212,20 @@ def evaluate(args: argparse.Namespace) -> None:
     Raises:
         UserError: a folder, an image or the weights are missing or invalid; images have no
             counterpart of the same name and size; SSIM is asked for, and an image has a side below
-            11 pixels; or torchmetrics is not installed.
-        OSError: the JSON file can't be written.
+            11 pixels; torchmetrics is not installed; or the JSON file cannot be written.
     """
     with checkpoints.loading():
         chosen = measures(args.metrics, args.lpips_weights)
+    if args.json and not Path(args.json).parent.is_dir():
+        raise UserError(f"--json {args.json}: {Path(args.json).parent} is no folder; create it")
     pairs = two_folders(args.outputs, args.targets)
     check_pairs(pairs)
     images = ((read(p.input), read(p.target)) for p in progress(pairs, len(pairs), lambda _: 1))
     found = compare(images, chosen)
     result = {name: found.get(name) for name in (*args.metrics, "images")}
+    print(f"images {found['images']}")
+    for name in args.metrics:
+        print(f"{name:6} {f'{found[name]:.4f}' if name in found else NO_WEIGHTS}")
     if args.json:
-        Path(args.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"images {result.pop('images')}")
-    for name, value in result.items():
-        print(f"{name:6} {NO_WEIGHTS if value is None else f'{value:.4f}'}")
+        with checkpoints.replacing(args.json, "w") as file:
+            file.write(json.dumps(result, indent=2) + "\n")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +48,13 @@ def test_code_is_refused_and_named(tmp_path, trap, suffix):
     assert str(path) in str(told.value) and "\n" not in str(told.value) and not trap.exists()
     read(path, unsafe=True)
     assert trap.exists()
+
+
+def test_a_collection_of_a_class_is_named(tmp_path):
+    path = save({"x": deque([1.0, 2.0], maxlen=5)}, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"holds collections.deque, which .*give --unsafe$"):
+        read(path)
+    assert list(read(path, unsafe=True)["x"]) == [1.0, 2.0]
 
 
 def test_no_load_within_a_run_is_unsafe_but_where_the_user_says_so(tmp_path, trap):

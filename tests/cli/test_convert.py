@@ -104,20 +104,20 @@ def test_what_belongs_to_the_training_before_is_dropped_and_said(tmp_path, model
         "state_dict": model.state_dict(),
         "optimizer": {"state": {}},
         "param_schedulers": [],
-        "meta": {"epoch": 3, "cfg": "model = dict()"},
+        "meta": {"epoch": 3, "cfg": "model = dict()", "dataset_meta": {"classes": ["a"]}},
+        "iteration": 5,
         "classes": ["a", "b"],
     }
     write(contents, tmp_path / "in.pth")
     assert run(tmp_path / "in.pth", tmp_path / "out.pth", *HEAD) == 0
     kept = read(tmp_path / "out.pth")
     assert kept.keys() == {"state_dict", "meta", "classes"}
-    assert kept["meta"] == {"epoch": 3} and kept["classes"] == ["a", "b"]
-    dropped = (
-        "dropped, as it belongs to the unconverted model: optimizer, param_schedulers, meta.cfg"
-    )
-    assert dropped in capsys.readouterr().out.splitlines()
+    assert kept["meta"] == {"dataset_meta": {"classes": ["a"]}} and kept["classes"] == ["a", "b"]
+    dropped = "optimizer, param_schedulers, iteration, meta.epoch, meta.cfg"
+    words = f"dropped, as it belongs to the training before: {dropped}"
+    assert words in capsys.readouterr().out.splitlines()
     assert run(tmp_path / "in.pth", tmp_path / "out.safetensors", *HEAD) == 0
-    assert "optimizer, param_schedulers, meta, classes" in capsys.readouterr().out
+    assert "optimizer, param_schedulers, meta, iteration, classes" in capsys.readouterr().out
 
 
 def test_other_weights_of_the_same_model_are_dropped_and_said(tmp_path, model, capsys):

@@ -92,6 +92,24 @@ def test_images_are_upright_and_in_colour(tmp_path):
     assert images[0].shape == (2, 3, 3) and images[1].shape == (3, 2, 3)
 
 
+def test_a_class_may_be_a_link(tmp_path, classes):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for folder in classes.iterdir():
+        (linked / folder.name).symlink_to(folder)
+    found, expected = open_images(linked), open_images(classes)
+    assert found.names == expected.names and found.labels == expected.labels
+
+
+@pytest.mark.parametrize("dtype, mode", [(np.uint16, "I;16"), (np.float32, "F")])
+def test_values_of_more_than_8_bits_are_refused(tmp_path, dtype, mode):
+    path = tmp_path / "deep.tif"
+    Image.fromarray(np.arange(64, dtype=dtype).reshape(8, 8)).save(path)
+    words = f"deep.tif is unreadable .its values are of mode '{mode}', expected 8 bits; convert it"
+    with pytest.raises(UserError, match=words):
+        open_images(tmp_path)[0]
+
+
 def test_mistakes(tmp_path, classes):
     with pytest.raises(UserError, match="no such folder; give a folder of images, or a packed"):
         open_images(tmp_path / "nowhere")

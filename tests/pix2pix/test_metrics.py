@@ -152,7 +152,7 @@ def test_two_folders_on_the_command_line(folders, pair, tmp_path, capsys):
     [
         (["{outputs}", "/nowhere"], "/nowhere: no such folder"),
         (["{outputs}", "{targets}", "--lpips-weights", "/none.pth"], "/none.pth: not a checkpoint"),
-        (["{outputs}", "{targets}", "--json", "/nowhere/x.json"], "/nowhere/x.json"),
+        (["{outputs}", "{targets}", "--json", "/nowhere/x.json"], "/nowhere is no folder; cre"),
     ],
 )
 def test_mistakes_on_the_command_line(folders, argv, words, capsys):
