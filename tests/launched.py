@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from itertools import pairwise
 
@@ -36,6 +37,11 @@ def main(args, cfg=None):
         time.sleep(600)
     if args.what == "defect":
         raise ZeroDivisionError("of a worker")
+    if args.what == "sys.exit":
+        sys.exit(1)
+    if args.what == "threads":
+        print(torch.get_num_threads(), flush=True)
+        return
     if args.what == "exit":
         os._exit(7)
     if args.what == "kill":

@@ -248,7 +248,7 @@ def run_compare(args: argparse.Namespace) -> str:
     from ..analysis.tables import write_comparison
 
     folder = new_folder(args.output)
-    check_output(args.output, "--output")
+    check_output(str(folder), "--output")
     return write_comparison(folder, [Path(report).expanduser() for report in args.reports])
 
 
@@ -299,7 +299,7 @@ def prepare(
     folder = new_folder(args.output)
     images = open_images(args.images, args.limit, args.classes)
     inference = load_model(args)
-    check_output(args.output, "--output")
+    check_output(str(folder), "--output")
     print(f"{_count_images(images)} of {args.images}, each: {inference.preprocessing}")
 
     def batches() -> Iterator[list[np.ndarray]]:

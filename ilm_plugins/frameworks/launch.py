@@ -173,19 +173,25 @@ def worker() -> None:
     """Main function of a process that :func:`launch` started: call ``main(args)`` of a module.
 
     ``sys.argv[1]`` is a JSON list of the module's name and the dict of ``args``. On the CPU, torch
-    gets an equal share of the cores as its threads, and glibc keeps freed memory. After an error,
-    converted by :func:`.command.one_line_errors`, writes it to the file named by the environment
-    variable :data:`.errors.ERROR_FILE` and exits with status 1.
+    gets an equal share of the cores as its threads, unless OMP_NUM_THREADS is set, and glibc keeps
+    freed memory. After an error, converted by :func:`.command.one_line_errors`, writes it to the
+    file named by the environment variable :data:`.errors.ERROR_FILE` and exits with status 1.
     """
     end_with_parent()
     module, options = json.loads(sys.argv[1])
     args = argparse.Namespace(**options)
     if args.num_gpus == 0:
         keep_freed_memory()
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_processes))
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, torch.get_num_threads() // args.num_processes))
     try:
         with one_line_errors():
-            importlib.import_module(module).main(args)
+            try:
+                importlib.import_module(module).main(args)
+            except SystemExit as error:
+                if error.code:
+                    status = f"ended the run with status {error.code}"
+                    raise RunError(f"process {os.environ['RANK']} {status}; see its log") from None
             leave_group()
     except Exception as error:
         write_error(error, os.environ[ERROR_FILE])

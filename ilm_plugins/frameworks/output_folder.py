@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from torch import distributed
+
 from .. import checkpoints
 from ..errors import UserError
 
@@ -33,6 +35,28 @@ def check_output(folder: str, setting: str) -> None:
         raise UserError(
             f"output folder {folder!r} cannot be written: {error.strerror}; set {setting}"
         ) from error
+
+
+def check_same_checkpoint(path: str | None, folder: str) -> None:
+    """Raise UserError unless all processes of a run go on from a checkpoint of the same name.
+
+    All of them must call this. On several machines whose output folders are not shared, only that
+    of rank 0 has checkpoints: the others would start anew, and average their gradients with it.
+
+    Args:
+        path: the last checkpoint that this process has found; None if there is none.
+        folder: where it was looked for, for the message.
+    """
+    if not distributed.is_available() or not distributed.is_initialized():
+        return
+    names = [None] * distributed.get_world_size()
+    distributed.all_gather_object(names, path and Path(path).name)
+    for rank, name in enumerate(names):
+        if name != names[0]:
+            raise UserError(
+                f"--resume: in {folder!r} rank 0 has {names[0] or 'no checkpoint'}, but rank "
+                f"{rank} {name or 'none'}; share the folder among the machines, or copy it to each"
+            )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import csv
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -135,12 +136,14 @@ def test_dynamics_of_one_class_mapped_by_tsne(folder, trained, tmp_path, capsys)
     assert {row["class"] for row in rows(tmp_path / "out" / "dynamics_by_class.csv")} == {"dog"}
 
 
-def test_reports_are_compared(unrendered, folder, trained, tmp_path, capsys):
+def test_reports_are_compared(unrendered, folder, trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     words = ("--checkpoint", trained[0], "--match", "layer1.*")
     for name, limit in (("a", 4), ("b", 6)):
-        out = ("--output", tmp_path / name, "--limit", limit)
+        out = (f"--output=~/{name}", "--limit", limit)
         assert run("ratios", folder, *EN, *words, *out) == 0
-    assert run("compare", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "both") == 0
+    assert run("compare", "~/a", tmp_path / "b", "--output=~/both") == 0
+    assert not Path("~").exists()
     printed = capsys.readouterr().out
     assert f"2: resnet18, epoch_3.pth, 6 images of {folder.name}\n" in printed
     assert {p.name for p in (tmp_path / "both").iterdir()} == {"comparison.png", "summary.txt"}

@@ -174,6 +174,12 @@ def test_a_process_that_says_nothing(what, words):
         launch("launched", options(what, 2, of=1), None)
 
 
+def test_a_process_that_exits_refers_to_its_log():
+    """As detectron2's does if metrics differ from TEST.EXPECTED_RESULTS."""
+    with pytest.raises(RunError, match="process 0 ended the run with status 1; see its log"):
+        launch("launched", options("sys.exit"), None)
+
+
 def test_errors_pass_from_process_to_process(tmp_path, patience):
     for kind in (UserError, OptionError, CheckpointError, RunError, PeerError, UnexpectedError):
         try:

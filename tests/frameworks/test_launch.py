@@ -11,8 +11,8 @@ import sys
 from ilm_plugins.frameworks.launch import launch
 from launched import options
 
-args = options("faults")
-args.launcher, args.num_gpus = sys.argv[1], int(sys.argv[2])
+args = options(sys.argv[1])
+args.launcher, args.num_gpus = sys.argv[2], int(sys.argv[3])
 launch("launched", args, None)
 """
 
@@ -31,11 +31,20 @@ launch("launched", args, None)
     ],
 )
 def test_a_cpu_training_reuses_its_freed_memory(launcher, num_gpus, environment, keeps):
+    faults = printed("faults", launcher, num_gpus, environment)
+    # A new tensor of 64 MiB has 16,384 pages, or 32 huge ones.
+    assert (faults < 10) == keeps, faults
+
+
+def test_the_number_of_threads_may_be_set():
+    assert printed("threads", "none", 0, {"OMP_NUM_THREADS": "1"}) == 1
+
+
+def printed(what, launcher, num_gpus, environment):
+    """The number that a process prints; see :mod:`launched`."""
     env = {name: value for name, value in os.environ.items() if "MALLOC" not in name.upper()}
     paths = os.pathsep.join(["tests", *filter(None, [env.get("PYTHONPATH")])])
     env |= {"PYTHONPATH": paths, "RANK": "0"} | environment
-    words = [sys.executable, "-c", PROGRAM, launcher, str(num_gpus)]
+    words = [sys.executable, "-c", PROGRAM, what, launcher, str(num_gpus)]
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
-    faults = int(done.stdout.split()[-1])
-    # A new tensor of 64 MiB has 16,384 pages, or 32 huge ones.
-    assert (faults < 10) == keeps, faults
+    return int(done.stdout.split()[-1])

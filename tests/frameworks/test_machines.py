@@ -8,25 +8,39 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
 from faults import finish, start, wait_for
+from ilm_plugins.cli import train_net
 from runs import NO_TEST, detectron2_command, mmengine_command, write_mmengine_config
 from workers import free_port
 
 
 @pytest.fixture(params=["detectron2", "mmengine"])
-def machines(request, datasets, tmp_path):
-    """What starts both, for a number of iterations, with a checkpoint every two."""
+def run_of(request, datasets, tmp_path):
+    """The arguments of a run, for a number of iterations, with a checkpoint every two."""
     config = write_mmengine_config(tmp_path / "fcn.py", datasets)
-    url = f"tcp://127.0.0.1:{free_port()}"
 
-    def machine(rank, length):
-        options = ["--num-machines", "2", "--machine-rank", str(rank), "--dist-url", url]
+    def run(length, out, *options):
         if request.param == "mmengine":
             opts = [f"train_cfg.max_iters={length}"]
-            return start(mmengine_command(config, *options, out=tmp_path, opts=opts))
+            return mmengine_command(config, *options, out=out, opts=opts)
         opts = ["SOLVER.MAX_ITER", str(length), "SOLVER.CHECKPOINT_PERIOD", "2", *NO_TEST]
-        return start(detectron2_command(*options, out=tmp_path, opts=opts))
+        return detectron2_command(*options, out=out, opts=opts)
 
-    return lambda length: [machine(rank, length) for rank in (0, 1)]
+    return run
+
+
+@pytest.fixture
+def machines(run_of, tmp_path):
+    """What starts both, for a number of iterations, each with its output folder."""
+    url = f"tcp://127.0.0.1:{free_port()}"
+
+    def machine(rank, length, out, *more):
+        options = ["--num-machines", "2", "--machine-rank", str(rank), "--dist-url", url, *more]
+        return start(run_of(length, out, *options))
+
+    def machines(length, folders=(tmp_path, tmp_path), *more):
+        return [machine(rank, length, out, *more) for rank, out in enumerate(folders)]
+
+    return machines
 
 
 @pytest.mark.long
@@ -35,6 +49,16 @@ def test_two_machines_train_together(machines, tmp_path):
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-3000:]
     assert (tmp_path / "last_checkpoint").exists()
+
+
+@pytest.mark.wide
+def test_a_machine_without_the_checkpoint_does_not_start_anew(run_of, machines, tmp_path):
+    folders = [tmp_path / "first", tmp_path / "second"]
+    assert train_net.main(run_of(2, folders[0])) == 0
+    for process in machines(4, folders, "--resume"):
+        line = finish(process)
+        assert "rank 0 has " in line and "but rank 1 none; share the folder among" in line
+        assert process.returncode == 2
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@ from detectron2.data import build
 
 from ... import checkpoints
 from ...errors import CheckpointError
+from ..output_folder import check_same_checkpoint
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -111,6 +112,9 @@ class Checkpointer(DetectionCheckpointer):
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         self._resuming = resume and self.has_checkpoint()
+        if resume:
+            last = self.get_checkpoint_file() if self._resuming else None
+            check_same_checkpoint(last, self.save_dir)
         return super().resume_or_load(path, resume=resume)
 
     def _load_model(self, checkpoint: dict[str, Any]):

@@ -143,13 +143,13 @@ def check(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, str, str]:
             f"{keys.batch} {batch} cannot be shared by {processes} processes; "
             f"set it to a multiple of {processes}"
         )
-    check_output(output, keys.output)
     resumes = args.resume and Path(output, "last_checkpoint").is_file()
     if args.eval_only and not (weights or resumes):
         raise UserError(
             f"nothing to evaluate: {keys.weights} is empty, and there is no checkpoint to resume; "
             f"set {keys.weights} to a checkpoint"
         )
+    check_output(output, keys.output)
     return cfg, output, keys.output
 
 

@@ -158,7 +158,7 @@ class Trainer(DefaultTrainer):
         ours = {
             "create_ddp_model": partial(create_ddp_model, channels_last=channels_last),
             "DetectionCheckpointer": Checkpointer,
-            "AMPTrainer": AMPTrainer if cfg.MODEL.DEVICE != "cpu" else Bfloat16Trainer,
+            "AMPTrainer": Float16Trainer if cfg.MODEL.DEVICE != "cpu" else Bfloat16Trainer,
         }
         theirs = {name: getattr(defaults, name) for name in ours}
         try:
@@ -245,6 +245,17 @@ def with_layout(model: torch.nn.Module, channels_last: bool) -> torch.nn.Module:
     return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
+class Float16Trainer(AMPTrainer):
+    """detectron2's AMPTrainer, which also goes on from a checkpoint of a run in float32.
+
+    Such a checkpoint has no scale of the loss; the scale then starts anew.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state of a trainer."""
+        super().load_state_dict({"grad_scaler": self.grad_scaler.state_dict(), **state_dict})
+
+
 class Bfloat16Trainer(SimpleTrainer):
     """detectron2's AMPTrainer for the CPU, which that class refuses.
 
@@ -292,7 +303,7 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     optimizer = optimizer_of(cfg, model)
     loader = lazy_loader(cfg, "train")
     model = create_ddp_model(model, args.channels_last, **cfg.train.ddp)
-    mixed = Bfloat16Trainer if cfg.train.device == "cpu" else AMPTrainer
+    mixed = Bfloat16Trainer if cfg.train.device == "cpu" else Float16Trainer
     kind = mixed if cfg.train.amp.enabled else SimpleTrainer
     trainer = kind(model, loader, optimizer)
     checkpointer = LazyCheckpointer(model, cfg.train.output_dir, trainer=trainer)

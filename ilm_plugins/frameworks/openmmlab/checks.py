@@ -4,6 +4,7 @@ import argparse
 import ast
 import inspect
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +39,30 @@ ENTRIES = {
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config ``args.config_file``, and apply ``args.opts`` and other options.
 
-    Sets in the config ``launcher``, ``resume``, ``amp`` and ``channels_last`` if they are given as
-    options, the hook of ``--ratios-interval``, and, if it has none, ``work_dir``:
-    ``work_dirs/NAME`` for a config NAME.py. Reading runs the config's code and imports its
+    Sets in the config ``launcher``, ``amp`` and ``channels_last`` if they are given as options, the
+    hook of ``--ratios-interval``, and, if it has none, ``work_dir``: ``work_dirs/NAME`` for a
+    config NAME.py. Reading runs the config's code and imports its
     ``custom_imports``. Data and model are not checked.
 
     Args:
         args: the parsed command line of tools/train_net.py, which is not changed.
 
     Raises:
-        UserError: the config cannot be read, an override is not KEY=VALUE or its key is unknown to
-            the config and to MMEngine, or the package of the config's default_scope, or mmcv for
-            it, is not installed.
+        UserError: the config cannot be read; an override is not KEY=VALUE, would change nothing, or
+            has a key unknown to the config and to MMEngine; or the package of the config's
+            default_scope, or mmcv for it, is not installed.
     """
     with reading_config(args.config_file):
         cfg = Config.fromfile(args.config_file)
-    known = {*cfg, *inspect.signature(Runner).parameters, *ENTRIES}
+    entries = {*inspect.signature(Runner).parameters, *ENTRIES}
+    known = {*cfg, *entries}
     for word in args.opts:
         with overriding(args.config_file, word, "KEY=VALUE"):
             key, value = _parse_override(word)
             if key.split(".")[0] not in known:
                 raise KeyError(f"there is no {key.split('.')[0]}")
+            if key.split(".")[0] not in entries:
+                _check_is_read(cfg, key.split(".")[0], entries)
             loop, _, option = key.partition(".")
             if loop == "train_cfg" and option.startswith("max_") and isinstance(value, str):
                 raise ValueError(f"{option} is a number of iterations or epochs")
@@ -68,7 +72,6 @@ def load_config(args: argparse.Namespace) -> Config:
         if not installed(package):
             raise missing(args.config_file, package)
     cfg.launcher = args.launcher
-    cfg.resume = args.resume
     for entry in ("amp", "channels_last"):
         if getattr(args, entry):
             cfg[entry] = True
@@ -77,6 +80,29 @@ def load_config(args: argparse.Namespace) -> Config:
     if cfg.get("work_dir") is None:
         cfg.work_dir = os.path.join("work_dirs", Path(args.config_file).stem)
     return cfg
+
+
+def _check_is_read(cfg: Config, name: str, entries: Iterable[str]) -> None:
+    """Raise ValueError if a variable of a config was copied to its entries, and is not read itself.
+
+    So ``norm_cfg`` may have been copied to ``model.backbone.norm_cfg``: there is an equal value.
+    Only dicts, lists and paths are looked for, as other values may be equal by chance.
+    """
+
+    def places(value: Any, key: str) -> Iterator[str]:
+        """Yield the keys of what equals the variable in a value, which is at ``key``."""
+        if value == cfg[name]:
+            yield key
+        elif isinstance(value, dict | list | tuple):
+            parts = value.items() if isinstance(value, dict) else enumerate(value)
+            for k, part in parts:
+                yield from places(part, f"{key}.{k}")
+
+    value = cfg.get(name)
+    if isinstance(value, dict | list | tuple) or (isinstance(value, str) and "/" in value):
+        found = [place for key in entries if key in cfg for place in places(cfg[key], key)]
+        if value and found:
+            raise ValueError(f"{name} was copied to {', '.join(sorted(found)[:3])}; override these")
 
 
 def _log_ratios(cfg: Config, interval: int) -> None:
@@ -151,6 +177,13 @@ def check(args: argparse.Namespace) -> tuple[Config, str, str]:
             f"{args.config_file} does not define {', '.join(missing)}; an MMEngine config for "
             f"{purpose} does"
         )
+    if cfg.get("resume") and not (args.resume or args.eval_only):
+        raise UserError(
+            f"{args.config_file} or an override sets resume={cfg.resume}; give --resume, which "
+            "goes on from the last checkpoint of work_dir, or set resume=False"
+        )
+    if args.tta and not args.eval_only:
+        raise UserError("--tta is for an evaluation; give --eval-only, too, or leave it out")
     if args.tta and not (cfg.get("tta_model") and cfg.get("tta_pipeline")):
         raise UserError(
             f"--tta: {args.config_file} does not define tta_model and tta_pipeline; define them, "
@@ -167,13 +200,13 @@ def check(args: argparse.Namespace) -> tuple[Config, str, str]:
     for loader in loaders:
         if cfg.get(loader) is not None:
             check_dataset(f"{loader}.dataset", cfg[loader].dataset, args.opts)
-    check_output(cfg.work_dir, "work_dir")
     resumes = args.resume and latest(cfg.work_dir)
     if args.eval_only and not (resumes or cfg.get("load_from")):
         raise UserError(
             "nothing to evaluate: load_from is empty, and there is no checkpoint to resume; "
             "set load_from=CHECKPOINT"
         )
+    check_output(cfg.work_dir, "work_dir")
     return cfg, cfg.work_dir, "work_dir"
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from ... import checkpoints
 from ..command import building
 from ..optimizers import keep_layouts
+from ..output_folder import check_same_checkpoint
 from .checkpoints import check_fits, guard, latest
 from .checks import load_config
 from .faults import StopAtNaN, name_images, names_dataset, naming_types
@@ -46,10 +47,9 @@ def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
     guard()
     cfg = load_config(args) if cfg is None else cfg
     last = latest(cfg.work_dir) if args.resume else None
-    if args.resume:
-        cfg.load_from = last or cfg.get("load_from")
-        # --eval-only just evaluates that checkpoint; without one, load_from starts the run.
-        cfg.resume = last is not None and not args.eval_only
+    cfg.load_from = last or cfg.get("load_from")
+    # --eval-only just evaluates that checkpoint; without one, load_from starts the run.
+    cfg.resume = last is not None and not args.eval_only
     if args.eval_only:
         if args.tta:
             augment_test(cfg)
@@ -61,7 +61,9 @@ def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
         torch.distributed.init_process_group("gloo")
     with naming_types():
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
-    runner.must_fit = args.resume and last is not None
+    if args.resume:
+        check_same_checkpoint(last, cfg.work_dir)
+    runner.must_fit = last is not None
     runner.test() if args.eval_only else runner.train()
 
 
@@ -103,6 +105,14 @@ class PluginRunner(Runner):
         self.register_hook(StopAtNaN(), priority="VERY_HIGH")
         self.register_hook(LogFirstIteration())
 
+    def dump_config(self) -> None:
+        """Write the config to the output folder, but not in an evaluation.
+
+        There it lacks what is for training, and would replace the config of the training.
+        """
+        if self.cfg.get("train_cfg") is not None:
+            super().dump_config()
+
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Move the model to its device and, in a run of several processes, wrap it.
 
@@ -122,6 +132,7 @@ class PluginRunner(Runner):
         if self.distributed and get_device() == "cpu":
             self.logger.info("On the CPU, SyncBN layers of the model become plain BN layers.")
             model = revert_sync_batchnorm(model)
+            self.cfg.sync_bn = None  # else MMEngine converts BN, too, to SyncBN
             default = {
                 "broadcast_buffers": False,
                 "find_unused_parameters": self.cfg.get("find_unused_parameters", False),

@@ -13,6 +13,7 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.engine import SimpleTrainer
 from detectron2.model_zoo import get_config_file
 
 import fresh
@@ -20,6 +21,7 @@ from faults import ALONE, error_line
 from feature_maps import OPTIONS, convolutions
 from ilm_plugins.cli import train_net
 from ilm_plugins.frameworks.detectron2.checks import check, load_config
+from ilm_plugins.frameworks.detectron2.train import Float16Trainer
 from runs import LAZY, NO_TEST, SHAPES
 from runs import detectron2_command as command
 
@@ -277,6 +279,28 @@ def test_what_would_fail_later(datasets, tmp_path, refused, options, overrides, 
     line = refused(*command(*options, out=tmp_path, opts=opts))
     for word in words:
         assert word.format(data=datasets) in line, line
+
+
+def test_an_evaluation_that_is_refused_leaves_no_folder(tmp_path, refused):
+    refused(*command("--eval-only", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_mixed_precision_goes_on_from_a_run_in_float32(tmp_path):
+    """On the CPU the scale of the loss is off, and its state is empty."""
+    model = torch.nn.Linear(2, 2)
+    trainers = [
+        kind(model, [0], torch.optim.SGD(model.parameters(), 0.1, momentum=0.9))
+        for kind in (SimpleTrainer, Float16Trainer)
+    ]
+    trainers[0].iter = 4
+    trainers[1].load_state_dict(trainers[0].state_dict())
+    assert trainers[1].iter == 4
+    scaled = {**trainers[0].state_dict(), "grad_scaler": {"scale": 8.0}}
+    loaded = []
+    trainers[1].grad_scaler.load_state_dict = loaded.append
+    trainers[1].load_state_dict(scaled)
+    assert loaded == [{"scale": 8.0}]
 
 
 def test_a_lazy_config_without_an_evaluator_has_nothing_to_evaluate(lazy, refused):

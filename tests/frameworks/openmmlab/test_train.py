@@ -70,12 +70,18 @@ def test_resuming_before_there_is_a_checkpoint_starts_from_load_from(config, tra
 
 def test_evaluation_of_a_checkpoint_and_of_the_last_one(config, trained, capfd):
     weights = f"load_from={trained / 'iter_4.pth'}"
-    found = []
+    found, of_training = [], (trained / "fcn.py").read_text()
     for options, opts in (([], [weights]), (["--resume"], []), (["--tta"], [weights])):
         argv = command(config, "--eval-only", *options, out=trained, opts=opts)
         assert train_net.main(argv) == 0
         found.append(iou(capfd.readouterr().out))
     assert found[0] == found[1] > 0 and found[2] > 0
+    assert (trained / "fcn.py").read_text() == of_training
+
+
+def test_an_evaluation_that_is_refused_leaves_no_folder(config, tmp_path, capsys):
+    error_line(command(config, "--eval-only", out=tmp_path / "out"), capsys, 2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_evaluation_needs_no_training_set(config, trained, capfd):
@@ -127,7 +133,7 @@ def printed(process):
 @pytest.mark.wide
 def test_several_processes_over_gloo(config, tmp_path):
     sync_bn = "model.decode_head.norm_cfg={'type': 'SyncBN', '_delete_': True}"
-    opts = ["train_cfg.max_iters=2", sync_bn]
+    opts = ["train_cfg.max_iters=2", sync_bn, "sync_bn=torch"]
     process = start(command(config, "--num-processes", "2", out=tmp_path, opts=opts))
     assert "SyncBN layers of the model become plain BN layers" in printed(process)
     assert list(losses(tmp_path)) == [1, 2]
@@ -175,6 +181,9 @@ def test_torchrun_starts_the_processes(config, tmp_path):
             ["--amp", "--channels-last", "runner_type=FlexibleRunner"],
             ["sets runner_type FlexibleRunner, which ignores amp and channels_last"],
         ),
+        (["norm_cfg.type=EN"], ["norm_cfg was copied to model.backbone.norm_cfg, model.decode"]),
+        (["resume=True"], ["sets resume=True; give --resume"]),
+        (["--tta"], ["--tta is for an evaluation; give --eval-only"]),
         (["--eval-only"], ["nothing to evaluate: load_from is empty"]),
         (["--eval-only", "test_evaluator=None"], ["does not define test_evaluator"]),
         (["--eval-only", "--tta", "tta_model=None"], ["--tta", "define"]),
