@@ -69,4 +69,4 @@ param_scheduler = [
     dict(type="CosineAnnealingLR", by_epoch=False, begin=0, end=780),
 ]
 train_cfg = dict(max_iters=780, val_interval=780)
-default_hooks = dict(checkpoint=dict(interval=780))
+default_hooks = dict(logger=dict(log_metric_by_epoch=False), checkpoint=dict(interval=780))

@@ -14,7 +14,10 @@ param_scheduler = [
     ),
 ]
 train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=90000, val_interval=10000)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=10000, max_keep_ckpts=3))
+default_hooks = dict(
+    logger=dict(log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=10000, max_keep_ckpts=3),
+)
 log_processor = dict(by_epoch=False)
 
 # For ../*_test-dev_*.py: predictions on COCO's test-dev as the benchmark's server takes them.

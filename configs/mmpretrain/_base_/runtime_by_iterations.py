@@ -1,3 +1,5 @@
 _base_ = "runtime.py"
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=10000))
+default_hooks = dict(
+    logger=dict(log_metric_by_epoch=False), checkpoint=dict(by_epoch=False, interval=10000)
+)
 log_processor = dict(by_epoch=False)

@@ -168,12 +168,16 @@ def _curve(entries: list[dict], total: int) -> tuple[list[dict], float]:
 def _sessions(entries: list[dict]) -> list[list[tuple[int, dict]]]:
     """Split the entries of metrics.json into the sessions of an interrupted training.
 
-    A new session starts where the iteration does not rise. Each is a list of (iteration, entry);
-    without entries there is one empty session.
+    A new session starts where the iteration of the losses does not rise: detectron2 may write other
+    values behind losses of later iterations. Each session is a list of (iteration, entry); without
+    entries there is one empty session.
     """
     found: list[list[tuple[int, dict]]] = [[]]
+    last = -1
     for entry in entries:
-        if found[-1] and entry["iteration"] <= found[-1][-1][0]:
-            found.append([])
+        if "total_loss" in entry:
+            if entry["iteration"] <= last:
+                found.append([])
+            last = entry["iteration"]
         found[-1].append((entry["iteration"], entry))
     return found

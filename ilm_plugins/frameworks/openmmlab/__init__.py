@@ -21,7 +21,7 @@ FOLLOWERS = {
     ),
     "mmcv.cnn": (f"{__name__}.models",),
     "mmpretrain.datasets": (f"{__name__}.datasets",),
-    "mmpretrain.models": (f"{__name__}.models.aa_resnet",),
+    "mmpretrain.models": tuple(f"{__name__}.models.{name}" for name in ("aa_resnet", "crop_flip")),
 }
 
 

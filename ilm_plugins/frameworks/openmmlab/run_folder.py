@@ -369,7 +369,14 @@ def curve(files: list[Path], unit: str, total: int) -> tuple[list[dict], float]:
     """
     # Entries of iterations and of validations have their iteration or epoch as "step".
     key = "epoch" if unit == "epochs" else "step"
-    sessions = [[(e.get(key, e["step"]), e) for e in curves.entries(file)] for file in files]
+    sessions = [
+        [
+            (e.get(key, e["step"]), e)
+            for e in curves.entries(file)
+            if not any(name.startswith("ratios/") for name in e)  # of RatiosHook
+        ]
+        for file in files
+    ]
     logs = [entry for session in sessions for _, entry in session if "iter" in entry]
     step = 1 if unit == "epochs" else curves.spacing(total)
     logged = (

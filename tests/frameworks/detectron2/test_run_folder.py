@@ -75,6 +75,16 @@ def test_what_a_resumed_run_logged_anew_takes_the_place_of_what_it_had(config, t
     ]
 
 
+def test_a_test_between_two_writes_begins_no_session(config, tmp_path):
+    """detectron2 writes the pending values in the order in which their names came first."""
+    write_run(tmp_path, config, 60, run_folder.shortened(config, 100))
+    with (tmp_path / "metrics.json").open("a") as file:
+        file.write(json.dumps({"iteration": 49, "bbox/AP": 30.0}) + "\n")
+    curve = run_folder.summary(config, tmp_path, 100).curve
+    assert [row["total_loss"] for row in curve if "total_loss" in row] == [21.0, 41.0, 61.0]
+    assert [row["iterations"] for row in curve if "bbox/AP" in row] == [50]
+
+
 def test_the_lengths_of_data_are_those_of_the_log(config, tmp_path):
     write_run(tmp_path, config, 100, run_folder.shortened(config, 100))
     lines = "[11/21 03:00:00 d2.data.datasets.coco]: Loaded {} images in COCO format from {}\n"

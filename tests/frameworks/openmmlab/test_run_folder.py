@@ -142,6 +142,14 @@ def test_what_a_full_disk_cut_short_is_left_out(tmp_path):
     assert [row["epochs"] for row in found.curve] == [1, 2, 3]
 
 
+def test_logged_ratios_are_no_part_of_the_curve(tmp_path):
+    write_run(tmp_path, CIFAR, epochs=2)
+    expected = run_folder.summary(CIFAR, tmp_path, 2).curve
+    with (tmp_path / "20260101_000000" / "vis_data" / "scalars.json").open("a") as file:
+        file.write('{"ratios/bn1/IN": 0.3, "step": 100}\n')
+    assert run_folder.summary(CIFAR, tmp_path, 2).curve == expected
+
+
 def test_a_test_counts_until_training_goes_on(tmp_path):
     write_run(tmp_path, CIFAR, epochs=2)
     assert run_folder.summary(CIFAR, tmp_path, 2).metrics == {}

@@ -112,6 +112,7 @@ class AAResNet(ResNet):
                 block.conv2 = AugmentedConv2d(
                     block.mid_channels, stride, (stride == 2) + halved, size
                 )
+        self._freeze_stages()  # the new layers, too
 
 
 register(MODELS, classes={"AAResNet": AAResNet})

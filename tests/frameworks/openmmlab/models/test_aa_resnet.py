@@ -84,3 +84,11 @@ def test_a_larger_image_is_an_error():
     model = build(image_size=64).to("meta")
     with pytest.raises(ValueError, match="over 6 pixels, where there are embeddings for 4; give"):
         model(torch.empty(1, 3, 96, 64, device="meta"))
+
+
+def test_frozen_stages_have_no_trainable_parameters():
+    """From the start: an optimizer and DistributedDataParallel count them before training."""
+    model = build(50, frozen_stages=2)
+    frozen = (model.conv1, model.bn1, model.layer1, model.layer2)
+    assert not any(p.requires_grad for stage in frozen for p in stage.parameters())
+    assert all(p.requires_grad for p in model.layer3.parameters())

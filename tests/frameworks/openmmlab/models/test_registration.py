@@ -49,3 +49,17 @@ def test_in_any_order_of_import(order):
         done.stderr
     )
     assert "which stays" not in done.stderr
+
+
+def test_data_sets_may_be_imported_in_the_middle_of_mmpretrains_models():
+    """As mmpretrain.models does itself where transformers is installed."""
+    code = """
+import ilm_plugins, wrapt
+first = "mmpretrain.models.backbones"
+wrapt.register_post_import_hook(lambda _: __import__("mmpretrain.datasets"), first)
+import mmpretrain.models
+from mmpretrain.registry import DATASETS, MODELS
+print(DATASETS.get("PackedImages"), MODELS.get("CropFlipPreprocessor"))
+"""
+    done = fresh.run([sys.executable, "-c", code])
+    assert "PackedImages" in done.stdout and "CropFlipPreprocessor" in done.stdout, done.stderr
