@@ -48,7 +48,7 @@ class Leg(NamedTuple):
 
 OLDEST = (
     *("torch==2.4.0", "torchvision==0.19.0", "wrapt==1.15.0", "numpy==1.26.4"),
-    *("torchmetrics==1.4.2", "ml_dtypes==0.5.4"),
+    *("torchmetrics==1.4.2", "pillow==10.1.0", "ml_dtypes==0.5.4"),
 )
 NEWEST = "torch==2.15.0", "torchvision==0.29.2"
 BARE = "torch", "wrapt", "pytest", "pytest-xdist", "setuptools", "wheel"

@@ -120,10 +120,12 @@ class AdaptiveNorm(nn.GroupNorm):
     def extra_repr(self) -> str:
         """Return the arguments by which a layer like this one is constructed, but device and dtype.
 
-        They are the attributes that have the names of the constructor's parameters.
+        They are the attributes that have the names of the constructor's parameters, without flags
+        that are False.
         """
-        names = [n for n in inspect.signature(type(self).__init__).parameters if hasattr(self, n)]
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        names = inspect.signature(type(self).__init__).parameters
+        values = {name: getattr(self, name, False) for name in names}
+        return ", ".join(f"{name}={v!r}" for name, v in values.items() if v is not False)
 
     def __prepare_scriptable__(self):
         # torch.jit.script calls this; its own error would take many lines.
