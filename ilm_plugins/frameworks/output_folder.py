@@ -44,7 +44,7 @@ def check_same_checkpoint(path: str | None, folder: str) -> None:
     of rank 0 has checkpoints: the others would start anew, and average their gradients with it.
 
     Args:
-        path: the last checkpoint that this process has found; None if there is none.
+        path: the last checkpoint found by this process, or None.
         folder: where it was looked for, for the message.
     """
     if not distributed.is_available() or not distributed.is_initialized():

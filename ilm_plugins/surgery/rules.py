@@ -206,8 +206,8 @@ def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
 def _en_to_bn(source: State, layer: nn.Module) -> State:
     """Return BN's tensors for those of an EN whose last normalizer is BN.
 
-    The weight is the last row over the number of normalizers, the bias the sum of all rows. A count
-    of batches that ``source`` lacks is that of ``layer``.
+    The weight is the last row over the number of normalizers, the bias the sum of all rows. If
+    ``source`` has no number of batches, that of ``layer`` is taken.
 
     Raises:
         NotConvertible: the EN has no running statistics or one weight for all normalizers, its

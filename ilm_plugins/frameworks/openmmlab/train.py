@@ -108,7 +108,7 @@ class PluginRunner(Runner):
     def dump_config(self) -> None:
         """Write the config to the output folder, but not in an evaluation.
 
-        There it lacks what is for training, and would replace the config of the training.
+        The config of an evaluation has no entries for training, and would replace the training's.
         """
         if self.cfg.get("train_cfg") is not None:
             super().dump_config()

@@ -40,7 +40,7 @@ def launch_problem(device: torch.device) -> str | None:
     try:
         with torch.cuda.device_of(memory):
             _trial_kernel[(1,)](memory)
-    except Exception as error:
+    except Exception as error:  # of Triton, of a compiler, or of the driver
         reason = (str(error).strip().splitlines() or [""])[0]
         return f"{type(error).__name__}: {reason}"
     return None
