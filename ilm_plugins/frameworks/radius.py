@@ -28,7 +28,7 @@ class RadiusSchedule:
             optimizer.register_step_pre_hook(self._clip)
 
     def _clip(self, optimizer: Optimizer, args: tuple, options: dict) -> None:
-        """Clip the gradients, in place; the arguments are those of torch's hook.
+        """Clip the gradients, in place; takes the arguments of torch's hook.
 
         A fused optimizer gets gradients that are still scaled by torch's GradScaler.
         """

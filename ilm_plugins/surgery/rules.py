@@ -206,8 +206,8 @@ def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
 def _en_to_bn(source: State, layer: nn.Module) -> State:
     """Return BN's tensors for those of an EN whose last normalizer is BN.
 
-    The weight is the last row over the number of normalizers, the bias the sum of all rows. If
-    ``source`` has no number of batches, that of ``layer`` is taken.
+    The weight is the last row over the number of normalizers, the bias the sum of all rows. The
+    number of batches is that of ``layer`` if ``source`` has none.
 
     Raises:
         NotConvertible: the EN has no running statistics or one weight for all normalizers, its
