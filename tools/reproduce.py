@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The papers' tables: ``tools/reproduce.py list``, ``run TABLE [CELL]``, ``report``."""
+"""The papers' tables: ``tools/reproduce.py list``, ``run TABLE [ROW]``, ``report``."""
 
 import sys
 

@@ -127,7 +127,9 @@ def parser() -> argparse.ArgumentParser:
         help="MMEngine: who started this process; pytorch is torchrun",
     )
     p.add_argument(
-        "--amp", action="store_true", help="mixed precision: bfloat16 on the CPU, float16 on GPUs"
+        "--amp",
+        action="store_true",
+        help="train in mixed precision: bfloat16 on the CPU, float16 on GPUs; evaluate in float32",
     )
     p.add_argument(
         "--channels-last",

@@ -57,14 +57,16 @@ def parser() -> argparse.ArgumentParser:
 
     running = commands.add_parser(
         "run",
-        help="train and test a table's cells, or go on with them",
-        usage="%(prog)s TABLE [CELL] [KEY=VALUE ...] [options]",
-        epilog="Runs are in WORK_DIR/TABLE/CELL/seedN, each with its record.json. Words "
-        "KEY=VALUE anywhere are overrides for the command train, of all cells alike.",
+        help="train and test a table's rows, or go on with them",
+        usage="%(prog)s TABLE [ROW] [KEY=VALUE ...] [options]",
+        epilog="Runs are in WORK_DIR/TABLE/ROW/seedN, each with its record.json. Words "
+        "KEY=VALUE anywhere are overrides for the command train, of all rows alike.",
     )
     running.set_defaults(command=run_)
     running.add_argument("table", help="such as en-5; 'list' has them all")
-    running.add_argument("cell", nargs="?", help="such as ResNet20/EN, or how several begin")
+    running.add_argument(
+        "cell", nargs="?", metavar="row", help="such as ResNet20/EN, or how several begin"
+    )
     running.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     shorter = running.add_mutually_exclusive_group()
     for unit in ("epochs", "iterations"):

@@ -21,9 +21,10 @@ FULL_LABELS = {"full recipe", "computed"}
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", "seeds", "trained", "device", "commit")
 HEAD = """\
 Written by `python -m ilm_plugins reproduce report` from [records](records) of runs, which
-`reproduce run TABLE CELL` makes. A result beside a paper's figure is always of the full recipe:
+`reproduce run TABLE ROW` makes. A result beside a paper's is always of the full recipe:
 a run that is shorter, on fewer images or otherwise changed has a row of its own, which says so.
-Where there are several seeds, figures are means and, behind ±, standard deviations.
+Where there are several seeds, results are means and, behind ±, standard deviations.
+"-" under commit: the run is older than the records of commits.
 """
 
 Records = list[dict[str, Any]]
@@ -125,7 +126,7 @@ def index(groups: Groups) -> str:
     """
     lines = ["# Reproduction", "", HEAD]
     for paper, title in registry.papers().items():
-        lines += [f"## [{title}]({paper}.md)", "", "| | | cells run |", "|---|---|---|"]
+        lines += [f"## [{title}]({paper}.md)", "", "| | | rows run |", "|---|---|---|"]
         for table in _tables_of(paper):
             lines.append(f"| {table.number} | {table.title} | {_count_cells(table, groups)} |")
         lines.append("")
@@ -183,12 +184,13 @@ def _table_lines(table: Table, groups: Groups) -> list[str]:
     """Return the Markdown lines of a table: its measures, the header, and rows for each cell.
 
     A cell's first row has the paper's figures, beside those of its full recipe if that was run. A
-    row follows for each group of runs that differ from it, and for each of its reference scores,
-    such as the mean image's.
+    row follows for each group of runs that differ from it. At the end are reference scores, such
+    as the mean image's.
     """
     described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
     lines = [f"{' / '.join(described)}.", "", f"| {' | '.join(COLUMNS)} |"]
     lines.append("|---" * len(COLUMNS) + "|")
+    references: dict[str, None] = {}  # rows, in order, each once
     for cell in table.cells.values():
         paper = figures(table, cell.paper) if any(v is not None for v in cell.paper) else ""
         paper = ", ".join(filter(None, [paper, cell.says]))
@@ -202,9 +204,9 @@ def _table_lines(table: Table, groups: Groups) -> list[str]:
             changed.append(_group_row(table, f"{cell.name}, ours", group))
             for what, reference in group[0].get("references", {}).items():
                 constant = figures(table, [reference.get(name) for name in table.measures])
-                changed.append(_markdown_row(f"{what}, to compare", "", "", constant))
+                references[_markdown_row(f"{what}, to compare", "", "", constant)] = None
         lines += [first, *changed]
-    return lines
+    return [*lines, *references]
 
 
 def _group_row(
