@@ -75,6 +75,8 @@ FAMILIES = {
 }
 PLAIN = ("BN", "SyncBN", "GN", "IN")
 NOTHING = "no norm was replaced"
+#: Modules of activations, by the modules of Python that have them.
+ACTIVATIONS = ("torch.nn.modules.activation", "timm.layers.activations")
 
 
 def main() -> None:
@@ -133,21 +135,44 @@ def named(library: str, name: str, key: str) -> Iterator[tuple[str, Callable]]:
         activates = apply_act and act_layer
         return nn.Sequential(norm(channels), act_layer()) if activates else norm(channels)
 
-    def build(**options: Any) -> tuple[nn.Module, Callable]:
+    def build(norm_layer: Callable | None = None) -> tuple[nn.Module, Callable]:
         side = 299 if "inception" in name else 224
         if library == "torchvision":
             from torchvision.models import get_model as create
         else:
             from timm import create_model as create
-        model = create(name, num_classes=10, **options)
+        model = create(name, num_classes=10)
+        if norm_layer:
+            activations = count_activations(model)
+            model = create(name, num_classes=10, norm_layer=norm_layer)
+            if count_activations(model) < activations:
+                raise ValueError("activations are missing")
         if library == "timm":
             side = model.default_cfg["input_size"][-1]
         return model, lambda model: classify(model(torch.randn(2, 3, side, side)))
 
-    yield "norm_layer", lambda: build(norm_layer=norm)
+    yield "norm_layer", lambda: build(norm)
     if library == "timm":
-        yield "norm_act", lambda: build(norm_layer=norm_act)
+        yield "norm_act", lambda: build(norm_act)
     yield "convert", lambda: converted(key, *build())
+    if library == "timm":
+        yield "separate, convert", lambda: converted(key, *separated(*build()))
+
+
+def count_activations(model: nn.Module) -> int:
+    """Count a model's modules that are activations, without those of this package's layers."""
+    if isinstance(model, AdaptiveNorm):
+        return 0
+    return (type(model).__module__ in ACTIVATIONS) + sum(map(count_activations, model.children()))
+
+
+def separated(model: nn.Module, loss_of: Callable) -> tuple[nn.Module, Callable]:
+    """Separate timm's norms from their activations, as docs/interoperability.md does."""
+    text = (FOLDER / "interoperability.md").read_text("utf-8")
+    code = text.partition("for name, old in ")[2].partition("model, report")[0]
+    names = {"timm": importlib.import_module("timm"), "nn": nn, "model": model}
+    exec(f"for name, old in {code}", names)
+    return model, loss_of
 
 
 def converted(key: str, model: nn.Module, loss_of: Callable) -> tuple[nn.Module, Callable]:
@@ -265,7 +290,8 @@ def table(results: dict[str, dict[str, str]]) -> str:
         'follow the width ("auto"). The norm was passed as `norm_layer`, as the function',
         "`norm_act` of the page on [other models](interoperability.md), or as `norm_cfg` of",
         'all parts whose norm was BN, GN or IN; or `surgery.convert` with `replacing="BN"`',
-        'put it in ("convert"). "no" is followed by the error.',
+        'put it in ("convert"), after that page\'s code separated norms and activations',
+        '("separate, convert"). "no" is followed by the error.',
         "Made by `python docs/families.py`.",
     ]
     names = {layer.__name__ for layer in NORMS.values()}

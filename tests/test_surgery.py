@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 import ilm_plugins
 import transcription
@@ -652,6 +653,7 @@ def test_batchnorm_without_statistics_becomes_a_norm_of_each_image(affine):
     old = nn.BatchNorm2d(32, affine=affine, track_running_stats=False)
     new, report = surgery.convert(old, "ILMGN", replacing="BN")
     assert type(new) is ILMGroupNorm and not report.left
+    assert [note.partition(":")[0] for note in report.notes] == ["outputs change"]
     torch.testing.assert_close(new.weight, old.weight if affine else torch.ones(32))
 
 
@@ -715,12 +717,44 @@ def test_layers_without_new_statistics_keep_theirs():
         surgery.recalibrate(model, [])
     with pytest.raises(OptionError, match="no EN, SN or SSN with running statistics"):
         surgery.recalibrate(small(), [torch.zeros(1)])
-    with pytest.raises(ZeroDivisionError):
-        surgery.recalibrate(model, [0], lambda x: 1 / x)
     assert model[0].training and model[0].momentum == 0.1
 
 
+@pytest.mark.parametrize("failing", [0, 2])
+def test_a_batch_that_fails_leaves_the_statistics_as_they_were(failing):
+    model = nn.Sequential(ExemplarNorm(32), SwitchNorm(32))
+    model(torch.randn(4, 32, 3, 3))
+    before = copy.deepcopy(model.state_dict())
+
+    def forward(i):
+        model[: 1 if i == failing else 2](torch.randn(4, 32, 3, 3))
+        assert not torch.equal(model[0].running_var, before["0.running_var"])
+        return 1 / (i - failing)
+
+    with pytest.raises(ZeroDivisionError):
+        surgery.recalibrate(model, range(3), forward)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert model[0].momentum == 0.1
+
+
 # ---- back, where it is exact
+
+
+class Doubled(ILMGroupNorm, nn.GroupNorm):
+    def predict(self, *arguments):
+        omega, beta = super().predict(*arguments)
+        return 2 * omega, beta
+
+
+def with_identity_of(layer):
+    """Give a layer the tensors of one that starts as a plain norm, whatever its options are."""
+    layer.load_state_dict(type(layer)(32, init="identity").state_dict())
+    return layer
+
+
+def parametrized(layer):
+    parametrize.register_parametrization(layer, "weight", nn.Identity())
+    return layer
 
 
 @pytest.mark.parametrize(
@@ -733,6 +767,11 @@ def test_layers_without_new_statistics_keep_theirs():
         (ExemplarNorm(32, shared_affine=True), "never BN"),
         (ExemplarNorm(32, normalizers=("IN", "LN")), "never BN"),
         (SwitchNorm(32), "SN does not become BatchNorm2d"),
+        (Doubled(32, init="identity"), "Doubled may compute something else than its base"),
+        (with_identity_of(ILMGroupNorm(32, activations=("sigmoid", "sigmoid"))), "never a plain"),
+        (with_identity_of(AssocNorm(32, combine="a(WE)*B")), "never a plain norm"),
+        (parametrized(SwitchNorm(32)), "remove_parametrizations"),
+        (parametrized(ILMGroupNorm(32, init="identity")), "remove_parametrizations"),
     ],
 )
 def test_only_what_is_still_a_plain_norm_leads_back(layer, words):
@@ -1097,6 +1136,13 @@ def test_sn_becomes_ssn_with_the_same_outputs(normalizers, training):
     state, report = surgery.convert_state(layer.state_dict(), "SSN", **options)
     assert report.converted == {"": "SN -> SparseSwitchNorm"}
     torch.testing.assert_close(state, new[0].state_dict(), rtol=0, atol=0)
+
+
+def test_sn_keeps_its_normalizers():
+    model = nn.Sequential(SwitchNorm(32, normalizers=("IN", "BN")), nn.BatchNorm2d(32))
+    model, report = surgery.convert(model, "SSN", normalizers=("IN", "LN", "BN"))
+    assert report.converted.keys() == {"1"} and type(model[0]) is SwitchNorm
+    assert "where the SwitchNorm has ('IN', 'BN')" in report.left["0"]
 
 
 def test_sn_without_ratios_is_left():

@@ -56,14 +56,15 @@ class Projection(nn.Module):
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return the linear map of x (*, I) by weight (O, I) and bias (O) or None: (*, O).
 
-    Under torch.compile, it is a matrix product outside of autocast. Otherwise the gradient of
-    ``weight`` would be a sum over the batch, and TorchInductor's CPU code for such a sum writes
-    past the end of its buffer unless O is a multiple of the vector width (PyTorch issue 196681,
-    not fixed in torch 2.11).
+    Under torch.compile, it is a matrix product on the CPU. Otherwise the gradient of ``weight``
+    would be a sum over the batch, and TorchInductor's CPU code for such a sum writes past the end
+    of its buffer unless O is a multiple of the vector width (PyTorch issue 196681, not fixed in
+    torch 2.11). The product is in float64, which neither autocast nor
+    ``torch.set_float32_matmul_precision`` makes less precise.
     """
-    if weight.dim() == 2 and torch.compiler.is_dynamo_compiling():
-        with torch.autocast(x.device.type, enabled=False):
-            return nn.functional.linear(x, weight, bias)
+    if weight.dim() == 2 and x.device.type == "cpu" and torch.compiler.is_dynamo_compiling():
+        tensors = (t if t is None else t.double() for t in (x, weight, bias))
+        return nn.functional.linear(*tensors).to(torch.promote_types(x.dtype, weight.dtype))
     y = (x.unsqueeze(-2) * weight).sum(-1)
     return y if bias is None else y + bias
 

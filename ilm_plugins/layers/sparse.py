@@ -139,6 +139,8 @@ def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
     Returns:
         (..., K); the gradient is that within the face S.
     """
+    # Differences of equal or nearly equal logits lose digits unless these are near 0.
+    logits = logits - logits.detach().amax(-1, keepdim=True)
     dtype, k = logits.dtype, logits.shape[-1]
     tiny = torch.finfo(dtype).tiny
     size = torch.arange(1, k + 1, device=logits.device, dtype=dtype)

@@ -71,7 +71,8 @@ def _center(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
     mean = _group_mean(x, num_groups)
     # x keeps its four dimensions here, because element-wise operations then keep its layout.
     centered = x - per_channel(duplicate(mean, x.shape[1]), x)
-    return mean, _group_mean(centered.square(), num_groups), centered
+    var = _group_mean(centered.square(), num_groups)
+    return mean, torch.where(var == torch.inf, torch.nan, var), centered
 
 
 def _group_mean(x: Tensor, num_groups: int) -> Tensor:

@@ -12,11 +12,12 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrize
 
 from ..layers import NORMS, ILMInstanceNorm, OptionError, SparseSwitchNorm, SwitchNorm
+from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
 from ..layers.mixture import MixtureNorm
 from ..layers.options import automatic, check_choice
 from .common import Match, Report, check_layer, check_match, matches, source_norm
-from .rules import OF_BN, NotConvertible, State, adapt, describe_change
+from .rules import OF_BN, OWN_STATISTICS, NotConvertible, State, adapt, call_of, describe_change
 
 #: Name of a plain norm -> its base class.
 BASES = {"GN": nn.GroupNorm, "IN": _InstanceNorm, "BN": _BatchNorm, "LN": nn.LayerNorm}
@@ -284,7 +285,10 @@ def _changes(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
     if hooks:
         called = ", ".join(getattr(h, "__qualname__", type(h).__name__) for h in hooks)
         yield f"hooks stay with the module that was replaced: {called}"
-    yield describe_change(old.state_dict(), new)
+    if _family(old) == "BN" and not isinstance(new, MixtureNorm | _BatchNorm):
+        yield OWN_STATISTICS  # also where BN has no running statistics, by which rules know it
+    else:
+        yield describe_change(old.state_dict(), new)
     if isinstance(new, _BatchNorm) and old.frozen:
         yield "no longer frozen: in training the batch's statistics are used, and running ones move"
     of_batches = isinstance(new, _BatchNorm | MixtureNorm)
@@ -356,9 +360,11 @@ def _layer_for(
     if isinstance(old, nn.SyncBatchNorm) and issubclass(NORMS[to], MixtureNorm):
         kept["sync"] = old.process_group or True
     if isinstance(old, SwitchNorm):
-        kept["sync"] = old.sync
-        options = {**options, "normalizers": old.normalizers, "num_groups": old.num_groups}
+        kept |= {name: getattr(old, name) for name in ("sync", "normalizers", "num_groups")}
     new = NORMS[to](channels, **{**kept, **options}, **like)
+    for name in ("normalizers", "num_groups") if isinstance(old, SwitchNorm) else ():
+        if (given := getattr(new, name)) != kept[name]:
+            raise NotConvertible(f"{name}={given!r}, where the SwitchNorm has {kept[name]!r}")
     if "running_mean" not in state:
         state = {"weight": new.weight, "bias": new.bias, **state}
     return _with_tensors_of(old, new, state)
@@ -387,10 +393,7 @@ def _check_replaceable(
     if family != plain:
         on_request = f"; {OF_BN}" if family == "BN" else ""
         raise NotConvertible(f"{cls.__name__}, where {to} replaces {base}{on_request}")
-    if parametrize.is_parametrized(module):
-        raise NotConvertible(
-            f"{cls.__name__}; first call torch.nn.utils.parametrize.remove_parametrizations"
-        )
+    _check_not_parametrized(module)
     if types is not None and cls not in types:
         raise NotConvertible(f"{cls.__name__}, which is not among types")
     lost = [n for n, child in module.named_children() if not isinstance(child, nn.Identity)]
@@ -415,6 +418,15 @@ def _check_replaceable(
         raise NotConvertible(f"{module.num_groups} groups, where ILMLN has one; ILMGN keeps them")
 
 
+def _check_not_parametrized(module: nn.Module) -> None:
+    """Raise NotConvertible if a parameter of a module is computed by a parametrization."""
+    if parametrize.is_parametrized(module):
+        raise NotConvertible(
+            f"{type(module).__name__}; first call "
+            "torch.nn.utils.parametrize.remove_parametrizations"
+        )
+
+
 def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
     """Build the plain norm that replaces a layer of this package, with the layer's tensors.
 
@@ -430,6 +442,11 @@ def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
     Raises:
         NotConvertible: with its tensors the layer does not compute what a plain norm does.
     """
+    _check_not_parametrized(old)
+    if type(old) not in NORMS.values():
+        raise NotConvertible(f"{type(old).__name__} may compute something else than its base")
+    if isinstance(old, AutoencoderNorm) and not old.has_papers_form:
+        raise NotConvertible(f"{call_of(old)} is never a plain norm")
     state, c = dict(old.state_dict(keep_vars=True)), old.num_channels
     chosen = _chosen_by(old)
     if isinstance(old, ILMInstanceNorm) or chosen == "IN":

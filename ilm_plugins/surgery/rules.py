@@ -100,7 +100,7 @@ def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
     tensors. Raise NotConvertible if the layer's options never give a plain norm.
     """
     if not layer.has_papers_form:
-        raise NotConvertible(f"{_call(layer)} is never a plain norm")
+        raise NotConvertible(f"{call_of(layer)} is never a plain norm")
     state = _detached(layer)
     zeros = {name: torch.zeros_like(state[name]) for name in _DECODERS}
     return {**state, **zeros, "omega_offset": torch.full_like(state["omega_offset"], 0.5), **source}
@@ -156,7 +156,7 @@ def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
             (``hidden``), is not of the paper's form, or its mean does not drive beta.
     """
     if layer.mean_drives != "beta" or not layer.has_papers_form:
-        raise NotConvertible(f"a released ILM layer does not become {_call(layer)}")
+        raise NotConvertible(f"a released ILM layer does not become {call_of(layer)}")
     encode, channels = source["fc_embed.0.weight"], source["weight_bias"].numel()
     hidden, keys = encode.shape
     if keys != layer.num_key_groups:
@@ -192,7 +192,7 @@ def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
     """
     if "BN" not in layer.normalizers or layer.shared_affine:
         raise NotConvertible(
-            f"{_call(layer)} is never BN; let its normalizers have BN, and weights of their own"
+            f"{call_of(layer)} is never BN; let its normalizers have BN, and weights of their own"
         )
     k, row = len(layer.normalizers), layer.normalizers.index("BN")
     state = {**_detached(layer), **source}
@@ -300,7 +300,7 @@ def _affine_of_bn(source: State) -> State:
     }
 
 
-def _call(layer: AdaptiveNorm) -> str:
+def call_of(layer: AdaptiveNorm) -> str:
     """Return the call that constructs a layer, on one line."""
     return f"{type(layer).__name__}({layer.extra_repr()})"
 
@@ -343,14 +343,14 @@ OF_BN = "replacing='BN' has it replaced, which changes outputs"
 _UNBIASED = (
     "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
 )
-_OWN_STATISTICS = (
+OWN_STATISTICS = (
     "outputs change: each image's own statistics take the place of BatchNorm's; weight and "
     "bias are kept; train the model on"
 )
 #: Rules that change a norm's outputs -> how they change.
 INEXACT = {
-    ("BN", "ILM"): _OWN_STATISTICS,
-    ("BN", "AN"): _OWN_STATISTICS,
+    ("BN", "ILM"): OWN_STATISTICS,
+    ("BN", "AN"): OWN_STATISTICS,
     ("BN", "SN"): "SN mixes other statistics with BN's: outputs differ until it is trained",
     ("BN", "SSN"): "SSN mixes other statistics with BN's: outputs differ until it is trained",
     ("released ILM", "ILM"): _UNBIASED,

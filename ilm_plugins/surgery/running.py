@@ -1,5 +1,6 @@
 """Measure the running statistics of EN, SN and SSN anew."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,7 +23,8 @@ def recalibrate(
     variances, under weights that stay. EN, SN and SSN normalize by the batch's statistics
     meanwhile, as in training, so batches should be as large as in training; all other modules are
     in evaluation mode. A layer that is called several times for a batch averages over all calls.
-    Modes and momentum are restored.
+    Modes and momentum are restored; after an exception, the statistics are, too. If layers have
+    ``sync``, every process must pass the same number of batches.
 
     Args:
         model: any module, not wrapped for several processes; or a part of what ``forward`` runs, of
@@ -48,7 +50,8 @@ def recalibrate(
 
     def weigh(layer: MixtureNorm, inputs: tuple[Tensor, ...]) -> None:
         """Let the statistics of the k-th call count for 1/k."""
-        if inputs[0].numel() > layer.num_channels:  # a single value of a channel updates nothing
+        # A single value of a channel updates nothing, unless other processes have more.
+        if inputs[0].numel() > layer.num_channels or layer.synchronizes:
             if not calls[layer]:  # NaN times the weight 0 is NaN
                 layer.running_mean.zero_()
                 layer.running_var.zero_()
@@ -56,6 +59,7 @@ def recalibrate(
             layer.momentum = 1 / calls[layer]
 
     momenta = {layer: layer.momentum for layer in layers}
+    before = {layer: copy.deepcopy(dict(layer.named_buffers(recurse=False))) for layer in layers}
     hooks = [layer.register_forward_pre_hook(weigh) for layer in layers if not layer.frozen]
     count = 0
     try:
@@ -65,6 +69,11 @@ def recalibrate(
             for batch in batches:
                 (forward or model)(batch)
                 count += 1
+    except BaseException:
+        for layer, buffers in before.items():
+            for name, values in buffers.items():
+                layer.get_buffer(name).copy_(values)
+        raise
     finally:
         for hook in hooks:
             hook.remove()

@@ -262,7 +262,7 @@ def _convert_norm(
         report.left[source] = str(error)
         return False
     for key in tensors:
-        del state[_join(source, key)]
+        state.pop(_join(source, key), None)  # two norms may have the same source
     state.update({_join(name, key): tensor for key, tensor in new.items()})
     report.converted[name] = f"{kind_of(tensors)} -> {type(layer).__name__}"
     report.note(describe_change(tensors, layer), name)

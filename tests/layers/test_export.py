@@ -13,6 +13,7 @@ import fresh
 from cases import every_layer, inputs, modes, results
 from ilm_plugins import NORMS
 from ilm_plugins.layers.base import AdaptiveNorm
+from ilm_plugins.layers.projection import Projection
 
 torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
 
@@ -242,13 +243,29 @@ def test_compiled_for_one_size(name, backend, tolerance):
     torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
 
 
-#: Trains a compiled layer whose network has 150 rows, no multiple of a vector's width; 5 times, as
-#: what is written past the end of the gradient is noticed when memory is freed.
+@pytest.mark.wide
+def test_compiled_networks_compute_in_float32_whatever_matrix_products_may():
+    torch._dynamo.reset()
+    network, x = Projection(256, 128), 1000.3 + torch.randn(512, 256)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = torch.compile(network, backend="aot_eager", fullgraph=True)(x)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    exact = network.double()(x.double())
+    assert y.dtype == torch.float32
+    assert (y - exact).abs().max() <= 1e-6 * exact.abs().max()
+
+
+#: Trains a compiled layer whose networks have sizes that are no multiple of a vector's width; 5
+#: times, as what is written past the end of a gradient is noticed when memory is freed.
 TRAINING = """
 import torch
-from ilm_plugins import ExemplarNorm
+from ilm_plugins import NORMS
 
-layer = ExemplarNorm(16, reduction=8)
+layer = NORMS[{name!r}](16, **{options!r})
 compiled = torch.compile(layer)
 generator = torch.Generator().manual_seed(0)
 for _ in range(5):
@@ -257,9 +274,23 @@ for _ in range(5):
 """
 
 
-@pytest.mark.wide
-def test_compiled_gradients_stay_within_their_memory():
-    fresh.run([sys.executable, "-c", TRAINING], check=True)
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        pytest.param("EN", {"reduction": 8}, marks=pytest.mark.wide),
+        *(
+            pytest.param(name, options, marks=pytest.mark.long)
+            for name, options in {
+                "ILMGN": {"num_groups": 4, "key_group_size": 2, "hidden": 5},
+                "AssocNorm": {"num_groups": 4, "num_key_groups": 16, "hidden": 5},
+                "AN": {"num_groups": 4, "num_affine": 7},
+            }.items()
+        ),
+    ],
+)
+def test_compiled_gradients_stay_within_their_memory(name, options):
+    code = TRAINING.format(name=name, options=options)
+    fresh.run([sys.executable, "-c", code], check=True)
 
 
 # ---- ResNet-50

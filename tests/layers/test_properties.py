@@ -1,6 +1,7 @@
 """What holds for every shape, dtype, layout and option: generated cases, the same in each run."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -80,8 +81,8 @@ def test_defaults_stay_finite_until_squares_overflow(name, dtype, backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_squares_that_overflow_give_nan(name, dtype, backend):
     """nn.GroupNorm gives NaN on a map of 4x4, and silently zeros on one of 5x5."""
-    for size in (4, 5):
-        x = extreme("huge", inputs(2, 64, size, size), dtype, torch.finfo(dtype).max * 0.9)
+    for size, largest in itertools.product((4, 5), (torch.finfo(dtype).max * 0.9, 1e25)):
+        x = extreme("huge", inputs(2, 64, size, size), dtype, largest)
         with use_backend(backend):
             assert NORMS[name](64)(x).isnan().all()
 

@@ -91,6 +91,15 @@ def test_equal_logits_stay_equal_with_finite_gradients_until_something_parts_the
         torch.testing.assert_close(ratios, torch.full((3,), 1 / 3))
         (grad,) = torch.autograd.grad(ratios[0], logits)
         assert grad.isfinite().all()
+    value = 1.5000002384185791  # a third of three times as much is another float32
+    for shape in ((3,), (2, 3)):
+        logits = torch.full(shape, value, requires_grad=True)
+        assert (logits.sum(-1) / 3 != value).all()
+        for radius in RADII:
+            ratios = sparsestmax(logits, torch.tensor(radius))
+            torch.testing.assert_close(ratios, torch.full(shape, 1 / 3))
+            (grad,) = torch.autograd.grad(ratios[..., 0].sum(), logits)
+            assert grad.abs().max() <= 1
     parted = sparsestmax(torch.tensor([1.0, 1.0 + 1e-6, 1.0]), torch.tensor(ALL))
     assert parted.tolist() == [0, 1, 0]
 

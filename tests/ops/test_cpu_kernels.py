@@ -27,6 +27,7 @@ from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 from ilm_plugins.ops import adaptive_norm, backends, cpu, plain, reference
 
 ROOT = Path(__file__).parents[2]
+OTHER_TYPES = (torch.float64, torch.bfloat16, torch.float16)
 layouts = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 
 
@@ -74,6 +75,27 @@ def test_instances_of_large_maps_do_not_depend_on_their_batch(name, threads):
     x = inputs(5, 32, 100, 101, dtype=torch.float32)
     together = outputs(layer, x)[0]
     assert_equal(together.split(1), [layer(instance).detach() for instance in x.split(1)])
+
+
+@needs_kernels
+@layouts
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, *(pytest.param(t, marks=pytest.mark.wide) for t in OTHER_TYPES)],
+    ids=str,
+)
+def test_outputs_that_bypass_the_cache_are_those_of_instances_that_do_not(dtype, layout, threads):
+    """Outputs of 16 MiB or more, with rows that are no multiple of a register."""
+    threads(2)
+    layer = ILMGroupNorm(64, dtype=torch.promote_types(dtype, torch.float32))
+    rows = 97 * 101 if layout is torch.contiguous_format else 96 * 101
+    instances = 2**24 // (64 * rows * dtype.itemsize) + 1
+    x = inputs(instances, 64, rows // 101, 101, dtype=dtype).to(memory_format=layout)
+    dy = inputs(*x.shape, dtype=dtype, seed=5).to(memory_format=layout)
+    assert x.nbytes >= 2**24 > x[:1].nbytes
+    together = results(layer, x, dy)[:2]
+    apart = [results(layer, *one)[:2] for one in zip(x.split(1), dy.split(1), strict=True)]
+    assert_equal(together, map(torch.cat, zip(*apart, strict=True)))
 
 
 @needs_kernels

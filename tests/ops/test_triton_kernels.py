@@ -355,6 +355,41 @@ EVERYDAY = (("ILMGN", True), ("EN", False), ("SN", True))
 
 
 @runs
+@layouts
+@paths("one-read", wide("streaming"))
+def test_a_channels_gradients_have_no_rounding_errors_of_its_neighbours(last, path):
+    """An optimizer may divide by their size, and a channel without gradient must not move."""
+    layer = randomized(partial(ILMGroupNorm, 32, 4, key_group_size=8), torch.float32).to(DEVICE)
+    x, dy = (make_map(2, 32, 7, 7, last=last, seed=seed) for seed in (1, 2))
+    dy[:, 1::3] = 0
+    dy[:, 2::3] *= 1e-6
+    (_, _, *found), _ = by_kernels(layer, x, dy)
+    _, _, *expected = by_equations(layer, x, dy)
+    for gradient, exact in zip(found[:2], expected[:2], strict=True):  # of weight and bias
+        assert not gradient[1::3].any()
+        torch.testing.assert_close(gradient.cpu().double(), exact, rtol=1e-3, atol=0)
+
+
+@runs
+@pytest.mark.parametrize("name", NORMS)
+@paths("one-read", "streaming")
+def test_squares_that_overflow_give_nan(name, path):
+    """Their variance is infinite, and its rsqrt 0; the mean is finite."""
+    x = 1e25 * make_map(2, 64, 4, 5)
+    with use_backend("triton"):
+        assert NORMS[name](64).to(DEVICE)(x).isnan().all()
+
+
+@runs
+def test_a_nan_in_the_encoder_reaches_every_gradient_that_it_reaches_in_the_reference():
+    layer = ILMGroupNorm(16, 4, key_group_size=4, hidden=3).to(DEVICE)
+    layer.encode.weight.detach()[1, 0] = torch.nan
+    x, dy = make_map(2, 16, 4, 4), make_map(2, 16, 4, 4, seed=2)
+    found = [[d.isnan() for d in results(layer, x, dy, name)] for name in ("triton", "reference")]
+    torch.testing.assert_close(*found)
+
+
+@runs
 @dtypes
 @paths(wide("large-tiles"), "small-tiles")
 @pytest.mark.parametrize(

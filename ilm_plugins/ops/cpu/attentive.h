@@ -99,8 +99,8 @@ static void attentive_backward(const Job *job, real *scratch, int64_t instance)
     const real *weight = net->tensors[WEIGHT], *bias = net->tensors[BIAS];
     const real *pair_weight = net->tensors[PAIR_WEIGHT], *pair_bias = net->tensors[PAIR_BIAS];
     const real *d_shift = job->d_shift + instance * channels;
-    real *restrict d_mean = job->offset + instance * channels;
-    real *restrict d_var = job->slope + instance * channels;
+    real *d_mean = job->offset + instance * channels;
+    real *d_var = job->slope + instance * channels;
     AttentiveTape at = attentive_tape_of(job);
     real *restrict d_weight = job->tape + instance * job->tape_size, *restrict d_bias = d_weight + at.bias;
     real *features = d_weight + at.features, *attentions = d_weight + at.attentions;

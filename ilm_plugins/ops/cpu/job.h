@@ -349,7 +349,9 @@ static int run(const Job *job, Pass first, Step step, Pass second)
         error = parallel(map, n, grain, run_instances, &whole);
         return error ? error : whole.error;
     }
-    Run parts[] = {{job, first, NULL, NULL, 0}, {job, NULL, NULL, step, 0}, {job, NULL, second, NULL, 0}};
+    Job apart = *job;
+    apart.to_next = 0; /* A thread's blocks are taken in reverse, and the next instance is not its own. */
+    Run parts[] = {{job, first, NULL, NULL, 0}, {job, NULL, NULL, step, 0}, {&apart, NULL, second, NULL, 0}};
     int64_t blocks = n * job->blocks, block_grain = divide_up(GRAIN, size / job->blocks);
     for (int i = 0; i < 3; i++) {
         if (parts[i].first == NULL && parts[i].second == NULL && parts[i].step == NULL)

@@ -176,16 +176,18 @@ static int forward(const Map *map, const Network *net, const void *x, void *y, r
         return ENOMEM;
     job.partials = memory + 2 * map->channels, job.scale = job.partials + partials;
     job.shift = job.scale + channel_values, job.mean = mean, job.var = var, job.y = y;
-    Step step = NETWORKS[net->kind].forward;
-    int error;
-    if (is_mixture(net)) {
+    Pass first = job.passes->moments;
+    int error = 0;
+    if (is_mixture(net))
         find_batch(&job, memory);
-        error = run(&job, job.passes->moments, pool_moments, NULL);
-        if (!error && job.uses_batch_moments)
-            error = parallel(map, map->channels, divide_up(GRAIN, map->instances), pool_batch, &job);
-        error = error ? error : run(&job, NULL, step, job.passes->affine);
-    } else
-        error = run(&job, job.passes->moments, step, job.passes->affine);
+    if (job.uses_batch_moments) {
+        error = run(&job, first, pool_moments, NULL);
+        error = error
+            ? error
+            : parallel(map, map->channels, divide_up(GRAIN, map->instances), pool_batch, &job);
+        first = NULL;
+    }
+    error = error ? error : run(&job, first, NETWORKS[net->kind].forward, job.passes->affine);
     free(memory);
     return error;
 }

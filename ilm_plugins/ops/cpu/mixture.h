@@ -182,6 +182,8 @@ static void exemplar_forward(const Job *job, real *scratch, int64_t instance)
     const real *mean = job->mean + instance * channels, *var = job->var + instance * channels;
     real *restrict scale = job->scale + instance * channels;
     real *restrict shift = job->shift + instance * channels;
+    if (!job->uses_batch_moments)
+        pool_moments(job, scratch, instance);
     Mixture m = lay_out_mixture(map, net, scratch);
     find_statistics(job, mean, var, &m);
     find_ratios(map, net, mean, &m, m.workspace + channels);
@@ -210,8 +212,8 @@ static void exemplar_backward(const Job *job, real *scratch, int64_t instance)
     real *restrict scale = job->scale + instance * channels;
     const real *d_scale = job->d_scale + instance * channels;
     const real *d_shift = job->d_shift + instance * channels;
-    real *restrict d_mean = job->offset + instance * channels;
-    real *restrict d_var = job->slope + instance * channels;
+    real *d_mean = job->offset + instance * channels;
+    real *d_var = job->slope + instance * channels;
     real *tape = job->tape + instance * job->tape_size;
     Tape at = tape_of(job);
     pool_sums(job, scratch, instance);
@@ -223,7 +225,7 @@ static void exemplar_backward(const Job *job, real *scratch, int64_t instance)
     memcpy(tape + at.bias, d_shift, channels * sizeof(real));
     memcpy(tape + at.hidden, m.activated, hidden * sizeof(real));
 
-    real *d_logits = tape + at.d_logits, *restrict products = m.workspace;
+    real *d_logits = tape + at.d_logits, *products = m.workspace;
     memset(scale, 0, channels * sizeof(real));
     memset(tape, 0, at.bias * sizeof(real));
     for (int64_t k = 0; k < count; k++) {
@@ -323,6 +325,8 @@ static void switch_forward(const Job *job, real *scratch, int64_t instance)
     const real *weight = net->tensors[WEIGHT], *bias = net->tensors[BIAS];
     real *restrict scale = job->scale + instance * channels;
     real *restrict shift = job->shift + instance * channels;
+    if (!job->uses_batch_moments)
+        pool_moments(job, scratch, instance);
     Mixture m = lay_out_mixture(map, net, scratch);
     find_statistics(job, mean, var, &m);
     real *off = m.workspace, *mixed_var = off + channels, *rstd = mixed_var + channels;

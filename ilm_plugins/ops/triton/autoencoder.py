@@ -113,7 +113,7 @@ def _decode_vjp(d_decoded, hidden, decode_ptr, d_decode_ptr, SIZES: tl.constexpr
     d_decoded = spread(fold(d_decoded, SIZES.rows), SIZES.rows)[:, None]
     tl.store(d_decode_ptr + at, d_decoded * hidden[None, :], mask=exists)
     d_hidden = tl.sum(d_decoded * load(decode_ptr, at, exists), axis=0)
-    return tl.where(hidden > 0, d_hidden, 0.0)
+    return tl.where(hidden <= 0, 0.0, d_hidden)  # NaN stays
 
 
 @triton.jit

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .vectors import activate, fold, load, numbers, spread
+from .vectors import activate, finite, fold, load, numbers, spread
 
 #: Instances by channels of a tile of the kernel that pools the batch's moments.
 BATCH_TILE = (16, 64)
@@ -365,7 +365,7 @@ def _batch_kernel(
         var = load(var_ptr, at, exists)
         total += tl.where(exists, var + offset * offset, 0.0)
     tl.store(batch_mean_ptr + c, mean, mask=c < channels)
-    tl.store(batch_var_ptr + c, tl.sum(total, axis=0) / instances, mask=c < channels)
+    tl.store(batch_var_ptr + c, finite(tl.sum(total, axis=0) / instances), mask=c < channels)
 
 
 @triton.jit(do_not_specialize=["channels"])

@@ -17,7 +17,7 @@ from .devices import new
 from .rescaling import rescale, rescale_vjp
 from .sizes import Sizes
 from .streaming import Shape, find_shape, tile_offsets
-from .vectors import fold, load, spread
+from .vectors import finite, fold, load, spread
 
 #: Elements of an instance, padded to powers of two, that a one-read kernel holds in its registers:
 #: 32 a thread on 16 warps, of x and of dy.
@@ -55,23 +55,21 @@ def _to_elements(values, chunks, SHAPE: tl.constexpr):
 
 
 @triton.jit
-def _channel_sums(elements, chunks, SHAPE: tl.constexpr, CHANNELS: tl.constexpr):
-    """Sum the elements, which are 0 outside of the instance, over each channel: (channels).
+def _sums_of_channels(dy_ptr, x_ptr, mean, chunks, SHAPE: tl.constexpr, CHANNELS: tl.constexpr):
+    """Sum dy * (x - mean) and dy over each channel of a contiguous instance: (channels) each.
 
-    If a row has several channels, their sums are differences of the row's cumulative sum.
+    This reads the instance as rows of one channel. Of rows of several, it would have to subtract
+    cumulative sums, which have the rounding errors of a channel's neighbours.
     """
     in_row: tl.constexpr = CHANNELS // SHAPE.block_c
-    if in_row == 1:
-        sums = spread(tl.sum(elements, axis=1), CHANNELS)
-    else:
-        length = chunks * SHAPE.vector // in_row
-        c = tl.arange(0, CHANNELS)
-        last = c // in_row * SHAPE.block_l + (c % in_row + 1) * length - 1
-        running = tl.cumsum(elements, axis=1)
-        running = tl.reshape(running, (SHAPE.block_c * SHAPE.block_l,))
-        sums = tl.gather(running, last, 0)
-        sums -= tl.where(c % in_row > 0, tl.gather(running, tl.maximum(last - length, 0), 0), 0.0)
-    return sums
+    length = chunks * SHAPE.vector // in_row
+    c = tl.arange(0, CHANNELS)[:, None]
+    position = tl.arange(0, SHAPE.block_l // in_row)[None, :]
+    inside = (c < CHANNELS) & (position < length)
+    dy = load(dy_ptr, c * length + position, inside)
+    x = load(x_ptr, c * length + position, inside)
+    products = tl.sum(dy * (x - spread(mean, CHANNELS)[:, None]), axis=1)
+    return spread(products, CHANNELS), spread(tl.sum(dy, axis=1), CHANNELS)
 
 
 @triton.jit(do_not_specialize=["chunks"])
@@ -84,7 +82,7 @@ def _one_read_kernel(
     x = load(x_ptr + start, offsets, inside)
     mean = fold(tl.sum(x, axis=1), SIZES.fine) / count
     x = tl.where(inside, x - spread(mean, SHAPE.block_c)[:, None], 0.0)
-    var = fold(tl.sum(x * x, axis=1), SIZES.fine) / count
+    var = finite(fold(tl.sum(x * x, axis=1), SIZES.fine) / count)
     group = n * SIZES.fine + tl.arange(0, SIZES.fine)
     tl.store(mean_ptr + group, mean)
     tl.store(var_ptr + group, var)
@@ -102,14 +100,18 @@ def _one_read_vjp_kernel(
 ):  # fmt: skip
     """Compute dx, and store the instance's gradients of the tensors."""
     n, start, offsets, inside = _instance(chunks, SHAPE)
-    dy = load(dy_ptr + start, offsets, inside)
-    x = load(x_ptr + start, offsets, inside)
+    dy_ptr += start
+    x_ptr += start
     group = n * SIZES.fine + tl.arange(0, SIZES.fine)
     mean = tl.load(mean_ptr + group)
     var = tl.load(var_ptr + group)
-    x -= spread(mean, SHAPE.block_c)[:, None]
-    d_scale = _channel_sums(dy * x, chunks, SHAPE, SIZES.channels)
-    d_shift = _channel_sums(dy, chunks, SHAPE, SIZES.channels)
+    if SHAPE.block_c != SIZES.channels:
+        d_scale, d_shift = _sums_of_channels(dy_ptr, x_ptr, mean, chunks, SHAPE, SIZES.channels)
+    dy = load(dy_ptr, offsets, inside)
+    x = load(x_ptr, offsets, inside) - spread(mean, SHAPE.block_c)[:, None]
+    if SHAPE.block_c == SIZES.channels:
+        d_scale = spread(tl.sum(dy * x, axis=1), SIZES.channels)
+        d_shift = spread(tl.sum(dy, axis=1), SIZES.channels)
     scale, slope, offset = rescale_vjp(
         n, d_scale, d_shift, mean, var, t, gradients_ptr, count, SIZES
     )

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .devices import multiprocessors, new
-from .vectors import load
+from .vectors import finite, load
 
 # These sizes are fixed, not tuned by timing at a first call. A tile of 4096 elements on 8 warps
 # gives each thread 16, in two to four loads of 16 bytes, and leaves registers for three programs on
@@ -99,7 +99,7 @@ def _moments_kernel(x_ptr, mean_ptr, var_ptr, channels, chunks, splits, tiles, S
     var = tl.sum(square + weight * offset * offset, axis=1) / size
     out = (n * channels + c) * splits + begin // split_length
     tl.store(mean_ptr + out, pooled, mask=c < channels)
-    tl.store(var_ptr + out, var, mask=c < channels)
+    tl.store(var_ptr + out, finite(var), mask=c < channels)
 
 
 @triton.jit(do_not_specialize=["rows", "run", "splits", "split", "length"])
@@ -132,7 +132,7 @@ def _pool_kernel(
         var = load(var_ptr + start, first + i, inside) + offset * offset
         pooled_var += tl.sum(tl.where(inside, weight * var, 0.0), axis=1)
     tl.store(pooled_mean_ptr + row, pooled, mask=row < rows)
-    tl.store(pooled_var_ptr + row, pooled_var / count, mask=row < rows)
+    tl.store(pooled_var_ptr + row, finite(pooled_var / count), mask=row < rows)
 
 
 @triton.jit

@@ -11,6 +11,12 @@ def load(ptr, at, exists):
 
 
 @triton.jit
+def finite(var):
+    """Return variances with NaN in place of infinity, whose rsqrt would hide the overflow as 0."""
+    return tl.where(var == float("inf"), float("nan"), var)
+
+
+@triton.jit
 def numbers(COUNT: tl.constexpr, PADDED: tl.constexpr):
     """Return 0, 1, ... (PADDED), and whether each is below COUNT."""
     i = tl.arange(0, PADDED)
