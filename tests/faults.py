@@ -109,3 +109,18 @@ def children(pid):
 def kill_one_of(process, rank):
     """Kill one of the processes that a process has started."""
     os.kill(children(process.pid)[rank], signal.SIGKILL)
+
+
+def wait_until_gone(pids, seconds=10):
+    end = time.monotonic() + seconds
+    while any(map(alive, pids)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def alive(pid):
+    """Whether a process runs; a zombie, which nobody may be there to reap, does not."""
+    try:
+        return "State:\tZ" not in Path("/proc", str(pid), "status").read_text()
+    except OSError:
+        return False

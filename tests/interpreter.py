@@ -41,7 +41,8 @@ without_gpu = pytest.mark.skipif(CUDA, reason="there is a GPU: the tests run on 
 def run_interpreted(file, selection):
     """Run a file's tests in a process that interprets kernels; ``selection`` is pytest's -m."""
     pytest.importorskip("numpy", reason="Triton's interpreter needs numpy")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
+    seed = f"--seed={os.environ['ILM_PLUGINS_TEST_SEED']}"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", seed, file]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     result = subprocess.run(
         [*command, "-m", selection, "-k", "not test_under_the_interpreter"],

@@ -32,6 +32,10 @@ def options(what, processes=1, of=0, **more):
 
 
 def main(args, cfg=None):
+    if args.what == "threads":
+        if int(os.environ["RANK"]) == args.of:
+            print(torch.get_num_threads(), flush=True)
+        return
     if int(os.environ["RANK"]) != args.of:
         # As in a collective operation, which waits for the others.
         time.sleep(600)
@@ -39,9 +43,6 @@ def main(args, cfg=None):
         raise ZeroDivisionError("of a worker")
     if args.what == "sys.exit":
         sys.exit(1)
-    if args.what == "threads":
-        print(torch.get_num_threads(), flush=True)
-        return
     if args.what == "exit":
         os._exit(7)
     if args.what == "kill":

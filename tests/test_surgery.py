@@ -1211,7 +1211,8 @@ def test_released_sums_become_statistics():
 def test_importing_surgery_imports_no_framework(root):
     code = (
         "import sys, ilm_plugins.surgery; "
-        "print({'detectron2', 'mmengine', 'mmcv', 'torchvision', 'timm'} & {*sys.modules})"
+        "print({'detectron2', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision', "
+        "'timm'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert done.stdout.strip() == "set()", done.stderr

@@ -19,8 +19,10 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         \beta  &= \tanh(W_3\, \mathrm{ReLU}(W_1 \gamma))\!\uparrow + B_\beta \\
         y      &= \omega\, \mathrm{GN}(x) + \beta
 
-    (Eqs. 4 to 6 and 2.) The mean drives omega and the variance beta, unlike in
-    :class:`~ilm_plugins.ILMGroupNorm`; the parameters have the same names and shapes.
+    (Eqs. 4 to 6 and 2. The repetition to C entries, :math:`\uparrow`, and C entries of B are from
+    ILM Norm's Eq. 6; they give the parameters of AssocNorm's Table 4.) The mean drives omega and
+    the variance beta, unlike in :class:`~ilm_plugins.ILMGroupNorm`; the parameters have the same
+    names and shapes.
 
     Shape: input and output (N, C, *), any number of spatial dimensions.
 

@@ -75,9 +75,9 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
 
     Parameters: ``weight``, ``bias`` (K, C); ``reduce.weight`` (C/r, r, 1); ``expand.weight``
     (pi*K, K*K) and ``expand.bias``; ``ratio.weight`` (K, pi*K) and ``ratio.bias``: 2KC + C + 1953
-    in all for K = 3, pi = 50 (Table 1). ``ratio`` starts at zero, hence the ratios at 1/K. The
-    paper initializes all parameters of the ratios with zero, but then only ``ratio.bias`` would
-    ever get a gradient, and all samples would have the same ratios. With
+    in all for K = 3, pi = 50 (Table 1, where the last is Psi(3)). ``ratio`` starts at zero, hence
+    the ratios at 1/K. The paper initializes all parameters of the ratios with zero, but then only
+    ``ratio.bias`` would ever get a gradient, and all samples would have the same ratios. With
     ``ratio_net="mlp"`` ``expand.weight`` is (C/r, C) and ``ratio.weight`` (K, C/r); "mlp" and
     "no_conv" have no ``reduce``.
 

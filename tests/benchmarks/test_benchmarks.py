@@ -20,6 +20,8 @@ from ilm_plugins.ops import cpu
 def test_unfused_layers_are_the_layers(name):
     torch.manual_seed(0)
     layer, x = NORMS[name](64), torch.randn(3, 64, 40, 40)
+    for parameter in layer.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
     expected = layer(x)
     # Their variances are divided by one less, of 1600 values or more.
     torch.testing.assert_close(unfused.forward(layer, x), expected, rtol=2e-3, atol=3e-3)
@@ -56,10 +58,19 @@ def test_peak_bytes():
     assert maps * x.nbytes <= peak < 1.1 * maps * x.nbytes
 
 
+@pytest.fixture
+def threads():
+    """Two threads of torch, where tests have one otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield 2
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("name", layers.SETTINGS)
-def test_settings(name, monkeypatch):
+def test_settings(name, monkeypatch, threads):
     monkeypatch.setitem(layers.SHAPES, "tiny", (2, 64, 4, 4))
-    setting, device, threads = layers.SETTINGS[name], torch.device("cpu"), torch.get_num_threads()
+    setting, device = layers.SETTINGS[name], torch.device("cpu")
     seen, wall = set(), measure.wall
 
     def watched(run):

@@ -16,6 +16,7 @@ import torch
 import defects
 from benchmarks import gpu, layers, measure, report
 from benchmarks.gpu import Step
+from faults import wait_until_gone
 from ilm_plugins.reproduction import registry
 
 
@@ -85,11 +86,7 @@ def test_at_the_deadline_a_step_and_its_children_are_ended(perform, tmp_path):
     code += f"open({str(child)!r}, 'w').write(str(p.pid)); time.sleep(60)"
     entry = perform(python(code), minutes=8 / 60)
     assert (entry["status"], entry["exit"]) == ("stopped", -15)
-    stat, deadline = Path("/proc", child.read_text(), "stat"), time.monotonic() + 30
-    # A killed child may wait for its new parent to take note: it is a zombie, "Z", until then.
-    while stat.exists() and stat.read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline, "the child is still running"
-        time.sleep(0.1)
+    wait_until_gone([int(child.read_text())], seconds=30)
 
 
 def test_a_step_that_takes_too_long_has_failed(perform, monkeypatch):

@@ -7,9 +7,12 @@ import os
 import re
 import runpy
 import sys
+import time
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.error import HTTPError
 
 import pytest
 import torch
@@ -57,7 +60,8 @@ def of_worker(error):
 def patience(monkeypatch):
     """How long a process has waited for the line of another."""
     waited = []
-    monkeypatch.setattr(command_line.time, "sleep", waited.append)
+    clock = SimpleNamespace(**{**vars(time), "sleep": waited.append})
+    monkeypatch.setattr(command_line, "time", clock)
     return waited
 
 
@@ -72,6 +76,7 @@ def patience(monkeypatch):
         (OSError(errno.ENOSPC, "No space left on device"), 1, "a file of the run: No space left"),
         (OSError(errno.EIO, "I/O error", "/a/b"), 1, "/a/b: I/O error"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a.jpg"), 1, "a.jpg: No such file"),
+        (HTTPError("http://a", 404, "Not Found", None, None), 1, "http://a: HTTP Error 404: Not"),
         (FloatingPointError("NaN at iteration 3"), 1, "NaN at iteration 3; lower the learning"),
         (torch.cuda.OutOfMemoryError("CUDA out of memory"), 1, "Make batches or images smaller"),
         (RuntimeError("DataLoader worker (pid 3) exited unexpectedly"), 1, "pid 3"),

@@ -61,7 +61,13 @@ def test_a_folder_is_for_one_training(tmp_path, monkeypatch):
             pass
         # Those that write nothing there share it.
         monkeypatch.setenv("RANK", "1")
-        for other in ({"eval_only": True}, {"launcher": "pytorch"}, {"machine_rank": 1}):
+        monkeypatch.setenv("SLURM_PROCID", "1")
+        for other in (
+            {"eval_only": True},
+            {"launcher": "pytorch"},
+            {"launcher": "slurm"},
+            {"machine_rank": 1},
+        ):
             with lock_run_folder(str(tmp_path), "OUT", options(**other)):
                 assert live.exists()
         monkeypatch.setenv("RANK", "0")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ import sys
 from ilm_plugins.frameworks.launch import launch
 from launched import options
 
-args = options(sys.argv[1])
+args = options(sys.argv[1], processes=int(sys.argv[4]))
 args.launcher, args.num_gpus = sys.argv[2], int(sys.argv[3])
 launch("launched", args, None)
 """
@@ -28,6 +29,7 @@ launch("launched", args, None)
         ("none", 0, {}, True),
         ("pytorch", 1, {}, False),
         ("pytorch", 0, {"MALLOC_TRIM_THRESHOLD_": "131072"}, False),
+        ("pytorch", 0, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}, False),
     ],
 )
 def test_a_cpu_training_reuses_its_freed_memory(launcher, num_gpus, environment, keeps):
@@ -36,15 +38,20 @@ def test_a_cpu_training_reuses_its_freed_memory(launcher, num_gpus, environment,
     assert (faults < 10) == keeps, faults
 
 
-def test_the_number_of_threads_may_be_set():
-    assert printed("threads", "none", 0, {"OMP_NUM_THREADS": "1"}) == 1
+def test_processes_share_the_cores_unless_threads_are_set():
+    alone = printed("threads", "pytorch", 0, {})
+    assert printed("threads", "none", 0, {}, processes=2) == max(1, alone // 2)
+    as_many = {"OMP_NUM_THREADS": str(alone)}
+    assert printed("threads", "none", 0, as_many, processes=2) == alone
 
 
-def printed(what, launcher, num_gpus, environment):
+def printed(what, launcher, num_gpus, environment, processes=1):
     """The number that a process prints; see :mod:`launched`."""
-    env = {name: value for name, value in os.environ.items() if "MALLOC" not in name.upper()}
-    paths = os.pathsep.join(["tests", *filter(None, [env.get("PYTHONPATH")])])
+    of_session = ("MALLOC_", "GLIBC_TUNABLES", "OMP_NUM_THREADS")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(of_session)}
+    tests = str(Path(__file__).parents[1])
+    paths = os.pathsep.join([tests, *filter(None, [env.get("PYTHONPATH")])])
     env |= {"PYTHONPATH": paths, "RANK": "0"} | environment
-    words = [sys.executable, "-c", PROGRAM, what, launcher, str(num_gpus)]
+    words = [sys.executable, "-c", PROGRAM, what, launcher, str(num_gpus), str(processes)]
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])

@@ -7,11 +7,19 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
-from faults import ALONE, SLOWLY, children, finish, start, wait_for
+from faults import (
+    ALONE,
+    SLOWLY,
+    alive,
+    children,
+    finish,
+    start,
+    wait_for,
+    wait_until_gone,
+)
 from ilm_plugins import checkpoints
 from ilm_plugins.frameworks import stopping
 from ilm_plugins.frameworks.command import RESUME, command
@@ -198,20 +206,6 @@ def test_a_parent_takes_its_processes_with_it(root, tmp_path, number, status):
 
 def ignoring_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def wait_until_gone(pids, seconds=10):
-    end = time.monotonic() + seconds
-    while any(map(alive, pids)):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def alive(pid):
-    try:
-        return "State:\tZ" not in Path("/proc", str(pid), "status").read_text()
-    except OSError:
-        return False
 
 
 @pytest.fixture

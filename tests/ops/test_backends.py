@@ -497,13 +497,16 @@ def test_layers_and_subclasses_without_equations_are_computed_by_kernels():
 @every_layer
 def test_buffers_may_be_written_before_the_backward_pass(name, frozen):
     """DistributedDataParallel broadcasts them at each forward pass."""
-    layer, x = NORMS[name](64).requires_grad_(not frozen), torch.randn(2, 64, 3, 3)
-    x.requires_grad_()
-    loss = layer(x).square().sum()
-    for buffer in layer.buffers():
-        buffer.add_(1)
-    loss.backward()
-    assert x.grad.isfinite().all()
+    layer = randomized(lambda: NORMS[name](64), torch.float32).requires_grad_(not frozen)
+    x, found = torch.randn(2, 64, 3, 3), []
+    for written in (False, True):
+        twin, leaf = copy.deepcopy(layer), x.clone().requires_grad_()
+        loss = twin(leaf).square().sum()
+        for buffer in twin.buffers() if written else ():
+            buffer.add_(1)
+        trained = [p for p in twin.parameters() if p.requires_grad]
+        found.append(torch.autograd.grad(loss, [leaf, *trained]))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("num_groups", [64, 48, 20])

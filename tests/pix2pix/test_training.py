@@ -64,7 +64,10 @@ def test_samples_go_to_tensorboard(trained):
     assert len(events.Scalars("loss_G_L1")) == 16 and events.Scalars("rmse")
 
 
-def test_evaluation_prints_what_the_written_images_have(command, trained, datasets, capfd):
+def test_evaluation_prints_what_the_written_images_have(
+    command, trained, datasets, tmp_path, capfd
+):
+    trained = shutil.copytree(trained, tmp_path / "out")
     assert train_net.main(command("--eval-only", "--resume", out=trained)) == 0
     printed = capfd.readouterr().out
     outputs, targets = (trained / "test" / kind for kind in ("output", "target"))

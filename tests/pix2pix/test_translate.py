@@ -1,5 +1,6 @@
 """Translation of a folder by a trained generator: sizes, halves of pairs, and what is refused."""
 
+import shutil
 import subprocess
 import sys
 
@@ -59,15 +60,18 @@ def test_a_folder_is_translated_batched_and_padded(argv, masks, tmp_path, capsys
     assert torch.equal(metrics.read(f"{out}/0.png"), ((expected + 1) * 127.5).round().byte())
 
 
-def test_halves_of_pairs_are_translated_as_in_evaluation(root, command, argv, trained, datasets):
+def test_halves_of_pairs_are_translated_as_in_evaluation(
+    root, command, argv, trained, datasets, tmp_path
+):
     checkpoint, _, out = argv
     folder = datasets / "shapes" / "pairs" / "validation"
     tool = [sys.executable, str(root / "tools" / "translate.py")]
     words = [*tool, checkpoint, str(folder), out, "--half", "right"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert train_net.main(command("--eval-only", "--resume", out=trained)) == 0
-    for path in (trained / "test" / "output").iterdir():
+    evaluated = shutil.copytree(trained, tmp_path / "evaluated")
+    assert train_net.main(command("--eval-only", "--resume", out=evaluated)) == 0
+    for path in (evaluated / "test" / "output").iterdir():
         assert torch.equal(metrics.read(path), metrics.read(f"{out}/{path.name}"))
 
 

@@ -1,4 +1,4 @@
-# "Inception v2" of the EN paper.
+# "Inception v2" of the EN paper, which cites another network under this name; see BNInception.
 model = dict(
     type="ImageClassifier",
     backbone=dict(type="BNInception"),
