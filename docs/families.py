@@ -160,7 +160,7 @@ def named(library: str, name: str, key: str) -> Iterator[tuple[str, Callable]]:
 
 
 def count_activations(model: nn.Module) -> int:
-    """Count a model's modules that are activations, without those of this package's layers."""
+    """Count the activation modules of a model, except those inside this package's layers."""
     if isinstance(model, AdaptiveNorm):
         return 0
     return (type(model).__module__ in ACTIVATIONS) + sum(map(count_activations, model.children()))

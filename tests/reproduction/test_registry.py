@@ -254,18 +254,21 @@ COMPUTED = sorted((ROOT / "reports" / "records").glob("*.json"))
 COMPUTED = [path for path in COMPUTED if record.read(path)["label"] == "computed"]
 
 
+#: 2.4628 %, which the paper prints as 2.462; and the power of C, on which ratios hardly depend.
+NOT_TO_THE_LAST_DIGIT = {"ResNet-34, key groups of 1": 1e-3, "EN": 0.01}
+
+
 @pytest.mark.parametrize(
-    # ILM Norm's ResNet-34 with key groups of 1 computes to 2.4628 %, and is printed as 2.462.
-    "table, rows, tolerance",
-    [("ilm-8", 10, 1e-3), ("assoc-4", 10, 5.1e-3), ("en-1", 7, 0.02)],
+    "table, rows, digits", [("ilm-8", 10, 3), ("assoc-4", 10, 2), ("en-1", 7, 3)]
 )
-def test_kept_figures_are_the_papers(table, rows, tolerance):
+def test_kept_figures_are_the_papers(table, rows, digits):
     found = [r for r in map(record.read, COMPUTED) if r["table"] == table]
     assert len(found) == rows
     for one in found:
         paper = TABLES[table].cells[one["cell"]].paper
+        tolerance = NOT_TO_THE_LAST_DIGIT.get(one["cell"], 0.5 * 10**-digits)
         for ours, theirs in zip(one["figures"].values(), paper, strict=True):
-            assert theirs is None or ours == pytest.approx(theirs, abs=tolerance), one["cell"]
+            assert theirs is None or abs(ours - theirs) <= tolerance, one["cell"]
 
 
 def test_every_computed_cell_has_a_record():
