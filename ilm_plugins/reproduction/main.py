@@ -69,28 +69,30 @@ def parser() -> argparse.ArgumentParser:
     )
     running.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     shorter = running.add_mutually_exclusive_group()
+    shorter.add_argument(
+        "--miniature",
+        action="store_true",
+        help="two epochs or iterations on a few generated images",
+    )
     for unit in ("epochs", "iterations"):
         shorter.add_argument(
             f"--{unit}",
             type=positive,
             metavar="N",
-            help="train for as many, the schedule with them; labelled so for good",
+            help="train for N, with the schedule scaled to it; the result's label says so",
         )
     running.add_argument(
         "--minutes", type=float, default=math.inf, help="stop then; the same command goes on"
     )
-    running.add_argument("--num-gpus", type=int, metavar="N", help="a run; 0 for CPU")
+    running.add_argument(
+        "--num-gpus", type=int, metavar="N", help="GPUs of each run; 0 for the CPU"
+    )
     running.add_argument("--jobs", type=positive, default=1, help="runs at once, sharing a device")
     running.add_argument("--data", metavar="DIR", help="the images; default: the config's folder")
     running.add_argument(
         "--augment-batches",
         action="store_true",
         help="crop and flip whole batches of CIFAR's images, on the device that trains",
-    )
-    running.add_argument(
-        "--miniature",
-        action="store_true",
-        help="two epochs or iterations on a few generated images",
     )
     running.add_argument("--unsafe", action="store_true", help="run code that files of runs hold")
 

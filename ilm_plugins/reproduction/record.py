@@ -140,7 +140,7 @@ def build(
         "recipe test images": found.recipe_test_images,
         "batch": batch_size,
         "recipe batch": recipe_batch_size,
-        "packed": any("PackedImages" in word for word in settings.overrides),
+        "packed": settings.packed,
         "curve": found.curve,
         "seconds": found.seconds,
         "figures": {name: value for name, value in figures.items() if value is not None},
@@ -172,8 +172,8 @@ def label(
             there is at least one. If not, a complete run is labelled :data:`NO_FIGURE`.
 
     Returns:
-        The differences, separated by ", ", such as "shortened: 10 of 90 epochs". That a training
-        diverged is none: the recipe was followed as far as it goes.
+        The differences, separated by ", ", such as "shortened: 10 of 90 epochs". A training that
+        diverged followed the recipe as far as it went, so that is not listed.
     """
     unit, run, planned, recipe = (result[key] for key in ("unit", "run", "planned", "recipe"))
     words = ["miniature"] if result["miniature"] else []
@@ -278,9 +278,9 @@ def to_json(result: dict[str, Any]) -> str:
 def collect(result: dict[str, Any], folder: Path) -> Path:
     """Save a record in the folder of collected records.
 
-    Unfinished or untested records of the same cell, seed, planned length, changed settings and
-    number of images (if known) are removed if they trained for at most as many epochs or iterations
-    as this one. A record of the same run, that is with the same curve, is replaced.
+    Unfinished, untested or diverged records of the same cell, seed, planned length, changed
+    settings and number of images (if known) are removed if they trained for at most as many epochs
+    or iterations as this one. A record of the same run, that is with the same curve, is replaced.
 
     Args:
         result: the record.
@@ -300,7 +300,7 @@ def collect(result: dict[str, Any], folder: Path) -> Path:
         keys = ("table", "cell", "seed", "planned", "changes")
         images = {old.get("images"), result.get("images")} - {None}
         same = all(old.get(key) == result.get(key) for key in keys) and len(images) < 2
-        partial = "unfinished" in old["label"] or NO_FIGURE in old["label"]
+        partial = "unfinished" in old["label"] or NO_FIGURE in old["label"] or "diverged" in old
         if same and partial and old["run"] <= result["run"]:
             superseded.append(path)
     path = folder / f"{_file_stem(result)}.json"

@@ -56,9 +56,9 @@ class Measure:
         return f"{self.unit}, {self.better} is better".removeprefix(", ")
 
     def read(self, metrics: dict[str, float]) -> float | None:
-        """Compute the figure from metrics, name -> value, by the first of its own that is there.
+        """Compute the figure from metrics, name -> value; None if none of this measure's is there.
 
-        None is returned if none of them is there.
+        Of several, the first in :attr:`metrics` is used.
         """
         for name, (offset, factor) in self.metrics.items():
             if metrics.get(name) is not None:
@@ -239,7 +239,7 @@ def find(table: str, cell: str | None = None) -> list[Cell]:
         raise UserError(f"{found.id}, {found.number}, has no cells to run; {what}")
     if cell is not None:
         source = f"{LIST} {found.id}"
-        names = _match(cell, names, f"cell of {found.id}", source, prefixes=True)
+        names = _match(cell, names, f"row of {found.id}", source, prefixes=True)
     return [one.cells[name] for one in shown for name in names if name in one.cells]
 
 

@@ -200,8 +200,8 @@ def _table_lines(table: Table, groups: Groups) -> list[str]:
         for group in of_cell:
             if group[0]["label"] in FULL_LABELS:
                 first = _group_row(table, cell.name, group, paper, cell.paper)
-                continue
-            changed.append(_group_row(table, f"{cell.name}, ours", group))
+            else:
+                changed.append(_group_row(table, f"{cell.name}, ours", group))
             for what, reference in group[0].get("references", {}).items():
                 constant = figures(table, [reference.get(name) for name in table.measures])
                 references[_markdown_row(f"{what}, to compare", "", "", constant)] = None
@@ -276,13 +276,14 @@ def _means(table: Table, values: Sequence[list[float]]) -> str:
 def _provenance(group: Records) -> list[str]:
     """Return the last four columns: seeds, length of training, device and hours, commit.
 
-    Seeds, devices and commits are those of all records, the hours their mean; the length is the
-    first record's. For a computed cell, only the commit is not empty.
+    Seeds, lengths, devices and commits are those of all records, the hours their mean. For a
+    computed cell, only the commit is not empty.
     """
     first = group[0]
     if first["label"] == "computed":
         return ["", "", "", _distinct(r["commit"] for r in group)]
-    length = f"{first['run']} of {first['recipe']} {first['unit']}" if first["recipe"] else "test"
+    length = _distinct(f"{r['run']} of {r['recipe']} {r['unit']}" for r in group)
+    length = length if first["recipe"] else "test"
     hours = mean(r["seconds"] for r in group) / 3600
     jpeg = ", on re-encoded JPEG" if any(r["packed"] for r in group) else ""
     return [

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -49,6 +50,7 @@ class Options:
         work_dir: folder of all runs.
         overrides: KEY=VALUE overrides of the configs.
         unsafe: whether to run code that checkpoints hold.
+        traceback: whether to print the tracebacks of errors.
     """
 
     seeds: Sequence[int] = (0,)
@@ -63,6 +65,7 @@ class Options:
     work_dir: Path = run_settings.DEFAULT_WORK_DIR
     overrides: Sequence[str] = ()
     unsafe: bool = False
+    traceback: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,8 @@ def run_all(planned: Sequence[Run | Cell], options: Options) -> int:
     """Train and test runs and compute cells, ``options.jobs`` at once; print progress and results.
 
     Each one's results go to record.json in its folder; ``options.work_dir`` is made if missing. A
-    KeyboardInterrupt stops all runs. After a failure, the other runs go on.
+    run that starts from another one, or tests it, waits until that has ended. A KeyboardInterrupt
+    stops all runs. After a failure, the other runs go on.
 
     Args:
         planned: the result of :func:`plan`, at least one.
@@ -178,7 +182,6 @@ def run_all(planned: Sequence[Run | Cell], options: Options) -> int:
 
     Raises:
         UserError: the folder of the runs cannot be written.
-        Exception: an unexpected error in a run, after all others have ended.
     """
     check_output(str(options.work_dir), "--work-dir")
     return asyncio.run(_run_all(planned, options))
@@ -191,10 +194,17 @@ async def _run_all(planned: Sequence[Run | Cell], options: Options) -> int:
     """
     deadline = time.monotonic() + 60 * options.minutes
     slots = asyncio.Semaphore(options.jobs)
+    ended = {job.name: asyncio.Event() for job in planned}
 
     async def run_job(job: Run | Cell) -> int:
-        async with slots:
-            return await _run_job(job, options, deadline)
+        parent = job.parent_run if isinstance(job, Run) else None
+        if parent is not None and parent.name in ended:
+            await ended[parent.name].wait()
+        try:
+            async with slots:
+                return await _run_job(job, options, deadline)
+        finally:
+            ended[job.name].set()
 
     # An exception must not end this before all subprocesses are terminated.
     statuses = await asyncio.gather(*map(run_job, planned), return_exceptions=True)
@@ -208,8 +218,7 @@ async def _run_job(job: Run | Cell, options: Options, deadline: float) -> int:
     """Train and test a run, or compute a cell, and print a line with its figures or its error.
 
     ``deadline`` is when to stop, on the clock of ``time.monotonic``. Returns the exit status: 0,
-    also if it was stopped, or that of the error, which is printed to stderr. An error that
-    :func:`.explain` takes for unexpected is raised unchanged.
+    also if it was stopped, or that of the error, which is printed to stderr.
     """
     computed = isinstance(job, Cell)
     name = job.id if computed else job.name
@@ -219,13 +228,14 @@ async def _run_job(job: Run | Cell, options: Options, deadline: float) -> int:
     except Stopped:
         (total, unit), (done, _) = job.length, job.framework.progress(job.folder)
         state = "stopped" if job.folder.is_dir() else "not begun"
-        line = f"{name}: {state} at {done} of {total} {unit}; run the same command to go on"
-        print(line, flush=True)
+        length = f" at {done} of {total} {unit}" * bool(total)
+        print(f"{name}: {state}{length}; run the same command to go on", flush=True)
     except Exception as error:
         line = explain(error)
-        if isinstance(line, UnexpectedError):
-            raise
-        print(f"{name}: error: {line}", file=sys.stderr, flush=True)
+        kind = "unexpected " if isinstance(line, UnexpectedError) else ""
+        if options.traceback:
+            traceback.print_exception(error)
+        print(f"{name}: error: {kind}{line}", file=sys.stderr, flush=True)
         return line.status
     return 0
 
@@ -269,6 +279,7 @@ async def _train_and_test(run: Run, deadline: float) -> dict:
         Stopped, UserError, RunError: see :func:`_execute`, :func:`_current_settings`,
             :func:`_check_batch` and :func:`_check_same_settings`.
     """
+    _check_time(deadline)
     settings, (total, _) = _current_settings(run), run.length
     _check_batch(run, settings)
     _check_same_settings(run, settings)
@@ -387,11 +398,15 @@ def _check_batch(run: Run, settings: RunSettings) -> None:
     if batch_size != recipe_batch_size and not (scaled or run.options.miniature):
         processes = settings.processes
         each = batch_size // processes
+        advice = ["auto_scale_lr.enable=True for another learning rate"]
+        if recipe_batch_size % processes == 0:
+            size = f"train_dataloader.batch_size={recipe_batch_size // processes}"
+            advice.insert(0, f"{size}, which the label then names")
+        if recipe_batch_size % each == 0:
+            advice.insert(0, f"--num-gpus {recipe_batch_size // each}")
         raise UserError(
             f"{run.cell.id} is for batches of {recipe_batch_size} images; {processes} x {each} are "
-            f"{batch_size}; give --num-gpus {max(1, recipe_batch_size // each)}, or "
-            f"train_dataloader.batch_size={max(1, recipe_batch_size // processes)}, or "
-            "auto_scale_lr.enable=True for another learning rate"
+            f"{batch_size}; give {', or '.join(advice)}"
         )
 
 
@@ -428,8 +443,8 @@ def _check_same_settings(run: Run, settings: RunSettings) -> None:
     other = _changed_settings(run, saved_settings, settings)
     if other:
         raise UserError(
-            f"{run.folder} was begun with other settings ({', '.join(other)}); give those that it "
-            "was begun with, or another --work-dir"
+            f"{run.folder} was begun with other settings ({', '.join(other)}); give the same, or "
+            "another --work-dir"
         )
 
 
@@ -449,48 +464,54 @@ def _current_settings(run: Run) -> RunSettings:
         seed=run.seed,
         processes=run.options.num_gpus or 1,
         miniature=run.options.miniature,
-        work_dir=str(run.options.work_dir),
     )
 
 
 def _changed_settings(run: Run, saved_settings: RunSettings, settings: RunSettings) -> list[str]:
-    """Return the overrides that differ between two starts of a run.
+    """Return "NAME was OLD, is NEW" for each setting that differs between two starts of a run.
+
+    Settings that do not change the experiment, such as paths and loader workers, are not compared;
+    see ``HARMLESS`` in :class:`..frameworks.run_summary.RunFolders`.
 
     Args:
         run: the run.
         saved_settings: those with which it was started before.
         settings: those with which it is started now.
-
-    Returns:
-        Overrides that only one of the two has, or all former ones as one text if only their order
-        or number differs; if the batch size differs, also the former --num-gpus. Empty for equal
-        settings. A cell's own overrides are ignored, because earlier versions of this package had
-        them in the config files.
     """
-    of_cell = run.framework.spelled(run.cell.overrides)
-    saved, current = (s.comparable(of_cell) for s in (saved_settings, settings))
-    other = sorted({*saved} ^ {*current}) or [" ".join(saved)] * (saved != current)
-    same_batch = record.batch(run.cell, saved_settings) == record.batch(run.cell, settings)
-    return other if same_batch else [*other, f"--num-gpus {saved_settings.processes}"]
+    old, new = (
+        {
+            **found.changes(run.framework.HARMLESS),
+            f"--{run.length[1]}": found.length,
+            "batch size": record.batch(run.cell, found)[0],
+            "--augment-batches": found.augments_batches,
+            "packed images": found.packed,
+        }
+        for found in (saved_settings, settings)
+    )
+    return [
+        f"{key} was {old.get(key, 'not given')}, is {new.get(key, 'not given')}"
+        for key in old | new
+        if old.get(key) != new.get(key)
+    ]
 
 
 def _write_settings(run: Run, settings: RunSettings) -> None:
     """Write settings with commit, versions and device to launch.json in a run's folder.
 
-    If the folder has a checkpoint, the commits of earlier starts come first. ``settings`` itself is
-    unchanged.
+    If the folder has a checkpoint, the commits and devices of earlier starts come first.
+    ``settings`` itself is unchanged.
     """
     begun, _ = run.framework.progress(run.folder)
     saved_settings = run_settings.read(run.folder) if begun else None
-    earlier = saved_settings.commit if saved_settings else None
-    commits = [*(earlier or "").split(", "), environment.commit()]
     packages = ("detectron2", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain")
     found = replace(
         settings,
-        commit=", ".join(dict.fromkeys(filter(None, commits))) or None,
+        commit=environment.commit(),
         versions=run_settings.versions(*packages),
         device=run_settings.device(run.options.num_gpus),
     )
+    if saved_settings is not None:
+        found = found.after(saved_settings)
     run_settings.write(found, run.folder)
 
 
@@ -515,8 +536,7 @@ async def _execute(run: Run, settings: RunSettings, words: list[str], deadline: 
         UserError, RunError: the subprocess failed; the message is its own, if it left one, with the
             path of output.log.
     """
-    if time.monotonic() >= deadline:
-        raise Stopped
+    _check_time(deadline)
     options, log, failed = run.options, run.folder / "output.log", run.folder / run_settings.ERROR
     command = [sys.executable, "-m", "ilm_plugins", "train", "--config-file", run.cell.file]
     command += [] if options.num_gpus is None else ["--num-gpus", str(options.num_gpus)]
@@ -541,8 +561,7 @@ async def _execute(run: Run, settings: RunSettings, words: list[str], deadline: 
         try:
             pause = time.monotonic() + PROGRESS
             while process.poll() is None:
-                if time.monotonic() >= deadline:
-                    raise Stopped
+                _check_time(deadline)
                 if time.monotonic() >= pause:
                     line, pause = _last_line(log), time.monotonic() + PROGRESS
                     if line != shown:
@@ -558,6 +577,12 @@ async def _execute(run: Run, settings: RunSettings, words: list[str], deadline: 
         kind = UserError if process.returncode == UserError.status else RunError
         error = read_error(failed) or kind(f"exit status {process.returncode}")
         raise type(error)(f"{error} (see {log})")
+
+
+def _check_time(deadline: float) -> None:
+    """Raise Stopped if the clock of ``time.monotonic`` has reached a deadline."""
+    if time.monotonic() >= deadline:
+        raise Stopped
 
 
 def _describe_work(run: Run, words: Sequence[str]) -> str:

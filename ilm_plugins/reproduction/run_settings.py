@@ -4,9 +4,8 @@ import ast
 import importlib.metadata
 import json
 import re
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +37,11 @@ class RunSettings:
         seed: random seed of the run.
         processes: number of processes, one for each GPU.
         miniature: whether the run is a short trial on a few generated images.
-        work_dir: folder of all runs.
         commit: this project's commit; if the run was resumed at other commits, all of them,
             separated by ", ".
         versions: package -> version.
-        device: name of the CPU, or number and name of the GPUs.
+        device: name of the CPU, or number and name of the GPUs; if it was resumed on other ones,
+            all of them, separated by ", then ".
     """
 
     command: str
@@ -52,19 +51,27 @@ class RunSettings:
     seed: int = 0
     processes: int = 1
     miniature: bool = False
-    work_dir: str = str(DEFAULT_WORK_DIR)
     commit: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: str | None = None
 
-    def comparable(self, besides: Sequence[str] = ()) -> list[str]:
-        """Return the overrides by which two runs are compared, in order.
+    @property
+    def packed(self) -> bool:
+        """Whether the images came from packed archives of re-encoded JPEG files."""
+        return any("PackedImages" in word for word in self.overrides)
 
-        Overrides in ``besides`` are left out. The path of ``work_dir`` becomes "WORK_DIR", so that
-        runs in different folders compare equal.
-        """
-        root = re.compile(rf"(?<![\w./-]){re.escape(self.work_dir.rstrip('/'))}/")
-        return [root.sub("WORK_DIR/", word) for word in self.overrides if word not in besides]
+    @property
+    def augments_batches(self) -> bool:
+        """Whether whole batches were augmented, by the option --augment-batches."""
+        return any("CropFlipPreprocessor" in word for word in self.overrides)
+
+    def after(self, earlier: "RunSettings") -> "RunSettings":
+        """Return these settings with the commits and devices of an earlier start before theirs."""
+        return replace(
+            self,
+            commit=_joined(", ", earlier.commit, self.commit),
+            device=_joined(", then ", earlier.device, self.device),
+        )
 
     def changes(self, harmless: re.Pattern[str]) -> dict[str, Any]:
         """Return key -> parsed value of each override that the user gave.
@@ -73,6 +80,12 @@ class RunSettings:
         """
         pairs = (word.split("=", 1) for word in self.given)
         return {key: _parse_value(word) for key, word in pairs if not harmless.fullmatch(key)}
+
+
+def _joined(separator: str, earlier: str | None, new: str | None) -> str | None:
+    """Append a text to those that are joined by ``separator``, unless it is one; None for none."""
+    texts = [*(earlier or "").split(separator), new]
+    return separator.join(dict.fromkeys(filter(None, texts))) or None
 
 
 def _parse_value(word: str) -> Any:
@@ -94,19 +107,22 @@ def read(folder: Path) -> RunSettings | None:
     """Read the settings of the run in a folder from ``launch.json``.
 
     Returns:
-        The settings; None if the folder, which may be missing, has no such file.
+        The settings; None if the folder, which may be missing, has no such file. Keys that
+        :class:`RunSettings` does not have, as other versions write them, are ignored.
 
     Raises:
-        UserError: the file is not valid JSON, or its keys are not those of :class:`RunSettings`.
+        UserError: the file is not valid JSON, or lacks keys.
     """
     file = folder / FILE
     if not file.is_file():
         return None
     try:
-        return RunSettings(**json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        known = {f.name for f in fields(RunSettings)}
+        return RunSettings(**{key: value for key, value in saved.items() if key in known})
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{file} is cut short ({error}); remove it, or give another --work-dir"
+            f"{file} has no settings of a run ({error}); give another --work-dir"
         ) from error
 
 

@@ -228,7 +228,7 @@ CHANGES["assoc-3"] = CHANGES["ilm-4"]
 
 
 def number(name):
-    """The one with which a cell's name ends: "r = 16"."""
+    """The one with which a cell's name ends: "r 16"."""
     return int(name.rsplit(" ", 1)[1])
 
 

@@ -214,9 +214,10 @@ def test_what_the_paper_does_not_define_has_no_difference(tmp_path):
     metrics = {"rmse": 60.0, "ssim": 0.25, "l1": 45.0, "lpips": 0.5}
     figures = {name: measure.read(metrics) for name, measure in record.measures(cell).items()}
     found = {**of(cell, tmp_path / "a"), "label": "full recipe", "figures": figures}
-    record.collect(found, tmp_path / "r" / "records")
-    report.write(tmp_path / "r" / "records")
-    own = row((tmp_path / "r" / "ilm.md").read_text(), "IN / IN")
+    found["references"] = {"mean image": {"RMSE": 45.0}}
+    page = reported(tmp_path / "r", found, page="ilm.md")
+    assert row(page, "mean image, to compare")["ours"].startswith("45.00 / - ")
+    own = row(page, "IN / IN")
     assert own["paper"] == "108.17 / 108.17 / 0.441 / 0.372 / -"
     assert own["ours"] == "60.00 / 103.92 / 0.500 / 0.250 / 45.00"
     assert own["ours - paper"] == "- / - / - / - / -"
@@ -259,9 +260,14 @@ def test_a_run_whose_loss_became_nan_stands_beside_the_papers_words(epochs, tmp_
     own = row(reported(tmp_path / "r", found, page="ilm.md"), "(tanh, relu)")
     assert own["paper"] == own["ours"] == "did not converge"
     assert own["trained"] == f"{epochs} of 350 epochs"
-    # Gone on with, it is another run.
+    # Resumed, it gets through.
     (tmp_path / "a" / run_settings.ERROR).unlink()
-    assert of(ACTIVATIONS, tmp_path / "a")["label"] == f"unfinished: {epochs} of 350 epochs"
+    half = of(ACTIVATIONS, tmp_path / "a", seed=0)
+    assert half["label"] == f"unfinished: {epochs} of 350 epochs"
+    for later in (half, recorded(tmp_path / "b", cell=ACTIVATIONS, epochs=350, seed=0)):
+        page = reported(tmp_path / "r", later, page="ilm.md")
+        assert len(list((tmp_path / "r" / "records").iterdir())) == 1
+    assert row(page, "(tanh, relu)")["ours"] == "10.00"
 
 
 def test_a_run_that_ended_otherwise_did_not_diverge(tmp_path):
@@ -292,8 +298,10 @@ def test_a_run_at_chance_did_not_converge(accuracies, ours, tmp_path):
             continue
         options = {"cell": ACTIVATIONS, "epochs": 350, "seed": seed}
         found.append(recorded(folder, accuracy=accuracy, **options))
-    page = reported(tmp_path / "r", *found, page="ilm.md")
-    assert row(page, "(tanh, relu)")["ours"] == ours
+    own = row(reported(tmp_path / "r", *found, page="ilm.md"), "(tanh, relu)")
+    assert own["ours"] == ours
+    if accuracies == [None, 92.0]:
+        assert own["trained"] == "3 of 350 epochs, 350 of 350 epochs"
 
 
 def test_runs_of_other_settings_are_no_seeds_of_one(tmp_path):

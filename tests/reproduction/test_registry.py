@@ -108,7 +108,7 @@ def test_every_row_has_a_config_or_is_computed():
         (("ilm-6", "ilm+in/in"), ["ilm-6 ILM+IN / IN"]),
         (("en-5", "resnet20"), ["en-5 ResNet20/BN", "en-5 ResNet20/SN", "en-5 ResNet20/EN"]),
         (("ilm-1", "IN"), ["ilm-1 IN"]),
-        (("en-7", "pi=50"), ["en-7 pi = 50"]),
+        (("en-7", "pi 50"), ["en-7 pi 50"]),
         # A figure stands for the tables that it shows.
         (("en-fig3", "ResNet20/EN"), ["en-5 ResNet20/EN"]),
         (("en-fig3", "ResNet50/EN"), ["en-2 ResNet50/EN", "en-3 ResNet50/EN"]),
@@ -145,9 +145,9 @@ def test_figure_8_is_mapped_by_tsne():
     "words, answer",
     [
         (("en-55",), "no table 'en-55'; near ones are 'en-5'"),
-        (("en-5", "ResNt20/EN"), "no cell of en-5 'ResNt20/EN'; near ones are 'ResNet20/EN'"),
-        (("en-5", ""), "no cell of en-5 ''"),
-        (("en-fig3", "ResNt20/EN"), "no cell of en-fig3 'ResNt20/EN'; near ones are 'ResNet20/EN'"),
+        (("en-5", "ResNt20/EN"), "no row of en-5 'ResNt20/EN'; near ones are 'ResNet20/EN'"),
+        (("en-5", ""), "no row of en-5 ''"),
+        (("en-fig3", "ResNt20/EN"), "no row of en-fig3 'ResNt20/EN'; near ones are 'ResNet20/EN'"),
         (("en-fig2",), "it is a drawing"),
         (("en-fig4",), "run python -m ilm_plugins analyze compare"),
     ],

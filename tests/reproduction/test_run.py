@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -110,8 +109,16 @@ def test_overrides_stand_anywhere_and_become_pairs_for_detectron2(monkeypatch):
         (("en-4", "ImageNet -> WebVision/EN"), "needs the checkpoint of en-2 ResNet50/EN, seed 0"),
         (("en-6", "ADE20K/SN"), "needs the checkpoint of en-6 backbone/SN, seed 0, which is at 0"),
         (("en-5", "ResNet20/EN", "--data", "nowhere"), "--data nowhere: no such folder"),
-        (("en-9", "nothing"), "no cell of en-9 'nothing'; near ones are"),
-        (("en-2", "ResNet50/EN"), "is for batches of 128 images; 1 x 32 are 32; give --num-gpus 4"),
+        (("en-9", "nothing"), "no row of en-9 'nothing'; near ones are"),
+        (
+            ("en-2", "ResNet50/EN"),
+            "is for batches of 128 images; 1 x 32 are 32; give --num-gpus 4, or train_dataloader."
+            "batch_size=128, which the label then names, or auto_scale_lr.enable=True",
+        ),
+        (
+            ("en-2", "ResNet50/EN", "--num-gpus", "3"),
+            "3 x 32 are 96; give --num-gpus 4, or auto_scale_lr.enable=True",
+        ),
         (("en-5", "--work-dir", "/proc/x"), "output folder '/proc/x' cannot be written"),
     ],
 )
@@ -167,26 +174,52 @@ def test_files_of_earlier_runs_can_be_read(tmp_path):
     write_settings(one)
     assert list(json.loads((one.folder / "launch.json").read_text())) == [
         *("command", "overrides", "given", "length", "seed", "processes", "miniature"),
-        *("work_dir", "commit", "versions", "device"),
+        *("commit", "versions", "device"),
     ]
+    file = one.folder / "launch.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "of another version": 1}))
+    assert run_settings.read(one.folder).seed == 0
 
 
-def test_what_a_config_file_said_is_no_other_setting(tmp_path):
-    """Batch sizes and ablations had configs of their own."""
-    cell = registry.find_cell("ilm-4 GN, batch 32")
-    (one,) = planned(cell.id, work_dir=tmp_path)
-    settings = running._current_settings(one)
-    of_cell, rest = settings.overrides[:2], settings.overrides[2:]
-    assert of_cell == list(cell.overrides) and rest
-    assert running._changed_settings(one, replace(settings, overrides=rest), settings) == []
-    (other,) = running._changed_settings(one, replace(settings, overrides=rest[1:]), settings)
-    assert other == f"work_dir='WORK_DIR/{cell.folder}/seed0'"
+@pytest.mark.parametrize("cell", ["ilm-4 GN, batch 32", "en-5 ResNet20/EN"])
+def test_a_run_goes_on_with_its_data_and_its_folder_elsewhere(cell, tmp_path):
+    found = []
+    for data in ("a", "b"):
+        (tmp_path / data).mkdir()
+        workers = f"train_dataloader.num_workers={len(found)}"
+        options = {"data": str(tmp_path / data), "overrides": (workers, "channels_last=True")}
+        (one,) = planned(cell, work_dir=tmp_path / f"runs of {data}", **options)
+        found.append(running._current_settings(one))
+    assert found[0].overrides != found[1].overrides
+    assert running._changed_settings(one, *found) == []
+
+
+@pytest.mark.parametrize(
+    "options, answer",
+    [
+        ({"epochs": 9}, "--epochs was 165, is 9"),
+        ({"overrides": ("model.head.x=1",)}, "model.head.x was not given, is 1"),
+        ({"augment_batches": True}, "--augment-batches was False, is True"),
+        ({"num_gpus": 2}, "batch size was 128, is 256"),
+        ({"data": "packed"}, "packed images was False, is True"),
+    ],
+)
+def test_what_changes_an_experiment_is_told(options, answer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "train.npz").touch()
+    before, after = (planned(CELL.id, **more)[0] for more in ({}, options))
+    settings = [running._current_settings(one) for one in (before, after)]
+    assert running._changed_settings(after, *settings) == [answer]
 
 
 @pytest.mark.parametrize("epochs", [3, 165])
 @pytest.mark.parametrize(
     "word, answer",
-    [("--epochs=9", "train_cfg.max_epochs=9"), ("optim_wrapper.optimizer.lr=0.5", "lr=0.5")],
+    [
+        ("--epochs=9", "--epochs was 165, is 9"),
+        ("optim_wrapper.optimizer.lr=0.5", "optim_wrapper.optimizer.lr was not given, is 0.5"),
+    ],
 )
 def test_a_run_is_no_answer_to_other_settings(tmp_path, capsys, epochs, word, answer):
     """Neither where it is whole nor where it could go on."""
@@ -200,13 +233,16 @@ def test_a_run_is_no_answer_to_other_settings(tmp_path, capsys, epochs, word, an
 def test_where_a_run_was_made_stays_in_its_record(tmp_path, monkeypatch):
     for commit, epochs in (("abc", 60), ("def", 165)):  # it was stopped in between
         monkeypatch.setattr(environment, "commit", lambda commit=commit: commit)
+        device = f"CPU, of {commit}"
+        monkeypatch.setattr(run_settings, "device", lambda _, device=device: device)
         (one,) = planned(CELL.id, work_dir=tmp_path)
         write_settings(one)
         write_run(one.folder, CELL.config, epochs, start=epochs // 2, name=commit)
     write_test(one.folder, {"accuracy/top1": 92.0}, name="ghi")
     monkeypatch.setattr(environment, "commit", lambda: "ghi")
     assert run(tmp_path, "en-5", "ResNet20/EN") == 0
-    assert read_record(one)["commit"] == "abc, def"
+    found = read_record(one)
+    assert (found["commit"], found["device"]) == ("abc, def", "CPU, of abc, then CPU, of def")
 
 
 @pytest.fixture
@@ -278,6 +314,36 @@ def test_what_fails_ends_no_other_run(tmp_path, monkeypatch, capsys):
     assert told.err.count("\n") == 1 and "en-1 EN: parameters of a layer 2401" in told.out
 
 
+def test_a_bug_in_one_run_is_told_with_its_name_as_in_all_others(tmp_path, monkeypatch, capsys):
+    def failing(run, settings):
+        raise ZeroDivisionError(run.cell.name)
+
+    monkeypatch.setattr(running, "_check_batch", failing)
+    assert run(tmp_path, "en-5", "ResNet20", "--traceback") == 2
+    error = capsys.readouterr().err
+    for name in ("BN", "SN", "EN"):
+        line = f"en-5 ResNet20/{name}, seed 0: error: unexpected ZeroDivisionError: ResNet20/{name}"
+        assert line in error
+    assert error.count("Traceback") == 3
+
+
+def test_runs_wait_for_those_they_start_from(tmp_path, monkeypatch):
+    """The segmenters, which come first here, start from the backbone."""
+    begun, ended = [], []
+
+    async def work(run, deadline):
+        begun.append((run.cell.name, list(ended)))
+        await asyncio.sleep(0.01)
+        ended.append(run.cell.name)
+        return {"figures": {}, "label": "", "table": "en-6"}
+
+    monkeypatch.setattr(running, "_train_and_test", work)
+    jobs = planned("en-6 ADE20K/EN", "en-6 Cityscapes/EN", "en-6 backbone/EN", "en-6 backbone/SN")
+    assert running.run_all(jobs, running.Options(jobs=4, work_dir=tmp_path)) == 0
+    assert dict(begun)["ADE20K/EN"] == dict(begun)["Cityscapes/EN"] != []
+    assert "backbone/EN" in dict(begun)["ADE20K/EN"] and dict(begun)["backbone/SN"] == []
+
+
 def test_those_that_a_dead_process_started_end_too(tmp_path):
     command = f"sleep 60 & echo $! > {tmp_path / 'pid'}"
     process = subprocess.Popen(["sh", "-c", command], start_new_session=True)
@@ -291,7 +357,7 @@ def test_those_that_a_dead_process_started_end_too(tmp_path):
 @pytest.mark.parametrize(
     "file, answer",
     [
-        (run_settings.FILE, "launch.json is cut short"),
+        (run_settings.FILE, "launch.json has no settings of a run"),
         ("none.json", "settings are unknown: no launch.json; give another --work-dir"),
     ],
 )
