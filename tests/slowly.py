@@ -25,7 +25,7 @@ class SlowFile(io.FileIO):
 
 
 def slow_open(path, mode="r", *args, **options):
-    if path.name.endswith(f".pth{PARTIAL}"):
+    if ".pth." in path.name and path.name.endswith(PARTIAL):
         return SlowFile(path, mode.replace("b", ""))
     return fast_open(path, mode, *args, **options)
 

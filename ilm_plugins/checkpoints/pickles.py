@@ -8,6 +8,7 @@ import io
 import mmap
 import pickle
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -80,30 +81,63 @@ def check_torch(path: Path) -> None:
     Raises:
         SizeError: the contents would take much more memory than the file, or two records of the
             archive have the same name.
-        UnpicklingError, EOFError, ValueError: the file is invalid, or calls a function that is not
-            allowed.
+        UnpicklingError, EOFError, ValueError: the file is invalid, is a TorchScript or tar archive,
+            or calls a function that is not allowed.
         BadZipFile, IndexError, KeyError: the archive is damaged, empty, or lacks data.pkl.
         OSError: the file is missing or unreadable.
     """
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     if not zipped:
+        # From tar archives, some releases of torch run code.
+        if tarfile.is_tarfile(path):
+            raise pickle.UnpicklingError("it is a tar archive")
         # Older releases write a magic number, a version, the platform, the contents and a list of
         # storages.
         _check_stream(path, 5, _MAGIC)
         return
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
+        records = {info.filename: info for info in archive.infolist()}
         # torch ignores case in names of records.
-        records = {info.filename.lower(): info for info in archive.infolist()}
-        if len(records) < len(archive.infolist()):
+        if len({name.lower() for name in records}) < len(archive.infolist()):
             raise SizeError("two records have the same name")
+        if archive.start_dir != _directory_offset(path):
+            raise pickle.UnpicklingError("its directory is not where it says")
         _limit("its records", sum(info.file_size for info in records.values()), size)
-        folder = archive.namelist()[0].partition("/")[0].lower()
+        folder = archive.namelist()[0].partition("/")[0]
+        if any(name.lower() == f"{folder}/constants.pkl".lower() for name in records):
+            # Some releases of torch run the code in it.
+            raise pickle.UnpicklingError("it is a TorchScript archive")
         contents = archive.read(records[f"{folder}/data.pkl"])
     before = f"{folder}/data/"
     storages = {name.removeprefix(before): info.file_size for name, info in records.items()}
     _Scan(io.BytesIO(contents), size, storages).run()
+
+
+def _directory_offset(path: Path) -> int:
+    """Return where the directory of a zip archive begins, according to the archive.
+
+    zipfile finds the directory by its size, torch by this offset: where they differ, torch would
+    load other records than were checked.
+
+    Raises:
+        UnpicklingError: something follows the archive's last record, such as a comment, or its
+            last two records do not follow each other.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 98))
+        last = file.read().rjust(98, b"\0")
+    # The record of a directory beyond 4 GiB (56 bytes), its locator (20) and the last record (22).
+    large, locator, end = last[:56], last[56:76], last[76:]
+    if end[:4] != b"PK\x05\x06" or end[20:] != b"\0\0":
+        raise pickle.UnpicklingError("its last record is not at its end")
+    if locator[:4] != b"PK\x06\x07":
+        return struct.unpack("<I", end[16:20])[0]
+    if large[:4] != b"PK\x06\x06" or struct.unpack("<Q", locator[8:16])[0] != size - 98:
+        raise pickle.UnpicklingError("its last records do not follow each other")
+    return struct.unpack("<Q", large[48:56])[0]
 
 
 def is_pickle(path: Path) -> bool:
@@ -137,7 +171,6 @@ def _check_stream(path: Path, pickles: int, first: int | None = None) -> Any:
         for _ in range(pickles):
             result = scan.run() if stream.tell() < len(stream) else first
             if first not in (None, result):
-                # It may be a tar archive, from which some releases of torch run code.
                 raise pickle.UnpicklingError("it is not a file of torch.save")
             first = None
     return result
@@ -380,10 +413,12 @@ class _Scan(pickle._Unpickler):
         _, kind, key, _, count = pid[:5]
         if type(count) is not int or count < 0:
             raise pickle.UnpicklingError("Can only have storages of a length")
+        if not (isinstance(kind, _Global) and kind.name.endswith("Storage")):
+            raise pickle.UnpicklingError("Can only refer to storages")
         element = _ELEMENT_SIZES.get(kind.name.rpartition(".")[2], 1)
         held = element * count
         if self.storages is not None:
-            available = self.storages.get(str(key).lower(), 0)
+            available = self.storages.get(key, 0)
         else:
             self.following[key] = max(held, self.following.get(key, 0))
             held, available = sum(self.following.values()), self.size

@@ -142,8 +142,11 @@ def _wrong_kind(path: Path) -> str | None:
     if words := _text(path):
         return f"text, not a checkpoint: {words!r}"
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = {name.rpartition("/")[2] for name in archive.namelist()}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = {name.rpartition("/")[2] for name in archive.namelist()}
+        except zipfile.BadZipFile:
+            return None
         if "constants.pkl" in names:
             return "a TorchScript archive; save the state_dict() of its module by torch.save"
         if "data.pkl" not in names:

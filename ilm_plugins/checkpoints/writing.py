@@ -56,11 +56,12 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
     """Open a temporary file that replaces ``path`` at the end of the block, once it is on the disk.
 
     If the block fails or the process is killed, the earlier content of ``path`` is unchanged. The
-    temporary file is ``path`` + :data:`PARTIAL`; a failure removes it, a killed process leaves it
-    (see :func:`remove_partial`).
+    temporary file is beside ``path``, with the process's number and :data:`PARTIAL` appended to its
+    name; a failure removes it, a killed process leaves it (see :func:`remove_partial`).
 
     Args:
-        path: the file to write; its folder must exist.
+        path: the file to write; its folder must exist. A link stays one, to the new file. A device
+            or a pipe is opened itself.
         mode, options: arguments of ``open``; text is UTF-8 by default.
 
     Raises:
@@ -68,20 +69,26 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
             the block pass unchanged.
     """
     path = Path(path)
-    partial = path.with_name(path.name + PARTIAL)
     if "b" not in mode:
         options = {"encoding": "utf-8", **options}
+    is_device = os.path.exists(path) and not (path.is_file() or path.is_dir())
+    if not is_device:
+        path = Path(os.path.realpath(path))
+    partial = path if is_device else path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with partial.open(mode, **options) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_folder(path.parent)
+            if not is_device:
+                file.flush()
+                os.fsync(file.fileno())
+        if not is_device:
+            os.replace(partial, path)
+            _sync_folder(path.parent)
     except BaseException as error:
-        # The failure that prevents writing may prevent removal, too.
-        with suppress(OSError):
-            partial.unlink()
+        if not is_device:
+            # The failure that prevents writing may prevent removal, too.
+            with suppress(OSError):
+                partial.unlink()
         # torch.save raises an error of its own type when a write fails.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):

@@ -89,7 +89,8 @@ def run(args: argparse.Namespace) -> None:
         report, dropped = convert_file(args.input, args.output, change_of(args), args.overwrite)
     print(report)
     if dropped:
-        print(f"dropped, as it belongs to the training before: {', '.join(dropped)}")
+        names = ", ".join(dropped)
+        print(f"dropped, as of the training before or without a place in the format: {names}")
     print(f"{args.output} is written")
 
 

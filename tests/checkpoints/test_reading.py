@@ -20,6 +20,7 @@ from torch import nn
 
 import fresh
 from ilm_plugins.checkpoints import CheckpointError, allow, loading, read, write
+from ilm_plugins.checkpoints.pickles import check_torch
 from workers import Harmful
 
 np = pytest.importorskip("numpy", reason="checkpoints of arrays need numpy")
@@ -467,6 +468,81 @@ def test_a_plain_pickle_must_be_a_pkl_and_code_in_it_is_named(tmp_path, trap, pr
         with pytest.raises(CheckpointError, match=re.escape(reason)):
             read(path)
         assert not trap.exists()
+
+
+def test_a_tar_archive_that_begins_as_a_file_of_torch_does_is_refused(tmp_path):
+    path = tmp_path / "c.pth"
+    # As the name of its first member: torch's magic number, and four pickles.
+    name = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.N.N.N.N."
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT, encoding="latin1") as archive:
+        archive.addfile(tarfile.TarInfo(name.decode("latin1")))
+    assert path.read_bytes().startswith(name) and tarfile.is_tarfile(path)
+    with pytest.raises(pickle.UnpicklingError, match="it is a tar archive"):
+        check_torch(path)
+
+
+def rewritten(path, change):
+    """A file of torch.save of a tensor, whose records {name: bytes} were changed."""
+    torch.save({"a": torch.arange(4.0, dtype=torch.float64)}, path)
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in change(records).items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_storages_that_torch_reads_otherwise_than_they_are_counted_are_refused(tmp_path):
+    def as_tensor_class(records):
+        return {name: v.replace(b"DoubleStorage", b"DoubleTensor") for name, v in records.items()}
+
+    def in_capitals(records):
+        # The key of the storage, a string of length 1.
+        changed = {k: v.replace(b"X\1\0\0\0" + b"0", b"X\1\0\0\0A") for k, v in records.items()}
+        return {name.replace("data/0", "data/a"): data for name, data in changed.items()}
+
+    assert read(rewritten(tmp_path / "same.pth", dict))["a"].sum() == 6
+    for change, reason in (
+        (as_tensor_class, "Can only refer to storages"),
+        (in_capitals, "storages take 32 bytes, and the file has 0"),
+    ):
+        with pytest.raises(pickle.UnpicklingError, match=reason):
+            check_torch(rewritten(tmp_path / "c.pth", change))
+
+
+def test_an_archive_that_torch_may_read_otherwise_is_refused(tmp_path):
+    """zipfile skips what is before an archive; torch takes its offsets as they are."""
+    path = rewritten(tmp_path / "c.pth", dict)
+    torch.save({"a": torch.zeros(3)}, tmp_path / "large.pth")  # with records for 4 GiB and more
+    for one, reason in (
+        (path, "its directory is not where it says"),
+        (tmp_path / "large.pth", "its last records do not follow each other"),
+    ):
+        check_torch(one)
+        whole = one.read_bytes()
+        one.write_bytes(b"PK\3\4".ljust(64, b"\0") + whole)
+        with zipfile.ZipFile(one) as archive:
+            assert archive.testzip() is None
+        with pytest.raises(pickle.UnpicklingError, match=reason):
+            check_torch(one)
+    path.write_bytes(whole[:-2] + b"\5\0" + b"abcde")
+    with pytest.raises(pickle.UnpicklingError, match="its last record is not at its end"):
+        check_torch(path)
+
+
+def test_an_archive_whose_directory_is_broken_is_told(tmp_path):
+    path = tmp_path / "c.pth"
+    torch.save({"a": torch.zeros(3)}, path)
+    path.write_bytes(path.read_bytes().replace(b"PK\1\2", b"PK\1\3", 1))
+    with pytest.raises(CheckpointError, match="it is truncated, or not a checkpoint"):
+        read(path)
+
+
+def test_torchscript_is_refused_before_it_is_loaded(tmp_path):
+    """torch 2.5 and earlier run its code, whatever they are told."""
+    as_script(tmp_path / "c.pth")
+    with pytest.raises(pickle.UnpicklingError, match="it is a TorchScript archive"):
+        check_torch(tmp_path / "c.pth")
 
 
 def as_folder(path):

@@ -50,7 +50,7 @@ def test_a_disk_that_is_full_leaves_what_was_there(tmp_path):
         pytest.skip("no /dev/full, which is Linux's disk without room")
     path = tmp_path / "c.pth"
     write({"a": torch.zeros(10)}, path)
-    (tmp_path / f"c.pth{PARTIAL}").symlink_to(full)
+    (tmp_path / f"c.pth.{os.getpid()}{PARTIAL}").symlink_to(full)
     with pytest.raises(RunError, match=r"c\.pth' cannot be written: No space left on"):
         write({"a": torch.randn(10**6)}, path)
     assert len(read(path)["a"]) == 10 and [p.name for p in tmp_path.iterdir()] == ["c.pth"]
@@ -105,6 +105,31 @@ def test_a_folder_that_is_gone_has_nothing_left(tmp_path):
         folder.mkdir(exist_ok=True)
 
 
+def test_a_device_and_a_link_stay_what_they_are(tmp_path):
+    with replacing(os.devnull, "w") as file:
+        file.write("nothing")
+    assert Path(os.devnull).is_char_device()
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    for text in ("new", "newer"):
+        with replacing(link, "w") as file:
+            file.write(text)
+        assert link.is_symlink() and target.read_text() == text
+
+
+def test_two_processes_that_write_one_file_share_no_temporary_one(tmp_path):
+    path, code = tmp_path / "c.txt", "import sys\n"
+    code += "from ilm_plugins.checkpoints import replacing\n"
+    code += "with replacing(sys.argv[1], 'w') as file:\n    file.write('theirs')\n"
+    with replacing(path, "w") as file:
+        file.write("ou")
+        file.flush()
+        subprocess.run([sys.executable, "-c", code, path], check=True)
+        assert path.read_text() == "theirs"
+        file.write("rs")
+    assert path.read_text() == "ours"
+
+
 def test_a_defect_while_writing_leaves_what_was_there(tmp_path):
     path = tmp_path / "c.pth"
     path.write_text("old")
@@ -126,7 +151,7 @@ def test_killed_while_writing_the_old_file_is_there_and_the_partial_one_can_be_r
     path = tmp_path / "c.pth"
     path.write_text("old")
     writer = subprocess.Popen([sys.executable, "-c", WRITER, path])
-    partial = tmp_path / f"c.pth{PARTIAL}"
+    partial = tmp_path / f"c.pth.{writer.pid}{PARTIAL}"
     while not (partial.exists() and partial.stat().st_size):
         time.sleep(0.01)
         assert writer.poll() is None

@@ -273,7 +273,7 @@ def test_a_signal_stops_a_run(argv, tmp_path, framework, processes, workers, num
     elif when == "training":
         wait_for((out / "last_checkpoint").exists, process)
     else:
-        wait_for(lambda: list(out.glob(f"*.pth{checkpoints.PARTIAL}")), process)
+        wait_for(lambda: list(out.glob(f"*{checkpoints.PARTIAL}")), process)
     started = children(process.pid)
     started += [pid for child in started for pid in children(child)]
     (os.killpg if to == "group" else os.kill)(process.pid, number)
