@@ -81,7 +81,7 @@ def write_dynamics(
     varying = [name for name in layers if any(tables.varies(of[name]) for of in ratios)]
     own = [tables.values_of({name: of[name] for name in varying}) for of in ratios]
     features = [tables.features_of(values) for values in own if varying]
-    lines = [subject, f"{step_label}  mean |lambda - 1/K| over {len(layers)} layers"]
+    lines = [subject, f"{step_label}  mean |lambda - 1/K| over {tables.count_layers(layers)}"]
     if varying:
         lines[-1] += ", standard deviation between images"
         if images.labels is not None:

@@ -7,7 +7,7 @@ from the input to the output. Values are (masked) arrays; masked values are not 
 import functools
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -132,6 +132,17 @@ def _name_layers(ax: Axes, layers: Sequence[str]) -> None:
     ax.set_xlabel("layer, from the input to the output")
 
 
+def uniform(ratios: Iterable[np.ndarray]) -> np.ndarray:
+    """Return each layer's uniform ratio, 1 / number of its normalizers, (layers).
+
+    Args:
+        ratios: for each normalizer an array (layers) or (N, layers), masked where a layer lacks
+            it. A layer that lacks all of them has NaN.
+    """
+    numbers = sum(~np.ma.getmaskarray(np.atleast_2d(values)).all(0) for values in ratios)
+    return np.where(numbers, 1 / np.maximum(numbers, 1), np.nan)
+
+
 @styled
 def by_layer(
     layers: Sequence[str],
@@ -143,8 +154,8 @@ def by_layer(
     Args:
         layers: names.
         panels: title -> ratios of a set of images, a panel each, as normalizer, a key of
-            :data:`LINES` -> mean and standard deviation over images, (layers) each. A dashed line
-            is at the uniform ratio, 1 / number of normalizers.
+            :data:`LINES` -> mean and standard deviation over images, (layers) each, masked where a
+            layer lacks the normalizer. A dashed line is at each layer's :func:`uniform` ratio.
         title: of the figure.
     """
     fig = figure(_width(layers), 1.6 + 2.6 * len(panels))
@@ -155,7 +166,7 @@ def by_layer(
             ax.plot(x, mean, **LINES[normalizer], markersize=5, label=normalizer)
             colour = LINES[normalizer]["color"]
             ax.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
-        ax.axhline(1 / len(ratios), **UNIFORM, label=f"1/{len(ratios)}")
+        ax.plot(x, uniform([mean for mean, _ in ratios.values()]), **UNIFORM, label="uniform")
         ax.set_title(name, loc="left", fontsize=9)
         ax.set_ylabel("ratio, mean over images\n(band: standard deviation)")
     axes[0].set_ylim(RATIOS)
@@ -322,7 +333,7 @@ def strips(
     layers: Sequence[str],
     images: Sequence[tuple[str, np.ndarray, Mapping[str, np.ndarray]]],
     title: str,
-    level: float | None = None,
+    level: np.ndarray | None = None,
 ) -> Figure:
     """Draw single images, each beside a plot of its values by layer.
 
@@ -332,7 +343,8 @@ def strips(
             for each quantity, a key of :data:`LINES`, one value >= 0 for each layer. There is at
             least one image, and all have the same quantities.
         title: of the figure.
-        level: the uniform ratio, at which a dashed line is drawn; None if values are not ratios.
+        level: the :func:`uniform` ratio of each layer, at which a dashed line is drawn; None if
+            values are not ratios.
     """
     fig = figure(_width(layers) + 1.5, 1.15 * len(images) + 1.7)
     axes = fig.subplots(
@@ -346,7 +358,7 @@ def strips(
         for quantity, values in numbers.items():
             right.plot(values, **LINES[quantity], markersize=3, label=quantity)
         if level is not None:
-            right.axhline(level, **UNIFORM)
+            right.plot(level, **UNIFORM)
             right.set_ylim(RATIOS)
         else:
             right.set_ylim(0, float(drawn.max()) * 1.1 or 1)
@@ -374,11 +386,12 @@ def dynamics(
     Args:
         layers: names.
         steps: epoch or iteration of each checkpoint.
-        ratios: normalizer, a key of :data:`LINES` -> array (checkpoints, layers). A dashed line is
-            at the uniform ratio, 1 / number of normalizers.
+        ratios: normalizer, a key of :data:`LINES` -> array (checkpoints, layers), masked where a
+            layer lacks the normalizer. A dashed line is at each layer's :func:`uniform` ratio.
         title: of the figure.
         step_label: label of the x axis.
     """
+    levels = uniform(ratios.values())
     columns = min(5, len(layers))
     rows = math.ceil(len(layers) / columns)
     fig = figure(max(5, 2.3 * columns), 1.6 * rows + 0.7)
@@ -389,7 +402,7 @@ def dynamics(
         for normalizer, values in ratios.items():
             size = _marker_size(steps)
             ax.plot(steps, values[:, i], **LINES[normalizer], markersize=size, label=normalizer)
-        ax.axhline(1 / len(ratios), **UNIFORM)
+        ax.axhline(levels[i], **UNIFORM)
         ax.set_title(name, fontsize=8)
     axes[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
     fig.supxlabel(step_label, fontsize=9)

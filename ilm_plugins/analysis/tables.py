@@ -163,7 +163,9 @@ class _ReportWriter:
             for i in shown
         ]
         title = f"Images that are farthest from the mean\n{self.subject}"
-        level = 1 / len(series) if self.prefix == "ratios" else None
+        level = None
+        if self.prefix == "ratios":
+            level = plots.uniform(series.values())
         self._save(plots.strips(self.layers, strips, title, level), "by_image")
 
     def _write_by_class(self) -> None:
@@ -265,7 +267,7 @@ def write_ratios(
     width = max(map(len, ratios))
     lines = [
         subject,
-        f"mean |lambda - 1/K| over {len(ratios)} layers: {mean_distance(ratios):.4f}",
+        f"mean |lambda - 1/K| over {count_layers(ratios)}: {mean_distance(ratios):.4f}",
         f"{'layer':{width}}  |lambda - 1/K|  mean ratios",
     ]
     for name, r in ratios.items():
@@ -283,6 +285,16 @@ def write_ratios(
     else:
         lines.append("the ratios are the same for all images: nothing more to show")
     return write_summary(folder, lines)
+
+
+def count_layers(names: Iterable[str]) -> str:
+    """Return the number of layers with its noun; SN's have two sets of ratios each.
+
+    Args:
+        names: those of layers, or of their ``.mean`` and ``.var``.
+    """
+    layers = {name.removesuffix(".mean").removesuffix(".var") for name in names}
+    return f"{len(layers)} {'layer' if len(layers) == 1 else 'layers'}"
 
 
 def write_rescaling(

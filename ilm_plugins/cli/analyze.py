@@ -401,4 +401,4 @@ def _count_images(images: Images) -> str:
 def _describe_images(images: Images, args: argparse.Namespace) -> str:
     """Return the number of images, the name of their folder and ``--classes``, for titles."""
     classes = f" ({', '.join(args.classes)})" if args.classes else ""
-    return f"{_count_images(images)} of {Path(args.images).name}{classes}"
+    return f"{_count_images(images)} of {Path(args.images).resolve().name}{classes}"

@@ -137,7 +137,8 @@ def _take(images: Images, chosen: Sequence[int]) -> Images:
 def _list_folder(path: Path) -> Images:
     """List the images below a folder, sorted by path; folders directly in it are classes.
 
-    Files are images by the end of their name, at any depth. A folder without images is no class;
+    Files are images by the end of their name, at any depth; hidden ones directly in the folder are
+    left out. A folder without images is no class;
     without any images at all, the list is empty. A class may be a link to a folder; links within a
     class are not followed.
 
@@ -146,7 +147,8 @@ def _list_folder(path: Path) -> Images:
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a folder of images, or a packed .npz")
-    within = (p for child in path.iterdir() for p in (child, *child.rglob("*")))
+    shown = (child for child in path.iterdir() if not child.name.startswith("."))
+    within = (p for child in shown for p in (child, *child.rglob("*")))
     files = sorted(p for p in within if p.suffix.lower() in ENDINGS and p.is_file())
     names = [str(p.relative_to(path)) for p in files]
     in_classes = [p.parent != path for p in files]

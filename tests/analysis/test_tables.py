@@ -82,13 +82,28 @@ def test_no_ratio_is_drawn_at_the_edge(ratios):
     layers, image = [f"layer{i}" for i in range(4)], np.zeros((8, 8, 3), np.uint8)
     spread = np.zeros(4)
     drawn = plots.by_layer(layers, {"a": {k: (v, spread) for k, v in named.items()}}, "title")
-    for fig in (drawn, plots.strips(layers, [("b", image, named)], "title", 1 / 3)):
+    for fig in (drawn, plots.strips(layers, [("b", image, named)], "title", np.full(4, 1 / 3))):
         ax = fig.axes[-1]
         heights = np.concatenate([line.get_ydata() for line in ax.lines])
         inside = ax.transAxes.inverted().transform(
             ax.transData.transform([(0, y) for y in heights])
         )
         assert len(heights) > 12 and (np.abs(inside[:, 1] - 0.5) < 0.48).all()
+
+
+def test_the_dashed_line_is_at_the_uniform_ratio_of_each_layer():
+    """The first layer has three normalizers, the second two."""
+    ratios = {
+        "IN": np.ma.masked_array([[0.2, 0.5]] * 3),
+        "LN": np.ma.masked_array([[0.3, 0.0]] * 3, mask=[[False, True]] * 3),
+        "BN": np.ma.masked_array([[0.5, 0.5]] * 3),
+    }
+    layers, first = ["a", "b"], {name: (v[0], v[0] * 0) for name, v in ratios.items()}
+    (ax,) = plots.by_layer(layers, {"images": first}, "title").axes
+    (dashed,) = (line for line in ax.lines if line.get_label() == "uniform")
+    assert dashed.get_ydata().tolist() == [1 / 3, 1 / 2]
+    fig = plots.dynamics(layers, [1, 2, 3], ratios, "title", "epoch")
+    assert [ax.lines[-1].get_ydata()[0] for ax in fig.axes] == [1 / 3, 1 / 2]
 
 
 def test_ratios(tmp_path):
@@ -135,7 +150,7 @@ def test_ratios_that_all_images_share_have_one_table(unrendered, tmp_path):
     text = write_ratios(tmp_path, {"a.mean": shared, "a.var": shared}, images(5), "a model")
     names = {p.name for p in tmp_path.iterdir()}
     assert names == {"ratios_by_layer.csv", "ratios_by_layer.png", "summary.txt"}
-    assert "the same for all images" in text and "over 2 layers: 0.3000" in text
+    assert "the same for all images" in text and "over 1 layer: 0.3000" in text
 
 
 def test_layers_whose_ratios_all_images_share_are_named(unrendered, tmp_path):

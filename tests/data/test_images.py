@@ -110,6 +110,13 @@ def test_values_of_more_than_8_bits_are_refused(tmp_path, dtype, mode):
         open_images(tmp_path)[0]
 
 
+def test_hidden_folders_are_no_classes(tmp_path):
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    for name in (".ipynb_checkpoints/a.png", "a.png", ".b.png"):
+        write(tmp_path / name, 5)
+    assert open_images(tmp_path).names == ["a.png"]
+
+
 def test_mistakes(tmp_path, classes):
     with pytest.raises(UserError, match="no such folder; give a folder of images, or a packed"):
         open_images(tmp_path / "nowhere")
