@@ -78,10 +78,15 @@ def lpips(weights: str | os.PathLike) -> Measure:
         without gradients.
 
     Raises:
-        UserError: the file is missing, or not a checkpoint of AlexNet.
+        UserError: the file is missing, or not a checkpoint of AlexNet; or torchvision is not
+            installed.
     """
     from torchmetrics.functional.image.lpips import _LPIPS
 
+    try:
+        import torchvision  # noqa: F401  whose AlexNet torchmetrics builds
+    except ImportError as error:
+        raise missing("LPIPS", error) from error
     try:
         state = checkpoints.read(weights)
         network = _LPIPS(net="alex", pnet_rand=True)

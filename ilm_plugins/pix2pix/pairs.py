@@ -73,9 +73,11 @@ def two_folders(inputs: str | os.PathLike, targets: str | os.PathLike) -> list[P
     """List the pairs of two folders, matched by file name without its ending, sorted by name.
 
     Raises:
-        UserError: see :func:`image_files`; or images, of which up to 20 are named, have no
-            counterpart.
+        UserError: see :func:`image_files`; both are one folder; or images, of which up to 20 are
+            named, have no counterpart.
     """
+    if os.path.realpath(inputs) == os.path.realpath(targets):
+        raise UserError(f"{inputs} is given for inputs and targets; give two folders")
     sources = {p.stem: p for p in image_files(inputs)}
     results = {p.stem: p for p in image_files(targets)}
     problems = []

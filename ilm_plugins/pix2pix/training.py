@@ -190,7 +190,7 @@ class OptimizerEach:
 
     Args:
         optim_wrapper_cfg: name of the network -> config of its optimizer wrapper.
-        paramwise_cfg: MMEngine's options for single parameters, the same for all optimizers.
+        paramwise_cfg: MMEngine's options for single parameters, for networks whose config has none.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -202,7 +202,7 @@ class OptimizerEach:
         return OptimWrapperDict(
             **{
                 name: build_optim_wrapper(
-                    getattr(model, name), {**cfg, "paramwise_cfg": self.paramwise_cfg}
+                    getattr(model, name), {"paramwise_cfg": self.paramwise_cfg, **cfg}
                 )
                 for name, cfg in self.cfg.items()
             }
@@ -236,8 +236,8 @@ class HalfLinearLR(_ParamScheduler):
         end, total = self.end, self.total
         super().load_state_dict(state_dict)
         self.end, self.total = end, total
-        # After its end a schedule no longer increases last_step.
-        self.last_step = self._global_step - self.begin
+        # A schedule increases last_step up to its end, and no further.
+        self.last_step = min(self._global_step - self.begin, self.total - 1)
         for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
             group[self.param_name] = value
 
@@ -287,7 +287,7 @@ class TranslatedImages(Hook):
 
     The grid has a row of input, output and target for each sample, and goes to
     ``work_dir/samples/epoch_NUMBER.png`` and to the visualizer's backends, such as TensorBoard. A
-    test writes ``work_dir/test/{input,output,target}/NAME.png``.
+    test writes ``work_dir/test/{input,output,target}/NAME.png`` in place of an earlier test's.
 
     Args:
         number: rows of the grid.
@@ -312,6 +312,12 @@ class TranslatedImages(Hook):
         image = grid(self.rows)
         write(image, Path(runner.work_dir) / "samples" / f"epoch_{runner.epoch:04d}.png")
         runner.visualizer.add_image("samples", np.array(image), runner.epoch)
+
+    def before_test_epoch(self, runner) -> None:
+        """Remove the images of an earlier test; rank 0 only."""
+        for kind in ("input", "output", "target") if not runner.rank else ():
+            for path in (Path(runner.work_dir) / "test" / kind).glob("*.png"):
+                path.unlink()
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Write the images of a batch of predictions."""

@@ -26,6 +26,7 @@ from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks.openmmlab import deterministic_resume
 from ilm_plugins.frameworks.openmmlab.deterministic_resume import ExactSampler
 from ilm_plugins.pix2pix import metrics
+from ilm_plugins.pix2pix.training import OptimizerEach
 from runs import LOADERS
 
 
@@ -68,6 +69,8 @@ def test_evaluation_prints_what_the_written_images_have(
     command, trained, datasets, tmp_path, capfd
 ):
     trained = shutil.copytree(trained, tmp_path / "out")
+    (trained / "test" / "output").mkdir(parents=True)
+    (trained / "test" / "output" / "of another test.png").touch()
     assert train_net.main(command("--eval-only", "--resume", out=trained)) == 0
     printed = capfd.readouterr().out
     outputs, targets = (trained / "test" / kind for kind in ("output", "target"))
@@ -255,6 +258,23 @@ def test_the_rate_is_constant_for_half_then_falls_to_zero(epochs):
     falls = -np.diff(rates[half:])
     np.testing.assert_allclose(falls, 0.4 / (epochs - half), rtol=1e-6)
     assert rates[-1] == pytest.approx(0.4 / (epochs - half))
+    # Resumed where the schedule has ended, the last rate stays.
+    resumed = PARAM_SCHEDULERS.build(
+        {"type": "HalfLinearLR"}, default_args={"optimizer": optimizer, "end": epochs}
+    )
+    for steps in (epochs, 3 * epochs):
+        resumed.load_state_dict({**scheduler.state_dict(), "_global_step": steps})
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rates[-1])
+
+
+def test_a_network_may_have_options_for_its_own_parameters():
+    model = torch.nn.ModuleDict({name: torch.nn.BatchNorm2d(2) for name in ("generator", "other")})
+    sgd = {"optimizer": {"type": "SGD", "lr": 0.1, "weight_decay": 0.5}}
+    own = {**sgd, "paramwise_cfg": {"norm_decay_mult": 0.0}}
+    build = OptimizerEach({"generator": own, "other": sgd}, {"norm_decay_mult": 0.1})
+    model.generator, model.other = model["generator"], model["other"]
+    decays = {n: w.optimizer.param_groups[0]["weight_decay"] for n, w in build(model).items()}
+    assert decays == {"generator": 0.0, "other": pytest.approx(0.05)}
 
 
 def refused(argv, capsys):

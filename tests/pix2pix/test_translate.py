@@ -60,6 +60,14 @@ def test_a_folder_is_translated_batched_and_padded(argv, masks, tmp_path, capsys
     assert torch.equal(metrics.read(f"{out}/0.png"), ((expected + 1) * 127.5).round().byte())
 
 
+def test_photos_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    (((name,), pixels),) = translate.batches([tmp_path / "a.jpg"], size=1)
+    assert name == "a" and pixels.shape == (1, 3, 30, 20)
+
+
 def test_halves_of_pairs_are_translated_as_in_evaluation(
     root, command, argv, trained, datasets, tmp_path
 ):
