@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -91,10 +92,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _last_ap(folder: Path) -> tuple[float, float]:
-    """Return box AP and mask AP, in percent, of the last evaluation in a run folder."""
+    """Return box AP and mask AP, in percent, of the last evaluation in a run folder.
+
+    Mask AP is NaN for a detector without masks.
+    """
     lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
     metrics = [line for line in lines if "bbox/AP" in line][-1]
-    return round(metrics["bbox/AP"], 2), round(metrics["segm/AP"], 2)
+    return round(metrics["bbox/AP"], 2), round(metrics.get("segm/AP", math.nan), 2)
 
 
 def write_record(results: list[dict[str, Any]], picture: Path, folder: Path) -> None:

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -116,12 +117,10 @@ BUILDERS = {
 def commit() -> str | None:
     """Return the checkout's commit, 12 hexadecimal digits; None outside a git checkout.
 
-    "+changes" follows if tracked files differ from the commit. None is also returned if git fails.
-
-    Raises:
-        FileNotFoundError: in a checkout, git is not installed.
+    "+changes" follows if tracked files differ from the commit. None is also returned if git fails
+    or is not installed.
     """
-    if not (ROOT / ".git").exists():
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
         return None
     words = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes"]
     done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)

@@ -14,7 +14,14 @@ import torch
 from .. import checkpoints
 from ..errors import UserError, missing
 from ..frameworks import installed
-from ..frameworks.command import add_traceback, command, config_file, example, positive
+from ..frameworks.command import (
+    add_traceback,
+    command,
+    config_file,
+    example,
+    positive,
+    reading_config,
+)
 from ..frameworks.launch import launch
 from ..frameworks.output_folder import RANKS, lock_run_folder
 from ..frameworks.stopping import SIGNALS
@@ -169,7 +176,7 @@ def framework_of(path: str) -> str:
         "detectron2" or "openmmlab", which is MMEngine's.
 
     Raises:
-        UserError: the file does not exist, or is neither .yaml nor .py.
+        UserError: the file does not exist, cannot be read, or is neither .yaml nor .py.
     """
     if not os.path.isfile(path):
         raise UserError(f"config file {path!r} does not exist; give the path of a .yaml or .py")
@@ -177,7 +184,8 @@ def framework_of(path: str) -> str:
         return "detectron2"
     if not path.endswith(".py"):
         raise UserError(f"config file {path!r} is neither .yaml nor .py; give one of these")
-    code = Path(path).read_text(encoding="utf-8", errors="replace")
+    with reading_config(path):
+        code = Path(path).read_text(encoding="utf-8", errors="replace")
     if DETECTRON2.search(code) or not MMENGINE.search(code):
         return "detectron2"
     return "openmmlab"

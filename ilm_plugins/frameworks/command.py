@@ -181,11 +181,11 @@ def explain(error: Exception) -> UserError:
     Returns:
         A UserError of one line is returned unchanged. One of several lines comes from a DataLoader
         worker, where torch adds the traceback to the message; it is made anew without that. Known
-        causes get advice: UserError for mmcv without operators, or for a missing package of an
-        extra; DivergedError for NaN (that is, FloatingPointError); RunError for a wrong address, a
-        full disk or an unusable file, GPU memory, or a dead DataLoader worker; PeerError for the
-        loss of another rank. Any other exception becomes an UnexpectedError with its type and
-        message.
+        causes get advice: UserError for mmcv without operators, a missing package of an extra or a
+        missing file; DivergedError for NaN (that is, FloatingPointError); RunError for a wrong
+        address, a full disk or an unusable file, GPU memory, or a dead DataLoader worker; PeerError
+        for the loss of another rank. Any other exception becomes an UnexpectedError with its type
+        and message.
     """
     text = " ".join(str(error).split())
     if isinstance(error, UserError):
@@ -201,6 +201,8 @@ def explain(error: Exception) -> UserError:
         return DivergedError(f"{text}; lower the learning rate, or look at the data")
     if isinstance(error, urllib.error.HTTPError):
         return RunError(f"{error.filename}: {text}; correct the address")
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return UserError(f"{error.filename} does not exist; correct its path, or put it there")
     if isinstance(error, OSError) and (error.errno in DISK or error.filename):
         file = error.filename or "a file of the run"
         return RunError(f"{file}: {error.strerror}; free space, or fix the file or its permissions")

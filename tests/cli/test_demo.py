@@ -53,6 +53,8 @@ def test_the_table_has_the_last_evaluation_of_its_folder(tmp_path):
     entries = [{"bbox/AP": 1.0, "segm/AP": 2.0}, {"bbox/AP": 71.1, "segm/AP": 66.0}, {"loss": 1.0}]
     (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, entries)))
     assert demo._last_ap(tmp_path) == (71.1, 66.0)
+    (tmp_path / "metrics.json").write_text('{"bbox/AP": 3.0}')  # without masks
+    assert str(demo._last_ap(tmp_path)) == "(3.0, nan)"
 
 
 def test_a_mistake_ends_it(root, datasets, tmp_path, capsys):

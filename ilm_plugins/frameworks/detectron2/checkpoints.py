@@ -27,6 +27,7 @@ class Checkpointer(DetectionCheckpointer):
             tensors or numeric arrays, or has none of the model's tensors; or when resuming, the
             model or the optimizer differs from the checkpoint's.
         RunError: when saving, a file cannot be written.
+        FloatingPointError: when saving, a parameter is NaN or infinite.
     """
 
     #: Key of the setting with the initial weights, for messages.
@@ -66,6 +67,12 @@ class Checkpointer(DetectionCheckpointer):
                 "none"
             )
         return super().load(path, *args, **options)
+
+    def save(self, name: str, **entries: Any) -> None:
+        """Save model, optimizer and further entries to NAME.pth in the output folder."""
+        if not all(value.isfinite().all() for value in self.model.parameters()):
+            raise FloatingPointError("weights became infinite or NaN")
+        super().save(name, **entries)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """Read a checkpoint; return it in detectron2's layout, weights under ``model``.

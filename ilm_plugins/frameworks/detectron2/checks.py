@@ -41,6 +41,22 @@ LAZY_KEYS = Keys(
 )
 #: Entries that a LazyConfig for training must define.
 LAZY_ENTRIES = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+#: Entries of ``train`` in a LazyConfig that are read, also of a config that does not define them.
+TRAIN_ENTRIES = {
+    "amp",
+    "checkpointer",
+    "cudnn_benchmark",
+    "ddp",
+    "device",
+    "eval_period",
+    "float32_precision",
+    "init_checkpoint",
+    "log_period",
+    "max_iter",
+    "model_ema",
+    "output_dir",
+    "seed",
+}
 #: Metadata keys of a data set whose values are files or folders.
 PATHS = (
     "json_file",
@@ -76,6 +92,7 @@ def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
             cfg = LazyConfig.load(path)
         for word in words:
             with overriding(path, word, "KEY=VALUE"):
+                _check_is_read(cfg, word)
                 cfg = LazyConfig.apply_overrides(cfg, [word])
         if args.num_gpus == 0 and "train" in cfg:
             cfg.train.device = "cpu"
@@ -93,6 +110,18 @@ def load_config(args: argparse.Namespace) -> CfgNode | DictConfig:
     cfg.SOLVER.AMP.ENABLED |= args.amp
     cfg.freeze()
     return cfg
+
+
+def _check_is_read(cfg: DictConfig, word: str) -> None:
+    """Raise KeyError if an override of a LazyConfig adds an entry that nothing reads.
+
+    Other new keys, such as one below ``model``, may be arguments of what the config constructs.
+    """
+    first, *rest = word.partition("=")[0].lstrip("+").split(".")
+    if first not in cfg:
+        raise KeyError(f"there is no {first}")
+    if first == "train" and rest and rest[0] not in {*cfg.train, *TRAIN_ENTRIES}:
+        raise KeyError(f"there is no train.{rest[0]}")
 
 
 def check(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, str, str]:
@@ -138,7 +167,9 @@ def check(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, str, str]:
     for names in (test,) if args.eval_only else (train, test):
         for name in (names,) if isinstance(names, str) else (names or ()):
             check_dataset(name)
-    if not args.eval_only and (batch or 0) % processes:
+    if not args.eval_only and train is not None and not train:
+        raise UserError(f"nothing to train on: {keys.train} is empty; set it")
+    if not args.eval_only and batch is not None and (batch < 1 or batch % processes):
         raise UserError(
             f"{keys.batch} {batch} cannot be shared by {processes} processes; "
             f"set it to a multiple of {processes}"

@@ -62,6 +62,6 @@ def names_datasets(names: Sequence[str]) -> Iterator[None]:
         )
         raise UserError(
             f"data set {', '.join(names)} cannot be loaded from {', '.join(files)}: "
-            f"{type(error).__name__}: {error}; fix the file, name another data set, "
+            f"{type(error).__name__}: {error}; fix the config or the file, name another data set, "
             "or set the environment variable DETECTRON2_DATASETS to another folder"
         ) from error

@@ -5,8 +5,9 @@ import copy
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ from detectron2.evaluation import (
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
+from ... import checkpoints
 from ...errors import UserError
 from ...layers import NORMS
 from ..command import WithoutTracebacks, building
@@ -83,6 +85,7 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
 
     First, with another ``--launcher`` than none, joins the process group; then, by detectron2's
     default_setup, sets up logging and the random seed, and writes the config to the output folder.
+    An evaluation leaves the config of an earlier run there as it was.
 
     Args:
         args: the parsed command line of tools/train_net.py.
@@ -101,7 +104,8 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
     if args.launcher != "none":
         join_group(args)
     cfg = load_config(args) if cfg is None else cfg
-    default_setup(cfg, args)
+    with keeping_config(cfg) if args.eval_only else nullcontext():
+        default_setup(cfg, args)
     logging.getLogger("detectron2.engine.train_loop").addFilter(WithoutTracebacks())
     if isinstance(cfg, DictConfig):
         return evaluate_lazy(cfg, args) if args.eval_only else train_lazy(cfg, args)
@@ -117,6 +121,18 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
     trainer.resume_or_load(resume=args.resume)
     with naming_iteration(trainer):
         return trainer.train()
+
+
+@contextmanager
+def keeping_config(cfg: CfgNode | DictConfig) -> Iterator[None]:
+    """On exit, restore config.yaml in the output folder, if it was there before."""
+    lazy = isinstance(cfg, DictConfig)
+    path = Path(cfg.train.output_dir if lazy else cfg.OUTPUT_DIR, "config.yaml")
+    before = path.read_bytes() if comm.is_main_process() and path.is_file() else None
+    yield
+    if before is not None:
+        with checkpoints.replacing(path) as file:
+            file.write(before)
 
 
 def join_group(args: argparse.Namespace) -> None:
@@ -185,8 +201,9 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         """Build a loader whose errors name the broken file."""
-        with names_datasets(cfg.DATASETS.TRAIN):
+        with building("the augmentation of images"):
             mapper = NamesImage(DatasetMapper(cfg, True))
+        with names_datasets(cfg.DATASETS.TRAIN):
             return build_detection_train_loader(cfg, mapper=mapper)
 
     @classmethod

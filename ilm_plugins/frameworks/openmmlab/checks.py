@@ -4,7 +4,6 @@ import argparse
 import ast
 import inspect
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 
-from ...errors import UserError, missing
+from ...errors import FRAMEWORKS, UserError, missing
 from ...layers import NORMS
 from .. import installed
 from ..command import overriding, reading_config
@@ -21,15 +20,18 @@ from .checkpoints import latest, nested_dicts
 from .norms import TORCH_NORMS
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-#: Valid entries of a config that are not parameters of MMEngine's Runner.
+#: Entries of a config that are read after its file, but are no parameters of MMEngine's Runner.
 ENTRIES = {
+    "activation_checkpointing",
     "amp",
     "auto_scale_lr",
     "channels_last",
     "compile",
+    "efficient_conv_bn_eval",
     "find_unused_parameters",
     "model_wrapper_cfg",
     "runner_type",
+    "strategy",
     "sync_bn",
     "tta_model",
     "tta_pipeline",
@@ -48,27 +50,27 @@ def load_config(args: argparse.Namespace) -> Config:
         args: the parsed command line of tools/train_net.py, which is not changed.
 
     Raises:
-        UserError: the config cannot be read; an override is not KEY=VALUE, would change nothing, or
-            has a key unknown to the config and to MMEngine; or the package of the config's
-            default_scope, or mmcv for it, is not installed.
+        UserError: the config cannot be read; an override is not KEY=VALUE, or nothing would read
+            it, as of variables of the config's file; or the package of OpenMMLab that is the
+            config's default_scope, or mmcv for it, is not installed.
     """
     with reading_config(args.config_file):
         cfg = Config.fromfile(args.config_file)
     entries = {*inspect.signature(Runner).parameters, *ENTRIES}
-    known = {*cfg, *entries}
     for word in args.opts:
         with overriding(args.config_file, word, "KEY=VALUE"):
             key, value = _parse_override(word)
-            if key.split(".")[0] not in known:
-                raise KeyError(f"there is no {key.split('.')[0]}")
             if key.split(".")[0] not in entries:
-                _check_is_read(cfg, key.split(".")[0], entries)
+                raise KeyError(
+                    f"{key.split('.')[0]} is not read after the file; override what it sets, such "
+                    "as model, train_cfg or train_dataloader"
+                )
             loop, _, option = key.partition(".")
             if loop == "train_cfg" and option.startswith("max_") and isinstance(value, str):
                 raise ValueError(f"{option} is a number of iterations or epochs")
             cfg.merge_from_dict({key: value})
     scope = cfg.get("default_scope") or "mmengine"
-    for package in ("mmengine", scope) if scope == "mmengine" else ("mmcv", scope):
+    for package in ("mmcv", scope) if scope in FRAMEWORKS else ():
         if not installed(package):
             raise missing(args.config_file, package)
     cfg.launcher = args.launcher
@@ -80,29 +82,6 @@ def load_config(args: argparse.Namespace) -> Config:
     if cfg.get("work_dir") is None:
         cfg.work_dir = os.path.join("work_dirs", Path(args.config_file).stem)
     return cfg
-
-
-def _check_is_read(cfg: Config, name: str, entries: Iterable[str]) -> None:
-    """Raise ValueError if a variable of a config was copied to its entries, and is not read itself.
-
-    So ``norm_cfg`` may have been copied to ``model.backbone.norm_cfg``: there is an equal value.
-    Only dicts, lists and paths are looked for, as other values may be equal by chance.
-    """
-
-    def places(value: Any, key: str) -> Iterator[str]:
-        """Yield the keys of what equals the variable in a value, which is at ``key``."""
-        if value == cfg[name]:
-            yield key
-        elif isinstance(value, dict | list | tuple):
-            parts = value.items() if isinstance(value, dict) else enumerate(value)
-            for k, part in parts:
-                yield from places(part, f"{key}.{k}")
-
-    value = cfg.get(name)
-    if isinstance(value, dict | list | tuple) or (isinstance(value, str) and "/" in value):
-        found = [place for key in entries if key in cfg for place in places(cfg[key], key)]
-        if value and found:
-            raise ValueError(f"{name} was copied to {', '.join(sorted(found)[:3])}; override these")
 
 
 def _log_ratios(cfg: Config, interval: int) -> None:

@@ -23,6 +23,7 @@ from .checkpoints import check_fits, guard, latest
 from .checks import load_config
 from .faults import StopAtNaN, name_images, names_dataset, naming_types
 from .mixed_precision import mixed
+from .radius import RadiusHook
 
 
 def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
@@ -104,6 +105,8 @@ class PluginRunner(Runner):
         super().__init__(*args, **options)
         self.register_hook(StopAtNaN(), priority="VERY_HIGH")
         self.register_hook(LogFirstIteration())
+        if not any(isinstance(hook, RadiusHook) for hook in self.hooks):
+            self.register_hook(RadiusHook())
 
     def dump_config(self) -> None:
         """Write the config to the output folder, but not in an evaluation.

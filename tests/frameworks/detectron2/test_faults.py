@@ -385,6 +385,15 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(arguments, out, capf
     assert not (out / "model_final.pth").exists()
 
 
+def test_weights_that_are_infinite_are_not_saved(tmp_path):
+    """After a step from a loss that was finite yet."""
+    model = torch.nn.Linear(2, 2)
+    model.weight.data[0, 0] = torch.inf
+    with pytest.raises(FloatingPointError, match="weights became infinite or NaN"):
+        Checkpointer(model, str(tmp_path)).save("model_final")
+    assert not list(tmp_path.iterdir())
+
+
 SPOIL = """
 from detectron2.data import DatasetMapper
 from detectron2.utils import comm

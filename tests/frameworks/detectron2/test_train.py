@@ -89,6 +89,8 @@ def test_evaluation_of_the_last_checkpoint(trained, tmp_path):
         out = shutil.copytree(trained, tmp_path / str(len(found)))
         argv = command("--eval-only", *options, out=out, opts=[*opts, *more])
         assert train_net.main(argv) == 0
+        # The training's config stays, which the evaluation's differs from.
+        assert (out / "config.yaml").read_bytes() == (trained / "config.yaml").read_bytes()
         found.append(json.loads((out / "inference/coco_instances_results.json").read_text()))
     assert len(found[0]) > 10 and found[0] == found[1]
 
@@ -266,6 +268,8 @@ def test_config_files_that_are_none(tmp_path, refused, name, text, words):
             ["train.eval_period=3", "train.max_iter=[3"],
             ["error: override train.max_iter=[3 does not fit", "KEY=VALUE"],
         ),
+        ("py", ["trian.max_iter=3"], ["override trian.max_iter=3 does not fit", "no trian"]),
+        ("py", ["train.max_itr=3"], ["override train.max_itr=3 does not", "no train.max_itr"]),
     ],
 )
 def test_overrides_that_do_not_fit(lazy, refused, config, overrides, words):
@@ -289,6 +293,8 @@ def test_overrides_that_do_not_fit(lazy, refused, config, overrides, words):
             ["SOLVER.IMS_PER_BATCH", "3"],
             ["SOLVER.IMS_PER_BATCH 3 cannot be shared by 2 processes"],
         ),
+        ([], ["SOLVER.IMS_PER_BATCH", "0"], ["SOLVER.IMS_PER_BATCH 0 cannot be shared by 1"]),
+        ([], ["DATASETS.TRAIN", "()"], ["nothing to train on: DATASETS.TRAIN is empty; set it"]),
         (["--machine-rank", "1"], [], ["rank"]),
         (["--num-machines", "2"], [], ["needs --dist-url"]),
         (["--num-gpus", "99"], [], ["this machine has", "where 0 is the CPU"]),

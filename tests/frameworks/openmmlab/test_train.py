@@ -14,8 +14,10 @@ pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 import fresh
 from faults import error_line, start
 from feature_maps import OPTIONS, convolutions
+from ilm_plugins import checkpoints
 from ilm_plugins.cli import train_net
 from ilm_plugins.errors import UserError
+from ilm_plugins.frameworks.openmmlab.checks import load_config
 from runs import TORCHRUN
 from runs import mmengine_command as command
 
@@ -190,7 +192,7 @@ def test_torchrun_starts_the_processes(config, tmp_path):
             ["--amp", "--channels-last", "runner_type=FlexibleRunner"],
             ["sets runner_type FlexibleRunner, which ignores amp and channels_last"],
         ),
-        (["norm_cfg.type=EN"], ["norm_cfg was copied to model.backbone.norm_cfg, model.decode"]),
+        (["norm_cfg.type=EN"], ["norm_cfg is not read after the file; override what it sets"]),
         (["resume=True"], ["sets resume=True; give --resume"]),
         (["--tta"], ["--tta is for an evaluation; give --eval-only"]),
         (["--eval-only"], ["nothing to evaluate: load_from is empty"]),
@@ -236,7 +238,10 @@ def test_a_mistake_in_one_of_several_processes(config, tmp_path, capsys):
     "text, words",
     [
         ("_base_ = './nowhere.py'", "cannot be read"),
-        ("default_scope = 'mmnothing'\nmodel = dict(type='A')", "mm.py needs mmnothing: "),
+        (
+            "default_scope = 'of my own'\ntrain_cfg = dict(type='A')",
+            "does not define model, train_dataloader, optim_wrapper",
+        ),
         ("model = dict(type='A')", "does not define train_dataloader, train_cfg, optim_wrapper"),
         ("custom_imports = dict(imports=['nowhere'])", "nowhere"),
     ],
@@ -247,10 +252,26 @@ def test_configs_that_are_none(tmp_path, capsys, text, words):
     assert words in error and "mm.py" in error
 
 
+@pytest.mark.parametrize("key", ["activation_checkpointing", "train_cfg.max_iters", "strategy"])
+def test_what_the_runner_reads_can_be_overridden(config, key):
+    words = ["--config-file", str(config), "--num-gpus", "0", f"{key}=3"]
+    cfg = load_config(train_net.parser().parse_args(words))
+    assert cfg[key] == 3 if "." not in key else cfg.train_cfg.max_iters == 3
+
+
 def test_a_framework_that_is_not_installed(config, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     error = error_line(["--config-file", config, "--num-gpus", "0"], capsys, 2)
     assert "needs mmengine: pip install mmengine" in error
+
+
+def test_ssns_radius_is_set_without_a_hook_in_the_config(config, tmp_path):
+    norm = "model.backbone.norm_cfg={'type':'SSN'}"
+    argv = command(config, out=tmp_path, opts=[norm, "train_cfg.max_iters=4"])
+    assert train_net.main(argv) == 0
+    saved = checkpoints.read(tmp_path / "iter_4.pth")["state_dict"]
+    radii = [value for name, value in saved.items() if name.endswith(".radius")]
+    assert radii and all(value == 3 / 4 for value in radii)
 
 
 def test_operators_that_are_not_compiled_are_named(root, tmp_path):
