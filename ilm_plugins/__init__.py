@@ -37,5 +37,5 @@ __all__ = [
     "use_backend",
 ]
 
-frameworks.arm()
-pix2pix.arm()
+frameworks.install_import_hooks()
+pix2pix.install_import_hooks()

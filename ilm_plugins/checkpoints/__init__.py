@@ -2,15 +2,15 @@
 
 from ..errors import CheckpointError
 from .contents import (
-    NAME_ONE,
-    STATES,
+    FIX_LAST_CHECKPOINT,
+    STATE_KEYS,
     check_fits,
     check_resumes,
     check_state,
     copy_state,
     describe_missing_state,
     find_absent,
-    named,
+    read_last_checkpoint,
     to_dense,
     unwrap_name,
     unwrap_state,
@@ -19,9 +19,9 @@ from .reading import TRUST, allow, code_is_allowed, loading, read, read_metadata
 from .writing import PARTIAL, remove_partial, replacing, write
 
 __all__ = [
-    "NAME_ONE",
+    "FIX_LAST_CHECKPOINT",
     "PARTIAL",
-    "STATES",
+    "STATE_KEYS",
     "TRUST",
     "CheckpointError",
     "allow",
@@ -33,8 +33,8 @@ __all__ = [
     "describe_missing_state",
     "find_absent",
     "loading",
-    "named",
     "read",
+    "read_last_checkpoint",
     "read_metadata",
     "remove_partial",
     "replacing",

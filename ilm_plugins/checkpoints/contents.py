@@ -14,14 +14,16 @@ from torch.optim import Optimizer
 from ..errors import CheckpointError
 
 #: Keys under which frameworks store the state dict; a checkpoint without them must itself be one.
-STATES = ("model", "state_dict")
+STATE_KEYS = ("model", "state_dict")
 #: Values whose names have these endings must be tensors or arrays.
 _TENSORS = (".weight", ".bias", ".running_mean", ".running_var")
 #: Advice for an invalid file ``last_checkpoint``.
-NAME_ONE = "write a checkpoint's name into it, or remove it"
+FIX_LAST_CHECKPOINT = "write a checkpoint's name into it, or remove it"
 
 
-def check_state(contents: Any, path: str | os.PathLike, entries: Iterable[str] = STATES) -> None:
+def check_state(
+    contents: Any, path: str | os.PathLike, entries: Iterable[str] = STATE_KEYS
+) -> None:
     """Raise CheckpointError unless a checkpoint holds a state dict of dense tensors or arrays.
 
     At least one value must be a tensor or an array, all names must be strings, and each value must
@@ -81,7 +83,7 @@ def to_dense(value: Any, key: Any, path: str | os.PathLike) -> Any:
 
 
 def describe_missing_state(
-    contents: Any, path: str | os.PathLike, entries: Iterable[str] = STATES
+    contents: Any, path: str | os.PathLike, entries: Iterable[str] = STATE_KEYS
 ) -> str:
     """Return the error message for a checkpoint without a state dict; see :func:`check_state`."""
     held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
@@ -112,7 +114,7 @@ def check_fits(
         )
 
 
-def named(last: str | os.PathLike) -> str:
+def read_last_checkpoint(last: str | os.PathLike) -> str:
     """Return the checkpoint's name that a file ``last_checkpoint`` contains; "" if it is empty.
 
     Raises:
@@ -122,7 +124,7 @@ def named(last: str | os.PathLike) -> str:
     try:
         return Path(last).read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
-        raise CheckpointError(f"{str(last)!r} is not text; {NAME_ONE}") from None
+        raise CheckpointError(f"{str(last)!r} is not text; {FIX_LAST_CHECKPOINT}") from None
 
 
 def copy_state(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from ..data.images import Images, open_images
 from ..errors import UserError
 from ..frameworks.command import (
     add_traceback,
+    as_user_error,
     command,
     config_file,
     example,
     positive,
     progress,
-    refusing,
 )
 from ..frameworks.inference import Forward, Inference
 from ..frameworks.output_folder import check_output
@@ -334,7 +334,7 @@ def load_model(args: argparse.Namespace) -> Inference:
             read, its framework or the model's library is not installed, or the model does not exist
             or cannot be built.
     """
-    with refusing(f"--device {args.device} cannot be used", "give cpu, or cuda:N"):
+    with as_user_error(f"--device {args.device} cannot be used", "give cpu, or cuda:N"):
         torch.empty(0, device=args.device)
     of_model = {"--norm": args.norm, "--num-classes": args.num_classes, "--size": args.size}
     if args.model is not None:
@@ -383,7 +383,7 @@ def seed_forward(forward: Forward) -> Forward:
     def run_on(images: Sequence[np.ndarray]) -> Any:
         """Run the model on (H, W, 3) RGB uint8 images, and return what it returns."""
         sizes = ", ".join(sorted({"{1} x {0}".format(*image.shape) for image in images}))
-        with refusing(
+        with as_user_error(
             f"the model cannot be run on {len(images)} images of {sizes}",
             "give images that it takes, of one size, or --batch-size 1",
         ):

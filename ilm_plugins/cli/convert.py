@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import surgery
 from ..checkpoints import (
-    STATES,
+    STATE_KEYS,
     copy_state,
     describe_missing_state,
     loading,
@@ -27,13 +27,13 @@ from ..errors import UserError
 from ..frameworks import installed
 from ..frameworks.command import (
     add_traceback,
+    as_user_error,
     building,
     command,
     config_file,
     example,
     positive,
     progress,
-    refusing,
 )
 from ..layers import NORMS, parse_norm
 from . import train_net
@@ -231,7 +231,7 @@ def _conversion_of_model(args: argparse.Namespace) -> Change:
         model = inference.model.eval()
     else:
         model = build_model(args.config_file, args.overrides)
-    with refusing(f"--part {args.part}", "give the name of a module in the model"):
+    with as_user_error(f"--part {args.part}", "give the name of a module in the model"):
         part = model.get_submodule(args.part or "")
     if not args.recalibrate:
         return lambda state: _fit_to_model(state, part)
@@ -293,7 +293,9 @@ def _recalibrate(
             "and statistics of random weights say nothing; give a checkpoint of the whole model"
         )
     model.load_state_dict(state, strict=False)
-    with refusing("--recalibrate: the model cannot be run on the images", "try --batch-size 1"):
+    with as_user_error(
+        "--recalibrate: the model cannot be run on the images", "try --batch-size 1"
+    ):
         of_images = surgery.recalibrate(model, batches, forward)
     own = model.state_dict()
     state |= {name: own[name] for name in own if name.rpartition(".")[2].startswith("running_")}
@@ -472,7 +474,7 @@ def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, 
         CheckpointError: a tensor is not dense; see :func:`ilm_plugins.checkpoints.to_dense`.
     """
     if isinstance(contents, Mapping):
-        for entry in (*STATES, None):
+        for entry in (*STATE_KEYS, None):
             found = contents if entry is None else contents.get(entry)
             if isinstance(found, Mapping):
                 state = copy_state(found)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, missing
 from ..frameworks import installed
-from ..frameworks.command import refusing
+from ..frameworks.command import as_user_error
 from ..frameworks.inference import Inference
 from ..layers import NORMS, parse_norm
 
@@ -48,7 +48,7 @@ def load(
     norm_layer = _norm_layer(norm)
     options = {} if num_classes is None else {"num_classes": num_classes}
     build = _build_torchvision if library == "torchvision" else _build_timm
-    with refusing(
+    with as_user_error(
         f"--model {model} cannot be built with norm_layer",
         "give another model, or use ilm_plugins.analysis.collect from Python",
     ):

@@ -13,7 +13,7 @@ def installed(framework: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def arm() -> None:
+def install_import_hooks() -> None:
     """Make the names of this package's layers valid in the configs of every framework.
 
     It also registers the data set `shapes` in detectron2, and networks and data sets in OpenMMLab,
@@ -24,19 +24,19 @@ def arm() -> None:
     from . import openmmlab, precise_bn
     from .detectron2 import datasets, norms, shipped_configs
 
-    norms.arm()
-    datasets.arm()
-    shipped_configs.arm()
-    openmmlab.arm()
-    precise_bn.arm()
+    norms.install_import_hooks()
+    datasets.install_import_hooks()
+    shipped_configs.install_import_hooks()
+    openmmlab.install_import_hooks()
+    precise_bn.install_import_hooks()
 
 
 def register(key: str, layer: type[nn.Module]) -> None:
     """Make your own layer valid as a NORM in detectron2 and as the type of a ``norm_cfg``.
 
-    Adds the layer to :data:`ilm_plugins.NORMS`, and calls :func:`arm`. Registering the same layer
-    again does nothing. Where a framework already has another layer under this key, that layer stays
-    in this framework, with a warning.
+    Adds the layer to :data:`ilm_plugins.NORMS`, and calls :func:`install_import_hooks`. Registering
+    the same layer again does nothing. Where a framework already has another layer under this key,
+    that layer stays in this framework, with a warning.
 
     Args:
         key: the name of the layer in configs, a Python identifier.
@@ -58,4 +58,4 @@ def register(key: str, layer: type[nn.Module]) -> None:
             f"{layer.__name__}"
         )
     NORMS[key] = layer
-    arm()
+    install_import_hooks()

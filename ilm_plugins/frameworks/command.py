@@ -42,7 +42,7 @@ ERROR_LOG = "error.log"
 #: Maximum length of an unexpected exception's message in the line that is printed.
 LONGEST = 300
 #: Seconds that a process waits after another rank died, so that the other reports its error first.
-PATIENCE = 10
+WAIT_FOR_CAUSE = 10
 #: errno values of disk and permission failures.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 #: Message for mmcv without compiled operators.
@@ -159,9 +159,9 @@ def one_line_errors() -> Iterator[None]:
     """Within this context, convert every exception to a UserError by :func:`explain`.
 
     UserErrors of one line pass unchanged, and so does what does not derive from Exception, such as
-    Stop and SystemExit. If another rank died (PeerError), wait :data:`PATIENCE` seconds before
-    raising: meanwhile the launcher reports that rank's error, which is the cause, and ends all
-    ranks. An error that was read from another process is raised at once.
+    Stop and SystemExit. If another rank died (PeerError), wait :data:`WAIT_FOR_CAUSE` seconds
+    before raising: meanwhile the launcher reports that rank's error, which is the cause, and ends
+    all ranks. An error that was read from another process is raised at once.
     """
     try:
         yield
@@ -169,7 +169,7 @@ def one_line_errors() -> Iterator[None]:
         user_error = explain(error)
         # An error with a traceback was read from another process, which has waited already.
         if isinstance(user_error, PeerError) and not user_error.traceback:
-            time.sleep(PATIENCE)
+            time.sleep(WAIT_FOR_CAUSE)
         if user_error is error:
             raise
         raise user_error from error
@@ -293,7 +293,7 @@ class WithoutTracebacks(logging.Filter):
 
 
 @contextmanager
-def refusing(what: str, advice: str) -> Iterator[None]:
+def as_user_error(what: str, advice: str) -> Iterator[None]:
     """Within this context, convert exceptions to UserError("WHAT: TYPE: MESSAGE; ADVICE").
 
     UserErrors and CUDA's out-of-memory errors pass unchanged. An mmcv without compiled operators
@@ -317,12 +317,12 @@ def refusing(what: str, advice: str) -> Iterator[None]:
 
 def building(what: str) -> AbstractContextManager[None]:
     """Within this context, convert exceptions to UserError("WHAT cannot be built: ...")."""
-    return refusing(f"{what} cannot be built", "fix the config or the overrides")
+    return as_user_error(f"{what} cannot be built", "fix the config or the overrides")
 
 
 def reading_config(path: str) -> AbstractContextManager[None]:
     """Within this context, convert exceptions to UserError("PATH cannot be read: ...")."""
-    return refusing(f"{path} cannot be read", "fix the file")
+    return as_user_error(f"{path} cannot be read", "fix the file")
 
 
 def overriding(path: str, word: str, form: str) -> AbstractContextManager[None]:
@@ -333,7 +333,7 @@ def overriding(path: str, word: str, form: str) -> AbstractContextManager[None]:
         word: the override from the command line.
         form: the expected syntax, such as "KEY=VALUE".
     """
-    return refusing(
+    return as_user_error(
         f"override {word[:100]} does not fit {path}", f"give {form} with a key that it has"
     )
 

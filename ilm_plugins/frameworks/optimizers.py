@@ -1,4 +1,4 @@
-"""Optimizers of all frameworks: what a resumed run loads into them."""
+"""Keep the memory layout of parameters in the optimizer state that a resumed run loads."""
 
 import torch
 from torch.optim import Optimizer

@@ -1,7 +1,7 @@
-"""Let mmpretrain's PreciseBNHook, and detectron2's PreciseBN, reach EN, SN and SSN.
+"""Have mmpretrain's PreciseBNHook and detectron2's PreciseBN measure EN, SN and SSN, too.
 
-Both measure running statistics anew under weights that stay, of the modules that they take for
-BatchNorm. They set ``momentum`` to 1 meanwhile, which EN, SN and SSN obey, too.
+Both compute the running statistics of BatchNorm layers anew, with fixed weights. They set
+``momentum`` to 1 meanwhile, which EN, SN and SSN obey, too.
 """
 
 import functools
@@ -14,6 +14,8 @@ from ..layers.mixture import MixtureNorm
 
 
 class _Check(type):
+    """Decides what is an instance of :class:`NormOfBatch`."""
+
     def __instancecheck__(cls, module: object) -> bool:
         of_ours = isinstance(module, MixtureNorm) and module.uses_batch_statistics
         return of_ours or isinstance(module, _BatchNorm)
@@ -23,14 +25,14 @@ class NormOfBatch(metaclass=_Check):
     """Instances are BatchNorms, and EN, SN and SSN that update their running statistics now."""
 
 
-def arm() -> None:
-    """Do it as soon as mmpretrain's or fvcore's module is imported, now or later."""
-    wrapt.register_post_import_hook(_reach, "mmpretrain.engine.hooks.precise_bn_hook")
-    wrapt.register_post_import_hook(_reach, "fvcore.nn.precise_bn")
+def install_import_hooks() -> None:
+    """Change mmpretrain's and fvcore's module when it is imported, now or later."""
+    wrapt.register_post_import_hook(_accept_our_norms, "mmpretrain.engine.hooks.precise_bn_hook")
+    wrapt.register_post_import_hook(_accept_our_norms, "fvcore.nn.precise_bn")
 
 
 @functools.cache  # once a module
-def _reach(module: ModuleType) -> None:
+def _accept_our_norms(module: ModuleType) -> None:
     """Replace the class, or the classes, by which a module recognizes BatchNorm."""
     if module.__name__.startswith("fvcore"):
         module.BN_MODULE_TYPES = (*module.BN_MODULE_TYPES, NormOfBatch)

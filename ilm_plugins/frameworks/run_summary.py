@@ -60,23 +60,23 @@ class RunFolders(Protocol):
     def batch(self, config: str, overrides: Sequence[str], processes: int) -> tuple[int, int]:
         """Return the images in a batch over all processes, and those in the recipe's batch."""
 
-    def settings(self, config: str, work_dir: Path, seed: int) -> list[str]:
+    def run_overrides(self, config: str, work_dir: Path, seed: int) -> list[str]:
         """Return overrides that set the run folder and the seed."""
 
-    def shortened(self, config: str, new: int) -> list[str]:
+    def length_overrides(self, config: str, new: int) -> list[str]:
         """Return overrides that train for ``new`` epochs or iterations.
 
         The schedule's steps move to the same fractions of the training; the warm-up stays.
         """
 
-    def on_data(self, config: str, folder: str) -> list[str]:
+    def data_overrides(self, config: str, folder: str) -> list[str]:
         """Return overrides that take the images from a folder.
 
         Raises:
             UserError: the folder does not exist.
         """
 
-    def augmenting_batches(self, config: str) -> list[str]:
+    def augmentation_overrides(self, config: str) -> list[str]:
         """Return overrides that augment a whole batch at once, on the model's device.
 
         Raises:
@@ -86,19 +86,19 @@ class RunFolders(Protocol):
     def environment(self, folder: str | Path) -> dict[str, str]:
         """Return environment variables that take the images from a folder."""
 
-    def spelled(self, pairs: Sequence[str]) -> list[str]:
+    def to_words(self, pairs: Sequence[str]) -> list[str]:
         """Convert overrides KEY=VALUE to the syntax of this framework on the command line."""
 
-    def starting_from(self, checkpoint: str) -> list[str]:
+    def start_overrides(self, checkpoint: str) -> list[str]:
         """Return overrides that start a training from a checkpoint."""
 
-    def testing(self, checkpoint: str) -> list[str]:
+    def test_overrides(self, checkpoint: str) -> list[str]:
         """Return overrides that test a checkpoint."""
 
     def progress(self, work_dir: Path) -> tuple[int, str | None]:
         """Return a run's last checkpoint as its epoch or iteration and its file, or 0, None."""
 
-    def complete(self, work_dir: Path, total: int) -> bool:
+    def is_complete(self, work_dir: Path, total: int) -> bool:
         """Whether a run trained for ``total`` epochs or iterations and made its final test."""
 
     def tests(self, config: str, wanted: Iterable[Test]) -> list[Test]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: Seconds to wait for a killed process.
-PATIENCE = 5
+WAIT_FOR_EXIT = 5
 #: The first signal that arrived and is stopping the command; None before.
 received: signal.Signals | None = None
 
@@ -75,7 +75,7 @@ def stoppable(signals: tuple[signal.Signals, ...] = SIGNALS) -> Iterator[None]:
 def _end_children() -> None:
     """Kill the processes that multiprocessing has started here, such as DataLoader workers.
 
-    Waits up to :data:`PATIENCE` seconds for each to end.
+    Waits up to :data:`WAIT_FOR_EXIT` seconds for each to end.
     """
     # torch's handler would raise an error when a DataLoader worker ends.
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -83,5 +83,5 @@ def _end_children() -> None:
     for child in children:
         child.kill()
     for child in children:
-        child.join(PATIENCE)
+        child.join(WAIT_FOR_EXIT)
     signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)

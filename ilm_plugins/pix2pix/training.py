@@ -56,7 +56,7 @@ class PairedImages(Dataset):
     """
 
     #: Tells the training command to verify the data set once, before it starts processes.
-    checked_first = True
+    verify_before_start = True
 
     def __init__(
         self,

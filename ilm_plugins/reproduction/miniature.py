@@ -44,11 +44,17 @@ def overrides(config: str, folder: Path) -> list[str]:
 
 def _detectron2_overrides(config: str, folder: Path) -> list[str]:
     """Return :func:`overrides` for a config of detectron2: keys and values in turn."""
-    from ..frameworks.detectron2.run_folder import shortened
+    from ..frameworks.detectron2.run_folder import length_overrides
 
     _ensure_shapes(folder)
     data = ["DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)"]
-    return [*shortened(config, 2), *data, "MODEL.ROI_HEADS.NUM_CLASSES", "4", *SMALL_DETECTRON2]
+    return [
+        *length_overrides(config, 2),
+        *data,
+        "MODEL.ROI_HEADS.NUM_CLASSES",
+        "4",
+        *SMALL_DETECTRON2,
+    ]
 
 
 def _mmengine_overrides(config: str, folder: Path) -> list[str]:
@@ -56,7 +62,7 @@ def _mmengine_overrides(config: str, folder: Path) -> list[str]:
 
     A config without ``train_cfg`` gets overrides for its tests alone.
     """
-    from ..frameworks.openmmlab.run_folder import LOADERS, load, shortened
+    from ..frameworks.openmmlab.run_folder import LOADERS, length_overrides, load
 
     cfg, options = load(config), []
     for loader in (name for name in LOADERS if cfg.get(name) is not None):
@@ -70,7 +76,7 @@ def _mmengine_overrides(config: str, folder: Path) -> list[str]:
             file = Path(dataset["data_root"], dataset["ann_file"])
             options.append(f"{evaluator}.ann_file={str(file)!r}")
     if cfg.get("train_cfg") is not None:
-        options += shortened(config, 2)
+        options += length_overrides(config, 2)
         options += ["train_cfg.val_interval=2", "default_hooks.logger.interval=1"]
     if cfg.default_scope == "mmdet":
         options += [f"model.roi_head.{head}_head.num_classes=4" for head in ("bbox", "mask")]

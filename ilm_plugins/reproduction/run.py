@@ -284,7 +284,7 @@ async def _train_and_test(run: Run, deadline: float) -> dict:
     _check_batch(run, settings)
     _check_same_settings(run, settings)
     try:
-        if total and not run.framework.complete(run.folder, total):
+        if total and not run.framework.is_complete(run.folder, total):
             await _execute(run, settings, ["--resume"], deadline)
         needed = _tests_to_do(run, settings)
         for options in needed:
@@ -366,9 +366,9 @@ def _overrides(run: Run) -> list[str]:
             augmented as a whole; or, for MMEngine, the folder of --data does not exist.
     """
     options, config, module = run.options, run.cell.file, run.framework
-    words = module.spelled(run.cell.overrides) + module.settings(config, run.folder, run.seed)
+    words = module.to_words(run.cell.overrides) + module.run_overrides(config, run.folder, run.seed)
     if options.data:
-        words += module.on_data(config, options.data)
+        words += module.data_overrides(config, options.data)
     if options.miniature:
         from . import miniature
 
@@ -379,13 +379,13 @@ def _overrides(run: Run) -> list[str]:
         if getattr(options, other):
             raise UserError(f"--{other}: {run.cell.id} counts {unit}; give --{unit} N")
         if length != module.length(config)[0]:
-            words += module.shortened(config, length)
+            words += module.length_overrides(config, length)
     if options.augment_batches and not run.cell.tests:
-        words += module.augmenting_batches(config)
+        words += module.augmentation_overrides(config)
     if run.parent_run is not None:
-        uses = module.testing if run.cell.tests else module.starting_from
+        uses = module.test_overrides if run.cell.tests else module.start_overrides
         words += uses(_complete_checkpoint(run.parent_run))
-    return words + module.spelled(options.overrides)
+    return words + module.to_words(options.overrides)
 
 
 def _check_batch(run: Run, settings: RunSettings) -> None:

@@ -214,11 +214,11 @@ def step(model: nn.Module, batch: dict) -> dict[str, float]:
 def run(config, folder: Path, out: Path, *opts: str, iterations=2, tests=((),)) -> list[dict]:
     """Train a config, below configs/, on a folder's images; the metrics of each test then."""
     path = str(ROOT / "configs" / config)
-    settings = [*run_folder.on_data(path, str(folder)), "randomness.seed=0"]
+    settings = [*run_folder.data_overrides(path, str(folder)), "randomness.seed=0"]
     for loader in run_folder.LOADERS:
         settings += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
     settings += opts
-    length = run_folder.shortened(path, iterations)
+    length = run_folder.length_overrides(path, iterations)
     assert train_net.main(mmengine_command(path, out=out, opts=[*length, *settings])) == 0
     settings.append(f"load_from={latest(out)}")
     metrics = []

@@ -119,7 +119,7 @@ def test_backbones_start_from_imagenet(config):
     assert trained.config == f"configs/mmpretrain/en/resnet50_imagenet_{name}.py"
     assert init.checkpoint == f"checkpoints/resnet50_imagenet_8xb32_{name}.pth"
     # As tools/reproduce.py takes it, so that both ways start from one recipe.
-    override = dict(word.split("=") for word in run_folder.starting_from(init.checkpoint))
+    override = dict(word.split("=") for word in run_folder.start_overrides(init.checkpoint))
     assert override["model.backbone.init_cfg.prefix"] == repr(init.prefix)
     cells = [c for c in registry.cells() if c.config == f"configs/mmseg/{config}" and not c.tests]
     assert [cell.starts_from for cell in cells] == [trained.id] * ("test" not in config)

@@ -89,7 +89,7 @@ def test_what_is_told_in_one_line(error, status, words, patience):
     assert words in str(line) and line.status == status and "Traceback" not in str(line)
     with pytest.raises(UserError, match=re.escape(str(line))), one_line_errors():
         raise error
-    assert patience == ([command_line.PATIENCE] if "process is gone" in words else [])
+    assert patience == ([command_line.WAIT_FOR_CAUSE] if "process is gone" in words else [])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 from faults import SLOWLY, start, wait_for
 from ilm_plugins import checkpoints
 from ilm_plugins.cli import train_net
-from ilm_plugins.frameworks.openmmlab.checkpoints import guard, latest
+from ilm_plugins.frameworks.openmmlab.checkpoints import latest, use_safe_checkpoints
 from runs import (
     NO_TEST,
     detectron2_command,
@@ -79,7 +79,7 @@ def test_no_kill_loses_the_last_checkpoint(root, datasets, tmp_path, kind):
     That a kill has hit a write is told by the file that it leaves, shorter than a whole one. After
     each, the last checkpoint can be read and is not older than before.
     """
-    guard()
+    use_safe_checkpoints()
     run = kind(root, datasets, tmp_path / "out")
     rng, reached, in_writes = random.Random(0), 0, 0
     for attempt in range(8):

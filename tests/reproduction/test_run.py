@@ -384,7 +384,7 @@ def built(config, *overrides):
     narrow = ["model.backbone.base_channels=32", "model.backbone.stem_channels=32"]
     cfg = train.load_config(train_net.parser().parse_args([*words, *narrow]))
     init_default_scope(cfg.default_scope)
-    checkpoints.guard()
+    checkpoints.use_safe_checkpoints()
     model = train.model_of(cfg)
     model.init_weights()
     return model

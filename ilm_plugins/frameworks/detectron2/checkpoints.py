@@ -36,7 +36,7 @@ class Checkpointer(DetectionCheckpointer):
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
-        self.path_manager = WholeFiles(self.path_manager)
+        self.path_manager = AtomicFiles(self.path_manager)
 
     def load(self, path: str, *args, **options) -> dict[str, Any]:
         """Load a checkpoint into the model and the objects that are saved with it.
@@ -109,11 +109,11 @@ class Checkpointer(DetectionCheckpointer):
             FileNotFoundError: there is no ``last_checkpoint``.
         """
         last = os.path.join(self.save_dir, "last_checkpoint")
-        name = checkpoints.named(last)
+        name = checkpoints.read_last_checkpoint(last)
         path = os.path.join(self.save_dir, name)
         if not os.path.isfile(path):
             raise CheckpointError(
-                f"{last!r} names {name!r}, which does not exist; {checkpoints.NAME_ONE}"
+                f"{last!r} names {name!r}, which does not exist; {checkpoints.FIX_LAST_CHECKPOINT}"
             )
         return path
 
@@ -207,7 +207,7 @@ def _load_proposals(file: IO[bytes], encoding: str) -> Any:
         raise CheckpointError(f"proposal file {reason}") from error
 
 
-class WholeFiles:
+class AtomicFiles:
     """Wraps an iopath PathManager; a local file is replaced only when the new one is complete."""
 
     def __init__(self, manager) -> None:

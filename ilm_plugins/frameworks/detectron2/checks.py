@@ -16,7 +16,7 @@ from ..command import overriding, reading_config
 from ..output_folder import check_output
 from .config_files import read_config
 from .datasets import SPLITS as GENERATED
-from .faults import names_datasets
+from .faults import explain_dataset_errors
 
 
 class Keys(NamedTuple):
@@ -204,7 +204,7 @@ def check_dataset(name: str) -> None:
             + " and others"
         )
     if name in GENERATED:
-        with names_datasets([name]):
+        with explain_dataset_errors([name]):
             DatasetCatalog.get(name)
         return
     metadata = MetadataCatalog.get(name)

@@ -11,7 +11,7 @@ from ...data import SHAPES, ensure_shapes
 SPLITS = {"shapes_train": "training", "shapes_val": "validation"}
 
 
-def arm() -> None:
+def install_import_hooks() -> None:
     """Register `shapes` as soon as detectron2 registers its own data sets; imports nothing."""
     wrapt.register_post_import_hook(_register, "detectron2.data.datasets.builtin")
 

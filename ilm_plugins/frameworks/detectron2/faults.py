@@ -13,7 +13,7 @@ from .checkpoints import reading_proposals
 
 
 @contextmanager
-def naming_iteration(trainer: TrainerBase) -> Iterator[None]:
+def add_iteration(trainer: TrainerBase) -> Iterator[None]:
     """Within this context, the FloatingPointError of a NaN loss gets the trainer's iteration."""
     try:
         yield
@@ -21,7 +21,7 @@ def naming_iteration(trainer: TrainerBase) -> Iterator[None]:
         raise FloatingPointError(f"at iteration {trainer.iter}: {error}") from error
 
 
-class NamesImage:
+class ImageErrors:
     """Wraps a detectron2 mapper; its errors become RunErrors that name the image file.
 
     Args:
@@ -43,7 +43,7 @@ class NamesImage:
 
 
 @contextmanager
-def names_datasets(names: Sequence[str]) -> Iterator[None]:
+def explain_dataset_errors(names: Sequence[str]) -> Iterator[None]:
     """Within this context, errors of loading data sets become UserErrors that name their files.
 
     These are AssertionError, ImportError, KeyError, OSError, TypeError and ValueError; others pass

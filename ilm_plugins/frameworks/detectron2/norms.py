@@ -25,18 +25,18 @@ DEFINED_IN = "detectron2.layers.batch_norm"
 RETINANET = "detectron2.modeling.meta_arch.retinanet"
 
 
-def arm() -> None:
+def install_import_hooks() -> None:
     """Make the keys of :data:`ilm_plugins.NORMS` valid wherever detectron2 takes a NORM.
 
     Works whether detectron2 was imported before, is imported later, or never. Calling it again
     does no harm. A key that ``get_norm`` already resolves to another layer keeps that meaning, with
     a warning.
     """
-    wrapt.register_post_import_hook(_arm_get_norm, DEFINED_IN)
-    wrapt.register_post_import_hook(_arm_retinanet_head, RETINANET)
+    wrapt.register_post_import_hook(_extend_get_norm, DEFINED_IN)
+    wrapt.register_post_import_hook(_extend_retinanet_head, RETINANET)
 
 
-def _arm_get_norm(module: ModuleType) -> None:
+def _extend_get_norm(module: ModuleType) -> None:
     """Wrap ``get_norm`` unless it is wrapped; then find new keys that are taken, and warn.
 
     A key is taken if detectron2's ``get_norm`` builds a layer of 64 channels for it. The result for
@@ -130,7 +130,7 @@ def _resolves(get_norm, key: str) -> bool:
     return True
 
 
-def _arm_retinanet_head(module: ModuleType) -> None:
+def _extend_retinanet_head(module: ModuleType) -> None:
     """Wrap the constructor of RetinaNetHead by :func:`_build_head`, once."""
     if not isinstance(vars(module.RetinaNetHead)["__init__"], wrapt.FunctionWrapper):
         build = functools.partial(_build_head, module)

@@ -30,11 +30,11 @@ def batch(config: str, overrides: Sequence[str], processes: int) -> tuple[int, i
     return whole, whole
 
 
-def settings(config: str, work_dir: Path, seed: int) -> list[str]:
+def run_overrides(config: str, work_dir: Path, seed: int) -> list[str]:
     return ["OUTPUT_DIR", str(work_dir), "SEED", str(seed)]
 
 
-def shortened(config: str, new: int) -> list[str]:
+def length_overrides(config: str, new: int) -> list[str]:
     solver = read_config(config).SOLVER
     steps = {max(1, round(step * new / solver.MAX_ITER)) for step in solver.STEPS}
     # detectron2 requires steps below MAX_ITER.
@@ -42,11 +42,11 @@ def shortened(config: str, new: int) -> list[str]:
     return ["SOLVER.MAX_ITER", str(new), "SOLVER.STEPS", str(steps)]
 
 
-def on_data(config: str, folder: str) -> list[str]:
+def data_overrides(config: str, folder: str) -> list[str]:
     return []  # environment() does it
 
 
-def augmenting_batches(config: str) -> list[str]:
+def augmentation_overrides(config: str) -> list[str]:
     raise UserError(f"--augment-batches is for recipes of CIFAR, unlike {config}; leave it out")
 
 
@@ -54,15 +54,15 @@ def environment(folder: str | Path) -> dict[str, str]:
     return {"DETECTRON2_DATASETS": str(Path(folder).absolute())}
 
 
-def spelled(pairs: Sequence[str]) -> list[str]:
+def to_words(pairs: Sequence[str]) -> list[str]:
     return [word for pair in pairs for word in pair.split("=", 1)]
 
 
-def starting_from(checkpoint: str) -> list[str]:
+def start_overrides(checkpoint: str) -> list[str]:
     return [PRETRAINED, checkpoint]
 
 
-testing = starting_from
+test_overrides = start_overrides
 
 
 def progress(work_dir: Path) -> tuple[int, str | None]:
@@ -78,7 +78,7 @@ def progress(work_dir: Path) -> tuple[int, str | None]:
     last = Path(work_dir, "last_checkpoint")
     if not last.is_file():
         return 0, None
-    name = checkpoints.named(last)
+    name = checkpoints.read_last_checkpoint(last)
     file = str(Path(work_dir, name))
     number = re.search(r"_(\d+)\.pth$", name)
     if number:
@@ -86,7 +86,7 @@ def progress(work_dir: Path) -> tuple[int, str | None]:
     return read_config(str(Path(work_dir, "config.yaml"))).SOLVER.MAX_ITER, file
 
 
-def complete(work_dir: Path, total: int) -> bool:
+def is_complete(work_dir: Path, total: int) -> bool:
     file = Path(work_dir, "metrics.json")
     if progress(work_dir)[0] < total or not file.is_file():
         return False

@@ -9,7 +9,7 @@ import wrapt
 from ...configs import SCHEME, resolve
 
 
-def arm() -> None:
+def install_import_hooks() -> None:
     """Make such paths valid in ``_BASE_`` and for detectron2's PathManager; import nothing."""
     wrapt.register_post_import_hook(_register_handler, "detectron2.utils.file_io")
     wrapt.register_post_import_hook(_find_bases, "fvcore.common.config")

@@ -53,7 +53,7 @@ from ..command import WithoutTracebacks, building
 from ..optimizers import keep_layouts
 from .checkpoints import Checkpointer
 from .checks import LAZY_KEYS, load_config
-from .faults import NamesImage, names_datasets, naming_iteration
+from .faults import ImageErrors, add_iteration, explain_dataset_errors
 from .radius import RadiusHook
 from .ratios import RatiosHook
 
@@ -119,7 +119,7 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
         return results
     trainer = Trainer(cfg, args.ratios_interval, args.channels_last)
     trainer.resume_or_load(resume=args.resume)
-    with naming_iteration(trainer):
+    with add_iteration(trainer):
         return trainer.train()
 
 
@@ -186,7 +186,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """Build the model; raise UserError with the setting of an unknown norm."""
-        with building("the config's model"), naming_norms(cfg):
+        with building("the config's model"), explain_unknown_norms(cfg):
             return super().build_model(cfg)
 
     @classmethod
@@ -202,15 +202,15 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode):
         """Build a loader whose errors name the broken file."""
         with building("the augmentation of images"):
-            mapper = NamesImage(DatasetMapper(cfg, True))
-        with names_datasets(cfg.DATASETS.TRAIN):
+            mapper = ImageErrors(DatasetMapper(cfg, True))
+        with explain_dataset_errors(cfg.DATASETS.TRAIN):
             return build_detection_train_loader(cfg, mapper=mapper)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """Build a loader whose errors name the broken file."""
-        mapper = NamesImage(DatasetMapper(cfg, False))
-        with names_datasets([dataset_name]):
+        mapper = ImageErrors(DatasetMapper(cfg, False))
+        with explain_dataset_errors([dataset_name]):
             return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
@@ -339,7 +339,7 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     resumed = args.resume and checkpointer.has_checkpoint()
     # A checkpoint has the number of the iteration that it was saved after.
-    with naming_iteration(trainer):
+    with add_iteration(trainer):
         trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
 
 
@@ -356,10 +356,10 @@ def lazy_loader(cfg: DictConfig, part: str):
     names = [names] if isinstance(names, str) else names
     parts = {}
     if "dataset" in loader:
-        with names_datasets(names):
+        with explain_dataset_errors(names):
             parts["dataset"] = instantiate(loader.dataset)
     if "mapper" in loader:
-        parts["mapper"] = NamesImage(instantiate(loader.mapper))
+        parts["mapper"] = ImageErrors(instantiate(loader.mapper))
     return instantiate({**loader, **parts})
 
 
@@ -406,7 +406,7 @@ def model_of(cfg: CfgNode | DictConfig) -> torch.nn.Module:
     Raises:
         UserError: the model cannot be built; for an unknown norm, with the setting that names it.
     """
-    with building("the config's model"), naming_norms(cfg):
+    with building("the config's model"), explain_unknown_norms(cfg):
         return modeling.build_model(cfg) if isinstance(cfg, CfgNode) else instantiate(cfg.model)
 
 
@@ -425,7 +425,7 @@ def optimizer_of(cfg: CfgNode | DictConfig, model: torch.nn.Module) -> torch.opt
 
 
 @contextmanager
-def naming_norms(cfg: CfgNode | DictConfig) -> Iterator[None]:
+def explain_unknown_norms(cfg: CfgNode | DictConfig) -> Iterator[None]:
     """Within this context, get_norm's KeyError for an unknown norm becomes a UserError.
 
     It is one whose key is the value of a setting of the config with a name that ends with "norm";

@@ -25,10 +25,10 @@ FOLLOWERS = {
 }
 
 
-def arm() -> None:
+def install_import_hooks() -> None:
     """Make this package's norms, networks and data sets valid in configs; import no framework."""
-    norms.arm()
-    shipped_configs.arm()
+    norms.install_import_hooks()
+    shipped_configs.install_import_hooks()
     for module, followers in FOLLOWERS.items():
         import_after(module, followers)
 

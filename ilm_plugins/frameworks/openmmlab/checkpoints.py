@@ -20,15 +20,15 @@ from ... import checkpoints
 from ...checkpoints import CheckpointError
 
 
-def guard() -> None:
+def use_safe_checkpoints() -> None:
     """Change MMEngine in this process: it reads and writes checkpoints by this module.
 
     From then on, loading a local file raises CheckpointError if it holds code, unless
     :func:`ilm_plugins.checkpoints.loading` allows that, or no state dict; ``init_cfg`` with a
     checkpoint of another model raises it, too; and local files are replaced only when the new one
-    is complete, see :class:`WholeFiles`. There is no way back; calling it again does no harm.
+    is complete, see :class:`AtomicFiles`. There is no way back; calling it again does no harm.
     """
-    register_backend("local", WholeFiles, force=True, prefixes="")
+    register_backend("local", AtomicFiles, force=True, prefixes="")
     CheckpointLoader.register_scheme(prefixes="", loader=_load, force=True)
     allow_history()
     _wrap_loading()
@@ -189,7 +189,7 @@ def _load(filename: str, map_location: Any = None) -> Any:
     return contents
 
 
-class WholeFiles(LocalBackend):
+class AtomicFiles(LocalBackend):
     """MMEngine's backend for local files; a file is replaced only when the new one is complete.
 
     MMEngine removes an outdated checkpoint before it writes the next one. Here the outdated file
@@ -243,7 +243,7 @@ def latest(work_dir: str | os.PathLike) -> str | None:
     """
     folder = Path(work_dir)
     last = folder / "last_checkpoint"
-    named = checkpoints.named(last) if last.is_file() else ""
+    named = checkpoints.read_last_checkpoint(last) if last.is_file() else ""
     # The file has an absolute path; prefer this folder, which may be a copy.
     beside = folder / os.path.basename(named)
     if named and "://" not in named and beside.is_file():
@@ -253,7 +253,6 @@ def latest(work_dir: str | os.PathLike) -> str | None:
     numbered = {p: re.fullmatch(r"(?:iter|epoch)_(\d+)\.pth", p.name) for p in folder.glob("*.pth")}
     found = [(int(match[1]), str(path)) for path, match in numbered.items() if match]
     if named and not found:
-        raise CheckpointError(
-            f"{str(last)!r} names {named!r}, which does not exist; {checkpoints.NAME_ONE}"
-        )
+        advice = checkpoints.FIX_LAST_CHECKPOINT
+        raise CheckpointError(f"{str(last)!r} names {named!r}, which does not exist; {advice}")
     return max(found)[1] if found else None

@@ -250,7 +250,7 @@ def check_dataset(setting: str, dataset: dict, overrides: list[str]) -> None:
                 f"data set of {setting} is not there: tried {os.path.abspath(path)}; set "
                 f"{setting}.data_root, which is {root!r}"
             )
-    if getattr(kind, "checked_first", False):
+    if getattr(kind, "verify_before_start", False):
         try:
             DATASETS.build(dataset)
         except UserError as error:

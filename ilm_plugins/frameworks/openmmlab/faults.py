@@ -14,7 +14,7 @@ from ..command import describe_path
 
 
 @contextmanager
-def names_dataset(config: dict | None) -> Iterator[None]:
+def explain_dataset_errors(config: dict | None) -> Iterator[None]:
     """Within this context, errors of loading a data set become UserErrors that name its file.
 
     These are AssertionError, IndexError, KeyError, TypeError and ValueError; UserErrors pass
@@ -22,10 +22,10 @@ def names_dataset(config: dict | None) -> Iterator[None]:
 
     Args:
         config: the config of the data set. If it is not a dict, only the registry's KeyError for an
-            unknown type is converted, see :func:`naming_types`.
+            unknown type is converted, see :func:`explain_unknown_types`.
     """
     try:
-        with naming_types():
+        with explain_unknown_types():
             yield
     except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
         if not isinstance(config, dict) or isinstance(error, UserError):
@@ -41,7 +41,7 @@ def names_dataset(config: dict | None) -> Iterator[None]:
 
 
 @contextmanager
-def naming_types() -> Iterator[None]:
+def explain_unknown_types() -> Iterator[None]:
     """Within this context, the registry's KeyError for an unknown type becomes a UserError.
 
     Other KeyErrors pass unchanged.
@@ -58,7 +58,7 @@ def naming_types() -> Iterator[None]:
         ) from error
 
 
-class NamesImage(Compose):
+class ImageErrors(Compose):
     """A data set's transforms, whose errors name the image and the segmentation map."""
 
     def __call__(self, data: dict) -> dict | None:
@@ -82,18 +82,18 @@ class NamesImage(Compose):
             ) from error
 
 
-def name_images(dataset) -> None:
-    """Have errors name the image: replace a data set's pipeline by a NamesImage of its transforms.
+def wrap_pipelines(dataset) -> None:
+    """Have errors name the image: replace a data set's pipeline by a ImageErrors of its transforms.
 
     The same is done to data sets within it, ``dataset`` and ``datasets``. One without a list of
     transforms at ``pipeline.transforms`` stays as it is.
     """
     for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
         if inner is not None:
-            name_images(inner)
+            wrap_pipelines(inner)
     transforms = getattr(getattr(dataset, "pipeline", None), "transforms", None)
     if isinstance(transforms, list):
-        dataset.pipeline = NamesImage(transforms)
+        dataset.pipeline = ImageErrors(transforms)
 
 
 class StopAtNaN(Hook):

@@ -29,7 +29,7 @@ TORCH_NORMS = {"BN": nn.BatchNorm2d, "GN": nn.GroupNorm, "IN": nn.InstanceNorm2d
 BASE_MODULES = ("mmengine.model.base_module", "mmcv.runner.base_module")
 
 
-def arm() -> None:
+def install_import_hooks() -> None:
     """Make the keys of :data:`ilm_plugins.NORMS` valid in every ``norm_cfg``.
 
     Works whether OpenMMLab's packages were imported before, are imported later, or never.

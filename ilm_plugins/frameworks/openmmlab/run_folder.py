@@ -75,14 +75,14 @@ def batch(config: str, overrides: Sequence[str], processes: int) -> tuple[int, i
     return processes * int(each), int(whole)
 
 
-def settings(config: str, work_dir: Path, seed: int) -> list[str]:
+def run_overrides(config: str, work_dir: Path, seed: int) -> list[str]:
     options = [f"work_dir={str(work_dir)!r}", f"randomness.seed={seed}"]
     # Save a checkpoint after each epoch.
     by_epoch = length(config)[1] == "epochs"
     return options + ["default_hooks.checkpoint.interval=1"] * by_epoch
 
 
-def shortened(config: str, new: int) -> list[str]:
+def length_overrides(config: str, new: int) -> list[str]:
     """Return overrides that train for ``new`` epochs or iterations, with a scaled schedule.
 
     The ends, milestones and ``T_max`` of schedulers move to the same fractions of the training;
@@ -115,7 +115,7 @@ def _scale_step(step: int, old: int, new: int) -> int:
     return max(1, round(step * new / old))
 
 
-def on_data(config: str, folder: str) -> list[str]:
+def data_overrides(config: str, folder: str) -> list[str]:
     """Return overrides that take images, and the annotations of evaluators, from a folder.
 
     If it has a file ``train.npz``, data sets become PackedImages, loaded without other processes.
@@ -148,7 +148,7 @@ def on_data(config: str, folder: str) -> list[str]:
     return options
 
 
-def augmenting_batches(config: str) -> list[str]:
+def augmentation_overrides(config: str) -> list[str]:
     cfg = load(config)
     if cfg.get("train_dataloader", {}).get("dataset", {}).get("pipeline") != CROP_FLIP:
         raise UserError(
@@ -162,21 +162,21 @@ def augmenting_batches(config: str) -> list[str]:
     ]
 
 
-def starting_from(checkpoint: str) -> list[str]:
+def start_overrides(checkpoint: str) -> list[str]:
     # The checkpoint is of a whole classifier; a segmenter takes only its backbone.
     prefix = PRETRAINED.replace("checkpoint", "prefix")
     return [f"{PRETRAINED}={checkpoint!r}", f"{prefix}='backbone.'"]
 
 
-def testing(checkpoint: str) -> list[str]:
+def test_overrides(checkpoint: str) -> list[str]:
     return [f"load_from={checkpoint!r}"]
 
 
 def environment(folder: str | Path) -> dict[str, str]:
-    return {}  # on_data() does it
+    return {}  # data_overrides() does it
 
 
-def spelled(pairs: Sequence[str]) -> list[str]:
+def to_words(pairs: Sequence[str]) -> list[str]:
     return list(pairs)
 
 
@@ -186,7 +186,7 @@ def progress(work_dir: Path) -> tuple[int, str | None]:
     return (int(number[1]) if number else 0), checkpoint
 
 
-def complete(work_dir: Path, total: int) -> bool:
+def is_complete(work_dir: Path, total: int) -> bool:
     return progress(work_dir)[0] >= total
 
 

@@ -1,8 +1,8 @@
 """Make ``ilm_plugins::mmseg/fcn_r50-d8_ade20k_en.py`` a config of MMEngine.
 
-MMEngine finds configs of the packages in a table of its own alone, and builds what they define in
-the registries of the package. This one has no registries: its configs are of mmdet, mmseg,
-mmpretrain or MMEngine, as their ``default_scope`` says.
+MMEngine knows only the packages in its table MODULE2PACKAGE, and builds what their configs define
+with their registries. This package has none: the ``default_scope`` of each of its configs names
+the registries, mmdet's, mmseg's, mmpretrain's or MMEngine's.
 """
 
 import functools
@@ -15,7 +15,7 @@ from ...configs import get_config_file
 PREFIX = "ilm_plugins::"
 
 
-def arm() -> None:
+def install_import_hooks() -> None:
     """Make such names valid in ``_base_`` and ``mmengine.hub.get_config``; import nothing."""
     wrapt.register_post_import_hook(_list_package, "mmengine.config.utils")
     wrapt.register_post_import_hook(_find_bases, "mmengine.config.config")

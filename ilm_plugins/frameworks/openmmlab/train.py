@@ -19,9 +19,9 @@ from ... import checkpoints
 from ..command import building
 from ..optimizers import keep_layouts
 from ..output_folder import check_same_checkpoint
-from .checkpoints import check_fits, guard, latest
+from .checkpoints import check_fits, latest, use_safe_checkpoints
 from .checks import load_config
-from .faults import StopAtNaN, name_images, names_dataset, naming_types
+from .faults import StopAtNaN, explain_dataset_errors, explain_unknown_types, wrap_pipelines
 from .mixed_precision import mixed
 from .radius import RadiusHook
 
@@ -30,8 +30,8 @@ def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
     """Train, or evaluate with ``--eval-only``, in this process.
 
     Writes logs, checkpoints and metrics to the config's ``work_dir``. Changes MMEngine in this
-    process (:func:`.checkpoints.guard`), and joins a process group of gloo if a launcher started
-    processes for the CPU.
+    process (:func:`.checkpoints.use_safe_checkpoints`), and joins a process group of gloo if a
+    launcher started processes for the CPU.
 
     Args:
         args: the parsed command line of tools/train_net.py. ``resume`` goes on from the last
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
         UserError: the config, its data or its checkpoint is invalid. Other exceptions of the run
             pass unchanged.
     """
-    guard()
+    use_safe_checkpoints()
     cfg = load_config(args) if cfg is None else cfg
     last = latest(cfg.work_dir) if args.resume else None
     cfg.load_from = last or cfg.get("load_from")
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
             cfg[key] = None
     if cfg.launcher != "none" and args.num_gpus == 0:
         torch.distributed.init_process_group("gloo")
-    with naming_types():
+    with explain_unknown_types():
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
     if args.resume:
         check_same_checkpoint(last, cfg.work_dir)
@@ -146,7 +146,7 @@ class PluginRunner(Runner):
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model; raise UserError for a mistake in the config."""
-        with building("the config's model"), naming_types():
+        with building("the config's model"), explain_unknown_types():
             return super().build_model(model)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper | OptimWrapperDict:
@@ -157,7 +157,7 @@ class PluginRunner(Runner):
         """
         if self.cfg.get("amp") and isinstance(optim_wrapper, dict):
             optim_wrapper = mixed(optim_wrapper)
-        with building("the config's optimizer"), naming_types():
+        with building("the config's optimizer"), explain_unknown_types():
             built = super().build_optim_wrapper(optim_wrapper)
         for part in built.values() if isinstance(built, OptimWrapperDict) else (built,):
             keep_layouts(part.optimizer)
@@ -197,7 +197,7 @@ class PluginRunner(Runner):
     def build_dataloader(self, dataloader: dict | DataLoader, *args, **options) -> DataLoader:
         """Build a loader whose errors name the broken file.
 
-        A sample whose image cannot be used later raises RunError; see :class:`.faults.NamesImage`.
+        A sample whose image cannot be used later raises RunError; see :class:`.faults.ImageErrors`.
 
         Args:
             dataloader: the loader's config; or a loader, whose data set is changed in place.
@@ -208,9 +208,9 @@ class PluginRunner(Runner):
                 unknown.
         """
         config = dataloader.get("dataset") if isinstance(dataloader, dict) else None
-        with names_dataset(config):
+        with explain_dataset_errors(config):
             loader = Runner.build_dataloader(dataloader, *args, **options)
-        name_images(loader.dataset)
+        wrap_pipelines(loader.dataset)
         return loader
 
 

@@ -77,7 +77,7 @@ def test_reloading_changes_nothing():
     from detectron2.layers import get_norm
     from ilm_plugins.frameworks.detectron2 import norms
 
-    importlib.reload(norms).arm()
+    importlib.reload(norms).install_import_hooks()
     importlib.reload(ilm_plugins)
     assert detectron2.layers.get_norm is get_norm
     assert detectron2.modeling.backbone.fpn.get_norm is get_norm
@@ -422,7 +422,8 @@ def test_references_from_before_the_import_know_the_keys():
 
 @pytest.mark.parametrize("first", ["theirs", "ours"])
 def test_another_packages_wrapper_and_ours_live_together(first):
-    ours = "import ilm_plugins; from ilm_plugins.frameworks import arm; arm()"
+    again = "install_import_hooks()"
+    ours = f"import ilm_plugins; from ilm_plugins.frameworks import install_import_hooks; {again}"
     theirs = """
 import detectron2.modeling
 from detectron2.layers import batch_norm
@@ -430,7 +431,7 @@ def wrap(get_norm):
     return lambda norm, channels: "theirs" if norm == "Own" else get_norm(norm, channels)
 batch_norm.get_norm = wrap(batch_norm.get_norm)
 """
-    order = [theirs, ours] if first == "theirs" else [ours, theirs, "arm()"]
+    order = [theirs, ours] if first == "theirs" else [ours, theirs, again]
     check = """
 found = batch_norm.get_norm
 assert found("Own", 64) == "theirs" and found("", 64) is None

@@ -22,7 +22,7 @@ from ilm_plugins.checkpoints import CheckpointError
 from ilm_plugins.cli import train_net
 from ilm_plugins.errors import PeerError
 from ilm_plugins.frameworks.openmmlab import checks
-from ilm_plugins.frameworks.openmmlab.checkpoints import WholeFiles, guard, latest
+from ilm_plugins.frameworks.openmmlab.checkpoints import AtomicFiles, latest, use_safe_checkpoints
 from ilm_plugins.frameworks.openmmlab.faults import StopAtNaN
 from runs import TORCHRUN, pix2pix_command, write_mmengine_config
 from runs import mmengine_command as command
@@ -177,7 +177,7 @@ class Overwrites:
 
 
 def test_not_even_attributes_of_what_is_allowed_can_be_had(tmp_path):
-    guard()
+    use_safe_checkpoints()
     path = tmp_path / "c.pth"
     torch.save({"a": Overwrites()}, path)
     from mmengine.runner import CheckpointLoader
@@ -191,24 +191,24 @@ def test_not_even_attributes_of_what_is_allowed_can_be_had(tmp_path):
 
 
 def test_a_history_of_losses_is_data(tmp_path):
-    guard()
+    use_safe_checkpoints()
     # As MMEngine's own loader does, which removes at its end what it allowed.
     with torch.serialization.safe_globals([HistoryBuffer, getattr]):
         pass
-    guard()
+    use_safe_checkpoints()
     torch.save({"a": HistoryBuffer([1.0, 2.0], [1, 1])}, tmp_path / "c.pth")
     assert checkpoints.read(tmp_path / "c.pth")["a"].mean() == 1.5
 
 
 def test_an_outdated_checkpoint_goes_when_its_successor_is_there(tmp_path):
     old, new = tmp_path / "iter_1.pth", tmp_path / "iter_2.pth"
-    files = WholeFiles()
+    files = AtomicFiles()
     files.put(b"old", old)
     files.remove(str(old))
     assert old.exists()
-    WholeFiles().put(b"figures", tmp_path / "figures.json")
+    AtomicFiles().put(b"figures", tmp_path / "figures.json")
     assert old.exists()
-    WholeFiles().put(b"new", new)
+    AtomicFiles().put(b"new", new)
     assert not old.exists() and new.read_bytes() == b"new"
 
 
@@ -392,7 +392,7 @@ def test_a_killed_process_ends_the_others_and_the_run_can_go_on(root, datasets, 
         _, err = process.communicate(timeout=60)
         assert process.returncode == 1 and "Signal 9 (SIGKILL)" in err
     assert time.monotonic() - killed < 30
-    guard()
+    use_safe_checkpoints()
     last = checkpoints.read(latest(tmp_path))["meta"]["epoch"]
     # One process, of epochs as long as those of two.
     assert train_net.main(argv("--resume", epochs=last + 1, batch=2)) == 0
@@ -440,7 +440,7 @@ def test_pairs_that_were_decoded_once_are_not_by_each_process(root, datasets, tm
 
 
 def test_pretrained_parts_are_found_by_their_prefix(tmp_path):
-    guard()
+    use_safe_checkpoints()
     module, path = nn.Linear(3, 2), tmp_path / "whole.pth"
     weights = {name: torch.ones_like(value) for name, value in module.state_dict().items()}
     torch.save({"state_dict": {f"backbone.{k}": v for k, v in weights.items()}}, path)

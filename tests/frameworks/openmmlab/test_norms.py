@@ -75,7 +75,7 @@ def test_registering_again_changes_nothing():
     before = dict(MODELS.module_dict)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        norms.arm()
+        norms.install_import_hooks()
         norms.register(MODELS)
     assert MODELS.module_dict == before
 

@@ -30,49 +30,49 @@ def overridden(config, overrides):
 
 
 def test_a_shortened_run_decays_at_the_same_shares_and_warms_up_as_before():
-    cfg = overridden(CIFAR, run_folder.shortened(CIFAR, 12))
+    cfg = overridden(CIFAR, run_folder.length_overrides(CIFAR, 12))
     warm_up, decay = cfg.param_scheduler
     assert cfg.train_cfg.max_epochs == 12 and decay.milestones == [6, 9]
     assert (warm_up.type, warm_up.begin, warm_up.end) == ("LinearLR", 0, 1)
-    warm_up, *_ = overridden(COCO, run_folder.shortened(COCO, 900)).param_scheduler
+    warm_up, *_ = overridden(COCO, run_folder.length_overrides(COCO, 900)).param_scheduler
     assert (
         warm_up.type == "LinearLR"
         and warm_up.end == run_folder.load(COCO).param_scheduler[0].end > 1
     )
-    cfg = overridden(ADE, run_folder.shortened(ADE, 500))
+    cfg = overridden(ADE, run_folder.length_overrides(ADE, 500))
     assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (500, 500)
     assert cfg.param_scheduler.end == 500
-    assert overridden(FACADES, run_folder.shortened(FACADES, 20)).train_cfg.max_epochs == 20
+    assert overridden(FACADES, run_folder.length_overrides(FACADES, 20)).train_cfg.max_epochs == 20
 
 
 def test_data_are_told_apart_by_what_is_in_their_folder(tmp_path):
-    cfg = overridden(CIFAR, run_folder.on_data(CIFAR, str(tmp_path)))
+    cfg = overridden(CIFAR, run_folder.data_overrides(CIFAR, str(tmp_path)))
     assert cfg.train_dataloader.dataset.type == "CIFAR10"
     (tmp_path / "train.npz").touch()
-    cfg = overridden(CIFAR, run_folder.on_data(CIFAR, str(tmp_path)))
+    cfg = overridden(CIFAR, run_folder.data_overrides(CIFAR, str(tmp_path)))
     for loader in run_folder.LOADERS:
         assert cfg[loader].dataset.type == "PackedImages"
         assert cfg[loader].dataset.data_root == str(tmp_path)
         assert cfg[loader].num_workers == 0
     with pytest.raises(UserError, match="nowhere: no such folder"):
-        run_folder.on_data(CIFAR, "nowhere")
+        run_folder.data_overrides(CIFAR, "nowhere")
 
 
 def test_only_batches_of_cifar_are_augmented_as_a_whole():
-    cfg = overridden(CIFAR, run_folder.augmenting_batches(CIFAR))
+    cfg = overridden(CIFAR, run_folder.augmentation_overrides(CIFAR))
     assert cfg.train_dataloader.dataset.pipeline == []
     assert cfg.data_preprocessor.type == "CropFlipPreprocessor"
     assert cfg.val_dataloader.dataset.pipeline == [{"type": "PackInputs"}]
     for config in (WEBVISION, COCO, FACADES):
         with pytest.raises(UserError, match=r"unlike .*; leave it out"):
-            run_folder.augmenting_batches(config)
+            run_folder.augmentation_overrides(config)
 
 
 def test_data_sets_within_others_and_their_annotations_are_found_there(tmp_path):
-    cfg = overridden(WEBVISION, run_folder.on_data(WEBVISION, str(tmp_path)))
+    cfg = overridden(WEBVISION, run_folder.data_overrides(WEBVISION, str(tmp_path)))
     assert cfg.train_dataloader.dataset.dataset.data_root == str(tmp_path)
     assert cfg.val_dataloader.dataset.data_root == str(tmp_path)
-    cfg = overridden(COCO, run_folder.on_data(COCO, str(tmp_path)))
+    cfg = overridden(COCO, run_folder.data_overrides(COCO, str(tmp_path)))
     assert cfg.test_evaluator.ann_file == str(tmp_path / "annotations/instances_val2017.json")
 
 

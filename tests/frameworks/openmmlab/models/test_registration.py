@@ -28,7 +28,7 @@ from ilm_plugins.frameworks.openmmlab import models
 from ilm_plugins.frameworks.openmmlab.models import bn_inception, cifar_resnet
 for module in (bn_inception, cifar_resnet, models):
     reload(module)
-openmmlab.arm()
+openmmlab.install_import_hooks()
 """
 
 
