@@ -259,8 +259,17 @@ def joined(parts: list[dict]) -> dict:
 
 
 def merged(record: dict, results: dict) -> dict:
-    """Return results for the record, with the parts that they lack from the former record."""
-    others = any(results[part] for part in ("layers", "compiled", "models"))
+    """Return results for the record, with the parts that they lack from the former record.
+
+    Raises:
+        SystemExit: they have some of the parts layers, compiled and models of the former record,
+            which are of one machine and commit, but not all.
+    """
+    parts = ("layers", "compiled", "models")
+    lost = [part for part in parts if record[part] and not results[part]]
+    others = any(results[part] for part in parts)
+    if others and lost:
+        sys.exit(f"the results lack {', '.join(lost)}, which the record has; measure them, too")
     whole = results if others else record
     return {**whole, "training": results["training"] or record["training"]}
 

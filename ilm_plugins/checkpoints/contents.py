@@ -89,7 +89,7 @@ def describe_missing_state(
     held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
     return (
         f"{str(path)!r} holds no state dict, neither under {' or '.join(map(repr, entries))} nor "
-        f"at the top, but {str(held)[:120]}; give a checkpoint of torch, detectron2 or MMEngine"
+        f"at the top, but {str(held)[:120] or 'nothing'}; give a checkpoint of torch, detectron2 or MMEngine"
     )
 
 

@@ -218,4 +218,7 @@ def test_a_part_that_was_not_measured_is_kept_in_the_record():
     new = {"machine": 2, "layers": {}, "compiled": [], "models": [], "training": {"rows": [4]}}
     assert report.merged(record, new) == {**record, "training": {"rows": [4]}}
     new |= {"layers": {"float32": [5]}, "training": {}}
+    with pytest.raises(SystemExit, match="the results lack models, which the record has"):
+        report.merged(record, new)
+    new["models"] = [6]
     assert report.merged(record, new) == {**new, "training": {"rows": [3]}}
