@@ -86,10 +86,11 @@ def describe_missing_state(
     contents: Any, path: str | os.PathLike, entries: Iterable[str] = STATE_KEYS
 ) -> str:
     """Return the error message for a checkpoint without a state dict; see :func:`check_state`."""
-    held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
+    held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else str(type(contents))
     return (
         f"{str(path)!r} holds no state dict, neither under {' or '.join(map(repr, entries))} nor "
-        f"at the top, but {str(held)[:120] or 'nothing'}; give a checkpoint of torch, detectron2 or MMEngine"
+        f"at the top, but {held[:120] or 'nothing'}; give a checkpoint of torch, detectron2 or "
+        "MMEngine"
     )
 
 
