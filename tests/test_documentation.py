@@ -116,6 +116,10 @@ def quotes():
     norms = ("BN", "SN", "EN")
     short = [f"en-5-ResNet20-{norm}-seed0-shortened-12-of-165-epochs" for norm in norms]
     bn, sn, en = (figures(stem)["top-1"] for stem in short)
+    whole, papers = (
+        figures("en-5-ResNet20-EN-seed0")["top-1"],
+        registry.find_cell("en-5 ResNet20/EN").paper[0],
+    )
     facades = [
         figures(
             f"ilm-6-{norm}-IN-seed0-shortened-10-of-200-epochs-changed-custom_hooks-"
@@ -160,6 +164,7 @@ def quotes():
         README: [
             f"box AP {gn['box AP']:.1f} and mask AP {gn['mask AP']:.1f} under GN, "
             f"{ilmgn['box AP']:.1f} and {ilmgn['mask AP']:.1f} under ILM+GN",
+            f"ResNet-20 under EN on CIFAR-10, with {whole:.1f} %; the paper has {papers:.1f} %, on",
             f"{bn:.1f} % under BN, {sn:.1f} % under SN and {en:.1f} % under EN after 12 of 165",
             f"takes {min(steps):.2f} to {max(steps):.2f} times as long as under the plain norm",
             f"ResNet-50 with EN has {cost['parameters']:.2f} M parameters and "
