@@ -262,8 +262,8 @@ def merged(record: dict, results: dict) -> dict:
     """Return results for the record, with the parts that they lack from the former record.
 
     Raises:
-        SystemExit: they have some of the parts layers, compiled and models of the former record,
-            which are of one machine and commit, but not all.
+        SystemExit: they have some, but not all, of the parts layers, compiled and models that the
+            record has; these must come from one machine and commit.
     """
     parts = ("layers", "compiled", "models")
     lost = [part for part in parts if record[part] and not results[part]]

@@ -143,6 +143,12 @@ def uniform(ratios: Iterable[np.ndarray]) -> np.ndarray:
     return np.where(numbers, 1 / np.maximum(numbers, 1), np.nan)
 
 
+def _draw_uniform(ax, levels: np.ndarray, label: str | None = None) -> None:
+    """Draw a dashed line at the uniform ratio of each layer; layer i is at i on the x axis."""
+    ends = np.stack([np.arange(len(levels)) - 0.5, np.arange(len(levels)) + 0.5], 1)
+    ax.plot(ends.ravel(), np.repeat(levels, 2), **UNIFORM, label=label)
+
+
 @styled
 def by_layer(
     layers: Sequence[str],
@@ -166,7 +172,7 @@ def by_layer(
             ax.plot(x, mean, **LINES[normalizer], markersize=5, label=normalizer)
             colour = LINES[normalizer]["color"]
             ax.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
-        ax.plot(x, uniform([mean for mean, _ in ratios.values()]), **UNIFORM, label="uniform")
+        _draw_uniform(ax, uniform([mean for mean, _ in ratios.values()]), label="uniform")
         ax.set_title(name, loc="left", fontsize=9)
         ax.set_ylabel("ratio, mean over images\n(band: standard deviation)")
     axes[0].set_ylim(RATIOS)
@@ -358,7 +364,7 @@ def strips(
         for quantity, values in numbers.items():
             right.plot(values, **LINES[quantity], markersize=3, label=quantity)
         if level is not None:
-            right.plot(level, **UNIFORM)
+            _draw_uniform(right, level)
             right.set_ylim(RATIOS)
         else:
             right.set_ylim(0, float(drawn.max()) * 1.1 or 1)

@@ -89,12 +89,11 @@ def check_torch(path: Path) -> None:
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     if not zipped:
-        # From tar archives, some releases of torch run code.
-        if tarfile.is_tarfile(path):
-            raise pickle.UnpicklingError("it is a tar archive")
         # Older releases write a magic number, a version, the platform, the contents and a list of
         # storages.
         _check_stream(path, 5, _MAGIC)
+        if tarfile.is_tarfile(path):  # from which some releases of torch run code
+            raise pickle.UnpicklingError("it is a tar archive")
         return
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
@@ -103,7 +102,7 @@ def check_torch(path: Path) -> None:
         if len({name.lower() for name in records}) < len(archive.infolist()):
             raise SizeError("two records have the same name")
         if archive.start_dir != _directory_offset(path):
-            raise pickle.UnpicklingError("its directory is not where it says")
+            raise pickle.UnpicklingError("the offset of the zip directory is wrong")
         _limit("its records", sum(info.file_size for info in records.values()), size)
         folder = archive.namelist()[0].partition("/")[0]
         if any(name.lower() == f"{folder}/constants.pkl".lower() for name in records):
@@ -132,11 +131,11 @@ def _directory_offset(path: Path) -> int:
     # The record of a directory beyond 4 GiB (56 bytes), its locator (20) and the last record (22).
     large, locator, end = last[:56], last[56:76], last[76:]
     if end[:4] != b"PK\x05\x06" or end[20:] != b"\0\0":
-        raise pickle.UnpicklingError("its last record is not at its end")
+        raise pickle.UnpicklingError("data follow the end of the zip archive")
     if locator[:4] != b"PK\x06\x07":
         return struct.unpack("<I", end[16:20])[0]
     if large[:4] != b"PK\x06\x06" or struct.unpack("<Q", locator[8:16])[0] != size - 98:
-        raise pickle.UnpicklingError("its last records do not follow each other")
+        raise pickle.UnpicklingError("the end of the zip archive is not in one piece")
     return struct.unpack("<Q", large[48:56])[0]
 
 

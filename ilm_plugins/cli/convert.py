@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     print(report)
     if dropped:
         names = ", ".join(dropped)
-        print(f"dropped, as of the training before or without a place in the format: {names}")
+        print(f"dropped (of the training, or not possible in this format): {names}")
     print(f"{args.output} is written")
 
 

@@ -16,7 +16,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def read_image(path: str | os.PathLike) -> Image.Image:
-    """Read an image file as RGB, without applying its EXIF orientation.
+    """Read an image file as RGB, turned upright by its EXIF orientation.
 
     Raises:
         OSError: the file is missing or not an image, or a value has more than 8 bits.
@@ -24,7 +24,7 @@ def read_image(path: str | os.PathLike) -> Image.Image:
     with Image.open(path) as image:
         if image.mode.startswith(("I", "F")):  # Pillow would cut all values off at 255
             raise OSError(f"its values are of mode {image.mode!r}, expected 8 bits; convert it")
-        return image.convert("RGB")
+        return ImageOps.exif_transpose(image).convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Images:
         if isinstance(source, np.ndarray):
             return source
         try:
-            return np.asarray(ImageOps.exif_transpose(read_image(source)))
+            return np.asarray(read_image(source))
         except Exception as error:  # a broken file can raise anything
             raise UserError(
                 f"image {source} is unreadable ({' '.join(str(error).split())}); fix or remove it"
@@ -137,19 +137,23 @@ def _take(images: Images, chosen: Sequence[int]) -> Images:
 def _list_folder(path: Path) -> Images:
     """List the images below a folder, sorted by path; folders directly in it are classes.
 
-    Files are images by the end of their name, at any depth; hidden ones directly in the folder are
-    left out. A folder without images is no class;
-    without any images at all, the list is empty. A class may be a link to a folder; links within a
-    class are not followed.
+    Files are images by the end of their name, at any depth. Files and folders whose names begin
+    with a dot are left out. A folder without images is no class; without any images at all, the
+    list is empty. A class may be a link to a folder; links within a class are not followed.
 
     Raises:
         UserError: the folder is missing, or holds both images and class folders.
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a folder of images, or a packed .npz")
-    shown = (child for child in path.iterdir() if not child.name.startswith("."))
-    within = (p for child in shown for p in (child, *child.rglob("*")))
-    files = sorted(p for p in within if p.suffix.lower() in ENDINGS and p.is_file())
+    within = (p for child in path.iterdir() for p in (child, *child.rglob("*")))
+    files = sorted(
+        p
+        for p in within
+        if p.suffix.lower() in ENDINGS
+        and p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(path).parts)
+    )
     names = [str(p.relative_to(path)) for p in files]
     in_classes = [p.parent != path for p in files]
     if any(in_classes) and not all(in_classes):

@@ -76,7 +76,8 @@ def command(
 
     Returns:
         The exit status. Without an error: what ``run`` returns, or 0 for None. After an error: its
-        ``status``, or 2 if the command has no --resume. After a signal: 128 + its number.
+        ``status``, or 2 if no run has begun or the command has no --resume. After a signal: 128 +
+        its number.
     """
     try:
         with stoppable(signals), one_line_errors():
@@ -86,7 +87,9 @@ def command(
             print(_traceback(error), file=sys.stderr)
         printed = _with_log_hint(error, args) if isinstance(error, UnexpectedError) else error
         line, can_resume = str(printed), printed.can_resume
-        status = printed.status if resumes else 2
+        begun = getattr(args, "log_folder", None) is not None
+        can_resume &= begun
+        status = printed.status if resumes and begun else 2
         if file := os.environ.get(ERROR_FILE):
             write_error(printed, file)
     except Stop as stop:
@@ -181,11 +184,11 @@ def explain(error: Exception) -> UserError:
     Returns:
         A UserError of one line is returned unchanged. One of several lines comes from a DataLoader
         worker, where torch adds the traceback to the message; it is made anew without that. Known
-        causes get advice: UserError for mmcv without operators, a missing package of an extra or a
-        missing file; DivergedError for NaN (that is, FloatingPointError); RunError for a wrong
-        address, a full disk or an unusable file, GPU memory, or a dead DataLoader worker; PeerError
-        for the loss of another rank. Any other exception becomes an UnexpectedError with its type
-        and message.
+        causes get advice: UserError for mmcv without operators, or for a missing package of an
+        extra; DivergedError for NaN (that is, FloatingPointError); RunError for a missing file, a
+        wrong address, a full disk or an unusable file, GPU memory, or a dead DataLoader worker;
+        PeerError for the loss of another rank. Any other exception becomes an UnexpectedError with
+        its type and message.
     """
     text = " ".join(str(error).split())
     if isinstance(error, UserError):
@@ -202,7 +205,7 @@ def explain(error: Exception) -> UserError:
     if isinstance(error, urllib.error.HTTPError):
         return RunError(f"{error.filename}: {text}; correct the address")
     if isinstance(error, FileNotFoundError) and error.filename:
-        return UserError(f"{error.filename} does not exist; correct its path, or put it there")
+        return RunError(f"{error.filename} does not exist; correct its path, or put it there")
     if isinstance(error, OSError) and (error.errno in DISK or error.filename):
         file = error.filename or "a file of the run"
         return RunError(f"{file}: {error.strerror}; free space, or fix the file or its permissions")

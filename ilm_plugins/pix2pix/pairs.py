@@ -77,7 +77,7 @@ def two_folders(inputs: str | os.PathLike, targets: str | os.PathLike) -> list[P
             named, have no counterpart.
     """
     if os.path.realpath(inputs) == os.path.realpath(targets):
-        raise UserError(f"{inputs} is given for inputs and targets; give two folders")
+        raise UserError(f"{inputs} is given twice; give the folders of two kinds of images")
     sources = {p.stem: p for p in image_files(inputs)}
     results = {p.stem: p for p in image_files(targets)}
     problems = []

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dist import barrier
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -314,10 +315,11 @@ class TranslatedImages(Hook):
         runner.visualizer.add_image("samples", np.array(image), runner.epoch)
 
     def before_test_epoch(self, runner) -> None:
-        """Remove the images of an earlier test; rank 0 only."""
+        """Remove the images of an earlier test, before any rank writes its own."""
         for kind in ("input", "output", "target") if not runner.rank else ():
             for path in (Path(runner.work_dir) / "test" / kind).glob("*.png"):
                 path.unlink()
+        barrier()
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Write the images of a batch of predictions."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from PIL import ImageOps
 from torch import Tensor
 
 from .. import checkpoints
@@ -195,8 +194,7 @@ def batches(
     Raises:
         OSError: a file is missing or not an image.
     """
-    upright = ((path.stem, ImageOps.exif_transpose(read_image(path))) for path in files)
-    images = ((name, to_tensor(crop_half(image, half))) for name, image in upright)
+    images = ((path.stem, to_tensor(crop_half(read_image(path), half))) for path in files)
     for _, alike in groupby(images, key=lambda item: item[1].shape):
         while batch := list(islice(alike, size)):
             names, pixels = zip(*batch, strict=True)

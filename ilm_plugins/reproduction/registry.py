@@ -236,7 +236,7 @@ def find(table: str, cell: str | None = None) -> list[Cell]:
     names = dict.fromkeys(name for one in shown for name in one.cells)
     if not names:
         what = f"run {found.command}" if found.command else "it is a drawing"
-        raise UserError(f"{found.id}, {found.number}, has no cells to run; {what}")
+        raise UserError(f"{found.id}, {found.number}, has no rows to run; {what}")
     if cell is not None:
         source = f"{LIST} {found.id}"
         names = _match(cell, names, f"row of {found.id}", source, prefixes=True)

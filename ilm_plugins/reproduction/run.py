@@ -197,7 +197,9 @@ async def _run_all(planned: Sequence[Run | Cell], options: Options) -> int:
     ended = {job.name: asyncio.Event() for job in planned}
 
     async def run_job(job: Run | Cell) -> int:
-        parent = job.parent_run if isinstance(job, Run) else None
+        parent = None
+        with suppress(UserError):  # _run_job prints it
+            parent = job.parent_run if isinstance(job, Run) else None
         if parent is not None and parent.name in ended:
             await ended[parent.name].wait()
         try:
@@ -232,10 +234,12 @@ async def _run_job(job: Run | Cell, options: Options, deadline: float) -> int:
         print(f"{name}: {state}{length}; run the same command to go on", flush=True)
     except Exception as error:
         line = explain(error)
-        kind = "unexpected " if isinstance(line, UnexpectedError) else ""
+        told = str(line)
+        if isinstance(line, UnexpectedError):
+            told = f"unexpected {line}; give --traceback for the traceback"
         if options.traceback:
             traceback.print_exception(error)
-        print(f"{name}: error: {kind}{line}", file=sys.stderr, flush=True)
+        print(f"{name}: error: {told}", file=sys.stderr, flush=True)
         return line.status
     return 0
 
@@ -279,8 +283,11 @@ async def _train_and_test(run: Run, deadline: float) -> dict:
         Stopped, UserError, RunError: see :func:`_execute`, :func:`_current_settings`,
             :func:`_check_batch` and :func:`_check_same_settings`.
     """
-    _check_time(deadline)
-    settings, (total, _) = _current_settings(run), run.length
+    try:
+        settings, (total, _) = _current_settings(run), run.length
+    except UserError:
+        _check_time(deadline)  # the run that this one needs may have been stopped
+        raise
     _check_batch(run, settings)
     _check_same_settings(run, settings)
     try:
@@ -290,7 +297,7 @@ async def _train_and_test(run: Run, deadline: float) -> dict:
         for options in needed:
             resume = [] if run.cell.tests else ["--resume"]
             await _execute(run, settings, ["--eval-only", *resume, *options], deadline)
-        if run.cell.tests and needed:
+        if needed:
             _write_settings(run, settings)
     except BaseException:
         with suppress(UserError):
@@ -336,8 +343,8 @@ def _build_record(run: Run) -> dict:
 def _tests_to_do(run: Run, settings: RunSettings) -> list[tuple[str, ...]]:
     """List the tests that the table's figures need and that have not been made yet.
 
-    If the run only tests, all tests are needed again after a change of settings (``settings``
-    compared with the run's launch.json) or of the tested checkpoint.
+    If a setting of the test differs from the run's launch.json, all tests are needed again. A run
+    that only tests needs them if any setting or the tested checkpoint differs.
 
     Returns:
         For each test, its options of tools/train_net.py.
@@ -346,10 +353,14 @@ def _tests_to_do(run: Run, settings: RunSettings) -> list[tuple[str, ...]]:
         UserError: the run that this one tests is not complete, or launch.json is invalid.
     """
     needed, checkpoint = record.tests(run.cell), None
-    if needed and run.cell.tests:
-        checkpoint = _complete_checkpoint(run.parent_run)
+    if needed:
         saved_settings = run_settings.read(run.folder)
-        if saved_settings is None or _changed_settings(run, saved_settings, settings):
+        saved, new = ({*(s.overrides if s else ())} for s in (saved_settings, settings))
+        if run.cell.tests:
+            checkpoint = _complete_checkpoint(run.parent_run)
+        else:
+            saved, new = ({w for w in words if w.startswith("test_")} for words in (saved, new))
+        if saved != new:
             return needed
     made = run.framework.tests_made(run.folder, checkpoint)
     return [options for options in needed if options not in made]
@@ -401,7 +412,7 @@ def _check_batch(run: Run, settings: RunSettings) -> None:
         advice = ["auto_scale_lr.enable=True for another learning rate"]
         if recipe_batch_size % processes == 0:
             size = f"train_dataloader.batch_size={recipe_batch_size // processes}"
-            advice.insert(0, f"{size}, which the label then names")
+            advice.insert(0, f"{size} (the result is labelled with it)")
         if recipe_batch_size % each == 0:
             advice.insert(0, f"--num-gpus {recipe_batch_size // each}")
         raise UserError(
@@ -521,9 +532,9 @@ async def _execute(run: Run, settings: RunSettings, words: list[str], deadline: 
     Prints one line with the kind of work and the path of output.log; then, every :data:`PROGRESS`
     seconds, the last line of that log if it is new.
 
-    For a run that trains, launch.json is written to its folder before the start, because a training
-    may be killed; for a run that only tests, the caller writes it afterwards. If the deadline has
-    passed, nothing is started or written. On cancellation the subprocess is terminated.
+    launch.json is written to the run's folder before a training, which may be killed; after tests,
+    the caller writes it. If the deadline has passed, nothing is started or written. On cancellation
+    the subprocess is terminated.
 
     Args:
         run: the run, whose folder is made if missing.
@@ -545,7 +556,7 @@ async def _execute(run: Run, settings: RunSettings, words: list[str], deadline: 
     environment = run.framework.environment(data) if data else {}
     run.folder.mkdir(parents=True, exist_ok=True)
     failed.unlink(missing_ok=True)
-    if not run.cell.tests:
+    if "--eval-only" not in words:
         _write_settings(run, settings)
     print(f"{run.name}: {_describe_work(run, words)}; its log is {log}", flush=True)
     with log.open("ab") as output:

@@ -83,7 +83,10 @@ class RunSettings:
 
 
 def _joined(separator: str, earlier: str | None, new: str | None) -> str | None:
-    """Append a text to those that are joined by ``separator``, unless it is one; None for none."""
+    """Append ``new`` to the texts in ``earlier`` unless it is among them; None if both are empty.
+
+    ``separator`` is between the texts.
+    """
     texts = [*(earlier or "").split(separator), new]
     return separator.join(dict.fromkeys(filter(None, texts))) or None
 

@@ -101,7 +101,8 @@ def test_the_dashed_line_is_at_the_uniform_ratio_of_each_layer():
     layers, first = ["a", "b"], {name: (v[0], v[0] * 0) for name, v in ratios.items()}
     (ax,) = plots.by_layer(layers, {"images": first}, "title").axes
     (dashed,) = (line for line in ax.lines if line.get_label() == "uniform")
-    assert dashed.get_ydata().tolist() == [1 / 3, 1 / 2]
+    assert dashed.get_ydata().tolist() == [1 / 3, 1 / 3, 1 / 2, 1 / 2]
+    assert dashed.get_xdata().tolist() == [-0.5, 0.5, 0.5, 1.5]
     fig = plots.dynamics(layers, [1, 2, 3], ratios, "title", "epoch")
     assert [ax.lines[-1].get_ydata()[0] for ax in fig.axes] == [1 / 3, 1 / 2]
 

@@ -515,8 +515,8 @@ def test_an_archive_that_torch_may_read_otherwise_is_refused(tmp_path):
     path = rewritten(tmp_path / "c.pth", dict)
     torch.save({"a": torch.zeros(3)}, tmp_path / "large.pth")  # with records for 4 GiB and more
     for one, reason in (
-        (path, "its directory is not where it says"),
-        (tmp_path / "large.pth", "its last records do not follow each other"),
+        (path, "the offset of the zip directory is wrong"),
+        (tmp_path / "large.pth", "the end of the zip archive is not in one piece"),
     ):
         check_torch(one)
         whole = one.read_bytes()
@@ -526,7 +526,7 @@ def test_an_archive_that_torch_may_read_otherwise_is_refused(tmp_path):
         with pytest.raises(pickle.UnpicklingError, match=reason):
             check_torch(one)
     path.write_bytes(whole[:-2] + b"\5\0" + b"abcde")
-    with pytest.raises(pickle.UnpicklingError, match="its last record is not at its end"):
+    with pytest.raises(pickle.UnpicklingError, match="data follow the end of the zip archive"):
         check_torch(path)
 
 

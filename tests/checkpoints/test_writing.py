@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -105,10 +106,15 @@ def test_a_folder_that_is_gone_has_nothing_left(tmp_path):
         folder.mkdir(exist_ok=True)
 
 
-def test_a_device_and_a_link_stay_what_they_are(tmp_path):
-    with replacing(os.devnull, "w") as file:
-        file.write("nothing")
-    assert Path(os.devnull).is_char_device()
+def test_a_pipe_and_a_link_stay_what_they_are(tmp_path):
+    pipe, texts = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: texts.append(pipe.read_text()))
+    reader.start()
+    with replacing(pipe, "w") as file:
+        file.write("through a pipe")
+    reader.join(10)
+    assert texts == ["through a pipe"] and pipe.is_fifo()
     link, target = tmp_path / "link", tmp_path / "target"
     link.symlink_to(target)
     for text in ("new", "newer"):

@@ -114,7 +114,7 @@ def test_what_belongs_to_the_training_before_is_dropped_and_said(tmp_path, model
     assert kept.keys() == {"state_dict", "meta", "classes"}
     assert kept["meta"] == {"dataset_meta": {"classes": ["a"]}} and kept["classes"] == ["a", "b"]
     dropped = "optimizer, param_schedulers, iteration, meta.epoch, meta.cfg"
-    words = f"dropped, as of the training before or without a place in the format: {dropped}"
+    words = f"dropped (of the training, or not possible in this format): {dropped}"
     assert words in capsys.readouterr().out.splitlines()
     assert run(tmp_path / "in.pth", tmp_path / "out.safetensors", *HEAD) == 0
     assert "optimizer, param_schedulers, meta, iteration, classes" in capsys.readouterr().out

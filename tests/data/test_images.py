@@ -111,10 +111,12 @@ def test_values_of_more_than_8_bits_are_refused(tmp_path, dtype, mode):
 
 
 def test_hidden_folders_are_no_classes(tmp_path):
-    (tmp_path / ".ipynb_checkpoints").mkdir()
-    for name in (".ipynb_checkpoints/a.png", "a.png", ".b.png"):
+    names = ("cat/a.png", "cat/._b.png", "cat/.trash/c.png", ".ipynb_checkpoints/d.png", ".e.png")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         write(tmp_path / name, 5)
-    assert open_images(tmp_path).names == ["a.png"]
+    found = open_images(tmp_path)
+    assert found.names == ["cat/a.png"] and list(found.classes) == ["cat"]
 
 
 def test_mistakes(tmp_path, classes):

@@ -75,7 +75,7 @@ def patience(monkeypatch):
         (of_worker(RunError("image b: c")), 1, "image b: c"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "a file of the run: No space left"),
         (OSError(errno.EIO, "I/O error", "/a/b"), 1, "/a/b: I/O error"),
-        (FileNotFoundError(errno.ENOENT, "No such file", "a.jpg"), 2, "a.jpg does not exist"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.jpg"), 1, "a.jpg does not exist"),
         (HTTPError("http://a", 404, "Not Found", None, None), 1, "http://a: HTTP Error 404: Not"),
         (FloatingPointError("NaN at iteration 3"), 1, "NaN at iteration 3; lower the learning"),
         (torch.cuda.OutOfMemoryError("CUDA out of memory"), 1, "Make batches or images smaller"),
@@ -227,8 +227,8 @@ def test_a_defect_in_another_process_is_told_with_its_traceback(tmp_path, capsys
         ),
         (
             FileNotFoundError(errno.ENOENT, "b", "c"),
-            2,
-            "tool.py: error: c does not exist; correct its path, or put it there\n",
+            1,
+            f"tool.py: error: c does not exist; correct its path, or put it there. {RESUME}\n",
         ),
         (None, 0, ""),
     ],
@@ -239,11 +239,13 @@ def test_a_command_prints_one_line(error, status, line, capsys, monkeypatch):
             raise error
 
     monkeypatch.setattr(sys, "argv", ["/tools/tool.py"])
-    assert command(run) == status
+    args = SimpleNamespace(log_folder="of a run that has begun")
+    assert command(run, args) == status
     assert capsys.readouterr().err == line
     # Where nothing can be resumed, it is not said.
-    assert command(run, resumes=False) == (2 if status else 0)
-    assert capsys.readouterr().err == line.replace(f". {RESUME}", "")
+    for given, resumes in ((args, False), (None, True)):
+        assert command(run, given, resumes) == (2 if status else 0)
+        assert capsys.readouterr().err == line.replace(f". {RESUME}", "")
 
 
 #: Tool -> its module, the function that does its work, and a command line.

@@ -92,7 +92,7 @@ def test_unpaired_and_unequal_files_are_named(tmp_path):
     (tmp_path / "b/3.png").unlink()
     with pytest.raises(UserError, match=r"2\.png of 6 x 4 and .*2\.png of 5 x 4 differ"):
         pairs.check_pairs(pairs.two_folders(tmp_path / "a", tmp_path / "b"))
-    with pytest.raises(UserError, match="a is given for inputs and targets; give two folders"):
+    with pytest.raises(UserError, match="a is given twice; give the folders of two kinds"):
         pairs.two_folders(tmp_path / "a", tmp_path / "b" / ".." / "a")
 
 

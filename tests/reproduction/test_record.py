@@ -144,6 +144,13 @@ def test_a_part_of_a_data_set_is_in_the_label(tmp_path, batches, label):
     assert recorded(tmp_path, epochs=165, batches=batches)["label"] == label
 
 
+def test_a_run_that_was_resumed_on_more_images_is_labelled_by_the_fewest(tmp_path):
+    write_run(tmp_path, CELL.config, 80, batches=(8, 625))
+    write_run(tmp_path, CELL.config, 165, start=80, name="20260101_100000", batches=(391, 625))
+    write_test(tmp_path, {"accuracy/top1": 90.0}, batches=625)
+    assert of(CELL, tmp_path)["label"] == "1024 of 50000 images"
+
+
 def test_a_test_of_another_runs_checkpoint_has_that_runs_label(tmp_path):
     trained = registry.find_cell("en-2 ResNet50/EN")
     parent = recorded(tmp_path / "a", cell=trained, epochs=2, length=2, processes=4)

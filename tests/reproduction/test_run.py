@@ -113,7 +113,7 @@ def test_overrides_stand_anywhere_and_become_pairs_for_detectron2(monkeypatch):
         (
             ("en-2", "ResNet50/EN"),
             "is for batches of 128 images; 1 x 32 are 32; give --num-gpus 4, or train_dataloader."
-            "batch_size=128, which the label then names, or auto_scale_lr.enable=True",
+            "batch_size=128 (the result is labelled with it), or auto_scale_lr.enable=True",
         ),
         (
             ("en-2", "ResNet50/EN", "--num-gpus", "3"),
@@ -192,6 +192,26 @@ def test_a_run_goes_on_with_its_data_and_its_folder_elsewhere(cell, tmp_path):
         found.append(running._current_settings(one))
     assert found[0].overrides != found[1].overrides
     assert running._changed_settings(one, *found) == []
+
+
+def test_a_test_under_other_settings_of_its_own_is_needed_again(tmp_path):
+    one = trained(CELL.id, 165, accuracy=92.0, work_dir=tmp_path)
+    assert missing_tests(one) == []
+    for word, needed in (("test_evaluator.topk=(1,5)", [()]), ("log_level=DEBUG", [])):
+        (other,) = planned(CELL.id, work_dir=tmp_path, overrides=(word,))
+        assert missing_tests(other) == needed
+
+
+def test_a_row_that_is_only_tested_is_tested_again_on_other_images(resnet, tmp_path):
+    for data in ("a", "b"):
+        (tmp_path / data).mkdir()
+    first, second = (
+        planned(WEBVISION, work_dir=tmp_path, data=str(tmp_path / data))[0] for data in ("a", "b")
+    )
+    options = {"load_from": str(resnet.folder / "epoch_100.pth")}
+    write_test_alone(first.folder, first.cell.config, {"accuracy/top1": 68.0}, options)
+    write_settings(first)
+    assert missing_tests(first) == [] and missing_tests(second) == [()]
 
 
 @pytest.mark.parametrize(
@@ -485,6 +505,11 @@ def test_time_that_is_up_begins_nothing(tmp_path, capsys):
     assert run(tmp_path, *words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and all("at 0 of 165 epochs; run the same" in line for line in lines)
+    trained(CELL.id, 165, accuracy=92.0, work_dir=tmp_path)
+    assert run(tmp_path, *words[:2], *words[2:4]) == 0
+    assert "ResNet20/EN, seed 0: top-1 92 (full recipe)" in capsys.readouterr().out
+    assert run(tmp_path, "en-4", "ImageNet -> WebVision/EN", *words[2:4]) == 0
+    assert "seed 0: not begun; run the same command to go on" in capsys.readouterr().out
 
 
 @pytest.mark.wide

@@ -129,10 +129,12 @@ def keeping_config(cfg: CfgNode | DictConfig) -> Iterator[None]:
     lazy = isinstance(cfg, DictConfig)
     path = Path(cfg.train.output_dir if lazy else cfg.OUTPUT_DIR, "config.yaml")
     before = path.read_bytes() if comm.is_main_process() and path.is_file() else None
-    yield
-    if before is not None:
-        with checkpoints.replacing(path) as file:
-            file.write(before)
+    try:
+        yield
+    finally:
+        if before is not None:
+            with checkpoints.replacing(path) as file:
+                file.write(before)
 
 
 def join_group(args: argparse.Namespace) -> None:

@@ -29,6 +29,7 @@ ENTRIES = {
     "compile",
     "efficient_conv_bn_eval",
     "find_unused_parameters",
+    "init_weights_for_test_or_val",
     "model_wrapper_cfg",
     "runner_type",
     "strategy",
@@ -60,11 +61,14 @@ def load_config(args: argparse.Namespace) -> Config:
     for word in args.opts:
         with overriding(args.config_file, word, "KEY=VALUE"):
             key, value = _parse_override(word)
-            if key.split(".")[0] not in entries:
+            name = key.split(".")[0]
+            if name not in entries and name in cfg:
                 raise KeyError(
-                    f"{key.split('.')[0]} is not read after the file; override what it sets, such "
-                    "as model, train_cfg or train_dataloader"
+                    f"{name} is a variable of the config's file; override the entries that use it, "
+                    "such as model, train_cfg or train_dataloader"
                 )
+            if name not in entries:
+                raise KeyError(f"there is no {name}")
             loop, _, option = key.partition(".")
             if loop == "train_cfg" and option.startswith("max_") and isinstance(value, str):
                 raise ValueError(f"{option} is a number of iterations or epochs")

@@ -83,7 +83,7 @@ class ImageErrors(Compose):
 
 
 def wrap_pipelines(dataset) -> None:
-    """Have errors name the image: replace a data set's pipeline by a ImageErrors of its transforms.
+    """Have errors name the image: replace a data set's pipeline by an ImageErrors of its parts.
 
     The same is done to data sets within it, ``dataset`` and ``datasets``. One without a list of
     transforms at ``pipeline.transforms`` stays as it is.

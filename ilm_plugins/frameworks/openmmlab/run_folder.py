@@ -225,7 +225,10 @@ def summary(config: str, work_dir: Path, total: int) -> RunSummary:
     made = _tests(_after_training(sessions) if total else sessions, None if total else checkpoint)
     metrics = {test: values for test, (_, values) in made.items()}
     rows, seconds = curve(list(map(_scalars_file, trained)), unit, total)
-    trained_on, recipe_images = _training_images(recipe, cfg, last) if total else (None, None)
+    # A run may have been resumed on other images than it was begun on.
+    counts = [_training_images(recipe, load(str(s)), s) for s in (trained or [last]) if total]
+    trained_on = min((found for found, _ in counts if found), default=None)
+    recipe_images = counts[0][1] if counts else None
     tested_on, recipe_tests = _test_images(recipe, [path for path, _ in made.values()])
     references = {}
     if trained and metrics and _selected_pairs(cfg.train_dataloader.dataset):

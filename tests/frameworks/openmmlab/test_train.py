@@ -192,7 +192,10 @@ def test_torchrun_starts_the_processes(config, tmp_path):
             ["--amp", "--channels-last", "runner_type=FlexibleRunner"],
             ["sets runner_type FlexibleRunner, which ignores amp and channels_last"],
         ),
-        (["norm_cfg.type=EN"], ["norm_cfg is not read after the file; override what it sets"]),
+        (
+            ["norm_cfg.type=EN"],
+            ["norm_cfg is a variable of the config's file; override"],
+        ),
         (["resume=True"], ["sets resume=True; give --resume"]),
         (["--tta"], ["--tta is for an evaluation; give --eval-only"]),
         (["--eval-only"], ["nothing to evaluate: load_from is empty"]),
