@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import pytest
 
@@ -112,7 +113,14 @@ def test_lpips_uses_the_weights_that_are_given(alexnet, pair):
     assert measure(*pair) == pytest.approx(expected, rel=1e-6)
 
 
+def test_lpips_without_torchvision_is_told(alexnet, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(UserError, match="LPIPS needs torchvision: pip install torchvision"):
+        metrics.measures(["lpips"], alexnet)
+
+
 def test_lpips_without_weights_is_left_out_and_nothing_takes_its_place(tmp_path):
+    pytest.importorskip("torchvision", reason="LPIPS needs torchvision")
     assert list(metrics.measures()) == ["rmse", "ssim", "l1"]
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
     for name in ("other.pth", "none.pth"):
