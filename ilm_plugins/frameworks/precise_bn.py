@@ -14,7 +14,7 @@ from ..layers.mixture import MixtureNorm
 
 
 class _Check(type):
-    """Decides what is an instance of :class:`NormOfBatch`."""
+    """The class of :class:`NormOfBatch`; it decides which modules are instances."""
 
     def __instancecheck__(cls, module: object) -> bool:
         of_ours = isinstance(module, MixtureNorm) and module.uses_batch_statistics

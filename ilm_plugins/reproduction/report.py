@@ -276,8 +276,8 @@ def _means(table: Table, values: Sequence[list[float]]) -> str:
 def _provenance(group: Records) -> list[str]:
     """Return the last four columns: seeds, length of training, device and hours, commit.
 
-    Seeds, lengths, devices and commits are those of all records, the hours their mean. For a
-    computed cell, only the commit is not empty.
+    Seeds, lengths, devices and commits of all records are listed; the hours are their mean. A
+    computed cell has the commit alone.
     """
     first = group[0]
     if first["label"] == "computed":
