@@ -253,7 +253,7 @@ DEFECTS = (
         "checkpoint-written-in-place",
         "A run that is killed while it writes a checkpoint loses the one before.",
         "ilm_plugins/checkpoints/writing.py",
-        'path if is_device else path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")',
+        'path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")',
         "path",
         "tests/checkpoints/test_writing.py",
     ),

@@ -291,7 +291,7 @@ def count_layers(names: Iterable[str]) -> str:
     """Return the number of layers with its noun; SN's have two sets of ratios each.
 
     Args:
-        names: those of layers, or of their ``.mean`` and ``.var``.
+        names: layers, or sets of ratios LAYER.mean and LAYER.var.
     """
     layers = {name.removesuffix(".mean").removesuffix(".var") for name in names}
     return f"{len(layers)} {'layer' if len(layers) == 1 else 'layers'}"

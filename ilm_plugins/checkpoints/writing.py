@@ -61,7 +61,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
 
     Args:
         path: the file to write; its folder must exist. A link stays one, to the new file. A device
-            or a pipe is opened itself.
+            or a pipe is opened itself, and its errors pass unchanged.
         mode, options: arguments of ``open``; text is UTF-8 by default.
 
     Raises:
@@ -71,24 +71,23 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
     path = Path(path)
     if "b" not in mode:
         options = {"encoding": "utf-8", **options}
-    is_device = os.path.exists(path) and not (path.is_file() or path.is_dir())
-    if not is_device:
-        path = Path(os.path.realpath(path))
-    partial = path if is_device else path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    if os.path.exists(path) and not (path.is_file() or path.is_dir()):
+        with path.open(mode, **options) as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path))
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with partial.open(mode, **options) as file:
             yield file
-            if not is_device:
-                file.flush()
-                os.fsync(file.fileno())
-        if not is_device:
-            os.replace(partial, path)
-            _sync_folder(path.parent)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
     except BaseException as error:
-        if not is_device:
-            # The failure that prevents writing may prevent removal, too.
-            with suppress(OSError):
-                partial.unlink()
+        # The failure that prevents writing may prevent removal, too.
+        with suppress(OSError):
+            partial.unlink()
         # torch.save raises an error of its own type when a write fails.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):

@@ -83,10 +83,8 @@ def lpips(weights: str | os.PathLike) -> Measure:
     """
     from torchmetrics.functional.image.lpips import _LPIPS
 
-    try:
-        import torchvision  # noqa: F401  whose AlexNet torchmetrics builds
-    except ImportError as error:
-        raise missing("LPIPS", error) from error
+    if importlib.util.find_spec("torchvision") is None:  # torchmetrics builds its AlexNet
+        raise missing("LPIPS", "torchvision")
     try:
         state = checkpoints.read(weights)
         network = _LPIPS(net="alex", pnet_rand=True)

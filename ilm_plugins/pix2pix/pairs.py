@@ -73,8 +73,8 @@ def two_folders(inputs: str | os.PathLike, targets: str | os.PathLike) -> list[P
     """List the pairs of two folders, matched by file name without its ending, sorted by name.
 
     Raises:
-        UserError: see :func:`image_files`; both are one folder; or images, of which up to 20 are
-            named, have no counterpart.
+        UserError: see :func:`image_files`; both folders are the same; or images have no
+            counterpart (the message names up to 20).
     """
     if os.path.realpath(inputs) == os.path.realpath(targets):
         raise UserError(f"{inputs} is given twice; give the folders of two kinds of images")

@@ -220,7 +220,7 @@ async def _run_job(job: Run | Cell, options: Options, deadline: float) -> int:
     """Train and test a run, or compute a cell, and print a line with its figures or its error.
 
     ``deadline`` is when to stop, on the clock of ``time.monotonic``. Returns the exit status: 0,
-    also if it was stopped, or that of the error, which is printed to stderr.
+    also if it was stopped; after an error, which is printed to stderr, the error's.
     """
     computed = isinstance(job, Cell)
     name = job.id if computed else job.name

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 
 import pytest
 
@@ -114,7 +113,10 @@ def test_lpips_uses_the_weights_that_are_given(alexnet, pair):
 
 
 def test_lpips_without_torchvision_is_told(alexnet, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision", None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torchvision" else found(name)
+    )
     with pytest.raises(UserError, match="LPIPS needs torchvision: pip install torchvision"):
         metrics.measures(["lpips"], alexnet)
 
