@@ -314,7 +314,7 @@ LEFT = {
     "another norm": (
         nn.BatchNorm2d(32),
         "ILMGN",
-        "replaces GroupNorm; replacing='BN' has it replaced, which changes outputs",
+        "replaces GroupNorm; give replacing='BN' to replace it; outputs then change",
     ),
     "LayerNorm": (nn.LayerNorm(32), "ILMLN", "LayerNorm, where ILMLN replaces GroupNorm"),
     "IN of running statistics": (
@@ -326,7 +326,7 @@ LEFT = {
     "channels": (nn.GroupNorm(4, 24), "ILMGN", "key_group_size=16 does not divide num_channels=24"),
     "EN's channels": (nn.BatchNorm2d(16), "EN", "reduction=32 does not divide num_channels=16"),
     "several groups": (nn.GroupNorm(4, 32), "ILMLN", "4 groups, where ILMLN has one"),
-    "ours": (ILMGroupNorm(32), "ILMGN", "ILMGroupNorm already"),
+    "ours": (ILMGroupNorm(32), "ILMGN", "is ILMGroupNorm, a layer of this package, already"),
     "parametrized": (
         nn.utils.parametrize.register_parametrization(nn.GroupNorm(4, 32), "weight", nn.Identity()),
         "ILMGN",
@@ -360,14 +360,14 @@ def test_the_batchnorms_of_mmcv_1_are_known_by_name(base, path):
     [
         ({"to": "XN"}, "to='XN' is unknown; set it to one of 'ILMGN'"),
         ({"key_group_sise": 8}, "unknown option 'key_group_sise'"),
-        ({"num_groups": 8}, "num_groups is kept from each norm; leave it out"),
-        ({"num_channels": 8}, "num_channels is kept from each norm; leave it out"),
-        ({"device": "cuda"}, "device is kept from each norm; leave it out"),
+        ({"num_groups": 8}, "num_groups comes from each norm; leave it out"),
+        ({"num_channels": 8}, "num_channels comes from each norm; leave it out"),
+        ({"device": "cuda"}, "device comes from each norm; leave it out"),
         ({"replacing": "IN"}, "replacing='IN' is unknown; set it to one of 'GN', 'BN'"),
         ({"to": "EN", "replacing": "GN"}, "replacing='GN' is unknown; set it to one of 'BN'"),
-        ({"replacing": "BN", "eps": 1}, "eps is kept from each norm; leave it out"),
-        ({"dtype": torch.half}, "dtype is kept from each norm; leave it out"),
-        ({"init": "default"}, "init='default' would not go on from where a norm is"),
+        ({"replacing": "BN", "eps": 1}, "eps comes from each norm; leave it out"),
+        ({"dtype": torch.half}, "dtype comes from each norm; leave it out"),
+        ({"init": "default"}, "init='default': a converted layer starts as the norm"),
         (
             {"match": "backbone.*"},
             r"match='backbone.\*' fits none of the 2 norms, such as 'stem.1'",
@@ -494,7 +494,7 @@ def test_a_norm_with_a_forward_of_its_own_is_left():
     model[1].forward = plain
     for operate in (lambda m: surgery.convert(m, "ILMGN"), surgery.revert):
         _, report = operate(model)
-        (words,) = {*report.left.values()} - {"ILMGroupNorm already"}
+        (words,) = {*report.left.values()} - {"is ILMGroupNorm, a layer of this package, already"}
         assert not report.converted and "its forward was replaced" in words
 
 
@@ -583,7 +583,7 @@ def test_the_report_lists_names_by_what_became_of_them():
         "    stem.1",
         "    head.1",
         "left, BatchNorm2d, where ILMGN replaces GroupNorm; "
-        "replacing='BN' has it replaced, which changes outputs (1):",
+        "give replacing='BN' to replace it; outputs then change (1):",
         "    extra",
     ]
 
@@ -630,10 +630,19 @@ def test_what_batchnorm_lacks_or_froze():
     assert [note.startswith(OUTPUTS_CHANGE) for note in report.notes] == [True]
 
 
+@pytest.mark.parametrize("to", GROUPS)
+def test_batchnorm_of_a_state_dict_is_converted_on_request(to):
+    bn, gn = small(nn.BatchNorm2d).state_dict(), small().state_dict()
+    _, report = surgery.convert_state(bn, to)
+    assert not report.converted and "replacing='BN'" in report.left["stem.1"]
+    _, report = surgery.convert_state(bn, to, replacing="BN")
+    assert report.converted.keys() == {"stem.1", "head.1"}
+    _, report = surgery.convert_state(gn, to, match="*", replacing="BN")
+    assert report.left["stem.1"] == "GN or IN, where BatchNorm is replaced"
+
+
 def test_batchnorm_of_a_state_dict_becomes_a_norm_of_each_image():
     model = small(nn.BatchNorm2d)
-    state, report = surgery.convert_state(model.state_dict(), "ILMGN")
-    assert not report.converted and "replacing='BN'" in report.left["stem.1"]
     state, report = surgery.convert_state(model.state_dict(), "ILMGN", replacing="BN")
     assert report.converted == dict.fromkeys(["stem.1", "head.1"], "BN -> ILMGroupNorm")
     assert OUTPUTS_CHANGE in str(report)
@@ -644,8 +653,6 @@ def test_batchnorm_of_a_state_dict_becomes_a_norm_of_each_image():
     converted, _ = surgery.convert(model, "ILMGN", replacing="BN")
     x = torch.randn(2, 3, 9, 9)
     assert change(converted(x), ours(x)) <= SINGLE
-    _, report = surgery.convert_state(small().state_dict(), "ILMGN", match="*", replacing="BN")
-    assert report.left["stem.1"] == "GN or IN, where BatchNorm is replaced"
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -824,7 +831,7 @@ def test_a_state_dict_is_converted_as_the_model_is():
     assert all(torch.equal(back[k], v) for k, v in model.state_dict().items())
     _, report = surgery.convert_state(state, "ILMGN", match="*")
     assert not report.converted and report.left == dict.fromkeys(
-        ["stem.1", "head.1"], "ILM already"
+        ["stem.1", "head.1"], "is ILM, a layer of this package, already"
     )
 
 
@@ -847,7 +854,9 @@ def test_a_state_dict_is_converted_to_attentive_norm_and_back():
     moved = fitted["head.1.pairs.weight"] - rows
     torch.testing.assert_close(moved, moved[:1].expand_as(moved))
     _, report = surgery.convert_state(converted, "AN", match="*")
-    assert report.left == dict.fromkeys(["stem.1", "head.1"], "AN already")
+    assert report.left == dict.fromkeys(
+        ["stem.1", "head.1"], "is AN, a layer of this package, already"
+    )
     converted["stem.1.attention.bias"] += 1  # still a GroupNorm, of other weights
     back, _ = surgery.revert_state(converted)
     plain = Small(nn.GroupNorm(4, 16), nn.GroupNorm(4, 32))
@@ -970,8 +979,8 @@ def test_a_norm_that_had_no_tensors_is_told():
     ours = Small(ILMInstanceNorm(16), ILMInstanceNorm(32))
     fitted, report = surgery.fit_state(plain.state_dict(), ours)
     words = (
-        "a layer of which nothing is in the state: if a norm without weights was there, build it "
-        "with init='identity'"
+        "the state has no tensors for this layer; if a norm without weights was there, build the "
+        "layer with init='identity'"
     )
     assert report.notes[words] == ["stem.1"] and "stem.1.weight" in report.missing
     ours = Small(ILMInstanceNorm(16, init="identity"), ILMInstanceNorm(32))
@@ -983,12 +992,13 @@ def test_a_norm_that_had_no_tensors_is_told():
     assert change(plain(x), ours(x)) <= SINGLE
 
 
-def test_what_openmmlab_names_by_type_is_found():
-    class Block(nn.Module):
-        def __init__(self, name, norm):
-            super().__init__()
-            self.add_module(name, norm)
+class Block(nn.Module):
+    def __init__(self, name, norm):
+        super().__init__()
+        self.add_module(name, norm)
 
+
+def test_what_openmmlab_names_by_type_is_found():
     plain = randomized(Block("bn1", nn.BatchNorm2d(32)))
     ours = Block("gn1", ExemplarNorm(32))
     nn.init.normal_(ours.gn1.ratio.weight)
@@ -997,6 +1007,80 @@ def test_what_openmmlab_names_by_type_is_found():
     ours.load_state_dict(state)
     x = torch.randn(2, 32, 3, 3)
     assert change(plain.bn1.eval()(x), ours.gn1.eval()(x)) <= SINGLE
+
+
+def test_what_openmmlab_names_by_another_type_is_renamed():
+    """As of a model whose norms were converted in place."""
+    trained, ours = (Block(name, ExemplarNorm(32)) for name in ("bn1", "gn1"))
+    state, report = surgery.fit_state(trained.state_dict(), ours)
+    assert report.converted == {"gn1": "renamed"} and not report.left and not report.missing
+    ours.load_state_dict(state)
+    x = torch.randn(2, 32, 3, 3)
+    assert torch.equal(trained.bn1(x), ours.gn1(x))
+
+
+class SharedAffine(nn.Module):
+    """Norms of each level of a pyramid with one weight and bias, as detectron2's RetinaNet has."""
+
+    def __init__(self, make, **options):
+        super().__init__()
+        self.levels = nn.ModuleList(make(32, **options) for _ in range(2))
+        self.add_module("0", self.levels[0])
+        self.add_module("1", self.levels[1])
+        del self.levels
+        if "affine" in options:
+            self.weight, self.bias = (nn.Parameter(torch.randn(32)) for _ in range(2))
+
+
+def test_batchnorms_with_one_weight_keep_it():
+    plain = SharedAffine(nn.BatchNorm2d, affine=False).eval()
+    for norm in plain.children():
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    ours = SharedAffine(ExemplarNorm).eval()
+    state, report = surgery.fit_state(plain.state_dict(), ours)
+    assert report.converted == dict.fromkeys("01", "BN -> ExemplarNorm")
+    ours.load_state_dict(state, strict=False)
+    x = torch.randn(2, 32, 3, 3)
+    for norm, new in zip(plain.children(), ours.children(), strict=True):
+        expected = norm(x) * plain.weight.view(-1, 1, 1) + plain.bias.view(-1, 1, 1)
+        assert change(expected, new(x)) <= SINGLE
+
+
+def test_a_weight_is_not_dropped_where_the_models_norm_has_none():
+    model = nn.Sequential(nn.BatchNorm2d(32, affine=False))
+    layer, _ = surgery.convert(randomized(nn.BatchNorm2d(32)), "EN")
+    _, report = surgery.fit_state(nn.Sequential(layer).state_dict(), model)
+    assert not report.converted
+    assert report.left["0"] in {
+        f"it has a {n}, which BatchNorm2d lacks" for n in ("weight", "bias")
+    }
+    layer, _ = surgery.convert(nn.BatchNorm2d(32), "EN")
+    _, report = surgery.fit_state(nn.Sequential(layer).state_dict(), model)
+    assert report.converted == {"0": "EN -> BatchNorm2d"}
+
+
+#: A plain norm of 32 channels -> the normalizer that it computes.
+PLAIN_NORMS = {
+    "IN": [nn.InstanceNorm2d(32, affine=True), nn.GroupNorm(32, 32)],
+    "LN": [nn.GroupNorm(1, 32)],
+    "BN": [nn.BatchNorm2d(32)],
+    "none": [nn.GroupNorm(8, 32)],
+}
+
+
+@pytest.mark.parametrize("fixed", ["IN", "LN", "BN"])
+def test_fixed_ratios_become_only_the_norm_that_they_choose(fixed):
+    layer = SparseSwitchNorm(32)
+    for part in (layer.mean_fixed, layer.var_fixed):
+        part[layer.normalizers.index(fixed)] = 1
+    for kind, norms in PLAIN_NORMS.items():
+        for norm in norms:
+            _, report = surgery.fit_state(
+                {f"0.{k}": v for k, v in layer.state_dict().items()}, nn.Sequential(norm)
+            )
+            assert bool(report.converted) == (kind == fixed)
+            assert fixed == kind or f"its ratios are fixed on {fixed}" in report.left["0"]
 
 
 @pytest.mark.parametrize(

@@ -196,16 +196,16 @@ def watching(
     Args:
         layers: name -> layer.
         see: is called with the layer's name and the computed values, before the layer runs.
-        compute: computes the values from the layer and its first positional argument, without
-            gradients.
+        compute: computes the values from the layer and its input, without gradients.
     """
 
-    def hook(name: str, layer: nn.Module, inputs: tuple) -> None:
+    def hook(name: str, layer: nn.Module, inputs: tuple, named: dict) -> None:
         with torch.no_grad():
-            see(name, compute(layer, inputs[0]))
+            see(name, compute(layer, *inputs, *named.values()))
 
     handles = [
-        layer.register_forward_pre_hook(partial(hook, name)) for name, layer in layers.items()
+        layer.register_forward_pre_hook(partial(hook, name), with_kwargs=True)
+        for name, layer in layers.items()
     ]
     try:
         yield

@@ -12,7 +12,6 @@ from .contents import (
     find_absent,
     read_last_checkpoint,
     to_dense,
-    unwrap_name,
     unwrap_state,
 )
 from .reading import TRUST, allow, code_is_allowed, loading, read, read_metadata
@@ -39,7 +38,6 @@ __all__ = [
     "remove_partial",
     "replacing",
     "to_dense",
-    "unwrap_name",
     "unwrap_state",
     "write",
 ]

@@ -107,8 +107,8 @@ def check_fits(
         found: names of the tensors in the checkpoint, for the message.
         absent: names of the model's tensors that the checkpoint lacks or has in another shape.
     """
-    own = model.state_dict().keys()
-    if own and own <= {*absent}:
+    own = _required(model)
+    if own and own.keys() <= {*absent}:
         raise CheckpointError(
             f"checkpoint {str(path)!r} is of another model: it has none of the {len(own)} tensors "
             f"such as {next(iter(own))}, but {next(iter(found), 'nothing')}; give one of this model"
@@ -166,17 +166,19 @@ def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     return state
 
 
-def unwrap_name(name: Any) -> Any:
-    """Return a name in a state dict without the prefixes "module." and "_orig_mod."."""
-    while isinstance(name, str) and name.startswith(_WRAPPERS):
-        name = name.partition(".")[2]
-    return name
+def find_absent(state: Mapping[str, Any], model: nn.Module) -> list[str]:
+    """Return the names of a model's tensors that a state dict lacks or has in another shape.
 
-
-def find_absent(state: dict[str, Any], model: nn.Module) -> list[str]:
-    """Return the names of a model's tensors that a state dict lacks or has in another shape."""
-    own = model.state_dict()
+    BatchNorm's ``num_batches_tracked`` may be absent, as it is from older checkpoints.
+    """
+    own = _required(model)
     return [name for name, t in own.items() if getattr(state.get(name), "shape", None) != t.shape]
+
+
+def _required(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's state dict without BatchNorm's counts of batches."""
+    state = model.state_dict()
+    return {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
 
 
 def check_resumes(
@@ -201,11 +203,7 @@ def check_resumes(
         setting: the option that takes a checkpoint as initial weights instead, for the message.
     """
     state = unwrap_state(state, model)
-    # Frameworks accept a checkpoint without counts of batches; every other tensor is required.
-    lacking = [
-        name for name in find_absent(state, model) if not name.endswith("num_batches_tracked")
-    ]
-    if lacking:
+    if lacking := find_absent(state, model):
         name = lacking[0]
         found, own = getattr(state.get(name), "shape", None), model.state_dict()[name].shape
         why = f"{name} is " + (f"{(*found,)} in it, not {(*own,)}" if found else "missing in it")

@@ -19,7 +19,6 @@ from ..checkpoints import (
     read,
     read_metadata,
     to_dense,
-    unwrap_name,
     unwrap_state,
     write,
 )
@@ -36,6 +35,7 @@ from ..frameworks.command import (
     progress,
 )
 from ..layers import NORMS, parse_norm
+from ..layers.options import check_known
 from . import train_net
 
 #: Entries of a checkpoint that belong to the training before; conversion drops them.
@@ -59,8 +59,8 @@ _TRAINING = {
     "state_dict_ema",
     "trainer",
 }
-#: Those of MMEngine's ``meta``.
-_META = {"cfg", "epoch", "iter", "seed"}
+#: Those of MMEngine's and MMCV's ``meta``.
+_META = {"cfg", "config", "epoch", "hook_msgs", "iter", "seed"}
 #: Entries beside the model that detectron2 reads from a .pkl file.
 _PKL = ("__author__", "matching_heuristics")
 
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     print(report)
     if dropped:
         names = ", ".join(dropped)
-        print(f"dropped (of the training, or not possible in this format): {names}")
+        print(f"not copied (of the training, or this format cannot store it): {names}")
     print(f"{args.output} is written")
 
 
@@ -180,8 +180,8 @@ def change_of(args: argparse.Namespace) -> Change:
 
     Raises:
         UserError: options contradict each other, a config cannot be read or its model cannot be
-            built, ``--part`` names no module, ``--to`` cannot be parsed, or there are no images to
-            recalibrate with.
+            built, ``--part`` names no module, ``--to`` cannot be parsed or has an unknown option,
+            or there are no images to recalibrate with.
     """
     change = _conversion(args)
     if args.summed_batches is None:
@@ -209,10 +209,17 @@ def _conversion(args: argparse.Namespace) -> Change:
     if args.config_file is not None:
         if args.match:
             raise UserError("--match with --config-file: the config says which norms; leave it out")
+        if args.part and args.recalibrate:
+            raise UserError(
+                f"--recalibrate with --part {args.part}: the model's other parts would have random "
+                "weights; give a checkpoint of the whole model"
+            )
         return _conversion_of_model(args)
     if args.revert:
         return lambda state: surgery.revert_state(state, match=args.match)
     key, options = parse_norm(args.to) or (args.to, {})
+    if key in NORMS:
+        check_known(NORMS[key], options)
     return lambda state: surgery.convert_state(
         state, key, match=args.match, replacing=args.replacing, **options
     )
@@ -273,9 +280,9 @@ def _recalibrate(
 
     Args:
         state: see :func:`_fit_to_model`.
-        model: the model, or a part of it, into which the converted state dict is loaded.
+        model: the model into which the converted state dict is loaded.
         batches: lists of (H, W, 3) RGB uint8 images.
-        forward: runs the whole model on a batch.
+        forward: runs the model on a batch.
 
     Returns:
         A new state dict, and a report on its norms.
@@ -401,8 +408,9 @@ def convert_file(
 
     Raises:
         UserError: ``source`` cannot be read or has no state dict, no norm in it was converted,
-            ``target`` is ``source`` or a folder, or exists without ``overwrite``, or a tensor's
-            dtype cannot be stored in a .pkl; errors of ``change`` pass, too. Nothing is written.
+            ``target`` is ``source`` or a folder, is in no existing folder, or exists without
+            ``overwrite``, or a tensor's dtype cannot be stored in a .pkl; errors of ``change``
+            pass, too. Nothing is written.
         RunError: ``target`` cannot be written; an earlier file there is unchanged.
     """
     source, target = (Path(path).expanduser() for path in (source, target))
@@ -412,6 +420,8 @@ def convert_file(
         raise UserError(f"OUTPUT {str(target)!r} is INPUT; give another file")
     if os.path.isdir(target):
         raise UserError(f"OUTPUT {str(target)!r} is a folder; give a file")
+    if not target.parent.is_dir():
+        raise UserError(f"OUTPUT {str(target)!r} is in no existing folder; create it first")
     if exists and not overwrite:
         raise UserError(f"OUTPUT {str(target)!r} exists; add --overwrite to replace it")
     contents = read_any(source)
@@ -424,7 +434,7 @@ def convert_file(
     kept, dropped = {}, []
     if entry is not None:
         others = {k: v for k, v in contents.items() if k != entry}
-        kept, dropped = _split_entries(others, target.suffix, contents[entry])
+        kept, dropped = _split_entries(others, target.suffix)
     notes = read_metadata(source) if source.suffix == ".safetensors" else {}
     note_names = sorted(notes.keys() - {"format"})
     if note_names and target.suffix != source.suffix:
@@ -484,24 +494,22 @@ def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, 
     raise UserError(describe_missing_state(contents, path))
 
 
-def _split_entries(
-    entries: Mapping[str, Any], suffix: str, state: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
+def _split_entries(entries: Mapping[str, Any], suffix: str) -> tuple[dict[str, Any], list[str]]:
     """Divide the entries beside a state dict into those to keep and those to drop.
+
+    Entries with tensors are dropped, because they may be averaged weights of unconverted norms.
 
     Args:
         entries: all entries of the checkpoint but its state dict.
         suffix: that of the output file; ".safetensors" cannot store any entry, ".pkl" only the two
             in ``_PKL``.
-        state: the unconverted state dict; entries with weights of the same names are dropped.
 
     Returns:
         The entries to keep, and the names of those to drop, such as "optimizer" and "meta.cfg".
     """
     if suffix == ".safetensors":
         return {}, [str(key) for key in entries]
-    names = {unwrap_name(name) for name in state}
-    keep = {k: v for k, v in entries.items() if k not in _TRAINING and not _has_weights(v, names)}
+    keep = {k: v for k, v in entries.items() if k not in _TRAINING and not _has_tensors(v)}
     if suffix == ".pkl":
         keep = {k: v for k, v in keep.items() if k in _PKL}
     dropped = [str(k) for k in entries if k not in keep]
@@ -511,23 +519,16 @@ def _split_entries(
     return keep, dropped
 
 
-def _has_weights(entry: Any, names: set[Any]) -> bool:
-    """Whether an entry holds a tensor or array of one of these names, such as averaged weights.
-
-    Args:
-        entry: an entry of a checkpoint; mappings in it are searched at any depth.
-        names: names of the state dict's tensors, without the prefixes of wrapped models.
-    """
+def _has_tensors(entry: Any) -> bool:
+    """Return whether an entry holds a tensor or array, in mappings and lists of any depth."""
     seen, left = set(), [entry]
     while left:
         inner = left.pop()
-        if isinstance(inner, Mapping) and id(inner) not in seen:
+        if hasattr(inner, "shape"):
+            return True
+        if isinstance(inner, Mapping | list | tuple) and id(inner) not in seen:
             seen.add(id(inner))
-            if names & {
-                unwrap_name(name) for name, value in inner.items() if hasattr(value, "shape")
-            }:
-                return True
-            left += inner.values()
+            left += inner.values() if isinstance(inner, Mapping) else inner
     return False
 
 

@@ -27,7 +27,9 @@ from ..frameworks.output_folder import RANKS, lock_run_folder
 from ..frameworks.stopping import SIGNALS
 
 #: Code by which a config in Python is one of detectron2.
-DETECTRON2 = re.compile(r"^\s*(from|import)\s+detectron2\b", re.MULTILINE)
+DETECTRON2 = re.compile(
+    r"^\s*(from\s+detectron2[\w.]*\s+import|import\s+detectron2)\b", re.MULTILINE
+)
 #: Code that only configs of MMEngine have, such as ``model = dict(type="ResNet")``.
 MMENGINE = re.compile(
     r"^\s*(from|import)\s+mm|\b(_base_|custom_imports|default_scope|read_base)\b"
@@ -75,7 +77,7 @@ def start(args: argparse.Namespace) -> None:
     """
     late = [word for word in args.opts if word.startswith("--")]
     if late:
-        raise UserError(f"{late[0]} stands behind an override; give options before overrides")
+        raise UserError(f"{late[0]} comes after an override; give options before overrides")
     framework = framework_of(args.config_file)
     check_processes(args)
     check_framework(framework, args)

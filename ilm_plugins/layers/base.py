@@ -172,7 +172,8 @@ def freeze(module: nn.Module) -> nn.Module:
     Sets ``requires_grad`` of their parameters to False. EN, SN and SSN then use their running
     statistics in training mode, too, and do not update them. All other modules stay as they are.
     ``layer.requires_grad_()`` unfreezes a layer. Freeze before you build the optimizer, and before
-    you wrap the model for several processes.
+    you wrap the model for several processes or run it compiled; after a change in a compiled model
+    call ``torch.compiler.reset()``.
 
     Args:
         module: a model, a part of it or a single layer.

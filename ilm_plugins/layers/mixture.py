@@ -140,7 +140,7 @@ class MixtureNorm(AdaptiveNorm):
             return self._forward_synchronized(x)
         y, mean, var = self.normalize(x)
         if self.uses_batch_statistics:
-            self.update_running_stats(mean, var, count=x.numel() // self.num_channels)
+            self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
         return y
 
     @torch._disable_dynamo  # as torch.compiler.disable, which imports the compiler at once

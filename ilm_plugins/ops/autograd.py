@@ -68,7 +68,10 @@ def adaptive_norm(
             if buffer is not None and buffer.requires_grad:
                 description = None
     primitive = Primitive(kernels, x.shape[1], num_groups, eps, rescale, description)
-    return _AdaptiveNorm.apply(primitive, x, *tensors) if records else primitive.forward(x, tensors)
+    with _without_autocast(x.device.type):
+        if records:
+            return _AdaptiveNorm.apply(primitive, x, *tensors)
+        return primitive.forward(x, tensors)
 
 
 class Primitive(NamedTuple):

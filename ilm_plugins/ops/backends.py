@@ -37,11 +37,6 @@ def _check_name(name: str, source: str) -> str:
 
     ``source`` is the setting that the name comes from, for the message.
     """
-    if name == "native":
-        raise ValueError(
-            f"{source}='native' has become 'cpu', kernels in C; "
-            "set that, or leave the choice to 'auto'"
-        )
     if name not in BACKENDS:
         raise ValueError(
             f"{source}={name!r} is unknown; set it to one of {', '.join(map(repr, BACKENDS))}"

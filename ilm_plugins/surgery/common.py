@@ -129,10 +129,11 @@ def check_layer(
     kept = *(of_norm if of_model else ()), "num_channels", "device", "dtype"
     given = [name for name in kept if name in options]
     if given:
-        raise OptionError(f"{', '.join(given)} is kept from each norm; leave it out")
+        raise OptionError(f"{', '.join(given)} comes from each norm; leave it out")
     if options.get("init", "identity") != "identity":
         raise OptionError(
-            f"init={options['init']!r} would not go on from where a norm is; leave it out"
+            f"init={options['init']!r}: a converted layer starts as the norm that it replaces; "
+            "leave init out"
         )
 
 

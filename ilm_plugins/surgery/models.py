@@ -389,7 +389,7 @@ def _check_replaceable(
     if to == "SSN" and cls is SwitchNorm and (types is None or cls in types):
         return
     if isinstance(module, AdaptiveNorm):
-        raise NotConvertible(f"{cls.__name__} already")
+        raise NotConvertible(f"is {cls.__name__}, a layer of this package, already")
     if family != plain:
         on_request = f"; {OF_BN}" if family == "BN" else ""
         raise NotConvertible(f"{cls.__name__}, where {to} replaces {base}{on_request}")

@@ -84,6 +84,9 @@ def adapt(source: State, layer: nn.Module) -> dict[str, Tensor]:
             f"{kind_of(source) or sorted(source)} does not become {type(layer).__name__}"
         )
     new = rule(source, layer)
+    for name in _AFFINE & new.keys() - wanted.keys():
+        if new[name].is_meta or (new[name] != (name == "weight")).any():
+            raise NotConvertible(f"it has a {name}, which {type(layer).__name__} lacks")
     new = {name: new[name] for name in wanted}
     for name, tensor in new.items():
         if tensor.shape != wanted[name].shape:
@@ -277,7 +280,7 @@ def _ssn_to_plain(source: State, layer: nn.Module) -> State:
 
     Args:
         source: the SSN's tensors.
-        layer: the plain norm, of the kind that the SSN's fixed ratios choose; not changed.
+        layer: the plain norm that the SSN's fixed ratios choose; not changed.
 
     Raises:
         NotConvertible: the ratios are not fixed, means and variances are of two normalizers, or
@@ -339,7 +342,7 @@ RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
 }
 
 #: The option with which ILM layers, AssocNorm and AN replace BatchNorm.
-OF_BN = "replacing='BN' has it replaced, which changes outputs"
+OF_BN = "give replacing='BN' to replace it; outputs then change"
 _UNBIASED = (
     "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
 )

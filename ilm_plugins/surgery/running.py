@@ -48,10 +48,11 @@ def recalibrate(
         raise OptionError("recalibrate: the model has no EN, SN or SSN with running statistics")
     calls: Counter[MixtureNorm] = Counter()
 
-    def weigh(layer: MixtureNorm, inputs: tuple[Tensor, ...]) -> None:
+    def weigh(layer: MixtureNorm, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         """Let the statistics of the k-th call count for 1/k."""
+        (x,) = (*inputs, *named.values())
         # A single value of a channel updates nothing, unless other processes have more.
-        if inputs[0].numel() > layer.num_channels or layer.synchronizes:
+        if x.numel() > layer.num_channels or layer.synchronizes:
             if not calls[layer]:  # NaN times the weight 0 is NaN
                 layer.running_mean.zero_()
                 layer.running_var.zero_()
@@ -60,7 +61,11 @@ def recalibrate(
 
     momenta = {layer: layer.momentum for layer in layers}
     before = {layer: copy.deepcopy(dict(layer.named_buffers(recurse=False))) for layer in layers}
-    hooks = [layer.register_forward_pre_hook(weigh) for layer in layers if not layer.frozen]
+    hooks = [
+        layer.register_forward_pre_hook(weigh, with_kwargs=True)
+        for layer in layers
+        if not layer.frozen
+    ]
     count = 0
     try:
         with evaluating(model):

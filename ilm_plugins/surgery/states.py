@@ -5,8 +5,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..checkpoints import copy_state, unwrap_state
+from ..checkpoints import copy_state, find_absent, unwrap_state
 from ..layers import NORMS, OptionError
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import MixtureNorm
@@ -19,8 +20,8 @@ _NOT_STORED = (
     "a state dict has neither eps nor num_groups; where a layer has others, outputs change"
 )
 _WITHOUT_TENSORS = (
-    "a layer of which nothing is in the state: if a norm without weights was there, build it with "
-    "init='identity'"
+    "the state has no tensors for this layer; if a norm without weights was there, build the layer "
+    "with init='identity'"
 )
 
 
@@ -63,10 +64,10 @@ def convert_state(
         """Return the new layer for a norm's state dict; raise NotConvertible if it must stay."""
         kind = kind_of(tensors)
         if kind == target:
-            raise NotConvertible(f"{kind} already")
+            raise NotConvertible(f"is {kind}, a layer of this package, already")
         if (kind, target) not in RULES:
             raise NotConvertible(f"{kind} does not become {NORMS[to].__name__}")
-        if target == "ILM" and kind in ("BN", "GN or IN") and kind != plain:
+        if kind in ("BN", "GN or IN") and kind != plain:
             raise NotConvertible(
                 f"BatchNorm; {OF_BN}" if kind == "BN" else f"{kind}, where BatchNorm is replaced"
             )
@@ -106,10 +107,9 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
     def build(tensors: State) -> nn.Module:
         """Return the plain norm for a layer's state dict; its eps and groups do not matter."""
         c, kind = _channels(tensors), kind_of(tensors)
-        is_bn = kind not in ("ILM", "released ILM", "AN")
-        if kind == "SSN" and not tensors["mean_fixed"].is_meta and tensors["mean_fixed"].any():
-            is_bn = tensors["mean_fixed"].tolist() == [0, 0, 1]
-        return nn.BatchNorm2d(c) if is_bn else nn.GroupNorm(1, c)
+        if kind in ("ILM", "released ILM", "AN") or _chosen_by(tensors) not in (None, "BN"):
+            return nn.GroupNorm(1, c)
+        return nn.BatchNorm2d(c)
 
     return _rewrite(state, match, build, skip=("GN or IN", "BN"))
 
@@ -117,7 +117,8 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
 def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report]:
     """Convert the norms of a state dict to the norms of a model.
 
-    OpenMMLab names norms by their type: ``gn1`` of a model may be ``bn1`` in the state dict.
+    OpenMMLab names norms by their type: ``gn1`` of a model may be ``bn1`` in the state dict; such a
+    norm is renamed even if it is of the model's kind.
 
     Args:
         state: names -> tensors, not changed; in the result, the prefixes "module." and "_orig_mod."
@@ -132,20 +133,28 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     """
     state = unwrap_state(state, model)
     report, layers = Report(), _find_norms(state)
+    norms = {n: m for n, m in model.named_modules(remove_duplicate=False) if is_norm(m)}
     fitted = []
-    for name, layer in model.named_modules(remove_duplicate=False):
-        if not is_norm(layer):
-            continue
+    for name, layer in norms.items():
         source = next((n for n in _names(name) if n in layers), None)
         if source is None:
             there = any(_join(name, key) in state for key in layer.state_dict())
             if getattr(layer, "init", "identity") != "identity" and not there:
                 report.note(_WITHOUT_TENSORS, name)
             continue
-        tensors = layers[source]
-        if kind_of(tensors) == kind_of(layer.state_dict()):
+        tensors, kind = layers[source], kind_of(layer.state_dict())
+        if kind_of(tensors) == kind:
+            # A weight and a bias alone may be of any norm.
+            if source not in norms and kind != "GN or IN":
+                for key, tensor in tensors.items():
+                    state.pop(_join(source, key), None)
+                    state[_join(name, key)] = tensor
+                report.converted[name] = "renamed"
             continue
-        if _convert_norm(state, report, source, tensors, name, lambda _, layer=layer: layer):
+        chosen = _chosen_by(tensors)
+        if chosen not in (None, _normalizer_of(layer)):
+            report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
+        elif _convert_norm(state, report, source, tensors, name, lambda _, layer=layer: layer):
             fitted.append(layer)
     if fitted:
         report.notes[f"{_NOT_STORED} (the model has {_settings(fitted)})"] = []
@@ -155,9 +164,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
             report.left[str(key)] = "the model has nothing of this name"
         elif isinstance(tensor, Tensor) and tensor.shape != wanted[key].shape:
             report.left[key] = f"{shape_of(tensor)}, where the model has {shape_of(wanted[key])}"
-    # Older checkpoints lack these counts, which is harmless.
-    counters = {key for key in wanted if key.endswith("num_batches_tracked")}
-    report.missing = [key for key in wanted if key not in state and key not in counters]
+    report.missing = [key for key in find_absent(state, model) if key not in state]
     return state, report
 
 
@@ -216,13 +223,45 @@ def _find_norms(state: State) -> dict[str, dict[str, Tensor]]:
     """Return the norms in a state dict: name of the norm -> its own state dict.
 
     :func:`.rules.kind_of` recognizes them. The name is "" if the state dict itself is a norm's.
+    BatchNorms that share the weight and bias of the module around them, as in detectron2's
+    CycleBatchNormList, have these among their tensors.
     """
     modules = defaultdict(dict)
     for key, tensor in state.items():
         parts = key.split(".") if isinstance(key, str) and isinstance(tensor, Tensor) else ()
         for i in range(len(parts)):
             modules[".".join(parts[:i])][".".join(parts[i:])] = tensor
-    return {name: tensors for name, tensors in modules.items() if kind_of(tensors)}
+    norms = {name: tensors for name, tensors in modules.items() if kind_of(tensors)}
+    for name, tensors in norms.items():
+        around = modules[name.rpartition(".")[0]] if name else {}
+        shared = {key: around[key] for key in ("weight", "bias") if key in around}
+        shape = tensors["running_mean"].shape if kind_of(tensors) == "BN" else None
+        if len(shared) == 2 and all(tensor.shape == shape for tensor in shared.values()):
+            norms[name] = {**shared, **tensors}
+    return norms
+
+
+def _chosen_by(state: State) -> str | None:
+    """Return the normalizer that the fixed ratios of an SSN's means choose.
+
+    The SSN's normalizers are taken to be "IN", "LN" and "BN", in this order; a fourth one is called
+    "another normalizer". None if its ratios are not fixed or on the meta device, and for other
+    norms.
+    """
+    fixed = state.get("mean_fixed")
+    if fixed is None or fixed.is_meta or not fixed.any():
+        return None
+    return ("IN", "LN", "BN", "another normalizer")[min(int(fixed.argmax()), 3)]
+
+
+def _normalizer_of(norm: nn.Module) -> str | None:
+    """Return the normalizer "IN", "LN" or "BN" that a plain norm computes; None for any other."""
+    groups = getattr(norm, "num_groups", None)
+    if groups == 1:
+        return "LN"
+    if isinstance(norm, _InstanceNorm) or (groups and groups == norm.num_channels):
+        return "IN"
+    return "BN" if kind_of(norm.state_dict()) == "BN" else None
 
 
 def _settings(layers: Sequence[nn.Module]) -> str:

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from ilm_plugins.checkpoints import CheckpointError, check_fits, check_resumes, check_state
+from ilm_plugins.checkpoints import (
+    CheckpointError,
+    check_fits,
+    check_resumes,
+    check_state,
+    find_absent,
+)
 
 
 def test_a_checkpoint_of_another_model_is_told_from_one_of_a_part():
@@ -15,6 +21,17 @@ def test_a_checkpoint_of_another_model_is_told_from_one_of_a_part():
     ):
         check_fits("c.pth", model, ["fc.weight"], names)
     check_fits("c.pth", torch.nn.ReLU(), [], [])
+
+
+def test_counts_of_batches_may_be_absent():
+    model = torch.nn.BatchNorm2d(3)
+    state = {name: t for name, t in model.state_dict().items() if name != "num_batches_tracked"}
+    assert find_absent(state, model) == []
+    state["running_var"] = torch.ones(4)
+    del state["weight"]
+    assert find_absent(state, model) == ["weight", "running_var"]
+    with pytest.raises(CheckpointError, match="is of another model"):
+        check_fits("c.pth", model, [], find_absent({}, model))
 
 
 def test_a_state_dict_is_where_it_is_looked_for():

@@ -114,7 +114,7 @@ def test_what_belongs_to_the_training_before_is_dropped_and_said(tmp_path, model
     assert kept.keys() == {"state_dict", "meta", "classes"}
     assert kept["meta"] == {"dataset_meta": {"classes": ["a"]}} and kept["classes"] == ["a", "b"]
     dropped = "optimizer, param_schedulers, iteration, meta.epoch, meta.cfg"
-    words = f"dropped (of the training, or not possible in this format): {dropped}"
+    words = f"not copied (of the training, or this format cannot store it): {dropped}"
     assert words in capsys.readouterr().out.splitlines()
     assert run(tmp_path / "in.pth", tmp_path / "out.safetensors", *HEAD) == 0
     assert "optimizer, param_schedulers, meta, iteration, classes" in capsys.readouterr().out
@@ -123,8 +123,9 @@ def test_what_belongs_to_the_training_before_is_dropped_and_said(tmp_path, model
 def test_other_weights_of_the_same_model_are_dropped_and_said(tmp_path, model, capsys):
     state = model.state_dict()
     averaged = {f"module.{name}": tensor.clone() for name, tensor in state.items()}
-    others = {"shadow": averaged, "nested": {"ema": averaged, "decay": 0.9}, "optimizers": [1]}
-    write({"model": state, **others, "means": {"rgb": torch.ones(3)}}, tmp_path / "in.pth")
+    listed = {"shadow_params": [*averaged.values()], "decay": 0.9}
+    others = {"shadow": averaged, "nested": {"ema": listed}, "optimizers": [1]}
+    write({"model": state, **others, "means": {"rgb": [1, 2, 3]}}, tmp_path / "in.pth")
     assert run(tmp_path / "in.pth", tmp_path / "out.pth", *HEAD) == 0
     assert read(tmp_path / "out.pth").keys() == {"model", "means"}
     assert ": shadow, nested, optimizers\n" in capsys.readouterr().out
@@ -144,7 +145,7 @@ def test_words_beside_the_tensors_of_safetensors_are_kept_or_dropped_and_said(
     torch_files.save_file(model.state_dict(), path, words)
     assert run(path, tmp_path / "out.safetensors", *HEAD) == 0
     assert read_metadata(tmp_path / "out.safetensors") == words
-    assert "dropped" not in capsys.readouterr().out
+    assert "not copied" not in capsys.readouterr().out
     assert run(path, tmp_path / "out.pth", *HEAD) == 0
     assert ": __metadata__ (license)\n" in capsys.readouterr().out
     write(model.state_dict(), tmp_path / "plain.safetensors")
@@ -281,7 +282,7 @@ def test_batchnorm_becomes_a_norm_of_each_image_on_request(tmp_path, capsys):
     plain = randomized(Model(nn.BatchNorm2d(32), nn.BatchNorm2d(24)))
     write(plain.state_dict(), tmp_path / "in.pth")
     words = tmp_path / "in.pth", tmp_path / "out.pth", "--to", "ILMIN"
-    assert "replacing='BN' has it replaced" in refused(capsys, *words)
+    assert "give replacing='BN' to replace it" in refused(capsys, *words)
     assert run(*words, "--replacing", "BN") == 0
     assert "note, outputs change: each image's own statistics" in capsys.readouterr().out
     found = read(tmp_path / "out.pth")
@@ -385,6 +386,7 @@ def test_values_that_are_no_dense_tensors_are_named(tmp_path, model, capsys, kin
         (["--to", "GN"], "to='GN' is unknown; set it to one of 'ILMGN'"),
         (["--to", "ILMGN(hidden"], "NORM 'ILMGN(hidden' cannot be read"),
         (["--to", "ILMGN(hiden=2)"], "unknown option 'hiden'"),
+        (["--to", "ILMGN(replacing='BN')"], "unknown option 'replacing'"),
         (["--to", "ILMGN", "KEY", "VALUE"], "KEY VALUE needs --config-file"),
         (["--to", "SN", "--summed-batches", "0"], "batches=0"),
         (
@@ -392,11 +394,15 @@ def test_values_that_are_no_dense_tensors_are_named(tmp_path, model, capsys, kin
             "INPUT has no running statistics of SN's released",
         ),
         (["--revert", "--summed-batches", "3"], "--summed-batches 3: INPUT has no running stat"),
-        (["--to", 'ILMGN(dtype="float16")'], "dtype is kept from each norm"),
-        (["--to", 'ILMGN(init="default")'], "init='default' would not go on"),
+        (["--to", 'ILMGN(dtype="float16")'], "dtype comes from each norm"),
+        (["--to", 'ILMGN(init="default")'], "init='default': a converted layer starts"),
         (["--config-file", "nowhere.yaml"], "config file 'nowhere.yaml' does not exist"),
         (["--config-file", "nowhere.yaml", "--match", "*"], "--match with --config-file"),
         (["--to", "SN", "--recalibrate", "images"], "--recalibrate images needs --config-file"),
+        (
+            ["--config-file", "nowhere.yaml", "--recalibrate", "images", "--part", "head"],
+            "the model's other parts would have random weights",
+        ),
         (["--revert", "--batch-size", "2"], "--batch-size 2 needs --recalibrate"),
         (["--revert", "--replacing", "BN"], "--replacing BN needs --to"),
         (["--to", "ILMGN", "--replacing", "BN"], "GN or IN, where BatchNorm is replaced"),
@@ -425,9 +431,11 @@ def test_a_folder_is_no_output(tmp_path, model, capsys, monkeypatch):
 def test_outputs_that_cannot_be_written(tmp_path, model, capsys):
     write(model.bfloat16().state_dict(), tmp_path / "in.pth")
     (tmp_path / "file.txt").touch()
-    for out in ("none/out.pth", "file.txt/out.pth", f"{'long' * 65}.pth"):
+    for out in ("none/out.pth", "file.txt/out.pth"):
         error = refused(capsys, tmp_path / "in.pth", tmp_path / out, *HEAD)
-        assert out in error and "cannot be written" in error
+        assert out in error and "is in no existing folder" in error
+    error = refused(capsys, tmp_path / "in.pth", tmp_path / f"{'long' * 65}.pth", *HEAD)
+    assert "cannot be written" in error
     assert "cannot be read" in refused(capsys, tmp_path / f"{'long' * 65}.pth", "out.pth", *HEAD)
     error = refused(capsys, tmp_path / "in.pth", tmp_path / "out.pkl", *HEAD)
     assert "is of torch.bfloat16, which .pkl cannot hold; write .pth" in error

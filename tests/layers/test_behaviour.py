@@ -25,6 +25,7 @@ from cases import (
 )
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 from ilm_plugins.layers.autoencoder import AutoencoderNorm
+from ilm_plugins.layers.base import AdaptiveNorm
 
 C = 64
 half_precisions = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -98,6 +99,28 @@ def test_autocast_changes_nothing_but_what_comes_in(name, dtype):
         convolved = layer(nn.functional.conv2d(x, torch.ones(C, 1, 1, 1), groups=C))
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
     assert half.dtype == dtype and convolved.dtype == dtype
+
+
+class ByMatrix(AdaptiveNorm, nn.GroupNorm):
+    """A layer whose rescale takes a matrix product, which autocast would compute in bfloat16."""
+
+    def __init__(self, num_channels):
+        super().__init__(1, num_channels)
+        self.moment_groups = num_channels
+
+    def rescale_tensors(self):
+        return self.weight, self.bias
+
+    def rescale(self, mean, var, weight, bias):
+        mixed = mean @ torch.full((len(weight), len(weight)), 1 / 3)
+        return weight + mixed, bias + mixed
+
+
+def test_autocast_changes_nothing_in_layers_of_others():
+    layer, x = ByMatrix(C), inputs(2, C, 4, 4, dtype=torch.float32)
+    expected = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
 
 
 def assert_within_rounding(actual, expected):

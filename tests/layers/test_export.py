@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import fresh
-from cases import every_layer, inputs, modes, results
-from ilm_plugins import NORMS
+from cases import MIXTURES, every_layer, inputs, modes, results
+from ilm_plugins import NORMS, freeze
 from ilm_plugins.layers.base import AdaptiveNorm
 from ilm_plugins.layers.projection import Projection
 
@@ -244,6 +244,20 @@ def test_compiled_for_one_size(name, backend, tolerance):
 
 
 @pytest.mark.wide
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_compiled_layer_is_frozen_after_a_reset(name):
+    torch._dynamo.reset()
+    layer, x = build(name, training=True), inputs(3, C, 5, 6, dtype=torch.float32)
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    compiled(x)
+    freeze(layer)
+    torch.compiler.reset()
+    before = layer.running_mean.clone()
+    compiled(x)
+    assert torch.equal(layer.running_mean, before)
+
+
+@pytest.mark.wide
 def test_compiled_networks_compute_in_float32_whatever_matrix_products_may():
     torch._dynamo.reset()
     network, x = Projection(256, 128), 1000.3 + torch.randn(512, 256)
@@ -263,7 +277,7 @@ def test_compiled_networks_compute_in_float32_whatever_matrix_products_may():
 #: times, as what is written past the end of a gradient is noticed when memory is freed.
 TRAINING = """
 import torch
-from ilm_plugins import NORMS
+from ilm_plugins import NORMS, freeze
 
 layer = NORMS[{name!r}](16, **{options!r})
 compiled = torch.compile(layer)

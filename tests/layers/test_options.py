@@ -231,6 +231,7 @@ def test_numbers_of_numpy_are_numbers():
     np = pytest.importorskip("numpy", reason="needs numpy")
     assert ILMGroupNorm(np.int64(64), np.int64(8)).num_groups == 8
     assert SwitchNorm(64, momentum=np.float32(0.5)).momentum == 0.5
+    assert ExemplarNorm(np.int64(64))(torch.randn(2, 64, 3, 3)).isfinite().all()
 
 
 @every_layer

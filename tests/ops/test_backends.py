@@ -333,14 +333,6 @@ def test_an_unknown_backend_is_refused_in_one_line():
     assert process.returncode != 0
 
 
-def test_the_former_name_of_a_backend_is_refused():
-    message = (
-        "backend='native' has become 'cpu', kernels in C; set that, or leave the choice to 'auto'"
-    )
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        use_backend("native")
-
-
 def test_a_backend_is_forced_in_a_block_or_from_the_call_on():
     def computed_by():
         return type(ILMGroupNorm(64)(torch.randn(1, 64, 3, 3)).grad_fn).__name__

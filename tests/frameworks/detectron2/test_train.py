@@ -262,7 +262,7 @@ def test_config_files_that_are_none(tmp_path, refused, name, text, words):
             ["SOLVER.MAX_ITER", "3", "MODEL.WEIGHTS"],
             ["override MODEL.WEIGHTS has no value"],
         ),
-        ("yaml", ["MODEL.WEIGHTS", "x", "--resume"], ["--resume stands behind an override"]),
+        ("yaml", ["MODEL.WEIGHTS", "x", "--resume"], ["--resume comes after an override"]),
         (
             "py",
             ["train.eval_period=3", "train.max_iter=[3"],
@@ -396,6 +396,7 @@ def test_a_norm_that_does_not_fit_is_told_in_one_line(datasets, tmp_path, refuse
         ("model: dict = dict(type='MaskRCNN')\n", "openmmlab"),
         ("hooks = [dict(type='EMAHook')]\n", "openmmlab"),
         ("from detectron2.config import LazyCall as L\nx = dict(type='a')\n", "detectron2"),
+        ('"""ResNet, with weights\nfrom detectron2\'s zoo."""\n_base_ = []\n', "openmmlab"),
         (
             "from mmengine.config import read_base\nwith read_base():\n    from .a import *\n",
             "openmmlab",
