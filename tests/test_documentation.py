@@ -111,6 +111,11 @@ def figures(stem):
     return {**found["figures"], "mean": found.get("references", {}).get("mean training image")}
 
 
+def paper_gain(better, worse):
+    """The first figure of one of the papers' rows less that of another."""
+    return registry.find_cell(better).paper[0] - registry.find_cell(worse).paper[0]
+
+
 def quotes():
     """Page -> sentences in it, with figures of records."""
     norms = ("BN", "SN", "EN")
@@ -164,7 +169,12 @@ def quotes():
         README: [
             f"box AP {gn['box AP']:.1f} and mask AP {gn['mask AP']:.1f} under GN, "
             f"{ilmgn['box AP']:.1f} and {ilmgn['mask AP']:.1f} under ILM+GN",
-            f"ResNet-20 under EN on CIFAR-10, with {whole:.1f} %; the paper has {papers:.1f} %, on",
+            "ResNet-20 under EN, on CIFAR-10 re-encoded as JPEG, "
+            f"with {whole:.1f} %; the paper has {papers:.1f} %, on the original images",
+            f"{paper_gain('ilm-5 ILM+GN, batch 2', 'ilm-5 GN, batch 2'):+.1f} box AP for ILM+GN "
+            "over GN in box heads (COCO), and for EN in ResNet-50 "
+            f"{paper_gain('en-2 ResNet50/EN', 'en-2 ResNet50/BN'):+.1f} % top-1 over BN (ImageNet) "
+            f"and {paper_gain('en-6 ADE20K/EN', 'en-6 ADE20K/SyncBN'):+.1f} mIoU over SyncBN",
             f"{bn:.1f} % under BN, {sn:.1f} % under SN and {en:.1f} % under EN after 12 of 165",
             f"takes {min(steps):.2f} to {max(steps):.2f} times as long as under the plain norm",
             f"ResNet-50 with EN has {cost['parameters']:.2f} M parameters and "

@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import re
+import select
 import shlex
 import signal
 import sys
@@ -77,12 +78,16 @@ def command(
     Returns:
         The exit status. Without an error: what ``run`` returns, or 0 for None. After an error: its
         ``status``, or 2 if no run has begun or the command has no --resume. After a signal: 128 +
-        its number.
+        its number, also where what reads stdout has ended, as in ``... | head``, without a line.
     """
     try:
         with stoppable(signals), one_line_errors():
-            return run() or 0
+            status = run() or 0
+            sys.stdout.flush()
+            return status
     except UserError as error:
+        if isinstance(error.__cause__, BrokenPipeError) and _is_stdout_closed():
+            return 128 + signal.SIGPIPE
         if getattr(args, "traceback", False):
             print(_traceback(error), file=sys.stderr)
         printed = _with_log_hint(error, args) if isinstance(error, UnexpectedError) else error
@@ -99,6 +104,16 @@ def command(
         line = f"{line.rstrip('.')}. {RESUME}"
     print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
     return status
+
+
+def _is_stdout_closed() -> bool:
+    """Return whether stdout is a pipe that nothing reads any more; if so, discard what is left."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # errors are always reported
+    closed = any(events & select.POLLERR for _, events in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
 
 
 def add_traceback(p: argparse.ArgumentParser) -> None:

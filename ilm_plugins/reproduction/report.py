@@ -23,6 +23,7 @@ HEAD = """\
 Written by `python -m ilm_plugins reproduce report` from [records](records) of runs, which
 `reproduce run TABLE ROW` makes. A result beside a paper's is always of the full recipe:
 a run that is shorter, on fewer images or otherwise changed has a row of its own, which says so.
+Images of CIFAR may be re-encoded as JPEG, which the column "trained" says.
 Where there are several seeds, results are means and, behind ±, standard deviations.
 "-" under commit: the run is older than the records of commits.
 """

@@ -1,8 +1,10 @@
 """``python -m ilm_plugins COMMAND``, which the scripts in tools/ call too."""
 
+import argparse
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -153,3 +155,14 @@ def test_make_shapes_says_how_many_images_are_done(tmp_path, capsys, monkeypatch
     out, err = capsys.readouterr()
     assert "1 of 2 images, 5 s left" in err
     assert out == f"{tmp_path / 'shapes'}: 2 training and 1 validation images\n"
+
+
+def test_output_that_nothing_reads_ends_a_command_without_a_line(capfd, monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    for text in ("a few words", "x" * 100_000):
+        with open(os.dup(write), "w") as closed:
+            monkeypatch.setattr(sys, "stdout", closed)
+            status = command.command(lambda text=text: print(text), argparse.Namespace())
+        assert status == 128 + signal.SIGPIPE and capfd.readouterr().err == ""
+    os.close(write)

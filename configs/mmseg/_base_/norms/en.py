@@ -1,5 +1,6 @@
-# EN, not synchronized between GPUs, on a backbone that "tools/reproduce.py run en-6 backbone/EN"
-# trains; put its checkpoint at the path below, or train from scratch: model.backbone.init_cfg=None.
+# EN, not synchronized between GPUs, on a backbone trained on ImageNet: copy the last checkpoint of
+# "python -m ilm_plugins reproduce run en-6 backbone/EN" to the path below, or train from
+# scratch: model.backbone.init_cfg=None.
 pretrained = "checkpoints/resnet50_imagenet_8xb32_en.pth"
 norm_cfg = dict(type="EN", requires_grad=True)
 norm = dict(

@@ -1,5 +1,6 @@
-# SN, not synchronized between GPUs, on a backbone that "tools/reproduce.py run en-6 backbone/SN"
-# trains; put its checkpoint at the path below, or train from scratch: model.backbone.init_cfg=None.
+# SN, not synchronized between GPUs, on a backbone trained on ImageNet: copy the last checkpoint of
+# "python -m ilm_plugins reproduce run en-6 backbone/SN" to the path below, or train from
+# scratch: model.backbone.init_cfg=None.
 pretrained = "checkpoints/resnet50_imagenet_8xb32_sn.pth"
 norm_cfg = dict(type="SN", requires_grad=True)
 norm = dict(

@@ -1,6 +1,7 @@
-# Synchronized BN, on a backbone that "tools/reproduce.py run en-6 backbone/SyncBN" trains; put its
-# checkpoint at the path below, or train from scratch: model.backbone.init_cfg=None. The paper says
-# of SN's and EN's backbones alone how they are pretrained, so that this one is trained as they are.
+# Synchronized BN, on a backbone trained on ImageNet: copy the last checkpoint of
+# "python -m ilm_plugins reproduce run en-6 backbone/SyncBN" to the path below, or train from
+# scratch: model.backbone.init_cfg=None. The paper says of SN's and EN's backbones alone how they
+# are pretrained, so that this one is trained as they are.
 # torchvision's weights, another recipe's: model.backbone.init_cfg.checkpoint=torchvision://resnet50
 # model.backbone.init_cfg.prefix=None.
 pretrained = "checkpoints/resnet50_imagenet_8xb32_bn.pth"
