@@ -138,23 +138,19 @@ def test_batches_are_cropped_and_flipped_as_images_are(root):
         MODELS.build({**options, "crop_size": 64})({"inputs": images}, training=True)
 
 
-def test_a_config_with_packed_images_in_cifar10s_place(root):
+def test_packed_images_in_cifar10s_place(root):
     pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
     from mmengine.registry import DATASETS, init_default_scope
 
     from mmengine_configs import load
 
     np.savez(root / "test.npz", **arrays())
-    packed = load("mmpretrain", "_base_/datasets/cifar10_packed.py")
-    overridden = load("mmpretrain", "ilm/resnet101_cifar10_ilmgn.py")
+    cfg = load("mmpretrain", "ilm/resnet101_cifar10_ilmgn.py")
     for split in ("train", "val", "test"):
         dataset = f"{split}_dataloader.dataset"
-        packed.merge_from_dict({f"{dataset}.data_root": str(root)})
         changes = {"type": "PackedImages", "data_root": str(root)}
-        overridden.merge_from_dict({f"{dataset}.{key}": value for key, value in changes.items()})
-        options, same = (cfg[f"{split}_dataloader"].dataset for cfg in (packed, overridden))
-        assert options == same
+        cfg.merge_from_dict({f"{dataset}.{key}": value for key, value in changes.items()})
         init_default_scope("mmpretrain")
-        data = DATASETS.build(options)
+        data = DATASETS.build(cfg[f"{split}_dataloader"].dataset)
         assert data.split == ("train" if split == "train" else "test")
         assert data[0]["inputs"].shape == (3, 32, 32)
