@@ -36,7 +36,7 @@ def main() -> int:
         models.RESNET, models.SIDE = "resnet18", 32
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    warnings.filterwarnings("ignore", "ilm_plugins: slower", UserWarning)
+    warnings.filterwarnings("ignore", "ilm_plugins: plain torch operations run", UserWarning)
     device = torch.device(args.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -198,8 +198,10 @@ def steps(args: argparse.Namespace) -> list[Step]:
         benchmark("compiled", "compiled")
     benchmark("models", "models", *small)
     chosen = ("-k", "box_head") if tiny else ()
+    # Each worker compiles its tests' kernels on a core of its own.
+    workers = ("-n", "8") if importlib.util.find_spec("xdist") and not tiny else ()
     for name, words in MORE_TESTS.items():
-        found.append(Step(f"tests: {name}", (*pytest, *words, *chosen)))
+        found.append(Step(f"tests: {name}", (*pytest, *workers, *words, *chosen)))
     for name, (images, table, cells, rehearsed, *options) in TRAININGS.items():
         data = args.bundle / "data" / images
         words = (

@@ -21,9 +21,11 @@ from interpreter import DEVICE, compiles, run_interpreted, runs, skip_without_tr
 
 skip_without_triton()
 import triton  # noqa: E402
+import triton.language as tl  # noqa: E402
 
 from ilm_plugins.ops import triton as kernels  # noqa: E402
 from ilm_plugins.ops.triton.devices import launch_problem  # noqa: E402
+from ilm_plugins.ops.triton.vectors import activate  # noqa: E402
 
 LAYOUTS = {"contiguous": False, "channels-last": True}
 KEYS = {norm: key for key, norm in NORMS.items()}
@@ -70,6 +72,29 @@ def test_a_kernel_that_cannot_run_says_why(monkeypatch):
     message = r"'triton' is forced: Triton cannot run a kernel on 'cpu' \(\w+Error: .+\); it needs"
     with use_backend("triton"), pytest.raises(RuntimeError, match=message):
         ILMGroupNorm(64)(torch.randn(1, 64, 3, 3))
+
+
+@triton.jit
+def _activate_kernel(x_ptr, y_ptr, slope_ptr, NAME: tl.constexpr, SIZE: tl.constexpr):
+    i = tl.arange(0, SIZE)
+    y, slope = activate(tl.load(x_ptr + i), NAME)
+    tl.store(y_ptr + i, y)
+    tl.store(slope_ptr + i, slope)
+
+
+@runs
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+def test_derivatives_are_exact_where_an_activation_saturates(name):
+    x = torch.linspace(-20, 20, 64, device=DEVICE)
+    y, slope = torch.empty_like(x), torch.empty_like(x)
+    _activate_kernel[(1,)](x, y, slope, name, 64)
+    exact = x.double().requires_grad_()
+    expected = getattr(torch, name)(exact)
+    (expected_slope,) = torch.autograd.grad(expected.sum(), exact)
+    if name == "tanh":  # torch's own derivative is 1 - tanh^2, which cancels in float64, too
+        expected_slope = 1 / exact.detach().cosh().square()
+    torch.testing.assert_close(y.double(), expected.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(slope.double(), expected_slope, rtol=4e-6, atol=0)
 
 
 # ---- one layer by kernels and by equations

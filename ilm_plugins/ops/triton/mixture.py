@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .vectors import activate, finite, fold, load, numbers, spread
+from .vectors import activate, divide, finite, fold, load, numbers, spread
 
 #: Instances by channels of a tile of the kernel that pools the batch's moments.
 BATCH_TILE = (16, 64)
@@ -31,7 +31,7 @@ def _channels(SIZES: tl.constexpr):
 def _off_layer(mean, SIZES: tl.constexpr):
     """Return the means minus LN's mean, 0 in the padding."""
     _, exists = _channels(SIZES)
-    return tl.where(exists, mean - tl.sum(mean, axis=0) / SIZES.channels, 0.0)
+    return tl.where(exists, mean - divide(tl.sum(mean, axis=0), SIZES.channels), 0.0)
 
 
 @triton.jit
@@ -356,7 +356,7 @@ def _batch_kernel(
         exists = (first + n < instances) & (c < channels)[None, :]
         at = (first + n).to(tl.int64) * channels + c[None, :]
         total += load(mean_ptr, at, exists)
-    mean = tl.sum(total, axis=0) / instances
+    mean = divide(tl.sum(total, axis=0), instances)
     total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
     for first in range(0, instances, BLOCK_N):
         exists = (first + n < instances) & (c < channels)[None, :]

@@ -17,7 +17,7 @@ from .devices import new
 from .rescaling import rescale, rescale_vjp
 from .sizes import Sizes
 from .streaming import Shape, find_shape, tile_offsets
-from .vectors import finite, fold, load, spread
+from .vectors import divide, finite, fold, load, spread
 
 #: Elements of an instance, padded to powers of two, that a one-read kernel holds in its registers:
 #: 32 a thread on 16 warps, of x and of dy.
@@ -65,7 +65,7 @@ def _sums_of_channels(dy_ptr, x_ptr, mean, chunks, SHAPE: tl.constexpr, CHANNELS
     length = chunks * SHAPE.vector // in_row
     c = tl.arange(0, CHANNELS)[:, None]
     position = tl.arange(0, SHAPE.block_l // in_row)[None, :]
-    inside = (c < CHANNELS) & (position < length)
+    inside = position < length
     dy = load(dy_ptr, c * length + position, inside)
     x = load(x_ptr, c * length + position, inside)
     products = tl.sum(dy * (x - spread(mean, CHANNELS)[:, None]), axis=1)
@@ -80,7 +80,7 @@ def _one_read_kernel(
     """Normalize x, and store its moments (N, G')."""
     n, start, offsets, inside = _instance(chunks, SHAPE)
     x = load(x_ptr + start, offsets, inside)
-    mean = fold(tl.sum(x, axis=1), SIZES.fine) / count
+    mean = divide(fold(tl.sum(x, axis=1), SIZES.fine), count)
     x = tl.where(inside, x - spread(mean, SHAPE.block_c)[:, None], 0.0)
     var = finite(fold(tl.sum(x * x, axis=1), SIZES.fine) / count)
     group = n * SIZES.fine + tl.arange(0, SIZES.fine)

@@ -30,14 +30,14 @@ def rescale_vjp(n, d_scale, d_shift, mean, var, t, gradients_ptr, count, SIZES: 
     gradients_ptr += n * SIZES.gradients
     if SIZES.kind == "Autoencoder":
         scale, d_mean, d_var = autoencoder_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES)
-        d_mean -= fold(scale * d_shift, SIZES.fine)
+        through_center = fold(scale * d_shift, SIZES.fine)
     elif SIZES.kind == "Exemplar":
         scale, d_mean, d_var = exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES)
-        d_mean -= scale * d_shift
+        through_center = scale * d_shift
     else:
         scale, d_mean, d_var = switch_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES)
-        d_mean -= scale * d_shift
-    return scale, d_var * (2.0 / count), d_mean / count
+        through_center = scale * d_shift
+    return scale, d_var * (2.0 / count), (d_mean - through_center) / count
 
 
 @triton.jit

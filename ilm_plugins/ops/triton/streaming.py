@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .devices import multiprocessors, new
-from .vectors import finite, load
+from .vectors import divide, finite, load
 
 # These sizes are fixed, not tuned by timing at a first call. A tile of 4096 elements on 8 warps
 # gives each thread 16, in two to four loads of 16 bytes, and leaves registers for three programs on
@@ -94,7 +94,7 @@ def _moments_kernel(x_ptr, mean_ptr, var_ptr, channels, chunks, splits, tiles, S
     size = end - begin
     lane = tl.arange(0, SHAPE.block_l)
     weight = ((size - lane + SHAPE.block_l - 1) // SHAPE.block_l).to(tl.float32)[None, :]
-    pooled = tl.sum(weight * mean, axis=1) / size
+    pooled = divide(tl.sum(weight * mean, axis=1), size)
     offset = mean - pooled[:, None]
     var = tl.sum(square + weight * offset * offset, axis=1) / size
     out = (n * channels + c) * splits + begin // split_length
@@ -123,7 +123,7 @@ def _pool_kernel(
         weight = tl.minimum(split, length - (first + i) % splits * split).to(tl.float32)
         mean = load(mean_ptr + start, first + i, inside)
         pooled += tl.sum(weight * mean, axis=1)
-    pooled /= count
+    pooled = divide(pooled, count)
     pooled_var = tl.zeros((BLOCK_ROWS,), tl.float32)
     for first in range(0, run, BLOCK):
         inside = (row < rows)[:, None] & (first + i < run)
@@ -312,7 +312,8 @@ class _Tiling(NamedTuple):
 def find_shape(x: Tensor, length: int, block_c: int, block_l: int) -> Shape:
     """Return the constants for tiles of a map x whose rows have ``length`` elements."""
     last = not x.is_contiguous()
-    return Shape(1 if last else min(16, length & -length), last, block_c, block_l)
+    vector = min(16 // x.element_size(), length & -length)
+    return Shape(1 if last else vector, last, block_c, block_l)
 
 
 def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:

@@ -17,6 +17,15 @@ def finite(var):
 
 
 @triton.jit
+def divide(x, y):
+    """Return x / y in float32, rounded to nearest; the operator / may be 2 units off.
+
+    A mean must be exact: its error becomes one of x - mean, where the mean is large.
+    """
+    return tl.div_rn(x, y * 1.0)
+
+
+@triton.jit
 def numbers(COUNT: tl.constexpr, PADDED: tl.constexpr):
     """Return 0, 1, ... (PADDED), and whether each is below COUNT."""
     i = tl.arange(0, PADDED)
@@ -63,15 +72,21 @@ def refine(d_mean, d_var, coarse_mean, mean):
 
 @triton.jit
 def activate(x, NAME: tl.constexpr):
-    """Return the activation NAME of x, and its derivative."""
+    """Return the activation NAME of x, and its derivative.
+
+    Derivatives are not computed from y, whose rounding near 1 would be most of them.
+    """
     if NAME == "tanh":
         small = tl.exp(-2.0 * tl.abs(x))
-        y = (1.0 - small) / (1.0 + small)
+        half = divide(1.0, 1.0 + small)
+        y = (1.0 - small) * half
         y = tl.where(x < 0, -y, y)
-        slope = 1.0 - y * y
+        slope = 4.0 * small * half * half
     elif NAME == "sigmoid":
-        y = 1.0 / (1.0 + tl.exp(-x))
-        slope = y * (1.0 - y)
+        small = tl.exp(-tl.abs(x))
+        y = divide(1.0, 1.0 + small)
+        slope = small * y * y
+        y = tl.where(x < 0, small * y, y)
     elif NAME == "identity":
         y = x
         slope = tl.full(x.shape, 1.0, tl.float32)
