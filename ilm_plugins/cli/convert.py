@@ -497,7 +497,8 @@ def find_state(contents: Any, path: os.PathLike) -> tuple[str | None, dict[str, 
 def _split_entries(entries: Mapping[str, Any], suffix: str) -> tuple[dict[str, Any], list[str]]:
     """Divide the entries beside a state dict into those to keep and those to drop.
 
-    Entries with tensors are dropped, because they may be averaged weights of unconverted norms.
+    Entries with tensors are dropped, because they may be averaged weights of unconverted norms;
+    but for ``meta``, which describes classes.
 
     Args:
         entries: all entries of the checkpoint but its state dict.
@@ -509,7 +510,8 @@ def _split_entries(entries: Mapping[str, Any], suffix: str) -> tuple[dict[str, A
     """
     if suffix == ".safetensors":
         return {}, [str(key) for key in entries]
-    keep = {k: v for k, v in entries.items() if k not in _TRAINING and not _has_tensors(v)}
+    keep = {k: v for k, v in entries.items() if k == "meta" or not _has_tensors(v)}
+    keep = {k: v for k, v in keep.items() if k not in _TRAINING}
     if suffix == ".pkl":
         keep = {k: v for k, v in keep.items() if k in _PKL}
     dropped = [str(k) for k in entries if k not in keep]

@@ -83,7 +83,7 @@ def test_a_gn_checkpoint_evaluates_the_same_and_fine_tunes(root, datasets, tmp_p
     names = "".join(f"    {name}\n" for name in NORMS)
     assert f"converted, GN or IN -> ILMGroupNorm (4):\n{names}" in printed
     assert "left" not in printed and "missing" not in printed
-    dropped = printed.split("possible in this format): ")[1].splitlines()[0].split(", ")
+    dropped = printed.split("this format cannot store it): ")[1].splitlines()[0].split(", ")
     assert {"optimizer", "message_hub", "meta.cfg"} <= {*dropped}
     contents = read(converted)
     classes, expected = (c["meta"]["dataset_meta"]["classes"] for c in (contents, read(trained)))
