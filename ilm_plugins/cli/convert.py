@@ -522,11 +522,14 @@ def _split_entries(entries: Mapping[str, Any], suffix: str) -> tuple[dict[str, A
 
 
 def _has_tensors(entry: Any) -> bool:
-    """Return whether an entry holds a tensor or array, in mappings and lists of any depth."""
+    """Return whether an entry holds a tensor or array, in mappings and lists of any depth.
+
+    Single numbers, such as a best score in numpy's float64, do not count.
+    """
     seen, left = set(), [entry]
     while left:
         inner = left.pop()
-        if hasattr(inner, "shape"):
+        if getattr(inner, "shape", ()):
             return True
         if isinstance(inner, Mapping | list | tuple) and id(inner) not in seen:
             seen.add(id(inner))

@@ -127,9 +127,10 @@ def test_other_weights_of_the_same_model_are_dropped_and_said(tmp_path, model, c
     averaged = {f"module.{name}": tensor.clone() for name, tensor in state.items()}
     listed = {"shadow_params": [*averaged.values()], "decay": 0.9}
     others = {"shadow": averaged, "nested": {"ema": listed}, "optimizers": [1]}
-    write({"model": state, **others, "means": {"rgb": [1, 2, 3]}}, tmp_path / "in.pth")
+    score = {"best": np.float64(0.9), "rgb": [1, 2, 3]}
+    write({"model": state, **others, "score": score}, tmp_path / "in.pth")
     assert run(tmp_path / "in.pth", tmp_path / "out.pth", *HEAD) == 0
-    assert read(tmp_path / "out.pth").keys() == {"model", "means"}
+    assert read(tmp_path / "out.pth").keys() == {"model", "score"}
     assert ": shadow, nested, optimizers\n" in capsys.readouterr().out
 
 

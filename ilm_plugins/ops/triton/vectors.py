@@ -18,9 +18,10 @@ def finite(var):
 
 @triton.jit
 def divide(x, y):
-    """Return x / y in float32, rounded to nearest; the operator / may be 2 units off.
+    """Return x / y in float32, rounded to nearest.
 
-    A mean must be exact: its error becomes one of x - mean, where the mean is large.
+    The operator / may be two units in the last place off, which would be an error of x - mean
+    where the mean is large.
     """
     return tl.div_rn(x, y * 1.0)
 
@@ -74,14 +75,14 @@ def refine(d_mean, d_var, coarse_mean, mean):
 def activate(x, NAME: tl.constexpr):
     """Return the activation NAME of x, and its derivative.
 
-    Derivatives are not computed from y, whose rounding near 1 would be most of them.
+    The derivative of tanh is not 1 - y * y here: near |y| = 1 that is mostly rounding error.
     """
     if NAME == "tanh":
         small = tl.exp(-2.0 * tl.abs(x))
-        half = divide(1.0, 1.0 + small)
-        y = (1.0 - small) * half
+        inverse = divide(1.0, 1.0 + small)
+        y = (1.0 - small) * inverse
         y = tl.where(x < 0, -y, y)
-        slope = 4.0 * small * half * half
+        slope = 4.0 * small * inverse * inverse
     elif NAME == "sigmoid":
         small = tl.exp(-tl.abs(x))
         y = divide(1.0, 1.0 + small)
