@@ -112,7 +112,7 @@ def figures(stem):
 
 
 def paper_gain(better, worse):
-    """The first figure of one of the papers' rows less that of another."""
+    """How much more one row of the papers has than another, in its first measure."""
     return registry.find_cell(better).paper[0] - registry.find_cell(worse).paper[0]
 
 

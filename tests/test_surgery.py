@@ -709,6 +709,20 @@ def test_statistics_that_are_nan_are_measured_anew():
     assert layer.running_var.isfinite().all()
 
 
+def test_statistics_of_a_layer_that_is_called_by_name_are_measured():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = ExemplarNorm(32)
+
+        def forward(self, x):
+            return self.norm(x=x)
+
+    model, x = Named(), torch.randn(4, 32, 3, 3) + 5
+    surgery.recalibrate(model, [x])
+    torch.testing.assert_close(model.norm.running_mean, x.mean((0, 2, 3)))
+
+
 def test_layers_without_new_statistics_keep_theirs():
     model = nn.Sequential(SwitchNorm(4), ilm_plugins.freeze(SwitchNorm(4)))
     unused = SwitchNorm(4)

@@ -107,7 +107,7 @@ def command(
 
 
 def _is_stdout_closed() -> bool:
-    """Return whether stdout is a pipe that nothing reads any more; if so, discard what is left."""
+    """Return whether stdout is a pipe without a reader; if so, discard what is left to print."""
     poll = select.poll()
     poll.register(sys.stdout, 0)  # errors are always reported
     closed = any(events & select.POLLERR for _, events in poll.poll(0))
