@@ -131,6 +131,7 @@ def test_variants_run_under_their_settings_where_the_processor_has_what_they_nee
         return execute(command, **options)
 
     monkeypatch.setattr(subprocess, "run", without_building)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     with (tmp_path / "log").open("w+") as log:

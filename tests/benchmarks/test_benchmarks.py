@@ -1,7 +1,6 @@
 """What the benchmark compares with, what it counts, and what it writes."""
 
 import json
-import subprocess
 import sys
 import warnings
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import fresh
 from benchmarks import layers, measure, report, training, unfused
 from cases import KERNELS
 from feature_maps import convolutions
@@ -100,7 +100,7 @@ def test_tables_json_and_plot(root, tmp_path):
     pytest.importorskip("matplotlib", reason="needs matplotlib, which detectron2 brings")
     options = ["--rounds", "2", "--shapes", "res5", "--parts", "layers", "--output", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks", *options]
-    process = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    process = fresh.run(command, cwd=root)
     assert process.returncode == 0, process.stderr
     results = json.loads((tmp_path / "benchmark.json").read_text())
     assert tuple(results["layers"]) == layers.SETTINGS_OF_CPU
@@ -190,7 +190,7 @@ def test_on_cuda_the_tables_have_the_times_of_the_device():
 
 def test_too_few_rounds_are_told_in_one_line(root):
     command = [sys.executable, "-m", "benchmarks", "--rounds", "1"]
-    process = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    process = fresh.run(command, cwd=root)
     assert process.returncode == 2
     assert process.stderr.endswith("error: --rounds 1: a spread needs two at least\n")
 

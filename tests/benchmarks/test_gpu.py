@@ -84,7 +84,7 @@ def test_at_the_deadline_a_step_and_its_children_are_ended(perform, tmp_path):
     child = tmp_path / "child"
     code = "import subprocess, time; p = subprocess.Popen(['sleep', '60']); "
     code += f"open({str(child)!r}, 'w').write(str(p.pid)); time.sleep(60)"
-    entry = perform(python(code), minutes=8 / 60)
+    entry = perform(python(code), minutes=4 / 60)
     assert (entry["status"], entry["exit"]) == ("stopped", -15)
     wait_until_gone([int(child.read_text())], seconds=30)
 

@@ -1,7 +1,6 @@
 """python -m ilm_plugins."""
 
 import importlib.util
-import subprocess
 import sys
 
 import pytest
@@ -15,9 +14,7 @@ from ilm_plugins.cli import environment
 def test_versions_and_keys():
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
-    done = subprocess.run(
-        [sys.executable, "-m", "ilm_plugins"], capture_output=True, text=True, check=True
-    )
+    done = fresh.run([sys.executable, "-m", "ilm_plugins"], check=True)
     assert ilm_plugins.__version__ in done.stdout and torch.__version__ in done.stdout
     for framework in ("detectron2", "mmcv", "mmengine"):
         (line,) = [line for line in done.stdout.splitlines() if line.startswith(framework)]

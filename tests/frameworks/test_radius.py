@@ -60,7 +60,9 @@ def train_in_mmengine(model, folder, start=0):
         wrapped,
         str(folder),
         train_dataloader=torch.utils.data.DataLoader(
-            [{"inputs": image} for image in images()], batch_size=2
+            # At the end of its images, MMEngine waits for seconds.
+            [{"inputs": image} for image in images()] * LENGTH,
+            batch_size=2,
         ),
         train_cfg={"by_epoch": False, "max_iters": LENGTH},
         optim_wrapper={"optimizer": sgd(model)},

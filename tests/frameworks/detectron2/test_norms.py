@@ -172,8 +172,10 @@ def test_a_mixture_without_running_statistics_needs_no_levels():
     assert type(head.cls_subnet[1]) is SwitchNorm
 
 
-@pytest.mark.parametrize("kind", [RetinaNetHead, FCOSHead])
-@pytest.mark.parametrize("key", sorted(WITH_RUNNING_STATISTICS))
+@pytest.mark.parametrize(
+    "key, kind",
+    [*((key, RetinaNetHead) for key in sorted(WITH_RUNNING_STATISTICS)), ("EN", FCOSHead)],
+)
 def test_a_head_with_levels_is_traced_not_scripted(key, kind):
     head = retinanet_head(key, kind=kind).eval()
     for level, layer in enumerate(head.cls_subnet[1]):
