@@ -1,5 +1,6 @@
 """Small runs of tools/train_net.py on the generated shapes, one of each kind."""
 
+import csv
 import sys
 from pathlib import Path
 from uuid import uuid4
@@ -157,3 +158,18 @@ def write_class_folders(folder: Path, each: int, height: int) -> Path:
             pixels = generator.integers(0, 255, (height, 32, 3), np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     return folder
+
+
+#: Command -> what it needs before it looks at its words.
+NEEDS = {
+    "analyze": "matplotlib",
+    "evaluate-images": "PIL",
+    "make-shapes": "PIL",
+    "translate": "mmengine",
+}
+
+
+def read_csv(path):
+    """The rows of a CSV file, as dicts."""
+    with path.open() as file:
+        return list(csv.DictReader(file))

@@ -73,7 +73,8 @@ def test_a_step_without_what_it_needs_is_left_out(perform, needs):
     assert (entry["status"], entry["last"]) == ("missing", [f"needs {needs}"])
 
 
-def test_tests_that_are_all_skipped_are_missing(perform, tmp_path):
+def test_tests_that_are_all_skipped_are_missing(perform, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     file = tmp_path / "test_it.py"
     file.write_text("import pytest\npytest.skip('needs a GPU', allow_module_level=True)\n")
     words = "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", str(file)
@@ -82,16 +83,15 @@ def test_tests_that_are_all_skipped_are_missing(perform, tmp_path):
 
 def test_at_the_deadline_a_step_and_its_children_are_ended(perform, tmp_path):
     child = tmp_path / "child"
-    code = "import subprocess, time; p = subprocess.Popen(['sleep', '60']); "
-    code += f"open({str(child)!r}, 'w').write(str(p.pid)); time.sleep(60)"
-    entry = perform(python(code), minutes=4 / 60)
+    command = "sh", "-c", f"sleep 60 & echo $! > {child}; wait"
+    entry = perform(Step("step", command), minutes=1 / 60)
     assert (entry["status"], entry["exit"]) == ("stopped", -15)
     wait_until_gone([int(child.read_text())], seconds=30)
 
 
 def test_a_step_that_takes_too_long_has_failed(perform, monkeypatch):
-    monkeypatch.setattr(gpu, "LIMIT", 1 / 60)
-    assert perform(python("import time; time.sleep(60)"))["status"] == "failed"
+    monkeypatch.setattr(gpu, "LIMIT", 0.2 / 60)
+    assert perform(Step("step", ("sleep", "60")))["status"] == "failed"
 
 
 @pytest.mark.parametrize("minutes, status", [(9, "done"), (0.4, "stopped")])
@@ -137,7 +137,6 @@ def error(capsys, *words):
 def test_what_is_missing_is_told_in_one_line(tmp_path, monkeypatch, capsys):
     words = "--bundle", str(tmp_path / "none"), "--output", str(tmp_path)
     assert f"{tmp_path / 'none'}: no such folder; write it by: make bundle" in error(capsys, *words)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     line = error(capsys, "--bundle", str(tmp_path), "--output", str(tmp_path))
     assert line == "error: torch sees no GPU here; --rehearse tries the sequence without one"

@@ -15,14 +15,7 @@ import fresh
 from ilm_plugins import __main__ as commands
 from ilm_plugins import checkpoints, errors
 from ilm_plugins.frameworks import command
-
-#: What commands need before they look at their words.
-NEEDS = {
-    "analyze": "matplotlib",
-    "evaluate-images": "PIL",
-    "make-shapes": "PIL",
-    "translate": "mmengine",
-}
+from runs import NEEDS
 
 
 @pytest.mark.parametrize("name", commands.COMMANDS)

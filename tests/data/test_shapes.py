@@ -2,7 +2,6 @@ import hashlib
 import json
 import math
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -366,8 +365,7 @@ def test_the_module_needs_no_framework():
 def test_command_line(tmp_path):
     command = [sys.executable, TOOL, "--root", tmp_path, "--num-training", "2", "--size", "64"]
     command += ["--num-validation", "1", "--seed"]
-    done = subprocess.run([*command, "7"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = fresh.run([*command, "7"], check=True)
     assert done.stdout == f"{tmp_path / 'shapes'}: 2 training and 1 validation images\n"
     manifest = json.loads((tmp_path / "shapes" / "shapes.json").read_text())
     assert (manifest["seed"], manifest["size"], manifest["num_training"]) == (7, 64, 2)

@@ -1,6 +1,5 @@
 """What layers do, in detectron2: tools/analyze.py on its configs, and ratios while it trains."""
 
-import csv
 import json
 
 import pytest
@@ -15,7 +14,7 @@ from detectron2.data import DatasetCatalog
 from faults import error_line
 from ilm_plugins.checkpoints import read, write
 from ilm_plugins.cli import analyze, convert, train_net
-from runs import LAZY, NO_TEST, SHAPES, SMALL
+from runs import LAZY, NO_TEST, SHAPES, SMALL, read_csv
 from runs import detectron2_command as command
 
 EN = ("MODEL.FPN.NORM", "EN(reduction=8)")
@@ -30,11 +29,6 @@ del dataloader.evaluator
 
 def images(datasets):
     return str(datasets / "shapes" / "images" / "validation")
-
-
-def rows(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def ratios(folder):
@@ -81,17 +75,17 @@ def test_ratios_of_a_yaml_config(unrendered, datasets, trained, tmp_path, capsys
     printed = capsys.readouterr().out
     assert "ResizeShortestEdge(short_edge_length=[64, 64], max_size=64)" in printed
     assert "over 8 layers" in printed
-    found = rows(tmp_path / "out" / "ratios_by_image.csv")
+    found = read_csv(tmp_path / "out" / "ratios_by_image.csv")
     assert len(found) == 4 and found[0]["class"] == ""
     assert len({row["backbone.fpn_output3.norm/BN"] for row in found}) > 1
 
 
-def test_proposals_of_an_image_have_their_mean(datasets, trained, tmp_path, capsys):
+def test_proposals_of_an_image_have_their_mean(unrendered, datasets, trained, tmp_path, capsys):
     argv = ["omega", images(datasets), "--config-file", str(SHAPES)]
     argv += ["--checkpoint", str(trained / "model_final.pth")]
     opts = ["--opts", *SMALL, *EN]
     assert analyze.main([*argv, "--output", str(tmp_path / "out"), *opts]) == 0
-    found = rows(tmp_path / "out" / "rescaling_by_image.csv")
+    found = read_csv(tmp_path / "out" / "rescaling_by_image.csv")
     assert len(found) == 4 and "roi_heads.box_head.conv1.norm/omega" in found[0]
     several = ["--output", str(tmp_path / "other"), "--batch-size", "2", *opts]
     assert analyze.main([*argv, *several]) == 2
@@ -115,7 +109,7 @@ def test_a_lazy_config(unrendered, datasets, tmp_path, capsys):
     logits = read(checkpoint)["model"]["backbone.fpn_output3.norm.var_weight"]
     (row,) = (
         row
-        for row in rows(tmp_path / "a" / "ratios_by_layer.csv")
+        for row in read_csv(tmp_path / "a" / "ratios_by_layer.csv")
         if (row["layer"], row["normalizer"]) == ("backbone.fpn_output3.norm.var", "LN")
     )
     assert float(row["mean"]) == pytest.approx(logits.softmax(0)[1].item(), abs=1e-5)

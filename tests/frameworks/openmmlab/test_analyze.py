@@ -1,6 +1,5 @@
 """What layers do, in OpenMMLab: tools/analyze.py on its configs, and ratios while it trains."""
 
-import csv
 import json
 
 import pytest
@@ -16,7 +15,7 @@ from PIL import Image
 from ilm_plugins.checkpoints import write
 from ilm_plugins.cli import analyze, convert, train_net
 from ilm_plugins.pix2pix.networks import to_signed
-from runs import mmengine_command, write_class_folders
+from runs import mmengine_command, read_csv, write_class_folders
 
 RESNET20 = "configs/mmpretrain/en/resnet20_cifar10_en.py"
 EN = "model.backbone.norm_cfg={'type': 'EN', 'reduction': 8, '_delete_': True}"
@@ -45,17 +44,12 @@ def run(*words):
     return analyze.main([str(word) for word in words])
 
 
-def rows(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
 def analyzed(measure, images, config, model, out, *options):
     """The table of each image that the tool writes of a model's checkpoint."""
     words = ("--config-file", config, "--checkpoint", model, "--output", out, *options)
     assert run(measure, images, *words) == 0
     name = {"ratios": "ratios", "omega": "rescaling"}[measure]
-    return rows(out / f"{name}_by_image.csv")
+    return read_csv(out / f"{name}_by_image.csv")
 
 
 def check_ratios(found, name, layer, convolution, images, mean, std):
@@ -106,7 +100,7 @@ def test_a_detector_has_its_proposals_mean(unrendered, root, datasets, tmp_path,
     assert len(found) == 2 and "roi_head.bbox_head.shared_convs.0.gn/omega" in found[0]
 
 
-def test_a_translation_is_of_the_half_that_it_starts_from(root, tmp_path, capsys):
+def test_a_translation_is_of_the_half_that_it_starts_from(unrendered, root, tmp_path, capsys):
     config = root / "configs/pix2pix/shapes_ilmin_in.py"
     (tmp_path / "pairs").mkdir()
     generator = np.random.default_rng(0)
@@ -124,7 +118,7 @@ def test_a_translation_is_of_the_half_that_it_starts_from(root, tmp_path, capsys
     with torch.no_grad():
         model.translate(to_signed([right]))
         omega, _ = layer.rescaling(seen["x"])
-    found = rows(tmp_path / "out" / "rescaling_by_group.csv")
+    found = read_csv(tmp_path / "out" / "rescaling_by_group.csv")
     of_layer = [r for r in found if (r["layer"], r["parameter"]) == ("generator.down.1.2", "omega")]
     expected = (omega - layer.weight)[0].tolist()
     assert [float(r["mean"]) for r in of_layer] == pytest.approx(expected, abs=1e-4)
