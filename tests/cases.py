@@ -137,20 +137,15 @@ CASES = {
     "AN-eps": (partial(attentive, eps=0.1), by_attentive),
 }
 UNBOUNDED = "relu", "leaky_relu", "relu6", "identity"
-PAIRS = (
-    *(("sigmoid", "sigmoid"), ("tanh", "tanh"), ("sigmoid", "tanh")),  # with the default, Table 7
-    *((mean, "sigmoid") for mean in UNBOUNDED),
-    *(("tanh", var) for var in UNBOUNDED),
-)
+#: With the default, each activation once in each place.
+PAIRS = (*zip(UNBOUNDED, (*UNBOUNDED[1:], UNBOUNDED[0]), strict=True), ("sigmoid", "tanh"))
 for mean, var in PAIRS:
     CASES[f"ILMGN-{mean}-{var}"] = (partial(ilm, activations=(mean, var)), by_ilm)
 for combine in ("a(WE)", "a(WE+B)", "a(WE)*B"):
     CASES[f"AssocNorm-{combine}"] = (partial(assoc, combine=combine), by_assoc)
 
-#: Cases whose evaluation is another computation than their training: they have running statistics.
-WITH_RUNNING = [name for name in CASES if name.split("-")[0] in MIXTURES]
-WITH_RUNNING.remove("EN-without-BN")
-WITH_RUNNING.remove("SN-GN")
+#: Cases that are evaluated, too: their running statistics make that another computation.
+WITH_RUNNING = ["EN", "EN-GN", "EN-mlp", "SN", "SSN"]
 
 #: The layers alone, one of each.
 MAIN = {name: CASES[name][0] for name in NORMS}

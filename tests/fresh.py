@@ -14,6 +14,8 @@ import tempfile
 import traceback
 from types import ModuleType
 
+import torch.multiprocessing
+
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch", "torchvision"])
 
@@ -68,6 +70,11 @@ def run(command, *, check=False, timeout=300, env=None, cwd=None, **_):
     if check:
         assert done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def spawn(function, args, nprocs):
+    """Do as ``torch.multiprocessing.spawn`` does, which would import torch in each process."""
+    torch.multiprocessing.start_processes(function, args, nprocs, start_method="forkserver")
 
 
 def _execute(words, env, cwd, outputs, start_new_session):

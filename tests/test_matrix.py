@@ -93,53 +93,35 @@ def test_counts_are_those_of_the_run(tmp_path):
     assert found("-k", "good or last") == {"passed": 1, "skipped": 0, "failed": 1}, "not to the end"
 
 
-def test_a_run_is_judged_by_its_exit_status_as_well(tmp_path, monkeypatch):
-    def execute(command, **options):
-        if "pytest" in command:
-            suite = '<testsuite tests="3" skipped="0" failures="0" errors="0"/>'
-            (tmp_path / "results.xml").write_text(f"<testsuites>{suite}</testsuites>")
-        return subprocess.CompletedProcess(command, returncode=2 * ("pytest" in command))
-
-    monkeypatch.setattr(subprocess, "run", execute)
-    with (tmp_path / "log").open("w") as log:
-        found = matrix.run(LEG, sys.executable, tmp_path, 1, log)
-    assert found == {"passed": 3, "skipped": 0, "failed": 1}
-
-
 def test_variants_run_under_their_settings_where_the_processor_has_what_they_need(
     tmp_path, monkeypatch
 ):
-    (tmp_path / "test_it.py").write_text(
-        "import os\n"
-        "def test_setting(): assert os.environ['SETTING'] == 'a'\n"
-        "def test_other(): assert os.environ['SETTING'] == 'b'\n"
-    )
+    """Each is judged by its exit status as well as by its counts."""
     flags = (*matrix.processor_flags(), "sse2")
     monkeypatch.setattr(matrix, "processor_flags", lambda: flags)
-    file = (str(tmp_path / "test_it.py"), "-c", "/dev/null", "-p", "no:xdist", "-o", "addopts=")
-    variants = (
-        matrix.Variant("good", ("SETTING=a",), (*file, "-k", "setting"), "sse2"),
-        matrix.Variant("bad", ("SETTING=a",), (*file, "-k", "other")),
-        matrix.Variant("absent", ("SETTING=b",), (*file, "-k", "other"), "none such"),
-    )
-    execute = subprocess.run
+    commands, statuses = [], {"good": 0, "bad": 2}
 
-    def without_building(command, **options):
+    def execute(command, **options):
         if "pytest" not in command:
             return subprocess.CompletedProcess(command, 0)
-        command = [word for word in command if word not in ("-n", "1")]
-        return execute(command, **options)
+        commands.append(command)
+        suite = '<testsuite tests="3" skipped="0" failures="0" errors="0"/>'
+        (tmp_path / "results.xml").write_text(f"<testsuites>{suite}</testsuites>")
+        return subprocess.CompletedProcess(command, statuses[options["env"]["SETTING"]])
 
-    monkeypatch.setattr(subprocess, "run", without_building)
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    monkeypatch.setattr(subprocess, "run", execute)
+    variants = (
+        matrix.Variant("first", ("SETTING=good",), ("-k", "one"), "sse2"),
+        matrix.Variant("second", ("SETTING=bad",), ("-k", "other")),
+        matrix.Variant("absent", ("SETTING=none",), (), "none such"),
+    )
     with (tmp_path / "log").open("w+") as log:
         found = matrix.run(LEG._replace(variants=variants), sys.executable, tmp_path, 1, log)
         log.seek(0)
         told = log.read()
-    assert found == {"passed": 1, "skipped": 1, "failed": 1}, told
-    assert "absent: skipped, no none such here" in told and "$ SETTING=a" in told
+    assert [command[-2:] for command in commands] == [("-k", "one"), ("-k", "other")]
+    assert found == {"passed": 6, "skipped": 1, "failed": 1}, told
+    assert "absent: skipped, no none such here" in told and "$ SETTING=good" in told
 
 
 def test_a_leg_is_built_in_a_folder_that_is_removed(tmp_path, monkeypatch, capsys):

@@ -540,12 +540,12 @@ def switch_norm(
 
 def sparsemax(logits):
     """The simplex's point nearest to the logits: max(logits - t, 0), t by bisection. (K) -> (K)"""
-    low, high = logits.min().item() - 1, logits.max().item()
-    for _ in range(200):
+    low, high, values = logits.min().item() - 1, logits.max().item(), logits.tolist()
+    for _ in range(64):
         middle = (low + high) / 2
-        total = sum(max(logit - middle, 0.0) for logit in logits.tolist())
+        total = sum(max(value - middle, 0.0) for value in values)
         low, high = (middle, high) if total > 1 else (low, middle)
-    inside = [logit > high for logit in logits.tolist()]
+    inside = [value > high for value in values]
     t = (sum(logit for logit, of in zip(logits, inside, strict=True) if of) - 1) / sum(inside)
     return torch.stack(
         [logit - t if of else 0 * logit for logit, of in zip(logits, inside, strict=True)]

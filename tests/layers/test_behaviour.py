@@ -14,14 +14,12 @@ from cases import (
     CHANNELS,
     INDEPENDENT,
     MIXTURES,
-    ROUNDINGS,
     every_backend,
     every_layer,
     inputs,
     modes,
     needs_kernels,
     randomized,
-    results,
 )
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 from ilm_plugins.layers.autoencoder import AutoencoderNorm
@@ -55,13 +53,12 @@ def test_freezing_holds_every_tensor_of_the_layers_and_no_other(name):
 
 
 @every_layer
-@half_precisions
-def test_autocast_changes_no_gradient(name, dtype):
+def test_autocast_changes_no_gradient(name):
     grads = []
     for enabled in (False, True):
         layer = randomized(lambda: build(name), torch.float32)
         x = inputs(2, C, 4, 4, dtype=torch.float32).requires_grad_()
-        with torch.autocast("cpu", dtype=dtype, enabled=enabled):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             loss = layer(x).square().sum()
         loss.backward()
         grads.append([x.grad, *(p.grad for p in layer.parameters())])
@@ -123,28 +120,6 @@ def test_autocast_changes_nothing_in_layers_of_others():
         torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
 
 
-def assert_within_rounding(actual, expected):
-    """Two orders of summation may differ by roundings of the largest value."""
-    unit = torch.finfo(actual.dtype).eps / 2 * expected.abs().max().item()
-    torch.testing.assert_close(actual, expected, rtol=0, atol=ROUNDINGS * unit)
-
-
-@every_layer
-@pytest.mark.parametrize(
-    "layout, shape",
-    [(torch.channels_last, (2, C, 5, 4)), (torch.channels_last_3d, (2, C, 2, 3, 4))],
-    ids=["2d", "3d"],
-)
-def test_channels_last_stays_channels_last(name, layout, shape):
-    layer = build(name)
-    x, dy = (inputs(*shape, dtype=torch.float32, seed=seed) for seed in (1, 3))
-    y, dx, *_ = results(layer, x, dy)
-    last = results(layer, x.to(memory_format=layout), dy.to(memory_format=layout))
-    for actual, expected in zip(last[:2], (y, dx), strict=True):
-        assert actual.is_contiguous(memory_format=layout)
-        assert_within_rounding(actual, expected)
-
-
 @every_layer
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -156,18 +131,6 @@ def test_the_output_may_be_changed_in_place(name, dtype, layout):
         relu(layer(x)).sum().backward()
         found.append([p.grad.clone() for p in layer.parameters()])
     torch.testing.assert_close(*found, rtol=0, atol=0)
-
-
-@every_layer
-def test_non_contiguous_input(name):
-    layer = build(name)
-    for x in (
-        inputs(2, C, 8, 6, dtype=torch.float32)[..., ::2, ::3],
-        inputs(2, 2 * C, 4, 4, dtype=torch.float32)[:, ::2],
-        inputs(1, C, 4, 4, dtype=torch.float32).expand(3, C, 4, 4),
-        inputs(5, C, 4, dtype=torch.float32).transpose(1, 2).contiguous().transpose(1, 2),
-    ):
-        assert_within_rounding(layer(x), layer(x.clone(memory_format=torch.contiguous_format)))
 
 
 @modes(NORMS)
@@ -216,13 +179,12 @@ def test_large_means_cost_no_more_accuracy_than_in_group_norm(name, fresh, train
     assert error <= 10 * plain_error
 
 
-@pytest.mark.parametrize("mean", [0, 1000])
-@pytest.mark.parametrize("channels", [64, 256, 2048])
+@pytest.mark.parametrize("channels", [64, 2048])
 @pytest.mark.parametrize("name", INDEPENDENT)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("backend", [pytest.param("cpu", marks=needs_kernels), "reference"])
-def test_instances_do_not_depend_on_their_batch(name, channels, mean, backend, layout):
-    layer, x = build(name, channels), mean + inputs(21, channels, 7, 7, dtype=torch.float32)
+def test_instances_do_not_depend_on_their_batch(name, channels, backend, layout):
+    layer, x = build(name, channels), 1000 + inputs(21, channels, 7, 7, dtype=torch.float32)
     x = x.to(memory_format=layout)
     with use_backend(backend):
         together = layer(x)
@@ -239,7 +201,7 @@ def test_instances_do_not_depend_on_their_batch_whatever_is_hidden(channels, hid
         assert torch.equal(layer(x), torch.cat([layer(instance) for instance in x.split(1)]))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*NORMS, "EN-without-BN", "EN-mlp"])
 def test_copies_and_state_dicts(name):
     make = CASES[name][0]
     layer = randomized(make).eval()
@@ -291,9 +253,8 @@ def test_a_single_value_leaves_the_running_statistics_alone(name):
     torch.testing.assert_close(dict(layer.named_buffers()), before, rtol=0, atol=0)
 
 
-@every_layer
+@modes(NORMS)
 @every_backend
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_only_statistics_of_the_batch_spread_a_nan(name, backend, training, value):
     layer, x = build(name).train(training), torch.randn(3, C, 4, 4)

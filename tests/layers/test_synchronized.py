@@ -6,16 +6,16 @@ import io
 import pytest
 import torch
 from torch import distributed, nn
-from torch.multiprocessing import spawn
 
 import workers
 from cases import BACKENDS
+from fresh import spawn
 from ilm_plugins import NORMS
 from ilm_plugins.layers import OptionError
 from interpreter import skip_without_triton
 from workers import SYNCHRONIZED, free_port
 
-TWO = (3, 3), (5, 1), (4, 0)
+TWO = (5, 1), (4, 0)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,9 @@ def test_a_step_is_that_of_one_process_with_the_whole_batch(shares):
 def test_with_tritons_kernels(monkeypatch):
     skip_without_triton()
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    spawn(workers.synchronized_by_triton, (2, free_port(), [(2, 1), (2, 0)]), nprocs=2)
+    torch.multiprocessing.spawn(
+        workers.synchronized_by_triton, (2, free_port(), [(2, 1), (2, 0)]), nprocs=2
+    )
 
 
 @pytest.mark.parametrize(

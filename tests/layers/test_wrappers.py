@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils.checkpoint import checkpoint
 
@@ -82,13 +82,6 @@ def test_checkpointed_activations(name, reentrant):
 
 
 # ---- distributed training, of one process
-
-
-@pytest.fixture
-def process_group():
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
 
 
 def full(tensor):

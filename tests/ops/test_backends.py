@@ -104,13 +104,15 @@ def assert_agree(layer, x):
 
 @modes(CASES)
 def test_every_switch_on_every_shape(name, training):
-    for shape in SHAPES:
-        for change in LAYOUTS.values():
+    layouts = list(LAYOUTS.values())
+    for i, shape in enumerate(SHAPES):
+        # Kernels see layouts, and shapes, before they see the switches of a layer.
+        for change in layouts if name in NORMS else [layouts[i % len(layouts)]]:
             layer = randomized(CASES[name][0]).train(training)
             assert_agree(layer, change(inputs(*shape)))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@kernels_layouts
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @every_layer
 def test_every_dtype(name, dtype, layout):
@@ -122,22 +124,21 @@ def test_every_dtype(name, dtype, layout):
 
 @kernels_layouts
 @pytest.mark.parametrize("length", [511, 513, 3000, 8191, 8193, 2 * 8192 + 7])
-@every_layer
+@pytest.mark.parametrize("name", ["ILMGN", "SN"])
 def test_no_position_of_a_large_map_is_left_out(name, length, layout):
     """Kernels take large maps in blocks: of 512 positions, of several channels, of 8192 values."""
     assert_agree(randomized(MAIN[name]), LAYOUTS[layout](inputs(2, CHANNELS, length)))
 
 
 @kernels_layouts
-@pytest.mark.parametrize("channels", [1024, 2048])
 @every_layer
-def test_groups_wider_than_key_groups(name, channels, layout):
-    layer = randomized(lambda: NORMS[name](channels))
+def test_groups_wider_than_key_groups(name, layout):
+    layer = randomized(lambda: NORMS[name](2048))
     if name == "EN":  # 32 groups of normally distributed weights saturate the ratios
         layer.reset_parameters()
-    assert_agree(layer, LAYOUTS[layout](inputs(2, channels, 3, 3)))
+    assert_agree(layer, LAYOUTS[layout](inputs(2, 2048, 3, 3)))
     if name.startswith("ILM"):
-        assert layer.moment_groups >= channels // 16
+        assert layer.moment_groups >= 2048 // 16
 
 
 @kernels_layouts
@@ -166,12 +167,11 @@ def test_large_means(name, layout):
 
 
 @every_backend
-@pytest.mark.parametrize("mean", [1e3, 1e4])
-@pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "SN"])
-def test_large_means_of_a_large_map_cost_no_more_in_channels_last(name, mean, backend):
+@pytest.mark.parametrize("name", ["ILMGN", "SN"])
+def test_large_means_of_a_large_map_cost_no_more_in_channels_last(name, backend):
     """Sums of 60,800 values in float32, whose rounding grows with their number."""
     torch.manual_seed(0)
-    layer, x = NORMS[name](64), mean + torch.randn(1, 64, 200, 304)
+    layer, x = NORMS[name](64), 1e4 + torch.randn(1, 64, 200, 304)
     with torch.no_grad():
         with use_backend("reference"):
             exact = copy.deepcopy(layer).double()(x.double())
@@ -189,17 +189,6 @@ def test_some_parameters_frozen(name):
     x = inputs(2, 64, 5, 5, dtype=torch.float32)
     found = on_each(lambda: torch.autograd.grad(layer(x).square().sum(), trained))
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
-
-
-@every_layer
-def test_gradients_of_gradients_are_those_of_the_reference(name):
-    layer, x = randomized(MAIN[name]), small().requires_grad_()
-
-    def second_derivatives():
-        (dx,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-        return torch.autograd.grad(dx.square().sum(), [x, *layer.parameters()])
-
-    torch.testing.assert_close(*on_each(second_derivatives), rtol=1e-9, atol=1e-9)
 
 
 @every_backend
@@ -270,19 +259,16 @@ class NoSynchronization(TorchDispatchMode):
 
 
 @every_backend
-@kernels_layouts
 @every_layer
-def test_the_host_never_waits_for_a_result(name, layout, backend):
-    layer, x = NORMS[name](64), LAYOUTS[layout](torch.randn(2, 64, 5, 5)).requires_grad_()
+def test_the_host_never_waits_for_a_result(name, backend):
+    layer, x = NORMS[name](64), torch.randn(2, 64, 5, 5, requires_grad=True)
     with NoSynchronization(), use_backend(backend):
         layer(x).sum().backward()
     with NoSynchronization(), pytest.raises(AssertionError, match="_local_scalar_dense"):
         x.sum().item()
 
 
-@pytest.mark.parametrize(
-    "channels, size, instance_moments", [(256, 7, 1.08), (2048, 7, 1.08), (256, 56, 1.01)]
-)
+@pytest.mark.parametrize("channels, size, instance_moments", [(256, 7, 1.08), (256, 56, 1.01)])
 @kernels_layouts
 @every_layer
 def test_bytes_saved_for_the_backward_pass(name, layout, channels, size, instance_moments):
@@ -299,20 +285,24 @@ def is_fused(layer, x):
 
 
 def in_a_process(code, **variables):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
-    return fresh.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    return fresh.run([sys.executable, "-c", code], env={**os.environ, **variables})
 
 
-def test_the_choice():
+def test_a_backend_is_forced_in_a_block_or_from_the_call_on():
     layer, x = ILMGroupNorm(64), torch.randn(2, 64, 3, 3)
     assert is_fused(layer, x)
     with use_backend("reference"):
         assert not is_fused(layer, x)
-        with use_backend(KERNELS):
-            assert is_fused(layer, x)
+        for backend in ("auto", KERNELS):
+            with use_backend(backend):
+                assert is_fused(layer, x)
         assert not is_fused(layer, x)
     assert is_fused(layer, x)
     assert not is_fused(layer, x[:0])
+    before = use_backend("reference")
+    assert not is_fused(layer, x)
+    before.close()
+    assert is_fused(layer, x)
 
 
 def test_the_choice_of_a_process():
@@ -331,23 +321,6 @@ def test_an_unknown_backend_is_refused_in_one_line():
     process = in_a_process("import ilm_plugins", ILM_PLUGINS_BACKEND="fast")
     assert process.stderr.endswith(f"ValueError: ILM_PLUGINS_BACKEND{message}\n")
     assert process.returncode != 0
-
-
-def test_a_backend_is_forced_in_a_block_or_from_the_call_on():
-    def computed_by():
-        return type(ILMGroupNorm(64)(torch.randn(1, 64, 3, 3)).grad_fn).__name__
-
-    usual = computed_by()
-    with use_backend("reference"):
-        assert computed_by() != usual
-        with use_backend("auto"):
-            assert computed_by() == usual
-        assert computed_by() != usual
-    assert computed_by() == usual
-    before = use_backend("reference")
-    assert computed_by() != usual
-    before.close()
-    assert computed_by() == usual
 
 
 @pytest.mark.parametrize(
@@ -378,7 +351,7 @@ import torch, ilm_plugins
 for norm in ilm_plugins.NORMS.values():
     norm(64)(torch.randn(2, 64, 3, 3, requires_grad=True)).sum().backward()
 """
-    fresh.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    fresh.run([sys.executable, "-c", code], check=True)
 
 
 def test_concurrent_backends_do_not_mix():
@@ -415,18 +388,8 @@ def test_transforms_meet_the_reference(name):
     torch.testing.assert_close(tangent, difference, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@every_layer
-def test_traces_hold_for_any_size(name):
-    layer, x = NORMS[name](64).eval(), torch.randn(3, 64, 6, 7)
-    expected = layer(x)
-    for size in (5, 1):
-        traced = torch.jit.trace(layer, torch.randn(2, 64, size, size))
-        torch.testing.assert_close(traced(x), expected, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("pre_dispatch", [False, True])
-@every_layer
+@pytest.mark.parametrize("name", ["ILMGN", "EN"])
 def test_recorded_graphs_have_all_operations(name, pre_dispatch):
     layer, x = randomized(lambda: NORMS[name](64), torch.float32).eval(), torch.randn(2, 64, 5, 5)
     graph = make_fx(layer, pre_dispatch=pre_dispatch)(x)
