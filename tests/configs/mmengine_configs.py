@@ -1,16 +1,17 @@
 """What a built MMEngine config comes to, in the words of ``recipes/*.yaml``."""
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.registry import DATASETS, PARAM_SCHEDULERS, init_default_scope
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import nn
 
@@ -18,6 +19,7 @@ from ilm_plugins import NORMS
 from ilm_plugins.cli import train_net
 from ilm_plugins.frameworks.openmmlab import run_folder
 from ilm_plugins.frameworks.openmmlab.checkpoints import latest
+from ilm_plugins.frameworks.openmmlab.train import model_of
 from recipes import ROOT
 from runs import mmengine_command
 
@@ -28,17 +30,21 @@ CLAIMED = {"bn": nn.BatchNorm2d, "syncbn": SyncBatchNorm, "gn": nn.GroupNorm}
 CLAIMED |= {key.lower(): layer for key, layer in NORMS.items()}
 
 
+@cache
+def _parsed(framework: str, config: str) -> Config:
+    return Config.fromfile(ROOT / "configs" / framework / config)
+
+
 def load(framework: str, config: str) -> Config:
-    cfg = Config.fromfile(ROOT / "configs" / framework / config)
+    """A copy, which may be changed."""
+    cfg = copy.deepcopy(_parsed(framework, config))
     cfg.work_dir = "unused"
     return cfg
 
 
 def build_model(cfg: Config) -> nn.Module:
     init_default_scope(cfg.default_scope)
-    # As the runner does where a config states the preprocessing beside the model.
-    beside = {k: cfg[k] for k in ("data_preprocessor",) if k in cfg}
-    return MODELS.build(cfg.model, default_args=beside)
+    return model_of(cfg)
 
 
 _skeletons = {}

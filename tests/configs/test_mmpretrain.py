@@ -61,8 +61,6 @@ BACKBONES = {
 #: Of each kind one, for a training step in the everyday suite.
 KINDS = {
     "ilm/resnet101_cifar10_ilmgn.py",
-    "ilm/resnet50_imagenet_in.py",
-    "ilm/resnet50_imagenet_ln.py",
     "assoc/resnet101_cifar100_assocnorm.py",
     "en/resnet50_imagenet_en.py",
     "en/aaresnet50_imagenet_bn.py",

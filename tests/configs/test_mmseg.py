@@ -46,10 +46,9 @@ every_paper = pytest.mark.parametrize("config", PAPERS)
 
 #: Of each kind one, for a training step in the everyday suite.
 KINDS = (
-    *(f"fcn_r50-d8_ade20k_{norm}.py" for norm in ("syncbn", "gn", "sn", "en")),
+    *(f"fcn_r50-d8_ade20k_{norm}.py" for norm in ("sn", "en")),
     "deeplabv3_r50-d8_cityscapes_en.py",
     "shapes/fcn_r18-d8_shapes_bn.py",
-    "shapes/fcn_r18-d8_shapes_en.py",
 )
 
 

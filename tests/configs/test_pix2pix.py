@@ -117,6 +117,7 @@ def test_real_facades_are_read():
     assert flat["input"] < flat["target"]
 
 
+@pytest.mark.wide
 @needs_facades
 def test_a_small_network_trains_on_real_facades(tmp_path):
     opts = [

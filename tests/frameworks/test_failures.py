@@ -82,6 +82,7 @@ def patience(monkeypatch):
         (RuntimeError("DataLoader worker (pid 3) exited unexpectedly"), 1, "pid 3"),
         (RuntimeError("[gloo/pair.cc:8] Connection closed by peer [::1]"), 1, "process is gone"),
         (RuntimeError("Socket: Connection reset by peer"), 1, "another process is gone"),
+        (ModuleNotFoundError("x", name="mmcv._ext"), 2, "without its compiled operators"),
     ],
 )
 def test_what_is_told_in_one_line(error, status, words, patience):

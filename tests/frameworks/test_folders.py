@@ -1,10 +1,10 @@
 """Output folders, each for one training at a time."""
 
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
-import sys
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -17,36 +17,33 @@ from ilm_plugins.frameworks import output_folder
 from ilm_plugins.frameworks.output_folder import LOCK, lock_run_folder
 from runs import detectron2_command, mmengine_command, write_mmengine_config
 
-OWNER = """
-import os, sys, time
-from types import SimpleNamespace
-from ilm_plugins.frameworks.output_folder import lock_run_folder
-args = SimpleNamespace(eval_only=False, launcher="none", machine_rank=0)
-with lock_run_folder(sys.argv[1], "OUT", args):
-    child = os.fork()
-    if child:
-        print(child, flush=True)
-    time.sleep(600)
-"""
+
+def options(eval_only=False, launcher="none", machine_rank=0):
+    return SimpleNamespace(eval_only=eval_only, launcher=launcher, machine_rank=machine_rank)
+
+
+def own(folder, children):
+    with lock_run_folder(str(folder), "OUT", options()):
+        child = os.fork()
+        if child:
+            children.put(child)
+        time.sleep(600)
 
 
 @contextmanager
 def held(folder):
     """A process that has a folder, and its child, as a loader has them."""
-    owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER, folder], stdout=subprocess.PIPE, text=True
-    )
-    child = int(owner.stdout.readline())
+    context = multiprocessing.get_context("fork")
+    children = context.Queue()
+    owner = context.Process(target=own, args=(folder, children))
+    owner.start()
+    child = children.get(timeout=60)
     try:
         yield owner
     finally:
         os.kill(child, signal.SIGKILL)
         owner.kill()
-        owner.communicate()
-
-
-def options(eval_only=False, launcher="none", machine_rank=0):
-    return SimpleNamespace(eval_only=eval_only, launcher=launcher, machine_rank=machine_rank)
+        owner.join()
 
 
 def test_a_folder_is_for_one_training(tmp_path, monkeypatch):
@@ -83,7 +80,7 @@ def test_a_lock_ends_with_its_process(tmp_path):
     with held(tmp_path) as owner:
         (tmp_path / f"c.pth{PARTIAL}").touch()
         owner.kill()
-        owner.wait()
+        owner.join()
         for _ in range(2):
             with lock_run_folder(str(tmp_path), "OUT", options()):
                 assert [path.name for path in tmp_path.iterdir()] == [LOCK]

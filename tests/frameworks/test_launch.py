@@ -1,18 +1,23 @@
 """What every process of a run gets from its launch."""
 
+import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from launched import options
+
+import fresh
+from ilm_plugins.frameworks import launch
 
 PROGRAM = """
 import sys
 from ilm_plugins.frameworks.launch import launch
 from launched import options
 
-args = options(sys.argv[1], processes=int(sys.argv[4]))
+args = options(sys.argv[1])
 args.launcher, args.num_gpus = sys.argv[2], int(sys.argv[3])
 launch("launched", args, None)
 """
@@ -38,20 +43,28 @@ def test_a_cpu_training_reuses_its_freed_memory(launcher, num_gpus, environment,
     assert (faults < 10) == keeps, faults
 
 
-def test_processes_share_the_cores_unless_threads_are_set():
-    alone = printed("threads", "pytorch", 0, {})
-    assert printed("threads", "none", 0, {}, processes=2) == max(1, alone // 2)
-    as_many = {"OMP_NUM_THREADS": str(alone)}
-    assert printed("threads", "none", 0, as_many, processes=2) == alone
+@pytest.mark.parametrize("of_user, given", [(None, [4]), ("3", [])])
+def test_processes_share_the_cores_unless_threads_are_set(monkeypatch, of_user, given):
+    found = []
+    monkeypatch.setattr(launch, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", found.append)
+    monkeypatch.setattr(sys, "argv", ["", json.dumps(["launched", vars(options("threads", 2))])])
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", of_user or "")
+    if of_user is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    launch.worker()
+    assert found == given
 
 
-def printed(what, launcher, num_gpus, environment, processes=1):
+def printed(what, launcher, num_gpus, environment):
     """The number that a process prints; see :mod:`launched`."""
     of_session = ("MALLOC_", "GLIBC_TUNABLES", "OMP_NUM_THREADS")
     env = {name: value for name, value in os.environ.items() if not name.startswith(of_session)}
     tests = str(Path(__file__).parents[1])
     paths = os.pathsep.join([tests, *filter(None, [env.get("PYTHONPATH")])])
     env |= {"PYTHONPATH": paths, "RANK": "0"} | environment
-    words = [sys.executable, "-c", PROGRAM, what, launcher, str(num_gpus), str(processes)]
-    done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+    words = [sys.executable, "-c", PROGRAM, what, launcher, str(num_gpus)]
+    done = fresh.run(words, env=env, check=True)
     return int(done.stdout.split()[-1])

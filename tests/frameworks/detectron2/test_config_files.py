@@ -163,7 +163,6 @@ def test_a_changed_copy_of_a_stock_config_runs_no_code(trap, tmp_path):
         ("_BASE_: !!python/object/apply:os.system [ls]", "which may run code"),
         ("x: !mine 3", "'!mine'"),
         ("x: !!python%0Ax 3", "tag"),
-        ("[" * 5000, "RecursionError"),
         ("_BASE_: mine.yaml", "RecursionError"),
         ("_BASE_: missing.yaml", "missing.yaml"),
         ("x: [", "expected the node content"),
@@ -229,7 +228,7 @@ def test_proposals_of_another_format(datasets, tmp_path, capfd):
     assert f"proposal file '{path}' is no .pkl; rename it" in line
 
 
-@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("trusted", [pytest.param(False, marks=pytest.mark.wide), True])
 def test_a_model_is_trained_on_proposals(datasets, trap, tmp_path, trusted):
     path = tmp_path / "proposals.pkl"
     path.write_bytes(pickle.dumps(proposals(Harmful(trap) if trusted else None)))

@@ -61,14 +61,11 @@ def run(*words):
     return convert.main([str(word) for word in words])
 
 
-@pytest.mark.parametrize(
-    "config, overrides", [(ILMGN, []), (GN, ["MODEL.ROI_BOX_HEAD.NORM", "ILMGN"])]
-)
 def test_a_gn_checkpoint_evaluates_the_same_and_fine_tunes(
-    root, datasets, plain, checkpoint, tmp_path, capsys, config, overrides
+    root, datasets, plain, checkpoint, tmp_path, capsys
 ):
     converted = tmp_path / "ilmgn.pth"
-    assert run(checkpoint, converted, "--config-file", root / config, *overrides) == 0
+    assert run(checkpoint, converted, "--config-file", root / ILMGN) == 0
     printed = capsys.readouterr().out
     names = "".join(f"    {name}\n" for name in NORMS)
     assert f"converted, GN or IN -> ILMGroupNorm (4):\n{names}" in printed
@@ -84,8 +81,6 @@ def test_a_gn_checkpoint_evaluates_the_same_and_fine_tunes(
     assert {name: change(value, after[name]) for name, value in before.items()} == pytest.approx(
         dict.fromkeys(before, 0), abs=1e-6
     )
-    if overrides:
-        return
     opts = ["MODEL.WEIGHTS", str(converted), "SOLVER.MAX_ITER", "2", *NO_TEST]
     assert train_net.main(detectron2_command(out=tmp_path / "out", opts=opts)) == 0
     trained, start = read(tmp_path / "out" / "model_final.pth")["model"], read(converted)["model"]

@@ -238,7 +238,6 @@ def test_a_truncated_last_checkpoint(line_of, resumed):
     "settings, words",
     [
         (["MODEL.ROI_BOX_HEAD.NORM", "GN"], "its optimizer's state is another's"),
-        (["MODEL.RESNETS.DEPTH", "34"], "is missing in it"),
         (["MODEL.ROI_HEADS.NUM_CLASSES", "7"], "in it, not (8, "),
     ],
 )
@@ -258,13 +257,11 @@ def test_resuming_with_another_optimizer(datasets, lazy, capfd):
     assert "its optimizer's state is another's" in line and "as train.init_checkpoint" in line
 
 
-def test_weights_with_code_that_the_user_trusts(trained, tmp_path, out):
-    """They are loaded, with what they do, only when asked to by name."""
-    trap, path = tmp_path / "ran", tmp_path / "weights.pth"
-    state = checkpoints.read(trained / "model_final.pth")["model"]
-    torch.save({"model": state, "more": Harmful(trap)}, path)
-    opts = ["MODEL.WEIGHTS", str(path), "SOLVER.MAX_ITER", "1", *NO_TEST]
-    assert train_net.main(command("--unsafe", out=out, opts=opts)) == 0
+def test_weights_with_code_that_the_user_trusts(load, tmp_path):
+    trap = tmp_path / "ran"
+    state = {"weight": torch.ones(2, 2), "bias": torch.ones(2)}
+    with checkpoints.loading(unsafe=True):
+        assert load("w.pth", {"model": state, "more": Harmful(trap)}).weight.eq(1).all()
     assert trap.exists()
 
 
@@ -306,12 +303,12 @@ def test_generated_annotations_that_were_changed(line_of):
     finally:
         path.write_text(text)
     assert f"data set shapes_train cannot be loaded from {path}: AssertionError" in line
+    assert "DETECTRON2_DATASETS" in line
 
 
-def with_changed(**changes):
-    """The function that gives COCO's JSON with entries of every annotation changed."""
-    return lambda contents: json.dumps(
-        {**contents, "annotations": [{**a, **changes} for a in contents["annotations"]]}
+def with_three_as_bbox(contents):
+    return json.dumps(
+        {**contents, "annotations": [{**a, "bbox": 3} for a in contents["annotations"]]}
     )
 
 
@@ -320,12 +317,8 @@ def with_changed(**changes):
     [
         (lambda contents: "", "(empty)"),
         (lambda contents: "{}", "KeyError"),
-        (lambda contents: "[1", "JSONDecodeError"),
         (lambda contents: json.dumps({**contents, "annotations": []}), "No valid"),
-        (lambda contents: "null", "AssertionError"),
-        (lambda contents: '{"images": 1, "annotations": []}', "TypeError"),
-        (with_changed(bbox=3), "TypeError"),
-        (with_changed(category_id=9), "KeyError"),
+        (with_three_as_bbox, "TypeError"),
     ],
 )
 def test_annotations_that_are_none(line_of, shapes, change, words):
@@ -335,22 +328,11 @@ def test_annotations_that_are_none(line_of, shapes, change, words):
     assert str(annotations) in line and words in line
 
 
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        (with_changed(segmentation=[]), "AttributeError: Cannot find field 'gt_masks'"),
-        (
-            with_changed(segmentation={"size": [64, 64], "counts": [10**12, 1]}),
-            "OverflowError: ",
-        ),
-        (lambda contents: "[" * 200_000 + "]" * 200_000, "RecursionError: maximum recursion"),
-    ],
-    ids=["no masks", "large counts", "nested"],
-)
-def test_annotations_that_nobody_foresaw(line_of, shapes, out, change, words):
+def test_annotations_that_nobody_foresaw(line_of, shapes, out):
     name, annotations, _ = shapes
-    annotations.write_text(change(json.loads(annotations.read_text())))
+    annotations.write_text("[" * 200_000 + "]" * 200_000)
     line = line_of(opts=["DATASETS.TRAIN", f"('{name}',)"], status=1)
+    words = "RecursionError: maximum recursion"
     assert f"unexpected {words}" in line and f"see {out}/error.log" in line
     assert words in (out / "error.log").read_text()
 
@@ -359,7 +341,6 @@ def test_annotations_that_nobody_foresaw(line_of, shapes, out, change, words):
     "settings, status, words",
     [
         (["SOLVER.MAX_ITER", "0"], 1, "ZeroDivisionError: "),
-        (["SOLVER.CHECKPOINT_PERIOD", "0"], 1, "ZeroDivisionError: "),
         (["OUTPUT_DIR", r"'a\0b'"], 2, "ValueError: embedded null byte; give --traceback"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -411,7 +392,8 @@ class Spoil(DatasetMapper):
 """
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.wide)])
+@pytest.mark.wide
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_nan_in_a_batch_is_not_saved(
     datasets, lazy, tmp_path, out, capfd, monkeypatch, processes
 ):
@@ -448,11 +430,10 @@ dataloader.train.dataset.names = f"harmed_{{id(train)}}"
     assert f"image '{first}' cannot be used" in error_line(argv, capfd, status=1)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(arguments, datasets, out, capfd):
-    assert train_net.main(arguments(settings={"SOLVER.MAX_ITER": "2"})) == 0
-    longer = {"SOLVER.MAX_ITER": "4", "SOLVER.CHECKPOINT_PERIOD": "1"}
+def test_a_full_disk_leaves_the_last_checkpoint(line_of, resumed, out):
+    longer = ["SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "1"]
     with small_files(1_000_000):
-        line = error_line(arguments("--resume", settings=longer), capfd, status=1)
+        line = line_of("--resume", opts=longer, status=1)
     assert "model_0000002.pth' cannot be written: File too large" in line
     assert (out / "last_checkpoint").read_text() == "model_final.pth"
     assert not list(out.glob(f"*{checkpoints.PARTIAL}"))

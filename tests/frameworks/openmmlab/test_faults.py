@@ -42,25 +42,14 @@ def harmed(datasets, tmp_path):
 @pytest.mark.parametrize(
     "kind, words",
     [
-        ("truncated", " cannot be read: it is truncated, or not a checkpoint"),
         ("with code", " cannot be read: it holds os.makedirs, which may run code"),
         ("of another model", " is of another model"),
-        ("without a state dict", " holds no state dict"),
-        ("sparse", ": fc.bias is a sparse tensor, expected a dense"),
     ],
 )
-def test_checkpoints_that_are_none(config, trained, tmp_path, capfd, setting, kind, words):
+def test_checkpoints_that_are_none(config, tmp_path, capfd, setting, kind, words):
     trap, out, path = tmp_path / "ran", tmp_path / "out", tmp_path / "weights.pth"
-    if kind == "truncated":
-        path.write_bytes((trained / "iter_2.pth").read_bytes()[:-1000])
-    else:
-        states = {
-            "with code": Harmful(trap),
-            "of another model": {"fc.weight": torch.ones(3)},
-            "without a state dict": [1],
-            "sparse": {"fc.bias": torch.ones(3).to_sparse()},
-        }
-        torch.save({"state_dict": states[kind]}, path)
+    state = Harmful(trap) if kind == "with code" else {"fc.weight": torch.ones(3)}
+    torch.save({"state_dict": state}, path)
     value = f"{{'type': 'Pretrained', 'checkpoint': {str(path)!r}}}" if "init" in setting else path
     line = error_line(command(config, out=out, opts=[f"{setting}={value}"]), capfd, status=2)
     assert f"'{path}'{words}" in line
@@ -76,13 +65,7 @@ def contents(folder):
     "settings, words",
     [
         (["model.backbone.norm_cfg.type=GN"], "its optimizer's state is another's"),
-        (["model.backbone.depth=34"], "is missing in it"),
         (["model.decode_head.num_classes=7"], "decode_head.conv_seg.weight is (5, 32, 1, 1) in it"),
-        (["optim_wrapper.paramwise_cfg={'bias_lr_mult': 2}"], "its optimizer's state is another's"),
-        (
-            ["optim_wrapper.optimizer={'type': 'Adam', '_delete_': True}"],
-            "its optimizer's state is another's",
-        ),
     ],
 )
 def test_resuming_with_another_model(config, trained, tmp_path, capfd, settings, words):
@@ -117,7 +100,6 @@ def test_settings_that_cannot_be(config, tmp_path, capfd, setting, words):
         (["load_from=http://127.0.0.1:9/model.pth"], 1, "URLError: <urlopen error"),
         ([r"work_dir='a\0b'"], 2, "ValueError: embedded null byte; give --traceback"),
         (["default_hooks.logger.interval=0"], 1, "ValueError: interval must be greater than 0;"),
-        (["--machine-rank", "1", "--dist-url", "tcp://127.0.0.1:99999"], 1, "ValueError: port"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -125,9 +107,8 @@ def test_settings_that_nobody_foresaw(
     config, tmp_path, capfd, monkeypatch, settings, status, words
 ):
     monkeypatch.setenv("no_proxy", "*")
-    options = ["--num-machines", "2", *settings] if "--dist-url" in settings else []
-    opts = ["train_cfg.max_iters=2", *(() if options else settings)]
-    line = error_line(command(config, *options, out=tmp_path, opts=opts), capfd, status)
+    opts = ["train_cfg.max_iters=2", *settings]
+    line = error_line(command(config, out=tmp_path, opts=opts), capfd, status)
     assert f"unexpected {words}" in line and "report it with the output of" in line
     log = tmp_path / "error.log"
     assert (f"see {log} for the traceback" in line) == log.exists() == (status == 1)

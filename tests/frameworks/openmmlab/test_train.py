@@ -81,8 +81,9 @@ def test_resuming_before_there_is_a_checkpoint_starts_from_load_from(config, tra
 def test_evaluation_of_a_checkpoint_and_of_the_last_one(config, trained, tmp_path, capfd):
     out = shutil.copytree(trained, tmp_path / "out")
     weights = f"load_from={trained / 'iter_4.pth'}"
+    no_images = "train_dataloader.dataset.data_root=/nowhere"  # an evaluation needs none
     found, of_training = [], (trained / "fcn.py").read_text()
-    for options, opts in (([], [weights]), (["--resume"], []), (["--tta"], [weights])):
+    for options, opts in (([], [weights, no_images]), (["--resume"], []), (["--tta"], [weights])):
         argv = command(config, "--eval-only", *options, out=out, opts=opts)
         assert train_net.main(argv) == 0
         found.append(iou(capfd.readouterr().out))
@@ -95,12 +96,7 @@ def test_an_evaluation_that_is_refused_leaves_no_folder(config, tmp_path, capsys
     assert not (tmp_path / "out").exists()
 
 
-def test_evaluation_needs_no_training_set(config, trained, tmp_path):
-    opts = [f"load_from={trained / 'iter_4.pth'}", "train_dataloader.dataset.data_root=/nowhere"]
-    assert train_net.main(command(config, "--eval-only", out=tmp_path / "out", opts=opts)) == 0
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
+@pytest.mark.parametrize("options", [("--amp",), ("--channels-last",)], ids=" ".join)
 def test_channels_last_and_mixed_precision(config, tmp_path, options):
     with convolutions() as found:
         argv = command(config, *options, out=tmp_path, opts=["train_cfg.max_iters=1"])
@@ -117,21 +113,15 @@ def test_channels_last_and_mixed_precision(config, tmp_path, options):
     assert set(found) == {(OPTIONS[options][0], False)}
 
 
-@pytest.mark.parametrize(
-    "opts",
-    [
-        ["optim_wrapper.optimizer={'type':'AdamW','lr':0.001,'_delete_':True}"],
-        ["optim_wrapper.type=AmpOptimWrapper", "optim_wrapper.loss_scale=512."],
-        ["optim_wrapper={'optimizer':{'type':'SGD','lr':0.1},'_delete_':True}"],
-    ],
-)
-def test_mixed_precision_of_other_optimizers(config, tmp_path, opts):
+def test_mixed_precision_of_other_optimizers(config, tmp_path):
     with convolutions() as found:
-        opts = ["amp=True", "train_cfg.max_iters=1", *opts]
+        opts = ["amp=True", "train_cfg.max_iters=1"]
+        opts += ["optim_wrapper.type=AmpOptimWrapper", "optim_wrapper.loss_scale=512."]
+        opts += ["optim_wrapper.optimizer={'type':'AdamW','lr':0.001,'_delete_':True}"]
         assert train_net.main(command(config, out=tmp_path, opts=opts)) == 0
     assert set(found) == {(False, True)}
     saved = torch.load(tmp_path / "iter_1.pth", weights_only=False)
-    assert ("exp_avg" in saved["optimizer"]["state"].get(0, {})) == ("AdamW" in opts[-1])
+    assert "exp_avg" in saved["optimizer"]["state"][0]
 
 
 def printed(process):
@@ -163,11 +153,6 @@ def test_torchrun_starts_the_processes(config, tmp_path):
         (["model.backbone.norm_cfg.type=ILMG"], ["model.backbone.norm_cfg has type 'ILMG'", "EN"]),
         (["model.type=Segmenter"], ["Segmenter is not in the mmseg::model", "custom_imports"]),
         (["model.backbone.norm_cfg.num_groups=5"], ["num_groups=5 does not divide"]),
-        (
-            ["model.decode_head.norm_cfg={'type':'EN','reduction':24}"],
-            ["reduction=24 does not divide num_channels=32"],
-        ),
-        (["model.backbone.norm_cfg.key_group=2"], ["unknown option 'key_group'"]),
         (["train_dataloader.dataset.data_root=/nowhere"], ["tried /nowhere", "data_root"]),
         (
             ["train_dataloader.dataset.data_prefix.img_path=images/none"],
@@ -202,10 +187,6 @@ def test_torchrun_starts_the_processes(config, tmp_path):
         (["--eval-only", "test_evaluator=None"], ["does not define test_evaluator"]),
         (["--eval-only", "--tta", "tta_model=None"], ["--tta", "define"]),
         (["load_from={out}/none.pth"], ["none.pth' does not exist; give a file"]),
-        (
-            ["model.backbone.init_cfg={'type':'Pretrained','checkpoint':'none.pth'}"],
-            ["checkpoint 'none.pth' does not exist"],
-        ),
         (["work_dir={out}/file/o"], ["cannot be written", "work_dir"]),
         (["--launcher", "pytorch"], ["RANK is not set", "torchrun"]),
         (["--launcher", "slurm", "--num-processes", "2"], ["decides the number of processes"]),
@@ -220,7 +201,7 @@ def test_what_would_fail_later(config, tmp_path, capsys, options, words):
     filled = [word.replace("{out}", str(tmp_path)) for word in options]
     flags = [word for word in filled if "=" not in word]
     if flags and not flags[0].startswith("--"):  # an override without its sign
-        flags, filled = [], filled
+        flags = []
     opts = [word for word in filled if word not in flags]
     work_dir = [] if any(o.startswith("work_dir") for o in opts) else [f"work_dir={tmp_path}"]
     argv = ["--config-file", config, "--num-gpus", "0", *flags, *work_dir, *opts]
@@ -277,6 +258,7 @@ def test_ssns_radius_is_set_without_a_hook_in_the_config(config, tmp_path):
     assert radii and all(value == 3 / 4 for value in radii)
 
 
+@pytest.mark.wide
 def test_operators_that_are_not_compiled_are_named(root, tmp_path):
     config = root / "configs/mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
     code = f"""
