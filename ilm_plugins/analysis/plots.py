@@ -236,19 +236,16 @@ def heat_maps(
     rows: Sequence[str],
     panels: Mapping[str, np.ndarray],
     title: str,
-    label: str,
-    row_label: str,
     diverging: bool = True,
 ) -> Figure:
-    """Draw panels of heat maps, with a column for each layer.
+    """Draw the distances of class means as heat maps, with a column for each layer.
 
     Args:
-        layers, rows: names; with more than :data:`NAMED_ROWS` rows, theirs are left out.
+        layers, rows: names of the layers and classes; with more than :data:`NAMED_ROWS` classes,
+            theirs are left out.
         panels: title -> (rows, layers), at least one; all panels have the same colour scale, up to
             the largest absolute value.
         title: of the figure.
-        label: of the colour bar.
-        row_label: of the y axis.
         diverging: centre the colours on zero; otherwise they start at zero.
     """
     height = min(max(0.2 * len(rows), 1.4), 8)
@@ -271,7 +268,8 @@ def heat_maps(
     for ax in axes[:, 0]:
         if len(rows) <= NAMED_ROWS:
             ax.set_yticks(range(len(rows)), rows)
-        ax.set_ylabel(row_label)
+        ax.set_ylabel("class")
+    label = "distance of the class mean from the mean of all images"
     fig.colorbar(drawn, ax=axes, label=label, shrink=0.9)
     fig.suptitle(title)
     return fig

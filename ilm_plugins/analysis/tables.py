@@ -195,8 +195,6 @@ class _ReportWriter:
             names,
             {_label(quantity): panel for quantity, panel in by_quantity(distances).items()},
             f"{self.prefix.capitalize()} by class\n{self.subject}",
-            label="distance of the class mean from the mean of all images",
-            row_label="class",
             diverging=self.prefix == "ratios",
         )
         self._save(fig, "by_class")
@@ -304,24 +302,11 @@ def write_rescaling(
     subject: str,
     embedding: str = "pca",
 ) -> str:
-    """Write a report on a model's omega and beta: CSV tables, PNG pictures and ``summary.txt``.
-
-    The module's description lists the files.
+    """Write a report on a model's omega and beta; else as :func:`write_ratios`.
 
     Args:
-        folder: an existing folder; files of a former report in it are replaced one by one.
         layers: layer -> its omega and beta, minus weight and bias, for ``images``, in their order,
             on the CPU; at least one layer; see :func:`~.collect.collect_rescaling`.
-        images: the images; a few are decoded again, to be drawn.
-        subject: model, checkpoint and images, for titles.
-        embedding: method of the map, "pca" (principal components) or "tsne".
-
-    Returns:
-        The text of the summary.
-
-    Raises:
-        UserError: an image to be drawn is unreadable.
-        RunError: a file cannot be written.
     """
     values = [
         (name, parameter, np.ma.masked_invalid(getattr(layer, parameter).numpy()))

@@ -21,6 +21,12 @@ from ..version import __version__
 ROOT = Path(__file__).parents[2]
 #: OpenMMLab's packages, under their import names.
 OPENMMLAB = ("mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain")
+#: Package -> where its configs name norms.
+SETTINGS = {
+    "detectron2": "NORM in get_norm",
+    "mmcv": "type in norm_cfg",
+    "mmengine": "type in MODELS",
+}
 
 
 def report() -> str:
@@ -68,50 +74,35 @@ def _describe_framework(package: str) -> str:
     framework, and contains "cannot be used: REASON" if importing it or building a norm fails.
 
     Args:
-        package: its import name; keys are listed for those in :data:`BUILDERS`.
+        package: its import name; keys are listed for those in :data:`SETTINGS`.
     """
     if not installed(package):
         return "not installed"
     found = []
     try:
         found.append(importlib.import_module(package).__version__)
-        if package in BUILDERS:
-            setting, build = BUILDERS[package]
-            keys = [key for key, layer in NORMS.items() if type(build(key)) is layer]
-            found.append(f"{setting}: {', '.join(keys)}")
+        if package in SETTINGS:
+            keys = [key for key, layer in NORMS.items() if type(_build(package, key)) is layer]
+            found.append(f"{SETTINGS[package]}: {', '.join(keys)}")
     except Exception as error:  # packages that do not fit each other raise what they like
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         found.append(f"cannot be used: {reason}")
     return ", ".join(found)
 
 
-def _build_by_detectron2(key: str) -> nn.Module:
-    """Return the norm that detectron2 builds for a NORM."""
-    from detectron2.layers import get_norm
+def _build(package: str, key: str) -> nn.Module:
+    """Return the norm that a framework builds for a key of its configs."""
+    if package == "detectron2":
+        from detectron2.layers import get_norm
 
-    return get_norm(key, 64)
+        return get_norm(key, 64)
+    if package == "mmcv":
+        from mmcv.cnn import build_norm_layer
 
-
-def _build_by_mmcv(key: str) -> nn.Module:
-    """Return the norm that mmcv builds for a type in a ``norm_cfg``."""
-    from mmcv.cnn import build_norm_layer
-
-    return build_norm_layer({"type": key}, 64)[1]
-
-
-def _build_by_mmengine(key: str) -> nn.Module:
-    """Return the norm that MMEngine's registry of modules builds for a type."""
+        return build_norm_layer({"type": key}, 64)[1]
     from mmengine.registry import MODELS
 
     return MODELS.build({"type": key, "num_channels": 64})
-
-
-#: Package -> where its configs name norms, and what builds a norm by its key.
-BUILDERS = {
-    "detectron2": ("NORM in get_norm", _build_by_detectron2),
-    "mmcv": ("type in norm_cfg", _build_by_mmcv),
-    "mmengine": ("type in MODELS", _build_by_mmengine),
-}
 
 
 def commit() -> str | None:

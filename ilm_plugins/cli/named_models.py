@@ -1,14 +1,13 @@
 """Models of torchvision and timm, by name, with a layer of this package as their norm."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError, missing
 from ..frameworks import installed
@@ -45,14 +44,27 @@ def load(
         raise UserError(f"--model {model!r}; give torchvision:NAME or timm:NAME")
     if not installed(library):
         raise missing(f"--model {model}", library)
-    norm_layer = _norm_layer(norm)
-    options = {} if num_classes is None else {"num_classes": num_classes}
-    build = _build_torchvision if library == "torchvision" else _build_timm
+    parsed = parse_norm(norm or "")
+    if parsed is None:
+        told = "--model needs --norm" if norm is None else f"--norm {norm!r} is unknown"
+        raise UserError(f"{told}; give one of {', '.join(NORMS)}")
+    options = {"norm_layer": partial(NORMS[parsed[0]], **parsed[1])}
+    options |= {} if num_classes is None else {"num_classes": num_classes}
     with as_user_error(
         f"--model {model} cannot be built with norm_layer",
         "give another model, or use ilm_plugins.analysis.collect from Python",
     ):
-        built, transform = build(name, size, norm_layer=norm_layer, **options)
+        if library == "torchvision":
+            models = importlib.import_module("torchvision.models")
+            built = models.get_model(name, **options)
+            sizes = {} if size is None else {"crop_size": size, "resize_size": size}
+            transform = models.get_model_weights(name).DEFAULT.transforms(**sizes)
+        else:
+            timm, data = map(importlib.import_module, ("timm", "timm.data"))
+            built = timm.create_model(name, **options)
+            config = data.resolve_model_data_config(built)
+            config |= {} if size is None else {"input_size": (3, size, size)}
+            transform = data.create_transform(**config)
     built.to(device)
 
     def forward(images: Sequence[np.ndarray]) -> Tensor:
@@ -61,50 +73,3 @@ def load(
         return built(batch.to(device))
 
     return Inference(name, built, forward, 32, " ".join(str(transform).split()))
-
-
-def _norm_layer(norm: str | None) -> partial:
-    """Return the constructor of the layer that ``--norm`` names, with its options bound.
-
-    Raises:
-        UserError: ``norm`` is None, or names no layer.
-        OptionError: ``norm`` cannot be parsed. Names of options are not checked.
-    """
-    if norm is None:
-        raise UserError(f"--model needs --norm; give one of {', '.join(NORMS)}")
-    parsed = parse_norm(norm)
-    if parsed is None:
-        raise UserError(f"--norm {norm!r} is unknown; give one of {', '.join(NORMS)}")
-    return partial(NORMS[parsed[0]], **parsed[1])
-
-
-def _build_torchvision(name: str, size: int | None, **options: Any) -> tuple[nn.Module, Callable]:
-    """Build a model; return it and the transform (PIL image -> tensor) of its default weights.
-
-    The weights themselves are not loaded.
-
-    Args:
-        name: of the model in torchvision.
-        size: side in pixels to which images are resized and cropped; None for the transform's own.
-        options: for the model's constructor.
-    """
-    models = importlib.import_module("torchvision.models")
-    sizes = {} if size is None else {"crop_size": size, "resize_size": size}
-    transform = models.get_model_weights(name).DEFAULT.transforms(**sizes)
-    return models.get_model(name, **options), transform
-
-
-def _build_timm(name: str, size: int | None, **options: Any) -> tuple[nn.Module, Callable]:
-    """Build a model; return it and the transform (PIL image -> tensor) of its configuration.
-
-    Args:
-        name: of the model in timm.
-        size: side of the transformed images in pixels; None for the configuration's own.
-        options: for the model's constructor.
-    """
-    model = importlib.import_module("timm").create_model(name, **options)
-    data = importlib.import_module("timm.data")
-    config = data.resolve_model_data_config(model)
-    if size is not None:
-        config["input_size"] = (3, size, size)
-    return model, data.create_transform(**config)

@@ -556,9 +556,12 @@ async def _execute(run: Run, settings: RunSettings, words: list[str], deadline: 
     environment = run.framework.environment(data) if data else {}
     run.folder.mkdir(parents=True, exist_ok=True)
     failed.unlink(missing_ok=True)
+    work = "testing"
     if "--eval-only" not in words:
         _write_settings(run, settings)
-    print(f"{run.name}: {_describe_work(run, words)}; its log is {log}", flush=True)
+        total, unit = run.length
+        work = f"training {total} {unit}" + " on a few generated images" * options.miniature
+    print(f"{run.name}: {work}; its log is {log}", flush=True)
     with log.open("ab") as output:
         shown = _last_line(log)
         process = subprocess.Popen(
@@ -594,17 +597,6 @@ def _check_time(deadline: float) -> None:
     """Raise Stopped if the clock of ``time.monotonic`` has reached a deadline."""
     if time.monotonic() >= deadline:
         raise Stopped
-
-
-def _describe_work(run: Run, words: Sequence[str]) -> str:
-    """Return what a subprocess does, for a message: "testing", or "training N UNIT" and on what.
-
-    ``words`` are its options; with --eval-only it tests.
-    """
-    if "--eval-only" in words:
-        return "testing"
-    total, unit = run.length
-    return f"training {total} {unit}" + " on a few generated images" * run.options.miniature
 
 
 def _last_line(log: Path) -> str:

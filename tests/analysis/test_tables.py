@@ -489,7 +489,7 @@ def test_nothing_that_is_written_overlaps_or_is_cut_off(picture, layers):
         "boxes": lambda: plots.boxes(
             names, {n: list(v.T) for n, v in values.items()}, plots.BOXES, plots.OKABE_ITO
         ),
-        "heat_maps": lambda: plots.heat_maps(names, classes, maps, "Title", "label", "class"),
+        "heat_maps": lambda: plots.heat_maps(names, classes, maps, "Title"),
     }
     figure = draw[picture]()
     figure.draw_without_rendering()

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import inspect
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -71,12 +72,6 @@ EVALUATORS = {
         CityscapesInstanceEvaluator,
     ],
     "cityscapes_sem_seg": [CityscapesSemSegEvaluator],
-}
-#: Evaluators whose constructors have no argument ``output_dir``.
-WITHOUT_OUTPUT = {
-    PascalVOCDetectionEvaluator,
-    CityscapesInstanceEvaluator,
-    CityscapesSemSegEvaluator,
 }
 
 
@@ -227,13 +222,11 @@ class Trainer(DefaultTrainer):
         Raises:
             AttributeError, KeyError: the metadata has no such type, or one not in ``EVALUATORS``.
         """
-        folder = f"{cfg.OUTPUT_DIR}/inference"
-        evaluators = [
-            build(dataset_name)
-            if build in WITHOUT_OUTPUT
-            else build(dataset_name, output_dir=folder)
-            for build in EVALUATORS[MetadataCatalog.get(dataset_name).evaluator_type]
-        ]
+        evaluators = []
+        for build in EVALUATORS[MetadataCatalog.get(dataset_name).evaluator_type]:
+            writes = "output_dir" in inspect.signature(build).parameters
+            folder = {"output_dir": f"{cfg.OUTPUT_DIR}/inference"} if writes else {}
+            evaluators.append(build(dataset_name, **folder))
         return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
 

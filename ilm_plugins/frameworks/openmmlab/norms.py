@@ -53,28 +53,26 @@ def _register_all_layers(module: ModuleType) -> None:
     register(getattr(module, "MODELS", None) or module.NORM_LAYERS)
 
 
-def register(registry, force: bool = False, classes: Mapping[str, type] = NORMS) -> None:
+def register(registry, classes: Mapping[str, type] = NORMS) -> None:
     """Register classes, by default this package's layers; calling it again does no harm.
 
     Args:
         registry: mmcv's ``NORM_LAYERS``, MMEngine's ``MODELS``, or one derived from that.
-        force: whether to replace another package's class under the same key; by default that
-            class stays, with a warning.
-        classes: the classes by key.
+        classes: the classes by key. Another package's class under the same key stays, with a
+            warning.
     """
     taken = []
     for key, cls in classes.items():
         present = registry.module_dict.get(key)
         reloaded = present is not None and _path(present) == _path(cls)
-        if present is None or reloaded or force:
+        if present is None or reloaded:
             registry.register_module(name=key, module=cls, force=present is not None)
         else:
             taken.append(f"{key} ({_path(present)})")
     if taken:
         _warn_once(
             f"{registry.name} has {', '.join(taken)} already, which stays; to have ilm_plugins' "
-            "instead, call ilm_plugins.frameworks.openmmlab.norms.register(registry, "
-            "force=True), or give the class itself as the type"
+            "instead, give the class itself as the type"
         )
 
 

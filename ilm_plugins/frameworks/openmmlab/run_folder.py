@@ -22,8 +22,8 @@ from ...errors import UserError
 from .. import curves
 from ..run_summary import RunSummary, Test
 from .checkpoints import latest
+from .checks import LOADERS
 
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 PRETRAINED = "model.backbone.init_cfg.checkpoint"
 HARMLESS = re.compile(
     r"(work_dir|experiment_name|env_cfg|visualizer|vis_backends|log_\w+|model_wrapper_cfg"

@@ -1,7 +1,6 @@
 """tools/train_net.py on detectron2 configs: training, evaluation, resuming, and mistakes."""
 
 import importlib.util
-import inspect
 import json
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from faults import ALONE, error_line
 from feature_maps import OPTIONS, convolutions
 from ilm_plugins.cli import train_net
 from ilm_plugins.frameworks.detectron2.checks import check, load_config
-from ilm_plugins.frameworks.detectron2.train import EVALUATORS, WITHOUT_OUTPUT, Float16Trainer
+from ilm_plugins.frameworks.detectron2.train import Float16Trainer
 from runs import LAZY, NO_TEST, SHAPES
 from runs import detectron2_command as command
 
@@ -92,13 +91,6 @@ def test_evaluation_of_the_last_checkpoint(trained, tmp_path):
         assert (out / "config.yaml").read_bytes() == (trained / "config.yaml").read_bytes()
         found.append(json.loads((out / "inference/coco_instances_results.json").read_text()))
     assert len(found[0]) > 10 and found[0] == found[1]
-
-
-@pytest.mark.parametrize("kind", EVALUATORS)
-def test_evaluators_take_what_they_are_given(kind):
-    for build in EVALUATORS[kind]:
-        takes_folder = "output_dir" in inspect.signature(build).parameters
-        assert takes_folder == (build not in WITHOUT_OUTPUT)
 
 
 def test_resuming_goes_on_where_training_stopped(datasets, tmp_path):

@@ -104,14 +104,12 @@ def test_imported_anew_its_new_classes_are_built():
     fresh.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
-def test_a_key_that_another_package_took_stays_theirs_unless_forced():
+def test_a_key_that_another_package_took_stays_theirs():
     registry, theirs = Registry("norms"), type("TheirSN", (nn.Module,), {})
     registry.register_module(name="SN", module=theirs)
-    with pytest.warns(UserWarning, match=r"has SN \(.*TheirSN\) already, which stays.*force=True"):
+    with pytest.warns(UserWarning, match=r"has SN \(.*TheirSN\) already, which stays"):
         norms.register(registry)
     assert registry.get("SN") is theirs and registry.get("EN") is ExemplarNorm
-    norms.register(registry, force=True)
-    assert registry.get("SN") is SwitchNorm
 
 
 class Reloaded:
