@@ -2,16 +2,9 @@
 
 from pathlib import Path
 
-__all__ = ["SHAPES", "ensure_shapes"]
+from .classes import SHAPES
 
-#: Class of the data set `shapes` -> RGB colour, 0..255, to draw it in; from the palette of Okabe
-#: and Ito, whose colours people with colour blindness can tell apart, too.
-SHAPES = {
-    "circle": (230, 159, 0),
-    "square": (86, 180, 233),
-    "triangle": (0, 158, 115),
-    "star": (204, 121, 167),
-}
+__all__ = ["SHAPES", "ensure_shapes"]
 
 
 def ensure_shapes(folder: Path, **options: int) -> None:

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from . import SHAPES
+from .classes import SHAPES
 
 CLASSES = tuple(SHAPES)
 SPLITS = ("training", "validation")
