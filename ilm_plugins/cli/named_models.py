@@ -1,6 +1,5 @@
 """Models of torchvision and timm, by name, with a layer of this package as their norm."""
 
-import importlib
 from collections.abc import Sequence
 from functools import partial
 
@@ -55,16 +54,18 @@ def load(
         "give another model, or use ilm_plugins.analysis.collect from Python",
     ):
         if library == "torchvision":
-            models = importlib.import_module("torchvision.models")
+            from torchvision import models
+
             built = models.get_model(name, **options)
             sizes = {} if size is None else {"crop_size": size, "resize_size": size}
             transform = models.get_model_weights(name).DEFAULT.transforms(**sizes)
         else:
-            timm, data = map(importlib.import_module, ("timm", "timm.data"))
+            import timm
+
             built = timm.create_model(name, **options)
-            config = data.resolve_model_data_config(built)
+            config = timm.data.resolve_model_data_config(built)
             config |= {} if size is None else {"input_size": (3, size, size)}
-            transform = data.create_transform(**config)
+            transform = timm.data.create_transform(**config)
     built.to(device)
 
     def forward(images: Sequence[np.ndarray]) -> Tensor:
