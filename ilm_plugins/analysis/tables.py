@@ -302,7 +302,9 @@ def write_rescaling(
     subject: str,
     embedding: str = "pca",
 ) -> str:
-    """Write a report on a model's omega and beta; else as :func:`write_ratios`.
+    """Write a report on a model's omega and beta: CSV tables, PNG pictures and ``summary.txt``.
+
+    The other arguments, the result and the errors are those of :func:`write_ratios`.
 
     Args:
         layers: layer -> its omega and beta, minus weight and bias, for ``images``, in their order,

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from faults import ALONE, error_line
 from feature_maps import OPTIONS, convolutions
 from ilm_plugins.cli import train_net
 from ilm_plugins.frameworks.detectron2.checks import check, load_config
-from ilm_plugins.frameworks.detectron2.train import Float16Trainer
+from ilm_plugins.frameworks.detectron2.train import EVALUATORS, Float16Trainer, Trainer
 from runs import LAZY, NO_TEST, SHAPES
 from runs import detectron2_command as command
 
@@ -91,6 +92,24 @@ def test_evaluation_of_the_last_checkpoint(trained, tmp_path):
         assert (out / "config.yaml").read_bytes() == (trained / "config.yaml").read_bytes()
         found.append(json.loads((out / "inference/coco_instances_results.json").read_text()))
     assert len(found[0]) > 10 and found[0] == found[1]
+
+
+def test_evaluators_get_a_folder_if_they_write_results(monkeypatch):
+    """As COCO's do, and Pascal VOC's do not."""
+
+    def writes(name, output_dir):
+        return name, output_dir
+
+    monkeypatch.setitem(EVALUATORS, "own", [writes])
+    monkeypatch.setitem(EVALUATORS, "other", [lambda name: name])
+    cfg = SimpleNamespace(OUTPUT_DIR="out")
+    try:
+        for kind, expected in (("own", ("of own", "out/inference")), ("other", "of other")):
+            MetadataCatalog.get(f"of {kind}").evaluator_type = kind
+            assert Trainer.build_evaluator(cfg, f"of {kind}") == expected
+    finally:
+        for kind in ("own", "other"):
+            MetadataCatalog.pop(f"of {kind}", None)
 
 
 def test_resuming_goes_on_where_training_stopped(datasets, tmp_path):
