@@ -125,7 +125,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True, help="folder of `make bundle`")
     parser.add_argument("--output", type=Path, default=Path("output/gpu"))
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="minutes to run for")
     parser.add_argument("--only", default="", metavar="REGEX", help="steps whose names match")
     parser.add_argument(
         "--rehearse", action="store_true", help="on the CPU: interpreted kernels, tiny models"

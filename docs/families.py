@@ -299,7 +299,7 @@ def table(results: dict[str, dict[str, str]]) -> str:
         rows = {n.split("/")[1]: r for n, r in results.items() if n.startswith(f"{library}/")}
         if not rows:
             continue
-        lines += ["", f"## {library}", "", "| family | the norm comes by |", "|---|---|"]
+        lines += ["", f"## {library}", "", "| family | how the norm is set |", "|---|---|"]
         for family, found in rows.items():
             keys_of: dict[str, list[str]] = {}
             for key, outcome in found.items():

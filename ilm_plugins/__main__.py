@@ -1,4 +1,4 @@
-"""The commands: ``python -m ilm_plugins COMMAND``; alone, what a bug report needs."""
+"""Run ``python -m ilm_plugins COMMAND``; without COMMAND, print versions for a bug report."""
 
 import argparse
 import sys

@@ -547,7 +547,7 @@ def test_the_page_on_families_is_that_of_its_results():
     results = json.loads((ROOT / "docs" / "families.json").read_text("utf-8"))
     assert families["table"](results) == (ROOT / "docs" / "families.md").read_text("utf-8")
     trained = sum(not any(r.startswith("no: ") for r in row.values()) for row in results.values())
-    words = f"Of {len(results)} [model families](docs/families.md), {trained} take a training step"
+    words = f"Of {len(results)} [model families](docs/families.md), {trained} ran a training step"
     assert words in README.read_text("utf-8")
 
 

@@ -304,7 +304,7 @@ LEFT = {
         "ILMGN",
         "replaces GroupNorm; give replacing='BN' to replace it; outputs then change",
     ),
-    "LayerNorm": (nn.LayerNorm(32), "ILMLN", "LayerNorm, where ILMLN replaces GroupNorm"),
+    "LayerNorm": (nn.LayerNorm(32), "ILMLN", "LayerNorm, but ILMLN replaces GroupNorm"),
     "IN of running statistics": (
         nn.InstanceNorm2d(32, track_running_stats=True),
         "ILMIN",
@@ -314,7 +314,7 @@ LEFT = {
     "channels": (nn.GroupNorm(4, 24), "ILMGN", "key_group_size=16 does not divide num_channels=24"),
     "EN's channels": (nn.BatchNorm2d(16), "EN", "reduction=32 does not divide num_channels=16"),
     "several groups": (nn.GroupNorm(4, 32), "ILMLN", "4 groups, where ILMLN has one"),
-    "ours": (ILMGroupNorm(32), "ILMGN", "is ILMGroupNorm, a layer of this package, already"),
+    "ours": (ILMGroupNorm(32), "ILMGN", "is ILMGroupNorm, already a layer of this package"),
     "parametrized": (
         nn.utils.parametrize.register_parametrization(nn.GroupNorm(4, 32), "weight", nn.Identity()),
         "ILMGN",
@@ -374,7 +374,7 @@ def test_options_reach_the_layers():
     _, report = surgery.convert(small(), "ILMGN", activations=("relu", "sigmoid"))
     assert "init='identity' does not exist for activations" in report.left["stem.1"]
     _, report = surgery.convert(nn.Sequential(nn.BatchNorm2d(32)), "EN", shared_affine=True)
-    assert "is never BN" in report.left["0"]
+    assert "cannot compute BN" in report.left["0"]
 
 
 def tensor_parallel(model):
@@ -473,7 +473,7 @@ def test_a_norm_with_a_forward_of_its_own_is_left():
     model[1].forward = plain
     for operate in (lambda m: surgery.convert(m, "ILMGN"), surgery.revert):
         _, report = operate(model)
-        (words,) = {*report.left.values()} - {"is ILMGroupNorm, a layer of this package, already"}
+        (words,) = {*report.left.values()} - {"is ILMGroupNorm, already a layer of this package"}
         assert not report.converted and "its forward was replaced" in words
 
 
@@ -561,7 +561,7 @@ def test_the_report_lists_names_by_what_became_of_them():
         "converted, GroupNorm -> ILMGroupNorm (2):",
         "    stem.1",
         "    head.1",
-        "left, BatchNorm2d, where ILMGN replaces GroupNorm; "
+        "left, BatchNorm2d, but ILMGN replaces GroupNorm; "
         "give replacing='BN' to replace it; outputs then change (1):",
         "    extra",
     ]
@@ -596,7 +596,7 @@ def test_any_width_of_batchnorm_fits_unless_options_say_otherwise():
     model, report = surgery.convert(model, "ILMGN", replacing="BN")
     assert [m.num_groups for m in model] == [1, 8, 16, 32, 4]
     assert [m.num_channels // m.num_key_groups for m in model[:4]] == [1, 8, 16, 16]
-    assert report.left == {"4": "GroupNorm, where ILMGN replaces BatchNorm"}
+    assert report.left == {"4": "GroupNorm, but ILMGN replaces BatchNorm"}
     new, _ = surgery.convert(nn.BatchNorm2d(24), "ILMGN", replacing="BN", num_groups=4)
     assert new.num_groups == 4 and new.num_key_groups == 3
 
@@ -617,7 +617,7 @@ def test_batchnorm_of_a_state_dict_is_converted_on_request(to):
     _, report = surgery.convert_state(bn, to, replacing="BN")
     assert report.converted.keys() == {"stem.1", "head.1"}
     _, report = surgery.convert_state(gn, to, match="*", replacing="BN")
-    assert report.left["stem.1"] == "GN or IN, where BatchNorm is replaced"
+    assert report.left["stem.1"] == "GN or IN, but BatchNorm is replaced"
 
 
 def test_batchnorm_of_a_state_dict_becomes_a_norm_of_each_image():
@@ -764,12 +764,12 @@ def parametrized(layer):
         (AssocNorm(32), "decoders are not zero"),
         (AttentiveNorm(32), "attention's weight is not zero"),
         (ExemplarNorm(32), "more than BN"),
-        (ExemplarNorm(32, shared_affine=True), "never BN"),
-        (ExemplarNorm(32, normalizers=("IN", "LN")), "never BN"),
+        (ExemplarNorm(32, shared_affine=True), "cannot compute BN"),
+        (ExemplarNorm(32, normalizers=("IN", "LN")), "cannot compute BN"),
         (SwitchNorm(32), "SN does not become BatchNorm2d"),
         (Doubled(32, init="identity"), "Doubled may compute something else than its base"),
-        (with_identity_of(ILMGroupNorm(32, activations=("sigmoid", "sigmoid"))), "never a plain"),
-        (with_identity_of(AssocNorm(32, combine="a(WE)*B")), "never a plain norm"),
+        (with_identity_of(ILMGroupNorm(32, activations=("sigmoid", "sigmoid"))), "cannot compute"),
+        (with_identity_of(AssocNorm(32, combine="a(WE)*B")), "cannot compute a plain norm"),
         (parametrized(SwitchNorm(32)), "remove_parametrizations"),
         (parametrized(ILMGroupNorm(32, init="identity")), "remove_parametrizations"),
     ],
@@ -824,7 +824,7 @@ def test_a_state_dict_is_converted_as_the_model_is():
     assert all(torch.equal(back[k], v) for k, v in model.state_dict().items())
     _, report = surgery.convert_state(state, "ILMGN", match="*")
     assert not report.converted and report.left == dict.fromkeys(
-        ["stem.1", "head.1"], "is ILM, a layer of this package, already"
+        ["stem.1", "head.1"], "is ILM, already a layer of this package"
     )
 
 
@@ -848,7 +848,7 @@ def test_a_state_dict_is_converted_to_attentive_norm_and_back():
     torch.testing.assert_close(moved, moved[:1].expand_as(moved))
     _, report = surgery.convert_state(converted, "AN", match="*")
     assert report.left == dict.fromkeys(
-        ["stem.1", "head.1"], "is AN, a layer of this package, already"
+        ["stem.1", "head.1"], "is AN, already a layer of this package"
     )
     converted["stem.1.attention.bias"] += 1  # still a GroupNorm, of other weights
     back, _ = surgery.revert_state(converted)
@@ -887,7 +887,7 @@ def test_a_weight_and_a_bias_alone_are_converted_only_if_named():
     with pytest.raises(OptionError, match="fits none of the 2 norms"):
         surgery.convert_state(state, "ILMGN", match="roi_heads.*")
     _, report = surgery.convert_state(state, "ILMGN", match="*", activations=("relu", "relu"))
-    assert "is never a plain norm" in report.left["stem.1"]
+    assert "cannot compute a plain norm" in report.left["stem.1"]
     _, report = surgery.fit_state(state, Small(ILMGroupNorm(32), ILMGroupNorm(32)))
     assert report.converted.keys() == {"head.1"}
     assert report.left["stem.1"] == "weight has shape (16,), shape (32,) in the layer"
@@ -1096,7 +1096,7 @@ def test_a_norm_of_two_names_is_converted_under_both(plain, layer, options):
 def test_norms_that_are_not_of_floats_are_left(dtype):
     state = {f"0.{k}": v.to(dtype) for k, v in nn.BatchNorm2d(32).state_dict().items()}
     same, report = surgery.convert_state(state, "EN")
-    assert same == state and report.left == {"0": "none of its tensors is of floats"}
+    assert same == state and report.left == {"0": "it has no tensor of floats"}
 
 
 def test_names_that_are_not_words_are_left_alone():

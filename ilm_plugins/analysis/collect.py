@@ -317,8 +317,8 @@ def _gather(
     }
     if not widths:
         raise UserError(
-            f"none of the {len(layers)} layers got anything, such as {next(iter(layers))}; "
-            "give at least one image, and layers that evaluation runs"
+            f"none of the {len(layers)} layers got an input, such as {next(iter(layers))}; "
+            "give at least one image, and layers that run in evaluation"
         )
     return {
         name: torch.cat(
@@ -348,7 +348,7 @@ def _by_image(name: str, calls: list[Tensor], images: int) -> Tensor:
         return torch.cat(calls).mean(0, keepdim=True).float().cpu()
     if any(len(values) != images for values in calls):
         raise UserError(
-            f"{name} got {len(calls[0])} instances of {images} images, which cannot be told apart; "
-            "give one image a batch (--batch-size 1)"
+            f"{name} got {len(calls[0])} instances for {images} images, which cannot be matched; "
+            "use one image per batch (--batch-size 1)"
         )
     return torch.stack(calls).mean(0).float().cpu()

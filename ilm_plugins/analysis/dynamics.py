@@ -93,7 +93,7 @@ def write_dynamics(
             line += f"  {np.nanmean(deviations):.4f}"
             if images.labels is not None:
                 line += f"  {tables.share_between_classes(features[i], images.labels):.3f}"
-        but = "" if counts[i] == len(layers) else f"  of the {counts[i]} that got anything"
+        but = "" if counts[i] == len(layers) else f"  of the {counts[i]} that got an input"
         lines.append(line + but)
     if varying:
         lines += report.write_by_class(own, varying) if images.labels is not None else []

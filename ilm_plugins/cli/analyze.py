@@ -1,4 +1,4 @@
-"""The command line ``tools/analyze.py``: what adaptive norms of a trained model do to images."""
+"""The command line ``tools/analyze.py``: show what a trained model's adaptive norms compute."""
 
 import argparse
 import os
@@ -268,7 +268,7 @@ def sort_by_step(paths: Sequence[str]) -> dict[int, str]:
             raise UserError(f"checkpoint {path!r} has no number in its name; leave it out")
         step = int(numbers[-1])
         if step in steps:
-            raise UserError(f"{steps[step]!r} and {path!r} are of one step, {step}; leave one out")
+            raise UserError(f"{steps[step]!r} and {path!r} have one step, {step}; leave one out")
         steps[step] = path
     return dict(sorted(steps.items()))
 
@@ -343,7 +343,7 @@ def load_model(args: argparse.Namespace) -> Inference:
         return named_models.load(args.model, args.norm, args.num_classes, args.size, args.device)
     given = [option for option, value in of_model.items() if value is not None]
     if given:
-        raise UserError(f"{given[0]} with --config-file: the config says it; leave it out")
+        raise UserError(f"{given[0]} is only for --model; with --config-file leave it out")
     return convert.load_inference(args.config_file, args.opts, args.device)
 
 

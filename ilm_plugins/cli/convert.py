@@ -296,8 +296,8 @@ def _recalibrate(
     unfit = [name for name in report.left if name in own]
     if report.missing or unfit:
         raise UserError(
-            f"--recalibrate: INPUT lacks {(report.missing + unfit)[0]}, or has it in another form, "
-            "and statistics of random weights say nothing; give a checkpoint of the whole model"
+            f"--recalibrate: INPUT has no matching {(report.missing + unfit)[0]}, "
+            "and statistics of random weights are useless; give a checkpoint of the whole model"
         )
     model.load_state_dict(state, strict=False)
     with as_user_error(
@@ -408,7 +408,7 @@ def convert_file(
 
     Raises:
         UserError: ``source`` cannot be read or has no state dict, no norm in it was converted,
-            ``target`` is ``source`` or a folder, is in no existing folder, or exists without
+            ``target`` is ``source`` or a folder, is not in a folder that exists, or exists without
             ``overwrite``, or a tensor's dtype cannot be stored in a .pkl; errors of ``change``
             pass, too. Nothing is written.
         RunError: ``target`` cannot be written; an earlier file there is unchanged.
@@ -421,7 +421,7 @@ def convert_file(
     if os.path.isdir(target):
         raise UserError(f"OUTPUT {str(target)!r} is a folder; give a file")
     if not target.parent.is_dir():
-        raise UserError(f"OUTPUT {str(target)!r} is in no existing folder; create it first")
+        raise UserError(f"OUTPUT {str(target)!r} is not in a folder that exists; create it first")
     if exists and not overwrite:
         raise UserError(f"OUTPUT {str(target)!r} exists; add --overwrite to replace it")
     contents = read_any(source)

@@ -78,7 +78,7 @@ def command(
     Returns:
         The exit status. Without an error: what ``run`` returns, or 0 for None. After an error: its
         ``status``, or 2 if no run has begun or the command has no --resume. After a signal: 128 +
-        its number, also where what reads stdout has ended, as in ``... | head``, without a line.
+        its number. If the reader of stdout has ended, as in ``... | head``: 141, without a line.
     """
     try:
         with stoppable(signals), one_line_errors():
@@ -227,9 +227,9 @@ def explain(error: Exception) -> UserError:
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return RunError(f"{text}. Make batches or images smaller, or take more GPUs")
     if isinstance(error, RuntimeError) and "DataLoader worker" in text and "exited" in text:
-        return RunError(f"{text}; a process out of memory ends so")
+        return RunError(f"{text}; the cause may be lack of memory")
     if isinstance(error, RuntimeError) and re.search(LOST, text):
-        return PeerError(f"another process is gone, and this one ends with it: {text}")
+        return PeerError(f"another process ended, so this one stops: {text}")
     return UnexpectedError(_reason(error))
 
 
@@ -276,8 +276,8 @@ def _with_log_hint(error: UnexpectedError, args: argparse.Namespace | None) -> U
     else:
         where = "give --traceback for the traceback"
     return (RunError if folder else UserError)(
-        f"unexpected {str(error)[:LONGEST].rstrip('.')}; {where}. If it is no mistake of the "
-        "config or the data, report it with the output of 'python -m ilm_plugins'"
+        f"unexpected {str(error)[:LONGEST].rstrip('.')}; {where}. If the config and "
+        "the data are right, report it with the output of 'python -m ilm_plugins'"
     )
 
 

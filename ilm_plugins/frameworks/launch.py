@@ -80,7 +80,7 @@ def launch(module: str, args: argparse.Namespace, cfg: Any) -> None:
             read_error(files[rank])
             or RunError(
                 f"process {rank} ended {_describe_exit(children[rank].returncode)}, "
-                "and the others with it; a process out of memory ends so, too"
+                "so the others were stopped; the cause may be lack of memory"
             )
             for rank in failed
         ]

@@ -20,9 +20,9 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         y      &= \omega\, \mathrm{GN}(x) + \beta
 
     (Eqs. 4 to 6 and 2. The repetition to C entries, :math:`\uparrow`, and C entries of B are from
-    ILM Norm's Eq. 6; they give the parameters of AssocNorm's Table 4.) The mean drives omega and
-    the variance beta, unlike in :class:`~ilm_plugins.ILMGroupNorm`; the parameters have the same
-    names and shapes.
+    ILM Norm's Eq. 6; they give the parameter counts of AssocNorm's Table 4.) The mean drives omega
+    and the variance beta, unlike in :class:`~ilm_plugins.ILMGroupNorm`; the parameters have the
+    same names and shapes.
 
     Shape: input and output (N, C, *), any number of spatial dimensions.
 
@@ -33,7 +33,7 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         eps: added to the variance.
         num_key_groups: N; 32 in the paper, None for as many as channels (Table 4, second row);
             "auto" as for num_groups.
-        hidden: M, the embedding's length; ``max(2, N // 16)`` by default, which gives Table 4.
+        hidden: M, the embedding's length; ``max(2, N // 16)`` by default, from Table 4's counts.
         combine: how omega and beta are computed from the decoded vector WE, the activation a and
             the learned B, the four forms of Table 5: "a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B".
         init: "default", "normal" (as the paper says) or "identity", see ILMGroupNorm.

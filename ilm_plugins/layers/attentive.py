@@ -43,11 +43,11 @@ class AffinePairs(nn.Module):
 
 
 def balanced(rows: Tensor, total: float) -> Tensor:
-    """Return rows (K, C), all moved by one vector, so that half of their sum is ``total``.
+    """Return rows (K, C), all shifted by one vector, so that half of their sum is ``total``.
 
-    The rows keep their differences: equal rows would get equal gradients, and stay equal.
+    Their differences stay, since equal rows would get equal gradients, and remain equal.
     """
-    for _ in range(2):  # the second mean is as exact as the differences, the first as the rows
+    for _ in range(2):  # the second pass removes the rounding error of the first mean
         rows = rows - rows.mean(0)
     return rows + 2 * total / len(rows)
 

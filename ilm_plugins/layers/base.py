@@ -35,7 +35,7 @@ class AdaptiveNorm(nn.GroupNorm):
     initial_values: ClassVar[Mapping[str, float]] = {"weight": 1.0, "bias": 0.0}
 
     def __init_subclass__(cls, **options):
-        """Let a subclass with equations of its own, but no ``network``, inherit no ``network``."""
+        """Set ``network`` to None in a subclass that overrides equations, but not ``network``."""
         super().__init_subclass__(**options)
         for base in cls.__mro__:
             if "network" in vars(base):
@@ -118,10 +118,9 @@ class AdaptiveNorm(nn.GroupNorm):
         )
 
     def extra_repr(self) -> str:
-        """Return the arguments by which a layer like this one is constructed, but device and dtype.
+        """Return the constructor's arguments, without device, dtype and flags that are False.
 
-        They are the attributes that have the names of the constructor's parameters, without flags
-        that are False.
+        Their values are those of the attributes that have the parameters' names.
         """
         names = inspect.signature(type(self).__init__).parameters
         values = {name: getattr(self, name, False) for name in names}

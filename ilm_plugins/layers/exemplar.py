@@ -69,9 +69,9 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     The ratios :math:`\lambda_n` of sample n come from its spatial means :math:`\mu_{IN}` (C) in
     three steps (Section 3.3): normalize them by each of the K statistics, as in the shift, and
     reduce the result to z (K, C/r) with a grouped convolution; correlate, :math:`v = z z^T` (K, K);
-    then two linear maps with tanh between them, K*K -> pi*K -> K, and softmax. IN's row of z is 0,
-    since :math:`\mu_{IN}` minus itself is; hence so are its row and column of v, 5 of the 9
-    entries for K = 3, and the columns of ``expand.weight`` behind them have no effect.
+    then two linear maps with tanh between them, K*K -> pi*K -> K, and softmax. IN's row of z is
+    :math:`\mu_{IN} - \mu_{IN} = 0`. So IN's row and column of v are 0, 5 of the 9 entries for
+    K = 3, and the columns of ``expand.weight`` that multiply them have no effect.
 
     Parameters: ``weight``, ``bias`` (K, C); ``reduce.weight`` (C/r, r, 1); ``expand.weight``
     (pi*K, K*K) and ``expand.bias``; ``ratio.weight`` (K, pi*K) and ``ratio.bias``: 2KC + C + 1953

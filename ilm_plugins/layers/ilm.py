@@ -31,7 +31,7 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         key_group_size: channels in a key group, C / N; 16 in the paper, 1 for pix2pix and for the
             "Instance Normalization" strategy of its Table 8; "auto" for the greatest common divisor
             of C and 16.
-        hidden: M, the embedding's length; ``max(2, N // 16)`` by default, which gives Table 8.
+        hidden: M, the embedding's length; ``max(2, N // 16)`` by default, from Table 8's counts.
         activations: for (mean, variance), the switch of Table 7; each one of "tanh", "sigmoid",
             "relu", "leaky_relu", "relu6", "identity".
         init: "default" (that of nn.Linear, as in the authors' code), "normal" (as the paper says)

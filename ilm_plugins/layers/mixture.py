@@ -43,11 +43,11 @@ class MixtureNorm(AdaptiveNorm):
 
     **Freezing.** A layer is frozen if neither ``weight`` nor ``bias`` requires a gradient. Like a
     FrozenBatchNorm, it then uses its running statistics in training mode as well and doesn't
-    update them: detectron2's FREEZE_AT and OpenMMLab's frozen_stages, which mean this for
-    BatchNorm, both freeze by ``requires_grad``, as :func:`ilm_plugins.freeze` does. As a
+    update them: detectron2's FREEZE_AT and OpenMMLab's frozen_stages, which freeze BatchNorm
+    in this way, both set ``requires_grad``, as :func:`ilm_plugins.freeze` does. As a
     consequence, a stateless call (``torch.func.functional_call``) with detached parameters is a
-    call of a frozen layer; pass parameters that require gradients. Under ``torch.no_grad``, so is
-    a call of nn.DataParallel's replicas; use DistributedDataParallel.
+    call of a frozen layer; pass parameters that require gradients. Under ``torch.no_grad``,
+    calls of nn.DataParallel's replicas count as frozen, too; use DistributedDataParallel.
 
     Args:
         num_channels: the number of channels, C.

@@ -130,14 +130,14 @@ def check_positive(layer: str, option: str, value: int) -> None:
 def check_eps(layer: str, eps: float) -> None:
     """Raise OptionError unless ``eps`` is above 0, also in float32, and at most 1."""
     is_valid = _is_number(eps) and torch.finfo(torch.float32).tiny <= eps <= 1
-    problem = "is not a number above 0 in float32, and 1 at most; set what is added to the variance"
-    _check(is_valid, layer, "eps", eps, f"{problem}, 1e-5 by default")
+    problem = "is not a number above 0 (in float32) and at most 1; the default is 1e-5"
+    _check(is_valid, layer, "eps", eps, problem)
 
 
 def check_dtype(layer: str, dtype: torch.dtype | None) -> None:
     """Raise OptionError unless ``dtype`` is None or one of torch's, not the name of one."""
     is_dtype = dtype is None or isinstance(dtype, torch.dtype)
-    problem = "is no torch.dtype; leave it out, and convert the model, as by model.half()"
+    problem = "is not a torch.dtype; leave it out, and convert the model, as by model.half()"
     _check(is_dtype, layer, "dtype", dtype, problem)
 
 
@@ -174,12 +174,12 @@ def check_normalizers(layer: str, normalizers: Any, choices: Collection[str]) ->
     """
     is_list = isinstance(normalizers, list | tuple) and len(normalizers) > 0
     listed = ", ".join(map(repr, choices))
-    problem = f"is empty or no tuple; list at least one of {listed}"
+    problem = f"is empty, or not a tuple or list; give at least one of {listed}"
     _check(is_list, layer, "normalizers", normalizers, problem)
     for normalizer in normalizers:
         check_choice(layer, "normalizers", normalizer, choices)
     are_distinct = len(set(normalizers)) == len(normalizers)
-    _check(are_distinct, layer, "normalizers", normalizers, "repeats one; list each once at most")
+    _check(are_distinct, layer, "normalizers", normalizers, "repeats one; list each at most once")
 
 
 def check_activations(layer: str, activations: Any, choices: Collection[str]) -> None:

@@ -114,7 +114,7 @@ def set_radius(model: nn.Module, radius: float) -> None:
 
 
 def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
-    r"""Return ratios that sum to 1, and are sparser the larger the radius is.
+    r"""Return ratios that sum to 1; a larger radius makes them sparser.
 
     1. Project the logits onto the simplex of ratios (sparsemax).
     2. If the point is nearer than r to the centre of its face, move it away to the distance r.

@@ -51,7 +51,7 @@ _default = _check_name(os.environ.get(VARIABLE) or "auto", VARIABLE)
 def use_backend(name: str) -> contextlib.ExitStack:
     """Force one backend for every layer, in forward passes and their backward passes.
 
-    From the call on; in ``with use_backend(name):`` until the end of the block.
+    It holds from this call on, or in ``with use_backend(name):`` until the end of the block.
 
     Args:
         name: "reference", a composite of differentiable torch operations; "cpu", kernels in C;
@@ -64,8 +64,8 @@ def use_backend(name: str) -> contextlib.ExitStack:
     torch.compile, torch.export, ONNX, TorchScript, torch.func or forward-mode differentiation.
 
     Other threads are not affected. So activation checkpointing, which repeats a forward pass during
-    the backward pass, repeats it by the backend of that moment and thread: outside of the block,
-    and always on CUDA, by another than the forced one. The environment variable ILM_PLUGINS_BACKEND
+    the backward pass, repeats it with the backend then set in its thread: not with the forced one
+    if the block has ended, and never with it on CUDA. The environment variable ILM_PLUGINS_BACKEND
     forces a backend in a whole process.
 
     Returns:

@@ -121,8 +121,8 @@ def check_groups(network: Network, channels: int, num_groups: int) -> None:
     if num_groups % groups or num_groups % network.num_groups:
         raise RuntimeError(
             f"num_groups={network.num_groups} does not fit a layer made for moments of "
-            f"{num_groups} groups of its {channels} channels; make a new layer, do not set options "
-            "of one"
+            f"{num_groups} groups of its {channels} channels; build a new layer instead of "
+            "changing its options"
         )
 
 

@@ -50,10 +50,9 @@ class SharedBatch:
 
         Args:
             mean, var: (N, C) moments of each instance's channels, in this process.
-            others: tensors for whose gradients a backward pass may be run. They are not read, but
-                their gradients wait for the all-reduce here. So every process takes part in it,
-                also where x needs no gradient, and before gradients are reduced by
-                DistributedDataParallel, which does that on the same processes.
+            others: other tensors that may need gradients. They are not read. As inputs, they make
+                every process take part in the all-reduce of the backward pass, also where x needs
+                no gradient, and before DistributedDataParallel's own.
         """
         mean, var = over_batch(mean, var)
         return _Pool.apply(self, mean.squeeze(0), var.squeeze(0), *others)

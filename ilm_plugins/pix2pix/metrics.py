@@ -60,7 +60,7 @@ def ssim(output: Tensor, target: Tensor) -> float:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     if min(output.shape[1:]) < 11:
-        raise UserError(f"SSIM's window has 11 x 11 pixels, an image {tuple(output.shape[1:])}")
+        raise UserError(f"SSIM needs 11 x 11 pixels or more, got {tuple(output.shape[1:])}")
     # The paper's window and constants are torchmetrics' defaults.
     pair = output[None].float(), target[None].float()
     return structural_similarity_index_measure(*pair, data_range=255.0).item()

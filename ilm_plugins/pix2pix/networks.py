@@ -185,7 +185,7 @@ class UNetGenerator(nn.Module):
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise OptionError(
                 f"UNetGenerator: {x.shape[2]} x {x.shape[3]} pixels, but depth={self.depth} takes "
-                f"multiples of {self.multiple}; resize or pad the images, or lessen the depth"
+                f"multiples of {self.multiple}; resize or pad the images, or reduce the depth"
             )
         skipped = []
         for block in self.down:

@@ -1,1 +1,1 @@
-"""The papers' tables and figures: what each gives, what runs it here, and how near it came."""
+"""The papers' tables and figures: their values, the configs that run them, and our results."""

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the commands list, run and report, which does not know overrides.
 
-    In what it parses, ``command`` is the function that performs the command, given the arguments.
+    The parsed ``command`` is the function to call with the arguments.
     """
     p = argparse.ArgumentParser(
         description="The papers' tables and figures, run here.",
@@ -82,7 +82,11 @@ def parser() -> argparse.ArgumentParser:
             help="train for N, with the schedule scaled to it; the result's label says so",
         )
     running.add_argument(
-        "--minutes", type=float, default=math.inf, help="stop then; the same command goes on"
+        "--minutes",
+        type=float,
+        default=math.inf,
+        metavar="N",
+        help="stop after N minutes; the same command resumes",
     )
     running.add_argument(
         "--num-gpus", type=int, metavar="N", help="GPUs of each run; 0 for the CPU"

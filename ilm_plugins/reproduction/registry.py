@@ -1,7 +1,7 @@
 """Every table and figure of the papers, as ``papers.json`` lists them.
 
-A table has cells, which are its rows. A cell has one figure (a number of the paper) for each of the
-table's measures, and one of these sources:
+A table has cells, which are its rows. A cell has one value of the paper for each of the table's
+measures, and one of these sources:
 
     config        a file below configs/, which is trained, with ``overrides`` KEY=VALUE; where
                   ``tests`` names another cell, that cell's checkpoint is tested and nothing is
@@ -10,9 +10,9 @@ table's measures, and one of these sources:
                   names
 
 ``says`` is the paper's text where it gives no number. A table's ``note`` says what of its recipes
-the paper leaves open or contradicts, what is assumed, and by which overrides it is otherwise.
-A figure (drawing) of the papers has cells of its own, or ``shows`` the curves of tables, or has a
-``command`` that makes it. If it plots figures ``against`` a quantity, the names of cells end in the
+the paper leaves open or contradicts, what is assumed, and the overrides for the alternatives.
+A figure of the papers has cells of its own, or ``shows`` the curves of tables, or has a
+``command`` that makes it. If it plots values ``against`` a quantity, the names of cells end in the
 quantity and its value: "GN, batch 64". If it ``compares`` norms, cells are named "NETWORK/NORM",
 and their gains over the first norm are drawn.
 """
@@ -37,11 +37,11 @@ class Measure:
     """One column of a table, and how to compute it from the metrics of a framework.
 
     Attributes:
-        unit: unit of the figure, such as "%"; may be empty.
+        unit: unit of the values, such as "%"; may be empty.
         better: "lower" or "higher".
-        metrics: name in a framework's output -> (a, b), where the figure is a + b * metric.
+        metrics: name in a framework's output -> (a, b), where the value is a + b * metric.
         options: options of tools/train_net.py for the test that gives the metrics.
-        comparable: False if the paper does not define its figure: it has no difference from ours.
+        comparable: False if the paper does not define it; reports then give no difference.
     """
 
     unit: str
@@ -56,7 +56,7 @@ class Measure:
         return f"{self.unit}, {self.better} is better".removeprefix(", ")
 
     def read(self, metrics: dict[str, float]) -> float | None:
-        """Compute the figure from metrics, name -> value; None if none of this measure's is there.
+        """Compute the value from metrics, name -> value; None if none of this measure's is there.
 
         Of several, the first in :attr:`metrics` is used.
         """
@@ -134,7 +134,7 @@ class Table:
 
     @property
     def shown(self) -> str:
-        """What a drawing has of the tables that it ``shows``: "curves" or "figures"."""
+        """What a figure takes from the tables that it ``shows``: "curves" or "figures"."""
         return "figures" if self.compares else "curves"
 
     @property
@@ -246,7 +246,7 @@ def find(table: str, cell: str | None = None) -> list[Cell]:
 def find_cell(cell_id: str) -> Cell:
     """Return the cell of an id such as ``en-2 ResNet50/EN``.
 
-    The name may be a beginning of it that no other cell of the table has.
+    The beginning of its name is enough, if no other cell of the table begins so.
 
     Raises:
         UserError: there is no such cell.

@@ -328,9 +328,7 @@ def _build_record(run: Run) -> dict:
     """
     settings, parent_record = run_settings.read(run.folder), None
     if settings is None:
-        raise UserError(
-            f"{run.folder} has no {run_settings.FILE}, so no run of the command reproduce"
-        )
+        raise UserError(f"{run.folder} has no {run_settings.FILE}, so it is not a run of reproduce")
     if run.parent_run is not None:
         cell = run.parent_run.cell
         # Only the checkpoint of that run may be left.
@@ -586,7 +584,7 @@ async def _execute(run: Run, settings: RunSettings, words: list[str], deadline: 
             await _terminate(process)
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name
-        raise RunError(f"ended by {name}; a process out of memory ends so, too (see {log})")
+        raise RunError(f"ended by {name}; the cause may be lack of memory (see {log})")
     if process.returncode:
         kind = UserError if process.returncode == UserError.status else RunError
         error = read_error(failed) or kind(f"exit status {process.returncode}")

@@ -165,7 +165,7 @@ def _replace(
         try:
             if "forward" in vars(old):
                 raise NotConvertible(
-                    "its forward was replaced, which a layer would not know of; restore it first"
+                    "its forward was replaced, and would be lost; restore it first"
                 )
             built[old] = build(old, _factory_options(model, own_names[0]))
         except (NotConvertible, OptionError) as error:
@@ -221,7 +221,7 @@ def _check_unwrapped(model: nn.Module) -> None:
         for kind in kinds:
             if kind in WRAPPERS:
                 raise OptionError(
-                    f"{name or 'the model'} is wrapped in {kind}, which would not know of new "
+                    f"{name or 'the model'} is wrapped in {kind}, which would miss new "
                     "parameters; convert the plain model, such as the .module of "
                     "DistributedDataParallel, and wrap that"
                 )
@@ -389,10 +389,10 @@ def _check_replaceable(
     if to == "SSN" and cls is SwitchNorm and (types is None or cls in types):
         return
     if isinstance(module, AdaptiveNorm):
-        raise NotConvertible(f"is {cls.__name__}, a layer of this package, already")
+        raise NotConvertible(f"is {cls.__name__}, already a layer of this package")
     if family != plain:
         on_request = f"; {OF_BN}" if family == "BN" else ""
-        raise NotConvertible(f"{cls.__name__}, where {to} replaces {base}{on_request}")
+        raise NotConvertible(f"{cls.__name__}, but {to} replaces {base}{on_request}")
     _check_not_parametrized(module)
     if types is not None and cls not in types:
         raise NotConvertible(f"{cls.__name__}, which is not among types")
@@ -446,7 +446,7 @@ def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
     if type(old) not in NORMS.values():
         raise NotConvertible(f"{type(old).__name__} may compute something else than its base")
     if isinstance(old, AutoencoderNorm) and not old.has_papers_form:
-        raise NotConvertible(f"{call_of(old)} is never a plain norm")
+        raise NotConvertible(f"{call_of(old)} cannot compute a plain norm")
     state, c = dict(old.state_dict(keep_vars=True)), old.num_channels
     chosen = _chosen_by(old)
     if isinstance(old, ILMInstanceNorm) or chosen == "IN":

@@ -103,7 +103,7 @@ def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
     tensors. Raise NotConvertible if the layer's options never give a plain norm.
     """
     if not layer.has_papers_form:
-        raise NotConvertible(f"{call_of(layer)} is never a plain norm")
+        raise NotConvertible(f"{call_of(layer)} cannot compute a plain norm")
     state = _detached(layer)
     zeros = {name: torch.zeros_like(state[name]) for name in _DECODERS}
     return {**state, **zeros, "omega_offset": torch.full_like(state["omega_offset"], 0.5), **source}
@@ -195,7 +195,7 @@ def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
     """
     if "BN" not in layer.normalizers or layer.shared_affine:
         raise NotConvertible(
-            f"{call_of(layer)} is never BN; let its normalizers have BN, and weights of their own"
+            f"{call_of(layer)} cannot compute BN; add BN to normalizers, set shared_affine=False"
         )
     k, row = len(layer.normalizers), layer.normalizers.index("BN")
     state = {**_detached(layer), **source}
@@ -220,7 +220,7 @@ def _en_to_bn(source: State, layer: nn.Module) -> State:
     _check_values(source)
     weight, bias = source["weight"], source["bias"]
     if "running_mean" not in source or weight.dim() != 2:
-        raise NotConvertible("EN without BN, or with one weight for all normalizers, is never BN")
+        raise NotConvertible("EN without BN, or with a shared weight and bias, cannot compute BN")
     if source["ratio.weight"].any() or source["ratio.bias"].any() or weight[:-1].any():
         raise NotConvertible("its ratios depend on the input, or it uses more than BN")
     own = {"weight": weight[-1] / len(weight), "bias": bias.sum(0)}
@@ -316,7 +316,7 @@ def _detached(layer: nn.Module) -> dict[str, Tensor]:
 def _check_values(state: State) -> None:
     """Raise NotConvertible for tensors on the meta device, which have no values to check."""
     if any(tensor.is_meta for tensor in state.values()):
-        raise NotConvertible("on the meta device no value tells whether it is a plain norm")
+        raise NotConvertible("its tensors are on the meta device, without values to check")
 
 
 #: (old kind, new kind) -> function of the old state dict and the new layer, which returns the new

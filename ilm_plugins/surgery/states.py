@@ -64,20 +64,20 @@ def convert_state(
         """Return the new layer for a norm's state dict; raise NotConvertible if it must stay."""
         kind = kind_of(tensors)
         if kind == target:
-            raise NotConvertible(f"is {kind}, a layer of this package, already")
+            raise NotConvertible(f"is {kind}, already a layer of this package")
         if (kind, target) not in RULES:
             raise NotConvertible(f"{kind} does not become {NORMS[to].__name__}")
         if kind in ("BN", "GN or IN") and kind != plain:
             raise NotConvertible(
-                f"BatchNorm; {OF_BN}" if kind == "BN" else f"{kind}, where BatchNorm is replaced"
+                f"BatchNorm; {OF_BN}" if kind == "BN" else f"{kind}, but BatchNorm is replaced"
             )
         if kind == "GN or IN" and match is None:
             raise NotConvertible(
-                "a weight and a bias alone may be of any norm; to convert it, match it"
+                "a weight and a bias alone do not tell the norm; to convert it, match it"
             )
         dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
         if dtype is None:
-            raise NotConvertible("none of its tensors is of floats")
+            raise NotConvertible("it has no tensor of floats")
         return NORMS[to](
             _channels(tensors),
             **defaults | options,

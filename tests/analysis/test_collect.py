@@ -87,7 +87,7 @@ def test_several_instances_of_one_image_have_their_mean():
 
     found = collect_ratios(Head(), [["one image"]])["norm"].values
     torch.testing.assert_close(found, layer.ratios(x).mean(0, keepdim=True))
-    with pytest.raises(UserError, match=r"norm got 4 instances of 2 images.*--batch-size 1"):
+    with pytest.raises(UserError, match=r"norm got 4 instances for 2 images.*--batch-size 1"):
         collect_ratios(Head(), [["one", "another"]])
 
 
@@ -114,7 +114,7 @@ def test_images_of_which_nothing_reaches_a_layer_are_nan():
     assert found.values.isnan().all(1).tolist() == [True, False, False, True]
     assert found.mean.sum() == pytest.approx(1) and found.distance > 0
     assert collect_ratios(layer, batches(0, 1))[""].values.shape == (1, 3)
-    with pytest.raises(UserError, match="got anything"):
+    with pytest.raises(UserError, match="got an input"):
         collect_ratios(layer, batches(1), lambda images: layer(images[:0]))
 
 
@@ -160,7 +160,7 @@ def test_models_without_such_layers_say_what_they_have():
         collect_ratios(model, batches(1))
     with pytest.raises(UserError, match="no ILM or AssocNorm layer, its norms are none"):
         collect_rescaling(nn.Conv2d(C, C, 1), batches(1))
-    with pytest.raises(UserError, match="none of the 1 layers got anything, such as unused"):
+    with pytest.raises(UserError, match="none of the 1 layers got an input, such as unused"):
         collect_ratios(Model(), batches(1), match="unused", forward=len)
 
 

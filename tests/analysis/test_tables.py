@@ -294,7 +294,7 @@ def test_dynamics_of_layers_that_saw_nothing_at_some_checkpoint(unrendered, tmp_
         for column in ("mean", "layer_mean_abs_from_uniform"):
             assert bool(row[column]) == there
     assert "over 4 layers" in text
-    assert text.splitlines()[3].endswith("  of the 3 that got anything")
+    assert text.splitlines()[3].endswith("  of the 3 that got an input")
     distance = whole[names[1]].distance
     deviation = whole[names[1]].values.std(0, correction=0).mean()
     assert text.splitlines()[4].split()[1:3] == [f"{distance:.4f}", f"{deviation:.4f}"]

@@ -194,7 +194,7 @@ MISTAKES = {
     "a config and a norm": (
         "ratios FOLDER",
         ("--config-file", "none.py", "--norm", "EN", "--checkpoint", "CHECKPOINT"),
-        "--norm with --config-file",
+        "--norm is only for --model",
     ),
     "no step in a name": (
         "dynamics FOLDER",
@@ -204,7 +204,7 @@ MISTAKES = {
     "a step twice": (
         "dynamics FOLDER",
         (*EN, "--checkpoint", "a/epoch_1.pth", "b/epoch_1.pth"),
-        "are of one step, 1",
+        "have one step, 1",
     ),
 }
 

@@ -401,7 +401,7 @@ def test_values_that_are_no_dense_tensors_are_named(tmp_path, model, capsys, kin
         ),
         (["--revert", "--batch-size", "2"], "--batch-size 2 needs --recalibrate"),
         (["--revert", "--replacing", "BN"], "--replacing BN needs --to"),
-        (["--to", "ILMGN", "--replacing", "BN"], "GN or IN, where BatchNorm is replaced"),
+        (["--to", "ILMGN", "--replacing", "BN"], "GN or IN, but BatchNorm is replaced"),
     ],
 )
 def test_options_that_do_not_fit(tmp_path, model, capsys, options, words):
@@ -429,7 +429,7 @@ def test_outputs_that_cannot_be_written(tmp_path, model, capsys):
     (tmp_path / "file.txt").touch()
     for out in ("none/out.pth", "file.txt/out.pth"):
         error = refused(capsys, tmp_path / "in.pth", tmp_path / out, *HEAD)
-        assert out in error and "is in no existing folder" in error
+        assert out in error and "is not in a folder that exists" in error
     error = refused(capsys, tmp_path / "in.pth", tmp_path / f"{'long' * 65}.pth", *HEAD)
     assert "cannot be written" in error
     assert "cannot be read" in refused(capsys, tmp_path / f"{'long' * 65}.pth", "out.pth", *HEAD)

@@ -80,8 +80,8 @@ def patience(monkeypatch):
         (FloatingPointError("NaN at iteration 3"), 1, "NaN at iteration 3; lower the learning"),
         (torch.cuda.OutOfMemoryError("CUDA out of memory"), 1, "Make batches or images smaller"),
         (RuntimeError("DataLoader worker (pid 3) exited unexpectedly"), 1, "pid 3"),
-        (RuntimeError("[gloo/pair.cc:8] Connection closed by peer [::1]"), 1, "process is gone"),
-        (RuntimeError("Socket: Connection reset by peer"), 1, "another process is gone"),
+        (RuntimeError("[gloo/pair.cc:8] Connection closed by peer [::1]"), 1, "process ended"),
+        (RuntimeError("Socket: Connection reset by peer"), 1, "another process ended"),
         (ModuleNotFoundError("x", name="mmcv._ext"), 2, "without its compiled operators"),
     ],
 )
@@ -90,7 +90,7 @@ def test_what_is_told_in_one_line(error, status, words, patience):
     assert words in str(line) and line.status == status and "Traceback" not in str(line)
     with pytest.raises(UserError, match=re.escape(str(line))), one_line_errors():
         raise error
-    assert patience == ([command_line.WAIT_FOR_CAUSE] if "process is gone" in words else [])
+    assert patience == ([command_line.WAIT_FOR_CAUSE] if "process ended" in words else [])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_what_another_process_has_raised(kind, rank, status):
     "what, words", [("kill", "by SIGKILL"), pytest.param("exit", "with status 7", marks=WIDE)]
 )
 def test_a_process_that_says_nothing(what, words):
-    with pytest.raises(RunError, match=f"process 1 ended {words}, and the others with it; "):
+    with pytest.raises(RunError, match=f"process 1 ended {words}, so the others were stopped; "):
         launch("launched", options(what, 2, of=1), None)
 
 

@@ -68,7 +68,7 @@ from ilm_plugins.layers.mixture import MixtureNorm
         (lambda: SwitchNorm(64, normalizers=("IN", "XN")), ["'XN'", "'BN'"]),
         (lambda: SwitchNorm(64, normalizers=("IN", "IN")), ["normalizers", "once"]),
         (lambda: SwitchNorm(64, normalizers=()), ["normalizers", "empty"]),
-        (lambda: SwitchNorm(64, normalizers="BN"), ["normalizers='BN'", "no tuple"]),
+        (lambda: SwitchNorm(64, normalizers="BN"), ["normalizers='BN'", "not a tuple"]),
         (lambda: SwitchNorm(64, normalizers=(["IN"],)), ["normalizers=['IN']", "unknown"]),
         (lambda: SwitchNorm(0), ["num_channels=0", "positive"]),
         (lambda: AttentiveNorm(48), ["AttentiveNorm", "num_groups=32", "48", "num_groups=8"]),
@@ -175,7 +175,7 @@ def test_what_is_no_batch_or_no_dtype_is_told(name):
     for x in (torch.randn(64), torch.tensor(1.0)):
         with pytest.raises(ValueError, match=r"expected \(N, 64, \*\); add the dimension of the b"):
             NORMS[name](64)(x)
-    with pytest.raises(ValueError, match=r"^\w+: dtype='float16' is no torch.dtype; leave it out"):
+    with pytest.raises(ValueError, match=r"^\w+: dtype='float16' is not a torch.dtype; leave"):
         NORMS[name](64, dtype="float16")
 
 

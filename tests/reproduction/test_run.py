@@ -455,7 +455,7 @@ def test_how_a_process_was_ended_is_told(program, tmp_path, capsys):
     program("echo half a line\nkill -9 $$")
     assert run(tmp_path, "en-5", "ResNet20/EN") == 1
     error = capsys.readouterr().err
-    assert "seed 0: error: ended by SIGKILL; a process out of memory ends so, too" in error
+    assert "seed 0: error: ended by SIGKILL; the cause may be lack of memory" in error
 
 
 def test_progress_is_printed_from_the_start(program, tmp_path, monkeypatch, capsys):

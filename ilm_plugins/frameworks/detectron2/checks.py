@@ -149,7 +149,7 @@ def check(args: argparse.Namespace) -> tuple[CfgNode | DictConfig, str, str]:
         evaluates, evaluator = bool(cfg.DATASETS.TEST), "DATASETS.TEST"
         if cfg.TEST.AUG.ENABLED:
             raise UserError(
-                "TEST.AUG.ENABLED True: test-time augmentation is not in this command; set it to "
+                "TEST.AUG.ENABLED True: this command has no test-time augmentation; set it to "
                 "False, or evaluate the weights with detectron2's tools/train_net.py"
             )
     else:

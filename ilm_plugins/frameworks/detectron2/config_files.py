@@ -47,7 +47,7 @@ def read_config(path: str) -> CfgNode:
 
 
 class _SafeFiles(CfgNode):
-    """detectron2's CfgNode, which obeys Python's tags only in files of detectron2's model zoo."""
+    """detectron2's CfgNode, which executes Python's tags only in detectron2's own files."""
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:

@@ -242,7 +242,7 @@ def check_dataset(setting: str, dataset: dict, overrides: list[str]) -> None:
             kind.generate(root)
         except (ImportError, OSError, ValueError) as error:
             raise UserError(
-                f"data set of {setting} cannot be had: {error}; set {setting}.data_root"
+                f"data set of {setting} cannot be generated: {error}; set {setting}.data_root"
             ) from error
     prefixes = dataset.get("data_prefix") or {}
     if isinstance(prefixes, str):

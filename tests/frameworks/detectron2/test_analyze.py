@@ -89,7 +89,7 @@ def test_proposals_of_an_image_have_their_mean(unrendered, datasets, trained, tm
     assert len(found) == 4 and "roi_heads.box_head.conv1.norm/omega" in found[0]
     several = ["--output", str(tmp_path / "other"), "--batch-size", "2", *opts]
     assert analyze.main([*argv, *several]) == 2
-    assert "instances of 2 images, which cannot be told apart" in capsys.readouterr().err
+    assert "instances for 2 images, which cannot be matched" in capsys.readouterr().err
 
 
 def test_a_lazy_config(unrendered, datasets, tmp_path, capsys):

@@ -296,7 +296,7 @@ def test_overrides_that_do_not_fit(lazy, refused, config, overrides, words):
         ([], ["DATASETS.TEST", "('nowhere',)"], ["'nowhere' is not registered"]),
         (["--eval-only"], [], ["nothing to evaluate: MODEL.WEIGHTS is empty"]),
         (["--eval-only"], NO_TEST, ["nothing to evaluate: DATASETS.TEST is empty"]),
-        ([], ["TEST.AUG.ENABLED", "True"], ["test-time augmentation is not in this command; set"]),
+        ([], ["TEST.AUG.ENABLED", "True"], ["this command has no test-time augmentation; set"]),
         ([], ["OUTPUT_DIR", "{data}/shapes/shapes.json/o"], ["cannot be written", "OUTPUT_DIR"]),
         (
             ["--num-processes", "2"],

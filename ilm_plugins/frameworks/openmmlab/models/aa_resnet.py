@@ -82,7 +82,7 @@ class AugmentedConv2d(nn.Module):
         """
         if length > self.size:
             raise ValueError(
-                f"AAResNet: attention over {length} pixels, where there are embeddings for "
+                f"AAResNet: attention over {length} pixels, but embeddings for "
                 f"{self.size}; give a larger image_size"
             )
         at = torch.arange(length, device=embeddings.device)

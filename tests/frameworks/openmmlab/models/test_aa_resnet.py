@@ -82,7 +82,7 @@ def test_a_step_moves_every_parameter():
 
 def test_a_larger_image_is_an_error():
     model = build(image_size=64).to("meta")
-    with pytest.raises(ValueError, match="over 6 pixels, where there are embeddings for 4; give"):
+    with pytest.raises(ValueError, match="over 6 pixels, but embeddings for 4; give"):
         model(torch.empty(1, 3, 96, 64, device="meta"))
 
 

@@ -1,12 +1,12 @@
-"""What imports what in the package: from the upper rooms to the lower ones, and in no circle."""
+"""Which part of the package imports which: only lower levels, and in no circle."""
 
 import ast
 from graphlib import TopologicalSorter
 
 import pytest
 
-#: The rooms of ilm_plugins, from the ground up; a room imports rooms of floors below its own.
-FLOORS = (
+#: The parts of ilm_plugins, the lowest level first; a part imports only parts of lower levels.
+LEVELS = (
     {"errors", "start", "version"},
     {"configs", "ops"},
     {"layers"},
@@ -45,18 +45,18 @@ def _imported(name, path, modules):
                 yield from found[:1]
 
 
-def floor(module):
-    room = module.split(".")[1] if "." in module else ""
-    return room, next(i for i, rooms in enumerate(FLOORS) if room in rooms)
+def level(module):
+    part = module.split(".")[1] if "." in module else ""
+    return part, next(i for i, parts in enumerate(LEVELS) if part in parts)
 
 
-def test_rooms_import_from_the_floors_below(imports):
+def test_parts_import_only_lower_levels(imports):
     wrong = []
     for module, others in imports.items():
-        room, height = floor(module)
+        part, height = level(module)
         for other in others:
-            of_other, below = floor(other)
-            if room != of_other and below >= height:
+            other_part, other_height = level(other)
+            if part != other_part and other_height >= height:
                 wrong.append(f"{module} imports {other}")
     assert not wrong
 
