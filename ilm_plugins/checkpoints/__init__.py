@@ -14,7 +14,7 @@ from .contents import (
     to_dense,
     unwrap_state,
 )
-from .reading import TRUST, allow, code_is_allowed, loading, read, read_metadata
+from .reading import TRUST, allow, allow_arrays, code_is_allowed, loading, read, read_metadata
 from .writing import PARTIAL, remove_partial, replacing, write
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "TRUST",
     "CheckpointError",
     "allow",
+    "allow_arrays",
     "check_fits",
     "check_resumes",
     "check_state",

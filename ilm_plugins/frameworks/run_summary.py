@@ -95,6 +95,9 @@ class RunFolders(Protocol):
     def test_overrides(self, checkpoint: str) -> list[str]:
         """Return overrides that test a checkpoint."""
 
+    def prediction_overrides(self, config: str, folder: Path) -> list[str]:
+        """Return overrides that write predictions for a benchmark's server, if any, to a folder."""
+
     def progress(self, work_dir: Path) -> tuple[int, str | None]:
         """Return a run's last checkpoint as its epoch or iteration and its file, or 0, None."""
 

@@ -296,7 +296,9 @@ async def _train_and_test(run: Run, deadline: float) -> dict:
         needed = _tests_to_do(run, settings)
         for options in needed:
             resume = [] if run.cell.tests else ["--resume"]
-            await _execute(run, settings, ["--eval-only", *resume, *options], deadline)
+            predictions = run.folder / "".join(["predictions", *options])
+            words = run.framework.prediction_overrides(run.cell.file, predictions)
+            await _execute(run, settings, ["--eval-only", *resume, *options, *words], deadline)
         if needed:
             _write_settings(run, settings)
     except BaseException:

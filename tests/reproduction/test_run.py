@@ -167,6 +167,28 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     assert found["figures"] == {"top-1": 92.0}
 
 
+def test_tests_of_one_row_write_their_predictions_apart(tmp_path, monkeypatch):
+    trained("en-6 backbone/EN", 100, work_dir=tmp_path)
+    cells = "en-6 Cityscapes/EN", "en-6 Cityscapes test server/EN"
+    parent, one = planned(*cells, work_dir=tmp_path)
+    write_run(parent.folder, parent.cell.config, 1)
+    checkpoint = parent.folder / f"iter_{parent.length[0]}.pth"
+    (parent.folder / "epoch_1.pth").rename(checkpoint)
+    (parent.folder / "last_checkpoint").write_text(str(checkpoint))
+    write_settings(parent)
+    started = []
+
+    async def execute(run, settings, words, _):
+        name, options = f"2026010{len(started)}_000000", {"load_from": str(checkpoint)}
+        write_test_alone(run.folder, run.cell.config, {}, options, name)
+        started.append(words)
+
+    monkeypatch.setattr(running, "_execute", execute)
+    assert run(tmp_path, "en-6", "Cityscapes test server/EN") == 0
+    key = f"test_evaluator.0.output_dir='{one.folder}/predictions"
+    assert started == [["--eval-only", f"{key}'"], ["--eval-only", "--tta", f"{key}--tta'"]]
+
+
 def test_files_of_earlier_runs_can_be_read(tmp_path):
     """Runs are resumed and reported with later versions than they were started with."""
     (one,) = planned(CELL.id, work_dir=tmp_path)

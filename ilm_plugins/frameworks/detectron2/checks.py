@@ -49,11 +49,9 @@ TRAIN_ENTRIES = {
     "ddp",
     "device",
     "eval_period",
-    "float32_precision",
     "init_checkpoint",
     "log_period",
     "max_iter",
-    "model_ema",
     "output_dir",
     "seed",
 }

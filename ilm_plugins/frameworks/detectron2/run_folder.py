@@ -90,7 +90,16 @@ def is_complete(work_dir: Path, total: int) -> bool:
     file = Path(work_dir, "metrics.json")
     if progress(work_dir)[0] < total or not file.is_file():
         return False
-    return any("bbox/AP" in e and e["iteration"] + 1 >= total for e in curves.entries(file))
+    return bool(_final_tests(curves.entries(file), total))
+
+
+def _final_tests(entries: list[dict], total: int) -> list[dict]:
+    """Return the entries of metrics.json with the evaluation after ``total`` iterations."""
+    return [e for e in entries if "bbox/AP" in e and e["iteration"] + 1 >= total]
+
+
+def prediction_overrides(config: str, folder: Path) -> list[str]:
+    return []
 
 
 def tests(config: str, wanted: Iterable[Test]) -> list[Test]:
@@ -104,9 +113,8 @@ def tests_made(work_dir: Path, checkpoint: str | None = None) -> set[Test]:
 def summary(config: str, work_dir: Path, total: int) -> RunSummary:
     """Read a run folder, as :meth:`..run_summary.RunFolders.summary`; ``config`` is not used.
 
-    If the run trained for ``total`` iterations, ``metrics`` has the last evaluation, under the key
-    (); otherwise it is empty. The numbers of images come from log.txt; those of the recipe are
-    COCO's.
+    ``metrics`` has the evaluation after ``total`` iterations, under the key (), if it was made. The
+    numbers of images come from log.txt; those of the recipe are COCO's.
 
     Raises:
         UserError: the folder has no metrics.json.
@@ -117,7 +125,7 @@ def summary(config: str, work_dir: Path, total: int) -> RunSummary:
         raise UserError(f"{work_dir} has no run of the command train: no metrics.json")
     entries = curves.entries(metrics)
     rows, seconds = _curve(entries, total)
-    results = [entry for entry in entries if "bbox/AP" in entry]
+    results = _final_tests(entries, total)
     run = min(progress(work_dir)[0], total)
     log = Path(work_dir, "log.txt")
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""

@@ -45,11 +45,12 @@ def _wrap_loading() -> None:
 
 
 def allow_history() -> None:
-    """Allow MMEngine's HistoryBuffer, its log of values, in checkpoints that are read.
+    """Allow MMEngine's HistoryBuffer, its log of values in arrays, in checkpoints that are read.
 
     To be called before each run: MMEngine's own loader, wherever a program calls it, forbids the
     class again when it returns.
     """
+    checkpoints.allow_arrays()  # torch.hub, which MMEngine calls for a URL, reads the file itself
     checkpoints.allow(f"{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}", HistoryBuffer)
     checkpoints.allow("builtins.getattr", _statistic)
 

@@ -109,7 +109,8 @@ def _parse_override(word: str) -> tuple[str, Any]:
     """Parse an override KEY=VALUE to key and Python value.
 
     A value that is no literal of Python is parsed as by MMEngine's DictAction: as a list a,b or
-    [a,b], as true or false in any case, else as a string, which loses its spaces.
+    [a,b], which loses its spaces, as true or false in any case, else as a string. ``work_dir`` and
+    ``load_from`` are strings or None, whatever is in them.
 
     Raises:
         ValueError: there is no "=", or a value that is no literal has a parenthesis. Errors of
@@ -118,15 +119,21 @@ def _parse_override(word: str) -> tuple[str, Any]:
     key, sign, value = word.partition("=")
     if not sign:
         raise ValueError(f"{word!r} has no '='")
+    is_path = key in ("work_dir", "load_from")
     try:
-        return key, ast.literal_eval(value)
+        literal = ast.literal_eval(value)
+        return key, value if is_path and not isinstance(literal, str | None) else literal
     except (SyntaxError, ValueError):
+        if is_path:
+            return key, value
         if "(" in value:
             raise ValueError(
                 f"{key}={value} is no literal of Python; write {{'type': ...}} for dict(type=...)"
             ) from None
-        # Not a Python literal: it may be a list in MMEngine's syntax, a,b or [a,b].
-        return key, DictAction._parse_iterable(value)
+        # It may be a list in MMEngine's syntax, a,b or [a,b].
+        is_list = "," in value or value.startswith("[")
+        parse = DictAction._parse_iterable if is_list else DictAction._parse_int_float_bool
+        return key, parse(value)
 
 
 def check(args: argparse.Namespace) -> tuple[Config, str, str]:
@@ -216,8 +223,10 @@ def check_norms(model: dict) -> None:
 def check_dataset(setting: str, dataset: dict, overrides: list[str]) -> None:
     """Raise UserError unless the files and folders of a data set exist, and image pairs are valid.
 
-    A data set that downloads its files is not checked. `shapes` is generated if it is missing.
-    For a data set of image pairs, all images are decoded once, and ``verify`` is set to False.
+    A data set that downloads its files is not checked, nor one whose files MMEngine's
+    ``backend_args`` take from another storage. `shapes` is generated if it is missing. A ``~`` in
+    ``data_root`` is expanded. For a data set of image pairs, all images are decoded once, and
+    ``verify`` is set to False.
 
     Args:
         setting: the config key of the data set, for the message and for the override.
@@ -236,7 +245,11 @@ def check_dataset(setting: str, dataset: dict, overrides: list[str]) -> None:
     download = kind and inspect.signature(kind).parameters.get("download")
     if download and dataset.get("download", download.default):
         return
-    root = dataset.get("data_root") or ""
+    given = dataset.get("data_root") or ""
+    root = os.path.expanduser(given)
+    if root != given:
+        dataset["data_root"] = root
+        overrides.append(f"{setting}.data_root={root!r}")
     if hasattr(kind, "generate"):
         try:
             kind.generate(root)
@@ -249,6 +262,8 @@ def check_dataset(setting: str, dataset: dict, overrides: list[str]) -> None:
         prefixes = {"": prefixes}
     for path in (dataset.get("ann_file"), *prefixes.values(), ""):
         path = os.path.join(root, path) if path else root
+        if dataset.get("backend_args"):
+            break  # paths of a storage that MMEngine's file client knows
         if path and "://" not in path and not os.path.exists(path):
             raise UserError(
                 f"data set of {setting} is not there: tried {os.path.abspath(path)}; set "

@@ -31,7 +31,7 @@ HARMLESS = re.compile(
     r"|\w+_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
     r"|\w+_dataloader\.dataset\.(dataset\.)?data_root"
     r"|test_dataloader\.batch_size"
-    r"|test_evaluator\.(lpips_weights|ann_file|output_dir|outfile_prefix))(\..*)?"
+    r"|test_evaluator\.(\d+\.)?(lpips_weights|ann_file|output_dir|outfile_prefix))(\..*)?"
     r"|default_hooks\.(timer|logger|checkpoint|visualization)\.(?!type$).*"
 )
 #: Data set type -> number of images in training and in validation, and for a benchmark's server.
@@ -178,6 +178,21 @@ def environment(folder: str | Path) -> dict[str, str]:
 
 def to_words(pairs: Sequence[str]) -> list[str]:
     return list(pairs)
+
+
+def prediction_overrides(config: str, folder: Path) -> list[str]:
+    paths = {"output_dir": str(folder), "outfile_prefix": str(folder / "results")}
+    evaluators = load(config).test_evaluator
+    if isinstance(evaluators, dict):
+        evaluators = {"test_evaluator": evaluators}
+    else:
+        evaluators = {f"test_evaluator.{i}": evaluator for i, evaluator in enumerate(evaluators)}
+    return [
+        f"{key}.{option}={path!r}"
+        for key, evaluator in evaluators.items()
+        for option, path in paths.items()
+        if option in evaluator
+    ]
 
 
 def progress(work_dir: Path) -> tuple[int, str | None]:

@@ -105,6 +105,10 @@ def test_a_run_that_was_ended_in_its_last_test_is_not_complete(config, tmp_path)
     (tmp_path / "metrics.json").write_text("\n".join([*lines[:-1], lines[-1][:9]]))
     assert run_folder.progress(tmp_path)[0] == 100 and not run_folder.is_complete(tmp_path, 100)
     assert run_folder.summary(config, tmp_path, 100).metrics == {}
+    earlier = json.dumps({"iteration": 79, "bbox/AP": 20.0})
+    (tmp_path / "metrics.json").write_text("\n".join([*lines[:-1], earlier]))
+    assert not run_folder.is_complete(tmp_path, 100)
+    assert run_folder.summary(config, tmp_path, 100).metrics == {}
 
 
 def test_a_run_that_was_ended_has_no_figure(config, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -183,6 +184,20 @@ def test_the_multi_scale_test_is_told_by_its_model(tmp_path):
     write_test(tmp_path, {"mIoU": 38.9}, options=wrapped, name="20260103_000000")
     found = run_folder.summary(ADE, tmp_path, 2).metrics
     assert found == {(): {"mIoU": 38.2}, ("--tta",): {"mIoU": 38.9}}
+
+
+def test_predictions_for_a_server_are_written_to_the_given_folder():
+    def paths(name):
+        config = str(ROOT / "configs" / name)
+        words = run_folder.prediction_overrides(config, Path("a b"))
+        return overridden(config, []).test_evaluator, overridden(config, words).test_evaluator
+
+    (old,), (new,) = paths("mmseg/fcn_r50-d8_cityscapes-test_en.py")
+    assert old != new == {**old, "output_dir": "a b"}
+    old, new = paths("mmdet/mask-rcnn_r50_fpn_gn_batch2_test-dev_gn.py")
+    assert old != new == {**old, "outfile_prefix": "a b/results"}
+    assert run_folder.prediction_overrides(ADE, Path("a b")) == []
+    assert run_folder.HARMLESS.fullmatch("test_evaluator.0.output_dir")
 
 
 def test_a_folder_without_a_run_is_told(tmp_path):

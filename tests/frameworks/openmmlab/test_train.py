@@ -243,6 +243,30 @@ def test_what_the_runner_reads_can_be_overridden(config, key):
     assert cfg[key] == 3 if "." not in key else cfg.train_cfg.max_iters == 3
 
 
+@pytest.mark.parametrize(
+    "word, value",
+    [
+        ("work_dir=runs/exp 1", "runs/exp 1"),
+        ("work_dir='runs/a,b'", "runs/a,b"),
+        ("work_dir=runs/lr.1,wd1e-4", "runs/lr.1,wd1e-4"),
+        ("work_dir=2026_11_05", "2026_11_05"),
+        ("load_from=model(1).pth", "model(1).pth"),
+        ("load_from=None", None),
+        ("train_dataloader.dataset.data_root=/my images", "/my images"),
+        ("train_dataloader.dataset.data_root=None", None),
+        ("resume=TRUE", True),
+        ("resume=a, b", ["a", "b"]),
+        ("resume=[a,[1, b]]", ["a", [1, "b"]]),
+    ],
+)
+def test_values_of_overrides(config, word, value):
+    words = ["--config-file", str(config), "--num-gpus", "0", word]
+    cfg = load_config(train_net.parser().parse_args(words))
+    for key in word.partition("=")[0].split("."):
+        cfg = cfg[key]
+    assert cfg == value
+
+
 def test_a_framework_that_is_not_installed(config, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     error = error_line(["--config-file", config, "--num-gpus", "0"], capsys, 2)
@@ -290,3 +314,18 @@ def test_a_data_set_that_downloads_itself_need_not_be_there(root, tmp_path, monk
     args.opts.append("train_dataloader.dataset.download=False")
     with pytest.raises(UserError, match="data/cifar10"):
         checks.check(args)
+
+
+def test_where_images_are_looked_for(tmp_path, monkeypatch):
+    from ilm_plugins.frameworks.openmmlab.checks import check_dataset
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "images").mkdir()
+    dataset, overrides = {"type": "BaseSegDataset", "data_root": "~/images"}, []
+    check_dataset("data", dataset, overrides)
+    assert dataset["data_root"] == str(tmp_path / "images")
+    assert overrides == [f"data.data_root='{tmp_path}/images'"]  # for the other processes
+    elsewhere = {"type": "BaseSegDataset", "data_root": "s3/bucket", "ann_file": "list.txt"}
+    with pytest.raises(UserError, match=r"data set of data is not there: tried .*s3/bucket/list"):
+        check_dataset("data", elsewhere, [])
+    check_dataset("data", {**elsewhere, "backend_args": {"backend": "petrel"}}, [])
