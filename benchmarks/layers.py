@@ -69,8 +69,8 @@ class Setting(NamedTuple):
         """Set the number of threads and disable the C kernels, if asked, within a context."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1 if self.one_thread else threads)
-        built = cpu.is_built() and not self.without_c
-        with mock.patch.object(cpu, "is_built", lambda: built):
+        problem = "they are disabled" if self.without_c else cpu.load_problem()
+        with mock.patch.object(cpu, "load_problem", lambda: problem):
             yield
         torch.set_num_threads(threads)
 

@@ -1,5 +1,6 @@
 """What tests run in processes of their own, which find it by this module's name."""
 
+import copy
 import itertools
 import os
 import socket
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from ilm_plugins import NORMS, use_backend
+from ilm_plugins import NORMS, set_radius, use_backend
 from ilm_plugins.frameworks.launch import leave_group
 
 
@@ -173,9 +174,16 @@ def without(kind):
 
 
 def sharded_gradients(rank, size, port, kind, shares):
-    """Every layer with its parameters in shards."""
+    """Every layer with its parameters in shards; and SSN's radius, which fixes ratios."""
     join(rank, size, port)
     wrap, read = SHARDED[kind]
+    whole = two_norms("SSN", False)
+    sharded = wrap(copy.deepcopy(whole))
+    for model in (whole, sharded):
+        set_radius(model, 1.0)
+    fixed = [buffer for name, buffer in whole.named_buffers() if "fixed" in name]
+    found = [buffer for name, buffer in sharded.named_buffers() if "fixed" in name]
+    assert fixed and all(map(torch.any, fixed)) and all(map(torch.equal, fixed, found))
     check_layers(wrap, shares, read=read)
 
 

@@ -54,8 +54,8 @@ def report() -> str:
 
 def _describe_kernels() -> str:
     """Return the instruction set and the threading of the compiled C kernels, or "missing"."""
-    if not cpu.is_built():
-        return "missing: install a C compiler, such as gcc, and the package again"
+    if problem := cpu.load_problem():
+        return f"missing: {problem}"
     return f"{cpu.instruction_set()}, loops run by {cpu.threading()[0]}"
 
 

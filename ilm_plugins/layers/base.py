@@ -11,7 +11,7 @@ from ..ops import Network, adaptive_norm
 from .options import check_dtype, check_known
 
 #: Methods whose results ``network`` describes.
-EQUATIONS = {"rescale", "statistics", "predict", "decode"}
+EQUATIONS = {"rescale", "statistics", "predict", "decode", "_ratios", "_normalize_means"}
 
 
 class AdaptiveNorm(nn.GroupNorm):

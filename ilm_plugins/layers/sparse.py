@@ -1,6 +1,8 @@
 """Sparse Switchable Normalization: Shao et al., CVPR 2019; a row of EN's Table 2."""
 
+import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -70,8 +72,10 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         """
         check_radius(type(self).__name__, radius)
         self.radius.fill_(radius)
-        for buffer, ratios in zip((self.mean_fixed, self.var_fixed), self.ratios(), strict=True):
-            buffer.copy_(ratios == 1)
+        logits = (self.mean_weight, self.var_weight)
+        if hasattr(logits[0], "full_tensor"):  # sharded by fully_shard; every process calls this
+            logits = [weight.full_tensor() for weight in logits]
+        self.mean_fixed[:], self.var_fixed[:] = self._sparse_ratios(*logits) == 1
 
     def ratios(self) -> Tensor:
         """Return the weights of the normalizers, which are the same for all samples.
@@ -80,7 +84,11 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
             (2, K) in the order of ``normalizers``, at least float32: the ratios of the means and
             those of the variances. Each row sums to 1; some of its ratios may be exactly 0.
         """
-        logits = torch.stack((self.mean_weight, self.var_weight))
+        return self._sparse_ratios(self.mean_weight, self.var_weight)
+
+    def _sparse_ratios(self, *logits: Tensor) -> Tensor:
+        """Return :meth:`ratios` for logits of the means and of the variances."""
+        logits = torch.stack(logits)
         dtype = torch.promote_types(logits.dtype, torch.float32)
         fixed = torch.stack((self.mean_fixed, self.var_fixed)).to(dtype)
         ratios = sparsestmax(logits.to(dtype), self.radius.to(dtype))
@@ -94,7 +102,8 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         weight, bias, _, _, *running = super().rescale_tensors()
         ratios = self.ratios()
         # exp(-1e4) is 0 in every dtype; the logarithm of a zero ratio would have no gradient.
-        logarithms = torch.where(ratios > 0, ratios.where(ratios > 0, 1).log(), -1e4)
+        is_zero = ratios <= 0  # not NaN, which stays
+        logarithms = ratios.where(~is_zero, 1).log().where(~is_zero, -1e4)
         return weight, bias, *logarithms.unbind(), *running
 
 
@@ -108,9 +117,18 @@ def set_radius(model: nn.Module, radius: float) -> None:
     Raises:
         OptionError: the radius is not a number from 0 to 1, and the model has such layers.
     """
-    for layer in model.modules():
-        if isinstance(layer, SparseSwitchNorm) and not layer.frozen:
-            layer.set_radius(radius)
+    with _whole_parameters(model):
+        for layer in model.modules():
+            if isinstance(layer, SparseSwitchNorm) and not layer.frozen:
+                layer.set_radius(radius)
+
+
+def _whole_parameters(model: nn.Module) -> AbstractContextManager:
+    """Return a context in which no parameter is sharded by FullyShardedDataParallel."""
+    fsdp = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
+    if fsdp is not None and any(isinstance(module, fsdp) for module in model.modules()):
+        return fsdp.summon_full_params(model, writeback=False)
+    return nullcontext()
 
 
 def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:

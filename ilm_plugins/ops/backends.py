@@ -122,11 +122,8 @@ def _find_cpu(x: Tensor) -> Kernels | str:
     """Return the backend of C kernels; or why it cannot run x, with advice."""
     if cpu.supports(x):
         return cpu
-    if not cpu.is_built():
-        return (
-            "the package was installed without a C compiler; install a compiler, such as gcc, and "
-            "the package again"
-        )
+    if problem := cpu.load_problem():
+        return problem
     return (
         f"got a {x.dtype} tensor on {x.device.type!r}, but the C kernels take float32, float64, "
         "bfloat16 and float16 on the CPU"
@@ -164,12 +161,13 @@ def has_triton() -> bool:
 
     New enough is :data:`TRITON`. The answer is cached for the process.
     """
-    try:
-        version = importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
-        return False
     if importlib.util.find_spec("triton") is None or torch.version.hip:
         return False
+    # Some distributions of Triton have another name than the package.
+    names = importlib.metadata.packages_distributions().get("triton")
+    if not names:
+        return False
+    version = importlib.metadata.version(names[0])
     return tuple(map(int, re.findall(r"\d+", version)[:2])) >= TRITON
 
 

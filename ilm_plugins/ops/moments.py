@@ -44,10 +44,10 @@ def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     Returns:
         Means and biased variances of the union of the sets.
     """
-    share = 1 / mean.shape[dim]
-    pooled = mean.sum(dim) * share
+    count = mean.shape[dim]
+    pooled = mean.sum(dim) / count
     off_center = mean - pooled.unsqueeze(dim)
-    return pooled, torch.addcmul(var, off_center, off_center).sum(dim) * share
+    return pooled, torch.addcmul(var, off_center, off_center).sum(dim) / count
 
 
 def restandardize(mean: Tensor, var: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:

@@ -106,6 +106,9 @@ def test_equal_logits_stay_equal_with_finite_gradients_until_something_parts_the
 
 def test_nan_logits_reach_the_ratios():
     assert ratios_of(double(1.0, torch.nan, 0.5), 0.5).isnan().any()
+    layer = SparseSwitchNorm(CHANNELS)
+    layer.mean_weight.data[1] = torch.nan
+    assert layer(inputs(2, CHANNELS, 3, 3, dtype=torch.float32)).isnan().any()
 
 
 def test_ratios_that_are_1_are_fixed_by_the_next_radius():

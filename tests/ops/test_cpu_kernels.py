@@ -311,12 +311,15 @@ def warns_anew():
 
 
 @pytest.fixture
-def without_library(monkeypatch, warns_anew):
-    monkeypatch.setattr(cpu, "is_built", lambda: False)
+def without_library(monkeypatch, tmp_path, warns_anew):
+    monkeypatch.setattr(cpu, "LIBRARY", tmp_path / "kernels.so")
+    cpu.load_problem.cache_clear()
+    yield
+    cpu.load_problem.cache_clear()
 
 
 def test_the_warning_under_auto_does_not_advise_auto(monkeypatch, warns_anew):
-    monkeypatch.setattr(cpu, "is_built", lambda: True)
+    monkeypatch.setattr(cpu, "load_problem", lambda: None)
     x = torch.empty(2, 64, 3, 3, dtype=torch.float8_e5m2)
     with pytest.warns(UserWarning, match=r"got a torch\.float8") as caught:
         assert backends.kernels_for(x, 4) is plain
@@ -343,6 +346,13 @@ def test_without_the_library_one_warning_says_so(without_library):
         layer(x)
     with use_backend("cpu"), pytest.raises(RuntimeError, match="'cpu' is forced: the package was"):
         layer(x)
+
+
+def test_a_library_of_another_system_gives_a_warning(without_library, monkeypatch):
+    cpu.LIBRARY.write_bytes(b"of another machine")
+    monkeypatch.setattr(cpu, "_library", cpu._library.__wrapped__)
+    with pytest.warns(UserWarning, match=r"C kernels cannot be loaded \(.*; install the package"):
+        ILMGroupNorm(64)(torch.randn(2, 64, 3, 3))
 
 
 @pytest.mark.filterwarnings("ignore:ilm_plugins. plain")

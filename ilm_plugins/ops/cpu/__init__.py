@@ -107,9 +107,25 @@ class _Table(ctypes.Structure):
 
 
 @functools.cache
+def load_problem() -> str | None:
+    """Return why the C kernels cannot be loaded, with advice; None if they can."""
+    if not LIBRARY.exists():
+        return (
+            "the package was installed without a C compiler; install a compiler, such as gcc, and "
+            "the package again"
+        )
+    try:
+        _library()
+    except OSError as error:
+        return (
+            f"the C kernels cannot be loaded ({error}); install the package again, on this system"
+        )
+    return None
+
+
 def is_built() -> bool:
-    """Return whether the C kernels were compiled when the package was installed."""
-    return LIBRARY.exists()
+    """Return whether the C kernels were compiled when the package was installed, and can run."""
+    return load_problem() is None
 
 
 @functools.cache
