@@ -49,7 +49,7 @@ IMAGES = $(or $(wildcard $(DATA)/cifar10_jpeg $(DATA)/facades),\
 
 help:
 	@echo "make demo                train a small Mask R-CNN with an ILM+GN box head, and show it"
-	@echo "make demo-compare        the same under GN and under ILM+GN"
+	@echo "make demo-compare        the same with GN and with ILM+GN"
 	@echo "make bench               time the layers and whole models; a table, JSON and a plot"
 	@echo "make bundle DATA=DIR     packages for a GPU without a network, and images, into BUNDLE"
 	@echo "make gpu                 there: tests, benchmark and trainings, by BUNDLE; MINUTES=..."

@@ -2,7 +2,7 @@
 
 Tests that need a GPU, the benchmark and the papers' trainings run as steps, each as a process of
 its own. When a step ends, its result is a line of OUTPUT/record.jsonl, and what it printed is in
-OUTPUT/logs. After a stop at any moment, the same command goes on with the steps that are not done.
+OUTPUT/logs. After a stop at any moment, the same command continues with the steps not yet done.
 
 The packages come from BUNDLE/wheels, and the images from BUNDLE/data, which ``make bundle`` writes;
 either may be missing. Compiled packages, such as torch, are this Python's own. This module itself
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         if step.name in done or not re.search(args.only, step.name):
             continue
         if time.monotonic() >= deadline:
-            log(f"{args.minutes:g} minutes are over; the same command goes on")
+            log(f"{args.minutes:g} minutes are over; the same command continues")
             break
         entry = perform(step, args.output / "logs", environment, deadline)
         add(record, entry)

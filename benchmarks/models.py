@@ -1,4 +1,4 @@
-"""Whole training steps: a detector's under GN and ILM+GN, and ResNet-50's under each norm."""
+"""Whole training steps: a detector's with GN and ILM+GN, and ResNet-50's with each norm."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial

@@ -2,7 +2,7 @@
 
 For each family one model makes one training step, with each of the package's norms whose options
 follow the width. Results go to ``families.json`` after each model, and from there to
-``families.md``; a later call goes on with what is missing.
+``families.md``; a later call continues with what is missing.
 """
 
 import argparse

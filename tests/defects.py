@@ -119,7 +119,7 @@ DEFECTS = (
     ),
     Defect(
         "frozen-layers-move",
-        "EN and SN in a frozen stage go on to use the batch's statistics.",
+        "EN and SN in a frozen stage continue to use the batch's statistics.",
         f"{LAYERS}/mixture.py",
         " and self.training and not self.frozen",
         " and self.training",

@@ -151,15 +151,15 @@ def quotes():
             "{} photos, with {} held out: `detector.py`".format(*tutorial["photos"]),
             "box AP {} on its training photos and {} on the others".format(*tutorial["GN"]),
             "converted to ILM+GN, {} and {} again".format(*tutorial["converted"]),
-            "400 iterations under ILM+GN, {} and {}.".format(*tutorial["ILM+GN"]),
-            f"box AP {tutorial['detector']['GN']} after 300 iterations under GN",
-            f"box AP {tutorial['detector']['ILM+GN']} after another 300 under ILM+GN",
+            "400 iterations with ILM+GN, {} and {}.".format(*tutorial["ILM+GN"]),
+            f"box AP {tutorial['detector']['GN']} after 300 iterations with GN",
+            f"box AP {tutorial['detector']['ILM+GN']} after another 300 with ILM+GN",
             "{} photos, with {} held out, people".format(*on_photos["photos"]),
             "mIoU {:.1f} on its training photos and {:.1f} on the others".format(*on_photos["BN"]),
             "converted to EN, {:.1f} and {:.1f} again".format(*on_photos["converted"]),
-            "400 iterations under EN, {:.1f} and {:.1f}.".format(*on_photos["EN"]),
-            f"mIoU {tutorial['segmenter']['BN']:.1f} after 200 iterations under BN",
-            f"mIoU {tutorial['segmenter']['EN']:.1f} after another 200 under EN",
+            "400 iterations with EN, {:.1f} and {:.1f}.".format(*on_photos["EN"]),
+            f"mIoU {tutorial['segmenter']['BN']:.1f} after 200 iterations with BN",
+            f"mIoU {tutorial['segmenter']['EN']:.1f} after another 200 with EN",
         ],
         ROOT / "docs" / "translation.md": [
             "an RMSE of {:.1f} ({:.1f} over vectors), an SSIM of {:.3f} and an L1 of {:.1f} on the "
@@ -168,16 +168,16 @@ def quotes():
             + "the mean training image has {:.1f} ({:.1f}), {:.3f} and {:.1f}.".format(*mean),
         ],
         README: [
-            f"box AP {gn['box AP']:.1f} and mask AP {gn['mask AP']:.1f} under GN, "
-            f"{ilmgn['box AP']:.1f} and {ilmgn['mask AP']:.1f} under ILM+GN",
-            "ResNet-20 under EN, on CIFAR-10 re-encoded as JPEG, "
+            f"box AP {gn['box AP']:.1f} and mask AP {gn['mask AP']:.1f} with GN, "
+            f"{ilmgn['box AP']:.1f} and {ilmgn['mask AP']:.1f} with ILM+GN",
+            "ResNet-20 with EN, on CIFAR-10 re-encoded as JPEG, "
             f"with {whole:.1f} %; the paper has {papers:.1f} %, on the original images",
             f"{paper_gain('ilm-5 ILM+GN, batch 2', 'ilm-5 GN, batch 2'):+.1f} box AP for ILM+GN "
             "over GN in box heads (COCO), and for EN in ResNet-50 "
             f"{paper_gain('en-2 ResNet50/EN', 'en-2 ResNet50/BN'):+.1f} % top-1 over BN (ImageNet) "
             f"and {paper_gain('en-6 ADE20K/EN', 'en-6 ADE20K/SyncBN'):+.1f} mIoU over SyncBN",
-            f"{bn:.1f} % under BN, {sn:.1f} % under SN and {en:.1f} % under EN after 12 of 165",
-            f"takes {min(steps):.2f} to {max(steps):.2f} times as long as under the plain norm",
+            f"{bn:.1f} % with BN, {sn:.1f} % with SN and {en:.1f} % with EN after 12 of 165",
+            f"takes {min(steps):.2f} to {max(steps):.2f} times as long as with the plain norm",
             f"ResNet-50 with EN has {cost['parameters']:.2f} M parameters and "
             f"{cost['GFLOPs']:.3f} GFLOPs here, {paper[0]} M and {paper[1]} in the paper",
         ],

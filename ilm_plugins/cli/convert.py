@@ -276,7 +276,7 @@ def _recalibrate(
     batches: Iterable[Any],
     forward: Callable[[Any], Any],
 ) -> tuple[dict[str, Tensor], surgery.Report]:
-    """Convert a state dict to a model's norms; measure running statistics of EN, SN and SSN anew.
+    """Convert a state dict to a model's norms; measure running statistics of EN, SN and SSN again.
 
     Args:
         state: see :func:`_fit_to_model`.

@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--num-machines", type=int, default=1, metavar="M")
     p.add_argument("--machine-rank", type=int, default=0, metavar="R", help="0 to M - 1")
     p.add_argument("--dist-url", default="auto", metavar="URL", help="default: a free local port")
-    p.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    p.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     p.add_argument("--eval-only", action="store_true", help="evaluate the checkpoint and stop")
     p.add_argument(
         "--tta", action="store_true", help="MMEngine: evaluate with the config's tta_pipeline"

@@ -37,7 +37,7 @@ from .stopping import SIGNALS, Stop, stoppable
 Batch = TypeVar("Batch")
 
 #: Last sentence of an error line, if the run can be resumed.
-RESUME = "--resume goes on from the last checkpoint"
+RESUME = "--resume continues from the last checkpoint"
 #: Log file for tracebacks of unexpected exceptions, in the output folder.
 ERROR_LOG = "error.log"
 #: Maximum length of an unexpected exception's message in the line that is printed.
@@ -198,7 +198,7 @@ def explain(error: Exception) -> UserError:
 
     Returns:
         A UserError of one line is returned unchanged. One of several lines comes from a DataLoader
-        worker, where torch adds the traceback to the message; it is made anew without that. Known
+        worker, where torch adds the traceback to the message; it is raised again without. Known
         causes get advice: UserError for mmcv without operators, or for a missing package of an
         extra; DivergedError for NaN (that is, FloatingPointError); RunError for a missing file, a
         wrong address, a full disk or an unusable file, GPU memory, or a dead DataLoader worker;

@@ -155,7 +155,7 @@ def leave_group() -> None:
 def keep_freed_memory() -> None:
     """Have glibc keep freed memory for this process's next tensors, instead of returning it.
 
-    Otherwise each training step on the CPU may get its feature maps from the system anew, page by
+    Otherwise each training step on the CPU may get its feature maps from the system again, page by
     page, which takes up to a fifth of the step. Does nothing with another C library, or if the
     environment configures glibc's allocator (``MALLOC_*``, ``GLIBC_TUNABLES``).
     """

@@ -38,10 +38,10 @@ def check_output(folder: str, setting: str) -> None:
 
 
 def check_same_checkpoint(path: str | None, folder: str) -> None:
-    """Raise UserError unless all processes of a run go on from a checkpoint of the same name.
+    """Raise UserError unless all processes of a run continue from a checkpoint of the same name.
 
     All of them must call this. On several machines whose output folders are not shared, only that
-    of rank 0 has checkpoints: the others would start anew, and average their gradients with it.
+    of rank 0 has checkpoints: the others would begin at 0, and average their gradients with it.
 
     Args:
         path: the last checkpoint found by this process, or None.

@@ -1,6 +1,6 @@
 """Have mmpretrain's PreciseBNHook and detectron2's PreciseBN measure EN, SN and SSN, too.
 
-Both compute the running statistics of BatchNorm layers anew, with fixed weights. They set
+Both compute the running statistics of BatchNorm layers again, with fixed weights. They set
 ``momentum`` to 1 meanwhile, which EN, SN and SSN obey, too.
 """
 

@@ -59,7 +59,7 @@ def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
 def norm_key(norm: str) -> str | None:
     """Return the key of :data:`NORMS` that a NORM string begins with, or None.
 
-    After the key the string must end, or go on with a space, bracket or punctuation mark, so that
+    After the key the string must end, or have a space, bracket or punctuation mark, so that
     :func:`parse_norm` can report malformed options; "ENx" is another norm's name.
     """
     match = re.match(r"\s*(\w+)(?![^\s()\[\]{}:=,;])", norm)

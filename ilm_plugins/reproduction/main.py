@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
     running = commands.add_parser(
         "run",
-        help="train and test a table's rows, or go on with them",
+        help="train and test a table's rows, or continue them",
         usage="%(prog)s TABLE [ROW] [KEY=VALUE ...] [options]",
         epilog="Runs are in WORK_DIR/TABLE/ROW/seedN, each with its record.json. Words "
         "KEY=VALUE anywhere are overrides for the command train, of all rows alike.",
@@ -106,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="DIR",
-        help="add the runs to the records in DIR/records, and write DIR anew; default: "
+        help="add the runs to the records in DIR/records, and write DIR again; default: "
         "WORK_DIR/reports; 'reports' is this project's own",
     )
     for each in (running, reporting):

@@ -171,7 +171,7 @@ def run_all(planned: Sequence[Run | Cell], options: Options) -> int:
 
     Each one's results go to record.json in its folder; ``options.work_dir`` is made if missing. A
     run that starts from another one, or tests it, waits until that has ended. A KeyboardInterrupt
-    stops all runs. After a failure, the other runs go on.
+    stops all runs. After a failure, the other runs continue.
 
     Args:
         planned: the result of :func:`plan`, at least one.
@@ -231,7 +231,7 @@ async def _run_job(job: Run | Cell, options: Options, deadline: float) -> int:
         (total, unit), (done, _) = job.length, job.framework.progress(job.folder)
         state = "stopped" if job.folder.is_dir() else "not begun"
         length = f" at {done} of {total} {unit}" * bool(total)
-        print(f"{name}: {state}{length}; run the same command to go on", flush=True)
+        print(f"{name}: {state}{length}; run the same command to continue", flush=True)
     except Exception as error:
         line = explain(error)
         told = str(line)

@@ -2,7 +2,7 @@
 
 :func:`convert` replaces the norms of a model, :func:`convert_state` those of a state dict without
 its model, :func:`fit_state` makes a state dict fit a model; :func:`revert` and :func:`revert_state`
-lead back. :func:`recalibrate` measures the running statistics of EN, SN and SSN anew. One rule of
+lead back. :func:`recalibrate` measures the running statistics of EN, SN and SSN again. One rule of
 ``RULES`` converts the tensors of a norm:
 
 ============  ======================  ==========================================================

@@ -1,4 +1,4 @@
-"""Measure the running statistics of EN, SN and SSN anew."""
+"""Measure the running statistics of EN, SN and SSN again."""
 
 import copy
 from collections import Counter

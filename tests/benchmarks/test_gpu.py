@@ -1,4 +1,4 @@
-"""The command for a machine with a GPU: its steps, how it goes on, and the whole on the CPU."""
+"""The command for a machine with a GPU: its steps, how it continues, and the whole on the CPU."""
 
 import importlib.metadata
 import json
@@ -116,7 +116,7 @@ def test_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "steps", lambda args: steps)
     words = ["--bundle", str(tmp_path), "--output", str(tmp_path), "--only", "first|step"]
     assert gpu.main([*words, "--minutes", "0"]) == 0
-    assert "0 minutes are over; the same command goes on" in capsys.readouterr().out
+    assert "0 minutes are over; the same command continues" in capsys.readouterr().out
     assert gpu.main(words) == 1
     (tmp_path / "mended").touch()
     assert gpu.main(words) == 0

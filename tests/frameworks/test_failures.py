@@ -119,7 +119,7 @@ def test_what_nobody_foresaw_is_told_in_one_line(tmp_path, capsys, error, words,
     *printed, line = capsys.readouterr().err.splitlines()
     assert f": error: unexpected {words}" in line and len(line) < 700
     assert "report it with the output of 'python -m ilm_plugins'" in line
-    assert ("--resume goes on" in line) == begun
+    assert ("--resume continues" in line) == begun
     log, text = tmp_path / "error.log", "\n".join(printed)
     assert ("in run\n    raise error\n" in text) == wanted
     assert log.is_file() == begun and (str(log) in line) == begun

@@ -70,5 +70,5 @@ def test_a_machine_that_is_gone_ends_the_other(machines, tmp_path):
     line = finish(first, seconds=60)
     assert time.monotonic() - killed < 30 and first.returncode == 1
     assert "another process ended, so this one stops" in line
-    assert "--resume goes on from the last checkpoint" in line
+    assert "--resume continues from the last checkpoint" in line
     second.communicate()

@@ -1,4 +1,4 @@
-"""Optimizers that go on from the state of a run with another memory layout."""
+"""Optimizers that continue from the state of a run with another memory layout."""
 
 import pytest
 import torch

@@ -122,7 +122,7 @@ def test_children_are_ended():
 
 
 def test_a_loaders_process_ends_by_itself():
-    """It has inherited the handler, and its parent goes on."""
+    """It has inherited the handler, and its parent continues."""
     context = multiprocessing.get_context("fork")
     pids = context.Queue()
     with stoppable():

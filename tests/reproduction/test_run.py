@@ -262,7 +262,7 @@ def test_what_changes_an_experiment_is_told(options, answer, tmp_path, monkeypat
     ],
 )
 def test_a_run_is_no_answer_to_other_settings(tmp_path, capsys, epochs, word, answer):
-    """Neither where it is whole nor where it could go on."""
+    """Neither where it is whole nor where it could continue."""
     one = trained(CELL.id, epochs, accuracy=92.0, work_dir=tmp_path)
     assert run(tmp_path, "en-5", "ResNet20/EN", word) == 2
     error = capsys.readouterr().err
@@ -523,7 +523,7 @@ def test_time_that_is_up_begins_nothing(tmp_path, capsys):
     assert run(tmp_path, *words[:2], *words[2:4]) == 0
     assert "ResNet20/EN, seed 0: top-1 92 (full recipe)" in capsys.readouterr().out
     assert run(tmp_path, "en-4", "ImageNet -> WebVision/EN", *words[2:4]) == 0
-    assert "seed 0: not begun; run the same command to go on" in capsys.readouterr().out
+    assert "seed 0: not begun; run the same command to continue" in capsys.readouterr().out
 
 
 @pytest.mark.wide
@@ -531,7 +531,9 @@ def test_a_miniature_is_stopped_gone_on_with_and_reported_as_one(fresh_processes
     words = ("en-5", "ResNet20/EN", "--miniature")
     assert run(tmp_path, *words, "--minutes", "0.02") == 0
     # Up to which epoch it comes depends on the machine.
-    line = r"en-5 ResNet20/EN, seed 0: stopped at [012] of 2 epochs; run the same command to go on"
+    line = (
+        r"en-5 ResNet20/EN, seed 0: stopped at [012] of 2 epochs; run the same command to continue"
+    )
     assert re.match(line, capfd.readouterr().out.splitlines()[-1])
     assert run(tmp_path, *words) == 0
     assert "(miniature, shortened: 2 of 165 epochs)" in capfd.readouterr().out

@@ -1,4 +1,4 @@
-# Not in the papers: the generated shapes under BN.
+# Not in the papers: the generated shapes with BN.
 _base_ = "../_base_/fcn_r18-d8_shapes.py"
 norm_cfg = dict(type="BN", requires_grad=True)
 model = dict(

@@ -258,9 +258,9 @@ def with_layout(model: torch.nn.Module, channels_last: bool) -> torch.nn.Module:
 
 
 class Float16Trainer(AMPTrainer):
-    """detectron2's AMPTrainer, which also goes on from a checkpoint of a run in float32.
+    """detectron2's AMPTrainer, which also continues from a checkpoint of a run in float32.
 
-    Such a checkpoint has no scale of the loss; the scale then starts anew.
+    Such a checkpoint has no scale of the loss; the scale then starts at its initial value.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -170,7 +170,7 @@ def check(args: argparse.Namespace) -> tuple[Config, str, str]:
     if cfg.get("resume") and not (args.resume or args.eval_only):
         raise UserError(
             f"{args.config_file} or an override sets resume={cfg.resume}; give --resume, which "
-            "goes on from the last checkpoint of work_dir, or set resume=False"
+            "continues from the last checkpoint of work_dir, or set resume=False"
         )
     if args.tta and not args.eval_only:
         raise UserError("--tta is for an evaluation; give --eval-only, too, or leave it out")

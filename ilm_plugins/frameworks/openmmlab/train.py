@@ -34,9 +34,9 @@ def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
     launcher started processes for the CPU.
 
     Args:
-        args: the parsed command line of tools/train_net.py. ``resume`` goes on from the last
+        args: the parsed command line of tools/train_net.py. ``resume`` continues from the last
             checkpoint of the output folder, or evaluates it with ``eval_only``; without one, the
-            run starts anew from ``load_from``.
+            run starts from the beginning with ``load_from``.
         cfg: the config, which is changed in place: ``load_from`` and ``resume``; with
             ``--eval-only`` the entries for training and validation become None, and ``--tta``
             changes those for testing. If it is None, it is read from ``args.config_file``.

@@ -358,7 +358,7 @@ def test_settings_that_nobody_foresaw(line_of, out, settings, status, words):
 def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(arguments, out, capfd):
     settings = {"SOLVER.BASE_LR": "1e12", "SOLVER.CHECKPOINT_PERIOD": "1", "SOLVER.MAX_ITER": "9"}
     line = error_line(arguments(settings=settings), capfd, status=1)
-    assert "at iteration " in line and "--resume goes on" in line
+    assert "at iteration " in line and "--resume continues" in line
     iteration = int(line.split("at iteration ")[1].split(":")[0])
     # The last that was saved is of the iteration before.
     last = (out / "last_checkpoint").read_text()
@@ -452,7 +452,7 @@ def test_a_killed_process_ends_the_others_and_the_run_can_go_on(datasets, out):
     assert time.monotonic() - killed < 20
     assert process.returncode == 1
     assert "process 1 ended by SIGKILL, so the others were stopped" in line
-    assert "--resume goes on from the last checkpoint" in line
+    assert "--resume continues from the last checkpoint" in line
     last = checkpoints.read(out / (out / "last_checkpoint").read_text())["iteration"]
     opts = ["SOLVER.MAX_ITER", str(last + 2), *NO_TEST]
     assert train_net.main(command("--resume", out=out, opts=opts)) == 0

@@ -369,7 +369,7 @@ def test_a_killed_process_ends_the_others_and_the_run_can_go_on(root, datasets, 
     if launcher == "none":
         line = finish(process, seconds=60)
         assert "process 0 ended by SIGKILL, so the others were stopped" in line
-        assert "--resume goes on from the last checkpoint" in line and process.returncode == 1
+        assert "--resume continues from the last checkpoint" in line and process.returncode == 1
         assert not children(parent)
     else:
         _, err = process.communicate(timeout=60)

@@ -68,7 +68,7 @@ def test_resuming_goes_on_where_training_stopped(config, trained, tmp_path):
 
 
 def test_resuming_before_there_is_a_checkpoint_starts_from_load_from(config, trained, tmp_path):
-    """At the first iteration, of the weights alone; and goes on from its own last one then."""
+    """At the first iteration, of the weights alone; and continues from its own last one then."""
     out, weights = tmp_path / "out", f"load_from={trained / 'iter_4.pth'}"
     for length in (2, 3):
         opts = [weights, f"train_cfg.max_iters={length}"]
