@@ -180,7 +180,14 @@ class Kernels(Protocol):
     def forward(
         self, x: Tensor, num_groups: int, network: Network, tensors: Tensors
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the normalized x (N, C, *), and its means and variances (N, G')."""
+        """Return the normalized x (N, C, *), and its means and variances (N, G').
+
+        Args:
+            x: (N, C, *).
+            num_groups: G'.
+            network: the description of the function from moments to scale and shift.
+            tensors: its tensors, in the order of the description; None for one that it lacks.
+        """
 
     def backward(
         self,

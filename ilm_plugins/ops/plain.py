@@ -15,26 +15,20 @@ __all__ = ["affine", "dx", "moments", "runs", "sums"]
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return scale * (x - mean) + shift, with mean (N, G'), scale and shift (N, C)."""
+    """See :class:`~.networks.Kernels`."""
     y = _centered(x, mean).mul_(per_channel(scale, x)).add_(per_channel(shift, x))
     return y.to(x.dtype)
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums over positions of dy * (x - mean) and of dy, (N, C) each."""
+    """See :class:`~.networks.Kernels`."""
     dy, centered = dy.to(mean.dtype), _centered(x, mean)
     positions = tuple(range(2, x.dim()))
     return tuple(t.sum(positions) if positions else t for t in (dy * centered, dy))
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Return scale * dy + slope * (x - mean) + offset, (N, C, *), with the dtype of x.
-
-    Args:
-        dy, x: (N, C, *).
-        mean, slope, offset: (N, G'), a value for each of G' groups of channels.
-        scale: (N, C).
-    """
+    """See :class:`~.networks.Kernels`."""
     slope, offset = (per_channel(duplicate(t, x.shape[1]), x) for t in (slope, offset))
     result = _centered(x, mean).mul_(slope).add_(offset)
     return result.addcmul_(dy.to(mean.dtype), per_channel(scale, x)).to(x.dtype)

@@ -206,7 +206,7 @@ def supports(x: Tensor) -> bool:
 
 
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Return means and biased variances of ``num_groups`` channel groups, (N, G') each."""
+    """See :class:`~..networks.Kernels`."""
     x = dense(x)
     mean, var = _pair(x, num_groups)
     _call("moments", x, num_groups, x, mean, var)
@@ -214,7 +214,7 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return scale * (x - mean) + shift, with mean (N, G'), scale and shift (N, C)."""
+    """See :class:`~..networks.Kernels`."""
     x = dense(x)
     y = torch.empty_like(x)
     _call("affine", x, mean.shape[1], x, mean, scale.contiguous(), shift.contiguous(), y)
@@ -222,7 +222,7 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums over positions of dy * (x - mean) and of dy, (N, C) each."""
+    """See :class:`~..networks.Kernels`."""
     x = dense(x)
     products, total = _pair(x, x.shape[1])
     _call("sums", x, mean.shape[1], laid_out(dy, x), x, mean, products, total)
@@ -230,13 +230,7 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Return scale * dy + slope * (x - mean) + offset, (N, C, *), with the dtype of x.
-
-    Args:
-        dy, x: (N, C, *).
-        mean, slope, offset: (N, G'), a value for each of G' groups of channels.
-        scale: (N, C).
-    """
+    """See :class:`~..networks.Kernels`."""
     x = dense(x)
     result = torch.empty_like(x)
     values = (t.contiguous() for t in (scale, slope, offset))
@@ -252,13 +246,7 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 def forward(
     x: Tensor, num_groups: int, network: Network, tensors: Tensors
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the normalized x (N, C, *), and its means and variances (N, G').
-
-    Args:
-        x: (N, C, *).
-        num_groups: G'.
-        network: the description of the function from moments to scale and shift.
-        tensors: its tensors, in the order of the description; None for one that it lacks.
+    """See :class:`~..networks.Kernels`.
 
     Raises:
         RuntimeError: a tensor is on another device than x or has the wrong size, or torch's threads
@@ -282,14 +270,7 @@ def backward(
     tensors: Tensors,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of x and of each of the network's tensors; None where not needed.
-
-    Args:
-        dy: gradient of the normalized x, of its shape.
-        x, mean, var: the input of :func:`forward`, and the moments that it returned.
-        network, tensors: as for :func:`forward`; errors are the same, too.
-        needs: whether the gradient is needed, of x and of each tensor.
-    """
+    """See :class:`~..networks.Kernels`; the errors are those of :func:`forward`."""
     x = dense(x)
     dy = laid_out(dy, x)
     described, tensors = _describe(x, mean.shape[1], network, tensors)
