@@ -44,10 +44,9 @@ def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     Returns:
         Means and biased variances of the union of the sets.
     """
-    count = mean.shape[dim]
-    pooled = mean.sum(dim) / count
+    pooled = mean.mean(dim)
     off_center = mean - pooled.unsqueeze(dim)
-    return pooled, torch.addcmul(var, off_center, off_center).sum(dim) / count
+    return pooled, torch.addcmul(var, off_center, off_center).mean(dim)
 
 
 def restandardize(mean: Tensor, var: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:

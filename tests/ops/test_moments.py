@@ -50,3 +50,11 @@ def test_half_precision_accumulates_in_float32():
 
 def test_duplicate_repeats_each_group_for_its_channels():
     assert duplicate(torch.tensor([[1, 2]]), 6).tolist() == [[1, 1, 1, 2, 2, 2]]
+
+
+@pytest.mark.parametrize("count", [15, 30, 60])
+def test_equal_means_pool_to_themselves(count):
+    """To the last bit: 600,000 * (1 / 60) is not 10,000 in float32."""
+    mean, var = torch.full((1, count), 1e4), torch.zeros(1, count)
+    for pooled in (coarsen(mean, var, 1), over_batch(mean.T, var.T)):
+        assert [moment.item() for moment in pooled] == [1e4, 0]
