@@ -228,4 +228,4 @@ def test_running_statistics_of_images(root, tmp_path, capsys):
     write(state, tmp_path / "part.pth")
     assert run(tmp_path / "part.pth", tmp_path / "none.pth", *words) == 2
     error = capsys.readouterr().err
-    assert "INPUT lacks backbone.stem.conv.weight" in error and error.count("\n") == 1
+    assert "INPUT has no matching backbone.stem.conv.weight" in error and error.count("\n") == 1
