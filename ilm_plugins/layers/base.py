@@ -120,7 +120,7 @@ class AdaptiveNorm(nn.GroupNorm):
     def extra_repr(self) -> str:
         """Return the constructor's arguments, without device, dtype and flags that are False.
 
-        Their values are those of the attributes that have the parameters' names.
+        Each value is read from the attribute that has the parameter's name.
         """
         names = inspect.signature(type(self).__init__).parameters
         values = {name: getattr(self, name, False) for name in names}

@@ -32,7 +32,7 @@ from cases import (
     results,
     saved_bytes,
 )
-from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, use_backend
+from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm, use_backend
 from ilm_plugins.ops import backends
 
 #: One pixel, odd sizes, a map longer than the threshold between two kernels, any dimensions.
@@ -420,6 +420,19 @@ def test_a_tensor_without_memory_is_refused():
         ILMGroupNorm(64)(x)
 
 
+@pytest.mark.parametrize(
+    "names, version, found",
+    [(["pytorch-triton"], "3.6.0+git1", True), (["triton"], "3.5.1", False), ([], "", False)],
+)
+def test_triton_under_any_name_of_its_distribution(names, version, found, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: name)
+    metadata = backends.importlib.metadata
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: {"triton": names})
+    monkeypatch.setattr(metadata, "version", {name: version for name in names}.__getitem__)
+    assert backends.has_triton.__wrapped__() is found
+
+
 class Sevenfold(ILMGroupNorm, nn.GroupNorm):
     """A layer whose equations differ from those that its base describes to the kernels."""
 
@@ -432,10 +445,17 @@ class Renamed(Sevenfold, nn.GroupNorm):
     """A subclass of it without equations of its own."""
 
 
+class Reversed(ExemplarNorm, nn.GroupNorm):
+    """EN with its ratios in the opposite order."""
+
+    def _ratios(self, *arguments):
+        return super()._ratios(*arguments).flip(1)
+
+
 def test_a_subclass_with_equations_of_its_own_computes_these():
     x = torch.randn(2, 64, 3, 3)
-    for kind in (Sevenfold, Renamed):
-        layer = kind(64)
+    for kind in (Sevenfold, Renamed, Reversed):
+        layer = randomized(lambda kind=kind: kind(64), torch.float32)
         with use_backend("reference"):
             expected = layer(x)
         torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)

@@ -260,11 +260,10 @@ def check_dataset(setting: str, dataset: dict, overrides: list[str]) -> None:
     prefixes = dataset.get("data_prefix") or {}
     if isinstance(prefixes, str):
         prefixes = {"": prefixes}
+    is_local = not dataset.get("backend_args")
     for path in (dataset.get("ann_file"), *prefixes.values(), ""):
         path = os.path.join(root, path) if path else root
-        if dataset.get("backend_args"):
-            break  # paths of a storage that MMEngine's file client knows
-        if path and "://" not in path and not os.path.exists(path):
+        if is_local and path and "://" not in path and not os.path.exists(path):
             raise UserError(
                 f"data set of {setting} is not there: tried {os.path.abspath(path)}; set "
                 f"{setting}.data_root, which is {root!r}"

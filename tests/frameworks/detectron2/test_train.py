@@ -280,6 +280,7 @@ def test_config_files_that_are_none(tmp_path, refused, name, text, words):
         ),
         ("py", ["trian.max_iter=3"], ["override trian.max_iter=3 does not fit", "no trian"]),
         ("py", ["train.max_itr=3"], ["override train.max_itr=3 does not", "no train.max_itr"]),
+        ("py", ["train.model_ema.enabled=True"], ["there is no train.model_ema"]),
     ],
 )
 def test_overrides_that_do_not_fit(lazy, refused, config, overrides, words):
