@@ -293,6 +293,8 @@ def test_types_are_taken_exactly():
     _, report = surgery.convert(model, "ILMGN", types=[Renamed])
     assert report.converted.keys() == {"1"}
     assert report.left == {"0": "GroupNorm, which is not among types"}
+    with pytest.raises(OptionError, match="types=Small, which derives from none of torch's norms"):
+        surgery.convert(model, "ILMGN", types=[Small])
 
 
 LEFT = {
@@ -442,6 +444,21 @@ def test_tied_parameters_stay_tied(make, to):
     assert getattr(model[0], own) is not getattr(model[1], own)
     model, _ = surgery.revert(model)
     assert model[0].weight is model[1].weight
+
+
+def test_all_parameters_of_an_sn_stay_tied_and_frozen():
+    """As those of the levels of a pyramid, in detectron2's RetinaNet."""
+    a, b = SwitchNorm(32), SwitchNorm(32)
+    for name in ("weight", "bias", "mean_weight", "var_weight"):
+        setattr(b, name, getattr(a, name))
+    a.mean_weight.requires_grad_(False)
+    model, _ = surgery.convert(nn.Sequential(copy.deepcopy(a)), "SSN")
+    assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["0.mean_weight"]
+    _, report = surgery.convert(nn.Sequential(a, b), "SSN", match="0")
+    assert report.left == {"0": "its mean_weight is also that of another module, which stays"}
+    (first, second), _ = surgery.convert(nn.Sequential(a, b), "SSN")
+    assert type(first) is type(second) is SparseSwitchNorm
+    assert all(p is getattr(second, name) for name, p in first.named_parameters())
 
 
 def test_a_parameter_that_is_also_anothers_is_not_torn_apart():
@@ -779,6 +796,12 @@ def test_only_what_is_still_a_plain_norm_leads_back(layer, words):
     assert same is layer and words in report.left[""]
 
 
+def test_a_registered_subclass_does_not_lead_back(monkeypatch):
+    monkeypatch.setitem(NORMS, "Doubled", Doubled)
+    _, report = surgery.revert(Doubled(32, init="identity"))
+    assert report.left == {"": "Doubled may compute something else than its base"}
+
+
 @pytest.mark.parametrize(
     "name",
     ["decode_mean.weight", "decode_var.weight", "omega_offset", "ratio.weight", "ratio.bias"],
@@ -952,7 +975,8 @@ def test_versions_of_modules_are_kept(wrapper):
 
 def test_what_a_state_dict_does_not_tell_is_told_once():
     plain = randomized(Small(nn.GroupNorm(8, 16, eps=1e-3), nn.GroupNorm(4, 32)))
-    words = "a state dict has neither eps nor num_groups; where a layer has others, outputs change"
+    words = "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs "
+    words += "change"
     state, report = surgery.convert_state(plain.state_dict(), "ILMGN", match="*")
     assert str(report).splitlines()[-1] == f"note, {words}"
     _, report = surgery.revert_state(state)
@@ -1038,6 +1062,16 @@ def test_batchnorms_with_one_weight_keep_it():
     for norm, new in zip(plain.children(), ours.children(), strict=True):
         expected = norm(x) * plain.weight.view(-1, 1, 1) + plain.bias.view(-1, 1, 1)
         assert change(expected, new(x)) <= SINGLE
+
+
+def test_a_shared_weight_that_the_model_has_is_not_applied_twice():
+    plain = SharedAffine(nn.BatchNorm2d, affine=False)
+    ours, _ = surgery.convert(copy.deepcopy(plain), "EN")
+    wanted = copy.deepcopy(ours.state_dict())
+    state, _ = surgery.fit_state(plain.state_dict(), ours)
+    assert state.keys() >= {"weight", "bias"}
+    ours.load_state_dict(state, strict=False)
+    torch.testing.assert_close(ours.state_dict(), wanted, rtol=0, atol=0)
 
 
 def test_a_weight_is_not_dropped_where_the_models_norm_has_none():
@@ -1196,6 +1230,19 @@ def test_released_sn_loads_by_name(k, other):
     assert change(expected, ours(x)) <= 1e-13
     _, report = surgery.convert_state(theirs, "SN", normalizers=other)
     assert f"set normalizers={normalizers}" in report.left[""]
+
+
+def test_the_released_sn_of_vectors_has_no_in():
+    theirs = {k: v.view(1, -1) if v.numel() == 32 else v[:2] for k, v in released_sn().items()}
+    x, normalizers = double(4, 32), ("LN", "BN")
+    options = {name: tensor.flatten() for name, tensor in theirs.items()}
+    expected = transcription.switch_norm(x, **options, normalizers=normalizers, eps=1e-5)
+    state, _ = surgery.convert_state(theirs, "SN", normalizers=normalizers)
+    ours = SwitchNorm(32, normalizers=normalizers).double().eval()
+    ours.load_state_dict(state)
+    assert change(expected, ours(x)) <= 1e-13
+    _, report = surgery.convert_state(theirs, "SN", normalizers=("IN", "LN"))
+    assert "set normalizers=('LN', 'BN')" in report.left[""]
 
 
 @pytest.mark.parametrize("normalizers", [("IN", "LN", "BN"), ("BN", "GN")])

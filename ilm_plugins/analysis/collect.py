@@ -120,8 +120,9 @@ def collect_ratios(
         are averaged over them.
 
     Raises:
-        UserError: the model has no such layers, or nothing reached them; or a layer gets another
-            number of instances than images, which is possible only in batches of one image.
+        UserError: the model has no such layers, or nothing reached them; a ratio is infinite or
+            NaN; or a layer gets another number of instances than images, which is possible only in
+            batches of one image.
         OptionError: ``match`` matches no layer.
     """
     layers = select(model, (ExemplarNorm, SwitchNorm), "EN, SN or SSN", match)
@@ -294,12 +295,17 @@ def _gather(
         nothing of the image reached the layer.
 
     Raises:
-        UserError: nothing reached any of the layers; see also :func:`collect_ratios`.
+        UserError: nothing reached any of the layers, or a value is infinite or NaN; see also
+            :func:`collect_ratios`.
     """
     calls: dict[str, list[Tensor]] = {}
 
     def see(name: str, found: Mapping[str, Tensor]) -> None:
         for part, values in found.items():
+            if not values.isfinite().all():
+                raise UserError(
+                    f"{name} has infinite or NaN values; its parameters or its input have them, too"
+                )
             calls.setdefault(name + part, []).append(values)
 
     gathered = []
@@ -331,7 +337,8 @@ def _gather(
 def _by_image(name: str, calls: list[Tensor], images: int) -> Tensor:
     """Average the values of a layer's calls for each image.
 
-    All instances of a batch of one image are that image's; without instances its row is NaN.
+    All instances of a batch of one image are that image's; without instances its row is NaN. Means
+    are computed in float64, so that the mean of equal rows, as of SN's, is exactly this row.
 
     Args:
         name: the layer's name, for the message.
@@ -345,10 +352,10 @@ def _by_image(name: str, calls: list[Tensor], images: int) -> Tensor:
         UserError: the batch has several images, and a call has another number of instances.
     """
     if images == 1:
-        return torch.cat(calls).mean(0, keepdim=True).float().cpu()
+        return torch.cat(calls).cpu().double().mean(0, keepdim=True).float()
     if any(len(values) != images for values in calls):
         raise UserError(
             f"{name} got {len(calls[0])} instances for {images} images, which cannot be matched; "
             "use one image per batch (--batch-size 1)"
         )
-    return torch.stack(calls).mean(0).float().cpu()
+    return torch.stack(calls).cpu().double().mean(0).float()

@@ -351,9 +351,7 @@ def strips(
             values are not ratios.
     """
     fig = figure(_width(layers) + 1.5, 1.15 * len(images) + 1.7)
-    axes = fig.subplots(
-        len(images), 2, squeeze=False, width_ratios=(1.5, _width(layers)), sharex="col"
-    )
+    axes = fig.subplots(len(images), 2, squeeze=False, width_ratios=(1.5, _width(layers)))
     drawn = np.ma.stack([values for *_, numbers in images for values in numbers.values()])
     for (left, right), (caption, pixels, numbers) in zip(axes, images, strict=True):
         left.imshow(pixels)
@@ -366,6 +364,9 @@ def strips(
             right.set_ylim(RATIOS)
         else:
             right.set_ylim(0, float(drawn.max()) * 1.1 or 1)
+    for right in axes[:-1, 1]:
+        right.sharex(axes[-1, 1])
+        right.tick_params(labelbottom=False)
     _name_layers(axes[-1, 1], layers)
     axes[0, 1].legend(ncols=len(numbers), loc="lower right", bbox_to_anchor=(1, 1))
     fig.suptitle(title)

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -60,8 +61,9 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
     name; a failure removes it, a killed process leaves it (see :func:`remove_partial`).
 
     Args:
-        path: the file to write; its folder must exist. A link stays one, to the new file. A device
-            or a pipe is opened itself, and its errors pass unchanged.
+        path: the file to write; its folder must exist. An earlier file's permissions are kept. A
+            link stays one, to the new file. A device or a pipe is opened itself, and its errors
+            pass unchanged.
         mode, options: arguments of ``open``; text is UTF-8 by default.
 
     Raises:
@@ -82,6 +84,8 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
             yield file
             file.flush()
             os.fsync(file.fileno())
+        with suppress(OSError):  # there is no earlier file, or its system has no permissions
+            shutil.copymode(path, partial)
         os.replace(partial, path)
         _sync_folder(path.parent)
     except BaseException as error:

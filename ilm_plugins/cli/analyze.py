@@ -218,19 +218,25 @@ def run_dynamics(args: argparse.Namespace) -> str:
         The summary, several lines of text.
 
     Raises:
-        UserError: see :func:`sort_by_step`, :func:`prepare`, :func:`load_weights` and
-            :func:`seed_forward`; or the model has no EN, SN or SSN layers, or ``--match`` selects
-            none.
+        UserError: a checkpoint does not exist; see also :func:`sort_by_step`, :func:`prepare`,
+            :func:`load_weights` and :func:`seed_forward`; or the model has no EN, SN or SSN layers,
+            or ``--match`` selects none.
     """
     from ..analysis.dynamics import write_dynamics
 
     steps = sort_by_step(args.checkpoint)
+    for path in steps.values():
+        if not Path(path).expanduser().is_file():
+            raise UserError(f"checkpoint {path!r} does not exist")
     inference, images, batches, folder = prepare(args)
     found = []
     for path in steps.values():
         load_weights(inference.model, path)
         forward = seed_forward(inference.forward)
-        found.append(collect_ratios(inference.model, batches(), forward, args.match))
+        try:
+            found.append(collect_ratios(inference.model, batches(), forward, args.match))
+        except UserError as error:
+            raise UserError(f"checkpoint {path!r}: {error}") from error
     label = "epoch" if "epoch" in Path(args.checkpoint[0]).name else "iteration"
     title = f"{inference.name}, {_describe_images(images, args)}"
     return write_dynamics(folder, list(steps), found, images, title, label, args.embedding)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..errors import missing
-from ..frameworks.command import add_traceback, command, config_file, example
+from ..frameworks.command import add_traceback, command, config_file, example, user_path
 from . import environment, train_net
 
 
@@ -35,9 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "configs", nargs="+", type=config_file, metavar="CONFIG", help="detectron2 yaml"
     )
-    parser.add_argument("--output", default="output/demo", metavar="FOLDER")
+    parser.add_argument("--output", type=user_path, default="output/demo", metavar="FOLDER")
     parser.add_argument(
-        "--record", metavar="FOLDER", help="also write the results and the last picture there"
+        "--record",
+        type=user_path,
+        metavar="FOLDER",
+        help="also write the results and the last picture there",
     )
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
     add_traceback(parser)
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     results = []
     for config in args.configs:
-        folder = Path(args.output, Path(config).stem)
+        folder = args.output / Path(config).stem
         options = ["--config-file", config, "--num-gpus", "0", *["--traceback"] * args.traceback]
         overrides = ["OUTPUT_DIR", str(folder), *args.opts]
         start = time.perf_counter()
@@ -84,10 +87,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{'box head norm':14} {'box AP':>7} {'mask AP':>8} {'seconds':>8}   picture")
     for one, config in zip(results, args.configs, strict=True):
         norm, box, mask, seconds = (one[key] for key in ("norm", "box AP", "mask AP", "seconds"))
-        picture = Path(args.output, Path(config).stem, "predictions.png")
+        picture = args.output / Path(config).stem / "predictions.png"
         print(f"{norm:14} {box:7.1f} {mask:8.1f} {seconds:8}   {picture}")
     if args.record is not None:
-        write_record(results, picture, Path(args.record))
+        write_record(results, picture, args.record)
     return 0
 
 

@@ -165,6 +165,11 @@ def config_file(word: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def user_path(word: str) -> Path:
+    """Return a path from the command line; shells leave the "~" of ``--output=~/runs`` to it."""
+    return Path(os.path.expanduser(word))
+
+
 def positive(word: str) -> int:
     """Parse an integer from the command line; raise ArgumentTypeError unless it is at least 1."""
     if not re.fullmatch(r"0*[1-9]\d*", word):

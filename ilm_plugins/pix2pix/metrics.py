@@ -75,7 +75,7 @@ def lpips(weights: str | os.PathLike) -> Measure:
 
     Returns:
         A function of two images, (3, H, W) uint8 in 0..255, to their distance, computed on the CPU
-        without gradients.
+        without gradients. It raises UserError for images of fewer than 31 x 31 pixels.
 
     Raises:
         UserError: the file is missing, or not a checkpoint of AlexNet; or torchvision is not
@@ -99,6 +99,8 @@ def lpips(weights: str | os.PathLike) -> Measure:
 
     @torch.no_grad()
     def measure(output: Tensor, target: Tensor) -> float:
+        if min(output.shape[1:]) < 31:
+            raise UserError(f"LPIPS needs 31 x 31 pixels or more, got {tuple(output.shape[1:])}")
         return network(*(x[None].float() / 127.5 - 1 for x in (output, target))).item()
 
     return measure

@@ -6,10 +6,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 
 from ..checkpoints import loading
-from ..frameworks.command import add_traceback, command, example, positive
+from ..frameworks.command import add_traceback, command, example, positive, user_path
 from . import record, registry, report, run, run_settings
 from .registry import Cell, Table
 
@@ -104,14 +103,14 @@ def parser() -> argparse.ArgumentParser:
     reporting.set_defaults(command=report_)
     reporting.add_argument(
         "--output",
-        type=Path,
+        type=user_path,
         metavar="DIR",
         help="add the runs to the records in DIR/records, and write DIR again; default: "
         "WORK_DIR/reports; 'reports' is this project's own",
     )
     for each in (running, reporting):
         each.add_argument(
-            "--work-dir", type=Path, default=run_settings.DEFAULT_WORK_DIR, metavar="DIR"
+            "--work-dir", type=user_path, default=run_settings.DEFAULT_WORK_DIR, metavar="DIR"
         )
     for each in (listing, running, reporting):
         add_traceback(each)

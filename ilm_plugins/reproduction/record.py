@@ -275,12 +275,23 @@ def to_json(result: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
+def settings(found: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a record's settings, which are the same in all runs that may be averaged.
+
+    Returns:
+        The changed settings as JSON, which the label may abbreviate; and "packed" if the images
+        were re-encoded, otherwise "".
+    """
+    changes = json.dumps(found.get("changes"), sort_keys=True)
+    return changes, "packed" if found.get("packed") else ""
+
+
 def collect(result: dict[str, Any], folder: Path) -> Path:
     """Save a record in the folder of collected records.
 
-    Unfinished, untested or diverged records of the same cell, seed, planned length, changed
-    settings and number of images (if known) are removed if they trained for at most as many epochs
-    or iterations as this one. A record of the same run, that is with the same curve, is replaced.
+    Unfinished, untested or diverged records of the same cell, seed, planned length, settings and
+    number of images (if known) are removed if they trained for at most as many epochs or iterations
+    as this one. A record of the same run, that is with the same curve, is replaced.
 
     Args:
         result: the record.
@@ -297,16 +308,18 @@ def collect(result: dict[str, Any], folder: Path) -> Path:
     superseded = []
     for path in sorted(folder.glob("*.json")):
         old = read(path)
-        keys = ("table", "cell", "seed", "planned", "changes")
+        keys = ("table", "cell", "seed", "planned")
         images = {old.get("images"), result.get("images")} - {None}
         same = all(old.get(key) == result.get(key) for key in keys) and len(images) < 2
+        same = same and settings(old) == settings(result)
         partial = "unfinished" in old["label"] or NO_FIGURE in old["label"] or "diverged" in old
         if same and partial and old["run"] <= result["run"]:
             superseded.append(path)
     path = folder / f"{_file_stem(result)}.json"
-    if path.is_file() and read(path).get("changes") != result.get("changes"):
+    if path.is_file() and settings(read(path)) != settings(result):
         # Labels abbreviate settings, so that two runs can have the same label.
-        path = path.with_name(f"{path.stem}-{_digest(json.dumps(result['changes']))}.json")
+        digest = _digest(json.dumps(result["changes"]) + settings(result)[1])
+        path = path.with_name(f"{path.stem}-{digest}.json")
     if path.is_file() and path not in superseded and read(path)["curve"] != result["curve"]:
         raise UserError(
             f"{path} holds another run of {result['table']} {result['cell']}, "

@@ -4,7 +4,6 @@
 differ in their seed alone. :func:`by_cell` returns it.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from itertools import groupby
@@ -62,22 +61,21 @@ def write(folder: Path) -> list[Path]:
 def by_cell(folder: Path) -> Groups:
     """Read a folder's records: id of each cell -> groups of its records.
 
-    Records of a group have the same label and the same changed settings; groups are in the order of
-    these, and the records of a group in that of their seeds. A missing folder has no records.
+    Records of a group have the same label and the same :func:`.record.settings`; groups are in the
+    order of these, and the records of a group in that of their seeds. A missing folder has no
+    records.
 
     Raises:
         UserError: a JSON file in the folder is not a valid record.
     """
 
-    def settings(found: dict[str, Any]) -> tuple[str, ...]:
-        # A label abbreviates long settings.
-        changes = json.dumps(found.get("changes"), sort_keys=True)
-        return found["table"], found["cell"], found["label"], changes
+    def key(found: dict[str, Any]) -> tuple[str, ...]:
+        return found["table"], found["cell"], found["label"], *record.settings(found)
 
     records = [record.read(path) for path in sorted(folder.glob("*.json"))]
-    records.sort(key=lambda found: (*settings(found), found["seed"] or 0))
+    records.sort(key=lambda found: (*key(found), found["seed"] or 0))
     groups: Groups = defaultdict(list)
-    for (table, cell, *_), group in groupby(records, settings):
+    for (table, cell, *_), group in groupby(records, key):
         groups[f"{table} {cell}"].append(list(group))
     return groups
 
@@ -184,9 +182,9 @@ def page(paper: str, groups: Groups, drawn: Collection[str]) -> str:
 def _table_lines(table: Table, groups: Groups) -> list[str]:
     """Return the Markdown lines of a table: its measures, the header, and rows for each cell.
 
-    A cell's first row has the paper's figures, beside those of its full recipe if that was run. A
-    row follows for each group of runs that differ from it. At the end are reference scores, such
-    as the mean image's.
+    A cell's first row has the paper's figures, beside those of its full recipe if that was run;
+    two rows if it was run on the original and on re-encoded images. A row follows for each group of
+    runs that differ from the recipe. At the end are reference scores, such as the mean image's.
     """
     described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
     lines = [f"{' / '.join(described)}.", "", f"| {' | '.join(COLUMNS)} |"]
@@ -197,16 +195,16 @@ def _table_lines(table: Table, groups: Groups) -> list[str]:
         paper = ", ".join(filter(None, [paper, cell.says]))
         of_cell = list(_groups_of(cell, groups))
         status = "not run in full" if of_cell else "not run"
-        first, changed = _markdown_row(cell.name, status, paper), []
+        full, changed = [], []
         for group in of_cell:
             if group[0]["label"] in FULL_LABELS:
-                first = _group_row(table, cell.name, group, paper, cell.paper)
+                full.append(_group_row(table, cell.name, group, paper, cell.paper))
             else:
                 changed.append(_group_row(table, f"{cell.name}, ours", group))
             for what, reference in group[0].get("references", {}).items():
                 constant = figures(table, [reference.get(name) for name in table.measures])
                 references[_markdown_row(f"{what}, to compare", "", "", constant)] = None
-        lines += [first, *changed]
+        lines += [*(full or [_markdown_row(cell.name, status, paper)]), *changed]
     return [*lines, *references]
 
 
@@ -286,7 +284,7 @@ def _provenance(group: Records) -> list[str]:
     length = _distinct(f"{r['run']} of {r['recipe']} {r['unit']}" for r in group)
     length = length if first["recipe"] else "test"
     hours = mean(r["seconds"] for r in group) / 3600
-    jpeg = ", on re-encoded JPEG" if any(r["packed"] for r in group) else ""
+    jpeg = ", on re-encoded JPEG" if first["packed"] else ""
     return [
         _distinct(r["seed"] for r in group),
         length + jpeg,
@@ -325,7 +323,7 @@ def curves(table: Table, groups: Groups) -> list[tuple[str, Records]]:
     There is a line for each group of a cell, unless none of its records has a curve.
     """
     return [
-        (f"{cell.name}, {group[0]['label']}", group)
+        (f"{cell.name}, {group[0]['label']}" + ", re-encoded" * group[0]["packed"], group)
         for cell in table.cells.values()
         for group in _groups_of(cell, groups)
         if any(record["curve"] for record in group)

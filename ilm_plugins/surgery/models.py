@@ -16,7 +16,15 @@ from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
 from ..layers.mixture import MixtureNorm
 from ..layers.options import automatic, check_choice
-from .common import Match, Report, check_layer, check_match, matches, source_norm
+from .common import (
+    SOURCE_NORMS,
+    Match,
+    Report,
+    check_layer,
+    check_match,
+    matches,
+    source_norm,
+)
 from .rules import OF_BN, OWN_STATISTICS, NotConvertible, State, adapt, call_of, describe_change
 
 #: Name of a plain norm -> its base class.
@@ -92,12 +100,18 @@ def convert(
 
     Raises:
         OptionError: the key or an option is unknown, or the layer takes this option from each norm;
-            the layer does not replace the norm ``replacing``;
+            the layer does not replace the norm ``replacing``; a class of ``types`` is no norm;
             ``match`` fits no norm of a model that has norms; or a part of the model is wrapped in
             DistributedDataParallel, FSDP or the like.
     """
     check_layer(to, options, replacing, of_model=True)
     types = None if types is None else frozenset(types)
+    for cls in types or ():
+        if not issubclass(cls, (*BASES.values(), AdaptiveNorm)) and _path(cls) not in PLAIN_BY_NAME:
+            raise OptionError(
+                f"types={cls.__name__}, which derives from none of torch's norms; first replace "
+                "its modules by one of them"
+            )
     build = partial(_layer_for, to=to, replacing=replacing, types=types, options=options)
     return _replace(model, match, where, is_norm, build)
 
@@ -180,7 +194,11 @@ def _replace(
         for name in names[old]:
             parent, _, attribute = name.rpartition(".")
             if name:
-                setattr(model.get_submodule(parent), attribute, new)
+                around = model.get_submodule(parent)
+                setattr(around, attribute, new)
+                # mmcv's ConvModule can fuse a convolution with BN, in a way that it chooses once.
+                if hasattr(around, "turn_on_efficient_conv_bn_eval"):
+                    around.turn_on_efficient_conv_bn_eval(False)
             else:
                 model = new
             report.converted[name] = f"{type(old).__name__} -> {type(new).__name__}"
@@ -230,12 +248,12 @@ def _check_unwrapped(model: nn.Module) -> None:
 def _new_parameters(
     old: nn.Module, new: nn.Module
 ) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
-    """Yield name, old parameter and new parameter for a weight or bias that a replacement changes.
+    """Yield name, old parameter and new parameter for each that a replacement changes.
 
-    A parameter that old and new module share is not among them.
+    Parameters of child modules, and those that old and new module share, are not among them.
     """
-    for name in ("weight", "bias"):
-        old_param, new_param = (m._parameters.get(name) for m in (old, new))
+    for name, old_param in old._parameters.items():
+        new_param = new._parameters.get(name)
         if old_param is not None and old_param is not new_param:
             yield name, old_param, new_param
 
@@ -443,7 +461,7 @@ def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
         NotConvertible: with its tensors the layer does not compute what a plain norm does.
     """
     _check_not_parametrized(old)
-    if type(old) not in NORMS.values():
+    if type(old) not in {NORMS[key] for key in SOURCE_NORMS}:
         raise NotConvertible(f"{type(old).__name__} may compute something else than its base")
     if isinstance(old, AutoencoderNorm) and not old.has_papers_form:
         raise NotConvertible(f"{call_of(old)} cannot compute a plain norm")
@@ -478,9 +496,9 @@ def _chosen_by(layer: nn.Module) -> str | None:
 def _with_tensors_of(old: nn.Module, new: nn.Module, state: State) -> nn.Module:
     """Give a new module a norm's converted tensors, training mode and ``requires_grad``; return it.
 
-    A weight or bias requires gradients if the norm's parameter of this name does. All other
-    parameters do if any parameter of the norm does; if the norm has none, all do, unless its weight
-    is a buffer, as in FrozenBatchNorm2d.
+    A parameter requires gradients if the norm's parameter of this name does. All other parameters
+    do if any parameter of the norm does; if the norm has none, all do, unless its weight is a
+    buffer, as in FrozenBatchNorm2d.
 
     Args:
         old: the norm.
@@ -495,6 +513,6 @@ def _with_tensors_of(old: nn.Module, new: nn.Module, state: State) -> nn.Module:
     tensors = adapt(state, new)
     new.requires_grad_(any(trained.values()) if trained else not frozen)
     new.load_state_dict(tensors, assign=True)
-    for name in {"weight", "bias"} & trained.keys():
+    for name in new._parameters.keys() & trained.keys():
         getattr(new, name).requires_grad_(trained[name])
     return new.train(old.training)

@@ -235,11 +235,12 @@ def _bn_to_sn(source: State, layer: SwitchNorm) -> State:
 def _released_to_sn(source: State, layer: SwitchNorm) -> State:
     """Return the tensors of an SN of the papers' released code, each flattened to one dimension.
 
-    Raise NotConvertible unless the layer's normalizers are the first K of IN, LN and BN, in this
-    order; K is the number of elements of ``source["mean_weight"]``.
+    Raise NotConvertible unless the layer has its normalizers: IN, LN and BN, in this order; without
+    IN in SwitchNorm1d, and without BN where there are no running statistics.
     """
     k = source["mean_weight"].numel()
-    normalizers = ("IN", "LN", "BN")[:k]
+    without_in = k == 2 and "running_mean" in source
+    normalizers = ("LN", "BN") if without_in else ("IN", "LN", "BN")[:k]
     if layer.normalizers != normalizers:
         raise NotConvertible(f"{k} ratios, for {normalizers}; set normalizers={normalizers}")
     return {name: tensor.flatten() for name, tensor in source.items()}

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -17,7 +17,7 @@ from .models import is_norm
 from .rules import OF_BN, RULES, NotConvertible, State, adapt, describe_change, kind_of, shape_of
 
 _NOT_STORED = (
-    "a state dict has neither eps nor num_groups; where a layer has others, outputs change"
+    "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
 )
 _WITHOUT_TENSORS = (
     "the state has no tensors for this layer; if a norm without weights was there, build the layer "
@@ -32,8 +32,8 @@ def convert_state(
 
     The names of the tensors identify BatchNorm and the layers of the papers' released code. A
     weight and a bias alone may belong to a GroupNorm, an InstanceNorm or another module: they are
-    converted only if ``match`` selects them. A state dict has neither eps nor the number of groups:
-    outputs stay the same only in layers with the eps and groups of the original norms. A norm that
+    converted only if ``match`` selects them. A state dict has no eps, number of groups or
+    normalizers: outputs stay the same only in layers with those of the original norms. A norm that
     cannot be converted stays, with the reason in the report, as do all norms if the layer's
     constructor refuses an option's value.
 
@@ -132,7 +132,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         Tensors of another shape must be removed before loading.
     """
     state = unwrap_state(state, model)
-    report, layers = Report(), _find_norms(state)
+    report, layers = Report(), _find_norms(state, model.state_dict())
     norms = {n: m for n, m in model.named_modules(remove_duplicate=False) if is_norm(m)}
     fitted = []
     for name, layer in norms.items():
@@ -219,12 +219,12 @@ def _rewrite(
     return state, report
 
 
-def _find_norms(state: State) -> dict[str, dict[str, Tensor]]:
+def _find_norms(state: State, own: Container[str] = ()) -> dict[str, dict[str, Tensor]]:
     """Return the norms in a state dict: name of the norm -> its own state dict.
 
     :func:`.rules.kind_of` recognizes them. The name is "" if the state dict itself is a norm's.
     BatchNorms that share the weight and bias of the module around them, as in detectron2's
-    CycleBatchNormList, have these among their tensors.
+    CycleBatchNormList, have these among their tensors, unless their names are in ``own``.
     """
     modules = defaultdict(dict)
     for key, tensor in state.items():
@@ -233,8 +233,10 @@ def _find_norms(state: State) -> dict[str, dict[str, Tensor]]:
             modules[".".join(parts[:i])][".".join(parts[i:])] = tensor
     norms = {name: tensors for name, tensors in modules.items() if kind_of(tensors)}
     for name, tensors in norms.items():
-        around = modules[name.rpartition(".")[0]] if name else {}
-        shared = {key: around[key] for key in ("weight", "bias") if key in around}
+        parent = name.rpartition(".")[0]
+        around = modules[parent] if name else {}
+        shared = [key for key in ("weight", "bias") if key in around]
+        shared = {key: around[key] for key in shared if _join(parent, key) not in own}
         shape = tensors["running_mean"].shape if kind_of(tensors) == "BN" else None
         if len(shared) == 2 and all(tensor.shape == shape for tensor in shared.values()):
             norms[name] = {**shared, **tensors}

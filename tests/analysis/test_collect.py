@@ -118,6 +118,29 @@ def test_images_of_which_nothing_reaches_a_layer_are_nan():
         collect_ratios(layer, batches(1), lambda images: layer(images[:0]))
 
 
+def test_the_mean_of_equal_rows_is_the_row():
+    """A box head sees another number of instances of each image; SN's ratios stay the same."""
+    layer = randomized(lambda: SwitchNorm(C), torch.float32, seed=2)
+    x = torch.zeros(1, C, 1, 1)
+
+    def forward(images):
+        layer(x.expand(images[0], -1, -1, -1))
+
+    found = collect_ratios(layer, [[n] for n in (3, 837, 1000)], forward)
+    for mean, part in zip(layer.ratios(), (".mean", ".var"), strict=True):
+        assert torch.equal(found[part].values, mean.expand(3, -1))
+
+
+def test_values_that_are_not_finite_are_told():
+    model = Model()
+    model.late.ratio.bias.data.fill_(torch.nan)
+    with pytest.raises(UserError, match="late has infinite or NaN values; its parameters or its"):
+        collect_ratios(model, batches(2))
+    layer = ILMGroupNorm(C, 2, key_group_size=4)
+    with pytest.raises(UserError, match="infinite or NaN"):
+        collect_rescaling(nn.Sequential(layer), [torch.full((1, C, 2, 2), torch.inf)])
+
+
 def test_rescaling_is_the_distance_to_the_learned_scale_and_shift():
     layers = [
         randomized(lambda: ILMGroupNorm(C, 2, key_group_size=4), torch.float32, seed=1),

@@ -90,6 +90,16 @@ def test_no_ratio_is_drawn_at_the_edge(ratios):
         assert len(heights) > 12 and (np.abs(inside[:, 1] - 0.5) < 0.48).all()
 
 
+def test_images_of_any_width_are_drawn_whole():
+    shapes, named = [(8, 8), (8, 20), (6, 12)], {"IN": np.ones(2), "BN": np.zeros(2)}
+    images = [("b", np.zeros((*shape, 3), np.uint8), named) for shape in shapes]
+    fig = plots.strips(["one", "two"], images, "title")
+    assert [ax.get_xlim() for ax in fig.axes[::2]] == [(-0.5, w - 0.5) for _, w in shapes]
+    assert len({ax.get_xlim() for ax in fig.axes[1::2]}) == 1
+    shown = [ax.xaxis.get_tick_params()["labelbottom"] for ax in fig.axes[1::2]]
+    assert shown == [False, False, True]
+
+
 def test_the_dashed_line_is_at_the_uniform_ratio_of_each_layer():
     """The first layer has three normalizers, the second two."""
     ratios = {

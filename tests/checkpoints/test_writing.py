@@ -96,6 +96,15 @@ def test_a_folder_that_is_gone_has_nothing_left(tmp_path):
         folder.mkdir(exist_ok=True)
 
 
+def test_permissions_are_those_of_the_earlier_file(tmp_path):
+    path = tmp_path / "a.pth"
+    path.touch()
+    for mode in (0o600, 0o664):
+        path.chmod(mode)
+        write({"a": 1}, path)
+        assert path.stat().st_mode & 0o777 == mode
+
+
 def test_a_pipe_and_a_link_stay_what_they_are(tmp_path):
     pipe, texts = tmp_path / "pipe", []
     os.mkfifo(pipe)

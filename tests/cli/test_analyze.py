@@ -121,6 +121,24 @@ def test_dynamics_are_in_the_order_of_steps(folder, tmp_path):
     assert found[0]["mean"] != found[6]["mean"]
 
 
+def test_a_checkpoint_that_is_missing_is_told_before_any_pass(folder, trained, tmp_path, capsys):
+    words = ("--output", tmp_path / "out", "--checkpoint", trained[0], "epoch_99.pth")
+    assert run("dynamics", folder, *EN, *words) == 2
+    assert "checkpoint 'epoch_99.pth' does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_dynamics_of_a_diverged_checkpoint_name_it(folder, trained, tmp_path, capsys):
+    state = trained[1].model.state_dict()
+    name = next(key for key in state if key.endswith("bn1.ratio.bias"))
+    write({**state, name: state[name] / 0}, tmp_path / "epoch_4.pth")
+    files = (trained[0], tmp_path / "epoch_4.pth")
+    words = (folder, *EN, "--limit", 1, "--output", tmp_path / "out", "--checkpoint", *files)
+    assert run("dynamics", *words) == 2
+    line = rf"epoch_4\.pth': {name.removesuffix('.ratio.bias')} has infinite or NaN values"
+    assert re.search(line, capsys.readouterr().err)
+
+
 def test_dynamics_of_one_class_mapped_by_tsne(folder, trained, tmp_path, capsys):
     chosen = ("--classes", "dog", "--embedding", "tsne", "--match", "layer1.*")
     words = ("dynamics", folder, *EN, *chosen, "--output", tmp_path / "out")

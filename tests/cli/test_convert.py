@@ -91,8 +91,8 @@ def test_what_becomes_of_norms_is_printed(tmp_path, model, capsys):
         "converted, GN or IN -> ILMGroupNorm (2):",
         "    backbone.norm",
         "    head.norm",
-        "note, a state dict has neither eps nor num_groups; where a layer has others, outputs "
-        "change",
+        "note, a state dict has no eps, num_groups or normalizers; where a layer has others, "
+        "outputs change",
         f"{tmp_path / 'out.pth'} is written",
     ]
 

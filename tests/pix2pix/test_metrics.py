@@ -115,6 +115,13 @@ def test_lpips_uses_the_weights_that_are_given(alexnet, pair):
     assert measure(*pair) == pytest.approx(expected, rel=1e-6)
 
 
+def test_lpips_of_small_images_is_told(alexnet):
+    measure = metrics.measures(["lpips"], alexnet)["lpips"]
+    with pytest.raises(UserError, match=r"LPIPS needs 31 x 31 pixels or more, got \(40, 30\)"):
+        measure(noise(0, 40, 30), noise(1, 40, 30))
+    assert measure(noise(0, 31, 31), noise(1, 31, 31)) > 0
+
+
 def test_lpips_without_torchvision_is_told(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(

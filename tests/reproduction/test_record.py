@@ -240,10 +240,11 @@ def test_several_seeds_are_a_mean_and_a_spread(tmp_path):
     assert own["ours - paper"] == "+0.09" and own["trained"] == "165 of 165 epochs"
 
 
-def test_the_command_reports_the_runs_in_its_folder(tmp_path):
+def test_the_command_reports_the_runs_in_its_folder(tmp_path, monkeypatch):
     found, runs = recorded(tmp_path / "a", length=9), tmp_path / "runs"
     record.write(found, runs / "en-5" / "record.json")
-    assert main(["report", "--work-dir", str(runs)]) == 0
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["report", "--work-dir=~/runs"]) == 0
     page = (runs / "reports" / "en.md").read_text()
     assert row(page, "ResNet20/EN, ours")["run"] == found["label"] == "shortened: 9 of 165 epochs"
 
@@ -323,6 +324,21 @@ def test_runs_of_other_settings_are_no_seeds_of_one(tmp_path):
     assert "| 90.00 |" in "".join(own) and "| 81.00 ± 1.41 |" in "".join(own)
     drawn = report.curves(TABLE, report.by_cell(tmp_path / "r" / "records"))
     assert sorted(len(group) for _, group in drawn) == [1, 2]
+
+
+def test_runs_on_original_and_on_re_encoded_images_are_no_seeds_of_one(tmp_path):
+    for i, (seed, packed) in enumerate([(0, False), (1, True), (0, True)]):
+        options = {"epochs": 165, "accuracy": 90.0 + i, "seed": seed}
+        found = recorded(tmp_path / str(i), **options)
+        page = reported(tmp_path / "r", {**found, "packed": packed})
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ResNet20/EN |")]
+    assert [(cells[1], cells[3], cells[4], cells[6]) for cells in rows] == [
+        ("full recipe", "90.00", "-2.41", "165 of 165 epochs"),
+        ("full recipe", "91.50 ± 0.71", "-0.91", "165 of 165 epochs, on re-encoded JPEG"),
+    ]
+    labels = [label for label, _ in report.curves(TABLE, report.by_cell(tmp_path / "r/records"))]
+    recipe = "ResNet20/EN, full recipe"
+    assert labels == [recipe, f"{recipe}, re-encoded"]
 
 
 def test_names_that_are_cut_are_told_apart(tmp_path):

@@ -27,7 +27,7 @@ from mmengine.registry import MODELS, Registry
 from torch import nn
 
 import fresh
-from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm
+from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
 from ilm_plugins.frameworks.openmmlab import norms
 
 WITH_RUNNING_STATISTICS = "EN", "SN", "SSN"
@@ -63,6 +63,16 @@ def test_groupnorm_weights_load_by_name(key):
     assert sorted(missing) == sorted(f"gn.{name}" for name in own) and not unexpected
     x = torch.randn(2, 3, 5, 5)
     torch.testing.assert_close(ours(x), plain(x), rtol=1e-6, atol=2e-6)
+
+
+def test_a_converted_norm_is_not_fused_with_its_convolution():
+    bn = {"type": "BN"}
+    module = ConvModule(3, 32, 3, norm_cfg=bn, efficient_conv_bn_eval=True).eval()
+    plain = copy.deepcopy(module.conv)
+    for key in ("SN", "EN"):
+        surgery.convert(model := copy.deepcopy(module), key)
+        x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(model(x), model.norm(plain(x)).relu(), rtol=0, atol=0)
 
 
 def test_a_misspelt_option_is_told_in_one_line():
