@@ -14,7 +14,7 @@ import time
 import traceback
 import urllib.error
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -96,7 +96,8 @@ def command(
         can_resume &= begun
         status = printed.status if resumes and begun else 2
         if file := os.environ.get(ERROR_FILE):
-            write_error(printed, file)
+            with suppress(OSError):
+                write_error(printed, file)
     except Stop as stop:
         (received,) = stop.args
         line, status, can_resume = f"stopped by {received.name}", 128 + received, True
@@ -231,7 +232,7 @@ def explain(error: Exception) -> UserError:
         return RunError(f"{file}: {error.strerror}; free space, or fix the file or its permissions")
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return RunError(f"{text}. Make batches or images smaller, or take more GPUs")
-    if isinstance(error, RuntimeError) and "DataLoader worker" in text and "exited" in text:
+    if isinstance(error, RuntimeError) and re.search("DataLoader worker.*(exited|killed)", text):
         return RunError(f"{text}; the cause may be lack of memory")
     if isinstance(error, RuntimeError) and re.search(LOST, text):
         return PeerError(f"another process ended, so this one stops: {text}")

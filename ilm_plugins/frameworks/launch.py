@@ -5,6 +5,7 @@ import ctypes
 import gc
 import importlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -177,6 +178,8 @@ def worker() -> None:
     freed memory. After an error, converted by :func:`.command.one_line_errors`, writes it to the
     file named by the environment variable :data:`.errors.ERROR_FILE` and exits with status 1.
     """
+    # Report a full disk once, not at each line of the log.
+    logging.raiseExceptions = False
     end_with_parent()
     module, options = json.loads(sys.argv[1])
     args = argparse.Namespace(**options)
@@ -194,7 +197,8 @@ def worker() -> None:
                     raise RunError(f"process {os.environ['RANK']} {status}; see its log") from None
             leave_group()
     except Exception as error:
-        write_error(error, os.environ[ERROR_FILE])
+        with suppress(OSError):  # without the file, the parent reports this process's status
+            write_error(error, os.environ[ERROR_FILE])
         sys.stdout.flush()
         sys.stderr.flush()
         # A normal exit would wait for a process group whose other processes are dead.

@@ -57,7 +57,8 @@ def adaptive_norm(
     """
     kernels = kernels_for(x, num_groups, tensors)
     if kernels is None:
-        return reference.adaptive_norm(x, num_groups, eps, rescale, *tensors)
+        with nullcontext() if torch.compiler.is_compiling() else _without_autocast(x.device.type):
+            return reference.adaptive_norm(x, num_groups, eps, rescale, *tensors)
     description = network and network()
     if description is not None and not kernels.runs(description, x, num_groups):
         description = None
@@ -199,7 +200,8 @@ class _AdaptiveNorm(Function):
 
 def _without_autocast(device_type: str):
     """Return a context in which autocast is off for a type of device."""
-    if torch.is_autocast_enabled(device_type):
+    available = torch.amp.is_autocast_available(device_type)
+    if available and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 

@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import importlib.metadata
-import importlib.util
 import os
 import re
 import warnings
@@ -60,8 +58,9 @@ def use_backend(name: str) -> contextlib.ExitStack:
             backward pass: they store as little for it as the kernels, but take longer.
 
     The reference computes some inputs whatever is forced: empty inputs, inputs whose finest groups
-    have a single value, and inputs of a computation that is recorded or transformed, by
-    torch.compile, torch.export, ONNX, TorchScript, torch.func or forward-mode differentiation.
+    have a single value, meta tensors and subclasses of Tensor, and inputs of a computation that is
+    recorded or transformed, by torch.compile, torch.export, ONNX, TorchScript, torch.func or
+    forward-mode differentiation.
 
     Other threads are not affected. So activation checkpointing, which repeats a forward pass during
     the backward pass, repeats it with the backend then set in its thread: not with the forced one
@@ -136,16 +135,16 @@ def _find_triton(x: Tensor) -> Kernels | str:
         return "the Triton kernels are for NVIDIA's GPUs alone; leave the backend at 'auto'"
     if not has_triton():
         return (
-            f"Triton {'.'.join(map(str, TRITON))} or newer is not installed; upgrade torch to 2.11 "
-            "or newer, which brings it"
+            f"Triton {'.'.join(map(str, TRITON))} or newer cannot be imported; upgrade torch to "
+            "2.11 or newer, which brings it"
         )
     from . import triton
     from .triton.devices import launch_problem
 
     if not triton.supports(x):
         return (
-            f"got a {x.dtype} tensor on {x.device.type!r}, but Triton's kernels take float32, "
-            "float16 and bfloat16 on CUDA"
+            f"got a {x.dtype} tensor of {x.shape[2:].numel()} positions on {x.device.type!r}, but "
+            "Triton's kernels take float32, float16 and bfloat16, of less than 2**30, on CUDA"
         )
     if problem := launch_problem(x.device):
         return (
@@ -157,18 +156,17 @@ def _find_triton(x: Tensor) -> Kernels | str:
 
 @functools.cache
 def has_triton() -> bool:
-    """Return whether Triton is installed and new enough, and torch is not built for AMD's GPUs.
+    """Return whether Triton can be imported and is new enough, and torch is not for AMD's GPUs.
 
     New enough is :data:`TRITON`. The answer is cached for the process.
     """
-    if importlib.util.find_spec("triton") is None or torch.version.hip:
+    if torch.version.hip:
         return False
-    # Some distributions of Triton have another name than the package.
-    names = importlib.metadata.packages_distributions().get("triton")
-    if not names:
+    try:
+        from triton import __version__
+    except ImportError:
         return False
-    version = importlib.metadata.version(names[0])
-    return tuple(map(int, re.findall(r"\d+", version)[:2])) >= TRITON
+    return tuple(map(int, re.findall(r"\d+", __version__)[:2])) >= TRITON
 
 
 def is_traced(x: Tensor, *tensors: Tensor | None) -> bool:

@@ -25,8 +25,8 @@ class SharedBatch:
             it; None until then.
 
     Raises:
-        RuntimeError: x belongs to a computation that is recorded or transformed, see
-            :func:`~ilm_plugins.ops.backends.is_traced`.
+        RuntimeError: x is of a subclass of Tensor, or belongs to a computation that is recorded or
+            transformed, see :func:`~ilm_plugins.ops.backends.is_traced`.
     """
 
     mean: Tensor | None = None
@@ -36,8 +36,9 @@ class SharedBatch:
     def __init__(self, x: Tensor, group: distributed.ProcessGroup | None = None) -> None:
         if is_traced(x):
             raise RuntimeError(
-                "sync=True: batch statistics of several processes cannot be traced, exported or "
-                "transformed by torch.func; call model.eval() before, or set sync=False"
+                f"sync=True: got a {type(x).__name__}, but batch statistics of several processes "
+                "need a plain Tensor, outside of tracing, export and torch.func; call model.eval() "
+                "before, or set sync=False"
             )
         self.own_count = x.shape[0] * x.shape[2:].numel()
         self.group = group

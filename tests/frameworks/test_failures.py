@@ -80,6 +80,7 @@ def patience(monkeypatch):
         (FloatingPointError("NaN at iteration 3"), 1, "NaN at iteration 3; lower the learning"),
         (torch.cuda.OutOfMemoryError("CUDA out of memory"), 1, "Make batches or images smaller"),
         (RuntimeError("DataLoader worker (pid 3) exited unexpectedly"), 1, "pid 3"),
+        (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), 1, "of memory"),
         (RuntimeError("[gloo/pair.cc:8] Connection closed by peer [::1]"), 1, "process ended"),
         (RuntimeError("Socket: Connection reset by peer"), 1, "another process ended"),
         (ModuleNotFoundError("x", name="mmcv._ext"), 2, "without its compiled operators"),

@@ -10,6 +10,7 @@ import torch
 from launched import options
 
 import fresh
+from ilm_plugins.errors import ERROR_FILE
 from ilm_plugins.frameworks import launch
 
 PROGRAM = """
@@ -56,6 +57,16 @@ def test_processes_share_the_cores_unless_threads_are_set(monkeypatch, of_user, 
         monkeypatch.delenv("OMP_NUM_THREADS")
     launch.worker()
     assert found == given
+
+
+def test_a_process_ends_at_once_if_its_error_cannot_be_written(monkeypatch, tmp_path):
+    left = []
+    monkeypatch.setattr(sys, "argv", ["", json.dumps(["launched", vars(options("defect"))])])
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv(ERROR_FILE, str(tmp_path / "missing" / "error.json"))
+    monkeypatch.setattr(launch.os, "_exit", left.append)
+    launch.worker()
+    assert left == [1]
 
 
 def printed(what, launcher, num_gpus, environment):

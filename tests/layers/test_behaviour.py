@@ -113,11 +113,25 @@ class ByMatrix(AdaptiveNorm, nn.GroupNorm):
         return weight + mixed, bias + mixed
 
 
-def test_autocast_changes_nothing_in_layers_of_others():
-    layer, x = ByMatrix(C), inputs(2, C, 4, 4, dtype=torch.float32)
-    expected = layer(x)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("size", [4, 1])
+def test_autocast_changes_nothing_in_layers_of_others(size, backend):
+    layer, x = ByMatrix(C), inputs(2, C, size, size, dtype=torch.float32)
+    with use_backend(backend):
+        expected = layer(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
+
+
+def test_a_device_that_autocast_does_not_know(monkeypatch):
+    def unknown(device_type):
+        raise RuntimeError(f"unknown device type for autocast {device_type}")
+
+    monkeypatch.setattr(torch.amp, "is_autocast_available", lambda device_type: False)
+    monkeypatch.setattr(torch, "is_autocast_enabled", unknown)
+    x = inputs(2, C, 4, 4, dtype=torch.float32).requires_grad_()
+    ByMatrix(C)(x).sum().backward()
+    assert x.grad.isfinite().all()
 
 
 @every_layer

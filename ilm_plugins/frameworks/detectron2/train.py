@@ -120,16 +120,19 @@ def main(args: argparse.Namespace, cfg: CfgNode | DictConfig | None = None):
 
 @contextmanager
 def keeping_config(cfg: CfgNode | DictConfig) -> Iterator[None]:
-    """On exit, restore config.yaml in the output folder, if it was there before."""
-    lazy = isinstance(cfg, DictConfig)
-    path = Path(cfg.train.output_dir if lazy else cfg.OUTPUT_DIR, "config.yaml")
-    before = path.read_bytes() if comm.is_main_process() and path.is_file() else None
+    """On exit, restore the config in the output folder, if it was there before.
+
+    It is config.yaml, and config.yaml.pkl for a LazyConfig that yaml cannot hold.
+    """
+    folder = Path(cfg.train.output_dir if isinstance(cfg, DictConfig) else cfg.OUTPUT_DIR)
+    paths = folder.glob("config.yaml*") if comm.is_main_process() else ()
+    before = {path: path.read_bytes() for path in paths}
     try:
         yield
     finally:
-        if before is not None:
+        for path, contents in before.items():
             with checkpoints.replacing(path) as file:
-                file.write(before)
+                file.write(contents)
 
 
 def join_group(args: argparse.Namespace) -> None:
@@ -311,10 +314,10 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
             used.
         CheckpointError: the checkpoint cannot be loaded, or a resumed run has another model.
     """
-    model = model_of(cfg).to(cfg.train.device)
-    optimizer = optimizer_of(cfg, model)
+    plain = model_of(cfg).to(cfg.train.device)
+    optimizer = optimizer_of(cfg, plain)
     loader = lazy_loader(cfg, "train")
-    model = create_ddp_model(model, args.channels_last, **cfg.train.ddp)
+    model = create_ddp_model(plain, args.channels_last, **cfg.train.ddp)
     mixed = Bfloat16Trainer if cfg.train.device == "cpu" else Float16Trainer
     kind = mixed if cfg.train.amp.enabled else SimpleTrainer
     trainer = kind(model, loader, optimizer)
@@ -327,7 +330,7 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if writes else None,
-            hooks.EvalHook(cfg.train.eval_period, lambda: evaluate_model(cfg, model)),
+            hooks.EvalHook(cfg.train.eval_period, lambda: evaluate_model(cfg, plain)),
             hooks.PeriodicWriter(writers, period=cfg.train.log_period) if writes else None,
         ]
     )
@@ -370,7 +373,7 @@ def evaluate_lazy(cfg: DictConfig, args: argparse.Namespace):
     Raises:
         CheckpointError: the checkpoint is missing, cannot be read or is of another model.
     """
-    model = create_ddp_model(model_of(cfg).to(cfg.train.device), args.channels_last)
+    model = with_layout(model_of(cfg).to(cfg.train.device), args.channels_last)
     checkpointer = LazyCheckpointer(model, cfg.train.output_dir)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     return evaluate_model(cfg, model)
@@ -383,7 +386,9 @@ def evaluate_model(cfg: DictConfig, model: torch.nn.Module):
 
     Args:
         cfg: the config, with the evaluator and the test loader under ``dataloader``.
-        model: runs in evaluation mode; its mode is restored.
+        model: runs in evaluation mode; its mode is restored. It is not wrapped for several
+            processes, which may get different numbers of images: a wrapper's communication of
+            buffers at each of them would not end.
     """
     if "evaluator" not in cfg.dataloader:
         return None

@@ -74,7 +74,7 @@ def load_config(args: argparse.Namespace) -> Config:
                 raise ValueError(f"{option} is a number of iterations or epochs")
             cfg.merge_from_dict({key: value})
     scope = cfg.get("default_scope") or "mmengine"
-    for package in ("mmcv", scope) if scope in FRAMEWORKS else ():
+    for package in ("mmcv", scope) if scope in FRAMEWORKS and scope != "mmengine" else ():
         if not installed(package):
             raise missing(args.config_file, package)
     cfg.launcher = args.launcher
@@ -203,16 +203,25 @@ def check(args: argparse.Namespace) -> tuple[Config, str, str]:
 def check_norms(model: dict) -> None:
     """Raise UserError unless the types of all ``norm_cfg`` in a model's config are registered.
 
-    mmcv's own error does not say which type it has not found.
+    mmcv's own error does not say which type it has not found. Within a part of another package, as
+    of the type "mmpretrain.ConvNeXt", types are also looked up in that package.
 
     Args:
         model: the config of a model. All dicts in it at keys ending in ``norm_cfg`` are checked if
             their type is a string; a missing type is no error here.
     """
+    packages = {}
     with MODELS.switch_scope_and_registry(None) as registry:
-        for name, norm_cfg in nested_dicts(model, "model"):
-            kind = norm_cfg.get("type") if name.endswith("norm_cfg") else None
-            if isinstance(kind, str) and kind not in TORCH_NORMS and registry.get(kind) is None:
+        for name, part in nested_dicts(model, "model"):
+            kind = part.get("type")
+            if not isinstance(kind, str):
+                continue
+            if not name.endswith("norm_cfg"):
+                packages |= {f"{name}.": f"{kind.split('.')[0]}."} if "." in kind else {}
+                continue
+            found = kind in TORCH_NORMS or registry.get(kind) is not None
+            around = [package for outer, package in packages.items() if name.startswith(outer)]
+            if not found and all(registry.get(package + kind) is None for package in around):
                 raise UserError(
                     f"{name} has type {kind!r}, which is not registered; set one of "
                     f"{', '.join(NORMS)}, BN, SyncBN, GN, IN, LN, or name the package that "

@@ -1,6 +1,7 @@
 """What a user of tools/train_net.py sees of faults in detectron2's runs, and what survives them."""
 
 import json
+import os
 import pickle
 import shutil
 import time
@@ -438,6 +439,22 @@ def test_a_full_disk_leaves_the_last_checkpoint(line_of, resumed, out):
     assert (out / "last_checkpoint").read_text() == "model_final.pth"
     assert not list(out.glob(f"*{checkpoints.PARTIAL}"))
     assert checkpoints.read(out / "model_final.pth")["iteration"] == 1
+
+
+@pytest.mark.wide
+def test_a_log_that_cannot_grow_does_not_flood_the_terminal(datasets, out):
+    """Of several processes, each of which would print a traceback for each of its lines."""
+    size = 2**30
+    out.mkdir()
+    for name in ("log.txt", "log.txt.rank1"):
+        (out / name).touch()
+        os.truncate(out / name, size)
+    opts = ["SOLVER.MAX_ITER", "1", *NO_TEST]
+    with small_files(size):
+        process = start(command("--num-processes", "2", out=out, opts=opts))
+    printed, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-3000:]
+    assert (out / "model_final.pth").exists() and "Logging error" not in printed + err
 
 
 @pytest.mark.wide

@@ -11,12 +11,15 @@ import torch
 
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
+from mmengine.registry import init_default_scope
+
 import fresh
 from faults import error_line, start
 from feature_maps import OPTIONS, convolutions
 from ilm_plugins import checkpoints
 from ilm_plugins.cli import train_net
 from ilm_plugins.errors import UserError
+from ilm_plugins.frameworks.openmmlab import checks
 from ilm_plugins.frameworks.openmmlab.checks import load_config
 from runs import TORCHRUN
 from runs import mmengine_command as command
@@ -273,6 +276,23 @@ def test_a_framework_that_is_not_installed(config, capsys, monkeypatch):
     assert "needs mmengine: pip install mmengine" in error
 
 
+def test_pix2pix_needs_no_mmcv(root, monkeypatch):
+    monkeypatch.setattr(checks, "installed", lambda package: package == "mmengine")
+    config = root / "configs" / "pix2pix" / "facades_ilmin_in.py"
+    args = train_net.parser().parse_args(["--config-file", str(config)])
+    assert load_config(args).default_scope == "mmengine"
+
+
+def test_a_norm_of_another_packages_backbone():
+    """mmpretrain alone registers LN2d."""
+    backbone = {"type": "mmpretrain.ConvNeXt", "norm_cfg": {"type": "LN2d", "eps": 1e-6}}
+    init_default_scope("mmseg")
+    checks.check_norms({"backbone": backbone})
+    for part in ("neck", "backbone_of_mmseg"):
+        with pytest.raises(UserError, match=f"{part}.norm_cfg has type 'LN2d', which is not regis"):
+            checks.check_norms({"backbone": backbone, part: {"norm_cfg": {"type": "LN2d"}}})
+
+
 def test_ssns_radius_is_set_without_a_hook_in_the_config(config, tmp_path):
     norm = "model.backbone.norm_cfg={'type':'SSN'}"
     argv = command(config, out=tmp_path, opts=[norm, "train_cfg.max_iters=4"])
@@ -303,8 +323,6 @@ sys.exit(train_net.main(options))
 
 def test_a_data_set_that_downloads_itself_need_not_be_there(root, tmp_path, monkeypatch):
     pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
-    from ilm_plugins.frameworks.openmmlab import checks
-
     config = root / "configs/mmpretrain/en/resnet20_cifar10_en.py"
     args = train_net.parser().parse_args(
         ["--config-file", str(config), "--num-gpus", "0", f"work_dir={tmp_path}"]
