@@ -36,10 +36,11 @@ def main() -> int:
         models.RESNET, models.SIDE = "resnet18", 32
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    warnings.filterwarnings("ignore", "ilm_plugins: plain torch operations run", UserWarning)
     device = torch.device(args.device)
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        measure.select(device)
+    else:
+        warnings.filterwarnings("ignore", "ilm_plugins: plain torch operations run", UserWarning)
     possible = layers.SETTINGS_OF_CUDA if device.type == "cuda" else layers.SETTINGS_OF_CPU
     results = {
         "machine": measure.machine(device),

@@ -121,7 +121,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parse a command line; default: ``sys.argv[1:]``. Paths become absolute."""
+    """Parse a command line; default: ``sys.argv[1:]``. Paths become absolute.
+
+    A rehearsal's output is a folder of its own in OUTPUT.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True, help="folder of `make bundle`")
     parser.add_argument("--output", type=Path, default=Path("output/gpu"))
@@ -132,6 +135,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     args.bundle, args.output = args.bundle.absolute(), args.output.absolute()
+    if args.rehearse:  # its steps and results are not a GPU's
+        args.output /= "rehearsal"
     return args
 
 
@@ -191,12 +196,12 @@ def steps(args: argparse.Namespace) -> list[Step]:
 
     small = ("--tiny", "--rounds", "2") if tiny else ()
     one = ("--settings", "float32") if tiny else ()
-    kernels = ("env", "ILM_PLUGINS_BACKEND=triton") if tiny else ()
+    kernels = ("env", "ILM_PLUGINS_BACKEND=triton")  # without them, the step fails
     for name in MAPS[:1] if tiny else MAPS:
         benchmark(name, "layers", "--shapes", name, *one, *small, prefix=kernels)
     if not tiny:  # compiling for the CPU would take minutes
         benchmark("compiled", "compiled")
-    benchmark("models", "models", *small)
+    benchmark("models", "models", *small, prefix=() if tiny else kernels)
     chosen = ("-k", "box_head") if tiny else ()
     # Each worker compiles its tests' kernels on a core of its own.
     workers = ("-n", "8") if importlib.util.find_spec("xdist") and not tiny else ()

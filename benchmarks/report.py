@@ -122,14 +122,18 @@ def short(results: dict) -> str:
 
 
 def gpu(results: dict) -> str:
-    """Return the tables of a GPU: targets, means, ILM+GN over Liger's GroupNorm, whole models."""
+    """Return the tables of a GPU.
+
+    Targets, means, ILM+GN over Liger's GroupNorm, layers under torch.compile, and whole models.
+    """
     ratios = []
     for name, rows in results["layers"].items():
         both = [_pass_times(row, "both") for row in rows if row["layer"] == "ILMGN"]
         found = [times["over Liger"][0] for times in both if "over Liger" in times]
         ratios.append([name, f"{geometric_mean(found):.2f}" if found else NOT_MEASURED])
     liger = _markdown_table(["both passes", "ILMGN / Liger's GroupNorm"], ratios)
-    return "\n\n".join((about(results), targets(results), means(results), liger, steps(results)))
+    tables = (targets(results), means(results), liger, compiled(results), steps(results))
+    return "\n\n".join((about(results), *tables))
 
 
 def targets(results: dict) -> str:
@@ -199,9 +203,9 @@ def without_c(results: dict) -> str:
 
 
 def compiled(results: dict) -> str:
-    """Return the table of layers, by C kernels and compiled, over plain norms likewise."""
-    titles = ["layer / plain", "map", "pass", "C / compiled layer", "C / plain"]
-    titles += ["C / compiled plain", "compiled layer / compiled plain"]
+    """Return the table of layers, by kernels and compiled, over plain norms likewise."""
+    titles = ["layer / plain", "map", "pass", "kernels / compiled layer", "kernels / plain"]
+    titles += ["kernels / compiled plain", "compiled layer / compiled plain"]
     lines = []
     for row in results["compiled"]:
         for which in MAPS_MOVED:
@@ -248,8 +252,14 @@ def training(results: dict) -> str:
 
 
 def joined(parts: list[dict]) -> dict:
-    """Return the results of several commands on one machine, at least one, as if of one command."""
-    whole = {**parts[0], "layers": {}}
+    """Return the results of several commands, at least one, as if of one command.
+
+    If they ran on several machines or commits, these are listed.
+    """
+    whole = {**parts[0], "layers": {}, "machine": {}}
+    for key in parts[0]["machine"]:
+        found = list(dict.fromkeys(part["machine"][key] for part in parts))
+        whole["machine"][key] = found[0] if len(found) == 1 else ", ".join(map(str, found))
     for part in parts:
         for name, rows in part["layers"].items():
             whole["layers"].setdefault(name, []).extend(rows)

@@ -230,13 +230,21 @@ def explain(error: Exception) -> UserError:
     if isinstance(error, OSError) and (error.errno in DISK or error.filename):
         file = error.filename or "a file of the run"
         return RunError(f"{file}: {error.strerror}; free space, or fix the file or its permissions")
-    if isinstance(error, torch.cuda.OutOfMemoryError):
+    if _is_out_of_gpu_memory(error):
         return RunError(f"{text}. Make batches or images smaller, or take more GPUs")
     if isinstance(error, RuntimeError) and re.search("DataLoader worker.*(exited|killed)", text):
         return RunError(f"{text}; the cause may be lack of memory")
     if isinstance(error, RuntimeError) and re.search(LOST, text):
         return PeerError(f"another process ended, so this one stops: {text}")
     return UnexpectedError(_reason(error))
+
+
+def _is_out_of_gpu_memory(error: Exception) -> bool:
+    """Whether the memory of a GPU is full: torch's own error, or one of CUDA, cuBLAS or Triton."""
+    full = r"(?i)\b(CUDA|CUBLAS).*(out of memory|ALLOC_FAILED)"
+    return isinstance(error, torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and re.search(full, str(error)) is not None
+    )
 
 
 def _lacks_operators(error: BaseException | None) -> bool:
@@ -329,9 +337,11 @@ def as_user_error(what: str, advice: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, torch.cuda.OutOfMemoryError):
+    except UserError:
         raise
     except Exception as error:  # configs and models are programs, and raise what they like
+        if _is_out_of_gpu_memory(error):
+            raise
         if _lacks_operators(error):
             raise UserError(OPERATORS) from error
         raise UserError(

@@ -144,7 +144,8 @@ def _find_triton(x: Tensor) -> Kernels | str:
     if not triton.supports(x):
         return (
             f"got a {x.dtype} tensor of {x.shape[2:].numel()} positions on {x.device.type!r}, but "
-            "Triton's kernels take float32, float16 and bfloat16, of less than 2**30, on CUDA"
+            "Triton's kernels take float32, float16 and, from compute capability 8.0 on, bfloat16, "
+            "of less than 2**30, on CUDA"
         )
     if problem := launch_problem(x.device):
         return (

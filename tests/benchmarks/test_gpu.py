@@ -165,6 +165,50 @@ def test_results_of_several_commands_are_joined():
     parts = [results(layers={"float32": [row]}) for row in (one, two)]
     whole = report.joined([*parts, results(models=[1]), results(compiled=[2])])
     assert whole == results(layers={"float32": [one, two]}, models=[1], compiled=[2])
+    other = {**whole["machine"], "commit": "def"}
+    whole = report.joined([whole, {**whole, "machine": other}])
+    assert whole["machine"] == {"device": "GPU", "torch": "2", "commit": "abc, def"}
+
+
+def test_layers_and_models_run_by_tritons_kernels_or_fail(tmp_path):
+    commands = {s.name: s.command for s in gpu.steps(gpu.parse(["--bundle", str(tmp_path)]))}
+    forced = {name for name, words in commands.items() if "ILM_PLUGINS_BACKEND=triton" in words}
+    assert forced == {f"benchmark: {name}" for name in (*gpu.MAPS, "models")}
+
+
+def test_a_rehearsal_has_a_record_of_its_own(tmp_path):
+    words = ["--bundle", str(tmp_path), "--output", str(tmp_path / "gpu")]
+    real, rehearsed = gpu.parse(words), gpu.parse([*words, "--rehearse"])
+    assert real.output == tmp_path / "gpu" and rehearsed.output == real.output / "rehearsal"
+
+
+@pytest.mark.parametrize("name, index", [("cuda", 0), ("cuda:1", 1)])
+def test_a_gpu_is_selected_by_any_name(name, index, monkeypatch):
+    found = []
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", found.append, raising=False)
+    measure.select(torch.device(name))
+    assert found == [index]
+
+
+def test_a_gpus_time_begins_after_its_cache_is_overwritten(monkeypatch):
+    events = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            events.append("event")
+
+        def elapsed_time(self, end):
+            return 2.0
+
+    cache = SimpleNamespace(zero_=lambda: events.append("overwrite"))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: events.append("wait"))
+    monkeypatch.setattr(measure, "_larger_than_a_cache", lambda: cache)
+    assert measure.device(lambda: events.append("run")) == 0.002
+    assert events == ["wait", "overwrite", "event", "run", "event", "wait"]
 
 
 def test_targets():
@@ -245,7 +289,8 @@ def test_the_sequence_from_the_bundle_alone(machine, tmp_path):
     offline = {"PIP_INDEX_URL": "https://127.0.0.1:9/", "PIP_CONFIG_FILE": os.devnull}
     done = make("gpu", f"PYTHON={machine}", options, **offline)
     assert done.returncode == 0, done.stdout + done.stderr
-    entries = {entry["step"]: entry for entry in gpu.read(tmp_path / "output" / "record.jsonl")}
+    output = tmp_path / "output" / "rehearsal"
+    entries = {entry["step"]: entry for entry in gpu.read(output / "record.jsonl")}
     missing = {name for name, entry in entries.items() if entry["status"] == "missing"}
     of_gpu = {"the host never waits", "CUDA graphs", "backends agree", "properties"}
     assert {name.removeprefix("tests: ") for name in missing} - {"memcheck", "racecheck"} == of_gpu
@@ -254,6 +299,6 @@ def test_the_sequence_from_the_bundle_alone(machine, tmp_path):
     assert "2 passed" in entries["tests: kernels"]["last"][-1]
     for name in ("ResNet-20", "Facades"):
         assert "(miniature" in entries[f"training: {name}"]["last"][-1]
-    measured = json.loads((tmp_path / "output" / "benchmark.json").read_text())
+    measured = json.loads((output / "benchmark.json").read_text())
     assert {row["layer"] for row in measured["layers"]["float32"]} == set(layers.BASELINES)
     assert measured["models"]

@@ -289,6 +289,22 @@ def test_the_scaled_learning_rate_is_an_option(batch):
     assert wrapper.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * batch / 256)
 
 
+def test_the_released_codes_weight_decay_is_an_option():
+    (word,) = noted("ilm-3", "optim_wrapper")
+    cfg = overridden(registry.find_cell("ilm-3 GN"))
+    assert cfg.optim_wrapper.optimizer.weight_decay == 5e-4
+    key, _, value = word.partition("=")
+    cfg.merge_from_dict({key: float(value)})
+    assert cfg.optim_wrapper.optimizer.weight_decay == 1e-4
+
+
+def test_webvisions_classes_keep_their_order():
+    """Of a million images, and of classes about as large as the average of a thousand."""
+    config = load("mmpretrain", "en/bn-inception_webvision_en.py").train_dataloader.dataset
+    repeats = [math.ceil(math.sqrt(config.oversample_thr * 1e6 / n)) for n in (900, 1100, 4000)]
+    assert repeats == [5, 4, 2]
+
+
 def noted(table, begins):
     """The overrides in a table's note that begin so, as they are typed."""
     (words,) = re.findall(f"`({re.escape(begins)}[^`]*=[^`]*)`", registry.tables()[table].note)

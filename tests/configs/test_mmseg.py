@@ -71,6 +71,7 @@ def test_the_recipe_is_the_papers(config):
     layers = norms(model).values()
     assert cfg.param_scheduler.end == found["iterations"]
     found["groups"] = sorted({m.num_groups for m in layers if type(m) is nn.GroupNorm})
+    found["statistics momentum"] = sorted({getattr(m, "momentum", None) for m in layers})
     for option in ("reduction", "expansion"):
         found[option] = sorted({getattr(m, option) for m in layers if type(m) is ExemplarNorm})
     backbone, decode, deep = model.backbone, model.decode_head, model.auxiliary_head
@@ -204,6 +205,17 @@ def test_ade20k_ignores_what_has_no_label(datasets):
         samples = DATASETS.build(dataset)[0]["data_samples"]
         for sample in samples if isinstance(samples, list) else [samples]:
             assert np.array_equal(sample.gt_sem_seg.data[0], np.where(mask, mask - 1, 255))
+
+
+def test_ade20k_is_tested_at_multiples_of_the_backbones_stride(datasets):
+    cfg = load("mmseg", "fcn_r50-d8_ade20k_en.py")
+    init_default_scope("mmseg")
+    sizes = []
+    for pipeline in (cfg.test_dataloader.dataset.pipeline, cfg.tta_pipeline):
+        options = {"data_root": str(datasets / "shapes"), "pipeline": pipeline}
+        inputs = DATASETS.build({**cfg.train_dataloader.dataset, **options})[0]["inputs"]
+        sizes += [tuple(t.shape[1:]) for t in (inputs if isinstance(inputs, list) else [inputs])]
+    assert sizes == [(size, size) for size in (456, 304, 400, 504, 600)]
 
 
 @pytest.mark.parametrize("norm", [pytest.param("bn", marks=pytest.mark.wide), "en"])

@@ -79,6 +79,8 @@ def patience(monkeypatch):
         (HTTPError("http://a", 404, "Not Found", None, None), 1, "http://a: HTTP Error 404: Not"),
         (FloatingPointError("NaN at iteration 3"), 1, "NaN at iteration 3; lower the learning"),
         (torch.cuda.OutOfMemoryError("CUDA out of memory"), 1, "Make batches or images smaller"),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), 1, "Make batches or images smaller"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), 1, "Make batches"),
         (RuntimeError("DataLoader worker (pid 3) exited unexpectedly"), 1, "pid 3"),
         (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), 1, "of memory"),
         (RuntimeError("[gloo/pair.cc:8] Connection closed by peer [::1]"), 1, "process ended"),
@@ -155,6 +157,11 @@ def test_a_traceback_is_printed_of_any_error(capsys):
     assert printed.endswith(
         "the model cannot be built: ZeroDivisionError: b; fix the config or the overrides\n"
     )
+
+
+def test_full_memory_of_a_gpu_is_no_mistake_of_a_config():
+    with pytest.raises(RuntimeError, match=r"Triton Error \[CUDA\]"), building("the model"):
+        raise RuntimeError("Triton Error [CUDA]: out of memory")
 
 
 @pytest.mark.parametrize(

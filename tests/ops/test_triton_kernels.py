@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -459,6 +460,14 @@ def test_what_is_supported():
     x = torch.zeros(2, 6, 4, 4, device=DEVICE)
     assert kernels.supports(x) and kernels.supports(x.bfloat16()) and kernels.supports(x[0])
     assert not kernels.supports(x.double())
+
+
+def test_gpus_that_lack_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    device = torch.device("cuda", 99)  # which no cached answer is for
+    x = SimpleNamespace(is_cuda=True, shape=torch.Size((2, 6, 4, 4)), device=device)
+    assert kernels.supports(SimpleNamespace(**vars(x), dtype=torch.float16))
+    assert not kernels.supports(SimpleNamespace(**vars(x), dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,7 @@ def test_dropout_in_evaluation_is_the_same_for_each_image():
     assert not torch.allclose(generator(x), y)
     ones = networks.SteadyDropout(0.25, in_evaluation=True).eval()(torch.ones(2, 64, 8, 8))
     assert ones.unique().tolist() == [0, pytest.approx(4 / 3)]
-    assert ones.mean() == pytest.approx(1, abs=0.05)
+    assert ones.mean() == pytest.approx(1, abs=0.05) and torch.equal(ones[0], ones[1])
 
 
 def test_images_of_any_size_are_padded_and_cropped_back():

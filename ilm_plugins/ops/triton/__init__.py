@@ -22,7 +22,7 @@ from torch import Tensor
 from ..layouts import dense, laid_out
 from ..networks import Network, Tensors, check_tensors
 from . import mixture, one_read, rescaling, streaming
-from .devices import INTERPRETED, new, on_device
+from .devices import INTERPRETED, has_bfloat16, new, on_device
 from .sizes import POINTERS, Sizes, find_sizes, split_gradients
 
 
@@ -31,6 +31,7 @@ def supports(x: Tensor) -> bool:
     return (
         (x.is_cuda or INTERPRETED)
         and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and (x.dtype != torch.bfloat16 or has_bfloat16(x.device))
         and x.shape[2:].numel() < 2**30
     )
 

@@ -54,6 +54,12 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+@functools.cache
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device converts bfloat16, as GPUs of compute capability 8.0 or more do."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def new(x: Tensor, count: int, columns: int) -> tuple[Tensor, ...]:
     """Return ``count`` uninitialized tensors (N, columns) in float32, with N of x."""
     return x.new_empty((count, len(x), columns), dtype=torch.float32).unbind()
