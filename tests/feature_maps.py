@@ -35,7 +35,6 @@ def convolutions(training=True):
 
 #: Options of tools/train_net.py -> what all entries of :func:`convolutions` are.
 OPTIONS = {
-    (): (False, False),
     ("--channels-last",): (True, False),
     ("--amp",): (False, True),
     ("--amp", "--channels-last"): (True, True),

@@ -54,14 +54,14 @@ def plain(source, tmp_path_factory):
     return folder, *wheel_of(source, folder, ILM_PLUGINS_WITHOUT_C="1")
 
 
-def test_the_wheel_needs_torch_and_wrapt_alone(root, plain):
+def test_the_wheel_needs_torch_and_wrapt_alone(source, plain):
     _, tag, names, lines = plain
     needed = [line.split()[1] for line in lines if line.startswith("Requires-Dist")]
     hard = [line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert len(needed) > len(hard)
     assert {line.split()[1].rstrip("<>=.0123456789") for line in hard} == {"torch", "wrapt"}
     assert "License-Expression: Apache-2.0" in lines
-    modules = {str(p.relative_to(root)) for p in (root / "ilm_plugins").rglob("*.py")}
+    modules = {str(p.relative_to(source)) for p in (source / "ilm_plugins").rglob("*.py")}
     assert modules <= set(names)
     assert "ilm_plugins/reproduction/papers.json" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"ilm_plugins"}
@@ -102,9 +102,10 @@ def test_ci_runs_what_there_is(root, plain):
     assert len(pythons) == 3 and set(pythons) <= classified
 
 
-def test_the_wheel_has_every_config_once(root, plain):
+def test_the_wheel_has_every_config_once(source, plain):
     _, _, names, _ = plain
-    tracked = {path.relative_to(root) for path in (root / "configs").rglob("*") if path.is_file()}
+    files = (path for path in (source / "configs").rglob("*") if path.is_file())
+    tracked = {path.relative_to(source) for path in files}
     tracked = {str(path) for path in tracked if path.parent.name != "__pycache__"}
     shipped = [name for name in names if "/configs/" in name]
     assert sorted(shipped) == sorted(f"ilm_plugins/.mim/{path}" for path in tracked)

@@ -99,22 +99,20 @@ def small_model(key):
     return nn.Sequential(*layers).double()
 
 
-def check_layers(wrap, shares, keys=NORMS, make=small_model, maps=(3, 8), steps=(1,), read=None):
+def check_layers(wrap, shares, keys=NORMS, steps=(1,), read=None):
     """Compare the gradients of every layer, for several ways to share a batch.
 
     Args:
         wrap, read: as for :func:`check_gradients`.
         shares: the sizes of the processes' shares, for each way.
         keys: of the layers.
-        make: what gives the model with a layer.
-        maps: channels and size of the images.
         steps: passes over which gradients are accumulated, one after the other.
     """
     for key, sizes, passes in itertools.product(keys, shares, steps):
         check_gradients(
-            lambda key=key: make(key),
+            lambda key=key: small_model(key),
             wrap,
-            images(sum(sizes), *maps),
+            images(sum(sizes), 3, 8),
             sizes,
             separate=key in ("EN", "SN", "SSN"),
             steps=passes,
@@ -185,14 +183,6 @@ def sharded_gradients(rank, size, port, kind, shares):
     found = [buffer for name, buffer in sharded.named_buffers() if "fixed" in name]
     assert fixed and all(map(torch.any, fixed)) and all(map(torch.equal, fixed, found))
     check_layers(wrap, shares, read=read)
-
-
-def detectron2_gradients(sizes):
-    """Every layer, as detectron2 wraps its models, in processes that it has started."""
-    from ilm_plugins.frameworks.detectron2.train import create_ddp_model
-
-    torch.set_num_threads(1)
-    check_layers(lambda model: create_ddp_model(model, broadcast_buffers=False), [sizes])
 
 
 # ---- statistics of all processes
@@ -383,38 +373,6 @@ def detectron2_synchronized():
     leave_group()
 
 
-HEAD = {
-    "type": "Shared4Conv1FCBBoxHead",
-    "in_channels": 8,
-    "conv_out_channels": 32,
-    "fc_out_channels": 16,
-    "num_classes": 3,
-    "roi_feat_size": 3,
-}
-NORM_CFGS = {
-    "ILMGN": {"type": "ILMGN", "num_groups": 4, "key_group_size": 8},
-    "EN": {"type": "EN", "reduction": 8},
-}
-
-
-class BoxHead(nn.Module):
-    """mmdet's box head, whose two outputs are one."""
-
-    def __init__(self, key):
-        super().__init__()
-        import mmdet.models  # noqa: F401 - registers the head
-        from mmengine.registry import MODELS
-
-        import ilm_plugins  # noqa: F401 - registers the norms
-
-        torch.manual_seed(0)
-        with MODELS.switch_scope_and_registry("mmdet") as registry:
-            self.head = registry.build({**HEAD, "norm_cfg": NORM_CFGS[key]}).double()
-
-    def forward(self, rois):
-        return torch.cat(self.head(rois), 1)
-
-
 def openmmlab_synchronized(rank, port):
     """Each such layer with statistics of all processes, by a norm_cfg, under MMEngine's DDP."""
     from mmcv.cnn import build_norm_layer
@@ -429,18 +387,6 @@ def openmmlab_synchronized(rank, port):
     for key, sizes in itertools.product(SYNCHRONIZED, ((3, 3), (5, 1), (4, 0))):
         check_synchronized(MMDistributedDataParallel, sizes, key, make=make)
     leave_group()
-
-
-def openmmlab_gradients(rank, port):
-    """Box heads of mmdet's, in two processes, with their shares of some regions of interest."""
-    from mmengine.model import MMDistributedDataParallel
-
-    join(rank, 2, port)
-
-    def wrap(model):
-        return MMDistributedDataParallel(model, broadcast_buffers=False)
-
-    check_layers(wrap, ((3, 3), (5, 1), (4, 0)), NORM_CFGS, BoxHead, maps=(8, 3))
 
 
 # ---- signals

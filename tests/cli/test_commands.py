@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -130,7 +131,7 @@ def test_a_package_that_a_command_needs_later_is_named(capsys):
 
 def test_progress_says_what_is_done_and_left(capsys, monkeypatch):
     now = iter([0.0, 1.0, 3.0, 5.0, 14.0, 20.0])
-    monkeypatch.setattr(command.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=lambda: next(now)))
     assert list(command.progress([[1] * 4] * 5, 20)) == [[1] * 4] * 5
     # At 3 and 14 seconds: not yet at 1, too soon at 5, done at 20.
     lines = ["8 of 20 images, 4 s left", "16 of 20 images, 4 s left"]
@@ -142,7 +143,7 @@ def test_make_shapes_says_how_many_images_are_done(tmp_path, capsys, monkeypatch
         "ilm_plugins.cli.make_shapes", reason="needs the extra ilm_plugins[data]"
     )
     now = iter(range(0, 1000, 5))
-    monkeypatch.setattr(command.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=lambda: next(now)))
     options = ["--num-training", "2", "--num-validation", "1", "--size", "64"]
     assert make_shapes.main(["--root", str(tmp_path), *options]) == 0
     out, err = capsys.readouterr()

@@ -123,7 +123,7 @@ def test_test_dev_in_the_servers_format(datasets, tmp_path):
     for kind, key in (("bbox", "bbox"), ("segm", "segmentation")):
         found = json.loads((tmp_path / f"results.{kind}.json").read_text())
         assert found and {one["image_id"] for one in found} <= images
-        assert all(one[key] and one["score"] >= 0 for one in found)
+        assert all(one[key] for one in found)
 
 
 @pytest.mark.parametrize(

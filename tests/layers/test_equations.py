@@ -70,13 +70,6 @@ def test_ratios_equal_the_transcription_and_leave_the_layer_alone(name, training
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["SN", "SN-GN"])
-def test_switch_norms_ratios_are_the_softmaxes_of_its_logits(name):
-    layer = randomized(CASES[name][0])
-    expected = [transcription.softmax(w) for w in (layer.mean_weight, layer.var_weight)]
-    torch.testing.assert_close(layer.ratios(), torch.stack(expected), rtol=1e-12, atol=0)
-
-
 @pytest.mark.parametrize("name", ["ILMGN", "ILMGN-key-groups-across-groups", "AssocNorm"])
 def test_rescaling_is_what_the_transcription_rescales_by(name):
     make, transcribed = CASES[name]
@@ -127,14 +120,6 @@ def test_ins_row_and_column_of_the_correlations_are_zero():
     used = layer.expand.weight.grad.any(0).view(3, 3)
     assert layer.normalizers[0] == "IN"
     assert used.tolist() == [[False] * 3, [False, True, True], [False, True, True]]
-
-
-def test_ratios_start_uniform_and_can_learn():
-    layer = ExemplarNorm(64)
-    x = torch.randn(5, 64, 3, 3)
-    torch.testing.assert_close(layer.ratios(x), torch.full((5, 3), 1 / 3))
-    layer(x).square().sum().backward()
-    assert layer.ratio.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("name", MIXTURES)
@@ -207,3 +192,14 @@ def test_identity_of_attentive_norm(num_affine, backend):
     y.square().sum().backward()
     gradient = layer.attention.weight.grad
     assert gradient.abs().amax(1).min() > 0 and len(gradient.unique(dim=0)) == num_affine
+
+
+def test_attentive_norms_box_head():
+    # The authors' Mask R-CNN has 45.91 M parameters without norms in FPN and heads, and 45.96 M
+    # with GN in FPN and mask head, and AN in the box head, whose GN has no weights there;
+    # convolutions before a norm have no bias.
+    pairs, plain = (10, 10, 20, 20), 8 + 4
+    counts = [sum(p.numel() for p in AttentiveNorm(256, num_affine=k).parameters()) for k in pairs]
+    assert counts == [k * (3 * 256 + 1) + 2 * 256 for k in pairs]
+    added = sum(counts) - len(pairs) * 2 * 256 + plain * 2 * 256 - (len(pairs) + plain) * 256
+    assert round(added / 1e6, 2) == round(45.96 - 45.91, 2)

@@ -187,27 +187,6 @@ def test_script_is_refused_in_one_line(name):
         assert "torch.jit.trace(model, example)" in message
 
 
-def with_traced_norms(model):
-    """The way of docs/interoperability.md to script a model around traced layers."""
-    model = copy.deepcopy(model).eval()
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, AdaptiveNorm):
-                example = torch.zeros(2, child.num_channels, 3, 3)
-                setattr(parent, name, torch.jit.trace(child, example))
-    return model
-
-
-@pytest.mark.parametrize("name", [pytest.param("ILMGN", marks=pytest.mark.wide), "EN"])
-def test_a_model_is_scripted_around_traced_layers(name):
-    model = resnet(NORMS[name])
-    model(torch.randn(2, 3, 64, 64))
-    scripted = reloaded(torch.jit.script(with_traced_norms(model)))
-    x = torch.randn(3, 3, 40, 56)
-    torch.testing.assert_close(scripted(x), in_float64(model.eval(), x), rtol=1e-4, atol=1e-4)
-    assert list(scripted.state_dict()) == list(model.state_dict())
-
-
 # ---- torch.compile
 
 

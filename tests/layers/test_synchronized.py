@@ -80,14 +80,6 @@ def test_a_deep_copy_has_the_same_process_group(key):
         torch.save(model, io.BytesIO())
 
 
-@pytest.mark.parametrize("key", SYNCHRONIZED)
-def test_torchs_conversion_to_syncbn_leaves_the_layers(key):
-    model = nn.Sequential(NORMS[key](32), nn.BatchNorm2d(32))
-    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    assert converted[0] is model[0] and type(converted[1]) is nn.SyncBatchNorm
-    assert converted[0].sync is False
-
-
 def test_statistics_of_few_values_leave_the_running_ones():
     """As a tensor, the count must not be read by the host, and has the same effect as an int."""
     for count in (0, 1, 2):

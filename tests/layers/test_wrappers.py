@@ -1,4 +1,4 @@
-"""What wraps a model to train it: torch.func, checkpointed activations, DDP and FSDP."""
+"""What wraps a model to train it: torch.func and checkpointed activations."""
 
 import copy
 
@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cases import every_layer, inputs, modes, randomized
 from ilm_plugins import NORMS
-from workers import SHARDED, own_gradients, without
+from workers import own_gradients
 
 C = 64
 
@@ -61,58 +61,6 @@ def test_gradients_of_each_sample(name):
         assert_same({n: g[i] for n, g in together.items()}, own_gradients(layer))
 
 
-# ---- checkpointed activations
-
-
-@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
-@pytest.mark.parametrize("name", [*NORMS, "BN"])
-def test_checkpointed_activations(name, reentrant):
-    """Gradients stay; running statistics see the batch twice, as BatchNorm's do."""
-    plain = build({**NORMS, "BN": nn.BatchNorm2d}[name])
-    checkpointed, twice = copy.deepcopy(plain), copy.deepcopy(plain)
-    x = inputs(4, 3, 8, 8, dtype=torch.float32).requires_grad_()
-    expected, actual = plain(x), checkpoint(checkpointed, x, use_reentrant=reentrant)
-    assert_same(actual, expected)
-    for y in (expected, actual):
-        y.square().sum().backward()
-    assert_same(own_gradients(checkpointed), own_gradients(plain))
-    for _ in range(2):
-        twice(x)
-    assert_same(dict(checkpointed.named_buffers()), dict(twice.named_buffers()))
-
-
-# ---- distributed training, of one process
-
-
-def full(tensor):
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-WRAPPERS = {
-    "DDP": nn.parallel.DistributedDataParallel,
-    **{kind: wrap for kind, (wrap, _) in SHARDED.items()},
-}
-
-
-@pytest.mark.parametrize("kind", WRAPPERS)
-@every_layer
-def test_a_step_of_distributed_training(name, kind, process_group):
-    if lacking := without(kind):
-        pytest.skip(lacking)
-    plain = build(NORMS[name])
-    wrapped = WRAPPERS[kind](copy.deepcopy(plain))
-    x = inputs(4, 3, 8, 8, dtype=torch.float32)
-    for model in (plain, wrapped):
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-        for _ in range(2):
-            optimizer.zero_grad()
-            model(x).square().sum().backward()
-            optimizer.step()
-    for expected, actual in zip(plain.parameters(), wrapped.parameters(), strict=True):
-        assert_same(full(actual).detach().view_as(expected), expected.detach())
-    assert_same([full(b) for b in wrapped.buffers()], list(plain.buffers()))
-
-
 @pytest.mark.parametrize("name", ["EN", "SN", "SSN"])
 def test_forward_mode_over_parameters_uses_the_batch(name):
     layer = randomized(lambda: NORMS[name](64), torch.float64)
@@ -132,3 +80,23 @@ def test_forward_mode_over_parameters_uses_the_batch(name):
     torch.testing.assert_close(y, run(parameters))
     difference = (moved(1e-6) - moved(-1e-6)) / 2e-6
     torch.testing.assert_close(tangent, difference, rtol=1e-5, atol=1e-6)
+
+
+# ---- checkpointed activations
+
+
+@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
+@pytest.mark.parametrize("name", [*NORMS, "BN"])
+def test_checkpointed_activations(name, reentrant):
+    """Gradients stay; running statistics see the batch twice, as BatchNorm's do."""
+    plain = build({**NORMS, "BN": nn.BatchNorm2d}[name])
+    checkpointed, twice = copy.deepcopy(plain), copy.deepcopy(plain)
+    x = inputs(4, 3, 8, 8, dtype=torch.float32).requires_grad_()
+    expected, actual = plain(x), checkpoint(checkpointed, x, use_reentrant=reentrant)
+    assert_same(actual, expected)
+    for y in (expected, actual):
+        y.square().sum().backward()
+    assert_same(own_gradients(checkpointed), own_gradients(plain))
+    for _ in range(2):
+        twice(x)
+    assert_same(dict(checkpointed.named_buffers()), dict(twice.named_buffers()))

@@ -19,7 +19,6 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, METRICS, PARAM_SCHEDULERS
 from PIL import Image
 from torch.utils.data import DataLoader
 
-import fresh
 from feature_maps import OPTIONS, convolutions
 from ilm_plugins.cli import train_net
 from ilm_plugins.errors import UserError
@@ -141,9 +140,11 @@ def test_a_killed_run_resumes_to_the_same_weights(root, command, tmp_path, optio
         assert train_net.main(command(*options, out=whole, opts=opts)) == 0
         hooks = f"custom_hooks=[{ema}, {{'type': 'Kill'}}]"
         words = command(*options, out=killed, opts=[*opts, hooks], config=config)
-        done = fresh.run(
+        done = subprocess.run(
             [sys.executable, root / "tools" / "train_net.py", *words],
-            env={**os.environ, "PYTHONPATH": f"{root}:{tmp_path}"},
+            env={**os.environ, "PYTHONPATH": f"{root}:{tmp_path}", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
         # In the middle of the second epoch of eight.

@@ -182,7 +182,9 @@ def test_weights_of_which_torch_makes_no_tensors(load, suffix, value):
         ("catalog://nowhere", "'catalog://nowhere' cannot be fetched: .*; set MODEL.WEIGHTS"),
     ],
 )
-def test_weights_that_cannot_be_reached(path, words):
+def test_weights_that_cannot_be_reached(path, words, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match=words):
         Checkpointer(torch.nn.Linear(2, 2)).load(path)
 

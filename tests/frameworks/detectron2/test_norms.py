@@ -16,8 +16,6 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_model
 from detectron2.modeling.backbone.fpn import FPN
 from detectron2.modeling.meta_arch.fcos import FCOSHead
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
-from detectron2.modeling.roi_heads import build_box_head, build_mask_head
-from detectron2.projects.deeplab import add_deeplab_config
 
 import fresh
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm
@@ -127,19 +125,6 @@ def test_resnet_and_fpn(key):
         assert level.shape[1] == 64 and level.isfinite().all()
 
 
-@every_key
-def test_box_and_mask_head(key):
-    cfg = get_cfg()
-    cfg.MODEL.ROI_BOX_HEAD.merge_from_list(
-        ["NAME", "FastRCNNConvFCHead", "NUM_CONV", 4, "NUM_FC", 1, "NORM", key, "CONV_DIM", 64]
-    )
-    cfg.MODEL.ROI_MASK_HEAD.merge_from_list(["NUM_CONV", 2, "NORM", key, "CONV_DIM", 64])
-    shape = ShapeSpec(channels=32, height=7, width=7)
-    for head, number in ((build_box_head(cfg, shape), 4), (build_mask_head(cfg, shape), 2)):
-        assert classes_of(head) == {NORMS[key]}
-        assert sum(type(m) is NORMS[key] for m in head.modules()) == number
-
-
 def retinanet_head(norm, levels=3, kind=RetinaNetHead):
     options = {"num_anchors": 3} if kind is RetinaNetHead else {}
     return kind(
@@ -241,40 +226,6 @@ def test_levels_share_parameters_and_keep_their_own_running_statistics(key):
     other.load_state_dict(head.state_dict())
     for a, b in zip(head.eval()(features)[0], other.eval()(features)[0], strict=True):
         torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize("key", ["ILMGN", "EN"])
-def test_semantic_fpn_head(key):
-    from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
-
-    head = SemSegFPNHead(
-        {f"p{i}": ShapeSpec(channels=32, stride=2**i) for i in (2, 3)},
-        num_classes=5,
-        conv_dims=64,
-        common_stride=4,
-        norm=key,
-    )
-    assert classes_of(head) == {NORMS[key]}
-
-
-@pytest.mark.parametrize("key", ["ILMGN", "EN"])
-@pytest.mark.parametrize("name", ["DeepLabV3Head", "DeepLabV3PlusHead"])
-def test_deeplab_heads(key, name):
-    from detectron2.modeling import build_sem_seg_head
-
-    cfg = get_cfg()
-    add_deeplab_config(cfg)
-    cfg.MODEL.SEM_SEG_HEAD.merge_from_list(
-        ["NAME", name, "NORM", key, "IN_FEATURES", ["res2", "res5"], "CONVS_DIM", 64]
-    )
-    cfg.MODEL.SEM_SEG_HEAD.merge_from_list(
-        ["PROJECT_FEATURES", ["res2"], "PROJECT_CHANNELS", [32], "ASPP_CHANNELS", 64]
-    )
-    if name == "DeepLabV3Head":
-        cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res5"]
-    shapes = {"res2": ShapeSpec(channels=32, stride=4), "res5": ShapeSpec(channels=64, stride=16)}
-    head = build_sem_seg_head(cfg, shapes)
-    assert classes_of(head) == {NORMS[key]}
 
 
 def test_options_ride_in_the_string():

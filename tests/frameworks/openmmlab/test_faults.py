@@ -107,6 +107,7 @@ def test_settings_that_nobody_foresaw(
     config, tmp_path, capfd, monkeypatch, settings, status, words
 ):
     monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     opts = ["train_cfg.max_iters=2", *settings]
     line = error_line(command(config, out=tmp_path, opts=opts), capfd, status)
     assert f"unexpected {words}" in line and "report it with the output of" in line

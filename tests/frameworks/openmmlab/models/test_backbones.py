@@ -70,7 +70,7 @@ def test_shapes_of_all_stages():
     assert shapes(build("CifarResNet", depth=20), 32) == [(2, 64, 8, 8)]
 
 
-def test_a_step_moves_every_parameter_of_an_en_network():
+def test_every_parameter_of_an_en_network_gets_a_gradient():
     torch.manual_seed(0)
     model = MODELS.build({"type": "CifarResNet", "depth": 20, "norm_cfg": EN_16})
     model.train()(torch.randn(4, 3, 32, 32))[0].square().mean().backward()
