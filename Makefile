@@ -5,9 +5,12 @@ BIN := $(VENV)/bin
 # Wheels that were built here, by what they depend on.
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ilm_plugins/wheels
 define ALIKE
-import hashlib, platform, sys, torch
+import hashlib, os, platform, sys, torch
 packages = hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest()[:12]
-kind = "cuda" if torch.cuda.is_available() else "cpu"
+cuda, gpus = torch.cuda, range(torch.cuda.device_count())
+of_gpus = {"sm%d%d" % cuda.get_device_capability(i) for i in gpus} if cuda.is_available() else set()
+asked = [os.environ[name] for name in ("FORCE_CUDA", "TORCH_CUDA_ARCH_LIST") if name in os.environ]
+kind = "-".join((*sorted(of_gpus), *asked)).replace(" ", "_") or "cpu"
 python = "cp%d%d" % sys.version_info[:2]
 print("-".join((python, platform.machine(), "torch" + torch.__version__, kind, packages)))
 endef
@@ -75,18 +78,18 @@ bench: install install-detectron2
 
 # Without --platform, pip would take compiled wheels for this machine's Python.
 bundle:
-	rm -rf $(BUNDLE)/wheels
-	mkdir -p $(BUNDLE)/wheels
+	rm -rf "$(BUNDLE)/wheels"
+	mkdir -p "$(BUNDLE)/wheels"
 	$(PYTHON) -m pip download --progress-bar off --no-deps --only-binary=:all: --python-version 3.10 \
-		--implementation py --abi none --platform any -d $(BUNDLE)/wheels -r requirements/bundle.txt
+		--implementation py --abi none --platform any -d "$(BUNDLE)/wheels" -r requirements/bundle.txt
 	set -e; openmmlab=$$(mktemp); trap 'rm -f "$$openmmlab"' EXIT; \
 	grep -hE "mmcv=|mmengine=|mmpretrain=" requirements/*.txt > "$$openmmlab"; \
-	$(PYTHON) -m pip wheel --progress-bar off --no-cache-dir --no-deps -w $(BUNDLE)/wheels -r "$$openmmlab"
-	$(if $(DATA),mkdir -p $(BUNDLE)/data && cp -rL $(IMAGES) $(BUNDLE)/data)
-	du -sh $(BUNDLE)/*
+	$(PYTHON) -m pip wheel --progress-bar off --no-cache-dir --no-deps -w "$(BUNDLE)/wheels" -r "$$openmmlab"
+	$(if $(DATA),mkdir -p "$(BUNDLE)/data" && cp -rL $(IMAGES) "$(BUNDLE)/data")
+	du -sh "$(BUNDLE)"/*
 
 gpu:
-	$(PYTHON) -m benchmarks.gpu --bundle $(BUNDLE) $(if $(MINUTES),--minutes $(MINUTES)) $(GPU)
+	$(PYTHON) -m benchmarks.gpu --bundle "$(BUNDLE)" $(if $(MINUTES),--minutes $(MINUTES)) $(GPU)
 
 test: lint install install-test install-detectron2 $(MMCV)
 	$(PYTEST) -m "not wide and not long" --durations 10
@@ -117,16 +120,16 @@ format: install
 install: $(VENV)/.installed
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or \
+		sys.exit("error: $(PYTHON) is Python %d.%d; give one of 3.10 to 3.13, PYTHON=..." % v)'
+	$(PYTHON) -m venv $(VENV) || { rm -f $@; exit 1; }
 
-# Whether the C kernels are in: built with or without, a change builds them again.
-KERNELS := $(VENV)/.kernels-$(if $(filter 1,$(ILM_PLUGINS_WITHOUT_C)),without,with)
+# Where the C kernels are missing, or not wanted, they are built or removed.
+ifneq ($(if $(wildcard ilm_plugins/ops/cpu/kernels.so),,1),$(filter 1,$(ILM_PLUGINS_WITHOUT_C)))
+.PHONY: $(VENV)/.installed
+endif
 
-$(KERNELS): | $(BIN)/python
-	rm -f $(VENV)/.kernels-*
-	touch $@
-
-$(VENV)/.installed: requirements/base.txt setup.py pyproject.toml $(KERNELS) \
+$(VENV)/.installed: requirements/base.txt setup.py pyproject.toml \
 		$(wildcard ilm_plugins/ops/cpu/*.[ch]) | $(BIN)/python
 	$(BIN)/pip install --progress-bar off -r requirements/base.txt
 	$(BIN)/pip install --no-deps --no-build-isolation -e .
@@ -177,8 +180,8 @@ $(VENV)/.mmcv-lite: $(VENV)/.openmmlab-packages requirements/mmcv.txt
 
 # The compiled mmcv beside the environment, for the wide tests alone: on PYTHONPATH it comes first.
 $(VENV)/.mmcv-compiled: $(VENV)/.openmmlab-packages requirements/mmcv.txt
-	rm -rf $(COMPILED)
-	$(compile_mmcv); $(BIN)/pip install --no-index --no-deps --target $(COMPILED) "$$wheels"/*.whl
+	rm -rf "$(COMPILED)"
+	$(compile_mmcv); $(BIN)/pip install --no-index --no-deps --target "$(COMPILED)" "$$wheels"/*.whl
 	touch $@
 
 docs: install install-test

@@ -7,6 +7,7 @@ import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import rmtree
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -73,10 +74,20 @@ class BuildKernels(build_ext):
 class PlatformWheel(bdist_wheel):
     """A wheel for every Python: the library does not know it."""
 
+    def run(self):
+        # Files of an earlier build, which the package may no longer have, would be packed, too.
+        rmtree(self.get_finalized_command("build").build_lib, ignore_errors=True)
+        super().run()
+
     def get_tag(self):
         return "py3", "none", super().get_tag()[2]
 
 
+if not Path("ilm_plugins", ".mim", "configs").is_dir():
+    raise SystemExit(
+        "error: ilm_plugins/.mim/configs is no link to configs/; take the sources by git, or as a "
+        ".tar.gz, since some programs unpack links of a .zip as text"
+    )
 kernels = Extension(
     "ilm_plugins.ops.cpu.kernels",
     sources=[str(FOLDER / "kernels.c")],

@@ -230,14 +230,21 @@ def replace_norms(part: Any, norm_cfg: dict) -> None:
 
 
 def default_norm(kind: str) -> str | None:
-    """Return the type of the norm that a registered class of OpenMMLab has by default."""
+    """Return the type of the norm that a registered class of OpenMMLab has by default.
+
+    A constructor without ``norm_cfg`` may pass it to its base class, among its **kwargs.
+    """
     from mmengine.registry import MODELS
 
     with MODELS.switch_scope_and_registry(None) as registry:
         cls = registry.get(kind)
-    parameter = inspect.signature(cls).parameters.get("norm_cfg") if cls else None
-    default = parameter.default if parameter else None
-    return default.get("type") if isinstance(default, dict) else None
+    for base in cls.__mro__ if cls else ():
+        parameters = inspect.signature(base).parameters
+        default = parameters["norm_cfg"].default if "norm_cfg" in parameters else None
+        passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        if default is not None or not passes_on:
+            return default.get("type") if isinstance(default, dict) else None
+    return None
 
 
 def classification_loss(model: nn.Module) -> Tensor:

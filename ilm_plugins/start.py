@@ -10,6 +10,9 @@ program = Path(*sys.argv[:1])
 if program.name == "-m":  # so Python calls it until it has found the module
     is_command = "ilm_plugins" in sys.orig_argv
 else:
-    is_command = program.resolve().parent == Path(__file__).parents[1] / "tools"
+    try:
+        is_command = program.resolve().parent == Path(__file__).parents[1] / "tools"
+    except OSError:  # the working directory was removed
+        is_command = False
 if is_command and "torch" not in sys.modules:
     print("importing torch ...", file=sys.stderr, flush=True)

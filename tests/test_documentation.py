@@ -537,6 +537,7 @@ def test_options_for_other_widths():
         ("torchvision", "resnet18", "norm_layer"),
         ("torchvision", "shufflenet_v2_x0_5", "convert"),
         ("timm", "deit_tiny_patch16_224", "no"),
+        pytest.param("mmpretrain", "seresnet/seresnet50*", "norm_cfg", marks=pytest.mark.wide),
     ],
 )
 def test_ways_of_giving_families_a_norm(library, family, way):

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 
@@ -51,6 +52,11 @@ def wheel_of(source, folder, **variables):
 def plain(source, tmp_path_factory):
     """A folder with the wheel without kernels; its tag, names and metadata."""
     folder = tmp_path_factory.mktemp("plain")
+    of_platform = f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+    for kind in ("lib", of_platform):  # where an earlier build has left a module
+        left = source / "build" / kind / "ilm_plugins"
+        left.mkdir(parents=True)
+        (left / "removed.py").touch()
     return folder, *wheel_of(source, folder, ILM_PLUGINS_WITHOUT_C="1")
 
 
@@ -62,11 +68,19 @@ def test_the_wheel_needs_torch_and_wrapt_alone(source, plain):
     assert {line.split()[1].rstrip("<>=.0123456789") for line in hard} == {"torch", "wrapt"}
     assert "License-Expression: Apache-2.0" in lines
     modules = {str(p.relative_to(source)) for p in (source / "ilm_plugins").rglob("*.py")}
-    assert modules <= set(names)
+    assert modules <= set(names) and "ilm_plugins/removed.py" not in names
     assert "ilm_plugins/reproduction/papers.json" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"ilm_plugins"}
     assert tag == "py3-none-any"
     assert not [name for name in names if name.endswith(".so")]
+
+
+def test_sources_whose_link_became_a_text_are_refused(source, tmp_path):
+    link = tmp_path / "ilm_plugins" / ".mim" / "configs"
+    link.parent.mkdir(parents=True)
+    link.write_text("../../configs")
+    printed = run(sys.executable, source / "setup.py", "--version", fails=True, cwd=tmp_path)
+    assert "error: ilm_plugins/.mim/configs is no link to configs/" in printed
 
 
 def test_version_and_authors_are_the_same_everywhere(root, plain):

@@ -37,7 +37,8 @@ def report() -> str:
     version of each framework, where detectron2's, mmcv's and MMEngine's lines also list those of
     this package's norms that they know.
     """
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = [torch.cuda.get_device_name(i) for i in range(count)]
     cuda = f"{torch.version.cuda}, {', '.join(gpus)}" if gpus else "not available"
     lines = [
         f"ilm_plugins  {__version__}",

@@ -223,7 +223,7 @@ def check_processes(args: argparse.Namespace) -> None:
             the machine's rank is out of range; ``--dist-url`` is not tcp://HOST:PORT for several
             machines; or an option does not suit the launcher (:func:`check_launcher`).
     """
-    available = torch.cuda.device_count()
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if args.num_gpus is None:
         args.num_gpus = min(1, available)
     if not 0 <= args.num_gpus <= available:

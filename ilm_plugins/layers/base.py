@@ -13,6 +13,9 @@ from .options import check_dtype, check_known
 #: Methods whose results ``network`` describes.
 EQUATIONS = {"rescale", "statistics", "predict", "decode", "_ratios", "_normalize_means"}
 
+#: Modules with initializers that give all weights within a norm a value meant for its own.
+INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
+
 
 class AdaptiveNorm(nn.GroupNorm):
     """A normalization whose scale and shift are computed from the input's moments.
@@ -88,6 +91,17 @@ class AdaptiveNorm(nn.GroupNorm):
                 nn.init.constant_(tensors[name], self.initial_values[name])
         for child in self.children():
             child.reset_parameters()
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> "AdaptiveNorm":
+        """Call ``fn`` on the layer's child modules and the layer, as nn.Module does; return self.
+
+        But MMEngine's and mmcv's initializers get the layer alone. That of ``zero_init_residual``
+        would set the networks' weights, too, to 0, and so end their learning.
+        """
+        if fn.__module__ in INITIALIZERS:
+            fn(self)
+            return self
+        return super().apply(fn)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x (N, C, *); the output has x's shape, dtype and memory layout.

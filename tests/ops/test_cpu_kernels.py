@@ -339,13 +339,20 @@ def test_a_library_of_older_sources_is_refused(monkeypatch):
 
 def test_without_the_library_one_warning_says_so(without_library):
     layer, x = ILMGroupNorm(64), torch.randn(2, 64, 3, 3)
-    with pytest.warns(UserWarning, match="installed without a C compiler"):
+    with pytest.warns(UserWarning, match=r"this checkout has no .*, or run from another folder"):
         layer(x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         layer(x)
-    with use_backend("cpu"), pytest.raises(RuntimeError, match="'cpu' is forced: the package was"):
+    with use_backend("cpu"), pytest.raises(RuntimeError, match="'cpu' is forced: this checkout"):
         layer(x)
+
+
+def test_an_installed_package_without_the_library_says_how_to_install(
+    without_library, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(cpu, "__file__", str(tmp_path / "ilm_plugins/ops/cpu/__init__.py"))
+    assert "installed without a C compiler; install a compiler" in cpu.load_problem()
 
 
 def test_a_library_of_another_system_gives_a_warning(without_library, monkeypatch):

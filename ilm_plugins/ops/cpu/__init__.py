@@ -109,10 +109,15 @@ class _Table(ctypes.Structure):
 @functools.cache
 def load_problem() -> str | None:
     """Return why the C kernels cannot be loaded, with advice; None if they can."""
+    if not LIBRARY.exists() and Path(__file__).parents[3].joinpath("setup.py").exists():
+        return (
+            "this checkout has no compiled C kernels; install a compiler, such as gcc, and run "
+            "'pip install -e .' in the checkout, or run from another folder than the checkout"
+        )
     if not LIBRARY.exists():
         return (
             "the package was installed without a C compiler; install a compiler, such as gcc, and "
-            "the package again"
+            "the package again, by pip install --force-reinstall --no-deps --no-cache-dir"
         )
     try:
         _library()

@@ -1,6 +1,7 @@
 """The keys in mmcv's registries: of OneDL's and upstream's mmcv 2.x, and of mmcv 1.x."""
 
 import copy
+import importlib
 import os
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from torch import nn
 import fresh
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm, surgery
 from ilm_plugins.frameworks.openmmlab import norms
+from ilm_plugins.layers.options import automatic
 
 WITH_RUNNING_STATISTICS = "EN", "SN", "SSN"
 
@@ -145,6 +147,27 @@ def test_initializers_of_other_layers_leave_the_networks_alone(key):
     initialize(model, {"type": "Constant", "layer": ["Conv1d", "Linear"], "val": 3, "bias": 2})
     assert all((m.weight == 3).all() and (m.bias == 2).all() for m in model[:2])
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("package", ["mmseg", "mmdet"])
+@pytest.mark.parametrize("key", NORMS)
+def test_a_residual_that_starts_at_zero_leaves_the_networks_alone(key, package):
+    """mmseg's and mmdet's ResNets, without init_cfg, set each block's last norm to 0."""
+    pytest.importorskip(package, reason="needs OpenMMLab: make install-openmmlab")
+    backbones = importlib.import_module(f"{package}.models.backbones")
+    cfg = {"type": key, **automatic(NORMS[key])}
+    one = {"num_stages": 1, "strides": (1,), "dilations": (1,), "out_indices": (0,)}
+    model = backbones.ResNet(18, **one, norm_cfg=cfg)
+    before = copy.deepcopy(model.state_dict())
+    model.init_weights()
+    for block in model.layer1:
+        assert not block.norm2.weight.any() and block.norm1.weight.any()
+        networks = {n: p for n, p in block.named_parameters() if n.startswith("gn")}
+        networks = {n: p for n, p in networks.items() if n.count(".") == 2}
+        assert bool(networks) == (key not in ("SN", "SSN"))
+        for name, parameter in networks.items():
+            full = f"layer1.{[*model.layer1].index(block)}.{name}"
+            assert torch.equal(parameter, before[full]), name
 
 
 @pytest.mark.parametrize("sync", [False, True])
