@@ -120,10 +120,9 @@ def paper_gain(better, worse):
 def quotes():
     """Page -> sentences in it, with figures of records."""
     norms = ("BN", "SN", "EN")
-    short = [f"en-5-ResNet20-{norm}-seed0-shortened-12-of-165-epochs" for norm in norms]
-    bn, sn, en = (figures(stem)["top-1"] for stem in short)
-    full = [figures(f"en-5-ResNet20-{norm}-seed0")["top-1"] for norm in ("BN", "EN")]
-    papers = [registry.find_cell(f"en-5 ResNet20/{norm}").paper[0] for norm in ("BN", "EN")]
+    bn, sn, en = full = [figures(f"en-5-ResNet20-{norm}-seed0")["top-1"] for norm in norms]
+    papers = [registry.find_cell(f"en-5 ResNet20/{norm}").paper[0] for norm in norms]
+    below = [paper - ours for paper, ours in zip(papers, full, strict=True)]
     facades = [
         figures(
             f"ilm-6-{norm}-IN-seed0-shortened-10-of-200-epochs-changed-custom_hooks-"
@@ -166,19 +165,20 @@ def quotes():
             + "the mean training image has {:.1f} ({:.1f}), {:.3f} and {:.1f}.".format(*mean),
         ],
         ROOT / "docs" / "reproduction" / "index.md": [
-            f"BN is {papers[0] - full[0]:.1f} % below the paper and EN {papers[1] - full[1]:.1f} %",
-            f"EN gains {full[1] - full[0]:.1f} % over BN here, {papers[1] - papers[0]:.1f} % in",
+            "BN is {:.1f} % below the paper, SN {:.1f} % and EN {:.1f} %,".format(*below),
+            f"SN gains {sn - bn:.1f} % over BN here, {papers[1] - papers[0]:.1f} % in the paper, "
+            f"and EN {en - bn:.1f} % and {papers[2] - papers[0]:.1f} %;",
         ],
         README: [
             f"box AP {gn['box AP']:.1f} and mask AP {gn['mask AP']:.1f} with GN, "
             f"{ilmgn['box AP']:.1f} and {ilmgn['mask AP']:.1f} with ILM+GN",
-            "ResNet-20 on CIFAR-10 re-encoded as JPEG, {:.1f} % with BN and {:.1f} % with EN; "
-            "the paper has {:.1f} % and {:.1f} % on the original images".format(*full, *papers),
+            "ResNet-20 on CIFAR-10 re-encoded as JPEG, {:.1f} % with BN, {:.1f} % with SN and "
+            "{:.1f} % with EN; the paper has {:.1f} %, {:.1f} % and {:.1f} % on the original images"
+            "".format(*full, *papers),
             f"{paper_gain('ilm-5 ILM+GN, batch 2', 'ilm-5 GN, batch 2'):+.1f} box AP for ILM+GN "
             "over GN in box heads (COCO), and for EN in ResNet-50 "
             f"{paper_gain('en-2 ResNet50/EN', 'en-2 ResNet50/BN'):+.1f} % top-1 over BN (ImageNet) "
             f"and {paper_gain('en-6 ADE20K/EN', 'en-6 ADE20K/SyncBN'):+.1f} mIoU over SyncBN",
-            f"{bn:.1f} % with BN, {sn:.1f} % with SN and {en:.1f} % with EN after 12 of 165",
             f"takes {min(steps):.2f} to {max(steps):.2f} times as long as with the plain norm",
             f"ResNet-50 with EN has {cost['parameters']:.2f} M parameters and "
             f"{cost['GFLOPs']:.3f} GFLOPs here, {paper[0]} M and {paper[1]} in the paper",
