@@ -13,6 +13,7 @@ import torch
 
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
+from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import SimpleTrainer
@@ -159,8 +160,15 @@ def test_several_processes_evaluate_as_one_does(trained, tmp_path):
 @pytest.mark.wide
 def test_processes_with_different_numbers_of_images_evaluate_a_lazy_config(root, lazy, tmp_path):
     """Four images are not divided equally by three."""
+    weights = tmp_path / "weights.pth"
+    torch.save({"model": instantiate(LazyConfig.load(lazy[1]).model).state_dict()}, weights)
     tool = [sys.executable, root / "tools" / "train_net.py", *lazy, "--num-processes", "3"]
-    argv = [*tool, "--eval-only", f"train.output_dir={tmp_path}", "train.init_checkpoint="]
+    argv = [
+        *tool,
+        "--eval-only",
+        f"train.output_dir={tmp_path}",
+        f"train.init_checkpoint={weights}",
+    ]
     done = subprocess.run(argv, env=ALONE, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(list(tmp_path.glob("log.txt*"))) == 3
