@@ -386,9 +386,9 @@ def evaluate_model(cfg: DictConfig, model: torch.nn.Module):
 
     Args:
         cfg: the config, with the evaluator and the test loader under ``dataloader``.
-        model: runs in evaluation mode; its mode is restored. It is not wrapped for several
-            processes, which may get different numbers of images: a wrapper's communication of
-            buffers at each of them would not end.
+        model: runs in evaluation mode; its mode is restored. It must not be wrapped for several
+            processes: the wrapper sends buffers at each image, and processes may get different
+            numbers of images.
     """
     if "evaluator" not in cfg.dataloader:
         return None

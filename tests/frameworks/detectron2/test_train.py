@@ -13,7 +13,6 @@ import torch
 
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
-from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import SimpleTrainer
@@ -22,6 +21,7 @@ from detectron2.model_zoo import get_config_file
 from faults import ALONE, error_line
 from feature_maps import OPTIONS, convolutions
 from ilm_plugins.cli import train_net
+from ilm_plugins.frameworks.detectron2 import train
 from ilm_plugins.frameworks.detectron2.checks import check, load_config
 from ilm_plugins.frameworks.detectron2.train import EVALUATORS, Float16Trainer, Trainer
 from runs import LAZY, NO_TEST, SHAPES
@@ -158,23 +158,6 @@ def test_several_processes_evaluate_as_one_does(trained, tmp_path):
 
 
 @pytest.mark.wide
-def test_processes_with_different_numbers_of_images_evaluate_a_lazy_config(root, lazy, tmp_path):
-    """Four images are not divided equally by three."""
-    weights = tmp_path / "weights.pth"
-    torch.save({"model": instantiate(LazyConfig.load(lazy[1]).model).state_dict()}, weights)
-    tool = [sys.executable, root / "tools" / "train_net.py", *lazy, "--num-processes", "3"]
-    argv = [
-        *tool,
-        "--eval-only",
-        f"train.output_dir={tmp_path}",
-        f"train.init_checkpoint={weights}",
-    ]
-    done = subprocess.run(argv, env=ALONE, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(list(tmp_path.glob("log.txt*"))) == 3
-
-
-@pytest.mark.wide
 def test_several_processes_over_gloo_from_the_command_line(root, datasets, tmp_path):
     opts = ["SOLVER.MAX_ITER", "2", *NO_TEST]
     argv = command("--num-processes", "2", out=tmp_path, opts=opts)
@@ -197,7 +180,7 @@ def test_the_model_zoos_gn_config_with_our_box_head_trains(datasets, tmp_path):
     assert ours == {f"roi_heads.box_head.conv{i}.norm" for i in (1, 2, 3, 4)}
 
 
-def test_lazy_config_trains_resumes_and_evaluates(datasets, lazy, tmp_path, capfd):
+def test_lazy_config_trains_resumes_and_evaluates(datasets, lazy, tmp_path, capfd, monkeypatch):
     out = f"train.output_dir={tmp_path / 'out'}"
     assert train_net.main([*lazy, out]) == 0
     assert train_net.main([*lazy, "--resume", out, "train.max_iter=3"]) == 0
@@ -214,6 +197,9 @@ def test_lazy_config_trains_resumes_and_evaluates(datasets, lazy, tmp_path, capf
     norm = "lambda channels: ilm_plugins.ILMGroupNorm(channels, key_group_size=8)"
     head = f"model.roi_heads.box_head.conv_norm = {norm}"
     Path(lazy[1]).write_text(f"import ilm_plugins\n{LAZY}\n{head}\n")
+    # Wrapped for several processes, the model would send buffers at each image, and processes may
+    # have different numbers of images.
+    monkeypatch.setattr(train, "create_ddp_model", lambda *_, **__: pytest.fail("it is wrapped"))
     assert train_net.main([*lazy, "--eval-only", out, weights]) == 0
     assert "copypaste: Task: bbox" in capfd.readouterr().out
     assert kept.read_bytes() == b"the training's"
