@@ -280,11 +280,12 @@ for _ in range(5):
         pytest.param("EN", {"reduction": 8}, marks=pytest.mark.wide),
         *(
             pytest.param(name, options, marks=pytest.mark.long)
-            for name, options in {
-                "ILMGN": {"num_groups": 4, "key_group_size": 2, "hidden": 5},
-                "AssocNorm": {"num_groups": 4, "num_key_groups": 16, "hidden": 5},
-                "AN": {"num_groups": 4, "num_affine": 7},
-            }.items()
+            for name, options in (
+                ("ILMGN", {"num_groups": 4, "key_group_size": 2, "hidden": 5}),
+                ("ILMGN", {"num_groups": 4, "key_group_size": 4}),
+                ("AssocNorm", {"num_groups": 4, "num_key_groups": 16, "hidden": 5}),
+                ("AN", {"num_groups": 4, "num_affine": 7}),
+            )
         ),
     ],
 )
