@@ -250,7 +250,7 @@ def _new_parameters(
 ) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
     """Yield name, old parameter and new parameter for each that a replacement changes.
 
-    Parameters of child modules, and those that old and new module share, are not among them.
+    Parameters of child modules, and parameters that both modules share, are left out.
     """
     for name, old_param in old._parameters.items():
         new_param = new._parameters.get(name)

@@ -33,7 +33,7 @@ def convert_state(
     The names of the tensors identify BatchNorm and the layers of the papers' released code. A
     weight and a bias alone may belong to a GroupNorm, an InstanceNorm or another module: they are
     converted only if ``match`` selects them. A state dict has no eps, number of groups or
-    normalizers: outputs stay the same only in layers with those of the original norms. A norm that
+    normalizers: set them as in the original norms, otherwise outputs change. A norm that
     cannot be converted stays, with the reason in the report, as do all norms if the layer's
     constructor refuses an option's value.
 
