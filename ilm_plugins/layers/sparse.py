@@ -92,7 +92,8 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         dtype = torch.promote_types(logits.dtype, torch.float32)
         fixed = torch.stack((self.mean_fixed, self.var_fixed)).to(dtype)
         ratios = sparsestmax(logits.to(dtype), self.radius.to(dtype))
-        return torch.where(fixed.any(1, keepdim=True), fixed, ratios)
+        # In an average of models the fixed ratios may be fractions, which do not sum to 1.
+        return torch.where((fixed == 1).any(1, keepdim=True), fixed, ratios)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
         """Return SN's tensors, with the logarithms of the ratios as logits.

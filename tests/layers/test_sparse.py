@@ -130,6 +130,17 @@ def test_ratios_that_are_1_are_fixed_by_the_next_radius():
     assert not layer.mean_fixed.any() and not layer.radius.any()
 
 
+def test_ratios_of_an_average_of_models_sum_to_1():
+    """Of one before and one after its ratios are fixed, where buffers are averaged, too."""
+    before, after = SparseSwitchNorm(CHANNELS), fixed_layer().float()
+    average = torch.optim.swa_utils.AveragedModel(before, use_buffers=True)
+    average.update_parameters(before)
+    average.update_parameters(after)
+    assert average.module.mean_fixed.tolist() == [0, 0, 0.5]
+    torch.testing.assert_close(average.module.ratios().sum(1), torch.ones(2))
+    assert torch.equal(after.ratios(), torch.tensor([[0.0, 0, 1]] * 2))
+
+
 def test_forward_passes_and_checkpointing_leave_radius_and_fixed_ratios_alone():
     x, found = inputs(3, CHANNELS, 4, 4).requires_grad_(), []
     for recompute in (False, True):
