@@ -21,8 +21,6 @@ def randomized(model, seed=0):
 #: 32 roundings of the largest value in float32: an output of a norm goes through some ten, those of
 #: its statistics among them, on either side of a comparison.
 SINGLE = 32 * 2**-24
-#: The same for a network, whose norms pass on the roundings of those before.
-NETWORK = 8 * SINGLE
 
 
 def change(before, after):

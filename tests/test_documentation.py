@@ -29,7 +29,7 @@ from ilm_plugins.layers.autoencoder import AutoencoderNorm
 from ilm_plugins.ops import cpu
 from ilm_plugins.reproduction import record, registry
 from runs import NEEDS
-from swaps import NETWORK, change, randomized
+from swaps import SINGLE, change, randomized
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -623,7 +623,7 @@ def test_the_way_to_convert_timms_norms_with_activations():
     exec(text, names)
     assert len(names["report"].converted) == 34 and not names["report"].left
     x = torch.randn(2, 3, 64, 64)
-    assert change(built[0](x), names["model"](x)) <= NETWORK
+    assert change(built[0](x), names["model"](x)) <= SINGLE
 
 
 def test_the_way_to_keep_the_kernels_in_a_compiled_model(monkeypatch, own_forward):

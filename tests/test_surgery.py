@@ -447,7 +447,7 @@ def test_tied_parameters_stay_tied(make, to):
 
 
 def test_all_parameters_of_an_sn_stay_tied_and_frozen():
-    """As those of the levels of a pyramid, in detectron2's RetinaNet."""
+    """In detectron2's RetinaNet, the levels of the pyramid share them."""
     a, b = SwitchNorm(32), SwitchNorm(32)
     for name in ("weight", "bias", "mean_weight", "var_weight"):
         setattr(b, name, getattr(a, name))

@@ -227,7 +227,7 @@ def run_dynamics(args: argparse.Namespace) -> str:
     steps = sort_by_step(args.checkpoint)
     for path in steps.values():
         if not Path(path).expanduser().is_file():
-            raise UserError(f"checkpoint {path!r} does not exist")
+            raise UserError(f"checkpoint {path!r} does not exist; give a file")
     inference, images, batches, folder = prepare(args)
     found = []
     for path in steps.values():

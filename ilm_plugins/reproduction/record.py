@@ -311,7 +311,7 @@ def collect(result: dict[str, Any], folder: Path) -> Path:
         keys = ("table", "cell", "seed", "planned")
         images = {old.get("images"), result.get("images")} - {None}
         same = all(old.get(key) == result.get(key) for key in keys) and len(images) < 2
-        same = same and settings(old) == settings(result)
+        same &= settings(old) == settings(result)
         partial = "unfinished" in old["label"] or NO_FIGURE in old["label"] or "diverged" in old
         if same and partial and old["run"] <= result["run"]:
             superseded.append(path)

@@ -61,9 +61,8 @@ def write(folder: Path) -> list[Path]:
 def by_cell(folder: Path) -> Groups:
     """Read a folder's records: id of each cell -> groups of its records.
 
-    Records of a group have the same label and the same :func:`.record.settings`; groups are in the
-    order of these, and the records of a group in that of their seeds. A missing folder has no
-    records.
+    Records of a group have the same label and the same :func:`.record.settings`. Groups are sorted
+    by these, and the records of a group by their seeds. A missing folder has no records.
 
     Raises:
         UserError: a JSON file in the folder is not a valid record.
@@ -182,9 +181,9 @@ def page(paper: str, groups: Groups, drawn: Collection[str]) -> str:
 def _table_lines(table: Table, groups: Groups) -> list[str]:
     """Return the Markdown lines of a table: its measures, the header, and rows for each cell.
 
-    A cell's first row has the paper's figures, beside those of its full recipe if that was run;
-    two rows if it was run on the original and on re-encoded images. A row follows for each group of
-    runs that differ from the recipe. At the end are reference scores, such as the mean image's.
+    A cell's first row has the paper's figures and, if its full recipe was run, ours; there are two
+    such rows if it was run on the original and on re-encoded images. A row follows for each group
+    of runs that differ from the recipe. At the end are reference scores, as of the mean image.
     """
     described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
     lines = [f"{' / '.join(described)}.", "", f"| {' | '.join(COLUMNS)} |"]

@@ -314,9 +314,9 @@ def _changes(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
         yield "the batch's statistics were those of all processes, and are each process's own"
     if not isinstance(new, MixtureNorm) or isinstance(old, AdaptiveNorm):
         return
-    if not isinstance(old, _BatchNorm) and new.frozen:
-        yield f"frozen, as {type(old).__name__} is; to train the layer, call its requires_grad_()"
     if not isinstance(old, _BatchNorm):
+        if new.frozen:
+            yield f"frozen, as {type(old).__name__} is; to train it, call its requires_grad_()"
         return
     if old.momentum is None:
         yield "running statistics were an average of all batches, and have momentum 0.1"

@@ -482,10 +482,10 @@ def test_how_a_process_was_ended_is_told(program, tmp_path, capsys):
 
 def test_progress_is_printed_from_the_start(program, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(running, "PROGRESS", 0.5)
-    program("echo of step 1; echo; sleep 3; exit 2")
+    program("echo of step 1; echo; sleep 3; echo of the end; exit 2")
     assert run(tmp_path, "en-5", "ResNet20/EN", "--epochs", "9") == 2
     log = tmp_path / "en-5" / "ResNet20-EN" / "seed0" / "output.log"
-    # Each line is printed once.
+    # What fails within PROGRESS seconds is not printed; each line is printed once.
     assert capsys.readouterr().out.splitlines() == [
         f"en-5 ResNet20/EN, seed 0: training 9 epochs; its log is {log}",
         "en-5 ResNet20/EN, seed 0: of step 1",

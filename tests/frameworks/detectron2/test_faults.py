@@ -445,7 +445,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(line_of, resumed, out):
 
 @pytest.mark.wide
 def test_a_log_that_cannot_grow_does_not_flood_the_terminal(datasets, out):
-    """Of several processes, each of which would print a traceback for each of its lines."""
+    """Each of several processes would print a traceback for each line of its log."""
     size = 2**30
     out.mkdir()
     for name in ("log.txt", "log.txt.rank1"):
