@@ -943,6 +943,25 @@ def test_a_state_dict_is_made_to_fit_a_model():
     assert torch.equal(back["head.1.weight"], state["module.head.1.weight"])
 
 
+class Scaled(nn.Module):
+    """A norm of the user's own, with the tensors of GroupNorm."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight, self.bias = (nn.Parameter(torch.zeros(channels)) for _ in range(2))
+
+
+def test_a_norm_of_the_users_own_is_not_taken_for_a_groupnorm(monkeypatch):
+    monkeypatch.setitem(NORMS, "Scaled", Scaled)
+    ours = small(Scaled)
+    for make, kind in ((GN4, "GN or IN"), (nn.BatchNorm2d, "BN")):
+        state = small(make).state_dict()
+        fitted, report = surgery.fit_state(state, ours)
+        words = f"{kind} does not become Scaled"
+        assert report.left.items() >= {"stem.1": words, "head.1": words}.items()
+        assert fitted.keys() == state.keys() and not report.converted
+
+
 class Versioned(nn.Module):
     """A module that takes a state dict without a version for an old one, as torchvision's do."""
 

@@ -330,8 +330,8 @@ def _is_synchronized(norm: nn.Module) -> bool:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Return whether a module is a plain norm, derives from one, or is a layer of this package."""
-    return isinstance(module, AdaptiveNorm) or _family(module) is not None
+    """Return whether a module is, or derives from, a plain norm or a layer of NORMS."""
+    return isinstance(module, tuple(NORMS.values())) or _family(module) is not None
 
 
 def _family(module: nn.Module) -> str | None:

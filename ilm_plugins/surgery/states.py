@@ -134,6 +134,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     state = unwrap_state(state, model)
     report, layers = Report(), _find_norms(state, model.state_dict())
     norms = {n: m for n, m in model.named_modules(remove_duplicate=False) if is_norm(m)}
+    own = {*NORMS.values()} - {NORMS[key] for key in SOURCE_NORMS}
     fitted = []
     for name, layer in norms.items():
         source = next((n for n in _names(name) if n in layers), None)
@@ -143,6 +144,9 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
                 report.note(_WITHOUT_TENSORS, name)
             continue
         tensors, kind = layers[source], kind_of(layer.state_dict())
+        if type(layer) in own:
+            report.left[source] = f"{kind_of(tensors)} does not become {type(layer).__name__}"
+            continue
         if kind_of(tensors) == kind:
             # A weight and a bias alone may be of any norm.
             if source not in norms and kind != "GN or IN":
