@@ -230,6 +230,56 @@ def test_frozen_norms_stay_frozen():
     assert all(torch.equal(b, statistics[n]) for n, b in model.named_buffers())
 
 
+def frozen_bn_of_transformers(channels):
+    """A module as transformers' DETR has, whose forward has its eps of 1e-5."""
+
+    def forward(self, x):
+        weight, bias, mean, var = (b.view(-1, 1, 1) for b in self.buffers())
+        return (x - mean) * (weight * (var + 1e-5).rsqrt()) + bias
+
+    module = "transformers.models.detr.modeling_detr"
+    contents = {"__module__": module, "forward": forward}
+    new = type("DetrFrozenBatchNorm2d", (nn.Module,), contents)()
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        new.register_buffer(name, torch.ones(channels))
+    return new
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        frozen_bn_of_transformers,
+        "transformers.models.detr.modeling_detr:DetrFrozenBatchNorm2d",
+        "transformers.models.rt_detr.modeling_rt_detr:RTDetrFrozenBatchNorm2d",
+    ],
+)
+def test_frozen_norms_of_transformers_become_frozen_en(make):
+    if isinstance(make, str):
+        pytest.importorskip("tokenizers", reason="needs transformers and tokenizers")
+        module, name = make.split(":")
+        make = getattr(pytest.importorskip(module, reason="needs transformers"), name)
+    model = small(make).double()
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    expected = model(x)
+    model, report = surgery.convert(model, "EN", reduction=16)
+    assert report.converted.keys() == {"stem.1", "head.1"} and not report.left
+    assert all(norm(model, name).frozen for name in report.converted)
+    assert change(expected, model(x)) <= 1e-10
+
+
+def test_what_is_named_like_a_norm_is_listed():
+    class RMSNorm(nn.Module):
+        pass
+
+    class PreNorm(nn.Sequential):
+        pass
+
+    model = nn.Sequential(RMSNorm(), PreNorm(RMSNorm(), nn.BatchNorm2d(32)))
+    _, report = surgery.convert(model, "EN")
+    assert report.left == dict.fromkeys(["0", "1.0"], "RMSNorm, but EN replaces BatchNorm")
+    assert report.converted.keys() == {"1.1"}
+
+
 # ---- which norms
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -42,13 +43,14 @@ PLAIN = {
 }
 #: The same for classes of the frameworks, by name, because no framework is imported here.
 PLAIN_BY_NAME = {
-    "detectron2.layers.batch_norm.FrozenBatchNorm2d": "BN",
-    "torchvision.ops.misc.FrozenBatchNorm2d": "BN",
     "mmengine.model.utils._BatchNormXd": "BN",
     "mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm": "BN",
     "mmcv.cnn.utils.sync_bn._BatchNormXd": "BN",
     "mmcv.utils.parrots_wrapper.SyncBatchNorm": "BN",
 }
+#: Packages whose classes named FrozenBatchNorm2d, or DetrFrozenBatchNorm2d and the like, compute
+#: BatchNorm from buffers, with an eps of 1e-5 if they have none.
+WITH_FROZEN_BN = {"detectron2", "torchvision", "transformers"}
 #: Classes of modules and parameters that keep references to the parameters of a wrapped model; by
 #: name, as no release of torch has all of them.
 WRAPPERS = {
@@ -107,13 +109,13 @@ def convert(
     check_layer(to, options, replacing, of_model=True)
     types = None if types is None else frozenset(types)
     for cls in types or ():
-        if not issubclass(cls, (*BASES.values(), AdaptiveNorm)) and _path(cls) not in PLAIN_BY_NAME:
+        if not issubclass(cls, (*BASES.values(), AdaptiveNorm)) and _named_family(cls) is None:
             raise OptionError(
                 f"types={cls.__name__}, which derives from none of torch's norms; first replace "
                 "its modules by one of them"
             )
     build = partial(_layer_for, to=to, replacing=replacing, types=types, options=options)
-    return _replace(model, match, where, is_norm, build)
+    return _replace(model, match, where, _may_be_norm, build)
 
 
 def revert(
@@ -334,15 +336,26 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, tuple(NORMS.values())) or _family(module) is not None
 
 
+def _may_be_norm(module: nn.Module) -> bool:
+    """Return whether a module is a norm, or is named like one and contains none."""
+    if is_norm(module):
+        return True
+    named_so = re.search(r"Norm(2d)?$", type(module).__name__)
+    return bool(named_so) and not any(map(_may_be_norm, module.children()))
+
+
 def _family(module: nn.Module) -> str | None:
     """Return the plain norm that a module is or derives from, a key of :data:`BASES`; or None."""
-    named = PLAIN_BY_NAME.get(_path(type(module)))
+    named = _named_family(type(module))
     return named or next((f for f, base in BASES.items() if isinstance(module, base)), None)
 
 
-def _path(cls: type) -> str:
-    """Return a class's module and qualified name, joined with a dot."""
-    return f"{cls.__module__}.{cls.__qualname__}"
+def _named_family(cls: type) -> str | None:
+    """Return the plain norm that a framework's class computes, known by its name; or None."""
+    package = cls.__module__.partition(".")[0]
+    if package in WITH_FROZEN_BN and cls.__name__.endswith("FrozenBatchNorm2d"):
+        return "BN"
+    return PLAIN_BY_NAME.get(f"{cls.__module__}.{cls.__qualname__}")
 
 
 def _layer_for(
@@ -424,7 +437,7 @@ def _check_replaceable(
             f"{cls.__name__} runs modules of its own, {', '.join(lost)}, that {to} would lack; "
             "first put a plain norm and these modules into a Sequential"
         )
-    if types is None and cls not in PLAIN and _path(cls) not in PLAIN_BY_NAME:
+    if types is None and cls not in PLAIN and _named_family(cls) is None:
         raise NotConvertible(
             f"{cls.__name__} derives from {base} and may compute something else; if it does not, "
             "name it in types"
