@@ -1401,6 +1401,44 @@ def test_released_sums_become_statistics():
         surgery.average_sums(state, 0)
 
 
+def released_an(k):
+    """The state dict of a released AN layer of 64 channels, over GroupNorm."""
+    attention = {"weight": double(k, 64, 1, 1), "bias": double(k)}
+    attention = {f"attention_weights.attention.0.{n}": t for n, t in attention.items()}
+    return {"weight_": double(k, 64), "bias_": double(k, 64), **attention}
+
+
+def test_released_an_loads_by_name():
+    theirs, x = released_an(20), double(2, 64, 5, 5)
+    # But for the released code's variances, which are divided by n - 1.
+    expected = transcription.attentive_norm(
+        x,
+        torch.ones(64).double(),
+        torch.zeros(64).double(),
+        theirs["attention_weights.attention.0.weight"].flatten(1),
+        theirs["attention_weights.attention.0.bias"],
+        theirs["weight_"],
+        theirs["bias_"],
+        num_groups=32,
+        eps=1e-5,
+    )
+    state = {f"agn1.{name}": tensor for name, tensor in theirs.items()}
+    model = Block("gn1", AttentiveNorm(64, num_affine=20).double())
+    converted, report = surgery.convert_state(state, "AN")
+    assert report.converted == {"agn1": "released AN -> AttentiveNorm"}
+    assert "divides variances by n - 1" in str(report)
+    converted = {name.replace("agn1", "gn1"): t for name, t in converted.items()}
+    for found in (converted, surgery.fit_state(state, model)[0]):
+        model.gn1.reset_parameters()
+        model.load_state_dict(found)
+        assert change(expected, model.gn1(x)) <= 1e-13
+    _, report = surgery.convert_state(state, "AN", num_affine=10)
+    assert "set num_affine=20" in report.left["agn1"]
+    bn = nn.BatchNorm2d(64, affine=False).state_dict()
+    _, report = surgery.convert_state({**theirs, **bn}, "AN")
+    assert report.left == {"": "released AN with another norm does not become AttentiveNorm"}
+
+
 def test_importing_surgery_imports_no_framework(root):
     code = (
         "import sys\n"

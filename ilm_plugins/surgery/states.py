@@ -78,11 +78,8 @@ def convert_state(
         dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
         if dtype is None:
             raise NotConvertible("it has no tensor of floats")
-        return NORMS[to](
-            _channels(tensors),
-            **defaults | options,
-            dtype=dtype,
-        )
+        own = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
+        return NORMS[to](_channels(tensors), **defaults | own | options, dtype=dtype)
 
     return _rewrite(state, match, build)
 
@@ -322,15 +319,18 @@ def _join(*parts: str) -> str:
 def _names(name: str) -> Iterator[str]:
     """Yield a norm's name, then the names that OpenMMLab would give it as another type of norm.
 
-    "layer1.gn2", for example, is followed by "layer1.bn2", "layer1.gn2" and "layer1.in2". Other
-    names, whose last part is not bn, gn or in with a number or none, yield only themselves.
+    "layer1.gn2", for example, is followed by "layer1.bn2", "layer1.gn2", "layer1.in2" and
+    "layer1.agn2", the name of AN in its authors' code. Other names, whose last part is not bn, gn
+    or in with a number or none, yield only themselves.
     """
     yield name
     found = re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name)
     if found:
-        yield from (f"{found[1]}{kind}{found[3]}" for kind in ("bn", "gn", "in"))
+        yield from (f"{found[1]}{kind}{found[3]}" for kind in ("bn", "gn", "in", "agn"))
 
 
 def _channels(state: State) -> int:
     """Return the number of channels of a norm, from the size of its statistics or weight."""
+    if "weight_" in state:  # (K, C)
+        return state["weight_"].shape[1]
     return next(state[n].numel() for n in ("running_mean", "weight_bias", "weight") if n in state)
