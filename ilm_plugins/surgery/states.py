@@ -303,8 +303,10 @@ def _convert_norm(
     except (NotConvertible, OptionError) as error:
         report.left[source] = str(error)
         return False
-    for key in tensors:
-        state.pop(_join(source, key), None)  # two norms may have the same source
+    for key, tensor in tensors.items():
+        for holder in (source, source.rpartition(".")[0]):  # which has the weight of all levels
+            if state.get(_join(holder, key)) is tensor:
+                del state[_join(holder, key)]
     state.update({_join(name, key): tensor for key, tensor in new.items()})
     report.converted[name] = f"{kind_of(tensors)} -> {type(layer).__name__}"
     report.note(describe_change(tensors, layer), name)
