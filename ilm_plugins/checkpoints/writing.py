@@ -16,6 +16,13 @@ from ..errors import RunError, missing
 #: Suffix of a file while it is being written, after its own name and the process's number.
 PARTIAL = ".ilm_plugins-partial"
 
+#: Ending of a checkpoint's name -> the format in which it is written.
+FORMATS = {
+    **dict.fromkeys((".pth", ".pt", ".bin", ".ckpt", ".tar"), "torch"),
+    ".pkl": "pickle",
+    ".safetensors": "safetensors",
+}
+
 
 def write(
     contents: Any, path: str | os.PathLike, metadata: Mapping[str, str] | None = None

@@ -127,6 +127,8 @@ def test_a_backbone_within_the_backbone_is_named(root, plain, tmp_path, capsys):
     words = [tmp_path / "in.pth", tmp_path / "out.pth", *config]
     assert run(*words) == 2
     assert "of its backbone.bottom_up; give --part backbone.bottom_up" in capsys.readouterr().err
+    assert run(*words, "--part", "backbone") == 2
+    assert "of its backbone.bottom_up; give --part backbone.bottom_up" in capsys.readouterr().err
     assert run(*words, "--part", "backbone.bottom_up") == 0
 
 
