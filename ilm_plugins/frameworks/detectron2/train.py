@@ -52,6 +52,7 @@ from ...errors import UserError
 from ...layers import NORMS
 from ..command import WithoutTracebacks, building
 from ..optimizers import keep_layouts
+from .annotations import leave_out_boxes
 from .checkpoints import Checkpointer
 from .checks import LAZY_KEYS, load_config
 from .faults import ImageErrors, add_iteration, explain_dataset_errors
@@ -204,7 +205,9 @@ class Trainer(DefaultTrainer):
         with building("the augmentation of images"):
             mapper = ImageErrors(DatasetMapper(cfg, True))
         with explain_dataset_errors(cfg.DATASETS.TRAIN):
-            return build_detection_train_loader(cfg, mapper=mapper)
+            parts = build_detection_train_loader.from_config(cfg, mapper=mapper)
+            parts["dataset"] = leave_out_boxes(parts["dataset"], cfg.DATASETS.TRAIN)
+            return build_detection_train_loader(**parts)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -356,6 +359,8 @@ def lazy_loader(cfg: DictConfig, part: str):
     if "dataset" in loader:
         with explain_dataset_errors(names):
             parts["dataset"] = instantiate(loader.dataset)
+            if part == "train":
+                parts["dataset"] = leave_out_boxes(parts["dataset"], names)
     if "mapper" in loader:
         parts["mapper"] = ImageErrors(instantiate(loader.mapper))
     return instantiate({**loader, **parts})
