@@ -480,6 +480,30 @@ def test_a_killed_process_ends_the_others_and_the_run_can_go_on(datasets, out):
     assert checkpoints.read(out / "model_final.pth")["iteration"] == last + 1
 
 
+REMOVE = """
+import shutil
+from detectron2.data import DatasetMapper
+
+class Remove(DatasetMapper):
+    images = 0
+
+    def __call__(self, entry):
+        self.images += 1
+        if self.images > 8:
+            shutil.rmtree({folder!r}, ignore_errors=True)
+        return super().__call__(entry)
+"""
+
+
+def test_a_folder_that_is_removed_ends_the_run(datasets, lazy, tmp_path, out, capfd, monkeypatch):
+    (tmp_path / "remove.py").write_text(REMOVE.format(folder=str(out)))
+    monkeypatch.syspath_prepend(tmp_path)
+    mapper = "from remove import Remove\ndataloader.train.mapper._target_ = Remove\n"
+    words = "train.max_iter=9", "train.log_period=100"
+    line = error_line(lazy(*words, code=mapper), capfd, status=1)
+    assert f"{out}/metrics.json does not exist" in line
+
+
 # ---- boxes and masks
 
 
