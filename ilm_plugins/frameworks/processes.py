@@ -84,9 +84,14 @@ def keep_freed_memory() -> None:
         mallopt(mmap_threshold, 2**30)
 
 
+def available_gpus() -> int:
+    """The number of GPUs that torch can use; 0 with a driver that is too old."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def check_processes(options: RunOptions) -> None:
     """Raise UserError unless the numbers of GPUs, processes and machines fit together."""
-    available = torch.cuda.device_count()
+    available = available_gpus()
     if not 0 <= options.num_gpus <= available:
         choice = f"0 to {available}" if available else "0, the CPU"
         raise UserError(

@@ -1,8 +1,6 @@
 """python -m ilm_plugins."""
 
 import importlib.util
-import pathlib
-import runpy
 import sys
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 
 import fresh
 import ilm_plugins
-from ilm_plugins.cli import environment, train_net
+from ilm_plugins.cli import environment
 
 
 def test_versions_and_keys():
@@ -27,26 +25,6 @@ def test_versions_and_keys():
 def test_the_backend_is_named(monkeypatch):
     monkeypatch.setenv("ILM_PLUGINS_BACKEND", "cpu")
     assert "backend      cpu" in environment.report()
-
-
-def test_a_gpu_that_torch_cannot_use(monkeypatch):
-    """As with a driver that is too old."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "CUDA not available" in environment.report()
-    args = train_net.parser().parse_args(["--config-file", "c.py"])
-    train_net.check_processes(args)
-    assert args.num_gpus == 0
-
-
-def test_without_a_working_directory(monkeypatch):
-    def removed(path):
-        raise FileNotFoundError(2, "No such file or directory")
-
-    monkeypatch.setattr(pathlib.Path, "resolve", removed)
-    monkeypatch.setattr(sys, "argv", ["script.py"])
-    start = runpy.run_path(str(pathlib.Path(ilm_plugins.__file__).with_name("start.py")))
-    assert start["is_command"] is False
 
 
 def test_a_framework_that_is_missing(monkeypatch):
