@@ -60,10 +60,15 @@ def launch(main: Main, options: RunOptions) -> None:
 
 
 def work(main: Main, options: RunOptions) -> None:
-    """Call ``main`` in one process of a run, then leave the process group, if there is one."""
+    """Call ``main`` in one process of a run, and end with the others."""
     if options.num_gpus == 0:
         keep_freed_memory()
     main(options)
+    leave_group()
+
+
+def leave_group() -> None:
+    """Wait for the other processes, then leave the process group, if there is one."""
     # Models in reference cycles keep the group alive, and its threads may abort the interpreter.
     gc.collect()
     if distributed.is_initialized():
