@@ -43,8 +43,8 @@ class MixtureNorm(AdaptiveNorm):
     torch.compile leaves such a layer uncompiled.
 
     **Freezing.** A frozen layer uses its running statistics in training mode, too, and does not
-    update them, as FrozenBatchNorm2d. :func:`ilm_plugins.freeze` and detectron2's FREEZE_AT freeze a
-    layer; OpenMMLab's frozen_stages and norm_eval set it to evaluation mode, with the same effect.
+    update them, as FrozenBatchNorm2d. :func:`ilm_plugins.freeze` and detectron2's FREEZE_AT freeze
+    a layer; OpenMMLab's frozen_stages and norm_eval set it to evaluation mode, to the same effect.
     ``requires_grad_(False)`` alone fixes only the parameters, as in BatchNorm.
 
     Args:
