@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrize
 
-from ..layers import NORMS, ILMInstanceNorm, OptionError, SparseSwitchNorm, SwitchNorm
+from ..layers import NORMS, ILMInstanceNorm, OptionError, SparseSwitchNorm, SwitchNorm, freeze
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
 from ..layers.levels import PerLevelNorm, restart_levels
@@ -366,12 +366,10 @@ def _changes(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
         return
     if not isinstance(old, _BatchNorm):
         if new.frozen:
-            yield f"frozen, as {type(old).__name__} is; to train it, call its requires_grad_()"
+            yield f"frozen, as {type(old).__name__} is; to train it, call freeze(layer, False)"
         return
     if old.momentum is None:
         yield "running statistics were an average of all batches, and have momentum 0.1"
-    if old.affine and not any(p.requires_grad for p in new.parameters()):
-        yield "frozen: in training, too, running statistics are used, and left alone"
 
 
 def _is_synchronized(norm: nn.Module) -> bool:
@@ -583,6 +581,8 @@ def _with_tensors_of(old: nn.Module, new: nn.Module, state: State) -> nn.Module:
     tensors = adapt(state, new)
     new.requires_grad_(any(trained.values()) if trained else not frozen)
     new.load_state_dict(tensors, assign=True)
+    if frozen or getattr(old, "frozen", False):
+        freeze(new)
     for name in new._parameters.keys() & trained.keys():
         getattr(new, name).requires_grad_(trained[name])
     return new.train(old.training)
