@@ -40,6 +40,8 @@ class AdaptiveNorm(nn.GroupNorm):
     network: Callable[[], Network] | None = None
     #: Whether :func:`freeze` has frozen the layer.
     frozen: bool = False
+    #: The plain norm that surgery replaces by exactly this class, no subclass: "GN", "IN" or "BN".
+    replaces: ClassVar[str]
     #: Initial values of the layer's own parameters and buffers, by name.
     initial_values: ClassVar[Mapping[str, float]] = {"weight": 1.0, "bias": 0.0}
 
