@@ -15,7 +15,7 @@ from ..checkpoints import CheckpointError
 from ..data.images import read_image
 from ..errors import UserError
 from ..frameworks.command import add_traceback, command, example, progress
-from ..frameworks.openmmlab.checkpoints import allow_history, nested_dicts, settings
+from ..frameworks.openmmlab.checkpoints import nested_dicts, settings
 from ..frameworks.openmmlab.norms import TORCH_NORMS
 from .networks import Pix2Pix, to_bytes, to_signed
 from .pairs import check_images, crop_half, image_files, to_tensor
@@ -106,8 +106,7 @@ def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pi
     """Build the model of a checkpoint from the config in it, in evaluation mode, with its weights.
 
     The weights are the averaged ones if the training kept an EMA. In this process, it also sets
-    MMEngine's default scope, and lets checkpoints contain MMEngine's log of values; see
-    :func:`.allow_history`.
+    MMEngine's default scope.
 
     Args:
         checkpoint: file of a :class:`Pix2Pix` trained by tools/train_net.py.
@@ -119,7 +118,6 @@ def load_model(checkpoint: str, device: str = "cpu", unsafe: bool = False) -> Pi
             is False, or the device is not available.
     """
     try:
-        allow_history()
         state = checkpoints.read(checkpoint, unsafe)
         model = MODELS.build(_model_config(checkpoint, state["meta"]["cfg"], unsafe))
         if not isinstance(model, Pix2Pix):

@@ -9,7 +9,6 @@ from detectron2.engine import TrainerBase
 
 from ...errors import RunError, UserError
 from ..command import describe_path
-from .checkpoints import reading_proposals
 
 
 @contextmanager
@@ -47,15 +46,14 @@ def explain_dataset_errors(names: Sequence[str]) -> Iterator[None]:
     """Within this context, errors of loading data sets become UserErrors that name their files.
 
     These are AssertionError, ImportError, KeyError, OSError, TypeError and ValueError; others pass
-    unchanged. Proposal files are read without running code in them; see :func:`.reading_proposals`.
+    unchanged.
 
     Args:
         names: the data sets that are loaded, as registered in detectron2; the message has the
             ``json_file`` of their metadata.
     """
     try:
-        with reading_proposals():
-            yield
+        yield
     except (AssertionError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
         files = (
             describe_path(os.fspath(MetadataCatalog.get(n).get("json_file", n))) for n in names

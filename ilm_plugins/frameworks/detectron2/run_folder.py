@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from ... import checkpoints
 from ...errors import UserError
 from .. import curves
 from ..run_summary import RunSummary, Test
@@ -78,7 +77,7 @@ def progress(work_dir: Path) -> tuple[int, str | None]:
     last = Path(work_dir, "last_checkpoint")
     if not last.is_file():
         return 0, None
-    name = checkpoints.read_last_checkpoint(last)
+    name = last.read_text(encoding="utf-8").strip()
     file = str(Path(work_dir, name))
     number = re.search(r"_(\d+)\.pth$", name)
     if number:

@@ -15,7 +15,6 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ... import checkpoints
 from ..command import building
 from ..optimizers import keep_layouts
 from ..output_folder import check_same_checkpoint
@@ -184,14 +183,6 @@ class PluginRunner(Runner):
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         check_fits(filename, model, checkpoint)
-        if self.must_fit:
-            state, wrapper, optimizers = checkpoint.get("optimizer"), self.optim_wrapper, []
-            if state and isinstance(wrapper, OptimWrapperDict):
-                optimizers = [(state.get(name), part.optimizer) for name, part in wrapper.items()]
-            elif state and wrapper is not None:
-                optimizers = [(state, wrapper.optimizer)]
-            weights = checkpoint.get("state_dict", checkpoint)
-            checkpoints.check_resumes(filename, weights, model, optimizers, "load_from")
         return checkpoint
 
     def build_dataloader(self, dataloader: dict | DataLoader, *args, **options) -> DataLoader:
