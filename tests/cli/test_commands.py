@@ -63,7 +63,6 @@ def test_a_command_is_named_in_its_errors():
 @pytest.mark.parametrize(
     "name, package, install",
     [
-        ("evaluate-images", "PIL", "pip install 'ilm_plugins[pix2pix]'"),
         ("make-shapes", "numpy", "pip install 'ilm_plugins[data]'"),
         ("translate", "mmengine", "pip install onedl-mmengine 'setuptools<82'"),
     ],
