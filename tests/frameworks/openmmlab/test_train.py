@@ -76,7 +76,8 @@ def test_a_killed_training_resumes_with_its_optimizer(config, tmp_path):
     first = read(latest(out))
     at = first["meta"]["iter"]
     # Gradients are clipped to nothing: the momentum alone moves the weights.
-    opts = [f"train_cfg.max_iters={at + 2}", "optim_wrapper.clip_grad.max_norm=1e-30"]
+    clip = ["optim_wrapper.clip_grad._delete_=True", "optim_wrapper.clip_grad.max_norm=1e-30"]
+    opts = [f"train_cfg.max_iters={at + 2}", *clip]
     assert train.main(command(config, "--resume", out=out, opts=opts)) == 0
     last = read(out / f"iter_{at + 2}.pth")
     group, state = first["optimizer"]["param_groups"][0], first["optimizer"]["state"]
