@@ -13,7 +13,7 @@ COMMANDS = {
     "train": ("cli.train_net", "", "train or evaluate a config of detectron2 or OpenMMLab"),
     "convert": ("cli.convert", "data", "convert the norms of a checkpoint, and back"),
     "analyze": ("cli.analyze", "analysis", "tables and pictures of what layers have learned"),
-    "reproduce": ("reproduction.main", "reproduction", "the papers' tables: list, run, report"),
+    "reproduce": ("cli.reproduce", "reproduction", "the papers' tables: list, run, report"),
     "translate": ("pix2pix.translate", "pix2pix", "translate images by a trained pix2pix"),
     "evaluate-images": ("pix2pix.metrics", "pix2pix", "compare two folders of images"),
     "make-shapes": ("cli.make_shapes", "data", "write the generated data set shapes"),
