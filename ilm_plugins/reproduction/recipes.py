@@ -1,9 +1,7 @@
 """How a row's config is read and changed before a run, for each framework.
 
-A recipe is a config as published, opened with the overrides of its row. Its methods change the
-config in memory; ``save`` writes the config that the command train is given. The attributes are
-the published ones: ``length`` and ``unit``, ``batch`` over all processes, ``images``,
-``test_images``.
+A recipe is a config as published, opened with the overrides of its row. Its attributes are the
+published ones; its methods change the config that :meth:`Recipe.save` writes for the command train.
 """
 
 import ast
@@ -28,27 +26,25 @@ IMAGES = {
     "CityscapesDataset": (2_975, 500, 1_525),
 }
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-#: Settings of a scheduler behind the warm-up that scale with the length.
-STEPS = {"end", "T_max", "milestones"}
-#: Folders of CIFAR as image files, by classes -> the split of mmpretrain's data set.
-SPLITS = {"train": "train", "val": "test", "test": "test"}
 
 
-class Detectron2:
-    """A recipe of detectron2."""
+class Recipe:
+    """A config of a row, here of detectron2; :class:`MMEngineRecipe` overrides what differs."""
 
-    #: The setting with the checkpoint that a training starts from.
-    pretrained = "MODEL.WEIGHTS"
     #: Settings that don't change the experiment: paths, loader workers, logging, checkpoints.
     harmless = re.compile(
         r"OUTPUT_DIR|DATALOADER\.NUM_WORKERS|MODEL\.DEVICE|VIS_PERIOD"
         r"|SOLVER\.CHECKPOINT_PERIOD|TEST\.EVAL_PERIOD"
     )
+    suffix = ".yaml"
     unit = "iterations"
-    jpeg = False
     images, test_images, _ = IMAGES["CocoDataset"]
+    #: Whether the images of CIFAR were re-encoded as JPEG.
+    jpeg = False
 
     def __init__(self, cfg: Any) -> None:
+        cfg.defrost()
+        #: ``batch`` is over all processes.
         self.cfg, self.length, self.batch = cfg, cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH
 
     @staticmethod
@@ -56,51 +52,55 @@ class Detectron2:
         """Return overrides KEY=VALUE as the command line of the framework has them."""
         return [word for pair in overrides for word in pair.split("=", 1)]
 
-    def pairs(self, words: Sequence[str]) -> list[tuple[str, str]]:
-        """Return key and value of overrides on the command line."""
+    @staticmethod
+    def pairs(words: Sequence[str]) -> list[tuple[str, str]]:
         return list(zip(words[::2], words[1::2], strict=True))
 
+    def changes(self, words: Sequence[str]) -> dict[str, Any]:
+        """Return key -> parsed value of the overrides that change the experiment."""
+        pairs = self.pairs(words)
+        return {key: _parsed(text) for key, text in pairs if not self.harmless.fullmatch(key)}
+
     def place(self, folder: Path, seed: int) -> None:
-        """Set the output folder and the seed."""
         self.cfg.OUTPUT_DIR, self.cfg.SEED = str(folder), seed
 
     def shorten(self, new: int) -> None:
         """Train for ``new`` epochs or iterations, with the schedule scaled; the warm-up stays."""
         solver = self.cfg.SOLVER
-        steps = {max(1, round(step * new / solver.MAX_ITER)) for step in solver.STEPS}
+        steps = {max(1, round(step * new / self.length)) for step in solver.STEPS}
         # detectron2 requires steps below MAX_ITER.
         solver.STEPS = tuple(sorted(step for step in steps if step < new))
         solver.MAX_ITER = new
 
     def read_from(self, data: Path) -> None:
-        """Take the images from a folder."""
-        # The environment variable DETECTRON2_DATASETS does it.
-
-    def start_from(self, checkpoint: str) -> None:
-        """Start the training from another row's checkpoint; ``test`` loads it to be tested."""
-        self.cfg.MODEL.WEIGHTS = checkpoint
-
-    test = start_from
+        """Take the images from a folder; detectron2 does by its environment variable."""
 
     def predict_to(self, folder: Path) -> None:
         """Write predictions for a benchmark's server, if any, to a folder."""
-        # OUTPUT_DIR/inference has them.
+
+    def start_from(self, checkpoint: str) -> None:
+        """Start the training from another row's checkpoint."""
+
+    def test(self, checkpoint: str) -> None:
+        self.cfg.MODEL.WEIGHTS = checkpoint
 
     def has_test(self, test: str) -> bool:
         return test == ""
 
+    def text(self) -> str:
+        return self.cfg.dump()
+
     def save(self, folder: Path) -> Path:
         """Write the config to a file beside a run's folder, and return its path."""
-        path = folder.with_name(f"{folder.name}.yaml")
+        path = folder.with_name(folder.name + self.suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.cfg.dump(), encoding="utf-8")
+        path.write_text(self.text(), encoding="utf-8")
         return path
 
 
-class MMEngine:
-    """A recipe of OpenMMLab; its methods are those of :class:`Detectron2`."""
+class MMEngineRecipe(Recipe):
+    """A config of a row in OpenMMLab."""
 
-    pretrained = "model.backbone.init_cfg.checkpoint"
     harmless = re.compile(
         r"(work_dir|experiment_name|env_cfg|visualizer|vis_backends|log_\w+|model_wrapper_cfg"
         r"|channels_last|optim_wrapper(\.\w+)?\.optimizer\.fused"
@@ -110,9 +110,7 @@ class MMEngine:
         r"|test_evaluator\.(\d+\.)?(lpips_weights|ann_file|output_dir|outfile_prefix))(\..*)?"
         r"|default_hooks\.(timer|logger|checkpoint|visualization)\.(?!type$).*"
     )
-
-    #: Whether the images of CIFAR were re-encoded as JPEG.
-    jpeg = False
+    suffix = ".py"
 
     def __init__(self, cfg: Any) -> None:
         self.cfg, train = cfg, cfg.get("train_cfg") or {}
@@ -125,26 +123,17 @@ class MMEngine:
 
     def _count(self, loader: str, split: int) -> int | None:
         """Return the number of images of a loader's published data set; None if unknown."""
-        if not self.cfg.get(loader):
-            return None
-        dataset = self.cfg[loader].dataset
+        dataset = self.cfg[loader].dataset if self.cfg.get(loader) else {"type": None}
         if dataset.get("images"):  # the range that it takes of a folder
-            return len(range(*dataset.images))
-        return (IMAGES.get(dataset.type, ()) + (None,) * 3)[split]
-
-    @property
-    def datasets(self) -> list[tuple[str, Any]]:
-        """The name of each loader, without "_dataloader", and its data set that reads images."""
-        found = [(name.partition("_")[0], self.cfg[name].dataset) for name in LOADERS
-                 if self.cfg.get(name)]  # fmt: skip
-        # ClassBalancedDataset wraps the data set that reads images.
-        return [(name, dataset.get("dataset", dataset)) for name, dataset in found]
+            return len(range(*dataset["images"]))
+        return (*IMAGES.get(dataset["type"], ()), None, None, None)[split]
 
     @staticmethod
     def words(overrides: Sequence[str]) -> list[str]:
         return list(overrides)
 
-    def pairs(self, words: Sequence[str]) -> list[tuple[str, str]]:
+    @staticmethod
+    def pairs(words: Sequence[str]) -> list[tuple[str, str]]:
         return [tuple(word.split("=", 1)) for word in words]
 
     def place(self, folder: Path, seed: int) -> None:
@@ -159,9 +148,10 @@ class MMEngine:
         cfg.train_cfg.val_interval = min(new, cfg.train_cfg.get("val_interval", 1))
         schedulers = cfg.get("param_scheduler") or []
         for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
-            if scheduler["type"] == "LinearLR" and scheduler.get("begin", 0) == 0:
+            is_linear = scheduler["type"] == "LinearLR"
+            if is_linear and not scheduler.get("begin"):
                 continue  # the warm-up
-            keys = {"begin", "end"} if scheduler["type"] == "LinearLR" else STEPS
+            keys = {"begin", "end"} if is_linear else {"end", "T_max", "milestones"}
             for key in keys & set(scheduler):
                 scheduler[key] = self._scaled(scheduler[key], new)
 
@@ -176,23 +166,32 @@ class MMEngine:
     def read_from(self, data: Path) -> None:
         if not data.is_dir():
             raise UserError(f"--data {data}: no such folder")
-        for name, dataset in self.datasets:
-            evaluator = self.cfg.get(f"{name}_evaluator") or {}
+        for name in (name for name in LOADERS if self.cfg.get(name)):
+            dataset = self.cfg[name].dataset
+            dataset = dataset.get(
+                "dataset", dataset
+            )  # ClassBalancedDataset wraps the one that reads
+            evaluator = self.cfg.get(name.replace("dataloader", "evaluator")) or {}
             if "ann_file" in evaluator:
                 file = evaluator["ann_file"].removeprefix(dataset.data_root).lstrip("/")
                 evaluator["ann_file"] = str(data / file)
             dataset.data_root = str(data)
-            if dataset.type.startswith("CIFAR") and (data / SPLITS[name]).is_dir():
-                self._read_folders(dataset, SPLITS[name])
-                self.jpeg = any((data / SPLITS[name]).glob("*/*.jpg"))
+            if dataset.type.startswith("CIFAR") and (data / dataset.split).is_dir():
+                self._read_folders(dataset, data / dataset.pop("split"))
 
-    def _read_folders(self, dataset: Any, split: str) -> None:
+    def _read_folders(self, dataset: Any, folder: Path) -> None:
         """Turn a data set of CIFAR into one of image files, SPLIT/CLASS/NAME."""
-        del dataset["split"]
-        dataset.update(type="CustomDataset", data_prefix=split)
+        dataset.update(type="CustomDataset", data_prefix=folder.name)
         dataset.pipeline = [{"type": "LoadImageFromFile"}, *dataset.pipeline]
         # CIFAR's own reader gives RGB, mmcv's BGR.
         self.cfg.data_preprocessor.to_rgb = True
+        self.jpeg = any(folder.glob("*/*.jpg"))
+
+    def predict_to(self, folder: Path) -> None:
+        paths = {"output_dir": str(folder), "outfile_prefix": str(folder / "results")}
+        evaluators = self.cfg.test_evaluator
+        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+            evaluator.update({key: path for key, path in paths.items() if key in evaluator})
 
     def start_from(self, checkpoint: str) -> None:
         # The checkpoint is of a whole classifier; a segmenter takes only its backbone.
@@ -201,35 +200,17 @@ class MMEngine:
     def test(self, checkpoint: str) -> None:
         self.cfg.load_from = checkpoint
 
-    def predict_to(self, folder: Path) -> None:
-        paths = {"output_dir": str(folder), "outfile_prefix": str(folder / "results")}
-        evaluators = self.cfg.test_evaluator
-        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
-            evaluator.update({key: path for key, path in paths.items() if key in evaluator})
-
     def has_test(self, test: str) -> bool:
         return test == "" or bool(self.cfg.get("tta_model") and self.cfg.get("tta_pipeline"))
 
-    def save(self, folder: Path) -> Path:
-        path = folder.with_name(f"{folder.name}.py")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.cfg.dump(path)
-        return path
-
-
-Recipe = Detectron2 | MMEngine
+    def text(self) -> str:
+        return self.cfg.pretty_text
 
 
 def open_recipe(cell: Cell) -> Recipe:
     """Open the config of a row; UserError if its framework is not installed."""
-    kind = {"detectron2": Detectron2, "openmmlab": MMEngine}[framework_of(cell.file)]
+    kind = {"detectron2": Recipe, "openmmlab": MMEngineRecipe}[framework_of(cell.file)]
     return kind(open_config(cell.file, kind.words(cell.overrides)).config)
-
-
-def changes(recipe: Recipe, words: Sequence[str]) -> dict[str, Any]:
-    """Return key -> parsed value of the overrides that change the experiment."""
-    pairs = recipe.pairs(words)
-    return {key: _parsed(text) for key, text in pairs if not recipe.harmless.fullmatch(key)}
 
 
 def _parsed(text: str) -> Any:

@@ -19,6 +19,9 @@ from . import recipes, record, registry
 from .recipes import Recipe
 from .registry import Cell
 
+#: The override that names the checkpoint of a backbone.
+PRETRAINED = "model.backbone.init_cfg.checkpoint="
+
 
 @dataclass(frozen=True)
 class Options:
@@ -86,14 +89,14 @@ def train(cell: Cell, seed: int, options: Options) -> dict[str, Any]:
         CalledProcessError: the training or a test failed.
     """
     recipe, folder = recipes.open_recipe(cell), options.folder(cell, seed)
-    parent = _parent(cell, recipe, seed, options)
+    parent = _parent(cell, seed, options)
     length = _prepare(cell, recipe, seed, options, parent)
     words = recipe.words(options.overrides)
-    known = {"changes": recipes.changes(recipe, words), "miniature": options.miniature}
+    known = {"changes": recipe.changes(words), "miniature": options.miniature}
     path = folder / FILE
     found = record.read(path) if path.is_file() else {"run": 0, "metrics": {}}
     if found["run"] and not cell.tests:
-        begun = recipes.changes(recipe, found["overrides"]), found["planned"]
+        begun = recipe.changes(found["overrides"]), found["planned"]
         if begun != (known["changes"], length):
             raise UserError(
                 f"{folder} was begun with other settings: {begun[0]}, {begun[1]} {recipe.unit}; "
@@ -102,7 +105,8 @@ def train(cell: Cell, seed: int, options: Options) -> dict[str, Any]:
     measures = [registry.measures()[name] for name in registry.tables()[cell.table].measures]
     tests = [test for test in dict.fromkeys(m.test for m in measures) if recipe.has_test(test)]
     try:
-        if not cell.tests and found["run"] < length:
+        # A training that was killed at its end may lack its last checkpoint, but has no test.
+        if not cell.tests and (found["run"] < length or not found["metrics"]):
             print(f"{cell.id}, seed {seed}: {length} {recipe.unit} in {folder}", flush=True)
             _call(recipe.save(folder), ["--resume", *words], options)
             found = record.read(path)
@@ -120,12 +124,12 @@ def train(cell: Cell, seed: int, options: Options) -> dict[str, Any]:
     return found
 
 
-def _parent(cell: Cell, recipe: Recipe, seed: int, options: Options) -> dict[str, Any] | None:
+def _parent(cell: Cell, seed: int, options: Options) -> dict[str, Any] | None:
     """Return the record of the run whose checkpoint a row tests or starts from, or None.
 
     Miniatures, and runs with an override that names the checkpoint, start from no other run.
     """
-    given = any(word.startswith(f"{recipe.pretrained}=") for word in options.overrides)
+    given = any(word.startswith(PRETRAINED) for word in options.overrides)
     wanted = cell.tests or (None if given or options.miniature else cell.starts_from)
     if wanted is None:
         return None
