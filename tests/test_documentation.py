@@ -89,13 +89,6 @@ def test_the_site_builds_without_warnings(tmp_path):
             assert f'id="{module.__name__}.{public}"' in pages, public
 
 
-def test_drawings_are_as_drawn():
-    draw = runpy.run_path(str(ROOT / "docs" / "draw.py"))
-    for name, figure in draw["DRAWN"].items():
-        committed = (draw["FIGURES"] / f"{name}.svg").read_text("utf-8")
-        assert committed == draw["draw"](figure), f"{name}: run python docs/draw.py"
-
-
 def test_the_readme_takes_ten_minutes():
     assert len(README.read_text("utf-8").splitlines()) <= 200
 
@@ -529,36 +522,6 @@ def test_options_for_other_widths():
     for key, options in parsed.items():
         for channels in (3, 24, 144):
             assert NORMS[key](channels, **options).num_channels == channels
-
-
-@pytest.mark.parametrize(
-    "library, family, way",
-    [
-        ("torchvision", "resnet18", "norm_layer"),
-        ("torchvision", "shufflenet_v2_x0_5", "convert"),
-        ("timm", "deit_tiny_patch16_224", "no"),
-        pytest.param("mmpretrain", "seresnet/seresnet50*", "norm_cfg", marks=pytest.mark.wide),
-    ],
-)
-def test_ways_of_giving_families_a_norm(library, family, way):
-    pytest.importorskip(library, reason=f"needs {library}'s models")
-    families = runpy.run_path(str(ROOT / "docs" / "families.py"))
-    found = families["outcome"](library, family, "ILMGN")
-    assert found.partition(":")[0] == way
-    page = families["table"]({f"{library}/{family}": {"ILMGN": found}})
-    assert f"| {family.partition('/')[0]} | {way}" in page
-    both = families["table"]({f"{library}/{family}": {"ILMGN": found, "EN": "no: it fails"}})
-    assert f"{found.replace('ILMGroupNorm: ', '')[:30]}" in page
-    assert "no: it fails (EN) |" in both
-
-
-def test_the_page_on_families_is_that_of_its_results():
-    families = runpy.run_path(str(ROOT / "docs" / "families.py"))
-    results = json.loads((ROOT / "docs" / "families.json").read_text("utf-8"))
-    assert families["table"](results) == (ROOT / "docs" / "families.md").read_text("utf-8")
-    trained = sum(not any(r.startswith("no: ") for r in row.values()) for row in results.values())
-    words = f"Of {len(results)} [model families](docs/families.md), {trained} ran a training step"
-    assert words in README.read_text("utf-8")
 
 
 def test_readmes_table_of_layers():
