@@ -15,7 +15,6 @@ COMMANDS = {
     "analyze": ("cli.analyze", "analysis", "tables and pictures of what layers have learned"),
     "reproduce": ("reproduction.main", "reproduction", "the papers' tables: list, run, report"),
     "translate": ("pix2pix.translate", "pix2pix", "translate images by a trained pix2pix"),
-    "evaluate-images": ("pix2pix.metrics", "pix2pix", "compare two folders of images"),
     "make-shapes": ("cli.make_shapes", "data", "write the generated data set shapes"),
     "demo": ("cli.demo", "data", "train small detectors on shapes, and show what they find"),
 }

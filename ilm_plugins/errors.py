@@ -60,7 +60,9 @@ EXTRAS = {
     "fvcore": "reproduction",
     "matplotlib": "analysis",
     "numpy": "data",
+    "pandas": "analysis",
     "safetensors": "safetensors",
+    "seaborn": "analysis",
     "sklearn": "analysis",
     "tensorboard": "pix2pix",
     "torchmetrics": "pix2pix",
@@ -72,7 +74,8 @@ FRAMEWORKS = {
         ("mmcv", "mmdet", "mmpretrain", "mmseg"),
         "install it, or run 'make install-openmmlab' in a checkout of ilm_plugins",
     ),
-    "mmengine": "pip install mmengine",
+    # Upstream's mmengine imports pkg_resources, which setuptools 82 has no more.
+    "mmengine": "pip install onedl-mmengine 'setuptools<82'",
 }
 
 

@@ -17,12 +17,9 @@ used::
 Lower is better for rmse, lpips and l1, higher for ssim.
 """
 
-import argparse
 import importlib.util
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,8 +29,7 @@ from torch.nn import functional as F
 from .. import checkpoints
 from ..data.images import read_image
 from ..errors import UserError, missing
-from ..frameworks.command import add_traceback, command, example, progress
-from .pairs import check_pairs, to_tensor, two_folders
+from .pairs import to_tensor
 
 NO_WEIGHTS = "not computed: LPIPS needs the weights of AlexNet; give a local file of them"
 
@@ -175,62 +171,3 @@ def mean_image(images: Iterable[Tensor]) -> Tensor:
     for image in images:
         total, count = total + image.double(), count + 1
     return (total / count).round().to(torch.uint8)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compare two folders of images by the metrics; see ``tools/evaluate_images.py``.
-
-    Args:
-        argv: words of the command line; None for ``sys.argv[1:]``.
-
-    Returns:
-        The exit status: 0; 2 after any error, printed as one line; 128 + its number after a signal.
-
-    Raises:
-        SystemExit: the command line is invalid, or asks for help.
-    """
-    parser = argparse.ArgumentParser(
-        description="RMSE, SSIM, LPIPS and L1 of a folder of images against another.",
-        epilog="Images of 0..255, matched by name; each result is the mean over images.\n\n"
-        + example("evaluate-images PHOTOS TARGETS --metrics rmse ssim"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("outputs", help="folder of generated images")
-    parser.add_argument("targets", help="folder of the images that they should be")
-    parser.add_argument("--metrics", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
-    parser.add_argument("--lpips-weights", metavar="FILE", help="torchvision's alexnet-*.pth")
-    parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
-    add_traceback(parser)
-    args = parser.parse_args(argv)
-    return command(lambda: evaluate(args), args, resumes=False)
-
-
-def evaluate(args: argparse.Namespace) -> None:
-    """Compare the folders of a parsed command line, and print the results.
-
-    With ``args.json`` it also writes them to that file, in place of an older one. LPIPS without
-    weights is no error: it is printed as not computed, and null in the file.
-
-    Args:
-        args: the options of :func:`main`.
-
-    Raises:
-        UserError: a folder, an image or the weights are missing or invalid; images have no
-            counterpart of the same name and size; SSIM is asked for, and an image has a side below
-            11 pixels; torchmetrics is not installed; or the JSON file cannot be written.
-    """
-    with checkpoints.loading():
-        chosen = measures(args.metrics, args.lpips_weights)
-    if args.json and not Path(args.json).parent.is_dir():
-        raise UserError(f"--json {args.json}: {Path(args.json).parent} is no folder; create it")
-    pairs = two_folders(args.outputs, args.targets)
-    check_pairs(pairs)
-    images = ((read(p.input), read(p.target)) for p in progress(pairs, len(pairs), lambda _: 1))
-    found = compare(images, chosen)
-    result = {name: found.get(name) for name in (*args.metrics, "images")}
-    print(f"images {found['images']}")
-    for name in args.metrics:
-        print(f"{name:6} {f'{found[name]:.4f}' if name in found else NO_WEIGHTS}")
-    if args.json:
-        with checkpoints.replacing(args.json, "w") as file:
-            file.write(json.dumps(result, indent=2) + "\n")

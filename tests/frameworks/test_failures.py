@@ -268,7 +268,6 @@ TOOLS = {
     ),
     "reproduce.py": ("reproduction.main", "list_", ["list"]),
     "translate.py": ("pix2pix.translate", "translate", ["a.pth", "b", "c"]),
-    "evaluate_images.py": ("pix2pix.metrics", "measures", ["a", "b"]),
     "demo.py": ("cli.demo", "run", ["c.yaml"]),
     "make_shapes.py": ("cli.make_shapes", "write_shapes", []),
 }
