@@ -72,7 +72,8 @@ FRAMEWORKS = {
         ("mmcv", "mmdet", "mmpretrain", "mmseg"),
         "install it, or run 'make install-openmmlab' in a checkout of ilm_plugins",
     ),
-    "mmengine": "pip install mmengine",
+    # Upstream's mmengine imports pkg_resources, which setuptools 82 has no more.
+    "mmengine": "pip install onedl-mmengine 'setuptools<82'",
 }
 
 

@@ -5,6 +5,17 @@ import importlib.util
 from torch import nn
 
 from ..layers import NORMS
+from .config import PACKAGES, OpenConfig, framework_of, open_config
+
+__all__ = [
+    "PACKAGES",
+    "OpenConfig",
+    "framework_of",
+    "install_import_hooks",
+    "installed",
+    "open_config",
+    "register",
+]
 
 
 def installed(framework: str) -> bool:

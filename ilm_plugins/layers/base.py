@@ -26,6 +26,10 @@ class AdaptiveNorm(nn.GroupNorm):
     norm's own; all other parameters are in child modules and get the ordinary weight decay, except
     SN's logits of the ratios, which get that of norms.
 
+    Float32 and bfloat16 inputs are normalized as in float64, up to rounding, while they differ from
+    their means by at most 2^52 (4.5e15). From 1e19 on, where squares overflow, the output is NaN;
+    nn.GroupNorm's is silently 0, or NaN.
+
     A subclass defines which moments it needs (``moment_groups``), how it computes scale and shift
     (``rescale``), and from which tensors (``rescale_tensors``).
     """

@@ -1,6 +1,7 @@
 """The base class of EN, SN and SSN: the normalizers that they mix, and BN's running statistics."""
 
 import copy
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import add
@@ -9,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, distributed
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
 from .base import AdaptiveNorm, copy_for_autograd
@@ -64,7 +66,6 @@ class MixtureNorm(AdaptiveNorm):
     """
 
     running_mean: Tensor | None
-    running_var: Tensor | None
     initial_values: ClassVar[Mapping[str, float]] = {
         **AdaptiveNorm.initial_values,
         "running_mean": 0.0,
@@ -102,6 +103,17 @@ class MixtureNorm(AdaptiveNorm):
         ones = torch.ones(num_channels, device=device, dtype=dtype) if has_bn else None
         self.register_buffer("running_mean", zeros)
         self.register_buffer("running_var", ones)
+
+    @property
+    def running_var(self) -> Tensor | None:
+        """BN's running variance (C), a buffer; None without BN."""
+        # torch's function takes any module with a BatchNorm's attributes, and fuses BatchNorm.
+        if sys._getframe(1).f_code is fuse_conv_bn_eval.__code__:
+            raise TypeError(
+                f"{type(self).__name__} cannot be fused into a convolution: its scale and shift "
+                "depend on the input; leave it out of fuse_conv_bn_eval"
+            )
+        return self.__getattr__("running_var")
 
     @property
     def frozen(self) -> bool:
@@ -179,7 +191,8 @@ class MixtureNorm(AdaptiveNorm):
         mean, var = pool(mean, var, dim=0)
         unbiased = var * (count / (count - 1))
         self.running_mean.lerp_(mean.to(self.running_mean), momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var), momentum)
+        running_var = self._buffers["running_var"]
+        running_var.lerp_(unbiased.to(running_var), momentum)
 
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
         """Return the running mean and variance (C) if BN uses them now; else two Nones.
@@ -189,7 +202,7 @@ class MixtureNorm(AdaptiveNorm):
         """
         if self.uses_batch_statistics or self.running_mean is None:
             return None, None
-        return copy_for_autograd(self.running_mean), copy_for_autograd(self.running_var)
+        return copy_for_autograd(self.running_mean), copy_for_autograd(self._buffers["running_var"])
 
     def statistics(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None

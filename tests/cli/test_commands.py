@@ -64,7 +64,7 @@ def test_a_command_is_named_in_its_errors():
     "name, package, install",
     [
         ("make-shapes", "numpy", "pip install 'ilm_plugins[data]'"),
-        ("translate", "mmengine", "pip install mmengine"),
+        ("translate", "mmengine", "pip install onedl-mmengine 'setuptools<82'"),
     ],
 )
 def test_what_a_command_needs_is_one_line(name, package, install):

@@ -78,6 +78,19 @@ def test_defaults_stay_finite_until_squares_overflow(name, dtype, backend):
 
 @every_layer
 @every_backend
+@pytest.mark.parametrize("size", [8, 100])
+def test_deviations_up_to_two_to_the_52_are_standardized(name, size, backend):
+    """As the docstring of AdaptiveNorm promises; nn.GroupNorm's outputs are 0 from 1e19 on."""
+    layer, x = NORMS[name](64), 2**52 * torch.randn(2, 64, size, size).clamp(-1, 1)
+    with use_backend(backend):
+        found = layer(x)
+    with use_backend("reference"):
+        exact = copy.deepcopy(layer).double()(x.double())
+    assert_same(found.double(), exact, 256 * 2**-24)
+
+
+@every_layer
+@every_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_squares_that_overflow_give_nan(name, dtype, backend):
     """nn.GroupNorm gives NaN on a map of 4x4, and silently zeros on one of 5x5."""

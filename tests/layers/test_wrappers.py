@@ -100,3 +100,13 @@ def test_checkpointed_activations(name, reentrant):
     for _ in range(2):
         twice(x)
     assert_same(dict(checkpointed.named_buffers()), dict(twice.named_buffers()))
+
+
+@pytest.mark.parametrize("name", ["EN", "SN", "SSN"])
+def test_torchs_fusion_with_a_convolution_is_refused(name):
+    """It takes any module with BatchNorm's attributes, and would forget all other normalizers."""
+    options = {"shared_affine": True} if name == "EN" else {}  # else weight has another shape
+    convolution, layer = nn.Conv2d(3, C, 3), NORMS[name](C, **options)
+    with pytest.raises(TypeError, match="cannot be fused into a convolution"):
+        nn.utils.fuse_conv_bn_eval(convolution.eval(), layer.eval())
+    assert torch.equal(layer.running_var, layer.state_dict()["running_var"])

@@ -179,6 +179,8 @@ def check(args: argparse.Namespace) -> tuple[Config, str, str]:
             f"--tta: {args.config_file} does not define tta_model and tta_pipeline; define them, "
             "or leave --tta out"
         )
+    if cfg.get("amp") and args.num_gpus == 0:
+        raise UserError("--amp is for GPUs; leave it out on the CPU")
     ignored = [entry for entry in ("amp", "channels_last") if cfg.get(entry)]
     if "runner_type" in cfg and ignored:
         raise UserError(
