@@ -14,8 +14,8 @@ COMMANDS = {
     "convert": ("cli.convert", "data", "convert the norms of a checkpoint, and back"),
     "analyze": ("cli.analyze", "analysis", "tables and pictures of what layers have learned"),
     "reproduce": ("reproduction.main", "reproduction", "the papers' tables: list, run, report"),
-    "translate": ("pix2pix.translate", "pix2pix", "translate images by a trained pix2pix"),
-    "make-shapes": ("cli.make_shapes", "data", "write the generated data set shapes"),
+    "translate": ("cli.translate", "pix2pix", "translate images by a trained pix2pix"),
+    "make-shapes": ("cli.make_shapes", "data", "write the generated dataset shapes"),
     "demo": ("cli.demo", "data", "train small detectors on shapes, and show what they find"),
 }
 

@@ -69,7 +69,9 @@ def make_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
         corners = _outline(rng, CLASSES[category - 1], size)
         box = np.array([corners.min(0), corners.max(0)])
         inside = box.min() >= 1 and box.max() <= size - 1
-        if not inside or any((box[0] < b[1] + 2).all() and (b[0] < box[1] + 2).all() for b in boxes):
+        if not inside or any(
+            (box[0] < b[1] + 2).all() and (b[0] < box[1] + 2).all() for b in boxes
+        ):
             continue
         coverage = _coverage(corners, size)
         photo += coverage[..., None] * (rng.uniform(95, 250, 3) - photo)

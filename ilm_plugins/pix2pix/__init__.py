@@ -4,5 +4,5 @@ from ..frameworks.openmmlab import import_after
 
 
 def install_import_hooks() -> None:
-    """Register pix2pix's networks, data set and hooks once MMEngine's runner is imported."""
+    """Register pix2pix's networks, dataset and hooks once MMEngine's runner is imported."""
     import_after("mmengine.runner", (f"{__name__}.networks", f"{__name__}.training"))
