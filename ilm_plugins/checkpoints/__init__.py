@@ -15,10 +15,11 @@ from .contents import (
     unwrap_state,
 )
 from .reading import TRUST, allow, allow_arrays, code_is_allowed, loading, read, read_metadata
-from .writing import PARTIAL, remove_partial, replacing, write
+from .writing import FORMATS, PARTIAL, remove_partial, replacing, write
 
 __all__ = [
     "FIX_LAST_CHECKPOINT",
+    "FORMATS",
     "PARTIAL",
     "STATE_KEYS",
     "TRUST",

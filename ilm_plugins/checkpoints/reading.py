@@ -141,12 +141,7 @@ def _wrong_kind(path: Path) -> str | None:
         return "a folder; give a file in it"
     if words := _text(path):
         return f"text, not a checkpoint: {words!r}"
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = {name.rpartition("/")[2] for name in archive.namelist()}
-        except zipfile.BadZipFile:
-            return None
+    if (names := _zip_names(path)) is not None:
         if "constants.pkl" in names:
             return "a TorchScript archive; save the state_dict() of its module by torch.save"
         if "data.pkl" not in names:
@@ -155,6 +150,15 @@ def _wrong_kind(path: Path) -> str | None:
     if path.suffix not in (".pkl", ".safetensors") and is_pickle(path):
         return "a plain pickle, not a file of torch.save; rename it to .pkl"
     return None
+
+
+def _zip_names(path: Path) -> set[str] | None:
+    """Return the last parts of the names in a zip archive; None if it is none, or damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.rpartition("/")[2] for name in archive.namelist()}
+    except Exception:  # a damaged archive may raise any error
+        return None
 
 
 def _text(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,8 +13,15 @@ import torch
 
 from ..errors import RunError, missing
 
-#: Suffix of a file while it is being written.
-PARTIAL = ".partial"
+#: Suffix of a file while it is being written, after its own name and the process's number.
+PARTIAL = ".ilm_plugins-partial"
+
+#: Ending of a checkpoint's name -> the format in which it is written.
+FORMATS = {
+    **dict.fromkeys((".pth", ".pt", ".bin", ".ckpt", ".tar"), "torch"),
+    ".pkl": "pickle",
+    ".safetensors": "safetensors",
+}
 
 
 def write(
@@ -120,5 +128,6 @@ def _sync_folder(folder: Path) -> None:
 
 def remove_partial(folder: str | os.PathLike) -> None:
     """Remove the temporary files that killed processes left directly in a folder."""
-    for path in Path(folder).glob(f"*{PARTIAL}"):
-        path.unlink(missing_ok=True)
+    for path in Path(folder).iterdir():
+        if re.fullmatch(rf".+\.\d+{re.escape(PARTIAL)}", path.name) and path.is_file():
+            path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import surgery
 from ..checkpoints import (
+    FORMATS,
     STATE_KEYS,
     copy_state,
     describe_missing_state,
@@ -241,7 +242,7 @@ def _conversion_of_model(args: argparse.Namespace) -> Change:
     with as_user_error(f"--part {args.part}", "give the name of a module in the model"):
         part = model.get_submodule(args.part or "")
     if not args.recalibrate:
-        return lambda state: _fit_to_model(state, part)
+        return lambda state: _fit_to_model(state, part, args.part)
     from ..data.images import open_images  # needs numpy and Pillow
 
     images = open_images(args.recalibrate)
@@ -250,9 +251,11 @@ def _conversion_of_model(args: argparse.Namespace) -> Change:
 
 
 def _fit_to_model(
-    state: Mapping[str, Tensor], model: nn.Module
+    state: Mapping[str, Tensor], model: nn.Module, part: str | None = None
 ) -> tuple[dict[str, Tensor], surgery.Report]:
     """Convert a state dict to the norms of a model, by :func:`ilm_plugins.surgery.fit_state`.
+
+    ``part`` is the name of ``model`` in the whole model.
 
     Returns:
         A new state dict without prefixes of wrappers, and a report on its norms.
@@ -264,9 +267,8 @@ def _fit_to_model(
     if not model.state_dict().keys() & state.keys():
         for name, child in model.named_modules():
             if name and child.state_dict().keys() & state.keys():
-                raise UserError(
-                    f"INPUT is not of the whole model, but of its {name}; give --part {name}"
-                )
+                whole, name = part or "the whole model", ".".join(filter(None, (part, name)))
+                raise UserError(f"INPUT is not of {whole}, but of its {name}; give --part {name}")
     return surgery.fit_state(state, model)
 
 
@@ -420,6 +422,8 @@ def convert_file(
         raise UserError(f"OUTPUT {str(target)!r} is INPUT; give another file")
     if os.path.isdir(target):
         raise UserError(f"OUTPUT {str(target)!r} is a folder; give a file")
+    if target.suffix not in FORMATS:
+        raise UserError(f"OUTPUT {str(target)!r} must end with {', '.join(FORMATS)}")
     if not target.parent.is_dir():
         raise UserError(f"OUTPUT {str(target)!r} is not in a folder that exists; create it first")
     if exists and not overwrite:

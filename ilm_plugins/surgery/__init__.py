@@ -20,6 +20,7 @@ BN            SN, SSN                 differ: weight, bias and statistics are ke
 released ILM  ILMGN, ILMIN, ILMLN     close: released code divides variances by n - 1
 released SN   SN; SSN                 close, for the same reason; SSN at radius 0
 released SSN  SSN                     close, for the same reason
+released AN   AN                      close, for the same reason
 SN            SSN                     the same, at radius 0
 ILM*, Assoc   GN, IN                  the same; while the decoders are zero and omega_offset 1/2
 AN            GN                      the same; while the attention's weight is zero

@@ -1,7 +1,9 @@
 """Convert the norms of a model."""
 
+import copy
 import inspect
 import itertools
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -14,6 +16,7 @@ from torch.nn.utils import parametrize
 from ..layers import NORMS, ILMInstanceNorm, OptionError, SparseSwitchNorm, SwitchNorm
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
+from ..layers.levels import PerLevelNorm, restart_levels
 from ..layers.mixture import MixtureNorm
 from ..layers.options import automatic, check_choice
 from .common import (
@@ -42,13 +45,16 @@ PLAIN = {
 }
 #: The same for classes of the frameworks, by name, because no framework is imported here.
 PLAIN_BY_NAME = {
-    "detectron2.layers.batch_norm.FrozenBatchNorm2d": "BN",
-    "torchvision.ops.misc.FrozenBatchNorm2d": "BN",
     "mmengine.model.utils._BatchNormXd": "BN",
     "mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm": "BN",
     "mmcv.cnn.utils.sync_bn._BatchNormXd": "BN",
     "mmcv.utils.parrots_wrapper.SyncBatchNorm": "BN",
 }
+#: Packages whose classes named FrozenBatchNorm2d, or DetrFrozenBatchNorm2d and the like, compute
+#: BatchNorm from buffers, with an eps of 1e-5 if they have none.
+WITH_FROZEN_BN = {"detectron2", "torchvision", "transformers"}
+#: detectron2's BatchNorm with one weight and bias for all levels of a pyramid, in RetinaNet's head.
+CYCLE = "detectron2.layers.batch_norm.CycleBatchNormList"
 #: Classes of modules and parameters that keep references to the parameters of a wrapped model; by
 #: name, as no release of torch has all of them.
 WRAPPERS = {
@@ -107,13 +113,13 @@ def convert(
     check_layer(to, options, replacing, of_model=True)
     types = None if types is None else frozenset(types)
     for cls in types or ():
-        if not issubclass(cls, (*BASES.values(), AdaptiveNorm)) and _path(cls) not in PLAIN_BY_NAME:
+        if not issubclass(cls, (*BASES.values(), AdaptiveNorm)) and _named_family(cls) is None:
             raise OptionError(
                 f"types={cls.__name__}, which derives from none of torch's norms; first replace "
                 "its modules by one of them"
             )
     build = partial(_layer_for, to=to, replacing=replacing, types=types, options=options)
-    return _replace(model, match, where, is_norm, build)
+    return _replace(model, match, where, _may_be_norm, build)
 
 
 def revert(
@@ -167,8 +173,10 @@ def _replace(
     """
     _check_unwrapped(model)
     names = defaultdict(list)
+    per_level = [module for module in model.modules() if _levels(module)]
+    within = {level for module in per_level for level in module.children()}
     for name, module in model.named_modules(remove_duplicate=False):
-        if among(module):
+        if module not in within and among((_levels(module) or [module])[0]):
             names[module].append(name)
     check_match(match, itertools.chain(*names.values()))
 
@@ -181,7 +189,9 @@ def _replace(
                 raise NotConvertible(
                     "its forward was replaced, and would be lost; restore it first"
                 )
-            built[old] = build(old, _factory_options(model, own_names[0]))
+            like = _factory_options(model, own_names[0])
+            levels = [build(level, like) for level in _levels(old) or [old]]
+            built[old] = _per_level(levels) if _levels(old) else levels[0]
         except (NotConvertible, OptionError) as error:
             report.left |= dict.fromkeys(own_names, str(error))
     for old, words in _drop_untied(built, model):
@@ -201,10 +211,50 @@ def _replace(
                     around.turn_on_efficient_conv_bn_eval(False)
             else:
                 model = new
-            report.converted[name] = f"{type(old).__name__} -> {type(new).__name__}"
-        for words in _changes(old, new):
+            report.converted[name] = f"{_name_of(old)} -> {_name_of(new)}"
+        for words in _changes(*((_levels(norm) or [norm])[0] for norm in (old, new))):
             report.note(words, names[old][0])
+    _restart_levels_in_heads(model)
     return model, report
+
+
+def _levels(module: nn.Module) -> list[nn.Module]:
+    """Return the norms of a module that has one for each level of a pyramid; [] for any other."""
+    if isinstance(module, PerLevelNorm):
+        return list(module)
+    if _path(type(module)) != CYCLE:
+        return []
+    levels = [copy.copy(level) for level in module]
+    for level in levels:
+        level._parameters = dict(level._parameters) | dict(module._parameters)
+        level.affine = "weight" in module._parameters
+    return levels
+
+
+def _per_level(levels: list[nn.Module]) -> nn.Module:
+    """Return one norm for all levels, with the parameters of the first and the buffers of each."""
+    if getattr(levels[0], "running_mean", None) is None:
+        return levels[0]
+    new = PerLevelNorm(levels[0], len(levels)).train(levels[0].training)
+    for level, own in zip(new, levels, strict=True):
+        level._buffers.update(own._buffers)
+    return new
+
+
+def _restart_levels_in_heads(model: nn.Module) -> None:
+    """Make RetinaNet heads with a PerLevelNorm start at the first level in each forward pass."""
+    for head in model.modules():
+        named_so = any(cls.__name__ == "RetinaNetHead" for cls in type(head).__mro__)
+        has_hook = restart_levels in head._forward_pre_hooks.values()
+        per_level = any(isinstance(module, PerLevelNorm) for module in head.modules())
+        if named_so and per_level and not has_hook:
+            head.register_forward_pre_hook(restart_levels)
+
+
+def _name_of(norm: nn.Module) -> str:
+    """Return the name of a norm's class, such as "BatchNorm2d" or "BatchNorm2d of each level"."""
+    levels = _levels(norm)
+    return f"{type(levels[0]).__name__} of each level" if levels else type(norm).__name__
 
 
 def _factory_options(model: nn.Module, name: str) -> dict:
@@ -276,7 +326,7 @@ def _drop_untied(
 
     of_all, untied = owners(model.modules()), True
     while untied:
-        of_built = owners(built)
+        of_built = owners(itertools.chain(*(old.modules() for old in built)))
         untied = {
             old: f"its {shared[0]} is also that of another module, which stays"
             for old, new in built.items()
@@ -330,14 +380,30 @@ def _is_synchronized(norm: nn.Module) -> bool:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Return whether a module is a plain norm, derives from one, or is a layer of this package."""
-    return isinstance(module, AdaptiveNorm) or _family(module) is not None
+    """Return whether a module is, or derives from, a plain norm or a layer of NORMS."""
+    return isinstance(module, tuple(NORMS.values())) or _family(module) is not None
+
+
+def _may_be_norm(module: nn.Module) -> bool:
+    """Return whether a module is a norm, or is named like one and contains none."""
+    if is_norm(module):
+        return True
+    named_so = re.search(r"Norm(2d)?$", type(module).__name__)
+    return bool(named_so) and not any(map(_may_be_norm, module.children()))
 
 
 def _family(module: nn.Module) -> str | None:
     """Return the plain norm that a module is or derives from, a key of :data:`BASES`; or None."""
-    named = PLAIN_BY_NAME.get(_path(type(module)))
+    named = _named_family(type(module))
     return named or next((f for f, base in BASES.items() if isinstance(module, base)), None)
+
+
+def _named_family(cls: type) -> str | None:
+    """Return the plain norm that a framework's class computes, known by its name; or None."""
+    package = cls.__module__.partition(".")[0]
+    if package in WITH_FROZEN_BN and cls.__name__.endswith("FrozenBatchNorm2d"):
+        return "BN"
+    return PLAIN_BY_NAME.get(_path(cls))
 
 
 def _path(cls: type) -> str:
@@ -424,7 +490,7 @@ def _check_replaceable(
             f"{cls.__name__} runs modules of its own, {', '.join(lost)}, that {to} would lack; "
             "first put a plain norm and these modules into a Sequential"
         )
-    if types is None and cls not in PLAIN and _path(cls) not in PLAIN_BY_NAME:
+    if types is None and cls not in PLAIN and _named_family(cls) is None:
         raise NotConvertible(
             f"{cls.__name__} derives from {base} and may compute something else; if it does not, "
             "name it in types"

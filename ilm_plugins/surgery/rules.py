@@ -24,6 +24,7 @@ _DECODERS = ("decode_mean.weight", "decode_var.weight")
 _SWITCH = _AFFINE | {"mean_weight", "var_weight"}
 _ATTENTION = "attention.weight", "attention.bias"
 _PAIRS = "pairs.weight", "pairs.bias"
+_RELEASED_ATTENTION = "attention_weights.attention.0.weight", "attention_weights.attention.0.bias"
 _RATIOS = {"expand.weight", "expand.bias", "ratio.weight", "ratio.bias"}
 
 #: Kind of a norm -> names of its required tensors, and of its optional tensors.
@@ -41,15 +42,16 @@ LAYOUTS = {
         # The released code stores the encoder under these names, too.
         {"fc_weight.0.0.weight", "fc_bias.0.0.weight"},
     ),
+    "released AN": ({"weight_", "bias_", *_RELEASED_ATTENTION}, set()),
 }
 
 
 def kind_of(state: State) -> str | None:
     """Return the kind of norm that a norm's state dict belongs to, by its names and dimensions.
 
-    The kind is a key of :data:`LAYOUTS`, "released SN" or "released SSN" (from the papers' released
-    code); None for any other state dict. The names in ``state`` are those within the norm, such as
-    "weight".
+    The kind is a key of :data:`LAYOUTS`, "released SN", "released SSN" or "released AN with another
+    norm" (from the papers' released code); None for any other state dict. The names in ``state``
+    are those within the norm, such as "weight".
     """
     for kind, (needed, allowed) in LAYOUTS.items():
         if needed <= state.keys() <= needed | allowed:
@@ -59,6 +61,8 @@ def kind_of(state: State) -> str | None:
             if plain and any(state[n].dim() != 1 for n in (needed | _AFFINE) & state.keys()):
                 return None
             return kind
+    if {"weight_", "bias_"} <= state.keys():
+        return "released AN with another norm"  # BatchNorm, or one of the attention's logits
     return None
 
 
@@ -142,6 +146,20 @@ def _an_to_gn(source: State, layer: nn.Module) -> State:
     scale, shift = (attentions @ source[name].double() for name in _PAIRS)
     weight, bias = source["weight"] * scale, source["bias"] * scale + shift
     return {"weight": weight.to(source["weight"]), "bias": bias.to(source["bias"])}
+
+
+def _released_to_an(source: State, layer: AttentiveNorm) -> State:
+    """Return the tensors of an AN of the authors' code, which has no weight and bias of GN."""
+    k, channels = source["weight_"].shape
+    if k != layer.num_affine:
+        raise NotConvertible(
+            f"{k} affine pairs, {layer.num_affine} in the layer; set num_affine={k}"
+        )
+    maps, map_bias = (source[name] for name in _RELEASED_ATTENTION)
+    pairs = dict(zip(_PAIRS, (source["weight_"], source["bias_"]), strict=True))
+    attention = dict(zip(_ATTENTION, (maps.reshape(k, channels), map_bias), strict=True))
+    ones = source["weight_"].new_ones(channels)
+    return {"weight": ones, "bias": torch.zeros_like(ones), **pairs, **attention}
 
 
 def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
@@ -328,6 +346,7 @@ RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
     ("BN", "ILM"): lambda source, layer: _gn_to_ilm(_affine_of_bn(source), layer),
     ("GN or IN", "AN"): _gn_to_an,
     ("AN", "GN or IN"): _an_to_gn,
+    ("released AN", "AN"): _released_to_an,
     ("BN", "AN"): lambda source, layer: _gn_to_an(_affine_of_bn(source), layer),
     ("BN", "EN"): _bn_to_en,
     ("EN", "BN"): _en_to_bn,
@@ -358,6 +377,7 @@ INEXACT = {
     ("BN", "SN"): "SN mixes other statistics with BN's: outputs differ until it is trained",
     ("BN", "SSN"): "SSN mixes other statistics with BN's: outputs differ until it is trained",
     ("released ILM", "ILM"): _UNBIASED,
+    ("released AN", "AN"): _UNBIASED,
     ("released SN", "SN"): _UNBIASED,
     ("released SN", "SSN"): _UNBIASED,
     ("released SSN", "SSN"): _UNBIASED,

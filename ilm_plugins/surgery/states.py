@@ -78,11 +78,8 @@ def convert_state(
         dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
         if dtype is None:
             raise NotConvertible("it has no tensor of floats")
-        return NORMS[to](
-            _channels(tensors),
-            **defaults | options,
-            dtype=dtype,
-        )
+        own = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
+        return NORMS[to](_channels(tensors), **defaults | own | options, dtype=dtype)
 
     return _rewrite(state, match, build)
 
@@ -134,6 +131,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     state = unwrap_state(state, model)
     report, layers = Report(), _find_norms(state, model.state_dict())
     norms = {n: m for n, m in model.named_modules(remove_duplicate=False) if is_norm(m)}
+    own = {*NORMS.values()} - {NORMS[key] for key in SOURCE_NORMS}
     fitted = []
     for name, layer in norms.items():
         source = next((n for n in _names(name) if n in layers), None)
@@ -143,6 +141,9 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
                 report.note(_WITHOUT_TENSORS, name)
             continue
         tensors, kind = layers[source], kind_of(layer.state_dict())
+        if type(layer) in own:
+            report.left[source] = f"{kind_of(tensors)} does not become {type(layer).__name__}"
+            continue
         if kind_of(tensors) == kind:
             # A weight and a bias alone may be of any norm.
             if source not in norms and kind != "GN or IN":
@@ -302,8 +303,10 @@ def _convert_norm(
     except (NotConvertible, OptionError) as error:
         report.left[source] = str(error)
         return False
-    for key in tensors:
-        state.pop(_join(source, key), None)  # two norms may have the same source
+    for key, tensor in tensors.items():
+        for holder in (source, source.rpartition(".")[0]):  # which has the weight of all levels
+            if state.get(_join(holder, key)) is tensor:
+                del state[_join(holder, key)]
     state.update({_join(name, key): tensor for key, tensor in new.items()})
     report.converted[name] = f"{kind_of(tensors)} -> {type(layer).__name__}"
     report.note(describe_change(tensors, layer), name)
@@ -318,15 +321,18 @@ def _join(*parts: str) -> str:
 def _names(name: str) -> Iterator[str]:
     """Yield a norm's name, then the names that OpenMMLab would give it as another type of norm.
 
-    "layer1.gn2", for example, is followed by "layer1.bn2", "layer1.gn2" and "layer1.in2". Other
-    names, whose last part is not bn, gn or in with a number or none, yield only themselves.
+    "layer1.gn2", for example, is followed by "layer1.bn2", "layer1.gn2", "layer1.in2" and
+    "layer1.agn2", the name of AN in its authors' code. Other names, whose last part is not bn, gn
+    or in with a number or none, yield only themselves.
     """
     yield name
     found = re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name)
     if found:
-        yield from (f"{found[1]}{kind}{found[3]}" for kind in ("bn", "gn", "in"))
+        yield from (f"{found[1]}{kind}{found[3]}" for kind in ("bn", "gn", "in", "agn"))
 
 
 def _channels(state: State) -> int:
     """Return the number of channels of a norm, from the size of its statistics or weight."""
+    if "weight_" in state:  # (K, C)
+        return state["weight_"].shape[1]
     return next(state[n].numel() for n in ("running_mean", "weight_bias", "weight") if n in state)

@@ -527,6 +527,20 @@ def test_an_archive_whose_directory_is_broken_is_told(tmp_path):
         read(path)
 
 
+def test_a_damaged_file_is_read_or_named(tmp_path):
+    path = tmp_path / "c.pth"
+    torch.save({"a.weight": torch.arange(4.0)}, path)
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xF5]) + whole[place + 1 :])
+        try:
+            read(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 100
+
+
 def test_torchscript_is_refused_before_it_is_loaded(tmp_path):
     """torch 2.5 and earlier run its code, whatever they are told."""
     as_script(tmp_path / "c.pth")

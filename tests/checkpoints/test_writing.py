@@ -153,3 +153,12 @@ def test_killed_while_writing_the_old_file_is_there_and_the_partial_one_can_be_r
     assert path.read_text() == "old" and partial.stat().st_size > 0
     remove_partial(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]
+
+
+def test_only_temporary_files_of_killed_writes_are_removed(tmp_path):
+    own = {"film.iso.partial", "film.iso.12.partial", f"film.iso{PARTIAL}"}
+    for name in (*own, f"c.pth.12{PARTIAL}"):
+        (tmp_path / name).touch()
+    (tmp_path / f"folder.12{PARTIAL}").mkdir()
+    remove_partial(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == own | {f"folder.12{PARTIAL}"}

@@ -417,6 +417,13 @@ def test_what_to_convert_to_must_be_said(tmp_path, capsys):
     assert "one of the arguments --config-file --to --revert is required" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["out.onnx", "out", "out.PTH"])
+def test_an_output_of_an_unknown_format_is_refused(tmp_path, model, capsys, name):
+    write(model.state_dict(), tmp_path / "in.pth")
+    error = refused(capsys, tmp_path / "in.pth", tmp_path / name, *HEAD)
+    assert "must end with .pth, .pt" in error and not (tmp_path / name).exists()
+
+
 def test_a_folder_is_no_output(tmp_path, model, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(model.state_dict(), "in.pth")

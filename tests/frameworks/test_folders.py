@@ -48,7 +48,7 @@ def held(folder):
 
 def test_a_folder_is_for_one_training(tmp_path, monkeypatch):
     with held(tmp_path) as owner:
-        live = tmp_path / f"c.pth{PARTIAL}"
+        live = tmp_path / f"c.pth.1{PARTIAL}"
         live.touch()
         words = rf"output folder '{tmp_path}' is in use by process {owner.pid} on \S+; .*set OUT"
         with (
@@ -78,7 +78,7 @@ def test_a_folder_is_for_one_training(tmp_path, monkeypatch):
 def test_a_lock_ends_with_its_process(tmp_path):
     """Although a child, such as a loader's, lives on."""
     with held(tmp_path) as owner:
-        (tmp_path / f"c.pth{PARTIAL}").touch()
+        (tmp_path / f"c.pth.1{PARTIAL}").touch()
         owner.kill()
         owner.join()
         for _ in range(2):
@@ -91,7 +91,7 @@ def test_a_file_system_without_locks_is_shared(tmp_path, monkeypatch):
         raise OSError("no locks available")
 
     monkeypatch.setattr(output_folder.fcntl, "lockf", lockf)
-    (tmp_path / f"c.pth{PARTIAL}").touch()
+    (tmp_path / f"c.pth.1{PARTIAL}").touch()
     with lock_run_folder(str(tmp_path), "OUT", options()):
         assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 

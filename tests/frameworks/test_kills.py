@@ -111,5 +111,5 @@ def test_no_kill_loses_the_last_checkpoint(root, datasets, tmp_path, kind):
 
 def written(folder, since=0):
     """The files that are being written, or were when a run was killed."""
-    found = folder.glob(f"*.pth{checkpoints.PARTIAL}")
+    found = folder.glob(f"*.pth.*{checkpoints.PARTIAL}")
     return [p for p in found if p.stat().st_mtime >= since and p.stat().st_size]

@@ -12,6 +12,7 @@ from detectron2.data import build
 
 from ... import checkpoints
 from ...errors import CheckpointError
+from ...layers.base import AdaptiveNorm
 from ..output_folder import check_same_checkpoint
 
 
@@ -153,7 +154,23 @@ class Checkpointer(DetectionCheckpointer):
         misshapen = (name for name, *_ in incompatible.incorrect_shapes)
         absent = {*incompatible.missing_keys, *misshapen}
         checkpoints.check_fits(self._path, self.model, found, absent)
+        self._warn_of_other_norms({*incompatible.missing_keys})
         return incompatible
+
+    def _warn_of_other_norms(self, missing: set[str]) -> None:
+        """Log a warning if the checkpoint has only some of the tensors of our layers."""
+        parts = {
+            name: {f"{name}.{key}" for key in layer.state_dict() if key != "num_batches_tracked"}
+            for name, layer in self.model.named_modules()
+            if isinstance(layer, AdaptiveNorm)
+        }
+        other = [name for name, own in parts.items() if own & missing and own - missing]
+        if other:
+            self.logger.warning(
+                f"{self._path} has another norm's weights for {len(other)} layers, such as "
+                f"{other[0]}, which keep initial values: convert it by tools/convert.py with "
+                f"--config-file, and set {self.setting} to the new file"
+            )
 
     def _check_resumes(self, checkpoint: dict[str, Any]) -> None:
         """Raise CheckpointError unless model and optimizer fit a checkpoint to resume from.

@@ -1,5 +1,7 @@
 """Read detectron2's yaml configs without running code that they hold."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def read_config(path: str) -> CfgNode:
             does not.
     """
     cfg = get_cfg()
-    with reading_config(path):
+    with reading_config(path), explaining_unknown_keys(path):
         if checkpoints.code_is_allowed():
             cfg.merge_from_file(path)
             return cfg
@@ -44,6 +46,21 @@ def read_config(path: str) -> CfgNode:
         cfg.merge_from_file(path)
         del cfg.__dict__["load_yaml_with_base"]
         return cfg
+
+
+@contextmanager
+def explaining_unknown_keys(path: str) -> Iterator[None]:
+    """Within this context, the error of a key that detectron2 lacks says what to do."""
+    try:
+        yield
+    except KeyError as error:
+        if "Non-existent config key" not in str(error):
+            raise
+        raise UserError(
+            f"{path}: {error.args[0]}; this command knows detectron2's own keys, and none of a "
+            "project such as PointRend: correct the key, or import ilm_plugins in the project's "
+            "train_net.py and train with that"
+        ) from error
 
 
 class _SafeFiles(CfgNode):

@@ -7,7 +7,6 @@ names are called keys below. A key that was valid before this package changed ``
 another package registered it, keeps its meaning; such keys are called taken.
 """
 
-import copy
 import functools
 import itertools
 import sys
@@ -16,9 +15,10 @@ from collections.abc import Mapping
 from types import FunctionType, ModuleType
 
 import wrapt
-from torch import Tensor, nn
+from torch import nn
 
 from ...layers import NORMS, OptionError, norm_key, parse_norm
+from ...layers.levels import PerLevelNorm, restart_levels
 from ...layers.mixture import MixtureNorm
 
 DEFINED_IN = "detectron2.layers.batch_norm"
@@ -173,36 +173,4 @@ def _build_head(module: ModuleType, wrapped, head: nn.Module, args, kwargs) -> N
             if isinstance(layer, MixtureNorm) and layer.running_mean is not None:
                 subnet.register_module(name, PerLevelNorm(layer, head._num_features))
     if any(isinstance(module, PerLevelNorm) for module in head.modules()):
-        head.register_forward_pre_hook(_restart_levels)
-
-
-def _restart_levels(head: nn.Module, _inputs) -> None:
-    """Before each forward pass, reset every PerLevelNorm to the first level."""
-    for module in head.modules():
-        if isinstance(module, PerLevelNorm):
-            module.level = 0
-
-
-class PerLevelNorm(nn.ModuleList):
-    """One norm for all levels of a feature pyramid, with running statistics for each.
-
-    RetinaNet's head runs the same modules over every level in turn. The levels share all
-    parameters, as under detectron2's CycleBatchNormList, and each level has its own running
-    statistics. The module must be called once for each level, in order.
-
-    Shape: (N, C, H, W) to the same; H and W may differ between levels.
-
-    Args:
-        layer: the EN, SN or SSN layer; each level has a copy that shares its parameters.
-        num_levels: number of levels.
-    """
-
-    def __init__(self, layer: MixtureNorm, num_levels: int) -> None:
-        shared = {id(parameter): parameter for parameter in layer.parameters()}
-        super().__init__(copy.deepcopy(layer, dict(shared)) for _ in range(num_levels))
-        self.level = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        layer = self[self.level]
-        self.level = (self.level + 1) % len(self)
-        return layer(x)
+        head.register_forward_pre_hook(restart_levels)

@@ -38,9 +38,8 @@ def draw_predictions(cfg: CfgNode, path: Path) -> None:
     model = build_model(cfg).eval()
     Checkpointer(model).load(cfg.MODEL.WEIGHTS)
     mapper = DatasetMapper(cfg, is_train=False)
-    chosen = [records[i * len(records) // COUNT] for i in range(min(COUNT, len(records)))]
     tiles = []
-    for record in chosen:
+    for record in spread(records):
         with torch.no_grad():
             found = model([mapper(dict(record))])[0]["instances"].to("cpu")
         found = found[found.scores >= MIN_SCORE]
@@ -60,6 +59,12 @@ def draw_predictions(cfg: CfgNode, path: Path) -> None:
         grid.paste(Image.fromarray(tile), (i % COLUMNS * width, i // COLUMNS * height))
     path.parent.mkdir(parents=True, exist_ok=True)
     grid.save(path, optimize=True)
+
+
+def spread(records: list) -> list:
+    """Return up to COUNT different records, spread evenly."""
+    count = min(COUNT, len(records))
+    return [records[i * len(records) // count] for i in range(count)]
 
 
 def _tile(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:

@@ -52,6 +52,7 @@ from ...errors import UserError
 from ...layers import NORMS
 from ..command import WithoutTracebacks, building
 from ..optimizers import keep_layouts
+from .annotations import leave_out_boxes
 from .checkpoints import Checkpointer
 from .checks import LAZY_KEYS, load_config
 from .faults import ImageErrors, add_iteration, explain_dataset_errors
@@ -196,7 +197,8 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         """Return our hooks, then detectron2's, whose last one writes logs."""
-        return our_hooks(self.ratios_interval) + super().build_hooks()
+        folder = FolderHook(self.cfg.OUTPUT_DIR)
+        return our_hooks(self.ratios_interval) + super().build_hooks() + [folder]
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
@@ -204,7 +206,9 @@ class Trainer(DefaultTrainer):
         with building("the augmentation of images"):
             mapper = ImageErrors(DatasetMapper(cfg, True))
         with explain_dataset_errors(cfg.DATASETS.TRAIN):
-            return build_detection_train_loader(cfg, mapper=mapper)
+            parts = build_detection_train_loader.from_config(cfg, mapper=mapper)
+            parts["dataset"] = leave_out_boxes(parts["dataset"], cfg.DATASETS.TRAIN)
+            return build_detection_train_loader(**parts)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -236,6 +240,17 @@ class Trainer(DefaultTrainer):
 def our_hooks(ratios_interval: int | None) -> list[HookBase]:
     """Return the hook for SSN's radius and, if an interval is given, that for ratios."""
     return [RadiusHook(), *([RatiosHook(ratios_interval)] if ratios_interval else [])]
+
+
+class FolderHook(HookBase):
+    """Raise FileNotFoundError after an iteration in which the output folder was removed."""
+
+    def __init__(self, folder: str) -> None:
+        self.file = Path(folder, "metrics.json")
+
+    def after_step(self) -> None:
+        if comm.is_main_process():
+            self.file.stat()
 
 
 _create_ddp_model = defaults.create_ddp_model
@@ -332,6 +347,7 @@ def train_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if writes else None,
             hooks.EvalHook(cfg.train.eval_period, lambda: evaluate_model(cfg, plain)),
             hooks.PeriodicWriter(writers, period=cfg.train.log_period) if writes else None,
+            FolderHook(cfg.train.output_dir),
         ]
     )
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
@@ -356,6 +372,8 @@ def lazy_loader(cfg: DictConfig, part: str):
     if "dataset" in loader:
         with explain_dataset_errors(names):
             parts["dataset"] = instantiate(loader.dataset)
+            if part == "train":
+                parts["dataset"] = leave_out_boxes(parts["dataset"], names)
     if "mapper" in loader:
         parts["mapper"] = ImageErrors(instantiate(loader.mapper))
     return instantiate({**loader, **parts})

@@ -169,6 +169,7 @@ def test_a_changed_copy_of_a_stock_config_runs_no_code(trap, tmp_path):
         ("", "TypeError"),
         ("x: !!int abc", "ValueError"),
         ("NOTHING: 3", "NOTHING"),
+        ("MODEL: {POINT_HEAD: {NUM_FC: 3}}", "MODEL.POINT_HEAD; this command knows detectron2's"),
         ("SEED: {A: 3}", "SEED"),
     ],
 )

@@ -14,6 +14,7 @@ from ilm_plugins import ExemplarNorm, ILMGroupNorm, surgery
 from ilm_plugins.checkpoints import read, write
 from ilm_plugins.cli import convert, train_net
 from ilm_plugins.cli.convert import build_model
+from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
 from runs import NO_TEST, detectron2_command
 from swaps import change, randomized
 
@@ -127,6 +128,8 @@ def test_a_backbone_within_the_backbone_is_named(root, plain, tmp_path, capsys):
     words = [tmp_path / "in.pth", tmp_path / "out.pth", *config]
     assert run(*words) == 2
     assert "of its backbone.bottom_up; give --part backbone.bottom_up" in capsys.readouterr().err
+    assert run(*words, "--part", "backbone") == 2
+    assert "of its backbone.bottom_up; give --part backbone.bottom_up" in capsys.readouterr().err
     assert run(*words, "--part", "backbone.bottom_up") == 0
 
 
@@ -148,6 +151,23 @@ def test_mistakes_in_configs(root, checkpoint, tmp_path, capsys):
     assert "does not define model" in refused(tmp_path / "lazy.py")
     error = refused(root / GN, "MODEL.ROI_BOX_HEAD.NORM", "EN(reduction=16)")
     assert "GN or IN does not become ExemplarNorm" in error
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_one_warning_says_that_weights_must_be_converted(tmp_path, caplog, suffix):
+    caplog.set_level("WARNING", logger="fvcore")
+    state = {f"conv1.norm.{k}": v for k, v in torch.nn.BatchNorm2d(32).state_dict().items()}
+    if suffix == ".pkl":  # as of the model zoo, whose names detectron2 matches
+        state = {name: tensor.numpy() for name, tensor in state.items()}
+    zoo = {"model": state, "__author__": "zoo", "matching_heuristics": True}
+    write(zoo, tmp_path / f"bn{suffix}")
+    for norm in ("EN", "ILMIN", "BN"):
+        caplog.clear()
+        block = BasicBlock(32, 32, norm=norm)
+        Checkpointer(block).load(str(tmp_path / f"bn{suffix}"))
+        told = [r.message for r in caplog.records if "tools/convert.py" in r.message]
+        assert len(told) == (norm != "BN")
+        assert all("1 layers, such as conv1.norm, which keep" in text for text in told)
 
 
 def test_a_lazy_config(root, plain, tmp_path, capsys):

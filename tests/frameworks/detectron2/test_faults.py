@@ -20,6 +20,8 @@ from faults import NOT_DENSE, error_line, finish, kill_one_of, small_files, star
 from ilm_plugins import checkpoints
 from ilm_plugins.checkpoints import CheckpointError
 from ilm_plugins.cli import train_net
+from ilm_plugins.errors import UserError
+from ilm_plugins.frameworks.detectron2.annotations import leave_out_boxes
 from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
 from runs import LAZY, NO_TEST
 from runs import detectron2_command as command
@@ -476,3 +478,81 @@ def test_a_killed_process_ends_the_others_and_the_run_can_go_on(datasets, out):
     opts = ["SOLVER.MAX_ITER", str(last + 2), *NO_TEST]
     assert train_net.main(command("--resume", out=out, opts=opts)) == 0
     assert checkpoints.read(out / "model_final.pth")["iteration"] == last + 1
+
+
+REMOVE = """
+import shutil
+from detectron2.data import DatasetMapper
+
+class Remove(DatasetMapper):
+    images = 0
+
+    def __call__(self, entry):
+        self.images += 1
+        if self.images > 8:
+            shutil.rmtree({folder!r}, ignore_errors=True)
+        return super().__call__(entry)
+"""
+
+
+def test_a_folder_that_is_removed_ends_the_run(datasets, lazy, tmp_path, out, capfd, monkeypatch):
+    (tmp_path / "remove.py").write_text(REMOVE.format(folder=str(out)))
+    monkeypatch.syspath_prepend(tmp_path)
+    mapper = "from remove import Remove\ndataloader.train.mapper._target_ = Remove\n"
+    words = "train.max_iter=9", "train.log_period=100"
+    line = error_line(lazy(*words, code=mapper), capfd, status=1)
+    assert f"{out}/metrics.json does not exist" in line
+
+
+# ---- boxes and masks
+
+
+def image(**annotation):
+    """An image of 20 x 30 pixels with one annotation, as detectron2 loads it."""
+    annotation = {"bbox_mode": 1, "bbox": [5, 5, 10, 10], "category_id": 0, **annotation}
+    return {"file_name": "x.jpg", "height": 20, "width": 30, "annotations": [annotation]}
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "box, empty",
+    [
+        ([5, NAN, 10, 10], True),
+        ([5, 5, INF, 10], True),
+        ([5, 5, -3, 10], True),
+        ([30, 5, 10, 10], True),
+        ([-20, 5, 10, 10], True),
+        ([-5, 5, 10, 100], False),
+    ],
+)
+def test_boxes_that_are_left_out_are_counted(box, empty, caplog):
+    MetadataCatalog.get("boxes").json_file = "boxes.json"
+    entries = leave_out_boxes([image(bbox=box), image()], ["boxes"])
+    assert (entries[0]["annotations"][0]["bbox"] == [0] * 4) == empty
+    assert ("Left out 1 of 2 boxes of boxes.json" in caplog.text) == empty
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bbox": [1, 2, 3]},
+        {"bbox": 3},
+        {"segmentation": {"size": [20, 30], "counts": "garbage"}},
+        {"segmentation": {"size": [2, 3], "counts": b"6"}},
+    ],
+)
+def test_a_broken_annotation_is_named(wrong):
+    with pytest.raises(UserError, match=r"annotation \{.*x\.jpg' in boxes"):
+        leave_out_boxes([image(**wrong)], ["boxes"])
+
+
+def test_a_training_counts_the_boxes_that_it_leaves_out(arguments, shapes, out):
+    name, annotations, _ = shapes
+    contents = json.loads(annotations.read_text())
+    contents["annotations"][0]["bbox"][2] = -1
+    annotations.write_text(json.dumps(contents))
+    settings = {"DATASETS.TRAIN": f"['{name}']", "SOLVER.MAX_ITER": "1"}
+    assert train_net.main(arguments(settings=settings)) == 0
+    assert f"Left out 1 of {len(contents['annotations'])} boxes" in (out / "log.txt").read_text()
