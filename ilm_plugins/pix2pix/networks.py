@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ..frameworks.openmmlab.norms import TORCH_NORMS, register
+from ..frameworks.openmmlab.norms import TORCH_NORMS
 from ..layers import OptionError
 from ..layers.mixture import MixtureNorm
 
@@ -71,6 +71,7 @@ class SteadyDropout(nn.Dropout):
         return x * (kept / (1 - self.p)).to(x)
 
 
+@MODELS.register_module()
 class UNetGenerator(nn.Module):
     """The U-Net of the appendix: C64-C128-C256-C512-...-C512 down, and the mirror image up.
 
@@ -159,6 +160,7 @@ class UNetGenerator(nn.Module):
         return x.tanh()
 
 
+@MODELS.register_module()
 class PatchDiscriminator(nn.Module):
     """The PatchGAN of the appendix: C64-C128-C256-C512, and a logit for each patch.
 
@@ -202,6 +204,7 @@ class PatchDiscriminator(nn.Module):
         return self.layers(torch.cat([inputs, images], 1))
 
 
+@MODELS.register_module()
 class PairPreprocessor(BaseDataPreprocessor):
     """Stacks and scales the images of a batch to -1..1, as the arguments of Pix2Pix.forward.
 
@@ -228,6 +231,7 @@ def to_bytes(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+@MODELS.register_module()
 class Pix2Pix(BaseModel):
     """A generator G trained with an L1 loss and against a discriminator D; Section 3 of the paper.
 
@@ -358,7 +362,3 @@ def _call_with_fixed_parameters(network: nn.Module, *inputs: Tensor) -> Tensor:
     kept = {p for norm in norms for p in norm.parameters(recurse=False) if p.requires_grad}
     aliases = {name: p.detach().requires_grad_(p in kept) for name, p in network.named_parameters()}
     return functional_call(network, aliases, inputs)
-
-
-MODULES = (PairPreprocessor, PatchDiscriminator, Pix2Pix, UNetGenerator)
-register(MODELS, classes={module.__name__: module for module in MODULES})

@@ -14,13 +14,14 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, OPTIM_WRAPPER_CONSTRUCTO
 from PIL import Image
 from torch import Tensor, nn
 
-from ..frameworks.openmmlab.norms import register
 from .metrics import measures
 from .pairs import PairedImages
 
+DATASETS.register_module(module=PairedImages)
 KINDS = ("input", "output", "target")
 
 
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class OptimizerEach:
     """Builds one optimizer for each network of a model, from {name of the network: config}.
 
@@ -41,6 +42,7 @@ class OptimizerEach:
         return OptimWrapperDict(**wrappers)
 
 
+@METRICS.register_module()
 class ImageTransfer(BaseMetric):
     """Computes the metrics of :mod:`.metrics`, and of the mean image of training, if it is known.
 
@@ -70,6 +72,7 @@ class ImageTransfer(BaseMetric):
         return {name: float(np.mean([r[name] for r in results])) for name in results[0]}
 
 
+@HOOKS.register_module()
 class TranslatedImages(Hook):
     """Writes a grid of ``number`` samples at each validation, and every image at a test.
 
@@ -117,9 +120,3 @@ def to_image(pixels: Tensor) -> Image.Image:
 def write(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
-
-
-register(DATASETS, classes={"PairedImages": PairedImages})
-register(HOOKS, classes={"TranslatedImages": TranslatedImages})
-register(METRICS, classes={"ImageTransfer": ImageTransfer})
-register(OPTIM_WRAPPER_CONSTRUCTORS, classes={"OptimizerEach": OptimizerEach})

@@ -4,7 +4,10 @@ The data set is a folder of pairs side by side, photo left and label map right. 
 the next 200 test; which 200 of the 400 the paper takes, it does not say.
 """
 
-custom_imports = dict(imports=["ilm_plugins"], allow_failed_imports=False)
+custom_imports = dict(
+    imports=["ilm_plugins.pix2pix.networks", "ilm_plugins.pix2pix.training"],
+    allow_failed_imports=False,
+)
 default_scope = "mmengine"
 
 data_root = "data/facades"
