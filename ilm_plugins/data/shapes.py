@@ -44,7 +44,7 @@ _OUTLINES = {
     "triangle": (3, -math.pi / 2, 0.64, 1),
     "star": (10, -math.pi / 2, 0.62, 0.55),
 }
-_SUBPIXELS = 4
+_SUBPIXELS = 8
 _JPEG = {"quality": 95, "subsampling": 0}
 
 
@@ -84,7 +84,7 @@ def make_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
                 "image_id": index,
                 "category_id": category,
                 "iscrowd": 0,
-                "area": int((coverage >= 0.5).sum()),
+                "area": round(float(coverage.sum()), 2),
                 "bbox": [*box[0].tolist(), *(box[1] - box[0]).round(2).tolist()],
                 "segmentation": [corners.ravel().tolist()],
             }
