@@ -1,6 +1,6 @@
 """Adaptive normalization layers for detectron2, OpenMMLab and plain PyTorch."""
 
-from . import frameworks, pix2pix
+from . import frameworks
 from .configs import get_config_file
 from .frameworks import register
 from .layers import (
@@ -37,4 +37,3 @@ __all__ = [
 ]
 
 frameworks.install_import_hooks()
-pix2pix.install_import_hooks()

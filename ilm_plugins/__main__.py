@@ -16,7 +16,7 @@ COMMANDS = {
     "analyze": ("analysis", "tables and pictures of what layers have learned"),
     "reproduce": ("reproduction", "the papers' tables: list, run, report"),
     "translate": ("pix2pix", "translate images by a trained pix2pix"),
-    "make-shapes": ("data", "write the generated data set shapes"),
+    "make-shapes": ("data", "write the generated dataset shapes"),
     "demo": ("data", "train small detectors on shapes, and show what they find"),
 }
 
