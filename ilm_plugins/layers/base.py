@@ -38,6 +38,8 @@ class AdaptiveNorm(nn.GroupNorm):
     moment_groups: int
     #: A method that returns the description of ``rescale`` for kernels that compute it; or None.
     network: Callable[[], Network] | None = None
+    #: The plain norm that surgery replaces by exactly this class, no subclass: "GN", "IN" or "BN".
+    replaces: ClassVar[str]
     #: Initial values of the layer's own parameters and buffers, by name.
     initial_values: ClassVar[Mapping[str, float]] = {"weight": 1.0, "bias": 0.0}
 
