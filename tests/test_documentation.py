@@ -29,7 +29,6 @@ from ilm_plugins.layers.autoencoder import AutoencoderNorm
 from ilm_plugins.ops import cpu
 from ilm_plugins.reproduction import record, registry
 from runs import NEEDS
-from swaps import change, randomized
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -602,28 +601,6 @@ def test_the_way_to_script_a_detector():
     assert len(ours) > 10
     torch.testing.assert_close(theirs.pred_boxes.tensor, ours.pred_boxes.tensor)
     torch.testing.assert_close(theirs.scores, ours.scores)
-
-
-def test_the_way_to_convert_timms_norms_with_activations():
-    timm = pytest.importorskip("timm", reason="needs timm")
-    built = []
-
-    class Timm:
-        layers = timm.layers
-
-        @staticmethod
-        def create_model(name):
-            torch.manual_seed(0)
-            model = randomized(timm.create_model(name, num_classes=3)).double().eval()
-            built.append(copy.deepcopy(model))
-            return model
-
-    text = block(ROOT / "docs" / "interoperability.md", "python", "BatchNormAct2d")
-    names = {"timm": Timm, "nn": nn, "ilm_plugins": ilm_plugins}
-    exec(text, names)
-    assert len(names["report"].converted) == 34 and not names["report"].left
-    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    assert change(built[0](x), names["model"](x)) <= 1e-10
 
 
 def test_the_way_to_keep_the_kernels_in_a_compiled_model(monkeypatch, own_forward):

@@ -1,4 +1,4 @@
-"""Checkpoints of the papers' released code, whose variances are divided by n - 1."""
+"""Checkpoints of the papers' released code, but for the variances, divided by n - 1 there."""
 
 import pytest
 import torch
@@ -11,32 +11,20 @@ from swaps import Block, change, double
 
 def released_ilm(hidden=2):
     """The state dict of a released ILM+GN layer of 64 channels, in key groups of 16."""
-    encode = double(hidden, 4)
-    return {
-        "weight_bias": double(1, 64, 1, 1),
-        "bias_bias": double(1, 64, 1, 1),
-        "fc_embed.0.weight": encode,
-        "fc_weight.0.0.weight": encode,
-        "fc_weight.1.weight": double(4, hidden),
-        "fc_bias.0.0.weight": encode,
-        "fc_bias.1.weight": double(4, hidden),
-    }
+    state = {name: double(1, 64, 1, 1) for name in ("weight_bias", "bias_bias")}
+    encoders = ("fc_embed.0.weight", "fc_weight.0.0.weight", "fc_bias.0.0.weight")
+    decoders = {f"fc_{part}.1.weight": double(4, hidden) for part in ("weight", "bias")}
+    return state | dict.fromkeys(encoders, double(hidden, 4)) | decoders
 
 
 @pytest.mark.parametrize("hidden", [1, 2])
 def test_ilm(hidden):
     theirs, x = released_ilm(hidden), 3 * double(2, 64, 5, 5) + 1
-    expected = transcription.ilm_norm(
-        x,
-        theirs["weight_bias"].flatten(),
-        theirs["bias_bias"].flatten(),
-        theirs["fc_embed.0.weight"],
-        decode_mean=theirs["fc_bias.1.weight"],
-        decode_var=theirs["fc_weight.1.weight"],
-        num_groups=4,
-        key_group_size=16,
-        eps=1e-5,
-    )
+    tensors = theirs["weight_bias"][0, :, 0, 0], theirs["bias_bias"][0, :, 0, 0]
+    decoders = {"mean": theirs["fc_bias.1.weight"], "var": theirs["fc_weight.1.weight"]}
+    decoders = {f"decode_{name}": decoder for name, decoder in decoders.items()}
+    options = {"num_groups": 4, "key_group_size": 16, "eps": 1e-5, **decoders}
+    expected = transcription.ilm_norm(x, *tensors, theirs["fc_embed.0.weight"], **options)
     state = {f"norm.{name}": tensor for name, tensor in theirs.items()}
     model = Block("norm", ILMGroupNorm(64, 4))
     converted, report = surgery.convert_state(state, "ILMGN")
@@ -58,31 +46,17 @@ def test_ilm(hidden):
     ],
 )
 def test_ilm_that_does_not_fit(to, options, words):
-    _, report = surgery.convert_state(released_ilm(), to, **options)
-    assert words in report.left[""]
-
-
-def released_an(k):
-    """The state dict of a released AN layer of 64 channels over GroupNorm."""
-    attention = {"weight": double(k, 64, 1, 1), "bias": double(k)}
-    attention = {f"attention_weights.attention.0.{n}": t for n, t in attention.items()}
-    return {"weight_": double(k, 64), "bias_": double(k, 64), **attention}
+    assert words in surgery.convert_state(released_ilm(), to, **options)[1].left[""]
 
 
 def test_an():
-    theirs, x = released_an(20), double(2, 64, 5, 5)
-    expected = transcription.attentive_norm(
-        x,
-        torch.ones(64).double(),
-        torch.zeros(64).double(),
-        theirs["attention_weights.attention.0.weight"].flatten(1),
-        theirs["attention_weights.attention.0.bias"],
-        theirs["weight_"],
-        theirs["bias_"],
-        num_groups=32,
-        eps=1e-5,
-    )
-    state = {f"agn1.{name}": tensor for name, tensor in theirs.items()}
+    shapes = (20, 64, 1, 1), (20,), (20, 64), (20, 64)
+    maps, map_bias, *pairs = theirs = [double(*shape) for shape in shapes]
+    names = "attention_weights.attention.0.weight", "attention_weights.attention.0.bias"
+    state = {f"agn1.{n}": t for n, t in zip((*names, "weight_", "bias_"), theirs, strict=True)}
+    x, plain = double(2, 64, 5, 5), (torch.ones(64).double(), torch.zeros(64).double())
+    options = {"num_groups": 32, "eps": 1e-5}
+    expected = transcription.attentive_norm(x, *plain, maps.flatten(1), map_bias, *pairs, **options)
     model = Block("gn1", AttentiveNorm(64, num_affine=20))
     converted, report = surgery.convert_state(state, "AN")
     assert report.converted == {"agn1": "released AN -> AttentiveNorm"}
@@ -94,9 +68,8 @@ def test_an():
         assert change(expected, model.gn1(x)) <= 1e-13
     _, report = surgery.convert_state(state, "AN", num_affine=10)
     assert "set num_affine=20" in report.left["agn1"]
-    bn = nn.BatchNorm2d(64, affine=False).state_dict()
-    _, report = surgery.convert_state({**theirs, **bn}, "AN")
-    assert report.left == {"": "released AN with another norm does not become AttentiveNorm"}
+    _, report = surgery.convert_state({**state, "agn1.running_mean": torch.zeros(64)}, "AN")
+    assert report.left == {"agn1": "released AN with another norm does not become AttentiveNorm"}
 
 
 def released_sn(k=3):
@@ -114,15 +87,15 @@ def of_vectors():
 
 
 @pytest.mark.parametrize(
-    "theirs, normalizers, shape",
+    "make, normalizers, shape",
     [
         (released_sn, ("IN", "LN", "BN"), (2, 32, 5, 5)),
         (lambda: released_sn(2), ("IN", "LN"), (2, 32, 5, 5)),
         (of_vectors, ("LN", "BN"), (4, 32)),
     ],
 )
-def test_sn(theirs, normalizers, shape):
-    theirs, x = theirs(), double(*shape)
+def test_sn(make, normalizers, shape):
+    theirs, x = make(), double(*shape)
     options = {name: tensor.flatten() for name, tensor in theirs.items()}
     expected = transcription.switch_norm(x, **options, normalizers=normalizers, eps=1e-5)
     state, report = surgery.convert_state(theirs, "SN", normalizers=normalizers)
@@ -134,30 +107,25 @@ def test_sn(theirs, normalizers, shape):
     assert f"set normalizers={normalizers}" in report.left[""]
 
 
-@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("fixed", [False, True, None])
 def test_ssn(fixed):
-    theirs, x = released_sn() | {"radius": torch.full((1,), 0.4)}, double(2, 32, 5, 5)
-    theirs |= {"mean_fixed": torch.tensor([fixed]), "var_fixed": torch.tensor([False])}
+    """Fixed is None for SN, which becomes SSN at radius 0."""
+    theirs, x, kind = released_sn(), double(2, 32, 5, 5), "SN" if fixed is None else "SSN"
+    if fixed is not None:
+        theirs |= {"radius": torch.full((1,), 0.4), "mean_fixed": torch.tensor([fixed])}
+        theirs |= {"var_fixed": torch.tensor([False])}
     state, report = surgery.convert_state(theirs, "SSN")
-    assert report.converted == {"": "released SSN -> SparseSwitchNorm"}
-    assert "divides variances by n - 1" in str(report)
+    assert report.converted == {"": f"released {kind} -> SparseSwitchNorm"}
     ours = SparseSwitchNorm(32).double().eval()
     ours.load_state_dict(state)
-    logits = theirs["mean_weight"], theirs["var_weight"]
-    expected = [transcription.sparsestmax(v, ours.radius.item()) for v in logits]
+    logits = [theirs["mean_weight"], theirs["var_weight"]]
+    expected = [v.softmax(0) for v in logits]
+    if kind == "SSN":
+        expected = [transcription.sparsestmax(v, ours.radius.item()) for v in logits]
     if fixed:
         expected[0] = nn.functional.one_hot(logits[0].argmax(), 3).double()
-    torch.testing.assert_close(ours.ratios(), torch.stack(expected))
     options = {n: theirs[n].flatten() for n in ("weight", "bias", "running_mean", "running_var")}
-    options |= {"mean_weight": logits[0], "var_weight": logits[1]}
+    options |= {"mean_weight": logits[0], "var_weight": logits[1], "eps": 1e-5}
     ratios = iter(expected)
-    y = transcription.switch_norm(x, eps=1e-5, to_ratios=lambda _: next(ratios), **options)
+    y = transcription.switch_norm(x, to_ratios=lambda _: next(ratios), **options)
     assert change(y, ours(x)) <= 1e-13
-
-
-def test_sn_becomes_ssn():
-    theirs = released_sn()
-    state, report = surgery.convert_state(theirs, "SSN")
-    assert report.converted == {"": "released SN -> SparseSwitchNorm"}
-    torch.testing.assert_close(state["mean_weight"], theirs["mean_weight"].softmax(0))
-    assert not state["radius"].any() and not state["var_fixed"].any()

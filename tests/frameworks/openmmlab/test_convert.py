@@ -14,7 +14,6 @@ from ilm_plugins.checkpoints import read, write
 from ilm_plugins.cli import convert, train_net
 from ilm_plugins.cli.convert import build_model
 from ilm_plugins.data.images import open_images
-from ilm_plugins.layers import OptionError
 from ilm_plugins.reproduction import miniature
 from runs import MMENGINE_CONFIG, write_class_folders
 from swaps import change, randomized
@@ -148,14 +147,6 @@ def test_a_segmenter_of_sync_batchnorm_is_converted_in_place(tmp_path, plain_fir
     model, report = surgery.revert(model)
     assert [*report.converted] == norms and not report.left
     assert change(expected, model._forward(x)) <= 1e-6
-
-
-def test_an_average_of_a_model_is_not_converted_by_itself():
-    from mmengine.model import ExponentialMovingAverage
-
-    model = ExponentialMovingAverage(torch.nn.Sequential(torch.nn.BatchNorm2d(32)))
-    with pytest.raises(OptionError, match="the model is wrapped in BaseAveragedModel"):
-        surgery.convert(model, "EN")
 
 
 def test_a_backbone_alone(configs, tmp_path, capsys):
