@@ -4,7 +4,6 @@ import os
 import pickle
 import sys
 import tarfile
-import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -65,20 +64,16 @@ class Built:
         return self.reduced
 
 
-@pytest.mark.parametrize(
-    "contents",
-    [
-        Built(getattr, ("text", "format")),
-        Built(getattr, (np.ndarray, "tofile")),
-        Built(np.load, ("file", None, True)),
-        np.array([{}]),
-        torch.nn.Identity(),
-    ],
-)
+REACHES = {
+    "an attribute": Built(getattr, (np.ndarray, "tofile")),
+    "a function of numpy": Built(np.load, ("file", None, True)),
+    "a module": torch.nn.Identity(),
+}
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+@pytest.mark.parametrize("contents", REACHES.values(), ids=REACHES)
 def test_what_may_reach_code_is_refused(tmp_path, contents, suffix):
-    if suffix == ".pkl" and isinstance(contents, np.ndarray):
-        pytest.skip("the unpickler meets what is in the array")
     with pytest.raises(CheckpointError, match="which may run code; if you trust"):
         read(save([contents], tmp_path / f"c{suffix}"))
 
@@ -123,14 +118,10 @@ def test_arrays_of_every_numpy_are_data(tmp_path, module, suffix):
     ours = np.arange(3.0).__reduce__()[0].__module__.removesuffix("multiarray").encode()
     given, path = {"a": np.arange(3.0), "b": np.float32(2)}, tmp_path / f"c{suffix}"
     if suffix == ".pkl":
-        path.write_bytes(pickle.dumps(given, protocol=2).replace(ours, module))
+        path.write_bytes(pickle.dumps(given, protocol=2))
     else:
-        torch.save(given, path)
-        with zipfile.ZipFile(path) as archive:
-            parts = {name: archive.read(name) for name in archive.namelist()}
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, content in parts.items():
-                archive.writestr(name, content.replace(ours, module))
+        torch.save(given, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(ours, module))
     found = read(path)
     assert found["a"].tolist() == [0, 1, 2] and found["b"] == 2
 

@@ -36,17 +36,6 @@ def test_a_link_stays_one(tmp_path):
     assert link.is_symlink() and target.read_bytes() == b"\xc2\xb5"
 
 
-def test_two_processes_that_write_one_file_share_no_temporary_one(tmp_path):
-    path, code = tmp_path / "c.txt", "import sys\n"
-    code += "from ilm_plugins.checkpoints import replacing\n"
-    code += "with replacing(sys.argv[1], 'w') as file:\n    file.write('theirs')\n"
-    with replacing(path, "w") as file:
-        file.write("ours")
-        fresh.run([sys.executable, "-c", code, path], check=True)
-        assert path.read_text() == "theirs"
-    assert path.read_text() == "ours"
-
-
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "c.pth"
     path.write_text("old")
