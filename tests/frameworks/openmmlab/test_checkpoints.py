@@ -44,9 +44,6 @@ def test_batchnorm_is_found_under_the_name_of_its_type(tmp_path, capsys):
     assert change(plain._forward(x), model._forward(x)) <= 1e-10
 
 
-# ---- loading
-
-
 class Attribute:
     """What MMEngine's own list of harmless functions would let a checkpoint do."""
 
@@ -84,9 +81,6 @@ def test_the_config_in_a_checkpoint_which_mmengine_would_run_is_left_out(tmp_pat
     use_safe_checkpoints()
     torch.save({"meta": {"config": "x = 1", "epoch": 3}}, tmp_path / "c.pth")
     assert CheckpointLoader.load_checkpoint(str(tmp_path / "c.pth"))["meta"] == {"epoch": 3}
-
-
-# ---- saving and resuming
 
 
 def test_an_outdated_checkpoint_goes_when_its_successor_is_there(tmp_path, monkeypatch):
