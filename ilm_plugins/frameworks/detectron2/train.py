@@ -208,7 +208,8 @@ class RecordHook(engine.HookBase):
 
     def after_train(self) -> None:
         if metrics := self._metrics(self.trainer.max_iter):
-            self._point(self.trainer.max_iter, metrics)
+            if self.trainer.start_iter < self.trainer.max_iter:  # else a trained model is resumed
+                self._point(self.trainer.max_iter, metrics)
             record.finish(self.folder, record.PLAIN, metrics, self.trainer.evaluation.images)
 
     def _point(self, done: int, metrics: dict[str, float]) -> None:
