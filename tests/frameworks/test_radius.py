@@ -78,11 +78,11 @@ def train_in_mmengine(model, folder, start=0):
 
 def train_in_detectron2(model, folder, start=0):
     engine = pytest.importorskip("detectron2.engine", reason="needs detectron2")
-    from ilm_plugins.frameworks.detectron2.train import our_hooks
+    from ilm_plugins.frameworks.detectron2.radius import RadiusHook
 
     model.forward = lambda batch: {"loss": model.loss(batch)}
     trainer = engine.SimpleTrainer(model, [images()] * LENGTH, sgd(model))
-    trainer.register_hooks(our_hooks(ratios_interval=None))
+    trainer.register_hooks([RadiusHook()])
     trainer.train(start, LENGTH)
 
 

@@ -8,23 +8,19 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
-from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.engine import launch
 from detectron2.model_zoo import get_config_file
-from PIL import Image
 
 from ilm_plugins import checkpoints
 from ilm_plugins.cli import train as command_line
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import record
-from ilm_plugins.frameworks.detectron2.picture import draw_predictions
 from ilm_plugins.frameworks.detectron2.radius import RadiusHook
 from ilm_plugins.frameworks.options import RunOptions
 from runs import LAZY, NO_TEST, SHAPES, SMALL
@@ -128,16 +124,6 @@ def test_evaluation_finds_what_the_training_found(trained, tmp_path, capfd):
     assert evaluated["run"] == 0 and evaluated["test images"] == 4
     found.append(json.loads((tmp_path / results.relative_to(folder)).read_text()))
     assert len(found[0]) > 10 and found[0] == found[1]
-
-
-def test_a_picture_of_predictions(trained, tmp_path):
-    cfg = get_cfg()
-    cfg.merge_from_file(str(SHAPES))
-    words = [*SMALL, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(trained[0] / "model_final.pth")]
-    cfg.merge_from_list(words)
-    draw_predictions(cfg, tmp_path / "a" / "picture.png")
-    picture = np.asarray(Image.open(tmp_path / "a" / "picture.png"))
-    assert picture.shape == (512, 1536, 3) and picture[:256].std() > 20
 
 
 @pytest.fixture
