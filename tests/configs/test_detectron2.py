@@ -13,8 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from ilm_plugins import NORMS
-from ilm_plugins.cli import train_net
-from ilm_plugins.frameworks.detectron2.checks import load_config
+from ilm_plugins.frameworks.detectron2.config import load_config
 from ilm_plugins.reproduction import registry
 
 FOLDER = Path(__file__).parents[2] / "configs" / "detectron2"
@@ -26,8 +25,7 @@ every_config = pytest.mark.parametrize("path", COCO + SHAPES, ids=lambda p: p.st
 
 
 def load(path, *overrides):
-    argv = ["--config-file", str(path), "--num-gpus", "0", "MODEL.WEIGHTS", "", *overrides]
-    return load_config(train_net.parser().parse_args(argv))
+    return load_config(str(path), ["MODEL.WEIGHTS", "", *overrides], "cpu")
 
 
 def without_comments(path):
@@ -109,8 +107,7 @@ def test_the_override_for_the_server_is_test_dev():
 
 
 def test_weights_are_the_gn_pretrained_backbone():
-    args = train_net.parser().parse_args(["--config-file", str(COCO[0]), "--num-gpus", "0"])
-    assert load_config(args).MODEL.WEIGHTS == "catalog://ImageNetPretrained/FAIR/R-50-GN"
+    assert load_config(str(COCO[0])).MODEL.WEIGHTS == "catalog://ImageNetPretrained/FAIR/R-50-GN"
 
 
 @every_coco
