@@ -19,7 +19,7 @@ pair = dict(
 train_dataloader = dict(
     batch_size=1,
     num_workers=2,
-    sampler=dict(type="DefaultSampler", shuffle=True),
+    sampler=dict(type="ExactSampler"),
     dataset=dict(**pair, images=(0, 200), load_size=286, flip=0.5),
 )
 val_dataloader = dict(
@@ -58,7 +58,7 @@ optim_wrapper = dict(constructor="OptimizerEach", generator=optimizer, discrimin
 param_scheduler = dict(type="HalfLinearLR")
 auto_scale_lr = dict(base_batch_size=1)
 
-train_cfg = dict(by_epoch=True, max_epochs=200, val_interval=10)
+train_cfg = dict(type="ExactEpochLoop", max_epochs=200, val_interval=10)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 val_evaluator = dict(type="ImageTransfer", lpips_weights=None)
