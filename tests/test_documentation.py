@@ -123,13 +123,7 @@ def quotes():
     bn, sn, en = full = [figures(f"en-5-ResNet20-{norm}-seed0")["top-1"] for norm in norms]
     papers = [registry.find_cell(f"en-5 ResNet20/{norm}").paper[0] for norm in norms]
     below = [paper - ours for paper, ours in zip(papers, full, strict=True)]
-    facades = [
-        figures(
-            f"ilm-6-{norm}-IN-seed0-shortened-10-of-200-epochs-changed-custom_hooks-"
-            "TranslatedImages+EMAHook"
-        )
-        for norm in ("IN", "ILM+IN")
-    ]
+    facades = [figures(f"ilm-6-{norm}-IN-seed0-8db0c756") for norm in ("IN", "ILM+IN")]
     columns = ("RMSE", "RMSE of RGB vectors", "SSIM", "L1")
     plain, ilm, mean = (
         [one[column] for column in columns] for one in (*facades, facades[0]["mean"])
