@@ -230,6 +230,56 @@ def test_frozen_norms_stay_frozen():
     assert all(torch.equal(b, statistics[n]) for n, b in model.named_buffers())
 
 
+def frozen_bn_of_transformers(channels):
+    """A module as transformers' DETR has, whose forward has its eps of 1e-5."""
+
+    def forward(self, x):
+        weight, bias, mean, var = (b.view(-1, 1, 1) for b in self.buffers())
+        return (x - mean) * (weight * (var + 1e-5).rsqrt()) + bias
+
+    module = "transformers.models.detr.modeling_detr"
+    contents = {"__module__": module, "forward": forward}
+    new = type("DetrFrozenBatchNorm2d", (nn.Module,), contents)()
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        new.register_buffer(name, torch.ones(channels))
+    return new
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        frozen_bn_of_transformers,
+        "transformers.models.detr.modeling_detr:DetrFrozenBatchNorm2d",
+        "transformers.models.rt_detr.modeling_rt_detr:RTDetrFrozenBatchNorm2d",
+    ],
+)
+def test_frozen_norms_of_transformers_become_frozen_en(make):
+    if isinstance(make, str):
+        pytest.importorskip("tokenizers", reason="needs transformers and tokenizers")
+        module, name = make.split(":")
+        make = getattr(pytest.importorskip(module, reason="needs transformers"), name)
+    model = small(make).double()
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    expected = model(x)
+    model, report = surgery.convert(model, "EN", reduction=16)
+    assert report.converted.keys() == {"stem.1", "head.1"} and not report.left
+    assert all(norm(model, name).frozen for name in report.converted)
+    assert change(expected, model(x)) <= 1e-10
+
+
+def test_what_is_named_like_a_norm_is_listed():
+    class RMSNorm(nn.Module):
+        pass
+
+    class PreNorm(nn.Sequential):
+        pass
+
+    model = nn.Sequential(RMSNorm(), PreNorm(RMSNorm(), nn.BatchNorm2d(32)))
+    _, report = surgery.convert(model, "EN")
+    assert report.left == dict.fromkeys(["0", "1.0"], "RMSNorm, but EN replaces BatchNorm")
+    assert report.converted.keys() == {"1.1"}
+
+
 # ---- which norms
 
 
@@ -541,7 +591,6 @@ def test_hooks_within_a_layer_are_reported_where_it_is_reverted(make, to, part):
         (nn.BatchNorm2d(32), "SN", "SN mixes other statistics"),
         (nn.BatchNorm2d(32), "SSN", "SSN mixes other statistics"),
         (nn.BatchNorm2d(32, momentum=None), "EN", "momentum 0.1"),
-        (nn.BatchNorm2d(32).requires_grad_(False), "EN", "frozen: in training, too"),
     ],
 )
 def test_what_else_changes_is_noted(module, to, words):
@@ -565,8 +614,8 @@ def test_a_plain_swap_has_no_notes():
         assert not report.notes
         _, report = surgery.revert(layer)
         assert not report.notes
-    frozen, _ = surgery.convert(nn.BatchNorm2d(32).requires_grad_(False), "EN")
-    _, report = surgery.revert(frozen)
+    frozen, _ = surgery.convert(nn.BatchNorm2d(32), "EN")
+    _, report = surgery.revert(ilm_plugins.freeze(frozen))
     assert "no longer frozen" in next(iter(report.notes))
 
 
@@ -941,6 +990,25 @@ def test_a_state_dict_is_made_to_fit_a_model():
     back, report = surgery.fit_state(fitted, small())
     assert report.converted == {"head.1": "ILM -> GroupNorm"}
     assert torch.equal(back["head.1.weight"], state["module.head.1.weight"])
+
+
+class Scaled(nn.Module):
+    """A norm of the user's own, with the tensors of GroupNorm."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight, self.bias = (nn.Parameter(torch.zeros(channels)) for _ in range(2))
+
+
+def test_a_norm_of_the_users_own_is_not_taken_for_a_groupnorm(monkeypatch):
+    monkeypatch.setitem(NORMS, "Scaled", Scaled)
+    ours = small(Scaled)
+    for make, kind in ((GN4, "GN or IN"), (nn.BatchNorm2d, "BN")):
+        state = small(make).state_dict()
+        fitted, report = surgery.fit_state(state, ours)
+        words = f"{kind} does not become Scaled"
+        assert report.left.items() >= {"stem.1": words, "head.1": words}.items()
+        assert fitted.keys() == state.keys() and not report.converted
 
 
 class Versioned(nn.Module):
@@ -1330,6 +1398,44 @@ def test_released_sums_become_statistics():
     torch.testing.assert_close(averaged["norm.running_var"].flatten(), variance)
     with pytest.raises(OptionError, match="batches=0"):
         surgery.average_sums(state, 0)
+
+
+def released_an(k):
+    """The state dict of a released AN layer of 64 channels, over GroupNorm."""
+    attention = {"weight": double(k, 64, 1, 1), "bias": double(k)}
+    attention = {f"attention_weights.attention.0.{n}": t for n, t in attention.items()}
+    return {"weight_": double(k, 64), "bias_": double(k, 64), **attention}
+
+
+def test_released_an_loads_by_name():
+    theirs, x = released_an(20), double(2, 64, 5, 5)
+    # But for the released code's variances, which are divided by n - 1.
+    expected = transcription.attentive_norm(
+        x,
+        torch.ones(64).double(),
+        torch.zeros(64).double(),
+        theirs["attention_weights.attention.0.weight"].flatten(1),
+        theirs["attention_weights.attention.0.bias"],
+        theirs["weight_"],
+        theirs["bias_"],
+        num_groups=32,
+        eps=1e-5,
+    )
+    state = {f"agn1.{name}": tensor for name, tensor in theirs.items()}
+    model = Block("gn1", AttentiveNorm(64, num_affine=20).double())
+    converted, report = surgery.convert_state(state, "AN")
+    assert report.converted == {"agn1": "released AN -> AttentiveNorm"}
+    assert "divides variances by n - 1" in str(report)
+    converted = {name.replace("agn1", "gn1"): t for name, t in converted.items()}
+    for found in (converted, surgery.fit_state(state, model)[0]):
+        model.gn1.reset_parameters()
+        model.load_state_dict(found)
+        assert change(expected, model.gn1(x)) <= 1e-13
+    _, report = surgery.convert_state(state, "AN", num_affine=10)
+    assert "set num_affine=20" in report.left["agn1"]
+    bn = nn.BatchNorm2d(64, affine=False).state_dict()
+    _, report = surgery.convert_state({**theirs, **bn}, "AN")
+    assert report.left == {"": "released AN with another norm does not become AttentiveNorm"}
 
 
 def test_importing_surgery_imports_no_framework(root):

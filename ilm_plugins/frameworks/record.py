@@ -74,7 +74,7 @@ def start(
 def point(folder: str | Path, run: int, **values: float) -> None:
     """Add a point of the curve after ``run`` epochs or iterations, and the seconds since the last.
 
-    Points of a training that was killed behind the checkpoint of which it resumed are dropped.
+    Later points are dropped: of a training that was killed, and resumed at an earlier checkpoint.
     """
     if not _is_rank_zero():
         return

@@ -20,6 +20,7 @@ BN            SN, SSN                 differ: weight, bias and statistics are ke
 released ILM  ILMGN, ILMIN, ILMLN     close: released code divides variances by n - 1
 released SN   SN; SSN                 close, for the same reason; SSN at radius 0
 released SSN  SSN                     close, for the same reason
+released AN   AN                      close, for the same reason
 SN            SSN                     the same, at radius 0
 ILM*, Assoc   GN, IN                  the same; while the decoders are zero and omega_offset 1/2
 AN            GN                      the same; while the attention's weight is zero
@@ -32,11 +33,10 @@ SSN           BN, IN, GN              the same, once fixed on one of them
 from .common import Report
 from .models import convert, revert
 from .running import recalibrate
-from .states import average_sums, convert_state, fit_state, revert_state
+from .states import convert_state, fit_state, revert_state
 
 __all__ = [
     "Report",
-    "average_sums",
     "convert",
     "convert_state",
     "fit_state",

@@ -1,7 +1,6 @@
 """The measures of image translation against their definitions, and the command line."""
 
 import importlib.util
-import json
 
 import pytest
 
@@ -9,12 +8,10 @@ pytest.importorskip("torchmetrics", reason="needs torchmetrics, of the extra ilm
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ilm_plugins.errors import UserError
 from ilm_plugins.pix2pix import metrics
 from ilm_plugins.reproduction import registry
-from workers import Harmful
 
 
 def noise(seed, *size):
@@ -146,49 +143,3 @@ def test_without_torchmetrics(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs torchmetrics: pip install 'ilm_p"):
         metrics.measures(["l1"])
-
-
-@pytest.fixture
-def folders(tmp_path, pair):
-    for folder, image in zip(("outputs", "targets"), pair, strict=True):
-        (tmp_path / folder).mkdir()
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / folder / "1.png")
-    return str(tmp_path / "outputs"), str(tmp_path / "targets")
-
-
-def test_two_folders_on_the_command_line(folders, pair, tmp_path, capsys):
-    assert metrics.main([*folders, "--json", str(tmp_path / "found.json")]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith("images 1\n") and f"rmse   {metrics.rmse(*pair):.4f}" in printed
-    assert "lpips  not computed: LPIPS needs the weights" in printed
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found["lpips"] is None and found["ssim"] == metrics.ssim(*pair)
-    assert metrics.main([*folders, "--metrics", "ssim"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["images", "ssim"]
-
-
-@pytest.mark.parametrize(
-    "argv, words",
-    [
-        (["{outputs}", "/nowhere"], "/nowhere: no such folder"),
-        (["{outputs}", "{targets}", "--lpips-weights", "/none.pth"], "/none.pth: not a checkpoint"),
-        (["{outputs}", "{targets}", "--json", "/nowhere/x.json"], "/nowhere is no folder; cre"),
-    ],
-)
-def test_mistakes_on_the_command_line(folders, argv, words, capsys):
-    outputs, targets = folders
-    assert metrics.main([a.format(outputs=outputs, targets=targets) for a in argv]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert ": error: " in line and words in line
-
-
-def test_weights_run_no_code(folders, tmp_path, capsys, monkeypatch):
-    """Not even where torch's variable asks for it."""
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    trap, path = tmp_path / "ran", tmp_path / "evil.pth"
-    torch.save(Harmful(trap), path)
-    assert metrics.main([*map(str, folders), "--lpips-weights", str(path)]) == 2
-    error = capsys.readouterr().err
-    assert "holds os.makedirs, which may run code" in error
-    assert "--unsafe" not in error  # which is no option of this command
-    assert not trap.exists()
