@@ -1,6 +1,5 @@
 """Adaptive normalization layers for detectron2, OpenMMLab and plain PyTorch."""
 
-from . import start as start  # isort: skip  # first of all, before torch is imported
 from . import frameworks
 from .configs import get_config_file
 from .frameworks import register

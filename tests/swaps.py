@@ -2,7 +2,7 @@
 
 import torch
 
-from ilm_plugins.surgery.models import is_norm
+from ilm_plugins.surgery.norms import is_norm
 
 
 def randomized(model, seed=0):

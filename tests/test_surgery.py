@@ -591,7 +591,6 @@ def test_hooks_within_a_layer_are_reported_where_it_is_reverted(make, to, part):
         (nn.BatchNorm2d(32), "SN", "SN mixes other statistics"),
         (nn.BatchNorm2d(32), "SSN", "SSN mixes other statistics"),
         (nn.BatchNorm2d(32, momentum=None), "EN", "momentum 0.1"),
-        (nn.BatchNorm2d(32).requires_grad_(False), "EN", "frozen: in training, too"),
     ],
 )
 def test_what_else_changes_is_noted(module, to, words):
@@ -615,8 +614,8 @@ def test_a_plain_swap_has_no_notes():
         assert not report.notes
         _, report = surgery.revert(layer)
         assert not report.notes
-    frozen, _ = surgery.convert(nn.BatchNorm2d(32).requires_grad_(False), "EN")
-    _, report = surgery.revert(frozen)
+    frozen, _ = surgery.convert(nn.BatchNorm2d(32), "EN")
+    _, report = surgery.revert(ilm_plugins.freeze(frozen))
     assert "no longer frozen" in next(iter(report.notes))
 
 

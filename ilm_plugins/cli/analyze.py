@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from ..analysis.collect import collect_ratios, collect_rescaling
-from ..checkpoints import CheckpointError, check_fits, find_absent, loading, unwrap_state
+from ..checkpoints import CheckpointError, find_absent, find_state, loading, read, unwrap_state
 from ..data.images import Images, open_images
 from ..errors import UserError
+from ..frameworks import open_config
 from ..frameworks.command import (
     add_traceback,
     as_user_error,
@@ -27,7 +28,7 @@ from ..frameworks.command import (
 from ..frameworks.inference import Forward, Inference
 from ..frameworks.output_folder import check_output
 from ..layers import NORMS
-from . import convert, environment, named_models
+from . import environment, named_models
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -350,7 +351,7 @@ def load_model(args: argparse.Namespace) -> Inference:
     given = [option for option, value in of_model.items() if value is not None]
     if given:
         raise UserError(f"{given[0]} is only for --model; with --config-file leave it out")
-    return convert.load_inference(args.config_file, args.opts, args.device)
+    return open_config(args.config_file, args.opts, args.device).inference()
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
@@ -363,10 +364,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
         CheckpointError: the checkpoint is missing or unreadable, or a tensor of the model is not in
             it or has another shape there.
     """
-    _, state = convert.find_state(convert.read_any(path), path)
+    _, state = find_state(read(path), path)
     state = unwrap_state(state, model)
     lacking = find_absent(state, model)
-    check_fits(path, model, state, lacking)
     if lacking:
         raise CheckpointError(
             f"checkpoint {str(path)!r} does not fit: {len(lacking)} of the model's "

@@ -44,6 +44,7 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
             unknown, or ``init="identity"`` is combined with a form other than "a(WE)+B".
     """
 
+    replaces = "GN"
     mean_drives = "omega"
     papers_form = ("combine", "a(WE)+B")
     network = AutoencoderNorm.network

@@ -98,6 +98,8 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         torch.Size([2, 64, 7, 7])
     """
 
+    replaces = "GN"
+
     def __init__(
         self,
         num_channels: int,

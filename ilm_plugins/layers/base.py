@@ -38,6 +38,10 @@ class AdaptiveNorm(nn.GroupNorm):
     moment_groups: int
     #: A method that returns the description of ``rescale`` for kernels that compute it; or None.
     network: Callable[[], Network] | None = None
+    #: Whether :func:`freeze` has frozen the layer.
+    frozen: bool = False
+    #: The plain norm that surgery replaces by exactly this class, no subclass: "GN", "IN" or "BN".
+    replaces: ClassVar[str]
     #: Initial values of the layer's own parameters and buffers, by name.
     initial_values: ClassVar[Mapping[str, float]] = {"weight": 1.0, "bias": 0.0}
 
@@ -183,22 +187,22 @@ def copy_for_autograd(buffer: Tensor) -> Tensor:
     return buffer.clone() if records else buffer
 
 
-def freeze(module: nn.Module) -> nn.Module:
+def freeze(module: nn.Module, frozen: bool = True) -> nn.Module:
     """Freeze this package's layers in a module, in place, as FrozenBatchNorm2d is.
 
-    Sets ``requires_grad`` of their parameters to False. EN, SN and SSN then use their running
-    statistics in training mode, too, and do not update them. All other modules stay as they are.
-    ``layer.requires_grad_()`` unfreezes a layer. Freeze before you build the optimizer, and before
-    you wrap the model for several processes or run it compiled; after a change in a compiled model
-    call ``torch.compiler.reset()``.
+    Their parameters require no gradient, and running statistics are used in training mode, too,
+    without updates. All other modules stay as they are. Freeze before you build the optimizer and
+    before you wrap the model for several processes.
 
     Args:
         module: a model, a part of it or a single layer.
+        frozen: False to make frozen layers trainable again.
 
     Returns:
         The module.
     """
     for layer in module.modules():
         if isinstance(layer, AdaptiveNorm):
-            layer.requires_grad_(False)
+            layer.requires_grad_(not frozen)
+            layer.frozen = frozen
     return module

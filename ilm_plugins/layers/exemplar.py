@@ -108,6 +108,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         ValueError: r does not divide C, or an option is unknown or out of range.
     """
 
+    replaces = "BN"
     num_batches_tracked: Tensor | None
     initial_values: ClassVar[Mapping[str, float]] = {
         **MixtureNorm.initial_values,

@@ -50,6 +50,7 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         torch.Size([2, 64, 7, 7])
     """
 
+    replaces = "GN"
     mean_drives = "beta"
     papers_form = ("activations", ("tanh", "sigmoid"))
     network = AutoencoderNorm.network
@@ -97,6 +98,8 @@ class ILMInstanceNorm(ILMGroupNorm, nn.GroupNorm):
     output beta.
     """
 
+    replaces = "IN"
+
     @takes_options_of(ILMGroupNorm)
     def __init__(self, num_channels: int, eps: float = 1e-5, **options) -> None:
         super().__init__(num_channels, num_channels, eps, **options)
@@ -108,6 +111,8 @@ class ILMLayerNorm(ILMGroupNorm, nn.GroupNorm):
     It is :class:`ILMGroupNorm` with each instance standardized as one group: shapes, options by
     name and errors are the same.
     """
+
+    replaces = "GN"
 
     @takes_options_of(ILMGroupNorm)
     def __init__(self, num_channels: int, eps: float = 1e-5, **options) -> None:

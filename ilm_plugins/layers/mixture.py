@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, distributed
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
@@ -43,13 +42,10 @@ class MixtureNorm(AdaptiveNorm):
     Second derivatives, torch.func and export raise RuntimeError in training with ``sync``;
     torch.compile leaves such a layer uncompiled.
 
-    **Freezing.** A layer is frozen if neither ``weight`` nor ``bias`` requires a gradient. Like a
-    FrozenBatchNorm, it then uses its running statistics in training mode as well and doesn't
-    update them: detectron2's FREEZE_AT and OpenMMLab's frozen_stages, which freeze BatchNorm
-    in this way, both set ``requires_grad``, as :func:`ilm_plugins.freeze` does. As a
-    consequence, a stateless call (``torch.func.functional_call``) with detached parameters is a
-    call of a frozen layer; pass parameters that require gradients. Under ``torch.no_grad``,
-    calls of nn.DataParallel's replicas count as frozen, too; use DistributedDataParallel.
+    **Freezing.** A frozen layer uses its running statistics in training mode, too, and does not
+    update them, as FrozenBatchNorm2d. :func:`ilm_plugins.freeze` and detectron2's FREEZE_AT freeze
+    a layer; OpenMMLab's frozen_stages and norm_eval set it to evaluation mode, to the same effect.
+    ``requires_grad_(False)`` alone fixes only the parameters, as in BatchNorm.
 
     Args:
         num_channels: the number of channels, C.
@@ -114,11 +110,6 @@ class MixtureNorm(AdaptiveNorm):
                 "depend on the input; leave it out of fuse_conv_bn_eval"
             )
         return self.__getattr__("running_var")
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the layer uses its running statistics, and never updates them; see Freezing."""
-        return not (_requires_grad(self.weight) or _requires_grad(self.bias))
 
     @property
     def uses_batch_statistics(self) -> bool:
@@ -232,14 +223,6 @@ class MixtureNorm(AdaptiveNorm):
                 groups = coarsen(mean, var, self.num_groups)
                 statistics.append(tuple(duplicate(t, self.num_channels) for t in groups))
         return statistics
-
-
-def _requires_grad(parameter: Tensor) -> bool:
-    """Return ``parameter.requires_grad``, also within torch.func's transforms, which hide it."""
-    if not torch.compiler.is_compiling():
-        while not parameter.requires_grad and is_functorch_wrapped_tensor(parameter):
-            parameter = get_unwrapped(parameter)
-    return parameter.requires_grad
 
 
 def weighted_sum(weights: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:

@@ -44,6 +44,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         ValueError: an option is unknown or out of range.
     """
 
+    replaces = "BN"
     initial_values: ClassVar[Mapping[str, float]] = {
         **SwitchNorm.initial_values,
         "radius": 0.0,

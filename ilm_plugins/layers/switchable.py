@@ -51,6 +51,7 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         ValueError: an option is unknown or out of range.
     """
 
+    replaces = "BN"
     initial_values: ClassVar[Mapping[str, float]] = {
         **MixtureNorm.initial_values,
         "mean_weight": 1.0,

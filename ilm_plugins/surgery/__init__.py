@@ -33,11 +33,10 @@ SSN           BN, IN, GN              the same, once fixed on one of them
 from .common import Report
 from .models import convert, revert
 from .running import recalibrate
-from .states import average_sums, convert_state, fit_state, revert_state
+from .states import convert_state, fit_state, revert_state
 
 __all__ = [
     "Report",
-    "average_sums",
     "convert",
     "convert_state",
     "fit_state",

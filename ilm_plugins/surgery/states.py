@@ -9,12 +9,22 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..checkpoints import copy_state, find_absent, unwrap_state
 from ..layers import NORMS, OptionError
-from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import MixtureNorm
-from ..layers.options import automatic, check_positive
-from .common import SOURCE_NORMS, Match, Report, check_layer, check_match, matches, source_norm
-from .models import is_norm
-from .rules import OF_BN, RULES, NotConvertible, State, adapt, describe_change, kind_of, shape_of
+from ..layers.options import automatic
+from .common import Match, Report, check_match, check_options, matches, source_norm
+from .norms import is_norm, kind_of_class, kind_of_module
+from .rules import (
+    INEXACT,
+    LAYOUTS,
+    OF_BN,
+    RULES,
+    NotConvertible,
+    State,
+    adapt,
+    chosen_by,
+    kind_of,
+    shape_of,
+)
 
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
@@ -49,24 +59,24 @@ def convert_state(
         The new state dict, which also has all other entries, and a report on each norm in it.
 
     Raises:
-        OptionError: the key or an option is unknown, the option is not allowed
-            (:func:`.common.check_layer`), the layer does not replace the norm ``replacing``, or
-            ``match`` fits no norm of a state dict that has norms.
+        OptionError: the key or an option is unknown, each norm determines the option, the layer
+            does not replace the norm ``replacing``, or ``match`` fits no norm of a state dict that
+            has norms.
     """
-    check_layer(to, options, replacing)
-    target = "ILM" if issubclass(NORMS[to], AutoencoderNorm) else to
-    plain = "BN" if source_norm(to, replacing)[0] == "BN" else "GN or IN"
-    defaults = {"num_groups": 1} if "num_groups" in SOURCE_NORMS[to][1] else {}
-    if (plain, target) == ("BN", "ILM"):
-        defaults = automatic(NORMS[to])
+    plain, of_norm = source_norm(to, replacing)
+    check_options(to, options)
+    layer, target = NORMS[to], kind_of_class(NORMS[to])
+    plain = "BN" if plain == "BN" else "GN or IN"
+    defaults = {"num_groups": 1} if "num_groups" in of_norm else {}
+    if replacing == "BN" and not issubclass(layer, MixtureNorm):
+        defaults = automatic(layer)
 
     def build(tensors: State) -> nn.Module:
-        """Return the new layer for a norm's state dict; raise NotConvertible if it must stay."""
         kind = kind_of(tensors)
         if kind == target:
             raise NotConvertible(f"is {kind}, already a layer of this package")
         if (kind, target) not in RULES:
-            raise NotConvertible(f"{kind} does not become {NORMS[to].__name__}")
+            raise NotConvertible(f"{kind} does not become {layer.__name__}")
         if kind in ("BN", "GN or IN") and kind != plain:
             raise NotConvertible(
                 f"BatchNorm; {OF_BN}" if kind == "BN" else f"{kind}, but BatchNorm is replaced"
@@ -79,7 +89,7 @@ def convert_state(
         if dtype is None:
             raise NotConvertible("it has no tensor of floats")
         own = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
-        return NORMS[to](_channels(tensors), **defaults | own | options, dtype=dtype)
+        return layer(_channels(tensors), **defaults | own | options, dtype=dtype)
 
     return _rewrite(state, match, build)
 
@@ -102,9 +112,9 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
     """
 
     def build(tensors: State) -> nn.Module:
-        """Return the plain norm for a layer's state dict; its eps and groups do not matter."""
+        """Return the plain norm for a layer's tensors; its eps and groups do not matter."""
         c, kind = _channels(tensors), kind_of(tensors)
-        if kind in ("ILM", "released ILM", "AN") or _chosen_by(tensors) not in (None, "BN"):
+        if kind in ("ILM", "released ILM", "AN") or chosen_by(tensors) not in (None, "BN"):
             return nn.GroupNorm(1, c)
         return nn.BatchNorm2d(c)
 
@@ -129,31 +139,29 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         Tensors of another shape must be removed before loading.
     """
     state = unwrap_state(state, model)
-    report, layers = Report(), _find_norms(state, model.state_dict())
+    report, found = Report(), _find_norms(state, model.state_dict())
     norms = {n: m for n, m in model.named_modules(remove_duplicate=False) if is_norm(m)}
-    own = {*NORMS.values()} - {NORMS[key] for key in SOURCE_NORMS}
     fitted = []
     for name, layer in norms.items():
-        source = next((n for n in _names(name) if n in layers), None)
+        source = next((n for n in _names(name) if n in found), None)
+        own, target = layer.state_dict(), kind_of_module(layer)
         if source is None:
-            there = any(_join(name, key) in state for key in layer.state_dict())
+            there = any(_join(name, key) in state for key in own)
             if getattr(layer, "init", "identity") != "identity" and not there:
                 report.note(_WITHOUT_TENSORS, name)
             continue
-        tensors, kind = layers[source], kind_of(layer.state_dict())
-        if type(layer) in own:
-            report.left[source] = f"{kind_of(tensors)} does not become {type(layer).__name__}"
-            continue
-        if kind_of(tensors) == kind:
+        tensors, kind = found[source], kind_of(found[source])
+        chosen = chosen_by(tensors)
+        if kind == target:
             # A weight and a bias alone may be of any norm.
             if source not in norms and kind != "GN or IN":
                 for key, tensor in tensors.items():
                     state.pop(_join(source, key), None)
                     state[_join(name, key)] = tensor
                 report.converted[name] = "renamed"
-            continue
-        chosen = _chosen_by(tensors)
-        if chosen not in (None, _normalizer_of(layer)):
+        elif target not in LAYOUTS and tensors.keys() == own.keys():
+            report.left[source] = f"{kind} does not become {target}, but loads unchanged by name"
+        elif chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
         elif _convert_norm(state, report, source, tensors, name, lambda _, layer=layer: layer):
             fitted.append(layer)
@@ -169,50 +177,13 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     return state, report
 
 
-def average_sums(state: State, batches: int) -> dict[str, Tensor]:
-    """Return a copy of a state dict with running statistics for the sums of SN's released code.
-
-    With ``using_moving_average=False`` that code stores the sum over batches of the mean, and the
-    sum of mean ** 2 + variance.
-
-    Args:
-        state: names -> tensors, not changed; other norms in it stay as they are.
-        batches: number of batches in the sums.
-
-    Raises:
-        OptionError: ``batches`` is not a positive integer.
-    """
-    check_positive("average_sums", "batches", batches)
-    state = copy_state(state)
-    for name, tensors in _find_norms(state).items():
-        if kind_of(tensors) == "released SN" and "running_mean" in tensors:
-            mean = tensors["running_mean"] / batches
-            state[_join(name, "running_mean")] = mean
-            state[_join(name, "running_var")] = tensors["running_var"] / batches - mean.square()
-    return state
-
-
 def _rewrite(
     state: State, match: Match, build: Callable[[State], nn.Module], skip: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], Report]:
-    """Convert the selected norms of a state dict.
-
-    Args:
-        state: names -> tensors; not changed.
-        match: names of norms to convert; None for all.
-        build: returns the new layer for a norm's state dict; raises NotConvertible or OptionError
-            to keep the norm.
-        skip: kinds of norm that stay without an entry in the report.
-
-    Returns:
-        The new state dict, and the report.
-
-    Raises:
-        OptionError: ``match`` fits none of the norms; no error if there are no norms.
-    """
-    state, report, layers = copy_state(state), Report(), _find_norms(state)
-    check_match(match, layers)
-    for name, tensors in layers.items():
+    """Convert the selected norms of a state dict; those of the kinds to skip are not reported."""
+    state, report, found = copy_state(state), Report(), _find_norms(state)
+    check_match(match, found)
+    for name, tensors in found.items():
         if matches(name, match) and kind_of(tensors) not in skip:
             _convert_norm(state, report, name, tensors, name, build)
     if report.converted:
@@ -223,7 +194,6 @@ def _rewrite(
 def _find_norms(state: State, own: Container[str] = ()) -> dict[str, dict[str, Tensor]]:
     """Return the norms in a state dict: name of the norm -> its own state dict.
 
-    :func:`.rules.kind_of` recognizes them. The name is "" if the state dict itself is a norm's.
     BatchNorms that share the weight and bias of the module around them, as in detectron2's
     CycleBatchNormList, have these among their tensors, unless their names are in ``own``.
     """
@@ -244,19 +214,6 @@ def _find_norms(state: State, own: Container[str] = ()) -> dict[str, dict[str, T
     return norms
 
 
-def _chosen_by(state: State) -> str | None:
-    """Return the normalizer that the fixed ratios of an SSN's means choose.
-
-    The SSN's normalizers are taken to be "IN", "LN" and "BN", in this order; a fourth one is called
-    "another normalizer". None if its ratios are not fixed or on the meta device, and for other
-    norms.
-    """
-    fixed = state.get("mean_fixed")
-    if fixed is None or fixed.is_meta or not fixed.any():
-        return None
-    return ("IN", "LN", "BN", "another normalizer")[min(int(fixed.argmax()), 3)]
-
-
 def _normalizer_of(norm: nn.Module) -> str | None:
     """Return the normalizer "IN", "LN" or "BN" that a plain norm computes; None for any other."""
     groups = getattr(norm, "num_groups", None)
@@ -264,7 +221,7 @@ def _normalizer_of(norm: nn.Module) -> str | None:
         return "LN"
     if isinstance(norm, _InstanceNorm) or (groups and groups == norm.num_channels):
         return "IN"
-    return "BN" if kind_of(norm.state_dict()) == "BN" else None
+    return "BN" if kind_of_module(norm) == "BN" else None
 
 
 def _settings(layers: Sequence[nn.Module]) -> str:
@@ -283,23 +240,14 @@ def _convert_norm(
     name: str,
     build: Callable[[State], nn.Module],
 ) -> bool:
-    """Replace a norm's tensors in a state dict, in place, and report it; the new ones come last.
+    """Replace the tensors of the norm ``source`` by those of ``name``; return whether it could be.
 
-    Args:
-        state: the state dict of the model.
-        report: gets an entry for the norm.
-        source: the norm's name in the state dict.
-        tensors: the norm's tensors, by names within the norm.
-        name: the norm's new name.
-        build: returns the new layer for ``tensors``; raises NotConvertible or OptionError to keep
-            the norm.
-
-    Returns:
-        Whether the norm was converted.
+    ``build`` returns the new layer, or raises NotConvertible or OptionError.
     """
+    kind = kind_of(tensors)
     try:
         layer = build(tensors)
-        new = adapt(tensors, layer)
+        new = adapt(tensors, kind, layer)
     except (NotConvertible, OptionError) as error:
         report.left[source] = str(error)
         return False
@@ -308,26 +256,24 @@ def _convert_norm(
             if state.get(_join(holder, key)) is tensor:
                 del state[_join(holder, key)]
     state.update({_join(name, key): tensor for key, tensor in new.items()})
-    report.converted[name] = f"{kind_of(tensors)} -> {type(layer).__name__}"
-    report.note(describe_change(tensors, layer), name)
+    report.converted[name] = f"{kind} -> {type(layer).__name__}"
+    report.note(INEXACT.get((kind, kind_of_module(layer))), name)
     return True
 
 
 def _join(*parts: str) -> str:
-    """Join names with dots, leaving out empty ones."""
     return ".".join(part for part in parts if part)
 
 
 def _names(name: str) -> Iterator[str]:
     """Yield a norm's name, then the names that OpenMMLab would give it as another type of norm.
 
-    "layer1.gn2", for example, is followed by "layer1.bn2", "layer1.gn2", "layer1.in2" and
-    "layer1.agn2", the name of AN in its authors' code. Other names, whose last part is not bn, gn
-    or in with a number or none, yield only themselves.
+    "layer1.gn2" is followed by "layer1.bn2", "layer1.gn2", "layer1.in2" and "layer1.agn2".
     """
     yield name
     found = re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name)
     if found:
+        # "agn" is the name of AN in its authors' code.
         yield from (f"{found[1]}{kind}{found[3]}" for kind in ("bn", "gn", "in", "agn"))
 
 
