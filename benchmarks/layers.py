@@ -15,7 +15,6 @@ from torch import nn
 
 from ilm_plugins import NORMS
 from ilm_plugins.ops import cpu
-from ilm_plugins.surgery.common import SOURCE_NORMS
 
 from . import measure, unfused
 
