@@ -10,7 +10,6 @@ import shlex
 import subprocess
 import sys
 from collections import OrderedDict
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from torch import nn
 import fresh
 import ilm_plugins
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SparseSwitchNorm, surgery
-from ilm_plugins.__main__ import COMMANDS
+from ilm_plugins.__main__ import command_module
 from ilm_plugins.layers import parse_norm
 from runs import NEEDS
 
@@ -212,7 +211,7 @@ def test_commands_parse(page, command):
     name, *words = shlex.split(command)[3:]
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], reason=f"{name} needs {NEEDS[name]}")
-    args = import_module(f"ilm_plugins.{COMMANDS[name][0]}").parser().parse_args(words)
+    args = command_module(name).parser().parse_args(words)
     overrides = getattr(args, "overrides", None) or []
     assert not [word for word in overrides if word.startswith("--")]
     if overrides and str(getattr(args, "config_file", "")).endswith(".yaml"):

@@ -1,11 +1,9 @@
 """Integration with detectron2 and OpenMMLab; code specific to a framework is only in here."""
 
-import importlib.util
-
 from torch import nn
 
 from ..layers import NORMS
-from .config import PACKAGES, OpenConfig, framework_of, open_config
+from .config import PACKAGES, OpenConfig, framework_of, installed, open_config
 
 __all__ = [
     "PACKAGES",
@@ -16,12 +14,6 @@ __all__ = [
     "open_config",
     "register",
 ]
-
-
-def installed(framework: str) -> bool:
-    """Whether a package can be imported; a folder of that name without code does not count."""
-    spec = importlib.util.find_spec(framework)
-    return spec is not None and spec.origin is not None
 
 
 def install_import_hooks() -> None:
