@@ -42,18 +42,14 @@ def test_ratios_are_those_of_the_layers_inputs_in_the_order_of_calls():
     x = torch.cat(images)
     after = model.switch(model.early(x))
     expected = {"early": model.early.ratios(x), "late": model.late.ratios(after)}
-    state = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
     model.early.eval()
     found = collect_ratios(model, images)
     assert list(found) == ["early", "switch.mean", "switch.var", "late"]
     for name, ratios in expected.items():
         torch.testing.assert_close(found[name].values, ratios)
-        assert found[name].normalizers == ("IN", "LN", "BN")
-    means, variances = model.switch.ratios()
-    assert torch.equal(found["switch.mean"].values, means.expand(5, -1))
-    assert torch.equal(found["switch.var"].values, variances.expand(5, -1))
-    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+    for part, means in zip((".mean", ".var"), model.switch.ratios(), strict=True):
+        assert torch.equal(found[f"switch{part}"].values, means.expand(5, -1))
     assert model.training and not model.early.training and not model.early.reduce.training
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -84,12 +80,6 @@ def test_several_instances_of_one_image_have_their_mean():
     with pytest.raises(UserError, match="4 instances for 2 images"):
         collect_ratios(layer, [["one", "another"]], head)
 
-    def pyramid(images):
-        return layer(images), layer(images[..., ::2, ::2])
-
-    found = collect_ratios(layer, [x], pyramid)[""].values
-    torch.testing.assert_close(found, (layer.ratios(x) + layer.ratios(x[..., ::2, ::2])) / 2)
-
 
 def test_images_of_which_nothing_reaches_a_layer_are_nan():
     layer = randomized(en, torch.float32).eval()
@@ -118,7 +108,7 @@ def test_rescaling_is_the_distance_to_the_learned_scale_and_shift():
         assert moved.omega.shape == moved.beta.shape == (3, layer.num_key_groups)
         torch.testing.assert_close(layer.weight + moved.omega.repeat_interleave(size, 1), omega)
         torch.testing.assert_close(layer.bias + moved.beta.repeat_interleave(size, 1), beta)
-        x = layer(x)
+        x = layer(x)  # the input of the next
 
 
 def test_layers_are_chosen_and_mistakes_told():
