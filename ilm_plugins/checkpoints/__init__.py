@@ -2,13 +2,12 @@
 
 from ..errors import CheckpointError
 from .reading import FORMATS, TRUST, code_is_allowed, data_types, loading, read
-from .state import STATE_KEYS, check_fits, copy_state, find_absent, find_state, unwrap_state
+from .state import check_fits, copy_state, find_absent, find_state, unwrap_state
 from .writing import PARTIAL, remove_partial, replacing, write
 
 __all__ = [
     "FORMATS",
     "PARTIAL",
-    "STATE_KEYS",
     "TRUST",
     "CheckpointError",
     "check_fits",

@@ -113,7 +113,7 @@ def _reason(error: Exception, path: Path) -> str:
     named = re.search(r"unsupported (?:global: )?(?:global|class) (\S+)", text, re.IGNORECASE)
     if named or "Trying to call" in text or "Can only" in text:
         return f"it holds {named[1] if named else 'more than data'}, which may run code{TRUST}"
-    if path.is_file():
+    if path.is_file() and os.access(path, os.R_OK):
         with path.open("rb") as file:
             if file.read(40).startswith(b"version https://git-lfs"):
                 return "it is a pointer of git-lfs; run 'git lfs pull'"
@@ -132,7 +132,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 @functools.cache
 def _array_functions() -> dict[str, Callable]:
-    """Return name in a pickle -> function or class, for numpy's arrays; ImportError without it."""
+    """Return name in a pickle -> function or class, for arrays; ImportError without numpy."""
     import numpy as np
 
     array = np.zeros(1)
@@ -151,25 +151,37 @@ def _array_functions() -> dict[str, Callable]:
     return functions
 
 
-def data_types() -> list[Callable]:
-    """Return what ``torch.load`` may call without code: numpy's arrays, and MMEngine's logs.
+#: Stands for MMEngine's log of values where MMEngine is not imported.
+HistoryBuffer = type("HistoryBuffer", (), {"__module__": "mmengine.logging.history_buffer"})
 
-    The result is for ``torch.serialization.add_safe_globals``.
+
+def data_types() -> list[Callable]:
+    """Return what checkpoints of data need from ``torch.serialization.add_safe_globals``.
+
+    These are numpy's arrays, and MMEngine's logs of values.
     """
-    imported = sys.modules.get("mmengine.logging.history_buffer")
-    return [*_array_types(), getattr(imported, "HistoryBuffer", _Log), _named(_GETATTR, _statistic)]
+    return [*_array_types(), _log_type(), _named("builtins.getattr", _statistic)]
+
+
+def _log_type() -> type:
+    return getattr(sys.modules.get(HistoryBuffer.__module__), "HistoryBuffer", HistoryBuffer)
+
+
+def _statistic(owner: type, name: str) -> Callable | None:
+    """Return a method that a pickled log names; getattr itself could reach any code."""
+    if owner is not _log_type() or name.startswith("_"):
+        raise pickle.UnpicklingError("Unsupported global builtins.getattr")
+    return getattr(owner, name, None)
 
 
 @functools.cache
 def _array_types() -> list[Callable]:
     try:
         import numpy as np
-
-        functions = _array_functions()
     except ImportError:
         return []
     kinds = {type(np.dtype(code)) for code in "?bhilqBHILQefdgFDGSU"}
-    return [*kinds, *(_named(name, function) for name, function in functions.items())]
+    return [*kinds, *(_named(name, function) for name, function in _array_functions().items())]
 
 
 @functools.cache
@@ -184,20 +196,3 @@ def _named(name: str, function: Callable) -> Callable:
     call.__module__, call.__name__ = name.rsplit(".", 1)
     call.__qualname__ = call.__name__
     return call
-
-
-class _Log:
-    """Stands for MMEngine's HistoryBuffer, a log of values, where MMEngine is not imported."""
-
-
-_Log.__module__, _Log.__name__ = "mmengine.logging.history_buffer", "HistoryBuffer"
-_Log.__qualname__ = _Log.__name__
-#: By this function, a pickle of a HistoryBuffer names the buffer's methods.
-_GETATTR = "builtins.getattr"
-
-
-def _statistic(owner: type, name: str) -> Callable | None:
-    """Return a public method of HistoryBuffer; getattr itself could reach any code."""
-    if owner not in data_types() or owner.__name__ != "HistoryBuffer" or name.startswith("_"):
-        raise pickle.UnpicklingError(f"Unsupported global {_GETATTR}")
-    return getattr(owner, name, None)

@@ -1,10 +1,9 @@
 """MMEngine's checkpoints: read without running the code in them, written whole or not at all."""
 
-import ast
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,63 +55,6 @@ def check_fits(filename: str, model: nn.Module, checkpoint: dict) -> None:
     """Raise CheckpointError if a checkpoint has none of a model's tensors."""
     state = checkpoints.unwrap_state(checkpoint.get("state_dict", checkpoint), model)
     checkpoints.check_fits(filename, model, checkpoints.find_absent(state, model))
-
-
-def settings(text: str) -> dict[str, Any]:
-    """Parse the text of a config that MMEngine wrote, without running it.
-
-    Returns:
-        A dict from the names of the settings to their values.
-
-    Raises:
-        ValueError: a line is not an assignment, or a value is neither a literal nor ``dict(...)``.
-        SyntaxError: the text is not Python.
-    """
-    found = {}
-    for line in ast.parse(text).body:
-        match line:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                try:
-                    found[name] = ast.literal_eval(_DictCalls().visit(value))
-                except ValueError:
-                    raise ValueError(f"line {line.lineno} has more than literals") from None
-            case _:
-                raise ValueError(f"line {line.lineno} is not a setting")
-    return found
-
-
-class _DictCalls(ast.NodeTransformer):
-    """Turns calls ``dict(a=1)``, and ``dict({"a-b": 1})``, into ``{"a": 1}``."""
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        """Return a call of ``dict`` as a literal dict; in other calls, replace those within."""
-        self.generic_visit(node)
-        match node:
-            # A keyword without a name is a dict with two asterisks, which literal_eval refuses.
-            case ast.Call(func=ast.Name(id="dict"), args=[], keywords=words):
-                keys = [word.arg and ast.Constant(word.arg) for word in words]
-                return ast.Dict(keys, [word.value for word in words])
-            case ast.Call(func=ast.Name(id="dict"), args=[ast.Dict() as first], keywords=[]):
-                return first
-        return node
-
-
-def nested_dicts(value: Any, name: str) -> Iterator[tuple[str, dict]]:
-    """Yield (dotted key, dict) for all dicts within a part of a config, outer ones first.
-
-    Args:
-        value: the part; if it is a dict, it is the first. Items of lists and tuples have their
-            index as key, as in "model.decode_head.0".
-        name: the key of the part.
-    """
-    items = ()
-    if isinstance(value, dict):
-        yield name, value
-        items = value.items()
-    elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    for key, inner in items:
-        yield from nested_dicts(inner, f"{name}.{key}")
 
 
 class AtomicFiles(LocalBackend):

@@ -15,7 +15,6 @@ from ilm_plugins.cli import convert
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.openmmlab.checkpoints import (
     AtomicFiles,
-    check_fits,
     latest,
     use_safe_checkpoints,
 )
@@ -24,62 +23,25 @@ from swaps import change, randomized
 from workers import Harmful
 
 
-def run(*words):
-    return convert.main([str(word) for word in words])
-
-
-@pytest.fixture
-def configs(tmp_path):
-    """Configs of the small segmenter with BN and with EN."""
-    norms = {"bn": 'dict(type="BN")', "en": 'dict(type="EN", reduction=8)'}
-    for name, norm in norms.items():
-        text = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', norm)
-        (tmp_path / f"{name}.py").write_text(text)
-    return [str(tmp_path / f"{name}.py") for name in norms]
-
-
-def save(model, path):
-    write({"state_dict": model.state_dict(), "meta": {"dataset_meta": {"classes": ["a"]}}}, path)
-    return path
-
-
-# ---- conversion for a config
-
-
 @torch.no_grad()
-def test_batchnorm_is_found_under_the_name_of_its_type(configs, tmp_path, capsys):
-    bn, en = configs
-    plain = randomized(open_config(bn).build_model()).eval().double()
-    assert run(save(plain, tmp_path / "bn.pth"), tmp_path / "en.pth", "--config-file", en) == 0
+def test_batchnorm_is_found_under_the_name_of_its_type(tmp_path, capsys):
+    paths = {}
+    for name, norm in (("bn", 'dict(type="BN")'), ("en", 'dict(type="EN", reduction=8)')):
+        paths[name] = tmp_path / f"{name}.py"
+        text = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', norm)
+        paths[name].write_text(text)
+    plain = randomized(open_config(str(paths["bn"])).build_model()).eval().double()
+    write({"state_dict": plain.state_dict(), "meta": {"epoch": 1}}, tmp_path / "bn.pth")
+    words = tmp_path / "bn.pth", tmp_path / "en.pth", "--config-file", paths["en"]
+    assert convert.main([str(word) for word in words]) == 0
     printed = capsys.readouterr().out
     assert "left" not in printed and "missing" not in printed
     assert "    backbone.layer1.0.gn1\n" in printed and "    decode_head.convs.0.gn\n" in printed
-    model, contents = open_config(en).build_model().eval().double(), read(tmp_path / "en.pth")
-    assert contents["meta"] == {"dataset_meta": {"classes": ["a"]}}
-    model.load_state_dict(contents["state_dict"])
+    model = open_config(str(paths["en"])).build_model().eval().double()
+    model.load_state_dict(read(tmp_path / "en.pth")["state_dict"])
     assert type(model.backbone.gn1) is ExemplarNorm
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     assert change(plain._forward(x), model._forward(x)) <= 1e-10
-
-
-@torch.no_grad()
-def test_a_converted_backbone_is_loaded_by_init_cfg(configs, tmp_path, capsys):
-    bn, en = configs
-    plain = randomized(open_config(bn).build_model()).eval().double().backbone
-    words = [save(plain, tmp_path / "bn.pth"), tmp_path / "en.pth", "--config-file", en]
-    assert run(*words) == 2
-    assert "but of its backbone; give --part backbone" in capsys.readouterr().err
-    assert run(*words, "--part", "backbone") == 0
-    init = {"type": "Pretrained", "checkpoint": tmp_path / "en.pth"}
-    overrides = [f"model.backbone.init_cfg.{key}={value}" for key, value in init.items()]
-    model = open_config(en, overrides).build_model().eval().double()
-    model.backbone.init_weights()
-    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
-    for before, after in zip(plain(x), model.backbone(x), strict=True):
-        assert change(before, after) <= 1e-10
-
-
-# ---- loading
 
 
 class Attribute:
@@ -119,17 +81,6 @@ def test_the_config_in_a_checkpoint_which_mmengine_would_run_is_left_out(tmp_pat
     use_safe_checkpoints()
     torch.save({"meta": {"config": "x = 1", "epoch": 3}}, tmp_path / "c.pth")
     assert CheckpointLoader.load_checkpoint(str(tmp_path / "c.pth"))["meta"] == {"epoch": 3}
-
-
-def test_a_checkpoint_of_another_model_is_told():
-    model = torch.nn.Linear(2, 2)
-    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
-    check_fits("c.pth", model, {"state_dict": state})
-    with pytest.raises(CheckpointError, match="is of another model"):
-        check_fits("c.pth", model, {"fc.weight": torch.ones(2, 2)})
-
-
-# ---- saving and resuming
 
 
 def test_an_outdated_checkpoint_goes_when_its_successor_is_there(tmp_path, monkeypatch):
