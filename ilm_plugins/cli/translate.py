@@ -48,11 +48,8 @@ def translate(args: argparse.Namespace) -> None:
     inference = open_config(args.config, device=args.device).inference()
     if not hasattr(inference.model, "preprocess_images"):
         raise UserError(f"{args.config} has no model that translates images; give one of pix2pix")
-    # These need MMEngine, which open_config asks for.
-    from ..frameworks.openmmlab.checkpoints import allow_history
-    from ..pix2pix.training import to_image, write
+    from ..pix2pix.training import to_image, write  # needs MMEngine, which open_config asks for
 
-    allow_history()
     with checkpoints.loading(unsafe=args.unsafe):
         state = checkpoints.read(args.checkpoint, args.unsafe)
     inference.model.load_state_dict(state["state_dict"])
