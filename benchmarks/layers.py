@@ -15,7 +15,6 @@ from torch import nn
 
 from ilm_plugins import NORMS
 from ilm_plugins.ops import cpu
-from ilm_plugins.surgery.common import SOURCE_NORMS
 
 from . import measure, unfused
 
@@ -38,8 +37,8 @@ PLAIN = {
 }
 #: Layer -> the plain norm that a user would pick instead, a key of PLAIN.
 BASELINES = {
-    key: {"GN": "GroupNorm", "IN": "InstanceNorm2d", "BN": "BatchNorm2d"}[plain]
-    for key, (plain, _) in SOURCE_NORMS.items()
+    key: {"GN": "GroupNorm", "IN": "InstanceNorm2d", "BN": "BatchNorm2d"}[layer.replaces]
+    for key, layer in NORMS.items()
 } | {"ILMLN": "GroupNorm(1)"}
 #: Compilation takes long, so only these layers and maps are compiled.
 COMPILED_LAYERS = ("ILMGN", "EN")

@@ -1,13 +1,12 @@
 """Plots of runs: curves logged in training, and figures of a paper against a quantity."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
-# matplotlib is imported there, with a line on how to install it.
+import pandas as pd
+
 from ..analysis.plots import OKABE_ITO, Figure, figure, mpl, styled
 from ..checkpoints import replacing
 from . import registry
@@ -34,9 +33,10 @@ def training(table: Table, lines: Sequence[tuple[str, list[dict[str, Any]]]]) ->
         axis.set_prop_cycle(mpl.cycler(linestyle=STYLES) * mpl.cycler(color=OKABE_ITO))
         for label, group in lines:
             unit = group[0]["unit"]
-            curve = _mean_curve([r["curve"] for r in group], unit, name)
+            means = pd.DataFrame([row for r in group for row in r["curve"]]).groupby(unit).mean()
+            curve = means.get(name, pd.Series(dtype=float)).dropna()
             marker = "." if len(curve) < 30 else ""
-            axis.plot(list(curve), list(curve.values()), label=label, marker=marker)
+            axis.plot(curve.index, curve, label=label, marker=marker)
             axis.set_xlabel(unit)
         axis.set_ylabel(f"{name}, training" if "_top-" in name else name)
     for axis in list(axes.flat)[len(names) :]:
@@ -56,16 +56,6 @@ def _panels(logged: set[str], table: Table) -> list[str]:
     read = {n for name in table.measures for n in registry.measures()[name].metrics}
     read |= {name.replace("/top", "_top-") for name in read}
     return losses + sorted(logged & read)
-
-
-def _mean_curve(curves: Iterable[list[dict]], unit: str, name: str) -> dict[float, float]:
-    """Return epoch or iteration -> mean of a quantity over the runs that logged it there."""
-    values: dict[float, list[float]] = defaultdict(list)
-    for rows in curves:
-        for row in rows:
-            if name in row:
-                values[row[unit]].append(row[name])
-    return {at: mean(found) for at, found in sorted(values.items())}
 
 
 @styled

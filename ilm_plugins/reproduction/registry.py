@@ -67,7 +67,7 @@ class Cell:
     paper: tuple[float | None, ...]
     config: str | None = None
     overrides: tuple[str, ...] = ()
-    of: dict | None = None
+    of: dict | None = field(default=None, hash=False)
     says: str | None = None
     starts_from: str | None = None
     tests: str | None = None

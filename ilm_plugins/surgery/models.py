@@ -148,7 +148,8 @@ def _replace(
             model = _set(model, name, new)
         for words in _changes((levels_of(old) or [old])[0], _layer_in(levels[0])):
             report.note(words, own_names[0])
-    _restart_levels_in_heads(model)
+    if any(isinstance(module, PerLevelNorm) for module in model.modules()):
+        _restart_levels_in_heads(model)
     return model, report
 
 
@@ -198,12 +199,10 @@ def _join_levels(levels: list[nn.Module]) -> nn.Module:
 
 
 def _restart_levels_in_heads(model: nn.Module) -> None:
-    """Make RetinaNet heads with a PerLevelNorm start at the first level in each forward pass."""
+    """Make RetinaNet's heads begin at the first level of PerLevelNorms in each forward pass."""
     for head in model.modules():
         named_so = any(cls.__name__ == "RetinaNetHead" for cls in type(head).__mro__)
-        has_hook = restart_levels in head._forward_pre_hooks.values()
-        per_level = any(isinstance(module, PerLevelNorm) for module in head.modules())
-        if named_so and per_level and not has_hook:
+        if named_so and restart_levels not in head._forward_pre_hooks.values():
             head.register_forward_pre_hook(restart_levels)
 
 

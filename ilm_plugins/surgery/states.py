@@ -11,20 +11,10 @@ from ..checkpoints import copy_state, find_absent, unwrap_state
 from ..layers import NORMS, OptionError
 from ..layers.mixture import MixtureNorm
 from ..layers.options import automatic
+from . import rules
 from .common import Match, Report, check_match, check_options, matches, source_norm
 from .norms import is_norm, kind_of_class, kind_of_module
-from .rules import (
-    INEXACT,
-    LAYOUTS,
-    OF_BN,
-    RULES,
-    NotConvertible,
-    State,
-    adapt,
-    chosen_by,
-    kind_of,
-    shape_of,
-)
+from .rules import NotConvertible, State, chosen_by, kind_of
 
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
@@ -75,11 +65,13 @@ def convert_state(
         kind = kind_of(tensors)
         if kind == target:
             raise NotConvertible(f"is {kind}, already a layer of this package")
-        if (kind, target) not in RULES:
+        if (kind, target) not in rules.RULES:
             raise NotConvertible(f"{kind} does not become {layer.__name__}")
         if kind in ("BN", "GN or IN") and kind != plain:
             raise NotConvertible(
-                f"BatchNorm; {OF_BN}" if kind == "BN" else f"{kind}, but BatchNorm is replaced"
+                f"BatchNorm; {rules.OF_BN}"
+                if kind == "BN"
+                else f"{kind}, but BatchNorm is replaced"
             )
         if kind == "GN or IN" and match is None:
             raise NotConvertible(
@@ -141,7 +133,6 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
     state = unwrap_state(state, model)
     report, found = Report(), _find_norms(state, model.state_dict())
     norms = {n: m for n, m in model.named_modules(remove_duplicate=False) if is_norm(m)}
-    fitted = []
     for name, layer in norms.items():
         source = next((n for n in _names(name) if n in found), None)
         own, target = layer.state_dict(), kind_of_module(layer)
@@ -159,20 +150,20 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
                     state.pop(_join(source, key), None)
                     state[_join(name, key)] = tensor
                 report.converted[name] = "renamed"
-        elif target not in LAYOUTS and tensors.keys() == own.keys():
+        elif target not in rules.LAYOUTS and tensors.keys() == own.keys():
             report.left[source] = f"{kind} does not become {target}, but loads unchanged by name"
         elif chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
         elif _convert_norm(state, report, source, tensors, name, lambda _, layer=layer: layer):
-            fitted.append(layer)
-    if fitted:
-        report.notes[f"{_NOT_STORED} (the model has {_settings(fitted)})"] = []
+            report.notes[_NOT_STORED] = []
     wanted = model.state_dict()
     for key, tensor in state.items():
         if key not in wanted:
             report.left[str(key)] = "the model has nothing of this name"
         elif isinstance(tensor, Tensor) and tensor.shape != wanted[key].shape:
-            report.left[key] = f"{shape_of(tensor)}, where the model has {shape_of(wanted[key])}"
+            report.left[key] = (
+                f"{rules.shape_of(tensor)}, where the model has {rules.shape_of(wanted[key])}"
+            )
     report.missing = [key for key in find_absent(state, model) if key not in state]
     return state, report
 
@@ -224,14 +215,6 @@ def _normalizer_of(norm: nn.Module) -> str | None:
     return "BN" if kind_of_module(norm) == "BN" else None
 
 
-def _settings(layers: Sequence[nn.Module]) -> str:
-    """Return all values of eps and num_groups in layers, such as "eps 1e-05 and num_groups 32"."""
-    grouped = (m for m in layers if isinstance(m, nn.GroupNorm) and not isinstance(m, MixtureNorm))
-    values = {"eps": {m.eps for m in layers}, "num_groups": {m.num_groups for m in grouped}}
-    listed = (f"{name} {', '.join(map(str, sorted(of)))}" for name, of in values.items() if of)
-    return " and ".join(listed)
-
-
 def _convert_norm(
     state: dict,
     report: Report,
@@ -247,7 +230,7 @@ def _convert_norm(
     kind = kind_of(tensors)
     try:
         layer = build(tensors)
-        new = adapt(tensors, kind, layer)
+        new = rules.adapt(tensors, kind, layer)
     except (NotConvertible, OptionError) as error:
         report.left[source] = str(error)
         return False
@@ -257,7 +240,7 @@ def _convert_norm(
                 del state[_join(holder, key)]
     state.update({_join(name, key): tensor for key, tensor in new.items()})
     report.converted[name] = f"{kind} -> {type(layer).__name__}"
-    report.note(INEXACT.get((kind, kind_of_module(layer))), name)
+    report.note(rules.INEXACT.get((kind, kind_of_module(layer))), name)
     return True
 
 
@@ -266,11 +249,12 @@ def _join(*parts: str) -> str:
 
 
 def _names(name: str) -> Iterator[str]:
-    """Yield a norm's name, then the names that OpenMMLab would give it as another type of norm.
+    """Yield a norm's name, and the names that OpenMMLab gives it as another type of norm.
 
-    "layer1.gn2" is followed by "layer1.bn2", "layer1.gn2", "layer1.in2" and "layer1.agn2".
+    "norm.0" is followed by "norm", the name of one of timm's norms before conversion.
     """
     yield name
+    yield name.removesuffix(".0")
     found = re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name)
     if found:
         # "agn" is the name of AN in its authors' code.

@@ -17,7 +17,7 @@ class Small(nn.Module):
     def __init__(self, norm=SparseSwitchNorm):
         super().__init__()
         torch.manual_seed(0)
-        self.norm, self.frozen, self.seen = norm(4), freeze(norm(4)), []
+        self.norm, self.frozen, self.seen = norm(4), freeze(norm(4)).requires_grad_(False), []
         self.register_buffer("weights", torch.randn(2, 4, 3, 3))
 
     def loss(self, images):

@@ -97,16 +97,14 @@ def test_only_a_full_recipe_stands_beside_the_papers_figure(tmp_path):
     assert "| CIFAR-10 and CIFAR-100, batch 128, 165 epochs | 1 of 18 |" in index
 
 
-def test_what_the_paper_does_not_define_has_no_difference(tmp_path):
-    found = recorded("ilm-6 IN / IN", metrics={"": {"rmse": 60.0, "l1": 47.0}})
-    (row,) = rows(reported(tmp_path, found, page="ilm.md"), "IN / IN | full")
-    assert "| 60.00 / 103.92 / - / - / 47.00 | - / - / - / - / - |" in row
-
-
 def test_several_seeds_are_a_mean_and_a_spread(tmp_path):
     found = [recorded(seed=i, metrics=accuracy(90.0 + i)) for i in range(3)]
+    # What the paper does not define has no difference.
+    found.append(recorded("ilm-6 IN / IN", metrics={"": {"rmse": 60.0, "l1": 47.0}}))
     (row,) = rows(reported(tmp_path, *found), "ResNet20/EN")
     assert "| 91.00 ± 1.00 | -1.41 | 0, 1, 2 |" in row
+    (row,) = rows((tmp_path / "ilm.md").read_text(), "IN / IN | full")
+    assert "| 60.00 / 103.92 / - / - / 47.00 | - / - / - / - / - |" in row
 
 
 def test_runs_of_other_settings_are_no_seeds_of_one(tmp_path):
@@ -131,12 +129,6 @@ def test_a_run_that_diverged_or_guesses_did_not_converge(options, ours, tmp_path
     assert row.startswith(f"| (relu, relu) | full recipe | did not converge | {ours} |")
 
 
-def test_a_row_of_another_table_with_the_same_config_shows_the_run(tmp_path):
-    page = reported(tmp_path, recorded("ilm-1 GN"), page="assoc.md")
-    assert "full recipe | 7.02 | 10.00" in rows(page, "GN")[0]
-    assert (tmp_path / "assoc-1.png").is_file() and (tmp_path / "ilm-1.png").is_file()
-
-
 def test_figures_are_drawn_of_full_recipes(tmp_path):
     gn = [recorded(f"ilm-{table}") for table in ("1 GN", "4 GN, batch 32")]
     other = recorded("ilm-4 BN, batch 2", planned=9, run=9)
@@ -144,13 +136,13 @@ def test_figures_are_drawn_of_full_recipes(tmp_path):
     groups, tables = report.by_cell(tmp_path / "records"), registry.tables()
     lines = report.curves_against(tables["ilm-fig1"], groups)
     assert lines["GN"][1] == [(32, 10.0), (64, 10.0)] and lines["BN"][1] == []
-    gains = report.compared_norms(tables["en-fig1b"], groups)
-    assert gains["ResNet50\nTable 2"] == {
-        "BN": (76.4, None),
-        "SN": (76.9, None),
-        "EN": (78.1, 90.0),
-    }
-    assert (tmp_path / "ilm-fig1.png").is_file() and (tmp_path / "en-fig1b.png").is_file()
+    gains = report.compared_norms(tables["en-fig1b"], groups)["ResNet50\nTable 2"]
+    assert gains == {"BN": (76.4, None), "SN": (76.9, None), "EN": (78.1, 90.0)}
+    drawn = {path.stem for path in tmp_path.glob("*.png")}
+    assert drawn >= {"ilm-1", "ilm-fig1", "assoc-1", "en-fig1b"} and "en-1" not in drawn
+    # The row of another table with the same config shows the run.
+    (row, *_) = rows((tmp_path / "assoc.md").read_text(), "GN")
+    assert "full recipe | 7.02 | 10.00" in row
 
 
 def test_the_command_reports_the_runs_in_its_folder(tmp_path, capsys):
@@ -187,20 +179,15 @@ def test_the_projects_reports_are_those_of_its_records(tmp_path):
     assert {path.name for path in kept.iterdir()} == {path.name for path in tmp_path.iterdir()}
 
 
-def test_the_projects_records_name_their_commit():
+def test_the_projects_records_name_commits_of_its_history():
     records = [record.read(path) for path in ROOT.glob("reports/records/*.json")]
     # Runs of before records had the commit.
     assert {found["table"] for found in records if not found["commit"]} <= {"ilm-6"}
     commits = {c for found in records for c in (found["commit"] or "").split(", ") if c}
-    for path in ("benchmarks/record.json", "docs/demo.json", *ROOT.glob("docs/figures/*.txt")):
-        named = re.findall(r"commit\W+([\w+]+)", (ROOT / path).read_text(encoding="utf-8"))
-        assert named, path
-        commits.update(named)
     assert all(re.fullmatch("[0-9a-f]{12}", commit) for commit in commits)
     git = ["git", "-C", str(ROOT)]
-    is_ancestor = [*git, "merge-base", "--is-ancestor"]
-    ours = {c for c in commits if subprocess.run([*is_ancestor, c, "HEAD"]).returncode == 0}
     shallow = subprocess.run([*git, "rev-parse", "--is-shallow-repository"], capture_output=True)
-    if not ours or shallow.stdout.strip() != b"false":
-        pytest.skip("whether commits are of the project's history needs a clone that has it")
-    assert commits == ours, f"{commits - ours} are not in the history: run their cells again"
+    if shallow.stdout.strip() != b"false":
+        pytest.skip("needs a clone with the project's history")
+    for commit in commits:
+        subprocess.run([*git, "merge-base", "--is-ancestor", commit, "HEAD"], check=True)

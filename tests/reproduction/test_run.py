@@ -87,13 +87,6 @@ def test_images_come_from_the_users_folder(tmp_path):
         opened(CIFAR).read_from(Path("nowhere"))
 
 
-def test_settings_that_change_an_experiment_are_told_from_others():
-    cifar = opened(CIFAR)
-    words = ["train_dataloader.num_workers=0", "channels_last=True", "a.b=(1, 2)", "c=d"]
-    assert cifar.changes(words) == {"a.b": [1, 2], "c": "d"}
-    assert cifar.changes(["default_hooks.checkpoint.interval=3", "work_dir=x"]) == {}
-
-
 def test_detectron2_has_its_own_words(tmp_path):
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     recipe = opened("ilm-5 GN, batch 2")
@@ -191,24 +184,21 @@ def test_rows_start_from_and_test_the_checkpoints_of_others(trainings, tmp_path,
         assert cfg.load_from == str(tmp_path / "en-2" / "ResNet50-EN" / "seed0" / "epoch_9.pth")
 
 
+MINIATURES = {
+    "en-5 ResNet20/EN": {"top-1"},
+    "ilm-6 ILM+IN / IN": {"RMSE", "RMSE of RGB vectors", "SSIM", "L1"},
+    "ilm-5 ILM+GN, batch 2": {"box AP", "mask AP"},
+    "ilm-5 ILM+GN, batch 2, mmdet": {"box AP", "mask AP"},
+    "en-3 Inception v2/EN": {"top-1", "top-5"},
+    "en-6 ADE20K/EN": {"mIoU", "mIoU multi-scale"},
+}
+
+
 @pytest.mark.parametrize(
-    "cell, measures",
-    [
-        ("en-5 ResNet20/EN", {"top-1"}),
-        *(
-            pytest.param(cell, measures, marks=pytest.mark.long)
-            for cell, measures in {
-                "ilm-6 ILM+IN / IN": {"RMSE", "RMSE of RGB vectors", "SSIM", "L1"},
-                "ilm-5 ILM+GN, batch 2": {"box AP", "mask AP"},
-                "ilm-5 ILM+GN, batch 2, mmdet": {"box AP", "mask AP"},
-                "en-3 Inception v2/EN": {"top-1", "top-5"},
-                "en-6 ADE20K/EN": {"mIoU", "mIoU multi-scale"},
-            }.items()
-        ),
-    ],
+    "cell", [pytest.param(c, marks=[pytest.mark.long] * (c != CIFAR)) for c in MINIATURES]
 )
 @pytest.mark.wide
-def test_each_frameworks_miniature_gives_the_figures_of_its_table(cell, measures, tmp_path):
+def test_each_frameworks_miniature_gives_the_figures_of_its_table(cell, tmp_path):
     table, row = cell.split(" ", 1)
     if table == "ilm-6":
         pytest.importorskip("torchmetrics", reason="needs torchmetrics, of ilm_plugins[pix2pix]")
@@ -217,7 +207,7 @@ def test_each_frameworks_miniature_gives_the_figures_of_its_table(cell, measures
     assert run(tmp_path, table, row, "--miniature") == 0
     (path,) = tmp_path.rglob("record.json")
     found = record.read(path)
-    assert found["figures"].keys() >= measures and found["curve"] and found["run"] == 2
+    assert found["figures"].keys() >= MINIATURES[cell] and found["curve"] and found["run"] == 2
     assert record.label(found).startswith("miniature, shortened: 2 of ")
 
 

@@ -9,37 +9,9 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from detectron2 import data, engine, evaluation
 from detectron2.config import CfgNode, instantiate
-from detectron2.data import (
-    MetadataCatalog,
-    build_detection_test_loader,
-    build_detection_train_loader,
-)
-from detectron2.engine import (
-    AMPTrainer,
-    DefaultTrainer,
-    HookBase,
-    SimpleTrainer,
-    TrainerBase,
-    default_setup,
-    default_writers,
-    defaults,
-    hooks,
-)
 from detectron2.engine.launch import DEFAULT_TIMEOUT
-from detectron2.evaluation import (
-    CityscapesInstanceEvaluator,
-    CityscapesSemSegEvaluator,
-    COCOEvaluator,
-    COCOPanopticEvaluator,
-    DatasetEvaluators,
-    LVISEvaluator,
-    PascalVOCDetectionEvaluator,
-    SemSegEvaluator,
-    inference_on_dataset,
-    print_csv_format,
-    verify_results,
-)
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
@@ -57,19 +29,25 @@ from .radius import RadiusHook
 
 #: Metadata ``evaluator_type`` of a data set -> its evaluators.
 EVALUATORS = {
-    "coco": [COCOEvaluator],
-    "coco_panoptic_seg": [SemSegEvaluator, COCOEvaluator, COCOPanopticEvaluator],
-    "lvis": [LVISEvaluator],
-    "pascal_voc": [PascalVOCDetectionEvaluator],
-    "sem_seg": [SemSegEvaluator],
-    "cityscapes_instance": [CityscapesInstanceEvaluator],
-    "cityscapes_panoptic_seg": [
-        COCOPanopticEvaluator,
-        CityscapesSemSegEvaluator,
-        CityscapesInstanceEvaluator,
+    "coco": [evaluation.COCOEvaluator],
+    "coco_panoptic_seg": [
+        evaluation.SemSegEvaluator,
+        evaluation.COCOEvaluator,
+        evaluation.COCOPanopticEvaluator,
     ],
-    "cityscapes_sem_seg": [CityscapesSemSegEvaluator],
+    "lvis": [evaluation.LVISEvaluator],
+    "pascal_voc": [evaluation.PascalVOCDetectionEvaluator],
+    "sem_seg": [evaluation.SemSegEvaluator],
+    "cityscapes_instance": [evaluation.CityscapesInstanceEvaluator],
+    "cityscapes_panoptic_seg": [
+        evaluation.COCOPanopticEvaluator,
+        evaluation.CityscapesSemSegEvaluator,
+        evaluation.CityscapesInstanceEvaluator,
+    ],
+    "cityscapes_sem_seg": [evaluation.CityscapesSemSegEvaluator],
 }
+#: Setting of a LazyConfig with the images of a step over all processes.
+BATCH = "dataloader.train.total_batch_size"
 #: Points of the training curve in the record.
 POINTS = 100
 
@@ -84,7 +62,7 @@ def main(options: RunOptions) -> None:
             raise UserError("TEST.AUG.ENABLED: train has no test-time augmentation; set it False")
         trains = not options.eval_only
         with lock(output_folder(cfg)) if trains and comm.is_main_process() else nullcontext():
-            default_setup(cfg, options)
+            engine.default_setup(cfg, options)
             (train if trains else evaluate)(cfg, options)
 
 
@@ -100,10 +78,13 @@ def join_group(options: RunOptions) -> None:
 
 def train(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
     """Train to the end and evaluate; a FloatingPointError of a NaN loss goes into the record."""
-    trainer = Trainer(cfg, options) if isinstance(cfg, CfgNode) else LazyTrainer(cfg, options)
-    trainer.resume_or_load(options.resume)
     try:
-        trainer.train()
+        if isinstance(cfg, DictConfig):
+            train_lazy(cfg, options)
+        else:
+            trainer = Trainer(cfg, options)
+            trainer.resume_or_load(options.resume)
+            trainer.train()
     except FloatingPointError as error:
         record.diverged(output_folder(cfg), str(error))
         raise
@@ -117,19 +98,19 @@ def evaluate(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
     Checkpointer(model, folder).resume_or_load(weights, resume=options.resume)
     nothing = {"planned": 0, "batch": None, "images": None, "seed": None}
     record.start(folder, options, framework="detectron2", unit="iterations", **nothing)
-    evaluation = Evaluation(cfg, model)
-    results = evaluation()
-    record.finish(folder, record.PLAIN, flatten_results_dict(results), evaluation.images)
+    test = Evaluation(cfg, model)
+    results = test()
+    record.finish(folder, record.PLAIN, flatten_results_dict(results), test.images)
     if comm.is_main_process() and not lazy:
-        verify_results(cfg, results)
+        evaluation.verify_results(cfg, results)
 
 
-class Trainer(DefaultTrainer):
+class Trainer(engine.DefaultTrainer):
     """detectron2's DefaultTrainer for yaml configs, also in several processes on the CPU."""
 
     def __init__(self, cfg: CfgNode, options: RunOptions) -> None:
         # In place of DefaultTrainer's, whose DDP needs GPUs, and whose checkpointer runs code.
-        TrainerBase.__init__(self)
+        engine.TrainerBase.__init__(self)
         self.options = options
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
@@ -137,7 +118,7 @@ class Trainer(DefaultTrainer):
         self.evaluation = Evaluation(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
-        kind = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        kind = engine.AMPTrainer if cfg.SOLVER.AMP.ENABLED else engine.SimpleTrainer
         self._trainer = kind(create_ddp_model(model, broadcast_buffers=False), loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
@@ -145,11 +126,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        parts = build_detection_train_loader.from_config(cfg)
+        parts = data.build_detection_train_loader.from_config(cfg)
         parts["dataset"] = leave_out_boxes(parts["dataset"], cfg.DATASETS.TRAIN)
-        return build_detection_train_loader(**parts)
+        return data.build_detection_train_loader(**parts)
 
-    def build_hooks(self) -> list[HookBase]:
+    def build_hooks(self) -> list[engine.HookBase]:
         found = super().build_hooks()
         seed = None if self.cfg.SEED < 0 else self.cfg.SEED
         batch = self.cfg.SOLVER.IMS_PER_BATCH
@@ -161,51 +142,43 @@ class Trainer(DefaultTrainer):
         return self.evaluation()
 
 
-class LazyTrainer:
-    """The training of a LazyConfig, as in detectron2's lazyconfig_train_net.py."""
-
-    def __init__(self, cfg: DictConfig, options: RunOptions) -> None:
-        settings, self.cfg = cfg.train, cfg
-        plain = build_model(cfg).to(settings.device)
-        cfg.optimizer.params.model = plain
-        optimizer = instantiate(cfg.optimizer)
-        loader = cfg.dataloader.train
-        if "dataset" in loader:
-            names = OmegaConf.select(loader, "dataset.names") or ()
-            names = [names] if isinstance(names, str) else names
-            loader = {**loader, "dataset": leave_out_boxes(instantiate(loader.dataset), names)}
-        model = create_ddp_model(plain, **settings.ddp)
-        kind = AMPTrainer if settings.amp.enabled else SimpleTrainer
-        trainer = self.trainer = kind(model, instantiate(loader), optimizer)
-        trainer.evaluation = Evaluation(cfg, plain)
-        folder, writes = settings.output_dir, comm.is_main_process()
-        self.checkpointer = Checkpointer(model, folder, trainer=trainer)
-        batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
-        writers = default_writers(folder, settings.max_iter) if writes else []
-        saving = hooks.PeriodicCheckpointer(self.checkpointer, **settings.checkpointer)
-        trainer.register_hooks(
-            [
-                RadiusHook(),
-                hooks.IterationTimer(),
-                hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-                saving if writes else None,
-                hooks.EvalHook(settings.eval_period, trainer.evaluation),
-                RecordHook(folder, options, batch, OmegaConf.select(cfg, "train.seed")),
-                hooks.PeriodicWriter(writers, settings.log_period) if writes else None,
-            ]
-        )
-
-    def resume_or_load(self, resume: bool) -> None:
-        self.checkpointer.resume_or_load(self.cfg.train.init_checkpoint, resume=resume)
-        # A checkpoint has the number of the iteration that it was saved after.
-        resumed = resume and self.checkpointer.has_checkpoint()
-        self.trainer.start_iter = self.trainer.iter + 1 if resumed else 0
-
-    def train(self) -> None:
-        self.trainer.train(self.trainer.start_iter, self.cfg.train.max_iter)
+def train_lazy(cfg: DictConfig, options: RunOptions) -> None:
+    """Train the model of a LazyConfig, as detectron2's lazyconfig_train_net.py does."""
+    settings, writes = cfg.train, comm.is_main_process()
+    plain = build_model(cfg).to(settings.device)
+    cfg.optimizer.params.model = plain
+    optimizer = instantiate(cfg.optimizer)
+    loader = cfg.dataloader.train
+    if "dataset" in loader:
+        names = OmegaConf.select(loader, "dataset.names") or ()
+        names = [names] if isinstance(names, str) else names
+        loader = {**loader, "dataset": leave_out_boxes(instantiate(loader.dataset), names)}
+    model = create_ddp_model(plain, **settings.ddp)
+    kind = engine.AMPTrainer if settings.amp.enabled else engine.SimpleTrainer
+    trainer = kind(model, instantiate(loader), optimizer)
+    trainer.evaluation = Evaluation(cfg, plain)
+    checkpointer = Checkpointer(model, settings.output_dir, trainer=trainer)
+    saving = engine.hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer)
+    writers = engine.default_writers(settings.output_dir, settings.max_iter) if writes else []
+    batch, seed = (OmegaConf.select(cfg, key) for key in (BATCH, "train.seed"))
+    trainer.register_hooks(
+        [
+            RadiusHook(),
+            engine.hooks.IterationTimer(),
+            engine.hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            saving if writes else None,
+            engine.hooks.EvalHook(settings.eval_period, trainer.evaluation),
+            RecordHook(settings.output_dir, options, batch, seed),
+            engine.hooks.PeriodicWriter(writers, settings.log_period) if writes else None,
+        ]
+    )
+    checkpointer.resume_or_load(settings.init_checkpoint, resume=options.resume)
+    resumed = options.resume and checkpointer.has_checkpoint()
+    # A checkpoint has the number of the iteration that it was saved after.
+    trainer.train(trainer.iter + 1 if resumed else 0, settings.max_iter)
 
 
-class RecordHook(HookBase):
+class RecordHook(engine.HookBase):
     """Write record.json: what is trained, POINTS points of the curve, and the final metrics.
 
     Writing fails, and ends the run, if the run's folder is gone. The trainer must have an
@@ -235,7 +208,8 @@ class RecordHook(HookBase):
 
     def after_train(self) -> None:
         if metrics := self._metrics(self.trainer.max_iter):
-            self._point(self.trainer.max_iter, metrics)
+            if self.trainer.start_iter < self.trainer.max_iter:  # else a trained model is resumed
+                self._point(self.trainer.max_iter, metrics)
             record.finish(self.folder, record.PLAIN, metrics, self.trainer.evaluation.images)
 
     def _point(self, done: int, metrics: dict[str, float]) -> None:
@@ -267,11 +241,11 @@ class Evaluation:
     def __call__(self) -> dict[str, Any]:
         results, counts = {}, []
         for name, loader, evaluator in self._tests():
-            results[name] = inference_on_dataset(self.model, loader, evaluator)
+            results[name] = evaluation.inference_on_dataset(self.model, loader, evaluator)
             counts.append(count_images(loader))
             if comm.is_main_process():
                 logging.getLogger("detectron2").info(f"Evaluation of {name}:")
-                print_csv_format(results[name])
+                evaluation.print_csv_format(results[name])
         self.images = sum(counts) if counts and None not in counts else None
         self.results = next(iter(results.values())) if len(results) == 1 else results
         return self.results
@@ -280,28 +254,28 @@ class Evaluation:
         """Yield the name, the loader and the evaluator of each test set."""
         if isinstance(self.cfg, CfgNode):
             for name in self.cfg.DATASETS.TEST:
-                loader = build_detection_test_loader(self.cfg, name)
+                loader = data.build_detection_test_loader(self.cfg, name)
                 yield name, loader, build_evaluator(name, self.cfg.OUTPUT_DIR)
         elif "evaluator" in self.cfg.dataloader:
             parts = self.cfg.dataloader
             yield "test", instantiate(parts.test), instantiate(parts.evaluator)
 
 
-def build_evaluator(name: str, folder: str) -> DatasetEvaluators:
+def build_evaluator(name: str, folder: str) -> evaluation.DatasetEvaluators:
     """The evaluators of a registered data set; those that write results write to a subfolder."""
     evaluators = []
-    for build in EVALUATORS[MetadataCatalog.get(name).evaluator_type]:
+    for build in EVALUATORS[data.MetadataCatalog.get(name).evaluator_type]:
         writes = "output_dir" in inspect.signature(build).parameters
         options = {"output_dir": f"{folder}/inference"} if writes else {}
         evaluators.append(build(name, **options))
-    return DatasetEvaluators(evaluators)
+    return evaluation.DatasetEvaluators(evaluators)
 
 
 def create_ddp_model(model: nn.Module, **options) -> nn.Module:
     """detectron2's create_ddp_model, without device ids if the model is on the CPU."""
     if next(model.parameters()).device.type == "cpu":
         options["device_ids"] = None
-    return defaults.create_ddp_model(model, **options)
+    return engine.defaults.create_ddp_model(model, **options)
 
 
 def count_images(loader) -> int | None:
