@@ -6,6 +6,7 @@ ILM_PLUGINS_REQUIRE_C=1 makes it an error if there is none, ILM_PLUGINS_WITHOUT_
 import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
 
@@ -22,6 +23,10 @@ if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTIONS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     INSTRUCTIONS["avx512"] = [f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")]
     INSTRUCTIONS["avx512"] += ["-mfma", "-mf16c", "-mprefer-vector-width=512"]
+
+
+#: By which the binding in Python knows a library of another interface; see its `_interface`.
+INTERFACE = "0x" + sha256((FOLDER / "kernels.h").read_bytes()).hexdigest()[:16]
 
 
 class BuildKernels(build_ext):
@@ -49,10 +54,12 @@ class BuildKernels(build_ext):
 
         def compile_for(variant):
             (name, instructions), kind = variant
+            macros = [("INSTRUCTIONS", name), ("INTERFACE", INTERFACE)]
+            macros += [(kind, None)] if kind else []
             return self.compiler.compile(
                 extension.sources,
                 output_dir=str(Path(self.build_temp, f"{name}-{kind or 'float'}")),
-                macros=[("INSTRUCTIONS", name), *([(kind, None)] if kind else [])],
+                macros=macros,
                 extra_postargs=[*flags, *instructions],
                 depends=extension.depends,
             )

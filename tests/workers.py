@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from ilm_plugins import NORMS, set_radius, use_backend
+from ilm_plugins import NORMS, freeze, set_radius, use_backend
 from ilm_plugins.frameworks.launch import leave_group
 
 
@@ -319,7 +319,7 @@ def silent_layers(rank):
         x = images(2, 16, 4)
         for key in SYNCHRONIZED:
             assert torch.equal(sync_norm(key).eval()(x), sync_norm(key, sync=False).eval()(x))
-            frozen = sync_norm(key).requires_grad_(False)
+            frozen = freeze(sync_norm(key))
             assert torch.equal(frozen(x), sync_norm(key).eval()(x))
             # A hook of rank 0 logs the ratios.
             layer = sync_norm(key)

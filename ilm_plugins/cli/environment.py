@@ -57,7 +57,8 @@ def _describe_kernels() -> str:
     """Return the instruction set and the threading of the compiled C kernels, or "missing"."""
     if problem := cpu.load_problem():
         return f"missing: {problem}"
-    return f"{cpu.instruction_set()}, loops run by {cpu.threading()[0]}"
+    threads = "torch's threads" if cpu.parallel_for() else "a single thread"
+    return f"{cpu.instruction_set()}, {threads}"
 
 
 def _version(package: str) -> str:

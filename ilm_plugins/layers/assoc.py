@@ -21,27 +21,15 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
 
     (Eqs. 4 to 6 and 2. The repetition to C entries, :math:`\uparrow`, and C entries of B are from
     ILM Norm's Eq. 6; they give the parameter counts of AssocNorm's Table 4.) The mean drives omega
-    and the variance beta, unlike in :class:`~ilm_plugins.ILMGroupNorm`; the parameters have the
-    same names and shapes.
-
-    Shape: input and output (N, C, *), any number of spatial dimensions.
+    and the variance beta, unlike in :class:`~ilm_plugins.ILMGroupNorm`.
 
     Args:
-        num_channels: the number of channels, C.
-        num_groups: groups of the standardization; "auto" for the greatest common divisor of C and
-            32, which fits every width.
-        eps: added to the variance.
-        num_key_groups: N; 32 in the paper, None for as many as channels (Table 4, second row);
-            "auto" as for num_groups.
-        hidden: M, the embedding's length; ``max(2, N // 16)`` by default, from Table 4's counts.
+        num_key_groups: N; 32 in the paper, None for as many as channels (Table 4, second row).
         combine: how omega and beta are computed from the decoded vector WE, the activation a and
             the learned B, the four forms of Table 5: "a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B".
-        init: "default", "normal" (as the paper says) or "identity", see ILMGroupNorm.
-        device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
-    Raises:
-        ValueError: num_channels is not divisible by num_groups or num_key_groups, an option is
-            unknown, or ``init="identity"`` is combined with a form other than "a(WE)+B".
+    For parameters and the other options see
+    :class:`~ilm_plugins.layers.autoencoder.AutoencoderNorm`.
     """
 
     replaces = "GN"
@@ -73,7 +61,6 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         )
 
     def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
-        """Compute omega and beta by Eqs. 3 to 6; see :meth:`.AutoencoderNorm.predict`."""
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
         combine = COMBINE[self.combine]
 
@@ -86,7 +73,6 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
 
 
 def _without_bias(a, decoded: Tensor, b: Tensor) -> Tensor:
-    """Return a(decoded), broadcast to the shape of B, which gets a gradient of zero."""
     # The gradient is 0 instead of None: DistributedDataParallel waits for every parameter.
     return a(decoded) + 0 * b
 

@@ -13,14 +13,9 @@ FEATURE_EPS = 1e-3
 
 
 class AffinePairs(nn.Module):
-    """K scales and K shifts for each of C channels: ``weight`` and ``bias`` (K, C).
+    """K scales ``weight`` and shifts ``bias`` (K, C), drawn around 1 and 0 with a deviation of 0.1.
 
-    Args:
-        num_affine, num_channels: K and C.
-        init: "default": normal distributions of deviation 0.1 around 1 and around 0; "identity":
-            the same deviations, :func:`balanced` so that attentions of 1/2 give a scale of 1 and a
-            shift of 0.
-        factory: device and dtype.
+    With ``init="identity"`` attentions of 1/2 mix them to a scale of 1 and a shift of 0.
     """
 
     def __init__(self, num_affine: int, num_channels: int, init: str, **factory) -> None:
@@ -32,7 +27,6 @@ class AffinePairs(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialize weight and bias again, in place, as the class's argument ``init`` says."""
         for rows, center in ((self.weight, 1.0), (self.bias, 0.0)):
             nn.init.normal_(rows, center, 0.1)
             if self.init == "identity":
@@ -43,10 +37,8 @@ class AffinePairs(nn.Module):
 
 
 def balanced(rows: Tensor, total: float) -> Tensor:
-    """Return rows (K, C), all shifted by one vector, so that half of their sum is ``total``.
-
-    Their differences stay, since equal rows would get equal gradients, and remain equal.
-    """
+    """Return rows (K, C), all shifted by one vector, so that half of their sum is ``total``."""
+    # Their differences stay: equal rows would get equal gradients, and remain equal.
     for _ in range(2):  # the second pass removes the rounding error of the first mean
         rows = rows - rows.mean(0)
     return rows + 2 * total / len(rows)
@@ -73,29 +65,15 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
     more expressive, since the pairs can absorb them. With them a GroupNorm checkpoint loads, and
     frameworks that set a norm's weight to 1 and its bias to 0 leave the pairs alone.
 
-    Shape: input and output (N, C, *), any number of spatial dimensions.
-
     Args:
-        num_channels: the number of channels, C.
-        num_groups: groups of the standardization; "auto" for the greatest common divisor of C and
-            32.
-        eps: added to its variance.
+        num_groups: groups of the standardization.
         num_affine: K; in the four norms of the authors' box head 10, 10, 20 and 20.
         init: "default": W normally distributed around 1, B around 0, with a deviation of 0.1; A and
             b as in nn.Linear. "identity": A and b are zero, so that all attentions are 1/2; the
             pairs are chosen so that they then mix to a scale of 1 and a shift of 0. The layer
             starts as the GroupNorm that it replaces, whichever weight and bias are loaded.
-        device, dtype: of the parameters, as in nn.GroupNorm.
 
-    Raises:
-        ValueError: num_channels is not divisible by num_groups, or an option is unknown or out of
-            range.
-
-    Example::
-
-        >>> layer = AttentiveNorm(64)
-        >>> layer(torch.randn(2, 64, 7, 7)).shape
-        torch.Size([2, 64, 7, 7])
+    For the other options see :class:`~ilm_plugins.layers.base.AdaptiveNorm`.
     """
 
     replaces = "GN"
@@ -126,22 +104,14 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         self.pairs = AffinePairs(num_affine, num_channels, init, **factory)
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
-        """Return weight, bias, A, b, W and B themselves; the class has the shapes."""
         attention, pairs = self.attention, self.pairs
         own = self.weight, self.bias
         return (*own, attention.weight, attention.bias, pairs.weight, pairs.bias)
 
     def network(self) -> Attentive:
-        """Return the description of ``rescale`` for kernels that compute it themselves."""
         return Attentive(self.num_groups, self.eps, self.num_affine, FEATURE_EPS)
 
     def rescale(self, mean, var, weight, bias, maps, map_bias, pair_weight, pair_bias):
-        """Compute scale and shift (N, C) of x standardized by channels, by the class's equations.
-
-        Args:
-            mean, var: (N, C) moments of each instance's channels.
-            weight, bias, maps, map_bias, pair_weight, pair_bias: those of :meth:`rescale_tensors`.
-        """
         features = mean * (var + FEATURE_EPS).rsqrt()
         attentions = nn.functional.relu6(project(features, maps, map_bias) + 3) / 6
         pairs = torch.cat((pair_weight, pair_bias), 1)
@@ -152,5 +122,4 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         return scale, mixed_scale * (weight * offset + bias) + mixed_shift
 
     def network_flops(self) -> int:
-        """Return 3KC: the attentions, the mixed scale and the mixed shift take KC each."""
         return 3 * self.num_affine * self.num_channels

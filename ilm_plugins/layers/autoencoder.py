@@ -5,10 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..errors import OptionError
 from ..ops import Autoencoder, cast, coarsen, moments, restandardize
 from .base import AdaptiveNorm, copy_for_autograd
-from .options import check_choice, check_eps, check_positive
+from .options import check, check_choice, check_eps, check_positive
 from .projection import Projection, project
 
 
@@ -25,21 +24,15 @@ class AutoencoderNorm(AdaptiveNorm):
     scalar that is subtracted from the output of omega's activation, before the weight is added, so
     that no digits of a small weight are lost.
 
-    Args:
-        num_channels: the number of channels, C.
-        num_groups: groups of the standardization, a divisor of C.
-        num_key_groups: N, a divisor of C.
-        eps: added to the variance.
-        activations: names of :data:`~ilm_plugins.layers.projection.ACTIVATIONS`, for the outputs
-            decoded from the mean and from the variance.
-        combine: how omega and beta are computed from these and the weight or bias, see AssocNorm.
-        hidden: M, by default ``max(2, N // 16)``, which gives the papers' parameter counts.
-        init: "default", "normal" or "identity", see :class:`~ilm_plugins.ILMGroupNorm`.
-        device, dtype: of the parameters and buffers, as in nn.GroupNorm.
+    For the other arguments see :class:`~ilm_plugins.layers.base.AdaptiveNorm`.
 
-    Raises:
-        OptionError: an option is invalid, or ``init="identity"`` is combined with a variant of the
-            paper's equations.
+    Args:
+        num_groups: groups of the standardization.
+        hidden: M, by default ``max(2, N // 16)``, which gives the papers' parameter counts.
+        init: "default" (that of nn.Linear, as in the authors' code), "normal" (as the papers say)
+            or "identity": zero decoders and an ``omega_offset`` of 1/2, so that the layer starts as
+            exactly the norm that it replaces, whichever weight and bias are loaded. This exists for
+            the papers' equations, not for the variants of their tables.
     """
 
     omega_offset: Tensor
@@ -74,12 +67,12 @@ class AutoencoderNorm(AdaptiveNorm):
         self.init = init
         self.activations = activations
         self.combine = combine
-        if init == "identity" and not self.has_papers_form:
-            option, value = self.papers_form
-            raise OptionError(
-                f"{name}: init='identity' does not exist for {option}={getattr(self, option)!r}; "
-                f"set {option}={value!r} or init='default'"
-            )
+        option, value = self.papers_form
+        check(
+            init != "identity" or self.has_papers_form,
+            f"{name}: init='identity' does not exist for {option}={getattr(self, option)!r}; "
+            f"set {option}={value!r} or init='default'",
+        )
         self.moment_groups = math.lcm(num_groups, num_key_groups)
 
         encoder = "normal" if init == "normal" else "default"
@@ -121,9 +114,6 @@ class AutoencoderNorm(AdaptiveNorm):
 
         Returns:
             omega, beta: (N, C) each, at least float32.
-
-        Raises:
-            ValueError: x has the wrong shape or dtype, see :meth:`check_input`.
         """
         self.check_input(x)
         mean, var = moments(x, self.moment_groups)
@@ -131,13 +121,8 @@ class AutoencoderNorm(AdaptiveNorm):
         return omega.flatten(1), beta.flatten(1)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute scale and shift (N, C) of x standardized by fine groups (Eqs. 1 and 2).
-
-        With x_hat standardized by fine groups, see :meth:`predict`, and ratio and offset of
-        :func:`~ilm_plugins.ops.restandardize`::
-
-            y = omega * ratio * x_hat + (beta + omega * offset)
-        """
+        """Compute scale and shift (N, C) of x standardized by fine groups (Eqs. 1 and 2)."""
+        # y = omega * ratio * x_hat + (beta + omega * offset), see restandardize.
         omega, beta = self.predict(mean, var, *tensors)
         n, c = mean.shape[0], self.num_channels
         if self.moment_groups == self.num_groups:  # ratio 1, offset 0
@@ -150,35 +135,16 @@ class AutoencoderNorm(AdaptiveNorm):
         return scale.view(n, c), shift.view(n, c)
 
     def predict(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute omega and beta from the moments of the fine groups (Eqs. 3 to 6).
+        """Compute omega and beta, (N, N', C / N') for N' key groups, from fine groups' moments.
 
-        Fine groups are the largest groups of channels that both the key groups and the groups of
-        the group normalization consist of. Each subclass implements this.
-
-        Args:
-            mean, var: (N, G') moments of N instances, G' = ``moment_groups`` fine groups.
-            tensors: those of :meth:`rescale_tensors`.
-
-        Returns:
-            omega, beta: (N, key groups, C / key groups) each.
+        Fine groups are the largest that the key groups and the groups of the GN both consist of.
         """
         raise NotImplementedError
 
     def decode(
         self, mean: Tensor, var: Tensor, encode: Tensor, decode_mean: Tensor, decode_var: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Compute the decoders' outputs, without the last activations (Eqs. 3 to 5).
-
-        Args:
-            mean, var: (N, G') moments of N instances, G' = ``moment_groups`` fine groups, from
-                which those of the key groups are computed.
-            encode: W1 (hidden, key groups), which encodes the means and the variances alike.
-            decode_mean, decode_var: W2 and W3 (key groups, hidden).
-
-        Returns:
-            The outputs decoded from the mean and from the variance, (N, key groups, 1) each, which
-            broadcast to the channels of a key group (Eq. 6).
-        """
+        """Return what W2 and W3 decode from mean and variance, (N, key groups, 1) (Eqs. 3 to 5)."""
         # Sum over the last dimension only, without matrix products: in any other sum, the order
         # in which torch adds depends on a value's position in the tensor, hence in the batch.
         features = torch.stack(coarsen(mean, var, self.num_key_groups))
@@ -187,7 +153,6 @@ class AutoencoderNorm(AdaptiveNorm):
         return project(embedded, decoders).unsqueeze(3).unbind(0)
 
     def by_key_group(self, parameter: Tensor) -> Tensor:
-        """Return a parameter (C) as a view of shape (key groups, C / key groups)."""
         return parameter.view(self.num_key_groups, -1)
 
     def network_flops(self) -> int:
@@ -195,7 +160,6 @@ class AutoencoderNorm(AdaptiveNorm):
         return 4 * self.hidden * self.num_key_groups
 
     def network(self) -> Autoencoder:
-        """Return the description of ``rescale`` for kernels: the options, without the tensors."""
         return Autoencoder(
             self.num_groups,
             self.num_key_groups,

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Network, adaptive_norm
-from .options import check_dtype, check_known
-
-#: Methods whose results ``network`` describes.
-EQUATIONS = {"rescale", "statistics", "predict", "decode", "_ratios", "_normalize_means"}
+from .options import check_known
 
 #: Modules with initializers that give all weights within a norm a value meant for its own.
 INITIALIZERS = {"mmengine.model.weight_init", "mmcv.cnn.utils.weight_init"}
@@ -26,38 +23,48 @@ class AdaptiveNorm(nn.GroupNorm):
     norm's own; all other parameters are in child modules and get the ordinary weight decay, except
     SN's logits of the ratios, which get that of norms.
 
-    Float32 and bfloat16 inputs are normalized as in float64, up to rounding, while they differ from
-    their means by at most 2^52 (4.5e15). From 1e19 on, where squares overflow, the output is NaN;
-    nn.GroupNorm's is silently 0, or NaN.
+    Shape: input and output (N, C, *), any number of spatial dimensions. Float32 and bfloat16 inputs
+    are normalized as in float64, up to rounding, while they differ from their means by at most 2^52
+    (4.5e15). From 1e19 on, where squares overflow, the output is NaN; nn.GroupNorm's is 0 or NaN.
 
     A subclass defines which moments it needs (``moment_groups``), how it computes scale and shift
     (``rescale``), and from which tensors (``rescale_tensors``).
+
+    Args:
+        num_channels: the number of channels, C.
+        eps: added to each variance, above 0 and at most 1.
+        device, dtype: of the parameters and buffers, as in nn.GroupNorm.
+
+    All layers take these arguments. Options that must divide C, such as ``num_groups``, also take
+    "auto": the greatest common divisor of C and the default, which fits every width.
+
+    Raises:
+        ValueError: an option is unknown or invalid, or does not divide C.
     """
 
     #: Number of channel groups whose moments ``rescale`` receives; divides the number of channels.
     moment_groups: int
     #: A method that returns the description of ``rescale`` for kernels that compute it; or None.
+    #: It is not inherited: a subclass with the same equations repeats it.
     network: Callable[[], Network] | None = None
-    #: The plain norm that surgery replaces by exactly this class, no subclass: "GN", "IN" or "BN".
-    replaces: ClassVar[str]
+    #: Whether :func:`freeze` has frozen the layer.
+    frozen: bool = False
+    #: The plain norm that the layer replaces: "GN", "IN" or "BN".
+    replaces: ClassVar[str | None] = None
+    #: The hook, of both frameworks, that a training with the layer needs.
+    training_hook: ClassVar[str | None] = None
     #: Initial values of the layer's own parameters and buffers, by name.
     initial_values: ClassVar[Mapping[str, float]] = {"weight": 1.0, "bias": 0.0}
 
     def __init_subclass__(cls, **options):
-        """Set ``network`` to None in a subclass that overrides equations, but not ``network``."""
         super().__init_subclass__(**options)
-        for base in cls.__mro__:
-            if "network" in vars(base):
-                return
-            if EQUATIONS & vars(base).keys():
-                cls.network = None
-                return
+        if "network" not in vars(cls):  # a base's describes the base's equations
+            cls.network = None
 
     def __new__(cls, *args, **options):
         # Frameworks construct layers from configs: a misspelt option gets our message here
         # instead of Python's TypeError.
         check_known(cls, options, args)
-        check_dtype(cls.__name__, options.get("dtype"))
         return super().__new__(cls)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,18 +84,13 @@ class AdaptiveNorm(nn.GroupNorm):
         raise NotImplementedError
 
     def network_flops(self) -> int:
-        """Return the number of multiply-adds of ``rescale``'s network for one instance.
-
-        0, as in SN, for a layer whose scale and shift come from no linear maps.
-        """
+        """Return the multiply-adds of ``rescale``'s linear maps for one instance."""
         return 0
 
     def reset_parameters(self) -> None:
-        """Initialize all parameters and buffers again, in place, those of child modules included.
+        """Initialize the layer and its child modules again, in place.
 
-        The layer's own parameters and buffers, such as running statistics, are set to their values
-        in :attr:`initial_values`; tensors without a value there are unchanged. Each child module
-        must have a ``reset_parameters``, which is called.
+        Own tensors get their :attr:`initial_values`; those without one are unchanged.
         """
         tensors = {**self._parameters, **self._buffers}
         # nn.GroupNorm's constructor calls this before a subclass has registered its own tensors.
@@ -99,11 +101,8 @@ class AdaptiveNorm(nn.GroupNorm):
             child.reset_parameters()
 
     def apply(self, fn: Callable[[nn.Module], None]) -> "AdaptiveNorm":
-        """Call ``fn`` on the layer's child modules and the layer, as nn.Module does; return self.
-
-        But MMEngine's and mmcv's initializers get the layer alone. That of ``zero_init_residual``
-        would set the networks' weights, too, to 0, and so end their learning.
-        """
+        """Apply ``fn`` as nn.Module does, but initializers of OpenMMLab to the layer alone."""
+        # That of ``zero_init_residual`` would set the networks' weights to 0, too, for good.
         if fn.__module__ in INITIALIZERS:
             fn(self)
             return self
@@ -124,9 +123,6 @@ class AdaptiveNorm(nn.GroupNorm):
         """Return the normalized x, and its means and variances (N, moment_groups), detached.
 
         The input is not checked, and running statistics are not updated.
-
-        Raises:
-            RuntimeError: :func:`~ilm_plugins.ops.use_backend` forces a backend that cannot run x.
         """
         return adaptive_norm(
             x,
@@ -154,7 +150,6 @@ class AdaptiveNorm(nn.GroupNorm):
         )
 
     def check_input(self, x: Tensor) -> None:
-        """Raise ValueError unless x is floating point of shape (N, num_channels, *)."""
         if x.dim() < 2 or x.shape[1] != self.num_channels:
             fix = "build the layer with num_channels equal to the input's second dimension"
             if x.dim() < 2:
@@ -176,31 +171,29 @@ class AdaptiveNorm(nn.GroupNorm):
 
 
 def copy_for_autograd(buffer: Tensor) -> Tensor:
-    """Return a copy of a buffer while autograd records, otherwise the buffer itself.
-
-    Autograd saves it for the backward pass. Before that, another forward pass may write to the
-    buffer, and DistributedDataParallel does, which broadcasts buffers.
-    """
+    """Return a copy of a buffer while autograd records, otherwise the buffer itself."""
+    # Autograd saves it for the backward pass. Before that, another forward pass may write to the
+    # buffer, and DistributedDataParallel does, which broadcasts buffers.
     records = torch.is_grad_enabled() and not torch.jit.is_tracing()
     return buffer.clone() if records else buffer
 
 
-def freeze(module: nn.Module) -> nn.Module:
+def freeze(module: nn.Module, frozen: bool = True) -> nn.Module:
     """Freeze this package's layers in a module, in place, as FrozenBatchNorm2d is.
 
-    Sets ``requires_grad`` of their parameters to False. EN, SN and SSN then use their running
-    statistics in training mode, too, and do not update them. All other modules stay as they are.
-    ``layer.requires_grad_()`` unfreezes a layer. Freeze before you build the optimizer, and before
-    you wrap the model for several processes or run it compiled; after a change in a compiled model
-    call ``torch.compiler.reset()``.
+    Their parameters require no gradient, and running statistics are used in training mode, too,
+    without updates. All other modules stay as they are. Freeze before you build the optimizer and
+    before you wrap the model for several processes.
 
     Args:
         module: a model, a part of it or a single layer.
+        frozen: False to make frozen layers trainable again.
 
     Returns:
         The module.
     """
     for layer in module.modules():
         if isinstance(layer, AdaptiveNorm):
-            layer.requires_grad_(False)
+            layer.requires_grad_(not frozen)
+            layer.frozen = frozen
     return module

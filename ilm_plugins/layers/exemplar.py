@@ -8,20 +8,12 @@ from torch import Tensor, nn
 
 from ..ops import Exemplar, cast, moments
 from .mixture import MixtureNorm, weighted_sum
-from .options import check_choice, check_flag, check_positive, fit_width, takes_options_of
+from .options import check_choice, check_positive, fit_width, takes_options_of
 from .projection import ACTIVATIONS, Projection, project
 
 
 class GroupedProjection(Projection):
-    """A linear map of each group of r neighbouring channels to one value, (*, C) to (*, C/r).
-
-    ``weight`` has the shape of a grouped nn.Conv1d's weight, (C/r, r, 1).
-
-    Args:
-        num_channels: the number of channels, C.
-        reduction: r, a divisor of C.
-        factory: device and dtype.
-    """
+    """A map of each group of r channels to one value; ``weight`` as nn.Conv1d's, (C/r, r, 1)."""
 
     def __init__(self, num_channels: int, reduction: int, **factory) -> None:
         super().__init__(reduction, num_channels // reduction, **factory)
@@ -32,15 +24,7 @@ class GroupedProjection(Projection):
 
 
 def project_groups(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply each group of r channels of x with its row of weight, and sum over the group.
-
-    Args:
-        x: (*, C).
-        weight: (C/r, r, 1).
-
-    Returns:
-        (*, C/r).
-    """
+    """Return the products of groups of r channels of x (*, C) with weight (C/r, r, 1): (*, C/r)."""
     return (x.unflatten(-1, weight.shape[:2]) * weight.squeeze(2)).sum(-1)
 
 
@@ -79,36 +63,21 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     the ratios at 1/K. The paper initializes all parameters of the ratios with zero, but then only
     ``ratio.bias`` would ever get a gradient, and all samples would have the same ratios. With
     ``ratio_net="mlp"`` ``expand.weight`` is (C/r, C) and ``ratio.weight`` (K, C/r); "mlp" and
-    "no_conv" have no ``reduce``.
-
-    Buffers: ``running_mean``, ``running_var`` (C), ``num_batches_tracked``. For evaluation and
-    freezing see :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
-
-    Shape: input and output (N, C, *), any number of spatial dimensions.
+    "no_conv" have no ``reduce``. Buffer, beside the mixtures': ``num_batches_tracked``.
 
     Args:
-        num_channels: the number of channels, C.
-        eps: added to each variance.
-        momentum: weight of the newest batch in the running statistics.
-        normalizers: K of "IN", "LN", "BN", "GN", in the order of the rows of ``weight``.
         reduction: r, a divisor of C (Table 8): 32 for ResNet-50, 16 for BN-Inception, 8 for
-            ShuffleNetV2 x0.5; "auto" for the greatest common divisor of C and 32, which fits every
-            width; unused by "no_conv".
+            ShuffleNetV2 x0.5; unused by "no_conv".
         expansion: pi (Table 7); unused by "mlp".
         ratio_net: "conv"; or, of Table 9, "no_conv" (b: correlates the normalized means themselves)
             or "mlp" (a: C -> C/r -> K on the spatial means).
         activation: "tanh" or "relu" (Table 9, c) between the two linear maps.
         shared_affine: one weight and bias (C) for all normalizers (Table 9, d).
-        num_groups: groups of "GN", "auto" as for reduction; unused without "GN".
-        sync: True to compute BN's statistics in training over all processes of the default group;
-            a process group to compute them over that group.
-        device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
-    Raises:
-        ValueError: r does not divide C, or an option is unknown or out of range.
+    For the other options, evaluation and freezing see
+    :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
     """
 
-    replaces = "BN"
     num_batches_tracked: Tensor | None
     initial_values: ClassVar[Mapping[str, float]] = {
         **MixtureNorm.initial_values,
@@ -133,7 +102,6 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         check_choice(name, "ratio_net", ratio_net, ("conv", "no_conv", "mlp"))
         check_choice(name, "activation", activation, ("tanh", "relu"))
         check_positive(name, "expansion", expansion)
-        check_flag(name, "shared_affine", shared_affine)
         if ratio_net != "no_conv" or reduction == "auto":
             (reduction,) = fit_width(type(self), num_channels, reduction=reduction)
         super().__init__(num_channels, eps, momentum, **options)
@@ -169,9 +137,6 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
 
         Returns:
             (N, K) in the order of ``normalizers``, at least float32.
-
-        Raises:
-            ValueError: x has the wrong shape or dtype, see :meth:`check_input`.
         """
         self.check_input(x)
         mean, var = moments(x, self.moment_groups)
@@ -180,17 +145,11 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return self._ratios(mean, normalized_means, *network)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        """Return weight, bias, five tensors of the ratio network, BN's mean and variance."""
         reduce = self.reduce.weight if self.ratio_net == "conv" else None
         network = reduce, self.expand.weight, self.expand.bias, self.ratio.weight, self.ratio.bias
         return (self.weight, self.bias, *network, *self.running_statistics())
 
     def network_flops(self) -> int:
-        """Return the multiply-adds of the two linear maps, the correlation and the convolution.
-
-        The correlation takes K*K*C/r, the convolution K*C; "no_conv" correlates C values and has no
-        convolution, "mlp" has neither.
-        """
         maps = self.expand.weight.numel() + self.ratio.weight.numel()
         k, c = len(self.normalizers), self.num_channels
         if self.ratio_net == "mlp":
@@ -200,7 +159,6 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return maps + k * c + k * k * (c // self.reduction)
 
     def network(self) -> Exemplar:
-        """Return the description of ``rescale`` for kernels: the options, without the tensors."""
         return Exemplar(
             self.normalizers,
             self.num_groups,
@@ -213,12 +171,6 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         )
 
     def rescale(self, mean, var, weight, bias, *tensors):
-        """Compute scale and shift, (N, C) each, by the class's equations.
-
-        Args:
-            mean, var: (N, C) moments of each instance's channels.
-            weight, bias, tensors: the tensors of :meth:`rescale_tensors`.
-        """
         *network, running_mean, running_var = tensors
         one_over_sigma, normalized_means = self._normalize_means(
             mean, var, running_mean, running_var
@@ -231,34 +183,14 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return scale, shift + bias.view(-1, self.num_channels).sum(0)
 
     def _normalize_means(self, mean, var, running_mean, running_var):
-        """Normalize the spatial means by the statistics of each normalizer.
-
-        Args:
-            mean, var: (N, C) moments of each instance's channels; the spatial means are ``mean``.
-            running_mean, running_var: (C), BN's statistics; None for those of the batch.
-
-        Returns:
-            1 / sigma_k, a list of K tensors that broadcast to (N, C); and
-            (mu_IN - mu_k) / sigma_k, (N, K, C).
-        """
+        """Return K tensors 1 / sigma_k, and (mu_IN - mu_k) / sigma_k, (N, K, C)."""
         means, variances = zip(*self.statistics(mean, var, running_mean, running_var), strict=True)
         one_over_sigma = [(v + self.eps).rsqrt() for v in variances]
         pairs = zip(means, one_over_sigma, strict=True)
         return one_over_sigma, torch.stack([(mean - m) * rstd for m, rstd in pairs], 1)
 
     def _ratios(self, mean, normalized_means, reduce, expand, expand_bias, ratio, ratio_bias):
-        """Compute the ratios (N, K), which sum to 1 over the normalizers, by Section 3.3's network.
-
-        Args:
-            mean: (N, C), the spatial means; read only for ``ratio_net="mlp"``.
-            normalized_means: (N, K, C), the means normalized by each normalizer; read only for
-                "conv" and "no_conv".
-            reduce: (C/r, r, 1) for "conv", else None.
-            expand: (pi*K, K*K); (C/r, C) for "mlp".
-            expand_bias: (pi*K); (C/r) for "mlp".
-            ratio: (K, pi*K); (K, C/r) for "mlp".
-            ratio_bias: (K).
-        """
+        """Return the ratios (N, K) by Section 3.3's network; only "mlp" reads ``mean``."""
         if self.ratio_net == "mlp":
             features = mean
         else:
@@ -270,6 +202,5 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return project(hidden, ratio, ratio_bias).softmax(1)
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-        """Update the running statistics, and count the batch; see :class:`MixtureNorm`."""
         super().update_running_stats(mean, var, count)
         self.num_batches_tracked.add_(count > 1)

@@ -3,7 +3,7 @@
 from torch import nn
 
 from .autoencoder import AutoencoderNorm
-from .options import check_activations, fit_width, takes_options_of
+from .options import check, check_choice, fit_width, takes_options_of
 from .projection import ACTIVATIONS
 
 
@@ -19,29 +19,16 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         y      &= \omega\, \mathrm{GN}(x) + \beta
 
     (Eqs. 4 to 6 and 2.) ``weight`` is :math:`B_\omega` and ``bias`` :math:`B_\beta`, so a GroupNorm
-    checkpoint loads; see :class:`~ilm_plugins.layers.autoencoder.AutoencoderNorm` for the others.
-
-    Shape: input and output (N, C, *), any number of spatial dimensions.
+    checkpoint loads.
 
     Args:
-        num_channels: the number of channels, C.
-        num_groups: groups of the standardization; "auto" for the greatest common divisor of C and
-            32, which fits every width.
-        eps: added to the variance.
         key_group_size: channels in a key group, C / N; 16 in the paper, 1 for pix2pix and for the
-            "Instance Normalization" strategy of its Table 8; "auto" for the greatest common divisor
-            of C and 16.
-        hidden: M, the embedding's length; ``max(2, N // 16)`` by default, from Table 8's counts.
+            "Instance Normalization" strategy of its Table 8.
         activations: for (mean, variance), the switch of Table 7; each one of "tanh", "sigmoid",
             "relu", "leaky_relu", "relu6", "identity".
-        init: "default" (that of nn.Linear, as in the authors' code), "normal" (as the paper says)
-            or "identity": zero decoders and an ``omega_offset`` of 1/2, so that the layer starts as
-            exactly the GroupNorm that it replaces, whichever weight and bias are loaded.
-        device, dtype: of the parameters and buffers, as in nn.GroupNorm.
 
-    Raises:
-        ValueError: num_channels is not divisible by num_groups or key_group_size, an option is
-            unknown, or ``init="identity"`` is combined with other activations than the default.
+    For the other parameters and options see
+    :class:`~ilm_plugins.layers.autoencoder.AutoencoderNorm`.
 
     Example::
 
@@ -70,14 +57,17 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         num_groups, key_group_size = fit_width(
             type(self), num_channels, num_groups=num_groups, key_group_size=key_group_size
         )
-        check_activations(name, activations, ACTIVATIONS)
+        is_pair = isinstance(activations, list | tuple) and len(activations) == 2
+        problem = "is not a pair; give two names, for (mean, variance)"
+        check(is_pair, f"{name}: activations={activations!r} {problem}")
+        for activation in activations:
+            check_choice(name, "activations", activation, ACTIVATIONS)
         num_key_groups, combine = num_channels // key_group_size, "a(WE)+B"
         super().__init__(
             num_channels, num_groups, num_key_groups, eps, tuple(activations), combine, **options
         )
 
     def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
-        """Compute omega and beta by Eqs. 3 to 6; see :meth:`.AutoencoderNorm.predict`."""
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
         for_mean, for_var = (ACTIVATIONS[name] for name in self.activations)
         beta = for_mean(from_mean) + self.by_key_group(bias)
@@ -93,12 +83,12 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
 class ILMInstanceNorm(ILMGroupNorm, nn.GroupNorm):
     """Instance normalization with Instance-Level Meta rescaling, ILM+IN.
 
-    It is :class:`ILMGroupNorm` with each channel standardized by itself: shapes, options by name
-    and errors are the same. The standardized value of a map with a single pixel is 0, hence the
-    output beta.
+    It is :class:`ILMGroupNorm` with each channel standardized by itself. The standardized value of
+    a map with a single pixel is 0, hence the output beta.
     """
 
     replaces = "IN"
+    network = ILMGroupNorm.network
 
     @takes_options_of(ILMGroupNorm)
     def __init__(self, num_channels: int, eps: float = 1e-5, **options) -> None:
@@ -108,11 +98,10 @@ class ILMInstanceNorm(ILMGroupNorm, nn.GroupNorm):
 class ILMLayerNorm(ILMGroupNorm, nn.GroupNorm):
     """Layer normalization with Instance-Level Meta rescaling, ILM+LN.
 
-    It is :class:`ILMGroupNorm` with each instance standardized as one group: shapes, options by
-    name and errors are the same.
+    It is :class:`ILMGroupNorm` with each instance standardized as one group.
     """
 
-    replaces = "GN"
+    network = ILMGroupNorm.network
 
     @takes_options_of(ILMGroupNorm)
     def __init__(self, num_channels: int, eps: float = 1e-5, **options) -> None:

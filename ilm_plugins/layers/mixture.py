@@ -1,4 +1,4 @@
-"""The base class of EN, SN and SSN: the normalizers that they mix, and BN's running statistics."""
+"""The base class of the mixtures: the normalizers that they mix, and BN's running statistics."""
 
 import copy
 import sys
@@ -9,25 +9,17 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, distributed
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
 from .base import AdaptiveNorm, copy_for_autograd
-from .options import (
-    check_eps,
-    check_momentum,
-    check_normalizers,
-    check_positive,
-    check_sync,
-    fit_width,
-)
+from .options import check, check_choice, check_eps, check_fraction, check_positive, fit_width
 
 NORMALIZERS = ("IN", "LN", "BN", "GN")
 
 
 class MixtureNorm(AdaptiveNorm):
-    """A mixture of K of the normalizers IN, LN, BN and GN.
+    """A mixture of K of the normalizers IN, LN, BN and GN: EN, SN or SSN.
 
     In training, BN uses the batch's statistics, and updates running statistics in torch's
     convention: ``momentum`` is the weight of the new value, the stored variance is unbiased. In
@@ -39,32 +31,27 @@ class MixtureNorm(AdaptiveNorm):
     processes' shares of the batch. In training, every process must then run the layer, forward and
     backward, the same number of times. A process with an empty batch must do so, too, with the
     output as a term of its loss. Evaluation, frozen layers and single processes communicate
-    nothing.
-    Second derivatives, torch.func and export raise RuntimeError in training with ``sync``;
+    nothing. Second derivatives, torch.func and export raise RuntimeError in training with ``sync``;
     torch.compile leaves such a layer uncompiled.
 
-    **Freezing.** A layer is frozen if neither ``weight`` nor ``bias`` requires a gradient. Like a
-    FrozenBatchNorm, it then uses its running statistics in training mode as well and doesn't
-    update them: detectron2's FREEZE_AT and OpenMMLab's frozen_stages, which freeze BatchNorm
-    in this way, both set ``requires_grad``, as :func:`ilm_plugins.freeze` does. As a
-    consequence, a stateless call (``torch.func.functional_call``) with detached parameters is a
-    call of a frozen layer; pass parameters that require gradients. Under ``torch.no_grad``,
-    calls of nn.DataParallel's replicas count as frozen, too; use DistributedDataParallel.
+    **Freezing.** A frozen layer uses its running statistics in training mode, too, and does not
+    update them, as FrozenBatchNorm2d. :func:`ilm_plugins.freeze` and detectron2's FREEZE_AT freeze
+    a layer; OpenMMLab's frozen_stages and norm_eval set it to evaluation mode, to the same effect.
+    ``requires_grad_(False)`` alone fixes only the parameters, as in BatchNorm.
+
+    Buffers: ``running_mean``, ``running_var`` (C), None without BN.
+
+    For the other arguments see :class:`~ilm_plugins.layers.base.AdaptiveNorm`.
 
     Args:
-        num_channels: the number of channels, C.
-        eps: added to the variance.
         momentum: weight of the newest batch in the running statistics.
-        normalizers: which of "IN", "LN", "BN", "GN" to mix, in the order of the parameters' rows.
-        num_groups: groups of "GN", or "auto"; unused without "GN".
+        normalizers: K of "IN", "LN", "BN", "GN", in the order of the parameters' rows.
+        num_groups: groups of "GN"; unused without "GN".
         sync: True to compute BN's statistics in training over all processes of the default group;
             a process group to compute them over that group. Unused without "BN".
-        device, dtype: of the parameters and buffers, as in nn.GroupNorm.
-
-    Raises:
-        OptionError: an option is invalid.
     """
 
+    replaces = "BN"
     running_mean: Tensor | None
     initial_values: ClassVar[Mapping[str, float]] = {
         **AdaptiveNorm.initial_values,
@@ -85,11 +72,16 @@ class MixtureNorm(AdaptiveNorm):
         dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
-        check_normalizers(name, normalizers, NORMALIZERS)
+        are_distinct = isinstance(normalizers, list | tuple) and len(normalizers) > 0
+        are_distinct = are_distinct and all(normalizers.count(n) == 1 for n in normalizers)
+        listed = ", ".join(map(repr, NORMALIZERS))
+        problem = f"is not a tuple or list of different normalizers; give at least one of {listed}"
+        check(are_distinct, f"{name}: normalizers={normalizers!r} {problem}")
+        for normalizer in normalizers:
+            check_choice(name, "normalizers", normalizer, NORMALIZERS)
         check_positive(name, "num_channels", num_channels)
         check_eps(name, eps)
-        check_momentum(name, momentum)
-        check_sync(name, sync)
+        check_fraction(name, "momentum", momentum)
         if "GN" in normalizers:
             (num_groups,) = fit_width(type(self), num_channels, num_groups=num_groups)
         super().__init__(1, num_channels, eps, device=device, dtype=dtype)
@@ -116,18 +108,13 @@ class MixtureNorm(AdaptiveNorm):
         return self.__getattr__("running_var")
 
     @property
-    def frozen(self) -> bool:
-        """Whether the layer uses its running statistics, and never updates them; see Freezing."""
-        return not (_requires_grad(self.weight) or _requires_grad(self.bias))
-
-    @property
     def uses_batch_statistics(self) -> bool:
-        """Whether forward now uses the batch's statistics for BN and updates the running ones."""
+        """Whether forward now uses and counts the batch's statistics for BN."""
         return "BN" in self.normalizers and self.training and not self.frozen
 
     @property
     def synchronizes(self) -> bool:
-        """Whether forward now uses the batch statistics of all processes, see Several processes."""
+        """Whether forward now uses the batch statistics of several processes."""
         if self.sync is False or not self.uses_batch_statistics:
             return False
         has_group = distributed.is_available() and distributed.is_initialized()
@@ -135,7 +122,6 @@ class MixtureNorm(AdaptiveNorm):
 
     @property
     def _process_group(self) -> distributed.ProcessGroup | None:
-        """The group whose batch statistics ``sync`` asks for; None for the default group."""
         return None if isinstance(self.sync, bool) else self.sync
 
     def __deepcopy__(self, memo: dict) -> "MixtureNorm":
@@ -146,7 +132,6 @@ class MixtureNorm(AdaptiveNorm):
         return copied
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize x (N, C, *), and update the running statistics in training."""
         self.check_input(x)
         if self.synchronizes:
             return self._forward_synchronized(x)
@@ -157,9 +142,7 @@ class MixtureNorm(AdaptiveNorm):
 
     @torch._disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
     def _forward_synchronized(self, x: Tensor) -> Tensor:
-        """Normalize x by the batch statistics of all processes, and update the running statistics.
-
-        Every process of the group must call it."""
+        """Normalize x by the batch statistics of all processes; each must call it."""
         batch = SharedBatch(x, self._process_group)
 
         def rescale(mean, var, *tensors):
@@ -172,15 +155,10 @@ class MixtureNorm(AdaptiveNorm):
         return y
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-        """Move the running statistics, in place, towards the batch's statistics.
+        """Move the running statistics towards the batch's, by instances' moments (N, C).
 
-        Only for a layer that mixes BN; whether it is in training mode or frozen is not checked.
-
-        Args:
-            mean, var: (N, C) moments of each instance's channels, detached.
-            count: values of a channel in the batch, N times the spatial size; an int, or a scalar
-                tensor, whose value the host does not read. With fewer than two, which have no
-                unbiased variance, the call changes nothing.
+        ``count``, of a channel's values in the batch, is an int or a scalar tensor, which the host
+        does not read. Fewer than two have no unbiased variance and change nothing.
         """
         momentum = self.momentum
         if isinstance(count, Tensor):
@@ -195,11 +173,7 @@ class MixtureNorm(AdaptiveNorm):
         running_var.lerp_(unbiased.to(running_var), momentum)
 
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
-        """Return the running mean and variance (C) if BN uses them now; else two Nones.
-
-        BN uses them in evaluation mode and if the layer is frozen. They are copies while autograd
-        records; otherwise the buffers.
-        """
+        """Return the running mean and variance (C) if BN uses them now; else two Nones."""
         if self.uses_batch_statistics or self.running_mean is None:
             return None, None
         return copy_for_autograd(self.running_mean), copy_for_autograd(self._buffers["running_var"])
@@ -207,16 +181,9 @@ class MixtureNorm(AdaptiveNorm):
     def statistics(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return the means mu_k and biased variances sigma_k^2 of the K normalizers.
+        """Return (mu_k, sigma_k^2) of each normalizer from instances' moments (N, C).
 
-        Args:
-            mean, var: (N, C) moments of each instance's channels.
-            running_mean, running_var: (C), BN's statistics, which are not changed; both None for
-                those of the batch.
-
-        Returns:
-            K pairs of mean and variance in the order of ``normalizers``: LN's are (N, 1), BN's
-            (1, C), all others (N, C).
+        LN's are (N, 1), BN's (1, C), all others (N, C). Running statistics of None are the batch's.
         """
         statistics = []
         for normalizer in self.normalizers:
@@ -234,18 +201,7 @@ class MixtureNorm(AdaptiveNorm):
         return statistics
 
 
-def _requires_grad(parameter: Tensor) -> bool:
-    """Return ``parameter.requires_grad``, also within torch.func's transforms, which hide it."""
-    if not torch.compiler.is_compiling():
-        while not parameter.requires_grad and is_functorch_wrapped_tensor(parameter):
-            parameter = get_unwrapped(parameter)
-    return parameter.requires_grad
-
-
 def weighted_sum(weights: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:
-    """Return the sum over k of weights[k] * values[k].
-
-    The terms are added one by one: the order in which torch sums over a dimension depends on the
-    batch's size.
-    """
+    """Return the sum over k of weights[k] * values[k]."""
+    # One by one: the order in which torch sums over a dimension depends on the batch's size.
     return reduce(add, (weight * value for weight, value in zip(weights, values, strict=True)))

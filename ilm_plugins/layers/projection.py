@@ -6,19 +6,13 @@ import torch
 from torch import Tensor, nn
 
 
+# It is not an nn.Linear, because frameworks re-initialize, quantize or adapt every nn.Linear they
+# find. It multiplies and sums instead of calling a matrix product, because the result of a row must
+# not depend on the rest of the batch, and autocast leaves these operations in float32.
 class Projection(nn.Module):
     """A small linear map, (*, in_features) to (*, out_features).
 
-    It is not an nn.Linear, because frameworks re-initialize, quantize or adapt every nn.Linear they
-    find. It multiplies and sums instead of calling a matrix product, because the result of a row
-    must not depend on the rest of the batch, and autocast leaves these operations in float32. The
-    products, (*, out_features, in_features), take memory.
-
-    Args:
-        in_features, out_features, bias: as for nn.Linear.
-        init: of weight and bias: "default" (as nn.Linear), "normal" (the standard normal
-            distribution, Section 4.1.1 of the ILM paper) or "zeros".
-        factory: device and dtype.
+    ``init`` is "default" (as nn.Linear), "normal" (ILM paper, Section 4.1.1) or "zeros".
     """
 
     def __init__(
@@ -36,7 +30,6 @@ class Projection(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialize weight and bias again, in place, as the class's argument ``init`` says."""
         for parameter in self.parameters():
             if self.init == "zeros":
                 nn.init.zeros_(parameter)
@@ -54,14 +47,11 @@ class Projection(nn.Module):
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return the linear map of x (*, I) by weight (O, I) and bias (O) or None: (*, O).
-
-    Under torch.compile, it is a matrix product on the CPU. Otherwise the gradient of ``weight``
-    would be a sum over the batch, and TorchInductor's CPU code for such a sum writes past the end
-    of its buffer unless O is a multiple of the vector width (PyTorch issue 196681, not fixed in
-    torch 2.11). The product is in float64, which neither autocast nor
-    ``torch.set_float32_matmul_precision`` makes less precise.
-    """
+    """Return the linear map of x (*, I) by weight (O, I) and bias (O) or None: (*, O)."""
+    # Compiled, the gradient of a product and a sum would be a sum over the batch, for which the
+    # CPU code of TorchInductor writes past the end of its buffer unless O is a multiple of the
+    # vector width (PyTorch issue 196681, not fixed in torch 2.11). Neither autocast nor
+    # torch.set_float32_matmul_precision makes a product in float64 less precise.
     if weight.dim() == 2 and x.device.type == "cpu" and torch.compiler.is_dynamo_compiling():
         tensors = (t if t is None else t.double() for t in (x, weight, bias))
         return nn.functional.linear(*tensors).to(torch.promote_types(x.dtype, weight.dtype))
@@ -70,10 +60,8 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """Return the logistic function of x, computed by tanh.
-
-    The last bit of torch.sigmoid depends on a value's position in the tensor, hence in the batch.
-    """
+    """Return the logistic function of x, computed by tanh."""
+    # The last bit of torch.sigmoid depends on a value's position in the tensor, hence in the batch.
     return torch.tanh(x * 0.5) * 0.5 + 0.5
 
 

@@ -57,10 +57,7 @@ def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def norm_key(norm: str) -> str | None:
-    """Return the key of :data:`NORMS` that a NORM string begins with, or None.
-
-    After the key the string must end, or have a space, bracket or punctuation mark, so that
-    :func:`parse_norm` can report malformed options; "ENx" is another norm's name.
-    """
+    """Return the key of :data:`NORMS` that a NORM string begins with, or None."""
+    # A space, bracket or punctuation mark may follow, for parse_norm to report: not "ENx".
     match = re.match(r"\s*(\w+)(?![^\s()\[\]{}:=,;])", norm)
     return match[1] if match and match[1] in NORMS else None

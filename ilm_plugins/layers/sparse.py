@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .options import check_radius, takes_options_of
+from .options import check_fraction, takes_options_of
 from .switchable import SwitchNorm
 
 
@@ -30,27 +30,20 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
     neither its logits nor the radius have an influence on it, and its logits get gradients of zero.
     The forward pass changes neither the radius nor what is fixed.
 
-    Parameters: SN's. ``mean_weight`` and ``var_weight`` are the arguments of sparsestmax.
-    Buffers: SN's; ``radius`` (1); ``mean_fixed``, ``var_fixed`` (K), the fixed ratios of the means
-    and of the variances, zeros while they are not fixed.
-
-    Shape: input and output (N, C, *), any number of spatial dimensions.
-
-    Args:
-        num_channels, eps, normalizers, num_groups, sync, device, dtype: see SwitchNorm.
-        momentum: weight of the newest batch in the running statistics; 0.003 in the authors' code.
-
-    Raises:
-        ValueError: an option is unknown or out of range.
+    Parameters and options: SN's; the authors' code has a momentum of 0.003. Buffers: SN's;
+    ``radius`` (1); ``mean_fixed``, ``var_fixed`` (K), the fixed ratios of the means and of the
+    variances, zeros while they are not fixed.
     """
 
-    replaces = "BN"
     initial_values: ClassVar[Mapping[str, float]] = {
         **SwitchNorm.initial_values,
         "radius": 0.0,
         "mean_fixed": 0.0,
         "var_fixed": 0.0,
     }
+
+    training_hook = "RadiusHook"
+    network = SwitchNorm.network
 
     @takes_options_of(SwitchNorm)
     def __init__(
@@ -71,7 +64,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         Raises:
             OptionError: the radius is not a number from 0 to 1.
         """
-        check_radius(type(self).__name__, radius)
+        check_fraction(type(self).__name__, "radius", radius)
         self.radius.fill_(radius)
         logits = (self.mean_weight, self.var_weight)
         if hasattr(logits[0], "full_tensor"):  # sharded by fully_shard; every process calls this
@@ -88,7 +81,6 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         return self._sparse_ratios(self.mean_weight, self.var_weight)
 
     def _sparse_ratios(self, *logits: Tensor) -> Tensor:
-        """Return :meth:`ratios` for logits of the means and of the variances."""
         logits = torch.stack(logits)
         dtype = torch.promote_types(logits.dtype, torch.float32)
         fixed = torch.stack((self.mean_fixed, self.var_fixed)).to(dtype)
@@ -97,10 +89,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         return torch.where((fixed == 1).any(1, keepdim=True), fixed, ratios)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        """Return SN's tensors, with the logarithms of the ratios as logits.
-
-        Their softmax, which SN's kernels compute, gives the ratios again.
-        """
+        # SN's kernels compute softmax, which gives the ratios again from their logarithms.
         weight, bias, _, _, *running = super().rescale_tensors()
         ratios = self.ratios()
         # exp(-1e4) is 0 in every dtype; the logarithm of a zero ratio would have no gradient.
@@ -126,7 +115,7 @@ def set_radius(model: nn.Module, radius: float) -> None:
 
 
 def _whole_parameters(model: nn.Module) -> AbstractContextManager:
-    """Return a context in which no parameter is sharded by FullyShardedDataParallel."""
+    """Return a context in which FullyShardedDataParallel shards no parameter."""
     fsdp = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
     if fsdp is not None and any(isinstance(module, fsdp) for module in model.modules()):
         return fsdp.summon_full_params(model, writeback=False)

@@ -31,27 +31,10 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
 
     Parameters: ``weight``, ``bias`` (C); ``mean_weight`` w, ``var_weight`` w' (K). All four get the
     weight decay of norms: detectron2's ``WEIGHT_DECAY_NORM``, MMEngine's ``norm_decay_mult``.
-    Buffers: ``running_mean``, ``running_var`` (C). For evaluation and freezing see
+    For options, buffers, evaluation and freezing see
     :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
-
-    Shape: input and output (N, C, *), any number of spatial dimensions.
-
-    Args:
-        num_channels: the number of channels, C.
-        eps: added to the mixed variance.
-        momentum: weight of the newest batch in the running statistics.
-        normalizers: K of "IN", "LN", "BN", "GN", in the order of ``mean_weight``.
-        num_groups: groups of "GN", "auto" for the greatest common divisor of C and 32; unused
-            without "GN".
-        sync: True to compute BN's statistics in training over all processes of the default group;
-            a process group to compute them over that group.
-        device, dtype: of the parameters and buffers, as in nn.GroupNorm.
-
-    Raises:
-        ValueError: an option is unknown or out of range.
     """
 
-    replaces = "BN"
     initial_values: ClassVar[Mapping[str, float]] = {
         **MixtureNorm.initial_values,
         "mean_weight": 1.0,
@@ -76,22 +59,13 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
         return torch.stack((self.mean_weight, self.var_weight)).softmax(1)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        """Return weight, bias, the two logits of ratios, and BN's mean and variance or Nones."""
         own = self.weight, self.bias, self.mean_weight, self.var_weight
         return (*own, *self.running_statistics())
 
     def network(self) -> Switch:
-        """Return the description of ``rescale`` for kernels that compute it themselves."""
         return Switch(self.normalizers, self.num_groups, self.eps)
 
     def rescale(self, mean, var, weight, bias, mean_weight, var_weight, running_mean, running_var):
-        """Compute scale and shift, (N, C) each, by the class's equations.
-
-        Args:
-            mean, var: (N, C) moments of each instance's channels.
-            weight, bias, mean_weight, var_weight: the layer's parameters.
-            running_mean, running_var: (C), BN's statistics; None for those of the batch.
-        """
         means, variances = zip(*self.statistics(mean, var, running_mean, running_var), strict=True)
         mean_ratios, var_ratios = (w.softmax(0).unbind() for w in (mean_weight, var_weight))
         # mu_IN - mu as a sum of differences: rounding of large means can exceed the deviation.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch.autograd import Function
 from . import reference
 from .backends import is_traced, kernels_for
 from .moments import duplicate
-from .networks import Kernels, Network, Tensors
+from .networks import Network, Tensors
 from .reference import Rescale, cast
 
 #: Of each input of a function, whether its gradient is needed.
@@ -78,7 +79,7 @@ def adaptive_norm(
 class Primitive(NamedTuple):
     """The forward and backward pass of one call of adaptive_norm; the fields are its options."""
 
-    kernels: Kernels
+    kernels: ModuleType
     num_channels: int
     num_groups: int
     eps: float
@@ -104,12 +105,9 @@ class Primitive(NamedTuple):
     def backward(
         self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors: Tensors, needs: Needs
     ) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x and of each tensor; :func:`adaptive_norm` has the equations.
+        """Return the gradients of x and each tensor by :func:`adaptive_norm`'s equations.
 
-        Args:
-            dy: gradient of y, of x's shape.
-            x, mean, var, tensors: input, moments and tensors of the forward pass.
-            needs: whether the gradient is needed, of x and of each tensor; if not, it may be None.
+        None where not needed; ``needs`` is of x, then of each tensor.
         """
         if self.network is not None:
             return self.kernels.backward(dy, x, mean, var, self.network, tensors, needs)
@@ -134,15 +132,7 @@ class Primitive(NamedTuple):
     def differentiable_backward(
         self, dy: Tensor, x: Tensor, tensors: Tensors, needs: Needs
     ) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x and of each tensor, which autograd can differentiate again.
-
-        The forward pass is computed again by the reference.
-
-        Args:
-            dy: gradient of y, of x's shape.
-            x, tensors: input and tensors of the forward pass.
-            needs: whether the gradient is needed, of x and of each tensor; if not, it is None.
-        """
+        """Return ``backward``'s gradients by the reference, which autograd can differentiate."""
         with torch.enable_grad():
             # These are new variables, because one input may be, or depend on, another.
             inputs = [t if t is None else t.view_as(t) for t in (x, *tensors)]
@@ -161,13 +151,6 @@ class _AdaptiveNorm(Function):
     def forward(
         ctx, primitive: Primitive, x: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return y (N, C, *), and mean and var (N, G') without gradients; save for backward.
-
-        Args:
-            ctx: torch's context of the call.
-            primitive: the options of the call.
-            x, tensors: the input (N, C, *), and the tensors of ``primitive.rescale``.
-        """
         y, mean, var = primitive.forward(x, tensors)
         ctx.primitive = primitive
         ctx.save_for_backward(x, mean, var, *tensors)
@@ -177,11 +160,7 @@ class _AdaptiveNorm(Function):
 
     @staticmethod
     def backward(ctx, dy: Tensor | None, *_) -> tuple[Tensor | None, ...]:
-        """Return a gradient for each argument of ``forward``: None, of x, of each tensor.
-
-        Each has the dtype of its input; it is None where autograd does not need it, and all are
-        None if ``dy``, the gradient of y, is None.
-        """
+        """Return None for the primitive, then the gradients of x and of each tensor, or Nones."""
         if dy is None:
             return (None,) * len(ctx.needs_input_grad)
         x, mean, var, *tensors = ctx.saved_tensors
@@ -199,7 +178,6 @@ class _AdaptiveNorm(Function):
 
 
 def _without_autocast(device_type: str):
-    """Return a context in which autocast is off for a type of device."""
     available = torch.amp.is_autocast_available(device_type)
     if available and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
@@ -207,18 +185,7 @@ def _without_autocast(device_type: str):
 
 
 def _vjp(rescale, needs: Needs, dscale, dshift, mean, var, *tensors) -> tuple[Tensor | None, ...]:
-    """Return the scale, and the vector-Jacobian product of ``rescale`` with (dscale, dshift).
-
-    Args:
-        rescale: a function of mean, var and tensors, which returns scale and shift.
-        needs: for each tensor, whether its gradient is needed.
-        dscale, dshift: gradients of the scale and the shift.
-        mean, var, tensors: arguments of ``rescale``.
-
-    Returns:
-        The scale, then the gradients of mean, of var and of each tensor, all detached; None where
-        ``needs`` is False, zeros where the result does not depend on an argument.
-    """
+    """Return the scale, then the gradients of mean, var and each needed tensor, else None."""
     with torch.enable_grad():
         mean, var = (t.detach().requires_grad_() for t in (mean, var))
         tensors = [t if t is None else t.detach() for t in tensors]
@@ -235,6 +202,5 @@ def _vjp(rescale, needs: Needs, dscale, dshift, mean, var, *tensors) -> tuple[Te
 
 
 def _fill_needed(needs: Needs, gradients: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
-    """Return a value for each of ``needs``: the next of ``gradients`` where True, else None."""
     gradients = iter(gradients)
     return tuple(next(gradients) if need else None for need in needs)

@@ -6,13 +6,14 @@ import os
 import re
 import warnings
 from contextvars import ContextVar
+from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import cpu, plain
-from .networks import Kernels, Tensors
+from .networks import Tensors
 
 #: Names that :func:`use_backend` takes.
 BACKENDS = ("auto", "reference", "cpu", "triton")
@@ -31,10 +32,7 @@ TRITON = (3, 6)
 
 
 def _check_name(name: str, source: str) -> str:
-    """Return the name of a backend; raise ValueError if it is unknown.
-
-    ``source`` is the setting that the name comes from, for the message.
-    """
+    """Return the name of a backend; ValueError names ``source``, the setting that it is from."""
     if name not in BACKENDS:
         raise ValueError(
             f"{source}={name!r} is unknown; set it to one of {', '.join(map(repr, BACKENDS))}"
@@ -78,17 +76,10 @@ def use_backend(name: str) -> contextlib.ExitStack:
     return restoring
 
 
-def kernels_for(x: Tensor, num_groups: int, tensors: Tensors = ()) -> Kernels | None:
+def kernels_for(x: Tensor, num_groups: int, tensors: Tensors = ()) -> ModuleType | None:
     """Return the backend for an input x with G' = ``num_groups``; None stands for the reference.
 
-    ``tensors`` are the parameters and buffers that the layer passes besides x.
-
-    Inputs that the reference computes whatever is forced (see :func:`use_backend`) give None. Under
-    "auto", plain torch operations take the place of missing kernels, with a warning, once in each
-    process. On devices other than the CPU and CUDA they are used without a warning.
-
-    Raises:
-        RuntimeError: :func:`use_backend` forces a backend that cannot run x.
+    ``tensors`` are what else the layer passes; see :func:`use_backend` for the choice and errors.
     """
     # A single value minus its mean is 0; the kernels' rounding error would be divided by sqrt(eps).
     single_values = x.numel() <= x.shape[0] * num_groups
@@ -113,11 +104,10 @@ def kernels_for(x: Tensor, num_groups: int, tensors: Tensors = ()) -> Kernels | 
 
 @functools.cache
 def _warn(problem: str) -> None:
-    """Warn of a problem once in each process."""
     warnings.warn(f"ilm_plugins: plain torch operations run, not kernels: {problem}", stacklevel=2)
 
 
-def _find_cpu(x: Tensor) -> Kernels | str:
+def _find_cpu(x: Tensor) -> ModuleType | str:
     """Return the backend of C kernels; or why it cannot run x, with advice."""
     if cpu.supports(x):
         return cpu
@@ -129,7 +119,7 @@ def _find_cpu(x: Tensor) -> Kernels | str:
     )
 
 
-def _find_triton(x: Tensor) -> Kernels | str:
+def _find_triton(x: Tensor) -> ModuleType | str:
     """Return the Triton backend; or why it cannot run x, with advice."""
     if torch.version.hip:
         return "the Triton kernels are for NVIDIA's GPUs alone; leave the backend at 'auto'"
@@ -157,10 +147,7 @@ def _find_triton(x: Tensor) -> Kernels | str:
 
 @functools.cache
 def has_triton() -> bool:
-    """Return whether Triton can be imported and is new enough, and torch is not for AMD's GPUs.
-
-    New enough is :data:`TRITON`. The answer is cached for the process.
-    """
+    """Return whether Triton is :data:`TRITON` or newer, and torch is not for AMD's GPUs."""
     if torch.version.hip:
         return False
     try:
@@ -173,9 +160,7 @@ def has_triton() -> bool:
 def is_traced(x: Tensor, *tensors: Tensor | None) -> bool:
     """Return whether a compiler, an exporter or torch.func records or transforms operations on x.
 
-    This is also True if x or one of ``tensors`` belongs to a subclass of Tensor other than
-    Parameter, such as DTensor; in the modes of torch in RECORDING; and anywhere within forward-mode
-    differentiation.
+    Also for subclasses of Tensor, such as DTensor, and within forward-mode differentiation.
     """
     return (
         torch.compiler.is_compiling()

@@ -7,7 +7,6 @@ from torch import Tensor
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Return whether x (N, C, *) is contiguous as (N, *, C)."""
     return x.movedim(1, -1).is_contiguous()
 
 

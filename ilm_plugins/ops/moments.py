@@ -35,26 +35,17 @@ def over_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Pool the moments of equally large sets along a dimension.
-
-    Args:
-        mean, var: means and biased variances of the sets.
-        dim: the dimension, which the results lack.
-
-    Returns:
-        Means and biased variances of the union of the sets.
-    """
+    """Pool means and biased variances of equally large sets along a dimension."""
     pooled = mean.mean(dim)
     off_center = mean - pooled.unsqueeze(dim)
     return pooled, torch.addcmul(var, off_center, off_center).mean(dim)
 
 
 def restandardize(mean: Tensor, var: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
-    """Return ratio and offset: coarse groups standardize x to ratio * x_hat + offset.
+    """Return ratio and offset (N, G'): coarse groups standardize x to ratio * x_hat + offset.
 
-    Here x_hat is x standardized by fine groups.
-
-    With mu, var of a fine group, and mu_g, var_g of the coarser group that it is in::
+    Here x_hat is x standardized by fine groups. With the moments mu, var of a fine group, and mu_g,
+    var_g of its coarser group::
 
         (x - mu_g) / sqrt(var_g + eps) = ratio * x_hat + offset
         x_hat  = (x - mu) / sqrt(var + eps)
@@ -62,13 +53,9 @@ def restandardize(mean: Tensor, var: Tensor, num_groups: int, eps: float) -> tup
         offset = (mu - mu_g) / sqrt(var_g + eps)
 
     Args:
-        mean, var: (N, G') means and biased variances of fine groups, G' divisible by
-            ``num_groups``.
+        mean, var: (N, G') moments of fine groups, G' divisible by ``num_groups``.
         num_groups: the number of coarse groups.
         eps: added to each variance.
-
-    Returns:
-        ratio, offset: (N, G') each.
     """
     coarse = coarsen(mean, var, num_groups)
     coarse_mean, coarse_var = (duplicate(t, mean.shape[1]) for t in coarse)
@@ -77,9 +64,5 @@ def restandardize(mean: Tensor, var: Tensor, num_groups: int, eps: float) -> tup
 
 
 def duplicate(values: Tensor, num_channels: int) -> Tensor:
-    """Repeat the values (N, G) of groups for each of their channels (ILM's up arrow, Eq. 6).
-
-    Returns:
-        (N, num_channels).
-    """
+    """Repeat values (N, G) of groups for their channels: (N, C) (ILM's up arrow, Eq. 6)."""
     return values.unsqueeze(2).expand(-1, -1, num_channels // values.shape[1]).flatten(1)

@@ -1,7 +1,12 @@
 """A backend of plain torch operations, for devices without kernels and installs without a compiler.
 
-It saves as little for the backward pass as the kernels do, x and statistics, but each pass
-allocates intermediate maps and reads and writes memory several times.
+It saves as little for the backward pass as the kernels do, but takes more time and memory.
+
+Every backend is a module with these functions. They take a non-empty x (N, C, *) and dy in any
+layout; the statistics mean, var, slope and offset are (N, G'), scale and shift (N, C), at least
+float32. Results of x's shape have the dtype and layout of x. A backend whose ``runs`` returns True
+for a network also has ``forward``, which returns y, mean and var, and ``backward``, which returns
+the gradients of x and of each tensor, or None where not needed.
 """
 
 import torch
@@ -15,30 +20,29 @@ __all__ = ["affine", "dx", "moments", "runs", "sums"]
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """See :class:`~.networks.Kernels`."""
+    """Return scale * (x - mean) + shift."""
     y = _centered(x, mean).mul_(per_channel(scale, x)).add_(per_channel(shift, x))
     return y.to(x.dtype)
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """See :class:`~.networks.Kernels`."""
+    """Return the sums over positions of dy * (x - mean) and of dy, (N, C) each."""
     dy, centered = dy.to(mean.dtype), _centered(x, mean)
     positions = tuple(range(2, x.dim()))
     return tuple(t.sum(positions) if positions else t for t in (dy * centered, dy))
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """See :class:`~.networks.Kernels`."""
+    """Return scale * dy + slope * (x - mean) + offset."""
     slope, offset = (per_channel(duplicate(t, x.shape[1]), x) for t in (slope, offset))
     result = _centered(x, mean).mul_(slope).add_(offset)
     return result.addcmul_(dy.to(mean.dtype), per_channel(scale, x)).to(x.dtype)
 
 
 def runs(network: Network, x: Tensor, num_groups: int) -> bool:
-    """Return False: there are no kernels that compute a whole network."""
+    """Return False: ``forward`` and ``backward`` of a whole network are missing here."""
     return False
 
 
 def _centered(x: Tensor, mean: Tensor) -> Tensor:
-    """Return x - mean in mean's dtype, with mean (N, G') of channel groups."""
     return torch.sub(x.to(mean.dtype), per_channel(duplicate(mean, x.shape[1]), x))

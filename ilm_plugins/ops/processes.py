@@ -9,24 +9,14 @@ from .moments import over_batch
 
 
 class SharedBatch:
-    """The batch of all processes of a group, in one forward pass of one layer.
+    """The batch of all processes of a group (None: all), in one forward pass of one layer.
 
-    Every process must call :meth:`pool`, even with an empty batch, and must run the backward pass.
-    Only moments are sent: one all-gather forward, one all-reduce backward.
-
-    Args:
-        x: (N, C, *), this process's share of the batch; N may be 0, and may differ between
-            processes.
-        group: the processes; None for all.
-
-    Attributes:
-        mean, var: (C) means and biased variances of the batch; None until :meth:`pool` is called.
-        count: values of a channel in the batch, a scalar tensor, so that the host need not wait for
-            it; None until then.
+    Every process must call :meth:`pool`, also with an empty batch, and run the backward pass. Only
+    moments are sent: one all-gather forward, one all-reduce backward. ``mean``, ``var`` (C) and
+    ``count``, the values of a channel as a scalar tensor, are set by the first :meth:`pool`.
 
     Raises:
-        RuntimeError: x is of a subclass of Tensor, or belongs to a computation that is recorded or
-            transformed, see :func:`~ilm_plugins.ops.backends.is_traced`.
+        RuntimeError: operations on x are recorded or transformed, see ``is_traced``.
     """
 
     mean: Tensor | None = None
@@ -46,14 +36,8 @@ class SharedBatch:
     def pool(self, mean: Tensor, var: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the means and biased variances (C) of the batch of all processes, differentiably.
 
-        The first call communicates. Further calls return the same values, whatever their arguments,
-        for a backward pass that computes a layer's scale and shift again.
-
-        Args:
-            mean, var: (N, C) moments of each instance's channels, in this process.
-            others: other tensors that may need gradients. They are not read. As inputs, they make
-                every process take part in the all-reduce of the backward pass, also where x needs
-                no gradient, and before DistributedDataParallel's own.
+        Only the first call communicates. ``others`` are tensors that may need gradients, so that
+        every process takes part in the all-reduce, also where x needs no gradient.
         """
         mean, var = over_batch(mean, var)
         return _Pool.apply(self, mean.squeeze(0), var.squeeze(0), *others)
@@ -83,7 +67,6 @@ class _Pool(Function):
 
     @staticmethod
     def forward(ctx, batch: SharedBatch, mean: Tensor, var: Tensor, *others: Tensor | None):
-        """Return the pooled mean and var (C); ``others`` make autograd call ``backward``."""
         if batch.count is None:
             batch.gather(mean, var)
         ctx.batch = batch
@@ -92,11 +75,7 @@ class _Pool(Function):
 
     @staticmethod
     def backward(ctx, dmean: Tensor, dvar: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of mean and var (C); None for all other arguments.
-
-        Raises:
-            RuntimeError: second derivatives are asked for.
-        """
+        """Return the gradients of mean and var (C); RuntimeError for second derivatives."""
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "sync=True: batch statistics of several processes have no second derivatives, "

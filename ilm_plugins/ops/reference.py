@@ -61,7 +61,6 @@ def adaptive_norm(
 
 
 def cast(tensors: Iterable[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
-    """Return tensors in another dtype; None stays None."""
     return [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
 
 
@@ -76,15 +75,7 @@ def _center(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _group_mean(x: Tensor, num_groups: int) -> Tensor:
-    """Return the mean of each channel group over its channels and all positions.
-
-    Args:
-        x: (N, C, *).
-        num_groups: G', the number of groups.
-
-    Returns:
-        The means, (N, G'); zeros for an empty x.
-    """
+    """Return the means (N, G') of groups over channels and positions; zeros for an empty x."""
     # The mean of an empty map is NaN, and would reach the parameters' gradients; its sum is 0.
     # `> 0`, because torch 2.4 recompiles for each size if the number itself is the condition.
     average = torch.mean if x.numel() > 0 else torch.sum
@@ -96,5 +87,4 @@ def _group_mean(x: Tensor, num_groups: int) -> Tensor:
 
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:
-    """Reshape values (N, C) to (N, C, 1, ...), which broadcasts to x (N, C, *)."""
     return values.reshape(values.shape + (1,) * (x.dim() - 2))

@@ -19,11 +19,11 @@ from ..layers.options import automatic, check_choice
 from .common import Match, Report, check_match, check_options, matches, source_norm
 from .norms import (
     BASES,
+    LAYERS,
     PLAIN,
     WITH_ACTIVATION,
     class_of,
     family,
-    is_own,
     is_synchronized,
     kind_of_module,
     levels_of,
@@ -31,7 +31,7 @@ from .norms import (
     named_family,
     path_of,
 )
-from .rules import INEXACT, OF_BN, NotConvertible, State, adapt, call_of, chosen_by
+from .rules import INEXACT, OF_BN, RULES, NotConvertible, State, adapt, call_of, chosen_by
 
 
 def convert(
@@ -80,6 +80,7 @@ def convert(
             ``match`` fits no norm of a model that has norms.
     """
     plain, of_norm = source_norm(to, replacing)
+    types = None if types is None else frozenset(types)
     check_options(to, options, of_norm)
     for cls in types or ():
         if not issubclass(cls, (*BASES.values(), AdaptiveNorm)) and named_family(cls) is None:
@@ -89,7 +90,7 @@ def convert(
             )
 
     def build(old: nn.Module, like: dict) -> nn.Module:
-        _check_replaceable(old, to, plain, None if types is None else frozenset(types))
+        _check_replaceable(old, to, plain, of_norm, types)
         return _layer_for(old, like, NORMS[to], of_norm, replacing, options)
 
     return _replace(model, match, where, may_be_norm, build)
@@ -229,7 +230,7 @@ def _changes(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
     if mixes and getattr(old, "momentum", 0) is None:
         yield "running statistics were an average of all batches, and have momentum 0.1"
     if mixes and new.frozen and not isinstance(old, AdaptiveNorm):
-        yield f"frozen, as {type(old).__name__} is; to train it, call its requires_grad_()"
+        yield f"frozen, as {type(old).__name__} is; to train it, call freeze(layer, False)"
 
 
 def _layer_for(
@@ -271,12 +272,16 @@ def _layer_for(
 
 
 def _check_replaceable(
-    module: nn.Module, to: str, plain: str, types: frozenset[type] | None
+    module: nn.Module,
+    to: str,
+    plain: str,
+    of_norm: Iterable[str],
+    types: frozenset[type] | None,
 ) -> None:
-    """Raise NotConvertible unless a module computes exactly ``plain``; SSN also replaces SN."""
+    """Raise NotConvertible unless a module is exactly ``plain``, or a layer with a rule."""
     cls, of_module = type(module), family(module)
     base = BASES[plain].__name__.lstrip("_")
-    if to == "SSN" and cls is SwitchNorm and (types is None or cls in types):
+    if (LAYERS.get(cls), LAYERS[NORMS[to]]) in RULES and (types is None or cls in types):
         return
     if isinstance(module, AdaptiveNorm):
         raise NotConvertible(f"is {cls.__name__}, already a layer of this package")
@@ -304,8 +309,8 @@ def _check_replaceable(
         )
     if plain == "BN" and not has_statistics and issubclass(NORMS[to], MixtureNorm):
         raise NotConvertible("without running statistics, evaluation uses the batch's")
-    if to == "ILMLN" and plain == "GN" and module.num_groups != 1:
-        raise NotConvertible(f"{module.num_groups} groups, where ILMLN has one; ILMGN keeps them")
+    if plain == "GN" and "num_groups" not in of_norm and module.num_groups != 1:
+        raise NotConvertible(f"{module.num_groups} groups, where {to} has one; ILMGN keeps them")
 
 
 def _check_not_parametrized(module: nn.Module) -> None:
@@ -319,7 +324,7 @@ def _check_not_parametrized(module: nn.Module) -> None:
 def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
     """Return the plain norm that a layer computes, with the layer's tensors and mode."""
     _check_not_parametrized(old)
-    if not is_own(old):
+    if type(old) not in LAYERS:
         raise NotConvertible(f"{type(old).__name__} may compute something else than its base")
     if isinstance(old, AutoencoderNorm) and not old.has_papers_form:
         raise NotConvertible(f"{call_of(old)} cannot compute a plain norm")

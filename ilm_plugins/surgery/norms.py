@@ -7,8 +7,17 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..layers import NORMS, AttentiveNorm, ExemplarNorm, SparseSwitchNorm, SwitchNorm
-from ..layers.autoencoder import AutoencoderNorm
+from ..layers import (
+    NORMS,
+    AssocNorm,
+    AttentiveNorm,
+    ExemplarNorm,
+    ILMGroupNorm,
+    ILMInstanceNorm,
+    ILMLayerNorm,
+    SparseSwitchNorm,
+    SwitchNorm,
+)
 from ..layers.base import AdaptiveNorm
 from ..layers.levels import PerLevelNorm
 
@@ -37,12 +46,13 @@ WITH_FROZEN_BN = {"detectron2", "torchvision", "transformers"}
 #: detectron2's BatchNorm with one weight and bias for all levels of a pyramid, in RetinaNet's head.
 CYCLE = "detectron2.layers.batch_norm.CycleBatchNormList"
 
-#: Layers -> the name of their tensors' layout, a key of :data:`.rules.LAYOUTS`.
+#: Layer -> the layout of its tensors, a key of :data:`.rules.LAYOUTS`. A subclass may compute
+#: something else.
 LAYERS = {
-    AutoencoderNorm: "ILM",
+    **dict.fromkeys((ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm, AssocNorm), "ILM"),
     ExemplarNorm: "EN",
-    SparseSwitchNorm: "SSN",
     SwitchNorm: "SN",
+    SparseSwitchNorm: "SSN",
     AttentiveNorm: "AN",
 }
 
@@ -78,22 +88,11 @@ def may_be_norm(module: nn.Module) -> bool:
     return bool(named_so) and not any(map(may_be_norm, module.children()))
 
 
-def is_own(module: nn.Module) -> bool:
-    """Return whether a module is exactly a layer of this package, and of no class of a user's."""
-    return "replaces" in vars(type(module))
-
-
-def kind_of_class(cls: type) -> str:
-    """Return the layout of a layer's tensors, a value of LAYERS; the class's name for others."""
-    kinds = (kind for base, kind in LAYERS.items() if issubclass(cls, base))
-    return next(kinds, cls.__name__) if "replaces" in vars(cls) else cls.__name__
-
-
 def kind_of_module(module: nn.Module) -> str:
-    """Return the kind of a norm's class, also of a plain norm, as :func:`kind_of_class` does."""
+    """Return the kind of a norm's tensors; the name of its class for other norms."""
     plain = None if isinstance(module, (AdaptiveNorm, *NORMS.values())) else family(module)
     kinds = {"GN": "GN or IN", "IN": "GN or IN", "LN": "GN or IN", "BN": "BN"}
-    return kinds.get(plain) or kind_of_class(type(module))
+    return kinds.get(plain) or LAYERS.get(type(module), type(module).__name__)
 
 
 def levels_of(module: nn.Module) -> list[nn.Module]:

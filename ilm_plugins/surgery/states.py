@@ -13,7 +13,7 @@ from ..layers.mixture import MixtureNorm
 from ..layers.options import automatic
 from . import rules
 from .common import Match, Report, check_match, check_options, matches, source_norm
-from .norms import is_norm, kind_of_class, kind_of_module
+from .norms import LAYERS, is_norm, kind_of_module
 from .rules import NotConvertible, State, chosen_by, kind_of
 
 _NOT_STORED = (
@@ -55,7 +55,7 @@ def convert_state(
     """
     plain, of_norm = source_norm(to, replacing)
     check_options(to, options)
-    layer, target = NORMS[to], kind_of_class(NORMS[to])
+    layer, target = NORMS[to], LAYERS[NORMS[to]]
     plain = "BN" if plain == "BN" else "GN or IN"
     defaults = {"num_groups": 1} if "num_groups" in of_norm else {}
     if replacing == "BN" and not issubclass(layer, MixtureNorm):

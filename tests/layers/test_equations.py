@@ -16,7 +16,7 @@ from cases import (
     modes,
     randomized,
 )
-from ilm_plugins import AttentiveNorm, ExemplarNorm, use_backend
+from ilm_plugins import AttentiveNorm, ExemplarNorm, freeze, use_backend
 
 SHAPES = [(3, CHANNELS), (3, CHANNELS, 5), (2, CHANNELS, 4, 3), (2, CHANNELS, 2, 3, 2)]
 
@@ -140,15 +140,24 @@ def test_running_statistics_are_those_of_batch_norm(name):
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_a_layer_without_trainable_affine_parameters_is_frozen(name):
+def test_fixed_parameters_alone_freeze_no_statistics(name):
+    """As in BatchNorm; frozen are layers of :func:`ilm_plugins.freeze`."""
+    layer, trained = (randomized(MAIN[name]) for _ in range(2))
+    x = inputs(4, CHANNELS, 3, 3)
+    torch.testing.assert_close(layer.requires_grad_(False)(x), trained(x), rtol=0, atol=0)
+    torch.testing.assert_close(layer.running_mean, trained.running_mean, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_frozen_layer_keeps_and_uses_its_running_statistics(name):
     layer = randomized(MAIN[name])
     x = inputs(4, CHANNELS, 3, 3)
     expected = layer.eval()(x)
     state = {n: b.clone() for n, b in layer.state_dict().items()}
-    layer.train().requires_grad_(False)
+    freeze(layer.train())
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
     torch.testing.assert_close(layer.state_dict(), state, rtol=0, atol=0)
-    layer.requires_grad_(True)(x)
+    freeze(layer, False)(x)
     assert not torch.equal(layer.running_mean, state["running_mean"])
 
 

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 import transcription
 from cases import CHANNELS, inputs, randomized
-from ilm_plugins import SparseSwitchNorm, set_radius, surgery
+from ilm_plugins import SparseSwitchNorm, freeze, set_radius, surgery
 from ilm_plugins.layers.sparse import sparsestmax
 
 #: Enough for every number of logits to be one-hot.
@@ -162,7 +162,7 @@ def test_a_checkpoint_has_radius_and_fixed_ratios():
 
 def test_set_radius_of_a_model_leaves_frozen_layers():
     model = nn.Sequential(SparseSwitchNorm(8), nn.Sequential(SparseSwitchNorm(8), nn.ReLU()))
-    model[0].requires_grad_(False)
+    freeze(model[0])
     set_radius(model, 0.25)
     assert model[0].radius == 0 and model[1][0].radius == 0.25
 

@@ -243,18 +243,12 @@ def test_workers_of_a_data_loader(threads):
 
 
 @needs_kernels
-def test_threads_without_parallel_for_of_torch(monkeypatch, threads):
-    """Before torch 2.10 the loops run in the threads of the libgomp that torch brings."""
-    _, _, gomp = cpu.threading()
-    path = next(Path(torch.__file__).parent.glob("lib/libgomp*.so*"), None)
-    if gomp is None and path is None:
-        pytest.skip("needs a torch that brings libgomp")
+def test_before_torch_2_10_a_single_thread_runs_the_loops(monkeypatch, threads):
     threads(2)
     layer, x = ILMGroupNorm(64), inputs(4, 64, 60, 61, dtype=torch.float32)
     expected = outputs(layer, x)
-    for found in (("libgomp", None, cpu.gomp_address()), ("a single thread", None, None)):
-        monkeypatch.setattr(cpu, "threading", lambda found=found: found)
-        assert_equal(outputs(layer, x), expected)
+    monkeypatch.setattr(cpu, "parallel_for", lambda: None)
+    assert_equal(outputs(layer, x), expected)
 
 
 @needs_kernels
@@ -263,7 +257,7 @@ def test_an_error_of_the_threads_is_raised(monkeypatch, threads):
     arguments = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2
     failing = ctypes.CFUNCTYPE(ctypes.c_int32, *arguments)(lambda *_: 7)
     address = ctypes.cast(failing, ctypes.c_void_p).value
-    monkeypatch.setattr(cpu, "threading", lambda: ("torch", address, None))
+    monkeypatch.setattr(cpu, "parallel_for", lambda: address)
     with pytest.raises(RuntimeError, match="torch's threads ended with error 7"):
         ILMGroupNorm(64)(torch.randn(4, 64, 60, 61))
 
@@ -328,13 +322,20 @@ def test_the_warning_under_auto_does_not_advise_auto(monkeypatch, warns_anew):
 
 @needs_kernels
 def test_a_library_of_older_sources_is_refused(monkeypatch):
-    class Longer(cpu._Network):
-        _fields_ = (("more", ctypes.c_int64),)
-
-    monkeypatch.setattr(cpu, "_Network", Longer)
+    monkeypatch.setattr(cpu, "_interface", lambda: 0)
     load = cpu._functions.__wrapped__
-    with pytest.raises(RuntimeError, match="older sources; install ilm_plugins again"):
+    with pytest.raises(RuntimeError, match="other sources; install ilm_plugins again"):
         load(torch.float32, "default")
+
+
+def test_a_description_with_a_field_that_the_struct_lacks_is_refused(monkeypatch):
+    class Wider(cpu.Switch):
+        def _asdict(self):
+            return {**super()._asdict(), "width": 3}
+
+    monkeypatch.setattr(cpu, "KINDS", (Wider,))
+    with pytest.raises(AttributeError, match="width"):
+        cpu._template.__wrapped__(Wider(("IN",), 1, 1e-5), 8, 8)
 
 
 def test_without_the_library_one_warning_says_so(without_library):
@@ -441,6 +442,7 @@ def test_sanitizers_find_nothing(tmp_path, sanitizer, register):
     for kind in ("", "-DDOUBLE"):
         objects.append(tmp_path / f"kernels{kind}.o")
         command = [compiler, *flags.split(), f"-DREGISTER={register}", "-DINSTRUCTIONS=default"]
+        command.append(f"-DINTERFACE={cpu._interface():#x}")
         command += [*kind.split(), "-Wno-psabi", "-c", str(sources), "-o", str(objects[-1])]
         subprocess.run(command, check=True)
     link = [compiler, "-shared", f"-fsanitize={sanitizer}", "-o", str(library), *map(str, objects)]

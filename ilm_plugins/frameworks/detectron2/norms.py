@@ -17,7 +17,7 @@ from types import FunctionType, ModuleType
 import wrapt
 from torch import nn
 
-from ...layers import NORMS, OptionError, norm_key, parse_norm
+from ...layers import NORMS, OptionError, freeze, norm_key, parse_norm
 from ...layers.levels import PerLevelNorm, restart_levels
 from ...layers.mixture import MixtureNorm
 
@@ -39,6 +39,9 @@ def install_import_hooks() -> None:
 def _extend_get_norm(module: ModuleType) -> None:
     """Wrap ``get_norm`` unless it is wrapped; then find new keys that are taken, and warn.
 
+    FrozenBatchNorm2d.convert_frozen_batchnorm, by which FREEZE_AT freezes BatchNorm, freezes the
+    mixtures, too.
+
     A key is taken if detectron2's ``get_norm`` builds a layer of 64 channels for it. The result for
     each key of NORMS, True if taken, is kept in the wrapper's dict ``theirs``.
 
@@ -48,6 +51,10 @@ def _extend_get_norm(module: ModuleType) -> None:
     if not hasattr(module, "_ilm_plugins_get_norm"):
         _wrap_get_norm(module)
     get_norm = module._ilm_plugins_get_norm
+    convert = vars(module.FrozenBatchNorm2d)["convert_frozen_batchnorm"]
+    if not isinstance(convert, wrapt.FunctionWrapper):
+        name = "FrozenBatchNorm2d.convert_frozen_batchnorm"
+        wrapt.wrap_function_wrapper(module, name, _freeze_mixtures)
     new = {key: _resolves(get_norm.__wrapped__, key) for key in NORMS if key not in get_norm.theirs}
     get_norm.theirs |= new
     taken = [key for key, theirs in new.items() if theirs]
@@ -57,6 +64,15 @@ def _extend_get_norm(module: ModuleType) -> None:
             "ilm_plugins' layers of these names can be given as callables only",
             stacklevel=2,
         )
+
+
+def _freeze_mixtures(convert, _cls, args: tuple, options: dict) -> nn.Module:
+    """Freeze the mixtures in a module whose BatchNorms ``convert`` replaces; return its result."""
+    result = convert(*args, **options)
+    for layer in result.modules():
+        if isinstance(layer, MixtureNorm):
+            freeze(layer)
+    return result
 
 
 def _wrap_get_norm(module: ModuleType) -> None:

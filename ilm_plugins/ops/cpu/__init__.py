@@ -1,8 +1,8 @@
 """The CPU backend of ``adaptive_norm``: kernels in C, compiled when the package is installed.
 
-The library depends on neither torch nor Python: ctypes passes it the addresses of tensors, and of
-the function by which torch runs loops in its threads. So one library works with every version of
-torch and Python.
+The library depends on neither torch nor Python: ctypes passes the addresses of tensors, and of the
+function by which torch runs loops in its threads. So one library works with every version of torch
+and Python.
 """
 
 import ctypes
@@ -10,6 +10,7 @@ import errno
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -50,8 +51,9 @@ DTYPES = {
 
 
 class _Map(ctypes.Structure):
-    """The C struct that describes x: sizes, dtype, layout and threads; see kernels.h."""
+    """kernels.h's Map, which describes x."""
 
+    __slots__ = ()
     _fields_ = (
         ("instances", ctypes.c_int64),
         ("channels", ctypes.c_int64),
@@ -61,16 +63,13 @@ class _Map(ctypes.Structure):
         ("channels_last", ctypes.c_int32),
         ("threads", ctypes.c_int32),
         ("parallel_for", ctypes.c_void_p),
-        ("gomp", ctypes.c_void_p),
     )
 
 
 class _Network(ctypes.Structure):
-    """The C struct that describes a network and has its tensors' addresses; see kernels.h.
+    """kernels.h's Network: the fields of all descriptions in networks.py, tensors' addresses."""
 
-    It has the fields of all descriptions in networks.py, by their names.
-    """
-
+    __slots__ = ()  # so that a field which the struct lacks is an AttributeError
     _fields_ = (
         ("kind", ctypes.c_int32),
         ("eps", ctypes.c_double),
@@ -97,11 +96,10 @@ FUNCTIONS = {"moments": 3, "affine": 5, "sums": 5, "dx": 7, "forward": 5, "backw
 
 
 class _Table(ctypes.Structure):
-    """The C struct with the sizes of the others, and the addresses of the library's functions."""
+    """kernels.h's Kernels: a hash of the interface, and the functions' addresses."""
 
     _fields_ = (
-        ("map_size", ctypes.c_int64),
-        ("network_size", ctypes.c_int64),
+        ("interface", ctypes.c_uint64),
         *((name, ctypes.c_void_p) for name in FUNCTIONS),
     )
 
@@ -129,7 +127,6 @@ def load_problem() -> str | None:
 
 
 def is_built() -> bool:
-    """Return whether the C kernels were compiled when the package was installed, and can run."""
     return load_problem() is None
 
 
@@ -142,20 +139,12 @@ def instruction_set() -> str:
 
 @functools.cache
 def _functions(dtype: torch.dtype, instructions: str) -> dict[str, Callable[..., int]]:
-    """Return name -> C function, for statistics of a dtype and for an instruction set.
-
-    Args:
-        dtype: float64 or float32.
-        instructions: "avx512", "avx2" or "default".
-
-    Raises:
-        RuntimeError: the library was compiled from older sources, whose structs differ.
-    """
+    """Return name -> C function; RuntimeError if the library has another interface."""
     kind = "double" if dtype == torch.float64 else "float"
     table = _Table.in_dll(_library(), f"ilm_plugins_{kind}_{instructions}")
-    if (table.map_size, table.network_size) != (ctypes.sizeof(_Map), ctypes.sizeof(_Network)):
+    if table.interface != _interface():
         raise RuntimeError(
-            f"{LIBRARY} was compiled from older sources; install ilm_plugins again, in a checkout "
+            f"{LIBRARY} was compiled from other sources; install ilm_plugins again, in a checkout "
             "by make install"
         )
     return {
@@ -164,45 +153,29 @@ def _functions(dtype: torch.dtype, instructions: str) -> dict[str, Callable[...,
     }
 
 
+def _interface() -> int:
+    """Return the hash of kernels.h that setup.py compiles into the library."""
+    header = Path(__file__).with_name("kernels.h").read_bytes()
+    return int(sha256(header).hexdigest()[:16], 16)
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """Load the library of C kernels."""
     return ctypes.CDLL(str(LIBRARY))
 
 
 @functools.cache
-def threading() -> tuple[str, int | None, int | None]:
-    """Find what runs the kernels' loops in threads; loads torch's library, or libgomp.
-
-    Returns:
-        What runs them, "torch", "libgomp" or "a single thread"; the address of
-        ``torch_parallel_for``, which torch has from 2.10 on, or None; and, if that is None, the
-        address of GOMP_parallel in torch's libgomp, or None.
-    """
+def parallel_for() -> int | None:
+    """Return the address of ``torch_parallel_for``; None before torch 2.10: a single thread."""
     suffix = ".dylib" if sys.platform == "darwin" else ".so"
     try:
         torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu{suffix}"))
-        return "torch", _address(torch_cpu.torch_parallel_for), None
-    except (AttributeError, OSError):  # before torch 2.10
-        gomp = gomp_address()
-    return ("libgomp" if gomp else "a single thread"), None, gomp
+        return ctypes.cast(torch_cpu.torch_parallel_for, ctypes.c_void_p).value
+    except (AttributeError, OSError):
+        return None
 
 
-def gomp_address() -> int | None:
-    """Return the address of GOMP_parallel in the libgomp that torch ships and has loaded, or None.
-
-    Another copy of libgomp would start its own threads.
-    """
-    libraries = Path(torch.__file__).parent
-    for pattern in ("lib/libgomp*.so*", "../torch.libs/libgomp*.so*"):
-        for path in libraries.glob(pattern):
-            return _address(ctypes.CDLL(str(path)).GOMP_parallel)
-    return None
-
-
-def _address(function) -> int:
-    """Return the address of a C function as an integer."""
-    return ctypes.cast(function, ctypes.c_void_p).value
+# ---- the functions of every backend, see ops/plain.py
 
 
 def supports(x: Tensor) -> bool:
@@ -211,7 +184,6 @@ def supports(x: Tensor) -> bool:
 
 
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """See :class:`~..networks.Kernels`."""
     x = dense(x)
     mean, var = _pair(x, num_groups)
     _call("moments", x, num_groups, x, mean, var)
@@ -219,7 +191,6 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """See :class:`~..networks.Kernels`."""
     x = dense(x)
     y = torch.empty_like(x)
     _call("affine", x, mean.shape[1], x, mean, scale.contiguous(), shift.contiguous(), y)
@@ -227,7 +198,6 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """See :class:`~..networks.Kernels`."""
     x = dense(x)
     products, total = _pair(x, x.shape[1])
     _call("sums", x, mean.shape[1], laid_out(dy, x), x, mean, products, total)
@@ -235,7 +205,6 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """See :class:`~..networks.Kernels`."""
     x = dense(x)
     result = torch.empty_like(x)
     values = (t.contiguous() for t in (scale, slope, offset))
@@ -244,20 +213,12 @@ def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset
 
 
 def runs(network: Network, x: Tensor, num_groups: int) -> bool:
-    """Return True: the kernels compute every network."""
     return True
 
 
 def forward(
     x: Tensor, num_groups: int, network: Network, tensors: Tensors
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :class:`~..networks.Kernels`.
-
-    Raises:
-        RuntimeError: a tensor is on another device than x or has the wrong size, or torch's threads
-            reported an error.
-        MemoryError: there is not enough memory for intermediate values.
-    """
     x = dense(x)
     described, tensors = _describe(x, num_groups, network, tensors)
     y = torch.empty_like(x)
@@ -275,7 +236,6 @@ def backward(
     tensors: Tensors,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """See :class:`~..networks.Kernels`; the errors are those of :func:`forward`."""
     x = dense(x)
     dy = laid_out(dy, x)
     described, tensors = _describe(x, mean.shape[1], network, tensors)
@@ -287,6 +247,9 @@ def backward(
     return dx, *gradients
 
 
+# ---- calls of the library
+
+
 def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     """Return two uninitialized tensors (N, columns) of the statistics' dtype."""
     size, dtype = (x.shape[0], columns), DTYPES[x.dtype][0]
@@ -296,14 +259,7 @@ def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
 def _describe(
     x: Tensor, num_groups: int, network: Network, tensors: Tensors
 ) -> tuple[_Network, Tensors]:
-    """Return the network as a C struct, and its tensors, contiguous and of the statistics' dtype.
-
-    The struct has the tensors' addresses, but does not keep the tensors alive.
-
-    Raises:
-        RuntimeError: a tensor is on another device than x, or has the wrong size; or the groups do
-            not fit the network.
-    """
+    """Return the network as a C struct, and its tensors as C reads them: keep these alive."""
     dtype = DTYPES[x.dtype][0]
     template, sizes = _template(network, x.shape[1], num_groups)
     for t, size in zip(tensors, sizes, strict=True):
@@ -329,23 +285,11 @@ def _addresses(tensors: Tensors) -> ctypes.Array:
 
 @functools.lru_cache(maxsize=None, typed=True)  # named tuples of two classes may be equal
 def _template(network: Network, channels: int, num_groups: int) -> tuple[_Network, tuple[int, ...]]:
-    """Return the network as a C struct without tensors, and the number of elements of each tensor.
-
-    The result is cached and shared: copy the struct before changing it.
-
-    Args:
-        network: the description.
-        channels: C, the number of channels.
-        num_groups: G'.
-
-    Raises:
-        RuntimeError: the groups do not fit the network.
-    """
+    """Return the network as a C struct without tensors, to be copied, and its tensors' sizes."""
     check_groups(network, channels, num_groups)
     numbers = {**NUMBERS, "IN": channels, "LN": 1, "BN": 0, "GN": network.num_groups}
 
     def number(value):
-        """Return a field of the description with numbers in place of names."""
         if isinstance(value, tuple):
             return tuple(map(number, value))
         return numbers[value] if isinstance(value, str) else value
@@ -358,28 +302,18 @@ def _template(network: Network, channels: int, num_groups: int) -> tuple[_Networ
 
 
 def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
-    """Call a function of the library.
+    """Call a function of the library with a description of x, and the arguments' addresses.
 
-    Args:
-        name: of the function, a key of FUNCTIONS.
-        x: (N, C, *), contiguous or channels last; its description is the first argument.
-        num_groups: G'.
-        arguments: tensors and C objects whose addresses are the other arguments; None is null.
-
-    Raises:
-        RuntimeError: torch's threads reported an error.
-        MemoryError: there is not enough memory for intermediate values.
+    x must be contiguous or channels last. Errors: RuntimeError of torch's threads, MemoryError.
     """
     statistics, stored_as = DTYPES[x.dtype]
     n, c = x.shape[:2]
     length = x.numel() // (n * c)
     # A single position has both layouts; the kernels for channels last are faster.
     channels_last = length == 1 or not x.is_contiguous()
-    _, parallel_for, gomp = threading()
     described = _Map(
-        n, c, length, num_groups, stored_as, channels_last,
-        torch.get_num_threads(), parallel_for, gomp,
-    )  # fmt: skip
+        n, c, length, num_groups, stored_as, channels_last, torch.get_num_threads(), parallel_for()
+    )
     function = _functions(statistics, instruction_set())[name]
     error = function(ctypes.addressof(described), *[_pointer(argument) for argument in arguments])
     if error == errno.ENOMEM:
@@ -391,11 +325,7 @@ def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
 
 
 def _pointer(argument) -> int | None:
-    """Return the address of a tensor or a C object; None stays None.
-
-    Raises:
-        RuntimeError: the tensor has no memory, such as one of a mode of torch that has no values.
-    """
+    """Return the address of a tensor or a C object, or None; RuntimeError without memory."""
     if argument is None:
         return None
     if not isinstance(argument, Tensor):

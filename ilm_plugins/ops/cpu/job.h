@@ -235,33 +235,12 @@ typedef struct {
     _Atomic int error;
 } Run;
 
-typedef struct {
-    _Atomic int64_t next;
-    int64_t end, size;
-    Range range;
-    void *context;
-} Shares;
-
-/* Work on shares of a range until none is left: the work of one thread. */
-static void take_shares(void *context)
-{
-    Shares *shares = context;
-    int64_t begin;
-    while ((begin = atomic_fetch_add(&shares->next, shares->size)) < shares->end)
-        shares->range(begin, minimum(begin + shares->size, shares->end), shares->context);
-}
-
 /* Call `range` on parts of 0 <= i < end, of `grain` items or more, from several threads; return 0 or an
    error code. */
 static int parallel(const Map *map, int64_t end, int64_t grain, Range range, void *context)
 {
     if (map->threads > 1 && end > grain && map->parallel_for)
         return map->parallel_for(0, end, grain, range, context);
-    if (map->threads > 1 && end > grain && map->gomp) {
-        Shares shares = {0, end, maximum(grain, divide_up(end, map->threads)), range, context};
-        map->gomp(take_shares, &shares, map->threads, 0);
-        return 0;
-    }
     range(0, end, context);
     return 0;
 }

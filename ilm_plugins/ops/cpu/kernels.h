@@ -11,9 +11,6 @@ typedef void (*Range)(int64_t begin, int64_t end, void *context);
    0, or an error code: torch_parallel_for. */
 typedef int32_t (*ParallelFor)(int64_t begin, int64_t end, int64_t grain, Range range, void *context);
 
-/* Call `work` from each of `threads` threads: libgomp's GOMP_parallel. */
-typedef void (*Gomp)(void (*work)(void *), void *context, unsigned threads, unsigned flags);
-
 /* The input x (N, C, *), and the other maps of its shape. */
 typedef struct {
     int64_t instances, channels, length; /* N, C, positions of a channel */
@@ -21,8 +18,7 @@ typedef struct {
     int32_t stored_as;                   /* 0: float or double, 1: bfloat16, 2: float16 */
     int32_t channels_last;               /* (N, positions, C) in memory, else (N, C, positions) */
     int32_t threads;
-    ParallelFor parallel_for; /* torch 2.10 or newer, else NULL */
-    Gomp gomp;                /* older torch with libgomp; NULL in both means a single thread */
+    ParallelFor parallel_for; /* NULL before torch 2.10: a single thread */
 } Map;
 
 enum { TANH, SIGMOID, RELU, LEAKY_RELU, RELU6, IDENTITY };   /* activations */
@@ -58,7 +54,7 @@ typedef struct {
 /* The functions for one instruction set and one type of statistics, whose pointers are void here; each
    function returns 0 or an error code. */
 typedef struct {
-    int64_t map_size, network_size; /* of the structs above, by which older libraries are known */
+    uint64_t interface; /* hash of this file when the library was compiled */
     void *moments, *affine, *sums, *dx, *forward, *backward;
 } Kernels;
 

@@ -36,34 +36,32 @@ def supports(x: Tensor) -> bool:
     )
 
 
+# ---- the functions of every backend, see ops/plain.py
+
+
 @on_device
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """See :class:`~..networks.Kernels`."""
     return streaming.moments(dense(x), num_groups)
 
 
 @on_device
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """See :class:`~..networks.Kernels`."""
     return streaming.affine(dense(x), mean, scale, shift)
 
 
 @on_device
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """See :class:`~..networks.Kernels`."""
     x = dense(x)
     return streaming.sums(laid_out(dy, x), x, mean)
 
 
 @on_device
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """See :class:`~..networks.Kernels`."""
     x = dense(x)
     return streaming.dx(laid_out(dy, x), x, mean, scale, slope, offset)
 
 
 def runs(network: Network, x: Tensor, num_groups: int) -> bool:
-    """See :class:`~..networks.Kernels`."""
     return find_sizes(network, x.shape[1], num_groups) is not None
 
 
@@ -71,7 +69,6 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 def forward(
     x: Tensor, num_groups: int, network: Network, tensors: Tensors
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :class:`~..networks.Kernels`."""
     check_tensors(x, network, tensors)
     x, sizes = dense(x), find_sizes(network, x.shape[1], num_groups)
     if shape := one_read.shape_for(x, sizes):
@@ -93,7 +90,6 @@ def backward(
     tensors: Tensors,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """See :class:`~..networks.Kernels`."""
     x = dense(x)
     dy, c, num_groups = laid_out(dy, x), x.shape[1], mean.shape[1]
     sizes = find_sizes(network, c, num_groups)
@@ -118,15 +114,11 @@ def backward(
 
 
 def _uses_batch_moments(network: Network, tensors: Tensors) -> bool:
-    """Return whether a network has BN, and no running statistics are given for it."""
     return "BN" in getattr(network, "normalizers", ()) and tensors[-1] is None
 
 
 def _pointers(network: Network, tensors: Tensors, *moments: Tensor) -> tuple:
-    """Return a network's tensors by name, for a kernel.
-
-    If it uses the batch's moments, these are computed from ``moments``: mean and var (N, C).
-    """
+    """Return a network's tensors by name, the batch's moments from (N, C) ones if they are used."""
     tensors = [t if t is None else t.detach().contiguous() for t in tensors]
     if _uses_batch_moments(network, tensors):
         tensors[-2:] = mixture.pool_batch(*moments)

@@ -11,10 +11,7 @@ from .vectors import activate, coarsen, fold, load, numbers, refine, spread
 
 @triton.jit
 def _combine(decoded, b, offset, ACTIVATION: tl.constexpr, COMBINE: tl.constexpr):
-    """AssocNorm's Table 5: return omega or beta, and its derivatives by ``decoded`` and by B.
-
-    ``offset`` is subtracted from the activation's output.
-    """
+    """AssocNorm's Table 5: return omega or beta, and its derivatives by ``decoded`` and by B."""
     if COMBINE == "a(WE+B)":
         y, slope = activate(decoded + b, ACTIVATION)
         y -= offset
@@ -36,7 +33,7 @@ def _combine(decoded, b, offset, ACTIVATION: tl.constexpr, COMBINE: tl.constexpr
 
 @triton.jit
 def _matrices(SIZES: tl.constexpr):
-    """Return offsets and masks of the encoder (hidden, keys), padded, and a decoder, transposed."""
+    """Return offsets and masks of the encoder (hidden, keys) and of a decoder, transposed."""
     m, exists = numbers(SIZES.network.hidden, SIZES.padded_hidden)
     k = tl.arange(0, SIZES.rows)
     encoder = m[:, None] * SIZES.rows + k[None, :]
@@ -46,7 +43,7 @@ def _matrices(SIZES: tl.constexpr):
 
 @triton.jit
 def _encode(key, encode_ptr, SIZES: tl.constexpr):
-    """Eq. 4: embed key features (keys); the embedding (padded hidden) has zeros in the padding."""
+    """Eq. 4: embed key features (keys); zeros in the padding."""
     at, exists, _, _ = _matrices(SIZES)
     hidden = tl.sum(load(encode_ptr, at, exists) * key[None, :], axis=1)
     return tl.where(hidden < 0, 0.0, hidden)  # NaN stays NaN
@@ -54,19 +51,14 @@ def _encode(key, encode_ptr, SIZES: tl.constexpr):
 
 @triton.jit
 def _decode(hidden, decode_ptr, SIZES: tl.constexpr):
-    """Eq. 5: decode an embedding for each channel (channels), before the activation."""
+    """Eq. 5: decode an embedding for each channel, before the activation."""
     _, _, at, exists = _matrices(SIZES)
     return spread(tl.sum(load(decode_ptr, at, exists) * hidden[None, :], axis=1), SIZES.channels)
 
 
 @triton.jit
 def _predict(mean, var, t, SIZES: tl.constexpr):
-    """Compute omega and beta from the moments (fine) of an instance.
-
-    Returns:
-        Mean and variance of the key groups (keys); their embeddings (padded hidden); omega and its
-        derivatives by the decoded value and by the weight; beta, and its two (channels).
-    """
+    """Return the key groups' moments, their embeddings, and omega and beta with derivatives."""
     MEAN: tl.constexpr = SIZES.network.activations[0]
     VAR: tl.constexpr = SIZES.network.activations[1]
     COMBINE: tl.constexpr = SIZES.network.combine
@@ -118,11 +110,7 @@ def _decode_vjp(d_decoded, hidden, decode_ptr, d_decode_ptr, SIZES: tl.constexpr
 
 @triton.jit
 def autoencoder_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.constexpr):
-    """Compute the vector-Jacobian product of ``autoencoder``.
-
-    Returns the scale (channels) and the gradients of mean and variance (fine). Stores the gradients
-    of weight, bias, encoder, and both decoders at ``gradients_ptr``, one after the other.
-    """
+    """Return the scale (channels) and the gradients of the moments (fine); store the tensors'."""
     C: tl.constexpr = SIZES.channels
     MATRIX: tl.constexpr = SIZES.network.hidden * SIZES.rows
     key_mean, key_var, mean_hidden, var_hidden, of_omega, of_beta = _predict(mean, var, t, SIZES)

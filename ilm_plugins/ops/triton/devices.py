@@ -31,11 +31,7 @@ def _trial_kernel(ptr):
 
 @functools.cache
 def launch_problem(device: torch.device) -> str | None:
-    """Return why Triton cannot compile or launch a kernel on a device; None if it can.
-
-    For example, Triton compiles the code that launches a kernel by a C compiler, which not every
-    machine has. The answer is cached for the process.
-    """
+    """Return why Triton cannot compile or launch a kernel on a device; None if it can."""
     memory = torch.empty(1, device=device)
     try:
         with torch.cuda.device_of(memory):
@@ -48,7 +44,6 @@ def launch_problem(device: torch.device) -> str | None:
 
 @functools.cache
 def multiprocessors(device: torch.device) -> int:
-    """Return the number of multiprocessors of a device."""
     if device.type != "cuda":
         return 132  # an H200's, for the interpreter and for compiling ahead
     return torch.cuda.get_device_properties(device).multi_processor_count

@@ -29,7 +29,6 @@ def _channels(SIZES: tl.constexpr):
 
 @triton.jit
 def _off_layer(mean, SIZES: tl.constexpr):
-    """Return the means minus LN's mean, 0 in the padding."""
     _, exists = _channels(SIZES)
     return tl.where(exists, mean - divide(tl.sum(mean, axis=0), SIZES.channels), 0.0)
 
@@ -54,10 +53,7 @@ def _statistics(i: tl.constexpr, mean, var, t, SIZES: tl.constexpr):
 
 @triton.jit
 def _statistics_vjp(i: tl.constexpr, d_offset, d_of_var, mean, gradients_ptr, SIZES: tl.constexpr):
-    """Return normalizer i's part of the gradients of mean and var, by those of _statistics.
-
-    Stores the gradients of BN's moments at the end of the instance's gradients.
-    """
+    """Return normalizer i's part of the gradients of mean and var; store those of BN's moments."""
     NAME: tl.constexpr = SIZES.network.normalizers[i]
     if NAME == "IN":
         d_mean = tl.zeros_like(mean)
@@ -78,19 +74,16 @@ def _statistics_vjp(i: tl.constexpr, d_offset, d_of_var, mean, gradients_ptr, SI
 
 @triton.jit
 def _row(values, i):
-    """Return the i-th row (J) of values (rows, J)."""
     return tl.sum(tl.where(tl.arange(0, values.shape[0])[:, None] == i, values, 0.0), axis=0)
 
 
 @triton.jit
 def _element(values, i):
-    """Return the i-th of values (rows)."""
     return tl.sum(tl.where(tl.arange(0, values.shape[0]) == i, values, 0.0), axis=0)
 
 
 @triton.jit
 def _softmax(logits, SIZES: tl.constexpr):
-    """Return the softmax of logits (rows), 0 in the padding."""
     exists = tl.arange(0, SIZES.rows) < len(SIZES.network.normalizers)
     logits = tl.where(exists, logits, -float("inf"))
     ratios = tl.exp(logits - tl.max(logits, axis=0))
@@ -208,11 +201,7 @@ def exemplar(mean, var, t, SIZES: tl.constexpr):
 
 @triton.jit
 def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.constexpr):
-    """Compute the vector-Jacobian product of ``exemplar``.
-
-    Returns the scale and the gradients of mean and variance. Stores the gradients of weight, of
-    bias, which is the same for all normalizers, and of the other tensors at ``gradients_ptr``.
-    """
+    """Return the scale and the gradients of mean and variance; store those of the tensors."""
     K: tl.constexpr = len(SIZES.network.normalizers)
     C: tl.constexpr = SIZES.channels
     bias_ptr = gradients_ptr + (C if SIZES.network.shared_affine else K * C)
@@ -387,7 +376,6 @@ def _couple_kernel(
 
 
 def pool_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance (C) of a batch, from the moments (N, C) of its instances."""
     n, c = mean.shape
     batch_mean, batch_var = mean.new_empty(2, c).unbind()
     programs = triton.cdiv(c, BATCH_TILE[1])
@@ -398,14 +386,7 @@ def pool_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
 def couple(
     slope: Tensor, offset: Tensor, mean: Tensor, batch_mean: Tensor, d_batch: Tensor, count: float
 ) -> None:
-    """Add the part of dx through the batch's moments to its slope and offset (N, C).
-
-    Args:
-        slope, offset, mean: (N, C).
-        batch_mean: (C).
-        d_batch: (2 * C), the gradients of the batch's mean and variance.
-        count: elements of a channel in the batch.
-    """
+    """Add the part of dx through the batch's moments, by their gradients ``d_batch`` (2 C)."""
     n, c = mean.shape
     _couple_kernel[(n,)](
         slope, offset, mean, batch_mean, *d_batch.view(2, c).unbind(),

@@ -56,11 +56,8 @@ def _to_elements(values, chunks, SHAPE: tl.constexpr):
 
 @triton.jit
 def _sums_of_channels(dy_ptr, x_ptr, mean, chunks, SHAPE: tl.constexpr, CHANNELS: tl.constexpr):
-    """Sum dy * (x - mean) and dy over each channel of a contiguous instance: (channels) each.
-
-    This reads the instance as rows of one channel. Of rows of several, it would have to subtract
-    cumulative sums, which have the rounding errors of a channel's neighbours.
-    """
+    """Sum dy * (x - mean) and dy over each channel of a contiguous instance: (channels) each."""
+    # In rows of several channels, cumulative sums would have the neighbours' rounding errors.
     in_row: tl.constexpr = CHANNELS // SHAPE.block_c
     length = chunks * SHAPE.vector // in_row
     c = tl.arange(0, CHANNELS)[:, None]
@@ -135,7 +132,6 @@ def shape_for(x: Tensor, sizes: Sizes) -> Shape | None:
 
 
 def forward(x: Tensor, pointers, shape: Shape, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the normalized x, and its means and variances (N, G')."""
     y, (mean, var) = torch.empty_like(x), new(x, 2, sizes.fine)
     _launch(_one_read_kernel, (x, y, mean, var), pointers, shape, sizes)
     return y, mean, var

@@ -24,8 +24,7 @@ def rescale(mean, var, t, SIZES: tl.constexpr):
 def rescale_vjp(n, d_scale, d_shift, mean, var, t, gradients_ptr, count, SIZES: tl.constexpr):
     """Return the scale (padded channels), slope and offset (padded fine) of dx of instance n.
 
-    Stores the instance's gradients of the tensors; EN's and SN's slope and offset lack the part
-    through the batch's moments. ``count`` is the number of elements in a fine group.
+    Stores its gradients of the tensors; the part through the batch's moments is left to ``couple``.
     """
     gradients_ptr += n * SIZES.gradients
     if SIZES.kind == "Autoencoder":

@@ -51,11 +51,7 @@ class Sizes(NamedTuple):
 
 @functools.lru_cache(maxsize=None, typed=True)  # named tuples of two classes may be equal
 def find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None:
-    """Return the sizes for the kernels, or None if they cannot compute the network.
-
-    Raises:
-        RuntimeError: the groups do not fit the network.
-    """
+    """Return the sizes for the kernels, or None if they cannot compute the network."""
     check_groups(network, channels, num_groups)
     if type(network) not in POINTERS:
         return None
@@ -92,25 +88,18 @@ def find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None
 
 
 def _are_powers_of_2(*sizes: int) -> bool:
-    """Return whether all sizes are powers of two."""
     return not any(size & (size - 1) for size in sizes)
 
 
 def gradient_sizes(network: Network, channels: int) -> list[int]:
-    """Return the number of values that a kernel stores for each parameter's gradient, in order.
-
-    Of EN's biases it stores one: their gradients are the same.
-    """
+    """Return the number of stored values of each parameter's gradient; EN's biases share one."""
     sizes = list(network.sizes(channels)[: network.num_parameters])
     sizes[1] = channels
     return sizes
 
 
 def split_gradients(total: Tensor, network: Network, tensors: Tensors) -> list[Tensor | None]:
-    """Return the gradient of each of a network's tensors, None for a buffer.
-
-    ``total`` begins with the values of the parameters' gradients, one after the other.
-    """
+    """Return the gradient of each of a network's tensors, None for a buffer."""
     sizes = gradient_sizes(network, tensors[0].shape[-1])
     weight, bias, *others = total[: sum(sizes)].split(sizes)
     others = (d.view_as(t) for d, t in zip(others, tensors[2:], strict=False))

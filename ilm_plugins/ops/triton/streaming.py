@@ -32,10 +32,7 @@ class Shape(NamedTuple):
 
 @triton.jit
 def _place(program, channels, length, splits, split_length, SHAPE: tl.constexpr):
-    """Return a program's instance, channels (BLOCK_C), first position and first offset.
-
-    Instance and offset have 64 bits. Neighbouring programs are neighbours in memory.
-    """
+    """Return a program's instance, channels (BLOCK_C), first position and first offset (int64)."""
     blocks = (channels + SHAPE.block_c - 1) // SHAPE.block_c
     if SHAPE.channels_last:
         block = program % blocks
@@ -64,7 +61,6 @@ def tile_offsets(channels, length, SHAPE: tl.constexpr):
 
 @triton.jit
 def _inside(c, position, channels, length, SHAPE: tl.constexpr):
-    """Return the mask (BLOCK_C, BLOCK_L) of the tile's elements inside the map."""
     return (c < channels)[:, None] & (position + tl.arange(0, SHAPE.block_l) < length)[None, :]
 
 
@@ -107,13 +103,8 @@ def _pool_kernel(
     mean_ptr, var_ptr, pooled_mean_ptr, pooled_var_ptr,
     rows, run, splits, split, length, count, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Pool the moments (rows, run) of splits into those (rows) of groups: total variance.
-
-    Args:
-        run: number of a group's splits, those of all its channels, which are contiguous.
-        split: positions in a split; the last of a channel has the remainder of ``length``.
-        count: elements in a group.
-    """
+    """Pool the moments (rows, run) of splits into those (rows) of groups: total variance."""
+    # A group's splits are contiguous; the last split of a channel has the remainder of `length`.
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     start = row.to(tl.int64)[:, None] * run
     i = tl.arange(0, BLOCK)[None, :]
@@ -137,16 +128,10 @@ def _pool_kernel(
 
 @triton.jit
 def _tile(channels, group_size, chunks, SHAPE: tl.constexpr):
-    """Return the location of a program's one tile, and of its channels' values.
-
-    Programs begin with the last tile, which may still be in the cache from the kernel before.
-
-    Returns:
-        The tile's first offset, its elements' offsets, their mask; the indices of its channels in
-        (N, G') and in (N, C), their mask.
-    """
+    """Return a tile's first offset, offsets, mask; indices in (N, G') and in (N, C), mask."""
     length = chunks * SHAPE.vector
     tiles = (length + SHAPE.block_l - 1) // SHAPE.block_l
+    # From the last tile on, which may still be in the cache from the kernel before.
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     n, c, position, start = _place(program, channels, length, tiles, SHAPE.block_l, SHAPE)
     inside = _inside(c, position, channels, length, SHAPE)
@@ -157,7 +142,6 @@ def _tile(channels, group_size, chunks, SHAPE: tl.constexpr):
 
 @triton.jit
 def _column(ptr, at, exists):
-    """Load channels' values as a column, which broadcasts over a tile."""
     return load(ptr, at, exists)[:, None]
 
 
@@ -251,7 +235,6 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return scale * (x - mean) + shift, with mean (N, G'), scale and shift (N, C) in float32."""
     y = torch.empty_like(x)
     _elementwise(_affine_kernel, (x, y), (mean, scale, shift))
     return y
@@ -271,7 +254,6 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Return scale * dy + slope * (x - mean) + offset, all (N, G') but scale, which is (N, C)."""
     d_x = torch.empty_like(x)
     _elementwise(_dx_kernel, (dy, x, d_x), (mean, scale, slope, offset))
     return d_x
@@ -310,7 +292,7 @@ class _Tiling(NamedTuple):
 
 
 def find_shape(x: Tensor, length: int, block_c: int, block_l: int) -> Shape:
-    """Return the constants for tiles of a map x whose rows have ``length`` elements."""
+    """Return the constants for tiles of a map whose rows have ``length`` elements."""
     last = not x.is_contiguous()
     vector = min(16 // x.element_size(), length & -length)
     return Shape(1 if last else vector, last, block_c, block_l)

@@ -6,7 +6,6 @@ import triton.language as tl
 
 @triton.jit
 def load(ptr, at, exists):
-    """Load values at the offsets ``at`` as float32; 0 where ``exists`` is False."""
     return tl.load(ptr + at, mask=exists, other=0).to(tl.float32)
 
 
@@ -18,11 +17,7 @@ def finite(var):
 
 @triton.jit
 def divide(x, y):
-    """Return x / y in float32, rounded to nearest.
-
-    The operator / may be two units in the last place off, which would be an error of x - mean
-    where the mean is large.
-    """
+    """Return x / y in float32, rounded to nearest; the operator / may be two units off."""
     return tl.div_rn(x, y * 1.0)
 
 
@@ -35,17 +30,14 @@ def numbers(COUNT: tl.constexpr, PADDED: tl.constexpr):
 
 @triton.jit
 def spread(values, SIZE: tl.constexpr):
-    """Repeat each of the values (G) for its neighbours: (SIZE).
-
-    Call it also where SIZE is G: it separates the thread layouts of its input and its output, so
-    that an auto-encoder's vectors are not replicated in each thread of a tile.
-    """
+    """Repeat each of the values (G) for its neighbours: (SIZE)."""
+    # Also where SIZE is G: it separates the thread layouts of its input and its output, so that an
+    # auto-encoder's vectors are not replicated in each thread of a tile.
     return tl.gather(values, tl.arange(0, SIZE) // (SIZE // values.shape[0]), 0)
 
 
 @triton.jit
 def fold(values, SIZE: tl.constexpr):
-    """Sum neighbours of the values (C): (SIZE)."""
     return tl.sum(tl.reshape(values, (SIZE, values.shape[0] // SIZE)), axis=1)
 
 
@@ -60,10 +52,7 @@ def coarsen(mean, var, SIZE: tl.constexpr):
 
 @triton.jit
 def refine(d_mean, d_var, coarse_mean, mean):
-    """Return the vector-Jacobian product of coarsen: gradients of the fine groups' moments.
-
-    ``d_mean`` and ``d_var`` are the gradients of the coarse groups' moments.
-    """
+    """Return the gradients of the fine groups' moments by those of ``coarsen``'s results."""
     SIZE: tl.constexpr = mean.shape[0]
     scale = coarse_mean.shape[0] / SIZE
     d_var = spread(d_var, SIZE) * scale
@@ -73,11 +62,8 @@ def refine(d_mean, d_var, coarse_mean, mean):
 
 @triton.jit
 def activate(x, NAME: tl.constexpr):
-    """Return the activation NAME of x, and its derivative.
-
-    The derivative of tanh is not 1 - y * y here: near |y| = 1 that is mostly rounding error.
-    """
-    if NAME == "tanh":
+    """Return the activation NAME of x, and its derivative."""
+    if NAME == "tanh":  # 1 - y * y would be mostly rounding error near |y| = 1
         small = tl.exp(-2.0 * tl.abs(x))
         inverse = divide(1.0, 1.0 + small)
         y = (1.0 - small) * inverse

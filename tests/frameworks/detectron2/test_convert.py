@@ -117,7 +117,7 @@ def test_frozen_batchnorm_becomes_a_frozen_en():
     block, report = surgery.convert(block, "EN")
     assert len(report.converted) == 3 and type(block.shortcut.norm) is ExemplarNorm
     assert block.training and block.conv1.norm.frozen
-    assert "frozen, as FrozenBatchNorm2d is; to train it, call its requires_grad_()" in report.notes
+    assert "frozen, as FrozenBatchNorm2d is; to train it, call freeze(layer, False)" in report.notes
     assert change(expected, block(x)) <= 1e-6
 
 

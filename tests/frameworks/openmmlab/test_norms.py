@@ -45,7 +45,8 @@ def test_a_norm_cfg_builds_the_layer(key):
 def test_options_reach_the_layer():
     cfg = {"type": "EN", "reduction": 16, "eps": 1e-3, "requires_grad": False}
     _, layer = build_norm_layer(cfg, 64)
-    assert layer.reduction == 16 and layer.eps == 1e-3 and layer.frozen
+    assert layer.reduction == 16 and layer.eps == 1e-3
+    assert not any(p.requires_grad for p in layer.parameters())
 
 
 def test_a_conv_module_uses_it():
