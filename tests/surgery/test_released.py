@@ -36,17 +36,14 @@ def test_ilm(hidden):
         assert change(expected, model.norm(x)) <= 1e-14
 
 
-@pytest.mark.parametrize(
-    "to, options, words",
-    [
+def test_ilm_that_does_not_fit():
+    for to, options, words in (
         ("ILMGN", {"key_group_size": 8}, "set key_group_size=16"),
         ("ILMGN", {"hidden": 1}, "set hidden=2"),
         ("AssocNorm", {}, "released ILM layer does not become AssocNorm"),
         ("SN", {}, "released ILM does not become SwitchNorm"),
-    ],
-)
-def test_ilm_that_does_not_fit(to, options, words):
-    assert words in surgery.convert_state(released_ilm(), to, **options)[1].left[""]
+    ):
+        assert words in surgery.convert_state(released_ilm(), to, **options)[1].left[""]
 
 
 def test_an():
