@@ -7,17 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..layers import (
-    NORMS,
-    AssocNorm,
-    AttentiveNorm,
-    ExemplarNorm,
-    ILMGroupNorm,
-    ILMInstanceNorm,
-    ILMLayerNorm,
-    SparseSwitchNorm,
-    SwitchNorm,
-)
+from .. import layers
 from ..layers.base import AdaptiveNorm
 from ..layers.levels import PerLevelNorm
 
@@ -49,11 +39,12 @@ CYCLE = "detectron2.layers.batch_norm.CycleBatchNormList"
 #: Layer -> the layout of its tensors, a key of :data:`.rules.LAYOUTS`. A subclass may compute
 #: something else.
 LAYERS = {
-    **dict.fromkeys((ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm, AssocNorm), "ILM"),
-    ExemplarNorm: "EN",
-    SwitchNorm: "SN",
-    SparseSwitchNorm: "SSN",
-    AttentiveNorm: "AN",
+    **dict.fromkeys((layers.ILMGroupNorm, layers.ILMInstanceNorm, layers.ILMLayerNorm), "ILM"),
+    layers.AssocNorm: "ILM",
+    layers.ExemplarNorm: "EN",
+    layers.SwitchNorm: "SN",
+    layers.SparseSwitchNorm: "SSN",
+    layers.AttentiveNorm: "AN",
 }
 
 
@@ -77,7 +68,7 @@ def family(module: nn.Module) -> str | None:
 
 def is_norm(module: nn.Module) -> bool:
     """Return whether a module is, or derives from, a plain norm or a layer of NORMS."""
-    return isinstance(module, tuple(NORMS.values())) or family(module) is not None
+    return isinstance(module, tuple(layers.NORMS.values())) or family(module) is not None
 
 
 def may_be_norm(module: nn.Module) -> bool:
@@ -90,7 +81,7 @@ def may_be_norm(module: nn.Module) -> bool:
 
 def kind_of_module(module: nn.Module) -> str:
     """Return the kind of a norm's tensors; the name of its class for other norms."""
-    plain = None if isinstance(module, (AdaptiveNorm, *NORMS.values())) else family(module)
+    plain = None if isinstance(module, (AdaptiveNorm, *layers.NORMS.values())) else family(module)
     kinds = {"GN": "GN or IN", "IN": "GN or IN", "LN": "GN or IN", "BN": "BN"}
     return kinds.get(plain) or LAYERS.get(type(module), type(module).__name__)
 
