@@ -76,7 +76,7 @@ def may_be_norm(module: nn.Module) -> bool:
     if is_norm(module):
         return True
     named_so = re.search(r"Norm(2d)?$", type(module).__name__)
-    return bool(named_so) and not any(map(may_be_norm, module.children()))
+    return bool(named_so) and not any(map(may_be_norm, list(module.modules())[1:]))
 
 
 def kind_of_module(module: nn.Module) -> str:

@@ -65,10 +65,8 @@ def convert_state(
         kind = kind_of(tensors)
         refuse(kind == target, f"is {kind}, already a layer of this package")
         refuse((kind, target) not in rules.RULES, f"{kind} does not become {layer.__name__}")
-        words = (
-            f"BatchNorm; {rules.OF_BN}" if kind == "BN" else f"{kind}, but BatchNorm is replaced"
-        )
-        refuse(kind in ("BN", "GN or IN") and kind != plain, words)
+        refuse(kind == "BN" and kind != plain, f"BatchNorm; {rules.OF_BN}")
+        refuse(kind == "GN or IN" and kind != plain, f"{kind}, but BatchNorm is replaced")
         words = "a weight and a bias alone do not tell the norm; to convert it, match it"
         refuse(kind == "GN or IN" and match is None, words)
         dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)

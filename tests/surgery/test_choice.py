@@ -70,10 +70,10 @@ def test_what_cannot_be_swapped_is_left_with_the_reason(module, to, words):
 
 def test_what_is_named_like_a_norm_is_listed():
     rms, pre = (type(name, (nn.Sequential,), {}) for name in ("RMSNorm", "PreNorm"))
-    model = nn.Sequential(rms(), pre(rms(), nn.BatchNorm2d(32)))
+    model = nn.Sequential(rms(), pre(nn.Sequential(rms(), nn.BatchNorm2d(32))))
     _, report = surgery.convert(model, "EN")
-    assert report.left == dict.fromkeys(["0", "1.0"], "RMSNorm, but EN replaces BatchNorm")
-    assert report.converted.keys() == {"1.1"}
+    assert report.left == dict.fromkeys(["0", "1.0.0"], "RMSNorm, but EN replaces BatchNorm")
+    assert report.converted.keys() == {"1.0.1"}
 
 
 def test_options_reach_the_layers():
