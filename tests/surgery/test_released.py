@@ -109,8 +109,8 @@ def test_ssn(fixed):
     """Fixed is None for SN, which becomes SSN at radius 0."""
     theirs, x, kind = released_sn(), double(2, 32, 5, 5), "SN" if fixed is None else "SSN"
     if fixed is not None:
-        theirs |= {"radius": torch.full((1,), 0.4), "mean_fixed": torch.tensor([fixed])}
-        theirs |= {"var_fixed": torch.tensor([False])}
+        theirs |= {"radius": torch.full((1,), 0.4), "var_fixed": torch.tensor([False])}
+        theirs["mean_fixed"] = torch.tensor([fixed])
     state, report = surgery.convert_state(theirs, "SSN")
     assert report.converted == {"": f"released {kind} -> SparseSwitchNorm"}
     ours = SparseSwitchNorm(32).double().eval()
