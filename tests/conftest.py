@@ -38,9 +38,7 @@ LONGEST = (
 
 def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=0, help="of the random numbers of every test")
-    parser.addoption(
-        "--strict-numbers", action="store_true", help="quarter every tolerance"
-    )
+    parser.addoption("--strict-numbers", action="store_true", help="quarter every tolerance")
     parser.addoption("--norm", metavar="MODULE:CLASS", help="that tests/contract.py checks alone")
 
 

@@ -166,11 +166,12 @@ def test_compiled_once_for_every_batch_and_size(name, training):
     layer = build(name, training)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, dynamic=True, backend=counter)
+    graphs = set()
     for shape in ((2, C, 5, 6), (3, C, 4, 4), (7, C, 2, 3)):
         x = inputs(*shape, dtype=torch.float32)
         assert_compiled(*(outputs_gradients_and_buffers(m, x) for m in (compiled, layer)))
-        graphs = counter.frame_count if shape[0] == 2 else graphs
-    assert counter.frame_count == graphs
+        graphs.add(counter.frame_count)
+    assert len(graphs) == 1
 
 
 @pytest.mark.long
@@ -277,9 +278,8 @@ def norm_act(channels, apply_act=True, act_layer=nn.ReLU, **_):
 def assert_trains(model):
     """Take one step on a tiny batch, of a model without a BatchNorm."""
     found = model(torch.randn(2, 3, 64, 64))
-    sum(
-        y.square().mean() for y in (found.values() if isinstance(found, dict) else [found])
-    ).backward()
+    outputs = found.values() if isinstance(found, dict) else [found]
+    sum(y.square().mean() for y in outputs).backward()
     ours = [m for m in model.modules() if isinstance(m, AdaptiveNorm)]
     gradients = [m.weight.grad for m in ours if m.weight.requires_grad]
     assert gradients and all(g.isfinite().all() for g in gradients)
