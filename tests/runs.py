@@ -163,7 +163,6 @@ def write_class_folders(folder: Path, each: int, height: int) -> Path:
 #: Command -> what it needs before it looks at its words.
 NEEDS = {
     "analyze": "matplotlib",
-    "evaluate-images": "PIL",
     "make-shapes": "PIL",
     "translate": "mmengine",
 }

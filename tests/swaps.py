@@ -1,8 +1,13 @@
-"""What tests of swapped norms compare."""
+"""What tests of swapped norms build and compare."""
+
+from functools import partial
 
 import torch
+from torch import nn
 
-from ilm_plugins.surgery.models import is_norm
+from ilm_plugins.surgery.norms import is_norm
+
+GN4 = partial(nn.GroupNorm, 4)
 
 
 def randomized(model, seed=0):
@@ -16,6 +21,39 @@ def randomized(model, seed=0):
                 shift = 1 if name in ("bias", "running_mean") else 0
                 tensor.data.copy_(value - shift)
     return model
+
+
+class Small(nn.Module):
+    """Two convolutions with norms, stem.1 and head.1, and one without."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3), first, nn.ReLU())
+        self.head = nn.Sequential(nn.Conv2d(16, 32, 3), second, nn.ReLU(), nn.Conv2d(32, 2, 1))
+        self.double()
+
+    def forward(self, x):
+        return self.head(self.stem(x))
+
+
+BOTH = ["stem.1", "head.1"]
+
+
+def small(make=GN4):
+    torch.manual_seed(0)
+    return randomized(Small(make(16), make(32)))
+
+
+class Block(nn.Module):
+    """A module with one norm of this name."""
+
+    def __init__(self, name, norm):
+        super().__init__()
+        self.add_module(name, norm.double())
+
+
+def double(*shape):
+    return torch.randn(shape, dtype=torch.float64)
 
 
 #: 32 roundings of the largest value in float32: an output of a norm goes through some ten, those of

@@ -1,5 +1,6 @@
-"""Shared by conversions and analysis: options, matching of names, reports, evaluation mode."""
+"""Shared by conversions and analysis: selection by name, reports, evaluation mode."""
 
+import inspect
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,18 +15,8 @@ from ..layers.options import check_choice, check_known
 #: Names to select, as one or several patterns in which * is any text; None selects all.
 Match = str | Sequence[str] | None
 
-#: Key of a layer -> the plain norm that it replaces, and that norm's options which the layer keeps.
-#: See :func:`source_norm` for BatchNorm, which every layer can replace.
-SOURCE_NORMS = {
-    "ILMGN": ("GN", ("num_groups", "eps")),
-    "ILMIN": ("IN", ("eps",)),
-    "ILMLN": ("GN", ("eps",)),
-    "AssocNorm": ("GN", ("num_groups", "eps")),
-    "EN": ("BN", ("eps", "momentum")),
-    "SN": ("BN", ("eps", "momentum")),
-    "SSN": ("BN", ("eps", "momentum")),
-    "AN": ("GN", ("num_groups", "eps")),
-}
+#: Plain norm -> its options that a layer takes over if its constructor has them.
+OPTIONS = {"GN": ("num_groups", "eps"), "IN": ("eps",), "BN": ("eps", "momentum")}
 
 
 @dataclass
@@ -50,10 +41,6 @@ class Report:
             self.notes.setdefault(words, []).append(name)
 
     def __str__(self) -> str:
-        """Return a title with a count for each change, reason or remark, and its names below it.
-
-        The text of an empty report is "no norms".
-        """
         sections = []
         for title, found in (("converted", self.converted), ("left", self.left)):
             by_words = defaultdict(list)
@@ -76,12 +63,7 @@ def matches(name: str, match: Match) -> bool:
 
 
 def check_match(match: Match, names: Iterable[str]) -> None:
-    """Raise OptionError if there are names and none of them fits the patterns.
-
-    Args:
-        match: see :data:`Match`.
-        names: names of all norms that could be selected; without any, nothing is checked.
-    """
+    """Raise OptionError if there are names and none of them fits the patterns."""
     names = list(names)
     if names and not any(matches(name, match) for name in names):
         raise OptionError(
@@ -90,44 +72,23 @@ def check_match(match: Match, names: Iterable[str]) -> None:
         )
 
 
-def source_norm(to: str, replacing: str | None) -> tuple[str, tuple[str, ...]]:
+def source_norm(to: str, replacing: str | None) -> tuple[str, list[str]]:
     """Return the plain norm that a layer replaces, and that norm's options which the layer keeps.
 
-    Args:
-        to: key of the layer, one of :data:`SOURCE_NORMS`.
-        replacing: the plain norm: None for that of :data:`SOURCE_NORMS`, or "BN".
-
-    Raises:
-        OptionError: the layer does not replace this norm.
+    A class declares the plain norm as ``replaces``; its subclasses may compute something else.
     """
-    plain, kept = SOURCE_NORMS[to]
-    if replacing in (None, plain):
-        return plain, kept
-    check_choice("convert", "replacing", replacing, dict.fromkeys((plain, "BN")))
-    return "BN", ("eps",)
+    plain = {key: vars(cls)["replaces"] for key, cls in NORMS.items() if "replaces" in vars(cls)}
+    check_choice("convert", "to", to, plain)
+    norm = replacing or plain[to]
+    check_choice("convert", "replacing", norm, dict.fromkeys((plain[to], "BN")))
+    parameters = inspect.signature(NORMS[to].__init__).parameters
+    return norm, [option for option in OPTIONS[norm] if option in parameters]
 
 
-def check_layer(
-    to: str, options: Mapping, replacing: str | None = None, of_model: bool = False
-) -> None:
-    """Raise OptionError if norms cannot be converted to a layer with these options.
-
-    Only the names of options are checked, and the value of ``init``; the layer's constructor checks
-    the other values.
-
-    Args:
-        to: key of the layer in :data:`~ilm_plugins.NORMS`.
-        options: for the layer's constructor. Not allowed are num_channels, device and dtype, whose
-            values come from each norm, and another ``init`` than "identity".
-        replacing: see :func:`source_norm`.
-        of_model: whether a model is converted; the options in :data:`SOURCE_NORMS`, such as eps and
-            num_groups, then also come from each norm and are not allowed.
-    """
-    check_choice("convert", "to", to, SOURCE_NORMS)
+def check_options(to: str, options: Mapping, of_norm: Iterable[str] = ()) -> None:
+    """Raise OptionError for unknown options of a layer, and for those that each norm determines."""
     check_known(NORMS[to], options)
-    of_norm = source_norm(to, replacing)[1]
-    kept = *(of_norm if of_model else ()), "num_channels", "device", "dtype"
-    given = [name for name in kept if name in options]
+    given = [o for o in (*of_norm, "num_channels", "device", "dtype") if o in options]
     if given:
         raise OptionError(f"{', '.join(given)} comes from each norm; leave it out")
     if options.get("init", "identity") != "identity":

@@ -1,6 +1,6 @@
 """Rules that make the tensors of one norm from those of another."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from ..layers import AttentiveNorm, ExemplarNorm, SparseSwitchNorm, SwitchNorm
 from ..layers.attentive import balanced
 from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
+from .norms import kind_of_module
 
 #: A state dict, of a model or of a single norm: name -> tensor.
 State = Mapping[str, Tensor]
@@ -24,6 +25,7 @@ _DECODERS = ("decode_mean.weight", "decode_var.weight")
 _SWITCH = _AFFINE | {"mean_weight", "var_weight"}
 _ATTENTION = "attention.weight", "attention.bias"
 _PAIRS = "pairs.weight", "pairs.bias"
+_RELEASED_ATTENTION = "attention_weights.attention.0.weight", "attention_weights.attention.0.bias"
 _RATIOS = {"expand.weight", "expand.bias", "ratio.weight", "ratio.bias"}
 
 #: Kind of a norm -> names of its required tensors, and of its optional tensors.
@@ -41,15 +43,14 @@ LAYOUTS = {
         # The released code stores the encoder under these names, too.
         {"fc_weight.0.0.weight", "fc_bias.0.0.weight"},
     ),
+    "released AN": ({"weight_", "bias_", *_RELEASED_ATTENTION}, set()),
 }
 
 
 def kind_of(state: State) -> str | None:
-    """Return the kind of norm that a norm's state dict belongs to, by its names and dimensions.
+    """Return the kind of norm whose names and dimensions a state dict has, or None.
 
-    The kind is a key of :data:`LAYOUTS`, "released SN" or "released SSN" (from the papers' released
-    code); None for any other state dict. The names in ``state`` are those within the norm, such as
-    "weight".
+    It is a key of LAYOUTS, "released SN", "released SSN" or "released AN with another norm".
     """
     for kind, (needed, allowed) in LAYOUTS.items():
         if needed <= state.keys() <= needed | allowed:
@@ -59,31 +60,21 @@ def kind_of(state: State) -> str | None:
             if plain and any(state[n].dim() != 1 for n in (needed | _AFFINE) & state.keys()):
                 return None
             return kind
+    if {"weight_", "bias_"} <= state.keys():
+        return "released AN with another norm"  # BatchNorm, or one of the attention's logits
     return None
 
 
 @torch.no_grad()
-def adapt(source: State, layer: nn.Module) -> dict[str, Tensor]:
-    """Convert the state dict of a norm to that of the layer which replaces it.
+def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor]:
+    """Return a layer's state dict made from that of a norm of some kind; tensors are not copied.
 
-    Args:
-        source: the norm's state dict.
-        layer: the new layer; it is not changed.
-
-    Returns:
-        The layer's state dict; its tensors may be those of ``source``, not copies.
-
-    Raises:
-        NotConvertible: :data:`RULES` has no rule for the two, the layer would compute another
-            function (unless the rule is in :data:`INEXACT`), or shapes differ.
+    Raise NotConvertible without a rule, for another function (but see INEXACT) or another shape.
     """
-    wanted = layer.state_dict()
-    rule = RULES.get((kind_of(source), kind_of(wanted)))
+    rule = RULES.get((kind, kind_of_module(layer)))
     if rule is None:
-        raise NotConvertible(
-            f"{kind_of(source) or sorted(source)} does not become {type(layer).__name__}"
-        )
-    new = rule(source, layer)
+        raise NotConvertible(f"{kind} does not become {type(layer).__name__}")
+    new, wanted = rule(source, layer), layer.state_dict()
     for name in _AFFINE & new.keys() - wanted.keys():
         if new[name].is_meta or (new[name] != (name == "weight")).any():
             raise NotConvertible(f"it has a {name}, which {type(layer).__name__} lacks")
@@ -96,12 +87,11 @@ def adapt(source: State, layer: nn.Module) -> dict[str, Tensor]:
     return new
 
 
-def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
-    """Return an ILM layer's tensors for those of GN or IN: the same weights, and zero decoders.
+# A rule takes a norm's tensors and the new layer, which it does not change, and returns the layer's
+# tensors; it raises NotConvertible if the layer would compute another function.
 
-    omega_offset is 1/2, and the other tensors are copies of the layer's own. AssocNorm has the same
-    tensors. Raise NotConvertible if the layer's options never give a plain norm.
-    """
+
+def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
     if not layer.has_papers_form:
         raise NotConvertible(f"{call_of(layer)} cannot compute a plain norm")
     state = _detached(layer)
@@ -110,7 +100,6 @@ def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
 
 
 def _ilm_to_gn(source: State, layer: nn.Module) -> State:
-    """Return an ILM layer's tensors if it computes a plain norm; otherwise raise NotConvertible."""
     _check_values(source)
     if any(source[name].any() for name in _DECODERS) or source["omega_offset"] != 0.5:
         raise NotConvertible("its scale and shift depend on the input: the decoders are not zero")
@@ -118,10 +107,7 @@ def _ilm_to_gn(source: State, layer: nn.Module) -> State:
 
 
 def _gn_to_an(source: State, layer: AttentiveNorm) -> State:
-    """Return an AN's tensors for those of GN: the same weights, and attentions of 1/2.
-
-    The rows of ``pairs`` keep the differences that they have in the layer.
-    """
+    """Attentions of 1/2; the rows of ``pairs`` keep the differences that they have in the layer."""
     state = _detached(layer)
     zeros = {name: torch.zeros_like(state[name]) for name in _ATTENTION}
     pairs = {name: balanced(state[name], i) for name, i in zip(_PAIRS, (1, 0), strict=True)}
@@ -129,10 +115,6 @@ def _gn_to_an(source: State, layer: AttentiveNorm) -> State:
 
 
 def _an_to_gn(source: State, layer: nn.Module) -> State:
-    """Return the GN that an AN computes if its attentions do not depend on x.
-
-    Otherwise raise NotConvertible. ``layer`` is not used.
-    """
     _check_values(source)
     if source["attention.weight"].any():
         raise NotConvertible(
@@ -144,19 +126,23 @@ def _an_to_gn(source: State, layer: nn.Module) -> State:
     return {"weight": weight.to(source["weight"]), "bias": bias.to(source["bias"])}
 
 
+def _released_to_an(source: State, layer: AttentiveNorm) -> State:
+    k, channels = source["weight_"].shape
+    if k != layer.num_affine:
+        raise NotConvertible(
+            f"{k} affine pairs, {layer.num_affine} in the layer; set num_affine={k}"
+        )
+    maps, map_bias = (source[name] for name in _RELEASED_ATTENTION)
+    pairs = dict(zip(_PAIRS, (source["weight_"], source["bias_"]), strict=True))
+    attention = dict(zip(_ATTENTION, (maps.reshape(k, channels), map_bias), strict=True))
+    ones = source["weight_"].new_ones(channels)  # the released layer's GN has no weight and bias
+    return {"weight": ones, "bias": torch.zeros_like(ones), **pairs, **attention}
+
+
 def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
-    """Return an ILM layer's tensors for those of the papers' released code.
+    """``fc_weight`` maps the variance to the scale, ``fc_bias`` the mean to the shift.
 
-    The released layer's ``fc_weight`` maps the variance to the scale, its ``fc_bias`` the mean to
-    the shift. A shorter embedding is padded with components that the decoders ignore.
-
-    Args:
-        source: the released layer's tensors.
-        layer: the new layer; it is not changed.
-
-    Raises:
-        NotConvertible: the layer has another number of key groups or a shorter embedding
-            (``hidden``), is not of the paper's form, or its mean does not drive beta.
+    A shorter embedding is padded with components that the decoders ignore.
     """
     if layer.mean_drives != "beta" or not layer.has_papers_form:
         raise NotConvertible(f"a released ILM layer does not become {call_of(layer)}")
@@ -181,18 +167,7 @@ def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
 
 
 def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
-    """Return tensors with which an EN of K normalizers computes the same as a BN.
-
-    All ratios are 1/K. BN's row of the weight is K times BN's weight, BN's row of the bias is BN's
-    bias as it is, and the other rows are zero.
-
-    Args:
-        source: the BN's tensors; weight and bias are optional.
-        layer: the EN, which is not changed; tensors that BN does not determine are copies of its.
-
-    Raises:
-        NotConvertible: the EN's normalizers lack BN, or all of them share one weight and bias.
-    """
+    """Ratios of 1/K; BN's row of the weight is K times BN's weight, the other rows are zero."""
     if "BN" not in layer.normalizers or layer.shared_affine:
         raise NotConvertible(
             f"{call_of(layer)} cannot compute BN; add BN to normalizers, set shared_affine=False"
@@ -207,16 +182,7 @@ def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
 
 
 def _en_to_bn(source: State, layer: nn.Module) -> State:
-    """Return BN's tensors for those of an EN whose last normalizer is BN.
-
-    The weight is the last row over the number of normalizers, the bias the sum of all rows. The
-    number of batches is that of ``layer`` if ``source`` has none.
-
-    Raises:
-        NotConvertible: the EN has no running statistics or one weight for all normalizers, its
-            ratios are not uniform, another normalizer has a weight other than zero, or the tensors
-            are on the meta device.
-    """
+    """BN's row must be the last: its K-th part is the weight, the sum of all rows the bias."""
     _check_values(source)
     weight, bias = source["weight"], source["bias"]
     if "running_mean" not in source or weight.dim() != 2:
@@ -228,18 +194,12 @@ def _en_to_bn(source: State, layer: nn.Module) -> State:
 
 
 def _bn_to_sn(source: State, layer: SwitchNorm) -> State:
-    """Return SN's tensors for those of BN: only weight, bias and running statistics are BN's."""
     return {**_detached(layer), **_affine_of_bn(source), **source}
 
 
 def _released_to_sn(source: State, layer: SwitchNorm) -> State:
-    """Return the tensors of an SN of the papers' released code, each flattened to one dimension.
-
-    Raise NotConvertible unless the layer has its normalizers: IN, LN and BN, in this order; without
-    IN in SwitchNorm1d, and without BN where there are no running statistics.
-    """
     k = source["mean_weight"].numel()
-    without_in = k == 2 and "running_mean" in source
+    without_in = k == 2 and "running_mean" in source  # SwitchNorm1d
     normalizers = ("LN", "BN") if without_in else ("IN", "LN", "BN")[:k]
     if layer.normalizers != normalizers:
         raise NotConvertible(f"{k} ratios, for {normalizers}; set normalizers={normalizers}")
@@ -247,11 +207,7 @@ def _released_to_sn(source: State, layer: SwitchNorm) -> State:
 
 
 def _sn_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
-    """Return SSN's tensors for those of SN: its logits are SN's ratios, and the radius is 0.
-
-    Ratios are their own projection onto the simplex. Raise NotConvertible if logits are NaN or
-    infinite.
-    """
+    """SN's ratios as logits, at radius 0: ratios are their own projection onto the simplex."""
     state = {**_detached(layer), **source}
     for name in ("mean_weight", "var_weight"):
         if not source[name].is_meta and not source[name].isfinite().all():
@@ -262,11 +218,7 @@ def _sn_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
 
 
 def _released_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
-    """Return the tensors of an SSN of the papers' released code, each flattened to one dimension.
-
-    That code stores whether ratios are fixed; the largest logit tells which ratio is then 1. Raise
-    NotConvertible as :func:`_released_to_sn` does.
-    """
+    """That code stores whether ratios are fixed; the largest logit tells which ratio is then 1."""
     state = dict(_released_to_sn(source, layer))
     for part in ("mean", "var"):
         logits = state[f"{part}_weight"]
@@ -277,16 +229,7 @@ def _released_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
 
 
 def _ssn_to_plain(source: State, layer: nn.Module) -> State:
-    """Return a plain norm's tensors for those of an SSN whose fixed ratios choose that norm.
-
-    Args:
-        source: the SSN's tensors.
-        layer: the plain norm that the SSN's fixed ratios choose; not changed.
-
-    Raises:
-        NotConvertible: the ratios are not fixed, means and variances are of two normalizers, or
-            the tensors are on the meta device.
-    """
+    """The layer must be the plain norm that the SSN's fixed ratios choose."""
     _check_values(source)
     if not source["mean_fixed"].any() or not torch.equal(source["mean_fixed"], source["var_fixed"]):
         raise NotConvertible(
@@ -297,37 +240,41 @@ def _ssn_to_plain(source: State, layer: nn.Module) -> State:
 
 def _affine_of_bn(source: State) -> State:
     """Return weight and bias of a BN; ones and zeros if it has none."""
+    if "weight" in source:
+        return {"weight": source["weight"], "bias": source["bias"]}
     mean = source["running_mean"]
-    return {
-        "weight": source["weight"] if "weight" in source else torch.ones_like(mean),
-        "bias": source["bias"] if "bias" in source else torch.zeros_like(mean),
-    }
+    return {"weight": torch.ones_like(mean), "bias": torch.zeros_like(mean)}
+
+
+def chosen_by(state: State, normalizers: Sequence[str] = ("IN", "LN", "BN")) -> str | None:
+    """Return the normalizer that an SSN's fixed ratios of the means choose; None for any other."""
+    fixed = state.get("mean_fixed")
+    if fixed is None or fixed.is_meta or not fixed.any():
+        return None
+    return (*normalizers, *["another normalizer"] * len(fixed))[int(fixed.argmax())]
 
 
 def call_of(layer: AdaptiveNorm) -> str:
-    """Return the call that constructs a layer, on one line."""
     return f"{type(layer).__name__}({layer.extra_repr()})"
 
 
 def _detached(layer: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of a layer's state dict."""
     return {name: tensor.detach().clone() for name, tensor in layer.state_dict().items()}
 
 
 def _check_values(state: State) -> None:
-    """Raise NotConvertible for tensors on the meta device, which have no values to check."""
     if any(tensor.is_meta for tensor in state.values()):
         raise NotConvertible("its tensors are on the meta device, without values to check")
 
 
-#: (old kind, new kind) -> function of the old state dict and the new layer, which returns the new
-#: layer's tensors.
+#: (old kind, new kind) -> rule.
 RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
     ("GN or IN", "ILM"): _gn_to_ilm,
     ("ILM", "GN or IN"): _ilm_to_gn,
     ("BN", "ILM"): lambda source, layer: _gn_to_ilm(_affine_of_bn(source), layer),
     ("GN or IN", "AN"): _gn_to_an,
     ("AN", "GN or IN"): _an_to_gn,
+    ("released AN", "AN"): _released_to_an,
     ("BN", "AN"): lambda source, layer: _gn_to_an(_affine_of_bn(source), layer),
     ("BN", "EN"): _bn_to_en,
     ("EN", "BN"): _en_to_bn,
@@ -347,28 +294,23 @@ OF_BN = "give replacing='BN' to replace it; outputs then change"
 _UNBIASED = (
     "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
 )
-OWN_STATISTICS = (
+_OWN_STATISTICS = (
     "outputs change: each image's own statistics take the place of BatchNorm's; weight and "
     "bias are kept; train the model on"
 )
 #: Rules that change a norm's outputs -> how they change.
 INEXACT = {
-    ("BN", "ILM"): OWN_STATISTICS,
-    ("BN", "AN"): OWN_STATISTICS,
+    ("BN", "ILM"): _OWN_STATISTICS,
+    ("BN", "AN"): _OWN_STATISTICS,
     ("BN", "SN"): "SN mixes other statistics with BN's: outputs differ until it is trained",
     ("BN", "SSN"): "SSN mixes other statistics with BN's: outputs differ until it is trained",
     ("released ILM", "ILM"): _UNBIASED,
+    ("released AN", "AN"): _UNBIASED,
     ("released SN", "SN"): _UNBIASED,
     ("released SN", "SSN"): _UNBIASED,
     ("released SSN", "SSN"): _UNBIASED,
 }
 
 
-def describe_change(source: State, layer: nn.Module) -> str | None:
-    """Return how outputs change when a layer replaces a norm; None if they stay the same."""
-    return INEXACT.get((kind_of(source), kind_of(layer.state_dict())))
-
-
 def shape_of(tensor: Tensor) -> str:
-    """Return a tensor's shape for a message, such as "shape (64,)"."""
     return f"shape {tuple(tensor.shape)}"

@@ -1,6 +1,5 @@
 """Measure the running statistics of EN, SN and SSN again."""
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,8 +22,8 @@ def recalibrate(
     variances, under weights that stay. EN, SN and SSN normalize by the batch's statistics
     meanwhile, as in training, so batches should be as large as in training; all other modules are
     in evaluation mode. A layer that is called several times for a batch averages over all calls.
-    Modes and momentum are restored; after an exception, the statistics are, too. If layers have
-    ``sync``, every process must pass the same number of batches.
+    Modes and momentum are restored. If layers have ``sync``, every process must pass the same
+    number of batches.
 
     Args:
         model: any module, not wrapped for several processes; or a part of what ``forward`` runs, of
@@ -42,10 +41,11 @@ def recalibrate(
     layers = {
         layer: name
         for name, layer in model.named_modules()
-        if isinstance(layer, MixtureNorm) and layer.running_mean is not None
+        if isinstance(layer, MixtureNorm) and "BN" in layer.normalizers
     }
     if not layers:
         raise OptionError("recalibrate: the model has no EN, SN or SSN with running statistics")
+    momenta = {layer: layer.momentum for layer in layers}
     calls: Counter[MixtureNorm] = Counter()
 
     def weigh(layer: MixtureNorm, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
@@ -59,13 +59,8 @@ def recalibrate(
             calls[layer] += 1
             layer.momentum = 1 / calls[layer]
 
-    momenta = {layer: layer.momentum for layer in layers}
-    before = {layer: copy.deepcopy(dict(layer.named_buffers(recurse=False))) for layer in layers}
-    hooks = [
-        layer.register_forward_pre_hook(weigh, with_kwargs=True)
-        for layer in layers
-        if not layer.frozen
-    ]
+    trained = [layer for layer in layers if not layer.frozen]
+    hooks = [layer.register_forward_pre_hook(weigh, with_kwargs=True) for layer in trained]
     count = 0
     try:
         with evaluating(model):
@@ -74,11 +69,6 @@ def recalibrate(
             for batch in batches:
                 (forward or model)(batch)
                 count += 1
-    except BaseException:
-        for layer, buffers in before.items():
-            for name, values in buffers.items():
-                layer.get_buffer(name).copy_(values)
-        raise
     finally:
         for hook in hooks:
             hook.remove()

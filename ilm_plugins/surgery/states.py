@@ -9,12 +9,12 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..checkpoints import copy_state, find_absent, unwrap_state
 from ..layers import NORMS, OptionError
-from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import MixtureNorm
-from ..layers.options import automatic, check_positive
-from .common import SOURCE_NORMS, Match, Report, check_layer, check_match, matches, source_norm
-from .models import is_norm
-from .rules import OF_BN, RULES, NotConvertible, State, adapt, describe_change, kind_of, shape_of
+from ..layers.options import automatic
+from . import rules
+from .common import Match, Report, check_match, check_options, matches, source_norm
+from .norms import is_norm, kind_of_class, kind_of_module
+from .rules import NotConvertible, State, chosen_by, kind_of
 
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
@@ -49,27 +49,29 @@ def convert_state(
         The new state dict, which also has all other entries, and a report on each norm in it.
 
     Raises:
-        OptionError: the key or an option is unknown, the option is not allowed
-            (:func:`.common.check_layer`), the layer does not replace the norm ``replacing``, or
-            ``match`` fits no norm of a state dict that has norms.
+        OptionError: the key or an option is unknown, each norm determines the option, the layer
+            does not replace the norm ``replacing``, or ``match`` fits no norm of a state dict that
+            has norms.
     """
-    check_layer(to, options, replacing)
-    target = "ILM" if issubclass(NORMS[to], AutoencoderNorm) else to
-    plain = "BN" if source_norm(to, replacing)[0] == "BN" else "GN or IN"
-    defaults = {"num_groups": 1} if "num_groups" in SOURCE_NORMS[to][1] else {}
-    if (plain, target) == ("BN", "ILM"):
-        defaults = automatic(NORMS[to])
+    plain, of_norm = source_norm(to, replacing)
+    check_options(to, options)
+    layer, target = NORMS[to], kind_of_class(NORMS[to])
+    plain = "BN" if plain == "BN" else "GN or IN"
+    defaults = {"num_groups": 1} if "num_groups" in of_norm else {}
+    if replacing == "BN" and not issubclass(layer, MixtureNorm):
+        defaults = automatic(layer)
 
     def build(tensors: State) -> nn.Module:
-        """Return the new layer for a norm's state dict; raise NotConvertible if it must stay."""
         kind = kind_of(tensors)
         if kind == target:
             raise NotConvertible(f"is {kind}, already a layer of this package")
-        if (kind, target) not in RULES:
-            raise NotConvertible(f"{kind} does not become {NORMS[to].__name__}")
+        if (kind, target) not in rules.RULES:
+            raise NotConvertible(f"{kind} does not become {layer.__name__}")
         if kind in ("BN", "GN or IN") and kind != plain:
             raise NotConvertible(
-                f"BatchNorm; {OF_BN}" if kind == "BN" else f"{kind}, but BatchNorm is replaced"
+                f"BatchNorm; {rules.OF_BN}"
+                if kind == "BN"
+                else f"{kind}, but BatchNorm is replaced"
             )
         if kind == "GN or IN" and match is None:
             raise NotConvertible(
@@ -78,11 +80,8 @@ def convert_state(
         dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
         if dtype is None:
             raise NotConvertible("it has no tensor of floats")
-        return NORMS[to](
-            _channels(tensors),
-            **defaults | options,
-            dtype=dtype,
-        )
+        own = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
+        return layer(_channels(tensors), **defaults | own | options, dtype=dtype)
 
     return _rewrite(state, match, build)
 
@@ -105,9 +104,9 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
     """
 
     def build(tensors: State) -> nn.Module:
-        """Return the plain norm for a layer's state dict; its eps and groups do not matter."""
+        """Return the plain norm for a layer's tensors; its eps and groups do not matter."""
         c, kind = _channels(tensors), kind_of(tensors)
-        if kind in ("ILM", "released ILM", "AN") or _chosen_by(tensors) not in (None, "BN"):
+        if kind in ("ILM", "released ILM", "AN") or chosen_by(tensors) not in (None, "BN"):
             return nn.GroupNorm(1, c)
         return nn.BatchNorm2d(c)
 
@@ -132,86 +131,50 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         Tensors of another shape must be removed before loading.
     """
     state = unwrap_state(state, model)
-    report, layers = Report(), _find_norms(state, model.state_dict())
+    report, found = Report(), _find_norms(state, model.state_dict())
     norms = {n: m for n, m in model.named_modules(remove_duplicate=False) if is_norm(m)}
-    fitted = []
     for name, layer in norms.items():
-        source = next((n for n in _names(name) if n in layers), None)
+        source = next((n for n in _names(name) if n in found), None)
+        own, target = layer.state_dict(), kind_of_module(layer)
         if source is None:
-            there = any(_join(name, key) in state for key in layer.state_dict())
+            there = any(_join(name, key) in state for key in own)
             if getattr(layer, "init", "identity") != "identity" and not there:
                 report.note(_WITHOUT_TENSORS, name)
             continue
-        tensors, kind = layers[source], kind_of(layer.state_dict())
-        if kind_of(tensors) == kind:
+        tensors, kind = found[source], kind_of(found[source])
+        chosen = chosen_by(tensors)
+        if kind == target:
             # A weight and a bias alone may be of any norm.
             if source not in norms and kind != "GN or IN":
                 for key, tensor in tensors.items():
                     state.pop(_join(source, key), None)
                     state[_join(name, key)] = tensor
                 report.converted[name] = "renamed"
-            continue
-        chosen = _chosen_by(tensors)
-        if chosen not in (None, _normalizer_of(layer)):
+        elif target not in rules.LAYOUTS and tensors.keys() == own.keys():
+            report.left[source] = f"{kind} does not become {target}, but loads unchanged by name"
+        elif chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
         elif _convert_norm(state, report, source, tensors, name, lambda _, layer=layer: layer):
-            fitted.append(layer)
-    if fitted:
-        report.notes[f"{_NOT_STORED} (the model has {_settings(fitted)})"] = []
+            report.notes[_NOT_STORED] = []
     wanted = model.state_dict()
     for key, tensor in state.items():
         if key not in wanted:
             report.left[str(key)] = "the model has nothing of this name"
         elif isinstance(tensor, Tensor) and tensor.shape != wanted[key].shape:
-            report.left[key] = f"{shape_of(tensor)}, where the model has {shape_of(wanted[key])}"
+            report.left[key] = (
+                f"{rules.shape_of(tensor)}, where the model has {rules.shape_of(wanted[key])}"
+            )
     report.missing = [key for key in find_absent(state, model) if key not in state]
     return state, report
-
-
-def average_sums(state: State, batches: int) -> dict[str, Tensor]:
-    """Return a copy of a state dict with running statistics for the sums of SN's released code.
-
-    With ``using_moving_average=False`` that code stores the sum over batches of the mean, and the
-    sum of mean ** 2 + variance.
-
-    Args:
-        state: names -> tensors, not changed; other norms in it stay as they are.
-        batches: number of batches in the sums.
-
-    Raises:
-        OptionError: ``batches`` is not a positive integer.
-    """
-    check_positive("average_sums", "batches", batches)
-    state = copy_state(state)
-    for name, tensors in _find_norms(state).items():
-        if kind_of(tensors) == "released SN" and "running_mean" in tensors:
-            mean = tensors["running_mean"] / batches
-            state[_join(name, "running_mean")] = mean
-            state[_join(name, "running_var")] = tensors["running_var"] / batches - mean.square()
-    return state
 
 
 def _rewrite(
     state: State, match: Match, build: Callable[[State], nn.Module], skip: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], Report]:
-    """Convert the selected norms of a state dict.
-
-    Args:
-        state: names -> tensors; not changed.
-        match: names of norms to convert; None for all.
-        build: returns the new layer for a norm's state dict; raises NotConvertible or OptionError
-            to keep the norm.
-        skip: kinds of norm that stay without an entry in the report.
-
-    Returns:
-        The new state dict, and the report.
-
-    Raises:
-        OptionError: ``match`` fits none of the norms; no error if there are no norms.
-    """
-    state, report, layers = copy_state(state), Report(), _find_norms(state)
-    check_match(match, layers)
-    for name, tensors in layers.items():
+    """Convert the selected norms of a state dict; those of the kinds to skip are not reported."""
+    state, report, found = copy_state(state), Report(), _find_norms(state)
+    check_match(match, found)
+    for name, tensors in found.items():
         if matches(name, match) and kind_of(tensors) not in skip:
             _convert_norm(state, report, name, tensors, name, build)
     if report.converted:
@@ -222,7 +185,6 @@ def _rewrite(
 def _find_norms(state: State, own: Container[str] = ()) -> dict[str, dict[str, Tensor]]:
     """Return the norms in a state dict: name of the norm -> its own state dict.
 
-    :func:`.rules.kind_of` recognizes them. The name is "" if the state dict itself is a norm's.
     BatchNorms that share the weight and bias of the module around them, as in detectron2's
     CycleBatchNormList, have these among their tensors, unless their names are in ``own``.
     """
@@ -243,19 +205,6 @@ def _find_norms(state: State, own: Container[str] = ()) -> dict[str, dict[str, T
     return norms
 
 
-def _chosen_by(state: State) -> str | None:
-    """Return the normalizer that the fixed ratios of an SSN's means choose.
-
-    The SSN's normalizers are taken to be "IN", "LN" and "BN", in this order; a fourth one is called
-    "another normalizer". None if its ratios are not fixed or on the meta device, and for other
-    norms.
-    """
-    fixed = state.get("mean_fixed")
-    if fixed is None or fixed.is_meta or not fixed.any():
-        return None
-    return ("IN", "LN", "BN", "another normalizer")[min(int(fixed.argmax()), 3)]
-
-
 def _normalizer_of(norm: nn.Module) -> str | None:
     """Return the normalizer "IN", "LN" or "BN" that a plain norm computes; None for any other."""
     groups = getattr(norm, "num_groups", None)
@@ -263,15 +212,7 @@ def _normalizer_of(norm: nn.Module) -> str | None:
         return "LN"
     if isinstance(norm, _InstanceNorm) or (groups and groups == norm.num_channels):
         return "IN"
-    return "BN" if kind_of(norm.state_dict()) == "BN" else None
-
-
-def _settings(layers: Sequence[nn.Module]) -> str:
-    """Return all values of eps and num_groups in layers, such as "eps 1e-05 and num_groups 32"."""
-    grouped = (m for m in layers if isinstance(m, nn.GroupNorm) and not isinstance(m, MixtureNorm))
-    values = {"eps": {m.eps for m in layers}, "num_groups": {m.num_groups for m in grouped}}
-    listed = (f"{name} {', '.join(map(str, sorted(of)))}" for name, of in values.items() if of)
-    return " and ".join(listed)
+    return "BN" if kind_of_module(norm) == "BN" else None
 
 
 def _convert_norm(
@@ -282,51 +223,46 @@ def _convert_norm(
     name: str,
     build: Callable[[State], nn.Module],
 ) -> bool:
-    """Replace a norm's tensors in a state dict, in place, and report it; the new ones come last.
+    """Replace the tensors of the norm ``source`` by those of ``name``; return whether it could be.
 
-    Args:
-        state: the state dict of the model.
-        report: gets an entry for the norm.
-        source: the norm's name in the state dict.
-        tensors: the norm's tensors, by names within the norm.
-        name: the norm's new name.
-        build: returns the new layer for ``tensors``; raises NotConvertible or OptionError to keep
-            the norm.
-
-    Returns:
-        Whether the norm was converted.
+    ``build`` returns the new layer, or raises NotConvertible or OptionError.
     """
+    kind = kind_of(tensors)
     try:
         layer = build(tensors)
-        new = adapt(tensors, layer)
+        new = rules.adapt(tensors, kind, layer)
     except (NotConvertible, OptionError) as error:
         report.left[source] = str(error)
         return False
-    for key in tensors:
-        state.pop(_join(source, key), None)  # two norms may have the same source
+    for key, tensor in tensors.items():
+        for holder in (source, source.rpartition(".")[0]):  # which has the weight of all levels
+            if state.get(_join(holder, key)) is tensor:
+                del state[_join(holder, key)]
     state.update({_join(name, key): tensor for key, tensor in new.items()})
-    report.converted[name] = f"{kind_of(tensors)} -> {type(layer).__name__}"
-    report.note(describe_change(tensors, layer), name)
+    report.converted[name] = f"{kind} -> {type(layer).__name__}"
+    report.note(rules.INEXACT.get((kind, kind_of_module(layer))), name)
     return True
 
 
 def _join(*parts: str) -> str:
-    """Join names with dots, leaving out empty ones."""
     return ".".join(part for part in parts if part)
 
 
 def _names(name: str) -> Iterator[str]:
-    """Yield a norm's name, then the names that OpenMMLab would give it as another type of norm.
+    """Yield a norm's name, and the names that OpenMMLab gives it as another type of norm.
 
-    "layer1.gn2", for example, is followed by "layer1.bn2", "layer1.gn2" and "layer1.in2". Other
-    names, whose last part is not bn, gn or in with a number or none, yield only themselves.
+    "norm.0" is followed by "norm", the name of one of timm's norms before conversion.
     """
     yield name
+    yield name.removesuffix(".0")
     found = re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name)
     if found:
-        yield from (f"{found[1]}{kind}{found[3]}" for kind in ("bn", "gn", "in"))
+        # "agn" is the name of AN in its authors' code.
+        yield from (f"{found[1]}{kind}{found[3]}" for kind in ("bn", "gn", "in", "agn"))
 
 
 def _channels(state: State) -> int:
     """Return the number of channels of a norm, from the size of its statistics or weight."""
+    if "weight_" in state:  # (K, C)
+        return state["weight_"].shape[1]
     return next(state[n].numel() for n in ("running_mean", "weight_bias", "weight") if n in state)

@@ -1,0 +1,93 @@
+"""The command ``train``: train or evaluate a config of detectron2 or OpenMMLab."""
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+
+from ..errors import UserError, missing
+from ..frameworks import PACKAGES, framework_of, installed
+from ..frameworks.options import RunOptions
+from ..frameworks.processes import available_gpus, check_processes, launch
+from .command import command, config_file, example, positive
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv``, or ``sys.argv[1:]``; return the exit status."""
+    args = vars(parser().parse_args(argv))
+    options = RunOptions(**{**args, "overrides": tuple(args["overrides"])})
+    return command(lambda: run(options))
+
+
+def run(options: RunOptions) -> None:
+    """Train, or evaluate with ``eval_only``, in as many processes as the options ask for.
+
+    Raises:
+        UserError: a mistake in the options or the config, or one of several processes failed.
+            Exceptions of a single process pass unchanged.
+    """
+    late = [word for word in options.overrides if word.startswith("--")]
+    if late:
+        raise UserError(f"{late[0]} comes after an override; give options before overrides")
+    check_processes(options)
+    framework = framework_of(options.config_file)
+    if not installed(PACKAGES[framework]):
+        raise missing(options.config_file, PACKAGES[framework])
+    if options.amp and options.device == "cpu":
+        raise UserError("--amp is for GPUs; leave it out on the CPU")
+    if options.tta and framework == "detectron2":
+        raise UserError("--tta is for MMEngine's configs; leave it out")
+    launch(import_module(f"ilm_plugins.frameworks.{framework}.train").main, options)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; the first positional word and all after it are ``overrides``."""
+    p = argparse.ArgumentParser(
+        description="Train or evaluate a detectron2 .yaml or LazyConfig .py, or an MMEngine .py.\n"
+        "Several machines: the same command on each, with --num-machines, --machine-rank\n"
+        "and one --dist-url, such as tcp://10.0.0.1:29500.",
+        epilog=example(
+            "train --config-file ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml \\\n"
+            "    --num-gpus 0 OUTPUT_DIR output/shapes"
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "--config-file",
+        required=True,
+        type=config_file,
+        metavar="FILE",
+        help="a path, or ilm_plugins://NAME for one of this package's configs",
+    )
+    p.add_argument(
+        "--num-gpus",
+        type=int,
+        default=min(1, available_gpus()),
+        metavar="N",
+        help="GPUs a machine, 0 for the CPU; default: 1 if any",
+    )
+    p.add_argument(
+        "--num-processes",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="processes a machine over gloo, with --num-gpus 0",
+    )
+    p.add_argument("--num-machines", type=positive, default=1, metavar="M")
+    p.add_argument("--machine-rank", type=int, default=0, metavar="R", help="0 to M - 1")
+    p.add_argument("--dist-url", default="auto", metavar="URL", help="default: a free local port")
+    p.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    p.add_argument("--eval-only", action="store_true", help="evaluate the checkpoint and stop")
+    p.add_argument(
+        "--tta", action="store_true", help="MMEngine: evaluate with the config's tta_pipeline"
+    )
+    p.add_argument("--amp", action="store_true", help="train in mixed precision, on GPUs")
+    p.add_argument(
+        "--unsafe", action="store_true", help="run code that checkpoints and yaml configs hold"
+    )
+    p.add_argument(
+        "overrides",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="'KEY VALUE' pairs for .yaml, 'KEY=VALUE' for .py",
+    )
+    return p

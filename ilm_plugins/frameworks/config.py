@@ -1,0 +1,90 @@
+"""Open a config of either framework: the config itself, its model and its preprocessing."""
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from .. import configs
+from ..errors import UserError, missing
+
+if TYPE_CHECKING:  # it needs numpy
+    from .inference import Inference
+
+#: Code by which a config in Python is one of detectron2.
+DETECTRON2 = re.compile(
+    r"^\s*(from\s+detectron2[\w.]*\s+import|import\s+detectron2)\b", re.MULTILINE
+)
+#: Code that only configs of MMEngine have, such as ``model = dict(type="ResNet")``.
+MMENGINE = re.compile(
+    r"^\s*(from|import)\s+mm|\b(_base_|custom_imports|default_scope|read_base)\b"
+    r"|\bdict\([^()]*\btype=|[\"']type[\"']\s*:",
+    re.MULTILINE,
+)
+#: Framework of a config, a package of ilm_plugins.frameworks -> the package that it needs.
+PACKAGES = {"detectron2": "detectron2", "openmmlab": "mmengine"}
+
+
+@dataclass(frozen=True)
+class OpenConfig:
+    """A config and its framework: "detectron2", or "openmmlab" for all of MMEngine's."""
+
+    framework: str
+    path: str
+    config: Any
+    device: str
+
+    def build_model(self) -> nn.Module:
+        """The model, with random weights, on the device."""
+        return self._module.build_model(self.config).to(self.device)
+
+    def inference(self) -> "Inference":
+        """The model together with the preprocessing of the config's evaluation."""
+        return self._module.inference(self.config, Path(self.path).stem, self.device)
+
+    @property
+    def _module(self):
+        return import_module(f"{__package__}.{self.framework}.config")
+
+
+def open_config(path: str, overrides: Sequence[str] = (), device: str = "cpu") -> OpenConfig:
+    """Read a config of detectron2 or MMEngine.
+
+    Args:
+        path: a .yaml or .py file, or ``ilm_plugins://NAME``.
+        overrides: ``KEY VALUE`` pairs for yaml, ``KEY=VALUE`` words for .py, as of the command
+            ``train``.
+        device: where the model is built, such as "cpu" or "cuda:0".
+
+    Raises:
+        UserError: there is no such file, or its framework is not installed. Errors of reading the
+            config pass unchanged.
+    """
+    path = configs.resolve(path)
+    framework = framework_of(path)
+    if not installed(PACKAGES[framework]):
+        raise missing(path, PACKAGES[framework])
+    module = import_module(f"{__package__}.{framework}.config")
+    return OpenConfig(framework, path, module.load_config(path, overrides, device), device)
+
+
+def installed(framework: str) -> bool:
+    """Whether a package can be imported; a folder of that name without code does not count."""
+    spec = importlib.util.find_spec(framework)
+    return spec is not None and spec.origin is not None
+
+
+def framework_of(path: str) -> str:
+    """Return "detectron2" or "openmmlab", by a config's suffix and, of a .py, its content."""
+    suffix = Path(path).suffix
+    if suffix not in (".yaml", ".yml", ".py") or not Path(path).is_file():
+        raise UserError(f"config file {path!r} is no .yaml or .py file; give the path of one")
+    if suffix != ".py":
+        return "detectron2"
+    code = Path(path).read_text(encoding="utf-8", errors="replace")
+    return "detectron2" if DETECTRON2.search(code) or not MMENGINE.search(code) else "openmmlab"

@@ -1,0 +1,49 @@
+"""Commit, versions and device, as records and bug reports name them."""
+
+import importlib.metadata
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import torch
+
+from ..version import __version__
+
+ROOT = Path(__file__).parents[2]
+FRAMEWORKS = ("detectron2", "mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain")
+
+
+def commit() -> str | None:
+    """The checkout's commit, 12 hexadecimal digits and "+changes" if any; None without git."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return None
+    words = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes"]
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+    return done.stdout.strip() or None
+
+
+def processor() -> str:
+    """The name of this machine's CPU, such as "Intel Xeon"."""
+    info = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*:\s*(.+)", info.read_text() if info.is_file() else "")
+    return match[1].strip() if match else platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Name -> version of ilm_plugins, torch and the installed frameworks."""
+    # The distribution may have another name than the package, such as mmcv-lite.
+    names = importlib.metadata.packages_distributions()
+    found = {
+        name: importlib.metadata.version(names[name][0]) for name in FRAMEWORKS if name in names
+    }
+    return {"ilm_plugins": __version__, "torch": torch.__version__, **found}
+
+
+def device(num_gpus: int) -> str:
+    """The name of a run's device, such as "2 x NVIDIA H100" or "CPU, Intel Xeon"."""
+    if num_gpus and torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        return f"{num_gpus} x {name}" if num_gpus > 1 else name
+    return f"CPU, {processor()}"

@@ -1,0 +1,33 @@
+"""A lock on an output folder, which one training at a time writes to."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..checkpoints import remove_partial
+from ..errors import UserError
+
+#: Seconds to wait for the data loader processes of a killed training, which hold its lock.
+PATIENCE = 10
+
+
+@contextmanager
+def lock(folder: str | Path) -> Iterator[None]:
+    """Lock an output folder, made if missing; UserError if another training has locked it.
+
+    What killed writes left in it is removed.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    held = FileLock(Path(folder, ".lock"))
+    try:
+        held.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise UserError(
+            f"output folder {str(folder)!r} is in use by another training; wait for it, or set "
+            "another folder"
+        ) from None
+    with held:
+        remove_partial(folder)
+        yield

@@ -1,0 +1,135 @@
+"""``record.json`` in a run's folder: what was run, on what, and what came out.
+
+The training process with rank 0 writes the record at its start, at each point of the training curve
+and after each evaluation; on other ranks the functions do nothing. Nothing else in a run's folder
+is read again, except checkpoints.
+"""
+
+import json
+import os
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints import replacing
+from . import environment
+from .options import RunOptions
+
+FILE = "record.json"
+#: Name of a plain evaluation, and of one with test-time augmentation, in the record's "metrics".
+PLAIN, TTA = "", "tta"
+
+
+def read(folder: str | Path) -> dict[str, Any] | None:
+    """Return the record of the run in a folder, or None."""
+    path = Path(folder, FILE)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def start(
+    folder: str | Path,
+    options: RunOptions,
+    *,
+    framework: str,
+    unit: str,
+    planned: int,
+    batch: int | None,
+    images: int | None,
+    seed: int | None,
+) -> None:
+    """Write what is about to run; a resumed run keeps its curve, an evaluation its training.
+
+    ``unit`` is "epochs" or "iterations", ``planned`` the number of them, 0 to evaluate only;
+    ``batch`` and ``images`` count the images of a step over all processes, and of the training set.
+    """
+    earlier = read(folder) or {}
+    if not _is_rank_zero() or (options.eval_only and earlier):
+        return
+    kept = earlier if options.resume else {}
+    record = {
+        "framework": framework,
+        "config": options.config_file,
+        "overrides": list(options.overrides),
+        "command": command(options),
+        "commit": _joined(", ", kept.get("commit"), environment.commit()),
+        "versions": environment.versions(),
+        "device": _joined(", then ", kept.get("device"), environment.device(options.num_gpus)),
+        "processes": options.world_size,
+        "amp": options.amp,
+        "seed": seed,
+        "batch": batch,
+        "images": images,
+        "unit": unit,
+        "planned": planned,
+        "run": kept.get("run", 0),
+        "seconds": kept.get("seconds", 0.0),
+        "curve": kept.get("curve", []),
+        "metrics": {},
+    }
+    _write(folder, record)
+    _last_point[str(folder)] = time.monotonic()
+
+
+def point(folder: str | Path, run: int, **values: float) -> None:
+    """Add a point of the curve after ``run`` epochs or iterations, and the seconds since the last.
+
+    Later points are dropped: of a training that was killed, and resumed at an earlier checkpoint.
+    """
+    if not _is_rank_zero():
+        return
+    record, now = read(folder), time.monotonic()
+    unit = record["unit"]
+    record["seconds"] += now - _last_point.get(str(folder), now)
+    _last_point[str(folder)] = now
+    earlier = [entry for entry in record["curve"] if entry[unit] < run]
+    record |= {"run": run, "curve": [*earlier, {unit: run, **values}]}
+    _write(folder, record)
+
+
+def finish(
+    folder: str | Path, test: str, metrics: dict[str, float], images: int | None = None
+) -> None:
+    """Write the metrics of an evaluation, :data:`PLAIN` or :data:`TTA`, of ``images`` images."""
+    if not _is_rank_zero():
+        return
+    record = read(folder)
+    record["metrics"][test] = metrics
+    record["test images"] = images
+    _write(folder, record)
+
+
+def diverged(folder: str | Path, reason: str) -> None:
+    """Write that a FloatingPointError ended the training."""
+    if _is_rank_zero():
+        _write(folder, {**read(folder), "diverged": reason})
+
+
+def command(options: RunOptions) -> str:
+    """The command line that repeats a run."""
+    words = ["--config-file", options.config_file, "--num-gpus", str(options.num_gpus)]
+    for name in ("num_processes", "num_machines"):
+        if getattr(options, name) > 1:
+            words += ["--" + name.replace("_", "-"), str(getattr(options, name))]
+    for name in ("eval_only", "tta", "amp", "unsafe"):
+        words += ["--" + name.replace("_", "-")] if getattr(options, name) else []
+    return shlex.join(["python", "-m", "ilm_plugins", "train", *words, *options.overrides])
+
+
+#: Folder -> when the last point of its curve was written.
+_last_point: dict[str, float] = {}
+
+
+def _is_rank_zero() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _joined(separator: str, earlier: str | None, new: str | None) -> str | None:
+    """Append a text to those of earlier starts, unless it is among them."""
+    texts = [*(earlier or "").split(separator), new]
+    return separator.join(dict.fromkeys(filter(None, texts))) or None
+
+
+def _write(folder: str | Path, record: dict[str, Any]) -> None:
+    with replacing(Path(folder, FILE)) as file:
+        file.write((json.dumps(record, indent=1) + "\n").encode())

@@ -1,0 +1,37 @@
+"""A norm that is called for every level of a feature pyramid in turn."""
+
+import copy
+
+from torch import Tensor, nn
+
+
+class PerLevelNorm(nn.ModuleList):
+    """One norm for all levels of a feature pyramid, with running statistics for each.
+
+    RetinaNet's head runs the same modules over every level in turn. The levels share all
+    parameters, as under detectron2's CycleBatchNormList, and each level has its own running
+    statistics. The module must be called once for each level, in order.
+
+    Shape: (N, C, H, W) to the same; H and W may differ between levels.
+
+    Args:
+        layer: a norm with running statistics; each level has a copy that shares its parameters.
+        num_levels: number of levels.
+    """
+
+    def __init__(self, layer: nn.Module, num_levels: int) -> None:
+        shared = {id(parameter): parameter for parameter in layer.parameters()}
+        super().__init__(copy.deepcopy(layer, dict(shared)) for _ in range(num_levels))
+        self.level = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self[self.level]
+        self.level = (self.level + 1) % len(self)
+        return layer(x)
+
+
+def restart_levels(head: nn.Module, *_inputs) -> None:
+    """Reset every PerLevelNorm in a head to the first level; a hook before its forward pass."""
+    for module in head.modules():
+        if isinstance(module, PerLevelNorm):
+            module.level = 0

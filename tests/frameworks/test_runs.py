@@ -1,0 +1,249 @@
+"""Parts of a run that both frameworks share: processes, the lock, the record, the config."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import fresh
+from ilm_plugins import frameworks
+from ilm_plugins.cli import train
+from ilm_plugins.errors import UserError
+from ilm_plugins.frameworks import processes, record
+from ilm_plugins.frameworks.lock import lock
+from ilm_plugins.frameworks.options import RunOptions
+
+LAUNCH = """
+import sys
+import processes_main
+from ilm_plugins.cli.command import command
+from ilm_plugins.frameworks.options import RunOptions
+from ilm_plugins.frameworks.processes import launch
+if __name__ == "__main__":
+    what, machines, rank, port = sys.argv[1:]
+    options = RunOptions(
+        what, num_processes=2, num_machines=int(machines), machine_rank=int(rank),
+        dist_url=f"tcp://127.0.0.1:{port}",
+    )
+    sys.exit(command(lambda: launch(processes_main.main, options)))
+"""
+MAIN = """
+import os, time
+from pathlib import Path
+import torch
+from torch import distributed
+from ilm_plugins.errors import UserError
+
+def main(options):
+    distributed.init_process_group("gloo")
+    total, rank = torch.ones(1), distributed.get_rank()
+    distributed.all_reduce(total)
+    Path(f"rank{rank}").write_text(f"{total.item():.0f} {os.getpid()}")
+    if options.config_file == "mistake" and rank == 1:
+        raise UserError("set SOMETHING")
+    if options.config_file == "crash" and rank == 1:
+        raise FloatingPointError("the loss is NaN")
+    if options.config_file == "killed" and rank == 1:
+        os.kill(os.getpid(), 9)
+    if options.config_file == "sleep":
+        time.sleep(300)
+    distributed.barrier()
+"""
+
+
+def start(folder, what, machines=1, rank=0, port=0):
+    """Start the processes of one machine, in a folder where each writes the file of its rank."""
+    Path(folder, "launch.py").write_text(LAUNCH)
+    Path(folder, "processes_main.py").write_text(MAIN)
+    words = [sys.executable, "launch.py", what, machines, rank, port]
+    return subprocess.Popen(
+        list(map(str, words)), cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def ranks(folder, count, seconds=120):
+    """The process ID of each rank, as soon as all have joined the group."""
+    files = [Path(folder, f"rank{rank}") for rank in range(count)]
+    until = time.monotonic() + seconds
+    while not all(file.exists() and file.read_text() for file in files):
+        assert time.monotonic() < until, "the processes did not meet"
+        time.sleep(0.1)
+    assert {file.read_text().split()[0] for file in files} == {str(count)}
+    return [int(file.read_text().split()[1]) for file in files]
+
+
+def assert_gone(pids, seconds=30):
+    until = time.monotonic() + seconds
+    while running := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < until, f"processes {running} are left"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "what, cause",
+    [
+        ("mistake", "rank 1 failed: set SOMETHING"),
+        ("crash", "rank 1 failed: FloatingPointError: the loss is NaN"),
+        ("killed", "SIGKILL"),
+    ],
+)
+def test_a_failed_rank_ends_all_and_is_named(tmp_path, what, cause):
+    process = start(tmp_path, what)
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 2 and cause in errors.splitlines()[-1]
+    assert_gone(ranks(tmp_path, 2))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_leaves_no_process(tmp_path, number):
+    process = start(tmp_path, "sleep")
+    pids = ranks(tmp_path, 2)
+    process.send_signal(number)
+    process.wait(60)
+    assert process.returncode != 0
+    assert_gone(pids)
+
+
+@pytest.mark.wide
+def test_two_machines_meet_and_end_together(tmp_path):
+    from workers import free_port
+
+    for what, status in (("done", 0), ("killed", 2)):
+        folder = tmp_path / what
+        folder.mkdir()
+        port = free_port()
+        machines = [start(folder, what, 2, rank, port) for rank in range(2)]
+        errors = [machine.communicate(timeout=180)[1] for machine in machines]
+        assert [machine.returncode for machine in machines] == [status, status], errors
+        assert_gone(ranks(folder, 4))
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"num_gpus": 99}, "--num-gpus 99: this machine has"),
+        ({"num_gpus": -1}, "--num-gpus -1"),
+        ({"num_machines": 2, "machine_rank": 2, "dist_url": "tcp://a:1"}, "--machine-rank 2"),
+        ({"num_machines": 2}, "--dist-url"),
+        ({"overrides": ("A", "--resume")}, "--resume comes after an override"),
+        ({"amp": True}, "--amp is for GPUs"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(options, words, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("default_scope = 'mmengine'")
+    if not frameworks.installed("mmengine"):
+        pytest.skip("needs mmengine: make install-openmmlab")
+    with pytest.raises(UserError, match=words):
+        train.run(RunOptions(str(config), **options))
+
+
+def test_without_a_gpu_the_advice_is_the_cpu(monkeypatch):
+    """As with a driver that is too old."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="has 0 GPUs; give 0, the CPU"):
+        processes.check_processes(RunOptions("config.py", num_gpus=1))
+
+
+def test_freed_memory_is_kept_unless_the_allocator_is_configured():
+    code = (
+        "import resource, torch\n"
+        "from ilm_plugins.frameworks.processes import keep_freed_memory\n"
+        "keep_freed_memory()\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(10): torch.ones(2**24)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "faults(); print(faults())"
+    )
+    counts = []
+    for configured in ({}, {"MALLOC_ARENA_MAX": "8"}):
+        env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC")}
+        done = fresh.run([sys.executable, "-c", code], env={**env, **configured}, check=True)
+        counts.append(int(done.stdout))
+    assert counts[0] * 10 < counts[1]
+
+
+def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("ilm_plugins.frameworks.lock.PATIENCE", 0.1)
+    with lock(tmp_path / "new"), pytest.raises(UserError, match="in use"), lock(tmp_path / "new"):
+        pass
+    with lock(tmp_path / "new"):
+        pass
+
+
+def begin(folder, options, planned=3):
+    record.start(
+        folder, options, framework="openmmlab", unit="epochs", planned=planned, batch=4, images=8,
+        seed=1,
+    )  # fmt: skip
+
+
+def test_a_record_has_what_was_run_and_what_came_out(tmp_path):
+    begin(tmp_path, RunOptions("a.py", ("lr=1 2",), resume=True))
+    record.point(tmp_path, 1, loss=2.0)
+    record.point(tmp_path, 2, loss=1.0)
+    # Killed here, and resumed from the checkpoint of the first epoch.
+    begin(tmp_path, RunOptions("a.py", ("lr=1 2",), resume=True))
+    record.point(tmp_path, 2, loss=1.5)
+    record.point(tmp_path, 3, loss=1.25)
+    record.finish(tmp_path, record.PLAIN, {"top1": 50.0}, images=5)
+    found = record.read(tmp_path)
+    assert found["command"] == (
+        "python -m ilm_plugins train --config-file a.py --num-gpus 0 'lr=1 2'"
+    )
+    assert [tuple(entry.values()) for entry in found["curve"]] == [(1, 2.0), (2, 1.5), (3, 1.25)]
+    assert (found["run"], found["planned"], found["images"], found["batch"]) == (3, 3, 8, 4)
+    assert found["metrics"] == {"": {"top1": 50.0}} and found["test images"] == 5
+    assert found["seconds"] > 0 and found["device"].startswith("CPU, ")
+
+
+def test_an_evaluation_keeps_the_record_of_the_training(tmp_path):
+    begin(tmp_path, RunOptions("a.py"))
+    record.point(tmp_path, 3, loss=1.0)
+    begin(tmp_path, RunOptions("a.py", eval_only=True), planned=0)
+    record.finish(tmp_path, record.TTA, {"top1": 60.0})
+    found = record.read(tmp_path)
+    assert (found["planned"], found["run"], found["metrics"]) == (3, 3, {"tta": {"top1": 60.0}})
+
+
+def test_a_new_training_begins_a_new_record(tmp_path):
+    begin(tmp_path, RunOptions("a.py"))
+    record.diverged(tmp_path, "NaN at iteration 7")
+    assert record.read(tmp_path)["diverged"] == "NaN at iteration 7"
+    begin(tmp_path, RunOptions("a.py"))
+    assert "diverged" not in record.read(tmp_path)
+
+
+def test_only_rank_0_writes_the_record(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    begin(tmp_path, RunOptions("a.py"))
+    assert record.read(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "name, code, framework",
+    [
+        ("a.yaml", "MODEL: {}", "detectron2"),
+        ("a.py", "from detectron2.config import LazyCall\nmodel = dict(type='a')", "detectron2"),
+        ("a.py", "_base_ = './b.py'", "openmmlab"),
+        ("a.py", "model = dict(type='ResNet')", "openmmlab"),
+        ("a.py", "from .base import model", "detectron2"),
+    ],
+)
+def test_the_framework_of_a_config(tmp_path, name, code, framework):
+    path = tmp_path / name
+    path.write_text(code)
+    assert frameworks.framework_of(str(path)) == framework
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "config.json"])
+def test_a_path_that_is_no_config(tmp_path, name):
+    (tmp_path / "config.json").touch()
+    with pytest.raises(UserError, match=r"no \.yaml or \.py file"):
+        frameworks.open_config(str(tmp_path / name))

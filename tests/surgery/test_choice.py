@@ -1,0 +1,202 @@
+"""Which norms of a model are converted, which are left, and why."""
+
+import pytest
+import torch
+from torch import nn
+
+from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, surgery
+from ilm_plugins.layers import OptionError
+from swaps import BOTH, GN4, change, double, randomized, small
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"match": "stem.*"},
+        {"match": ["stem.?", "neck.*"]},
+        {"where": lambda name, module: name.startswith("stem") and module.num_channels == 16},
+    ],
+)
+def test_norms_are_chosen_by_name_or_predicate(choice):
+    model, report = surgery.convert(small(), "ILMGN", **choice)
+    assert report.converted == {"stem.1": "GroupNorm -> ILMGroupNorm"} and not report.left
+    assert type(model.head[1]) is nn.GroupNorm
+    model, _ = surgery.convert(model, "ILMGN")
+    _, report = surgery.revert(model, **choice)
+    assert report.converted.keys() == {"stem.1"}
+
+
+class Adaptive(nn.BatchNorm2d):
+    """Like AdaBN: a BatchNorm that computes something else."""
+
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class Renamed(nn.GroupNorm):
+    pass
+
+
+def test_types_are_taken_exactly():
+    model = nn.Sequential(nn.GroupNorm(4, 32), Renamed(4, 32))
+    _, report = surgery.convert(model, "ILMGN", types=[Renamed])
+    assert report.converted.keys() == {"1"}
+    assert report.left == {"0": "GroupNorm, which is not among types"}
+    with pytest.raises(OptionError, match="types=ReLU"):
+        surgery.convert(model, "ILMGN", types=[nn.ReLU])
+
+
+def test_the_modules_of_a_norm_are_not_dropped():
+    norm = Adaptive(32)
+    norm.add_module("relu", nn.ReLU())
+    _, report = surgery.convert(norm, "EN", types=[Adaptive])
+    assert "runs modules of its own, relu" in report.left[""]
+
+
+PARAMETRIZED = nn.utils.parametrize.register_parametrization(GN4(32), "weight", nn.Identity())
+LEFT = [
+    (Adaptive(32), "EN", "Adaptive derives from BatchNorm and may compute"),
+    (nn.LazyBatchNorm2d(), "EN", "LazyBatchNorm2d derives from BatchNorm"),
+    (nn.BatchNorm2d(32), "ILMGN", "replaces GroupNorm; give replacing='BN'"),
+    (nn.LayerNorm(32), "ILMLN", "LayerNorm, but ILMLN replaces GroupNorm"),
+    (nn.InstanceNorm2d(32, track_running_stats=True), "ILMIN", "with track_running_stats"),
+    (nn.BatchNorm2d(32, track_running_stats=False), "EN", "without running"),
+    (nn.GroupNorm(4, 24), "ILMGN", "key_group_size=16 does not divide num_channels=24"),
+    (nn.GroupNorm(4, 32), "ILMLN", "4 groups, where ILMLN has one"),
+    (ILMGroupNorm(32), "ILMGN", "is ILMGroupNorm, already a layer of this package"),
+    (PARAMETRIZED, "ILMGN", "remove_parametrizations"),
+]
+
+
+@pytest.mark.parametrize("module, to, words", LEFT)
+def test_what_cannot_be_swapped_is_left_with_the_reason(module, to, words):
+    same, report = surgery.convert(module, to)
+    assert same is module and words in report.left[""]
+
+
+def test_what_is_named_like_a_norm_is_listed():
+    rms, pre = (type(name, (nn.Sequential,), {}) for name in ("RMSNorm", "PreNorm"))
+    model = nn.Sequential(rms(), pre(rms(), nn.BatchNorm2d(32)))
+    _, report = surgery.convert(model, "EN")
+    assert report.left == dict.fromkeys(["0", "1.0"], "RMSNorm, but EN replaces BatchNorm")
+    assert report.converted.keys() == {"1.1"}
+
+
+def test_options_reach_the_layers():
+    model, report = surgery.convert(small(), "ILMGN", key_group_size=8, hidden=3)
+    assert len(report.converted) == 2
+    assert model.head[1].num_key_groups == 4 and model.head[1].hidden == 3
+    _, report = surgery.convert(small(), "ILMGN", activations=("relu", "sigmoid"))
+    assert "init='identity' does not exist for activations" in report.left["stem.1"]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"to": "XN"}, "to='XN' is unknown"),
+        ({"to": "Renamed"}, "to='Renamed' is unknown"),
+        ({"key_group_sise": 8}, "unknown option 'key_group_sise'"),
+        ({"num_groups": 8}, "num_groups comes from each norm"),
+        ({"dtype": torch.half}, "dtype comes from each norm"),
+        ({"replacing": "BN", "eps": 1}, "eps comes from each norm"),
+        ({"replacing": "IN"}, "replacing='IN' is unknown; set it to one of 'GN', 'BN'"),
+        ({"init": "default"}, "init='default'"),
+        ({"match": "backbone.*"}, "fits none of the 2 norms, such as 'stem.1'"),
+    ],
+)
+def test_mistakes(options, words, monkeypatch):
+    monkeypatch.setitem(NORMS, "Renamed", Renamed)
+    with pytest.raises(OptionError, match=words):
+        surgery.convert(small(), **{"to": "ILMGN", **options})
+
+
+def test_the_report_lists_names_by_what_became_of_them():
+    model = small()
+    model.extra = nn.BatchNorm2d(8)
+    _, report = surgery.convert(model, "ILMGN")
+    *lines, left, extra = str(report).splitlines()
+    assert lines == ["converted, GroupNorm -> ILMGroupNorm (2):", "    stem.1", "    head.1"]
+    assert left.startswith("left, BatchNorm2d, but") and left.endswith(" (1):")
+    assert extra == "    extra"
+
+
+# ---- what modules share
+
+
+def test_a_module_under_two_names_stays_one():
+    shared = nn.GroupNorm(4, 16)
+    model = nn.ModuleDict({"a": nn.Sequential(shared), "b": nn.Sequential(nn.ReLU(), shared)})
+    model, report = surgery.convert(model, "ILMGN", match="b.*")
+    assert report.converted.keys() == {"a.0", "b.1"}
+    assert model["a"][0] is model["b"][1] and type(model["a"][0]) is ILMGroupNorm
+
+
+@pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (nn.BatchNorm2d, "EN"), (SwitchNorm, "SSN")])
+def test_norms_with_a_common_parameter_are_left(make, to):
+    a, b, c = make(32), make(32), make(32)
+    b.weight = a.weight
+    model, report = surgery.convert(nn.Sequential(a, b, c), to)
+    assert report.left == dict.fromkeys("01", "its weight is also that of another module")
+    assert model[0] is a and model[1] is b and report.converted.keys() == {"2"}
+
+
+# ---- norms of frameworks, known by name
+
+
+def frozen_bn_of_transformers(channels):
+    """A module as transformers' DETR has, whose forward has its eps of 1e-5."""
+
+    def forward(self, x):
+        weight, bias, mean, var = (b.view(-1, 1, 1) for b in self.buffers())
+        return (x - mean) * (weight * (var + 1e-5).rsqrt()) + bias
+
+    contents = {"__module__": "transformers.models.detr.modeling_detr", "forward": forward}
+    new = type("DetrFrozenBatchNorm2d", (nn.Module,), contents)()
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        new.register_buffer(name, torch.ones(channels))
+    return new
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        None,
+        "torchvision.ops.misc.FrozenBatchNorm2d",
+        "transformers.models.detr.modeling_detr.DetrFrozenBatchNorm2d",
+        "transformers.models.rt_detr.modeling_rt_detr.RTDetrFrozenBatchNorm2d",
+    ],
+)
+def test_frozen_batchnorm_becomes_a_frozen_en(path):
+    make = frozen_bn_of_transformers
+    if path:
+        if path.startswith("transformers"):
+            pytest.importorskip("tokenizers", reason="needs transformers and tokenizers")
+        module, _, name = path.rpartition(".")
+        make = getattr(pytest.importorskip(module, reason=f"needs {module}"), name)
+    model, x = small(make), double(2, 3, 9, 9)
+    expected = model(x)
+    model, report = surgery.convert(model, "EN", reduction=16)
+    assert [*report.converted] == BOTH and not report.left and "frozen, as" in str(report)
+    for _ in range(2):  # the first call must not move the statistics
+        assert model.training and change(expected, model(x)) <= 1e-10
+
+
+def test_the_batchnorms_of_mmcv_are_known_by_name():
+    sync = type("SyncBatchNorm", (nn.SyncBatchNorm,), {"__module__": "mmcv.utils.parrots_wrapper"})
+    any_dims = nn.modules.batchnorm._BatchNorm
+    any_dims = type("_BatchNormXd", (any_dims,), {"__module__": "mmcv.cnn.utils.sync_bn"})
+    _, report = surgery.convert(nn.Sequential(sync(32), any_dims(32)), "EN")
+    assert report.converted.keys() == {"0", "1"}
+
+
+@pytest.mark.parametrize("name", ["BatchNormAct2d", "FrozenBatchNormAct2d", "GroupNormAct"])
+def test_timms_norms_keep_their_activation(name):
+    make = getattr(pytest.importorskip("timm.layers.norm_act", reason="needs timm"), name)
+    to, options = ("ILMGN", {"num_groups": 8}) if name == "GroupNormAct" else ("EN", {})
+    model = randomized(nn.Sequential(make(32, **options), make(32, apply_act=False, **options)))
+    model, x = model.double().eval(), double(2, 32, 5, 5)
+    expected = model(x)
+    model, report = surgery.convert(model, to)
+    assert report.converted.keys() == {"0", "1"} and not report.left
+    assert [type(m) for m in model[0]] == [NORMS[to], nn.ReLU] and type(model[1]) is NORMS[to]
+    assert change(expected, model(x)) <= 1e-10

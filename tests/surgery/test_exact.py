@@ -1,0 +1,185 @@
+"""Conversions between plain norms and layers that keep the outputs, and back."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import ilm_plugins as own
+from ilm_plugins import NORMS, surgery
+from swaps import BOTH, GN4, SINGLE, Small, change, double, randomized
+
+#: Plain norm of 32 channels, key of the layer.
+EXACT = [
+    (partial(nn.GroupNorm, 4, eps=1e-3), "ILMGN"),
+    (partial(nn.GroupNorm, 4, affine=False), "ILMGN"),
+    (partial(nn.GroupNorm, 8), "AssocNorm"),
+    (partial(nn.GroupNorm, 8, eps=1e-3), "AN"),
+    (partial(nn.GroupNorm, 1), "ILMLN"),
+    (partial(nn.InstanceNorm2d, affine=True, eps=1e-3), "ILMIN"),
+    (nn.InstanceNorm2d, "ILMIN"),
+    (partial(nn.InstanceNorm1d, affine=True), "ILMIN"),
+    (partial(nn.BatchNorm2d, eps=1e-3, momentum=0.3), "EN"),
+    (partial(nn.BatchNorm2d, affine=False), "EN"),
+    (nn.BatchNorm3d, "EN"),
+    (nn.SyncBatchNorm, "EN"),
+]
+
+
+@pytest.mark.parametrize("make, to", EXACT)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-14), (torch.float32, SINGLE)])
+def test_outputs_are_kept_in_both_directions(make, to, dtype, tolerance):
+    # A norm without tensors takes the dtype of its neighbours.
+    model = nn.Sequential(randomized(make(32)), nn.Linear(1, 1)).to(dtype).eval()
+    plain = model[0]
+    dims = next((d for d in (1, 3) if f"{d}d" in type(plain).__name__), 2)
+    x = (3 * double(4, 32, *(5,) * dims) + 1).to(dtype)
+    expected, settings = plain(x), ("eps", "num_groups", "momentum")
+    model, report = surgery.convert(model, to)
+    new = model[0]
+    assert type(new) is NORMS[to] and report.converted.keys() == {"0"} and not report.notes
+    assert not report.left and change(expected, new(x)) <= tolerance
+    model, report = surgery.revert(model, dims=dims)
+    back = model[0]
+    assert type(back) is {nn.SyncBatchNorm: nn.BatchNorm2d}.get(type(plain), type(plain))
+    assert report.converted.keys() == {"0"} and not back.training
+    for name in settings:
+        assert getattr(back, name, None) == getattr(plain, name, None)
+    assert change(expected, back(x)) <= tolerance
+
+
+@pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (GN4, "AN"), (nn.BatchNorm2d, "EN")])
+def test_outputs_are_kept_in_training(make, to):
+    plain, x = randomized(make(32).double()), double(4, 32, 5, 5)
+    new, _ = surgery.convert(copy.deepcopy(plain), to)
+    assert new.training and change(plain(x), new(x)) <= 1e-14
+    for name, buffer in plain.named_buffers():
+        torch.testing.assert_close(new.get_buffer(name), buffer)
+
+
+@pytest.mark.parametrize(
+    "make, to, kept",
+    [
+        (GN4, "ILMGN", ("weight", "bias")),
+        (GN4, "AN", ("weight", "bias")),
+        (nn.BatchNorm2d, "EN", ("running_mean", "running_var", "num_batches_tracked")),
+        (own.SwitchNorm, "SSN", ("weight", "bias", "running_mean", "running_var")),
+    ],
+)
+def test_tensors_dtype_mode_and_what_is_trained_are_kept(make, to, kept):
+    plain = make(32).to(torch.bfloat16).eval()
+    plain.bias.requires_grad_(False)
+    new, _ = surgery.convert(plain, to)
+    assert all(getattr(new, name) is getattr(plain, name) for name in kept)
+    floating = [t for t in new.state_dict().values() if t.is_floating_point()]
+    assert {t.dtype for t in floating} == {torch.bfloat16}
+    assert not any(m.training for m in new.modules())
+    assert {name for name, p in new.named_parameters() if not p.requires_grad} == {"bias"}
+    fixed, _ = surgery.convert(make(32).requires_grad_(False), to)
+    for model in (fixed, surgery.revert(copy.deepcopy(fixed))[0]):
+        assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (GN4, "AN"), (nn.BatchNorm2d, "EN")])
+def test_a_model_on_the_meta_device(make, to):
+    with torch.device("meta"):
+        model = Small(make(32), make(32))
+    model, report = surgery.convert(model, to)
+    assert [*report.converted] == BOTH
+    assert {t.device.type for t in model.state_dict().values()} == {"meta"}
+    assert "meta device" in surgery.revert(model)[1].left["stem.1"]
+
+
+@pytest.mark.parametrize("to", ["ILMGN", "EN"])
+def test_a_resnet_evaluates_the_same_and_learns(to):
+    resnet18 = pytest.importorskip("torchvision", reason="needs torchvision").models.resnet18
+    make = {"ILMGN": partial(nn.GroupNorm, 8), "EN": nn.BatchNorm2d}[to]
+    torch.manual_seed(0)
+    model = randomized(resnet18(norm_layer=make, num_classes=10)).double().eval()
+    x = double(2, 3, 64, 64)
+    expected = model(x)
+    model, report = surgery.convert(model, to)
+    assert len(report.converted) == 20 and not report.left
+    assert change(expected, model(x)) <= 1e-10
+    for name, parameter in model.train().named_parameters():
+        if name.endswith("encode.weight"):
+            # Then the variances' embedding is never cut off by its ReLU.
+            parameter.data.abs_()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(x).square().sum().backward()
+    optimizer.step()
+    learns = {"ILMGN": "decode_var", "EN": "ratio"}[to]
+    assert all(model.get_submodule(f"{n}.{learns}").weight.any() for n in report.converted)
+    assert surgery.revert(model)[1].left.keys() == report.converted.keys()
+
+
+# ---- back, only where it is exact
+
+
+class Doubled(own.ILMGroupNorm, nn.GroupNorm):
+    def predict(self, *arguments):
+        omega, beta = super().predict(*arguments)
+        return 2 * omega, beta
+
+
+def identity(layer):
+    """The layer with the tensors of one that starts as a plain norm, whatever its options are."""
+    layer.load_state_dict(type(layer)(32, init="identity").state_dict())
+    return layer
+
+
+def parametrized(layer):
+    return nn.utils.parametrize.register_parametrization(layer, "weight", nn.Identity())
+
+
+SIGMOIDS = own.ILMGroupNorm(32, activations=("sigmoid", "sigmoid"))
+STAY = [
+    (own.ILMGroupNorm(32), "decoders are not zero"),
+    (own.AttentiveNorm(32), "attention's weight is not zero"),
+    (own.ExemplarNorm(32), "more than BN"),
+    (own.ExemplarNorm(32, shared_affine=True), "cannot compute BN"),
+    (own.ExemplarNorm(32, normalizers=("IN", "LN")), "cannot compute BN"),
+    (own.SwitchNorm(32), "SN does not become BatchNorm2d"),
+    (Doubled(32, init="identity"), "Doubled may compute something else than its base"),
+    (identity(SIGMOIDS), "cannot compute a plain norm"),
+    (identity(own.AssocNorm(32, combine="a(WE)*B")), "cannot compute a plain norm"),
+    (parametrized(own.SwitchNorm(32)), "remove_parametrizations"),
+]
+
+
+@pytest.mark.parametrize("layer, words", STAY)
+def test_only_what_is_still_a_plain_norm_leads_back(layer, words, monkeypatch):
+    monkeypatch.setitem(NORMS, "Doubled", Doubled)
+    same, report = surgery.revert(layer)
+    assert same is layer and words in report.left[""]
+
+
+@pytest.mark.parametrize("name", ["decode_mean", "decode_var", "omega_offset", "ratio"])
+def test_a_single_value_that_has_moved_keeps_a_layer(name):
+    plain, to = (nn.BatchNorm2d(32), "EN") if name == "ratio" else (GN4(32), "ILMGN")
+    layer, _ = surgery.convert(plain, to)
+    for key, tensor in layer.state_dict().items():
+        if key.startswith(name):
+            tensor.view(-1)[0] += 1e-3
+            same, report = surgery.revert(layer)
+            assert same is layer and report.left
+            tensor.view(-1)[0] -= 1e-3
+
+
+def test_en_finds_bns_row_in_any_order():
+    plain, x = randomized(nn.BatchNorm2d(32)).double().eval(), double(2, 32, 5, 5)
+    expected = plain(x)
+    layer, _ = surgery.convert(plain, "EN", normalizers=("BN", "IN"))
+    back, _ = surgery.revert(copy.deepcopy(layer))
+    assert max(change(expected, m(x)) for m in (layer, back)) <= 1e-14
+    layer.weight.data = layer.weight.data.flip(0)
+    assert surgery.revert(layer)[0] is layer, "only IN is in use"
+
+
+def test_the_way_back_notes_what_changes():
+    layer, _ = surgery.convert(nn.SyncBatchNorm(32), "EN")
+    _, report = surgery.revert(own.freeze(layer))
+    assert layer.sync is True and "each process's own" in str(report)
+    assert "no longer frozen" in str(report)

@@ -1,0 +1,99 @@
+"""Conversions that change the outputs: BatchNorm to SN and to layers of each image's statistics."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, surgery
+from swaps import BOTH, Small, change, double, randomized, small
+
+OUTPUTS_CHANGE = "outputs change: each image's own statistics take the place of BatchNorm's"
+GROUPS = {"ILMGN": 8, "ILMIN": 24, "ILMLN": 1, "AssocNorm": 8, "AN": 8}
+
+
+@pytest.mark.parametrize("to", GROUPS)
+def test_batchnorm_becomes_a_norm_of_each_image(to):
+    """The layer starts as GroupNorm or the like, with BatchNorm's weight, bias and eps."""
+    plain = randomized(nn.BatchNorm2d(24, eps=1e-3)).double().eval()
+    weight, bias = plain.weight, plain.bias
+    new, report = surgery.convert(plain, to, replacing="BN")
+    assert type(new) is NORMS[to] and not new.training and not report.left
+    assert new.weight is weight and new.bias is bias and new.num_groups == GROUPS[to]
+    assert [note.startswith(OUTPUTS_CHANGE) for note in report.notes] == [True]
+    x = double(2, 24, 5, 5)
+    expected = nn.functional.group_norm(x, GROUPS[to], weight, bias, 1e-3)
+    assert change(expected, new(x)) <= 1e-13
+    assert change(expected, surgery.revert(new)[0](x)) <= 1e-13
+
+
+def test_any_width_of_batchnorm_fits():
+    model = nn.Sequential(*(nn.BatchNorm2d(c) for c in (3, 24, 144, 64)), nn.GroupNorm(4, 64))
+    model, report = surgery.convert(model, "ILMGN", replacing="BN")
+    assert [m.num_groups for m in model] == [1, 8, 16, 32, 4]
+    assert [m.num_channels // m.num_key_groups for m in model[:4]] == [1, 8, 16, 16]
+    assert report.left == {"4": "GroupNorm, but ILMGN replaces BatchNorm"}
+
+
+def test_batchnorm_without_weight_or_statistics():
+    for affine, tracks in itertools.product((True, False), (True, False)):
+        old = nn.BatchNorm2d(32, affine=affine, track_running_stats=tracks)
+        new, report = surgery.convert(old, "ILMGN", replacing="BN")
+        assert new.weight.requires_grad and OUTPUTS_CHANGE in str(report)
+        torch.testing.assert_close(new.weight, old.weight if affine else torch.ones(32))
+
+
+def test_batchnorm_of_a_state_dict_becomes_a_norm_of_each_image():
+    model = small(nn.BatchNorm2d)
+    bn, gn = model.state_dict(), small().state_dict()
+    _, report = surgery.convert_state(bn, "ILMGN")
+    assert not report.converted and "replacing='BN'" in report.left["stem.1"]
+    _, report = surgery.convert_state(gn, "ILMGN", match="*", replacing="BN")
+    assert report.left["stem.1"] == "GN or IN, but BatchNorm is replaced"
+    state, report = surgery.convert_state(bn, "ILMGN", replacing="BN")
+    assert report.converted == dict.fromkeys(BOTH, "BN -> ILMGroupNorm")
+    assert OUTPUTS_CHANGE in str(report)
+    ours = Small(ILMGroupNorm(16, "auto"), ILMGroupNorm(32))
+    fitted, report = surgery.fit_state(bn, ours)
+    assert OUTPUTS_CHANGE in str(report) and fitted.keys() == state.keys()
+    ours.load_state_dict(state)
+    converted, _ = surgery.convert(model, "ILMGN", replacing="BN")
+    x = double(2, 3, 9, 9)
+    assert change(converted(x), ours(x)) <= 1e-10
+
+
+@pytest.mark.parametrize("to", ["SN", "SSN"])
+def test_sn_keeps_batchnorms_weight_and_statistics(to):
+    plain = randomized(nn.BatchNorm2d(32, momentum=None))
+    new, report = surgery.convert(plain, to)
+    assert new.weight is plain.weight and new.running_var is plain.running_var
+    notes = [f"{to} mixes other statistics", "running statistics were an average"]
+    assert [note.startswith(words) for note, words in zip(report.notes, notes, strict=True)]
+    state, report = surgery.convert_state(plain.state_dict(), to)
+    NORMS[to](32).load_state_dict(state)
+    assert f"{to} mixes other statistics" in str(report)
+
+
+@pytest.mark.parametrize("normalizers", [("IN", "LN", "BN"), ("BN", "GN")])
+@pytest.mark.parametrize("training", [True, False])
+def test_sn_becomes_ssn_with_the_same_outputs(normalizers, training):
+    x = double(3, 32, 5, 5)
+    options = {"normalizers": normalizers, "num_groups": 8}
+    layer = randomized(SwitchNorm(32, 0.1, **options).double()).train(training)
+    state, _ = surgery.convert_state(layer.state_dict(), "SSN", **options)
+    expected, ratios = layer(x), layer.ratios()
+    new, report = surgery.convert(layer, "SSN")
+    assert report.converted == {"": "SwitchNorm -> SparseSwitchNorm"} and not report.notes
+    assert new.training == training and new.radius == 0
+    assert change(expected, new(x)) <= 1e-13
+    torch.testing.assert_close(new.ratios(), ratios)
+    assert torch.equal(state["mean_weight"], new.mean_weight)
+
+
+def test_sn_that_ssn_cannot_compute_is_left():
+    model = nn.Sequential(SwitchNorm(32, normalizers=("IN", "BN")), SwitchNorm(32))
+    model[1].var_weight.data[1] = torch.inf
+    _, report = surgery.convert(model, "SSN", normalizers=("IN", "LN", "BN"))
+    assert "where the SwitchNorm has ('IN', 'BN')" in report.left["0"]
+    assert "var_weight has NaN or infinite logits" in report.left["1"]

@@ -1,0 +1,47 @@
+"""Norms of detectron2's RetinaNet and FCOS, which have statistics for each level of a pyramid."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.meta_arch.fcos import FCOSHead
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+
+from ilm_plugins import surgery
+from swaps import change, double, randomized
+
+
+def head_of(norm, kind):
+    options = {"num_anchors": 3} if kind is RetinaNetHead else {}
+    options |= {"input_shape": [ShapeSpec(channels=64)] * 3, "norm": norm}
+    return randomized(kind(num_classes=4, conv_dims=[64, 64], **options)).double().eval()
+
+
+@pytest.mark.parametrize("key", ["EN", "SSN", "ILMGN"])
+def test_a_head_of_batchnorm_becomes_what_the_key_builds(key):
+    kind = RetinaNetHead if key == "EN" else FCOSHead
+    plain, features = head_of("BN", kind), [double(2, 64, 8 >> i, 8 >> i) for i in range(3)]
+    nn.init.uniform_(plain.cls_subnet[1].weight, 0.5, 2)
+    nn.init.uniform_(plain.cls_subnet[1].bias, 0.5, 2)
+    head, report = surgery.convert(copy.deepcopy(plain), key, replacing="BN")
+    subnets = "cls_subnet", "bbox_subnet"
+    assert report.converted.keys() == {f"{subnet}.{i}" for subnet in subnets for i in (1, 4)}
+    built = head_of(key, kind)
+    assert head.state_dict().keys() == built.state_dict().keys()
+    assert len([*head.parameters()]) == len([*built.parameters()])
+    assert len(head._forward_pre_hooks) == len(built._forward_pre_hooks)
+    built.load_state_dict(head.state_dict())
+    for found, of_built in zip(head(features)[0], built(features)[0], strict=True):
+        assert change(of_built, found) <= 1e-10
+    if key == "EN":
+        state, _ = surgery.fit_state(plain.state_dict(), built)
+        torch.testing.assert_close(dict(state), dict(head.state_dict()), rtol=0, atol=0)
+        back, report = surgery.revert(copy.deepcopy(head))
+        assert len(report.converted) == 4
+        for outputs in zip(plain(features)[0], head(features)[0], back(features)[0], strict=True):
+            assert max(change(outputs[0], y) for y in outputs[1:]) <= 1e-10

@@ -1,0 +1,48 @@
+"""Running statistics that are measured anew."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ilm_plugins import ExemplarNorm, SwitchNorm, freeze, surgery
+from ilm_plugins.layers import OptionError
+from swaps import double, small
+
+
+@pytest.mark.parametrize("layer", [ExemplarNorm, SwitchNorm])
+def test_they_are_those_of_the_batches(layer):
+    model = nn.Sequential(nn.Conv2d(3, 32, 1), layer(32), nn.Dropout(0.5), nn.BatchNorm2d(32))
+    model.append(layer(32, momentum=0.3)).double()
+    others = copy.deepcopy(model[3].state_dict())
+    model[1].eval().running_mean.fill_(math.nan)
+    modes = [m.training for m in model.modules()]
+    batches, seen = [5 * double(4, 3, 6, 6) + 2 for _ in range(3)], []
+    model[4].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].mean((0, 2, 3))))
+    report = surgery.recalibrate(model, iter(batches), lambda x: model(input=x))
+    assert report.converted == dict.fromkeys("14", "running statistics of 3 batches")
+    maps = [model[0](x).transpose(0, 1).flatten(1) for x in batches]
+    torch.testing.assert_close(model[1].running_mean, sum(m.mean(1) for m in maps) / 3)
+    torch.testing.assert_close(model[1].running_var, sum(m.var(1) for m in maps) / 3)
+    torch.testing.assert_close(model[4].running_mean, sum(seen) / 3)
+    assert [m.training for m in model.modules()] == modes and model[4].momentum == 0.3
+    torch.testing.assert_close(model[3].state_dict(), others)
+
+
+def test_layers_without_new_statistics_keep_theirs():
+    model = nn.Sequential(SwitchNorm(4), freeze(SwitchNorm(4)))
+    model.add_module("unused", SwitchNorm(4))
+    batches = [torch.randn(0, 4, 2, 2), torch.ones(1, 4), torch.full((2, 4, 2, 2), 3.0)]
+    report = surgery.recalibrate(model, batches, lambda x: model[1](x=model[0](x=x)))
+    assert report.converted.keys() == {"0"}
+    assert "frozen" in report.left["1"] and "no batch" in report.left["unused"]
+    # The first two batches have no variance, and count for nothing.
+    assert torch.equal(model[0].running_mean, torch.full((4,), 3.0))
+    assert torch.equal(model[1].running_var, torch.ones(4))
+    with pytest.raises(OptionError, match="got no batches"):
+        surgery.recalibrate(model, [])
+    with pytest.raises(OptionError, match="no EN, SN or SSN with running statistics"):
+        surgery.recalibrate(small(), [torch.zeros(1)])
+    assert model[0].training and model[0].momentum == 0.1

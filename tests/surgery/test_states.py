@@ -1,0 +1,133 @@
+"""Norms of state dicts, with and without a model."""
+
+import pytest
+import torch
+from torch import nn
+
+from ilm_plugins import NORMS, AttentiveNorm, ExemplarNorm, ILMGroupNorm, ILMInstanceNorm, surgery
+from ilm_plugins import SparseSwitchNorm as SSN
+from ilm_plugins.layers import OptionError
+from swaps import BOTH, GN4, Block, Small, change, double, randomized, small
+
+KINDS = {
+    "ILMGN": (GN4, lambda c: ILMGroupNorm(c, 4), "GN or IN", {}),
+    "AN": (GN4, lambda c: AttentiveNorm(c, 4), "GN or IN", {}),
+    "EN": (nn.BatchNorm2d, lambda c: ExemplarNorm(c, reduction=8), "BN", {"reduction": 8}),
+}
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_a_state_dict_is_converted_as_the_model_is(to):
+    make, layer, kind, options = KINDS[to]
+    plain, ours, x = small(make).eval(), Small(layer(16), layer(32)).eval(), double(2, 3, 9, 9)
+    state = plain.state_dict()
+    # Layers as a framework's config makes them: not the identity, but for what is loaded.
+    assert change(plain(x), ours(x)) > 1e-3
+    converted, report = surgery.convert_state(state, to, match=["stem.*", "head.*"], **options)
+    assert report.converted == dict.fromkeys(BOTH, f"{kind} -> {NORMS[to].__name__}")
+    wrapped = nn.ModuleDict({"module": plain})
+    fitted, report = surgery.fit_state(wrapped.state_dict(), ours)
+    assert [*report.converted] == BOTH and not report.left and not report.missing
+    assert "a state dict has no eps, num_groups or normalizers" in str(report)
+    for found in (converted, fitted):
+        if to == "EN":
+            assert found._metadata["stem.1"] == {"version": 2}
+        ours.load_state_dict(found)
+        assert change(plain(x), ours(x)) <= 1e-10
+        for back in (surgery.revert_state(found)[0], surgery.fit_state(found, plain)[0]):
+            torch.testing.assert_close(dict(back), dict(state), rtol=1e-15, atol=1e-15)
+    _, report = surgery.convert_state(found, to, match="*", **options)
+    assert "already a layer of this package" in report.left["stem.1"]
+
+
+def test_a_weight_and_a_bias_alone_are_converted_only_if_named():
+    state = small().state_dict()
+    _, report = surgery.convert_state(state, "ILMGN")
+    assert not report.converted and "match it" in report.left["stem.1"]
+    _, report = surgery.convert_state(state, "EN", match="*")
+    assert report.left["stem.1"] == "GN or IN does not become ExemplarNorm"
+    with pytest.raises(OptionError, match="fits none of the 2 norms"):
+        surgery.convert_state(state, "ILMGN", match="roi_heads.*")
+    _, report = surgery.convert_state(state, "ILMGN", match="*", key_group_size=32)
+    assert report.converted.keys() == {"head.1"}
+    assert "does not divide num_channels=16" in report.left["stem.1"]
+
+
+def test_what_does_not_fit_a_model_is_listed():
+    state = small().state_dict() | {"old": torch.zeros(1), 0: torch.ones(32)}
+    state["head.3.weight"] = torch.zeros(7, 32, 1, 1)
+    ours = Small(ILMGroupNorm(32), ILMGroupNorm(32, 4))
+    ours.extra = ILMInstanceNorm(32)
+    fitted, report = surgery.fit_state(state, ours)
+    assert report.converted == {"head.1": "GN or IN -> ILMGroupNorm"} and 0 in fitted
+    assert report.left["stem.1"] == "weight has shape (16,), shape (32,) in the layer"
+    assert "where the model has shape (2, 32, 1, 1)" in report.left["head.3.weight"]
+    assert report.left["old"] == report.left["0"] == "the model has nothing of this name"
+    assert "extra.weight" in report.missing
+    (words,) = (note for note, names in report.notes.items() if names == ["extra"])
+    assert "build the layer with init='identity'" in words
+    ours.extra = ILMInstanceNorm(32, init="identity")
+    assert words not in surgery.fit_state(state, ours)[1].notes
+
+
+class Scaled(nn.Module):
+    """A norm of the user's own, with the tensors of GroupNorm."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight, self.bias = (nn.Parameter(torch.zeros(channels)) for _ in range(2))
+
+
+@pytest.mark.parametrize("make, kind", [(GN4, "GN or IN"), (nn.BatchNorm2d, "BN")])
+def test_a_norm_of_the_users_own_is_not_taken_for_a_groupnorm(make, kind, monkeypatch):
+    monkeypatch.setitem(NORMS, "Scaled", Scaled)
+    fitted, report = surgery.fit_state(small(make).state_dict(), small(Scaled))
+    assert report.left["stem.1"].startswith(f"{kind} does not become Scaled")
+    assert fitted.keys() == small(make).state_dict().keys() and not report.converted
+
+
+@pytest.mark.parametrize("old, new", [("bn1", "gn1"), ("agn2", "gn2"), ("norm", "norm.0")])
+@pytest.mark.parametrize("make, words", [(nn.BatchNorm2d, "BN -> "), (ExemplarNorm, "renamed")])
+def test_norms_of_other_names_are_found(old, new, make, words):
+    """gn1 is OpenMMLab's name for bn1 of another type; norm.0 has timm's activation beside it."""
+    plain, ours = randomized(Block(old, make(32))).eval(), ExemplarNorm(32).double().eval()
+    name, *within = new.split(".")
+    model = Block(name, nn.Sequential(ours) if within else ours)
+    state, report = surgery.fit_state(plain.state_dict(), model)
+    assert report.converted[new].startswith(words) and not report.left and not report.missing
+    model.load_state_dict(state)
+    x = double(2, 32, 3, 3)
+    assert change(plain.get_submodule(old)(x), ours(x)) <= 1e-10
+
+
+def test_fixed_ratios_become_only_the_norm_that_they_choose():
+    norms = {"IN": nn.GroupNorm(32, 32), "LN": nn.GroupNorm(1, 32), "BN": nn.BatchNorm2d(32)}
+    for i, fixed in enumerate(("IN", "LN", "BN")):
+        layer = SSN(32)
+        layer.mean_fixed[i] = layer.var_fixed[i] = 1
+        for kind, norm in {**norms, "none": nn.GroupNorm(8, 32)}.items():
+            _, report = surgery.fit_state(Block("0", layer).state_dict(), Block("0", norm))
+            assert bool(report.converted) == (kind == fixed)
+            assert fixed == kind or f"its ratios are fixed on {fixed}" in report.left["0"]
+
+
+def test_a_weight_is_not_dropped_where_the_models_norm_has_none():
+    model = Block("0", nn.BatchNorm2d(32, affine=False))
+    for plain, fits in ((randomized(nn.BatchNorm2d(32)), False), (nn.BatchNorm2d(32), True)):
+        layer, _ = surgery.convert(plain, "EN")
+        _, report = surgery.fit_state(Block("0", layer).state_dict(), model)
+        assert bool(report.converted) == fits
+        assert fits or "which BatchNorm2d lacks" in report.left["0"]
+
+
+def test_a_norm_of_two_names_is_converted_under_both():
+    old, new = (nn.ModuleDict({"a": n, "b": n}) for n in (GN4(32), ILMGroupNorm(32, 4)))
+    state, report = surgery.fit_state(old.state_dict(), new)
+    assert report.converted.keys() == {"a", "b"} == new.keys() and not report.missing
+    assert new.load_state_dict(state)
+
+
+def test_norms_that_are_not_of_floats_are_left():
+    state = {f"0.{k}": v.to(torch.complex64) for k, v in nn.BatchNorm2d(32).state_dict().items()}
+    same, report = surgery.convert_state(state, "EN")
+    assert same == state and report.left == {"0": "it has no tensor of floats"}
