@@ -4,7 +4,6 @@ import copy
 import io
 import re
 import sys
-from functools import partial
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 import fresh
 from cases import MIXTURES, inputs, modes, results
 from close import assert_close
-from ilm_plugins import NORMS, ILMGroupNorm, ILMInstanceNorm, freeze
+from ilm_plugins import NORMS, freeze
 from ilm_plugins.layers.base import AdaptiveNorm
 from ilm_plugins.layers.projection import Projection
 
@@ -263,49 +262,3 @@ def test_a_model_for_any_batch_and_size(name, record):
     model(torch.randn(4, 3, 64, 64))
     images = [torch.randn(2, 3, 64, 64), torch.randn(3, 3, 96, 64)]
     assert_recorded_for(images, model.eval(), record)
-
-
-def fitting(channels, **_):
-    """ILM+GN for any number of channels, as in docs/interoperability.md."""
-    return ILMGroupNorm(channels, "auto", key_group_size="auto")
-
-
-def norm_act(channels, apply_act=True, act_layer=nn.ReLU, **_):
-    """What timm's families of a joined norm and activation take, as in docs/interoperability.md."""
-    return nn.Sequential(fitting(channels), act_layer() if apply_act else nn.Identity())
-
-
-def assert_trains(model):
-    """Take one step on a tiny batch, of a model without a BatchNorm."""
-    found = model(torch.randn(2, 3, 64, 64))
-    outputs = found.values() if isinstance(found, dict) else [found]
-    sum(y.square().mean() for y in outputs).backward()
-    ours = [m for m in model.modules() if isinstance(m, AdaptiveNorm)]
-    gradients = [m.weight.grad for m in ours if m.weight.requires_grad]
-    assert gradients and all(g.isfinite().all() for g in gradients)
-    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
-
-
-models = torchvision.models
-fpn = partial(
-    models.detection.backbone_utils.resnet_fpn_backbone, backbone_name="resnet18", weights=None
-)
-
-
-@pytest.mark.parametrize("make", [models.mobilenet_v3_small, models.efficientnet_b0, fpn])
-def test_torchvisions_models(make):
-    assert_trains(make(norm_layer=fitting))
-
-
-@pytest.mark.parametrize(
-    "name, norm",
-    [
-        ("seresnet18", ILMInstanceNorm),
-        ("convnext_atto", fitting),
-        ("efficientnet_b0", norm_act),
-        *(pytest.param(n, norm_act, marks=pytest.mark.long) for n in ("densenet121", "mixnet_s")),
-    ],
-)
-def test_timms_models(name, norm):
-    timm = pytest.importorskip("timm", reason="needs timm")
-    assert_trains(timm.create_model(name, norm_layer=norm, num_classes=3))
