@@ -37,59 +37,35 @@ MMCV := $(VENV)/$(if $(wildcard $(VENV)/.openmmlab),.openmmlab,.mmcv-lite)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 DEMO_CONFIGS := configs/detectron2/shapes
 
-# By name, as tests/matrix.py has them; all, where none is given.
-LEGS :=
-
-# For machines with a GPU and without a network; beside the checkout, since neither belongs in it.
-BUNDLE := ../ilm_plugins-bundle
-IMAGES = $(or $(wildcard $(DATA)/cifar10_jpeg $(DATA)/facades),\
-	$(error DATA=$(DATA) has neither a folder cifar10_jpeg nor facades))
-
 .NOTPARALLEL:
-.PHONY: help docs demo demo-compare bench bundle gpu test test-wide test-all coverage matrix lint format \
-	install install-test \
+.PHONY: help docs demo demo-compare bench gpu test test-wide coverage lint format install install-test \
 	install-detectron2 install-openmmlab clean
 
 help:
 	@echo "make demo                train a small Mask R-CNN with an ILM+GN box head, and show it"
 	@echo "make demo-compare        the same with GN and with ILM+GN"
 	@echo "make bench               time the layers and whole models; a table, JSON and a plot"
-	@echo "make bundle DATA=DIR     packages for a GPU without a network, and images, into BUNDLE"
-	@echo "make gpu                 there: tests, benchmark and trainings, by BUNDLE; MINUTES=..."
+	@echo "make gpu                 the tests that need a GPU, and the benchmark on it"
 	@echo "make test                lint and the everyday tests"
 	@echo "make test-wide           more tests: mmcv's compiled operators, the site, exports, torchrun"
 	@echo "make docs                the documentation site, in output/site"
-	@echo "make test-all            both, coverage, the long tests and the whole matrix"
 	@echo "make coverage            the lines and branches that the test suite runs"
-	@echo "make matrix              the test suite under other Pythons, under the oldest and the newest"
-	@echo "                         torch, without the frameworks; LEGS=... for some of them"
 	@echo "make install-detectron2  detectron2 into VENV (default: .venv), by a pinned wheel"
 	@echo "make install-openmmlab   mmcv, mmdet, mmseg and mmpretrain into VENV, likewise"
 
 demo: install install-detectron2
-	$(BIN)/python tools/demo.py $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml
+	$(BIN)/python -m ilm_plugins demo $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml
 
 demo-compare: install install-detectron2
-	$(BIN)/python tools/demo.py $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_gn.yaml \
+	$(BIN)/python -m ilm_plugins demo $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_gn.yaml \
 		$(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml $(if $(RECORD),--record $(RECORD))
 
 bench: install install-detectron2
 	$(BIN)/python -m benchmarks
 
-# Without --platform, pip would take compiled wheels for this machine's Python.
-bundle:
-	rm -rf "$(BUNDLE)/wheels"
-	mkdir -p "$(BUNDLE)/wheels"
-	$(PYTHON) -m pip download --progress-bar off --no-deps --only-binary=:all: --python-version 3.10 \
-		--implementation py --abi none --platform any -d "$(BUNDLE)/wheels" -r requirements/bundle.txt
-	set -e; openmmlab=$$(mktemp); trap 'rm -f "$$openmmlab"' EXIT; \
-	grep -hE "mmcv=|mmengine=|mmpretrain=" requirements/*.txt > "$$openmmlab"; \
-	$(PYTHON) -m pip wheel --progress-bar off --no-cache-dir --no-deps -w "$(BUNDLE)/wheels" -r "$$openmmlab"
-	$(if $(DATA),mkdir -p "$(BUNDLE)/data" && cp -rL $(IMAGES) "$(BUNDLE)/data")
-	du -sh "$(BUNDLE)"/*
-
-gpu:
-	$(PYTHON) -m benchmarks.gpu --bundle "$(BUNDLE)" $(if $(MINUTES),--minutes $(MINUTES)) $(GPU)
+gpu: install install-test
+	$(BIN)/python -m pytest -q tests/ops/test_cuda.py
+	ILM_PLUGINS_BACKEND=triton $(BIN)/python -m benchmarks --device cuda
 
 test: lint install install-test install-detectron2 $(MMCV)
 	$(PYTEST) -m "not wide and not long" --durations 10
@@ -99,15 +75,8 @@ test-wide: install install-test install-detectron2 $(VENV)/.mmcv-compiled
 	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m "wide and not long" --durations 10
 	@echo "The wide tests passed. Skipped ones name above what they need."
 
-test-all: test test-wide coverage
-	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m long
-	$(PYTHON) tests/matrix.py --strict $(LEGS)
-
 coverage: install install-test install-detectron2 $(VENV)/.mmcv-compiled
 	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m "not long" --cov
-
-matrix:
-	$(PYTHON) tests/matrix.py $(LEGS)
 
 lint: install
 	$(BIN)/ruff check .

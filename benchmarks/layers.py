@@ -29,34 +29,24 @@ SHAPES = {
     "DeepLab head": (2, 512, 64, 128),
     "pix2pix": (1, 64, 256, 256),
 }
-
-#: Layer -> the plain norm that a user would pick instead, a key of PLAIN.
-BASELINES = {
-    key: {"GN": "GroupNorm", "IN": "InstanceNorm2d", "BN": "BatchNorm2d"}[layer.replaces]
-    for key, layer in NORMS.items()
-} | {"ILMLN": "GroupNorm(1)"}
-
 PLAIN = {
     "GroupNorm": lambda c: nn.GroupNorm(32, c),
     "GroupNorm(1)": lambda c: nn.GroupNorm(1, c),
     "InstanceNorm2d": lambda c: nn.InstanceNorm2d(c, affine=True),
     "BatchNorm2d": nn.BatchNorm2d,
 }
-
+#: Layer -> the plain norm that a user would pick instead, a key of PLAIN.
+BASELINES = {
+    key: {"GN": "GroupNorm", "IN": "InstanceNorm2d", "BN": "BatchNorm2d"}[layer.replaces]
+    for key, layer in NORMS.items()
+} | {"ILMLN": "GroupNorm(1)"}
 #: Compilation takes long, so only these layers and maps are compiled.
 COMPILED_LAYERS = ("ILMGN", "EN")
 COMPILED_SHAPES = ("box head", "res2", "DeepLab head")
 
 
 class Setting(NamedTuple):
-    """How layers are run.
-
-    Attributes:
-        layout: memory format of the input.
-        dtype: of the input and the parameters.
-        one_thread: whether torch uses one thread in place of its current number.
-        without_c: whether the C kernels are disabled, as in a package installed without a compiler.
-    """
+    """How layers are run; ``without_c`` as in a package that was installed without a compiler."""
 
     layout: torch.memory_format = torch.contiguous_format
     dtype: torch.dtype = torch.float32
@@ -89,19 +79,13 @@ SETTINGS_OF_CPU = ("float32", "one thread", "channels last", "bfloat16", "withou
 SETTINGS_OF_CUDA = tuple(name for name in SETTINGS if name not in ("one thread", "without C"))
 
 
-class Case:
-    """A module, or a function that computes it, on an input.
+class Case(NamedTuple):
+    """A layer, a function that computes it, its input and a gradient of its output."""
 
-    Args:
-        module: the layer; its parameters receive gradients.
-        function: the callable to time: the layer, or another way to compute it from the input.
-        x: the input, (N, C, H, W).
-        dy: gradient of the output, same shape.
-    """
-
-    def __init__(self, module: nn.Module, function, x: torch.Tensor, dy: torch.Tensor) -> None:
-        self.module, self.function, self.x, self.dy = module, function, x, dy
-        self.inputs = [x, *module.parameters()]
+    module: nn.Module
+    function: measure.Run
+    x: torch.Tensor
+    dy: torch.Tensor
 
     def forward(self) -> None:
         """Run the forward pass without autograd."""
@@ -114,14 +98,14 @@ class Case:
 
     def both(self) -> None:
         """Run the forward and the backward pass, for the input and the parameters."""
-        torch.autograd.grad(self.function(self.x), self.inputs, self.dy, allow_unused=True)
+        inputs = [self.x, *self.module.parameters()]
+        torch.autograd.grad(self.function(self.x), inputs, self.dy, allow_unused=True)
 
 
 def cases(shape: tuple[int, ...], device: torch.device, setting: Setting) -> dict[str, Case]:
-    """Build name -> case: every layer, every layer unfused ("EN unfused"), and the plain norms.
+    """Build every layer, every layer unfused ("EN unfused"), the plain norms and, on CUDA, Liger's.
 
-    All share one random input of ``shape`` (N, C, H, W) and one random output gradient. On CUDA,
-    "Liger" is Liger-Kernel's GroupNorm, if that package is installed and can compute it.
+    All share one random input of ``shape`` (N, C, H, W) and one random output gradient.
     """
     x, dy = (
         torch.randn(shape, device=device).to(setting.dtype, memory_format=setting.layout)
@@ -133,9 +117,8 @@ def cases(shape: tuple[int, ...], device: torch.device, setting: Setting) -> dic
         module = make(shape[1]).to(device, setting.dtype)
         found[name] = Case(module, module, x, dy)
         if name in NORMS:
-            found[f"{name} unfused"] = Case(
-                module, lambda x, module=module: unfused.forward(module, x), x, dy
-            )
+            apart = lambda x, module=module: unfused.forward(module, x)  # noqa: E731
+            found[f"{name} unfused"] = Case(module, apart, x, dy)
     if device.type == "cuda":
         with suppress(Exception):  # a rival that fails must not stop the others
             from liger_kernel.transformers.group_norm import LigerGroupNorm
@@ -147,50 +130,33 @@ def cases(shape: tuple[int, ...], device: torch.device, setting: Setting) -> dic
     return found
 
 
-def rows(device: torch.device, name: str, rounds: int, shapes: list[str]) -> Iterator[dict]:
-    """Measure each layer on each map in one setting.
+def rows(
+    device: torch.device, name: str, rounds: int, shapes: list[str], layers: list[str]
+) -> Iterator[dict]:
+    """Measure each layer on each map in the setting ``name``: times, ratios and bytes.
 
-    Args:
-        device: device of the layers.
-        name: a key of SETTINGS; in "float32" the unfused layers are measured, too.
-        rounds: number of measurements of each time.
-        shapes: keys of SHAPES.
-
-    Yields:
-        A row: times in seconds, ratios to the plain norm, the unfused layer and a copy of x, and
-        saved and peak bytes of layer and plain norm. On CUDA, also times of replayed CUDA graphs,
-        the number of "launches" of kernels by pass, and against GroupNorm also ratios to Liger's.
+    On CUDA there are also times of replayed graphs, and against GroupNorm ratios to Liger's.
     """
     for shape_name in shapes:
         with SETTINGS[name].applied():
             found = cases(SHAPES[shape_name], device, SETTINGS[name])
-            for layer, baseline in BASELINES.items():
-                case, rivals = found[layer], {"baseline": found[baseline]}
+            for layer in layers:
+                case, plain = found[layer], found[BASELINES[layer]]
+                rivals = {"baseline": plain}
                 if name == "float32":
                     rivals["unfused"] = found[f"{layer} unfused"]
-                if baseline == "GroupNorm" and "Liger" in found:
+                if BASELINES[layer] == "GroupNorm" and "Liger" in found:
                     rivals["Liger"] = found["Liger"]
-                times = _time_passes(case, rivals, rounds, device)
-                of = {"this": case, "baseline": found[baseline]}
-                yield {
-                    **_row_start(layer, shape_name, case),
-                    **times,
-                    "saved bytes": {
-                        who: measure.saved_bytes(case.function, case.x, case.module)
-                        for who, case in of.items()
-                    },
-                    "peak bytes": {
-                        who: measure.peak_bytes(case.both, device) for who, case in of.items()
-                    },
-                }
+                row = _row(layer, shape_name, case, rivals, rounds)
+                for who, of in (("this", case), ("baseline", plain)):
+                    saved = measure.saved_bytes(of.function, of.x, of.module)
+                    row.setdefault("saved bytes", {})[who] = saved
+                    row.setdefault("peak bytes", {})[who] = measure.peak_bytes(of.both, device)
+                yield row
 
 
 def compiled_rows(device: torch.device, rounds: int, shapes: list[str]) -> Iterator[dict]:
-    """Measure layers against themselves and their plain norms under torch.compile.
-
-    It takes the same arguments as :func:`rows`, and yields a row for each layer of COMPILED_LAYERS
-    on each map.
-    """
+    """Measure COMPILED_LAYERS against themselves and their plain norms under torch.compile."""
     for shape_name in shapes:
         found = cases(SHAPES[shape_name], device, Setting())
         for layer in COMPILED_LAYERS:
@@ -199,60 +165,35 @@ def compiled_rows(device: torch.device, rounds: int, shapes: list[str]) -> Itera
             rivals = {"baseline": baseline}
             for who, of in (("compiled", case), ("compiled baseline", baseline)):
                 compiled = torch.compile(of.module, fullgraph=True, dynamic=False)
-                rivals[who] = Case(of.module, compiled, of.x, of.dy)
-            yield {
-                **_row_start(layer, shape_name, case),
-                **_time_passes(case, rivals, rounds, device),
-            }
+                rivals[who] = of._replace(function=compiled)
+            yield _row(layer, shape_name, case, rivals, rounds)
 
 
-def _row_start(layer: str, shape_name: str, case: Case) -> dict:
-    """Return the first entries of a row: layer, plain norm, map, shape and bytes of x."""
-    return {
+def _row(layer: str, shape_name: str, case: Case, rivals: dict[str, Case], rounds: int) -> dict:
+    """Return a row, with times of the passes "forward" and "both" against each of the rivals."""
+    row = {
         "layer": layer,
         "baseline": BASELINES[layer],
         "shape name": shape_name,
         "shape": list(case.x.shape),
         "bytes": case.x.nbytes,
     }
-
-
-def _time_passes(case: Case, rivals: dict[str, Case], rounds: int, device: torch.device) -> dict:
-    """Time a layer's passes, each interleaved with the rivals' passes.
-
-    Returns:
-        "forward" and "both" (forward and backward) -> times as in :func:`_time_against`, for
-        "forward" also of a copy of x. On CUDA also "forward, graph" and "both, graph", of replayed
-        CUDA graphs, and "launches": pass -> number of kernels.
-    """
-    found = {}
-    for pass_name in ("forward", "both"):
-        run = getattr(case, pass_name)
-        others = {who: getattr(rival, pass_name) for who, rival in rivals.items()}
-        if pass_name == "forward":
+    for which in ("forward", "both"):
+        run = getattr(case, which)
+        others = {who: getattr(rival, which) for who, rival in rivals.items()}
+        if which == "forward":
             others["copy"] = case.copy
-        found[pass_name] = _time_against(run, others, rounds, measure.wall)
-        if device.type == "cuda":
-            found.setdefault("launches", {})[pass_name] = measure.launches(run)
+        row[which] = _against(run, others, rounds, measure.wall)
+        if case.x.is_cuda:
             graphs = {who: measure.as_graph(other) for who, other in others.items()}
-            found[f"{pass_name}, graph"] = _time_against(
-                measure.as_graph(run), graphs, rounds, measure.device
-            )
-    return found
+            times = _against(measure.as_graph(run), graphs, rounds, measure.device)
+            row[f"{which}, graph"] = times
+    return row
 
 
-def _time_against(run, others: dict, rounds: int, clock) -> dict:
-    """Time a function against others, in seconds.
-
-    Args:
-        run: the layer's function, without arguments.
-        others: rival -> its function.
-        rounds: number of measurements; a third of it against the slow rival "unfused".
-        clock: :func:`.measure.wall` or :func:`.measure.device`.
-
-    Returns:
-        "seconds": the median of ``run``; and for each rival, "RIVAL seconds", its median, and
-        "over RIVAL": median and quartiles of the ratio, as in :func:`.measure.ratio`.
+def _against(run: measure.Run, others: dict, rounds: int, clock) -> dict:
+    """Time a function, interleaved with each of the others: "seconds", and for each rival
+    "RIVAL seconds", medians both, and "over RIVAL", see :func:`.measure.ratio`.
     """
     row = {}
     for who, other in others.items():

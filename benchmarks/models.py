@@ -22,9 +22,6 @@ NORMS = {
     "EN": ExemplarNorm,
 }
 
-#: The model called ResNet-50, by torchvision's name, and the side of its images in pixels.
-RESNET, SIDE = "resnet50", 224
-
 #: Model -> (norm, baseline) to compare.
 PAIRS = {
     "Mask R-CNN": [("ILMGN", "GN")],
@@ -35,13 +32,7 @@ PAIRS = {
 def rows(device: torch.device, rounds: int) -> Iterator[dict]:
     """Measure training steps of whole models, each norm against its baseline.
 
-    Args:
-        device: device of the models.
-        rounds: number of measurements of each step.
-
-    Yields:
-        For each model and norm, a dict of median seconds, their ratio and peak bytes; for a model
-        whose package is not installed, a dict with "missing".
+    The row of a model whose package is not installed has the reason under "missing".
     """
     for model, make in (("Mask R-CNN", mask_rcnn_steps), ("ResNet-50", resnet_steps)):
         try:
@@ -49,7 +40,7 @@ def rows(device: torch.device, rounds: int) -> Iterator[dict]:
         except ImportError as error:
             yield {"model": model, "missing": f"needs {error.name}"}
             continue
-        times = measure.interleaved(steps, rounds, measure.wall)
+        times = measure.interleaved(steps, rounds)
         for norm, baseline in PAIRS[model]:
             yield {
                 "model": model,
@@ -69,9 +60,6 @@ def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
 
     A step computes losses and gradients, without an optimizer. The image has 800 x 1216 pixels, on
     the CPU 256 x 320; the box head receives 512 proposals in both cases.
-
-    Raises:
-        ImportError: detectron2 is not installed.
     """
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
@@ -81,7 +69,6 @@ def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
     height, width = (800, 1216) if device.type == "cuda" else (256, 320)
 
     def step(norm: str) -> Callable[[], None]:
-        """Build the detector with a norm, and a random image; return its training step."""
         cfg = get_cfg()
         cfg.merge_from_file(str(CONFIGS / f"mask_rcnn_R_50_FPN_batch2_{norm.lower()}.yaml"))
         cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", device.type
@@ -114,25 +101,17 @@ def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
 def resnet_steps(
     device: torch.device, norms: Mapping[str, Callable[[int], nn.Module]] = NORMS
 ) -> dict[str, Callable[[], None]]:
-    """Return norm -> training step of ResNet-50 on random images of SIDE x SIDE pixels.
+    """Return norm -> training step of ResNet-50 on 32 random images, on the CPU 4.
 
-    A step computes loss and gradients, without an optimizer. A batch has 32 images, on the CPU 4.
-
-    Args:
-        device: of model and images.
-        norms: name of the norm -> what builds it, given the number of channels.
-
-    Raises:
-        ImportError: torchvision is not installed.
+    A step computes loss and gradients, without an optimizer.
     """
-    from torchvision.models import get_model
+    from torchvision.models import resnet50
 
     batch = 32 if device.type == "cuda" else 4
-    x, target = torch.randn(batch, 3, SIDE, SIDE, device=device), torch.arange(batch, device=device)
+    x, target = torch.randn(batch, 3, 224, 224, device=device), torch.arange(batch, device=device)
 
     def step(norm_layer) -> Callable[[], None]:
-        """Build ResNet-50 with a norm; return its training step."""
-        model = get_model(RESNET, norm_layer=norm_layer).to(device)
+        model = resnet50(norm_layer=norm_layer).to(device)
         parameters = list(model.parameters())
 
         def run() -> None:

@@ -1,7 +1,6 @@
 """Adaptive normalization layers for detectron2, OpenMMLab and plain PyTorch."""
 
-from . import start as start  # isort: skip  # first of all, before torch is imported
-from . import frameworks, pix2pix
+from . import frameworks
 from .configs import get_config_file
 from .frameworks import register
 from .layers import (
@@ -38,4 +37,3 @@ __all__ = [
 ]
 
 frameworks.install_import_hooks()
-pix2pix.install_import_hooks()

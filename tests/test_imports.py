@@ -7,16 +7,15 @@ import pytest
 
 #: The parts of ilm_plugins, the lowest level first; a part imports only parts of lower levels.
 LEVELS = (
-    {"errors", "start", "version"},
+    {"errors", "version"},
     {"configs", "ops"},
     {"layers"},
     {"checkpoints", "data"},
     {"surgery"},
     {"analysis"},
     {"frameworks"},
-    {"pix2pix"},
+    {"pix2pix", "reproduction"},
     {"cli"},
-    {"reproduction"},
     {"", "__main__"},  # the package's root, which makes the frameworks know the layers
 )
 

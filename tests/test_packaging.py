@@ -3,16 +3,17 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
 
-import defects
 import ilm_plugins
 
 PIP = (sys.executable, "-m", "pip")
@@ -23,9 +24,14 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("ILM_PLUG
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A copy of the tracked files."""
-    folder = tmp_path_factory.mktemp("source")
-    defects.copy(folder)
+    """A copy of the tracked files, as they are in the working tree."""
+    folder, root = tmp_path_factory.mktemp("source"), Path(__file__).parents[1]
+    command = "git", "-C", str(root), "ls-files", "-z"
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (root / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, folder / name, follow_symlinks=False)
     return folder
 
 

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from ilm_plugins import NORMS, freeze, set_radius, use_backend
-from ilm_plugins.frameworks.launch import leave_group
+from ilm_plugins.frameworks.processes import leave_group
 
 
 class Harmful:

@@ -11,7 +11,7 @@ Layers are in the order in which the model calls them, and may be of several cla
 sets of ratios, the same for all images, under ``NAME.mean`` and ``NAME.var``.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,27 +22,42 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..layers import ExemplarNorm, SwitchNorm
+from ..layers import ExemplarNorm
 from ..layers.autoencoder import AutoencoderNorm
+from ..layers.mixture import MixtureNorm
 from ..surgery.common import Match, check_match, evaluating, matches
+
+#: A function that computes values (N, D) from a layer and its input (N, C, *), by suffix of name.
+Compute = Callable[[nn.Module, Tensor], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Ratios:
-    """An EN, SN or SSN layer's ratios for each image: the weights with which it mixes normalizers.
+    """The weights with which an EN, SN or SSN layer mixes its K normalizers, for each image.
 
     Attributes:
         normalizers: names of the K normalizers, of "IN", "LN", "BN" and "GN".
         values: (N, K), each row sums to 1; a row is NaN if nothing of the image reached the layer.
+        scales: (K), the mean absolute ``weight`` of each normalizer; equal where they share one.
     """
 
     normalizers: tuple[str, ...]
     values: Tensor
+    scales: Tensor
 
     @property
     def mean(self) -> Tensor:
         """The mean over images (K), without the rows that are NaN."""
         return self.values.nanmean(0)
+
+    @property
+    def shares(self) -> Tensor:
+        """What each normalizer contributes to the layer's scale (K): mean ratio times scale.
+
+        Shares sum to 1. An EN that was converted from BN has ratios of 1/3 and shares 0, 0 and 1.
+        """
+        parts = self.mean * self.scales
+        return parts / parts.sum()
 
     @property
     def distance(self) -> float:
@@ -64,40 +79,20 @@ class Rescaling:
     beta: Tensor
 
 
-#: A function of a layer and its input (N, C, *); returns suffix of the name -> values (N, D).
-Compute = Callable[[nn.Module, Tensor], Mapping[str, Tensor]]
-
-
-def compute_ratios(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return the ratios of an EN, SN or SSN layer for an input.
-
-    Args:
-        layer: an EN, SN or SSN layer.
-        x: (N, C, *), its input.
-
-    Returns:
-        EN: "" -> (N, K). SN: ".mean" and ".var" -> (N, K) each, with N equal rows.
-    """
+def compute_ratios(layer: MixtureNorm, x: Tensor) -> dict[str, Tensor]:
+    """Return the ratios of a layer for its input: {"": (N, K)}, of SN .mean and .var (N, K)."""
     if isinstance(layer, ExemplarNorm):
         return {"": layer.ratios(x)}
     mean, var = layer.ratios().unsqueeze(1).expand(-1, len(x), -1)
     return {".mean": mean, ".var": var}
 
 
-def compute_rescaling(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return the terms that an ILM layer or AssocNorm adds to its weight and bias for an input.
-
-    Args:
-        layer: an ILM layer or AssocNorm.
-        x: its input (N, C, *).
-
-    Returns:
-        "" -> (N, 2 * key groups): omega - weight, then beta - bias, averaged over each key group.
-    """
+def compute_rescaling(layer: AutoencoderNorm, x: Tensor) -> dict[str, Tensor]:
+    """Return omega - weight, then beta - bias, (N, 2 * key groups), averaged over each group."""
     omega, beta = layer.rescaling(x)
     moved = torch.cat((omega - layer.weight, beta - layer.bias), 1)
-    key_groups = layer.num_key_groups  # without an image, view could not infer the last size
-    return {"": moved.view(len(x), 2 * key_groups, layer.num_channels // key_groups).mean(2)}
+    groups = layer.num_key_groups  # without an image, view could not infer the last size
+    return {"": moved.view(len(x), 2 * groups, layer.num_channels // groups).mean(2)}
 
 
 def collect_ratios(
@@ -125,14 +120,14 @@ def collect_ratios(
             batches of one image.
         OptionError: ``match`` matches no layer.
     """
-    layers = select(model, (ExemplarNorm, SwitchNorm), "EN, SN or SSN", match)
-    found = _gather(model, layers, compute_ratios, batches, forward or model)
-    by_name = {name + part: layer for name, layer in layers.items() for part in PARTS}
-    return {name: Ratios(by_name[name].normalizers, values) for name, values in found.items()}
-
-
-#: Suffixes that :func:`compute_ratios` returns.
-PARTS = ("", ".mean", ".var")
+    layers = select(model, MixtureNorm, "EN, SN or SSN", match)
+    found = {}
+    for name, values in _gather(model, layers, compute_ratios, batches, forward or model).items():
+        layer = layers.get(name) or layers[name.rpartition(".")[0]]
+        k = len(layer.normalizers)
+        scales = layer.weight.detach().abs().view(-1, layer.num_channels).mean(1).expand(k)
+        found[name] = Ratios(layer.normalizers, values, scales.float().cpu())
+    return found
 
 
 def collect_rescaling(
@@ -144,130 +139,75 @@ def collect_rescaling(
     """Run a model on batches, and return omega and beta of its ILM layers and AssocNorms.
 
     It takes the same arguments as :func:`collect_ratios`, raises the same errors, and averages
-    several instances of an image in the same way. The model's mode is restored.
-
-    Returns:
-        Name of the layer -> omega minus weight and beta minus bias for each image, in the order of
-        the first calls.
+    several instances of an image in the same way.
     """
     layers = select(model, AutoencoderNorm, "ILM or AssocNorm", match)
     found = _gather(model, layers, compute_rescaling, batches, forward or model)
     return {name: Rescaling(*values.chunk(2, 1)) for name, values in found.items()}
 
 
-def select(
-    model: nn.Module,
-    kinds: type | tuple[type, ...],
-    words: str,
-    match: Match = None,
-    advice: str = "give a model that was trained with one",
-) -> dict[str, nn.Module]:
-    """Return name -> layer for the layers of some classes whose names match, in the model's order.
-
-    Args:
-        model: any module.
-        kinds: the classes; layers of their subclasses are found, too.
-        words: names of the classes, for the message.
-        match: one or several full names of layers, * for any characters; default: all.
-        advice: end of the UserError's message.
-
-    Raises:
-        UserError: the model has no layer of these classes.
-        OptionError: ``match`` matches none of them.
-    """
-    found = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
+def select(model: nn.Module, kind: type, words: str, match: Match = None) -> dict[str, nn.Module]:
+    """Return name -> layer of a class, which ``words`` name, in the model's order."""
+    found = {name: m for name, m in model.named_modules() if isinstance(m, kind)}
     if not found:
         names = {type(m).__name__ for m in model.modules()}
         others = ", ".join(sorted(name for name in names if "Norm" in name)) or "none"
-        raise UserError(f"the model has no {words} layer, its norms are {others}; {advice}")
+        raise UserError(f"the model has no {words} layer, its norms are {others}; give one with it")
     check_match(match, found)
     return {name: layer for name, layer in found.items() if matches(name, match)}
 
 
 @contextmanager
-def watching(
-    layers: Mapping[str, nn.Module],
-    see: Callable[[str, Mapping[str, Tensor]], None],
-    compute: Compute,
-) -> Iterator[None]:
-    """Compute values from the input of each call of the layers within the block.
-
-    This is done by forward hooks, which are removed at exit; the layers' outputs are unchanged.
-
-    Args:
-        layers: name -> layer.
-        see: is called with the layer's name and the computed values, before the layer runs.
-        compute: computes the values from the layer and its input, without gradients.
-    """
+def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call ``see`` with the name and the input of each call of the layers within the block."""
 
     def hook(name: str, layer: nn.Module, inputs: tuple, named: dict) -> None:
         with torch.no_grad():
-            see(name, compute(layer, *inputs, *named.values()))
+            see(name, *inputs, *named.values())
 
-    handles = [
-        layer.register_forward_pre_hook(partial(hook, name), with_kwargs=True)
-        for name, layer in layers.items()
-    ]
-    try:
+    with ExitStack() as handles:
+        for name, layer in layers.items():
+            handle = layer.register_forward_pre_hook(partial(hook, name), with_kwargs=True)
+            handles.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class MeansOfRatios:
     """Computes mean ratios of EN, SN and SSN layers in single training iterations, for logging.
 
     Between :meth:`start` and :meth:`stop` the ratios are summed on their device; only :meth:`stop`
-    waits for it. Otherwise nothing is computed.
-
-    Args:
-        model: any module; its layers are listed once, here.
-
-    Raises:
-        UserError: the model has no such layers.
+    waits for it. A model without such layers is a UserError.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = select(
-            model,
-            (ExemplarNorm, SwitchNorm),
-            "EN, SN or SSN",
-            advice="there are no ratios to log; leave --ratios-interval, or the RatiosHook, out",
-        )
+        self.layers = select(model, MixtureNorm, "EN, SN or SSN")
         self._hooks = ExitStack()
-        self._sums: dict[str, Tensor] = {}
-        self._counts: Counter[str] = Counter()
+        self._found: dict[str, list[Tensor]] = {}
 
     def start(self) -> None:
         """Begin to sum the ratios of all calls of the layers."""
-        self._sums, self._counts = {}, Counter()
-        self._hooks.enter_context(watching(self.layers, self._see, compute_ratios))
+        self._found = defaultdict(list)
+        self._hooks.enter_context(watching(self.layers, self._see))
 
-    def _see(self, name: str, found: Mapping[str, Tensor]) -> None:
-        """Add the ratios of one call, suffix -> (N, K), to the sums of a layer."""
-        for part, values in found.items():
-            total = values.float().sum(0)
-            self._sums[name + part] = self._sums.get(name + part, 0) + total
-            self._counts[name + part] += len(values)
+    def _see(self, name: str, x: Tensor) -> None:
+        for part, values in compute_ratios(self.layers[name], x).items():
+            count = torch.full((1,), len(values), dtype=torch.float32, device=values.device)
+            self._found[name + part].append(torch.cat((values.float().sum(0), count)))
 
     def stop(self) -> dict[str, float]:
-        """Stop summing, remove the hooks, and return the mean ratios of calls since :meth:`start`.
+        """Return ``ratios/LAYER/NORMALIZER`` -> mean over instances since :meth:`start`.
 
-        Returns:
-            ``ratios/LAYER/NORMALIZER`` -> mean over instances, without layers that got none; for SN
-            LAYER ends in ".mean" or ".var". Empty if :meth:`start` was not called since the last
-            :meth:`stop`.
+        Layers that got no instance are left out; for SN, LAYER ends in ".mean" or ".var".
         """
         self._hooks.close()
+        found, self._found = self._found, {}
         scalars = {}
-        for name, total in self._sums.items():
-            if self._counts[name]:
-                layer = self.layers.get(name) or self.layers[name.rpartition(".")[0]]
-                means = (total / self._counts[name]).tolist()
-                pairs = zip(layer.normalizers, means, strict=True)
-                scalars |= {f"ratios/{name}/{normalizer}": mean for normalizer, mean in pairs}
-        self._sums = {}
+        for name, calls in found.items():
+            layer = self.layers.get(name) or self.layers[name.rpartition(".")[0]]
+            *sums, count = torch.stack(calls).sum(0).tolist()
+            if count:
+                pairs = zip(layer.normalizers, sums, strict=True)
+                scalars |= {f"ratios/{name}/{n}": total / count for n, total in pairs}
         return scalars
 
 
@@ -279,78 +219,43 @@ def _gather(
     batches: Iterable[Sized],
     forward: Callable[[Any], Any],
 ) -> dict[str, Tensor]:
-    """Run a model on all batches, and return the values computed from the layers' inputs.
+    """Return the values (N, D) computed from the layers' inputs, by name and suffix, on the CPU."""
+    calls: dict[str, list[Tensor]] = defaultdict(list)
 
-    The model runs in evaluation mode without gradients; its mode is restored.
-
-    Args:
-        model: the model.
-        layers: name -> layer, of layers in the model.
-        compute: computes the values from a layer and its input.
-        batches: arguments of ``forward``; the length of each is its number of images.
-        forward: runs the model on a batch; its result is ignored.
-
-    Returns:
-        Name of the layer and suffix -> values of all images, (N, D), on the CPU; a row is NaN if
-        nothing of the image reached the layer.
-
-    Raises:
-        UserError: nothing reached any of the layers, or a value is infinite or NaN; see also
-            :func:`collect_ratios`.
-    """
-    calls: dict[str, list[Tensor]] = {}
-
-    def see(name: str, found: Mapping[str, Tensor]) -> None:
-        for part, values in found.items():
+    def see(name: str, x: Tensor) -> None:
+        for part, values in compute(layers[name], x).items():
             if not values.isfinite().all():
                 raise UserError(
                     f"{name} has infinite or NaN values; its parameters or its input have them, too"
                 )
-            calls.setdefault(name + part, []).append(values)
+            calls[name + part].append(values)
 
     gathered = []
-    with evaluating(model), watching(layers, see, compute):
+    with evaluating(model), watching(layers, see):
         for batch in batches:
             calls.clear()
             forward(batch)
             n = len(batch)
-            gathered.append((n, {k: _by_image(k, v, n) for k, v in calls.items()}))
-    widths = {
-        name: values.shape[1]
-        for _, found in gathered
-        for name, values in found.items()
-        if not values.isnan().all()
-    }
+            gathered.append((n, {name: _by_image(name, of, n) for name, of in calls.items()}))
+    seen = [pair for _, found in gathered for pair in found.items()]
+    widths = {name: values.shape[1] for name, values in seen if not values.isnan().all()}
     if not widths:
         raise UserError(
             f"none of the {len(layers)} layers got an input, such as {next(iter(layers))}; "
             "give at least one image, and layers that run in evaluation"
         )
     return {
-        name: torch.cat(
-            [found.get(name, torch.full((n, width), torch.nan)) for n, found in gathered]
-        )
+        name: torch.cat([of.get(name, torch.full((n, width), torch.nan)) for n, of in gathered])
         for name, width in widths.items()
     }
 
 
 def _by_image(name: str, calls: list[Tensor], images: int) -> Tensor:
-    """Average the values of a layer's calls for each image.
+    """Average the values of a layer's calls for each image: (images, D), float32, on the CPU.
 
-    All instances of a batch of one image are that image's; without instances its row is NaN. Means
-    are computed in float64, so that the mean of equal rows, as of SN's, is exactly this row.
-
-    Args:
-        name: the layer's name, for the message.
-        calls: values of each call, (instances, D).
-        images: number of images in the batch.
-
-    Returns:
-        (images, D), float32, on the CPU.
-
-    Raises:
-        UserError: the batch has several images, and a call has another number of instances.
+    All instances of a batch of one image are that image's; without instances its row is NaN.
     """
+    # In float64, so that the mean of equal rows, such as SN's, is exactly this row.
     if images == 1:
         return torch.cat(calls).cpu().double().mean(0, keepdim=True).float()
     if any(len(values) != images for values in calls):

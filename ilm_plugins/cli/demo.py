@@ -1,120 +1,107 @@
-"""Train small models on the generated `shapes`, print their COCO AP and draw predictions."""
+"""Train small detectors on the generated `shapes`, print their COCO AP and draw predictions."""
 
 import argparse
 import hashlib
 import json
-import math
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..errors import missing
-from ..frameworks.command import add_traceback, command, config_file, example, user_path
-from . import environment, train_net
+from .. import checkpoints
+from ..frameworks import OpenConfig, environment, open_config, record
+from ..frameworks.options import RunOptions
+from . import train
+from .command import command, config_file, example, user_path
+
+#: Number of images in the picture, and least score, 0 to 1, of a prediction that is drawn.
+COUNT, MIN_SCORE = 6, 0.6
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``tools/demo.py``: parse ``argv`` (``sys.argv[1:]`` if None).
-
-    Returns:
-        The exit status: 0; that of the first training that failed, see :func:`.train_net.main`; 2
-        after any other error, printed as one line; 128 + its number after a signal.
-
-    Raises:
-        SystemExit: the command line is invalid, or asks for help.
-    """
-    parser = argparse.ArgumentParser(
+    """Run the command line ``argv``, or ``sys.argv[1:]``; return the exit status."""
+    p = argparse.ArgumentParser(
         description=__doc__,
         epilog=example("demo ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "configs", nargs="+", type=config_file, metavar="CONFIG", help="detectron2 yaml"
-    )
-    parser.add_argument("--output", type=user_path, default="output/demo", metavar="FOLDER")
-    parser.add_argument(
+    p.add_argument("configs", nargs="+", type=config_file, metavar="CONFIG", help="detectron2 yaml")
+    p.add_argument("--output", type=user_path, default="output/demo", metavar="FOLDER")
+    p.add_argument(
         "--record",
         type=user_path,
         metavar="FOLDER",
         help="also write the results and the last picture there",
     )
-    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
-    add_traceback(parser)
-    args = parser.parse_args(argv)
-    return command(lambda: run(args), args, resumes=False)
+    p.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
+    args = p.parse_args(argv)
+    return command(lambda: run(args))
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train and evaluate each config, draw predictions, and print a table of AP and time.
-
-    Training runs on the CPU. The run folder of a config is OUTPUT/NAME, where NAME is its file name
-    without suffix; ``predictions.png`` is written there, too. With ``args.record`` the table and
-    the last picture are also written to that folder; see :func:`write_record`.
-
-    Returns:
-        0, or the exit status of the first training that failed; the remaining configs are then not
-        trained, and no table is printed.
-
-    Raises:
-        UserError: detectron2 is not installed, or predictions cannot be drawn.
-    """
-    try:
-        from ..frameworks.detectron2.checks import load_config
-        from ..frameworks.detectron2.picture import draw_predictions
-    except ImportError as error:
-        raise missing("the demo", error) from error
-
+def run(args: argparse.Namespace) -> None:
+    """Train each config on the CPU in OUTPUT/NAME, draw predictions, and print a table."""
     results = []
     for config in args.configs:
         folder = args.output / Path(config).stem
-        options = ["--config-file", config, "--num-gpus", "0", *["--traceback"] * args.traceback]
-        overrides = ["OUTPUT_DIR", str(folder), *args.opts]
-        start = time.perf_counter()
-        status = train_net.main([*options, *overrides])
-        if status:
-            return status
-        seconds = time.perf_counter() - start
-        weights = ["MODEL.WEIGHTS", str(folder / "model_final.pth")]
-        cfg = load_config(train_net.parser().parse_args([*options, *overrides, *weights]))
-        draw_predictions(cfg, folder / "predictions.png")
-        norm, (box, mask) = cfg.MODEL.ROI_BOX_HEAD.NORM, _last_ap(folder)
-        result = {"config": Path(config).name, "norm": norm, "box AP": box, "mask AP": mask}
-        results.append({**result, "seconds": round(seconds)})
+        overrides = ("OUTPUT_DIR", str(folder), *args.opts)
+        train.run(RunOptions(config, overrides))
+        opened = open_config(config, overrides)
+        picture = folder / "predictions.png"
+        draw_predictions(opened, folder / "model_final.pth", picture)
+        found = record.read(folder)
+        metrics = found["metrics"][record.PLAIN]
+        result = {
+            "config": Path(config).name,
+            "norm": opened.config.MODEL.ROI_BOX_HEAD.NORM,
+            "box AP": round(metrics["bbox/AP"], 2),
+            "mask AP": round(metrics["segm/AP"], 2),
+            "seconds": round(found["seconds"]),
+        }
+        results.append((result, picture))
     print(f"\n{'box head norm':14} {'box AP':>7} {'mask AP':>8} {'seconds':>8}   picture")
-    for one, config in zip(results, args.configs, strict=True):
-        norm, box, mask, seconds = (one[key] for key in ("norm", "box AP", "mask AP", "seconds"))
-        picture = args.output / Path(config).stem / "predictions.png"
+    for result, picture in results:
+        _, norm, box, mask, seconds = result.values()
         print(f"{norm:14} {box:7.1f} {mask:8.1f} {seconds:8}   {picture}")
     if args.record is not None:
-        write_record(results, picture, args.record)
-    return 0
+        write_record([result for result, _ in results], picture, args.record)
 
 
-def _last_ap(folder: Path) -> tuple[float, float]:
-    """Return box AP and mask AP, in percent, of the last evaluation in a run folder.
+def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
+    """Write a PNG of some test images, each with the ground truth beside the predictions."""
+    import numpy as np
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.utils.visualizer import Visualizer
+    from PIL import Image
 
-    Mask AP is NaN for a detector without masks.
-    """
-    lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
-    metrics = [line for line in lines if "bbox/AP" in line][-1]
-    return round(metrics["bbox/AP"], 2), round(metrics.get("segm/AP", math.nan), 2)
+    from ..data.images import read_image
+
+    (name, *_) = opened.config.DATASETS.TEST
+    records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
+    inference = opened.inference()
+    inference.model.load_state_dict(checkpoints.read(checkpoint)["model"])
+    inference.model.eval()
+    number = min(COUNT, len(records))
+    tiles = []
+    for entry in (records[i * len(records) // number] for i in range(number)):
+        image = np.asarray(read_image(entry["file_name"]))
+        with torch.no_grad():
+            found = inference.forward([image])[0]["instances"].to("cpu")
+        truth, predicted = (Visualizer(image, metadata, scale=2) for _ in range(2))
+        drawn = (
+            truth.draw_dataset_dict(entry),
+            predicted.draw_instance_predictions(found[found.scores >= MIN_SCORE]),
+        )
+        tiles.append(np.concatenate([one.get_image() for one in drawn], 1))
+    # Rows of three pairs, the ground truth at the left.
+    rows = [np.concatenate(tiles[i : i + 3], 1) for i in range(0, number - number % 3 or 1, 3)]
+    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)
 
 
-def write_record(results: list[dict[str, Any]], picture: Path, folder: Path) -> None:
-    """Write ``demo.json`` and ``demo.png`` to a folder, as ``docs/`` has them.
-
-    Args:
-        results: config, norm, AP in percent and seconds of each training; goes to demo.json with
-            torch's version, the processor, its threads, the commit and the SHA-256 of the picture.
-        picture: the PNG to copy.
-        folder: an existing folder, in which older files of these names are replaced.
-    """
+def write_record(results: list[dict], picture: Path, folder: Path) -> None:
+    """Write ``demo.json`` and ``demo.png`` to a folder, as ``docs/`` has them."""
     # The commit is read first: in a checkout's docs/ the new picture would count as a change.
-    record = {
+    found = {
         "results": results,
         "picture": hashlib.sha256(picture.read_bytes()).hexdigest(),
         "torch": torch.__version__,
@@ -123,4 +110,4 @@ def write_record(results: list[dict[str, Any]], picture: Path, folder: Path) -> 
         "commit": environment.commit(),
     }
     shutil.copyfile(picture, folder / "demo.png")
-    (folder / "demo.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / "demo.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

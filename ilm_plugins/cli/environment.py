@@ -4,10 +4,6 @@ import importlib
 import importlib.metadata
 import os
 import platform
-import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,7 +14,6 @@ from ..ops import cpu
 from ..ops.backends import VARIABLE
 from ..version import __version__
 
-ROOT = Path(__file__).parents[2]
 #: OpenMMLab's packages, under their import names.
 OPENMMLAB = ("mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain")
 #: Package -> where its configs name norms.
@@ -30,13 +25,7 @@ SETTINGS = {
 
 
 def report() -> str:
-    """Return a text of one line a component, for bug reports; this imports all frameworks.
-
-    They are the versions of this package, Python, torch (with CUDA and the GPUs), torchvision and
-    Triton; the backend as its environment variable sets it, or "auto"; the C kernels; and the
-    version of each framework, where detectron2's, mmcv's and MMEngine's lines also list those of
-    this package's norms that they know.
-    """
+    """Return a text of one line a component, for bug reports; this imports all frameworks."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpus = [torch.cuda.get_device_name(i) for i in range(count)]
     cuda = f"{torch.version.cuda}, {', '.join(gpus)}" if gpus else "not available"
@@ -70,14 +59,7 @@ def _version(package: str) -> str:
 
 
 def _describe_framework(package: str) -> str:
-    """Return the version of a framework, with the keys that it resolves to this package's layers.
-
-    The framework is imported. No error is raised: the text is "not installed" for a missing
-    framework, and contains "cannot be used: REASON" if importing it or building a norm fails.
-
-    Args:
-        package: its import name; keys are listed for those in :data:`SETTINGS`.
-    """
+    """Return the version of a framework, and the keys for which it builds this package's layers."""
     if not installed(package):
         return "not installed"
     found = []
@@ -105,23 +87,3 @@ def _build(package: str, key: str) -> nn.Module:
     from mmengine.registry import MODELS
 
     return MODELS.build({"type": key, "num_channels": 64})
-
-
-def commit() -> str | None:
-    """Return the checkout's commit, 12 hexadecimal digits; None outside a git checkout.
-
-    "+changes" follows if tracked files differ from the commit. None is also returned if git fails
-    or is not installed.
-    """
-    if not (ROOT / ".git").exists() or shutil.which("git") is None:
-        return None
-    words = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes"]
-    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
-    return done.stdout.strip() or None
-
-
-def processor() -> str:
-    """Return the name of this machine's CPU, such as "Intel Xeon"."""
-    info = Path("/proc/cpuinfo")
-    match = re.search(r"model name\s*:\s*(.+)", info.read_text() if info.is_file() else "")
-    return match[1].strip() if match else platform.processor() or platform.machine()

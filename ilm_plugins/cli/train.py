@@ -4,12 +4,10 @@ import argparse
 from collections.abc import Sequence
 from importlib import import_module
 
-import torch
-
 from ..errors import UserError, missing
 from ..frameworks import PACKAGES, framework_of, installed
 from ..frameworks.options import RunOptions
-from ..frameworks.processes import check_processes, launch
+from ..frameworks.processes import available_gpus, check_processes, launch
 from .command import command, config_file, example, positive
 
 
@@ -63,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--num-gpus",
         type=int,
-        default=min(1, torch.cuda.device_count()),
+        default=min(1, available_gpus()),
         metavar="N",
         help="GPUs a machine, 0 for the CPU; default: 1 if any",
     )

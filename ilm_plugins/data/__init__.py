@@ -1,34 +1,28 @@
-"""Data sets that the package generates, and readers of packed archives and image folders."""
+"""The generated dataset `shapes`, and folders of images to analyze."""
 
 from pathlib import Path
 
-from .classes import SHAPES
+from ..errors import UserError
 
-__all__ = ["SHAPES", "ensure_shapes"]
+#: Class -> RGB colour, 0..255, to draw it in; from the palette of Okabe and Ito, whose colours
+#: people with colour blindness can tell apart, too.
+SHAPES = {
+    "circle": (230, 159, 0),
+    "square": (86, 180, 233),
+    "triangle": (0, 158, 115),
+    "star": (204, 121, 167),
+}
 
 
 def ensure_shapes(folder: Path, **options: int) -> None:
-    """Write the generated data set `shapes` to a folder, unless its ``shapes.json`` is there.
-
-    An existing data set is left as it is, even if it was made with other options.
-
-    Args:
-        folder: the folder, which must be named "shapes".
-        options: arguments of :func:`.shapes.write_shapes`.
-
-    Raises:
-        ValueError: the data set is missing and the folder has another name, or an option is out of
-            range.
-        FileExistsError: the folder exists without ``shapes.json``.
-        OSError: the folder cannot be written.
-    """
+    """Write `shapes` with the options of ``write_shapes``, unless the folder has a shapes.json."""
     if (folder / "shapes.json").exists():
         return
     if folder.name != "shapes":
-        raise ValueError(
+        raise UserError(
             f"shapes is not in {str(folder)!r}, and is generated only in a folder called 'shapes'; "
             "give one"
         )
-    from .shapes import write_shapes
+    from .shapes import write_shapes  # needs numpy and Pillow
 
     write_shapes(folder.parent, **options)

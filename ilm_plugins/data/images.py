@@ -1,4 +1,4 @@
-"""Images to analyze: a folder, with or without class folders, or a packed archive."""
+"""Images to analyze: a folder, with or without class folders."""
 
 import difflib
 import os
@@ -10,59 +10,37 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import UserError
-from .packed import read_packed
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def read_image(path: str | os.PathLike) -> Image.Image:
-    """Read an image file as RGB, turned upright by its EXIF orientation.
-
-    Raises:
-        OSError: the file is missing or not an image, or a value has more than 8 bits.
-    """
+    """Read an image file as RGB, turned upright by its EXIF orientation."""
     with Image.open(path) as image:
         if image.mode.startswith(("I", "F")):  # Pillow would cut all values off at 255
-            raise OSError(f"its values are of mode {image.mode!r}, expected 8 bits; convert it")
+            raise UserError(
+                f"{path} has values of mode {image.mode!r}, expected 8 bits; convert it"
+            )
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
 @dataclass(frozen=True)
 class Images:
-    """A sequence of images; files are decoded when indexed.
+    """A sequence of images, (H, W, 3) RGB uint8, decoded when indexed.
 
-    Attributes:
-        names: file names relative to the folder, or "0", "1", ... for images of an archive.
-        labels: class of each image, an index of ``classes``; None without classes.
-        classes: names of the classes; empty without classes.
-        sources: files, or decoded images, (H, W, 3) RGB uint8.
+    ``labels`` has each image's index in ``classes``; without class folders it is None.
     """
 
     names: Sequence[str]
     labels: Sequence[int] | None
     classes: Sequence[str]
-    sources: Sequence[Path | np.ndarray]
+    files: Sequence[Path]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Return an image as (H, W, 3) RGB uint8, turned upright by its EXIF orientation.
-
-        A decoded image is returned as it is, not as a copy.
-
-        Raises:
-            UserError: the file is missing or unreadable.
-        """
-        source = self.sources[index]
-        if isinstance(source, np.ndarray):
-            return source
-        try:
-            return np.asarray(read_image(source))
-        except Exception as error:  # a broken file can raise anything
-            raise UserError(
-                f"image {source} is unreadable ({' '.join(str(error).split())}); fix or remove it"
-            ) from error
+        return np.asarray(read_image(self.files[index]))
 
     def class_of(self, index: int) -> str:
         """Return the name of an image's class; "" without classes."""
@@ -73,7 +51,7 @@ class Images:
         return "\n".join(filter(None, (self.class_of(index), Path(self.names[index]).name)))
 
     def batches(self, size: int) -> Iterator[list[np.ndarray]]:
-        """Yield all images, (H, W, 3) uint8 each, in lists of ``size``; the last may be shorter."""
+        """Yield all images in lists of ``size``; the last list may be shorter."""
         for start in range(0, len(self), size):
             yield [self[i] for i in range(start, min(start + size, len(self)))]
 
@@ -81,71 +59,37 @@ class Images:
 def open_images(
     path: str | os.PathLike, limit: int | None = None, classes: Sequence[str] = ()
 ) -> Images:
-    """List the images of a folder of class folders, a flat folder or a packed ``.npz``.
+    """List the images of a folder of class folders, or of a flat folder, in the order of names.
 
-    Args:
-        path: the folder, or an archive in the format of :mod:`ilm_plugins.data.packed`.
-        limit: number of images to keep, evenly spaced over all (of the chosen classes), so that all
-            classes are represented; default: all.
-        classes: names of the classes to keep, in the order that they then have; default: all.
-
-    Raises:
-        UserError: the path does not exist, there are no images, the folder holds both images and
-            class folders, the archive is invalid, or there is no class of a given name. A broken
-            image file is found when indexed.
+    Only ``classes`` are kept, in this order, if given; of their images ``limit``, evenly spaced.
     """
     path = Path(path).expanduser()
-    if path.suffix == ".npz":
-        decoded, labels, names = read_packed(path)
-        images = Images([str(i) for i in range(len(decoded))], labels, names, decoded)
-    else:
-        images = _list_folder(path)
+    images = _list_folder(path)
     if not len(images):
-        raise UserError(f"{path}: no image there; expected {', '.join(ENDINGS)}, or an .npz")
-    if classes:
-        images = _of_classes(path, images, classes)
-    if limit is None or limit >= len(images):
-        return images
-    return _take(images, [i * len(images) // limit for i in range(limit)])
-
-
-def _of_classes(path: Path, images: Images, classes: Sequence[str]) -> Images:
-    """Return the images of some classes, given by name; ``path`` is for the message.
-
-    Raises:
-        UserError: a class is unknown, or the images have no classes.
-    """
+        raise UserError(f"{path}: no image there; expected {', '.join(ENDINGS)}")
     for name in classes:
         if name not in images.classes:
             near = difflib.get_close_matches(name, images.classes, 4, 0) or ["none"]
             raise UserError(f"{path} has no class {name!r}; near ones are {', '.join(near)}")
-    classes = tuple(dict.fromkeys(classes))
-    kept = _take(images, [i for i in range(len(images)) if images.class_of(i) in classes])
-    labels = [classes.index(kept.class_of(i)) for i in range(len(kept))]
-    return Images(kept.names, labels, classes, kept.sources)
-
-
-def _take(images: Images, chosen: Sequence[int]) -> Images:
-    """Return the images of some indices."""
-    names, labels, sources = (
-        None if items is None else [items[i] for i in chosen]
-        for items in (images.names, images.labels, images.sources)
+    chosen = [i for i in range(len(images)) if not classes or images.class_of(i) in classes]
+    if limit is not None and limit < len(chosen):
+        chosen = [chosen[i * len(chosen) // limit] for i in range(limit)]
+    kept = tuple(dict.fromkeys(classes)) or images.classes
+    labels = None
+    if images.labels is not None:
+        labels = [kept.index(images.class_of(i)) for i in chosen]
+    return Images(
+        [images.names[i] for i in chosen], labels, kept, [images.files[i] for i in chosen]
     )
-    return Images(names, labels, images.classes, sources)
 
 
 def _list_folder(path: Path) -> Images:
-    """List the images below a folder, sorted by path; folders directly in it are classes.
+    """List a folder's images at any depth, sorted by path; folders directly in it are classes.
 
-    Files are images by the end of their name, at any depth. Files and folders whose names begin
-    with a dot are left out. A folder without images is no class; without any images at all, the
-    list is empty. A class may be a link to a folder; links within a class are not followed.
-
-    Raises:
-        UserError: the folder is missing, or holds both images and class folders.
+    Names that begin with a dot are skipped. A class may be a link to a folder.
     """
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder; give a folder of images, or a packed .npz")
+        raise UserError(f"{path}: no such folder; give a folder of images")
     within = (p for child in path.iterdir() for p in (child, *child.rglob("*")))
     files = sorted(
         p
@@ -159,10 +103,9 @@ def _list_folder(path: Path) -> Images:
     if any(in_classes) and not all(in_classes):
         raise UserError(
             f"{path} holds images, such as {names[in_classes.index(False)]}, and folders of "
-            "images; give a folder of class folders, or one of images alone"
+            "images; give a folder of class folders, or one of images only"
         )
     if not any(in_classes):
         return Images(names, None, (), files)
-    classes = sorted({Path(name).parts[0] for name in names})
-    labels = [classes.index(Path(name).parts[0]) for name in names]
-    return Images(names, labels, classes, files)
+    classes = tuple(sorted({Path(name).parts[0] for name in names}))
+    return Images(names, [classes.index(Path(name).parts[0]) for name in names], classes, files)

@@ -1,11 +1,9 @@
 """Integration with detectron2 and OpenMMLab; code specific to a framework is only in here."""
 
-import importlib.util
-
 from torch import nn
 
 from ..layers import NORMS
-from .config import PACKAGES, OpenConfig, framework_of, open_config
+from .config import PACKAGES, OpenConfig, framework_of, installed, open_config
 
 __all__ = [
     "PACKAGES",
@@ -18,28 +16,20 @@ __all__ = [
 ]
 
 
-def installed(framework: str) -> bool:
-    """Whether a package can be imported; a folder of that name without code does not count."""
-    spec = importlib.util.find_spec(framework)
-    return spec is not None and spec.origin is not None
-
-
 def install_import_hooks() -> None:
     """Make the names of this package's layers valid in the configs of every framework.
 
     It also registers the data set `shapes` in detectron2, and networks and data sets in OpenMMLab,
-    makes this package's configs valid bases of a config, and has "precise BN" reach EN, SN and SSN.
-    This function imports no framework; one that is imported later learns the names then. Calling it
-    again does no harm.
+    and makes this package's configs valid bases of a config. It imports no framework; a framework
+    that is imported later learns the names then. Calling it again does no harm.
     """
-    from . import openmmlab, precise_bn
+    from . import openmmlab
     from .detectron2 import datasets, norms, shipped_configs
 
     norms.install_import_hooks()
     datasets.install_import_hooks()
     shipped_configs.install_import_hooks()
     openmmlab.install_import_hooks()
-    precise_bn.install_import_hooks()
 
 
 def register(key: str, layer: type[nn.Module]) -> None:

@@ -1,5 +1,6 @@
 """Open a config of either framework: the config itself, its model and its preprocessing."""
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,14 +65,18 @@ def open_config(path: str, overrides: Sequence[str] = (), device: str = "cpu") -
         UserError: there is no such file, or its framework is not installed. Errors of reading the
             config pass unchanged.
     """
-    from . import installed
-
     path = configs.resolve(path)
     framework = framework_of(path)
     if not installed(PACKAGES[framework]):
         raise missing(path, PACKAGES[framework])
     module = import_module(f"{__package__}.{framework}.config")
     return OpenConfig(framework, path, module.load_config(path, overrides, device), device)
+
+
+def installed(framework: str) -> bool:
+    """Whether a package can be imported; a folder of that name without code does not count."""
+    spec = importlib.util.find_spec(framework)
+    return spec is not None and spec.origin is not None
 
 
 def framework_of(path: str) -> str:

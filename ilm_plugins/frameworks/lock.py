@@ -6,6 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..checkpoints import remove_partial
 from ..errors import UserError
 
 #: Seconds to wait for the data loader processes of a killed training, which hold its lock.
@@ -14,7 +15,10 @@ PATIENCE = 10
 
 @contextmanager
 def lock(folder: str | Path) -> Iterator[None]:
-    """Lock an output folder, made if missing; UserError if another training has locked it."""
+    """Lock an output folder, made if missing; UserError if another training has locked it.
+
+    What killed writes left in it is removed.
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     held = FileLock(Path(folder, ".lock"))
     try:
@@ -25,4 +29,5 @@ def lock(folder: str | Path) -> Iterator[None]:
             "another folder"
         ) from None
     with held:
+        remove_partial(folder)
         yield

@@ -60,10 +60,15 @@ def launch(main: Main, options: RunOptions) -> None:
 
 
 def work(main: Main, options: RunOptions) -> None:
-    """Call ``main`` in one process of a run, then leave the process group, if there is one."""
+    """Call ``main`` in one process of a run, and end with the others."""
     if options.num_gpus == 0:
         keep_freed_memory()
     main(options)
+    leave_group()
+
+
+def leave_group() -> None:
+    """Wait for the other processes, then leave the process group, if there is one."""
     # Models in reference cycles keep the group alive, and its threads may abort the interpreter.
     gc.collect()
     if distributed.is_initialized():
@@ -84,9 +89,14 @@ def keep_freed_memory() -> None:
         mallopt(mmap_threshold, 2**30)
 
 
+def available_gpus() -> int:
+    """The number of GPUs that torch can use; 0 with a driver that is too old."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def check_processes(options: RunOptions) -> None:
     """Raise UserError unless the numbers of GPUs, processes and machines fit together."""
-    available = torch.cuda.device_count()
+    available = available_gpus()
     if not 0 <= options.num_gpus <= available:
         choice = f"0 to {available}" if available else "0, the CPU"
         raise UserError(

@@ -49,7 +49,7 @@ class AdaptiveNorm(nn.GroupNorm):
     network: Callable[[], Network] | None = None
     #: Whether :func:`freeze` has frozen the layer.
     frozen: bool = False
-    #: The plain norm that the layer replaces: "GN", "IN" or "BN".
+    #: The plain norm that surgery replaces by exactly this class, no subclass: "GN", "IN" or "BN".
     replaces: ClassVar[str | None] = None
     #: The hook, of both frameworks, that a training with the layer needs.
     training_hook: ClassVar[str | None] = None

@@ -78,6 +78,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
     """
 
+    replaces = "BN"
     num_batches_tracked: Tensor | None
     initial_values: ClassVar[Mapping[str, float]] = {
         **MixtureNorm.initial_values,

@@ -101,6 +101,7 @@ class ILMLayerNorm(ILMGroupNorm, nn.GroupNorm):
     It is :class:`ILMGroupNorm` with each instance standardized as one group.
     """
 
+    replaces = "GN"
     network = ILMGroupNorm.network
 
     @takes_options_of(ILMGroupNorm)

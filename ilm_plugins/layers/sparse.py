@@ -35,6 +35,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
     variances, zeros while they are not fixed.
     """
 
+    replaces = "BN"
     initial_values: ClassVar[Mapping[str, float]] = {
         **SwitchNorm.initial_values,
         "radius": 0.0,

@@ -35,6 +35,7 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
     :class:`~ilm_plugins.layers.mixture.MixtureNorm`.
     """
 
+    replaces = "BN"
     initial_values: ClassVar[Mapping[str, float]] = {
         **MixtureNorm.initial_values,
         "mean_weight": 1.0,

@@ -5,43 +5,29 @@ training follow the paper's appendix 6 (here "the appendix"); ``norm_cfg`` selec
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
+import numpy as np
 import torch
-from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.model import BaseDataPreprocessor, BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ..frameworks.openmmlab.norms import TORCH_NORMS, register
+from ..frameworks.openmmlab.norms import TORCH_NORMS
 from ..layers import OptionError
 from ..layers.mixture import MixtureNorm
 
 #: At batch size 1 the appendix's batch norm is instance norm, with scale and shift.
 INSTANCE_NORM = {"type": "IN", "affine": True}
 
-#: GAN objective -> the loss of logits (any shape) against a label, 1 for real and 0 for fake.
-OBJECTIVES = {"vanilla": F.binary_cross_entropy_with_logits, "lsgan": F.mse_loss}
-
 _LEAK = 0.2
 
 
 def build_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
-    """Build the norm layer of an MMEngine ``norm_cfg``.
-
-    Args:
-        norm_cfg: "type" is a name or a class, "requires_grad" (default: True) applies to all
-            parameters, and the rest are arguments of the layer; None for the identity. It is not
-            changed.
-        channels: number of channels of the input.
-
-    Raises:
-        KeyError: there is no type, or it is the name of a norm neither in
-            :data:`~ilm_plugins.frameworks.openmmlab.norms.TORCH_NORMS` nor in MMEngine's
-            ``MODELS``. Errors of the layer's constructor pass unchanged.
-    """
+    """Build the norm of an MMEngine ``norm_cfg``, or the identity for None."""
     if norm_cfg is None:
         return nn.Identity()
     options = dict(norm_cfg)
@@ -57,14 +43,7 @@ def build_norm(norm_cfg: dict | None, channels: int) -> nn.Module:
 def _conv_and_norm(
     conv: type[nn.Module], in_channels: int, channels: int, norm_cfg: dict | None, stride: int = 2
 ) -> list[nn.Module]:
-    """Build a 4 x 4 convolution, padded by 1, and the norm after it, as [convolution, norm].
-
-    Args:
-        conv: nn.Conv2d or nn.ConvTranspose2d.
-        in_channels, channels: channels of the convolution's input and output.
-        norm_cfg: see :func:`build_norm`; None for a convolution with a bias, and the identity.
-        stride: of the convolution.
-    """
+    """Return a 4 x 4 convolution, padded by 1, and its norm; without one, a bias and Identity."""
     bias = norm_cfg is None
     return [
         conv(in_channels, channels, 4, stride, padding=1, bias=bias),
@@ -82,35 +61,25 @@ def _initialize(module: nn.Module) -> None:
 
 
 class SteadyDropout(nn.Dropout):
-    """Dropout that can also be active in evaluation, as in the paper, but with a fixed mask.
-
-    In evaluation, all inputs (N, C, H, W) of the same C, H and W get the same mask.
-
-    Args:
-        p: probability that an element is zeroed; the others are divided by 1 - p.
-        in_evaluation: whether elements are dropped in evaluation, too.
-    """
-
-    def __init__(self, p: float = 0.5, in_evaluation: bool = False) -> None:
-        super().__init__(p)
-        self.in_evaluation = in_evaluation
+    """Dropout that is active in evaluation, too, with one mask for all inputs of a shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zero random elements of x, (N, C, H, W), in training and, if chosen, in evaluation."""
-        if self.training or not self.in_evaluation:
+        if self.training:
             return super().forward(x)
         same = torch.Generator().manual_seed(0)
         kept = torch.rand(x.shape[1:], generator=same) >= self.p
         return x * (kept / (1 - self.p)).to(x)
 
 
+@MODELS.register_module()
 class UNetGenerator(nn.Module):
     """The U-Net of the appendix: C64-C128-C256-C512-...-C512 down, and the mirror image up.
 
     Every layer is a 4 x 4 convolution of stride 2. Each layer up also receives the output of the
     layer down with the same resolution (skip connections). Convolutions without a norm have a bias:
     the first layer, the last, and the innermost layer down, whose output is one pixel at the
-    default depth and hence has no variance. 54.4 M parameters at 256 x 256.
+    default depth and hence has no variance. 54.4 M parameters at 256 x 256. As in the paper dropout
+    is the only noise, and active in evaluation, too; there it has the same mask for all images.
 
     Shape: (N, in_channels, H, W) to (N, out_channels, H, W) in -1..1; H and W are multiples of
     ``2 ** depth``.
@@ -122,13 +91,11 @@ class UNetGenerator(nn.Module):
         depth: number of layers down, at least 2; default: log2(size), down to one pixel.
         norm_cfg: config of the norms; None for no norms.
         dropout: probability of dropout in the three innermost layers up; 0 for no dropout.
-        dropout_in_evaluation: whether dropout is active in evaluation too, as in the paper; see
-            :class:`SteadyDropout`.
 
     Raises:
         OptionError: the depth is below 2, or no depth is given and the size is not a power of 2; on
             a forward pass, a side of the input is not a multiple of ``2 ** depth``.
-        KeyError: the type of ``norm_cfg`` is unknown; see :func:`build_norm`.
+        KeyError: the type of ``norm_cfg`` is unknown.
     """
 
     def __init__(
@@ -140,7 +107,6 @@ class UNetGenerator(nn.Module):
         depth: int | None = None,
         norm_cfg: dict | None = INSTANCE_NORM,
         dropout: float = 0.5,
-        dropout_in_evaluation: bool = False,
     ) -> None:
         super().__init__()
         if depth is None:
@@ -164,7 +130,7 @@ class UNetGenerator(nn.Module):
         for i, channels in enumerate([*reversed(widths[:-1]), out_channels]):
             last = i == depth - 1
             drops = dropout > 0 and i < 3 and not last
-            drop = SteadyDropout(dropout, dropout_in_evaluation) if drops else nn.Identity()
+            drop = SteadyDropout(dropout) if drops else nn.Identity()
             norm = None if last else norm_cfg
             layers = _conv_and_norm(nn.ConvTranspose2d, in_channels, channels, norm)
             self.up.append(nn.Sequential(nn.ReLU(), *layers, drop))
@@ -177,11 +143,6 @@ class UNetGenerator(nn.Module):
         return 2**self.depth
 
     def forward(self, x: Tensor) -> Tensor:
-        """Translate images (N, in_channels, H, W) in -1..1 to (N, out_channels, H, W) in -1..1.
-
-        Raises:
-            OptionError: H or W is not a multiple of :attr:`multiple`, 2 ** depth.
-        """
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise OptionError(
                 f"UNetGenerator: {x.shape[2]} x {x.shape[3]} pixels, but depth={self.depth} takes "
@@ -199,6 +160,7 @@ class UNetGenerator(nn.Module):
         return x.tanh()
 
 
+@MODELS.register_module()
 class PatchDiscriminator(nn.Module):
     """The PatchGAN of the appendix: C64-C128-C256-C512, and a logit for each patch.
 
@@ -239,29 +201,17 @@ class PatchDiscriminator(nn.Module):
         _initialize(self)
 
     def forward(self, inputs: Tensor, images: Tensor) -> Tensor:
-        """Return the logits of (input, image) pairs; see the class for the shapes."""
         return self.layers(torch.cat([inputs, images], 1))
 
 
+@MODELS.register_module()
 class PairPreprocessor(BaseDataPreprocessor):
-    """Moves batches to the model's device and scales images from 0..255 to -1..1.
+    """Stacks and scales the images of a batch to -1..1, as the arguments of Pix2Pix.forward.
 
-    Takes a dict of ``input`` and ``target``, each a list or batch of (3, H, W) uint8 tensors of one
-    size, and ``name``, a list; ``target`` and ``name`` may be missing. Returns the arguments of
-    :meth:`Pix2Pix.forward`.
+    A batch has "input" and maybe "target", lists of (3, H, W) uint8 of one size, and "name".
     """
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Return the arguments of :meth:`Pix2Pix.forward` for a batch.
-
-        Args:
-            data: "input" and, if known, "target" and "name"; see the class.
-            training: has no effect.
-
-        Returns:
-            "inputs" and "targets", (N, 3, H, W) float32 in -1..1 on the model's device, and
-            "names"; None for targets or names that are missing.
-        """
         data = self.cast_data(data)
         target = data.get("target")
         return {
@@ -272,22 +222,22 @@ class PairPreprocessor(BaseDataPreprocessor):
 
 
 def to_signed(images: Tensor | Sequence[Tensor]) -> Tensor:
-    """Scale images of 0..255, (N, C, H, W) or a list of (C, H, W), to float32 in -1..1."""
+    """Scale images of 0..255, (N, C, H, W) or a list of (C, H, W), to (N, C, H, W) in -1..1."""
     images = images if isinstance(images, Tensor) else torch.stack(list(images))
     return images.float() / 127.5 - 1
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Scale images of any shape from -1..1 to 0..255: rounded, clipped, uint8."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+@MODELS.register_module()
 class Pix2Pix(BaseModel):
     """A generator G trained with an L1 loss and against a discriminator D; Section 3 of the paper.
 
     A step first trains D(input, image), on half of its loss on real and generated images, then G on
-    ``objective(D(input, G(input)), real) + lambda_l1 * mean(|target - G(input)|)``, with images in
-    -1..1. Losses are computed in float32 whatever the precision of the networks.
+    D's cross entropy of (input, G(input)) as real + ``lambda_l1`` * mean(|target - G(input)|), with
+    images in -1..1. Losses are computed in float32 whatever the precision of the networks.
 
     In checkpoints of MMEngine's ``EMAHook``, ``state_dict`` has the averaged weights.
 
@@ -295,11 +245,7 @@ class Pix2Pix(BaseModel):
         generator, discriminator: the networks, or their configs. The generator has the attribute
             ``multiple``, as :class:`UNetGenerator` does.
         lambda_l1: weight of the L1 loss.
-        objective: the GAN loss, "vanilla" or "lsgan"; see :data:`OBJECTIVES`.
         data_preprocessor: default: a :class:`PairPreprocessor`.
-
-    Raises:
-        OptionError: the objective is unknown.
     """
 
     def __init__(
@@ -307,18 +253,12 @@ class Pix2Pix(BaseModel):
         generator: dict | nn.Module,
         discriminator: dict | nn.Module,
         lambda_l1: float = 100.0,
-        objective: str = "vanilla",
         data_preprocessor: dict | nn.Module | None = None,
     ) -> None:
         super().__init__(data_preprocessor or PairPreprocessor())
-        if objective not in OBJECTIVES:
-            raise OptionError(
-                f"Pix2Pix: objective={objective!r}; choose one of {', '.join(OBJECTIVES)}"
-            )
         self.generator = _build(generator)
         self.discriminator = _build(discriminator)
         self.lambda_l1 = lambda_l1
-        self.objective = OBJECTIVES[objective]
 
     def forward(
         self,
@@ -355,31 +295,22 @@ class Pix2Pix(BaseModel):
         column and row; outputs are cropped back.
         """
         height, width = inputs.shape[2:]
-        multiple = self.generator.multiple
+        multiple = _unwrap(self.generator).multiple
         padding = (0, -width % multiple, 0, -height % multiple)
         if any(padding):
             inputs = F.pad(inputs, padding, mode="replicate")
         return self.generator(inputs)[:, :, :height, :width]
 
-    def image_preparation(self, dataset: dict) -> tuple[Callable, str]:
-        """See :func:`ilm_plugins.pix2pix.pairs.image_preparation`."""
-        from .pairs import image_preparation  # Pillow is optional
+    def preprocess_images(self, images: Sequence[np.ndarray]) -> dict:
+        """Return the batch for ``test_step`` of inputs, (H, W, 3) RGB uint8, all of one size."""
+        return {"input": [torch.from_numpy(np.array(i)).permute(2, 0, 1) for i in images]}
 
-        return image_preparation(dataset)
-
-    def train_step(
-        self,
-        data: dict,
-        optim_wrapper: OptimWrapperDict,
-        parallel: Mapping[str, nn.Module] | None = None,
-    ) -> dict[str, Tensor]:
+    def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> dict[str, Tensor]:
         """Train the discriminator and then the generator on one batch: one update of each.
 
         Args:
             data: the batch, with targets; see :class:`PairPreprocessor`.
             optim_wrapper: the optimizers "generator" and "discriminator".
-            parallel: the networks in DistributedDataParallel, by the same names; a network that is
-                missing, or all if None, is called without it.
 
         Returns:
             Detached losses: loss_D_real, loss_D_fake (before they are halved), loss_G_GAN and
@@ -389,59 +320,45 @@ class Pix2Pix(BaseModel):
         inputs, targets = batch["inputs"], batch["targets"]
         generator_optimizer = optim_wrapper["generator"]
         discriminator_optimizer = optim_wrapper["discriminator"]
-        networks = {"generator": self.generator, "discriminator": self.discriminator}
-        generator, discriminator = (networks | dict(parallel or {})).values()
-        with generator_optimizer.optim_context(generator):
-            outputs = generator(inputs)
+        with generator_optimizer.optim_context(self.generator):
+            outputs = self.generator(inputs)
 
-        with discriminator_optimizer.optim_context(discriminator):
-            real = discriminator(inputs, targets)
-            fake = discriminator(inputs, outputs.detach())
-        losses = {
-            "loss_D_real": self._gan_loss(real, 1.0),
-            "loss_D_fake": self._gan_loss(fake, 0.0),
-        }
+        with discriminator_optimizer.optim_context(self.discriminator):
+            real = self.discriminator(inputs, targets)
+            fake = self.discriminator(inputs, outputs.detach())
+        losses = {"loss_D_real": _gan_loss(real, 1.0), "loss_D_fake": _gan_loss(fake, 0.0)}
         discriminator_optimizer.update_params((losses["loss_D_real"] + losses["loss_D_fake"]) / 2)
 
         # The bare discriminator: DistributedDataParallel would wait for gradients of parameters.
-        with generator_optimizer.optim_context(generator):
-            fake = _call_with_fixed_parameters(self.discriminator, inputs, outputs)
-        losses["loss_G_GAN"] = self._gan_loss(fake, 1.0)
+        discriminator = _unwrap(self.discriminator)
+        with generator_optimizer.optim_context(self.generator):
+            fake = _call_with_fixed_parameters(discriminator, inputs, outputs)
+        losses["loss_G_GAN"] = _gan_loss(fake, 1.0)
         losses["loss_G_L1"] = F.l1_loss(outputs.float(), targets)
         generator_optimizer.update_params(
             losses["loss_G_GAN"] + self.lambda_l1 * losses["loss_G_L1"]
         )
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _gan_loss(self, logits: Tensor, label: float) -> Tensor:
-        """Return the objective's loss of logits for a label: 1 for real, 0 for generated."""
-        logits = logits.float()
-        return self.objective(logits, torch.full_like(logits, label))
+
+def _gan_loss(logits: Tensor, label: float) -> Tensor:
+    """Return the cross entropy of logits and a label, 1 for real or 0 for generated."""
+    logits = logits.float()
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
 
 def _build(network: dict | nn.Module) -> nn.Module:
-    """Return the network itself, or build it from its config."""
     return network if isinstance(network, nn.Module) else MODELS.build(network)
 
 
+def _unwrap(network: nn.Module) -> nn.Module:
+    return network.module if is_model_wrapper(network) else network
+
+
 def _call_with_fixed_parameters(network: nn.Module, *inputs: Tensor) -> Tensor:
-    """Call a network so that gradients flow to its inputs but not to its parameters.
-
-    In training mode, running statistics of its norms are updated as in any other call.
-
-    Args:
-        network: the network; its parameters and their ``requires_grad`` stay as they are.
-        inputs: its arguments.
-
-    Returns:
-        The network's output.
-    """
+    """Call a network so that gradients flow to its inputs but not to its parameters."""
     # EN, SN and SSN treat themselves as frozen if their own parameters do not require gradients.
     norms = (m for m in network.modules() if isinstance(m, MixtureNorm))
     kept = {p for norm in norms for p in norm.parameters(recurse=False) if p.requires_grad}
     aliases = {name: p.detach().requires_grad_(p in kept) for name, p in network.named_parameters()}
     return functional_call(network, aliases, inputs)
-
-
-MODULES = (PairPreprocessor, PatchDiscriminator, Pix2Pix, UNetGenerator)
-register(MODELS, classes={module.__name__: module for module in MODULES})

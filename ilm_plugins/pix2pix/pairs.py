@@ -7,174 +7,45 @@ Two layouts::
 """
 
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ..data.images import ENDINGS, read_image
 from ..errors import UserError
+from .metrics import mean_image
 
 #: Which half is the input: "right-to-left" translates the right half into the left one.
 DIRECTIONS = ("right-to-left", "left-to-right")
 
-_SHOWN = 20
 
-
-@dataclass(frozen=True)
-class Pair:
-    """The files of a pair.
-
-    Attributes:
-        name: the file name without its ending.
-        input, target: the files; the same file for images side by side.
-    """
-
-    name: str
-    input: Path
-    target: Path
-
-
-def image_files(folder: str | os.PathLike) -> list[Path]:
-    """List the image files directly in a folder, sorted by name.
-
-    Raises:
-        UserError: the folder is missing or has no images, or two files have the same name but for
-            the ending.
-    """
+def image_files(folder: str | os.PathLike) -> dict[str, Path]:
+    """Return name without ending -> file of the images directly in a folder, sorted by name."""
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a folder of images")
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
+    found = {p.stem: p for p in files}
     if not files:
         raise UserError(f"{folder}: no image there; expected {', '.join(ENDINGS)}")
-    twice = sorted(n for n, count in Counter(p.stem for p in files).items() if count > 1)
-    if twice:
-        raise UserError(f"{folder}: two files each are named {_first_items(twice)}; rename one")
-    return files
+    if len(found) < len(files):
+        twice = next(p for p in files if found[p.stem] != p)
+        raise UserError(f"{folder}: two files are named {twice.stem}; rename one")
+    return found
 
 
-def side_by_side(folder: str | os.PathLike) -> list[Pair]:
-    """List the pairs of a folder in which each image has input and target as its two halves.
-
-    Raises:
-        UserError: see :func:`image_files`.
-    """
-    return [Pair(p.stem, p, p) for p in image_files(folder)]
-
-
-def two_folders(inputs: str | os.PathLike, targets: str | os.PathLike) -> list[Pair]:
-    """List the pairs of two folders, matched by file name without its ending, sorted by name.
-
-    Raises:
-        UserError: see :func:`image_files`; both folders are the same; or images have no
-            counterpart (the message names up to 20).
-    """
-    if os.path.realpath(inputs) == os.path.realpath(targets):
-        raise UserError(f"{inputs} is given twice; give the folders of two kinds of images")
-    sources = {p.stem: p for p in image_files(inputs)}
-    results = {p.stem: p for p in image_files(targets)}
-    problems = []
-    for here, there, of_there in ((sources, results, targets), (results, sources, inputs)):
-        alone = [str(here[name]) for name in here if name not in there]
-        if alone:
-            problems.append(f"unpaired, no counterpart in {of_there}: {_first_items(alone)}")
-    if problems:
-        raise UserError("; ".join(problems))
-    return [Pair(name, path, results[name]) for name, path in sources.items()]
-
-
-def check_pairs(pairs: list[Pair]) -> None:
-    """Decode all images of pairs, to find invalid ones.
-
-    Raises:
-        UserError: images are unreadable, have an odd width and so no equal halves, or differ in
-            size from their counterpart; the message names up to 20.
-    """
-    _check_all(_pair_problem, pairs, "pairs")
-
-
-def check_images(files: list[Path]) -> None:
-    """Decode all image files, to find invalid ones.
-
-    Raises:
-        UserError: files are unreadable; the message names up to 20.
-    """
-    _check_all(_size_or_problem, files, "images")
-
-
-def _check_all(problem: Callable, items: list, what: str) -> None:
-    """Apply ``problem`` to all items in threads; raise UserError if it returns a str for any.
-
-    Args:
-        problem: returns why an item is invalid, as a str; anything else for a valid item.
-        items: the items.
-        what: the plural noun for the items in the message, which has up to 20 of the reasons.
-    """
-    with ThreadPoolExecutor() as pool:
-        found = [words for words in pool.map(problem, items) if isinstance(words, str)]
-    if found:
-        raise UserError(
-            f"{len(found)} of {len(items)} {what} cannot be used: {_first_items(found)}; "
-            "fix or remove them"
-        )
-
-
-def _pair_problem(pair: Pair) -> str | None:
-    """Decode a pair; return why it is invalid, in words, or None if it is valid.
-
-    It is invalid if a file is unreadable, if one file for both has an odd width, or if two files
-    differ in size.
-    """
-    sizes = [_size_or_problem(path) for path in dict.fromkeys((pair.input, pair.target))]
-    unreadable = [words for words in sizes if isinstance(words, str)]
-    if unreadable:
-        return ", ".join(unreadable)
-    (width, height), *others = sizes
-    if not others:
-        return f"{pair.input} has an odd width, {width}, hence no halves" if width % 2 else None
-    if others[0] == sizes[0]:
-        return None
-    size = "{} x {}".format(*others[0])
-    return f"{pair.input} of {width} x {height} and {pair.target} of {size} differ in size"
-
-
-def _size_or_problem(path: Path) -> str | tuple[int, int]:
-    """Decode an image: return its width and height, or why it is unreadable."""
-    try:
-        return read_image(path).size
-    except Exception as error:  # a broken file can raise anything
-        return f"{path} is unreadable ({' '.join(str(error).split())})"
-
-
-def _first_items(items: list[str]) -> str:
-    """Join up to 20 items by ", ", and add how many more there are."""
-    rest = len(items) - _SHOWN
-    return ", ".join(items[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def read_pair(pair: Pair, direction: str = DIRECTIONS[0]) -> tuple[Image.Image, Image.Image]:
-    """Read the input and the target of a pair as RGB images.
-
-    Args:
-        pair: the files.
-        direction: which half is the input, one of :data:`DIRECTIONS`; used for images side by side,
-            which lose the last column if their width is odd.
-
-    Raises:
-        OSError: a file is missing or not an image.
-    """
-    image = read_image(pair.input)
-    if pair.input != pair.target:
-        return image, read_image(pair.target)
-    given, target = (crop_half(image, side) for side in direction.split("-to-"))
-    return given, target
+def matched_files(inputs: str | os.PathLike, targets: str | os.PathLike) -> dict[str, tuple]:
+    """Return name -> (input, target) of two folders whose files have the same names."""
+    sources, results = image_files(inputs), image_files(targets)
+    alone = sorted(str(({**results, **sources})[n]) for n in sources.keys() ^ results.keys())
+    if alone:
+        raise UserError(f"{len(alone)} images have no counterpart: {', '.join(alone[:20])}")
+    return {name: (path, results[name]) for name, path in sources.items()}
 
 
 def crop_half(image: Image.Image, side: str | None) -> Image.Image:
@@ -191,57 +62,85 @@ def to_tensor(image: Image.Image | np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def resize(image: Image.Image, size: int) -> np.ndarray:
-    """Resize an image to a square, bicubic: (size, size, 3) uint8."""
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image)
-
-
 def jitter(
-    images: tuple[Image.Image, ...],
-    size: int,
-    load_size: int,
-    flip: float,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, ...]:
-    """Enlarge, crop and flip images, all in the same way: the pix2pix paper's augmentation.
-
-    Args:
-        images: the two images of a pair, RGB, of any size.
-        size: side of the square crop in pixels.
-        load_size: side in pixels of the square to which images are resized first, at least
-            ``size``; their aspect ratio is not kept.
-        flip: probability of a horizontal flip.
-        rng: source of the random position of the crop and of the flip.
-
-    Returns:
-        The crops, (size, size, 3) uint8 each.
-    """
+    images: Sequence[Image.Image], size: int, load_size: int, flip: float, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Resize images to load_size, then crop (size, size, 3) at random and flip, all alike."""
     top, left = rng.integers(0, load_size - size, size=2, endpoint=True)
     flipped = rng.random() < flip
-    crops = (resize(i, load_size)[top : top + size, left : left + size] for i in images)
-    return tuple(crop[:, ::-1] if flipped else crop for crop in crops)
+    resized = (image.resize((load_size, load_size), Image.Resampling.BICUBIC) for image in images)
+    crops = (np.asarray(image)[top : top + size, left : left + size] for image in resized)
+    return [crop[:, ::-1] if flipped else crop for crop in crops]
 
 
-def image_preparation(dataset: Mapping) -> tuple[Callable[[np.ndarray], Tensor], str]:
-    """Return a function that prepares an image as the data set prepares the inputs of its pairs.
+class PairedImages(Dataset):
+    """Pairs of square images: "input" and "target", (3, size, size) RGB uint8, and "name".
 
     Args:
-        dataset: config of :class:`~.training.PairedImages`; its ``data_prefix``, ``direction`` and
-            ``size`` are read, with the defaults of that class.
-
-    Returns:
-        A function of an image, (H, W, 3) RGB uint8, to (3, size, size) uint8: for pairs side by
-        side it crops the input's half; it then resizes, without augmentation. And a description of
-        that in words, which also has the range -1 to 1 to which the model scales.
+        data_root: the folder of the dataset.
+        data_prefix: folders in it, ``pair_path`` alone or ``input_path`` and ``target_path``.
+        direction: for pairs side by side, one of :data:`DIRECTIONS`.
+        images: (first, end) of the pairs to use, in the order of names, as in a slice.
+        size: side in pixels, to which all images are resized.
+        load_size: side to which images are enlarged before a random crop and flip; None for no
+            augmentation.
+        flip: probability of a horizontal flip in the augmentation.
+        mean_of: options that differ in the pairs whose mean target is scored, too, in an
+            evaluation: as ``metainfo["mean_image"]``.
     """
-    size = dataset.get("size", 256)
-    halves = "pair_path" in (dataset.get("data_prefix") or {"pair_path": ""})
-    side = dataset.get("direction", DIRECTIONS[0]).partition("-")[0] if halves else None
 
-    def prepare(image: np.ndarray) -> Tensor:
-        return to_tensor(resize(crop_half(Image.fromarray(image), side), size))
+    def __init__(
+        self,
+        data_root: str = "",
+        data_prefix: dict | None = None,
+        direction: str = DIRECTIONS[0],
+        images: Sequence[int | None] = (None, None),
+        size: int = 256,
+        load_size: int | None = None,
+        flip: float = 0.5,
+        mean_of: dict | None = None,
+    ) -> None:
+        if direction not in DIRECTIONS:
+            raise UserError(f"direction is {direction!r}; choose one of {', '.join(DIRECTIONS)}")
+        if load_size is not None and load_size < size:
+            raise UserError(f"load_size={load_size} is below size={size}; enlarge it")
+        root, folders = Path(data_root), dict(data_prefix or {"pair_path": ""})
+        if folders.keys() == {"pair_path"}:
+            files = image_files(root / folders["pair_path"])
+            found = {name: (path,) for name, path in files.items()}
+        elif folders.keys() == {"input_path", "target_path"}:
+            found = matched_files(root / folders["input_path"], root / folders["target_path"])
+        else:
+            raise UserError(
+                f"data_prefix has {', '.join(folders) or 'nothing'}; give pair_path alone, or "
+                "input_path and target_path"
+            )
+        self.pairs = [*found.items()][slice(*images)]
+        if not self.pairs:
+            raise UserError(f"images={tuple(images)} leaves none of the {len(found)} pairs")
+        self.direction, self.size = direction, size
+        self.load_size, self.flip = load_size, flip
+        self.metainfo = {"name": "PairedImages"}
+        if mean_of is not None:
+            options = {"data_prefix": data_prefix, "direction": direction, "size": size, **mean_of}
+            others = PairedImages(data_root, **options)
+            targets = (others[i]["target"] for i in range(len(others)))
+            self.metainfo["mean_image"] = mean_image(targets)
 
-    part = f"the {side} half" if side else "whole images"
-    return prepare, f"{part}, {size} x {size} pixels, -1 to 1"
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict:
+        name, files = self.pairs[index]
+        images = [read_image(file) for file in files]
+        if len(images) == 1:
+            images = [crop_half(images[0], side) for side in self.direction.split("-to-")]
+        if self.load_size is None:
+            size = (self.size, self.size)
+            images = [image.resize(size, Image.Resampling.BICUBIC) for image in images]
+        else:
+            # torch's generator, which MMEngine seeds in every process.
+            rng = np.random.default_rng(torch.randint(2**62, ()).item())
+            images = jitter(images, self.size, self.load_size, self.flip, rng)
+        given, target = map(to_tensor, images)
+        return {"input": given, "target": target, "name": name}

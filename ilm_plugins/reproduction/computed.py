@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ..analysis import complexity
-from ..cli import train_net
 from ..errors import missing
+from ..frameworks import open_config
 from ..layers import NORMS
 from .registry import ROOT, Cell, tables
 
@@ -28,37 +28,14 @@ PLAIN = {
 
 
 def compute(cell: Cell) -> dict[str, float]:
-    """Compute the figures of a cell that needs no training, as measure name -> figure.
-
-    The table's ``compute`` names one of the functions below; the cell's ``of``, which must not be
-    None, has its arguments.
-
-    Raises:
-        UserError: a package that the function needs is not installed.
-    """
+    """Return measure -> figure of a row that needs no training."""
     table = tables()[cell.table]
-    function = {
-        "parameter_increment": parameter_increment,
-        "layer_cost": layer_cost,
-        "cost": cost,
-    }[table.compute]
-    return dict(zip(table.measures, function(**cell.of), strict=True))
+    functions = {f.__name__: f for f in (parameter_increment, layer_cost, cost)}
+    return dict(zip(table.measures, functions[table.compute](**cell.of), strict=True))
 
 
 def parameter_increment(depth: int, layer: str, **options: Any) -> tuple[float]:
-    """Percentage of parameters that a norm layer adds to torchvision's ResNet with BatchNorm.
-
-    Args:
-        depth: 18, 34, 50, 101 or 152.
-        layer: a name in :data:`ilm_plugins.layers.NORMS`, which replaces every BatchNorm.
-        options: arguments of the layer.
-
-    Returns:
-        The percentage, as a tuple of one.
-
-    Raises:
-        UserError: torchvision is not installed.
-    """
+    """Return the percentage of parameters that a norm adds to torchvision's ResNet with BN."""
     try:
         from torchvision import models
     except ImportError as error:
@@ -71,15 +48,9 @@ def parameter_increment(depth: int, layer: str, **options: Any) -> tuple[float]:
 
 
 def layer_cost(layer: str) -> tuple[int, float]:
-    """Return a layer's number of parameters, and the exponent p of its operations' growth, C ** p.
+    """Return a layer's parameters, and the exponent p of its operations' growth, C ** p.
 
     p is log2 of the ratio of the operations at 2C channels to those at C, for C = 64.
-
-    Args:
-        layer: a row of EN's Table 1.
-
-    Raises:
-        UserError: fvcore is not installed.
     """
     small, large = ((PLAIN | NORMS)[layer](c) for c in (CHANNELS, 2 * CHANNELS))
     once = complexity.flops(small, torch.zeros(2, CHANNELS, 32, 32))
@@ -88,24 +59,7 @@ def layer_cost(layer: str) -> tuple[int, float]:
 
 
 def cost(config: str) -> tuple[float, float]:
-    """Return the cost of the model of an mmpretrain config, on an image of 224 x 224 pixels.
-
-    The model is built and run on the CPU. MMEngine's default scope becomes the config's.
-
-    Args:
-        config: path below the project's root.
-
-    Returns:
-        The parameters in millions, and the multiply-adds in units of 1e9.
-
-    Raises:
-        UserError: mmpretrain or fvcore is not installed, or the config cannot be read.
-    """
-    words = ["--config-file", str(ROOT / config), "--num-gpus", "0"]
-    args = train_net.parser().parse_args(words)
-    train_net.check_framework("openmmlab", args)
-    from ..frameworks.openmmlab import train
-
-    model = train.model_of(train.load_config(args))
+    """Return a config's parameters in millions, and its 1e9 multiply-adds at 224 x 224 pixels."""
+    model = open_config(str(ROOT / config)).build_model()
     operations = complexity.flops(model, torch.zeros(1, 3, 224, 224))
     return complexity.parameters(model) / 1e6, operations / 1e9

@@ -1,13 +1,12 @@
 """Plots of runs: curves logged in training, and figures of a paper against a quantity."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
-# matplotlib is imported there, with a line on how to install it.
+import pandas as pd
+
 from ..analysis.plots import OKABE_ITO, Figure, figure, mpl, styled
 from ..checkpoints import replacing
 from . import registry
@@ -20,15 +19,9 @@ Points = list[tuple[float, float]]
 
 @styled
 def training(table: Table, lines: Sequence[tuple[str, list[dict[str, Any]]]]) -> Figure:
-    """Plot the curves that were logged in training: losses and the table's metrics, a panel each.
+    """Plot the curves logged in training, a panel for each loss and metric of the table.
 
-    Args:
-        table: the table that the runs belong to.
-        lines: for each line, its label and the records of runs (see :mod:`.record`) whose curves
-            are averaged; at least one record must have a curve.
-
-    Returns:
-        The figure; the x axis is the epoch or iteration. Panels are chosen by :func:`_panels`.
+    ``lines`` are labels and the records whose curves are averaged.
     """
     logged = {name for _, group in lines for r in group for row in r["curve"] for name in row}
     names = _panels(logged, table)
@@ -40,9 +33,10 @@ def training(table: Table, lines: Sequence[tuple[str, list[dict[str, Any]]]]) ->
         axis.set_prop_cycle(mpl.cycler(linestyle=STYLES) * mpl.cycler(color=OKABE_ITO))
         for label, group in lines:
             unit = group[0]["unit"]
-            curve = _mean_curve([r["curve"] for r in group], unit, name)
+            means = pd.DataFrame([row for r in group for row in r["curve"]]).groupby(unit).mean()
+            curve = means.get(name, pd.Series(dtype=float)).dropna()
             marker = "." if len(curve) < 30 else ""
-            axis.plot(list(curve), list(curve.values()), label=label, marker=marker)
+            axis.plot(curve.index, curve, label=label, marker=marker)
             axis.set_xlabel(unit)
         axis.set_ylabel(f"{name}, training" if "_top-" in name else name)
     for axis in list(axes.flat)[len(names) :]:
@@ -53,15 +47,9 @@ def training(table: Table, lines: Sequence[tuple[str, list[dict[str, Any]]]]) ->
 
 
 def _panels(logged: set[str], table: Table) -> list[str]:
-    """Choose the logged quantities to plot: the total loss, or its parts, then the table's metrics.
+    """Choose what to plot: the total loss, or its parts, then the table's metrics.
 
-    The total loss is "loss" or "total_loss"; where neither was logged, its parts are all names with
-    "loss" in them. In MMPretrain the metric accuracy/top1 of a test is logged as accuracy_top-1 in
-    training.
-
-    Args:
-        logged: names of all logged quantities.
-        table: the table whose measures name the metrics; those that were not logged are left out.
+    MMPretrain logs the metric accuracy/top1 of a test as accuracy_top-1 in training.
     """
     losses = [name for name in ("loss", "total_loss") if name in logged]
     losses = losses or sorted(name for name in logged if "loss" in name)
@@ -70,36 +58,11 @@ def _panels(logged: set[str], table: Table) -> list[str]:
     return losses + sorted(logged & read)
 
 
-def _mean_curve(curves: Iterable[list[dict]], unit: str, name: str) -> dict[float, float]:
-    """Average one logged quantity over runs, at each epoch or iteration.
-
-    Args:
-        curves: for each run, a dict of quantities for each logged point.
-        unit: the key of the epoch or iteration in these dicts.
-        name: the key of the quantity.
-
-    Returns:
-        Epoch or iteration -> mean over the runs that logged the quantity there, in rising order.
-    """
-    values: dict[float, list[float]] = defaultdict(list)
-    for rows in curves:
-        for row in rows:
-            if name in row:
-                values[row[unit]].append(row[name])
-    return {at: mean(found) for at, found in sorted(values.items())}
-
-
 @styled
 def against(table: Table, lines: Mapping[str, tuple[Points, Points]], measure: str) -> Figure:
-    """Plot a measure against a quantity such as the batch size, on a logarithmic axis of base 2.
+    """Plot a measure against a quantity such as the batch size, on a logarithmic axis.
 
-    The paper's values are dashed lines, those of our runs solid ones.
-
-    Args:
-        table: the paper's figure, whose ``against`` names the quantity.
-        lines: label -> points (quantity, value) of the paper, and those of our runs; either may be
-            empty. The first ten labels are drawn, a colour each.
-        measure: name of the measure on the vertical axis.
+    ``lines``: label -> points of the paper, drawn dashed, and ours, drawn solid.
     """
     fig = figure(7, 4.5)
     axis = fig.subplots()
@@ -123,12 +86,8 @@ def against(table: Table, lines: Mapping[str, tuple[Points, Points]], measure: s
 def gains(table: Table, figures: Mapping[str, Mapping[str, tuple[float, float | None]]]) -> Figure:
     """Plot the gains of norms over the first that a drawing ``compares``, as bars.
 
-    The paper's are outlines, ours filled bars beside them; above each bar is the norm's own figure.
-
-    Args:
-        table: the drawing.
-        figures: label of a group of bars -> norm -> the paper's figure and ours, in percent; None
-            where ours is missing. A gain needs both norms' figures.
+    The paper's are outlines, ours filled; above each bar is the norm's own figure.
+    ``figures``: group of bars -> norm -> the paper's figure and ours, or None.
     """
     base, *others = table.compares
     fig = figure(1.6 * len(figures) + 0.8, 4)
@@ -158,17 +117,7 @@ def gains(table: Table, figures: Mapping[str, Mapping[str, tuple[float, float | 
 
 
 def save(fig: Figure, path: Path, shown: Any) -> None:
-    """Write a plot as PNG, atomically.
-
-    Args:
-        fig: the plot.
-        path: the file, which is replaced if it exists.
-        shown: the data that the plot shows; their :func:`fingerprint` goes to the PNG's metadata as
-            "records".
-
-    Raises:
-        RunError: the file cannot be written.
-    """
+    """Write a plot as PNG; the :func:`fingerprint` of what it shows goes to its metadata."""
     with replacing(path) as file:
         # Without matplotlib's version in the metadata, equal records give equal bytes.
         fig.savefig(file, format="png", metadata={"Software": None, "records": fingerprint(shown)})

@@ -79,11 +79,16 @@ def may_be_norm(module: nn.Module) -> bool:
     return bool(named_so) and not any(map(may_be_norm, list(module.modules())[1:]))
 
 
+def kind_of_class(cls: type) -> str:
+    """Return the layout of a layer's tensors, a value of LAYERS; the class's name for others."""
+    return LAYERS.get(cls, cls.__name__)
+
+
 def kind_of_module(module: nn.Module) -> str:
     """Return the kind of a norm's tensors; the name of its class for other norms."""
     plain = None if isinstance(module, (AdaptiveNorm, *layers.NORMS.values())) else family(module)
     kinds = {"GN": "GN or IN", "IN": "GN or IN", "LN": "GN or IN", "BN": "BN"}
-    return kinds.get(plain) or LAYERS.get(type(module), type(module).__name__)
+    return kinds.get(plain) or kind_of_class(type(module))
 
 
 def levels_of(module: nn.Module) -> list[nn.Module]:

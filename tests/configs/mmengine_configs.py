@@ -1,55 +1,35 @@
 """What a built MMEngine config comes to, in the words of ``recipes/*.yaml``."""
 
 import copy
-import json
 from collections import Counter
-from collections.abc import Sequence
 from functools import cache, partial
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, PARAM_SCHEDULERS, init_default_scope
-from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
+from mmengine.registry import DATASETS, METRICS, PARAM_SCHEDULERS, init_default_scope
 from torch import nn
 
-from ilm_plugins import NORMS
-from ilm_plugins.cli import train_net
-from ilm_plugins.frameworks.openmmlab import run_folder
-from ilm_plugins.frameworks.openmmlab.checkpoints import latest
-from ilm_plugins.frameworks.openmmlab.train import model_of
+from ilm_plugins import AssocNorm, ExemplarNorm, ILMGroupNorm
+from ilm_plugins.frameworks.openmmlab.config import build_model
+from ilm_plugins.layers.mixture import MixtureNorm
 from recipes import ROOT
-from runs import mmengine_command
 
 NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
-
-#: The last word of a config's name -> the class of norm that it claims.
-CLAIMED = {"bn": nn.BatchNorm2d, "syncbn": SyncBatchNorm, "gn": nn.GroupNorm}
-CLAIMED |= {key.lower(): layer for key, layer in NORMS.items()}
+#: Functions of torch.nn.init, which take time on the meta device too.
+INITIALIZATIONS = ("uniform_", "kaiming_uniform_", "normal_", "ones_", "zeros_")
+_skeletons = {}
 
 
 @cache
-def _parsed(framework: str, config: str) -> Config:
-    return Config.fromfile(ROOT / "configs" / framework / config)
+def _parsed(path: str) -> Config:
+    return Config.fromfile(ROOT / "configs" / path)
 
 
-def load(framework: str, config: str) -> Config:
-    """A copy, which may be changed."""
-    cfg = copy.deepcopy(_parsed(framework, config))
-    cfg.work_dir = "unused"
-    return cfg
-
-
-def build_model(cfg: Config) -> nn.Module:
-    init_default_scope(cfg.default_scope)
-    return model_of(cfg)
-
-
-_skeletons = {}
-#: Functions of torch.nn.init, which take time on the meta device too.
-_INITIALIZATIONS = ("uniform_", "kaiming_uniform_", "normal_", "ones_", "zeros_")
+def load(path: str) -> Config:
+    """A copy of a config below configs/, which may be changed."""
+    return copy.deepcopy(_parsed(path))
 
 
 def skeleton(cfg: Config) -> nn.Module:
@@ -58,51 +38,42 @@ def skeleton(cfg: Config) -> nn.Module:
     if key not in _skeletons:
         # Backbones read their rates of stochastic depth from a tensor.
         linspace = partial(torch.linspace, device="cpu")
-        kept = dict.fromkeys(_INITIALIZATIONS, lambda tensor, *_, **__: tensor)
+        kept = dict.fromkeys(INITIALIZATIONS, lambda tensor, *_, **__: tensor)
         skipping = patch.multiple("torch.nn.init", **kept)
         with torch.device("meta"), patch("torch.linspace", linspace), skipping:
             _skeletons[key] = build_model(cfg)
     return _skeletons[key]
 
 
-def claimed(config: str) -> type:
-    """The class of norm that a config's file name claims."""
-    return CLAIMED[config.removesuffix(".py").rsplit("_", 1)[1]]
-
-
 def norms(model: nn.Module) -> dict[str, nn.Module]:
-    """The normalization layers by their names in the model."""
     return {n: m for n, m in model.named_modules() if isinstance(m, NORM_TYPES)}
 
 
-def kinds(layers: dict[str, nn.Module]) -> Counter:
-    return Counter(type(layer).__name__ for layer in layers.values())
+def places(model: nn.Module) -> dict[str, int]:
+    """The number of norms in each part of a model."""
+    return dict(Counter(name.split(".")[0] for name in norms(model)))
+
+
+def described(cfg: Config) -> dict:
+    """A config in the words of its recipe."""
+    model = skeleton(cfg)
+    return {**training(cfg, model), **sizes(cfg), **of_norms(model), **of_model(cfg, model)}
 
 
 def training(cfg: Config, model: nn.Module) -> dict:
     """Optimizer, schedule, length and batch of a config, from what is built of it."""
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    optimizer = wrapper.optimizer
-    schedulers = cfg.param_scheduler
-    schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
-    built = [
-        PARAM_SCHEDULERS.build(
-            {k: v for k, v in s.items() if k != "convert_to_iter_based"},
-            default_args={"optimizer": wrapper},
-        )
-        for s in schedulers
-    ]
+    built, groups = schedulers(cfg, wrapper), wrapper.optimizer.param_groups
     found = {
-        "optimizer": type(optimizer).__name__,
-        "learning rate": _only(g["initial_lr"] for g in optimizer.param_groups),
-        "weight decay": _only(g["weight_decay"] for g in optimizer.param_groups),
-        "momentum": _only(g.get("momentum") for g in optimizer.param_groups),
+        "optimizer": type(wrapper.optimizer).__name__,
+        "learning rate": _only(group["initial_lr"] for group in groups),
+        "weight decay": _only(group["weight_decay"] for group in groups),
+        "momentum": _only(group.get("momentum") for group in groups),
         "batch": cfg.auto_scale_lr.base_batch_size,
         "images a GPU": cfg.train_dataloader.batch_size,
+        "epochs": cfg.train_cfg.get("max_epochs"),
+        "iterations": cfg.train_cfg.get("max_iters"),
     }
-    for unit in ("epochs", "iters"):
-        if (length := cfg.train_cfg.get(f"max_{unit}")) is not None:
-            found["epochs" if unit == "epochs" else "iterations"] = length
     for scheduler in built:
         name = type(scheduler).__name__
         if "MultiStep" in name:
@@ -117,75 +88,57 @@ def training(cfg: Config, model: nn.Module) -> dict:
     return found
 
 
-def schedule(cfg: Config) -> tuple[torch.optim.Optimizer, list]:
-    """The optimizer of a model of one linear map, and its schedulers, which count iterations."""
-    wrapper = build_optim_wrapper(nn.Linear(1, 1), cfg.optim_wrapper)
-    owner = {"optimizer": wrapper}
-    built = [PARAM_SCHEDULERS.build(one, default_args=owner) for one in cfg.param_scheduler]
-    return wrapper.optimizer, built
-
-
-def rates(optimizer: torch.optim.Optimizer, schedulers: list, at: Sequence[int]) -> list[float]:
-    """Learning rates at iterations, in rising order."""
-    found = []
-    for iteration in range(at[-1] + 1):
-        if iteration in at:
-            found.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        for scheduler in schedulers:
-            scheduler.step()
-    return found
+def schedulers(cfg: Config, wrapper) -> list:
+    """The schedulers of a config, which count in the config's own unit."""
+    given = cfg.param_scheduler
+    return [
+        PARAM_SCHEDULERS.build(
+            {k: v for k, v in scheduler.items() if k != "convert_to_iter_based"},
+            default_args={"optimizer": wrapper},
+        )
+        for scheduler in ([given] if isinstance(given, dict) else given)
+    ]
 
 
 def sizes(cfg: Config) -> dict:
     """Sizes of the training images and of the test, from the built pipelines."""
     init_default_scope(cfg.default_scope)
     found, train = {}, cfg.train_dataloader.dataset
-    train = train.get("dataset", train)  # within one that balances classes
-    for t in _transforms(train, train.pipeline):
-        name = type(t).__name__
-        if name == "RandomChoiceResize":
-            found["training sizes"] = [list(scale) for scale in t.scales]
-        elif name == "RandomResize":
-            found["training sizes"] = [list(t.scale)]
-            found["ratios"] = list(t.ratio_range)
-        elif name == "Resize":
-            found["training sizes"] = [list(t.scale)]
-        elif name == "RandomCrop":
-            found |= {"crop": list(t.crop_size), "padding": getattr(t, "padding", None)}
-        elif name == "RandomResizedCrop":
-            found["crop"] = list(t.scale)
-        elif name == "RandomFlip":
-            found["flip"] = t.prob
+    found["balanced"] = train.type == "ClassBalancedDataset"
+    for t in transforms(train.get("dataset", train)):
+        match type(t).__name__:
+            case "RandomChoiceResize":
+                found["training sizes"] = [list(scale) for scale in t.scales]
+            case "RandomResize":
+                found |= {"training sizes": [list(t.scale)], "ratios": list(t.ratio_range)}
+            case "Resize":
+                found["training sizes"] = [list(t.scale)]
+            case "RandomCrop":
+                found |= {"crop": list(t.crop_size), "padding": getattr(t, "padding", None)}
+            case "RandomResizedCrop":
+                found["crop"] = list(t.scale)
+            case "RandomFlip":
+                found["flip"] = t.prob
     test = cfg.test_dataloader.dataset
-    found["test sizes"] = _test_sizes(_transforms(test, test.pipeline))
+    found["test sizes"] = _test_sizes(transforms(test))
     if "tta_pipeline" in cfg:
-        (augmentations,) = (
-            t.subroutines
-            for t in _transforms(test, cfg.tta_pipeline)
-            if type(t).__name__ == "TestTimeAug"
-        )
-        found["multi-scale sizes"] = _unique(
-            size for one in augmentations for size in _test_sizes(one.transforms)
-        )
-        found["multi-scale flips"] = _unique(
-            bool(t.prob)
-            for one in augmentations
-            for t in one.transforms
-            if type(t).__name__ == "RandomFlip"
-        )
+        built = transforms({**test, "pipeline": cfg.tta_pipeline})
+        (augmented,) = (t.subroutines for t in built if type(t).__name__ == "TestTimeAug")
+        flips = [bool(t.prob) for one in augmented for t in one.transforms if hasattr(t, "prob")]
+        multi_scale = [size for one in augmented for size in _test_sizes(one.transforms)]
+        found["multi-scale sizes"] = list({str(size): size for size in multi_scale}.values())
+        found["multi-scale flips"] = sorted(set(flips))
     return found
 
 
-def _transforms(dataset: dict, pipeline: list) -> list:
-    """The built transforms of a pipeline; the data themselves need not be there."""
-    built = DATASETS.build({**dataset, "pipeline": pipeline, "lazy_init": True})
-    return built.pipeline.transforms
+def transforms(dataset: dict) -> list:
+    """The built pipeline of a dataset, whose files need not be there."""
+    return DATASETS.build({**dataset, "lazy_init": True}).pipeline.transforms
 
 
-def _test_sizes(transforms) -> list:
+def _test_sizes(built: list) -> list:
     found = []
-    for t in transforms:
+    for t in built:
         match type(t).__name__:
             case "Resize":
                 found.append(list(t.scale) if t.scale else t.scale_factor[0])
@@ -196,41 +149,60 @@ def _test_sizes(transforms) -> list:
     return found
 
 
-def _unique(values) -> list:
-    return list({str(value): value for value in values}.values())
+def of_norms(model: nn.Module) -> dict:
+    """Options that all norms of a kind in a model share."""
+    found = {}
+    for layer in norms(model).values():
+        options = {"statistics momentum": getattr(layer, "momentum", None)}
+        if isinstance(layer, MixtureNorm):
+            options["normalizers"] = list(layer.normalizers)
+        elif isinstance(layer, nn.GroupNorm):
+            options["groups"] = layer.num_groups
+            options["group size"] = layer.num_channels // layer.num_groups
+        if isinstance(layer, ILMGroupNorm):
+            options["key group size"] = layer.num_channels // layer.num_key_groups
+            options["activations"] = list(layer.activations)
+        elif isinstance(layer, AssocNorm):
+            options |= {"key groups": layer.num_key_groups, "combine": layer.combine}
+        elif isinstance(layer, ExemplarNorm):
+            options |= {"reduction": layer.reduction, "expansion": layer.expansion}
+            options["ratio network"] = [layer.ratio_net, layer.activation]
+            options["single affine"] = layer.shared_affine
+        for name, value in options.items():
+            found.setdefault(name, []).append(value)
+    return {name: v[0] for name, v in found.items() if all(value == v[0] for value in v)}
+
+
+def of_model(cfg: Config, model: nn.Module) -> dict:
+    """The network of a classifier or a segmenter in the words of its recipe."""
+    backbone = model.backbone
+    if cfg.default_scope == "mmpretrain":
+        stem = getattr(backbone, "conv1", None) or backbone.stem
+        conv = next(m for m in stem.modules() if isinstance(m, nn.Conv2d))
+        return {
+            "classes": model.head.num_classes,
+            "first scale": 0.0 if getattr(backbone, "zero_init_residual", False) else 1.0,
+            "pooled stem": any(isinstance(m, nn.MaxPool2d) for m in backbone.modules()),
+            "stem": [conv.kernel_size[0], conv.stride[0], conv.padding[0]],
+            "metrics": list(METRICS.build(cfg.test_evaluator).topk),
+        }
+    if cfg.default_scope != "mmseg":
+        return {}
+    decode, deep = model.decode_head, model.auxiliary_head
+    stages = [getattr(backbone, name) for name in backbone.res_layers]
+    return {
+        "classes": model.num_classes,
+        "depth": backbone.depth,
+        # Dilations begin in a stage's second block.
+        "dilations": [stage[1].conv2.dilation[0] for stage in stages],
+        "output stride": 4 * torch.tensor(backbone.strides).prod().item(),
+        "align corners": decode.align_corners,
+        "deep supervision": [deep.in_index, deep.channels, deep.loss_decode.loss_weight],
+        "head": [getattr(decode, "num_convs", None), decode.channels],
+    }
 
 
 def _only(values):
     """The value that all have, or all values."""
     found = sorted(set(values), key=str)
     return found[0] if len(found) == 1 else found
-
-
-def step(model: nn.Module, batch: dict) -> dict[str, float]:
-    """One training step by plain SGD on a data batch; its losses."""
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    losses = model(**model.data_preprocessor(batch, training=True), mode="loss")
-    total, log = model.parse_losses(losses)
-    total.backward()
-    optimizer.step()
-    return {name: value.item() for name, value in log.items()}
-
-
-def run(config, folder: Path, out: Path, *opts: str, iterations=2, tests=((),)) -> list[dict]:
-    """Train a config, below configs/, on a folder's images; the metrics of each test then."""
-    path = str(ROOT / "configs" / config)
-    settings = [*run_folder.data_overrides(path, str(folder)), "randomness.seed=0"]
-    for loader in run_folder.LOADERS:
-        settings += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
-    settings += opts
-    length = run_folder.length_overrides(path, iterations)
-    assert train_net.main(mmengine_command(path, out=out, opts=[*length, *settings])) == 0
-    settings.append(f"load_from={latest(out)}")
-    metrics = []
-    for number, options in enumerate(tests):
-        argv = mmengine_command(path, "--eval-only", *options, out=out / f"{number}", opts=settings)
-        assert train_net.main(argv) == 0
-        (file,) = out.glob(f"{number}/*/*.json")
-        metrics.append(json.loads(file.read_text()))
-    return metrics

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ilm_plugins import SparseSwitchNorm
+from ilm_plugins import SparseSwitchNorm, freeze
 from ilm_plugins.frameworks.radius import RadiusSchedule
 
 #: Iterations of a whole training here.
@@ -17,7 +17,7 @@ class Small(nn.Module):
     def __init__(self, norm=SparseSwitchNorm):
         super().__init__()
         torch.manual_seed(0)
-        self.norm, self.frozen, self.seen = norm(4), norm(4).requires_grad_(False), []
+        self.norm, self.frozen, self.seen = norm(4), freeze(norm(4)).requires_grad_(False), []
         self.register_buffer("weights", torch.randn(2, 4, 3, 3))
 
     def loss(self, images):
@@ -78,11 +78,11 @@ def train_in_mmengine(model, folder, start=0):
 
 def train_in_detectron2(model, folder, start=0):
     engine = pytest.importorskip("detectron2.engine", reason="needs detectron2")
-    from ilm_plugins.frameworks.detectron2.train import our_hooks
+    from ilm_plugins.frameworks.detectron2.radius import RadiusHook
 
     model.forward = lambda batch: {"loss": model.loss(batch)}
     trainer = engine.SimpleTrainer(model, [images()] * LENGTH, sgd(model))
-    trainer.register_hooks(our_hooks(ratios_interval=None))
+    trainer.register_hooks([RadiusHook()])
     trainer.train(start, LENGTH)
 
 

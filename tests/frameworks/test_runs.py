@@ -143,7 +143,9 @@ def test_a_mistake_on_the_command_line_is_named(options, words, tmp_path):
 
 
 def test_without_a_gpu_the_advice_is_the_cpu(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    """As with a driver that is too old."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="has 0 GPUs; give 0, the CPU"):
         processes.check_processes(RunOptions("config.py", num_gpus=1))
 

@@ -15,9 +15,10 @@ def command(root, datasets):
 
 @pytest.fixture(scope="session")
 def trained(command, tmp_path_factory):
-    """The output folder of two epochs."""
-    from ilm_plugins.cli import train_net
+    """The output folder of two epochs, and of a test."""
+    from ilm_plugins.cli import train
 
     out = tmp_path_factory.mktemp("trained")
-    assert train_net.main(command(out=out)) == 0
+    assert train.main(command(out=out)) == 0
+    assert train.main(command("--eval-only", "--resume", out=out)) == 0
     return out

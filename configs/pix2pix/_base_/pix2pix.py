@@ -4,7 +4,10 @@ The data set is a folder of pairs side by side, photo left and label map right. 
 the next 200 test; which 200 of the 400 the paper takes, it does not say.
 """
 
-custom_imports = dict(imports=["ilm_plugins"], allow_failed_imports=False)
+custom_imports = dict(
+    imports=["ilm_plugins.pix2pix.networks", "ilm_plugins.pix2pix.training"],
+    allow_failed_imports=False,
+)
 default_scope = "mmengine"
 
 data_root = "data/facades"
@@ -19,7 +22,8 @@ pair = dict(
 train_dataloader = dict(
     batch_size=1,
     num_workers=2,
-    sampler=dict(type="ExactSampler"),
+    persistent_workers=True,  # otherwise each epoch has the same crops in the same order
+    sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(**pair, images=(0, 200), load_size=286, flip=0.5),
 )
 val_dataloader = dict(
@@ -28,25 +32,24 @@ val_dataloader = dict(
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(**pair, images=(200, 400)),
 )
-test_dataloader = val_dataloader
+# A test also scores the mean training image.
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(**pair, images=(200, 400), mean_of=dict(images=(0, 200))),
+)
 
 # At batch size 1 pix2pix's batch norm is instance norm with scale and shift.
 norm_cfg = dict(type="IN", affine=True)
 model = dict(
     type="Pix2Pix",
     # In the paper dropout is the generator's only noise, at test time as well.
-    generator=dict(
-        type="UNetGenerator",
-        size=size,
-        norm_cfg=norm_cfg,
-        dropout=0.5,
-        dropout_in_evaluation=True,
-    ),
+    generator=dict(type="UNetGenerator", size=size, norm_cfg=norm_cfg, dropout=0.5),
     discriminator=dict(type="PatchDiscriminator", norm_cfg=norm_cfg),
     lambda_l1=100.0,
-    objective="vanilla",
 )
-model_wrapper_cfg = dict(type="ParallelNetworks")
+model_wrapper_cfg = dict(type="MMSeparateDistributedDataParallel")
 
 # Fused, Adam's step takes a fraction of the time; results differ by rounding.
 optimizer = dict(
@@ -55,10 +58,11 @@ optimizer = dict(
     clip_grad=None,
 )
 optim_wrapper = dict(constructor="OptimizerEach", generator=optimizer, discriminator=optimizer)
-param_scheduler = dict(type="HalfLinearLR")
+# Constant for half of the epochs, then linear to 0.
+param_scheduler = dict(type="LinearLR", start_factor=1, end_factor=0, begin=100, end=201)
 auto_scale_lr = dict(base_batch_size=1)
 
-train_cfg = dict(type="ExactEpochLoop", max_epochs=200, val_interval=10)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=200, val_interval=10)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 val_evaluator = dict(type="ImageTransfer", lpips_weights=None)
@@ -66,7 +70,6 @@ test_evaluator = val_evaluator
 
 default_hooks = dict(
     logger=dict(type="LoggerHook", interval=50),
-    # by_epoch=False for one every `interval` iterations.
     checkpoint=dict(type="CheckpointHook", by_epoch=True, interval=10, max_keep_ckpts=2),
 )
 # dict(type="EMAHook", momentum=0.001) beside it for an exponential moving average.

@@ -17,11 +17,7 @@ def install_import_hooks() -> None:
 
 
 def _register(_module) -> None:
-    """Register both splits with their metadata, unless a data set of that name exists.
-
-    They are in the folder ``shapes`` of $DETECTRON2_DATASETS (default: ./datasets), as the variable
-    is set now. The files are generated later, when a split is first loaded.
-    """
+    """Register both splits; they are generated when one is first loaded."""
     from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 
     # Like detectron2 for its own data sets, read the variable now, not when the data are loaded.
@@ -42,13 +38,6 @@ def _register(_module) -> None:
 
 
 def _load(root: Path, name: str, annotations: Path, images: Path) -> list[dict]:
-    """Return a split as detectron2's list of dicts; generate the data set if it is missing.
-
-    Args:
-        root: the folder that holds ``shapes``, where the data set is written.
-        name: of the split in detectron2, whose metadata load_coco_json completes.
-        annotations, images: the split's JSON file and its folder of images.
-    """
     from detectron2.data.datasets import load_coco_json
 
     ensure_shapes(root / "shapes")

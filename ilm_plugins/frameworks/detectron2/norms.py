@@ -26,28 +26,13 @@ RETINANET = "detectron2.modeling.meta_arch.retinanet"
 
 
 def install_import_hooks() -> None:
-    """Make the keys of :data:`ilm_plugins.NORMS` valid wherever detectron2 takes a NORM.
-
-    Works whether detectron2 was imported before, is imported later, or never. Calling it again
-    does no harm. A key that ``get_norm`` already resolves to another layer keeps that meaning, with
-    a warning.
-    """
+    """Make the keys of :data:`ilm_plugins.NORMS` valid wherever detectron2 takes a NORM."""
     wrapt.register_post_import_hook(_extend_get_norm, DEFINED_IN)
     wrapt.register_post_import_hook(_extend_retinanet_head, RETINANET)
 
 
 def _extend_get_norm(module: ModuleType) -> None:
-    """Wrap ``get_norm`` unless it is wrapped; then find new keys that are taken, and warn.
-
-    FrozenBatchNorm2d.convert_frozen_batchnorm, by which FREEZE_AT freezes BatchNorm, freezes the
-    mixtures, too.
-
-    A key is taken if detectron2's ``get_norm`` builds a layer of 64 channels for it. The result for
-    each key of NORMS, True if taken, is kept in the wrapper's dict ``theirs``.
-
-    Args:
-        module: :mod:`detectron2.layers.batch_norm`, changed in place.
-    """
+    """Wrap ``get_norm``, once; warn of new keys that it builds a layer for already."""
     if not hasattr(module, "_ilm_plugins_get_norm"):
         _wrap_get_norm(module)
     get_norm = module._ilm_plugins_get_norm
@@ -76,17 +61,9 @@ def _freeze_mixtures(convert, _cls, args: tuple, options: dict) -> nn.Module:
 
 
 def _wrap_get_norm(module: ModuleType) -> None:
-    """Make every call of ``get_norm`` go through :func:`_build`.
-
-    The code of detectron2's own function is replaced. If another package has replaced the function,
-    the names that refer to it in all imported modules are bound to a wrapper.
-
-    Args:
-        module: :mod:`detectron2.layers.batch_norm`. Its new attribute ``_ilm_plugins_get_norm`` is
-            the wrapper, which has the original function as ``__wrapped__`` and an empty dict
-            ``theirs``.
-    """
+    """Make every call of ``get_norm`` go through :func:`_build`."""
     found = original = module.get_norm
+    # detectron2's own function gets new code. Of another package's, all names are bound anew.
     own = isinstance(found, FunctionType) and found.__globals__ is vars(module)
     if own:
         original = FunctionType(found.__code__, vars(module), None, found.__defaults__)
@@ -113,19 +90,7 @@ def _new_code(norm, out_channels):
 
 
 def _build(original, theirs: Mapping[str, bool], norm, out_channels: int):
-    """Build the layer for a NORM of detectron2's configs, or return None for None and "".
-
-    Args:
-        original: detectron2's ``get_norm``, which builds all norms but this package's.
-        theirs: key of this package's layers -> whether ``original`` builds it all the same.
-        norm: a string such as "GN" or "EN(reduction=16)", a function of the number of channels, or
-            None.
-        out_channels: number of channels of the layer.
-
-    Raises:
-        OptionError: the options of one of this package's layers are invalid. Errors of ``original``
-            pass, such as KeyError for an unknown norm.
-    """
+    """Build the layer for a NORM; ``theirs`` has the keys for which ``original`` does."""
     key = norm_key(norm) if isinstance(norm, str) else None
     if key is None or theirs.get(key):
         return original(norm, out_channels)
@@ -138,7 +103,6 @@ def _build(original, theirs: Mapping[str, bool], norm, out_channels: int):
 
 
 def _resolves(get_norm, key: str) -> bool:
-    """Whether a function ``get_norm`` accepts a key."""
     try:
         get_norm(key, 64)
     except Exception:  # another package's get_norm may raise anything for a key it does not know
@@ -147,30 +111,16 @@ def _resolves(get_norm, key: str) -> bool:
 
 
 def _extend_retinanet_head(module: ModuleType) -> None:
-    """Wrap the constructor of RetinaNetHead by :func:`_build_head`, once."""
     if not isinstance(vars(module.RetinaNetHead)["__init__"], wrapt.FunctionWrapper):
         build = functools.partial(_build_head, module)
         wrapt.wrap_function_wrapper(module, "RetinaNetHead.__init__", build)
 
 
 def _build_head(module: ModuleType, wrapped, head: nn.Module, args, kwargs) -> None:
-    """Construct RetinaNet's head; give EN, SN and SSN running statistics for each pyramid level.
-
-    In its two subnets, each such layer with running statistics is replaced by a PerLevelNorm.
-    Errors of the constructor pass unchanged.
-
-    Args:
-        module: detectron2's module of the head. Its ``get_norm`` is replaced meanwhile, because the
-            head first tries the norm on 32 channels, which may not suit its options.
-        wrapped: the constructor that detectron2 defines, bound to ``head``.
-        head: the object to initialize; if it has a PerLevelNorm, it gets a hook that restarts the
-            count of levels at each forward pass.
-        args, kwargs: the constructor's arguments.
-    """
+    """Construct RetinaNet's head; give each level its own running statistics of a mixture."""
     get_norm, calls = module.get_norm, itertools.count()
 
     def get_norm_or_none(norm, channels):
-        """Call ``get_norm``; return None at its first OptionError, if that is for 32 channels."""
         try:
             return get_norm(norm, channels)
         except OptionError:

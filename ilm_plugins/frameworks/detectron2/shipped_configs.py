@@ -16,8 +16,6 @@ def install_import_hooks() -> None:
 
 
 def _register_handler(module: ModuleType) -> None:
-    """Register the scheme in detectron2's PathManager, for reading."""
-
     class Handler(module.PathHandler):
         def _get_supported_prefixes(self) -> list[str]:
             return [SCHEME]
@@ -36,12 +34,10 @@ def _register_handler(module: ModuleType) -> None:
 
 @functools.cache  # wrap it once
 def _find_bases(module: ModuleType) -> None:
-    """Wrap the method that reads a yaml config and, calling itself, its ``_BASE_`` files."""
     wrapt.wrap_function_wrapper(module, "CfgNode.load_yaml_with_base", _load_yaml_with_base)
 
 
 def _load_yaml_with_base(wrapped, _cls, args: tuple, options: dict) -> dict[str, Any]:
-    """Call the method with the path of the file in place of its name."""
     if args:
         return wrapped(resolve(args[0]), *args[1:], **options)
     return wrapped(**{**options, "filename": resolve(options["filename"])})

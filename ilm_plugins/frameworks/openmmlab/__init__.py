@@ -1,9 +1,8 @@
 """OpenMMLab: mmcv and MMEngine, and mmdet, mmseg and mmpretrain, which are built on them.
 
-Registered in their registries: norms (`norms`), networks (`models`), data sets (`datasets`,
-`mmseg_shapes`, `mmdet_shapes`), a training loop that resumes exactly (`deterministic_resume`),
-hooks that log ratios (`ratios`) and set SSN's radius (`radius`). This package's configs are bases
-(`shipped_configs`). Runs: checks before a run (`checks`), the run (`train`).
+Registered in their registries: norms (`norms`), networks (`models`), the dataset `shapes`
+(`mmseg_shapes`, `mmdet_shapes`), hooks that log ratios (`ratios`) and set SSN's radius (`radius`).
+This package's configs are bases (`shipped_configs`). `config` reads configs, `train` runs them.
 """
 
 import importlib
@@ -16,17 +15,14 @@ from . import norms, shipped_configs
 
 #: Module of a framework -> our modules to import after it, which register what they define.
 FOLLOWERS = {
-    "mmengine.runner": tuple(
-        f"{__name__}.{name}" for name in ("deterministic_resume", "radius", "ratios")
-    ),
+    "mmengine.runner": (f"{__name__}.radius", f"{__name__}.ratios"),
     "mmcv.cnn": (f"{__name__}.models",),
-    "mmpretrain.datasets": (f"{__name__}.datasets",),
-    "mmpretrain.models": tuple(f"{__name__}.models.{name}" for name in ("aa_resnet", "crop_flip")),
+    "mmpretrain.models": (f"{__name__}.models.aa_resnet",),
 }
 
 
 def install_import_hooks() -> None:
-    """Make this package's norms, networks and data sets valid in configs; import no framework."""
+    """Make this package's norms, networks and hooks valid in configs; import no framework."""
     norms.install_import_hooks()
     shipped_configs.install_import_hooks()
     for module, followers in FOLLOWERS.items():
@@ -39,11 +35,7 @@ def import_after(module: str, followers: Sequence[str]) -> None:
 
 
 def _import(names: Sequence[str]) -> None:
-    """Import modules that register classes in MMEngine; do nothing unless MMEngine is imported.
-
-    A module that needs Pillow is skipped if Pillow is not installed; other errors pass unchanged.
-    """
-    # mmcv 1.x comes without MMEngine.
+    # mmcv 1.x comes without MMEngine, in which these modules register classes.
     if "mmengine" not in sys.modules:
         return
     for name in names:

@@ -1,4 +1,4 @@
-"""The generated data set `shapes` for mmseg; name this module in ``custom_imports``."""
+"""The generated dataset `shapes` for mmseg; name this module in ``custom_imports``."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -18,11 +18,6 @@ class ShapesSegDataset(BaseSegDataset):
         "palette": [[0, 0, 0], *map(list, SHAPES.values())],
     }
 
-    @staticmethod
-    def generate(data_root: str) -> None:
-        """Generate the data set if it is missing; see :func:`ilm_plugins.data.ensure_shapes`."""
-        ensure_shapes(Path(data_root))
-
     def load_data_list(self) -> list[dict]:
-        self.generate(self.data_root)
+        ensure_shapes(Path(self.data_root))
         return super().load_data_list()

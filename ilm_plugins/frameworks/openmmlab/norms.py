@@ -1,4 +1,4 @@
-"""Register this package's layers in mmcv's registries; make EN, SN and SSN obey ``norm_eval``.
+"""Register this package's layers in mmcv's registries; make the mixtures obey ``norm_eval``.
 
 mmcv 1.x looks a type up in its own ``NORM_LAYERS``, mmcv 2.x in MMEngine's ``MODELS``. The layers
 are registered as soon as either is imported; this module imports neither.
@@ -30,10 +30,7 @@ BASE_MODULES = ("mmengine.model.base_module", "mmcv.runner.base_module")
 
 
 def install_import_hooks() -> None:
-    """Make the keys of :data:`ilm_plugins.NORMS` valid in every ``norm_cfg``.
-
-    Works whether OpenMMLab's packages were imported before, are imported later, or never.
-    """
+    """Make the keys of :data:`ilm_plugins.NORMS` valid in every ``norm_cfg``, now or later."""
     for module, name in REGISTRIES.items():
         wrapt.register_post_import_hook(
             lambda m, name=name: _register_layers(getattr(m, name)), module
@@ -54,12 +51,9 @@ def _register_all_layers(module: ModuleType) -> None:
 
 
 def register(registry, classes: Mapping[str, type] = NORMS) -> None:
-    """Register classes, by default this package's layers; calling it again does no harm.
+    """Register classes by key, by default this package's layers, once.
 
-    Args:
-        registry: mmcv's ``NORM_LAYERS``, MMEngine's ``MODELS``, or one derived from that.
-        classes: the classes by key. Another package's class under the same key stays, with a
-            warning.
+    Another package's class under the same key stays, with a warning.
     """
     taken = []
     for key, cls in classes.items():
@@ -82,30 +76,17 @@ def _warn_once(message: str) -> None:
 
 
 def _path(cls: type) -> str:
-    """Return the dotted path of a class."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 @functools.cache  # wrap it once
 def _obey_norm_eval(module: ModuleType) -> None:
-    """Make backbones with ``norm_eval=True`` set EN, SN and SSN to evaluation mode in training.
-
-    Backbones set only BatchNorm themselves, after calling ``BaseModule.train``, which is wrapped.
-    """
+    """Have ``norm_eval=True`` reach the mixtures; backbones set only BatchNorm themselves."""
     wrapt.wrap_function_wrapper(module, "BaseModule.train", _train)
 
 
 def _train(wrapped, model: nn.Module, args: tuple, options: dict) -> nn.Module:
-    """Call ``BaseModule.train``; set EN, SN and SSN to evaluation mode if ``norm_eval`` says so.
-
-    Args:
-        wrapped: the method, bound to the model.
-        model: a module; without the attribute ``norm_eval`` nothing else is done.
-        args, options: arguments of the method.
-
-    Returns:
-        The result of the method, which is the model.
-    """
+    """Call ``BaseModule.train``, then set the mixtures to evaluation mode under ``norm_eval``."""
     result = wrapped(*args, **options)
     if model.training and getattr(model, "norm_eval", False):
         for layer in model.modules():

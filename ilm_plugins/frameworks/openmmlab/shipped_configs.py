@@ -22,26 +22,17 @@ def install_import_hooks() -> None:
 
 
 def _list_package(module: ModuleType) -> None:
-    """Add this package to MMEngine's table, from import names to names of distributions."""
+    # MMEngine's table from import names to names of distributions.
     module.MODULE2PACKAGE["ilm_plugins"] = "ilm_plugins"
 
 
 @functools.cache  # wrap it once
 def _find_bases(module: ModuleType) -> None:
-    """Wrap the method that finds the files of ``_base_``."""
     wrapt.wrap_function_wrapper(module, "Config._get_cfg_path", _get_cfg_path)
 
 
 def _get_cfg_path(wrapped, _instance, args: tuple, options: dict) -> tuple[str, str | None]:
-    """Return the path of a base file, and the scope of its modules: None for our own files.
-
-    Args:
-        wrapped: MMEngine's method, which finds all others.
-        args, options: the name in ``_base_``, and the file that has it.
-
-    Raises:
-        UserError: the package has no such config.
-    """
+    """Return the path of a base file and the scope of its modules, None for this package's."""
     name = args[0] if args else options["cfg_path"]
     if name.startswith(PREFIX):
         return get_config_file(name.removeprefix(PREFIX)), None

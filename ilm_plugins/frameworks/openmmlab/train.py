@@ -1,225 +1,195 @@
 """Training and evaluation of MMEngine's configs by its Runner, on GPUs and on the CPU."""
 
-import argparse
-import time
-from typing import Any
+import math
+import os
+from collections import Counter
+from contextlib import nullcontext
+from numbers import Real
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
-from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import MODELS, RUNNERS, init_default_scope
-from mmengine.runner import Runner
-from torch import nn
-from torch.utils.data import DataLoader
+from mmengine.registry import RUNNERS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import Tensor, distributed, nn
 
 from ... import checkpoints
-from ..command import building
-from ..optimizers import keep_layouts
-from ..output_folder import check_same_checkpoint
+from ...errors import UserError
+from .. import record
+from ..lock import lock
+from ..options import RunOptions
 from .checkpoints import check_fits, latest, use_safe_checkpoints
-from .checks import load_config
-from .faults import StopAtNaN, explain_dataset_errors, explain_unknown_types, wrap_pipelines
-from .mixed_precision import mixed
+from .config import load_config
 from .radius import RadiusHook
 
+#: Number of points of the curve of a training that counts iterations.
+POINTS = 100
 
-def main(args: argparse.Namespace, cfg: Config | None = None) -> None:
-    """Train, or evaluate with ``--eval-only``, in this process.
 
-    Writes logs, checkpoints and metrics to the config's ``work_dir``. Changes MMEngine in this
-    process (:func:`.checkpoints.use_safe_checkpoints`), and joins a process group of gloo if a
-    launcher started processes for the CPU.
-
-    Args:
-        args: the parsed command line of tools/train_net.py. ``resume`` continues from the last
-            checkpoint of the output folder, or evaluates it with ``eval_only``; without one, the
-            run starts from the beginning with ``load_from``.
-        cfg: the config, which is changed in place: ``load_from`` and ``resume``; with
-            ``--eval-only`` the entries for training and validation become None, and ``--tta``
-            changes those for testing. If it is None, it is read from ``args.config_file``.
-
-    Raises:
-        UserError: the config, its data or its checkpoint is invalid. Other exceptions of the run
-            pass unchanged.
-    """
+def main(options: RunOptions) -> None:
+    """Train, or evaluate with ``eval_only``; called in each process of a run."""
     use_safe_checkpoints()
-    cfg = load_config(args) if cfg is None else cfg
-    last = latest(cfg.work_dir) if args.resume else None
+    with checkpoints.loading(unsafe=options.unsafe):
+        cfg = load_config(options.config_file, options.overrides, options.device, options.amp)
+        first = os.environ.get("RANK", "0") == "0"
+        with lock(cfg.work_dir) if first and not options.eval_only else nullcontext():
+            run(options, cfg)
+
+
+def run(options: RunOptions, cfg: Config) -> None:
+    """Train or evaluate a config, which is changed in place; UserError without a checkpoint."""
+    last = latest(cfg.work_dir) if options.resume else None
     cfg.load_from = last or cfg.get("load_from")
-    # --eval-only just evaluates that checkpoint; without one, load_from starts the run.
-    cfg.resume = last is not None and not args.eval_only
-    if args.eval_only:
-        if args.tta:
-            augment_test(cfg)
-        # Without these entries, the training set need not exist.
-        training = "train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"
-        for key in (*training, "val_dataloader", "val_cfg", "val_evaluator"):
-            cfg[key] = None
-    if cfg.launcher != "none" and args.num_gpus == 0:
-        torch.distributed.init_process_group("gloo")
-    with explain_unknown_types():
-        runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
-    if args.resume:
-        check_same_checkpoint(last, cfg.work_dir)
-    runner.must_fit = last is not None
-    runner.test() if args.eval_only else runner.train()
+    # An evaluation just loads that checkpoint; a training without one starts from load_from.
+    cfg.resume = last is not None and not options.eval_only
+    if options.eval_only and not cfg.load_from:
+        raise UserError("nothing to evaluate: give load_from=CHECKPOINT, or --resume")
+    if options.tta:
+        if not options.eval_only:
+            raise UserError("--tta is for an evaluation; give --eval-only, too")
+        augment_test(cfg)
+    cfg.launcher = "pytorch" if options.world_size > 1 else "none"
+    if options.world_size > 1 and options.device == "cpu":
+        join_cpu_processes(cfg)
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
+    runner.register_hook(StopAtNaN())
+    runner.register_hook(RecordHook(options))
+    if not any(isinstance(hook, RadiusHook) for hook in runner.hooks):
+        runner.register_hook(RadiusHook())
+    try:
+        runner.test() if options.eval_only else runner.train()
+    except FloatingPointError as error:
+        record.diverged(runner.work_dir, str(error))
+        raise
 
 
 def augment_test(cfg: Config) -> None:
-    """Change a config in place to use its test-time augmentation, like mmseg's tools/test.py."""
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    """Change a config in place to its test-time augmentation, as OpenMMLab's tools/test.py do."""
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
     cfg.model = {**cfg.tta_model, "module": cfg.model}
 
 
-class LogFirstIteration(Hook):
-    """Logs the time of a training's first iteration; the logger's own first line may take minutes.
-
-    Nothing is logged if the logger prints every iteration.
-    """
-
-    def before_train(self, runner: Runner) -> None:
-        """Note the time of the start."""
-        self.start = time.monotonic()
-
-    def after_train_iter(self, runner: Runner, *_, **__) -> None:
-        """Log one line after the first iteration."""
-        interval = next((h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 0)
-        if self.start and interval != 1:
-            seconds = time.monotonic() - self.start
-            following = f"; losses follow every {interval} iterations" if interval else ""
-            runner.logger.info(f"The first iteration is done, after {seconds:.1f} s{following}.")
-        self.start = None
+def join_cpu_processes(cfg: Config) -> None:
+    """Join the process group over gloo, and set the config's wrapper of the model for the CPU."""
+    distributed.init_process_group("gloo")
+    wrapper = {
+        "type": "MMDistributedDataParallel",
+        "broadcast_buffers": False,
+        "find_unused_parameters": cfg.get("find_unused_parameters", False),
+        **(cfg.get("model_wrapper_cfg") or {}),
+    }
+    # torch refuses the device ids that the Runner would give.
+    cfg.model_wrapper_cfg = {**wrapper, "device_ids": None}
+    cfg.sync_bn = None
 
 
-@RUNNERS.register_module(force=True)
 class PluginRunner(Runner):
-    """MMEngine's Runner, which also runs on several CPU processes and whose errors name causes."""
-
-    #: Whether a loaded checkpoint must match the model and, in training, its optimizer.
-    must_fit = False
-
-    def __init__(self, *args, **options) -> None:
-        super().__init__(*args, **options)
-        self.register_hook(StopAtNaN(), priority="VERY_HIGH")
-        self.register_hook(LogFirstIteration())
-        if not any(isinstance(hook, RadiusHook) for hook in self.hooks):
-            self.register_hook(RadiusHook())
-
-    def dump_config(self) -> None:
-        """Write the config to the output folder, but not in an evaluation.
-
-        The config of an evaluation has no entries for training, and would replace the training's.
-        """
-        if self.cfg.get("train_cfg") is not None:
-            super().dump_config()
-
-    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Move the model to its device and, in a run of several processes, wrap it.
-
-        In a single process, and on the CPU, SyncBN layers become BN, which is logged. If the config
-        has ``channels_last = True``, the weights of 2d convolutions, and so the feature maps that
-        they compute, are stored with channels last.
-
-        Args:
-            model_wrapper_cfg: config of the wrapper; None for DistributedDataParallel.
-            model: the model, which is changed in place.
-
-        Returns:
-            The model, wrapped if there are several processes.
-        """
-        if self.cfg.get("channels_last"):
-            model = model.to(memory_format=torch.channels_last)
-        if self.distributed and get_device() == "cpu":
-            self.logger.info("On the CPU, SyncBN layers of the model become plain BN layers.")
-            model = revert_sync_batchnorm(model)
-            self.cfg.sync_bn = None  # else MMEngine converts BN, too, to SyncBN
-            default = {
-                "broadcast_buffers": False,
-                "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
-            }
-            # Without the device ids that DistributedDataParallel refuses on the CPU.
-            model_wrapper_cfg = {**(model_wrapper_cfg or default), "device_ids": None}
-        return super().wrap_model(model_wrapper_cfg, model)
+    """MMEngine's Runner, with ``channels_last`` in configs and checkpoints that must fit."""
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
-        """Build the model; raise UserError for a mistake in the config."""
-        with building("the config's model"), explain_unknown_types():
-            return super().build_model(model)
-
-    def build_optim_wrapper(self, optim_wrapper: Any) -> OptimWrapper | OptimWrapperDict:
-        """Build the optimizer wrapper, for mixed precision if the config has ``amp = True``.
-
-        Raises:
-            UserError: a mistake in the config; see also :func:`.mixed_precision.mixed`.
-        """
-        if self.cfg.get("amp") and isinstance(optim_wrapper, dict):
-            optim_wrapper = mixed(optim_wrapper)
-        with building("the config's optimizer"), explain_unknown_types():
-            built = super().build_optim_wrapper(optim_wrapper)
-        for part in built.values() if isinstance(built, OptimWrapperDict) else (built,):
-            keep_layouts(part.optimizer)
-        return built
+        """Build the model; on several CPU processes SyncBN, which needs a GPU, becomes BN."""
+        model = super().build_model(model)
+        if self.cfg.get("channels_last"):
+            model = model.to(memory_format=torch.channels_last)
+        return revert_sync_batchnorm(model) if get_device() == "cpu" else model
 
     def load_checkpoint(self, filename: str, *args, **options) -> dict:
-        """Load a checkpoint into the model, as MMEngine does, and check that it fits.
-
-        If :attr:`must_fit`, as when resuming, the optimizers' states are loaded, too.
-
-        Args:
-            filename: path or URL.
-            args, options: further arguments of MMEngine's method.
-
-        Returns:
-            The contents of the checkpoint.
-
-        Raises:
-            CheckpointError: the file cannot be read, or has none of the model's tensors; or, if
-                :attr:`must_fit`, the model or the optimizer differs from the checkpoint's.
-        """
+        """Load a checkpoint; raise CheckpointError if it has none of the model's tensors."""
         checkpoint = super().load_checkpoint(filename, *args, **options)
         model = self.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         check_fits(filename, model, checkpoint)
-        if self.must_fit:
-            state, wrapper, optimizers = checkpoint.get("optimizer"), self.optim_wrapper, []
-            if state and isinstance(wrapper, OptimWrapperDict):
-                optimizers = [(state.get(name), part.optimizer) for name, part in wrapper.items()]
-            elif state and wrapper is not None:
-                optimizers = [(state, wrapper.optimizer)]
-            weights = checkpoint.get("state_dict", checkpoint)
-            checkpoints.check_resumes(filename, weights, model, optimizers, "load_from")
         return checkpoint
 
-    def build_dataloader(self, dataloader: dict | DataLoader, *args, **options) -> DataLoader:
-        """Build a loader whose errors name the broken file.
 
-        A sample whose image cannot be used later raises RunError; see :class:`.faults.ImageErrors`.
+class StopAtNaN(Hook):
+    """Raises FloatingPointError if a loss becomes infinite or NaN, before a checkpoint is saved."""
 
-        Args:
-            dataloader: the loader's config; or a loader, whose data set is changed in place.
-            args, options: further arguments of MMEngine's method.
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        # Other outputs, like the accuracy of no boxes, may be NaN.
+        losses = [value.float().sum() for name, value in tensors(outputs) if "loss" in name]
+        if losses and not torch.isfinite(sum(losses)):
+            raise FloatingPointError(f"the loss became infinite or NaN at iteration {runner.iter}")
 
-        Raises:
-            UserError: the annotations of a data set cannot be loaded, or are empty; or its type is
-                unknown.
-        """
-        config = dataloader.get("dataset") if isinstance(dataloader, dict) else None
-        with explain_dataset_errors(config):
-            loader = Runner.build_dataloader(dataloader, *args, **options)
-        wrap_pipelines(loader.dataset)
-        return loader
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        # The loss of another process may be NaN; the gradients carry it to all weights.
+        if not all(torch.isfinite(value).all() for value in runner.model.parameters()):
+            raise FloatingPointError(f"weights became infinite or NaN at iteration {runner.iter}")
 
 
-def model_of(cfg: Config) -> nn.Module:
-    """Build the model of a config, with random weights; errors of building it pass unchanged.
+class RecordHook(Hook):
+    """Writes ``record.json``: what is run, the curve of a training, the metrics of a test.
 
-    MMEngine's default scope is set to the config's, and stays so.
+    A point of the curve has the means of losses and accuracies since the last point, and the
+    metrics of a validation.
     """
-    init_default_scope(cfg.get("default_scope") or "mmengine")
-    # Like the Runner, pass on a data_preprocessor that the config has outside of model.
-    beside = {key: cfg[key] for key in ("data_preprocessor",) if key in cfg}
-    return MODELS.build(cfg.model, default_args=beside)
+
+    def __init__(self, options: RunOptions) -> None:
+        self.options = options
+        self.sums, self.counts, self.means = {}, Counter(), {}
+
+    def before_train(self, runner) -> None:
+        loop, loader = runner.train_loop, runner.train_dataloader
+        self.by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        planned = loop.max_epochs if self.by_epoch else loop.max_iters
+        self.interval = max(1, planned // POINTS)
+        self.start(
+            runner,
+            unit="epochs" if self.by_epoch else "iterations",
+            planned=planned,
+            batch=loader.batch_sampler.batch_size * runner.world_size,
+            images=len(loader.dataset),
+        )
+
+    def before_test(self, runner) -> None:
+        self.start(runner, unit="iterations", planned=0, batch=None, images=None)
+
+    def start(self, runner, **values) -> None:
+        options = {"framework": "openmmlab", "seed": runner.seed, **values}
+        record.start(runner.work_dir, self.options, **options)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        for name, value in tensors(outputs):
+            if "loss" in name or name.startswith("accuracy"):
+                self.sums[name] = self.sums.get(name, 0) + value.float().mean()
+                self.counts[name] += 1
+        due = self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)
+        if not self.by_epoch and due:
+            self.point(runner, runner.iter + 1)
+
+    def after_train_epoch(self, runner) -> None:
+        if self.by_epoch:
+            self.point(runner, runner.epoch + 1)
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        # This replaces the point of the same epoch or iteration, hence its means stay in it.
+        self.point(runner, runner.epoch if self.by_epoch else runner.iter, metrics)
+
+    def after_test_epoch(self, runner, metrics=None) -> None:
+        test = record.TTA if self.options.tta else record.PLAIN
+        images = len(runner.test_dataloader.dataset)
+        record.finish(runner.work_dir, test, numbers(metrics), images)
+
+    def point(self, runner, run: int, metrics: dict | None = None) -> None:
+        if self.sums:
+            self.means = {name: total / self.counts[name] for name, total in self.sums.items()}
+            self.sums, self.counts = {}, Counter()
+        record.point(runner.work_dir, run, **numbers({**self.means, **(metrics or {})}))
+
+
+def tensors(outputs: dict | None) -> list[tuple[str, Tensor]]:
+    """Return the tensors, detached, that an iteration has logged."""
+    found = (outputs or {}).items()
+    return [(name, value.detach()) for name, value in found if isinstance(value, Tensor)]
+
+
+def numbers(values: dict | None) -> dict[str, float]:
+    """Return the finite numbers of a dict, as floats of 6 decimals."""
+    found = ((k, float(v)) for k, v in (values or {}).items() if isinstance(v, Real | Tensor))
+    return {name: round(value, 6) for name, value in found if math.isfinite(value)}

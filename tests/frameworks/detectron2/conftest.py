@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def small_data_set(datasets):
-    """Before detectron2 looks for one, does not find it, and generates it in full size."""
+    """Generate it before detectron2 looks for it and generates one of full size."""
 
 
 @pytest.fixture(autouse=True)

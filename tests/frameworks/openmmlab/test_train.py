@@ -1,327 +1,213 @@
-"""tools/train_net.py on MMEngine configs: training, evaluation, resuming, and mistakes."""
+"""Training, evaluation and resuming of MMEngine's configs, and the record of a run."""
 
-import importlib.util
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 
-from mmengine.registry import init_default_scope
+from torch import nn
 
-import fresh
-from faults import error_line, start
-from feature_maps import convolutions
-from ilm_plugins import checkpoints
-from ilm_plugins.cli import train_net
-from ilm_plugins.errors import UserError
-from ilm_plugins.frameworks.openmmlab import checks
-from ilm_plugins.frameworks.openmmlab.checks import load_config
-from runs import TORCHRUN
+from ilm_plugins.checkpoints import read
+from ilm_plugins.cli import train
+from ilm_plugins.frameworks import record
+from ilm_plugins.frameworks.openmmlab.checkpoints import latest, use_safe_checkpoints
+from ilm_plugins.frameworks.openmmlab.train import StopAtNaN
 from runs import mmengine_command as command
 
-
-def losses(out):
-    """iteration -> loss, of all runs in a folder."""
-    lines = (line for f in sorted(out.glob("*/vis_data/scalars.json")) for line in f.open())
-    return {entry["step"]: entry["loss"] for entry in map(json.loads, lines) if "loss" in entry}
+use_safe_checkpoints()  # it lets MMEngine's log of losses be read
 
 
-def iou(printed):
-    return float(re.findall(r"mIoU: ([\d.]+)", printed)[-1])
+def derive(path, config, text):
+    """Write a config that derives from another."""
+    path.write_text(f"_base_ = {str(config)!r}\n{text}")
+    return path
 
 
-def test_training_leaves_checkpoints_the_config_and_losses(trained):
-    state = torch.load(trained / "iter_4.pth", weights_only=False)["state_dict"]
+def test_a_training_leaves_checkpoints_and_its_record(trained):
+    state = read(trained / "iter_4.pth")["state_dict"]
     assert state["decode_head.convs.0.gn.encode.weight"].shape == (2, 2)
-    assert (trained / "iter_2.pth").exists() and "ILMGN" in (trained / "fcn.py").read_text()
-    assert list(losses(trained)) == [1, 2, 3, 4]
+    found = record.read(trained)
+    names = ("unit", "planned", "run", "batch", "images", "seed", "processes", "metrics")
+    assert [found[name] for name in names] == ["iterations", 4, 4, 2, 4, 0, 1, {}]
+    assert [point["iterations"] for point in found["curve"]] == [1, 2, 3, 4]
+    assert all(point["loss"] == point["decode.loss_ce"] > 0 for point in found["curve"])
 
 
-def test_the_first_iteration_is_logged_where_the_logger_waits(config, trained, tmp_path):
-    opts = ["train_cfg.max_iters=2", "default_hooks.logger.interval=50"]
-    assert train_net.main(command(config, out=tmp_path, opts=opts)) == 0
-    found = [next(out.glob("*/*.log")).read_text() for out in (tmp_path, trained)]
-    line = r"The first iteration is done, after \d+\.\d s; losses follow every 50 iterations\."
-    assert [len(re.findall(line, text)) for text in found] == [1, 0]
-    assert "The first iteration" not in found[1]
+def test_a_point_of_an_epoch_has_mean_losses_and_the_validation(config, tmp_path):
+    text = (
+        "val_dataloader = {{_base_.test_dataloader}}\nval_evaluator = {{_base_.test_evaluator}}\n"
+        "val_cfg = dict()\ntrain_dataloader = dict(sampler=dict(type='DefaultSampler'))\n"
+        "train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=2)\n"
+        "log_processor = dict(by_epoch=True)\n"
+    )
+    path = derive(tmp_path / "epochs.py", config, text)
+    assert train.main(command(path, out=tmp_path / "out")) == 0
+    found = record.read(tmp_path / "out")
+    assert (found["unit"], found["planned"]) == ("epochs", 2)
+    (log,) = (tmp_path / "out").glob("*/vis_data/scalars.json")
+    logged = [entry for entry in map(json.loads, log.open()) if "loss" in entry]
+    assert [point["epochs"] for point in found["curve"]] == [1, 2]
+    # The log has means of a window of 10 iterations.
+    assert found["curve"][0]["loss"] == pytest.approx(logged[1]["loss"], abs=1e-4)
+    assert all(0 <= point["mIoU"] <= 100 for point in found["curve"])
 
 
-def test_resuming_goes_on_where_training_stopped(config, trained, tmp_path):
+def test_a_killed_training_resumes_with_its_optimizer(config, tmp_path):
     out = tmp_path / "out"
-    opts = ["train_cfg.max_iters=2"]
-    assert train_net.main(command(config, out=out, opts=opts)) == 0
-    # Gradients are clipped to nothing: what moves the weights is the momentum alone.
-    opts = ["optim_wrapper.clip_grad={'max_norm': 1e-30, '_delete_': True}"]
-    assert train_net.main(command(config, "--resume", out=out, opts=opts)) == 0
-    assert losses(out).keys() == {1, 2, 3, 4}
-    first, last = (torch.load(out / f"iter_{i}.pth", weights_only=False) for i in (2, 4))
-    assert last["meta"]["iter"] == 4
-    group = first["optimizer"]["param_groups"][0]
-    name, momentum = "backbone.conv1.weight", group["momentum"]
-    buffer = first["optimizer"]["state"][0]["momentum_buffer"]
-    assert buffer.any() and not group["weight_decay"]
+    opts = ["train_cfg.max_iters=100000", "default_hooks.checkpoint.max_keep_ckpts=2"]
+    code = "import sys; from ilm_plugins.cli import train; sys.exit(train.main(sys.argv[1:]))"
+    words = map(str, command(config, out=out, opts=opts))
+    with subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL) as run:
+        end = time.monotonic() + 180
+        while not (out / "iter_6.pth").exists():
+            assert run.poll() is None and time.monotonic() < end
+            time.sleep(0.02)
+        os.kill(run.pid, signal.SIGKILL)
+    first = read(latest(out))
+    at = first["meta"]["iter"]
+    # Gradients are clipped to nothing: the momentum alone moves the weights.
+    clip = ["optim_wrapper.clip_grad._delete_=True", "optim_wrapper.clip_grad.max_norm=1e-30"]
+    opts = [f"train_cfg.max_iters={at + 2}", *clip]
+    assert train.main(command(config, "--resume", out=out, opts=opts)) == 0
+    last = read(out / f"iter_{at + 2}.pth")
+    group, state = first["optimizer"]["param_groups"][0], first["optimizer"]["state"]
+    name, momentum, buffer = "backbone.conv1.weight", group["momentum"], state[0]["momentum_buffer"]
     expected = -group["lr"] * (momentum + momentum**2) * buffer
     moved = last["state_dict"][name] - first["state_dict"][name]
+    assert buffer.any()
     torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-7)
+    # Points between the checkpoint and the kill are replaced.
+    steps = [point["iterations"] for point in record.read(out)["curve"]]
+    assert steps == sorted(set(steps)) and steps[-1] == record.read(out)["run"] == at + 2
 
 
-def test_resuming_before_there_is_a_checkpoint_starts_from_load_from(config, trained, tmp_path):
-    """At the first iteration, of the weights alone; and continues from its own last one then."""
-    out, weights = tmp_path / "out", f"load_from={trained / 'iter_4.pth'}"
-    for length in (2, 3):
-        opts = [weights, f"train_cfg.max_iters={length}"]
-        assert train_net.main(command(config, "--resume", out=out, opts=opts)) == 0
-        assert list(losses(out)) == list(range(1, length + 1))
-    assert torch.load(out / "iter_3.pth", weights_only=False)["meta"]["iter"] == 3
-    assert losses(out)[1] != losses(trained)[1]
+def test_resuming_without_a_checkpoint_starts_from_load_from(config, trained, tmp_path):
+    opts = [f"load_from={trained / 'iter_4.pth'}", "train_cfg.max_iters=1"]
+    assert train.main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
+    (point,) = record.read(tmp_path)["curve"]
+    assert point["iterations"] == 1
+    assert point["loss"] != record.read(trained)["curve"][0]["loss"]
 
 
-def test_evaluation_of_a_checkpoint_and_of_the_last_one(config, trained, tmp_path, capfd):
+def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path):
     out = shutil.copytree(trained, tmp_path / "out")
-    weights = f"load_from={trained / 'iter_4.pth'}"
-    no_images = "train_dataloader.dataset.data_root=/nowhere"  # an evaluation needs none
-    found, of_training = [], (trained / "fcn.py").read_text()
-    for options, opts in (([], [weights, no_images]), (["--resume"], []), (["--tta"], [weights])):
-        argv = command(config, "--eval-only", *options, out=out, opts=opts)
-        assert train_net.main(argv) == 0
-        found.append(iou(capfd.readouterr().out))
-    assert found[0] == found[1] > 0 and found[2] > 0
-    assert (out / "fcn.py").read_text() == of_training
+    opts = ["train_dataloader.dataset.data_root=/nowhere"]  # an evaluation needs none
+    for options in ([], ["--tta"]):
+        argv = command(config, "--eval-only", "--resume", *options, out=out, opts=opts)
+        assert train.main(argv) == 0
+    elsewhere = [f"load_from={trained / 'iter_4.pth'}"]
+    argv = command(config, "--eval-only", out=tmp_path / "other", opts=elsewhere)
+    assert train.main(argv) == 0
+    found, other = record.read(out), record.read(tmp_path / "other")
+    assert found["curve"] == record.read(trained)["curve"] and found["test images"] == 4
+    assert found["metrics"].keys() == {"", "tta"}
+    assert found["metrics"][""] == other["metrics"][""] and other["planned"] == 0
+    assert 0 < found["metrics"]["tta"]["mIoU"] < 100
 
 
-def test_an_evaluation_that_is_refused_leaves_no_folder(config, tmp_path, capsys):
-    error_line(command(config, "--eval-only", out=tmp_path / "out"), capsys, 2)
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        (["train_cfg.max_iters", "3"], "'train_cfg.max_iters' .* is not KEY=VALUE"),
+        (["--eval-only"], "nothing to evaluate"),
+        (["--tta"], "give --eval-only"),
+        (["load_from=/nowhere/none.pth"], "none.pth' does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line(config, tmp_path, capfd, options, word):
+    flags = [option for option in options if option.startswith("--")]
+    opts = [option for option in options if option not in flags]
+    assert train.main(command(config, *flags, out=tmp_path, opts=opts)) == 2
+    assert re.search(f"error: .*{word}", capfd.readouterr().err.splitlines()[-1])
 
 
-def test_channels_last(config, tmp_path):
-    with convolutions() as found:
-        argv = command(config, "--channels-last", out=tmp_path, opts=["train_cfg.max_iters=1"])
-        assert train_net.main(argv) == 0
-    assert set(found) == {(True, False)}
+def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(config, tmp_path):
+    opts = ["optim_wrapper.optimizer.lr=1e30", "default_hooks.checkpoint.interval=1"]
+    with pytest.raises(FloatingPointError, match="the loss became infinite or NaN at") as error:
+        train.main(command(config, out=tmp_path, opts=opts))
+    # Its number from 0 is that of the iterations before it, of which the last was saved.
+    iteration = int(str(error.value).split()[-1])
+    assert latest(tmp_path) == str(tmp_path / f"iter_{iteration}.pth")
+    assert record.read(tmp_path)["diverged"] == str(error.value)
 
 
-@pytest.mark.parametrize("word", ["--amp", "amp=True"])
-def test_mixed_precision_is_for_gpus(config, tmp_path, capsys, word):
-    """mmcv's operators, such as RoIAlign, know no bfloat16 on the CPU."""
-    argv = (
-        [*command(config, out=tmp_path), word]
-        if "=" in word
-        else command(config, word, out=tmp_path)
+def test_only_losses_count_and_in_float32():
+    hook, runner = StopAtNaN(), SimpleNamespace(iter=4, model=nn.Linear(2, 2))
+    fine = {"loss": torch.full((9,), 6e4, dtype=torch.float16), "acc": torch.tensor(torch.nan)}
+    hook.after_train_iter(runner, 0, outputs=fine)
+    with pytest.raises(FloatingPointError, match="at iteration 4"):
+        hook.after_train_iter(runner, 0, outputs={"loss_bbox": torch.tensor([1, torch.inf])})
+    hook.before_save_checkpoint(runner, {})
+    runner.model.bias.data[1] = torch.inf
+    with pytest.raises(FloatingPointError, match="weights became infinite or NaN at iteration 4"):
+        hook.before_save_checkpoint(runner, {})
+
+
+SPOIL = """
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Spoil(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.rank == 1 and runner.iter == 3:
+            data_batch["inputs"] = [x.float() * float("nan") for x in data_batch["inputs"]]
+"""
+
+
+def test_two_processes_end_with_the_nan_of_one(config, tmp_path, monkeypatch, capfd):
+    """SyncBN becomes BN on the CPU; gradients carry the NaN to all weights, which are not saved."""
+    (tmp_path / "spoil.py").write_text(SPOIL)
+    monkeypatch.syspath_prepend(tmp_path)  # the processes that are started get this path
+    text = (
+        "custom_imports = dict(imports=['ilm_plugins', 'spoil'])\n"
+        "custom_hooks = [dict(type='Spoil')]\nsync_bn = 'torch'\n"
+        "model = dict(decode_head=dict(norm_cfg=dict(_delete_=True, type='SyncBN')))\n"
     )
-    assert "--amp is for GPUs; leave it out on the CPU" in error_line(argv, capsys, 2)
+    path, out = derive(tmp_path / "two.py", config, text), tmp_path / "out"
+    opts = ["train_cfg.max_iters=9", "default_hooks.checkpoint.interval=1"]
+    assert train.main(command(path, "--num-processes", "2", out=out, opts=opts)) == 2
+    assert "infinite or NaN at iteration 3" in capfd.readouterr().err.splitlines()[-1]
+    assert {path.name for path in out.glob("*.pth")} == {f"iter_{i}.pth" for i in (1, 2, 3)}
+    found = record.read(out)
+    assert (found["processes"], found["batch"]) == (2, 4)
+    assert [point["iterations"] for point in found["curve"]][:3] == [1, 2, 3]
 
 
-def printed(process):
-    """What a process that succeeds prints."""
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err[-3000:]
-    return out + err
-
-
-@pytest.mark.wide
-def test_several_processes_over_gloo(config, tmp_path):
-    sync_bn = "model.decode_head.norm_cfg={'type': 'SyncBN', '_delete_': True}"
-    opts = ["train_cfg.max_iters=2", sync_bn, "sync_bn=torch"]
-    process = start(command(config, "--num-processes", "2", out=tmp_path, opts=opts))
-    assert "SyncBN layers of the model become plain BN layers" in printed(process)
-    assert list(losses(tmp_path)) == [1, 2]
-
-
-@pytest.mark.wide
-def test_torchrun_starts_the_processes(config, tmp_path):
-    argv = command(config, "--launcher", "pytorch", out=tmp_path, opts=["train_cfg.max_iters=2"])
-    assert "Distributed launcher: pytorch" in printed(start(argv, run=TORCHRUN))
-    assert list(losses(tmp_path)) == [1, 2]
-
-
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        (["model.backbone.norm_cfg.type=ILMG"], ["model.backbone.norm_cfg has type 'ILMG'", "EN"]),
-        (["model.type=Segmenter"], ["Segmenter is not in the mmseg::model", "custom_imports"]),
-        (["model.backbone.norm_cfg.num_groups=5"], ["num_groups=5 does not divide"]),
-        (["train_dataloader.dataset.data_root=/nowhere"], ["tried /nowhere", "data_root"]),
-        (
-            ["train_dataloader.dataset.data_prefix.img_path=images/none"],
-            ["shapes/images/none", "train_dataloader.dataset.data_root"],
-        ),
-        (["learning_rate=3"], ["error: override learning_rate=3 does not fit", "KEY=VALUE"]),
-        (
-            ["train_cfg.max_iters=abc"],
-            ["override train_cfg.max_iters=abc does not", "max_iters is a number of iterations"],
-        ),
-        (["train_cfg.max_iters", "3"], ["override train_cfg.max_iters does not", "KEY=VALUE"]),
-        (["optim_wrapper.type=AmpOptimWrapper"], ["optimizer cannot be built", "only available"]),
-        (
-            ["norm_cfg.type=EN"],
-            ["norm_cfg is a variable of the config's file; override"],
-        ),
-        (["resume=True"], ["sets resume=True; give --resume"]),
-        (["--tta"], ["--tta is for an evaluation; give --eval-only"]),
-        (["--eval-only"], ["nothing to evaluate: load_from is empty"]),
-        (["--eval-only", "test_evaluator=None"], ["does not define test_evaluator"]),
-        (["--eval-only", "--tta", "tta_model=None"], ["--tta", "define"]),
-        (["load_from={out}/none.pth"], ["none.pth' does not exist; give a file"]),
-        (["work_dir={out}/file/o"], ["cannot be written", "work_dir"]),
-        (["--launcher", "pytorch"], ["RANK is not set", "torchrun"]),
-        (["--launcher", "slurm", "--num-processes", "2"], ["decides the number of processes"]),
-        (["--launcher", "slurm"], ["SLURM_PROCID is not set"]),
-        (["--num-machines", "2"], ["needs --dist-url"]),
-        (["--num-machines", "2", "--dist-url", "10.0.0.1"], ["give tcp://HOST:PORT"]),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)
-def test_what_would_fail_later(config, tmp_path, capsys, options, words):
-    (tmp_path / "file").write_text("")
-    filled = [word.replace("{out}", str(tmp_path)) for word in options]
-    flags = [word for word in filled if "=" not in word]
-    if flags and not flags[0].startswith("--"):  # an override without its sign
-        flags = []
-    opts = [word for word in filled if word not in flags]
-    work_dir = [] if any(o.startswith("work_dir") for o in opts) else [f"work_dir={tmp_path}"]
-    argv = ["--config-file", config, "--num-gpus", "0", *flags, *work_dir, *opts]
-    error = error_line(argv, capsys, 2)
-    for word in words:
-        assert word in error, error
-    assert "with overrides" not in error
-
-
-@pytest.mark.wide
-def test_a_mistake_in_one_of_several_processes(config, tmp_path, capsys):
-    opts = ["model.backbone.norm_cfg.num_groups=5"]
-    error = error_line(command(config, "--num-processes", "2", out=tmp_path, opts=opts), capsys, 2)
-    assert "num_groups=5 does not divide num_channels=16" in error
-
-
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("_base_ = './nowhere.py'", "cannot be read"),
-        (
-            "default_scope = 'of my own'\ntrain_cfg = dict(type='A')",
-            "does not define model, train_dataloader, optim_wrapper",
-        ),
-        ("model = dict(type='A')", "does not define train_dataloader, train_cfg, optim_wrapper"),
-        ("custom_imports = dict(imports=['nowhere'])", "nowhere"),
-    ],
-)
-def test_configs_that_are_none(tmp_path, capsys, text, words):
-    (tmp_path / "mm.py").write_text(text)
-    error = error_line(["--config-file", tmp_path / "mm.py", "--num-gpus", "0"], capsys, 2)
-    assert words in error and "mm.py" in error
-
-
-@pytest.mark.parametrize("key", ["activation_checkpointing", "train_cfg.max_iters", "strategy"])
-def test_what_the_runner_reads_can_be_overridden(config, key):
-    words = ["--config-file", str(config), "--num-gpus", "0", f"{key}=3"]
-    cfg = load_config(train_net.parser().parse_args(words))
-    assert cfg[key] == 3 if "." not in key else cfg.train_cfg.max_iters == 3
-
-
-@pytest.mark.parametrize(
-    "word, value",
-    [
-        ("work_dir=runs/exp 1", "runs/exp 1"),
-        ("work_dir='runs/a,b'", "runs/a,b"),
-        ("work_dir=runs/lr.1,wd1e-4", "runs/lr.1,wd1e-4"),
-        ("work_dir=2026_11_05", "2026_11_05"),
-        ("load_from=model(1).pth", "model(1).pth"),
-        ("load_from=None", None),
-        ("train_dataloader.dataset.data_root=/my images", "/my images"),
-        ("train_dataloader.dataset.data_root=None", None),
-        ("resume=TRUE", True),
-        ("resume=a, b", ["a", "b"]),
-        ("resume=[a,[1, b]]", ["a", [1, "b"]]),
-    ],
-)
-def test_values_of_overrides(config, word, value):
-    words = ["--config-file", str(config), "--num-gpus", "0", word]
-    cfg = load_config(train_net.parser().parse_args(words))
-    for key in word.partition("=")[0].split("."):
-        cfg = cfg[key]
-    assert cfg == value
-
-
-def test_a_framework_that_is_not_installed(config, capsys, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    error = error_line(["--config-file", config, "--num-gpus", "0"], capsys, 2)
-    assert "needs mmengine: pip install onedl-mmengine 'setuptools<82'" in error
-
-
-def test_pix2pix_needs_no_mmcv(root, monkeypatch):
-    monkeypatch.setattr(checks, "installed", lambda package: package == "mmengine")
-    config = root / "configs" / "pix2pix" / "facades_ilmin_in.py"
-    args = train_net.parser().parse_args(["--config-file", str(config)])
-    assert load_config(args).default_scope == "mmengine"
-
-
-def test_a_norm_of_another_packages_backbone():
-    """mmpretrain alone registers LN2d."""
-    backbone = {"type": "mmpretrain.ConvNeXt", "norm_cfg": {"type": "LN2d", "eps": 1e-6}}
-    init_default_scope("mmseg")
-    checks.check_norms({"backbone": backbone})
-    for part in ("neck", "backbone_of_mmseg"):
-        with pytest.raises(UserError, match=f"{part}.norm_cfg has type 'LN2d', which is not regis"):
-            checks.check_norms({"backbone": backbone, part: {"norm_cfg": {"type": "LN2d"}}})
+def test_channels_last_is_an_entry_of_a_config(config, tmp_path):
+    opts = ["channels_last=True", "train_cfg.max_iters=2"]
+    assert train.main(command(config, out=tmp_path, opts=opts)) == 0
+    weight = read(tmp_path / "iter_2.pth")["state_dict"]["backbone.layer1.0.conv1.weight"]
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
 
 
 def test_ssns_radius_is_set_without_a_hook_in_the_config(config, tmp_path):
-    norm = "model.backbone.norm_cfg={'type':'SSN'}"
-    argv = command(config, out=tmp_path, opts=[norm, "train_cfg.max_iters=4"])
-    assert train_net.main(argv) == 0
-    saved = checkpoints.read(tmp_path / "iter_4.pth")["state_dict"]
+    opts = ["model.backbone.norm_cfg.type=SSN", "model.backbone.norm_cfg._delete_=True"]
+    assert train.main(command(config, out=tmp_path, opts=opts)) == 0
+    saved = read(tmp_path / "iter_4.pth")["state_dict"]
     radii = [value for name, value in saved.items() if name.endswith(".radius")]
     assert radii and all(value == 3 / 4 for value in radii)
 
 
-@pytest.mark.wide
-def test_operators_that_are_not_compiled_are_named(root, tmp_path):
-    config = root / "configs/mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
-    code = f"""
-import sys
-sys.modules["mmcv._ext"] = None
-from ilm_plugins.errors import UserError
-from ilm_plugins.cli import train_net
-options = "--config-file", {str(config)!r}, "--num-gpus", "0", "work_dir={tmp_path}/out"
-sys.exit(train_net.main(options))
-"""
-    done = fresh.run([sys.executable, "-c", code])
-    assert done.returncode == 2 and not (tmp_path / "out").exists()
-    assert done.stderr.splitlines()[-1].endswith(
-        "mmcv is installed without its compiled operators, which this config needs; "
-        "run 'make install-openmmlab' in a checkout of ilm_plugins"
+def test_a_hook_logs_ratios(config, tmp_path):
+    text = (
+        "custom_hooks = [dict(type='RatiosHook', interval=3)]\n"
+        "model = dict(backbone=dict(norm_cfg=dict(_delete_=True, type='EN', reduction=8)))\n"
     )
-
-
-def test_a_data_set_that_downloads_itself_need_not_be_there(root, tmp_path, monkeypatch):
-    pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
-    config = root / "configs/mmpretrain/en/resnet20_cifar10_en.py"
-    args = train_net.parser().parse_args(
-        ["--config-file", str(config), "--num-gpus", "0", f"work_dir={tmp_path}"]
-    )
-    monkeypatch.chdir(tmp_path)
-    checks.check(args)
-    args.opts.append("train_dataloader.dataset.download=False")
-    with pytest.raises(UserError, match="data/cifar10"):
-        checks.check(args)
-
-
-def test_where_images_are_looked_for(tmp_path, monkeypatch):
-    from ilm_plugins.frameworks.openmmlab.checks import check_dataset
-
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "images").mkdir()
-    dataset, overrides = {"type": "BaseSegDataset", "data_root": "~/images"}, []
-    check_dataset("data", dataset, overrides)
-    assert dataset["data_root"] == str(tmp_path / "images")
-    assert overrides == [f"data.data_root='{tmp_path}/images'"]  # for the other processes
-    elsewhere = {"type": "BaseSegDataset", "data_root": "s3/bucket", "ann_file": "list.txt"}
-    with pytest.raises(UserError, match=r"data set of data is not there: tried .*s3/bucket/list"):
-        check_dataset("data", elsewhere, [])
-    check_dataset("data", {**elsewhere, "backend_args": {"backend": "petrel"}}, [])
+    path = derive(tmp_path / "ratios.py", config, text)
+    assert train.main(command(path, out=tmp_path / "out")) == 0
+    (log,) = (tmp_path / "out").glob("*/vis_data/scalars.json")
+    (found,) = (entry for entry in map(json.loads, log.open()) if "loss" not in entry)
+    means = [found[f"ratios/backbone.layer1.0.gn1/{name}"] for name in ("IN", "LN", "BN")]
+    assert found["step"] == 3 and sum(means) == pytest.approx(1)
+    assert means != [pytest.approx(1 / 3, abs=1e-9)] * 3

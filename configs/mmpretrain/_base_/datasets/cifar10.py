@@ -1,4 +1,3 @@
-# CIFAR-10, padded by 4 and cropped to 32, flipped. From {train,test}.npz archives
-# (ilm_plugins.data.packed): train_dataloader.dataset.type=PackedImages
-# train_dataloader.dataset.data_root=DIR, and so for val_dataloader and test_dataloader.
+# CIFAR-10, padded by 4 and cropped to 32, flipped. `python -m ilm_plugins reproduce run` reads it
+# from a folder of image files, too, with --data.
 _base_ = "mmpretrain::_base_/datasets/cifar10_bs16.py"

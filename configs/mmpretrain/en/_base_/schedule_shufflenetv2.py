@@ -3,7 +3,8 @@
 # network's own recipe: SGD, .5 for 1024 images, falling linearly to 0 in 300,000 iterations, and
 # weight decay 4e-5 but for norms; scaled to 128 images, .0625 and 240 epochs; 32 images on each of
 # 4 GPUs. In the paper's words, as an override:
-# optim_wrapper.optimizer={'_delete_':True,'type':'Adam','lr':0.1,'weight_decay':4e-5}
+# optim_wrapper.optimizer._delete_=True optim_wrapper.optimizer.type=Adam
+# optim_wrapper.optimizer.lr=0.1 optim_wrapper.optimizer.weight_decay=4e-5
 optim_wrapper = dict(
     optimizer=dict(type="SGD", lr=0.0625, momentum=0.9, weight_decay=4e-5),
     paramwise_cfg=dict(norm_decay_mult=0),

@@ -21,21 +21,13 @@ VALUES = 0.1
 class AugmentedConv2d(nn.Module):
     """A 3 x 3 convolution, a part of whose output channels are self-attention over the map.
 
-    The logit of a query q at (i, j) for the key k at (a, b) is
-    q (k + r_height[a - i] + r_width[b - j]) / sqrt(KEYS), with embeddings r of relative positions
-    that the heads share. Heads are joined by a 1 x 1 convolution, and attention follows the
-    convolution's outputs.
+    (N, C, H, W) becomes (N, C, H / stride, W / stride), rounded up. The logit of a query q at
+    (i, j) for the key k at (a, b) is q (k + r_height[a - i] + r_width[b - j]) / sqrt(KEYS), with
+    embeddings r of relative positions that the heads share. Heads are joined by a 1 x 1
+    convolution, and attention follows the convolution's outputs.
 
-    Attention sees its input halved by average pooling, as often as ``halvings`` says; its output is
-    upsampled to the convolution's.
-
-    Shape: (N, C, H, W) to (N, C, H / stride, W / stride), rounded up.
-
-    Args:
-        channels: C, of input and output.
-        stride: of the convolution, 1 or 2.
-        halvings: how often H and W are halved for attention.
-        size: largest height and width of a map for attention.
+    Attention sees its input, at most ``size`` wide, halved ``halvings`` times by average pooling;
+    its output is upsampled to the convolution's.
     """
 
     def __init__(self, channels: int, stride: int, halvings: int, size: int) -> None:
@@ -50,11 +42,6 @@ class AugmentedConv2d(nn.Module):
         self.width = nn.Parameter(KEYS**-0.5 * torch.randn(2 * size - 1, KEYS))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the output channels of the convolution, then those of attention.
-
-        Raises:
-            ValueError: the map for attention is larger than ``size``.
-        """
         convolved = self.conv(x)
         for _ in range(self.halvings):
             x = avg_pool2d(x, 3, 2, 1, count_include_pad=False)
@@ -75,11 +62,7 @@ class AugmentedConv2d(nn.Module):
         return torch.einsum("nmijab,nmcab->nmcij", weights, v).flatten(1, 2)
 
     def between(self, embeddings: Tensor, length: int) -> Tensor:
-        """Return the embedding of each position relative to each other one: (length, length, KEYS).
-
-        Raises:
-            ValueError: the length exceeds ``size``.
-        """
+        """Return the embedding of each position relative to each other: (length, length, KEYS)."""
         if length > self.size:
             raise ValueError(
                 f"AAResNet: attention over {length} pixels, but embeddings for "

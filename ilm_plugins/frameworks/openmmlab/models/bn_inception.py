@@ -62,22 +62,14 @@ class BNInception(StagedBackbone):
 
 
 class Inception(nn.Module):
-    """An Inception unit: four parallel branches whose outputs are concatenated along channels.
+    """An Inception unit: four branches, 1x1, 1x1-3x3, 1x1-3x3-3x3 and pooling-1x1, concatenated.
 
-    With ``single`` and ``projection`` 0 the unit halves the resolution: it has no 1x1 branch, and
-    no convolution after its pooling.
-
-    Shape: (N, channels, H, W) to (N, out_channels, H, W), or (N, out_channels, H/2, W/2).
-
-    Args:
-        channels: input channels.
-        single: output channels of the branch 1x1.
-        double: output channels of the branch 1x1 -> 3x3, by layer.
-        triple: output channels of the branch 1x1 -> 3x3 -> 3x3; both 3x3 layers have the second.
-        pool: "avg" or "max", the pooling of the last branch.
-        projection: output channels of the 1x1 convolution after the pooling.
-        norm_cfg: mmcv's config of the normalization layers.
+    With ``single`` and ``projection`` 0 it halves the resolution, and lacks the 1x1 convolutions of
+    the first and the last branch.
     """
+
+    # The widths of the branches: single, double, triple (of which both 3x3 have the second), and
+    # projection.
 
     def __init__(
         self,

@@ -43,16 +43,7 @@ class CifarResNet(StagedBackbone):
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions with a shortcut.
-
-    Shape: (N, channels, H, W) to (N, out_channels, H, W) if both are equal; otherwise H and W are
-    halved, rounded up, in the first convolution. A norm follows each convolution.
-
-    Args:
-        channels, out_channels: channels of the input and the output; ``out_channels`` is at least
-            ``channels``.
-        norm_cfg: mmcv's config of the norms.
-    """
+    """Two 3 x 3 convolutions with a shortcut; where the width grows, H and W are halved."""
 
     def __init__(self, channels: int, out_channels: int, norm_cfg: dict) -> None:
         super().__init__()

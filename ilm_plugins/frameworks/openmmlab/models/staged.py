@@ -15,7 +15,7 @@ class StagedBackbone(BaseModule):
         stem, stages: modules that run in this order on feature maps (N, C, H, W).
         out_indices: the stages, counted from 0, whose outputs ``forward`` returns.
         frozen_stages: this many stages, and the stem, do not train; -1 freezes nothing.
-        norm_eval: whether normalization layers, including EN, SN and SSN, keep their running
+        norm_eval: whether normalization layers, including the mixtures, keep their running
             statistics unchanged in training.
         init_cfg: MMEngine's initialization, for example from a checkpoint.
 
@@ -46,18 +46,10 @@ class StagedBackbone(BaseModule):
             part.requires_grad_(False)
 
     def _frozen_parts(self) -> list[nn.Module]:
-        """Return the stem and the stages that ``frozen_stages`` freezes."""
         return [self.stem, *self.stages][: self.frozen_stages + 1]
 
     def train(self, mode: bool = True):
-        """Set the mode; frozen parts and, under ``norm_eval``, all BN, EN, SN and SSN stay in eval.
-
-        Args:
-            mode: True for training; False sets all parts to evaluation mode.
-
-        Returns:
-            The backbone itself.
-        """
+        """Set the mode; frozen parts and, under ``norm_eval``, BN and the mixtures stay in eval."""
         super().train(mode)
         for part in self._frozen_parts():
             part.eval()
@@ -68,7 +60,6 @@ class StagedBackbone(BaseModule):
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs of the stages in ``out_indices`` for images (N, 3, H, W)."""
         x = self.stem(x)
         outputs = []
         for stage in self.stages:
@@ -85,16 +76,7 @@ def conv(
     stride: int = 1,
     **options,
 ) -> ConvModule:
-    """Build a convolution, padded by half its kernel, then norm and activation, by default ReLU.
-
-    Before a norm the convolution has no bias.
-
-    Args:
-        channels, out_channels: channels of the input and the output.
-        kernel_size, stride: of the convolution, for both directions.
-        norm_cfg: mmcv's config of the norm.
-        options: further arguments of mmcv's ConvModule; ``act_cfg=None`` leaves out the ReLU.
-    """
+    """Build a convolution padded by half its kernel, then norm and, by default, ReLU."""
     padding = kernel_size // 2
     return ConvModule(
         channels, out_channels, kernel_size, stride, padding, norm_cfg=norm_cfg, **options

@@ -1,0 +1,88 @@
+"""Find the state dict in a checkpoint, clean its names, and compare it with a model."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+
+from ..errors import CheckpointError
+
+#: Keys under which frameworks store the state dict; a checkpoint without them must itself be one.
+STATE_KEYS = ("model", "state_dict")
+#: Prefixes that DistributedDataParallel and torch.compile add to all names of a model.
+WRAPPERS = ("module.", "_orig_mod.")
+
+
+def find_state(contents: Any, path: str | os.PathLike) -> tuple[str | None, dict[str, Any]]:
+    """Return the key of a checkpoint's state dict, None for the top level, and a copy of the dict.
+
+    Arrays of numbers become tensors. CheckpointError if the file holds no state dict.
+    """
+    if isinstance(contents, Mapping):
+        for key in (*STATE_KEYS, None):
+            found = contents if key is None else contents.get(key)
+            if isinstance(found, Mapping):
+                state = copy_state(found)
+                state.update((name, _as_tensor(value)) for name, value in found.items())
+                if any(isinstance(value, Tensor) for value in state.values()):
+                    return key, state
+    held = ", ".join(map(repr, contents)) if isinstance(contents, Mapping) else type(contents)
+    raise CheckpointError(
+        f"{str(path)!r} holds no state dict, neither under {' or '.join(map(repr, STATE_KEYS))} "
+        f"nor at the top, but {str(held)[:120] or 'nothing'}"
+    )
+
+
+def _as_tensor(value: Any) -> Any:
+    numbers = hasattr(value, "__array_interface__") and value.dtype.kind in "biufc"
+    return torch.as_tensor(value) if numbers else value
+
+
+def copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a shallow copy of a state dict, with the versions of its modules (``_metadata``)."""
+    copy = OrderedDict(state)
+    # Torch takes a state dict without the attribute for one of the oldest version.
+    if (versions := getattr(state, "_metadata", None)) is not None:
+        copy._metadata = OrderedDict(versions)
+    return copy
+
+
+def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Return a shallow copy of a state dict without the prefixes of wrappers around its model.
+
+    A prefix stays if a name lacks the prefix, or if ``model`` itself has one of the names.
+    """
+    state = copy_state(state)
+    for prefix in WRAPPERS * 2:  # wrappers may be nested in either order
+        wrapped = all(str(name).startswith(prefix) for name in state)
+        if wrapped and not model.state_dict().keys() & state.keys():
+            consume_prefix_in_state_dict_if_present(state, prefix)
+    return state
+
+
+def find_absent(state: Mapping[str, Any], model: nn.Module) -> list[str]:
+    """Return the names of a model's tensors that a state dict lacks or has in another shape.
+
+    BatchNorm's ``num_batches_tracked``, which older checkpoints lack, is not among them.
+    """
+    own = _required(model)
+    return [name for name, t in own.items() if getattr(state.get(name), "shape", None) != t.shape]
+
+
+def check_fits(path: str | os.PathLike, model: nn.Module, absent: Iterable[str]) -> None:
+    """Raise CheckpointError if all of a model's tensors are absent from a checkpoint."""
+    own = _required(model)
+    if own and own.keys() <= {*absent}:
+        raise CheckpointError(
+            f"checkpoint {str(path)!r} is of another model: it has none of the {len(own)} tensors "
+            f"such as {next(iter(own))}"
+        )
+
+
+def _required(model: nn.Module) -> dict[str, Tensor]:
+    state = model.state_dict()
+    return {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}

@@ -1,0 +1,85 @@
+"""Read detectron2's configs, yaml and LazyConfigs, and build what they describe."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from detectron2 import modeling
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from detectron2.data import transforms as T
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from yaml.constructor import ConstructorError
+
+from ... import checkpoints
+from ...errors import UserError
+from ..inference import Inference
+
+PROJECTS = (
+    "the command train knows detectron2's own keys and none of a project such as PointRend: "
+    "correct the key, or import ilm_plugins in the project's train_net.py and train with that"
+)
+
+
+def load_config(
+    path: str, overrides: Sequence[str] = (), device: str | None = None, amp: bool = False
+) -> CfgNode | DictConfig:
+    """Read a config and apply overrides: KEY VALUE pairs for yaml, KEY=VALUE for a LazyConfig.
+
+    A LazyConfig is a program, and is run; a yaml runs code only within ``loading(unsafe=True)``.
+    """
+    if path.endswith(".py"):
+        cfg = LazyConfig.apply_overrides(LazyConfig.load(path), list(overrides))
+        if device is not None:
+            OmegaConf.update(cfg, "train.device", device)
+        if amp:
+            OmegaConf.update(cfg, "train.amp.enabled", True)
+        return cfg
+    cfg = get_cfg()
+    try:
+        cfg.merge_from_file(path, allow_unsafe=checkpoints.code_is_allowed())
+        cfg.merge_from_list(list(overrides))
+    except ConstructorError as error:
+        raise UserError(
+            f"{path}: {error.problem} {error.problem_mark}: it may run code; read the file, and if "
+            "you trust it, give --unsafe"
+        ) from error
+    except (AssertionError, KeyError) as error:
+        if "Non-existent" not in str(error):
+            raise
+        raise UserError(f"{path}: {error.args[0]}; {PROJECTS}") from error
+    if device is not None:
+        cfg.MODEL.DEVICE = device
+    cfg.SOLVER.AMP.ENABLED |= amp
+    return cfg
+
+
+def build_model(cfg: CfgNode | DictConfig) -> nn.Module:
+    return modeling.build_model(cfg) if isinstance(cfg, CfgNode) else instantiate(cfg.model)
+
+
+def output_folder(cfg: CfgNode | DictConfig) -> str:
+    return cfg.OUTPUT_DIR if isinstance(cfg, CfgNode) else cfg.train.output_dir
+
+
+def inference(cfg: CfgNode | DictConfig, name: str, device: str) -> Inference:
+    """The model, with random weights, and the resizing of images in the config's evaluation."""
+    if isinstance(cfg, CfgNode):
+        side, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        augmentations = [T.ResizeShortestEdge([side, side], longest)] if side else []
+        order = cfg.INPUT.FORMAT
+    else:
+        mapper = OmegaConf.select(cfg, "dataloader.test.mapper") or {}
+        augmentations = [instantiate(a) for a in mapper.get("augmentations", ())]
+        order = mapper.get("image_format", "BGR")
+    model, augment = build_model(cfg).to(device), T.AugmentationList(augmentations)
+
+    def prepare(image: np.ndarray) -> dict:
+        """A model's input of an (H, W, 3) RGB uint8 image; outputs have the size H, W again."""
+        given = T.AugInput(np.ascontiguousarray(image[..., ::-1] if order == "BGR" else image))
+        augment(given)
+        pixels = torch.from_numpy(np.ascontiguousarray(given.image.transpose(2, 0, 1)))
+        return {"image": pixels, "height": image.shape[0], "width": image.shape[1]}
+
+    words = ", ".join(map(str, augmentations)) or "not resized"
+    return Inference(name, model, lambda images: model([prepare(i) for i in images]), 1, words)

@@ -1,0 +1,109 @@
+"""MMEngine's configs: reading with overrides, the model, and its inference on images in memory."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config, DictAction
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from ...errors import UserError
+from ..inference import Inference
+
+
+def load_config(
+    path: str, overrides: Sequence[str] = (), device: str | None = None, amp: bool = False
+) -> Config:
+    """Read a config with overrides as of MMEngine's ``--cfg-options``; ``device`` has no effect.
+
+    Without ``work_dir`` it becomes ``work_dirs/NAME``; ``amp`` sets AmpOptimWrapper.
+    """
+    wrong = [word for word in overrides if "=" not in word]
+    if wrong:
+        raise UserError(f"override {wrong[0]!r} of {path} is not KEY=VALUE")
+    cfg, parsed = Config.fromfile(path), Namespace()
+    DictAction([], "options")(None, parsed, overrides)
+    cfg.merge_from_dict(parsed.options)
+    if cfg.get("work_dir") is None:
+        cfg.work_dir = str(Path("work_dirs", Path(path).stem))
+    if amp:
+        # A constructor of several optimizers has a wrapper for each network.
+        for wrapper in (cfg.optim_wrapper, *cfg.optim_wrapper.values()):
+            if isinstance(wrapper, dict) and "optimizer" in wrapper:
+                wrapper["type"] = "AmpOptimWrapper"
+    return cfg
+
+
+def output_folder(cfg: Config) -> str:
+    return cfg.work_dir
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build a config's model with random weights; its scope becomes MMEngine's default scope."""
+    init_default_scope(cfg.get("default_scope") or "mmengine")
+    # Like the Runner, pass on a data_preprocessor that the config has outside of model.
+    beside = {key: cfg[key] for key in ("data_preprocessor",) if key in cfg}
+    return MODELS.build(cfg.model, default_args=beside)
+
+
+def inference(cfg: Config, name: str, device: str) -> Inference:
+    """Build a config's model, with BN for SyncBN, and run it by ``test_step`` on RGB images.
+
+    They are prepared by the pipeline of ``test_dataloader`` less the steps that load files, or by
+    the model's own method ``preprocess_images(images)``, which returns a batch for ``test_step``.
+    """
+    model = revert_sync_batchnorm(build_model(cfg)).to(device)
+    loader = cfg.get("test_dataloader") or {}
+    preprocess, words = getattr(model, "preprocess_images", None), "the model's own preprocessing"
+    if preprocess is None:
+        preprocess, words = _preprocessing(loader.get("dataset") or {}, name)
+
+    def forward(images: Sequence[np.ndarray]) -> Any:
+        return model.test_step(preprocess(images))
+
+    return Inference(name, model, forward, loader.get("batch_size", 1), words)
+
+
+def _preprocessing(dataset: dict, name: str):
+    """Return a function from images to a batch, by a data set's pipeline, and its description."""
+    while dataset and "pipeline" not in dataset:
+        dataset = dataset.get("dataset") or {}
+    if not dataset:
+        raise UserError(
+            f"{name} has no test_dataloader.dataset.pipeline to prepare images; define it"
+        )
+    kinds = [str(step["type"]).rsplit(".", 1)[-1] for step in dataset["pipeline"]]
+    steps = [
+        step
+        for step, kind in zip(dataset["pipeline"], kinds, strict=True)
+        if not kind.startswith("Load")
+    ]
+    # Images from files are BGR; data sets in memory, such as CIFAR10, are RGB.
+    bgr = any(kind.startswith("LoadImage") for kind in kinds)
+    pipeline = Compose(steps)
+
+    def preprocess(images: Sequence[np.ndarray]) -> Any:
+        pixels = (image[..., ::-1] if bgr else image for image in images)
+        return pseudo_collate([pipeline(_loaded(i, image)) for i, image in enumerate(pixels)])
+
+    words = "the config's test pipeline, " + " > ".join(str(step["type"]) for step in steps)
+    return preprocess, words
+
+
+def _loaded(number: int, image: np.ndarray) -> dict:
+    """Return what LoadImageFromFile would make of an image (H, W, 3)."""
+    height, width = image.shape[:2]
+    return {
+        "img": np.array(image),
+        "img_id": number,
+        "img_path": "",
+        "img_shape": (height, width),
+        "ori_shape": (height, width),
+        "height": height,
+        "width": width,
+    }

@@ -1,0 +1,221 @@
+"""How a row's config is read and changed before a run, for each framework.
+
+A recipe is a config as published, opened with the overrides of its row. Its attributes are the
+published ones; its methods change the config that :meth:`Recipe.save` writes for the command train.
+"""
+
+import ast
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..frameworks import framework_of, open_config
+from .registry import Cell
+
+#: Data set -> number of images in training and validation, and for a benchmark's server.
+IMAGES = {
+    "CIFAR10": (50_000, 10_000),
+    "CIFAR100": (50_000, 10_000),
+    "ImageNet": (1_281_167, 50_000),
+    # Of 118,287 training images 1,021 are without objects, which both frameworks leave out.
+    "CocoDataset": (117_266, 5_000, 20_288),
+    "ADE20KDataset": (20_210, 2_000),
+    "CityscapesDataset": (2_975, 500, 1_525),
+}
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
+
+class Recipe:
+    """A config of a row, here of detectron2; :class:`MMEngineRecipe` overrides what differs."""
+
+    #: Settings that don't change the experiment: paths, loader workers, logging, checkpoints.
+    harmless = re.compile(
+        r"OUTPUT_DIR|DATALOADER\.NUM_WORKERS|MODEL\.DEVICE|VIS_PERIOD"
+        r"|SOLVER\.CHECKPOINT_PERIOD|TEST\.EVAL_PERIOD"
+    )
+    suffix = ".yaml"
+    unit = "iterations"
+    images, test_images, _ = IMAGES["CocoDataset"]
+    #: Whether the images of CIFAR were re-encoded as JPEG.
+    jpeg = False
+
+    def __init__(self, cfg: Any) -> None:
+        cfg.defrost()
+        #: ``batch`` is over all processes.
+        self.cfg, self.length, self.batch = cfg, cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH
+
+    @staticmethod
+    def words(overrides: Sequence[str]) -> list[str]:
+        """Return overrides KEY=VALUE as the command line of the framework has them."""
+        return [word for pair in overrides for word in pair.split("=", 1)]
+
+    @staticmethod
+    def pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+        return list(zip(words[::2], words[1::2], strict=True))
+
+    def changes(self, words: Sequence[str]) -> dict[str, Any]:
+        """Return key -> parsed value of the overrides that change the experiment."""
+        pairs = self.pairs(words)
+        return {key: _parsed(text) for key, text in pairs if not self.harmless.fullmatch(key)}
+
+    def place(self, folder: Path, seed: int) -> None:
+        self.cfg.OUTPUT_DIR, self.cfg.SEED = str(folder), seed
+
+    def shorten(self, new: int) -> None:
+        """Train for ``new`` epochs or iterations, with the schedule scaled; the warm-up stays."""
+        solver = self.cfg.SOLVER
+        steps = {max(1, round(step * new / self.length)) for step in solver.STEPS}
+        # detectron2 requires steps below MAX_ITER.
+        solver.STEPS = tuple(sorted(step for step in steps if step < new))
+        solver.MAX_ITER = new
+
+    def read_from(self, data: Path) -> None:
+        """Take the images from a folder; detectron2 does by its environment variable."""
+
+    def predict_to(self, folder: Path) -> None:
+        """Write predictions for a benchmark's server, if any, to a folder."""
+
+    def start_from(self, checkpoint: str) -> None:
+        """Start the training from another row's checkpoint."""
+
+    def test(self, checkpoint: str) -> None:
+        self.cfg.MODEL.WEIGHTS = checkpoint
+
+    def has_test(self, test: str) -> bool:
+        return test == ""
+
+    def text(self) -> str:
+        return self.cfg.dump()
+
+    def save(self, folder: Path) -> Path:
+        """Write the config to a file beside a run's folder, and return its path."""
+        path = folder.with_name(folder.name + self.suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.text(), encoding="utf-8")
+        return path
+
+
+class MMEngineRecipe(Recipe):
+    """A config of a row in OpenMMLab."""
+
+    harmless = re.compile(
+        r"(work_dir|experiment_name|env_cfg|visualizer|vis_backends|log_\w+|model_wrapper_cfg"
+        r"|channels_last|optim_wrapper(\.\w+)?\.optimizer\.fused"
+        r"|\w+_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
+        r"|\w+_dataloader\.dataset\.(dataset\.)?data_root"
+        r"|test_dataloader\.batch_size"
+        r"|test_evaluator\.(\d+\.)?(lpips_weights|ann_file|output_dir|outfile_prefix))(\..*)?"
+        r"|default_hooks\.(timer|logger|checkpoint|visualization)\.(?!type$).*"
+    )
+    suffix = ".py"
+
+    def __init__(self, cfg: Any) -> None:
+        self.cfg, train = cfg, cfg.get("train_cfg") or {}
+        self.unit = "epochs" if "max_epochs" in train else "iterations"
+        self.length = train.get("max_epochs", train.get("max_iters", 0))
+        self.batch = cfg.get("auto_scale_lr", {}).get("base_batch_size")
+        self.images = self._count("train_dataloader", 0)
+        for_server = "test" in str(cfg.test_dataloader.dataset.get("data_prefix"))
+        self.test_images = self._count("test_dataloader", 2 if for_server else 1)
+
+    def _count(self, loader: str, split: int) -> int | None:
+        """Return the number of images of a loader's published data set; None if unknown."""
+        dataset = self.cfg[loader].dataset if self.cfg.get(loader) else {"type": None}
+        if dataset.get("images"):  # the range that it takes of a folder
+            return len(range(*dataset["images"]))
+        return (*IMAGES.get(dataset["type"], ()), None, None, None)[split]
+
+    @staticmethod
+    def words(overrides: Sequence[str]) -> list[str]:
+        return list(overrides)
+
+    @staticmethod
+    def pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+        return [tuple(word.split("=", 1)) for word in words]
+
+    def place(self, folder: Path, seed: int) -> None:
+        self.cfg.work_dir = str(folder)
+        self.cfg.merge_from_dict({"randomness.seed": seed})
+        if self.unit == "epochs":
+            self.cfg.default_hooks.checkpoint.interval = 1
+
+    def shorten(self, new: int) -> None:
+        cfg = self.cfg
+        cfg.train_cfg["max_epochs" if self.unit == "epochs" else "max_iters"] = new
+        cfg.train_cfg.val_interval = min(new, cfg.train_cfg.get("val_interval", 1))
+        schedulers = cfg.get("param_scheduler") or []
+        for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
+            is_linear = scheduler["type"] == "LinearLR"
+            if is_linear and not scheduler.get("begin"):
+                continue  # the warm-up
+            keys = {"begin", "end"} if is_linear else {"end", "T_max", "milestones"}
+            for key in keys & set(scheduler):
+                scheduler[key] = self._scaled(scheduler[key], new)
+
+    def _scaled(self, step: Any, new: int) -> Any:
+        """Return the step, or steps, at the same fraction of a training of length ``new``."""
+        if isinstance(step, list | tuple):
+            return [self._scaled(one, new) for one in step]
+        if step >= self.length:
+            return step - self.length + new
+        return max(1, round(step * new / self.length))
+
+    def read_from(self, data: Path) -> None:
+        if not data.is_dir():
+            raise UserError(f"--data {data}: no such folder")
+        for name in (name for name in LOADERS if self.cfg.get(name)):
+            dataset = self.cfg[name].dataset
+            dataset = dataset.get(
+                "dataset", dataset
+            )  # ClassBalancedDataset wraps the one that reads
+            evaluator = self.cfg.get(name.replace("dataloader", "evaluator")) or {}
+            if "ann_file" in evaluator:
+                file = evaluator["ann_file"].removeprefix(dataset.data_root).lstrip("/")
+                evaluator["ann_file"] = str(data / file)
+            dataset.data_root = str(data)
+            if dataset.type.startswith("CIFAR") and (data / dataset.split).is_dir():
+                self._read_folders(dataset, data / dataset.pop("split"))
+
+    def _read_folders(self, dataset: Any, folder: Path) -> None:
+        """Turn a data set of CIFAR into one of image files, SPLIT/CLASS/NAME."""
+        dataset.update(type="CustomDataset", data_prefix=folder.name)
+        dataset.pipeline = [{"type": "LoadImageFromFile"}, *dataset.pipeline]
+        # CIFAR's own reader gives RGB, mmcv's BGR.
+        self.cfg.data_preprocessor.to_rgb = True
+        self.jpeg = any(folder.glob("*/*.jpg"))
+
+    def predict_to(self, folder: Path) -> None:
+        paths = {"output_dir": str(folder), "outfile_prefix": str(folder / "results")}
+        evaluators = self.cfg.test_evaluator
+        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+            evaluator.update({key: path for key, path in paths.items() if key in evaluator})
+
+    def start_from(self, checkpoint: str) -> None:
+        # The checkpoint is of a whole classifier; a segmenter takes only its backbone.
+        self.cfg.model.backbone.init_cfg.update(checkpoint=checkpoint, prefix="backbone.")
+
+    def test(self, checkpoint: str) -> None:
+        self.cfg.load_from = checkpoint
+
+    def has_test(self, test: str) -> bool:
+        return test == "" or bool(self.cfg.get("tta_model") and self.cfg.get("tta_pipeline"))
+
+    def text(self) -> str:
+        return self.cfg.pretty_text
+
+
+def open_recipe(cell: Cell) -> Recipe:
+    """Open the config of a row; UserError if its framework is not installed."""
+    kind = {"detectron2": Recipe, "openmmlab": MMEngineRecipe}[framework_of(cell.file)]
+    return kind(open_config(cell.file, kind.words(cell.overrides)).config)
+
+
+def _parsed(text: str) -> Any:
+    """Parse an override's value as a Python literal, tuples as lists; other text stays a str."""
+    with suppress(ValueError, SyntaxError):
+        value = ast.literal_eval(text)
+        return list(value) if isinstance(value, tuple) else value
+    return text

@@ -1,0 +1,73 @@
+"""What all commands share: ``python -m ilm_plugins COMMAND``, its help, and how mistakes end it."""
+
+import shlex
+import sys
+
+import pytest
+
+import fresh
+from ilm_plugins import __main__ as commands
+from ilm_plugins.cli.command import command
+from ilm_plugins.errors import UserError
+from runs import NEEDS
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_help_is_one_screen_with_an_example_that_parses(name, capsys, monkeypatch):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason=f"{name} needs {NEEDS[name]}")
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as ended:
+        commands.main([name, "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0 and text.count("\n") <= 45
+    _, examples = text.split("\nexample:\n")
+    for line in examples.replace("\\\n", " ").splitlines():
+        *start, word = shlex.split(line)[:4]
+        assert [*start, word] == ["python", "-m", "ilm_plugins", name]
+        commands.command_module(name).parser().parse_args(shlex.split(line)[4:])
+
+
+def test_help_lists_all_commands_and_others_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        commands.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in commands.COMMANDS)
+    with pytest.raises(SystemExit) as ended:
+        commands.main(["convertt"])
+    assert ended.value.code == 2 and "invalid choice: 'convertt'" in capsys.readouterr().err
+
+
+def test_a_mistake_ends_a_command_with_one_line_that_names_it():
+    done = fresh.run([sys.executable, "-m", "ilm_plugins", "reproduce", "list", "en-22"])
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("python -m ilm_plugins reproduce: error: ")
+
+
+def test_other_exceptions_pass():
+    def fail(error):
+        raise error
+
+    assert command(lambda: fail(UserError("give a file"))) == 2
+    with pytest.raises(KeyError, match="lost"):
+        command(lambda: fail(KeyError("lost")))
+
+
+@pytest.mark.parametrize(
+    "name, package, install",
+    [
+        ("make-shapes", "numpy", "pip install 'ilm_plugins[data]'"),
+        ("train", "mmengine", "pip install onedl-mmengine 'setuptools<82'"),
+    ],
+)
+def test_what_a_command_needs_is_one_line(name, package, install, root):
+    words = [name]
+    if name == "train":
+        words += ["--config-file", str(root / "configs" / "pix2pix" / "shapes_ilmin_in.py")]
+    code = (
+        f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv[1:] = {words!r}\n"
+        "runpy.run_module('ilm_plugins', run_name='__main__', alter_sys=True)"
+    )
+    done = fresh.run([sys.executable, "-c", code])
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert f"needs {package}: {install}" in done.stderr

@@ -1,0 +1,131 @@
+"""The command convert: formats, what is kept and dropped, and mistakes."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+from ilm_plugins import ILMGroupNorm
+from ilm_plugins.checkpoints import read, write
+from ilm_plugins.cli import convert
+from swaps import change, randomized
+from workers import Harmful
+
+
+def model_of(last):
+    layers = {"conv": nn.Conv2d(3, 32, 3), "norm": nn.GroupNorm(4, 32), "last": last}
+    return nn.Sequential(OrderedDict(layers)).double()
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return randomized(model_of(nn.GroupNorm(4, 32)))
+
+
+def run(*words):
+    return convert.main([str(word) for word in words])
+
+
+def refused(capsys, *words):
+    """The one line that a mistake prints."""
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+LAST = ("--to", "ILMGN", "--match", "last")
+
+
+def check_last(state, model):
+    """A state dict is the model's, its last norm an ILMGN that does the same."""
+    ours = model_of(ILMGroupNorm(32, 4))
+    ours.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    assert change(model(x), ours(x)) <= 1e-10
+
+
+@pytest.mark.parametrize("entry", ["model", "state_dict", None])
+@pytest.mark.parametrize(
+    "source, target",
+    [(".pth", ".pth"), (".pth", ".pkl"), (".pth", ".safetensors"), (".pkl", ".pt")],
+)
+def test_every_format_becomes_every_other(tmp_path, model, capsys, source, target, entry):
+    if target == ".safetensors":
+        pytest.importorskip("safetensors", reason="its files need safetensors")
+    state = model.state_dict()
+    state["tied"] = state["conv.weight"]
+    if source == ".pkl":
+        state = {name: tensor.numpy() for name, tensor in state.items()}
+    beside = {"optimizer": {}, "__author__": "zoo", "meta": {"epoch": 3, "dataset_meta": ["cat"]}}
+    write({entry: state, **beside} if entry else state, tmp_path / f"in{source}")
+    assert run(tmp_path / f"in{source}", tmp_path / f"out{target}", *LAST) == 0
+    printed = capsys.readouterr().out
+    assert "converted, GN or IN -> ILMGroupNorm (1):\n    last\n" in printed
+    contents = read(tmp_path / f"out{target}")
+    if target == ".pkl":
+        assert contents["__author__"] == ("zoo" if entry else "ilm_plugins")
+        contents = contents["model"]
+    elif target != ".safetensors" and entry:
+        assert contents.keys() == {"__author__", "meta", entry}
+        assert contents["meta"] == {"dataset_meta": ["cat"]}
+        contents = contents[entry]
+    assert ("not copied: optimizer" in printed) == bool(entry)
+    contents.pop("tied")
+    check_last(contents, model)
+
+
+def test_there_and_back(tmp_path, model):
+    write(model.state_dict(), tmp_path / "gn.pth")
+    options = ("--to", "ILMGN(key_group_size=8)", "--match", "*")
+    assert run(tmp_path / "gn.pth", tmp_path / "ilm.pth", *options) == 0
+    assert read(tmp_path / "ilm.pth")["last.encode.weight"].shape == (2, 4)
+    assert run(tmp_path / "ilm.pth", tmp_path / "back.pth", "--revert") == 0
+    back = read(tmp_path / "back.pth")
+    assert back.keys() == model.state_dict().keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
+    assert back._metadata == model.state_dict()._metadata
+
+
+def test_code_is_refused_unless_it_is_trusted(tmp_path, model, capsys):
+    trap, path, out = tmp_path / "trap", tmp_path / "in.pth", tmp_path / "out.pth"
+    torch.save({"model": model.state_dict(), "extra": Harmful(trap)}, path)
+    assert "--unsafe" in refused(capsys, path, out, *LAST)
+    assert not trap.exists() and not out.exists()
+    assert run(path, out, *LAST, "--unsafe") == 0 and trap.exists()
+
+
+def test_input_is_kept_and_output_replaced_only_if_asked_for(tmp_path, model, capsys):
+    path, out = tmp_path / "in.pth", tmp_path / "out.pth"
+    write(model.state_dict(), path)
+    (tmp_path / "link.pth").symlink_to(path)
+    for other in (path, tmp_path / "link.pth"):
+        assert "is INPUT" in refused(capsys, path, other, *LAST, "--overwrite")
+    out.write_text("before")
+    assert "--overwrite" in refused(capsys, path, out, *LAST)
+    assert "nothing in" in refused(capsys, path, out, "--to", "ILMGN", "--overwrite")
+    assert out.read_text() == "before"
+    assert run(path, out, *LAST, "--overwrite") == 0
+    check_last(read(out), model)
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["out.onnx", *LAST], "must end with .pth, .pt"),
+        (["folder/out.pth", *LAST], "not in a folder"),
+        (["out.pth", "--to", "ILMGN(hiden=2)"], "unknown option 'hiden'"),
+        (["out.pth", "--to", "ILMGN(replacing='BN')"], "unknown option 'replacing'"),
+        (["out.pth", "--to", "ILMGN", "--replacing", "BN"], "BatchNorm is replaced"),
+        (["out.pth", "--revert", "--replacing", "BN"], "--replacing BN needs --to"),
+        (["out.pth", "--to", "ILMGN", "KEY", "VALUE"], "KEY VALUE needs --config-file"),
+        (["out.pth", "--to", "ILMGN", "--part", "head"], "--part head needs --config-file"),
+        (["out.pth", "--config-file", "no.yaml", "--match", "*"], "--match needs --to"),
+    ],
+)
+def test_mistakes(tmp_path, model, capsys, words, expected):
+    write(model.state_dict(), tmp_path / "in.pth")
+    assert expected in refused(capsys, tmp_path / "in.pth", tmp_path / words[0], *words[1:])
+    assert not (tmp_path / words[0]).exists()

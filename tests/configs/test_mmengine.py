@@ -1,0 +1,254 @@
+"""Every shipped config of mmpretrain, mmdet and mmseg: what is built equals the papers' words."""
+
+import math
+from collections import defaultdict
+from fnmatch import fnmatch
+from functools import cache
+
+import pytest
+
+pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
+
+import numpy as np
+import torch
+import yaml
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.structures import PixelData
+from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
+from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
+from PIL import Image
+from torch import nn
+
+from ilm_plugins import NORMS
+from ilm_plugins.data import SHAPES
+from ilm_plugins.frameworks.openmmlab.config import build_model, load_config
+from ilm_plugins.reproduction import registry
+from mmengine_configs import described, load, norms, places, skeleton
+from recipes import ROOT, configs, recipe
+
+FRAMEWORKS = "mmpretrain", "mmdet", "mmseg"
+ALL = [f"{framework}/{config}" for framework in FRAMEWORKS for config in configs(framework)]
+#: The last word of a config's name -> the class of its norms.
+CLASSES = {key.lower(): layer for key, layer in NORMS.items()} | {
+    **{"bn": nn.BatchNorm2d, "syncbn": SyncBatchNorm, "in": nn.InstanceNorm2d},
+    **{"gn": nn.GroupNorm, "ln": nn.GroupNorm},  # with one group, which the recipe tells
+}
+#: Names of files -> how many norms the parts of the model have.
+PLACES = {
+    "mmpretrain/*/*resnet50_*": {"backbone": 53},
+    "mmpretrain/*/resnet101_*": {"backbone": 104},
+    "mmpretrain/en/shufflenet*": {"backbone": 56},
+    "mmpretrain/en/bn-inception*": {"backbone": 69},
+    **{f"mmpretrain/en/resnet{n}_*": {"backbone": n - 1} for n in (20, 56, 110)},
+    "mmseg/fcn*": {"backbone": 53, "decode_head": 1, "auxiliary_head": 1},
+    "mmseg/deeplabv3*": {"backbone": 53, "decode_head": 6, "auxiliary_head": 1},
+    "mmseg/shapes/*": {"backbone": 20, "decode_head": 1, "auxiliary_head": 1},
+    "mmdet/mask*": {"backbone": 53, "neck": 8, "roi_head": 8},
+    "mmdet/shapes/*": {"backbone": 20, "neck": 8, "roi_head": 6},
+}
+#: Of each kind of model one, which takes a training step.
+KINDS = (
+    "mmpretrain/ilm/resnet101_cifar10_ilmgn.py",
+    "mmpretrain/assoc/resnet101_cifar100_assocnorm.py",
+    "mmpretrain/en/aaresnet50_imagenet_bn.py",
+    "mmpretrain/en/shufflenetv2-x0.5_imagenet_ssn.py",
+    "mmpretrain/en/bn-inception_webvision_sn.py",
+    "mmpretrain/en/resnet20_cifar10_en.py",
+    "mmdet/mask-rcnn_r50_fpn_gn_batch2_ilmgn.py",
+    "mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_gn.py",
+    "mmseg/fcn_r50-d8_ade20k_en.py",
+    "mmseg/deeplabv3_r50-d8_cityscapes_sn.py",
+)
+
+
+def by_base():
+    """The configs with one and the same base, by its name: variants of the norm."""
+    found = defaultdict(list)
+    for config in ALL:
+        found[config.rsplit("_", 1)[0]].append(config)
+    return [pytest.param(variants, id=base) for base, variants in found.items()]
+
+
+@cache
+def of_file(config):
+    return described(load(config))
+
+
+@pytest.mark.parametrize("variants", by_base())
+def test_variants_of_a_base_are_the_papers(variants):
+    for config in variants:
+        framework, name = config.split("/", 1)
+        cfg, kind = load(config), CLASSES[config.removesuffix(".py").rsplit("_", 1)[1]]
+        model = skeleton(cfg)
+        found = {part: type(layer) for part, layer in norms(model).items()}
+        # In mmdet the box head varies, and all other norms are GN.
+        box = {n: found.pop(n) for n in [*found] if n.startswith("roi_head.bbox_head.")}
+        if framework == "mmdet":
+            assert set(box.values()) == {kind} and len(box) == 4
+        assert set(found.values()) == {nn.GroupNorm if framework == "mmdet" else kind}, config
+        (expected,) = (count for files, count in PLACES.items() if fnmatch(config, files))
+        assert places(model) == expected and all(layer.affine for layer in norms(model).values())
+        expected = {} if "shapes" in config else recipe(framework, name)
+        assert len(expected) >= 14 or "shapes" in config
+        assert {word: of_file(config).get(word) for word in expected} == expected, config
+        # Where iterations are counted, MMEngine would log all validations at the epoch 0.
+        by_epoch = cfg.get("log_processor", {}).get("by_epoch", True)
+        assert cfg.default_hooks.logger.get("log_metric_by_epoch", True) == by_epoch
+
+
+def number(name):
+    """The one with which a cell's name ends: "r 16"."""
+    return int(name.rsplit(" ", 1)[1])
+
+
+#: Table -> what a cell of an ablation changes in the words of recipes, by the cell's name.
+CHANGES = {
+    "ilm-4": lambda name: {"batch": number(name), "images a GPU": number(name)},
+    "ilm-7": lambda name: {"activations": name.strip("()").split(", ")},
+    "ilm-fig4": lambda name: {"key group size": 1},
+    # One for each channel, so that their number is not the same in all layers.
+    "assoc-fig5": lambda name: {"key groups": None},
+    "assoc-5": lambda name: {"combine": name},
+    # "EN 4.4: 8 GPU with 32 images per GPU to pre-train"; the rate is that of He et al., 3.4.
+    "en-6": lambda name: {"batch": 256, "learning rate": 0.1},
+    "en-7": lambda name: {"expansion": number(name)},
+    "en-8": lambda name: {"reduction": number(name)},
+    "en-9": {
+        # With 1/32 of the channels in its hidden layer, which is EN's reduction (Section 4.5).
+        "2-layer MLP": {"ratio network": ["mlp", "tanh"]},
+        "w/o convolution": {"ratio network": ["no_conv", "tanh"]},
+        "ReLU": {"ratio network": ["conv", "relu"]},
+        "single gamma, beta": {"single affine": True},
+    }.get,
+}
+CHANGES["assoc-3"] = CHANGES["ilm-4"]
+
+
+@pytest.mark.parametrize("table", CHANGES)
+def test_an_ablation_changes_what_its_name_says_and_nothing_else(table):
+    cells = [cell for cell in registry.tables()[table].cells.values() if cell.overrides]
+    assert cells
+    for cell in cells:
+        before = of_file(cell.config.removeprefix("configs/"))
+        after = described(load_config(str(ROOT / cell.config), cell.overrides))
+        changed = {k: after.get(k) for k in before | after if before.get(k) != after.get(k)}
+        assert changed == CHANGES[table](cell.name), cell.id
+
+
+def test_recipes_name_files_that_are_there():
+    for framework in (*FRAMEWORKS, "pix2pix"):
+        file = ROOT / f"tests/configs/recipes/{framework}.yaml"
+        for entry in yaml.safe_load(file.read_text()):
+            for pattern in entry["files"]:
+                assert any(fnmatch(config, pattern) for config in configs(framework)), pattern
+
+
+@pytest.mark.parametrize("config", [c for c in ALL if "-test_" in c or "_test-dev_" in c])
+def test_a_config_for_a_server_differs_from_its_base_in_the_test_alone(config):
+    cfg, base = load(config), load(config.replace("-test_", "_").replace("_test-dev_", "_"))
+    differing = {key for key in base if cfg[key] != base[key]}
+    assert differing - {"tta_pipeline"} == {"test_dataloader", "test_evaluator"}
+    data, evaluator = cfg.test_dataloader.dataset, cfg.test_evaluator
+    (metric,) = evaluator if isinstance(evaluator, list) else [evaluator]
+    folder = data.data_prefix.get("img") or data.data_prefix.img_path
+    assert metric.format_only and folder in ("test2017/", "leftImg8bit/test")
+
+
+def test_backbones_of_segmenters_start_from_the_rows_that_train_them():
+    for config in configs("mmseg"):
+        norm, init = (
+            config[:-3].rsplit("_", 1)[1],
+            load(f"mmseg/{config}").model.backbone.get("init_cfg"),
+        )
+        if init is not None:
+            row, name = registry.find_cell(f"en-6 backbone/{norm}"), norm.removeprefix("sync")
+            assert row.config == f"configs/mmpretrain/en/resnet50_imagenet_{name}.py"
+            assert init.checkpoint == f"checkpoints/resnet50_imagenet_8xb32_{name}.pth"
+
+
+@pytest.mark.parametrize("config", KINDS)
+def test_it_takes_a_training_step(config):
+    cfg = load(config)
+    cfg.model.backbone.init_cfg = None
+    if "roi_head" in cfg.model:
+        cfg.model.train_cfg.rcnn.sampler.num = 16
+    model = revert_sync_batchnorm(build_model(cfg)).train()
+    if cfg.default_scope == "mmdet":
+        shapes = [(3, 96, 128), (3, 128, 96)]
+        items = {"num_items": [2, 1], "num_classes": 4, "with_mask": True}
+        batch = demo_mm_inputs(image_shapes=shapes, **items)
+    else:
+        side = 32 if "cifar" in config else 64
+        images = [torch.randint(256, (3, side, side), dtype=torch.uint8) for _ in range(2)]
+        batch = {"inputs": images, "data_samples": [sample(cfg, model, side) for _ in range(2)]}
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    losses = model(**model.data_preprocessor(batch, training=True), mode="loss")
+    total, log = model.parse_losses(losses)
+    total.backward()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    optimizer.step()
+    assert all(math.isfinite(value) for value in log.values())
+    moved = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
+    assert len(moved) > len(before) / 2
+
+
+def sample(cfg, model, side):
+    """The labels of an image."""
+    if cfg.default_scope == "mmpretrain":
+        return DataSample().set_gt_label(model.head.num_classes - 1)
+    labels = PixelData(data=torch.randint(model.num_classes, (1, side, side)))
+    return SegDataSample(gt_sem_seg=labels, metainfo={"img_shape": (side, side)})
+
+
+@pytest.mark.parametrize("framework", ["mmdet", "mmseg"])
+def test_shapes_are_read(framework, datasets):
+    cfg = load(next(config for config in ALL if config.startswith(f"{framework}/shapes/")))
+    init_default_scope(framework)
+    dataset = {**cfg.train_dataloader.dataset, "data_root": str(datasets / "shapes")}
+    data = DATASETS.build(dataset)
+    assert len(data) == 8 and data.metainfo["classes"][-len(SHAPES) :] == tuple(SHAPES)
+
+
+def test_ade20k_has_255_for_no_label_and_sizes_of_multiples_of_8(datasets):
+    cfg = load("mmseg/fcn_r50-d8_ade20k_en.py")
+    init_default_scope("mmseg")
+    root = datasets / "shapes"  # lies in ADE20K's folders, 0 being no class there
+    mask = np.array(Image.open(root / "annotations/training/000000.png")).astype(int)
+    found = []
+    for pipeline in (cfg.test_dataloader.dataset.pipeline, cfg.tta_pipeline):
+        options = {"data_root": str(root), "pipeline": pipeline}
+        item = DATASETS.build({**cfg.train_dataloader.dataset, **options})[0]
+        found += (
+            zip(*item.values(), strict=True)
+            if pipeline is cfg.tta_pipeline
+            else [(item["inputs"], item["data_samples"])]
+        )
+    for _, labels in found:
+        assert np.array_equal(labels.gt_sem_seg.data[0], np.where(mask, mask - 1, 255))
+    assert [image.shape[1] for image, _ in found] == [456, 304, 400, 504, 600]
+
+
+def test_cifar_as_image_files_is_cifar_as_archive(tmp_path):
+    base = "ilm_plugins::mmpretrain/_base_/datasets/cifar10_images.py"
+    (tmp_path / "mine.py").write_text(f"_base_ = {base!r}\n")
+    cfg = Config.fromfile(tmp_path / "mine.py")
+    init_default_scope("mmpretrain")
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[..., 0] = 200  # red
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.fromarray(pixels).save(tmp_path / split / name / "1.png")
+    for loader in (cfg.train_dataloader, cfg.test_dataloader):
+        data = DATASETS.build({**loader.dataset, "data_root": str(tmp_path)})
+        assert [data[i]["data_samples"].gt_label.item() for i in (0, 1)] == [0, 1]
+        bgr = data[0]["inputs"].amax((1, 2)).tolist()
+        assert bgr == [0, 0, 200] and cfg.data_preprocessor.to_rgb
+    archive = load("mmpretrain/en/resnet20_cifar10_en.py")
+    for loader in ("train_dataloader", "test_dataloader"):
+        kinds = [[t["type"] for t in c[loader].dataset.pipeline] for c in (cfg, archive)]
+        assert kinds[0] == ["LoadImageFromFile", *kinds[1]]

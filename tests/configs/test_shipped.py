@@ -1,0 +1,65 @@
+"""The package's configs by name, and the list of them for OpenMMLab's tools."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import ilm_plugins
+from ilm_plugins import configs
+from ilm_plugins.errors import UserError
+from ilm_plugins.reproduction import registry
+
+ILMGN = "mask_rcnn_R_50_FPN_batch2_ilmgn.yaml"
+
+
+def test_configs_are_found_by_name(root):
+    folder = root / "configs"
+    named = {
+        ILMGN: folder / "detectron2" / ILMGN,
+        f"detectron2/{ILMGN}": folder / "detectron2" / ILMGN,
+        "mmseg/fcn_r50-d8_ade20k_en.py": folder / "mmseg/fcn_r50-d8_ade20k_en.py",
+    }
+    for name, path in named.items():
+        assert Path(ilm_plugins.get_config_file(name)).samefile(path)
+        assert Path(configs.resolve(f"ilm_plugins://{name}")).samefile(path)
+        # As fvcore takes a base for one beside the file that names it.
+        assert Path(configs.resolve(f"/mine/ilm_plugins://{name}")).samefile(path)
+    assert configs.resolve("/mine/a.yaml") == "/mine/a.yaml"
+
+
+def test_a_missing_config_is_one_line_with_near_names():
+    name = "fcn_r50-d8_ade20k_en.py"
+    with pytest.raises(UserError, match=f"no config '{name}'; near ones are .*mmseg/{name}"):
+        ilm_plugins.get_config_file(name)
+
+
+def test_openmmlabs_tools_list_the_papers_configs(root):
+    """The fields of Model Index, which MMEngine, MIM and others read."""
+    folder = root / "ilm_plugins" / ".mim"
+    index = yaml.safe_load((folder / "model-index.yml").read_text())
+    assert index == {"Import": ["configs/metafile.yml"]}
+    listed = yaml.safe_load((folder / "configs" / "metafile.yml").read_text())
+    assert listed.keys() == {"Collections", "Models"}
+    collections = {one["Name"]: one["Paper"]["Title"] for one in listed["Collections"]}
+    papers, cells = registry.papers(), {}
+    for cell in registry.cells():
+        of_mmengine = cell.config and cell.config.endswith(".py")
+        if of_mmengine and not cell.overrides and not cell.tests and any(cell.paper):
+            cells.setdefault(cell.config, cell)
+    assert [model["Config"] for model in listed["Models"]] == list(cells)
+    for model in listed["Models"]:
+        assert model.keys() == {"Name", "In Collection", "Config", "Results"}
+        cell = cells[model["Config"]]
+        table = registry.tables()[cell.table]
+        assert model["Name"] == Path(model["Config"]).stem and (folder / model["Config"]).is_file()
+        assert papers[table.paper].startswith(f"{collections[model['In Collection']]},")
+        (result,) = model["Results"]
+        assert result.keys() == {"Task", "Dataset", "Metrics"}
+        figures = dict(zip(table.measures, cell.paper, strict=True))
+        figures.pop("RMSE of RGB vectors", None)  # the paper prints one RMSE
+        assert result["Metrics"] == {
+            f"{m} of the paper": f for m, f in figures.items() if f is not None
+        }
+        of_test = {"ilm-5": "COCO test", "en-6": "Cityscapes test"}.get(cell.table, "")
+        assert not of_test or result["Dataset"] in (of_test, "ADE20K")

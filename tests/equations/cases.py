@@ -1,0 +1,203 @@
+"""Every layer, with every switch of the papers' tables, beside its transcription; its inputs."""
+
+import os
+from contextlib import nullcontext
+from functools import partial
+
+import pytest
+import torch
+
+import transcription
+from ilm_plugins import (
+    NORMS,
+    AssocNorm,
+    AttentiveNorm,
+    ExemplarNorm,
+    ILMGroupNorm,
+    ILMInstanceNorm,
+    ILMLayerNorm,
+    SparseSwitchNorm,
+    SwitchNorm,
+    use_backend,
+)
+from ilm_plugins.layers.mixture import MixtureNorm
+from ilm_plugins.ops import cpu
+
+#: The backend of the compiled C kernels; where they are not built, what takes their place.
+KERNELS = "cpu" if cpu.is_built() else "auto"
+BACKENDS = KERNELS, "reference"
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+needs_kernels = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
+#: The layers that mix statistics, in training those of the batch.
+MIXTURES = [name for name, norm in NORMS.items() if issubclass(norm, MixtureNorm)]
+INDEPENDENT = [name for name in NORMS if name not in MIXTURES]
+#: One layer of each path through the code, for what layouts and dtypes change.
+PATHS = "ILMGN", "EN", "SN", "AN"
+
+CHANNELS = 12
+#: Of all random numbers here; pytest's --seed.
+SEED = 1000 * int(os.environ.get("ILM_PLUGINS_TEST_SEED", "0"))
+
+
+def options_of(layer, *names):
+    """What the transcription of a layer takes by name."""
+    options = {name: getattr(layer, name) for name in ("num_groups", "eps", *names)}
+    if not layer.training and getattr(layer, "running_mean", None) is not None:
+        options |= {"running_mean": layer.running_mean, "running_var": layer.running_var}
+    return options
+
+
+def by_ilm(layer, x):
+    options = options_of(layer, "activations", "omega_offset")
+    key_group_size = layer.num_channels // layer.num_key_groups
+    parameters = layer.parameters()  # in the order of the transcription
+    return transcription.ilm_norm(x, *parameters, key_group_size=key_group_size, **options)
+
+
+def by_assoc(layer, x):
+    options = options_of(layer, "num_key_groups", "combine", "omega_offset")
+    return transcription.assoc_norm(x, *layer.parameters(), **options)
+
+
+def exemplar_with_ratios(layer, x):
+    """The output of EN, and its ratios, by the transcription."""
+    weight, bias, *network = layer.parameters()
+    reduce = [] if layer.ratio_net == "conv" else [None]
+    options = options_of(layer, "normalizers", "reduction", "activation", "ratio_net")
+    return transcription.exemplar_norm(x, weight, bias, *reduce, *network, **options)
+
+
+def by_exemplar(layer, x):
+    return exemplar_with_ratios(layer, x)[0]
+
+
+def by_switch(layer, x):
+    return transcription.switch_norm(x, *layer.parameters(), **options_of(layer, "normalizers"))
+
+
+def by_sparse(layer, x):
+    to_ratios = partial(transcription.sparsestmax, radius=layer.radius.item())
+    options = options_of(layer, "normalizers")
+    return transcription.switch_norm(x, *layer.parameters(), to_ratios=to_ratios, **options)
+
+
+def by_attentive(layer, x):
+    return transcription.attentive_norm(x, *layer.parameters(), **options_of(layer))
+
+
+def sparse(radius=0.3, **options):
+    layer = SparseSwitchNorm(CHANNELS, **options)
+    layer.set_radius(radius)
+    return layer
+
+
+ilm = partial(ILMGroupNorm, CHANNELS, 4, key_group_size=3, hidden=3)
+assoc = partial(AssocNorm, CHANNELS, 4, num_key_groups=6, hidden=3)
+exemplar = partial(ExemplarNorm, CHANNELS, reduction=4, expansion=3)
+switch = partial(SwitchNorm, CHANNELS)
+attentive = partial(AttentiveNorm, CHANNELS, 4, num_affine=3)
+FOUR = {"normalizers": ("GN", "BN", "LN", "IN"), "num_groups": 3}
+
+#: name -> (constructor of a layer of 12 channels, the same layer by its paper's equations)
+CASES = {
+    "ILMGN": (ilm, by_ilm),
+    "ILMGN-identity": (partial(ilm, init="identity"), by_ilm),
+    "ILMGN-key-groups-of-1": (partial(ilm, key_group_size=1), by_ilm),
+    "ILMGN-key-groups-across-groups": (partial(ilm, key_group_size=2, hidden=None), by_ilm),
+    "ILMGN-key-groups-coarser": (partial(ILMGroupNorm, CHANNELS, 6, key_group_size=6), by_ilm),
+    "ILMGN-eps": (partial(ilm, eps=0.1), by_ilm),
+    "ILMIN": (partial(ILMInstanceNorm, CHANNELS, key_group_size=3), by_ilm),
+    "ILMLN": (partial(ILMLayerNorm, CHANNELS, key_group_size=3), by_ilm),
+    "AssocNorm": (assoc, by_assoc),
+    "AssocNorm-identity": (partial(assoc, init="identity"), by_assoc),
+    "AssocNorm-key-groups-of-1": (partial(assoc, num_key_groups=CHANNELS), by_assoc),
+    "EN": (exemplar, by_exemplar),
+    "EN-GN": (partial(exemplar, **FOUR), by_exemplar),
+    "EN-without-BN": (partial(exemplar, normalizers=("IN", "LN")), by_exemplar),
+    "EN-mlp": (partial(exemplar, ratio_net="mlp"), by_exemplar),
+    "EN-without-conv": (partial(exemplar, ratio_net="no_conv"), by_exemplar),
+    "EN-relu": (partial(exemplar, activation="relu"), by_exemplar),
+    "EN-single-affine": (partial(exemplar, shared_affine=True), by_exemplar),
+    "SN": (switch, by_switch),
+    "SN-GN": (partial(switch, normalizers=("LN", "GN"), num_groups=6), by_switch),
+    "SSN": (sparse, by_sparse),
+    "SSN-GN": (partial(sparse, 0.5, **FOUR), by_sparse),
+    "SSN-one-hot": (partial(sparse, 1.0), by_sparse),
+    "AN": (attentive, by_attentive),
+    "AN-identity": (partial(attentive, init="identity"), by_attentive),
+    "AN-one-pair": (partial(attentive, num_affine=1), by_attentive),
+    "AN-groups-of-1": (partial(AttentiveNorm, CHANNELS, CHANNELS), by_attentive),
+    "AN-eps": (partial(attentive, eps=0.1), by_attentive),
+}
+UNBOUNDED = "relu", "leaky_relu", "relu6", "identity"
+#: With the default, each activation once in each place.
+for pair in (*zip(UNBOUNDED, (*UNBOUNDED[1:], UNBOUNDED[0]), strict=True), ("sigmoid", "tanh")):
+    CASES["ILMGN-" + "-".join(pair)] = (partial(ilm, activations=pair), by_ilm)
+for combine in ("a(WE)", "a(WE+B)", "a(WE)*B"):
+    CASES[f"AssocNorm-{combine}"] = (partial(assoc, combine=combine), by_assoc)
+
+#: Cases that are evaluated, too: their running statistics make that another computation.
+WITH_RUNNING = ["EN", "EN-GN", "EN-mlp", "SN", "SSN"]
+
+
+def modes(names):
+    """Parametrize by name and training; evaluation only of layers in which it differs."""
+    pairs = [(name, mode) for name in names for mode in (True, False)]
+    pairs = [(name, mode) for name, mode in pairs if mode or name in WITH_RUNNING]
+    ids = [f"{name}-{'train' if mode else 'eval'}" for name, mode in pairs]
+    return pytest.mark.parametrize("name, training", pairs, ids=ids)
+
+
+def randomized(make, dtype=torch.float64, seed=0):
+    """A layer whose every parameter and running statistic is random, none at its initial value."""
+    generator = torch.Generator().manual_seed(SEED + seed)
+    layer = make().to(dtype)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        for name, buffer in layer.named_buffers():
+            if name == "running_mean":
+                buffer.copy_(torch.randn(buffer.shape, generator=generator))
+            elif name == "running_var":
+                buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+    return layer
+
+
+def inputs(*shape, dtype=torch.float64, seed=1):
+    """Random input whose channels differ in mean and in deviation."""
+    generator = torch.Generator().manual_seed(SEED + seed)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    per_channel = (1, shape[1]) + (1,) * (len(shape) - 2)
+    scale = torch.rand(per_channel, generator=generator, dtype=torch.float64) + 0.5
+    shift = torch.randn(per_channel, generator=generator, dtype=torch.float64)
+    return (x * scale + shift).to(dtype)
+
+
+def channels_last(x):
+    """The same values in memory as (N, *, C)."""
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def results(layer, x, dy, backend=None):
+    """The output, and the gradients of x and of all parameters, under a backend."""
+    x = x.detach().requires_grad_()
+    with use_backend(backend) if backend else nullcontext():
+        y = layer(x)
+        return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], dy)]
+
+
+def saved_bytes(layer, x):
+    """Bytes kept for the backward pass, parameters aside."""
+    own = {p.data_ptr() for p in (*layer.parameters(), *layer.buffers())}
+    storages = {}
+
+    def pack(tensor):
+        if tensor.data_ptr() not in own:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = layer(x)
+    assert y.requires_grad
+    return sum(storages.values())

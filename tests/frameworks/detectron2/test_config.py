@@ -1,0 +1,227 @@
+"""detectron2's configs, data and hooks, without a training."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+
+from detectron2.config import LazyCall, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.engine import SimpleTrainer
+from detectron2.model_zoo import get_config_file
+from detectron2.utils.events import EventStorage
+from detectron2.utils.file_io import PathManager
+
+from ilm_plugins import ExemplarNorm, checkpoints
+from ilm_plugins.data import SHAPES as CLASSES
+from ilm_plugins.data import shapes
+from ilm_plugins.errors import UserError
+from ilm_plugins.frameworks.detectron2 import datasets as integration
+from ilm_plugins.frameworks.detectron2 import train
+from ilm_plugins.frameworks.detectron2.annotations import leave_out_boxes
+from ilm_plugins.frameworks.detectron2.config import inference, load_config, output_folder
+from ilm_plugins.frameworks.detectron2.ratios import RatiosHook
+from runs import LAZY, SHAPES
+
+OURS = "ilm_plugins://mask_rcnn_R_50_FPN_batch2_ilmgn.yaml"
+
+
+def merged(path):
+    """What detectron2 itself reads; it runs code."""
+    cfg = get_cfg()
+    cfg.merge_from_file(str(path))
+    return cfg
+
+
+# ---- configs
+
+
+def test_a_yaml_with_overrides():
+    words = ["OUTPUT_DIR", "out", "MODEL.FPN.NORM", "EN(reduction=8)"]
+    cfg = load_config(str(SHAPES), words, "cuda:0", amp=True)
+    assert output_folder(cfg) == "out" and cfg.MODEL.FPN.NORM == "EN(reduction=8)"
+    assert cfg.MODEL.DEVICE == "cuda:0" and cfg.SOLVER.AMP.ENABLED
+
+
+def test_a_lazy_config_with_overrides(tmp_path):
+    path = tmp_path / "lazy.py"
+    path.write_text(LAZY)
+    words = ["train.output_dir=out", "model.roi_heads.num_classes=7"]
+    cfg = load_config(str(path), words, "cuda:0", amp=True)
+    assert output_folder(cfg) == "out" and cfg.model.roi_heads.num_classes == 7
+    assert cfg.train.device == "cuda:0" and cfg.train.amp.enabled
+
+
+@pytest.mark.parametrize(
+    "text, overrides, words",
+    [
+        ("MODEL: {POINT_HEAD: {NUM_FC: 3}}", [], "MODEL.POINT_HEAD; the command train knows"),
+        ("SEED: 3", ["MODEL.NORMS", "ILMGN"], "MODEL.NORMS; the command train knows"),
+        ("_BASE_: ilm_plugins://none.yaml", [], r"has no config 'none\.yaml'; near ones are "),
+    ],
+)
+def test_mistakes_in_a_yaml(tmp_path, text, overrides, words):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=words):
+        load_config(str(tmp_path / "mine.yaml"), overrides)
+
+
+@pytest.mark.parametrize("tag", ["apply:os.makedirs [ran]", "new:os.makedirs [ran]"])
+def test_a_yaml_runs_no_code_unless_asked(tmp_path, monkeypatch, tag):
+    monkeypatch.chdir(tmp_path)
+    Path("base.yaml").write_text(f"VERSION: !!python/object/{tag}\n_BASE_: {SHAPES}\n")
+    Path("mine.yaml").write_text("_BASE_: base.yaml\n")
+    with pytest.raises(UserError, match=r"line 1.*may run code.*--unsafe"):
+        load_config("mine.yaml")
+    assert not Path("ran").exists()
+    with checkpoints.loading(unsafe=True):
+        load_config("mine.yaml")
+    assert Path("ran").exists()
+
+
+def test_detectron2s_own_configs_are_read_as_by_detectron2():
+    stock = get_config_file("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml")
+    assert load_config(stock) == merged(stock)
+    retinanet = get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+    with pytest.raises(UserError, match=r"Base-RetinaNet\.yaml.*--unsafe"):
+        load_config(retinanet)  # it computes its anchors
+    with checkpoints.loading(unsafe=True):
+        assert load_config(retinanet) == merged(retinanet)
+
+
+@pytest.mark.parametrize("read", [merged, load_config])
+def test_a_config_derives_from_one_of_ours(read, root, tmp_path):
+    path = root / "configs" / "detectron2" / "mask_rcnn_R_50_FPN_batch2_ilmgn.yaml"
+    (tmp_path / "mine.yaml").write_text(f"_BASE_: {OURS}\nSEED: 7\n")
+    expected = merged(path)
+    assert read(OURS) == expected  # it has bases beside it
+    expected.SEED = 7
+    assert read(str(tmp_path / "mine.yaml")) == expected
+    with PathManager.open(OURS) as file:
+        assert file.read() == path.read_text()
+    assert path.samefile(PathManager.get_local_path(OURS))
+
+
+class Seen(torch.nn.Module):
+    """Keeps what it is given."""
+
+    def forward(self, inputs):
+        return inputs
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_inference_prepares_images_as_the_evaluation_does(monkeypatch, order):
+    build = "ilm_plugins.frameworks.detectron2.config.build_model"
+    monkeypatch.setattr(build, lambda cfg: Seen())
+    yaml = load_config(str(SHAPES), ["INPUT.FORMAT", order, "INPUT.MIN_SIZE_TEST", "32"])
+    resize = LazyCall(T.ResizeShortestEdge)(short_edge_length=32, max_size=1333)
+    lazy = load_config(get_config_file("common/data/coco.py"))
+    lazy.model = LazyCall(Seen)()
+    lazy.dataloader.test.mapper.augmentations = [resize]
+    lazy.dataloader.test.mapper.image_format = order
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[..., 0] = 255  # red
+    for cfg in (yaml, lazy):
+        found = inference(cfg, "name", "cpu")
+        (given,) = found.forward([image])
+        assert given["image"].shape == (3, 32, 48) and (given["height"], given["width"]) == (64, 96)
+        assert given["image"][0 if order == "RGB" else 2].min() == 255
+        assert "ResizeShortestEdge" in found.preprocessing
+
+
+# ---- data
+
+
+def test_both_splits_of_shapes_are_registered(datasets):
+    for name, count in (("shapes_train", 8), ("shapes_val", 4)):
+        records = DatasetCatalog.get(name)
+        assert len(records) == count and all(record["annotations"] for record in records)
+        metadata = MetadataCatalog.get(name)
+        assert metadata.evaluator_type == "coco" and metadata.thing_classes == list(CLASSES)
+        assert Path(metadata.json_file).is_relative_to(datasets)
+
+
+def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
+    few = partial(shapes.write_shapes, num_training=2, num_validation=1, size=64)
+    monkeypatch.setattr(shapes, "write_shapes", few)
+    folder = tmp_path / "shapes"
+    files = folder / "annotations" / "instances_validation.json", folder / "images" / "validation"
+    assert len(integration._load(tmp_path, "shapes_val", *files)) == 1
+
+
+def image(**annotation):
+    """An image of 20 x 30 pixels with one annotation, as detectron2 loads it."""
+    annotation = {"bbox_mode": 1, "bbox": [5, 5, 10, 10], "category_id": 0, **annotation}
+    return {"file_name": "x.jpg", "height": 20, "width": 30, "annotations": [annotation]}
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "box, empty",
+    [
+        ([5, NAN, 10, 10], True),
+        ([5, 5, INF, 10], True),
+        ([5, 5, -3, 10], True),
+        ([30, 5, 10, 10], True),
+        ([-20, 5, 10, 10], True),
+        ([-5, 5, 10, 100], False),
+    ],
+)
+def test_boxes_that_are_left_out_are_counted(box, empty, caplog):
+    MetadataCatalog.get("boxes").json_file = "boxes.json"
+    entries = leave_out_boxes([image(bbox=box), image()], ["boxes"])
+    assert (entries[0]["annotations"][0]["bbox"] == [0] * 4) == empty
+    assert ("Left out 1 of 2 boxes of boxes.json" in caplog.text) == empty
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bbox": [1, 2, 3]},
+        {"bbox": 3},
+        {"segmentation": {"size": [20, 30], "counts": "garbage"}},
+        {"segmentation": {"size": [2, 3], "counts": b"6"}},
+    ],
+)
+def test_a_broken_annotation_is_named(wrong):
+    with pytest.raises(UserError, match=r"annotation \{.*x\.jpg' in boxes"):
+        leave_out_boxes([image(**wrong)], ["boxes"])
+
+
+# ---- evaluators and hooks
+
+
+def test_evaluators_get_a_folder_if_they_write_results(monkeypatch):
+    """As COCO's do, and Pascal VOC's do not."""
+
+    def writes(name, output_dir):
+        return name, output_dir
+
+    monkeypatch.setitem(train.EVALUATORS, "own", [writes, lambda name: name])
+    MetadataCatalog.get("of own").evaluator_type = "own"
+    try:
+        found = train.build_evaluator("of own", "out")
+    finally:
+        MetadataCatalog.pop("of own")
+    assert found._evaluators == [("of own", "out/inference"), "of own"]
+
+
+def test_ratios_are_logged():
+    model = torch.nn.Sequential(ExemplarNorm(32))
+    forward = model.forward
+    model.forward = lambda x: {"loss": forward(x).square().mean()}
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    trainer = SimpleTrainer(model, [torch.randn(2, 32, 4, 4)] * 4, optimizer)
+    trainer.register_hooks([RatiosHook(interval=2)])
+    with EventStorage():
+        trainer.train(0, 4)
+    means = [trainer.storage.history(f"ratios/0/{n}").values() for n in ("IN", "LN", "BN")]
+    assert [step for _, step in means[0]] == [1, 3]
+    assert sum(values[-1][0] for values in means) == pytest.approx(1)

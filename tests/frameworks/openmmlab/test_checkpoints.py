@@ -1,0 +1,109 @@
+"""MMEngine's checkpoints: conversion for a config, code in them, and what a kill leaves."""
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
+
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import load_from_local
+
+from ilm_plugins import ExemplarNorm
+from ilm_plugins.checkpoints import CheckpointError, loading, read, write
+from ilm_plugins.cli import convert
+from ilm_plugins.frameworks import open_config
+from ilm_plugins.frameworks.openmmlab.checkpoints import (
+    AtomicFiles,
+    latest,
+    use_safe_checkpoints,
+)
+from runs import MMENGINE_CONFIG
+from swaps import change, randomized
+from workers import Harmful
+
+
+@torch.no_grad()
+def test_batchnorm_is_found_under_the_name_of_its_type(tmp_path, capsys):
+    paths = {}
+    for name, norm in (("bn", 'dict(type="BN")'), ("en", 'dict(type="EN", reduction=8)')):
+        paths[name] = tmp_path / f"{name}.py"
+        text = MMENGINE_CONFIG.replace('dict(type="ILMGN", num_groups=4)', norm)
+        paths[name].write_text(text)
+    plain = randomized(open_config(str(paths["bn"])).build_model()).eval().double()
+    write({"state_dict": plain.state_dict(), "meta": {"epoch": 1}}, tmp_path / "bn.pth")
+    words = tmp_path / "bn.pth", tmp_path / "en.pth", "--config-file", paths["en"]
+    assert convert.main([str(word) for word in words]) == 0
+    printed = capsys.readouterr().out
+    assert "left" not in printed and "missing" not in printed
+    assert "    backbone.layer1.0.gn1\n" in printed and "    decode_head.convs.0.gn\n" in printed
+    model = open_config(str(paths["en"])).build_model().eval().double()
+    model.load_state_dict(read(tmp_path / "en.pth")["state_dict"])
+    assert type(model.backbone.gn1) is ExemplarNorm
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    assert change(plain._forward(x), model._forward(x)) <= 1e-10
+
+
+class Attribute:
+    """What MMEngine's own list of harmless functions would let a checkpoint do."""
+
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, "__init__")
+
+
+@pytest.mark.parametrize("kind", ["call", "attribute"])
+def test_code_is_refused(tmp_path, kind):
+    use_safe_checkpoints()
+    trap, path = tmp_path / "ran", str(tmp_path / "c.pth")
+    torch.save({"state_dict": Harmful(trap) if kind == "call" else Attribute()}, path)
+    with loading():
+        with pytest.raises(CheckpointError, match="which may run code"):
+            CheckpointLoader.load_checkpoint(path)
+        with pytest.raises(Exception, match=r"makedirs|getattr"):
+            load_from_local(path, "cpu")
+    assert not trap.exists()
+
+
+def test_a_history_of_losses_is_data(tmp_path):
+    use_safe_checkpoints()
+    path = str(tmp_path / "c.pth")
+    torch.save({"a": HistoryBuffer([1.0, 2.0], [1, 1])}, path)
+    # As MMEngine's own loader does, which removes at its end what it allowed.
+    with torch.serialization.safe_globals([HistoryBuffer, getattr]):
+        pass
+    use_safe_checkpoints()
+    with loading():
+        assert CheckpointLoader.load_checkpoint(path)["a"].mean() == 1.5
+        assert torch.load(path)["a"].mean() == 1.5, "as torch.hub reads what it downloaded"
+
+
+def test_the_config_in_a_checkpoint_which_mmengine_would_run_is_left_out(tmp_path):
+    use_safe_checkpoints()
+    torch.save({"meta": {"config": "x = 1", "epoch": 3}}, tmp_path / "c.pth")
+    assert CheckpointLoader.load_checkpoint(str(tmp_path / "c.pth"))["meta"] == {"epoch": 3}
+
+
+def test_an_outdated_checkpoint_goes_when_its_successor_is_there(tmp_path, monkeypatch):
+    old, new = tmp_path / "iter_1.pth", tmp_path / "iter_2.pth"
+    files = AtomicFiles()
+    files.put(b"old", old)
+    files.remove(str(old))
+    AtomicFiles().put(b"figures", tmp_path / "figures.json")
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="full"):
+        patched.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("full")))
+        AtomicFiles().put(b"new", new)
+    assert old.read_bytes() == b"old" and not new.exists()
+    AtomicFiles().put(b"new", new)
+    assert not old.exists() and new.read_bytes() == b"new"
+
+
+def test_the_latest_checkpoint_is_found_where_its_name_was_not_written(tmp_path):
+    assert latest(tmp_path) is None
+    for name in ("epoch_9.pth", "epoch_10.pth", "best_mIoU_iter_77.pth", "epoch_11.pth.partial"):
+        (tmp_path / name).touch()
+    for named in (None, "", str(tmp_path / "epoch_8.pth")):
+        if named is not None:
+            (tmp_path / "last_checkpoint").write_text(named)
+        assert latest(tmp_path) == str(tmp_path / "epoch_10.pth")
+    (tmp_path / "last_checkpoint").write_text("/elsewhere/epoch_9.pth")
+    assert latest(tmp_path) == str(tmp_path / "epoch_9.pth")

@@ -1,0 +1,96 @@
+"""Reading MMEngine's configs with overrides, and models that run on images in memory."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
+
+from torch import nn
+
+from ilm_plugins.errors import UserError
+from ilm_plugins.frameworks import open_config
+from ilm_plugins.frameworks.openmmlab import config as configs
+
+RESNET20 = "ilm_plugins://mmpretrain/en/resnet20_cifar10_en.py"
+IMAGES = [np.random.default_rng(i).integers(256, size=(32, 32, 3), dtype=np.uint8) for i in (0, 1)]
+
+
+def test_overrides_are_parsed_and_merged_as_by_mmengines_tools(config):
+    words = [
+        "train_cfg.max_iters=7",
+        "load_from=None",
+        "channels_last=true",
+        "model.data_preprocessor.size=(32,32)",
+        "test_evaluator.iou_metrics=mIoU,mDice",
+        "train_dataloader.dataset.pipeline.0.to_float32=True",
+        "model.backbone.norm_cfg._delete_=True",
+        "model.backbone.norm_cfg.type=EN",
+        "model.backbone.norm_cfg.reduction=8",
+    ]
+    cfg = configs.load_config(str(config), words)
+    assert (cfg.train_cfg.max_iters, cfg.load_from, cfg.channels_last) == (7, None, True)
+    assert cfg.model.data_preprocessor["size"] == (32, 32)
+    assert cfg.test_evaluator.iou_metrics == ["mIoU", "mDice"]
+    assert cfg.train_dataloader.dataset.pipeline[0].to_float32
+    assert cfg.model.backbone.norm_cfg == {"type": "EN", "reduction": 8}
+    assert configs.output_folder(cfg) == "work_dirs/fcn"
+    with pytest.raises(UserError, match=r"'train_cfg' of .* is not KEY=VALUE"):
+        configs.load_config(str(config), ["train_cfg"])
+
+
+def test_mixed_precision_is_of_every_optimizer(config, root):
+    cfg = configs.load_config(str(config), amp=True)
+    assert cfg.optim_wrapper.type == "AmpOptimWrapper" and cfg.optim_wrapper.optimizer.type == "SGD"
+    cfg = configs.load_config(str(root / "configs/pix2pix/facades_in_in.py"), amp=True)
+    assert {cfg.optim_wrapper[name].type for name in ("generator", "discriminator")} == {
+        "AmpOptimWrapper"
+    }
+
+
+def check_first_convolution(inference, convolution, mean, std, bgr):
+    """Compare what a model's first convolution gets with the images, scaled here."""
+    seen = []
+    convolution.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        inference.forward(IMAGES)
+    pixels = torch.tensor(np.stack(IMAGES)).permute(0, 3, 1, 2).float()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    expected = ((pixels.flip(1) if bgr else pixels) - mean) / std
+    torch.testing.assert_close(torch.cat(seen)[:2, :, :32, :32], expected)
+
+
+def test_a_classifier_of_a_dataset_in_rgb():
+    found = open_config(RESNET20).inference()
+    assert found.name == "resnet20_cifar10_en"
+    assert found.preprocessing == "the config's test pipeline, PackInputs"
+    mean, std = (125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255)
+    check_first_convolution(found, found.model.backbone.stem.conv, mean, std, bgr=False)
+
+
+def test_a_segmenter_of_files_in_bgr(config):
+    mean, std = (1.0, 2.0, 3.0), (10.0, 20.0, 30.0)
+    opts = [f"model.data_preprocessor.{k}={v}" for k, v in (("mean", mean), ("std", std))]
+    found = open_config(str(config), opts).inference()
+    assert "Load" not in found.preprocessing and found.batch_size == 1
+    check_first_convolution(found, found.model.eval().backbone.conv1, mean, std, bgr=True)
+
+
+class Prepares(nn.Module):
+    """A model with the method that :func:`configs.inference` asks for."""
+
+    def preprocess_images(self, images):
+        return {"shapes": [image.shape for image in images]}
+
+    def test_step(self, batch):
+        return batch["shapes"]
+
+
+def test_a_model_may_preprocess_images_itself(config, monkeypatch):
+    monkeypatch.setattr(configs, "build_model", lambda cfg: Prepares())
+    assert open_config(str(config)).inference().forward(IMAGES) == [(32, 32, 3)] * 2
+
+
+def test_a_config_without_a_test_pipeline():
+    with pytest.raises(UserError, match=r"no test_dataloader\.dataset\.pipeline"):
+        open_config(RESNET20, ["test_dataloader=None"]).inference()

@@ -1,0 +1,191 @@
+"""BN-Inception, the CIFAR ResNets and AA-ResNet: keys, sizes, forms, and what they freeze."""
+
+import math
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import avg_pool2d, interpolate
+from torch.utils.flop_counter import FlopCounterMode
+
+pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
+
+import mmpretrain.models
+from mmengine.registry import MODELS
+from mmpretrain.registry import MODELS as OF_MMPRETRAIN
+
+import fresh
+from ilm_plugins.frameworks.openmmlab.models import CifarResNet
+from ilm_plugins.frameworks.openmmlab.models.aa_resnet import HEADS, KEYS, AugmentedConv2d
+
+assert mmpretrain.models  # after it AAResNet is registered
+EN = {"type": "EN", "reduction": 8}
+
+
+def build(kind, **options):
+    return MODELS.build({"type": kind, **options})
+
+
+def meta(kind, **options):
+    with torch.device("meta"):
+        return build(kind, **options)
+
+
+def millions(model, classes):
+    """Parameters of a backbone with a linear classifier on its last stage."""
+    channels = {"BNInception": 1024, "CifarResNet": 64, "AAResNet": 2048}[type(model).__name__]
+    return (sum(p.numel() for p in model.parameters()) + (channels + 1) * classes) / 1e6
+
+
+def shapes(model, size):
+    return [tuple(y.shape) for y in model(torch.empty(2, 3, size, size, device="meta"))]
+
+
+def norms(model):
+    return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import ilm_plugins, mmcv.cnn",
+        pytest.param("import mmcv.cnn, ilm_plugins", marks=pytest.mark.wide),
+        "from ilm_plugins.frameworks.openmmlab.models import BNInception",
+    ],
+    ids=["ours first", "theirs first", "ours alone"],
+)
+def test_the_keys_are_registered_in_any_order_of_import(order):
+    code = f"{order}\nfrom mmengine.registry import MODELS\nprint(MODELS.get('BNInception'))"
+    done = fresh.run([sys.executable, "-c", code])
+    assert "openmmlab.models.bn_inception.BNInception" in done.stdout, done.stderr
+    assert OF_MMPRETRAIN.get("CifarResNet") is MODELS.get("CifarResNet") is CifarResNet
+
+
+@pytest.mark.parametrize(
+    ("norm_cfg", "count"),
+    [
+        ({"type": "BN"}, 11.29),  # EN paper, Table 3
+        ({"type": "SN"}, 11.29),  # printed as 11.30, more than 6 ratios a layer add
+        # Printed as 12.36, which no reading of the paper's Table 1 gives.
+        ({"type": "EN", "reduction": 16}, 11.47),
+    ],
+    ids=["BN", "SN", "EN"],
+)
+def test_bn_inception_parameters(norm_cfg, count):
+    assert round(millions(meta("BNInception", norm_cfg=norm_cfg), 1000), 2) == count
+
+
+def test_bn_inception_operations_and_shapes():
+    model = meta("BNInception", out_indices=(0, 1, 2))
+    with FlopCounterMode(display=False) as counter:
+        assert shapes(model, 224) == [(2, 320, 28, 28), (2, 608, 14, 14), (2, 1024, 7, 7)]
+    multiply_adds = counter.get_total_flops() / 2 / 2 + 1024 * 1000  # of two images; a classifier
+    assert multiply_adds == pytest.approx(2.056e9, rel=0.015)  # EN paper, Table 3
+
+
+@pytest.mark.parametrize(("depth", "count"), [(20, 0.27), (56, 0.85), (110, 1.73)])
+def test_cifar_resnet_parameters(depth, count):
+    # He et al., Table 6, where the last is 1.7.
+    model = meta("CifarResNet", depth=depth, out_indices=(0, 1, 2))
+    assert round(millions(model, 10), 2) == count and len(norms(model)) == depth - 1
+    assert shapes(model, 32) == [(2, 16, 32, 32), (2, 32, 16, 16), (2, 64, 8, 8)]
+
+
+def test_a_cifar_block_halves_the_resolution_first():
+    """Its second convolution has a quarter of the pixels: 40.6 M multiply-adds for ResNet-20."""
+    with FlopCounterMode(display=False) as counter:
+        shapes(meta("CifarResNet", depth=20), 32)
+    same = 9 * 16 * 16 * 32 * 32  # a convolution of any stage that keeps width and resolution
+    convolutions = 9 * 3 * 16 * 32 * 32 + 2 * same / 2 + 16 * same
+    assert counter.get_total_flops() / 2 / 2 == convolutions  # of two images
+
+
+def test_option_a_shortcut():
+    """Where the branch yields nothing: every second pixel, new channels zero on both sides."""
+    block = build("CifarResNet", depth=8).stages[1][0]
+    nn.init.zeros_(block.conv2.norm.weight)
+    x = torch.rand(2, 16, 8, 8)
+    y = block(x)
+    assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
+    assert not y[:, :8].any() and not y[:, 24:].any()
+
+
+@pytest.mark.parametrize("frozen_stages, norm_eval", [(-1, False), (0, False), (2, True)])
+def test_frozen_stages_and_norm_eval(frozen_stages, norm_eval):
+    options = {"frozen_stages": frozen_stages, "norm_eval": norm_eval}
+    model = build("CifarResNet", depth=8, norm_cfg=EN, **options).train()
+    parts = [model.stem, *model.stages]
+    before = [[b.clone() for b in part.buffers()] for part in parts]
+    model(torch.randn(2, 3, 32, 32))[0].square().mean().backward()
+    for index, part in enumerate(parts):
+        trains = index > frozen_stages
+        assert all(p.requires_grad == (p.grad is not None) == trains for p in part.parameters())
+        moves = trains and not norm_eval
+        assert all(m.training == moves for m in norms(part))
+        moved = [not torch.equal(*pair) for pair in zip(before[index], part.buffers(), strict=True)]
+        assert all(moved) if moves else not any(moved)
+
+
+def attention(layer, x):
+    """Equations 1 to 5 of Bello et al., one query, head and key at a time."""
+    _, height, width = x.shape
+    q, k, v = layer.project(x[None])[0].split(layer.split)
+    places = [(i, j) for i in range(height) for j in range(width)]
+    heads = []
+    for q_head, k_head, v_head in zip(*(t.chunk(HEADS) for t in (q, k, v)), strict=True):
+        out = torch.empty_like(v_head)
+        for i, j in places:
+            logits = []
+            for a, b in places:
+                relative = (
+                    layer.height[a - i + layer.size - 1] + layer.width[b - j + layer.size - 1]
+                )
+                logits.append(q_head[:, i, j] @ (k_head[:, a, b] + relative) / math.sqrt(KEYS))
+            weights = torch.stack(logits).softmax(0)
+            values = zip(weights, places, strict=True)
+            out[:, i, j] = sum(w * v_head[:, a, b] for w, (a, b) in values)
+        heads.append(out)
+    return layer.join(torch.cat(heads)[None])[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stride, halvings", [(1, 0), (2, 1), (1, 1)])
+def test_it_is_the_papers_attention_beside_a_convolution(stride, halvings):
+    layer = AugmentedConv2d(160, stride, halvings, size=5).double()
+    x = torch.randn(2, 160, 4, 6 // (2 - halvings)).double()
+    small = avg_pool2d(x, 3, 2, 1, count_include_pad=False) if halvings else x
+    expected = torch.stack([attention(layer, image) for image in small])
+    convolved = layer.conv(x)
+    if halvings and stride == 1:
+        expected = interpolate(expected, x.shape[-2:], mode="bilinear")
+    torch.testing.assert_close(layer(x), torch.cat([convolved, expected], 1))
+    assert convolved.shape[1] == 144
+
+
+def test_aa_resnet_parameters_and_shapes():
+    model = build("AAResNet", depth=50, out_indices=(0, 1, 2, 3), frozen_stages=2).to("meta")
+    assert round(millions(model, 1000), 1) == 25.8  # Bello et al.; EN paper, Table 2
+    sides = [(256, 56), (512, 28), (1024, 14), (2048, 7)]
+    assert shapes(model, 224) == [(2, channels, side, side) for channels, side in sides]
+    sizes = [m.size for m in model.modules() if isinstance(m, AugmentedConv2d)]
+    assert sizes == [14] * (4 + 6) + [7] * 3
+    # From the start: an optimizer and DistributedDataParallel count them before training.
+    frozen = (model.conv1, model.bn1, model.layer1, model.layer2)
+    assert not any(p.requires_grad for stage in frozen for p in stage.parameters())
+    assert all(p.requires_grad for p in model.layer3.parameters())
+    with pytest.raises(ValueError, match="give a larger image_size"):
+        shapes(model, 256)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "CifarResNet", "depth": 18}, "depth=18 is not 6n"),
+        ({"kind": "CifarResNet", "depth": 20, "out_indices": (3,)}, "choose from 0 to 2"),
+        ({"kind": "BNInception", "frozen_stages": 4}, "choose from -1 to 3"),
+    ],
+)
+def test_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        meta(**options)

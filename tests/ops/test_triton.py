@@ -1,0 +1,499 @@
+"""The Triton kernels against the transcribed equations and the reference.
+
+On a GPU they run there. Elsewhere, Triton's interpreter runs them; and they are compiled for an
+H200.
+"""
+
+import copy
+import re
+import subprocess
+import tempfile
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cases import CASES, CHANNELS, channels_last, inputs, randomized, results
+from close import assert_close
+from ilm_plugins import NORMS, ILMGroupNorm, use_backend
+from ilm_plugins.ops import reference
+from interpreter import DEVICE, compiles, run_interpreted, runs, skip_without_triton, without_gpu
+
+skip_without_triton()
+import triton  # noqa: E402
+import triton.language as tl  # noqa: E402
+
+from ilm_plugins.ops import triton as kernels  # noqa: E402
+from ilm_plugins.ops.triton.devices import launch_problem  # noqa: E402
+from ilm_plugins.ops.triton.vectors import activate  # noqa: E402
+
+KEYS = {norm: key for key, norm in NORMS.items()}
+
+
+def wide(*values):
+    """Values of a parameter that are tested beside the everyday ones."""
+    return pytest.param(*values, marks=pytest.mark.wide)
+
+
+def paths(*values):
+    """Parametrize by the way through the kernels, see the fixture ``path``."""
+    return pytest.mark.parametrize("path", values, indirect=True)
+
+
+layouts = pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
+mixtures = pytest.mark.parametrize("name", ["EN", "SN"])
+dtypes = pytest.mark.parametrize(
+    "dtype", [torch.float32, wide(torch.float16), wide(torch.bfloat16)], ids=["f32", "f16", "bf16"]
+)
+#: Roundings that summing in another order may cost; of steep random ratios; at means of 1000.
+SUMMING, STEEP, AT_LARGE_MEANS = 512, 5000, 32 * 1000
+
+
+@without_gpu
+@pytest.mark.parametrize("selection", ["not wide and not long", wide("wide")])
+def test_under_the_interpreter(selection):
+    run_interpreted(__file__, selection)
+
+
+@runs
+def test_a_kernel_that_can_run_has_no_problem():
+    assert launch_problem(torch.zeros(1, device=DEVICE).device) is None
+
+
+@compiles
+def test_a_kernel_that_cannot_run_says_why(monkeypatch):
+    """Memory of the CPU stands for a machine that lacks what Triton needs: the launch fails."""
+    monkeypatch.setattr(kernels, "supports", lambda x: True)
+    message = r"'triton' is forced: Triton cannot run a kernel on 'cpu' \(\w+Error: .+\); it needs"
+    with use_backend("triton"), pytest.raises(RuntimeError, match=message):
+        ILMGroupNorm(64)(torch.randn(1, 64, 3, 3))
+
+
+@triton.jit
+def _activate_kernel(x_ptr, y_ptr, slope_ptr, NAME: tl.constexpr, SIZE: tl.constexpr):
+    i = tl.arange(0, SIZE)
+    y, slope = activate(tl.load(x_ptr + i), NAME)
+    tl.store(y_ptr + i, y)
+    tl.store(slope_ptr + i, slope)
+
+
+@runs
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+def test_derivatives_are_exact_where_an_activation_saturates(name):
+    x = torch.linspace(-20, 20, 64, device=DEVICE)
+    y, slope = torch.empty_like(x), torch.empty_like(x)
+    _activate_kernel[(1,)](x, y, slope, name, 64)
+    exact = x.double().requires_grad_()
+    expected = getattr(torch, name)(exact)
+    (expected_slope,) = torch.autograd.grad(expected.sum(), exact)
+    if name == "tanh":  # torch's own derivative is 1 - tanh^2, which cancels in float64, too
+        expected_slope = 1 / exact.detach().cosh().square()
+    assert_close(y / expected.float(), torch.ones_like(x), 16)
+    assert_close(slope / expected_slope.float(), torch.ones_like(x), 64)
+
+
+# ---- one layer by kernels and by equations
+
+
+def make_map(*shape, last=False, dtype=torch.float32, seed=1):
+    x = inputs(*shape, seed=seed).to(dtype)
+    return (channels_last(x) if last else x).to(DEVICE)
+
+
+def build(name, *args, dtype=torch.float32, training=True, **options):
+    """A layer whose tensors are random, but EN's ratios not all or nothing."""
+    if name == "EN":
+        options = {"reduction": 4, "expansion": 3, **options}
+    layer = randomized(partial(NORMS[name], *args, **options), dtype)
+    if name == "EN":
+        layer.expand.weight.detach().mul_(0.02)
+    if name in ("ILMGN", "AssocNorm"):
+        layer.omega_offset.fill_(0.5)
+    return layer.to(DEVICE).train(training)
+
+
+def by_equations(layer, x, dy):
+    """y, dx and the parameters' gradients by the transcription, in float64 on the CPU."""
+    layer, transcribed = copy.deepcopy(layer).cpu().double(), CASES[KEYS[type(layer)]][1]
+    x = x.detach().cpu().double().requires_grad_()
+    y, variables = transcribed(layer, x), [x, *layer.parameters()]
+    gradients = torch.autograd.grad(y, variables, dy.cpu().double(), materialize_grads=True)
+    return y.detach(), *gradients
+
+
+def network_of(layer, device=DEVICE):
+    """A layer's network and its tensors, as kernels take them."""
+    tensors = (t if t is None else t.detach().to(device) for t in layer.rescale_tensors())
+    return layer.network(), tuple(tensors)
+
+
+def by_kernels(layer, x, dy, needs_x=True):
+    """y, dx and the parameters' gradients; mean and variance."""
+    network = network_of(layer)
+    y, mean, var = kernels.forward(x, layer.moment_groups, *network)
+    needs = needs_x, *(t is not None for t in network[1])
+    dx, *gradients = kernels.backward(dy, x, mean, var, *network, needs)
+    gradients = [d for d in gradients if d is not None]
+    assert (y.dtype, y.stride()) == (x.dtype, x.stride())
+    assert {t.dtype for t in (mean, var, *gradients)} == {torch.float32}
+    return [y, dx, *gradients], [mean, var]
+
+
+def check_layer(layer, x, roundings=SUMMING):
+    assert kernels.runs(layer.network(), x, layer.moment_groups)
+    dy = make_map(*x.shape, last=not x.is_contiguous(), dtype=x.dtype, seed=2)
+    found, moments = by_kernels(layer, x, dy)
+    assert (found[1].dtype, found[1].stride()) == (x.dtype, x.stride())
+    assert_close(found, by_equations(layer, x, dy), roundings)
+    assert_close(moments, reference.moments(x.double(), layer.moment_groups), roundings)
+
+
+@pytest.fixture
+def path(request, monkeypatch):
+    """One-read kernels where an instance fits; "streaming" ones; or those in "small-tiles".
+
+    These are several tiles and splits, of several tiles each, of maps small enough for a test.
+    """
+    if request.param in ("streaming", "small-tiles"):
+        monkeypatch.setattr(kernels.one_read, "MAX_INSTANCE", 0)
+    if request.param == "small-tiles":
+        monkeypatch.setattr(kernels.streaming, "TILE", 32)
+        monkeypatch.setattr(kernels.streaming, "CHANNELS", 4)
+
+
+@runs
+@layouts
+@pytest.mark.parametrize(
+    "c, groups, keys, shape",
+    [
+        (256, 32, 16, (7, 7)),  # a box head
+        (16, 4, 8, (5, 7)),
+        wide(16, 8, 4, (3,)),
+        (16, 1, 16, (2, 3, 2)),
+        wide(16, 16, 1, (4, 4)),
+        wide(8, 4, 8, ()),
+        (8, 2, 4, (1, 1)),
+        (1, 1, 1, (9,)),
+    ],
+    ids=str,
+)
+@paths("one-read", wide("streaming"), wide("small-tiles"))
+def test_autoencoders_of_sizes(c, groups, keys, shape, last, path):
+    layer = build("ILMGN", c, groups, key_group_size=c // keys, hidden=3)
+    check_layer(layer, make_map(2, c, *shape, last=last))
+
+
+@runs
+@layouts
+@dtypes
+@paths("small-tiles")
+def test_splits(dtype, last, path):
+    x = make_map(1, 4, 15, 15, last=last, dtype=dtype)
+    assert kernels.streaming._Tiling.of(x).splits > 2
+    check_layer(build("ILMGN", 4, 2, key_group_size=4, hidden=3), x)
+
+
+@runs
+@dtypes
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("ILMGN", {"activations": ("relu", "relu6")}),
+        ("ILMGN", {"activations": ("leaky_relu", "identity")}),
+        *(("AssocNorm", {"combine": form}) for form in ("a(WE)", "a(WE+B)", "a(WE)*B")),
+    ],
+    ids=str,
+)
+def test_autoencoders_of_options(name, options, dtype):
+    key_groups = {"key_group_size": 2} if name == "ILMGN" else {"num_key_groups": 4}
+    layer = build(name, 8, 4, hidden=3, dtype=dtype, **options, **key_groups)
+    check_layer(layer, make_map(4, 8, 3, 5))
+
+
+@runs
+@paths("one-read", "streaming")
+def test_identity_keeps_the_digits_of_tiny_weights(path):
+    layer = build("ILMGN", 8, 4, hidden=3, key_group_size=2)
+    for tensor, factor in zip(layer.parameters(), (1e-6, 1e-6, 1, 0, 0), strict=True):
+        tensor.detach().mul_(factor)
+    x, dy = make_map(2, 8, 3, 5), 1e6 * make_map(2, 8, 3, 5, seed=2)
+    expected = by_equations(layer, x, dy)[:2]
+    assert_close(by_kernels(layer, x, dy)[0][0], expected[0], SUMMING, 1e-6)
+    assert_close(by_kernels(layer, x, dy)[0][1], expected[1], SUMMING)
+
+
+def at_large_means(*shape, last=False):
+    """E[x^2] - E[x]^2 would be off by more than the variance. What is left is x's own rounding."""
+    x = 1000 + torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return (channels_last(x) if last else x).to(DEVICE)
+
+
+@runs
+@layouts
+@paths("one-read", wide("streaming"), "small-tiles")
+def test_large_means(last, path):
+    layer = build("ILMGN", 8, 2, key_group_size=2, hidden=3)
+    check_layer(layer, at_large_means(2, 8, 6, 6, last=last), AT_LARGE_MEANS)
+
+
+@runs
+@mixtures
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_mixtures_at_large_means(name, training):
+    layer = build(name, 12, training=training)
+    if not training:
+        layer.running_mean += 1000
+    check_layer(layer, at_large_means(2, 12, 4, 4), AT_LARGE_MEANS)
+
+
+@runs
+@mixtures
+@pytest.mark.parametrize(
+    "normalizers, training",
+    [
+        (("IN", "LN", "BN"), True),
+        (("IN", "LN", "BN"), False),
+        (("BN", "LN"), True),
+        (("LN",), True),  # without BN, evaluation is as training
+    ],
+    ids=str,
+)
+def test_mixtures_of_normalizers(name, normalizers, training):
+    dtype = torch.float32 if len(normalizers) > 2 else torch.bfloat16
+    layer = build(name, 24, training=training, normalizers=normalizers, dtype=dtype)
+    check_layer(layer, make_map(2, 24, 3, 5))
+
+
+@runs
+@mixtures
+@pytest.mark.parametrize("shape", [(1, 4, 7), (1, 16, 1, 1), (3, 24), (2, 96, 2, 2)], ids=str)
+def test_mixtures_of_sizes(name, shape, monkeypatch):
+    monkeypatch.setattr(kernels.mixture, "BATCH_TILE", (2, 32))
+    # A single value's dx is what is left of terms of 1 / sqrt(eps) that cancel.
+    roundings = 0.05 * 2**24 if shape == (1, 16, 1, 1) else SUMMING
+    check_layer(build(name, shape[1]), make_map(*shape), roundings)
+
+
+@runs
+@pytest.mark.parametrize("shared_affine, reduction", [(False, 8), (True, 1)])
+def test_options_of_exemplar_norm(shared_affine, reduction):
+    layer = build("EN", 24, activation="relu", shared_affine=shared_affine, reduction=reduction)
+    check_layer(layer, make_map(1, 24, 3, 5))
+
+
+# ---- what holds of all networks
+
+ONE_GROUP = "ILMGN", {"num_groups": 1, "key_group_size": 2, "hidden": 3}
+
+
+@runs
+@pytest.mark.parametrize(
+    "name, options, path",
+    [(*ONE_GROUP, "small-tiles"), (*ONE_GROUP, "one-read"), ("EN", {}, "streaming")],
+    indirect=["path"],
+    ids=str,
+)
+def test_the_same_bits_again_and_where_x_needs_no_gradient(name, options, path):
+    layer, x = build(name, 4, **options), make_map(2, 4, 9, 9)
+    (first, moments), (again, same), ((_, dx, *gradients), _) = (
+        by_kernels(layer, x, x, needs_x) for needs_x in (True, True, False)
+    )
+    assert all(map(torch.equal, first + moments, again + same)) and dx is None
+    assert all(map(torch.equal, gradients, first[2:]))
+
+
+@runs
+@layouts
+@paths("one-read", wide("streaming"))
+def test_a_channels_gradients_have_no_rounding_errors_of_its_neighbours(last, path):
+    """An optimizer may divide by their size, and a channel without gradient must not move."""
+    layer = randomized(partial(ILMGroupNorm, 32, 4, key_group_size=8), torch.float32).to(DEVICE)
+    x, dy = (make_map(2, 32, 7, 7, last=last, seed=seed) for seed in (1, 2))
+    dy[:, 1::3] = 0
+    dy[:, 2::3] *= 1e-6
+    (_, _, *found), _ = by_kernels(layer, x, dy)
+    for gradient, exact in zip(found[:2], by_equations(layer, x, dy)[2:4], strict=True):
+        assert not gradient[1::3].any()
+        assert_close(gradient[2::3], exact[2::3], 2**14)
+
+
+@runs
+@pytest.mark.parametrize(
+    "name, path",
+    [("ILMGN", "one-read"), *((name, "streaming") for name in ("ILMGN", "ILMIN", "EN", "SN"))],
+    indirect=["path"],
+)
+def test_squares_that_overflow_give_nan(name, path):
+    """Their variance is infinite, and its rsqrt 0; the mean is finite."""
+    with use_backend("triton"):
+        assert NORMS[name](64).to(DEVICE)(1e25 * make_map(2, 64, 4, 5)).isnan().all()
+
+
+@runs
+def test_a_nan_in_the_encoder_reaches_every_gradient_that_it_reaches_in_the_reference():
+    layer = ILMGroupNorm(16, 4, key_group_size=4, hidden=3).to(DEVICE)
+    layer.encode.weight.detach()[1, 0] = torch.nan
+    x, dy = make_map(2, 16, 4, 4), make_map(2, 16, 4, 4, seed=2)
+    found = [[d.isnan() for d in results(layer, x, dy, name)] for name in ("triton", "reference")]
+    assert all(map(torch.equal, *found))
+
+
+#: One of the layers whose network is not in the kernels, and all of those whose is, by layout.
+EVERYDAY = (("ILMGN", True), ("EN", False), ("SN", True))
+
+
+@runs
+@dtypes
+@paths(wide("large-tiles"), "small-tiles")
+@pytest.mark.parametrize(
+    "name, last",
+    [
+        (name, last) if (name, last) in EVERYDAY else wide(name, last)
+        for name in ("ILMGN", "ILMIN", "EN", "SN")
+        for last in (False, True)
+    ],
+)
+def test_layers(name, dtype, last, path):
+    """Whole layers, those without a network in the kernels too, against the reference."""
+    layer = randomized(CASES[name][0], torch.float32).to(DEVICE)
+    x = make_map(2, CHANNELS, 5, 7, last=last, dtype=dtype)
+    dy = make_map(2, CHANNELS, 5, 7, dtype=dtype, seed=2)  # of another layout, half of the time
+    in_kernels = layer.network and kernels.runs(layer.network(), x, layer.moment_groups)
+    assert bool(in_kernels) == (name in ("EN", "SN"))
+    found = results(layer, x, dy, "triton")
+    for y_or_dx in found[:2]:
+        assert (y_or_dx.dtype, y_or_dx.stride()) == (x.dtype, x.stride())
+    assert_close(found, results(layer.double(), x.double(), dy.double(), "reference"), STEEP)
+    x = make_map(2, CHANNELS, 6, 4).transpose(2, 3)  # neither layout
+    found, expected = (results(layer.float(), x, x, name) for name in ("triton", "reference"))
+    assert_close(found, expected, STEEP)
+
+
+# ---- what needs no kernel
+
+
+@runs
+def test_what_is_supported():
+    x = torch.zeros(2, 6, 4, 4, device=DEVICE)
+    assert kernels.supports(x) and kernels.supports(x.bfloat16()) and kernels.supports(x[0])
+    assert not kernels.supports(x.double())
+
+
+def test_gpus_that_lack_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    device = torch.device("cuda", 99)  # which no cached answer is for
+    x = SimpleNamespace(is_cuda=True, shape=torch.Size((2, 6, 4, 4)), device=device)
+    assert kernels.supports(SimpleNamespace(**vars(x), dtype=torch.float16))
+    assert not kernels.supports(SimpleNamespace(**vars(x), dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize(
+    "name, channels, options, eligible",
+    [
+        ("ILMGN", 256, {}, True),
+        ("ILMIN", 512, {"key_group_size": 1}, True),
+        ("ILMIN", 1024, {"key_group_size": 1}, False),  # matrices of 64 K elements
+        ("ILMGN", 8192, {}, False),
+        ("ILMGN", 24, {"num_groups": 3, "key_group_size": 3}, False),
+        ("EN", 608, {"reduction": 16}, True),
+        ("EN", 24, {"reduction": 8, "normalizers": ("IN", "BN"), "expansion": 100}, True),
+        ("EN", 24, {"reduction": 3}, False),
+        ("EN", 64, {"normalizers": ("IN", "GN")}, False),
+        ("EN", 64, {"ratio_net": "mlp"}, False),
+        ("EN", 64, {"expansion": 400}, False),
+        ("SN", 100, {}, True),
+        ("SN", 8192, {}, False),
+    ],
+    ids=str,
+)
+def test_which_networks_run_in_kernels(name, channels, options, eligible):
+    layer = NORMS[name](channels, **options)
+    x = torch.empty(1, channels, 2, 2, device=DEVICE)
+    assert kernels.runs(layer.network(), x, layer.moment_groups) == eligible
+
+
+# ---- compilation for an H200
+
+
+class Driver:
+    """Instead of a GPU's driver, all that compiling ahead asks of one."""
+
+    def get_current_target(self):
+        return triton.backends.compiler.GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return -1  # nothing is launched
+
+    def get_current_stream(self, device):
+        return -1
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
+
+
+def launches(layer, shape, dtype=torch.float32, last=False):
+    """What both passes launch on a map of that shape: kernels, arguments, grids and options."""
+    x = torch.empty(shape, dtype=dtype, device="meta")
+    x = channels_last(x) if last else x
+    moments = torch.empty(2, shape[0], layer.moment_groups, device="meta")
+    network, recorded = network_of(layer, "meta"), []
+
+    def run(kernel, *args, warmup, **options):
+        recorded.append((kernel, args, options))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton.JITFunction, "run", run)
+        kernels.forward(x, layer.moment_groups, *network)
+        kernels.backward(x, x, *moments, *network, [True] * (1 + len(network[1])))
+    return recorded
+
+
+def compile_ahead(launch, most_spilled=0):
+    """Compile a kernel; check the bytes of each thread's stack, which are spilled registers."""
+    kernel, args, options = launch
+    compiled = kernel.warmup(*args, **options)
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [folder / "cuobjdump", "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(re.search(r"STACK:(\d+)", usage)[1]) <= most_spilled, compiled.metadata.name
+    return compiled.metadata.name, compiled.asm["ptx"]
+
+
+@compiles
+@pytest.mark.parametrize("last", [False, wide(True)], ids=["NCHW", "NHWC"])
+@dtypes
+def test_streaming_kernels_compile(driver, dtype, last):
+    found = launches(ILMGroupNorm(256), (2, 256, 200, 304), dtype, last)
+    code = dict(map(compile_ahead, found))
+    assert len(code) == 7
+    for name, ptx in code.items():
+        if "pool" not in name and "rescale" not in name:
+            assert "ld.global.v4.b32" in ptx, "loads of 16 bytes"
+
+
+@compiles
+@layouts
+@dtypes
+def test_one_read_kernels_compile(driver, dtype, last):
+    found = launches(ILMGroupNorm(256), (512, 256, 7, 7), dtype, last)
+    one_read = kernels.one_read
+    assert [f[0] for f in found] == [one_read._one_read_kernel, one_read._one_read_vjp_kernel]
+    for launch in found:
+        compile_ahead(launch, most_spilled=16)
+
+
+@compiles
+@mixtures
+@pytest.mark.parametrize("channels", [wide(256), 2048])
+def test_mixture_kernels_compile(driver, name, channels):
+    found = launches(NORMS[name](channels), (2, channels, 14, 14))
+    found = [f for f in found if f[0].__module__.endswith(("mixture", "rescaling"))]
+    assert len(dict(map(compile_ahead, found))) == 4
