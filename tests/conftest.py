@@ -27,10 +27,10 @@ DATASETS = Path(tempfile.mkdtemp(prefix="ilm_plugins-tests-"))
 os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
 #: The files that take longest, which run first, so that pytest-xdist's workers end together.
 LONGEST = (
-    *("frameworks/openmmlab/test_faults.py", "ops/test_triton_kernels.py"),
+    *("frameworks/openmmlab/test_faults.py", "ops/test_triton.py"),
     *("frameworks/detectron2/test_faults.py", "frameworks/detectron2/test_train.py"),
     *("frameworks/test_stopping.py", "pix2pix/test_training.py"),
-    *("cli/test_analyze.py", "layers/test_export.py", "reproduction/test_run.py"),
+    *("cli/test_analyze.py", "wide/test_export.py", "reproduction/test_run.py"),
     *("configs/test_mmseg.py", "configs/test_mmpretrain.py", "checkpoints/test_reading.py"),
     *("analysis/test_tables.py", "frameworks/openmmlab/test_analyze.py"),
 )
@@ -38,12 +38,15 @@ LONGEST = (
 
 def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=0, help="of the random numbers of every test")
+    parser.addoption("--strict-numbers", action="store_true", help="quarter every tolerance")
+    parser.addoption("--norm", metavar="MODULE:CLASS", help="that tests/contract.py checks alone")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "wide: beside the everyday tests; 'make test-wide' runs it")
     config.addinivalue_line("markers", "long: too long for every day; 'make test-all' runs it")
     os.environ["ILM_PLUGINS_TEST_SEED"] = str(config.getoption("--seed"))
+    os.environ["ILM_PLUGINS_TEST_STRICT"] = "1" if config.getoption("--strict-numbers") else ""
     config.option.loadscopereorder = False  # by which pytest-xdist puts files of many tests first
     if not hasattr(config, "workerinput"):
         # yapf, which MMEngine uses, caches its grammar in a file when it is first imported. Where

@@ -51,7 +51,6 @@ class MixtureNorm(AdaptiveNorm):
             a process group to compute them over that group. Unused without "BN".
     """
 
-    replaces = "BN"
     running_mean: Tensor | None
     initial_values: ClassVar[Mapping[str, float]] = {
         **AdaptiveNorm.initial_values,

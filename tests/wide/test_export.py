@@ -1,4 +1,4 @@
-"""Each layer, and a ResNet-50 of it, in the formats by which models leave Python."""
+"""Each layer, and a ResNet of it, in the formats by which models leave Python, at length."""
 
 import copy
 import io
@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import fresh
-from cases import MIXTURES, every_layer, inputs, modes, results
+from cases import MIXTURES, inputs, modes, results
+from close import assert_close
 from ilm_plugins import NORMS, freeze
 from ilm_plugins.layers.base import AdaptiveNorm
 from ilm_plugins.layers.projection import Projection
@@ -22,15 +23,19 @@ VERSION = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
 AXES = {0: "batch", 2: "height", 3: "width"}
 #: Beside the size of the example: one instance, an odd size, a single pixel.
 SHAPES = [(2, C, 6, 7), (1, C, 3, 9), (5, C, 1, 1)]
+#: Roundings that another order of sums and other kernels cost, of networks of some layers.
+RECORDED = 2**11
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-#: Of an auto-encoder and of a mixture every day, of all layers in the wide tests.
-one_of_each_kind = pytest.mark.parametrize(
-    "name", [n if n in ("ILMGN", "EN") else pytest.param(n, marks=pytest.mark.wide) for n in NORMS]
-)
+
+
+def everyday(names, *chosen):
+    """Parametrize by layer: some every day, all in the wide tests."""
+    marked = [n if n in chosen else pytest.param(n, marks=pytest.mark.wide) for n in names]
+    return pytest.mark.parametrize("name", marked)
 
 
 def build(name, training=False):
@@ -41,24 +46,16 @@ def build(name, training=False):
     return layer.train(training)
 
 
-def batches():
-    return [inputs(*shape, dtype=torch.float32) for shape in SHAPES]
-
-
-def in_float64(model, x):
-    """The output of a copy of the model."""
-    with torch.no_grad():
-        return copy.deepcopy(model).double()(x.double()).float()
-
-
 def assert_recorded_for(batches, model, record):
     """Compare what is recorded from a model and the first batch with the model, on all batches."""
     run = record(copy.deepcopy(model), batches[0])
-    for x in batches:
-        torch.testing.assert_close(run(x), in_float64(model, x), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        for x in batches:
+            assert_close(run(x), copy.deepcopy(model).double()(x.double()), RECORDED)
 
 
-# ---- ONNX
+def batches():
+    return [inputs(*shape, dtype=torch.float32) for shape in SHAPES]
 
 
 def dimensions(model):
@@ -92,31 +89,6 @@ def by_torchscript(model, x):
     return in_onnxruntime(file)
 
 
-exporters = pytest.mark.parametrize(
-    "export",
-    [by_dynamo, pytest.param(by_torchscript, marks=pytest.mark.wide)],
-    ids=["dynamo", "torchscript"],
-)
-
-
-@exporters
-@pytest.mark.parametrize(
-    "name", [n if n == "EN" else pytest.param(n, marks=pytest.mark.wide) for n in NORMS]
-)
-def test_onnx_for_any_batch_and_size(name, export):
-    assert_recorded_for(batches(), build(name), export)
-
-
-@pytest.mark.wide
-@exporters
-@pytest.mark.parametrize("name", ["EN", "SN"])
-def test_onnx_in_training_mode_uses_the_statistics_of_the_batch(name, export):
-    assert_recorded_for(batches(), build(name, training=True), export)
-
-
-# ---- torch.export and TorchScript
-
-
 def by_export(model, x):
     program = torch.export.export(model, (x,), dynamic_shapes=(dimensions(model),))
     if VERSION < (2, 11):  # 2.4 cannot save quotients of sizes
@@ -128,63 +100,47 @@ def by_export(model, x):
 
 
 def by_trace(model, x):
-    return torch.jit.trace(model, x, check_trace=False)
-
-
-def reloaded(scripted):
     file = io.BytesIO()
-    torch.jit.save(scripted, file)
+    torch.jit.save(torch.jit.trace(model, x, check_trace=False), file)
     file.seek(0)
     return torch.jit.load(file)
 
 
-#: One of each network; ILMLN takes the longer way of the auto-encoder.
-EVERYDAY = "ILMLN", "EN", "SSN", "AN"
+@everyday(NORMS, "EN")
+def test_onnx_for_any_batch_and_size(name):
+    assert_recorded_for(batches(), build(name), by_dynamo)
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in EVERYDAY else pytest.param(n, marks=pytest.mark.wide) for n in NORMS]
-)
+@pytest.mark.wide
+@pytest.mark.parametrize("export", [by_dynamo, by_torchscript])
+@pytest.mark.parametrize("name, training", [("EN", True), ("SN", True), ("ILMGN", False)])
+def test_onnx_by_either_exporter_and_in_training_mode(name, training, export):
+    assert_recorded_for(batches(), build(name, training), export)
+
+
+@everyday(NORMS, "ILMLN", "EN", "SSN", "AN")  # ILMLN takes the longer way of the auto-encoder
 def test_exported_for_any_batch_and_size(name):
     assert_recorded_for(batches(), build(name), by_export)
 
 
-@pytest.mark.parametrize("record", [by_export, by_trace], ids=["export", "trace"])
-@pytest.mark.parametrize("name", ["EN"])
+@pytest.mark.parametrize("record", [by_export, by_trace])
+@everyday(MIXTURES, "EN")
 def test_what_is_recorded_in_training_mode_goes_on_training(name, record):
     layer = build(name, training=True)
     recorded = record(copy.deepcopy(layer), inputs(2, C, 5, 5, dtype=torch.float32))
     layer.load_state_dict(recorded.state_dict())  # a trace has trained on its example
-    before = copy.deepcopy(list(recorded.buffers()))
     for shape in ((3, C, 2, 4), (6, C, 7, 5)):
-        x = inputs(*shape, dtype=torch.float32, seed=shape[0])
-        torch.testing.assert_close(recorded(x), layer(x), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(
-            dict(recorded.named_buffers()), dict(layer.named_buffers()), rtol=1e-5, atol=1e-5
-        )
-    assert all((b != a).any() for b, a in zip(before, recorded.buffers(), strict=True))
-
-
-@modes(NORMS)
-def test_traces_are_saved_and_trained(name, training):
-    layer, x = build(name, training), inputs(3, C, 4, 5, dtype=torch.float32)
-    traced = reloaded(by_trace(copy.deepcopy(layer), inputs(2, C, 6, 6, dtype=torch.float32)))
-    torch.testing.assert_close(traced(x), layer(x), rtol=1e-4, atol=1e-4)
-    for module in (layer, traced):
-        module(x).square().sum().backward()
+        x, before = inputs(*shape, dtype=torch.float32), recorded.running_mean.clone()
+        found, expected = recorded(x), layer(x)
+        assert_close(found, expected, RECORDED)
+        assert_close(dict(recorded.named_buffers()), dict(layer.named_buffers()))
+        assert not torch.equal(recorded.running_mean, before)
+        for y in (found, expected):
+            y.square().sum().backward()
     gradients = {n: p.grad for n, p in layer.named_parameters()}
-    of_trace = {n: p.grad for n, p in traced.named_parameters()}
-    torch.testing.assert_close(of_trace, gradients, rtol=1e-3, atol=1e-3)
-
-
-@every_layer
-def test_script_is_refused_in_one_line(name):
-    for model in (NORMS[name](C), nn.Sequential(nn.ReLU(), NORMS[name](C))):
-        with pytest.raises(NotImplementedError) as caught:
-            torch.jit.script(model)
-        message = str(caught.value)
-        assert message.startswith(NORMS[name].__name__) and "\n" not in message
-        assert "torch.jit.trace(model, example)" in message
+    largest = max(g.abs().max().item() for g in gradients.values())
+    found = {n: p.grad for n, p in recorded.named_parameters()}
+    assert_close([found[n] for n in gradients], gradients.values(), RECORDED, largest)
 
 
 # ---- torch.compile
@@ -193,6 +149,11 @@ def test_script_is_refused_in_one_line(name):
 def outputs_gradients_and_buffers(layer, x):
     y, *gradients = results(layer, x, inputs(*x.shape, dtype=x.dtype, seed=3))
     return [y, *gradients, *(b.clone() for b in layer.buffers())]
+
+
+def assert_compiled(found, expected):
+    for a, e in zip(found, expected, strict=True):
+        assert_close(a, e, 4 * RECORDED, max(1, e.abs().max().item()))
 
 
 @modes(NORMS)
@@ -207,26 +168,18 @@ def test_compiled_once_for_every_batch_and_size(name, training):
     graphs = set()
     for shape in ((2, C, 5, 6), (3, C, 4, 4), (7, C, 2, 3)):
         x = inputs(*shape, dtype=torch.float32)
-        found = [outputs_gradients_and_buffers(module, x) for module in (compiled, layer)]
-        torch.testing.assert_close(*found, rtol=2e-4, atol=2e-4)
+        assert_compiled(*(outputs_gradients_and_buffers(m, x) for m in (compiled, layer)))
         graphs.add(counter.frame_count)
     assert len(graphs) == 1
 
 
-@pytest.mark.parametrize(
-    "backend, tolerance",
-    [
-        pytest.param("aot_eager", 2e-4, marks=pytest.mark.wide),
-        pytest.param("inductor", 1e-3, marks=pytest.mark.long),
-    ],
-)
-@every_layer
-def test_compiled_for_one_size(name, backend, tolerance):
+@pytest.mark.long
+@pytest.mark.parametrize("name", NORMS)
+def test_compiled_by_inductor_for_one_size(name):
     torch._dynamo.reset()
     layer, x = build(name, training=True), inputs(3, C, 5, 6, dtype=torch.float32)
-    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend=backend)
-    found = [outputs_gradients_and_buffers(module, x) for module in (compiled, layer)]
-    torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True)
+    assert_compiled(*(outputs_gradients_and_buffers(m, x) for m in (compiled, layer)))
 
 
 @pytest.mark.wide
@@ -253,23 +206,19 @@ def test_compiled_networks_compute_in_float32_whatever_matrix_products_may():
             y = torch.compile(network, backend="aot_eager", fullgraph=True)(x)
     finally:
         torch.set_float32_matmul_precision(before)
-    exact = network.double()(x.double())
     assert y.dtype == torch.float32
-    assert (y - exact).abs().max() <= 1e-6 * exact.abs().max()
+    assert_close(y, network.double()(x.double()), 16)
 
 
 #: Trains a compiled layer whose networks have sizes that are no multiple of a vector's width; 5
 #: times, as what is written past the end of a gradient is noticed when memory is freed.
 TRAINING = """
 import torch
-from ilm_plugins import NORMS, freeze
+from ilm_plugins import NORMS
 
-layer = NORMS[{name!r}](16, **{options!r})
-compiled = torch.compile(layer)
-generator = torch.Generator().manual_seed(0)
+compiled = torch.compile(NORMS[{name!r}](16, **{options!r}))
 for _ in range(5):
-    x = torch.randn(128, 16, 4, 4, generator=generator, requires_grad=True)
-    compiled(x).square().mean().backward()
+    compiled(torch.randn(128, 16, 4, 4, requires_grad=True)).square().mean().backward()
 """
 
 
@@ -278,12 +227,11 @@ for _ in range(5):
     [
         pytest.param("EN", {"reduction": 8}, marks=pytest.mark.wide),
         *(
-            pytest.param(name, options, marks=pytest.mark.long)
+            pytest.param(name, {"num_groups": 4, **options}, marks=pytest.mark.long)
             for name, options in (
-                ("ILMGN", {"num_groups": 4, "key_group_size": 2, "hidden": 5}),
-                ("ILMGN", {"num_groups": 4, "key_group_size": 4}),
-                ("AssocNorm", {"num_groups": 4, "num_key_groups": 16, "hidden": 5}),
-                ("AN", {"num_groups": 4, "num_affine": 7}),
+                ("ILMGN", {"key_group_size": 2, "hidden": 5}),
+                ("AssocNorm", {"num_key_groups": 16, "hidden": 5}),
+                ("AN", {"num_affine": 7}),
             )
         ),
     ],
@@ -293,13 +241,7 @@ def test_compiled_gradients_stay_within_their_memory(name, options):
     fresh.run([sys.executable, "-c", code], check=True)
 
 
-# ---- ResNet-50
-
-FORMATS = {
-    "onnx": by_dynamo,
-    "export": by_export,
-    "trace": lambda model, x: reloaded(by_trace(model, x)),
-}
+# ---- models
 
 
 def resnet(norm):
@@ -311,26 +253,12 @@ def resnet(norm):
     return model
 
 
-def resnet_50(norm):
-    return torchvision.models.resnet50(norm_layer=norm, num_classes=8)
-
-
-@pytest.mark.parametrize("record", FORMATS.values(), ids=FORMATS)
-@pytest.mark.parametrize(
-    "name, make",
-    [
-        pytest.param("ILMGN", resnet, marks=pytest.mark.wide),
-        *(pytest.param(n, resnet_50, marks=pytest.mark.long) for n in NORMS),
-    ],
-)
-def test_a_model_for_any_batch_and_size(name, make, record):
+@pytest.mark.wide
+@pytest.mark.parametrize("record", [by_dynamo, by_export, by_trace])
+@pytest.mark.parametrize("name", ["ILMGN", "EN"])
+def test_a_model_for_any_batch_and_size(name, record):
     torch.manual_seed(0)
-    model = make(NORMS[name])
-    # Instance norms of a last stage of 2 x 2 pixels, whose variance can be next to nothing, would
-    # raise float32's rounding above the tolerance.
-    side = 64 if make is resnet else 128
-    with torch.no_grad():
-        model(torch.randn(4, 3, side, side))
-    sizes = (2, side), (3, side + 32)
-    images = [torch.randn(number, 3, height, side) for number, height in sizes]
+    model = resnet(NORMS[name])
+    model(torch.randn(4, 3, 64, 64))
+    images = [torch.randn(2, 3, 64, 64), torch.randn(3, 3, 96, 64)]
     assert_recorded_for(images, model.eval(), record)

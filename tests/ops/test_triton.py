@@ -1,4 +1,4 @@
-"""The Triton kernels against the transcribed equations and the composite.
+"""The Triton kernels against the transcribed equations and the reference.
 
 On a GPU they run there. Elsewhere, Triton's interpreter runs them; and they are compiled for an
 H200.
@@ -15,7 +15,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cases import CASES, CHANNELS, MAIN, channels_last, inputs, randomized, results
+from cases import CASES, CHANNELS, channels_last, inputs, randomized, results
+from close import assert_close
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 from ilm_plugins.ops import reference
 from interpreter import DEVICE, compiles, run_interpreted, runs, skip_without_triton, without_gpu
@@ -28,7 +29,6 @@ from ilm_plugins.ops import triton as kernels  # noqa: E402
 from ilm_plugins.ops.triton.devices import launch_problem  # noqa: E402
 from ilm_plugins.ops.triton.vectors import activate  # noqa: E402
 
-LAYOUTS = {"contiguous": False, "channels-last": True}
 KEYS = {norm: key for key, norm in NORMS.items()}
 
 
@@ -42,17 +42,13 @@ def paths(*values):
     return pytest.mark.parametrize("path", values, indirect=True)
 
 
-layouts = pytest.mark.parametrize("last", LAYOUTS.values(), ids=LAYOUTS)
+layouts = pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
 mixtures = pytest.mark.parametrize("name", ["EN", "SN"])
 dtypes = pytest.mark.parametrize(
-    "dtype",
-    [torch.float32, wide(torch.float16), wide(torch.bfloat16)],
-    ids=["f32", "f16", "bf16"],
+    "dtype", [torch.float32, wide(torch.float16), wide(torch.bfloat16)], ids=["f32", "f16", "bf16"]
 )
-
-#: Of the largest value, what summing in another order may cost, and what rounding the output may.
-SUMMING = 3e-5
-ROUNDING = {torch.float32: SUMMING, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+#: Roundings that summing in another order may cost; of steep random ratios; at means of 1000.
+SUMMING, STEEP, AT_LARGE_MEANS = 512, 5000, 32 * 1000
 
 
 @without_gpu
@@ -94,20 +90,16 @@ def test_derivatives_are_exact_where_an_activation_saturates(name):
     (expected_slope,) = torch.autograd.grad(expected.sum(), exact)
     if name == "tanh":  # torch's own derivative is 1 - tanh^2, which cancels in float64, too
         expected_slope = 1 / exact.detach().cosh().square()
-    torch.testing.assert_close(y.double(), expected.detach(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(slope.double(), expected_slope, rtol=4e-6, atol=0)
+    assert_close(y / expected.float(), torch.ones_like(x), 16)
+    assert_close(slope / expected_slope.float(), torch.ones_like(x), 64)
 
 
 # ---- one layer by kernels and by equations
 
 
 def make_map(*shape, last=False, dtype=torch.float32, seed=1):
-    """A random map, in float64 what it is in ``dtype``."""
-    return lay_out(inputs(*shape, seed=seed).to(dtype), last).to(DEVICE)
-
-
-def lay_out(x, last):
-    return channels_last(x) if last else x
+    x = inputs(*shape, seed=seed).to(dtype)
+    return (channels_last(x) if last else x).to(DEVICE)
 
 
 def build(name, *args, dtype=torch.float32, training=True, **options):
@@ -127,8 +119,8 @@ def by_equations(layer, x, dy):
     layer, transcribed = copy.deepcopy(layer).cpu().double(), CASES[KEYS[type(layer)]][1]
     x = x.detach().cpu().double().requires_grad_()
     y, variables = transcribed(layer, x), [x, *layer.parameters()]
-    dy = dy.cpu().double()
-    return y.detach(), *torch.autograd.grad(y, variables, dy, materialize_grads=True)
+    gradients = torch.autograd.grad(y, variables, dy.cpu().double(), materialize_grads=True)
+    return y.detach(), *gradients
 
 
 def network_of(layer, device=DEVICE):
@@ -149,23 +141,13 @@ def by_kernels(layer, x, dy, needs_x=True):
     return [y, dx, *gradients], [mean, var]
 
 
-def check(name, actual, expected, tolerance):
-    assert actual.shape == expected.shape, name
-    error = (actual.detach().cpu().double() - expected.cpu()).abs().max()
-    assert error <= tolerance * expected.abs().max().clamp_min(1e-3), (name, error)
-
-
-def check_layer(layer, x, tolerance=SUMMING):
+def check_layer(layer, x, roundings=SUMMING):
     assert kernels.runs(layer.network(), x, layer.moment_groups)
     dy = make_map(*x.shape, last=not x.is_contiguous(), dtype=x.dtype, seed=2)
-    actual, moments = by_kernels(layer, x, dy)
-    assert (actual[1].dtype, actual[1].stride()) == (x.dtype, x.stride())
-    names = "y", "dx", *(name for name, _ in layer.named_parameters())
-    for name, a, e in zip(names, actual, by_equations(layer, x, dy), strict=True):
-        check(name, a, e, max(tolerance, ROUNDING[x.dtype]) if name in ("y", "dx") else tolerance)
-    expected = reference.moments(x.double(), layer.moment_groups)
-    for name, a, e in zip(("mean", "var"), moments, expected, strict=True):
-        check(name, a, e, tolerance)
+    found, moments = by_kernels(layer, x, dy)
+    assert (found[1].dtype, found[1].stride()) == (x.dtype, x.stride())
+    assert_close(found, by_equations(layer, x, dy), roundings)
+    assert_close(moments, reference.moments(x.double(), layer.moment_groups), roundings)
 
 
 @pytest.fixture
@@ -181,22 +163,12 @@ def path(request, monkeypatch):
         monkeypatch.setattr(kernels.streaming, "CHANNELS", 4)
 
 
-# ---- auto-encoders
-
-
-@runs
-@layouts
-@dtypes
-def test_box_head(dtype, last):
-    x = make_map(2, 256, 7, 7, last=last, dtype=dtype)
-    check_layer(build("ILMGN", 256, 32, hidden=2), x)
-
-
 @runs
 @layouts
 @pytest.mark.parametrize(
     "c, groups, keys, shape",
     [
+        (256, 32, 16, (7, 7)),  # a box head
         (16, 4, 8, (5, 7)),
         wide(16, 8, 4, (3,)),
         (16, 1, 16, (2, 3, 2)),
@@ -208,7 +180,7 @@ def test_box_head(dtype, last):
     ids=str,
 )
 @paths("one-read", wide("streaming"), wide("small-tiles"))
-def test_sizes(c, groups, keys, shape, last, path):
+def test_autoencoders_of_sizes(c, groups, keys, shape, last, path):
     layer = build("ILMGN", c, groups, key_group_size=c // keys, hidden=3)
     check_layer(layer, make_map(2, c, *shape, last=last))
 
@@ -224,53 +196,38 @@ def test_splits(dtype, last, path):
 
 
 @runs
-@pytest.mark.parametrize(
-    "mean, var",
-    [("tanh", "sigmoid"), ("relu", "relu6"), ("leaky_relu", "identity")],
-)
-def test_activations(mean, var):
-    layer = build("ILMGN", 8, 4, key_group_size=2, hidden=3, activations=(mean, var))
-    check_layer(layer, make_map(4, 8, 3, 5))
-
-
-@runs
-@pytest.mark.parametrize("combine", ["a(WE)", "a(WE+B)", "a(WE)*B"])
-def test_combinations(combine):
-    layer = build("AssocNorm", 8, 2, num_key_groups=4, hidden=3, combine=combine)
-    check_layer(layer, make_map(4, 8, 3, 5))
-
-
-@runs
 @dtypes
-def test_parameters_in_any_dtype(dtype):
-    layer = build("ILMGN", 8, 4, key_group_size=2, hidden=3, dtype=dtype)
-    check_layer(layer, make_map(2, 8, 3, 5))
-
-
-@runs
 @pytest.mark.parametrize(
-    "name, options, path",
+    "name, options",
     [
-        ("ILMGN", {"key_group_size": 2}, "one-read"),
-        ("AssocNorm", {"num_key_groups": 4}, "streaming"),
+        ("ILMGN", {"activations": ("relu", "relu6")}),
+        ("ILMGN", {"activations": ("leaky_relu", "identity")}),
+        *(("AssocNorm", {"combine": form}) for form in ("a(WE)", "a(WE+B)", "a(WE)*B")),
     ],
-    indirect=["path"],
     ids=str,
 )
-def test_identity_keeps_the_digits_of_tiny_weights(name, options, path):
-    layer = build(name, 8, 4, hidden=3, **options)
+def test_autoencoders_of_options(name, options, dtype):
+    key_groups = {"key_group_size": 2} if name == "ILMGN" else {"num_key_groups": 4}
+    layer = build(name, 8, 4, hidden=3, dtype=dtype, **options, **key_groups)
+    check_layer(layer, make_map(4, 8, 3, 5))
+
+
+@runs
+@paths("one-read", "streaming")
+def test_identity_keeps_the_digits_of_tiny_weights(path):
+    layer = build("ILMGN", 8, 4, hidden=3, key_group_size=2)
     for tensor, factor in zip(layer.parameters(), (1e-6, 1e-6, 1, 0, 0), strict=True):
         tensor.detach().mul_(factor)
     x, dy = make_map(2, 8, 3, 5), 1e6 * make_map(2, 8, 3, 5, seed=2)
-    (y, dx, *_), _ = by_kernels(layer, x, dy)
-    expected_y, expected_dx, *_ = by_equations(layer, x, dy)
-    check("y", 1e6 * y, 1e6 * expected_y, SUMMING)
-    check("dx", dx, expected_dx, SUMMING)
+    expected = by_equations(layer, x, dy)[:2]
+    assert_close(by_kernels(layer, x, dy)[0][0], expected[0], SUMMING, 1e-6)
+    assert_close(by_kernels(layer, x, dy)[0][1], expected[1], SUMMING)
 
 
-def at_large_means(*shape):
+def at_large_means(*shape, last=False):
     """E[x^2] - E[x]^2 would be off by more than the variance. What is left is x's own rounding."""
-    return 1000 + torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x = 1000 + torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return (channels_last(x) if last else x).to(DEVICE)
 
 
 @runs
@@ -278,10 +235,17 @@ def at_large_means(*shape):
 @paths("one-read", wide("streaming"), "small-tiles")
 def test_large_means(last, path):
     layer = build("ILMGN", 8, 2, key_group_size=2, hidden=3)
-    check_layer(layer, lay_out(at_large_means(2, 8, 6, 6), last).to(DEVICE), tolerance=2e-3)
+    check_layer(layer, at_large_means(2, 8, 6, 6, last=last), AT_LARGE_MEANS)
 
 
-# ---- mixtures of normalizers
+@runs
+@mixtures
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_mixtures_at_large_means(name, training):
+    layer = build(name, 12, training=training)
+    if not training:
+        layer.running_mean += 1000
+    check_layer(layer, at_large_means(2, 12, 4, 4), AT_LARGE_MEANS)
 
 
 @runs
@@ -296,48 +260,27 @@ def test_large_means(last, path):
     ],
     ids=str,
 )
-def test_mixture_of(name, normalizers, training):
-    layer = build(name, 24, training=training, normalizers=normalizers)
+def test_mixtures_of_normalizers(name, normalizers, training):
+    dtype = torch.float32 if len(normalizers) > 2 else torch.bfloat16
+    layer = build(name, 24, training=training, normalizers=normalizers, dtype=dtype)
     check_layer(layer, make_map(2, 24, 3, 5))
 
 
 @runs
 @mixtures
 @pytest.mark.parametrize("shape", [(1, 4, 7), (1, 16, 1, 1), (3, 24), (2, 96, 2, 2)], ids=str)
-def test_mixture_of_sizes(name, shape, monkeypatch):
+def test_mixtures_of_sizes(name, shape, monkeypatch):
     monkeypatch.setattr(kernels.mixture, "BATCH_TILE", (2, 32))
     # A single value's dx is what is left of terms of 1 / sqrt(eps) that cancel.
-    tolerance = 0.05 if shape == (1, 16, 1, 1) else SUMMING
-    check_layer(build(name, shape[1]), make_map(*shape), tolerance)
+    roundings = 0.05 * 2**24 if shape == (1, 16, 1, 1) else SUMMING
+    check_layer(build(name, shape[1]), make_map(*shape), roundings)
 
 
 @runs
-@pytest.mark.parametrize(
-    "activation, shared_affine, reduction",
-    [("relu", False, 8), ("relu", True, 1)],
-    ids=str,
-)
-def test_mixture_options(activation, shared_affine, reduction):
-    options = {"activation": activation, "shared_affine": shared_affine, "reduction": reduction}
-    check_layer(build("EN", 24, **options), make_map(1, 24, 3, 5))
-
-
-@runs
-@mixtures
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-def test_mixture_at_large_means(name, training):
-    layer = build(name, 12, training=training)
-    if not training:
-        layer.running_mean += 1000
-    check_layer(layer, at_large_means(2, 12, 4, 4).to(DEVICE), tolerance=2e-3)
-
-
-@runs
-@mixtures
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
-def test_mixture_with_parameters_in_half_precision(name, dtype):
-    layer = build(name, 12, training=dtype == torch.float16, dtype=dtype)
-    check_layer(layer, make_map(2, 12, 3, 5))
+@pytest.mark.parametrize("shared_affine, reduction", [(False, 8), (True, 1)])
+def test_options_of_exemplar_norm(shared_affine, reduction):
+    layer = build("EN", 24, activation="relu", shared_affine=shared_affine, reduction=reduction)
+    check_layer(layer, make_map(1, 24, 3, 5))
 
 
 # ---- what holds of all networks
@@ -348,34 +291,17 @@ ONE_GROUP = "ILMGN", {"num_groups": 1, "key_group_size": 2, "hidden": 3}
 @runs
 @pytest.mark.parametrize(
     "name, options, path",
-    [(*ONE_GROUP, "small-tiles"), ("EN", {}, "streaming")],
+    [(*ONE_GROUP, "small-tiles"), (*ONE_GROUP, "one-read"), ("EN", {}, "streaming")],
     indirect=["path"],
     ids=str,
 )
-def test_the_same_again(name, options, path):
+def test_the_same_bits_again_and_where_x_needs_no_gradient(name, options, path):
     layer, x = build(name, 4, **options), make_map(2, 4, 9, 9)
-    first, again = (by_kernels(layer, x, x) for _ in range(2))
-    for a, b in zip(first[0] + first[1], again[0] + again[1], strict=True):
-        assert torch.equal(a, b)
-
-
-@runs
-@pytest.mark.parametrize(
-    "name, options, path", [(*ONE_GROUP, "one-read"), ("EN", {}, "streaming")], indirect=["path"]
-)
-def test_x_that_needs_no_gradient(name, options, path):
-    layer, x = build(name, 4, **options), make_map(2, 4, 3, 3)
-    (_, _, *expected), _ = by_kernels(layer, x, x)
-    (_, dx, *gradients), _ = by_kernels(layer, x, x, needs_x=False)
-    assert dx is None
-    for a, b in zip(gradients, expected, strict=True):
-        assert torch.equal(a, b)
-
-
-# ---- layers
-
-#: One of the layers whose network is not in the kernels, and all of those whose is, by layout.
-EVERYDAY = (("ILMGN", True), ("EN", False), ("SN", True))
+    (first, moments), (again, same), ((_, dx, *gradients), _) = (
+        by_kernels(layer, x, x, needs_x) for needs_x in (True, True, False)
+    )
+    assert all(map(torch.equal, first + moments, again + same)) and dx is None
+    assert all(map(torch.equal, gradients, first[2:]))
 
 
 @runs
@@ -388,10 +314,9 @@ def test_a_channels_gradients_have_no_rounding_errors_of_its_neighbours(last, pa
     dy[:, 1::3] = 0
     dy[:, 2::3] *= 1e-6
     (_, _, *found), _ = by_kernels(layer, x, dy)
-    _, _, *expected = by_equations(layer, x, dy)
-    for gradient, exact in zip(found[:2], expected[:2], strict=True):  # of weight and bias
+    for gradient, exact in zip(found[:2], by_equations(layer, x, dy)[2:4], strict=True):
         assert not gradient[1::3].any()
-        torch.testing.assert_close(gradient.cpu().double(), exact, rtol=1e-3, atol=0)
+        assert_close(gradient[2::3], exact[2::3], 2**14)
 
 
 @runs
@@ -402,9 +327,8 @@ def test_a_channels_gradients_have_no_rounding_errors_of_its_neighbours(last, pa
 )
 def test_squares_that_overflow_give_nan(name, path):
     """Their variance is infinite, and its rsqrt 0; the mean is finite."""
-    x = 1e25 * make_map(2, 64, 4, 5)
     with use_backend("triton"):
-        assert NORMS[name](64).to(DEVICE)(x).isnan().all()
+        assert NORMS[name](64).to(DEVICE)(1e25 * make_map(2, 64, 4, 5)).isnan().all()
 
 
 @runs
@@ -413,7 +337,11 @@ def test_a_nan_in_the_encoder_reaches_every_gradient_that_it_reaches_in_the_refe
     layer.encode.weight.detach()[1, 0] = torch.nan
     x, dy = make_map(2, 16, 4, 4), make_map(2, 16, 4, 4, seed=2)
     found = [[d.isnan() for d in results(layer, x, dy, name)] for name in ("triton", "reference")]
-    torch.testing.assert_close(*found)
+    assert all(map(torch.equal, *found))
+
+
+#: One of the layers whose network is not in the kernels, and all of those whose is, by layout.
+EVERYDAY = (("ILMGN", True), ("EN", False), ("SN", True))
 
 
 @runs
@@ -429,27 +357,18 @@ def test_a_nan_in_the_encoder_reaches_every_gradient_that_it_reaches_in_the_refe
 )
 def test_layers(name, dtype, last, path):
     """Whole layers, those without a network in the kernels too, against the reference."""
-    layer = randomized(MAIN[name], torch.float32).to(DEVICE)
+    layer = randomized(CASES[name][0], torch.float32).to(DEVICE)
     x = make_map(2, CHANNELS, 5, 7, last=last, dtype=dtype)
     dy = make_map(2, CHANNELS, 5, 7, dtype=dtype, seed=2)  # of another layout, half of the time
     in_kernels = layer.network and kernels.runs(layer.network(), x, layer.moment_groups)
-    assert bool(in_kernels) == (name in ("EN", "SN", "SSN"))
+    assert bool(in_kernels) == (name in ("EN", "SN"))
     found = results(layer, x, dy, "triton")
     for y_or_dx in found[:2]:
         assert (y_or_dx.dtype, y_or_dx.stride()) == (x.dtype, x.stride())
-    expected = results(layer.double(), x.double(), dy.double(), "reference")
-    for i, (a, e) in enumerate(zip(found, expected, strict=True)):
-        # The random ratios of EN are steep.
-        check(i, a, e, max(3e-4, ROUNDING[dtype] if i < 2 else 0))
-
-
-@runs
-def test_layouts_that_are_neither():
-    layer = ILMGroupNorm(64, 8).to(DEVICE)
-    x = make_map(2, 64, 6, 4).transpose(2, 3)
-    with use_backend("triton"):
-        y = layer(x)
-    torch.testing.assert_close(y.cpu(), layer.cpu()(x.cpu()), rtol=1e-4, atol=1e-4)
+    assert_close(found, results(layer.double(), x.double(), dy.double(), "reference"), STEEP)
+    x = make_map(2, CHANNELS, 6, 4).transpose(2, 3)  # neither layout
+    found, expected = (results(layer.float(), x, x, name) for name in ("triton", "reference"))
+    assert_close(found, expected, STEEP)
 
 
 # ---- what needs no kernel
@@ -477,19 +396,14 @@ def test_gpus_that_lack_bfloat16(monkeypatch):
         ("ILMIN", 512, {"key_group_size": 1}, True),
         ("ILMIN", 1024, {"key_group_size": 1}, False),  # matrices of 64 K elements
         ("ILMGN", 8192, {}, False),
-        ("ILMGN", 12, {"num_groups": 4, "key_group_size": 3}, False),
         ("ILMGN", 24, {"num_groups": 3, "key_group_size": 3}, False),
-        ("EN", 96, {}, True),
         ("EN", 608, {"reduction": 16}, True),
         ("EN", 24, {"reduction": 8, "normalizers": ("IN", "BN"), "expansion": 100}, True),
         ("EN", 24, {"reduction": 3}, False),
         ("EN", 64, {"normalizers": ("IN", "GN")}, False),
         ("EN", 64, {"ratio_net": "mlp"}, False),
-        ("EN", 64, {"ratio_net": "no_conv"}, False),
         ("EN", 64, {"expansion": 400}, False),
-        ("EN", 8192, {}, False),
         ("SN", 100, {}, True),
-        ("SN", 64, {"normalizers": ("LN", "GN")}, False),
         ("SN", 8192, {}, False),
     ],
     ids=str,
@@ -524,7 +438,8 @@ def driver(tmp_path, monkeypatch):
 
 def launches(layer, shape, dtype=torch.float32, last=False):
     """What both passes launch on a map of that shape: kernels, arguments, grids and options."""
-    x = lay_out(torch.empty(shape, dtype=dtype, device="meta"), last)
+    x = torch.empty(shape, dtype=dtype, device="meta")
+    x = channels_last(x) if last else x
     moments = torch.empty(2, shape[0], layer.moment_groups, device="meta")
     network, recorded = network_of(layer, "meta"), []
 
@@ -538,59 +453,47 @@ def launches(layer, shape, dtype=torch.float32, last=False):
     return recorded
 
 
-def compile_ahead(kernel, args, options):
+def compile_ahead(launch, most_spilled=0):
+    """Compile a kernel; check the bytes of each thread's stack, which are spilled registers."""
+    kernel, args, options = launch
     compiled = kernel.warmup(*args, **options)
-    assert compiled.asm["cubin"]
-    return compiled
-
-
-def spilled_bytes(compiled):
-    """Of each thread's stack, on which there is nothing but registers that were spilled."""
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        usage = subprocess.run(
-            [folder / "cuobjdump", "--dump-resource-usage", file.name],
-            capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-    return int(re.search(r"STACK:(\d+)", usage)[1])
+        command = [folder / "cuobjdump", "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(re.search(r"STACK:(\d+)", usage)[1]) <= most_spilled, compiled.metadata.name
+    return compiled.metadata.name, compiled.asm["ptx"]
 
 
 @compiles
-@pytest.mark.parametrize("last", [False, wide(True)], ids=LAYOUTS)
+@pytest.mark.parametrize("last", [False, wide(True)], ids=["NCHW", "NHWC"])
 @dtypes
 def test_streaming_kernels_compile(driver, dtype, last):
-    names = set()
-    for launch in launches(ILMGroupNorm(256), (2, 256, 200, 304), dtype, last):
-        compiled = compile_ahead(*launch)
-        name = compiled.metadata.name
-        names.add(name)
-        assert spilled_bytes(compiled) == 0, name
+    found = launches(ILMGroupNorm(256), (2, 256, 200, 304), dtype, last)
+    code = dict(map(compile_ahead, found))
+    assert len(code) == 7
+    for name, ptx in code.items():
         if "pool" not in name and "rescale" not in name:
-            assert "ld.global.v4.b32" in compiled.asm["ptx"], "loads of 16 bytes"
-    assert len(names) == 7
+            assert "ld.global.v4.b32" in ptx, "loads of 16 bytes"
 
 
 @compiles
 @layouts
 @dtypes
 def test_one_read_kernels_compile(driver, dtype, last):
-    forward, backward = launches(ILMGroupNorm(256), (512, 256, 7, 7), dtype, last)
-    assert forward[0] is kernels.one_read._one_read_kernel
-    assert backward[0] is kernels.one_read._one_read_vjp_kernel
-    for launch in (forward, backward):
-        assert spilled_bytes(compile_ahead(*launch)) <= 16
+    found = launches(ILMGroupNorm(256), (512, 256, 7, 7), dtype, last)
+    one_read = kernels.one_read
+    assert [f[0] for f in found] == [one_read._one_read_kernel, one_read._one_read_vjp_kernel]
+    for launch in found:
+        compile_ahead(launch, most_spilled=16)
 
 
 @compiles
 @mixtures
 @pytest.mark.parametrize("channels", [wide(256), 2048])
 def test_mixture_kernels_compile(driver, name, channels):
-    names = set()
-    for launch in launches(NORMS[name](channels), (2, channels, 14, 14)):
-        if launch[0].__module__.endswith(("mixture", "rescaling")):
-            compiled = compile_ahead(*launch)
-            names.add(compiled.metadata.name)
-            assert spilled_bytes(compiled) == 0, compiled.metadata.name
-    assert len(names) == 4
+    found = launches(NORMS[name](channels), (2, channels, 14, 14))
+    found = [f for f in found if f[0].__module__.endswith(("mixture", "rescaling"))]
+    assert len(dict(map(compile_ahead, found))) == 4

@@ -1,4 +1,4 @@
-"""Every layer, with every switch of the papers' tables, beside its transcription."""
+"""Every layer, with every switch of the papers' tables, beside its transcription; its inputs."""
 
 import os
 from contextlib import nullcontext
@@ -26,20 +26,17 @@ from ilm_plugins.ops import cpu
 #: The backend of the compiled C kernels; where they are not built, what takes their place.
 KERNELS = "cpu" if cpu.is_built() else "auto"
 BACKENDS = KERNELS, "reference"
-every_layer = pytest.mark.parametrize("name", NORMS)
-#: The layers that mix statistics, in training those of the batch; and the others.
-MIXTURES = [name for name, norm in NORMS.items() if issubclass(norm, MixtureNorm)]
-INDEPENDENT = [name for name in NORMS if name not in MIXTURES]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 needs_kernels = pytest.mark.skipif(not cpu.is_built(), reason="needs the compiled C kernels")
+#: The layers that mix statistics, in training those of the batch.
+MIXTURES = [name for name, norm in NORMS.items() if issubclass(norm, MixtureNorm)]
+INDEPENDENT = [name for name in NORMS if name not in MIXTURES]
+#: One layer of each path through the code, for what layouts and dtypes change.
+PATHS = "ILMGN", "EN", "SN", "AN"
 
 CHANNELS = 12
 #: Of all random numbers here; pytest's --seed.
 SEED = 1000 * int(os.environ.get("ILM_PLUGINS_TEST_SEED", "0"))
-
-#: Half units in the last place of its largest term by which a sum may differ in another order:
-#: about the root of the number of terms, of which the longest has 32,782, and 5.7 times that.
-ROUNDINGS = 1024
 
 
 def options_of(layer, *names):
@@ -62,21 +59,16 @@ def by_assoc(layer, x):
     return transcription.assoc_norm(x, *layer.parameters(), **options)
 
 
-def by_exemplar(layer, x):
-    y, _ = exemplar_with_ratios(layer, x)
-    return y
-
-
 def exemplar_with_ratios(layer, x):
     """The output of EN, and its ratios, by the transcription."""
     weight, bias, *network = layer.parameters()
     reduce = [] if layer.ratio_net == "conv" else [None]
-    return transcription.exemplar_norm(
-        x,
-        *(weight, bias, *reduce, *network),
-        ratio_net=layer.ratio_net,
-        **options_of(layer, "normalizers", "reduction", "activation"),
-    )
+    options = options_of(layer, "normalizers", "reduction", "activation", "ratio_net")
+    return transcription.exemplar_norm(x, weight, bias, *reduce, *network, **options)
+
+
+def by_exemplar(layer, x):
+    return exemplar_with_ratios(layer, x)[0]
 
 
 def by_switch(layer, x):
@@ -89,14 +81,14 @@ def by_sparse(layer, x):
     return transcription.switch_norm(x, *layer.parameters(), to_ratios=to_ratios, **options)
 
 
+def by_attentive(layer, x):
+    return transcription.attentive_norm(x, *layer.parameters(), **options_of(layer))
+
+
 def sparse(radius=0.3, **options):
     layer = SparseSwitchNorm(CHANNELS, **options)
     layer.set_radius(radius)
     return layer
-
-
-def by_attentive(layer, x):
-    return transcription.attentive_norm(x, *layer.parameters(), **options_of(layer))
 
 
 ilm = partial(ILMGroupNorm, CHANNELS, 4, key_group_size=3, hidden=3)
@@ -104,6 +96,7 @@ assoc = partial(AssocNorm, CHANNELS, 4, num_key_groups=6, hidden=3)
 exemplar = partial(ExemplarNorm, CHANNELS, reduction=4, expansion=3)
 switch = partial(SwitchNorm, CHANNELS)
 attentive = partial(AttentiveNorm, CHANNELS, 4, num_affine=3)
+FOUR = {"normalizers": ("GN", "BN", "LN", "IN"), "num_groups": 3}
 
 #: name -> (constructor of a layer of 12 channels, the same layer by its paper's equations)
 CASES = {
@@ -119,7 +112,7 @@ CASES = {
     "AssocNorm-identity": (partial(assoc, init="identity"), by_assoc),
     "AssocNorm-key-groups-of-1": (partial(assoc, num_key_groups=CHANNELS), by_assoc),
     "EN": (exemplar, by_exemplar),
-    "EN-GN": (partial(exemplar, normalizers=("GN", "BN", "LN", "IN"), num_groups=3), by_exemplar),
+    "EN-GN": (partial(exemplar, **FOUR), by_exemplar),
     "EN-without-BN": (partial(exemplar, normalizers=("IN", "LN")), by_exemplar),
     "EN-mlp": (partial(exemplar, ratio_net="mlp"), by_exemplar),
     "EN-without-conv": (partial(exemplar, ratio_net="no_conv"), by_exemplar),
@@ -128,7 +121,7 @@ CASES = {
     "SN": (switch, by_switch),
     "SN-GN": (partial(switch, normalizers=("LN", "GN"), num_groups=6), by_switch),
     "SSN": (sparse, by_sparse),
-    "SSN-GN": (partial(sparse, 0.5, normalizers=("GN", "BN", "LN", "IN"), num_groups=3), by_sparse),
+    "SSN-GN": (partial(sparse, 0.5, **FOUR), by_sparse),
     "SSN-one-hot": (partial(sparse, 1.0), by_sparse),
     "AN": (attentive, by_attentive),
     "AN-identity": (partial(attentive, init="identity"), by_attentive),
@@ -138,29 +131,21 @@ CASES = {
 }
 UNBOUNDED = "relu", "leaky_relu", "relu6", "identity"
 #: With the default, each activation once in each place.
-PAIRS = (*zip(UNBOUNDED, (*UNBOUNDED[1:], UNBOUNDED[0]), strict=True), ("sigmoid", "tanh"))
-for mean, var in PAIRS:
-    CASES[f"ILMGN-{mean}-{var}"] = (partial(ilm, activations=(mean, var)), by_ilm)
+for pair in (*zip(UNBOUNDED, (*UNBOUNDED[1:], UNBOUNDED[0]), strict=True), ("sigmoid", "tanh")):
+    CASES["ILMGN-" + "-".join(pair)] = (partial(ilm, activations=pair), by_ilm)
 for combine in ("a(WE)", "a(WE+B)", "a(WE)*B"):
     CASES[f"AssocNorm-{combine}"] = (partial(assoc, combine=combine), by_assoc)
 
 #: Cases that are evaluated, too: their running statistics make that another computation.
 WITH_RUNNING = ["EN", "EN-GN", "EN-mlp", "SN", "SSN"]
 
-#: The layers alone, one of each.
-MAIN = {name: CASES[name][0] for name in NORMS}
 
-
-def modes(names, evaluation=()):
-    """Parametrize by name and training; evaluation only of layers in which it differs.
-
-    ``evaluation`` has marks of these.
-    """
+def modes(names):
+    """Parametrize by name and training; evaluation only of layers in which it differs."""
     pairs = [(name, mode) for name in names for mode in (True, False)]
     pairs = [(name, mode) for name, mode in pairs if mode or name in WITH_RUNNING]
     ids = [f"{name}-{'train' if mode else 'eval'}" for name, mode in pairs]
-    marked = [pytest.param(*pair, marks=() if pair[1] else evaluation) for pair in pairs]
-    return pytest.mark.parametrize("name, training", marked, ids=ids)
+    return pytest.mark.parametrize("name, training", pairs, ids=ids)
 
 
 def randomized(make, dtype=torch.float64, seed=0):
@@ -199,15 +184,6 @@ def results(layer, x, dy, backend=None):
     with use_backend(backend) if backend else nullcontext():
         y = layer(x)
         return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], dy)]
-
-
-def on_each(compute, backends=BACKENDS):
-    """What a function returns under each backend."""
-    found = []
-    for backend in backends:
-        with use_backend(backend):
-            found.append(compute())
-    return found
 
 
 def saved_bytes(layer, x):

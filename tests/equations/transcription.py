@@ -37,7 +37,7 @@ ACTIVATIONS = {
 
 
 def flat(x):
-    """x (N, C, *) -> (N, C, S): all spatial dimensions as one, of size 1 where there are none."""
+    """x (N, C, *) -> (N, C, S), S = 1 where there are no spatial dimensions."""
     num_instances, num_channels = x.shape[:2]
     num_positions = 1
     for size in x.shape[2:]:
@@ -46,21 +46,14 @@ def flat(x):
 
 
 def moments(values):
-    """Mean and biased variance of all values of a tensor of any shape: two scalars.
-
-    ILM eq. 3 = Assoc eq. 3, for one group:
-    mu = 1/(HWC/N) sum f_ij,  gamma = 1/(HWC/N) sum (f_ij - mu)^2.
-    """
+    """Mean and biased variance of all values of a tensor: two scalars (ILM and Assoc eq. 3)."""
     mean = values.sum() / values.numel()
     var = ((values - mean) ** 2).sum() / values.numel()
     return mean, var
 
 
 def group_moments(instance, num_groups):
-    """Moments of the groups of consecutive channels of one instance (ILM eq. 3 = Assoc eq. 3).
-
-    instance (C, S) -> mean (num_groups), var (num_groups)
-    """
+    """Moments of groups of consecutive channels of an instance (C, S): two (G) (ILM eq. 3)."""
     num_channels = len(instance)
     assert num_channels % num_groups == 0, (num_channels, num_groups)
     size = num_channels // num_groups  # C / N, the channels in a group
@@ -73,21 +66,14 @@ def group_moments(instance, num_groups):
 
 
 def duplicate(vector, num_channels):
-    """The arrow of ILM eq. 6: each component is repeated for all channels of its group.
-
-    vector (G) -> (C)
-    """
+    """The arrow of ILM eq. 6: each component is repeated for its group's channels, (G) -> (C)."""
     assert num_channels % len(vector) == 0, (num_channels, len(vector))
     size = num_channels // len(vector)
     return torch.stack([vector[channel // size] for channel in range(num_channels)])
 
 
 def standardize(instance, num_groups, eps):
-    """ILM eq. 1 = Assoc eq. 1, with Group Normalization's groups: (x - mu) / sqrt(gamma + eps).
-
-    num_groups = C is Instance Normalization's standardization, num_groups = 1 is Layer's.
-    instance (C, S) -> (C, S)
-    """
+    """ILM eq. 1 = Assoc eq. 1, by Group Normalization's groups: (x - mu) / sqrt(gamma + eps)."""
     num_channels = len(instance)
     mean, var = group_moments(instance, num_groups)
     mean = duplicate(mean, num_channels)
@@ -99,10 +85,7 @@ def standardize(instance, num_groups, eps):
 
 
 def rescale(standardized, omega, beta):
-    """ILM eq. 2 = Assoc eq. 2, channel by channel: x_n = omega * x_s + beta.
-
-    standardized (C, S), omega (C), beta (C) -> (C, S)
-    """
+    """ILM eq. 2 = Assoc eq. 2, of (C, S) by omega and beta (C): x_n = omega * x_s + beta."""
     channels = []
     for channel in range(len(standardized)):
         channels.append(omega[channel] * standardized[channel] + beta[channel])
@@ -113,19 +96,9 @@ def rescale(standardized, omega, beta):
 
 
 def ilm_norm(
-    x,
-    weight,
-    bias,
-    encode,
-    decode_mean,
-    decode_var,
-    *,
-    num_groups,
-    key_group_size,
-    eps,
-    activations=("tanh", "sigmoid"),
-    omega_offset=0.0,
-):
+    x, weight, bias, encode, decode_mean, decode_var, *,
+    num_groups, key_group_size, eps, activations=("tanh", "sigmoid"), omega_offset=0.0,
+):  # fmt: skip
     """ILM Norm, ILM eqs. 1 to 6: ILM+GN; ILM+IN with num_groups = C; ILM+LN with num_groups = 1.
 
     x            (N, C, *)
@@ -161,19 +134,9 @@ def ilm_norm(
 
 
 def assoc_norm(
-    x,
-    weight,
-    bias,
-    encode,
-    decode_mean,
-    decode_var,
-    *,
-    num_groups,
-    num_key_groups,
-    eps,
-    combine="a(WE)+B",
-    omega_offset=0.0,
-):
+    x, weight, bias, encode, decode_mean, decode_var, *,
+    num_groups, num_key_groups, eps, combine="a(WE)+B", omega_offset=0.0,
+):  # fmt: skip
     """AssocNorm, Assoc eqs. 1 to 6; here the mean gives omega and the variance gives beta.
 
     x            (N, C, *)
@@ -221,26 +184,9 @@ def assoc_norm(
 
 
 def attentive_norm(
-    x,
-    weight,
-    bias,
-    attention_weight,
-    attention_bias,
-    pair_weight,
-    pair_bias,
-    *,
-    num_groups,
-    eps,
-):
-    """AN on Group Normalization: K affine pairs, mixed for each instance by its attentions.
-
-    x                      (N, C, *)
-    weight, bias           (C)     of Group Normalization; 1 and 0 in AN's own form
-    attention_weight       (K, C)
-    attention_bias         (K)
-    pair_weight, pair_bias (K, C)  the K scales and shifts of each channel
-    returns                (N, C, *)
-    """
+    x, weight, bias, attention_weight, attention_bias, pair_weight, pair_bias, *, num_groups, eps,
+):  # fmt: skip
+    """AN on GN: K affine pairs (K, C), mixed for each instance by its attentions: (N, C, *)."""
     num_channels, num_affine = x.shape[1], len(attention_bias)
     assert attention_weight.shape == pair_weight.shape == pair_bias.shape
     assert pair_weight.shape == (num_affine, num_channels)
@@ -267,10 +213,7 @@ def attentive_norm(
 
 
 def batch_moments(x):
-    """Batch Normalization's mean and biased variance of each channel over instances and positions.
-
-    x (N, C, *) -> mean (C), var (C)
-    """
+    """BN's mean and biased variance (C) of x (N, C, *) over instances and positions."""
     means, variances = [], []
     for channel in range(x.shape[1]):
         mean, var = moments(flat(x)[:, channel])
@@ -280,13 +223,7 @@ def batch_moments(x):
 
 
 def normalizer_statistics(x, normalizer, *, num_groups=32, running_mean=None, running_var=None):
-    """mu^k and (delta^k)^2 of EN eq. 1 for one normalizer k, for each instance and channel.
-
-    x          (N, C, *)
-    normalizer "IN", "LN", "GN" (with num_groups groups) or "BN"
-    running_mean, running_var  (C), what BN uses; None: the statistics of this batch
-    returns    mean (N, C), var (N, C)
-    """
+    """mu^k and (delta^k)^2 of EN eq. 1, (N, C) each; BN's are the running ones, if given."""
     num_instances, num_channels = x.shape[:2]
     if normalizer == "BN":
         assert (running_mean is None) == (running_var is None)
@@ -309,15 +246,12 @@ def normalizer_statistics(x, normalizer, *, num_groups=32, running_mean=None, ru
 
 
 def spatial_mean(instance):
-    """The average pooling of EN section 3.3, step 1. instance (C, S) -> (C)"""
+    """The average pooling of EN section 3.3, step 1: (C, S) -> (C)."""
     return torch.stack([moments(channel)[0] for channel in instance])
 
 
 def reduce_channels(row, reduce):
-    """The 1-D convolution of EN section 3.3, step 1: C/r groups, one channel out, r in; no bias.
-
-    row (C), reduce (C/r, r, 1) -> (C/r): channel g out sees the channels g*r .. (g+1)*r - 1
-    """
+    """The 1-D convolution of EN section 3.3, step 1, by reduce (C/r, r, 1): (C) -> (C/r)."""
     num_out, reduction, width = reduce.shape
     assert width == 1 and num_out * reduction == len(row), (reduce.shape, len(row))
     out = []
@@ -330,7 +264,7 @@ def reduce_channels(row, reduce):
 
 
 def softmax(logits):
-    """exp(l_k) / sum_j exp(l_j), after subtracting the largest logit from all. (K) -> (K)"""
+    """exp(l_k) / sum_j exp(l_j), after subtracting the largest logit from all: (K) -> (K)."""
     exponentials = [torch.exp(logit - logits.max().detach()) for logit in logits]
     total = 0.0
     for exponential in exponentials:
@@ -339,25 +273,12 @@ def softmax(logits):
 
 
 def exemplar_ratios(
-    instance,
-    means,
-    variances,
-    reduce,
-    expand_weight,
-    expand_bias,
-    ratio_weight,
-    ratio_bias,
-    *,
-    eps,
-    activation="tanh",
-    ratio_net="conv",
-):
-    """lambda_n of EN eq. 4 for one instance: section 3.3, steps 1 to 3, or Table 9's ablations.
+    instance, means, variances, reduce, expand_weight, expand_bias, ratio_weight, ratio_bias, *,
+    eps, activation="tanh", ratio_net="conv",
+):  # fmt: skip
+    """lambda_n (K) of EN eq. 4 for an instance (C, S): section 3.3, steps 1 to 3, or Table 9.
 
-    instance         (C, S)
-    means, variances lists of K tensors (C): the statistics Omega for this instance
-    the others       as for exemplar_norm
-    returns          (K)
+    means and variances are lists of K (C): the statistics Omega for this instance.
     """
     num_normalizers = len(means)
     act = ACTIVATIONS[activation]
@@ -390,40 +311,18 @@ def exemplar_ratios(
 
 
 def exemplar_norm(
-    x,
-    weight,
-    bias,
-    reduce,
-    expand_weight,
-    expand_bias,
-    ratio_weight,
-    ratio_bias,
-    *,
-    normalizers,
-    reduction,
-    eps,
-    num_groups=32,
-    running_mean=None,
-    running_var=None,
-    activation="tanh",
-    ratio_net="conv",
-):
-    """Exemplar Normalization, EN eqs. 3 and 4, section 3.3, and the ablations of EN Table 9.
+    x, weight, bias, reduce, expand_weight, expand_bias, ratio_weight, ratio_bias, *,
+    normalizers, reduction, eps, activation="tanh", ratio_net="conv", **options,
+):  # fmt: skip
+    """EN eqs. 3 and 4, section 3.3, and the ablations of EN Table 9: y (N, C, *), ratios (N, K).
 
-    x             (N, C, *)
     weight, bias  (K, C)       gamma^k, beta^k; (C) or (1, C): a single pair (Table 9, d)
-    reduce        (C/r, r, 1)  the grouped 1-D convolution; None under ratio_net "mlp" and "no_conv"
-    expand_weight (pi*K, K*K)  the first fully-connected layer; (C/32, C) under "mlp"
-    expand_bias   (pi*K)       (C/32) under "mlp"
-    ratio_weight  (K, pi*K)    the second; (K, C/32) under "mlp"
-    ratio_bias    (K)
-    normalizers                a tuple of K names out of "IN", "LN", "BN", "GN"
-    reduction                  r; not looked at under "mlp" and "no_conv"
-    num_groups                 the groups of "GN"
-    running_mean, running_var  (C), what BN uses; None: the statistics of this batch
+    reduce        (C/r, r, 1)  the grouped 1-D convolution; None for "mlp" and "no_conv"
+    expand_weight (pi*K, K*K)  the first fully-connected layer; (C/32, C) for "mlp"
+    ratio_weight  (K, pi*K)    the second; (K, C/32) for "mlp"
+    options                    of normalizer_statistics
     activation                 "tanh" or "relu" (Table 9, c), between the two layers
     ratio_net                  "conv", "no_conv" (Table 9, b) or "mlp" (Table 9, a)
-    returns       y (N, C, *), ratios (N, K)
     """
     num_channels = x.shape[1]
     single = weight.dim() == 1 or weight.shape[0] == 1
@@ -432,29 +331,20 @@ def exemplar_norm(
     if ratio_net == "conv":
         assert reduce.shape == (num_channels // reduction, reduction, 1), reduce.shape
 
-    statistics = []  # Omega = {(mu^k, delta^k)}, each (N, C)
-    for normalizer in normalizers:
-        statistics.append(
-            normalizer_statistics(
-                x,
-                normalizer,
-                num_groups=num_groups,
-                running_mean=running_mean,
-                running_var=running_var,
-            )
-        )
+    # Omega = {(mu^k, delta^k)}, each (N, C)
+    statistics = [normalizer_statistics(x, name, **options) for name in normalizers]
 
     outputs, all_ratios = [], []
     for n, instance in enumerate(flat(x)):
+        means, variances = (
+            [moment[n] for moment in pair] for pair in zip(*statistics, strict=True)
+        )
+        network = reduce, expand_weight, expand_bias, ratio_weight, ratio_bias
         ratios = exemplar_ratios(  # eq. 4
             instance,
-            [mean[n] for mean, _ in statistics],
-            [var[n] for _, var in statistics],
-            reduce,
-            expand_weight,
-            expand_bias,
-            ratio_weight,
-            ratio_bias,
+            means,
+            variances,
+            *network,
             eps=eps,
             activation=activation,
             ratio_net=ratio_net,
@@ -481,45 +371,18 @@ def exemplar_norm(
 
 
 def switch_norm(
-    x,
-    weight,
-    bias,
-    mean_weight,
-    var_weight,
-    *,
-    normalizers=("IN", "LN", "BN"),
-    eps,
-    running_mean=None,
-    running_var=None,
-    num_groups=32,
-    to_ratios=softmax,
-):
-    """Switchable Normalization, EN eq. 2: one set of ratios for the means, one for the variances.
+    x, weight, bias, mean_weight, var_weight, *,
+    normalizers=("IN", "LN", "BN"), eps, to_ratios=softmax, **options,
+):  # fmt: skip
+    """EN eq. 2, with ratios (K) of logits for the means and for the variances: (N, C, *).
 
-    x            (N, C, *)
-    weight, bias (C)
-    mean_weight  (K)  logits of the ratios of the means, in the order of normalizers
-    var_weight   (K)  logits of the ratios of the variances
-    running_mean, running_var  (C), what BN uses; None: the statistics of this batch
-    num_groups        the groups of "GN"
-    to_ratios         what makes ratios of logits; sparsestmax for Sparse Switchable Normalization
-    returns      (N, C, *)
+    to_ratios is sparsestmax for Sparse Switchable Normalization.
     """
     assert len(mean_weight) == len(var_weight) == len(normalizers)
     mean_ratios = to_ratios(mean_weight)
     var_ratios = to_ratios(var_weight)
 
-    statistics = []
-    for normalizer in normalizers:
-        statistics.append(
-            normalizer_statistics(
-                x,
-                normalizer,
-                num_groups=num_groups,
-                running_mean=running_mean,
-                running_var=running_var,
-            )
-        )
+    statistics = [normalizer_statistics(x, name, **options) for name in normalizers]
 
     outputs = []
     for n, instance in enumerate(flat(x)):
@@ -539,7 +402,7 @@ def switch_norm(
 
 
 def sparsemax(logits):
-    """The simplex's point nearest to the logits: max(logits - t, 0), t by bisection. (K) -> (K)"""
+    """The simplex's point nearest to the logits: max(logits - t, 0), t by bisection: (K) -> (K)."""
     low, high, values = logits.min().item() - 1, logits.max().item(), logits.tolist()
     for _ in range(64):
         middle = (low + high) / 2
@@ -553,7 +416,7 @@ def sparsemax(logits):
 
 
 def face_centre(point):
-    """The centre of the simplex's face on which a point lies: of its nonzero entries. (K) -> (K)"""
+    """The centre of the simplex's face on which a point lies: of its nonzero entries, (K)."""
     nonzero = (point.detach() > 1e-12).to(point.dtype)
     return nonzero / nonzero.sum()
 
@@ -581,13 +444,7 @@ def sparsestmax(logits, radius):
 
 
 def running_update(running_mean, running_var, x, momentum):
-    """One training step of BN's running statistics, by torch.nn.BatchNorm's convention.
-
-    new = (1 - momentum) * old + momentum * batch; the variance that goes in is the unbiased one,
-    so the batch must have more than one value a channel.
-
-    running_mean, running_var (C), x (N, C, *) -> the new running_mean (C), running_var (C)
-    """
+    """One training step of BN's running statistics, which store the batch's unbiased variance."""
     mean, var = batch_moments(x)
     count = x.numel() // x.shape[1]
     unbiased = var * count / (count - 1)

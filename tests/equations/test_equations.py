@@ -1,0 +1,250 @@
+"""Each layer against the transcription of its paper's equations, in float64."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import transcription
+from cases import CASES, CHANNELS, MIXTURES, exemplar_with_ratios, inputs, modes, randomized
+from close import assert_close, assert_equal
+from ilm_plugins import NORMS, AttentiveNorm, ExemplarNorm, SparseSwitchNorm, surgery
+from ilm_plugins.layers.sparse import sparsestmax
+
+SHAPES = [(3, CHANNELS), (3, CHANNELS, 5), (2, CHANNELS, 4, 3), (2, CHANNELS, 2, 3, 2)]
+#: Of 1e-9, which is 9e6 roundings of float64: activations and ratios multiply them.
+EQUAL = 1e-9 * 2**53
+
+
+@modes(CASES)
+def test_output_and_gradients_equal_the_transcription(name, training):
+    make, transcribed = CASES[name]
+    for shape in SHAPES:
+        layer = randomized(make).train(training)
+        x = inputs(*shape).requires_grad_()
+        expected, actual = transcribed(layer, x), layer(x)
+        assert_close(actual, expected, EQUAL / 10)
+        seed, variables = inputs(*shape, seed=2), [x, *layer.parameters()]
+        found = torch.autograd.grad(actual, variables, seed)
+        wanted = torch.autograd.grad(expected, variables, seed, materialize_grads=True)
+        for gradient, want in zip(found, wanted, strict=True):
+            assert_close(gradient, want, EQUAL, scale=max(1, want.abs().max().item()))
+
+
+@modes(NORMS)
+def test_gradcheck(name, training):
+    layer = randomized(CASES[name][0]).train(training)
+    variables = [inputs(2, CHANNELS, 2).requires_grad_(), *layer.parameters()]
+    names, buffers = [n for n, _ in layer.named_parameters()], dict(layer.named_buffers())
+
+    def function(x, *parameters):
+        state = dict(zip(names, parameters, strict=True))
+        copies = {n: b.clone() for n, b in buffers.items()}
+        return torch.func.functional_call(layer, (state, copies), (x,))
+
+    assert torch.autograd.gradcheck(function, variables, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, variables, fast_mode=True)
+
+
+@modes([n for n in CASES if n.startswith("EN")])
+def test_ratios_equal_the_transcription_and_leave_the_layer_alone(name, training):
+    layer, x = randomized(CASES[name][0]).train(training), inputs(3, CHANNELS, 4, 3)
+    before = {n: b.clone() for n, b in layer.state_dict().items()}
+    found = layer.ratios(x)
+    assert_close(found, exemplar_with_ratios(layer, x)[1], EQUAL)
+    assert_close(found.sum(1), torch.ones(3, dtype=torch.float64), 4)
+    assert_equal(layer.state_dict(), before)
+
+
+@pytest.mark.parametrize("name", ["ILMGN", "ILMGN-key-groups-across-groups", "AssocNorm"])
+def test_rescaling_is_what_the_transcription_rescales_by(name):
+    make, transcribed = CASES[name]
+    for shape in SHAPES[1:]:  # two positions or more of a channel determine its omega and beta
+        layer, x = randomized(make), inputs(*shape)
+        rescaled = [
+            transcription.rescale(
+                transcription.standardize(instance, layer.num_groups, layer.eps), omega, beta
+            )
+            for instance, omega, beta in zip(x.flatten(2), *layer.rescaling(x), strict=True)
+        ]
+        assert_close(torch.stack(rescaled), transcribed(layer, x).flatten(2), EQUAL)
+    omega, beta = layer.half().rescaling(inputs(2, CHANNELS, 3, dtype=torch.float16))
+    assert omega.dtype == beta.dtype == torch.float32 and omega.shape == (2, CHANNELS)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_running_statistics_are_those_of_batch_norm(name):
+    layer, reference = CASES[name][0]().double(), nn.BatchNorm2d(CHANNELS).double()
+    transcribed = layer.running_mean.clone(), layer.running_var.clone()
+    for seed in range(3):
+        x = inputs(4, CHANNELS, 3, 5, seed=seed)
+        layer(x)
+        reference(x)
+        transcribed = transcription.running_update(*transcribed, x, 0.1)
+    assert_close((layer.running_mean, layer.running_var), transcribed)
+    assert_close((layer.running_mean, layer.running_var), list(reference.buffers())[:2])
+    assert name != "EN" or layer.num_batches_tracked == 3
+
+
+# ---- initial values
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0])
+@pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
+def test_identity_is_exact_whatever_the_size_of_the_weights(name, size):
+    """No digit of the weights may go into sigmoid(0), which is taken off again."""
+    layer = CASES[name][0](init="identity")
+    x = inputs(2, CHANNELS, 4, 4, dtype=torch.float32).requires_grad_()
+    with torch.no_grad():
+        layer.weight.normal_().mul_(size)
+        layer.bias.normal_().mul_(size)
+    omega, beta = layer.rescaling(x)
+    assert_equal([omega, beta], [layer.weight.expand(2, -1), layer.bias.expand(2, -1)])
+    exact = x.detach().double().requires_grad_()
+    affine = layer.weight.double(), layer.bias.double()
+    plain = nn.functional.group_norm(exact, layer.num_groups, *affine, layer.eps)
+    y = layer(x)
+    assert_close(y, plain, 64)
+    for output in (y, plain):
+        output.sum().backward()
+    assert_close(x.grad, exact.grad, 256, scale=size)
+
+
+@pytest.mark.parametrize("num_affine", [1, 2, 10, 20])
+def test_identity_of_attentive_norm(num_affine):
+    """The outputs of GN, whatever its weights, and gradients with which no two pairs stay equal."""
+    layer = AttentiveNorm(64, init="identity", num_affine=num_affine)
+    nn.init.normal_(layer.weight)
+    nn.init.normal_(layer.bias)
+    x = inputs(2, 64, 4, 4, dtype=torch.float32)
+    y = layer(x)
+    plain = nn.functional.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps)
+    assert_close(y, plain, 64)
+    y.square().sum().backward()
+    gradient = layer.attention.weight.grad
+    assert gradient.abs().amax(1).min() > 0 and len(gradient.unique(dim=0)) == num_affine
+
+
+def test_ratios_that_start_all_zero_learn_nothing_of_the_sample():
+    layer = ExemplarNorm(CHANNELS, reduction=4)
+    for parameter in (p for child in layer.children() for p in child.parameters()):
+        nn.init.zeros_(parameter)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    for seed in range(3):
+        x = inputs(4, CHANNELS, 3, 3, seed=seed).float()
+        optimizer.zero_grad()
+        (layer(x) * inputs(4, CHANNELS, 3, 3, seed=9).float()).sum().backward()
+        optimizer.step()
+    moved = {name for name, p in layer.named_parameters() if "." in name and p.any()}
+    ratios = layer.ratios(x)
+    assert moved == {"ratio.bias"} and torch.equal(ratios, ratios[:1].expand(4, 3))
+
+
+def test_attentive_norms_box_head():
+    # The authors' Mask R-CNN has 45.91 M parameters without norms in FPN and heads, and 45.96 M
+    # with GN in FPN and mask head, and AN in the box head, whose GN has no weights there;
+    # convolutions before a norm have no bias.
+    pairs, plain = (10, 10, 20, 20), 8 + 4
+    counts = [sum(p.numel() for p in AttentiveNorm(256, num_affine=k).parameters()) for k in pairs]
+    assert counts == [k * (3 * 256 + 1) + 2 * 256 for k in pairs]
+    added = sum(counts) - len(pairs) * 2 * 256 + plain * 2 * 256 - (len(pairs) + plain) * 256
+    assert round(added / 1e6, 2) == round(45.96 - 45.91, 2)
+
+
+# ---- SSN's ratios
+
+#: The last is enough for every number of logits to be one-hot.
+RADII = (0.0, 0.2, 0.45, 0.6, 0.75, 0.85, 1.0)
+
+
+def double(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_sparsestmax_and_its_gradients_are_those_of_the_definition(k):
+    generator, sizes = torch.Generator().manual_seed(k), set()
+    for radius, scale, _ in itertools.product(RADII, (0.1, 0.3, 1.0), range(8)):
+        logits = scale * torch.randn(2, k, generator=generator, dtype=torch.float64)
+        logits.requires_grad_()
+        found = sparsestmax(logits, double(radius))
+        expected = torch.stack([transcription.sparsestmax(row, radius) for row in logits])
+        assert_close(found, expected, EQUAL)
+        seed = torch.randn(2, k, generator=generator, dtype=torch.float64)
+        grads = [torch.autograd.grad(y, logits, seed)[0] for y in (found, expected)]
+        assert_close(*grads, 100 * EQUAL, scale=max(1, grads[1].abs().max().item()))
+        sizes |= {int(n) for n in (found > 0).sum(1)}
+    assert sizes == set(range(1, k + 1))
+
+
+def test_from_the_radius_of_the_circumscribed_sphere_on_one_ratio_is_1():
+    for k in (2, 3, 4):
+        logits = 1e-3 * torch.randn(50, k, generator=torch.Generator().manual_seed(k)).double()
+        found = sparsestmax(logits, double((1 - 1 / k) ** 0.5 + 1e-9))
+        assert_equal(found, nn.functional.one_hot(logits.argmax(1), k).double())
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+def test_equal_logits_stay_equal_with_finite_gradients_until_something_parts_them(shape):
+    value = 1.5000002384185791  # a third of three times as much is another float32
+    for radius, logit in itertools.product(RADII, (1.0, value)):
+        logits = torch.full(shape, logit, requires_grad=True)
+        ratios = sparsestmax(logits, torch.tensor(radius))
+        assert_close(ratios, torch.full(shape, 1 / 3), 2)
+        assert torch.autograd.grad(ratios[..., 0].sum(), logits)[0].abs().max() <= 1
+    assert sparsestmax(torch.tensor([1.0, 1.0 + 1e-6, 1.0]), torch.tensor(1.0)).tolist() == [
+        0,
+        1,
+        0,
+    ]
+
+
+def test_ratios_that_are_1_are_fixed_by_the_next_radius_for_good():
+    layer = randomized(lambda: SparseSwitchNorm(CHANNELS))
+    layer.mean_weight.data = double(2, 0.5, 0)  # one-hot at every radius
+    layer.var_weight.data = double(0.4, 0.35, 0.25)
+    layer.set_radius(0.1)
+    assert layer.mean_fixed.tolist() == [1, 0, 0] and not layer.var_fixed.any()
+    layer.mean_weight.data = double(0, 0.5, 2)
+    layer.set_radius(0.0)
+    assert layer.ratios()[0].tolist() == [1, 0, 0]
+    assert_close(layer.ratios()[1], double(0.4, 0.35, 0.25), 2)
+    layer(inputs(3, CHANNELS, 4, 4)).square().sum().backward()
+    # Zero instead of None: DistributedDataParallel waits for every parameter.
+    assert layer.mean_weight.grad.tolist() == [0, 0, 0] and layer.var_weight.grad.any()
+    average = torch.optim.swa_utils.AveragedModel(SparseSwitchNorm(CHANNELS), use_buffers=True)
+    for model in (SparseSwitchNorm(CHANNELS), layer.float()):
+        average.update_parameters(model)
+    assert average.module.mean_fixed[0] == 0.5
+    assert_close(average.module.ratios().sum(1), torch.ones(2), 2)
+    layer.mean_weight.data[1] = torch.nan
+    layer.reset_parameters()
+    assert not layer.mean_fixed.any() and not layer.radius.any()
+    layer.mean_weight.data[1] = torch.nan
+    assert layer(inputs(2, CHANNELS, 3, 3, dtype=torch.float32)).isnan().any()
+
+
+def test_set_radius_of_a_model_leaves_frozen_layers():
+    from ilm_plugins import freeze, set_radius
+
+    model = nn.Sequential(SparseSwitchNorm(8), nn.Sequential(SparseSwitchNorm(8), nn.ReLU()))
+    freeze(model[0])
+    set_radius(model, 0.25)
+    assert model[0].radius == 0 and model[1][0].radius == 0.25
+
+
+@pytest.mark.parametrize("normalizers", [("IN", "LN", "BN"), ("GN", "BN")])
+def test_the_one_hot_end_is_the_norm_that_is_chosen(normalizers):
+    x = inputs(3, CHANNELS, 5, 4)
+    plain = {"IN": nn.InstanceNorm2d, "BN": nn.BatchNorm2d, "LN": nn.GroupNorm, "GN": nn.GroupNorm}
+    for chosen in normalizers:
+        options = {"normalizers": normalizers, "num_groups": 4}
+        layer = randomized(lambda options=options: SparseSwitchNorm(CHANNELS, **options))
+        for logits in (layer.mean_weight, layer.var_weight):
+            logits.data = double(*(float(n == chosen) for n in normalizers))
+        layer.set_radius(1.0)
+        expected = layer(x), layer.eval()(x)
+        norm, report = surgery.revert(layer)
+        assert type(norm) is plain[chosen] and not report.left
+        assert_close((norm.eval()(x), norm.train()(x)), expected[::-1], 2**14)

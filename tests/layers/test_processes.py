@@ -1,0 +1,105 @@
+"""The layers in two to four CPU processes over gloo: replicas, shards, statistics of all."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import distributed, nn
+
+import workers
+from cases import BACKENDS
+from close import assert_close
+from fresh import spawn
+from ilm_plugins import NORMS
+from interpreter import skip_without_triton
+from workers import SHARDED, SYNCHRONIZED, free_port
+
+every_share = pytest.mark.parametrize(
+    "shares",
+    [
+        [(5, 1), (4, 0)],
+        pytest.param([(4, 0, 2), (0, 1, 0)], marks=pytest.mark.wide),
+        pytest.param([(1, 0, 5, 0)], marks=pytest.mark.wide),
+    ],
+    ids=lambda shares: len(shares[0]),
+)
+
+
+@every_share
+def test_gradients_are_those_of_one_process(shares):
+    """With unequal and empty shares, and accumulated over steps, in which shares may be empty."""
+    size = len(shares[0])
+    spawn(workers.gradients, (size, free_port(), shares), nprocs=size)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("kind", SHARDED)
+def test_gradients_of_shards_are_those_of_one_process(kind):
+    """With unequal and empty shares of the batch."""
+    if lacking := workers.without(kind):
+        pytest.skip(lacking)
+    shares = (3, 3), (5, 1), (4, 0)
+    spawn(workers.sharded_gradients, (2, free_port(), kind, shares), nprocs=2)
+
+
+@every_share
+def test_a_synchronized_step_is_that_of_one_process_with_the_whole_batch(shares):
+    """Outputs, all gradients and running statistics, to 1e-10 of the largest."""
+    backends, size = [(backend,) for backend in BACKENDS], len(shares[0])
+    spawn(workers.synchronized, (size, free_port(), shares, backends), nprocs=size)
+
+
+@pytest.mark.wide
+def test_synchronized_with_tritons_kernels(monkeypatch):
+    skip_without_triton()
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    torch.multiprocessing.spawn(
+        workers.synchronized_by_triton, (2, free_port(), [(2, 1), (2, 0)]), nprocs=2
+    )
+
+
+@pytest.mark.parametrize(
+    "size, names",
+    [
+        (2, "gradients_on_one_process recomputed silent_layers untraceable"),
+        pytest.param(4, "within_groups", marks=pytest.mark.wide),
+    ],
+)
+def test_synchronized(size, names):
+    """What each function of workers.py shows is said there."""
+    functions = [getattr(workers, name) for name in names.split()]
+    spawn(workers.in_one_group, (size, free_port(), functions), nprocs=size)
+
+
+@pytest.mark.parametrize("key", SYNCHRONIZED)
+def test_the_option_and_copies_with_the_same_process_group(key):
+    """As hooks that average weights (EMA) copy a model; torch's SyncBatchNorm fails there."""
+    assert "sync=True" in repr(NORMS[key](32, sync=True)) and "sync" not in repr(NORMS[key](32))
+    for sync in (True, distributed.ProcessGroup(0, 1)):
+        model = nn.Sequential(*[NORMS[key](32, sync=sync)] * 2)
+        copied = copy.deepcopy(model)
+        assert copied[0] is copied[1] is not model[0] and not copied[0].synchronizes
+        assert copied[0].sync is sync and copied[0].weight is not model[0].weight
+    with pytest.raises(TypeError, match=r"\Acannot pickle '[\w.]*ProcessGroup' object\Z"):
+        torch.save(model, io.BytesIO())
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_statistics_of_few_values_leave_the_running_ones(count):
+    """As a tensor, the count must not be read by the host, and has the same effect as an int."""
+    layers = [NORMS["EN"](32) for _ in range(2)]
+    mean, var = torch.randn(1, 32), torch.rand(1, 32)
+    layers[0].update_running_stats(mean, var, count)
+    layers[1].update_running_stats(mean, var, torch.tensor(float(count)))
+    assert_close(*(list(layer.buffers()) for layer in layers))
+
+
+@pytest.mark.parametrize("key", SYNCHRONIZED)
+def test_torchs_fusion_with_a_convolution_is_refused(key):
+    """It takes any module with BatchNorm's attributes, and would forget all other normalizers."""
+    options = {"shared_affine": True} if key == "EN" else {}  # else weight has another shape
+    convolution, layer = nn.Conv2d(3, 32, 3), NORMS[key](32, **options)
+    with pytest.raises(TypeError, match="cannot be fused into a convolution"):
+        nn.utils.fuse_conv_bn_eval(convolution.eval(), layer.eval())
+    assert torch.equal(layer.running_var, layer.state_dict()["running_var"])

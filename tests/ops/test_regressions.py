@@ -1,0 +1,616 @@
+"""The choice of a backend, and what the C kernels promise beside results: bits, threads, errors."""
+
+import copy
+import ctypes
+import os
+import subprocess
+import sys
+import types
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import fresh
+from cases import (
+    BACKENDS,
+    CASES,
+    CHANNELS,
+    KERNELS,
+    PATHS,
+    channels_last,
+    every_backend,
+    inputs,
+    needs_kernels,
+    randomized,
+    results,
+    saved_bytes,
+)
+from close import ROUNDINGS, assert_close, assert_equal
+from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm, use_backend
+from ilm_plugins.ops import (
+    adaptive_norm,
+    backends,
+    coarsen,
+    cpu,
+    moments,
+    over_batch,
+    plain,
+    reference,
+)
+
+ROOT = Path(__file__).parents[2]
+HALVES = torch.bfloat16, torch.float16
+layouts = pytest.mark.parametrize(
+    "layout", [torch.Tensor.contiguous, channels_last], ids=["NCHW", "NHWC"]
+)
+of_each_kernel = pytest.mark.parametrize("name", PATHS)
+
+
+def outputs(layer, x, seed=5):
+    return results(layer, x, inputs(*x.shape, dtype=x.dtype, seed=seed))
+
+
+def on_each(compute, names=BACKENDS):
+    """What a function returns under each backend."""
+    found = []
+    for backend in names:
+        with use_backend(backend):
+            found.append(compute())
+    return found
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's number of threads, and puts it back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+# ---- the reference
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 12])
+def test_moments_and_those_of_coarser_groups(groups):
+    x = inputs(3, 12, 5, 4)
+    whole = x.reshape(3, groups, -1)
+    for found in (moments(x, groups), coarsen(*moments(x, 12), groups)):
+        assert_close(found, (whole.mean(2), whole.var(2, correction=0)), 64)
+    found = over_batch(*moments(x, 12))
+    assert_close([m[0] for m in found], [x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)], 64)
+
+
+@pytest.mark.parametrize("count", [15, 30, 60])
+def test_equal_means_pool_to_themselves(count):
+    """To the last bit: 600,000 * (1 / 60) is not 10,000 in float32."""
+    mean, var = torch.full((1, count), 1e4), torch.zeros(1, count)
+    for pooled in (coarsen(mean, var, 1), over_batch(mean.T, var.T)):
+        assert [moment.item() for moment in pooled] == [1e4, 0]
+
+
+@every_backend
+@pytest.mark.parametrize("shape", [(3, 64), (3, 64, 1, 1)], ids=str)
+def test_a_single_value_standardized_by_itself_leaves_beta_alone(shape, backend):
+    """Whatever its size: the rounding of 1000 / sqrt(eps) would be larger than most betas."""
+    x, layer = 1000 + inputs(*shape, dtype=torch.float32), NORMS["ILMIN"](64)
+    with use_backend(backend):
+        assert torch.equal(layer(x).flatten(1), layer.rescaling(x)[1])
+    assert not results(NORMS["ILMIN"](64, init="identity"), x, x, backend)[1].any()
+
+
+def test_a_single_channel_is_no_channels_last_map():
+    """torch's kernel for that would compute E[x^2] - E[x]^2."""
+    layer = SwitchNorm(1, normalizers=("IN",))
+    x = 1000 + 0.1 * torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    y = layer(x.to(memory_format=torch.channels_last))
+    assert_close(y, nn.functional.instance_norm(x.double(), eps=1e-5), 2**14)
+
+
+@every_backend
+def test_means_of_switch_norm_do_not_cancel(backend):
+    """Constant channels are the bias, to which neither weight nor ratios of means add anything."""
+    layer = randomized(lambda: NORMS["SN"](64), torch.float32)
+    x = torch.full((2, 64, 4, 4), 1e4)
+    y, _, weight, _, mean_weight, _ = results(layer, x, torch.ones_like(x), backend)
+    assert_close(y, layer.bias.view(-1, 1, 1).expand_as(y), 4)
+    assert max(weight.abs().max(), mean_weight.abs().max()) <= 1e-6
+
+
+@every_backend
+def test_variables_that_are_one_or_depend_on_each_other(backend):
+    """create_graph=True takes another way, to the same gradients."""
+    layer = randomized(CASES["ILMGN"][0])
+    layer.decode_var.weight = layer.decode_mean.weight
+    x = inputs(2, CHANNELS, 3, 2).requires_grad_()
+    state, found = {**dict(layer.named_parameters()), "weight": x.mean((0, 2, 3))}, []
+    for create_graph in (False, True):
+        with use_backend(backend):
+            y = torch.func.functional_call(layer, state, (x,))
+        variables = [x, layer.decode_mean.weight, layer.encode.weight]
+        found.append(torch.autograd.grad(y.square().sum(), variables, create_graph=create_graph))
+    assert_close(*found, 2**20)
+
+
+# ---- the choice of a backend
+
+
+def is_fused(layer, x):
+    """Whether the autograd node that made the output is the primitive's."""
+    return "AdaptiveNorm" in type(layer(x).grad_fn).__name__
+
+
+def test_a_backend_is_forced_in_a_block_or_from_the_call_on_and_in_one_thread():
+    layer, x = ILMGroupNorm(64), torch.randn(2, 64, 3, 3)
+    assert is_fused(layer, x) and not is_fused(layer, x[:0])
+    with use_backend("reference"), ThreadPoolExecutor(1) as pool:
+        assert not is_fused(layer, x)
+        assert pool.submit(is_fused, layer, x).result()
+        with use_backend(KERNELS):
+            assert is_fused(layer, x)
+        assert not is_fused(layer, x)
+    before = use_backend("reference")
+    assert not is_fused(layer, x)
+    before.close()
+    assert is_fused(layer, x)
+
+
+def test_the_choice_of_a_process_and_an_unknown_backend():
+    code = (
+        "import torch, ilm_plugins\n"
+        "print(type(ilm_plugins.ILMGroupNorm(64)(torch.randn(1, 64, 3, 3)).grad_fn).__name__)"
+    )
+
+    def run(backend):
+        env = {**os.environ, "ILM_PLUGINS_BACKEND": backend}
+        return fresh.run([sys.executable, "-c", code], env=env)
+
+    assert "AdaptiveNorm" in run(KERNELS).stdout
+    assert "AdaptiveNorm" not in run("reference").stdout
+    message = "='fast' is unknown; set it to one of 'auto', 'reference', 'cpu', 'triton'"
+    assert run("fast").stderr.endswith(f"ValueError: ILM_PLUGINS_BACKEND{message}\n")
+    with pytest.raises(ValueError, match=f"^backend{message}$"):
+        use_backend("fast")
+
+
+@pytest.mark.parametrize(
+    "backend, installed, dtype, message",
+    [
+        ("triton", False, torch.float32, r"Triton 3\.6 or newer cannot be"),
+        ("triton", True, torch.float32, "got a torch.float32 tensor of 9 positions on 'cpu'"),
+        pytest.param("cpu", True, torch.float8_e5m2, "got a torch.float8", marks=needs_kernels),
+    ],
+)
+def test_a_forced_backend_that_cannot_run_says_why(backend, installed, dtype, message, monkeypatch):
+    if installed and backend == "triton" and not backends.has_triton():
+        pytest.skip("needs Triton 3.6 or newer")
+    if not installed:
+        monkeypatch.setattr(backends, "has_triton", lambda: False)
+    with use_backend(backend), pytest.raises(RuntimeError, match=f"is forced: {message}"):
+        ILMGroupNorm(64)(torch.randn(1, 64, 3, 3).to(dtype))
+
+
+@pytest.mark.parametrize("version, found", [("3.10.0", True), ("3.5.1", False), (None, False)])
+def test_triton_must_be_new_and_can_be_imported(version, found, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", None)
+    triton = types.SimpleNamespace(__version__=version) if version else None
+    monkeypatch.setitem(sys.modules, "triton", triton)
+    assert backends.has_triton.__wrapped__() is found
+
+
+class Sevenfold(ILMGroupNorm, nn.GroupNorm):
+    """A layer whose equations differ from those that its base describes to the kernels."""
+
+    def predict(self, *arguments):
+        omega, beta = super().predict(*arguments)
+        return 7 * omega, beta
+
+
+class Reversed(ExemplarNorm, nn.GroupNorm):
+    """EN with its ratios in the opposite order."""
+
+    def _ratios(self, *arguments):
+        return super()._ratios(*arguments).flip(1)
+
+
+@pytest.mark.parametrize("kind", [Sevenfold, Reversed])
+def test_a_description_for_kernels_is_not_inherited(kind):
+    layer = randomized(lambda: kind(64), torch.float32)
+    assert kind.network is None and all(norm(64).network() for norm in NORMS.values())
+    assert_close(*on_each(lambda: layer(inputs(2, 64, 3, 3, dtype=torch.float32))))
+
+
+def test_a_layer_without_a_description_under_autocast_and_on_unknown_devices(monkeypatch):
+    """Its rescale takes a matrix product, which autocast would compute in bfloat16."""
+
+    def rescale(mean, var, weight):
+        return weight + mean @ torch.full((8, 8), 1 / 3), mean
+
+    x, weight = inputs(2, 8, 4, 4, dtype=torch.float32), torch.ones(8)
+    for backend in ("auto", "reference"):
+        with use_backend(backend):
+            expected = adaptive_norm(x, 8, 1e-5, rescale, weight)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                assert_equal(adaptive_norm(x, 8, 1e-5, rescale, weight), expected)
+    monkeypatch.setattr(torch.amp, "is_autocast_available", lambda device_type: False)
+    monkeypatch.setattr(torch, "is_autocast_enabled", None)
+    with use_backend("reference"):
+        assert_equal(adaptive_norm(x, 8, 1e-5, rescale, weight), expected)
+
+
+def test_what_a_rescale_returns_may_have_another_dtype_and_broadcast():
+    x, weight = inputs(3, 8, 5, 5).requires_grad_(), nn.Parameter(torch.arange(8.0))
+
+    def outputs_and_gradients():
+        y, _, _ = adaptive_norm(x, 4, 1e-5, lambda mean, var, w: (w[None].float(),) * 2, weight)
+        return y, *torch.autograd.grad(y.square().sum(), (x, weight))
+
+    assert_close(*on_each(outputs_and_gradients), 2**30)  # of float32, in float64
+    with use_backend(KERNELS), pytest.raises(RuntimeError):
+        adaptive_norm(x, 4, 1e-5, lambda mean, var: (weight[None], mean))
+
+
+# ---- bits of the C kernels
+
+
+@needs_kernels
+@layouts
+@of_each_kernel
+def test_bits_do_not_depend_on_threads(name, layout, threads):
+    """Of few large instances, many small ones, and a number that threads share unequally."""
+    for shape in [(1, 64, 60, 50), (24, 64, 7, 7), (3, 64, 40, 41)]:
+        layer, x = NORMS[name](64), layout(inputs(*shape, dtype=torch.float32))
+        threads(1)
+        expected = outputs(layer, x)
+        for number in (2, 5):
+            threads(number)
+            assert_equal(outputs(layer, x), expected)
+
+
+@needs_kernels
+@of_each_kernel
+def test_instances_of_large_maps_do_not_depend_on_their_batch(name, threads):
+    threads(3)
+    layer, x = NORMS[name](32).eval(), inputs(5, 32, 100, 101, dtype=torch.float32)
+    apart = [layer(instance).detach() for instance in x.split(1)]
+    assert_equal(outputs(layer, x)[0], torch.cat(apart))
+
+
+@needs_kernels
+@layouts
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, *(pytest.param(t, marks=pytest.mark.wide) for t in (*HALVES, torch.float64))],
+    ids=str,
+)
+def test_outputs_that_bypass_the_cache_are_those_of_instances_that_do_not(dtype, layout, threads):
+    """Outputs of 16 MiB or more, with rows that are no multiple of a register."""
+    threads(2)
+    layer = ILMGroupNorm(64, dtype=torch.promote_types(dtype, torch.float32))
+    rows = 96 * 101 if layout is channels_last else 97 * 101
+    instances = 2**24 // (64 * rows * dtype.itemsize) + 1
+    x, dy = (
+        layout(inputs(instances, 64, rows // 101, 101, dtype=dtype, seed=seed)) for seed in (1, 5)
+    )
+    assert x.nbytes >= 2**24 > x[:1].nbytes
+    together = results(layer, x, dy)[:2]
+    apart = [results(layer, *one)[:2] for one in zip(x.split(1), dy.split(1), strict=True)]
+    assert_equal(together, list(map(torch.cat, zip(*apart, strict=True))))
+
+
+@needs_kernels
+def test_bits_do_not_depend_on_where_a_tensor_lies():
+    """Vectors begin at an instance's first value, not at an aligned address."""
+    layer, values = ILMGroupNorm(64), inputs(1, 2 * 64 * 49 + 16, dtype=torch.float32)[0]
+    expected = outputs(layer, values[: 2 * 64 * 49].clone().view(2, 64, 7, 7))
+    for offset in range(1, 16):
+        memory = torch.empty_like(values)
+        x = memory[offset : offset + 2 * 64 * 49].copy_(values[: 2 * 64 * 49]).view(2, 64, 7, 7)
+        assert_equal(outputs(layer, x), expected)
+
+
+@needs_kernels
+@layouts
+@pytest.mark.parametrize("step", [0, 1000.0, 1e6])
+def test_variances_about_the_mean_of_what_comes_first(step, layout):
+    """Where a block's first values are far from the others, as in an image with a black border."""
+    layer = ILMGroupNorm(16, 1, key_group_size=4)
+    x = inputs(2, 16, 64, 64, dtype=torch.float32)
+    x[:, :, 4:] += step
+    x = layout(x)
+    # A chain of 64 sums at most (of 1024 values in 16 lanes), of which the difference loses 4 bits.
+    assert_close(cpu.moments(x, 4)[1], reference.moments(x.double(), 4)[1], 64 * 16)
+    with torch.no_grad():
+        assert_close(layer(x), copy.deepcopy(layer).double()(x.double()), 64 * 16)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype, far", [(torch.float32, 1000.0), (torch.bfloat16, 1024.0)], ids=str)
+def test_variances_of_short_rows_about_four_values_that_are_far(dtype, far):
+    """About the mean of these, the variance of all 511 would lose seven bits."""
+    x = inputs(4, 16, 511, dtype=dtype)
+    x[:, ::2, [0, 511 // 4, 511 // 2, 3 * 511 // 4]] = far
+    mean, var = cpu.moments(x, 16)
+    exact_mean, exact = reference.moments(x.double(), 16)
+    assert_close(var, exact, 32)
+    assert_close((mean - exact_mean) / exact.sqrt() + 1, torch.ones(4, 16), 32)
+
+
+@needs_kernels
+def test_gradients_of_buffers_are_those_of_the_reference():
+    switch, ilm = NORMS["SN"](64).eval().double(), ILMGroupNorm(64).double()
+    ilm.omega_offset.requires_grad_()
+    x = inputs(2, 64, 5, 5)
+    running = {name: b.clone().requires_grad_() for name, b in switch.named_buffers()}
+
+    def gradients():
+        y = torch.func.functional_call(switch, running, x)
+        loss = y.square().sum() + ilm(x).square().sum()
+        return torch.autograd.grad(loss, [*running.values(), ilm.omega_offset])
+
+    assert_close(*on_each(gradients), 2**20)
+
+
+@needs_kernels
+def test_ratios_of_variances_far_below_eps_have_gradients():
+    """The mixed variance is kept: 1 / rstd^2 - eps would be all rounding."""
+    layer = NORMS["SN"](64, eps=0.1, normalizers=("LN", "BN"))
+    x = 1e-3 * inputs(8, 64, 14, 14, dtype=torch.float32)
+    dy = inputs(*x.shape, dtype=torch.float32, seed=2)
+    found = results(layer, x, dy, "cpu")[-1]
+    assert_close(found, results(layer.double(), x.double(), dy.double(), "reference")[-1], 2**14)
+
+
+@needs_kernels
+def test_a_nan_reaches_every_gradient_that_it_reaches_in_the_reference():
+    layer, x = CASES["ILMGN"][0](), inputs(2, 12, 4, 4, dtype=torch.float32)
+    x[0, 0, 0, 0] = torch.nan
+    gradients = on_each(lambda: torch.autograd.grad(layer(x).sum(), list(layer.parameters())))
+    assert_equal(*([g.isnan() for g in found] for found in gradients))
+
+
+@needs_kernels
+@layouts
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_values_of_16_bits_are_read_and_rounded_as_torch_does(dtype, layout):
+    """All of them, and values between and beyond them, by an affine map that changes nothing."""
+    stored = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    x = layout(stored.view(1, 256, 16, 16))
+    mean, one = torch.zeros(1, 256), torch.ones(1, 256)
+    for factor in (1, 1 + 2**-9, 1 - 2**-9, 3.1, 1e-3):
+        expected = (x.float() * torch.tensor(factor)).to(dtype)
+        assert_equal(cpu.affine(x, mean, one * factor, mean), expected)
+
+
+@needs_kernels
+def test_denormals_of_float16_are_read_where_arithmetic_flushes_them():
+    x = torch.arange(1, 1025).to(torch.int16).view(torch.float16).view(1, 1, 1024)
+    expected = x.double().mean().view(1, 1)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("needs a processor that can flush denormals")
+    try:
+        mean, _ = cpu.moments(x, 1)
+    finally:
+        torch.set_flush_denormal(False)
+    assert_close(mean, expected, 16, expected.item())
+
+
+# ---- threads, processes, errors
+
+
+@needs_kernels
+def test_two_threads_of_python_at_once():
+    work = [(NORMS[n](64).eval(), inputs(4, 64, 30, 31, dtype=torch.float32)) for n in PATHS] * 4
+    expected = [outputs(layer, x) for layer, x in work]
+    with ThreadPoolExecutor(4) as pool:
+        assert_equal(list(pool.map(lambda case: outputs(*case), work)), expected)
+
+
+class Normalized(torch.utils.data.Dataset):
+    """Images that a layer has normalized, in the process that reads them."""
+
+    def __init__(self):
+        self.layer = ILMGroupNorm(32).eval().requires_grad_(False)
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.layer(inputs(1, 32, 20, 20, dtype=torch.float32, seed=index))[0]
+
+
+@needs_kernels
+def test_workers_of_a_data_loader(threads):
+    threads(2)
+    dataset = Normalized()
+    expected = [dataset[i] for i in range(4)]  # the parent's threads have run before it forks
+    found = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2)
+    assert_equal(list(found), expected)
+
+
+@needs_kernels
+def test_before_torch_2_10_a_single_thread_runs_the_loops(monkeypatch, threads):
+    threads(2)
+    layer, x = ILMGroupNorm(64), inputs(4, 64, 60, 61, dtype=torch.float32)
+    expected = outputs(layer, x)
+    monkeypatch.setattr(cpu, "parallel_for", lambda: None)
+    assert_equal(outputs(layer, x), expected)
+
+
+@needs_kernels
+def test_an_error_of_the_threads_is_raised(monkeypatch, threads):
+    threads(2)
+    arguments = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2
+    failing = ctypes.CFUNCTYPE(ctypes.c_int32, *arguments)(lambda *_: 7)
+    address = ctypes.cast(failing, ctypes.c_void_p).value
+    monkeypatch.setattr(cpu, "parallel_for", lambda: address)
+    with pytest.raises(RuntimeError, match="torch's threads ended with error 7"):
+        ILMGroupNorm(64)(torch.randn(4, 64, 60, 61))
+
+
+@needs_kernels
+def test_a_library_of_another_interface_and_a_field_that_it_lacks_are_refused(monkeypatch):
+    class Wider(cpu.Switch):
+        def _asdict(self):
+            return {**super()._asdict(), "width": 3}
+
+    monkeypatch.setattr(cpu, "KINDS", (Wider,))
+    with pytest.raises(AttributeError, match="width"):
+        cpu._template.__wrapped__(Wider(("IN",), 1, 1e-5), 8, 8)
+    monkeypatch.setattr(cpu, "_interface", lambda: 0)
+    with pytest.raises(RuntimeError, match="other sources; install ilm_plugins again"):
+        cpu._functions.__wrapped__(torch.float32, "default")
+
+
+@every_backend
+def test_what_a_layer_cannot_compute_is_refused(backend):
+    layer = ILMGroupNorm(64)
+    with use_backend(backend), pytest.raises(RuntimeError):
+        NORMS["EN"](64, device="meta")(torch.randn(2, 64, 5, 5))
+    layer.num_groups = 48
+    with use_backend(backend), pytest.raises(RuntimeError):
+        layer(torch.randn(2, 64, 3, 3))
+
+
+@needs_kernels
+def test_a_tensor_without_memory_is_refused():
+    x = torch._efficientzerotensor(2, 64, 3, 3)
+    with use_backend("cpu"), pytest.raises(RuntimeError, match=r"\(2, 64, 3, 3\) .* has no memory"):
+        ILMGroupNorm(64)(x)
+
+
+def test_negated_views_are_read_as_what_they_are():
+    x, layer = torch.randn(2, 64, 5, 5, dtype=torch.complex64), ILMGroupNorm(64)
+    assert x.conj().imag.is_neg() and torch.equal(layer(x.conj().imag), layer(-x.imag))
+
+
+# ---- without the library
+
+
+@pytest.fixture
+def without_library(monkeypatch, tmp_path):
+    monkeypatch.setattr(cpu, "LIBRARY", tmp_path / "kernels.so")
+    for cached in (cpu.load_problem, backends._warn):
+        cached.cache_clear()
+    yield
+    for cached in (cpu.load_problem, backends._warn):
+        cached.cache_clear()
+
+
+def test_without_the_library_one_warning_says_so(without_library, monkeypatch, tmp_path):
+    layer, x = ILMGroupNorm(64), torch.randn(2, 64, 3, 3)
+    with pytest.warns(UserWarning, match=r"this checkout has no .*, or run from another folder"):
+        layer(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(x)
+    with use_backend("cpu"), pytest.raises(RuntimeError, match="'cpu' is forced: this checkout"):
+        layer(x)
+    cpu.load_problem.cache_clear()
+    monkeypatch.setattr(cpu, "__file__", str(tmp_path / "ilm_plugins/ops/cpu/__init__.py"))
+    assert "installed without a C compiler; install a compiler" in cpu.load_problem()
+
+
+def test_a_library_of_another_system_gives_a_warning(without_library, monkeypatch):
+    cpu.LIBRARY.write_bytes(b"of another machine")
+    monkeypatch.setattr(cpu, "_library", cpu._library.__wrapped__)
+    with pytest.warns(UserWarning, match=r"C kernels cannot be loaded \(.*; install the package"):
+        ILMGroupNorm(64)(torch.randn(2, 64, 3, 3))
+
+
+@pytest.mark.filterwarnings("ignore:ilm_plugins. plain")
+@layouts
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@of_each_kernel
+def test_plain_operations_agree_with_the_reference_and_save_no_more(
+    name, dtype, layout, without_library
+):
+    layer = randomized(CASES[name][0], torch.promote_types(dtype, torch.float32))
+    x = layout(inputs(3, CHANNELS, 5, 7, dtype=dtype))
+    assert backends.kernels_for(x, layer.moment_groups) is plain
+    found, expected = on_each(lambda: outputs(layer, x), ("auto", "reference"))
+    assert found[0].stride() == found[1].stride() == x.stride()
+    assert_close(found, expected, 2 * ROUNDINGS)
+    x = torch.randn(4, 64, 20, 20, requires_grad=True)
+    assert x.nbytes <= saved_bytes(NORMS[name](64), x) < 1.2 * x.nbytes
+
+
+@needs_kernels
+def test_nothing_is_compiled_when_a_layer_runs_and_triton_may_be_missing():
+    code = """
+import subprocess, sys, torch
+def refuse(*args, **options):
+    raise AssertionError(args)
+subprocess.Popen.__init__ = refuse
+sys.modules |= dict.fromkeys(["triton", *(n for n in sys.modules if n.startswith("triton."))])
+import ilm_plugins
+for norm in ilm_plugins.NORMS.values():
+    norm(64)(torch.randn(2, 64, 3, 3, requires_grad=True)).sum().backward()
+"""
+    fresh.run([sys.executable, "-c", code], check=True, env={**os.environ, "PATH": ""})
+
+
+# ---- sizes and sanitizers
+
+
+@pytest.mark.long
+@needs_kernels
+def test_more_than_two_to_the_31_values():
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if free < 10 << 30:
+        pytest.skip(f"needs 10 GiB of free memory, has {free >> 30}")
+    layer = ILMGroupNorm(64)
+    x = torch.empty(2**31 // (64 * 4096) + 2, 64, 64, 64, dtype=torch.bfloat16)
+    x[-2:] = inputs(2, 64, 64, 64, dtype=torch.bfloat16)
+    x[:-2] = x[-1]
+    with torch.no_grad():
+        assert_equal(layer(x)[-2:], layer(x[-2:].clone()))
+
+
+SANITIZED = """
+import ctypes, sys, torch
+from pathlib import Path
+sys.path[:0] = ["tests", "tests/equations"]
+from ilm_plugins import NORMS, use_backend
+from ilm_plugins.ops import cpu
+cpu.LIBRARY = Path(sys.argv[1])
+cpu.instruction_set = lambda: sys.argv[2]
+from cases import CASES, channels_last, inputs, randomized
+torch.set_num_threads(2)
+with use_backend("cpu"):
+    for make, _ in CASES.values():
+        for shape in [(3, 12), (2, 12, 1, 1), (2, 12, 5, 7), (2, 12, 700), (1, 12, 8200)]:
+            for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+                for last in (False, True):
+                    layer = randomized(make, torch.promote_types(dtype, torch.float32))
+                    x = (channels_last if last else torch.clone)(inputs(*shape, dtype=dtype))
+                    layer(x.requires_grad_()).float().square().sum().backward()
+print("clean")
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("register", [16, 32, 64])
+@pytest.mark.parametrize("sanitizer", ["address", "undefined"])
+def test_sanitizers_find_nothing(tmp_path, sanitizer, register):
+    """Each size of a register, by plain C where the processor lacks it."""
+    library, compiler = tmp_path / "kernels.so", os.environ.get("CC", "gcc")
+    runtime = {"address": "libasan.so", "undefined": "libubsan.so"}[sanitizer]
+    flags = f"-O1 -g -std=c11 -fPIC -fsanitize={sanitizer} -fno-sanitize-recover=all -Wno-psabi"
+    flags += f" -DREGISTER={register} -DINSTRUCTIONS=default -DINTERFACE={cpu._interface():#x}"
+    objects = []
+    for kind in ([], ["-DDOUBLE"]):
+        objects.append(str(tmp_path / f"{len(kind)}.o"))
+        source = str(ROOT / "ilm_plugins/ops/cpu/kernels.c")
+        command = [compiler, *flags.split(), *kind, "-c", source, "-o", objects[-1]]
+        subprocess.run(command, check=True)
+    link = [compiler, "-shared", f"-fsanitize={sanitizer}", "-o", str(library), *objects, "-lm"]
+    subprocess.run(link, check=True)
+    found = subprocess.check_output([compiler, f"-print-file-name={runtime}"], text=True)
+    env = {**os.environ, "LD_PRELOAD": found.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [sys.executable, "-c", SANITIZED, str(library), "default"]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.endswith("clean\n"), done.stderr[-3000:]
