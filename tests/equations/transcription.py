@@ -336,19 +336,10 @@ def exemplar_norm(
 
     outputs, all_ratios = [], []
     for n, instance in enumerate(flat(x)):
-        means, variances = (
-            [moment[n] for moment in pair] for pair in zip(*statistics, strict=True)
-        )
+        means, variances = ([m[n] for m in pair] for pair in zip(*statistics, strict=True))
         network = reduce, expand_weight, expand_bias, ratio_weight, ratio_bias
-        ratios = exemplar_ratios(  # eq. 4
-            instance,
-            means,
-            variances,
-            *network,
-            eps=eps,
-            activation=activation,
-            ratio_net=ratio_net,
-        )
+        named = {"eps": eps, "activation": activation, "ratio_net": ratio_net}
+        ratios = exemplar_ratios(instance, means, variances, *network, **named)  # eq. 4
         channels = []
         for c in range(num_channels):
             total = 0.0
