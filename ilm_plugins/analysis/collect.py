@@ -27,9 +27,6 @@ from ..layers.autoencoder import AutoencoderNorm
 from ..layers.mixture import MixtureNorm
 from ..surgery.common import Match, check_match, evaluating, matches
 
-#: A function that computes values (N, D) from a layer and its input (N, C, *), by suffix of name.
-Compute = Callable[[nn.Module, Tensor], Mapping[str, Tensor]]
-
 
 @dataclass(frozen=True)
 class Ratios:
@@ -58,11 +55,6 @@ class Ratios:
         """
         parts = self.mean * self.scales
         return parts / parts.sum()
-
-    @property
-    def distance(self) -> float:
-        """The distance from uniform ratios, the mean of abs(ratio - 1/K) over all ratios."""
-        return (self.values - 1 / len(self.normalizers)).abs().nanmean().item()
 
 
 @dataclass(frozen=True)
@@ -123,10 +115,9 @@ def collect_ratios(
     layers = select(model, MixtureNorm, "EN, SN or SSN", match)
     found = {}
     for name, values in _gather(model, layers, compute_ratios, batches, forward or model).items():
-        layer = layers.get(name) or layers[name.rpartition(".")[0]]
-        k = len(layer.normalizers)
-        scales = layer.weight.detach().abs().view(-1, layer.num_channels).mean(1).expand(k)
-        found[name] = Ratios(layer.normalizers, values, scales.float().cpu())
+        layer = _layer_of(name, layers)
+        scales = layer.weight.detach().abs().view(-1, layer.num_channels).mean(1).float().cpu()
+        found[name] = Ratios(layer.normalizers, values, scales.expand(len(layer.normalizers)))
     return found
 
 
@@ -138,8 +129,7 @@ def collect_rescaling(
 ) -> dict[str, Rescaling]:
     """Run a model on batches, and return omega and beta of its ILM layers and AssocNorms.
 
-    It takes the same arguments as :func:`collect_ratios`, raises the same errors, and averages
-    several instances of an image in the same way.
+    Arguments, errors and averages over instances are those of :func:`collect_ratios`.
     """
     layers = select(model, AutoencoderNorm, "ILM or AssocNorm", match)
     found = _gather(model, layers, compute_rescaling, batches, forward or model)
@@ -175,8 +165,7 @@ def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]
 class MeansOfRatios:
     """Computes mean ratios of EN, SN and SSN layers in single training iterations, for logging.
 
-    Between :meth:`start` and :meth:`stop` the ratios are summed on their device; only :meth:`stop`
-    waits for it. A model without such layers is a UserError.
+    A model without such layers is a UserError.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -185,14 +174,13 @@ class MeansOfRatios:
         self._found: dict[str, list[Tensor]] = {}
 
     def start(self) -> None:
-        """Begin to sum the ratios of all calls of the layers."""
+        """Begin to keep the ratios of all calls of the layers, on their device."""
         self._found = defaultdict(list)
         self._hooks.enter_context(watching(self.layers, self._see))
 
     def _see(self, name: str, x: Tensor) -> None:
         for part, values in compute_ratios(self.layers[name], x).items():
-            count = torch.full((1,), len(values), dtype=torch.float32, device=values.device)
-            self._found[name + part].append(torch.cat((values.float().sum(0), count)))
+            self._found[name + part].append(values.float())
 
     def stop(self) -> dict[str, float]:
         """Return ``ratios/LAYER/NORMALIZER`` -> mean over instances since :meth:`start`.
@@ -203,19 +191,22 @@ class MeansOfRatios:
         found, self._found = self._found, {}
         scalars = {}
         for name, calls in found.items():
-            layer = self.layers.get(name) or self.layers[name.rpartition(".")[0]]
-            *sums, count = torch.stack(calls).sum(0).tolist()
-            if count:
-                pairs = zip(layer.normalizers, sums, strict=True)
-                scalars |= {f"ratios/{name}/{n}": total / count for n, total in pairs}
+            values, layer = torch.cat(calls), _layer_of(name, self.layers)
+            pairs = zip(layer.normalizers, values.mean(0).tolist(), strict=True)
+            scalars |= {f"ratios/{name}/{n}": mean for n, mean in pairs if len(values)}
         return scalars
+
+
+def _layer_of(name: str, layers: Mapping[str, nn.Module]) -> nn.Module:
+    """Return the layer of a name to which :func:`compute_ratios` may have added a suffix."""
+    return layers.get(name) or layers[name.rpartition(".")[0]]
 
 
 @torch.no_grad()
 def _gather(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
-    compute: Compute,
+    compute: Callable[[Any, Tensor], Mapping[str, Tensor]],
     batches: Iterable[Sized],
     forward: Callable[[Any], Any],
 ) -> dict[str, Tensor]:

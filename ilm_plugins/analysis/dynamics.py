@@ -1,19 +1,11 @@
 """Write how ratios change over the checkpoints of a training: CSV tables, PNGs, a summary.
 
-==========================  ========================================================================
-dynamics_by_layer .csv .png mean ratios of all images by layer (EN paper, Fig. 5)
-dynamics_by_class .csv .png mean ratios of each class, as far as there are colours for classes
-                            (Figs. 1a and 6); only if the images have classes
-dynamics_by_image .csv .png ratios of three images of the first class (Fig. 7): those nearest to, at
-                            the median distance of and farthest from the mean of the class at the
-                            last checkpoint
-dynamics_map .csv .png      the images in two dimensions, at ten checkpoints evenly spread from the
-                            first to the last (Fig. 8)
-summary.txt                 the returned text
-==========================  ========================================================================
-
-Pictures by class and image show six layers, evenly spread over depth; the tables have all. Layers
-with the same ratios for all images (SN's) are only in the table and picture by layer.
+``dynamics_by_layer`` has the mean ratios of all images (EN paper, Fig. 5), ``by_class`` those of
+each class (Figs. 1a and 6), ``by_image`` the ratios of three images of the first class (Fig. 7):
+nearest to, midway from and farthest from the mean of the class at the last checkpoint; ``map`` has
+the images in two dimensions at ten checkpoints (Fig. 8). Pictures by class and image show six
+layers, evenly spread over depth; the tables have all. Layers with the same ratios for all images
+(SN's) are only in the table and picture by layer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,48 +40,40 @@ def write_dynamics(
     whole = pd.concat(frames, names=[step], sort=False).droplevel("key_group", axis=1)
     _write(folder, "by_layer", whole.groupby(step).mean(), step, "normalizer", subject)
 
-    own = [
-        layer
-        for layer in dict.fromkeys(whole.columns.get_level_values("layer"))
-        if any(layer in tables.varying(frame) for frame in frames.values())
-    ]
-    summary = pd.DataFrame(
-        {"mean |lambda - 1/K|": {s: tables.distances(f).mean() for s, f in frames.items()}}
-    )
-    lines = [subject, ""]
+    vary = {name for frame in frames.values() for name in tables.varying(frame)}
+    own = [name for name in whole.columns.unique("layer") if name in vary]
+    rows, points = {}, {}
+    for at, frame in frames.items():
+        rows[at] = {"mean |lambda - 1/K|": tables.distances(frame).mean()}
+        frame = frame[[name for name in own if name in frame]]
+        if own:
+            points[at] = tables.features(frame)
+            rows[at]["deviation between images"] = tables.deviation(frame)
+        if own and images.labels is not None:
+            rows[at]["share of it between classes"] = tables.share_between_classes(points[at])
+    summary = pd.DataFrame.from_dict(rows, "index").rename_axis(step)
+    lines = [subject, summary.to_string(float_format="{:.4f}".format)]
     if own:
-        frames = {s: frame[[n for n in own if n in frame]] for s, frame in frames.items()}
-        points = {s: tables.features(frame) for s, frame in frames.items()}
-        summary["deviation between images"] = pd.Series(
-            {s: tables.deviation(f) for s, f in frames.items()}
-        )
-        whole = whole[own]
-        shown = (
-            own
-            if len(own) <= LAYERS
-            else [own[i * (len(own) - 1) // (LAYERS - 1)] for i in range(LAYERS)]
-        )
+        whole, shown = whole[own], _spread(own, LAYERS)
         if images.labels is not None:
-            summary["share of it between classes"] = pd.Series(
-                {s: tables.share_between_classes(p) for s, p in points.items()}
-            )
             means = whole.groupby([step, "class"]).mean()
             lines += _write(folder, "by_class", means, step, "class", subject, shown)
-        chosen = _choose(points[steps[-1]], images)
-        pixels = {images.names[i]: images[i] for i in chosen}
+        pixels = {images.names[i]: images[i] for i in _choose(points[steps[-1]], images)}
         of_images = whole[whole.index.get_level_values("image").isin(pixels)].droplevel("class")
         lines += _write(folder, "by_image", of_images, step, "image", subject, shown, pixels)
-        if len(images) > 2:
-            count = min(len(steps), MAPS)
-            at = [steps[round(i * (len(steps) - 1) / max(1, count - 1))] for i in range(count)]
-            maps = {s: tables.embed(points[s], embedding) for s in at}
-            found = pd.concat(maps, names=[step])
-            found.to_csv(folder / "dynamics_map.csv", float_format="%.6g")
-            title = f"Images by their ratios in all layers ({embedding})\n{subject}"
-            plots.save(plots.scatter(found.reset_index(), title, step), folder / "dynamics_map.png")
-    summary.index.name = step
-    lines[1] = summary.to_string(float_format="{:.4f}".format)
+    if own and len(images) > 2:
+        maps = {at: tables.embed(points[at], embedding) for at in _spread(steps, MAPS)}
+        found = pd.concat(maps, names=[step])
+        found.to_csv(folder / "dynamics_map.csv", float_format="%.6g")
+        title = f"Images by their ratios in all layers ({embedding})\n{subject}"
+        plots.save(plots.scatter(found.reset_index(), title, step), folder / "dynamics_map.png")
     return tables.write_summary(folder, lines)
+
+
+def _spread(items: Sequence, count: int) -> list:
+    """Return up to ``count`` items, evenly spread from the first to the last."""
+    count = min(count, len(items))
+    return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
 
 
 def _choose(points: pd.DataFrame, images: Images) -> list[int]:
@@ -97,9 +81,8 @@ def _choose(points: pd.DataFrame, images: Images) -> list[int]:
     chosen = points.reset_index(drop=True)
     if images.labels is not None:
         chosen = chosen[[label == min(images.labels) for label in images.labels]]
-    far = ((chosen - chosen.mean()) ** 2).sum(axis=1).sort_values(kind="stable").index
-    count = min(len(far), IMAGES)
-    return [far[round(i * (len(far) - 1) / max(1, count - 1))] for i in range(count)]
+    far = ((chosen - chosen.mean()) ** 2).sum(axis=1).sort_values(kind="stable")
+    return _spread(list(far.index), IMAGES)
 
 
 def _write(

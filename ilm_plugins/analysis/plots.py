@@ -4,18 +4,12 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
-
-from ..errors import missing
-
-try:
-    import matplotlib as mpl
-    import pandas as pd
-    import seaborn as sns
-    from matplotlib import pyplot
-    from matplotlib.figure import Figure
-except ImportError as error:
-    raise missing("drawing", error, "analysis") from error
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 #: Okabe and Ito's colour-blind safe colours, and two more for data sets of ten classes.
 OKABE_ITO = (

@@ -1,41 +1,24 @@
 """Write reports on the ratios, or omega and beta, of adaptive layers: CSV tables, PNGs, a summary.
 
-:func:`write_ratios` and :func:`write_rescaling` write the same files, under the prefix ``ratios``
-or ``rescaling``. A *quantity* is a normalizer's ratio, or omega - B_omega or beta - B_beta:
-
-========================  ==========================================================================
-PREFIX_by_layer .csv      distribution of each quantity over images and key groups; for ratios, also
-                          .png, and the share of each normalizer in the layer's scale
-PREFIX_by_group .csv      the same by key group; rescaling only
-PREFIX_spread .png        these distributions as boxes
-PREFIX_by_class .csv .png the same by class, and the distance of the class mean from the mean of all
-                          images; only if the images have classes
-PREFIX_by_image .csv .png one number an image, layer and quantity; drawn for the images that are
-                          farthest from the mean, of different classes first
-PREFIX_map .csv .png      the images in two dimensions, if there are at least three
-summary.txt               the returned text
-========================  ==========================================================================
-
-A ratio is one number for an image, and its distance from a mean is the difference. Omega and beta
-have one value for each key group: their number for an image, like a distance, is the root mean
-square over key groups of the difference from the mean of all images.
+:func:`write_ratios` and :func:`write_rescaling` write files under the prefix ``ratios`` or
+``rescaling``: by_layer, by_class and by_image (CSV and PNG), rescaling_by_group.csv, spread.png,
+map (CSV and PNG), and ``summary.txt``. A *quantity* is a normalizer's ratio, or omega - B_omega or
+beta - B_beta. A ratio is one number for an image, and its distance from a mean is the difference.
+Omega and beta have one value for each key group: their number for an image, like a distance, is the
+root mean square over key groups of the difference from the mean of all images.
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 
 from ..data.images import Images
-from ..errors import OptionError, missing
+from ..errors import OptionError
 from . import plots
 from .collect import Ratios, Rescaling
-
-try:
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-except ImportError as error:
-    raise missing("drawing", error, "analysis") from error
 
 PERCENTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 #: Maximum number of images in PREFIX_by_image.png.
@@ -229,7 +212,7 @@ def distances(frame: pd.DataFrame) -> pd.Series:
 def varying(frame: pd.DataFrame) -> list[str]:
     """Return the layers whose ratios differ between images."""
     differ = frame.max() > frame.min()
-    return list(dict.fromkeys(differ[differ].index.get_level_values("layer")))
+    return list(differ[differ].index.unique("layer"))
 
 
 def deviation(frame: pd.DataFrame) -> float:

@@ -23,8 +23,6 @@ from ..errors import CheckpointError, UserError, missing
 #: it; with the second, torch.load runs code unless its caller forbids it.
 REFUSE_CODE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 ALLOW_CODE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-#: Advice for a checkpoint that is refused because of the code in it.
-TRUST = "; if you trust its source, give --unsafe"
 #: Ending of a checkpoint's name -> its format. Files of other names are read as torch's.
 FORMATS = {
     **dict.fromkeys((".pth", ".pt", ".bin", ".ckpt", ".tar"), "torch"),
@@ -112,7 +110,8 @@ def _reason(error: Exception, path: Path) -> str:
     text = " ".join(str(error).split())
     named = re.search(r"unsupported (?:global: )?(?:global|class) (\S+)", text, re.IGNORECASE)
     if named or "Trying to call" in text or "Can only" in text:
-        return f"it holds {named[1] if named else 'more than data'}, which may run code{TRUST}"
+        what = named[1] if named else "more than data"
+        return f"it holds {what}, which may run code; if you trust its source, give --unsafe"
     if path.is_file() and os.access(path, os.R_OK):
         with path.open("rb") as file:
             if file.read(40).startswith(b"version https://git-lfs"):

@@ -21,6 +21,11 @@ COUNT, MIN_SCORE = 6, 0.6
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, or ``sys.argv[1:]``; return the exit status."""
+    args = parser().parse_args(argv)
+    return command(lambda: run(args))
+
+
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description=__doc__,
         epilog=example("demo ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"),
@@ -35,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="also write the results and the last picture there",
     )
     p.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
-    args = p.parse_args(argv)
-    return command(lambda: run(args))
+    return p
 
 
 def run(args: argparse.Namespace) -> None:

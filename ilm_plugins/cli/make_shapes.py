@@ -12,6 +12,10 @@ from .command import command, example, user_path
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, or ``sys.argv[1:]``; return the exit status."""
+    return command(lambda: write(**vars(parser().parse_args(argv))))
+
+
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description="Write a dataset of drawn shapes to ROOT/shapes: photos, COCO instances,\n"
         "semantic masks, and pairs for pix2pix.",
@@ -32,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         what = f"{what}; default: {default}"
         p.add_argument(name, type=int, default=default, metavar="N", help=what)
-    return command(lambda: write(**vars(p.parse_args(argv))))
+    return p
 
 
 def write(**options) -> None:

@@ -12,6 +12,11 @@ from .command import command, config_file, example, user_path
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, or ``sys.argv[1:]``; return the exit status."""
+    args = parser().parse_args(argv)
+    return command(lambda: translate(args))
+
+
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description="Translate a folder of images, of any size, to OUTPUT/NAME.png.",
         epilog=example(
@@ -29,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     p.add_argument("--unsafe", action="store_true", help="run code that the checkpoint holds")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = p.parse_args(argv)
-    return command(lambda: translate(args))
+    return p
 
 
 def translate(args: argparse.Namespace) -> None:
@@ -48,13 +52,9 @@ def translate(args: argparse.Namespace) -> None:
     inference = open_config(args.config, device=args.device).inference()
     if not hasattr(inference.model, "preprocess_images"):
         raise UserError(f"{args.config} has no model that translates images; give one of pix2pix")
-    # These need MMEngine, which open_config asks for.
-    from ..frameworks.openmmlab.checkpoints import allow_history
-    from ..pix2pix.training import to_image, write
+    from ..pix2pix.training import to_image, write  # needs MMEngine, which open_config asks for
 
-    allow_history()
-    with checkpoints.loading(unsafe=args.unsafe):
-        state = checkpoints.read(args.checkpoint, args.unsafe)
+    state = checkpoints.read(args.checkpoint, args.unsafe)
     inference.model.load_state_dict(state["state_dict"])
     inference.model.eval()
     for name, path in tqdm(files.items()):

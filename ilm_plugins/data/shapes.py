@@ -64,7 +64,7 @@ def make_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
     mask = np.zeros((size, size), np.uint8)
     boxes: list[np.ndarray] = []
     annotations = []
-    for _ in range(40):
+    for _ in range(100):
         category = int(rng.integers(len(CLASSES))) + 1
         corners = _outline(rng, CLASSES[category - 1], size)
         box = np.array([corners.min(0), corners.max(0)])
@@ -74,7 +74,7 @@ def make_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
         ):
             continue
         coverage = _coverage(corners, size)
-        photo += coverage[..., None] * (rng.uniform(95, 250, 3) - photo)
+        photo += coverage[..., None] * (rng.uniform(110, 250, 3) - photo)
         mask[coverage >= 0.5] = category
         boxes.append(box)
         annotations.append(
@@ -91,7 +91,7 @@ def make_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
         )
         if len(boxes) == MAX_OBJECTS:
             break
-    photo += rng.uniform(4, 14) * rng.standard_normal(photo.shape)
+    photo += rng.uniform(4, 12) * rng.standard_normal(photo.shape)
     return Scene(photo.round().clip(0, 255).astype(np.uint8), mask, annotations)
 
 
@@ -108,7 +108,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 def _outline(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
     """Return the corners (x, y) of a class's outline at a random place, (n, 2) in pixels."""
     number, start, radius, inner = _OUTLINES[name]
-    side = size * rng.uniform(0.18, 0.45)
+    side = size * rng.uniform(0.18, 0.42)
     angles = start + rng.uniform(-1, 1) * math.pi / 12 + np.arange(number) * (2 * math.pi / number)
     radii = radius * side * np.where(np.arange(number) % 2, inner, 1)
     centre = rng.uniform(0.4 * side, size - 0.4 * side, 2)

@@ -23,8 +23,7 @@ PLAIN, TTA = "", "tta"
 
 def read(folder: str | Path) -> dict[str, Any] | None:
     """Return the record of the run in a folder, or None."""
-    path = Path(folder, FILE)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return _read(folder) if Path(folder, FILE).is_file() else None
 
 
 def start(
@@ -78,7 +77,7 @@ def point(folder: str | Path, run: int, **values: float) -> None:
     """
     if not _is_rank_zero():
         return
-    record, now = read(folder), time.monotonic()
+    record, now = _read(folder), time.monotonic()
     unit = record["unit"]
     record["seconds"] += now - _last_point.get(str(folder), now)
     _last_point[str(folder)] = now
@@ -93,7 +92,7 @@ def finish(
     """Write the metrics of an evaluation, :data:`PLAIN` or :data:`TTA`, of ``images`` images."""
     if not _is_rank_zero():
         return
-    record = read(folder)
+    record = _read(folder)
     record["metrics"][test] = metrics
     record["test images"] = images
     _write(folder, record)
@@ -102,7 +101,7 @@ def finish(
 def diverged(folder: str | Path, reason: str) -> None:
     """Write that a FloatingPointError ended the training."""
     if _is_rank_zero():
-        _write(folder, {**read(folder), "diverged": reason})
+        _write(folder, {**_read(folder), "diverged": reason})
 
 
 def command(options: RunOptions) -> str:
@@ -122,6 +121,10 @@ _last_point: dict[str, float] = {}
 
 def _is_rank_zero() -> bool:
     return os.environ.get("RANK", "0") == "0"
+
+
+def _read(folder: str | Path) -> dict[str, Any]:
+    return json.loads(Path(folder, FILE).read_text(encoding="utf-8"))
 
 
 def _joined(separator: str, earlier: str | None, new: str | None) -> str | None:

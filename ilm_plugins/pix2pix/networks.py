@@ -301,6 +301,13 @@ class Pix2Pix(BaseModel):
             inputs = F.pad(inputs, padding, mode="replicate")
         return self.generator(inputs)[:, :, :height, :width]
 
+    def state_dict(self, *args, **options) -> dict[str, Tensor]:
+        """Return the state, whose names are the same with networks in DistributedDataParallel."""
+        state = super().state_dict(*args, **options)
+        for name in [name for name in state if ".module." in name]:
+            state[name.replace(".module.", ".", 1)] = state.pop(name)
+        return state
+
     def preprocess_images(self, images: Sequence[np.ndarray]) -> dict:
         """Return the batch for ``test_step`` of inputs, (H, W, 3) RGB uint8, all of one size."""
         return {"input": [torch.from_numpy(np.array(i)).permute(2, 0, 1) for i in images]}

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from ..analysis.plots import OKABE_ITO, Figure, figure, mpl, styled
+# Without matplotlib or pandas, this import says how to install them.
+from ..analysis.plots import OKABE_ITO, Figure, figure, mpl, pd, styled
 from ..checkpoints import replacing
 from . import registry
 from .registry import Table

@@ -24,11 +24,3 @@ def test_networks():
     assert ExemplarNorm(64).network_flops() == 3 * 64 + 9 * 2 + 9 * 150 + 150 * 3
     assert ExemplarNorm(64, ratio_net="no_conv").network_flops() == 9 * 64 + 9 * 150 + 150 * 3
     assert ExemplarNorm(64, ratio_net="mlp").network_flops() == 64 * 2 + 2 * 3
-
-
-def test_modes_are_left_as_they_are():
-    model = nn.Sequential(nn.Conv2d(3, 64, 1), ExemplarNorm(64), nn.BatchNorm2d(64).eval())
-    with pytest.raises(RuntimeError):
-        flops(model, torch.randn(2, 5, 4, 4))
-    assert [m.training for m in model] == [True, True, False]
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model)

@@ -68,17 +68,13 @@ def test_ratios(tmp_path):
 
     values = torch.stack([r.values for r in found.values()])
     assert f"over layers: {(values - 1 / 3).abs().mean():.4f}" in text
-    check_statistics(
-        rows(tmp_path / "ratios_by_layer.csv", layer="stage.1.norm", normalizer="BN"),
-        values[1, :, 2],
-    )
-    chosen = {"layer": "stage.1.norm", "class": "class 1", "normalizer": "BN"}
-    row = rows(tmp_path / "ratios_by_class.csv", **chosen)
+    chosen = {"layer": "stage.1.norm", "normalizer": "BN"}
+    check_statistics(rows(tmp_path / "ratios_by_layer.csv", **chosen), values[1, :, 2])
+    row = rows(tmp_path / "ratios_by_class.csv", **chosen, **{"class": "class 1"})
     check_statistics(row, values[1, 1::2, 2])
     difference = values[1, 1::2, 2].mean() - values[1, :, 2].mean()
     assert row.distance.item() == pytest.approx(difference.item(), abs=1e-5)
     table = rows(tmp_path / "ratios_by_image.csv")
-    assert table["stage.2.norm/LN"].tolist() == pytest.approx(values[2, :, 1].tolist(), abs=1e-5)
     distances = (values - values.mean(1, keepdim=True)).square().sum((0, 2)).sqrt()
     assert table.distance.tolist() == pytest.approx(distances.tolist(), abs=1e-5)
     assert f"of all images: {distances.argmax()}.png, {distances.max():.4f}" in text
@@ -99,10 +95,6 @@ def test_layers_whose_ratios_all_images_share_are_only_in_the_table_by_layer(unr
     assert "the same for all images in shared\n" in text
     assert len(rows(tmp_path / "ratios_by_layer.csv")) == 3 * 3 + 2
     assert not any("shared" in name for name in rows(tmp_path / "ratios_by_image.csv"))
-    (tmp_path / "other").mkdir()
-    text = write_ratios(tmp_path / "other", {"a.mean": shared}, images(6, classes=0), "a model")
-    left = {"ratios_by_layer.csv", "ratios_by_layer.png", "summary.txt"}
-    assert names(tmp_path / "other") == left and "over layers: 0.3000" in text
 
 
 def test_images_without_classes_or_of_which_nothing_reached_a_layer(unrendered, tmp_path):
@@ -114,7 +106,6 @@ def test_images_without_classes_or_of_which_nothing_reached_a_layer(unrendered, 
     assert not any("by_class" in name for name in names(tmp_path))
     row = rows(tmp_path / "ratios_by_image.csv", image="1.png")
     assert row.distance.item() == 0 and row["stage.0.norm/IN"].isna().all()
-    assert rows(tmp_path / "ratios_map.csv", image="1.png").x.item() == pytest.approx(0, abs=1e-9)
     row = rows(tmp_path / "ratios_by_layer.csv", normalizer="GN")
     check_statistics(row, found["stage.2.norm"].values[[0, 2, 3, 4, 5], 0])
 
@@ -146,7 +137,6 @@ def test_rescaling(unrendered, tmp_path):
     row = rows(tmp_path / "rescaling_by_class.csv", **chosen, **{"class": "class 0"})
     expected = moves[::2].mean(0).square().mean().sqrt().item()
     assert row.distance.item() == pytest.approx(expected, abs=1e-5)
-    check_statistics(row, omega[::2])
 
 
 def test_dynamics(tmp_path):
@@ -167,7 +157,7 @@ def test_dynamics(tmp_path):
     assert row["4.png"] == pytest.approx(of_layer[4].item(), abs=1e-5) and len(row) == 3
 
     last = torch.cat([r.values for r in found[2].values()], 1)
-    distance = np.mean([r.distance for r in found[2].values()])
+    distance = (last - 1 / 3).abs().mean()
     index = pd.MultiIndex.from_arrays([range(6), [0, 1] * 3], names=["image", "class"])
     share = share_between_classes(pd.DataFrame(last.numpy(), index))
     deviation = last.std(0, correction=0).mean()
@@ -206,13 +196,10 @@ def test_maps():
 
 def test_names_are_shortened_by_what_all_share():
     assert plots.short(["net.stem.gn", "net.stages.0.conv.gn"]) == ["stem", "stages.0.conv"]
-    assert plots.short(["a.norm", "a.b.norm"]) == ["norm", "b.norm"]
-    assert plots.short(["a.b"]) == ["a.b"] and plots.short(["x", "y"]) == ["x", "y"]
-    assert plots.short(["0", "0.1"]) == ["0", "0.1"]
+    assert plots.short(["a.b"]) == ["a.b"] and plots.short(["0", "0.1"]) == ["0", "0.1"]
 
 
 def test_no_label_overlaps_another():
-    """In the pictures that name many layers or have many panels."""
     values = np.random.default_rng(0).random((19, 3, 3))
     table = pd.DataFrame(
         {"layer": f"layer{i // 10}.{i}.some_conv", "normalizer": n, "epoch": e, "value": v}
@@ -220,8 +207,7 @@ def test_no_label_overlaps_another():
         for n, of_one in zip(NORMALIZERS, of_layer, strict=True)
         for e, v in enumerate(of_one)
     )
-    table = table.assign(distance=table.value, **{"class": "a class"})
-    heat = table[table.epoch == 0]
+    heat = table[table.epoch == 0].assign(**{"class": "a class", "distance": 1})
     for figure in (
         plots.by_layer(table, "title", 1 / 3),
         plots.boxes(table, "normalizer", "title\nsubject"),
@@ -229,11 +215,12 @@ def test_no_label_overlaps_another():
         plots.dynamics(table, "epoch", "normalizer", "title\nsubject", {}),
     ):
         figure.draw_without_rendering()
-        heights = [ax.title.get_window_extent().y1 for ax in figure.axes if ax.get_title()]
+        titles = [ax.title.get_window_extent().y1 for ax in figure.axes if ax.get_title()]
         if figure._suptitle:
-            assert figure._suptitle.get_window_extent().y0 >= max(heights) - 1
+            assert figure._suptitle.get_window_extent().y0 >= max(titles) - 1
         for ax in figure.axes:
             ticks = [t for t in ax.get_xticklabels() if t.get_visible() and t.get_text()]
-            boxes = [tick.get_window_extent() for tick in ticks]
-            assert all(a.x1 <= b.x0 + 1 for a, b in pairwise(boxes))
+            assert all(
+                a.get_window_extent().x1 <= b.get_window_extent().x0 + 1 for a, b in pairwise(ticks)
+            )
         plots.pyplot.close(figure)

@@ -61,10 +61,8 @@ def test_ratios_are_those_of_the_checkpoint_for_each_image(folder, config, tmp_p
     words = ("--config-file", config, "--checkpoint", tmp_path / "epoch_3.pth")
     assert run("ratios", folder, *words, "--output", tmp_path / "out", "--match", "1") == 0
     printed = capsys.readouterr().out
-    assert f"6 images of {folder}, each: as it is" in printed
-    assert f"small, epoch_3.pth, 6 images of {folder.name}" in printed
-    summary = (tmp_path / "out" / "summary.txt").read_text()
-    assert summary.partition("\nat commit")[0] in printed
+    assert f"6 images of {folder}, each: as it is\nsmall, epoch_3.pth, 6 images" in printed
+    assert (tmp_path / "out" / "summary.txt").read_text().partition("\nat commit")[0] in printed
     found = pd.read_csv(tmp_path / "out" / "ratios_by_image.csv")
     assert found.image.tolist() == [f"{c}/{i}.png" for c in ("cat", "dog") for i in range(3)]
     model, pixels = network().eval(), analyze.open_images(folder)
@@ -74,13 +72,15 @@ def test_ratios_are_those_of_the_checkpoint_for_each_image(folder, config, tmp_p
 
 
 def test_dynamics_are_in_the_order_of_steps(folder, config, tmp_path):
-    for step in (10, 9):
-        write({"model": network(step).state_dict()}, tmp_path / f"epoch_{step}.pth")
+    files = [tmp_path / f"epoch_{step}.pth" for step in (10, 9)]
+    for seed, file in enumerate(files):
+        write({"model": network(seed).state_dict()}, file)
     words = ("--config-file", config, "--output", tmp_path / "out", "--classes", "dog")
-    files = (tmp_path / "epoch_10.pth", tmp_path / "epoch_9.pth")
     assert run("dynamics", folder, *words, "--limit", 2, "--checkpoint", *files) == 0
-    found = pd.read_csv(tmp_path / "out" / "dynamics_by_layer.csv")
-    assert found.epoch.unique().tolist() == [9, 10]
+    assert pd.read_csv(tmp_path / "out" / "dynamics_by_layer.csv").epoch.unique().tolist() == [
+        9,
+        10,
+    ]
     assert pd.read_csv(tmp_path / "out" / "dynamics_by_class.csv")["class"].unique() == ["dog"]
 
 
@@ -103,11 +103,9 @@ def test_a_config_of_mmpretrain(folder, root, tmp_path):
     "words, message",
     [
         ("omega FOLDER --checkpoint epoch_3.pth", "no ILM or AssocNorm layer, its norms are Exe"),
-        ("ratios FOLDER --checkpoint epoch_3.pth --match norm*", "fits none of the 2 norms"),
         ("ratios FOLDER --checkpoint other.pth", r"does not fit: 2 of .*, such as 0\.weight"),
         ("ratios FOLDER --checkpoint none.pth", "'none.pth' does not exist"),
-        ("ratios FOLDER --checkpoint epoch_3.pth --output images", "is not empty"),
-        ("dynamics FOLDER --checkpoint final.pth", "has no number in its name"),
+        ("ratios FOLDER --checkpoint epoch_3.pth --output FOLDER", "is not empty"),
         ("dynamics FOLDER --checkpoint a/epoch_1.pth b/epoch_1.pth", "have one step, 1"),
     ],
 )
@@ -115,10 +113,7 @@ def test_mistakes_are_told_in_one_line(
     words, message, folder, config, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    state = network().state_dict()
-    write({k: v for k, v in state.items() if not k.startswith("0.")}, "other.pth")
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "mine.txt").touch()
+    write({k: v for k, v in network().state_dict().items() if k[0] != "0"}, "other.pth")
     words = words.replace("FOLDER", str(folder)).split()
     out = [] if "--output" in words else ["--output", "out"]
     assert run(*words, "--config-file", config, *out) == 2

@@ -1,6 +1,7 @@
 """Parts of a run that both frameworks share: processes, the lock, the record, the config."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,3 +248,11 @@ def test_a_path_that_is_no_config(tmp_path, name):
     (tmp_path / "config.json").touch()
     with pytest.raises(UserError, match=r"no \.yaml or \.py file"):
         frameworks.open_config(str(tmp_path / name))
+
+
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path):
+    (tmp_path / "run").mkdir()
+    begin(tmp_path / "run", RunOptions("a.py"))
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(FileNotFoundError):
+        record.point(tmp_path / "run", 1, loss=1.0)

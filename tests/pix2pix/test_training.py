@@ -149,23 +149,23 @@ def test_a_test_scores_what_it_writes_and_the_mean_training_image(trained, datas
     for name, measure in metrics.measures().items():
         scores = [(measure(output, target), measure(mean, target)) for _, output, target in images]
         expected = np.mean(scores, 0)
-        assert [found[name], found[f"mean_image/{name}"]] == pytest.approx(expected, rel=1e-6)
+        assert [found[name], found[f"mean_image/{name}"]] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_run_resumes_after_its_last_whole_epoch(command, trained, tmp_path):
     shutil.copy(trained / "epoch_2.pth", tmp_path)
-    opts = ["train_cfg.max_epochs=3", "param_scheduler.begin=1", "param_scheduler.end=4"]
+    opts = ["train_cfg.max_epochs=3"]
     assert train.main(command("--resume", out=tmp_path, opts=opts)) == 0
-    rates = [e["generator.lr"] for e in entries(tmp_path) if "generator.lr" in e]
-    assert rates == pytest.approx(8 * [1e-4])
+    assert [e["step"] for e in entries(tmp_path) if "loss_G_L1" in e] == [*range(17, 25)]
 
 
 @pytest.mark.wide
 def test_several_processes_train_as_one_with_a_larger_batch(command, tmp_path):
     """In one step: further ones drive rounding apart, by an absolute value and rectifiers."""
-    plain = "{'type': 'SGD', 'lr': 0.01, '_delete_': True}"
     opts = ["train_cfg.max_epochs=1", "model.generator.dropout=0"]
-    opts += [f"optim_wrapper.{n}.optimizer={plain}" for n in ("generator", "discriminator")]
+    for name in ("generator", "discriminator"):
+        plain = {"_delete_": True, "type": "SGD", "lr": 0.01}
+        opts += [f"optim_wrapper.{name}.optimizer.{key}={value}" for key, value in plain.items()]
     opts += ["default_hooks.checkpoint.interval=1", "train_dataloader.dataset.images=[0,2]"]
     # The processes draw crops of their own.
     opts.append("train_dataloader.dataset.load_size=None")

@@ -1,0 +1,50 @@
+"""The demo: two models, their AP, and a picture of their predictions."""
+
+import hashlib
+import json
+import re
+
+import pytest
+
+pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+
+import numpy as np
+from PIL import Image
+
+from ilm_plugins.cli import demo
+
+CONFIGS = "configs/detectron2/shapes/mask_rcnn_R_18_FPN_"
+
+
+def table_of(printed):
+    """The demo's table, {norm: (box AP, mask AP, seconds)}."""
+    rows = printed.rsplit("box head norm", 1)[1].splitlines()[1:]
+    split = (re.split(r"\s+", row, maxsplit=4) for row in rows)
+    return {norm: tuple(map(float, figures)) for norm, *figures, _picture in split}
+
+
+@pytest.mark.wide
+def test_it_trains_evaluates_and_draws(root, datasets, tmp_path, capfd):
+    opts = ["SOLVER.MAX_ITER", "2", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
+    configs = [str(root / f"{CONFIGS}{norm}.yaml") for norm in ("gn", "ilmgn")]
+    folders = ["--output", str(tmp_path), "--record", str(tmp_path)]
+    assert demo.main([*configs, *folders, "--opts", *opts]) == 0
+    table = table_of(capfd.readouterr().out)
+    assert list(table) == ["GN", "ILMGN"]
+    record = json.loads((tmp_path / "demo.json").read_text())
+    for one in record["results"]:
+        expected = one["box AP"], one["mask AP"], one["seconds"]
+        assert table[one["norm"]] == pytest.approx(expected, abs=0.06)
+    drawn = tmp_path / "mask_rcnn_R_18_FPN_ilmgn" / "predictions.png"
+    assert (tmp_path / "demo.png").read_bytes() == drawn.read_bytes()
+    assert record["picture"] == hashlib.sha256(drawn.read_bytes()).hexdigest()
+    picture = np.asarray(Image.open(drawn))
+    # Of four images one row of three, each twice, at twice their size.
+    assert picture.shape == (128, 768, 3) and picture.std() > 20
+
+
+@pytest.mark.long
+def test_the_demo_learns(root, tmp_path, capfd):
+    assert demo.main([str(root / f"{CONFIGS}ilmgn.yaml"), "--output", str(tmp_path)]) == 0
+    box, mask, _seconds = table_of(capfd.readouterr().out)["ILMGN"]
+    assert box >= 60 and mask >= 50

@@ -1,0 +1,65 @@
+"""Trainings that are killed at random moments and while a checkpoint is written."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ilm_plugins.checkpoints import PARTIAL, read
+from runs import NO_TEST, detectron2_command, mmengine_command, write_mmengine_config
+
+TRAIN = "import sys; from ilm_plugins.cli import train; sys.exit(train.main(sys.argv[1:]))"
+
+
+def command_of(framework, datasets, out):
+    """The arguments of a training that saves after each iteration, and keeps one checkpoint."""
+    if framework == "detectron2":
+        opts = ["SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "1", *NO_TEST]
+        return detectron2_command("--resume", out=out, opts=opts)
+    config = write_mmengine_config(out.parent / "fcn.py", datasets)
+    hook = "default_hooks.checkpoint"
+    opts = ["train_cfg.max_iters=100000", f"{hook}.interval=1", f"{hook}.max_keep_ckpts=1"]
+    return mmengine_command(config, "--resume", out=out, opts=opts)
+
+
+def reached(framework, out):
+    """The iterations at the last checkpoint, which must be whole; None without one."""
+    if framework == "detectron2":
+        named = out / "last_checkpoint"
+        return read(out / named.read_text())["iteration"] + 1 if named.exists() else None
+    from ilm_plugins.frameworks.openmmlab.checkpoints import latest
+
+    return read(latest(out))["meta"]["iter"] if latest(out) else None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("framework", ["detectron2", "mmseg"])
+def test_no_kill_loses_the_last_checkpoint(datasets, tmp_path, framework):
+    pytest.importorskip(framework, reason=f"needs {framework}")
+    out, before, rng = tmp_path / "out", 0, random.Random(0)
+    words = [sys.executable, "-c", TRAIN, *command_of(framework, datasets, out)]
+    for attempt in range(6):
+        process = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL)
+        begun, end = time.time(), time.monotonic() + 180
+        while not any(started(path) > begun for path in out.glob(f"*.pth.*{PARTIAL}")):
+            assert process.poll() is None and time.monotonic() < end
+        time.sleep(rng.uniform(0, 3) if attempt % 2 else 0)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        now = reached(framework, out)
+        assert (now or 0) >= before and (now or attempt == 0)
+        before = now or 0
+    assert before > 3
+    assert len([*out.glob(f"*{PARTIAL}")]) <= 1, "those of earlier kills are removed"
+
+
+def started(path: Path) -> float:
+    try:
+        return path.stat().st_mtime if path.stat().st_size else 0
+    except FileNotFoundError:
+        return 0
