@@ -1,7 +1,5 @@
 """Tables, pictures and summaries of what layers do to images."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 
@@ -152,25 +150,3 @@ def test_maps():
 def test_names_are_shortened_by_what_all_share():
     assert plots.short(["net.stem.gn", "net.stages.0.conv.gn"]) == ["stem", "stages.0.conv"]
     assert plots.short(["a.b"]) == ["a.b"] and plots.short(["0", "0.1"]) == ["0", "0.1"]
-
-
-def test_no_label_overlaps_another():
-    table = pd.DataFrame(
-        {"layer": f"layer{i // 10}.{i}.some_conv", "normalizer": n, "epoch": e, "value": 0.1 * e}
-        for i in range(19)
-        for n in NORMALIZERS
-        for e in range(3)
-    )
-    heat = table[table.epoch == 0].assign(**{"class": "a class", "distance": 1})
-    for grid in (
-        plots.by_layer(table, "normalizer"),
-        plots.boxes(table, "normalizer"),
-        plots.heat_maps(heat, "normalizer"),
-        plots.dynamics(table, "epoch", "normalizer", {}),
-    ):
-        grid.figure.draw_without_rendering()
-        for ax in grid.figure.axes:
-            ticks = [t for t in ax.get_xticklabels() if t.get_visible() and t.get_text()]
-            extents = [tick.get_window_extent() for tick in ticks]
-            assert all(one.x1 <= other.x0 + 1 for one, other in pairwise(extents))
-        plots.pyplot.close(grid.figure)
