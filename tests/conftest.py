@@ -146,7 +146,11 @@ def unrendered(monkeypatch):
     """Draw figures, but save empty files: for tests that read tables and summaries alone."""
     from ilm_plugins.analysis import plots
 
-    monkeypatch.setattr(plots, "save", lambda fig, path: path.touch())
+    def save(fig, path):
+        plots.pyplot.close(fig)
+        path.touch()
+
+    monkeypatch.setattr(plots, "save", save)
 
 
 @pytest.fixture

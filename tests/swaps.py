@@ -56,11 +56,6 @@ def double(*shape):
     return torch.randn(shape, dtype=torch.float64)
 
 
-#: 32 roundings of the largest value in float32: an output of a norm goes through some ten, those of
-#: its statistics among them, on either side of a comparison.
-SINGLE = 32 * 2**-24
-
-
 def change(before, after):
     """The largest difference, relative to the largest value."""
     return ((after - before).abs().max() / before.abs().max()).item()

@@ -117,11 +117,16 @@ def _outline(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
 
 def _coverage(corners: np.ndarray, size: int) -> np.ndarray:
     """Return the share of each pixel that a polygon covers, (size, size) float in 0..1."""
-    image = Image.new("L", (_SUBPIXELS * size, _SUBPIXELS * size))
+    low = np.floor(corners.min(0)).astype(int)
+    width, height = (np.ceil(corners.max(0)).astype(int) - low).tolist()
+    image = Image.new("L", (_SUBPIXELS * width, _SUBPIXELS * height))
     # Pillow's coordinates are those of the pixels' centres.
-    points = [tuple(corner) for corner in _SUBPIXELS * corners - 0.5]
+    points = [tuple(corner) for corner in _SUBPIXELS * (corners - low) - 0.5]
     ImageDraw.Draw(image).polygon(points, fill=255)
-    return np.asarray(image.resize((size, size), Image.Resampling.BOX)) / 255
+    coverage = np.zeros((size, size))
+    drawn = np.asarray(image.resize((width, height), Image.Resampling.BOX)) / 255
+    coverage[low[1] : low[1] + height, low[0] : low[0] + width] = drawn
+    return coverage
 
 
 def write_shapes(

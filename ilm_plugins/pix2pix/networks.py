@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from ..frameworks.openmmlab.norms import TORCH_NORMS
 from ..layers import OptionError
-from ..layers.mixture import MixtureNorm
 
 #: At batch size 1 the appendix's batch norm is instance norm, with scale and shift.
 INSTANCE_NORM = {"type": "IN", "affine": True}
@@ -364,8 +363,5 @@ def _unwrap(network: nn.Module) -> nn.Module:
 
 def _call_with_fixed_parameters(network: nn.Module, *inputs: Tensor) -> Tensor:
     """Call a network so that gradients flow to its inputs but not to its parameters."""
-    # EN, SN and SSN treat themselves as frozen if their own parameters do not require gradients.
-    norms = (m for m in network.modules() if isinstance(m, MixtureNorm))
-    kept = {p for norm in norms for p in norm.parameters(recurse=False) if p.requires_grad}
-    aliases = {name: p.detach().requires_grad_(p in kept) for name, p in network.named_parameters()}
-    return functional_call(network, aliases, inputs)
+    fixed = {name: p.detach() for name, p in network.named_parameters()}
+    return functional_call(network, fixed, inputs)

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..layers import NORMS, OptionError
 from ..layers.options import check_choice, check_known
+from .norms import LAYERS
 
 #: Names to select, as one or several patterns in which * is any text; None selects all.
 Match = str | Sequence[str] | None
@@ -73,11 +74,8 @@ def check_match(match: Match, names: Iterable[str]) -> None:
 
 
 def source_norm(to: str, replacing: str | None) -> tuple[str, list[str]]:
-    """Return the plain norm that a layer replaces, and that norm's options which the layer keeps.
-
-    A class declares the plain norm as ``replaces``; its subclasses may compute something else.
-    """
-    plain = {key: vars(cls)["replaces"] for key, cls in NORMS.items() if "replaces" in vars(cls)}
+    """Return the plain norm that a layer replaces, and the norm's options that the layer keeps."""
+    plain = {key: layer.replaces for key, layer in NORMS.items() if layer in LAYERS}
     check_choice("convert", "to", to, plain)
     norm = replacing or plain[to]
     check_choice("convert", "replacing", norm, dict.fromkeys((plain[to], "BN")))

@@ -16,22 +16,11 @@ from ..layers.base import AdaptiveNorm
 from ..layers.levels import PerLevelNorm, restart_levels
 from ..layers.mixture import MixtureNorm
 from ..layers.options import automatic, check_choice
+from . import norms
 from .common import Match, Report, check_match, check_options, matches, source_norm
-from .norms import (
-    BASES,
-    PLAIN,
-    WITH_ACTIVATION,
-    class_of,
-    family,
-    is_own,
-    is_synchronized,
-    kind_of_module,
-    levels_of,
-    may_be_norm,
-    named_family,
-    path_of,
-)
-from .rules import INEXACT, OF_BN, NotConvertible, State, adapt, call_of, chosen_by
+from .rules import INEXACT, OF_BN, RULES, NotConvertible, State, adapt, call_of, chosen_by, refuse
+
+_PARAMETRIZED = "first call torch.nn.utils.parametrize.remove_parametrizations"
 
 
 def convert(
@@ -58,16 +47,15 @@ def convert(
 
     Args:
         model: any module; on the meta device, layers have no values.
-        to: a key of :data:`ilm_plugins.NORMS`: "ILMGN", "AssocNorm" and "AN" replace GroupNorm,
-            "ILMLN" GroupNorm of one group, "ILMIN" InstanceNorm, "EN" and "SN" BatchNorm, "SSN"
-            BatchNorm and SN.
+        to: a key of :data:`ilm_plugins.NORMS`; the class's ``replaces`` is the plain norm that it
+            replaces. "ILMLN" replaces GroupNorm of one group, "SSN" also SN.
         match: names of the norms to replace, with * for any characters, dots too; default: all.
         where: a function of name and module that returns whether to replace the norm. A norm must
             be chosen by all of ``match``, ``where`` and ``types`` that are given.
         types: exact classes to replace, instead of the plain norms of torch and the frameworks;
             each must compute the same as its base class.
-        replacing: "BN" to replace BatchNorm by ILMGN, ILMIN, ILMLN, AssocNorm or AN, with its
-            weight, bias and eps; groups and key groups are "auto" by default.
+        replacing: "BN" to replace BatchNorm also by layers that replace GroupNorm or InstanceNorm,
+            with its weight, bias and eps; groups and key groups are "auto" by default.
         options: of the layer, such as ``key_group_size=8``.
 
     Returns:
@@ -80,19 +68,18 @@ def convert(
             ``match`` fits no norm of a model that has norms.
     """
     plain, of_norm = source_norm(to, replacing)
+    types = None if types is None else frozenset(types)
     check_options(to, options, of_norm)
+    bases = *norms.BASES.values(), AdaptiveNorm
     for cls in types or ():
-        if not issubclass(cls, (*BASES.values(), AdaptiveNorm)) and named_family(cls) is None:
-            raise OptionError(
-                f"types={cls.__name__}, which derives from none of torch's norms; first replace "
-                "its modules by one of them"
-            )
+        if not issubclass(cls, bases) and norms.named_family(cls) is None:
+            raise OptionError(f"types={cls.__name__}, which derives from none of torch's norms")
 
     def build(old: nn.Module, like: dict) -> nn.Module:
-        _check_replaceable(old, to, plain, None if types is None else frozenset(types))
+        _check_replaceable(old, to, plain, of_norm, types)
         return _layer_for(old, like, NORMS[to], of_norm, replacing, options)
 
-    return _replace(model, match, where, may_be_norm, build)
+    return _replace(model, match, where, norms.may_be_norm, build)
 
 
 def revert(
@@ -137,16 +124,16 @@ def _replace(
             continue
         try:
             like = _factory_options(model, own_names[0])
-            levels = [build(level, like) for level in levels_of(old) or [old]]
+            levels = [build(level, like) for level in norms.levels_of(old) or [old]]
             _check_untied(old, owners)
         except (NotConvertible, OptionError) as error:
             report.left |= dict.fromkeys(own_names, str(error))
             continue
-        new = _join_levels(levels) if levels_of(old) else levels[0]
+        new = _join_levels(levels) if norms.levels_of(old) else levels[0]
         for name in own_names:
-            report.converted[name] = f"{class_of(old)} -> {class_of(_layer_in(new))}"
+            report.converted[name] = f"{norms.class_of(old)} -> {norms.class_of(_layer_in(new))}"
             model = _set(model, name, new)
-        for words in _changes((levels_of(old) or [old])[0], _layer_in(levels[0])):
+        for words in _changes((norms.levels_of(old) or [old])[0], _layer_in(levels[0])):
             report.note(words, own_names[0])
     if any(isinstance(module, PerLevelNorm) for module in model.modules()):
         _restart_levels_in_heads(model)
@@ -156,9 +143,9 @@ def _replace(
 def _find(model: nn.Module, among: Callable[[nn.Module], bool]) -> dict[nn.Module, list[str]]:
     """Return norms and their names; norms of the levels of a pyramid are found as one."""
     names = defaultdict(list)
-    within = {level for m in model.modules() if levels_of(m) for level in m.children()}
+    within = {level for m in model.modules() if norms.levels_of(m) for level in m.children()}
     for name, module in model.named_modules(remove_duplicate=False):
-        if module not in within and among((levels_of(module) or [module])[0]):
+        if module not in within and among((norms.levels_of(module) or [module])[0]):
             names[module].append(name)
     return names
 
@@ -183,9 +170,8 @@ def _layer_in(new: nn.Module) -> nn.Module:
 def _check_untied(old: nn.Module, owners: Counter) -> None:
     """Raise NotConvertible if a parameter of a norm also belongs to a module outside it."""
     own = Counter(p for module in old.modules() for p in module.parameters(recurse=False))
-    for name, parameter in old.named_parameters():
-        if owners[parameter] > own[parameter]:
-            raise NotConvertible(f"its {name} is also that of another module")
+    for name, p in old.named_parameters():
+        refuse(owners[p] > own[p], f"its {name} is also that of another module")
 
 
 def _join_levels(levels: list[nn.Module]) -> nn.Module:
@@ -221,10 +207,10 @@ def _factory_options(model: nn.Module, name: str) -> dict:
 def _changes(old: nn.Module, new: nn.Module) -> Iterator[str | None]:
     """Yield remarks on what differs after a replacement; None is no remark."""
     is_bn, mixes = isinstance(new, _BatchNorm), isinstance(new, MixtureNorm)
-    yield INEXACT.get((kind_of_module(old), kind_of_module(new)))
+    yield INEXACT.get((norms.kind_of_module(old), norms.kind_of_module(new)))
     if is_bn and old.frozen:
         yield "no longer frozen: in training the batch's statistics are used, and running ones move"
-    if (is_bn or mixes) and is_synchronized(old) and not is_synchronized(new):
+    if (is_bn or mixes) and norms.is_synchronized(old) and not norms.is_synchronized(new):
         yield "the batch's statistics were those of all processes, and are each process's own"
     if mixes and getattr(old, "momentum", 0) is None:
         yield "running statistics were an average of all batches, and have momentum 0.1"
@@ -256,14 +242,14 @@ def _layer_for(
     channels = found[0] or found[1] or len(old.running_mean)
     new = layer(channels, **{**kept, **options}, **like)
     for name in of_sn:
-        if (given := getattr(new, name)) != kept[name]:
-            raise NotConvertible(f"{name}={given!r}, where the SwitchNorm has {kept[name]!r}")
+        given, own = getattr(new, name), getattr(old, name)
+        refuse(given != own, f"{name}={given!r}, where the SwitchNorm has {own!r}")
     state = {**old._parameters, **old._buffers}
     state = {name: tensor for name, tensor in state.items() if tensor is not None}
     if "running_mean" not in state:
         state = {"weight": new.weight, "bias": new.bias, **state}
     _take_tensors(old, new, state)
-    if path_of(type(old)) not in WITH_ACTIVATION:
+    if norms.path_of(type(old)) not in norms.WITH_ACTIVATION:
         return new
     after = [getattr(old, name, None) for name in ("drop", "act")]
     after = [module for module in after if not isinstance(module, nn.Identity | None)]
@@ -271,58 +257,50 @@ def _layer_for(
 
 
 def _check_replaceable(
-    module: nn.Module, to: str, plain: str, types: frozenset[type] | None
+    module: nn.Module,
+    to: str,
+    plain: str,
+    of_norm: Iterable[str],
+    types: frozenset[type] | None,
 ) -> None:
-    """Raise NotConvertible unless a module computes exactly ``plain``; SSN also replaces SN."""
-    cls, of_module = type(module), family(module)
-    base = BASES[plain].__name__.lstrip("_")
-    if to == "SSN" and cls is SwitchNorm and (types is None or cls in types):
+    """Raise NotConvertible unless a module is exactly ``plain``, or a layer with a rule."""
+    cls, of_module = type(module), norms.family(module)
+    base = norms.BASES[plain].__name__.lstrip("_")
+    of_layer = norms.LAYERS.get(cls), norms.LAYERS[NORMS[to]]
+    if of_layer in RULES and (types is None or cls in types):
         return
-    if isinstance(module, AdaptiveNorm):
-        raise NotConvertible(f"is {cls.__name__}, already a layer of this package")
-    if of_module != plain:
-        on_request = f"; {OF_BN}" if of_module == "BN" else ""
-        raise NotConvertible(f"{cls.__name__}, but {to} replaces {base}{on_request}")
-    _check_not_parametrized(module)
-    if types is not None and cls not in types:
-        raise NotConvertible(f"{cls.__name__}, which is not among types")
+    name, on_request = cls.__name__, f"; {OF_BN}" if of_module == "BN" else ""
     lost = [n for n, child in module.named_children() if not isinstance(child, nn.Identity)]
-    if lost and path_of(cls) not in WITH_ACTIVATION:
-        raise NotConvertible(
-            f"{cls.__name__} runs modules of its own, {', '.join(lost)}, that {to} would lack; "
-            "first put a plain norm and these modules into a Sequential"
-        )
-    if types is None and cls not in PLAIN and named_family(cls) is None:
-        raise NotConvertible(
-            f"{cls.__name__} derives from {base} and may compute something else; if it does not, "
-            "name it in types"
-        )
-    has_statistics = getattr(module, "running_mean", None) is not None
-    if plain == "IN" and has_statistics:
-        raise NotConvertible(
-            "with track_running_stats, evaluation does not use the instance's statistics"
-        )
-    if plain == "BN" and not has_statistics and issubclass(NORMS[to], MixtureNorm):
-        raise NotConvertible("without running statistics, evaluation uses the batch's")
-    if to == "ILMLN" and plain == "GN" and module.num_groups != 1:
-        raise NotConvertible(f"{module.num_groups} groups, where ILMLN has one; ILMGN keeps them")
-
-
-def _check_not_parametrized(module: nn.Module) -> None:
-    if parametrize.is_parametrized(module):
-        raise NotConvertible(
-            f"{type(module).__name__}; first call "
-            "torch.nn.utils.parametrize.remove_parametrizations"
-        )
+    known = types or cls in norms.PLAIN or norms.named_family(cls)
+    refuse(isinstance(module, AdaptiveNorm), f"is {name}, already a layer of this package")
+    refuse(of_module != plain, f"{name}, but {to} replaces {base}{on_request}")
+    refuse(parametrize.is_parametrized(module), f"{name}; {_PARAMETRIZED}")
+    refuse(types is not None and cls not in types, f"{name}, which is not among types")
+    refuse(
+        lost and norms.path_of(cls) not in norms.WITH_ACTIVATION,
+        f"{name} runs modules of its own, {', '.join(lost)}, that {to} would lack; first put a "
+        "plain norm and these modules into a Sequential",
+    )
+    refuse(
+        not known,
+        f"{name} derives from {base} and may compute something else; if it does not, name it in "
+        "types",
+    )
+    tracks = getattr(module, "running_mean", None) is not None
+    words = "with track_running_stats, evaluation does not use the instance's statistics"
+    refuse(plain == "IN" and tracks, words)
+    uses_tracked = plain == "BN" and issubclass(NORMS[to], MixtureNorm)
+    refuse(uses_tracked and not tracks, "without running statistics, evaluation uses the batch's")
+    groups = 1 if plain != "GN" or "num_groups" in of_norm else module.num_groups
+    refuse(groups != 1, f"{groups} groups, where {to} has one; ILMGN keeps them")
 
 
 def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
     """Return the plain norm that a layer computes, with the layer's tensors and mode."""
-    _check_not_parametrized(old)
-    if not is_own(old):
-        raise NotConvertible(f"{type(old).__name__} may compute something else than its base")
-    if isinstance(old, AutoencoderNorm) and not old.has_papers_form:
-        raise NotConvertible(f"{call_of(old)} cannot compute a plain norm")
+    name, is_ilm = type(old).__name__, isinstance(old, AutoencoderNorm)
+    refuse(parametrize.is_parametrized(old), f"{name}; {_PARAMETRIZED}")
+    refuse(type(old) not in norms.LAYERS, f"{name} may compute something else than its base")
+    refuse(is_ilm and not old.has_papers_form, f"{call_of(old)} cannot compute a plain norm")
     state, c = dict(old.state_dict(keep_vars=True)), old.num_channels
     chosen = chosen_by(state, getattr(old, "normalizers", ()))
     if isinstance(old, ILMInstanceNorm) or chosen == "IN":
@@ -348,7 +326,7 @@ def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:
     """
     trained = {name: p.requires_grad for name, p in old.named_parameters()}
     frozen = not trained and "weight" in old._buffers  # as in FrozenBatchNorm2d
-    tensors = adapt(state, kind_of_module(old), new)
+    tensors = adapt(state, norms.kind_of_module(old), new)
     new.requires_grad_(any(trained.values()) if trained else not frozen)
     new.load_state_dict(tensors, assign=True)
     if frozen or getattr(old, "frozen", False):

@@ -7,8 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..layers import NORMS, AttentiveNorm, ExemplarNorm, SparseSwitchNorm, SwitchNorm
-from ..layers.autoencoder import AutoencoderNorm
+from .. import layers
 from ..layers.base import AdaptiveNorm
 from ..layers.levels import PerLevelNorm
 
@@ -37,13 +36,15 @@ WITH_FROZEN_BN = {"detectron2", "torchvision", "transformers"}
 #: detectron2's BatchNorm with one weight and bias for all levels of a pyramid, in RetinaNet's head.
 CYCLE = "detectron2.layers.batch_norm.CycleBatchNormList"
 
-#: Layers -> the name of their tensors' layout, a key of :data:`.rules.LAYOUTS`.
+#: Layer -> the layout of its tensors, a key of :data:`.rules.LAYOUTS`. A subclass may compute
+#: something else.
 LAYERS = {
-    AutoencoderNorm: "ILM",
-    ExemplarNorm: "EN",
-    SparseSwitchNorm: "SSN",
-    SwitchNorm: "SN",
-    AttentiveNorm: "AN",
+    **dict.fromkeys((layers.ILMGroupNorm, layers.ILMInstanceNorm, layers.ILMLayerNorm), "ILM"),
+    layers.AssocNorm: "ILM",
+    layers.ExemplarNorm: "EN",
+    layers.SwitchNorm: "SN",
+    layers.SparseSwitchNorm: "SSN",
+    layers.AttentiveNorm: "AN",
 }
 
 
@@ -67,7 +68,7 @@ def family(module: nn.Module) -> str | None:
 
 def is_norm(module: nn.Module) -> bool:
     """Return whether a module is, or derives from, a plain norm or a layer of NORMS."""
-    return isinstance(module, tuple(NORMS.values())) or family(module) is not None
+    return isinstance(module, tuple(layers.NORMS.values())) or family(module) is not None
 
 
 def may_be_norm(module: nn.Module) -> bool:
@@ -75,23 +76,17 @@ def may_be_norm(module: nn.Module) -> bool:
     if is_norm(module):
         return True
     named_so = re.search(r"Norm(2d)?$", type(module).__name__)
-    return bool(named_so) and not any(map(may_be_norm, module.children()))
-
-
-def is_own(module: nn.Module) -> bool:
-    """Return whether a module is exactly a layer of this package, and of no class of a user's."""
-    return "replaces" in vars(type(module))
+    return bool(named_so) and not any(map(may_be_norm, list(module.modules())[1:]))
 
 
 def kind_of_class(cls: type) -> str:
     """Return the layout of a layer's tensors, a value of LAYERS; the class's name for others."""
-    kinds = (kind for base, kind in LAYERS.items() if issubclass(cls, base))
-    return next(kinds, cls.__name__) if "replaces" in vars(cls) else cls.__name__
+    return LAYERS.get(cls, cls.__name__)
 
 
 def kind_of_module(module: nn.Module) -> str:
-    """Return the kind of a norm's class, also of a plain norm, as :func:`kind_of_class` does."""
-    plain = None if isinstance(module, (AdaptiveNorm, *NORMS.values())) else family(module)
+    """Return the kind of a norm's tensors; the name of its class for other norms."""
+    plain = None if isinstance(module, (AdaptiveNorm, *layers.NORMS.values())) else family(module)
     kinds = {"GN": "GN or IN", "IN": "GN or IN", "LN": "GN or IN", "BN": "BN"}
     return kinds.get(plain) or kind_of_class(type(module))
 

@@ -19,6 +19,12 @@ class NotConvertible(Exception):
     """A layer cannot be converted and stays as it is; the message has the reason."""
 
 
+def refuse(wrong: object, reason: str) -> None:
+    """Raise NotConvertible if something is wrong."""
+    if wrong:
+        raise NotConvertible(reason)
+
+
 _AFFINE = {"weight", "bias"}
 _RUNNING = {"running_mean", "running_var"}
 _DECODERS = ("decode_mean.weight", "decode_var.weight")
@@ -71,20 +77,16 @@ def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor
 
     Raise NotConvertible without a rule, for another function (but see INEXACT) or another shape.
     """
-    rule = RULES.get((kind, kind_of_module(layer)))
-    if rule is None:
-        raise NotConvertible(f"{kind} does not become {type(layer).__name__}")
+    rule, name = RULES.get((kind, kind_of_module(layer))), type(layer).__name__
+    refuse(rule is None, f"{kind} does not become {name}")
     new, wanted = rule(source, layer), layer.state_dict()
-    for name in _AFFINE & new.keys() - wanted.keys():
-        if new[name].is_meta or (new[name] != (name == "weight")).any():
-            raise NotConvertible(f"it has a {name}, which {type(layer).__name__} lacks")
-    new = {name: new[name] for name in wanted}
-    for name, tensor in new.items():
-        if tensor.shape != wanted[name].shape:
-            raise NotConvertible(
-                f"{name} has {shape_of(tensor)}, {shape_of(wanted[name])} in the layer"
-            )
-    return new
+    for key in _AFFINE & new.keys() - wanted.keys():
+        is_used = new[key].is_meta or (new[key] != (key == "weight")).any()
+        refuse(is_used, f"it has a {key}, which {name} lacks")
+    for key, own in wanted.items():
+        found, in_layer = (f"shape {tuple(tensor.shape)}" for tensor in (new[key], own))
+        refuse(found != in_layer, f"{key} has {found}, {in_layer} in the layer")
+    return {key: new[key] for key in wanted}
 
 
 # A rule takes a norm's tensors and the new layer, which it does not change, and returns the layer's
@@ -92,8 +94,7 @@ def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor
 
 
 def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
-    if not layer.has_papers_form:
-        raise NotConvertible(f"{call_of(layer)} cannot compute a plain norm")
+    refuse(not layer.has_papers_form, f"{call_of(layer)} cannot compute a plain norm")
     state = _detached(layer)
     zeros = {name: torch.zeros_like(state[name]) for name in _DECODERS}
     return {**state, **zeros, "omega_offset": torch.full_like(state["omega_offset"], 0.5), **source}
@@ -101,8 +102,8 @@ def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
 
 def _ilm_to_gn(source: State, layer: nn.Module) -> State:
     _check_values(source)
-    if any(source[name].any() for name in _DECODERS) or source["omega_offset"] != 0.5:
-        raise NotConvertible("its scale and shift depend on the input: the decoders are not zero")
+    depends = any(source[name].any() for name in _DECODERS) or source["omega_offset"] != 0.5
+    refuse(depends, "its scale and shift depend on the input: the decoders are not zero")
     return source
 
 
@@ -116,10 +117,8 @@ def _gn_to_an(source: State, layer: AttentiveNorm) -> State:
 
 def _an_to_gn(source: State, layer: nn.Module) -> State:
     _check_values(source)
-    if source["attention.weight"].any():
-        raise NotConvertible(
-            "its scale and shift depend on the input: the attention's weight is not zero"
-        )
+    words = "its scale and shift depend on the input: the attention's weight is not zero"
+    refuse(source["attention.weight"].any(), words)
     attentions = nn.functional.hardsigmoid(source["attention.bias"].double())
     scale, shift = (attentions @ source[name].double() for name in _PAIRS)
     weight, bias = source["weight"] * scale, source["bias"] * scale + shift
@@ -128,10 +127,8 @@ def _an_to_gn(source: State, layer: nn.Module) -> State:
 
 def _released_to_an(source: State, layer: AttentiveNorm) -> State:
     k, channels = source["weight_"].shape
-    if k != layer.num_affine:
-        raise NotConvertible(
-            f"{k} affine pairs, {layer.num_affine} in the layer; set num_affine={k}"
-        )
+    words = f"{k} affine pairs, {layer.num_affine} in the layer; set num_affine={k}"
+    refuse(k != layer.num_affine, words)
     maps, map_bias = (source[name] for name in _RELEASED_ATTENTION)
     pairs = dict(zip(_PAIRS, (source["weight_"], source["bias_"]), strict=True))
     attention = dict(zip(_ATTENTION, (maps.reshape(k, channels), map_bias), strict=True))
@@ -144,19 +141,14 @@ def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
 
     A shorter embedding is padded with components that the decoders ignore.
     """
-    if layer.mean_drives != "beta" or not layer.has_papers_form:
-        raise NotConvertible(f"a released ILM layer does not become {call_of(layer)}")
+    fits = layer.mean_drives == "beta" and layer.has_papers_form
+    refuse(not fits, f"a released ILM layer does not become {call_of(layer)}")
     encode, channels = source["fc_embed.0.weight"], source["weight_bias"].numel()
     hidden, keys = encode.shape
-    if keys != layer.num_key_groups:
-        raise NotConvertible(
-            f"{keys} key groups, {layer.num_key_groups} in the layer; "
-            f"set key_group_size={channels // keys}"
-        )
-    if hidden > layer.hidden:
-        raise NotConvertible(
-            f"an embedding of {hidden}, {layer.hidden} in the layer; set hidden={hidden}"
-        )
+    own, size = layer.num_key_groups, channels // keys
+    refuse(keys != own, f"{keys} key groups, {own} in the layer; set key_group_size={size}")
+    words = f"an embedding of {hidden}, {layer.hidden} in the layer; set hidden={hidden}"
+    refuse(hidden > layer.hidden, words)
     state = _detached(layer)
     state["weight"], state["bias"] = source["weight_bias"].flatten(), source["bias_bias"].flatten()
     state["encode.weight"] = torch.cat((encode, state["encode.weight"][hidden:].to(encode)))
@@ -168,10 +160,10 @@ def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
 
 def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
     """Ratios of 1/K; BN's row of the weight is K times BN's weight, the other rows are zero."""
-    if "BN" not in layer.normalizers or layer.shared_affine:
-        raise NotConvertible(
-            f"{call_of(layer)} cannot compute BN; add BN to normalizers, set shared_affine=False"
-        )
+    refuse(
+        "BN" not in layer.normalizers or layer.shared_affine,
+        f"{call_of(layer)} cannot compute BN; add BN to normalizers, set shared_affine=False",
+    )
     k, row = len(layer.normalizers), layer.normalizers.index("BN")
     state = {**_detached(layer), **source}
     for name, value in _affine_of_bn(source).items():
@@ -185,10 +177,11 @@ def _en_to_bn(source: State, layer: nn.Module) -> State:
     """BN's row must be the last: its K-th part is the weight, the sum of all rows the bias."""
     _check_values(source)
     weight, bias = source["weight"], source["bias"]
-    if "running_mean" not in source or weight.dim() != 2:
-        raise NotConvertible("EN without BN, or with a shared weight and bias, cannot compute BN")
-    if source["ratio.weight"].any() or source["ratio.bias"].any() or weight[:-1].any():
-        raise NotConvertible("its ratios depend on the input, or it uses more than BN")
+    words = "EN without BN, or with a shared weight and bias, cannot compute BN"
+    refuse("running_mean" not in source or weight.dim() != 2, words)
+    others = source["ratio.weight"], source["ratio.bias"], weight[:-1]
+    words = "its ratios depend on the input, or it uses more than BN"
+    refuse(any(tensor.any() for tensor in others), words)
     own = {"weight": weight[-1] / len(weight), "bias": bias.sum(0)}
     return {**_detached(layer), **source, **own}
 
@@ -201,8 +194,8 @@ def _released_to_sn(source: State, layer: SwitchNorm) -> State:
     k = source["mean_weight"].numel()
     without_in = k == 2 and "running_mean" in source  # SwitchNorm1d
     normalizers = ("LN", "BN") if without_in else ("IN", "LN", "BN")[:k]
-    if layer.normalizers != normalizers:
-        raise NotConvertible(f"{k} ratios, for {normalizers}; set normalizers={normalizers}")
+    words = f"{k} ratios, for {normalizers}; set normalizers={normalizers}"
+    refuse(layer.normalizers != normalizers, words)
     return {name: tensor.flatten() for name, tensor in source.items()}
 
 
@@ -210,8 +203,8 @@ def _sn_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
     """SN's ratios as logits, at radius 0: ratios are their own projection onto the simplex."""
     state = {**_detached(layer), **source}
     for name in ("mean_weight", "var_weight"):
-        if not source[name].is_meta and not source[name].isfinite().all():
-            raise NotConvertible(f"{name} has NaN or infinite logits, which give no ratios")
+        is_wrong = not source[name].is_meta and not source[name].isfinite().all()
+        refuse(is_wrong, f"{name} has NaN or infinite logits, which give no ratios")
         state[name] = source[name].softmax(0)
     zeros = ("radius", "mean_fixed", "var_fixed")
     return {**state, **{name: torch.zeros_like(state[name]) for name in zeros}}
@@ -231,10 +224,9 @@ def _released_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
 def _ssn_to_plain(source: State, layer: nn.Module) -> State:
     """The layer must be the plain norm that the SSN's fixed ratios choose."""
     _check_values(source)
-    if not source["mean_fixed"].any() or not torch.equal(source["mean_fixed"], source["var_fixed"]):
-        raise NotConvertible(
-            "its ratios are not fixed on one normalizer for both means and variances"
-        )
+    fixed, words = source["mean_fixed"], "its ratios are not fixed on one normalizer for both"
+    is_one = fixed.any() and torch.equal(fixed, source["var_fixed"])
+    refuse(not is_one, f"{words} means and variances")
     return {**_detached(layer), **source}
 
 
@@ -263,8 +255,8 @@ def _detached(layer: nn.Module) -> dict[str, Tensor]:
 
 
 def _check_values(state: State) -> None:
-    if any(tensor.is_meta for tensor in state.values()):
-        raise NotConvertible("its tensors are on the meta device, without values to check")
+    on_meta = any(tensor.is_meta for tensor in state.values())
+    refuse(on_meta, "its tensors are on the meta device, without values to check")
 
 
 #: (old kind, new kind) -> rule.
@@ -310,7 +302,3 @@ INEXACT = {
     ("released SN", "SSN"): _UNBIASED,
     ("released SSN", "SSN"): _UNBIASED,
 }
-
-
-def shape_of(tensor: Tensor) -> str:
-    return f"shape {tuple(tensor.shape)}"

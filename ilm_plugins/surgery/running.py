@@ -1,4 +1,4 @@
-"""Measure the running statistics of EN, SN and SSN again."""
+"""Measure the running statistics of the mixtures (EN, SN, SSN) again."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,11 +16,11 @@ from .common import Report, evaluating
 def recalibrate(
     model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None
 ) -> Report:
-    """Set the running statistics of EN, SN and SSN to those of some batches, in place.
+    """Set the running statistics of the mixtures (EN, SN, SSN) to those of some batches, in place.
 
-    As by "precise BN" for BatchNorm, they become the average of the batches' means and unbiased
-    variances, under weights that stay. EN, SN and SSN normalize by the batch's statistics
-    meanwhile, as in training, so batches should be as large as in training; all other modules are
+    As by "precise BN" for BatchNorm, the statistics become the average of the batches' means and
+    unbiased variances, under weights that stay. Meanwhile the mixtures normalize by the batch's
+    statistics, as in training, so batches should be as large as in training; all other modules are
     in evaluation mode. A layer that is called several times for a batch averages over all calls.
     Modes and momentum are restored. If layers have ``sync``, every process must pass the same
     number of batches.
@@ -44,7 +44,7 @@ def recalibrate(
         if isinstance(layer, MixtureNorm) and "BN" in layer.normalizers
     }
     if not layers:
-        raise OptionError("recalibrate: the model has no EN, SN or SSN with running statistics")
+        raise OptionError("recalibrate: the model has no layer that mixes BN")
     momenta = {layer: layer.momentum for layer in layers}
     calls: Counter[MixtureNorm] = Counter()
 

@@ -13,8 +13,8 @@ from ..layers.mixture import MixtureNorm
 from ..layers.options import automatic
 from . import rules
 from .common import Match, Report, check_match, check_options, matches, source_norm
-from .norms import is_norm, kind_of_class, kind_of_module
-from .rules import NotConvertible, State, chosen_by, kind_of
+from .norms import LAYERS, is_norm, kind_of_module
+from .rules import NotConvertible, State, chosen_by, kind_of, refuse
 
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
@@ -55,7 +55,7 @@ def convert_state(
     """
     plain, of_norm = source_norm(to, replacing)
     check_options(to, options)
-    layer, target = NORMS[to], kind_of_class(NORMS[to])
+    layer, target = NORMS[to], LAYERS[NORMS[to]]
     plain = "BN" if plain == "BN" else "GN or IN"
     defaults = {"num_groups": 1} if "num_groups" in of_norm else {}
     if replacing == "BN" and not issubclass(layer, MixtureNorm):
@@ -63,23 +63,14 @@ def convert_state(
 
     def build(tensors: State) -> nn.Module:
         kind = kind_of(tensors)
-        if kind == target:
-            raise NotConvertible(f"is {kind}, already a layer of this package")
-        if (kind, target) not in rules.RULES:
-            raise NotConvertible(f"{kind} does not become {layer.__name__}")
-        if kind in ("BN", "GN or IN") and kind != plain:
-            raise NotConvertible(
-                f"BatchNorm; {rules.OF_BN}"
-                if kind == "BN"
-                else f"{kind}, but BatchNorm is replaced"
-            )
-        if kind == "GN or IN" and match is None:
-            raise NotConvertible(
-                "a weight and a bias alone do not tell the norm; to convert it, match it"
-            )
+        refuse(kind == target, f"is {kind}, already a layer of this package")
+        refuse((kind, target) not in rules.RULES, f"{kind} does not become {layer.__name__}")
+        refuse(kind == "BN" and kind != plain, f"BatchNorm; {rules.OF_BN}")
+        refuse(kind == "GN or IN" and kind != plain, f"{kind}, but BatchNorm is replaced")
+        words = "a weight and a bias alone do not tell the norm; to convert it, match it"
+        refuse(kind == "GN or IN" and match is None, words)
         dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
-        if dtype is None:
-            raise NotConvertible("it has no tensor of floats")
+        refuse(dtype is None, "it has no tensor of floats")
         own = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
         return layer(_channels(tensors), **defaults | own | options, dtype=dtype)
 
@@ -161,9 +152,8 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         if key not in wanted:
             report.left[str(key)] = "the model has nothing of this name"
         elif isinstance(tensor, Tensor) and tensor.shape != wanted[key].shape:
-            report.left[key] = (
-                f"{rules.shape_of(tensor)}, where the model has {rules.shape_of(wanted[key])}"
-            )
+            found, in_model = tuple(tensor.shape), tuple(wanted[key].shape)
+            report.left[key] = f"shape {found}, where the model has shape {in_model}"
     report.missing = [key for key in find_absent(state, model) if key not in state]
     return state, report
 

@@ -10,20 +10,14 @@ from swaps import BOTH, GN4, change, double, randomized, small
 
 
 @pytest.mark.parametrize(
-    "choice",
-    [
-        {"match": "stem.*"},
-        {"match": ["stem.?", "neck.*"]},
-        {"where": lambda name, module: name.startswith("stem") and module.num_channels == 16},
-    ],
+    "choice", [{"match": ["stem.?", "neck.*"]}, {"where": lambda n, _: n < "t"}]
 )
 def test_norms_are_chosen_by_name_or_predicate(choice):
-    model, report = surgery.convert(small(), "ILMGN", **choice)
-    assert report.converted == {"stem.1": "GroupNorm -> ILMGroupNorm"} and not report.left
-    assert type(model.head[1]) is nn.GroupNorm
-    model, _ = surgery.convert(model, "ILMGN")
-    _, report = surgery.revert(model, **choice)
-    assert report.converted.keys() == {"stem.1"}
+    model = nn.ModuleDict({"stem": nn.ModuleList([nn.ReLU(), GN4(32)]), "tail": GN4(32)})
+    for operate, kept in ((surgery.convert, nn.GroupNorm), (surgery.revert, ILMGroupNorm)):
+        model, report = operate(model, *["ILMGN"] * (kept is nn.GroupNorm), **choice)
+        assert [*report.converted] == ["stem.1"] and type(model["tail"]) is kept
+        model, _ = surgery.convert(model, "ILMGN")
 
 
 class Adaptive(nn.BatchNorm2d):
@@ -76,10 +70,10 @@ def test_what_cannot_be_swapped_is_left_with_the_reason(module, to, words):
 
 def test_what_is_named_like_a_norm_is_listed():
     rms, pre = (type(name, (nn.Sequential,), {}) for name in ("RMSNorm", "PreNorm"))
-    model = nn.Sequential(rms(), pre(rms(), nn.BatchNorm2d(32)))
+    model = nn.Sequential(rms(), pre(nn.Sequential(rms(), nn.BatchNorm2d(32))))
     _, report = surgery.convert(model, "EN")
-    assert report.left == dict.fromkeys(["0", "1.0"], "RMSNorm, but EN replaces BatchNorm")
-    assert report.converted.keys() == {"1.1"}
+    assert report.left == dict.fromkeys(["0", "1.0.0"], "RMSNorm, but EN replaces BatchNorm")
+    assert report.converted.keys() == {"1.0.1"}
 
 
 def test_options_reach_the_layers():
@@ -111,13 +105,10 @@ def test_mistakes(options, words, monkeypatch):
 
 
 def test_the_report_lists_names_by_what_became_of_them():
-    model = small()
-    model.extra = nn.BatchNorm2d(8)
-    _, report = surgery.convert(model, "ILMGN")
-    *lines, left, extra = str(report).splitlines()
-    assert lines == ["converted, GroupNorm -> ILMGroupNorm (2):", "    stem.1", "    head.1"]
-    assert left.startswith("left, BatchNorm2d, but") and left.endswith(" (1):")
-    assert extra == "    extra"
+    model = nn.ModuleDict({"a": GN4(32), "b": GN4(32), "c": nn.BatchNorm2d(8)})
+    *lines, left, name = str(surgery.convert(model, "ILMGN")[1]).splitlines()
+    assert lines == ["converted, GroupNorm -> ILMGroupNorm (2):", "    a", "    b"]
+    assert left.startswith("left, BatchNorm2d, but") and left.endswith(" (1):") and name == "    c"
 
 
 # ---- what modules share
@@ -143,18 +134,18 @@ def test_norms_with_a_common_parameter_are_left(make, to):
 # ---- norms of frameworks, known by name
 
 
-def frozen_bn_of_transformers(channels):
-    """A module as transformers' DETR has, whose forward has its eps of 1e-5."""
+class DetrFrozenBatchNorm2d(nn.Module):
+    """As in transformers, whose forward has its eps of 1e-5."""
+
+    __module__ = "transformers.models.detr.modeling_detr"
+
+    def __init__(self, channels):
+        super().__init__()
+        for name in ("running_mean", "running_var", "weight", "bias"):
+            self.register_buffer(name, torch.ones(channels))
 
     def forward(self, x):
-        weight, bias, mean, var = (b.view(-1, 1, 1) for b in self.buffers())
-        return (x - mean) * (weight * (var + 1e-5).rsqrt()) + bias
-
-    contents = {"__module__": "transformers.models.detr.modeling_detr", "forward": forward}
-    new = type("DetrFrozenBatchNorm2d", (nn.Module,), contents)()
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        new.register_buffer(name, torch.ones(channels))
-    return new
+        return nn.functional.batch_norm(x, *self.buffers(), eps=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +158,7 @@ def frozen_bn_of_transformers(channels):
     ],
 )
 def test_frozen_batchnorm_becomes_a_frozen_en(path):
-    make = frozen_bn_of_transformers
+    make = DetrFrozenBatchNorm2d
     if path:
         if path.startswith("transformers"):
             pytest.importorskip("tokenizers", reason="needs transformers and tokenizers")
@@ -182,11 +173,9 @@ def test_frozen_batchnorm_becomes_a_frozen_en(path):
 
 
 def test_the_batchnorms_of_mmcv_are_known_by_name():
-    sync = type("SyncBatchNorm", (nn.SyncBatchNorm,), {"__module__": "mmcv.utils.parrots_wrapper"})
-    any_dims = nn.modules.batchnorm._BatchNorm
-    any_dims = type("_BatchNormXd", (any_dims,), {"__module__": "mmcv.cnn.utils.sync_bn"})
-    _, report = surgery.convert(nn.Sequential(sync(32), any_dims(32)), "EN")
-    assert report.converted.keys() == {"0", "1"}
+    bn = nn.modules.batchnorm._BatchNorm
+    any_dims = type("_BatchNormXd", (bn,), {"__module__": "mmcv.cnn.utils.sync_bn"})
+    assert surgery.convert(nn.Sequential(any_dims(32)), "EN")[1].converted.keys() == {"0"}
 
 
 @pytest.mark.parametrize("name", ["BatchNormAct2d", "FrozenBatchNormAct2d", "GroupNormAct"])

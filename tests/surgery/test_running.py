@@ -43,6 +43,6 @@ def test_layers_without_new_statistics_keep_theirs():
     assert torch.equal(model[1].running_var, torch.ones(4))
     with pytest.raises(OptionError, match="got no batches"):
         surgery.recalibrate(model, [])
-    with pytest.raises(OptionError, match="no EN, SN or SSN with running statistics"):
+    with pytest.raises(OptionError, match="no layer that mixes BN"):
         surgery.recalibrate(small(), [torch.zeros(1)])
     assert model[0].training and model[0].momentum == 0.1

@@ -7,7 +7,6 @@ This package's configs are bases (`shipped_configs`). `config` reads configs, `t
 
 import importlib
 import sys
-from collections.abc import Sequence
 
 import wrapt
 
@@ -25,23 +24,11 @@ def install_import_hooks() -> None:
     """Make this package's norms, networks and hooks valid in configs; import no framework."""
     norms.install_import_hooks()
     shipped_configs.install_import_hooks()
-    for module, followers in FOLLOWERS.items():
-        import_after(module, followers)
+    for module in FOLLOWERS:
+        wrapt.register_post_import_hook(_import_followers, module)
 
 
-def import_after(module: str, followers: Sequence[str]) -> None:
-    """Import the modules ``followers`` as soon as ``module`` is imported, now or later."""
-    wrapt.register_post_import_hook(lambda _: _import(followers), module)
-
-
-def _import(names: Sequence[str]) -> None:
+def _import_followers(module) -> None:
     # mmcv 1.x comes without MMEngine, in which these modules register classes.
-    if "mmengine" not in sys.modules:
-        return
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            # mmengine-lite comes without Pillow, which only image translation needs.
-            if error.name != "PIL":
-                raise
+    for name in FOLLOWERS[module.__name__] if "mmengine" in sys.modules else ():
+        importlib.import_module(name)

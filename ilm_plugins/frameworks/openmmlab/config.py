@@ -19,10 +19,7 @@ from ..inference import Inference
 def load_config(
     path: str, overrides: Sequence[str] = (), device: str | None = None, amp: bool = False
 ) -> Config:
-    """Read a config with overrides as of MMEngine's ``--cfg-options``; ``device`` has no effect.
-
-    Without ``work_dir`` it becomes ``work_dirs/NAME``; ``amp`` sets AmpOptimWrapper.
-    """
+    """Read a config with overrides as of MMEngine's ``--cfg-options``; ``device`` has no effect."""
     wrong = [word for word in overrides if "=" not in word]
     if wrong:
         raise UserError(f"override {wrong[0]!r} of {path} is not KEY=VALUE")
@@ -52,11 +49,8 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 def inference(cfg: Config, name: str, device: str) -> Inference:
-    """Build a config's model, with BN for SyncBN, and run it by ``test_step`` on RGB images.
-
-    They are prepared by the pipeline of ``test_dataloader`` less the steps that load files, or by
-    the model's own method ``preprocess_images(images)``, which returns a batch for ``test_step``.
-    """
+    """Build a config's model, with BN for SyncBN, and the preprocessing of its test pipeline."""
+    # A model may define preprocess_images(images), which returns a batch for its test_step.
     model = revert_sync_batchnorm(build_model(cfg)).to(device)
     loader = cfg.get("test_dataloader") or {}
     preprocess, words = getattr(model, "preprocess_images", None), "the model's own preprocessing"

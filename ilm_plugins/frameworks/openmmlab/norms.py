@@ -51,10 +51,7 @@ def _register_all_layers(module: ModuleType) -> None:
 
 
 def register(registry, classes: Mapping[str, type] = NORMS) -> None:
-    """Register classes by key, by default this package's layers, once.
-
-    Another package's class under the same key stays, with a warning.
-    """
+    """Register classes by key; another package's class of the same key stays, with a warning."""
     taken = []
     for key, cls in classes.items():
         present = registry.module_dict.get(key)
