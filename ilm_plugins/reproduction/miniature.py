@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import SHAPES, ensure_shapes
+from ..data.shapes import SHAPES, ensure_shapes
 
 SIDE = 64
 #: detectron2: two images of 64 x 64 a batch, no loader processes, random weights.

@@ -22,7 +22,7 @@ from typing import Any
 from ..checkpoints import replacing
 from . import registry
 from .recipes import Recipe
-from .registry import Cell
+from .registry import Cell, Measure
 
 
 def complete(
@@ -39,7 +39,9 @@ def complete(
     ``parent`` is the record of the run whose checkpoint this one starts from or tests.
     """
     measures = {name: registry.measures()[name] for name in registry.tables()[cell.table].measures}
-    figures = {name: m.read(found["metrics"].get(m.test, {})) for name, m in measures.items()}
+    figures = _figures(measures, found["metrics"])
+    # pix2pix's test also scores the mean training image.
+    mean = _figures(measures, found["metrics"], "mean_image/")
     length = 0 if cell.tests else recipe.length
     result = {
         "table": cell.table,
@@ -51,14 +53,28 @@ def complete(
         "changes": changes,
         "differences": ["miniature"] if miniature else [],
         "jpeg": recipe.jpeg,
-        "figures": {name: value for name, value in figures.items() if value is not None},
+        "figures": figures,
     }
+    if mean:
+        result["references"] = {"mean training image": mean}
     if result["planned"] != length:
         how = "shortened" if result["planned"] < length else "lengthened"
         result["differences"].append(f"{how}: {result['planned']} of {length} {found['unit']}")
     if not miniature:
         result["differences"] += _differences(result, recipe, parent)
     return json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.6g}"))
+
+
+def _figures(
+    measures: Mapping[str, Measure], metrics: Mapping[str, dict], prefix: str = ""
+) -> dict[str, float]:
+    """Return measure -> value, of the metrics whose names have a prefix."""
+    found = {
+        test: {name.removeprefix(prefix): v for name, v in of.items() if name.startswith(prefix)}
+        for test, of in metrics.items()
+    }
+    figures = {name: m.read(found.get(m.test, {})) for name, m in measures.items()}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _differences(

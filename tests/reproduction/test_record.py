@@ -97,6 +97,13 @@ def test_only_a_full_recipe_stands_beside_the_papers_figure(tmp_path):
     assert "| CIFAR-10 and CIFAR-100, batch 128, 165 epochs | 1 of 18 |" in index
 
 
+def test_the_mean_training_image_stands_below_the_runs(tmp_path):
+    found = {"rmse": 50.0, "l1": 40.0, "mean_image/rmse": 60.0, "mean_image/l1": 45.0}
+    page = reported(tmp_path, recorded("ilm-6 IN / IN", metrics={"": found}), page="ilm.md")
+    (row,) = rows(page, "mean training image, to compare")
+    assert "| 60.00 / 103.92 / - / - / 45.00 |" in row
+
+
 def test_several_seeds_are_a_mean_and_a_spread(tmp_path):
     found = [recorded(seed=i, metrics=accuracy(90.0 + i)) for i in range(3)]
     # What the paper does not define has no difference.
