@@ -42,7 +42,7 @@ def to_json(results: dict) -> str:
 def passes(results: dict) -> pd.DataFrame:
     """Return a row for each setting, layer, map and pass; on CUDA, times are those of graphs."""
     rows = []
-    for setting, row in ((s, row) for s, rows in results["layers"].items() for row in rows):
+    for setting, row in ((s, row) for s, found in results["layers"].items() for row in found):
         forward, both = (row.get(f"{which}, graph", row[which]) for which in MAPS_MOVED)
         for (which, moved), times in zip(MAPS_MOVED.items(), (forward, both), strict=True):
             ratios = {name: found for name, found in times.items() if name.startswith("over ")}

@@ -1,11 +1,4 @@
-"""Collect the ratios, or omega and beta, of a model's adaptive layers for each image.
-
-For any ``nn.Module``, from Python::
-
-    from ilm_plugins.analysis.collect import collect_ratios
-
-    ratios = collect_ratios(model, batches)      # batches of images, (N, 3, H, W) each
-    ratios["layer1.0.bn1"].values.mean(0)        # one for each of .normalizers
+"""Collect the ratios, or omega and beta, of any model's adaptive layers for each image.
 
 Layers are in the order in which the model calls them, and may be of several classes. SN has two
 sets of ratios, the same for all images, under ``NAME.mean`` and ``NAME.var``.
@@ -62,9 +55,8 @@ class Rescaling:
     """The scale omega and shift beta of an ILM layer or AssocNorm, minus its weight and bias.
 
     Attributes:
-        omega: omega - weight, (N, key groups), the mean over the channels of each key group; a row
-            is NaN if nothing of the image reached the layer.
-        beta: beta - bias, in the same way.
+        omega, beta: omega - weight and beta - bias, (N, key groups), means over the channels of
+            each key group; a row is NaN if nothing of the image reached the layer.
     """
 
     omega: Tensor
