@@ -10,7 +10,8 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from ..layers import NORMS, OptionError
-from ..layers.options import check_choice, check_known
+from ..layers.mixture import MixtureNorm
+from ..layers.options import automatic, check_choice, check_known
 from .norms import LAYERS
 
 #: Names to select, as one or several patterns in which * is any text; None selects all.
@@ -71,8 +72,8 @@ def check_match(match: Match, names: Iterable[str]) -> None:
         )
 
 
-def source_norm(to: str, replacing: str | None, options: Mapping) -> tuple[str, list[str]]:
-    """Return the plain norm that a layer replaces, and the norm's options that the layer keeps."""
+def source_norm(to: str, replacing: str | None, options: Mapping) -> tuple[str, list[str], dict]:
+    """Return the plain norm to replace, its options that a layer keeps, and the layer's others."""
     plain = {key: layer.replaces for key, layer in NORMS.items() if layer in LAYERS}
     check_choice("convert", "to", to, plain)
     norm = replacing or plain[to]
@@ -82,7 +83,10 @@ def source_norm(to: str, replacing: str | None, options: Mapping) -> tuple[str, 
     if options.get("init", "identity") != "identity":
         raise OptionError(f"init={options['init']!r}: a converted layer has init='identity'")
     parameters = inspect.signature(NORMS[to].__init__).parameters
-    return norm, [option for option in OPTIONS[norm] if option in parameters]
+    fixed = {"init": "identity"} if "init" in parameters else {}
+    replaces_other = norm == "BN" and not issubclass(NORMS[to], MixtureNorm)
+    defaults = automatic(NORMS[to]) if replaces_other else {}
+    return norm, [o for o in OPTIONS[norm] if o in parameters], {**defaults, **options, **fixed}
 
 
 def check_absent(options: Mapping, *of_norm: str) -> None:

@@ -1,6 +1,5 @@
 """Convert the norms of a model."""
 
-import inspect
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -15,10 +14,10 @@ from ..layers.autoencoder import AutoencoderNorm
 from ..layers.base import AdaptiveNorm
 from ..layers.levels import PerLevelNorm, restart_levels
 from ..layers.mixture import MixtureNorm
-from ..layers.options import automatic, check_choice
+from ..layers.options import check_choice
 from . import norms
 from .common import Match, Report, check_absent, check_match, matches, source_norm
-from .rules import INEXACT, OF_BN, RULES, NotConvertible, State, adapt, call_of, chosen_by, refuse
+from .rules import INEXACT, OF_BN, RULES, NotConvertible, State, adapt, chosen_by, refuse
 
 _PARAMETRIZED = "first call torch.nn.utils.parametrize.remove_parametrizations"
 _UNFROZEN = "no longer frozen: in training the batch's statistics are used, and running ones move"
@@ -63,13 +62,13 @@ def convert(
         OptionError: an argument is unknown, or the layer takes this option from each norm; or
             ``match`` fits no norm of a model that has norms.
     """
-    plain, of_norm = source_norm(to, replacing, options)
+    plain, of_norm, options = source_norm(to, replacing, options)
     check_absent(options, *of_norm)
     types = None if types is None else frozenset(types)
 
     def build(old: nn.Module, like: dict) -> nn.Module:
-        _check_replaceable(old, to, plain, of_norm, types)
-        return _layer_for(old, like, NORMS[to], of_norm, replacing, options)
+        _check_replaceable(old, to, plain, types)
+        return _layer_for(old, like, NORMS[to], of_norm, options)
 
     return _replace(model, match, norms.is_norm, build)
 
@@ -114,6 +113,7 @@ def _replace(
             continue
         levels = norms.levels_of(old)
         try:
+            refuse(parametrize.is_parametrized(old), _PARAMETRIZED)
             like = _factory_options(model, own_names[0])
             built = [build(level, like) for level in levels or [old]]
             _check_untied(old, owners)
@@ -183,11 +183,7 @@ def _factory_options(model: nn.Module, name: str) -> dict:
 
 
 def _check_replaceable(
-    module: nn.Module,
-    to: str,
-    plain: str,
-    of_norm: Iterable[str],
-    types: frozenset[type] | None,
+    module: nn.Module, to: str, plain: str, types: frozenset[type] | None
 ) -> None:
     """Raise NotConvertible unless a module is exactly ``plain``, or a layer with a rule."""
     cls, of_module = type(module), norms.family(module)
@@ -198,7 +194,6 @@ def _check_replaceable(
     on_request = f"; {OF_BN}" if of_module == "BN" else ""
     refuse(isinstance(module, AdaptiveNorm), f"is {name}, already a layer of this package")
     refuse(of_module != plain, f"{name}, but {to} replaces {base}{on_request}")
-    refuse(parametrize.is_parametrized(module), f"{name}; {_PARAMETRIZED}")
     refuse(types is not None and cls not in types, f"{name}, which is not among types")
     words = "and may compute something else; if it does not, name it in types"
     refuse(not types and not norms.is_plain(cls), f"{name} derives from {base} {words}")
@@ -207,37 +202,25 @@ def _check_replaceable(
     refuse(plain == "IN" and tracks, words)
     uses_tracked = plain == "BN" and issubclass(NORMS[to], MixtureNorm)
     refuse(uses_tracked and not tracks, "without running statistics, evaluation uses the batch's")
-    groups = 1 if plain != "GN" or "num_groups" in of_norm else module.num_groups
-    refuse(groups != 1, f"{groups} groups, where {to} has one; ILMGN keeps them")
 
 
 def _layer_for(
-    old: nn.Module,
-    like: dict,
-    layer: type[AdaptiveNorm],
-    of_norm: Iterable[str],
-    replacing: str | None,
-    options: dict,
+    old: nn.Module, like: dict, layer: type[AdaptiveNorm], of_norm: Iterable[str], options: dict
 ) -> nn.Module:
     """Return the layer that replaces a norm, with the norm's tensors, mode and requires_grad."""
     kept = {o: getattr(old, o) for o in of_norm if getattr(old, o, None) is not None}
-    if replacing == "BN" and not issubclass(layer, MixtureNorm):
-        kept |= automatic(layer)
-    if "init" in inspect.signature(layer.__init__).parameters:
-        kept["init"] = "identity"
     if isinstance(old, nn.SyncBatchNorm) and issubclass(layer, MixtureNorm):
         kept["sync"] = old.process_group or True
-    of_sn = ("normalizers", "num_groups") if isinstance(old, SwitchNorm) else ()
-    if of_sn:
-        kept |= {name: getattr(old, name) for name in (*of_sn, "sync")}
+    if isinstance(old, SwitchNorm):
+        kept |= {name: getattr(old, name) for name in ("normalizers", "num_groups", "sync")}
     state = old._parameters | old._buffers
     state = {name: tensor for name, tensor in state.items() if tensor is not None}
     # FrozenBatchNorm2d of some packages has no num_features.
     found = [getattr(old, name, None) for name in ("num_channels", "num_features")]
     new = layer(found[0] or found[1] or len(state["running_mean"]), **kept | options, **like)
-    for name in of_sn:
-        given, own = getattr(new, name), getattr(old, name)
-        refuse(given != own, f"{name}={given!r}, where the SwitchNorm has {own!r}")
+    for name in ("normalizers", "num_groups"):
+        own, given = getattr(old, name, None), getattr(new, name, None)
+        refuse(own not in (None, given), f"{name}={own!r}, where the layer has {given!r}")
     if "running_mean" not in state:
         state = {"weight": new.weight, "bias": new.bias, **state}
     _take_tensors(old, new, state)
@@ -249,8 +232,7 @@ def _layer_for(
 def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
     """Return the plain norm that a layer computes, with the layer's tensors and mode."""
     is_variant = isinstance(old, AutoencoderNorm) and not old.has_papers_form
-    refuse(parametrize.is_parametrized(old), f"{type(old).__name__}; {_PARAMETRIZED}")
-    refuse(is_variant, f"{call_of(old)} cannot compute a plain norm")
+    refuse(is_variant, "a variant of the layer cannot compute a plain norm")
     state, c = dict(old.state_dict(keep_vars=True)), old.num_channels
     chosen = chosen_by(state, getattr(old, "normalizers", ()))
     if isinstance(old, ILMInstanceNorm) or chosen == "IN":

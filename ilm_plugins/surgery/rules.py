@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from ..layers import AttentiveNorm, ExemplarNorm, SparseSwitchNorm, SwitchNorm
 from ..layers.attentive import balanced
 from ..layers.autoencoder import AutoencoderNorm
-from ..layers.base import AdaptiveNorm
 from .norms import kind_of_module
 
 #: A state dict, of a model or of a single norm: name -> tensor.
@@ -34,6 +33,8 @@ _PAIRS = "pairs.weight", "pairs.bias"
 _RELEASED_ATTENTION = "attention_weights.attention.0.weight", "attention_weights.attention.0.bias"
 _RATIOS = {"expand.weight", "expand.bias", "ratio.weight", "ratio.bias"}
 
+#: Kinds of plain norms.
+PLAIN = "GN or IN", "BN"
 #: Kind of a norm -> names of its required tensors, and of its optional tensors.
 LAYOUTS = {
     "GN or IN": (_AFFINE, set()),
@@ -62,7 +63,7 @@ def kind_of(state: State) -> str | None:
         if needed <= state.keys() <= needed | allowed:
             if kind in ("SN", "SSN") and state["weight"].dim() > 1:
                 return f"released {kind}"
-            plain = kind in ("GN or IN", "BN", "SN", "SSN")
+            plain = kind in (*PLAIN, "SN", "SSN")
             other = plain and any(state[n].dim() != 1 for n in (needed | _AFFINE) & state.keys())
             return None if other else kind
     return None
@@ -76,6 +77,11 @@ def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor
     """
     rule, name = RULES.get((kind, kind_of_module(layer))), type(layer).__name__
     refuse(rule is None, f"{kind} does not become {name}")
+    on_meta = kind_of_module(layer) in PLAIN and any(t.is_meta for t in source.values())
+    refuse(on_meta, "its tensors are on the meta device, without values to check")
+    if kind == "BN" and "weight" not in source:
+        mean = source["running_mean"]
+        source = {**source, "weight": torch.ones_like(mean), "bias": torch.zeros_like(mean)}
     wanted = {key: tensor.detach().clone() for key, tensor in layer.state_dict().items()}
     new = wanted | rule(source, layer)
     for key in _AFFINE & new.keys() - wanted.keys():
@@ -93,13 +99,12 @@ def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor
 
 
 def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
-    refuse(not layer.has_papers_form, f"{call_of(layer)} cannot compute a plain norm")
+    refuse(not layer.has_papers_form, "a variant of the layer cannot compute a plain norm")
     half = torch.full_like(layer.omega_offset, 0.5)
     return {**_zeros(layer, *_DECODERS), "omega_offset": half, **source}
 
 
 def _ilm_to_gn(source: State, layer: nn.Module) -> State:
-    _check_values(source)
     depends = any(source[name].any() for name in _DECODERS) or source["omega_offset"] != 0.5
     refuse(depends, "its scale and shift depend on the input: the decoders are not zero")
     return source
@@ -113,7 +118,6 @@ def _gn_to_an(source: State, layer: AttentiveNorm) -> State:
 
 
 def _an_to_gn(source: State, layer: nn.Module) -> State:
-    _check_values(source)
     words = "its scale and shift depend on the input: the attention's weight is not zero"
     refuse(source["attention.weight"].any(), words)
     attentions = nn.functional.hardsigmoid(source["attention.bias"].double())
@@ -139,7 +143,7 @@ def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
     A shorter embedding is padded with components that the decoders ignore.
     """
     fits = layer.mean_drives == "beta" and layer.has_papers_form
-    refuse(not fits, f"a released ILM layer does not become {call_of(layer)}")
+    refuse(not fits, f"a released ILM layer does not become this {type(layer).__name__}")
     encode, channels = source["fc_embed.0.weight"], source["weight_bias"].numel()
     hidden, keys = encode.shape
     own, size = layer.num_key_groups, channels // keys
@@ -155,13 +159,12 @@ def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
 
 def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
     """Ratios of 1/K; BN's row of the weight is K times BN's weight, the other rows are zero."""
-    refuse(
-        "BN" not in layer.normalizers or layer.shared_affine,
-        f"{call_of(layer)} cannot compute BN; add BN to normalizers, set shared_affine=False",
-    )
+    words = "the layer cannot compute BN; add BN to normalizers, set shared_affine=False"
+    refuse("BN" not in layer.normalizers or layer.shared_affine, words)
     k, row = len(layer.normalizers), layer.normalizers.index("BN")
     state = {**source, **_zeros(layer, "ratio.weight", "ratio.bias")}
-    for name, value in _affine_of_bn(source).items():
+    for name in _AFFINE:
+        value = source[name]
         state[name] = value.new_zeros(k, len(value))
         state[name][row] = k * value if name == "weight" else value
     return state
@@ -169,7 +172,6 @@ def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
 
 def _en_to_bn(source: State, layer: nn.Module) -> State:
     """BN's row must be the last: its K-th part is the weight, the sum of all rows the bias."""
-    _check_values(source)
     weight, bias = source["weight"], source["bias"]
     words = "EN without BN, or with a shared weight and bias, cannot compute BN"
     refuse("running_mean" not in source or weight.dim() != 2, words)
@@ -177,10 +179,6 @@ def _en_to_bn(source: State, layer: nn.Module) -> State:
     words = "its ratios depend on the input, or it uses more than BN"
     refuse(any(tensor.any() for tensor in others), words)
     return {**source, "weight": weight[-1] / len(weight), "bias": bias.sum(0)}
-
-
-def _bn_to_sn(source: State, layer: SwitchNorm) -> State:
-    return {**_affine_of_bn(source), **source}
 
 
 def _released_to_sn(source: State, layer: SwitchNorm) -> State:
@@ -214,19 +212,10 @@ def _released_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
 
 def _ssn_to_plain(source: State, layer: nn.Module) -> State:
     """The layer must be the plain norm that the SSN's fixed ratios choose."""
-    _check_values(source)
     fixed, words = source["mean_fixed"], "its ratios are not fixed on one normalizer for both"
     is_one = fixed.any() and torch.equal(fixed, source["var_fixed"])
     refuse(not is_one, f"{words} means and variances")
     return source
-
-
-def _affine_of_bn(source: State) -> State:
-    """Return weight and bias of a BN; ones and zeros if it has none."""
-    if "weight" in source:
-        return {"weight": source["weight"], "bias": source["bias"]}
-    mean = source["running_mean"]
-    return {"weight": torch.ones_like(mean), "bias": torch.zeros_like(mean)}
 
 
 def chosen_by(state: State, normalizers: Sequence[str] = ("IN", "LN", "BN")) -> str | None:
@@ -237,34 +226,25 @@ def chosen_by(state: State, normalizers: Sequence[str] = ("IN", "LN", "BN")) -> 
     return (*normalizers, *["another normalizer"] * len(fixed))[int(fixed.argmax())]
 
 
-def call_of(layer: AdaptiveNorm) -> str:
-    return f"{type(layer).__name__}({layer.extra_repr()})"
-
-
 def _zeros(layer: nn.Module, *names: str) -> dict[str, Tensor]:
     return {name: torch.zeros_like(layer.state_dict()[name]) for name in names}
-
-
-def _check_values(state: State) -> None:
-    on_meta = any(tensor.is_meta for tensor in state.values())
-    refuse(on_meta, "its tensors are on the meta device, without values to check")
 
 
 #: (old kind, new kind) -> rule.
 RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
     ("GN or IN", "ILM"): _gn_to_ilm,
     ("ILM", "GN or IN"): _ilm_to_gn,
-    ("BN", "ILM"): lambda source, layer: _gn_to_ilm(_affine_of_bn(source), layer),
+    ("BN", "ILM"): _gn_to_ilm,
     ("GN or IN", "AN"): _gn_to_an,
     ("AN", "GN or IN"): _an_to_gn,
     ("released AN", "AN"): _released_to_an,
-    ("BN", "AN"): lambda source, layer: _gn_to_an(_affine_of_bn(source), layer),
+    ("BN", "AN"): _gn_to_an,
     ("BN", "EN"): _bn_to_en,
     ("EN", "BN"): _en_to_bn,
-    ("BN", "SN"): _bn_to_sn,
+    ("BN", "SN"): lambda source, _: source,
     ("released ILM", "ILM"): _released_to_ilm,
     ("released SN", "SN"): _released_to_sn,
-    ("BN", "SSN"): _bn_to_sn,
+    ("BN", "SSN"): lambda source, _: source,
     ("SN", "SSN"): _sn_to_ssn,
     ("released SN", "SSN"): lambda source, layer: _sn_to_ssn(_released_to_sn(source, layer), layer),
     ("released SSN", "SSN"): _released_to_ssn,

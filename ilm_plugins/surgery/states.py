@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from ..checkpoints import copy_state, find_absent, unwrap_state
 from ..layers import NORMS, OptionError
-from ..layers.mixture import MixtureNorm
-from ..layers.options import automatic
 from . import norms, rules
 from .common import Match, Report, check_match, matches, source_norm
 from .rules import NotConvertible, State, chosen_by, kind_of, refuse
@@ -43,19 +41,17 @@ def convert_state(
         OptionError: an argument is unknown, each norm determines the option, or ``match`` fits no
             norm of a state dict that has norms.
     """
-    plain, of_norm = source_norm(to, replacing, options)
+    plain, of_norm, options = source_norm(to, replacing, options)
     layer, target = NORMS[to], norms.LAYERS[NORMS[to]]
     plain = "BN" if plain == "BN" else "GN or IN"
     defaults = {"num_groups": 1} if "num_groups" in of_norm else {}
-    if replacing == "BN" and not issubclass(layer, MixtureNorm):
-        defaults = automatic(layer)
 
     def build(tensors: State) -> nn.Module:
         kind = kind_of(tensors)
         refuse(kind == target, f"is {kind}, already a layer of this package")
         refuse((kind, target) not in rules.RULES, f"{kind} does not become {layer.__name__}")
-        refuse(kind == "BN" and kind != plain, f"BatchNorm; {rules.OF_BN}")
-        refuse(kind == "GN or IN" and kind != plain, f"{kind}, but BatchNorm is replaced")
+        words = f"; {rules.OF_BN}" if kind == "BN" else ""
+        refuse(kind in rules.PLAIN and kind != plain, f"{kind}, but {plain} is replaced{words}")
         words = "a weight and a bias alone do not tell the norm; to convert it, match it"
         refuse(kind == "GN or IN" and match is None, words)
         dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
@@ -88,7 +84,7 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
             return nn.GroupNorm(1, c)
         return nn.BatchNorm2d(c)
 
-    return _rewrite(state, match, build, skip=("GN or IN", "BN"))
+    return _rewrite(state, match, build, skip=rules.PLAIN)
 
 
 def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report]:
@@ -124,8 +120,6 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
                     state.pop(_join(source, key), None)
                     state[_join(name, key)] = tensor
                 report.converted[name] = "renamed"
-        elif target not in rules.LAYOUTS and tensors.keys() == layer.state_dict().keys():
-            report.left[source] = f"{kind} does not become {target}, but loads unchanged by name"
         elif chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
         else:
