@@ -4,13 +4,9 @@
 its model, :func:`fit_state` makes a state dict fit a model; :func:`revert` and :func:`revert_state`
 lead back. :func:`recalibrate` measures the mixtures' running statistics again.
 
-- GroupNorm and InstanceNorm become ILM layers, AssocNorm and AN, with the same outputs; BatchNorm
-  becomes these, with other statistics, only with ``replacing="BN"``.
-- BatchNorm becomes EN, with the same outputs in evaluation: ratios start uniform, BN's row is K
-  times the weight, the other rows are zero. SN and SSN keep weight, bias and statistics.
-- SN becomes SSN, with the same outputs at radius 0.
-- Layers of the papers' released code become ours, which divide variances by n, and not by n - 1.
-- Each layer becomes the plain norm again, while it computes exactly that.
+Outputs stay the same from GroupNorm and InstanceNorm to ILM layers, AssocNorm and AN, from
+BatchNorm to EN in evaluation, from SN to SSN at radius 0, and back. They change from BatchNorm to
+all others, and, a little, from the papers' released layers, which divide variances by n - 1.
 """
 
 from .common import Report

@@ -34,15 +34,12 @@ def convert(
 ) -> tuple[nn.Module, Report]:
     """Replace a model's norms, in place, by layers that start as the same functions.
 
-    With ``replacing="BN"``, and from BatchNorm to SN or SSN, outputs change, as the report says:
-    weights are kept, and the model must be trained further.
-
-    The layers keep weights, statistics, eps, number of groups, dtype, device, training mode and
-    ``requires_grad``. A module with several names stays one module. timm's norms with an activation
-    become a Sequential of layer and activation. A norm stays, with the reason in the report, if the
-    layer cannot replace it exactly, if it shares a parameter with another module, or if the
-    constructor refuses an option's value. Hooks stay with the replaced module. Build the optimizer,
-    and wrap the model for several processes, after the conversion.
+    With ``replacing="BN"``, and from BatchNorm to SN or SSN, outputs change: weights are kept, and
+    the model must be trained further. The layers keep weights, statistics, eps, number of groups,
+    dtype, device, training mode and ``requires_grad``. timm's norms with an activation become a
+    Sequential of layer and activation. A norm stays, with the reason in the report, if the layer
+    cannot replace it exactly, or if it shares a parameter with another module. Hooks stay with the
+    replaced module. Build the optimizer, and wrap the model for several processes, afterwards.
 
     Args:
         model: any module; on the meta device, layers have no values.
@@ -130,8 +127,11 @@ def _replace(
         report.note(INEXACT.get(tuple(kinds)), own_names[0])
         if isinstance(layer, _BatchNorm) and getattr(old, "frozen", False):
             report.note(_UNFROZEN, own_names[0])
-    if any(isinstance(module, PerLevelNorm) for module in model.modules()):
-        _restart_levels_in_heads(model)
+    for head in model.modules():
+        is_head = any(cls.__name__ == "RetinaNetHead" for cls in type(head).__mro__)
+        per_level = is_head and any(isinstance(module, PerLevelNorm) for module in head.modules())
+        if per_level and restart_levels not in head._forward_pre_hooks.values():
+            head.register_forward_pre_hook(restart_levels)
     return model, report
 
 
@@ -165,14 +165,6 @@ def _join_levels(levels: list[nn.Module]) -> nn.Module:
     return new
 
 
-def _restart_levels_in_heads(model: nn.Module) -> None:
-    """Make RetinaNet's heads begin at the first level of PerLevelNorms in each forward pass."""
-    for head in model.modules():
-        named_so = any(cls.__name__ == "RetinaNetHead" for cls in type(head).__mro__)
-        if named_so and restart_levels not in head._forward_pre_hooks.values():
-            head.register_forward_pre_hook(restart_levels)
-
-
 def _factory_options(model: nn.Module, name: str) -> dict:
     """Return device and dtype of the first floating tensor of a norm, or of what is around it."""
     around = model.get_submodule(name)
@@ -198,9 +190,8 @@ def _check_replaceable(
     words = "and may compute something else; if it does not, name it in types"
     refuse(not types and not norms.is_plain(cls), f"{name} derives from {base} {words}")
     tracks = getattr(module, "running_mean", None) is not None
-    words = "with track_running_stats, evaluation does not use the instance's statistics"
-    refuse(plain == "IN" and tracks, words)
-    uses_tracked = plain == "BN" and issubclass(NORMS[to], MixtureNorm)
+    refuse(plain == "IN" and tracks, "with track_running_stats, evaluation uses other statistics")
+    uses_tracked = issubclass(NORMS[to], MixtureNorm)
     refuse(uses_tracked and not tracks, "without running statistics, evaluation uses the batch's")
 
 

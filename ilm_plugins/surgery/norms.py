@@ -62,20 +62,16 @@ def family(module: nn.Module) -> str | None:
     return next((name for name, base in BASES.items() if isinstance(module, base)), None)
 
 
-def is_layer(module: nn.Module) -> bool:
-    return isinstance(module, (AdaptiveNorm, *layers.NORMS.values()))
-
-
 def is_norm(module: nn.Module) -> bool:
     """Return whether a module is, or derives from, a plain norm or a layer of NORMS."""
-    return is_layer(module) or family(module) is not None
+    return isinstance(module, tuple(layers.NORMS.values())) or family(module) is not None
 
 
 def kind_of_module(module: nn.Module) -> str:
     """Return the kind of a norm's tensors; the name of its class for other norms."""
-    if not is_layer(module) and (plain := family(module)):
-        return "BN" if plain == "BN" else "GN or IN"
-    return LAYERS.get(type(module), type(module).__name__)
+    if isinstance(module, (AdaptiveNorm, *layers.NORMS.values())) or not family(module):
+        return LAYERS.get(type(module), type(module).__name__)
+    return "BN" if family(module) == "BN" else "GN or IN"
 
 
 def levels_of(module: nn.Module) -> list[nn.Module]:

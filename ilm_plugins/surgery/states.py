@@ -22,17 +22,14 @@ def convert_state(
 ) -> tuple[dict[str, Tensor], Report]:
     """Convert the norms of a state dict without its model.
 
-    The names of the tensors identify BatchNorm and the layers of the papers' released code. A
-    weight and a bias alone may belong to a GroupNorm, an InstanceNorm or another module: they are
-    converted only if ``match`` selects them. A state dict has no eps, number of groups or
-    normalizers: set them as in the original norms, otherwise outputs change. A norm that
-    cannot be converted stays, with the reason in the report.
+    The names of the tensors identify BatchNorm and the layers of the papers' released code; a
+    weight and a bias alone, of GroupNorm or another module, are converted only if ``match`` selects
+    them. A state dict has no eps, number of groups or normalizers: set them as in the original
+    norms, otherwise outputs change. A norm that cannot be converted stays; the report says why.
 
     Args:
         state: names -> tensors; not changed.
-        match: names of norms without ".weight", with * for any characters; default: all but those
-            that are only a weight and a bias.
-        to, replacing, options: see :func:`convert`.
+        match, to, replacing, options: see :func:`convert`.
 
     Returns:
         The new state dict, which also has all other entries, and a report on each norm in it.
@@ -64,8 +61,7 @@ def convert_state(
 def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor], Report]:
     """Convert the layers of a state dict to plain norms, where they compute exactly the same.
 
-    EN and SSN must have the normalizers IN, LN and BN, in this order. A layer that computes
-    anything else than a plain norm stays, with the reason in the report.
+    EN and SSN must have the normalizers IN, LN and BN, in this order. Other layers stay.
 
     Args:
         state, match: see :func:`convert_state`.
@@ -90,8 +86,7 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
 def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report]:
     """Convert the norms of a state dict to the norms of a model.
 
-    OpenMMLab names norms by their type: ``gn1`` of a model may be ``bn1`` in the state dict; such a
-    norm is renamed even if it is of the model's kind.
+    OpenMMLab names norms by their type: ``gn1`` of a model may be ``bn1`` in the state dict.
 
     Args:
         state: names -> tensors, not changed; in the result, the prefixes "module." and "_orig_mod."
@@ -99,10 +94,9 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         model: an untrained model, with plain norms or ours; not changed.
 
     Returns:
-        A new state dict for ``model.load_state_dict(state, strict=False)``, in which norms that
-        cannot be converted and all other entries are as they were; and a report on norms of
-        another kind than the model's, on missing tensors and on those that do not fit (``left``).
-        Tensors of another shape must be removed before loading.
+        A new state dict for ``model.load_state_dict(state, strict=False)``, and a report on norms
+        of another kind than the model's, on missing tensors and on those that do not fit
+        (``left``), of which those of another shape must be removed before loading.
     """
     state, wanted = unwrap_state(state, model), model.state_dict()
     report, found = Report(), _find_norms(state, wanted)

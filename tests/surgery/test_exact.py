@@ -20,7 +20,6 @@ EXACT = [
     (partial(nn.GroupNorm, 1), "ILMLN"),
     (partial(nn.InstanceNorm2d, affine=True, eps=1e-3), "ILMIN"),
     (nn.InstanceNorm2d, "ILMIN"),
-    (partial(nn.InstanceNorm1d, affine=True), "ILMIN"),
     (partial(nn.BatchNorm2d, eps=1e-3, momentum=0.3), "EN"),
     (partial(nn.BatchNorm2d, affine=False), "EN"),
     (nn.BatchNorm3d, "EN"),
@@ -74,7 +73,7 @@ def test_tensors_dtype_mode_and_what_is_trained_are_kept(make, to, kept):
         assert not any(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (GN4, "AN"), (nn.BatchNorm2d, "EN")])
+@pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (nn.BatchNorm2d, "EN")])
 def test_a_model_on_the_meta_device(make, to):
     with torch.device("meta"):
         model = Small(make(32), make(32))
@@ -85,7 +84,7 @@ def test_a_model_on_the_meta_device(make, to):
 
 
 @pytest.mark.parametrize("to", ["ILMGN", "EN"])
-def test_a_resnet_evaluates_the_same_and_learns(to):
+def test_a_resnet_evaluates_the_same(to):
     resnet18 = pytest.importorskip("torchvision", reason="needs torchvision").models.resnet18
     make = {"ILMGN": partial(nn.GroupNorm, 8), "EN": nn.BatchNorm2d}[to]
     torch.manual_seed(0)
@@ -95,16 +94,17 @@ def test_a_resnet_evaluates_the_same_and_learns(to):
     model, report = surgery.convert(model, to)
     assert len(report.converted) == 20 and not report.left
     assert change(expected, model(x)) <= 1e-10
-    for name, parameter in model.train().named_parameters():
-        if name.endswith("encode.weight"):
-            # Then the variances' embedding is never cut off by its ReLU.
-            parameter.data.abs_()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    model(x).square().sum().backward()
-    optimizer.step()
-    learns = {"ILMGN": "decode_var", "EN": "ratio"}[to]
-    assert all(model.get_submodule(f"{n}.{learns}").weight.any() for n in report.converted)
-    assert surgery.revert(model)[1].left.keys() == report.converted.keys()
+
+
+@pytest.mark.parametrize(
+    "make, to, learns", [(GN4, "ILMGN", "decode_var"), (nn.BatchNorm2d, "EN", "ratio")]
+)
+def test_what_starts_at_zero_learns(make, to, learns):
+    layer, _ = surgery.convert(randomized(make(32)).double(), to)
+    if to == "ILMGN":  # then the variance's embedding is never cut off by its ReLU
+        layer.encode.weight.data.abs_()
+    layer(double(2, 32, 5, 5)).pow(3).sum().backward()
+    assert layer.get_submodule(learns).weight.grad.any()
 
 
 # ---- back, only where it is exact
@@ -122,22 +122,14 @@ def identity(layer):
     return layer
 
 
-def parametrized(layer):
-    return nn.utils.parametrize.register_parametrization(layer, "weight", nn.Identity())
-
-
-SIGMOIDS = own.ILMGroupNorm(32, activations=("sigmoid", "sigmoid"))
 STAY = [
     (own.ILMGroupNorm(32), "decoders are not zero"),
     (own.AttentiveNorm(32), "attention's weight is not zero"),
     (own.ExemplarNorm(32), "more than BN"),
     (own.ExemplarNorm(32, shared_affine=True), "cannot compute BN"),
-    (own.ExemplarNorm(32, normalizers=("IN", "LN")), "cannot compute BN"),
     (own.SwitchNorm(32), "SN does not become BatchNorm2d"),
-    (Doubled(32, init="identity"), "Doubled may compute something else than its base"),
-    (identity(SIGMOIDS), "cannot compute a plain norm"),
+    (Doubled(32, init="identity"), "Doubled does not become GroupNorm"),
     (identity(own.AssocNorm(32, combine="a(WE)*B")), "cannot compute a plain norm"),
-    (parametrized(own.SwitchNorm(32)), "remove_parametrizations"),
 ]
 
 
@@ -168,8 +160,6 @@ def test_en_finds_bns_row_in_any_order():
     assert surgery.revert(layer)[0] is layer, "only IN is in use"
 
 
-def test_the_way_back_notes_what_changes():
+def test_the_way_back_notes_that_statistics_move():
     layer, _ = surgery.convert(nn.SyncBatchNorm(32), "EN")
-    _, report = surgery.revert(own.freeze(layer))
-    assert layer.sync is True and "each process's own" in str(report)
-    assert "no longer frozen" in str(report)
+    assert layer.sync is True and "no longer frozen" in str(surgery.revert(own.freeze(layer))[1])

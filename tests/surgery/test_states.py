@@ -64,10 +64,6 @@ def test_what_does_not_fit_a_model_is_listed():
     assert "where the model has shape (2, 32, 1, 1)" in report.left["head.3.weight"]
     assert report.left["old"] == report.left["0"] == "the model has nothing of this name"
     assert "extra.weight" in report.missing
-    (words,) = (note for note, names in report.notes.items() if names == ["extra"])
-    assert "build the layer with init='identity'" in words
-    ours.extra = ILMInstanceNorm(32, init="identity")
-    assert words not in surgery.fit_state(state, ours)[1].notes
 
 
 class Scaled(nn.Module):
@@ -78,12 +74,11 @@ class Scaled(nn.Module):
         self.weight, self.bias = (nn.Parameter(torch.zeros(channels)) for _ in range(2))
 
 
-@pytest.mark.parametrize("make, kind", [(GN4, "GN or IN"), (nn.BatchNorm2d, "BN")])
-def test_a_norm_of_the_users_own_is_not_taken_for_a_groupnorm(make, kind, monkeypatch):
+def test_a_norm_of_the_users_own_is_not_taken_for_a_groupnorm(monkeypatch):
     monkeypatch.setitem(NORMS, "Scaled", Scaled)
-    fitted, report = surgery.fit_state(small(make).state_dict(), small(Scaled))
-    assert report.left["stem.1"].startswith(f"{kind} does not become Scaled")
-    assert fitted.keys() == small(make).state_dict().keys() and not report.converted
+    fitted, report = surgery.fit_state(small().state_dict(), small(Scaled))
+    assert report.left["stem.1"] == "GN or IN does not become Scaled"
+    assert fitted.keys() == small().state_dict().keys() and not report.converted
 
 
 @pytest.mark.parametrize("old, new", [("bn1", "gn1"), ("agn2", "gn2"), ("norm", "norm.0")])
