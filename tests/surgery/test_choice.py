@@ -63,7 +63,6 @@ def test_options_reach_the_layers():
         ({"to": "XN"}, "to='XN' is unknown"),
         ({"key_group_sise": 8}, "unknown option 'key_group_sise'"),
         ({"num_groups": 8}, "num_groups comes from each norm"),
-        ({"replacing": "BN", "eps": 1}, "eps comes from each norm"),
         ({"replacing": "IN"}, "replacing='IN' is unknown; set it to one of 'GN', 'BN'"),
         ({"init": "default"}, "init='default'"),
         ({"match": "backbone.*"}, "fits none of the 2 norms, such as 'stem.1'"),

@@ -83,43 +83,11 @@ def test_a_model_on_the_meta_device(make, to):
     assert "meta device" in surgery.revert(model)[1].left["stem.1"]
 
 
-@pytest.mark.parametrize("to", ["ILMGN", "EN"])
-def test_a_resnet_evaluates_the_same(to):
-    resnet18 = pytest.importorskip("torchvision", reason="needs torchvision").models.resnet18
-    make = {"ILMGN": partial(nn.GroupNorm, 8), "EN": nn.BatchNorm2d}[to]
-    torch.manual_seed(0)
-    model = randomized(resnet18(norm_layer=make, num_classes=10)).double().eval()
-    x = double(2, 3, 64, 64)
-    expected = model(x)
-    model, report = surgery.convert(model, to)
-    assert len(report.converted) == 20 and not report.left
-    assert change(expected, model(x)) <= 1e-10
-
-
-@pytest.mark.parametrize(
-    "make, to, learns", [(GN4, "ILMGN", "decode_var"), (nn.BatchNorm2d, "EN", "ratio")]
-)
-def test_what_starts_at_zero_learns(make, to, learns):
-    layer, _ = surgery.convert(randomized(make(32)).double(), to)
-    if to == "ILMGN":  # then the variance's embedding is never cut off by its ReLU
-        layer.encode.weight.data.abs_()
-    layer(double(2, 32, 5, 5)).pow(3).sum().backward()
-    assert layer.get_submodule(learns).weight.grad.any()
-
-
 # ---- back, only where it is exact
 
 
-class Doubled(own.ILMGroupNorm, nn.GroupNorm):
-    def predict(self, *arguments):
-        omega, beta = super().predict(*arguments)
-        return 2 * omega, beta
-
-
-def identity(layer):
-    """The layer with the tensors of one that starts as a plain norm, whatever its options are."""
-    layer.load_state_dict(type(layer)(32, init="identity").state_dict())
-    return layer
+class Renamed(own.ILMGroupNorm, nn.GroupNorm):
+    pass
 
 
 STAY = [
@@ -128,14 +96,13 @@ STAY = [
     (own.ExemplarNorm(32), "more than BN"),
     (own.ExemplarNorm(32, shared_affine=True), "cannot compute BN"),
     (own.SwitchNorm(32), "SN does not become BatchNorm2d"),
-    (Doubled(32, init="identity"), "Doubled does not become GroupNorm"),
-    (identity(own.AssocNorm(32, combine="a(WE)*B")), "cannot compute a plain norm"),
+    (Renamed(32, init="identity"), "Renamed does not become GroupNorm"),
+    (own.AssocNorm(32, combine="a(WE)*B"), "cannot compute a plain norm"),
 ]
 
 
 @pytest.mark.parametrize("layer, words", STAY)
-def test_only_what_is_still_a_plain_norm_leads_back(layer, words, monkeypatch):
-    monkeypatch.setitem(NORMS, "Doubled", Doubled)
+def test_only_what_is_still_a_plain_norm_leads_back(layer, words):
     same, report = surgery.revert(layer)
     assert same is layer and words in report.left[""]
 
