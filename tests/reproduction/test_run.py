@@ -92,7 +92,7 @@ def test_detectron2_has_its_own_words(tmp_path):
     recipe = opened("ilm-5 GN, batch 2")
     words = recipe.words(["SOLVER.BASE_LR=0.1", "OUTPUT_DIR=x"])
     assert words == ["SOLVER.BASE_LR", "0.1", "OUTPUT_DIR", "x"]
-    assert recipe.changes(words) == {"SOLVER.BASE_LR": 0.1}
+    assert recipe.changes(["SOLVER.BASE_LR=0.1", "OUTPUT_DIR=x"]) == {"SOLVER.BASE_LR": 0.1}
     assert (recipe.length, recipe.unit, recipe.batch) == (90000, "iterations", 2)
     recipe.place(tmp_path / "seed3", 3)
     recipe.shorten(900)
