@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -41,22 +40,15 @@ def main() -> None:
     results |= {"layers": {}, "compiled": [], "models": []}
     if "layers" in args.parts:
         for name in args.settings or possible:
-            log(f"layers, {name}")
+            print(f"layers, {name}", file=sys.stderr)
             found = layers.rows(device, name, args.rounds, args.shapes, args.layers)
             results["layers"][name] = list(found)
     if "compiled" in args.parts:
-        log("layers under torch.compile")
         shapes = [name for name in layers.COMPILED_SHAPES if name in args.shapes]
         results["compiled"] = list(layers.compiled_rows(device, args.rounds, shapes))
     if "models" in args.parts:
-        log("training steps")
         results["models"] = list(models.rows(device, args.rounds))
     print(report.write(results, args.output))
-    log(f"wrote benchmark.json, .md and .png in {args.output}")
-
-
-def log(what: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Times and memory of each layer on feature maps of detectors, segmenters and generators.
+"""Times and memory of each layer on feature maps, a row of results for a layer and a map.
 
-Each layer is compared with the plain norm that it replaces, and with its unfused computation
-(:mod:`.unfused`). A row is a JSON-ready dict, the result of one layer on one map.
+Each layer is compared with the plain norm that it replaces, and with itself unfused.
 """
 
 from collections.abc import Iterator
@@ -87,17 +86,14 @@ class Case(NamedTuple):
     x: torch.Tensor
     dy: torch.Tensor
 
+    @torch.no_grad()
     def forward(self) -> None:
-        """Run the forward pass without autograd."""
-        with torch.no_grad():
-            self.function(self.x)
+        self.function(self.x)
 
     def copy(self) -> None:
-        """Copy the input: the memory traffic of the fastest possible forward pass."""
         self.x.detach().clone()
 
     def both(self) -> None:
-        """Run the forward and the backward pass, for the input and the parameters."""
         inputs = [self.x, *self.module.parameters()]
         torch.autograd.grad(self.function(self.x), inputs, self.dy, allow_unused=True)
 
@@ -107,10 +103,8 @@ def cases(shape: tuple[int, ...], device: torch.device, setting: Setting) -> dic
 
     All share one random input of ``shape`` (N, C, H, W) and one random output gradient.
     """
-    x, dy = (
-        torch.randn(shape, device=device).to(setting.dtype, memory_format=setting.layout)
-        for _ in range(2)
-    )
+    as_set = {"dtype": setting.dtype, "memory_format": setting.layout}
+    x, dy = (torch.randn(shape, device=device).to(**as_set) for _ in range(2))
     x.requires_grad_()
     found = {}
     for name, make in {**PLAIN, **NORMS}.items():
@@ -148,10 +142,9 @@ def rows(
                 if BASELINES[layer] == "GroupNorm" and "Liger" in found:
                     rivals["Liger"] = found["Liger"]
                 row = _row(layer, shape_name, case, rivals, rounds)
-                for who, of in (("this", case), ("baseline", plain)):
-                    saved = measure.saved_bytes(of.function, of.x, of.module)
-                    row.setdefault("saved bytes", {})[who] = saved
-                    row.setdefault("peak bytes", {})[who] = measure.peak_bytes(of.both, device)
+                of = {"this": case, "baseline": plain}
+                row["saved bytes"] = {w: measure.saved_bytes(*c[:3]) for w, c in of.items()}
+                row["peak bytes"] = {w: measure.peak_bytes(c.both, device) for w, c in of.items()}
                 yield row
 
 
@@ -171,13 +164,8 @@ def compiled_rows(device: torch.device, rounds: int, shapes: list[str]) -> Itera
 
 def _row(layer: str, shape_name: str, case: Case, rivals: dict[str, Case], rounds: int) -> dict:
     """Return a row, with times of the passes "forward" and "both" against each of the rivals."""
-    row = {
-        "layer": layer,
-        "baseline": BASELINES[layer],
-        "shape name": shape_name,
-        "shape": list(case.x.shape),
-        "bytes": case.x.nbytes,
-    }
+    row = {"layer": layer, "baseline": BASELINES[layer], "shape name": shape_name}
+    row |= {"shape": list(case.x.shape), "bytes": case.x.nbytes}
     for which in ("forward", "both"):
         run = getattr(case, which)
         others = {who: getattr(rival, which) for who, rival in rivals.items()}
@@ -192,9 +180,7 @@ def _row(layer: str, shape_name: str, case: Case, rivals: dict[str, Case], round
 
 
 def _against(run: measure.Run, others: dict, rounds: int, clock) -> dict:
-    """Time a function, interleaved with each of the others: "seconds", and for each rival
-    "RIVAL seconds", medians both, and "over RIVAL", see :func:`.measure.ratio`.
-    """
+    """Return median "seconds", and "RIVAL seconds" and the ratio "over RIVAL" of each rival."""
     row = {}
     for who, other in others.items():
         # Unfused layers are many times slower.

@@ -1,6 +1,5 @@
 """Times in interleaved rounds, whose ratios cancel drift, and memory by torch's allocator."""
 
-import functools
 import statistics
 import timeit
 from collections.abc import Callable
@@ -34,17 +33,12 @@ def device(run: Run) -> float:
     """Call ``run`` on CUDA, after its cache is overwritten, and return the GPU's own seconds."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
-    _larger_than_a_cache().zero_()  # meanwhile the host launches ``run``
+    torch.empty(2**28, dtype=torch.uint8, device="cuda").zero_()  # larger than the cache
     start.record()
     run()
     end.record()
     torch.cuda.synchronize()
     return start.elapsed_time(end) / 1000
-
-
-@functools.cache
-def _larger_than_a_cache() -> Tensor:
-    return torch.empty(2**28, dtype=torch.uint8, device="cuda")
 
 
 def interleaved(
@@ -59,11 +53,11 @@ def interleaved(
 
 
 def as_graph(run: Run) -> Run:
-    """Capture ``run`` in a CUDA graph, after three calls as warm-up; return the graph's replay."""
+    """Capture ``run`` in a CUDA graph, warmed up; return the graph's replay."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):
+        for _ in range(WARM_UP):
             run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
@@ -84,7 +78,7 @@ def machine(on: torch.device) -> dict:
     }
 
 
-def saved_bytes(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module) -> int:
+def saved_bytes(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> int:
     """Return the bytes that a forward pass keeps, without the module's parameters and buffers."""
     own = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
     storages = {}

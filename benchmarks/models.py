@@ -14,14 +14,8 @@ from . import measure
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "detectron2"
 
-NORMS = {
-    "GN": partial(nn.GroupNorm, 32),
-    "ILMGN": ILMGroupNorm,
-    "BN": nn.BatchNorm2d,
-    "SN": SwitchNorm,
-    "EN": ExemplarNorm,
-}
-
+NORMS = {"GN": partial(nn.GroupNorm, 32), "ILMGN": ILMGroupNorm}
+NORMS |= {"BN": nn.BatchNorm2d, "SN": SwitchNorm, "EN": ExemplarNorm}
 #: Model -> (norm, baseline) to compare.
 PAIRS = {
     "Mask R-CNN": [("ILMGN", "GN")],
@@ -30,10 +24,7 @@ PAIRS = {
 
 
 def rows(device: torch.device, rounds: int) -> Iterator[dict]:
-    """Measure training steps of whole models, each norm against its baseline.
-
-    The row of a model whose package is not installed has the reason under "missing".
-    """
+    """Measure losses and gradients of each norm against its baseline, or say what is missing."""
     for model, make in (("Mask R-CNN", mask_rcnn_steps), ("ResNet-50", resnet_steps)):
         try:
             steps = make(device)
@@ -43,24 +34,16 @@ def rows(device: torch.device, rounds: int) -> Iterator[dict]:
         times = measure.interleaved(steps, rounds)
         for norm, baseline in PAIRS[model]:
             yield {
-                "model": model,
-                "norm": norm,
-                "baseline": baseline,
+                **{"model": model, "norm": norm, "baseline": baseline},
                 "seconds": median(times[norm]),
                 "baseline seconds": median(times[baseline]),
                 "over baseline": measure.ratio(times[norm], times[baseline]),
-                "peak bytes": {
-                    name: measure.peak_bytes(steps[name], device) for name in (norm, baseline)
-                },
+                "peak bytes": {n: measure.peak_bytes(steps[n], device) for n in (norm, baseline)},
             }
 
 
 def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
-    """Return norm -> training step of Mask R-CNN, whose box head has that norm, on one image.
-
-    A step computes losses and gradients, without an optimizer. The image has 800 x 1216 pixels, on
-    the CPU 256 x 320; the box head receives 512 proposals in both cases.
-    """
+    """Return norm -> step of Mask R-CNN, whose box head has that norm and gets 512 proposals."""
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
     from detectron2.structures import BitMasks, Boxes, Instances
@@ -94,10 +77,7 @@ def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
 
 
 def resnet_steps(device: torch.device) -> dict[str, Callable[[], None]]:
-    """Return norm -> training step of ResNet-50 on 32 random images, on the CPU 4.
-
-    A step computes loss and gradients, without an optimizer.
-    """
+    """Return norm -> step of ResNet-50 on 32 random images, on the CPU 4."""
     from torchvision.models import resnet50
 
     batch = 32 if device.type == "cuda" else 4
@@ -105,12 +85,7 @@ def resnet_steps(device: torch.device) -> dict[str, Callable[[], None]]:
 
     def step(norm_layer) -> Callable[[], None]:
         model = resnet50(norm_layer=norm_layer).to(device)
-        parameters = list(model.parameters())
-
-        def run() -> None:
-            loss = nn.functional.cross_entropy(model(x), target)
-            torch.autograd.grad(loss, parameters)
-
-        return run
+        loss = lambda: nn.functional.cross_entropy(model(x), target)  # noqa: E731
+        return lambda: torch.autograd.grad(loss(), list(model.parameters()))
 
     return {name: step(norm_layer) for name, norm_layer in NORMS.items()}

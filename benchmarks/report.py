@@ -42,17 +42,15 @@ def to_json(results: dict) -> str:
 def passes(results: dict) -> pd.DataFrame:
     """Return a row for each setting, layer, map and pass; on CUDA, times are those of graphs."""
     rows = []
-    for setting, row in ((s, row) for s, rows in results["layers"].items() for row in rows):
+    for setting, row in ((s, row) for s, found in results["layers"].items() for row in found):
         forward, both = (row.get(f"{which}, graph", row[which]) for which in MAPS_MOVED)
         for (which, moved), times in zip(MAPS_MOVED.items(), (forward, both), strict=True):
             ratios = {name: found for name, found in times.items() if name.startswith("over ")}
             rows.append(
                 {
                     "layer / plain": f"{row['layer']} / {row['baseline']}",
-                    "shape name": row["shape name"],
                     "map": f"{row['shape name']} {'x'.join(map(str, row['shape']))}",
-                    "setting": setting,
-                    "pass": which,
+                    **{"shape name": row["shape name"], "setting": setting, "pass": which},
                     "ms": f"{1e3 * times['seconds']:.2f}",
                     "GB/s": moved * row["bytes"] / times["seconds"] / 1e9,
                     "copy GB/s": 2 * row["bytes"] / forward["copy seconds"] / 1e9,
@@ -72,7 +70,6 @@ def text(quartiles: list[float], digits: int = 2) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return a table of strings in Markdown, "" without rows."""
     head, *lines = (f"| {' | '.join(c)} |" for c in (table.columns, *table.fillna("").values))
     return "\n".join((head, "|---" * len(table.columns) + "|", *lines)) if lines else ""
 
@@ -83,7 +80,6 @@ def mean(groups, shown: str) -> pd.Series:
 
 
 def about(results: dict) -> str:
-    """Return a sentence on the machine, torch, the number of rounds and the commit."""
     of = results["machine"]
     where = f"{of['processor']}, kernels for {of['kernels for']}, {of['threads']} threads unless "
     where = f"{where}stated otherwise" if of["device"] == "cpu" else of["device"]
@@ -128,16 +124,12 @@ def maps(results: dict) -> str:
     frame = frame[frame.setting == "float32"].set_index(["layer / plain", "map"])
     forward, both = (frame[frame["pass"] == which] for which in MAPS_MOVED)
     columns = {
-        "forward, ms": forward.ms,
-        "over plain": forward["over baseline, text"],
+        **{"forward, ms": forward.ms, "over plain": forward["over baseline, text"]},
         "over copy": forward["over copy, text"],
-        "GB/s": forward["GB/s"].map("{:.1f}".format),
-        "copy GB/s": forward["copy GB/s"].map("{:.1f}".format),
-        "both, ms": both.ms,
-        "both over plain": both["over baseline, text"],
+        **{name: forward[name].map("{:.1f}".format) for name in ("GB/s", "copy GB/s")},
+        **{"both, ms": both.ms, "both over plain": both["over baseline, text"]},
         "both, GB/s": both["GB/s"].map("{:.1f}".format),
-        "kept": both.kept.map("{:.3f}".format),
-        "peak": both.peak.map("{:.2f}".format),
+        **{"kept": both.kept.map("{:.3f}".format), "peak": both.peak.map("{:.2f}".format)},
     }
     return markdown(pd.DataFrame(columns).reset_index())
 
@@ -173,7 +165,6 @@ def compiled(results: dict) -> str:
 
 
 def steps(results: dict) -> str:
-    """Return the table of training steps of whole models."""
     rows = []
     for row in results["models"]:
         name, cells = row["model"], {"s": row.get("missing")}
@@ -187,7 +178,6 @@ def steps(results: dict) -> str:
 
 
 def everything(results: dict) -> str:
-    """Return all tables of what was measured."""
     tables = (means, maps, without_c) if results["layers"] else ()
     found = (table(results) for table in (about, *tables, compiled, steps))
     return "\n\n".join(filter(None, found))

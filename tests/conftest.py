@@ -146,8 +146,8 @@ def unrendered(monkeypatch):
     """Draw figures, but save empty files: for tests that read tables and summaries alone."""
     from ilm_plugins.analysis import plots
 
-    def save(fig, path):
-        plots.pyplot.close(fig)
+    def save(grid, path, title):
+        plots.pyplot.close(grid.figure)
         path.touch()
 
     monkeypatch.setattr(plots, "save", save)

@@ -1,11 +1,4 @@
-"""Collect the ratios, or omega and beta, of a model's adaptive layers for each image.
-
-For any ``nn.Module``, from Python::
-
-    from ilm_plugins.analysis.collect import collect_ratios
-
-    ratios = collect_ratios(model, batches)      # batches of images, (N, 3, H, W) each
-    ratios["layer1.0.bn1"].values.mean(0)        # one for each of .normalizers
+"""Collect the ratios, or omega and beta, of any model's adaptive layers for each image.
 
 Layers are in the order in which the model calls them, and may be of several classes. SN has two
 sets of ratios, the same for all images, under ``NAME.mean`` and ``NAME.var``.
@@ -62,16 +55,15 @@ class Rescaling:
     """The scale omega and shift beta of an ILM layer or AssocNorm, minus its weight and bias.
 
     Attributes:
-        omega: omega - weight, (N, key groups), the mean over the channels of each key group; a row
-            is NaN if nothing of the image reached the layer.
-        beta: beta - bias, in the same way.
+        omega, beta: omega - weight and beta - bias, (N, key groups), means over the channels of
+            each key group; a row is NaN if nothing of the image reached the layer.
     """
 
     omega: Tensor
     beta: Tensor
 
 
-def compute_ratios(layer: MixtureNorm, x: Tensor) -> dict[str, Tensor]:
+def _ratios(layer: MixtureNorm, x: Tensor) -> dict[str, Tensor]:
     """Return the ratios of a layer for its input: {"": (N, K)}, of SN .mean and .var (N, K)."""
     if isinstance(layer, ExemplarNorm):
         return {"": layer.ratios(x)}
@@ -79,12 +71,11 @@ def compute_ratios(layer: MixtureNorm, x: Tensor) -> dict[str, Tensor]:
     return {".mean": mean, ".var": var}
 
 
-def compute_rescaling(layer: AutoencoderNorm, x: Tensor) -> dict[str, Tensor]:
+def _rescaling(layer: AutoencoderNorm, x: Tensor) -> dict[str, Tensor]:
     """Return omega - weight, then beta - bias, (N, 2 * key groups), averaged over each group."""
     omega, beta = layer.rescaling(x)
     moved = torch.cat((omega - layer.weight, beta - layer.bias), 1)
-    groups = layer.num_key_groups  # without an image, view could not infer the last size
-    return {"": moved.view(len(x), 2 * groups, layer.num_channels // groups).mean(2)}
+    return {"": moved.unflatten(1, (2 * layer.num_key_groups, -1)).mean(2)}
 
 
 def collect_ratios(
@@ -114,7 +105,7 @@ def collect_ratios(
     """
     layers = select(model, MixtureNorm, "EN, SN or SSN", match)
     found = {}
-    for name, values in _gather(model, layers, compute_ratios, batches, forward or model).items():
+    for name, values in _gather(model, layers, _ratios, batches, forward or model).items():
         layer = _layer_of(name, layers)
         scales = layer.weight.detach().abs().view(-1, layer.num_channels).mean(1).float().cpu()
         found[name] = Ratios(layer.normalizers, values, scales.expand(len(layer.normalizers)))
@@ -132,7 +123,7 @@ def collect_rescaling(
     Arguments, errors and averages over instances are those of :func:`collect_ratios`.
     """
     layers = select(model, AutoencoderNorm, "ILM or AssocNorm", match)
-    found = _gather(model, layers, compute_rescaling, batches, forward or model)
+    found = _gather(model, layers, _rescaling, batches, forward or model)
     return {name: Rescaling(*values.chunk(2, 1)) for name, values in found.items()}
 
 
@@ -149,11 +140,13 @@ def select(model: nn.Module, kind: type, words: str, match: Match = None) -> dic
 
 @contextmanager
 def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call ``see`` with the name and the input of each call of the layers within the block."""
+    """Call ``see`` with name and input of each call of the layers, but of empty inputs."""
 
+    @torch.no_grad()
     def hook(name: str, layer: nn.Module, inputs: tuple, named: dict) -> None:
-        with torch.no_grad():
-            see(name, *inputs, *named.values())
+        (x,) = (*inputs, *named.values())
+        if len(x):
+            see(name, x)
 
     with ExitStack() as handles:
         for name, layer in layers.items():
@@ -171,15 +164,14 @@ class MeansOfRatios:
     def __init__(self, model: nn.Module) -> None:
         self.layers = select(model, MixtureNorm, "EN, SN or SSN")
         self._hooks = ExitStack()
-        self._found: dict[str, list[Tensor]] = {}
+        self._found: dict[str, list[Tensor]] = defaultdict(list)
 
     def start(self) -> None:
         """Begin to keep the ratios of all calls of the layers, on their device."""
-        self._found = defaultdict(list)
         self._hooks.enter_context(watching(self.layers, self._see))
 
     def _see(self, name: str, x: Tensor) -> None:
-        for part, values in compute_ratios(self.layers[name], x).items():
+        for part, values in _ratios(self.layers[name], x).items():
             self._found[name + part].append(values.float())
 
     def stop(self) -> dict[str, float]:
@@ -188,21 +180,20 @@ class MeansOfRatios:
         Layers that got no instance are left out; for SN, LAYER ends in ".mean" or ".var".
         """
         self._hooks.close()
-        found, self._found = self._found, {}
         scalars = {}
-        for name, calls in found.items():
-            values, layer = torch.cat(calls), _layer_of(name, self.layers)
-            pairs = zip(layer.normalizers, values.mean(0).tolist(), strict=True)
-            scalars |= {f"ratios/{name}/{n}": mean for n, mean in pairs if len(values)}
+        for name, calls in self._found.items():
+            means = torch.cat(calls).mean(0).tolist()
+            names = _layer_of(name, self.layers).normalizers
+            scalars |= {f"ratios/{name}/{n}": m for n, m in zip(names, means, strict=True)}
+        self._found.clear()
         return scalars
 
 
 def _layer_of(name: str, layers: Mapping[str, nn.Module]) -> nn.Module:
-    """Return the layer of a name to which :func:`compute_ratios` may have added a suffix."""
+    """Return the layer of a name to which :func:`_ratios` may have added a suffix."""
     return layers.get(name) or layers[name.rpartition(".")[0]]
 
 
-@torch.no_grad()
 def _gather(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
@@ -212,6 +203,8 @@ def _gather(
 ) -> dict[str, Tensor]:
     """Return the values (N, D) computed from the layers' inputs, by name and suffix, on the CPU."""
     calls: dict[str, list[Tensor]] = defaultdict(list)
+    gathered: list[tuple[int, dict[str, Tensor]]] = []
+    widths: dict[str, int] = {}
 
     def see(name: str, x: Tensor) -> None:
         for part, values in compute(layers[name], x).items():
@@ -220,16 +213,14 @@ def _gather(
                     f"{name} has infinite or NaN values; its parameters or its input have them, too"
                 )
             calls[name + part].append(values)
+            widths.setdefault(name + part, values.shape[1])
 
-    gathered = []
-    with evaluating(model), watching(layers, see):
+    with evaluating(model), watching(layers, see), torch.no_grad():
         for batch in batches:
             calls.clear()
             forward(batch)
             n = len(batch)
             gathered.append((n, {name: _by_image(name, of, n) for name, of in calls.items()}))
-    seen = [pair for _, found in gathered for pair in found.items()]
-    widths = {name: values.shape[1] for name, values in seen if not values.isnan().all()}
     if not widths:
         raise UserError(
             f"none of the {len(layers)} layers got an input, such as {next(iter(layers))}; "
@@ -242,16 +233,13 @@ def _gather(
 
 
 def _by_image(name: str, calls: list[Tensor], images: int) -> Tensor:
-    """Average the values of a layer's calls for each image: (images, D), float32, on the CPU.
-
-    All instances of a batch of one image are that image's; without instances its row is NaN.
-    """
-    # In float64, so that the mean of equal rows, such as SN's, is exactly this row.
-    if images == 1:
-        return torch.cat(calls).cpu().double().mean(0, keepdim=True).float()
+    """Return the means of a layer's calls for each image: (images, D), float32, on the CPU."""
+    if images == 1:  # all instances are of this image
+        calls = list(torch.cat(calls).unsqueeze(1))
     if any(len(values) != images for values in calls):
         raise UserError(
             f"{name} got {len(calls[0])} instances for {images} images, which cannot be matched; "
             "use one image per batch (--batch-size 1)"
         )
+    # In float64, so that the mean of equal rows, such as SN's, is exactly this row.
     return torch.stack(calls).cpu().double().mean(0).float()

@@ -9,7 +9,6 @@ layers, evenly spread over depth; the tables have all. Layers with the same rati
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 
 import pandas as pd
@@ -17,57 +16,48 @@ import pandas as pd
 from ..data.images import Images
 from . import plots, tables
 from .collect import Ratios
+from .tables import Report
 
 #: Maximum number of layers in the pictures by class and by image, of maps, and of images drawn.
 LAYERS, MAPS, IMAGES = 6, 10, 3
 
 
 def write_dynamics(
-    folder: Path,
-    steps: Sequence[int],
-    ratios: Sequence[Mapping[str, Ratios]],
-    images: Images,
-    subject: str,
-    step: str = "epoch",
-    embedding: str = "pca",
+    report: Report, steps: Sequence[int], ratios: Sequence[Mapping[str, Ratios]], step: str
 ) -> str:
-    """Write the report on the ratios of ``images`` at each of ``steps``; return the summary.
+    """Write the report on the ratios at each of ``steps``; return the summary.
 
     ``summary.txt`` has, for each checkpoint, the mean abs(ratio - 1/K), the standard deviation
     between images and the share of the variance between images that lies between classes.
     """
-    frames = dict(zip(steps, (tables.ratios_frame(of, images) for of in ratios), strict=True))
-    whole = pd.concat(frames, names=[step], sort=False).droplevel("key_group", axis=1)
-    _write(folder, "by_layer", whole.groupby(step).mean(), step, "normalizer", subject)
-
+    images = report.images
+    frames = dict(zip(steps, (report.ratios(of) for of in ratios), strict=True))
+    whole = pd.concat(frames, names=[step], sort=False)
     vary = {name for frame in frames.values() for name in tables.varying(frame)}
-    own = [name for name in whole.columns.unique("layer") if name in vary]
-    rows, points = {}, {}
-    for at, frame in frames.items():
-        rows[at] = {"mean |lambda - 1/K|": tables.distances(frame).mean()}
-        frame = frame[[name for name in own if name in frame]]
-        if own:
-            points[at] = tables.features(frame)
-            rows[at]["deviation between images"] = tables.deviation(frame)
-        if own and images.labels is not None:
-            rows[at]["share of it between classes"] = tables.share_between_classes(points[at])
-    summary = pd.DataFrame.from_dict(rows, "index").rename_axis(step)
-    lines = [subject, summary.to_string(float_format="{:.4f}".format)]
-    if own:
-        whole, shown = whole[own], _spread(own, LAYERS)
-        if images.labels is not None:
-            means = whole.groupby([step, "class"]).mean()
-            lines += _write(folder, "by_class", means, step, "class", subject, shown)
+    own = whole[[name for name in whole.columns.unique("layer") if name in vary]]
+    points = {at: tables.features(own.loc[at]) for at in steps}
+    columns = {"mean |lambda - 1/K|": {at: tables.distances(whole.loc[at]).mean() for at in steps}}
+    columns["deviation between images"] = {at: tables.deviation(own.loc[at]) for at in steps}
+    if images.labels is not None:
+        of_classes = {at: tables.share_between_classes(points[at]) for at in steps}
+        columns["share of it between classes"] = of_classes
+    summary = pd.DataFrame(columns).rename_axis(step)
+    lines = [summary.to_string(float_format="{:.4f}".format)]
+    _write(report, "by_layer", whole.groupby(step).mean(), "normalizer")
+    if vary and images.labels is not None:
+        means = own.groupby([step, "class"]).mean()
+        lines += _write(report, "by_class", means, "class")
+    if vary:
         pixels = {images.names[i]: images[i] for i in _choose(points[steps[-1]], images)}
-        of_images = whole[whole.index.get_level_values("image").isin(pixels)].droplevel("class")
-        lines += _write(folder, "by_image", of_images, step, "image", subject, shown, pixels)
-    if own and len(images) > 2:
-        maps = {at: tables.embed(points[at], embedding) for at in _spread(steps, MAPS)}
+        of_images = own[own.index.isin(pixels, level="image")].droplevel("class")
+        lines += _write(report, "by_image", of_images, "image", pixels)
+    if vary and len(images) > 2:
+        maps = {at: tables.embed(points[at], report.embedding) for at in _spread(steps, MAPS)}
         found = pd.concat(maps, names=[step])
-        found.to_csv(folder / "dynamics_map.csv", float_format="%.6g")
-        title = f"Images by their ratios in all layers ({embedding})\n{subject}"
-        plots.save(plots.scatter(found.reset_index(), title, step), folder / "dynamics_map.png")
-    return tables.write_summary(folder, lines)
+        report.table("dynamics_map", found)
+        title = f"Images by their ratios in all layers ({report.embedding})"
+        report.picture("dynamics_map", plots.scatter(found.reset_index(), step), title)
+    return report.summary(*lines)
 
 
 def _spread(items: Sequence, count: int) -> list:
@@ -86,24 +76,15 @@ def _choose(points: pd.DataFrame, images: Images) -> list[int]:
 
 
 def _write(
-    folder: Path,
-    what: str,
-    table: pd.DataFrame,
-    step: str,
-    hue: str,
-    subject: str,
-    shown: Sequence[str] | None = None,
-    pixels: Mapping = MappingProxyType({}),
+    report: Report, what: str, table: pd.DataFrame, hue: str, pixels: Mapping = MappingProxyType({})
 ) -> list[str]:
-    """Write dynamics_WHAT .csv and .png; return the ratios of ``shown`` at the last checkpoint."""
-    long = table.melt(ignore_index=False).reset_index()
-    long.to_csv(folder / f"dynamics_{what}.csv", index=False, float_format="%.6g")
-    drawn = long if shown is None else long[long["layer"].isin(shown)]
-    title = f"Ratios by {hue} over the training\n{subject}"
-    fig = plots.dynamics(drawn, step, hue, title, pixels)
-    plots.save(fig, folder / f"dynamics_{what}.png")
-    if shown is None:
-        return []
-    last = drawn[drawn[step] == drawn[step].max()].set_index(["layer", "normalizer", hue])["value"]
-    ratios = last.unstack(sort=False)
-    return [f"at {step} {drawn[step].max()}:", ratios.to_string(float_format="{:.4f}".format)]
+    """Write dynamics_WHAT .csv and .png; return the ratios drawn at the last checkpoint."""
+    long, step = tables.long(table), table.index.names[0]
+    report.table(f"dynamics_{what}", long, index=False)
+    if hue != "normalizer":
+        long = long[long["layer"].isin(_spread(long["layer"].unique(), LAYERS))]
+    grid = plots.dynamics(long, step, hue, pixels)
+    report.picture(f"dynamics_{what}", grid, f"Ratios by {hue} over the training")
+    last = long[long[step] == long[step].max()]
+    ratios = last.pivot_table("value", ["layer", "normalizer"], hue, sort=False)
+    return [f"at {step} {long[step].max()}:", ratios.to_string(float_format="{:.4f}".format)]

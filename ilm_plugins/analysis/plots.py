@@ -1,7 +1,7 @@
-"""Figures in one style, most of them by seaborn from long tables; :func:`save` writes them."""
+"""Figures by seaborn from long tables, which have the columns layer and value, and others."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import matplotlib as mpl
@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from seaborn.axisgrid import Grid
 
 #: Okabe and Ito's colour-blind safe colours, and two more for data sets of ten classes.
 OKABE_ITO = (
@@ -22,8 +23,6 @@ COLOURS |= {"omega": "#E69F00", "beta": "#56B4E9"}
 STYLE = {
     "axes.axisbelow": True,
     "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
     "axes.titlesize": 10,
     "figure.dpi": 120,
     "figure.titlesize": 12,
@@ -32,17 +31,8 @@ STYLE = {
     "image.interpolation": "nearest",
     "legend.frameon": False,
 }
-
-
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Decorate a drawing function, so that it draws in the style :data:`STYLE`."""
-
-    @functools.wraps(draw)
-    def drawing(*args, **options) -> Figure:
-        with mpl.rc_context(STYLE):
-            return draw(*args, **options)
-
-    return drawing
+#: Decorates functions, so that they draw in the style above.
+styled = mpl.rc_context(STYLE)
 
 
 def figure(width: float, height: float) -> Figure:
@@ -50,170 +40,135 @@ def figure(width: float, height: float) -> Figure:
     return Figure((width, height), layout="constrained")
 
 
-def save(fig: Figure, path: Path) -> None:
-    """Write a figure as PNG, with all that lies beside its axes, and close the figure."""
-    fig.savefig(path, bbox_inches="tight")
-    pyplot.close(fig)
+@styled
+def save(grid: Grid, path: Path, title: str) -> None:
+    """Write a figure as PNG, its title above all that it holds, and close the figure."""
+    grid.figure.suptitle(title, y=1, va="bottom")
+    grid.savefig(path)
+    pyplot.close(grid.figure)
 
 
 def short(names: Sequence[str]) -> list[str]:
-    """Shorten dotted names by the leading and trailing words that all of them share.
-
-    Each keeps at least one word: "net.a.bn" and "net.b.bn" become "a" and "b".
-    """
-    words = [name.split(".") for name in names]
-    if len(words) < 2:
+    """Shorten dotted names by the words that all share at an end; each keeps at least one word."""
+    if len(names) < 2:
         return list(names)
-    least = min(map(len, words)) - 1
-
-    def common(parts: list[list[str]]) -> int:
-        alike = (len(set(column)) == 1 for column in zip(*parts, strict=False))
-        return next((i for i, same in enumerate(alike) if not same), least)
-
-    first = min(common(words), least)
-    last = min(common([w[::-1] for w in words]), least - first)
+    words = [name.split(".") for name in names]
+    first = _shared([w[:-1] for w in words])
+    last = _shared([w[:first:-1] for w in words])
     return [".".join(w[first : len(w) - last]) for w in words]
+
+
+def _shared(words: list[list[str]]) -> int:
+    columns = zip(*words, strict=False)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def _shortened(table: pd.DataFrame) -> pd.DataFrame:
     """Return a long table with its column "layer" shortened; the layers keep their order."""
-    layers = list(dict.fromkeys(table["layer"]))
+    layers = table["layer"].unique()
     return table.assign(layer=table["layer"].map(dict(zip(layers, short(layers), strict=True))))
 
 
-def _width(table: pd.DataFrame) -> float:
-    """Return the width in inches of a plot over the layers."""
-    return max(6.0, 1.5 + 0.28 * table["layer"].nunique())
+def _colours(names: pd.Series) -> dict:
+    return {name: COLOURS[name.split(",")[0]] for name in names.unique()}
+
+
+def _palette(count: int) -> list:
+    return sns.color_palette(OKABE_ITO if count <= len(OKABE_ITO) else "husl", count)
+
+
+def _size(table: pd.DataFrame, height: float) -> dict[str, float]:
+    """Return the size in inches of a panel over the layers."""
+    return {"height": height, "aspect": max(6.0, 1.5 + 0.28 * table["layer"].nunique()) / height}
 
 
 @styled
-def by_layer(table: pd.DataFrame, title: str, uniform: float | None) -> Figure:
-    """Draw mean and standard deviation of ratios by layer, as in Fig. 4 of the EN paper.
+def by_layer(table: pd.DataFrame, hue: str, pixels: Mapping[str, np.ndarray] | None = None):
+    """Draw values by layer, as in Fig. 4 of the EN paper: mean and standard deviation of images.
 
-    ``table`` has columns layer, normalizer and value; ``uniform`` is at a dashed line.
+    With ``pixels``, name of an image -> (H, W, 3), a panel and the image itself for each of these.
     """
-    fig, ax = pyplot.subplots(figsize=(_width(table), 4))
-    names = {"hue": "normalizer", "style": "normalizer", "palette": COLOURS}
-    options = {"errorbar": "sd", "markers": True, "dashes": False, "err_kws": {"linewidth": 0}}
-    sns.lineplot(_shortened(table), x="layer", y="value", ax=ax, **names, **options)
-    if uniform:
-        ax.axhline(uniform, color="0.4", linestyle="--", linewidth=1)
-    ax.set(ylabel="ratio: mean and standard deviation", title=title, ylim=(-0.04, 1.04))
-    ax.tick_params("x", rotation=90)
-    sns.move_legend(ax, "upper left", bbox_to_anchor=(1, 1))
-    return fig
+    options = {"hue": hue, "style": hue, "palette": _colours(table[hue])}
+    options |= {"errorbar": "sd", "markers": True, "dashes": False, "err_kws": {"linewidth": 0}}
+    if pixels:
+        options |= {"row": "image", "row_order": list(pixels), **_size(table, 1.4)}
+    else:
+        options |= _size(table, 4)
+    grid = sns.relplot(_shortened(table), kind="line", x="layer", y="value", **options)
+    grid.tick_params("x", rotation=90).set_titles("{row_name}").set_axis_labels("", "")
+    for ax, image in zip(grid.axes[:, 0], (pixels or {}).values(), strict=False):
+        inset = ax.inset_axes((-0.35, 0, 0.25, 1))
+        inset.imshow(image)
+        inset.axis("off")
+    return grid
 
 
 @styled
-def boxes(table: pd.DataFrame, quantity: str, title: str) -> Figure:
+def boxes(table: pd.DataFrame, quantity: str):
     """Draw the distribution of values in each layer as boxes, a panel for each quantity."""
-    colours = {name: COLOURS[name.split(",")[0]] for name in dict.fromkeys(table[quantity])}
-    drawn = {"kind": "box", "whis": (5, 95), "showfliers": False, "palette": colours}
-    names = {"x": "layer", "y": "value", "row": quantity, "hue": quantity}
-    size = {"height": 2.2, "aspect": _width(table) / 2.2, "sharey": False, "legend": False}
-    grid = sns.catplot(_shortened(table), **names, **drawn, **size)
-    grid.tick_params("x", rotation=90)
-    grid.set_titles("{row_name}").set_axis_labels("", "")
-    grid.figure.suptitle(title, y=1, va="bottom")
-    return grid.figure
+    options = {"hue": quantity, "palette": _colours(table[quantity]), "legend": False}
+    options |= {"row": quantity, "sharey": False, "whis": (5, 95), "showfliers": False}
+    table = _shortened(table)
+    grid = sns.catplot(table, kind="box", x="layer", y="value", **options, **_size(table, 2.2))
+    return grid.tick_params("x", rotation=90).set_titles("{row_name}").set_axis_labels("", "")
 
 
 @styled
-def heat_maps(table: pd.DataFrame, quantity: str, title: str) -> Figure:
-    """Draw the distances of class means from the mean of all images, a panel for each quantity.
-
-    ``table`` has columns layer, class, ``quantity`` and distance.
-    """
-    table, parts = _shortened(table), list(dict.fromkeys(table[quantity]))
-    height = min(max(0.22 * table["class"].nunique(), 1.6), 8)
-    size = (_width(table), len(parts) * height + 1.2)
-    fig, axes = pyplot.subplots(
-        len(parts), figsize=size, squeeze=False, sharex=True, layout="constrained"
-    )
-    most = table["distance"].abs().max()
+def heat_maps(table: pd.DataFrame, quantity: str):
+    """Draw the column distance by class and layer, a panel for each quantity."""
+    table, most = _shortened(table), table["distance"].abs().max()
     colours = {"cmap": "cividis", "vmin": 0, "vmax": most}
     if (table["distance"] < 0).any():
-        colours = {"cmap": "PuOr_r", "vmin": -most, "vmax": most}
-    order = list(dict.fromkeys(table["layer"]))
-    for ax, part in zip(axes.flat, parts, strict=True):
-        cells = table[table[quantity] == part].pivot(index="class", columns="layer")["distance"]
-        label = {"label": "distance of the class mean"} if ax is axes[-1, 0] else {}
-        sns.heatmap(cells.reindex(columns=order), ax=ax, xticklabels=1, cbar_kws=label, **colours)
-        ax.set(title=part, xlabel="", ylabel="")
-    fig.suptitle(title)
-    return fig
+        colours |= {"cmap": "PuOr_r", "vmin": -most}
+
+    def draw(data: pd.DataFrame, **_) -> None:
+        cells = data.pivot(index="class", columns="layer", values="distance")
+        sns.heatmap(cells[data["layer"].unique()], xticklabels=1, yticklabels=1, **colours)
+
+    size = _size(table, min(max(0.22 * table["class"].nunique() + 0.4, 1.6), 8))
+    grid = sns.FacetGrid(table, row=quantity, **size).map_dataframe(draw)
+    return grid.tick_params("x", rotation=90).set_titles("{row_name}").set_axis_labels("", "")
 
 
 @styled
-def strips(
-    images: Sequence[tuple[str, np.ndarray, pd.DataFrame]], title: str, ratios: bool
-) -> Figure:
-    """Draw single images: caption, pixels (H, W, 3), and a table of layers x quantities."""
-    width = 1.5 + 0.28 * len(images[0][2])
-    most = max(values.max(axis=None) for *_, values in images)
-    fig = figure(max(width, 6) + 1.5, 1.15 * len(images) + 1.7)
-    axes = fig.subplots(len(images), 2, squeeze=False, width_ratios=(1.5, max(width, 6)))
-    for (left, right), (caption, pixels, values) in zip(axes, images, strict=True):
-        left.imshow(pixels)
-        left.set_title(caption, fontsize=8)
-        left.axis("off")
-        values = values.set_axis(short(list(values.index)))
-        values.plot(ax=right, color=COLOURS, marker="o", markersize=3, legend=False)
-        right.set(ylim=(-0.04, 1.04) if ratios else (0, 1.1 * most), xlabel="")
-        right.set_xticks(range(len(values)), values.index, rotation=90)
-        right.tick_params(labelbottom=right is axes[-1, 1])
-    fig.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside upper right", ncols=4)
-    fig.suptitle(title)
-    return fig
-
-
-@styled
-def scatter(points: pd.DataFrame, title: str, panel: str | None = None) -> Figure:
+def scatter(points: pd.DataFrame, panel: str | None = None):
     """Draw points, columns x, y and class, a panel for each value of the column ``panel``."""
     points = points.sample(frac=1, random_state=0)  # so that the last class covers no other
     classes = sorted(points["class"].unique())
-    colours = sns.color_palette(
-        OKABE_ITO if len(classes) <= len(OKABE_ITO) else "husl", len(classes)
-    )
-    names = {"hue": "class", "hue_order": classes, "palette": colours} if len(classes) > 1 else {}
-    size = {"height": 5, "s": 16}
+    options = {"height": 5, "s": 16, "linewidth": 0, "alpha": 0.8}
+    if len(classes) > 1:
+        options |= {"hue": "class", "hue_order": classes, "palette": _palette(len(classes))}
     if panel:
-        order = sorted(points[panel].unique())
-        size = {"height": 2, "s": 8, "col": panel, "col_wrap": 5, "col_order": order}
-        size["facet_kws"] = {"sharex": False, "sharey": False}
-    grid = sns.relplot(points, x="x", y="y", linewidth=0, alpha=0.8, **names, **size)
-    grid.set_axis_labels("", "").set(xticks=[], yticks=[])
-    grid.figure.suptitle(title, y=1, va="bottom")
-    return grid.figure
+        options |= {"height": 2, "s": 8, "col": panel, "col_wrap": 5}
+        options |= {"col_order": sorted(points[panel].unique())}
+        options["facet_kws"] = {"sharex": False, "sharey": False}
+    grid = sns.relplot(points, x="x", y="y", **options)
+    return grid.set_axis_labels("", "").set(xticks=[], yticks=[])
 
 
 @styled
-def dynamics(table: pd.DataFrame, step: str, hue: str, title: str, pixels: Mapping) -> Figure:
-    """Draw ratios over the training; ``table`` has columns step, layer, normalizer, value, ``hue``.
+def dynamics(table: pd.DataFrame, step: str, hue: str, pixels: Mapping[str, np.ndarray]):
+    """Draw ratios over the training, columns ``step``, layer, normalizer, value and ``hue``.
 
     A panel is a layer, or a layer and a normalizer if ``hue`` is not the normalizer; ``pixels`` of
-    images, name -> (H, W, 3), are drawn at the right.
+    images, name -> (H, W, 3), are drawn at the right, in frames with the colours of their lines.
     """
-    size = {"col": "layer", "col_wrap": 5, "height": 1.8, "aspect": 1.3}
-    titles, colours = (
-        "{col_name}",
-        {name: COLOURS[name] for name in dict.fromkeys(table["normalizer"])},
-    )
-    if hue != "normalizer":
-        size = {"row": "layer", "col": "normalizer", "height": 1.5, "aspect": 1.9}
-        size["facet_kws"] = {"sharey": False}
-        titles = "{row_name}: {col_name}"
-        colours = dict(zip(dict.fromkeys(table[hue]), OKABE_ITO, strict=False))
-    table = _shortened(table[table[hue].isin(colours)])
-    options = {"kind": "line", "errorbar": None, "palette": colours, "hue_order": list(colours)}
-    options["legend"] = not pixels  # whose frames have the colours
-    grid = sns.relplot(table, x=step, y="value", hue=hue, **size, **options)
-    grid.set_titles(titles)
-    grid.set_axis_labels(step, "ratio").figure.suptitle(title, y=1, va="bottom")
+    names = table[hue].unique()
+    if hue == "normalizer":
+        options = {"col": "layer", "col_wrap": 5, "height": 1.8, "aspect": 1.3}
+        colours = _colours(table[hue])
+    else:
+        options = {"row": "layer", "col": "normalizer", "height": 1.5, "aspect": 1.9}
+        options["facet_kws"] = {"sharey": False}
+        colours = dict(zip(names, _palette(len(names)), strict=True))
+    options |= {"hue": hue, "palette": colours, "errorbar": None, "legend": not pixels}
+    grid = sns.relplot(_shortened(table), kind="line", x=step, y="value", **options)
+    titles = "{col_name}" if hue == "normalizer" else "{row_name}: {col_name}"
+    grid.set_titles(titles).set_axis_labels(step, "ratio")
     for i, (name, image) in enumerate(pixels.items()):
         ax = grid.figure.add_axes((1.01, 0.62 - 0.31 * i, 0.12, 0.26))
         ax.imshow(image)
         ax.set(xticks=[], yticks=[])
         ax.set_title(name, fontsize=8)
         ax.spines[:].set(visible=True, color=colours[name], linewidth=3)
-    return grid.figure
+    return grid

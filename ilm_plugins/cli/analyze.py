@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..analysis.collect import collect_ratios, collect_rescaling
 from ..analysis.dynamics import write_dynamics
-from ..analysis.tables import write_ratios, write_rescaling
+from ..analysis.tables import Report, write_ratios, write_rescaling
 from ..checkpoints import CheckpointError, find_absent, find_state, loading, read, unwrap_state
 from ..data.images import open_images
 from ..errors import UserError
@@ -109,16 +109,15 @@ def run(args: argparse.Namespace) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     classes = f" ({', '.join(args.classes)})" if args.classes else ""
     subject = f"{len(images):,} images of {Path(args.images).resolve().name}{classes}"
+    if args.measure != "dynamics":
+        subject = f"{Path(args.checkpoint[0]).name}, {subject}"
+    report = Report(args.output, images, f"{inference.name}, {subject}", args.embedding)
     if args.measure == "dynamics":
-        subject = f"{inference.name}, {subject}"
         step = "epoch" if "epoch" in Path(args.checkpoint[0]).name else "iteration"
-        text = write_dynamics(
-            args.output, list(steps), found, images, subject, step, args.embedding
-        )
+        text = write_dynamics(report, list(steps), found, step)
     else:
-        subject = f"{inference.name}, {Path(args.checkpoint[0]).name}, {subject}"
         write = write_rescaling if args.measure == "omega" else write_ratios
-        text = write(args.output, found[0], images, subject, args.embedding)
+        text = write(report, found[0])
     print(text)
     if commit() is not None:
         with (args.output / "summary.txt").open("a", encoding="utf-8") as file:

@@ -46,10 +46,6 @@ class Images:
         """Return the name of an image's class; "" without classes."""
         return "" if self.labels is None else self.classes[self.labels[index]]
 
-    def caption(self, index: int) -> str:
-        """Return an image's class, if it has one, and its file name, on two lines."""
-        return "\n".join(filter(None, (self.class_of(index), Path(self.names[index]).name)))
-
     def batches(self, size: int) -> Iterator[list[np.ndarray]]:
         """Yield all images in lists of ``size``; the last list may be shorter."""
         for start in range(0, len(self), size):

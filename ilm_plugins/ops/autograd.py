@@ -66,9 +66,9 @@ def adaptive_norm(
     records = torch.is_grad_enabled()
     if records and description is not None:
         # Kernels that compute the network have no gradients of buffers.
-        for buffer in tensors[description.num_parameters :]:
-            if buffer is not None and buffer.requires_grad:
-                description = None
+        buffers = tensors[description.num_parameters :]
+        if any(buffer is not None and buffer.requires_grad for buffer in buffers):
+            description = None
     primitive = Primitive(kernels, x.shape[1], num_groups, eps, rescale, description)
     with _without_autocast(x.device.type):
         if records:
@@ -105,22 +105,14 @@ class Primitive(NamedTuple):
     def backward(
         self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors: Tensors, needs: Needs
     ) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x and each tensor by :func:`adaptive_norm`'s equations.
-
-        None where not needed; ``needs`` is of x, then of each tensor.
-        """
+        """Return the gradients of x and each tensor, None where ``needs`` of these is false."""
         if self.network is not None:
             return self.kernels.backward(dy, x, mean, var, self.network, tensors, needs)
         needs_x, *needs = needs
         dscale, dshift = self.kernels.sums(dy, x, mean)
+        tensors = cast(tensors, mean.dtype)
         scale, dmean, dvar, *dtensors = _vjp(
-            self.affine_coefficients,
-            needs,
-            dscale,
-            dshift,
-            mean,
-            var,
-            *cast(tensors, mean.dtype),
+            self.affine_coefficients, needs, dscale, dshift, mean, var, *tensors
         )
         if not needs_x:
             return None, *dtensors
@@ -160,7 +152,6 @@ class _AdaptiveNorm(Function):
 
     @staticmethod
     def backward(ctx, dy: Tensor | None, *_) -> tuple[Tensor | None, ...]:
-        """Return None for the primitive, then the gradients of x and of each tensor, or Nones."""
         if dy is None:
             return (None,) * len(ctx.needs_input_grad)
         x, mean, var, *tensors = ctx.saved_tensors
@@ -192,11 +183,9 @@ def _vjp(rescale, needs: Needs, dscale, dshift, mean, var, *tensors) -> tuple[Te
         wanted = [t.requires_grad_() for t, need in zip(tensors, needs, strict=True) if need]
         scale, shift = rescale(mean, var, *tensors)
     pairs = [(o, d) for o, d in ((scale, dscale), (shift, dshift)) if o.requires_grad]
+    outputs, gradients = zip(*pairs, strict=True)
     dmean, dvar, *dtensors = torch.autograd.grad(
-        [o for o, _ in pairs],
-        (mean, var, *wanted),
-        [d for _, d in pairs],
-        materialize_grads=True,
+        outputs, (mean, var, *wanted), gradients, materialize_grads=True
     )
     return scale.detach(), dmean, dvar, *_fill_needed(needs, dtensors)
 

@@ -6,14 +6,10 @@ They are contiguous, (N, C, *), and channels last, which is contiguous as (N, *,
 from torch import Tensor
 
 
-def is_channels_last(x: Tensor) -> bool:
-    return x.movedim(1, -1).is_contiguous()
-
-
 def dense(x: Tensor) -> Tensor:
     """Return x if it is contiguous or channels last, else a copy in the more similar layout."""
     x = x.resolve_neg()
-    if x.is_contiguous() or is_channels_last(x):
+    if x.is_contiguous() or x.movedim(1, -1).is_contiguous():
         return x
     if x.stride(1) == 1:
         return x.movedim(1, -1).contiguous().movedim(-1, 1)

@@ -51,11 +51,6 @@ def restandardize(mean: Tensor, var: Tensor, num_groups: int, eps: float) -> tup
         x_hat  = (x - mu) / sqrt(var + eps)
         ratio  = sqrt(var + eps) / sqrt(var_g + eps)
         offset = (mu - mu_g) / sqrt(var_g + eps)
-
-    Args:
-        mean, var: (N, G') moments of fine groups, G' divisible by ``num_groups``.
-        num_groups: the number of coarse groups.
-        eps: added to each variance.
     """
     coarse = coarsen(mean, var, num_groups)
     coarse_mean, coarse_var = (duplicate(t, mean.shape[1]) for t in coarse)

@@ -2,11 +2,12 @@
 
 It saves as little for the backward pass as the kernels do, but takes more time and memory.
 
-Every backend is a module with these functions. They take a non-empty x (N, C, *) and dy in any
-layout; the statistics mean, var, slope and offset are (N, G'), scale and shift (N, C), at least
-float32. Results of x's shape have the dtype and layout of x. A backend whose ``runs`` returns True
-for a network also has ``forward``, which returns y, mean and var, and ``backward``, which returns
-the gradients of x and of each tensor, or None where not needed.
+Every backend is a module with these functions, for equations in :func:`.autograd.adaptive_norm`.
+They take a non-empty x (N, C, *) and dy in any layout; the statistics mean, var, slope and offset
+are (N, G'), scale and shift (N, C), at least float32. Results of x's shape have the dtype and
+layout of x. A backend whose ``runs`` returns True for a network also has ``forward``, which returns
+y, mean and var, and ``backward``, which returns the gradients of x and of each tensor, or None
+where not needed.
 """
 
 import torch
@@ -20,27 +21,23 @@ __all__ = ["affine", "dx", "moments", "runs", "sums"]
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return scale * (x - mean) + shift."""
     y = _centered(x, mean).mul_(per_channel(scale, x)).add_(per_channel(shift, x))
     return y.to(x.dtype)
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums over positions of dy * (x - mean) and of dy, (N, C) each."""
     dy, centered = dy.to(mean.dtype), _centered(x, mean)
     positions = tuple(range(2, x.dim()))
     return tuple(t.sum(positions) if positions else t for t in (dy * centered, dy))
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """Return scale * dy + slope * (x - mean) + offset."""
     slope, offset = (per_channel(duplicate(t, x.shape[1]), x) for t in (slope, offset))
     result = _centered(x, mean).mul_(slope).add_(offset)
     return result.addcmul_(dy.to(mean.dtype), per_channel(scale, x)).to(x.dtype)
 
 
 def runs(network: Network, x: Tensor, num_groups: int) -> bool:
-    """Return False: ``forward`` and ``backward`` of a whole network are missing here."""
     return False
 
 

@@ -40,9 +40,9 @@ def test_ratios_are_of_interleaved_rounds(monkeypatch):
 
 def test_saved_and_peak_bytes():
     x = torch.randn(2, 64, 8, 8, requires_grad=True)
-    assert measure.saved_bytes(lambda x: x.square().exp(), x, nn.Identity()) == 2 * x.nbytes
+    assert measure.saved_bytes(nn.Identity(), lambda x: x.square().exp(), x) == 2 * x.nbytes
     norm = nn.GroupNorm(32, 64)
-    assert measure.saved_bytes(norm, x, norm) == x.nbytes + 2 * (2 * 32 * 4)
+    assert measure.saved_bytes(norm, norm, x) == x.nbytes + 2 * (2 * 32 * 4)
     x = torch.randn(1 << 16)
     peak = measure.peak_bytes(lambda: (x + 1) * 2, x.device)
     assert 2 * x.nbytes <= peak < 2 * x.nbytes + 100  # two maps, and the numbers

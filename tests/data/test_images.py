@@ -35,10 +35,10 @@ def test_class_folders_and_flat_ones(classes, tmp_path):
         assert images.names == ["cat/3.png", "cat/more/4.PNG", "dog/1.png", "dog/2.png"]
         assert images.labels == [0, 0, 1, 1] and images.classes == ("cat", "dog")
         assert [[i[0, 0, 0] for i in batch] for batch in images.batches(3)] == [[3, 4, 1], [2]]
-        assert images.class_of(2) == "dog" and images.caption(1) == "cat\n4.PNG"
+        assert images.class_of(2) == "dog"
     flat = open_images(classes / "dog")
     assert flat.names == ["1.png", "2.png"] and flat.labels is None
-    assert flat.class_of(0) == "" and flat.caption(0) == "1.png"
+    assert flat.class_of(0) == ""
 
 
 def test_a_choice_of_classes_and_a_limit_spread_over_all(classes):

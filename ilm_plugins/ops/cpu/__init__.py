@@ -16,29 +16,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .. import networks
 from ..layouts import dense, laid_out
-from ..networks import (
-    ACTIVATIONS,
-    COMBINE,
-    Attentive,
-    Autoencoder,
-    Exemplar,
-    Network,
-    Switch,
-    Tensors,
-    check_groups,
-    check_tensors,
-)
+from ..networks import Network, Tensors
 
 LIBRARY = Path(__file__).with_name("kernels.so")
 
 #: Kinds of networks, and names in their descriptions, by their numbers in kernels.h.
-KINDS = (Autoencoder, Exemplar, Switch, Attentive)
-NUMBERS = {
-    name: number
-    for names in (ACTIVATIONS, COMBINE, ("conv", "no_conv", "mlp"), ("omega", "beta"))
-    for number, name in enumerate(names)
-}
+KINDS = (networks.Autoencoder, networks.Exemplar, networks.Switch, networks.Attentive)
+NAMES = (networks.ACTIVATIONS, networks.COMBINE, ("conv", "no_conv", "mlp"), ("omega", "beta"))
+NUMBERS = {name: number for names in NAMES for number, name in enumerate(names)}
 MAX_NORMALIZERS, MAX_TENSORS = 4, 9
 
 #: dtype of x -> dtype of its statistics, and x's number in kernels.h.
@@ -55,13 +42,8 @@ class _Map(ctypes.Structure):
 
     __slots__ = ()
     _fields_ = (
-        ("instances", ctypes.c_int64),
-        ("channels", ctypes.c_int64),
-        ("length", ctypes.c_int64),
-        ("groups", ctypes.c_int64),
-        ("stored_as", ctypes.c_int32),
-        ("channels_last", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
+        *((name, ctypes.c_int64) for name in ("instances", "channels", "length", "groups")),
+        *((name, ctypes.c_int32) for name in ("stored_as", "channels_last", "threads")),
         ("parallel_for", ctypes.c_void_p),
     )
 
@@ -98,10 +80,7 @@ FUNCTIONS = {"moments": 3, "affine": 5, "sums": 5, "dx": 7, "forward": 5, "backw
 class _Table(ctypes.Structure):
     """kernels.h's Kernels: a hash of the interface, and the functions' addresses."""
 
-    _fields_ = (
-        ("interface", ctypes.c_uint64),
-        *((name, ctypes.c_void_p) for name in FUNCTIONS),
-    )
+    _fields_ = (("interface", ctypes.c_uint64), *((name, ctypes.c_void_p) for name in FUNCTIONS))
 
 
 @functools.cache
@@ -120,9 +99,7 @@ def load_problem() -> str | None:
     try:
         _library()
     except OSError as error:
-        return (
-            f"the C kernels cannot be loaded ({error}); install the package again, on this system"
-        )
+        return f"the C kernels cannot be loaded ({error}); install the package again, here"
     return None
 
 
@@ -263,14 +240,12 @@ def _describe(
     dtype = DTYPES[x.dtype][0]
     template, sizes = _template(network, x.shape[1], num_groups)
     for t, size in zip(tensors, sizes, strict=True):
-        if t is not None and not (
-            t.numel() == size
-            and t.dtype == dtype
-            and t.is_cpu
-            and t.is_contiguous()
-            and not t.is_neg()
+        if t is not None and (
+            (t.numel(), t.dtype) != (size, dtype)
+            or not (t.is_cpu and t.is_contiguous())
+            or t.is_neg()
         ):
-            check_tensors(x, network, tensors)
+            networks.check_tensors(x, network, tensors)
             tensors = [t if t is None else t.resolve_neg().to(dtype).contiguous() for t in tensors]
             break
     described = _Network.from_buffer_copy(template)  # threads share the template
@@ -279,14 +254,13 @@ def _describe(
 
 
 def _addresses(tensors: Tensors) -> ctypes.Array:
-    """Return the addresses of tensors as a C array; null for None."""
     return (ctypes.c_void_p * MAX_TENSORS)(*map(_pointer, tensors))
 
 
 @functools.lru_cache(maxsize=None, typed=True)  # named tuples of two classes may be equal
 def _template(network: Network, channels: int, num_groups: int) -> tuple[_Network, tuple[int, ...]]:
     """Return the network as a C struct without tensors, to be copied, and its tensors' sizes."""
-    check_groups(network, channels, num_groups)
+    networks.check_groups(network, channels, num_groups)
     numbers = {**NUMBERS, "IN": channels, "LN": 1, "BN": 0, "GN": network.num_groups}
 
     def number(value):

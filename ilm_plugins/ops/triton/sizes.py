@@ -7,16 +7,8 @@ from typing import NamedTuple
 import triton
 from torch import Tensor
 
-from ..networks import (
-    ACTIVATIONS,
-    COMBINE,
-    Autoencoder,
-    Exemplar,
-    Network,
-    Switch,
-    Tensors,
-    check_groups,
-)
+from .. import networks
+from ..networks import Autoencoder, Exemplar, Network, Switch, Tensors
 
 #: Most channels of a program's vectors; most elements of a program's matrices, with padding.
 MAX_CHANNELS = 4096
@@ -24,14 +16,12 @@ MAX_AUTOENCODER, MAX_MIXTURE = 16384, 4096
 
 #: Kind of network -> its tensors by name, as a kernel gets pointers to them.
 POINTERS = {
-    Autoencoder: namedtuple(
-        "AutoencoderTensors", "weight bias encode decode_mean decode_var omega_offset"
-    ),
-    Exemplar: namedtuple(
-        "ExemplarTensors",
-        "weight bias reduce expand expand_bias ratio ratio_bias batch_mean batch_var",
-    ),
-    Switch: namedtuple("SwitchTensors", "weight bias mean_weight var_weight batch_mean batch_var"),
+    kind: namedtuple(f"{kind.__name__}Tensors", names)
+    for kind, names in {
+        Autoencoder: "weight bias encode decode_mean decode_var omega_offset",
+        Exemplar: "weight bias reduce expand expand_bias ratio ratio_bias batch_mean batch_var",
+        Switch: "weight bias mean_weight var_weight batch_mean batch_var",
+    }.items()
 }
 
 
@@ -52,7 +42,7 @@ class Sizes(NamedTuple):
 @functools.lru_cache(maxsize=None, typed=True)  # named tuples of two classes may be equal
 def find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None:
     """Return the sizes for the kernels, or None if they cannot compute the network."""
-    check_groups(network, channels, num_groups)
+    networks.check_groups(network, channels, num_groups)
     if type(network) not in POINTERS:
         return None
     padded_hidden = triton.next_power_of_2(getattr(network, "hidden", 1))
@@ -61,8 +51,8 @@ def find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None
         rows, max_matrix = network.num_key_groups, MAX_AUTOENCODER
         computes = (
             _are_powers_of_2(channels, num_groups, network.num_groups, rows)
-            and set(network.activations) <= set(ACTIVATIONS)
-            and network.combine in COMBINE
+            and set(network.activations) <= set(networks.ACTIVATIONS)
+            and network.combine in networks.COMBINE
         )
     else:
         rows, max_matrix = triton.next_power_of_2(len(network.normalizers)), MAX_MIXTURE
