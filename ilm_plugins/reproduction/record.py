@@ -41,17 +41,17 @@ def complete(
     measures = {name: registry.measures()[name] for name in registry.tables()[cell.table].measures}
     figures = {name: m.read(found["metrics"].get(m.test, {})) for name, m in measures.items()}
     planned, length = (0, 0) if cell.tests else (found["planned"], recipe.length)
+    trained = not cell.tests
     how = "shortened" if planned < length else "lengthened"
-    pairs = {f"{how}: {{}} of {{}} {found['unit']}": (planned, length)}
-    if not miniature:
-        if not cell.tests:
-            pairs["{} of {} images"] = found["images"], recipe.images
-        pairs["tested on {} of {} images"] = found.get("test images"), recipe.test_images
-        if not cell.tests:
-            pairs["batches of {}, not {}"] = found["batch"], recipe.batch
+    compared = [
+        (f"{how}: {{}} of {{}} {found['unit']}", planned, length),
+        ("{} of {} images", trained and found["images"], trained and recipe.images),
+        ("tested on {} of {} images", found.get("test images"), recipe.test_images),
+        ("batches of {}, not {}", trained and found["batch"], trained and recipe.batch),
+    ]
     differences = ["miniature"] * miniature + [
         text.format(ours, published)
-        for text, (ours, published) in pairs.items()
+        for text, ours, published in compared[: 1 if miniature else None]
         if None not in (ours, published) and ours != published
     ]
     if not miniature:

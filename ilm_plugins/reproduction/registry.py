@@ -158,11 +158,7 @@ def find_table(key: str) -> Table:
 
 
 def find(table: str, row: str | None = None) -> list[Cell]:
-    """Return a table's row of that name, or all its rows; of a figure, those that it ``shows``.
-
-    Raises:
-        UserError: there is no such table or row, or nothing to run.
-    """
+    """Return a table's row of that name, or all its rows; of a figure, those that it ``shows``."""
     found = find_table(table)
     rows = [c for key in found.shows or [table] for c in tables()[key].cells.values()]
     if not rows:
