@@ -25,10 +25,6 @@ if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTIONS["avx512"] += ["-mfma", "-mf16c", "-mprefer-vector-width=512"]
 
 
-#: By which the binding in Python knows a library of another interface; see its `_interface`.
-INTERFACE = "0x" + sha256((FOLDER / "kernels.h").read_bytes()).hexdigest()[:16]
-
-
 class BuildKernels(build_ext):
     """One library of the same source, compiled for each instruction set, for float and double."""
 
@@ -50,11 +46,13 @@ class BuildKernels(build_ext):
         self.get_finalized_command("bdist_wheel").root_is_pure = True
 
     def build_extension(self, extension):
+        # By which the binding in Python knows a library of another interface; see its `_interface`.
+        interface = "0x" + sha256((FOLDER / "kernels.h").read_bytes()).hexdigest()[:16]
         flags = [*FLAGS, *os.environ.get("ILM_PLUGINS_CFLAGS", "").split()]
 
         def compile_for(variant):
             (name, instructions), kind = variant
-            macros = [("INSTRUCTIONS", name), ("INTERFACE", INTERFACE)]
+            macros = [("INSTRUCTIONS", name), ("INTERFACE", interface)]
             macros += [(kind, None)] if kind else []
             return self.compiler.compile(
                 extension.sources,

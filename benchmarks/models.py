@@ -1,6 +1,6 @@
 """Whole training steps: a detector's with GN and ILM+GN, and ResNet-50's with each norm."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -74,17 +74,12 @@ def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
         cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", device.type
         torch.manual_seed(0)
         model = build_model(cfg)
-        instances = Instances((height, width))
         corners = torch.rand(8, 2) * torch.tensor([width / 2, height / 2])
-        instances.gt_boxes = Boxes(torch.cat([corners, corners + 40 + 60 * torch.rand(8, 2)], 1))
-        instances.gt_classes = torch.arange(8)
-        instances.gt_masks = BitMasks(torch.rand(8, height, width) > 0.5)
-        image = {
-            "image": torch.randint(0, 255, (3, height, width), dtype=torch.uint8),
-            "instances": instances,
-            "height": height,
-            "width": width,
-        }
+        boxes = Boxes(torch.cat([corners, corners + 40 + 60 * torch.rand(8, 2)], 1))
+        masks = BitMasks(torch.rand(8, height, width) > 0.5)
+        found = {"gt_boxes": boxes, "gt_classes": torch.arange(8), "gt_masks": masks}
+        pixels = torch.randint(0, 255, (3, height, width), dtype=torch.uint8)
+        image = {"image": pixels, "instances": Instances((height, width), **found)}
         parameters = [p for p in model.parameters() if p.requires_grad]
 
         def run() -> None:
@@ -98,9 +93,7 @@ def mask_rcnn_steps(device: torch.device) -> dict[str, Callable[[], None]]:
     return {norm: step(norm) for norm in ("GN", "ILMGN")}
 
 
-def resnet_steps(
-    device: torch.device, norms: Mapping[str, Callable[[int], nn.Module]] = NORMS
-) -> dict[str, Callable[[], None]]:
+def resnet_steps(device: torch.device) -> dict[str, Callable[[], None]]:
     """Return norm -> training step of ResNet-50 on 32 random images, on the CPU 4.
 
     A step computes loss and gradients, without an optimizer.
@@ -120,4 +113,4 @@ def resnet_steps(
 
         return run
 
-    return {name: step(norm_layer) for name, norm_layer in norms.items()}
+    return {name: step(norm_layer) for name, norm_layer in NORMS.items()}

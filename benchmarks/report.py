@@ -84,13 +84,11 @@ def mean(groups, shown: str) -> pd.Series:
 
 def about(results: dict) -> str:
     """Return a sentence on the machine, torch, the number of rounds and the commit."""
-    machine = results["machine"]
-    where = machine["device"]
-    if where == "cpu":
-        where = f"{machine['processor']}, kernels for {machine['kernels for']}"
-        where += f", {machine['threads']} threads unless stated otherwise"
+    of = results["machine"]
+    where = f"{of['processor']}, kernels for {of['kernels for']}, {of['threads']} threads unless "
+    where = f"{where}stated otherwise" if of["device"] == "cpu" else of["device"]
     rounds = f"medians of {results['rounds']} interleaved rounds"
-    return f"{where}, torch {machine['torch']}, {rounds}, at commit {machine['commit']}."
+    return f"{where}, torch {of['torch']}, {rounds}, at commit {of['commit']}."
 
 
 def means(results: dict) -> str:
@@ -164,8 +162,7 @@ def compiled(results: dict) -> str:
             rows.append(
                 {
                     "layer / plain": f"{row['layer']} / {row['baseline']}",
-                    "map": row["shape name"],
-                    "pass": which,
+                    **{"map": row["shape name"], "pass": which},
                     "kernels / compiled layer": text(times["over compiled"]),
                     "kernels / plain": text(times["over baseline"]),
                     "kernels / compiled plain": text(times["over compiled baseline"]),

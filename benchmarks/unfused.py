@@ -17,11 +17,7 @@ from ilm_plugins.layers.switchable import SwitchNorm
 
 
 def forward(layer: torch.nn.Module, x: Tensor) -> Tensor:
-    """Compute ``layer(x)`` for x of (N, C, H, W) without fusion, and with unbiased variances.
-
-    ``layer`` is an ILM layer, EN, SN, SSN or AN. In training mode, the running statistics of EN, SN
-    and SSN are updated.
-    """
+    """Compute ``layer(x)`` for x of (N, C, H, W) without fusion, and with unbiased variances."""
     if isinstance(layer, AutoencoderNorm):
         return _autoencoder_norm(layer, x)
     if isinstance(layer, AttentiveNorm):
@@ -42,7 +38,6 @@ def _to_channels(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _autoencoder_norm(layer: AutoencoderNorm, x: Tensor) -> Tensor:
-    """Compute an ILM layer: x and the output are (N, C, H, W)."""
     key_mean, key_var = _group_statistics(x, layer.num_key_groups)
     from_mean = F.linear(F.relu(F.linear(key_mean, layer.encode.weight)), layer.decode_mean.weight)
     from_var = F.linear(F.relu(F.linear(key_var, layer.encode.weight)), layer.decode_var.weight)
@@ -56,7 +51,6 @@ def _autoencoder_norm(layer: AutoencoderNorm, x: Tensor) -> Tensor:
 
 
 def _attentive_norm(layer: AttentiveNorm, x: Tensor) -> Tensor:
-    """Compute AttentiveNorm (AN): x and the output are (N, C, H, W)."""
     flat = x.reshape(*x.shape[:2], -1)
     features = flat.mean(2) / (flat.var(2) + 1e-3).sqrt()
     attentions = F.hardsigmoid(F.linear(features, layer.attention.weight, layer.attention.bias))
@@ -66,13 +60,7 @@ def _attentive_norm(layer: AttentiveNorm, x: Tensor) -> Tensor:
 
 
 def _in_ln_bn_statistics(layer: MixtureNorm, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Compute instance, layer and batch statistics of x, (N, C, H, W), in this order.
-
-    In training mode the running statistics of the layer are updated.
-
-    Returns:
-        Three means and three variances, which broadcast to x.
-    """
+    """Return three means and three variances, of IN, LN and BN, and update running statistics."""
     flat = x.reshape(*x.shape[:2], -1)
     mean_in, var_in = flat.mean(2, keepdim=True), flat.var(2, keepdim=True)
     square = var_in + mean_in**2
@@ -89,7 +77,6 @@ def _in_ln_bn_statistics(layer: MixtureNorm, x: Tensor) -> tuple[list[Tensor], l
 
 
 def _switch_norm(layer: SwitchNorm, x: Tensor) -> Tensor:
-    """Compute SwitchNorm (SN) or SparseSwitchNorm (SSN): x and the output are (N, C, H, W)."""
     means, variances = _in_ln_bn_statistics(layer, x)
     mean_ratios, var_ratios = layer.ratios()
     mean = sum(r * m for r, m in zip(mean_ratios, means, strict=True))
@@ -99,7 +86,6 @@ def _switch_norm(layer: SwitchNorm, x: Tensor) -> Tensor:
 
 
 def _exemplar_norm(layer: ExemplarNorm, x: Tensor) -> Tensor:
-    """Compute ExemplarNorm (EN): x and the output are (N, C, H, W)."""
     n, c = x.shape[:2]
     means, variances = _in_ln_bn_statistics(layer, x)
     pooled = F.adaptive_avg_pool2d(x, 1)

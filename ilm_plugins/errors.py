@@ -28,6 +28,7 @@ EXTRAS = {
     "sklearn": "analysis",
     "tensorboard": "pix2pix",
     "torchmetrics": "pix2pix",
+    "tqdm": "data",
 }
 #: Frameworks, which no extra can install -> what does.
 FRAMEWORKS = {

@@ -75,7 +75,7 @@ def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
     """Write a PNG of some test images, each with the ground truth beside the predictions."""
     import numpy as np
     from detectron2.data import DatasetCatalog, MetadataCatalog
-    from detectron2.utils.visualizer import Visualizer
+    from detectron2.utils.visualizer import ColorMode, Visualizer
     from PIL import Image
 
     from ..data.images import read_image
@@ -91,12 +91,15 @@ def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
         image = np.asarray(read_image(entry["file_name"]))
         with torch.no_grad():
             found = inference.forward([image])[0]["instances"].to("cpu")
-        truth, predicted = (Visualizer(image, metadata, scale=2) for _ in range(2))
+        # The colours are those of the classes.
+        mode = ColorMode.SEGMENTATION
+        truth, predicted = (Visualizer(image, metadata, 2, mode) for _ in range(2))
         drawn = (
             truth.draw_dataset_dict(entry),
             predicted.draw_instance_predictions(found[found.scores >= MIN_SCORE]),
         )
-        tiles.append(np.concatenate([one.get_image() for one in drawn], 1))
+        tile = np.concatenate([one.get_image() for one in drawn], 1)
+        tiles.append(np.pad(tile, ((3, 3), (3, 3), (0, 0)), constant_values=255))
     # Rows of three pairs, the ground truth at the left.
     rows = [np.concatenate(tiles[i : i + 3], 1) for i in range(0, number - number % 3 or 1, 3)]
     Image.fromarray(np.concatenate(rows)).save(path, optimize=True)

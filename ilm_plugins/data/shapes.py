@@ -26,7 +26,15 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..errors import UserError
-from . import SHAPES
+
+#: Class -> RGB colour, 0..255, to draw it in; from the palette of Okabe and Ito, whose colours
+#: people with colour blindness can tell apart, too.
+SHAPES = {
+    "circle": (230, 159, 0),
+    "square": (86, 180, 233),
+    "triangle": (0, 158, 115),
+    "star": (204, 121, 167),
+}
 
 CLASSES = tuple(SHAPES)
 SPLITS = ("training", "validation")
@@ -213,3 +221,15 @@ def _write_split(
 
 def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def ensure_shapes(folder: Path, **options: int) -> None:
+    """Write `shapes` with the options of ``write_shapes``, unless the folder has a shapes.json."""
+    if (folder / "shapes.json").exists():
+        return
+    if folder.name != "shapes":
+        raise UserError(
+            f"shapes is not in {str(folder)!r}, and is generated only in a folder called 'shapes'; "
+            "give one"
+        )
+    write_shapes(folder.parent, **options)

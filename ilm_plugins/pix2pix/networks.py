@@ -70,7 +70,6 @@ class SteadyDropout(nn.Dropout):
         return x * (kept / (1 - self.p)).to(x)
 
 
-@MODELS.register_module()
 class UNetGenerator(nn.Module):
     """The U-Net of the appendix: C64-C128-C256-C512-...-C512 down, and the mirror image up.
 
@@ -159,7 +158,6 @@ class UNetGenerator(nn.Module):
         return x.tanh()
 
 
-@MODELS.register_module()
 class PatchDiscriminator(nn.Module):
     """The PatchGAN of the appendix: C64-C128-C256-C512, and a logit for each patch.
 
@@ -203,7 +201,6 @@ class PatchDiscriminator(nn.Module):
         return self.layers(torch.cat([inputs, images], 1))
 
 
-@MODELS.register_module()
 class PairPreprocessor(BaseDataPreprocessor):
     """Stacks and scales the images of a batch to -1..1, as the arguments of Pix2Pix.forward.
 
@@ -230,12 +227,11 @@ def to_bytes(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-@MODELS.register_module()
 class Pix2Pix(BaseModel):
     """A generator G trained with an L1 loss and against a discriminator D; Section 3 of the paper.
 
     A step first trains D(input, image), on half of its loss on real and generated images, then G on
-    D's cross entropy of (input, G(input)) as real + ``lambda_l1`` * mean(|target - G(input)|), with
+    D's cross entropy of (input, G(input)) as real + ``lambda_l1 * mean(|target - G(input)|)``, with
     images in -1..1. Losses are computed in float32 whatever the precision of the networks.
 
     In checkpoints of MMEngine's ``EMAHook``, ``state_dict`` has the averaged weights.
@@ -365,3 +361,7 @@ def _call_with_fixed_parameters(network: nn.Module, *inputs: Tensor) -> Tensor:
     """Call a network so that gradients flow to its inputs but not to its parameters."""
     fixed = {name: p.detach() for name, p in network.named_parameters()}
     return functional_call(network, fixed, inputs)
+
+
+for network in (UNetGenerator, PatchDiscriminator, PairPreprocessor, Pix2Pix):
+    MODELS.register_module(module=network)

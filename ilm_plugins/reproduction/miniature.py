@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..data import SHAPES, ensure_shapes
+from ..data.shapes import SHAPES, ensure_shapes
 from .recipes import loaders
 
 SIDE = 64

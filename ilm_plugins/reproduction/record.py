@@ -8,6 +8,7 @@
     differences     list of texts: how the run differs from the recipe, apart from its progress
     changes         key -> value of the user's overrides that change the experiment
     jpeg            whether the images were re-encoded as JPEG
+    references      name of a trivial prediction -> measure -> value, to compare with; optional
 
 A computed row has table, cell, figures, versions and commit alone.
 """
@@ -39,7 +40,15 @@ def complete(
     ``parent`` is the record of the run whose checkpoint this one starts from or tests.
     """
     measures = {name: registry.measures()[name] for name in registry.tables()[cell.table].measures}
-    figures = {name: m.read(found["metrics"].get(m.test, {})) for name, m in measures.items()}
+    # pix2pix's test also scores the mean training image.
+    figures, mean = (
+        {
+            name: value
+            for name, m in measures.items()
+            if (value := m.read(found["metrics"].get(m.test, {}), prefix)) is not None
+        }
+        for prefix in ("", "mean_image/")
+    )
     planned, length = (0, 0) if cell.tests else (found["planned"], recipe.length)
     trained = not cell.tests
     how = "shortened" if planned < length else "lengthened"
@@ -69,7 +78,8 @@ def complete(
             "changes": changes,
             "differences": differences,
             "jpeg": recipe.jpeg,
-            "figures": {name: value for name, value in figures.items() if value is not None},
+            "figures": figures,
+            **({"references": {"mean training image": mean}} if mean else {}),
         }
     )
 

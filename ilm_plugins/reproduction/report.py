@@ -124,12 +124,13 @@ def page(paper: str, groups: Groups, folder: Path) -> str:
 
 
 def _table_lines(table: Table, groups: Groups) -> list[str]:
-    """Return the Markdown of a table: header, and rows of each row's runs.
+    """Return the Markdown of a table: header, rows of each row's runs, reference scores.
 
     Only full recipes stand beside the paper's figures; other groups of runs have rows of their own.
     """
     described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
     lines = [f"{' / '.join(described)}.", "", _markdown_row(*COLUMNS), "|---" * len(COLUMNS) + "|"]
+    references: dict[str, dict[str, float]] = {}
     for cell in table.cells.values():
         paper = figures(table, cell.paper) if any(v is not None for v in cell.paper) else ""
         paper = ", ".join(filter(None, [paper, cell.says]))
@@ -139,8 +140,12 @@ def _table_lines(table: Table, groups: Groups) -> list[str]:
                 full.append(_group_row(table, group, cell.name, paper, cell.paper))
             else:
                 changed.append(_group_row(table, group, f"{cell.name}, ours"))
+            references |= group[0].get("references", {})
         status = "not run in full" if changed else "not run"
         lines += [*(full or [_markdown_row(cell.name, status, paper)]), *changed]
+    for what, values in references.items():
+        constant = figures(table, [values.get(name) for name in table.measures])
+        lines.append(_markdown_row(f"{what}, to compare", "", "", constant))
     return lines
 
 

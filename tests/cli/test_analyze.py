@@ -119,12 +119,3 @@ def test_mistakes_are_told_in_one_line(
     assert run(*words, "--config-file", config, *out) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.search(message, error) and ": error: " in error and not (tmp_path / "out").exists()
-
-
-def test_weights_are_loaded_by_the_names_of_the_model(tmp_path):
-    for name, prefix in (("norm", ""), ("norm", "module."), ("module", "module.")):
-        source, target = (nn.ModuleDict({name: nn.Linear(2, 3)}) for _ in range(2))
-        state = {prefix + key: tensor for key, tensor in source.state_dict().items()}
-        write({"state_dict": state}, tmp_path / "a.pth")
-        analyze.load_weights(target, str(tmp_path / "a.pth"))
-        torch.testing.assert_close(target[name].weight, source[name].weight, rtol=0, atol=0)

@@ -39,8 +39,8 @@ def test_it_trains_evaluates_and_draws(root, datasets, tmp_path, capfd):
     assert (tmp_path / "demo.png").read_bytes() == drawn.read_bytes()
     assert record["picture"] == hashlib.sha256(drawn.read_bytes()).hexdigest()
     picture = np.asarray(Image.open(drawn))
-    # Of four images one row of three, each twice, at twice their size.
-    assert picture.shape == (128, 768, 3) and picture.std() > 20
+    # Of four images one row of three, each twice, at twice their size, with margins.
+    assert picture.shape == (134, 786, 3) and picture.std() > 20
 
 
 @pytest.mark.long

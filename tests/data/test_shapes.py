@@ -15,7 +15,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from ilm_plugins.cli import make_shapes
-from ilm_plugins.data import ensure_shapes, shapes
+from ilm_plugins.data import shapes
+from ilm_plugins.data.shapes import ensure_shapes
 from ilm_plugins.errors import UserError
 
 SMALL = {"num_training": 2, "num_validation": 1, "size": 64}

@@ -148,8 +148,8 @@ def test_a_test_scores_what_it_writes_and_the_mean_training_image(trained, datas
     mean = metrics.mean_image(pairs[i]["target"] for i in range(8))
     for name, measure in metrics.measures().items():
         scores = [(measure(output, target), measure(mean, target)) for _, output, target in images]
-        expected = np.mean(scores, 0)
-        assert [found[name], found[f"mean_image/{name}"]] == pytest.approx(expected, abs=1e-6)
+        expected = pytest.approx(np.mean(scores, 0), rel=1e-6, abs=1e-6)
+        assert [found[name], found[f"mean_image/{name}"]] == expected
 
 
 def test_a_run_resumes_after_its_last_whole_epoch(command, trained, tmp_path):

@@ -47,7 +47,7 @@ def reported(folder, *found, page="en.md"):
 
 
 def rows(page, begins):
-    return [line for line in page.splitlines() if line.startswith(f"| {begins}")]
+    return [line for line in page.splitlines() if line.removeprefix("| ").startswith(begins)]
 
 
 SHORT = {"planned": 9, "run": 9}
@@ -94,11 +94,13 @@ def test_several_seeds_of_one_setting_are_a_mean_and_a_spread(tmp_path):
     found.append(recorded(seed=4, jpeg=True))
     found += [recorded(seed=i, changes={"a": "x" * 40 + str(i)}) for i in range(2)]
     # What the paper does not define has no difference.
-    found.append(recorded("ilm-6 IN / IN", metrics={"": {"rmse": 60.0, "l1": 47.0}}))
+    metrics = {"rmse": 60.0, "l1": 47.0, "mean_image/l1": 45.0}
+    found.append(recorded("ilm-6 IN / IN", metrics={"": metrics}))
     seeds, jpeg, *others = rows(reported(tmp_path, *found), "ResNet20/EN")
     assert "| 91.00 ± 1.00 | -1.41 | 0, 1, 2 |" in seeds
     assert "165 of 165 epochs, on re-encoded JPEG" in jpeg and len(others) == 2
-    (row,) = rows((tmp_path / "ilm.md").read_text(), "IN / IN | full")
+    row, mean = rows((tmp_path / "ilm.md").read_text(), ("IN / IN | full", "mean training"))
+    assert "to compare |  |  | - / - / - / - / 45.00 |" in mean
     assert "| 60.00 / 103.92 / - / - / 47.00 | - / - / - / - / - |" in row
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import wrapt
 
-from ...data import SHAPES, ensure_shapes
-
 SPLITS = {"shapes_train": "training", "shapes_val": "validation"}
 
 
@@ -19,6 +17,8 @@ def install_import_hooks() -> None:
 def _register(_module) -> None:
     """Register both splits; they are generated when one is first loaded."""
     from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
+
+    from ...data.shapes import SHAPES
 
     # Like detectron2 for its own data sets, read the variable now, not when the data are loaded.
     root = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
@@ -39,6 +39,8 @@ def _register(_module) -> None:
 
 def _load(root: Path, name: str, annotations: Path, images: Path) -> list[dict]:
     from detectron2.data.datasets import load_coco_json
+
+    from ...data.shapes import ensure_shapes
 
     ensure_shapes(root / "shapes")
     return load_coco_json(str(annotations), str(images), name)

@@ -6,7 +6,7 @@ from typing import ClassVar
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from ...data import SHAPES, ensure_shapes
+from ...data.shapes import SHAPES, ensure_shapes
 
 
 @DATASETS.register_module()

@@ -18,8 +18,8 @@ from detectron2.utils.events import EventStorage
 from detectron2.utils.file_io import PathManager
 
 from ilm_plugins import ExemplarNorm, checkpoints
-from ilm_plugins.data import SHAPES as CLASSES
 from ilm_plugins.data import shapes
+from ilm_plugins.data.shapes import SHAPES as CLASSES
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks.detectron2 import datasets as integration
 from ilm_plugins.frameworks.detectron2 import train
