@@ -99,6 +99,8 @@ def list_(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     # An exception ends the training, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if args.miniature:
+        args.work_dir /= "miniature"
     options = Options(**{f.name: getattr(args, f.name) for f in fields(Options)})
     return run_all(registry.find(args.table, args.row), options)
 

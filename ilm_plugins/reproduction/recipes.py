@@ -69,9 +69,6 @@ class Recipe:
     def read_from(self, data: Path) -> None:
         """Take the images from a folder; detectron2 does by its environment variable."""
 
-    def start_from(self, checkpoint: str) -> None:
-        """Start the training from another row's checkpoint."""
-
     def test(self, checkpoint: str) -> None:
         self.cfg.MODEL.WEIGHTS = checkpoint
 
@@ -169,6 +166,7 @@ class MMEngineRecipe(Recipe):
                 self.jpeg = any(folder.glob("*/*.jpg"))
 
     def start_from(self, checkpoint: str) -> None:
+        """Start the training from another row's checkpoint."""
         # The checkpoint is of a whole classifier; a segmenter takes only its backbone.
         self.cfg.model.backbone.init_cfg.update(checkpoint=checkpoint, prefix="backbone.")
 

@@ -8,6 +8,7 @@
     differences     list of texts: how the run differs from the recipe, apart from its progress
     changes         key -> value of the user's overrides that change the experiment
     jpeg            whether the images were re-encoded as JPEG
+    references      name of a trivial prediction -> measure -> value, to compare with; optional
 
 A computed row has table, cell, figures, versions and commit alone.
 """
@@ -20,7 +21,7 @@ from typing import Any
 from ..frameworks.record import write
 from . import registry
 from .recipes import Recipe
-from .registry import Cell, Measure
+from .registry import Cell
 
 Record = dict[str, Any]
 
@@ -40,19 +41,26 @@ def complete(
     """
     measures = {name: registry.measures()[name] for name in registry.tables()[cell.table].measures}
     # pix2pix's test also scores the mean training image.
-    mean = _figures(measures, found["metrics"], "mean_image/")
+    figures, mean = (
+        {
+            name: value
+            for name, m in measures.items()
+            if (value := m.read(found["metrics"].get(m.test, {}), prefix)) is not None
+        }
+        for prefix in ("", "mean_image/")
+    )
     planned, length = (0, 0) if cell.tests else (found["planned"], recipe.length)
+    trained = not cell.tests
     how = "shortened" if planned < length else "lengthened"
-    pairs = {f"{how}: {{}} of {{}} {found['unit']}": (planned, length)}
-    if not miniature:
-        if not cell.tests:
-            pairs["{} of {} images"] = found["images"], recipe.images
-        pairs["tested on {} of {} images"] = found.get("test images"), recipe.test_images
-        if not cell.tests:
-            pairs["batches of {}, not {}"] = found["batch"], recipe.batch
+    compared = [
+        (f"{how}: {{}} of {{}} {found['unit']}", planned, length),
+        ("{} of {} images", trained and found["images"], trained and recipe.images),
+        ("tested on {} of {} images", found.get("test images"), recipe.test_images),
+        ("batches of {}, not {}", trained and found["batch"], trained and recipe.batch),
+    ]
     differences = ["miniature"] * miniature + [
         text.format(ours, published)
-        for text, (ours, published) in pairs.items()
+        for text, ours, published in compared[: 1 if miniature else None]
         if None not in (ours, published) and ours != published
     ]
     if not miniature:
@@ -70,20 +78,10 @@ def complete(
             "changes": changes,
             "differences": differences,
             "jpeg": recipe.jpeg,
-            "figures": _figures(measures, found["metrics"]),
+            "figures": figures,
             **({"references": {"mean training image": mean}} if mean else {}),
         }
     )
-
-
-def _figures(measures: dict[str, Measure], metrics: dict[str, dict], prefix: str = "") -> dict:
-    """Return measure -> value, read from the metrics whose names have a prefix."""
-    found = {
-        test: {name.removeprefix(prefix): v for name, v in of.items() if name.startswith(prefix)}
-        for test, of in metrics.items()
-    }
-    figures = {name: m.read(found.get(m.test, {})) for name, m in measures.items()}
-    return {name: value for name, value in figures.items() if value is not None}
 
 
 def rounded(found: Record) -> Record:

@@ -47,11 +47,11 @@ class Measure:
         """Unit and direction in words, such as "%, lower is better"."""
         return f"{self.unit}, {self.better} is better".removeprefix(", ")
 
-    def read(self, metrics: dict[str, float]) -> float | None:
-        """Compute the value from the first metric that is there, or return None."""
+    def read(self, metrics: dict[str, float], prefix: str = "") -> float | None:
+        """Compute the value from the first metric that is there under a prefix, or return None."""
         for name, (offset, factor) in self.metrics.items():
-            if metrics.get(name) is not None:
-                return offset + factor * metrics[name]
+            if metrics.get(prefix + name) is not None:
+                return offset + factor * metrics[prefix + name]
         return None
 
 
@@ -158,11 +158,7 @@ def find_table(key: str) -> Table:
 
 
 def find(table: str, row: str | None = None) -> list[Cell]:
-    """Return a table's row of that name, or all its rows; of a figure, those that it ``shows``.
-
-    Raises:
-        UserError: there is no such table or row, or nothing to run.
-    """
+    """Return a table's row of that name, or all its rows; of a figure, those that it ``shows``."""
     found = find_table(table)
     rows = [c for key in found.shows or [table] for c in tables()[key].cells.values()]
     if not rows:

@@ -7,14 +7,14 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from . import record, registry
 from .record import Record
-from .registry import Cell, Table
+from .registry import Table
 
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", "seeds", "trained", "device", "commit")
 HEAD = """\
@@ -26,7 +26,7 @@ Where there are several seeds, results are means and, behind ±, standard deviat
 "-" under commit: the run is older than the records of commits.
 """
 
-Groups = dict[str, list[list[Record]]]
+Groups = defaultdict[str, list[list[Record]]]
 
 
 def write(folder: Path) -> list[Path]:
@@ -59,17 +59,12 @@ def by_cell(folder: Path) -> Groups:
     return groups
 
 
-def _groups_of(cell: Cell, groups: Groups) -> list[list[Record]]:
-    """Return the groups of a row's runs, which may be saved as those of another row."""
-    return groups.get(cell.canonical.id, [])
-
-
 def draw(table: Table, groups: Groups, folder: Path) -> bool:
     """Plot the curves of a table's runs to ``ID.png``; return whether there are any."""
     lines = [
         (f"{cell.name}, {record.label(group[0])}" + ", re-encoded" * group[0]["jpeg"], group)
         for cell in table.cells.values()
-        for group in _groups_of(cell, groups)
+        for group in groups[cell.canonical.id]
         if any(found.get("curve") for found in group)
     ]
     if lines:
@@ -99,7 +94,7 @@ def _count_cells(table: Table, groups: Groups) -> str:
     if not table.cells:
         return _source(table) or "-"
     cells = table.cells.values()
-    found = [[record.is_full(group[0]) for group in _groups_of(cell, groups)] for cell in cells]
+    found = [[record.is_full(group[0]) for group in groups[cell.canonical.id]] for cell in cells]
     full = sum(map(any, found))
     rest = sum(map(bool, found)) - full
     words = f"{full} of {len(cells)}" if full or rest else f"not run ({len(cells)})"
@@ -129,84 +124,63 @@ def page(paper: str, groups: Groups, folder: Path) -> str:
 
 
 def _table_lines(table: Table, groups: Groups) -> list[str]:
-    """Return the Markdown of a table: header, and rows of each row's runs.
+    """Return the Markdown of a table: header, rows of each row's runs, reference scores.
 
     Only full recipes stand beside the paper's figures; other groups of runs have rows of their own.
     """
     described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
     lines = [f"{' / '.join(described)}.", "", _markdown_row(*COLUMNS), "|---" * len(COLUMNS) + "|"]
+    references: dict[str, dict[str, float]] = {}
     for cell in table.cells.values():
         paper = figures(table, cell.paper) if any(v is not None for v in cell.paper) else ""
         paper = ", ".join(filter(None, [paper, cell.says]))
         full, changed = [], []
-        for group in _groups_of(cell, groups):
+        for group in groups[cell.canonical.id]:
             if record.is_full(group[0]):
                 full.append(_group_row(table, group, cell.name, paper, cell.paper))
             else:
                 changed.append(_group_row(table, group, f"{cell.name}, ours"))
+            references |= group[0].get("references", {})
         status = "not run in full" if changed else "not run"
         lines += [*(full or [_markdown_row(cell.name, status, paper)]), *changed]
+    for what, values in references.items():
+        constant = figures(table, [values.get(name) for name in table.measures])
+        lines.append(_markdown_row(f"{what}, to compare", "", "", constant))
     return lines
 
 
 def _group_row(
-    table: Table,
-    group: list[Record],
-    name: str,
-    paper: str = "",
-    published: Sequence[float | None] = (),
+    table: Table, group: list[Record], name: str, paper: str = "", published: Sequence = ()
 ) -> str:
     """Return the row of a group of runs, with differences from the published figures, if any."""
-    ours = [_values(group, measure) for measure in table.measures]
+    ours = [[r["figures"][m] for r in group if m in r["figures"]] for m in table.measures]
+    means = [mean(values) if values else None for values in ours]
     failed = [found for found in group if not record.converged(found)]
-    texts = [_means(table, ours)] if any(ours) or not failed else []
+    texts = [figures(table, means, spreads=ours)] if any(ours) or not failed else []
     if failed:
         seeds = f" with seed {_distinct(r['seed'] for r in failed)}" * (len(failed) < len(group))
         texts.append(f"did not converge{seeds}")
     differences = [
-        mean(values) - value
-        if values and value is not None and registry.measures()[measure].comparable
-        else None
-        for measure, values, value in zip(table.measures, ours, published, strict=False)
+        None
+        if None in (value, theirs) or not registry.measures()[measure].comparable
+        else value - theirs
+        for measure, value, theirs in zip(table.measures, means, published, strict=False)
     ]
-    return _markdown_row(
-        name,
-        record.label(group[0]),
-        paper,
-        ", ".join(texts),
-        figures(table, differences, sign="+") if differences else "",
-        *_provenance(group),
-    )
-
-
-def _values(group: list[Record], measure: str) -> list[float]:
-    return [found["figures"][measure] for found in group if measure in found["figures"]]
-
-
-def _means(table: Table, values: Sequence[list[float]]) -> str:
-    """Return each measure's mean over seeds and, for two or more, ± the sample's deviation."""
-    means = figures(table, [mean(v) if v else None for v in values]).split(" / ")
-    spreads = [
-        f" ± {stdev(v):.{n}f}" if len(v) > 1 else ""
-        for v, n in zip(values, table.decimals, strict=True)
-    ]
-    return " / ".join(a + b for a, b in zip(means, spreads, strict=True))
-
-
-def _provenance(group: list[Record]) -> list[str]:
-    """Return the last four columns: seeds, length of training, device and mean hours, commit."""
+    cells = [name, record.label(group[0]), paper, ", ".join(texts)]
+    cells.append(figures(table, differences, sign="+") if differences else "")
     commits = _distinct(r["commit"] for r in group)
-    if record.label(group[0]) == "computed":
-        return ["", "", "", commits]
+    if "run" not in group[0]:  # computed
+        return _markdown_row(*cells, "", "", "", commits)
     length = _distinct(f"{r['run']} of {r['recipe']} {r['unit']}" for r in group)
     length = length if group[0]["recipe"] else "test"
     hours = mean(r["seconds"] for r in group) / 3600
-    return [
+    return _markdown_row(
+        *cells,
         _distinct(r["seed"] for r in group),
         length + ", on re-encoded JPEG" * group[0]["jpeg"],
         f"{_distinct(r['device'] for r in group)}, {hours:.2f} h",
         commits,
-    ]
+    )
 
 
 def _distinct(values: Iterable[Any]) -> str:
@@ -220,8 +194,16 @@ def _markdown_row(*cells: str) -> str:
     return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in filled)} |"
 
 
-def figures(table: Table, values: Sequence[float | None], sign: str = "") -> str:
-    """Format a number, or "-" for None, for each of a table's measures, separated by " / "."""
-    pairs = zip(values, table.decimals, strict=True)
-    # Adding 0 turns a rounded -0.0 into 0.0.
-    return " / ".join("-" if v is None else f"{round(v, n) + 0:{sign}.{n}f}" for v, n in pairs)
+def figures(
+    table: Table, values: Sequence[float | None], sign: str = "", spreads: Sequence[list] = ()
+) -> str:
+    """Format a number, or "-" for None, for each of a table's measures, separated by " / ".
+
+    Behind ± is the sample's standard deviation of the values over which it is a mean.
+    """
+    texts = []
+    for value, n, over in zip_longest(values, table.decimals, spreads, fillvalue=()):
+        # Adding 0 turns a rounded -0.0 into 0.0.
+        text = "-" if value is None else f"{round(value, n) + 0:{sign}.{n}f}"
+        texts.append(text + (f" ± {stdev(over):.{n}f}" if len(over) > 1 else ""))
+    return " / ".join(texts)

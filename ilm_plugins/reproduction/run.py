@@ -36,12 +36,8 @@ class Options:
     overrides: Sequence[str] = ()
     unsafe: bool = False
 
-    @property
-    def root(self) -> Path:
-        return self.work_dir / "miniature" if self.miniature else self.work_dir
-
     def folder(self, cell: Cell, seed: int) -> Path:
-        return self.root / cell.folder / f"seed{seed}"
+        return self.work_dir / cell.folder / f"seed{seed}"
 
 
 def run_all(cells: Iterable[Cell], options: Options) -> int:
@@ -86,12 +82,8 @@ def compute(cell: Cell, options: Options) -> Record:
 def train(cell: Cell, seed: int, options: Options) -> Record:
     """Train a row until it is complete, then make the tests of its table that are missing.
 
-    Returns the record, which is also written if the training or a test fails. A row that only
-    tests is tested anew.
-
-    Raises:
-        UserError: the row cannot be run with these options.
-        CalledProcessError: the training or a test failed.
+    Returns the record, which is also written if the training or a test fails, with a
+    CalledProcessError. A row that only tests is tested anew.
     """
     recipe, folder = recipes.open_recipe(cell), options.folder(cell, seed)
     parent = _parent(cell, seed, options)
@@ -165,7 +157,7 @@ def _prepare(cell: Cell, recipe: Recipe, seed: int, options: Options, parent: Re
     if options.miniature:
         from . import miniature
 
-        miniature.shrink(recipe.cfg, options.root / "data")
+        miniature.shrink(recipe.cfg, options.work_dir / "data")
     if cell.tests:
         return 0
     other = "epochs" if recipe.unit == "iterations" else "iterations"
@@ -182,7 +174,7 @@ def _call(config: Path, words: Sequence[str], options: Options) -> None:
     command = [sys.executable, "-m", "ilm_plugins", "train", "--config-file", str(config)]
     command += [] if options.num_gpus is None else ["--num-gpus", str(options.num_gpus)]
     command += ["--unsafe"] * options.unsafe
-    data = options.root / "data" if options.miniature else options.data
+    data = options.work_dir / "data" if options.miniature else options.data
     # detectron2 reads its data sets from there.
     folders = {"DETECTRON2_DATASETS": str(data.absolute())} if data else {}
     subprocess.run([*command, *words], env={**os.environ, **folders}, check=True)
