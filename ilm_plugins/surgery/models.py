@@ -53,7 +53,8 @@ def convert(
         options: of the layer, such as ``key_group_size=8``.
 
     Returns:
-        The model, or the new layer if the model itself is a norm; and a report on each norm.
+        The model, or the new layer if the model itself is a norm; and a report on each norm, and
+        on each module that is named like a norm.
 
     Raises:
         OptionError: an argument is unknown, or the layer takes this option from each norm; or
@@ -67,7 +68,7 @@ def convert(
         _check_replaceable(old, to, plain, types)
         return _layer_for(old, like, NORMS[to], of_norm, options)
 
-    return _replace(model, match, norms.is_norm, build)
+    return _replace(model, match, norms.may_be_norm, build)
 
 
 def revert(model: nn.Module, *, match: Match = None, dims: int = 2) -> tuple[nn.Module, Report]:

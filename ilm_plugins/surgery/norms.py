@@ -67,6 +67,13 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, tuple(layers.NORMS.values())) or family(module) is not None
 
 
+def may_be_norm(module: nn.Module) -> bool:
+    """Return whether a module is a norm, or is named like one and contains none."""
+    named_so = re.search(r"Norm(2d)?$", type(module).__name__)
+    inside = (part for part in module.modules() if part is not module)
+    return is_norm(module) or (named_so is not None and not any(map(may_be_norm, inside)))
+
+
 def kind_of_module(module: nn.Module) -> str:
     """Return the kind of a norm's tensors; the name of its class for other norms."""
     if isinstance(module, (AdaptiveNorm, *layers.NORMS.values())) or not family(module):

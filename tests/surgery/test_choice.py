@@ -132,3 +132,11 @@ def test_timms_norms_keep_their_activation(name):
     assert report.converted.keys() == {"0", "1"} and not report.left
     assert [type(m) for m in model[0]] == [NORMS[to], nn.ReLU] and type(model[1]) is NORMS[to]
     assert change(expected, model(x)) <= 1e-10
+
+
+def test_what_is_named_like_a_norm_is_listed():
+    rms, pre = (type(name, (nn.Sequential,), {}) for name in ("RMSNorm", "PreNorm"))
+    model = nn.Sequential(rms(), pre(nn.Sequential(rms(), nn.BatchNorm2d(32))))
+    _, report = surgery.convert(model, "EN")
+    assert report.left.keys() == {"0", "1.0.0"} and "RMSNorm" in report.left["0"]
+    assert report.converted.keys() == {"1.0.1"}
