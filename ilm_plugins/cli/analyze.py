@@ -60,50 +60,27 @@ def parser() -> argparse.ArgumentParser:
     commands = p.add_subparsers(required=True, metavar="COMMAND", dest="measure")
     for name, (words, description) in MEASURES.items():
         sub = commands.add_parser(name, help=words, description=description)
-        sub.add_argument("images", help="a folder of class folders, or a flat folder")
-        sub.add_argument("--config-file", type=config_file, required=True, metavar="FILE")
-        several = name == "dynamics"
-        sub.add_argument("--checkpoint", required=True, nargs="+" if several else 1, metavar="FILE")
-        sub.add_argument(
-            "--output", required=True, type=user_path, metavar="DIR", help="new or empty"
-        )
-        sub.add_argument(
-            "--match",
-            action="append",
-            metavar="PATTERN",
-            help="names of layers, * for any characters; can be given again",
-        )
-        sub.add_argument(
-            "--classes", nargs="+", default=(), metavar="NAME", help="only images of these classes"
-        )
-        sub.add_argument(
-            "--limit", type=positive, metavar="N", help="only N images, evenly spread over all"
-        )
-        sub.add_argument(
-            "--batch-size",
-            type=positive,
-            metavar="N",
-            help="default: of the config's test_dataloader; in detectron2 1",
-        )
-        sub.add_argument(
-            "--embedding",
-            choices=("pca", "tsne"),
-            default="pca",
-            help="how images are mapped; tsne is slow",
-        )
-        sub.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        sub.add_argument(
-            "--unsafe",
-            action="store_true",
-            help="run code that a checkpoint or a yaml config holds",
-        )
-        sub.add_argument(
-            "--opts",
-            nargs=argparse.REMAINDER,
-            default=[],
-            metavar="KEY VALUE",
-            help="last: overrides of the config",
-        )
+        add = sub.add_argument
+        add("images", help="a folder of class folders, or a flat folder")
+        add("--config-file", type=config_file, required=True, metavar="FILE")
+        number = "+" if name == "dynamics" else 1
+        add("--checkpoint", required=True, nargs=number, metavar="FILE")
+        add("--output", required=True, type=user_path, metavar="DIR", help="new or empty")
+        what = "names of layers, * for any characters; can be given again"
+        add("--match", action="append", metavar="PATTERN", help=what)
+        what = "only images of these classes"
+        add("--classes", nargs="+", default=(), metavar="NAME", help=what)
+        what = "only N images, evenly spread over all"
+        add("--limit", type=positive, metavar="N", help=what)
+        what = "default: of the config's test_dataloader; in detectron2 1"
+        add("--batch-size", type=positive, metavar="N", help=what)
+        what = "how images are mapped; tsne is slow"
+        add("--embedding", choices=("pca", "tsne"), default="pca", help=what)
+        add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        what = "run code that a checkpoint or a yaml config holds"
+        add("--unsafe", action="store_true", help=what)
+        what = "last: overrides of the config"
+        add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help=what)
     return p
 
 

@@ -37,46 +37,27 @@ def parser() -> argparse.ArgumentParser:
         epilog=example("convert gn.pth ilmgn.pth --to ILMGN --match 'roi_heads.box_head.*'"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("input", type=user_path)
-    p.add_argument(
-        "output", type=user_path, help="another file, in the format that its name ends with"
-    )
-    what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--config-file",
-        type=config_file,
-        metavar="FILE",
-        help="convert to the norms of this model: a config as of the command train",
-    )
-    what.add_argument(
-        "--to", metavar="NORM", help=f"{', '.join(NORMS)}; options as in 'ILMGN(key_group_size=8)'"
-    )
-    what.add_argument(
-        "--revert", action="store_true", help="to the plain norms, where layers still are these"
-    )
-    p.add_argument(
-        "--match",
-        action="append",
-        metavar="PATTERN",
-        help="with --to and --revert: names of norms, * for any characters; can be given again",
-    )
-    p.add_argument(
-        "--replacing",
-        choices=("BN",),
-        help="with --to ILMGN, ILMIN, ILMLN, AssocNorm or AN: replace BatchNorm; outputs change",
-    )
-    p.add_argument(
-        "--part",
-        metavar="NAME",
-        help="with --config-file: INPUT is of this part of the model, such as backbone",
-    )
-    p.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it is there")
-    p.add_argument(
-        "--unsafe", action="store_true", help="run code that INPUT or a yaml config holds"
-    )
-    p.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="with --config-file: overrides of it"
-    )
+    add = p.add_argument
+    add("input", type=user_path)
+    add("output", type=user_path, help="another file, in the format that its name ends with")
+    to = p.add_mutually_exclusive_group(required=True).add_argument
+    what = "convert to the norms of this model: a config as of the command train"
+    to("--config-file", type=config_file, metavar="FILE", help=what)
+    what = f"{', '.join(NORMS)}; options as in 'ILMGN(key_group_size=8)'"
+    to("--to", metavar="NORM", help=what)
+    what = "to the plain norms, where layers still are these"
+    to("--revert", action="store_true", help=what)
+    what = "with --to and --revert: names of norms, * for any characters; can be given again"
+    add("--match", action="append", metavar="PATTERN", help=what)
+    what = "with --to ILMGN, ILMIN, ILMLN, AssocNorm or AN: replace BatchNorm; outputs change"
+    add("--replacing", choices=("BN",), help=what)
+    what = "with --config-file: INPUT is of this part of the model, such as backbone"
+    add("--part", metavar="NAME", help=what)
+    add("--overwrite", action="store_true", help="replace OUTPUT if it is there")
+    what = "run code that INPUT or a yaml config holds"
+    add("--unsafe", action="store_true", help=what)
+    what = "with --config-file: overrides of it"
+    add("overrides", nargs="*", metavar="KEY VALUE", help=what)
     return p
 
 

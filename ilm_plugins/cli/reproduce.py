@@ -3,6 +3,7 @@
 import argparse
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -10,7 +11,6 @@ from itertools import takewhile
 
 from ..frameworks.record import FILE
 from ..reproduction import record, registry, report
-from ..reproduction.registry import Cell, Table
 from ..reproduction.run import Options, run_all
 from .command import command, example, positive, user_path
 
@@ -52,34 +52,25 @@ def parser() -> argparse.ArgumentParser:
         "KEY=VALUE at the end are overrides of the config.",
     )
     running.set_defaults(command=run)
-    running.add_argument("table", help="such as en-5; 'list' has them all")
-    running.add_argument("row", nargs="?", help="such as ResNet20/EN; default: all")
-    running.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
+    add = running.add_argument
+    add("table", help="such as en-5; 'list' has them all")
+    add("row", nargs="?", help="such as ResNet20/EN; default: all")
+    add("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     shorter = running.add_mutually_exclusive_group()
-    shorter.add_argument(
-        "--miniature", action="store_true", help="a length of two, on a few generated images"
-    )
+    what = "a length of two, on a few generated images"
+    shorter.add_argument("--miniature", action="store_true", help=what)
+    what = "train for N, with the schedule scaled to it; the result's label says so"
     for unit in ("epochs", "iterations"):
-        what = "train for N, with the schedule scaled to it; the result's label says so"
         shorter.add_argument(f"--{unit}", type=positive, metavar="N", help=what)
-    running.add_argument(
-        "--num-gpus", type=int, metavar="N", help="GPUs of each run; 0 for the CPU"
-    )
-    running.add_argument(
-        "--data", type=user_path, metavar="DIR", help="the images; default: the config's folder"
-    )
-    running.add_argument(
-        "--unsafe", action="store_true", help="run code that checkpoints and yaml configs hold"
-    )
+    add("--num-gpus", type=int, metavar="N", help="GPUs of each run; 0 for the CPU")
+    add("--data", type=user_path, metavar="DIR", help="the images; default: the config's folder")
+    what = "run code that checkpoints and yaml configs hold"
+    add("--unsafe", action="store_true", help=what)
 
     reporting = commands.add_parser("report", help="write tables and plots of runs")
     reporting.set_defaults(command=write_report)
-    reporting.add_argument(
-        "--output",
-        type=user_path,
-        metavar="DIR",
-        help="add the runs to DIR/records, and write DIR again; default: WORK_DIR/reports",
-    )
+    what = "add the runs to DIR/records, and write DIR again; default: WORK_DIR/reports"
+    reporting.add_argument("--output", type=user_path, metavar="DIR", help=what)
     for each in (running, reporting):
         each.add_argument("--work-dir", type=user_path, default=Options.work_dir, metavar="DIR")
     return p
@@ -87,40 +78,29 @@ def parser() -> argparse.ArgumentParser:
 
 def list_(args: argparse.Namespace) -> None:
     """Print a line for each table, or one table with its rows and what gives their figures."""
-    if args.table:
-        table = registry.find_table(args.table)
-        print(f"{table.id}  {registry.papers()[table.paper]}, {table.number}: {table.title}")
-        print(*([table.note] if table.note else []), *_rows(table), sep="\n")
-        return
-    for paper, title in registry.papers().items():
-        print(title)
+    if not args.table:
         for table in registry.tables().values():
-            if table.paper == paper:
-                rows = f"{len(table.cells)} rows" if table.cells else ""
-                print(f"  {table.id:11} {table.number:10} {rows:8} {table.title}"[:100])
-    print("reproduce list TABLE has its rows")
-
-
-def _rows(table: Table) -> list[str]:
-    """Return the lines that list a table's rows, or what a figure shows and its command."""
-    if not table.cells:
-        rows = [f"{table.shown} of {', '.join(table.shows)}"] if table.shows else []
-        return [*rows, *([table.command] if table.command else [])]
-    width = max(map(len, table.cells))
-    figures = [report.figures(table, cell.paper) for cell in table.cells.values()]
-    most = max(map(len, [*figures, " / ".join(table.measures)]))
-    rows = [f"{'':{width}}  {' / '.join(table.measures):{most}}"]
-    for cell, paper in zip(table.cells.values(), figures, strict=True):
-        paper = cell.says if not any(cell.paper) and cell.says else paper
-        rows.append(f"{cell.name:{width}}  {paper:{most}}  {_source(cell)}")
-    return rows
-
-
-def _source(cell: Cell) -> str:
-    return shlex.join([cell.config, *cell.overrides]) if cell.config else "computed"
+            rows = f"{len(table.cells)} rows" if table.cells else ""
+            print(f"{table.id:11} {table.number:10} {rows:8} {table.title}"[:100])
+        print("reproduce list TABLE has its rows")
+        return
+    table = registry.find_table(args.table)
+    print(f"{table.id}  {registry.papers()[table.paper]}, {table.number}: {table.title}")
+    shown = table.shows and f"curves of {', '.join(table.shows)}"
+    lines = [table.note, table.command, shown, " / ".join(table.measures)]
+    width = max(map(len, table.cells), default=0)
+    for cell in table.cells.values():
+        source = shlex.join([cell.config, *cell.overrides]) if cell.config else "computed"
+        text = (not any(cell.paper) and cell.says) or report.figures(table, cell.paper)
+        lines.append(f"{cell.name:{width}}  {text:17}  {source}")
+    print(*filter(None, lines), sep="\n")
 
 
 def run(args: argparse.Namespace) -> int:
+    # An exception ends the training, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if args.miniature:
+        args.work_dir /= "miniature"
     options = Options(**{f.name: getattr(args, f.name) for f in fields(Options)})
     return run_all(registry.find(args.table, args.row), options)
 

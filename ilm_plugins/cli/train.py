@@ -51,43 +51,24 @@ def parser() -> argparse.ArgumentParser:
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument(
-        "--config-file",
-        required=True,
-        type=config_file,
-        metavar="FILE",
-        help="a path, or ilm_plugins://NAME for one of this package's configs",
-    )
-    p.add_argument(
-        "--num-gpus",
-        type=int,
-        default=min(1, available_gpus()),
-        metavar="N",
-        help="GPUs a machine, 0 for the CPU; default: 1 if any",
-    )
-    p.add_argument(
-        "--num-processes",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="processes a machine over gloo, with --num-gpus 0",
-    )
-    p.add_argument("--num-machines", type=positive, default=1, metavar="M")
-    p.add_argument("--machine-rank", type=int, default=0, metavar="R", help="0 to M - 1")
-    p.add_argument("--dist-url", default="auto", metavar="URL", help="default: a free local port")
-    p.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
-    p.add_argument("--eval-only", action="store_true", help="evaluate the checkpoint and stop")
-    p.add_argument(
-        "--tta", action="store_true", help="MMEngine: evaluate with the config's tta_pipeline"
-    )
-    p.add_argument("--amp", action="store_true", help="train in mixed precision, on GPUs")
-    p.add_argument(
-        "--unsafe", action="store_true", help="run code that checkpoints and yaml configs hold"
-    )
-    p.add_argument(
-        "overrides",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="'KEY VALUE' pairs for .yaml, 'KEY=VALUE' for .py",
-    )
+    add = p.add_argument
+    what = "a path, or ilm_plugins://NAME for one of this package's configs"
+    add("--config-file", required=True, type=config_file, metavar="FILE", help=what)
+    what, gpus = "GPUs a machine, 0 for the CPU; default: 1 if any", min(1, available_gpus())
+    add("--num-gpus", type=int, default=gpus, metavar="N", help=what)
+    what = "processes a machine over gloo, with --num-gpus 0"
+    add("--num-processes", type=positive, default=1, metavar="N", help=what)
+    add("--num-machines", type=positive, default=1, metavar="M")
+    add("--machine-rank", type=int, default=0, metavar="R", help="0 to M - 1")
+    add("--dist-url", default="auto", metavar="URL", help="default: a free local port")
+    for flag, what in (
+        ("--resume", "continue from the last checkpoint"),
+        ("--eval-only", "evaluate the checkpoint and stop"),
+        ("--tta", "MMEngine: evaluate with the config's tta_pipeline"),
+        ("--amp", "train in mixed precision, on GPUs"),
+        ("--unsafe", "run code that checkpoints and yaml configs hold"),
+    ):
+        add(flag, action="store_true", help=what)
+    what = "'KEY VALUE' pairs for .yaml, 'KEY=VALUE' for .py"
+    add("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=what)
     return p

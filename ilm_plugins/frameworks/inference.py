@@ -13,18 +13,15 @@ Forward = Callable[[Sequence[np.ndarray]], Any]
 
 @dataclass(frozen=True)
 class Inference:
-    """A model under analysis, and a function that runs it on images.
+    """A model under analysis, and a function that runs it on images."""
 
-    Attributes:
-        name: the model's name, for titles.
-        model: the module, on its device.
-        forward: preprocesses images as the model's evaluation does, and runs the model on them.
-        batch_size: the default number of images in a call of ``forward``.
-        preprocessing: a description of the preprocessing in words.
-    """
-
+    #: For titles.
     name: str
+    #: The module, on its device.
     model: nn.Module
+    #: Preprocesses images as the model's evaluation does, and runs the model on them.
     forward: Forward
+    #: The default number of images in a call of ``forward``.
     batch_size: int
+    #: In words.
     preprocessing: str

@@ -14,10 +14,8 @@ MAX_NORM = 1.0
 class RadiusSchedule:
     """Sets the radius of a model's SSN layers, and clips the gradients of their logits.
 
-    Args:
-        model: any module; frozen layers are left out, see :func:`~ilm_plugins.set_radius`.
-        optimizers: those that update the logits; each gets a hook before its steps, which clips
-            the gradients of ``mean_weight`` and of ``var_weight`` of each layer to the norm 1.
+    Before each step of the optimizers, the gradients of ``mean_weight`` and of ``var_weight`` of
+    each layer are clipped to the norm 1. Frozen layers keep their radius.
     """
 
     def __init__(self, model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
@@ -38,10 +36,5 @@ class RadiusSchedule:
             nn.utils.clip_grad_norm_(logits, limit)
 
     def set(self, iteration: int, iterations: int) -> None:
-        """Set the radius before an iteration to the part of the iterations that are done.
-
-        Args:
-            iteration: number of iterations that are done.
-            iterations: their number in the whole training.
-        """
+        """Set the radius before an iteration to the part of the iterations that are done."""
         set_radius(self.model, iteration / iterations)

@@ -66,7 +66,7 @@ def start(
         "curve": kept.get("curve", []),
         "metrics": {},
     }
-    _write(folder, record)
+    write(Path(folder, FILE), record)
     _last_point[str(folder)] = time.monotonic()
 
 
@@ -83,7 +83,7 @@ def point(folder: str | Path, run: int, **values: float) -> None:
     _last_point[str(folder)] = now
     earlier = [entry for entry in record["curve"] if entry[unit] < run]
     record |= {"run": run, "curve": [*earlier, {unit: run, **values}]}
-    _write(folder, record)
+    write(Path(folder, FILE), record)
 
 
 def finish(
@@ -95,13 +95,13 @@ def finish(
     record = _read(folder)
     record["metrics"][test] = metrics
     record["test images"] = images
-    _write(folder, record)
+    write(Path(folder, FILE), record)
 
 
 def diverged(folder: str | Path, reason: str) -> None:
     """Write that a FloatingPointError ended the training."""
     if _is_rank_zero():
-        _write(folder, {**_read(folder), "diverged": reason})
+        write(Path(folder, FILE), {**_read(folder), "diverged": reason})
 
 
 def command(options: RunOptions) -> str:
@@ -123,16 +123,24 @@ def _is_rank_zero() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _read(folder: str | Path) -> dict[str, Any]:
-    return json.loads(Path(folder, FILE).read_text(encoding="utf-8"))
-
-
 def _joined(separator: str, earlier: str | None, new: str | None) -> str | None:
     """Append a text to those of earlier starts, unless it is among them."""
     texts = [*(earlier or "").split(separator), new]
     return separator.join(dict.fromkeys(filter(None, texts))) or None
 
 
-def _write(folder: str | Path, record: dict[str, Any]) -> None:
-    with replacing(Path(folder, FILE)) as file:
-        file.write((json.dumps(record, indent=1) + "\n").encode())
+def _read(folder: str | Path) -> dict[str, Any]:
+    return json.loads(Path(folder, FILE).read_text(encoding="utf-8"))
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Write a record as JSON, a line for each key and each point of the curve."""
+    lines = []
+    for key, value in record.items():
+        text = json.dumps(value)
+        if key == "curve" and value:
+            text = "[\n  " + text[1:-1].replace("}, {", "},\n  {") + "\n ]"
+        lines.append(f' "{key}": {text}')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode())

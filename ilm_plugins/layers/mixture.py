@@ -89,11 +89,9 @@ class MixtureNorm(AdaptiveNorm):
         self.normalizers = tuple(normalizers)
         self.num_groups = num_groups if "GN" in normalizers else 1
         self.moment_groups = num_channels  # channels, as for IN; coarser moments follow from these
-        has_bn = "BN" in normalizers
-        zeros = torch.zeros(num_channels, device=device, dtype=dtype) if has_bn else None
-        ones = torch.ones(num_channels, device=device, dtype=dtype) if has_bn else None
-        self.register_buffer("running_mean", zeros)
-        self.register_buffer("running_var", ones)
+        for name, initial in (("running_mean", 0.0), ("running_var", 1.0)):
+            values = torch.full((num_channels,), initial, device=device, dtype=dtype)
+            self.register_buffer(name, values if "BN" in normalizers else None)
 
     @property
     def running_var(self) -> Tensor | None:

@@ -73,12 +73,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         self.mean_fixed[:], self.var_fixed[:] = self._sparse_ratios(*logits) == 1
 
     def ratios(self) -> Tensor:
-        """Return the weights of the normalizers, which are the same for all samples.
-
-        Returns:
-            (2, K) in the order of ``normalizers``, at least float32: the ratios of the means and
-            those of the variances. Each row sums to 1; some of its ratios may be exactly 0.
-        """
+        """Return the ratios as SN does; at least float32, and some may be exactly 0."""
         return self._sparse_ratios(self.mean_weight, self.var_weight)
 
     def _sparse_ratios(self, *logits: Tensor) -> Tensor:

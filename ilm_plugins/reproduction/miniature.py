@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..data.shapes import SHAPES, ensure_shapes
+from .recipes import loaders
 
 SIDE = 64
 #: detectron2: two images of 64 x 64 a batch, no loader processes, random weights.
@@ -14,7 +13,6 @@ SMALL_DETECTRON2 = (
     *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "64"),
     *("SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0", "MODEL.WEIGHTS", ""),
 )
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 #: Settings of transforms and models that are image sizes in pixels.
 SIZES = {"crop_size", "scale", "scales", "img_scale", "size", "load_size"}
 
@@ -30,15 +28,14 @@ def shrink(cfg: Any, folder: Path) -> None:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(SHAPES)
         cfg.merge_from_list(list(SMALL_DETECTRON2))
         return
-    for name in (name for name in LOADERS if cfg.get(name)):
-        loader, training = cfg[name], name.startswith("train")
-        real = loader.dataset.get("dataset", loader.dataset).to_dict()
-        dataset = _dataset(real, folder, "training" if training else "validation")
-        loader.dataset = dataset
+    root = str(folder / "shapes")
+    for name, (loader, evaluator) in loaders(cfg).items():
+        split = "training" if name == "train" else "validation"
+        real = _shrunk(loader.dataset.get("dataset", loader.dataset).to_dict())
+        loader.dataset = {**_dataset(real, split), "data_root": root}
         loader.update(num_workers=0, persistent_workers=False, batch_size=min(4, loader.batch_size))
-        evaluator = cfg.get(name.replace("dataloader", "evaluator")) or {}
         if "ann_file" in evaluator:
-            evaluator["ann_file"] = str(Path(dataset["data_root"], dataset["ann_file"]))
+            evaluator["ann_file"] = f"{root}/{loader.dataset['ann_file']}"
     cfg.default_hooks.logger.interval = 1
     for head in ("bbox_head", "mask_head") if cfg.default_scope == "mmdet" else ():
         cfg.model.roi_head[head].num_classes = len(SHAPES)
@@ -49,48 +46,32 @@ def shrink(cfg: Any, folder: Path) -> None:
         cfg.tta_pipeline = _shrunk(cfg.tta_pipeline)
 
 
-def _dataset(real: dict[str, Any], folder: Path, split: str) -> dict[str, Any]:
-    """Return the config of a data set of generated images, with a real one's pipeline shrunk."""
-    root, pipeline = str(folder / "shapes"), _shrunk(real.get("pipeline", []))
-    prefix = real.get("data_prefix")
-    prefix = prefix if isinstance(prefix, dict) else {}
+def _dataset(real: dict[str, Any], split: str) -> dict[str, Any]:
+    """Return the config of a data set of generated images with the pipeline of a real one."""
+    prefix, pipeline, images = real.get("data_prefix"), real.get("pipeline"), f"images/{split}"
+    prefix = prefix if isinstance(prefix, dict) else ()
     if "pair_path" in prefix:
-        found = {**_shrunk(real), "data_root": root, "data_prefix": {"pair_path": f"pairs/{split}"}}
-        found.pop("images", None)
-        return found
+        real.pop("images", None)
+        return {**real, "data_prefix": {"pair_path": f"pairs/{split}"}}
     if "seg_map_path" in prefix:
         return {
             "type": "BaseSegDataset",
-            "data_root": root,
             "metainfo": {"classes": ("background", *SHAPES)},
-            "data_prefix": {"img_path": f"images/{split}", "seg_map_path": f"annotations/{split}"},
+            "data_prefix": {"img_path": images, "seg_map_path": f"annotations/{split}"},
             "pipeline": pipeline,
         }
     if "img" in prefix:
         return {
             "type": "CocoDataset",
-            "data_root": root,
             "metainfo": {"classes": tuple(SHAPES)},
             "ann_file": f"annotations/instances_{split}.json",
-            "data_prefix": {"img": f"images/{split}/"},
+            "data_prefix": {"img": images},
             "pipeline": pipeline,
         }
-    _write_labelled(folder / "labelled" / split)
     if pipeline[0]["type"] != "LoadImageFromFile":  # CIFAR's own reader decodes
         pipeline = [{"type": "LoadImageFromFile"}, *pipeline]
-    found = {"type": "CustomDataset", "data_root": str(folder / "labelled"), "data_prefix": split}
-    return {**found, "pipeline": pipeline}
-
-
-def _write_labelled(folder: Path) -> None:
-    """Write 16 images of 32 x 32 pixels and one random colour each, in folders of ten classes."""
-    from PIL import Image
-
-    colours = np.random.default_rng(0).integers(256, size=(16, 3)).tolist()
-    for i, colour in enumerate(colours):
-        file = folder / "abcdefghij"[i % 10] / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (32, 32), tuple(colour)).save(file)
+    # The folders of images are the classes.
+    return {"type": "CustomDataset", "data_prefix": "images", "pipeline": pipeline}
 
 
 def _shrunk(value: Any, name: str = "") -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..frameworks import framework_of, open_config
-from .registry import Cell
+from .registry import ROOT, Cell
 
 #: Data set -> number of images in training and validation, and for a benchmark's server.
 IMAGES = {
@@ -25,7 +25,6 @@ IMAGES = {
     "ADE20KDataset": (20_210, 2_000),
     "CityscapesDataset": (2_975, 500, 1_525),
 }
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
 class Recipe:
@@ -36,7 +35,6 @@ class Recipe:
         r"OUTPUT_DIR|DATALOADER\.NUM_WORKERS|MODEL\.DEVICE|VIS_PERIOD"
         r"|SOLVER\.CHECKPOINT_PERIOD|TEST\.EVAL_PERIOD"
     )
-    suffix = ".yaml"
     unit = "iterations"
     images, test_images, _ = IMAGES["CocoDataset"]
     #: Whether the images of CIFAR were re-encoded as JPEG.
@@ -52,13 +50,9 @@ class Recipe:
         """Return overrides KEY=VALUE as the command line of the framework has them."""
         return [word for pair in overrides for word in pair.split("=", 1)]
 
-    @staticmethod
-    def pairs(words: Sequence[str]) -> list[tuple[str, str]]:
-        return list(zip(words[::2], words[1::2], strict=True))
-
-    def changes(self, words: Sequence[str]) -> dict[str, Any]:
+    def changes(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Return key -> parsed value of the overrides that change the experiment."""
-        pairs = self.pairs(words)
+        pairs = (pair.split("=", 1) for pair in overrides)
         return {key: _parsed(text) for key, text in pairs if not self.harmless.fullmatch(key)}
 
     def place(self, folder: Path, seed: int) -> None:
@@ -75,27 +69,22 @@ class Recipe:
     def read_from(self, data: Path) -> None:
         """Take the images from a folder; detectron2 does by its environment variable."""
 
-    def predict_to(self, folder: Path) -> None:
-        """Write predictions for a benchmark's server, if any, to a folder."""
-
-    def start_from(self, checkpoint: str) -> None:
-        """Start the training from another row's checkpoint."""
-
     def test(self, checkpoint: str) -> None:
         self.cfg.MODEL.WEIGHTS = checkpoint
 
     def has_test(self, test: str) -> bool:
         return test == ""
 
-    def text(self) -> str:
-        return self.cfg.dump()
-
     def save(self, folder: Path) -> Path:
         """Write the config to a file beside a run's folder, and return its path."""
-        path = folder.with_name(folder.name + self.suffix)
+        text, suffix = self._text()
+        path = folder.with_name(folder.name + suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.text(), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         return path
+
+    def _text(self) -> tuple[str, str]:
+        return self.cfg.dump(), ".yaml"
 
 
 class MMEngineRecipe(Recipe):
@@ -110,7 +99,6 @@ class MMEngineRecipe(Recipe):
         r"|test_evaluator\.(\d+\.)?(lpips_weights|ann_file|output_dir|outfile_prefix))(\..*)?"
         r"|default_hooks\.(timer|logger|checkpoint|visualization)\.(?!type$).*"
     )
-    suffix = ".py"
 
     def __init__(self, cfg: Any) -> None:
         self.cfg, train = cfg, cfg.get("train_cfg") or {}
@@ -132,10 +120,6 @@ class MMEngineRecipe(Recipe):
     def words(overrides: Sequence[str]) -> list[str]:
         return list(overrides)
 
-    @staticmethod
-    def pairs(words: Sequence[str]) -> list[tuple[str, str]]:
-        return [tuple(word.split("=", 1)) for word in words]
-
     def place(self, folder: Path, seed: int) -> None:
         self.cfg.work_dir = str(folder)
         self.cfg.merge_from_dict({"randomness.seed": seed})
@@ -143,15 +127,15 @@ class MMEngineRecipe(Recipe):
             self.cfg.default_hooks.checkpoint.interval = 1
 
     def shorten(self, new: int) -> None:
-        cfg = self.cfg
-        cfg.train_cfg["max_epochs" if self.unit == "epochs" else "max_iters"] = new
-        cfg.train_cfg.val_interval = min(new, cfg.train_cfg.get("val_interval", 1))
-        schedulers = cfg.get("param_scheduler") or []
+        train = self.cfg.train_cfg
+        train["max_epochs" if self.unit == "epochs" else "max_iters"] = new
+        train.val_interval = min(new, train.get("val_interval", 1))
+        schedulers = self.cfg.get("param_scheduler") or []
         for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
-            is_linear = scheduler["type"] == "LinearLR"
-            if is_linear and not scheduler.get("begin"):
-                continue  # the warm-up
-            keys = {"begin", "end"} if is_linear else {"end", "T_max", "milestones"}
+            if scheduler["type"] != "LinearLR":
+                keys = {"end", "T_max", "milestones"}
+            else:  # a warm-up, which stays, begins at 0
+                keys = {"begin", "end"} if scheduler.get("begin") else set()
             for key in keys & set(scheduler):
                 scheduler[key] = self._scaled(scheduler[key], new)
 
@@ -166,34 +150,23 @@ class MMEngineRecipe(Recipe):
     def read_from(self, data: Path) -> None:
         if not data.is_dir():
             raise UserError(f"--data {data}: no such folder")
-        for name in (name for name in LOADERS if self.cfg.get(name)):
-            dataset = self.cfg[name].dataset
-            dataset = dataset.get(
-                "dataset", dataset
-            )  # ClassBalancedDataset wraps the one that reads
-            evaluator = self.cfg.get(name.replace("dataloader", "evaluator")) or {}
+        for loader, evaluator in loaders(self.cfg).values():
+            # ClassBalancedDataset wraps the one that reads.
+            dataset = loader.dataset.get("dataset", loader.dataset)
             if "ann_file" in evaluator:
                 file = evaluator["ann_file"].removeprefix(dataset.data_root).lstrip("/")
                 evaluator["ann_file"] = str(data / file)
             dataset.data_root = str(data)
             if dataset.type.startswith("CIFAR") and (data / dataset.split).is_dir():
-                self._read_folders(dataset, data / dataset.pop("split"))
-
-    def _read_folders(self, dataset: Any, folder: Path) -> None:
-        """Turn a data set of CIFAR into one of image files, SPLIT/CLASS/NAME."""
-        dataset.update(type="CustomDataset", data_prefix=folder.name)
-        dataset.pipeline = [{"type": "LoadImageFromFile"}, *dataset.pipeline]
-        # CIFAR's own reader gives RGB, mmcv's BGR.
-        self.cfg.data_preprocessor.to_rgb = True
-        self.jpeg = any(folder.glob("*/*.jpg"))
-
-    def predict_to(self, folder: Path) -> None:
-        paths = {"output_dir": str(folder), "outfile_prefix": str(folder / "results")}
-        evaluators = self.cfg.test_evaluator
-        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
-            evaluator.update({key: path for key, path in paths.items() if key in evaluator})
+                folder = data / dataset.pop("split")
+                dataset.update(type="CustomDataset", data_prefix=folder.name)
+                dataset.pipeline = [{"type": "LoadImageFromFile"}, *dataset.pipeline]
+                # CIFAR's own reader gives RGB, mmcv's BGR.
+                self.cfg.data_preprocessor.to_rgb = True
+                self.jpeg = any(folder.glob("*/*.jpg"))
 
     def start_from(self, checkpoint: str) -> None:
+        """Start the training from another row's checkpoint."""
         # The checkpoint is of a whole classifier; a segmenter takes only its backbone.
         self.cfg.model.backbone.init_cfg.update(checkpoint=checkpoint, prefix="backbone.")
 
@@ -203,14 +176,24 @@ class MMEngineRecipe(Recipe):
     def has_test(self, test: str) -> bool:
         return test == "" or bool(self.cfg.get("tta_model") and self.cfg.get("tta_pipeline"))
 
-    def text(self) -> str:
-        return self.cfg.pretty_text
+    def _text(self) -> tuple[str, str]:
+        return self.cfg.pretty_text, ".py"
+
+
+def loaders(cfg: Any) -> dict[str, tuple[Any, Any]]:
+    """Return "train", "val" and "test" -> the loader and the evaluator of MMEngine's config."""
+    return {
+        split: (cfg[f"{split}_dataloader"], cfg.get(f"{split}_evaluator") or {})
+        for split in ("train", "val", "test")
+        if cfg.get(f"{split}_dataloader")
+    }
 
 
 def open_recipe(cell: Cell) -> Recipe:
     """Open the config of a row; UserError if its framework is not installed."""
-    kind = {"detectron2": Recipe, "openmmlab": MMEngineRecipe}[framework_of(cell.file)]
-    return kind(open_config(cell.file, kind.words(cell.overrides)).config)
+    path = str(ROOT / cell.config)
+    kind = {"detectron2": Recipe, "openmmlab": MMEngineRecipe}[framework_of(path)]
+    return kind(open_config(path, kind.words(cell.overrides)).config)
 
 
 def _parsed(text: str) -> Any:

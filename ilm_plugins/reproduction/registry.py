@@ -5,16 +5,14 @@ measures, and one of these sources:
 
     config        a file below configs/, which is trained, with ``overrides`` KEY=VALUE; where
                   ``tests`` names another cell, that cell's checkpoint is tested and nothing is
-                  trained; where ``starts from`` names one, its checkpoint is the backbone
+                  trained; where ``starts_from`` names one, its checkpoint is the backbone
     of            the arguments of the function in :mod:`.computed` that the table's ``compute``
                   names
 
 ``says`` is the paper's text where it gives no number. A table's ``note`` says what of its recipes
 the paper leaves open or contradicts, what is assumed, and the overrides for the alternatives.
 A figure of the papers has cells of its own, or ``shows`` the curves of tables, or has a
-``command`` that makes it. If it plots values ``against`` a quantity, the names of cells end in the
-quantity and its value: "GN, batch 64". If it ``compares`` norms, cells are named "NETWORK/NORM",
-and their gains over the first norm are drawn.
+``command`` that makes it.
 """
 
 import json
@@ -49,25 +47,25 @@ class Measure:
         """Unit and direction in words, such as "%, lower is better"."""
         return f"{self.unit}, {self.better} is better".removeprefix(", ")
 
-    def read(self, metrics: dict[str, float]) -> float | None:
-        """Compute the value from the first metric that is there, or return None."""
+    def read(self, metrics: dict[str, float], prefix: str = "") -> float | None:
+        """Compute the value from the first metric that is there under a prefix, or return None."""
         for name, (offset, factor) in self.metrics.items():
-            if metrics.get(name) is not None:
-                return offset + factor * metrics[name]
+            if metrics.get(prefix + name) is not None:
+                return offset + factor * metrics[prefix + name]
         return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One row of a table; the module's docstring explains the attributes."""
 
     table: str
     name: str
     #: The paper's figure for each of the table's measures, or None.
-    paper: tuple[float | None, ...]
+    paper: list[float | None]
     config: str | None = None
-    overrides: tuple[str, ...] = ()
-    of: dict | None = field(default=None, hash=False)
+    overrides: list[str] = field(default_factory=list)
+    of: dict | None = None
     says: str | None = None
     starts_from: str | None = None
     tests: str | None = None
@@ -76,11 +74,6 @@ class Cell:
     def id(self) -> str:
         """The table's id and the row's name, such as ``en-2 ResNet50/EN``."""
         return f"{self.table} {self.name}"
-
-    @property
-    def file(self) -> str:
-        """Path of the config."""
-        return str(ROOT / self.config)
 
     @property
     def folder(self) -> Path:
@@ -96,7 +89,7 @@ class Cell:
         return next(c for c in cells() if (c.config, c.overrides, c.tests) == experiment)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """A table or a figure (drawing) of a paper; the module's docstring explains the attributes."""
 
@@ -107,32 +100,21 @@ class Table:
     number: str
     title: str
     #: Names of the columns, keys of :func:`measures`.
-    measures: tuple[str, ...] = ()
+    measures: list[str] = field(default_factory=list)
     cells: dict[str, Cell] = field(default_factory=dict)
     compute: str | None = None
-    shows: tuple[str, ...] = ()
-    against: str | None = None
-    compares: tuple[str, ...] = ()
+    shows: list[str] = field(default_factory=list)
     #: Figure of a random guess, in the first column.
     chance: float | None = None
     command: str | None = None
     note: str | None = None
 
     @property
-    def shown(self) -> str:
-        """What a figure takes from the tables that it ``shows``: "curves" or "figures"."""
-        return "figures" if self.compares else "curves"
-
-    @property
-    def decimals(self) -> tuple[int, ...]:
+    def decimals(self) -> list[int]:
         """For each measure, the most decimals of a figure in the paper; 2 if it gives no figure."""
         columns = zip(*(cell.paper for cell in self.cells.values()), strict=True)
-        return tuple(
-            max((len(str(v).partition(".")[2]) for v in column if isinstance(v, float)), default=0)
-            if any(v is not None for v in column)
-            else 2
-            for column in columns
-        )
+        given = ([v for v in column if v is not None] for column in columns)
+        return [max((len(str(v).partition(".")[2]) for v in column), default=2) for column in given]
 
 
 @cache
@@ -149,7 +131,7 @@ def papers() -> dict[str, str]:
 @cache
 def measures() -> dict[str, Measure]:
     """Return name -> measure, for all tables."""
-    return {name: Measure(**_as_arguments(m)) for name, m in _papers_file()["measures"].items()}
+    return {name: Measure(**m) for name, m in _papers_file()["measures"].items()}
 
 
 @cache
@@ -158,18 +140,9 @@ def tables() -> dict[str, Table]:
     found = {}
     for paper, content in _papers_file()["papers"].items():
         for key, options in content["tables"].items():
-            rows = {
-                name: Cell(key, name, **_as_arguments(cell))
-                for name, cell in options.get("cells", {}).items()
-            }
-            found[key] = Table(key, paper, **{**_as_arguments(options), "cells": rows})
+            rows = {name: Cell(key, name, **c) for name, c in options.get("cells", {}).items()}
+            found[key] = Table(key, paper, **{**options, "cells": rows})
     return found
-
-
-def _as_arguments(entry: dict) -> dict:
-    """Turn an entry of ``papers.json`` into arguments: "_" for spaces, tuples for lists."""
-    lists = {k.replace(" ", "_"): v for k, v in entry.items()}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in lists.items()}
 
 
 def cells() -> list[Cell]:
@@ -178,24 +151,16 @@ def cells() -> list[Cell]:
 
 
 def find_table(key: str) -> Table:
-    """Return the table or figure of an id, such as ``en-5``.
-
-    Raises:
-        UserError: there is no such table.
-    """
+    """Return the table or figure of an id, such as ``en-5``; UserError if there is none."""
     if key not in tables():
         raise UserError(f"no table {key!r}; see {LIST}")
     return tables()[key]
 
 
 def find(table: str, row: str | None = None) -> list[Cell]:
-    """Return a table's row of that name, or all its rows; of a figure, those that it ``shows``.
-
-    Raises:
-        UserError: there is no such table or row, or nothing to run.
-    """
+    """Return a table's row of that name, or all its rows; of a figure, those that it ``shows``."""
     found = find_table(table)
-    rows = [c for key in found.shows or (table,) for c in tables()[key].cells.values()]
+    rows = [c for key in found.shows or [table] for c in tables()[key].cells.values()]
     if not rows:
         what = f"run {found.command}" if found.command else "it is a drawing"
         raise UserError(f"{table}, {found.number}, has no rows to run; {what}")

@@ -6,14 +6,15 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Sequence
+from itertools import groupby, zip_longest
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from . import record, registry
-from .registry import Cell, Table
+from .record import Record
+from .registry import Table
 
 COLUMNS = ("", "run", "paper", "ours", "ours - paper", "seeds", "trained", "device", "commit")
 HEAD = """\
@@ -25,8 +26,7 @@ Where there are several seeds, results are means and, behind ±, standard deviat
 "-" under commit: the run is older than the records of commits.
 """
 
-Records = list[dict[str, Any]]
-Groups = dict[str, list[Records]]
+Groups = defaultdict[str, list[list[Record]]]
 
 
 def write(folder: Path) -> list[Path]:
@@ -36,18 +36,18 @@ def write(folder: Path) -> list[Path]:
     """
     groups, out = by_cell(folder), folder.parent
     out.mkdir(parents=True, exist_ok=True)
-    drawn = [table.id for table in registry.tables().values() if draw(table, groups, out)]
+    drawn = [out / f"{t.id}.png" for t in registry.tables().values() if draw(t, groups, out)]
     pages = {"README.md": index(groups)}
-    pages |= {f"{paper}.md": page(paper, groups, drawn) for paper in registry.papers()}
+    pages |= {f"{paper}.md": page(paper, groups, out) for paper in registry.papers()}
     for name, text in pages.items():
         (out / name).write_text(text, encoding="utf-8")
-    return [out / name for name in (*pages, *(f"{table}.png" for table in drawn))]
+    return [*(out / name for name in pages), *drawn]
 
 
 def by_cell(folder: Path) -> Groups:
     """Return id of each row -> groups of its records, which have the same label and settings."""
 
-    def key(found: dict[str, Any]) -> tuple[str, ...]:
+    def key(found: Record) -> tuple[str, ...]:
         settings = json.dumps([found.get("changes"), found.get("jpeg")], sort_keys=True)
         return found["table"], found["cell"], record.label(found), settings
 
@@ -59,29 +59,19 @@ def by_cell(folder: Path) -> Groups:
     return groups
 
 
-def _groups_of(cell: Cell, groups: Groups) -> list[Records]:
-    """Return the groups of a row's runs, which may be saved as those of another row."""
-    return groups.get(cell.canonical.id, [])
-
-
 def draw(table: Table, groups: Groups, folder: Path) -> bool:
-    """Plot a table's curves, or a figure's lines or bars, to ``ID.png``; return whether it did."""
-    lines, compared = curves(table, groups), curves_against(table, groups)
-    norms = compared_norms(table, groups)
-    if not (lines or compared or norms):
-        return False
-    from . import pictures
-
-    path = folder / f"{table.id}.png"
+    """Plot the curves of a table's runs to ``ID.png``; return whether there are any."""
+    lines = [
+        (f"{cell.name}, {record.label(group[0])}" + ", re-encoded" * group[0]["jpeg"], group)
+        for cell in table.cells.values()
+        for group in groups[cell.canonical.id]
+        if any(found.get("curve") for found in group)
+    ]
     if lines:
-        shown = [(label, [found["curve"] for found in group]) for label, group in lines]
-        pictures.save(pictures.training(table, lines), path, shown)
-    elif norms:
-        pictures.save(pictures.gains(table, norms), path, norms)
-    else:
-        measure = registry.tables()[table.shows[0]].measures[0]
-        pictures.save(pictures.against(table, compared, measure), path, compared)
-    return True
+        from . import pictures
+
+        pictures.save(pictures.training(table, lines), folder / f"{table.id}.png", lines)
+    return bool(lines)
 
 
 def index(groups: Groups) -> str:
@@ -104,7 +94,7 @@ def _count_cells(table: Table, groups: Groups) -> str:
     if not table.cells:
         return _source(table) or "-"
     cells = table.cells.values()
-    found = [[record.is_full(group[0]) for group in _groups_of(cell, groups)] for cell in cells]
+    found = [[record.is_full(group[0]) for group in groups[cell.canonical.id]] for cell in cells]
     full = sum(map(any, found))
     rest = sum(map(bool, found)) - full
     words = f"{full} of {len(cells)}" if full or rest else f"not run ({len(cells)})"
@@ -112,21 +102,22 @@ def _count_cells(table: Table, groups: Groups) -> str:
 
 
 def _source(table: Table) -> str:
-    """Return links to the tables that a figure shows, and its command."""
-    shown = ", ".join(f"[{key}]({key.split('-')[0]}.md#{key})" for key in table.shows)
-    words = [f"{table.shown} of {shown}"] if shown else []
-    return "; ".join(words + ([f"`{table.command}`"] if table.command else []))
+    """Return a figure's command, or links to the tables whose curves it shows, if any."""
+    if table.command:
+        return f"`{table.command}`"
+    links = ", ".join(f"[{key}]({key.split('-')[0]}.md#{key})" for key in table.shows)
+    return links and f"curves of {links}"
 
 
-def page(paper: str, groups: Groups, drawn: Collection[str]) -> str:
-    """Return the Markdown of a paper's page; ``drawn`` are the tables that have a plot, ID.png."""
+def page(paper: str, groups: Groups, folder: Path) -> str:
+    """Return the Markdown of a paper's page in a folder, with the plots that lie there."""
     lines = [f"# {registry.papers()[paper]}", ""]
     for table in _tables_of(paper):
         lines += [f"## {table.id}", "", f"{table.number}. {table.title}.", ""]
         lines += [table.note, ""] if table.note else []
         lines += _table_lines(table, groups) if table.cells else filter(None, [_source(table)])
         lines.append("")
-        if table.id in drawn:
+        if (folder / f"{table.id}.png").is_file():
             what = f"Training curves of {table.id}" if table.cells else table.title
             lines += [f"![{what}]({table.id}.png)", ""]
     return "\n".join(lines)
@@ -138,84 +129,58 @@ def _table_lines(table: Table, groups: Groups) -> list[str]:
     Only full recipes stand beside the paper's figures; other groups of runs have rows of their own.
     """
     described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
-    lines = [f"{' / '.join(described)}.", "", f"| {' | '.join(COLUMNS)} |"]
-    lines.append("|---" * len(COLUMNS) + "|")
-    references: dict[str, None] = {}  # rows, in order, each once
+    lines = [f"{' / '.join(described)}.", "", _markdown_row(*COLUMNS), "|---" * len(COLUMNS) + "|"]
+    references: dict[str, dict[str, float]] = {}
     for cell in table.cells.values():
         paper = figures(table, cell.paper) if any(v is not None for v in cell.paper) else ""
         paper = ", ".join(filter(None, [paper, cell.says]))
-        of_cell = list(_groups_of(cell, groups))
         full, changed = [], []
-        for group in of_cell:
+        for group in groups[cell.canonical.id]:
             if record.is_full(group[0]):
-                full.append(_group_row(table, cell.name, group, paper, cell.paper))
+                full.append(_group_row(table, group, cell.name, paper, cell.paper))
             else:
-                changed.append(_group_row(table, f"{cell.name}, ours", group))
-            for what, reference in group[0].get("references", {}).items():
-                constant = figures(table, [reference.get(name) for name in table.measures])
-                references[_markdown_row(f"{what}, to compare", "", "", constant)] = None
-        status = "not run in full" if of_cell else "not run"
+                changed.append(_group_row(table, group, f"{cell.name}, ours"))
+            references |= group[0].get("references", {})
+        status = "not run in full" if changed else "not run"
         lines += [*(full or [_markdown_row(cell.name, status, paper)]), *changed]
-    return [*lines, *references]
+    for what, values in references.items():
+        constant = figures(table, [values.get(name) for name in table.measures])
+        lines.append(_markdown_row(f"{what}, to compare", "", "", constant))
+    return lines
 
 
 def _group_row(
-    table: Table,
-    name: str,
-    group: Records,
-    paper: str = "",
-    published: Sequence[float | None] = (),
+    table: Table, group: list[Record], name: str, paper: str = "", published: Sequence = ()
 ) -> str:
     """Return the row of a group of runs, with differences from the published figures, if any."""
-    ours = [_values(group, measure) for measure in table.measures]
-    comparable = [registry.measures()[measure].comparable for measure in table.measures]
+    ours = [[r["figures"][m] for r in group if m in r["figures"]] for m in table.measures]
+    means = [mean(values) if values else None for values in ours]
     failed = [found for found in group if not record.converged(found)]
-    texts = [_means(table, ours)] if any(ours) or not failed else []
+    texts = [figures(table, means, spreads=ours)] if any(ours) or not failed else []
     if failed:
         seeds = f" with seed {_distinct(r['seed'] for r in failed)}" * (len(failed) < len(group))
         texts.append(f"did not converge{seeds}")
     differences = [
-        mean(values) - value if values and value is not None and compared else None
-        for values, value, compared in zip(ours, published, comparable, strict=False)
+        None
+        if None in (value, theirs) or not registry.measures()[measure].comparable
+        else value - theirs
+        for measure, value, theirs in zip(table.measures, means, published, strict=False)
     ]
-    return _markdown_row(
-        name,
-        record.label(group[0]),
-        paper,
-        ", ".join(texts),
-        figures(table, differences, sign="+") if differences else "",
-        *_provenance(group),
-    )
-
-
-def _values(group: Records, measure: str) -> list[float]:
-    return [found["figures"][measure] for found in group if measure in found["figures"]]
-
-
-def _means(table: Table, values: Sequence[list[float]]) -> str:
-    """Return each measure's mean over seeds and, for two or more, ± the sample's deviation."""
-    means = figures(table, [mean(v) if v else None for v in values]).split(" / ")
-    spreads = [
-        f" ± {stdev(v):.{n}f}" if len(v) > 1 else ""
-        for v, n in zip(values, table.decimals, strict=True)
-    ]
-    return " / ".join(a + b for a, b in zip(means, spreads, strict=True))
-
-
-def _provenance(group: Records) -> list[str]:
-    """Return the last four columns: seeds, length of training, device and mean hours, commit."""
+    cells = [name, record.label(group[0]), paper, ", ".join(texts)]
+    cells.append(figures(table, differences, sign="+") if differences else "")
     commits = _distinct(r["commit"] for r in group)
-    if record.label(group[0]) == "computed":
-        return ["", "", "", commits]
+    if "run" not in group[0]:  # computed
+        return _markdown_row(*cells, "", "", "", commits)
     length = _distinct(f"{r['run']} of {r['recipe']} {r['unit']}" for r in group)
     length = length if group[0]["recipe"] else "test"
     hours = mean(r["seconds"] for r in group) / 3600
-    return [
+    return _markdown_row(
+        *cells,
         _distinct(r["seed"] for r in group),
         length + ", on re-encoded JPEG" * group[0]["jpeg"],
         f"{_distinct(r['device'] for r in group)}, {hours:.2f} h",
         commits,
-    ]
+    )
 
 
 def _distinct(values: Iterable[Any]) -> str:
@@ -229,64 +194,16 @@ def _markdown_row(*cells: str) -> str:
     return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in filled)} |"
 
 
-def figures(table: Table, values: Sequence[float | None], sign: str = "") -> str:
-    """Format a number, or "-" for None, for each of a table's measures, separated by " / "."""
-    pairs = zip(values, table.decimals, strict=True)
-    # Adding 0 turns a rounded -0.0 into 0.0.
-    return " / ".join("-" if v is None else f"{round(v, n) + 0:{sign}.{n}f}" for v, n in pairs)
+def figures(
+    table: Table, values: Sequence[float | None], sign: str = "", spreads: Sequence[list] = ()
+) -> str:
+    """Format a number, or "-" for None, for each of a table's measures, separated by " / ".
 
-
-def curves(table: Table, groups: Groups) -> list[tuple[str, Records]]:
-    """Return the lines of a table's plot: labels, and the records whose curves they average."""
-    return [
-        (f"{cell.name}, {record.label(group[0])}" + ", re-encoded" * group[0]["jpeg"], group)
-        for cell in table.cells.values()
-        for group in _groups_of(cell, groups)
-        if any(found.get("curve") for found in group)
-    ]
-
-
-def curves_against(table: Table, groups: Groups) -> dict[str, tuple[list, list]]:
-    """Return the lines of a figure ``against`` a quantity, such as batch size.
-
-    Name of a line -> points (quantity, first measure) of the paper and of our full recipes, in
-    rising order. Rows are named "LINE, QUANTITY NUMBER". Empty if no full recipe was run.
+    Behind ± is the sample's standard deviation of the values over which it is a mean.
     """
-    found: dict[str, tuple[list, list]] = {}
-    for shown in (registry.tables()[key] for key in table.shows if table.against):
-        for cell in shown.cells.values():
-            name, _, at = cell.name.partition(f", {table.against} ")
-            paper, ours = found.setdefault(name, ([], []))
-            paper.append((int(at), cell.paper[0]))
-            if values := _full_values(cell, groups):
-                ours.append((int(at), mean(values)))
-    if not any(ours for _, ours in found.values()):
-        return {}
-    return {name: (sorted(paper), sorted(ours)) for name, (paper, ours) in found.items()}
-
-
-def compared_norms(
-    table: Table, groups: Groups
-) -> dict[str, dict[str, tuple[float, float | None]]]:
-    """Return the figures of a drawing that ``compares`` norms, which are the ends of rows' names.
-
-    Network and table -> norm -> the paper's figure of the first measure, and our full recipes' or
-    None. SyncBN counts as BN; rows with a text of the paper's, as of a test server, are left out.
-    """
-    found: dict[str, dict[str, tuple[float, float | None]]] = {}
-    for shown in (registry.tables()[key] for key in table.shows if table.compares):
-        for cell in shown.cells.values():
-            network, _, norm = cell.name.rpartition("/")
-            norm, paper = norm.removeprefix("Sync"), cell.paper[0]
-            if norm in table.compares and paper is not None and cell.says is None:
-                ours = _full_values(cell, groups)
-                label = f"{network}\n{shown.number}"
-                found.setdefault(label, {})[norm] = (paper, mean(ours) if ours else None)
-    return found
-
-
-def _full_values(cell: Cell, groups: Groups) -> list[float]:
-    """Return the first measure of a row's full recipes."""
-    measure = registry.tables()[cell.table].measures[0]
-    full = [group for group in _groups_of(cell, groups) if record.is_full(group[0])]
-    return [value for group in full for value in _values(group, measure)]
+    texts = []
+    for value, n, over in zip_longest(values, table.decimals, spreads, fillvalue=()):
+        # Adding 0 turns a rounded -0.0 into 0.0.
+        text = "-" if value is None else f"{round(value, n) + 0:{sign}.{n}f}"
+        texts.append(text + (f" ± {stdev(over):.{n}f}" if len(over) > 1 else ""))
+    return " / ".join(texts)

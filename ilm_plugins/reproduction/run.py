@@ -4,19 +4,18 @@ A run's folder is WORK_DIR/TABLE/ROW/seedN; the config that it was given is besi
 """
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError
 from ..frameworks import environment
-from ..frameworks.record import FILE
+from ..frameworks.record import FILE, read, write
 from . import recipes, record, registry
 from .recipes import Recipe
+from .record import Record
 from .registry import Cell
 
 #: The override that names the checkpoint of a backbone.
@@ -37,12 +36,8 @@ class Options:
     overrides: Sequence[str] = ()
     unsafe: bool = False
 
-    @property
-    def root(self) -> Path:
-        return self.work_dir / "miniature" if self.miniature else self.work_dir
-
     def folder(self, cell: Cell, seed: int) -> Path:
-        return self.root / cell.folder / f"seed{seed}"
+        return self.work_dir / cell.folder / f"seed{seed}"
 
 
 def run_all(cells: Iterable[Cell], options: Options) -> int:
@@ -56,75 +51,78 @@ def run_all(cells: Iterable[Cell], options: Options) -> int:
             name = cell.id if seed is None else f"{cell.id}, seed {seed}"
             try:
                 found = compute(cell, options) if seed is None else train(cell, seed, options)
-                print(f"{name}: {record.describe(found)}", flush=True)
             except (UserError, subprocess.CalledProcessError) as error:
                 print(f"{name}: error: {error}", file=sys.stderr, flush=True)
                 statuses.append(2 if isinstance(error, UserError) else 1)
+                continue
+            words = [f"{measure} {value:.4g}" for measure, value in found["figures"].items()]
+            words += ["did not converge"] * (not record.converged(found))
+            text = f"{', '.join(words) or 'no figure'} ({record.label(found)})"
+            print(f"{name}: {text}", flush=True)
     return max(statuses)
 
 
-def compute(cell: Cell, options: Options) -> dict[str, Any]:
+def compute(cell: Cell, options: Options) -> Record:
     """Compute a row that needs no training; write and return its record."""
     from . import computed
 
-    found = {
-        "table": cell.table,
-        "cell": cell.name,
-        "figures": {name: float(f"{v:.6g}") for name, v in computed.compute(cell).items()},
-        "versions": environment.versions(),
-        "commit": environment.commit(),
-    }
-    record.write(found, options.work_dir / cell.folder / FILE)
+    found = record.rounded(
+        {
+            "table": cell.table,
+            "cell": cell.name,
+            "figures": {name: float(value) for name, value in computed.compute(cell).items()},
+            "versions": environment.versions(),
+            "commit": environment.commit(),
+        }
+    )
+    write(options.work_dir / cell.folder / FILE, found)
     return found
 
 
-def train(cell: Cell, seed: int, options: Options) -> dict[str, Any]:
+def train(cell: Cell, seed: int, options: Options) -> Record:
     """Train a row until it is complete, then make the tests of its table that are missing.
 
-    Returns the record, which is also written if the training or a test fails. A row that only
-    tests is tested anew.
-
-    Raises:
-        UserError: the row cannot be run with these options.
-        CalledProcessError: the training or a test failed.
+    Returns the record, which is also written if the training or a test fails, with a
+    CalledProcessError. A row that only tests is tested anew.
     """
     recipe, folder = recipes.open_recipe(cell), options.folder(cell, seed)
     parent = _parent(cell, seed, options)
     length = _prepare(cell, recipe, seed, options, parent)
-    words = recipe.words(options.overrides)
-    known = {"changes": recipe.changes(words), "miniature": options.miniature}
-    path = folder / FILE
-    found = record.read(path) if path.is_file() else {"run": 0, "metrics": {}}
+    changes = record.rounded(recipe.changes(options.overrides))
+    found = read(folder) or {"run": 0, "metrics": {}}
     if found["run"] and not cell.tests:
-        begun = recipe.changes(found["overrides"]), found["planned"]
-        if begun != (known["changes"], length):
+        # A training that was killed has no changes yet.
+        begun = found.get("changes", changes), found["planned"]
+        if begun != (changes, length):
             raise UserError(
                 f"{folder} was begun with other settings: {begun[0]}, {begun[1]} {recipe.unit}; "
                 "give the same, or another --work-dir"
             )
     measures = [registry.measures()[name] for name in registry.tables()[cell.table].measures]
     tests = [test for test in dict.fromkeys(m.test for m in measures) if recipe.has_test(test)]
+    words = recipe.words(options.overrides)
     try:
+        if cell.tests:
+            (folder / FILE).unlink(missing_ok=True)
+            found["metrics"] = {}
         # A training that was killed at its end may lack its last checkpoint, but has no test.
-        if not cell.tests and (found["run"] < length or not found["metrics"]):
+        elif found["run"] < length or not found["metrics"]:
             print(f"{cell.id}, seed {seed}: {length} {recipe.unit} in {folder}", flush=True)
             _call(recipe.save(folder), ["--resume", *words], options)
-            found = record.read(path)
-        elif cell.tests:
-            path.unlink(missing_ok=True)
+            found = read(folder)
         for test in tests:
-            if cell.tests or test not in found["metrics"]:
-                recipe.predict_to(folder / f"predictions{test}")
+            if test not in found["metrics"]:
                 chosen = ["--eval-only", *["--resume"] * (not cell.tests), *["--tta"] * bool(test)]
                 _call(recipe.save(folder), [*chosen, *words], options)
     finally:
-        if path.is_file():
-            found = record.complete(record.read(path), cell, recipe, parent=parent, **known)
-            record.write(found, path)
+        if found := read(folder):
+            known = {"changes": changes, "miniature": options.miniature, "parent": parent}
+            found = record.complete(found, cell, recipe, **known)
+            write(folder / FILE, found)
     return found
 
 
-def _parent(cell: Cell, seed: int, options: Options) -> dict[str, Any] | None:
+def _parent(cell: Cell, seed: int, options: Options) -> Record | None:
     """Return the record of the run whose checkpoint a row tests or starts from, or None.
 
     Miniatures, and runs with an override that names the checkpoint, start from no other run.
@@ -134,19 +132,17 @@ def _parent(cell: Cell, seed: int, options: Options) -> dict[str, Any] | None:
     if wanted is None:
         return None
     other = registry.find_cell(wanted).canonical
-    path = options.folder(other, seed) / FILE
-    found = record.read(path) if path.is_file() else {}
+    folder = options.folder(other, seed)
+    found = read(folder) or {}
     if "differences" not in found or found["run"] < found["planned"]:
         raise UserError(
-            f"needs the checkpoint of a complete run in {path.parent}; "
+            f"needs the checkpoint of a complete run in {folder}; "
             f"reproduce run {other.table} {other.name!r} first"
         )
     return found
 
 
-def _prepare(
-    cell: Cell, recipe: Recipe, seed: int, options: Options, parent: dict[str, Any] | None
-) -> int:
+def _prepare(cell: Cell, recipe: Recipe, seed: int, options: Options, parent: Record | None) -> int:
     """Change a recipe as the options say; return the length of the training, 0 for a mere test."""
     recipe.place(options.folder(cell, seed), seed)
     if options.data:
@@ -161,7 +157,7 @@ def _prepare(
     if options.miniature:
         from . import miniature
 
-        miniature.shrink(recipe.cfg, options.root / "data")
+        miniature.shrink(recipe.cfg, options.work_dir / "data")
     if cell.tests:
         return 0
     other = "epochs" if recipe.unit == "iterations" else "iterations"
@@ -174,21 +170,11 @@ def _prepare(
 
 
 def _call(config: Path, words: Sequence[str], options: Options) -> None:
-    """Run the command train on a config; an interrupt or SIGTERM ends it first."""
+    """Run the command train on a config; an exception here, as of a signal, kills it."""
     command = [sys.executable, "-m", "ilm_plugins", "train", "--config-file", str(config)]
     command += [] if options.num_gpus is None else ["--num-gpus", str(options.num_gpus)]
     command += ["--unsafe"] * options.unsafe
-    data = options.root / "data" if options.miniature else options.data
+    data = options.work_dir / "data" if options.miniature else options.data
     # detectron2 reads its data sets from there.
     folders = {"DETECTRON2_DATASETS": str(data.absolute())} if data else {}
-    with subprocess.Popen([*command, *words], env={**os.environ, **folders}) as process:
-        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        try:
-            status = process.wait()
-        except BaseException:
-            process.terminate()
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
-    if status:
-        raise subprocess.CalledProcessError(status, "train")
+    subprocess.run([*command, *words], env={**os.environ, **folders}, check=True)

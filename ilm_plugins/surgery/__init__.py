@@ -2,16 +2,11 @@
 
 :func:`convert` replaces the norms of a model, :func:`convert_state` those of a state dict without
 its model, :func:`fit_state` makes a state dict fit a model; :func:`revert` and :func:`revert_state`
-lead back. :func:`recalibrate` measures the running statistics of EN, SN and SSN again. One rule of
-``RULES`` converts the tensors of a norm:
+lead back. :func:`recalibrate` measures the mixtures' running statistics again.
 
-- GroupNorm and InstanceNorm to ILM layers, AssocNorm and AN, with the same outputs; BatchNorm to
-  these, with other statistics, only with ``replacing="BN"``.
-- BatchNorm to EN, with the same outputs in evaluation: ratios start uniform, BN's row is K times
-  the weight, the other rows are zero. To SN and SSN weight, bias and statistics are kept.
-- SN to SSN, with the same outputs at radius 0.
-- Layers of the papers' released code to ours, which divide variances by n, and not by n - 1.
-- Each layer back to the plain norm, while it computes exactly that.
+Outputs stay the same from GroupNorm and InstanceNorm to ILM layers, AssocNorm and AN, from
+BatchNorm to EN in evaluation, from SN to SSN at radius 0, and back. They change from BatchNorm to
+all others, and, a little, from the papers' released layers, which divide variances by n - 1.
 """
 
 from .common import Report

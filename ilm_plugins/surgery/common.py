@@ -10,7 +10,8 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from ..layers import NORMS, OptionError
-from ..layers.options import check_choice, check_known
+from ..layers.mixture import MixtureNorm
+from ..layers.options import automatic, check_choice, check_known
 from .norms import LAYERS
 
 #: Names to select, as one or several patterns in which * is any text; None selects all.
@@ -42,16 +43,14 @@ class Report:
             self.notes.setdefault(words, []).append(name)
 
     def __str__(self) -> str:
-        sections = []
+        sections = defaultdict(list)
         for title, found in (("converted", self.converted), ("left", self.left)):
-            by_words = defaultdict(list)
             for name, words in found.items():
-                by_words[words].append(name)
-            sections += [(f"{title}, {words}", names) for words, names in by_words.items()]
-        sections += [("missing", self.missing)] if self.missing else []
-        sections += [(f"note, {words}", names) for words, names in self.notes.items()]
+                sections[f"{title}, {words}"].append(name)
+        sections |= {"missing": self.missing} if self.missing else {}
+        sections |= {f"note, {words}": names for words, names in self.notes.items()}
         lines = []
-        for title, names in sections:
+        for title, names in sections.items():
             lines.append(f"{title} ({len(names)}):" if names else title)
             lines += [f"    {name or '(root)'}" for name in names]
         return "\n".join(lines) or "no norms"
@@ -73,27 +72,27 @@ def check_match(match: Match, names: Iterable[str]) -> None:
         )
 
 
-def source_norm(to: str, replacing: str | None) -> tuple[str, list[str]]:
-    """Return the plain norm that a layer replaces, and the norm's options that the layer keeps."""
+def source_norm(to: str, replacing: str | None, options: Mapping) -> tuple[str, list[str], dict]:
+    """Return the plain norm to replace, its options that a layer keeps, and the layer's others."""
     plain = {key: layer.replaces for key, layer in NORMS.items() if layer in LAYERS}
     check_choice("convert", "to", to, plain)
     norm = replacing or plain[to]
     check_choice("convert", "replacing", norm, dict.fromkeys((plain[to], "BN")))
-    parameters = inspect.signature(NORMS[to].__init__).parameters
-    return norm, [option for option in OPTIONS[norm] if option in parameters]
-
-
-def check_options(to: str, options: Mapping, of_norm: Iterable[str] = ()) -> None:
-    """Raise OptionError for unknown options of a layer, and for those that each norm determines."""
     check_known(NORMS[to], options)
-    given = [o for o in (*of_norm, "num_channels", "device", "dtype") if o in options]
-    if given:
-        raise OptionError(f"{', '.join(given)} comes from each norm; leave it out")
+    check_absent(options, "num_channels", "device", "dtype")
     if options.get("init", "identity") != "identity":
-        raise OptionError(
-            f"init={options['init']!r}: a converted layer starts as the norm that it replaces; "
-            "leave init out"
-        )
+        raise OptionError(f"init={options['init']!r}: a converted layer has init='identity'")
+    parameters = inspect.signature(NORMS[to].__init__).parameters
+    fixed = {"init": "identity"} if "init" in parameters else {}
+    replaces_other = norm == "BN" and not issubclass(NORMS[to], MixtureNorm)
+    defaults = automatic(NORMS[to]) if replaces_other else {}
+    return norm, [o for o in OPTIONS[norm] if o in parameters], {**defaults, **options, **fixed}
+
+
+def check_absent(options: Mapping, *of_norm: str) -> None:
+    """Raise OptionError for options that each norm determines."""
+    if given := ", ".join(option for option in of_norm if option in options):
+        raise OptionError(f"{given} comes from each norm; leave it out")
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from ..layers import AttentiveNorm, ExemplarNorm, SparseSwitchNorm, SwitchNorm
 from ..layers.attentive import balanced
 from ..layers.autoencoder import AutoencoderNorm
-from ..layers.base import AdaptiveNorm
 from .norms import kind_of_module
 
 #: A state dict, of a model or of a single norm: name -> tensor.
@@ -34,6 +33,8 @@ _PAIRS = "pairs.weight", "pairs.bias"
 _RELEASED_ATTENTION = "attention_weights.attention.0.weight", "attention_weights.attention.0.bias"
 _RATIOS = {"expand.weight", "expand.bias", "ratio.weight", "ratio.bias"}
 
+#: Kinds of plain norms.
+PLAIN = "GN or IN", "BN"
 #: Kind of a norm -> names of its required tensors, and of its optional tensors.
 LAYOUTS = {
     "GN or IN": (_AFFINE, set()),
@@ -56,18 +57,15 @@ LAYOUTS = {
 def kind_of(state: State) -> str | None:
     """Return the kind of norm whose names and dimensions a state dict has, or None.
 
-    It is a key of LAYOUTS, "released SN", "released SSN" or "released AN with another norm".
+    It is a key of LAYOUTS, "released SN" or "released SSN".
     """
     for kind, (needed, allowed) in LAYOUTS.items():
         if needed <= state.keys() <= needed | allowed:
             if kind in ("SN", "SSN") and state["weight"].dim() > 1:
                 return f"released {kind}"
-            plain = kind in ("GN or IN", "BN", "SN", "SSN")
-            if plain and any(state[n].dim() != 1 for n in (needed | _AFFINE) & state.keys()):
-                return None
-            return kind
-    if {"weight_", "bias_"} <= state.keys():
-        return "released AN with another norm"  # BatchNorm, or one of the attention's logits
+            plain = kind in (*PLAIN, "SN", "SSN")
+            other = plain and any(state[n].dim() != 1 for n in (needed | _AFFINE) & state.keys())
+            return None if other else kind
     return None
 
 
@@ -79,7 +77,13 @@ def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor
     """
     rule, name = RULES.get((kind, kind_of_module(layer))), type(layer).__name__
     refuse(rule is None, f"{kind} does not become {name}")
-    new, wanted = rule(source, layer), layer.state_dict()
+    on_meta = kind_of_module(layer) in PLAIN and any(t.is_meta for t in source.values())
+    refuse(on_meta, "its tensors are on the meta device, without values to check")
+    if kind == "BN" and "weight" not in source:
+        mean = source["running_mean"]
+        source = {**source, "weight": torch.ones_like(mean), "bias": torch.zeros_like(mean)}
+    wanted = {key: tensor.detach().clone() for key, tensor in layer.state_dict().items()}
+    new = wanted | rule(source, layer)
     for key in _AFFINE & new.keys() - wanted.keys():
         is_used = new[key].is_meta or (new[key] != (key == "weight")).any()
         refuse(is_used, f"it has a {key}, which {name} lacks")
@@ -89,19 +93,18 @@ def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor
     return {key: new[key] for key in wanted}
 
 
-# A rule takes a norm's tensors and the new layer, which it does not change, and returns the layer's
-# tensors; it raises NotConvertible if the layer would compute another function.
+# A rule takes a norm's tensors and the new layer, which it does not change, and returns those of
+# the layer's tensors that the norm determines; it raises NotConvertible if the layer would compute
+# another function.
 
 
 def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:
-    refuse(not layer.has_papers_form, f"{call_of(layer)} cannot compute a plain norm")
-    state = _detached(layer)
-    zeros = {name: torch.zeros_like(state[name]) for name in _DECODERS}
-    return {**state, **zeros, "omega_offset": torch.full_like(state["omega_offset"], 0.5), **source}
+    refuse(not layer.has_papers_form, "a variant of the layer cannot compute a plain norm")
+    half = torch.full_like(layer.omega_offset, 0.5)
+    return {**_zeros(layer, *_DECODERS), "omega_offset": half, **source}
 
 
 def _ilm_to_gn(source: State, layer: nn.Module) -> State:
-    _check_values(source)
     depends = any(source[name].any() for name in _DECODERS) or source["omega_offset"] != 0.5
     refuse(depends, "its scale and shift depend on the input: the decoders are not zero")
     return source
@@ -109,14 +112,12 @@ def _ilm_to_gn(source: State, layer: nn.Module) -> State:
 
 def _gn_to_an(source: State, layer: AttentiveNorm) -> State:
     """Attentions of 1/2; the rows of ``pairs`` keep the differences that they have in the layer."""
-    state = _detached(layer)
-    zeros = {name: torch.zeros_like(state[name]) for name in _ATTENTION}
-    pairs = {name: balanced(state[name], i) for name, i in zip(_PAIRS, (1, 0), strict=True)}
-    return {**state, **zeros, **pairs, **source}
+    maps = layer.pairs.weight.detach(), layer.pairs.bias.detach()
+    pairs = {name: balanced(m, i) for name, m, i in zip(_PAIRS, maps, (1, 0), strict=True)}
+    return {**_zeros(layer, *_ATTENTION), **pairs, **source}
 
 
 def _an_to_gn(source: State, layer: nn.Module) -> State:
-    _check_values(source)
     words = "its scale and shift depend on the input: the attention's weight is not zero"
     refuse(source["attention.weight"].any(), words)
     attentions = nn.functional.hardsigmoid(source["attention.bias"].double())
@@ -130,10 +131,10 @@ def _released_to_an(source: State, layer: AttentiveNorm) -> State:
     words = f"{k} affine pairs, {layer.num_affine} in the layer; set num_affine={k}"
     refuse(k != layer.num_affine, words)
     maps, map_bias = (source[name] for name in _RELEASED_ATTENTION)
-    pairs = dict(zip(_PAIRS, (source["weight_"], source["bias_"]), strict=True))
-    attention = dict(zip(_ATTENTION, (maps.reshape(k, channels), map_bias), strict=True))
     ones = source["weight_"].new_ones(channels)  # the released layer's GN has no weight and bias
-    return {"weight": ones, "bias": torch.zeros_like(ones), **pairs, **attention}
+    tensors = maps.reshape(k, channels), map_bias, source["weight_"], source["bias_"]
+    new = dict(zip((*_ATTENTION, *_PAIRS), tensors, strict=True))
+    return {"weight": ones, "bias": torch.zeros_like(ones), **new}
 
 
 def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
@@ -142,52 +143,42 @@ def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
     A shorter embedding is padded with components that the decoders ignore.
     """
     fits = layer.mean_drives == "beta" and layer.has_papers_form
-    refuse(not fits, f"a released ILM layer does not become {call_of(layer)}")
+    refuse(not fits, f"a released ILM layer does not become this {type(layer).__name__}")
     encode, channels = source["fc_embed.0.weight"], source["weight_bias"].numel()
     hidden, keys = encode.shape
     own, size = layer.num_key_groups, channels // keys
     refuse(keys != own, f"{keys} key groups, {own} in the layer; set key_group_size={size}")
     words = f"an embedding of {hidden}, {layer.hidden} in the layer; set hidden={hidden}"
     refuse(hidden > layer.hidden, words)
-    state = _detached(layer)
-    state["weight"], state["bias"] = source["weight_bias"].flatten(), source["bias_bias"].flatten()
-    state["encode.weight"] = torch.cat((encode, state["encode.weight"][hidden:].to(encode)))
+    state = {"weight": source["weight_bias"].flatten(), "bias": source["bias_bias"].flatten()}
+    state["encode.weight"] = torch.cat((encode, layer.encode.weight[hidden:].to(encode)))
     for name, released in zip(_DECODERS, ("fc_bias.1.weight", "fc_weight.1.weight"), strict=True):
         state[name] = nn.functional.pad(source[released], (0, layer.hidden - hidden))
-    state["omega_offset"] = torch.zeros_like(state["omega_offset"])
-    return state
+    return state | _zeros(layer, "omega_offset")
 
 
 def _bn_to_en(source: State, layer: ExemplarNorm) -> State:
     """Ratios of 1/K; BN's row of the weight is K times BN's weight, the other rows are zero."""
-    refuse(
-        "BN" not in layer.normalizers or layer.shared_affine,
-        f"{call_of(layer)} cannot compute BN; add BN to normalizers, set shared_affine=False",
-    )
+    words = "the layer cannot compute BN; add BN to normalizers, set shared_affine=False"
+    refuse("BN" not in layer.normalizers or layer.shared_affine, words)
     k, row = len(layer.normalizers), layer.normalizers.index("BN")
-    state = {**_detached(layer), **source}
-    for name, value in _affine_of_bn(source).items():
+    state = {**source, **_zeros(layer, "ratio.weight", "ratio.bias")}
+    for name in _AFFINE:
+        value = source[name]
         state[name] = value.new_zeros(k, len(value))
         state[name][row] = k * value if name == "weight" else value
-    zeros = {name: torch.zeros_like(state[name]) for name in ("ratio.weight", "ratio.bias")}
-    return {**state, **zeros}
+    return state
 
 
 def _en_to_bn(source: State, layer: nn.Module) -> State:
     """BN's row must be the last: its K-th part is the weight, the sum of all rows the bias."""
-    _check_values(source)
     weight, bias = source["weight"], source["bias"]
     words = "EN without BN, or with a shared weight and bias, cannot compute BN"
     refuse("running_mean" not in source or weight.dim() != 2, words)
     others = source["ratio.weight"], source["ratio.bias"], weight[:-1]
     words = "its ratios depend on the input, or it uses more than BN"
     refuse(any(tensor.any() for tensor in others), words)
-    own = {"weight": weight[-1] / len(weight), "bias": bias.sum(0)}
-    return {**_detached(layer), **source, **own}
-
-
-def _bn_to_sn(source: State, layer: SwitchNorm) -> State:
-    return {**_detached(layer), **_affine_of_bn(source), **source}
+    return {**source, "weight": weight[-1] / len(weight), "bias": bias.sum(0)}
 
 
 def _released_to_sn(source: State, layer: SwitchNorm) -> State:
@@ -201,13 +192,12 @@ def _released_to_sn(source: State, layer: SwitchNorm) -> State:
 
 def _sn_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
     """SN's ratios as logits, at radius 0: ratios are their own projection onto the simplex."""
-    state = {**_detached(layer), **source}
+    state = {**source, **_zeros(layer, "radius", "mean_fixed", "var_fixed")}
     for name in ("mean_weight", "var_weight"):
         is_wrong = not source[name].is_meta and not source[name].isfinite().all()
         refuse(is_wrong, f"{name} has NaN or infinite logits, which give no ratios")
         state[name] = source[name].softmax(0)
-    zeros = ("radius", "mean_fixed", "var_fixed")
-    return {**state, **{name: torch.zeros_like(state[name]) for name in zeros}}
+    return state
 
 
 def _released_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
@@ -217,25 +207,15 @@ def _released_to_ssn(source: State, layer: SparseSwitchNorm) -> State:
         logits = state[f"{part}_weight"]
         one_hot = torch.arange(len(logits), device=logits.device) == logits.argmax()
         state[f"{part}_fixed"] = (one_hot & (state[f"{part}_fixed"] != 0)).to(logits)
-    state["radius"] = state["radius"].to(state["mean_weight"])
-    return state
+    return {**state, "radius": state["radius"].to(state["mean_weight"])}
 
 
 def _ssn_to_plain(source: State, layer: nn.Module) -> State:
     """The layer must be the plain norm that the SSN's fixed ratios choose."""
-    _check_values(source)
     fixed, words = source["mean_fixed"], "its ratios are not fixed on one normalizer for both"
     is_one = fixed.any() and torch.equal(fixed, source["var_fixed"])
     refuse(not is_one, f"{words} means and variances")
-    return {**_detached(layer), **source}
-
-
-def _affine_of_bn(source: State) -> State:
-    """Return weight and bias of a BN; ones and zeros if it has none."""
-    if "weight" in source:
-        return {"weight": source["weight"], "bias": source["bias"]}
-    mean = source["running_mean"]
-    return {"weight": torch.ones_like(mean), "bias": torch.zeros_like(mean)}
+    return source
 
 
 def chosen_by(state: State, normalizers: Sequence[str] = ("IN", "LN", "BN")) -> str | None:
@@ -246,34 +226,25 @@ def chosen_by(state: State, normalizers: Sequence[str] = ("IN", "LN", "BN")) -> 
     return (*normalizers, *["another normalizer"] * len(fixed))[int(fixed.argmax())]
 
 
-def call_of(layer: AdaptiveNorm) -> str:
-    return f"{type(layer).__name__}({layer.extra_repr()})"
-
-
-def _detached(layer: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in layer.state_dict().items()}
-
-
-def _check_values(state: State) -> None:
-    on_meta = any(tensor.is_meta for tensor in state.values())
-    refuse(on_meta, "its tensors are on the meta device, without values to check")
+def _zeros(layer: nn.Module, *names: str) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(layer.state_dict()[name]) for name in names}
 
 
 #: (old kind, new kind) -> rule.
 RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
     ("GN or IN", "ILM"): _gn_to_ilm,
     ("ILM", "GN or IN"): _ilm_to_gn,
-    ("BN", "ILM"): lambda source, layer: _gn_to_ilm(_affine_of_bn(source), layer),
+    ("BN", "ILM"): _gn_to_ilm,
     ("GN or IN", "AN"): _gn_to_an,
     ("AN", "GN or IN"): _an_to_gn,
     ("released AN", "AN"): _released_to_an,
-    ("BN", "AN"): lambda source, layer: _gn_to_an(_affine_of_bn(source), layer),
+    ("BN", "AN"): _gn_to_an,
     ("BN", "EN"): _bn_to_en,
     ("EN", "BN"): _en_to_bn,
-    ("BN", "SN"): _bn_to_sn,
+    ("BN", "SN"): lambda source, _: source,
     ("released ILM", "ILM"): _released_to_ilm,
     ("released SN", "SN"): _released_to_sn,
-    ("BN", "SSN"): _bn_to_sn,
+    ("BN", "SSN"): lambda source, _: source,
     ("SN", "SSN"): _sn_to_ssn,
     ("released SN", "SSN"): lambda source, layer: _sn_to_ssn(_released_to_sn(source, layer), layer),
     ("released SSN", "SSN"): _released_to_ssn,
@@ -283,22 +254,21 @@ RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
 
 #: The option with which ILM layers, AssocNorm and AN replace BatchNorm.
 OF_BN = "give replacing='BN' to replace it; outputs then change"
-_UNBIASED = (
-    "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
-)
 _OWN_STATISTICS = (
     "outputs change: each image's own statistics take the place of BatchNorm's; weight and "
     "bias are kept; train the model on"
 )
 #: Rules that change a norm's outputs -> how they change.
 INEXACT = {
-    ("BN", "ILM"): _OWN_STATISTICS,
-    ("BN", "AN"): _OWN_STATISTICS,
-    ("BN", "SN"): "SN mixes other statistics with BN's: outputs differ until it is trained",
-    ("BN", "SSN"): "SSN mixes other statistics with BN's: outputs differ until it is trained",
-    ("released ILM", "ILM"): _UNBIASED,
-    ("released AN", "AN"): _UNBIASED,
-    ("released SN", "SN"): _UNBIASED,
-    ("released SN", "SSN"): _UNBIASED,
-    ("released SSN", "SSN"): _UNBIASED,
+    (
+        released,
+        to,
+    ): "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
+    for released, to in RULES
+    if released.startswith("released")
+}
+INEXACT |= dict.fromkeys((("BN", "ILM"), ("BN", "AN")), _OWN_STATISTICS)
+INEXACT |= {
+    ("BN", to): f"{to} mixes other statistics with BN's: outputs differ until it is trained"
+    for to in ("SN", "SSN")
 }

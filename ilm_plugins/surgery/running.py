@@ -20,14 +20,12 @@ def recalibrate(
 
     As by "precise BN" for BatchNorm, the statistics become the average of the batches' means and
     unbiased variances, under weights that stay. Meanwhile the mixtures normalize by the batch's
-    statistics, as in training, so batches should be as large as in training; all other modules are
-    in evaluation mode. A layer that is called several times for a batch averages over all calls.
-    Modes and momentum are restored. If layers have ``sync``, every process must pass the same
-    number of batches.
+    statistics, so batches should be as large as in training; all other modules are in evaluation
+    mode. A layer that is called several times for a batch averages over all calls. If layers have
+    ``sync``, every process must pass the same number of batches.
 
     Args:
-        model: any module, not wrapped for several processes; or a part of what ``forward`` runs, of
-            which the rest keeps its mode.
+        model: any module, not wrapped for several processes.
         batches: at least one.
         forward: runs the model on a batch; default: ``model`` itself.
 
@@ -76,12 +74,10 @@ def recalibrate(
             layer.momentum = momentum
     if count == 0:
         raise OptionError("recalibrate: got no batches; give at least one")
-    report, batches_of = Report(), "batch" if count == 1 else "batches"
+    report = Report()
     for layer, name in layers.items():
         if calls[layer]:
-            report.converted[name] = f"running statistics of {count} {batches_of}"
-        elif layer.frozen:
-            report.left[name] = "frozen: keeps its running statistics"
+            report.converted[name] = f"running statistics of {count} batches"
         else:
-            report.left[name] = "keeps its running statistics: no batch gave it two values"
+            report.left[name] = "frozen" if layer.frozen else "no batch gave it two values"
     return report

@@ -5,23 +5,15 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Sequence
 
 from torch import Tensor, nn
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..checkpoints import copy_state, find_absent, unwrap_state
 from ..layers import NORMS, OptionError
-from ..layers.mixture import MixtureNorm
-from ..layers.options import automatic
-from . import rules
-from .common import Match, Report, check_match, check_options, matches, source_norm
-from .norms import LAYERS, is_norm, kind_of_module
+from . import norms, rules
+from .common import Match, Report, check_match, matches, source_norm
 from .rules import NotConvertible, State, chosen_by, kind_of, refuse
 
 _NOT_STORED = (
     "a state dict has no eps, num_groups or normalizers; where a layer has others, outputs change"
-)
-_WITHOUT_TENSORS = (
-    "the state has no tensors for this layer; if a norm without weights was there, build the layer "
-    "with init='identity'"
 )
 
 
@@ -30,47 +22,36 @@ def convert_state(
 ) -> tuple[dict[str, Tensor], Report]:
     """Convert the norms of a state dict without its model.
 
-    The names of the tensors identify BatchNorm and the layers of the papers' released code. A
-    weight and a bias alone may belong to a GroupNorm, an InstanceNorm or another module: they are
-    converted only if ``match`` selects them. A state dict has no eps, number of groups or
-    normalizers: set them as in the original norms, otherwise outputs change. A norm that
-    cannot be converted stays, with the reason in the report, as do all norms if the layer's
-    constructor refuses an option's value.
+    The names of the tensors identify BatchNorm and the layers of the papers' released code; a
+    weight and a bias alone, of GroupNorm or another module, are converted only if ``match`` selects
+    them. A state dict has no eps, number of groups or normalizers: set them as in the original
+    norms, otherwise outputs change. A norm that cannot be converted stays; the report says why.
 
     Args:
         state: names -> tensors; not changed.
-        to: key of the new layer, see :func:`convert`.
-        match: names of norms without ".weight", with * for any characters; default: all but those
-            that are only a weight and a bias.
-        replacing: see :func:`convert`.
-        options: of the layer, such as ``key_group_size=8``.
+        match, to, replacing, options: see :func:`convert`.
 
     Returns:
         The new state dict, which also has all other entries, and a report on each norm in it.
 
     Raises:
-        OptionError: the key or an option is unknown, each norm determines the option, the layer
-            does not replace the norm ``replacing``, or ``match`` fits no norm of a state dict that
-            has norms.
+        OptionError: an argument is unknown, each norm determines the option, or ``match`` fits no
+            norm of a state dict that has norms.
     """
-    plain, of_norm = source_norm(to, replacing)
-    check_options(to, options)
-    layer, target = NORMS[to], LAYERS[NORMS[to]]
+    plain, of_norm, options = source_norm(to, replacing, options)
+    layer, target = NORMS[to], norms.LAYERS[NORMS[to]]
     plain = "BN" if plain == "BN" else "GN or IN"
     defaults = {"num_groups": 1} if "num_groups" in of_norm else {}
-    if replacing == "BN" and not issubclass(layer, MixtureNorm):
-        defaults = automatic(layer)
 
     def build(tensors: State) -> nn.Module:
         kind = kind_of(tensors)
         refuse(kind == target, f"is {kind}, already a layer of this package")
         refuse((kind, target) not in rules.RULES, f"{kind} does not become {layer.__name__}")
-        refuse(kind == "BN" and kind != plain, f"BatchNorm; {rules.OF_BN}")
-        refuse(kind == "GN or IN" and kind != plain, f"{kind}, but BatchNorm is replaced")
+        words = f"; {rules.OF_BN}" if kind == "BN" else ""
+        refuse(kind in rules.PLAIN and kind != plain, f"{kind}, but {plain} is replaced{words}")
         words = "a weight and a bias alone do not tell the norm; to convert it, match it"
         refuse(kind == "GN or IN" and match is None, words)
         dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
-        refuse(dtype is None, "it has no tensor of floats")
         own = {"num_affine": len(tensors["weight_"])} if kind == "released AN" else {}
         return layer(_channels(tensors), **defaults | own | options, dtype=dtype)
 
@@ -80,12 +61,10 @@ def convert_state(
 def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor], Report]:
     """Convert the layers of a state dict to plain norms, where they compute exactly the same.
 
-    EN and SSN must have the normalizers IN, LN and BN, in this order. A layer that computes
-    anything else than a plain norm stays, with the reason in the report.
+    EN and SSN must have the normalizers IN, LN and BN, in this order. Other layers stay.
 
     Args:
-        state: names -> tensors; not changed.
-        match: names of layers without ".weight", with * for any characters; default: all.
+        state, match: see :func:`convert_state`.
 
     Returns:
         The new state dict, which also has all other entries, and a report on each layer in it.
@@ -101,14 +80,13 @@ def revert_state(state: State, *, match: Match = None) -> tuple[dict[str, Tensor
             return nn.GroupNorm(1, c)
         return nn.BatchNorm2d(c)
 
-    return _rewrite(state, match, build, skip=("GN or IN", "BN"))
+    return _rewrite(state, match, build, skip=rules.PLAIN)
 
 
 def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report]:
     """Convert the norms of a state dict to the norms of a model.
 
-    OpenMMLab names norms by their type: ``gn1`` of a model may be ``bn1`` in the state dict; such a
-    norm is renamed even if it is of the model's kind.
+    OpenMMLab names norms by their type: ``gn1`` of a model may be ``bn1`` in the state dict.
 
     Args:
         state: names -> tensors, not changed; in the result, the prefixes "module." and "_orig_mod."
@@ -116,44 +94,36 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         model: an untrained model, with plain norms or ours; not changed.
 
     Returns:
-        A new state dict for ``model.load_state_dict(state, strict=False)``, in which norms that
-        cannot be converted and all other entries are as they were; and a report on norms of
-        another kind than the model's, on missing tensors and on those that do not fit (``left``).
-        Tensors of another shape must be removed before loading.
+        A new state dict for ``model.load_state_dict(state, strict=False)``, and a report on norms
+        of another kind than the model's, on missing tensors and on those that do not fit
+        (``left``), of which those of another shape must be removed before loading.
     """
-    state = unwrap_state(state, model)
-    report, found = Report(), _find_norms(state, model.state_dict())
-    norms = {n: m for n, m in model.named_modules(remove_duplicate=False) if is_norm(m)}
-    for name, layer in norms.items():
+    state, wanted = unwrap_state(state, model), model.state_dict()
+    report, found = Report(), _find_norms(state, wanted)
+    own_norms = {n: m for n, m in model.named_modules(remove_duplicate=False) if norms.is_norm(m)}
+    for name, layer in own_norms.items():
         source = next((n for n in _names(name) if n in found), None)
-        own, target = layer.state_dict(), kind_of_module(layer)
         if source is None:
-            there = any(_join(name, key) in state for key in own)
-            if getattr(layer, "init", "identity") != "identity" and not there:
-                report.note(_WITHOUT_TENSORS, name)
             continue
-        tensors, kind = found[source], kind_of(found[source])
+        tensors, kind, target = found[source], kind_of(found[source]), norms.kind_of_module(layer)
         chosen = chosen_by(tensors)
         if kind == target:
             # A weight and a bias alone may be of any norm.
-            if source not in norms and kind != "GN or IN":
+            if source not in own_norms and kind != "GN or IN":
                 for key, tensor in tensors.items():
                     state.pop(_join(source, key), None)
                     state[_join(name, key)] = tensor
                 report.converted[name] = "renamed"
-        elif target not in rules.LAYOUTS and tensors.keys() == own.keys():
-            report.left[source] = f"{kind} does not become {target}, but loads unchanged by name"
         elif chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"
-        elif _convert_norm(state, report, source, tensors, name, lambda _, layer=layer: layer):
-            report.notes[_NOT_STORED] = []
-    wanted = model.state_dict()
+        else:
+            _convert_norm(state, report, source, tensors, name, lambda _, layer=layer: layer)
     for key, tensor in state.items():
         if key not in wanted:
             report.left[str(key)] = "the model has nothing of this name"
         elif isinstance(tensor, Tensor) and tensor.shape != wanted[key].shape:
-            found, in_model = tuple(tensor.shape), tuple(wanted[key].shape)
-            report.left[key] = f"shape {found}, where the model has shape {in_model}"
+            shapes = tuple(tensor.shape), tuple(wanted[key].shape)
+            report.left[key] = "shape {}, where the model has shape {}".format(*shapes)
     report.missing = [key for key in find_absent(state, model) if key not in state]
     return state, report
 
@@ -167,8 +137,6 @@ def _rewrite(
     for name, tensors in found.items():
         if matches(name, match) and kind_of(tensors) not in skip:
             _convert_norm(state, report, name, tensors, name, build)
-    if report.converted:
-        report.notes[_NOT_STORED] = []
     return state, report
 
 
@@ -183,26 +151,22 @@ def _find_norms(state: State, own: Container[str] = ()) -> dict[str, dict[str, T
         parts = key.split(".") if isinstance(key, str) and isinstance(tensor, Tensor) else ()
         for i in range(len(parts)):
             modules[".".join(parts[:i])][".".join(parts[i:])] = tensor
-    norms = {name: tensors for name, tensors in modules.items() if kind_of(tensors)}
-    for name, tensors in norms.items():
+    found = {name: tensors for name, tensors in modules.items() if kind_of(tensors)}
+    for name, tensors in found.items():
         parent = name.rpartition(".")[0]
         around = modules[parent] if name else {}
-        shared = [key for key in ("weight", "bias") if key in around]
-        shared = {key: around[key] for key in shared if _join(parent, key) not in own}
+        shared = [k for k in ("weight", "bias") if k in around and _join(parent, k) not in own]
         shape = tensors["running_mean"].shape if kind_of(tensors) == "BN" else None
-        if len(shared) == 2 and all(tensor.shape == shape for tensor in shared.values()):
-            norms[name] = {**shared, **tensors}
-    return norms
+        if len(shared) == 2 and all(around[key].shape == shape for key in shared):
+            found[name] = {**{key: around[key] for key in shared}, **tensors}
+    return found
 
 
 def _normalizer_of(norm: nn.Module) -> str | None:
     """Return the normalizer "IN", "LN" or "BN" that a plain norm computes; None for any other."""
-    groups = getattr(norm, "num_groups", None)
-    if groups == 1:
-        return "LN"
-    if isinstance(norm, _InstanceNorm) or (groups and groups == norm.num_channels):
-        return "IN"
-    return "BN" if kind_of_module(norm) == "BN" else None
+    if groups := getattr(norm, "num_groups", None):
+        return {norm.num_channels: "IN", 1: "LN"}.get(groups)
+    return {"IN": "IN", "BN": "BN"}.get(norms.family(norm))
 
 
 def _convert_norm(
@@ -212,26 +176,23 @@ def _convert_norm(
     tensors: State,
     name: str,
     build: Callable[[State], nn.Module],
-) -> bool:
-    """Replace the tensors of the norm ``source`` by those of ``name``; return whether it could be.
-
-    ``build`` returns the new layer, or raises NotConvertible or OptionError.
-    """
+) -> None:
+    """Replace the tensors of the norm ``source`` by those of ``name``, for the layer ``build``."""
     kind = kind_of(tensors)
     try:
         layer = build(tensors)
         new = rules.adapt(tensors, kind, layer)
     except (NotConvertible, OptionError) as error:
         report.left[source] = str(error)
-        return False
+        return
     for key, tensor in tensors.items():
         for holder in (source, source.rpartition(".")[0]):  # which has the weight of all levels
             if state.get(_join(holder, key)) is tensor:
                 del state[_join(holder, key)]
     state.update({_join(name, key): tensor for key, tensor in new.items()})
     report.converted[name] = f"{kind} -> {type(layer).__name__}"
-    report.note(rules.INEXACT.get((kind, kind_of_module(layer))), name)
-    return True
+    report.note(rules.INEXACT.get((kind, norms.kind_of_module(layer))), name)
+    report.notes[_NOT_STORED] = []
 
 
 def _join(*parts: str) -> str:
@@ -245,8 +206,7 @@ def _names(name: str) -> Iterator[str]:
     """
     yield name
     yield name.removesuffix(".0")
-    found = re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name)
-    if found:
+    if found := re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name):
         # "agn" is the name of AN in its authors' code.
         yield from (f"{found[1]}{kind}{found[3]}" for kind in ("bn", "gn", "in", "agn"))
 

@@ -118,7 +118,7 @@ def test_input_is_kept_and_output_replaced_only_if_asked_for(tmp_path, model, ca
         (["folder/out.pth", *LAST], "not in a folder"),
         (["out.pth", "--to", "ILMGN(hiden=2)"], "unknown option 'hiden'"),
         (["out.pth", "--to", "ILMGN(replacing='BN')"], "unknown option 'replacing'"),
-        (["out.pth", "--to", "ILMGN", "--replacing", "BN"], "BatchNorm is replaced"),
+        (["out.pth", "--to", "ILMGN", "--replacing", "BN"], "but BN is replaced"),
         (["out.pth", "--revert", "--replacing", "BN"], "--replacing BN needs --to"),
         (["out.pth", "--to", "ILMGN", "KEY", "VALUE"], "KEY VALUE needs --config-file"),
         (["out.pth", "--to", "ILMGN", "--part", "head"], "--part head needs --config-file"),

@@ -1,10 +1,6 @@
 """Runs of rows: the configs that the command train is given, and what becomes of its records."""
 
-import json
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -42,26 +38,28 @@ def test_a_shortened_training_has_the_same_schedule():
     assert (warm_up.end, steps.milestones, steps.end) == (500, [600, 800], 900)
 
 
-def test_a_recipe_says_how_many_images_it_has():
-    counts = {
-        CIFAR: (50000, 10000),
-        ADE: (20210, 2000),
-        "ilm-6 IN / IN": (200, 200),
-        "en-3 ResNet50/EN": (None, 50000),
-        "ilm-5 test-dev, GN, batch 2, mmdet": (117266, 20288),
-    }
-    for cell, expected in counts.items():
-        assert (opened(cell).images, opened(cell).test_images) == expected
-    assert opened(CIFAR).batch == opened("ilm-5 GN, batch 16, mmdet").batch * 8 == 128
+@pytest.mark.parametrize(
+    "cell, training, test",
+    [
+        (CIFAR, 50000, 10000),
+        ("ilm-6 IN / IN", 200, 200),
+        ("en-3 ResNet50/EN", None, 50000),
+        ("ilm-5 test-dev, GN, batch 2, mmdet", 117266, 20288),
+    ],
+)
+def test_a_recipe_says_how_many_images_it_has(cell, training, test):
+    assert (opened(cell).images, opened(cell).test_images) == (training, test)
 
 
-def test_cifar_is_read_from_folders_of_images_in_its_own_colours(tmp_path):
+def test_images_come_from_the_users_folder_in_their_own_colours(tmp_path):
     for split in ("train", "test"):
         (tmp_path / split / "cat").mkdir(parents=True)
         Image.new("RGB", (32, 32), (200, 100, 50)).save(tmp_path / split / "cat" / "0.png")
-    recipe = opened(CIFAR)
-    recipe.read_from(tmp_path)
-    cfg = Config.fromfile(recipe.save(tmp_path / "seed0"))
+    (tmp_path / "test" / "cat" / "1.jpg").touch()
+    cifar, webvision, coco = map(opened, (CIFAR, "en-3 ResNet50/EN", COCO))
+    for recipe in (cifar, webvision, coco):
+        recipe.read_from(tmp_path)
+    cfg = Config.fromfile(cifar.save(tmp_path / "seed0"))
     init_default_scope("mmpretrain")
     found = DATASETS.build(cfg.test_dataloader.dataset)[0]
     prepare = MODELS.build({"type": "ClsDataPreprocessor", **cfg.data_preprocessor})
@@ -69,17 +67,7 @@ def test_cifar_is_read_from_folders_of_images_in_its_own_colours(tmp_path):
     mean, std = cfg.data_preprocessor.mean, cfg.data_preprocessor.std
     expected = [(v - m) / s for v, m, s in zip((200, 100, 50), mean, std, strict=True)]
     assert pixels[0, :, 5, 5].tolist() == pytest.approx(expected)
-    assert not recipe.jpeg
-    (tmp_path / "test" / "cat" / "1.jpg").touch()
-    recipe = opened(CIFAR)
-    recipe.read_from(tmp_path)
-    assert recipe.jpeg
-
-
-def test_images_come_from_the_users_folder(tmp_path):
-    webvision, coco = opened("en-3 ResNet50/EN"), opened(COCO)
-    for recipe in (webvision, coco):
-        recipe.read_from(tmp_path)
+    assert cifar.jpeg and not webvision.jpeg
     assert webvision.cfg.train_dataloader.dataset.dataset.data_root == str(tmp_path)
     file = str(tmp_path / "annotations" / "instances_val2017.json")
     assert coco.cfg.val_evaluator.ann_file == file
@@ -89,10 +77,9 @@ def test_images_come_from_the_users_folder(tmp_path):
 
 def test_detectron2_has_its_own_words(tmp_path):
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
-    recipe = opened("ilm-5 GN, batch 2")
-    words = recipe.words(["SOLVER.BASE_LR=0.1", "OUTPUT_DIR=x"])
-    assert words == ["SOLVER.BASE_LR", "0.1", "OUTPUT_DIR", "x"]
-    assert recipe.changes(words) == {"SOLVER.BASE_LR": 0.1}
+    recipe, overrides = opened("ilm-5 GN, batch 2"), ["SOLVER.BASE_LR=0.1", "OUTPUT_DIR=x"]
+    assert recipe.words(overrides) == ["SOLVER.BASE_LR", "0.1", "OUTPUT_DIR", "x"]
+    assert recipe.changes(overrides) == {"SOLVER.BASE_LR": 0.1}
     assert (recipe.length, recipe.unit, recipe.batch) == (90000, "iterations", 2)
     recipe.place(tmp_path / "seed3", 3)
     recipe.shorten(900)
@@ -104,30 +91,22 @@ def test_detectron2_has_its_own_words(tmp_path):
 @pytest.fixture
 def trainings(monkeypatch):
     """Calls of a stand-in for the command train, which ends ``missing`` epochs early."""
-
-    class Calls(list):
-        missing = 0
-
-    calls = Calls()
+    calls = type("Calls", (list,), {"missing": 0})()
 
     def call(config, words, options):
-        calls.append((Config.fromfile(config), words))
-        cfg = calls[-1][0]
-        path = Path(cfg.work_dir, "record.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found = dict.fromkeys(("batch", "images", "planned"))
-        found |= {"unit": "epochs", "run": 0, "metrics": {}}
-        if path.is_file():
-            found = json.loads(path.read_text())
+        cfg = Config.fromfile(config)
+        calls.append((cfg, words))
+        folder = Path(cfg.work_dir)
+        found = {"batch": 128, "images": 50000, "unit": "epochs", "planned": 0, "run": 0}
+        found = running.read(folder) or {**found, "metrics": {}}
         if "--eval-only" in words:
             metrics = {"accuracy/top1": 90.0, "mIoU": 40.0}
             found["metrics"]["tta" if "--tta" in words else ""] = metrics
         else:
             length = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.max_iters
-            found |= {"planned": length, "run": length - calls.missing, "batch": 128}
-            found |= {"images": 50000, "overrides": [w for w in words if "=" in w], "metrics": {}}
-            (path.parent / "last_checkpoint").write_text("/elsewhere/epoch_9.pth")
-        path.write_text(json.dumps(found))
+            found |= {"planned": length, "run": length - calls.missing}
+        running.write(folder / "record.json", found)
+        (folder / "last_checkpoint").write_text("/elsewhere/epoch_9.pth")
         if calls.missing:
             raise subprocess.CalledProcessError(1, "train")
 
@@ -177,20 +156,19 @@ def test_rows_start_from_and_test_the_checkpoints_of_others(trainings, tmp_path,
         ["--eval-only", "--resume"], ["--eval-only", "--resume", "--tta"],
     ]  # fmt: skip
     assert run(tmp_path, "en-2", "ResNet50/EN") == 0
-    for _ in range(2):  # it is tested anew
-        assert run(tmp_path, "en-4", "ImageNet -> WebVision/EN") == 0
-        cfg, words = trainings[-1]
-        assert words == ["--eval-only"]
-        assert cfg.load_from == str(tmp_path / "en-2" / "ResNet50-EN" / "seed0" / "epoch_9.pth")
+    assert run(tmp_path, "en-4", "ImageNet -> WebVision/EN") == 0
+    cfg, words = trainings[-1]
+    assert words == ["--eval-only"]
+    assert cfg.load_from == str(tmp_path / "en-2" / "ResNet50-EN" / "seed0" / "epoch_9.pth")
 
 
 MINIATURES = {
-    "en-5 ResNet20/EN": {"top-1"},
-    "ilm-6 ILM+IN / IN": {"RMSE", "RMSE of RGB vectors", "SSIM", "L1"},
-    "ilm-5 ILM+GN, batch 2": {"box AP", "mask AP"},
-    "ilm-5 ILM+GN, batch 2, mmdet": {"box AP", "mask AP"},
-    "en-3 Inception v2/EN": {"top-1", "top-5"},
-    "en-6 ADE20K/EN": {"mIoU", "mIoU multi-scale"},
+    "en-5 ResNet20/EN": ("mmpretrain", {"top-1"}),
+    "ilm-6 ILM+IN / IN": ("torchmetrics", {"RMSE", "RMSE of RGB vectors", "SSIM", "L1"}),
+    "ilm-5 ILM+GN, batch 2": ("detectron2", {"box AP", "mask AP"}),
+    "ilm-5 ILM+GN, batch 2, mmdet": ("mmdet", {"box AP", "mask AP"}),
+    "en-3 Inception v2/EN": ("mmpretrain", {"top-1", "top-5"}),
+    "en-6 ADE20K/EN": ("mmseg", {"mIoU", "mIoU multi-scale"}),
 }
 
 
@@ -199,28 +177,10 @@ MINIATURES = {
 )
 @pytest.mark.wide
 def test_each_frameworks_miniature_gives_the_figures_of_its_table(cell, tmp_path):
-    table, row = cell.split(" ", 1)
-    if table == "ilm-6":
-        pytest.importorskip("torchmetrics", reason="needs torchmetrics, of ilm_plugins[pix2pix]")
-    if row == "ILM+GN, batch 2":
-        pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
-    assert run(tmp_path, table, row, "--miniature") == 0
+    package, figures = MINIATURES[cell]
+    pytest.importorskip(package, reason=f"needs {package}")
+    assert run(tmp_path, *cell.split(" ", 1), "--miniature") == 0
     (path,) = tmp_path.rglob("record.json")
     found = record.read(path)
-    assert found["figures"].keys() >= MINIATURES[cell] and found["curve"] and found["run"] == 2
+    assert found["figures"].keys() >= figures and found["curve"] and found["run"] == 2
     assert record.label(found).startswith("miniature, shortened: 2 of ")
-
-
-@pytest.mark.long
-def test_a_signal_ends_the_training_with_its_command(tmp_path):
-    words = ["en-5", "ResNet20/EN", "--miniature", "--num-gpus", "0", "--work-dir", str(tmp_path)]
-    command = [sys.executable, "-m", "ilm_plugins", "reproduce", "run", *words]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(tmp_path.rglob("seed0.py")) and process.poll() is None:
-        time.sleep(0.2)
-    time.sleep(2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
-    time.sleep(1)
-    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert str(tmp_path) not in left

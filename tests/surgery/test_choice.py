@@ -1,7 +1,6 @@
 """Which norms of a model are converted, which are left, and why."""
 
 import pytest
-import torch
 from torch import nn
 
 from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, surgery
@@ -9,22 +8,13 @@ from ilm_plugins.layers import OptionError
 from swaps import BOTH, GN4, change, double, randomized, small
 
 
-@pytest.mark.parametrize(
-    "choice", [{"match": ["stem.?", "neck.*"]}, {"where": lambda n, _: n < "t"}]
-)
-def test_norms_are_chosen_by_name_or_predicate(choice):
+def test_norms_are_chosen_by_name():
     model = nn.ModuleDict({"stem": nn.ModuleList([nn.ReLU(), GN4(32)]), "tail": GN4(32)})
     for operate, kept in ((surgery.convert, nn.GroupNorm), (surgery.revert, ILMGroupNorm)):
-        model, report = operate(model, *["ILMGN"] * (kept is nn.GroupNorm), **choice)
+        to = ["ILMGN"] * (kept is nn.GroupNorm)
+        model, report = operate(model, *to, match=["stem.?", "neck.*"])
         assert [*report.converted] == ["stem.1"] and type(model["tail"]) is kept
         model, _ = surgery.convert(model, "ILMGN")
-
-
-class Adaptive(nn.BatchNorm2d):
-    """Like AdaBN: a BatchNorm that computes something else."""
-
-    def forward(self, x):
-        return super().forward(x) + 1
 
 
 class Renamed(nn.GroupNorm):
@@ -36,27 +26,18 @@ def test_types_are_taken_exactly():
     _, report = surgery.convert(model, "ILMGN", types=[Renamed])
     assert report.converted.keys() == {"1"}
     assert report.left == {"0": "GroupNorm, which is not among types"}
-    with pytest.raises(OptionError, match="types=ReLU"):
-        surgery.convert(model, "ILMGN", types=[nn.ReLU])
-
-
-def test_the_modules_of_a_norm_are_not_dropped():
-    norm = Adaptive(32)
-    norm.add_module("relu", nn.ReLU())
-    _, report = surgery.convert(norm, "EN", types=[Adaptive])
-    assert "runs modules of its own, relu" in report.left[""]
 
 
 PARAMETRIZED = nn.utils.parametrize.register_parametrization(GN4(32), "weight", nn.Identity())
 LEFT = [
-    (Adaptive(32), "EN", "Adaptive derives from BatchNorm and may compute"),
+    (Renamed(4, 32), "ILMGN", "Renamed derives from GroupNorm and may compute"),
     (nn.LazyBatchNorm2d(), "EN", "LazyBatchNorm2d derives from BatchNorm"),
     (nn.BatchNorm2d(32), "ILMGN", "replaces GroupNorm; give replacing='BN'"),
     (nn.LayerNorm(32), "ILMLN", "LayerNorm, but ILMLN replaces GroupNorm"),
     (nn.InstanceNorm2d(32, track_running_stats=True), "ILMIN", "with track_running_stats"),
     (nn.BatchNorm2d(32, track_running_stats=False), "EN", "without running"),
     (nn.GroupNorm(4, 24), "ILMGN", "key_group_size=16 does not divide num_channels=24"),
-    (nn.GroupNorm(4, 32), "ILMLN", "4 groups, where ILMLN has one"),
+    (nn.GroupNorm(4, 32), "ILMLN", "num_groups=4, where the layer has 1"),
     (ILMGroupNorm(32), "ILMGN", "is ILMGroupNorm, already a layer of this package"),
     (PARAMETRIZED, "ILMGN", "remove_parametrizations"),
 ]
@@ -66,14 +47,6 @@ LEFT = [
 def test_what_cannot_be_swapped_is_left_with_the_reason(module, to, words):
     same, report = surgery.convert(module, to)
     assert same is module and words in report.left[""]
-
-
-def test_what_is_named_like_a_norm_is_listed():
-    rms, pre = (type(name, (nn.Sequential,), {}) for name in ("RMSNorm", "PreNorm"))
-    model = nn.Sequential(rms(), pre(nn.Sequential(rms(), nn.BatchNorm2d(32))))
-    _, report = surgery.convert(model, "EN")
-    assert report.left == dict.fromkeys(["0", "1.0.0"], "RMSNorm, but EN replaces BatchNorm")
-    assert report.converted.keys() == {"1.0.1"}
 
 
 def test_options_reach_the_layers():
@@ -88,18 +61,14 @@ def test_options_reach_the_layers():
     "options, words",
     [
         ({"to": "XN"}, "to='XN' is unknown"),
-        ({"to": "Renamed"}, "to='Renamed' is unknown"),
         ({"key_group_sise": 8}, "unknown option 'key_group_sise'"),
         ({"num_groups": 8}, "num_groups comes from each norm"),
-        ({"dtype": torch.half}, "dtype comes from each norm"),
-        ({"replacing": "BN", "eps": 1}, "eps comes from each norm"),
         ({"replacing": "IN"}, "replacing='IN' is unknown; set it to one of 'GN', 'BN'"),
         ({"init": "default"}, "init='default'"),
         ({"match": "backbone.*"}, "fits none of the 2 norms, such as 'stem.1'"),
     ],
 )
-def test_mistakes(options, words, monkeypatch):
-    monkeypatch.setitem(NORMS, "Renamed", Renamed)
+def test_mistakes(options, words):
     with pytest.raises(OptionError, match=words):
         surgery.convert(small(), **{"to": "ILMGN", **options})
 
@@ -134,47 +103,21 @@ def test_norms_with_a_common_parameter_are_left(make, to):
 # ---- norms of frameworks, known by name
 
 
-class DetrFrozenBatchNorm2d(nn.Module):
-    """As in transformers, whose forward has its eps of 1e-5."""
-
-    __module__ = "transformers.models.detr.modeling_detr"
-
-    def __init__(self, channels):
-        super().__init__()
-        for name in ("running_mean", "running_var", "weight", "bias"):
-            self.register_buffer(name, torch.ones(channels))
-
-    def forward(self, x):
-        return nn.functional.batch_norm(x, *self.buffers(), eps=1e-5)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        None,
-        "torchvision.ops.misc.FrozenBatchNorm2d",
-        "transformers.models.detr.modeling_detr.DetrFrozenBatchNorm2d",
-        "transformers.models.rt_detr.modeling_rt_detr.RTDetrFrozenBatchNorm2d",
-    ],
-)
-def test_frozen_batchnorm_becomes_a_frozen_en(path):
-    make = DetrFrozenBatchNorm2d
-    if path:
-        if path.startswith("transformers"):
-            pytest.importorskip("tokenizers", reason="needs transformers and tokenizers")
-        module, _, name = path.rpartition(".")
-        make = getattr(pytest.importorskip(module, reason=f"needs {module}"), name)
+@pytest.mark.parametrize("module", ["torchvision.ops.misc", "transformers.models.detr"])
+def test_frozen_batchnorm_becomes_a_frozen_en(module):
+    frozen = pytest.importorskip("torchvision", reason="needs torchvision").ops.FrozenBatchNorm2d
+    make = type("DetrFrozenBatchNorm2d", (frozen,), {"__module__": module})
     model, x = small(make), double(2, 3, 9, 9)
     expected = model(x)
     model, report = surgery.convert(model, "EN", reduction=16)
-    assert [*report.converted] == BOTH and not report.left and "frozen, as" in str(report)
+    assert [*report.converted] == BOTH and not report.left
     for _ in range(2):  # the first call must not move the statistics
         assert model.training and change(expected, model(x)) <= 1e-10
 
 
-def test_the_batchnorms_of_mmcv_are_known_by_name():
+def test_the_batchnorms_of_mmengine_are_known_by_name():
     bn = nn.modules.batchnorm._BatchNorm
-    any_dims = type("_BatchNormXd", (bn,), {"__module__": "mmcv.cnn.utils.sync_bn"})
+    any_dims = type("_BatchNormXd", (bn,), {"__module__": "mmengine.model.utils"})
     assert surgery.convert(nn.Sequential(any_dims(32)), "EN")[1].converted.keys() == {"0"}
 
 
@@ -189,3 +132,11 @@ def test_timms_norms_keep_their_activation(name):
     assert report.converted.keys() == {"0", "1"} and not report.left
     assert [type(m) for m in model[0]] == [NORMS[to], nn.ReLU] and type(model[1]) is NORMS[to]
     assert change(expected, model(x)) <= 1e-10
+
+
+def test_what_is_named_like_a_norm_is_listed():
+    rms, pre = (type(name, (nn.Sequential,), {}) for name in ("RMSNorm", "PreNorm"))
+    model = nn.Sequential(rms(), pre(nn.Sequential(rms(), nn.BatchNorm2d(32))))
+    _, report = surgery.convert(model, "EN")
+    assert report.left.keys() == {"0", "1.0.0"} and "RMSNorm" in report.left["0"]
+    assert report.converted.keys() == {"1.0.1"}

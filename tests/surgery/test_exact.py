@@ -20,7 +20,6 @@ EXACT = [
     (partial(nn.GroupNorm, 1), "ILMLN"),
     (partial(nn.InstanceNorm2d, affine=True, eps=1e-3), "ILMIN"),
     (nn.InstanceNorm2d, "ILMIN"),
-    (partial(nn.InstanceNorm1d, affine=True), "ILMIN"),
     (partial(nn.BatchNorm2d, eps=1e-3, momentum=0.3), "EN"),
     (partial(nn.BatchNorm2d, affine=False), "EN"),
     (nn.BatchNorm3d, "EN"),
@@ -74,7 +73,7 @@ def test_tensors_dtype_mode_and_what_is_trained_are_kept(make, to, kept):
         assert not any(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (GN4, "AN"), (nn.BatchNorm2d, "EN")])
+@pytest.mark.parametrize("make, to", [(GN4, "ILMGN"), (nn.BatchNorm2d, "EN")])
 def test_a_model_on_the_meta_device(make, to):
     with torch.device("meta"):
         model = Small(make(32), make(32))
@@ -84,66 +83,26 @@ def test_a_model_on_the_meta_device(make, to):
     assert "meta device" in surgery.revert(model)[1].left["stem.1"]
 
 
-@pytest.mark.parametrize("to", ["ILMGN", "EN"])
-def test_a_resnet_evaluates_the_same_and_learns(to):
-    resnet18 = pytest.importorskip("torchvision", reason="needs torchvision").models.resnet18
-    make = {"ILMGN": partial(nn.GroupNorm, 8), "EN": nn.BatchNorm2d}[to]
-    torch.manual_seed(0)
-    model = randomized(resnet18(norm_layer=make, num_classes=10)).double().eval()
-    x = double(2, 3, 64, 64)
-    expected = model(x)
-    model, report = surgery.convert(model, to)
-    assert len(report.converted) == 20 and not report.left
-    assert change(expected, model(x)) <= 1e-10
-    for name, parameter in model.train().named_parameters():
-        if name.endswith("encode.weight"):
-            # Then the variances' embedding is never cut off by its ReLU.
-            parameter.data.abs_()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    model(x).square().sum().backward()
-    optimizer.step()
-    learns = {"ILMGN": "decode_var", "EN": "ratio"}[to]
-    assert all(model.get_submodule(f"{n}.{learns}").weight.any() for n in report.converted)
-    assert surgery.revert(model)[1].left.keys() == report.converted.keys()
-
-
 # ---- back, only where it is exact
 
 
-class Doubled(own.ILMGroupNorm, nn.GroupNorm):
-    def predict(self, *arguments):
-        omega, beta = super().predict(*arguments)
-        return 2 * omega, beta
+class Renamed(own.ILMGroupNorm, nn.GroupNorm):
+    pass
 
 
-def identity(layer):
-    """The layer with the tensors of one that starts as a plain norm, whatever its options are."""
-    layer.load_state_dict(type(layer)(32, init="identity").state_dict())
-    return layer
-
-
-def parametrized(layer):
-    return nn.utils.parametrize.register_parametrization(layer, "weight", nn.Identity())
-
-
-SIGMOIDS = own.ILMGroupNorm(32, activations=("sigmoid", "sigmoid"))
 STAY = [
     (own.ILMGroupNorm(32), "decoders are not zero"),
     (own.AttentiveNorm(32), "attention's weight is not zero"),
     (own.ExemplarNorm(32), "more than BN"),
     (own.ExemplarNorm(32, shared_affine=True), "cannot compute BN"),
-    (own.ExemplarNorm(32, normalizers=("IN", "LN")), "cannot compute BN"),
     (own.SwitchNorm(32), "SN does not become BatchNorm2d"),
-    (Doubled(32, init="identity"), "Doubled may compute something else than its base"),
-    (identity(SIGMOIDS), "cannot compute a plain norm"),
-    (identity(own.AssocNorm(32, combine="a(WE)*B")), "cannot compute a plain norm"),
-    (parametrized(own.SwitchNorm(32)), "remove_parametrizations"),
+    (Renamed(32, init="identity"), "Renamed does not become GroupNorm"),
+    (own.AssocNorm(32, combine="a(WE)*B"), "cannot compute a plain norm"),
 ]
 
 
 @pytest.mark.parametrize("layer, words", STAY)
-def test_only_what_is_still_a_plain_norm_leads_back(layer, words, monkeypatch):
-    monkeypatch.setitem(NORMS, "Doubled", Doubled)
+def test_only_what_is_still_a_plain_norm_leads_back(layer, words):
     same, report = surgery.revert(layer)
     assert same is layer and words in report.left[""]
 
@@ -168,8 +127,6 @@ def test_en_finds_bns_row_in_any_order():
     assert surgery.revert(layer)[0] is layer, "only IN is in use"
 
 
-def test_the_way_back_notes_what_changes():
+def test_the_way_back_notes_that_statistics_move():
     layer, _ = surgery.convert(nn.SyncBatchNorm(32), "EN")
-    _, report = surgery.revert(own.freeze(layer))
-    assert layer.sync is True and "each process's own" in str(report)
-    assert "no longer frozen" in str(report)
+    assert layer.sync is True and "no longer frozen" in str(surgery.revert(own.freeze(layer))[1])

@@ -40,7 +40,7 @@ def test_ilm_that_does_not_fit():
     for to, options, words in (
         ("ILMGN", {"key_group_size": 8}, "set key_group_size=16"),
         ("ILMGN", {"hidden": 1}, "set hidden=2"),
-        ("AssocNorm", {}, "released ILM layer does not become AssocNorm"),
+        ("AssocNorm", {}, "released ILM layer does not become this AssocNorm"),
         ("SN", {}, "released ILM does not become SwitchNorm"),
     ):
         assert words in surgery.convert_state(released_ilm(), to, **options)[1].left[""]
@@ -65,8 +65,6 @@ def test_an():
         assert change(expected, model.gn1(x)) <= 1e-13
     _, report = surgery.convert_state(state, "AN", num_affine=10)
     assert "set num_affine=20" in report.left["agn1"]
-    _, report = surgery.convert_state({**state, "agn1.running_mean": torch.zeros(64)}, "AN")
-    assert report.left == {"agn1": "released AN with another norm does not become AttentiveNorm"}
 
 
 def released_sn(k=3):
