@@ -437,7 +437,7 @@ def test_an_error_of_the_threads_is_raised(monkeypatch, threads):
 
 @needs_kernels
 def test_a_library_of_another_interface_and_a_field_that_it_lacks_are_refused(monkeypatch):
-    class Wider(cpu.Switch):
+    class Wider(cpu.networks.Switch):
         def _asdict(self):
             return {**super()._asdict(), "width": 3}
 
