@@ -5,8 +5,8 @@ sets of ratios, the same for all images, under ``NAME.mean`` and ``NAME.var``.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sized
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -138,57 +138,6 @@ def select(model: nn.Module, kind: type, words: str, match: Match = None) -> dic
     return {name: layer for name, layer in found.items() if matches(name, match)}
 
 
-@contextmanager
-def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call ``see`` with name and input of each call of the layers, but of empty inputs."""
-
-    @torch.no_grad()
-    def hook(name: str, layer: nn.Module, inputs: tuple, named: dict) -> None:
-        (x,) = (*inputs, *named.values())
-        if len(x):
-            see(name, x)
-
-    with ExitStack() as handles:
-        for name, layer in layers.items():
-            handle = layer.register_forward_pre_hook(partial(hook, name), with_kwargs=True)
-            handles.callback(handle.remove)
-        yield
-
-
-class MeansOfRatios:
-    """Computes mean ratios of EN, SN and SSN layers in single training iterations, for logging.
-
-    A model without such layers is a UserError.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.layers = select(model, MixtureNorm, "EN, SN or SSN")
-        self._hooks = ExitStack()
-        self._found: dict[str, list[Tensor]] = defaultdict(list)
-
-    def start(self) -> None:
-        """Begin to keep the ratios of all calls of the layers, on their device."""
-        self._hooks.enter_context(watching(self.layers, self._see))
-
-    def _see(self, name: str, x: Tensor) -> None:
-        for part, values in _ratios(self.layers[name], x).items():
-            self._found[name + part].append(values.float())
-
-    def stop(self) -> dict[str, float]:
-        """Return ``ratios/LAYER/NORMALIZER`` -> mean over instances since :meth:`start`.
-
-        Layers that got no instance are left out; for SN, LAYER ends in ".mean" or ".var".
-        """
-        self._hooks.close()
-        scalars = {}
-        for name, calls in self._found.items():
-            means = torch.cat(calls).mean(0).tolist()
-            names = _layer_of(name, self.layers).normalizers
-            scalars |= {f"ratios/{name}/{n}": m for n, m in zip(names, means, strict=True)}
-        self._found.clear()
-        return scalars
-
-
 def _layer_of(name: str, layers: Mapping[str, nn.Module]) -> nn.Module:
     """Return the layer of a name to which :func:`_ratios` may have added a suffix."""
     return layers.get(name) or layers[name.rpartition(".")[0]]
@@ -206,8 +155,9 @@ def _gather(
     gathered: list[tuple[int, dict[str, Tensor]]] = []
     widths: dict[str, int] = {}
 
-    def see(name: str, x: Tensor) -> None:
-        for part, values in compute(layers[name], x).items():
+    def see(name: str, layer: nn.Module, inputs: tuple, named: dict) -> None:
+        (x,) = (*inputs, *named.values())
+        for part, values in compute(layer, x).items() if len(x) else ():
             if not values.isfinite().all():
                 raise UserError(
                     f"{name} has infinite or NaN values; its parameters or its input have them, too"
@@ -215,7 +165,10 @@ def _gather(
             calls[name + part].append(values)
             widths.setdefault(name + part, values.shape[1])
 
-    with evaluating(model), watching(layers, see), torch.no_grad():
+    with evaluating(model), ExitStack() as hooks, torch.no_grad():
+        for name, layer in layers.items():
+            hook = layer.register_forward_pre_hook(partial(see, name), with_kwargs=True)
+            hooks.callback(hook.remove)
         for batch in batches:
             calls.clear()
             forward(batch)

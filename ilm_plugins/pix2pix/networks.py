@@ -262,18 +262,9 @@ class Pix2Pix(BaseModel):
         names: Sequence[str] | None = None,
         mode: str = "tensor",
     ) -> Tensor | list[dict]:
-        """Translate a batch of images of any height and width.
+        """Translate inputs (N, 3, H, W) in -1..1; for "predict", return a dict for each image.
 
-        Args:
-            inputs: (N, 3, H, W) in -1..1.
-            targets: the same shape, copied to the predictions if given.
-            names: N names for the predictions; default: "0", "1", ...
-            mode: "tensor" or "predict"; MMEngine's "loss" is not available, since
-                :meth:`train_step` computes the losses.
-
-        Returns:
-            For "tensor", the outputs, (N, 3, H, W) in -1..1. For "predict", a dict for each image:
-            its name, and input, output and target as (3, H, W) uint8 on the CPU.
+        The dict has the image's name, and input, output and target as (3, H, W) uint8 on the CPU.
         """
         outputs = self.translate(inputs)
         if mode == "tensor":
@@ -308,16 +299,7 @@ class Pix2Pix(BaseModel):
         return {"input": [torch.from_numpy(np.array(i)).permute(2, 0, 1) for i in images]}
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> dict[str, Tensor]:
-        """Train the discriminator and then the generator on one batch: one update of each.
-
-        Args:
-            data: the batch, with targets; see :class:`PairPreprocessor`.
-            optim_wrapper: the optimizers "generator" and "discriminator".
-
-        Returns:
-            Detached losses: loss_D_real, loss_D_fake (before they are halved), loss_G_GAN and
-            loss_G_L1 (before it is weighted).
-        """
+        """Update the discriminator, then the generator, on one batch; return the losses, unweighted."""
         batch = self.data_preprocessor(data, training=True)
         inputs, targets = batch["inputs"], batch["targets"]
         generator_optimizer = optim_wrapper["generator"]

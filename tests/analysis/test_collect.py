@@ -6,7 +6,7 @@ from torch import nn
 
 from cases import randomized
 from ilm_plugins import ExemplarNorm, ILMGroupNorm, SwitchNorm
-from ilm_plugins.analysis.collect import MeansOfRatios, collect_ratios, collect_rescaling
+from ilm_plugins.analysis.collect import collect_ratios, collect_rescaling
 from ilm_plugins.errors import UserError
 from ilm_plugins.layers import AssocNorm
 from ilm_plugins.surgery import convert
@@ -102,25 +102,3 @@ def test_layers_are_chosen_and_mistakes_told():
     model.late.ratio.bias.data.fill_(torch.nan)
     with pytest.raises(UserError, match="late has infinite or NaN values"):
         collect_ratios(model, batches(2))
-
-
-def test_means_while_training_are_those_of_the_passes_between_start_and_stop():
-    model = Model().train()
-    means = MeansOfRatios(model)
-    first, second, third = batches(2, 4, 3)
-    model(first)
-    assert means.stop() == {}
-    means.start()
-    model(second)
-    model(third)
-    expected = torch.cat([model.early.ratios(x) for x in (second, third)]).mean(0)
-    scalars = means.stop()
-    model(third)
-    assert means.stop() == {}
-    found = [scalars[f"ratios/early/{n}"] for n in ("IN", "LN", "BN")]
-    assert found == pytest.approx(expected.tolist())
-    assert scalars["ratios/switch.var/BN"] == pytest.approx(model.switch.ratios()[1, 2].item())
-    assert len(scalars) == 4 * 3
-    means.start()
-    model.early(first[:0])
-    assert means.stop() == {}

@@ -1,7 +1,7 @@
 """OpenMMLab: mmcv and MMEngine, and mmdet, mmseg and mmpretrain, which are built on them.
 
 Registered in their registries: norms (`norms`), networks (`models`), the dataset `shapes`
-(`mmseg_shapes`, `mmdet_shapes`), hooks that log ratios (`ratios`) and set SSN's radius (`radius`).
+(`mmseg_shapes`, `mmdet_shapes`), a hook that sets SSN's radius (`radius`).
 This package's configs are bases (`shipped_configs`). `config` reads configs, `train` runs them.
 """
 
@@ -14,7 +14,7 @@ from . import norms, shipped_configs
 
 #: Module of a framework -> our modules to import after it, which register what they define.
 FOLLOWERS = {
-    "mmengine.runner": (f"{__name__}.radius", f"{__name__}.ratios"),
+    "mmengine.runner": (f"{__name__}.radius",),
     "mmcv.cnn": (f"{__name__}.models",),
     "mmpretrain.models": (f"{__name__}.models.aa_resnet",),
 }

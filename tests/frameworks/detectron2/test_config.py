@@ -12,12 +12,10 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 from detectron2.config import LazyCall, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.engine import SimpleTrainer
 from detectron2.model_zoo import get_config_file
-from detectron2.utils.events import EventStorage
 from detectron2.utils.file_io import PathManager
 
-from ilm_plugins import ExemplarNorm, checkpoints
+from ilm_plugins import checkpoints
 from ilm_plugins.data import shapes
 from ilm_plugins.data.shapes import SHAPES as CLASSES
 from ilm_plugins.errors import UserError
@@ -25,7 +23,6 @@ from ilm_plugins.frameworks.detectron2 import datasets as integration
 from ilm_plugins.frameworks.detectron2 import train
 from ilm_plugins.frameworks.detectron2.annotations import leave_out_boxes
 from ilm_plugins.frameworks.detectron2.config import inference, load_config, output_folder
-from ilm_plugins.frameworks.detectron2.ratios import RatiosHook
 from runs import LAZY, SHAPES
 
 OURS = "ilm_plugins://mask_rcnn_R_50_FPN_batch2_ilmgn.yaml"
@@ -211,17 +208,3 @@ def test_evaluators_get_a_folder_if_they_write_results(monkeypatch):
     finally:
         MetadataCatalog.pop("of own")
     assert found._evaluators == [("of own", "out/inference"), "of own"]
-
-
-def test_ratios_are_logged():
-    model = torch.nn.Sequential(ExemplarNorm(32))
-    forward = model.forward
-    model.forward = lambda x: {"loss": forward(x).square().mean()}
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    trainer = SimpleTrainer(model, [torch.randn(2, 32, 4, 4)] * 4, optimizer)
-    trainer.register_hooks([RatiosHook(interval=2)])
-    with EventStorage():
-        trainer.train(0, 4)
-    means = [trainer.storage.history(f"ratios/0/{n}").values() for n in ("IN", "LN", "BN")]
-    assert [step for _, step in means[0]] == [1, 3]
-    assert sum(values[-1][0] for values in means) == pytest.approx(1)

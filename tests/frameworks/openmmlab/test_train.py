@@ -197,17 +197,3 @@ def test_ssns_radius_is_set_without_a_hook_in_the_config(config, tmp_path):
     saved = read(tmp_path / "iter_4.pth")["state_dict"]
     radii = [value for name, value in saved.items() if name.endswith(".radius")]
     assert radii and all(value == 3 / 4 for value in radii)
-
-
-def test_a_hook_logs_ratios(config, tmp_path):
-    text = (
-        "custom_hooks = [dict(type='RatiosHook', interval=3)]\n"
-        "model = dict(backbone=dict(norm_cfg=dict(_delete_=True, type='EN', reduction=8)))\n"
-    )
-    path = derive(tmp_path / "ratios.py", config, text)
-    assert train.main(command(path, out=tmp_path / "out")) == 0
-    (log,) = (tmp_path / "out").glob("*/vis_data/scalars.json")
-    (found,) = (entry for entry in map(json.loads, log.open()) if "loss" not in entry)
-    means = [found[f"ratios/backbone.layer1.0.gn1/{name}"] for name in ("IN", "LN", "BN")]
-    assert found["step"] == 3 and sum(means) == pytest.approx(1)
-    assert means != [pytest.approx(1 / 3, abs=1e-9)] * 3

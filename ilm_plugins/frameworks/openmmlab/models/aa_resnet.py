@@ -78,12 +78,8 @@ class AAResNet(ResNet):
     It takes the place of each 3 x 3 convolution there. With kappa = 0.2 and upsilon = 0.1,
     ResNet-50 has 25.81 M parameters, and 25.8 M in the paper. Attention halves the maps of the
     first of these stages, 28 x 28 for images of 224 pixels. That is our reading: it gives 4.23e9
-    multiply-adds, full maps 4.74e9, and EN's Table 2 prints 4.167e9.
-
-    Args:
-        depth: 50, 101 or 152.
-        image_size: largest height and width of an image, a multiple of 32.
-        options: further arguments of mmpretrain's ResNet.
+    multiply-adds, full maps 4.74e9, and EN's Table 2 prints 4.167e9. ``image_size`` is the largest
+    height and width of an image, a multiple of 32.
     """
 
     def __init__(self, depth: int, image_size: int = 224, **options) -> None:

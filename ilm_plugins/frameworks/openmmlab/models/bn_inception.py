@@ -33,13 +33,7 @@ class BNInception(StagedBackbone):
     (EN paper, Table 3: 11.29 M and 2.056 G). Units 4c and 4d have 608 output channels, as in
     common implementations; the 2015 paper's table says 576. All widths are multiples of 32.
 
-    Shape: (N, 3, H, W) to (N, 320, H/8, W/8), (N, 608, H/16, W/16), (N, 1024, H/32, W/32);
-    ``out_indices`` selects from these three.
-
-    Args:
-        norm_cfg: mmcv's config of the normalization layers; BN by default.
-        options: arguments of :class:`.staged.StagedBackbone`. Stage 0 is units 3a and 3b,
-            stage 1 3c to 4d, stage 2 4e to 5b.
+    Shape: (N, 3, H, W) to (N, 320, H/8, W/8), (N, 608, H/16, W/16), (N, 1024, H/32, W/32).
     """
 
     def __init__(self, norm_cfg: dict | None = None, **options) -> None:

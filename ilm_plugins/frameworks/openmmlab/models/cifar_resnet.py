@@ -9,22 +9,11 @@ from .staged import StagedBackbone, conv
 class CifarResNet(StagedBackbone):
     """The CIFAR ResNet of 6n + 2 layers: n blocks each of 16, 32 and 64 channels, with any norm.
 
-    Shortcuts are the paper's option A: where the width doubles, a shortcut takes every second
-    pixel and pads the new channels with zeros. So there are 6n + 1 convolutions, each followed by a
-    norm, and 0.27, 0.85 and 1.73 M parameters for depths of 20, 56 and 110 with BN and 10 classes.
-    All widths are multiples of 16, so EN's reduction can be 8 or 16.
-
-    Shape: (N, 3, H, W) to (N, 16, H, W), (N, 32, H/2, W/2), (N, 64, H/4, W/4);
-    ``out_indices`` selects from these three.
-
-    Args:
-        depth: number of layers, 6n + 2.
-        norm_cfg: mmcv's config of the normalization layers; BN by default.
-        options: arguments of :class:`.staged.StagedBackbone`.
-
-    Raises:
-        ValueError: depth is not 6n + 2.
+    Shape: (N, 3, H, W) to (N, 16, H, W), (N, 32, H/2, W/2), (N, 64, H/4, W/4).
     """
+
+    # Shortcuts are the paper's option A: where the width doubles, a shortcut takes every second
+    # pixel and pads the new channels with zeros.
 
     def __init__(self, depth: int, norm_cfg: dict | None = None, **options) -> None:
         if depth < 8 or depth % 6 != 2:

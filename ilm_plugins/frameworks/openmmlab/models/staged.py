@@ -9,19 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class StagedBackbone(BaseModule):
-    """A backbone of a stem and a list of stages, with OpenMMLab's usual options.
-
-    Args:
-        stem, stages: modules that run in this order on feature maps (N, C, H, W).
-        out_indices: the stages, counted from 0, whose outputs ``forward`` returns.
-        frozen_stages: this many stages, and the stem, do not train; -1 freezes nothing.
-        norm_eval: whether normalization layers, including the mixtures, keep their running
-            statistics unchanged in training.
-        init_cfg: MMEngine's initialization, for example from a checkpoint.
-
-    Raises:
-        ValueError: out_indices or frozen_stages is out of range.
-    """
+    """A backbone of a stem and a list of stages, with the options of mmpretrain's backbones."""
 
     def __init__(
         self,
