@@ -34,12 +34,7 @@ def get_config_file(name: str) -> str:
 
 
 def resolve(path: str) -> str:
-    """Return the path of the config that ``ilm_plugins://NAME`` names; another path as it is.
-
-    What stands before the scheme is dropped: fvcore takes a ``_BASE_`` to be relative to a file.
-
-    Raises:
-        UserError: see :func:`get_config_file`.
-    """
+    """Return the path of the config that ``ilm_plugins://NAME`` names; another path as it is."""
+    # fvcore takes a _BASE_ for relative to the file, whose folder then stands before the scheme.
     _, scheme, name = path.partition(SCHEME)
     return get_config_file(name) if scheme else path

@@ -139,7 +139,6 @@ def select(model: nn.Module, kind: type, words: str, match: Match = None) -> dic
 
 
 def _layer_of(name: str, layers: Mapping[str, nn.Module]) -> nn.Module:
-    """Return the layer of a name to which :func:`_ratios` may have added a suffix."""
     return layers.get(name) or layers[name.rpartition(".")[0]]
 
 

@@ -61,7 +61,6 @@ def write_dynamics(
 
 
 def _spread(items: Sequence, count: int) -> list:
-    """Return up to ``count`` items, evenly spread from the first to the last."""
     count = min(count, len(items))
     return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
 

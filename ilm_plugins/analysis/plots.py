@@ -64,7 +64,6 @@ def _shared(words: list[list[str]]) -> int:
 
 
 def _shortened(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a long table with its column "layer" shortened; the layers keep their order."""
     layers = table["layer"].unique()
     return table.assign(layer=table["layer"].map(dict(zip(layers, short(layers), strict=True))))
 
@@ -78,7 +77,6 @@ def _palette(count: int) -> list:
 
 
 def _size(table: pd.DataFrame, height: float) -> dict[str, float]:
-    """Return the size in inches of a panel over the layers."""
     return {"height": height, "aspect": max(6.0, 1.5 + 0.28 * table["layer"].nunique()) / height}
 
 

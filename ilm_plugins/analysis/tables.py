@@ -156,14 +156,12 @@ def long(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _statistics(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
-    """Return count, mean, deviation and quantiles of the values in each group."""
     values = long(frame).groupby(list(names), sort=False)["value"]
     table = values.describe(percentiles=(0.05, 0.25, 0.5, 0.75, 0.95))
     return table.assign(std=values.std(ddof=0))
 
 
 def _rms(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the root mean square over the key groups."""
     return (frame**2).T.groupby(level=[0, 1], sort=False).mean().T ** 0.5
 
 

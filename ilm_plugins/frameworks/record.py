@@ -124,7 +124,6 @@ def _is_rank_zero() -> bool:
 
 
 def _joined(separator: str, earlier: str | None, new: str | None) -> str | None:
-    """Append a text to those of earlier starts, unless it is among them."""
     texts = [*(earlier or "").split(separator), new]
     return separator.join(dict.fromkeys(filter(None, texts))) or None
 

@@ -299,7 +299,7 @@ class Pix2Pix(BaseModel):
         return {"input": [torch.from_numpy(np.array(i)).permute(2, 0, 1) for i in images]}
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> dict[str, Tensor]:
-        """Update the discriminator, then the generator, on one batch; return the losses, unweighted."""
+        """Update the discriminator, then the generator; return their losses, not yet weighted."""
         batch = self.data_preprocessor(data, training=True)
         inputs, targets = batch["inputs"], batch["targets"]
         generator_optimizer = optim_wrapper["generator"]

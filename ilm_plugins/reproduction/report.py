@@ -184,12 +184,10 @@ def _group_row(
 
 
 def _distinct(values: Iterable[Any]) -> str:
-    """Join the different values that are not None, in order; "-" if there are none."""
     return ", ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "-"
 
 
 def _markdown_row(*cells: str) -> str:
-    """Return a row of Markdown, "|" escaped, and filled up to all columns with empty cells."""
     filled = [*cells, *[""] * (len(COLUMNS) - len(cells))]
     return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in filled)} |"
 

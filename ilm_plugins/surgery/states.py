@@ -212,7 +212,6 @@ def _names(name: str) -> Iterator[str]:
 
 
 def _channels(state: State) -> int:
-    """Return the number of channels of a norm, from the size of its statistics or weight."""
     if "weight_" in state:  # (K, C)
         return state["weight_"].shape[1]
     return next(state[n].numel() for n in ("running_mean", "weight_bias", "weight") if n in state)

@@ -131,7 +131,6 @@ def _functions(dtype: torch.dtype, instructions: str) -> dict[str, Callable[...,
 
 
 def _interface() -> int:
-    """Return the hash of kernels.h that setup.py compiles into the library."""
     header = Path(__file__).with_name("kernels.h").read_bytes()
     return int(sha256(header).hexdigest()[:16], 16)
 
@@ -228,7 +227,6 @@ def backward(
 
 
 def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-    """Return two uninitialized tensors (N, columns) of the statistics' dtype."""
     size, dtype = (x.shape[0], columns), DTYPES[x.dtype][0]
     return x.new_empty(size, dtype=dtype), x.new_empty(size, dtype=dtype)
 
