@@ -45,7 +45,6 @@ def command_module(name: str) -> ModuleType:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the first word, which may be missing."""
     width = max(map(len, COMMANDS))
     p = argparse.ArgumentParser(
         prog="python -m ilm_plugins",

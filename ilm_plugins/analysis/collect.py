@@ -5,8 +5,8 @@ sets of ratios, the same for all images, under ``NAME.mean`` and ``NAME.var``.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sized
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -138,6 +138,22 @@ def select(model: nn.Module, kind: type, words: str, match: Match = None) -> dic
     return {name: layer for name, layer in found.items() if matches(name, match)}
 
 
+@contextmanager
+def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call ``see`` with name and input of each call of the layers, but of empty inputs."""
+
+    def hook(name: str, layer: nn.Module, inputs: tuple, named: dict) -> None:
+        (x,) = (*inputs, *named.values())
+        if len(x):
+            see(name, x)
+
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            handle = layer.register_forward_pre_hook(partial(hook, name), with_kwargs=True)
+            hooks.callback(handle.remove)
+        yield
+
+
 def _layer_of(name: str, layers: Mapping[str, nn.Module]) -> nn.Module:
     return layers.get(name) or layers[name.rpartition(".")[0]]
 
@@ -154,9 +170,8 @@ def _gather(
     gathered: list[tuple[int, dict[str, Tensor]]] = []
     widths: dict[str, int] = {}
 
-    def see(name: str, layer: nn.Module, inputs: tuple, named: dict) -> None:
-        (x,) = (*inputs, *named.values())
-        for part, values in compute(layer, x).items() if len(x) else ():
+    def see(name: str, x: Tensor) -> None:
+        for part, values in compute(layers[name], x).items():
             if not values.isfinite().all():
                 raise UserError(
                     f"{name} has infinite or NaN values; its parameters or its input have them, too"
@@ -164,10 +179,7 @@ def _gather(
             calls[name + part].append(values)
             widths.setdefault(name + part, values.shape[1])
 
-    with evaluating(model), ExitStack() as hooks, torch.no_grad():
-        for name, layer in layers.items():
-            hook = layer.register_forward_pre_hook(partial(see, name), with_kwargs=True)
-            hooks.callback(hook.remove)
+    with evaluating(model), watching(layers, see), torch.no_grad():
         for batch in batches:
             calls.clear()
             forward(batch)

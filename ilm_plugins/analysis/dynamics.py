@@ -1,11 +1,9 @@
 """Write how ratios change over the checkpoints of a training: CSV tables, PNGs, a summary.
 
 ``dynamics_by_layer`` has the mean ratios of all images (EN paper, Fig. 5), ``by_class`` those of
-each class (Figs. 1a and 6), ``by_image`` the ratios of three images of the first class (Fig. 7):
-nearest to, midway from and farthest from the mean of the class at the last checkpoint; ``map`` has
-the images in two dimensions at ten checkpoints (Fig. 8). Pictures by class and image show six
-layers, evenly spread over depth; the tables have all. Layers with the same ratios for all images
-(SN's) are only in the table and picture by layer.
+each class (Figs. 1a and 6), ``by_image`` the ratios of three images of the first class (Fig. 7),
+``map`` the images in two dimensions at ten checkpoints (Fig. 8). Pictures by class and image show
+six layers, the tables all. Layers with the same ratios for all images are only in ``by_layer``.
 """
 
 from collections.abc import Mapping, Sequence

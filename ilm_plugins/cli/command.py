@@ -39,7 +39,6 @@ def user_path(word: str) -> Path:
 
 
 def positive(word: str) -> int:
-    """An integer of at least 1 from the command line."""
     if not re.fullmatch(r"0*[1-9]\d*", word):
         raise argparse.ArgumentTypeError(f"{word!r} is not a positive integer; give 1 or more")
     return int(word)

@@ -43,7 +43,6 @@ def report() -> str:
 
 
 def _describe_kernels() -> str:
-    """Return the instruction set and the threading of the compiled C kernels, or "missing"."""
     if problem := cpu.load_problem():
         return f"missing: {problem}"
     threads = "torch's threads" if cpu.parallel_for() else "a single thread"
@@ -51,7 +50,6 @@ def _describe_kernels() -> str:
 
 
 def _version(package: str) -> str:
-    """Return the installed version of a package, or "not installed"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -75,7 +73,6 @@ def _describe_framework(package: str) -> str:
 
 
 def _build(package: str, key: str) -> nn.Module:
-    """Return the norm that a framework builds for a key of its configs."""
     if package == "detectron2":
         from detectron2.layers import get_norm
 

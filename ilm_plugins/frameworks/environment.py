@@ -25,14 +25,12 @@ def commit() -> str | None:
 
 
 def processor() -> str:
-    """The name of this machine's CPU, such as "Intel Xeon"."""
     info = Path("/proc/cpuinfo")
     match = re.search(r"model name\s*:\s*(.+)", info.read_text() if info.is_file() else "")
     return match[1].strip() if match else platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:
-    """Name -> version of ilm_plugins, torch and the installed frameworks."""
     # The distribution may have another name than the package, such as mmcv-lite.
     names = importlib.metadata.packages_distributions()
     found = {

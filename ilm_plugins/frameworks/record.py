@@ -105,7 +105,6 @@ def diverged(folder: str | Path, reason: str) -> None:
 
 
 def command(options: RunOptions) -> str:
-    """The command line that repeats a run."""
     words = ["--config-file", options.config_file, "--num-gpus", str(options.num_gpus)]
     for name in ("num_processes", "num_machines"):
         if getattr(options, name) > 1:
