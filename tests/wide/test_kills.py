@@ -37,7 +37,7 @@ def reached(framework, out):
     return read(latest(out))["meta"]["iter"] if latest(out) else None
 
 
-@pytest.mark.long
+@pytest.mark.wide
 @pytest.mark.parametrize("framework", ["detectron2", "mmseg"])
 def test_no_kill_loses_the_last_checkpoint(datasets, tmp_path, framework):
     pytest.importorskip(framework, reason=f"needs {framework}")
