@@ -27,12 +27,10 @@ DATASETS = Path(tempfile.mkdtemp(prefix="ilm_plugins-tests-"))
 os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
 #: The files that take longest, which run first, so that pytest-xdist's workers end together.
 LONGEST = (
-    *("frameworks/openmmlab/test_faults.py", "ops/test_triton.py"),
-    *("frameworks/detectron2/test_faults.py", "frameworks/detectron2/test_train.py"),
-    *("frameworks/test_stopping.py", "pix2pix/test_training.py"),
-    *("cli/test_analyze.py", "wide/test_export.py", "reproduction/test_run.py"),
-    *("configs/test_mmseg.py", "configs/test_mmpretrain.py", "checkpoints/test_reading.py"),
-    *("analysis/test_tables.py", "frameworks/openmmlab/test_analyze.py"),
+    *("wide/test_kills.py", "frameworks/test_runs.py", "wide/test_export.py"),
+    *("ops/test_triton.py", "ops/test_regressions.py", "reproduction/test_run.py"),
+    *("frameworks/openmmlab/test_train.py", "frameworks/detectron2/test_train.py"),
+    *("pix2pix/test_training.py", "commands/test_analyze.py", "commands/test_demo.py"),
 )
 
 
@@ -168,12 +166,3 @@ def process_group():
 def root():
     """The root of the project's checkout."""
     return ROOT
-
-
-@pytest.fixture(scope="session")
-def real_coco():
-    """A folder with a few real images in COCO's layout, where one lies beside the checkout."""
-    folder = ROOT.parent / "shared" / "data"
-    if not (folder / "coco" / "annotations" / "instances_val2017.json").exists():
-        pytest.skip("no real images at ../shared/data/coco")
-    return folder
