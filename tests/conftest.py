@@ -27,10 +27,9 @@ DATASETS = Path(tempfile.mkdtemp(prefix="ilm_plugins-tests-"))
 os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
 #: The files that take longest, which run first, so that pytest-xdist's workers end together.
 LONGEST = (
-    *("wide/test_kills.py", "frameworks/test_runs.py", "wide/test_export.py"),
-    *("ops/test_triton.py", "ops/test_regressions.py", "reproduction/test_run.py"),
-    *("frameworks/openmmlab/test_train.py", "frameworks/detectron2/test_train.py"),
-    *("pix2pix/test_training.py", "commands/test_analyze.py", "commands/test_demo.py"),
+    *("ops/test_triton.py", "frameworks/detectron2/test_train.py", "pix2pix/test_training.py"),
+    *("wide/test_export.py", "reproduction/test_run.py", "checkpoints/test_reading.py"),
+    "analysis/test_tables.py",
 )
 
 
