@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 
@@ -22,9 +23,6 @@ Main = Callable[[RunOptions], None]
 
 def launch(main: Main, options: RunOptions) -> None:
     """Call a function of a module in each process of a run, and wait.
-
-    A run of one process is this process. Of several, this machine's are started and get torch's
-    environment variables RANK, WORLD_SIZE, LOCAL_RANK and so on.
 
     Raises:
         UserError: one of several processes failed; the message has its rank and its error.
@@ -60,15 +58,18 @@ def launch(main: Main, options: RunOptions) -> None:
 
 
 def work(main: Main, options: RunOptions) -> None:
-    """Call ``main`` in one process of a run, and end with the others."""
     if options.num_gpus == 0:
         keep_freed_memory()
-    main(options)
+    try:
+        main(options)
+    except RuntimeError as error:
+        if "onnection" in str(error):  # another rank died: its error, the cause, comes first
+            time.sleep(5)
+        raise
     leave_group()
 
 
 def leave_group() -> None:
-    """Wait for the other processes, then leave the process group, if there is one."""
     # Models in reference cycles keep the group alive, and its threads may abort the interpreter.
     gc.collect()
     if distributed.is_initialized():
@@ -90,7 +91,6 @@ def keep_freed_memory() -> None:
 
 
 def available_gpus() -> int:
-    """The number of GPUs that torch can use; 0 with a driver that is too old."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
