@@ -31,7 +31,7 @@ def assert_close(actual, expected, roundings=ROUNDINGS, scale=None):
     if expected.numel() == 0:
         return
     error = (actual.detach().double().cpu() - expected.detach().double().cpu()).abs().max().item()
-    largest = scale or max(expected.detach().abs().max().item(), 2**-20)
+    largest = max(expected.detach().abs().max().item(), scale or 2**-20)
     allowed = roundings / (4 if os.environ.get("ILM_PLUGINS_TEST_STRICT") else 1)
     found = error / largest / max(map(unit, (actual.dtype, expected.dtype)))
     for dtype in {actual.dtype, expected.dtype} & {torch.float16, torch.bfloat16}:
