@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV = .venv
 BIN := $(VENV)/bin
+# Without bytecode, which Python writes for the modules that it imports.
+PIP = $(BIN)/pip install --progress-bar off --no-compile
 # Wheels that were built here, by what they depend on.
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ilm_plugins/wheels
 define ALIKE
@@ -63,19 +65,17 @@ demo-compare: install install-detectron2
 bench: install install-detectron2
 	$(BIN)/python -m benchmarks
 
-gpu: install install-test
+gpu: install-test
 	$(BIN)/python -m pytest -q tests/ops/test_cuda.py
 	ILM_PLUGINS_BACKEND=triton $(BIN)/python -m benchmarks --device cuda
 
-test: lint install install-test install-detectron2 $(MMCV)
+test: install-test lint install-detectron2 $(MMCV)
 	$(PYTEST) -m "not wide and not long" --durations 10
-	@echo "The everyday tests passed. Skipped ones name above what they need."
 
-test-wide: install install-test install-detectron2 $(VENV)/.mmcv-compiled
+test-wide: install-test install-detectron2 $(VENV)/.mmcv-compiled
 	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m "wide and not long" --durations 10
-	@echo "The wide tests passed. Skipped ones name above what they need."
 
-coverage: install install-test install-detectron2 $(VENV)/.mmcv-compiled
+coverage: install-test install-detectron2 $(VENV)/.mmcv-compiled
 	PYTHONPATH="$(COMPILED)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTEST) -m "not long" --cov
 
 lint: install
@@ -93,22 +93,30 @@ $(BIN)/python:
 		sys.exit("error: $(PYTHON) is Python %d.%d; give one of 3.10 to 3.13, PYTHON=..." % v)'
 	$(PYTHON) -m venv $(VENV) || { rm -f $@; exit 1; }
 
+# What builds packages that have no wheel, without an environment of its own for each.
+$(VENV)/.build: | $(BIN)/python
+	$(PIP) setuptools==80.9.0 wheel==0.48.0
+	touch $@
+
+$(VENV)/.base: requirements/base.txt | $(BIN)/python
+	$(PIP) -r requirements/base.txt
+	touch $@
+
 # Where the C kernels are missing, or not wanted, they are built or removed.
 ifneq ($(if $(wildcard ilm_plugins/ops/cpu/kernels.so),,1),$(filter 1,$(ILM_PLUGINS_WITHOUT_C)))
 .PHONY: $(VENV)/.installed
 endif
 
-$(VENV)/.installed: requirements/base.txt setup.py pyproject.toml \
-		$(wildcard ilm_plugins/ops/cpu/*.[ch]) | $(BIN)/python
-	$(BIN)/pip install --progress-bar off -r requirements/base.txt
-	$(BIN)/pip install --no-deps --no-build-isolation -e .
+$(VENV)/.installed: $(VENV)/.base setup.py pyproject.toml $(wildcard ilm_plugins/ops/cpu/*.[ch])
+	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
-install-test: $(VENV)/.test
+install-test: $(VENV)/.test install
 
-$(VENV)/.test: requirements/test.txt | install
-	$(BIN)/pip install --progress-bar off -r requirements/base.txt -r requirements/test.txt
-	touch $@
+# All packages in one round of pip, which reads and compares the versions of all each time.
+$(VENV)/.test: requirements/base.txt requirements/test.txt requirements/detectron2.txt | $(VENV)/.build
+	$(PIP) --no-build-isolation $(^:%=-r %)
+	touch $(VENV)/.base $(VENV)/.detectron2-packages $@
 
 # With VENV=/path/to/environment given: a framework alone, into an environment that has torch.
 ifneq ($(origin VENV),command line)
@@ -116,26 +124,26 @@ install-detectron2 install-openmmlab: install
 endif
 install-detectron2: $(VENV)/.detectron2
 
-$(VENV)/.detectron2: requirements/detectron2.txt requirements/detectron2-wheel.txt | $(BIN)/python
-	$(BIN)/pip install --progress-bar off setuptools==80.9.0 wheel==0.48.0
-	$(BIN)/pip install --progress-bar off --no-build-isolation -r requirements/detectron2.txt
+$(VENV)/.detectron2-packages: requirements/detectron2.txt | $(VENV)/.build
+	$(PIP) --no-build-isolation -r requirements/detectron2.txt
+	touch $@
+
+$(VENV)/.detectron2: $(VENV)/.detectron2-packages requirements/detectron2-wheel.txt
 	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
-	$(BIN)/pip install --progress-bar off --upgrade --no-deps --only-binary=:all: --python-version 3.10 \
+	$(PIP) --upgrade --no-deps --only-binary=:all: --python-version 3.10 \
 		--implementation cp --abi none --target "$$site" -r requirements/detectron2-wheel.txt
 	touch $@
 
 install-openmmlab: $(VENV)/.openmmlab
 
 $(VENV)/.openmmlab: $(VENV)/.openmmlab-packages requirements/mmcv.txt
-	$(compile_mmcv); $(BIN)/pip install --no-index --no-deps --force-reinstall "$$wheels"/*.whl
+	$(compile_mmcv); $(PIP) --no-index --no-deps --force-reinstall "$$wheels"/*.whl
 	rm -f $(VENV)/.mmcv-lite
 	touch $@
 
-$(VENV)/.openmmlab-packages: requirements/openmmlab.txt requirements/openmmlab-packages.txt | $(BIN)/python
-	$(BIN)/pip install --progress-bar off setuptools==80.9.0 wheel==0.48.0
-	$(BIN)/pip install --progress-bar off --no-deps -r requirements/openmmlab.txt
-	$(BIN)/pip install --progress-bar off --no-deps --no-build-isolation \
-		-r requirements/openmmlab-packages.txt
+$(VENV)/.openmmlab-packages: requirements/openmmlab.txt requirements/openmmlab-packages.txt | $(VENV)/.build
+	$(PIP) --no-deps -r requirements/openmmlab.txt
+	$(PIP) --no-deps --no-build-isolation -r requirements/openmmlab-packages.txt
 	touch $@
 
 # For the everyday tests, mmcv without its compiled operators: a build that sees no torch leaves
@@ -144,16 +152,16 @@ $(VENV)/.mmcv-lite: $(VENV)/.openmmlab-packages requirements/mmcv.txt
 	set -e; new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; trap 'exit 1' INT TERM; \
 	$(BIN)/pip wheel --progress-bar off --no-cache-dir --no-deps --wheel-dir "$$new" \
 		-r requirements/mmcv.txt; \
-	$(BIN)/pip install --no-index --no-deps --force-reinstall "$$new"/*.whl
+	$(PIP) --no-index --no-deps --force-reinstall "$$new"/*.whl
 	touch $@
 
 # The compiled mmcv beside the environment, for the wide tests alone: on PYTHONPATH it comes first.
 $(VENV)/.mmcv-compiled: $(VENV)/.openmmlab-packages requirements/mmcv.txt
 	rm -rf "$(COMPILED)"
-	$(compile_mmcv); $(BIN)/pip install --no-index --no-deps --target "$(COMPILED)" "$$wheels"/*.whl
+	$(compile_mmcv); $(PIP) --no-index --no-deps --target "$(COMPILED)" "$$wheels"/*.whl
 	touch $@
 
-docs: install install-test
+docs: install-test
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs output/site
 
 clean:
