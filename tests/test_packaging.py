@@ -89,37 +89,12 @@ def test_sources_whose_link_became_a_text_are_refused(source, tmp_path):
     assert "error: ilm_plugins/.mim/configs is no link to configs/" in printed
 
 
-def test_version_and_authors_are_the_same_everywhere(root, plain):
+def test_the_version_is_the_same_everywhere(root, plain):
     _, _, _, lines = plain
     citation = yaml.safe_load((root / "CITATION.cff").read_text())
     heading = re.search(r"^## (\S+?),? ", (root / "CHANGELOG.md").read_text(), re.M)
     assert f"Version: {ilm_plugins.__version__}" in lines
     assert citation["version"] == heading[1] == ilm_plugins.__version__
-    assert [author["name"] for author in citation["authors"]] == ["ilm_plugins contributors"]
-    assert "Author: ilm_plugins contributors" in lines
-    assert f"License-Expression: {citation['license']}" in lines
-    assert any(line.startswith("Keywords: ") for line in lines)
-
-
-def test_ci_runs_what_there_is(root, plain):
-    """actionlint and the schema of GitHub's workflows say more; neither is a requirement."""
-    _, _, _, lines = plain
-    targets = re.findall(r"^([\w-]+):(?!=)", (root / "Makefile").read_text(), re.M)
-    workflows = {
-        path.stem: yaml.safe_load(path.read_text()) for path in root.glob(".github/workflows/*")
-    }
-    assert workflows.keys() == {"tests", "wheels"}
-    for workflow in workflows.values():
-        assert workflow[True] and workflow["permissions"] == {"contents": "read"}  # True is "on"
-        for job in workflow["jobs"].values():
-            assert job["runs-on"]
-            for step in job["steps"]:
-                assert ("uses" in step) != ("run" in step)
-                made = re.findall(r"^make (\S+)", step.get("run", ""), re.M)
-                assert set(made) <= {*targets}
-    pythons = workflows["tests"]["jobs"]["test"]["strategy"]["matrix"]["python"]
-    classified = {line.rpartition(" ")[2] for line in lines if ":: Python :: 3." in line}
-    assert len(pythons) == 3 and set(pythons) <= classified
 
 
 def test_the_wheel_has_every_config_once(source, plain):
