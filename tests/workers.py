@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from close import assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, set_radius, use_backend
 from ilm_plugins.frameworks.processes import leave_group
 
@@ -54,16 +55,9 @@ def own_gradients(model):
 
 
 def check_gradients(make, wrap, batch, sizes, separate, steps=1, read=None):
-    """Compare the gradients of several processes, which share a batch, with those of one.
+    """Compare gradients of several processes, which share a batch, with one process's.
 
-    Args:
-        make: what gives the model.
-        wrap: what makes it DistributedDataParallel, or shards it.
-        batch: of all processes.
-        sizes: of each process's share.
-        separate: whether a model normalizes by the statistics of what each call is given.
-        steps: passes over which gradients are accumulated.
-        read: of a sharded model, what gives the whole gradients by the parameters' names.
+    ``separate`` models normalize by the batch of one call; ``read`` gathers a sharded model's.
     """
 
     def parts(share):
@@ -82,10 +76,7 @@ def check_gradients(make, wrap, batch, sizes, separate, steps=1, read=None):
         for part in parts(share):
             alone(part).square().sum().backward()
     found = read(parallel) if read else own_gradients(model)
-    for name, expected in own_gradients(alone).items():
-        scale = expected.abs().max()
-        error = (found[name] - expected).abs().max()
-        assert error <= 1e-6 * scale, (sizes, name, error / scale)
+    assert_close(found, own_gradients(alone), SUMMED)
 
 
 def images(count, channels, size):
@@ -100,14 +91,7 @@ def small_model(key):
 
 
 def check_layers(wrap, shares, keys=NORMS, steps=(1,), read=None):
-    """Compare the gradients of every layer, for several ways to share a batch.
-
-    Args:
-        wrap, read: as for :func:`check_gradients`.
-        shares: the sizes of the processes' shares, for each way.
-        keys: of the layers.
-        steps: passes over which gradients are accumulated, one after the other.
-    """
+    """Compare the gradients of every layer, for several ways to share a batch."""
     for key, sizes, passes in itertools.product(keys, shares, steps):
         check_gradients(
             lambda key=key: small_model(key),
@@ -187,6 +171,8 @@ def sharded_gradients(rank, size, port, kind, shares):
 
 # ---- statistics of all processes
 
+#: Roundings of sums over a batch that processes share, through two norms and random networks.
+SUMMED = 2**14
 #: Of the layers that synchronize; 16 channels.
 SYNCHRONIZED = {"EN": {"reduction": 8}, "SN": {}, "SSN": {}}
 
@@ -195,10 +181,6 @@ def two_norms(key, sync, build=None):
     """A model whose parameters are all random, EN's last linear map included.
 
     The first SSN moves its ratios away from their centre; the second has fixed ones without BN.
-
-    Args:
-        key, sync: of its norms.
-        build: what gives a norm of 16 channels, in place of the class.
     """
     torch.manual_seed(0)
     build = build or (lambda: NORMS[key](16, sync=sync, **SYNCHRONIZED[key]))
@@ -214,24 +196,8 @@ def two_norms(key, sync, build=None):
     return model
 
 
-def check_close(found, expected, tolerance, words):
-    """Compare two tensors by the largest value of the expected one; empty ones agree."""
-    assert found.shape == expected.shape, words
-    if expected.numel():
-        error, scale = (found - expected).abs().max(), expected.abs().max()
-        assert error <= tolerance * scale, (words, error / scale)
-
-
-def check_synchronized(wrap, sizes, key, dtype=torch.float64, tolerance=1e-10, make=two_norms):
-    """Compare a step of several processes, which share a batch, with one of the whole batch.
-
-    Args:
-        wrap: what makes a model DistributedDataParallel.
-        sizes: of each process's share.
-        key: of the layer.
-        dtype, tolerance: of model and images, and of all that is compared.
-        make: what gives the model, from the key and its option ``sync``.
-    """
+def check_synchronized(wrap, sizes, key, dtype=torch.float64, make=two_norms):
+    """Compare a step of several processes, which share a batch, with one of the whole batch."""
 
     def step(model, x, weights, factor):
         x = x.clone().requires_grad_()
@@ -246,20 +212,17 @@ def check_synchronized(wrap, sizes, key, dtype=torch.float64, tolerance=1e-10, m
     # DistributedDataParallel averages over the processes.
     mine = step(wrap(together), batch.split(sizes)[rank], weights.split(sizes)[rank], size)
     whole = step(alone, batch, weights, 1)
-    for name, found, expected in zip(("y", "dx"), mine, whole, strict=True):
-        check_close(found, expected.split(sizes)[rank], tolerance, (key, sizes, name))
-    for name, expected in own_gradients(alone).items():
-        check_close(own_gradients(together)[name], expected, tolerance, (key, sizes, name))
-    for name, expected in alone.named_buffers():
-        check_close(dict(together.named_buffers())[name], expected, tolerance, (key, sizes, name))
+    assert_close(mine, [expected.split(sizes)[rank] for expected in whole], SUMMED)
+    assert_close(own_gradients(together), own_gradients(alone), SUMMED)
+    assert_close(dict(together.named_buffers()), dict(alone.named_buffers()), SUMMED)
 
 
 def synchronized(rank, size, port, shares, backends):
     """Each layer with statistics of all processes, under torch's DistributedDataParallel."""
     join(rank, size, port)
-    for key, sizes, (backend, *precision) in itertools.product(SYNCHRONIZED, shares, backends):
+    for key, sizes, (backend, dtype) in itertools.product(SYNCHRONIZED, shares, backends):
         with use_backend(backend):
-            check_synchronized(DistributedDataParallel, sizes, key, *precision)
+            check_synchronized(DistributedDataParallel, sizes, key, dtype)
     leave_group()
 
 
@@ -267,7 +230,7 @@ def synchronized_by_triton(rank, size, port, shares):
     """The same with Triton's kernels in its interpreter, in float32."""
     import interpreter  # noqa: F401 - mends Triton's for NumPy
 
-    synchronized(rank, size, port, shares, [("triton", torch.float32, 1e-4)])
+    synchronized(rank, size, port, shares, [("triton", torch.float32)])
 
 
 def sync_norm(key, sync=True):
@@ -296,12 +259,12 @@ def gradients_on_one_process(rank):
         (layer(x) * weights.split(sizes)[rank]).sum().backward()
         (alone(joined) * weights).sum().backward()
         if rank == 0:
-            check_close(x.grad, joined.grad.split(sizes)[0], 1e-10, (key, sizes))
+            assert_close(x.grad, joined.grad.split(sizes)[0], SUMMED)
         # Only these gradients, for which x and the statistics need none.
         (grad,) = torch.autograd.grad((layer(x) * weights.split(sizes)[rank]).sum(), layer.bias)
         grad = grad.contiguous()  # it is expanded, and gloo writes as if it were not
         dist.all_reduce(grad)
-        check_close(grad, alone.bias.grad, 1e-10, (key, sizes))
+        assert_close(grad, alone.bias.grad, SUMMED)
 
 
 def recomputed(rank):
@@ -310,7 +273,7 @@ def recomputed(rank):
     for layer in map(sync_norm, SYNCHRONIZED):
         outputs = layer(x), checkpoint(layer, x, use_reentrant=False)
         expected, found = (torch.autograd.grad(y.sum(), (x, layer.weight)) for y in outputs)
-        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        assert_equal(found, expected)
 
 
 def silent_layers(rank):
@@ -333,7 +296,7 @@ def within_groups(rank):
     for key in SYNCHRONIZED:
         layer = sync_norm(key, sync=groups[rank // 2])
         expected = sync_norm(key, sync=False)(x[rank // 2 * 2 :][:2])[rank % 2]
-        check_close(layer(x[rank : rank + 1])[0], expected, 1e-10, key)
+        assert_close(layer(x[rank : rank + 1])[0], expected, SUMMED)
 
 
 def untraceable(rank):
@@ -353,7 +316,7 @@ def untraceable(rank):
     compiled = torch.compile(
         nn.Sequential(nn.Identity(), sync_norm("EN"), nn.ReLU()), backend="eager"
     )
-    check_close(compiled(x), sync_norm("EN")(x).relu(), 1e-12, "compiled")
+    assert_close(compiled(x), sync_norm("EN")(x).relu())
 
 
 def detectron2_synchronized():

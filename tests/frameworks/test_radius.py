@@ -108,13 +108,6 @@ def test_gradients_of_logits_are_clipped_to_norm_1(train, tmp_path):
     assert (model.norm.weight - 1).norm() > 1e-9 * LENGTH  # not clipped
 
 
-@frameworks
-def test_models_without_the_layer_are_trained_as_they_are(train, tmp_path):
-    model = Small(nn.BatchNorm2d)
-    train(model, tmp_path)
-    assert model.norm.num_batches_tracked == LENGTH
-
-
 def test_a_fused_optimizers_scaled_gradients_are_clipped_to_the_scaled_norm():
     moved = []
     for scale in (1.0, 2.0**16):

@@ -38,14 +38,11 @@ def merged(path):
 # ---- configs
 
 
-def test_a_yaml_with_overrides():
+def test_overrides_device_and_mixed_precision_reach_both_kinds_of_configs(tmp_path):
     words = ["OUTPUT_DIR", "out", "MODEL.FPN.NORM", "EN(reduction=8)"]
     cfg = load_config(str(SHAPES), words, "cuda:0", amp=True)
     assert output_folder(cfg) == "out" and cfg.MODEL.FPN.NORM == "EN(reduction=8)"
     assert cfg.MODEL.DEVICE == "cuda:0" and cfg.SOLVER.AMP.ENABLED
-
-
-def test_a_lazy_config_with_overrides(tmp_path):
     path = tmp_path / "lazy.py"
     path.write_text(LAZY)
     words = ["train.output_dir=out", "model.roi_heads.num_classes=7"]
