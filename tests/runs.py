@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -158,6 +159,13 @@ def write_class_folders(folder: Path, each: int, height: int) -> Path:
             pixels = generator.integers(0, 255, (height, 32, 3), np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     return folder
+
+
+def assert_gone(pids, seconds=30):
+    until = time.monotonic() + seconds
+    while running := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < until, f"processes {running} are left after {seconds} s"
+        time.sleep(0.1)
 
 
 #: Command -> what it needs before it looks at its words.
