@@ -1,7 +1,6 @@
 """Small runs of tools/train_net.py on the generated shapes, one of each kind."""
 
 import csv
-import sys
 import time
 from pathlib import Path
 from uuid import uuid4
@@ -13,6 +12,8 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 SMALL = [*SMALL_DETECTRON2, "SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0"]
 SMALL += ["TEST.DETECTIONS_PER_IMAGE", "10"]
 NO_TEST = ["DATASETS.TEST", "()"]
+#: Code of a process that trains by its arguments.
+TRAIN = "import sys; from ilm_plugins.cli.train import main; sys.exit(main())"
 
 
 def detectron2_command(*options, out, opts=(), config=SHAPES):
@@ -21,8 +22,6 @@ def detectron2_command(*options, out, opts=(), config=SHAPES):
     return [*first, "OUTPUT_DIR", str(out), *SMALL, *opts]
 
 
-#: Starts two processes of a tool.
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
 #: A detectron2 LazyConfig.
 LAZY = """
 from detectron2.config import LazyCall as L

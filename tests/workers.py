@@ -326,36 +326,28 @@ def untraceable(rank):
     assert_close(compiled(x), sync_norm("EN")(x).relu())
 
 
-def detectron2_synchronized():
-    """Each such layer by a NORM string with sync=True, in processes that detectron2 has started."""
-    from detectron2.layers import get_norm
-
-    from ilm_plugins.frameworks.detectron2.train import create_ddp_model
-
-    torch.set_num_threads(1)
-
-    def make(key, sync):
-        options = ", ".join(f"{k}={v}" for k, v in {"sync": sync, **SYNCHRONIZED[key]}.items())
-        return two_norms(key, sync, lambda: get_norm(f"{key}({options})", 16))
-
-    for key, sizes in itertools.product(SYNCHRONIZED, ((3, 3), (5, 1), (4, 0))):
-        check_synchronized(create_ddp_model, sizes, key, make=make)
-    leave_group()
-
-
-def openmmlab_synchronized(rank, port):
-    """Each such layer with statistics of all processes, by a norm_cfg, under MMEngine's DDP."""
-    from mmcv.cnn import build_norm_layer
-    from mmengine.model import MMDistributedDataParallel
-
+def synchronized_by_name(rank, port, framework):
+    """Each such layer by its name, in a framework's DistributedDataParallel."""
     join(rank, 2, port)
+    if framework == "detectron2":
+        from detectron2.layers import get_norm
+
+        from ilm_plugins.frameworks.detectron2.train import create_ddp_model as wrap
+
+        def build(key, options):
+            return get_norm(f"{key}({', '.join(f'{k}={v}' for k, v in options.items())})", 16)
+    else:
+        from mmcv.cnn import build_norm_layer
+        from mmengine.model import MMDistributedDataParallel as wrap
+
+        def build(key, options):
+            return build_norm_layer({"type": key, **options}, 16)[1]
 
     def make(key, sync):
-        norm_cfg = {"type": key, "sync": sync, **SYNCHRONIZED[key]}
-        return two_norms(key, sync, lambda: build_norm_layer(norm_cfg, 16)[1])
+        return two_norms(key, sync, lambda: build(key, {"sync": sync, **SYNCHRONIZED[key]}))
 
-    for key, sizes in itertools.product(SYNCHRONIZED, ((3, 3), (5, 1), (4, 0))):
-        check_synchronized(MMDistributedDataParallel, sizes, key, make=make)
+    for key, sizes in itertools.product(SYNCHRONIZED, ((5, 1), (4, 0))):
+        check_synchronized(wrap, sizes, key, make=make)
     leave_group()
 
 
@@ -363,9 +355,9 @@ def openmmlab_synchronized(rank, port):
 
 
 def start_by(method):
-    """Have runs start processes by a quicker method than "spawn", which imports torch in each.
+    """Have runs start processes by "forkserver", that of :mod:`fresh`, or in it by "fork".
 
-    "forkserver" takes those of :mod:`fresh`; "fork" is for a process that has come from there.
+    By default torch is imported in each.
     """
     quick = partial(processes.LaunchConfig, start_method=method)
     return patch.object(processes, "LaunchConfig", quick)
