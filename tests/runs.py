@@ -1,10 +1,14 @@
 """Small runs of tools/train_net.py on the generated shapes, one of each kind."""
 
 import csv
+import os
+import signal
+import sys
 import time
 from pathlib import Path
 from uuid import uuid4
 
+import fresh
 from ilm_plugins.reproduction.miniature import SMALL_DETECTRON2
 
 SHAPES = Path(__file__).parents[1] / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
@@ -12,8 +16,16 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 SMALL = [*SMALL_DETECTRON2, "SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0"]
 SMALL += ["TEST.DETECTIONS_PER_IMAGE", "10"]
 NO_TEST = ["DATASETS.TEST", "()"]
-#: Code of a process that trains by its arguments.
-TRAIN = "import sys; from ilm_plugins.cli.train import main; sys.exit(main())"
+#: Code of a process that trains by its arguments, with what it needs imported before it forks.
+TRAIN = """
+import sys
+import {module}
+from ilm_plugins.cli.train import main
+from workers import start_by
+
+with start_by("fork"):
+    sys.exit(main())
+"""
 
 
 def detectron2_command(*options, out, opts=(), config=SHAPES):
@@ -165,6 +177,22 @@ def assert_gone(pids, seconds=30):
     while running := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < until, f"processes {running} are left after {seconds} s"
         time.sleep(0.1)
+
+
+def train_until_killed(module, words, path):
+    """Train until a file is there, then kill the first process by SIGKILL, and see all end."""
+    log = path.parent.with_suffix(".log")
+    with log.open("w") as output:
+        command = [sys.executable, "-c", TRAIN.format(module=module), *words]
+        process = fresh.Process(command, stdout=output, stderr=output)
+    end = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert_gone(children)
 
 
 #: Command -> what it needs before it looks at its words.

@@ -1,14 +1,8 @@
 """Training, evaluation and resuming of MMEngine's configs, and the record of a run."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,8 +18,8 @@ from ilm_plugins.cli import train
 from ilm_plugins.frameworks import record
 from ilm_plugins.frameworks.openmmlab.checkpoints import latest, use_safe_checkpoints
 from ilm_plugins.frameworks.openmmlab.train import StopAtNaN
-from runs import TRAIN, assert_gone
 from runs import mmengine_command as command
+from runs import train_until_killed
 
 use_safe_checkpoints()  # it lets MMEngine's log of losses be read
 
@@ -75,16 +69,8 @@ def test_two_processes_that_are_killed_resume_with_their_optimizer(config, tmp_p
     )
     path, out = derive(tmp_path / "two.py", config, text), tmp_path / "out"
     opts = ["train_cfg.max_iters=100000"]
-    words = map(str, command(path, "--num-processes", "2", out=out, opts=opts))
-    with subprocess.Popen([sys.executable, "-c", TRAIN, *words], stdout=subprocess.DEVNULL) as run:
-        end = time.monotonic() + 240
-        while not (out / "iter_6.pth").exists():
-            assert run.poll() is None and time.monotonic() < end
-            time.sleep(0.02)
-        children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-        os.kill(run.pid, signal.SIGKILL)
-    assert len(children) >= 2
-    assert_gone(children)
+    words = command(path, "--num-processes", "2", out=out, opts=opts)
+    train_until_killed("mmseg.models", words, out / "iter_4.pth")
     found = record.read(out)
     assert (found["processes"], found["batch"], found["planned"]) == (2, 4, 100000)
 
