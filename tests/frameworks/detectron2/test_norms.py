@@ -142,22 +142,6 @@ def test_a_lazy_config_takes_names_and_classes(norm, layer):
     assert type(stem.conv1.norm) is layer
 
 
-def test_a_resnet_and_its_fpn_have_the_norm_everywhere():
-    cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
-    levels = ["res2", "res3", "res4", "res5"]
-    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = levels
-    cfg.MODEL.FPN.OUT_CHANNELS = 64
-    cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = "EN"
-    backbone = build_backbone(cfg)
-    kinds = [type(m) for m in backbone.modules() if isinstance(m, nn.GroupNorm | nn.BatchNorm2d)]
-    stem, stages, pyramid = 1, 4 + 5 + 5 + 5, 2 * 4
-    assert kinds == [ExemplarNorm] * (stem + stages + pyramid)
-    for level in backbone(torch.randn(1, 3, 32, 32)).values():
-        assert level.shape[1] == 64 and level.isfinite().all()
-
-
 # ---- RetinaNet's levels
 
 
