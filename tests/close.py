@@ -6,6 +6,8 @@ import torch
 
 #: Half units in the last place by which a sum of some thousand terms may differ in another order.
 ROUNDINGS = 1024
+#: 1e-10 in roundings of float64: of whole models, and where equations are written in another way.
+EQUAL = 1e-10 * 2**53
 
 
 def unit(dtype):
