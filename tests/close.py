@@ -24,7 +24,7 @@ def assert_close(actual, expected, roundings=ROUNDINGS, scale=None):
     """
     if isinstance(expected, dict):
         assert actual.keys() == expected.keys()
-        actual, expected = list(actual.values()), list(expected.values())
+        actual, expected = [actual[key] for key in expected], list(expected.values())
     if not isinstance(expected, torch.Tensor):
         for a, e in zip(actual, expected, strict=True):
             assert_close(a, e, roundings, scale)
