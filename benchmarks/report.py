@@ -15,7 +15,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "record.json"
 RECORD_OF_GPU = ROOT / "benchmarks" / "record_gpu.json"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "gpu.md")
+PAGES = tuple(ROOT / page for page in ("README.md", "docs/performance.md", "benchmarks/README.md"))
 #: A table in a page: start marker, name of the table, end marker.
 TABLE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 #: Number of maps that a pass must read or write: forward x and y; backward also dy, x and dx.
