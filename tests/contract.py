@@ -91,13 +91,14 @@ def test_every_norm_is_in_every_place(root):
     """A new norm that misses a place fails here, by the name of the place."""
     from ilm_plugins.surgery.norms import LAYERS
 
-    pages = "".join(page.read_text() for page in (root / "docs" / "layers").glob("*.md"))
+    table, reference = ((root / "docs" / page).read_text() for page in ("layers.md", "api.md"))
     places = {
         "ilm_plugins.__all__": lambda key, norm: norm.__name__ in ilm_plugins.__all__,
         "tests/equations/cases.py": lambda key, norm: key in CASES,
         "its class attribute replaces": lambda key, norm: vars(norm)["replaces"] in PLAIN,
         "ilm_plugins/surgery/norms.py": lambda key, norm: norm in LAYERS,
-        "docs/layers": lambda key, norm: f"autoclass:: ilm_plugins.{norm.__name__}" in pages,
+        "docs/layers.md": lambda key, norm: f"| `{key}` | `{norm.__name__}` |" in table,
+        "docs/api.md": lambda key, norm: f"autoclass:: {norm.__name__}\n" in reference,
     }
     lacking = [(key, p) for p, has in places.items() for key in NORMS if not has(key, NORMS[key])]
     assert not lacking, f"norms that are not in a place: {lacking}"

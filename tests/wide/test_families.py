@@ -1,8 +1,8 @@
-"""The table in docs/families.md: one model of each family takes a training step with each norm."""
+"""The record docs/families.json: one model of each family takes a training step with each norm."""
 
 import importlib
 import inspect
-import re
+import json
 from pathlib import Path
 
 import pytest
@@ -19,19 +19,17 @@ PLAIN = ("BN", "SyncBN", "GN", "IN")
 
 
 def rows():
-    """(library, model, norm's key, way of setting it) for each model that the page says trains."""
-    for part in (DOCS / "families.md").read_text("utf-8").split("\n## ")[1:]:
-        library, _, table = part.partition("\n")
-        for line in re.findall(r"^\| (.*) \|$", table, re.M)[1:]:
-            *model, words = line.split(" | ")
+    """(library, model, norm's key, way of setting it) for each model of the record that trains."""
+    for library, models in json.loads((DOCS / "families.json").read_text("utf-8")).items():
+        for model, words in models.items():
             for key in KEYS if not words.startswith("no: ") else ():
                 ways = [way for way in words.split("; ") if key in way] or [words]
-                yield library, "/".join(model), key, ways[0].partition(" (")[0]
+                yield library, model, key, ways[0].partition(" (")[0]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("library, name, key, way", list(rows()))
-def test_a_family_trains_as_the_page_says(library, name, key, way):
+def test_a_family_trains_as_the_record_says(library, name, key, way):
     pytest.importorskip(library, reason=f"needs {library}'s models")
     build = named if library in ("torchvision", "timm") else configured
     model, loss_of = build(library, name, key, way)
