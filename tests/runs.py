@@ -1,10 +1,14 @@
 """Small runs of tools/train_net.py on the generated shapes, one of each kind."""
 
 import csv
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from uuid import uuid4
 
+import fresh
 from ilm_plugins.reproduction.miniature import SMALL_DETECTRON2
 
 SHAPES = Path(__file__).parents[1] / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
@@ -12,6 +16,16 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 SMALL = [*SMALL_DETECTRON2, "SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0"]
 SMALL += ["TEST.DETECTIONS_PER_IMAGE", "10"]
 NO_TEST = ["DATASETS.TEST", "()"]
+#: Code of a process that trains by its arguments, with what it needs imported before it forks.
+TRAIN = """
+import sys
+import {module}
+from ilm_plugins.cli.train import main
+from workers import start_by
+
+with start_by("fork"):
+    sys.exit(main())
+"""
 
 
 def detectron2_command(*options, out, opts=(), config=SHAPES):
@@ -20,8 +34,6 @@ def detectron2_command(*options, out, opts=(), config=SHAPES):
     return [*first, "OUTPUT_DIR", str(out), *SMALL, *opts]
 
 
-#: Starts two processes of a tool.
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
 #: A detectron2 LazyConfig.
 LAZY = """
 from detectron2.config import LazyCall as L
@@ -158,6 +170,29 @@ def write_class_folders(folder: Path, each: int, height: int) -> Path:
             pixels = generator.integers(0, 255, (height, 32, 3), np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     return folder
+
+
+def assert_gone(pids, seconds=30):
+    until = time.monotonic() + seconds
+    while running := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < until, f"processes {running} are left after {seconds} s"
+        time.sleep(0.1)
+
+
+def train_until_killed(module, words, path):
+    """Train until a file is there, then kill the first process by SIGKILL, and see all end."""
+    log = path.parent.with_suffix(".log")
+    with log.open("w") as output:
+        command = [sys.executable, "-c", TRAIN.format(module=module), *words]
+        process = fresh.Process(command, stdout=output, stderr=output)
+    end = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert_gone(children)
 
 
 #: Command -> what it needs before it looks at its words.

@@ -1,6 +1,7 @@
 """What tests run in processes of their own, which find it by this module's name."""
 
 import copy
+import importlib
 import itertools
 import os
 import socket
@@ -8,6 +9,9 @@ import time
 import warnings
 from contextlib import nullcontext
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,8 +21,15 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from close import ROUNDINGS, assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, set_radius, use_backend
+from ilm_plugins.cli import train
+from ilm_plugins.errors import UserError
+from ilm_plugins.frameworks import processes
 from ilm_plugins.frameworks.processes import leave_group
+
+#: Roundings of models in float64, 1e-10 of the largest value.
+DOUBLE = 2**20
 
 
 class Harmful:
@@ -53,41 +64,6 @@ def own_gradients(model):
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def check_gradients(make, wrap, batch, sizes, separate, steps=1, read=None):
-    """Compare the gradients of several processes, which share a batch, with those of one.
-
-    Args:
-        make: what gives the model.
-        wrap: what makes it DistributedDataParallel, or shards it.
-        batch: of all processes.
-        sizes: of each process's share.
-        separate: whether a model normalizes by the statistics of what each call is given.
-        steps: passes over which gradients are accumulated.
-        read: of a sharded model, what gives the whole gradients by the parameters' names.
-    """
-
-    def parts(share):
-        return [share[step::steps] for step in range(steps)]
-
-    shares = batch.split(sizes)
-    model = make()
-    parallel = wrap(model)
-    mine = parts(shares[dist.get_rank()])
-    for part in mine:
-        with parallel.no_sync() if part is not mine[-1] else nullcontext():
-            # DistributedDataParallel averages over the processes.
-            (parallel(part).square().sum() * len(sizes)).backward()
-    alone = make()
-    for share in shares if separate else (batch,):
-        for part in parts(share):
-            alone(part).square().sum().backward()
-    found = read(parallel) if read else own_gradients(model)
-    for name, expected in own_gradients(alone).items():
-        scale = expected.abs().max()
-        error = (found[name] - expected).abs().max()
-        assert error <= 1e-6 * scale, (sizes, name, error / scale)
-
-
 def images(count, channels, size):
     generator = torch.Generator().manual_seed(1)
     return torch.randn(count, channels, size, size, generator=generator, dtype=torch.float64)
@@ -99,25 +75,29 @@ def small_model(key):
     return nn.Sequential(*layers).double()
 
 
-def check_layers(wrap, shares, keys=NORMS, steps=(1,), read=None):
-    """Compare the gradients of every layer, for several ways to share a batch.
+def check_gradients(wrap, read, shares, keys=NORMS, steps=(1,)):
+    """Compare the gradients of several processes, which share a batch, with those of one.
 
     Args:
-        wrap, read: as for :func:`check_gradients`.
-        shares: the sizes of the processes' shares, for each way.
+        wrap: what makes a model DistributedDataParallel, or shards it.
+        read: what gives such a model's whole gradients by the parameters' names.
+        shares: the sizes of the processes' shares, for each way to share a batch.
         keys: of the layers.
         steps: passes over which gradients are accumulated, one after the other.
     """
     for key, sizes, passes in itertools.product(keys, shares, steps):
-        check_gradients(
-            lambda key=key: small_model(key),
-            wrap,
-            images(sum(sizes), 3, 8),
-            sizes,
-            separate=key in ("EN", "SN", "SSN"),
-            steps=passes,
-            read=read,
-        )
+        batch = images(sum(sizes), 3, 8)
+        parallel, alone = wrap(small_model(key)), small_model(key)
+        mine = batch.split(sizes)[dist.get_rank()]
+        for step in range(passes):
+            with parallel.no_sync() if step < passes - 1 else nullcontext():
+                # DistributedDataParallel averages over the processes.
+                (parallel(mine[step::passes]).square().sum() * len(sizes)).backward()
+        # What normalizes over a batch does over each process's.
+        for share in batch.split(sizes) if key in SYNCHRONIZED else (batch,):
+            for step in range(passes):
+                alone(share[step::passes]).square().sum().backward()
+        assert_close(read(parallel), own_gradients(alone), DOUBLE)
     leave_group()
 
 
@@ -125,7 +105,9 @@ def gradients(rank, size, port, shares):
     """A layer of each kind under torch's own DistributedDataParallel."""
     join(rank, size, port)
     keys = "ILMGN", "EN", "SSN", "AN"
-    check_layers(DistributedDataParallel, shares, keys, steps=(1, 2))
+    check_gradients(
+        DistributedDataParallel, lambda ddp: own_gradients(ddp.module), shares, keys, steps=(1, 2)
+    )
 
 
 def by_fsdp(model):
@@ -182,7 +164,7 @@ def sharded_gradients(rank, size, port, kind, shares):
     fixed = [buffer for name, buffer in whole.named_buffers() if "fixed" in name]
     found = [buffer for name, buffer in sharded.named_buffers() if "fixed" in name]
     assert fixed and all(map(torch.any, fixed)) and all(map(torch.equal, fixed, found))
-    check_layers(wrap, shares, read=read)
+    check_gradients(wrap, read, shares)
 
 
 # ---- statistics of all processes
@@ -214,22 +196,14 @@ def two_norms(key, sync, build=None):
     return model
 
 
-def check_close(found, expected, tolerance, words):
-    """Compare two tensors by the largest value of the expected one; empty ones agree."""
-    assert found.shape == expected.shape, words
-    if expected.numel():
-        error, scale = (found - expected).abs().max(), expected.abs().max()
-        assert error <= tolerance * scale, (words, error / scale)
-
-
-def check_synchronized(wrap, sizes, key, dtype=torch.float64, tolerance=1e-10, make=two_norms):
+def check_synchronized(wrap, sizes, key, dtype=torch.float64, roundings=DOUBLE, make=two_norms):
     """Compare a step of several processes, which share a batch, with one of the whole batch.
 
     Args:
         wrap: what makes a model DistributedDataParallel.
         sizes: of each process's share.
         key: of the layer.
-        dtype, tolerance: of model and images, and of all that is compared.
+        dtype, roundings: of model and images, and of all that is compared.
         make: what gives the model, from the key and its option ``sync``.
     """
 
@@ -245,13 +219,11 @@ def check_synchronized(wrap, sizes, key, dtype=torch.float64, tolerance=1e-10, m
     together, alone = make(key, True).to(dtype), make(key, False).to(dtype)
     # DistributedDataParallel averages over the processes.
     mine = step(wrap(together), batch.split(sizes)[rank], weights.split(sizes)[rank], size)
-    whole = step(alone, batch, weights, 1)
-    for name, found, expected in zip(("y", "dx"), mine, whole, strict=True):
-        check_close(found, expected.split(sizes)[rank], tolerance, (key, sizes, name))
-    for name, expected in own_gradients(alone).items():
-        check_close(own_gradients(together)[name], expected, tolerance, (key, sizes, name))
-    for name, expected in alone.named_buffers():
-        check_close(dict(together.named_buffers())[name], expected, tolerance, (key, sizes, name))
+    for found, whole in zip(mine, step(alone, batch, weights, 1), strict=True):
+        scale = whole.abs().max().item()
+        assert_close(found, whole.split(sizes)[rank], roundings, scale)
+    assert_close(own_gradients(together), own_gradients(alone), roundings)
+    assert_close(dict(together.named_buffers()), dict(alone.named_buffers()), roundings)
 
 
 def synchronized(rank, size, port, shares, backends):
@@ -267,7 +239,7 @@ def synchronized_by_triton(rank, size, port, shares):
     """The same with Triton's kernels in its interpreter, in float32."""
     import interpreter  # noqa: F401 - mends Triton's for NumPy
 
-    synchronized(rank, size, port, shares, [("triton", torch.float32, 1e-4)])
+    synchronized(rank, size, port, shares, [("triton", torch.float32, ROUNDINGS)])
 
 
 def sync_norm(key, sync=True):
@@ -296,12 +268,12 @@ def gradients_on_one_process(rank):
         (layer(x) * weights.split(sizes)[rank]).sum().backward()
         (alone(joined) * weights).sum().backward()
         if rank == 0:
-            check_close(x.grad, joined.grad.split(sizes)[0], 1e-10, (key, sizes))
+            assert_close(x.grad, joined.grad.split(sizes)[0], DOUBLE)
         # Only these gradients, for which x and the statistics need none.
         (grad,) = torch.autograd.grad((layer(x) * weights.split(sizes)[rank]).sum(), layer.bias)
         grad = grad.contiguous()  # it is expanded, and gloo writes as if it were not
         dist.all_reduce(grad)
-        check_close(grad, alone.bias.grad, 1e-10, (key, sizes))
+        assert_close(grad, alone.bias.grad, DOUBLE)
 
 
 def recomputed(rank):
@@ -310,7 +282,7 @@ def recomputed(rank):
     for layer in map(sync_norm, SYNCHRONIZED):
         outputs = layer(x), checkpoint(layer, x, use_reentrant=False)
         expected, found = (torch.autograd.grad(y.sum(), (x, layer.weight)) for y in outputs)
-        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        assert_equal(found, expected)
 
 
 def silent_layers(rank):
@@ -333,7 +305,7 @@ def within_groups(rank):
     for key in SYNCHRONIZED:
         layer = sync_norm(key, sync=groups[rank // 2])
         expected = sync_norm(key, sync=False)(x[rank // 2 * 2 :][:2])[rank % 2]
-        check_close(layer(x[rank : rank + 1])[0], expected, 1e-10, key)
+        assert_close(layer(x[rank : rank + 1])[0], expected, DOUBLE)
 
 
 def untraceable(rank):
@@ -353,47 +325,78 @@ def untraceable(rank):
     compiled = torch.compile(
         nn.Sequential(nn.Identity(), sync_norm("EN"), nn.ReLU()), backend="eager"
     )
-    check_close(compiled(x), sync_norm("EN")(x).relu(), 1e-12, "compiled")
+    assert_close(compiled(x), sync_norm("EN")(x).relu())
 
 
-def detectron2_synchronized():
-    """Each such layer by a NORM string with sync=True, in processes that detectron2 has started."""
-    from detectron2.layers import get_norm
-
-    from ilm_plugins.frameworks.detectron2.train import create_ddp_model
-
-    torch.set_num_threads(1)
-
-    def make(key, sync):
-        options = ", ".join(f"{k}={v}" for k, v in {"sync": sync, **SYNCHRONIZED[key]}.items())
-        return two_norms(key, sync, lambda: get_norm(f"{key}({options})", 16))
-
-    for key, sizes in itertools.product(SYNCHRONIZED, ((3, 3), (5, 1), (4, 0))):
-        check_synchronized(create_ddp_model, sizes, key, make=make)
-    leave_group()
-
-
-def openmmlab_synchronized(rank, port):
-    """Each such layer with statistics of all processes, by a norm_cfg, under MMEngine's DDP."""
-    from mmcv.cnn import build_norm_layer
-    from mmengine.model import MMDistributedDataParallel
-
+def synchronized_by_name(rank, port, framework):
+    """Each such layer by its name, in a framework's DistributedDataParallel."""
     join(rank, 2, port)
+    if framework == "detectron2":
+        from detectron2.layers import get_norm
+
+        from ilm_plugins.frameworks.detectron2.train import create_ddp_model as wrap
+
+        def build(key, options):
+            return get_norm(f"{key}({', '.join(f'{k}={v}' for k, v in options.items())})", 16)
+    else:
+        from mmcv.cnn import build_norm_layer
+        from mmengine.model import MMDistributedDataParallel as wrap
+
+        def build(key, options):
+            return build_norm_layer({"type": key, **options}, 16)[1]
 
     def make(key, sync):
-        norm_cfg = {"type": key, "sync": sync, **SYNCHRONIZED[key]}
-        return two_norms(key, sync, lambda: build_norm_layer(norm_cfg, 16)[1])
+        return two_norms(key, sync, lambda: build(key, {"sync": sync, **SYNCHRONIZED[key]}))
 
-    for key, sizes in itertools.product(SYNCHRONIZED, ((3, 3), (5, 1), (4, 0))):
-        check_synchronized(MMDistributedDataParallel, sizes, key, make=make)
+    for key, sizes in itertools.product(SYNCHRONIZED, ((5, 1), (4, 0))):
+        check_synchronized(wrap, sizes, key, make=make)
     leave_group()
 
 
-# ---- signals
+# ---- processes of a run
 
 
-def rest(pids):
-    """Say its number, and wait for a signal, which may come before the first sleep begins."""
-    pids.put(os.getpid())
-    for _ in range(6000):
-        time.sleep(0.1)
+def start_by(method):
+    """Have runs start processes by "forkserver", that of :mod:`fresh`, or in it by "fork".
+
+    By default torch is imported in each.
+    """
+    quick = partial(processes.LaunchConfig, start_method=method)
+    return patch.object(processes, "LaunchConfig", quick)
+
+
+def meet(options):
+    """Write a file of this rank as soon as all have met, then do what ``config_file`` says."""
+    dist.init_process_group("gloo")
+    total, rank = torch.ones(1), dist.get_rank()
+    dist.all_reduce(total)
+    Path(f"rank{rank}").write_text(f"{total.item():.0f} {os.getpid()}")
+    if rank == 1:
+        match options.config_file:
+            case "mistake":
+                raise UserError("set SOMETHING")
+            case "crash":
+                raise FloatingPointError("the loss is NaN")
+            case "killed":
+                os.kill(os.getpid(), 9)
+    if options.config_file == "sleep":
+        time.sleep(300)
+    dist.barrier()
+
+
+def launch_one_machine(folder, options):
+    os.chdir(folder)
+    with start_by("fork"):
+        processes.launch(meet, options)
+
+
+def train_for_each(requests, module, words):
+    """Train in a fork for each request, until it is killed; say its number, and when it ended."""
+    importlib.import_module(module)
+    for _ in iter(requests.recv, None):
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os._exit(train.main(words))
+        requests.send(child)
+        requests.send(os.waitpid(child, 0)[1])
