@@ -386,8 +386,8 @@ def test_threads_of_python_at_once_and_a_forked_process(threads):
     expected = [outputs(layer, x) for layer, x in work]
     with ThreadPoolExecutor(4) as pool:
         assert_equal(list(pool.map(lambda case: outputs(*case), work)), expected)
-    # As a worker of a data loader, after the parent's threads have run. Without a backward pass:
-    # torch refuses it in a fork once autograd has started threads, as torch.export does.
+    # As a worker of a data loader, after the parent's threads have run. Without a backward pass,
+    # which torch refuses in a fork where fake tensors came before the process's first one.
     loader = torch.utils.data.DataLoader(
         work[:4], batch_size=None, num_workers=1, collate_fn=lambda case: case[0](case[1]).detach()
     )

@@ -206,7 +206,7 @@ def at_large_means(*shape, layout=torch.Tensor.contiguous):
 @paths("one-read", wide("streaming"), "small-tiles")
 def test_large_means(layout, path):
     layer = build("ILMGN", 8, 2, key_group_size=2, hidden=3)
-    check_layer(layer, at_large_means(2, 8, 6, 6, layout=layout), 64)
+    check_layer(layer, at_large_means(2, 8, 6, 6, layout=layout), 128)
 
 
 @runs
@@ -216,7 +216,7 @@ def test_mixtures_at_large_means(name, training):
     layer = build(name, 12, training=training)
     if not training:
         layer.running_mean += 1000
-    check_layer(layer, at_large_means(2, 12, 4, 4), 64)
+    check_layer(layer, at_large_means(2, 12, 4, 4), 128)
 
 
 @runs
@@ -283,6 +283,7 @@ def test_a_channels_gradients_have_no_rounding_errors_of_its_neighbours(layout, 
 
 
 @runs
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 @pytest.mark.parametrize(
     "name, path",
     [("ILMGN", "one-read"), *((name, "streaming") for name in ("ILMGN", "ILMIN", "EN", "SN"))],
