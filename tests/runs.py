@@ -1,6 +1,5 @@
 """Small runs of tools/train_net.py on the generated shapes, one of each kind."""
 
-import csv
 import os
 import signal
 import sys
@@ -12,7 +11,6 @@ import fresh
 from ilm_plugins.reproduction.miniature import SMALL_DETECTRON2
 
 SHAPES = Path(__file__).parents[1] / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 SMALL = [*SMALL_DETECTRON2, "SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0"]
 SMALL += ["TEST.DETECTIONS_PER_IMAGE", "10"]
 NO_TEST = ["DATASETS.TEST", "()"]
@@ -26,12 +24,6 @@ from workers import start_by
 with start_by("fork"):
     sys.exit(main())
 """
-
-
-def detectron2_command(*options, out, opts=(), config=SHAPES):
-    """The arguments of a run of detectron2's on the CPU."""
-    first = ["--config-file", str(config), "--num-gpus", "0", *options]
-    return [*first, "OUTPUT_DIR", str(out), *SMALL, *opts]
 
 
 #: A detectron2 LazyConfig.
@@ -74,65 +66,37 @@ dataloader.train.total_batch_size = 2
 dataloader.train.num_workers = dataloader.test.num_workers = 0
 """
 
-
+#: A config of a small segmenter.
 MMENGINE_CONFIG = """
-custom_imports = dict(imports=["ilm_plugins"], allow_failed_imports=False)
-default_scope = "mmseg"
+_base_ = "ilm_plugins::mmseg/_base_/fcn_r18-d8_shapes.py"
 norm_cfg = dict(type="ILMGN", num_groups=4)
 model = dict(
-    type="EncoderDecoder",
-    data_preprocessor=dict(type="SegDataPreProcessor", size=(64, 64), pad_val=0, seg_pad_val=255),
-    backbone=dict(type="ResNet", depth=18, base_channels=16, stem_channels=16, norm_cfg=norm_cfg),
-    decode_head=dict(
-        type="FCNHead", in_channels=128, channels=32, num_convs=1, concat_input=False,
-        num_classes=5, norm_cfg=norm_cfg,
+    data_preprocessor=dict(
+        _delete_=True, type="SegDataPreProcessor", size=(64, 64), pad_val=0, seg_pad_val=255
     ),
+    backbone=dict(base_channels=16, stem_channels=16, norm_cfg=norm_cfg),
+    decode_head=dict(in_channels=128, channels=32, norm_cfg=norm_cfg),
     auxiliary_head=None,
-    test_cfg=dict(mode="whole"),
 )
-pipeline = [
-    dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs"),
-]
-loader = dict(
-    batch_size=2, num_workers=0, sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="BaseSegDataset", data_root="DATASETS/shapes",
-        metainfo=dict(classes=("background", "circle", "square", "triangle", "star")),
-        data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation"),
-        pipeline=pipeline,
-    ),
-)
-train_dataloader = {**loader, "sampler": dict(type="InfiniteSampler", shuffle=True)}
-test_dataloader = {**loader, "batch_size": 1}
-test_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
-test_cfg = dict(type="TestLoop")
-optim_wrapper = dict(
-    type="OptimWrapper", optimizer=dict(type="SGD", lr=0.01, momentum=0.9), clip_grad=None
-)
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=4)
+folders = dict(img_path="images/validation", seg_map_path="annotations/validation")
+dataset = dict(data_root="DATASETS/shapes", data_prefix=folders)
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dataset)
+test_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dataset)
+val_dataloader = val_evaluator = val_cfg = param_scheduler = visualizer = None
+optim_wrapper = dict(optimizer=dict(lr=0.01, weight_decay=0), paramwise_cfg=None)
+train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=4)
 default_hooks = dict(
-    logger=dict(type="LoggerHook", interval=1, log_metric_by_epoch=False),
+    _delete_=True, logger=dict(type="LoggerHook", interval=1, log_metric_by_epoch=False),
     checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=2),
 )
-log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)
-tta_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(
-        type="TestTimeAug",
-        transforms=[
-            [dict(type="Resize", scale_factor=s, keep_ratio=True) for s in (0.5, 1.0)],
-            [dict(type="LoadAnnotations")],
-            [dict(type="PackSegInputs")],
-        ],
-    ),
-]
-tta_model = dict(type="SegTTAModel")
+resize = [dict(type="Resize", scale_factor=s, keep_ratio=True) for s in (0.5, 1.0)]
+transforms = [resize, [dict(type="LoadAnnotations")], [dict(type="PackSegInputs")]]
+tta_pipeline = [dict(type="LoadImageFromFile"), dict(type="TestTimeAug", transforms=transforms)]
 """
 
 
 def write_mmengine_config(path: Path, datasets: Path) -> Path:
-    """A config of a small segmenter."""
     path.write_text(MMENGINE_CONFIG.replace("DATASETS", str(datasets)))
     return path
 
@@ -143,33 +107,6 @@ def mmengine_command(config, *options, out, opts=()):
     # By default named by the second, and two runs of one name in a process share their records.
     name = f"experiment_name=run_{uuid4().hex}"
     return [*first, f"work_dir={out}", name, *opts]
-
-
-def pix2pix_command(root, datasets, *options, out, opts=(), config=None):
-    """The arguments of two epochs of eight pairs."""
-    settings = [
-        *(f"{name}.dataset.data_root={datasets / 'shapes'}" for name in LOADERS),
-        "train_cfg.max_epochs=2",
-        "train_cfg.val_interval=1",
-        "default_hooks.logger.interval=1",
-        *opts,
-    ]
-    shipped = root / "configs" / "pix2pix" / "shapes_ilmin_in.py"
-    return mmengine_command(config or shipped, *options, out=out, opts=settings)
-
-
-def write_class_folders(folder: Path, each: int, height: int) -> Path:
-    """Images of noise, 32 pixels wide: ``each`` of the classes cat and dog."""
-    import numpy as np
-    from PIL import Image
-
-    generator = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (folder / name).mkdir()
-        for i in range(each):
-            pixels = generator.integers(0, 255, (height, 32, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.png")
-    return folder
 
 
 def assert_gone(pids, seconds=30):
@@ -201,9 +138,3 @@ NEEDS = {
     "make-shapes": "PIL",
     "translate": "mmengine",
 }
-
-
-def read_csv(path):
-    """The rows of a CSV file, as dicts."""
-    with path.open() as file:
-        return list(csv.DictReader(file))

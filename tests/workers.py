@@ -30,6 +30,8 @@ from ilm_plugins.frameworks.processes import leave_group
 
 #: Roundings of models in float64, 1e-10 of the largest value.
 DOUBLE = 2**20
+#: The layers that synchronize -> their options with 16 channels.
+SYNCHRONIZED = {"EN": {"reduction": 8}, "SN": {}, "SSN": {}}
 
 
 class Harmful:
@@ -40,9 +42,6 @@ class Harmful:
 
     def __reduce__(self):
         return os.makedirs, (self.path, 0o777, True)
-
-
-# ---- gradients of several processes
 
 
 def free_port():
@@ -60,34 +59,29 @@ def join(rank, size, port):
     dist.init_process_group("gloo", rank=rank, world_size=size, timeout=patience)
 
 
-def own_gradients(model):
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
-
-
 def images(count, channels, size):
     generator = torch.Generator().manual_seed(1)
     return torch.randn(count, channels, size, size, generator=generator, dtype=torch.float64)
 
 
-def small_model(key):
-    torch.manual_seed(0)
-    layers = nn.Conv2d(3, 64, 3), NORMS[key](64), nn.ReLU(), nn.Conv2d(64, 1, 3)
-    return nn.Sequential(*layers).double()
+def own_gradients(model):
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+# ---- gradients of several processes
 
 
 def check_gradients(wrap, read, shares, keys=NORMS, steps=(1,)):
-    """Compare the gradients of several processes, which share a batch, with those of one.
+    """Compare the gradients, accumulated over steps, of processes that share a batch with one's.
 
-    Args:
-        wrap: what makes a model DistributedDataParallel, or shards it.
-        read: what gives such a model's whole gradients by the parameters' names.
-        shares: the sizes of the processes' shares, for each way to share a batch.
-        keys: of the layers.
-        steps: passes over which gradients are accumulated, one after the other.
+    ``wrap`` makes a model parallel, ``read`` gives such a model's whole gradients by name, and
+    ``shares`` has the sizes of the processes' shares, for each way to share a batch.
     """
     for key, sizes, passes in itertools.product(keys, shares, steps):
-        batch = images(sum(sizes), 3, 8)
-        parallel, alone = wrap(small_model(key)), small_model(key)
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 64, 3), NORMS[key](64), nn.ReLU(), nn.Conv2d(64, 1, 3)
+        alone, batch = nn.Sequential(*layers).double(), images(sum(sizes), 3, 8)
+        parallel = wrap(copy.deepcopy(alone))
         mine = batch.split(sizes)[dist.get_rank()]
         for step in range(passes):
             with parallel.no_sync() if step < passes - 1 else nullcontext():
@@ -104,10 +98,8 @@ def check_gradients(wrap, read, shares, keys=NORMS, steps=(1,)):
 def gradients(rank, size, port, shares):
     """A layer of each kind under torch's own DistributedDataParallel."""
     join(rank, size, port)
-    keys = "ILMGN", "EN", "SSN", "AN"
-    check_gradients(
-        DistributedDataParallel, lambda ddp: own_gradients(ddp.module), shares, keys, steps=(1, 2)
-    )
+    keys, read = ("ILMGN", "EN", "SSN", "AN"), lambda parallel: own_gradients(parallel.module)
+    check_gradients(DistributedDataParallel, read, shares, keys, steps=(1, 2))
 
 
 def by_fsdp(model):
@@ -169,18 +161,11 @@ def sharded_gradients(rank, size, port, kind, shares):
 
 # ---- statistics of all processes
 
-#: Of the layers that synchronize; 16 channels.
-SYNCHRONIZED = {"EN": {"reduction": 8}, "SN": {}, "SSN": {}}
-
 
 def two_norms(key, sync, build=None):
-    """A model whose parameters are all random, EN's last linear map included.
+    """A model with two norms of 16 channels, by ``build`` if given, and all parameters random.
 
     The first SSN moves its ratios away from their centre; the second has fixed ones without BN.
-
-    Args:
-        key, sync: of its norms.
-        build: what gives a norm of 16 channels, in place of the class.
     """
     torch.manual_seed(0)
     build = build or (lambda: NORMS[key](16, sync=sync, **SYNCHRONIZED[key]))
@@ -197,14 +182,9 @@ def two_norms(key, sync, build=None):
 
 
 def check_synchronized(wrap, sizes, key, dtype=torch.float64, roundings=DOUBLE, make=two_norms):
-    """Compare a step of several processes, which share a batch, with one of the whole batch.
+    """Compare a step of processes that share a batch with one of the whole batch.
 
-    Args:
-        wrap: what makes a model DistributedDataParallel.
-        sizes: of each process's share.
-        key: of the layer.
-        dtype, roundings: of model and images, and of all that is compared.
-        make: what gives the model, from the key and its option ``sync``.
+    ``wrap`` makes a model parallel; ``make`` gives one by the key and the option ``sync``.
     """
 
     def step(model, x, weights, factor):
@@ -214,14 +194,12 @@ def check_synchronized(wrap, sizes, key, dtype=torch.float64, roundings=DOUBLE, 
         return y.detach(), x.grad / factor
 
     rank, size = dist.get_rank(), len(sizes)
-    batch = images(sum(sizes), 3, 8).to(dtype)
-    weights = images(sum(sizes), 16, 4).to(dtype)
+    batch, weights = (images(sum(sizes), c, s).to(dtype) for c, s in ((3, 8), (16, 4)))
     together, alone = make(key, True).to(dtype), make(key, False).to(dtype)
     # DistributedDataParallel averages over the processes.
     mine = step(wrap(together), batch.split(sizes)[rank], weights.split(sizes)[rank], size)
     for found, whole in zip(mine, step(alone, batch, weights, 1), strict=True):
-        scale = whole.abs().max().item()
-        assert_close(found, whole.split(sizes)[rank], roundings, scale)
+        assert_close(found, whole.split(sizes)[rank], roundings, whole.abs().max().item())
     assert_close(own_gradients(together), own_gradients(alone), roundings)
     assert_close(dict(together.named_buffers()), dict(alone.named_buffers()), roundings)
 
@@ -240,92 +218,6 @@ def synchronized_by_triton(rank, size, port, shares):
     import interpreter  # noqa: F401 - mends Triton's for NumPy
 
     synchronized(rank, size, port, shares, [("triton", torch.float32, ROUNDINGS)])
-
-
-def sync_norm(key, sync=True):
-    torch.manual_seed(0)
-    layer = NORMS[key](16, sync=sync, **SYNCHRONIZED[key]).double()
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter, 0.2, 0.5)
-    return layer
-
-
-def in_one_group(rank, size, port, workers):
-    """Run functions of the process's number one after the other: to start processes is slow."""
-    join(rank, size, port)
-    for worker in workers:
-        worker(rank)
-    leave_group()
-
-
-def gradients_on_one_process(rank):
-    """Process 0 asks for its input's gradient; the others only for parameters'."""
-    for key, sizes in itertools.product(SYNCHRONIZED, ((3, 3), (4, 0), (0, 4))):
-        batch, weights = images(sum(sizes), 16, 4), images(sum(sizes), 16, 4).flip(0)
-        layer, alone = sync_norm(key), sync_norm(key, sync=False)
-        x, joined = batch.split(sizes)[rank].clone(), batch.clone().requires_grad_()
-        x.requires_grad_(rank == 0)
-        (layer(x) * weights.split(sizes)[rank]).sum().backward()
-        (alone(joined) * weights).sum().backward()
-        if rank == 0:
-            assert_close(x.grad, joined.grad.split(sizes)[0], DOUBLE)
-        # Only these gradients, for which x and the statistics need none.
-        (grad,) = torch.autograd.grad((layer(x) * weights.split(sizes)[rank]).sum(), layer.bias)
-        grad = grad.contiguous()  # it is expanded, and gloo writes as if it were not
-        dist.all_reduce(grad)
-        assert_close(grad, alone.bias.grad, DOUBLE)
-
-
-def recomputed(rank):
-    """Activation checkpointing, which repeats the forward pass, and what is sent there."""
-    x = images(4, 16, 4).split(2)[rank].requires_grad_()
-    for layer in map(sync_norm, SYNCHRONIZED):
-        outputs = layer(x), checkpoint(layer, x, use_reentrant=False)
-        expected, found = (torch.autograd.grad(y.sum(), (x, layer.weight)) for y in outputs)
-        assert_equal(found, expected)
-
-
-def silent_layers(rank):
-    """Process 0 alone runs layers that must not communicate: in evaluation, and frozen."""
-    if rank == 0:
-        x = images(2, 16, 4)
-        for key in SYNCHRONIZED:
-            assert torch.equal(sync_norm(key).eval()(x), sync_norm(key, sync=False).eval()(x))
-            frozen = freeze(sync_norm(key))
-            assert torch.equal(frozen(x), sync_norm(key).eval()(x))
-            # A hook of rank 0 logs the ratios.
-            layer = sync_norm(key)
-            layer.ratios(x) if key == "EN" else layer.ratios()
-
-
-def within_groups(rank):
-    """Processes (0, 1) and (2, 3) have statistics of their own."""
-    groups = [dist.new_group(ranks) for ranks in ((0, 1), (2, 3))]
-    x = images(4, 16, 4)
-    for key in SYNCHRONIZED:
-        layer = sync_norm(key, sync=groups[rank // 2])
-        expected = sync_norm(key, sync=False)(x[rank // 2 * 2 :][:2])[rank % 2]
-        assert_close(layer(x[rank : rank + 1])[0], expected, DOUBLE)
-
-
-def untraceable(rank):
-    """What cannot synchronize ends in one line; torch.compile leaves the layer as it is."""
-    x = images(2, 16, 4)
-    leaf = x.clone().requires_grad_()
-    layer = sync_norm("EN")
-    for attempt in (
-        lambda: torch.autograd.grad(layer(leaf).sum(), leaf, create_graph=True),
-        lambda: torch.func.grad(lambda t: layer(t).sum())(x),
-        lambda: torch.func.jvp(layer, (x,), (x,)),
-        lambda: torch.export.export(layer, (x,)),
-        lambda: torch.jit.trace(layer, x),
-    ):
-        with pytest.raises(RuntimeError, match=r"\Async=True: [^\n]* sync=False\Z"):
-            attempt()
-    compiled = torch.compile(
-        nn.Sequential(nn.Identity(), sync_norm("EN"), nn.ReLU()), backend="eager"
-    )
-    assert_close(compiled(x), sync_norm("EN")(x).relu())
 
 
 def synchronized_by_name(rank, port, framework):
@@ -353,6 +245,86 @@ def synchronized_by_name(rank, port, framework):
     leave_group()
 
 
+def in_one_group(rank, size, port, workers):
+    """Run functions of the process's number one after the other: to start processes is slow."""
+    join(rank, size, port)
+    for worker in workers:
+        worker(rank)
+    leave_group()
+
+
+def sync_norm(key, sync=True):
+    torch.manual_seed(0)
+    layer = NORMS[key](16, sync=sync, **SYNCHRONIZED[key]).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, 0.2, 0.5)
+    return layer
+
+
+def gradients_on_one_process(rank):
+    """Process 0 asks for its input's gradient; the others only for parameters'."""
+    for key, sizes in itertools.product(SYNCHRONIZED, ((3, 3), (4, 0), (0, 4))):
+        batch, weights = images(sum(sizes), 16, 4), images(sum(sizes), 16, 4).flip(0)
+        layer, alone = sync_norm(key), sync_norm(key, sync=False)
+        x, joined = batch.split(sizes)[rank].clone(), batch.clone().requires_grad_()
+        x.requires_grad_(rank == 0)
+        (layer(x) * weights.split(sizes)[rank]).sum().backward()
+        (alone(joined) * weights).sum().backward()
+        if rank == 0:
+            assert_close(x.grad, joined.grad.split(sizes)[0], DOUBLE)
+        # Only these gradients, for which x and the statistics need none.
+        (grad,) = torch.autograd.grad((layer(x) * weights.split(sizes)[rank]).sum(), layer.bias)
+        grad = grad.contiguous()  # it is expanded, and gloo writes as if it were not
+        dist.all_reduce(grad)
+        assert_close(grad, alone.bias.grad, DOUBLE)
+
+
+def recomputed(rank):
+    """Activation checkpointing, which repeats the forward pass, and what is sent there."""
+    x = images(4, 16, 4).split(2)[rank].requires_grad_()
+    for layer in map(sync_norm, SYNCHRONIZED):
+        outputs = layer(x), checkpoint(layer, x, use_reentrant=False)
+        assert_equal(*(torch.autograd.grad(y.sum(), (x, layer.weight)) for y in outputs))
+
+
+def silent_layers(rank):
+    """Process 0 alone runs layers that must not communicate: in evaluation, and frozen."""
+    x = images(2, 16, 4)
+    for key in SYNCHRONIZED if rank == 0 else ():
+        assert_equal(sync_norm(key).eval()(x), sync_norm(key, sync=False).eval()(x))
+        assert_equal(freeze(sync_norm(key))(x), sync_norm(key).eval()(x))
+        # A hook of rank 0 logs the ratios.
+        layer = sync_norm(key)
+        layer.ratios(x) if key == "EN" else layer.ratios()
+
+
+def within_groups(rank):
+    """Processes (0, 1) and (2, 3) have statistics of their own."""
+    groups = [dist.new_group(ranks) for ranks in ((0, 1), (2, 3))]
+    x = images(4, 16, 4)
+    for key in SYNCHRONIZED:
+        layer = sync_norm(key, sync=groups[rank // 2])
+        expected = sync_norm(key, sync=False)(x[rank // 2 * 2 :][:2])[rank % 2]
+        assert_close(layer(x[rank : rank + 1])[0], expected, DOUBLE)
+
+
+def untraceable(rank):
+    """What cannot synchronize ends in one line; torch.compile leaves the layer as it is."""
+    x, layer = images(2, 16, 4), sync_norm("EN")
+    leaf = x.clone().requires_grad_()
+    for attempt in (
+        lambda: torch.autograd.grad(layer(leaf).sum(), leaf, create_graph=True),
+        lambda: torch.func.grad(lambda t: layer(t).sum())(x),
+        lambda: torch.func.jvp(layer, (x,), (x,)),
+        lambda: torch.export.export(layer, (x,)),
+        lambda: torch.jit.trace(layer, x),
+    ):
+        with pytest.raises(RuntimeError, match=r"\Async=True: [^\n]* sync=False\Z"):
+            attempt()
+    model = nn.Sequential(nn.Identity(), sync_norm("EN"), nn.ReLU())
+    assert_close(torch.compile(model, backend="eager")(x), sync_norm("EN")(x).relu())
+
+
 # ---- processes of a run
 
 
@@ -371,14 +343,13 @@ def meet(options):
     total, rank = torch.ones(1), dist.get_rank()
     dist.all_reduce(total)
     Path(f"rank{rank}").write_text(f"{total.item():.0f} {os.getpid()}")
-    if rank == 1:
-        match options.config_file:
-            case "mistake":
-                raise UserError("set SOMETHING")
-            case "crash":
-                raise FloatingPointError("the loss is NaN")
-            case "killed":
-                os.kill(os.getpid(), 9)
+    match options.config_file if rank == 1 else "":
+        case "mistake":
+            raise UserError("set SOMETHING")
+        case "crash":
+            raise FloatingPointError("the loss is NaN")
+        case "killed":
+            os.kill(os.getpid(), 9)
     if options.config_file == "sleep":
         time.sleep(300)
     dist.barrier()

@@ -10,7 +10,7 @@ import pytest
 
 import fresh
 from ilm_plugins.checkpoints import PARTIAL, read
-from runs import NO_TEST, detectron2_command, mmengine_command, write_mmengine_config
+from runs import NO_TEST, SHAPES, SMALL, mmengine_command, write_mmengine_config
 from workers import train_for_each
 
 
@@ -18,7 +18,8 @@ def command_of(framework, datasets, out):
     """The arguments of a training that saves after each iteration, and keeps one checkpoint."""
     if framework == "detectron2":
         opts = ["SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "1", *NO_TEST]
-        return detectron2_command("--resume", out=out, opts=opts)
+        words = ["--config-file", str(SHAPES), "--num-gpus", "0", "--resume"]
+        return [*words, "OUTPUT_DIR", str(out), *SMALL, *opts]
     config = write_mmengine_config(out.parent / "fcn.py", datasets)
     hook = "default_hooks.checkpoint"
     opts = ["train_cfg.max_iters=100000", f"{hook}.interval=1", f"{hook}.max_keep_ckpts=1"]

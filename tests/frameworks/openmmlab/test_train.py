@@ -42,8 +42,10 @@ def test_a_training_leaves_checkpoints_and_its_record(trained):
 
 def test_a_point_of_an_epoch_has_mean_losses_and_the_validation(config, tmp_path):
     text = (
-        "val_dataloader = {{_base_.test_dataloader}}\nval_evaluator = {{_base_.test_evaluator}}\n"
-        "val_cfg = dict()\ntrain_dataloader = dict(sampler=dict(type='DefaultSampler'))\n"
+        "val_dataloader = dict(_base_.test_dataloader, _delete_=True)\n"
+        "val_evaluator = dict(_base_.test_evaluator, _delete_=True)\n"
+        "val_cfg = dict(_delete_=True)\n"
+        "train_dataloader = dict(sampler=dict(type='DefaultSampler'))\n"
         "train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=2)\n"
         "log_processor = dict(by_epoch=True)\n"
     )
@@ -77,8 +79,7 @@ def test_two_processes_that_are_killed_resume_with_their_optimizer(config, tmp_p
     first = read(latest(out))
     at = first["meta"]["iter"]
     # Gradients are clipped to nothing: the momentum alone moves the weights.
-    clip = ["optim_wrapper.clip_grad._delete_=True", "optim_wrapper.clip_grad.max_norm=1e-30"]
-    opts = [f"train_cfg.max_iters={at + 2}", *clip]
+    opts = [f"train_cfg.max_iters={at + 2}", "optim_wrapper.clip_grad.max_norm=1e-30"]
     assert train.main(command(path, "--resume", out=out, opts=opts)) == 0
     last = read(out / f"iter_{at + 2}.pth")
     group, state = first["optimizer"]["param_groups"][0], first["optimizer"]["state"]
