@@ -68,6 +68,9 @@ def test_a_killed_training_goes_on_where_it_stopped(trained):
     for key, state in old.items():
         moved = new[key]["momentum_buffer"]
         assert_close(moved, 0.9 * state["momentum_buffer"], 2)
+    radii = {value.item() for name, value in after["model"].items() if name.endswith(".radius")}
+    done = after["iteration"]
+    assert radii == {torch.tensor(done / (done + 1)).item()}
     encode = "roi_heads.box_head.conv1.norm.encode.weight"
     assert after["model"][encode].shape == (2, 4)
     assert not torch.equal(after["model"][encode], before["model"][encode])
@@ -157,7 +160,8 @@ def test_test_time_augmentation_is_refused(tmp_path):
 
 @pytest.mark.wide
 def test_two_processes_train_and_evaluate_as_one_does(datasets, tmp_path):
-    score = "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"
+    # Each process has running statistics of its own, by which it evaluates.
+    score = "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.FPN.NORM", "GN"
     found = train(tmp_path, "SOLVER.MAX_ITER", "2", *score, num_processes=2)
     assert (found["processes"], found["batch"], found["images"], found["run"]) == (2, 2, 8, 2)
     assert "World size: 2" in (tmp_path / "log.txt.rank1").read_text()
