@@ -35,7 +35,7 @@ from detectron2.model_zoo import get_config
 
 model = get_config("common/models/mask_rcnn_fpn.py").model
 model.backbone.bottom_up.stages.norm = model.backbone.bottom_up.stem.norm = "GN"
-model.backbone.norm = "GN"
+model.backbone.norm = "SSN"
 model.backbone.bottom_up.stages.depth = 18
 del model.backbone.bottom_up.stages["stride_in_1x1"]
 model.proposal_generator.pre_nms_topk = model.proposal_generator.post_nms_topk = (100, 50)
