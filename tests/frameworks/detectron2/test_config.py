@@ -77,16 +77,6 @@ def test_a_yaml_runs_no_code_unless_asked(tmp_path, monkeypatch):
     assert Path("ran").exists()
 
 
-def test_detectron2s_own_configs_are_read_as_by_detectron2():
-    stock = get_config_file("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml")
-    assert load_config(stock) == merged(stock)
-    retinanet = get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
-    with pytest.raises(UserError, match=r"Base-RetinaNet\.yaml.*--unsafe"):
-        load_config(retinanet)  # it computes its anchors
-    with checkpoints.loading(unsafe=True):
-        assert load_config(retinanet) == merged(retinanet)
-
-
 def test_a_config_derives_from_one_of_ours(root, tmp_path):
     path = root / "configs" / "detectron2" / "mask_rcnn_R_50_FPN_batch2_ilmgn.yaml"
     (tmp_path / "mine.yaml").write_text(f"_BASE_: {OURS}\nSEED: 7\n")
