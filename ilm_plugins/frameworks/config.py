@@ -53,17 +53,10 @@ class OpenConfig:
 
 
 def open_config(path: str, overrides: Sequence[str] = (), device: str = "cpu") -> OpenConfig:
-    """Read a config of detectron2 or MMEngine.
-
-    Args:
-        path: a .yaml or .py file, or ``ilm_plugins://NAME``.
-        overrides: ``KEY VALUE`` pairs for yaml, ``KEY=VALUE`` words for .py, as of the command
-            ``train``.
-        device: where the model is built, such as "cpu" or "cuda:0".
+    """Read a config, a file or ``ilm_plugins://NAME``, with overrides as of the command ``train``.
 
     Raises:
-        UserError: there is no such file, or its framework is not installed. Errors of reading the
-            config pass unchanged.
+        UserError: there is no such file, or its framework is not installed.
     """
     path = configs.resolve(path)
     framework = framework_of(path)

@@ -36,10 +36,6 @@ def load_config(
     return cfg
 
 
-def output_folder(cfg: Config) -> str:
-    return cfg.work_dir
-
-
 def build_model(cfg: Config) -> nn.Module:
     """Build a config's model with random weights; its scope becomes MMEngine's default scope."""
     init_default_scope(cfg.get("default_scope") or "mmengine")
