@@ -137,10 +137,7 @@ def scatter(points: pd.DataFrame, panel: str | None = None):
 
 @styled
 def dynamics(table: pd.DataFrame, step: str, hue: str, pixels: Mapping[str, np.ndarray]):
-    """Draw ratios over the training, a panel for each layer, and normalizer if not ``hue``.
-
-    The images in ``pixels`` are at the right, in frames with the colours of their lines.
-    """
+    """Draw ratios over the training by layer, with the images in ``pixels`` at the right."""
     names = table[hue].unique()
     if hue == "normalizer":
         options = {"col": "layer", "col_wrap": 5, "height": 1.8, "aspect": 1.3}

@@ -49,10 +49,7 @@ def copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Return a shallow copy of a state dict without the prefixes of wrappers around its model.
-
-    A prefix stays if a name lacks the prefix, or if ``model`` itself has one of the names.
-    """
+    """Return a shallow copy of a state dict without the prefixes of wrappers around its model."""
     state = copy_state(state)
     for prefix in WRAPPERS * 2:  # wrappers may be nested in either order
         wrapped = all(str(name).startswith(prefix) for name in state)

@@ -13,7 +13,7 @@ from yaml.constructor import ConstructorError
 
 from ... import checkpoints
 from ...errors import UserError
-from ..inference import Inference
+from ..config import Inference
 
 PROJECTS = (
     "the command train knows detectron2's own keys and none of a project such as PointRend: "
