@@ -112,7 +112,8 @@ def write_rescaling(report: Report, layers: Mapping[str, Rescaling]) -> str:
 def _write_images(
     report: Report, prefix: str, frame: pd.DataFrame, numbers: pd.DataFrame, means: pd.DataFrame
 ) -> list[str]:
-    """Write the files that compare images, by their and their classes' numbers; return lines."""
+    """Write the files that compare images; return lines of the summary."""
+    # ``numbers`` has each image's number in each layer, ``means`` each class's distance.
     quantity, points, images = frame.columns.names[1], features(frame), report.images
     far = (points**2).sum(axis=1) ** 0.5
     table = numbers.set_axis([f"{layer}/{q}" for layer, q in numbers.columns], axis=1)

@@ -49,7 +49,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)  # after a kill, remove_partial does
 
 
 def remove_partial(folder: str | os.PathLike) -> None:

@@ -33,7 +33,7 @@ def complete(
     *,
     changes: Record,
     miniature: bool = False,
-    parent: Record | None = None,
+    parent: Record | None = None,  # of the run whose checkpoint this one starts from or tests
 ) -> Record:
     """Return a training's record with the keys of reproduction, floats with six digits."""
     measures = {name: registry.measures()[name] for name in registry.tables()[cell.table].measures}
