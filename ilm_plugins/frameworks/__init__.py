@@ -17,12 +17,7 @@ __all__ = [
 
 
 def install_import_hooks() -> None:
-    """Make the names of this package's layers valid in the configs of every framework.
-
-    It also registers the data set `shapes` in detectron2, and networks and data sets in OpenMMLab,
-    and makes this package's configs valid bases of a config. It imports no framework; a framework
-    that is imported later learns the names then. Calling it again does no harm.
-    """
+    """Have every framework, once it is imported, know this package's layers, data and configs."""
     from . import openmmlab
     from .detectron2 import datasets, norms, shipped_configs
 

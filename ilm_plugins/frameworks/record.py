@@ -37,11 +37,9 @@ def start(
     images: int | None,
     seed: int | None,
 ) -> None:
-    """Write what is about to run; a resumed run keeps its curve, an evaluation its training.
-
-    ``unit`` is "epochs" or "iterations", ``planned`` the number of them, 0 to evaluate only;
-    ``batch`` and ``images`` count the images of a step over all processes, and of the training set.
-    """
+    """Write what is about to run; a resumed run keeps its curve, an evaluation its training."""
+    # ``unit`` is "epochs" or "iterations", ``planned`` their number, 0 for an evaluation; ``batch``
+    # counts the images of a step over all processes, ``images`` those of the training set.
     earlier = read(folder) or {}
     if not _is_rank_zero() or (options.eval_only and earlier):
         return

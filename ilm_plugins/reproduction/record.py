@@ -33,12 +33,9 @@ def complete(
     *,
     changes: Record,
     miniature: bool = False,
-    parent: Record | None = None,
+    parent: Record | None = None,  # of the run whose checkpoint this one starts from or tests
 ) -> Record:
-    """Return a training's record with the keys of reproduction, floats with six digits.
-
-    ``parent`` is the record of the run whose checkpoint this one starts from or tests.
-    """
+    """Return a training's record with the keys of reproduction, floats with six digits."""
     measures = {name: registry.measures()[name] for name in registry.tables()[cell.table].measures}
     # pix2pix's test also scores the mean training image.
     figures, mean = (
@@ -98,10 +95,7 @@ def _abbreviated(value: Any) -> str:
 
 
 def label(found: Record) -> str:
-    """Describe how a run differs from its recipe: "full recipe", "computed" or the differences.
-
-    A training that diverged followed the recipe as far as it went.
-    """
+    """Describe how a run differs from its recipe: "full recipe", "computed" or the differences."""
     if "run" not in found:
         return "computed"
     words = [*found["differences"]]

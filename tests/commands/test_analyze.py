@@ -17,7 +17,7 @@ from close import assert_close
 from ilm_plugins import ExemplarNorm
 from ilm_plugins.checkpoints import write
 from ilm_plugins.cli import analyze
-from ilm_plugins.frameworks.inference import Inference
+from ilm_plugins.frameworks.config import Inference
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
