@@ -9,6 +9,7 @@ import ctypes
 import errno
 import functools
 import sys
+from array import array
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -25,8 +26,9 @@ LIBRARY = Path(__file__).with_name("kernels.so")
 #: Kinds of networks, and names in their descriptions, by their numbers in kernels.h.
 KINDS = (networks.Autoencoder, networks.Exemplar, networks.Switch, networks.Attentive)
 NAMES = (networks.ACTIVATIONS, networks.COMBINE, ("conv", "no_conv", "mlp"), ("omega", "beta"))
+NAMES += (("IN", "LN", "BN", "GN"),)
+NO_FIELDS = array("d")
 NUMBERS = {name: number for names in NAMES for number, name in enumerate(names)}
-MAX_NORMALIZERS, MAX_TENSORS = 4, 9
 
 #: dtype of x -> dtype of its statistics, and x's number in kernels.h.
 DTYPES = {
@@ -37,44 +39,8 @@ DTYPES = {
 }
 
 
-class _Map(ctypes.Structure):
-    """kernels.h's Map, which describes x."""
-
-    __slots__ = ()
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("instances", "channels", "length", "groups")),
-        *((name, ctypes.c_int32) for name in ("stored_as", "channels_last", "threads")),
-        ("parallel_for", ctypes.c_void_p),
-    )
-
-
-class _Network(ctypes.Structure):
-    """kernels.h's Network: the fields of all descriptions in networks.py, tensors' addresses."""
-
-    __slots__ = ()  # so that a field which the struct lacks is an AttributeError
-    _fields_ = (
-        ("kind", ctypes.c_int32),
-        ("eps", ctypes.c_double),
-        ("tensors", ctypes.c_void_p * MAX_TENSORS),
-        ("hidden", ctypes.c_int64),
-        ("num_groups", ctypes.c_int64),
-        ("num_key_groups", ctypes.c_int64),
-        ("mean_drives", ctypes.c_int32),
-        ("activations", ctypes.c_int32 * 2),
-        ("combine", ctypes.c_int32),
-        ("normalizers", ctypes.c_int64 * MAX_NORMALIZERS),
-        ("num_normalizers", ctypes.c_int32),
-        ("ratio_net", ctypes.c_int32),
-        ("activation", ctypes.c_int32),
-        ("shared_affine", ctypes.c_int32),
-        ("reduction", ctypes.c_int64),
-        ("num_affine", ctypes.c_int64),
-        ("feature_eps", ctypes.c_double),
-    )
-
-
-#: The library's functions, and the number of their arguments after the map's description.
-FUNCTIONS = {"moments": 3, "affine": 5, "sums": 5, "dx": 7, "forward": 5, "backward": 7}
+#: The library's functions.
+FUNCTIONS = ("moments", "affine", "sums", "dx", "forward", "backward")
 
 
 class _Table(ctypes.Structure):
@@ -124,10 +90,8 @@ def _functions(dtype: torch.dtype, instructions: str) -> dict[str, Callable[...,
             f"{LIBRARY} was compiled from other sources; install ilm_plugins again, in a checkout "
             "by make install"
         )
-    return {
-        name: ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * (count + 1))(getattr(table, name))
-        for name, count in FUNCTIONS.items()
-    }
+    function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
+    return {name: function(getattr(table, name)) for name in FUNCTIONS}
 
 
 def _interface() -> int:
@@ -162,29 +126,30 @@ def supports(x: Tensor) -> bool:
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     x = dense(x)
     mean, var = _pair(x, num_groups)
-    _call("moments", x, num_groups, x, mean, var)
+    _call("moments", x, num_groups, (x, mean, var))
     return mean, var
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     x = dense(x)
     y = torch.empty_like(x)
-    _call("affine", x, mean.shape[1], x, mean, scale.contiguous(), shift.contiguous(), y)
+    tensors = x, mean, scale.contiguous(), shift.contiguous(), y
+    _call("affine", x, mean.shape[1], tensors)
     return y
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     x = dense(x)
     products, total = _pair(x, x.shape[1])
-    _call("sums", x, mean.shape[1], laid_out(dy, x), x, mean, products, total)
+    _call("sums", x, mean.shape[1], (laid_out(dy, x), x, mean, products, total))
     return products, total
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     x = dense(x)
     result = torch.empty_like(x)
-    values = (t.contiguous() for t in (scale, slope, offset))
-    _call("dx", x, mean.shape[1], laid_out(dy, x), x, mean, *values, result)
+    values = [t.contiguous() for t in (scale, slope, offset)]
+    _call("dx", x, mean.shape[1], (laid_out(dy, x), x, mean, *values, result))
     return result
 
 
@@ -196,10 +161,10 @@ def forward(
     x: Tensor, num_groups: int, network: Network, tensors: Tensors
 ) -> tuple[Tensor, Tensor, Tensor]:
     x = dense(x)
-    described, tensors = _describe(x, num_groups, network, tensors)
+    fields, tensors = _describe(x, num_groups, network, tensors)
     y = torch.empty_like(x)
     mean, var = _pair(x, num_groups)
-    _call("forward", x, num_groups, described, x, y, mean, var)
+    _call("forward", x, num_groups, (x, y, mean, var, *tensors), fields)
     return y, mean, var
 
 
@@ -214,12 +179,12 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     x = dense(x)
     dy = laid_out(dy, x)
-    described, tensors = _describe(x, mean.shape[1], network, tensors)
+    fields, tensors = _describe(x, mean.shape[1], network, tensors)
     dx, *gradients = (
         torch.empty_like(t) if need else None for t, need in zip((x, *tensors), needs, strict=True)
     )
-    pointers = _addresses(gradients)
-    _call("backward", x, mean.shape[1], described, dy, x, mean, var, dx, pointers)
+    arguments = dy, x, mean, var, dx, *tensors, *gradients
+    _call("backward", x, mean.shape[1], arguments, fields)
     return dx, *gradients
 
 
@@ -233,10 +198,10 @@ def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
 
 def _describe(
     x: Tensor, num_groups: int, network: Network, tensors: Tensors
-) -> tuple[_Network, Tensors]:
-    """Return the network as a C struct, and its tensors as C reads them: keep these alive."""
+) -> tuple[array, Tensors]:
+    """Return the network's fields for C, and its tensors as C reads them: keep these alive."""
     dtype = DTYPES[x.dtype][0]
-    template, sizes = _template(network, x.shape[1], num_groups)
+    fields, sizes = _fields(network, x.shape[1], num_groups)
     for t, size in zip(tensors, sizes, strict=True):
         if t is not None and (
             (t.numel(), t.dtype) != (size, dtype)
@@ -246,35 +211,26 @@ def _describe(
             networks.check_tensors(x, network, tensors)
             tensors = [t if t is None else t.resolve_neg().to(dtype).contiguous() for t in tensors]
             break
-    described = _Network.from_buffer_copy(template)  # threads share the template
-    described.tensors = _addresses(tensors)
-    return described, tensors
-
-
-def _addresses(tensors: Tensors) -> ctypes.Array:
-    return (ctypes.c_void_p * MAX_TENSORS)(*map(_pointer, tensors))
+    return fields, tensors
 
 
 @functools.lru_cache(maxsize=None, typed=True)  # named tuples of two classes may be equal
-def _template(network: Network, channels: int, num_groups: int) -> tuple[_Network, tuple[int, ...]]:
-    """Return the network as a C struct without tensors, to be copied, and its tensors' sizes."""
+def _fields(network: Network, channels: int, num_groups: int) -> tuple[array, tuple[int, ...]]:
+    """Return the network's kind and fields as numbers, see kernels.h, and its tensors' sizes."""
     networks.check_groups(network, channels, num_groups)
-    numbers = {**NUMBERS, "IN": channels, "LN": 1, "BN": 0, "GN": network.num_groups}
-
-    def number(value):
+    fields = array("d", [KINDS.index(type(network))])
+    for value in network:
         if isinstance(value, tuple):
-            return tuple(map(number, value))
-        return numbers[value] if isinstance(value, str) else value
-
-    struct = _Network(kind=KINDS.index(type(network)))
-    for name, value in network._asdict().items():
-        setattr(struct, name, number(value))
-    struct.num_normalizers = len(getattr(network, "normalizers", ()))
-    return struct, network.sizes(channels)
+            fields.append(len(value))
+        values = value if isinstance(value, tuple) else (value,)
+        fields.extend(NUMBERS[v] if isinstance(v, str) else v for v in values)
+    return fields, network.sizes(channels)
 
 
-def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
-    """Call a function of the library with a description of x, and the arguments' addresses.
+def _call(
+    name: str, x: Tensor, num_groups: int, tensors: Tensors, fields: array = NO_FIELDS
+) -> None:
+    """Call a function of the library with a description of x, and the tensors' addresses.
 
     x must be contiguous or channels last. Errors: RuntimeError of torch's threads, MemoryError.
     """
@@ -282,12 +238,12 @@ def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
     n, c = x.shape[:2]
     length = x.numel() // (n * c)
     # A single position has both layouts; the kernels for channels last are faster.
-    channels_last = length == 1 or not x.is_contiguous()
-    described = _Map(
-        n, c, length, num_groups, stored_as, channels_last, torch.get_num_threads(), parallel_for()
-    )
-    function = _functions(statistics, instruction_set())[name]
-    error = function(ctypes.addressof(described), *[_pointer(argument) for argument in arguments])
+    layout = stored_as, length == 1 or not x.is_contiguous()
+    threads = torch.get_num_threads(), parallel_for() or 0
+    network = len(fields), fields.buffer_info()[0]
+    addresses = [0 if t is None else t.data_ptr() or _refuse(t) for t in tensors]
+    call = array("q", (n, c, length, num_groups, *layout, *threads, *network, *addresses))
+    error = _functions(statistics, instruction_set())[name](call.buffer_info()[0])
     if error == errno.ENOMEM:
         raise MemoryError(f"not enough memory for the statistics of a {tuple(x.shape)} tensor")
     if error:
@@ -296,16 +252,8 @@ def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
         )
 
 
-def _pointer(argument) -> int | None:
-    """Return the address of a tensor or a C object, or None; RuntimeError without memory."""
-    if argument is None:
-        return None
-    if not isinstance(argument, Tensor):
-        return ctypes.addressof(argument)
-    address = argument.data_ptr()
-    if not address:
-        raise RuntimeError(
-            f"got a {tuple(argument.shape)} tensor of type {type(argument).__name__} that has no "
-            "memory for kernels in C; run the layer under use_backend('reference')"
-        )
-    return address
+def _refuse(tensor: Tensor) -> int:
+    raise RuntimeError(
+        f"got a {tuple(tensor.shape)} tensor of type {type(tensor).__name__} that has no memory "
+        "for kernels in C; run the layer under use_backend('reference')"
+    )

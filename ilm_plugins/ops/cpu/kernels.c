@@ -82,19 +82,55 @@ static const Passes ALL_PASSES[][2] = {
 #endif
 };
 
-/* By kind. `forward` and `backward` are the steps between two passes. */
+/* By kind. `fields` counts the kind, and not a mixture's normalizers; `forward` and `backward` are the
+   steps between two passes. */
 static const struct {
+    int fields, tensors;
     int64_t (*scratch)(const Map *map, const Network *net);
     int64_t (*tape)(const Job *job); /* values of an instance */
     Step forward, backward;
     int (*gradients)(const Job *job, real **to);
 } NETWORKS[] = {
-    [AUTOENCODER] = {encoder_scratch, encoder_tape, encoder_forward, encoder_backward, encoder_gradients},
-    [EXEMPLAR] = {mixture_scratch, mixture_tape, exemplar_forward, exemplar_backward, mixture_gradients},
-    [SWITCH] = {mixture_scratch, mixture_tape, switch_forward, switch_backward, mixture_gradients},
-    [ATTENTIVE] = {attentive_scratch, attentive_tape, attentive_forward, attentive_backward,
-                   attentive_gradients},
+    [AUTOENCODER] = {10, OMEGA_OFFSET + 1, encoder_scratch, encoder_tape, encoder_forward,
+                     encoder_backward, encoder_gradients},
+    [EXEMPLAR] = {9, EXEMPLAR_RUNNING + 2, mixture_scratch, mixture_tape, exemplar_forward,
+                  exemplar_backward, mixture_gradients},
+    [SWITCH] = {4, SWITCH_RUNNING + 2, mixture_scratch, mixture_tape, switch_forward, switch_backward,
+                mixture_gradients},
+    [ATTENTIVE] = {5, PAIR_BIAS + 1, attentive_scratch, attentive_tape, attentive_forward,
+                   attentive_backward, attentive_gradients},
 };
+
+/* Read the network of a call, whose tensors follow `first` other addresses; returns EINVAL if the number
+   of fields is another than here. */
+static int read_network(const Call *call, int first, Network *net)
+{
+    const double *v = call->fields;
+    *net = (Network){.kind = (int32_t)*v++};
+    memcpy(net->tensors, call->at + first, NETWORKS[net->kind].tensors * sizeof(void *));
+    int64_t count = is_mixture(net) ? net->num_normalizers = (int64_t)*v++ : 0;
+    if (count > MAX_NORMALIZERS || call->num_fields != NETWORKS[net->kind].fields + count)
+        return EINVAL;
+    const double *normalizers = v;
+    v += count;
+    if (net->kind == AUTOENCODER) {
+        net->num_groups = v[0], net->num_key_groups = v[1], net->hidden = v[2], net->eps = v[3];
+        net->mean_drives = v[4], net->activations[0] = v[6], net->activations[1] = v[7];
+        net->combine = v[8];
+        return 0;
+    }
+    net->num_groups = v[0], net->eps = v[1];
+    if (net->kind == EXEMPLAR) {
+        net->hidden = v[2], net->reduction = v[3], net->activation = v[4], net->ratio_net = v[5];
+        net->shared_affine = v[6];
+    }
+    if (net->kind == ATTENTIVE)
+        net->num_affine = v[2], net->feature_eps = v[3];
+    int64_t groups[] = {[IN] = call->map.channels, [LN] = 1, [BN] = BATCH, [GN] = net->num_groups};
+    for (int64_t k = 0; k < count; k++)
+        net->normalizers[k] = groups[(int)normalizers[k]];
+    return 0;
+}
 
 /* Describe the work on a map; `network` may be NULL. */
 static Job start(const Map *map, const Network *network, const void *x)
@@ -129,53 +165,58 @@ static int64_t for_sums(const Job *job)
 
 /* ---- the passes by themselves */
 
-static int moments(const Map *map, const void *x, real *mean, real *var)
+static int moments(const Call *call)
 {
-    Job job = start(map, NULL, x);
-    job.mean = mean, job.var = var;
+    Job job = start(&call->map, NULL, call->at[0]);
+    job.mean = call->at[1], job.var = call->at[2];
     job.partials = allocate(for_moments(&job));
     int error = job.partials ? run(&job, job.passes->moments, pool_moments, NULL) : ENOMEM;
     free(job.partials);
     return error;
 }
 
-static int affine(const Map *map, const void *x, real *mean, real *scale, real *shift, void *y)
+static int affine(const Call *call)
 {
-    Job job = start(map, NULL, x);
-    job.mean = mean, job.scale = scale, job.shift = shift, job.y = y;
+    Job job = start(&call->map, NULL, call->at[0]);
+    job.mean = call->at[1], job.scale = call->at[2], job.shift = call->at[3], job.y = call->at[4];
     return run(&job, NULL, NULL, job.passes->affine);
 }
 
-static int sums(const Map *map, const void *dy, const void *x, real *mean, real *d_scale, real *d_shift)
+static int sums(const Call *call)
 {
-    Job job = start(map, NULL, x);
-    job.dy = dy, job.mean = mean, job.d_scale = d_scale, job.d_shift = d_shift;
+    Job job = start(&call->map, NULL, call->at[1]);
+    job.dy = call->at[0], job.mean = call->at[2], job.d_scale = call->at[3], job.d_shift = call->at[4];
     job.partials = allocate(for_sums(&job));
     int error = job.partials ? run(&job, job.passes->sums, pool_sums, NULL) : ENOMEM;
     free(job.partials);
     return error;
 }
 
-static int dx(const Map *map, const void *dy, const void *x, real *mean, real *scale, real *slope,
-              real *offset, void *to)
+static int dx(const Call *call)
 {
-    Job job = start(map, NULL, x);
-    job.dy = dy, job.mean = mean, job.scale = scale, job.slope = slope, job.offset = offset;
-    job.y = to;
+    Job job = start(&call->map, NULL, call->at[1]);
+    job.dy = call->at[0], job.mean = call->at[2], job.scale = call->at[3], job.slope = call->at[4];
+    job.offset = call->at[5], job.y = call->at[6];
     return run(&job, NULL, NULL, job.passes->dx);
 }
 
 /* ---- a whole layer */
 
-static int forward(const Map *map, const Network *net, const void *x, void *y, real *mean, real *var)
+/* Addresses: x, y, mean, var; the network's tensors. */
+static int forward(const Call *call)
 {
-    Job job = start(map, net, x);
+    const Map *map = &call->map;
+    Network network, *net = &network;
+    if (read_network(call, 4, net))
+        return EINVAL;
+    Job job = start(map, net, call->at[0]);
     int64_t channel_values = map->instances * map->channels, partials = for_moments(&job);
     real *memory = allocate(2 * map->channels + partials + 2 * channel_values);
     if (memory == NULL)
         return ENOMEM;
     job.partials = memory + 2 * map->channels, job.scale = job.partials + partials;
-    job.shift = job.scale + channel_values, job.mean = mean, job.var = var, job.y = y;
+    job.shift = job.scale + channel_values;
+    job.y = call->at[1], job.mean = call->at[2], job.var = call->at[3];
     Pass first = job.passes->moments;
     int error = 0;
     if (is_mixture(net))
@@ -209,10 +250,17 @@ static int backward_of(Job *job, real **gradients)
     return error ? error : NETWORKS[kind].gradients(job, gradients);
 }
 
-static int backward(const Map *map, const Network *net, const void *dy, const void *x, real *mean,
-                    real *var, void *to, real **gradients)
+/* Addresses: dy, x, mean, var, dx; the network's tensors; their gradients. dx and gradients may be NULL. */
+static int backward(const Call *call)
 {
-    Job job = start(map, net, x);
+    const Map *map = &call->map;
+    Network network, *net = &network;
+    if (read_network(call, 5, net))
+        return EINVAL;
+    int tensors = NETWORKS[net->kind].tensors;
+    real *gradients[MAX_TENSORS];
+    memcpy(gradients, call->at + 5 + tensors, tensors * sizeof(void *));
+    Job job = start(map, net, call->at[1]);
     int64_t channel_values = map->instances * map->channels, group_values = map->instances * map->groups;
     int64_t partials = for_sums(&job);
     real *memory = allocate(partials + 3 * channel_values + 2 * group_values + 4 * map->channels), *tape;
@@ -222,7 +270,7 @@ static int backward(const Map *map, const Network *net, const void *dy, const vo
     job.d_scale = job.scale + channel_values, job.d_shift = job.d_scale + channel_values;
     job.slope = job.d_shift + channel_values, job.offset = job.slope + group_values;
     job.d_batch = job.offset + group_values;
-    job.dy = dy, job.mean = mean, job.var = var, job.y = to;
+    job.dy = call->at[0], job.mean = call->at[2], job.var = call->at[3], job.y = call->at[4];
     if (is_mixture(net))
         find_batch(&job, job.d_batch + 2 * map->channels);
     job.tape_size = NETWORKS[net->kind].tape(&job);
