@@ -105,15 +105,9 @@ class AutoencoderNorm(AdaptiveNorm):
         )
 
     def rescaling(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the omega and beta that rescale each instance's standardized x (Eq. 2).
+        """Return the omega and beta (N, C) that rescale the standardized instances of x (Eq. 2).
 
         The auto-encoder's predictions are omega - ``weight`` and beta - ``bias``.
-
-        Args:
-            x: (N, C, *), the layer's input.
-
-        Returns:
-            omega, beta: (N, C) each, at least float32.
         """
         self.check_input(x)
         mean, var = moments(x, self.moment_groups)
@@ -156,8 +150,7 @@ class AutoencoderNorm(AdaptiveNorm):
         return parameter.view(self.num_key_groups, -1)
 
     def network_flops(self) -> int:
-        """Return 4MN: the encoder runs twice, either decoder once."""
-        return 4 * self.hidden * self.num_key_groups
+        return 4 * self.hidden * self.num_key_groups  # the encoder runs twice, either decoder once
 
     def network(self) -> Autoencoder:
         return Autoencoder(

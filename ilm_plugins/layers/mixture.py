@@ -99,8 +99,7 @@ class MixtureNorm(AdaptiveNorm):
         # torch's function takes any module with a BatchNorm's attributes, and fuses BatchNorm.
         if sys._getframe(1).f_code is fuse_conv_bn_eval.__code__:
             raise TypeError(
-                f"{type(self).__name__} cannot be fused into a convolution: its scale and shift "
-                "depend on the input; leave it out of fuse_conv_bn_eval"
+                f"{type(self).__name__} cannot be fused into a convolution; leave it out"
             )
         return self.__getattr__("running_var")
 
@@ -122,8 +121,7 @@ class MixtureNorm(AdaptiveNorm):
         return None if isinstance(self.sync, bool) else self.sync
 
     def __deepcopy__(self, memo: dict) -> "MixtureNorm":
-        """Return a copy with the same process group, which cannot be copied."""
-        memo[id(self.sync)] = self.sync
+        memo[id(self.sync)] = self.sync  # A process group cannot be copied.
         copied = memo[id(self)] = self.__new__(type(self))
         copied.__setstate__(copy.deepcopy(self.__dict__, memo))
         return copied
@@ -152,11 +150,8 @@ class MixtureNorm(AdaptiveNorm):
         return y
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-        """Move the running statistics towards the batch's, by instances' moments (N, C).
-
-        ``count``, of a channel's values in the batch, is an int or a scalar tensor, which the host
-        does not read. Fewer than two have no unbiased variance and change nothing.
-        """
+        """Move the running statistics towards those of a batch of ``count`` values a channel."""
+        # Fewer than two have no unbiased variance. The host does not read a count in a tensor.
         momentum = self.momentum
         if isinstance(count, Tensor):
             momentum = (count > 1).to(self.running_mean) * momentum
@@ -178,10 +173,7 @@ class MixtureNorm(AdaptiveNorm):
     def statistics(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return (mu_k, sigma_k^2) of each normalizer from instances' moments (N, C).
-
-        LN's are (N, 1), BN's (1, C), all others (N, C). Running statistics of None are the batch's.
-        """
+        """Return (mu_k, sigma_k^2) of each normalizer: LN's (N, 1), BN's (1, C), others (N, C)."""
         statistics = []
         for normalizer in self.normalizers:
             if normalizer == "IN":
@@ -199,6 +191,5 @@ class MixtureNorm(AdaptiveNorm):
 
 
 def weighted_sum(weights: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:
-    """Return the sum over k of weights[k] * values[k]."""
     # One by one: the order in which torch sums over a dimension depends on the batch's size.
     return reduce(add, (weight * value for weight, value in zip(weights, values, strict=True)))

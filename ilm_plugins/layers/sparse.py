@@ -73,7 +73,6 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         self.mean_fixed[:], self.var_fixed[:] = self._sparse_ratios(*logits) == 1
 
     def ratios(self) -> Tensor:
-        """Return the ratios as SN does; at least float32, and some may be exactly 0."""
         return self._sparse_ratios(self.mean_weight, self.var_weight)
 
     def _sparse_ratios(self, *logits: Tensor) -> Tensor:
@@ -136,13 +135,7 @@ def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
 
     because each face contains the largest logits, and a projection onto it scales their c. Where
     all logits of S are equal, c = 0 has no direction, and the ratios are equal, too.
-
-    Args:
-        logits: (..., K).
-        radius: r, a tensor that broadcasts with the logits.
-
-    Returns:
-        (..., K); the gradient is that within the face S.
+    The logits are (..., K), the radius broadcasts, and the gradient is that within the face S.
     """
     # Differences of equal or nearly equal logits lose digits unless these are near 0.
     logits = logits - logits.detach().amax(-1, keepdim=True)

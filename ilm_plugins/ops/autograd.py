@@ -1,6 +1,6 @@
 """The operation ``adaptive_norm`` with its own backward pass, computed by any backend's kernels."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from types import ModuleType
 from typing import NamedTuple
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from . import reference
+from . import operators, reference
 from .backends import is_traced, kernels_for
 from .moments import duplicate
-from .networks import Network, Tensors
+from .networks import Network, Tensors, with_none
 from .reference import Rescale, cast
 
 #: Of each input of a function, whether its gradient is needed.
@@ -29,11 +29,8 @@ def adaptive_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute :func:`ilm_plugins.ops.reference.adaptive_norm` by the backend that fits x.
 
-    x, ``tensors`` and the moments are saved for the backward pass, which computes the gradients
-    below. Here d stands for a gradient, m is the number of elements of a fine group and rstd is
-    1 / sqrt(var + eps).
-
-    ::
+    x, ``tensors`` and the moments are saved for the backward pass. Here d stands for a gradient, m
+    is the number of elements of a fine group and rstd is 1 / sqrt(var + eps)::
 
         scale         *= rstd: y = scale * (x - mean) + shift                      (N, C)
         dscale, dshift = sums of dy * (x - mean) and of dy over the map            (N, C), both
@@ -45,8 +42,7 @@ def adaptive_norm(
 
     Args:
         x, num_groups, eps, rescale, tensors: see the reference.
-        network: returns the description of ``rescale`` for kernels that compute it themselves;
-            None if there is none, so that ``rescale`` is always called.
+        network: returns the description of ``rescale`` for kernels that compute it; or None.
 
     Returns:
         y (N, C, *) with the dtype and the layout of x; mean and var (N, G'), detached.
@@ -58,6 +54,8 @@ def adaptive_norm(
     """
     kernels = kernels_for(x, num_groups, tensors)
     if kernels is None:
+        if found := operators.adaptive_norm(x, num_groups, eps, network, tensors):
+            return found
         with nullcontext() if torch.compiler.is_compiling() else _without_autocast(x.device.type):
             return reference.adaptive_norm(x, num_groups, eps, rescale, *tensors)
     description = network and network()
@@ -77,7 +75,7 @@ def adaptive_norm(
 
 
 class Primitive(NamedTuple):
-    """The forward and backward pass of one call of adaptive_norm; the fields are its options."""
+    """The passes of one call of adaptive_norm; the fields are its options."""
 
     kernels: ModuleType
     num_channels: int
@@ -87,7 +85,6 @@ class Primitive(NamedTuple):
     network: Network | None
 
     def forward(self, x: Tensor, tensors: Tensors) -> tuple[Tensor, Tensor, Tensor]:
-        """Return y (N, C, *), and mean and var (N, G')."""
         if self.network is not None:
             return self.kernels.forward(x, self.num_groups, self.network, tensors)
         mean, var = self.kernels.moments(x, self.num_groups)
@@ -133,7 +130,7 @@ class Primitive(NamedTuple):
             )
         wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
         gradients = torch.autograd.grad(y, wanted, dy, create_graph=True, materialize_grads=True)
-        return _fill_needed(needs, gradients)
+        return with_none(gradients, needs)
 
 
 class _AdaptiveNorm(Function):
@@ -187,9 +184,4 @@ def _vjp(rescale, needs: Needs, dscale, dshift, mean, var, *tensors) -> tuple[Te
     dmean, dvar, *dtensors = torch.autograd.grad(
         outputs, (mean, var, *wanted), gradients, materialize_grads=True
     )
-    return scale.detach(), dmean, dvar, *_fill_needed(needs, dtensors)
-
-
-def _fill_needed(needs: Needs, gradients: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
-    gradients = iter(gradients)
-    return tuple(next(gradients) if need else None for need in needs)
+    return scale.detach(), dmean, dvar, *with_none(dtensors, needs)

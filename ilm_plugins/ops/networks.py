@@ -5,7 +5,7 @@ the number of its leading tensors that get gradients; buffers follow. ``sizes`` 
 of elements of each tensor for C channels, also of those that are None in a layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -100,6 +100,12 @@ class Attentive(NamedTuple):
         return channels, channels, rows, self.num_affine, rows, rows
 
 
+def with_none(values: Iterable, present: Sequence[bool]) -> list:
+    """Return the values in the places that are present, and None in the others."""
+    values = iter(values)
+    return [next(values) if is_present else None for is_present in present]
+
+
 Network = Autoencoder | Exemplar | Switch | Attentive
 
 
@@ -109,8 +115,7 @@ def check_groups(network: Network, channels: int, num_groups: int) -> None:
     if num_groups % groups or num_groups % network.num_groups:
         raise RuntimeError(
             f"num_groups={network.num_groups} does not fit a layer made for moments of "
-            f"{num_groups} groups of its {channels} channels; build a new layer instead of "
-            "changing its options"
+            f"{num_groups} groups; build a new layer instead of changing its options"
         )
 
 
@@ -118,13 +123,8 @@ def check_tensors(x: Tensor, network: Network, tensors: Tensors) -> None:
     """Raise RuntimeError if a tensor is not on x's device, or has the wrong number of values."""
     sizes = network.sizes(x.shape[1])
     for tensor, size in zip(tensors, sizes, strict=True):
-        if tensor is not None and tensor.device != x.device:
+        if tensor is not None and (tensor.numel() != size or tensor.device != x.device):
             raise RuntimeError(
-                f"got an input on {x.device} and a parameter on {tensor.device}; "
-                "move both to the same device"
-            )
-        if tensor is not None and tensor.numel() != size:
-            raise RuntimeError(
-                f"got a parameter of shape {tuple(tensor.shape)}, expected {size} values; "
-                "leave the shapes of a layer's parameters as they are"
+                f"got a parameter of shape {tuple(tensor.shape)} on {tensor.device}, expected "
+                f"{size} values on {x.device}"
             )

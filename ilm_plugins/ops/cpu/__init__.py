@@ -52,21 +52,17 @@ class _Table(ctypes.Structure):
 @functools.cache
 def load_problem() -> str | None:
     """Return why the C kernels cannot be loaded, with advice; None if they can."""
-    if not LIBRARY.exists() and Path(__file__).parents[3].joinpath("setup.py").exists():
-        return (
-            "this checkout has no compiled C kernels; install a compiler, such as gcc, and run "
-            "'pip install -e .' in the checkout, or run from another folder than the checkout"
-        )
+    problem = "the package was installed without a C compiler"
+    advice = "the package again, by pip install --force-reinstall --no-deps --no-cache-dir"
+    if Path(__file__).parents[3].joinpath("setup.py").exists():
+        problem = "this checkout has no compiled C kernels"
+        advice = "run 'pip install -e .' in the checkout, or run from another folder"
     if not LIBRARY.exists():
-        return (
-            "the package was installed without a C compiler; install a compiler, such as gcc, and "
-            "the package again, by pip install --force-reinstall --no-deps --no-cache-dir"
-        )
+        return f"{problem}; install a compiler, such as gcc, and {advice}"
     try:
         _library()
     except OSError as error:
         return f"the C kernels cannot be loaded ({error}); install the package again, here"
-    return None
 
 
 def is_built() -> bool:
@@ -75,7 +71,6 @@ def is_built() -> bool:
 
 @functools.cache
 def instruction_set() -> str:
-    """Return the instruction set that torch uses here: "avx512", "avx2" or "default"."""
     capability = torch.backends.cpu.get_cpu_capability().lower()
     return capability if capability in ("avx512", "avx2") else "default"
 
@@ -119,7 +114,6 @@ def parallel_for() -> int | None:
 
 
 def supports(x: Tensor) -> bool:
-    """Return whether the kernels are compiled and take x's device and dtype."""
     return x.is_cpu and x.dtype in DTYPES and is_built()
 
 
@@ -230,10 +224,7 @@ def _fields(network: Network, channels: int, num_groups: int) -> tuple[array, tu
 def _call(
     name: str, x: Tensor, num_groups: int, tensors: Tensors, fields: array = NO_FIELDS
 ) -> None:
-    """Call a function of the library with a description of x, and the tensors' addresses.
-
-    x must be contiguous or channels last. Errors: RuntimeError of torch's threads, MemoryError.
-    """
+    """Call a function of the library with a description of x, contiguous or channels last."""
     statistics, stored_as = DTYPES[x.dtype]
     n, c = x.shape[:2]
     length = x.numel() // (n * c)
