@@ -12,7 +12,7 @@ from torch import Tensor, distributed
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
-from .base import AdaptiveNorm, copy_for_autograd
+from .base import AdaptiveNorm
 from .options import check, check_choice, check_eps, check_fraction, check_positive, fit_width
 
 NORMALIZERS = ("IN", "LN", "BN", "GN")
@@ -130,9 +130,11 @@ class MixtureNorm(AdaptiveNorm):
         self.check_input(x)
         if self.synchronizes:
             return self._forward_synchronized(x)
-        y, mean, var = self.normalize(x)
-        if self.uses_batch_statistics:
-            self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
+        if not self.uses_batch_statistics:
+            return self.normalize(x)[0]
+        running = self.running_mean, self._buffers["running_var"], self.momentum
+        y, mean, var = self.normalize(x, running)
+        self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
         return y
 
     @torch._disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
@@ -152,6 +154,8 @@ class MixtureNorm(AdaptiveNorm):
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         """Move the running statistics towards those of a batch of ``count`` values a channel."""
         # Fewer than two have no unbiased variance. The host does not read a count in a tensor.
+        if mean is None:  # Kernels have moved them.
+            return
         momentum = self.momentum
         if isinstance(count, Tensor):
             momentum = (count > 1).to(self.running_mean) * momentum
@@ -168,7 +172,7 @@ class MixtureNorm(AdaptiveNorm):
         """Return the running mean and variance (C) if BN uses them now; else two Nones."""
         if self.uses_batch_statistics or self.running_mean is None:
             return None, None
-        return copy_for_autograd(self.running_mean), copy_for_autograd(self._buffers["running_var"])
+        return self._buffers["running_mean"], self._buffers["running_var"]
 
     def statistics(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None

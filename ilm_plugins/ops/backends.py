@@ -124,19 +124,15 @@ def _find_triton(x: Tensor) -> ModuleType | str:
     if torch.version.hip:
         return "the Triton kernels are for NVIDIA's GPUs alone; leave the backend at 'auto'"
     if not has_triton():
-        return (
-            f"Triton {'.'.join(map(str, TRITON))} or newer cannot be imported; upgrade torch to "
-            "2.11 or newer, which brings it"
-        )
+        version = ".".join(map(str, TRITON))
+        return f"Triton {version} or newer cannot be imported; upgrade torch, which brings it"
     from . import triton
     from .triton.devices import launch_problem
 
     if not triton.supports(x):
-        return (
-            f"got a {x.dtype} tensor of {x.shape[2:].numel()} positions on {x.device.type!r}, but "
-            "Triton's kernels take float32, float16 and, from compute capability 8.0 on, bfloat16, "
-            "of less than 2**30, on CUDA"
-        )
+        dtypes = "float32, float16 and, from compute capability 8.0 on, bfloat16, on CUDA"
+        x = f"a {x.dtype} tensor of {x.shape[2:].numel()} positions on {x.device.type!r}"
+        return f"got {x}, but Triton's kernels take less than 2**30 of {dtypes}"
     if problem := launch_problem(x.device):
         return (
             f"Triton cannot run a kernel on {str(x.device)!r} ({problem}); it needs a C compiler, "

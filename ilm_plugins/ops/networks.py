@@ -55,6 +55,7 @@ class Exemplar(NamedTuple):
     activation: str
     ratio_net: str
     shared_affine: bool
+    momentum: float = 0.1  #: of the running statistics
     num_parameters = 7
 
     def sizes(self, channels: int) -> tuple[int, ...]:
@@ -75,11 +76,22 @@ class Switch(NamedTuple):
     normalizers: tuple[str, ...]
     num_groups: int  #: of "GN"
     eps: float
+    momentum: float = 0.1  #: of the running statistics
     num_parameters = 4
 
     def sizes(self, channels: int) -> tuple[int, ...]:
         k = len(self.normalizers)
         return channels, channels, k, k, channels, channels
+
+
+class SparseSwitch(Switch):
+    """The ``rescale`` of SSN; ``radius``, ``mean_fixed``, ``var_fixed`` precede BN's tensors."""
+
+    __slots__ = ()
+
+    def sizes(self, channels: int) -> tuple[int, ...]:
+        parameters, k = super().sizes(channels)[:4], len(self.normalizers)
+        return *parameters, 1, k, k, channels, channels
 
 
 class Attentive(NamedTuple):
@@ -106,7 +118,7 @@ def with_none(values: Iterable, present: Sequence[bool]) -> list:
     return [next(values) if is_present else None for is_present in present]
 
 
-Network = Autoencoder | Exemplar | Switch | Attentive
+Network = Autoencoder | Exemplar | Switch | SparseSwitch | Attentive
 
 
 def check_groups(network: Network, channels: int, num_groups: int) -> None:
@@ -119,10 +131,9 @@ def check_groups(network: Network, channels: int, num_groups: int) -> None:
         )
 
 
-def check_tensors(x: Tensor, network: Network, tensors: Tensors) -> None:
+def check_tensors(x: Tensor, sizes: Sequence[int], tensors: Tensors) -> None:
     """Raise RuntimeError if a tensor is not on x's device, or has the wrong number of values."""
-    sizes = network.sizes(x.shape[1])
-    for tensor, size in zip(tensors, sizes, strict=True):
+    for tensor, size in zip(tensors, sizes, strict=False):
         if tensor is not None and (tensor.numel() != size or tensor.device != x.device):
             raise RuntimeError(
                 f"got a parameter of shape {tuple(tensor.shape)} on {tensor.device}, expected "

@@ -7,7 +7,6 @@ None: ``present`` tells which of a network's tensors they are.
 import functools
 import importlib
 import json
-from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -19,33 +18,33 @@ from .layouts import dense
 from .networks import Network, Tensors, with_none
 
 
-def adaptive_norm(
-    x: Tensor, num_groups: int, eps: float, network: Callable[[], Network] | None, tensors: Tensors
-) -> tuple[Tensor, Tensor, Tensor] | None:
+def adaptive_norm(x: Tensor, num_groups: int, eps: float, network, tensors: Tensors, running):
     """Return y, mean and var if torch.compile traces x, and the graph may have operators."""
-    if network is None or not (HAS_OPERATORS and torch.compiler.is_dynamo_compiling()):
+    is_compiling = HAS_OPERATORS and torch.compiler.is_dynamo_compiling()
+    if network is None or not is_compiling or not backends.has_variances(x, num_groups):
         return None
-    # A parameter's shape is constant, and x's may be symbolic.
-    is_plain = (
-        all(type(t) in backends.PLAIN for t in (x, *tensors)) and type(tensors[0]) is not Tensor
-    )
-    if not is_plain or not backends.has_variances(x, num_groups):
+    types = [type(t) for t in (tensors[0], x, *tensors, *running[:2])]
+    if not all(kind in backends.PLAIN for kind in types) or types[0] is Tensor:
         return None
     described = network()
+    # A parameter's shape is constant, and x's may be symbolic.
     key = _key(described, x.device, x.dtype, tensors[0].shape[-1], num_groups)
     buffers = [t for t in tensors[described.num_parameters :] if t is not None]
-    # The comparison makes the compiler look at eps again in each call.
-    if key is None or eps != described.eps or any(buffer.requires_grad for buffer in buffers):
+    # The comparisons make the compiler look at the options again in each call.
+    has_changed = eps != described.eps or (running and running[2] != described.momentum)
+    if key is None or has_changed or any(buffer.requires_grad for buffer in buffers):
         return None
-    present = [t is not None for t in tensors]
-    tensors = [t for t in tensors if t is not None]
-    y, moments = torch.ops.ilm_plugins.forward(x, num_groups, key, tensors, present)
-    return y, *moments.unbind()
+    present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
+    arguments = x, num_groups, key, given, present, running[:2]
+    y, statistics, moved = torch.ops.ilm_plugins.forward(*arguments)
+    if x.device.type != "cpu":
+        return y, *statistics.view(2, x.shape[0], num_groups).unbind()
+    for old, new in zip(running[:2], moved, strict=False):
+        old.copy_(new)
+    return y, None, None
 
 
-def _key(
-    network: Network, device: torch.device, dtype: torch.dtype, channels: int, num_groups: int
-) -> str | None:
+def _key(network: Network, device, dtype, channels: int, num_groups: int) -> str | None:
     """Return a network's description as a string; None if kernels do not compute it."""
     x = torch.empty(1, channels, 2, device=device, dtype=dtype)
     kernels = backends.find_kernels(x)
@@ -55,7 +54,7 @@ def _key(
         # In forward mode, operators would have a tangent of zero.
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
-        or kernels is not _kernels_of(x)
+        or kernels is not (cpu if x.is_cpu else _triton())
         or not kernels.runs(network, x, num_groups)
     ):
         return None
@@ -66,8 +65,8 @@ def _key(
 _key._dynamo_marked_constant = True
 
 
-def _kernels_of(x: Tensor) -> ModuleType:
-    return cpu if x.is_cpu else importlib.import_module(f"{__package__}.triton")
+def _triton() -> ModuleType:
+    return importlib.import_module(f"{__package__}.triton")
 
 
 @functools.cache
@@ -76,49 +75,63 @@ def _network(key: str) -> Network:
     return getattr(networks, kind)(*(tuple(f) if isinstance(f, list) else f for f in fields))
 
 
-def _forward(x, num_groups, network, tensors, present):
-    kernels, tensors = _kernels_of(x), with_none(tensors, present)
-    y, mean, var = kernels.forward(x, num_groups, _network(network), tensors)
-    return y, torch.stack((mean, var))
-
-
-def _fake_forward(x, num_groups, network, tensors, present):
+def _forward(x, num_groups, network, tensors, present, running):
+    network, tensors = _network(network), with_none(tensors, present)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    return torch.empty_like(dense(x)), x.new_empty((2, x.shape[0], num_groups), dtype=dtype)
+    moved = x.new_zeros((len(running), x.shape[1]), dtype=dtype)  # by C kernels
+    if x.is_cpu:
+        y, statistics = cpu.forward(x, num_groups, network, tensors, running, moved.unbind())
+        return y, statistics, moved
+    y, mean, var = _triton().forward(x, num_groups, network, tensors)
+    return y, torch.cat((mean.flatten(), var.flatten())), moved
 
 
-def _backward(dy, x, moments, network, tensors, present, needs):
-    kernels, inputs = _kernels_of(x), with_none(tensors, present)
+def _fake_forward(x, num_groups, network, tensors, present, running):
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    network, size = _network(network), 2 * x.shape[0] * num_groups
+    moved = x.new_empty((len(running), x.shape[1]), dtype=dtype)
+    if x.device.type == "cpu":
+        size += sum(network.sizes(x.shape[1])[network.num_parameters :])
+    return torch.empty_like(dense(x)), moved.new_empty(size), moved
+
+
+def _backward(dy, x, num_groups, statistics, network, tensors, present, needs):
+    network, inputs = _network(network), with_none(tensors, present)
     needs = [needs[0], *with_none(needs[1:], present)]
-    found = kernels.backward(dy, x, *moments, _network(network), inputs, needs)
+    if x.is_cpu:
+        found = cpu.backward(dy, x, num_groups, statistics, network, inputs, needs)
+    else:
+        moments = statistics.view(2, x.shape[0], num_groups).unbind()
+        found = _triton().backward(dy, x, *moments, network, inputs, needs)
     pairs = zip(found, (x, *inputs), strict=True)
     found = [d if d.dtype == t.dtype else d.to(t.dtype) for d, t in pairs if d is not None]
     return [d if d._base is None else d.clone() for d in found]  # results must share no memory
 
 
-def _fake_backward(dy, x, moments, network, tensors, present, needs):
+def _fake_backward(dy, x, num_groups, statistics, network, tensors, present, needs):
     likes = torch.empty_like(dense(x)), *(t.new_empty(t.shape) for t in tensors)
     return [like for like, need in zip(likes, needs, strict=True) if need]
 
 
 def _save(ctx, inputs, output):
-    x, _, ctx.key, tensors, ctx.present = inputs
-    ctx.mark_non_differentiable(output[1])
+    x, ctx.num_groups, ctx.key, tensors, ctx.present, running = inputs
+    ctx.num_running = len(running)
+    ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(x, output[1], *tensors)
 
 
-def _differentiate(ctx, dy, _):
-    x, moments, *tensors = ctx.saved_tensors
+def _differentiate(ctx, dy, *_):
+    x, statistics, *tensors = ctx.saved_tensors
     needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[3]]
-    arguments = dy, x, moments, ctx.key, tensors, ctx.present, needs
+    arguments = dy, x, ctx.num_groups, statistics, ctx.key, tensors, ctx.present, needs
     dx, *gradients = with_none(torch.ops.ilm_plugins.backward(*arguments), needs)
-    return dx, None, None, gradients, None
+    return dx, None, None, gradients, None, [None] * ctx.num_running
 
 
 def _refuse(ctx, *_):
     raise RuntimeError(
-        "a compiled layer of ilm_plugins has no second derivatives; differentiate the layer that "
-        "is not compiled, or compile it under use_backend('reference')"
+        "a compiled layer of ilm_plugins has no second derivatives; do not compile it, or compile "
+        "it under use_backend('reference')"
     )
 
 
@@ -127,10 +140,10 @@ HAS_OPERATORS = hasattr(torch.compiler, "_is_exporting_flag")
 if HAS_OPERATORS:
     _library = library.Library("ilm_plugins", "FRAGMENT")
     _ends = "str network, Tensor[] tensors, bool[] present"
-    _library.define(f"forward(Tensor x, int num_groups, {_ends}) -> (Tensor, Tensor)")
-    _library.define(
-        f"backward(Tensor dy, Tensor x, Tensor moments, {_ends}, bool[] needs) -> Tensor[]"
-    )
+    _forward_ends = f"int num_groups, {_ends}, Tensor[] running) -> (Tensor, Tensor, Tensor)"
+    _backward_ends = f"int num_groups, Tensor statistics, {_ends}, bool[] needs) -> Tensor[]"
+    _library.define(f"forward(Tensor x, {_forward_ends}")
+    _library.define(f"backward(Tensor dy, Tensor x, {_backward_ends}")
     for _device in ("CPU", "CUDA"):
         _library.impl("forward", _forward, _device)
         _library.impl("backward", _backward, _device)

@@ -440,8 +440,8 @@ def test_an_error_of_the_threads_is_raised(monkeypatch, threads):
 @needs_kernels
 def test_a_library_of_another_interface_and_a_field_that_it_lacks_are_refused(monkeypatch):
     layer, fields = SwitchNorm(8), cpu._fields
-    found, sizes = fields(layer.network(), 8, 8)
-    monkeypatch.setattr(cpu, "_fields", lambda *_: (found + array("d", [3]), sizes))
+    found, *sizes = fields(layer.network(), 8, 8)
+    monkeypatch.setattr(cpu, "_fields", lambda *_: (found + array("d", [3]), *sizes))
     with pytest.raises(RuntimeError, match=f"error {errno.EINVAL}"):
         layer(torch.ones(2, 8, 3))
     monkeypatch.setattr(cpu, "_interface", lambda: 0)

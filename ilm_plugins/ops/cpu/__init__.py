@@ -10,12 +10,13 @@ import errno
 import functools
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from .. import networks
 from ..layouts import dense, laid_out
@@ -24,7 +25,7 @@ from ..networks import Network, Tensors
 LIBRARY = Path(__file__).with_name("kernels.so")
 
 #: Kinds of networks, and names in their descriptions, by their numbers in kernels.h.
-KINDS = (networks.Autoencoder, networks.Exemplar, networks.Switch, networks.Attentive)
+KINDS = networks.Network.__args__
 NAMES = (networks.ACTIVATIONS, networks.COMBINE, ("conv", "no_conv", "mlp"), ("omega", "beta"))
 NAMES += (("IN", "LN", "BN", "GN"),)
 NO_FIELDS = array("d")
@@ -41,12 +42,6 @@ DTYPES = {
 
 #: The library's functions.
 FUNCTIONS = ("moments", "affine", "sums", "dx", "forward", "backward")
-
-
-class _Table(ctypes.Structure):
-    """kernels.h's Kernels: a hash of the interface, and the functions' addresses."""
-
-    _fields_ = (("interface", ctypes.c_uint64), *((name, ctypes.c_void_p) for name in FUNCTIONS))
 
 
 @functools.cache
@@ -79,14 +74,15 @@ def instruction_set() -> str:
 def _functions(dtype: torch.dtype, instructions: str) -> dict[str, Callable[..., int]]:
     """Return name -> C function; RuntimeError if the library has another interface."""
     kind = "double" if dtype == torch.float64 else "float"
-    table = _Table.in_dll(_library(), f"ilm_plugins_{kind}_{instructions}")
-    if table.interface != _interface():
+    kernels = ctypes.c_uint64 * (1 + len(FUNCTIONS))  # as in kernels.h
+    interface, *addresses = kernels.in_dll(_library(), f"ilm_plugins_{kind}_{instructions}")
+    if interface != _interface():
         raise RuntimeError(
             f"{LIBRARY} was compiled from other sources; install ilm_plugins again, in a checkout "
             "by make install"
         )
     function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
-    return {name: function(getattr(table, name)) for name in FUNCTIONS}
+    return {name: function(at) for name, at in zip(FUNCTIONS, addresses, strict=True)}
 
 
 def _interface() -> int:
@@ -151,35 +147,44 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
     return True
 
 
-def forward(
-    x: Tensor, num_groups: int, network: Network, tensors: Tensors
-) -> tuple[Tensor, Tensor, Tensor]:
-    x = dense(x)
-    fields, tensors = _describe(x, num_groups, network, tensors)
-    y = torch.empty_like(x)
-    mean, var = _pair(x, num_groups)
-    _call("forward", x, num_groups, (x, y, mean, var, *tensors), fields)
-    return y, mean, var
+# ---- a whole network in one call
 
 
-def backward(
-    dy: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    network: Network,
-    tensors: Tensors,
-    needs: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
+def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors = (), to=()):
+    """Return y, and the statistics for ``backward``: moments, and copies of the network's buffers.
+
+    BN's ``running`` mean and variance move towards the batch's, in place or to the tensors ``to``.
+    """
     x = dense(x)
-    dy = laid_out(dy, x)
-    fields, tensors = _describe(x, mean.shape[1], network, tensors)
-    dx, *gradients = (
-        torch.empty_like(t) if need else None for t, need in zip((x, *tensors), needs, strict=True)
-    )
-    arguments = dy, x, mean, var, dx, *tensors, *gradients
-    _call("backward", x, mean.shape[1], arguments, fields)
-    return dx, *gradients
+    fields, kept, inputs = _describe(x, num_groups, network, (*tensors, *running))
+    y, size = torch.empty_like(x), 2 * x.shape[0] * num_groups + kept
+    statistics = x.new_empty(size, dtype=DTYPES[x.dtype][0])
+    moved = to or inputs[len(tensors) :]
+    _call("forward", x, num_groups, (x, y, statistics, *inputs, *moved, *[None] * 4), fields)
+    for old, new in zip(running, moved, strict=True) if not to else ():
+        increment_version(old) if old is new else old.copy_(new)
+    return y, statistics
+
+
+def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, needs):
+    """Return the gradients; of buffers in ``tensors`` it only matters whether they are None."""
+    x = dense(x)
+    parameters, buffers = tensors[: network.num_parameters], tensors[network.num_parameters :]
+    fields, _, parameters = _describe(x, num_groups, network, parameters)
+    inputs = *parameters, *(t if t is None else statistics for t in buffers)
+    gradients = [
+        torch.empty_like(t) if need else None for t, need in zip((x, *inputs), needs, strict=True)
+    ]
+    arguments = laid_out(dy, x), x, statistics, gradients[0], *inputs, *gradients[1:]
+    _call("backward", x, num_groups, arguments, fields)
+    return gradients
+
+
+def buffers_in(statistics: Tensor, network: Network, x: Tensor, num_groups: int) -> list[Tensor]:
+    """Return the copies of buffers in the statistics, each as a vector."""
+    first = network.num_parameters
+    sizes = [2 * x.shape[0] * num_groups, *network.sizes(x.shape[1])[first:]]
+    return list(statistics.split(sizes)[1:])
 
 
 # ---- calls of the library
@@ -192,25 +197,26 @@ def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
 
 def _describe(
     x: Tensor, num_groups: int, network: Network, tensors: Tensors
-) -> tuple[array, Tensors]:
-    """Return the network's fields for C, and its tensors as C reads them: keep these alive."""
+) -> tuple[array, int, Tensors]:
+    """Return the network's fields, the number of values in its buffers, and tensors for C."""
     dtype = DTYPES[x.dtype][0]
-    fields, sizes = _fields(network, x.shape[1], num_groups)
-    for t, size in zip(tensors, sizes, strict=True):
+    fields, kept, sizes = _fields(network, x.shape[1], num_groups)
+    for t, size in zip(tensors, sizes, strict=False):
         if t is not None and (
-            (t.numel(), t.dtype) != (size, dtype)
+            t.numel() != size
+            or t.dtype is not dtype
             or not (t.is_cpu and t.is_contiguous())
             or t.is_neg()
         ):
-            networks.check_tensors(x, network, tensors)
+            networks.check_tensors(x, sizes, tensors)
             tensors = [t if t is None else t.resolve_neg().to(dtype).contiguous() for t in tensors]
             break
-    return fields, tensors
+    return fields, kept, tensors  # to be kept alive
 
 
-@functools.lru_cache(maxsize=None, typed=True)  # named tuples of two classes may be equal
-def _fields(network: Network, channels: int, num_groups: int) -> tuple[array, tuple[int, ...]]:
-    """Return the network's kind and fields as numbers, see kernels.h, and its tensors' sizes."""
+@functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
+def _fields(network: Network, channels: int, num_groups: int) -> tuple[array, int, list[int]]:
+    """Return the network's kind and fields for kernels.h; the sizes of its buffers, and of all."""
     networks.check_groups(network, channels, num_groups)
     fields = array("d", [KINDS.index(type(network))])
     for value in network:
@@ -218,7 +224,8 @@ def _fields(network: Network, channels: int, num_groups: int) -> tuple[array, tu
             fields.append(len(value))
         values = value if isinstance(value, tuple) else (value,)
         fields.extend(NUMBERS[v] if isinstance(v, str) else v for v in values)
-    return fields, network.sizes(channels)
+    sizes = network.sizes(channels)
+    return fields, sum(sizes[network.num_parameters :]), [*sizes, channels, channels]
 
 
 def _call(

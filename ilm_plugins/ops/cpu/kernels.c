@@ -44,6 +44,7 @@ typedef int32_t Bool;
 
 #include "groups.h"
 #include "autoencoder.h"
+#include "ratios.h"
 #include "mixture.h"
 #include "attentive.h"
 
@@ -85,19 +86,21 @@ static const Passes ALL_PASSES[][2] = {
 /* By kind. `fields` counts the kind, and not a mixture's normalizers; `forward` and `backward` are the
    steps between two passes. */
 static const struct {
-    int fields, tensors;
+    int fields, parameters, tensors;
     int64_t (*scratch)(const Map *map, const Network *net);
     int64_t (*tape)(const Job *job); /* values of an instance */
     Step forward, backward;
     int (*gradients)(const Job *job, real **to);
 } NETWORKS[] = {
-    [AUTOENCODER] = {10, OMEGA_OFFSET + 1, encoder_scratch, encoder_tape, encoder_forward,
+    [AUTOENCODER] = {10, OMEGA_OFFSET, OMEGA_OFFSET + 1, encoder_scratch, encoder_tape, encoder_forward,
                      encoder_backward, encoder_gradients},
-    [EXEMPLAR] = {9, EXEMPLAR_RUNNING + 2, mixture_scratch, mixture_tape, exemplar_forward,
+    [EXEMPLAR] = {10, EXEMPLAR_RUNNING, EXEMPLAR_RUNNING + 2, mixture_scratch, mixture_tape, exemplar_forward,
                   exemplar_backward, mixture_gradients},
-    [SWITCH] = {4, SWITCH_RUNNING + 2, mixture_scratch, mixture_tape, switch_forward, switch_backward,
+    [SWITCH] = {5, SWITCH_RUNNING, SWITCH_RUNNING + 2, mixture_scratch, mixture_tape, switch_forward, switch_backward,
                 mixture_gradients},
-    [ATTENTIVE] = {5, PAIR_BIAS + 1, attentive_scratch, attentive_tape, attentive_forward,
+    [SPARSE] = {5, RADIUS, SPARSE_RUNNING + 2, mixture_scratch, mixture_tape, switch_forward, switch_backward,
+                mixture_gradients},
+    [ATTENTIVE] = {5, PAIR_BIAS + 1, PAIR_BIAS + 1, attentive_scratch, attentive_tape, attentive_forward,
                    attentive_backward, attentive_gradients},
 };
 
@@ -124,6 +127,7 @@ static int read_network(const Call *call, int first, Network *net)
         net->hidden = v[2], net->reduction = v[3], net->activation = v[4], net->ratio_net = v[5];
         net->shared_affine = v[6];
     }
+    net->momentum = is_mixture(net) ? v[net->kind == EXEMPLAR ? 7 : 2] : 0;
     if (net->kind == ATTENTIVE)
         net->num_affine = v[2], net->feature_eps = v[3];
     int64_t groups[] = {[IN] = call->map.channels, [LN] = 1, [BN] = BATCH, [GN] = net->num_groups};
@@ -202,30 +206,53 @@ static int dx(const Call *call)
 
 /* ---- a whole layer */
 
-/* Addresses: x, y, mean, var; the network's tensors. */
+/* Set the pointers to the statistics that are kept for the backward pass: moments, then the network's
+   buffers, with BN's moments of the batch in place of running ones that are NULL. A forward pass copies the
+   buffers there, because they may change before the backward pass, which reads the copies alone. */
+static void find_kept(Job *job, Network *net, real *statistics, int is_forward)
+{
+    const Map *map = job->map;
+    job->mean = statistics, job->var = job->mean + map->instances * map->groups;
+    real *kept = job->var + map->instances * map->groups;
+    for (int i = NETWORKS[net->kind].parameters; i < NETWORKS[net->kind].tensors; i++) {
+        int is_running = is_mixture(net) && i >= running_of(net);
+        int is_fixed = net->kind == SPARSE && i > RADIUS;
+        int64_t size = is_running ? map->channels : is_fixed ? net->num_normalizers : 1;
+        if (is_forward && net->tensors[i])
+            memcpy(kept, net->tensors[i], size * sizeof(real));
+        if (!is_running)
+            net->tensors[i] = kept;
+        else if (i == running_of(net))
+            find_batch(job, kept);
+        kept += size;
+    }
+}
+
+/* Addresses: x, y, statistics; the network's tensors; for a mixture, BN's running mean and variance, and
+   where to put them after the batch. All of these four may be NULL. */
 static int forward(const Call *call)
 {
     const Map *map = &call->map;
     Network network, *net = &network;
-    if (read_network(call, 4, net))
+    if (read_network(call, 3, net))
         return EINVAL;
     Job job = start(map, net, call->at[0]);
     int64_t channel_values = map->instances * map->channels, partials = for_moments(&job);
-    real *memory = allocate(2 * map->channels + partials + 2 * channel_values);
+    real *memory = allocate(partials + 2 * channel_values);
     if (memory == NULL)
         return ENOMEM;
-    job.partials = memory + 2 * map->channels, job.scale = job.partials + partials;
-    job.shift = job.scale + channel_values;
-    job.y = call->at[1], job.mean = call->at[2], job.var = call->at[3];
+    job.partials = memory, job.scale = job.partials + partials;
+    job.shift = job.scale + channel_values, job.y = call->at[1];
+    find_kept(&job, net, call->at[2], 1);
     Pass first = job.passes->moments;
     int error = 0;
-    if (is_mixture(net))
-        find_batch(&job, memory);
     if (job.uses_batch_moments) {
         error = run(&job, first, pool_moments, NULL);
         error = error
             ? error
             : parallel(map, map->channels, divide_up(GRAIN, map->instances), pool_batch, &job);
+        if (!error)
+            move_running(&job, call->at + 3 + NETWORKS[net->kind].tensors);
         first = NULL;
     }
     error = error ? error : run(&job, first, NETWORKS[net->kind].forward, job.passes->affine);
@@ -239,10 +266,7 @@ static int backward_of(Job *job, real **gradients)
     int kind = job->network->kind;
     Step step = NETWORKS[kind].backward;
     Pass dx = job->y ? job->passes->dx : NULL;
-    int error = 0;
-    if (job->uses_batch_moments)
-        error = parallel(map, map->channels, divide_up(GRAIN, map->instances), pool_batch, job);
-    error = error ? error : run(job, job->passes->sums, step, job->uses_batch_moments ? NULL : dx);
+    int error = run(job, job->passes->sums, step, job->uses_batch_moments ? NULL : dx);
     if (!error && job->uses_batch_moments && dx) {
         error = add_columns(job, tape_of(job).batch, 2 * map->channels, job->d_batch);
         error = error ? error : run(job, NULL, couple, dx);
@@ -250,29 +274,29 @@ static int backward_of(Job *job, real **gradients)
     return error ? error : NETWORKS[kind].gradients(job, gradients);
 }
 
-/* Addresses: dy, x, mean, var, dx; the network's tensors; their gradients. dx and gradients may be NULL. */
+/* Addresses: dy, x, statistics, dx; the network's tensors, of whose buffers it only matters whether they
+   are NULL; the tensors' gradients. dx and gradients may be NULL. */
 static int backward(const Call *call)
 {
     const Map *map = &call->map;
     Network network, *net = &network;
-    if (read_network(call, 5, net))
+    if (read_network(call, 4, net))
         return EINVAL;
     int tensors = NETWORKS[net->kind].tensors;
     real *gradients[MAX_TENSORS];
-    memcpy(gradients, call->at + 5 + tensors, tensors * sizeof(void *));
+    memcpy(gradients, call->at + 4 + tensors, tensors * sizeof(void *));
     Job job = start(map, net, call->at[1]);
     int64_t channel_values = map->instances * map->channels, group_values = map->instances * map->groups;
     int64_t partials = for_sums(&job);
-    real *memory = allocate(partials + 3 * channel_values + 2 * group_values + 4 * map->channels), *tape;
+    real *memory = allocate(partials + 3 * channel_values + 2 * group_values + 2 * map->channels), *tape;
     if (memory == NULL)
         return ENOMEM;
     job.partials = memory, job.scale = job.partials + partials;
     job.d_scale = job.scale + channel_values, job.d_shift = job.d_scale + channel_values;
     job.slope = job.d_shift + channel_values, job.offset = job.slope + group_values;
     job.d_batch = job.offset + group_values;
-    job.dy = call->at[0], job.mean = call->at[2], job.var = call->at[3], job.y = call->at[4];
-    if (is_mixture(net))
-        find_batch(&job, job.d_batch + 2 * map->channels);
+    job.dy = call->at[0], job.y = call->at[3];
+    find_kept(&job, net, call->at[2], 0);
     job.tape_size = NETWORKS[net->kind].tape(&job);
     job.tape = tape = allocate(map->instances * job.tape_size);
     int error = tape ? backward_of(&job, gradients) : ENOMEM;

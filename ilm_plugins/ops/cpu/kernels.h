@@ -32,7 +32,7 @@ typedef struct {
 enum { TANH, SIGMOID, RELU, LEAKY_RELU, RELU6, IDENTITY };   /* activations */
 enum { PLAIN, INSIDE, TIMES, PLUS };                         /* a(WE), a(WE+B), a(WE)*B, a(WE)+B */
 enum { OMEGA, BETA };                                        /* what the mean drives */
-enum { AUTOENCODER, EXEMPLAR, SWITCH, ATTENTIVE };           /* networks */
+enum { AUTOENCODER, EXEMPLAR, SWITCH, SPARSE, ATTENTIVE };   /* networks */
 enum { CONV, NO_CONV, MLP };                                 /* EN's ratio networks */
 enum { IN, LN, BN, GN };                                     /* normalizers */
 enum { MAX_NORMALIZERS = 4, MAX_TENSORS = 9, BATCH = 0 /* groups of BN */ };
@@ -56,6 +56,7 @@ typedef struct {
     int64_t normalizers[MAX_NORMALIZERS]; /* groups of each, BATCH for BN */
     int64_t num_normalizers;
     int32_t ratio_net, activation, shared_affine;
+    double momentum;
     int64_t reduction;
     /* AN */
     int64_t num_affine;
