@@ -143,7 +143,7 @@ def box_head(norm):
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize("make, shape", [(resnet, (3, 32, 32)), (box_head, (64, 7, 7))])
+@pytest.mark.parametrize("make, shape", [(resnet, (3, 64, 64)), (box_head, (64, 7, 7))])
 @pytest.mark.parametrize("name", NORMS)
 def test_models_compile_into_three_graphs_for_any_batch(name, make, shape):
     torch.manual_seed(0)
