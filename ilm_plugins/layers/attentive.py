@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Attentive, restandardize
-from .base import AdaptiveNorm
+from .base import AdaptiveNorm, parameter
 from .options import check_choice, check_eps, check_positive, fit_width
 from .projection import Projection, project
 
@@ -104,9 +104,8 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         self.pairs = AffinePairs(num_affine, num_channels, init, **factory)
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
-        attention, pairs = self.attention, self.pairs
-        own = self.weight, self.bias
-        return (*own, attention.weight, attention.bias, pairs.weight, pairs.bias)
+        modules = self, self._modules["attention"], self._modules["pairs"]
+        return tuple(parameter(m, name) for m in modules for name in ("weight", "bias"))
 
     def network(self) -> Attentive:
         return Attentive(self.num_groups, self.eps, self.num_affine, FEATURE_EPS)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..ops import Autoencoder, cast, coarsen, moments, restandardize
-from .base import AdaptiveNorm, copy_for_autograd
+from .base import AdaptiveNorm, parameter
 from .options import check, check_choice, check_eps, check_positive
 from .projection import Projection, project
 
@@ -94,26 +94,15 @@ class AutoencoderNorm(AdaptiveNorm):
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
         """Return weight, bias, W1, W2, W3 and omega_offset; the class has the shapes."""
-        children = self._modules  # nn.Module's look-up of an attribute takes a microsecond
-        return (
-            self.weight,
-            self.bias,
-            children["encode"].weight,
-            children["decode_mean"].weight,
-            children["decode_var"].weight,
-            copy_for_autograd(self.omega_offset),
-        )
+        maps = (self._modules[name] for name in ("encode", "decode_mean", "decode_var"))
+        maps = (parameter(module, "weight") for module in maps)
+        own = parameter(self, "weight"), parameter(self, "bias")
+        return *own, *maps, self._buffers["omega_offset"]
 
     def rescaling(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the omega and beta that rescale each instance's standardized x (Eq. 2).
+        """Return the omega and beta (N, C) that rescale the standardized instances of x (Eq. 2).
 
         The auto-encoder's predictions are omega - ``weight`` and beta - ``bias``.
-
-        Args:
-            x: (N, C, *), the layer's input.
-
-        Returns:
-            omega, beta: (N, C) each, at least float32.
         """
         self.check_input(x)
         mean, var = moments(x, self.moment_groups)
@@ -156,8 +145,7 @@ class AutoencoderNorm(AdaptiveNorm):
         return parameter.view(self.num_key_groups, -1)
 
     def network_flops(self) -> int:
-        """Return 4MN: the encoder runs twice, either decoder once."""
-        return 4 * self.hidden * self.num_key_groups
+        return 4 * self.hidden * self.num_key_groups  # the encoder runs twice, either decoder once
 
     def network(self) -> Autoencoder:
         return Autoencoder(

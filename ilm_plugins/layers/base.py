@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from ..ops import Network, adaptive_norm
@@ -60,6 +59,8 @@ class AdaptiveNorm(nn.GroupNorm):
         super().__init_subclass__(**options)
         if "network" not in vars(cls):  # a base's describes the base's equations
             cls.network = None
+        if cls.network is not None:
+            cls.network._dynamo_marked_constant = True
 
     def __new__(cls, *args, **options):
         # Frameworks construct layers from configs: a misspelt option gets our message here
@@ -88,10 +89,7 @@ class AdaptiveNorm(nn.GroupNorm):
         return 0
 
     def reset_parameters(self) -> None:
-        """Initialize the layer and its child modules again, in place.
-
-        Own tensors get their :attr:`initial_values`; those without one are unchanged.
-        """
+        """Initialize child modules again, and own tensors that have :attr:`initial_values`."""
         tensors = {**self._parameters, **self._buffers}
         # nn.GroupNorm's constructor calls this before a subclass has registered its own tensors.
         for name in tensors.keys() & self.initial_values.keys():
@@ -119,11 +117,8 @@ class AdaptiveNorm(nn.GroupNorm):
         self.check_input(x)
         return self.normalize(x)[0]
 
-    def normalize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the normalized x, and its means and variances (N, moment_groups), detached.
-
-        The input is not checked, and running statistics are not updated.
-        """
+    def normalize(self, x: Tensor, running: tuple = ()) -> tuple[Tensor, ...]:
+        """Return the normalized x; its means and variances, see :func:`ops.adaptive_norm`."""
         return adaptive_norm(
             x,
             self.moment_groups,
@@ -131,13 +126,11 @@ class AdaptiveNorm(nn.GroupNorm):
             self.rescale,
             *self.rescale_tensors(),
             network=self.network,
+            running=running,
         )
 
     def extra_repr(self) -> str:
-        """Return the constructor's arguments, without device, dtype and flags that are False.
-
-        Each value is read from the attribute that has the parameter's name.
-        """
+        """Return the constructor's arguments, without device, dtype and flags that are False."""
         names = inspect.signature(type(self).__init__).parameters
         values = {name: getattr(self, name, False) for name in names}
         return ", ".join(f"{name}={v!r}" for name, v in values.items() if v is not False)
@@ -155,10 +148,8 @@ class AdaptiveNorm(nn.GroupNorm):
             if x.dim() < 2:
                 fix = "add the dimension of the batch, for example by x.unsqueeze(0)"
             elif x.dim() > 2 and x.shape[-1] == self.num_channels:
-                fix = (
-                    "channels come last there, as in tokens (N, L, C) of transformers; call "
-                    "layer(x.movedim(-1, 1)).movedim(1, -1), or keep LayerNorm"
-                )
+                call = "layer(x.movedim(-1, 1)).movedim(1, -1)"
+                fix = f"channels come last, as in tokens (N, L, C); call {call}, or keep LayerNorm"
             raise ValueError(
                 f"{type(self).__name__}: got an input of shape {tuple(x.shape)}, expected "
                 f"(N, {self.num_channels}, *); {fix}"
@@ -170,12 +161,10 @@ class AdaptiveNorm(nn.GroupNorm):
             )
 
 
-def copy_for_autograd(buffer: Tensor) -> Tensor:
-    """Return a copy of a buffer while autograd records, otherwise the buffer itself."""
-    # Autograd saves it for the backward pass. Before that, another forward pass may write to the
-    # buffer, and DistributedDataParallel does, which broadcasts buffers.
-    records = torch.is_grad_enabled() and not torch.jit.is_tracing()
-    return buffer.clone() if records else buffer
+def parameter(module: nn.Module, name: str) -> Tensor:
+    """Return a module's parameter, without nn.Module's look-up, which takes half a microsecond."""
+    found = module._parameters.get(name)  # None if parametrized, for example
+    return getattr(module, name) if found is None else found
 
 
 def freeze(module: nn.Module, frozen: bool = True) -> nn.Module:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Exemplar, cast, moments
+from .base import parameter
 from .mixture import MixtureNorm, weighted_sum
 from .options import check_choice, check_positive, fit_width, takes_options_of
 from .projection import ACTIVATIONS, Projection, project
@@ -146,9 +147,12 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return self._ratios(mean, normalized_means, *network)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        reduce = self.reduce.weight if self.ratio_net == "conv" else None
-        network = reduce, self.expand.weight, self.expand.bias, self.ratio.weight, self.ratio.bias
-        return (self.weight, self.bias, *network, *self.running_statistics())
+        both = "weight", "bias"
+        reduce = parameter(self.reduce, "weight") if self.ratio_net == "conv" else None
+        modules = self._modules["expand"], self._modules["ratio"]
+        network = (parameter(module, name) for module in modules for name in both)
+        own = (parameter(self, name) for name in both)
+        return *own, reduce, *network, *self.running_statistics()
 
     def network_flops(self) -> int:
         maps = self.expand.weight.numel() + self.ratio.weight.numel()
@@ -164,11 +168,12 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
             self.normalizers,
             self.num_groups,
             self.eps,
-            self.expand.out_features,
+            self._modules["expand"].out_features,
             1 if self.ratio_net == "no_conv" else self.reduction,
             self.activation,
             self.ratio_net,
             self.shared_affine,
+            self.momentum,
         )
 
     def rescale(self, mean, var, weight, bias, *tensors):

@@ -6,17 +6,10 @@ from torch import Tensor, nn
 
 
 class PerLevelNorm(nn.ModuleList):
-    """One norm for all levels of a feature pyramid, with running statistics for each.
+    """One norm for all levels, which share its parameters; each has its own running statistics.
 
-    RetinaNet's head runs the same modules over every level in turn. The levels share all
-    parameters, as under detectron2's CycleBatchNormList, and each level has its own running
-    statistics. The module must be called once for each level, in order.
-
-    Shape: (N, C, H, W) to the same; H and W may differ between levels.
-
-    Args:
-        layer: a norm with running statistics; each level has a copy that shares its parameters.
-        num_levels: number of levels.
+    RetinaNet's head runs the same modules over every level in turn, as under detectron2's
+    CycleBatchNormList. The module must be called once for each level, in order.
     """
 
     def __init__(self, layer: nn.Module, num_levels: int) -> None:
@@ -31,7 +24,6 @@ class PerLevelNorm(nn.ModuleList):
 
 
 def restart_levels(head: nn.Module, *_inputs) -> None:
-    """Reset every PerLevelNorm in a head to the first level; a hook before its forward pass."""
     for module in head.modules():
         if isinstance(module, PerLevelNorm):
             module.level = 0

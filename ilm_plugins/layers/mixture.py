@@ -12,7 +12,7 @@ from torch import Tensor, distributed
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
-from .base import AdaptiveNorm, copy_for_autograd
+from .base import AdaptiveNorm
 from .options import check, check_choice, check_eps, check_fraction, check_positive, fit_width
 
 NORMALIZERS = ("IN", "LN", "BN", "GN")
@@ -99,8 +99,7 @@ class MixtureNorm(AdaptiveNorm):
         # torch's function takes any module with a BatchNorm's attributes, and fuses BatchNorm.
         if sys._getframe(1).f_code is fuse_conv_bn_eval.__code__:
             raise TypeError(
-                f"{type(self).__name__} cannot be fused into a convolution: its scale and shift "
-                "depend on the input; leave it out of fuse_conv_bn_eval"
+                f"{type(self).__name__} cannot be fused into a convolution; leave it out"
             )
         return self.__getattr__("running_var")
 
@@ -122,8 +121,7 @@ class MixtureNorm(AdaptiveNorm):
         return None if isinstance(self.sync, bool) else self.sync
 
     def __deepcopy__(self, memo: dict) -> "MixtureNorm":
-        """Return a copy with the same process group, which cannot be copied."""
-        memo[id(self.sync)] = self.sync
+        memo[id(self.sync)] = self.sync  # A process group cannot be copied.
         copied = memo[id(self)] = self.__new__(type(self))
         copied.__setstate__(copy.deepcopy(self.__dict__, memo))
         return copied
@@ -132,9 +130,11 @@ class MixtureNorm(AdaptiveNorm):
         self.check_input(x)
         if self.synchronizes:
             return self._forward_synchronized(x)
-        y, mean, var = self.normalize(x)
-        if self.uses_batch_statistics:
-            self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
+        if not self.uses_batch_statistics:
+            return self.normalize(x)[0]
+        running = self.running_mean, self._buffers["running_var"], self.momentum
+        y, mean, var = self.normalize(x, running)
+        self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
         return y
 
     @torch._disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
@@ -152,11 +152,10 @@ class MixtureNorm(AdaptiveNorm):
         return y
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-        """Move the running statistics towards the batch's, by instances' moments (N, C).
-
-        ``count``, of a channel's values in the batch, is an int or a scalar tensor, which the host
-        does not read. Fewer than two have no unbiased variance and change nothing.
-        """
+        """Move the running statistics towards those of a batch of ``count`` values a channel."""
+        # Fewer than two have no unbiased variance. The host does not read a count in a tensor.
+        if mean is None:  # Kernels have moved them.
+            return
         momentum = self.momentum
         if isinstance(count, Tensor):
             momentum = (count > 1).to(self.running_mean) * momentum
@@ -173,15 +172,12 @@ class MixtureNorm(AdaptiveNorm):
         """Return the running mean and variance (C) if BN uses them now; else two Nones."""
         if self.uses_batch_statistics or self.running_mean is None:
             return None, None
-        return copy_for_autograd(self.running_mean), copy_for_autograd(self._buffers["running_var"])
+        return self._buffers["running_mean"], self._buffers["running_var"]
 
     def statistics(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return (mu_k, sigma_k^2) of each normalizer from instances' moments (N, C).
-
-        LN's are (N, 1), BN's (1, C), all others (N, C). Running statistics of None are the batch's.
-        """
+        """Return (mu_k, sigma_k^2) of each normalizer: LN's (N, 1), BN's (1, C), others (N, C)."""
         statistics = []
         for normalizer in self.normalizers:
             if normalizer == "IN":
@@ -199,6 +195,5 @@ class MixtureNorm(AdaptiveNorm):
 
 
 def weighted_sum(weights: Iterable[Tensor], values: Iterable[Tensor]) -> Tensor:
-    """Return the sum over k of weights[k] * values[k]."""
     # One by one: the order in which torch sums over a dimension depends on the batch's size.
     return reduce(add, (weight * value for weight, value in zip(weights, values, strict=True)))

@@ -13,10 +13,7 @@ AUTO = {"num_groups": 32, "key_group_size": 16, "num_key_groups": 32, "reduction
 
 
 def takes_options_of(base: type) -> Callable[[Callable], Callable]:
-    """Return a decorator for a constructor that hands its ``**options`` to that of ``base``.
-
-    ``inspect.signature`` then shows the keyword-only options of ``base`` in their place.
-    """
+    """Return a decorator by which a constructor's signature shows the options of ``base``, too."""
 
     def decorate(init: Callable) -> Callable:
         own = inspect.signature(init)
@@ -53,35 +50,28 @@ def check_known(layer: type, options: Mapping[str, Any], args: Iterable[Any] = (
 
 
 def check_choice(layer: str, option: str, value: Any, choices: Collection[Any]) -> None:
-    """Raise OptionError, naming layer and option, unless ``value`` is one of ``choices``."""
     choices = list(choices)  # in a dict, an unhashable value could not be looked up
     listed = ", ".join(map(repr, choices))
     check(value in choices, f"{layer}: {option}={value!r} is unknown; set it to one of {listed}")
 
 
 def check_positive(layer: str, option: str, value: int) -> None:
-    """Raise OptionError, naming layer and option, unless ``value`` is a positive integer."""
     is_positive = isinstance(value, numbers.Integral) and value >= 1
     check(is_positive, f"{layer}: {option}={value!r} is not a positive integer; set one")
 
 
 def check_eps(layer: str, eps: float) -> None:
-    """Raise OptionError unless ``eps`` is above 0 and at most 1; a group count may stand there."""
     is_valid = isinstance(eps, numbers.Real) and 0 < eps <= 1
     check(is_valid, f"{layer}: eps={eps!r} is not above 0 and at most 1; the default is 1e-5")
 
 
 def check_fraction(layer: str, option: str, value: float) -> None:
-    """Raise OptionError, naming layer and option, unless ``value`` is from 0 to 1."""
     is_valid = isinstance(value, numbers.Real) and 0 <= value <= 1
     check(is_valid, f"{layer}: {option}={value!r} is not between 0 and 1")
 
 
 def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int, ...]:
-    """Return options that must divide the number of channels, with numbers in place of "auto".
-
-    The OptionError for one that does not suggests "auto", or a divisor that most widths have.
-    """
+    """Return options that must divide the number of channels, with numbers in place of "auto"."""
     check_positive(layer.__name__, "num_channels", num_channels)
     to_fit = {o for o, value in options.items() if isinstance(value, str) and value == "auto"}
     values = options | {o: math.gcd(AUTO[o], num_channels) for o in to_fit}

@@ -48,10 +48,9 @@ class Projection(nn.Module):
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return the linear map of x (*, I) by weight (O, I) and bias (O) or None: (*, O)."""
-    # Compiled, the gradient of a product and a sum would be a sum over the batch, for which the
-    # CPU code of TorchInductor writes past the end of its buffer unless O is a multiple of the
-    # vector width (PyTorch issue 196681, not fixed in torch 2.11). Neither autocast nor
-    # torch.set_float32_matmul_precision makes a product in float64 less precise.
+    # Compiled, the gradient of a product and a sum would be a sum over the batch, by which the CPU
+    # code of TorchInductor writes past its buffer unless O is a multiple of the vector width
+    # (PyTorch issue 196681). No setting makes a product in float64 less precise.
     if weight.dim() == 2 and x.device.type == "cpu" and torch.compiler.is_dynamo_compiling():
         tensors = (t if t is None else t.double() for t in (x, weight, bias))
         return nn.functional.linear(*tensors).to(torch.promote_types(x.dtype, weight.dtype))

@@ -28,11 +28,7 @@ NORMS: dict[str, type[nn.GroupNorm]] = {
 
 
 def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
-    """Split a NORM string such as ``"EN"`` or ``"EN(reduction=16)"`` into its key and options.
-
-    Returns:
-        The key and the options, which are not checked; None if :func:`norm_key` finds no key of
-        :data:`NORMS`, as in "ENx".
+    """Split a NORM string, as "EN(reduction=16)", into key and unchecked options; "ENx" gives None.
 
     Raises:
         OptionError: the key is followed by something other than ``(option=literal, ...)``.

@@ -8,8 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..ops import SparseSwitch, Switch
 from .options import check_fraction, takes_options_of
 from .switchable import SwitchNorm
+
+#: Buffers that the ratios depend on.
+BUFFERS = "radius", "mean_fixed", "var_fixed"
 
 
 class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
@@ -44,7 +48,6 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
     }
 
     training_hook = "RadiusHook"
-    network = SwitchNorm.network
 
     @takes_options_of(SwitchNorm)
     def __init__(
@@ -70,28 +73,37 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         logits = (self.mean_weight, self.var_weight)
         if hasattr(logits[0], "full_tensor"):  # sharded by fully_shard; every process calls this
             logits = [weight.full_tensor() for weight in logits]
-        self.mean_fixed[:], self.var_fixed[:] = self._sparse_ratios(*logits) == 1
+        fixed = self.mean_fixed, self.var_fixed
+        self.mean_fixed[:], self.var_fixed[:] = self.ratios_of(*logits, self.radius, *fixed) == 1
 
     def ratios(self) -> Tensor:
-        """Return the ratios as SN does; at least float32, and some may be exactly 0."""
-        return self._sparse_ratios(self.mean_weight, self.var_weight)
+        fixed = self.mean_fixed, self.var_fixed
+        return self.ratios_of(self.mean_weight, self.var_weight, self.radius, *fixed)
 
-    def _sparse_ratios(self, *logits: Tensor) -> Tensor:
-        logits = torch.stack(logits)
+    def ratios_of(self, mean_weight, var_weight, radius=None, mean_fixed=None, var_fixed=None):
+        if radius is None:  # the logits are logarithms of ratios
+            return super().ratios_of(mean_weight, var_weight)
+        logits = torch.stack((mean_weight, var_weight))
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        fixed = torch.stack((self.mean_fixed, self.var_fixed)).to(dtype)
-        ratios = sparsestmax(logits.to(dtype), self.radius.to(dtype))
+        fixed = torch.stack((mean_fixed, var_fixed)).to(dtype)
+        ratios = sparsestmax(logits.to(dtype), radius.to(dtype))
         # In an average of models the fixed ratios may be fractions, which do not sum to 1.
         return torch.where((fixed == 1).any(1, keepdim=True), fixed, ratios)
 
+    def network(self) -> Switch | SparseSwitch:
+        options = self.normalizers, self.num_groups, self.eps, self.momentum
+        return SparseSwitch(*options) if self.radius.is_cpu else Switch(*options)
+
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        # SN's kernels compute softmax, which gives the ratios again from their logarithms.
-        weight, bias, _, _, *running = super().rescale_tensors()
+        tensors = super().rescale_tensors()
+        if self.radius.is_cpu:
+            return *tensors[:4], *(self._buffers[name] for name in BUFFERS), *tensors[4:]
+        # Triton's kernels compute softmax, which gives the ratios again from their logarithms.
         ratios = self.ratios()
         # exp(-1e4) is 0 in every dtype; the logarithm of a zero ratio would have no gradient.
         is_zero = ratios <= 0  # not NaN, which stays
         logarithms = ratios.where(~is_zero, 1).log().where(~is_zero, -1e4)
-        return weight, bias, *logarithms.unbind(), *running
+        return *tensors[:2], *logarithms.unbind(), *tensors[4:]
 
 
 def set_radius(model: nn.Module, radius: float) -> None:
@@ -136,13 +148,7 @@ def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
 
     because each face contains the largest logits, and a projection onto it scales their c. Where
     all logits of S are equal, c = 0 has no direction, and the ratios are equal, too.
-
-    Args:
-        logits: (..., K).
-        radius: r, a tensor that broadcasts with the logits.
-
-    Returns:
-        (..., K); the gradient is that within the face S.
+    The logits are (..., K), the radius broadcasts, and the gradient is that within the face S.
     """
     # Differences of equal or nearly equal logits lose digits unless these are near 0.
     logits = logits - logits.detach().amax(-1, keepdim=True)

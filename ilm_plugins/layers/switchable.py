@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Switch
+from .base import parameter
 from .mixture import MixtureNorm, weighted_sum
 from .options import takes_options_of
 
@@ -57,18 +58,23 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
             (2, K) in the order of ``normalizers``: the ratios lambda of the means and lambda' of
             the variances; each row sums to 1.
         """
-        return torch.stack((self.mean_weight, self.var_weight)).softmax(1)
+        return self.ratios_of(self.mean_weight, self.var_weight)
+
+    def ratios_of(self, mean_weight: Tensor, var_weight: Tensor) -> Tensor:
+        return torch.stack((mean_weight, var_weight)).softmax(1)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        own = self.weight, self.bias, self.mean_weight, self.var_weight
-        return (*own, *self.running_statistics())
+        names = "weight", "bias", "mean_weight", "var_weight"
+        return (*(parameter(self, name) for name in names), *self.running_statistics())
 
     def network(self) -> Switch:
-        return Switch(self.normalizers, self.num_groups, self.eps)
+        return Switch(self.normalizers, self.num_groups, self.eps, self.momentum)
 
-    def rescale(self, mean, var, weight, bias, mean_weight, var_weight, running_mean, running_var):
+    def rescale(self, mean, var, weight, bias, mean_weight, var_weight, *buffers):
+        running_mean, running_var = buffers[-2:]
         means, variances = zip(*self.statistics(mean, var, running_mean, running_var), strict=True)
-        mean_ratios, var_ratios = (w.softmax(0).unbind() for w in (mean_weight, var_weight))
+        ratios = self.ratios_of(mean_weight, var_weight, *buffers[:-2])
+        mean_ratios, var_ratios = (row.unbind() for row in ratios.unbind())
         # mu_IN - mu as a sum of differences: rounding of large means can exceed the deviation.
         off_mean = weighted_sum(mean_ratios, [mean - m for m in means])
         gamma_over_sigma = weight * (weighted_sum(var_ratios, variances) + self.eps).rsqrt()

@@ -6,7 +6,7 @@ It standardizes x by moments of channel groups, and rescales it by a function of
 from .autograd import adaptive_norm
 from .backends import use_backend
 from .moments import coarsen, duplicate, over_batch, pool, restandardize
-from .networks import Attentive, Autoencoder, Exemplar, Network, Switch
+from .networks import Attentive, Autoencoder, Exemplar, Network, SparseSwitch, Switch
 from .processes import SharedBatch
 from .reference import cast, moments
 
@@ -16,6 +16,7 @@ __all__ = [
     "Exemplar",
     "Network",
     "SharedBatch",
+    "SparseSwitch",
     "Switch",
     "adaptive_norm",
     "cast",

@@ -1,6 +1,6 @@
 """The operation ``adaptive_norm`` with its own backward pass, computed by any backend's kernels."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from types import ModuleType
 from typing import NamedTuple
@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import Parameter
 
-from . import reference
+from . import cpu, operators, reference
 from .backends import is_traced, kernels_for
 from .moments import duplicate
-from .networks import Network, Tensors
+from .networks import Network, Tensors, with_none
 from .reference import Rescale, cast
 
 #: Of each input of a function, whether its gradient is needed.
@@ -26,14 +27,12 @@ def adaptive_norm(
     rescale: Rescale,
     *tensors: Tensor | None,
     network: Callable[[], Network] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    running: tuple[Tensor, Tensor, float] | tuple[()] = (),
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Compute :func:`ilm_plugins.ops.reference.adaptive_norm` by the backend that fits x.
 
-    x, ``tensors`` and the moments are saved for the backward pass, which computes the gradients
-    below. Here d stands for a gradient, m is the number of elements of a fine group and rstd is
-    1 / sqrt(var + eps).
-
-    ::
+    x, ``tensors`` and the moments are saved for the backward pass. Here d stands for a gradient, m
+    is the number of elements of a fine group and rstd is 1 / sqrt(var + eps)::
 
         scale         *= rstd: y = scale * (x - mean) + shift                      (N, C)
         dscale, dshift = sums of dy * (x - mean) and of dy over the map            (N, C), both
@@ -45,39 +44,54 @@ def adaptive_norm(
 
     Args:
         x, num_groups, eps, rescale, tensors: see the reference.
-        network: returns the description of ``rescale`` for kernels that compute it themselves;
-            None if there is none, so that ``rescale`` is always called.
+        network: returns the description of ``rescale`` for kernels that compute it; or None.
+        running: BN's running mean and variance, and their momentum, if the batch shall move them.
 
     Returns:
-        y (N, C, *) with the dtype and the layout of x; mean and var (N, G'), detached.
+        y (N, C, *) with the dtype and the layout of x; mean and var (N, G'), detached, or twice
+        None from kernels that have moved the running statistics.
 
     Raises:
         RuntimeError: a backend is forced that cannot run x; or a tensor is on another device than
             x, or has the wrong shape.
         MemoryError: the C kernels lack memory for intermediate values.
     """
-    kernels = kernels_for(x, num_groups, tensors)
+    kernels = kernels_for(x, num_groups, (*tensors, *running[:2]))
     if kernels is None:
+        if found := operators.adaptive_norm(x, num_groups, eps, network, tensors, running):
+            return found
+        tensors = copy_buffers(tensors)
         with nullcontext() if torch.compiler.is_compiling() else _without_autocast(x.device.type):
             return reference.adaptive_norm(x, num_groups, eps, rescale, *tensors)
     description = network and network()
-    if description is not None and not kernels.runs(description, x, num_groups):
-        description = None
     records = torch.is_grad_enabled()
-    if records and description is not None:
+    if description is not None:
+        buffers = [t for t in tensors[description.num_parameters :] if t is not None]
         # Kernels that compute the network have no gradients of buffers.
-        buffers = tensors[description.num_parameters :]
-        if any(buffer is not None and buffer.requires_grad for buffer in buffers):
+        if not kernels.runs(description, x, num_groups) or (
+            records and any(buffer.requires_grad for buffer in buffers)
+        ):
             description = None
-    primitive = Primitive(kernels, x.shape[1], num_groups, eps, rescale, description)
-    with _without_autocast(x.device.type):
+    in_c = kernels is cpu and description is not None
+    options = kernels, x.shape[1], num_groups, eps, rescale, description, in_c, running[:2]
+    primitive = Primitive(*options)
+    with nullcontext() if in_c else _without_autocast(x.device.type):
         if records:
-            return _AdaptiveNorm.apply(primitive, x, *tensors)
-        return primitive.forward(x, tensors)
+            return _apply(primitive, x, *tensors)
+        return primitive.forward(x, tensors)[0]
+
+
+def copy_buffers(tensors: Tensors) -> list[Tensor | None]:
+    """Return the tensors with copies of all that are no parameters, while autograd records."""
+    # Autograd saves them for the backward pass. Before that, another forward pass may write to the
+    # buffers, and DistributedDataParallel does, which broadcasts buffers.
+    if not torch.is_grad_enabled() or torch.jit.is_tracing():
+        return tensors
+    return [t if t is None or isinstance(t, Parameter) else t.clone() for t in tensors]
 
 
 class Primitive(NamedTuple):
-    """The forward and backward pass of one call of adaptive_norm; the fields are its options."""
+    """The passes of one call of adaptive_norm; the fields are its options."""
 
     kernels: ModuleType
     num_channels: int
@@ -85,14 +99,22 @@ class Primitive(NamedTuple):
     eps: float
     rescale: Rescale
     network: Network | None
+    in_c: bool  #: whether C kernels compute the network
+    running: Tensors  #: BN's running mean and variance, for these
 
-    def forward(self, x: Tensor, tensors: Tensors) -> tuple[Tensor, Tensor, Tensor]:
-        """Return y (N, C, *), and mean and var (N, G')."""
+    def forward(self, x: Tensor, tensors: Tensors) -> tuple[Tensors, Tensors]:
+        """Return y, mean and var; and what the backward pass takes beside x."""
+        if self.in_c:
+            y, statistics = cpu.forward(x, self.num_groups, self.network, tensors, self.running)
+            return (y, None, None), (statistics, None, *tensors[: self.network.num_parameters])
+        tensors = copy_buffers(tensors)
         if self.network is not None:
-            return self.kernels.forward(x, self.num_groups, self.network, tensors)
-        mean, var = self.kernels.moments(x, self.num_groups)
-        scale, shift = self.affine_coefficients(mean, var, *cast(tensors, mean.dtype))
-        return self.kernels.affine(x, mean, scale, shift), mean, var
+            y, mean, var = self.kernels.forward(x, self.num_groups, self.network, tensors)
+        else:
+            mean, var = self.kernels.moments(x, self.num_groups)
+            scale, shift = self.affine_coefficients(mean, var, *cast(tensors, mean.dtype))
+            y = self.kernels.affine(x, mean, scale, shift)
+        return (y, mean, var), (mean, var, *tensors)
 
     def affine_coefficients(
         self, mean: Tensor, var: Tensor, *tensors: Tensor | None
@@ -106,6 +128,8 @@ class Primitive(NamedTuple):
         self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors: Tensors, needs: Needs
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and each tensor, None where ``needs`` of these is false."""
+        if self.in_c:
+            return cpu.backward(dy, x, self.num_groups, mean, self.network, tensors, needs)
         if self.network is not None:
             return self.kernels.backward(dy, x, mean, var, self.network, tensors, needs)
         needs_x, *needs = needs
@@ -133,39 +157,46 @@ class Primitive(NamedTuple):
             )
         wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
         gradients = torch.autograd.grad(y, wanted, dy, create_graph=True, materialize_grads=True)
-        return _fill_needed(needs, gradients)
+        return with_none(gradients, needs)
 
 
 class _AdaptiveNorm(Function):
     """The autograd function of :class:`Primitive`."""
 
     @staticmethod
-    def forward(
-        ctx, primitive: Primitive, x: Tensor, *tensors: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        y, mean, var = primitive.forward(x, tensors)
+    def forward(ctx, primitive: Primitive, x: Tensor, *tensors: Tensor | None) -> Tensors:
+        outputs, saved = primitive.forward(x, tensors)
         ctx.primitive = primitive
-        ctx.save_for_backward(x, mean, var, *tensors)
-        ctx.mark_non_differentiable(mean, var)
+        ctx.has_running = tensors[-1] is not None  # in a mixture
+        ctx.save_for_backward(x, *saved)
+        if not primitive.in_c:
+            ctx.mark_non_differentiable(*outputs[1:])
         ctx.set_materialize_grads(False)
-        return y, mean, var
+        return outputs
 
     @staticmethod
     def backward(ctx, dy: Tensor | None, *_) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * len(ctx.needs_input_grad)
+        primitive, needs = ctx.primitive, ctx.needs_input_grad[1:]
         x, mean, var, *tensors = ctx.saved_tensors
-        needs = ctx.needs_input_grad[1:]
+        if primitive.in_c:  # and mean has the statistics
+            tensors += cpu.buffers_in(mean, primitive.network, x, primitive.num_groups)
+            tensors[-2:] = tensors[-2:] if ctx.has_running else (None, None)
         with _without_autocast(dy.device.type):
             # This branch serves second derivatives, and several gradients at once (vmap).
             if torch.is_grad_enabled() or is_traced(dy):
-                return None, *ctx.primitive.differentiable_backward(dy, x, tensors, needs)
-            gradients = ctx.primitive.backward(dy, x, mean, var, tensors, needs)
+                return None, *primitive.differentiable_backward(dy, x, tensors, needs)
+            gradients = primitive.backward(dy, x, mean, var, tensors, needs)
         gradients = (
             d if d is None or d.dtype == t.dtype else d.to(t.dtype)
             for d, t in zip(gradients, (x, *tensors), strict=True)
         )
         return None, *gradients
+
+
+#: torch's own ``apply`` does no more than what torch.func needs.
+_apply = super(Function, _AdaptiveNorm).apply
 
 
 def _without_autocast(device_type: str):
@@ -187,9 +218,4 @@ def _vjp(rescale, needs: Needs, dscale, dshift, mean, var, *tensors) -> tuple[Te
     dmean, dvar, *dtensors = torch.autograd.grad(
         outputs, (mean, var, *wanted), gradients, materialize_grads=True
     )
-    return scale.detach(), dmean, dvar, *_fill_needed(needs, dtensors)
-
-
-def _fill_needed(needs: Needs, gradients: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
-    gradients = iter(gradients)
-    return tuple(next(gradients) if need else None for need in needs)
+    return scale.detach(), dmean, dvar, *with_none(dtensors, needs)

@@ -32,7 +32,6 @@ TRITON = (3, 6)
 
 
 def _check_name(name: str, source: str) -> str:
-    """Return the name of a backend; ValueError names ``source``, the setting that it is from."""
     if name not in BACKENDS:
         raise ValueError(
             f"{source}={name!r} is unknown; set it to one of {', '.join(map(repr, BACKENDS))}"
@@ -57,13 +56,13 @@ def use_backend(name: str) -> contextlib.ExitStack:
 
     The reference computes some inputs whatever is forced: empty inputs, inputs whose finest groups
     have a single value, meta tensors and subclasses of Tensor, and inputs of a computation that is
-    recorded or transformed, by torch.compile, torch.export, ONNX, TorchScript, torch.func or
-    forward-mode differentiation.
+    recorded or transformed, by torch.export, ONNX, TorchScript, torch.func or forward-mode
+    differentiation. A compiled model keeps the backend of its compilation, "reference" where no
+    kernels compute a layer.
 
-    Other threads are not affected. So activation checkpointing, which repeats a forward pass during
-    the backward pass, repeats it with the backend then set in its thread: not with the forced one
-    if the block has ended, and never with it on CUDA. The environment variable ILM_PLUGINS_BACKEND
-    forces a backend in a whole process.
+    Other threads are not affected. So activation checkpointing repeats a forward pass with the
+    backend that is then set in its thread: not with the forced one if the block has ended, and
+    never with it on CUDA. The environment variable ILM_PLUGINS_BACKEND forces one in a process.
 
     Returns:
         A context manager whose end restores the backend that was set before.
@@ -77,14 +76,19 @@ def use_backend(name: str) -> contextlib.ExitStack:
 
 
 def kernels_for(x: Tensor, num_groups: int, tensors: Tensors = ()) -> ModuleType | None:
-    """Return the backend for an input x with G' = ``num_groups``; None stands for the reference.
-
-    ``tensors`` are what else the layer passes; see :func:`use_backend` for the choice and errors.
-    """
-    # A single value minus its mean is 0; the kernels' rounding error would be divided by sqrt(eps).
-    single_values = x.numel() <= x.shape[0] * num_groups
-    if is_traced(x, *tensors) or single_values or x.is_meta:
+    """Return the backend for an input x with G' = ``num_groups``; None stands for the reference."""
+    if is_traced(x, *tensors) or not has_variances(x, num_groups) or x.is_meta:
         return None
+    return find_kernels(x)
+
+
+def has_variances(x: Tensor, num_groups: int) -> bool:
+    # A single value minus its mean is 0; the kernels' rounding error would be divided by sqrt(eps).
+    return x.numel() > x.shape[0] * num_groups
+
+
+def find_kernels(x: Tensor) -> ModuleType | None:
+    """Return the backend for an x that is not traced; None stands for the reference."""
     name = _backend.get(_default)
     if name == "reference":
         return None
@@ -108,15 +112,11 @@ def _warn(problem: str) -> None:
 
 
 def _find_cpu(x: Tensor) -> ModuleType | str:
-    """Return the backend of C kernels; or why it cannot run x, with advice."""
     if cpu.supports(x):
         return cpu
-    if problem := cpu.load_problem():
-        return problem
-    return (
-        f"got a {x.dtype} tensor on {x.device.type!r}, but the C kernels take float32, float64, "
-        "bfloat16 and float16 on the CPU"
-    )
+    dtypes = "float32, float64, bfloat16 and float16 on the CPU"
+    problem = f"got a {x.dtype} tensor on {x.device.type!r}, but the C kernels take {dtypes}"
+    return cpu.load_problem() or problem
 
 
 def _find_triton(x: Tensor) -> ModuleType | str:
@@ -124,19 +124,15 @@ def _find_triton(x: Tensor) -> ModuleType | str:
     if torch.version.hip:
         return "the Triton kernels are for NVIDIA's GPUs alone; leave the backend at 'auto'"
     if not has_triton():
-        return (
-            f"Triton {'.'.join(map(str, TRITON))} or newer cannot be imported; upgrade torch to "
-            "2.11 or newer, which brings it"
-        )
+        version = ".".join(map(str, TRITON))
+        return f"Triton {version} or newer cannot be imported; upgrade torch, which brings it"
     from . import triton
     from .triton.devices import launch_problem
 
     if not triton.supports(x):
-        return (
-            f"got a {x.dtype} tensor of {x.shape[2:].numel()} positions on {x.device.type!r}, but "
-            "Triton's kernels take float32, float16 and, from compute capability 8.0 on, bfloat16, "
-            "of less than 2**30, on CUDA"
-        )
+        dtypes = "float32, float16 and, from compute capability 8.0 on, bfloat16, on CUDA"
+        x = f"a {x.dtype} tensor of {x.shape[2:].numel()} positions on {x.device.type!r}"
+        return f"got {x}, but Triton's kernels take less than 2**30 of {dtypes}"
     if problem := launch_problem(x.device):
         return (
             f"Triton cannot run a kernel on {str(x.device)!r} ({problem}); it needs a C compiler, "
@@ -158,25 +154,18 @@ def has_triton() -> bool:
 
 
 def is_traced(x: Tensor, *tensors: Tensor | None) -> bool:
-    """Return whether a compiler, an exporter or torch.func records or transforms operations on x.
-
-    Also for subclasses of Tensor, such as DTensor, and within forward-mode differentiation.
-    """
+    """Return whether a compiler, an exporter or torch.func records or transforms x."""
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
-        or not PLAIN.issuperset(map(type, (x, *tensors)))
-        or _mode_records()
+        or not PLAIN.issuperset(map(type, (x, *tensors)))  # other subclasses, such as DTensor
+        or torch._ops._len_torch_dispatch_stack_pre_dispatch() > 0
+        or (torch._C._len_torch_dispatch_stack() > 0 and any(map(_is_on, RECORDING)))  # make_fx
         or torch._C._are_functorch_transforms_active()
         or torch._C._functorch.is_legacy_batchedtensor(x)
         or forward_ad._current_level >= 0
     )
 
 
-def _mode_records() -> bool:
-    """Return whether one of the modes RECORDING is on, as in ``make_fx``, where x is a Tensor."""
-    if torch._ops._len_torch_dispatch_stack_pre_dispatch():
-        return True
-    return torch._C._len_torch_dispatch_stack() > 0 and any(
-        torch._C._get_dispatch_mode(key) is not None for key in RECORDING
-    )
+def _is_on(mode: object) -> bool:
+    return torch._C._get_dispatch_mode(mode) is not None

@@ -17,7 +17,6 @@ def dense(x: Tensor) -> Tensor:
 
 
 def laid_out(dy: Tensor, x: Tensor) -> Tensor:
-    """Return dy in the layout of x, which is contiguous or channels last; copied if necessary."""
     dy = dy.resolve_neg()
     if x.is_contiguous():
         return dy.contiguous()

@@ -44,13 +44,9 @@ def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def restandardize(mean: Tensor, var: Tensor, num_groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """Return ratio and offset (N, G'): coarse groups standardize x to ratio * x_hat + offset.
 
-    Here x_hat is x standardized by fine groups. With the moments mu, var of a fine group, and mu_g,
-    var_g of its coarser group::
+    Here x_hat is x standardized by fine groups of moments mu, var; mu_g, var_g are coarse ones::
 
         (x - mu_g) / sqrt(var_g + eps) = ratio * x_hat + offset
-        x_hat  = (x - mu) / sqrt(var + eps)
-        ratio  = sqrt(var + eps) / sqrt(var_g + eps)
-        offset = (mu - mu_g) / sqrt(var_g + eps)
     """
     coarse = coarsen(mean, var, num_groups)
     coarse_mean, coarse_var = (duplicate(t, mean.shape[1]) for t in coarse)

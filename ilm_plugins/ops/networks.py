@@ -5,7 +5,7 @@ the number of its leading tensors that get gradients; buffers follow. ``sizes`` 
 of elements of each tensor for C channels, also of those that are None in a layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -55,6 +55,7 @@ class Exemplar(NamedTuple):
     activation: str
     ratio_net: str
     shared_affine: bool
+    momentum: float = 0.1  #: of the running statistics
     num_parameters = 7
 
     def sizes(self, channels: int) -> tuple[int, ...]:
@@ -75,11 +76,22 @@ class Switch(NamedTuple):
     normalizers: tuple[str, ...]
     num_groups: int  #: of "GN"
     eps: float
+    momentum: float = 0.1  #: of the running statistics
     num_parameters = 4
 
     def sizes(self, channels: int) -> tuple[int, ...]:
         k = len(self.normalizers)
         return channels, channels, k, k, channels, channels
+
+
+class SparseSwitch(Switch):
+    """The ``rescale`` of SSN; ``radius``, ``mean_fixed``, ``var_fixed`` precede BN's tensors."""
+
+    __slots__ = ()
+
+    def sizes(self, channels: int) -> tuple[int, ...]:
+        parameters, k = super().sizes(channels)[:4], len(self.normalizers)
+        return *parameters, 1, k, k, channels, channels
 
 
 class Attentive(NamedTuple):
@@ -100,7 +112,13 @@ class Attentive(NamedTuple):
         return channels, channels, rows, self.num_affine, rows, rows
 
 
-Network = Autoencoder | Exemplar | Switch | Attentive
+def with_none(values: Iterable, present: Sequence[bool]) -> list:
+    """Return the values in the places that are present, and None in the others."""
+    values = iter(values)
+    return [next(values) if is_present else None for is_present in present]
+
+
+Network = Autoencoder | Exemplar | Switch | SparseSwitch | Attentive
 
 
 def check_groups(network: Network, channels: int, num_groups: int) -> None:
@@ -109,22 +127,15 @@ def check_groups(network: Network, channels: int, num_groups: int) -> None:
     if num_groups % groups or num_groups % network.num_groups:
         raise RuntimeError(
             f"num_groups={network.num_groups} does not fit a layer made for moments of "
-            f"{num_groups} groups of its {channels} channels; build a new layer instead of "
-            "changing its options"
+            f"{num_groups} groups; build a new layer instead of changing its options"
         )
 
 
-def check_tensors(x: Tensor, network: Network, tensors: Tensors) -> None:
+def check_tensors(x: Tensor, sizes: Sequence[int], tensors: Tensors) -> None:
     """Raise RuntimeError if a tensor is not on x's device, or has the wrong number of values."""
-    sizes = network.sizes(x.shape[1])
-    for tensor, size in zip(tensors, sizes, strict=True):
-        if tensor is not None and tensor.device != x.device:
+    for tensor, size in zip(tensors, sizes, strict=False):
+        if tensor is not None and (tensor.numel() != size or tensor.device != x.device):
             raise RuntimeError(
-                f"got an input on {x.device} and a parameter on {tensor.device}; "
-                "move both to the same device"
-            )
-        if tensor is not None and tensor.numel() != size:
-            raise RuntimeError(
-                f"got a parameter of shape {tuple(tensor.shape)}, expected {size} values; "
-                "leave the shapes of a layer's parameters as they are"
+                f"got a parameter of shape {tuple(tensor.shape)} on {tensor.device}, expected "
+                f"{size} values on {x.device}"
             )

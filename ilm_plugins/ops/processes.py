@@ -11,13 +11,11 @@ from .moments import over_batch
 class SharedBatch:
     """The batch of all processes of a group (None: all), in one forward pass of one layer.
 
-    Every process must call :meth:`pool`, also with an empty batch, and run the backward pass. Only
-    moments are sent: one all-gather forward, one all-reduce backward. ``mean``, ``var`` (C) and
-    ``count``, the values of a channel as a scalar tensor, are set by the first :meth:`pool`.
-
-    Raises:
-        RuntimeError: operations on x are recorded or transformed, see ``is_traced``.
+    Every process must call ``pool``, also with an empty batch, and run the backward pass. ``mean``,
+    ``var`` (C) and ``count``, the values of a channel, are set by the first ``pool``.
     """
+
+    # Only moments are sent: one all-gather forward, one all-reduce backward.
 
     mean: Tensor | None = None
     var: Tensor | None = None
@@ -36,9 +34,9 @@ class SharedBatch:
     def pool(self, mean: Tensor, var: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the means and biased variances (C) of the batch of all processes, differentiably.
 
-        Only the first call communicates. ``others`` are tensors that may need gradients, so that
-        every process takes part in the all-reduce, also where x needs no gradient.
+        Only the first call communicates. ``others`` may need gradients where x does not.
         """
+        # With the others, every process takes part in the all-reduce.
         mean, var = over_batch(mean, var)
         return _Pool.apply(self, mean.squeeze(0), var.squeeze(0), *others)
 

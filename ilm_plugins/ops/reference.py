@@ -12,9 +12,7 @@ Rescale = Callable[..., tuple[Tensor, Tensor]]
 
 
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance of each instance's channel groups, in at least float32.
-
-    They take two passes over x, so that a mean far larger than the deviation costs no accuracy.
+    """Return mean and biased variance of each instance's channel groups, in two passes over x.
 
     Args:
         x: (N, C, *) in any layout.

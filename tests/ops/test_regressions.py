@@ -2,11 +2,13 @@
 
 import copy
 import ctypes
+import errno
 import os
 import subprocess
 import sys
 import types
 import warnings
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -416,13 +418,11 @@ def test_an_error_of_the_threads_is_raised(monkeypatch, threads):
 
 @needs_kernels
 def test_a_library_of_another_interface_and_a_field_that_it_lacks_are_refused(monkeypatch):
-    class Wider(cpu.networks.Switch):
-        def _asdict(self):
-            return {**super()._asdict(), "width": 3}
-
-    monkeypatch.setattr(cpu, "KINDS", (Wider,))
-    with pytest.raises(AttributeError, match="width"):
-        cpu._template.__wrapped__(Wider(("IN",), 1, 1e-5), 8, 8)
+    layer, fields = SwitchNorm(8), cpu._fields
+    found, *sizes = fields(layer.network(), 8, 8)
+    monkeypatch.setattr(cpu, "_fields", lambda *_: (found + array("d", [3]), *sizes))
+    with pytest.raises(RuntimeError, match=f"error {errno.EINVAL}"):
+        layer(torch.ones(2, 8, 3))
     monkeypatch.setattr(cpu, "_interface", lambda: 0)
     with pytest.raises(RuntimeError, match="other sources; install ilm_plugins again"):
         cpu._functions.__wrapped__(torch.float32, "default")

@@ -9,12 +9,14 @@ import ctypes
 import errno
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from .. import networks
 from ..layouts import dense, laid_out
@@ -23,10 +25,11 @@ from ..networks import Network, Tensors
 LIBRARY = Path(__file__).with_name("kernels.so")
 
 #: Kinds of networks, and names in their descriptions, by their numbers in kernels.h.
-KINDS = (networks.Autoencoder, networks.Exemplar, networks.Switch, networks.Attentive)
+KINDS = networks.Network.__args__
 NAMES = (networks.ACTIVATIONS, networks.COMBINE, ("conv", "no_conv", "mlp"), ("omega", "beta"))
+NAMES += (("IN", "LN", "BN", "GN"),)
+NO_FIELDS = array("d")
 NUMBERS = {name: number for names in NAMES for number, name in enumerate(names)}
-MAX_NORMALIZERS, MAX_TENSORS = 4, 9
 
 #: dtype of x -> dtype of its statistics, and x's number in kernels.h.
 DTYPES = {
@@ -37,70 +40,24 @@ DTYPES = {
 }
 
 
-class _Map(ctypes.Structure):
-    """kernels.h's Map, which describes x."""
-
-    __slots__ = ()
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("instances", "channels", "length", "groups")),
-        *((name, ctypes.c_int32) for name in ("stored_as", "channels_last", "threads")),
-        ("parallel_for", ctypes.c_void_p),
-    )
-
-
-class _Network(ctypes.Structure):
-    """kernels.h's Network: the fields of all descriptions in networks.py, tensors' addresses."""
-
-    __slots__ = ()  # so that a field which the struct lacks is an AttributeError
-    _fields_ = (
-        ("kind", ctypes.c_int32),
-        ("eps", ctypes.c_double),
-        ("tensors", ctypes.c_void_p * MAX_TENSORS),
-        ("hidden", ctypes.c_int64),
-        ("num_groups", ctypes.c_int64),
-        ("num_key_groups", ctypes.c_int64),
-        ("mean_drives", ctypes.c_int32),
-        ("activations", ctypes.c_int32 * 2),
-        ("combine", ctypes.c_int32),
-        ("normalizers", ctypes.c_int64 * MAX_NORMALIZERS),
-        ("num_normalizers", ctypes.c_int32),
-        ("ratio_net", ctypes.c_int32),
-        ("activation", ctypes.c_int32),
-        ("shared_affine", ctypes.c_int32),
-        ("reduction", ctypes.c_int64),
-        ("num_affine", ctypes.c_int64),
-        ("feature_eps", ctypes.c_double),
-    )
-
-
-#: The library's functions, and the number of their arguments after the map's description.
-FUNCTIONS = {"moments": 3, "affine": 5, "sums": 5, "dx": 7, "forward": 5, "backward": 7}
-
-
-class _Table(ctypes.Structure):
-    """kernels.h's Kernels: a hash of the interface, and the functions' addresses."""
-
-    _fields_ = (("interface", ctypes.c_uint64), *((name, ctypes.c_void_p) for name in FUNCTIONS))
+#: The library's functions.
+FUNCTIONS = ("moments", "affine", "sums", "dx", "forward", "backward")
 
 
 @functools.cache
 def load_problem() -> str | None:
     """Return why the C kernels cannot be loaded, with advice; None if they can."""
-    if not LIBRARY.exists() and Path(__file__).parents[3].joinpath("setup.py").exists():
-        return (
-            "this checkout has no compiled C kernels; install a compiler, such as gcc, and run "
-            "'pip install -e .' in the checkout, or run from another folder than the checkout"
-        )
+    problem = "the package was installed without a C compiler"
+    advice = "the package again, by pip install --force-reinstall --no-deps --no-cache-dir"
+    if Path(__file__).parents[3].joinpath("setup.py").exists():
+        problem = "this checkout has no compiled C kernels"
+        advice = "run 'pip install -e .' in the checkout, or run from another folder"
     if not LIBRARY.exists():
-        return (
-            "the package was installed without a C compiler; install a compiler, such as gcc, and "
-            "the package again, by pip install --force-reinstall --no-deps --no-cache-dir"
-        )
+        return f"{problem}; install a compiler, such as gcc, and {advice}"
     try:
         _library()
     except OSError as error:
         return f"the C kernels cannot be loaded ({error}); install the package again, here"
-    return None
 
 
 def is_built() -> bool:
@@ -109,7 +66,6 @@ def is_built() -> bool:
 
 @functools.cache
 def instruction_set() -> str:
-    """Return the instruction set that torch uses here: "avx512", "avx2" or "default"."""
     capability = torch.backends.cpu.get_cpu_capability().lower()
     return capability if capability in ("avx512", "avx2") else "default"
 
@@ -118,16 +74,15 @@ def instruction_set() -> str:
 def _functions(dtype: torch.dtype, instructions: str) -> dict[str, Callable[..., int]]:
     """Return name -> C function; RuntimeError if the library has another interface."""
     kind = "double" if dtype == torch.float64 else "float"
-    table = _Table.in_dll(_library(), f"ilm_plugins_{kind}_{instructions}")
-    if table.interface != _interface():
+    kernels = ctypes.c_uint64 * (1 + len(FUNCTIONS))  # as in kernels.h
+    interface, *addresses = kernels.in_dll(_library(), f"ilm_plugins_{kind}_{instructions}")
+    if interface != _interface():
         raise RuntimeError(
             f"{LIBRARY} was compiled from other sources; install ilm_plugins again, in a checkout "
             "by make install"
         )
-    return {
-        name: ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * (count + 1))(getattr(table, name))
-        for name, count in FUNCTIONS.items()
-    }
+    function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
+    return {name: function(at) for name, at in zip(FUNCTIONS, addresses, strict=True)}
 
 
 def _interface() -> int:
@@ -155,36 +110,36 @@ def parallel_for() -> int | None:
 
 
 def supports(x: Tensor) -> bool:
-    """Return whether the kernels are compiled and take x's device and dtype."""
     return x.is_cpu and x.dtype in DTYPES and is_built()
 
 
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     x = dense(x)
     mean, var = _pair(x, num_groups)
-    _call("moments", x, num_groups, x, mean, var)
+    _call("moments", x, num_groups, (x, mean, var))
     return mean, var
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     x = dense(x)
     y = torch.empty_like(x)
-    _call("affine", x, mean.shape[1], x, mean, scale.contiguous(), shift.contiguous(), y)
+    tensors = x, mean, scale.contiguous(), shift.contiguous(), y
+    _call("affine", x, mean.shape[1], tensors)
     return y
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     x = dense(x)
     products, total = _pair(x, x.shape[1])
-    _call("sums", x, mean.shape[1], laid_out(dy, x), x, mean, products, total)
+    _call("sums", x, mean.shape[1], (laid_out(dy, x), x, mean, products, total))
     return products, total
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     x = dense(x)
     result = torch.empty_like(x)
-    values = (t.contiguous() for t in (scale, slope, offset))
-    _call("dx", x, mean.shape[1], laid_out(dy, x), x, mean, *values, result)
+    values = [t.contiguous() for t in (scale, slope, offset)]
+    _call("dx", x, mean.shape[1], (laid_out(dy, x), x, mean, *values, result))
     return result
 
 
@@ -192,35 +147,44 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
     return True
 
 
-def forward(
-    x: Tensor, num_groups: int, network: Network, tensors: Tensors
-) -> tuple[Tensor, Tensor, Tensor]:
-    x = dense(x)
-    described, tensors = _describe(x, num_groups, network, tensors)
-    y = torch.empty_like(x)
-    mean, var = _pair(x, num_groups)
-    _call("forward", x, num_groups, described, x, y, mean, var)
-    return y, mean, var
+# ---- a whole network in one call
 
 
-def backward(
-    dy: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    network: Network,
-    tensors: Tensors,
-    needs: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
+def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors = (), to=()):
+    """Return y, and the statistics for ``backward``: moments, and copies of the network's buffers.
+
+    BN's ``running`` mean and variance move towards the batch's, in place or to the tensors ``to``.
+    """
     x = dense(x)
-    dy = laid_out(dy, x)
-    described, tensors = _describe(x, mean.shape[1], network, tensors)
-    dx, *gradients = (
-        torch.empty_like(t) if need else None for t, need in zip((x, *tensors), needs, strict=True)
-    )
-    pointers = _addresses(gradients)
-    _call("backward", x, mean.shape[1], described, dy, x, mean, var, dx, pointers)
-    return dx, *gradients
+    fields, kept, inputs = _describe(x, num_groups, network, (*tensors, *running))
+    y, size = torch.empty_like(x), 2 * x.shape[0] * num_groups + kept
+    statistics = x.new_empty(size, dtype=DTYPES[x.dtype][0])
+    moved = to or inputs[len(tensors) :]
+    _call("forward", x, num_groups, (x, y, statistics, *inputs, *moved, *[None] * 4), fields)
+    for old, new in zip(running, moved, strict=True) if not to else ():
+        increment_version(old) if old is new else old.copy_(new)
+    return y, statistics
+
+
+def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, needs):
+    """Return the gradients; of buffers in ``tensors`` it only matters whether they are None."""
+    x = dense(x)
+    parameters, buffers = tensors[: network.num_parameters], tensors[network.num_parameters :]
+    fields, _, parameters = _describe(x, num_groups, network, parameters)
+    inputs = *parameters, *(t if t is None else statistics for t in buffers)
+    gradients = [
+        torch.empty_like(t) if need else None for t, need in zip((x, *inputs), needs, strict=True)
+    ]
+    arguments = laid_out(dy, x), x, statistics, gradients[0], *inputs, *gradients[1:]
+    _call("backward", x, num_groups, arguments, fields)
+    return gradients
+
+
+def buffers_in(statistics: Tensor, network: Network, x: Tensor, num_groups: int) -> list[Tensor]:
+    """Return the copies of buffers in the statistics, each as a vector."""
+    first = network.num_parameters
+    sizes = [2 * x.shape[0] * num_groups, *network.sizes(x.shape[1])[first:]]
+    return list(statistics.split(sizes)[1:])
 
 
 # ---- calls of the library
@@ -233,61 +197,51 @@ def _pair(x: Tensor, columns: int) -> tuple[Tensor, Tensor]:
 
 def _describe(
     x: Tensor, num_groups: int, network: Network, tensors: Tensors
-) -> tuple[_Network, Tensors]:
-    """Return the network as a C struct, and its tensors as C reads them: keep these alive."""
+) -> tuple[array, int, Tensors]:
+    """Return the network's fields, the number of values in its buffers, and tensors for C."""
     dtype = DTYPES[x.dtype][0]
-    template, sizes = _template(network, x.shape[1], num_groups)
-    for t, size in zip(tensors, sizes, strict=True):
+    fields, kept, sizes = _fields(network, x.shape[1], num_groups)
+    for t, size in zip(tensors, sizes, strict=False):
         if t is not None and (
-            (t.numel(), t.dtype) != (size, dtype)
+            t.numel() != size
+            or t.dtype is not dtype
             or not (t.is_cpu and t.is_contiguous())
             or t.is_neg()
         ):
-            networks.check_tensors(x, network, tensors)
+            networks.check_tensors(x, sizes, tensors)
             tensors = [t if t is None else t.resolve_neg().to(dtype).contiguous() for t in tensors]
             break
-    described = _Network.from_buffer_copy(template)  # threads share the template
-    described.tensors = _addresses(tensors)
-    return described, tensors
+    return fields, kept, tensors  # to be kept alive
 
 
-def _addresses(tensors: Tensors) -> ctypes.Array:
-    return (ctypes.c_void_p * MAX_TENSORS)(*map(_pointer, tensors))
-
-
-@functools.lru_cache(maxsize=None, typed=True)  # named tuples of two classes may be equal
-def _template(network: Network, channels: int, num_groups: int) -> tuple[_Network, tuple[int, ...]]:
-    """Return the network as a C struct without tensors, to be copied, and its tensors' sizes."""
+@functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
+def _fields(network: Network, channels: int, num_groups: int) -> tuple[array, int, list[int]]:
+    """Return the network's kind and fields for kernels.h; the sizes of its buffers, and of all."""
     networks.check_groups(network, channels, num_groups)
-    numbers = {**NUMBERS, "IN": channels, "LN": 1, "BN": 0, "GN": network.num_groups}
-
-    def number(value):
+    fields = array("d", [KINDS.index(type(network))])
+    for value in network:
         if isinstance(value, tuple):
-            return tuple(map(number, value))
-        return numbers[value] if isinstance(value, str) else value
-
-    struct = _Network(kind=KINDS.index(type(network)))
-    for name, value in network._asdict().items():
-        setattr(struct, name, number(value))
-    struct.num_normalizers = len(getattr(network, "normalizers", ()))
-    return struct, network.sizes(channels)
+            fields.append(len(value))
+        values = value if isinstance(value, tuple) else (value,)
+        fields.extend(NUMBERS[v] if isinstance(v, str) else v for v in values)
+    sizes = network.sizes(channels)
+    return fields, sum(sizes[network.num_parameters :]), [*sizes, channels, channels]
 
 
-def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
-    """Call a function of the library with a description of x, and the arguments' addresses.
-
-    x must be contiguous or channels last. Errors: RuntimeError of torch's threads, MemoryError.
-    """
+def _call(
+    name: str, x: Tensor, num_groups: int, tensors: Tensors, fields: array = NO_FIELDS
+) -> None:
+    """Call a function of the library with a description of x, contiguous or channels last."""
     statistics, stored_as = DTYPES[x.dtype]
     n, c = x.shape[:2]
     length = x.numel() // (n * c)
     # A single position has both layouts; the kernels for channels last are faster.
-    channels_last = length == 1 or not x.is_contiguous()
-    described = _Map(
-        n, c, length, num_groups, stored_as, channels_last, torch.get_num_threads(), parallel_for()
-    )
-    function = _functions(statistics, instruction_set())[name]
-    error = function(ctypes.addressof(described), *[_pointer(argument) for argument in arguments])
+    layout = stored_as, length == 1 or not x.is_contiguous()
+    threads = torch.get_num_threads(), parallel_for() or 0
+    network = len(fields), fields.buffer_info()[0]
+    addresses = [0 if t is None else t.data_ptr() or _refuse(t) for t in tensors]
+    call = array("q", (n, c, length, num_groups, *layout, *threads, *network, *addresses))
+    error = _functions(statistics, instruction_set())[name](call.buffer_info()[0])
     if error == errno.ENOMEM:
         raise MemoryError(f"not enough memory for the statistics of a {tuple(x.shape)} tensor")
     if error:
@@ -296,16 +250,8 @@ def _call(name: str, x: Tensor, num_groups: int, *arguments) -> None:
         )
 
 
-def _pointer(argument) -> int | None:
-    """Return the address of a tensor or a C object, or None; RuntimeError without memory."""
-    if argument is None:
-        return None
-    if not isinstance(argument, Tensor):
-        return ctypes.addressof(argument)
-    address = argument.data_ptr()
-    if not address:
-        raise RuntimeError(
-            f"got a {tuple(argument.shape)} tensor of type {type(argument).__name__} that has no "
-            "memory for kernels in C; run the layer under use_backend('reference')"
-        )
-    return address
+def _refuse(tensor: Tensor) -> int:
+    raise RuntimeError(
+        f"got a {tuple(tensor.shape)} tensor of type {type(tensor).__name__} that has no memory "
+        "for kernels in C; run the layer under use_backend('reference')"
+    )

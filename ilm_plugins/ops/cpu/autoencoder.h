@@ -66,7 +66,7 @@ static void combine(const Map *map, const Network *net, int from_var, const real
                     real offset, real *restrict value, real *restrict slope, real *restrict b_slope)
 {
     int64_t channels = map->channels, keys = net->num_key_groups, size = channels / keys;
-    int32_t activation = from_var ? net->var_activation : net->mean_activation;
+    int32_t activation = net->activations[from_var];
     decoded += from_var * keys;
     for (int64_t k = 0; k < keys; k++) {
         real derivative = 0, activated = 0;

@@ -125,9 +125,13 @@ static int mixture_gradients(const Job *job, real **to)
     error = error ? error : add_columns(job, at.bias, channels, to[BIAS]);
     for (int64_t k = 1; k < rows_of_weight(net) && to[BIAS]; k++)
         memcpy(to[BIAS] + k * channels, to[BIAS], channels * sizeof(real));
-    if (error || net->kind == SWITCH) {
-        error = error ? error : add_columns(job, at.d_logits, count, to[MEAN_WEIGHT]);
-        return error ? error : add_columns(job, at.d_logits + count, count, to[VAR_WEIGHT]);
+    if (error || net->kind != EXEMPLAR) {
+        for (int i = 0; i < 2 && !error; i++) {
+            error = add_columns(job, at.d_logits + i * count, count, to[MEAN_WEIGHT + i]);
+            if (net->kind == SPARSE && to[MEAN_WEIGHT + i])
+                sparse_ratios_vjp(net, i, to[MEAN_WEIGHT + i]);
+        }
+        return error;
     }
     int64_t hidden = net->hidden, inputs = features_of(job->map, net);
     error = add_columns(job, at.reduce, channels, to[REDUCE]);

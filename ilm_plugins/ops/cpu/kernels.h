@@ -15,22 +15,32 @@ typedef int32_t (*ParallelFor)(int64_t begin, int64_t end, int64_t grain, Range 
 typedef struct {
     int64_t instances, channels, length; /* N, C, positions of a channel */
     int64_t groups;                      /* G', the number of finest channel groups */
-    int32_t stored_as;                   /* 0: float or double, 1: bfloat16, 2: float16 */
-    int32_t channels_last;               /* (N, positions, C) in memory, else (N, C, positions) */
-    int32_t threads;
+    int64_t stored_as;                   /* 0: float or double, 1: bfloat16, 2: float16 */
+    int64_t channels_last;               /* (N, positions, C) in memory, else (N, C, positions) */
+    int64_t threads;
     ParallelFor parallel_for; /* NULL before torch 2.10: a single thread */
 } Map;
+
+/* A call of a function: 64-bit integers and addresses alone. */
+typedef struct {
+    Map map;
+    int64_t num_fields;
+    const double *fields; /* the network's, see Network; NULL without one */
+    void *at[];           /* addresses of the function's maps and statistics, then of the network's tensors */
+} Call;
 
 enum { TANH, SIGMOID, RELU, LEAKY_RELU, RELU6, IDENTITY };   /* activations */
 enum { PLAIN, INSIDE, TIMES, PLUS };                         /* a(WE), a(WE+B), a(WE)*B, a(WE)+B */
 enum { OMEGA, BETA };                                        /* what the mean drives */
-enum { AUTOENCODER, EXEMPLAR, SWITCH, ATTENTIVE };           /* networks */
+enum { AUTOENCODER, EXEMPLAR, SWITCH, SPARSE, ATTENTIVE };   /* networks */
 enum { CONV, NO_CONV, MLP };                                 /* EN's ratio networks */
+enum { IN, LN, BN, GN };                                     /* normalizers */
 enum { MAX_NORMALIZERS = 4, MAX_TENSORS = 9, BATCH = 0 /* groups of BN */ };
 
 /* The network that computes scale and shift from an instance's moments, with its tensors, in the order
    of networks.py, whose names the fields have. The tensors are contiguous and have the type of the
-   moments; NULL for a missing one. */
+   moments; NULL for a missing one. Python passes the kind, then the fields as in networks.py: a name as
+   its number above, a tuple as its length and its values. */
 typedef struct {
     int32_t kind;
     double eps;
@@ -40,22 +50,26 @@ typedef struct {
     /* auto-encoder */
     int64_t num_key_groups; /* N */
     int32_t mean_drives;
-    int32_t mean_activation, var_activation; /* `activations` in networks.py */
+    int64_t activations[2]; /* for mean and variance */
     int32_t combine;
     /* mixtures */
     int64_t normalizers[MAX_NORMALIZERS]; /* groups of each, BATCH for BN */
-    int32_t num_normalizers, ratio_net, activation, shared_affine;
+    int64_t num_normalizers;
+    int32_t ratio_net, activation, shared_affine;
+    double momentum;
     int64_t reduction;
     /* AN */
     int64_t num_affine;
     double feature_eps;
 } Network;
 
-/* The functions for one instruction set and one type of statistics, whose pointers are void here; each
-   function returns 0 or an error code. */
+/* Returns 0 or an error code. */
+typedef int (*Function)(const Call *call);
+
+/* The functions for one instruction set and one type of statistics. */
 typedef struct {
     uint64_t interface; /* hash of this file when the library was compiled */
-    void *moments, *affine, *sums, *dx, *forward, *backward;
+    Function moments, affine, sums, dx, forward, backward;
 } Kernels;
 
 #endif

@@ -6,12 +6,12 @@
    EN: z_k   = sums of runs of reduce * u_k                                         (K, C / r)
        ratios = softmax(ratio act(expand (z z^T) + expand_bias) + ratio_bias)       (K)
        scale = sum of ratios_k weight_k rstd_k,  shift = sum of ratios_k weight_k u_k + bias_k
-   SN: scale = weight / sqrt(sum of var_ratios_k var_k + eps)
+   SN, where the ratios are given, see ratios.h:
+       scale = weight / sqrt(sum of var_ratios_k var_k + eps)
        shift = scale * sum of mean_ratios_k off_k + bias */
 
-/* Tensors after WEIGHT and BIAS: EN's, SN's; then BN's running moments, two. */
+/* Tensors after WEIGHT and BIAS: EN's; then BN's running moments, two. */
 enum { REDUCE = 2, EXPAND, EXPAND_BIAS, RATIO, RATIO_BIAS, EXEMPLAR_RUNNING };
-enum { MEAN_WEIGHT = 2, VAR_WEIGHT, SWITCH_RUNNING };
 
 typedef struct {
     real *off, *var, *rstd;          /* (K, C) each; off is 0 for IN */
@@ -27,7 +27,7 @@ static int64_t width_of(const Map *map, const Network *net)
     return net->ratio_net == CONV ? map->channels / net->reduction : map->channels;
 }
 
-static int is_mixture(const Network *net) { return net->kind == EXEMPLAR || net->kind == SWITCH; }
+static int is_mixture(const Network *net) { return net->kind != AUTOENCODER && net->kind != ATTENTIVE; }
 
 /* The number of inputs of the first linear map. */
 static int64_t features_of(const Map *map, const Network *net)
@@ -302,10 +302,8 @@ static void mix(const Map *map, const Network *net, Mixture *m, real *restrict o
 {
     int64_t channels = map->channels, count = net->num_normalizers;
     real *mean_ratios = m->ratios, *var_ratios = mean_ratios + MAX_NORMALIZERS;
-    memcpy(mean_ratios, net->tensors[MEAN_WEIGHT], count * sizeof(real));
-    memcpy(var_ratios, net->tensors[VAR_WEIGHT], count * sizeof(real));
-    softmax(mean_ratios, count);
-    softmax(var_ratios, count);
+    switch_ratios(net, 0, mean_ratios);
+    switch_ratios(net, 1, var_ratios);
     memset(off, 0, channels * sizeof(real));
     memset(var, 0, channels * sizeof(real));
     for (int64_t k = 0; k < count; k++) {
@@ -372,17 +370,20 @@ static void switch_backward(const Job *job, real *scratch, int64_t instance)
     for (int64_t k = 0; k < count; k++) {
         real mean_ratio = m.ratios[k], var_ratio = m.ratios[MAX_NORMALIZERS + k];
         const real *off_k = m.off + k * channels, *var_k = m.var + k * channels;
-        /* The softmax's gradient is ratio_k * (g_k - sum of ratio_j g_j). The mixed statistic is
-           subtracted from each statistic before the product with its gradient: statistics can be much
-           larger than their differences, and a difference of the sums would lose digits. */
+        /* The logits' gradients do not change if a number is added to all gradients g_k of the ratios:
+           g_k - sum of ratio_j g_j takes their place. The mixed statistic is subtracted from each
+           statistic before the product with its gradient: statistics can be much larger than their
+           differences, and a difference of the sums would lose digits. */
         for (int64_t c = 0; c < channels; c++) {
             d_off[c] = d_mixed_off[c] * (off_k[c] - off[c]);
             d_of_var[c] = d_mixed_var[c] * (var_k[c] - mixed_var[c]);
         }
         fold(d_off, channels, 1, d_logits + k);
         fold(d_of_var, channels, 1, d_logits + count + k);
-        d_logits[k] *= mean_ratio;
-        d_logits[count + k] *= var_ratio;
+        if (net->kind == SWITCH) { /* sparse SN: in sparse_gradients */
+            d_logits[k] *= mean_ratio;
+            d_logits[count + k] *= var_ratio;
+        }
         for (int64_t c = 0; c < channels; c++) {
             d_off[c] = mean_ratio * d_mixed_off[c];
             d_of_var[c] = var_ratio * d_mixed_var[c];
@@ -394,18 +395,40 @@ static void switch_backward(const Job *job, real *scratch, int64_t instance)
 
 /* ---- the batch */
 
-/* Set the pointers to BN's moments: to the tensors of running moments, or to `memory` (2, C), which gets
-   those of the batch. */
-static void find_batch(Job *job, real *memory)
+/* The index of BN's running mean among the network's tensors; that of the variance follows. */
+static int running_of(const Network *net)
+{
+    return net->kind == EXEMPLAR ? EXEMPLAR_RUNNING : net->kind == SPARSE ? SPARSE_RUNNING : SWITCH_RUNNING;
+}
+
+/* Set the pointers to BN's moments, which are kept for the backward pass: the running ones, or without
+   these the batch's. */
+static void find_batch(Job *job, real *kept)
 {
     const Network *net = job->network;
-    int64_t first = net->kind == EXEMPLAR ? EXEMPLAR_RUNNING : SWITCH_RUNNING;
-    job->batch_mean = net->tensors[first], job->batch_var = net->tensors[first + 1];
+    int first = running_of(net);
+    job->batch_mean = kept, job->batch_var = kept + job->map->channels;
     for (int64_t k = 0; k < net->num_normalizers; k++)
-        if (net->normalizers[k] == BATCH && job->batch_mean == NULL)
+        if (net->normalizers[k] == BATCH && net->tensors[first] == NULL)
             job->uses_batch_moments = 1;
-    if (job->uses_batch_moments)
-        job->batch_mean = memory, job->batch_var = memory + job->map->channels;
+}
+
+/* Move running statistics towards the batch's, to their own place or another. */
+static void move_running(const Job *job, void *const *from_and_to)
+{
+    const Map *map = job->map;
+    double count = (double)map->instances * (double)map->length;
+    for (int i = 0; i < 2; i++) {
+        const real *from = from_and_to[i], *batch = i ? job->batch_var : job->batch_mean;
+        real *to = from_and_to[2 + i], momentum = count < 2 ? 0 : (real)job->network->momentum;
+        if (to == NULL)
+            continue;
+        real unbiased = count < 2 ? 0 : i ? (real)(count / (count - 1)) : 1;
+        for (int64_t c = 0; c < map->channels; c++) {
+            real old = from[c], off = batch[c] * unbiased - old;
+            to[c] = momentum == 0 ? old : momentum == 1 ? batch[c] * unbiased : old + momentum * off;
+        }
+    }
 }
 
 /* Pool the moments of all instances into the batch's, of channels begin <= c < end. */

@@ -69,7 +69,7 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 def forward(
     x: Tensor, num_groups: int, network: Network, tensors: Tensors
 ) -> tuple[Tensor, Tensor, Tensor]:
-    check_tensors(x, network, tensors)
+    check_tensors(x, network.sizes(x.shape[1]), tensors)
     x, sizes = dense(x), find_sizes(network, x.shape[1], num_groups)
     if shape := one_read.shape_for(x, sizes):
         return one_read.forward(x, _pointers(network, tensors), shape, sizes)

@@ -1,0 +1,154 @@
+"""The primitive as operators of torch, by which models compiled by torch.compile run the kernels.
+
+The compiler takes the layout of results from fake kernels. Lists of tensors lack those that are
+None: ``present`` tells which of a network's tensors they are.
+"""
+
+import functools
+import importlib
+import json
+from types import ModuleType
+
+import torch
+from torch import Tensor, library
+from torch.autograd import forward_ad
+
+from . import backends, cpu, networks
+from .layouts import dense
+from .networks import Network, Tensors, with_none
+
+
+def adaptive_norm(x: Tensor, num_groups: int, eps: float, network, tensors: Tensors, running):
+    """Return y, mean and var if torch.compile traces x, and the graph may have operators."""
+    is_compiling = HAS_OPERATORS and torch.compiler.is_dynamo_compiling()
+    if network is None or not is_compiling or not backends.has_variances(x, num_groups):
+        return None
+    types = [type(t) for t in (tensors[0], x, *tensors, *running[:2])]
+    if not all(kind in backends.PLAIN for kind in types) or types[0] is Tensor:
+        return None
+    described = network()
+    # A parameter's shape is constant, and x's may be symbolic.
+    key = _key(described, x.device, x.dtype, tensors[0].shape[-1], num_groups)
+    buffers = [t for t in tensors[described.num_parameters :] if t is not None]
+    # The comparisons make the compiler look at the options again in each call.
+    has_changed = eps != described.eps or (running and running[2] != described.momentum)
+    if key is None or has_changed or any(buffer.requires_grad for buffer in buffers):
+        return None
+    present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
+    arguments = x, num_groups, key, given, present, running[:2]
+    y, statistics, moved = torch.ops.ilm_plugins.forward(*arguments)
+    if x.device.type != "cpu":
+        return y, *statistics.view(2, x.shape[0], num_groups).unbind()
+    for old, new in zip(running[:2], moved, strict=False):
+        old.copy_(new)
+    return y, None, None
+
+
+def _key(network: Network, device, dtype, channels: int, num_groups: int) -> str | None:
+    """Return a network's description as a string; None if kernels do not compute it."""
+    x = torch.empty(1, channels, 2, device=device, dtype=dtype)
+    kernels = backends.find_kernels(x)
+    if (
+        # `is_exporting` is a constant, True, in Dynamo before torch 2.14 (PyTorch issue 176347).
+        torch.compiler._is_exporting_flag
+        # In forward mode, operators would have a tangent of zero.
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or kernels is not (cpu if x.is_cpu else _triton())
+        or not kernels.runs(network, x, num_groups)
+    ):
+        return None
+    return json.dumps((type(network).__name__, *network), default=lambda number: number.item())
+
+
+# As by torch.compiler.assume_constant_result, which imports the compiler; see layers/base.py, too.
+_key._dynamo_marked_constant = True
+
+
+def _triton() -> ModuleType:
+    return importlib.import_module(f"{__package__}.triton")
+
+
+@functools.cache
+def _network(key: str) -> Network:
+    kind, *fields = json.loads(key)
+    return getattr(networks, kind)(*(tuple(f) if isinstance(f, list) else f for f in fields))
+
+
+def _forward(x, num_groups, network, tensors, present, running):
+    network, tensors = _network(network), with_none(tensors, present)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    moved = x.new_zeros((len(running), x.shape[1]), dtype=dtype)  # by C kernels
+    if x.is_cpu:
+        y, statistics = cpu.forward(x, num_groups, network, tensors, running, moved.unbind())
+        return y, statistics, moved
+    y, mean, var = _triton().forward(x, num_groups, network, tensors)
+    return y, torch.cat((mean.flatten(), var.flatten())), moved
+
+
+def _fake_forward(x, num_groups, network, tensors, present, running):
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    network, size = _network(network), 2 * x.shape[0] * num_groups
+    moved = x.new_empty((len(running), x.shape[1]), dtype=dtype)
+    if x.device.type == "cpu":
+        size += sum(network.sizes(x.shape[1])[network.num_parameters :])
+    return torch.empty_like(dense(x)), moved.new_empty(size), moved
+
+
+def _backward(dy, x, num_groups, statistics, network, tensors, present, needs):
+    network, inputs = _network(network), with_none(tensors, present)
+    needs = [needs[0], *with_none(needs[1:], present)]
+    if x.is_cpu:
+        found = cpu.backward(dy, x, num_groups, statistics, network, inputs, needs)
+    else:
+        moments = statistics.view(2, x.shape[0], num_groups).unbind()
+        found = _triton().backward(dy, x, *moments, network, inputs, needs)
+    pairs = zip(found, (x, *inputs), strict=True)
+    found = [d if d.dtype == t.dtype else d.to(t.dtype) for d, t in pairs if d is not None]
+    return [d if d._base is None else d.clone() for d in found]  # results must share no memory
+
+
+def _fake_backward(dy, x, num_groups, statistics, network, tensors, present, needs):
+    likes = torch.empty_like(dense(x)), *(t.new_empty(t.shape) for t in tensors)
+    return [like for like, need in zip(likes, needs, strict=True) if need]
+
+
+def _save(ctx, inputs, output):
+    x, ctx.num_groups, ctx.key, tensors, ctx.present, running = inputs
+    ctx.num_running = len(running)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(x, output[1], *tensors)
+
+
+def _differentiate(ctx, dy, *_):
+    x, statistics, *tensors = ctx.saved_tensors
+    needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[3]]
+    arguments = dy, x, ctx.num_groups, statistics, ctx.key, tensors, ctx.present, needs
+    dx, *gradients = with_none(torch.ops.ilm_plugins.backward(*arguments), needs)
+    return dx, None, None, gradients, None, [None] * ctx.num_running
+
+
+def _refuse(ctx, *_):
+    raise RuntimeError(
+        "a compiled layer of ilm_plugins has no second derivatives; do not compile it, or compile "
+        "it under use_backend('reference')"
+    )
+
+
+#: Older versions of torch than 2.7 compile the reference.
+HAS_OPERATORS = hasattr(torch.compiler, "_is_exporting_flag")
+if HAS_OPERATORS:
+    _library = library.Library("ilm_plugins", "FRAGMENT")
+    _ends = "str network, Tensor[] tensors, bool[] present"
+    _forward_ends = f"int num_groups, {_ends}, Tensor[] running) -> (Tensor, Tensor, Tensor)"
+    _backward_ends = f"int num_groups, Tensor statistics, {_ends}, bool[] needs) -> Tensor[]"
+    _library.define(f"forward(Tensor x, {_forward_ends}")
+    _library.define(f"backward(Tensor dy, Tensor x, {_backward_ends}")
+    for _device in ("CPU", "CUDA"):
+        _library.impl("forward", _forward, _device)
+        _library.impl("backward", _backward, _device)
+    _names = "ilm_plugins::forward", "ilm_plugins::backward"
+    library.register_fake(_names[0], _fake_forward, lib=_library)
+    library.register_fake(_names[1], _fake_backward, lib=_library)
+    library.register_autograd(_names[0], _differentiate, setup_context=_save, lib=_library)
+    library.register_autograd(_names[1], _refuse, lib=_library)

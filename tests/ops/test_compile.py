@@ -1,0 +1,161 @@
+"""torch.compile: compiled models run the kernels, as operators of torch."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.func import jvp, vmap
+
+from cases import MIXTURES, PATHS, channels_last, inputs, modes, needs_kernels, results
+from close import assert_close, assert_equal
+from ilm_plugins import NORMS, use_backend
+from ilm_plugins.ops import operators
+
+C = 32
+needs_operators = pytest.mark.skipif(not operators.HAS_OPERATORS, reason="needs torch 2.7")
+pytestmark = [needs_kernels, needs_operators]
+of_each_kernel = pytest.mark.parametrize("name", PATHS)
+layouts = pytest.mark.parametrize(
+    "layout", [torch.Tensor.contiguous, channels_last], ids=["NCHW", "NHWC"]
+)
+
+
+def build(name, training=True, dtype=torch.float32):
+    torch.manual_seed(0)
+    return NORMS[name](C, dtype=dtype).train(training)
+
+
+def recorded(function, **options):
+    """A function compiled without graph breaks, and its graphs' operators, which grow with use."""
+    graphs = []
+
+    def record(graph, _):
+        names = [str(node.target).split(".") for node in graph.graph.nodes]
+        graphs.append([name[1] for name in names if name[0] == "ilm_plugins"])
+        return graph
+
+    torch._dynamo.reset()
+    return torch.compile(function, fullgraph=True, backend=record, **options), graphs
+
+
+def after(module, x):
+    """The output, all gradients, and the buffers, of a forward and a backward pass."""
+    found = results(module, x, inputs(*x.shape, dtype=x.dtype, seed=3))
+    return found, [b.clone() for b in module.buffers()]
+
+
+@layouts
+@modes(["ILMGN", "EN", "SN", "AN"])
+def test_one_operator_computes_the_bits_of_the_layer_for_any_batch_in_three_graphs(
+    name, training, layout
+):
+    layer = build(name, training)
+    module, graphs = recorded(copy.deepcopy(layer), dynamic=True)
+    for n in (4, 1, 3, 0, 7):
+        x = layout(inputs(n, C, 5, 6, dtype=torch.float32))
+        (found, buffers), (expected, others) = after(module, x), after(layer, x)
+        assert_equal(found + buffers, expected + others)
+        assert found[0].stride() == expected[0].stride()
+    assert sorted(graphs) == [[], ["forward"], ["forward"]]  # the first is that of an empty batch
+
+
+@of_each_kernel
+@pytest.mark.parametrize(
+    "dtype, layout",
+    [(torch.float32, torch.Tensor.contiguous), (torch.bfloat16, channels_last)],
+    ids=["float32-NCHW", "bfloat16-NHWC"],
+)
+def test_operators_are_what_torch_asks_of_them(name, layout, dtype):
+    layer, x = build(name, dtype=dtype), layout(inputs(3, C, 4, 5, dtype=dtype))
+    tensors, groups = layer.rescale_tensors(), layer.moment_groups
+    key = operators._key(layer.network(), x.device, dtype, C, groups)
+    present = [t is not None for t in tensors]
+    tensors = [t.detach().clone() for t in tensors if t is not None]
+    needs = [True, *(t.is_floating_point() and t.dim() > 0 for t in tensors)]
+    for t, need in zip((x, *tensors), needs, strict=True):
+        t.requires_grad_(need)
+    operator = torch.ops.ilm_plugins
+    running = [layer.running_mean, layer.running_var] if name in MIXTURES else []
+    arguments = x, groups, key, tensors, present, running
+    torch.library.opcheck(operator.forward.default, arguments)
+    y, statistics, _ = (t.detach() for t in operator.forward(*arguments))
+    fixed = [t.detach() for t in tensors]
+    arguments = torch.ones_like(y), x.detach(), groups, statistics, key, fixed, present, needs
+    torch.library.opcheck(operator.backward.default, arguments)
+
+
+@of_each_kernel
+def test_what_transforms_or_exports_a_graph_sees_the_reference(name):
+    layer, x = build(name, training=False), inputs(2, C, 3, 4, dtype=torch.float32)
+    for function in (
+        lambda x: jvp(layer, (x,), (x + 1,))[1],
+        lambda x: vmap(layer)(x.unsqueeze(1)),
+    ):
+        run, graphs = recorded(function)
+        assert_close(run(x), function(x))
+        assert graphs == [[]]
+    with use_backend("reference"):
+        run, graphs = recorded(layer)
+        assert_close(run(x), layer(x), 64)
+        assert graphs == [[]]
+    for strict in (True, False):
+        nodes = torch.export.export(layer, (x,), strict=strict).graph.nodes
+        assert not any("ilm_plugins" in str(node.target) for node in nodes)
+
+
+def test_second_derivatives_are_refused_and_gradients_of_buffers_are_the_references():
+    layer, x = build("SN", training=False), inputs(2, C, 3, 4, dtype=torch.float32)
+    run, _ = recorded(layer)
+    (dx,) = torch.autograd.grad(run(x.requires_grad_()).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        dx.sum().backward()
+    layer.running_mean.requires_grad_()
+    run, graphs = recorded(layer)
+    found, expected = (torch.autograd.grad(m(x).sum(), layer.running_mean) for m in (run, layer))
+    assert_close(found, expected)
+    assert graphs == [[]]
+
+
+def test_changed_options_are_compiled_again():
+    layer, x = build("SN"), inputs(2, C, 3, 4, dtype=torch.float32)
+    run, graphs = recorded(layer)
+    for option in ("eps", "momentum", "eps"):
+        run(x)
+        setattr(layer, option, 0.5 if len(graphs) < 3 else 0.25)
+        twin = copy.deepcopy(layer)
+        assert_equal([run(x), *layer.buffers()], [twin(x), *twin.buffers()])
+    assert graphs == [["forward"]] * 4
+
+
+# ---- whole models
+
+
+def resnet(norm):
+    torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
+    return torchvision.models.resnet18(norm_layer=norm, num_classes=8)
+
+
+def box_head(norm):
+    layers = [nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), norm(64), nn.ReLU()) for _ in range(4)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 49, 8))
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("make, shape", [(resnet, (3, 64, 64)), (box_head, (64, 7, 7))])
+@pytest.mark.parametrize("name", NORMS)
+def test_models_compile_into_three_graphs_for_any_batch(name, make, shape):
+    torch.manual_seed(0)
+    model = make(NORMS[name])
+    for training in (True, False):
+        torch._dynamo.reset()
+        counter = CompileCounterWithBackend("aot_eager")
+        module = torch.compile(copy.deepcopy(model), fullgraph=True, backend=counter)
+        for n in (4, 1, 3, 6):
+            x, found = inputs(n, *shape, dtype=torch.float32).requires_grad_(), []
+            for m in (module.train(training), model.train(training)):
+                loss = m(x).square().sum()
+                found.append([loss, *torch.autograd.grad(loss, [x, *m.parameters()])])
+            assert_equal(*found)
+        assert counter.frame_count <= 3
