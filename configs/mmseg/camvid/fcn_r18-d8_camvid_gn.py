@@ -1,6 +1,6 @@
 # Not in the papers: CamVid with GN.
 _base_ = "../_base_/fcn_r18-d8_camvid.py"
-norm_cfg = dict(type="GN", num_groups=32, requires_grad=True)
+norm_cfg = dict(type="GN", num_groups=16, requires_grad=True)
 model = dict(
     backbone=dict(norm_cfg=norm_cfg),
     decode_head=dict(norm_cfg=norm_cfg),
