@@ -11,8 +11,8 @@ model = dict(
     decode_head=dict(in_channels=256, channels=128, num_classes=11),
     auxiliary_head=dict(in_channels=128, channels=64, num_classes=11),
 )
-optim_wrapper = dict(optimizer=dict(lr=0.05))
-param_scheduler = dict(end=1000)
-train_cfg = dict(max_iters=1000, val_interval=1000)
-default_hooks = dict(checkpoint=dict(interval=200, max_keep_ckpts=1))
+optim_wrapper = dict(optimizer=dict(lr=0.1))
+param_scheduler = dict(end=1500)
+train_cfg = dict(max_iters=1500, val_interval=1500)
+default_hooks = dict(checkpoint=dict(interval=300, max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=8)
