@@ -4,6 +4,7 @@ _base_ = "../../en/_base_/resnet20_cifar10.py"
 train_dataloader = dict(num_workers=0, persistent_workers=False)
 val_dataloader = dict(batch_size=100, num_workers=0, persistent_workers=False)
 test_dataloader = val_dataloader
+optim_wrapper = dict(optimizer=dict(lr=0.2))
 param_scheduler = [
     dict(
         type="LinearLR",
