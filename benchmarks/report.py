@@ -15,7 +15,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "record.json"
 RECORD_OF_GPU = ROOT / "benchmarks" / "record_gpu.json"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "gpu.md")
+PAGES = tuple(ROOT / page for page in ("README.md", "docs/performance.md", "benchmarks/README.md"))
 #: A table in a page: start marker, name of the table, end marker.
 TABLE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 #: Number of maps that a pass must read or write: forward x and y; backward also dy, x and dx.
@@ -206,8 +206,9 @@ def plot(results: dict, path: Path) -> None:
     over = frame["over baseline"]
     frame = frame.assign(fused=over, unfused=over / frame["over unfused"], map=frame["shape name"])
     times = frame.melt(["layer / plain", "map"], ["fused", "unfused"], "computed", "time")
-    options = {"col": "layer / plain", "col_wrap": 4, "height": 2.6, "aspect": 1.2, "jitter": False}
-    grid = sns.catplot(times, kind="strip", x="map", y="time", hue="computed", **options)
+    options = {"col": "layer / plain", "col_wrap": 4, "height": 2.6, "aspect": 1.2, "s": 45}
+    options |= {"hue": "computed", "style": "computed"}
+    grid = sns.relplot(times, kind="scatter", x="map", y="time", **options)
     ticks = (0.5, 1, 2, 5, 10, 20)
     grid.set(yscale="log", yticks=ticks, yticklabels=ticks).refline(y=1, color="0.5")
     grid.set_titles("{col_name}").set_axis_labels("", "forward + backward\nover the plain norm's")

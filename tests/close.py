@@ -6,6 +6,8 @@ import torch
 
 #: Half units in the last place by which a sum of some thousand terms may differ in another order.
 ROUNDINGS = 1024
+#: 1e-10 in roundings of float64: of whole models, and where equations are written in another way.
+EQUAL = 1e-10 * 2**53
 
 
 def unit(dtype):
@@ -22,7 +24,7 @@ def assert_close(actual, expected, roundings=ROUNDINGS, scale=None):
     """
     if isinstance(expected, dict):
         assert actual.keys() == expected.keys()
-        actual, expected = list(actual.values()), list(expected.values())
+        actual, expected = [actual[key] for key in expected], list(expected.values())
     if not isinstance(expected, torch.Tensor):
         for a, e in zip(actual, expected, strict=True):
             assert_close(a, e, roundings, scale)

@@ -19,16 +19,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import ilm_plugins
-from cases import BACKENDS, CASES, KERNELS, channels_last, inputs, randomized, results, saved_bytes
-from close import ROUNDINGS, assert_close, assert_equal
+from cases import (
+    BACKENDS,
+    CASES,
+    channels_last,
+    every_backend,
+    inputs,
+    layouts,
+    randomized,
+    results,
+    saved_bytes,
+)
+from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, use_backend
 from ilm_plugins.layers.autoencoder import AutoencoderNorm
 from ilm_plugins.layers.mixture import MixtureNorm
 
 C, PLAIN = 64, ("GN", "IN", "BN")
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
-#: Roundings that one of a mean of 1000 and a deviation of 1 costs in float32.
-AT_LARGE_MEANS = 1000
 
 
 def pytest_generate_tests(metafunc):
@@ -82,13 +89,14 @@ def test_every_norm_is_in_every_place(root):
     """A new norm that misses a place fails here, by the name of the place."""
     from ilm_plugins.surgery.norms import LAYERS
 
-    pages = "".join(page.read_text() for page in (root / "docs" / "layers").glob("*.md"))
+    table, reference = ((root / "docs" / page).read_text() for page in ("layers.md", "api.md"))
     places = {
         "ilm_plugins.__all__": lambda key, norm: norm.__name__ in ilm_plugins.__all__,
         "tests/equations/cases.py": lambda key, norm: key in CASES,
         "its class attribute replaces": lambda key, norm: vars(norm)["replaces"] in PLAIN,
         "ilm_plugins/surgery/norms.py": lambda key, norm: norm in LAYERS,
-        "docs/layers": lambda key, norm: f"autoclass:: ilm_plugins.{norm.__name__}" in pages,
+        "docs/layers.md": lambda key, norm: f"| `{key}` | `{norm.__name__}` |" in table,
+        "docs/api.md": lambda key, norm: f"autoclass:: {norm.__name__}\n" in reference,
     }
     lacking = [(key, p) for p, has in places.items() for key in NORMS if not has(key, NORMS[key])]
     assert not lacking, f"norms that are not in a place: {lacking}"
@@ -166,13 +174,13 @@ def test_freezing_holds_every_tensor_of_the_layers_and_no_other(norm):
 # ---- backends, dtypes, layouts
 
 
-@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last], ids=["NCHW", "NHWC"])
+@layouts
 def test_kernels_compute_the_reference(norm, training, layout):
-    layer = randomized(lambda: norm(C), torch.float64).train(training)
+    layer = random(norm, torch.float64).train(training)
     for shape in ((3, C), (2, C, 17, 31), (1, C, 2, 3, 5)):
         x, dy = layout(small(*shape, dtype=torch.float64)), small(*shape, seed=2).double()
         found, expected = (results(copy.deepcopy(layer), x, dy, b) for b in BACKENDS)
-        assert_close(found, expected, 1e-9 * 2**53)
+        assert_close(found, expected, 10 * EQUAL)
         assert found[0].stride() == found[1].stride() == x.stride()
 
 
@@ -212,7 +220,7 @@ def test_strides_of_inputs_gradients_and_parameters_do_not_matter(norm):
         parameter.data = strided(parameter.data)
     expected = results(copy.deepcopy(layer), x, dy)
     for case in ((layer, strided(x), dy), (layer, x, strided(dy)), (other, x, dy)):
-        assert_close(results(*case), expected, 2**20)
+        assert_close(results(*case), expected, EQUAL)
     part = channels_last(torch.cat((x, x), 1))[:, :C]
     y = norm(C, dtype=torch.float64)(part)
     assert y.movedim(1, -1).is_contiguous() and not y.is_contiguous()
@@ -225,16 +233,6 @@ def test_empty_input_gives_zero_gradients_to_every_parameter(norm, training, sha
     y, dx, *gradients = results(layer, torch.zeros(shape), torch.zeros(shape))
     assert y.shape == dx.shape == shape and not any(g.any() for g in gradients)
     assert_equal(layer.state_dict(), before)
-
-
-@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last], ids=["NCHW", "NHWC"])
-def test_the_output_may_be_changed_in_place(norm, layout):
-    found = []
-    for relu in (torch.relu, torch.relu_):
-        layer = random(norm)
-        relu(layer(layout(small()))).sum().backward()
-        found.append([p.grad for p in layer.parameters()])
-    assert_equal(*found)
 
 
 # ---- numbers
@@ -250,21 +248,19 @@ def test_one_pixel_and_constant_maps_stay_finite(norm, training, backend):
 
 
 @every_backend
-@pytest.mark.parametrize("size", [8, 100])
-def test_deviations_up_to_two_to_the_52_are_standardized_and_squares_that_overflow_give_nan(
-    norm, size, backend
-):
+def test_deviations_up_to_two_to_the_52_are_standardized_and_larger_ones_give_nan(norm, backend):
     """As the docstring of AdaptiveNorm promises; nn.GroupNorm's outputs are 0 from 1e19 on."""
-    layer, x = norm(C), torch.randn(2, C, size, size).clamp(-1, 1)
-    with use_backend(backend):
-        found = layer(2**52 * x)
-        assert norm(C)(1e25 * x).isnan().all()
-        assert norm(C)((1e25 * x).bfloat16()).isnan().all()
-    with use_backend("reference"):
-        assert_close(found, copy.deepcopy(layer).double()(2**52 * x.double()), 256)
+    for size in (8, 100):
+        layer, x = norm(C), torch.randn(2, C, size, size).clamp(-1, 1)
+        with use_backend(backend):
+            found = layer(2**52 * x)
+            for dtype in (torch.float32, torch.bfloat16):
+                assert norm(C)((1e25 * x).to(dtype)).isnan().all()
+        with use_backend("reference"):
+            assert_close(found, copy.deepcopy(layer).double()(2**52 * x.double()))
 
 
-def test_large_means_cost_no_more_accuracy_than_in_group_norm(norm, training):
+def test_large_means_cost_their_own_rounding_alone(norm, training):
     x = 1000 + torch.randn(4, C, 16, 16, generator=torch.Generator().manual_seed(0))
     layer = random(norm)
     if isinstance(layer, MixtureNorm):
@@ -272,15 +268,12 @@ def test_large_means_cost_no_more_accuracy_than_in_group_norm(norm, training):
     layer.train(training)
     dy = small(*x.shape, seed=5)
     exact = results(copy.deepcopy(layer).double(), x.double(), dy.double(), "reference")
-    groups = layer.num_groups if layer.replaces == "GN" else 32
-    plain = nn.functional.group_norm(x, groups)
-    error = (plain - nn.functional.group_norm(x.double(), groups)).abs().max().item()
-    for found in (results(copy.deepcopy(layer), x, dy, backend) for backend in BACKENDS):
-        assert (found[0] - exact[0]).abs().max() <= 10 * max(error, 2**-24 * AT_LARGE_MEANS)
-        assert_close(found[1], exact[1], 10 * AT_LARGE_MEANS)
+    for backend in BACKENDS:  # the mean rounds to 2^10 units of the deviation, its square to 2^20
+        found = results(copy.deepcopy(layer), x, dy, backend)
+        assert_close(found[:2], exact[:2], 2**14)
 
 
-@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last], ids=["NCHW", "NHWC"])
+@layouts
 @every_backend
 def test_instances_do_not_depend_on_their_batch(norm, backend, layout):
     layer = norm(2048).eval()
@@ -308,7 +301,7 @@ def test_only_statistics_of_the_batch_spread_a_nan(norm, training, backend, valu
 # ---- memory and the host
 
 
-@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last], ids=["NCHW", "NHWC"])
+@layouts
 def test_x_and_moments_alone_are_saved_for_the_backward_pass(norm, layout):
     x = layout(torch.randn(2, 256, 20, 20)).requires_grad_()
     layer = norm(256)
@@ -331,8 +324,6 @@ def test_the_host_never_waits_for_a_result(norm, backend):
     layer, x = norm(C), small().requires_grad_()
     with NoSynchronization(), use_backend(backend):
         layer(x).sum().backward()
-    with NoSynchronization(), pytest.raises(AssertionError, match="_local_scalar_dense"):
-        x.sum().item()
 
 
 @pytest.mark.parametrize("evaluates", [False, True])
@@ -381,24 +372,17 @@ def test_gradients_of_each_sample_and_forward_mode(norm):
     step = small(seed=7).double()
     _, tangent = torch.func.jvp(layer, (x,), (step,))
     difference = (layer(x + 1e-6 * step) - layer(x - 1e-6 * step)).detach() / 2e-6
-    assert (tangent - difference).abs().max() <= 1e-5 * max(1, difference.abs().max())
+    # Of steps of 1e-6: their squares, and the rounding of values of 10 or so, over a step.
+    assert_close(tangent, difference, 1e-6 * 2**53, max(1, difference.abs().max().item()))
 
 
-@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
-def test_checkpointed_activations(norm, reentrant):
-    """Gradients stay; running statistics see the batch twice, as BatchNorm's do."""
-    layer, x = nn.Sequential(random(norm), nn.ReLU(), nn.Conv2d(C, 4, 3)), small()
-    plain, twice = copy.deepcopy(layer), copy.deepcopy(layer)
-    found = []
-    for run in (plain, lambda x: checkpoint(layer, x, use_reentrant=reentrant)):
-        leaf = x.clone().requires_grad_()
-        run(leaf).square().sum().backward()
-        found.append(leaf.grad)
+def test_checkpointed_activations_have_the_same_gradients(norm):
+    layer, x, found = nn.Sequential(random(norm), nn.ReLU(), nn.Conv2d(C, 4, 3)), small(), []
+    for recomputes in (False, True):
+        twin, leaf = copy.deepcopy(layer), x.clone().requires_grad_()
+        y = checkpoint(twin, leaf, use_reentrant=False) if recomputes else twin(leaf)
+        found.append(torch.autograd.grad(y.square().sum(), [leaf, *twin.parameters()]))
     assert_close(*found)
-    assert_close([p.grad for p in layer.parameters()], [p.grad for p in plain.parameters()])
-    for _ in range(2):
-        twice(x)
-    assert_close(buffers_of(layer), buffers_of(twice))
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
@@ -432,12 +416,11 @@ def test_some_parameters_fixed_and_several_backward_passes_at_once(norm):
     y, dy = layer(x), inputs(4, *x.shape, seed=4)
     (together,) = torch.autograd.grad(y, x, dy, is_grads_batched=True, retain_graph=True)
     apart = [torch.autograd.grad(y, x, one, retain_graph=True)[0] for one in dy]
-    assert_close(together, torch.stack(apart), 2**20)
-    trained = list(layer.parameters())[::2]
+    assert_close(together, torch.stack(apart), EQUAL)
+    trained, found = list(layer.parameters())[::2], []
     for parameter in list(layer.parameters())[1::2]:
         parameter.requires_grad_(False)
-    found = []
-    for backend in (KERNELS, "reference"):
+    for backend in BACKENDS:
         with use_backend(backend):
             found.append(torch.autograd.grad(layer(x).square().sum(), trained))
-    assert_close(*found, 100 * ROUNDINGS)
+    assert_close(*found, EQUAL)

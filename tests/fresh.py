@@ -24,17 +24,15 @@ class Process:
     """Does as ``subprocess.Popen`` does for a process that writes to files.
 
     Args:
-        command: ``sys.executable``, then ``"-c"`` and code, ``"-m"`` and a module, or the path of a
-            script; arguments.
-        stdout, stderr, env, cwd, start_new_session: those of ``subprocess.Popen``.
+        command: ``sys.executable``, then ``"-c"`` and code or ``"-m"`` and a module; arguments.
+        stdout, stderr, env, cwd: those of ``subprocess.Popen``.
     """
 
-    def __init__(self, command, *, stdout, stderr, env=None, cwd=None, start_new_session=False):
+    def __init__(self, command, *, stdout, stderr, env=None, cwd=None):
         executable, *words = map(str, command)
         assert executable == sys.executable, command
         self.command, env = command, dict(os.environ if env is None else env)
-        outputs = stdout.name, (stdout if stderr == subprocess.STDOUT else stderr).name
-        args = words, env, cwd or os.getcwd(), outputs, start_new_session
+        args = words, env, cwd or os.getcwd(), (stdout.name, stderr.name)
         self._process = SERVER.Process(target=_execute, args=args)
         self._process.start()
         self.pid = self._process.pid
@@ -53,8 +51,8 @@ class Process:
         return self.returncode
 
 
-def run(command, *, check=False, timeout=300, env=None, cwd=None, **_):
-    """Do as ``subprocess.run`` with captured text does; its other options are ignored."""
+def run(command, *, check=False, timeout=300, env=None, cwd=None):
+    """Do as ``subprocess.run`` with captured text does."""
     with (
         tempfile.TemporaryDirectory() as folder,
         open(f"{folder}/out", "w+") as out,
@@ -77,10 +75,8 @@ def spawn(function, args, nprocs):
     torch.multiprocessing.start_processes(function, args, nprocs, start_method="forkserver")
 
 
-def _execute(words, env, cwd, outputs, start_new_session):
-    """Run code or a script in the forked process, and end it with the status of a script's."""
-    if start_new_session:
-        os.setsid()
+def _execute(words, env, cwd, outputs):
+    """Run code or a module in the forked process, and end it with the status of a script's."""
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()
@@ -93,13 +89,9 @@ def _execute(words, env, cwd, outputs, start_new_session):
             sys.argv = ["-c", *words[2:]]
             main = sys.modules["__main__"] = ModuleType("__main__")
             exec(compile(words[1], "<string>", "exec"), vars(main))
-        elif words[0] == "-m":
+        else:
             sys.argv = words[1:]
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = words
-            sys.path.insert(0, os.path.dirname(words[0]))
-            runpy.run_path(words[0], run_name="__main__")
     except SystemExit as stop:
         status = stop.code or 0
         if not isinstance(status, int):  # a message, which Python prints

@@ -41,8 +41,9 @@ without_gpu = pytest.mark.skipif(CUDA, reason="there is a GPU: the tests run on 
 def run_interpreted(file, selection):
     """Run a file's tests in a process that interprets kernels; ``selection`` is pytest's -m."""
     pytest.importorskip("numpy", reason="Triton's interpreter needs numpy")
-    seed = f"--seed={os.environ['ILM_PLUGINS_TEST_SEED']}"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", seed, file]
+    options = ["-q", "-p", "no:cacheprovider", f"--seed={os.environ['ILM_PLUGINS_TEST_SEED']}"]
+    options += ["--strict-numbers"] * bool(os.environ["ILM_PLUGINS_TEST_STRICT"])
+    command = [sys.executable, "-m", "pytest", *options, file]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     result = subprocess.run(
         [*command, "-m", selection, "-k", "not test_under_the_interpreter"],

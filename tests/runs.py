@@ -1,27 +1,31 @@
 """Small runs of tools/train_net.py on the generated shapes, one of each kind."""
 
-import csv
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from uuid import uuid4
 
+import fresh
 from ilm_plugins.reproduction.miniature import SMALL_DETECTRON2
 
 SHAPES = Path(__file__).parents[1] / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 SMALL = [*SMALL_DETECTRON2, "SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0"]
 SMALL += ["TEST.DETECTIONS_PER_IMAGE", "10"]
 NO_TEST = ["DATASETS.TEST", "()"]
+#: Code of a process that trains by its arguments, with what it needs imported before it forks.
+TRAIN = """
+import sys
+import {module}
+from ilm_plugins.cli.train import main
+from workers import start_by
+
+with start_by("fork"):
+    sys.exit(main())
+"""
 
 
-def detectron2_command(*options, out, opts=(), config=SHAPES):
-    """The arguments of a run of detectron2's on the CPU."""
-    first = ["--config-file", str(config), "--num-gpus", "0", *options]
-    return [*first, "OUTPUT_DIR", str(out), *SMALL, *opts]
-
-
-#: Starts two processes of a tool.
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
 #: A detectron2 LazyConfig.
 LAZY = """
 from detectron2.config import LazyCall as L
@@ -62,65 +66,37 @@ dataloader.train.total_batch_size = 2
 dataloader.train.num_workers = dataloader.test.num_workers = 0
 """
 
-
+#: A config of a small segmenter.
 MMENGINE_CONFIG = """
-custom_imports = dict(imports=["ilm_plugins"], allow_failed_imports=False)
-default_scope = "mmseg"
+_base_ = "ilm_plugins::mmseg/_base_/fcn_r18-d8_shapes.py"
 norm_cfg = dict(type="ILMGN", num_groups=4)
 model = dict(
-    type="EncoderDecoder",
-    data_preprocessor=dict(type="SegDataPreProcessor", size=(64, 64), pad_val=0, seg_pad_val=255),
-    backbone=dict(type="ResNet", depth=18, base_channels=16, stem_channels=16, norm_cfg=norm_cfg),
-    decode_head=dict(
-        type="FCNHead", in_channels=128, channels=32, num_convs=1, concat_input=False,
-        num_classes=5, norm_cfg=norm_cfg,
+    data_preprocessor=dict(
+        _delete_=True, type="SegDataPreProcessor", size=(64, 64), pad_val=0, seg_pad_val=255
     ),
+    backbone=dict(base_channels=16, stem_channels=16, norm_cfg=norm_cfg),
+    decode_head=dict(in_channels=128, channels=32, norm_cfg=norm_cfg),
     auxiliary_head=None,
-    test_cfg=dict(mode="whole"),
 )
-pipeline = [
-    dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs"),
-]
-loader = dict(
-    batch_size=2, num_workers=0, sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="BaseSegDataset", data_root="DATASETS/shapes",
-        metainfo=dict(classes=("background", "circle", "square", "triangle", "star")),
-        data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation"),
-        pipeline=pipeline,
-    ),
-)
-train_dataloader = {**loader, "sampler": dict(type="InfiniteSampler", shuffle=True)}
-test_dataloader = {**loader, "batch_size": 1}
-test_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
-test_cfg = dict(type="TestLoop")
-optim_wrapper = dict(
-    type="OptimWrapper", optimizer=dict(type="SGD", lr=0.01, momentum=0.9), clip_grad=None
-)
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=4)
+folders = dict(img_path="images/validation", seg_map_path="annotations/validation")
+dataset = dict(data_root="DATASETS/shapes", data_prefix=folders)
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dataset)
+test_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dataset)
+val_dataloader = val_evaluator = val_cfg = param_scheduler = visualizer = None
+optim_wrapper = dict(optimizer=dict(lr=0.01, weight_decay=0), paramwise_cfg=None)
+train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=4)
 default_hooks = dict(
-    logger=dict(type="LoggerHook", interval=1, log_metric_by_epoch=False),
+    _delete_=True, logger=dict(type="LoggerHook", interval=1, log_metric_by_epoch=False),
     checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=2),
 )
-log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)
-tta_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(
-        type="TestTimeAug",
-        transforms=[
-            [dict(type="Resize", scale_factor=s, keep_ratio=True) for s in (0.5, 1.0)],
-            [dict(type="LoadAnnotations")],
-            [dict(type="PackSegInputs")],
-        ],
-    ),
-]
-tta_model = dict(type="SegTTAModel")
+resize = [dict(type="Resize", scale_factor=s, keep_ratio=True) for s in (0.5, 1.0)]
+transforms = [resize, [dict(type="LoadAnnotations")], [dict(type="PackSegInputs")]]
+tta_pipeline = [dict(type="LoadImageFromFile"), dict(type="TestTimeAug", transforms=transforms)]
 """
 
 
 def write_mmengine_config(path: Path, datasets: Path) -> Path:
-    """A config of a small segmenter."""
     path.write_text(MMENGINE_CONFIG.replace("DATASETS", str(datasets)))
     return path
 
@@ -133,31 +109,27 @@ def mmengine_command(config, *options, out, opts=()):
     return [*first, f"work_dir={out}", name, *opts]
 
 
-def pix2pix_command(root, datasets, *options, out, opts=(), config=None):
-    """The arguments of two epochs of eight pairs."""
-    settings = [
-        *(f"{name}.dataset.data_root={datasets / 'shapes'}" for name in LOADERS),
-        "train_cfg.max_epochs=2",
-        "train_cfg.val_interval=1",
-        "default_hooks.logger.interval=1",
-        *opts,
-    ]
-    shipped = root / "configs" / "pix2pix" / "shapes_ilmin_in.py"
-    return mmengine_command(config or shipped, *options, out=out, opts=settings)
+def assert_gone(pids, seconds=30):
+    until = time.monotonic() + seconds
+    while running := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < until, f"processes {running} are left after {seconds} s"
+        time.sleep(0.1)
 
 
-def write_class_folders(folder: Path, each: int, height: int) -> Path:
-    """Images of noise, 32 pixels wide: ``each`` of the classes cat and dog."""
-    import numpy as np
-    from PIL import Image
-
-    generator = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (folder / name).mkdir()
-        for i in range(each):
-            pixels = generator.integers(0, 255, (height, 32, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.png")
-    return folder
+def train_until_killed(module, words, path):
+    """Train until a file is there, then kill the first process by SIGKILL, and see all end."""
+    log = path.parent.with_suffix(".log")
+    with log.open("w") as output:
+        command = [sys.executable, "-c", TRAIN.format(module=module), *words]
+        process = fresh.Process(command, stdout=output, stderr=output)
+    end = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert_gone(children)
 
 
 #: Command -> what it needs before it looks at its words.
@@ -166,9 +138,3 @@ NEEDS = {
     "make-shapes": "PIL",
     "translate": "mmengine",
 }
-
-
-def read_csv(path):
-    """The rows of a CSV file, as dicts."""
-    with path.open() as file:
-        return list(csv.DictReader(file))

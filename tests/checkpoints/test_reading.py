@@ -158,11 +158,11 @@ def test_a_damaged_file_is_read_or_named(tmp_path):
     path = tmp_path / "c.pth"
     torch.save({"a.weight": torch.arange(4.0)}, path)
     whole, refused = path.read_bytes(), 0
-    for place in range(0, len(whole), 3):
+    for place in range(0, len(whole), 11):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xF5]) + whole[place + 1 :])
         try:
             read(path)
         except CheckpointError as error:
             assert str(path) in str(error)
             refused += 1
-    assert refused > 100
+    assert refused > 20

@@ -10,6 +10,7 @@ Of several entries that name a file, later ones win.
 """
 
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -24,11 +25,16 @@ def configs(framework: str) -> list[str]:
     return sorted(str(p) for p in found if "_base_" not in p.parts and p.name[:4] != "Base")
 
 
+@cache
+def entries(framework: str) -> list[dict]:
+    path = Path(__file__).parent / "recipes" / f"{framework}.yaml"
+    return yaml.load(path.read_text(), yaml.CSafeLoader)
+
+
 def recipe(framework: str, config: str) -> dict:
     """name -> the value that the paper gives for a config."""
-    entries = yaml.safe_load((Path(__file__).parent / "recipes" / f"{framework}.yaml").read_text())
     values = {}
-    for entry in entries:
+    for entry in entries(framework):
         if any(fnmatch(config, pattern) for pattern in entry["files"]):
             for name, quoted in entry.items():
                 if name != "files":

@@ -79,10 +79,10 @@ def test_the_recipe_is_the_papers(batch):
     # "trained on the training set for 90,000 with batch size per GPU equal to 2 using 1 GPU and 8
     # GPUs"; the rest as R-50-FPN in Detectron: .02 at 16 images, by linear scaling .0025 at 2.
     assert (90_000, batch) == (solver.MAX_ITER, solver.IMS_PER_BATCH)
-    assert pytest.approx(0.02 * batch / 16) == solver.BASE_LR
+    assert solver.BASE_LR * 16 / batch == 0.02
     assert (solver.STEPS, solver.GAMMA, solver.MOMENTUM) == ((60_000, 80_000), 0.1, 0.9)
     assert (solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM) == (0.0001, 0.0)
-    assert (500, pytest.approx(1 / 3)) == (solver.WARMUP_ITERS, solver.WARMUP_FACTOR)
+    assert (solver.WARMUP_ITERS, round(solver.WARMUP_FACTOR, 4)) == (500, 0.3333)
     assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST) == ((800,), 800)
     assert cfg.INPUT.MAX_SIZE_TRAIN == cfg.INPUT.MAX_SIZE_TEST == 1333
     box = cfg.MODEL.ROI_BOX_HEAD
@@ -92,6 +92,7 @@ def test_the_recipe_is_the_papers(batch):
     assert "coco_2017_test-dev" in DatasetCatalog  # the override for the server
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of .scheduler.step")  # MMEngine counts wrong
 @pytest.mark.parametrize("batch", [2, 16])
 def test_the_warm_up_is_that_of_the_mmdet_config(batch):
     pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
@@ -107,10 +108,9 @@ def test_the_warm_up_is_that_of_the_mmdet_config(batch):
     rates, scheduled = [], [build_lr_scheduler(cfg, mine), *schedulers(of_mmdet, theirs)]
     for _ in range(501):
         rates.append([mine.param_groups[0]["lr"], theirs.optimizer.param_groups[0]["lr"]])
-        mine.step(), theirs.optimizer.step()
+        mine.step(), theirs.step()
         for scheduler in scheduled:
             scheduler.step()
     # Detectron's reaches the full rate at iteration 500, MMEngine's at 499.
-    assert all(a == pytest.approx(b, rel=0.003) for a, b in rates)
-    assert rates[0][0] == pytest.approx(cfg.SOLVER.BASE_LR / 3)
-    assert rates[500][0] == pytest.approx(cfg.SOLVER.BASE_LR)
+    assert max(abs(a / b - 1) for a, b in rates) < 0.003
+    assert [round(rates[i][0] / cfg.SOLVER.BASE_LR, 4) for i in (0, 500)] == [0.3333, 1]

@@ -1,5 +1,6 @@
 """Every layer, with every switch of the papers' tables, beside its transcription; its inputs."""
 
+import copy
 import os
 from contextlib import nullcontext
 from functools import partial
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import transcription
+from close import ROUNDINGS, assert_close
 from ilm_plugins import (
     NORMS,
     AssocNorm,
@@ -178,12 +180,41 @@ def channels_last(x):
     return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
+layouts = pytest.mark.parametrize(
+    "layout", [torch.Tensor.contiguous, channels_last], ids=["NCHW", "NHWC"]
+)
+
+
 def results(layer, x, dy, backend=None):
     """The output, and the gradients of x and of all parameters, under a backend."""
     x = x.detach().requires_grad_()
     with use_backend(backend) if backend else nullcontext():
         y = layer(x)
         return [y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], dy)]
+
+
+def assert_exact(layer, x, dy, backend, roundings=ROUNDINGS):
+    """Compare results with the reference's in float64, by roundings of the terms of all sums.
+
+    Terms that cancel are as large as a result's change, per relative change of all operands: each
+    is multiplied by 1 + h or 1 - h, at random. Parameters have sums over the map for gradients,
+    whose rounding grows with the Euclidean norm of the terms.
+    """
+    twin, h, signs = copy.deepcopy(layer).double(), 2**-20, torch.Generator().manual_seed(0)
+    exact = results(copy.deepcopy(twin), x.double(), dy.double(), "reference")
+    operands = [x.double().clone(), dy.double().clone(), *twin.parameters(), *twin.buffers()]
+    for tensor in filter(torch.is_floating_point, operands):
+        sign = 2 * torch.randint(2, tensor.shape, generator=signs).to(tensor.device) - 1
+        tensor.detach().mul_(1 + h * sign)
+    moved = results(twin, *operands[:2], "reference")
+    terms = (dy.double() * exact[0]).norm().item()
+    found = results(copy.deepcopy(layer), x, dy, backend)
+    for i, (actual, expected, other) in enumerate(zip(found, exact, moved, strict=True)):
+        change = (other - expected).abs().max().item() / h
+        assert_close(actual, expected, roundings, max(terms * (i > 1), change))
+    if x.is_contiguous() or x.movedim(1, -1).is_contiguous():
+        assert found[0].stride() == found[1].stride() == x.stride()
+    assert found[0].dtype == found[1].dtype == x.dtype
 
 
 def saved_bytes(layer, x):

@@ -8,13 +8,11 @@ from torch import nn
 
 import transcription
 from cases import CASES, CHANNELS, MIXTURES, exemplar_with_ratios, inputs, modes, randomized
-from close import assert_close, assert_equal
-from ilm_plugins import NORMS, AttentiveNorm, ExemplarNorm, SparseSwitchNorm, surgery
+from close import EQUAL, assert_close, assert_equal
+from ilm_plugins import NORMS, AttentiveNorm, SparseSwitchNorm, surgery
 from ilm_plugins.layers.sparse import sparsestmax
 
 SHAPES = [(3, CHANNELS), (3, CHANNELS, 5), (2, CHANNELS, 4, 3), (2, CHANNELS, 2, 3, 2)]
-#: Of 1e-9, which is 9e6 roundings of float64: activations and ratios multiply them.
-EQUAL = 1e-9 * 2**53
 
 
 @modes(CASES)
@@ -24,16 +22,15 @@ def test_output_and_gradients_equal_the_transcription(name, training):
         layer = randomized(make).train(training)
         x = inputs(*shape).requires_grad_()
         expected, actual = transcribed(layer, x), layer(x)
-        assert_close(actual, expected, EQUAL / 10)
+        assert_close(actual, expected, EQUAL)
         seed, variables = inputs(*shape, seed=2), [x, *layer.parameters()]
         found = torch.autograd.grad(actual, variables, seed)
         wanted = torch.autograd.grad(expected, variables, seed, materialize_grads=True)
-        for gradient, want in zip(found, wanted, strict=True):
-            assert_close(gradient, want, EQUAL, scale=max(1, want.abs().max().item()))
+        assert_close(found, wanted, 10 * EQUAL, 1)  # activations and ratios multiply roundings
 
 
 @modes(NORMS)
-def test_gradcheck(name, training):
+def test_second_derivatives_are_those_of_the_first(name, training):
     layer = randomized(CASES[name][0]).train(training)
     variables = [inputs(2, CHANNELS, 2).requires_grad_(), *layer.parameters()]
     names, buffers = [n for n, _ in layer.named_parameters()], dict(layer.named_buffers())
@@ -43,7 +40,6 @@ def test_gradcheck(name, training):
         copies = {n: b.clone() for n, b in buffers.items()}
         return torch.func.functional_call(layer, (state, copies), (x,))
 
-    assert torch.autograd.gradcheck(function, variables, fast_mode=True)
     assert torch.autograd.gradgradcheck(function, variables, fast_mode=True)
 
 
@@ -52,7 +48,7 @@ def test_ratios_equal_the_transcription_and_leave_the_layer_alone(name, training
     layer, x = randomized(CASES[name][0]).train(training), inputs(3, CHANNELS, 4, 3)
     before = {n: b.clone() for n, b in layer.state_dict().items()}
     found = layer.ratios(x)
-    assert_close(found, exemplar_with_ratios(layer, x)[1], EQUAL)
+    assert_close(found, exemplar_with_ratios(layer, x)[1], 10 * EQUAL)
     assert_close(found.sum(1), torch.ones(3, dtype=torch.float64), 16)
     assert_equal(layer.state_dict(), before)
 
@@ -68,7 +64,7 @@ def test_rescaling_is_what_the_transcription_rescales_by(name):
             )
             for instance, omega, beta in zip(x.flatten(2), *layer.rescaling(x), strict=True)
         ]
-        assert_close(torch.stack(rescaled), transcribed(layer, x).flatten(2), EQUAL)
+        assert_close(torch.stack(rescaled), transcribed(layer, x).flatten(2), 10 * EQUAL)
     omega, beta = layer.half().rescaling(inputs(2, CHANNELS, 3, dtype=torch.float16))
     assert omega.dtype == beta.dtype == torch.float32 and omega.shape == (2, CHANNELS)
 
@@ -126,32 +122,6 @@ def test_identity_of_attentive_norm(num_affine):
     assert gradient.abs().amax(1).min() > 0 and len(gradient.unique(dim=0)) == num_affine
 
 
-def test_ratios_that_start_all_zero_learn_nothing_of_the_sample():
-    layer = ExemplarNorm(CHANNELS, reduction=4)
-    for parameter in (p for child in layer.children() for p in child.parameters()):
-        nn.init.zeros_(parameter)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
-    for seed in range(3):
-        x = inputs(4, CHANNELS, 3, 3, seed=seed).float()
-        optimizer.zero_grad()
-        (layer(x) * inputs(4, CHANNELS, 3, 3, seed=9).float()).sum().backward()
-        optimizer.step()
-    moved = {name for name, p in layer.named_parameters() if "." in name and p.any()}
-    ratios = layer.ratios(x)
-    assert moved == {"ratio.bias"} and torch.equal(ratios, ratios[:1].expand(4, 3))
-
-
-def test_attentive_norms_box_head():
-    # The authors' Mask R-CNN has 45.91 M parameters without norms in FPN and heads, and 45.96 M
-    # with GN in FPN and mask head, and AN in the box head, whose GN has no weights there;
-    # convolutions before a norm have no bias.
-    pairs, plain = (10, 10, 20, 20), 8 + 4
-    counts = [sum(p.numel() for p in AttentiveNorm(256, num_affine=k).parameters()) for k in pairs]
-    assert counts == [k * (3 * 256 + 1) + 2 * 256 for k in pairs]
-    added = sum(counts) - len(pairs) * 2 * 256 + plain * 2 * 256 - (len(pairs) + plain) * 256
-    assert round(added / 1e6, 2) == round(45.96 - 45.91, 2)
-
-
 # ---- SSN's ratios
 
 #: The last is enough for every number of logits to be one-hot.
@@ -170,19 +140,12 @@ def test_sparsestmax_and_its_gradients_are_those_of_the_definition(k):
         logits.requires_grad_()
         found = sparsestmax(logits, double(radius))
         expected = torch.stack([transcription.sparsestmax(row, radius) for row in logits])
-        assert_close(found, expected, EQUAL)
+        assert_close(found, expected, 10 * EQUAL)
         seed = torch.randn(2, k, generator=generator, dtype=torch.float64)
         grads = [torch.autograd.grad(y, logits, seed)[0] for y in (found, expected)]
-        assert_close(*grads, 100 * EQUAL, scale=max(1, grads[1].abs().max().item()))
+        assert_close(*grads, 1000 * EQUAL, 1)
         sizes |= {int(n) for n in (found > 0).sum(1)}
     assert sizes == set(range(1, k + 1))
-
-
-def test_from_the_radius_of_the_circumscribed_sphere_on_one_ratio_is_1():
-    for k in (2, 3, 4):
-        logits = 1e-3 * torch.randn(50, k, generator=torch.Generator().manual_seed(k)).double()
-        found = sparsestmax(logits, double((1 - 1 / k) ** 0.5 + 1e-9))
-        assert_equal(found, nn.functional.one_hot(logits.argmax(1), k).double())
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3)])
@@ -193,11 +156,8 @@ def test_equal_logits_stay_equal_with_finite_gradients_until_something_parts_the
         ratios = sparsestmax(logits, torch.tensor(radius))
         assert_close(ratios, torch.full(shape, 1 / 3), 16)
         assert torch.autograd.grad(ratios[..., 0].sum(), logits)[0].abs().max() <= 1
-    assert sparsestmax(torch.tensor([1.0, 1.0 + 1e-6, 1.0]), torch.tensor(1.0)).tolist() == [
-        0,
-        1,
-        0,
-    ]
+    found = sparsestmax(torch.tensor([1.0, 1.0 + 1e-6, 1.0]), torch.tensor(1.0))
+    assert found.tolist() == [0, 1, 0]
 
 
 def test_ratios_that_are_1_are_fixed_by_the_next_radius_for_good():

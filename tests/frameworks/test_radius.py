@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from close import assert_close
 from ilm_plugins import SparseSwitchNorm, freeze
 from ilm_plugins.frameworks.radius import RadiusSchedule
 
-#: Iterations of a whole training here.
-LENGTH = 5
+#: Iterations of a whole training here, and the rate at which logits learn.
+LENGTH, LEARNING_RATE = 5, 0.1
 
 
 class Small(nn.Module):
@@ -39,7 +40,7 @@ def sgd(model):
     for name, parameter in model.norm.named_parameters():
         parts[name.endswith("_weight")].append(parameter)
     return torch.optim.SGD(
-        [{"params": parts[True], "lr": 0.1}, {"params": parts[False], "lr": 1e-9}], lr=0.1
+        [{"params": parts[True]}, {"params": parts[False], "lr": 1e-9}], lr=LEARNING_RATE
     )
 
 
@@ -90,41 +91,29 @@ frameworks = pytest.mark.parametrize("train", [train_in_mmengine, train_in_detec
 
 
 @frameworks
-@pytest.mark.parametrize("start", [pytest.param(0, marks=pytest.mark.wide), 3])
+@pytest.mark.parametrize("start", [0, 3])
 def test_the_radius_is_the_part_of_the_iterations_that_are_done(train, start, tmp_path):
     model = Small()
     train(model, tmp_path, start)
     radii = [radius for radius, _ in model.seen]
-    assert radii == pytest.approx([i / LENGTH for i in range(start, LENGTH)])
+    assert radii == [round(i / LENGTH, 6) for i in range(start, LENGTH)]
     assert model.frozen.radius == 0
-
-
-@frameworks
-def test_gradients_of_logits_are_clipped_to_norm_1(train, tmp_path):
-    model = Small()
-    train(model, tmp_path)
     (_, first), (_, second), *_ = model.seen
-    assert (second - first).norm().item() == pytest.approx(0.1, rel=1e-3)  # the learning rate
-    assert (model.norm.weight - 1).norm() > 1e-9 * LENGTH  # not clipped
-
-
-@frameworks
-def test_models_without_the_layer_are_trained_as_they_are(train, tmp_path):
-    model = Small(nn.BatchNorm2d)
-    train(model, tmp_path)
-    assert model.norm.num_batches_tracked == LENGTH
+    moved = (second - first).norm().item() / LEARNING_RATE
+    assert abs(moved - 1) < 1e-3, f"logits' gradients are clipped to the norm {moved}, not 1"
+    assert (model.norm.weight - 1).norm() > 1e-9 * (LENGTH - start), "the weight's are not clipped"
 
 
 def test_a_fused_optimizers_scaled_gradients_are_clipped_to_the_scaled_norm():
     moved = []
     for scale in (1.0, 2.0**16):
         model = Small()
-        optimizer = torch.optim.SGD(model.norm.parameters(), lr=0.1, fused=True)
+        optimizer = torch.optim.SGD(model.norm.parameters(), lr=LEARNING_RATE, fused=True)
         RadiusSchedule(model, [optimizer])
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         before = model.norm.mean_weight.detach().clone()
         scaler.scale(model.loss(images())).backward()
         scaler.step(optimizer)
         moved.append(model.norm.mean_weight.detach() - before)
-    torch.testing.assert_close(moved[1], moved[0])
-    assert moved[0].norm().item() == pytest.approx(0.1, rel=1e-3)  # the learning rate
+    assert_close(moved[1], moved[0])
+    assert abs(moved[0].norm().item() / LEARNING_RATE - 1) < 1e-3

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,59 +10,14 @@ from pathlib import Path
 import pytest
 
 import fresh
+import workers
 from ilm_plugins import frameworks
 from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import processes, record
 from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.options import RunOptions
-
-LAUNCH = """
-import sys
-import processes_main
-from ilm_plugins.cli.command import command
-from ilm_plugins.frameworks.options import RunOptions
-from ilm_plugins.frameworks.processes import launch
-if __name__ == "__main__":
-    what, machines, rank, port = sys.argv[1:]
-    options = RunOptions(
-        what, num_processes=2, num_machines=int(machines), machine_rank=int(rank),
-        dist_url=f"tcp://127.0.0.1:{port}",
-    )
-    sys.exit(command(lambda: launch(processes_main.main, options)))
-"""
-MAIN = """
-import os, time
-from pathlib import Path
-import torch
-from torch import distributed
-from ilm_plugins.errors import UserError
-
-def main(options):
-    distributed.init_process_group("gloo")
-    total, rank = torch.ones(1), distributed.get_rank()
-    distributed.all_reduce(total)
-    Path(f"rank{rank}").write_text(f"{total.item():.0f} {os.getpid()}")
-    if options.config_file == "mistake" and rank == 1:
-        raise UserError("set SOMETHING")
-    if options.config_file == "crash" and rank == 1:
-        raise FloatingPointError("the loss is NaN")
-    if options.config_file == "killed" and rank == 1:
-        os.kill(os.getpid(), 9)
-    if options.config_file == "sleep":
-        time.sleep(300)
-    distributed.barrier()
-"""
-
-
-def start(folder, what, machines=1, rank=0, port=0):
-    """Start the processes of one machine, in a folder where each writes the file of its rank."""
-    Path(folder, "launch.py").write_text(LAUNCH)
-    Path(folder, "processes_main.py").write_text(MAIN)
-    words = [sys.executable, "launch.py", what, machines, rank, port]
-    return subprocess.Popen(
-        list(map(str, words)), cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+from runs import assert_gone
 
 
 def ranks(folder, count, seconds=120):
@@ -71,56 +25,64 @@ def ranks(folder, count, seconds=120):
     files = [Path(folder, f"rank{rank}") for rank in range(count)]
     until = time.monotonic() + seconds
     while not all(file.exists() and file.read_text() for file in files):
-        assert time.monotonic() < until, "the processes did not meet"
+        assert time.monotonic() < until, f"after {seconds} s not all of {count} processes have met"
         time.sleep(0.1)
     assert {file.read_text().split()[0] for file in files} == {str(count)}
     return [int(file.read_text().split()[1]) for file in files]
 
 
-def assert_gone(pids, seconds=30):
-    until = time.monotonic() + seconds
-    while running := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() < until, f"processes {running} are left"
-        time.sleep(0.1)
+def start(folder, what, number=1, rank=0, port=0):
+    """Start the two processes of a machine, where each writes the file of its rank in a folder."""
+    url = f"tcp://127.0.0.1:{port}"
+    options = RunOptions(
+        what, num_processes=2, num_machines=number, machine_rank=rank, dist_url=url
+    )
+    process = fresh.SERVER.Process(target=workers.launch_one_machine, args=(folder, options))
+    process.start()
+    return process
 
 
 @pytest.mark.parametrize(
     "what, cause",
     [
-        ("mistake", "rank 1 failed: set SOMETHING"),
-        ("crash", "rank 1 failed: FloatingPointError: the loss is NaN"),
-        ("killed", "SIGKILL"),
+        ("mistake", "set SOMETHING"),
+        ("crash", "FloatingPointError: the loss is NaN"),
+        ("killed", ".*SIGKILL"),
     ],
 )
-def test_a_failed_rank_ends_all_and_is_named(tmp_path, what, cause):
-    process = start(tmp_path, what)
-    _, errors = process.communicate(timeout=180)
-    assert process.returncode == 2 and cause in errors.splitlines()[-1]
+def test_a_failed_rank_ends_all_and_is_named(tmp_path, monkeypatch, what, cause):
+    monkeypatch.chdir(tmp_path)
+    with workers.start_by("forkserver"), pytest.raises(UserError, match=f"rank 1 failed: {cause}"):
+        processes.launch(workers.meet, RunOptions(what, num_processes=2))
     assert_gone(ranks(tmp_path, 2))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_no_process(tmp_path, number):
     process = start(tmp_path, "sleep")
     pids = ranks(tmp_path, 2)
-    process.send_signal(number)
-    process.wait(60)
-    assert process.returncode != 0
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode not in (0, None)
     assert_gone(pids)
 
 
 @pytest.mark.wide
-def test_two_machines_meet_and_end_together(tmp_path):
-    from workers import free_port
+@pytest.mark.parametrize("what, status", [("done", 0), ("killed", 1)])
+def test_two_machines_meet_and_end_together(tmp_path, what, status):
+    port = workers.free_port()
+    machines = [start(tmp_path, what, 2, rank, port) for rank in range(2)]
+    for machine in machines:
+        machine.join(180)
+    assert [machine.exitcode for machine in machines] == [status, status]
+    assert_gone(ranks(tmp_path, 4))
 
-    for what, status in (("done", 0), ("killed", 2)):
-        folder = tmp_path / what
-        folder.mkdir()
-        port = free_port()
-        machines = [start(folder, what, 2, rank, port) for rank in range(2)]
-        errors = [machine.communicate(timeout=180)[1] for machine in machines]
-        assert [machine.returncode for machine in machines] == [status, status], errors
-        assert_gone(ranks(folder, 4))
+
+@pytest.mark.wide
+@pytest.mark.parametrize("framework", ["detectron2", "mmcv"])
+def test_a_frameworks_processes_share_their_statistics(framework):
+    pytest.importorskip(framework, reason=f"needs {framework}")
+    fresh.spawn(workers.synchronized_by_name, (workers.free_port(), framework), nprocs=2)
 
 
 @pytest.mark.parametrize(
@@ -135,10 +97,9 @@ def test_two_machines_meet_and_end_together(tmp_path):
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(options, words, tmp_path):
+    pytest.importorskip("mmengine", reason="needs MMEngine: make install-openmmlab")
     config = tmp_path / "config.py"
     config.write_text("default_scope = 'mmengine'")
-    if not frameworks.installed("mmengine"):
-        pytest.skip("needs mmengine: make install-openmmlab")
     with pytest.raises(UserError, match=words):
         train.run(RunOptions(str(config), **options))
 
@@ -151,23 +112,25 @@ def test_without_a_gpu_the_advice_is_the_cpu(monkeypatch):
         processes.check_processes(RunOptions("config.py", num_gpus=1))
 
 
+FAULTS = """
+import resource, torch
+from ilm_plugins.frameworks.processes import keep_freed_memory
+
+keep_freed_memory()
+for _ in range(2):  # the first gets the memory
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10): torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
 def test_freed_memory_is_kept_unless_the_allocator_is_configured():
-    code = (
-        "import resource, torch\n"
-        "from ilm_plugins.frameworks.processes import keep_freed_memory\n"
-        "keep_freed_memory()\n"
-        "def faults():\n"
-        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    for _ in range(10): torch.ones(2**24)\n"
-        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "faults(); print(faults())"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC")}
+    kept, configured = (
+        int(fresh.run([sys.executable, "-c", FAULTS], env=environment, check=True).stdout)
+        for environment in (env, {**env, "MALLOC_ARENA_MAX": "8"})
     )
-    counts = []
-    for configured in ({}, {"MALLOC_ARENA_MAX": "8"}):
-        env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC")}
-        done = fresh.run([sys.executable, "-c", code], env={**env, **configured}, check=True)
-        counts.append(int(done.stdout))
-    assert counts[0] * 10 < counts[1]
+    assert kept * 10 < configured, "page faults"
 
 
 def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):

@@ -32,7 +32,6 @@ from ilm_plugins.layers.mixture import MixtureNorm
         (lambda: ILMGroupNorm(64, activations=("tanh", "gelu")), ["'gelu'", "'relu6'"]),
         (lambda: ILMGroupNorm(0), ["num_channels=0", "positive"]),
         (lambda: ILMInstanceNorm(64, 32), ["eps=32", "above 0"]),
-        (lambda: ExemplarNorm(64, eps="a"), ["eps='a'", "above 0"]),
         (
             lambda: ILMGroupNorm(64, activations=("tanh", "tanh"), init="identity"),
             ["identity", "activations", "init='default'"],
@@ -41,14 +40,12 @@ from ilm_plugins.layers.mixture import MixtureNorm
         (lambda: AssocNorm(64, combine="a(WE)", init="identity"), ["identity", "a(WE)+B"]),
         (lambda: ExemplarNorm(64, ratio_net="fc"), ["ratio_net='fc'", "'mlp'"]),
         (lambda: ExemplarNorm(64, activation="gelu"), ["activation='gelu'", "'relu'"]),
-        (lambda: ExemplarNorm(64, expansion=0), ["expansion=0", "positive"]),
         (lambda: ExemplarNorm(64, momentum=None), ["momentum=None", "between 0 and 1"]),
         (lambda: ILMGroupNorm(64, num_channels=3), ["num_channels=3", "num_channels=64", "leave"]),
         (lambda: SparseSwitchNorm(64).set_radius(1.5), ["radius=1.5", "between 0 and 1"]),
         (lambda: SwitchNorm(64, normalizers=("IN", "XN")), ["'XN'", "'BN'"]),
         (lambda: SwitchNorm(64, normalizers=("IN", "IN")), ["normalizers", "different"]),
         (lambda: SwitchNorm(64, normalizers="BN"), ["normalizers='BN'", "not a tuple"]),
-        (lambda: AttentiveNorm(64, num_affine=0), ["num_affine=0", "positive"]),
     ],
 )
 def test_refused_options_say_the_numbers_and_the_mend(build, words):
@@ -109,26 +106,18 @@ def test_hints_that_are_followed_lead_to_a_model(layer, pick, most):
 
 
 def test_a_hint_names_what_other_widths_would_not_fit_either():
-    with pytest.raises(OptionError) as caught:
-        ILMGroupNorm(48)  # 16, the size of key groups, divides 48, but not 24
-    assert str(caught.value) == (
-        "ILMGroupNorm: num_groups=32 does not divide num_channels=48; "
-        'set num_groups="auto" and key_group_size="auto" to follow each width, '
-        "or num_groups=8 and key_group_size=8 for widths that are multiples of 8"
-    )
+    # 16, the size of key groups, divides 48, but not 24.
+    with pytest.raises(OptionError, match="num_groups=8 and key_group_size=8 for widths"):
+        ILMGroupNorm(48)
 
 
 def test_signatures_show_every_option():
+    own = ["key_group_size", "activations", "hidden", "init", "device", "dtype"]
     for layer in (ILMInstanceNorm, ILMLayerNorm):
-        assert str(inspect.signature(layer.__init__)) == (
-            "(self, num_channels: int, eps: float = 1e-05, *, key_group_size: int | str = 16, "
-            "activations: tuple[str, str] = ('tanh', 'sigmoid'), hidden: int | None = None, "
-            "init: str = 'default', device: torch.device | str | None = None, "
-            "dtype: torch.dtype | None = None) -> None"
-        )
+        assert [*inspect.signature(layer).parameters] == ["num_channels", "eps", *own]
     inherited = ["normalizers", "num_groups", "sync", "device", "dtype"]
     for layer in (ExemplarNorm, SwitchNorm, SparseSwitchNorm):
-        assert list(inspect.signature(layer).parameters)[-5:] == inherited
+        assert [*inspect.signature(layer).parameters][-5:] == inherited
 
 
 def test_numbers_of_numpy_are_numbers():

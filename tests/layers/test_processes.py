@@ -45,8 +45,8 @@ def test_gradients_of_shards_are_those_of_one_process(kind):
 
 @every_share
 def test_a_synchronized_step_is_that_of_one_process_with_the_whole_batch(shares):
-    """Outputs, all gradients and running statistics, to 1e-10 of the largest."""
-    backends, size = [(backend,) for backend in BACKENDS], len(shares[0])
+    """Outputs, all gradients and running statistics."""
+    backends, size = [(name, torch.float64) for name in BACKENDS], len(shares[0])
     spawn(workers.synchronized, (size, free_port(), shares, backends), nprocs=size)
 
 

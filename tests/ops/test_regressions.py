@@ -21,43 +21,38 @@ from cases import (
     CHANNELS,
     KERNELS,
     PATHS,
+    assert_exact,
     channels_last,
     every_backend,
     inputs,
+    layouts,
     needs_kernels,
     randomized,
     results,
     saved_bytes,
 )
-from close import ROUNDINGS, assert_close, assert_equal
-from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm, use_backend
-from ilm_plugins.ops import (
-    adaptive_norm,
-    backends,
-    coarsen,
-    cpu,
-    moments,
-    over_batch,
-    plain,
-    reference,
-)
+from close import EQUAL, assert_close, assert_equal
+from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, use_backend
+from ilm_plugins.ops import adaptive_norm, backends, coarsen, cpu, moments, over_batch, plain
+from ilm_plugins.ops.reference import moments as reference_moments
 
 ROOT = Path(__file__).parents[2]
 HALVES = torch.bfloat16, torch.float16
-layouts = pytest.mark.parametrize(
-    "layout", [torch.Tensor.contiguous, channels_last], ids=["NCHW", "NHWC"]
-)
 of_each_kernel = pytest.mark.parametrize("name", PATHS)
 
 
-def outputs(layer, x, seed=5):
-    return results(layer, x, inputs(*x.shape, dtype=x.dtype, seed=seed))
+def floats(*shape, seed=1):
+    return inputs(*shape, dtype=torch.float32, seed=seed)
 
 
-def on_each(compute, names=BACKENDS):
+def outputs(layer, x):
+    return results(layer, x, inputs(*x.shape, dtype=x.dtype, seed=5))
+
+
+def on_each(compute):
     """What a function returns under each backend."""
     found = []
-    for backend in names:
+    for backend in BACKENDS:
         with use_backend(backend):
             found.append(compute())
     return found
@@ -80,8 +75,9 @@ def test_moments_and_those_of_coarser_groups(groups):
     whole = x.reshape(3, groups, -1)
     for found in (moments(x, groups), coarsen(*moments(x, 12), groups)):
         assert_close(found, (whole.mean(2), whole.var(2, correction=0)), 64)
-    found = over_batch(*moments(x, 12))
-    assert_close([m[0] for m in found], [x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)], 64)
+    batch = x.transpose(0, 1).reshape(12, -1)
+    found = [moment[0] for moment in over_batch(*moments(x, 12))]
+    assert_close(found, [batch.mean(1), batch.var(1, correction=0)], 64)
 
 
 @pytest.mark.parametrize("count", [15, 30, 60])
@@ -96,7 +92,7 @@ def test_equal_means_pool_to_themselves(count):
 @pytest.mark.parametrize("shape", [(3, 64), (3, 64, 1, 1)], ids=str)
 def test_a_single_value_standardized_by_itself_leaves_beta_alone(shape, backend):
     """Whatever its size: the rounding of 1000 / sqrt(eps) would be larger than most betas."""
-    x, layer = 1000 + inputs(*shape, dtype=torch.float32), NORMS["ILMIN"](64)
+    x, layer = 1000 + floats(*shape), NORMS["ILMIN"](64)
     with use_backend(backend):
         assert torch.equal(layer(x).flatten(1), layer.rescaling(x)[1])
     assert not results(NORMS["ILMIN"](64, init="identity"), x, x, backend)[1].any()
@@ -117,7 +113,7 @@ def test_means_of_switch_norm_do_not_cancel(backend):
     x = torch.full((2, 64, 4, 4), 1e4)
     y, _, weight, _, mean_weight, _ = results(layer, x, torch.ones_like(x), backend)
     assert_close(y, layer.bias.view(-1, 1, 1).expand_as(y), 4)
-    assert max(weight.abs().max(), mean_weight.abs().max()) <= 1e-6
+    assert_close(torch.cat((weight, mean_weight)), torch.zeros(67), 16, 1)
 
 
 @every_backend
@@ -132,7 +128,7 @@ def test_variables_that_are_one_or_depend_on_each_other(backend):
             y = torch.func.functional_call(layer, state, (x,))
         variables = [x, layer.decode_mean.weight, layer.encode.weight]
         found.append(torch.autograd.grad(y.square().sum(), variables, create_graph=create_graph))
-    assert_close(*found, 2**20)
+    assert_close(*found, EQUAL)
 
 
 # ---- the choice of a backend
@@ -159,38 +155,35 @@ def test_a_backend_is_forced_in_a_block_or_from_the_call_on_and_in_one_thread():
 
 
 def test_the_choice_of_a_process_and_an_unknown_backend():
-    code = (
-        "import torch, ilm_plugins\n"
-        "print(type(ilm_plugins.ILMGroupNorm(64)(torch.randn(1, 64, 3, 3)).grad_fn).__name__)"
-    )
+    code = "import torch, ilm_plugins as own\nx = torch.ones(1, 64, 3, 3)\n"
+    code += "print(own.ILMGroupNorm(64)(x).grad_fn)"
 
     def run(backend):
         env = {**os.environ, "ILM_PLUGINS_BACKEND": backend}
         return fresh.run([sys.executable, "-c", code], env=env)
 
-    assert "AdaptiveNorm" in run(KERNELS).stdout
-    assert "AdaptiveNorm" not in run("reference").stdout
+    assert "AdaptiveNorm" in run(KERNELS).stdout and "Addcmul" in run("reference").stdout
     message = "='fast' is unknown; set it to one of 'auto', 'reference', 'cpu', 'triton'"
-    assert run("fast").stderr.endswith(f"ValueError: ILM_PLUGINS_BACKEND{message}\n")
-    with pytest.raises(ValueError, match=f"^backend{message}$"):
+    assert f"ValueError: ILM_PLUGINS_BACKEND{message}" in run("fast").stderr
+    with pytest.raises(ValueError, match=f"^backend{message}"):
         use_backend("fast")
 
 
 @pytest.mark.parametrize(
-    "backend, installed, dtype, message",
+    "backend, installed, dtype, words",
     [
-        ("triton", False, torch.float32, r"Triton 3\.6 or newer cannot be"),
-        ("triton", True, torch.float32, "got a torch.float32 tensor of 9 positions on 'cpu'"),
-        pytest.param("cpu", True, torch.float8_e5m2, "got a torch.float8", marks=needs_kernels),
+        ("triton", False, torch.float32, r"Triton 3\.6 or newer"),
+        ("triton", True, torch.float32, "a torch.float32 tensor of 9 positions on 'cpu'"),
+        pytest.param("cpu", True, torch.float8_e5m2, "a torch.float8", marks=needs_kernels),
     ],
 )
-def test_a_forced_backend_that_cannot_run_says_why(backend, installed, dtype, message, monkeypatch):
+def test_a_forced_backend_that_cannot_run_says_why(backend, installed, dtype, words, monkeypatch):
     if installed and backend == "triton" and not backends.has_triton():
         pytest.skip("needs Triton 3.6 or newer")
     if not installed:
         monkeypatch.setattr(backends, "has_triton", lambda: False)
-    with use_backend(backend), pytest.raises(RuntimeError, match=f"is forced: {message}"):
-        ILMGroupNorm(64)(torch.randn(1, 64, 3, 3).to(dtype))
+    with use_backend(backend), pytest.raises(RuntimeError, match=f"is forced: .*{words}"):
+        ILMGroupNorm(64)(torch.ones(1, 64, 3, 3).to(dtype))
 
 
 @pytest.mark.parametrize("version, found", [("3.10.0", True), ("3.5.1", False), (None, False)])
@@ -209,18 +202,10 @@ class Sevenfold(ILMGroupNorm, nn.GroupNorm):
         return 7 * omega, beta
 
 
-class Reversed(ExemplarNorm, nn.GroupNorm):
-    """EN with its ratios in the opposite order."""
-
-    def _ratios(self, *arguments):
-        return super()._ratios(*arguments).flip(1)
-
-
-@pytest.mark.parametrize("kind", [Sevenfold, Reversed])
-def test_a_description_for_kernels_is_not_inherited(kind):
-    layer = randomized(lambda: kind(64), torch.float32)
-    assert kind.network is None and all(norm(64).network() for norm in NORMS.values())
-    assert_close(*on_each(lambda: layer(inputs(2, 64, 3, 3, dtype=torch.float32))))
+def test_a_description_for_kernels_is_not_inherited():
+    layer = randomized(lambda: Sevenfold(64), torch.float32)
+    assert Sevenfold.network is None and all(norm(64).network() for norm in NORMS.values())
+    assert_close(*on_each(lambda: layer(floats(2, 64, 3, 3))))
 
 
 def test_a_layer_without_a_description_under_autocast_and_on_unknown_devices(monkeypatch):
@@ -229,7 +214,7 @@ def test_a_layer_without_a_description_under_autocast_and_on_unknown_devices(mon
     def rescale(mean, var, weight):
         return weight + mean @ torch.full((8, 8), 1 / 3), mean
 
-    x, weight = inputs(2, 8, 4, 4, dtype=torch.float32), torch.ones(8)
+    x, weight = floats(2, 8, 4, 4), torch.ones(8)
     for backend in ("auto", "reference"):
         with use_backend(backend):
             expected = adaptive_norm(x, 8, 1e-5, rescale, weight)
@@ -259,24 +244,18 @@ def test_what_a_rescale_returns_may_have_another_dtype_and_broadcast():
 @needs_kernels
 @layouts
 @of_each_kernel
-def test_bits_do_not_depend_on_threads(name, layout, threads):
+def test_bits_depend_neither_on_threads_nor_on_the_batch(name, layout, threads):
     """Of few large instances, many small ones, and a number that threads share unequally."""
     for shape in [(1, 64, 60, 50), (24, 64, 7, 7), (3, 64, 40, 41)]:
-        layer, x = NORMS[name](64), layout(inputs(*shape, dtype=torch.float32))
+        layer, x = NORMS[name](64), layout(floats(*shape))
         threads(1)
         expected = outputs(layer, x)
+        fixed = copy.deepcopy(layer).eval()
+        apart = torch.cat([fixed(instance).detach() for instance in x.split(1)])
         for number in (2, 5):
             threads(number)
             assert_equal(outputs(layer, x), expected)
-
-
-@needs_kernels
-@of_each_kernel
-def test_instances_of_large_maps_do_not_depend_on_their_batch(name, threads):
-    threads(3)
-    layer, x = NORMS[name](32).eval(), inputs(5, 32, 100, 101, dtype=torch.float32)
-    apart = [layer(instance).detach() for instance in x.split(1)]
-    assert_equal(outputs(layer, x)[0], torch.cat(apart))
+            assert_equal(fixed(x).detach(), apart)
 
 
 @needs_kernels
@@ -290,21 +269,18 @@ def test_outputs_that_bypass_the_cache_are_those_of_instances_that_do_not(dtype,
     """Outputs of 16 MiB or more, with rows that are no multiple of a register."""
     threads(2)
     layer = ILMGroupNorm(64, dtype=torch.promote_types(dtype, torch.float32))
-    rows = 96 * 101 if layout is channels_last else 97 * 101
-    instances = 2**24 // (64 * rows * dtype.itemsize) + 1
-    x, dy = (
-        layout(inputs(instances, 64, rows // 101, 101, dtype=dtype, seed=seed)) for seed in (1, 5)
-    )
+    height = 96 if layout is channels_last else 97
+    shape = 2**24 // (64 * height * 101 * dtype.itemsize) + 1, 64, height, 101
+    x, dy = (layout(torch.randn(shape, dtype=dtype)) for _ in range(2))
     assert x.nbytes >= 2**24 > x[:1].nbytes
-    together = results(layer, x, dy)[:2]
     apart = [results(layer, *one)[:2] for one in zip(x.split(1), dy.split(1), strict=True)]
-    assert_equal(together, list(map(torch.cat, zip(*apart, strict=True))))
+    assert_equal(results(layer, x, dy)[:2], list(map(torch.cat, zip(*apart, strict=True))))
 
 
 @needs_kernels
 def test_bits_do_not_depend_on_where_a_tensor_lies():
     """Vectors begin at an instance's first value, not at an aligned address."""
-    layer, values = ILMGroupNorm(64), inputs(1, 2 * 64 * 49 + 16, dtype=torch.float32)[0]
+    layer, values = ILMGroupNorm(64), floats(1, 2 * 64 * 49 + 16)[0]
     expected = outputs(layer, values[: 2 * 64 * 49].clone().view(2, 64, 7, 7))
     for offset in range(1, 16):
         memory = torch.empty_like(values)
@@ -314,15 +290,14 @@ def test_bits_do_not_depend_on_where_a_tensor_lies():
 
 @needs_kernels
 @layouts
-@pytest.mark.parametrize("step", [0, 1000.0, 1e6])
+@pytest.mark.parametrize("step", [1000.0, 1e6])
 def test_variances_about_the_mean_of_what_comes_first(step, layout):
     """Where a block's first values are far from the others, as in an image with a black border."""
-    layer = ILMGroupNorm(16, 1, key_group_size=4)
-    x = inputs(2, 16, 64, 64, dtype=torch.float32)
+    layer, x = ILMGroupNorm(16, 1, key_group_size=4), floats(2, 16, 64, 64)
     x[:, :, 4:] += step
     x = layout(x)
     # A chain of 64 sums at most (of 1024 values in 16 lanes), of which the difference loses 4 bits.
-    assert_close(cpu.moments(x, 4)[1], reference.moments(x.double(), 4)[1], 64 * 16)
+    assert_close(cpu.moments(x, 4)[1], reference_moments(x.double(), 4)[1], 64 * 16)
     with torch.no_grad():
         assert_close(layer(x), copy.deepcopy(layer).double()(x.double()), 64 * 16)
 
@@ -334,9 +309,20 @@ def test_variances_of_short_rows_about_four_values_that_are_far(dtype, far):
     x = inputs(4, 16, 511, dtype=dtype)
     x[:, ::2, [0, 511 // 4, 511 // 2, 3 * 511 // 4]] = far
     mean, var = cpu.moments(x, 16)
-    exact_mean, exact = reference.moments(x.double(), 16)
+    exact_mean, exact = reference_moments(x.double(), 16)
     assert_close(var, exact, 32)
     assert_close((mean - exact_mean) / exact.sqrt() + 1, torch.ones(4, 16), 32)
+
+
+@needs_kernels
+def test_sums_of_large_maps_cost_no_more_in_channels_last():
+    """Of 60,800 values one after the other in float32, rounding would be many times the mean's."""
+    for name in ("ILMGN", "SN"):
+        layer, x = NORMS[name](64), 1e4 + torch.randn(1, 64, 200, 304)
+        with torch.no_grad():
+            exact = copy.deepcopy(layer).double()(x.double())
+            for y in on_each(lambda layer=layer, x=x: layer(channels_last(x))):
+                assert_close(y, exact, 4 * 1e4)  # that of the mean, in deviations of 1
 
 
 @needs_kernels
@@ -351,25 +337,17 @@ def test_gradients_of_buffers_are_those_of_the_reference():
         loss = y.square().sum() + ilm(x).square().sum()
         return torch.autograd.grad(loss, [*running.values(), ilm.omega_offset])
 
-    assert_close(*on_each(gradients), 2**20)
+    assert_close(*on_each(gradients), EQUAL)
 
 
 @needs_kernels
 def test_ratios_of_variances_far_below_eps_have_gradients():
     """The mixed variance is kept: 1 / rstd^2 - eps would be all rounding."""
     layer = NORMS["SN"](64, eps=0.1, normalizers=("LN", "BN"))
-    x = 1e-3 * inputs(8, 64, 14, 14, dtype=torch.float32)
-    dy = inputs(*x.shape, dtype=torch.float32, seed=2)
+    x = 1e-3 * floats(8, 64, 14, 14)
+    dy = floats(*x.shape, seed=2)
     found = results(layer, x, dy, "cpu")[-1]
     assert_close(found, results(layer.double(), x.double(), dy.double(), "reference")[-1], 2**14)
-
-
-@needs_kernels
-def test_a_nan_reaches_every_gradient_that_it_reaches_in_the_reference():
-    layer, x = CASES["ILMGN"][0](), inputs(2, 12, 4, 4, dtype=torch.float32)
-    x[0, 0, 0, 0] = torch.nan
-    gradients = on_each(lambda: torch.autograd.grad(layer(x).sum(), list(layer.parameters())))
-    assert_equal(*([g.isnan() for g in found] for found in gradients))
 
 
 @needs_kernels
@@ -404,21 +382,22 @@ def test_denormals_of_float16_are_read_where_arithmetic_flushes_them():
 @needs_kernels
 def test_threads_of_python_at_once_and_a_forked_process(threads):
     threads(2)
-    work = [(NORMS[n](64).eval(), inputs(4, 64, 30, 31, dtype=torch.float32)) for n in PATHS] * 4
+    work = [(NORMS[n](64).eval(), floats(4, 64, 30, 31)) for n in PATHS] * 4
     expected = [outputs(layer, x) for layer, x in work]
     with ThreadPoolExecutor(4) as pool:
         assert_equal(list(pool.map(lambda case: outputs(*case), work)), expected)
-    # As a worker of a data loader, after the parent's threads have run.
+    # As a worker of a data loader, after the parent's threads have run. Without a backward pass,
+    # which torch refuses in a fork where fake tensors came before the process's first one.
     loader = torch.utils.data.DataLoader(
-        range(1), batch_size=None, num_workers=1, collate_fn=lambda _: outputs(*work[0])
+        work[:4], batch_size=None, num_workers=1, collate_fn=lambda case: case[0](case[1]).detach()
     )
-    assert_equal(next(iter(loader)), expected[0])
+    assert_equal(list(loader), [y for y, *_ in expected[:4]])
 
 
 @needs_kernels
 def test_before_torch_2_10_a_single_thread_runs_the_loops(monkeypatch, threads):
     threads(2)
-    layer, x = ILMGroupNorm(64), inputs(4, 64, 60, 61, dtype=torch.float32)
+    layer, x = ILMGroupNorm(64), floats(4, 64, 60, 61)
     expected = outputs(layer, x)
     monkeypatch.setattr(cpu, "parallel_for", lambda: None)
     assert_equal(outputs(layer, x), expected)
@@ -453,17 +432,13 @@ def test_a_library_of_another_interface_and_a_field_that_it_lacks_are_refused(mo
 def test_what_a_layer_cannot_compute_is_refused(backend):
     layer = ILMGroupNorm(64)
     with use_backend(backend), pytest.raises(RuntimeError):
-        NORMS["EN"](64, device="meta")(torch.randn(2, 64, 5, 5))
+        NORMS["EN"](64, device="meta")(torch.ones(2, 64, 5, 5))
+    if backend == "cpu":
+        with use_backend("cpu"), pytest.raises(RuntimeError, match=r"\(2, 64, 3, 3\).* no memory"):
+            layer(torch._efficientzerotensor(2, 64, 3, 3))
     layer.num_groups = 48
     with use_backend(backend), pytest.raises(RuntimeError):
-        layer(torch.randn(2, 64, 3, 3))
-
-
-@needs_kernels
-def test_a_tensor_without_memory_is_refused():
-    x = torch._efficientzerotensor(2, 64, 3, 3)
-    with use_backend("cpu"), pytest.raises(RuntimeError, match=r"\(2, 64, 3, 3\) .* has no memory"):
-        ILMGroupNorm(64)(x)
+        layer(torch.ones(2, 64, 3, 3))
 
 
 def test_negated_views_are_read_as_what_they_are():
@@ -484,9 +459,11 @@ def without_library(monkeypatch, tmp_path):
         cached.cache_clear()
 
 
-def test_without_the_library_one_warning_says_so(without_library, monkeypatch, tmp_path):
+def test_one_warning_says_that_the_library_lacks_or_is_foreign(
+    without_library, monkeypatch, tmp_path
+):
     layer, x = ILMGroupNorm(64), torch.randn(2, 64, 3, 3)
-    with pytest.warns(UserWarning, match=r"this checkout has no .*, or run from another folder"):
+    with pytest.warns(UserWarning, match="this checkout has no compiled C kernels"):
         layer(x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -495,29 +472,23 @@ def test_without_the_library_one_warning_says_so(without_library, monkeypatch, t
         layer(x)
     cpu.load_problem.cache_clear()
     monkeypatch.setattr(cpu, "__file__", str(tmp_path / "ilm_plugins/ops/cpu/__init__.py"))
-    assert "installed without a C compiler; install a compiler" in cpu.load_problem()
-
-
-def test_a_library_of_another_system_gives_a_warning(without_library, monkeypatch):
+    assert "installed without a C compiler" in cpu.load_problem()
+    cpu.load_problem.cache_clear()
     cpu.LIBRARY.write_bytes(b"of another machine")
     monkeypatch.setattr(cpu, "_library", cpu._library.__wrapped__)
-    with pytest.warns(UserWarning, match=r"C kernels cannot be loaded \(.*; install the package"):
-        ILMGroupNorm(64)(torch.randn(2, 64, 3, 3))
+    with pytest.warns(UserWarning, match="C kernels cannot be loaded"):
+        layer(x)
 
 
 @pytest.mark.filterwarnings("ignore:ilm_plugins. plain")
 @layouts
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @of_each_kernel
-def test_plain_operations_agree_with_the_reference_and_save_no_more(
-    name, dtype, layout, without_library
-):
-    layer = randomized(CASES[name][0], torch.promote_types(dtype, torch.float32))
-    x = layout(inputs(3, CHANNELS, 5, 7, dtype=dtype))
+def test_plain_operations_are_as_exact_and_save_no_more(name, dtype, layout, without_library):
+    layer = randomized(CASES[name][0], torch.float32)
+    x, dy = (layout(inputs(3, CHANNELS, 5, 7, dtype=dtype, seed=seed)) for seed in (1, 5))
     assert backends.kernels_for(x, layer.moment_groups) is plain
-    found, expected = on_each(lambda: outputs(layer, x), ("auto", "reference"))
-    assert found[0].stride() == found[1].stride() == x.stride()
-    assert_close(found, expected, 2 * ROUNDINGS)
+    assert_exact(layer, x, dy, "auto")
     x = torch.randn(4, 64, 20, 20, requires_grad=True)
     assert x.nbytes <= saved_bytes(NORMS[name](64), x) < 1.2 * x.nbytes
 

@@ -1,10 +1,9 @@
-"""The Triton kernels against the transcribed equations and the reference.
+"""The Triton kernels against the reference in float64.
 
 On a GPU they run there. Elsewhere, Triton's interpreter runs them; and they are compiled for an
 H200.
 """
 
-import copy
 import re
 import subprocess
 import tempfile
@@ -15,10 +14,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cases import CASES, CHANNELS, channels_last, inputs, randomized, results
-from close import assert_close
+from cases import (
+    CASES,
+    CHANNELS,
+    assert_exact,
+    channels_last,
+    inputs,
+    layouts,
+    randomized,
+    results,
+)
+from close import ROUNDINGS, assert_close, assert_equal
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
-from ilm_plugins.ops import reference
 from interpreter import DEVICE, compiles, run_interpreted, runs, skip_without_triton, without_gpu
 
 skip_without_triton()
@@ -28,8 +35,6 @@ import triton.language as tl  # noqa: E402
 from ilm_plugins.ops import triton as kernels  # noqa: E402
 from ilm_plugins.ops.triton.devices import launch_problem  # noqa: E402
 from ilm_plugins.ops.triton.vectors import activate  # noqa: E402
-
-KEYS = {norm: key for key, norm in NORMS.items()}
 
 
 def wide(*values):
@@ -42,13 +47,10 @@ def paths(*values):
     return pytest.mark.parametrize("path", values, indirect=True)
 
 
-layouts = pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
 mixtures = pytest.mark.parametrize("name", ["EN", "SN"])
 dtypes = pytest.mark.parametrize(
     "dtype", [torch.float32, wide(torch.float16), wide(torch.bfloat16)], ids=["f32", "f16", "bf16"]
 )
-#: Roundings that summing in another order may cost; of steep random ratios; at means of 1000.
-SUMMING, STEEP, AT_LARGE_MEANS = 512, 5000, 32 * 1000
 
 
 @without_gpu
@@ -97,9 +99,8 @@ def test_derivatives_are_exact_where_an_activation_saturates(name):
 # ---- one layer by kernels and by equations
 
 
-def make_map(*shape, last=False, dtype=torch.float32, seed=1):
-    x = inputs(*shape, seed=seed).to(dtype)
-    return (channels_last(x) if last else x).to(DEVICE)
+def make_map(*shape, layout=torch.Tensor.contiguous, dtype=torch.float32, seed=1):
+    return layout(inputs(*shape, dtype=dtype, seed=seed)).to(DEVICE)
 
 
 def build(name, *args, dtype=torch.float32, training=True, **options):
@@ -114,40 +115,9 @@ def build(name, *args, dtype=torch.float32, training=True, **options):
     return layer.to(DEVICE).train(training)
 
 
-def by_equations(layer, x, dy):
-    """y, dx and the parameters' gradients by the transcription, in float64 on the CPU."""
-    layer, transcribed = copy.deepcopy(layer).cpu().double(), CASES[KEYS[type(layer)]][1]
-    x = x.detach().cpu().double().requires_grad_()
-    y, variables = transcribed(layer, x), [x, *layer.parameters()]
-    gradients = torch.autograd.grad(y, variables, dy.cpu().double(), materialize_grads=True)
-    return y.detach(), *gradients
-
-
-def network_of(layer, device=DEVICE):
-    """A layer's network and its tensors, as kernels take them."""
-    tensors = (t if t is None else t.detach().to(device) for t in layer.rescale_tensors())
-    return layer.network(), tuple(tensors)
-
-
-def by_kernels(layer, x, dy, needs_x=True):
-    """y, dx and the parameters' gradients; mean and variance."""
-    network = network_of(layer)
-    y, mean, var = kernels.forward(x, layer.moment_groups, *network)
-    needs = needs_x, *(t is not None for t in network[1])
-    dx, *gradients = kernels.backward(dy, x, mean, var, *network, needs)
-    gradients = [d for d in gradients if d is not None]
-    assert (y.dtype, y.stride()) == (x.dtype, x.stride())
-    assert {t.dtype for t in (mean, var, *gradients)} == {torch.float32}
-    return [y, dx, *gradients], [mean, var]
-
-
-def check_layer(layer, x, roundings=SUMMING, scale=None):
+def check_layer(layer, x, roundings=ROUNDINGS):
     assert kernels.runs(layer.network(), x, layer.moment_groups)
-    dy = make_map(*x.shape, last=not x.is_contiguous(), dtype=x.dtype, seed=2)
-    found, moments = by_kernels(layer, x, dy)
-    assert (found[1].dtype, found[1].stride()) == (x.dtype, x.stride())
-    assert_close(found, by_equations(layer, x, dy), roundings, scale)
-    assert_close(moments, reference.moments(x.double(), layer.moment_groups), roundings)
+    assert_exact(layer, x, inputs(*x.shape, dtype=x.dtype, seed=2).to(x), "triton", roundings)
 
 
 @pytest.fixture
@@ -180,17 +150,17 @@ def path(request, monkeypatch):
     ids=str,
 )
 @paths("one-read", wide("streaming"), wide("small-tiles"))
-def test_autoencoders_of_sizes(c, groups, keys, shape, last, path):
+def test_autoencoders_of_sizes(c, groups, keys, shape, layout, path):
     layer = build("ILMGN", c, groups, key_group_size=c // keys, hidden=3)
-    check_layer(layer, make_map(2, c, *shape, last=last))
+    check_layer(layer, make_map(2, c, *shape, layout=layout))
 
 
 @runs
 @layouts
 @dtypes
 @paths("small-tiles")
-def test_splits(dtype, last, path):
-    x = make_map(1, 4, 15, 15, last=last, dtype=dtype)
+def test_splits(dtype, layout, path):
+    x = make_map(1, 4, 15, 15, layout=layout, dtype=dtype)
     assert kernels.streaming._Tiling.of(x).splits > 2
     check_layer(build("ILMGN", 4, 2, key_group_size=4, hidden=3), x)
 
@@ -219,23 +189,24 @@ def test_identity_keeps_the_digits_of_tiny_weights(path):
     for tensor, factor in zip(layer.parameters(), (1e-6, 1e-6, 1, 0, 0), strict=True):
         tensor.detach().mul_(factor)
     x, dy = make_map(2, 8, 3, 5), 1e6 * make_map(2, 8, 3, 5, seed=2)
-    expected = by_equations(layer, x, dy)[:2]
-    assert_close(by_kernels(layer, x, dy)[0][0], expected[0], SUMMING, 1e-6)
-    assert_close(by_kernels(layer, x, dy)[0][1], expected[1], SUMMING)
+    y, dx, *_ = results(layer, x, dy, "triton")
+    exact = results(layer.double(), x.double(), dy.double(), "reference")
+    assert_close(y, exact[0], scale=1e-6)
+    assert_close(dx, exact[1])
 
 
-def at_large_means(*shape, last=False):
+def at_large_means(*shape, layout=torch.Tensor.contiguous):
     """E[x^2] - E[x]^2 would be off by more than the variance. What is left is x's own rounding."""
     x = 1000 + torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return (channels_last(x) if last else x).to(DEVICE)
+    return layout(x).to(DEVICE)
 
 
 @runs
 @layouts
 @paths("one-read", wide("streaming"), "small-tiles")
-def test_large_means(last, path):
+def test_large_means(layout, path):
     layer = build("ILMGN", 8, 2, key_group_size=2, hidden=3)
-    check_layer(layer, at_large_means(2, 8, 6, 6, last=last), AT_LARGE_MEANS)
+    check_layer(layer, at_large_means(2, 8, 6, 6, layout=layout), 128)
 
 
 @runs
@@ -245,41 +216,34 @@ def test_mixtures_at_large_means(name, training):
     layer = build(name, 12, training=training)
     if not training:
         layer.running_mean += 1000
-    check_layer(layer, at_large_means(2, 12, 4, 4), AT_LARGE_MEANS)
+    check_layer(layer, at_large_means(2, 12, 4, 4), 128)
 
 
 @runs
-@mixtures
 @pytest.mark.parametrize(
-    "normalizers, training",
+    "name, shape, options",
     [
-        (("IN", "LN", "BN"), True),
-        (("IN", "LN", "BN"), False),
-        (("BN", "LN"), True),
-        (("LN",), True),  # without BN, evaluation is as training
+        *((name, (2, 24, 3, 5), {"training": False}) for name in ("EN", "SN")),
+        *(
+            (name, (2, 24, 3, 5), {"normalizers": kinds, "dtype": torch.bfloat16})
+            for name in ("EN", "SN")
+            for kinds in (("BN", "LN"), ("LN",))
+        ),
+        # dx of single values is what is left of terms of 1 / sqrt(eps) that cancel.
+        *(
+            (name, shape, {"eps": 1.0})
+            for name in ("EN", "SN")
+            for shape in ((1, 4, 7), (1, 16, 1, 1), (3, 24), (2, 96, 2, 2))
+        ),
+        ("EN", (1, 24, 3, 5), {"activation": "relu", "reduction": 8}),
+        ("EN", (1, 24, 3, 5), {"activation": "relu", "shared_affine": True, "reduction": 1}),
     ],
     ids=str,
 )
-def test_mixtures_of_normalizers(name, normalizers, training):
-    dtype = torch.float32 if len(normalizers) > 2 else torch.bfloat16
-    layer = build(name, 24, training=training, normalizers=normalizers, dtype=dtype)
-    check_layer(layer, make_map(2, 24, 3, 5))
-
-
-@runs
-@mixtures
-@pytest.mark.parametrize("shape", [(1, 4, 7), (1, 16, 1, 1), (3, 24), (2, 96, 2, 2)], ids=str)
-def test_mixtures_of_sizes(name, shape, monkeypatch):
+def test_mixtures(name, shape, options, monkeypatch):
+    """Of the batch in several tiles, of single values, and of each option."""
     monkeypatch.setattr(kernels.mixture, "BATCH_TILE", (2, 32))
-    # dx of single values is what is left of terms of 1 / sqrt(eps) that cancel.
-    check_layer(build(name, shape[1], eps=1.0), make_map(*shape), scale=1)
-
-
-@runs
-@pytest.mark.parametrize("shared_affine, reduction", [(False, 8), (True, 1)])
-def test_options_of_exemplar_norm(shared_affine, reduction):
-    layer = build("EN", 24, activation="relu", shared_affine=shared_affine, reduction=reduction)
-    check_layer(layer, make_map(1, 24, 3, 5))
+    check_layer(build(name, shape[1], **options), make_map(*shape))
 
 
 # ---- what holds of all networks
@@ -296,29 +260,30 @@ ONE_GROUP = "ILMGN", {"num_groups": 1, "key_group_size": 2, "hidden": 3}
 )
 def test_the_same_bits_again_and_where_x_needs_no_gradient(name, options, path):
     layer, x = build(name, 4, **options), make_map(2, 4, 9, 9)
-    (first, moments), (again, same), ((_, dx, *gradients), _) = (
-        by_kernels(layer, x, x, needs_x) for needs_x in (True, True, False)
-    )
-    assert all(map(torch.equal, first + moments, again + same)) and dx is None
-    assert all(map(torch.equal, gradients, first[2:]))
+    first, again = (results(layer, x, x, "triton") for _ in range(2))
+    assert_equal(again, first)
+    with use_backend("triton"):
+        assert_equal(torch.autograd.grad(layer(x), layer.parameters(), x), tuple(first[2:]))
 
 
 @runs
 @layouts
 @paths("one-read", wide("streaming"))
-def test_a_channels_gradients_have_no_rounding_errors_of_its_neighbours(last, path):
+def test_a_channels_gradients_have_no_rounding_errors_of_its_neighbours(layout, path):
     """An optimizer may divide by their size, and a channel without gradient must not move."""
     layer = randomized(partial(ILMGroupNorm, 32, 4, key_group_size=8), torch.float32).to(DEVICE)
-    x, dy = (make_map(2, 32, 7, 7, last=last, seed=seed) for seed in (1, 2))
+    x, dy = (make_map(2, 32, 7, 7, layout=layout, seed=seed) for seed in (1, 2))
     dy[:, 1::3] = 0
     dy[:, 2::3] *= 1e-6
-    (_, _, *found), _ = by_kernels(layer, x, dy)
-    for gradient, exact in zip(found[:2], by_equations(layer, x, dy)[2:4], strict=True):
+    found = results(layer, x, dy, "triton")[2:4]
+    exact = results(layer.double(), x.double(), dy.double(), "reference")[2:4]
+    for gradient, expected in zip(found, exact, strict=True):
         assert not gradient[1::3].any()
-        assert_close(gradient[2::3], exact[2::3], 2**14)
+        assert_close(gradient[2::3], expected[2::3], 2**14)
 
 
 @runs
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 @pytest.mark.parametrize(
     "name, path",
     [("ILMGN", "one-read"), *((name, "streaming") for name in ("ILMGN", "ILMIN", "EN", "SN"))],
@@ -335,39 +300,33 @@ def test_a_nan_in_the_encoder_reaches_every_gradient_that_it_reaches_in_the_refe
     layer = ILMGroupNorm(16, 4, key_group_size=4, hidden=3).to(DEVICE)
     layer.encode.weight.detach()[1, 0] = torch.nan
     x, dy = make_map(2, 16, 4, 4), make_map(2, 16, 4, 4, seed=2)
-    found = [[d.isnan() for d in results(layer, x, dy, name)] for name in ("triton", "reference")]
-    assert all(map(torch.equal, *found))
+    assert_equal(*([d.isnan() for d in results(layer, x, dy, b)] for b in ("triton", "reference")))
 
 
 #: One of the layers whose network is not in the kernels, and all of those whose is, by layout.
-EVERYDAY = (("ILMGN", True), ("EN", False), ("SN", True))
+EVERYDAY = (("ILMGN", channels_last), ("EN", torch.Tensor.contiguous), ("SN", channels_last))
 
 
 @runs
 @dtypes
 @paths(wide("large-tiles"), "small-tiles")
 @pytest.mark.parametrize(
-    "name, last",
+    "name, layout",
     [
-        (name, last) if (name, last) in EVERYDAY else wide(name, last)
+        pair if pair in EVERYDAY else wide(*pair)
         for name in ("ILMGN", "ILMIN", "EN", "SN")
-        for last in (False, True)
+        for pair in ((name, torch.Tensor.contiguous), (name, channels_last))
     ],
 )
-def test_layers(name, dtype, last, path):
-    """Whole layers, those without a network in the kernels too, against the reference."""
+def test_layers(name, dtype, layout, path):
+    """Whole layers, those without a network in the kernels too."""
     layer = randomized(CASES[name][0], torch.float32).to(DEVICE)
-    x = make_map(2, CHANNELS, 5, 7, last=last, dtype=dtype)
-    dy = make_map(2, CHANNELS, 5, 7, dtype=dtype, seed=2)  # of another layout, half of the time
+    x = make_map(2, CHANNELS, 5, 7, layout=layout, dtype=dtype)
     in_kernels = layer.network and kernels.runs(layer.network(), x, layer.moment_groups)
     assert bool(in_kernels) == (name in ("EN", "SN"))
-    found = results(layer, x, dy, "triton")
-    for y_or_dx in found[:2]:
-        assert (y_or_dx.dtype, y_or_dx.stride()) == (x.dtype, x.stride())
-    assert_close(found, results(layer.double(), x.double(), dy.double(), "reference"), STEEP)
+    assert_exact(layer, x, make_map(*x.shape, dtype=dtype, seed=2), "triton")
     x = make_map(2, CHANNELS, 6, 4).transpose(2, 3)  # neither layout
-    found, expected = (results(layer.float(), x, x, name) for name in ("triton", "reference"))
-    assert_close(found, expected, STEEP)
+    assert_exact(layer, x, x, "triton")
 
 
 # ---- what needs no kernel
@@ -435,12 +394,12 @@ def driver(tmp_path, monkeypatch):
     monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
 
 
-def launches(layer, shape, dtype=torch.float32, last=False):
+def launches(layer, shape, dtype=torch.float32, layout=torch.Tensor.contiguous):
     """What both passes launch on a map of that shape: kernels, arguments, grids and options."""
-    x = torch.empty(shape, dtype=dtype, device="meta")
-    x = channels_last(x) if last else x
+    x, recorded = layout(torch.empty(shape, dtype=dtype, device="meta")), []
     moments = torch.empty(2, shape[0], layer.moment_groups, device="meta")
-    network, recorded = network_of(layer, "meta"), []
+    tensors = (t if t is None else t.detach().to("meta") for t in layer.rescale_tensors())
+    network = layer.network(), tuple(tensors)
 
     def run(kernel, *args, warmup, **options):
         recorded.append((kernel, args, options))
@@ -467,10 +426,10 @@ def compile_ahead(launch, most_spilled=0):
 
 
 @compiles
-@pytest.mark.parametrize("last", [False, wide(True)], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, wide(channels_last)])
 @dtypes
-def test_streaming_kernels_compile(driver, dtype, last):
-    found = launches(ILMGroupNorm(256), (2, 256, 200, 304), dtype, last)
+def test_streaming_kernels_compile(driver, dtype, layout):
+    found = launches(ILMGroupNorm(256), (2, 256, 200, 304), dtype, layout)
     code = dict(map(compile_ahead, found))
     assert len(code) == 7
     for name, ptx in code.items():
@@ -481,8 +440,8 @@ def test_streaming_kernels_compile(driver, dtype, last):
 @compiles
 @layouts
 @dtypes
-def test_one_read_kernels_compile(driver, dtype, last):
-    found = launches(ILMGroupNorm(256), (512, 256, 7, 7), dtype, last)
+def test_one_read_kernels_compile(driver, dtype, layout):
+    found = launches(ILMGroupNorm(256), (512, 256, 7, 7), dtype, layout)
     one_read = kernels.one_read
     assert [f[0] for f in found] == [one_read._one_read_kernel, one_read._one_read_vjp_kernel]
     for launch in found:

@@ -1,16 +1,23 @@
 """A small training on the generated shapes, which the tests of pix2pix share."""
 
-from functools import partial
-
 import pytest
 
-from runs import pix2pix_command
+from runs import mmengine_command
 
 
 @pytest.fixture(scope="session")
 def command(root, datasets):
-    """A function that gives the arguments of a run on the generated shapes, of 8 pairs."""
-    return partial(pix2pix_command, root, datasets)
+    """A function that gives the arguments of two epochs of eight pairs."""
+    loaders = "train_dataloader", "val_dataloader", "test_dataloader"
+    settings = [f"{name}.dataset.data_root={datasets / 'shapes'}" for name in loaders]
+    settings += ["train_cfg.max_epochs=2", "train_cfg.val_interval=1"]
+    settings += ["default_hooks.logger.interval=1"]
+    config = root / "configs" / "pix2pix" / "shapes_ilmin_in.py"
+
+    def make(*options, out, opts=()):
+        return mmengine_command(config, *options, out=out, opts=[*settings, *opts])
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ pytest.importorskip("mmengine", reason="needs MMEngine: make install-openmmlab")
 
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
+from close import assert_close, assert_equal
 from ilm_plugins import ILMInstanceNorm
 from ilm_plugins.layers import OptionError
 from ilm_plugins.pix2pix import networks
@@ -20,6 +21,8 @@ from ilm_plugins.pix2pix import networks
 IN = {"type": "IN", "affine": True}
 ILM = {"type": "ILMIN", "key_group_size": 1}
 EN = {"type": "EN", "reduction": 8}
+#: Roundings in float64 of what comes from losses in float32, which norms of few pixels enlarge.
+SINGLE = 2**37
 
 
 def parameters(module, only=nn.Module):
@@ -93,7 +96,7 @@ def test_convolutions_start_from_the_papers_distribution():
     for layer in networks.UNetGenerator(width=16, size=64, norm_cfg=ILM).modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             weight = layer.weight.detach()
-            assert abs(weight.mean()) < 2e-3 and weight.std() == pytest.approx(0.02, rel=0.1)
+            assert abs(weight.mean()) < 2e-3 and 0.018 < weight.std() < 0.022
             assert layer.bias is None or not layer.bias.any()
 
 
@@ -135,49 +138,60 @@ def optimizers(model, wrapper=OptimWrapper):
     return OptimWrapperDict(**{name: wrapper(optimizer=step) for name, step in steps.items()})
 
 
-@pytest.mark.parametrize("norm_d", [IN, EN, {"type": "SN"}], ids=["IN", "EN", "SN"])
-def test_a_step_is_the_papers(norm_d, monkeypatch):
-    """The discriminator at half its loss, then the generator against the new discriminator."""
-    model, other = (build(ILM, norm_d).double().train() for _ in range(2))
-    for layer in (*model.modules(), *other.modules()):
-        if isinstance(layer, nn.Dropout):
-            layer.p = 0
+@pytest.fixture
+def models(monkeypatch):
+    """A function from a discriminator's norm to two equal models in float64, without dropout."""
     monkeypatch.setattr(networks, "to_signed", scaled)
+
+    def make(norm_d):
+        found = [build(ILM, norm_d).double().train() for _ in range(2)]
+        for layer in (layer for model in found for layer in model.modules()):
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0
+        return found
+
+    return make
+
+
+def loss(logits, real):
+    return F.softplus(-logits.float() if real else logits.float()).mean()
+
+
+@pytest.mark.parametrize("norm_d", [IN, EN], ids=["IN", "EN"])
+def test_a_step_is_the_papers(norm_d, models):
+    """The discriminator at half its loss, then the generator against the new discriminator."""
+    model, other = models(norm_d)
     inputs, targets = (scaled(batch()[kind]) for kind in ("input", "target"))
     losses = model.train_step(batch(), optimizers(model))
 
-    def loss(logits, real):
-        return F.softplus(-logits if real else logits).mean()
-
     g, d = other.generator, other.discriminator
     outputs = g(inputs)
-    loss_d = (loss(d(inputs, targets), True) + loss(d(inputs, outputs.detach()), False)) / 2
-    for p, grad in zip(d.parameters(), torch.autograd.grad(loss_d, d.parameters()), strict=True):
-        p.data -= 0.1 * grad
+    real, fake = loss(d(inputs, targets), True), loss(d(inputs, outputs.detach()), False)
+    step(d, (real + fake) / 2)
     gan, l1 = loss(d(inputs, outputs), True), (outputs - targets).abs().mean()
-    grads = torch.autograd.grad(gan + 100 * l1, g.parameters())
-    for p, grad in zip(g.parameters(), grads, strict=True):
-        p.data -= 0.1 * grad
+    step(g, gan + 100 * l1)
 
-    assert losses["loss_G_GAN"].item() == pytest.approx(gan.item(), rel=1e-5)
-    assert losses["loss_G_L1"].item() == pytest.approx(l1.item(), rel=1e-5)
-    total = losses["loss_D_real"] + losses["loss_D_fake"]
-    assert total.item() == pytest.approx(2 * loss_d.item(), rel=1e-5)
-    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=1e-4, atol=1e-5)
+    found = [losses[f"loss_{name}"] for name in ("D_real", "D_fake", "G_GAN", "G_L1")]
+    assert_close(found, [real, fake, gan, l1], SINGLE)
+    assert_close(model.state_dict(), other.state_dict(), SINGLE)
     assert all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("norm", [IN, EN], ids=["IN", "EN"])
-def test_the_generators_step_leaves_no_gradient_in_the_discriminator(norm):
-    model, other = (build(norm_d=norm).train() for _ in range(2))
-    torch.manual_seed(0)
+def step(network, total):
+    """A step of SGD by the gradient of a loss."""
+    grads = torch.autograd.grad(total, network.parameters())
+    for p, grad in zip(network.parameters(), grads, strict=True):
+        p.data -= 0.1 * grad
+
+
+def test_the_generators_step_leaves_no_gradient_in_the_discriminator(models):
+    model, other = models(EN)
     model.train_step(batch(), optimizers(model, partial(OptimWrapper, accumulative_counts=2)))
-    torch.manual_seed(0)
-    inputs, targets = (scaled(batch()[kind]).float() for kind in ("input", "target"))
+    inputs, targets = (scaled(batch()[kind]) for kind in ("input", "target"))
     outputs, d = other.generator(inputs).detach(), other.discriminator
-    ((F.softplus(-d(inputs, targets)) + F.softplus(d(inputs, outputs))).mean() / 4).backward()
-    for ours, theirs in zip(model.discriminator.parameters(), d.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad)
+    ((loss(d(inputs, targets), True) + loss(d(inputs, outputs), False)) / 4).backward()
+    found, expected = ([p.grad for p in m.discriminator.parameters()] for m in (model, other))
+    assert_close(found, expected, SINGLE)
 
 
 class Bfloat16(OptimWrapper):
@@ -202,10 +216,10 @@ def test_dropout_in_evaluation_is_the_same_for_each_image():
     generator = networks.UNetGenerator(width=4, size=16).eval()
     y = generator(x)
     assert torch.equal(y, generator(x))
-    torch.testing.assert_close(generator(x[2:3]), y[2:3])
+    assert_close(generator(x[2:3]), y[2:3])
     ones = networks.SteadyDropout(0.25).eval()(torch.ones(2, 64, 8, 8))
-    assert ones.unique().tolist() == [0, pytest.approx(4 / 3)]
-    assert ones.mean() == pytest.approx(1, abs=0.05) and torch.equal(ones[0], ones[1])
+    assert_equal(ones.unique(), torch.tensor([0, 4 / 3]))
+    assert abs(ones.mean() - 1) <= 0.05 and torch.equal(ones[0], ones[1])
 
 
 def test_images_of_any_size_are_padded_and_cropped_back():
@@ -213,15 +227,3 @@ def test_images_of_any_size_are_padded_and_cropped_back():
     x = torch.rand(1, 3, 21, 30) * 2 - 1
     padded = F.pad(x, (0, 2, 0, 11), mode="replicate")
     assert torch.equal(model.translate(x), model.generator(padded)[:, :, :21, :30])
-
-
-def test_predictions_are_bytes():
-    model, data = build().eval(), batch()
-    for i, row in enumerate(model.val_step({**data, "name": ["a", "b"]})):
-        assert row["name"] == "ab"[i] and row["output"].dtype == torch.uint8
-        assert torch.equal(row["input"], data["input"][i])
-        assert torch.equal(row["target"], data["target"][i])
-    inputs = [image.permute(1, 2, 0).numpy() for image in data["input"]]
-    found = model.test_step(model.preprocess_images(inputs))
-    assert [sorted(row) for row in found] == 2 * [["input", "name", "output"]]
-    assert all(torch.equal(a["input"], b) for a, b in zip(found, data["input"], strict=True))

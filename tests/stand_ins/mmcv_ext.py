@@ -1,7 +1,4 @@
-"""Stand-in for mmcv's compiled operators: what Mask R-CNN needs, by torchvision's.
-
-``tests/frameworks/openmmlab/test_mmcv_ext.py`` compares it with the compiled operators.
-"""
+"""Stand-in for mmcv's compiled operators: the ones of Mask R-CNN, by torchvision."""
 
 import torch
 from torchvision.ops import nms as torchvision_nms

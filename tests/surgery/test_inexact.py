@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from close import EQUAL, assert_close
 from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, surgery
-from swaps import BOTH, Small, change, double, randomized, small
+from swaps import BOTH, Small, double, randomized, small
 
 OUTPUTS_CHANGE = "outputs change: each image's own statistics take the place of BatchNorm's"
 GROUPS = {"ILMGN": 8, "ILMIN": 24, "ILMLN": 1, "AssocNorm": 8, "AN": 8}
@@ -22,8 +23,8 @@ def test_batchnorm_becomes_a_norm_of_each_image(to):
     assert [note.startswith(OUTPUTS_CHANGE) for note in report.notes] == [True]
     x = double(2, 24, 5, 5)
     expected = nn.functional.group_norm(x, GROUPS[to], weight, bias, 1e-3)
-    assert change(expected, new(x)) <= 1e-13
-    assert change(expected, surgery.revert(new)[0](x)) <= 1e-13
+    assert_close(new(x), expected, EQUAL)
+    assert_close(surgery.revert(new)[0](x), expected, EQUAL)
 
 
 def test_any_width_of_batchnorm_fits():
@@ -52,7 +53,7 @@ def test_batchnorm_of_a_state_dict_becomes_a_norm_of_each_image():
     for found, report in (converted, surgery.fit_state(state, ours)):
         assert [*report.converted] == BOTH and OUTPUTS_CHANGE in str(report)
         ours.load_state_dict(found)
-        assert change(expected(x), ours(x)) <= 1e-10
+        assert_close(ours(x), expected(x), EQUAL)
 
 
 @pytest.mark.parametrize("to", ["SN", "SSN"])
@@ -76,9 +77,8 @@ def test_sn_becomes_ssn_with_the_same_outputs(normalizers, training):
     expected, ratios = layer(x), layer.ratios()
     new, report = surgery.convert(layer, "SSN")
     assert report.converted == {"": "SwitchNorm -> SparseSwitchNorm"} and not report.notes
-    assert new.training == training and change(expected, new(x)) <= 1e-13
-    torch.testing.assert_close(new.ratios(), ratios)
-    assert torch.equal(state["mean_weight"], new.mean_weight)
+    assert new.training == training and torch.equal(state["mean_weight"], new.mean_weight)
+    assert_close([new(x), new.ratios()], [expected, ratios], EQUAL)
 
 
 def test_sn_that_ssn_cannot_compute_is_left():

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 import transcription
+from close import EQUAL, assert_close
 from ilm_plugins import AttentiveNorm, ILMGroupNorm, SparseSwitchNorm, SwitchNorm, surgery
-from swaps import Block, change, double
+from swaps import Block, double
 
 
 def released_ilm(hidden=2):
@@ -33,7 +34,7 @@ def test_ilm(hidden):
     for found in (converted, surgery.fit_state(state, model)[0]):
         nn.init.normal_(model.norm.decode_var.weight)
         model.load_state_dict(found)
-        assert change(expected, model.norm(x)) <= 1e-14
+        assert_close(model.norm(x), expected, EQUAL)
 
 
 def test_ilm_that_does_not_fit():
@@ -62,7 +63,7 @@ def test_an():
     for found in (converted, surgery.fit_state(state, model)[0]):
         model.gn1.reset_parameters()
         model.load_state_dict(found)
-        assert change(expected, model.gn1(x)) <= 1e-13
+        assert_close(model.gn1(x), expected, EQUAL)
     _, report = surgery.convert_state(state, "AN", num_affine=10)
     assert "set num_affine=20" in report.left["agn1"]
 
@@ -97,7 +98,7 @@ def test_sn(make, normalizers, shape):
     assert report.converted == {"": "released SN -> SwitchNorm"}
     ours = SwitchNorm(32, normalizers=normalizers).double().eval()
     ours.load_state_dict(state)
-    assert change(expected, ours(x)) <= 1e-13
+    assert_close(ours(x), expected, EQUAL)
     _, report = surgery.convert_state(theirs, "SN", normalizers=("BN", "LN"))
     assert f"set normalizers={normalizers}" in report.left[""]
 
@@ -123,4 +124,4 @@ def test_ssn(fixed):
     options |= {"mean_weight": logits[0], "var_weight": logits[1], "eps": 1e-5}
     ratios = iter(expected)
     y = transcription.switch_norm(x, to_ratios=lambda _: next(ratios), **options)
-    assert change(y, ours(x)) <= 1e-13
+    assert_close(ours(x), y, EQUAL)

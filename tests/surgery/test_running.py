@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import ExemplarNorm, SwitchNorm, freeze, surgery
 from ilm_plugins.layers import OptionError
 from swaps import double, small
@@ -24,11 +25,11 @@ def test_they_are_those_of_the_batches(layer):
     report = surgery.recalibrate(model, iter(batches), lambda x: model(input=x))
     assert report.converted == dict.fromkeys("14", "running statistics of 3 batches")
     maps = [model[0](x).transpose(0, 1).flatten(1) for x in batches]
-    torch.testing.assert_close(model[1].running_mean, sum(m.mean(1) for m in maps) / 3)
-    torch.testing.assert_close(model[1].running_var, sum(m.var(1) for m in maps) / 3)
-    torch.testing.assert_close(model[4].running_mean, sum(seen) / 3)
+    expected = [sum(m.mean(1) for m in maps) / 3, sum(m.var(1) for m in maps) / 3, sum(seen) / 3]
+    found = [model[1].running_mean, model[1].running_var, model[4].running_mean]
+    assert_close(found, expected, EQUAL)
     assert [m.training for m in model.modules()] == modes and model[4].momentum == 0.3
-    torch.testing.assert_close(model[3].state_dict(), others)
+    assert_equal(model[3].state_dict(), others)
 
 
 def test_layers_without_new_statistics_keep_theirs():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from close import EQUAL, assert_close
 from ilm_plugins import NORMS, AttentiveNorm, ExemplarNorm, ILMGroupNorm, ILMInstanceNorm, surgery
 from ilm_plugins import SparseSwitchNorm as SSN
 from ilm_plugins.layers import OptionError
@@ -35,9 +36,9 @@ def test_a_state_dict_is_converted_as_the_model_is(to):
         if to == "EN":
             assert found._metadata["stem.1"] == {"version": 2}
         ours.load_state_dict(found)
-        assert change(plain(x), ours(x)) <= 1e-10
+        assert_close(ours(x), plain(x), EQUAL)
         for back in (surgery.revert_state(found)[0], surgery.fit_state(found, plain)[0]):
-            torch.testing.assert_close(dict(back), dict(state), rtol=1e-15, atol=1e-15)
+            assert_close(dict(back), dict(state), 16)
     _, report = surgery.convert_state(found, to, match="*", **options)
     assert "already a layer of this package" in report.left["stem.1"]
 
@@ -90,7 +91,7 @@ def test_norms_of_other_names_are_found(old, new, make, words):
     assert report.converted[new].startswith(words) and not report.left and not report.missing
     model.load_state_dict(state)
     x = double(2, 32, 3, 3)
-    assert change(plain.get_submodule(old)(x), ours(x)) <= 1e-10
+    assert_close(ours(x), plain.get_submodule(old)(x), EQUAL)
 
 
 @pytest.mark.parametrize("i, fixed", [(0, "IN"), (1, "LN"), (2, "BN")])

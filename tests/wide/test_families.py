@@ -1,12 +1,8 @@
-"""The table in docs/families.md: one model of each family takes a training step with each norm.
-
-A failure shows the last column as it is now, for the page.
-"""
+"""The record docs/families.json: one model of each family takes a training step with each norm."""
 
 import importlib
 import inspect
-import re
-from functools import cache
+import json
 from pathlib import Path
 
 import pytest
@@ -19,151 +15,91 @@ from ilm_plugins.layers.options import automatic
 
 DOCS = Path(__file__).parents[2] / "docs"
 KEYS = ("ILMGN", "EN", "SN", "AN")  # the other norms have the same options and take the same input
-NOTHING = "no norm was replaced"
-#: Modules of activations, by the modules of Python that have them.
-ACTIVATIONS = ("torch.nn.modules.activation", "timm.layers.activations")
+PLAIN = ("BN", "SyncBN", "GN", "IN")
 
 
 def rows():
-    """(library, model, what the page says) for each row of its tables."""
-    for part in (DOCS / "families.md").read_text("utf-8").split("\n## ")[1:]:
-        library, _, table = part.partition("\n")
-        for line in re.findall(r"^\| (.*) \|$", table, re.M)[1:]:
-            family, *config, words = line.split(" | ")
-            yield library, "/".join((family, *config)), words
+    """(library, model, norm's key, way of setting it) for each model of the record that trains."""
+    for library, models in json.loads((DOCS / "families.json").read_text("utf-8")).items():
+        for model, words in models.items():
+            for key in KEYS if not words.startswith("no: ") else ():
+                ways = [way for way in words.split("; ") if key in way] or [words]
+                yield library, model, key, ways[0].partition(" (")[0]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("library, model, words", list(rows()))
-def test_a_family_trains_as_the_page_says(library, model, words):
+@pytest.mark.parametrize("library, name, key, way", list(rows()))
+def test_a_family_trains_as_the_record_says(library, name, key, way):
     pytest.importorskip(library, reason=f"needs {library}'s models")
-    keys_of = {}
-    for key in KEYS:
-        keys_of.setdefault(outcome(library, model, key), []).append(key)
-    found = "; ".join(f"{way} ({', '.join(keys)})" for way, keys in keys_of.items())
-    assert words == (next(iter(keys_of)) if len(keys_of) == 1 else found)
+    build = named if library in ("torchvision", "timm") else configured
+    model, loss_of = build(library, name, key, way)
+    if way == "convert":
+        options = automatic(NORMS[key]) if key == "EN" else {}
+        model, _ = surgery.convert(model, key, replacing="BN", **options)
+    try:
+        loss = loss_of(model.train())
+    except ValueError as error:  # PAA fits a mixture model to few scores, here of random weights
+        pytest.skip(str(error)) if "mixture model" in str(error) else pytest.fail(str(error))
+    loss.backward()
+    layers = [m for m in model.modules() if isinstance(m, AdaptiveNorm)]
+    gradients = [m.weight.grad for m in layers if m.weight.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
 
 
-def outcome(library, name, key):
-    """By which way a model that takes a training step got the norm, or "no: " and the reason."""
-    torch.manual_seed(0)
-    reasons = []
-    ways = named if library in ("torchvision", "timm") else configured
-    for way, build in ways(library, name, key):
-        try:
-            model, loss_of = build()
-            layers = [m for m in model.modules() if isinstance(m, AdaptiveNorm)]
-            if not layers:
-                raise ValueError(NOTHING)
-            loss_of(model.train()).backward()
-            grads = [m.weight.grad for m in layers if m.weight.grad is not None]
-            if not grads or not all(grad.isfinite().all() for grad in grads):
-                raise ValueError("gradients are missing, infinite or NaN")
-            return way
-        except Exception as error:  # models raise what they like
-            reasons.append(" ".join(str(error).split()) or type(error).__name__)
-    reason = next((r for r in reversed(reasons) if r != NOTHING), NOTHING)
-    head, _, tail = reason.partition(": ")
-    reason = tail if head in {layer.__name__ for layer in NORMS.values()} else reason
-    return f"no: {reason[:200]}".replace("__", r"\_\_")
+def named(library, name, key, way):
+    """A model of torchvision or timm, and what computes a loss of it."""
 
+    def norm(channels, apply_act=way == "norm_act", act_layer=nn.ReLU, **_):
+        layer = NORMS[key](channels, **automatic(NORMS[key]))
+        activates = way == "norm_act" and apply_act and act_layer
+        return nn.Sequential(layer, act_layer()) if activates else layer
 
-def named(library, name, key):
-    """Ways of giving a model of torchvision or timm a norm: name, and a builder."""
+    where = importlib.import_module("timm" if library == "timm" else "torchvision.models")
+    create = where.create_model if library == "timm" else where.get_model
+    model = create(name, num_classes=10, **({} if way == "convert" else {"norm_layer": norm}))
+    side = 299 if "inception" in name else 224
+    side = model.default_cfg["input_size"][-1] if library == "timm" else side
 
-    def norm(channels, **_):
-        return NORMS[key](channels, **automatic(NORMS[key]))
+    def loss_of(model):
+        output = model(torch.randn(2, 3, side, side))
+        logits = output if isinstance(output, torch.Tensor) else output[0]
+        return nn.functional.cross_entropy(logits, torch.arange(2))
 
-    def norm_act(channels, apply_act=True, act_layer=nn.ReLU, **_):
-        activates = apply_act and act_layer
-        return nn.Sequential(norm(channels), act_layer()) if activates else norm(channels)
-
-    def build(norm_layer=None):
-        side = 299 if "inception" in name else 224
-        where = importlib.import_module("timm" if library == "timm" else "torchvision.models")
-        create = where.create_model if library == "timm" else where.get_model
-        model = create(name, num_classes=10)
-        if norm_layer:
-            activations = count_activations(model)
-            model = create(name, num_classes=10, norm_layer=norm_layer)
-            if count_activations(model) < activations:
-                raise ValueError("activations are missing")
-        if library == "timm":
-            side = model.default_cfg["input_size"][-1]
-        return model, lambda model: classify(model(torch.randn(2, 3, side, side)))
-
-    yield "norm_layer", lambda: build(norm)
-    if library == "timm":
-        yield "norm_act", lambda: build(norm_act)
-    yield "convert", lambda: converted(key, *build())
-    if library == "timm":
-        yield "separate, convert", lambda: converted(key, *separated(*build()))
-
-
-def count_activations(model):
-    """Count the activation modules of a model, except those inside this package's layers."""
-    if isinstance(model, AdaptiveNorm):
-        return 0
-    return (type(model).__module__ in ACTIVATIONS) + sum(map(count_activations, model.children()))
-
-
-def separated(model, loss_of):
-    """Separate timm's norms from their activations, as docs/interoperability.md does."""
-    text = (DOCS / "interoperability.md").read_text("utf-8")
-    code = text.partition("for name, old in ")[2].partition("model, report")[0]
-    exec(f"for name, old in {code}", {"timm": importlib.import_module("timm"), "nn": nn} | locals())
     return model, loss_of
 
 
-def converted(key, model, loss_of):
-    options = automatic(NORMS[key]) if key == "EN" else {}
-    return surgery.convert(model, key, replacing="BN", **options)[0], loss_of
-
-
-def classify(output):
-    logits = output if isinstance(output, torch.Tensor) else output[0]
-    return nn.functional.cross_entropy(logits, torch.arange(len(logits)))
-
-
-def configured(library, config, key):
-    """Ways of giving the model of one of OpenMMLab's configs a norm."""
+def configured(library, config, key, way):
+    """The model of one of OpenMMLab's configs, and what computes a loss of it."""
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
     origin = Path(importlib.util.find_spec(library).origin).parent
     init_default_scope(library)
     importlib.import_module(f"{library}.utils").register_all_modules()
+    cfg = Config.fromfile(origin / ".mim" / "configs" / f"{config}.py").model
+    norm_cfg = {"type": "BN"} if way == "convert" else {"type": key, **automatic(NORMS[key])}
+    replace_norms(cfg, norm_cfg)
     loss_of = {"mmpretrain": classification, "mmseg": segmentation, "mmdet": detection}[library]
-
-    def build(norm_cfg=None):
-        cfg = Config.fromfile(origin / ".mim" / "configs" / f"{config}.py").model
-        replace_norms(cfg, norm_cfg or {"type": "BN"})
-        return MODELS.build(cfg), loss_of
-
-    yield "norm_cfg", lambda: build({"type": key, **automatic(NORMS[key])})
-    yield "convert", lambda: converted(key, *build())
+    return MODELS.build(cfg), lambda model: model.parse_losses(loss_of(model))[0]
 
 
 def replace_norms(part, norm_cfg):
     """Set a norm in a config, in place, for BN, GN and IN; start from random weights."""
-    if isinstance(part, list | tuple):
-        for inner in part:
-            replace_norms(inner, norm_cfg)
+    for inner in part if isinstance(part, list | tuple) else ():
+        replace_norms(inner, norm_cfg)
     if not isinstance(part, dict):
         return
-    plain = ("BN", "SyncBN", "GN", "IN")
     part.pop("pretrained", None)
     part.pop("init_cfg", None)
-    if "type" in part and "norm_cfg" not in part and default_norm(part["type"]) in plain:
+    if "type" in part and "norm_cfg" not in part and default_norm(part["type"]) in PLAIN:
         part["norm_cfg"] = dict(norm_cfg)
     for name, inner in list(part.items()):
-        if isinstance(inner, dict) and name.endswith("norm_cfg") and inner.get("type") in plain:
+        if isinstance(inner, dict) and name.endswith("norm_cfg") and inner.get("type") in PLAIN:
             part[name] = dict(norm_cfg)
         elif name != "upsample_cfg":  # UNet hands its own norm on to it
             replace_norms(inner, norm_cfg)
 
 
-@cache
 def default_norm(kind):
     """The type of the norm that a registered class has by default, or passes to its base class."""
     from mmengine.registry import MODELS
@@ -183,7 +119,7 @@ def classification(model):
     from mmpretrain.structures import DataSample
 
     samples = [DataSample().set_gt_label(label) for label in (0, 1)]
-    return model.parse_losses(model(torch.randn(2, 3, 224, 224), samples, mode="loss"))[0]
+    return model(torch.randn(2, 3, 224, 224), samples, mode="loss")
 
 
 def segmentation(model):
@@ -191,14 +127,11 @@ def segmentation(model):
     from mmseg.structures import SegDataSample
 
     # LRASPP's head pools windows of 49 positions, at 1/8 of the image.
-    side = 512 if type(model.decode_head).__name__ == "LRASPPHead" else 128
-    samples, shape = [], (side, side)
-    for _ in range(2):
-        sample = SegDataSample(metainfo={"img_shape": shape, "ori_shape": shape})
-        sample.gt_sem_seg = PixelData(data=torch.randint(0, 2, (1, *shape)))
-        sample.gt_edge_map = PixelData(data=torch.randint(0, 2, (1, *shape)))
-        samples.append(sample)
-    return model.parse_losses(model(torch.randn(2, 3, *shape), samples, mode="loss"))[0]
+    shape = (512 if type(model.decode_head).__name__ == "LRASPPHead" else 128,) * 2
+    sample = SegDataSample(metainfo={"img_shape": shape, "ori_shape": shape})
+    sample.gt_sem_seg = PixelData(data=torch.randint(0, 2, (1, *shape)))
+    sample.gt_edge_map = PixelData(data=torch.randint(0, 2, (1, *shape)))
+    return model(torch.randn(2, 3, *shape), [sample, sample], mode="loss")
 
 
 def detection(model):
@@ -209,4 +142,4 @@ def detection(model):
     MessageHub.get_current_instance().update_info_dict({"epoch": 0, "iter": 0})
     with_mask = hasattr(model, "mask_head") or getattr(model, "with_mask", False)
     batch = demo_mm_inputs(2, [[3, 128, 128]] * 2, num_classes=4, with_mask=with_mask)
-    return model.parse_losses(model(**model.data_preprocessor(batch, True), mode="loss"))[0]
+    return model(**model.data_preprocessor(batch, True), mode="loss")

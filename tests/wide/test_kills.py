@@ -3,24 +3,23 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+import fresh
 from ilm_plugins.checkpoints import PARTIAL, read
-from runs import NO_TEST, detectron2_command, mmengine_command, write_mmengine_config
-
-TRAIN = "import sys; from ilm_plugins.cli import train; sys.exit(train.main(sys.argv[1:]))"
+from runs import NO_TEST, SHAPES, SMALL, mmengine_command, write_mmengine_config
+from workers import train_for_each
 
 
 def command_of(framework, datasets, out):
     """The arguments of a training that saves after each iteration, and keeps one checkpoint."""
     if framework == "detectron2":
         opts = ["SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "1", *NO_TEST]
-        return detectron2_command("--resume", out=out, opts=opts)
+        words = ["--config-file", str(SHAPES), "--num-gpus", "0", "--resume"]
+        return [*words, "OUTPUT_DIR", str(out), *SMALL, *opts]
     config = write_mmengine_config(out.parent / "fcn.py", datasets)
     hook = "default_hooks.checkpoint"
     opts = ["train_cfg.max_iters=100000", f"{hook}.interval=1", f"{hook}.max_keep_ckpts=1"]
@@ -42,18 +41,24 @@ def reached(framework, out):
 def test_no_kill_loses_the_last_checkpoint(datasets, tmp_path, framework):
     pytest.importorskip(framework, reason=f"needs {framework}")
     out, before, rng = tmp_path / "out", 0, random.Random(0)
-    words = [sys.executable, "-c", TRAIN, *command_of(framework, datasets, out)]
-    for attempt in range(6):
-        process = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL)
-        begun, end = time.time(), time.monotonic() + 180
+    module = {"detectron2": "detectron2.evaluation", "mmseg": "mmseg.models"}[framework]
+    ours, theirs = fresh.SERVER.Pipe()
+    args = theirs, module, command_of(framework, datasets, out)
+    server = fresh.SERVER.Process(target=train_for_each, args=args)
+    server.start()
+    for attempt in range(8):
+        ours.send("train")
+        process, begun, end = ours.recv(), time.time(), time.monotonic() + 180
         while not any(started(path) > begun for path in out.glob(f"*.pth.*{PARTIAL}")):
-            assert process.poll() is None and time.monotonic() < end
-        time.sleep(rng.uniform(0, 3) if attempt % 2 else 0)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+            assert not ours.poll() and time.monotonic() < end
+        time.sleep(rng.uniform(0, 2) if attempt % 2 else 0)
+        os.kill(process, signal.SIGKILL)
+        assert ours.recv() == signal.SIGKILL
         now = reached(framework, out)
-        assert (now or 0) >= before and (now or attempt == 0)
+        assert (now or 0) >= before and (now or attempt == 0), f"from {before} to {now} iterations"
         before = now or 0
+    ours.send(None)
+    server.join()
     assert before > 3
     assert len([*out.glob(f"*{PARTIAL}")]) <= 1, "those of earlier kills are removed"
 

@@ -38,18 +38,14 @@ def merged(path):
 # ---- configs
 
 
-def test_a_yaml_with_overrides():
+def test_overrides_are_applied(tmp_path):
     words = ["OUTPUT_DIR", "out", "MODEL.FPN.NORM", "EN(reduction=8)"]
     cfg = load_config(str(SHAPES), words, "cuda:0", amp=True)
     assert output_folder(cfg) == "out" and cfg.MODEL.FPN.NORM == "EN(reduction=8)"
     assert cfg.MODEL.DEVICE == "cuda:0" and cfg.SOLVER.AMP.ENABLED
-
-
-def test_a_lazy_config_with_overrides(tmp_path):
-    path = tmp_path / "lazy.py"
-    path.write_text(LAZY)
+    (tmp_path / "lazy.py").write_text(LAZY)
     words = ["train.output_dir=out", "model.roi_heads.num_classes=7"]
-    cfg = load_config(str(path), words, "cuda:0", amp=True)
+    cfg = load_config(str(tmp_path / "lazy.py"), words, "cuda:0", amp=True)
     assert output_folder(cfg) == "out" and cfg.model.roi_heads.num_classes == 7
     assert cfg.train.device == "cuda:0" and cfg.train.amp.enabled
 
@@ -59,19 +55,18 @@ def test_a_lazy_config_with_overrides(tmp_path):
     [
         ("MODEL: {POINT_HEAD: {NUM_FC: 3}}", [], "MODEL.POINT_HEAD; the command train knows"),
         ("SEED: 3", ["MODEL.NORMS", "ILMGN"], "MODEL.NORMS; the command train knows"),
-        ("_BASE_: ilm_plugins://none.yaml", [], r"has no config 'none\.yaml'; near ones are "),
     ],
 )
-def test_mistakes_in_a_yaml(tmp_path, text, overrides, words):
+def test_an_unknown_key_is_named(tmp_path, text, overrides, words):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=words):
         load_config(str(tmp_path / "mine.yaml"), overrides)
 
 
-@pytest.mark.parametrize("tag", ["apply:os.makedirs [ran]", "new:os.makedirs [ran]"])
-def test_a_yaml_runs_no_code_unless_asked(tmp_path, monkeypatch, tag):
+def test_a_yaml_runs_no_code_unless_asked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("base.yaml").write_text(f"VERSION: !!python/object/{tag}\n_BASE_: {SHAPES}\n")
+    tag = "!!python/object/apply:os.makedirs [ran]"
+    Path("base.yaml").write_text(f"VERSION: {tag}\n_BASE_: {SHAPES}\n")
     Path("mine.yaml").write_text("_BASE_: base.yaml\n")
     with pytest.raises(UserError, match=r"line 1.*may run code.*--unsafe"):
         load_config("mine.yaml")
@@ -91,14 +86,13 @@ def test_detectron2s_own_configs_are_read_as_by_detectron2():
         assert load_config(retinanet) == merged(retinanet)
 
 
-@pytest.mark.parametrize("read", [merged, load_config])
-def test_a_config_derives_from_one_of_ours(read, root, tmp_path):
+def test_a_config_derives_from_one_of_ours(root, tmp_path):
     path = root / "configs" / "detectron2" / "mask_rcnn_R_50_FPN_batch2_ilmgn.yaml"
     (tmp_path / "mine.yaml").write_text(f"_BASE_: {OURS}\nSEED: 7\n")
     expected = merged(path)
-    assert read(OURS) == expected  # it has bases beside it
+    assert load_config(OURS) == expected  # it has bases beside it
     expected.SEED = 7
-    assert read(str(tmp_path / "mine.yaml")) == expected
+    assert merged(tmp_path / "mine.yaml") == expected
     with PathManager.open(OURS) as file:
         assert file.read() == path.read_text()
     assert path.samefile(PathManager.get_local_path(OURS))
@@ -116,11 +110,10 @@ def test_inference_prepares_images_as_the_evaluation_does(monkeypatch, order):
     build = "ilm_plugins.frameworks.detectron2.config.build_model"
     monkeypatch.setattr(build, lambda cfg: Seen())
     yaml = load_config(str(SHAPES), ["INPUT.FORMAT", order, "INPUT.MIN_SIZE_TEST", "32"])
-    resize = LazyCall(T.ResizeShortestEdge)(short_edge_length=32, max_size=1333)
     lazy = load_config(get_config_file("common/data/coco.py"))
-    lazy.model = LazyCall(Seen)()
-    lazy.dataloader.test.mapper.augmentations = [resize]
-    lazy.dataloader.test.mapper.image_format = order
+    mapper = lazy.dataloader.test.mapper
+    mapper.augmentations = [LazyCall(T.ResizeShortestEdge)(short_edge_length=32, max_size=1333)]
+    mapper.image_format = order
     image = np.zeros((64, 96, 3), np.uint8)
     image[..., 0] = 255  # red
     for cfg in (yaml, lazy):
@@ -179,13 +172,7 @@ def test_boxes_that_are_left_out_are_counted(box, empty, caplog):
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        {"bbox": [1, 2, 3]},
-        {"bbox": 3},
-        {"segmentation": {"size": [20, 30], "counts": "garbage"}},
-        {"segmentation": {"size": [2, 3], "counts": b"6"}},
-    ],
+    "wrong", [{"bbox": [1, 2, 3]}, {"segmentation": {"size": [2, 3], "counts": b"6"}}]
 )
 def test_a_broken_annotation_is_named(wrong):
     with pytest.raises(UserError, match=r"annotation \{.*x\.jpg' in boxes"):

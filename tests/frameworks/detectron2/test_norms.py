@@ -1,7 +1,8 @@
 """The keys in detectron2's get_norm, wherever a config takes a NORM; weight decay and freezing."""
 
+import itertools
+import pickle
 import sys
-import textwrap
 
 import pytest
 import torch
@@ -10,114 +11,100 @@ from torch import nn
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
 from detectron2.config import LazyCall, get_cfg, instantiate
+from detectron2.export import scripting_with_instances
 from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.backbone import BasicStem
 from detectron2.modeling.meta_arch.fcos import FCOSHead
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.solver import build_optimizer
+from detectron2.structures import Boxes
 
 import fresh
+from close import assert_close, assert_equal
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SwitchNorm
 from ilm_plugins.layers.levels import PerLevelNorm
 
 MIXTURES = ("EN", "SN", "SSN")
 
 
-def run(*codes):
-    code = "\n".join(map(textwrap.dedent, codes))
+# ---- registration
+
+#: What is imported first -> code; all end with ilm_plugins and detectron2's modules imported.
+ORDERS = {
+    "ours": "import ilm_plugins; import detectron2.layers; import ilm_plugins",
+    "theirs": """
+import functools, inspect, pickle
+import detectron2.modeling, detectron2.projects.deeplab
+from detectron2.layers import get_norm
+
+partial = functools.partial(get_norm, out_channels=64)
+pickled, signature = pickle.dumps(get_norm), inspect.signature(get_norm)
+import ilm_plugins
+
+# References from before the import know the keys.
+assert type(partial("EN")) is ilm_plugins.ExemplarNorm
+assert pickle.loads(pickled) is detectron2.layers.get_norm is get_norm
+assert pickle.dumps(get_norm) == pickled and inspect.signature(get_norm) == signature
+""",
+    "theirs in part": "import detectron2.layers; import ilm_plugins",
+}
+EVERYWHERE = """
+import sys
+import detectron2.layers
+import detectron2.projects.deeplab
+from detectron2.modeling.backbone import fpn, regnet, resnet, vit
+
+ours = detectron2.layers.get_norm
+assert type(ours("ILMGN", 64)) is ilm_plugins.ILMGroupNorm
+assert not hasattr(ours.__wrapped__, "__wrapped__"), "wrapped twice"
+holders = [m for m in sys.modules.values() if "get_norm" in getattr(m, "__dict__", {})
+           and m.__name__.startswith("detectron2")]
+assert len(holders) > 8
+for holder in holders:
+    assert holder.get_norm is ours, holder
+"""
+#: Another package's wrapper of get_norm, which knows Own and EN.
+THEIRS = """
+import warnings
+import detectron2.modeling
+from detectron2.layers import batch_norm
+
+def wrap(get_norm):
+    def theirs(norm, channels):
+        if norm == "SN" and FIRST:
+            raise ValueError("not a KeyError")
+        own = ("Own", "EN") if FIRST else ("Own",)
+        return ("theirs", channels) if norm in own else get_norm(norm, channels)
+    return theirs
+
+batch_norm.get_norm = wrap(batch_norm.get_norm)
+"""
+BOTH = """
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import ilm_plugins
+    from ilm_plugins.frameworks import install_import_hooks
+    install_import_hooks()
+told = [str(w.message) for w in caught if "ilm_plugins" in str(w.message)]
+assert len(told) == FIRST and all("knows EN already" in text for text in told), told
+found = batch_norm.get_norm
+assert found("Own", 64) == ("theirs", 64) and found("", 64) is None
+assert found("EN", 64) == ("theirs", 64) if FIRST else "Exemplar" in str(found("EN", 64))
+assert type(found("SN", 64)) is ilm_plugins.SwitchNorm
+assert type(found("FrozenBN", 64)) is batch_norm.FrozenBatchNorm2d
+"""
+
+
+@pytest.mark.parametrize("first", ORDERS)
+def test_keys_are_known_everywhere_in_any_import_order(first):
+    code = ORDERS[first] + "\n" + EVERYWHERE
+    code += "FIRST = False" + THEIRS + BOTH if first == "ours" else ""
     fresh.run([sys.executable, "-c", code], check=True)
 
 
-# ---- registration
-
-
-@pytest.mark.parametrize(
-    "imports",
-    [
-        "import ilm_plugins; import detectron2.modeling",
-        "import detectron2.modeling, detectron2.projects.deeplab; import ilm_plugins",
-        "import detectron2.layers; import ilm_plugins; import detectron2.modeling",
-        "import ilm_plugins; import ilm_plugins; import detectron2.layers; import ilm_plugins",
-    ],
-    ids=["before", "after", "between", "repeatedly"],
-)
-def test_any_import_order(imports):
-    code = """
-    import sys
-    import detectron2.layers
-    import detectron2.projects.deeplab
-    from detectron2.modeling.backbone import fpn, regnet, resnet, vit
-    ours = detectron2.layers.get_norm
-    assert type(ours("ILMGN", 64)) is ilm_plugins.ILMGroupNorm
-    assert not hasattr(ours.__wrapped__, "__wrapped__"), "wrapped twice"
-    holders = [m for m in sys.modules.values() if "get_norm" in getattr(m, "__dict__", {})
-               and m.__name__.startswith("detectron2")]
-    assert len(holders) > 8
-    for holder in holders:
-        assert holder.get_norm is ours, holder
-    """
-    run(imports, code)
-
-
 def test_a_key_that_another_package_took_stays_theirs_with_a_warning():
-    code = """
-    import warnings
-    from detectron2.layers import batch_norm
-
-    detectron2s = batch_norm.get_norm
-
-    def theirs(norm, channels):
-        if norm == "SN":
-            raise ValueError("not a KeyError")
-        return ("theirs", channels) if norm == "EN" else detectron2s(norm, channels)
-
-    batch_norm.get_norm = theirs
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        import ilm_plugins
-    (warning,) = [str(w.message) for w in caught if "ilm_plugins" in str(w.message)]
-    assert "knows EN already" in warning
-    assert batch_norm.get_norm("EN", 64) == ("theirs", 64)
-    assert type(batch_norm.get_norm("SN", 64)) is ilm_plugins.SwitchNorm
-    """
-    run(code)
-
-
-def test_references_from_before_the_import_know_the_keys():
-    code = """
-    import functools, inspect, pickle
-    from detectron2.layers import batch_norm, get_norm
-
-    partial = functools.partial(get_norm, out_channels=64)
-    pickled, signature = pickle.dumps(get_norm), inspect.signature(get_norm)
-    import ilm_plugins
-
-    assert type(partial("EN")) is ilm_plugins.ExemplarNorm
-    assert pickle.loads(pickled) is batch_norm.get_norm is get_norm
-    assert pickle.dumps(get_norm) == pickled and inspect.signature(get_norm) == signature
-    """
-    run(code)
-
-
-@pytest.mark.parametrize("first", ["theirs", "ours"])
-def test_another_packages_wrapper_and_ours_live_together(first):
-    again = "install_import_hooks()"
-    ours = f"import ilm_plugins; from ilm_plugins.frameworks import install_import_hooks; {again}"
-    theirs = """
-    import detectron2.modeling
-    from detectron2.layers import batch_norm
-    def wrap(get_norm):
-        return lambda norm, channels: "theirs" if norm == "Own" else get_norm(norm, channels)
-    batch_norm.get_norm = wrap(batch_norm.get_norm)
-    """
-    check = """
-    found = batch_norm.get_norm
-    assert found("Own", 64) == "theirs" and found("", 64) is None
-    assert type(found("EN", 64)) is ilm_plugins.ExemplarNorm
-    assert type(found("FrozenBN", 64)) is batch_norm.FrozenBatchNorm2d
-    """
-    run(*([theirs, ours] if first == "theirs" else [ours, theirs, again]), check)
+    fresh.run([sys.executable, "-c", "FIRST = True" + THEIRS + BOTH], check=True)
 
 
 def test_other_norms_are_untouched():
@@ -139,50 +126,20 @@ def test_options_in_the_string():
     layer = get_norm("EN(reduction=16, normalizers=('IN', 'LN'))", 64)
     assert (layer.reduction, layer.normalizers) == (16, ("IN", "LN"))
     assert get_norm(" ILMGN ( key_group_size = 8 ) ", 64).num_key_groups == 8
-    assert type(get_norm("ILMGN()", 64)) is ILMGroupNorm
     for auto in ("EN(reduction='auto')", "ILMGN(num_groups='auto')", "AN(num_groups='auto')"):
         assert get_norm(auto, 48) is not None  # DeepLab's decoder
-
-
-@pytest.mark.parametrize(
-    "norm, words",
-    [
-        ("EN(16)", "by name"),
-        ("EN(reduction=C//4)", "literal"),
-        ("EN(dtype='float16')", "EN.*64 channels.*dtype"),
-        ("ILMGN(group_count=3)", "unknown option 'group_count'"),
-        ("ILMGN(num_groups=24)", "num_groups=24.*64.*num_groups=32"),
-    ],
-)
-def test_mistakes_in_the_string(norm, words):
-    with pytest.raises(ValueError, match=words):
-        get_norm(norm, 64)
+    for norm, words in (("ILMGN(num_groups=24)", "64 channels.*=24"), ("EN(dtype='f')", "dtype")):
+        with pytest.raises(ValueError, match=words):
+            get_norm(norm, 64)
 
 
 @pytest.mark.parametrize(
     "norm, layer",
-    [("EN(reduction=16)", ExemplarNorm), (ILMGroupNorm, ILMGroupNorm), ("SN", SwitchNorm)],
+    [("EN(reduction=16)", ExemplarNorm), (ILMGroupNorm, ILMGroupNorm)],
 )
 def test_a_lazy_config_takes_names_and_classes(norm, layer):
     stem = instantiate(LazyCall(BasicStem)(in_channels=3, out_channels=64, norm=norm))
     assert type(stem.conv1.norm) is layer
-
-
-@pytest.mark.parametrize("key", ["ILMGN", "EN"])
-def test_resnet_and_fpn(key):
-    cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
-    levels = ["res2", "res3", "res4", "res5"]
-    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = levels
-    cfg.MODEL.FPN.OUT_CHANNELS = 64
-    cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = key
-    backbone = build_backbone(cfg)
-    kinds = [type(m) for m in backbone.modules() if isinstance(m, nn.GroupNorm | nn.BatchNorm2d)]
-    stem, stages, pyramid = 1, 4 + 5 + 5 + 5, 2 * 4
-    assert kinds == [NORMS[key]] * (stem + stages + pyramid)
-    for level in backbone(torch.randn(1, 3, 32, 32)).values():
-        assert level.shape[1] == 64 and level.isfinite().all()
 
 
 # ---- RetinaNet's levels
@@ -198,12 +155,13 @@ def features(images=2):
     return [i + (1 + i) * torch.randn(images, 64, 8 >> i, 8 >> i) for i in range(3)]
 
 
-@pytest.mark.parametrize("kind", [RetinaNetHead, FCOSHead])
-@pytest.mark.parametrize("key", [*NORMS, "GN"])
-def test_only_mixtures_have_levels(key, kind):
-    head = retinanet_head(key, kind)
-    assert isinstance(head.cls_subnet[1], PerLevelNorm) == (key in MIXTURES)
-    assert len(head._forward_pre_hooks) == (key in MIXTURES)
+def test_only_mixtures_have_levels():
+    for key, kind in itertools.product([*NORMS, "GN"], (RetinaNetHead, FCOSHead)):
+        head = retinanet_head(key, kind)
+        assert isinstance(head.cls_subnet[1], PerLevelNorm) == (key in MIXTURES), (key, kind)
+        assert len(head._forward_pre_hooks) == (key in MIXTURES), (key, kind)
+    without_statistics = retinanet_head("SN(normalizers=('IN', 'LN'))").cls_subnet[1]
+    assert type(without_statistics) is SwitchNorm
 
 
 @pytest.mark.parametrize("norm", ["EN(reduction=64)", "ILMGN(num_groups=64)"])
@@ -213,11 +171,7 @@ def test_retinanets_trial_on_32_channels_does_not_limit_the_options(norm):
         retinanet_head("ILMGN(num_groups=48)")
 
 
-def test_a_mixture_without_running_statistics_needs_no_levels():
-    assert type(retinanet_head("SN(normalizers=('IN', 'LN'))").cls_subnet[1]) is SwitchNorm
-
-
-@pytest.mark.parametrize("key", MIXTURES)
+@pytest.mark.parametrize("key", ["EN", "SN"])
 def test_levels_share_parameters_and_keep_their_own_running_statistics(key):
     head = retinanet_head(key).double()
     layer = head.cls_subnet[1]
@@ -226,29 +180,26 @@ def test_levels_share_parameters_and_keep_their_own_running_statistics(key):
     for _ in range(2):
         for x, alone in zip(given, separate, strict=True):
             alone.load_state_dict({**alone.state_dict(), **dict(layer[0].named_parameters())})
-            torch.testing.assert_close(layer(x), alone(x))
+            assert_close(layer(x), alone(x))
     for level, alone in zip(layer, separate, strict=True):
-        torch.testing.assert_close(level.running_mean, alone.running_mean)
-        torch.testing.assert_close(level.running_var, alone.running_var)
+        assert_close(dict(level.named_buffers()), dict(alone.named_buffers()))
     assert len(list(layer.parameters())) == len(list(separate[0].parameters()))
     other = retinanet_head(key).double()
     other.load_state_dict(head.state_dict())
-    for a, b in zip(head.eval()(given)[0], other.eval()(given)[0], strict=True):
-        torch.testing.assert_close(a, b)
+    assert_equal(other.eval()(given), head.eval()(given))
 
 
 @pytest.mark.parametrize("kind", [RetinaNetHead, FCOSHead])
 def test_levels_begin_anew_after_a_forward_pass_that_failed(kind):
     head = retinanet_head("SN", kind).eval()
     given = features()
-    expected = head(given)[0]
+    expected = head(given)
     with pytest.raises(RuntimeError, match="63 channels"):
         head([given[0], torch.randn(2, 63, 4, 4), given[2]])
-    for actual, want in zip(head(given)[0], expected, strict=True):
-        torch.testing.assert_close(actual, want, rtol=0, atol=0)
+    assert_equal(head(given), expected)
 
 
-def test_a_head_with_levels_is_traced_not_scripted():
+def test_a_head_with_levels_can_be_traced():
     head = retinanet_head("SN").eval().requires_grad_(False)
     for level, layer in enumerate(head.cls_subnet[1]):
         layer.running_mean.fill_(level)
@@ -258,19 +209,21 @@ def test_a_head_with_levels_is_traced_not_scripted():
             return tuple(head(list(given))[0])
 
     traced, others = torch.jit.trace(Logits(), tuple(features()), check_trace=False), features(3)
-    torch.testing.assert_close(traced(*others), Logits()(*others))
-    with pytest.raises(NotImplementedError, match="cannot compile this layer"):
-        torch.jit.script(head)
+    assert_close(traced(*others), Logits()(*others))
 
 
-def test_retinanet_from_a_config():
+def retinanet(norm):
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE = "RetinaNet", "cpu"
     cfg.MODEL.BACKBONE.NAME = "build_retinanet_resnet_fpn_backbone"
     cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
     cfg.MODEL.FPN.OUT_CHANNELS = 64
-    cfg.MODEL.RETINANET.NORM = "EN(reduction=16)"
-    model = build_model(cfg)
+    cfg.MODEL.RETINANET.NORM = norm
+    return build_model(cfg)
+
+
+def test_retinanet_from_a_config():
+    model = retinanet("EN(reduction=16)")
     for subnet in (model.head.cls_subnet, model.head.bbox_subnet):
         layers = [m for m in subnet if isinstance(m, PerLevelNorm)]
         assert len(layers) == 4 and all(len(layer) == 5 for layer in layers)
@@ -278,25 +231,11 @@ def test_retinanet_from_a_config():
 
 
 @pytest.mark.wide
-def test_a_stock_detector_is_as_without_the_plugin():
-    code = """
-    import pickle
-    import ilm_plugins
-    import torch
-    from detectron2 import model_zoo
-    from detectron2.export import scripting_with_instances
-    from detectron2.modeling import build_model
-    from detectron2.structures import Boxes
-
-    cfg = model_zoo.get_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
-    cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg).eval()
-    assert not model.head._forward_pre_hooks
-    assert b"ilm_plugins" not in pickle.dumps(model)
-    fields = dict(pred_boxes=Boxes, scores=torch.Tensor, pred_classes=torch.Tensor)
+def test_a_retinanet_without_our_layers_is_as_without_the_plugin():
+    model = retinanet("").eval()
+    assert not model.head._forward_pre_hooks and b"ilm_plugins" not in pickle.dumps(model)
+    fields = {"pred_boxes": Boxes, "scores": torch.Tensor, "pred_classes": torch.Tensor}
     scripting_with_instances(model, fields)
-    """
-    run(code)
 
 
 # ---- weight decay and freezing
@@ -313,35 +252,29 @@ def resnet(norm, freeze_at):
     return model, build_optimizer(cfg, model)
 
 
-@pytest.mark.parametrize("norm", MIXTURES)
+@pytest.mark.parametrize("norm", ["EN", "SN"])
 def test_frozen_stages_keep_and_use_their_running_statistics(norm):
     model, optimizer = resnet(norm, freeze_at=2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    for _ in range(3):
-        model(torch.randn(2, 3, 64, 64))["res3"].square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    after = model.state_dict()
-    for name, value in before.items():
-        moved = not torch.equal(after[name], value)
+    x = torch.randn(2, 3, 64, 64)
+    model(x)["res3"].square().mean().backward()
+    optimizer.step()
+    for name, value in model.state_dict().items():
+        moved = not torch.equal(value, before[name])
         if name.startswith(("stem", "res2")):
             assert not moved, name
         elif "running" in name or name.endswith("norm.weight"):
             assert moved, name
     # The frozen stem computes in training what it computes in evaluation.
-    x = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(model.stem(x), model.eval().stem(x), rtol=0, atol=0)
+    assert_equal(model.stem(x), model.eval().stem(x))
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", ["ILMGN", "EN", "SN", "SSN", "AN"])
 def test_affine_parameters_get_the_decay_of_norms(norm):
     model, optimizer = resnet(norm, freeze_at=0)
     names = ["weight", "bias"] + ["mean_weight", "var_weight"] * (norm in ("SN", "SSN"))
-    decay = {
-        id(parameter): group["weight_decay"]
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
+    groups = optimizer.param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     layers = [module for module in model.modules() if type(module) is NORMS[norm]]
     own = {id(getattr(layer, name)) for layer in layers for name in names}
     for name, parameter in model.named_parameters():

@@ -1,7 +1,6 @@
 """BN-Inception, the CIFAR ResNets and AA-ResNet: keys, sizes, forms, and what they freeze."""
 
 import math
-import sys
 
 import pytest
 import torch
@@ -11,15 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 
-import mmpretrain.models
+import mmpretrain.models  # noqa: F401 - after it AAResNet is registered
 from mmengine.registry import MODELS
-from mmpretrain.registry import MODELS as OF_MMPRETRAIN
 
-import fresh
-from ilm_plugins.frameworks.openmmlab.models import CifarResNet
+from close import assert_close
 from ilm_plugins.frameworks.openmmlab.models.aa_resnet import HEADS, KEYS, AugmentedConv2d
 
-assert mmpretrain.models  # after it AAResNet is registered
 EN = {"type": "EN", "reduction": 8}
 
 
@@ -47,22 +43,6 @@ def norms(model):
 
 
 @pytest.mark.parametrize(
-    "order",
-    [
-        "import ilm_plugins, mmcv.cnn",
-        pytest.param("import mmcv.cnn, ilm_plugins", marks=pytest.mark.wide),
-        "from ilm_plugins.frameworks.openmmlab.models import BNInception",
-    ],
-    ids=["ours first", "theirs first", "ours alone"],
-)
-def test_the_keys_are_registered_in_any_order_of_import(order):
-    code = f"{order}\nfrom mmengine.registry import MODELS\nprint(MODELS.get('BNInception'))"
-    done = fresh.run([sys.executable, "-c", code])
-    assert "openmmlab.models.bn_inception.BNInception" in done.stdout, done.stderr
-    assert OF_MMPRETRAIN.get("CifarResNet") is MODELS.get("CifarResNet") is CifarResNet
-
-
-@pytest.mark.parametrize(
     ("norm_cfg", "count"),
     [
         ({"type": "BN"}, 11.29),  # EN paper, Table 3
@@ -81,7 +61,7 @@ def test_bn_inception_operations_and_shapes():
     with FlopCounterMode(display=False) as counter:
         assert shapes(model, 224) == [(2, 320, 28, 28), (2, 608, 14, 14), (2, 1024, 7, 7)]
     multiply_adds = counter.get_total_flops() / 2 / 2 + 1024 * 1000  # of two images; a classifier
-    assert multiply_adds == pytest.approx(2.056e9, rel=0.015)  # EN paper, Table 3
+    assert abs(multiply_adds / 2.056e9 - 1) <= 0.015, "of EN paper, Table 3"
 
 
 @pytest.mark.parametrize(("depth", "count"), [(20, 0.27), (56, 0.85), (110, 1.73)])
@@ -159,7 +139,7 @@ def test_it_is_the_papers_attention_beside_a_convolution(stride, halvings):
     convolved = layer.conv(x)
     if halvings and stride == 1:
         expected = interpolate(expected, x.shape[-2:], mode="bilinear")
-    torch.testing.assert_close(layer(x), torch.cat([convolved, expected], 1))
+    assert_close(layer(x), torch.cat([convolved, expected], 1), 2**20)
     assert convolved.shape[1] == 144
 
 

@@ -1,7 +1,5 @@
 """The package's configs as bases of MMEngine's."""
 
-import sys
-
 import pytest
 
 pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
@@ -10,7 +8,6 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 
-import fresh
 from ilm_plugins import ExemplarNorm
 from ilm_plugins.errors import UserError
 
@@ -31,20 +28,6 @@ def test_a_config_derives_from_one_of_ours(root, tmp_path):
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     assert any(isinstance(module, ExemplarNorm) for module in model.modules())
-
-
-@pytest.mark.parametrize(
-    "imports",
-    [
-        "import ilm_plugins; from mmengine.config import Config",
-        "from mmengine.config import Config; import ilm_plugins",
-    ],
-)
-def test_a_script_of_the_users_own_imports_the_package_first(imports, tmp_path):
-    (tmp_path / "mine.py").write_text(f"_base_ = 'ilm_plugins::{EN}'\n")
-    code = f"{imports}\nprint(Config.fromfile({str(tmp_path / 'mine.py')!r}).model.type)"
-    done = fresh.run([sys.executable, "-c", code])
-    assert "EncoderDecoder" in done.stdout, done.stderr
 
 
 def test_bases_of_other_packages_are_what_they_were(tmp_path):
