@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
@@ -11,7 +10,6 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 from detectron2.data import DatasetCatalog
 from detectron2.layers import BatchNorm2d
 from detectron2.modeling import build_model
-from detectron2.solver import build_lr_scheduler
 
 from ilm_plugins import NORMS
 from ilm_plugins.frameworks import open_config
@@ -90,27 +88,3 @@ def test_the_recipe_is_the_papers(batch):
     assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == (50, False)
     assert cfg.DATASETS.TRAIN == ("coco_2017_train",) and cfg.DATASETS.TEST == ("coco_2017_val",)
     assert "coco_2017_test-dev" in DatasetCatalog  # the override for the server
-
-
-@pytest.mark.filterwarnings("ignore:Detected call of .scheduler.step")  # MMEngine counts wrong
-@pytest.mark.parametrize("batch", [2, 16])
-def test_the_warm_up_is_that_of_the_mmdet_config(batch):
-    pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
-    from mmengine.optim import build_optim_wrapper
-
-    from mmengine_configs import load as load_mmdet
-    from mmengine_configs import schedulers
-
-    cfg = load(FOLDER / f"mask_rcnn_R_50_FPN_batch{batch}_gn.yaml")
-    of_mmdet = load_mmdet(f"mmdet/mask-rcnn_r50_fpn_gn_batch{batch}_gn.py")
-    mine = torch.optim.SGD(nn.Linear(1, 1).parameters(), cfg.SOLVER.BASE_LR)
-    theirs = build_optim_wrapper(nn.Linear(1, 1), of_mmdet.optim_wrapper)
-    rates, scheduled = [], [build_lr_scheduler(cfg, mine), *schedulers(of_mmdet, theirs)]
-    for _ in range(501):
-        rates.append([mine.param_groups[0]["lr"], theirs.optimizer.param_groups[0]["lr"]])
-        mine.step(), theirs.step()
-        for scheduler in scheduled:
-            scheduler.step()
-    # Detectron's reaches the full rate at iteration 500, MMEngine's at 499.
-    assert max(abs(a / b - 1) for a, b in rates) < 0.003
-    assert [round(rates[i][0] / cfg.SOLVER.BASE_LR, 4) for i in (0, 500)] == [0.3333, 1]
