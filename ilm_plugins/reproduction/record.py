@@ -61,7 +61,7 @@ def complete(
         if None not in (ours, published) and ours != published
     ]
     if not miniature:
-        differences += [f"changed: {key}={_abbreviated(v)}" for key, v in changes.items()]
+        differences += [f"changed: {key}={str(value)[:40]}" for key, value in changes.items()]
         if parent is not None and label(parent) != "full recipe":
             differences.append(f"from {parent['table']} {parent['cell']} ({label(parent)})")
     return rounded(
@@ -84,14 +84,6 @@ def complete(
 def rounded(found: Record) -> Record:
     """Return a copy as JSON has it, with floats of six digits."""
     return json.loads(json.dumps(found), parse_float=lambda text: float(f"{float(text):.6g}"))
-
-
-def _abbreviated(value: Any) -> str:
-    """Return a setting's text, cut after 40 characters; of a list of dicts, the types."""
-    if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
-        return "+".join(str(v.get("type")) for v in value)
-    text = str(value)
-    return text if len(text) < 40 else f"{text[:40]}..."
 
 
 def label(found: Record) -> str:
