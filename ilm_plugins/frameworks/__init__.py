@@ -1,4 +1,4 @@
-"""Integration with detectron2 and OpenMMLab; code specific to a framework is only in here."""
+"""Integration with detectron2, OpenMMLab and timm; code specific to a framework is only in here."""
 
 from torch import nn
 
@@ -18,13 +18,14 @@ __all__ = [
 
 def install_import_hooks() -> None:
     """Have every framework, once it is imported, know this package's layers, data and configs."""
-    from . import openmmlab
+    from . import openmmlab, timm
     from .detectron2 import datasets, norms, shipped_configs
 
     norms.install_import_hooks()
     datasets.install_import_hooks()
     shipped_configs.install_import_hooks()
     openmmlab.install_import_hooks()
+    timm.install_import_hooks()
 
 
 def register(key: str, layer: type[nn.Module]) -> None:
