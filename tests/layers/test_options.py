@@ -24,34 +24,32 @@ from ilm_plugins.layers.mixture import MixtureNorm
 
 
 @pytest.mark.parametrize(
-    "build, words",
+    "layer, options, words",
     [
-        (lambda: ILMGroupNorm(64, hidden=0), ["ILMGroupNorm: hidden=0", "positive"]),
-        (lambda: ILMGroupNorm(64, init="xavier"), ["init='xavier'", "'identity'"]),
-        (lambda: ILMGroupNorm(64, activations="tanh"), ["activations='tanh'", "two"]),
-        (lambda: ILMGroupNorm(64, activations=("tanh", "gelu")), ["'gelu'", "'relu6'"]),
-        (lambda: ILMGroupNorm(0), ["num_channels=0", "positive"]),
-        (lambda: ILMInstanceNorm(64, 32), ["eps=32", "above 0"]),
-        (
-            lambda: ILMGroupNorm(64, activations=("tanh", "tanh"), init="identity"),
-            ["identity", "activations", "init='default'"],
-        ),
-        (lambda: AssocNorm(64, combine="W+B"), ["combine='W+B'", "'a(WE)+B'"]),
-        (lambda: AssocNorm(64, combine="a(WE)", init="identity"), ["identity", "a(WE)+B"]),
-        (lambda: ExemplarNorm(64, ratio_net="fc"), ["ratio_net='fc'", "'mlp'"]),
-        (lambda: ExemplarNorm(64, activation="gelu"), ["activation='gelu'", "'relu'"]),
-        (lambda: ExemplarNorm(64, momentum=None), ["momentum=None", "between 0 and 1"]),
-        (lambda: ILMGroupNorm(64, num_channels=3), ["num_channels=3", "num_channels=64", "leave"]),
-        (lambda: SparseSwitchNorm(64).set_radius(1.5), ["radius=1.5", "between 0 and 1"]),
-        (lambda: SwitchNorm(64, normalizers=("IN", "XN")), ["'XN'", "'BN'"]),
-        (lambda: SwitchNorm(64, normalizers=("IN", "IN")), ["normalizers", "different"]),
-        (lambda: SwitchNorm(64, normalizers="BN"), ["normalizers='BN'", "not a tuple"]),
+        (ILMGroupNorm, {"hidden": 0}, ["ILMGroupNorm: hidden=0", "positive"]),
+        (ILMGroupNorm, {"init": "xavier"}, ["init='xavier'", "'identity'"]),
+        (ILMGroupNorm, {"activations": "tanh"}, ["activations='tanh'", "two"]),
+        (ILMGroupNorm, {"activations": ("tanh", "gelu")}, ["'gelu'", "'relu6'"]),
+        (ILMGroupNorm, {"activations": ("tanh", "tanh"), "init": "identity"}, ["init='default'"]),
+        (ILMGroupNorm, {"num_channels": 3}, ["num_channels=3", "num_channels=64", "leave"]),
+        (ILMInstanceNorm, {"eps": 32}, ["eps=32", "above 0"]),
+        (AssocNorm, {"combine": "W+B"}, ["combine='W+B'", "'a(WE)+B'"]),
+        (AssocNorm, {"combine": "a(WE)", "init": "identity"}, ["identity", "a(WE)+B"]),
+        (ExemplarNorm, {"eps": "a"}, ["eps='a'", "above 0"]),
+        (ExemplarNorm, {"ratio_net": "fc"}, ["ratio_net='fc'", "'mlp'"]),
+        (ExemplarNorm, {"activation": "gelu"}, ["activation='gelu'", "'relu'"]),
+        (ExemplarNorm, {"expansion": 0}, ["expansion=0", "positive"]),
+        (ExemplarNorm, {"momentum": None}, ["momentum=None", "between 0 and 1"]),
+        (SwitchNorm, {"normalizers": ("IN", "XN")}, ["'XN'", "'BN'"]),
+        (SwitchNorm, {"normalizers": ("IN", "IN")}, ["normalizers", "different"]),
+        (SwitchNorm, {"normalizers": "BN"}, ["normalizers='BN'", "not a tuple"]),
+        (AttentiveNorm, {"num_affine": 0}, ["num_affine=0", "positive"]),
     ],
 )
-def test_refused_options_say_the_numbers_and_the_mend(build, words):
-    with pytest.raises(OptionError) as caught:
-        build()
-    assert all(word in str(caught.value) for word in words), str(caught.value)
+def test_refused_options_say_the_numbers_and_the_mend(layer, options, words):
+    with pytest.raises(OptionError) as told:
+        layer(64, **options)
+    assert all(word in str(told.value) for word in words), str(told.value)
 
 
 #: Every option that must divide the width, with the values that "auto" stands for at most.
@@ -74,38 +72,29 @@ def test_auto_fits_every_width(layer):
         automatic = layer(channels, **dict.fromkeys(fitted, "auto"), **normalizers)
         assert repr(automatic) == repr(layer(channels, **fitted, **normalizers))
         assert automatic(torch.randn(2, channels, 3, 3)).isfinite().all()
-    automatic = layer(64, **dict.fromkeys(fitted, "auto"))
-    assert shapes_of(automatic) == shapes_of(layer(64)) and repr(automatic) == repr(layer(64))
-
-
-#: Widths of MobileNetV2, of OCRNet on HRNet-W18, and of a DeepLabV3+ with 48 low-level channels.
-WIDTHS = (
-    (32, 16, 96, 24, 144, 192, 64, 384, 576, 160, 960, 320, 1280),
-    (64, 18, 36, 72, 144, 270, 512, 256),
-    (64, 256, 48, 512),
-)
+    assert repr(layer(64, **dict.fromkeys(fitted, "auto"))) == repr(layer(64))
 
 
 @pytest.mark.parametrize("layer", AUTOMATIC)
 @pytest.mark.parametrize("pick, most", [(0, 1), (1, 2)], ids=["auto", "numbers"])
-def test_hints_that_are_followed_lead_to_a_model(layer, pick, most):
+@pytest.mark.parametrize("widths", [(32, 16, 24, 1280), (64, 18, 270, 512), (64, 256, 48, 512)])
+def test_hints_that_are_followed_lead_to_a_model(layer, pick, most, widths):
     """One round with "auto"; with numbers two at most, of multiples of 8 and of other widths."""
-    for widths in WIDTHS:
-        options, rounds = {}, 0
-        while rounds <= most:
-            try:
-                for channels in widths:
-                    layer(channels, **options)
-                break
-            except OptionError as error:
-                hint = str(error).partition("; set ")[2].partition(", or ")[2 * pick]
-                found = dict(re.findall(r'(\w+)=("auto"|\d+)', hint))
-                options |= {name: ast.literal_eval(value) for name, value in found.items()}
-                rounds += 1
-        assert rounds <= most, options
+    options, hint = {}, ""
+    for _ in range(most + 1):
+        options |= {n: ast.literal_eval(v) for n, v in re.findall(r'(\w+)=("auto"|\d+)', hint)}
+        try:
+            for channels in widths:
+                layer(channels, **options)
+            return
+        except OptionError as error:
+            hint = str(error).partition("; set ")[2].partition(", or ")[2 * pick]
+    pytest.fail(f"{hint} after {options}")
 
 
-def test_a_hint_names_what_other_widths_would_not_fit_either():
+def test_refused_widths_and_a_hint_for_those_that_would_not_fit_either():
+    with pytest.raises(OptionError, match=r"num_channels=0 .*positive"):
+        ILMGroupNorm(0)
     # 16, the size of key groups, divides 48, but not 24.
     with pytest.raises(OptionError, match="num_groups=8 and key_group_size=8 for widths"):
         ILMGroupNorm(48)
@@ -202,7 +191,7 @@ def test_norm_strings(norm, expected):
 
 @pytest.mark.parametrize("norm", ["EN(16)", "EN(reduction=f())", "EN(", "EN[1]", "EN(**{})"])
 def test_norm_strings_that_cannot_be_read(norm):
-    with pytest.raises(OptionError, match=r'such as "EN\(eps=1e-3\)"'):
+    with pytest.raises(OptionError, match="such as"):
         parse_norm(norm)
 
 
