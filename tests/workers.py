@@ -15,9 +15,9 @@ from unittest.mock import patch
 
 import pytest
 import torch
-import torch.distributed.fsdp
 from torch import distributed as dist
 from torch import nn
+from torch.distributed import fsdp
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -105,29 +105,23 @@ def gradients(rank, size, port, shares):
 
 
 def by_fsdp(model):
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that one process shards nothing
-        device = torch.device("cpu")
-        return FullyShardedDataParallel(model, use_orig_params=True, device_id=device)
+        options = {"use_orig_params": True, "device_id": torch.device("cpu")}
+        return fsdp.FullyShardedDataParallel(model, **options)
 
 
 def gradients_of_fsdp(model):
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    with FullyShardedDataParallel.summon_full_params(model, with_grads=True):
+    with fsdp.FullyShardedDataParallel.summon_full_params(model, with_grads=True):
         return {name: grad.clone() for name, grad in own_gradients(model).items()}
 
 
 def by_fully_shard(model):
-    from torch.distributed.fsdp import fully_shard
-
     mesh = dist.init_device_mesh("cpu", (dist.get_world_size(),))
     for child in model:
         if list(child.parameters()):
-            fully_shard(child, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+            fsdp.fully_shard(child, mesh=mesh)
+    return fsdp.fully_shard(model, mesh=mesh)
 
 
 def gradients_of_fully_shard(model):
@@ -138,13 +132,6 @@ SHARDED = {
     "FSDP": (by_fsdp, gradients_of_fsdp),
     "fully_shard": (by_fully_shard, gradients_of_fully_shard),
 }
-
-
-def without(kind):
-    """Why torch cannot wrap a model so; None where it can."""
-    if kind == "fully_shard" and not hasattr(torch.distributed.fsdp, "fully_shard"):
-        return "torch.distributed.fsdp.fully_shard is public from torch 2.6 on"
-    return None
 
 
 def sharded_gradients(rank, size, port, kind, shares):

@@ -1,4 +1,4 @@
-"""Conversion keeps the outputs of each family in docs/families.json, which trains with the layers."""
+"""Families in docs/families.json keep their outputs when converted, and train with the layers."""
 
 import copy
 import importlib
