@@ -16,7 +16,6 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
 
 import ilm_plugins
 from cases import (
@@ -367,15 +366,6 @@ def test_gradients_of_each_sample_and_forward_mode(norm):
     step = small(seed=7).double()
     _, tangent = torch.func.jvp(layer, (x,), (step,))
     assert_close(tangent, torch.autograd.functional.jvp(layer, x, step)[1], EQUAL)
-
-
-def test_checkpointed_activations_have_the_same_gradients(norm):
-    layer, x, found = nn.Sequential(random(norm), nn.ReLU(), nn.Conv2d(C, 4, 3)), small(), []
-    for recomputes in (False, True):
-        twin, leaf = copy.deepcopy(layer), x.clone().requires_grad_()
-        y = checkpoint(twin, leaf, use_reentrant=False) if recomputes else twin(leaf)
-        found.append(torch.autograd.grad(y.square().sum(), [leaf, *twin.parameters()]))
-    assert_close(*found)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")

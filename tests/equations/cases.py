@@ -10,18 +10,7 @@ import torch
 
 import transcription
 from close import ROUNDINGS, assert_close
-from ilm_plugins import (
-    NORMS,
-    AssocNorm,
-    AttentiveNorm,
-    ExemplarNorm,
-    ILMGroupNorm,
-    ILMInstanceNorm,
-    ILMLayerNorm,
-    SparseSwitchNorm,
-    SwitchNorm,
-    use_backend,
-)
+from ilm_plugins import NORMS, use_backend
 from ilm_plugins.layers.mixture import MixtureNorm
 from ilm_plugins.ops import cpu
 
@@ -88,16 +77,16 @@ def by_attentive(layer, x):
 
 
 def sparse(radius=0.3, **options):
-    layer = SparseSwitchNorm(CHANNELS, **options)
+    layer = NORMS["SSN"](CHANNELS, **options)
     layer.set_radius(radius)
     return layer
 
 
-ilm = partial(ILMGroupNorm, CHANNELS, 4, key_group_size=3, hidden=3)
-assoc = partial(AssocNorm, CHANNELS, 4, num_key_groups=6, hidden=3)
-exemplar = partial(ExemplarNorm, CHANNELS, reduction=4, expansion=3)
-switch = partial(SwitchNorm, CHANNELS)
-attentive = partial(AttentiveNorm, CHANNELS, 4, num_affine=3)
+ilm = partial(NORMS["ILMGN"], CHANNELS, 4, key_group_size=3, hidden=3)
+assoc = partial(NORMS["AssocNorm"], CHANNELS, 4, num_key_groups=6, hidden=3)
+exemplar = partial(NORMS["EN"], CHANNELS, reduction=4, expansion=3)
+switch = partial(NORMS["SN"], CHANNELS)
+attentive = partial(NORMS["AN"], CHANNELS, 4, num_affine=3)
 FOUR = {"normalizers": ("GN", "BN", "LN", "IN"), "num_groups": 3}
 
 #: name -> (constructor of a layer of 12 channels, the same layer by its paper's equations)
@@ -106,10 +95,10 @@ CASES = {
     "ILMGN-identity": (partial(ilm, init="identity"), by_ilm),
     "ILMGN-key-groups-of-1": (partial(ilm, key_group_size=1), by_ilm),
     "ILMGN-key-groups-across-groups": (partial(ilm, key_group_size=2, hidden=None), by_ilm),
-    "ILMGN-key-groups-coarser": (partial(ILMGroupNorm, CHANNELS, 6, key_group_size=6), by_ilm),
+    "ILMGN-key-groups-coarser": (partial(NORMS["ILMGN"], CHANNELS, 6, key_group_size=6), by_ilm),
     "ILMGN-eps": (partial(ilm, eps=0.1), by_ilm),
-    "ILMIN": (partial(ILMInstanceNorm, CHANNELS, key_group_size=3), by_ilm),
-    "ILMLN": (partial(ILMLayerNorm, CHANNELS, key_group_size=3), by_ilm),
+    "ILMIN": (partial(NORMS["ILMIN"], CHANNELS, key_group_size=3), by_ilm),
+    "ILMLN": (partial(NORMS["ILMLN"], CHANNELS, key_group_size=3), by_ilm),
     "AssocNorm": (assoc, by_assoc),
     "AssocNorm-identity": (partial(assoc, init="identity"), by_assoc),
     "AssocNorm-key-groups-of-1": (partial(assoc, num_key_groups=CHANNELS), by_assoc),
@@ -128,7 +117,7 @@ CASES = {
     "AN": (attentive, by_attentive),
     "AN-identity": (partial(attentive, init="identity"), by_attentive),
     "AN-one-pair": (partial(attentive, num_affine=1), by_attentive),
-    "AN-groups-of-1": (partial(AttentiveNorm, CHANNELS, CHANNELS), by_attentive),
+    "AN-groups-of-1": (partial(NORMS["AN"], CHANNELS, CHANNELS), by_attentive),
     "AN-eps": (partial(attentive, eps=0.1), by_attentive),
 }
 UNBOUNDED = "relu", "leaky_relu", "relu6", "identity"
