@@ -545,17 +545,12 @@ print("clean")
 )
 def test_sanitizers_find_nothing(tmp_path, sanitizer, runtime, register):
     """Each size of a register, by plain C where the processor lacks it."""
-    library, compiler = tmp_path / "kernels.so", os.environ.get("CC", "gcc")
-    flags = f"-O1 -g -std=c11 -fPIC -fsanitize={sanitizer} -fno-sanitize-recover=all -Wno-psabi"
-    flags += f" -DREGISTER={register} -DINSTRUCTIONS=default -DINTERFACE={cpu._interface():#x}"
-    objects = []
-    for kind in ([], ["-DDOUBLE"]):
-        objects.append(str(tmp_path / f"{len(kind)}.o"))
-        source = str(ROOT / "ilm_plugins/ops/cpu/kernels.c")
-        command = [compiler, *flags.split(), *kind, "-c", source, "-o", objects[-1]]
-        subprocess.run(command, check=True)
-    link = [compiler, "-shared", f"-fsanitize={sanitizer}", "-o", str(library), *objects, "-lm"]
-    subprocess.run(link, check=True)
+    flags = f"-O1 -g -fsanitize={sanitizer} -fno-sanitize-recover=all -DREGISTER={register}"
+    build = [sys.executable, "setup.py", "-q", "build_ext"]
+    build += [f"--build-lib={tmp_path}", f"--build-temp={tmp_path}"]
+    env = {**os.environ, "ILM_PLUGINS_REQUIRE_C": "1", "ILM_PLUGINS_CFLAGS": flags}
+    subprocess.run(build, cwd=ROOT, env=env, check=True)
+    compiler, library = os.environ.get("CC", "gcc"), tmp_path / cpu.LIBRARY.relative_to(ROOT)
     found = subprocess.check_output([compiler, f"-print-file-name={runtime}"], text=True)
     env = {**os.environ, "LD_PRELOAD": found.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
     command = [sys.executable, "-c", SANITIZED, str(library)]
