@@ -21,6 +21,8 @@ import ilm_plugins
 from cases import (
     BACKENDS,
     CASES,
+    KERNELS,
+    assert_exact,
     channels_last,
     every_backend,
     inputs,
@@ -31,7 +33,6 @@ from cases import (
 )
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, use_backend
-from ilm_plugins.layers.autoencoder import AutoencoderNorm
 from ilm_plugins.layers.mixture import MixtureNorm
 
 C, PLAIN = 64, ("GN", "IN", "BN")
@@ -170,27 +171,16 @@ def test_freezing_holds_every_tensor_of_the_layers_and_no_other(norm):
 
 
 @layouts
-def test_kernels_compute_the_reference(norm, training, layout):
-    layer = random(norm, torch.float64).train(training)
-    for shape in ((3, C), (2, C, 17, 31), (1, C, 2, 3, 5)):
-        x, dy = layout(small(*shape, dtype=torch.float64)), small(*shape, seed=2).double()
-        found, expected = (results(copy.deepcopy(layer), x, dy, b) for b in BACKENDS)
-        assert_close(found, expected, 10 * EQUAL)
-        assert found[0].stride() == found[1].stride() == x.stride()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_computes_statistics_in_float32(norm, dtype):
-    layer, x = norm(C), (300 * small(2, C, 16, 16)).to(dtype)  # squares overflow float16
-    if isinstance(layer, AutoencoderNorm):
-        # What is decoded of variances of 300^2 would be as large, and so would its rounding.
-        layer.encode.weight.data /= 300**2
-    half, full = layer(x), layer(x.float())
-    assert half.dtype == dtype
-    assert_close(half, full, 16)
-    converted = copy.deepcopy(layer).to(dtype)
-    y, dx, *_ = results(converted, x, x)
-    assert y.dtype == dx.dtype == dtype and y.isfinite().all() and dx.isfinite().all()
+def test_every_dtype_is_computed_in_float32_or_better(norm, training, layout):
+    """Squares of 300 overflow float16; shapes are of vectors and of odd sizes."""
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        layer = random(norm, torch.promote_types(dtype, torch.float32)).train(training)
+        for shape, size in (((3, C), 1), ((2, C, 17, 31), 1), ((2, C, 7, 9), 300)):
+            layer.eps = 1.0 if len(shape) == 2 else 1e-5
+            x, dy = (layout(size * small(*shape, seed=seed)).to(dtype) for seed in (1, 2))
+            assert_exact(layer, x, dy, KERNELS)
+            for found in results(copy.deepcopy(layer).to(dtype), x, dy / size)[:2]:
+                assert found.dtype == dtype and found.isfinite().all()
 
 
 def test_autocast_changes_nothing(norm):

@@ -38,7 +38,6 @@ def paths(*values):
     return pytest.mark.parametrize("path", values, indirect=True)
 
 
-mixtures = pytest.mark.parametrize("name", ["EN", "SN"])
 dtypes = pytest.mark.parametrize(
     "dtype", [torch.float32, wide(torch.float16), wide(torch.bfloat16)], ids=["f32", "f16", "bf16"]
 )
@@ -332,7 +331,6 @@ def test_gpus_that_lack_bfloat16(monkeypatch):
 @pytest.mark.parametrize(
     "name, channels, options, eligible",
     [
-        ("ILMGN", 256, {}, True),
         ("ILMIN", 512, {"key_group_size": 1}, True),
         ("ILMIN", 1024, {"key_group_size": 1}, False),  # matrices of 64 K elements
         ("ILMGN", 8192, {}, False),
@@ -428,7 +426,7 @@ def test_kernels_of_autoencoders_compile(driver, shape, count, most_spilled, lay
 
 
 @compiles
-@mixtures
+@pytest.mark.parametrize("name", ["EN", "SN"])
 @pytest.mark.parametrize("channels", [wide(256), 2048])
 def test_mixture_kernels_compile(driver, name, channels):
     found = launches(NORMS[name](channels), (2, channels, 14, 14))
