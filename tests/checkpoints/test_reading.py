@@ -15,11 +15,6 @@ from ilm_plugins.checkpoints import CheckpointError, loading, read
 from workers import Harmful
 
 
-@pytest.fixture
-def trap(tmp_path):
-    return tmp_path / "unpickled"
-
-
 def save(contents, path):
     if path.suffix == ".pkl":
         path.write_bytes(pickle.dumps(contents, pickle.HIGHEST_PROTOCOL))
@@ -29,7 +24,8 @@ def save(contents, path):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".anything"])
-def test_code_is_refused_and_named(tmp_path, trap, suffix):
+def test_code_is_refused_and_named(tmp_path, suffix):
+    trap = tmp_path / "unpickled"
     path = save({"model": Harmful(trap)}, tmp_path / f"c{suffix}")
     with pytest.raises(CheckpointError, match=r"holds os.makedirs, .*give --unsafe$") as told:
         read(path)
@@ -38,8 +34,9 @@ def test_code_is_refused_and_named(tmp_path, trap, suffix):
     assert trap.exists()
 
 
-def test_no_load_within_a_run_is_unsafe_but_where_the_user_says_so(tmp_path, trap):
-    path = save({"model": Harmful(trap)}, tmp_path / "c.pth")
+def test_no_load_within_a_run_is_unsafe_but_where_the_user_says_so(tmp_path):
+    trap, path = tmp_path / "unpickled", tmp_path / "c.pth"
+    save({"model": Harmful(trap)}, path)
     code = f"import torch; torch.load({str(path)!r}, weights_only=False)"
     with loading():  # frameworks that read files themselves, and processes that are started
         with pytest.raises(pickle.UnpicklingError):
@@ -61,16 +58,11 @@ class Built:
         return self.reduced
 
 
+REACHES = Built(getattr, (np.ndarray, "tofile")), Built(np.load, ("f",)), torch.nn.Identity()
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-@pytest.mark.parametrize(
-    "contents",
-    [
-        Built(getattr, (np.ndarray, "tofile")),
-        Built(np.load, ("f", None, True)),
-        torch.nn.Identity(),
-    ],
-    ids=["an attribute", "a function of numpy", "a module"],
-)
+@pytest.mark.parametrize("contents", REACHES)
 def test_what_may_reach_code_is_refused(tmp_path, contents, suffix):
     with pytest.raises(CheckpointError, match="may run code"):
         read(save([contents], tmp_path / f"c{suffix}"))
@@ -153,15 +145,3 @@ def test_truncated_foreign_and_missing_files_are_named(tmp_path, suffix):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
     with pytest.raises(CheckpointError, match="git lfs pull"):
         read(path)
-
-
-def test_a_damaged_file_is_read_or_named(tmp_path):
-    whole, refused = save({"a.weight": torch.arange(4.0)}, tmp_path / "c.pth").read_bytes(), 0
-    for place in range(0, len(whole), 11):
-        with (tmp_path / "c.pth").open("r+b") as file:
-            file.write(whole[:place] + bytes([whole[place] ^ 0xF5]) + whole[place + 1 :])
-        try:
-            read(tmp_path / "c.pth")
-        except CheckpointError:
-            refused += 1
-    assert refused > 20

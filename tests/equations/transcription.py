@@ -6,8 +6,8 @@ paper by eye, and the implementation with it by a test, preferably in float64. A
 works, and autograd differentiates through everything.
 
 Common to all functions:
-    x is (N, C, *) with any number of spatial dimensions, none included, and at least one instance.
-    It is read as (N, C, S), S the product of the spatial sizes, 1 where there are none.
+    x, and what is returned, are (N, C, *) with any number of spatial dimensions, none included, and
+    at least one instance. They are read as (N, C, S), S the product of the spatial sizes.
     Variances are biased (divided by the number of values), save the one that running_update stores.
     eps is added to the variance, under the root: sqrt(var + eps).
 
@@ -89,13 +89,11 @@ def ilm_norm(
 ):  # fmt: skip
     """ILM Norm, ILM eqs. 1 to 6: ILM+GN; ILM+IN with num_groups = C; ILM+LN with num_groups = 1.
 
-    x            (N, C, *)
     weight, bias (C)        B_omega, B_beta
     encode       (M, G)     W1, one matrix for means and variances; G = C / key_group_size
     decode_mean  (G, M)     W2: mean -> activations[0] -> beta
     decode_var   (G, M)     W3: variance -> activations[1] -> omega
     omega_offset            subtracted from what activations[1] gives
-    returns      (N, C, *)
     """
     num_channels = x.shape[1]
     assert num_channels % key_group_size == 0, (num_channels, key_group_size)
@@ -127,14 +125,12 @@ def assoc_norm(
 ):  # fmt: skip
     """AssocNorm, Assoc eqs. 1 to 6; here the mean gives omega and the variance gives beta.
 
-    x            (N, C, *)
     weight, bias (C)        B_omega, B_beta; without effect under combine="a(WE)"
     encode       (M, G)     W1, one matrix for means and variances; G = num_key_groups
     decode_mean  (G, M)     W2: mean -> sigmoid -> omega
     decode_var   (G, M)     W3: variance -> tanh -> beta
     combine                 Table 5: "a(WE)", "a(WE+B)", "a(WE)*B" or "a(WE)+B", which is eq. 6
     omega_offset            subtracted from what the sigmoid gives, whatever the form
-    returns      (N, C, *)
     """
     num_channels = x.shape[1]
     assert encode.shape[1] == num_key_groups, (encode.shape, num_key_groups)

@@ -178,18 +178,16 @@ for _ in range(5):
 """
 
 
+GROUPS, LONG = {"num_groups": 4}, pytest.mark.long
+
+
 @pytest.mark.parametrize(
     "name, options",
     [
         pytest.param("EN", {"reduction": 8}, marks=pytest.mark.wide),
-        *(
-            pytest.param(name, {"num_groups": 4, **options}, marks=pytest.mark.long)
-            for name, options in (
-                ("ILMGN", {"key_group_size": 2, "hidden": 5}),
-                ("AssocNorm", {"num_key_groups": 16, "hidden": 5}),
-                ("AN", {"num_affine": 7}),
-            )
-        ),
+        pytest.param("ILMGN", {**GROUPS, "key_group_size": 2, "hidden": 5}, marks=LONG),
+        pytest.param("AssocNorm", {**GROUPS, "num_key_groups": 16, "hidden": 5}, marks=LONG),
+        pytest.param("AN", {**GROUPS, "num_affine": 7}, marks=LONG),
     ],
 )
 def test_compiled_gradients_stay_within_their_memory(name, options):
