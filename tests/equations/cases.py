@@ -133,8 +133,7 @@ WITH_RUNNING = ["EN", "EN-GN", "EN-mlp", "SN", "SSN"]
 
 def modes(names):
     """Parametrize by name and training; evaluation only of layers in which it differs."""
-    pairs = [(name, mode) for name in names for mode in (True, False)]
-    pairs = [(name, mode) for name, mode in pairs if mode or name in WITH_RUNNING]
+    pairs = [(n, mode) for n in names for mode in (True, False) if mode or n in WITH_RUNNING]
     ids = [f"{name}-{'train' if mode else 'eval'}" for name, mode in pairs]
     return pytest.mark.parametrize("name, training", pairs, ids=ids)
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import tempfile
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -286,19 +287,13 @@ def test_a_nan_in_the_encoder_reaches_every_gradient_that_it_reaches_in_the_refe
 
 #: One of the layers whose network is not in the kernels, and all of those whose is, by layout.
 EVERYDAY = (("ILMGN", channels_last), ("EN", torch.Tensor.contiguous), ("SN", channels_last))
+LAYERS = list(product(("ILMGN", "ILMIN", "EN", "SN"), (torch.Tensor.contiguous, channels_last)))
 
 
 @runs
 @dtypes
 @paths(wide("large-tiles"), "small-tiles")
-@pytest.mark.parametrize(
-    "name, layout",
-    [
-        pair if pair in EVERYDAY else wide(*pair)
-        for name in ("ILMGN", "ILMIN", "EN", "SN")
-        for pair in ((name, torch.Tensor.contiguous), (name, channels_last))
-    ],
-)
+@pytest.mark.parametrize("name, layout", [p if p in EVERYDAY else wide(*p) for p in LAYERS])
 def test_layers(name, dtype, layout, path):
     """Whole layers, those without a network in the kernels too."""
     layer = randomized(CASES[name][0], torch.float32).to(DEVICE)
