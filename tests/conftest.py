@@ -75,11 +75,10 @@ def seed_generators(name=""):
     seed = int(os.environ["ILM_PLUGINS_TEST_SEED"]) + zlib.crc32(name.encode()) % 2**16
     torch.manual_seed(seed)
     random.seed(seed)
-    try:
+    with suppress(ImportError):
         import numpy as np
-    except ImportError:
-        return
-    np.random.seed(seed)
+
+        np.random.seed(seed)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -17,20 +17,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import cases
 import ilm_plugins
-from cases import (
-    BACKENDS,
-    CASES,
-    KERNELS,
-    assert_exact,
-    channels_last,
-    every_backend,
-    inputs,
-    layouts,
-    randomized,
-    results,
-    saved_bytes,
-)
+from cases import BACKENDS, KERNELS, every_backend, inputs, layouts, results
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, use_backend
 from ilm_plugins.layers.mixture import MixtureNorm
@@ -56,7 +45,7 @@ def pytest_generate_tests(metafunc):
 
 def random(norm, dtype=torch.float32):
     """A layer whose tensors are random, but whose networks are not: these would saturate."""
-    layer = randomized(lambda: norm(C), dtype)
+    layer = cases.randomized(lambda: norm(C), dtype)
     torch.manual_seed(0)
     for child in layer.children():
         child.reset_parameters()
@@ -88,7 +77,7 @@ def test_every_norm_is_in_every_place(root):
     table, reference = ((root / "docs" / page).read_text() for page in ("layers.md", "api.md"))
     places = {
         "ilm_plugins.__all__": lambda key, norm: norm.__name__ in ilm_plugins.__all__,
-        "tests/equations/cases.py": lambda key, norm: key in CASES,
+        "tests/equations/cases.py": lambda key, norm: key in cases.CASES,
         "its class attribute replaces": lambda key, norm: vars(norm)["replaces"] in PLAIN,
         "ilm_plugins/surgery/norms.py": lambda key, norm: norm in LAYERS,
         "docs/layers.md": lambda key, norm: f"| `{key}` | `{norm.__name__}` |" in table,
@@ -178,7 +167,7 @@ def test_every_dtype_is_computed_in_float32_or_better(norm, training, layout):
         for shape, size in (((3, C), 1), ((2, C, 17, 31), 1), ((2, C, 7, 9), 300)):
             layer.eps = 1.0 if len(shape) == 2 else 1e-5
             x, dy = (layout(size * small(*shape, seed=seed)).to(dtype) for seed in (1, 2))
-            assert_exact(layer, x, dy, KERNELS)
+            cases.assert_exact(layer, x, dy, KERNELS)
             for found in results(copy.deepcopy(layer).to(dtype), x, dy / size)[:2]:
                 assert found.dtype == dtype and found.isfinite().all()
 
@@ -206,7 +195,7 @@ def test_strides_of_inputs_gradients_and_parameters_do_not_matter(norm):
     expected = results(copy.deepcopy(layer), x, dy)
     for case in ((layer, strided(x), dy), (layer, x, strided(dy)), (other, x, dy)):
         assert_close(results(*case), expected, EQUAL)
-    part = channels_last(torch.cat((x, x), 1))[:, :C]
+    part = cases.channels_last(torch.cat((x, x), 1))[:, :C]
     y = norm(C, dtype=torch.float64)(part)
     assert y.movedim(1, -1).is_contiguous() and not y.is_contiguous()
 
@@ -291,7 +280,7 @@ def test_x_and_moments_alone_are_saved_for_the_backward_pass(norm, layout):
     x = layout(torch.randn(2, 256, 20, 20)).requires_grad_()
     layer = norm(256)
     moments = 2 * 4 * len(x) * layer.moment_groups
-    assert x.nbytes <= saved_bytes(layer, x) <= x.nbytes + moments + 64 * 256
+    assert x.nbytes <= cases.saved_bytes(layer, x) <= x.nbytes + moments + 64 * 256
 
 
 class NoSynchronization(TorchDispatchMode):

@@ -62,14 +62,14 @@ def by_exemplar(layer, x):
     return exemplar_with_ratios(layer, x)[0]
 
 
-def by_switch(layer, x):
-    return transcription.switch_norm(x, *layer.parameters(), **options_of(layer, "normalizers"))
+def by_switch(layer, x, **options):
+    options |= options_of(layer, "normalizers")
+    return transcription.switch_norm(x, *layer.parameters(), **options)
 
 
 def by_sparse(layer, x):
     to_ratios = partial(transcription.sparsestmax, radius=layer.radius.item())
-    options = options_of(layer, "normalizers")
-    return transcription.switch_norm(x, *layer.parameters(), to_ratios=to_ratios, **options)
+    return by_switch(layer, x, to_ratios=to_ratios)
 
 
 def by_attentive(layer, x):

@@ -58,13 +58,9 @@ def test_rescaling_is_what_the_transcription_rescales_by(name):
     make, transcribed = CASES[name]
     for shape in SHAPES[1:]:  # two positions or more of a channel determine its omega and beta
         layer, x = randomized(make), inputs(*shape)
-        rescaled = [
-            transcription.rescale(
-                transcription.standardize(instance, layer.num_groups, layer.eps), omega, beta
-            )
-            for instance, omega, beta in zip(x.flatten(2), *layer.rescaling(x), strict=True)
-        ]
-        assert_close(torch.stack(rescaled), transcribed(layer, x).flatten(2), 10 * EQUAL)
+        standardized = nn.functional.group_norm(x, layer.num_groups, eps=layer.eps).flatten(2)
+        omega, beta = (vector.unsqueeze(2) for vector in layer.rescaling(x))
+        assert_close(omega * standardized + beta, transcribed(layer, x).flatten(2), 10 * EQUAL)
     omega, beta = layer.half().rescaling(inputs(2, CHANNELS, 3, dtype=torch.float16))
     assert omega.dtype == beta.dtype == torch.float32 and omega.shape == (2, CHANNELS)
 

@@ -219,11 +219,6 @@ def normalizer_statistics(x, normalizer, *, num_groups=32, running_mean=None, ru
 # ---- Exemplar Normalization
 
 
-def spatial_mean(instance):
-    """The average pooling of EN section 3.3, step 1: (C, S) -> (C)."""
-    return torch.stack([moments(channel)[0] for channel in instance])
-
-
 def reduce_channels(row, reduce):
     """The 1-D convolution of EN section 3.3, step 1, by reduce (C/r, r, 1): (C) -> (C/r)."""
     num_out, reduction, width = reduce.shape
@@ -247,7 +242,7 @@ def exemplar_ratios(
     means and variances are lists of K (C): the statistics Omega for this instance.
     """
     act = ACTIVATIONS[activation]
-    pooled = spatial_mean(instance)  # step 1: average pooling
+    pooled = torch.stack([moments(channel)[0] for channel in instance])  # step 1: average pooling
 
     if ratio_net == "mlp":  # Table 9, a: C -> C/32 -> K, in place of all that follows
         assert reduce is None
@@ -399,7 +394,5 @@ def running_update(running_mean, running_var, x, momentum):
     mean, var = batch_moments(x)
     count = x.numel() // x.shape[1]
     unbiased = var * count / (count - 1)
-    return (
-        (1 - momentum) * running_mean + momentum * mean,
-        (1 - momentum) * running_var + momentum * unbiased,
-    )
+    pairs = (running_mean, mean), (running_var, unbiased)
+    return tuple((1 - momentum) * old + momentum * new for old, new in pairs)

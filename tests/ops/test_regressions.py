@@ -14,23 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+import cases
 import fresh
-from cases import (
-    BACKENDS,
-    CASES,
-    CHANNELS,
-    KERNELS,
-    PATHS,
-    assert_exact,
-    channels_last,
-    every_backend,
-    inputs,
-    layouts,
-    needs_kernels,
-    randomized,
-    results,
-    saved_bytes,
-)
+from cases import BACKENDS, PATHS, every_backend, inputs, layouts, needs_kernels, results
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, use_backend
 from ilm_plugins.ops import adaptive_norm, backends, coarsen, cpu, moments, over_batch, plain
@@ -111,7 +97,7 @@ def test_a_single_channel_is_no_channels_last_map():
 @every_backend
 def test_means_of_switch_norm_do_not_cancel(backend):
     """Constant channels are the bias, to which neither weight nor ratios of means add anything."""
-    layer = randomized(lambda: NORMS["SN"](64), torch.float32)
+    layer = cases.randomized(lambda: NORMS["SN"](64), torch.float32)
     x = torch.full((2, 64, 4, 4), 1e4)
     y, _, weight, _, mean_weight, _ = results(layer, x, torch.ones_like(x), backend)
     assert_close(y, layer.bias.view(-1, 1, 1).expand_as(y), 4)
@@ -121,9 +107,9 @@ def test_means_of_switch_norm_do_not_cancel(backend):
 @every_backend
 def test_variables_that_are_one_or_depend_on_each_other(backend):
     """create_graph=True takes another way, to the same gradients."""
-    layer = randomized(CASES["ILMGN"][0])
+    layer = cases.randomized(cases.CASES["ILMGN"][0])
     layer.decode_var.weight = layer.decode_mean.weight
-    x = inputs(2, CHANNELS, 3, 2).requires_grad_()
+    x = inputs(2, cases.CHANNELS, 3, 2).requires_grad_()
     state, found = {**dict(layer.named_parameters()), "weight": x.mean((0, 2, 3))}, []
     for create_graph in (False, True):
         with use_backend(backend):
@@ -147,7 +133,7 @@ def test_a_backend_is_forced_in_a_block_or_from_the_call_on_and_in_one_thread():
     with use_backend("reference"), ThreadPoolExecutor(1) as pool:
         assert not is_fused(layer, x)
         assert pool.submit(is_fused, layer, x).result()
-        with use_backend(KERNELS):
+        with use_backend(cases.KERNELS):
             assert is_fused(layer, x)
         assert not is_fused(layer, x)
     before = use_backend("reference")
@@ -164,7 +150,7 @@ def test_the_choice_of_a_process_and_an_unknown_backend():
         env = {**os.environ, "ILM_PLUGINS_BACKEND": backend}
         return fresh.run([sys.executable, "-c", code], env=env)
 
-    assert "AdaptiveNorm" in run(KERNELS).stdout and "Addcmul" in run("reference").stdout
+    assert "AdaptiveNorm" in run(cases.KERNELS).stdout and "Addcmul" in run("reference").stdout
     message = "='fast' is unknown; set it to one of 'auto', 'reference', 'cpu', 'triton'"
     assert f"ValueError: ILM_PLUGINS_BACKEND{message}" in run("fast").stderr
     with pytest.raises(ValueError, match=f"^backend{message}"):
@@ -205,7 +191,7 @@ class Sevenfold(ILMGroupNorm, nn.GroupNorm):
 
 
 def test_a_description_for_kernels_is_not_inherited():
-    layer = randomized(lambda: Sevenfold(64), torch.float32)
+    layer = cases.randomized(lambda: Sevenfold(64), torch.float32)
     assert Sevenfold.network is None and all(norm(64).network() for norm in NORMS.values())
     assert_close(*on_each(lambda: layer(floats(2, 64, 3, 3))))
 
@@ -234,7 +220,7 @@ def test_what_a_rescale_returns_may_have_another_dtype_and_broadcast():
         return y, *torch.autograd.grad(y.square().sum(), (x, weight))
 
     assert_close(*on_each(outputs_and_gradients), 2**30)  # of float32, in float64
-    with use_backend(KERNELS), pytest.raises(RuntimeError):
+    with use_backend(cases.KERNELS), pytest.raises(RuntimeError):
         adaptive_norm(x, 4, 1e-5, lambda mean, var: (weight[None], mean))
 
 
@@ -267,7 +253,7 @@ def test_outputs_that_bypass_the_cache_are_those_of_instances_that_do_not(dtype,
     """Outputs of 16 MiB or more, with rows that are no multiple of a register."""
     threads(2)
     layer = ILMGroupNorm(64, dtype=torch.promote_types(dtype, torch.float32))
-    height = 96 if layout is channels_last else 97
+    height = 96 if layout is cases.channels_last else 97
     shape = 2**24 // (64 * height * 101 * dtype.itemsize) + 1, 64, height, 101
     x, dy = (layout(torch.randn(shape, dtype=dtype)) for _ in range(2))
     assert x.nbytes >= 2**24 > x[:1].nbytes
@@ -317,7 +303,7 @@ def test_sums_of_large_maps_cost_no_more_in_channels_last():
         layer, x = NORMS[name](64), 1e4 + torch.randn(1, 64, 200, 304)
         with torch.no_grad():
             exact = copy.deepcopy(layer).double()(x.double())
-            for y in on_each(lambda layer=layer, x=x: layer(channels_last(x))):
+            for y in on_each(lambda layer=layer, x=x: layer(cases.channels_last(x))):
                 assert_close(y, exact, 4 * 1e4)  # that of the mean, in deviations of 1
 
 
@@ -475,12 +461,12 @@ def test_one_warning_says_that_kernels_are_missing(without_library, monkeypatch,
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @of_each_kernel
 def test_plain_operations_are_as_exact_and_save_no_more(name, dtype, layout, without_library):
-    layer = randomized(CASES[name][0], torch.float32)
-    x, dy = (layout(inputs(3, CHANNELS, 5, 7, dtype=dtype, seed=seed)) for seed in (1, 5))
+    layer = cases.randomized(cases.CASES[name][0], torch.float32)
+    x, dy = (layout(inputs(3, cases.CHANNELS, 5, 7, dtype=dtype, seed=seed)) for seed in (1, 5))
     assert backends.kernels_for(x, layer.moment_groups) is plain
-    assert_exact(layer, x, dy, "auto")
+    cases.assert_exact(layer, x, dy, "auto")
     x = torch.randn(4, 64, 20, 20, requires_grad=True)
-    assert x.nbytes <= saved_bytes(NORMS[name](64), x) < 1.2 * x.nbytes
+    assert x.nbytes <= cases.saved_bytes(NORMS[name](64), x) < 1.2 * x.nbytes
 
 
 @needs_kernels
