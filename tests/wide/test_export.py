@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import fresh
-from cases import MIXTURES, inputs, modes, results
-from close import EQUAL, assert_close, assert_equal
-from ilm_plugins import NORMS, freeze
+from cases import MIXTURES, inputs, results
+from close import EQUAL, assert_close
+from ilm_plugins import NORMS
 from ilm_plugins.layers.projection import Projection
 
 C = 64
@@ -137,25 +137,6 @@ def assert_compiled(compiled, layer, x):
         y, *gradients = results(run, x, inputs(*x.shape, seed=3))
         found.append([y, *gradients, *(b.clone() for b in run.buffers())])
     assert_close(*found, EQUAL, 1)
-
-
-@modes(NORMS)
-@pytest.mark.wide
-def test_compiled_once_for_every_batch_and_size(name, training):
-    from torch._dynamo.testing import CompileCounterWithBackend
-
-    torch._dynamo.reset()
-    layer, counter = build(name, training).double(), CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, dynamic=True, backend=counter)
-    graphs = set()
-    for shape in ((2, C, 5, 6), (3, C, 4, 4), (7, C, 2, 3)):
-        assert_compiled(compiled, layer, inputs(*shape))
-        graphs.add(counter.frame_count)
-    assert len(graphs) == 1
-    if name in MIXTURES and training:
-        before = compiled.running_mean.clone()
-        freeze(compiled)(inputs(*shape))
-        assert_equal(compiled.running_mean, before)
 
 
 @pytest.mark.long
