@@ -28,9 +28,7 @@ with start_by("fork"):
 
 #: A detectron2 LazyConfig.
 LAZY = """
-from detectron2.config import LazyCall as L
 from detectron2.data import DatasetCatalog
-from detectron2.layers import ShapeSpec
 from detectron2.model_zoo import get_config
 
 model = get_config("common/models/mask_rcnn_fpn.py").model

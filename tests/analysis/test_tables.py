@@ -1,5 +1,7 @@
 """Tables, pictures and summaries of what layers do to images."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -112,10 +114,13 @@ def test_rescaling(unrendered, report):
 def test_dynamics(unrendered, report, monkeypatch):
     found, steps = [ratios(layers=8, seed=i) for i in range(12)], list(range(1, 13))
     del found[3]["stage.0.norm"]
-    drawn, draw = [], plots.dynamics
-    monkeypatch.setattr(
-        plots, "dynamics", lambda table, *a: drawn.append(table.layer.nunique()) or draw(table, *a)
-    )
+    drawn = []
+
+    def draw(table, *_):
+        drawn.append(table.layer.nunique())
+        return SimpleNamespace(figure=plots.pyplot.figure())
+
+    monkeypatch.setattr(plots, "dynamics", draw)
     text = write_dynamics(report, steps, found, "epoch")
     assert drawn == [8, 6, 6]  # of all layers, and of six by class and by image
     of_layer = found[1]["stage.2.norm"].values[:, 2]
