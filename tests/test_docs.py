@@ -189,15 +189,11 @@ def test_commands_name_what_there_is_and_parse(page, command, monkeypatch):
 
 def test_readmes_yaml_gives_a_box_head_and_an_fpn(tmp_path):
     pytest.importorskip("detectron2", reason="needs detectron2")
-    from detectron2.config import get_cfg
-    from detectron2.modeling import build_model
+    from ilm_plugins.frameworks import open_config
 
-    (tmp_path / "readme.yaml").write_text(block(README, "yaml"))
-    cfg = get_cfg()
-    cfg.merge_from_file(str(ROOT / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_gn.yaml"))
-    cfg.merge_from_file(str(tmp_path / "readme.yaml"))
-    cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg)
+    base = ROOT / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_gn.yaml"
+    (tmp_path / "readme.yaml").write_text(f"_BASE_: {base}\n{block(README, 'yaml')}")
+    model = open_config(str(tmp_path / "readme.yaml")).build_model()
     convs, fcs = model.roi_heads.box_head.conv_norm_relus, model.roi_heads.box_head.fcs
     assert [type(conv.norm) for conv in convs] == [ILMGroupNorm] * 4 and len(fcs) == 1
     norm = model.backbone.fpn_output2.norm
@@ -253,13 +249,3 @@ def test_a_config_that_inherits(tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     words = [sys.executable, "-c", INHERITING, tmp_path / "mine.py", base]
     fresh.run(words, check=True, env=env)
-
-
-def test_readmes_table_of_layers():
-    """Every layer has a row; the last column counts parameters beside a scale and a shift."""
-    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|.*\| ([\d,]+) \|$", README.read_text(), re.M)
-    expected = set()
-    for key, layer in NORMS.items():
-        more = sum(p.numel() for p in layer(256).parameters()) - 2 * 256
-        expected.add((key, layer.__name__, f"{more:,}"))
-    assert len(rows) == len(NORMS) and set(rows) == expected

@@ -62,8 +62,13 @@ def described(cfg: Config) -> dict:
 
 def training(cfg: Config, model: nn.Module) -> dict:
     """Optimizer, schedule, length and batch of a config, from what is built of it."""
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    built, groups = schedulers(cfg, wrapper), wrapper.optimizer.param_groups
+    wrapper, given = build_optim_wrapper(model, cfg.optim_wrapper), cfg.param_scheduler
+    built = []
+    for scheduler in [given] if isinstance(given, dict) else given:
+        # Each counts in the config's own unit.
+        options = {k: v for k, v in scheduler.items() if k != "convert_to_iter_based"}
+        built.append(PARAM_SCHEDULERS.build(options, default_args={"optimizer": wrapper}))
+    groups = wrapper.optimizer.param_groups
     found = {
         "optimizer": type(wrapper.optimizer).__name__,
         "learning rate": _only(group["initial_lr"] for group in groups),
@@ -77,8 +82,7 @@ def training(cfg: Config, model: nn.Module) -> dict:
     for scheduler in built:
         name = type(scheduler).__name__
         if "MultiStep" in name:
-            found["steps"] = sorted(scheduler.milestones.elements())
-            found["factor"] = scheduler.gamma
+            found |= {"steps": sorted(scheduler.milestones.elements()), "factor": scheduler.gamma}
         elif "Poly" in name:
             found |= {"power": scheduler.power, "last learning rate": scheduler.eta_min}
         elif "Linear" in name:
@@ -88,23 +92,11 @@ def training(cfg: Config, model: nn.Module) -> dict:
     return found
 
 
-def schedulers(cfg: Config, wrapper) -> list:
-    """The schedulers of a config, which count in the config's own unit."""
-    given = cfg.param_scheduler
-    return [
-        PARAM_SCHEDULERS.build(
-            {k: v for k, v in scheduler.items() if k != "convert_to_iter_based"},
-            default_args={"optimizer": wrapper},
-        )
-        for scheduler in ([given] if isinstance(given, dict) else given)
-    ]
-
-
 def sizes(cfg: Config) -> dict:
     """Sizes of the training images and of the test, from the built pipelines."""
     init_default_scope(cfg.default_scope)
-    found, train = {}, cfg.train_dataloader.dataset
-    found["balanced"] = train.type == "ClassBalancedDataset"
+    train, test = cfg.train_dataloader.dataset, cfg.test_dataloader.dataset
+    found = {"balanced": train.type == "ClassBalancedDataset"}
     for t in transforms(train.get("dataset", train)):
         match type(t).__name__:
             case "RandomChoiceResize":
@@ -119,7 +111,6 @@ def sizes(cfg: Config) -> dict:
                 found["crop"] = list(t.scale)
             case "RandomFlip":
                 found["flip"] = t.prob
-    test = cfg.test_dataloader.dataset
     found["test sizes"] = _test_sizes(transforms(test))
     if "tta_pipeline" in cfg:
         built = transforms({**test, "pipeline": cfg.tta_pipeline})
