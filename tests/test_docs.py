@@ -4,7 +4,6 @@ import copy
 import doctest
 import html
 import inspect
-import os
 import re
 import shlex
 import subprocess
@@ -76,26 +75,11 @@ def test_links_lead_somewhere():
 
 
 WORKED_EXAMPLE = ROOT / "docs" / "adding-a-normalizer.md"
-IN_FRAMEWORKS = """
-from ilm_plugins.frameworks import installed
-
-if installed("detectron2"):
-    from detectron2.layers import get_norm
-
-    found = get_norm("ILN(eps=1e-3)", 8)
-    assert type(found) is InstanceLayerNorm and found.eps == 1e-3
-if installed("mmcv"):
-    from mmcv.cnn import build_norm_layer
-
-    assert type(build_norm_layer(norm_cfg, 8)[1]) is InstanceLayerNorm
-print("ran to the end")
-"""
 
 
 def test_the_worked_example_runs():
-    code = "\n".join((*blocks(WORKED_EXAMPLE, "python"), IN_FRAMEWORKS))
-    done = fresh.run([sys.executable, "-c", code])
-    assert done.stdout.endswith("ran to the end\n"), done.stderr
+    code = "\n".join((*blocks(WORKED_EXAMPLE, "python"), 'ilm_plugins.NORMS["ILN"](8, eps=1e-3)'))
+    fresh.run([sys.executable, "-c", code], check=True)
 
 
 def given():
@@ -142,7 +126,7 @@ def test_blocks_of_python_run(page, own_forward):
 def test_norms_in_blocks_of_yaml_are_valid():
     texts = "".join(text for page in PAGES for text in blocks(page, "yaml"))
     norms = re.findall(r'NORM: "(.*?)"', texts)
-    norms.remove("ILN(eps=1e-3)")  # the worked example's, which its test builds
+    norms.remove("ILN(eps=1e-3)")  # the worked example's own
     assert len(norms) >= 3 and len(norms) + 1 == texts.count("NORM:")
     for norm in norms:
         key, options = parse_norm(norm)
@@ -215,37 +199,27 @@ def test_readmes_norm_cfg_gives_a_segmenter(tmp_path):
     assert model.decode_head.convs[0].norm.reduction == 32
 
 
-INHERITING = """
-import sys
-from mmengine.config import Config
-from mmseg.registry import MODELS
-from mmseg.utils import register_all_modules
-
-cfg = Config.fromfile(sys.argv[1])
-base = Config.fromfile(sys.argv[2], import_custom_modules=False)
-register_all_modules()
-found = {type(m).__name__ for m in MODELS.build(cfg.model).modules()}
-assert "ExemplarNorm" in found and "my_package" in sys.modules
-for part in ("train_dataloader", "val_dataloader", "test_dataloader"):
-    dataset = cfg[part].dataset
-    assert dataset.pop("data_root") == "data/mine" != base[part].dataset.pop("data_root")
-    assert dataset == base[part].dataset and {"type", "data_prefix", "pipeline"} <= dataset.keys()
-assert cfg.model.decode_head.num_classes == base.model.decode_head.num_classes == 150
-assert cfg.train_cfg == base.train_cfg and cfg.param_scheduler == base.param_scheduler
-"""
-
-
 @pytest.mark.wide
-def test_a_config_that_inherits(tmp_path):
-    """By a process that has not imported the package, like a framework's own tools."""
+def test_a_config_that_inherits(tmp_path, monkeypatch):
     pytest.importorskip("mmseg", reason="needs OpenMMLab")
+    from mmengine.config import Config
+
+    from ilm_plugins.frameworks import open_config
+
     text, own = (found for found in blocks(OPENMMLAB, "python") if "_base_" in found)
-    base = ROOT / "configs" / "mmseg" / "fcn_r50-d8_ade20k_en.py"
-    first, text = text.split("\n", 1)
-    assert first.startswith('_base_ = "ilm_plugins::mmseg/')
-    assert '"ilm_plugins", "my_package"' in text
-    (tmp_path / "mine.py").write_text(own + text)
+    first, rest = text.split("\n", 1)
+    base = Config.fromfile(ROOT / "configs" / "mmseg" / "fcn_r50-d8_ade20k_en.py")
+    path = tmp_path / "mine.py"
     (tmp_path / "my_package.py").touch()
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    words = [sys.executable, "-c", INHERITING, tmp_path / "mine.py", base]
-    fresh.run(words, check=True, env=env)
+    monkeypatch.syspath_prepend(tmp_path)
+    for line in (first, own):
+        path.write_text(f"{line}\n{rest}")
+        cfg = Config.fromfile(path)
+        for part in ("train_dataloader", "val_dataloader", "test_dataloader"):
+            mine, theirs = cfg[part].dataset, base[part].dataset
+            assert mine == {**theirs, "data_root": "data/mine"} != theirs
+        assert cfg.model.decode_head == base.model.decode_head
+        assert cfg.train_cfg == base.train_cfg and cfg.param_scheduler == base.param_scheduler
+    assert "my_package" in sys.modules
+    model = open_config(str(path)).build_model()
+    assert any(isinstance(m, ExemplarNorm) for m in model.modules())

@@ -1,12 +1,12 @@
 """Tables, pictures and summaries of what layers do to images."""
 
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 pytest.importorskip("seaborn", reason="needs the extra ilm_plugins[analysis]")
-pytest.importorskip("sklearn", reason="needs the extra ilm_plugins[analysis]")
 
 import numpy as np
 import pandas as pd
@@ -114,14 +114,10 @@ def test_rescaling(unrendered, report):
 def test_dynamics(unrendered, report, monkeypatch):
     found, steps = [ratios(layers=8, seed=i) for i in range(12)], list(range(1, 13))
     del found[3]["stage.0.norm"]
-    drawn = []
-
-    def draw(table, *_):
-        drawn.append(table.layer.nunique())
-        return SimpleNamespace(figure=plots.pyplot.figure())
-
+    draw = Mock(return_value=SimpleNamespace(figure=plots.pyplot.figure()))
     monkeypatch.setattr(plots, "dynamics", draw)
     text = write_dynamics(report, steps, found, "epoch")
+    drawn = [call.args[0].layer.nunique() for call in draw.call_args_list]
     assert drawn == [8, 6, 6]  # of all layers, and of six by class and by image
     of_layer = found[1]["stage.2.norm"].values[:, 2]
     chosen = {"epoch": 2, "layer": "stage.2.norm", "normalizer": "BN"}

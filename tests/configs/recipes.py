@@ -1,12 +1,7 @@
 """What the papers say of each shipped config, as ``recipes/FRAMEWORK.yaml`` quotes them.
 
-A file of recipes is a list. Each entry names files below ``configs/FRAMEWORK`` by patterns, and
-values, each with the words that it is taken from::
-
-    - files: ["ilm/*cifar10*"]
-      learning rate: {is: 0.1, says: "ILM 4.1: The learning rate is initialized with 0.1"}
-
-Of several entries that name a file, later ones win.
+An entry names files below ``configs/FRAMEWORK`` by patterns, and values with their sources; later
+entries win.
 """
 
 from fnmatch import fnmatch

@@ -16,26 +16,14 @@ IMAGES = [np.random.default_rng(i).integers(256, size=(32, 32, 3), dtype=np.uint
 
 
 def test_overrides_are_parsed_and_merged_as_by_mmengines_tools(config):
-    words = [
-        "train_cfg.max_iters=7",
-        "load_from=None",
-        "channels_last=true",
-        "model.data_preprocessor.size=(32,32)",
-        "test_evaluator.iou_metrics=mIoU,mDice",
-        "train_dataloader.dataset.pipeline.0.to_float32=True",
-        "model.backbone.norm_cfg._delete_=True",
-        "model.backbone.norm_cfg.type=EN",
-        "model.backbone.norm_cfg.reduction=8",
-    ]
+    words = ["train_cfg.max_iters=7", "load_from=None", "model.data_preprocessor.size=(32,32)"]
+    options = "_delete_=True", "type=EN", "reduction=8"
+    words += [f"model.backbone.norm_cfg.{option}" for option in options]
     cfg = configs.load_config(str(config), words)
-    assert (cfg.train_cfg.max_iters, cfg.load_from, cfg.channels_last) == (7, None, True)
+    assert (cfg.train_cfg.max_iters, cfg.load_from) == (7, None)
     assert cfg.model.data_preprocessor["size"] == (32, 32)
-    assert cfg.test_evaluator.iou_metrics == ["mIoU", "mDice"]
-    assert cfg.train_dataloader.dataset.pipeline[0].to_float32
     assert cfg.model.backbone.norm_cfg == {"type": "EN", "reduction": 8}
     assert configs.output_folder(cfg) == "work_dirs/fcn"
-    with pytest.raises(UserError, match=r"'train_cfg' of .* is not KEY=VALUE"):
-        configs.load_config(str(config), ["train_cfg"])
 
 
 def test_mixed_precision_is_of_every_optimizer(config, root):
