@@ -99,7 +99,6 @@ def write_mmengine_config(path: Path, datasets: Path) -> Path:
 
 
 def mmengine_command(config, *options, out, opts=()):
-    """The arguments of a run of MMEngine's."""
     first = ["--config-file", str(config), "--num-gpus", "0", *options]
     # By default named by the second, and two runs of one name in a process share their records.
     name = f"experiment_name=run_{uuid4().hex}"

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DETECTRON2 = ROOT / "docs" / "detectron2.md"
 OPENMMLAB = ROOT / "docs" / "openmmlab.md"
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -35,13 +36,11 @@ def blocks(page, language):
 
 
 def block(page, language, words=""):
-    """The one block of a page in a language that has these words."""
     (text,) = (text for text in blocks(page, language) if words in text)
     return text
 
 
 def text_of(page):
-    """The text of a page in HTML, without its spaces."""
     return re.sub(r"\s", "", html.unescape(re.sub("<[^>]*>", "", page)))
 
 
@@ -102,7 +101,6 @@ WITH_PYTHON = [page for page in PAGES if blocks(page, "python") and page != WORK
 
 @pytest.fixture
 def own_forward(monkeypatch):
-    """Restore the classes' forward, which a block may replace."""
     for norm in NORMS.values():
         monkeypatch.setattr(norm, "forward", norm.forward)
 
@@ -223,3 +221,39 @@ def test_a_config_that_inherits(tmp_path, monkeypatch):
     assert "my_package" in sys.modules
     model = open_config(str(path)).build_model()
     assert any(isinstance(m, ExemplarNorm) for m in model.modules())
+
+
+@pytest.fixture(scope="module")
+def tutorial(tmp_path_factory):
+    """A folder with the page's configs, of two iterations, and its generated data set."""
+    out = tmp_path_factory.mktemp("tutorial")
+    for path in (ROOT / "docs" / "tutorial").glob("*.py"):
+        text = re.sub(r"iterations = \d+", "iterations = 2", path.read_text(encoding="utf-8"))
+        (out / path.name).write_text(text, encoding="utf-8")
+    text = block(TUTORIAL, "bash")
+    text = text.replace("training 60", "training 4").replace("validation 20", "validation 2")
+    text = f"set -e; python() {{ '{sys.executable}' \"$@\"; }}\n{text}"
+    subprocess.run(["bash", "-c", text], cwd=out, check=True)
+    return out
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize(
+    "package, measure, words",
+    [
+        ("mmdet", r"\((?:val|test)\) .*coco/bbox_mAP: ([\d.]+)", "detector.py"),
+        ("mmseg", r"\((?:val|test)\) .*aAcc: ([\d.]+)", "segmenter.py"),
+    ],
+)
+def test_the_tutorials_commands_run(package, measure, words, tutorial, monkeypatch):
+    pytest.importorskip(package, reason="needs OpenMMLab: make install-openmmlab")
+    commands = re.sub(r"iter_\d+", "iter_2", block(TUTORIAL, "sh", words))
+    monkeypatch.chdir(tutorial)
+    printed = ""
+    for command in commands.replace("\\\n", " ").splitlines():
+        done = fresh.run([sys.executable, *shlex.split(command)[1:]], check=True)
+        printed += done.stdout + done.stderr
+    first, converted, *_ = re.findall(measure, printed)
+    assert first == converted
+    for done in re.findall(r"--eval-only.*?work_dir=(\S+)", commands, re.DOTALL):
+        assert len(list((tutorial / done).glob("*/vis_data/vis_image/test_*.png"))) == 2

@@ -31,9 +31,8 @@ def imported(name, path, modules):
                 yield from [n for n in (f"{source}.{alias.name}", source) if n in modules][:1]
 
 
-def level(module):
-    part = module.split(".")[1] if "." in module else ""
-    return part, next(i for i, parts in enumerate(LEVELS) if part in parts)
+def part_of(module):
+    return module.split(".")[1] if "." in module else ""
 
 
 def test_parts_import_only_lower_levels_and_modules_form_no_circle(root):
@@ -42,8 +41,8 @@ def test_parts_import_only_lower_levels_and_modules_form_no_circle(root):
         for path in (root / "ilm_plugins").rglob("*.py")
     }
     imports = {n: {*imported(n, path, paths.keys())} - {n} for n, path in paths.items()}
+    heights = {part: i for i, parts in enumerate(LEVELS) for part in parts}
     for module, others in imports.items():
-        part, height = level(module)
-        for other in others:
-            assert level(other)[0] == part or level(other)[1] < height, f"{module} imports {other}"
+        for here, there in ((part_of(module), part_of(other)) for other in others):
+            assert here == there or heights[there] < heights[here], f"{module} imports {there}"
     assert [*TopologicalSorter(imports).static_order()]  # raises CycleError, which names them

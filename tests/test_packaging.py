@@ -35,7 +35,6 @@ def source(tmp_path_factory):
 
 
 def run(*command, fails=False, cwd=None, **variables):
-    """Run a command with environment variables: what it prints."""
     env = {**ENVIRONMENT, **variables}
     done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True)
     assert bool(done.returncode) == fails, done.stderr[-3000:]

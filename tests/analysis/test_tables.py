@@ -39,7 +39,6 @@ def ratios(layers=3, seed=0):
 
 
 def rows(report, name, **chosen):
-    """The rows of a table in which columns have the chosen values."""
     table = pd.read_csv(report.folder / f"{name}.csv").rename(columns={"class": "of_class"})
     for column, value in chosen.items():
         table = table[table[column] == value]

@@ -1,11 +1,14 @@
-"""What a built MMEngine config comes to, in the words of ``recipes/*.yaml``."""
+"""What a built MMEngine config comes to, and what the papers say of it in ``recipes/*.yaml``."""
 
 import copy
 from collections import Counter
+from fnmatch import fnmatch
 from functools import cache, partial
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, METRICS, PARAM_SCHEDULERS, init_default_scope
@@ -14,12 +17,37 @@ from torch import nn
 from ilm_plugins import AssocNorm, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.frameworks.openmmlab.config import build_model
 from ilm_plugins.layers.mixture import MixtureNorm
-from recipes import ROOT
 
+ROOT = Path(__file__).parents[2]
 NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 #: Functions of torch.nn.init, which take time on the meta device too.
 INITIALIZATIONS = ("uniform_", "kaiming_uniform_", "normal_", "ones_", "zeros_")
 _skeletons = {}
+
+
+def configs(framework: str) -> list[str]:
+    """The configs that a framework's users run, below configs/FRAMEWORK; base files are not."""
+    folder = ROOT / "configs" / framework
+    found = (path.relative_to(folder) for path in folder.rglob("*.py"))
+    return sorted(str(path) for path in found if "_base_" not in path.parts)
+
+
+@cache
+def entries(framework: str) -> list[dict]:
+    path = Path(__file__).parent / "recipes" / f"{framework}.yaml"
+    return yaml.load(path.read_text(), yaml.CSafeLoader)
+
+
+def recipe(framework: str, config: str) -> dict:
+    """The values by name that the paper gives for a config, by the last entry that has each."""
+    values = {}
+    for entry in entries(framework):
+        if any(fnmatch(config, pattern) for pattern in entry["files"]):
+            for name, quoted in entry.items():
+                if name != "files":
+                    assert quoted["says"], (framework, name, "has no source")
+                    values[name] = quoted["is"]
+    return values
 
 
 @cache
@@ -50,12 +78,10 @@ def norms(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def places(model: nn.Module) -> dict[str, int]:
-    """The number of norms in each part of a model."""
     return dict(Counter(name.split(".")[0] for name in norms(model)))
 
 
 def described(cfg: Config) -> dict:
-    """A config in the words of its recipe."""
     model = skeleton(cfg)
     return {**training(cfg, model), **sizes(cfg), **of_norms(model), **of_model(cfg, model)}
 

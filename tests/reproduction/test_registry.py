@@ -33,6 +33,10 @@ def test_every_rows_figures_can_be_had():
             assert table.note, "no word of what is assumed"
         for other in filter(None, (cell.tests, cell.starts_from)):
             assert registry.find_cell(other).config
+    for command in (table.command for table in TABLES.values() if table.command):
+        words = shlex.split(command)
+        assert words[:4] == ["python", "-m", "ilm_plugins", "analyze"]
+        analyze.parser().parse_args(words[4:])
 
 
 def test_rows_and_measures_are_found_by_name():
@@ -46,11 +50,6 @@ def test_rows_and_measures_are_found_by_name():
     for words in (("en-55",), ("en-5", "ResNt20/EN"), ("en-fig2",), ("en-fig4",)):
         with pytest.raises(UserError, match=f"{words[-1]}.*(list|it is a drawing|; run )"):
             registry.find(*words)
-
-
-@pytest.mark.parametrize("command", [t.command for t in TABLES.values() if t.command], ids=str)
-def test_the_commands_behind_figures_are_commands(command):
-    analyze.parser().parse_args(shlex.split(command.removeprefix("python -m ilm_plugins analyze")))
 
 
 def test_the_list_is_a_screen_and_a_tables_list_has_its_rows(capsys):

@@ -199,18 +199,14 @@ def test_a_head_with_levels_can_be_traced():
     assert_close(traced(*others), Logits()(*others))
 
 
-def retinanet(norm):
+def test_retinanet_from_a_config():
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE = "RetinaNet", "cpu"
     cfg.MODEL.BACKBONE.NAME = "build_retinanet_resnet_fpn_backbone"
     cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
     cfg.MODEL.FPN.OUT_CHANNELS = 64
-    cfg.MODEL.RETINANET.NORM = norm
-    return build_model(cfg)
-
-
-def test_retinanet_from_a_config():
-    model = retinanet("EN(reduction=16)")
+    cfg.MODEL.RETINANET.NORM = "EN(reduction=16)"
+    model = build_model(cfg)
     for subnet in (model.head.cls_subnet, model.head.bbox_subnet):
         layers = [m for m in subnet if isinstance(m, PerLevelNorm)]
         assert len(layers) == 4 and all(len(layer) == 5 for layer in layers)

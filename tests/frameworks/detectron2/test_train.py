@@ -18,7 +18,6 @@ from runs import LAZY, NO_TEST, SHAPES, SMALL, train_until_killed
 
 
 def options(out, *overrides, config=SHAPES, **more):
-    """The options of a small run of a yaml."""
     return RunOptions(str(config), ("OUTPUT_DIR", str(out), *SMALL, *overrides), **more)
 
 
@@ -28,12 +27,10 @@ def train(*args, **more):
 
 
 def last(folder):
-    """The last checkpoint."""
     return checkpoints.read(folder / (folder / "last_checkpoint").read_text())
 
 
 def radii(checkpoint):
-    """The radii of the pyramid's SSN layers."""
     return {value.item() for name, value in checkpoint["model"].items() if name[-7:] == ".radius"}
 
 
