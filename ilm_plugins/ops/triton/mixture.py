@@ -2,17 +2,29 @@
 
 The K normalizers are taken one after the other. Values that depend on all of them need a second
 loop over them, which computes a normalizer's vectors again: K vectors of channels would take more
-registers. Vectors are padded with zeros, so that any number of channels is possible.
+registers.
 
 BN's statistics of the batch couple the instances. ``pool_batch`` computes them before the network,
-and ``couple`` adds the gradient through them to slope and offset of dx.
+and moves the running ones; ``couple`` adds the gradient through them to slope and offset of dx.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .vectors import activate, divide, finite, fold, load, numbers, spread
+from ..networks import Tensors
+from .vectors import (
+    activate,
+    coarsen,
+    divide,
+    finite,
+    fold,
+    load,
+    numbers,
+    refine,
+    spread,
+    total,
+)
 
 #: Instances by channels of a tile of the kernel that pools the batch's moments.
 BATCH_TILE = (16, 64)
@@ -23,31 +35,26 @@ BATCH_TILE = (16, 64)
 
 @triton.jit
 def _channels(SIZES: tl.constexpr):
-    """Return the numbers of the padded channels, and which of the channels exist."""
-    return numbers(SIZES.channels, SIZES.padded_channels)
-
-
-@triton.jit
-def _off_layer(mean, SIZES: tl.constexpr):
-    _, exists = _channels(SIZES)
-    return tl.where(exists, mean - divide(tl.sum(mean, axis=0), SIZES.channels), 0.0)
+    return numbers(SIZES.channels)
 
 
 @triton.jit
 def _statistics(i: tl.constexpr, mean, var, t, SIZES: tl.constexpr):
-    """Return mean - mu_i and the variance of normalizer i (padded channels)."""
+    """Return mean - mu_i and the variance of normalizer i (channels)."""
     NAME: tl.constexpr = SIZES.network.normalizers[i]
+    C: tl.constexpr = SIZES.channels
     if NAME == "IN":
         offset = tl.zeros_like(mean)
         of_var = var
-    elif NAME == "LN":
-        offset = _off_layer(mean, SIZES)
-        total = tl.sum(var + offset * offset, axis=0) / SIZES.channels
-        of_var = tl.zeros_like(var) + total
-    else:
+    elif NAME == "BN":
         c, exists = _channels(SIZES)
         offset = mean - load(t.batch_mean, c, exists)
         of_var = load(t.batch_var, c, exists)
+    else:
+        GROUPS: tl.constexpr = SIZES.network.num_groups if NAME == "GN" else 1
+        group_mean, group_var = coarsen(mean, var, C, GROUPS)
+        offset = mean - spread(group_mean, GROUPS, C)
+        of_var = spread(group_var, GROUPS, C)
     return offset, of_var
 
 
@@ -55,20 +62,23 @@ def _statistics(i: tl.constexpr, mean, var, t, SIZES: tl.constexpr):
 def _statistics_vjp(i: tl.constexpr, d_offset, d_of_var, mean, gradients_ptr, SIZES: tl.constexpr):
     """Return normalizer i's part of the gradients of mean and var; store those of BN's moments."""
     NAME: tl.constexpr = SIZES.network.normalizers[i]
+    C: tl.constexpr = SIZES.channels
     if NAME == "IN":
         d_mean = tl.zeros_like(mean)
         d_var = d_of_var
-    elif NAME == "LN":
-        d_var = tl.zeros_like(mean) + tl.sum(d_of_var, axis=0) / SIZES.channels
-        d_mean = d_offset - tl.sum(d_offset, axis=0) / SIZES.channels
-        d_mean += 2.0 * d_var * _off_layer(mean, SIZES)
-    else:
+    elif NAME == "BN":
         d_mean = d_offset
         d_var = tl.zeros_like(mean)
         c, exists = _channels(SIZES)
-        batch_ptr = gradients_ptr + SIZES.gradients - 2 * SIZES.channels
+        batch_ptr = gradients_ptr + SIZES.gradients - 2 * C
         tl.store(batch_ptr + c, -d_offset, mask=exists)
-        tl.store(batch_ptr + SIZES.channels + c, d_of_var, mask=exists)
+        tl.store(batch_ptr + C + c, d_of_var, mask=exists)
+    else:
+        GROUPS: tl.constexpr = SIZES.network.num_groups if NAME == "GN" else 1
+        group_mean = divide(fold(mean, C, GROUPS), C // GROUPS)
+        d_group_var = fold(d_of_var, C, GROUPS)
+        d_mean, d_var = refine(-fold(d_offset, C, GROUPS), d_group_var, group_mean, mean, C, GROUPS)
+        d_mean += d_offset
     return d_mean, d_var
 
 
@@ -101,31 +111,32 @@ def _softmax(logits, SIZES: tl.constexpr):
 def _reduced(mean, var, t, SIZES: tl.constexpr):
     """Return z (rows, runs), 0 in the padding."""
     ROWS: tl.constexpr = SIZES.rows
-    RUNS: tl.constexpr = SIZES.padded_channels // SIZES.network.reduction
+    RUNS: tl.constexpr = SIZES.channels // SIZES.network.reduction
     c, exists = _channels(SIZES)
-    reduce = load(t.reduce, c, exists)
+    reduce = 1.0 if t.reduce is None else load(t.reduce, c, exists)
+    run, is_run = numbers(RUNS)
     row = tl.arange(0, ROWS)[:, None]
-    z = tl.zeros((ROWS, RUNS), tl.float32)
+    z = tl.zeros((ROWS, run.shape[0]), tl.float32)
     for i in tl.static_range(len(SIZES.network.normalizers)):
         offset, of_var = _statistics(i, mean, var, t, SIZES)
         u = offset * tl.rsqrt(of_var + SIZES.network.eps)
-        z = tl.where(row == i, fold(reduce * u, RUNS)[None, :], z)
+        z = tl.where((row == i) & is_run, fold(reduce * u, SIZES.channels, RUNS)[None, :], z)
     return z
 
 
 @triton.jit
 def _expand(j: tl.constexpr, SIZES: tl.constexpr):
-    """Return offsets (padded hidden, rows) and mask of the weights of the j-th column of v."""
+    """Return offsets (hidden, rows) and mask of the weights of the j-th column of v."""
     K: tl.constexpr = len(SIZES.network.normalizers)
-    h, exists = numbers(SIZES.network.hidden, SIZES.padded_hidden)
+    h, exists = numbers(SIZES.network.hidden)
     row = tl.arange(0, SIZES.rows)
     return h[:, None] * (K * K) + row[None, :] * K + j, exists[:, None] & (row < K)[None, :]
 
 
 @triton.jit
 def _ratio(SIZES: tl.constexpr):
-    """Return offsets (rows, padded hidden) and mask of the second map's weights."""
-    h, exists = numbers(SIZES.network.hidden, SIZES.padded_hidden)
+    """Return offsets (rows, hidden) and mask of the second map's weights."""
+    h, exists = numbers(SIZES.network.hidden)
     row = tl.arange(0, SIZES.rows)
     exists = (row < len(SIZES.network.normalizers))[:, None] & exists[None, :]
     return row[:, None] * SIZES.network.hidden + h[None, :], exists
@@ -133,9 +144,9 @@ def _ratio(SIZES: tl.constexpr):
 
 @triton.jit
 def _ratios(z, t, SIZES: tl.constexpr):
-    """Return the ratios (rows), and the activation's values and slopes (padded hidden), from z."""
+    """Return the ratios (rows), and the activation's values and slopes (hidden), from z."""
     ACTIVATION: tl.constexpr = SIZES.network.activation
-    h, exists = numbers(SIZES.network.hidden, SIZES.padded_hidden)
+    h, exists = numbers(SIZES.network.hidden)
     hidden = load(t.expand_bias, h, exists)
     for j in tl.static_range(len(SIZES.network.normalizers)):
         v = tl.sum(z * _row(z, j)[None, :], axis=1)
@@ -153,7 +164,7 @@ def _ratios(z, t, SIZES: tl.constexpr):
 def _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, gradients_ptr, SIZES: tl.constexpr):
     """Return the gradient of z by that of the ratios; store the gradients of both linear maps."""
     K: tl.constexpr = len(SIZES.network.normalizers)
-    h, exists = numbers(SIZES.network.hidden, SIZES.padded_hidden)
+    h, exists = numbers(SIZES.network.hidden)
     row = tl.arange(0, SIZES.rows)
     expand_bias_ptr = gradients_ptr + SIZES.network.hidden * K * K
     ratio_ptr = expand_bias_ptr + SIZES.network.hidden
@@ -177,14 +188,14 @@ def _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, gradients_ptr, SIZES: tl.
 
 @triton.jit
 def _weight(i: tl.constexpr, ptr, SIZES: tl.constexpr):
-    """Return normalizer i's weight or bias (padded channels)."""
+    """Return normalizer i's weight or bias (channels)."""
     c, exists = _channels(SIZES)
     return load(ptr, c if SIZES.network.shared_affine else i * SIZES.channels + c, exists)
 
 
 @triton.jit
 def exemplar(mean, var, t, SIZES: tl.constexpr):
-    """Compute EN's scale and shift from the moments of an instance (padded channels)."""
+    """Compute EN's scale and shift from the moments of an instance (channels)."""
     ratios, _, _ = _ratios(_reduced(mean, var, t, SIZES), t, SIZES)
     scale = tl.zeros_like(mean)
     shift = tl.zeros_like(mean)
@@ -221,7 +232,7 @@ def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.conste
         rstd = tl.rsqrt(of_var + SIZES.network.eps)
         d_gain = (d_scale + d_shift * offset) * rstd
         scale += ratio * weight * rstd
-        d_ratios = tl.where(row == i, tl.sum(weight * d_gain, axis=0), d_ratios)
+        d_ratios = tl.where(row == i, total(weight * d_gain, C), d_ratios)
         if SIZES.network.shared_affine:
             d_weight += ratio * d_gain
         else:
@@ -231,7 +242,7 @@ def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.conste
     tl.store(bias_ptr + c, d_shift, mask=exists)
     d_z = _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, reduce_ptr + C, SIZES)
 
-    reduce = load(t.reduce, c, exists)
+    reduce = 1.0 if t.reduce is None else load(t.reduce, c, exists)
     d_reduce = tl.zeros_like(mean)
     d_mean = tl.zeros_like(mean)
     d_var = tl.zeros_like(mean)
@@ -239,7 +250,7 @@ def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.conste
         offset, of_var = _statistics(i, mean, var, t, SIZES)
         gain = _element(ratios, i) * _weight(i, t.weight, SIZES)
         rstd = tl.rsqrt(of_var + SIZES.network.eps)
-        d_run = spread(_row(d_z, i), SIZES.padded_channels)
+        d_run = spread(_row(d_z, i), C // SIZES.network.reduction, C)
         d_u = d_shift * gain + reduce * d_run
         d_reduce += d_run * offset * rstd
         d_rstd = d_scale * gain + d_u * offset
@@ -259,7 +270,7 @@ def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.conste
 
 @triton.jit
 def _mixed(mean, var, mean_ratios, var_ratios, t, SIZES: tl.constexpr):
-    """Return the means minus the mixed mean, and the mixed variance (padded channels)."""
+    """Return the means minus the mixed mean, and the mixed variance (channels)."""
     off_mixed = tl.zeros_like(mean)
     mixed_var = tl.zeros_like(var)
     for i in tl.static_range(len(SIZES.network.normalizers)):
@@ -270,17 +281,88 @@ def _mixed(mean, var, mean_ratios, var_ratios, t, SIZES: tl.constexpr):
 
 
 @triton.jit
-def _switch_ratios(t, SIZES: tl.constexpr):
-    """Return the ratios of the means and of the variances (rows)."""
+def _sparsestmax(logits, radius, SIZES: tl.constexpr):
+    """Return ratios, see layers/sparse.py; and what their gradients need.
+
+    Row i of each matrix is about the face of all logits that are not below the i-th.
+    """
+    exists = tl.arange(0, SIZES.rows) < len(SIZES.network.normalizers)
+    logits -= tl.max(tl.where(exists, logits, -float("inf")), axis=0)
+    among = ((logits[None, :] >= logits[:, None]) | (logits != logits)[None, :]) & exists[None, :]
+    sizes = tl.maximum(tl.sum(among.to(tl.float32), axis=1), 1.0)
+    mean = tl.sum(tl.where(among, logits[None, :], 0.0), axis=1) / sizes
+    off_mean = tl.where(among, logits[None, :] - mean[:, None], 0.0)
+    squares = tl.sum(off_mean * off_mean, axis=1)
+    gap = sizes * (mean - logits)
+    first = tl.sum((exists & ((gap < 1) | (gap != gap))).to(tl.float32), axis=0)
+    stretched = tl.maximum(_stretch(radius, squares, sizes, first), 1.0) * gap * gap
+    is_face = exists & ((stretched < 1) | (stretched != stretched))
+    size = tl.max(tl.where(is_face, sizes, 0.0), axis=0)
+    inside = exists & (sizes <= size)
+    c = tl.where(inside, logits - tl.sum(tl.where(inside, logits, 0.0), axis=0) / size, 0.0)
+    squares = tl.sum(c * c, axis=0)
+    stretch = _stretch(radius, squares, size, first)
+    stretches = (stretch >= 1) & (squares > 1.17549435e-38)
+    stretch = tl.where(stretches, tl.sqrt(stretch), 1.0)
+    pull = tl.where(stretches, 1 / tl.maximum(squares, 1.17549435e-38), 0.0)
+    return tl.where(inside, 1 / size + stretch * c, 0.0), c, stretch, inside, size, pull
+
+
+@triton.jit
+def _stretch(radius, squares, size, first):
+    rho_squared = tl.maximum(radius * radius - 1 / size + 1 / first, 0.0)
+    return rho_squared / tl.maximum(squares, 1.17549435e-38)  # the least normal number
+
+
+@triton.jit
+def _fixed(VAR: tl.constexpr, t, SIZES: tl.constexpr):
+    """Return sparse SN's fixed ratios of means or variances (rows), and whether one is 1."""
     row = tl.arange(0, SIZES.rows)
     real = row < len(SIZES.network.normalizers)
-    mean_ratios = _softmax(load(t.mean_weight, row, real), SIZES)
-    return mean_ratios, _softmax(load(t.var_weight, row, real), SIZES)
+    fixed = load(t.var_fixed if VAR else t.mean_fixed, row, real)
+    return fixed, tl.max((fixed == 1).to(tl.int32), axis=0) == 1
+
+
+@triton.jit
+def _to_ratios(logits_ptr, VAR: tl.constexpr, t, SIZES: tl.constexpr):
+    """Return the ratios of means or variances (rows)."""
+    row = tl.arange(0, SIZES.rows)
+    logits = load(logits_ptr, row, row < len(SIZES.network.normalizers))
+    if SIZES.kind == "Switch":
+        ratios = _softmax(logits, SIZES)
+    else:
+        ratios, _, _, _, _, _ = _sparsestmax(logits, load(t.radius, 0, True), SIZES)
+        fixed, is_fixed = _fixed(VAR, t, SIZES)
+        ratios = tl.where(is_fixed, fixed, ratios)
+    return ratios
+
+
+@triton.jit
+def _to_ratios_vjp(d_ratios, logits_ptr, VAR: tl.constexpr, t, SIZES: tl.constexpr):
+    """Return the gradients of logits by those of their ratios."""
+    row = tl.arange(0, SIZES.rows)
+    logits = load(logits_ptr, row, row < len(SIZES.network.normalizers))
+    if SIZES.kind == "Switch":
+        d_logits = _softmax(logits, SIZES) * d_ratios
+    else:
+        sparse = _sparsestmax(logits, load(t.radius, 0, True), SIZES)
+        _, c, stretch, inside, size, pull = sparse
+        along = pull * tl.sum(d_ratios * c, axis=0)
+        d_logits = tl.where(inside, stretch * (d_ratios - along * c), 0.0)
+        d_logits -= tl.where(inside, tl.sum(d_logits, axis=0) / size, 0.0)
+        _, is_fixed = _fixed(VAR, t, SIZES)
+        d_logits = tl.where(is_fixed, 0.0, d_logits)
+    return d_logits
+
+
+@triton.jit
+def _switch_ratios(t, SIZES: tl.constexpr):
+    return _to_ratios(t.mean_weight, 0, t, SIZES), _to_ratios(t.var_weight, 1, t, SIZES)
 
 
 @triton.jit
 def switch(mean, var, t, SIZES: tl.constexpr):
-    """Compute SN's scale and shift from the moments of an instance (padded channels)."""
+    """Compute SN's scale and shift from the moments of an instance (channels)."""
     c, exists = _channels(SIZES)
     mean_ratios, var_ratios = _switch_ratios(t, SIZES)
     off_mixed, mixed_var = _mixed(mean, var, mean_ratios, var_ratios, t, SIZES)
@@ -305,25 +387,27 @@ def switch_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.constexp
     tl.store(gradients_ptr + C + c, d_shift, mask=exists)
     d_off_mixed = d_shift * scale
     d_mixed_var = -0.5 * d_scale * scale * rstd * rstd
-    d_mean_logits = tl.zeros_like(mean_ratios)
-    d_var_logits = tl.zeros_like(var_ratios)
+    d_mean_ratios = tl.zeros_like(mean_ratios)
+    d_var_ratios = tl.zeros_like(var_ratios)
     d_mean = tl.zeros_like(mean)
     d_var = tl.zeros_like(mean)
     for i in tl.static_range(K):
         offset, of_var = _statistics(i, mean, var, t, SIZES)
         mean_ratio = _element(mean_ratios, i)
         var_ratio = _element(var_ratios, i)
-        # The softmax's derivative contains statistic - mixed statistic. Subtracting before the sum
-        # over channels loses no digits where statistics are much larger than their differences.
-        of_mean = tl.sum(d_off_mixed * (offset - off_mixed), axis=0)
-        of_variance = tl.sum(d_mixed_var * (of_var - mixed_var), axis=0)
-        d_mean_logits = tl.where(row == i, mean_ratio * of_mean, d_mean_logits)
-        d_var_logits = tl.where(row == i, var_ratio * of_variance, d_var_logits)
+        # Ratios sum to 1, so that their gradients may all be shifted. Those of statistic - mixed
+        # statistic lose no digits where statistics are much larger than their differences.
+        of_mean = total(d_off_mixed * (offset - off_mixed), C)
+        of_variance = total(d_mixed_var * (of_var - mixed_var), C)
+        d_mean_ratios = tl.where(row == i, of_mean, d_mean_ratios)
+        d_var_ratios = tl.where(row == i, of_variance, d_var_ratios)
         more_mean, more_var = _statistics_vjp(
             i, mean_ratio * d_off_mixed, var_ratio * d_mixed_var, mean, gradients_ptr, SIZES
         )
         d_mean += more_mean
         d_var += more_var
+    d_mean_logits = _to_ratios_vjp(d_mean_ratios, t.mean_weight, 0, t, SIZES)
+    d_var_logits = _to_ratios_vjp(d_var_ratios, t.var_weight, 1, t, SIZES)
     tl.store(gradients_ptr + 2 * C + row, d_mean_logits, mask=row < K)
     tl.store(gradients_ptr + 2 * C + K + row, d_var_logits, mask=row < K)
     return scale, d_mean, d_var
@@ -332,29 +416,40 @@ def switch_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.constexp
 # ---- the batch
 
 
+@triton.jit
+def _move(from_ptr, to_ptr, c, exists, batch, momentum):
+    old = load(from_ptr, c, exists)
+    new = tl.where(momentum == 1, batch, old + momentum * (batch - old))
+    tl.store(to_ptr + c, tl.where(momentum == 0, old, new), mask=exists)
+
+
 @triton.jit(do_not_specialize=["instances", "channels"])
 def _batch_kernel(
-    mean_ptr, var_ptr, batch_mean_ptr, batch_var_ptr,
-    instances, channels, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+    mean_ptr, var_ptr, batch_mean_ptr, batch_var_ptr, from_mean, from_var, to_mean, to_var,
+    instances, channels, momentum, unbias, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Pool the moments (N, C) of instances into those (C) of the batch."""
+    """Pool the moments (N, C) of instances into those (C) of the batch; see ``pool_batch``."""
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     n = tl.arange(0, BLOCK_N)[:, None]
-    total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+    sums = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
     for first in range(0, instances, BLOCK_N):
         exists = (first + n < instances) & (c < channels)[None, :]
         at = (first + n).to(tl.int64) * channels + c[None, :]
-        total += load(mean_ptr, at, exists)
-    mean = divide(tl.sum(total, axis=0), instances)
-    total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+        sums += load(mean_ptr, at, exists)
+    mean = divide(tl.sum(sums, axis=0), instances)
+    sums = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
     for first in range(0, instances, BLOCK_N):
         exists = (first + n < instances) & (c < channels)[None, :]
         at = (first + n).to(tl.int64) * channels + c[None, :]
         offset = load(mean_ptr, at, exists) - mean[None, :]
         var = load(var_ptr, at, exists)
-        total += tl.where(exists, var + offset * offset, 0.0)
+        sums += tl.where(exists, var + offset * offset, 0.0)
+    var = finite(tl.sum(sums, axis=0) / instances)
     tl.store(batch_mean_ptr + c, mean, mask=c < channels)
-    tl.store(batch_var_ptr + c, finite(tl.sum(total, axis=0) / instances), mask=c < channels)
+    tl.store(batch_var_ptr + c, var, mask=c < channels)
+    if from_mean is not None:
+        _move(from_mean, to_mean, c, c < channels, mean, momentum)
+        _move(from_var, to_var, c, c < channels, var * unbias, momentum)
 
 
 @triton.jit(do_not_specialize=["channels"])
@@ -375,12 +470,20 @@ def _couple_kernel(
         tl.store(offset_ptr + at, load(offset_ptr, at, exists) + offset, mask=exists)
 
 
-def pool_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+def pool_batch(
+    mean: Tensor, var: Tensor, batch: Tensors, running: Tensors, to: Tensors, momentum, count: int
+) -> None:
+    """Pool moments into the ``batch``'s; move ``running`` ones, if any, towards it, to ``to``.
+
+    ``count`` is the number of a channel's values. A single one has no unbiased variance.
+    """
     n, c = mean.shape
-    batch_mean, batch_var = mean.new_empty(2, c).unbind()
-    programs = triton.cdiv(c, BATCH_TILE[1])
-    _batch_kernel[(programs,)](mean, var, batch_mean, batch_var, n, c, *BATCH_TILE)
-    return batch_mean, batch_var
+    unbias = count / max(1, count - 1)
+    running = (*running, *to) if running else (None,) * 4
+    _batch_kernel[(triton.cdiv(c, BATCH_TILE[1]),)](
+        mean, var, *batch, *running,
+        n, c, float(momentum if count > 1 else 0), unbias, *BATCH_TILE,
+    )  # fmt: skip
 
 
 def couple(

@@ -1,5 +1,6 @@
 """The streaming kernels, for maps of any size: moments, affine map, sums, and dx."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -210,19 +211,19 @@ def _dx_kernel(
 # ---- host
 
 
-def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Return means and biased variances (N, G') in float32."""
+def moments(x: Tensor, pooled: Sequence[Tensor]) -> None:
+    """Write means and biased variances to the tensors ``pooled``, (N, G') in float32."""
     n, c = x.shape[:2]
+    num_groups = pooled[0].shape[1]
     tiling = _Tiling.of(x)
-    mean, var = new(x, 2, c * tiling.splits)
+    rows, run = n * num_groups, c // num_groups * tiling.splits
+    mean, var = pooled if run == 1 else new(x, 2, c * tiling.splits)
     _moments_kernel[(n * tiling.blocks * tiling.splits,)](
         x, mean, var,
         c, tiling.chunks, tiling.splits, tiling.split_tiles, tiling.shape, num_warps=tiling.warps,
     )  # fmt: skip
-    rows, run = n * num_groups, c // num_groups * tiling.splits
     if run == 1:
-        return mean, var
-    pooled = new(x, 2, num_groups)
+        return
     block = min(triton.next_power_of_2(run), 1024)
     block_rows = min(triton.next_power_of_2(rows), 1024 // block)
     length = x.shape[2:].numel()
@@ -231,7 +232,6 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
         mean, var, *pooled,
         rows, run, tiling.splits, split_length, length, float(count), block_rows, block,
     )  # fmt: skip
-    return pooled
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
