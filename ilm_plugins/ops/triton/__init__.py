@@ -133,5 +133,5 @@ def _launch(kernel, values: Sequence, pointers: tuple, sizes: Sizes, *count: flo
     """Launch a kernel of ``rescaling``, with one program for each instance."""
     hidden = getattr(sizes.network, "hidden", 1) if sizes.kind == "Exemplar" else 1
     elements = triton.next_power_of_2(max(sizes.channels, hidden * sizes.rows // 2))
-    warps = min(16, max(4, elements // 256))
+    warps = min(16, max(4, elements // 64))
     kernel[(len(values[0]),)](*values, pointers, *count, sizes, num_warps=warps)

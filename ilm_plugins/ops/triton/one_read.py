@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .rescaling import keep, rescale, rescale_vjp
 from .sizes import Sizes
-from .streaming import Shape, find_shape, tile_offsets
+from .streaming import Shape, find_shape, limit, tile_offsets
 from .vectors import divide, finite, fold, load, spread
 
 #: Elements of an instance, padded to powers of two, that a one-read kernel holds in its registers:
@@ -126,7 +126,8 @@ def shape_for(x: Tensor, sizes: Sizes) -> Shape | None:
     rows = sizes.fine if x.is_contiguous() else sizes.channels
     length = x[0].numel() // rows
     shape = find_shape(x, length, rows, triton.next_power_of_2(length))
-    return shape if shape.block_c * shape.block_l <= MAX_INSTANCE else None
+    most = limit(MAX_INSTANCE, length if x.is_contiguous() else rows)
+    return shape if shape.block_c * shape.block_l <= most else None
 
 
 def forward(x: Tensor, statistics: Tensor, num_groups: int, pointers, shape: Shape, sizes: Sizes):
@@ -153,5 +154,5 @@ def _launch(kernel, maps: Sequence, pointers, shape: Shape, sizes: Sizes) -> Non
     chunks = instance // (shape.block_c * shape.vector)
     kernel[(len(maps[0]),)](
         *maps, pointers, float(instance // sizes.fine),
-        chunks, shape, sizes, num_warps=min(16, max(4, shape.block_c * shape.block_l // 1024)),
+        chunks, shape, sizes, num_warps=min(16, max(4, shape.block_c * shape.block_l // 512)),
     )  # fmt: skip

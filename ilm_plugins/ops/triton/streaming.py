@@ -13,8 +13,10 @@ from .vectors import divide, finite, load
 
 # These sizes are fixed, not tuned by timing at a first call. A tile of 4096 elements on 8 warps
 # gives each thread 16, in two to four loads of 16 bytes, and leaves registers for three programs on
-# each multiprocessor: some 24 KB in flight there, about as much as an H200's memory needs. Channels
-# are split until there are 8 programs for each multiprocessor, but a split has two tiles or more.
+# each multiprocessor: some 24 KB in flight there, about as much as an H200's memory needs. Loads of
+# single elements, as of 7x7 positions, take more registers for addresses: a tile has half as many.
+# Channels are split until there are 8 programs for each multiprocessor, but a split has two tiles
+# or more.
 TILE = 4096
 PROGRAMS = 8
 
@@ -248,7 +250,7 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     _sums_kernel[(n * tiling.blocks * tiling.splits,)](
         dy, x, mean, *of_splits.unbind(),
         c, c // mean.shape[1], tiling.chunks, tiling.splits, tiling.split_tiles, tiling.shape,
-        num_warps=tiling.warps,
+        num_warps=tiling.warps, maxnreg=128,
     )  # fmt: skip
     return (of_splits.squeeze(3) if tiling.splits == 1 else of_splits.sum(3)).unbind()
 
@@ -277,18 +279,25 @@ class _Tiling(NamedTuple):
         length = x.shape[2:].numel()
         padded_c, padded_length = triton.next_power_of_2(c), triton.next_power_of_2(length)
         if x.is_contiguous():
-            block_l = min(padded_length, TILE)
-            block_c = min(padded_c, TILE // block_l)
+            tile = limit(TILE, length)
+            block_l = min(padded_length, tile)
+            block_c = min(padded_c, tile // block_l)
         else:
-            block_c = min(padded_c, CHANNELS, TILE)
-            block_l = min(padded_length, TILE // block_c)
+            tile = limit(TILE, c)
+            block_c = min(padded_c, CHANNELS, tile)
+            block_l = min(padded_length, tile // block_c)
         shape = find_shape(x, length, block_c, block_l)
         blocks, tiles = triton.cdiv(c, block_c), triton.cdiv(length, block_l)
         splits = triton.cdiv(PROGRAMS * multiprocessors(x.device), n * blocks)
         split_tiles = max(2, triton.cdiv(tiles, splits))
         splits = triton.cdiv(tiles, split_tiles)
-        warps = min(8, max(1, block_c * block_l // 512))
+        warps = min(8, max(1, block_c * block_l // 256))
         return cls(shape, warps, blocks, length // shape.vector, tiles, splits, split_tiles)
+
+
+def limit(elements: int, run: int) -> int:
+    """Return how many elements a program holds of a map with runs of ``run`` consecutive ones."""
+    return elements if run % 4 == 0 else elements // 2
 
 
 def find_shape(x: Tensor, length: int, block_c: int, block_l: int) -> Shape:
