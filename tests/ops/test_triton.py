@@ -234,7 +234,7 @@ def test_mixtures_at_large_means(name, training):
 )
 def test_mixtures(name, shape, options, monkeypatch):
     """Of the batch in several tiles, of single values, and of each option."""
-    monkeypatch.setattr(kernels.mixture, "BATCH_TILE", (2, 32))
+    monkeypatch.setattr(kernels.mixture, "BATCH_TILE", (32, 2))
     check_layer(build(name, shape[1], **options), make_map(*shape))
 
 

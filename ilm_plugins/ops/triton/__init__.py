@@ -131,7 +131,6 @@ def _uses_batch_moments(network: Network, tensors: Tensors) -> bool:
 
 def _launch(kernel, values: Sequence, pointers: tuple, sizes: Sizes, *count: float) -> None:
     """Launch a kernel of ``rescaling``, with one program for each instance."""
-    hidden = getattr(sizes.network, "hidden", 1) if sizes.kind == "Exemplar" else 1
-    elements = triton.next_power_of_2(max(sizes.channels, hidden * sizes.rows // 2))
-    warps = min(16, max(4, elements // 64))
+    hidden = sizes.network.hidden if sizes.kind == "Exemplar" else 0
+    warps = min(16, max(4, triton.next_power_of_2(max(sizes.channels, hidden)) // 64))
     kernel[(len(values[0]),)](*values, pointers, *count, sizes, num_warps=warps)

@@ -7,29 +7,18 @@ of key groups.
 import triton
 import triton.language as tl
 
-from .vectors import (
-    activate,
-    coarsen,
-    fold,
-    load,
-    numbers,
-    refine,
-    rescale_groups,
-    rescale_groups_vjp,
-    spread,
-    total,
-)
+from . import vectors as v
 
 
 @triton.jit
 def _combine(decoded, b, offset, ACTIVATION: tl.constexpr, COMBINE: tl.constexpr):
     """AssocNorm's Table 5: return omega or beta, and its derivatives by ``decoded`` and by B."""
     if COMBINE == "a(WE+B)":
-        y, slope = activate(decoded + b, ACTIVATION)
+        y, slope = v.activate(decoded + b, ACTIVATION)
         y -= offset
         b_slope = slope
     else:
-        y, slope = activate(decoded, ACTIVATION)
+        y, slope = v.activate(decoded, ACTIVATION)
         y -= offset
         if COMBINE == "a(WE)*B":
             b_slope = y
@@ -47,19 +36,19 @@ def _combine(decoded, b, offset, ACTIVATION: tl.constexpr, COMBINE: tl.constexpr
 def _encode(m, key_mean, key_var, t, SIZES: tl.constexpr):
     """Return row m of W1, and Eq. 4's hidden value m of the mean and of the variance."""
     KEYS: tl.constexpr = SIZES.network.num_key_groups
-    k, exists = numbers(KEYS)
-    encode = load(t.encode + m * KEYS, k, exists)
-    mean = total(encode * key_mean, KEYS)
-    var = total(encode * key_var, KEYS)
+    k, exists = v.numbers(KEYS)
+    encode = v.load(t.encode + m * KEYS, k, exists)
+    mean = v.total(encode * key_mean, KEYS)
+    var = v.total(encode * key_var, KEYS)
     return encode, tl.where(mean < 0, 0.0, mean), tl.where(var < 0, 0.0, var)  # NaN stays NaN
 
 
 @triton.jit
 def _decoders(m, t, SIZES: tl.constexpr):
     """Return column m of both decoders; its elements' offsets and mask."""
-    k, exists = numbers(SIZES.network.num_key_groups)
+    k, exists = v.numbers(SIZES.network.num_key_groups)
     at = k * SIZES.network.hidden + m
-    return load(t.decode_mean, at, exists), load(t.decode_var, at, exists), at, exists
+    return v.load(t.decode_mean, at, exists), v.load(t.decode_var, at, exists), at, exists
 
 
 @triton.jit
@@ -69,7 +58,7 @@ def _predict(mean, var, t, SIZES: tl.constexpr):
     VAR: tl.constexpr = SIZES.network.activations[1]
     COMBINE: tl.constexpr = SIZES.network.combine
     KEYS: tl.constexpr = SIZES.network.num_key_groups
-    key_mean, key_var = coarsen(mean, var, SIZES.fine, KEYS)  # Eq. 3
+    key_mean, key_var = v.coarsen(mean, var, SIZES.fine, KEYS)  # Eq. 3
     from_mean = tl.zeros_like(key_mean)
     from_var = tl.zeros_like(key_mean)
     for m in range(SIZES.network.hidden):
@@ -77,12 +66,12 @@ def _predict(mean, var, t, SIZES: tl.constexpr):
         decode_mean, decode_var, _, _ = _decoders(m, t, SIZES)
         from_mean += decode_mean * mean_hidden  # Eq. 5
         from_var += decode_var * var_hidden
-    c, exists = numbers(SIZES.channels)
-    weight = load(t.weight, c, exists)
-    bias = load(t.bias, c, exists)
+    c, exists = v.numbers(SIZES.channels)
+    weight = v.load(t.weight, c, exists)
+    bias = v.load(t.bias, c, exists)
     omega_offset = tl.load(t.omega_offset).to(tl.float32)
-    from_mean = spread(from_mean, KEYS, SIZES.channels)
-    from_var = spread(from_var, KEYS, SIZES.channels)
+    from_mean = v.spread(from_mean, KEYS, SIZES.channels)
+    from_var = v.spread(from_var, KEYS, SIZES.channels)
     if SIZES.network.mean_drives == "beta":
         of_omega = _combine(from_var, weight, omega_offset, VAR, COMBINE)
         of_beta = _combine(from_mean, bias, 0.0, MEAN, COMBINE)
@@ -96,7 +85,7 @@ def _predict(mean, var, t, SIZES: tl.constexpr):
 def autoencoder(mean, var, t, SIZES: tl.constexpr):
     """Compute scale and shift (channels) from the moments (fine) of an instance."""
     _, _, of_omega, of_beta = _predict(mean, var, t, SIZES)
-    return rescale_groups(of_omega[0], of_beta[0], mean, var, SIZES)
+    return v.rescale_groups(of_omega[0], of_beta[0], mean, var, SIZES)
 
 
 @triton.jit
@@ -108,14 +97,14 @@ def autoencoder_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.con
     key_mean, key_var, of_omega, of_beta = _predict(mean, var, t, SIZES)
     omega, omega_slope, weight_slope = of_omega
     _, beta_slope, bias_slope = of_beta
-    scale, d_omega, d_mean, d_var = rescale_groups_vjp(omega, d_scale, d_shift, mean, var, SIZES)
+    scale, d_omega, d_mean, d_var = v.rescale_groups_vjp(omega, d_scale, d_shift, mean, var, SIZES)
 
-    c, exists = numbers(C)
+    c, exists = v.numbers(C)
     tl.store(gradients_ptr + c, d_omega * weight_slope, mask=exists)
     tl.store(gradients_ptr + C + c, d_shift * bias_slope, mask=exists)
     encode_ptr = gradients_ptr + 2 * C
-    d_from_omega = fold(d_omega * omega_slope, C, KEYS)
-    d_from_beta = fold(d_shift * beta_slope, C, KEYS)
+    d_from_omega = v.fold(d_omega * omega_slope, C, KEYS)
+    d_from_beta = v.fold(d_shift * beta_slope, C, KEYS)
     if SIZES.network.mean_drives == "beta":
         d_from_mean, d_from_var = d_from_beta, d_from_omega
     else:
@@ -127,13 +116,13 @@ def autoencoder_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.con
         decode_mean, decode_var, at, is_key = _decoders(m, t, SIZES)
         tl.store(encode_ptr + MATRIX + at, d_from_mean * mean_hidden, mask=is_key)
         tl.store(encode_ptr + 2 * MATRIX + at, d_from_var * var_hidden, mask=is_key)
-        d_mean_hidden = total(d_from_mean * decode_mean, KEYS)
+        d_mean_hidden = v.total(d_from_mean * decode_mean, KEYS)
         d_mean_hidden = tl.where(mean_hidden <= 0, 0.0, d_mean_hidden)  # NaN stays
-        d_var_hidden = total(d_from_var * decode_var, KEYS)
+        d_var_hidden = v.total(d_from_var * decode_var, KEYS)
         d_var_hidden = tl.where(var_hidden <= 0, 0.0, d_var_hidden)
         d_encode = d_mean_hidden * key_mean + d_var_hidden * key_var
         tl.store(encode_ptr + m * KEYS + tl.arange(0, d_encode.shape[0]), d_encode, mask=is_key)
         d_key_mean += encode * d_mean_hidden
         d_key_var += encode * d_var_hidden
-    of_mean, of_var = refine(d_key_mean, d_key_var, key_mean, mean, SIZES.fine, KEYS)
+    of_mean, of_var = v.refine(d_key_mean, d_key_var, key_mean, mean, SIZES.fine, KEYS)
     return scale, d_mean + of_mean, d_var + of_var

@@ -13,29 +13,14 @@ import triton.language as tl
 from torch import Tensor
 
 from ..networks import Tensors
-from .vectors import (
-    activate,
-    coarsen,
-    divide,
-    finite,
-    fold,
-    load,
-    numbers,
-    refine,
-    spread,
-    total,
-)
+from . import vectors as v
+from .streaming import pool
 
-#: Instances by channels of a tile of the kernel that pools the batch's moments.
-BATCH_TILE = (16, 64)
+#: Channels by instances of a tile of the kernel that pools the batch's moments.
+BATCH_TILE = (64, 16)
 
 
 # ---- the statistics of one instance, relative to its means
-
-
-@triton.jit
-def _channels(SIZES: tl.constexpr):
-    return numbers(SIZES.channels)
 
 
 @triton.jit
@@ -47,14 +32,14 @@ def _statistics(i: tl.constexpr, mean, var, t, SIZES: tl.constexpr):
         offset = tl.zeros_like(mean)
         of_var = var
     elif NAME == "BN":
-        c, exists = _channels(SIZES)
-        offset = mean - load(t.batch_mean, c, exists)
-        of_var = load(t.batch_var, c, exists)
+        c, exists = v.numbers(SIZES.channels)
+        offset = mean - v.load(t.batch_mean, c, exists)
+        of_var = v.load(t.batch_var, c, exists)
     else:
         GROUPS: tl.constexpr = SIZES.network.num_groups if NAME == "GN" else 1
-        group_mean, group_var = coarsen(mean, var, C, GROUPS)
-        offset = mean - spread(group_mean, GROUPS, C)
-        of_var = spread(group_var, GROUPS, C)
+        group_mean, group_var = v.coarsen(mean, var, C, GROUPS)
+        offset = mean - v.spread(group_mean, GROUPS, C)
+        of_var = v.spread(group_var, GROUPS, C)
     return offset, of_var
 
 
@@ -69,15 +54,15 @@ def _statistics_vjp(i: tl.constexpr, d_offset, d_of_var, mean, gradients_ptr, SI
     elif NAME == "BN":
         d_mean = d_offset
         d_var = tl.zeros_like(mean)
-        c, exists = _channels(SIZES)
+        c, exists = v.numbers(SIZES.channels)
         batch_ptr = gradients_ptr + SIZES.gradients - 2 * C
         tl.store(batch_ptr + c, -d_offset, mask=exists)
         tl.store(batch_ptr + C + c, d_of_var, mask=exists)
     else:
         GROUPS: tl.constexpr = SIZES.network.num_groups if NAME == "GN" else 1
-        group_mean = divide(fold(mean, C, GROUPS), C // GROUPS)
-        d_group_var = fold(d_of_var, C, GROUPS)
-        d_mean, d_var = refine(-fold(d_offset, C, GROUPS), d_group_var, group_mean, mean, C, GROUPS)
+        group_mean = v.divide(v.fold(mean, C, GROUPS), C // GROUPS)
+        d_group_mean, d_group_var = -v.fold(d_offset, C, GROUPS), v.fold(d_of_var, C, GROUPS)
+        d_mean, d_var = v.refine(d_group_mean, d_group_var, group_mean, mean, C, GROUPS)
         d_mean += d_offset
     return d_mean, d_var
 
@@ -93,9 +78,8 @@ def _element(values, i):
 
 
 @triton.jit
-def _softmax(logits, SIZES: tl.constexpr):
-    exists = tl.arange(0, SIZES.rows) < len(SIZES.network.normalizers)
-    logits = tl.where(exists, logits, -float("inf"))
+def _softmax(logits, real):
+    logits = tl.where(real, logits, -float("inf"))
     ratios = tl.exp(logits - tl.max(logits, axis=0))
     return ratios / tl.sum(ratios, axis=0)
 
@@ -110,17 +94,16 @@ def _softmax(logits, SIZES: tl.constexpr):
 @triton.jit
 def _reduced(mean, var, t, SIZES: tl.constexpr):
     """Return z (rows, runs), 0 in the padding."""
-    ROWS: tl.constexpr = SIZES.rows
     RUNS: tl.constexpr = SIZES.channels // SIZES.network.reduction
-    c, exists = _channels(SIZES)
-    reduce = 1.0 if t.reduce is None else load(t.reduce, c, exists)
-    run, is_run = numbers(RUNS)
-    row = tl.arange(0, ROWS)[:, None]
-    z = tl.zeros((ROWS, run.shape[0]), tl.float32)
+    c, exists = v.numbers(SIZES.channels)
+    reduce = 1.0 if t.reduce is None else v.load(t.reduce, c, exists)
+    run, is_run = v.numbers(RUNS)
+    row, _ = v.numbers(len(SIZES.network.normalizers))
+    z = tl.zeros((row.shape[0], run.shape[0]), tl.float32)
     for i in tl.static_range(len(SIZES.network.normalizers)):
         offset, of_var = _statistics(i, mean, var, t, SIZES)
-        u = offset * tl.rsqrt(of_var + SIZES.network.eps)
-        z = tl.where((row == i) & is_run, fold(reduce * u, SIZES.channels, RUNS)[None, :], z)
+        u = reduce * offset * tl.rsqrt(of_var + SIZES.network.eps)
+        z = tl.where((row == i)[:, None] & is_run, v.fold(u, SIZES.channels, RUNS)[None, :], z)
     return z
 
 
@@ -128,59 +111,58 @@ def _reduced(mean, var, t, SIZES: tl.constexpr):
 def _expand(j: tl.constexpr, SIZES: tl.constexpr):
     """Return offsets (hidden, rows) and mask of the weights of the j-th column of v."""
     K: tl.constexpr = len(SIZES.network.normalizers)
-    h, exists = numbers(SIZES.network.hidden)
-    row = tl.arange(0, SIZES.rows)
-    return h[:, None] * (K * K) + row[None, :] * K + j, exists[:, None] & (row < K)[None, :]
+    h, exists = v.numbers(SIZES.network.hidden)
+    row, is_row = v.numbers(K)
+    return h[:, None] * (K * K) + row[None, :] * K + j, exists[:, None] & is_row[None, :]
 
 
 @triton.jit
 def _ratio(SIZES: tl.constexpr):
     """Return offsets (rows, hidden) and mask of the second map's weights."""
-    h, exists = numbers(SIZES.network.hidden)
-    row = tl.arange(0, SIZES.rows)
-    exists = (row < len(SIZES.network.normalizers))[:, None] & exists[None, :]
-    return row[:, None] * SIZES.network.hidden + h[None, :], exists
+    h, exists = v.numbers(SIZES.network.hidden)
+    row, is_row = v.numbers(len(SIZES.network.normalizers))
+    return row[:, None] * SIZES.network.hidden + h[None, :], is_row[:, None] & exists[None, :]
 
 
 @triton.jit
 def _ratios(z, t, SIZES: tl.constexpr):
     """Return the ratios (rows), and the activation's values and slopes (hidden), from z."""
     ACTIVATION: tl.constexpr = SIZES.network.activation
-    h, exists = numbers(SIZES.network.hidden)
-    hidden = load(t.expand_bias, h, exists)
+    h, exists = v.numbers(SIZES.network.hidden)
+    hidden = v.load(t.expand_bias, h, exists)
     for j in tl.static_range(len(SIZES.network.normalizers)):
-        v = tl.sum(z * _row(z, j)[None, :], axis=1)
+        v_j = tl.sum(z * _row(z, j)[None, :], axis=1)
         at, real = _expand(j, SIZES)
-        hidden += tl.sum(load(t.expand, at, real) * v[None, :], axis=1)
-    hidden, slope = activate(hidden, ACTIVATION)
+        hidden += tl.sum(v.load(t.expand, at, real) * v_j[None, :], axis=1)
+    hidden, slope = v.activate(hidden, ACTIVATION)
     at, real = _ratio(SIZES)
-    row = tl.arange(0, SIZES.rows)
-    logits = load(t.ratio_bias, row, row < len(SIZES.network.normalizers))
-    logits += tl.sum(load(t.ratio, at, real) * hidden[None, :], axis=1)
-    return _softmax(logits, SIZES), hidden, slope
+    row, is_row = v.numbers(len(SIZES.network.normalizers))
+    logits = v.load(t.ratio_bias, row, is_row)
+    logits += tl.sum(v.load(t.ratio, at, real) * hidden[None, :], axis=1)
+    return _softmax(logits, is_row), hidden, slope
 
 
 @triton.jit
 def _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, gradients_ptr, SIZES: tl.constexpr):
     """Return the gradient of z by that of the ratios; store the gradients of both linear maps."""
     K: tl.constexpr = len(SIZES.network.normalizers)
-    h, exists = numbers(SIZES.network.hidden)
-    row = tl.arange(0, SIZES.rows)
+    h, exists = v.numbers(SIZES.network.hidden)
+    row, is_row = v.numbers(K)
     expand_bias_ptr = gradients_ptr + SIZES.network.hidden * K * K
     ratio_ptr = expand_bias_ptr + SIZES.network.hidden
     d_logits = ratios * (d_ratios - tl.sum(ratios * d_ratios, axis=0))
-    tl.store(ratio_ptr + K * SIZES.network.hidden + row, d_logits, mask=row < K)
+    tl.store(ratio_ptr + K * SIZES.network.hidden + row, d_logits, mask=is_row)
     at, real = _ratio(SIZES)
     tl.store(ratio_ptr + at, d_logits[:, None] * hidden[None, :], mask=real)
-    d_hidden = slope * tl.sum(d_logits[:, None] * load(t.ratio, at, real), axis=0)
+    d_hidden = slope * tl.sum(d_logits[:, None] * v.load(t.ratio, at, real), axis=0)
     tl.store(expand_bias_ptr + h, d_hidden, mask=exists)
     d_z = tl.zeros_like(z)
     for j in tl.static_range(K):
         z_j = _row(z, j)[None, :]
-        v = tl.sum(z * z_j, axis=1)
+        v_j = tl.sum(z * z_j, axis=1)
         at, real = _expand(j, SIZES)
-        tl.store(gradients_ptr + at, d_hidden[:, None] * v[None, :], mask=real)
-        d_v = tl.sum(load(t.expand, at, real) * d_hidden[:, None], axis=0)[:, None]
+        tl.store(gradients_ptr + at, d_hidden[:, None] * v_j[None, :], mask=real)
+        d_v = tl.sum(v.load(t.expand, at, real) * d_hidden[:, None], axis=0)[:, None]
         d_z += d_v * z_j
         d_z += tl.where(row[:, None] == j, tl.sum(d_v * z, axis=0)[None, :], 0.0)
     return d_z
@@ -189,8 +171,8 @@ def _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, gradients_ptr, SIZES: tl.
 @triton.jit
 def _weight(i: tl.constexpr, ptr, SIZES: tl.constexpr):
     """Return normalizer i's weight or bias (channels)."""
-    c, exists = _channels(SIZES)
-    return load(ptr, c if SIZES.network.shared_affine else i * SIZES.channels + c, exists)
+    c, exists = v.numbers(SIZES.channels)
+    return v.load(ptr, c if SIZES.network.shared_affine else i * SIZES.channels + c, exists)
 
 
 @triton.jit
@@ -217,8 +199,8 @@ def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.conste
     C: tl.constexpr = SIZES.channels
     bias_ptr = gradients_ptr + (C if SIZES.network.shared_affine else K * C)
     reduce_ptr = bias_ptr + C
-    c, exists = _channels(SIZES)
-    row = tl.arange(0, SIZES.rows)
+    c, exists = v.numbers(SIZES.channels)
+    row, _ = v.numbers(K)
     z = _reduced(mean, var, t, SIZES)
     ratios, hidden, slope = _ratios(z, t, SIZES)
 
@@ -232,7 +214,7 @@ def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.conste
         rstd = tl.rsqrt(of_var + SIZES.network.eps)
         d_gain = (d_scale + d_shift * offset) * rstd
         scale += ratio * weight * rstd
-        d_ratios = tl.where(row == i, total(weight * d_gain, C), d_ratios)
+        d_ratios = tl.where(row == i, v.total(weight * d_gain, C), d_ratios)
         if SIZES.network.shared_affine:
             d_weight += ratio * d_gain
         else:
@@ -242,7 +224,7 @@ def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.conste
     tl.store(bias_ptr + c, d_shift, mask=exists)
     d_z = _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, reduce_ptr + C, SIZES)
 
-    reduce = 1.0 if t.reduce is None else load(t.reduce, c, exists)
+    reduce = 1.0 if t.reduce is None else v.load(t.reduce, c, exists)
     d_reduce = tl.zeros_like(mean)
     d_mean = tl.zeros_like(mean)
     d_var = tl.zeros_like(mean)
@@ -250,7 +232,7 @@ def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.conste
         offset, of_var = _statistics(i, mean, var, t, SIZES)
         gain = _element(ratios, i) * _weight(i, t.weight, SIZES)
         rstd = tl.rsqrt(of_var + SIZES.network.eps)
-        d_run = spread(_row(d_z, i), C // SIZES.network.reduction, C)
+        d_run = v.spread(_row(d_z, i), C // SIZES.network.reduction, C)
         d_u = d_shift * gain + reduce * d_run
         d_reduce += d_run * offset * rstd
         d_rstd = d_scale * gain + d_u * offset
@@ -281,93 +263,67 @@ def _mixed(mean, var, mean_ratios, var_ratios, t, SIZES: tl.constexpr):
 
 
 @triton.jit
-def _sparsestmax(logits, radius, SIZES: tl.constexpr):
-    """Return ratios, see layers/sparse.py; and what their gradients need.
-
-    Row i of each matrix is about the face of all logits that are not below the i-th.
-    """
-    exists = tl.arange(0, SIZES.rows) < len(SIZES.network.normalizers)
-    logits -= tl.max(tl.where(exists, logits, -float("inf")), axis=0)
-    among = ((logits[None, :] >= logits[:, None]) | (logits != logits)[None, :]) & exists[None, :]
-    sizes = tl.maximum(tl.sum(among.to(tl.float32), axis=1), 1.0)
-    mean = tl.sum(tl.where(among, logits[None, :], 0.0), axis=1) / sizes
-    off_mean = tl.where(among, logits[None, :] - mean[:, None], 0.0)
-    squares = tl.sum(off_mean * off_mean, axis=1)
-    gap = sizes * (mean - logits)
-    first = tl.sum((exists & ((gap < 1) | (gap != gap))).to(tl.float32), axis=0)
-    stretched = tl.maximum(_stretch(radius, squares, sizes, first), 1.0) * gap * gap
-    is_face = exists & ((stretched < 1) | (stretched != stretched))
-    size = tl.max(tl.where(is_face, sizes, 0.0), axis=0)
-    inside = exists & (sizes <= size)
-    c = tl.where(inside, logits - tl.sum(tl.where(inside, logits, 0.0), axis=0) / size, 0.0)
-    squares = tl.sum(c * c, axis=0)
-    stretch = _stretch(radius, squares, size, first)
-    stretches = (stretch >= 1) & (squares > 1.17549435e-38)
-    stretch = tl.where(stretches, tl.sqrt(stretch), 1.0)
-    pull = tl.where(stretches, 1 / tl.maximum(squares, 1.17549435e-38), 0.0)
-    return tl.where(inside, 1 / size + stretch * c, 0.0), c, stretch, inside, size, pull
-
-
-@triton.jit
 def _stretch(radius, squares, size, first):
     rho_squared = tl.maximum(radius * radius - 1 / size + 1 / first, 0.0)
     return rho_squared / tl.maximum(squares, 1.17549435e-38)  # the least normal number
 
 
 @triton.jit
-def _fixed(VAR: tl.constexpr, t, SIZES: tl.constexpr):
-    """Return sparse SN's fixed ratios of means or variances (rows), and whether one is 1."""
-    row = tl.arange(0, SIZES.rows)
-    real = row < len(SIZES.network.normalizers)
-    fixed = load(t.var_fixed if VAR else t.mean_fixed, row, real)
-    return fixed, tl.max((fixed == 1).to(tl.int32), axis=0) == 1
+def _sparsestmax(logits, fixed, radius, d_ratios, real):
+    """Return sparse SN's ratios (rows), see layers/sparse.py, and the gradients of the logits.
+
+    Row i of each matrix is about the face of all logits that are not below the i-th.
+    """
+    logits -= tl.max(tl.where(real, logits, -float("inf")), axis=0)
+    among = ((logits[None, :] >= logits[:, None]) | (logits != logits)[None, :]) & real[None, :]
+    sizes = tl.maximum(tl.sum(among.to(tl.float32), axis=1), 1.0)
+    mean = tl.sum(tl.where(among, logits[None, :], 0.0), axis=1) / sizes
+    off_mean = tl.where(among, logits[None, :] - mean[:, None], 0.0)
+    gap = sizes * (mean - logits)
+    first = tl.sum((real & ((gap < 1) | (gap != gap))).to(tl.float32), axis=0)
+    stretch = _stretch(radius, tl.sum(off_mean * off_mean, axis=1), sizes, first)
+    gap *= gap * tl.maximum(stretch, 1.0)
+    size = tl.max(tl.where(real & ((gap < 1) | (gap != gap)), sizes, 0.0), axis=0)
+    inside = real & (sizes <= size)
+    c = tl.where(inside, logits - tl.sum(tl.where(inside, logits, 0.0), axis=0) / size, 0.0)
+    squares = tl.maximum(tl.sum(c * c, axis=0), 1.17549435e-38)
+    stretch = _stretch(radius, squares, size, first)
+    stretches = (stretch >= 1) & (squares > 1.17549435e-38)
+    stretch = tl.where(stretches, tl.sqrt(stretch), 1.0)
+    along = tl.where(stretches, tl.sum(d_ratios * c, axis=0) / squares, 0.0)
+    d_logits = tl.where(inside, stretch * (d_ratios - along * c), 0.0)
+    d_logits -= tl.where(inside, tl.sum(d_logits, axis=0) / size, 0.0)
+    is_fixed = tl.max((fixed == 1).to(tl.int32), axis=0) == 1
+    ratios = tl.where(is_fixed, fixed, tl.where(inside, 1 / size + stretch * c, 0.0))
+    return ratios, tl.where(is_fixed, 0.0, d_logits)
 
 
 @triton.jit
-def _to_ratios(logits_ptr, VAR: tl.constexpr, t, SIZES: tl.constexpr):
-    """Return the ratios of means or variances (rows)."""
-    row = tl.arange(0, SIZES.rows)
-    logits = load(logits_ptr, row, row < len(SIZES.network.normalizers))
+def _switch_ratios(d_mean_ratios, d_var_ratios, t, SIZES: tl.constexpr):
+    """Return the ratios of the means and of the variances (rows); their logits' gradients."""
+    row, real = v.numbers(len(SIZES.network.normalizers))
+    mean_logits = v.load(t.mean_weight, row, real)
+    var_logits = v.load(t.var_weight, row, real)
     if SIZES.kind == "Switch":
-        ratios = _softmax(logits, SIZES)
+        mean_ratios, var_ratios = _softmax(mean_logits, real), _softmax(var_logits, real)
+        d_mean_logits, d_var_logits = mean_ratios * d_mean_ratios, var_ratios * d_var_ratios
     else:
-        ratios, _, _, _, _, _ = _sparsestmax(logits, load(t.radius, 0, True), SIZES)
-        fixed, is_fixed = _fixed(VAR, t, SIZES)
-        ratios = tl.where(is_fixed, fixed, ratios)
-    return ratios
-
-
-@triton.jit
-def _to_ratios_vjp(d_ratios, logits_ptr, VAR: tl.constexpr, t, SIZES: tl.constexpr):
-    """Return the gradients of logits by those of their ratios."""
-    row = tl.arange(0, SIZES.rows)
-    logits = load(logits_ptr, row, row < len(SIZES.network.normalizers))
-    if SIZES.kind == "Switch":
-        d_logits = _softmax(logits, SIZES) * d_ratios
-    else:
-        sparse = _sparsestmax(logits, load(t.radius, 0, True), SIZES)
-        _, c, stretch, inside, size, pull = sparse
-        along = pull * tl.sum(d_ratios * c, axis=0)
-        d_logits = tl.where(inside, stretch * (d_ratios - along * c), 0.0)
-        d_logits -= tl.where(inside, tl.sum(d_logits, axis=0) / size, 0.0)
-        _, is_fixed = _fixed(VAR, t, SIZES)
-        d_logits = tl.where(is_fixed, 0.0, d_logits)
-    return d_logits
-
-
-@triton.jit
-def _switch_ratios(t, SIZES: tl.constexpr):
-    return _to_ratios(t.mean_weight, 0, t, SIZES), _to_ratios(t.var_weight, 1, t, SIZES)
+        radius = v.load(t.radius, 0, True)
+        fixed = v.load(t.mean_fixed, row, real)
+        mean_ratios, d_mean_logits = _sparsestmax(mean_logits, fixed, radius, d_mean_ratios, real)
+        fixed = v.load(t.var_fixed, row, real)
+        var_ratios, d_var_logits = _sparsestmax(var_logits, fixed, radius, d_var_ratios, real)
+    return mean_ratios, var_ratios, d_mean_logits, d_var_logits
 
 
 @triton.jit
 def switch(mean, var, t, SIZES: tl.constexpr):
     """Compute SN's scale and shift from the moments of an instance (channels)."""
-    c, exists = _channels(SIZES)
-    mean_ratios, var_ratios = _switch_ratios(t, SIZES)
+    c, exists = v.numbers(SIZES.channels)
+    mean_ratios, var_ratios, _, _ = _switch_ratios(0.0, 0.0, t, SIZES)
     off_mixed, mixed_var = _mixed(mean, var, mean_ratios, var_ratios, t, SIZES)
-    scale = load(t.weight, c, exists) * tl.rsqrt(mixed_var + SIZES.network.eps)
-    return scale, scale * off_mixed + load(t.bias, c, exists)
+    scale = v.load(t.weight, c, exists) * tl.rsqrt(mixed_var + SIZES.network.eps)
+    return scale, scale * off_mixed + v.load(t.bias, c, exists)
 
 
 @triton.jit
@@ -375,12 +331,12 @@ def switch_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.constexp
     """Compute the vector-Jacobian product of ``switch``; see ``exemplar_vjp``."""
     K: tl.constexpr = len(SIZES.network.normalizers)
     C: tl.constexpr = SIZES.channels
-    c, exists = _channels(SIZES)
-    row = tl.arange(0, SIZES.rows)
-    mean_ratios, var_ratios = _switch_ratios(t, SIZES)
+    c, exists = v.numbers(SIZES.channels)
+    row, is_row = v.numbers(K)
+    mean_ratios, var_ratios, _, _ = _switch_ratios(0.0, 0.0, t, SIZES)
     off_mixed, mixed_var = _mixed(mean, var, mean_ratios, var_ratios, t, SIZES)
     rstd = tl.rsqrt(mixed_var + SIZES.network.eps)
-    scale = load(t.weight, c, exists) * rstd
+    scale = v.load(t.weight, c, exists) * rstd
 
     d_scale += d_shift * off_mixed
     tl.store(gradients_ptr + c, d_scale * rstd, mask=exists)
@@ -397,8 +353,8 @@ def switch_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.constexp
         var_ratio = _element(var_ratios, i)
         # Ratios sum to 1, so that their gradients may all be shifted. Those of statistic - mixed
         # statistic lose no digits where statistics are much larger than their differences.
-        of_mean = total(d_off_mixed * (offset - off_mixed), C)
-        of_variance = total(d_mixed_var * (of_var - mixed_var), C)
+        of_mean = v.total(d_off_mixed * (offset - off_mixed), C)
+        of_variance = v.total(d_mixed_var * (of_var - mixed_var), C)
         d_mean_ratios = tl.where(row == i, of_mean, d_mean_ratios)
         d_var_ratios = tl.where(row == i, of_variance, d_var_ratios)
         more_mean, more_var = _statistics_vjp(
@@ -406,50 +362,13 @@ def switch_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.constexp
         )
         d_mean += more_mean
         d_var += more_var
-    d_mean_logits = _to_ratios_vjp(d_mean_ratios, t.mean_weight, 0, t, SIZES)
-    d_var_logits = _to_ratios_vjp(d_var_ratios, t.var_weight, 1, t, SIZES)
-    tl.store(gradients_ptr + 2 * C + row, d_mean_logits, mask=row < K)
-    tl.store(gradients_ptr + 2 * C + K + row, d_var_logits, mask=row < K)
+    _, _, d_mean_logits, d_var_logits = _switch_ratios(d_mean_ratios, d_var_ratios, t, SIZES)
+    tl.store(gradients_ptr + 2 * C + row, d_mean_logits, mask=is_row)
+    tl.store(gradients_ptr + 2 * C + K + row, d_var_logits, mask=is_row)
     return scale, d_mean, d_var
 
 
 # ---- the batch
-
-
-@triton.jit
-def _move(from_ptr, to_ptr, c, exists, batch, momentum):
-    old = load(from_ptr, c, exists)
-    new = tl.where(momentum == 1, batch, old + momentum * (batch - old))
-    tl.store(to_ptr + c, tl.where(momentum == 0, old, new), mask=exists)
-
-
-@triton.jit(do_not_specialize=["instances", "channels"])
-def _batch_kernel(
-    mean_ptr, var_ptr, batch_mean_ptr, batch_var_ptr, from_mean, from_var, to_mean, to_var,
-    instances, channels, momentum, unbias, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """Pool the moments (N, C) of instances into those (C) of the batch; see ``pool_batch``."""
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    n = tl.arange(0, BLOCK_N)[:, None]
-    sums = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
-    for first in range(0, instances, BLOCK_N):
-        exists = (first + n < instances) & (c < channels)[None, :]
-        at = (first + n).to(tl.int64) * channels + c[None, :]
-        sums += load(mean_ptr, at, exists)
-    mean = divide(tl.sum(sums, axis=0), instances)
-    sums = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
-    for first in range(0, instances, BLOCK_N):
-        exists = (first + n < instances) & (c < channels)[None, :]
-        at = (first + n).to(tl.int64) * channels + c[None, :]
-        offset = load(mean_ptr, at, exists) - mean[None, :]
-        var = load(var_ptr, at, exists)
-        sums += tl.where(exists, var + offset * offset, 0.0)
-    var = finite(tl.sum(sums, axis=0) / instances)
-    tl.store(batch_mean_ptr + c, mean, mask=c < channels)
-    tl.store(batch_var_ptr + c, var, mask=c < channels)
-    if from_mean is not None:
-        _move(from_mean, to_mean, c, c < channels, mean, momentum)
-        _move(from_var, to_var, c, c < channels, var * unbias, momentum)
 
 
 @triton.jit(do_not_specialize=["channels"])
@@ -463,11 +382,11 @@ def _couple_kernel(
         c = first + tl.arange(0, BLOCK)
         exists = c < channels
         at = n * channels + c
-        slope = load(d_batch_var_ptr, c, exists) * (2.0 / count)
-        offset = load(d_batch_mean_ptr, c, exists) / count
-        offset += slope * (load(mean_ptr, at, exists) - load(batch_mean_ptr, c, exists))
-        tl.store(slope_ptr + at, load(slope_ptr, at, exists) + slope, mask=exists)
-        tl.store(offset_ptr + at, load(offset_ptr, at, exists) + offset, mask=exists)
+        slope = v.load(d_batch_var_ptr, c, exists) * (2.0 / count)
+        offset = v.load(d_batch_mean_ptr, c, exists) / count
+        offset += slope * (v.load(mean_ptr, at, exists) - v.load(batch_mean_ptr, c, exists))
+        tl.store(slope_ptr + at, v.load(slope_ptr, at, exists) + slope, mask=exists)
+        tl.store(offset_ptr + at, v.load(offset_ptr, at, exists) + offset, mask=exists)
 
 
 def pool_batch(
@@ -478,12 +397,9 @@ def pool_batch(
     ``count`` is the number of a channel's values. A single one has no unbiased variance.
     """
     n, c = mean.shape
-    unbias = count / max(1, count - 1)
-    running = (*running, *to) if running else (None,) * 4
-    _batch_kernel[(triton.cdiv(c, BATCH_TILE[1]),)](
-        mean, var, *batch, *running,
-        n, c, float(momentum if count > 1 else 0), unbias, *BATCH_TILE,
-    )  # fmt: skip
+    moved = (*running, *to) if running else (None,) * 4
+    weights = float(momentum if count > 1 else 0), count / max(1, count - 1)
+    pool(mean, var, (*batch, *moved), c, n, 1, c, (1, 1, 1), n, weights, BATCH_TILE)
 
 
 def couple(

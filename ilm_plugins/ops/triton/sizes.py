@@ -34,7 +34,6 @@ class Sizes(NamedTuple):
     kind: str  #: name of the network's class
     channels: int
     fine: int  #: groups whose moments the network takes
-    rows: int  #: normalizers of a mixture, padded
     buffers: tuple[tuple[int, int, int], ...]  #: of each, its place, offset among all, and size
     kept: int  #: values of all buffers
     gradients: int  #: values that a kernel stores of each instance's gradients
@@ -45,13 +44,11 @@ def find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None
     """Return the sizes for the kernels, or None if they cannot compute the network."""
     networks.check_groups(network, channels, num_groups)
     normalizers = getattr(network, "normalizers", ())
-    rows = triton.next_power_of_2(max(1, len(normalizers)))
-    if channels > MAX_CHANNELS or (
-        isinstance(network, Exemplar)
-        and (
-            network.ratio_net == "mlp" or triton.next_power_of_2(network.hidden) * rows > MAX_MATRIX
-        )
-    ):
+    is_large = channels > MAX_CHANNELS
+    if isinstance(network, Exemplar):
+        matrix = triton.next_power_of_2(network.hidden) * triton.next_power_of_2(len(normalizers))
+        is_large |= matrix > MAX_MATRIX or network.ratio_net == "mlp"
+    if is_large:
         return None
     buffers, kept, first = [], 0, network.num_parameters
     for place, size in enumerate(network.sizes(channels)[first:], first):
@@ -62,7 +59,6 @@ def find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None
         kind=type(network).__name__,
         channels=channels,
         fine=num_groups,
-        rows=rows,
         buffers=tuple(buffers),
         kept=kept,
         # BN's also have those of the batch's moments

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..networks import Tensors
 from .devices import multiprocessors, new
 from .vectors import divide, finite, load
 
@@ -101,32 +102,47 @@ def _moments_kernel(x_ptr, mean_ptr, var_ptr, channels, chunks, splits, tiles, S
     tl.store(var_ptr + out, finite(var), mask=c < channels)
 
 
+@triton.jit
+def _move(from_ptr, to_ptr, row, exists, pooled, momentum):
+    old = load(from_ptr, row, exists)
+    new = tl.where(momentum == 1, pooled, old + momentum * (pooled - old))
+    tl.store(to_ptr + row, tl.where(momentum == 0, old, new), mask=exists)
+
+
 @triton.jit(do_not_specialize=["rows", "run", "splits", "split", "length"])
 def _pool_kernel(
-    mean_ptr, var_ptr, pooled_mean_ptr, pooled_var_ptr,
-    rows, run, splits, split, length, count, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    mean_ptr, var_ptr, pooled_mean_ptr, pooled_var_ptr, from_mean, from_var, to_mean, to_var,
+    rows, run, row_step, step, splits, split, length, count, momentum, unbias,
+    BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Pool the moments (rows, run) of splits into those (rows) of groups: total variance."""
-    # A group's splits are contiguous; the last split of a channel has the remainder of `length`.
+    """Pool a run of moments in each row: total variance; move running statistics towards these."""
+    # A group's splits are a run; the last split of a channel has the remainder of `length`.
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    start = row.to(tl.int64)[:, None] * run
+    exists = row < rows
+    mean_ptr += row.to(tl.int64)[:, None] * row_step
+    var_ptr += row.to(tl.int64)[:, None] * row_step
     i = tl.arange(0, BLOCK)[None, :]
     pooled = tl.zeros((BLOCK_ROWS,), tl.float32)
     for first in range(0, run, BLOCK):
-        inside = (row < rows)[:, None] & (first + i < run)
+        inside = exists[:, None] & (first + i < run)
         weight = tl.minimum(split, length - (first + i) % splits * split).to(tl.float32)
-        mean = load(mean_ptr + start, first + i, inside)
+        mean = load(mean_ptr, (first + i).to(tl.int64) * step, inside)
         pooled += tl.sum(weight * mean, axis=1)
     pooled = divide(pooled, count)
     pooled_var = tl.zeros((BLOCK_ROWS,), tl.float32)
     for first in range(0, run, BLOCK):
-        inside = (row < rows)[:, None] & (first + i < run)
+        inside = exists[:, None] & (first + i < run)
         weight = tl.minimum(split, length - (first + i) % splits * split).to(tl.float32)
-        offset = load(mean_ptr + start, first + i, inside) - pooled[:, None]
-        var = load(var_ptr + start, first + i, inside) + offset * offset
+        at = (first + i).to(tl.int64) * step
+        offset = load(mean_ptr, at, inside) - pooled[:, None]
+        var = load(var_ptr, at, inside) + offset * offset
         pooled_var += tl.sum(tl.where(inside, weight * var, 0.0), axis=1)
-    tl.store(pooled_mean_ptr + row, pooled, mask=row < rows)
-    tl.store(pooled_var_ptr + row, finite(pooled_var / count), mask=row < rows)
+    pooled_var = finite(pooled_var / count)
+    tl.store(pooled_mean_ptr + row, pooled, mask=exists)
+    tl.store(pooled_var_ptr + row, pooled_var, mask=exists)
+    if from_mean is not None:
+        _move(from_mean, to_mean, row, exists, pooled, momentum)
+        _move(from_var, to_var, row, exists, pooled_var * unbias, momentum)
 
 
 @triton.jit
@@ -229,11 +245,16 @@ def moments(x: Tensor, pooled: Sequence[Tensor]) -> None:
     block = min(triton.next_power_of_2(run), 1024)
     block_rows = min(triton.next_power_of_2(rows), 1024 // block)
     length = x.shape[2:].numel()
-    split_length, count = tiling.split_tiles * tiling.shape.block_l, c // num_groups * length
-    _pool_kernel[(triton.cdiv(rows, block_rows),)](
-        mean, var, *pooled,
-        rows, run, tiling.splits, split_length, length, float(count), block_rows, block,
-    )  # fmt: skip
+    splits = tiling.splits, tiling.split_tiles * tiling.shape.block_l, length
+    count, block = c // num_groups * length, (block_rows, block)
+    pool(mean, var, (*pooled, *(None,) * 4), rows, run, run, 1, splits, count, (0.0, 0.0), block)
+
+
+def pool(mean, var, to: Tensors, rows, run, row_step, step, splits, count, weights, block) -> None:
+    """Launch the kernel that pools moments, whose docstring says what it takes."""
+    _pool_kernel[(triton.cdiv(rows, block[0]),)](
+        mean, var, *to, rows, run, row_step, step, *splits, float(count), *weights, *block
+    )
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
