@@ -114,9 +114,14 @@ $(VENV)/.installed: $(VENV)/.base setup.py pyproject.toml $(wildcard ilm_plugins
 install-test: $(VENV)/.test install
 
 # All packages in one round of pip, which reads and compares the versions of all each time.
-$(VENV)/.test: requirements/base.txt requirements/test.txt requirements/detectron2.txt | $(VENV)/.build
-	$(PIP) --no-build-isolation $(^:%=-r %)
-	touch $(VENV)/.base $(VENV)/.detectron2-packages $@
+$(VENV)/.test: requirements/test.txt requirements/detectron2.txt requirements/docs.txt requirements/base.txt \
+		| $(VENV)/.build
+	$(PIP) --no-build-isolation -r requirements/test.txt -r requirements/detectron2.txt
+	touch $(VENV)/.base $(VENV)/.docs $(VENV)/.detectron2-packages $@
+
+$(VENV)/.docs: requirements/docs.txt requirements/base.txt | $(BIN)/python
+	$(PIP) -r requirements/docs.txt
+	touch $(VENV)/.base $@
 
 # With VENV=/path/to/environment given: a framework alone, into an environment that has torch.
 ifneq ($(origin VENV),command line)
@@ -161,7 +166,7 @@ $(VENV)/.mmcv-compiled: $(VENV)/.openmmlab-packages requirements/mmcv.txt
 	$(compile_mmcv); $(PIP) --no-index --no-deps --target "$(COMPILED)" "$$wheels"/*.whl
 	touch $@
 
-docs: install-test
+docs: $(VENV)/.docs install
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs output/site
 
 clean:

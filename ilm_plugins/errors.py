@@ -43,11 +43,7 @@ FRAMEWORKS = {
 
 
 def missing(what: str, package: str | ImportError, extra: str | None = None) -> UserError:
-    """Return the error "WHAT needs PACKAGE: HOW TO INSTALL IT".
-
-    ``package`` is the name of a package or of a module in it, or the error of its import; ``extra``
-    is the extra of this package with all that ``what`` needs.
-    """
+    """Return the error "WHAT needs PACKAGE: HOW TO INSTALL IT", by a module or its ImportError."""
     module = package if isinstance(package, str) else package.name or str(package)
     package = module.partition(".")[0]
     install = FRAMEWORKS.get(package, f"pip install {package}")

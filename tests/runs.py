@@ -12,7 +12,7 @@ from ilm_plugins.reproduction.miniature import SMALL_DETECTRON2
 
 SHAPES = Path(__file__).parents[1] / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
 SMALL = [*SMALL_DETECTRON2, "SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0"]
-SMALL += ["TEST.DETECTIONS_PER_IMAGE", "10"]
+SMALL += ["TEST.DETECTIONS_PER_IMAGE", "10", "MODEL.FPN.NORM", "SSN"]
 NO_TEST = ["DATASETS.TEST", "()"]
 #: Code of a process that trains by its arguments, with what it needs imported before it forks.
 TRAIN = """
@@ -35,7 +35,7 @@ from detectron2.model_zoo import get_config
 
 model = get_config("common/models/mask_rcnn_fpn.py").model
 model.backbone.bottom_up.stages.norm = model.backbone.bottom_up.stem.norm = "GN"
-model.backbone.norm = "GN"
+model.backbone.norm = "SSN"
 model.backbone.bottom_up.stages.depth = 18
 del model.backbone.bottom_up.stages["stride_in_1x1"]
 model.proposal_generator.pre_nms_topk = model.proposal_generator.post_nms_topk = (100, 50)

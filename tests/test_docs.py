@@ -285,7 +285,7 @@ assert cfg.train_cfg == base.train_cfg and cfg.param_scheduler == base.param_sch
 @pytest.mark.parametrize("dropped", [False, True], ids=["both imports", "one's own alone"])
 def test_a_config_that_inherits(tmp_path, dropped):
     pytest.importorskip("mmseg", reason="needs OpenMMLab")
-    text, own, _ = (found for found in blocks(OPENMMLAB, "python") if "_base_" in found)
+    text, own = (found for found in blocks(OPENMMLAB, "python") if "_base_" in found)
     base = ROOT / "configs" / "mmseg" / "fcn_r50-d8_ade20k_en.py"
     assert '_base_ = "ilm_plugins::mmseg/' in text and '"ilm_plugins", "my_package"' in text
     # The process has not imported the package, like a framework's own tools.

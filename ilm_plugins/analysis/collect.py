@@ -106,7 +106,7 @@ def collect_ratios(
     layers = select(model, MixtureNorm, "EN, SN or SSN", match)
     found = {}
     for name, values in _gather(model, layers, _ratios, batches, forward or model).items():
-        layer = _layer_of(name, layers)
+        layer = layers.get(name) or layers[name.rpartition(".")[0]]  # of NAME.mean and NAME.var
         scales = layer.weight.detach().abs().view(-1, layer.num_channels).mean(1).float().cpu()
         found[name] = Ratios(layer.normalizers, values, scales.expand(len(layer.normalizers)))
     return found
@@ -152,10 +152,6 @@ def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]
             handle = layer.register_forward_pre_hook(partial(hook, name), with_kwargs=True)
             hooks.callback(handle.remove)
         yield
-
-
-def _layer_of(name: str, layers: Mapping[str, nn.Module]) -> nn.Module:
-    return layers.get(name) or layers[name.rpartition(".")[0]]
 
 
 def _gather(

@@ -23,11 +23,7 @@ LAYERS, MAPS, IMAGES = 6, 10, 3
 def write_dynamics(
     report: Report, steps: Sequence[int], ratios: Sequence[Mapping[str, Ratios]], step: str
 ) -> str:
-    """Write the report on the ratios at each of ``steps``; return the summary.
-
-    ``summary.txt`` has, for each checkpoint, the mean abs(ratio - 1/K), the standard deviation
-    between images and the share of the variance between images that lies between classes.
-    """
+    """Write the report on the ratios at each of ``steps``; return the summary."""
     images = report.images
     frames = dict(zip(steps, (report.ratios(of) for of in ratios), strict=True))
     whole = pd.concat(frames, names=[step], sort=False)

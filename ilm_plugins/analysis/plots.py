@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot
-from matplotlib.figure import Figure
 from seaborn.axisgrid import Grid
 
 #: Okabe and Ito's colour-blind safe colours, and two more for data sets of ten classes.
@@ -33,11 +32,6 @@ STYLE = {
 }
 #: Decorates functions, so that they draw in the style above.
 styled = mpl.rc_context(STYLE)
-
-
-def figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a width and height in inches."""
-    return Figure((width, height), layout="constrained")
 
 
 @styled
@@ -82,10 +76,7 @@ def _size(table: pd.DataFrame, height: float) -> dict[str, float]:
 
 @styled
 def by_layer(table: pd.DataFrame, hue: str, pixels: Mapping[str, np.ndarray] | None = None):
-    """Draw values by layer, as in Fig. 4 of the EN paper: mean and standard deviation of images.
-
-    With ``pixels``, name of an image -> (H, W, 3), a panel and the image itself for each of these.
-    """
+    """Draw the mean and deviation of images by layer, or a panel for each image in ``pixels``."""
     options = {"hue": hue, "style": hue, "palette": _colours(table[hue])}
     options |= {"errorbar": "sd", "markers": True, "dashes": False, "err_kws": {"linewidth": 0}}
     if pixels:
@@ -146,11 +137,7 @@ def scatter(points: pd.DataFrame, panel: str | None = None):
 
 @styled
 def dynamics(table: pd.DataFrame, step: str, hue: str, pixels: Mapping[str, np.ndarray]):
-    """Draw ratios over the training, columns ``step``, layer, normalizer, value and ``hue``.
-
-    A panel is a layer, or a layer and a normalizer if ``hue`` is not the normalizer; ``pixels`` of
-    images, name -> (H, W, 3), are drawn at the right, in frames with the colours of their lines.
-    """
+    """Draw ratios over the training by layer, with the images in ``pixels`` at the right."""
     names = table[hue].unique()
     if hue == "normalizer":
         options = {"col": "layer", "col_wrap": 5, "height": 1.8, "aspect": 1.3}

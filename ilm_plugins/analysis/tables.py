@@ -60,11 +60,7 @@ class Report:
 
 
 def write_ratios(report: Report, ratios: Mapping[str, Ratios]) -> str:
-    """Write a report on ratios, see the module; return the summary.
-
-    Layers with the same ratios for all images (SN's, and EN's before training) are only in the
-    tables and pictures by layer.
-    """
+    """Write a report on ratios, see the module; return the summary."""
     frame = report.ratios(ratios)
     table = _statistics(frame, "layer", "normalizer")
     table["share"] = [share for found in ratios.values() for share in found.shares.tolist()]
@@ -76,7 +72,7 @@ def write_ratios(report: Report, ratios: Mapping[str, Ratios]) -> str:
         "a share is the mean ratio times the mean |weight| of the normalizer, over their sum",
         table[["mean", "share"]].to_string(float_format="{:.4f}".format),
     ]
-    own = frame[varying(frame)]
+    own = frame[varying(frame)]  # without SN's, and EN's before training
     if own.shape != frame.shape:
         same = ", ".join(name for name in ratios if name not in own)
         lines.append(f"the ratios are the same for all images in {same}")
@@ -116,10 +112,8 @@ def write_rescaling(report: Report, layers: Mapping[str, Rescaling]) -> str:
 def _write_images(
     report: Report, prefix: str, frame: pd.DataFrame, numbers: pd.DataFrame, means: pd.DataFrame
 ) -> list[str]:
-    """Write the files that compare images; return lines of the summary.
-
-    ``numbers`` has each image's number in each layer, ``means`` each class's distance.
-    """
+    """Write the files that compare images; return lines of the summary."""
+    # ``numbers`` has each image's number in each layer, ``means`` each class's distance.
     quantity, points, images = frame.columns.names[1], features(frame), report.images
     far = (points**2).sum(axis=1) ** 0.5
     table = numbers.set_axis([f"{layer}/{q}" for layer, q in numbers.columns], axis=1)
@@ -184,10 +178,7 @@ def deviation(frame: pd.DataFrame) -> float:
 
 
 def features(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the values less their means over images, 0 for NaN.
-
-    They are divided by the square root of their number in a layer, to weigh layers equally.
-    """
+    """Return the values less their means over images, with equal weights of layers, 0 for NaN."""
     numbers = pd.Series(1, frame.columns).groupby(level=[0, 1]).transform("size")
     return ((frame - frame.mean()) / numbers**0.5).fillna(0)
 

@@ -155,10 +155,7 @@ HistoryBuffer = type("HistoryBuffer", (), {"__module__": "mmengine.logging.histo
 
 
 def data_types() -> list[Callable]:
-    """Return what checkpoints of data need from ``torch.serialization.add_safe_globals``.
-
-    These are numpy's arrays, and MMEngine's logs of values.
-    """
+    """Return what arrays and MMEngine's logs need from ``torch.serialization.add_safe_globals``."""
     return [*_array_types(), _log_type(), _named("builtins.getattr", _statistic)]
 
 

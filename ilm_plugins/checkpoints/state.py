@@ -18,10 +18,7 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 
 def find_state(contents: Any, path: str | os.PathLike) -> tuple[str | None, dict[str, Any]]:
-    """Return the key of a checkpoint's state dict, None for the top level, and a copy of the dict.
-
-    Arrays of numbers become tensors. CheckpointError if the file holds no state dict.
-    """
+    """Return the key of a state dict, None for the top level, and a copy with arrays as tensors."""
     if isinstance(contents, Mapping):
         for key in (*STATE_KEYS, None):
             found = contents if key is None else contents.get(key)
@@ -52,10 +49,7 @@ def copy_state(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Return a shallow copy of a state dict without the prefixes of wrappers around its model.
-
-    A prefix stays if a name lacks the prefix, or if ``model`` itself has one of the names.
-    """
+    """Return a shallow copy of a state dict without the prefixes of wrappers around its model."""
     state = copy_state(state)
     for prefix in WRAPPERS * 2:  # wrappers may be nested in either order
         wrapped = all(str(name).startswith(prefix) for name in state)
@@ -65,10 +59,7 @@ def unwrap_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
 
 
 def find_absent(state: Mapping[str, Any], model: nn.Module) -> list[str]:
-    """Return the names of a model's tensors that a state dict lacks or has in another shape.
-
-    BatchNorm's ``num_batches_tracked``, which older checkpoints lack, is not among them.
-    """
+    """Return the names of a model's tensors that a state dict lacks or has in another shape."""
     own = _required(model)
     return [name for name, t in own.items() if getattr(state.get(name), "shape", None) != t.shape]
 
@@ -84,5 +75,6 @@ def check_fits(path: str | os.PathLike, model: nn.Module, absent: Iterable[str])
 
 
 def _required(model: nn.Module) -> dict[str, Tensor]:
+    # Older checkpoints lack BatchNorm's num_batches_tracked.
     state = model.state_dict()
     return {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}

@@ -37,10 +37,7 @@ def write(contents: Any, path: str | os.PathLike) -> None:
 
 @contextmanager
 def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
-    """Open a temporary file that replaces ``path`` at the end of the block, once it is on the disk.
-
-    A failed block removes the file; a killed process leaves it (see :func:`remove_partial`).
-    """
+    """Open a temporary file, which replaces ``path`` once the block ends and the disk has it."""
     if "b" not in mode:
         options = {"encoding": "utf-8", **options}
     path = Path(os.path.realpath(path))
@@ -52,7 +49,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)  # after a kill, remove_partial does
 
 
 def remove_partial(folder: str | os.PathLike) -> None:

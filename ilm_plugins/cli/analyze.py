@@ -17,54 +17,40 @@ from ..data.images import open_images
 from ..errors import UserError
 from ..frameworks import open_config
 from ..frameworks.environment import commit
-from .command import command, config_file, example, positive, user_path
+from .command import command, config_file, new_parser, positive, user_path
 
-#: Subcommand -> its help and description.
+#: Subcommand -> what it shows.
 MEASURES = {
-    "ratios": (
-        "EN's, SN's and SSN's ratios by layer, class and image",
-        "The ratios of EN, SN and SSN layers: means by layer, class and image, the spread between "
-        "images, and a map of the images.",
-    ),
-    "omega": (
-        "ILM's and AssocNorm's omega and beta by layer, class and image",
-        "How far omega and beta of ILM layers and AssocNorm are from B_omega and B_beta, by layer, "
-        "key group, class and image, and a map of the images.",
-    ),
-    "dynamics": (
-        "EN's, SN's and SSN's ratios over the checkpoints of a training",
-        "The ratios of EN, SN and SSN layers by checkpoint: means by layer, of classes and of "
-        "single images, and maps of the images, as in Figs. 1a and 5 to 8 of the EN paper. "
-        "Checkpoints are in the order of the last number in their names.",
-    ),
+    "ratios": "EN's, SN's and SSN's ratios by layer, class and image, and a map of the images",
+    "omega": "how far omega and beta of ILM and AssocNorm are from B_omega and B_beta, by layer, "
+    "key group, class and image, and a map of the images",
+    "dynamics": "EN's, SN's and SSN's ratios over the checkpoints of a training, as in Figs. 1a "
+    "and 5 to 8 of the EN paper",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv``, or ``sys.argv[1:]``; return the exit status."""
     args = parser().parse_args(argv)
     return command(lambda: run(args))
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the subcommands, whose names become ``measure``."""
-    p = argparse.ArgumentParser(
-        description="See what adaptive layers have learned: tables (CSV), pictures (PNG), summary.",
-        epilog=example(
-            "analyze ratios IMAGES \\\n"
-            "    --config-file ilm_plugins://mmpretrain/en/resnet50_imagenet_en.py \\\n"
-            "    --checkpoint epoch_100.pth --output output/ratios"
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = new_parser(
+        "See what adaptive layers have learned: tables (CSV), pictures (PNG), summary.",
+        "analyze ratios IMAGES \\\n"
+        "    --config-file ilm_plugins://mmpretrain/en/resnet50_imagenet_en.py \\\n"
+        "    --checkpoint epoch_100.pth --output output/ratios",
     )
     commands = p.add_subparsers(required=True, metavar="COMMAND", dest="measure")
-    for name, (words, description) in MEASURES.items():
-        sub = commands.add_parser(name, help=words, description=description)
-        add = sub.add_argument
+    for name, shown in MEASURES.items():
+        add = commands.add_parser(name, help=shown, description=shown).add_argument
         add("images", help="a folder of class folders, or a flat folder")
         add("--config-file", type=config_file, required=True, metavar="FILE")
-        number = "+" if name == "dynamics" else 1
-        add("--checkpoint", required=True, nargs=number, metavar="FILE")
+        several = name == "dynamics"
+        what = "in the order of the last number in their names" if several else None
+        number = "+" if several else 1
+        add("--checkpoint", required=True, nargs=number, metavar="FILE", help=what)
         add("--output", required=True, type=user_path, metavar="DIR", help="new or empty")
         what = "names of layers, * for any characters; can be given again"
         add("--match", action="append", metavar="PATTERN", help=what)
@@ -89,9 +75,6 @@ def run(args: argparse.Namespace) -> None:
     if args.output.is_dir() and any(args.output.iterdir()):
         raise UserError(f"--output {args.output} is not empty; give a new folder")
     steps = sort_by_step(args.checkpoint) if args.measure == "dynamics" else {0: args.checkpoint[0]}
-    for path in steps.values():
-        if not Path(path).is_file():
-            raise UserError(f"checkpoint {path!r} does not exist; give a file")
     images = open_images(args.images, args.limit, args.classes)
     with loading(unsafe=args.unsafe):
         inference = open_config(args.config_file, args.opts, args.device).inference()

@@ -20,9 +20,13 @@ def command(run: Callable[[], int | None]) -> int:
         return 2
 
 
-def example(*lines: str) -> str:
-    """The end of a command's help: a heading and commands, without "python -m ilm_plugins"."""
-    return "\n".join(["example:", *(f"  python -m ilm_plugins {line}" for line in lines)])
+def new_parser(description: str, *examples: str) -> argparse.ArgumentParser:
+    """A parser whose help ends with examples, commands without "python -m ilm_plugins"."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog="\n".join(["example:", *(f"  python -m ilm_plugins {line}" for line in examples)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def config_file(word: str) -> str:

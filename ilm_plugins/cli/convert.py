@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..frameworks import open_config
 from ..layers import NORMS, parse_norm
 from ..layers.options import check_known
-from .command import command, config_file, example, user_path
+from .command import command, config_file, new_parser, user_path
 
 #: Entries beside the state dict by which detectron2 reads a checkpoint; they are copied.
 COPIED = ("__author__", "matching_heuristics")
@@ -24,18 +24,15 @@ Change = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], surgery.Repor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv``, or ``sys.argv[1:]``; return the exit status."""
     args = parser().parse_intermixed_args(argv)
     return command(lambda: run(args))
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser: INPUT, OUTPUT, target norms, layers, and options such as --unsafe."""
-    p = argparse.ArgumentParser(
-        description="Convert the norms of a checkpoint: .pth of torch, detectron2 or MMEngine,\n"
+    p = new_parser(
+        "Convert the norms of a checkpoint: .pth of torch, detectron2 or MMEngine,\n"
         ".pkl of detectron2's model zoo, .safetensors.",
-        epilog=example("convert gn.pth ilmgn.pth --to ILMGN --match 'roi_heads.box_head.*'"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "convert gn.pth ilmgn.pth --to ILMGN --match 'roi_heads.box_head.*'",
     )
     add = p.add_argument
     add("input", type=user_path)
@@ -62,11 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert the file ``args.input`` to ``args.output``; print what changed and what is dropped.
-
-    Raises:
-        UserError: a mistake in the options or files, or no norm was converted.
-    """
+    """Convert INPUT to OUTPUT and print what changed; UserError if no norm was converted."""
     check_output(args.input, args.output, args.overwrite)
     with loading(unsafe=args.unsafe):
         change = conversion(args)
@@ -104,10 +97,7 @@ def check_output(source: Path, target: Path, overwrite: bool) -> None:
 
 
 def conversion(args: argparse.Namespace) -> Change:
-    """Return the conversion that the command line asks for; UserError for mistakes in options.
-
-    With ``--config-file``, the model is built in this call.
-    """
+    """Return the conversion that the options ask for; the model of --config-file is built now."""
     for given, option, needed, other in (
         (args.overrides, " ".join(args.overrides), args.config_file, "--config-file"),
         (args.part, f"--part {args.part}", args.config_file, "--config-file"),
@@ -135,10 +125,7 @@ def conversion(args: argparse.Namespace) -> Change:
 def fit(
     state: Mapping[str, Tensor], model: nn.Module, part: str | None
 ) -> tuple[dict[str, Tensor], surgery.Report]:
-    """Convert a state dict to the norms of a model or a part; UserError if it is of a part of it.
-
-    Returns a new state dict without prefixes of wrappers, and a report on its norms.
-    """
+    """Convert a state dict to the norms of a model; UserError if it is of a part of the model."""
     state = unwrap_state(state, model)
     if not model.state_dict().keys() & state.keys():
         for name, child in model.named_modules():

@@ -13,32 +13,23 @@ from .. import checkpoints
 from ..frameworks import OpenConfig, environment, open_config, record
 from ..frameworks.options import RunOptions
 from . import train
-from .command import command, config_file, example, user_path
+from .command import command, config_file, new_parser, user_path
 
 #: Number of images in the picture, and least score, 0 to 1, of a prediction that is drawn.
 COUNT, MIN_SCORE = 6, 0.6
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv``, or ``sys.argv[1:]``; return the exit status."""
     args = parser().parse_args(argv)
     return command(lambda: run(args))
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=example("demo ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = new_parser(__doc__, "demo ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml")
     p.add_argument("configs", nargs="+", type=config_file, metavar="CONFIG", help="detectron2 yaml")
     p.add_argument("--output", type=user_path, default="output/demo", metavar="FOLDER")
-    p.add_argument(
-        "--record",
-        type=user_path,
-        metavar="FOLDER",
-        help="also write the results and the last picture there",
-    )
+    what = "also write the results and the last picture there"
+    p.add_argument("--record", type=user_path, metavar="FOLDER", help=what)
     p.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
     return p
 

@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 from ..frameworks import installed
+from ..frameworks.environment import FRAMEWORKS
 from ..layers import NORMS
 from ..ops import cpu
 from ..ops.backends import VARIABLE
 from ..version import __version__
 
-#: OpenMMLab's packages, under their import names.
-OPENMMLAB = ("mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain")
 #: Package -> where its configs name norms.
 SETTINGS = {
     "detectron2": "NORM in get_norm",
@@ -37,7 +36,7 @@ def report() -> str:
         f"triton       {_version('triton')}",
         f"backend      {os.environ.get(VARIABLE) or 'auto'}",
         f"C kernels    {_describe_kernels()}",
-        *(f"{package:12} {_describe_framework(package)}" for package in ("detectron2", *OPENMMLAB)),
+        *(f"{package:12} {_describe_framework(package)}" for package in FRAMEWORKS),
     ]
     return "\n".join(lines)
 

@@ -7,27 +7,22 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from ..data.shapes import write_shapes
-from .command import command, example, user_path
+from .command import command, new_parser, user_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv``, or ``sys.argv[1:]``; return the exit status."""
     return command(lambda: write(**vars(parser().parse_args(argv))))
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        description="Write a dataset of drawn shapes to ROOT/shapes: photos, COCO instances,\n"
+    p = new_parser(
+        "Write a dataset of drawn shapes to ROOT/shapes: photos, COCO instances,\n"
         "semantic masks, and pairs for pix2pix.",
-        epilog=example("make-shapes --root datasets --num-training 200"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "make-shapes --root datasets --num-training 200",
     )
-    p.add_argument(
-        "--root",
-        type=user_path,
-        default=os.environ.get("DETECTRON2_DATASETS", "datasets"),
-        help="folder that receives the folder shapes; default: $DETECTRON2_DATASETS or %(default)s",
-    )
+    root = os.environ.get("DETECTRON2_DATASETS", "datasets")
+    what = "folder that receives the folder shapes; default: $DETECTRON2_DATASETS or %(default)s"
+    p.add_argument("--root", type=user_path, default=root, help=what)
     for name, default, what in (
         ("--num-training", 1000, "training images"),
         ("--num-validation", 200, "validation images"),

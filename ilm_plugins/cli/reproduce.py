@@ -12,17 +12,14 @@ from itertools import takewhile
 from ..frameworks.record import FILE
 from ..reproduction import record, registry, report
 from ..reproduction.run import Options, run_all
-from .command import command, example, positive, user_path
+from .command import command, new_parser, positive, user_path
 
 #: A word KEY=VALUE.
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv``, or ``sys.argv[1:]``; return the exit status.
-
-    Words KEY=VALUE at its end are overrides.
-    """
+    """Run the command line; words KEY=VALUE at the end are overrides."""
     words = list(sys.argv[1:] if argv is None else argv)
     number = len(list(takewhile(OVERRIDE.match, reversed(words))))
     args = parser().parse_args(words[: len(words) - number])
@@ -32,12 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all but the overrides; ``command`` is the function to call."""
-    p = argparse.ArgumentParser(
-        description="The papers' tables and figures, run here.",
-        epilog=example(
-            "reproduce list en-5", "reproduce run en-5 ResNet20/EN --miniature --num-gpus 0"
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = new_parser(
+        "The papers' tables and figures, run here.",
+        "reproduce list en-5",
+        "reproduce run en-5 ResNet20/EN --miniature --num-gpus 0",
     )
     commands = p.add_subparsers(required=True, metavar="list | run | report")
     listing = commands.add_parser("list", help="the tables, or one table's rows")

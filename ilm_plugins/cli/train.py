@@ -8,23 +8,17 @@ from ..errors import UserError, missing
 from ..frameworks import PACKAGES, framework_of, installed
 from ..frameworks.options import RunOptions
 from ..frameworks.processes import available_gpus, check_processes, launch
-from .command import command, config_file, example, positive
+from .command import command, config_file, new_parser, positive
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv``, or ``sys.argv[1:]``; return the exit status."""
     args = vars(parser().parse_args(argv))
     options = RunOptions(**{**args, "overrides": tuple(args["overrides"])})
     return command(lambda: run(options))
 
 
 def run(options: RunOptions) -> None:
-    """Train, or evaluate with ``eval_only``, in as many processes as the options ask for.
-
-    Raises:
-        UserError: a mistake in the options or the config, or one of several processes failed.
-            Exceptions of a single process pass unchanged.
-    """
+    """Train or evaluate; UserError for wrong options, or if one of several processes fails."""
     late = [word for word in options.overrides if word.startswith("--")]
     if late:
         raise UserError(f"{late[0]} comes after an override; give options before overrides")
@@ -41,15 +35,12 @@ def run(options: RunOptions) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser; the first positional word and all after it are ``overrides``."""
-    p = argparse.ArgumentParser(
-        description="Train or evaluate a detectron2 .yaml or LazyConfig .py, or an MMEngine .py.\n"
+    p = new_parser(
+        "Train or evaluate a detectron2 .yaml or LazyConfig .py, or an MMEngine .py.\n"
         "Several machines: the same command on each, with --num-machines, --machine-rank\n"
         "and one --dist-url, such as tcp://10.0.0.1:29500.",
-        epilog=example(
-            "train --config-file ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml \\\n"
-            "    --num-gpus 0 OUTPUT_DIR output/shapes"
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "train --config-file ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml \\\n"
+        "    --num-gpus 0 OUTPUT_DIR output/shapes",
     )
     add = p.add_argument
     what = "a path, or ilm_plugins://NAME for one of this package's configs"

@@ -7,31 +7,26 @@ import torch
 
 from ..errors import UserError
 from ..frameworks import open_config
-from .command import command, config_file, example, user_path
+from .command import command, config_file, new_parser, user_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv``, or ``sys.argv[1:]``; return the exit status."""
     args = parser().parse_args(argv)
     return command(lambda: translate(args))
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        description="Translate a folder of images, of any size, to OUTPUT/NAME.png.",
-        epilog=example(
-            "translate ilm_plugins://pix2pix/facades_in_in.py \\\n"
-            "    output/facades/epoch_200.pth LABELS PHOTOS"
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = new_parser(
+        "Translate a folder of images, of any size, to OUTPUT/NAME.png.",
+        "translate ilm_plugins://pix2pix/facades_in_in.py \\\n"
+        "    output/facades/epoch_200.pth LABELS PHOTOS",
     )
     p.add_argument("config", type=config_file, help="of the training")
     p.add_argument("checkpoint", help="of the training")
     p.add_argument("input", type=user_path, help="folder of images")
     p.add_argument("output", type=user_path, help="folder to write to, made if missing")
-    p.add_argument(
-        "--half", choices=("left", "right"), help="translate this half of pairs side by side"
-    )
+    what = "translate this half of pairs side by side"
+    p.add_argument("--half", choices=("left", "right"), help=what)
     p.add_argument("--unsafe", action="store_true", help="run code that the checkpoint holds")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return p

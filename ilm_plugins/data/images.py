@@ -60,48 +60,40 @@ def open_images(
     Only ``classes`` are kept, in this order, if given; of their images ``limit``, evenly spaced.
     """
     path = Path(path).expanduser()
-    images = _list_folder(path)
-    if not len(images):
-        raise UserError(f"{path}: no image there; expected {', '.join(ENDINGS)}")
+    files = list_images(path, deep=True)
+    loose = [p for p in files if p.parent == path]
+    if 0 < len(loose) < len(files):
+        raise UserError(
+            f"{path} holds images, such as {loose[0].name}, and folders of images; give a folder "
+            "of class folders, or one of images only"
+        )
+    class_of = {} if loose else {p: p.relative_to(path).parts[0] for p in files}
+    known = sorted({*class_of.values()})
     for name in classes:
-        if name not in images.classes:
-            near = difflib.get_close_matches(name, images.classes, 4, 0) or ["none"]
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 4, 0) or ["none"]
             raise UserError(f"{path} has no class {name!r}; near ones are {', '.join(near)}")
-    chosen = [i for i in range(len(images)) if not classes or images.class_of(i) in classes]
+    chosen = [p for p in files if not classes or class_of[p] in classes]
     if limit is not None and limit < len(chosen):
         chosen = [chosen[i * len(chosen) // limit] for i in range(limit)]
-    kept = tuple(dict.fromkeys(classes)) or images.classes
-    labels = None
-    if images.labels is not None:
-        labels = [kept.index(images.class_of(i)) for i in chosen]
-    return Images(
-        [images.names[i] for i in chosen], labels, kept, [images.files[i] for i in chosen]
-    )
+    kept = tuple(dict.fromkeys(classes or known))
+    labels = None if loose else [kept.index(class_of[p]) for p in chosen]
+    return Images([str(p.relative_to(path)) for p in chosen], labels, kept, chosen)
 
 
-def _list_folder(path: Path) -> Images:
-    """List a folder's images at any depth, sorted by path; folders directly in it are classes.
-
-    Names that begin with a dot are skipped. A class may be a link to a folder.
-    """
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder; give a folder of images")
-    within = (p for child in path.iterdir() for p in (child, *child.rglob("*")))
+def list_images(folder: Path, deep: bool = False) -> list[Path]:
+    """Return the images in a folder, sorted, without hidden ones; UserError if there is none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give a folder of images")
+    # Each child by itself, because it may be a link to a folder.
+    found = (p for child in folder.iterdir() for p in (child, *(child.rglob("*") if deep else ())))
     files = sorted(
         p
-        for p in within
+        for p in found
         if p.suffix.lower() in ENDINGS
         and p.is_file()
-        and not any(part.startswith(".") for part in p.relative_to(path).parts)
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
     )
-    names = [str(p.relative_to(path)) for p in files]
-    in_classes = [p.parent != path for p in files]
-    if any(in_classes) and not all(in_classes):
-        raise UserError(
-            f"{path} holds images, such as {names[in_classes.index(False)]}, and folders of "
-            "images; give a folder of class folders, or one of images only"
-        )
-    if not any(in_classes):
-        return Images(names, None, (), files)
-    classes = tuple(sorted({Path(name).parts[0] for name in names}))
-    return Images(names, [classes.index(Path(name).parts[0]) for name in names], classes, files)
+    if not files:
+        raise UserError(f"{folder}: no image there; expected {', '.join(ENDINGS)}")
+    return files

@@ -146,10 +146,7 @@ def write_shapes(
     seed: int = 0,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> Path:
-    """Write the dataset to ROOT/shapes, or find it there; return that folder.
-
-    A folder with other contents is left as it is, and raises UserError.
-    """
+    """Write the dataset to ROOT/shapes, or find it there; UserError if there is anything else."""
     counts = {"num_training": num_training, "num_validation": num_validation}
     settings = {"seed": seed, "size": size, **counts}
     if seed < 0 or size < MIN_SIZE or min(counts.values()) < 1:

@@ -1,4 +1,4 @@
-"""Integration with detectron2 and OpenMMLab; code specific to a framework is only in here."""
+"""Integration with detectron2, OpenMMLab and timm; code specific to a framework is only in here."""
 
 from torch import nn
 
@@ -17,19 +17,15 @@ __all__ = [
 
 
 def install_import_hooks() -> None:
-    """Make the names of this package's layers valid in the configs of every framework.
-
-    It also registers the data set `shapes` in detectron2, and networks and data sets in OpenMMLab,
-    and makes this package's configs valid bases of a config. It imports no framework; a framework
-    that is imported later learns the names then. Calling it again does no harm.
-    """
-    from . import openmmlab
+    """Have every framework, once it is imported, know this package's layers, data and configs."""
+    from . import openmmlab, timm
     from .detectron2 import datasets, norms, shipped_configs
 
     norms.install_import_hooks()
     datasets.install_import_hooks()
     shipped_configs.install_import_hooks()
     openmmlab.install_import_hooks()
+    timm.install_import_hooks()
 
 
 def register(key: str, layer: type[nn.Module]) -> None:

@@ -2,19 +2,16 @@
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from .. import configs
 from ..errors import UserError, missing
-
-if TYPE_CHECKING:  # it needs numpy
-    from .inference import Inference
 
 #: Code by which a config in Python is one of detectron2.
 DETECTRON2 = re.compile(
@@ -31,6 +28,21 @@ PACKAGES = {"detectron2": "detectron2", "openmmlab": "mmengine"}
 
 
 @dataclass(frozen=True)
+class Inference:
+    """A model, and a function that runs it on images as the model's evaluation does."""
+
+    #: For titles.
+    name: str
+    model: nn.Module
+    #: Takes arrays (H, W, 3), RGB, uint8, of any size.
+    forward: Callable[[Sequence[Any]], Any]
+    #: The default number of images in a call of ``forward``.
+    batch_size: int
+    #: In words.
+    preprocessing: str
+
+
+@dataclass(frozen=True)
 class OpenConfig:
     """A config and its framework: "detectron2", or "openmmlab" for all of MMEngine's."""
 
@@ -43,7 +55,7 @@ class OpenConfig:
         """The model, with random weights, on the device."""
         return self._module.build_model(self.config).to(self.device)
 
-    def inference(self) -> "Inference":
+    def inference(self) -> Inference:
         """The model together with the preprocessing of the config's evaluation."""
         return self._module.inference(self.config, Path(self.path).stem, self.device)
 
@@ -53,17 +65,10 @@ class OpenConfig:
 
 
 def open_config(path: str, overrides: Sequence[str] = (), device: str = "cpu") -> OpenConfig:
-    """Read a config of detectron2 or MMEngine.
-
-    Args:
-        path: a .yaml or .py file, or ``ilm_plugins://NAME``.
-        overrides: ``KEY VALUE`` pairs for yaml, ``KEY=VALUE`` words for .py, as of the command
-            ``train``.
-        device: where the model is built, such as "cpu" or "cuda:0".
+    """Read a config, a file or ``ilm_plugins://NAME``, with overrides as of the command ``train``.
 
     Raises:
-        UserError: there is no such file, or its framework is not installed. Errors of reading the
-            config pass unchanged.
+        UserError: there is no such file, or its framework is not installed.
     """
     path = configs.resolve(path)
     framework = framework_of(path)

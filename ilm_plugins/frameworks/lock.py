@@ -15,10 +15,7 @@ PATIENCE = 10
 
 @contextmanager
 def lock(folder: str | Path) -> Iterator[None]:
-    """Lock an output folder, made if missing; UserError if another training has locked it.
-
-    What killed writes left in it is removed.
-    """
+    """Lock and clean up an output folder, made if missing; UserError if another training has it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     held = FileLock(Path(folder, ".lock"))
     try:

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The parsed command line of ``python -m ilm_plugins train``.
-
-    ``overrides`` are ``KEY VALUE`` pairs for a yaml config and ``KEY=VALUE`` words for a ``.py``.
-    """
+    """The parsed command line of ``python -m ilm_plugins train``."""
 
     config_file: str
+    #: ``KEY VALUE`` pairs for a yaml config, ``KEY=VALUE`` words for a ``.py``.
     overrides: tuple[str, ...] = ()
     #: GPUs of a machine; 0 for the CPU.
     num_gpus: int = 0

@@ -22,11 +22,7 @@ Main = Callable[[RunOptions], None]
 
 
 def launch(main: Main, options: RunOptions) -> None:
-    """Call a function of a module in each process of a run, and wait.
-
-    Raises:
-        UserError: one of several processes failed; the message has its rank and its error.
-    """
+    """Call a function of a module in each process of a run; UserError if one of several fails."""
     if options.num_gpus == 0:
         # Frameworks pick NCCL wherever they see a GPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -78,10 +74,7 @@ def leave_group() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next tensors, which saves a fifth of a step on the CPU.
-
-    Does nothing where the environment configures glibc's allocator, or with another C library.
-    """
+    """Have glibc keep freed memory for new tensors, which saves a fifth of a step on the CPU."""
     configured = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if sys.platform == "linux" and not configured and mallopt is not None:
@@ -109,8 +102,8 @@ def check_processes(options: RunOptions) -> None:
         )
     if not 0 <= options.machine_rank < options.num_machines:
         raise UserError(
-            f"--machine-rank {options.machine_rank} of --num-machines {options.num_machines}: "
-            "give each machine its own rank, from 0 to the number of machines less 1"
+            f"--machine-rank {options.machine_rank}: give each of --num-machines "
+            f"{options.num_machines} its own rank, from 0"
         )
     url = options.dist_url
     if options.num_machines > 1 and not url.removeprefix("tcp://").rpartition(":")[2].isdigit():

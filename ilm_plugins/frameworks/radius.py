@@ -12,11 +12,7 @@ MAX_NORM = 1.0
 
 
 class RadiusSchedule:
-    """Sets the radius of a model's SSN layers, and clips the gradients of their logits.
-
-    Before each step of the optimizers, the gradients of ``mean_weight`` and of ``var_weight`` of
-    each layer are clipped to the norm 1. Frozen layers keep their radius.
-    """
+    """Sets the radius of a model's SSN layers, and clips their logits' gradients before steps."""
 
     def __init__(self, model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
         self.model = model
@@ -26,15 +22,11 @@ class RadiusSchedule:
             optimizer.register_step_pre_hook(self._clip)
 
     def _clip(self, optimizer: Optimizer, args: tuple, options: dict) -> None:
-        """Clip the gradients, in place; takes the arguments of torch's hook.
-
-        A fused optimizer gets gradients that are still scaled by torch's GradScaler.
-        """
+        # A fused optimizer gets gradients that are still scaled by torch's GradScaler.
         scale = getattr(optimizer, "grad_scale", None)
         limit = MAX_NORM if scale is None else MAX_NORM * float(scale)
         for logits in self.logits:
             nn.utils.clip_grad_norm_(logits, limit)
 
     def set(self, iteration: int, iterations: int) -> None:
-        """Set the radius before an iteration to the part of the iterations that are done."""
         set_radius(self.model, iteration / iterations)

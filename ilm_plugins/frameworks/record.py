@@ -37,11 +37,9 @@ def start(
     images: int | None,
     seed: int | None,
 ) -> None:
-    """Write what is about to run; a resumed run keeps its curve, an evaluation its training.
-
-    ``unit`` is "epochs" or "iterations", ``planned`` the number of them, 0 to evaluate only;
-    ``batch`` and ``images`` count the images of a step over all processes, and of the training set.
-    """
+    """Write what is about to run; a resumed run keeps its curve, an evaluation its training."""
+    # ``unit`` is "epochs" or "iterations", ``planned`` their number, 0 for an evaluation; ``batch``
+    # counts the images of a step over all processes, ``images`` those of the training set.
     earlier = read(folder) or {}
     if not _is_rank_zero() or (options.eval_only and earlier):
         return
@@ -67,22 +65,25 @@ def start(
         "metrics": {},
     }
     write(Path(folder, FILE), record)
-    _last_point[str(folder)] = time.monotonic()
+    _last_point[str(folder)] = _clocks()
 
 
 def point(folder: str | Path, run: int, **values: float) -> None:
     """Add a point of the curve after ``run`` epochs or iterations, and the seconds since the last.
 
-    Later points are dropped: of a training that was killed, and resumed at an earlier checkpoint.
+    "cpu" has the seconds of all cores since the last point; a point of the same ``run``, such as of
+    a validation, keeps them. Later points are dropped: of a training that was killed, and resumed.
     """
     if not _is_rank_zero():
         return
-    record, now = _read(folder), time.monotonic()
+    record, now = _read(folder), _clocks()
     unit = record["unit"]
-    record["seconds"] += now - _last_point.get(str(folder), now)
+    wall, cpu = (a - b for a, b in zip(now, _last_point.get(str(folder), now), strict=True))
+    record["seconds"] += wall
     _last_point[str(folder)] = now
-    earlier = [entry for entry in record["curve"] if entry[unit] < run]
-    record |= {"run": run, "curve": [*earlier, {unit: run, **values}]}
+    earlier = {entry[unit]: entry for entry in record["curve"] if entry[unit] <= run}
+    cpu = earlier.pop(run, {}).get("cpu", round(cpu, 3))
+    record |= {"run": run, "curve": [*earlier.values(), {unit: run, **values, "cpu": cpu}]}
     write(Path(folder, FILE), record)
 
 
@@ -114,8 +115,12 @@ def command(options: RunOptions) -> str:
     return shlex.join(["python", "-m", "ilm_plugins", "train", *words, *options.overrides])
 
 
-#: Folder -> when the last point of its curve was written.
-_last_point: dict[str, float] = {}
+#: Folder -> the clocks when the last point of its curve was written.
+_last_point: dict[str, tuple[float, float]] = {}
+
+
+def _clocks() -> tuple[float, float]:
+    return time.monotonic(), time.process_time()
 
 
 def _is_rank_zero() -> bool:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..frameworks.openmmlab.norms import TORCH_NORMS
 from ..layers import OptionError
+from .pairs import to_tensor
 
 #: At batch size 1 the appendix's batch norm is instance norm, with scale and shift.
 INSTANCE_NORM = {"type": "IN", "affine": True}
@@ -44,10 +45,8 @@ def _conv_and_norm(
 ) -> list[nn.Module]:
     """Return a 4 x 4 convolution, padded by 1, and its norm; without one, a bias and Identity."""
     bias = norm_cfg is None
-    return [
-        conv(in_channels, channels, 4, stride, padding=1, bias=bias),
-        build_norm(norm_cfg, channels),
-    ]
+    convolution = conv(in_channels, channels, 4, stride, padding=1, bias=bias)
+    return [convolution, build_norm(norm_cfg, channels)]
 
 
 def _initialize(module: nn.Module) -> None:
@@ -202,10 +201,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class PairPreprocessor(BaseDataPreprocessor):
-    """Stacks and scales the images of a batch to -1..1, as the arguments of Pix2Pix.forward.
-
-    A batch has "input" and maybe "target", lists of (3, H, W) uint8 of one size, and "name".
-    """
+    """Makes of a batch, lists of (3, H, W) uint8 of one size, the arguments of Pix2Pix.forward."""
 
     def forward(self, data: dict, training: bool = False) -> dict:
         data = self.cast_data(data)
@@ -296,7 +292,7 @@ class Pix2Pix(BaseModel):
 
     def preprocess_images(self, images: Sequence[np.ndarray]) -> dict:
         """Return the batch for ``test_step`` of inputs, (H, W, 3) RGB uint8, all of one size."""
-        return {"input": [torch.from_numpy(np.array(i)).permute(2, 0, 1) for i in images]}
+        return {"input": [to_tensor(image) for image in images]}
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> dict[str, Tensor]:
         """Update the discriminator, then the generator; return their losses, not yet weighted."""

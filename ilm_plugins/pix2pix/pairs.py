@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data.images import ENDINGS, read_image
+from ..data.images import list_images, read_image
 from ..errors import UserError
 from .metrics import mean_image
 
@@ -26,13 +26,8 @@ DIRECTIONS = ("right-to-left", "left-to-right")
 
 def image_files(folder: str | os.PathLike) -> dict[str, Path]:
     """Return name without ending -> file of the images directly in a folder, sorted by name."""
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give a folder of images")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
+    files = list_images(Path(folder).expanduser())
     found = {p.stem: p for p in files}
-    if not files:
-        raise UserError(f"{folder}: no image there; expected {', '.join(ENDINGS)}")
     if len(found) < len(files):
         twice = next(p for p in files if found[p.stem] != p)
         raise UserError(f"{folder}: two files are named {twice.stem}; rename one")
@@ -74,31 +69,18 @@ def jitter(
 
 
 class PairedImages(Dataset):
-    """Pairs of square images: "input" and "target", (3, size, size) RGB uint8, and "name".
-
-    Args:
-        data_root: the folder of the dataset.
-        data_prefix: folders in it, ``pair_path`` alone or ``input_path`` and ``target_path``.
-        direction: for pairs side by side, one of :data:`DIRECTIONS`.
-        images: (first, end) of the pairs to use, in the order of names, as in a slice.
-        size: side in pixels, to which all images are resized.
-        load_size: side to which images are enlarged before a random crop and flip; None for no
-            augmentation.
-        flip: probability of a horizontal flip in the augmentation.
-        mean_of: options that differ in the pairs whose mean target is scored, too, in an
-            evaluation: as ``metainfo["mean_image"]``.
-    """
+    """Pairs of square images: "input" and "target", (3, size, size) RGB uint8, and "name"."""
 
     def __init__(
         self,
         data_root: str = "",
-        data_prefix: dict | None = None,
-        direction: str = DIRECTIONS[0],
-        images: Sequence[int | None] = (None, None),
+        data_prefix: dict | None = None,  # pair_path alone, or input_path and target_path
+        direction: str = DIRECTIONS[0],  # of pairs side by side
+        images: Sequence[int | None] = (None, None),  # first and end, in the order of names
         size: int = 256,
-        load_size: int | None = None,
-        flip: float = 0.5,
-        mean_of: dict | None = None,
+        load_size: int | None = None,  # before a random crop and flip; None for neither
+        flip: float = 0.5,  # its probability
+        mean_of: dict | None = None,  # what differs in pairs whose mean target is scored, too
     ) -> None:
         if direction not in DIRECTIONS:
             raise UserError(f"direction is {direction!r}; choose one of {', '.join(DIRECTIONS)}")

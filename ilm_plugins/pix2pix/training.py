@@ -23,12 +23,10 @@ KINDS = ("input", "output", "target")
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class OptimizerEach:
-    """Builds one optimizer for each network of a model, from {name of the network: config}.
-
-    ``paramwise_cfg`` has MMEngine's options for networks whose config has none.
-    """
+    """Builds one optimizer for each network of a model, from {name of the network: config}."""
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        # The latter is for networks whose config has none.
         self.cfg, self.paramwise_cfg = optim_wrapper_cfg, paramwise_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:
@@ -44,10 +42,7 @@ class OptimizerEach:
 
 @METRICS.register_module()
 class ImageTransfer(BaseMetric):
-    """Computes the metrics of :mod:`.metrics`, and of the mean image of training, if it is known.
-
-    LPIPS is left out without ``lpips_weights``, a local checkpoint of AlexNet.
-    """
+    """Computes the metrics of :mod:`.metrics`, also of the mean image of training, if known."""
 
     def __init__(self, lpips_weights: str | None = None, **options) -> None:
         super().__init__(**options)

@@ -47,10 +47,7 @@ def parameter_increment(depth: int, layer: str, **options: Any) -> tuple[float]:
 
 
 def layer_cost(layer: str) -> tuple[int, float]:
-    """Return a layer's parameters, and the exponent p of its operations' growth, C ** p.
-
-    p is log2 of the ratio of the operations at 2C channels to those at C, for C = 64.
-    """
+    """Return a layer's parameters, and the exponent p of its operations' growth, C ** p."""
     small, large = ((PLAIN | NORMS)[layer](c) for c in (CHANNELS, 2 * CHANNELS))
     once = complexity.flops(small, torch.zeros(2, CHANNELS, 32, 32))
     twice = complexity.flops(large, torch.zeros(2, 2 * CHANNELS, 32, 32))

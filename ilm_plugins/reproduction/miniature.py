@@ -18,10 +18,7 @@ SIZES = {"crop_size", "scale", "scales", "img_scale", "size", "load_size"}
 
 
 def shrink(cfg: Any, folder: Path) -> None:
-    """Change a config to generated images, which are written below ``folder`` if missing.
-
-    Backbones start from random weights; the length stays.
-    """
+    """Change a config to generated images, which are written below ``folder`` if missing."""
     ensure_shapes(folder / "shapes", num_training=8, num_validation=4, size=SIDE)
     if "DATASETS" in cfg:
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("shapes_train",), ("shapes_val",)
@@ -75,10 +72,7 @@ def _dataset(real: dict[str, Any], split: str) -> dict[str, Any]:
 
 
 def _shrunk(value: Any, name: str = "") -> Any:
-    """Return a copy of a part of a config in which image sizes above 64 pixels are 64.
-
-    Only integers under a key of SIZES are sizes; ``name`` is the key of the part.
-    """
+    """Return a copy of a part of a config, whose key is ``name``, with sizes of at most SIDE."""
     if isinstance(value, dict):
         return {key: _shrunk(inner, key) for key, inner in value.items()}
     if isinstance(value, list | tuple):

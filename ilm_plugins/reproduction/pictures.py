@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-# Without matplotlib or pandas, this import says how to install them.
-from ..analysis.plots import OKABE_ITO, Figure, figure, mpl, pd, styled
+from matplotlib.figure import Figure
+
+from ..analysis.plots import OKABE_ITO, mpl, pd, styled
 from ..checkpoints import replacing
 from . import registry
 from .record import Record
@@ -16,10 +17,7 @@ STYLES = ("-", "--", ":", "-.")
 
 @styled
 def training(table: Table, lines: Sequence[tuple[str, list[Record]]]) -> Figure:
-    """Plot the curves logged in training, a panel for each loss and metric of the table.
-
-    ``lines`` are labels and the records whose curves are averaged.
-    """
+    """Plot the mean curves of labelled records, a panel for each loss and metric of the table."""
     logged = {name for _, group in lines for r in group for row in r["curve"] for name in row}
     # The total loss, or its parts, then the table's metrics. MMPretrain logs the metric
     # accuracy/top1 of a test as accuracy_top-1 in training.
@@ -30,7 +28,7 @@ def training(table: Table, lines: Sequence[tuple[str, list[Record]]]) -> Figure:
     names = losses + sorted(logged & read)
     columns = min(2, len(names))
     height = -(-len(names) // columns)
-    fig = figure(6 * columns, 3.6 * height + 0.2 * len(lines))
+    fig = Figure((6 * columns, 3.6 * height + 0.2 * len(lines)), layout="constrained")
     axes = fig.subplots(height, columns, squeeze=False)
     for axis, name in zip(axes.flat, names, strict=False):
         axis.set_prop_cycle(mpl.cycler(linestyle=STYLES) * mpl.cycler(color=OKABE_ITO))

@@ -5,7 +5,6 @@ published ones; its methods change the config that :meth:`Recipe.save` writes fo
 """
 
 import ast
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,30 +12,13 @@ from typing import Any
 
 from ..errors import UserError
 from ..frameworks import framework_of, open_config
-from .registry import ROOT, Cell
-
-#: Data set -> number of images in training and validation, and for a benchmark's server.
-IMAGES = {
-    "CIFAR10": (50_000, 10_000),
-    "CIFAR100": (50_000, 10_000),
-    "ImageNet": (1_281_167, 50_000),
-    # Of 118,287 training images 1,021 are without objects, which both frameworks leave out.
-    "CocoDataset": (117_266, 5_000, 20_288),
-    "ADE20KDataset": (20_210, 2_000),
-    "CityscapesDataset": (2_975, 500, 1_525),
-}
+from .registry import ROOT, Cell, images
 
 
 class Recipe:
     """A config of a row, here of detectron2; :class:`MMEngineRecipe` overrides what differs."""
 
-    #: Settings that don't change the experiment: paths, loader workers, logging, checkpoints.
-    harmless = re.compile(
-        r"OUTPUT_DIR|DATALOADER\.NUM_WORKERS|MODEL\.DEVICE|VIS_PERIOD"
-        r"|SOLVER\.CHECKPOINT_PERIOD|TEST\.EVAL_PERIOD"
-    )
     unit = "iterations"
-    images, test_images, _ = IMAGES["CocoDataset"]
     #: Whether the images of CIFAR were re-encoded as JPEG.
     jpeg = False
 
@@ -44,6 +26,7 @@ class Recipe:
         cfg.defrost()
         #: ``batch`` is over all processes.
         self.cfg, self.length, self.batch = cfg, cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH
+        self.images, self.test_images = images()[cfg.DATASETS.TRAIN[0]]
 
     @staticmethod
     def words(overrides: Sequence[str]) -> list[str]:
@@ -51,9 +34,8 @@ class Recipe:
         return [word for pair in overrides for word in pair.split("=", 1)]
 
     def changes(self, overrides: Sequence[str]) -> dict[str, Any]:
-        """Return key -> parsed value of the overrides that change the experiment."""
-        pairs = (pair.split("=", 1) for pair in overrides)
-        return {key: _parsed(text) for key, text in pairs if not self.harmless.fullmatch(key)}
+        """Return key -> parsed value of the overrides."""
+        return {key: _parsed(text) for key, text in (pair.split("=", 1) for pair in overrides)}
 
     def place(self, folder: Path, seed: int) -> None:
         self.cfg.OUTPUT_DIR, self.cfg.SEED = str(folder), seed
@@ -71,6 +53,8 @@ class Recipe:
 
     def test(self, checkpoint: str) -> None:
         self.cfg.MODEL.WEIGHTS = checkpoint
+
+    start_from = test
 
     def has_test(self, test: str) -> bool:
         return test == ""
@@ -90,16 +74,6 @@ class Recipe:
 class MMEngineRecipe(Recipe):
     """A config of a row in OpenMMLab."""
 
-    harmless = re.compile(
-        r"(work_dir|experiment_name|env_cfg|visualizer|vis_backends|log_\w+|model_wrapper_cfg"
-        r"|channels_last|optim_wrapper(\.\w+)?\.optimizer\.fused"
-        r"|\w+_dataloader\.(num_workers|persistent_workers|pin_memory|prefetch_factor)"
-        r"|\w+_dataloader\.dataset\.(dataset\.)?data_root"
-        r"|test_dataloader\.batch_size"
-        r"|test_evaluator\.(\d+\.)?(lpips_weights|ann_file|output_dir|outfile_prefix))(\..*)?"
-        r"|default_hooks\.(timer|logger|checkpoint|visualization)\.(?!type$).*"
-    )
-
     def __init__(self, cfg: Any) -> None:
         self.cfg, train = cfg, cfg.get("train_cfg") or {}
         self.unit = "epochs" if "max_epochs" in train else "iterations"
@@ -114,7 +88,7 @@ class MMEngineRecipe(Recipe):
         dataset = self.cfg[loader].dataset if self.cfg.get(loader) else {"type": None}
         if dataset.get("images"):  # the range that it takes of a folder
             return len(range(*dataset["images"]))
-        return (*IMAGES.get(dataset["type"], ()), None, None, None)[split]
+        return (*images().get(dataset["type"], ()), None, None, None)[split]
 
     @staticmethod
     def words(overrides: Sequence[str]) -> list[str]:

@@ -33,12 +33,9 @@ def complete(
     *,
     changes: Record,
     miniature: bool = False,
-    parent: Record | None = None,
+    parent: Record | None = None,  # of the run whose checkpoint this one starts from or tests
 ) -> Record:
-    """Return a training's record with the keys of reproduction, floats with six digits.
-
-    ``parent`` is the record of the run whose checkpoint this one starts from or tests.
-    """
+    """Return a training's record with the keys of reproduction, floats with six digits."""
     measures = {name: registry.measures()[name] for name in registry.tables()[cell.table].measures}
     # pix2pix's test also scores the mean training image.
     figures, mean = (
@@ -64,7 +61,7 @@ def complete(
         if None not in (ours, published) and ours != published
     ]
     if not miniature:
-        differences += [f"changed: {key}={_abbreviated(v)}" for key, v in changes.items()]
+        differences += [f"changed: {key}={str(value)[:40]}" for key, value in changes.items()]
         if parent is not None and label(parent) != "full recipe":
             differences.append(f"from {parent['table']} {parent['cell']} ({label(parent)})")
     return rounded(
@@ -89,19 +86,8 @@ def rounded(found: Record) -> Record:
     return json.loads(json.dumps(found), parse_float=lambda text: float(f"{float(text):.6g}"))
 
 
-def _abbreviated(value: Any) -> str:
-    """Return a setting's text, cut after 40 characters; of a list of dicts, the types."""
-    if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
-        return "+".join(str(v.get("type")) for v in value)
-    text = str(value)
-    return text if len(text) < 40 else f"{text[:40]}..."
-
-
 def label(found: Record) -> str:
-    """Describe how a run differs from its recipe: "full recipe", "computed" or the differences.
-
-    A training that diverged followed the recipe as far as it went.
-    """
+    """Describe how a run differs from its recipe: "full recipe", "computed" or the differences."""
     if "run" not in found:
         return "computed"
     words = [*found["differences"]]

@@ -6,17 +6,21 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from itertools import groupby, zip_longest
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, pairwise, zip_longest
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 from . import record, registry
 from .record import Record
-from .registry import Table
+from .registry import Cell, Table
 
-COLUMNS = ("", "run", "paper", "ours", "ours - paper", "seeds", "trained", "device", "commit")
+LAST = ("seeds", "trained", "device", "commit")
+COLUMNS = ("", "run", "paper", "ours", "ours - paper", *LAST)
+STUDY = ("", "run", "CPU s a step", "result", "difference [95 % interval]", *LAST)
+#: The 0.975 quantiles of Student's t for 1, 2, ... degrees of freedom; the last serves for more.
+T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 HEAD = """\
 Written by `python -m ilm_plugins reproduce report` from [records](records) of runs, which
 `reproduce run TABLE ROW` makes. A result beside a paper's is always of the full recipe:
@@ -129,17 +133,22 @@ def _table_lines(table: Table, groups: Groups) -> list[str]:
     Only full recipes stand beside the paper's figures; other groups of runs have rows of their own.
     """
     described = [f"{name} ({registry.measures()[name].described})" for name in table.measures]
-    lines = [f"{' / '.join(described)}.", "", _markdown_row(*COLUMNS), "|---" * len(COLUMNS) + "|"]
+    columns = STUDY if table.paper == "study" else COLUMNS
+    lines = [f"{' / '.join(described)}.", "", _markdown_row(*columns), "|---" * len(columns) + "|"]
     references: dict[str, dict[str, float]] = {}
     for cell in table.cells.values():
         paper = figures(table, cell.paper) if any(v is not None for v in cell.paper) else ""
         paper = ", ".join(filter(None, [paper, cell.says]))
         full, changed = [], []
         for group in groups[cell.canonical.id]:
-            if record.is_full(group[0]):
-                full.append(_group_row(table, group, cell.name, paper, cell.paper))
+            name = cell.name if record.is_full(group[0]) else f"{cell.name}, ours"
+            rows = full if record.is_full(group[0]) else changed
+            if table.paper == "study":
+                rows.append(_group_row(table, group, name, *_compared(table, group, cell, groups)))
+            elif rows is full:
+                rows.append(_group_row(table, group, name, paper, _less(table, group, cell.paper)))
             else:
-                changed.append(_group_row(table, group, f"{cell.name}, ours"))
+                rows.append(_group_row(table, group, name))
             references |= group[0].get("references", {})
         status = "not run in full" if changed else "not run"
         lines += [*(full or [_markdown_row(cell.name, status, paper)]), *changed]
@@ -150,24 +159,17 @@ def _table_lines(table: Table, groups: Groups) -> list[str]:
 
 
 def _group_row(
-    table: Table, group: list[Record], name: str, paper: str = "", published: Sequence = ()
+    table: Table, group: list[Record], name: str, paper: str = "", difference: str = ""
 ) -> str:
-    """Return the row of a group of runs, with differences from the published figures, if any."""
-    ours = [[r["figures"][m] for r in group if m in r["figures"]] for m in table.measures]
+    """Return the row of a group of runs; ``paper`` and ``difference`` are texts of columns."""
+    ours = [[*_by_seed(group, measure).values()] for measure in table.measures]
     means = [mean(values) if values else None for values in ours]
     failed = [found for found in group if not record.converged(found)]
     texts = [figures(table, means, spreads=ours)] if any(ours) or not failed else []
     if failed:
         seeds = f" with seed {_distinct(r['seed'] for r in failed)}" * (len(failed) < len(group))
         texts.append(f"did not converge{seeds}")
-    differences = [
-        None
-        if None in (value, theirs) or not registry.measures()[measure].comparable
-        else value - theirs
-        for measure, value, theirs in zip(table.measures, means, published, strict=False)
-    ]
-    cells = [name, record.label(group[0]), paper, ", ".join(texts)]
-    cells.append(figures(table, differences, sign="+") if differences else "")
+    cells = [name, record.label(group[0]), paper, ", ".join(texts), difference]
     commits = _distinct(r["commit"] for r in group)
     if "run" not in group[0]:  # computed
         return _markdown_row(*cells, "", "", "", commits)
@@ -181,6 +183,52 @@ def _group_row(
         f"{_distinct(r['device'] for r in group)}, {hours:.2f} h",
         commits,
     )
+
+
+def _by_seed(group: list[Record], measure: str) -> dict[int | None, float]:
+    return {r.get("seed"): r["figures"][measure] for r in group if measure in r["figures"]}
+
+
+def _less(table: Table, group: list[Record], published: Sequence[float | None]) -> str:
+    """Return the differences of a group's means from published figures that are comparable."""
+    differences = []
+    for measure, theirs in zip(table.measures, published, strict=True):
+        values = _by_seed(group, measure).values()
+        known = values and theirs is not None and registry.measures()[measure].comparable
+        differences.append(mean(values) - theirs if known else None)
+    return figures(table, differences, sign="+")
+
+
+def _compared(table: Table, group: list[Record], cell: Cell, groups: Groups) -> tuple[str, str]:
+    """Return the CPU seconds of a step, and paired differences from the norm that is replaced."""
+    seconds = []
+    for r in group:
+        steps = 1 if r["unit"] == "iterations" else -(-r["images"] // r["batch"])
+        for a, b in pairwise(r["curve"]):
+            seconds.append(b["cpu"] / steps / (b[r["unit"]] - a[r["unit"]]))
+    step = f"{median(seconds):.3g}" if seconds else ""
+    plain = table.cells[cell.against].canonical.id if cell.against else None
+    alike = [g for g in groups[plain] if record.label(g[0]) == record.label(group[0])]
+    if not alike:
+        return step, ""
+    texts = []
+    for measure in table.measures:
+        found = paired(_by_seed(group, measure), _by_seed(alike[0], measure))
+        texts.append("{:+.2f} [{:+.2f}, {:+.2f}]".format(*found) if found else "-")
+    return step, f"{' / '.join(texts)} from {cell.against.split('/')[1]}"
+
+
+def paired(ours: Mapping, plain: Mapping) -> tuple[float, float, float] | None:
+    """Return the mean difference over seeds and its 95 % interval; None for fewer than two seeds.
+
+    The interval is Student's t on the differences of equal seeds.
+    """
+    differences = [value - plain[seed] for seed, value in ours.items() if seed in plain]
+    if len(differences) < 2:
+        return None
+    freedom, center = len(differences) - 1, mean(differences)
+    half = T[min(freedom, len(T)) - 1] * stdev(differences) / len(differences) ** 0.5
+    return center, center - half, center + half
 
 
 def _distinct(values: Iterable[Any]) -> str:

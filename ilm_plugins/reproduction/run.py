@@ -41,10 +41,7 @@ class Options:
 
 
 def run_all(cells: Iterable[Cell], options: Options) -> int:
-    """Train, test or compute rows, one after the other, and return the highest exit status.
-
-    Rows that share an experiment share a run. A failure does not end the other runs.
-    """
+    """Train, test or compute rows, one after the other, and return the highest exit status."""
     statuses = [0]
     for cell in dict.fromkeys(cell.canonical for cell in cells):
         for seed in options.seeds if cell.config else (None,):
@@ -80,11 +77,7 @@ def compute(cell: Cell, options: Options) -> Record:
 
 
 def train(cell: Cell, seed: int, options: Options) -> Record:
-    """Train a row until it is complete, then make the tests of its table that are missing.
-
-    Returns the record, which is also written if the training or a test fails, with a
-    CalledProcessError. A row that only tests is tested anew.
-    """
+    """Train a row until it is complete and make missing tests; write and return the record."""
     recipe, folder = recipes.open_recipe(cell), options.folder(cell, seed)
     parent = _parent(cell, seed, options)
     length = _prepare(cell, recipe, seed, options, parent)
@@ -123,10 +116,7 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
 
 
 def _parent(cell: Cell, seed: int, options: Options) -> Record | None:
-    """Return the record of the run whose checkpoint a row tests or starts from, or None.
-
-    Miniatures, and runs with an override that names the checkpoint, start from no other run.
-    """
+    """Return the record of the run whose checkpoint a row tests or starts from, or None."""
     given = any(word.startswith(PRETRAINED) for word in options.overrides)
     wanted = cell.tests or (None if given or options.miniature else cell.starts_from)
     if wanted is None:

@@ -243,10 +243,8 @@ def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
 
 
 def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:
-    """Give a new norm the converted tensors, training mode and ``requires_grad`` of the old one.
-
-    New parameters are trained if any of the old norm's is, or if it has none and is not frozen.
-    """
+    """Give a new norm the converted tensors, training mode and ``requires_grad`` of the old one."""
+    # New parameters are trained if any of the old norm's is, or if it has none and is not frozen.
     trained = {name: p.requires_grad for name, p in old.named_parameters()}
     frozen = not trained and "weight" in old._buffers  # as in FrozenBatchNorm2d
     tensors = adapt(state, norms.kind_of_module(old), new)

@@ -55,10 +55,7 @@ LAYOUTS = {
 
 
 def kind_of(state: State) -> str | None:
-    """Return the kind of norm whose names and dimensions a state dict has, or None.
-
-    It is a key of LAYOUTS, "released SN" or "released SSN".
-    """
+    """Return the kind of a norm's state dict: a key of LAYOUTS, "released SN", "released SSN"."""
     for kind, (needed, allowed) in LAYOUTS.items():
         if needed <= state.keys() <= needed | allowed:
             if kind in ("SN", "SSN") and state["weight"].dim() > 1:
@@ -71,10 +68,7 @@ def kind_of(state: State) -> str | None:
 
 @torch.no_grad()
 def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor]:
-    """Return a layer's state dict made from that of a norm of some kind; tensors are not copied.
-
-    Raise NotConvertible without a rule, for another function (but see INEXACT) or another shape.
-    """
+    """Return a layer's state dict made from that of a norm, or raise NotConvertible."""
     rule, name = RULES.get((kind, kind_of_module(layer))), type(layer).__name__
     refuse(rule is None, f"{kind} does not become {name}")
     on_meta = kind_of_module(layer) in PLAIN and any(t.is_meta for t in source.values())
@@ -138,10 +132,8 @@ def _released_to_an(source: State, layer: AttentiveNorm) -> State:
 
 
 def _released_to_ilm(source: State, layer: AutoencoderNorm) -> State:
-    """``fc_weight`` maps the variance to the scale, ``fc_bias`` the mean to the shift.
-
-    A shorter embedding is padded with components that the decoders ignore.
-    """
+    # fc_weight maps the variance to the scale, fc_bias the mean to the shift. A shorter embedding
+    # is padded with components that the decoders ignore.
     fits = layer.mean_drives == "beta" and layer.has_papers_form
     refuse(not fits, f"a released ILM layer does not become this {type(layer).__name__}")
     encode, channels = source["fc_embed.0.weight"], source["weight_bias"].numel()
@@ -258,17 +250,12 @@ _OWN_STATISTICS = (
     "outputs change: each image's own statistics take the place of BatchNorm's; weight and "
     "bias are kept; train the model on"
 )
+_BY_N = "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
+_MIXES = "mixes other statistics with BN's: outputs differ until it is trained"
 #: Rules that change a norm's outputs -> how they change.
 INEXACT = {
-    (
-        released,
-        to,
-    ): "the released code divides variances by n - 1, this layer by n: outputs are not quite equal"
-    for released, to in RULES
-    if released.startswith("released")
-}
-INEXACT |= dict.fromkeys((("BN", "ILM"), ("BN", "AN")), _OWN_STATISTICS)
-INEXACT |= {
-    ("BN", to): f"{to} mixes other statistics with BN's: outputs differ until it is trained"
-    for to in ("SN", "SSN")
+    **{rule: _BY_N for rule in RULES if rule[0].startswith("released")},
+    **dict.fromkeys((("BN", "ILM"), ("BN", "AN")), _OWN_STATISTICS),
+    ("BN", "SN"): f"SN {_MIXES}",
+    ("BN", "SSN"): f"SSN {_MIXES}",
 }

@@ -141,17 +141,15 @@ def _rewrite(
 
 
 def _find_norms(state: State, own: Container[str] = ()) -> dict[str, dict[str, Tensor]]:
-    """Return the norms in a state dict: name of the norm -> its own state dict.
-
-    BatchNorms that share the weight and bias of the module around them, as in detectron2's
-    CycleBatchNormList, have these among their tensors, unless their names are in ``own``.
-    """
+    """Return the norms in a state dict: name of the norm -> its own state dict."""
     modules = defaultdict(dict)
     for key, tensor in state.items():
         parts = key.split(".") if isinstance(key, str) and isinstance(tensor, Tensor) else ()
         for i in range(len(parts)):
             modules[".".join(parts[:i])][".".join(parts[i:])] = tensor
     found = {name: tensors for name, tensors in modules.items() if kind_of(tensors)}
+    # BatchNorms that share the weight and bias of the module around them, as in detectron2's
+    # CycleBatchNormList, get these, unless they are the model's ``own``.
     for name, tensors in found.items():
         parent = name.rpartition(".")[0]
         around = modules[parent] if name else {}
@@ -200,12 +198,9 @@ def _join(*parts: str) -> str:
 
 
 def _names(name: str) -> Iterator[str]:
-    """Yield a norm's name, and the names that OpenMMLab gives it as another type of norm.
-
-    "norm.0" is followed by "norm", the name of one of timm's norms before conversion.
-    """
+    """Yield a norm's name, and the names that OpenMMLab gives it as another type of norm."""
     yield name
-    yield name.removesuffix(".0")
+    yield name.removesuffix(".0")  # of one of timm's norms before conversion
     if found := re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name):
         # "agn" is the name of AN in its authors' code.
         yield from (f"{found[1]}{kind}{found[3]}" for kind in ("bn", "gn", "in", "agn"))

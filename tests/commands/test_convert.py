@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from close import assert_close, assert_equal
 from ilm_plugins import ILMGroupNorm
 from ilm_plugins.checkpoints import read, write
 from ilm_plugins.cli import convert
-from swaps import change, randomized
+from swaps import randomized
 from workers import Harmful
 
 
@@ -44,15 +45,19 @@ def check_last(state, model):
     ours = model_of(ILMGroupNorm(32, 4))
     ours.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
     x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
-    assert change(model(x), ours(x)) <= 1e-10
+    assert_close(ours(x), model(x), 2**20)
 
 
-@pytest.mark.parametrize("entry", ["model", "state_dict", None])
 @pytest.mark.parametrize(
-    "source, target",
-    [(".pth", ".pth"), (".pth", ".pkl"), (".pth", ".safetensors"), (".pkl", ".pt")],
+    "source, entry, target",
+    [
+        (".pth", "model", ".pth"),
+        (".pth", None, ".pkl"),
+        (".pth", "state_dict", ".safetensors"),
+        (".pkl", "model", ".pt"),
+    ],
 )
-def test_every_format_becomes_every_other(tmp_path, model, capsys, source, target, entry):
+def test_every_format_becomes_every_other(tmp_path, model, capsys, source, entry, target):
     if target == ".safetensors":
         pytest.importorskip("safetensors", reason="its files need safetensors")
     state = model.state_dict()
@@ -64,15 +69,15 @@ def test_every_format_becomes_every_other(tmp_path, model, capsys, source, targe
     assert run(tmp_path / f"in{source}", tmp_path / f"out{target}", *LAST) == 0
     printed = capsys.readouterr().out
     assert "converted, GN or IN -> ILMGroupNorm (1):\n    last\n" in printed
+    assert ("not copied: optimizer" in printed) == bool(entry)
     contents = read(tmp_path / f"out{target}")
     if target == ".pkl":
-        assert contents["__author__"] == ("zoo" if entry else "ilm_plugins")
+        assert contents["__author__"] == "ilm_plugins"
         contents = contents["model"]
-    elif target != ".safetensors" and entry:
+    elif target != ".safetensors":
         assert contents.keys() == {"__author__", "meta", entry}
         assert contents["meta"] == {"dataset_meta": ["cat"]}
         contents = contents[entry]
-    assert ("not copied: optimizer" in printed) == bool(entry)
     contents.pop("tied")
     check_last(contents, model)
 
@@ -84,8 +89,7 @@ def test_there_and_back(tmp_path, model):
     assert read(tmp_path / "ilm.pth")["last.encode.weight"].shape == (2, 4)
     assert run(tmp_path / "ilm.pth", tmp_path / "back.pth", "--revert") == 0
     back = read(tmp_path / "back.pth")
-    assert back.keys() == model.state_dict().keys()
-    assert all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items())
+    assert_equal(dict(back), dict(model.state_dict()))
     assert back._metadata == model.state_dict()._metadata
 
 
@@ -119,13 +123,11 @@ def test_input_is_kept_and_output_replaced_only_if_asked_for(tmp_path, model, ca
         (["out.pth", "--to", "ILMGN(hiden=2)"], "unknown option 'hiden'"),
         (["out.pth", "--to", "ILMGN(replacing='BN')"], "unknown option 'replacing'"),
         (["out.pth", "--to", "ILMGN", "--replacing", "BN"], "but BN is replaced"),
-        (["out.pth", "--revert", "--replacing", "BN"], "--replacing BN needs --to"),
         (["out.pth", "--to", "ILMGN", "KEY", "VALUE"], "KEY VALUE needs --config-file"),
-        (["out.pth", "--to", "ILMGN", "--part", "head"], "--part head needs --config-file"),
         (["out.pth", "--config-file", "no.yaml", "--match", "*"], "--match needs --to"),
     ],
 )
-def test_mistakes(tmp_path, model, capsys, words, expected):
+def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, model, capsys, words, expected):
     write(model.state_dict(), tmp_path / "in.pth")
     assert expected in refused(capsys, tmp_path / "in.pth", tmp_path / words[0], *words[1:])
     assert not (tmp_path / words[0]).exists()

@@ -43,6 +43,8 @@ PLACES = {
     **{f"mmpretrain/en/resnet{n}_*": {"backbone": n - 1} for n in (20, 56, 110)},
     "mmseg/fcn*": {"backbone": 53, "decode_head": 1, "auxiliary_head": 1},
     "mmseg/deeplabv3*": {"backbone": 53, "decode_head": 6, "auxiliary_head": 1},
+    "mmpretrain/study/*": {"backbone": 19},
+    "mmseg/camvid/*": {"backbone": 20, "decode_head": 1, "auxiliary_head": 1},
     "mmseg/shapes/*": {"backbone": 20, "decode_head": 1, "auxiliary_head": 1},
     "mmdet/mask*": {"backbone": 53, "neck": 8, "roi_head": 8},
     "mmdet/shapes/*": {"backbone": 20, "neck": 8, "roi_head": 6},
@@ -87,8 +89,9 @@ def test_variants_of_a_base_are_the_papers(variants):
         assert set(found.values()) == {nn.GroupNorm if framework == "mmdet" else kind}, config
         (expected,) = (count for files, count in PLACES.items() if fnmatch(config, files))
         assert places(model) == expected and all(layer.affine for layer in norms(model).values())
-        expected = {} if "shapes" in config else recipe(framework, name)
-        assert len(expected) >= 14 or "shapes" in config
+        ours = any(f"/{folder}/" in config for folder in ("shapes", "camvid", "study"))
+        expected = {} if ours else recipe(framework, name)
+        assert len(expected) >= 14 or ours
         assert {word: of_file(config).get(word) for word in expected} == expected, config
         # Where iterations are counted, MMEngine would log all validations at the epoch 0.
         by_epoch = cfg.get("log_processor", {}).get("by_epoch", True)

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -14,10 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from close import assert_close
 from ilm_plugins.cli import train, translate
 from ilm_plugins.errors import UserError
 from ilm_plugins.pix2pix import metrics, training
 from ilm_plugins.pix2pix.pairs import PairedImages, jitter
+from workers import start_by
 
 
 def entries(out):
@@ -73,14 +73,12 @@ def test_two_folders_match_by_name_whatever_the_ending(tmp_path):
         ({"images": (8, 9)}, "leaves none of the 2 pairs"),
         ({"data_prefix": {"input_path": ""}}, "data_prefix has input_path"),
         ({"data_prefix": {"pair_path": "none"}}, "none: no such folder"),
-        ({"data_prefix": {"pair_path": "empty"}}, "no image"),
         ({"data_prefix": {"pair_path": "twice"}}, "two files are named a"),
     ],
 )
 def test_mistakes_in_a_dataset(tmp_path, options, words):
     for name in ("a.png", "b.png", "twice/a.png", "twice/a.jpg"):
         save(tmp_path / name, 4, 8)
-    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=words):
         PairedImages(tmp_path, **options)
 
@@ -107,7 +105,7 @@ def test_a_network_may_have_options_for_its_own_parameters():
     build = training.OptimizerEach({"generator": own, "other": sgd}, {"norm_decay_mult": 0.1})
     model.generator, model.other = model["generator"], model["other"]
     decays = {n: w.optimizer.param_groups[0]["weight_decay"] for n, w in build(model).items()}
-    assert decays == {"generator": 0.0, "other": pytest.approx(0.05)}
+    assert decays == {"generator": 0.0, "other": 0.5 * 0.1}
 
 
 def test_training_leaves_losses_samples_and_both_networks(trained):
@@ -135,8 +133,9 @@ def test_a_test_scores_what_it_writes_and_the_mean_training_image(trained, datas
     mean = metrics.mean_image(pairs[i]["target"] for i in range(8))
     for name, measure in metrics.measures().items():
         scores = [(measure(output, target), measure(mean, target)) for _, output, target in images]
-        expected = pytest.approx(np.mean(scores, 0), rel=1e-6, abs=1e-6)
-        assert [found[name], found[f"mean_image/{name}"]] == expected
+        recorded = torch.tensor([found[name], found[f"mean_image/{name}"]])
+        # The record has 6 decimals.
+        assert_close(recorded, torch.tensor(scores).mean(0), 64, scale=1)
 
 
 def test_a_run_resumes_after_its_last_whole_epoch(command, trained, tmp_path):
@@ -158,31 +157,27 @@ def test_several_processes_train_as_one_with_a_larger_batch(command, tmp_path):
     opts.append("train_dataloader.dataset.load_size=None")
     one, two = tmp_path / "one", tmp_path / "two"
     assert train.main(command(out=one, opts=[*opts, "train_dataloader.batch_size=2"])) == 0
-    words = command("--num-processes", "2", out=two, opts=opts)
-    subprocess.run([sys.executable, "-m", "ilm_plugins", "train", *words], check=True)
+    with start_by("forkserver"):
+        assert train.main(command("--num-processes", "2", out=two, opts=opts)) == 0
     a, b = (torch.load(o / "epoch_1.pth", weights_only=False)["state_dict"] for o in (one, two))
-    torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
+    assert_close(b, a, 2**8)
 
 
-def translated(root, trained, source, out, *options):
-    """The exit status of a translation by the trained generator."""
+def test_translation_is_that_of_the_test_and_keeps_sizes(trained, datasets, tmp_path, capsys):
     (config,) = trained.glob("*.py")
-    words = [str(config), str(trained / "epoch_2.pth"), str(source), str(out), *options]
-    return translate.main(words)
 
+    def translated(source, out, *options):
+        words = config, trained / "epoch_2.pth", source, out, *options
+        return translate.main([str(word) for word in words])
 
-def test_translation_of_halves_of_pairs_is_that_of_the_test(root, trained, datasets, tmp_path):
-    folder = datasets / "shapes" / "pairs" / "validation"
-    assert translated(root, trained, folder, tmp_path, "--half", "right") == 0
+    pairs = datasets / "shapes" / "pairs" / "validation"
+    assert translated(pairs, tmp_path, "--half", "right") == 0
     for path in (trained / "test" / "output").iterdir():
         assert np.array_equal(read(path), read(tmp_path / path.name))
-
-
-def test_translation_keeps_sizes_and_originals(root, trained, tmp_path, capsys):
     before = save(tmp_path / "in" / "a.png", 70, 100)
     (tmp_path / "link").symlink_to(tmp_path / "in")
-    assert translated(root, trained, tmp_path / "in", tmp_path / "link") == 2
+    assert translated(tmp_path / "in", tmp_path / "link") == 2
     assert "is INPUT; give another folder" in capsys.readouterr().err
-    assert translated(root, trained, tmp_path / "in", tmp_path / "out") == 0
+    assert translated(tmp_path / "in", tmp_path / "out") == 0
     assert np.array_equal(read(tmp_path / "in" / "a.png"), before)
     assert read(tmp_path / "out" / "a.png").shape == before.shape

@@ -65,7 +65,7 @@ TESTED = {"cell": "en-4 ImageNet -> WebVision/EN", "planned": 0, "batch": None, 
         ({"batch": 64}, "batches of 64, not 128"),
         ({"images": 384}, "384 of 50000 images"),
         ({"test_images": 112}, "tested on 112 of 10000 images"),
-        ({"changes": {"a.b": 1, "c": [{"type": "D"}]}}, "changed: a.b=1, changed: c=D"),
+        ({"changes": {"a.b": 1, "c": "d" * 50}}, f"changed: a.b=1, changed: c={'d' * 40}"),
         ({"miniature": True, "images": 16, "batch": 4}, "miniature"),
         ({"run": 40, "metrics": {}, "diverged": "NaN"}, "full recipe"),
         ({"parent": recorded(**SHORT)}, "from en-5 ResNet20/EN (shortened: 9 of 165 epochs)"),
@@ -102,6 +102,27 @@ def test_several_seeds_of_one_setting_are_a_mean_and_a_spread(tmp_path):
     row, mean = rows((tmp_path / "ilm.md").read_text(), ("IN / IN | full", "mean training"))
     assert "to compare |  |  | - / - / - / - / 45.00 |" in mean
     assert "| 60.00 / 103.92 / - / - / 47.00 | - / - / - / - / - |" in row
+
+
+def test_the_studys_norms_are_compared_with_the_norm_that_they_replace(tmp_path):
+    found = []
+    for row, figures in (("GN", (50.0, 51.0, 52.0)), ("ILMGN", (51.0, 51.5, 54.0))):
+        for seed, ap in enumerate(figures):
+            # Ten iterations a point; the first includes what a process does but once.
+            points = enumerate((9.0, 4.0, 4.5, 20.0), 1)
+            found.append(
+                recorded(
+                    f"study-box BCCD box head/{row}",
+                    seed=seed,
+                    unit="iterations",
+                    curve=[{"iterations": 10 * i, "loss": 1.0, "cpu": c} for i, c in points],
+                    metrics={"": {"bbox/AP": ap}},
+                )
+            )
+    gn, ilmgn = rows(reported(tmp_path, *found, page="study.md"), "BCCD box head/")[:2]
+    assert "| full recipe | 0.45 | 51.00 ± 1.00 / - |  | 0, 1, 2 |" in gn
+    # Differences 1, 0.5 and 2: mean 7/6, deviation 0.76376, t 4.303 at 2 degrees of freedom.
+    assert "| 52.17 ± 1.61 / - | +1.17 [-0.73, +3.06] / - from GN |" in ilmgn
 
 
 @pytest.mark.parametrize(

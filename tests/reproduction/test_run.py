@@ -79,13 +79,16 @@ def test_detectron2_has_its_own_words(tmp_path):
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     recipe, overrides = opened("ilm-5 GN, batch 2"), ["SOLVER.BASE_LR=0.1", "OUTPUT_DIR=x"]
     assert recipe.words(overrides) == ["SOLVER.BASE_LR", "0.1", "OUTPUT_DIR", "x"]
-    assert recipe.changes(overrides) == {"SOLVER.BASE_LR": 0.1}
+    assert recipe.changes(overrides) == {"SOLVER.BASE_LR": 0.1, "OUTPUT_DIR": "x"}
     assert (recipe.length, recipe.unit, recipe.batch) == (90000, "iterations", 2)
     recipe.place(tmp_path / "seed3", 3)
     recipe.shorten(900)
     text = recipe.save(tmp_path / "seed3").read_text()
     assert "MAX_ITER: 900\n" in text and "SEED: 3\n" in text and f"OUTPUT_DIR: {tmp_path}" in text
     assert recipe.cfg.SOLVER.STEPS == (600, 800)
+    tuned = opened("study-tune BCCD fine-tuned/ILMGN")
+    tuned.start_from("model_final.pth")
+    assert tuned.cfg.MODEL.WEIGHTS == "model_final.pth" and tuned.images == 292
 
 
 @pytest.fixture
@@ -115,16 +118,16 @@ def trainings(monkeypatch):
 
 
 def test_a_row_is_trained_tested_and_not_run_again(trainings, tmp_path, capsys):
-    words = ("en-5", "ResNet20/EN", "--epochs", "12", "--seeds", "3", "x.y=1", "channels_last=True")
+    words = ("en-5", "ResNet20/EN", "--epochs", "12", "--seeds", "3", "x.y=1")
     for _ in range(2):
         assert run(tmp_path, *words) == 0
         assert "top-1 90 (shortened: 12 of 165 epochs, changed: x.y=1)" in capsys.readouterr().out
     (cfg, training), (_, test) = trainings
-    assert training == ["--resume", "x.y=1", "channels_last=True"]
+    assert training == ["--resume", "x.y=1"]
     assert test[:2] == ["--eval-only", "--resume"]
     assert cfg.randomness.seed == 3 and cfg.train_cfg.max_epochs == 12
     assert cfg.work_dir == str(tmp_path / "en-5" / "ResNet20-EN" / "seed3")
-    assert run(tmp_path, *words[:-2], "x.y=2") == 2
+    assert run(tmp_path, *words[:-1], "x.y=2") == 2
     assert "begun with other settings: {'x.y': 1}, 12 epochs" in capsys.readouterr().err
     assert run(tmp_path, *words[:2], "--seeds", "3", "x.y=1") == 2
 

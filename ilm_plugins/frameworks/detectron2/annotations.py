@@ -12,9 +12,9 @@ from ...errors import UserError
 
 
 def leave_out_boxes(entries: list[dict], names: Sequence[str]) -> list[dict]:
-    """Empty boxes that are not finite, log how many boxes detectron2 will leave out as empty.
+    """Empty the boxes of data sets that have no area, and count them in the log.
 
-    UserError names a box or a mask that cannot be read; ``names`` are the data sets of the entries.
+    UserError names a box or a mask that cannot be read.
     """
     if not isinstance(entries, list):  # a torch data set, which yields entries of its own
         return entries

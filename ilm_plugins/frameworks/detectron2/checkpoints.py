@@ -11,10 +11,7 @@ from ...layers.base import AdaptiveNorm
 
 
 class Checkpointer(DetectionCheckpointer):
-    """detectron2's checkpointer for untrusted files and for runs that may be killed.
-
-    A file is replaced only when the new one is complete; CheckpointError for an invalid file.
-    """
+    """detectron2's checkpointer for untrusted files and for runs that may be killed."""
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
@@ -43,10 +40,7 @@ class Checkpointer(DetectionCheckpointer):
         return checkpoints.read(f)
 
     def _load_model(self, checkpoint: dict[str, Any]):
-        """Load the weights of a checkpoint; CheckpointError if it has none of the model's tensors.
-
-        One warning says that norms must be converted.
-        """
+        """Load weights, and warn of another norm's; CheckpointError if none is of the model."""
         incompatible = super()._load_model(checkpoint)
         misshapen = (name for name, *_ in incompatible.incorrect_shapes)
         checkpoints.check_fits(self._path, self.model, [*incompatible.missing_keys, *misshapen])

@@ -13,7 +13,7 @@ from yaml.constructor import ConstructorError
 
 from ... import checkpoints
 from ...errors import UserError
-from ..inference import Inference
+from ..config import Inference
 
 PROJECTS = (
     "the command train knows detectron2's own keys and none of a project such as PointRend: "
@@ -24,10 +24,7 @@ PROJECTS = (
 def load_config(
     path: str, overrides: Sequence[str] = (), device: str | None = None, amp: bool = False
 ) -> CfgNode | DictConfig:
-    """Read a config and apply overrides: KEY VALUE pairs for yaml, KEY=VALUE for a LazyConfig.
-
-    A LazyConfig is a program, and is run; a yaml runs code only within ``loading(unsafe=True)``.
-    """
+    """Read a config with overrides; a yaml runs code only within ``loading(unsafe=True)``."""
     if path.endswith(".py"):
         cfg = LazyConfig.apply_overrides(LazyConfig.load(path), list(overrides))
         if device is not None:

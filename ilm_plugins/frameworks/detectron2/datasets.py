@@ -1,4 +1,4 @@
-"""Register the generated data set `shapes` in detectron2, as shapes_train and shapes_val."""
+"""Register the generated data set `shapes`, and BCCD of the study, in detectron2."""
 
 import functools
 import os
@@ -15,8 +15,9 @@ def install_import_hooks() -> None:
 
 
 def _register(_module) -> None:
-    """Register both splits; they are generated when one is first loaded."""
+    """Register all splits; `shapes` are generated when one is first loaded."""
     from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
+    from detectron2.data.datasets import register_coco_instances
 
     from ...data.shapes import SHAPES
 
@@ -35,6 +36,11 @@ def _register(_module) -> None:
             image_root=str(images),
             evaluator_type="coco",
         )
+    for split in ("train", "test"):
+        if f"bccd_{split}" not in DatasetCatalog:
+            annotations = root / "bccd" / "annotations" / f"{split}.json"
+            images = str(root / "bccd" / "images")
+            register_coco_instances(f"bccd_{split}", {}, str(annotations), images)
 
 
 def _load(root: Path, name: str, annotations: Path, images: Path) -> list[dict]:

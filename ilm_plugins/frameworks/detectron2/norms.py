@@ -84,8 +84,7 @@ def _wrap_get_norm(module: ModuleType) -> None:
                 setattr(holder, name, get_norm)
 
 
-def _new_code(norm, out_channels):
-    """The new code of detectron2's ``get_norm``; it may use names of detectron2's module only."""
+def _new_code(norm, out_channels):  # it may use names of detectron2's module only
     return globals()["_ilm_plugins_get_norm"](norm, out_channels)
 
 

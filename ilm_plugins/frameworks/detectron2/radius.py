@@ -9,12 +9,9 @@ from ..radius import RadiusSchedule
 class RadiusHook(HookBase):
     """Let the radius of every SSN layer grow from 0 to 1, linearly in the iterations of a training.
 
-    The radius is set before each iteration, and the gradients of each set of SSN's logits are
-    clipped to the norm 1 before each step of the optimizer. Frozen layers keep their radius.
-    ``tools/train_net.py`` has this hook; without SSN layers it does nothing. Register it in a
-    trainer of your own::
-
-        trainer.register_hooks([RadiusHook()])
+    The gradients of each set of SSN's logits are clipped to the norm 1 before each step of the
+    optimizer. Frozen layers keep their radius. The command ``train`` has this hook; in a trainer of
+    your own, call ``trainer.register_hooks([RadiusHook()])``.
     """
 
     def before_train(self) -> None:

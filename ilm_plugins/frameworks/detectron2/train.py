@@ -179,11 +179,9 @@ def train_lazy(cfg: DictConfig, options: RunOptions) -> None:
 
 
 class RecordHook(engine.HookBase):
-    """Write record.json: what is trained, POINTS points of the curve, and the final metrics.
+    """Write record.json: what is trained, POINTS points of the curve, and the final metrics."""
 
-    Writing fails, and ends the run, if the run's folder is gone. The trainer must have an
-    attribute ``evaluation``, an :class:`Evaluation`, and its hook must come before this one.
-    """
+    # The trainer has an Evaluation as its attribute ``evaluation``, and its hook before this one.
 
     def __init__(self, folder: str, options: RunOptions, batch: int, seed: int | None) -> None:
         self.folder, self.options, self.batch, self.seed = folder, options, batch, seed
@@ -227,12 +225,10 @@ class RecordHook(engine.HookBase):
 
 
 class Evaluation:
-    """Calling this evaluates a model on a config's test sets; other ranks than 0 get {}.
-
-    The model must not be wrapped for several processes, which may have different numbers of images.
-    """
+    """Calling this evaluates a model on a config's test sets; other ranks than 0 get {}."""
 
     def __init__(self, cfg: CfgNode | DictConfig, model: nn.Module) -> None:
+        # Not wrapped for several processes, which may have different numbers of images.
         self.cfg, self.model = cfg, model
         self.results: dict[str, Any] = {}
         #: Number of the test images of the last evaluation.

@@ -12,16 +12,12 @@ import wrapt
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
-from torch import nn
 
 from ... import checkpoints
 
 
 def use_safe_checkpoints() -> None:
-    """Have MMEngine read local checkpoints by :func:`.checkpoints.read`, and replace files whole.
-
-    This holds until the process ends; calling the function again does no harm.
-    """
+    """Have MMEngine read local files by :func:`.checkpoints.read`, and replace files whole."""
     register_backend("local", AtomicFiles, force=True, prefixes="")
     CheckpointLoader.register_scheme(prefixes="", loader=_load, force=True)
     # torch.hub, which MMEngine calls for a URL, reads the file itself.
@@ -33,8 +29,7 @@ def use_safe_checkpoints() -> None:
 
 
 def _load(filename: str, map_location: Any = None) -> Any:
-    """Read a checkpoint, always to the CPU; the model copies it to its device."""
-    return checkpoints.read(filename)
+    return checkpoints.read(filename)  # to the CPU; the model copies it to its device
 
 
 @functools.cache
@@ -49,12 +44,6 @@ def _load_without_config(wrapped: Callable, _: type, args: tuple, options: dict)
     if isinstance(meta, dict):
         meta.pop("config", None)
     return contents
-
-
-def check_fits(filename: str, model: nn.Module, checkpoint: dict) -> None:
-    """Raise CheckpointError if a checkpoint has none of a model's tensors."""
-    state = checkpoints.unwrap_state(checkpoint.get("state_dict", checkpoint), model)
-    checkpoints.check_fits(filename, model, checkpoints.find_absent(state, model))
 
 
 class AtomicFiles(LocalBackend):
@@ -85,10 +74,7 @@ class AtomicFiles(LocalBackend):
 
 
 def latest(work_dir: str | os.PathLike) -> str | None:
-    """Return the path or URL of the checkpoint from which a run resumes; None without one.
-
-    MMEngine's file ``last_checkpoint`` names it; else it is the one with the largest number.
-    """
+    """Return the checkpoint in ``last_checkpoint``, else that of the largest number, or None."""
     folder = Path(work_dir)
     last = folder / "last_checkpoint"
     # A kill may leave the file empty. It has an absolute path; this folder may be a copy.

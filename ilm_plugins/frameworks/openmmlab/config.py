@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from ...errors import UserError
-from ..inference import Inference
+from ..config import Inference
 
 
 def load_config(
@@ -34,10 +34,6 @@ def load_config(
             if isinstance(wrapper, dict) and "optimizer" in wrapper:
                 wrapper["type"] = "AmpOptimWrapper"
     return cfg
-
-
-def output_folder(cfg: Config) -> str:
-    return cfg.work_dir
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -72,11 +68,8 @@ def _preprocessing(dataset: dict, name: str):
             f"{name} has no test_dataloader.dataset.pipeline to prepare images; define it"
         )
     kinds = [str(step["type"]).rsplit(".", 1)[-1] for step in dataset["pipeline"]]
-    steps = [
-        step
-        for step, kind in zip(dataset["pipeline"], kinds, strict=True)
-        if not kind.startswith("Load")
-    ]
+    loads = [kind.startswith("Load") for kind in kinds]
+    steps = [step for step, load in zip(dataset["pipeline"], loads, strict=True) if not load]
     # Images from files are BGR; data sets in memory, such as CIFAR10, are RGB.
     bgr = any(kind.startswith("LoadImage") for kind in kinds)
     pipeline = Compose(steps)

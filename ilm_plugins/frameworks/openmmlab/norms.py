@@ -41,12 +41,11 @@ def install_import_hooks() -> None:
 
 
 def _register_layers(registry) -> None:
-    """Register the layers, except under keys that mmcv will register itself."""
+    # mmcv will register its own keys itself.
     register(registry, classes={key: cls for key, cls in NORMS.items() if key not in MMCVS_KEYS})
 
 
 def _register_all_layers(module: ModuleType) -> None:
-    """Register all layers in the registry of mmcv's module of norms, after mmcv did its own."""
     register(getattr(module, "MODELS", None) or module.NORM_LAYERS)
 
 

@@ -12,10 +12,9 @@ from .norms import register
 class RadiusHook(Hook):
     """Let the radius of every SSN layer grow from 0 to 1, linearly in the iterations of a training.
 
-    In a config: ``custom_hooks = [dict(type="RadiusHook")]``. The radius is set before each
-    iteration, and the gradients of each set of SSN's logits are clipped to the norm 1 before each
-    step of the optimizer. Frozen layers keep their radius. A model without
-    SSN layers is not changed.
+    In a config: ``custom_hooks = [dict(type="RadiusHook")]``. The gradients of each set of SSN's
+    logits are clipped to the norm 1 before each step of the optimizer. Frozen layers keep their
+    radius.
     """
 
     def before_train(self, runner) -> None:

@@ -20,7 +20,7 @@ from ...errors import UserError
 from .. import record
 from ..lock import lock
 from ..options import RunOptions
-from .checkpoints import check_fits, latest, use_safe_checkpoints
+from .checkpoints import latest, use_safe_checkpoints
 from .config import load_config
 from .radius import RadiusHook
 
@@ -104,7 +104,8 @@ class PluginRunner(Runner):
         model = self.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
-        check_fits(filename, model, checkpoint)
+        state = checkpoints.unwrap_state(checkpoint.get("state_dict", checkpoint), model)
+        checkpoints.check_fits(filename, model, checkpoints.find_absent(state, model))
         return checkpoint
 
 
@@ -124,11 +125,9 @@ class StopAtNaN(Hook):
 
 
 class RecordHook(Hook):
-    """Writes ``record.json``: what is run, the curve of a training, the metrics of a test.
+    """Writes ``record.json``: what is run, the curve of a training, the metrics of a test."""
 
-    A point of the curve has the means of losses and accuracies since the last point, and the
-    metrics of a validation.
-    """
+    # A point has the means of losses and accuracies since the last, and a validation's metrics.
 
     def __init__(self, options: RunOptions) -> None:
         self.options = options

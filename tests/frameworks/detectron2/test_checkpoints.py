@@ -77,17 +77,16 @@ def test_files_of_caffe2_are_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_code_is_refused(tmp_path, suffix):
+def test_code_and_weights_of_another_model_are_refused(tmp_path, suffix):
     contents = {"model": {"weight": Harmful(tmp_path / "ran")}, "__author__": "nobody"}
     with pytest.raises((CheckpointError, pickle.UnpicklingError), match=r"os\.makedirs"):
         load(tmp_path / f"c{suffix}", contents)
     assert not (tmp_path / "ran").exists()
-
-
-def test_weights_of_another_model_are_refused(tmp_path):
-    contents = {"model": {"fc.weight": torch.ones(3), "bias": torch.ones(3)}}
+    other = {"model": {"fc.weight": np.ones(3), "bias": np.ones(3)}, "__author__": "nobody"}
+    if suffix == ".pth":
+        other["model"] = {name: torch.tensor(value) for name, value in other["model"].items()}
     with pytest.raises(CheckpointError, match="is of another model"):
-        load(tmp_path / "other.pth", contents)
+        load(tmp_path / f"other{suffix}", other)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])

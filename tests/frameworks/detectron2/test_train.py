@@ -32,6 +32,11 @@ def last(folder):
     return checkpoints.read(folder / (folder / "last_checkpoint").read_text())
 
 
+def radii(checkpoint):
+    """The radii of the pyramid's SSN layers."""
+    return {value.item() for name, value in checkpoint["model"].items() if name[-7:] == ".radius"}
+
+
 def iterations(folder):
     lines = (folder / "metrics.json").read_text().splitlines()
     return [json.loads(line)["iteration"] for line in lines]
@@ -62,12 +67,13 @@ def trained(killed):
 
 def test_a_killed_training_goes_on_where_it_stopped(trained):
     folder, before = trained
-    after = last(folder)
-    assert after["iteration"] == before["iteration"] + 1
+    after, end = last(folder), before["iteration"] + 2
+    assert after["iteration"] == end - 1
     old, new = (c["trainer"]["_trainer"]["optimizer"]["state"] for c in (before, after))
     for key, state in old.items():
         moved = new[key]["momentum_buffer"]
         assert_close(moved, 0.9 * state["momentum_buffer"], 2)
+    assert radii(after) == {torch.tensor((end - 1) / end).item()}
     encode = "roi_heads.box_head.conv1.norm.encode.weight"
     assert after["model"][encode].shape == (2, 4)
     assert not torch.equal(after["model"][encode], before["model"][encode])
@@ -135,6 +141,7 @@ def test_a_lazy_config_trains_resumes_and_evaluates(datasets, lazy, checked, tmp
     command_line.run(lazy("train.max_iter=3", resume=True))
     # The evaluation at the end of each is an iteration after the last.
     assert last(out)["iteration"] == 2 and iterations(out) == [0, 1, 2, 2, 3]
+    assert radii(last(out)) == {torch.tensor(2 / 3).item()}
     assert record.read(out)["images"] == 8 and "bbox/AP" in record.read(out)["metrics"][""]
     capfd.readouterr()
     command_line.run(lazy(f"train.init_checkpoint={out / 'model_final.pth'}", eval_only=True))
@@ -157,7 +164,8 @@ def test_test_time_augmentation_is_refused(tmp_path):
 
 @pytest.mark.wide
 def test_two_processes_train_and_evaluate_as_one_does(datasets, tmp_path):
-    score = "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"
+    # Each process has running statistics of its own, by which it evaluates.
+    score = "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.FPN.NORM", "GN"
     found = train(tmp_path, "SOLVER.MAX_ITER", "2", *score, num_processes=2)
     assert (found["processes"], found["batch"], found["images"], found["run"]) == (2, 2, 8, 2)
     assert "World size: 2" in (tmp_path / "log.txt.rank1").read_text()

@@ -33,7 +33,7 @@ def test_overrides_are_parsed_and_merged_as_by_mmengines_tools(config):
     assert cfg.test_evaluator.iou_metrics == ["mIoU", "mDice"]
     assert cfg.train_dataloader.dataset.pipeline[0].to_float32
     assert cfg.model.backbone.norm_cfg == {"type": "EN", "reduction": 8}
-    assert configs.output_folder(cfg) == "work_dirs/fcn"
+    assert cfg.work_dir == "work_dirs/fcn"
     with pytest.raises(UserError, match=r"'train_cfg' of .* is not KEY=VALUE"):
         configs.load_config(str(config), ["train_cfg"])
 

@@ -24,14 +24,8 @@ def build(kind, **options):
 
 
 def meta(kind, **options):
-    with torch.device("meta"):
-        return build(kind, **options)
-
-
-def millions(model, classes):
-    """Parameters of a backbone with a linear classifier on its last stage."""
-    channels = {"BNInception": 1024, "CifarResNet": 64, "AAResNet": 2048}[type(model).__name__]
-    return (sum(p.numel() for p in model.parameters()) + (channels + 1) * classes) / 1e6
+    with torch.device("cpu" if kind == "AAResNet" else "meta"):  # which reads rates from a tensor
+        return build(kind, **options).to("meta")
 
 
 def shapes(model, size):
@@ -42,43 +36,45 @@ def norms(model):
     return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
 
 
-@pytest.mark.parametrize(
-    ("norm_cfg", "count"),
-    [
-        ({"type": "BN"}, 11.29),  # EN paper, Table 3
-        ({"type": "SN"}, 11.29),  # printed as 11.30, more than 6 ratios a layer add
+def test_parameters_are_the_papers():
+    """In millions, with a linear classifier on the last stage."""
+    en = {"type": "EN", "reduction": 16}
+    for kind, options, last, classes, count in (
+        ("BNInception", {}, 1024, 1000, 11.29),  # EN paper, Table 3
+        # Printed as 11.30, more than 6 ratios a layer add.
+        ("BNInception", {"norm_cfg": {"type": "SN"}}, 1024, 1000, 11.29),
         # Printed as 12.36, which no reading of the paper's Table 1 gives.
-        ({"type": "EN", "reduction": 16}, 11.47),
-    ],
-    ids=["BN", "SN", "EN"],
-)
-def test_bn_inception_parameters(norm_cfg, count):
-    assert round(millions(meta("BNInception", norm_cfg=norm_cfg), 1000), 2) == count
+        ("BNInception", {"norm_cfg": en}, 1024, 1000, 11.47),
+        ("CifarResNet", {"depth": 20}, 64, 10, 0.27),  # He et al., Table 6
+        ("CifarResNet", {"depth": 56}, 64, 10, 0.85),
+        ("CifarResNet", {"depth": 110}, 64, 10, 1.73),  # printed as 1.7
+        ("AAResNet", {"depth": 50}, 2048, 1000, 25.8),  # Bello et al.; EN paper, Table 2
+    ):
+        model = meta(kind, **options)
+        found = (sum(p.numel() for p in model.parameters()) + (last + 1) * classes) / 1e6
+        assert round(found, 1 if kind == "AAResNet" else 2) == count, (kind, options)
 
 
-def test_bn_inception_operations_and_shapes():
+def test_operations_and_shapes_are_the_papers():
     model = meta("BNInception", out_indices=(0, 1, 2))
     with FlopCounterMode(display=False) as counter:
         assert shapes(model, 224) == [(2, 320, 28, 28), (2, 608, 14, 14), (2, 1024, 7, 7)]
     multiply_adds = counter.get_total_flops() / 2 / 2 + 1024 * 1000  # of two images; a classifier
     assert abs(multiply_adds / 2.056e9 - 1) <= 0.015, "of EN paper, Table 3"
-
-
-@pytest.mark.parametrize(("depth", "count"), [(20, 0.27), (56, 0.85), (110, 1.73)])
-def test_cifar_resnet_parameters(depth, count):
-    # He et al., Table 6, where the last is 1.7.
-    model = meta("CifarResNet", depth=depth, out_indices=(0, 1, 2))
-    assert round(millions(model, 10), 2) == count and len(norms(model)) == depth - 1
-    assert shapes(model, 32) == [(2, 16, 32, 32), (2, 32, 16, 16), (2, 64, 8, 8)]
-
-
-def test_a_cifar_block_halves_the_resolution_first():
-    """Its second convolution has a quarter of the pixels: 40.6 M multiply-adds for ResNet-20."""
+    # A CIFAR block halves the resolution first: its second convolution has a quarter of the pixels.
+    model = meta("CifarResNet", depth=20, out_indices=(0, 1, 2))
     with FlopCounterMode(display=False) as counter:
-        shapes(meta("CifarResNet", depth=20), 32)
+        assert shapes(model, 32) == [(2, 16, 32, 32), (2, 32, 16, 16), (2, 64, 8, 8)]
     same = 9 * 16 * 16 * 32 * 32  # a convolution of any stage that keeps width and resolution
     convolutions = 9 * 3 * 16 * 32 * 32 + 2 * same / 2 + 16 * same
     assert counter.get_total_flops() / 2 / 2 == convolutions  # of two images
+    model = meta("AAResNet", depth=50, out_indices=(0, 1, 2, 3))
+    sides = [(256, 56), (512, 28), (1024, 14), (2048, 7)]
+    assert shapes(model, 224) == [(2, channels, side, side) for channels, side in sides]
+    sizes = [m.size for m in model.modules() if isinstance(m, AugmentedConv2d)]
+    assert sizes == [14] * (4 + 6) + [7] * 3
+    with pytest.raises(ValueError, match="give a larger image_size"):
+        shapes(model, 256)
 
 
 def test_option_a_shortcut():
@@ -143,19 +139,12 @@ def test_it_is_the_papers_attention_beside_a_convolution(stride, halvings):
     assert convolved.shape[1] == 144
 
 
-def test_aa_resnet_parameters_and_shapes():
-    model = build("AAResNet", depth=50, out_indices=(0, 1, 2, 3), frozen_stages=2).to("meta")
-    assert round(millions(model, 1000), 1) == 25.8  # Bello et al.; EN paper, Table 2
-    sides = [(256, 56), (512, 28), (1024, 14), (2048, 7)]
-    assert shapes(model, 224) == [(2, channels, side, side) for channels, side in sides]
-    sizes = [m.size for m in model.modules() if isinstance(m, AugmentedConv2d)]
-    assert sizes == [14] * (4 + 6) + [7] * 3
-    # From the start: an optimizer and DistributedDataParallel count them before training.
+def test_frozen_stages_of_aa_resnet():
+    """From the start: an optimizer and DistributedDataParallel count them before training."""
+    model = meta("AAResNet", depth=50, frozen_stages=2)
     frozen = (model.conv1, model.bn1, model.layer1, model.layer2)
     assert not any(p.requires_grad for stage in frozen for p in stage.parameters())
     assert all(p.requires_grad for p in model.layer3.parameters())
-    with pytest.raises(ValueError, match="give a larger image_size"):
-        shapes(model, 256)
 
 
 @pytest.mark.parametrize(

@@ -56,14 +56,11 @@ class BNInception(StagedBackbone):
 
 
 class Inception(nn.Module):
-    """An Inception unit: four branches, 1x1, 1x1-3x3, 1x1-3x3-3x3 and pooling-1x1, concatenated.
+    """An Inception unit: four branches, 1x1, 1x1-3x3, 1x1-3x3-3x3 and pooling-1x1, concatenated."""
 
-    With ``single`` and ``projection`` 0 it halves the resolution, and lacks the 1x1 convolutions of
-    the first and the last branch.
-    """
-
-    # The widths of the branches: single, double, triple (of which both 3x3 have the second), and
-    # projection.
+    # The branches' widths are single, double, triple (of which both 3x3 have the second) and
+    # projection. With single and projection 0, the unit halves the resolution and lacks the 1x1
+    # convolutions of the first branch and the last.
 
     def __init__(
         self,

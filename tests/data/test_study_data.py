@@ -1,0 +1,36 @@
+"""tools/study_data.py: what it writes from clones of the data's repositories."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+
+BOX = "<xmin>1</xmin><ymin>3</ymin><xmax>4</xmax><ymax>5</ymax>"
+VOC = f"""<annotation><size><width>8</width><height>6</height></size>
+<object><name>Platelets</name><bndbox>{BOX}</bndbox></object></annotation>"""
+
+
+def test_boxes_of_bccd_and_masks_of_camvid(root, tmp_path):
+    bccd, camvid = tmp_path / "clone" / "BCCD", tmp_path / "clone" / "CamVid"
+    for folder in (bccd / "Annotations", bccd / "JPEGImages", bccd / "ImageSets" / "Main"):
+        folder.mkdir(parents=True)
+    (bccd / "Annotations" / "a.xml").write_text(VOC)
+    for listed in ("trainval", "test"):
+        (bccd / "ImageSets" / "Main" / f"{listed}.txt").write_text("a\n")
+    labels = np.kron(np.arange(12, dtype=np.uint8).reshape(3, 4), np.ones((120, 120), np.uint8))
+    for folder in ("train", "trainannot"):
+        (camvid / folder).mkdir(parents=True)
+        Image.fromarray(labels).save(camvid / folder / "b.png")
+    for name in ("bccd", "camvid"):
+        source = ["--source", tmp_path / "clone"]
+        command = [sys.executable, root / "tools" / "study_data.py", name, tmp_path / name]
+        subprocess.run(command + source, check=True)
+    found = json.loads((tmp_path / "bccd" / "annotations" / "train.json").read_text())
+    assert found["images"] == [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 6}]
+    (box,) = found["annotations"]
+    assert (box["bbox"], box["category_id"]) == ([0, 2, 4, 3], 3)
+    assert Image.open(tmp_path / "camvid" / "images" / "train" / "b.jpg").size == (240, 180)
+    mask = np.asarray(Image.open(tmp_path / "camvid" / "annotations" / "train" / "b.png"))
+    assert np.array_equal(mask, np.where(labels == 11, 255, labels)[1::2, 1::2])

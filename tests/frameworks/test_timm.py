@@ -1,0 +1,33 @@
+"""timm's models take the layers as ``norm_layer``, by key or as a class."""
+
+import pytest
+import torch
+from torch import nn
+
+from ilm_plugins import NORMS, ILMGroupNorm
+
+timm = pytest.importorskip("timm", reason="needs timm")
+
+
+@pytest.mark.parametrize("key", NORMS)
+def test_norms_and_joined_norms_are_built_by_keys(key):
+    norm = timm.layers.get_norm_layer(key.lower())(24)
+    joined = timm.layers.get_norm_act_layer(key.lower(), nn.SiLU)(24, inplace=True)
+    assert type(norm) is type(joined[0]) is NORMS[key] and type(joined[1]) is nn.SiLU
+    assert type(timm.layers.create_norm_act_layer(key, 24, apply_act=False)) is NORMS[key]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "regnetx_002", "efficientnet_b0"])
+@pytest.mark.parametrize("norm_layer", ["ilmgn", ILMGroupNorm])
+def test_models_train_without_batchnorm(name, norm_layer):
+    model = timm.create_model(name, norm_layer=norm_layer, num_classes=2)
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    modules = list(model.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in modules)
+    norms = [module for module in modules if isinstance(module, ILMGroupNorm)]
+    assert norms and all(norm.encode.weight.grad is not None for norm in norms)
+
+
+def test_dropout_comes_between_norm_and_activation():
+    layer = timm.layers.get_norm_act_layer("en", nn.ReLU)(8, drop_layer=nn.Dropout)
+    assert [type(module) for module in layer] == [NORMS["EN"], nn.Dropout, nn.ReLU]

