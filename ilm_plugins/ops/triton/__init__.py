@@ -95,7 +95,7 @@ def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors 
         return one_read.forward(x, statistics, num_groups, pointers, shape, sizes), statistics
     scale, shift = new(x, 2, c)
     values = scale, shift, statistics, n * num_groups
-    _launch(rescaling.rescale_kernel, values, pointers, sizes)
+    _launch(rescaling.rescale_kernel, values, pointers, sizes, 0)
     return streaming.affine(x, mean, scale, shift), statistics
 
 
@@ -116,12 +116,13 @@ def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, 
         (scale,), (slope, offset) = new(x, 1, c), new(x, 2, num_groups)
         values = *streaming.sums(dy, x, mean), mean, var, scale, slope, offset, gradients
         count = float(x[0].numel() // num_groups)
-        _launch(rescaling.rescale_vjp_kernel, values, pointers, sizes, count)
+        _launch(rescaling.rescale_vjp_kernel, values, pointers, sizes, 1, count)
     total = gradients.sum(0) if len(gradients) > 1 else gradients[0]
     if needs[0] and not shape:
+        batch = ()
         if _uses_batch_moments(network, tensors):
-            mixture.couple(slope, offset, mean, buffers[-2], total[-2 * c :], len(x) * count)
-        d_x = streaming.dx(dy, x, mean, scale, slope, offset)
+            batch = buffers[-2], total[-2 * c :], x.numel() / c
+        d_x = streaming.dx(dy, x, mean, scale, slope, offset, *batch)
     return d_x if needs[0] else None, *split_gradients(total, network, tensors)
 
 
@@ -129,8 +130,9 @@ def _uses_batch_moments(network: Network, tensors: Tensors) -> bool:
     return "BN" in getattr(network, "normalizers", ()) and tensors[-1] is None
 
 
-def _launch(kernel, values: Sequence, pointers: tuple, sizes: Sizes, *count: float) -> None:
+def _launch(kernel, values: Sequence, pointers, sizes: Sizes, vjp: int, *count: float) -> None:
     """Launch a kernel of ``rescaling``, with one program for each instance."""
     hidden = sizes.network.hidden if sizes.kind == "Exemplar" else 0
     warps = min(16, max(4, triton.next_power_of_2(max(sizes.channels, hidden)) // 64))
-    kernel[(len(values[0]),)](*values, pointers, *count, sizes, num_warps=warps)
+    function = rescaling.NETWORKS[sizes.kind][vjp]
+    kernel[(len(values[0]),)](*values, pointers, *count, function, sizes, num_warps=warps)

@@ -5,7 +5,7 @@ loop over them, which computes a normalizer's vectors again: K vectors of channe
 registers.
 
 BN's statistics of the batch couple the instances. ``pool_batch`` computes them before the network,
-and moves the running ones; ``couple`` adds the gradient through them to slope and offset of dx.
+and moves the running ones; the kernel of dx adds the gradient through them.
 """
 
 import triton
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..networks import Tensors
 from . import vectors as v
-from .streaming import pool
+from .streaming import pool_kernel
 
 #: Channels by instances of a tile of the kernel that pools the batch's moments.
 BATCH_TILE = (64, 16)
@@ -371,24 +371,6 @@ def switch_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.constexp
 # ---- the batch
 
 
-@triton.jit(do_not_specialize=["channels"])
-def _couple_kernel(
-    slope_ptr, offset_ptr, mean_ptr, batch_mean_ptr, d_batch_mean_ptr, d_batch_var_ptr,
-    channels, count, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Add the part of dx through the batch's moments to slope and offset (N, C); see ``couple``."""
-    n = tl.program_id(0).to(tl.int64)
-    for first in range(0, channels, BLOCK):
-        c = first + tl.arange(0, BLOCK)
-        exists = c < channels
-        at = n * channels + c
-        slope = v.load(d_batch_var_ptr, c, exists) * (2.0 / count)
-        offset = v.load(d_batch_mean_ptr, c, exists) / count
-        offset += slope * (v.load(mean_ptr, at, exists) - v.load(batch_mean_ptr, c, exists))
-        tl.store(slope_ptr + at, v.load(slope_ptr, at, exists) + slope, mask=exists)
-        tl.store(offset_ptr + at, v.load(offset_ptr, at, exists) + offset, mask=exists)
-
-
 def pool_batch(
     mean: Tensor, var: Tensor, batch: Tensors, running: Tensors, to: Tensors, momentum, count: int
 ) -> None:
@@ -399,15 +381,6 @@ def pool_batch(
     n, c = mean.shape
     moved = (*running, *to) if running else (None,) * 4
     weights = float(momentum if count > 1 else 0), count / max(1, count - 1)
-    pool(mean, var, (*batch, *moved), c, n, 1, c, (1, 1, 1), n, weights, BATCH_TILE)
-
-
-def couple(
-    slope: Tensor, offset: Tensor, mean: Tensor, batch_mean: Tensor, d_batch: Tensor, count: float
-) -> None:
-    """Add the part of dx through the batch's moments, by their gradients ``d_batch`` (2 C)."""
-    n, c = mean.shape
-    _couple_kernel[(n,)](
-        slope, offset, mean, batch_mean, *d_batch.view(2, c).unbind(),
-        c, count, min(triton.next_power_of_2(c), 1024),
-    )  # fmt: skip
+    pool_kernel[(triton.cdiv(c, BATCH_TILE[0]),)](
+        mean, var, *batch, *moved, c, n, 1, c, 1, 1, 1, float(n), *weights, *BATCH_TILE
+    )

@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .rescaling import keep, rescale, rescale_vjp
+from .autoencoder import autoencoder, autoencoder_vjp
+from .rescaling import keep, rescale_vjp
 from .sizes import Sizes
 from .streaming import Shape, find_shape, limit, tile_offsets
 from .vectors import divide, finite, fold, load, spread
@@ -82,7 +83,7 @@ def _one_read_kernel(
     tl.store(statistics_ptr + group, mean)
     tl.store(statistics_ptr + moments + group, var)
     mean, var = spread(mean, SIZES.fine, SIZES.fine), spread(var, SIZES.fine, SIZES.fine)
-    scale, shift = rescale(mean, var, t, SIZES)
+    scale, shift = autoencoder(mean, var, t, SIZES)
     y = _to_elements(scale, chunks, SHAPE) * x
     y += _to_elements(shift, chunks, SHAPE)
     tl.store(y_ptr + start + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
@@ -108,7 +109,7 @@ def _one_read_vjp_kernel(
         d_scale = spread(tl.sum(dy * x, axis=1), SIZES.channels, SIZES.channels)
         d_shift = spread(tl.sum(dy, axis=1), SIZES.channels, SIZES.channels)
     scale, slope, offset = rescale_vjp(
-        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, SIZES
+        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, autoencoder_vjp, SIZES
     )
     d_x = _to_elements(scale, chunks, SHAPE) * dy
     d_x += spread(slope, SIZES.fine, SHAPE.block_c)[:, None] * x

@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..networks import Tensors
 from .devices import multiprocessors, new
 from .vectors import divide, finite, load
 
@@ -110,7 +109,7 @@ def _move(from_ptr, to_ptr, row, exists, pooled, momentum):
 
 
 @triton.jit(do_not_specialize=["rows", "run", "splits", "split", "length"])
-def _pool_kernel(
+def pool_kernel(
     mean_ptr, var_ptr, pooled_mean_ptr, pooled_var_ptr, from_mean, from_var, to_mean, to_var,
     rows, run, row_step, step, splits, split, length, count, momentum, unbias,
     BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
@@ -212,16 +211,22 @@ def _sums_kernel(
 
 @triton.jit(do_not_specialize=["group_size", "chunks"])
 def _dx_kernel(
-    dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, slope_ptr, offset_ptr,
-    channels, group_size, chunks, SHAPE: tl.constexpr,
+    dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, slope_ptr, offset_ptr, batch_mean_ptr, d_batch_ptr,
+    channels, group_size, chunks, SHAPE: tl.constexpr, count=1.0,
 ):  # fmt: skip
-    """dx = scale * dy + slope * (x - mean) + offset."""
+    """dx = scale * dy + slope * (x - mean) + offset, and the part through the batch's moments."""
     start, offsets, inside, group, c, exists = _tile(channels, group_size, chunks, SHAPE)
     dy = load(dy_ptr + start, offsets, inside)
     x = load(x_ptr + start, offsets, inside)
     mean = _column(mean_ptr, group, exists)
     slope = _column(slope_ptr, group, exists)
     offset = _column(offset_ptr, group, exists)
+    if d_batch_ptr is not None:
+        channel = c % channels
+        of_var = _column(d_batch_ptr + channels, channel, exists) * (2.0 / count)
+        offset += _column(d_batch_ptr, channel, exists) / count
+        offset += of_var * (mean - _column(batch_mean_ptr, channel, exists))
+        slope += of_var
     dx = _column(scale_ptr, c, exists) * dy + slope * (x - mean) + offset
     tl.store(dx_ptr + start + offsets, dx.to(dx_ptr.dtype.element_ty), mask=inside)
 
@@ -246,14 +251,22 @@ def moments(x: Tensor, pooled: Sequence[Tensor]) -> None:
     block_rows = min(triton.next_power_of_2(rows), 1024 // block)
     length = x.shape[2:].numel()
     splits = tiling.splits, tiling.split_tiles * tiling.shape.block_l, length
-    count, block = c // num_groups * length, (block_rows, block)
-    pool(mean, var, (*pooled, *(None,) * 4), rows, run, run, 1, splits, count, (0.0, 0.0), block)
-
-
-def pool(mean, var, to: Tensors, rows, run, row_step, step, splits, count, weights, block) -> None:
-    """Launch the kernel that pools moments, whose docstring says what it takes."""
-    _pool_kernel[(triton.cdiv(rows, block[0]),)](
-        mean, var, *to, rows, run, row_step, step, *splits, float(count), *weights, *block
+    count = float(c // num_groups * length)
+    pool_kernel[(triton.cdiv(rows, block_rows),)](
+        mean,
+        var,
+        *pooled,
+        *(None,) * 4,
+        rows,
+        run,
+        run,
+        1,
+        *splits,
+        count,
+        0.0,
+        0.0,
+        block_rows,
+        block,
     )
 
 
@@ -276,9 +289,10 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     return (of_splits.squeeze(3) if tiling.splits == 1 else of_splits.sum(3)).unbind()
 
 
-def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    d_x = torch.empty_like(x)
-    _elementwise(_dx_kernel, (dy, x, d_x), (mean, scale, slope, offset))
+def dx(dy, x, mean, scale, slope, offset, batch_mean=None, d_batch=None, count=1.0) -> Tensor:
+    """Return dx, with the part through the batch's moments if there are their gradients (2 C)."""
+    d_x, values = torch.empty_like(x), (mean, scale, slope, offset, batch_mean, d_batch)
+    _elementwise(_dx_kernel, (dy, x, d_x), values, count)
     return d_x
 
 
@@ -328,11 +342,11 @@ def find_shape(x: Tensor, length: int, block_c: int, block_l: int) -> Shape:
     return Shape(1 if last else vector, last, block_c, block_l)
 
 
-def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:
+def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple, *count: float) -> None:
     """Launch a kernel with one tile a program, on maps (N, C, *) and values (N, G') or (N, C)."""
     (n, c), groups = maps[0].shape[:2], values[0].shape[1]
     tiling = _Tiling.of(maps[0])
     kernel[(n * tiling.blocks * tiling.tiles,)](
-        *maps, *(t.contiguous() for t in values),
-        c, c // groups, tiling.chunks, tiling.shape, num_warps=tiling.warps,
+        *maps, *(t if t is None else t.contiguous() for t in values),
+        c, c // groups, tiling.chunks, tiling.shape, *count, num_warps=tiling.warps,
     )  # fmt: skip
