@@ -4,11 +4,13 @@ On a GPU they run there. Elsewhere, Triton's interpreter runs them; and they are
 H200.
 """
 
+import math
+import os
 import re
 import subprocess
 import tempfile
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.layers import SHAPES
 from cases import (
     CASES,
     CHANNELS,
@@ -50,6 +53,8 @@ def paths(*values):
     return pytest.mark.parametrize("path", values, indirect=True)
 
 
+DTYPES = torch.float32, torch.float16
+LAYOUTS = torch.Tensor.contiguous, channels_last
 mixtures = pytest.mark.parametrize("name", ["EN", "SN"])
 dtypes = pytest.mark.parametrize(
     "dtype", [torch.float32, wide(torch.float16), wide(torch.bfloat16)], ids=["f32", "f16", "bf16"]
@@ -450,7 +455,7 @@ def compile_ahead(launch):
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))
     assert registers <= 128 and stack == 0, (compiled.metadata.name, registers, stack)
-    return compiled.metadata.name, compiled.asm["ptx"]
+    return compiled.metadata.name, (registers, compiled)
 
 
 @compiles
@@ -460,9 +465,9 @@ def test_streaming_kernels_compile(driver, dtype, layout):
     passes, _ = launches(ILMGroupNorm(256), (2, 256, 200, 304), dtype, layout)
     code = dict(map(compile_ahead, chain(*passes)))
     assert len(code) == 7
-    for name, ptx in code.items():
+    for name, (_, compiled) in code.items():
         if "pool" not in name and "rescale" not in name:
-            assert "ld.global.v4.b32" in ptx, "loads of 16 bytes"
+            assert "ld.global.v4.b32" in compiled.asm["ptx"], "loads of 16 bytes"
 
 
 @compiles
@@ -481,3 +486,47 @@ def test_mixture_kernels_compile(driver, name, channels):
     passes, _ = launches(NORMS[name](channels), (2, channels, 14, 14))
     found = [f for f in chain(*passes) if f[0].__module__.endswith(("mixture", "rescaling"))]
     assert len(dict(map(compile_ahead, found))) == 4
+
+
+def bytes_moved(found):
+    """The bytes of the tensors that launches take."""
+    tensors = (
+        chain.from_iterable(a if isinstance(a, tuple) else (a,) for a in f[1]) for f in found
+    )
+    return sum(sum(t.nbytes for t in set(ts) if isinstance(t, torch.Tensor)) for ts in tensors)
+
+
+def tables():
+    """The tables of docs/performance.md: each kernel's registers; launches and bytes on each map."""
+    used, rows = {}, ["| map | " + " | ".join(NORMS) + " |", "|---" * (1 + len(NORMS)) + "|"]
+    for title, shape in SHAPES.items():
+        cells = [f"{title} {'x'.join(map(str, shape))}"]
+        for name, (dtype, layout) in product(NORMS, product(DTYPES, LAYOUTS)):
+            passes, operations = launches(NORMS[name](shape[1]), shape, dtype, layout)
+            for kernel, (registers, compiled) in map(compile_ahead, chain(*passes)):
+                found = registers, compiled.metadata.shared
+                used[kernel] = tuple(map(max, found, used.get(kernel, found)))
+            if (dtype, layout) == (DTYPES[0], LAYOUTS[0]):
+                counts = [len(a) + len(b) for a, b in zip(passes, operations, strict=True)]
+                least = [maps * math.prod(shape) * 4 for maps in (2, 3)]
+                ratios = [bytes_moved(p) / n for p, n in zip(passes, least, strict=True)]
+                cells.append("{} + {}, {:.2f}, {:.2f}".format(*counts, *ratios))
+        rows.append("| " + " | ".join(cells) + " |")
+    rows += ["", "| kernel | registers | shared memory, bytes |", "|---|---|---|"]
+    rows += [f"| {name.strip('_')} | {a} | {b} |" for name, (a, b) in sorted(used.items())]
+    return "\n".join(rows)
+
+
+@compiles
+@pytest.mark.wide
+def test_tables_of_the_documentation(driver):
+    """ILM_PLUGINS_WRITE_TABLES=1 writes them anew."""
+    page = Path(__file__).parents[2] / "docs" / "performance.md"
+    before, written, after = re.split(
+        "(?<=<!-- kernels -->\n)|(?=<!-- end of kernels)", page.read_text()
+    )
+    found = f"\n{tables()}\n\n"
+    if os.environ.get("ILM_PLUGINS_WRITE_TABLES"):
+        page.write_text(before + found + after)
+    elif f"Triton {triton.__version__}" in before:  # another one allocates other registers
+        assert written == found
