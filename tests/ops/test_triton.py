@@ -490,14 +490,15 @@ def test_mixture_kernels_compile(driver, name, channels):
 
 def bytes_moved(found):
     """The bytes of the tensors that launches take."""
-    tensors = (
-        chain.from_iterable(a if isinstance(a, tuple) else (a,) for a in f[1]) for f in found
-    )
-    return sum(sum(t.nbytes for t in set(ts) if isinstance(t, torch.Tensor)) for ts in tensors)
+    total = 0
+    for _, args, _ in found:
+        flat = chain.from_iterable(a if isinstance(a, tuple) else (a,) for a in args)
+        total += sum(t.nbytes for t in set(flat) if isinstance(t, torch.Tensor))
+    return total
 
 
 def tables():
-    """The tables of docs/performance.md: each kernel's registers; launches and bytes on each map."""
+    """The tables of docs/performance.md: launches and bytes of each map; registers."""
     used, rows = {}, ["| map | " + " | ".join(NORMS) + " |", "|---" * (1 + len(NORMS)) + "|"]
     for title, shape in SHAPES.items():
         cells = [f"{title} {'x'.join(map(str, shape))}"]
@@ -522,11 +523,10 @@ def tables():
 def test_tables_of_the_documentation(driver):
     """ILM_PLUGINS_WRITE_TABLES=1 writes them anew."""
     page = Path(__file__).parents[2] / "docs" / "performance.md"
-    before, written, after = re.split(
-        "(?<=<!-- kernels -->\n)|(?=<!-- end of kernels)", page.read_text()
-    )
+    text = page.read_text("utf-8")
+    before, written, after = re.split("(?<=<!-- kernels -->\n)|(?=<!-- end of kernels)", text)
     found = f"\n{tables()}\n\n"
     if os.environ.get("ILM_PLUGINS_WRITE_TABLES"):
-        page.write_text(before + found + after)
+        page.write_text(before + found + after, "utf-8")
     elif f"Triton {triton.__version__}" in before:  # another one allocates other registers
         assert written == found

@@ -17,14 +17,13 @@ device, and the order of additions is the same in each run.
 from collections.abc import Sequence
 
 import torch
-import triton
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ..layouts import dense, laid_out
 from ..networks import Network, Tensors, check_tensors, split_statistics
 from . import mixture, one_read, rescaling, streaming
-from .devices import INTERPRETED, has_bfloat16, new, on_device
+from .devices import INTERPRETED, has_bfloat16, new, on_device, padded
 from .sizes import POINTERS, Sizes, find_sizes, split_gradients
 
 
@@ -133,6 +132,6 @@ def _uses_batch_moments(network: Network, tensors: Tensors) -> bool:
 def _launch(kernel, values: Sequence, pointers, sizes: Sizes, vjp: int, *count: float) -> None:
     """Launch a kernel of ``rescaling``, with one program for each instance."""
     hidden = sizes.network.hidden if sizes.kind == "Exemplar" else 0
-    warps = min(16, max(4, triton.next_power_of_2(max(sizes.channels, hidden)) // 64))
+    warps = min(16, max(4, padded(max(sizes.channels, hidden)) // 64))
     function = rescaling.NETWORKS[sizes.kind][vjp]
     kernel[(len(values[0]),)](*values, pointers, *count, function, sizes, num_warps=warps)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..networks import Tensors
 from . import vectors as v
+from .devices import divide_up
 from .streaming import pool_kernel
 
 #: Channels by instances of a tile of the kernel that pools the batch's moments.
@@ -381,6 +382,6 @@ def pool_batch(
     n, c = mean.shape
     moved = (*running, *to) if running else (None,) * 4
     weights = float(momentum if count > 1 else 0), count / max(1, count - 1)
-    pool_kernel[(triton.cdiv(c, BATCH_TILE[0]),)](
+    pool_kernel[(divide_up(c, BATCH_TILE[0]),)](
         mean, var, *batch, *moved, c, n, 1, c, 1, 1, 1, float(n), *weights, *BATCH_TILE
     )

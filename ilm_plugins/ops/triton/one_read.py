@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .autoencoder import autoencoder, autoencoder_vjp
+from .devices import padded
 from .rescaling import keep, rescale_vjp
 from .sizes import Sizes
 from .streaming import Shape, find_shape, limit, tile_offsets
@@ -126,7 +127,7 @@ def shape_for(x: Tensor, sizes: Sizes) -> Shape | None:
         return None
     rows = sizes.fine if x.is_contiguous() else sizes.channels
     length = x[0].numel() // rows
-    shape = find_shape(x, length, rows, triton.next_power_of_2(length))
+    shape = find_shape(x, length, rows, padded(length))
     most = limit(MAX_INSTANCE, length if x.is_contiguous() else rows)
     return shape if shape.block_c * shape.block_l <= most else None
 

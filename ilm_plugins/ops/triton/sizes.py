@@ -4,11 +4,11 @@ import functools
 from collections import namedtuple
 from typing import NamedTuple
 
-import triton
 from torch import Tensor
 
 from .. import networks
 from ..networks import Attentive, Autoencoder, Exemplar, Network, SparseSwitch, Switch, Tensors
+from .devices import padded
 
 #: Most channels of a program's vectors; most elements of a matrix of EN, with padding.
 MAX_CHANNELS, MAX_MATRIX = 4096, 4096
@@ -46,7 +46,7 @@ def find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None
     normalizers = getattr(network, "normalizers", ())
     is_large = channels > MAX_CHANNELS
     if isinstance(network, Exemplar):
-        matrix = triton.next_power_of_2(network.hidden) * triton.next_power_of_2(len(normalizers))
+        matrix = padded(network.hidden) * padded(len(normalizers))
         is_large |= matrix > MAX_MATRIX or network.ratio_net == "mlp"
     if is_large:
         return None

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .devices import multiprocessors, new
+from .devices import divide_up, multiprocessors, new, padded
 from .vectors import divide, finite, load
 
 # These sizes are fixed, not tuned by timing at a first call. A tile of 4096 elements on 8 warps
@@ -247,12 +247,12 @@ def moments(x: Tensor, pooled: Sequence[Tensor]) -> None:
     )  # fmt: skip
     if run == 1:
         return
-    block = min(triton.next_power_of_2(run), 1024)
-    block_rows = min(triton.next_power_of_2(rows), 1024 // block)
+    block = min(padded(run), 1024)
+    block_rows = min(padded(rows), 1024 // block)
     length = x.shape[2:].numel()
     splits = tiling.splits, tiling.split_tiles * tiling.shape.block_l, length
     count = float(c // num_groups * length)
-    pool_kernel[(triton.cdiv(rows, block_rows),)](
+    pool_kernel[(divide_up(rows, block_rows),)](
         mean,
         var,
         *pooled,
@@ -312,7 +312,7 @@ class _Tiling(NamedTuple):
         """Choose the tiles and splits for a map."""
         n, c = x.shape[:2]
         length = x.shape[2:].numel()
-        padded_c, padded_length = triton.next_power_of_2(c), triton.next_power_of_2(length)
+        padded_c, padded_length = padded(c), padded(length)
         if x.is_contiguous():
             tile = limit(TILE, length)
             block_l = min(padded_length, tile)
@@ -322,10 +322,10 @@ class _Tiling(NamedTuple):
             block_c = min(padded_c, CHANNELS, tile)
             block_l = min(padded_length, tile // block_c)
         shape = find_shape(x, length, block_c, block_l)
-        blocks, tiles = triton.cdiv(c, block_c), triton.cdiv(length, block_l)
-        splits = triton.cdiv(PROGRAMS * multiprocessors(x.device), n * blocks)
-        split_tiles = max(2, triton.cdiv(tiles, splits))
-        splits = triton.cdiv(tiles, split_tiles)
+        blocks, tiles = divide_up(c, block_c), divide_up(length, block_l)
+        splits = divide_up(PROGRAMS * multiprocessors(x.device), n * blocks)
+        split_tiles = max(2, divide_up(tiles, splits))
+        splits = divide_up(tiles, split_tiles)
         warps = min(8, max(1, block_c * block_l // 256))
         return cls(shape, warps, blocks, length // shape.vector, tiles, splits, split_tiles)
 
