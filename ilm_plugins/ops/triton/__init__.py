@@ -5,10 +5,10 @@ For a map of any size, the *streaming* kernels read x twice forward, and x and d
     forward    moments of (channel, split of positions) -> pool -> rescale -> affine
     backward   sums of (channel, split of positions)    -> sum  -> vjp     -> dx
 
-Between the passes over x runs one kernel with a program for each instance, or a torch function where
-the kernels lack a network. BN's statistics of the batch take one more kernel forward, which moves
-the running ones. With an auto-encoder, an instance that fits into the registers of one program, such
-as a detector's box head, is read once: the *one-read* kernels do all steps in one program.
+Between the passes over x runs one kernel with a program for each instance, or a torch function for
+a network that the kernels lack. BN's statistics of the batch take one more kernel forward, which
+moves the running ones. With an auto-encoder, an instance that fits into the registers of one
+program, such as a detector's box head, is read once: the *one-read* kernels do all in one program.
 
 Contiguous and channels-last maps are read and written without a copy. The host never waits for the
 device, and the order of additions is the same in each run.
