@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ilm_plugins.cli import analyze, reproduce
+from ilm_plugins.cli import parsers, reproduce
 from ilm_plugins.errors import UserError
 from ilm_plugins.reproduction import computed, record, registry
 
@@ -82,7 +82,7 @@ def test_rows_and_measures_are_found_by_name():
 
 @pytest.mark.parametrize("command", [t.command for t in TABLES.values() if t.command], ids=str)
 def test_the_commands_behind_figures_are_commands(command):
-    analyze.parser().parse_args(shlex.split(command.removeprefix("python -m ilm_plugins analyze")))
+    parsers.analyze(shlex.split(command.removeprefix("python -m ilm_plugins analyze")))
 
 
 def test_the_list_is_a_screen_and_a_tables_list_has_its_rows(capsys):
