@@ -4,6 +4,7 @@ import argparse
 import shlex
 import signal
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -22,12 +23,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def list_(args: argparse.Namespace) -> None:
-    """Print a line for each table, or one table with its rows and what gives their figures."""
+    """Print the tables that have rows, or one table with its rows and what gives their figures."""
     if not args.table:
-        for table in registry.tables().values():
-            rows = f"{len(table.cells)} rows" if table.cells else ""
-            print(f"{table.id:11} {table.number:10} {rows:8} {table.title}"[:100])
-        print("reproduce list TABLE has its rows")
+        print("Tables, and how many rows they have; reproduce list TABLE has the rows")
+        tables = registry.tables().values()
+        for table in (table for table in tables if table.cells):
+            line = f"{table.id:10} {len(table.cells):2}  {table.title}"
+            print(textwrap.fill(line, 80, subsequent_indent=" " * 15))
+        figures = [t.id for t in tables if not t.cells and (t.shows or t.command)]
+        print(textwrap.fill(f"Figures of them: {', '.join(figures)}", 80, break_on_hyphens=False))
         return
     table = registry.find_table(args.table)
     print(f"{table.id}  {registry.papers()[table.paper]}, {table.number}: {table.title}")
