@@ -1,12 +1,13 @@
 """Tables, pictures and summaries of what layers do to images."""
 
 import re
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 pytest.importorskip("seaborn", reason="needs the extra ilm_plugins[analysis]")
-pytest.importorskip("sklearn", reason="needs the extra ilm_plugins[analysis]")
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,6 @@ def ratios(layers=3, seed=0):
 
 
 def rows(report, name, **chosen):
-    """The rows of a table in which columns have the chosen values."""
     table = pd.read_csv(report.folder / f"{name}.csv").rename(columns={"class": "of_class"})
     for column, value in chosen.items():
         table = table[table[column] == value]
@@ -119,11 +119,10 @@ def test_rescaling(unrendered, report):
 def test_dynamics(unrendered, report, monkeypatch):
     found, steps = [ratios(layers=8, seed=i) for i in range(12)], list(range(1, 13))
     del found[3]["stage.0.norm"]
-    drawn, draw = [], plots.dynamics
-    monkeypatch.setattr(
-        plots, "dynamics", lambda table, *a: drawn.append(table.layer.nunique()) or draw(table, *a)
-    )
+    draw = Mock(return_value=SimpleNamespace(figure=plots.pyplot.figure()))
+    monkeypatch.setattr(plots, "dynamics", draw)
     text = write_dynamics(report, steps, found, "epoch")
+    drawn = [call.args[0].layer.nunique() for call in draw.call_args_list]
     assert drawn == [8, 6, 6]  # of all layers, and of six by class and by image
     of_layer = found[1]["stage.2.norm"].values[:, 2]
     chosen = {"epoch": 2, "layer": "stage.2.norm", "normalizer": "BN"}

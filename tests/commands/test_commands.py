@@ -1,13 +1,18 @@
 """What all commands share: ``python -m ilm_plugins COMMAND``, its help, and how mistakes end it."""
 
+import importlib.util
+import os
 import shlex
 import subprocess
 import sys
 
 import pytest
+import torch
 
 import fresh
+import ilm_plugins
 from ilm_plugins import __main__ as commands
+from ilm_plugins.cli import environment
 from ilm_plugins.cli.command import command
 from ilm_plugins.errors import UserError
 from runs import NEEDS
@@ -51,14 +56,11 @@ def test_help_and_mistakes_in_options_need_no_package_and_are_quick():
     assert done.returncode == 0, done.stderr
 
 
-def test_help_lists_all_commands_and_others_are_refused(capsys):
+def test_help_lists_all_commands(capsys):
     with pytest.raises(SystemExit):
         commands.main(["--help"])
     text = capsys.readouterr().out
     assert all(f"\n  {name} " in text for name in commands.COMMANDS)
-    with pytest.raises(SystemExit) as ended:
-        commands.main(["convertt"])
-    assert ended.value.code == 2 and "invalid choice: 'convertt'" in capsys.readouterr().err
 
 
 def test_other_exceptions_pass():
@@ -74,11 +76,7 @@ def test_other_exceptions_pass():
     "words, package, install",
     [
         (["make-shapes"], "numpy", "numpy: pip install 'ilm_plugins[data]'"),
-        (
-            ["train", "--config-file", CONFIG],
-            "mmengine",
-            "mmengine: pip install onedl-mmengine 'se",
-        ),
+        (["train", "--config-file", CONFIG], "mmengine", "mmengine: pip install onedl-"),
         (["train", "--config-file", CONFIG], "mmengine.runner", "mmengine: pip install onedl-"),
     ],
 )
@@ -91,3 +89,22 @@ def test_a_mistake_ends_a_command_with_one_line_that_says_what_it_needs(words, p
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"python -m ilm_plugins {words[0]}: error: ")
     assert f"needs {install}" in done.stderr
+
+
+def test_versions_and_keys():
+    pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+    pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
+    env = {**os.environ, "ILM_PLUGINS_BACKEND": "cpu"}
+    done = fresh.run([sys.executable, "-m", "ilm_plugins"], check=True, env=env)
+    assert ilm_plugins.__version__ in done.stdout and torch.__version__ in done.stdout
+    for framework in ("detectron2", "mmcv", "mmengine"):
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(framework)]
+        assert line.endswith(f": {', '.join(ilm_plugins.NORMS)}")
+    assert "mmseg        1." in done.stdout and "backend      cpu" in done.stdout
+
+
+def test_a_framework_that_is_missing(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = environment.report()
+    for framework in ("detectron2", "mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain"):
+        assert f"{framework:12} not installed" in found

@@ -30,7 +30,6 @@ def run(*words):
 
 
 def refused(capsys, *words):
-    """The one line that a mistake prints."""
     assert run(*words) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -121,7 +120,6 @@ def test_input_is_kept_and_output_replaced_only_if_asked_for(tmp_path, model, ca
         (["out.onnx", *LAST], "must end with .pth, .pt"),
         (["folder/out.pth", *LAST], "not in a folder"),
         (["out.pth", "--to", "ILMGN(hiden=2)"], "unknown option 'hiden'"),
-        (["out.pth", "--to", "ILMGN(replacing='BN')"], "unknown option 'replacing'"),
         (["out.pth", "--to", "ILMGN", "--replacing", "BN"], "but BN is replaced"),
         (["out.pth", "--to", "ILMGN", "KEY", "VALUE"], "KEY VALUE needs --config-file"),
         (["out.pth", "--config-file", "no.yaml", "--match", "*"], "--match needs --to"),
