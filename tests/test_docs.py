@@ -135,7 +135,7 @@ def test_norms_in_blocks_of_yaml_are_valid():
 
 @pytest.mark.parametrize("layer", [layer for layer in NORMS.values() if ">>>" in layer.__doc__])
 def test_examples_in_docstrings_run(layer):
-    names = {**vars(ilm_plugins), "torch": torch}
+    names = {n: getattr(ilm_plugins, n) for n in ilm_plugins.__all__} | {"torch": torch}
     (example,) = doctest.DocTestFinder(recurse=False).find(layer, globs=names)
     assert example.examples and not doctest.DocTestRunner().run(example).failed
 

@@ -1,5 +1,6 @@
 """Tables, pictures and summaries of what layers do to images."""
 
+import re
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -74,15 +75,20 @@ def test_ratios(report):
     assert f"of all images: {distances.argmax()}.png, {distances.max():.4f}" in text
 
 
-def test_shares_and_layers_without_differences_or_without_images(unrendered, report):
-    found = ratios()
+def test_shares_and_layers_without_differences_or_without_images(unrendered, report, monkeypatch):
+    found, drawn, draw = ratios(), [], plots.by_layer
+    monkeypatch.setattr(plots, "by_layer", lambda *a: drawn.append(draw(*a)) or drawn[-1])
     for r in found.values():
         r.values[1] = torch.nan
     shared = torch.tensor([[0.2, 0.8]]).repeat(6, 1)
     found["shared"] = Ratios(("GN", "BN"), shared, torch.tensor([0.0, 3.0]))
-    assert "the same for all images in shared\n" in tables.write_ratios(report, found)
+    text = tables.write_ratios(report, found)
+    assert "the same for all images in shared\n" in text
+    assert re.search(r"BN +0\.8000 +1\.0000\n +GN +0\.2000 +0\.0000\n", text)
+    lines = [[y for line in ax.lines for y in line.get_ydata()] for ax in drawn[0].axes.flat]
+    assert [max(ys) for ys in lines] == pytest.approx([0.8, 1])
     assert len(rows(report, "ratios_by_layer")) == 3 * 3 + 2
-    assert rows(report, "ratios_by_layer", layer="shared").share.tolist() == [0, 1]
+    assert rows(report, "ratios_by_layer", normalizer="GN").share.item() == 0
     row = rows(report, "ratios_by_image", image="1.png")
     assert row.distance.item() == 0 and row["stage.0.norm/IN"].isna().all()
     assert not any("shared" in name for name in row)

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shlex
+import subprocess
 import sys
 
 import pytest
@@ -37,6 +38,24 @@ def test_help_is_one_screen_with_an_example_that_parses(name, capsys, monkeypatc
         assert module.main(shlex.split(line)[4:]) == 0
 
 
+WITHOUT_TORCH = """
+import sys
+for package in ("torch", "numpy", "pandas", "matplotlib", "PIL", "detectron2", "mmengine"):
+    sys.modules[package] = None  # its import fails
+from ilm_plugins.__main__ import COMMANDS, main
+for words in (["--help"], *([name, word] for name in COMMANDS for word in ("--help", "--none"))):
+    try:
+        sys.exit(f"{words}: {main(words)}")
+    except SystemExit as ended:
+        assert ended.code == (0 if "--help" in words else 2), (words, ended)
+"""
+
+
+def test_help_and_mistakes_in_options_need_no_package_and_are_quick():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_lists_all_commands(capsys):
     with pytest.raises(SystemExit):
         commands.main(["--help"])
@@ -56,8 +75,9 @@ def test_other_exceptions_pass():
 @pytest.mark.parametrize(
     "words, package, install",
     [
-        (["make-shapes"], "numpy", "pip install 'ilm_plugins[data]'"),
-        (["train", "--config-file", CONFIG], "mmengine", "pip install onedl-mmengine"),
+        (["make-shapes"], "numpy", "numpy: pip install 'ilm_plugins[data]'"),
+        (["train", "--config-file", CONFIG], "mmengine", "mmengine: pip install onedl-"),
+        (["train", "--config-file", CONFIG], "mmengine.runner", "mmengine: pip install onedl-"),
     ],
 )
 def test_a_mistake_ends_a_command_with_one_line_that_says_what_it_needs(words, package, install):
@@ -68,7 +88,7 @@ def test_a_mistake_ends_a_command_with_one_line_that_says_what_it_needs(words, p
     done = fresh.run([sys.executable, "-c", code])
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"python -m ilm_plugins {words[0]}: error: ")
-    assert f"needs {package}: {install}" in done.stderr
+    assert f"needs {install}" in done.stderr
 
 
 def test_versions_and_keys():

@@ -86,7 +86,10 @@ def test_there_and_back(tmp_path, model):
     options = ("--to", "ILMGN(key_group_size=8)", "--match", "*")
     assert run(tmp_path / "gn.pth", tmp_path / "ilm.pth", *options) == 0
     assert read(tmp_path / "ilm.pth")["last.encode.weight"].shape == (2, 4)
-    assert run(tmp_path / "ilm.pth", tmp_path / "back.pth", "--revert") == 0
+    assert run(tmp_path / "ilm.pth", tmp_path / "half.pth", "--revert", "--match", "last") == 0
+    half = read(tmp_path / "half.pth")
+    assert "norm.encode.weight" in half and "last.encode.weight" not in half
+    assert run(tmp_path / "half.pth", tmp_path / "back.pth", "--revert") == 0
     back = read(tmp_path / "back.pth")
     assert_equal(dict(back), dict(model.state_dict()))
     assert back._metadata == model.state_dict()._metadata
