@@ -168,7 +168,9 @@ def test_commands_name_what_there_is_and_parse(page, command, monkeypatch):
         monkeypatch.setattr(command_module(name), "command", lambda run: 0)
         assert command_module(name).main(options) == 0
     else:
-        known = command.startswith(("git clone URL", "pip install", "python tools/", "python -m ilm_plugins"))
+        known = command.startswith(
+            ("git clone URL", "pip install", "python tools/", "python -m ilm_plugins")
+        )
         assert known, f"{page}: no test is known to run {command!r}"
 
 
