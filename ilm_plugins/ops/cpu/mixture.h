@@ -438,7 +438,6 @@ static void pool_batch(int64_t begin, int64_t end, void *context)
     const Map *map = job->map;
     real *mean = (real *)job->batch_mean, *var = (real *)job->batch_var;
     int64_t n = map->instances, channels = map->channels;
-    enum { AT_ONCE = 64 };
     for (int64_t first = begin; first < end; first += AT_ONCE) {
         int64_t count = minimum(AT_ONCE, end - first);
         double sum[AT_ONCE] = {0}, spread[AT_ONCE] = {0};
