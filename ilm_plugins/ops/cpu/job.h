@@ -47,6 +47,7 @@ enum {
     SHORT = 512,    /* A contiguous block of fewer values is short: see passes.h. */
     SUMMED = 1024,  /* values that are summed in reals; their sums are added in doubles */
     GRAIN = 32768,  /* values that make another thread worthwhile */
+    AHEAD = 4096,   /* bytes between what is read and what is prefetched in channels last, at least */
     FETCH = 1 << 17,  /* an instance of at most so many bytes is prefetched while the one before is written */
     STREAM = 1 << 24,  /* Stores of outputs of at least so many bytes bypass the cache, */
     AT_ONCE = 64,      /* channels or groups whose moments or sums are pooled at once */
@@ -240,7 +241,11 @@ static void find_dx_coefficients(const Job *job, int64_t instance)
     }
 }
 
-static void *allocate(int64_t count) { return malloc(maximum(1, count) * sizeof(real)); }
+/* Allocate reals at the start of a cache line, so that vectors of channels do not cross lines. */
+static void *allocate(int64_t count)
+{
+    return aligned_alloc(64, divide_up(maximum(1, count) * sizeof(real), 64) * 64);
+}
 
 /* ---- threads */
 
