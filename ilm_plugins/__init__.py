@@ -1,23 +1,27 @@
 """Adaptive normalization layers for detectron2, OpenMMLab and plain PyTorch."""
 
-from . import frameworks
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .configs import get_config_file
-from .frameworks import register
-from .layers import (
-    NORMS,
-    AssocNorm,
-    AttentiveNorm,
-    ExemplarNorm,
-    ILMGroupNorm,
-    ILMInstanceNorm,
-    ILMLayerNorm,
-    SparseSwitchNorm,
-    SwitchNorm,
-    freeze,
-    set_radius,
-)
-from .ops import use_backend
+from .frameworks import install_import_hooks, register
 from .version import __version__ as __version__
+
+if TYPE_CHECKING:  # __getattr__ imports these, which need torch, on first use
+    from .layers import (
+        NORMS,
+        AssocNorm,
+        AttentiveNorm,
+        ExemplarNorm,
+        ILMGroupNorm,
+        ILMInstanceNorm,
+        ILMLayerNorm,
+        SparseSwitchNorm,
+        SwitchNorm,
+        freeze,
+        set_radius,
+    )
+    from .ops import use_backend
 
 __all__ = [
     "NORMS",
@@ -36,4 +40,21 @@ __all__ = [
     "use_backend",
 ]
 
-frameworks.install_import_hooks()
+#: Subpackages that need no import of their own.
+_SUBPACKAGES = ("layers", "ops", "surgery")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBPACKAGES:
+        return import_module(f".{name}", __name__)
+    if name in __all__:
+        package = "ops" if name == "use_backend" else "layers"
+        return getattr(import_module(f".{package}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBPACKAGES})
+
+
+install_import_hooks()

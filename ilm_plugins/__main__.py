@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from .cli import parsers
 from .errors import missing
 
 #: Command -> the extra with the packages that it needs, and what it does.
@@ -29,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
 
         print(report())
         return 0
+    # --help and mistakes in options end here, before what imports torch.
+    getattr(parsers, chosen.replace("-", "_"))(argv[1:])
     try:
         module = command_module(chosen)
     except ModuleNotFoundError as error:

@@ -37,8 +37,9 @@ FRAMEWORKS = {
         ("mmcv", "mmdet", "mmpretrain", "mmseg"),
         "install it, or run 'make install-openmmlab' in a checkout of ilm_plugins",
     ),
-    # Upstream's mmengine imports pkg_resources, which setuptools 82 has no more.
+    # Upstream's mmengine and detectron2 import pkg_resources, which setuptools 82 has no more.
     "mmengine": "pip install onedl-mmengine 'setuptools<82'",
+    "pkg_resources": "pip install 'setuptools<82'",
 }
 
 

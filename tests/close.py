@@ -18,9 +18,8 @@ def unit(dtype):
 def assert_close(actual, expected, roundings=ROUNDINGS, scale=None):
     """Assert that tensors, or collections of them, differ by roundings of their largest value.
 
-    Args:
-        roundings: of the less precise of the two dtypes; a quarter under --strict-numbers.
-        scale: the largest value that was rounded on the way, where results are smaller.
+    These are of the less precise dtype, and a quarter under --strict-numbers; ``scale`` is the
+    largest value that was rounded on the way, where results are smaller.
     """
     if isinstance(expected, dict):
         assert actual.keys() == expected.keys()

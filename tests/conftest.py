@@ -1,6 +1,5 @@
 """What all tests share: a seed for each, one thread, and a data set of a few small images."""
 
-import functools
 import gc
 import importlib
 import os
@@ -41,7 +40,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "wide: beside the everyday tests; 'make test-wide' runs it")
-    config.addinivalue_line("markers", "long: too long for every day; 'make test-all' runs it")
+    config.addinivalue_line("markers", "long: too long for make test and make test-wide")
     os.environ["ILM_PLUGINS_TEST_SEED"] = str(config.getoption("--seed"))
     os.environ["ILM_PLUGINS_TEST_STRICT"] = "1" if config.getoption("--strict-numbers") else ""
     config.option.loadscopereorder = False  # by which pytest-xdist puts files of many tests first
@@ -76,11 +75,10 @@ def seed_generators(name=""):
     seed = int(os.environ["ILM_PLUGINS_TEST_SEED"]) + zlib.crc32(name.encode()) % 2**16
     torch.manual_seed(seed)
     random.seed(seed)
-    try:
+    with suppress(ImportError):
         import numpy as np
-    except ImportError:
-        return
-    np.random.seed(seed)
+
+        np.random.seed(seed)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -111,25 +109,18 @@ def datasets():
 
 @pytest.fixture(scope="session", autouse=True)
 def mmengine_reads_and_formats_once():
-    """Keep what MMEngine parses and formats again and again, unchanged, for every config.
+    """Keep the texts of configs, formatted five times a run, and the indices of model zoos."""
+    if "mmengine" in sys.modules:
+        from mmengine.config import utils
+        from yapf.yapflib import yapf_api
 
-    It formats the text of a config five times a run, and reads the index of another package's whole
-    model zoo for each base file of that package.
-    """
-    if "mmengine" not in sys.modules:
-        return
-    from mmengine.config import utils
-    from yapf.yapflib import yapf_api
-
-    yapf_api.FormatCode = cache_by_arguments(yapf_api.FormatCode)
-    utils.load = cache_by_arguments(utils.load)
+        yapf_api.FormatCode, utils.load = once(yapf_api.FormatCode), once(utils.load)
 
 
-def cache_by_arguments(function):
+def once(function):
     """A function that computes once for each first argument; its options are always the same."""
     results = {}
 
-    @functools.wraps(function)
     def cached(argument, **options):
         if argument not in results:
             results[argument] = function(argument, **options)

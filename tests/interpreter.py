@@ -41,19 +41,15 @@ without_gpu = pytest.mark.skipif(CUDA, reason="there is a GPU: the tests run on 
 def run_interpreted(file, selection):
     """Run a file's tests in a process that interprets kernels; ``selection`` is pytest's -m."""
     pytest.importorskip("numpy", reason="Triton's interpreter needs numpy")
-    options = ["-q", "-p", "no:cacheprovider", f"--seed={os.environ['ILM_PLUGINS_TEST_SEED']}"]
-    options += ["--strict-numbers"] * bool(os.environ["ILM_PLUGINS_TEST_STRICT"])
-    command = [sys.executable, "-m", "pytest", *options, file]
+    seed = f"--seed={os.environ['ILM_PLUGINS_TEST_SEED']}"
+    strict = ["--strict-numbers"] if os.environ["ILM_PLUGINS_TEST_STRICT"] else []
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", seed, *strict, file]
+    command += ["-m", selection, "-k", "not test_under_the_interpreter"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    result = subprocess.run(
-        [*command, "-m", selection, "-k", "not test_under_the_interpreter"],
-        env=environment,
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-5000:]
-    assert " passed" in result.stdout and " skipped" not in result.stdout
+    cwd = Path(__file__).parents[1]
+    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    assert " passed" in done.stdout and " skipped" not in done.stdout
 
 
 if INTERPRETED:

@@ -28,12 +28,13 @@ with start_by("fork"):
 
 #: A detectron2 LazyConfig.
 LAZY = """
-from detectron2.config import LazyCall as L
 from detectron2.data import DatasetCatalog
-from detectron2.layers import ShapeSpec
 from detectron2.model_zoo import get_config
 
-model = get_config("common/models/mask_rcnn_fpn.py").model
+_base = get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
+model, train, dataloader = _base.model, _base.train, _base.dataloader
+optimizer, lr_multiplier = _base.optimizer, _base.lr_multiplier
+model.backbone.bottom_up.freeze_at = 0
 model.backbone.bottom_up.stages.norm = model.backbone.bottom_up.stem.norm = "GN"
 model.backbone.norm = "SSN"
 model.backbone.bottom_up.stages.depth = 18
@@ -45,15 +46,11 @@ model.roi_heads.box_head.conv_dims = [32, 32]
 model.roi_heads.box_head.conv_norm = "ILMGN(key_group_size=8)"
 model.roi_heads.mask_head.conv_dims = [32, 32]
 model.roi_heads.box_predictor.test_topk_per_image = 10
-optimizer = get_config("common/optim.py").SGD
 optimizer.lr = 0.01
-lr_multiplier = get_config("common/coco_schedule.py").lr_multiplier_1x
-train = get_config("common/train.py").train
 train.init_checkpoint = ""
 train.max_iter = 2
 train.eval_period = 2
 train.log_period = 1
-dataloader = get_config("common/data/coco.py").dataloader
 DatasetCatalog.register(f"mine_{id(train)}", lambda: DatasetCatalog.get("shapes_train"))
 dataloader.train.dataset.names = f"mine_{id(train)}"
 dataloader.test.dataset.names = "shapes_val"
@@ -102,7 +99,6 @@ def write_mmengine_config(path: Path, datasets: Path) -> Path:
 
 
 def mmengine_command(config, *options, out, opts=()):
-    """The arguments of a run of MMEngine's."""
     first = ["--config-file", str(config), "--num-gpus", "0", *options]
     # By default named by the second, and two runs of one name in a process share their records.
     name = f"experiment_name=run_{uuid4().hex}"
@@ -133,8 +129,4 @@ def train_until_killed(module, words, path):
 
 
 #: Command -> what it needs before it looks at its words.
-NEEDS = {
-    "analyze": "matplotlib",
-    "make-shapes": "PIL",
-    "translate": "mmengine",
-}
+NEEDS = {"analyze": "matplotlib", "make-shapes": "PIL", "translate": "mmengine"}

@@ -54,8 +54,3 @@ class Block(nn.Module):
 
 def double(*shape):
     return torch.randn(shape, dtype=torch.float64)
-
-
-def change(before, after):
-    """The largest difference, relative to the largest value."""
-    return ((after - before).abs().max() / before.abs().max()).item()

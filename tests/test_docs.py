@@ -4,7 +4,7 @@ import copy
 import doctest
 import html
 import inspect
-import os
+import json
 import re
 import shlex
 import subprocess
@@ -20,6 +20,7 @@ import fresh
 import ilm_plugins
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SparseSwitchNorm, surgery
 from ilm_plugins.__main__ import command_module
+from ilm_plugins.data.shapes import write_shapes
 from ilm_plugins.layers import parse_norm
 from runs import NEEDS
 
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DETECTRON2 = ROOT / "docs" / "detectron2.md"
 OPENMMLAB = ROOT / "docs" / "openmmlab.md"
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -36,23 +38,11 @@ def blocks(page, language):
 
 
 def block(page, language, words=""):
-    """The one block of a page in a language that has these words."""
     (text,) = (text for text in blocks(page, language) if words in text)
     return text
 
 
-#: Parts of the layers' equations, as the browser draws them.
-EQUATIONS = (
-    "β=tanh(W2ReLU(W1μ))",
-    "ω=sigmoid(W2ReLU(W1μ))",
-    "λnk",
-    "λ=softmax(w)",
-    "a=hardsigmoid(Aμ",
-)
-
-
 def text_of(page):
-    """The text of a page in HTML, without its spaces."""
     return re.sub(r"\s", "", html.unescape(re.sub("<[^>]*>", "", page)))
 
 
@@ -67,7 +57,7 @@ def test_the_site_builds_without_warnings(tmp_path):
     assert done.returncode == 0, done.stderr
     layers, pages = ((tmp_path / f"{n}.html").read_text("utf-8") for n in ("layers", "api"))
     drawn = re.findall('<div class="math">(.*?)</div>', layers, re.DOTALL)
-    for equation in EQUATIONS:
+    for equation in ("β=tanh(W2ReLU(W1μ))", "λ=softmax(w)"):
         assert any(equation in text_of(math) for math in drawn), equation
     for key, layer in NORMS.items():
         assert layer.__name__ in layers, key
@@ -86,26 +76,11 @@ def test_links_lead_somewhere():
 
 
 WORKED_EXAMPLE = ROOT / "docs" / "adding-a-normalizer.md"
-IN_FRAMEWORKS = """
-from ilm_plugins.frameworks import installed
-
-if installed("detectron2"):
-    from detectron2.layers import get_norm
-
-    found = get_norm("ILN(eps=1e-3)", 8)
-    assert type(found) is InstanceLayerNorm and found.eps == 1e-3
-if installed("mmcv"):
-    from mmcv.cnn import build_norm_layer
-
-    assert type(build_norm_layer(norm_cfg, 8)[1]) is InstanceLayerNorm
-print("ran to the end")
-"""
 
 
 def test_the_worked_example_runs():
-    code = "\n".join((*blocks(WORKED_EXAMPLE, "python"), IN_FRAMEWORKS))
-    done = fresh.run([sys.executable, "-c", code])
-    assert done.stdout.endswith("ran to the end\n"), done.stderr
+    code = "\n".join((*blocks(WORKED_EXAMPLE, "python"), 'ilm_plugins.NORMS["ILN"](8, eps=1e-3)'))
+    fresh.run([sys.executable, "-c", code], check=True)
 
 
 def given():
@@ -128,14 +103,13 @@ WITH_PYTHON = [page for page in PAGES if blocks(page, "python") and page != WORK
 
 @pytest.fixture
 def own_forward(monkeypatch):
-    """Restore the classes' forward, which a block may replace."""
     for norm in NORMS.values():
         monkeypatch.setattr(norm, "forward", norm.forward)
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
 def test_blocks_of_python_run(page, own_forward):
-    """In their order; each meets the model as given, and the other names of those before it."""
+    """In their order; README's as they stand, others with a model and the names of those before."""
     names = {}
     if page.stem == "interoperability":
         names["timm"] = pytest.importorskip("timm", reason="needs timm")
@@ -144,27 +118,17 @@ def test_blocks_of_python_run(page, own_forward):
         )
         names["create_feature_extractor"] = extraction.create_feature_extractor
     if page == README:
-        pytest.importorskip("torchvision", reason="needs torchvision's models")
+        for package in ("timm", "torchvision"):
+            pytest.importorskip(package, reason=f"needs {package}'s models")
     for text in blocks(page, "python"):
-        exec(text, names := {**names, **given()})
+        exec(text, names := {**names, **({} if page == README else given())})
 
 
 def test_norms_in_blocks_of_yaml_are_valid():
-    yaml = pytest.importorskip("yaml", reason="needs PyYAML")
-    norms = []
-
-    def collect(node):
-        for key, value in node.items():
-            if isinstance(value, dict):
-                collect(value)
-            elif key == "NORM":
-                norms.append(value)
-
-    for page in PAGES:
-        for text in blocks(page, "yaml"):
-            collect(yaml.safe_load(text))
-    norms.remove("ILN(eps=1e-3)")  # the worked example's, which its test builds
-    assert len(norms) >= 3
+    texts = "".join(text for page in PAGES for text in blocks(page, "yaml"))
+    norms = re.findall(r'NORM: "(.*?)"', texts)
+    norms.remove("ILN(eps=1e-3)")  # the worked example's own
+    assert len(norms) >= 3 and len(norms) + 1 == texts.count("NORM:")
     for norm in norms:
         key, options = parse_norm(norm)
         NORMS[key](64, **options)
@@ -172,7 +136,7 @@ def test_norms_in_blocks_of_yaml_are_valid():
 
 @pytest.mark.parametrize("layer", [layer for layer in NORMS.values() if ">>>" in layer.__doc__])
 def test_examples_in_docstrings_run(layer):
-    names = {**vars(ilm_plugins), "torch": torch}
+    names = {n: getattr(ilm_plugins, n) for n in ilm_plugins.__all__} | {"torch": torch}
     (example,) = doctest.DocTestFinder(recurse=False).find(layer, globs=names)
     assert example.examples and not doctest.DocTestRunner().run(example).failed
 
@@ -188,43 +152,33 @@ def commands():
 
 
 @pytest.mark.parametrize("page, command", list(commands()))
-def test_commands_name_what_there_is(page, command):
+def test_commands_name_what_there_is_and_parse(page, command, monkeypatch):
     words = shlex.split(command)
+    for word in words:
+        if re.match(r"(configs|tools)/", word):
+            assert list(ROOT.glob(word)), f"{page}: {word} is not there"
     if words[0] == "make":
         targets = re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(), re.M)
         for word in words[1:]:
             assert "=" in word or word in targets, f"{page}: {word} is no target of the Makefile"
-    for word in words:
-        if re.match(r"(configs|tools)/", word):
-            assert list(ROOT.glob(word)), f"{page}: {word} is not there"
-    known = ("make", "pip install", "python tools/", "python -m ilm_plugins")
-    assert command.startswith(known), f"{page}: no test is known to run {command!r}"
-
-
-OF_PACKAGE = [found for found in commands() if found[1].startswith("python -m ilm_plugins ")]
-
-
-@pytest.mark.parametrize("page, command", OF_PACKAGE)
-def test_commands_parse(page, command, monkeypatch):
-    name, *words = shlex.split(command)[3:]
-    if name in NEEDS:
-        pytest.importorskip(NEEDS[name], reason=f"{name} needs {NEEDS[name]}")
-    module = command_module(name)
-    monkeypatch.setattr(module, "command", lambda run: 0)
-    assert module.main(words) == 0
+    elif command.startswith("python -m ilm_plugins "):
+        name, *options = words[3:]
+        if name in NEEDS:
+            pytest.importorskip(NEEDS[name], reason=f"{name} needs {NEEDS[name]}")
+        monkeypatch.setattr(command_module(name), "command", lambda run: 0)
+        assert command_module(name).main(options) == 0
+    else:
+        known = command.startswith(("git clone URL", "pip install", "python tools/", "python -m ilm_plugins"))
+        assert known, f"{page}: no test is known to run {command!r}"
 
 
 def test_readmes_yaml_gives_a_box_head_and_an_fpn(tmp_path):
     pytest.importorskip("detectron2", reason="needs detectron2")
-    from detectron2.config import get_cfg
-    from detectron2.modeling import build_model
+    from ilm_plugins.frameworks import open_config
 
-    (tmp_path / "readme.yaml").write_text(block(README, "yaml"))
-    cfg = get_cfg()
-    cfg.merge_from_file(str(ROOT / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_gn.yaml"))
-    cfg.merge_from_file(str(tmp_path / "readme.yaml"))
-    cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg)
+    base = ROOT / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_gn.yaml"
+    (tmp_path / "readme.yaml").write_text(f"_BASE_: {base}\n{block(README, 'yaml')}")
+    model = open_config(str(tmp_path / "readme.yaml")).build_model()
     convs, fcs = model.roi_heads.box_head.conv_norm_relus, model.roi_heads.box_head.fcs
     assert [type(conv.norm) for conv in convs] == [ILMGroupNorm] * 4 and len(fcs) == 1
     norm = model.backbone.fpn_output2.norm
@@ -246,69 +200,75 @@ def test_readmes_norm_cfg_gives_a_segmenter(tmp_path):
     assert model.decode_head.convs[0].norm.reduction == 32
 
 
-def test_readmes_norm_cfg_gives_a_classifier_whose_config_names_no_norm(tmp_path):
-    pytest.importorskip("mmpretrain", reason="needs OpenMMLab")
+@pytest.mark.wide
+def test_a_config_that_inherits(tmp_path, monkeypatch):
+    pytest.importorskip("mmseg", reason="needs OpenMMLab")
+    from mmengine.config import Config
+
     from ilm_plugins.frameworks import open_config
 
-    settings, _, _ = block(README, "python", "auxiliary_head").partition("model = ")
-    model = "dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18))"
-    (tmp_path / "base.py").write_text(f"default_scope = 'mmpretrain'\nmodel = {model}")
-    (tmp_path / "readme.py").write_text(
-        f"_base_ = 'base.py'\n{settings}model = dict(backbone=dict(norm_cfg=norm_cfg))"
-    )
-    model = open_config(str(tmp_path / "readme.py")).build_model()
-    norms = [m for m in model.modules() if isinstance(m, ExemplarNorm)]
-    assert len(norms) == 20 and norms[0].reduction == 32
+    text, own = (found for found in blocks(OPENMMLAB, "python") if "_base_" in found)
+    first, rest = text.split("\n", 1)
+    base = Config.fromfile(ROOT / "configs" / "mmseg" / "fcn_r50-d8_ade20k_en.py")
+    path = tmp_path / "mine.py"
+    (tmp_path / "my_package.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    for line in (first, own):
+        path.write_text(f"{line}\n{rest}")
+        cfg = Config.fromfile(path)
+        for part in ("train_dataloader", "val_dataloader", "test_dataloader"):
+            mine, theirs = cfg[part].dataset, base[part].dataset
+            assert mine == {**theirs, "data_root": "data/mine"} != theirs
+        assert cfg.model.decode_head == base.model.decode_head
+        assert cfg.train_cfg == base.train_cfg and cfg.param_scheduler == base.param_scheduler
+    assert "my_package" in sys.modules
+    model = open_config(str(path)).build_model()
+    assert any(isinstance(m, ExemplarNorm) for m in model.modules())
 
 
-INHERITING = """
-import sys
-from mmengine.config import Config
-from mmseg.registry import MODELS
-from mmseg.utils import register_all_modules
-
-cfg = Config.fromfile(sys.argv[1])
-base = Config.fromfile(sys.argv[2], import_custom_modules=False)
-register_all_modules()
-found = {type(m).__name__ for m in MODELS.build(cfg.model).modules()}
-assert "ExemplarNorm" in found and "my_package" in sys.modules
-for part in ("train_dataloader", "val_dataloader", "test_dataloader"):
-    dataset = cfg[part].dataset
-    assert dataset.pop("data_root") == "data/mine" != base[part].dataset.pop("data_root")
-    assert dataset == base[part].dataset and {"type", "data_prefix", "pipeline"} <= dataset.keys()
-assert cfg.model.decode_head.num_classes == base.model.decode_head.num_classes == 150
-assert cfg.train_cfg == base.train_cfg and cfg.param_scheduler == base.param_scheduler
-"""
+@pytest.fixture(scope="module")
+def tutorial(tmp_path_factory):
+    """A folder with the page's configs, of two iterations, and small generated data sets."""
+    out = tmp_path_factory.mktemp("tutorial")
+    for path in (ROOT / "docs" / "tutorial").glob("*.py"):
+        text = re.sub(r"iterations = \d+", "iterations = 2", path.read_text(encoding="utf-8"))
+        (out / path.name).write_text(text, encoding="utf-8")
+    write_shapes(out, num_training=4, num_validation=2, seed=5)
+    bccd, camvid = out / "data" / "bccd", out / "data" / "camvid"
+    for folder in (bccd / "annotations", camvid / "images", camvid / "annotations"):
+        folder.mkdir(parents=True)
+    (bccd / "images").symlink_to(out / "shapes" / "images")
+    for split, name in (("training", "train"), ("validation", "test")):
+        found = out / "shapes" / "annotations" / f"instances_{split}.json"
+        annotations = json.loads(found.read_text("utf-8"))
+        for image in annotations["images"]:
+            image["file_name"] = f"{split}/{image['file_name']}"
+        cells = ("RBC", "WBC", "Platelets", "unused")
+        for category, cell in zip(annotations["categories"], cells, strict=True):
+            category["name"] = cell
+        (bccd / "annotations" / f"{name}.json").write_text(json.dumps(annotations))
+        for kind in ("images", "annotations"):
+            (camvid / kind / name).symlink_to(out / "shapes" / kind / split)
+    return out
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize("dropped", [False, True], ids=["both imports", "one's own alone"])
-def test_a_config_that_inherits(tmp_path, dropped):
-    pytest.importorskip("mmseg", reason="needs OpenMMLab")
-    text, own = (found for found in blocks(OPENMMLAB, "python") if "_base_" in found)
-    base = ROOT / "configs" / "mmseg" / "fcn_r50-d8_ade20k_en.py"
-    assert '_base_ = "ilm_plugins::mmseg/' in text and '"ilm_plugins", "my_package"' in text
-    # The process has not imported the package, like a framework's own tools.
-    _, text = text.split("\n", 1)
-    if dropped:
-        own = f"_base_ = {str(base)!r}\n"
-        text = text.replace('"ilm_plugins", "my_package"', '"my_package"')
-    text = own + text
-    (tmp_path / "mine.py").write_text(text)
-    (tmp_path / "my_package.py").touch()
-    done = fresh.run(
-        [sys.executable, "-c", INHERITING, tmp_path / "mine.py", base],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
-    )
-    assert bool(done.returncode) == dropped, done.stderr
-    assert ("Cannot find None in registry" in done.stderr) == dropped
-
-
-def test_readmes_table_of_layers():
-    """Every layer has a row; the last column counts parameters beside a scale and a shift."""
-    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|.*\| ([\d,]+) \|$", README.read_text(), re.M)
-    expected = set()
-    for key, layer in NORMS.items():
-        more = sum(p.numel() for p in layer(256).parameters()) - 2 * 256
-        expected.add((key, layer.__name__, f"{more:,}"))
-    assert len(rows) == len(NORMS) and set(rows) == expected
+@pytest.mark.parametrize(
+    "package, measure, words",
+    [
+        ("mmdet", r"\((?:val|test)\) .*coco/bbox_mAP: ([\d.]+)", "detector.py"),
+        ("mmseg", r"\((?:val|test)\) .*aAcc: ([\d.]+)", "segmenter.py"),
+    ],
+)
+def test_the_tutorials_commands_run(package, measure, words, tutorial, monkeypatch):
+    pytest.importorskip(package, reason="needs OpenMMLab: make install-openmmlab")
+    commands = re.sub(r"iter_\d+", "iter_2", block(TUTORIAL, "sh", words))
+    monkeypatch.chdir(tutorial)
+    printed = ""
+    for command in commands.replace("\\\n", " ").splitlines():
+        done = fresh.run([sys.executable, *shlex.split(command)[1:]], check=True)
+        printed += done.stdout + done.stderr
+    first, converted, *_ = re.findall(measure, printed)
+    assert first == converted
+    for done in re.findall(r"--eval-only.*?work_dir=(\S+)", commands, re.DOTALL):
+        assert len(list((tutorial / done).glob("*/vis_data/vis_image/test_*.png"))) == 2

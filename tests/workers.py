@@ -15,9 +15,9 @@ from unittest.mock import patch
 
 import pytest
 import torch
-import torch.distributed.fsdp
 from torch import distributed as dist
 from torch import nn
+from torch.distributed import fsdp
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -74,11 +74,7 @@ def own_gradients(model):
 
 
 def check_gradients(wrap, read, shares, keys=NORMS, steps=(1,)):
-    """Compare the gradients, accumulated over steps, of processes that share a batch with one's.
-
-    ``wrap`` makes a model parallel, ``read`` gives such a model's whole gradients by name, and
-    ``shares`` has the sizes of the processes' shares, for each way to share a batch.
-    """
+    """Compare gradients, read by ``read`` of a model that ``wrap`` shares, with one process's."""
     for key, sizes, passes in itertools.product(keys, shares, steps):
         torch.manual_seed(0)
         layers = nn.Conv2d(3, 64, 3), NORMS[key](64), nn.ReLU(), nn.Conv2d(64, 1, 3)
@@ -105,29 +101,23 @@ def gradients(rank, size, port, shares):
 
 
 def by_fsdp(model):
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that one process shards nothing
-        device = torch.device("cpu")
-        return FullyShardedDataParallel(model, use_orig_params=True, device_id=device)
+        options = {"use_orig_params": True, "device_id": torch.device("cpu")}
+        return fsdp.FullyShardedDataParallel(model, **options)
 
 
 def gradients_of_fsdp(model):
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    with FullyShardedDataParallel.summon_full_params(model, with_grads=True):
+    with fsdp.FullyShardedDataParallel.summon_full_params(model, with_grads=True):
         return {name: grad.clone() for name, grad in own_gradients(model).items()}
 
 
 def by_fully_shard(model):
-    from torch.distributed.fsdp import fully_shard
-
     mesh = dist.init_device_mesh("cpu", (dist.get_world_size(),))
     for child in model:
         if list(child.parameters()):
-            fully_shard(child, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+            fsdp.fully_shard(child, mesh=mesh)
+    return fsdp.fully_shard(model, mesh=mesh)
 
 
 def gradients_of_fully_shard(model):
@@ -138,13 +128,6 @@ SHARDED = {
     "FSDP": (by_fsdp, gradients_of_fsdp),
     "fully_shard": (by_fully_shard, gradients_of_fully_shard),
 }
-
-
-def without(kind):
-    """Why torch cannot wrap a model so; None where it can."""
-    if kind == "fully_shard" and not hasattr(torch.distributed.fsdp, "fully_shard"):
-        return "torch.distributed.fsdp.fully_shard is public from torch 2.6 on"
-    return None
 
 
 def sharded_gradients(rank, size, port, kind, shares):
@@ -165,17 +148,14 @@ def sharded_gradients(rank, size, port, kind, shares):
 
 
 def two_norms(key, sync, build=None):
-    """A model with two norms of 16 channels, by ``build`` if given, and all parameters random.
-
-    The first SSN moves its ratios away from their centre; the second has fixed ones without BN.
-    """
+    """A model with two norms of 16 channels, by ``build`` if given, and all parameters random."""
     torch.manual_seed(0)
     build = build or (lambda: NORMS[key](16, sync=sync, **SYNCHRONIZED[key]))
     norms = [build(), build()]
     model = nn.Sequential(nn.Conv2d(3, 16, 3), norms[0], nn.ReLU(), nn.Conv2d(16, 16, 3), norms[1])
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0.2, 0.5)
-    if key == "SSN":
+    if key == "SSN":  # ratios off their centre, and fixed ones without BN
         norms[0].set_radius(0.3)
         for index, logits in enumerate((norms[1].mean_weight, norms[1].var_weight)):
             logits.data = torch.eye(3)[index]  # IN's mean and LN's variance
@@ -184,10 +164,7 @@ def two_norms(key, sync, build=None):
 
 
 def check_synchronized(wrap, sizes, key, dtype=torch.float64, roundings=DOUBLE, make=two_norms):
-    """Compare a step of processes that share a batch with one of the whole batch.
-
-    ``wrap`` makes a model parallel; ``make`` gives one by the key and the option ``sync``.
-    """
+    """Compare a step of processes that share a batch, by ``wrap``, with one of the whole batch."""
 
     def step(model, x, weights, factor):
         x = x.clone().requires_grad_()
@@ -331,10 +308,7 @@ def untraceable(rank):
 
 
 def start_by(method):
-    """Have runs start processes by "forkserver", that of :mod:`fresh`, or in it by "fork".
-
-    By default torch is imported in each.
-    """
+    """Have runs start processes by "forkserver", or in that of :mod:`fresh` by "fork", not anew."""
     quick = partial(processes.LaunchConfig, start_method=method)
     return patch.object(processes, "LaunchConfig", quick)
 

@@ -1,5 +1,5 @@
 _base_ = "segmenter.py"
-norm_cfg = dict(type="EN")
+norm_cfg = dict(type="EN", reduction=16)
 model = dict(
     backbone=dict(norm_cfg=norm_cfg),
     decode_head=dict(norm_cfg=norm_cfg),

@@ -76,13 +76,13 @@ def _size(table: pd.DataFrame, height: float) -> dict[str, float]:
 
 @styled
 def by_layer(table: pd.DataFrame, hue: str, pixels: Mapping[str, np.ndarray] | None = None):
-    """Draw the mean and deviation of images by layer, or a panel for each image in ``pixels``."""
+    """Draw the mean and deviation by layer, in the panels of the table or one for each image."""
     options = {"hue": hue, "style": hue, "palette": _colours(table[hue])}
     options |= {"errorbar": "sd", "markers": True, "dashes": False, "err_kws": {"linewidth": 0}}
     if pixels:
         options |= {"row": "image", "row_order": list(pixels), **_size(table, 1.4)}
     else:
-        options |= _size(table, 4)
+        options |= {"row": "panel", **_size(table, 2.5)}
     grid = sns.relplot(_shortened(table), kind="line", x="layer", y="value", **options)
     grid.tick_params("x", rotation=90).set_titles("{row_name}").set_axis_labels("", "")
     for ax, image in zip(grid.axes[:, 0], (pixels or {}).values(), strict=False):

@@ -63,10 +63,13 @@ def write_ratios(report: Report, ratios: Mapping[str, Ratios]) -> str:
     """Write a report on ratios, see the module; return the summary."""
     frame = report.ratios(ratios)
     table = _statistics(frame, "layer", "normalizer")
-    table["share"] = [share for found in ratios.values() for share in found.shares.tolist()]
+    shares = {name: pd.Series(of.shares.tolist(), of.normalizers) for name, of in ratios.items()}
+    table["share"] = pd.concat(shares)  # by name: the table may have another order
     report.table("ratios_by_layer", table)
-    grid = plots.by_layer(long(frame), "normalizer")
-    report.picture("ratios_by_layer", grid, "Ratios by layer: mean and standard deviation")
+    share = table["share"].rename("value").reset_index().assign(panel="share")
+    drawn = pd.concat((long(frame).assign(panel="ratio"), share))
+    grid = plots.by_layer(drawn, "normalizer")
+    report.picture("ratios_by_layer", grid, "Ratios by layer, mean and standard deviation; shares")
     lines = [
         f"mean |lambda - 1/K| over layers: {distances(frame).mean():.4f}",
         "a share is the mean ratio times the mean |weight| of the normalizer, over their sum",

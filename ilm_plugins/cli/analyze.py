@@ -17,57 +17,13 @@ from ..data.images import open_images
 from ..errors import UserError
 from ..frameworks import open_config
 from ..frameworks.environment import commit
-from .command import command, config_file, new_parser, positive, user_path
-
-#: Subcommand -> what it shows.
-MEASURES = {
-    "ratios": "EN's, SN's and SSN's ratios by layer, class and image, and a map of the images",
-    "omega": "how far omega and beta of ILM and AssocNorm are from B_omega and B_beta, by layer, "
-    "key group, class and image, and a map of the images",
-    "dynamics": "EN's, SN's and SSN's ratios over the checkpoints of a training, as in Figs. 1a "
-    "and 5 to 8 of the EN paper",
-}
+from . import parsers
+from .command import command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = parsers.analyze(argv)
     return command(lambda: run(args))
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the subcommands, whose names become ``measure``."""
-    p = new_parser(
-        "See what adaptive layers have learned: tables (CSV), pictures (PNG), summary.",
-        "analyze ratios IMAGES \\\n"
-        "    --config-file ilm_plugins://mmpretrain/en/resnet50_imagenet_en.py \\\n"
-        "    --checkpoint epoch_100.pth --output output/ratios",
-    )
-    commands = p.add_subparsers(required=True, metavar="COMMAND", dest="measure")
-    for name, shown in MEASURES.items():
-        add = commands.add_parser(name, help=shown, description=shown).add_argument
-        add("images", help="a folder of class folders, or a flat folder")
-        add("--config-file", type=config_file, required=True, metavar="FILE")
-        several = name == "dynamics"
-        what = "in the order of the last number in their names" if several else None
-        number = "+" if several else 1
-        add("--checkpoint", required=True, nargs=number, metavar="FILE", help=what)
-        add("--output", required=True, type=user_path, metavar="DIR", help="new or empty")
-        what = "names of layers, * for any characters; can be given again"
-        add("--match", action="append", metavar="PATTERN", help=what)
-        what = "only images of these classes"
-        add("--classes", nargs="+", default=(), metavar="NAME", help=what)
-        what = "only N images, evenly spread over all"
-        add("--limit", type=positive, metavar="N", help=what)
-        what = "default: of the config's test_dataloader; in detectron2 1"
-        add("--batch-size", type=positive, metavar="N", help=what)
-        what = "how images are mapped; tsne is slow"
-        add("--embedding", choices=("pca", "tsne"), default="pca", help=what)
-        add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        what = "run code that a checkpoint or a yaml config holds"
-        add("--unsafe", action="store_true", help=what)
-        what = "last: overrides of the config"
-        add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help=what)
-    return p
 
 
 def run(args: argparse.Namespace) -> None:

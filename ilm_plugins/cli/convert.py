@@ -14,7 +14,8 @@ from ..errors import UserError
 from ..frameworks import open_config
 from ..layers import NORMS, parse_norm
 from ..layers.options import check_known
-from .command import command, config_file, new_parser, user_path
+from . import parsers
+from .command import command
 
 #: Entries beside the state dict by which detectron2 reads a checkpoint; they are copied.
 COPIED = ("__author__", "matching_heuristics")
@@ -24,38 +25,8 @@ Change = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], surgery.Repor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_intermixed_args(argv)
+    args = parsers.convert(argv)
     return command(lambda: run(args))
-
-
-def parser() -> argparse.ArgumentParser:
-    p = new_parser(
-        "Convert the norms of a checkpoint: .pth of torch, detectron2 or MMEngine,\n"
-        ".pkl of detectron2's model zoo, .safetensors.",
-        "convert gn.pth ilmgn.pth --to ILMGN --match 'roi_heads.box_head.*'",
-    )
-    add = p.add_argument
-    add("input", type=user_path)
-    add("output", type=user_path, help="another file, in the format that its name ends with")
-    to = p.add_mutually_exclusive_group(required=True).add_argument
-    what = "convert to the norms of this model: a config as of the command train"
-    to("--config-file", type=config_file, metavar="FILE", help=what)
-    what = f"{', '.join(NORMS)}; options as in 'ILMGN(key_group_size=8)'"
-    to("--to", metavar="NORM", help=what)
-    what = "to the plain norms, where layers still are these"
-    to("--revert", action="store_true", help=what)
-    what = "with --to and --revert: names of norms, * for any characters; can be given again"
-    add("--match", action="append", metavar="PATTERN", help=what)
-    what = "with --to ILMGN, ILMIN, ILMLN, AssocNorm or AN: replace BatchNorm; outputs change"
-    add("--replacing", choices=("BN",), help=what)
-    what = "with --config-file: INPUT is of this part of the model, such as backbone"
-    add("--part", metavar="NAME", help=what)
-    add("--overwrite", action="store_true", help="replace OUTPUT if it is there")
-    what = "run code that INPUT or a yaml config holds"
-    add("--unsafe", action="store_true", help=what)
-    what = "with --config-file: overrides of it"
-    add("overrides", nargs="*", metavar="KEY VALUE", help=what)
-    return p
 
 
 def run(args: argparse.Namespace) -> None:

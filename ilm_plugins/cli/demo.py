@@ -12,26 +12,16 @@ import torch
 from .. import checkpoints
 from ..frameworks import OpenConfig, environment, open_config, record
 from ..frameworks.options import RunOptions
-from . import train
-from .command import command, config_file, new_parser, user_path
+from . import parsers, train
+from .command import command
 
 #: Number of images in the picture, and least score, 0 to 1, of a prediction that is drawn.
 COUNT, MIN_SCORE = 6, 0.6
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = parsers.demo(argv)
     return command(lambda: run(args))
-
-
-def parser() -> argparse.ArgumentParser:
-    p = new_parser(__doc__, "demo ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml")
-    p.add_argument("configs", nargs="+", type=config_file, metavar="CONFIG", help="detectron2 yaml")
-    p.add_argument("--output", type=user_path, default="output/demo", metavar="FOLDER")
-    what = "also write the results and the last picture there"
-    p.add_argument("--record", type=user_path, metavar="FOLDER", help=what)
-    p.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
-    return p
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import platform
 import torch
 from torch import nn
 
+from ..errors import FRAMEWORKS as HOW_TO_INSTALL
 from ..frameworks import installed
 from ..frameworks.environment import FRAMEWORKS
 from ..layers import NORMS
@@ -58,7 +59,7 @@ def _version(package: str) -> str:
 def _describe_framework(package: str) -> str:
     """Return the version of a framework, and the keys for which it builds this package's layers."""
     if not installed(package):
-        return "not installed"
+        return f"not installed: {HOW_TO_INSTALL[package]}"
     found = []
     try:
         found.append(importlib.import_module(package).__version__)

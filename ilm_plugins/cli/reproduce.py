@@ -1,83 +1,37 @@
 """The command ``reproduce``: list, run and report the papers' tables and figures."""
 
 import argparse
-import re
 import shlex
 import signal
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
-from itertools import takewhile
 
 from ..frameworks.record import FILE
 from ..reproduction import record, registry, report
-from ..reproduction.run import Options, run_all
-from .command import command, new_parser, positive, user_path
-
-#: A word KEY=VALUE.
-OVERRIDE = re.compile(r"\w+(\.\w+)*=")
+from ..reproduction.options import Options
+from ..reproduction.run import run_all
+from . import parsers
+from .command import command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; words KEY=VALUE at the end are overrides."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    number = len(list(takewhile(OVERRIDE.match, reversed(words))))
-    args = parser().parse_args(words[: len(words) - number])
-    args.overrides = words[len(words) - number :]
-    return command(lambda: args.command(args))
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all but the overrides; ``command`` is the function to call."""
-    p = new_parser(
-        "The papers' tables and figures, run here.",
-        "reproduce list en-5",
-        "reproduce run en-5 ResNet20/EN --miniature --num-gpus 0",
-    )
-    commands = p.add_subparsers(required=True, metavar="list | run | report")
-    listing = commands.add_parser("list", help="the tables, or one table's rows")
-    listing.set_defaults(command=list_)
-    listing.add_argument("table", nargs="?", help="such as en-5")
-
-    running = commands.add_parser(
-        "run",
-        help="train and test a table's rows, or continue them",
-        usage="%(prog)s TABLE [ROW] [options] [KEY=VALUE ...]",
-        epilog="Runs are in WORK_DIR/TABLE/ROW/seedN, each with its record.json. Words "
-        "KEY=VALUE at the end are overrides of the config.",
-    )
-    running.set_defaults(command=run)
-    add = running.add_argument
-    add("table", help="such as en-5; 'list' has them all")
-    add("row", nargs="?", help="such as ResNet20/EN; default: all")
-    add("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
-    shorter = running.add_mutually_exclusive_group()
-    what = "a length of two, on a few generated images"
-    shorter.add_argument("--miniature", action="store_true", help=what)
-    what = "train for N, with the schedule scaled to it; the result's label says so"
-    for unit in ("epochs", "iterations"):
-        shorter.add_argument(f"--{unit}", type=positive, metavar="N", help=what)
-    add("--num-gpus", type=int, metavar="N", help="GPUs of each run; 0 for the CPU")
-    add("--data", type=user_path, metavar="DIR", help="the images; default: the config's folder")
-    what = "run code that checkpoints and yaml configs hold"
-    add("--unsafe", action="store_true", help=what)
-
-    reporting = commands.add_parser("report", help="write tables and plots of runs")
-    reporting.set_defaults(command=write_report)
-    what = "add the runs to DIR/records, and write DIR again; default: WORK_DIR/reports"
-    reporting.add_argument("--output", type=user_path, metavar="DIR", help=what)
-    for each in (running, reporting):
-        each.add_argument("--work-dir", type=user_path, default=Options.work_dir, metavar="DIR")
-    return p
+    args = parsers.reproduce(argv)
+    action = {"list": list_, "run": run, "report": write_report}[args.action]
+    return command(lambda: action(args))
 
 
 def list_(args: argparse.Namespace) -> None:
-    """Print a line for each table, or one table with its rows and what gives their figures."""
+    """Print the tables that have rows, or one table with its rows and what gives their figures."""
     if not args.table:
-        for table in registry.tables().values():
-            rows = f"{len(table.cells)} rows" if table.cells else ""
-            print(f"{table.id:11} {table.number:10} {rows:8} {table.title}"[:100])
-        print("reproduce list TABLE has its rows")
+        print("Tables, and how many rows they have; reproduce list TABLE has the rows")
+        tables = registry.tables().values()
+        for table in (table for table in tables if table.cells):
+            line = f"{table.id:10} {len(table.cells):2}  {table.title}"
+            print(textwrap.fill(line, 80, subsequent_indent=" " * 15))
+        figures = [t.id for t in tables if not t.cells and (t.shows or t.command)]
+        print(textwrap.fill(f"Figures of them: {', '.join(figures)}", 80, break_on_hyphens=False))
         return
     table = registry.find_table(args.table)
     print(f"{table.id}  {registry.papers()[table.paper]}, {table.number}: {table.title}")

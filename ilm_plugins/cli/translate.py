@@ -3,33 +3,15 @@
 import argparse
 from collections.abc import Sequence
 
-import torch
-
 from ..errors import UserError
 from ..frameworks import open_config
-from .command import command, config_file, new_parser, user_path
+from . import parsers
+from .command import command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = parsers.translate(argv)
     return command(lambda: translate(args))
-
-
-def parser() -> argparse.ArgumentParser:
-    p = new_parser(
-        "Translate a folder of images, of any size, to OUTPUT/NAME.png.",
-        "translate ilm_plugins://pix2pix/facades_in_in.py \\\n"
-        "    output/facades/epoch_200.pth LABELS PHOTOS",
-    )
-    p.add_argument("config", type=config_file, help="of the training")
-    p.add_argument("checkpoint", help="of the training")
-    p.add_argument("input", type=user_path, help="folder of images")
-    p.add_argument("output", type=user_path, help="folder to write to, made if missing")
-    what = "translate this half of pairs side by side"
-    p.add_argument("--half", choices=("left", "right"), help=what)
-    p.add_argument("--unsafe", action="store_true", help="run code that the checkpoint holds")
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return p
 
 
 def translate(args: argparse.Namespace) -> None:

@@ -1,9 +1,13 @@
 """Integration with detectron2, OpenMMLab and timm; code specific to a framework is only in here."""
 
-from torch import nn
+from typing import TYPE_CHECKING
 
-from ..layers import NORMS
+import wrapt
+
 from .config import PACKAGES, OpenConfig, framework_of, installed, open_config
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "PACKAGES",
@@ -15,20 +19,36 @@ __all__ = [
     "register",
 ]
 
+#: Module of a framework -> our function that is called with the module once it is imported. Only
+#: then is the function's own module imported, and torch with it.
+HOOKS = {
+    "detectron2.data.datasets.builtin": "detectron2.datasets:register",
+    "detectron2.layers.batch_norm": "detectron2.norms:extend_get_norm",
+    "detectron2.modeling.meta_arch.retinanet": "detectron2.norms:extend_retinanet_head",
+    "detectron2.utils.file_io": "detectron2.shipped_configs:register_handler",
+    "fvcore.common.config": "detectron2.shipped_configs:find_bases",
+    "mmcv.cnn": "openmmlab:import_followers",
+    "mmcv.cnn.bricks.norm": "openmmlab.norms:register_layers",
+    "mmcv.cnn.bricks.registry": "openmmlab.norms:register_layers",
+    "mmcv.runner.base_module": "openmmlab.norms:obey_norm_eval",
+    "mmengine.config.config": "openmmlab.shipped_configs:find_bases",
+    "mmengine.config.utils": "openmmlab.shipped_configs:list_package",
+    "mmengine.model.base_module": "openmmlab.norms:obey_norm_eval",
+    "mmengine.registry.root": "openmmlab.norms:register_layers",
+    "mmengine.runner": "openmmlab:import_followers",
+    "mmpretrain.models": "openmmlab:import_followers",
+    "timm.layers.create_norm": "timm:add_norms",
+    "timm.layers.create_norm_act": "timm:add_norms_with_activation",
+}
+
 
 def install_import_hooks() -> None:
     """Have every framework, once it is imported, know this package's layers, data and configs."""
-    from . import openmmlab, timm
-    from .detectron2 import datasets, norms, shipped_configs
-
-    norms.install_import_hooks()
-    datasets.install_import_hooks()
-    shipped_configs.install_import_hooks()
-    openmmlab.install_import_hooks()
-    timm.install_import_hooks()
+    for module, function in HOOKS.items():
+        wrapt.register_post_import_hook(f"{__name__}.{function}", module)
 
 
-def register(key: str, layer: type[nn.Module]) -> None:
+def register(key: str, layer: "type[nn.Module]") -> None:
     """Make your own layer valid as a NORM in detectron2 and as the type of a ``norm_cfg``.
 
     Adds the layer to :data:`ilm_plugins.NORMS`, and calls :func:`install_import_hooks`. Registering
@@ -45,6 +65,10 @@ def register(key: str, layer: type[nn.Module]) -> None:
         ValueError: the key is not an identifier, or is the key of another layer; or ``layer`` is
             not a subclass of nn.Module.
     """
+    from torch import nn
+
+    from ..layers import NORMS
+
     if not isinstance(key, str) or not key.isidentifier():
         raise ValueError(f"register: key {key!r} is no identifier; give a name such as 'MyNorm'")
     if not isinstance(layer, type) or not issubclass(layer, nn.Module):

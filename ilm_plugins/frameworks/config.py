@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from .. import configs
 from ..errors import UserError, missing
+
+if TYPE_CHECKING:
+    from torch import nn
 
 #: Code by which a config in Python is one of detectron2.
 DETECTRON2 = re.compile(
@@ -33,7 +35,7 @@ class Inference:
 
     #: For titles.
     name: str
-    model: nn.Module
+    model: "nn.Module"
     #: Takes arrays (H, W, 3), RGB, uint8, of any size.
     forward: Callable[[Sequence[Any]], Any]
     #: The default number of images in a call of ``forward``.
@@ -51,7 +53,7 @@ class OpenConfig:
     config: Any
     device: str
 
-    def build_model(self) -> nn.Module:
+    def build_model(self) -> "nn.Module":
         """The model, with random weights, on the device."""
         return self._module.build_model(self.config).to(self.device)
 
@@ -64,18 +66,30 @@ class OpenConfig:
         return import_module(f"{__package__}.{self.framework}.config")
 
 
-def open_config(path: str, overrides: Sequence[str] = (), device: str = "cpu") -> OpenConfig:
+def open_config(path: str, overrides: Sequence[str] = (), device: str | None = "cpu") -> OpenConfig:
     """Read a config, a file or ``ilm_plugins://NAME``, with overrides as of the command ``train``.
+
+    ``device=None`` is "cuda" if there is a GPU, else "cpu".
 
     Raises:
         UserError: there is no such file, or its framework is not installed.
     """
     path = configs.resolve(path)
     framework = framework_of(path)
-    if not installed(PACKAGES[framework]):
-        raise missing(path, PACKAGES[framework])
-    module = import_module(f"{__package__}.{framework}.config")
+    module = module_for(framework, "config", path)
+    if device is None:
+        device = "cuda" if import_module("torch").cuda.is_available() else "cpu"
     return OpenConfig(framework, path, module.load_config(path, overrides, device), device)
+
+
+def module_for(framework: str, name: str, config: str) -> ModuleType:
+    """Import our module for the framework of a config; UserError says which package is missing."""
+    if not installed(PACKAGES[framework]):
+        raise missing(config, PACKAGES[framework])
+    try:
+        return import_module(f"{__package__}.{framework}.{name}")
+    except ModuleNotFoundError as error:
+        raise missing(config, error) from error
 
 
 def installed(framework: str) -> bool:

@@ -3,25 +3,19 @@
 from importlib import import_module
 from types import ModuleType
 
-import wrapt
 from torch import nn
 
 from ..layers import NORMS
 from ..layers.options import automatic
 
 
-def install_import_hooks() -> None:
+def add_norms(module: ModuleType) -> None:
     """Make the keys in lower case valid, as in ``create_model("resnet50", norm_layer="ilmgn")``."""
-    wrapt.register_post_import_hook(_add_norms, "timm.layers.create_norm")
-    wrapt.register_post_import_hook(_add_norms_with_activation, "timm.layers.create_norm_act")
-
-
-def _add_norms(module: ModuleType) -> None:
     for key, layer in NORMS.items():
         module._NORM_MAP.setdefault(key.lower(), _following_widths(layer))
 
 
-def _add_norms_with_activation(module: ModuleType) -> None:
+def add_norms_with_activation(module: ModuleType) -> None:
     for key, layer in NORMS.items():
         build = _with_activation(_following_widths(layer))
         module._NORM_ACT_MAP.setdefault(key.lower(), build)

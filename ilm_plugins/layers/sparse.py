@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..ops import SparseSwitch, Switch
+from ..ops import SparseSwitch
 from .options import check_fraction, takes_options_of
 from .switchable import SwitchNorm
 
@@ -80,9 +80,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         fixed = self.mean_fixed, self.var_fixed
         return self.ratios_of(self.mean_weight, self.var_weight, self.radius, *fixed)
 
-    def ratios_of(self, mean_weight, var_weight, radius=None, mean_fixed=None, var_fixed=None):
-        if radius is None:  # the logits are logarithms of ratios
-            return super().ratios_of(mean_weight, var_weight)
+    def ratios_of(self, mean_weight, var_weight, radius, mean_fixed, var_fixed):
         logits = torch.stack((mean_weight, var_weight))
         dtype = torch.promote_types(logits.dtype, torch.float32)
         fixed = torch.stack((mean_fixed, var_fixed)).to(dtype)
@@ -90,20 +88,12 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         # In an average of models the fixed ratios may be fractions, which do not sum to 1.
         return torch.where((fixed == 1).any(1, keepdim=True), fixed, ratios)
 
-    def network(self) -> Switch | SparseSwitch:
-        options = self.normalizers, self.num_groups, self.eps, self.momentum
-        return SparseSwitch(*options) if self.radius.is_cpu else Switch(*options)
+    def network(self) -> SparseSwitch:
+        return SparseSwitch(self.normalizers, self.num_groups, self.eps, self.momentum)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
         tensors = super().rescale_tensors()
-        if self.radius.is_cpu:
-            return *tensors[:4], *(self._buffers[name] for name in BUFFERS), *tensors[4:]
-        # Triton's kernels compute softmax, which gives the ratios again from their logarithms.
-        ratios = self.ratios()
-        # exp(-1e4) is 0 in every dtype; the logarithm of a zero ratio would have no gradient.
-        is_zero = ratios <= 0  # not NaN, which stays
-        logarithms = ratios.where(~is_zero, 1).log().where(~is_zero, -1e4)
-        return *tensors[:2], *logarithms.unbind(), *tensors[4:]
+        return *tensors[:4], *(self._buffers[name] for name in BUFFERS), *tensors[4:]
 
 
 def set_radius(model: nn.Module, radius: float) -> None:

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import Parameter
 
-from . import cpu, operators, reference
+from . import operators, reference
 from .backends import is_traced, kernels_for
 from .moments import duplicate
-from .networks import Network, Tensors, with_none
+from .networks import Network, Tensors, split_statistics, with_none
 from .reference import Rescale, cast
 
 #: Of each input of a function, whether its gradient is needed.
@@ -72,10 +72,10 @@ def adaptive_norm(
             records and any(buffer.requires_grad for buffer in buffers)
         ):
             description = None
-    in_c = kernels is cpu and description is not None
-    options = kernels, x.shape[1], num_groups, eps, rescale, description, in_c, running[:2]
-    primitive = Primitive(*options)
-    with nullcontext() if in_c else _without_autocast(x.device.type):
+    primitive = Primitive(kernels, x.shape[1], num_groups, eps, rescale, description, running[:2])
+    if description is None:
+        tensors = copy_buffers(tensors)  # kernels keep copies
+    with nullcontext() if description is not None else _without_autocast(x.device.type):
         if records:
             return _apply(primitive, x, *tensors)
         return primitive.forward(x, tensors)[0]
@@ -99,22 +99,17 @@ class Primitive(NamedTuple):
     eps: float
     rescale: Rescale
     network: Network | None
-    in_c: bool  #: whether C kernels compute the network
-    running: Tensors  #: BN's running mean and variance, for these
+    running: Tensors  #: BN's running mean and variance, for the kernels of a network
 
     def forward(self, x: Tensor, tensors: Tensors) -> tuple[Tensors, Tensors]:
         """Return y, mean and var; and what the backward pass takes beside x."""
-        if self.in_c:
-            y, statistics = cpu.forward(x, self.num_groups, self.network, tensors, self.running)
-            return (y, None, None), (statistics, None, *tensors[: self.network.num_parameters])
-        tensors = copy_buffers(tensors)
-        if self.network is not None:
-            y, mean, var = self.kernels.forward(x, self.num_groups, self.network, tensors)
-        else:
-            mean, var = self.kernels.moments(x, self.num_groups)
-            scale, shift = self.affine_coefficients(mean, var, *cast(tensors, mean.dtype))
-            y = self.kernels.affine(x, mean, scale, shift)
-        return (y, mean, var), (mean, var, *tensors)
+        if (network := self.network) is not None:
+            options = self.num_groups, network, tensors, self.running
+            y, statistics = self.kernels.forward(x, *options)
+            return (y, None, None), (statistics, None, *tensors[: network.num_parameters])
+        mean, var = self.kernels.moments(x, self.num_groups)
+        scale, shift = self.affine_coefficients(mean, var, *cast(tensors, mean.dtype))
+        return (self.kernels.affine(x, mean, scale, shift), mean, var), (mean, var, *tensors)
 
     def affine_coefficients(
         self, mean: Tensor, var: Tensor, *tensors: Tensor | None
@@ -128,10 +123,9 @@ class Primitive(NamedTuple):
         self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors: Tensors, needs: Needs
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and each tensor, None where ``needs`` of these is false."""
-        if self.in_c:
-            return cpu.backward(dy, x, self.num_groups, mean, self.network, tensors, needs)
-        if self.network is not None:
-            return self.kernels.backward(dy, x, mean, var, self.network, tensors, needs)
+        if self.network is not None:  # and mean has the statistics
+            options = self.num_groups, mean, self.network, tensors, needs
+            return self.kernels.backward(dy, x, *options)
         needs_x, *needs = needs
         dscale, dshift = self.kernels.sums(dy, x, mean)
         tensors = cast(tensors, mean.dtype)
@@ -169,7 +163,7 @@ class _AdaptiveNorm(Function):
         ctx.primitive = primitive
         ctx.has_running = tensors[-1] is not None  # in a mixture
         ctx.save_for_backward(x, *saved)
-        if not primitive.in_c:
+        if primitive.network is None:
             ctx.mark_non_differentiable(*outputs[1:])
         ctx.set_materialize_grads(False)
         return outputs
@@ -180,8 +174,8 @@ class _AdaptiveNorm(Function):
             return (None,) * len(ctx.needs_input_grad)
         primitive, needs = ctx.primitive, ctx.needs_input_grad[1:]
         x, mean, var, *tensors = ctx.saved_tensors
-        if primitive.in_c:  # and mean has the statistics
-            tensors += cpu.buffers_in(mean, primitive.network, x, primitive.num_groups)
+        if primitive.network is not None:  # and mean has the statistics
+            tensors += split_statistics(mean, primitive.network, x, primitive.num_groups)[2:]
             tensors[-2:] = tensors[-2:] if ctx.has_running else (None, None)
         with _without_autocast(dy.device.type):
             # This branch serves second derivatives, and several gradients at once (vmap).

@@ -112,13 +112,22 @@ class Attentive(NamedTuple):
         return channels, channels, rows, self.num_affine, rows, rows
 
 
+Network = Autoencoder | Exemplar | Switch | SparseSwitch | Attentive
+
+
+def split_statistics(
+    statistics: Tensor, network: Network, x: Tensor, num_groups: int
+) -> Sequence[Tensor]:
+    """Return mean and var (N, G'), and each buffer's copy as a vector; BN's may be the batch's."""
+    n, sizes = x.shape[0], network.sizes(x.shape[1])[network.num_parameters :]
+    mean, var, *buffers = statistics.split((n * num_groups, n * num_groups, *sizes))
+    return mean.view(n, num_groups), var.view(n, num_groups), *buffers
+
+
 def with_none(values: Iterable, present: Sequence[bool]) -> list:
     """Return the values in the places that are present, and None in the others."""
     values = iter(values)
     return [next(values) if is_present else None for is_present in present]
-
-
-Network = Autoencoder | Exemplar | Switch | SparseSwitch | Attentive
 
 
 def check_groups(network: Network, channels: int, num_groups: int) -> None:

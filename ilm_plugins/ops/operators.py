@@ -36,9 +36,7 @@ def adaptive_norm(x: Tensor, num_groups: int, eps: float, network, tensors: Tens
         return None
     present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
     arguments = x, num_groups, key, given, present, running[:2]
-    y, statistics, moved = torch.ops.ilm_plugins.forward(*arguments)
-    if x.device.type != "cpu":
-        return y, *statistics.view(2, x.shape[0], num_groups).unbind()
+    y, _, moved = torch.ops.ilm_plugins.forward(*arguments)
     for old, new in zip(running[:2], moved, strict=False):
         old.copy_(new)
     return y, None, None
@@ -78,31 +76,25 @@ def _network(key: str) -> Network:
 def _forward(x, num_groups, network, tensors, present, running):
     network, tensors = _network(network), with_none(tensors, present)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    moved = x.new_zeros((len(running), x.shape[1]), dtype=dtype)  # by C kernels
-    if x.is_cpu:
-        y, statistics = cpu.forward(x, num_groups, network, tensors, running, moved.unbind())
-        return y, statistics, moved
-    y, mean, var = _triton().forward(x, num_groups, network, tensors)
-    return y, torch.cat((mean.flatten(), var.flatten())), moved
+    moved = x.new_zeros((len(running), x.shape[1]), dtype=dtype)
+    kernels = cpu if x.is_cpu else _triton()
+    y, statistics = kernels.forward(x, num_groups, network, tensors, running, moved.unbind())
+    return y, statistics, moved
 
 
 def _fake_forward(x, num_groups, network, tensors, present, running):
     dtype = torch.promote_types(x.dtype, torch.float32)
-    network, size = _network(network), 2 * x.shape[0] * num_groups
+    network = _network(network)
+    size = 2 * x.shape[0] * num_groups + sum(network.sizes(x.shape[1])[network.num_parameters :])
     moved = x.new_empty((len(running), x.shape[1]), dtype=dtype)
-    if x.device.type == "cpu":
-        size += sum(network.sizes(x.shape[1])[network.num_parameters :])
     return torch.empty_like(dense(x)), moved.new_empty(size), moved
 
 
 def _backward(dy, x, num_groups, statistics, network, tensors, present, needs):
     network, inputs = _network(network), with_none(tensors, present)
     needs = [needs[0], *with_none(needs[1:], present)]
-    if x.is_cpu:
-        found = cpu.backward(dy, x, num_groups, statistics, network, inputs, needs)
-    else:
-        moments = statistics.view(2, x.shape[0], num_groups).unbind()
-        found = _triton().backward(dy, x, *moments, network, inputs, needs)
+    kernels = cpu if x.is_cpu else _triton()
+    found = kernels.backward(dy, x, num_groups, statistics, network, inputs, needs)
     pairs = zip(found, (x, *inputs), strict=True)
     found = [d if d.dtype == t.dtype else d.to(t.dtype) for d, t in pairs if d is not None]
     return [d if d._base is None else d.clone() for d in found]  # results must share no memory

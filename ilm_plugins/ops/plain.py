@@ -6,8 +6,8 @@ Every backend is a module with these functions, for equations in :func:`.autogra
 They take a non-empty x (N, C, *) and dy in any layout; the statistics mean, var, slope and offset
 are (N, G'), scale and shift (N, C), at least float32. Results of x's shape have the dtype and
 layout of x. A backend whose ``runs`` returns True for a network also has ``forward``, which returns
-y, mean and var, and ``backward``, which returns the gradients of x and of each tensor, or None
-where not needed.
+y and statistics for ``backward``; that returns the gradients of x and of each tensor, or None where
+not needed.
 """
 
 import torch

@@ -7,37 +7,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
 from ..frameworks import environment
 from ..frameworks.record import FILE, read, write
 from . import recipes, record, registry
+from .options import Options
 from .recipes import Recipe
 from .record import Record
 from .registry import Cell
 
 #: The override that names the checkpoint of a backbone.
 PRETRAINED = "model.backbone.init_cfg.checkpoint="
-
-
-@dataclass(frozen=True)
-class Options:
-    """The user's settings for all runs: the options of the command ``reproduce run``."""
-
-    seeds: Sequence[int] = (0,)
-    epochs: int | None = None
-    iterations: int | None = None
-    num_gpus: int | None = None
-    miniature: bool = False
-    data: Path | None = None
-    work_dir: Path = Path("output/reproduce")
-    overrides: Sequence[str] = ()
-    unsafe: bool = False
-
-    def folder(self, cell: Cell, seed: int) -> Path:
-        return self.work_dir / cell.folder / f"seed{seed}"
 
 
 def run_all(cells: Iterable[Cell], options: Options) -> int:

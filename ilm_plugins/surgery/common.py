@@ -11,7 +11,7 @@ from torch import nn
 
 from ..layers import NORMS, OptionError
 from ..layers.mixture import MixtureNorm
-from ..layers.options import automatic, check_choice, check_known
+from ..layers.options import automatic, check, check_choice, check_known
 from .norms import LAYERS
 
 #: Names to select, as one or several patterns in which * is any text; None selects all.
@@ -67,7 +67,7 @@ def check_match(match: Match, names: Iterable[str]) -> None:
     names = list(names)
     if names and not any(matches(name, match) for name in names):
         raise OptionError(
-            f"match={match!r} fits none of the {len(names)} norms, such as {names[0]!r}; "
+            f"{match!r} fits none of the {len(names)} norms, such as {names[0]!r}; "
             "give names, with * for any characters"
         )
 
@@ -75,7 +75,7 @@ def check_match(match: Match, names: Iterable[str]) -> None:
 def source_norm(to: str, replacing: str | None, options: Mapping) -> tuple[str, list[str], dict]:
     """Return the plain norm to replace, its options that a layer keeps, and the layer's others."""
     plain = {key: layer.replaces for key, layer in NORMS.items() if layer in LAYERS}
-    check_choice("convert", "to", to, plain)
+    check(to in plain, f"{to!r} is no norm to convert to; give one of {', '.join(plain)}")
     norm = replacing or plain[to]
     check_choice("convert", "replacing", norm, dict.fromkeys((plain[to], "BN")))
     check_known(NORMS[to], options)

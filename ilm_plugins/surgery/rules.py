@@ -245,7 +245,7 @@ RULES: dict[tuple[str, str], Callable[[State, nn.Module], State]] = {
 }
 
 #: The option with which ILM layers, AssocNorm and AN replace BatchNorm.
-OF_BN = "give replacing='BN' to replace it; outputs then change"
+OF_BN = "give --replacing BN, or replacing='BN' in Python, to replace it; outputs then change"
 _OWN_STATISTICS = (
     "outputs change: each image's own statistics take the place of BatchNorm's; weight and "
     "bias are kept; train the model on"

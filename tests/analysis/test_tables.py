@@ -1,10 +1,13 @@
 """Tables, pictures and summaries of what layers do to images."""
 
+import re
+from types import SimpleNamespace
+from unittest.mock import Mock
+
 import pytest
 import torch
 
 pytest.importorskip("seaborn", reason="needs the extra ilm_plugins[analysis]")
-pytest.importorskip("sklearn", reason="needs the extra ilm_plugins[analysis]")
 
 import numpy as np
 import pandas as pd
@@ -37,7 +40,6 @@ def ratios(layers=3, seed=0):
 
 
 def rows(report, name, **chosen):
-    """The rows of a table in which columns have the chosen values."""
     table = pd.read_csv(report.folder / f"{name}.csv").rename(columns={"class": "of_class"})
     for column, value in chosen.items():
         table = table[table[column] == value]
@@ -73,15 +75,20 @@ def test_ratios(report):
     assert f"of all images: {distances.argmax()}.png, {distances.max():.4f}" in text
 
 
-def test_shares_and_layers_without_differences_or_without_images(unrendered, report):
-    found = ratios()
+def test_shares_and_layers_without_differences_or_without_images(unrendered, report, monkeypatch):
+    found, drawn, draw = ratios(), [], plots.by_layer
+    monkeypatch.setattr(plots, "by_layer", lambda *a: drawn.append(draw(*a)) or drawn[-1])
     for r in found.values():
         r.values[1] = torch.nan
     shared = torch.tensor([[0.2, 0.8]]).repeat(6, 1)
     found["shared"] = Ratios(("GN", "BN"), shared, torch.tensor([0.0, 3.0]))
-    assert "the same for all images in shared\n" in tables.write_ratios(report, found)
+    text = tables.write_ratios(report, found)
+    assert "the same for all images in shared\n" in text
+    assert re.search(r"BN +0\.8000 +1\.0000\n +GN +0\.2000 +0\.0000\n", text)
+    lines = [[y for line in ax.lines for y in line.get_ydata()] for ax in drawn[0].axes.flat]
+    assert [max(ys) for ys in lines] == pytest.approx([0.8, 1])
     assert len(rows(report, "ratios_by_layer")) == 3 * 3 + 2
-    assert rows(report, "ratios_by_layer", layer="shared").share.tolist() == [0, 1]
+    assert rows(report, "ratios_by_layer", normalizer="GN").share.item() == 0
     row = rows(report, "ratios_by_image", image="1.png")
     assert row.distance.item() == 0 and row["stage.0.norm/IN"].isna().all()
     assert not any("shared" in name for name in row)
@@ -112,11 +119,10 @@ def test_rescaling(unrendered, report):
 def test_dynamics(unrendered, report, monkeypatch):
     found, steps = [ratios(layers=8, seed=i) for i in range(12)], list(range(1, 13))
     del found[3]["stage.0.norm"]
-    drawn, draw = [], plots.dynamics
-    monkeypatch.setattr(
-        plots, "dynamics", lambda table, *a: drawn.append(table.layer.nunique()) or draw(table, *a)
-    )
+    draw = Mock(return_value=SimpleNamespace(figure=plots.pyplot.figure()))
+    monkeypatch.setattr(plots, "dynamics", draw)
     text = write_dynamics(report, steps, found, "epoch")
+    drawn = [call.args[0].layer.nunique() for call in draw.call_args_list]
     assert drawn == [8, 6, 6]  # of all layers, and of six by class and by image
     of_layer = found[1]["stage.2.norm"].values[:, 2]
     chosen = {"epoch": 2, "layer": "stage.2.norm", "normalizer": "BN"}

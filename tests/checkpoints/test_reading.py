@@ -15,11 +15,6 @@ from ilm_plugins.checkpoints import CheckpointError, loading, read
 from workers import Harmful
 
 
-@pytest.fixture
-def trap(tmp_path):
-    return tmp_path / "unpickled"
-
-
 def save(contents, path):
     if path.suffix == ".pkl":
         path.write_bytes(pickle.dumps(contents, pickle.HIGHEST_PROTOCOL))
@@ -29,7 +24,8 @@ def save(contents, path):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".anything"])
-def test_code_is_refused_and_named(tmp_path, trap, suffix):
+def test_code_is_refused_and_named(tmp_path, suffix):
+    trap = tmp_path / "unpickled"
     path = save({"model": Harmful(trap)}, tmp_path / f"c{suffix}")
     with pytest.raises(CheckpointError, match=r"holds os.makedirs, .*give --unsafe$") as told:
         read(path)
@@ -38,8 +34,9 @@ def test_code_is_refused_and_named(tmp_path, trap, suffix):
     assert trap.exists()
 
 
-def test_no_load_within_a_run_is_unsafe_but_where_the_user_says_so(tmp_path, trap):
-    path = save({"model": Harmful(trap)}, tmp_path / "c.pth")
+def test_no_load_within_a_run_is_unsafe_but_where_the_user_says_so(tmp_path):
+    trap, path = tmp_path / "unpickled", tmp_path / "c.pth"
+    save({"model": Harmful(trap)}, path)
     code = f"import torch; torch.load({str(path)!r}, weights_only=False)"
     with loading():  # frameworks that read files themselves, and processes that are started
         with pytest.raises(pickle.UnpicklingError):
@@ -61,17 +58,13 @@ class Built:
         return self.reduced
 
 
-REACHES = {
-    "an attribute": Built(getattr, (np.ndarray, "tofile")),
-    "a function of numpy": Built(np.load, ("file", None, True)),
-    "a module": torch.nn.Identity(),
-}
+REACHES = Built(getattr, (np.ndarray, "tofile")), Built(np.load, ("f",)), torch.nn.Identity()
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-@pytest.mark.parametrize("contents", REACHES.values(), ids=REACHES)
+@pytest.mark.parametrize("contents", REACHES)
 def test_what_may_reach_code_is_refused(tmp_path, contents, suffix):
-    with pytest.raises(CheckpointError, match="which may run code; if you trust"):
+    with pytest.raises(CheckpointError, match="may run code"):
         read(save([contents], tmp_path / f"c{suffix}"))
 
 
@@ -94,7 +87,7 @@ def test_arrays_are_data(tmp_path, suffix, code):
     found = read(save(OrderedDict(given, n=[1, None]), tmp_path / f"c{suffix}"))
     assert found.pop("n") == [1, None]
     for name, array in given.items():
-        assert found[name].dtype == array.dtype and np.array_equal(found[name], array)
+        np.testing.assert_array_equal(found[name], array, strict=True)
     assert {*torch.serialization.get_safe_globals()} == before, "other loaders keep their classes"
 
 
@@ -152,17 +145,3 @@ def test_truncated_foreign_and_missing_files_are_named(tmp_path, suffix):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
     with pytest.raises(CheckpointError, match="git lfs pull"):
         read(path)
-
-
-def test_a_damaged_file_is_read_or_named(tmp_path):
-    path = tmp_path / "c.pth"
-    torch.save({"a.weight": torch.arange(4.0)}, path)
-    whole, refused = path.read_bytes(), 0
-    for place in range(0, len(whole), 11):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xF5]) + whole[place + 1 :])
-        try:
-            read(path)
-        except CheckpointError as error:
-            assert str(path) in str(error)
-            refused += 1
-    assert refused > 20

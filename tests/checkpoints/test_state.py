@@ -25,7 +25,7 @@ def test_a_state_dict_is_found_with_arrays_as_tensors_and_versions_of_modules():
             find_state(contents, "c.pth")
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", ""])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_prefixes_of_wrappers_are_removed(prefix):
     model = torch.nn.BatchNorm2d(3)
     wrapped = {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 pytest.importorskip("seaborn", reason="needs the extra ilm_plugins[analysis]")
-pytest.importorskip("sklearn", reason="needs the extra ilm_plugins[analysis]")
 
 import numpy as np
 import pandas as pd

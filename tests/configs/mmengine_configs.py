@@ -1,11 +1,14 @@
-"""What a built MMEngine config comes to, in the words of ``recipes/*.yaml``."""
+"""What a built MMEngine config comes to, and what the papers say of it in ``recipes/*.yaml``."""
 
 import copy
 from collections import Counter
+from fnmatch import fnmatch
 from functools import cache, partial
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, METRICS, PARAM_SCHEDULERS, init_default_scope
@@ -14,12 +17,37 @@ from torch import nn
 from ilm_plugins import AssocNorm, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.frameworks.openmmlab.config import build_model
 from ilm_plugins.layers.mixture import MixtureNorm
-from recipes import ROOT
 
+ROOT = Path(__file__).parents[2]
 NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 #: Functions of torch.nn.init, which take time on the meta device too.
 INITIALIZATIONS = ("uniform_", "kaiming_uniform_", "normal_", "ones_", "zeros_")
 _skeletons = {}
+
+
+def configs(framework: str) -> list[str]:
+    """The configs that a framework's users run, below configs/FRAMEWORK; base files are not."""
+    folder = ROOT / "configs" / framework
+    found = (path.relative_to(folder) for path in folder.rglob("*.py"))
+    return sorted(str(path) for path in found if "_base_" not in path.parts)
+
+
+@cache
+def entries(framework: str) -> list[dict]:
+    path = Path(__file__).parent / "recipes" / f"{framework}.yaml"
+    return yaml.load(path.read_text(), yaml.CSafeLoader)
+
+
+def recipe(framework: str, config: str) -> dict:
+    """The values by name that the paper gives for a config, by the last entry that has each."""
+    values = {}
+    for entry in entries(framework):
+        if any(fnmatch(config, pattern) for pattern in entry["files"]):
+            for name, quoted in entry.items():
+                if name != "files":
+                    assert quoted["says"], (framework, name, "has no source")
+                    values[name] = quoted["is"]
+    return values
 
 
 @cache
@@ -50,20 +78,23 @@ def norms(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def places(model: nn.Module) -> dict[str, int]:
-    """The number of norms in each part of a model."""
     return dict(Counter(name.split(".")[0] for name in norms(model)))
 
 
 def described(cfg: Config) -> dict:
-    """A config in the words of its recipe."""
     model = skeleton(cfg)
     return {**training(cfg, model), **sizes(cfg), **of_norms(model), **of_model(cfg, model)}
 
 
 def training(cfg: Config, model: nn.Module) -> dict:
     """Optimizer, schedule, length and batch of a config, from what is built of it."""
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    built, groups = schedulers(cfg, wrapper), wrapper.optimizer.param_groups
+    wrapper, given = build_optim_wrapper(model, cfg.optim_wrapper), cfg.param_scheduler
+    built = []
+    for scheduler in [given] if isinstance(given, dict) else given:
+        # Each counts in the config's own unit.
+        options = {k: v for k, v in scheduler.items() if k != "convert_to_iter_based"}
+        built.append(PARAM_SCHEDULERS.build(options, default_args={"optimizer": wrapper}))
+    groups = wrapper.optimizer.param_groups
     found = {
         "optimizer": type(wrapper.optimizer).__name__,
         "learning rate": _only(group["initial_lr"] for group in groups),
@@ -77,8 +108,7 @@ def training(cfg: Config, model: nn.Module) -> dict:
     for scheduler in built:
         name = type(scheduler).__name__
         if "MultiStep" in name:
-            found["steps"] = sorted(scheduler.milestones.elements())
-            found["factor"] = scheduler.gamma
+            found |= {"steps": sorted(scheduler.milestones.elements()), "factor": scheduler.gamma}
         elif "Poly" in name:
             found |= {"power": scheduler.power, "last learning rate": scheduler.eta_min}
         elif "Linear" in name:
@@ -88,23 +118,11 @@ def training(cfg: Config, model: nn.Module) -> dict:
     return found
 
 
-def schedulers(cfg: Config, wrapper) -> list:
-    """The schedulers of a config, which count in the config's own unit."""
-    given = cfg.param_scheduler
-    return [
-        PARAM_SCHEDULERS.build(
-            {k: v for k, v in scheduler.items() if k != "convert_to_iter_based"},
-            default_args={"optimizer": wrapper},
-        )
-        for scheduler in ([given] if isinstance(given, dict) else given)
-    ]
-
-
 def sizes(cfg: Config) -> dict:
     """Sizes of the training images and of the test, from the built pipelines."""
     init_default_scope(cfg.default_scope)
-    found, train = {}, cfg.train_dataloader.dataset
-    found["balanced"] = train.type == "ClassBalancedDataset"
+    train, test = cfg.train_dataloader.dataset, cfg.test_dataloader.dataset
+    found = {"balanced": train.type == "ClassBalancedDataset"}
     for t in transforms(train.get("dataset", train)):
         match type(t).__name__:
             case "RandomChoiceResize":
@@ -119,7 +137,6 @@ def sizes(cfg: Config) -> dict:
                 found["crop"] = list(t.scale)
             case "RandomFlip":
                 found["flip"] = t.prob
-    test = cfg.test_dataloader.dataset
     found["test sizes"] = _test_sizes(transforms(test))
     if "tta_pipeline" in cfg:
         built = transforms({**test, "pipeline": cfg.tta_pipeline})

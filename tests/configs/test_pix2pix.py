@@ -9,8 +9,7 @@ pytest.importorskip("torchmetrics", reason="needs torchmetrics, of the extra ilm
 from mmengine.optim import build_optim_wrapper
 
 from ilm_plugins import ILMInstanceNorm
-from mmengine_configs import load, norms, skeleton
-from recipes import configs, recipe
+from mmengine_configs import configs, load, norms, recipe, skeleton
 
 CLASSES = {"in": nn.InstanceNorm2d, "ilmin": ILMInstanceNorm}
 

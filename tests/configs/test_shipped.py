@@ -41,25 +41,25 @@ def test_openmmlabs_tools_list_the_papers_configs(root):
     assert index == {"Import": ["configs/metafile.yml"]}
     listed = yaml.safe_load((folder / "configs" / "metafile.yml").read_text())
     assert listed.keys() == {"Collections", "Models"}
-    collections = {one["Name"]: one["Paper"]["Title"] for one in listed["Collections"]}
-    papers, cells = registry.papers(), {}
+    titles = {one["Name"]: one["Paper"]["Title"] for one in listed["Collections"]}
+    cells = {}
     for cell in registry.cells():
         of_mmengine = cell.config and cell.config.endswith(".py")
         if of_mmengine and not cell.overrides and not cell.tests and any(cell.paper):
             cells.setdefault(cell.config, cell)
     assert [model["Config"] for model in listed["Models"]] == list(cells)
-    for model in listed["Models"]:
-        assert model.keys() == {"Name", "In Collection", "Config", "Results"}
-        cell = cells[model["Config"]]
-        table = registry.tables()[cell.table]
-        assert model["Name"] == Path(model["Config"]).stem and (folder / model["Config"]).is_file()
-        assert papers[table.paper].startswith(f"{collections[model['In Collection']]},")
-        (result,) = model["Results"]
+    for model, (config, cell) in zip(listed["Models"], cells.items(), strict=True):
+        (result,), table = model.pop("Results"), registry.tables()[cell.table]
+        assert registry.papers()[table.paper].startswith(titles[model.pop("In Collection")] + ",")
+        assert model == {"Name": Path(config).stem, "Config": config}
+        assert (folder / config).is_file()
         assert result.keys() == {"Task", "Dataset", "Metrics"}
-        figures = dict(zip(table.measures, cell.paper, strict=True))
-        figures.pop("RMSE of RGB vectors", None)  # the paper prints one RMSE
-        assert result["Metrics"] == {
-            f"{m} of the paper": f for m, f in figures.items() if f is not None
+        # The paper prints one RMSE.
+        figures = {
+            f"{measure} of the paper": figure
+            for measure, figure in zip(table.measures, cell.paper, strict=True)
+            if figure is not None and measure != "RMSE of RGB vectors"
         }
+        assert result["Metrics"] == figures
         of_test = {"ilm-5": "COCO test", "en-6": "Cityscapes test"}.get(cell.table, "")
         assert not of_test or result["Dataset"] in (of_test, "ADE20K")

@@ -10,18 +10,7 @@ import torch
 
 import transcription
 from close import ROUNDINGS, assert_close
-from ilm_plugins import (
-    NORMS,
-    AssocNorm,
-    AttentiveNorm,
-    ExemplarNorm,
-    ILMGroupNorm,
-    ILMInstanceNorm,
-    ILMLayerNorm,
-    SparseSwitchNorm,
-    SwitchNorm,
-    use_backend,
-)
+from ilm_plugins import NORMS, use_backend
 from ilm_plugins.layers.mixture import MixtureNorm
 from ilm_plugins.ops import cpu
 
@@ -73,14 +62,14 @@ def by_exemplar(layer, x):
     return exemplar_with_ratios(layer, x)[0]
 
 
-def by_switch(layer, x):
-    return transcription.switch_norm(x, *layer.parameters(), **options_of(layer, "normalizers"))
+def by_switch(layer, x, **options):
+    options |= options_of(layer, "normalizers")
+    return transcription.switch_norm(x, *layer.parameters(), **options)
 
 
 def by_sparse(layer, x):
     to_ratios = partial(transcription.sparsestmax, radius=layer.radius.item())
-    options = options_of(layer, "normalizers")
-    return transcription.switch_norm(x, *layer.parameters(), to_ratios=to_ratios, **options)
+    return by_switch(layer, x, to_ratios=to_ratios)
 
 
 def by_attentive(layer, x):
@@ -88,16 +77,16 @@ def by_attentive(layer, x):
 
 
 def sparse(radius=0.3, **options):
-    layer = SparseSwitchNorm(CHANNELS, **options)
+    layer = NORMS["SSN"](CHANNELS, **options)
     layer.set_radius(radius)
     return layer
 
 
-ilm = partial(ILMGroupNorm, CHANNELS, 4, key_group_size=3, hidden=3)
-assoc = partial(AssocNorm, CHANNELS, 4, num_key_groups=6, hidden=3)
-exemplar = partial(ExemplarNorm, CHANNELS, reduction=4, expansion=3)
-switch = partial(SwitchNorm, CHANNELS)
-attentive = partial(AttentiveNorm, CHANNELS, 4, num_affine=3)
+ilm = partial(NORMS["ILMGN"], CHANNELS, 4, key_group_size=3, hidden=3)
+assoc = partial(NORMS["AssocNorm"], CHANNELS, 4, num_key_groups=6, hidden=3)
+exemplar = partial(NORMS["EN"], CHANNELS, reduction=4, expansion=3)
+switch = partial(NORMS["SN"], CHANNELS)
+attentive = partial(NORMS["AN"], CHANNELS, 4, num_affine=3)
 FOUR = {"normalizers": ("GN", "BN", "LN", "IN"), "num_groups": 3}
 
 #: name -> (constructor of a layer of 12 channels, the same layer by its paper's equations)
@@ -106,10 +95,10 @@ CASES = {
     "ILMGN-identity": (partial(ilm, init="identity"), by_ilm),
     "ILMGN-key-groups-of-1": (partial(ilm, key_group_size=1), by_ilm),
     "ILMGN-key-groups-across-groups": (partial(ilm, key_group_size=2, hidden=None), by_ilm),
-    "ILMGN-key-groups-coarser": (partial(ILMGroupNorm, CHANNELS, 6, key_group_size=6), by_ilm),
+    "ILMGN-key-groups-coarser": (partial(NORMS["ILMGN"], CHANNELS, 6, key_group_size=6), by_ilm),
     "ILMGN-eps": (partial(ilm, eps=0.1), by_ilm),
-    "ILMIN": (partial(ILMInstanceNorm, CHANNELS, key_group_size=3), by_ilm),
-    "ILMLN": (partial(ILMLayerNorm, CHANNELS, key_group_size=3), by_ilm),
+    "ILMIN": (partial(NORMS["ILMIN"], CHANNELS, key_group_size=3), by_ilm),
+    "ILMLN": (partial(NORMS["ILMLN"], CHANNELS, key_group_size=3), by_ilm),
     "AssocNorm": (assoc, by_assoc),
     "AssocNorm-identity": (partial(assoc, init="identity"), by_assoc),
     "AssocNorm-key-groups-of-1": (partial(assoc, num_key_groups=CHANNELS), by_assoc),
@@ -128,7 +117,7 @@ CASES = {
     "AN": (attentive, by_attentive),
     "AN-identity": (partial(attentive, init="identity"), by_attentive),
     "AN-one-pair": (partial(attentive, num_affine=1), by_attentive),
-    "AN-groups-of-1": (partial(AttentiveNorm, CHANNELS, CHANNELS), by_attentive),
+    "AN-groups-of-1": (partial(NORMS["AN"], CHANNELS, CHANNELS), by_attentive),
     "AN-eps": (partial(attentive, eps=0.1), by_attentive),
 }
 UNBOUNDED = "relu", "leaky_relu", "relu6", "identity"
@@ -144,8 +133,7 @@ WITH_RUNNING = ["EN", "EN-GN", "EN-mlp", "SN", "SSN"]
 
 def modes(names):
     """Parametrize by name and training; evaluation only of layers in which it differs."""
-    pairs = [(name, mode) for name in names for mode in (True, False)]
-    pairs = [(name, mode) for name, mode in pairs if mode or name in WITH_RUNNING]
+    pairs = [(n, mode) for n in names for mode in (True, False) if mode or n in WITH_RUNNING]
     ids = [f"{name}-{'train' if mode else 'eval'}" for name, mode in pairs]
     return pytest.mark.parametrize("name, training", pairs, ids=ids)
 

@@ -9,7 +9,7 @@ from torch import nn
 import transcription
 from cases import CASES, CHANNELS, MIXTURES, exemplar_with_ratios, inputs, modes, randomized
 from close import EQUAL, assert_close, assert_equal
-from ilm_plugins import NORMS, AttentiveNorm, SparseSwitchNorm, surgery
+from ilm_plugins import NORMS, AttentiveNorm, SparseSwitchNorm, freeze, set_radius, surgery
 from ilm_plugins.layers.sparse import sparsestmax
 
 SHAPES = [(3, CHANNELS), (3, CHANNELS, 5), (2, CHANNELS, 4, 3), (2, CHANNELS, 2, 3, 2)]
@@ -58,13 +58,9 @@ def test_rescaling_is_what_the_transcription_rescales_by(name):
     make, transcribed = CASES[name]
     for shape in SHAPES[1:]:  # two positions or more of a channel determine its omega and beta
         layer, x = randomized(make), inputs(*shape)
-        rescaled = [
-            transcription.rescale(
-                transcription.standardize(instance, layer.num_groups, layer.eps), omega, beta
-            )
-            for instance, omega, beta in zip(x.flatten(2), *layer.rescaling(x), strict=True)
-        ]
-        assert_close(torch.stack(rescaled), transcribed(layer, x).flatten(2), 10 * EQUAL)
+        standardized = nn.functional.group_norm(x, layer.num_groups, eps=layer.eps).flatten(2)
+        omega, beta = (vector.unsqueeze(2) for vector in layer.rescaling(x))
+        assert_close(omega * standardized + beta, transcribed(layer, x).flatten(2), 10 * EQUAL)
     omega, beta = layer.half().rescaling(inputs(2, CHANNELS, 3, dtype=torch.float16))
     assert omega.dtype == beta.dtype == torch.float32 and omega.shape == (2, CHANNELS)
 
@@ -78,16 +74,18 @@ def test_running_statistics_are_those_of_batch_norm(name):
         layer(x)
         reference(x)
         transcribed = transcription.running_update(*transcribed, x, 0.1)
-    assert_close((layer.running_mean, layer.running_var), transcribed)
-    assert_close((layer.running_mean, layer.running_var), list(reference.buffers())[:2])
+    for expected in (transcribed, [reference.running_mean, reference.running_var]):
+        assert_close((layer.running_mean, layer.running_var), expected)
     assert name != "EN" or layer.num_batches_tracked == 3
 
 
 # ---- initial values
 
 
-@pytest.mark.parametrize("size", [1e-6, 1.0])
-@pytest.mark.parametrize("name", ["ILMGN", "ILMIN", "ILMLN", "AssocNorm"])
+@pytest.mark.parametrize(
+    "name, size",
+    [("AN", 1.0), *itertools.product(("ILMGN", "ILMIN", "ILMLN", "AssocNorm"), (1e-6, 1.0))],
+)
 def test_identity_is_exact_whatever_the_size_of_the_weights(name, size):
     """No digit of the weights may go into sigmoid(0), which is taken off again."""
     layer = CASES[name][0](init="identity")
@@ -95,8 +93,9 @@ def test_identity_is_exact_whatever_the_size_of_the_weights(name, size):
     with torch.no_grad():
         layer.weight.normal_().mul_(size)
         layer.bias.normal_().mul_(size)
-    omega, beta = layer.rescaling(x)
-    assert_equal([omega, beta], [layer.weight.expand(2, -1), layer.bias.expand(2, -1)])
+    if name != "AN":
+        affine = layer.weight.expand(2, -1), layer.bias.expand(2, -1)
+        assert_equal(layer.rescaling(x), affine)
     exact = x.detach().double().requires_grad_()
     affine = layer.weight.double(), layer.bias.double()
     plain = nn.functional.group_norm(exact, layer.num_groups, *affine, layer.eps)
@@ -108,16 +107,9 @@ def test_identity_is_exact_whatever_the_size_of_the_weights(name, size):
 
 
 @pytest.mark.parametrize("num_affine", [1, 2, 10, 20])
-def test_identity_of_attentive_norm(num_affine):
-    """The outputs of GN, whatever its weights, and gradients with which no two pairs stay equal."""
+def test_no_two_pairs_of_attentive_norm_stay_equal(num_affine):
     layer = AttentiveNorm(64, init="identity", num_affine=num_affine)
-    nn.init.normal_(layer.weight)
-    nn.init.normal_(layer.bias)
-    x = inputs(2, 64, 4, 4, dtype=torch.float32)
-    y = layer(x)
-    plain = nn.functional.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps)
-    assert_close(y, plain, 64)
-    y.square().sum().backward()
+    layer(inputs(2, 64, 4, 4, dtype=torch.float32)).square().sum().backward()
     gradient = layer.attention.weight.grad
     assert gradient.abs().amax(1).min() > 0 and len(gradient.unique(dim=0)) == num_affine
 
@@ -186,12 +178,12 @@ def test_ratios_that_are_1_are_fixed_by_the_next_radius_for_good():
 
 
 def test_set_radius_of_a_model_leaves_frozen_layers():
-    from ilm_plugins import freeze, set_radius
-
     model = nn.Sequential(SparseSwitchNorm(8), nn.Sequential(SparseSwitchNorm(8), nn.ReLU()))
     freeze(model[0])
     set_radius(model, 0.25)
     assert model[0].radius == 0 and model[1][0].radius == 0.25
+    with pytest.raises(ValueError, match=r"radius=1\.5 is not between 0 and 1"):
+        set_radius(model, 1.5)
 
 
 @pytest.mark.parametrize("normalizers", [("IN", "LN", "BN"), ("GN", "BN")])

@@ -6,8 +6,8 @@ paper by eye, and the implementation with it by a test, preferably in float64. A
 works, and autograd differentiates through everything.
 
 Common to all functions:
-    x is (N, C, *) with any number of spatial dimensions, none included, and at least one instance.
-    It is read as (N, C, S), S the product of the spatial sizes, 1 where there are none.
+    x, and what is returned, are (N, C, *) with any number of spatial dimensions, none included, and
+    at least one instance. They are read as (N, C, S), S the product of the spatial sizes.
     Variances are biased (divided by the number of values), save the one that running_update stores.
     eps is added to the variance, under the root: sqrt(var + eps).
 
@@ -19,6 +19,8 @@ Sources:
     SSN   Shao et al.: SSN, Learning Sparse Switchable Normalization via SparsestMax, CVPR 2019.
     AN    Li, Sun, Wu: Attentive Normalization, ECCV 2020, as in its detectors' box heads.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -38,11 +40,7 @@ ACTIVATIONS = {
 
 def flat(x):
     """x (N, C, *) -> (N, C, S), S = 1 where there are no spatial dimensions."""
-    num_instances, num_channels = x.shape[:2]
-    num_positions = 1
-    for size in x.shape[2:]:
-        num_positions = num_positions * size
-    return x.reshape(num_instances, num_channels, num_positions)
+    return x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
 
 
 def moments(values):
@@ -57,12 +55,8 @@ def group_moments(instance, num_groups):
     num_channels = len(instance)
     assert num_channels % num_groups == 0, (num_channels, num_groups)
     size = num_channels // num_groups  # C / N, the channels in a group
-    means, variances = [], []
-    for group in range(num_groups):
-        mean, var = moments(instance[group * size : (group + 1) * size])
-        means.append(mean)
-        variances.append(var)
-    return torch.stack(means), torch.stack(variances)
+    groups = [moments(instance[g * size : (g + 1) * size]) for g in range(num_groups)]
+    return torch.stack([mean for mean, _ in groups]), torch.stack([var for _, var in groups])
 
 
 def duplicate(vector, num_channels):
@@ -75,21 +69,15 @@ def duplicate(vector, num_channels):
 def standardize(instance, num_groups, eps):
     """ILM eq. 1 = Assoc eq. 1, by Group Normalization's groups: (x - mu) / sqrt(gamma + eps)."""
     num_channels = len(instance)
-    mean, var = group_moments(instance, num_groups)
-    mean = duplicate(mean, num_channels)
-    var = duplicate(var, num_channels)
-    channels = []
-    for channel in range(num_channels):
-        channels.append((instance[channel] - mean[channel]) / torch.sqrt(var[channel] + eps))
-    return torch.stack(channels)
+    mean, var = (duplicate(moment, num_channels) for moment in group_moments(instance, num_groups))
+    return torch.stack(
+        [(instance[c] - mean[c]) / torch.sqrt(var[c] + eps) for c in range(num_channels)]
+    )
 
 
 def rescale(standardized, omega, beta):
     """ILM eq. 2 = Assoc eq. 2, of (C, S) by omega and beta (C): x_n = omega * x_s + beta."""
-    channels = []
-    for channel in range(len(standardized)):
-        channels.append(omega[channel] * standardized[channel] + beta[channel])
-    return torch.stack(channels)
+    return torch.stack([omega[c] * standardized[c] + beta[c] for c in range(len(standardized))])
 
 
 # ---- ILM Norm
@@ -101,13 +89,11 @@ def ilm_norm(
 ):  # fmt: skip
     """ILM Norm, ILM eqs. 1 to 6: ILM+GN; ILM+IN with num_groups = C; ILM+LN with num_groups = 1.
 
-    x            (N, C, *)
     weight, bias (C)        B_omega, B_beta
     encode       (M, G)     W1, one matrix for means and variances; G = C / key_group_size
     decode_mean  (G, M)     W2: mean -> activations[0] -> beta
     decode_var   (G, M)     W3: variance -> activations[1] -> omega
     omega_offset            subtracted from what activations[1] gives
-    returns      (N, C, *)
     """
     num_channels = x.shape[1]
     assert num_channels % key_group_size == 0, (num_channels, key_group_size)
@@ -139,14 +125,12 @@ def assoc_norm(
 ):  # fmt: skip
     """AssocNorm, Assoc eqs. 1 to 6; here the mean gives omega and the variance gives beta.
 
-    x            (N, C, *)
     weight, bias (C)        B_omega, B_beta; without effect under combine="a(WE)"
     encode       (M, G)     W1, one matrix for means and variances; G = num_key_groups
     decode_mean  (G, M)     W2: mean -> sigmoid -> omega
     decode_var   (G, M)     W3: variance -> tanh -> beta
     combine                 Table 5: "a(WE)", "a(WE+B)", "a(WE)*B" or "a(WE)+B", which is eq. 6
     omega_offset            subtracted from what the sigmoid gives, whatever the form
-    returns      (N, C, *)
     """
     num_channels = x.shape[1]
     assert encode.shape[1] == num_key_groups, (encode.shape, num_key_groups)
@@ -193,11 +177,8 @@ def attentive_norm(
 
     outputs = []
     for instance in flat(x):
-        features = []
-        for channel in instance:
-            mean, var = moments(channel)
-            features.append(mean / torch.sqrt(var + 0.001))
-        features = torch.stack(features)
+        pooled = [moments(channel) for channel in instance]
+        features = torch.stack([mean / torch.sqrt(var + 0.001) for mean, var in pooled])
         mixed_weight, mixed_bias = 0.0, 0.0
         for k in range(num_affine):
             logit = (attention_weight[k] * features).sum() + attention_bias[k]
@@ -214,12 +195,8 @@ def attentive_norm(
 
 def batch_moments(x):
     """BN's mean and biased variance (C) of x (N, C, *) over instances and positions."""
-    means, variances = [], []
-    for channel in range(x.shape[1]):
-        mean, var = moments(flat(x)[:, channel])
-        means.append(mean)
-        variances.append(var)
-    return torch.stack(means), torch.stack(variances)
+    channels = [moments(flat(x)[:, channel]) for channel in range(x.shape[1])]
+    return torch.stack([mean for mean, _ in channels]), torch.stack([var for _, var in channels])
 
 
 def normalizer_statistics(x, normalizer, *, num_groups=32, running_mean=None, running_var=None):
@@ -227,10 +204,7 @@ def normalizer_statistics(x, normalizer, *, num_groups=32, running_mean=None, ru
     num_instances, num_channels = x.shape[:2]
     if normalizer == "BN":
         assert (running_mean is None) == (running_var is None)
-        if running_mean is None:
-            mean, var = batch_moments(x)
-        else:
-            mean, var = running_mean, running_var
+        mean, var = batch_moments(x) if running_mean is None else (running_mean, running_var)
         return torch.stack([mean] * num_instances), torch.stack([var] * num_instances)
 
     groups = {"IN": num_channels, "LN": 1, "GN": num_groups}[normalizer]
@@ -245,31 +219,18 @@ def normalizer_statistics(x, normalizer, *, num_groups=32, running_mean=None, ru
 # ---- Exemplar Normalization
 
 
-def spatial_mean(instance):
-    """The average pooling of EN section 3.3, step 1: (C, S) -> (C)."""
-    return torch.stack([moments(channel)[0] for channel in instance])
-
-
 def reduce_channels(row, reduce):
     """The 1-D convolution of EN section 3.3, step 1, by reduce (C/r, r, 1): (C) -> (C/r)."""
     num_out, reduction, width = reduce.shape
     assert width == 1 and num_out * reduction == len(row), (reduce.shape, len(row))
-    out = []
-    for group in range(num_out):
-        total = 0.0
-        for i in range(reduction):
-            total = total + reduce[group, i, 0] * row[group * reduction + i]
-        out.append(total)
-    return torch.stack(out)
+    inputs = row.reshape(num_out, reduction)
+    return torch.stack([(reduce[group, :, 0] * inputs[group]).sum() for group in range(num_out)])
 
 
 def softmax(logits):
     """exp(l_k) / sum_j exp(l_j), after subtracting the largest logit from all: (K) -> (K)."""
-    exponentials = [torch.exp(logit - logits.max().detach()) for logit in logits]
-    total = 0.0
-    for exponential in exponentials:
-        total = total + exponential
-    return torch.stack([exponential / total for exponential in exponentials])
+    exponentials = torch.exp(logits - logits.max().detach())
+    return exponentials / exponentials.sum()
 
 
 def exemplar_ratios(
@@ -280,9 +241,8 @@ def exemplar_ratios(
 
     means and variances are lists of K (C): the statistics Omega for this instance.
     """
-    num_normalizers = len(means)
     act = ACTIVATIONS[activation]
-    pooled = spatial_mean(instance)  # step 1: average pooling
+    pooled = torch.stack([moments(channel)[0] for channel in instance])  # step 1: average pooling
 
     if ratio_net == "mlp":  # Table 9, a: C -> C/32 -> K, in place of all that follows
         assert reduce is None
@@ -300,11 +260,8 @@ def exemplar_ratios(
         else:
             raise ValueError(ratio_net)
 
-    v = []  # step 2: v_n = z_n z_n^T, reshaped row after row to a vector of K * K
-    for k in range(num_normalizers):
-        for j in range(num_normalizers):
-            v.append((z[k] * z[j]).sum())
-    v = torch.stack(v)
+    # step 2: v_n = z_n z_n^T, reshaped row after row to a vector of K * K
+    v = torch.stack([(row * other).sum() for row in z for other in z])
 
     hidden = act(expand_weight @ v + expand_bias)  # step 3: K*K -> pi*K, tanh (ReLU: Table 9, c)
     return softmax(ratio_weight @ hidden + ratio_bias)  # step 3: pi*K -> K, softmax
@@ -370,9 +327,7 @@ def switch_norm(
     to_ratios is sparsestmax for Sparse Switchable Normalization.
     """
     assert len(mean_weight) == len(var_weight) == len(normalizers)
-    mean_ratios = to_ratios(mean_weight)
-    var_ratios = to_ratios(var_weight)
-
+    mean_ratios, var_ratios = to_ratios(mean_weight), to_ratios(var_weight)
     statistics = [normalizer_statistics(x, name, **options) for name in normalizers]
 
     outputs = []
@@ -439,7 +394,5 @@ def running_update(running_mean, running_var, x, momentum):
     mean, var = batch_moments(x)
     count = x.numel() // x.shape[1]
     unbiased = var * count / (count - 1)
-    return (
-        (1 - momentum) * running_mean + momentum * mean,
-        (1 - momentum) * running_var + momentum * unbiased,
-    )
+    pairs = (running_mean, mean), (running_var, unbiased)
+    return tuple((1 - momentum) * old + momentum * new for old, new in pairs)

@@ -8,122 +8,102 @@ import re
 import pytest
 import torch
 
-from ilm_plugins import (
-    NORMS,
-    AssocNorm,
-    AttentiveNorm,
-    ExemplarNorm,
-    ILMGroupNorm,
-    ILMInstanceNorm,
-    ILMLayerNorm,
-    SparseSwitchNorm,
-    SwitchNorm,
-)
+from ilm_plugins import NORMS
 from ilm_plugins.layers import OptionError, parse_norm
 from ilm_plugins.layers.mixture import MixtureNorm
 
 
 @pytest.mark.parametrize(
-    "build, words",
+    "key, options, words",
     [
-        (lambda: ILMGroupNorm(64, hidden=0), ["ILMGroupNorm: hidden=0", "positive"]),
-        (lambda: ILMGroupNorm(64, init="xavier"), ["init='xavier'", "'identity'"]),
-        (lambda: ILMGroupNorm(64, activations="tanh"), ["activations='tanh'", "two"]),
-        (lambda: ILMGroupNorm(64, activations=("tanh", "gelu")), ["'gelu'", "'relu6'"]),
-        (lambda: ILMGroupNorm(0), ["num_channels=0", "positive"]),
-        (lambda: ILMInstanceNorm(64, 32), ["eps=32", "above 0"]),
-        (
-            lambda: ILMGroupNorm(64, activations=("tanh", "tanh"), init="identity"),
-            ["identity", "activations", "init='default'"],
-        ),
-        (lambda: AssocNorm(64, combine="W+B"), ["combine='W+B'", "'a(WE)+B'"]),
-        (lambda: AssocNorm(64, combine="a(WE)", init="identity"), ["identity", "a(WE)+B"]),
-        (lambda: ExemplarNorm(64, ratio_net="fc"), ["ratio_net='fc'", "'mlp'"]),
-        (lambda: ExemplarNorm(64, activation="gelu"), ["activation='gelu'", "'relu'"]),
-        (lambda: ExemplarNorm(64, momentum=None), ["momentum=None", "between 0 and 1"]),
-        (lambda: ILMGroupNorm(64, num_channels=3), ["num_channels=3", "num_channels=64", "leave"]),
-        (lambda: SparseSwitchNorm(64).set_radius(1.5), ["radius=1.5", "between 0 and 1"]),
-        (lambda: SwitchNorm(64, normalizers=("IN", "XN")), ["'XN'", "'BN'"]),
-        (lambda: SwitchNorm(64, normalizers=("IN", "IN")), ["normalizers", "different"]),
-        (lambda: SwitchNorm(64, normalizers="BN"), ["normalizers='BN'", "not a tuple"]),
+        ("ILMGN", {"hidden": 0}, ["ILMGroupNorm: hidden=0", "positive"]),
+        ("ILMGN", {"init": "xavier"}, ["init='xavier'", "'identity'"]),
+        ("ILMGN", {"activations": "tanh"}, ["activations='tanh'", "two"]),
+        ("ILMGN", {"activations": ("tanh", "gelu")}, ["'gelu'", "'relu6'"]),
+        ("ILMGN", {"activations": ("tanh", "tanh"), "init": "identity"}, ["init='default'"]),
+        ("ILMGN", {"num_channels": 3}, ["num_channels=3", "num_channels=64", "leave"]),
+        ("ILMIN", {"eps": 32}, ["eps=32", "above 0"]),
+        ("AssocNorm", {"combine": "W+B"}, ["combine='W+B'", "'a(WE)+B'"]),
+        ("AssocNorm", {"combine": "a(WE)", "init": "identity"}, ["identity", "a(WE)+B"]),
+        ("EN", {"eps": "a"}, ["eps='a'", "above 0"]),
+        ("EN", {"ratio_net": "fc"}, ["ratio_net='fc'", "'mlp'"]),
+        ("EN", {"activation": "gelu"}, ["activation='gelu'", "'relu'"]),
+        ("EN", {"expansion": 0}, ["expansion=0", "positive"]),
+        ("EN", {"momentum": None}, ["momentum=None", "between 0 and 1"]),
+        ("SN", {"normalizers": ("IN", "XN")}, ["'XN'", "'BN'"]),
+        ("SN", {"normalizers": ("IN", "IN")}, ["normalizers", "different"]),
+        ("SN", {"normalizers": "BN"}, ["normalizers='BN'", "not a tuple"]),
+        ("AN", {"num_affine": 0}, ["num_affine=0", "positive"]),
     ],
 )
-def test_refused_options_say_the_numbers_and_the_mend(build, words):
-    with pytest.raises(OptionError) as caught:
-        build()
-    assert all(word in str(caught.value) for word in words), str(caught.value)
+def test_refused_options_say_the_numbers_and_the_mend(key, options, words):
+    with pytest.raises(OptionError) as told:
+        NORMS[key](64, **options)
+    assert all(word in str(told.value) for word in words), str(told.value)
 
 
 #: Every option that must divide the width, with the values that "auto" stands for at most.
 AUTOMATIC = {
-    ILMGroupNorm: {"num_groups": 32, "key_group_size": 16},
-    ILMInstanceNorm: {"key_group_size": 16},
-    ILMLayerNorm: {"key_group_size": 16},
-    AssocNorm: {"num_groups": 32, "num_key_groups": 32},
-    AttentiveNorm: {"num_groups": 32},
-    ExemplarNorm: {"reduction": 32, "num_groups": 32},
-    SwitchNorm: {"num_groups": 32},
+    "ILMGN": {"num_groups": 32, "key_group_size": 16},
+    "ILMIN": {"key_group_size": 16},
+    "ILMLN": {"key_group_size": 16},
+    "AssocNorm": {"num_groups": 32, "num_key_groups": 32},
+    "AN": {"num_groups": 32},
+    "EN": {"reduction": 32, "num_groups": 32},
+    "SN": {"num_groups": 32},
 }
 
 
-@pytest.mark.parametrize("layer", AUTOMATIC)
-def test_auto_fits_every_width(layer):
+@pytest.mark.parametrize("key", AUTOMATIC)
+def test_auto_fits_every_width(key):
+    layer = NORMS[key]
     for channels in (1, 3, 24, 36, 40, 64, 480):
         normalizers = {"normalizers": ("IN", "GN")} if issubclass(layer, MixtureNorm) else {}
-        fitted = {option: math.gcd(most, channels) for option, most in AUTOMATIC[layer].items()}
+        fitted = {option: math.gcd(most, channels) for option, most in AUTOMATIC[key].items()}
         automatic = layer(channels, **dict.fromkeys(fitted, "auto"), **normalizers)
         assert repr(automatic) == repr(layer(channels, **fitted, **normalizers))
         assert automatic(torch.randn(2, channels, 3, 3)).isfinite().all()
-    automatic = layer(64, **dict.fromkeys(fitted, "auto"))
-    assert shapes_of(automatic) == shapes_of(layer(64)) and repr(automatic) == repr(layer(64))
+    assert repr(layer(64, **dict.fromkeys(fitted, "auto"))) == repr(layer(64))
 
 
-#: Widths of MobileNetV2, of OCRNet on HRNet-W18, and of a DeepLabV3+ with 48 low-level channels.
-WIDTHS = (
-    (32, 16, 96, 24, 144, 192, 64, 384, 576, 160, 960, 320, 1280),
-    (64, 18, 36, 72, 144, 270, 512, 256),
-    (64, 256, 48, 512),
-)
-
-
-@pytest.mark.parametrize("layer", AUTOMATIC)
+@pytest.mark.parametrize("key", AUTOMATIC)
 @pytest.mark.parametrize("pick, most", [(0, 1), (1, 2)], ids=["auto", "numbers"])
-def test_hints_that_are_followed_lead_to_a_model(layer, pick, most):
+@pytest.mark.parametrize("widths", [(32, 16, 24, 1280), (64, 18, 270, 512), (64, 256, 48, 512)])
+def test_hints_that_are_followed_lead_to_a_model(key, pick, most, widths):
     """One round with "auto"; with numbers two at most, of multiples of 8 and of other widths."""
-    for widths in WIDTHS:
-        options, rounds = {}, 0
-        while rounds <= most:
-            try:
-                for channels in widths:
-                    layer(channels, **options)
-                break
-            except OptionError as error:
-                hint = str(error).partition("; set ")[2].partition(", or ")[2 * pick]
-                found = dict(re.findall(r'(\w+)=("auto"|\d+)', hint))
-                options |= {name: ast.literal_eval(value) for name, value in found.items()}
-                rounds += 1
-        assert rounds <= most, options
+    options, hint = {}, ""
+    for _ in range(most + 1):
+        options |= {n: ast.literal_eval(v) for n, v in re.findall(r'(\w+)=("auto"|\d+)', hint)}
+        try:
+            for channels in widths:
+                NORMS[key](channels, **options)
+            return
+        except OptionError as error:
+            hint = str(error).partition("; set ")[2].partition(", or ")[2 * pick]
+    pytest.fail(f"{hint} after {options}")
 
 
-def test_a_hint_names_what_other_widths_would_not_fit_either():
+def test_refused_widths_and_a_hint_for_those_that_would_not_fit_either():
+    with pytest.raises(OptionError, match=r"num_channels=0 .*positive"):
+        NORMS["ILMGN"](0)
     # 16, the size of key groups, divides 48, but not 24.
     with pytest.raises(OptionError, match="num_groups=8 and key_group_size=8 for widths"):
-        ILMGroupNorm(48)
+        NORMS["ILMGN"](48)
 
 
 def test_signatures_show_every_option():
     own = ["key_group_size", "activations", "hidden", "init", "device", "dtype"]
-    for layer in (ILMInstanceNorm, ILMLayerNorm):
-        assert [*inspect.signature(layer).parameters] == ["num_channels", "eps", *own]
+    for key in ("ILMIN", "ILMLN"):
+        assert [*inspect.signature(NORMS[key]).parameters] == ["num_channels", "eps", *own]
     inherited = ["normalizers", "num_groups", "sync", "device", "dtype"]
-    for layer in (ExemplarNorm, SwitchNorm, SparseSwitchNorm):
-        assert [*inspect.signature(layer).parameters][-5:] == inherited
+    for key in ("EN", "SN", "SSN"):
+        assert [*inspect.signature(NORMS[key]).parameters][-5:] == inherited
 
 
 def test_numbers_of_numpy_are_numbers():
     np = pytest.importorskip("numpy", reason="needs numpy")
-    assert ILMGroupNorm(np.int64(64), np.int64(8)).num_groups == 8
-    assert SwitchNorm(64, momentum=np.float32(0.5)).momentum == 0.5
+    assert NORMS["ILMGN"](np.int64(64), np.int64(8)).num_groups == 8
+    assert NORMS["SN"](64, momentum=np.float32(0.5)).momentum == 0.5
 
 
 # ---- names, shapes, initial values
@@ -136,10 +116,10 @@ def shapes_of(layer):
 def test_parameter_names_and_shapes():
     affine = {"weight": (64,), "bias": (64,)}
     maps = {"encode.weight": (2, 4), "decode_mean.weight": (4, 2), "decode_var.weight": (4, 2)}
-    for layer in (ILMGroupNorm(64), ILMInstanceNorm(64), AssocNorm(64, num_key_groups=4)):
+    for layer in (NORMS["ILMGN"](64), NORMS["ILMIN"](64), NORMS["AssocNorm"](64, num_key_groups=4)):
         assert shapes_of(layer) == {**affine, **maps, "omega_offset": ()}
     running = {"running_mean": (64,), "running_var": (64,)}
-    assert shapes_of(ExemplarNorm(64)) == {
+    assert shapes_of(NORMS["EN"](64)) == {
         **{"weight": (3, 64), "bias": (3, 64), "reduce.weight": (2, 32, 1)},
         **{"expand.weight": (150, 9), "expand.bias": (150,)},
         **{"ratio.weight": (3, 150), "ratio.bias": (3,)},
@@ -147,33 +127,31 @@ def test_parameter_names_and_shapes():
         "num_batches_tracked": (),
     }
     switch = {**affine, "mean_weight": (3,), "var_weight": (3,), **running}
-    assert shapes_of(SwitchNorm(64)) == switch
+    assert shapes_of(NORMS["SN"](64)) == switch
     own = {"radius": (1,), "mean_fixed": (3,), "var_fixed": (3,)}
-    assert shapes_of(SparseSwitchNorm(64)) == {**switch, **own}
+    assert shapes_of(NORMS["SSN"](64)) == {**switch, **own}
     pairs = {"pairs.weight": (10, 64), "pairs.bias": (10, 64)}
     attention = {"attention.weight": (10, 64), "attention.bias": (10,)}
-    assert shapes_of(AttentiveNorm(64)) == {**affine, **attention, **pairs}
+    assert shapes_of(NORMS["AN"](64)) == {**affine, **attention, **pairs}
 
 
-@pytest.mark.parametrize(
-    "channels, key_group_size, hidden", [(64, 16, 2), (512, 16, 2), (1024, 16, 4), (512, 1, 32)]
-)
-def test_length_of_the_embedding(channels, key_group_size, hidden):
-    assert ILMGroupNorm(channels, key_group_size=key_group_size).hidden == hidden
+@pytest.mark.parametrize("channels, size, hidden", [(512, 16, 2), (1024, 16, 4), (512, 1, 32)])
+def test_length_of_the_embedding(channels, size, hidden):
+    assert NORMS["ILMGN"](channels, key_group_size=size).hidden == hidden
 
 
 def test_initializations():
-    default, normal = ILMGroupNorm(2048), ILMGroupNorm(2048, init="normal")
-    reduce = ExemplarNorm(2048).reduce
+    default, normal = NORMS["ILMGN"](2048), NORMS["ILMGN"](2048, init="normal")
+    reduce = NORMS["EN"](2048).reduce
     for module in (default.encode, default.decode_mean, default.decode_var, reduce):
         bound = module.weight.shape[1] ** -0.5  # as nn.Linear's: uniform within 1 / sqrt(inputs)
         assert module.weight.abs().max() <= bound and module.weight.std() > 0.5 * bound
     for module in (normal.encode, normal.decode_mean, normal.decode_var):
         assert abs(module.weight.std() - 1) < 0.15 and abs(module.weight.mean()) < 0.15
-    identity = ILMGroupNorm(64, init="identity")
+    identity = NORMS["ILMGN"](64, init="identity")
     assert identity.omega_offset == 0.5 and not identity.decode_var.weight.any()
     assert default.omega_offset == 0
-    attentive, identity = (AttentiveNorm(2048, init=init).pairs for init in ("default", "identity"))
+    attentive, identity = (NORMS["AN"](2048, init=init).pairs for init in ("default", "identity"))
     for name, mean in (("weight", 1), ("bias", 0)):
         rows, balanced = getattr(attentive, name), getattr(identity, name)
         assert abs(rows.mean() - mean) < 0.005 and abs(rows.std() - 0.1) < 0.005
@@ -202,7 +180,7 @@ def test_norm_strings(norm, expected):
 
 @pytest.mark.parametrize("norm", ["EN(16)", "EN(reduction=f())", "EN(", "EN[1]", "EN(**{})"])
 def test_norm_strings_that_cannot_be_read(norm):
-    with pytest.raises(OptionError, match=r'such as "EN\(eps=1e-3\)"'):
+    with pytest.raises(OptionError, match="such as"):
         parse_norm(norm)
 
 

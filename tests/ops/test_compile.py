@@ -8,18 +8,15 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import jvp, vmap
 
-from cases import MIXTURES, PATHS, channels_last, inputs, modes, needs_kernels, results
+from cases import MIXTURES, PATHS, channels_last, inputs, layouts, modes, needs_kernels, results
 from close import assert_close, assert_equal
-from ilm_plugins import NORMS, use_backend
+from ilm_plugins import NORMS, freeze, use_backend
 from ilm_plugins.ops import operators
 
 C = 32
 needs_operators = pytest.mark.skipif(not operators.HAS_OPERATORS, reason="needs torch 2.7")
 pytestmark = [needs_kernels, needs_operators]
 of_each_kernel = pytest.mark.parametrize("name", PATHS)
-layouts = pytest.mark.parametrize(
-    "layout", [torch.Tensor.contiguous, channels_last], ids=["NCHW", "NHWC"]
-)
 
 
 def build(name, training=True, dtype=torch.float32):
@@ -48,17 +45,19 @@ def after(module, x):
 
 @layouts
 @modes(["ILMGN", "EN", "SN", "AN"])
-def test_one_operator_computes_the_bits_of_the_layer_for_any_batch_in_three_graphs(
+def test_one_operator_computes_the_bits_of_the_layer_for_any_size_in_three_graphs(
     name, training, layout
 ):
     layer = build(name, training)
     module, graphs = recorded(copy.deepcopy(layer), dynamic=True)
-    for n in (4, 1, 3, 0, 7):
-        x = layout(inputs(n, C, 5, 6, dtype=torch.float32))
+    for n, h, w in ((4, 5, 6), (1, 4, 4), (3, 2, 3), (0, 5, 6), (7, 3, 5)):
+        x = layout(inputs(n, C, h, w, dtype=torch.float32))
         (found, buffers), (expected, others) = after(module, x), after(layer, x)
         assert_equal(found + buffers, expected + others)
         assert found[0].stride() == expected[0].stride()
     assert sorted(graphs) == [[], ["forward"], ["forward"]]  # the first is that of an empty batch
+    freeze(module)(x), freeze(layer)(x)
+    assert_equal(list(module.buffers()), list(layer.buffers()))
 
 
 @of_each_kernel

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cases import inputs, results
+from cases import inputs, layouts, results
 from close import assert_close
 from ilm_plugins import NORMS
 from ilm_plugins.ops import backends
@@ -12,7 +12,6 @@ if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
 
 every_backend = pytest.mark.parametrize("backend", ["triton", "auto"])
-every_layer = pytest.mark.parametrize("name", NORMS)
 SHAPES = [(64, 256, 7, 7), (2, 256, 50, 76), (2, 96, 9, 9), (1, 64, 1, 1)]
 
 
@@ -25,21 +24,20 @@ def without_triton_unless_forced(request, monkeypatch):
 
 
 @every_backend
-@every_layer
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("name", NORMS)
+@layouts
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_backends_agree(name, dtype, layout, backend):
     for shape in SHAPES:
         layer = NORMS[name](shape[1], device="cuda")
-        x, dy = (inputs(*shape, dtype=dtype, seed=s).cuda() for s in (1, 2))
-        x, dy = x.to(memory_format=layout), dy.to(memory_format=layout)
+        x, dy = (layout(inputs(*shape, dtype=dtype, seed=s).cuda()) for s in (1, 2))
         found = results(layer, x, dy, backend)
         for a, e in zip(found, results(layer, x.float(), dy.float(), "reference"), strict=True):
             assert_close(a, e, 2**14, max(e.abs().max().item(), 1e-2))
 
 
 @every_backend
-@every_layer
+@pytest.mark.parametrize("name", NORMS)
 def test_the_host_never_waits_also_in_cuda_graphs(name, backend):
     layer, x = NORMS[name](64, device="cuda"), torch.randn(2, 64, 9, 9, device="cuda")
     stream = torch.cuda.Stream()

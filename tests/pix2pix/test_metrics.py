@@ -36,7 +36,6 @@ def test_rmse_and_l1_count_all_pixels_and_channels(pair):
 
 
 def assert_scores(found, expected, roundings=64):
-    """Compare scores, which are computed in float32."""
     assert_close(torch.tensor(found), torch.tensor(expected), roundings)
 
 

@@ -26,7 +26,6 @@ SINGLE = 2**37
 
 
 def parameters(module, only=nn.Module):
-    """The parameters of all layers of a kind, counted once."""
     layers = (m for m in module.modules() if isinstance(m, only))
     return sum(p.numel() for p in {p for layer in layers for p in layer.parameters()})
 

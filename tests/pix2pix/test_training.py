@@ -25,8 +25,7 @@ def entries(out):
 
 
 def read(path):
-    with Image.open(path) as image:
-        return np.asarray(image)
+    return np.asarray(Image.open(path))
 
 
 def save(path, *shape, seed=0):

@@ -1,7 +1,6 @@
 """Records of runs: their labels, and the reports that are made of them."""
 
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,6 @@ from PIL import Image
 from ilm_plugins.cli.reproduce import main
 from ilm_plugins.reproduction import record, registry, report
 
-ROOT = Path(__file__).parents[2]
 RECIPE = {"length": 165, "batch": 128, "images": 50000, "test_images": 10000, "jpeg": False}
 TRAINED = {
     "config": "seed0.py",
@@ -158,9 +156,9 @@ def test_a_finished_run_replaces_its_record_and_no_other(tmp_path):
     assert record.read(tmp_path / names[0])["run"] == 165
 
 
-def test_the_projects_reports_are_those_of_its_records(tmp_path):
+def test_the_projects_reports_are_those_of_its_records(root, tmp_path):
     """`python -m ilm_plugins reproduce report --output reports` brings them up to date."""
-    kept = ROOT / "reports"
+    kept = root / "reports"
     for path in (kept / "records").glob("*.json"):
         copy = record.collect(record.read(path), tmp_path / "records")
         assert (copy.name, copy.read_bytes()) == (path.name, path.read_bytes())

@@ -13,22 +13,20 @@ def nms(boxes, scores, iou_threshold, offset):
 
 def roi_align_forward(input, rois, output, argmax_y, argmax_x, **options):
     """Write the pooled regions (K, C, height, width) into ``output``."""
-    height, width, scale, ratio, aligned = _roi_options(**options)
-    output.copy_(roi_align(input, rois, (height, width), scale, ratio, aligned))
+    output.copy_(roi_align(input, rois, *_roi_options(**options)))
 
 
 def roi_align_backward(grad_output, rois, argmax_y, argmax_x, grad_input, **options):
     """Write the gradient by the input (N, C, H, W) into ``grad_input``."""
-    height, width, scale, ratio, aligned = _roi_options(**options)
-    backward = torch.ops.torchvision._roi_align_backward
-    shape = grad_input.shape
-    grad_input.copy_(backward(grad_output, rois, scale, height, width, *shape, ratio, aligned))
+    size, scale, *more = _roi_options(**options)
+    shape, backward = grad_input.shape, torch.ops.torchvision._roi_align_backward
+    grad_input.copy_(backward(grad_output, rois, scale, *size, *shape, *more))
 
 
 def _roi_options(aligned_height, aligned_width, spatial_scale, sampling_ratio, pool_mode, aligned):
     if pool_mode != 1:
         raise NotImplementedError("roi_align by the maximum needs mmcv's compiled operators")
-    return aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned
+    return (aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned
 
 
 def __getattr__(name):

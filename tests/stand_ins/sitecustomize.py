@@ -3,20 +3,19 @@
 Python runs this at its start when this folder is on PYTHONPATH, as it is in all that tests start.
 """
 
-import importlib.util
 import sys
-from importlib.abc import MetaPathFinder
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 
-class ExtensionFinder(MetaPathFinder):
+class ExtensionFinder:
     """Finds ``mmcv._ext``, after all other finders."""
 
-    def find_spec(self, name, path=None, target=None):
-        if name != "mmcv._ext":
-            return None
-        file = Path(__file__).with_name("mmcv_ext.py")
-        return importlib.util.spec_from_file_location(name, file)
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "mmcv._ext":
+            return spec_from_file_location(name, Path(__file__).with_name("mmcv_ext.py"))
+        return None
 
 
-sys.meta_path.append(ExtensionFinder())
+sys.meta_path.append(ExtensionFinder)

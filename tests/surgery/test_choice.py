@@ -33,7 +33,7 @@ PARAMETRIZED = nn.utils.parametrize.register_parametrization(GN4(32), "weight", 
 LEFT = [
     (Renamed(4, 32), "ILMGN", "Renamed derives from GroupNorm and may compute"),
     (nn.LazyBatchNorm2d(), "EN", "LazyBatchNorm2d derives from BatchNorm"),
-    (nn.BatchNorm2d(32), "ILMGN", "replaces GroupNorm; give replacing='BN'"),
+    (nn.BatchNorm2d(32), "ILMGN", "replaces GroupNorm; give --replacing BN, or replacing='BN' in"),
     (nn.LayerNorm(32), "ILMLN", "LayerNorm, but ILMLN replaces GroupNorm"),
     (nn.InstanceNorm2d(32, track_running_stats=True), "ILMIN", "with track_running_stats"),
     (nn.BatchNorm2d(32, track_running_stats=False), "EN", "without running"),
@@ -60,7 +60,7 @@ def test_options_reach_the_layers():
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"to": "XN"}, "to='XN' is unknown"),
+        ({"to": "XN"}, "'XN' is no norm to convert to; give one of ILMGN, "),
         ({"key_group_sise": 8}, "unknown option 'key_group_sise'"),
         ({"num_groups": 8}, "num_groups comes from each norm"),
         ({"replacing": "IN"}, "replacing='IN' is unknown; set it to one of 'GN', 'BN'"),

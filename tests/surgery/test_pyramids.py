@@ -36,12 +36,11 @@ def test_a_head_of_batchnorm_becomes_what_the_key_builds(key):
     assert len([*head.parameters()]) == len([*built.parameters()])
     assert len(head._forward_pre_hooks) == len(built._forward_pre_hooks)
     built.load_state_dict(head.state_dict())
-    for found, of_built in zip(head(features)[0], built(features)[0], strict=True):
-        assert_close(found, of_built, EQUAL)
+    assert_close(built(features)[0], head(features)[0], EQUAL)
     if key == "EN":
         state, _ = surgery.fit_state(plain.state_dict(), built)
         assert_equal(dict(state), dict(head.state_dict()))
         back, report = surgery.revert(copy.deepcopy(head))
         assert len(report.converted) == 4
-        for outputs in zip(plain(features)[0], head(features)[0], back(features)[0], strict=True):
-            assert_close(outputs[1:], outputs[:1] * 2, EQUAL)
+        for model in (head, back):
+            assert_close(model(features)[0], plain(features)[0], EQUAL)

@@ -1,29 +1,23 @@
-"""Each layer, and a ResNet of it, in the formats by which models leave Python, at length."""
+"""Each layer in the formats by which models leave Python, at length."""
 
 import copy
 import io
-import re
 import sys
+from itertools import product
 
 import pytest
 import torch
-from torch import nn
 
 import fresh
-from cases import MIXTURES, inputs, modes, results
-from close import assert_close
-from ilm_plugins import NORMS, freeze
-from ilm_plugins.layers.base import AdaptiveNorm
+from cases import MIXTURES, inputs, results
+from close import EQUAL, assert_close
+from ilm_plugins import NORMS
 from ilm_plugins.layers.projection import Projection
 
-torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
-
 C = 64
-VERSION = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
+VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
 AXES = {0: "batch", 2: "height", 3: "width"}
-#: Beside the size of the example: one instance, an odd size, a single pixel.
-SHAPES = [(2, C, 6, 7), (1, C, 3, 9), (5, C, 1, 1)]
-#: Roundings that another order of sums and other kernels cost, of networks of some layers.
+#: Roundings that another order of sums and other kernels cost.
 RECORDED = 2**11
 
 pytestmark = [
@@ -32,37 +26,25 @@ pytestmark = [
 ]
 
 
-def everyday(names, *chosen):
-    """Parametrize by layer: some every day, all in the wide tests."""
-    marked = [n if n in chosen else pytest.param(n, marks=pytest.mark.wide) for n in names]
-    return pytest.mark.parametrize("name", marked)
+def everyday(choices, *chosen):
+    """Mark parameters for the wide tests, but for some of every day."""
+    return [c if c in chosen else pytest.param(*c, marks=pytest.mark.wide) for c in choices]
+
+
+def floats(*shape):
+    return inputs(*shape, dtype=torch.float32)
 
 
 def build(name, training=False):
     """A layer that has seen a batch."""
     torch.manual_seed(0)
     layer = NORMS[name](C)
-    layer(inputs(4, C, 5, 5, dtype=torch.float32))
+    layer(floats(4, C, 5, 5))
     return layer.train(training)
 
 
-def assert_recorded_for(batches, model, record):
-    """Compare what is recorded from a model and the first batch with the model, on all batches."""
-    run = record(copy.deepcopy(model), batches[0])
-    with torch.no_grad():
-        for x in batches:
-            assert_close(run(x), copy.deepcopy(model).double()(x.double()), RECORDED)
-
-
-def batches():
-    return [inputs(*shape, dtype=torch.float32) for shape in SHAPES]
-
-
-def dimensions(model):
-    """Any batch, and any size, or any multiple of 32 for a model that halves its input so often."""
-    step = 1 if isinstance(model, AdaptiveNorm) else 32
-    dims = {axis: torch.export.Dim(name, max=4096) for axis, name in AXES.items()}
-    return {axis: step * dim if axis and step > 1 else dim for axis, dim in dims.items()}
+def any_size():
+    return ({axis: torch.export.Dim(name, max=4096) for axis, name in AXES.items()},)
 
 
 def in_onnxruntime(exported):
@@ -76,7 +58,7 @@ def by_dynamo(model, x):
     if VERSION < (2, 7):
         pytest.skip("torch.onnx.export(dynamo=True) is experimental before torch 2.7")
     pytest.importorskip("onnxscript", reason="needs onnxscript")
-    shapes, file = (dimensions(model),), io.BytesIO()
+    file, shapes = io.BytesIO(), any_size()
     torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=shapes, verbose=False).save(file)
     return in_onnxruntime(file)
 
@@ -90,7 +72,7 @@ def by_torchscript(model, x):
 
 
 def by_export(model, x):
-    program = torch.export.export(model, (x,), dynamic_shapes=(dimensions(model),))
+    program = torch.export.export(model, (x,), dynamic_shapes=any_size())
     if VERSION < (2, 11):  # 2.4 cannot save quotients of sizes
         return program.module()
     file = io.BytesIO()
@@ -106,31 +88,34 @@ def by_trace(model, x):
     return torch.jit.load(file)
 
 
-@everyday(NORMS, "EN")
-def test_onnx_for_any_batch_and_size(name):
-    assert_recorded_for(batches(), build(name), by_dynamo)
+EVERYDAY = [("EN", by_dynamo, False)]
+# ILMLN takes the longer way of the auto-encoder.
+EVERYDAY += product(("ILMLN", "EN", "SSN", "AN"), (by_export,), (False,))
+RECORDINGS = [*product(NORMS, (by_dynamo, by_export), (False,)), ("ILMGN", by_torchscript, False)]
+RECORDINGS += product(("EN", "SN"), (by_dynamo, by_torchscript), (True,))
 
 
-@pytest.mark.wide
-@pytest.mark.parametrize("export", [by_dynamo, by_torchscript])
-@pytest.mark.parametrize("name, training", [("EN", True), ("SN", True), ("ILMGN", False)])
-def test_onnx_by_either_exporter_and_in_training_mode(name, training, export):
-    assert_recorded_for(batches(), build(name, training), export)
+@pytest.mark.parametrize("name, record, training", everyday(RECORDINGS, *EVERYDAY))
+def test_recorded_for_any_batch_and_size(name, record, training):
+    """Of one instance, of an odd size, and of a single pixel, too."""
+    batches = [floats(*shape) for shape in ((2, C, 6, 7), (1, C, 3, 9), (5, C, 1, 1))]
+    layer = build(name, training)
+    run = record(copy.deepcopy(layer), batches[0])
+    with torch.no_grad():
+        for x in batches:
+            assert_close(run(x), copy.deepcopy(layer).double()(x.double()), RECORDED)
 
 
-@everyday(NORMS, "ILMLN", "EN", "SSN", "AN")  # ILMLN takes the longer way of the auto-encoder
-def test_exported_for_any_batch_and_size(name):
-    assert_recorded_for(batches(), build(name), by_export)
-
-
-@pytest.mark.parametrize("record", [by_export, by_trace])
-@everyday(MIXTURES, "EN")
+@pytest.mark.parametrize(
+    "name, record",
+    everyday(product(MIXTURES, (by_export, by_trace)), *product(["EN"], (by_export, by_trace))),
+)
 def test_what_is_recorded_in_training_mode_goes_on_training(name, record):
     layer = build(name, training=True)
-    recorded = record(copy.deepcopy(layer), inputs(2, C, 5, 5, dtype=torch.float32))
+    recorded = record(copy.deepcopy(layer), floats(2, C, 5, 5))
     layer.load_state_dict(recorded.state_dict())  # a trace has trained on its example
     for shape in ((3, C, 2, 4), (6, C, 7, 5)):
-        x, before = inputs(*shape, dtype=torch.float32), recorded.running_mean.clone()
+        x, before = floats(*shape), recorded.running_mean.clone()
         found, expected = recorded(x), layer(x)
         assert_close(found, expected, RECORDED)
         assert_close(dict(recorded.named_buffers()), dict(layer.named_buffers()))
@@ -140,59 +125,55 @@ def test_what_is_recorded_in_training_mode_goes_on_training(name, record):
     gradients = {n: p.grad for n, p in layer.named_parameters()}
     largest = max(g.abs().max().item() for g in gradients.values())
     found = {n: p.grad for n, p in recorded.named_parameters()}
-    assert_close([found[n] for n in gradients], gradients.values(), RECORDED, largest)
+    assert_close(found, gradients, RECORDED, largest)
 
 
 # ---- torch.compile
 
 
-def outputs_gradients_and_buffers(layer, x):
-    y, *gradients = results(layer, x, inputs(*x.shape, dtype=x.dtype, seed=3))
-    return [y, *gradients, *(b.clone() for b in layer.buffers())]
-
-
-def assert_compiled(found, expected):
-    for a, e in zip(found, expected, strict=True):
-        assert_close(a, e, 4 * RECORDED, max(1, e.abs().max().item()))
-
-
-@modes(NORMS)
-@pytest.mark.wide
-def test_compiled_once_for_every_batch_and_size(name, training):
-    from torch._dynamo.testing import CompileCounterWithBackend
-
-    torch._dynamo.reset()
-    layer = build(name, training)
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, dynamic=True, backend=counter)
-    graphs = set()
-    for shape in ((2, C, 5, 6), (3, C, 4, 4), (7, C, 2, 3)):
-        x = inputs(*shape, dtype=torch.float32)
-        assert_compiled(*(outputs_gradients_and_buffers(m, x) for m in (compiled, layer)))
-        graphs.add(counter.frame_count)
-    assert len(graphs) == 1
+def assert_compiled(compiled, layer, x):
+    found = []
+    for run in (compiled, layer):
+        y, *gradients = results(run, x, inputs(*x.shape, seed=3))
+        found.append([y, *gradients, *(b.clone() for b in run.buffers())])
+    assert_close(*found, EQUAL, 1)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", NORMS)
 def test_compiled_by_inductor_for_one_size(name):
     torch._dynamo.reset()
-    layer, x = build(name, training=True), inputs(3, C, 5, 6, dtype=torch.float32)
+    layer = build(name, training=True).double()
     compiled = torch.compile(copy.deepcopy(layer), fullgraph=True)
-    assert_compiled(*(outputs_gradients_and_buffers(m, x) for m in (compiled, layer)))
+    assert_compiled(compiled, layer, inputs(3, C, 5, 6))
 
 
-@pytest.mark.wide
-@pytest.mark.parametrize("name", MIXTURES)
-def test_a_compiled_layer_can_be_frozen(name):
-    torch._dynamo.reset()
-    layer, x = build(name, training=True), inputs(3, C, 5, 6, dtype=torch.float32)
-    compiled = torch.compile(layer, fullgraph=True, backend="eager")
-    compiled(x)
-    freeze(layer)
-    before = layer.running_mean.clone()
-    compiled(x)
-    assert torch.equal(layer.running_mean, before)
+#: Five steps, as what is written past the end of a gradient is noticed when memory is freed.
+TRAINING = """
+import torch
+from ilm_plugins import NORMS
+
+compiled = torch.compile(NORMS[{!r}](16, **{!r}))
+for _ in range(5):
+    compiled(torch.randn(128, 16, 4, 4, requires_grad=True)).square().mean().backward()
+"""
+
+
+GROUPS, LONG = {"num_groups": 4}, pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        pytest.param("EN", {"reduction": 8}, marks=pytest.mark.wide),
+        pytest.param("ILMGN", {**GROUPS, "key_group_size": 2, "hidden": 5}, marks=LONG),
+        pytest.param("AssocNorm", {**GROUPS, "num_key_groups": 16, "hidden": 5}, marks=LONG),
+        pytest.param("AN", {**GROUPS, "num_affine": 7}, marks=LONG),
+    ],
+)
+def test_compiled_gradients_stay_within_their_memory(name, options):
+    """Of networks whose sizes are no multiple of a vector's width."""
+    fresh.run([sys.executable, "-c", TRAINING.format(name, options)], check=True)
 
 
 @pytest.mark.wide
@@ -208,57 +189,3 @@ def test_compiled_networks_compute_in_float32_whatever_matrix_products_may():
         torch.set_float32_matmul_precision(before)
     assert y.dtype == torch.float32
     assert_close(y, network.double()(x.double()), 16)
-
-
-#: Trains a compiled layer whose networks have sizes that are no multiple of a vector's width; 5
-#: times, as what is written past the end of a gradient is noticed when memory is freed.
-TRAINING = """
-import torch
-from ilm_plugins import NORMS
-
-compiled = torch.compile(NORMS[{name!r}](16, **{options!r}))
-for _ in range(5):
-    compiled(torch.randn(128, 16, 4, 4, requires_grad=True)).square().mean().backward()
-"""
-
-
-@pytest.mark.parametrize(
-    "name, options",
-    [
-        pytest.param("EN", {"reduction": 8}, marks=pytest.mark.wide),
-        *(
-            pytest.param(name, {"num_groups": 4, **options}, marks=pytest.mark.long)
-            for name, options in (
-                ("ILMGN", {"key_group_size": 2, "hidden": 5}),
-                ("AssocNorm", {"num_key_groups": 16, "hidden": 5}),
-                ("AN", {"num_affine": 7}),
-            )
-        ),
-    ],
-)
-def test_compiled_gradients_stay_within_their_memory(name, options):
-    code = TRAINING.format(name=name, options=options)
-    fresh.run([sys.executable, "-c", code], check=True)
-
-
-# ---- models
-
-
-def resnet(norm):
-    """The first two stages of a ResNet-50, of one block each."""
-    block = torchvision.models.resnet.Bottleneck
-    model = torchvision.models.ResNet(block, (1, 1, 1, 1), norm_layer=norm)
-    model.layer3 = model.layer4 = nn.Identity()
-    model.fc = nn.Linear(512, 8)
-    return model
-
-
-@pytest.mark.wide
-@pytest.mark.parametrize("record", [by_dynamo, by_export, by_trace])
-@pytest.mark.parametrize("name", ["ILMGN", "EN"])
-def test_a_model_for_any_batch_and_size(name, record):
-    torch.manual_seed(0)
-    model = resnet(NORMS[name])
-    model(torch.randn(4, 3, 64, 64))
-    images = [torch.randn(2, 3, 64, 64), torch.randn(3, 3, 96, 64)]
-    assert_recorded_for(images, model.eval(), record)

@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
@@ -63,7 +62,7 @@ def test_no_kill_loses_the_last_checkpoint(datasets, tmp_path, framework):
     assert len([*out.glob(f"*{PARTIAL}")]) <= 1, "those of earlier kills are removed"
 
 
-def started(path: Path) -> float:
+def started(path):
     try:
         return path.stat().st_mtime if path.stat().st_size else 0
     except FileNotFoundError:

@@ -4,17 +4,10 @@ import functools
 import os
 from pathlib import Path
 
-import wrapt
-
 SPLITS = {"shapes_train": "training", "shapes_val": "validation"}
 
 
-def install_import_hooks() -> None:
-    """Register `shapes` as soon as detectron2 registers its own data sets; imports nothing."""
-    wrapt.register_post_import_hook(_register, "detectron2.data.datasets.builtin")
-
-
-def _register(_module) -> None:
+def register(_module) -> None:
     """Register all splits; `shapes` are generated when one is first loaded."""
     from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
     from detectron2.data.datasets import register_coco_instances

@@ -21,17 +21,8 @@ from ...layers import NORMS, OptionError, freeze, norm_key, parse_norm
 from ...layers.levels import PerLevelNorm, restart_levels
 from ...layers.mixture import MixtureNorm
 
-DEFINED_IN = "detectron2.layers.batch_norm"
-RETINANET = "detectron2.modeling.meta_arch.retinanet"
 
-
-def install_import_hooks() -> None:
-    """Make the keys of :data:`ilm_plugins.NORMS` valid wherever detectron2 takes a NORM."""
-    wrapt.register_post_import_hook(_extend_get_norm, DEFINED_IN)
-    wrapt.register_post_import_hook(_extend_retinanet_head, RETINANET)
-
-
-def _extend_get_norm(module: ModuleType) -> None:
+def extend_get_norm(module: ModuleType) -> None:
     """Wrap ``get_norm``, once; warn of new keys that it builds a layer for already."""
     if not hasattr(module, "_ilm_plugins_get_norm"):
         _wrap_get_norm(module)
@@ -109,7 +100,8 @@ def _resolves(get_norm, key: str) -> bool:
     return True
 
 
-def _extend_retinanet_head(module: ModuleType) -> None:
+def extend_retinanet_head(module: ModuleType) -> None:
+    """Wrap the constructor of RetinaNet's head, once."""
     if not isinstance(vars(module.RetinaNetHead)["__init__"], wrapt.FunctionWrapper):
         build = functools.partial(_build_head, module)
         wrapt.wrap_function_wrapper(module, "RetinaNetHead.__init__", build)

@@ -9,13 +9,9 @@ import wrapt
 from ...configs import SCHEME, resolve
 
 
-def install_import_hooks() -> None:
-    """Make such paths valid in ``_BASE_`` and for detectron2's PathManager; import nothing."""
-    wrapt.register_post_import_hook(_register_handler, "detectron2.utils.file_io")
-    wrapt.register_post_import_hook(_find_bases, "fvcore.common.config")
+def register_handler(module: ModuleType) -> None:
+    """Make such paths valid for detectron2's PathManager."""
 
-
-def _register_handler(module: ModuleType) -> None:
     class Handler(module.PathHandler):
         def _get_supported_prefixes(self) -> list[str]:
             return [SCHEME]
@@ -33,7 +29,8 @@ def _register_handler(module: ModuleType) -> None:
 
 
 @functools.cache  # wrap it once
-def _find_bases(module: ModuleType) -> None:
+def find_bases(module: ModuleType) -> None:
+    """Make such paths valid in ``_BASE_``."""
     wrapt.wrap_function_wrapper(module, "CfgNode.load_yaml_with_base", _load_yaml_with_base)
 
 

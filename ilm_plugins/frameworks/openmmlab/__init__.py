@@ -8,10 +8,6 @@ This package's configs are bases (`shipped_configs`). `config` reads configs, `t
 import importlib
 import sys
 
-import wrapt
-
-from . import norms, shipped_configs
-
 #: Module of a framework -> our modules to import after it, which register what they define.
 FOLLOWERS = {
     "mmengine.runner": (f"{__name__}.radius",),
@@ -20,15 +16,7 @@ FOLLOWERS = {
 }
 
 
-def install_import_hooks() -> None:
-    """Make this package's norms, networks and hooks valid in configs; import no framework."""
-    norms.install_import_hooks()
-    shipped_configs.install_import_hooks()
-    for module in FOLLOWERS:
-        wrapt.register_post_import_hook(_import_followers, module)
-
-
-def _import_followers(module) -> None:
+def import_followers(module) -> None:
     # mmcv 1.x comes without MMEngine, in which these modules register classes.
     for name in FOLLOWERS[module.__name__] if "mmengine" in sys.modules else ():
         importlib.import_module(name)

@@ -15,9 +15,6 @@ from torch import nn
 from ...layers import NORMS
 from ...layers.mixture import MixtureNorm
 
-#: Module that defines a registry of norms -> the registry's name there.
-REGISTRIES = {"mmengine.registry.root": "MODELS", "mmcv.cnn.bricks.registry": "NORM_LAYERS"}
-
 #: mmcv's module that registers its norms, and their keys, which must be free until then.
 MMCVS_NORMS = "mmcv.cnn.bricks.norm"
 MMCVS_KEYS = {"BN", "BN1d", "BN2d", "BN3d", "SyncBN", "GN", "LN", "IN", "IN1d", "IN2d", "IN3d"}
@@ -25,28 +22,12 @@ MMCVS_KEYS = {"BN", "BN1d", "BN2d", "BN3d", "SyncBN", "GN", "LN", "IN", "IN1d", 
 #: torch's norms by mmcv's keys, for models that are built without mmcv.
 TORCH_NORMS = {"BN": nn.BatchNorm2d, "GN": nn.GroupNorm, "IN": nn.InstanceNorm2d}
 
-#: Modules that define the BaseModule from which backbones derive.
-BASE_MODULES = ("mmengine.model.base_module", "mmcv.runner.base_module")
 
-
-def install_import_hooks() -> None:
-    """Make the keys of :data:`ilm_plugins.NORMS` valid in every ``norm_cfg``, now or later."""
-    for module, name in REGISTRIES.items():
-        wrapt.register_post_import_hook(
-            lambda m, name=name: _register_layers(getattr(m, name)), module
-        )
-    wrapt.register_post_import_hook(_register_all_layers, MMCVS_NORMS)
-    for module in BASE_MODULES:
-        wrapt.register_post_import_hook(_obey_norm_eval, module)
-
-
-def _register_layers(registry) -> None:
-    # mmcv will register its own keys itself.
-    register(registry, classes={key: cls for key, cls in NORMS.items() if key not in MMCVS_KEYS})
-
-
-def _register_all_layers(module: ModuleType) -> None:
-    register(getattr(module, "MODELS", None) or module.NORM_LAYERS)
+def register_layers(module: ModuleType) -> None:
+    """Make the keys of :data:`ilm_plugins.NORMS` valid in every ``norm_cfg``."""
+    registry = module.MODELS if hasattr(module, "MODELS") else module.NORM_LAYERS
+    kept = () if module.__name__ == MMCVS_NORMS else MMCVS_KEYS
+    register(registry, {key: cls for key, cls in NORMS.items() if key not in kept})
 
 
 def register(registry, classes: Mapping[str, type] = NORMS) -> None:
@@ -76,7 +57,7 @@ def _path(cls: type) -> str:
 
 
 @functools.cache  # wrap it once
-def _obey_norm_eval(module: ModuleType) -> None:
+def obey_norm_eval(module: ModuleType) -> None:
     """Have ``norm_eval=True`` reach the mixtures; backbones set only BatchNorm themselves."""
     wrapt.wrap_function_wrapper(module, "BaseModule.train", _train)
 

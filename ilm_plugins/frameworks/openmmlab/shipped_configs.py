@@ -15,19 +15,15 @@ from ...configs import get_config_file
 PREFIX = "ilm_plugins::"
 
 
-def install_import_hooks() -> None:
-    """Make such names valid in ``_base_`` and ``mmengine.hub.get_config``; import nothing."""
-    wrapt.register_post_import_hook(_list_package, "mmengine.config.utils")
-    wrapt.register_post_import_hook(_find_bases, "mmengine.config.config")
-
-
-def _list_package(module: ModuleType) -> None:
+def list_package(module: ModuleType) -> None:
+    """Make such names valid in ``mmengine.hub.get_config``."""
     # MMEngine's table from import names to names of distributions.
     module.MODULE2PACKAGE["ilm_plugins"] = "ilm_plugins"
 
 
 @functools.cache  # wrap it once
-def _find_bases(module: ModuleType) -> None:
+def find_bases(module: ModuleType) -> None:
+    """Make such names valid in ``_base_``."""
     wrapt.wrap_function_wrapper(module, "Config._get_cfg_path", _get_cfg_path)
 
 

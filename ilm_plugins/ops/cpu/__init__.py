@@ -151,7 +151,7 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 
 
 def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors = (), to=()):
-    """Return y, and the statistics for ``backward``: moments, and copies of the network's buffers.
+    """Return y, and the statistics for ``backward``, see ``networks.split_statistics``.
 
     BN's ``running`` mean and variance move towards the batch's, in place or to the tensors ``to``.
     """
@@ -178,13 +178,6 @@ def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, 
     arguments = laid_out(dy, x), x, statistics, gradients[0], *inputs, *gradients[1:]
     _call("backward", x, num_groups, arguments, fields)
     return gradients
-
-
-def buffers_in(statistics: Tensor, network: Network, x: Tensor, num_groups: int) -> list[Tensor]:
-    """Return the copies of buffers in the statistics, each as a vector."""
-    first = network.num_parameters
-    sizes = [2 * x.shape[0] * num_groups, *network.sizes(x.shape[1])[first:]]
-    return list(statistics.split(sizes)[1:])
 
 
 # ---- calls of the library

@@ -5,10 +5,10 @@ For a map of any size, the *streaming* kernels read x twice forward, and x and d
     forward    moments of (channel, split of positions) -> pool -> rescale -> affine
     backward   sums of (channel, split of positions)    -> sum  -> vjp     -> dx
 
-Between the passes over x runs a torch function, or, for an auto-encoder or a mixture of
-normalizers, one kernel with a program for each instance. BN's statistics of the batch take one more
-kernel each way. With an auto-encoder, an instance that fits into the registers of one program, such
-as a detector's box head, is read once: the *one-read* kernels do all steps in one program.
+Between the passes over x runs one kernel with a program for each instance, or a torch function for
+a network that the kernels lack. BN's statistics of the batch take one more kernel forward, which
+moves the running ones. With an auto-encoder, an instance that fits into the registers of one
+program, such as a detector's box head, is read once: the *one-read* kernels do all in one program.
 
 Contiguous and channels-last maps are read and written without a copy. The host never waits for the
 device, and the order of additions is the same in each run.
@@ -18,11 +18,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from ..layouts import dense, laid_out
-from ..networks import Network, Tensors, check_tensors
+from ..networks import Network, Tensors, check_tensors, split_statistics
 from . import mixture, one_read, rescaling, streaming
-from .devices import INTERPRETED, has_bfloat16, new, on_device
+from .devices import INTERPRETED, has_bfloat16, new, on_device, padded
 from .sizes import POINTERS, Sizes, find_sizes, split_gradients
 
 
@@ -41,7 +42,9 @@ def supports(x: Tensor) -> bool:
 
 @on_device
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    return streaming.moments(dense(x), num_groups)
+    found = new(x, 2, num_groups)
+    streaming.moments(dense(x), found)
+    return found
 
 
 @on_device
@@ -66,50 +69,59 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 
 
 @on_device
-def forward(
-    x: Tensor, num_groups: int, network: Network, tensors: Tensors
-) -> tuple[Tensor, Tensor, Tensor]:
-    check_tensors(x, network.sizes(x.shape[1]), tensors)
-    x, sizes = dense(x), find_sizes(network, x.shape[1], num_groups)
-    if shape := one_read.shape_for(x, sizes):
-        return one_read.forward(x, _pointers(network, tensors), shape, sizes)
-    mean, var = streaming.moments(x, num_groups)
-    scale, shift = new(x, 2, x.shape[1])
-    pointers = _pointers(network, tensors, mean, var)
-    _launch(rescaling.rescale_kernel, (mean, var, scale, shift), pointers, sizes)
-    return streaming.affine(x, mean, scale, shift), mean, var
+def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors = (), to=()):
+    """Return y, and the statistics for ``backward``, see ``networks.split_statistics``.
+
+    BN's ``running`` mean and variance move towards the batch's, in place or to the tensors ``to``.
+    """
+    n, c = x.shape[:2]
+    check_tensors(x, (*network.sizes(c), c, c), (*tensors, *running))
+    x, sizes = dense(x), find_sizes(network, c, num_groups)
+    statistics = x.new_empty(2 * n * num_groups + sizes.kept, dtype=torch.float32)
+    mean, var, *kept = split_statistics(statistics, network, x, num_groups)
+    tensors = [t if t is None else t.contiguous() for t in tensors]
+    shape = one_read.shape_for(x, sizes)
+    if shape is None:
+        streaming.moments(x, (mean, var))
+    if _uses_batch_moments(network, tensors):
+        tensors[-2:] = kept[-2:]
+        moved = to or [t.contiguous() for t in running]
+        mixture.pool_batch(mean, var, kept[-2:], running, moved, network.momentum, x.numel() // c)
+        for old, moved_to in zip(running, moved, strict=True) if not to else ():
+            increment_version(old) if old is moved_to else old.copy_(moved_to)
+    pointers = POINTERS[type(network)](*tensors)
+    if shape is not None:
+        return one_read.forward(x, statistics, num_groups, pointers, shape, sizes), statistics
+    scale, shift = new(x, 2, c)
+    values = scale, shift, statistics, n * num_groups
+    _launch(rescaling.rescale_kernel, values, pointers, sizes, 0)
+    return streaming.affine(x, mean, scale, shift), statistics
 
 
 @on_device
-def backward(
-    dy: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    network: Network,
-    tensors: Tensors,
-    needs: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
+def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, needs):
+    """Return the gradients; of buffers in ``tensors`` it only matters whether they are None."""
     x = dense(x)
-    dy, c, num_groups = laid_out(dy, x), x.shape[1], mean.shape[1]
+    dy, c = laid_out(dy, x), x.shape[1]
     sizes = find_sizes(network, c, num_groups)
+    mean, var, *buffers = split_statistics(statistics, network, x, num_groups)
+    parameters = [t if t is None else t.contiguous() for t in tensors[: network.num_parameters]]
+    pointers = POINTERS[type(network)](*parameters, *buffers)
     (gradients,) = new(x, 1, sizes.gradients)
     shape, d_x = one_read.shape_for(x, sizes), None
     if shape:
-        pointers = _pointers(network, tensors)
         d_x = one_read.backward(dy, x, mean, var, gradients, pointers, shape, sizes)
     else:
-        pointers = _pointers(network, tensors, mean, var)
         (scale,), (slope, offset) = new(x, 1, c), new(x, 2, num_groups)
         values = *streaming.sums(dy, x, mean), mean, var, scale, slope, offset, gradients
         count = float(x[0].numel() // num_groups)
-        _launch(rescaling.rescale_vjp_kernel, values, pointers, sizes, count)
+        _launch(rescaling.rescale_vjp_kernel, values, pointers, sizes, 1, count)
     total = gradients.sum(0) if len(gradients) > 1 else gradients[0]
     if needs[0] and not shape:
+        batch = ()
         if _uses_batch_moments(network, tensors):
-            d_batch = total[-2 * c :]
-            mixture.couple(slope, offset, mean, pointers.batch_mean, d_batch, len(x) * count)
-        d_x = streaming.dx(dy, x, mean, scale, slope, offset)
+            batch = buffers[-2], total[-2 * c :], x.numel() / c
+        d_x = streaming.dx(dy, x, mean, scale, slope, offset, *batch)
     return d_x if needs[0] else None, *split_gradients(total, network, tensors)
 
 
@@ -117,16 +129,9 @@ def _uses_batch_moments(network: Network, tensors: Tensors) -> bool:
     return "BN" in getattr(network, "normalizers", ()) and tensors[-1] is None
 
 
-def _pointers(network: Network, tensors: Tensors, *moments: Tensor) -> tuple:
-    """Return a network's tensors by name, the batch's moments from (N, C) ones if they are used."""
-    tensors = [t if t is None else t.detach().contiguous() for t in tensors]
-    if _uses_batch_moments(network, tensors):
-        tensors[-2:] = mixture.pool_batch(*moments)
-    return POINTERS[type(network)](*tensors)
-
-
-def _launch(kernel, values: Sequence[Tensor], pointers: tuple, sizes: Sizes, *count: float) -> None:
+def _launch(kernel, values: Sequence, pointers, sizes: Sizes, vjp: int, *count: float) -> None:
     """Launch a kernel of ``rescaling``, with one program for each instance."""
-    elements = max(sizes.padded_channels, sizes.padded_hidden * sizes.rows // 2)
-    warps = min(16, max(4, elements // 256))
-    kernel[(len(values[0]),)](*values, pointers, *count, sizes, num_warps=warps)
+    hidden = sizes.network.hidden if sizes.kind == "Exemplar" else 0
+    warps = min(16, max(4, padded(max(sizes.channels, hidden)) // 64))
+    function = rescaling.NETWORKS[sizes.kind][vjp]
+    kernel[(len(values[0]),)](*values, pointers, *count, function, sizes, num_warps=warps)

@@ -1,23 +1,24 @@
 """The auto-encoder of ILM Norm and AssocNorm, of one instance: see layers/autoencoder.py.
 
-Sizes of vectors are those of :class:`~.sizes.Sizes`; ``keys`` is the number of key groups.
+One hidden value is taken after the other, so that no matrix takes registers. ``keys`` is the number
+of key groups.
 """
 
 import triton
 import triton.language as tl
 
-from .vectors import activate, coarsen, fold, load, numbers, refine, spread
+from . import vectors as v
 
 
 @triton.jit
 def _combine(decoded, b, offset, ACTIVATION: tl.constexpr, COMBINE: tl.constexpr):
     """AssocNorm's Table 5: return omega or beta, and its derivatives by ``decoded`` and by B."""
     if COMBINE == "a(WE+B)":
-        y, slope = activate(decoded + b, ACTIVATION)
+        y, slope = v.activate(decoded + b, ACTIVATION)
         y -= offset
         b_slope = slope
     else:
-        y, slope = activate(decoded, ACTIVATION)
+        y, slope = v.activate(decoded, ACTIVATION)
         y -= offset
         if COMBINE == "a(WE)*B":
             b_slope = y
@@ -32,121 +33,96 @@ def _combine(decoded, b, offset, ACTIVATION: tl.constexpr, COMBINE: tl.constexpr
 
 
 @triton.jit
-def _matrices(SIZES: tl.constexpr):
-    """Return offsets and masks of the encoder (hidden, keys) and of a decoder, transposed."""
-    m, exists = numbers(SIZES.network.hidden, SIZES.padded_hidden)
-    k = tl.arange(0, SIZES.rows)
-    encoder = m[:, None] * SIZES.rows + k[None, :]
-    decoder = k[:, None] * SIZES.network.hidden + m[None, :]
-    return encoder, exists[:, None], decoder, exists[None, :]
+def _encode(m, key_mean, key_var, t, SIZES: tl.constexpr):
+    """Return row m of W1, and Eq. 4's hidden value m of the mean and of the variance."""
+    KEYS: tl.constexpr = SIZES.network.num_key_groups
+    k, exists = v.numbers(KEYS)
+    encode = v.load(t.encode + m * KEYS, k, exists)
+    mean = v.total(encode * key_mean, KEYS)
+    var = v.total(encode * key_var, KEYS)
+    return encode, tl.where(mean < 0, 0.0, mean), tl.where(var < 0, 0.0, var)  # NaN stays NaN
 
 
 @triton.jit
-def _encode(key, encode_ptr, SIZES: tl.constexpr):
-    """Eq. 4: embed key features (keys); zeros in the padding."""
-    at, exists, _, _ = _matrices(SIZES)
-    hidden = tl.sum(load(encode_ptr, at, exists) * key[None, :], axis=1)
-    return tl.where(hidden < 0, 0.0, hidden)  # NaN stays NaN
-
-
-@triton.jit
-def _decode(hidden, decode_ptr, SIZES: tl.constexpr):
-    """Eq. 5: decode an embedding for each channel, before the activation."""
-    _, _, at, exists = _matrices(SIZES)
-    return spread(tl.sum(load(decode_ptr, at, exists) * hidden[None, :], axis=1), SIZES.channels)
+def _decoders(m, t, SIZES: tl.constexpr):
+    """Return column m of both decoders; its elements' offsets and mask."""
+    k, exists = v.numbers(SIZES.network.num_key_groups)
+    at = k * SIZES.network.hidden + m
+    return v.load(t.decode_mean, at, exists), v.load(t.decode_var, at, exists), at, exists
 
 
 @triton.jit
 def _predict(mean, var, t, SIZES: tl.constexpr):
-    """Return the key groups' moments, their embeddings, and omega and beta with derivatives."""
+    """Return the key groups' moments, and omega and beta (channels) with their derivatives."""
     MEAN: tl.constexpr = SIZES.network.activations[0]
     VAR: tl.constexpr = SIZES.network.activations[1]
     COMBINE: tl.constexpr = SIZES.network.combine
-    c, exists = numbers(SIZES.channels, SIZES.padded_channels)
-    weight = load(t.weight, c, exists)
-    bias = load(t.bias, c, exists)
+    KEYS: tl.constexpr = SIZES.network.num_key_groups
+    key_mean, key_var = v.coarsen(mean, var, SIZES.fine, KEYS)  # Eq. 3
+    from_mean = tl.zeros_like(key_mean)
+    from_var = tl.zeros_like(key_mean)
+    for m in range(SIZES.network.hidden):
+        _, mean_hidden, var_hidden = _encode(m, key_mean, key_var, t, SIZES)
+        decode_mean, decode_var, _, _ = _decoders(m, t, SIZES)
+        from_mean += decode_mean * mean_hidden  # Eq. 5
+        from_var += decode_var * var_hidden
+    c, exists = v.numbers(SIZES.channels)
+    weight = v.load(t.weight, c, exists)
+    bias = v.load(t.bias, c, exists)
     omega_offset = tl.load(t.omega_offset).to(tl.float32)
-    key_mean, key_var = coarsen(mean, var, SIZES.rows)  # Eq. 3
-    mean_hidden = _encode(key_mean, t.encode, SIZES)
-    var_hidden = _encode(key_var, t.encode, SIZES)
-    from_mean = _decode(mean_hidden, t.decode_mean, SIZES)
-    from_var = _decode(var_hidden, t.decode_var, SIZES)
+    from_mean = v.spread(from_mean, KEYS, SIZES.channels)
+    from_var = v.spread(from_var, KEYS, SIZES.channels)
     if SIZES.network.mean_drives == "beta":
-        omega, omega_slope, weight_slope = _combine(from_var, weight, omega_offset, VAR, COMBINE)
-        beta, beta_slope, bias_slope = _combine(from_mean, bias, 0.0, MEAN, COMBINE)
+        of_omega = _combine(from_var, weight, omega_offset, VAR, COMBINE)
+        of_beta = _combine(from_mean, bias, 0.0, MEAN, COMBINE)
     else:
-        omega, omega_slope, weight_slope = _combine(from_mean, weight, omega_offset, MEAN, COMBINE)
-        beta, beta_slope, bias_slope = _combine(from_var, bias, 0.0, VAR, COMBINE)
-    of_omega = omega, omega_slope, weight_slope
-    return key_mean, key_var, mean_hidden, var_hidden, of_omega, (beta, beta_slope, bias_slope)
-
-
-@triton.jit
-def _standardize(mean, var, SIZES: tl.constexpr):
-    """Return the groups' mean and 1 / sqrt(var + eps), and mean - group's mean (channels)."""
-    group_mean, group_var = coarsen(mean, var, SIZES.network.num_groups)
-    off_mean = spread(mean - spread(group_mean, SIZES.fine), SIZES.channels)
-    return group_mean, tl.rsqrt(group_var + SIZES.network.eps), off_mean
+        of_omega = _combine(from_mean, weight, omega_offset, MEAN, COMBINE)
+        of_beta = _combine(from_var, bias, 0.0, VAR, COMBINE)
+    return key_mean, key_var, of_omega, of_beta
 
 
 @triton.jit
 def autoencoder(mean, var, t, SIZES: tl.constexpr):
     """Compute scale and shift (channels) from the moments (fine) of an instance."""
-    _, _, _, _, of_omega, of_beta = _predict(mean, var, t, SIZES)
-    _, rstd, off_mean = _standardize(mean, var, SIZES)
-    scale = of_omega[0] * spread(rstd, SIZES.channels)
-    return scale, of_beta[0] + scale * off_mean
-
-
-@triton.jit
-def _decode_vjp(d_decoded, hidden, decode_ptr, d_decode_ptr, SIZES: tl.constexpr):
-    """Store a decoder's gradient; return the gradient of the embedding before its ReLU."""
-    _, _, at, exists = _matrices(SIZES)
-    d_decoded = spread(fold(d_decoded, SIZES.rows), SIZES.rows)[:, None]
-    tl.store(d_decode_ptr + at, d_decoded * hidden[None, :], mask=exists)
-    d_hidden = tl.sum(d_decoded * load(decode_ptr, at, exists), axis=0)
-    return tl.where(hidden <= 0, 0.0, d_hidden)  # NaN stays
+    _, _, of_omega, of_beta = _predict(mean, var, t, SIZES)
+    return v.rescale_groups(of_omega[0], of_beta[0], mean, var, SIZES)
 
 
 @triton.jit
 def autoencoder_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.constexpr):
     """Return the scale (channels) and the gradients of the moments (fine); store the tensors'."""
     C: tl.constexpr = SIZES.channels
-    MATRIX: tl.constexpr = SIZES.network.hidden * SIZES.rows
-    key_mean, key_var, mean_hidden, var_hidden, of_omega, of_beta = _predict(mean, var, t, SIZES)
+    KEYS: tl.constexpr = SIZES.network.num_key_groups
+    MATRIX: tl.constexpr = SIZES.network.hidden * KEYS
+    key_mean, key_var, of_omega, of_beta = _predict(mean, var, t, SIZES)
     omega, omega_slope, weight_slope = of_omega
     _, beta_slope, bias_slope = of_beta
-    group_mean, rstd, off_mean = _standardize(mean, var, SIZES)
+    scale, d_omega, d_mean, d_var = v.rescale_groups_vjp(omega, d_scale, d_shift, mean, var, SIZES)
 
-    # scale = omega * rstd; shift = beta + scale * (mean - group_mean)
-    scale = omega * spread(rstd, C)
-    d_scale += d_shift * off_mean
-    d_off_mean = fold(d_shift * scale, SIZES.fine)
-    d_group_var = -0.5 * rstd * rstd * rstd * fold(d_scale * omega, SIZES.network.num_groups)
-    d_mean, d_var = refine(
-        -fold(d_off_mean, SIZES.network.num_groups), d_group_var, group_mean, mean
-    )
-    d_mean += d_off_mean
-    d_omega = d_scale * spread(rstd, C)
-
-    c = tl.arange(0, C)
-    tl.store(gradients_ptr + c, d_omega * weight_slope)
-    tl.store(gradients_ptr + C + c, d_shift * bias_slope)
-    matrix_ptr = gradients_ptr + 2 * C
+    c, exists = v.numbers(C)
+    tl.store(gradients_ptr + c, d_omega * weight_slope, mask=exists)
+    tl.store(gradients_ptr + C + c, d_shift * bias_slope, mask=exists)
+    encode_ptr = gradients_ptr + 2 * C
+    d_from_omega = v.fold(d_omega * omega_slope, C, KEYS)
+    d_from_beta = v.fold(d_shift * beta_slope, C, KEYS)
     if SIZES.network.mean_drives == "beta":
-        d_from_mean = d_shift * beta_slope
-        d_from_var = d_omega * omega_slope
+        d_from_mean, d_from_var = d_from_beta, d_from_omega
     else:
-        d_from_mean = d_omega * omega_slope
-        d_from_var = d_shift * beta_slope
-    d_mean_hidden = _decode_vjp(d_from_mean, mean_hidden, t.decode_mean, matrix_ptr + MATRIX, SIZES)
-    d_var_hidden = _decode_vjp(d_from_var, var_hidden, t.decode_var, matrix_ptr + 2 * MATRIX, SIZES)
-    at, exists, _, _ = _matrices(SIZES)
-    encode = load(t.encode, at, exists)
-    d_encode = d_mean_hidden[:, None] * key_mean[None, :]
-    d_encode += d_var_hidden[:, None] * key_var[None, :]
-    tl.store(matrix_ptr + at, d_encode, mask=exists)
-    d_key_mean = tl.sum(encode * d_mean_hidden[:, None], axis=0)
-    d_key_var = tl.sum(encode * d_var_hidden[:, None], axis=0)
-    d_key_mean, d_key_var = refine(d_key_mean, d_key_var, key_mean, mean)
-    return scale, d_mean + d_key_mean, d_var + d_key_var
+        d_from_mean, d_from_var = d_from_omega, d_from_beta
+    d_key_mean = tl.zeros_like(key_mean)
+    d_key_var = tl.zeros_like(key_mean)
+    for m in range(SIZES.network.hidden):
+        encode, mean_hidden, var_hidden = _encode(m, key_mean, key_var, t, SIZES)
+        decode_mean, decode_var, at, is_key = _decoders(m, t, SIZES)
+        tl.store(encode_ptr + MATRIX + at, d_from_mean * mean_hidden, mask=is_key)
+        tl.store(encode_ptr + 2 * MATRIX + at, d_from_var * var_hidden, mask=is_key)
+        d_mean_hidden = v.total(d_from_mean * decode_mean, KEYS)
+        d_mean_hidden = tl.where(mean_hidden <= 0, 0.0, d_mean_hidden)  # NaN stays
+        d_var_hidden = v.total(d_from_var * decode_var, KEYS)
+        d_var_hidden = tl.where(var_hidden <= 0, 0.0, d_var_hidden)
+        d_encode = d_mean_hidden * key_mean + d_var_hidden * key_var
+        tl.store(encode_ptr + m * KEYS + tl.arange(0, d_encode.shape[0]), d_encode, mask=is_key)
+        d_key_mean += encode * d_mean_hidden
+        d_key_var += encode * d_var_hidden
+    of_mean, of_var = v.refine(d_key_mean, d_key_var, key_mean, mean, SIZES.fine, KEYS)
+    return scale, d_mean + of_mean, d_var + of_var

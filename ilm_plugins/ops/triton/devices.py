@@ -1,4 +1,4 @@
-"""The device of kernels' launches, and buffers on it."""
+"""The device of kernels' launches, buffers on it, and sizes."""
 
 import functools
 import os
@@ -11,6 +11,18 @@ from torch import Tensor
 
 #: Whether Triton runs the kernels on the CPU, for tests.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+# Triton's own functions for kernels take microseconds on the host.
+
+
+def padded(size: int) -> int:
+    """Return the next power of two."""
+    return 1 << (size - 1).bit_length()
+
+
+def divide_up(size: int, by: int) -> int:
+    return -(-size // by)
 
 
 def on_device(function: Callable) -> Callable:

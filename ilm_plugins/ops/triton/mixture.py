@@ -2,52 +2,45 @@
 
 The K normalizers are taken one after the other. Values that depend on all of them need a second
 loop over them, which computes a normalizer's vectors again: K vectors of channels would take more
-registers. Vectors are padded with zeros, so that any number of channels is possible.
+registers.
 
 BN's statistics of the batch couple the instances. ``pool_batch`` computes them before the network,
-and ``couple`` adds the gradient through them to slope and offset of dx.
+and moves the running ones; the kernel of dx adds the gradient through them.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .vectors import activate, divide, finite, fold, load, numbers, spread
+from ..networks import Tensors
+from . import vectors as v
+from .devices import divide_up
+from .streaming import pool_kernel
 
-#: Instances by channels of a tile of the kernel that pools the batch's moments.
-BATCH_TILE = (16, 64)
+#: Channels by instances of a tile of the kernel that pools the batch's moments.
+BATCH_TILE = (64, 16)
 
 
 # ---- the statistics of one instance, relative to its means
 
 
 @triton.jit
-def _channels(SIZES: tl.constexpr):
-    """Return the numbers of the padded channels, and which of the channels exist."""
-    return numbers(SIZES.channels, SIZES.padded_channels)
-
-
-@triton.jit
-def _off_layer(mean, SIZES: tl.constexpr):
-    _, exists = _channels(SIZES)
-    return tl.where(exists, mean - divide(tl.sum(mean, axis=0), SIZES.channels), 0.0)
-
-
-@triton.jit
 def _statistics(i: tl.constexpr, mean, var, t, SIZES: tl.constexpr):
-    """Return mean - mu_i and the variance of normalizer i (padded channels)."""
+    """Return mean - mu_i and the variance of normalizer i (channels)."""
     NAME: tl.constexpr = SIZES.network.normalizers[i]
+    C: tl.constexpr = SIZES.channels
     if NAME == "IN":
         offset = tl.zeros_like(mean)
         of_var = var
-    elif NAME == "LN":
-        offset = _off_layer(mean, SIZES)
-        total = tl.sum(var + offset * offset, axis=0) / SIZES.channels
-        of_var = tl.zeros_like(var) + total
+    elif NAME == "BN":
+        c, exists = v.numbers(SIZES.channels)
+        offset = mean - v.load(t.batch_mean, c, exists)
+        of_var = v.load(t.batch_var, c, exists)
     else:
-        c, exists = _channels(SIZES)
-        offset = mean - load(t.batch_mean, c, exists)
-        of_var = load(t.batch_var, c, exists)
+        GROUPS: tl.constexpr = SIZES.network.num_groups if NAME == "GN" else 1
+        group_mean, group_var = v.coarsen(mean, var, C, GROUPS)
+        offset = mean - v.spread(group_mean, GROUPS, C)
+        of_var = v.spread(group_var, GROUPS, C)
     return offset, of_var
 
 
@@ -55,20 +48,23 @@ def _statistics(i: tl.constexpr, mean, var, t, SIZES: tl.constexpr):
 def _statistics_vjp(i: tl.constexpr, d_offset, d_of_var, mean, gradients_ptr, SIZES: tl.constexpr):
     """Return normalizer i's part of the gradients of mean and var; store those of BN's moments."""
     NAME: tl.constexpr = SIZES.network.normalizers[i]
+    C: tl.constexpr = SIZES.channels
     if NAME == "IN":
         d_mean = tl.zeros_like(mean)
         d_var = d_of_var
-    elif NAME == "LN":
-        d_var = tl.zeros_like(mean) + tl.sum(d_of_var, axis=0) / SIZES.channels
-        d_mean = d_offset - tl.sum(d_offset, axis=0) / SIZES.channels
-        d_mean += 2.0 * d_var * _off_layer(mean, SIZES)
-    else:
+    elif NAME == "BN":
         d_mean = d_offset
         d_var = tl.zeros_like(mean)
-        c, exists = _channels(SIZES)
-        batch_ptr = gradients_ptr + SIZES.gradients - 2 * SIZES.channels
+        c, exists = v.numbers(SIZES.channels)
+        batch_ptr = gradients_ptr + SIZES.gradients - 2 * C
         tl.store(batch_ptr + c, -d_offset, mask=exists)
-        tl.store(batch_ptr + SIZES.channels + c, d_of_var, mask=exists)
+        tl.store(batch_ptr + C + c, d_of_var, mask=exists)
+    else:
+        GROUPS: tl.constexpr = SIZES.network.num_groups if NAME == "GN" else 1
+        group_mean = v.divide(v.fold(mean, C, GROUPS), C // GROUPS)
+        d_group_mean, d_group_var = -v.fold(d_offset, C, GROUPS), v.fold(d_of_var, C, GROUPS)
+        d_mean, d_var = v.refine(d_group_mean, d_group_var, group_mean, mean, C, GROUPS)
+        d_mean += d_offset
     return d_mean, d_var
 
 
@@ -83,9 +79,8 @@ def _element(values, i):
 
 
 @triton.jit
-def _softmax(logits, SIZES: tl.constexpr):
-    exists = tl.arange(0, SIZES.rows) < len(SIZES.network.normalizers)
-    logits = tl.where(exists, logits, -float("inf"))
+def _softmax(logits, real):
+    logits = tl.where(real, logits, -float("inf"))
     ratios = tl.exp(logits - tl.max(logits, axis=0))
     return ratios / tl.sum(ratios, axis=0)
 
@@ -100,76 +95,75 @@ def _softmax(logits, SIZES: tl.constexpr):
 @triton.jit
 def _reduced(mean, var, t, SIZES: tl.constexpr):
     """Return z (rows, runs), 0 in the padding."""
-    ROWS: tl.constexpr = SIZES.rows
-    RUNS: tl.constexpr = SIZES.padded_channels // SIZES.network.reduction
-    c, exists = _channels(SIZES)
-    reduce = load(t.reduce, c, exists)
-    row = tl.arange(0, ROWS)[:, None]
-    z = tl.zeros((ROWS, RUNS), tl.float32)
+    RUNS: tl.constexpr = SIZES.channels // SIZES.network.reduction
+    c, exists = v.numbers(SIZES.channels)
+    reduce = 1.0 if t.reduce is None else v.load(t.reduce, c, exists)
+    run, is_run = v.numbers(RUNS)
+    row, _ = v.numbers(len(SIZES.network.normalizers))
+    z = tl.zeros((row.shape[0], run.shape[0]), tl.float32)
     for i in tl.static_range(len(SIZES.network.normalizers)):
         offset, of_var = _statistics(i, mean, var, t, SIZES)
-        u = offset * tl.rsqrt(of_var + SIZES.network.eps)
-        z = tl.where(row == i, fold(reduce * u, RUNS)[None, :], z)
+        u = reduce * offset * tl.rsqrt(of_var + SIZES.network.eps)
+        z = tl.where((row == i)[:, None] & is_run, v.fold(u, SIZES.channels, RUNS)[None, :], z)
     return z
 
 
 @triton.jit
 def _expand(j: tl.constexpr, SIZES: tl.constexpr):
-    """Return offsets (padded hidden, rows) and mask of the weights of the j-th column of v."""
+    """Return offsets (hidden, rows) and mask of the weights of the j-th column of v."""
     K: tl.constexpr = len(SIZES.network.normalizers)
-    h, exists = numbers(SIZES.network.hidden, SIZES.padded_hidden)
-    row = tl.arange(0, SIZES.rows)
-    return h[:, None] * (K * K) + row[None, :] * K + j, exists[:, None] & (row < K)[None, :]
+    h, exists = v.numbers(SIZES.network.hidden)
+    row, is_row = v.numbers(K)
+    return h[:, None] * (K * K) + row[None, :] * K + j, exists[:, None] & is_row[None, :]
 
 
 @triton.jit
 def _ratio(SIZES: tl.constexpr):
-    """Return offsets (rows, padded hidden) and mask of the second map's weights."""
-    h, exists = numbers(SIZES.network.hidden, SIZES.padded_hidden)
-    row = tl.arange(0, SIZES.rows)
-    exists = (row < len(SIZES.network.normalizers))[:, None] & exists[None, :]
-    return row[:, None] * SIZES.network.hidden + h[None, :], exists
+    """Return offsets (rows, hidden) and mask of the second map's weights."""
+    h, exists = v.numbers(SIZES.network.hidden)
+    row, is_row = v.numbers(len(SIZES.network.normalizers))
+    return row[:, None] * SIZES.network.hidden + h[None, :], is_row[:, None] & exists[None, :]
 
 
 @triton.jit
 def _ratios(z, t, SIZES: tl.constexpr):
-    """Return the ratios (rows), and the activation's values and slopes (padded hidden), from z."""
+    """Return the ratios (rows), and the activation's values and slopes (hidden), from z."""
     ACTIVATION: tl.constexpr = SIZES.network.activation
-    h, exists = numbers(SIZES.network.hidden, SIZES.padded_hidden)
-    hidden = load(t.expand_bias, h, exists)
+    h, exists = v.numbers(SIZES.network.hidden)
+    hidden = v.load(t.expand_bias, h, exists)
     for j in tl.static_range(len(SIZES.network.normalizers)):
-        v = tl.sum(z * _row(z, j)[None, :], axis=1)
+        v_j = tl.sum(z * _row(z, j)[None, :], axis=1)
         at, real = _expand(j, SIZES)
-        hidden += tl.sum(load(t.expand, at, real) * v[None, :], axis=1)
-    hidden, slope = activate(hidden, ACTIVATION)
+        hidden += tl.sum(v.load(t.expand, at, real) * v_j[None, :], axis=1)
+    hidden, slope = v.activate(hidden, ACTIVATION)
     at, real = _ratio(SIZES)
-    row = tl.arange(0, SIZES.rows)
-    logits = load(t.ratio_bias, row, row < len(SIZES.network.normalizers))
-    logits += tl.sum(load(t.ratio, at, real) * hidden[None, :], axis=1)
-    return _softmax(logits, SIZES), hidden, slope
+    row, is_row = v.numbers(len(SIZES.network.normalizers))
+    logits = v.load(t.ratio_bias, row, is_row)
+    logits += tl.sum(v.load(t.ratio, at, real) * hidden[None, :], axis=1)
+    return _softmax(logits, is_row), hidden, slope
 
 
 @triton.jit
 def _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, gradients_ptr, SIZES: tl.constexpr):
     """Return the gradient of z by that of the ratios; store the gradients of both linear maps."""
     K: tl.constexpr = len(SIZES.network.normalizers)
-    h, exists = numbers(SIZES.network.hidden, SIZES.padded_hidden)
-    row = tl.arange(0, SIZES.rows)
+    h, exists = v.numbers(SIZES.network.hidden)
+    row, is_row = v.numbers(K)
     expand_bias_ptr = gradients_ptr + SIZES.network.hidden * K * K
     ratio_ptr = expand_bias_ptr + SIZES.network.hidden
     d_logits = ratios * (d_ratios - tl.sum(ratios * d_ratios, axis=0))
-    tl.store(ratio_ptr + K * SIZES.network.hidden + row, d_logits, mask=row < K)
+    tl.store(ratio_ptr + K * SIZES.network.hidden + row, d_logits, mask=is_row)
     at, real = _ratio(SIZES)
     tl.store(ratio_ptr + at, d_logits[:, None] * hidden[None, :], mask=real)
-    d_hidden = slope * tl.sum(d_logits[:, None] * load(t.ratio, at, real), axis=0)
+    d_hidden = slope * tl.sum(d_logits[:, None] * v.load(t.ratio, at, real), axis=0)
     tl.store(expand_bias_ptr + h, d_hidden, mask=exists)
     d_z = tl.zeros_like(z)
     for j in tl.static_range(K):
         z_j = _row(z, j)[None, :]
-        v = tl.sum(z * z_j, axis=1)
+        v_j = tl.sum(z * z_j, axis=1)
         at, real = _expand(j, SIZES)
-        tl.store(gradients_ptr + at, d_hidden[:, None] * v[None, :], mask=real)
-        d_v = tl.sum(load(t.expand, at, real) * d_hidden[:, None], axis=0)[:, None]
+        tl.store(gradients_ptr + at, d_hidden[:, None] * v_j[None, :], mask=real)
+        d_v = tl.sum(v.load(t.expand, at, real) * d_hidden[:, None], axis=0)[:, None]
         d_z += d_v * z_j
         d_z += tl.where(row[:, None] == j, tl.sum(d_v * z, axis=0)[None, :], 0.0)
     return d_z
@@ -177,14 +171,14 @@ def _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, gradients_ptr, SIZES: tl.
 
 @triton.jit
 def _weight(i: tl.constexpr, ptr, SIZES: tl.constexpr):
-    """Return normalizer i's weight or bias (padded channels)."""
-    c, exists = _channels(SIZES)
-    return load(ptr, c if SIZES.network.shared_affine else i * SIZES.channels + c, exists)
+    """Return normalizer i's weight or bias (channels)."""
+    c, exists = v.numbers(SIZES.channels)
+    return v.load(ptr, c if SIZES.network.shared_affine else i * SIZES.channels + c, exists)
 
 
 @triton.jit
 def exemplar(mean, var, t, SIZES: tl.constexpr):
-    """Compute EN's scale and shift from the moments of an instance (padded channels)."""
+    """Compute EN's scale and shift from the moments of an instance (channels)."""
     ratios, _, _ = _ratios(_reduced(mean, var, t, SIZES), t, SIZES)
     scale = tl.zeros_like(mean)
     shift = tl.zeros_like(mean)
@@ -206,8 +200,8 @@ def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.conste
     C: tl.constexpr = SIZES.channels
     bias_ptr = gradients_ptr + (C if SIZES.network.shared_affine else K * C)
     reduce_ptr = bias_ptr + C
-    c, exists = _channels(SIZES)
-    row = tl.arange(0, SIZES.rows)
+    c, exists = v.numbers(SIZES.channels)
+    row, _ = v.numbers(K)
     z = _reduced(mean, var, t, SIZES)
     ratios, hidden, slope = _ratios(z, t, SIZES)
 
@@ -221,7 +215,7 @@ def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.conste
         rstd = tl.rsqrt(of_var + SIZES.network.eps)
         d_gain = (d_scale + d_shift * offset) * rstd
         scale += ratio * weight * rstd
-        d_ratios = tl.where(row == i, tl.sum(weight * d_gain, axis=0), d_ratios)
+        d_ratios = tl.where(row == i, v.total(weight * d_gain, C), d_ratios)
         if SIZES.network.shared_affine:
             d_weight += ratio * d_gain
         else:
@@ -231,7 +225,7 @@ def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.conste
     tl.store(bias_ptr + c, d_shift, mask=exists)
     d_z = _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, reduce_ptr + C, SIZES)
 
-    reduce = load(t.reduce, c, exists)
+    reduce = 1.0 if t.reduce is None else v.load(t.reduce, c, exists)
     d_reduce = tl.zeros_like(mean)
     d_mean = tl.zeros_like(mean)
     d_var = tl.zeros_like(mean)
@@ -239,7 +233,7 @@ def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.conste
         offset, of_var = _statistics(i, mean, var, t, SIZES)
         gain = _element(ratios, i) * _weight(i, t.weight, SIZES)
         rstd = tl.rsqrt(of_var + SIZES.network.eps)
-        d_run = spread(_row(d_z, i), SIZES.padded_channels)
+        d_run = v.spread(_row(d_z, i), C // SIZES.network.reduction, C)
         d_u = d_shift * gain + reduce * d_run
         d_reduce += d_run * offset * rstd
         d_rstd = d_scale * gain + d_u * offset
@@ -259,7 +253,7 @@ def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.conste
 
 @triton.jit
 def _mixed(mean, var, mean_ratios, var_ratios, t, SIZES: tl.constexpr):
-    """Return the means minus the mixed mean, and the mixed variance (padded channels)."""
+    """Return the means minus the mixed mean, and the mixed variance (channels)."""
     off_mixed = tl.zeros_like(mean)
     mixed_var = tl.zeros_like(var)
     for i in tl.static_range(len(SIZES.network.normalizers)):
@@ -270,22 +264,67 @@ def _mixed(mean, var, mean_ratios, var_ratios, t, SIZES: tl.constexpr):
 
 
 @triton.jit
-def _switch_ratios(t, SIZES: tl.constexpr):
-    """Return the ratios of the means and of the variances (rows)."""
-    row = tl.arange(0, SIZES.rows)
-    real = row < len(SIZES.network.normalizers)
-    mean_ratios = _softmax(load(t.mean_weight, row, real), SIZES)
-    return mean_ratios, _softmax(load(t.var_weight, row, real), SIZES)
+def _stretch(radius, squares, size, first):
+    rho_squared = tl.maximum(radius * radius - 1 / size + 1 / first, 0.0)
+    return rho_squared / tl.maximum(squares, 1.17549435e-38)  # the least normal number
+
+
+@triton.jit
+def _sparsestmax(logits, fixed, radius, d_ratios, real):
+    """Return sparse SN's ratios (rows), see layers/sparse.py, and the gradients of the logits.
+
+    Row i of each matrix is about the face of all logits that are not below the i-th.
+    """
+    logits -= tl.max(tl.where(real, logits, -float("inf")), axis=0)
+    among = ((logits[None, :] >= logits[:, None]) | (logits != logits)[None, :]) & real[None, :]
+    sizes = tl.maximum(tl.sum(among.to(tl.float32), axis=1), 1.0)
+    mean = tl.sum(tl.where(among, logits[None, :], 0.0), axis=1) / sizes
+    off_mean = tl.where(among, logits[None, :] - mean[:, None], 0.0)
+    gap = sizes * (mean - logits)
+    first = tl.sum((real & ((gap < 1) | (gap != gap))).to(tl.float32), axis=0)
+    stretch = _stretch(radius, tl.sum(off_mean * off_mean, axis=1), sizes, first)
+    gap *= gap * tl.maximum(stretch, 1.0)
+    size = tl.max(tl.where(real & ((gap < 1) | (gap != gap)), sizes, 0.0), axis=0)
+    inside = real & (sizes <= size)
+    c = tl.where(inside, logits - tl.sum(tl.where(inside, logits, 0.0), axis=0) / size, 0.0)
+    squares = tl.maximum(tl.sum(c * c, axis=0), 1.17549435e-38)
+    stretch = _stretch(radius, squares, size, first)
+    stretches = (stretch >= 1) & (squares > 1.17549435e-38)
+    stretch = tl.where(stretches, tl.sqrt(stretch), 1.0)
+    along = tl.where(stretches, tl.sum(d_ratios * c, axis=0) / squares, 0.0)
+    d_logits = tl.where(inside, stretch * (d_ratios - along * c), 0.0)
+    d_logits -= tl.where(inside, tl.sum(d_logits, axis=0) / size, 0.0)
+    is_fixed = tl.max((fixed == 1).to(tl.int32), axis=0) == 1
+    ratios = tl.where(is_fixed, fixed, tl.where(inside, 1 / size + stretch * c, 0.0))
+    return ratios, tl.where(is_fixed, 0.0, d_logits)
+
+
+@triton.jit
+def _switch_ratios(d_mean_ratios, d_var_ratios, t, SIZES: tl.constexpr):
+    """Return the ratios of the means and of the variances (rows); their logits' gradients."""
+    row, real = v.numbers(len(SIZES.network.normalizers))
+    mean_logits = v.load(t.mean_weight, row, real)
+    var_logits = v.load(t.var_weight, row, real)
+    if SIZES.kind == "Switch":
+        mean_ratios, var_ratios = _softmax(mean_logits, real), _softmax(var_logits, real)
+        d_mean_logits, d_var_logits = mean_ratios * d_mean_ratios, var_ratios * d_var_ratios
+    else:
+        radius = v.load(t.radius, 0, True)
+        fixed = v.load(t.mean_fixed, row, real)
+        mean_ratios, d_mean_logits = _sparsestmax(mean_logits, fixed, radius, d_mean_ratios, real)
+        fixed = v.load(t.var_fixed, row, real)
+        var_ratios, d_var_logits = _sparsestmax(var_logits, fixed, radius, d_var_ratios, real)
+    return mean_ratios, var_ratios, d_mean_logits, d_var_logits
 
 
 @triton.jit
 def switch(mean, var, t, SIZES: tl.constexpr):
-    """Compute SN's scale and shift from the moments of an instance (padded channels)."""
-    c, exists = _channels(SIZES)
-    mean_ratios, var_ratios = _switch_ratios(t, SIZES)
+    """Compute SN's scale and shift from the moments of an instance (channels)."""
+    c, exists = v.numbers(SIZES.channels)
+    mean_ratios, var_ratios, _, _ = _switch_ratios(0.0, 0.0, t, SIZES)
     off_mixed, mixed_var = _mixed(mean, var, mean_ratios, var_ratios, t, SIZES)
-    scale = load(t.weight, c, exists) * tl.rsqrt(mixed_var + SIZES.network.eps)
-    return scale, scale * off_mixed + load(t.bias, c, exists)
+    scale = v.load(t.weight, c, exists) * tl.rsqrt(mixed_var + SIZES.network.eps)
+    return scale, scale * off_mixed + v.load(t.bias, c, exists)
 
 
 @triton.jit
@@ -293,102 +332,56 @@ def switch_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.constexp
     """Compute the vector-Jacobian product of ``switch``; see ``exemplar_vjp``."""
     K: tl.constexpr = len(SIZES.network.normalizers)
     C: tl.constexpr = SIZES.channels
-    c, exists = _channels(SIZES)
-    row = tl.arange(0, SIZES.rows)
-    mean_ratios, var_ratios = _switch_ratios(t, SIZES)
+    c, exists = v.numbers(SIZES.channels)
+    row, is_row = v.numbers(K)
+    mean_ratios, var_ratios, _, _ = _switch_ratios(0.0, 0.0, t, SIZES)
     off_mixed, mixed_var = _mixed(mean, var, mean_ratios, var_ratios, t, SIZES)
     rstd = tl.rsqrt(mixed_var + SIZES.network.eps)
-    scale = load(t.weight, c, exists) * rstd
+    scale = v.load(t.weight, c, exists) * rstd
 
     d_scale += d_shift * off_mixed
     tl.store(gradients_ptr + c, d_scale * rstd, mask=exists)
     tl.store(gradients_ptr + C + c, d_shift, mask=exists)
     d_off_mixed = d_shift * scale
     d_mixed_var = -0.5 * d_scale * scale * rstd * rstd
-    d_mean_logits = tl.zeros_like(mean_ratios)
-    d_var_logits = tl.zeros_like(var_ratios)
+    d_mean_ratios = tl.zeros_like(mean_ratios)
+    d_var_ratios = tl.zeros_like(var_ratios)
     d_mean = tl.zeros_like(mean)
     d_var = tl.zeros_like(mean)
     for i in tl.static_range(K):
         offset, of_var = _statistics(i, mean, var, t, SIZES)
         mean_ratio = _element(mean_ratios, i)
         var_ratio = _element(var_ratios, i)
-        # The softmax's derivative contains statistic - mixed statistic. Subtracting before the sum
-        # over channels loses no digits where statistics are much larger than their differences.
-        of_mean = tl.sum(d_off_mixed * (offset - off_mixed), axis=0)
-        of_variance = tl.sum(d_mixed_var * (of_var - mixed_var), axis=0)
-        d_mean_logits = tl.where(row == i, mean_ratio * of_mean, d_mean_logits)
-        d_var_logits = tl.where(row == i, var_ratio * of_variance, d_var_logits)
+        # Ratios sum to 1, so that their gradients may all be shifted. Those of statistic - mixed
+        # statistic lose no digits where statistics are much larger than their differences.
+        of_mean = v.total(d_off_mixed * (offset - off_mixed), C)
+        of_variance = v.total(d_mixed_var * (of_var - mixed_var), C)
+        d_mean_ratios = tl.where(row == i, of_mean, d_mean_ratios)
+        d_var_ratios = tl.where(row == i, of_variance, d_var_ratios)
         more_mean, more_var = _statistics_vjp(
             i, mean_ratio * d_off_mixed, var_ratio * d_mixed_var, mean, gradients_ptr, SIZES
         )
         d_mean += more_mean
         d_var += more_var
-    tl.store(gradients_ptr + 2 * C + row, d_mean_logits, mask=row < K)
-    tl.store(gradients_ptr + 2 * C + K + row, d_var_logits, mask=row < K)
+    _, _, d_mean_logits, d_var_logits = _switch_ratios(d_mean_ratios, d_var_ratios, t, SIZES)
+    tl.store(gradients_ptr + 2 * C + row, d_mean_logits, mask=is_row)
+    tl.store(gradients_ptr + 2 * C + K + row, d_var_logits, mask=is_row)
     return scale, d_mean, d_var
 
 
 # ---- the batch
 
 
-@triton.jit(do_not_specialize=["instances", "channels"])
-def _batch_kernel(
-    mean_ptr, var_ptr, batch_mean_ptr, batch_var_ptr,
-    instances, channels, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """Pool the moments (N, C) of instances into those (C) of the batch."""
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    n = tl.arange(0, BLOCK_N)[:, None]
-    total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
-    for first in range(0, instances, BLOCK_N):
-        exists = (first + n < instances) & (c < channels)[None, :]
-        at = (first + n).to(tl.int64) * channels + c[None, :]
-        total += load(mean_ptr, at, exists)
-    mean = divide(tl.sum(total, axis=0), instances)
-    total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
-    for first in range(0, instances, BLOCK_N):
-        exists = (first + n < instances) & (c < channels)[None, :]
-        at = (first + n).to(tl.int64) * channels + c[None, :]
-        offset = load(mean_ptr, at, exists) - mean[None, :]
-        var = load(var_ptr, at, exists)
-        total += tl.where(exists, var + offset * offset, 0.0)
-    tl.store(batch_mean_ptr + c, mean, mask=c < channels)
-    tl.store(batch_var_ptr + c, finite(tl.sum(total, axis=0) / instances), mask=c < channels)
-
-
-@triton.jit(do_not_specialize=["channels"])
-def _couple_kernel(
-    slope_ptr, offset_ptr, mean_ptr, batch_mean_ptr, d_batch_mean_ptr, d_batch_var_ptr,
-    channels, count, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Add the part of dx through the batch's moments to slope and offset (N, C); see ``couple``."""
-    n = tl.program_id(0).to(tl.int64)
-    for first in range(0, channels, BLOCK):
-        c = first + tl.arange(0, BLOCK)
-        exists = c < channels
-        at = n * channels + c
-        slope = load(d_batch_var_ptr, c, exists) * (2.0 / count)
-        offset = load(d_batch_mean_ptr, c, exists) / count
-        offset += slope * (load(mean_ptr, at, exists) - load(batch_mean_ptr, c, exists))
-        tl.store(slope_ptr + at, load(slope_ptr, at, exists) + slope, mask=exists)
-        tl.store(offset_ptr + at, load(offset_ptr, at, exists) + offset, mask=exists)
-
-
-def pool_batch(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    n, c = mean.shape
-    batch_mean, batch_var = mean.new_empty(2, c).unbind()
-    programs = triton.cdiv(c, BATCH_TILE[1])
-    _batch_kernel[(programs,)](mean, var, batch_mean, batch_var, n, c, *BATCH_TILE)
-    return batch_mean, batch_var
-
-
-def couple(
-    slope: Tensor, offset: Tensor, mean: Tensor, batch_mean: Tensor, d_batch: Tensor, count: float
+def pool_batch(
+    mean: Tensor, var: Tensor, batch: Tensors, running: Tensors, to: Tensors, momentum, count: int
 ) -> None:
-    """Add the part of dx through the batch's moments, by their gradients ``d_batch`` (2 C)."""
+    """Pool moments into the ``batch``'s; move ``running`` ones, if any, towards it, to ``to``.
+
+    ``count`` is the number of a channel's values. A single one has no unbiased variance.
+    """
     n, c = mean.shape
-    _couple_kernel[(n,)](
-        slope, offset, mean, batch_mean, *d_batch.view(2, c).unbind(),
-        c, count, min(triton.next_power_of_2(c), 1024),
-    )  # fmt: skip
+    moved = (*running, *to) if running else (None,) * 4
+    weights = float(momentum if count > 1 else 0), count / max(1, count - 1)
+    pool_kernel[(divide_up(c, BATCH_TILE[0]),)](
+        mean, var, *batch, *moved, c, n, 1, c, 1, 1, 1, float(n), *weights, *BATCH_TILE
+    )

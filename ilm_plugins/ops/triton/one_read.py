@@ -13,17 +13,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .devices import new
-from .rescaling import rescale, rescale_vjp
+from .autoencoder import autoencoder, autoencoder_vjp
+from .devices import padded
+from .rescaling import keep, rescale_vjp
 from .sizes import Sizes
-from .streaming import Shape, find_shape, tile_offsets
+from .streaming import Shape, find_shape, limit, tile_offsets
 from .vectors import divide, finite, fold, load, spread
 
 #: Elements of an instance, padded to powers of two, that a one-read kernel holds in its registers:
 #: 32 a thread on 16 warps, of x and of dy.
 MAX_INSTANCE = 16384
-#: Elements of an encoder or decoder, padded, that a program holds beside the instance.
-MAX_MATRIX = 4096
 
 
 @triton.jit
@@ -41,7 +40,7 @@ def _to_elements(values, chunks, SHAPE: tl.constexpr):
     """Spread the values (channels) over the elements: they broadcast to (BLOCK_C, BLOCK_L)."""
     in_row: tl.constexpr = values.shape[0] // SHAPE.block_c
     if in_row == 1:
-        elements = spread(values, SHAPE.block_c)[:, None]
+        elements = spread(values, values.shape[0], SHAPE.block_c)[:, None]
     else:
         # Exact for as many elements as fit into registers.
         position = tl.arange(0, SHAPE.block_l).to(tl.float32) + 0.5
@@ -65,26 +64,27 @@ def _sums_of_channels(dy_ptr, x_ptr, mean, chunks, SHAPE: tl.constexpr, CHANNELS
     inside = position < length
     dy = load(dy_ptr, c * length + position, inside)
     x = load(x_ptr, c * length + position, inside)
-    products = tl.sum(dy * (x - spread(mean, CHANNELS)[:, None]), axis=1)
-    return spread(products, CHANNELS), spread(tl.sum(dy, axis=1), CHANNELS)
+    products = tl.sum(dy * (x - spread(mean, mean.shape[0], CHANNELS)[:, None]), axis=1)
+    return spread(products, CHANNELS, CHANNELS), spread(tl.sum(dy, axis=1), CHANNELS, CHANNELS)
 
 
-@triton.jit(do_not_specialize=["chunks"])
+@triton.jit(do_not_specialize=["moments", "chunks"])
 def _one_read_kernel(
-    x_ptr, y_ptr, mean_ptr, var_ptr, t, count,
+    x_ptr, y_ptr, statistics_ptr, moments, t, count,
     chunks, SHAPE: tl.constexpr, SIZES: tl.constexpr,
 ):  # fmt: skip
-    """Normalize x, and store its moments (N, G')."""
+    """Normalize x, and store its statistics, which start with ``moments`` means."""
     n, start, offsets, inside = _instance(chunks, SHAPE)
+    keep(n, statistics_ptr + 2 * moments, t, SIZES)
     x = load(x_ptr + start, offsets, inside)
-    mean = divide(fold(tl.sum(x, axis=1), SIZES.fine), count)
-    x = tl.where(inside, x - spread(mean, SHAPE.block_c)[:, None], 0.0)
-    var = finite(fold(tl.sum(x * x, axis=1), SIZES.fine) / count)
+    mean = divide(fold(tl.sum(x, axis=1), SHAPE.block_c, SIZES.fine), count)
+    x = tl.where(inside, x - spread(mean, SIZES.fine, SHAPE.block_c)[:, None], 0.0)
+    var = finite(fold(tl.sum(x * x, axis=1), SHAPE.block_c, SIZES.fine) / count)
     group = n * SIZES.fine + tl.arange(0, SIZES.fine)
-    tl.store(mean_ptr + group, mean)
-    tl.store(var_ptr + group, var)
-    mean, var = spread(mean, SIZES.fine), spread(var, SIZES.fine)
-    scale, shift = rescale(mean, var, t, SIZES)
+    tl.store(statistics_ptr + group, mean)
+    tl.store(statistics_ptr + moments + group, var)
+    mean, var = spread(mean, SIZES.fine, SIZES.fine), spread(var, SIZES.fine, SIZES.fine)
+    scale, shift = autoencoder(mean, var, t, SIZES)
     y = _to_elements(scale, chunks, SHAPE) * x
     y += _to_elements(shift, chunks, SHAPE)
     tl.store(y_ptr + start + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
@@ -105,16 +105,16 @@ def _one_read_vjp_kernel(
     if SHAPE.block_c != SIZES.channels:
         d_scale, d_shift = _sums_of_channels(dy_ptr, x_ptr, mean, chunks, SHAPE, SIZES.channels)
     dy = load(dy_ptr, offsets, inside)
-    x = load(x_ptr, offsets, inside) - spread(mean, SHAPE.block_c)[:, None]
+    x = load(x_ptr, offsets, inside) - spread(mean, SIZES.fine, SHAPE.block_c)[:, None]
     if SHAPE.block_c == SIZES.channels:
-        d_scale = spread(tl.sum(dy * x, axis=1), SIZES.channels)
-        d_shift = spread(tl.sum(dy, axis=1), SIZES.channels)
+        d_scale = spread(tl.sum(dy * x, axis=1), SIZES.channels, SIZES.channels)
+        d_shift = spread(tl.sum(dy, axis=1), SIZES.channels, SIZES.channels)
     scale, slope, offset = rescale_vjp(
-        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, SIZES
+        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, autoencoder_vjp, SIZES
     )
     d_x = _to_elements(scale, chunks, SHAPE) * dy
-    d_x += spread(slope, SHAPE.block_c)[:, None] * x
-    d_x += spread(offset, SHAPE.block_c)[:, None]
+    d_x += spread(slope, SIZES.fine, SHAPE.block_c)[:, None] * x
+    d_x += spread(offset, SIZES.fine, SHAPE.block_c)[:, None]
     tl.store(dx_ptr + start + offsets, d_x.to(dx_ptr.dtype.element_ty), mask=inside)
 
 
@@ -123,18 +123,21 @@ def _one_read_vjp_kernel(
 
 def shape_for(x: Tensor, sizes: Sizes) -> Shape | None:
     """Return how a one-read kernel holds an instance of x, or None if it cannot."""
-    if sizes.kind != "Autoencoder" or sizes.padded_hidden * sizes.rows > MAX_MATRIX:
+    if sizes.kind != "Autoencoder" or any(s & (s - 1) for s in (sizes.channels, sizes.fine)):
         return None
     rows = sizes.fine if x.is_contiguous() else sizes.channels
     length = x[0].numel() // rows
-    shape = find_shape(x, length, rows, triton.next_power_of_2(length))
-    return shape if shape.block_c * shape.block_l <= MAX_INSTANCE else None
+    shape = find_shape(x, length, rows, padded(length))
+    most = limit(MAX_INSTANCE, length if x.is_contiguous() else rows)
+    return shape if shape.block_c * shape.block_l <= most else None
 
 
-def forward(x: Tensor, pointers, shape: Shape, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
-    y, (mean, var) = torch.empty_like(x), new(x, 2, sizes.fine)
-    _launch(_one_read_kernel, (x, y, mean, var), pointers, shape, sizes)
-    return y, mean, var
+def forward(x: Tensor, statistics: Tensor, num_groups: int, pointers, shape: Shape, sizes: Sizes):
+    """Return y; write the statistics."""
+    y = torch.empty_like(x)
+    maps = x, y, statistics, len(x) * num_groups
+    _launch(_one_read_kernel, maps, pointers, shape, sizes)
+    return y
 
 
 def backward(
@@ -147,11 +150,11 @@ def backward(
     return dx
 
 
-def _launch(kernel, maps: Sequence[Tensor], pointers, shape: Shape, sizes: Sizes) -> None:
+def _launch(kernel, maps: Sequence, pointers, shape: Shape, sizes: Sizes) -> None:
     """Launch a one-read kernel on tensors, of which the first has the layout of x."""
     instance = maps[0][0].numel()
     chunks = instance // (shape.block_c * shape.vector)
     kernel[(len(maps[0]),)](
         *maps, pointers, float(instance // sizes.fine),
-        chunks, shape, sizes, num_warps=min(16, max(4, shape.block_c * shape.block_l // 1024)),
+        chunks, shape, sizes, num_warps=min(16, max(4, shape.block_c * shape.block_l // 512)),
     )  # fmt: skip

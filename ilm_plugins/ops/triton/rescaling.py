@@ -3,51 +3,62 @@
 import triton
 import triton.language as tl
 
+from .attentive import attentive, attentive_vjp
 from .autoencoder import autoencoder, autoencoder_vjp
 from .mixture import exemplar, exemplar_vjp, switch, switch_vjp
 from .vectors import fold, load, numbers
 
-
-@triton.jit
-def rescale(mean, var, t, SIZES: tl.constexpr):
-    """Compute scale and shift (padded channels) from the moments (padded fine) of an instance."""
-    if SIZES.kind == "Autoencoder":
-        scale, shift = autoencoder(mean, var, t, SIZES)
-    elif SIZES.kind == "Exemplar":
-        scale, shift = exemplar(mean, var, t, SIZES)
-    else:
-        scale, shift = switch(mean, var, t, SIZES)
-    return scale, shift
+#: Kind of network -> the function of scale and shift (channels) from the moments (fine) of an
+#: instance, and its vector-Jacobian product, which stores the gradients of the tensors.
+NETWORKS = {
+    "Autoencoder": (autoencoder, autoencoder_vjp),
+    "Attentive": (attentive, attentive_vjp),
+    "Exemplar": (exemplar, exemplar_vjp),
+    "Switch": (switch, switch_vjp),
+    "SparseSwitch": (switch, switch_vjp),
+}
 
 
 @triton.jit
-def rescale_vjp(n, d_scale, d_shift, mean, var, t, gradients_ptr, count, SIZES: tl.constexpr):
-    """Return the scale (padded channels), slope and offset (padded fine) of dx of instance n.
+def rescale_vjp(
+    n, d_scale, d_shift, mean, var, t, gradients_ptr, count, VJP: tl.constexpr, SIZES: tl.constexpr
+):
+    """Return the scale (channels), slope and offset (fine) of dx of instance n.
 
-    Stores its gradients of the tensors; the part through the batch's moments is left to ``couple``.
+    The part through the batch's moments is left to the kernel of dx.
     """
     gradients_ptr += n * SIZES.gradients
-    if SIZES.kind == "Autoencoder":
-        scale, d_mean, d_var = autoencoder_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES)
-        through_center = fold(scale * d_shift, SIZES.fine)
-    elif SIZES.kind == "Exemplar":
-        scale, d_mean, d_var = exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES)
-        through_center = scale * d_shift
-    else:
-        scale, d_mean, d_var = switch_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES)
-        through_center = scale * d_shift
+    scale, d_mean, d_var = VJP(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES)
+    through_center = scale * d_shift
+    if SIZES.fine != SIZES.channels:
+        through_center = fold(through_center, SIZES.channels, SIZES.fine)
     return scale, d_var * (2.0 / count), (d_mean - through_center) / count
 
 
 @triton.jit
-def rescale_kernel(mean_ptr, var_ptr, scale_ptr, shift_ptr, t, SIZES: tl.constexpr):
-    """Compute scale and shift (N, C) from moments (N, G')."""
+def keep(n, kept_ptr, t, SIZES: tl.constexpr):
+    """Copy the network's buffers for the backward pass, if this is the first instance."""
+    for i in tl.static_range(len(SIZES.buffers)):
+        ptr = t[SIZES.buffers[i][0]]
+        if ptr is not None:
+            at, exists = numbers(SIZES.buffers[i][2])
+            exists &= n == 0
+            tl.store(kept_ptr + SIZES.buffers[i][1] + at, load(ptr, at, exists), mask=exists)
+
+
+@triton.jit(do_not_specialize=["moments"])
+def rescale_kernel(
+    scale_ptr, shift_ptr, statistics_ptr, moments, t, RESCALE: tl.constexpr, SIZES: tl.constexpr
+):
+    """Compute scale and shift (N, C) from the statistics, which start with ``moments`` means."""
     n = tl.program_id(0).to(tl.int64)
-    group, is_group = numbers(SIZES.fine, SIZES.padded_fine)
-    c, is_channel = numbers(SIZES.channels, SIZES.padded_channels)
-    mean = load(mean_ptr + n * SIZES.fine, group, is_group)
-    var = load(var_ptr + n * SIZES.fine, group, is_group)
-    scale, shift = rescale(mean, var, t, SIZES)
+    keep(n, statistics_ptr + 2 * moments, t, SIZES)
+    group, is_group = numbers(SIZES.fine)
+    c, is_channel = numbers(SIZES.channels)
+    statistics_ptr += n * SIZES.fine
+    mean = load(statistics_ptr, group, is_group)
+    var = load(statistics_ptr + moments, group, is_group)
+    scale, shift = RESCALE(mean, var, t, SIZES)
     tl.store(scale_ptr + n * SIZES.channels + c, scale, mask=is_channel)
     tl.store(shift_ptr + n * SIZES.channels + c, shift, mask=is_channel)
 
@@ -55,18 +66,18 @@ def rescale_kernel(mean_ptr, var_ptr, scale_ptr, shift_ptr, t, SIZES: tl.constex
 @triton.jit
 def rescale_vjp_kernel(
     d_scale_ptr, d_shift_ptr, mean_ptr, var_ptr, scale_ptr, slope_ptr, offset_ptr, gradients_ptr,
-    t, count, SIZES: tl.constexpr,
+    t, count, VJP: tl.constexpr, SIZES: tl.constexpr,
 ):  # fmt: skip
     """Compute ``rescale_vjp`` from the sums (N, C) of dy * (x - mean) and of dy."""
     n = tl.program_id(0).to(tl.int64)
-    group, is_group = numbers(SIZES.fine, SIZES.padded_fine)
-    c, is_channel = numbers(SIZES.channels, SIZES.padded_channels)
+    group, is_group = numbers(SIZES.fine)
+    c, is_channel = numbers(SIZES.channels)
     d_scale = load(d_scale_ptr + n * SIZES.channels, c, is_channel)
     d_shift = load(d_shift_ptr + n * SIZES.channels, c, is_channel)
     mean = load(mean_ptr + n * SIZES.fine, group, is_group)
     var = load(var_ptr + n * SIZES.fine, group, is_group)
     scale, slope, offset = rescale_vjp(
-        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, SIZES
+        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, VJP, SIZES
     )
     tl.store(scale_ptr + n * SIZES.channels + c, scale, mask=is_channel)
     tl.store(slope_ptr + n * SIZES.fine + group, slope, mask=is_group)

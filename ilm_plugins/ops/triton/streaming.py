@@ -1,5 +1,6 @@
 """The streaming kernels, for maps of any size: moments, affine map, sums, and dx."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -7,13 +8,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .devices import multiprocessors, new
+from .devices import divide_up, multiprocessors, new, padded
 from .vectors import divide, finite, load
 
 # These sizes are fixed, not tuned by timing at a first call. A tile of 4096 elements on 8 warps
 # gives each thread 16, in two to four loads of 16 bytes, and leaves registers for three programs on
-# each multiprocessor: some 24 KB in flight there, about as much as an H200's memory needs. Channels
-# are split until there are 8 programs for each multiprocessor, but a split has two tiles or more.
+# each multiprocessor: some 24 KB in flight there, about as much as an H200's memory needs. Loads of
+# single elements, as of 7x7 positions, take more registers for addresses: a tile has half as many.
+# Channels are split until there are 8 programs for each multiprocessor, but a split has two tiles
+# or more.
 TILE = 4096
 PROGRAMS = 8
 
@@ -98,32 +101,47 @@ def _moments_kernel(x_ptr, mean_ptr, var_ptr, channels, chunks, splits, tiles, S
     tl.store(var_ptr + out, finite(var), mask=c < channels)
 
 
+@triton.jit
+def _move(from_ptr, to_ptr, row, exists, pooled, momentum):
+    old = load(from_ptr, row, exists)
+    new = tl.where(momentum == 1, pooled, old + momentum * (pooled - old))
+    tl.store(to_ptr + row, tl.where(momentum == 0, old, new), mask=exists)
+
+
 @triton.jit(do_not_specialize=["rows", "run", "splits", "split", "length"])
-def _pool_kernel(
-    mean_ptr, var_ptr, pooled_mean_ptr, pooled_var_ptr,
-    rows, run, splits, split, length, count, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
+def pool_kernel(
+    mean_ptr, var_ptr, pooled_mean_ptr, pooled_var_ptr, from_mean, from_var, to_mean, to_var,
+    rows, run, row_step, step, splits, split, length, count, momentum, unbias,
+    BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Pool the moments (rows, run) of splits into those (rows) of groups: total variance."""
-    # A group's splits are contiguous; the last split of a channel has the remainder of `length`.
+    """Pool a run of moments in each row: total variance; move running statistics towards these."""
+    # A group's splits are a run; the last split of a channel has the remainder of `length`.
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    start = row.to(tl.int64)[:, None] * run
+    exists = row < rows
+    mean_ptr += row.to(tl.int64)[:, None] * row_step
+    var_ptr += row.to(tl.int64)[:, None] * row_step
     i = tl.arange(0, BLOCK)[None, :]
     pooled = tl.zeros((BLOCK_ROWS,), tl.float32)
     for first in range(0, run, BLOCK):
-        inside = (row < rows)[:, None] & (first + i < run)
+        inside = exists[:, None] & (first + i < run)
         weight = tl.minimum(split, length - (first + i) % splits * split).to(tl.float32)
-        mean = load(mean_ptr + start, first + i, inside)
+        mean = load(mean_ptr, (first + i).to(tl.int64) * step, inside)
         pooled += tl.sum(weight * mean, axis=1)
     pooled = divide(pooled, count)
     pooled_var = tl.zeros((BLOCK_ROWS,), tl.float32)
     for first in range(0, run, BLOCK):
-        inside = (row < rows)[:, None] & (first + i < run)
+        inside = exists[:, None] & (first + i < run)
         weight = tl.minimum(split, length - (first + i) % splits * split).to(tl.float32)
-        offset = load(mean_ptr + start, first + i, inside) - pooled[:, None]
-        var = load(var_ptr + start, first + i, inside) + offset * offset
+        at = (first + i).to(tl.int64) * step
+        offset = load(mean_ptr, at, inside) - pooled[:, None]
+        var = load(var_ptr, at, inside) + offset * offset
         pooled_var += tl.sum(tl.where(inside, weight * var, 0.0), axis=1)
-    tl.store(pooled_mean_ptr + row, pooled, mask=row < rows)
-    tl.store(pooled_var_ptr + row, finite(pooled_var / count), mask=row < rows)
+    pooled_var = finite(pooled_var / count)
+    tl.store(pooled_mean_ptr + row, pooled, mask=exists)
+    tl.store(pooled_var_ptr + row, pooled_var, mask=exists)
+    if from_mean is not None:
+        _move(from_mean, to_mean, row, exists, pooled, momentum)
+        _move(from_var, to_var, row, exists, pooled_var * unbias, momentum)
 
 
 @triton.jit
@@ -193,16 +211,22 @@ def _sums_kernel(
 
 @triton.jit(do_not_specialize=["group_size", "chunks"])
 def _dx_kernel(
-    dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, slope_ptr, offset_ptr,
-    channels, group_size, chunks, SHAPE: tl.constexpr,
+    dy_ptr, x_ptr, dx_ptr, mean_ptr, scale_ptr, slope_ptr, offset_ptr, batch_mean_ptr, d_batch_ptr,
+    channels, group_size, chunks, SHAPE: tl.constexpr, count=1.0,
 ):  # fmt: skip
-    """dx = scale * dy + slope * (x - mean) + offset."""
+    """dx = scale * dy + slope * (x - mean) + offset, and the part through the batch's moments."""
     start, offsets, inside, group, c, exists = _tile(channels, group_size, chunks, SHAPE)
     dy = load(dy_ptr + start, offsets, inside)
     x = load(x_ptr + start, offsets, inside)
     mean = _column(mean_ptr, group, exists)
     slope = _column(slope_ptr, group, exists)
     offset = _column(offset_ptr, group, exists)
+    if d_batch_ptr is not None:
+        channel = c % channels
+        of_var = _column(d_batch_ptr + channels, channel, exists) * (2.0 / count)
+        offset += _column(d_batch_ptr, channel, exists) / count
+        offset += of_var * (mean - _column(batch_mean_ptr, channel, exists))
+        slope += of_var
     dx = _column(scale_ptr, c, exists) * dy + slope * (x - mean) + offset
     tl.store(dx_ptr + start + offsets, dx.to(dx_ptr.dtype.element_ty), mask=inside)
 
@@ -210,28 +234,40 @@ def _dx_kernel(
 # ---- host
 
 
-def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Return means and biased variances (N, G') in float32."""
+def moments(x: Tensor, pooled: Sequence[Tensor]) -> None:
+    """Write means and biased variances to the tensors ``pooled``, (N, G') in float32."""
     n, c = x.shape[:2]
+    num_groups = pooled[0].shape[1]
     tiling = _Tiling.of(x)
-    mean, var = new(x, 2, c * tiling.splits)
+    rows, run = n * num_groups, c // num_groups * tiling.splits
+    mean, var = pooled if run == 1 else new(x, 2, c * tiling.splits)
     _moments_kernel[(n * tiling.blocks * tiling.splits,)](
         x, mean, var,
         c, tiling.chunks, tiling.splits, tiling.split_tiles, tiling.shape, num_warps=tiling.warps,
     )  # fmt: skip
-    rows, run = n * num_groups, c // num_groups * tiling.splits
     if run == 1:
-        return mean, var
-    pooled = new(x, 2, num_groups)
-    block = min(triton.next_power_of_2(run), 1024)
-    block_rows = min(triton.next_power_of_2(rows), 1024 // block)
+        return
+    block = min(padded(run), 1024)
+    block_rows = min(padded(rows), 1024 // block)
     length = x.shape[2:].numel()
-    split_length, count = tiling.split_tiles * tiling.shape.block_l, c // num_groups * length
-    _pool_kernel[(triton.cdiv(rows, block_rows),)](
-        mean, var, *pooled,
-        rows, run, tiling.splits, split_length, length, float(count), block_rows, block,
-    )  # fmt: skip
-    return pooled
+    splits = tiling.splits, tiling.split_tiles * tiling.shape.block_l, length
+    count = float(c // num_groups * length)
+    pool_kernel[(divide_up(rows, block_rows),)](
+        mean,
+        var,
+        *pooled,
+        *(None,) * 4,
+        rows,
+        run,
+        run,
+        1,
+        *splits,
+        count,
+        0.0,
+        0.0,
+        block_rows,
+        block,
+    )
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -248,14 +284,15 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     _sums_kernel[(n * tiling.blocks * tiling.splits,)](
         dy, x, mean, *of_splits.unbind(),
         c, c // mean.shape[1], tiling.chunks, tiling.splits, tiling.split_tiles, tiling.shape,
-        num_warps=tiling.warps,
+        num_warps=tiling.warps, maxnreg=128,
     )  # fmt: skip
     return (of_splits.squeeze(3) if tiling.splits == 1 else of_splits.sum(3)).unbind()
 
 
-def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    d_x = torch.empty_like(x)
-    _elementwise(_dx_kernel, (dy, x, d_x), (mean, scale, slope, offset))
+def dx(dy, x, mean, scale, slope, offset, batch_mean=None, d_batch=None, count=1.0) -> Tensor:
+    """Return dx, with the part through the batch's moments if there are their gradients (2 C)."""
+    d_x, values = torch.empty_like(x), (mean, scale, slope, offset, batch_mean, d_batch)
+    _elementwise(_dx_kernel, (dy, x, d_x), values, count)
     return d_x
 
 
@@ -275,20 +312,27 @@ class _Tiling(NamedTuple):
         """Choose the tiles and splits for a map."""
         n, c = x.shape[:2]
         length = x.shape[2:].numel()
-        padded_c, padded_length = triton.next_power_of_2(c), triton.next_power_of_2(length)
+        padded_c, padded_length = padded(c), padded(length)
         if x.is_contiguous():
-            block_l = min(padded_length, TILE)
-            block_c = min(padded_c, TILE // block_l)
+            tile = limit(TILE, length)
+            block_l = min(padded_length, tile)
+            block_c = min(padded_c, tile // block_l)
         else:
-            block_c = min(padded_c, CHANNELS, TILE)
-            block_l = min(padded_length, TILE // block_c)
+            tile = limit(TILE, c)
+            block_c = min(padded_c, CHANNELS, tile)
+            block_l = min(padded_length, tile // block_c)
         shape = find_shape(x, length, block_c, block_l)
-        blocks, tiles = triton.cdiv(c, block_c), triton.cdiv(length, block_l)
-        splits = triton.cdiv(PROGRAMS * multiprocessors(x.device), n * blocks)
-        split_tiles = max(2, triton.cdiv(tiles, splits))
-        splits = triton.cdiv(tiles, split_tiles)
-        warps = min(8, max(1, block_c * block_l // 512))
+        blocks, tiles = divide_up(c, block_c), divide_up(length, block_l)
+        splits = divide_up(PROGRAMS * multiprocessors(x.device), n * blocks)
+        split_tiles = max(2, divide_up(tiles, splits))
+        splits = divide_up(tiles, split_tiles)
+        warps = min(8, max(1, block_c * block_l // 256))
         return cls(shape, warps, blocks, length // shape.vector, tiles, splits, split_tiles)
+
+
+def limit(elements: int, run: int) -> int:
+    """Return how many elements a program holds of a map with runs of ``run`` consecutive ones."""
+    return elements if run % 4 == 0 else elements // 2
 
 
 def find_shape(x: Tensor, length: int, block_c: int, block_l: int) -> Shape:
@@ -298,11 +342,11 @@ def find_shape(x: Tensor, length: int, block_c: int, block_l: int) -> Shape:
     return Shape(1 if last else vector, last, block_c, block_l)
 
 
-def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:
+def _elementwise(kernel, maps: tuple[Tensor, ...], values: tuple, *count: float) -> None:
     """Launch a kernel with one tile a program, on maps (N, C, *) and values (N, G') or (N, C)."""
     (n, c), groups = maps[0].shape[:2], values[0].shape[1]
     tiling = _Tiling.of(maps[0])
     kernel[(n * tiling.blocks * tiling.tiles,)](
-        *maps, *(t.contiguous() for t in values),
-        c, c // groups, tiling.chunks, tiling.shape, num_warps=tiling.warps,
+        *maps, *(t if t is None else t.contiguous() for t in values),
+        c, c // groups, tiling.chunks, tiling.shape, *count, num_warps=tiling.warps,
     )  # fmt: skip

@@ -1,7 +1,12 @@
-"""Steps of the networks' kernels, which hold an instance's vectors in registers."""
+"""Steps of the networks' kernels, which hold an instance's vectors in registers.
+
+A vector of COUNT values is padded to the next power of two. The padding may have any values: sums
+and stores leave it out.
+"""
 
 import triton
 import triton.language as tl
+from triton import next_power_of_2
 
 
 @triton.jit
@@ -22,42 +27,93 @@ def divide(x, y):
 
 
 @triton.jit
-def numbers(COUNT: tl.constexpr, PADDED: tl.constexpr):
-    """Return 0, 1, ... (PADDED), and whether each is below COUNT."""
-    i = tl.arange(0, PADDED)
+def numbers(COUNT: tl.constexpr):
+    """Return 0, 1, ... of a vector's values, and whether each is below COUNT."""
+    i = tl.arange(0, next_power_of_2(COUNT))
     return i, i < COUNT
 
 
 @triton.jit
-def spread(values, SIZE: tl.constexpr):
-    """Repeat each of the values (G) for its neighbours: (SIZE)."""
-    # Also where SIZE is G: it separates the thread layouts of its input and its output, so that an
-    # auto-encoder's vectors are not replicated in each thread of a tile.
-    return tl.gather(values, tl.arange(0, SIZE) // (SIZE // values.shape[0]), 0)
+def spread(values, GROUPS: tl.constexpr, COUNT: tl.constexpr):
+    """Repeat each of GROUPS values for its neighbours: (COUNT)."""
+    # Also where both are equal: it separates the thread layouts of its input and its output, so
+    # that a network's vectors are not replicated in each thread of a tile.
+    i, _ = numbers(COUNT)
+    return tl.gather(values, tl.minimum(i // (COUNT // GROUPS), GROUPS - 1), 0)
 
 
 @triton.jit
-def fold(values, SIZE: tl.constexpr):
-    return tl.sum(tl.reshape(values, (SIZE, values.shape[0] // SIZE)), axis=1)
+def fold(values, COUNT: tl.constexpr, GROUPS: tl.constexpr):
+    """Sum the neighbours among COUNT values that belong to each of GROUPS: (GROUPS)."""
+    SIZE: tl.constexpr = COUNT // GROUPS
+    ROWS: tl.constexpr = next_power_of_2(GROUPS)
+    COLUMNS: tl.constexpr = next_power_of_2(SIZE)
+    if SIZE != COLUMNS:
+        row = tl.arange(0, ROWS)[:, None]
+        column = tl.arange(0, COLUMNS)[None, :]
+        if GROUPS != 1:
+            at = tl.reshape(tl.minimum(row * SIZE + column, COUNT - 1), (ROWS * COLUMNS,))
+            values = tl.gather(values, at, 0)
+        values = tl.where(column < SIZE, tl.reshape(values, (ROWS, COLUMNS)), 0.0)
+    return tl.sum(tl.reshape(values, (ROWS, COLUMNS)), axis=1)
 
 
 @triton.jit
-def coarsen(mean, var, SIZE: tl.constexpr):
-    """Pool the means and variances of fine groups into those of SIZE coarser groups."""
-    scale = SIZE / mean.shape[0]
-    pooled = fold(mean, SIZE) * scale
-    offset = mean - spread(pooled, mean.shape[0])
-    return pooled, fold(var + offset * offset, SIZE) * scale
+def total(values, COUNT: tl.constexpr):
+    """Sum COUNT values."""
+    return tl.sum(fold(values, COUNT, 1), axis=0)
 
 
 @triton.jit
-def refine(d_mean, d_var, coarse_mean, mean):
+def coarsen(mean, var, COUNT: tl.constexpr, GROUPS: tl.constexpr):
+    """Pool the means and variances of COUNT fine groups into those of coarser GROUPS."""
+    pooled = divide(fold(mean, COUNT, GROUPS), COUNT // GROUPS)
+    offset = mean - spread(pooled, GROUPS, COUNT)
+    return pooled, divide(fold(var + offset * offset, COUNT, GROUPS), COUNT // GROUPS)
+
+
+@triton.jit
+def refine(d_mean, d_var, coarse_mean, mean, COUNT: tl.constexpr, GROUPS: tl.constexpr):
     """Return the gradients of the fine groups' moments by those of ``coarsen``'s results."""
-    SIZE: tl.constexpr = mean.shape[0]
-    scale = coarse_mean.shape[0] / SIZE
-    d_var = spread(d_var, SIZE) * scale
-    offset = mean - spread(coarse_mean, SIZE)
-    return spread(d_mean, SIZE) * scale + 2.0 * d_var * offset, d_var
+    scale = GROUPS / COUNT
+    d_var = spread(d_var, GROUPS, COUNT) * scale
+    offset = mean - spread(coarse_mean, GROUPS, COUNT)
+    return spread(d_mean, GROUPS, COUNT) * scale + 2.0 * d_var * offset, d_var
+
+
+@triton.jit
+def standardize(mean, var, SIZES: tl.constexpr):
+    """Return the groups' mean and 1 / sqrt(var + eps), and mean - group's mean (channels)."""
+    GROUPS: tl.constexpr = SIZES.network.num_groups
+    group_mean, group_var = coarsen(mean, var, SIZES.fine, GROUPS)
+    off_mean = mean - spread(group_mean, GROUPS, SIZES.fine)
+    rstd = tl.rsqrt(group_var + SIZES.network.eps)
+    return group_mean, rstd, spread(off_mean, SIZES.fine, SIZES.channels)
+
+
+@triton.jit
+def rescale_groups(omega, beta, mean, var, SIZES: tl.constexpr):
+    """Return scale and shift (channels) of x whose groups are standardized, then rescaled."""
+    _, rstd, off_mean = standardize(mean, var, SIZES)
+    scale = omega * spread(rstd, SIZES.network.num_groups, SIZES.channels)
+    return scale, beta + scale * off_mean
+
+
+@triton.jit
+def rescale_groups_vjp(omega, d_scale, d_shift, mean, var, SIZES: tl.constexpr):
+    """Return the scale, and the gradients of omega (channels), mean and var (fine)."""
+    C: tl.constexpr = SIZES.channels
+    FINE: tl.constexpr = SIZES.fine
+    GROUPS: tl.constexpr = SIZES.network.num_groups
+    group_mean, rstd, off_mean = standardize(mean, var, SIZES)
+    of_channels = spread(rstd, GROUPS, C)
+    scale = omega * of_channels
+    d_scale += d_shift * off_mean
+    d_off_mean = fold(d_shift * scale, C, FINE)
+    d_group_var = -0.5 * rstd * rstd * rstd * fold(d_scale * omega, C, GROUPS)
+    d_group_mean = -fold(d_off_mean, FINE, GROUPS)
+    d_mean, d_var = refine(d_group_mean, d_group_var, group_mean, mean, FINE, GROUPS)
+    return scale, d_scale * of_channels, d_mean + d_off_mean, d_var
 
 
 @triton.jit

@@ -61,7 +61,6 @@ def test_a_part_is_named_in_full(root, plain, tmp_path, capsys):
 
 
 def load(path, contents):
-    """A linear layer with the weights of a file of such contents."""
     model = torch.nn.Linear(2, 2)
     write(contents, path)
     with loading():

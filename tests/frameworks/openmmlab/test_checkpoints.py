@@ -14,11 +14,7 @@ from ilm_plugins import ExemplarNorm
 from ilm_plugins.checkpoints import CheckpointError, loading, read, write
 from ilm_plugins.cli import convert
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.frameworks.openmmlab.checkpoints import (
-    AtomicFiles,
-    latest,
-    use_safe_checkpoints,
-)
+from ilm_plugins.frameworks.openmmlab.checkpoints import AtomicFiles, latest, use_safe_checkpoints
 from runs import MMENGINE_CONFIG
 from swaps import randomized
 from workers import Harmful

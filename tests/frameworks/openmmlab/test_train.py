@@ -24,12 +24,6 @@ from runs import train_until_killed
 use_safe_checkpoints()  # it lets MMEngine's log of losses be read
 
 
-def derive(path, config, text):
-    """Write a config that derives from another."""
-    path.write_text(f"_base_ = {str(config)!r}\n{text}")
-    return path
-
-
 def test_a_training_leaves_checkpoints_and_its_record(trained):
     state = read(trained / "iter_4.pth")["state_dict"]
     assert state["decode_head.convs.0.gn.encode.weight"].shape == (2, 2)
@@ -49,8 +43,8 @@ def test_a_point_of_an_epoch_has_mean_losses_and_the_validation(config, tmp_path
         "train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=2)\n"
         "log_processor = dict(by_epoch=True)\n"
     )
-    path = derive(tmp_path / "epochs.py", config, text)
-    assert train.main(command(path, out=tmp_path / "out")) == 0
+    (tmp_path / "epochs.py").write_text(f"_base_ = {str(config)!r}\n{text}")
+    assert train.main(command(tmp_path / "epochs.py", out=tmp_path / "out")) == 0
     found = record.read(tmp_path / "out")
     assert (found["unit"], found["planned"]) == ("epochs", 2)
     (log,) = (tmp_path / "out").glob("*/vis_data/scalars.json")
@@ -69,7 +63,8 @@ def test_two_processes_that_are_killed_resume_with_their_optimizer(config, tmp_p
         "    decode_head=dict(norm_cfg=dict(_delete_=True, type='SyncBN')))\n"
         "default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))\n"
     )
-    path, out = derive(tmp_path / "two.py", config, text), tmp_path / "out"
+    path, out = tmp_path / "two.py", tmp_path / "out"
+    path.write_text(f"_base_ = {str(config)!r}\n{text}")
     opts = ["train_cfg.max_iters=100000"]
     words = command(path, "--num-processes", "2", out=out, opts=opts)
     train_until_killed("mmseg.models", words, out / "iter_4.pth")

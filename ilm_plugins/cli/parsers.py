@@ -1,0 +1,254 @@
+"""The options of all commands: a function for each, which parses its words.
+
+This module does not import torch, so that ``--help`` and mistakes in options end a command at once.
+"""
+
+import argparse
+import os
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from ..configs import resolve
+from ..errors import UserError
+from ..frameworks.options import RunOptions
+from ..reproduction.options import Options
+
+#: Subcommand of ``analyze`` -> what it shows.
+MEASURES = {
+    "ratios": "EN's, SN's and SSN's ratios by layer, class and image, and a map of the images",
+    "omega": "how far omega and beta of ILM and AssocNorm are from B_omega and B_beta, by layer, "
+    "key group, class and image, and a map of the images",
+    "dynamics": "EN's, SN's and SSN's ratios over the checkpoints of a training, as in Figs. 1a "
+    "and 5 to 8 of the EN paper",
+}
+#: A word KEY=VALUE.
+OVERRIDE = re.compile(r"\w+(\.\w+)*=")
+#: Without ``argv``, the functions parse the words of this process.
+Words = Sequence[str] | None
+
+
+def train(argv: Words = None) -> Namespace:
+    """The first positional word and all after it are ``overrides``."""
+    p = _new_parser(
+        "Train or evaluate a detectron2 .yaml or LazyConfig .py, or an MMEngine .py.\n"
+        "Several machines: the same command on each, with --num-machines, --machine-rank\n"
+        "and one --dist-url, such as tcp://10.0.0.1:29500.",
+        "train --config-file ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml \\\n"
+        "    --num-gpus 0 OUTPUT_DIR output/shapes",
+    )
+    add = p.add_argument
+    what = "a path, or ilm_plugins://NAME for one of this package's configs"
+    add("--config-file", required=True, type=_config_file, metavar="FILE", help=what)
+    what = "GPUs a machine, 0 for the CPU; default: 1 if any"
+    add("--num-gpus", type=int, metavar="N", help=what)
+    what = "processes a machine over gloo, with --num-gpus 0"
+    add("--num-processes", type=_positive, default=RunOptions.num_processes, metavar="N", help=what)
+    add("--num-machines", type=_positive, default=RunOptions.num_machines, metavar="M")
+    what = "0 to M - 1"
+    add("--machine-rank", type=int, default=RunOptions.machine_rank, metavar="R", help=what)
+    what = "default: a free local port"
+    add("--dist-url", default=RunOptions.dist_url, metavar="URL", help=what)
+    for flag, what in (
+        ("--resume", "continue from the last checkpoint"),
+        ("--eval-only", "evaluate the checkpoint and stop"),
+        ("--tta", "MMEngine: evaluate with the config's tta_pipeline"),
+        ("--amp", "train in mixed precision, on GPUs"),
+        ("--unsafe", "run code that checkpoints and yaml configs hold"),
+    ):
+        add(flag, action="store_true", help=what)
+    what = "'KEY VALUE' pairs for .yaml, 'KEY=VALUE' for .py"
+    add("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=what)
+    return p.parse_args(argv)
+
+
+def convert(argv: Words = None) -> Namespace:
+    p = _new_parser(
+        "Convert the norms of a checkpoint: .pth of torch, detectron2 or MMEngine,\n"
+        ".pkl of detectron2's model zoo, .safetensors.",
+        "convert gn.pth ilmgn.pth --to ILMGN --match 'roi_heads.box_head.*'",
+    )
+    add = p.add_argument
+    add("input", type=_user_path)
+    add("output", type=_user_path, help="another file, in the format that its name ends with")
+    to = p.add_mutually_exclusive_group(required=True).add_argument
+    what = "convert to the norms of this model: a config as of the command train"
+    to("--config-file", type=_config_file, metavar="FILE", help=what)
+    what = "ILMGN, EN or another key of ilm_plugins.NORMS; options as in 'EN(reduction=16)'"
+    to("--to", metavar="NORM", help=what)
+    what = "to the plain norms, where layers still are these"
+    to("--revert", action="store_true", help=what)
+    what = "with --to and --revert: names of norms, * for any characters; can be given again"
+    add("--match", action="append", metavar="PATTERN", help=what)
+    what = "with --to ILMGN, ILMIN, ILMLN, AssocNorm or AN: replace BatchNorm; outputs change"
+    add("--replacing", choices=("BN",), help=what)
+    what = "with --config-file: INPUT is of this part of the model, such as backbone"
+    add("--part", metavar="NAME", help=what)
+    add("--overwrite", action="store_true", help="replace OUTPUT if it is there")
+    what = "run code that INPUT or a yaml config holds"
+    add("--unsafe", action="store_true", help=what)
+    what = "with --config-file: overrides of it"
+    add("overrides", nargs="*", metavar="KEY VALUE", help=what)
+    return p.parse_intermixed_args(argv)
+
+
+def analyze(argv: Words = None) -> Namespace:
+    """The subcommand becomes ``measure``."""
+    p = _new_parser(
+        "See what adaptive layers have learned: tables (CSV), pictures (PNG), summary.",
+        "analyze ratios IMAGES \\\n"
+        "    --config-file ilm_plugins://mmpretrain/en/resnet50_imagenet_en.py \\\n"
+        "    --checkpoint epoch_100.pth --output output/ratios",
+    )
+    commands = p.add_subparsers(required=True, metavar="COMMAND", dest="measure")
+    for name, shown in MEASURES.items():
+        add = commands.add_parser(name, help=shown, description=shown).add_argument
+        add("images", help="a folder of class folders, or a flat folder")
+        add("--config-file", type=_config_file, required=True, metavar="FILE")
+        several = name == "dynamics"
+        what = "in the order of the last number in their names" if several else None
+        number = "+" if several else 1
+        add("--checkpoint", required=True, nargs=number, metavar="FILE", help=what)
+        add("--output", required=True, type=_user_path, metavar="DIR", help="new or empty")
+        what = "names of layers, * for any characters; can be given again"
+        add("--match", action="append", metavar="PATTERN", help=what)
+        what = "only images of these classes"
+        add("--classes", nargs="+", default=(), metavar="NAME", help=what)
+        what = "only N images, evenly spread over all"
+        add("--limit", type=_positive, metavar="N", help=what)
+        what = "default: of the config's test_dataloader; in detectron2 1"
+        add("--batch-size", type=_positive, metavar="N", help=what)
+        what = "how images are mapped; tsne is slow"
+        add("--embedding", choices=("pca", "tsne"), default="pca", help=what)
+        add("--device", help="default: cuda if there is a GPU, else cpu")
+        what = "run code that a checkpoint or a yaml config holds"
+        add("--unsafe", action="store_true", help=what)
+        what = "last: overrides of the config"
+        add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help=what)
+    return p.parse_args(argv)
+
+
+def reproduce(argv: Words = None) -> Namespace:
+    """The subcommand becomes ``action``; words KEY=VALUE at the end are ``overrides``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    number = len(list(takewhile(OVERRIDE.match, reversed(words))))
+    p = _new_parser(
+        "The papers' tables and figures, run here.",
+        "reproduce list en-5",
+        "reproduce run en-5 ResNet20/EN --miniature --num-gpus 0",
+    )
+    commands = p.add_subparsers(required=True, metavar="list | run | report", dest="action")
+    listing = commands.add_parser("list", help="the tables, or one table's rows")
+    listing.add_argument("table", nargs="?", help="such as en-5")
+
+    running = commands.add_parser(
+        "run",
+        help="train and test a table's rows, or continue them",
+        usage="%(prog)s TABLE [ROW] [options] [KEY=VALUE ...]",
+        epilog="Runs are in WORK_DIR/TABLE/ROW/seedN, each with its record.json. Words "
+        "KEY=VALUE at the end are overrides of the config.",
+    )
+    add = running.add_argument
+    add("table", help="such as en-5; 'list' has them all")
+    add("row", nargs="?", help="such as ResNet20/EN; default: all")
+    add("--seeds", type=int, nargs="+", default=Options.seeds, metavar="SEED")
+    shorter = running.add_mutually_exclusive_group()
+    what = "a length of two, on a few generated images"
+    shorter.add_argument("--miniature", action="store_true", help=what)
+    what = "train for N, with the schedule scaled to it; the result's label says so"
+    for unit in ("epochs", "iterations"):
+        shorter.add_argument(f"--{unit}", type=_positive, metavar="N", help=what)
+    add("--num-gpus", type=int, metavar="N", help="GPUs of each run; 0 for the CPU")
+    add("--data", type=_user_path, metavar="DIR", help="the images; default: the config's folder")
+    what = "run code that checkpoints and yaml configs hold"
+    add("--unsafe", action="store_true", help=what)
+
+    reporting = commands.add_parser("report", help="write tables and plots of runs")
+    what = "add the runs to DIR/records, and write DIR again; default: WORK_DIR/reports"
+    reporting.add_argument("--output", type=_user_path, metavar="DIR", help=what)
+    for each in (running, reporting):
+        each.add_argument("--work-dir", type=_user_path, default=Options.work_dir, metavar="DIR")
+    overrides = words[len(words) - number :]
+    return p.parse_args(words[: len(words) - number], Namespace(overrides=overrides))
+
+
+def translate(argv: Words = None) -> Namespace:
+    p = _new_parser(
+        "Translate a folder of images, of any size, to OUTPUT/NAME.png.",
+        "translate ilm_plugins://pix2pix/facades_in_in.py \\\n"
+        "    output/facades/epoch_200.pth LABELS PHOTOS",
+    )
+    p.add_argument("config", type=_config_file, help="of the training")
+    p.add_argument("checkpoint", help="of the training")
+    p.add_argument("input", type=_user_path, help="folder of images")
+    p.add_argument("output", type=_user_path, help="folder to write to, made if missing")
+    what = "translate this half of pairs side by side"
+    p.add_argument("--half", choices=("left", "right"), help=what)
+    p.add_argument("--unsafe", action="store_true", help="run code that the checkpoint holds")
+    p.add_argument("--device", help="default: cuda if there is a GPU, else cpu")
+    return p.parse_args(argv)
+
+
+def make_shapes(argv: Words = None) -> Namespace:
+    p = _new_parser(
+        "Write a dataset of drawn shapes to ROOT/shapes: photos, COCO instances,\n"
+        "semantic masks, and pairs for pix2pix.",
+        "make-shapes --root datasets --num-training 200",
+    )
+    root = os.environ.get("DETECTRON2_DATASETS", "datasets")
+    what = "folder that receives the folder shapes; default: $DETECTRON2_DATASETS or %(default)s"
+    p.add_argument("--root", type=_user_path, default=root, help=what)
+    for name, default, what in (
+        ("--num-training", 1000, "training images"),
+        ("--num-validation", 200, "validation images"),
+        ("--size", 128, "side of the images in pixels"),
+        ("--seed", 0, "seed of the dataset"),
+    ):
+        what = f"{what}; default: {default}"
+        p.add_argument(name, type=int, default=default, metavar="N", help=what)
+    return p.parse_args(argv)
+
+
+def demo(argv: Words = None) -> Namespace:
+    p = _new_parser(
+        "Train small detectors on the generated `shapes`, print their AP and draw predictions.",
+        "demo ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml",
+    )
+    what = "detectron2 yaml"
+    p.add_argument("configs", nargs="+", type=_config_file, metavar="CONFIG", help=what)
+    p.add_argument("--output", type=_user_path, default="output/demo", metavar="FOLDER")
+    what = "also write the results and the last picture there"
+    p.add_argument("--record", type=_user_path, metavar="FOLDER", help=what)
+    p.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
+    return p.parse_args(argv)
+
+
+def _new_parser(description: str, *examples: str) -> argparse.ArgumentParser:
+    """A parser whose help ends with examples, commands without "python -m ilm_plugins"."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog="\n".join(["example:", *(f"  python -m ilm_plugins {line}" for line in examples)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _config_file(word: str) -> str:
+    """The path of a config from the command line, ``ilm_plugins://NAME`` or a path."""
+    try:
+        return resolve(word)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _user_path(word: str) -> Path:
+    """A path from the command line; shells leave the "~" of ``--output=~/runs`` as it is."""
+    return Path(os.path.expanduser(word))
+
+
+def _positive(word: str) -> int:
+    if not re.fullmatch(r"0*[1-9]\d*", word):
+        raise argparse.ArgumentTypeError(f"{word!r} is not a positive integer; give 1 or more")
+    return int(word)

@@ -1,0 +1,25 @@
+"""The settings for runs of rows, apart from the code that makes the runs and needs torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .registry import Cell
+
+
+@dataclass(frozen=True)
+class Options:
+    """The user's settings for all runs: the options of the command ``reproduce run``."""
+
+    seeds: Sequence[int] = (0,)
+    epochs: int | None = None
+    iterations: int | None = None
+    num_gpus: int | None = None
+    miniature: bool = False
+    data: Path | None = None
+    work_dir: Path = Path("output/reproduce")
+    overrides: Sequence[str] = ()
+    unsafe: bool = False
+
+    def folder(self, cell: Cell, seed: int) -> Path:
+        return self.work_dir / cell.folder / f"seed{seed}"
