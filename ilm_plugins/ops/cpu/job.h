@@ -47,10 +47,10 @@ enum {
     SHORT = 512,    /* A contiguous block of fewer values is short: see passes.h. */
     SUMMED = 1024,  /* values that are summed in reals; their sums are added in doubles */
     GRAIN = 32768,  /* values that make another thread worthwhile */
+    AT_ONCE = 64,   /* channels or groups whose moments or sums are pooled at once */
     AHEAD = 4096,   /* bytes between what is read and what is prefetched in channels last, at least */
     FETCH = 1 << 17,  /* an instance of at most so many bytes is prefetched while the one before is written */
     STREAM = 1 << 24,  /* Stores of outputs of at least so many bytes bypass the cache, */
-    AT_ONCE = 64,      /* channels or groups whose moments or sums are pooled at once */
     STREAM_ROW = 2048, /* if a row has at least so many: the ends of rows need ordinary stores. */
 };
 
