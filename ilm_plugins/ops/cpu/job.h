@@ -47,6 +47,8 @@ enum {
     SHORT = 512,    /* A contiguous block of fewer values is short: see passes.h. */
     SUMMED = 1024,  /* values that are summed in reals; their sums are added in doubles */
     GRAIN = 32768,  /* values that make another thread worthwhile */
+    AT_ONCE = 64,   /* channels or groups whose moments or sums are pooled at once */
+    AHEAD = 4096,   /* bytes between what is read and what is prefetched in channels last, at least */
     FETCH = 1 << 17,  /* an instance of at most so many bytes is prefetched while the one before is written */
     STREAM = 1 << 24,  /* Stores of outputs of at least so many bytes bypass the cache, */
     STREAM_ROW = 2048, /* if a row has at least so many: the ends of rows need ordinary stores. */
@@ -108,6 +110,12 @@ static inline Block block_of(const Job *job, int64_t i)
                    .part = part};
 }
 
+/* The number of values in a block of each of its groups. */
+static double values_of(const Job *job, Block b)
+{
+    return (double)((job->map->channels_last ? 1 : b.channels) * b.positions);
+}
+
 /* The offset of the block's first value in x. */
 static int64_t start_of(const Job *job, int64_t instance, Block b)
 {
@@ -127,22 +135,29 @@ static double mean_of(int64_t n, double center, double sum) { return center + su
 static double var_of(int64_t n, double sum, double squares)
 {
     double off = sum / (double)n, var = squares / (double)n - off * off;
-    return isinf(squares) ? (double)NAN : var < 0 ? 0 : var;
+    var = var < 0 ? 0 : var;
+    return isinf(squares) ? (double)NAN : var;
 }
 
-/* Compute the moments of the groups of one block, in channels last, from sums of its channels. */
+/* Compute the moments of the groups of one block, in channels last, from sums of its channels; overwrites
+   `mean` and `squares`. */
 static void pool_channels(int64_t channels, int64_t groups, int64_t n, real *restrict mean,
-                          const real *restrict sum, const real *restrict squares, real *restrict to)
+                          const real *restrict sum, real *restrict squares, real *restrict to)
 {
     int64_t size = channels / groups;
-    for (int64_t g = 0; g < groups; g++) {
+    real *restrict means = size == 1 ? to : mean, *restrict vars = size == 1 ? to + groups : squares;
+    for (int64_t c = 0; c < channels; c++) {
+        means[c] = mean_of(n, mean[c], sum[c]);
+        vars[c] = var_of(n, sum[c], squares[c]);
+    }
+    for (int64_t g = 0; size > 1 && g < groups; g++) {
         double total = 0, spread = 0;
         for (int64_t c = g * size; c < (g + 1) * size; c++)
-            total += mean[c] = mean_of(n, mean[c], sum[c]);
+            total += mean[c];
         total /= size;
         for (int64_t c = g * size; c < (g + 1) * size; c++) {
             double off = mean[c] - total;
-            spread += var_of(n, sum[c], squares[c]) + off * off;
+            spread += squares[c] + off * off;
         }
         to[g] = total;
         to[groups + g] = spread / size;
@@ -155,32 +170,32 @@ static void pool_moments(const Job *job, real *scratch, int64_t instance)
     (void)scratch;
     const Map *map = job->map;
     int64_t groups = map->groups, blocks = job->blocks_per_group, last = map->channels_last;
-    int64_t step = last ? 2 * groups : 2, to_var = last ? groups : 1;
-    real *mean = job->mean + instance * groups, *var = job->var + instance * groups;
-    for (int64_t g = 0; g < groups; g++) {
-        const real *first = job->partials + 2 * instance * job->blocks * (last ? groups : 1)
-            + (last ? g : 2 * g * blocks);
-        if (blocks == 1) {
-            mean[g] = first[0];
-            var[g] = first[to_var];
-            continue;
-        }
-        double total = 0, pooled = 0, spread = 0;
+    int64_t step = last ? 2 * groups : 2, to_next = last ? 1 : 2 * blocks, to_var = last ? groups : 1;
+    real *restrict mean = job->mean + instance * groups, *restrict var = job->var + instance * groups;
+    const real *partials = job->partials + 2 * instance * job->blocks * (last ? groups : 1);
+    for (int64_t g = 0; blocks == 1 && g < groups; g++)
+        mean[g] = partials[g * to_next], var[g] = partials[g * to_next + to_var];
+    for (int64_t first = 0; blocks > 1 && first < groups; first += AT_ONCE) {
+        const real *at = partials + first * to_next;
+        int64_t count = minimum(AT_ONCE, groups - first);
+        double total = 0, pooled[AT_ONCE] = {0}, spread[AT_ONCE] = {0};
         for (int64_t i = 0; i < blocks; i++) {
-            Block b = block_of(job, last ? i : g * blocks + i);
-            double n = (double)((last ? 1 : b.channels) * b.positions);
+            double n = values_of(job, block_of(job, i));
             total += n;
-            pooled += n * first[i * step];
+            for (int64_t g = 0; g < count; g++)
+                pooled[g] += n * at[i * step + g * to_next];
         }
-        pooled /= total;
+        for (int64_t g = 0; g < count; g++)
+            pooled[g] /= total;
         for (int64_t i = 0; i < blocks; i++) {
-            Block b = block_of(job, last ? i : g * blocks + i);
-            double n = (double)((last ? 1 : b.channels) * b.positions);
-            double off = first[i * step] - pooled;
-            spread += n * (first[i * step + to_var] + off * off);
+            double n = values_of(job, block_of(job, i));
+            for (int64_t g = 0; g < count; g++) {
+                double off = at[i * step + g * to_next] - pooled[g];
+                spread[g] += n * (at[i * step + g * to_next + to_var] + off * off);
+            }
         }
-        mean[g] = pooled;
-        var[g] = spread / total;
+        for (int64_t g = 0; g < count; g++)
+            mean[first + g] = pooled[g], var[first + g] = spread[g] / total;
     }
 }
 
@@ -190,18 +205,20 @@ static void pool_sums(const Job *job, real *scratch, int64_t instance)
     (void)scratch;
     int64_t channels = job->map->channels, last = job->map->channels_last;
     int64_t parts = last ? job->blocks : job->parts;
-    int64_t step = last ? 2 * channels : 2, to_sum = last ? channels : 1;
-    real *d_scale = job->d_scale + instance * channels, *d_shift = job->d_shift + instance * channels;
-    for (int64_t c = 0; c < channels; c++) {
-        const real *first =
-            job->partials + 2 * instance * channels * parts + (last ? c : 2 * c * parts);
-        double products = 0, sum = 0;
-        for (int64_t i = 0; i < parts; i++) {
-            products += first[i * step];
-            sum += first[i * step + to_sum];
-        }
-        d_scale[c] = products;
-        d_shift[c] = sum;
+    int64_t step = last ? 2 * channels : 2, to_next = last ? 1 : 2 * parts, to_sum = last ? channels : 1;
+    real *restrict d_scale = job->d_scale + instance * channels;
+    real *restrict d_shift = job->d_shift + instance * channels;
+    for (int64_t first = 0; first < channels; first += AT_ONCE) {
+        const real *at = job->partials + 2 * instance * channels * parts + first * to_next;
+        int64_t count = minimum(AT_ONCE, channels - first);
+        double products[AT_ONCE] = {0}, sum[AT_ONCE] = {0};
+        for (int64_t i = 0; i < parts; i++)
+            for (int64_t c = 0; c < count; c++) {
+                products[c] += at[i * step + c * to_next];
+                sum[c] += at[i * step + c * to_next + to_sum];
+            }
+        for (int64_t c = 0; c < count; c++)
+            d_scale[first + c] = products[c], d_shift[first + c] = sum[c];
     }
 }
 
@@ -224,7 +241,11 @@ static void find_dx_coefficients(const Job *job, int64_t instance)
     }
 }
 
-static void *allocate(int64_t count) { return malloc(maximum(1, count) * sizeof(real)); }
+/* Allocate reals at the start of a cache line, so that vectors of channels do not cross lines. */
+static void *allocate(int64_t count)
+{
+    return aligned_alloc(64, divide_up(maximum(1, count) * sizeof(real), 64) * 64);
+}
 
 /* ---- threads */
 

@@ -232,7 +232,7 @@ static void exemplar_backward(const Job *job, real *scratch, int64_t instance)
         const real *weight = weight_of(net, channels, k), *rstd = m.rstd + k * channels;
         const real *off = m.off + k * channels;
         real *restrict d_weight = tape + (net->shared_affine ? 0 : k * channels), ratio = m.ratios[k];
-        for (int64_t c = 0; c < channels; c++) {
+        INDEPENDENT for (int64_t c = 0; c < channels; c++) {
             real d_gain = (d_scale[c] + d_shift[c] * off[c]) * rstd[c];
             scale[c] += ratio * weight[c] * rstd[c];
             d_weight[c] += ratio * d_gain;
@@ -271,7 +271,7 @@ static void exemplar_backward(const Job *job, real *scratch, int64_t instance)
     for (int64_t k = 0; k < count; k++) {
         const real *weight = weight_of(net, channels, k), *rstd = m.rstd + k * channels;
         const real *off = m.off + k * channels;
-        real *d_run = d_of_var; /* d_z of each channel; overwritten below */
+        real *d_run = d_of_var, ratio = m.ratios[k]; /* d_z of each channel; overwritten below */
         memset(d_z, 0, width * sizeof(real));
         if (net->ratio_net == MLP)
             memset(d_run, 0, channels * sizeof(real));
@@ -280,11 +280,12 @@ static void exemplar_backward(const Job *job, real *scratch, int64_t instance)
                 add_scaled(d_z, m.z + j * width, width, symmetric[k][j]);
             expand(d_z, width, channels, d_run);
         }
-        for (int64_t c = 0; c < channels; c++) {
-            real gain = m.ratios[k] * weight[c], run = d_run[c], r = rstd[c];
-            real d_u = d_shift[c] * gain + (reduce ? reduce[c] : 1) * run;
-            if (reduce)
-                d_reduce[c] += run * off[c] * r;
+        for (int64_t c = 0; reduce && c < channels; c++) {
+            d_reduce[c] += d_run[c] * off[c] * rstd[c];
+            d_run[c] *= reduce[c];
+        }
+        INDEPENDENT for (int64_t c = 0; c < channels; c++) {
+            real gain = ratio * weight[c], r = rstd[c], d_u = d_shift[c] * gain + d_run[c];
             d_off[c] = d_u * r;
             d_of_var[c] = (real)-0.5 * r * r * r * (d_scale[c] * gain + d_u * off[c]);
         }
@@ -356,7 +357,7 @@ static void switch_backward(const Job *job, real *scratch, int64_t instance)
     real *restrict d_mixed_var = d_mixed_off + channels, *restrict d_off = d_mixed_var + channels;
     real *restrict d_of_var = d_off + channels, *memory = d_of_var + channels;
     mix(map, net, &m, off, mixed_var, rstd);
-    for (int64_t c = 0; c < channels; c++) {
+    INDEPENDENT for (int64_t c = 0; c < channels; c++) {
         real r = rstd[c], d = d_scale[c] + d_shift[c] * off[c];
         scale[c] = weight[c] * r;
         tape[at.weight + c] = d * r;
@@ -374,7 +375,7 @@ static void switch_backward(const Job *job, real *scratch, int64_t instance)
            g_k - sum of ratio_j g_j takes their place. The mixed statistic is subtracted from each
            statistic before the product with its gradient: statistics can be much larger than their
            differences, and a difference of the sums would lose digits. */
-        for (int64_t c = 0; c < channels; c++) {
+        INDEPENDENT for (int64_t c = 0; c < channels; c++) {
             d_off[c] = d_mixed_off[c] * (off_k[c] - off[c]);
             d_of_var[c] = d_mixed_var[c] * (var_k[c] - mixed_var[c]);
         }
@@ -438,7 +439,6 @@ static void pool_batch(int64_t begin, int64_t end, void *context)
     const Map *map = job->map;
     real *mean = (real *)job->batch_mean, *var = (real *)job->batch_var;
     int64_t n = map->instances, channels = map->channels;
-    enum { AT_ONCE = 64 };
     for (int64_t first = begin; first < end; first += AT_ONCE) {
         int64_t count = minimum(AT_ONCE, end - first);
         double sum[AT_ONCE] = {0}, spread[AT_ONCE] = {0};

@@ -21,6 +21,13 @@ typedef uint16_t Half __attribute__((vector_size(REGISTER / 2)));
 typedef uint32_t Bits __attribute__((vector_size(REGISTER)));
 #endif
 
+/* Before a loop whose arrays do not overlap: of so many arrays the compiler would not check it. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define INDEPENDENT
+#endif
+
 static inline Vector get(const real *at)
 {
     Vector values;
