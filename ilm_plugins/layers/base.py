@@ -4,9 +4,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from ..ops import Network, adaptive_norm
+from ..ops import Network, adaptive_norm, operators
 from .options import check_known
 
 #: Modules with initializers that give all weights within a norm a value meant for its own.
@@ -59,8 +60,6 @@ class AdaptiveNorm(nn.GroupNorm):
         super().__init_subclass__(**options)
         if "network" not in vars(cls):  # a base's describes the base's equations
             cls.network = None
-        if cls.network is not None:
-            cls.network._dynamo_marked_constant = True
 
     def __new__(cls, *args, **options):
         # Frameworks construct layers from configs: a misspelt option gets our message here
@@ -128,6 +127,14 @@ class AdaptiveNorm(nn.GroupNorm):
             network=self.network,
             running=running,
         )
+
+    def describe(self, device: torch.device, dtype: torch.dtype) -> tuple | None:
+        """Return what operators of compiled models take in place of :attr:`network`."""
+        network = self.network()
+        return operators.describe(network, device, dtype, self.num_channels, self.moment_groups)
+
+    # As by torch.compiler.assume_constant_result, which imports the compiler.
+    describe._dynamo_marked_constant = True
 
     def extra_repr(self) -> str:
         """Return the constructor's arguments, without device, dtype and flags that are False."""

@@ -26,13 +26,14 @@ def adaptive_norm(x: Tensor, num_groups: int, eps: float, network, tensors: Tens
     types = [type(t) for t in (tensors[0], x, *tensors, *running[:2])]
     if not all(kind in backends.PLAIN for kind in types) or types[0] is Tensor:
         return None
-    described = network()
-    # A parameter's shape is constant, and x's may be symbolic.
-    key = _key(described, x.device, x.dtype, tensors[0].shape[-1], num_groups)
-    buffers = [t for t in tensors[described.num_parameters :] if t is not None]
-    # The comparisons make the compiler look at the options again in each call.
-    has_changed = eps != described.eps or (running and running[2] != described.momentum)
-    if key is None or has_changed or any(buffer.requires_grad for buffer in buffers):
+    described = network.__self__.describe(x.device, x.dtype)
+    if described is None:
+        return None
+    key, num_parameters, *options = described
+    buffers = [t for t in tensors[num_parameters:] if t is not None]
+    # The comparison makes the compiler look at the options again in each call.
+    has_changed = [eps, *running[2:]] != options[: 1 + len(running[2:])]
+    if has_changed or any(buffer.requires_grad for buffer in buffers):
         return None
     present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
     arguments = x, num_groups, key, given, present, running[:2]
@@ -42,8 +43,8 @@ def adaptive_norm(x: Tensor, num_groups: int, eps: float, network, tensors: Tens
     return y, None, None
 
 
-def _key(network: Network, device, dtype, channels: int, num_groups: int) -> str | None:
-    """Return a network's description as a string; None if kernels do not compute it."""
+def describe(network: Network, device, dtype, channels: int, num_groups: int) -> tuple | None:
+    """Return a network as a string, and some fields; None if kernels do not compute it."""
     x = torch.empty(1, channels, 2, device=device, dtype=dtype)
     kernels = backends.find_kernels(x)
     if (
@@ -56,11 +57,8 @@ def _key(network: Network, device, dtype, channels: int, num_groups: int) -> str
         or not kernels.runs(network, x, num_groups)
     ):
         return None
-    return json.dumps((type(network).__name__, *network), default=lambda number: number.item())
-
-
-# As by torch.compiler.assume_constant_result, which imports the compiler; see layers/base.py, too.
-_key._dynamo_marked_constant = True
+    key = json.dumps((type(network).__name__, *network), default=lambda number: number.item())
+    return key, network.num_parameters, network.eps, getattr(network, "momentum", None)
 
 
 def _triton() -> ModuleType:

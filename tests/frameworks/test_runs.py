@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 
 import fresh
 import workers
@@ -128,6 +129,9 @@ def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):
     with lock(tmp_path / "new"), pytest.raises(UserError, match="in use"), lock(tmp_path / "new"):
         pass
     with lock(tmp_path / "new"):
+        pass
+    other = FileLock(tmp_path / "new" / ".lock")  # the one file of all processes
+    with other, pytest.raises(UserError, match="in use"), lock(tmp_path / "new"):
         pass
 
 
