@@ -202,32 +202,6 @@ def test_readmes_norm_cfg_gives_a_segmenter(tmp_path):
     assert model.decode_head.convs[0].norm.reduction == 32
 
 
-@pytest.mark.wide
-def test_a_config_that_inherits(tmp_path, monkeypatch):
-    pytest.importorskip("mmseg", reason="needs OpenMMLab")
-    from mmengine.config import Config
-
-    from ilm_plugins.frameworks import open_config
-
-    text, own = (found for found in blocks(OPENMMLAB, "python") if "_base_" in found)
-    first, rest = text.split("\n", 1)
-    base = Config.fromfile(ROOT / "configs" / "mmseg" / "fcn_r50-d8_ade20k_en.py")
-    path = tmp_path / "mine.py"
-    (tmp_path / "my_package.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    for line in (first, own):
-        path.write_text(f"{line}\n{rest}")
-        cfg = Config.fromfile(path)
-        for part in ("train_dataloader", "val_dataloader", "test_dataloader"):
-            mine, theirs = cfg[part].dataset, base[part].dataset
-            assert mine == {**theirs, "data_root": "data/mine"} != theirs
-        assert cfg.model.decode_head == base.model.decode_head
-        assert cfg.train_cfg == base.train_cfg and cfg.param_scheduler == base.param_scheduler
-    assert "my_package" in sys.modules
-    model = open_config(str(path)).build_model()
-    assert any(isinstance(m, ExemplarNorm) for m in model.modules())
-
-
 @pytest.fixture(scope="module")
 def tutorial(tmp_path_factory):
     """A folder with the page's configs, of two iterations, and small generated data sets."""
