@@ -26,7 +26,6 @@ from runs import NEEDS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-DETECTRON2 = ROOT / "docs" / "detectron2.md"
 OPENMMLAB = ROOT / "docs" / "openmmlab.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -209,22 +208,19 @@ def tutorial(tmp_path_factory):
     for path in (ROOT / "docs" / "tutorial").glob("*.py"):
         text = re.sub(r"iterations = \d+", "iterations = 2", path.read_text(encoding="utf-8"))
         (out / path.name).write_text(text, encoding="utf-8")
-    write_shapes(out, num_training=4, num_validation=2, seed=5)
+    shapes = write_shapes(out, num_training=1, num_validation=2, seed=5)
     bccd, camvid = out / "data" / "bccd", out / "data" / "camvid"
     for folder in (bccd / "annotations", camvid / "images", camvid / "annotations"):
         folder.mkdir(parents=True)
-    (bccd / "images").symlink_to(out / "shapes" / "images")
-    for split, name in (("training", "train"), ("validation", "test")):
-        found = out / "shapes" / "annotations" / f"instances_{split}.json"
-        annotations = json.loads(found.read_text("utf-8"))
-        for image in annotations["images"]:
-            image["file_name"] = f"{split}/{image['file_name']}"
-        cells = ("RBC", "WBC", "Platelets", "unused")
-        for category, cell in zip(annotations["categories"], cells, strict=True):
-            category["name"] = cell
+    (bccd / "images").symlink_to(shapes / "images" / "validation")
+    annotations = json.loads((shapes / "annotations" / "instances_validation.json").read_text())
+    cells = ("RBC", "WBC", "Platelets", "unused")
+    for category, cell in zip(annotations["categories"], cells, strict=True):
+        category["name"] = cell
+    for name in ("train", "test"):
         (bccd / "annotations" / f"{name}.json").write_text(json.dumps(annotations))
         for kind in ("images", "annotations"):
-            (camvid / kind / name).symlink_to(out / "shapes" / kind / split)
+            (camvid / kind / name).symlink_to(shapes / kind / "validation")
     return out
 
 
