@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .autoencoder import autoencoder, autoencoder_vjp
+from .autoencoder import autoencoder
 from .devices import padded
 from .rescaling import keep, rescale_vjp
 from .sizes import Sizes
@@ -110,7 +110,7 @@ def _one_read_vjp_kernel(
         d_scale = spread(tl.sum(dy * x, axis=1), SIZES.channels, SIZES.channels)
         d_shift = spread(tl.sum(dy, axis=1), SIZES.channels, SIZES.channels)
     scale, slope, offset = rescale_vjp(
-        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, autoencoder_vjp, SIZES
+        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, autoencoder, SIZES
     )
     d_x = _to_elements(scale, chunks, SHAPE) * dy
     d_x += spread(slope, SIZES.fine, SHAPE.block_c)[:, None] * x
