@@ -13,23 +13,16 @@ from . import vectors as v
 @triton.jit
 def _combine(decoded, b, offset, ACTIVATION: tl.constexpr, COMBINE: tl.constexpr):
     """AssocNorm's Table 5: return omega or beta, and its derivatives by ``decoded`` and by B."""
-    if COMBINE == "a(WE+B)":
-        y, slope = v.activate(decoded + b, ACTIVATION)
-        y -= offset
-        b_slope = slope
+    y, slope = v.activate(decoded + b if COMBINE == "a(WE+B)" else decoded, ACTIVATION)
+    y -= offset
+    if COMBINE == "a(WE)+B":
+        return y + b, slope, tl.full(b.shape, 1.0, tl.float32)
+    elif COMBINE == "a(WE+B)":
+        return y, slope, slope
+    elif COMBINE == "a(WE)*B":
+        return y * b, slope * b, y
     else:
-        y, slope = v.activate(decoded, ACTIVATION)
-        y -= offset
-        if COMBINE == "a(WE)*B":
-            b_slope = y
-            y = y * b
-            slope = slope * b
-        elif COMBINE == "a(WE)+B":
-            b_slope = tl.full(b.shape, 1.0, tl.float32)
-            y = y + b
-        else:
-            b_slope = tl.zeros(b.shape, tl.float32)
-    return y, slope, b_slope
+        return y, slope, tl.zeros(b.shape, tl.float32)
 
 
 @triton.jit

@@ -171,7 +171,6 @@ def _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, gradients_ptr, SIZES: tl.
 
 @triton.jit
 def _weight(i: tl.constexpr, ptr, SIZES: tl.constexpr):
-    """Return normalizer i's weight or bias (channels)."""
     c, exists = v.numbers(SIZES.channels)
     return v.load(ptr, c if SIZES.network.shared_affine else i * SIZES.channels + c, exists)
 

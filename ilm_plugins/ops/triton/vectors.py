@@ -1,7 +1,7 @@
 """Steps of the networks' kernels, which hold an instance's vectors in registers.
 
 A vector of COUNT values is padded to the next power of two. The padding may have any values: sums
-and stores leave it out.
+and stores leave it out. Triton compiles what follows a ``return``, unless it stands under ``else``.
 """
 
 import triton
@@ -60,7 +60,6 @@ def fold(values, COUNT: tl.constexpr, GROUPS: tl.constexpr):
 
 @triton.jit
 def total(values, COUNT: tl.constexpr):
-    """Sum COUNT values."""
     return tl.sum(fold(values, COUNT, 1), axis=0)
 
 
