@@ -135,8 +135,7 @@ def shape_for(x: Tensor, sizes: Sizes) -> Shape | None:
 def forward(x: Tensor, statistics: Tensor, num_groups: int, pointers, shape: Shape, sizes: Sizes):
     """Return y; write the statistics."""
     y = torch.empty_like(x)
-    maps = x, y, statistics, len(x) * num_groups
-    _launch(_one_read_kernel, maps, pointers, shape, sizes)
+    _launch(_one_read_kernel, (x, y, statistics, len(x) * num_groups), pointers, shape, sizes)
     return y
 
 
@@ -145,8 +144,7 @@ def backward(
 ) -> Tensor:
     """Return dx; write each instance's gradients of the tensors to ``gradients`` (N, *)."""
     dx = torch.empty_like(x)
-    maps = dy, x, dx, mean, var, gradients
-    _launch(_one_read_vjp_kernel, maps, pointers, shape, sizes)
+    _launch(_one_read_vjp_kernel, (dy, x, dx, mean, var, gradients), pointers, shape, sizes)
     return dx
 
 
