@@ -43,8 +43,8 @@ def keep(n, kept_ptr, t, SIZES: tl.constexpr):
     for i in tl.static_range(len(SIZES.buffers)):
         ptr = t[SIZES.buffers[i][0]]
         if ptr is not None:
-            at, exists = numbers(SIZES.buffers[i][2])
-            exists &= n == 0
+            at, _ = numbers(SIZES.buffers[i][2])
+            exists = at < tl.where(n == 0, SIZES.buffers[i][2], 0)
             tl.store(kept_ptr + SIZES.buffers[i][1] + at, load(ptr, at, exists), mask=exists)
 
 
