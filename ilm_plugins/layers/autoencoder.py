@@ -1,6 +1,7 @@
 """The base class of ILM Norm and AssocNorm, with the auto-encoder that predicts scale and shift."""
 
 import math
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -9,6 +10,9 @@ from ..ops import Autoencoder, cast, coarsen, moments, restandardize
 from .base import AdaptiveNorm, parameter
 from .options import check, check_choice, check_eps, check_positive
 from .projection import Projection, project
+
+#: Returns the attributes of a layer that describe its network.
+_network_fields = attrgetter(*Autoencoder._fields)
 
 
 class AutoencoderNorm(AdaptiveNorm):
@@ -93,7 +97,6 @@ class AutoencoderNorm(AdaptiveNorm):
         return getattr(self, option) == value
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
-        """Return weight, bias, W1, W2, W3 and omega_offset; the class has the shapes."""
         maps = (self._modules[name] for name in ("encode", "decode_mean", "decode_var"))
         maps = (parameter(module, "weight") for module in maps)
         own = parameter(self, "weight"), parameter(self, "bias")
@@ -110,8 +113,7 @@ class AutoencoderNorm(AdaptiveNorm):
         return omega.flatten(1), beta.flatten(1)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute scale and shift (N, C) of x standardized by fine groups (Eqs. 1 and 2)."""
-        # y = omega * ratio * x_hat + (beta + omega * offset), see restandardize.
+        # Eqs. 1 and 2: y = omega * ratio * x_hat + (beta + omega * offset), see restandardize.
         omega, beta = self.predict(mean, var, *tensors)
         n, c = mean.shape[0], self.num_channels
         if self.moment_groups == self.num_groups:  # ratio 1, offset 0
@@ -148,12 +150,4 @@ class AutoencoderNorm(AdaptiveNorm):
         return 4 * self.hidden * self.num_key_groups  # the encoder runs twice, either decoder once
 
     def network(self) -> Autoencoder:
-        return Autoencoder(
-            self.num_groups,
-            self.num_key_groups,
-            self.hidden,
-            self.eps,
-            self.mean_drives,
-            self.activations,
-            self.combine,
-        )
+        return Autoencoder(*_network_fields(self))

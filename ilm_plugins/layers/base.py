@@ -1,7 +1,7 @@
 """The base class of all layers: forward pass, input check, initialization."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -54,7 +54,7 @@ class AdaptiveNorm(nn.GroupNorm):
     #: The hook, of both frameworks, that a training with the layer needs.
     training_hook: ClassVar[str | None] = None
     #: Initial values of the layer's own parameters and buffers, by name.
-    initial_values: ClassVar[Mapping[str, float]] = {"weight": 1.0, "bias": 0.0}
+    initial_values: ClassVar[dict[str, float]] = {"weight": 1.0, "bias": 0.0}
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -118,14 +118,9 @@ class AdaptiveNorm(nn.GroupNorm):
 
     def normalize(self, x: Tensor, running: tuple = ()) -> tuple[Tensor, ...]:
         """Return the normalized x; its means and variances, see :func:`ops.adaptive_norm`."""
+        groups, tensors = self.moment_groups, self.rescale_tensors()
         return adaptive_norm(
-            x,
-            self.moment_groups,
-            self.eps,
-            self.rescale,
-            *self.rescale_tensors(),
-            network=self.network,
-            running=running,
+            x, groups, self.eps, self.rescale, *tensors, network=self.network, running=running
         )
 
     def describe(self, device: torch.device, dtype: torch.dtype) -> tuple | None:

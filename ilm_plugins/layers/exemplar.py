@@ -1,8 +1,5 @@
 """Exemplar Normalization: Zhang et al., CVPR 2020."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -81,10 +78,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
 
     replaces = "BN"
     num_batches_tracked: Tensor | None
-    initial_values: ClassVar[Mapping[str, float]] = {
-        **MixtureNorm.initial_values,
-        "num_batches_tracked": 0,
-    }
+    initial_values = MixtureNorm.initial_values | {"num_batches_tracked": 0}
 
     @takes_options_of(MixtureNorm)
     def __init__(
@@ -164,23 +158,14 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return maps + k * c + k * k * (c // self.reduction)
 
     def network(self) -> Exemplar:
-        return Exemplar(
-            self.normalizers,
-            self.num_groups,
-            self.eps,
-            self._modules["expand"].out_features,
-            1 if self.ratio_net == "no_conv" else self.reduction,
-            self.activation,
-            self.ratio_net,
-            self.shared_affine,
-            self.momentum,
-        )
+        hidden = self._modules["expand"].out_features
+        reduction = 1 if self.ratio_net == "no_conv" else self.reduction
+        options = self.activation, self.ratio_net, self.shared_affine, self.momentum
+        return Exemplar(self.normalizers, self.num_groups, self.eps, hidden, reduction, *options)
 
     def rescale(self, mean, var, weight, bias, *tensors):
-        *network, running_mean, running_var = tensors
-        one_over_sigma, normalized_means = self._normalize_means(
-            mean, var, running_mean, running_var
-        )
+        network, running = tensors[:-2], tensors[-2:]
+        one_over_sigma, normalized_means = self._normalize_means(mean, var, *running)
         ratios = self._ratios(mean, normalized_means, *network)
         lambda_gamma = (ratios.unsqueeze(2) * weight.view(-1, self.num_channels)).unbind(1)
         sigma_in = (var + self.eps).sqrt()
@@ -200,9 +185,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         if self.ratio_net == "mlp":
             features = mean
         else:
-            z = normalized_means
-            if self.ratio_net == "conv":
-                z = project_groups(z, reduce)
+            z = normalized_means if reduce is None else project_groups(normalized_means, reduce)
             features = project(z, z.unsqueeze(1)).flatten(1)  # v = z z^T
         hidden = ACTIVATIONS[self.activation](project(features, expand, expand_bias))
         return project(hidden, ratio, ratio_bias).softmax(1)

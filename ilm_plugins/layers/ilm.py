@@ -76,7 +76,6 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
 
     @property
     def key_group_size(self) -> int:
-        """The number of channels of a key group."""
         return self.num_channels // self.num_key_groups
 
 

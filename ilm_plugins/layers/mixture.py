@@ -2,10 +2,9 @@
 
 import copy
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import add
-from typing import ClassVar
 
 import torch
 from torch import Tensor, distributed
@@ -52,11 +51,7 @@ class MixtureNorm(AdaptiveNorm):
     """
 
     running_mean: Tensor | None
-    initial_values: ClassVar[Mapping[str, float]] = {
-        **AdaptiveNorm.initial_values,
-        "running_mean": 0.0,
-        "running_var": 1.0,
-    }
+    initial_values = AdaptiveNorm.initial_values | {"running_mean": 0.0, "running_var": 1.0}
 
     def __init__(
         self,

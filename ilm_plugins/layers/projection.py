@@ -59,7 +59,6 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """Return the logistic function of x, computed by tanh."""
     # The last bit of torch.sigmoid depends on a value's position in the tensor, hence in the batch.
     return torch.tanh(x * 0.5) * 0.5 + 0.5
 

@@ -1,9 +1,7 @@
 """Sparse Switchable Normalization: Shao et al., CVPR 2019; a row of EN's Table 2."""
 
 import sys
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +38,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
     """
 
     replaces = "BN"
-    initial_values: ClassVar[Mapping[str, float]] = {
-        **SwitchNorm.initial_values,
-        "radius": 0.0,
-        "mean_fixed": 0.0,
-        "var_fixed": 0.0,
-    }
-
+    initial_values = SwitchNorm.initial_values | dict.fromkeys(BUFFERS, 0.0)
     training_hook = "RadiusHook"
 
     @takes_options_of(SwitchNorm)
@@ -55,7 +47,7 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
     ) -> None:
         super().__init__(num_channels, eps, momentum, **options)
         self.register_buffer("radius", self.weight.new_zeros(1))
-        for name in ("mean_fixed", "var_fixed"):
+        for name in BUFFERS[1:]:
             self.register_buffer(name, torch.zeros_like(self.mean_weight))
 
     @torch.no_grad()

@@ -1,8 +1,5 @@
 """Switchable Normalization: Luo et al., ICLR 2019, the baseline of Exemplar Normalization."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -37,11 +34,7 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
     """
 
     replaces = "BN"
-    initial_values: ClassVar[Mapping[str, float]] = {
-        **MixtureNorm.initial_values,
-        "mean_weight": 1.0,
-        "var_weight": 1.0,
-    }
+    initial_values = MixtureNorm.initial_values | {"mean_weight": 1.0, "var_weight": 1.0}
 
     @takes_options_of(MixtureNorm)
     def __init__(

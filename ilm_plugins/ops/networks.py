@@ -1,8 +1,9 @@
 """Descriptions of the layers' networks for kernels.
 
-A network is a layer's function ``rescale``, from moments to scale and shift. ``num_parameters`` is
-the number of its leading tensors that get gradients; buffers follow. ``sizes`` returns the number
-of elements of each tensor for C channels, also of those that are None in a layer.
+A network is a layer's function ``rescale``, from moments to scale and shift. ``tensors`` names the
+tensors that it takes, of which the first ``num_parameters`` get gradients; buffers follow.
+``sizes`` returns the number of elements of each for C channels, also of those that are None in a
+layer.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,13 +19,12 @@ COMBINE = ("a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B")
 #: A network's tensors, in the order of its description; None for a tensor that it lacks.
 Tensors = Sequence[Tensor | None]
 
+#: Names of BN's running mean and variance, which are None where BN takes the batch's own moments.
+BATCH = "batch_mean", "batch_var"
+
 
 class Autoencoder(NamedTuple):
-    """The ``rescale`` of ILM Norm and AssocNorm, see layers/autoencoder.py.
-
-    Its tensors are weight, bias (C), encode (M, key groups), decode_mean, decode_var
-    (key groups, M) and omega_offset (a scalar), in this order.
-    """
+    """The ``rescale`` of ILM Norm and AssocNorm with its ``tensors``, see layers/autoencoder.py."""
 
     num_groups: int  #: of the standardization
     num_key_groups: int
@@ -33,6 +33,7 @@ class Autoencoder(NamedTuple):
     mean_drives: str  #: "beta" or "omega", what the mean predicts; the variance predicts the other
     activations: tuple[str, str]  #: for (mean, variance)
     combine: str  #: of AssocNorm's Table 5; "a(WE)+B" is ILM Norm's
+    tensors = "weight", "bias", "encode", "decode_mean", "decode_var", "omega_offset"
     num_parameters = 5
 
     def sizes(self, channels: int) -> tuple[int, ...]:
@@ -41,11 +42,7 @@ class Autoencoder(NamedTuple):
 
 
 class Exemplar(NamedTuple):
-    """The ``rescale`` of EN, see layers/exemplar.py.
-
-    Its tensors are weight, bias, the weight of ``reduce`` or None, weight and bias of ``expand``
-    and of ``ratio``; then BN's running mean and variance, or None for those of the batch.
-    """
+    """The ``rescale`` of EN with its ``tensors``, see layers/exemplar.py."""
 
     normalizers: tuple[str, ...]
     num_groups: int  #: of "GN"
@@ -56,6 +53,7 @@ class Exemplar(NamedTuple):
     ratio_net: str
     shared_affine: bool
     momentum: float = 0.1  #: of the running statistics
+    tensors = "weight", "bias", "reduce", "expand", "expand_bias", "ratio", "ratio_bias", *BATCH
     num_parameters = 7
 
     def sizes(self, channels: int) -> tuple[int, ...]:
@@ -67,16 +65,13 @@ class Exemplar(NamedTuple):
 
 
 class Switch(NamedTuple):
-    """The ``rescale`` of SN, see layers/switchable.py.
-
-    Its tensors are weight, bias, ``mean_weight``, ``var_weight``; then BN's running mean and
-    variance, or None for those of the batch.
-    """
+    """The ``rescale`` of SN with its ``tensors``, see layers/switchable.py."""
 
     normalizers: tuple[str, ...]
     num_groups: int  #: of "GN"
     eps: float
     momentum: float = 0.1  #: of the running statistics
+    tensors = "weight", "bias", "mean_weight", "var_weight", *BATCH
     num_parameters = 4
 
     def sizes(self, channels: int) -> tuple[int, ...]:
@@ -85,9 +80,10 @@ class Switch(NamedTuple):
 
 
 class SparseSwitch(Switch):
-    """The ``rescale`` of SSN; ``radius``, ``mean_fixed``, ``var_fixed`` precede BN's tensors."""
+    """The ``rescale`` of SSN with its ``tensors``, see layers/sparse.py."""
 
     __slots__ = ()
+    tensors = *Switch.tensors[:4], "radius", "mean_fixed", "var_fixed", *BATCH
 
     def sizes(self, channels: int) -> tuple[int, ...]:
         parameters, k = super().sizes(channels)[:4], len(self.normalizers)
@@ -95,16 +91,13 @@ class SparseSwitch(Switch):
 
 
 class Attentive(NamedTuple):
-    """The ``rescale`` of AN, see layers/attentive.py.
-
-    Its tensors are weight, bias (C), the attention's weight (K, C) and bias (K), and the pairs'
-    weight and bias (K, C).
-    """
+    """The ``rescale`` of AN with its ``tensors``, see layers/attentive.py."""
 
     num_groups: int  #: of the standardization
     eps: float
     num_affine: int  #: K
     feature_eps: float  #: added to the variance in the attention's features
+    tensors = "weight", "bias", "attention", "attention_bias", "pair_weight", "pair_bias"
     num_parameters = 6
 
     def sizes(self, channels: int) -> tuple[int, ...]:

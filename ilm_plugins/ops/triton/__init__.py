@@ -94,7 +94,7 @@ def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors 
         return one_read.forward(x, statistics, num_groups, pointers, shape, sizes), statistics
     scale, shift = new(x, 2, c)
     values = scale, shift, statistics, n * num_groups
-    _launch(rescaling.rescale_kernel, values, pointers, sizes, 0)
+    _launch(rescaling.rescale_kernel, values, pointers, sizes)
     return streaming.affine(x, mean, scale, shift), statistics
 
 
@@ -115,7 +115,7 @@ def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, 
         (scale,), (slope, offset) = new(x, 1, c), new(x, 2, num_groups)
         values = *streaming.sums(dy, x, mean), mean, var, scale, slope, offset, gradients
         count = float(x[0].numel() // num_groups)
-        _launch(rescaling.rescale_vjp_kernel, values, pointers, sizes, 1, count)
+        _launch(rescaling.rescale_vjp_kernel, values, pointers, sizes, count)
     total = gradients.sum(0) if len(gradients) > 1 else gradients[0]
     if needs[0] and not shape:
         batch = ()
@@ -129,9 +129,9 @@ def _uses_batch_moments(network: Network, tensors: Tensors) -> bool:
     return "BN" in getattr(network, "normalizers", ()) and tensors[-1] is None
 
 
-def _launch(kernel, values: Sequence, pointers, sizes: Sizes, vjp: int, *count: float) -> None:
+def _launch(kernel, values: Sequence, pointers, sizes: Sizes, *count: float) -> None:
     """Launch a kernel of ``rescaling``, with one program for each instance."""
     hidden = sizes.network.hidden if sizes.kind == "Exemplar" else 0
     warps = min(16, max(4, padded(max(sizes.channels, hidden)) // 64))
-    function = rescaling.NETWORKS[sizes.kind][vjp]
-    kernel[(len(values[0]),)](*values, pointers, *count, function, sizes, num_warps=warps)
+    network = rescaling.NETWORKS[sizes.kind]
+    kernel[(len(values[0]),)](*values, pointers, *count, network, sizes, num_warps=warps)

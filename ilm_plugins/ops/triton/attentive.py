@@ -9,7 +9,7 @@
 import triton
 import triton.language as tl
 
-from .vectors import activate, load, numbers, rescale_groups, rescale_groups_vjp, total
+from .vectors import activate, load, numbers, rescale_groups, total
 
 
 @triton.jit
@@ -24,53 +24,41 @@ def _attend(k, features, t, SIZES: tl.constexpr):
 
 
 @triton.jit
-def _mix(mean, var, t, SIZES: tl.constexpr):
-    """Return weight, bias, the features and their 1 / sqrt(var), and both mixtures (channels)."""
-    c, exists = numbers(SIZES.channels)
+def attentive(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, gradients_ptr=None):
+    """Compute scale and shift (channels) from the moments (channels); see ``rescaling``."""
+    C: tl.constexpr = SIZES.channels
+    K: tl.constexpr = SIZES.network.num_affine
+    c, exists = numbers(C)
+    weight, bias = load(t.weight, c, exists), load(t.bias, c, exists)
     rstd = tl.rsqrt(var + SIZES.network.feature_eps)
     features = mean * rstd
     mixed_weight = tl.zeros_like(mean)
     mixed_bias = tl.zeros_like(mean)
-    for k in range(SIZES.network.num_affine):
+    for k in range(K):
         _, pair_weight, pair_bias, a, _ = _attend(k, features, t, SIZES)
         mixed_weight += a * pair_weight
         mixed_bias += a * pair_bias
-    weight, bias = load(t.weight, c, exists), load(t.bias, c, exists)
-    return weight, bias, features, rstd, mixed_weight, mixed_bias
-
-
-@triton.jit
-def attentive(mean, var, t, SIZES: tl.constexpr):
-    """Compute scale and shift (channels) from the moments (channels) of an instance."""
-    weight, bias, _, _, mixed_weight, mixed_bias = _mix(mean, var, t, SIZES)
-    beta = bias * mixed_weight + mixed_bias
-    return rescale_groups(weight * mixed_weight, beta, mean, var, SIZES)
-
-
-@triton.jit
-def attentive_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.constexpr):
-    """Return the scale and the gradients of the moments (channels); store the tensors'."""
-    C: tl.constexpr = SIZES.channels
-    K: tl.constexpr = SIZES.network.num_affine
-    weight, bias, features, rstd, mixed_weight, _ = _mix(mean, var, t, SIZES)
-    scale, d_omega, d_mean, d_var = rescale_groups_vjp(
-        weight * mixed_weight, d_scale, d_shift, mean, var, SIZES
-    )
-    c, exists = numbers(C)
-    tl.store(gradients_ptr + c, d_omega * mixed_weight, mask=exists)
-    tl.store(gradients_ptr + C + c, d_shift * mixed_weight, mask=exists)
-    attention_ptr = gradients_ptr + 2 * C
-    pairs_ptr = attention_ptr + K * C + K
-    d_mixed_weight = d_omega * weight + d_shift * bias
-    d_features = tl.zeros_like(mean)
-    for k in range(K):
-        attention, pair_weight, pair_bias, a, slope = _attend(k, features, t, SIZES)
-        d_logit = slope * total(d_mixed_weight * pair_weight + d_shift * pair_bias, C)
-        row = k * C + c
-        tl.store(attention_ptr + row, d_logit * features, mask=exists)
-        tl.store(attention_ptr + K * C + k, d_logit)
-        tl.store(pairs_ptr + row, a * d_mixed_weight, mask=exists)
-        tl.store(pairs_ptr + K * C + row, a * d_shift, mask=exists)
-        d_features += d_logit * attention
-    d_features *= rstd
-    return scale, d_mean + d_features, d_var - 0.5 * d_features * features * rstd
+    omega, beta = weight * mixed_weight, bias * mixed_weight + mixed_bias
+    if gradients_ptr is None:
+        return rescale_groups(omega, beta, mean, var, SIZES)
+    else:
+        scale, d_omega, d_mean, d_var = rescale_groups(
+            omega, beta, mean, var, SIZES, d_scale, d_shift
+        )
+        tl.store(gradients_ptr + c, d_omega * mixed_weight, mask=exists)
+        tl.store(gradients_ptr + C + c, d_shift * mixed_weight, mask=exists)
+        attention_ptr = gradients_ptr + 2 * C
+        pairs_ptr = attention_ptr + K * C + K
+        d_mixed_weight = d_omega * weight + d_shift * bias
+        d_features = tl.zeros_like(mean)
+        for k in range(K):
+            attention, pair_weight, pair_bias, a, slope = _attend(k, features, t, SIZES)
+            d_logit = slope * total(d_mixed_weight * pair_weight + d_shift * pair_bias, C)
+            row = k * C + c
+            tl.store(attention_ptr + row, d_logit * features, mask=exists)
+            tl.store(attention_ptr + K * C + k, d_logit)
+            tl.store(pairs_ptr + row, a * d_mixed_weight, mask=exists)
+            tl.store(pairs_ptr + K * C + row, a * d_shift, mask=exists)
+            d_features += d_logit * attention
+        d_features *= rstd
+        return scale, d_mean + d_features, d_var - 0.5 * d_features * features * rstd

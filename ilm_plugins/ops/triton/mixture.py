@@ -171,41 +171,23 @@ def _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, gradients_ptr, SIZES: tl.
 
 @triton.jit
 def _weight(i: tl.constexpr, ptr, SIZES: tl.constexpr):
-    """Return normalizer i's weight or bias (channels)."""
     c, exists = v.numbers(SIZES.channels)
     return v.load(ptr, c if SIZES.network.shared_affine else i * SIZES.channels + c, exists)
 
 
 @triton.jit
-def exemplar(mean, var, t, SIZES: tl.constexpr):
-    """Compute EN's scale and shift from the moments of an instance (channels)."""
-    ratios, _, _ = _ratios(_reduced(mean, var, t, SIZES), t, SIZES)
-    scale = tl.zeros_like(mean)
-    shift = tl.zeros_like(mean)
-    for i in tl.static_range(len(SIZES.network.normalizers)):
-        offset, of_var = _statistics(i, mean, var, t, SIZES)
-        gain = _element(ratios, i) * _weight(i, t.weight, SIZES)
-        rstd = tl.rsqrt(of_var + SIZES.network.eps)
-        scale += gain * rstd
-        shift += gain * rstd * offset
-        if i == 0 or not SIZES.network.shared_affine:
-            shift += _weight(i, t.bias, SIZES)
-    return scale, shift
-
-
-@triton.jit
-def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.constexpr):
-    """Return the scale and the gradients of mean and variance; store those of the tensors."""
+def exemplar(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, gradients_ptr=None):
+    """Compute scale and shift (channels) from the moments (channels); see ``rescaling``."""
     K: tl.constexpr = len(SIZES.network.normalizers)
     C: tl.constexpr = SIZES.channels
-    bias_ptr = gradients_ptr + (C if SIZES.network.shared_affine else K * C)
-    reduce_ptr = bias_ptr + C
-    c, exists = v.numbers(SIZES.channels)
+    SHARED: tl.constexpr = SIZES.network.shared_affine
+    c, exists = v.numbers(C)
     row, _ = v.numbers(K)
     z = _reduced(mean, var, t, SIZES)
     ratios, hidden, slope = _ratios(z, t, SIZES)
 
     scale = tl.zeros_like(mean)
+    shift = tl.zeros_like(mean)
     d_weight = tl.zeros_like(mean)
     d_ratios = tl.zeros_like(ratios)
     for i in tl.static_range(K):
@@ -213,54 +195,52 @@ def exemplar_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.conste
         weight = _weight(i, t.weight, SIZES)
         ratio = _element(ratios, i)
         rstd = tl.rsqrt(of_var + SIZES.network.eps)
-        d_gain = (d_scale + d_shift * offset) * rstd
         scale += ratio * weight * rstd
-        d_ratios = tl.where(row == i, v.total(weight * d_gain, C), d_ratios)
-        if SIZES.network.shared_affine:
-            d_weight += ratio * d_gain
+        if gradients_ptr is None:
+            shift += ratio * weight * rstd * offset
+            if i == 0 or not SHARED:
+                shift += _weight(i, t.bias, SIZES)
         else:
-            tl.store(gradients_ptr + i * C + c, ratio * d_gain, mask=exists)
-    if SIZES.network.shared_affine:
-        tl.store(gradients_ptr + c, d_weight, mask=exists)
-    tl.store(bias_ptr + c, d_shift, mask=exists)
-    d_z = _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, reduce_ptr + C, SIZES)
+            d_gain = (d_scale + d_shift * offset) * rstd
+            d_ratios = tl.where(row == i, v.total(weight * d_gain, C), d_ratios)
+            d_weight += ratio * d_gain
+            if not SHARED:
+                tl.store(gradients_ptr + i * C + c, ratio * d_gain, mask=exists)
+    if gradients_ptr is None:
+        return scale, shift
+    else:
+        if SHARED:
+            tl.store(gradients_ptr + c, d_weight, mask=exists)
+        bias_ptr = gradients_ptr + (C if SHARED else K * C)
+        reduce_ptr = bias_ptr + C
+        tl.store(bias_ptr + c, d_shift, mask=exists)
+        d_z = _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, reduce_ptr + C, SIZES)
 
-    reduce = 1.0 if t.reduce is None else v.load(t.reduce, c, exists)
-    d_reduce = tl.zeros_like(mean)
-    d_mean = tl.zeros_like(mean)
-    d_var = tl.zeros_like(mean)
-    for i in tl.static_range(K):
-        offset, of_var = _statistics(i, mean, var, t, SIZES)
-        gain = _element(ratios, i) * _weight(i, t.weight, SIZES)
-        rstd = tl.rsqrt(of_var + SIZES.network.eps)
-        d_run = v.spread(_row(d_z, i), C // SIZES.network.reduction, C)
-        d_u = d_shift * gain + reduce * d_run
-        d_reduce += d_run * offset * rstd
-        d_rstd = d_scale * gain + d_u * offset
-        d_of_var = -0.5 * rstd * rstd * rstd * d_rstd
-        more_mean, more_var = _statistics_vjp(i, d_u * rstd, d_of_var, mean, gradients_ptr, SIZES)
-        d_mean += more_mean
-        d_var += more_var
-    tl.store(reduce_ptr + c, d_reduce, mask=exists)
-    return scale, d_mean, d_var
+        reduce = 1.0 if t.reduce is None else v.load(t.reduce, c, exists)
+        d_reduce = tl.zeros_like(mean)
+        d_mean = tl.zeros_like(mean)
+        d_var = tl.zeros_like(mean)
+        for i in tl.static_range(K):
+            offset, of_var = _statistics(i, mean, var, t, SIZES)
+            gain = _element(ratios, i) * _weight(i, t.weight, SIZES)
+            rstd = tl.rsqrt(of_var + SIZES.network.eps)
+            d_run = v.spread(_row(d_z, i), C // SIZES.network.reduction, C)
+            d_u = d_shift * gain + reduce * d_run
+            d_reduce += d_run * offset * rstd
+            d_of_var = -0.5 * rstd * rstd * rstd * (d_scale * gain + d_u * offset)
+            more_mean, more_var = _statistics_vjp(
+                i, d_u * rstd, d_of_var, mean, gradients_ptr, SIZES
+            )
+            d_mean += more_mean
+            d_var += more_var
+        tl.store(reduce_ptr + c, d_reduce, mask=exists)
+        return scale, d_mean, d_var
 
 
 # ---- Switchable Normalization
 #
 #     scale = weight rsqrt(sum of var_ratios_k var_k + eps)
 #     shift = scale (sum of mean_ratios_k (mean - mu_k)) + bias
-
-
-@triton.jit
-def _mixed(mean, var, mean_ratios, var_ratios, t, SIZES: tl.constexpr):
-    """Return the means minus the mixed mean, and the mixed variance (channels)."""
-    off_mixed = tl.zeros_like(mean)
-    mixed_var = tl.zeros_like(var)
-    for i in tl.static_range(len(SIZES.network.normalizers)):
-        offset, of_var = _statistics(i, mean, var, t, SIZES)
-        off_mixed += _element(mean_ratios, i) * offset
-        mixed_var += _element(var_ratios, i) * of_var
-    return off_mixed, mixed_var
 
 
 @triton.jit
@@ -318,55 +298,50 @@ def _switch_ratios(d_mean_ratios, d_var_ratios, t, SIZES: tl.constexpr):
 
 
 @triton.jit
-def switch(mean, var, t, SIZES: tl.constexpr):
-    """Compute SN's scale and shift from the moments of an instance (channels)."""
-    c, exists = v.numbers(SIZES.channels)
-    mean_ratios, var_ratios, _, _ = _switch_ratios(0.0, 0.0, t, SIZES)
-    off_mixed, mixed_var = _mixed(mean, var, mean_ratios, var_ratios, t, SIZES)
-    scale = v.load(t.weight, c, exists) * tl.rsqrt(mixed_var + SIZES.network.eps)
-    return scale, scale * off_mixed + v.load(t.bias, c, exists)
-
-
-@triton.jit
-def switch_vjp(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES: tl.constexpr):
-    """Compute the vector-Jacobian product of ``switch``; see ``exemplar_vjp``."""
+def switch(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, gradients_ptr=None):
+    """Compute scale and shift (channels) from the moments (channels); see ``rescaling``."""
     K: tl.constexpr = len(SIZES.network.normalizers)
     C: tl.constexpr = SIZES.channels
-    c, exists = v.numbers(SIZES.channels)
+    c, exists = v.numbers(C)
     row, is_row = v.numbers(K)
     mean_ratios, var_ratios, _, _ = _switch_ratios(0.0, 0.0, t, SIZES)
-    off_mixed, mixed_var = _mixed(mean, var, mean_ratios, var_ratios, t, SIZES)
-    rstd = tl.rsqrt(mixed_var + SIZES.network.eps)
-    scale = v.load(t.weight, c, exists) * rstd
-
-    d_scale += d_shift * off_mixed
-    tl.store(gradients_ptr + c, d_scale * rstd, mask=exists)
-    tl.store(gradients_ptr + C + c, d_shift, mask=exists)
-    d_off_mixed = d_shift * scale
-    d_mixed_var = -0.5 * d_scale * scale * rstd * rstd
-    d_mean_ratios = tl.zeros_like(mean_ratios)
-    d_var_ratios = tl.zeros_like(var_ratios)
-    d_mean = tl.zeros_like(mean)
-    d_var = tl.zeros_like(mean)
+    off_mixed = tl.zeros_like(mean)
+    mixed_var = tl.zeros_like(var)
     for i in tl.static_range(K):
         offset, of_var = _statistics(i, mean, var, t, SIZES)
-        mean_ratio = _element(mean_ratios, i)
-        var_ratio = _element(var_ratios, i)
-        # Ratios sum to 1, so that their gradients may all be shifted. Those of statistic - mixed
-        # statistic lose no digits where statistics are much larger than their differences.
-        of_mean = v.total(d_off_mixed * (offset - off_mixed), C)
-        of_variance = v.total(d_mixed_var * (of_var - mixed_var), C)
-        d_mean_ratios = tl.where(row == i, of_mean, d_mean_ratios)
-        d_var_ratios = tl.where(row == i, of_variance, d_var_ratios)
-        more_mean, more_var = _statistics_vjp(
-            i, mean_ratio * d_off_mixed, var_ratio * d_mixed_var, mean, gradients_ptr, SIZES
-        )
-        d_mean += more_mean
-        d_var += more_var
-    _, _, d_mean_logits, d_var_logits = _switch_ratios(d_mean_ratios, d_var_ratios, t, SIZES)
-    tl.store(gradients_ptr + 2 * C + row, d_mean_logits, mask=is_row)
-    tl.store(gradients_ptr + 2 * C + K + row, d_var_logits, mask=is_row)
-    return scale, d_mean, d_var
+        off_mixed += _element(mean_ratios, i) * offset
+        mixed_var += _element(var_ratios, i) * of_var
+    rstd = tl.rsqrt(mixed_var + SIZES.network.eps)
+    scale = v.load(t.weight, c, exists) * rstd
+    if gradients_ptr is None:
+        return scale, scale * off_mixed + v.load(t.bias, c, exists)
+    else:
+        d_scale += d_shift * off_mixed
+        tl.store(gradients_ptr + c, d_scale * rstd, mask=exists)
+        tl.store(gradients_ptr + C + c, d_shift, mask=exists)
+        d_off_mixed = d_shift * scale
+        d_mixed_var = -0.5 * d_scale * scale * rstd * rstd
+        d_mean_ratios = tl.zeros_like(mean_ratios)
+        d_var_ratios = tl.zeros_like(var_ratios)
+        d_mean = tl.zeros_like(mean)
+        d_var = tl.zeros_like(mean)
+        for i in tl.static_range(K):
+            offset, of_var = _statistics(i, mean, var, t, SIZES)
+            # Ratios sum to 1, so that their gradients may all be shifted. Those of statistic -
+            # mixed statistic lose no digits where statistics are much larger than differences.
+            of_mean = v.total(d_off_mixed * (offset - off_mixed), C)
+            of_variance = v.total(d_mixed_var * (of_var - mixed_var), C)
+            d_mean_ratios = tl.where(row == i, of_mean, d_mean_ratios)
+            d_var_ratios = tl.where(row == i, of_variance, d_var_ratios)
+            d_offset = _element(mean_ratios, i) * d_off_mixed
+            d_of_var = _element(var_ratios, i) * d_mixed_var
+            more_mean, more_var = _statistics_vjp(i, d_offset, d_of_var, mean, gradients_ptr, SIZES)
+            d_mean += more_mean
+            d_var += more_var
+        _, _, d_mean_logits, d_var_logits = _switch_ratios(d_mean_ratios, d_var_ratios, t, SIZES)
+        tl.store(gradients_ptr + 2 * C + row, d_mean_logits, mask=is_row)
+        tl.store(gradients_ptr + 2 * C + K + row, d_var_logits, mask=is_row)
+        return scale, d_mean, d_var
 
 
 # ---- the batch

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .autoencoder import autoencoder, autoencoder_vjp
+from .autoencoder import autoencoder
 from .devices import padded
 from .rescaling import keep, rescale_vjp
 from .sizes import Sizes
@@ -110,7 +110,7 @@ def _one_read_vjp_kernel(
         d_scale = spread(tl.sum(dy * x, axis=1), SIZES.channels, SIZES.channels)
         d_shift = spread(tl.sum(dy, axis=1), SIZES.channels, SIZES.channels)
     scale, slope, offset = rescale_vjp(
-        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, autoencoder_vjp, SIZES
+        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, autoencoder, SIZES
     )
     d_x = _to_elements(scale, chunks, SHAPE) * dy
     d_x += spread(slope, SIZES.fine, SHAPE.block_c)[:, None] * x
@@ -135,8 +135,7 @@ def shape_for(x: Tensor, sizes: Sizes) -> Shape | None:
 def forward(x: Tensor, statistics: Tensor, num_groups: int, pointers, shape: Shape, sizes: Sizes):
     """Return y; write the statistics."""
     y = torch.empty_like(x)
-    maps = x, y, statistics, len(x) * num_groups
-    _launch(_one_read_kernel, maps, pointers, shape, sizes)
+    _launch(_one_read_kernel, (x, y, statistics, len(x) * num_groups), pointers, shape, sizes)
     return y
 
 
@@ -145,8 +144,7 @@ def backward(
 ) -> Tensor:
     """Return dx; write each instance's gradients of the tensors to ``gradients`` (N, *)."""
     dx = torch.empty_like(x)
-    maps = dy, x, dx, mean, var, gradients
-    _launch(_one_read_vjp_kernel, maps, pointers, shape, sizes)
+    _launch(_one_read_vjp_kernel, (dy, x, dx, mean, var, gradients), pointers, shape, sizes)
     return dx
 
 

@@ -3,32 +3,34 @@
 import triton
 import triton.language as tl
 
-from .attentive import attentive, attentive_vjp
-from .autoencoder import autoencoder, autoencoder_vjp
-from .mixture import exemplar, exemplar_vjp, switch, switch_vjp
+from .attentive import attentive
+from .autoencoder import autoencoder
+from .mixture import exemplar, switch
 from .vectors import fold, load, numbers
 
 #: Kind of network -> the function of scale and shift (channels) from the moments (fine) of an
-#: instance, and its vector-Jacobian product, which stores the gradients of the tensors.
+#: instance. Given the gradients of scale and shift, too, it returns the scale and the gradients of
+#: the moments, and stores those of the tensors.
 NETWORKS = {
-    "Autoencoder": (autoencoder, autoencoder_vjp),
-    "Attentive": (attentive, attentive_vjp),
-    "Exemplar": (exemplar, exemplar_vjp),
-    "Switch": (switch, switch_vjp),
-    "SparseSwitch": (switch, switch_vjp),
+    "Autoencoder": autoencoder,
+    "Attentive": attentive,
+    "Exemplar": exemplar,
+    "Switch": switch,
+    "SparseSwitch": switch,
 }
 
 
 @triton.jit
 def rescale_vjp(
-    n, d_scale, d_shift, mean, var, t, gradients_ptr, count, VJP: tl.constexpr, SIZES: tl.constexpr
-):
+    n, d_scale, d_shift, mean, var, t, gradients_ptr, count,
+    RESCALE: tl.constexpr, SIZES: tl.constexpr,
+):  # fmt: skip
     """Return the scale (channels), slope and offset (fine) of dx of instance n.
 
     The part through the batch's moments is left to the kernel of dx.
     """
     gradients_ptr += n * SIZES.gradients
-    scale, d_mean, d_var = VJP(d_scale, d_shift, mean, var, t, gradients_ptr, SIZES)
+    scale, d_mean, d_var = RESCALE(mean, var, t, SIZES, d_scale, d_shift, gradients_ptr)
     through_center = scale * d_shift
     if SIZES.fine != SIZES.channels:
         through_center = fold(through_center, SIZES.channels, SIZES.fine)
@@ -41,8 +43,8 @@ def keep(n, kept_ptr, t, SIZES: tl.constexpr):
     for i in tl.static_range(len(SIZES.buffers)):
         ptr = t[SIZES.buffers[i][0]]
         if ptr is not None:
-            at, exists = numbers(SIZES.buffers[i][2])
-            exists &= n == 0
+            at, _ = numbers(SIZES.buffers[i][2])
+            exists = at < tl.where(n == 0, SIZES.buffers[i][2], 0)
             tl.store(kept_ptr + SIZES.buffers[i][1] + at, load(ptr, at, exists), mask=exists)
 
 
@@ -66,7 +68,7 @@ def rescale_kernel(
 @triton.jit
 def rescale_vjp_kernel(
     d_scale_ptr, d_shift_ptr, mean_ptr, var_ptr, scale_ptr, slope_ptr, offset_ptr, gradients_ptr,
-    t, count, VJP: tl.constexpr, SIZES: tl.constexpr,
+    t, count, RESCALE: tl.constexpr, SIZES: tl.constexpr,
 ):  # fmt: skip
     """Compute ``rescale_vjp`` from the sums (N, C) of dy * (x - mean) and of dy."""
     n = tl.program_id(0).to(tl.int64)
@@ -77,7 +79,7 @@ def rescale_vjp_kernel(
     mean = load(mean_ptr + n * SIZES.fine, group, is_group)
     var = load(var_ptr + n * SIZES.fine, group, is_group)
     scale, slope, offset = rescale_vjp(
-        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, VJP, SIZES
+        n, d_scale, d_shift, mean, var, t, gradients_ptr, count, RESCALE, SIZES
     )
     tl.store(scale_ptr + n * SIZES.channels + c, scale, mask=is_channel)
     tl.store(slope_ptr + n * SIZES.fine + group, slope, mask=is_group)

@@ -7,24 +7,14 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .. import networks
-from ..networks import Attentive, Autoencoder, Exemplar, Network, SparseSwitch, Switch, Tensors
+from ..networks import Exemplar, Network, Tensors
 from .devices import padded
 
 #: Most channels of a program's vectors; most elements of a matrix of EN, with padding.
 MAX_CHANNELS, MAX_MATRIX = 4096, 4096
 
 #: Kind of network -> its tensors by name, as a kernel gets pointers to them.
-POINTERS = {
-    kind: namedtuple(f"{kind.__name__}Tensors", names)
-    for kind, names in {
-        Autoencoder: "weight bias encode decode_mean decode_var omega_offset",
-        Attentive: "weight bias attention attention_bias pair_weight pair_bias",
-        Exemplar: "weight bias reduce expand expand_bias ratio ratio_bias batch_mean batch_var",
-        Switch: "weight bias mean_weight var_weight batch_mean batch_var",
-        SparseSwitch: "weight bias mean_weight var_weight radius mean_fixed var_fixed "
-        "batch_mean batch_var",
-    }.items()
-}
+POINTERS = {n: namedtuple(f"{n.__name__}Tensors", n.tensors) for n in Network.__args__}
 
 
 class Sizes(NamedTuple):

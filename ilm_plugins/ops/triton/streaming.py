@@ -38,11 +38,9 @@ def _place(program, channels, length, splits, split_length, SHAPE: tl.constexpr)
     """Return a program's instance, channels (BLOCK_C), first position and first offset (int64)."""
     blocks = (channels + SHAPE.block_c - 1) // SHAPE.block_c
     if SHAPE.channels_last:
-        block = program % blocks
-        split = program // blocks % splits
+        block, split = program % blocks, program // blocks % splits
     else:
-        block = program // splits % blocks
-        split = program % splits
+        block, split = program // splits % blocks, program % splits
     n = (program // (blocks * splits)).to(tl.int64)
     channel = block * SHAPE.block_c
     position = split * split_length
@@ -248,25 +246,12 @@ def moments(x: Tensor, pooled: Sequence[Tensor]) -> None:
     if run == 1:
         return
     block = min(padded(run), 1024)
-    block_rows = min(padded(rows), 1024 // block)
+    tile = min(padded(rows), 1024 // block), block
     length = x.shape[2:].numel()
     splits = tiling.splits, tiling.split_tiles * tiling.shape.block_l, length
     count = float(c // num_groups * length)
-    pool_kernel[(divide_up(rows, block_rows),)](
-        mean,
-        var,
-        *pooled,
-        *(None,) * 4,
-        rows,
-        run,
-        run,
-        1,
-        *splits,
-        count,
-        0.0,
-        0.0,
-        block_rows,
-        block,
+    pool_kernel[(divide_up(rows, tile[0]),)](
+        mean, var, *pooled, *(None,) * 4, rows, run, run, 1, *splits, count, 0.0, 0.0, *tile
     )
 
 

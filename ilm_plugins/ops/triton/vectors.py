@@ -1,7 +1,7 @@
 """Steps of the networks' kernels, which hold an instance's vectors in registers.
 
 A vector of COUNT values is padded to the next power of two. The padding may have any values: sums
-and stores leave it out.
+and stores leave it out. Triton compiles what follows a ``return``, unless it stands under ``else``.
 """
 
 import triton
@@ -60,7 +60,6 @@ def fold(values, COUNT: tl.constexpr, GROUPS: tl.constexpr):
 
 @triton.jit
 def total(values, COUNT: tl.constexpr):
-    """Sum COUNT values."""
     return tl.sum(fold(values, COUNT, 1), axis=0)
 
 
@@ -82,38 +81,28 @@ def refine(d_mean, d_var, coarse_mean, mean, COUNT: tl.constexpr, GROUPS: tl.con
 
 
 @triton.jit
-def standardize(mean, var, SIZES: tl.constexpr):
-    """Return the groups' mean and 1 / sqrt(var + eps), and mean - group's mean (channels)."""
-    GROUPS: tl.constexpr = SIZES.network.num_groups
-    group_mean, group_var = coarsen(mean, var, SIZES.fine, GROUPS)
-    off_mean = mean - spread(group_mean, GROUPS, SIZES.fine)
-    rstd = tl.rsqrt(group_var + SIZES.network.eps)
-    return group_mean, rstd, spread(off_mean, SIZES.fine, SIZES.channels)
+def rescale_groups(omega, beta, mean, var, SIZES: tl.constexpr, d_scale=None, d_shift=None):
+    """Return scale and shift (channels) of x whose groups are standardized, then rescaled.
 
-
-@triton.jit
-def rescale_groups(omega, beta, mean, var, SIZES: tl.constexpr):
-    """Return scale and shift (channels) of x whose groups are standardized, then rescaled."""
-    _, rstd, off_mean = standardize(mean, var, SIZES)
-    scale = omega * spread(rstd, SIZES.network.num_groups, SIZES.channels)
-    return scale, beta + scale * off_mean
-
-
-@triton.jit
-def rescale_groups_vjp(omega, d_scale, d_shift, mean, var, SIZES: tl.constexpr):
-    """Return the scale, and the gradients of omega (channels), mean and var (fine)."""
+    Given their gradients: the scale, and the gradients of omega (channels), mean and var (fine).
+    """
     C: tl.constexpr = SIZES.channels
     FINE: tl.constexpr = SIZES.fine
     GROUPS: tl.constexpr = SIZES.network.num_groups
-    group_mean, rstd, off_mean = standardize(mean, var, SIZES)
+    group_mean, group_var = coarsen(mean, var, FINE, GROUPS)
+    off_mean = spread(mean - spread(group_mean, GROUPS, FINE), FINE, C)
+    rstd = tl.rsqrt(group_var + SIZES.network.eps)
     of_channels = spread(rstd, GROUPS, C)
     scale = omega * of_channels
-    d_scale += d_shift * off_mean
-    d_off_mean = fold(d_shift * scale, C, FINE)
-    d_group_var = -0.5 * rstd * rstd * rstd * fold(d_scale * omega, C, GROUPS)
-    d_group_mean = -fold(d_off_mean, FINE, GROUPS)
-    d_mean, d_var = refine(d_group_mean, d_group_var, group_mean, mean, FINE, GROUPS)
-    return scale, d_scale * of_channels, d_mean + d_off_mean, d_var
+    if d_scale is None:
+        return scale, beta + scale * off_mean
+    else:
+        d_scale += d_shift * off_mean
+        d_off_mean = fold(d_shift * scale, C, FINE)
+        d_group_var = -0.5 * rstd * rstd * rstd * fold(d_scale * omega, C, GROUPS)
+        d_group_mean = -fold(d_off_mean, FINE, GROUPS)
+        d_mean, d_var = refine(d_group_mean, d_group_var, group_mean, mean, FINE, GROUPS)
+        return scale, d_scale * of_channels, d_mean + d_off_mean, d_var
 
 
 @triton.jit
