@@ -13,7 +13,7 @@ import torch
 import fresh
 from ilm_plugins import checkpoints
 from ilm_plugins.checkpoints import CheckpointError, loading, read
-from workers import Harmful
+from workers import Built, Harmful
 
 
 def save(contents, path):
@@ -47,16 +47,6 @@ def test_no_load_within_a_run_is_unsafe_but_where_the_user_says_so(tmp_path):
     with loading(unsafe=True):
         read(path)
     assert trap.exists() and not [name for name in os.environ if "WEIGHTS_ONLY" in name]
-
-
-class Built:
-    """Pickles the call of a function."""
-
-    def __init__(self, *reduced):
-        self.reduced = reduced
-
-    def __reduce__(self):
-        return self.reduced
 
 
 REACHES = Built(getattr, (np.ndarray, "tofile")), Built(np.load, ("f",)), torch.nn.Identity()
@@ -156,9 +146,8 @@ def test_a_state_dict_is_found_with_arrays_as_tensors_and_versions_of_modules():
     for key in ("model", "state_dict", None):
         found, copy = checkpoints.find_state({key: state, "epoch": 3} if key else state, "c.pth")
         assert found == key and copy == state and copy._metadata == state._metadata
-    _, copy = checkpoints.find_state(
-        {"model": {"a": np.ones(2), "classes": np.array(["cat"])}}, "c.pkl"
-    )
+    arrays = {"a": np.ones(2), "classes": np.array(["cat"])}
+    _, copy = checkpoints.find_state({"model": arrays}, "c.pkl")
     assert torch.is_tensor(copy["a"]) and copy["classes"].tolist() == ["cat"]
     for contents in ([1], 3, {}, {"model": 3}, {"blobs": state}):
         with pytest.raises(CheckpointError, match=r"'c.pth' holds no state dict"):
