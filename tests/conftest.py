@@ -141,17 +141,6 @@ def unrendered(monkeypatch):
     monkeypatch.setattr(plots, "save", save)
 
 
-@pytest.fixture
-def process_group():
-    """A process group of this process alone."""
-    from torch import distributed
-
-    store = distributed.HashStore()
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
-
-
 @pytest.fixture(scope="session")
 def root():
     """The root of the project's checkout."""

@@ -178,6 +178,6 @@ def test_installed_in_place_and_then_without_the_kernels(source, tmp_path):
 def test_a_missing_compiler_is_an_error_where_the_kernels_are_required(source, tmp_path):
     tag, *_ = wheel_of(source, tmp_path, CC="/bin/false")
     assert tag == "py3-none-any"
-    command = *PIP, "wheel", source, "--no-deps", "--no-build-isolation", "-w", tmp_path
-    printed = run(*command, fails=True, CC="/bin/false", ILM_PLUGINS_REQUIRE_C="1")
+    required = {"CC": "/bin/false", "ILM_PLUGINS_REQUIRE_C": "1"}
+    printed = run(*PIP, "wheel", source, *IN, "-w", tmp_path, fails=True, **required)
     assert "command '/bin/false' failed" in printed

@@ -147,11 +147,10 @@ def sharded_gradients(rank, size, port, kind, shares):
 # ---- statistics of all processes
 
 
-def two_norms(key, sync, build=None):
-    """A model with two norms of 16 channels, by ``build`` if given, and all parameters random."""
+def two_norms(key, sync):
+    """A model with two norms of 16 channels, and all parameters random."""
     torch.manual_seed(0)
-    build = build or (lambda: NORMS[key](16, sync=sync, **SYNCHRONIZED[key]))
-    norms = [build(), build()]
+    norms = [NORMS[key](16, sync=sync, **SYNCHRONIZED[key]) for _ in range(2)]
     model = nn.Sequential(nn.Conv2d(3, 16, 3), norms[0], nn.ReLU(), nn.Conv2d(16, 16, 3), norms[1])
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0.2, 0.5)
@@ -163,8 +162,8 @@ def two_norms(key, sync, build=None):
     return model
 
 
-def check_synchronized(wrap, sizes, key, dtype=torch.float64, roundings=DOUBLE, make=two_norms):
-    """Compare a step of processes that share a batch, by ``wrap``, with one of the whole batch."""
+def check_synchronized(sizes, key, dtype=torch.float64, roundings=DOUBLE):
+    """Compare a step of processes that share a batch with one of the whole batch."""
 
     def step(model, x, weights, factor):
         x = x.clone().requires_grad_()
@@ -174,9 +173,10 @@ def check_synchronized(wrap, sizes, key, dtype=torch.float64, roundings=DOUBLE, 
 
     rank, size = dist.get_rank(), len(sizes)
     batch, weights = (images(sum(sizes), c, s).to(dtype) for c, s in ((3, 8), (16, 4)))
-    together, alone = make(key, True).to(dtype), make(key, False).to(dtype)
+    together, alone = two_norms(key, True).to(dtype), two_norms(key, False).to(dtype)
     # DistributedDataParallel averages over the processes.
-    mine = step(wrap(together), batch.split(sizes)[rank], weights.split(sizes)[rank], size)
+    parallel = DistributedDataParallel(together)
+    mine = step(parallel, batch.split(sizes)[rank], weights.split(sizes)[rank], size)
     for found, whole in zip(mine, step(alone, batch, weights, 1), strict=True):
         assert_close(found, whole.split(sizes)[rank], roundings, whole.abs().max().item())
     assert_close(own_gradients(together), own_gradients(alone), roundings)
@@ -188,7 +188,7 @@ def synchronized(rank, size, port, shares, backends):
     join(rank, size, port)
     for key, sizes, (backend, *precision) in itertools.product(SYNCHRONIZED, shares, backends):
         with use_backend(backend):
-            check_synchronized(DistributedDataParallel, sizes, key, *precision)
+            check_synchronized(sizes, key, *precision)
     leave_group()
 
 
@@ -197,31 +197,6 @@ def synchronized_by_triton(rank, size, port, shares):
     import interpreter  # noqa: F401 - mends Triton's for NumPy
 
     synchronized(rank, size, port, shares, [("triton", torch.float32, IN_FLOAT32)])
-
-
-def synchronized_by_name(rank, port, framework):
-    """Each such layer by its name, in a framework's DistributedDataParallel."""
-    join(rank, 2, port)
-    if framework == "detectron2":
-        from detectron2.layers import get_norm
-
-        from ilm_plugins.frameworks.detectron2.train import create_ddp_model as wrap
-
-        def build(key, options):
-            return get_norm(f"{key}({', '.join(f'{k}={v}' for k, v in options.items())})", 16)
-    else:
-        from mmcv.cnn import build_norm_layer
-        from mmengine.model import MMDistributedDataParallel as wrap
-
-        def build(key, options):
-            return build_norm_layer({"type": key, **options}, 16)[1]
-
-    def make(key, sync):
-        return two_norms(key, sync, lambda: build(key, {"sync": sync, **SYNCHRONIZED[key]}))
-
-    for key, sizes in itertools.product(SYNCHRONIZED, ((5, 1), (4, 0))):
-        check_synchronized(wrap, sizes, key, make=make)
-    leave_group()
 
 
 def in_one_group(rank, size, port, workers):

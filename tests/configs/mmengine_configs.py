@@ -1,7 +1,6 @@
 """What a built MMEngine config comes to, and what the papers say of it in ``recipes/*.yaml``."""
 
 import copy
-from collections import Counter
 from fnmatch import fnmatch
 from functools import cache, partial
 from pathlib import Path
@@ -75,10 +74,6 @@ def skeleton(cfg: Config) -> nn.Module:
 
 def norms(model: nn.Module) -> dict[str, nn.Module]:
     return {n: m for n, m in model.named_modules() if isinstance(m, NORM_TYPES)}
-
-
-def places(model: nn.Module) -> dict[str, int]:
-    return dict(Counter(name.split(".")[0] for name in norms(model)))
 
 
 def described(cfg: Config) -> dict:

@@ -1,7 +1,7 @@
 """Every shipped config of mmpretrain, mmdet and mmseg: what is built equals the papers' words."""
 
 import copy
-from collections import defaultdict
+from collections import Counter, defaultdict
 from fnmatch import fnmatch
 from functools import cache
 
@@ -14,6 +14,7 @@ import torch
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import PixelData
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
@@ -25,7 +26,7 @@ from torch import nn
 from ilm_plugins import NORMS
 from ilm_plugins.frameworks.openmmlab.config import build_model, load_config
 from ilm_plugins.reproduction import registry
-from mmengine_configs import configs, described, entries, load, norms, places, recipe, skeleton
+from mmengine_configs import configs, described, entries, load, norms, recipe, skeleton
 
 FRAMEWORKS = "mmpretrain", "mmdet", "mmseg"
 ALL = [f"{framework}/{config}" for framework in FRAMEWORKS for config in configs(framework)]
@@ -87,7 +88,8 @@ def test_variants_of_a_base_are_the_papers(variants):
             assert set(box.values()) == {kind} and len(box) == 4
         assert set(found.values()) == {nn.GroupNorm if framework == "mmdet" else kind}, config
         (expected,) = (count for files, count in PLACES.items() if fnmatch(config, files))
-        assert places(model) == expected and all(layer.affine for layer in norms(model).values())
+        assert Counter(part.split(".")[0] for part in norms(model)) == expected
+        assert all(layer.affine for layer in norms(model).values())
         ours = any(f"/{folder}/" in config for folder in ("shapes", "camvid", "study"))
         expected = {} if ours else recipe(framework, name)
         assert len(expected) >= 14 or ours
@@ -179,24 +181,17 @@ def test_it_takes_a_training_step(config):
         items = {"num_items": [2, 1], "num_classes": 4, "with_mask": True}
         batch = demo_mm_inputs(image_shapes=shapes, **items)
     else:
-        images = [torch.randint(256, (3, 32, 32), dtype=torch.uint8) for _ in range(2)]
-        batch = {"inputs": images, "data_samples": [sample(cfg, model, 32) for _ in range(2)]}
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    losses = model(**model.data_preprocessor(batch, training=True), mode="loss")
-    total, log = model.parse_losses(losses)
-    total.backward()
+        sample = DataSample().set_gt_label(1)
+        if cfg.default_scope == "mmseg":
+            labels = PixelData(data=torch.randint(model.num_classes, (1, 32, 32)))
+            sample = SegDataSample(gt_sem_seg=labels, metainfo={"img_shape": (32, 32)})
+        images = list(torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8))
+        batch = {"inputs": images, "data_samples": [sample, sample.clone()]}
     before = [p.detach().clone() for p in model.parameters()]
-    optimizer.step()
+    log = model.train_step(batch, OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-4)))
     assert all(torch.as_tensor(value).isfinite() for value in log.values()), log
     moved = [not torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True)]
     assert sum(moved) > len(moved) / 2
-
-
-def sample(cfg, model, side):
-    if cfg.default_scope == "mmpretrain":
-        return DataSample().set_gt_label(model.head.num_classes - 1)
-    labels = PixelData(data=torch.randint(model.num_classes, (1, side, side)))
-    return SegDataSample(gt_sem_seg=labels, metainfo={"img_shape": (side, side)})
 
 
 def test_ade20k_has_255_for_no_label_and_sizes_of_multiples_of_8(datasets):

@@ -46,9 +46,7 @@ import importlib, warnings
 from torch import nn
 import ilm_plugins
 
-class OwnNorm(nn.GroupNorm):
-    def __init__(self, num_channels, eps=1e-5):
-        super().__init__(1, num_channels, eps)
+OwnNorm = type("OwnNorm", (nn.GroupNorm,), dict())
 
 def ours():
     ilm_plugins.register("BN", OwnNorm)

@@ -77,13 +77,6 @@ def test_two_machines_meet_and_end_together(tmp_path, what, status):
     assert_gone(ranks(tmp_path, 4))
 
 
-@pytest.mark.wide
-@pytest.mark.parametrize("framework", ["detectron2", "mmcv"])
-def test_a_frameworks_processes_share_their_statistics(framework):
-    pytest.importorskip(framework, reason=f"needs {framework}")
-    fresh.spawn(workers.synchronized_by_name, (workers.free_port(), framework), nprocs=2)
-
-
 @pytest.mark.parametrize(
     "options, words",
     [

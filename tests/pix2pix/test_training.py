@@ -17,7 +17,33 @@ from ilm_plugins.cli import train, translate
 from ilm_plugins.errors import UserError
 from ilm_plugins.pix2pix import metrics, training
 from ilm_plugins.pix2pix.pairs import PairedImages, jitter
+from runs import mmengine_command
 from workers import start_by
+
+
+@pytest.fixture(scope="module")
+def command(root, datasets):
+    """A function that gives the arguments of two epochs of eight pairs."""
+    settings = [
+        f"{n}_dataloader.dataset.data_root={datasets}/shapes" for n in ("train", "val", "test")
+    ]
+    settings += ["train_cfg.max_epochs=2", "train_cfg.val_interval=1"]
+    settings += ["default_hooks.logger.interval=1"]
+
+    def make(*options, out, opts=()):
+        config = root / "configs" / "pix2pix" / "shapes_ilmin_in.py"
+        return mmengine_command(config, *options, out=out, opts=[*settings, *opts])
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def trained(command, tmp_path_factory):
+    """The output folder of two epochs, and of a test."""
+    out = tmp_path_factory.mktemp("trained")
+    assert train.main(command(out=out)) == 0
+    assert train.main(command("--eval-only", "--resume", out=out)) == 0
+    return out
 
 
 def entries(out):

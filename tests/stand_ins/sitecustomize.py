@@ -6,16 +6,12 @@ Python runs this at its start when this folder is on PYTHONPATH, as it is in all
 import sys
 from importlib.util import spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 
 
-class ExtensionFinder:
-    """Finds ``mmcv._ext``, after all other finders."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name == "mmcv._ext":
-            return spec_from_file_location(name, Path(__file__).with_name("mmcv_ext.py"))
-        return None
+def find_spec(name, path=None, target=None):
+    stand_in = Path(__file__).with_name("mmcv_ext.py")
+    return spec_from_file_location(name, stand_in) if name == "mmcv._ext" else None
 
 
-sys.meta_path.append(ExtensionFinder)
+sys.meta_path.append(SimpleNamespace(find_spec=find_spec))

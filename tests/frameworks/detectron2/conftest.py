@@ -6,13 +6,8 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def small_data_set(datasets):
-    """Generate it before detectron2 looks for it and generates one of full size."""
-
-
-@pytest.fixture(autouse=True)
-def fresh_loggers():
-    """detectron2 keeps handlers to streams that pytest closes."""
+def fresh_loggers(datasets):
+    """detectron2 would generate a data set of full size, and keeps handlers to closed streams."""
     yield
     from detectron2.utils.logger import setup_logger
 

@@ -51,17 +51,11 @@ def test_overrides_are_applied(tmp_path):
     assert cfg.train.device == "cuda:0" and cfg.train.amp.enabled
 
 
-@pytest.mark.parametrize(
-    "text, overrides, words",
-    [
-        ("MODEL: {POINT_HEAD: {NUM_FC: 3}}", [], "MODEL.POINT_HEAD; the command train knows"),
-        ("SEED: 3", ["MODEL.NORMS", "ILMGN"], "MODEL.NORMS; the command train knows"),
-    ],
-)
-def test_an_unknown_key_is_named(tmp_path, text, overrides, words):
+@pytest.mark.parametrize("text, words", [("MODEL: {NORMS: a}", []), ("{}", ["MODEL.NORMS", "a"])])
+def test_an_unknown_key_is_named(tmp_path, text, words):
     (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(UserError, match=words):
-        load_config(str(tmp_path / "mine.yaml"), overrides)
+    with pytest.raises(UserError, match=r"MODEL\.NORMS; the command train knows"):
+        load_config(str(tmp_path / "mine.yaml"), words)
 
 
 def test_a_yaml_runs_no_code_unless_asked(tmp_path, monkeypatch):
@@ -89,14 +83,10 @@ def test_a_config_derives_from_one_of_ours(root, tmp_path):
     assert path.samefile(PathManager.get_local_path(OURS))
 
 
-class Seen(torch.nn.Identity):
-    """Keeps what it is given."""
-
-
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_inference_prepares_images_as_the_evaluation_does(monkeypatch, order):
     build = "ilm_plugins.frameworks.detectron2.config.build_model"
-    monkeypatch.setattr(build, lambda cfg: Seen())
+    monkeypatch.setattr(build, lambda cfg: torch.nn.Identity())
     yaml = load_config(str(SHAPES), ["INPUT.FORMAT", order, "INPUT.MIN_SIZE_TEST", "32"])
     lazy = load_config(get_config_file("common/data/coco.py"))
     mapper = lazy.dataloader.test.mapper
@@ -138,18 +128,12 @@ def image(**annotation):
     return {"file_name": "x.jpg", "height": 20, "width": 30, "annotations": [annotation]}
 
 
-@pytest.mark.parametrize(
-    "box, empty",
-    [
-        ([5, float("nan"), 10, 10], True),
-        ([5, 5, -3, 10], True),
-        ([30, 5, 10, 10], True),
-        ([-20, 5, 10, 10], True),
-        ([-5, 5, 10, 100], False),
-    ],
-)
-def test_boxes_that_are_left_out_are_counted(box, empty, caplog):
-    MetadataCatalog.get("boxes").json_file = "boxes.json"
+EMPTY = [5, float("nan"), 10, 10], [5, 5, -3, 10], [30, 5, 10, 10], [-20, 5, 10, 10]
+
+
+@pytest.mark.parametrize("box", [*EMPTY, [-5, 5, 10, 100]])
+def test_boxes_that_are_left_out_are_counted(box, caplog):
+    MetadataCatalog.get("boxes").json_file, empty = "boxes.json", box in EMPTY
     entries = leave_out_boxes([image(bbox=box), image()], ["boxes"])
     assert (entries[0]["annotations"][0]["bbox"] == [0] * 4) == empty
     assert ("Left out 1 of 2 boxes of boxes.json" in caplog.text) == empty

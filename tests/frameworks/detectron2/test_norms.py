@@ -11,7 +11,7 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec, get_norm
-from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling import build_backbone
 from detectron2.modeling.meta_arch.fcos import FCOSHead
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.solver import build_optimizer
@@ -199,18 +199,13 @@ def test_a_head_with_levels_can_be_traced():
     assert_close(traced(*others), Logits()(*others))
 
 
-def test_retinanet_from_a_config():
+def test_a_head_from_a_config():
     cfg = get_cfg()
-    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE = "RetinaNet", "cpu"
-    cfg.MODEL.BACKBONE.NAME = "build_retinanet_resnet_fpn_backbone"
-    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
-    cfg.MODEL.FPN.OUT_CHANNELS = 64
     cfg.MODEL.RETINANET.NORM = "EN(reduction=16)"
-    model = build_model(cfg)
-    for subnet in (model.head.cls_subnet, model.head.bbox_subnet):
-        layers = [m for m in subnet if isinstance(m, PerLevelNorm)]
-        assert len(layers) == 4 and all(len(layer) == 5 for layer in layers)
-        assert all(layer[0].reduction == 16 for layer in layers)
+    head = RetinaNetHead(cfg, [ShapeSpec(channels=64, stride=8 << i) for i in range(5)])
+    layers = [m for m in (*head.cls_subnet, *head.bbox_subnet) if isinstance(m, PerLevelNorm)]
+    assert len(layers) == 8 and all(len(layer) == 5 for layer in layers)
+    assert all(layer[0].reduction == 16 for layer in layers)
 
 
 # ---- weight decay and freezing

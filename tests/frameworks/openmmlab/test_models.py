@@ -1,6 +1,7 @@
 """BN-Inception, the CIFAR ResNets and AA-ResNet: keys, sizes, forms, and what they freeze."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -100,23 +101,17 @@ def test_frozen_stages_and_norm_eval(frozen_stages, norm_eval):
 
 
 def attention(layer, x):
-    """Equations 1 to 5 of Bello et al., one query, head and key at a time."""
+    """Equations 1 to 5 of Bello et al., one query and head at a time."""
     _, height, width = x.shape
     q, k, v = layer.project(x[None])[0].split(layer.split)
-    places = [(i, j) for i in range(height) for j in range(width)]
-    heads = []
+    places, last, heads = list(product(range(height), range(width))), layer.size - 1, []
     for q_head, k_head, v_head in zip(*(t.chunk(HEADS) for t in (q, k, v)), strict=True):
         out = torch.empty_like(v_head)
         for i, j in places:
-            logits = []
-            for a, b in places:
-                relative = (
-                    layer.height[a - i + layer.size - 1] + layer.width[b - j + layer.size - 1]
-                )
-                logits.append(q_head[:, i, j] @ (k_head[:, a, b] + relative) / math.sqrt(KEYS))
-            weights = torch.stack(logits).softmax(0)
-            values = zip(weights, places, strict=True)
-            out[:, i, j] = sum(w * v_head[:, a, b] for w, (a, b) in values)
+            relative = [layer.height[a - i + last] + layer.width[b - j + last] for a, b in places]
+            keys = k_head.flatten(1).T + torch.stack(relative)
+            weights = (keys @ q_head[:, i, j] / math.sqrt(KEYS)).softmax(0)
+            out[:, i, j] = v_head.flatten(1) @ weights
         heads.append(out)
     return layer.join(torch.cat(heads)[None])[0]
 

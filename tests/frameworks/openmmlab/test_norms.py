@@ -4,7 +4,6 @@ import copy
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -188,28 +187,6 @@ def test_norm_decay_mult_is_that_of_the_affine_parameters(key):
 
 # ---- other distributions of mmcv
 
-DISTRIBUTIONS = {"mmcv 1.x": ["mmcv==1.7.2"], "upstream": ["mmcv-lite==2.1.0", "mmengine==0.10.7"]}
-
-
-@pytest.fixture(scope="session", params=DISTRIBUTIONS)
-def distribution(request):
-    """A folder with another distribution of mmcv, kept in the cache between runs."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ilm_plugins"
-    packages = DISTRIBUTIONS[request.param]
-    if request.param == "mmcv 1.x" and sys.version_info >= (3, 13):
-        pytest.skip("the setup.py of mmcv 1.7.2 does not run on Python 3.13 and newer")
-    folder = cache / "mmcv" / "-".join(packages)
-    if not folder.exists():
-        new = folder.with_name(f"{folder.name}.new")  # whole once it has its name
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation"]
-        words = [*install, "--no-deps", "--upgrade", "--target", str(new), *packages]
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"{' '.join(packages)} cannot be installed: {done.stderr[-200:]}")
-        new.rename(folder)
-    return folder
-
-
 BUILD = """
 import warnings
 warnings.filterwarnings("error", module="ilm_plugins")
@@ -235,10 +212,20 @@ print(mmcv.__file__)
 """
 
 
-@pytest.mark.parametrize("order", ["ilm_plugins, mmcv.cnn", "mmcv.cnn, ilm_plugins"])
 @pytest.mark.wide
-def test_other_distributions_of_mmcv(distribution, order):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(distribution), *sys.path])}
-    code = BUILD.format(order=order)
-    done = fresh.run([sys.executable, "-c", code], env=environment, check=True)
-    assert done.stdout.startswith(str(distribution))
+@pytest.mark.parametrize(
+    "packages", [["mmcv==1.7.2"], ["mmcv-lite==2.1.0", "mmengine==0.10.7"]], ids=["1.x", "upstream"]
+)
+def test_other_distributions_of_mmcv(packages, tmp_path):
+    if packages == ["mmcv==1.7.2"] and sys.version_info >= (3, 13):
+        pytest.skip("the setup.py of mmcv 1.7.2 does not run on Python 3.13 and newer")
+    words = ["-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--target"]
+    command = [sys.executable, *words, str(tmp_path), *packages]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"{packages} cannot be installed: {done.stderr[-200:]}")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    for order in ("ilm_plugins, mmcv.cnn", "mmcv.cnn, ilm_plugins"):
+        code = BUILD.format(order=order)
+        done = fresh.run([sys.executable, "-c", code], env=environment, check=True)
+        assert done.stdout.startswith(str(tmp_path))
