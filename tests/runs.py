@@ -48,17 +48,12 @@ model.roi_heads.mask_head.conv_dims = [32, 32]
 model.roi_heads.box_predictor.test_topk_per_image = 10
 optimizer.lr = 0.01
 train.init_checkpoint = ""
-train.max_iter = 2
-train.eval_period = 2
+train.max_iter = train.eval_period = 2
 train.log_period = 1
 DatasetCatalog.register(f"mine_{id(train)}", lambda: DatasetCatalog.get("shapes_train"))
 dataloader.train.dataset.names = f"mine_{id(train)}"
 dataloader.test.dataset.names = "shapes_val"
-for _mapper in (dataloader.train.mapper, dataloader.test.mapper):
-    _mapper.augmentations = _mapper.augmentations[:1]
-    _mapper.augmentations[0].short_edge_length = 64
-    _mapper.augmentations[0].max_size = 64
-dataloader.train.mapper.augmentations[0].sample_style = "choice"
+dataloader.train.mapper.augmentations, dataloader.test.mapper.augmentations = [], []
 dataloader.train.total_batch_size = 2
 dataloader.train.num_workers = dataloader.test.num_workers = 0
 """

@@ -21,6 +21,7 @@ import ilm_plugins
 from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SparseSwitchNorm, surgery
 from ilm_plugins.__main__ import command_module
 from ilm_plugins.data.shapes import write_shapes
+from ilm_plugins.frameworks import open_config
 from ilm_plugins.layers import parse_norm
 from runs import NEEDS
 
@@ -175,8 +176,6 @@ def test_commands_name_what_there_is_and_parse(page, command, monkeypatch):
 
 def test_readmes_yaml_gives_a_box_head_and_an_fpn(tmp_path):
     pytest.importorskip("detectron2", reason="needs detectron2")
-    from ilm_plugins.frameworks import open_config
-
     base = ROOT / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_gn.yaml"
     (tmp_path / "readme.yaml").write_text(f"_BASE_: {base}\n{block(README, 'yaml')}")
     model = open_config(str(tmp_path / "readme.yaml")).build_model()
@@ -188,8 +187,6 @@ def test_readmes_yaml_gives_a_box_head_and_an_fpn(tmp_path):
 
 def test_readmes_norm_cfg_gives_a_segmenter(tmp_path):
     pytest.importorskip("mmseg", reason="needs OpenMMLab")
-    from ilm_plugins.frameworks import open_config
-
     text = block(README, "python", "auxiliary_head")
     assert text == block(OPENMMLAB, "python", "auxiliary_head")
     base = ROOT / "configs" / "mmseg" / "shapes" / "fcn_r18-d8_shapes_bn.py"

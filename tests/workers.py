@@ -36,14 +36,21 @@ IN_FLOAT32 = 2**13
 SYNCHRONIZED = {"EN": {"reduction": 8}, "SN": {}, "SSN": {}}
 
 
-class Harmful:
+class Built:
+    """Pickles the call of a function."""
+
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+class Harmful(Built):
     """Makes a folder where it is unpickled."""
 
     def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.makedirs, (self.path, 0o777, True)
+        super().__init__(os.makedirs, (str(path), 0o777, True))
 
 
 def free_port():

@@ -1,4 +1,4 @@
-"""Reading checkpoints: arrays and logs are data, code is refused, damaged files are named."""
+"""Reading checkpoints: arrays are data, code is refused; state dicts, and whether they fit."""
 
 import os
 import pickle
@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import fresh
+from ilm_plugins import checkpoints
 from ilm_plugins.checkpoints import CheckpointError, loading, read
-from workers import Harmful
+from workers import Built, Harmful
 
 
 def save(contents, path):
@@ -46,16 +47,6 @@ def test_no_load_within_a_run_is_unsafe_but_where_the_user_says_so(tmp_path):
     with loading(unsafe=True):
         read(path)
     assert trap.exists() and not [name for name in os.environ if "WEIGHTS_ONLY" in name]
-
-
-class Built:
-    """Pickles the call of a function."""
-
-    def __init__(self, *reduced):
-        self.reduced = reduced
-
-    def __reduce__(self):
-        return self.reduced
 
 
 REACHES = Built(getattr, (np.ndarray, "tofile")), Built(np.load, ("f",)), torch.nn.Identity()
@@ -145,3 +136,41 @@ def test_truncated_foreign_and_missing_files_are_named(tmp_path, suffix):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
     with pytest.raises(CheckpointError, match="git lfs pull"):
         read(path)
+
+
+# ---- state dicts
+
+
+def test_a_state_dict_is_found_with_arrays_as_tensors_and_versions_of_modules():
+    state = torch.nn.BatchNorm2d(3).state_dict()
+    for key in ("model", "state_dict", None):
+        found, copy = checkpoints.find_state({key: state, "epoch": 3} if key else state, "c.pth")
+        assert found == key and copy == state and copy._metadata == state._metadata
+    arrays = {"a": np.ones(2), "classes": np.array(["cat"])}
+    _, copy = checkpoints.find_state({"model": arrays}, "c.pkl")
+    assert torch.is_tensor(copy["a"]) and copy["classes"].tolist() == ["cat"]
+    for contents in ([1], 3, {}, {"model": 3}, {"blobs": state}):
+        with pytest.raises(CheckpointError, match=r"'c.pth' holds no state dict"):
+            checkpoints.find_state(contents, "c.pth")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
+def test_prefixes_of_wrappers_are_removed(prefix):
+    model = torch.nn.BatchNorm2d(3)
+    wrapped = {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}
+    assert [*checkpoints.unwrap_state(wrapped, model)] == [*model.state_dict()]
+    inner = torch.nn.ModuleDict({"module": model})
+    assert [*checkpoints.unwrap_state(inner.state_dict(), inner)] == [*inner.state_dict()]
+
+
+def test_a_checkpoint_of_another_model_is_told_from_one_of_a_part():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    state = {"0.weight": torch.ones(3, 2), "0.bias": torch.ones(4)}
+    absent = ["0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var"]
+    assert checkpoints.find_absent(state, model) == absent
+    checkpoints.check_fits("c.pth", model, absent)
+    checkpoints.check_fits("c.pth", torch.nn.ReLU(), [])
+    with pytest.raises(CheckpointError, match=r"'c.pth' is of another model.* 6 tensors"):
+        checkpoints.check_fits("c.pth", model, checkpoints.find_absent({}, model))

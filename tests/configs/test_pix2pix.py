@@ -41,12 +41,12 @@ def found(cfg):
         "dropout": dropped[0].p,
         "dropping layers": len(dropped),
         "key group size": max([m.num_channels // m.encode.weight.shape[1] for m in ilm] or [1]),
-        "direction": train.direction,
         "epochs": epochs,
         "decay from": schedule.begin,
-        "size": train.size,
-        "load size": train.load_size,
-        "flip": train.flip,
+        **{
+            word: train[word.replace(" ", "_")]
+            for word in ("direction", "size", "load size", "flip")
+        },
         "training images": train.images,
         "test images": test.images,
         "depth": model.generator.depth,

@@ -1,5 +1,6 @@
 """The keys in detectron2's get_norm, wherever a config takes a NORM; weight decay and freezing."""
 
+import copy
 import itertools
 import sys
 
@@ -17,9 +18,10 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.solver import build_optimizer
 
 import fresh
-from close import assert_close, assert_equal
-from ilm_plugins import NORMS, SwitchNorm
+from close import EQUAL, assert_close, assert_equal
+from ilm_plugins import NORMS, SwitchNorm, surgery
 from ilm_plugins.layers.levels import PerLevelNorm
+from swaps import randomized
 
 MIXTURES = ("EN", "SN", "SSN")
 
@@ -197,6 +199,28 @@ def test_a_head_with_levels_can_be_traced():
 
     traced, others = torch.jit.trace(Logits(), tuple(features()), check_trace=False), features(3)
     assert_close(traced(*others), Logits()(*others))
+
+
+@pytest.mark.parametrize("key", ["EN", "SSN", "ILMGN"])
+def test_a_head_of_batchnorm_becomes_what_the_key_builds(key):
+    kind = RetinaNetHead if key == "EN" else FCOSHead
+    plain, built = (randomized(retinanet_head(n, kind)).double().eval() for n in ("BN", key))
+    given = [x.double() for x in features()]
+    head, report = surgery.convert(copy.deepcopy(plain), key, replacing="BN")
+    subnets = "cls_subnet", "bbox_subnet"
+    assert report.converted.keys() == {f"{subnet}.{i}" for subnet in subnets for i in (1, 4)}
+    assert head.state_dict().keys() == built.state_dict().keys()
+    assert len([*head.parameters()]) == len([*built.parameters()])
+    assert len(head._forward_pre_hooks) == len(built._forward_pre_hooks)
+    built.load_state_dict(head.state_dict())
+    assert_close(built(given)[0], head(given)[0], EQUAL)
+    if key == "EN":
+        state, _ = surgery.fit_state(plain.state_dict(), built)
+        assert_equal(dict(state), dict(head.state_dict()))
+        back, report = surgery.revert(copy.deepcopy(head))
+        assert len(report.converted) == 4
+        for model in (head, back):
+            assert_close(model(given)[0], plain(given)[0], EQUAL)
 
 
 def test_a_head_from_a_config():

@@ -17,7 +17,7 @@ from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.openmmlab.checkpoints import AtomicFiles, latest, use_safe_checkpoints
 from runs import MMENGINE_CONFIG
 from swaps import randomized
-from workers import Harmful
+from workers import Built, Harmful
 
 
 @torch.no_grad()
@@ -41,18 +41,13 @@ def test_batchnorm_is_found_under_the_name_of_its_type(tmp_path, capsys):
     assert_close(model._forward(x), plain._forward(x), 2**20)
 
 
-class Attribute:
-    """What MMEngine's own list of harmless functions would let a checkpoint do."""
-
-    def __reduce__(self):
-        return getattr, (HistoryBuffer, "__init__")
-
-
 @pytest.mark.parametrize("kind", ["call", "attribute"])
 def test_code_is_refused(tmp_path, kind):
     use_safe_checkpoints()
     trap, path = tmp_path / "ran", str(tmp_path / "c.pth")
-    torch.save({"state_dict": Harmful(trap) if kind == "call" else Attribute()}, path)
+    # What MMEngine's own list of harmless functions would let a checkpoint do.
+    attribute = Built(getattr, (HistoryBuffer, "__init__"))
+    torch.save({"state_dict": Harmful(trap) if kind == "call" else attribute}, path)
     with loading():
         with pytest.raises(CheckpointError, match="which may run code"):
             CheckpointLoader.load_checkpoint(path)
