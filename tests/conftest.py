@@ -24,12 +24,6 @@ DATASETS = Path(tempfile.mkdtemp(prefix="ilm_plugins-tests-"))
 # detectron2 reads it once, when it registers its data sets. Hence no test may import this module,
 # which would run it a second time under another name: `root` and the rest are fixtures.
 os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
-#: The files that take longest, which run first, so that pytest-xdist's workers end together.
-LONGEST = (
-    *("ops/test_triton.py", "frameworks/detectron2/test_train.py", "pix2pix/test_training.py"),
-    *("wide/test_export.py", "reproduction/test_run.py", "checkpoints/test_reading.py"),
-    "analysis/test_tables.py",
-)
 
 
 def pytest_addoption(parser):
@@ -43,7 +37,6 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "long: too long for make test and make test-wide")
     os.environ["ILM_PLUGINS_TEST_SEED"] = str(config.getoption("--seed"))
     os.environ["ILM_PLUGINS_TEST_STRICT"] = "1" if config.getoption("--strict-numbers") else ""
-    config.option.loadscopereorder = False  # by which pytest-xdist puts files of many tests first
     if not hasattr(config, "workerinput"):
         # yapf, which MMEngine uses, caches its grammar in a file when it is first imported. Where
         # pytest-xdist's workers did so at the same time, one would read what another half wrote.
@@ -54,12 +47,6 @@ def pytest_configure(config):
         paths = str(STAND_INS), os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         runpy.run_path(str(STAND_INS / "sitecustomize.py"))
-
-
-def pytest_collection_modifyitems(items):
-    tests = Path(__file__).parent
-    order = {tests / name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def pytest_collection_finish():

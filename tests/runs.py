@@ -24,8 +24,6 @@ from workers import start_by
 with start_by("fork"):
     sys.exit(main())
 """
-
-
 #: A detectron2 LazyConfig.
 LAZY = """
 from detectron2.data import DatasetCatalog

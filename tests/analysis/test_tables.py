@@ -151,8 +151,3 @@ def test_maps():
         mapped = tables.embed(pd.DataFrame(values, index), method)
         assert share_between_classes(mapped) > 0.9
     assert share_between_classes(pd.DataFrame(0 * values, index)) == 0
-
-
-def test_names_are_shortened_by_what_all_share():
-    assert plots.short(["net.stem.gn", "net.stages.0.conv.gn"]) == ["stem", "stages.0.conv"]
-    assert plots.short(["a.b"]) == ["a.b"] and plots.short(["0", "0.1"]) == ["0", "0.1"]

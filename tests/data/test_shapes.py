@@ -42,7 +42,7 @@ def test_a_scene_depends_on_seed_split_and_index():
     assert all((photos[0] != other).any() for other in photos[1:])
 
 
-def test_objects_of_all_classes_are_apart_and_stand_out(scenes):
+def test_objects_of_all_classes_are_apart(scenes):
     counts = Counter(a["category_id"] for scene in scenes for a in scene.annotations)
     assert set(counts) == {1, 2, 3, 4} and min(counts.values()) > 0.15 * counts.total()
     assert {len(scene.annotations) for scene in scenes} <= {1, 2, 3, 4, 5, 6}
@@ -53,8 +53,6 @@ def test_objects_of_all_classes_are_apart_and_stand_out(scenes):
         assert low.min() >= 0 and high.max() <= 128
         overlaps = ((low[:, None] < high) & (low < high[:, None])).all(-1)
         assert overlaps.sum() == len(boxes)  # of each with itself
-    contrast = [s.photo[s.mask > 0].mean() - s.photo[s.mask == 0].mean() for s in scenes]
-    assert np.mean(np.array(contrast) > 50) > 0.9
 
 
 @pytest.mark.parametrize("size", [64, 128])
@@ -106,17 +104,6 @@ def test_a_killed_run_leaves_no_part_and_the_next_one_writes_all(tmp_path, monke
     (tmp_path / ".shapes-killed" / "shapes" / "images").mkdir(parents=True)
     shapes.write_shapes(tmp_path, **SMALL)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".shapes-killed", "shapes"]
-
-
-def test_of_two_runs_at_once_one_writes(tmp_path, monkeypatch):
-    def meanwhile(*arguments):
-        monkeypatch.undo()
-        shapes.write_shapes(tmp_path, **SMALL)
-        return shapes._write_split(*arguments)
-
-    monkeypatch.setattr(shapes, "_write_split", meanwhile)
-    shapes.write_shapes(tmp_path, **SMALL)
-    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
 
 
 def test_what_exists_is_kept(tmp_path):

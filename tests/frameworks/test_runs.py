@@ -5,7 +5,6 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -101,20 +100,6 @@ def test_without_a_gpu_the_advice_is_the_cpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="has 0 GPUs; give 0, the CPU"):
         processes.check_processes(RunOptions("config.py", num_gpus=1))
-
-
-def test_freed_memory_is_kept_unless_the_allocator_is_configured(monkeypatch):
-    """By glibc's M_TRIM_THRESHOLD, which is -1, and M_MMAP_THRESHOLD, which is -3."""
-    calls = []
-    library = SimpleNamespace(mallopt=lambda *option: calls.append(option))
-    monkeypatch.setattr("ctypes.CDLL", lambda name: library)
-    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
-        monkeypatch.delenv(name)
-    processes.work(lambda options: None, RunOptions("a.py"))
-    assert calls == [(-1, -1), (-3, 2**30)]
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "8")
-    processes.keep_freed_memory()
-    assert len(calls) == 2
 
 
 def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):

@@ -376,14 +376,6 @@ def test_threads_of_python_at_once_and_a_forked_process(threads):
     assert_equal(list(loader), [y for y, *_ in expected[:4]])
 
 
-def test_before_torch_2_10_a_single_thread_runs_the_loops(monkeypatch, threads):
-    threads(2)
-    layer, x = ILMGroupNorm(64), floats(4, 64, 60, 61)
-    expected = outputs(layer, x)
-    monkeypatch.setattr(cpu, "parallel_for", lambda: None)
-    assert_equal(outputs(layer, x), expected)
-
-
 def test_an_error_of_the_threads_is_raised(monkeypatch, threads):
     threads(2)
     arguments = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import fresh
-from cases import MIXTURES, inputs, results
-from close import EQUAL, assert_close
+from cases import MIXTURES, inputs
+from close import assert_close
 from ilm_plugins import NORMS
 from ilm_plugins.layers.projection import Projection
 
@@ -131,23 +131,12 @@ def test_what_is_recorded_in_training_mode_goes_on_training(name, record):
 # ---- torch.compile
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", NORMS)
-def test_compiled_by_inductor_for_one_size(name):
-    torch._dynamo.reset()
-    layer, x, found = build(name, training=True).double(), inputs(3, C, 5, 6), []
-    for run in (torch.compile(copy.deepcopy(layer), fullgraph=True), layer):
-        found.append(
-            [*results(run, x, inputs(*x.shape, seed=3)), *(b.clone() for b in run.buffers())]
-        )
-    assert_close(*found, EQUAL, 1)
-
-
 #: Five steps, as what is written past the end of a gradient is noticed when memory is freed.
 TRAINING = """
 import torch
-from ilm_plugins import NORMS
+from ilm_plugins import NORMS, use_backend
 
+use_backend("reference")
 for layer in (NORMS["EN"](16, reduction=8), NORMS["AN"](16, num_groups=4, num_affine=7)):
     compiled = torch.compile(layer)
     for _ in range(5):
