@@ -23,6 +23,7 @@ RECORDED = 2**11
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:(It is recom|Exporting a model|ONNX Prep):UserWarning"),
 ]
 
 
