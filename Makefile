@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV = .venv
 BIN := $(VENV)/bin
-# Without bytecode, which Python writes for the modules that it imports.
+# Without bytecode, which Python writes for the modules that it imports, once for all processes.
+unexport PYTHONDONTWRITEBYTECODE
 PIP = $(BIN)/pip install --progress-bar off --no-compile
 # Wheels that were built here, by what they depend on.
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ilm_plugins/wheels

@@ -3,6 +3,7 @@
 That in a process of its own, because Triton decides for the interpreter when it is imported.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -85,3 +86,6 @@ if INTERPRETED:
 
     interpreter._patch_lang_tensor = patch_tensor_and_index
     interpreter._patch_lang = patch_language_once
+    # Whether a sum of integers overflows, which the interpreter computes but does not report.
+    options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
+    interpreter.interpreter_builder.options = options
