@@ -206,7 +206,7 @@ def plot(results: dict, path: Path) -> None:
     over = frame["over baseline"]
     frame = frame.assign(fused=over, unfused=over / frame["over unfused"], map=frame["shape name"])
     times = frame.melt(["layer / plain", "map"], ["fused", "unfused"], "computed", "time")
-    options = {"col": "layer / plain", "col_wrap": 4, "height": 2.6, "aspect": 1.2, "s": 45}
+    options = {"col": "layer / plain", "col_wrap": 3, "height": 2.6, "aspect": 1.2, "s": 45}
     options |= {"hue": "computed", "style": "computed"}
     grid = sns.relplot(times, kind="scatter", x="map", y="time", **options)
     ticks = (0.5, 1, 2, 5, 10, 20)

@@ -127,8 +127,9 @@ def scatter(points: pd.DataFrame, panel: str | None = None):
     options = {"height": 5, "s": 16, "linewidth": 0, "alpha": 0.8}
     if len(classes) > 1:
         options |= {"hue": "class", "hue_order": classes, "palette": _palette(len(classes))}
+        options |= {"style": "class", "style_order": classes}
     if panel:
-        options |= {"height": 2, "s": 8, "col": panel, "col_wrap": 5}
+        options |= {"height": 2, "s": 12, "col": panel, "col_wrap": 5}
         options |= {"col_order": sorted(points[panel].unique())}
         options["facet_kws"] = {"sharex": False, "sharey": False}
     grid = sns.relplot(points, x="x", y="y", **options)
@@ -137,7 +138,7 @@ def scatter(points: pd.DataFrame, panel: str | None = None):
 
 @styled
 def dynamics(table: pd.DataFrame, step: str, hue: str, pixels: Mapping[str, np.ndarray]):
-    """Draw ratios over the training by layer, with the images in ``pixels`` at the right."""
+    """Draw ratios over the training by layer, with the images in ``pixels`` at the left."""
     names = table[hue].unique()
     if hue == "normalizer":
         options = {"col": "layer", "col_wrap": 5, "height": 1.8, "aspect": 1.3}
@@ -146,12 +147,12 @@ def dynamics(table: pd.DataFrame, step: str, hue: str, pixels: Mapping[str, np.n
         options = {"row": "layer", "col": "normalizer", "height": 1.5, "aspect": 1.9}
         options["facet_kws"] = {"sharey": False}
         colours = dict(zip(names, _palette(len(names)), strict=True))
-    options |= {"hue": hue, "palette": colours, "errorbar": None, "legend": not pixels}
+    options |= {"hue": hue, "style": hue, "palette": colours, "errorbar": None}
     grid = sns.relplot(_shortened(table), kind="line", x=step, y="value", **options)
     titles = "{col_name}" if hue == "normalizer" else "{row_name}: {col_name}"
     grid.set_titles(titles).set_axis_labels(step, "ratio")
     for i, (name, image) in enumerate(pixels.items()):
-        ax = grid.figure.add_axes((1.01, 0.62 - 0.31 * i, 0.12, 0.26))
+        ax = grid.figure.add_axes((-0.16, 0.62 - 0.31 * i, 0.12, 0.26))
         ax.imshow(image)
         ax.set(xticks=[], yticks=[])
         ax.set_title(name, fontsize=8)

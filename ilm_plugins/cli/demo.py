@@ -57,7 +57,7 @@ def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
     import numpy as np
     from detectron2.data import DatasetCatalog, MetadataCatalog
     from detectron2.utils.visualizer import ColorMode, Visualizer
-    from PIL import Image
+    from PIL import Image, ImageDraw, ImageOps
 
     from ..data.images import read_image
 
@@ -81,9 +81,14 @@ def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
         )
         tile = np.concatenate([one.get_image() for one in drawn], 1)
         tiles.append(np.pad(tile, ((3, 3), (3, 3), (0, 0)), constant_values=255))
-    # Rows of three pairs, the ground truth at the left.
+    # Rows of three pairs, the ground truth at the left, under heads of their columns.
     rows = [np.concatenate(tiles[i : i + 3], 1) for i in range(0, number - number % 3 or 1, 3)]
-    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)
+    picture = ImageOps.expand(Image.fromarray(np.concatenate(rows)), (0, 24, 0, 0), "white")
+    heads, width = ("annotations", "predictions") * 3, tiles[0].shape[1] / 2
+    for i, head in enumerate(heads[: 2 * number]):
+        at, drawing = ((i + 0.5) * width, 12), ImageDraw.Draw(picture)
+        drawing.text(at, head, "black", anchor="mm", font_size=16)
+    picture.save(path, optimize=True)
 
 
 def write_record(results: list[dict], picture: Path, folder: Path) -> None:

@@ -12,7 +12,8 @@ from . import registry
 from .record import Record
 from .registry import Table
 
-STYLES = ("-", "--", ":", "-.")
+#: Twenty lines, no two of which have the same dashes and the same marker.
+STYLES = mpl.cycler(color=OKABE_ITO * 2, linestyle=["-", "--", ":", "-."] * 5, marker=[*"os^vD"] * 4)
 
 
 @styled
@@ -28,21 +29,23 @@ def training(table: Table, lines: Sequence[tuple[str, list[Record]]]) -> Figure:
     names = losses + sorted(logged & read)
     columns = min(2, len(names))
     height = -(-len(names) // columns)
-    fig = Figure((6 * columns, 3.6 * height + 0.2 * len(lines)), layout="constrained")
+    fig = Figure((9, 3 * height + 0.2 * len(lines)), layout="constrained")
     axes = fig.subplots(height, columns, squeeze=False)
     for axis, name in zip(axes.flat, names, strict=False):
-        axis.set_prop_cycle(mpl.cycler(linestyle=STYLES) * mpl.cycler(color=OKABE_ITO))
-        for label, group in lines:
+        axis.set_prop_cycle(STYLES)
+        for i, (label, group) in enumerate(lines):
             unit = group[0]["unit"]
             means = pd.DataFrame([row for r in group for row in r["curve"]]).groupby(unit).mean()
             curve = means.get(name, pd.Series(dtype=float)).dropna()
-            axis.plot(curve.index, curve, label=label, marker="." if len(curve) < 30 else "")
+            every = max(1, len(curve) // 20)
+            marks = {"markevery": (i * every // len(lines), every), "markersize": 4}
+            axis.plot(curve.index, curve, label=label, **marks)
             axis.set_xlabel(unit)
         axis.set_ylabel(f"{name}, training" if "_top-" in name else name)
     for axis in list(axes.flat)[len(names) :]:
         axis.set_axis_off()
     fig.suptitle(f"{table.id}: {table.title}")
-    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center")
+    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", handlelength=4)
     return fig
 
 

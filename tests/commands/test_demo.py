@@ -31,8 +31,8 @@ def test_it_trains_evaluates_and_draws(root, datasets, tmp_path, capfd):
     assert (tmp_path / "demo.png").read_bytes() == drawn.read_bytes()
     assert record["picture"] == hashlib.sha256(drawn.read_bytes()).hexdigest()
     picture = np.asarray(Image.open(drawn))
-    # Of four images one row of three, each twice, at twice their size, with margins.
-    assert picture.shape == (134, 786, 3) and picture.std() > 20
+    # Of four images one row of three, each twice, at twice their size, with margins and heads.
+    assert picture.shape == (158, 786, 3) and picture.std() > 20
     # Different images, though there are fewer than a picture has at most.
     first, second, third = np.split(picture, 3, axis=1)
     assert (first != second).any() and (second != third).any()
