@@ -1,7 +1,7 @@
-"""Plots of the curves that were logged in training."""
+"""Plots of the curves that were logged in training, and of differences between norms."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,7 +13,9 @@ from .record import Record
 from .registry import Table
 
 #: Twenty lines, no two of which have the same dashes and the same marker.
-STYLES = mpl.cycler(color=OKABE_ITO * 2, linestyle=["-", "--", ":", "-."] * 5, marker=[*"os^vD"] * 4)
+STYLES = mpl.cycler(
+    color=OKABE_ITO * 2, linestyle=["-", "--", ":", "-."] * 5, marker=[*"os^vD"] * 4
+)
 
 
 @styled
@@ -45,7 +47,27 @@ def training(table: Table, lines: Sequence[tuple[str, list[Record]]]) -> Figure:
     for axis in list(axes.flat)[len(names) :]:
         axis.set_axis_off()
     fig.suptitle(f"{table.id}: {table.title}")
-    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", handlelength=4)
+    fig.legend(
+        *axes.flat[0].get_legend_handles_labels(), loc="outside lower center", handlelength=4
+    )
+    return fig
+
+
+@styled
+def differences(panels: Mapping[str, list[tuple[str, tuple[float, float, float]]]]) -> Figure:
+    """Plot task -> (name of a pair of norms, difference and interval), a panel for each task."""
+    counts = [len(rows) for rows in panels.values()]
+    fig = Figure((9, 0.8 + 0.9 * len(counts) + 0.3 * sum(counts)), layout="constrained")
+    axes = fig.subplots(len(counts), squeeze=False, height_ratios=[n + 1 for n in counts]).flat
+    for axis, (task, rows) in zip(axes, panels.items(), strict=True):
+        means, low, high = zip(*(found for _, found in rows), strict=True)
+        errors = [[m - a for m, a in zip(means, low, strict=True)]]
+        errors += [[b - m for m, b in zip(means, high, strict=True)]]
+        axis.errorbar(means, range(len(rows)), xerr=errors, fmt="o", capsize=3, color=OKABE_ITO[0])
+        axis.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axis.set(ylim=(len(rows) - 0.5, -0.5), title=task)
+        axis.axvline(0, color="0.5")
+    axes[-1].set_xlabel("difference from the plain norm, and its paired 95 % interval")
     return fig
 
 

@@ -64,8 +64,19 @@ def by_cell(folder: Path) -> Groups:
 
 
 def draw(table: Table, groups: Groups, folder: Path) -> bool:
-    """Plot the curves of a table's runs to ``ID.png``; return whether there are any."""
-    lines = [
+    """Plot to ``ID.png`` a table's curves, or a study's differences; return whether it has any."""
+    panels, lines = {}, []
+    for key in table.shows if table.paper == "study" else ():
+        shown = registry.tables()[key]
+        for cell in filter(lambda cell: cell.against, shown.cells.values()):
+            for group in groups[cell.canonical.id]:
+                if found := _from_plain(shown.measures[0], group, cell, shown, groups):
+                    name = f"{cell.name.split('/')[1]} - {cell.against.split('/')[1]}"
+                    panels.setdefault(f"{shown.title} ({shown.measures[0]})", []).append(
+                        (name, found)
+                    )
+                    lines.append((name, group))
+    lines = lines or [
         (f"{cell.name}, {record.label(group[0])}" + ", re-encoded" * group[0]["jpeg"], group)
         for cell in table.cells.values()
         for group in groups[cell.canonical.id]
@@ -74,7 +85,8 @@ def draw(table: Table, groups: Groups, folder: Path) -> bool:
     if lines:
         from . import pictures
 
-        pictures.save(pictures.training(table, lines), folder / f"{table.id}.png", lines)
+        figure = pictures.differences(panels) if panels else pictures.training(table, lines)
+        pictures.save(figure, folder / f"{table.id}.png", lines)
     return bool(lines)
 
 
@@ -207,15 +219,22 @@ def _compared(table: Table, group: list[Record], cell: Cell, groups: Groups) -> 
         for a, b in pairwise(r["curve"]):
             seconds.append(b["cpu"] / steps / (b[r["unit"]] - a[r["unit"]]))
     step = f"{median(seconds):.3g}" if seconds else ""
-    plain = table.cells[cell.against].canonical.id if cell.against else None
-    alike = [g for g in groups[plain] if record.label(g[0]) == record.label(group[0])]
-    if not alike:
+    if not cell.against:
         return step, ""
     texts = []
     for measure in table.measures:
-        found = paired(_by_seed(group, measure), _by_seed(alike[0], measure))
+        found = _from_plain(measure, group, cell, table, groups)
         texts.append("{:+.2f} [{:+.2f}, {:+.2f}]".format(*found) if found else "-")
     return step, f"{' / '.join(texts)} from {cell.against.split('/')[1]}"
+
+
+def _from_plain(
+    measure: str, group: list[Record], cell: Cell, table: Table, groups: Groups
+) -> tuple[float, float, float] | None:
+    """Return a group's paired difference from the norm that is replaced, see :func:`paired`."""
+    plain = groups[table.cells[cell.against].canonical.id]
+    alike = [one for one in plain if record.label(one[0]) == record.label(group[0])]
+    return paired(_by_seed(group, measure), _by_seed(alike[0], measure)) if alike else None
 
 
 def paired(ours: Mapping, plain: Mapping) -> tuple[float, float, float] | None:

@@ -121,6 +121,7 @@ def test_the_studys_norms_are_compared_with_the_norm_that_they_replace(tmp_path)
     assert "| full recipe | 0.45 | 51.00 ± 1.00 / - |  | 0, 1, 2 |" in gn
     # Differences 1, 0.5 and 2: mean 7/6, deviation 0.76376, t 4.303 at 2 degrees of freedom.
     assert "| 52.17 ± 1.61 / - | +1.17 [-0.73, +3.06] / - from GN |" in ilmgn
+    assert (tmp_path / "study.png").is_file()  # of the differences
 
 
 @pytest.mark.parametrize(
