@@ -1,5 +1,6 @@
 """What all tests share: a seed for each, one thread, and a data set of a few small images."""
 
+import copy
 import gc
 import importlib
 import os
@@ -81,6 +82,7 @@ def pytest_runtest_call(item):
 
 
 def pytest_unconfigure():
+    gc.freeze()  # pytest collects garbage five times now
     shutil.rmtree(DATASETS, ignore_errors=True)
 
 
@@ -96,12 +98,21 @@ def datasets():
 
 @pytest.fixture(scope="session", autouse=True)
 def mmengine_reads_and_formats_once():
-    """Keep the texts of configs, formatted five times a run, and the indices of model zoos."""
+    """Keep files of configs, their texts, formatted five times a run, and indices of model zoos."""
     if "mmengine" in sys.modules:
-        from mmengine.config import utils
+        from mmengine.config import Config, utils
         from yapf.yapflib import yapf_api
 
         yapf_api.FormatCode, utils.load = once(yapf_api.FormatCode), once(utils.load)
+        parse, parsed = Config._file2dict, {}
+
+        def parse_once(filename, *args, **options):
+            key = os.path.abspath(filename), os.stat(filename).st_mtime_ns
+            if key not in parsed:
+                parsed[key] = parse(filename, *args, **options)
+            return copy.deepcopy(parsed[key])
+
+        Config._file2dict = staticmethod(parse_once)
 
 
 def once(function):
