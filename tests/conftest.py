@@ -137,6 +137,8 @@ def frameworks_read_once():
 @pytest.fixture
 def unrendered(monkeypatch):
     """Draw figures, but save empty files: for tests that read tables and summaries alone."""
+    from seaborn import axisgrid
+
     from ilm_plugins.analysis import plots
 
     def save(grid, path, title):
@@ -144,6 +146,9 @@ def unrendered(monkeypatch):
         path.touch()
 
     monkeypatch.setattr(plots, "save", save)
+    # Layouts draw all figures several times.
+    monkeypatch.setattr(axisgrid.Grid, "tight_layout", lambda self, **_: self)
+    monkeypatch.setattr(axisgrid, "_draw_figure", lambda figure: None)
 
 
 @pytest.fixture(scope="session")
