@@ -40,6 +40,9 @@ MMCV := $(VENV)/$(if $(wildcard $(VENV)/.openmmlab),.openmmlab,.mmcv-lite)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 DEMO_CONFIGS := configs/detectron2/shapes
 
+# Without bytecode, each process that tests start would compile all of torch.
+unexport PYTHONDONTWRITEBYTECODE
+
 .NOTPARALLEL:
 .PHONY: help docs demo demo-compare bench gpu test test-wide coverage lint format install install-test \
 	install-detectron2 install-openmmlab clean

@@ -1,5 +1,6 @@
 """What all tests share: a seed for each, one thread, and a data set of a few small images."""
 
+import copy
 import gc
 import importlib
 import os
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import zlib
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ DATASETS = Path(tempfile.mkdtemp(prefix="ilm_plugins-tests-"))
 # detectron2 reads it once, when it registers its data sets. Hence no test may import this module,
 # which would run it a second time under another name: `root` and the rest are fixtures.
 os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
+frozen = 0
 
 
 def pytest_addoption(parser):
@@ -51,8 +54,14 @@ def pytest_configure(config):
 
 def pytest_collection_finish():
     """Leave what is imported by now, half a million objects, out of all garbage collections."""
-    gc.collect()
-    gc.freeze()
+    global frozen
+    if len(sys.modules) > frozen + 200:
+        gc.collect()
+        gc.freeze()
+        frozen = len(sys.modules)
+
+
+pytest_runtest_logfinish = pytest_collection_finish  # tests import further modules
 
 
 def seed_generators(name=""):
@@ -81,6 +90,7 @@ def pytest_runtest_call(item):
 
 
 def pytest_unconfigure():
+    gc.freeze()  # pytest collects garbage five times now
     shutil.rmtree(DATASETS, ignore_errors=True)
 
 
@@ -95,30 +105,40 @@ def datasets():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def mmengine_reads_and_formats_once():
-    """Keep the texts of configs, formatted five times a run, and the indices of model zoos."""
+def frameworks_read_once():
+    """Keep files of configs, indices of model zoos and versions, and leave configs unformatted."""
+    if "mmengine.runner" in sys.modules:
+        from mmengine.runner import runner
+
+        runner.collect_env = cache(runner.collect_env)
+    if "detectron2.engine" in sys.modules:
+        from detectron2.engine import defaults
+
+        defaults.collect_env_info = cache(defaults.collect_env_info)
     if "mmengine" in sys.modules:
-        from mmengine.config import utils
+        from mmengine.config import Config, utils
         from yapf.yapflib import yapf_api
 
-        yapf_api.FormatCode, utils.load = once(yapf_api.FormatCode), once(utils.load)
+        def compiled(text, **_):
+            return compile(text, "config", "exec") and text, False
 
+        yapf_api.FormatCode, utils.load = compiled, cache(utils.load)
+        parse, parsed = Config._file2dict, {}
 
-def once(function):
-    """A function that computes once for each first argument; its options are always the same."""
-    results = {}
+        def parse_once(filename, *args, **options):
+            key = os.path.abspath(filename), os.stat(filename).st_mtime_ns
+            if key not in parsed:
+                parsed[key] = parse(filename, *args, **options)
+            return copy.deepcopy(parsed[key])
 
-    def cached(argument, **options):
-        if argument not in results:
-            results[argument] = function(argument, **options)
-        return results[argument]
-
-    return cached
+        Config._file2dict = staticmethod(parse_once)
 
 
 @pytest.fixture
 def unrendered(monkeypatch):
     """Draw figures, but save empty files: for tests that read tables and summaries alone."""
+    from seaborn import axisgrid
+
     from ilm_plugins.analysis import plots
 
     def save(grid, path, title):
@@ -126,6 +146,9 @@ def unrendered(monkeypatch):
         path.touch()
 
     monkeypatch.setattr(plots, "save", save)
+    # Layouts draw all figures several times.
+    monkeypatch.setattr(axisgrid.Grid, "tight_layout", lambda self, **_: self)
+    monkeypatch.setattr(axisgrid, "_draw_figure", lambda figure: None)
 
 
 @pytest.fixture(scope="session")

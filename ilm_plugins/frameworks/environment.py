@@ -5,6 +5,7 @@ import platform
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ def processor() -> str:
     return match[1].strip() if match else platform.processor() or platform.machine()
 
 
+@cache  # all of an environment's packages are searched
 def versions() -> dict[str, str]:
     # The distribution may have another name than the package, such as mmcv-lite.
     names = importlib.metadata.packages_distributions()

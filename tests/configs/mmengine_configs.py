@@ -2,7 +2,7 @@
 
 import copy
 from fnmatch import fnmatch
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -19,8 +19,8 @@ from ilm_plugins.layers.mixture import MixtureNorm
 
 ROOT = Path(__file__).parents[2]
 NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
-#: Functions of torch.nn.init, which take time on the meta device too.
-INITIALIZATIONS = ("uniform_", "kaiming_uniform_", "normal_", "ones_", "zeros_")
+#: Functions of torch.nn.init that fill a tensor.
+INITIALIZATIONS = [name for name in vars(nn.init) if name.endswith("_") and name[0] != "_"]
 _skeletons = {}
 
 
@@ -60,14 +60,11 @@ def load(path: str) -> Config:
 
 
 def skeleton(cfg: Config) -> nn.Module:
-    """The model on the meta device, in a fraction of the time; one for all configs of the same."""
+    """The model with empty weights, in a fraction of the time; one for all configs of the same."""
     key = f"{cfg.default_scope} {cfg.model}"
     if key not in _skeletons:
-        # Backbones read their rates of stochastic depth from a tensor.
-        linspace = partial(torch.linspace, device="cpu")
         kept = dict.fromkeys(INITIALIZATIONS, lambda tensor, *_, **__: tensor)
-        skipping = patch.multiple("torch.nn.init", **kept)
-        with torch.device("meta"), patch("torch.linspace", linspace), skipping:
+        with patch.multiple("torch.nn.init", **kept):
             _skeletons[key] = build_model(cfg)
     return _skeletons[key]
 
@@ -83,8 +80,9 @@ def described(cfg: Config) -> dict:
 
 def training(cfg: Config, model: nn.Module) -> dict:
     """Optimizer, schedule, length and batch of a config, from what is built of it."""
-    wrapper, given = build_optim_wrapper(model, cfg.optim_wrapper), cfg.param_scheduler
-    built = []
+    built, given = [], cfg.param_scheduler
+    with patch("mmengine.optim.optimizer.default_constructor.print_log"):  # of every parameter
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     for scheduler in [given] if isinstance(given, dict) else given:
         # Each counts in the config's own unit.
         options = {k: v for k, v in scheduler.items() if k != "convert_to_iter_based"}

@@ -1,6 +1,5 @@
 """Every shipped config of mmpretrain, mmdet and mmseg: what is built equals the papers' words."""
 
-import copy
 from collections import Counter, defaultdict
 from fnmatch import fnmatch
 from functools import cache
@@ -12,7 +11,6 @@ pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
 import numpy as np
 import torch
 from mmdet.testing import demo_mm_inputs
-from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, init_default_scope
@@ -75,6 +73,12 @@ def of_file(config):
     return described(load(config))
 
 
+@cache
+def overridden(config, *overrides):
+    """A description of ResNet-50 for a config of ResNet-101, which has the same blocks."""
+    return described(load_config(config, (*overrides, "model.backbone.depth=50")))
+
+
 @pytest.mark.parametrize("variants", by_base())
 def test_variants_of_a_base_are_the_papers(variants):
     for config in variants:
@@ -128,14 +132,12 @@ CHANGES["assoc-3"] = CHANGES["ilm-4"]
 
 
 @pytest.mark.parametrize("table", CHANGES)
-def test_an_ablation_changes_what_its_name_says_and_nothing_else(table, root, monkeypatch):
-    read = cache(Config.fromfile)  # each file once, for all cells
-    monkeypatch.setattr(Config, "fromfile", lambda path: copy.deepcopy(read(path)))
+def test_an_ablation_changes_what_its_name_says_and_nothing_else(table, root):
     cells = [cell for cell in registry.tables()[table].cells.values() if cell.overrides]
     assert cells
     for cell in cells:
-        before = of_file(cell.config.removeprefix("configs/"))
-        after = described(load_config(str(root / cell.config), cell.overrides))
+        config = str(root / cell.config)
+        before, after = overridden(config), overridden(config, *cell.overrides)
         changed = {k: after.get(k) for k in before | after if before.get(k) != after.get(k)}
         assert changed == CHANGES[table](cell.name), cell.id
 
@@ -173,11 +175,13 @@ def test_backbones_of_segmenters_start_from_the_rows_that_train_them():
 def test_it_takes_a_training_step(config):
     cfg = load(config)
     cfg.model.backbone.init_cfg = None
+    if cfg.model.backbone.get("depth") == 101:
+        cfg.model.backbone.depth = 50  # of the same blocks
     if "roi_head" in cfg.model:
-        cfg.model.train_cfg.rcnn.sampler.num = 16
+        cfg.model.train_cfg.rcnn.sampler.num = 8
     model = revert_sync_batchnorm(build_model(cfg)).train()
     if cfg.default_scope == "mmdet":
-        shapes = [(3, 96, 128), (3, 128, 96)]
+        shapes = [(3, 64, 96), (3, 96, 64)]
         items = {"num_items": [2, 1], "num_classes": 4, "with_mask": True}
         batch = demo_mm_inputs(image_shapes=shapes, **items)
     else:
