@@ -1,20 +1,29 @@
 """Small runs of tools/train_net.py on the generated shapes, one of each kind."""
 
-import multiprocessing
+import os
+import signal
+import sys
 import time
 from pathlib import Path
 from uuid import uuid4
 
-import torch
-
 import fresh
 from ilm_plugins.reproduction.miniature import SMALL_DETECTRON2
-from workers import train_into
 
 SHAPES = Path(__file__).parents[1] / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
 SMALL = [*SMALL_DETECTRON2, "SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0"]
 SMALL += ["TEST.DETECTIONS_PER_IMAGE", "10", "MODEL.FPN.NORM", "SSN"]
 NO_TEST = ["DATASETS.TEST", "()"]
+#: Code of a process that trains by its arguments, with what it needs imported before it forks.
+TRAIN = """
+import sys
+import {module}
+from ilm_plugins.cli.train import main
+from workers import start_by
+
+with start_by("fork"):
+    sys.exit(main())
+"""
 #: A detectron2 LazyConfig.
 LAZY = """
 from detectron2.data import DatasetCatalog
@@ -99,17 +108,16 @@ def assert_gone(pids, seconds=30):
 def train_until_killed(module, words, path):
     """Train until a file is there, then kill the first process by SIGKILL, and see all end."""
     log = path.parent.with_suffix(".log")
-    # A fork has imported the module already, but cannot use the threads that serve GPUs.
-    context = fresh.SERVER if torch.cuda.is_available() else multiprocessing.get_context("fork")
-    process = context.Process(target=train_into, args=(log, module, words))
-    process.start()
+    with log.open("w") as output:
+        command = [sys.executable, "-c", TRAIN.format(module=module), *words]
+        process = fresh.Process(command, stdout=output, stderr=output)
     end = time.monotonic() + 240
     while not path.exists():
-        assert process.is_alive() and time.monotonic() < end, log.read_text()[-3000:]
+        assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
         time.sleep(0.02)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.kill()
-    process.join()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
     assert_gone(children)
 
 

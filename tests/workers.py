@@ -5,7 +5,6 @@ import importlib
 import itertools
 import os
 import socket
-import sys
 import time
 import warnings
 from contextlib import nullcontext
@@ -318,16 +317,6 @@ def launch_one_machine(folder, options):
     os.chdir(folder)
     with start_by("fork"):
         processes.launch(meet, options)
-
-
-def train_into(log, module, words):
-    """Train with all output in a file; a module is imported before other processes are forked."""
-    sys.stdout = sys.stderr = log.open("w", buffering=1)
-    for number in 1, 2:
-        os.dup2(sys.stdout.fileno(), number)
-    importlib.import_module(module)
-    with start_by("fork"):
-        sys.exit(train.main(words))
 
 
 def train_for_each(requests, module, words):
