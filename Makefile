@@ -2,8 +2,7 @@
 PYTHON ?= python3
 VENV = .venv
 BIN := $(VENV)/bin
-# Without bytecode, which Python writes for the modules that it imports, once for all processes.
-unexport PYTHONDONTWRITEBYTECODE
+# Without bytecode, which Python writes for the modules that it imports.
 PIP = $(BIN)/pip install --progress-bar off --no-compile
 # Wheels that were built here, by what they depend on.
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ilm_plugins/wheels
@@ -40,7 +39,7 @@ MMCV := $(VENV)/$(if $(wildcard $(VENV)/.openmmlab),.openmmlab,.mmcv-lite)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 DEMO_CONFIGS := configs/detectron2/shapes
 
-# Without bytecode, each process that tests start would compile all of torch.
+# Without bytecode, each process would compile what it imports, such as all of torch.
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:

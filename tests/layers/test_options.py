@@ -89,12 +89,6 @@ def test_refused_widths_and_a_hint_for_those_that_would_not_fit_either():
         NORMS["ILMGN"](48)
 
 
-def test_numbers_of_numpy_are_numbers():
-    np = pytest.importorskip("numpy", reason="needs numpy")
-    assert NORMS["ILMGN"](np.int64(64), np.int64(8)).num_groups == 8
-    assert NORMS["SN"](64, momentum=np.float32(0.5)).momentum == 0.5
-
-
 # ---- names, shapes, initial values
 
 
@@ -171,7 +165,3 @@ def test_norm_strings(norm, expected):
 def test_norm_strings_that_cannot_be_read(norm):
     with pytest.raises(OptionError, match="such as"):
         parse_norm(norm)
-
-
-def test_keys():
-    assert list(NORMS) == ["ILMGN", "ILMIN", "ILMLN", "AssocNorm", "EN", "SN", "SSN", "AN"]
