@@ -26,7 +26,6 @@ DATASETS = Path(tempfile.mkdtemp(prefix="ilm_plugins-tests-"))
 # detectron2 reads it once, when it registers its data sets. Hence no test may import this module,
 # which would run it a second time under another name: `root` and the rest are fixtures.
 os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
-frozen = 0
 
 
 def pytest_addoption(parser):
@@ -54,14 +53,8 @@ def pytest_configure(config):
 
 def pytest_collection_finish():
     """Leave what is imported by now, half a million objects, out of all garbage collections."""
-    global frozen
-    if len(sys.modules) > frozen + 200:
-        gc.collect()
-        gc.freeze()
-        frozen = len(sys.modules)
-
-
-pytest_runtest_logfinish = pytest_collection_finish  # tests import further modules
+    gc.collect()
+    gc.freeze()
 
 
 def seed_generators(name=""):
@@ -90,7 +83,6 @@ def pytest_runtest_call(item):
 
 
 def pytest_unconfigure():
-    gc.freeze()  # pytest collects garbage five times now
     shutil.rmtree(DATASETS, ignore_errors=True)
 
 

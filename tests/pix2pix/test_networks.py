@@ -62,17 +62,6 @@ def test_the_papers_networks():
         assert leaks == [0.2] * count
 
 
-def test_checkpoints_keep_their_names():
-    """By which checkpoints of earlier versions are loaded."""
-    norms = {f"down.{i}.2" for i in (1, 2)} | {f"up.{i}.2" for i in (0, 1, 2)}
-    weights = {f"{side}.{i}.1" for side in ("down", "up") for i in range(4)} | norms
-    names = {f"generator.{name}.weight" for name in weights}
-    names |= {f"generator.{name}.bias" for name in {"down.0.1", "down.3.1", "up.3.1"} | norms}
-    names |= {f"discriminator.layers.{i}.weight" for i in (0, 3, 4, 6)}
-    names |= {f"discriminator.layers.{i}.bias" for i in (0, 4, 6)}
-    assert build().state_dict().keys() == names
-
-
 def test_the_discriminator_sees_70_pixels():
     discriminator = networks.PatchDiscriminator(width=2, norm_cfg=None)
     image = torch.zeros(1, 3, 256, 256, requires_grad=True)
