@@ -139,6 +139,7 @@ def test_a_record_has_what_was_run_and_what_came_out(tmp_path):
     assert (found["run"], found["planned"], found["images"], found["batch"]) == (3, 3, 8, 4)
     assert found["metrics"] == {"": {"top1": 50.0}} and found["test images"] == 5
     assert found["seconds"] > 0 and found["device"].startswith("CPU, ")
+    assert found["versions"]["torch"] and found["seed"] == 1
 
 
 def test_an_evaluation_keeps_the_record_of_the_training(tmp_path):
