@@ -12,7 +12,7 @@ from . import registry
 from .record import Record
 from .registry import Table
 
-#: Twenty lines, no two of which have the same dashes and the same marker.
+#: Twenty pairs of dashes and marker, all different.
 STYLES = mpl.cycler(
     color=OKABE_ITO * 2, linestyle=["-", "--", ":", "-."] * 5, marker=[*"os^vD"] * 4
 )
