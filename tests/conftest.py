@@ -51,10 +51,42 @@ def pytest_configure(config):
         runpy.run_path(str(STAND_INS / "sitecustomize.py"))
 
 
-def pytest_collection_finish():
+def pytest_collection_finish(session):
     """Leave what is imported by now, half a million objects, out of all garbage collections."""
+    quicken_frameworks()
     gc.collect()
     gc.freeze()
+    if runs := sys.modules.get("runs"):
+        session.config.trainer = runs.Trainer()
+
+
+def quicken_frameworks():
+    """Keep files of configs and model zoos; log neither versions nor configs that are formatted."""
+    if "mmengine.runner" in sys.modules:
+        from mmengine.runner import runner
+
+        runner.collect_env = dict
+    if "detectron2.engine" in sys.modules:
+        from detectron2.engine import defaults
+
+        defaults.collect_env_info = str
+    if "mmengine" in sys.modules:
+        from mmengine.config import Config, utils
+        from yapf.yapflib import yapf_api
+
+        def compiled(text, **_):
+            return compile(text, "config", "exec") and text, False
+
+        yapf_api.FormatCode, utils.load = compiled, cache(utils.load)
+        parse, parsed = Config._file2dict, {}
+
+        def parse_once(filename, *args, **options):
+            key = os.path.abspath(filename), os.stat(filename).st_mtime_ns, str((args, options))
+            if key not in parsed:
+                parsed[key] = parse(filename, *args, **options)
+            return copy.deepcopy(parsed[key])
+
+        Config._file2dict = staticmethod(parse_once)
 
 
 def seed_generators(name=""):
@@ -96,36 +128,6 @@ def datasets():
     return DATASETS
 
 
-@pytest.fixture(scope="session", autouse=True)
-def frameworks_read_once():
-    """Keep files of configs, indices of model zoos and versions, and leave configs unformatted."""
-    if "mmengine.runner" in sys.modules:
-        from mmengine.runner import runner
-
-        runner.collect_env = cache(runner.collect_env)
-    if "detectron2.engine" in sys.modules:
-        from detectron2.engine import defaults
-
-        defaults.collect_env_info = cache(defaults.collect_env_info)
-    if "mmengine" in sys.modules:
-        from mmengine.config import Config, utils
-        from yapf.yapflib import yapf_api
-
-        def compiled(text, **_):
-            return compile(text, "config", "exec") and text, False
-
-        yapf_api.FormatCode, utils.load = compiled, cache(utils.load)
-        parse, parsed = Config._file2dict, {}
-
-        def parse_once(filename, *args, **options):
-            key = os.path.abspath(filename), os.stat(filename).st_mtime_ns
-            if key not in parsed:
-                parsed[key] = parse(filename, *args, **options)
-            return copy.deepcopy(parsed[key])
-
-        Config._file2dict = staticmethod(parse_once)
-
-
 @pytest.fixture
 def unrendered(monkeypatch):
     """Draw figures, but save empty files: for tests that read tables and summaries alone."""
@@ -141,6 +143,12 @@ def unrendered(monkeypatch):
     # Layouts draw all figures several times.
     monkeypatch.setattr(axisgrid.Grid, "tight_layout", lambda self, **_: self)
     monkeypatch.setattr(axisgrid, "_draw_figure", lambda figure: None)
+
+
+@pytest.fixture(scope="session")
+def trainer(request):
+    """The process that trains on request, see :class:`runs.Trainer`."""
+    return request.config.trainer
 
 
 @pytest.fixture(scope="session")

@@ -89,3 +89,37 @@ if INTERPRETED:
     # Whether a sum of integers overflows, which the interpreter computes but does not report.
     options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
     interpreter.interpreter_builder.options = options
+
+    # What it finds anew for every operation, a third of the time that is left: NumPy's dtypes,
+    # types of blocks, and those of tuples, which hardly any needs.
+    find_dtype, dtypes = interpreter._get_np_dtype, {}
+    make_block, blocks = tl.block_type.__init__, {}
+    make_tuple, find_field = tl.core.tuple.__init__, tl.core.tuple.__getattr__
+
+    def find_dtype_once(dtype):
+        if dtype.name not in dtypes:
+            dtypes[dtype.name] = find_dtype(dtype)
+        return dtypes[dtype.name]
+
+    def make_block_once(self, element, shape):
+        key = element.name, *(getattr(size, "value", size) for size in shape)
+        if key not in blocks:
+            make_block(self, element, shape)
+            blocks[key] = {**vars(self)}
+        vars(self).update(blocks[key])
+
+    def make_tuple_quickly(self, values, type=None):
+        if type is None:
+            self.values = [*values]
+        else:
+            make_tuple(self, values, type)
+
+    def find_type(self, name):
+        if name != "type":
+            return find_field(self, name)
+        self.type = tl.core._type_for_tuple_values(self.values)
+        return self.type
+
+    interpreter._get_np_dtype = find_dtype_once
+    tl.block_type.__init__ = make_block_once
+    tl.core.tuple.__init__, tl.core.tuple.__getattr__ = make_tuple_quickly, find_type

@@ -1,29 +1,22 @@
 """Small runs of tools/train_net.py on the generated shapes, one of each kind."""
 
+import multiprocessing
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-import fresh
+from ilm_plugins.cli import train
 from ilm_plugins.reproduction.miniature import SMALL_DETECTRON2
+from workers import start_by
 
 SHAPES = Path(__file__).parents[1] / "configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml"
 SMALL = [*SMALL_DETECTRON2, "SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "0"]
 SMALL += ["TEST.DETECTIONS_PER_IMAGE", "10", "MODEL.FPN.NORM", "SSN"]
 NO_TEST = ["DATASETS.TEST", "()"]
-#: Code of a process that trains by its arguments, with what it needs imported before it forks.
-TRAIN = """
-import sys
-import {module}
-from ilm_plugins.cli.train import main
-from workers import start_by
-
-with start_by("fork"):
-    sys.exit(main())
-"""
 #: A detectron2 LazyConfig.
 LAZY = """
 from detectron2.data import DatasetCatalog
@@ -105,20 +98,58 @@ def assert_gone(pids, seconds=30):
         time.sleep(0.1)
 
 
-def train_until_killed(module, words, path):
-    """Train until a file is there, then kill the first process by SIGKILL, and see all end."""
-    log = path.parent.with_suffix(".log")
-    with log.open("w") as output:
-        command = [sys.executable, "-c", TRAIN.format(module=module), *words]
-        process = fresh.Process(command, stdout=output, stderr=output)
-    end = time.monotonic() + 240
+class Trainer:
+    """A process forked from this one, which trains in a further fork for each request.
+
+    Trainings have all that is imported here. It must be made before torch's first backward pass:
+    torch refuses others in forks of a process whose autograd has started threads.
+    """
+
+    def __init__(self):
+        self._requests, requests = multiprocessing.Pipe()
+        if os.fork() == 0:
+            self._requests.close()
+            with suppress(EOFError):  # as soon as this process ends
+                while True:
+                    self._train(requests, *requests.recv())
+            os._exit(0)
+        requests.close()
+
+    def _train(self, requests, words, log):
+        child = os.fork()
+        if child == 0:
+            sys.stdout = sys.stderr = log.open("a", buffering=1)
+            for number in (1, 2):
+                os.dup2(sys.stdout.fileno(), number)
+            with start_by("fork"):
+                os._exit(train.main(words))
+        requests.send(child)
+        requests.send(os.waitpid(child, 0)[1])
+
+    def start(self, words, log):
+        """Start the command ``train``, whose output is added to a file; return the process ID."""
+        self._requests.send((words, log))
+        return self._requests.recv()
+
+    def has_ended(self):
+        return self._requests.poll()
+
+    def kill(self, process):
+        """Kill the first process of a training by SIGKILL, and see that its children end, too."""
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        os.kill(process, signal.SIGKILL)
+        assert self._requests.recv() == signal.SIGKILL
+        assert_gone(children)
+
+
+def train_until_killed(trainer, words, path):
+    """Train until a file is there."""
+    log, end = path.parent.with_suffix(".log"), time.monotonic() + 240
+    process = trainer.start(words, log)
     while not path.exists():
-        assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
+        assert not trainer.has_ended() and time.monotonic() < end, log.read_text()[-3000:]
         time.sleep(0.02)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert_gone(children)
+    trainer.kill(process)
 
 
 #: Command -> what it needs before it looks at its words.

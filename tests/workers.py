@@ -1,7 +1,6 @@
 """What tests run in processes of their own, which find it by this module's name."""
 
 import copy
-import importlib
 import itertools
 import os
 import socket
@@ -23,7 +22,6 @@ from torch.utils.checkpoint import checkpoint
 
 from close import assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, set_radius, use_backend
-from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import processes
 from ilm_plugins.frameworks.processes import leave_group
@@ -290,7 +288,7 @@ def untraceable(rank):
 
 
 def start_by(method):
-    """Have runs start processes by "forkserver", or in that of :mod:`fresh` by "fork", not anew."""
+    """Have runs start processes by "fork", which is quicker than anew."""
     quick = partial(processes.LaunchConfig, start_method=method)
     return patch.object(processes, "LaunchConfig", quick)
 
@@ -317,15 +315,3 @@ def launch_one_machine(folder, options):
     os.chdir(folder)
     with start_by("fork"):
         processes.launch(meet, options)
-
-
-def train_for_each(requests, module, words):
-    """Train in a fork for each request, until it is killed; say its number, and when it ended."""
-    importlib.import_module(module)
-    for _ in iter(requests.recv, None):
-        child = os.fork()
-        if child == 0:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os._exit(train.main(words))
-        requests.send(child)
-        requests.send(os.waitpid(child, 0)[1])

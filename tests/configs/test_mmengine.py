@@ -21,6 +21,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import nn
 
+from cases import wide
 from ilm_plugins import NORMS
 from ilm_plugins.frameworks.openmmlab.config import build_model, load_config
 from ilm_plugins.reproduction import registry
@@ -51,12 +52,12 @@ PLACES = {
 #: Of each kind of model one, which takes a training step.
 KINDS = (
     "mmpretrain/ilm/resnet101_cifar10_ilmgn.py",
-    "mmpretrain/en/aaresnet50_imagenet_bn.py",
     "mmpretrain/en/shufflenetv2-x0.5_imagenet_ssn.py",
-    "mmpretrain/en/bn-inception_webvision_sn.py",
-    "mmdet/mask-rcnn_r50_fpn_gn_batch2_ilmgn.py",
     "mmseg/fcn_r50-d8_ade20k_en.py",
-    "mmseg/deeplabv3_r50-d8_cityscapes_sn.py",
+    wide("mmpretrain/en/aaresnet50_imagenet_bn.py"),
+    wide("mmpretrain/en/bn-inception_webvision_sn.py"),
+    wide("mmdet/mask-rcnn_r50_fpn_gn_batch2_ilmgn.py"),
+    wide("mmseg/deeplabv3_r50-d8_cityscapes_sn.py"),
 )
 
 

@@ -173,6 +173,11 @@ layouts = pytest.mark.parametrize(
 )
 
 
+def wide(*values):
+    """Values of a parameter that are tested beside the everyday ones."""
+    return pytest.param(*values, marks=pytest.mark.wide)
+
+
 def results(layer, x, dy, backend=None):
     """The output, and the gradients of x and of all parameters, under a backend."""
     x = x.detach().requires_grad_()

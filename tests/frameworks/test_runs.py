@@ -50,7 +50,7 @@ def start(folder, what, number=1, rank=0, port=0):
 )
 def test_a_failed_rank_ends_all_and_is_named(tmp_path, monkeypatch, what, cause):
     monkeypatch.chdir(tmp_path)
-    with workers.start_by("forkserver"), pytest.raises(UserError, match=f"rank 1 failed: {cause}"):
+    with workers.start_by("fork"), pytest.raises(UserError, match=f"rank 1 failed: {cause}"):
         processes.launch(workers.meet, RunOptions(what, num_processes=2))
     assert_gone(ranks(tmp_path, 2))
 

@@ -8,7 +8,7 @@ import torch
 from torch import distributed, nn
 
 import workers
-from cases import BACKENDS
+from cases import BACKENDS, wide
 from close import assert_close
 from fresh import spawn
 from ilm_plugins import NORMS
@@ -19,8 +19,8 @@ every_share = pytest.mark.parametrize(
     "shares",
     [
         [(5, 1), (4, 0)],
-        pytest.param([(4, 0, 2), (0, 1, 0)], marks=pytest.mark.wide),
-        pytest.param([(1, 0, 5, 0)], marks=pytest.mark.wide),
+        wide([(4, 0, 2), (0, 1, 0)]),
+        wide([(1, 0, 5, 0)]),
     ],
     ids=lambda shares: len(shares[0]),
 )
@@ -63,7 +63,7 @@ def test_synchronized_with_tritons_kernels(monkeypatch):
     "size, names",
     [
         (2, "gradients_on_one_process recomputed silent_layers untraceable"),
-        pytest.param(4, "within_groups", marks=pytest.mark.wide),
+        wide(4, "within_groups"),
     ],
 )
 def test_synchronized(size, names):

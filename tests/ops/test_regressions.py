@@ -18,7 +18,7 @@ from torch import nn
 
 import cases
 import fresh
-from cases import BACKENDS, PATHS, every_backend, inputs, layouts, needs_kernels, results
+from cases import BACKENDS, PATHS, every_backend, inputs, layouts, needs_kernels, results, wide
 from close import EQUAL, assert_close, assert_equal
 from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, use_backend
 from ilm_plugins.ops import adaptive_norm, backends, coarsen, cpu, moments, over_batch, plain
@@ -248,7 +248,7 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch(name, layout, threads):
 @layouts
 @pytest.mark.parametrize(
     "dtype",
-    [torch.float32, *(pytest.param(t, marks=pytest.mark.wide) for t in (*HALVES, torch.float64))],
+    [torch.float32, *map(wide, (*HALVES, torch.float64))],
     ids=str,
 )
 def test_outputs_that_bypass_the_cache_are_those_of_instances_that_do_not(dtype, layout, threads):

@@ -28,6 +28,7 @@ from cases import (
     modes,
     randomized,
     results,
+    wide,
 )
 from close import ROUNDINGS, assert_close, assert_equal
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
@@ -40,11 +41,6 @@ import triton.language as tl  # noqa: E402
 from ilm_plugins.ops import triton as kernels  # noqa: E402
 from ilm_plugins.ops.triton import devices  # noqa: E402
 from ilm_plugins.ops.triton.vectors import activate  # noqa: E402
-
-
-def wide(*values):
-    """Values of a parameter that are tested beside the everyday ones."""
-    return pytest.param(*values, marks=pytest.mark.wide)
 
 
 def paths(*values):
@@ -445,8 +441,9 @@ def test_kernels_of_autoencoders_compile(driver, shape, count, layout, dtype):
 
 
 @compiles
-@pytest.mark.parametrize("name", ["EN", "SSN"])
-@pytest.mark.parametrize("channels", [wide(256), 2048])
+@pytest.mark.parametrize(
+    "name, channels", [("EN", 2048), wide("EN", 256), wide("SSN", 2048), wide("SSN", 256)]
+)
 def test_mixture_kernels_compile(driver, name, channels):
     passes, _ = launches(NORMS[name](channels), (2, channels, 14, 14))
     assert len(dict(map(compile_ahead, chain(*passes)))) == 7

@@ -1,16 +1,12 @@
 """Trainings that are killed at random moments and while a checkpoint is written."""
 
-import os
 import random
-import signal
 import time
 
 import pytest
 
-import fresh
 from ilm_plugins.checkpoints import PARTIAL, read
 from runs import NO_TEST, SHAPES, SMALL, mmengine_command, write_mmengine_config
-from workers import train_for_each
 
 
 def command_of(framework, datasets, out):
@@ -37,27 +33,20 @@ def reached(framework, out):
 
 @pytest.mark.wide
 @pytest.mark.parametrize("framework", ["detectron2", "mmseg"])
-def test_no_kill_loses_the_last_checkpoint(datasets, tmp_path, framework):
+def test_no_kill_loses_the_last_checkpoint(datasets, trainer, tmp_path, framework):
     pytest.importorskip(framework, reason=f"needs {framework}")
     out, before, rng = tmp_path / "out", 0, random.Random(0)
-    module = {"detectron2": "detectron2.evaluation", "mmseg": "mmseg.models"}[framework]
-    ours, theirs = fresh.SERVER.Pipe()
-    args = theirs, module, command_of(framework, datasets, out)
-    server = fresh.SERVER.Process(target=train_for_each, args=args)
-    server.start()
+    words, log = command_of(framework, datasets, out), tmp_path / "log.txt"
     for attempt in range(8):
-        ours.send("train")
-        process, begun, end = ours.recv(), time.time(), time.monotonic() + 180
+        process, begun = trainer.start(words, log), time.time()
+        end = time.monotonic() + 180
         while not any(started(path) > begun for path in out.glob(f"*.pth.*{PARTIAL}")):
-            assert not ours.poll() and time.monotonic() < end
+            assert not trainer.has_ended() and time.monotonic() < end, log.read_text()[-3000:]
         time.sleep(rng.uniform(0, 2) if attempt % 2 else 0)
-        os.kill(process, signal.SIGKILL)
-        assert ours.recv() == signal.SIGKILL
+        trainer.kill(process)
         now = reached(framework, out)
         assert (now or 0) >= before and (now or attempt == 0), f"from {before} to {now} iterations"
         before = now or 0
-    ours.send(None)
-    server.join()
     assert before > 3
     assert len([*out.glob(f"*{PARTIAL}")]) <= 1, "those of earlier kills are removed"
 
