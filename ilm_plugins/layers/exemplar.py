@@ -141,12 +141,18 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         return self._ratios(mean, normalized_means, *network)
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
-        both = "weight", "bias"
-        reduce = parameter(self.reduce, "weight") if self.ratio_net == "conv" else None
-        modules = self._modules["expand"], self._modules["ratio"]
-        network = (parameter(module, name) for module in modules for name in both)
-        own = (parameter(self, name) for name in both)
-        return *own, reduce, *network, *self.running_statistics()
+        modules = self._modules
+        expand, ratio = modules["expand"], modules["ratio"]
+        return (
+            parameter(self, "weight"),
+            parameter(self, "bias"),
+            parameter(modules["reduce"], "weight") if self.ratio_net == "conv" else None,
+            parameter(expand, "weight"),
+            parameter(expand, "bias"),
+            parameter(ratio, "weight"),
+            parameter(ratio, "bias"),
+            *self.running_statistics(),
+        )
 
     def network_flops(self) -> int:
         maps = self.expand.weight.numel() + self.ratio.weight.numel()
@@ -192,4 +198,6 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         super().update_running_stats(mean, var, count)
-        self.num_batches_tracked.add_(count > 1)
+        # torch takes ten microseconds longer to add True than to add 1.
+        more = count > 1 if isinstance(count, Tensor) else int(count > 1)
+        self._buffers["num_batches_tracked"].add_(more)

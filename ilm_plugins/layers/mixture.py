@@ -123,11 +123,12 @@ class MixtureNorm(AdaptiveNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        if self.synchronizes:
-            return self._forward_synchronized(x)
         if not self.uses_batch_statistics:
             return self.normalize(x)[0]
-        running = self.running_mean, self._buffers["running_var"], self.momentum
+        if self.synchronizes:
+            return self._forward_synchronized(x)
+        buffers = self._buffers
+        running = buffers["running_mean"], buffers["running_var"], self.momentum
         y, mean, var = self.normalize(x, running)
         self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
         return y
