@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses import FakeTensor, FakeTensorMode
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.two_tensor import TwoTensor
@@ -343,8 +344,11 @@ def test_gradients_of_each_sample_and_forward_mode(norm):
         largest = max(g.abs().max().item() for g in expected)  # of which the others are differences
         assert_close([g[i] for g in together.values()], expected, 2**16, largest)
     step = small(seed=7).double()
-    _, tangent = torch.func.jvp(layer, (x,), (step,))
-    assert_close(tangent, torch.autograd.functional.jvp(layer, x, step)[1], EQUAL)
+    expected = torch.autograd.functional.jvp(layer, x, step)[1]
+    assert_close(torch.func.jvp(layer, (x,), (step,))[1], expected, EQUAL)
+    with forward_ad.dual_level():
+        dual = layer(forward_ad.make_dual(x, step))
+        assert_close(forward_ad.unpack_dual(dual).tangent, expected, EQUAL)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")

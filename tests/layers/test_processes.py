@@ -17,11 +17,7 @@ from workers import SHARDED, SYNCHRONIZED, free_port
 
 every_share = pytest.mark.parametrize(
     "shares",
-    [
-        [(5, 1), (4, 0)],
-        wide([(4, 0, 2), (0, 1, 0)]),
-        wide([(1, 0, 5, 0)]),
-    ],
+    [[(5, 1), (4, 0)], wide([(4, 0, 2), (0, 1, 0)]), wide([(1, 0, 5, 0)])],
     ids=lambda shares: len(shares[0]),
 )
 

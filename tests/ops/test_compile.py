@@ -14,6 +14,7 @@ from ilm_plugins import NORMS, freeze, use_backend
 from ilm_plugins.ops import operators
 
 C = 32
+NCHW, NHWC = torch.Tensor.contiguous, channels_last
 needs_operators = pytest.mark.skipif(not operators.HAS_OPERATORS, reason="needs torch 2.7")
 pytestmark = [needs_kernels, needs_operators]
 
@@ -45,12 +46,8 @@ def after(module, x):
 @pytest.mark.parametrize(
     "name, training, layout",
     [
-        ("ILMGN", True, torch.Tensor.contiguous),
-        ("AN", True, channels_last),
-        ("EN", True, channels_last),
-        ("EN", False, torch.Tensor.contiguous),
-        ("SN", True, torch.Tensor.contiguous),
-        ("SN", False, channels_last),
+        *(("ILMGN", True, NCHW), ("EN", True, NHWC), ("EN", False, NCHW)),
+        *(("AN", True, NHWC), ("SN", True, NCHW), ("SN", False, NHWC)),
     ],
 )
 def test_one_operator_computes_the_bits_of_the_layer_for_any_size_in_three_graphs(
@@ -71,10 +68,8 @@ def test_one_operator_computes_the_bits_of_the_layer_for_any_size_in_three_graph
 @pytest.mark.parametrize(
     "name, dtype, layout",
     [
-        ("ILMGN", torch.float32, torch.Tensor.contiguous),
-        ("EN", torch.bfloat16, channels_last),
-        ("SN", torch.float32, channels_last),
-        ("AN", torch.bfloat16, torch.Tensor.contiguous),
+        *(("ILMGN", torch.float32, NCHW), ("EN", torch.bfloat16, NHWC)),
+        *(("SN", torch.float32, NHWC), ("AN", torch.bfloat16, NCHW)),
     ],
 )
 def test_operators_are_what_torch_asks_of_them(name, layout, dtype):

@@ -457,6 +457,7 @@ def test_plain_operations_are_as_exact_and_save_no_more(name, dtype, layout, wit
     x, dy = (layout(inputs(3, cases.CHANNELS, 5, 7, dtype=dtype, seed=seed)) for seed in (1, 5))
     assert backends.kernels_for(x, layer.moment_groups) is plain
     cases.assert_exact(layer, x, dy, "auto")
+    cases.assert_exact(layer, x[..., 0, 0], dy[..., 0, 0], "auto")  # without positions
     x = torch.randn(4, 64, 20, 20, requires_grad=True)
     assert x.nbytes <= cases.saved_bytes(NORMS[name](64), x) < 1.2 * x.nbytes
 

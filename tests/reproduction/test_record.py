@@ -11,19 +11,10 @@ from ilm_plugins.reproduction import record, registry, report
 
 RECIPE = {"length": 165, "batch": 128, "images": 50000, "test_images": 10000, "jpeg": False}
 TRAINED = {
-    "config": "seed0.py",
-    "commit": "0123456789ab",
-    "device": "CPU, Xeon",
-    "seed": 0,
-    "batch": 128,
-    "images": 50000,
-    "unit": "epochs",
-    "planned": 165,
-    "run": 165,
-    "seconds": 3600.0,
-    "curve": [{"epochs": 1, "loss": 2.0, "accuracy/top1": 40.0}],
-    "metrics": {"": {"accuracy/top1": 90.0}},
-    "test images": 10000,
+    **{"config": "seed0.py", "commit": "0123456789ab", "device": "CPU, Xeon", "seed": 0},
+    **{"batch": 128, "images": 50000, "unit": "epochs", "planned": 165, "run": 165},
+    **{"seconds": 3600.0, "curve": [{"epochs": 1, "loss": 2.0, "accuracy/top1": 40.0}]},
+    **{"metrics": {"": {"accuracy/top1": 90.0}}, "test images": 10000},
 }
 
 

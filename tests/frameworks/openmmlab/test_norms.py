@@ -17,13 +17,11 @@ from mmengine.registry import Registry
 from torch import nn
 
 import fresh
+from cases import PATHS
 from close import assert_equal
 from ilm_plugins import NORMS, ExemplarNorm, SwitchNorm, surgery
 from ilm_plugins.frameworks.openmmlab import norms
 from ilm_plugins.layers.options import automatic
-
-CODE_PATHS = "ILMGN", "EN", "SN", "AN"  # one for each of the layers' implementations
-
 
 KNOWN = """
 import sys
@@ -76,19 +74,15 @@ def test_a_converted_norm_is_not_fused_with_its_convolution():
         assert_equal(model(x), model.norm(plain(x)).relu())
 
 
-class Reloaded:
-    """Stands for a layer's class before its module was reloaded."""
-
-
 def test_a_class_that_was_reloaded_is_replaced():
     registry = Registry("norms")
-    Reloaded.__module__, Reloaded.__qualname__ = ExemplarNorm.__module__, ExemplarNorm.__qualname__
-    registry.register_module(name="EN", module=Reloaded)
+    before = type("ExemplarNorm", (), {"__module__": ExemplarNorm.__module__})
+    registry.register_module(name="EN", module=before)
     norms.register(registry)
     assert registry.get("EN") is ExemplarNorm
 
 
-@pytest.mark.parametrize("key", CODE_PATHS)
+@pytest.mark.parametrize("key", PATHS)
 def test_initializers_reach_the_affine_parameters_and_no_network(key):
     layer = NORMS[key](64)
     model, before = nn.Sequential(nn.Linear(64, 64), layer), copy.deepcopy(layer.state_dict())
@@ -99,7 +93,7 @@ def test_initializers_reach_the_affine_parameters_and_no_network(key):
     assert (layer.weight == 3).all() and (layer.bias == 2).all()
 
 
-@pytest.mark.parametrize("key", CODE_PATHS)
+@pytest.mark.parametrize("key", PATHS)
 def test_a_residual_that_starts_at_zero_leaves_the_networks_alone(key):
     """mmseg's and mmdet's ResNets, without init_cfg, set each block's last norm to 0."""
     backbones = pytest.importorskip("mmdet.models.backbones", reason="needs OpenMMLab")
@@ -162,7 +156,7 @@ def test_norm_eval_is_left_again_by_evaluation():
     assert model.train().norm.training and not model.eval().norm.training
 
 
-@pytest.mark.parametrize("key", [*CODE_PATHS, "SSN"])
+@pytest.mark.parametrize("key", [*PATHS, "SSN"])
 def test_norm_decay_mult_is_that_of_the_affine_parameters(key):
     model = nn.Sequential(nn.Conv2d(3, 64, 3), NORMS[key](64))
     groups = optimizer(model, norm_decay_mult=0.0).optimizer.param_groups
