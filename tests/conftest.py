@@ -57,7 +57,7 @@ def pytest_collection_finish(session):
     gc.collect()
     gc.freeze()
     if runs := sys.modules.get("runs"):
-        session.config.trainer = runs.Trainer()
+        session.config.launcher = runs.Launcher()
 
 
 def quicken_frameworks():
@@ -146,9 +146,9 @@ def unrendered(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def trainer(request):
-    """The process that trains on request, see :class:`runs.Trainer`."""
-    return request.config.trainer
+def launcher(request):
+    """The process that runs commands on request, see :class:`runs.Launcher`."""
+    return request.config.launcher
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from ilm_plugins.cli import train
+from ilm_plugins import __main__ as commands
 from ilm_plugins.reproduction.miniature import SMALL_DETECTRON2
 from workers import start_by
 
@@ -98,11 +98,11 @@ def assert_gone(pids, seconds=30):
         time.sleep(0.1)
 
 
-class Trainer:
-    """A process forked from this one, which trains in a further fork for each request.
+class Launcher:
+    """A process forked from this one, which runs commands of the package in further forks.
 
-    Trainings have all that is imported here. It must be made before torch's first backward pass:
-    torch refuses others in forks of a process whose autograd has started threads.
+    They have all that is imported here. It must be made before torch's first backward pass: torch
+    refuses others in forks of a process whose autograd has started threads.
     """
 
     def __init__(self):
@@ -111,24 +111,29 @@ class Trainer:
             self._requests.close()
             with suppress(EOFError):  # as soon as this process ends
                 while True:
-                    self._train(requests, *requests.recv())
+                    self._run(requests, *requests.recv())
             os._exit(0)
         requests.close()
 
-    def _train(self, requests, words, log):
+    def _run(self, requests, words, log, folder):
         child = os.fork()
         if child == 0:
+            os.chdir(folder)
             sys.stdout = sys.stderr = log.open("a", buffering=1)
             for number in (1, 2):
                 os.dup2(sys.stdout.fileno(), number)
             with start_by("fork"):
-                os._exit(train.main(words))
+                os._exit(commands.main(words))
         requests.send(child)
         requests.send(os.waitpid(child, 0)[1])
 
     def start(self, words, log):
-        """Start the command ``train``, whose output is added to a file; return the process ID."""
-        self._requests.send((words, log))
+        """Start a command, whose output is added to a file, in this folder; return its process."""
+        self._requests.send((words, log, os.getcwd()))
+        return self._requests.recv()
+
+    def wait(self):
+        """Return the status with which the command ended."""
         return self._requests.recv()
 
     def has_ended(self):
@@ -138,18 +143,18 @@ class Trainer:
         """Kill the first process of a training by SIGKILL, and see that its children end, too."""
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
         os.kill(process, signal.SIGKILL)
-        assert self._requests.recv() == signal.SIGKILL
+        assert self.wait() == signal.SIGKILL
         assert_gone(children)
 
 
-def train_until_killed(trainer, words, path):
+def train_until_killed(launcher, words, path):
     """Train until a file is there."""
     log, end = path.parent.with_suffix(".log"), time.monotonic() + 240
-    process = trainer.start(words, log)
+    process = launcher.start(["train", *words], log)
     while not path.exists():
-        assert not trainer.has_ended() and time.monotonic() < end, log.read_text()[-3000:]
+        assert not launcher.has_ended() and time.monotonic() < end, log.read_text()[-3000:]
         time.sleep(0.02)
-    trainer.kill(process)
+    launcher.kill(process)
 
 
 #: Command -> what it needs before it looks at its words.

@@ -37,6 +37,13 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["c.pth"]
 
 
+def test_what_a_link_leads_to_is_written(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "c.pth")
+    with replacing(tmp_path / "link", "w") as file:
+        file.write("new")
+    assert (tmp_path / "c.pth").read_text() == "new" and (tmp_path / "link").is_symlink()
+
+
 WRITER = """
 import sys
 from ilm_plugins.checkpoints import replacing

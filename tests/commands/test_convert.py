@@ -50,10 +50,8 @@ def check_last(state, model):
 @pytest.mark.parametrize(
     "source, entry, target",
     [
-        (".pth", "model", ".pth"),
-        (".pth", None, ".pkl"),
-        (".pth", "state_dict", ".safetensors"),
-        (".pkl", "model", ".pt"),
+        *((".pth", "model", ".pth"), (".pth", None, ".pkl")),
+        *((".pth", "state_dict", ".safetensors"), (".pkl", "model", ".pt")),
     ],
 )
 def test_every_format_becomes_every_other(tmp_path, model, capsys, source, entry, target):

@@ -25,7 +25,7 @@ from cases import wide
 from ilm_plugins import NORMS
 from ilm_plugins.frameworks.openmmlab.config import build_model, load_config
 from ilm_plugins.reproduction import registry
-from mmengine_configs import configs, described, entries, load, norms, recipe, skeleton
+from mmengine_configs import configs, described, load, norms, recipe, skeleton
 
 FRAMEWORKS = "mmpretrain", "mmdet", "mmseg"
 ALL = [f"{framework}/{config}" for framework in FRAMEWORKS for config in configs(framework)]
@@ -141,12 +141,6 @@ def test_an_ablation_changes_what_its_name_says_and_nothing_else(table, root):
         before, after = overridden(config), overridden(config, *cell.overrides)
         changed = {k: after.get(k) for k in before | after if before.get(k) != after.get(k)}
         assert changed == CHANGES[table](cell.name), cell.id
-
-
-def test_recipes_name_files_that_are_there():
-    for framework in (*FRAMEWORKS, "pix2pix"):
-        for pattern in (pattern for entry in entries(framework) for pattern in entry["files"]):
-            assert any(fnmatch(config, pattern) for config in configs(framework)), pattern
 
 
 @pytest.mark.parametrize("config", [c for c in ALL if "-test_" in c or "_test-dev_" in c])

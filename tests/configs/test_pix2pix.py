@@ -33,25 +33,16 @@ def found(cfg):
     # Constant, then linear to 0 after the last epoch.
     assert (schedule.type, schedule.start_factor, schedule.end_factor) == ("LinearLR", 1, 0)
     assert schedule.end == epochs + 1
-    return {
+    sizes = {n: train[n.replace(" ", "_")] for n in ("direction", "size", "load size", "flip")}
+    return sizes | {
         **dict(zip(("optimizer", "learning rate", "betas", "weight decay"), settings, strict=True)),
-        "batch": cfg.auto_scale_lr.base_batch_size,
-        "images a GPU": cfg.train_dataloader.batch_size,
-        "lambda": model.lambda_l1,
-        "dropout": dropped[0].p,
-        "dropping layers": len(dropped),
+        **{"batch": cfg.auto_scale_lr.base_batch_size, "epochs": epochs},
+        **{"images a GPU": cfg.train_dataloader.batch_size, "decay from": schedule.begin},
+        **{"lambda": model.lambda_l1, "dropout": dropped[0].p, "dropping layers": len(dropped)},
         "key group size": max([m.num_channels // m.encode.weight.shape[1] for m in ilm] or [1]),
-        "epochs": epochs,
-        "decay from": schedule.begin,
-        **{
-            word: train[word.replace(" ", "_")]
-            for word in ("direction", "size", "load size", "flip")
-        },
-        "training images": train.images,
-        "test images": test.images,
+        **{"training images": train.images, "test images": test.images},
+        **{"generator": round(plain[0], 1), "discriminator": round(plain[1], 2)},
         "depth": model.generator.depth,
-        "generator": round(plain[0], 1),
-        "discriminator": round(plain[1], 2),
     }
 
 

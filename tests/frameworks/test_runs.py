@@ -122,11 +122,12 @@ def begin(folder, options, planned=3):
 
 def test_a_record_has_what_was_run_and_what_came_out(tmp_path):
     begin(tmp_path, RunOptions("a.py", ("lr=1 2",), resume=True))
-    record.point(tmp_path, 1, loss=2.0)
-    record.point(tmp_path, 2, loss=1.0)
+    for epoch, loss in ((1, 2.0), (2, 1.0), (3, 0.5)):
+        record.point(tmp_path, epoch, loss=loss)
     # Killed here, and resumed from the checkpoint of the first epoch.
     begin(tmp_path, RunOptions("a.py", ("lr=1 2",), resume=True))
     record.point(tmp_path, 2, loss=1.5)
+    assert len(record.read(tmp_path)["curve"]) == 2, "not that of the third epoch, which was lost"
     record.point(tmp_path, 3, loss=1.25)
     record.finish(tmp_path, record.PLAIN, {"top1": 50.0}, images=5)
     found = record.read(tmp_path)

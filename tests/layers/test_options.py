@@ -151,10 +151,7 @@ def test_initializations():
         ("EN", ("EN", {})),
         (" EN ( reduction = 16 ) ", ("EN", {"reduction": 16})),
         ("SN(normalizers=('IN', 'BN'))", ("SN", {"normalizers": ("IN", "BN")})),
-        ("GN", None),
-        ("ENx", None),
-        ("EN-x", None),
-        ("", None),
+        *((norm, None) for norm in ("GN", "ENx", "EN-x", "")),
     ],
 )
 def test_norm_strings(norm, expected):

@@ -246,11 +246,7 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch(name, layout, threads):
 
 
 @layouts
-@pytest.mark.parametrize(
-    "dtype",
-    [torch.float32, *map(wide, (*HALVES, torch.float64))],
-    ids=str,
-)
+@pytest.mark.parametrize("dtype", [torch.float32, *map(wide, (*HALVES, torch.float64))], ids=str)
 def test_outputs_that_bypass_the_cache_are_those_of_instances_that_do_not(dtype, layout, threads):
     """Outputs of 16 MiB or more, with rows that are no multiple of a register."""
     threads(2)

@@ -129,5 +129,7 @@ def test_en_finds_bns_row_in_any_order():
 
 
 def test_the_way_back_notes_that_statistics_move():
-    layer, _ = surgery.convert(nn.SyncBatchNorm(32), "EN")
-    assert layer.sync is True and "no longer frozen" in str(surgery.revert(own.freeze(layer))[1])
+    for group, sync in ((None, True), ("some", "some")):
+        layer, _ = surgery.convert(nn.SyncBatchNorm(32, process_group=group), "EN")
+        assert layer.sync == sync
+    assert "no longer frozen" in str(surgery.revert(own.freeze(layer))[1])

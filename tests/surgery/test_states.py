@@ -80,7 +80,9 @@ def test_a_norm_of_the_users_own_is_not_taken_for_a_groupnorm(monkeypatch):
     assert fitted.keys() == small().state_dict().keys() and not report.converted
 
 
-@pytest.mark.parametrize("old, new", [("bn1", "gn1"), ("agn2", "gn2"), ("norm", "norm.0")])
+@pytest.mark.parametrize(
+    "old, new", [("bn1", "gn1"), ("in1", "gn1"), ("agn2", "gn2"), ("norm", "norm.0")]
+)
 @pytest.mark.parametrize("make, words", [(nn.BatchNorm2d, "BN -> "), (ExemplarNorm, "renamed")])
 def test_norms_of_other_names_are_found(old, new, make, words):
     """gn1 is OpenMMLab's name for bn1 of another type; norm.0 has timm's activation beside it."""

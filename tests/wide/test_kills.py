@@ -33,17 +33,17 @@ def reached(framework, out):
 
 @pytest.mark.wide
 @pytest.mark.parametrize("framework", ["detectron2", "mmseg"])
-def test_no_kill_loses_the_last_checkpoint(datasets, trainer, tmp_path, framework):
+def test_no_kill_loses_the_last_checkpoint(datasets, launcher, tmp_path, framework):
     pytest.importorskip(framework, reason=f"needs {framework}")
     out, before, rng = tmp_path / "out", 0, random.Random(0)
     words, log = command_of(framework, datasets, out), tmp_path / "log.txt"
     for attempt in range(8):
-        process, begun = trainer.start(words, log), time.time()
+        process, begun = launcher.start(["train", *words], log), time.time()
         end = time.monotonic() + 180
         while not any(started(path) > begun for path in out.glob(f"*.pth.*{PARTIAL}")):
-            assert not trainer.has_ended() and time.monotonic() < end, log.read_text()[-3000:]
+            assert not launcher.has_ended() and time.monotonic() < end, log.read_text()[-3000:]
         time.sleep(rng.uniform(0, 2) if attempt % 2 else 0)
-        trainer.kill(process)
+        launcher.kill(process)
         now = reached(framework, out)
         assert (now or 0) >= before and (now or attempt == 0), f"from {before} to {now} iterations"
         before = now or 0

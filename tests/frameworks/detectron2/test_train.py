@@ -35,13 +35,13 @@ def radii(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def killed(datasets, trainer, tmp_path_factory):
+def killed(datasets, launcher, tmp_path_factory):
     """The output folder of a training that was killed."""
     out = tmp_path_factory.mktemp("runs") / "out"
     words = "--config-file", str(SHAPES), "--num-gpus", "0"
     overrides = ["SOLVER.MAX_ITER", "10000", "SOLVER.CHECKPOINT_PERIOD", "1", *NO_TEST]
     words += options(out, *overrides, "SOLVER.WEIGHT_DECAY", "0.0").overrides
-    train_until_killed(trainer, words, out / "model_0000002.pth")
+    train_until_killed(launcher, words, out / "model_0000002.pth")
     return out
 
 

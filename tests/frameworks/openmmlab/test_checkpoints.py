@@ -83,6 +83,9 @@ def test_an_outdated_checkpoint_goes_when_its_successor_is_there(tmp_path, monke
     assert old.read_bytes() == b"old" and not new.exists()
     AtomicFiles().put(b"new", new)
     assert not old.exists() and new.read_bytes() == b"new"
+    files.remove(str(new))
+    files.put(b"newer", new)  # of the same name
+    assert new.read_bytes() == b"newer"
 
 
 def test_the_latest_checkpoint_is_found_where_its_name_was_not_written(tmp_path):

@@ -55,7 +55,7 @@ def test_a_point_of_an_epoch_has_mean_losses_and_the_validation(config, tmp_path
     assert all(0 <= point["mIoU"] <= 100 for point in found["curve"])
 
 
-def test_two_processes_that_are_killed_resume_with_their_optimizer(config, trainer, tmp_path):
+def test_two_processes_that_are_killed_resume_with_their_optimizer(config, launcher, tmp_path):
     """Also with an entry for channels_last, SyncBN, which is for GPUs, and SSN without a hook."""
     text = (
         "channels_last = True\nsync_bn = 'torch'\n"
@@ -67,7 +67,7 @@ def test_two_processes_that_are_killed_resume_with_their_optimizer(config, train
     path.write_text(f"_base_ = {str(config)!r}\n{text}")
     opts = ["train_cfg.max_iters=100000"]
     words = command(path, "--num-processes", "2", out=out, opts=opts)
-    train_until_killed(trainer, words, out / "iter_4.pth")
+    train_until_killed(launcher, words, out / "iter_4.pth")
     found = record.read(out)
     assert (found["processes"], found["batch"], found["planned"]) == (2, 4, 100000)
 
