@@ -77,7 +77,7 @@ def test_ratios_are_those_of_the_checkpoint_for_each_image(folder, config, tmp_p
 
 
 def test_dynamics_are_in_the_order_of_steps(folder, config, tmp_path):
-    files = [tmp_path / f"epoch_{step}.pth" for step in (10, 9)]
+    files = [tmp_path / f"net50_epoch_{step}.pth" for step in (10, 9)]
     for seed, file in enumerate(files):
         write({"model": network(seed).state_dict()}, file)
     words = ("--config-file", config, "--output", tmp_path / "out", "--classes", "dog")

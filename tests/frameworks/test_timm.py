@@ -15,6 +15,7 @@ def test_norms_and_joined_norms_are_built_by_keys(key):
     joined = timm.layers.get_norm_act_layer(key.lower(), nn.SiLU)(24, inplace=True)
     assert type(norm) is type(joined[0]) is NORMS[key] and type(joined[1]) is nn.SiLU
     assert type(timm.layers.create_norm_act_layer(key, 24, apply_act=False)) is NORMS[key]
+    assert timm.layers.get_norm_layer("ilmgn")(24, num_groups=4).num_groups == 4
 
 
 @pytest.mark.parametrize("name", ["resnet18", "regnetx_002", "efficientnet_b0"])

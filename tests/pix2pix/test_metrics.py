@@ -38,8 +38,7 @@ def assert_scores(found, expected, roundings=64):
 
 def test_ssim_of_constant_images_is_that_of_their_means():
     """Equation 6 of Wang et al., 2004, whose second factor is 1 without variances."""
-    a, b = torch.full((3, 16, 16), 40), torch.full((3, 16, 16), 90)
-    c1 = (0.01 * 255) ** 2
+    a, b, c1 = torch.full((3, 16, 16), 40), torch.full((3, 16, 16), 90), (0.01 * 255) ** 2
     expected = (2 * 40 * 90 + c1) / (40**2 + 90**2 + c1)
     assert_scores(
         [metrics.ssim(a.byte(), b.byte()), metrics.ssim(noise(0, 16, 16), noise(0, 16, 16))],

@@ -25,7 +25,9 @@ def run(work_dir, *words):
 
 
 def test_a_shortened_training_has_the_same_schedule():
-    cifar, ade, coco = map(opened, (CIFAR, ADE, COCO))
+    cifar, cosine, ade, coco = map(opened, (CIFAR, "study-128 CIFAR-10 batch 128/BN", ADE, COCO))
+    cosine.shorten(8)
+    assert (cosine.cfg.param_scheduler[1].end, cosine.cfg.param_scheduler[1].T_max) == (8, 6)
     cifar.shorten(12)
     assert cifar.cfg.train_cfg.max_epochs == 12
     assert cifar.cfg.param_scheduler[1].milestones == [6, 9]

@@ -36,10 +36,9 @@ def reached(framework, out):
 def test_no_kill_loses_the_last_checkpoint(datasets, launcher, tmp_path, framework):
     pytest.importorskip(framework, reason=f"needs {framework}")
     out, before, rng = tmp_path / "out", 0, random.Random(0)
-    words, log = command_of(framework, datasets, out), tmp_path / "log.txt"
+    words, log = ["train", *command_of(framework, datasets, out)], tmp_path / "log.txt"
     for attempt in range(8):
-        process, begun = launcher.start(["train", *words], log), time.time()
-        end = time.monotonic() + 180
+        process, begun, end = launcher.start(words, log), time.time(), time.monotonic() + 180
         while not any(started(path) > begun for path in out.glob(f"*.pth.*{PARTIAL}")):
             assert not launcher.has_ended() and time.monotonic() < end, log.read_text()[-3000:]
         time.sleep(rng.uniform(0, 2) if attempt % 2 else 0)
