@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from close import EQUAL, assert_close
-from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, surgery
+from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, freeze, surgery
 from swaps import BOTH, Small, double, randomized, small
 
 OUTPUTS_CHANGE = "outputs change: each image's own statistics take the place of BatchNorm's"
@@ -72,6 +72,7 @@ def test_sn_becomes_ssn_with_the_same_outputs(normalizers, training):
     expected, ratios = layer(x), layer.ratios()
     new, report = surgery.convert(layer, "SSN")
     assert report.converted == {"": "SwitchNorm -> SparseSwitchNorm"} and not report.notes
+    assert surgery.convert(freeze(SwitchNorm(32)), "SSN")[0].frozen and not new.frozen
     assert new.training == training and torch.equal(state["mean_weight"], new.mean_weight)
     assert_close([new(x), new.ratios()], [expected, ratios], EQUAL)
 

@@ -105,6 +105,9 @@ def test_fixed_ratios_become_only_the_norm_that_they_choose(i, fixed):
         _, report = surgery.fit_state(Block("0", layer).state_dict(), Block("0", norm))
         assert kind == fixed or f"its ratios are fixed on {fixed}" in report.left["0"]
         assert bool(report.converted) == (kind == fixed)
+    layer.var_fixed.copy_(layer.var_fixed.roll(1))  # means and variances of two norms
+    _, report = surgery.fit_state(Block("0", layer).state_dict(), Block("0", norms[fixed]))
+    assert not report.converted
 
 
 def test_a_weight_is_not_dropped_where_the_models_norm_has_none():

@@ -44,6 +44,7 @@ def test_overrides_are_applied(tmp_path):
     cfg = load_config(str(SHAPES), words, "cuda:0", amp=True)
     assert output_folder(cfg) == "out" and cfg.MODEL.FPN.NORM == "EN(reduction=8)"
     assert cfg.MODEL.DEVICE == "cuda:0" and cfg.SOLVER.AMP.ENABLED
+    assert load_config(str(SHAPES), ["SOLVER.AMP.ENABLED", "True"]).SOLVER.AMP.ENABLED
     (tmp_path / "lazy.py").write_text(LAZY)
     words = ["train.output_dir=out", "model.roi_heads.num_classes=7"]
     cfg = load_config(str(tmp_path / "lazy.py"), words, "cuda:0", amp=True)
@@ -143,6 +144,8 @@ def test_boxes_that_are_left_out_are_counted(box, caplog):
     "wrong", [{"bbox": [1, 2, 3]}, {"segmentation": {"size": [2, 3], "counts": b"6"}}]
 )
 def test_a_broken_annotation_is_named(wrong):
+    crowd = image(iscrowd=1, segmentation={"size": [2, 3], "counts": [6]})
+    assert leave_out_boxes([crowd], ["boxes"]) == [crowd], "COCO's masks of crowds are lists"
     with pytest.raises(UserError, match=r"annotation \{.*x\.jpg' in boxes"):
         leave_out_boxes([image(**wrong)], ["boxes"])
 

@@ -124,9 +124,13 @@ def checked(monkeypatch):
     return names
 
 
-def test_a_lazy_config_trains_resumes_and_evaluates(datasets, lazy, checked, tmp_path, capfd):
-    out = tmp_path / "out"
-    command_line.run(lazy())
+def test_a_lazy_config_trains_resumes_and_evaluates(
+    datasets, lazy, checked, tmp_path, monkeypatch, capfd
+):
+    out, ddp = tmp_path / "out", {}
+    monkeypatch.setattr(training, "create_ddp_model", lambda model, **o: ddp.update(o) or model)
+    command_line.run(lazy("train.ddp.find_unused_parameters=True"))
+    assert ddp["find_unused_parameters"]
     ((names,),) = checked
     assert names.startswith("mine_")
     command_line.run(lazy("train.max_iter=3", resume=True))

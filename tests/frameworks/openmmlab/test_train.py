@@ -92,12 +92,18 @@ def test_two_processes_that_are_killed_resume_with_their_optimizer(config, launc
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
 
 
-def test_resuming_without_a_checkpoint_starts_from_load_from(config, trained, tmp_path):
+def test_resuming_without_a_checkpoint_starts_from_load_from(
+    config, trained, tmp_path, monkeypatch
+):
     opts = [f"load_from={trained / 'iter_4.pth'}", "train_cfg.max_iters=1"]
     assert train.main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
     (point,) = record.read(tmp_path)["curve"]
     assert point["iterations"] == 1
     assert point["loss"] != record.read(trained)["curve"][0]["loss"]
+    monkeypatch.setattr("ilm_plugins.frameworks.openmmlab.train.POINTS", 2)
+    opts[1] = "train_cfg.max_iters=5"  # of which the last is recorded whatever the interval
+    assert train.main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
+    assert [point["iterations"] for point in record.read(tmp_path)["curve"]] == [1, 2, 4, 5]
 
 
 def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path):
