@@ -159,8 +159,10 @@ def test_a_state_dict_is_found_with_arrays_as_tensors_and_versions_of_modules():
 )
 def test_prefixes_of_wrappers_are_removed(prefix):
     model = torch.nn.BatchNorm2d(3)
-    wrapped = {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}
+    wrapped = OrderedDict((f"{prefix}{n}", tensor) for n, tensor in model.state_dict().items())
+    wrapped._metadata = OrderedDict({prefix[:-1]: {"version": 2}})
     assert [*checkpoints.unwrap_state(wrapped, model)] == [*model.state_dict()]
+    assert [*wrapped._metadata] == [prefix[:-1]] and all(n.startswith(prefix) for n in wrapped)
     inner = torch.nn.ModuleDict({"module": model})
     assert [*checkpoints.unwrap_state(inner.state_dict(), inner)] == [*inner.state_dict()]
 

@@ -85,9 +85,11 @@ def test_two_folders_match_by_name_whatever_the_ending(tmp_path):
     sample = PairedImages(tmp_path, prefix, size=6)[1]
     assert np.array_equal(channels_last(sample["input"]), labels)
     assert np.array_equal(channels_last(sample["target"]), photo)
-    save(tmp_path / "labels" / "3.png", 6, 6)
-    with pytest.raises(UserError, match=r"1 images have no counterpart: .*labels/3\.png"):
-        PairedImages(tmp_path, prefix)
+    for folder in ("labels", "photos"):
+        save(tmp_path / folder / "3.png", 6, 6)
+        with pytest.raises(UserError, match=rf"1 images have no counterpart: .*{folder}/3\.png"):
+            PairedImages(tmp_path, prefix)
+        (tmp_path / folder / "3.png").unlink()
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def test_every_rows_figures_can_be_had():
 
 def test_rows_and_measures_are_found_by_name():
     measures = registry.measures()
-    assert measures["box AP"].read({"bbox/AP": 39.1}) == 39.1
+    for figure in (39.1, 0.0):
+        assert measures["box AP"].read({"bbox/AP": figure}) == figure
     assert measures["box AP"].read({"coco/bbox_mAP": 0.391}) == pytest.approx(39.1)
     assert [cell.id for cell in registry.find("en-5", "ResNet20/EN")] == ["en-5 ResNet20/EN"]
     # A figure stands for the tables that it shows.

@@ -84,13 +84,15 @@ def test_option_a_shortcut():
     assert not y[:, :8].any() and not y[:, 24:].any()
 
 
-@pytest.mark.parametrize("frozen_stages, norm_eval", [(-1, False), (0, False), (2, True)])
+@pytest.mark.parametrize(
+    "frozen_stages, norm_eval", [(-1, False), (0, False), (2, True), (3, False)]
+)
 def test_frozen_stages_and_norm_eval(frozen_stages, norm_eval):
     options = {"frozen_stages": frozen_stages, "norm_eval": norm_eval}
     model = build("CifarResNet", depth=8, norm_cfg=EN, **options).train()
     parts = [model.stem, *model.stages]
     before = [[b.clone() for b in part.buffers()] for part in parts]
-    model(torch.randn(2, 3, 32, 32))[0].square().mean().backward()
+    model(torch.randn(2, 3, 32, 32, requires_grad=True))[0].square().mean().backward()
     for index, part in enumerate(parts):
         trains = index > frozen_stages
         assert all(p.requires_grad == (p.grad is not None) == trains for p in part.parameters())
