@@ -102,6 +102,7 @@ def test_variants_of_a_base_are_the_papers(variants):
         # Where iterations are counted, MMEngine would log all validations at the epoch 0.
         by_epoch = cfg.get("log_processor", {}).get("by_epoch", True)
         assert cfg.default_hooks.logger.get("log_metric_by_epoch", True) == by_epoch
+        assert cfg.default_hooks.checkpoint.get("by_epoch", True) == by_epoch
 
 
 def number(name):
