@@ -90,8 +90,8 @@ if INTERPRETED:
     options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
     interpreter.interpreter_builder.options = options
 
-    # What it finds anew for every operation, a third of the time that is left: NumPy's dtypes,
-    # types of blocks, and those of tuples, which hardly any needs.
+    # Triton finds NumPy's dtypes and the types of blocks and tuples anew for every operation, which
+    # takes a third of the remaining time. Hardly any operation needs the type of a tuple.
     find_dtype, dtypes = interpreter._get_np_dtype, {}
     make_block, blocks = tl.block_type.__init__, {}
     make_tuple, find_field = tl.core.tuple.__init__, tl.core.tuple.__getattr__

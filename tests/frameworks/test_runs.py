@@ -128,7 +128,7 @@ def test_a_record_has_what_was_run_and_what_came_out(tmp_path):
     # Killed here, and resumed from the checkpoint of the first epoch.
     begin(tmp_path, RunOptions("a.py", ("lr=1 2",), resume=True))
     record.point(tmp_path, 2, loss=1.5)
-    assert len(record.read(tmp_path)["curve"]) == 2, "not that of the third epoch, which was lost"
+    assert len(record.read(tmp_path)["curve"]) == 2, "the lost third epoch has no point"
     record.point(tmp_path, 3, loss=1.25)
     record.finish(tmp_path, record.PLAIN, {"top1": 50.0}, images=5)
     found = record.read(tmp_path)

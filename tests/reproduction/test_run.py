@@ -139,7 +139,7 @@ def test_a_failed_run_is_recorded_ends_no_other_and_goes_on(trainings, tmp_path,
         found = record.read(tmp_path / "ilm-1" / "GN" / f"seed{seed}" / "record.json")
         assert record.label(found).startswith("unfinished: 345 of 350 epochs")
     assert run(tmp_path, "en-2", "ResNet50/EN") == 1
-    assert run(tmp_path, "en-4", "ImageNet -> WebVision/EN") == 2, "tests what has not ended"
+    assert run(tmp_path, "en-4", "ImageNet -> WebVision/EN") == 2, "its checkpoint is unfinished"
     trainings.missing = 0
     assert run(tmp_path, "ilm-1", "GN") == 0
     assert "error 10 (batches of 128, not 64)" in capsys.readouterr().out

@@ -101,7 +101,7 @@ def test_resuming_without_a_checkpoint_starts_from_load_from(
     assert point["iterations"] == 1
     assert point["loss"] != record.read(trained)["curve"][0]["loss"]
     monkeypatch.setattr("ilm_plugins.frameworks.openmmlab.train.POINTS", 2)
-    opts[1] = "train_cfg.max_iters=5"  # of which the last is recorded whatever the interval
+    opts[1] = "train_cfg.max_iters=5"  # the last iteration is always recorded
     assert train.main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
     assert [point["iterations"] for point in record.read(tmp_path)["curve"]] == [1, 2, 4, 5]
 
