@@ -101,8 +101,8 @@ def assert_gone(pids, seconds=30):
 class Launcher:
     """A process forked from this one, which runs commands of the package in further forks.
 
-    They have all that is imported here. It must be made before torch's first backward pass: torch
-    refuses others in forks of a process whose autograd has started threads.
+    The forks have all that is imported here. The process must be made before torch's first
+    backward pass: torch refuses others in forks of a process whose autograd has started threads.
     """
 
     def __init__(self):
@@ -148,7 +148,7 @@ class Launcher:
 
 
 def train_until_killed(launcher, words, path):
-    """Train until a file is there."""
+    """Train until a file is there, then kill the training."""
     log, end = path.parent.with_suffix(".log"), time.monotonic() + 240
     process = launcher.start(["train", *words], log)
     while not path.exists():

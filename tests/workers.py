@@ -288,7 +288,7 @@ def untraceable(rank):
 
 
 def start_by(method):
-    """Have runs start processes by "fork", which is quicker than anew."""
+    """Have runs start processes by "fork" or "forkserver", which are quicker than "spawn"."""
     quick = partial(processes.LaunchConfig, start_method=method)
     return patch.object(processes, "LaunchConfig", quick)
 
