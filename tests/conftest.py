@@ -130,14 +130,14 @@ def datasets():
 
 @pytest.fixture
 def unrendered(monkeypatch):
-    """Draw figures, but save empty files: for tests that read tables and summaries alone."""
+    """Draw figures, but save their titles: for tests that read tables and summaries."""
     from seaborn import axisgrid
 
     from ilm_plugins.analysis import plots
 
     def save(grid, path, title):
         plots.pyplot.close(grid.figure)
-        path.touch()
+        path.write_text(title)
 
     monkeypatch.setattr(plots, "save", save)
     # Layouts draw all figures several times.

@@ -196,9 +196,10 @@ def test_strides_of_inputs_gradients_and_parameters_do_not_matter(norm):
     expected = results(copy.deepcopy(layer), x, dy)
     for case in ((layer, strided(x), dy), (layer, x, strided(dy)), (other, x, dy)):
         assert_close(results(*case), expected, EQUAL)
-    part = cases.channels_last(torch.cat((x, x), 1))[:, :C]
-    y = norm(C, dtype=torch.float64)(part)
-    assert y.movedim(1, -1).is_contiguous() and not y.is_contiguous()
+    for whole in (x, x[..., 0], x.unsqueeze(-1)):
+        part = cases.channels_last(torch.cat((whole, whole), 1))[:, :C]
+        y = norm(C, dtype=torch.float64)(part)
+        assert y.movedim(1, -1).is_contiguous() and not y.is_contiguous()
 
 
 @pytest.mark.parametrize("shape", [(0, C), (0, C, 7, 7), (2, C, 0, 3)], ids=str)

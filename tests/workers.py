@@ -262,9 +262,11 @@ def within_groups(rank):
     groups = [dist.new_group(ranks) for ranks in ((0, 1), (2, 3))]
     x = images(4, 16, 4)
     for key in SYNCHRONIZED:
-        layer = sync_norm(key, sync=groups[rank // 2])
-        expected = sync_norm(key, sync=False)(x[rank // 2 * 2 :][:2])[rank % 2]
-        assert_close(layer(x[rank : rank + 1])[0], expected, DOUBLE)
+        mine, pair = (x.split(n)[rank // n].clone().requires_grad_() for n in (1, 2))
+        y, expected = sync_norm(key, groups[rank // 2])(mine), sync_norm(key, False)(pair)
+        y.square().sum().backward(), expected.square().sum().backward()
+        found = torch.cat((y, mine.grad)), torch.stack((expected, pair.grad))[:, rank % 2]
+        assert_close(*found, DOUBLE)
 
 
 def untraceable(rank):

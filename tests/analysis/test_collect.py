@@ -110,3 +110,9 @@ def test_a_layer_counts_as_a_group_norm_and_its_network(name):
     pytest.importorskip("fvcore", reason="needs fvcore")
     x, layer = torch.randn(3, 64, 5, 4), NORMS[name](64)
     assert flops(layer, x) == flops(nn.GroupNorm(32, 64), x) + 3 * layer.network_flops()
+
+
+def test_without_a_convolution_en_correlates_all_channels():
+    layer = ExemplarNorm(64, ratio_net="no_conv")
+    weights = layer.expand.weight.numel() + layer.ratio.weight.numel()
+    assert layer.network_flops() == weights + 3 * 3 * 64

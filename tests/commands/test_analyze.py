@@ -64,7 +64,9 @@ def run(*words):
 
 def test_ratios_are_those_of_the_checkpoint_for_each_image(folder, config, tmp_path, capsys):
     words = ("--config-file", config, "--checkpoint", tmp_path / "epoch_3.pth")
-    assert run("ratios", folder, *words, "--output", tmp_path / "out", "--match", "1") == 0
+    words += "--output", tmp_path / "out", "--match", "1", "--embedding", "tsne"
+    assert run("ratios", folder, *words) == 0
+    assert "(tsne)" in (tmp_path / "out" / "ratios_map.png").read_text()
     printed = capsys.readouterr().out
     assert f"6 images of {folder}, each: as it is\nsmall, epoch_3.pth, 6 images" in printed
     assert (tmp_path / "out" / "summary.txt").read_text().partition("\nat commit")[0] in printed

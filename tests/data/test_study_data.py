@@ -30,7 +30,7 @@ def test_boxes_of_bccd_and_masks_of_camvid(root, tmp_path):
     found = json.loads((tmp_path / "bccd" / "annotations" / "train.json").read_text())
     assert found["images"] == [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 6}]
     (box,) = found["annotations"]
-    assert (box["bbox"], box["category_id"]) == ([0, 2, 4, 3], 3)
+    assert (box["id"], box["bbox"], box["category_id"]) == (1, [0, 2, 4, 3], 3)
     assert Image.open(tmp_path / "camvid" / "images" / "train" / "b.jpg").size == (240, 180)
     mask = np.asarray(Image.open(tmp_path / "camvid" / "annotations" / "train" / "b.png"))
     assert np.array_equal(mask, np.where(labels == 11, 255, labels)[1::2, 1::2])

@@ -144,6 +144,16 @@ def test_a_record_has_what_was_run_and_what_came_out(tmp_path):
     assert found["versions"]["torch"] and found["seed"] == 1
 
 
+def test_the_first_point_has_the_seconds_since_the_start(tmp_path, monkeypatch):
+    clocks = iter([(10.0, 1.0), (15.0, 3.0), (16.0, 4.0)])
+    monkeypatch.setattr(record, "_clocks", lambda: next(clocks))
+    begin(tmp_path, RunOptions("a.py"))
+    record.point(tmp_path, 1)
+    record.point(tmp_path, 2)
+    found = record.read(tmp_path)
+    assert found["seconds"] == 6 and [point["cpu"] for point in found["curve"]] == [2, 1]
+
+
 def test_an_evaluation_keeps_the_record_of_the_training(tmp_path):
     begin(tmp_path, RunOptions("a.py"))
     record.point(tmp_path, 3, loss=1.0)

@@ -18,7 +18,7 @@ from ilm_plugins.layers.mixture import MixtureNorm
         ("ILMGN", {"hidden": 0}, ["ILMGroupNorm: hidden=0", "positive"]),
         ("ILMGN", {"init": "xavier"}, ["init='xavier'", "'identity'"]),
         ("ILMGN", {"activations": "tanh"}, ["activations='tanh'", "two"]),
-        ("ILMGN", {"activations": ("tanh", "gelu")}, ["'gelu'", "'relu6'"]),
+        ("ILMGN", {"activations": ["tanh", "gelu"]}, ["'gelu'", "'relu6'"]),
         ("ILMGN", {"activations": ("tanh", "tanh"), "init": "identity"}, ["init='default'"]),
         ("ILMGN", {"num_channels": 3}, ["num_channels=3", "num_channels=64", "leave"]),
         ("ILMIN", {"eps": 32}, ["eps=32", "above 0"]),

@@ -306,6 +306,14 @@ def test_sums_of_large_maps_cost_no_more_in_channels_last():
 
 
 @needs_kernels
+def test_more_groups_than_kernels_take_at_once():
+    """More columns of an encoder than 256, and more groups than 64 of an instance in blocks."""
+    of_columns = NORMS["ILMIN"](512, key_group_size=1), floats(2, 512, 3, 3)
+    for layer, x in (of_columns, (NORMS["EN"](128), cases.channels_last(floats(2, 128, 32, 32)))):
+        cases.assert_exact(layer, x, torch.rand_like(x), "cpu")
+
+
+@needs_kernels
 def test_gradients_of_buffers_are_those_of_the_reference():
     switch, ilm = NORMS["SN"](64).eval().double(), ILMGroupNorm(64).double()
     ilm.omega_offset.requires_grad_()

@@ -68,11 +68,12 @@ def channels_last(tensor):
 def test_halves_in_either_direction(tmp_path):
     pixels = save(tmp_path / "b.png", 6, 12)
     save(tmp_path / "a.png", 6, 12)
-    left, right = pixels[:, :6], pixels[:, 6:]
+    left, right, second = pixels[:, :6], pixels[:, 6:], {"images": (1, None)}
     for direction, expected in (("right-to-left", (right, left)), ("left-to-right", (left, right))):
-        data = PairedImages(tmp_path, size=6, direction=direction, images=(1, None))
+        data = PairedImages(tmp_path, size=6, direction=direction, mean_of=second, **second)
         (sample,) = [data[i] for i in range(len(data))]
         assert sample["name"] == "b"
+        assert np.array_equal(channels_last(data.metainfo["mean_image"]), expected[1])
         for kind, half in zip(("input", "target"), expected, strict=True):
             assert np.array_equal(channels_last(sample[kind]), half)
 

@@ -112,7 +112,9 @@ def test_fixed_ratios_become_only_the_norm_that_they_choose(i, fixed):
 
 def test_a_weight_is_not_dropped_where_the_models_norm_has_none():
     model = Block("0", nn.BatchNorm2d(32, affine=False))
-    for plain, fits in ((randomized(nn.BatchNorm2d(32)), False), (nn.BatchNorm2d(32), True)):
+    trained = nn.BatchNorm2d(32)
+    trained.weight.data[7] = 2
+    for plain, fits in ((trained, False), (nn.BatchNorm2d(32), True)):
         layer, _ = surgery.convert(plain, "EN")
         _, report = surgery.fit_state(Block("0", layer).state_dict(), model)
         assert bool(report.converted) == fits

@@ -144,13 +144,23 @@ def test_boxes_that_are_left_out_are_counted(box, caplog):
     "wrong", [{"bbox": [1, 2, 3]}, {"segmentation": {"size": [2, 3], "counts": b"6"}}]
 )
 def test_a_broken_annotation_is_named(wrong):
-    crowd = image(iscrowd=1, segmentation={"size": [2, 3], "counts": [6]})
-    assert leave_out_boxes([crowd], ["boxes"]) == [crowd], "COCO's masks of crowds are lists"
     with pytest.raises(UserError, match=r"annotation \{.*x\.jpg' in boxes"):
         leave_out_boxes([image(**wrong)], ["boxes"])
 
 
+def test_crowds_may_have_masks_of_uncompressed_runs():
+    crowd = image(iscrowd=1, segmentation={"size": [2, 3], "counts": [6]})
+    assert leave_out_boxes([crowd], ["boxes"]) == [crowd]
+
+
 # ---- evaluators and hooks
+
+
+def test_the_images_of_all_test_sets_are_counted(monkeypatch):
+    monkeypatch.setattr(train.evaluation, "inference_on_dataset", lambda *_: {})
+    evaluate = train.Evaluation(None, None)
+    evaluate._tests = lambda: [(name, range(count), None) for name, count in (("a", 3), ("b", 4))]
+    assert evaluate() == {"a": {}, "b": {}} and evaluate.images == 7
 
 
 def test_evaluators_get_a_folder_if_they_write_results(monkeypatch):

@@ -15,6 +15,7 @@ from ilm_plugins import ExemplarNorm
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.openmmlab import config as configs
+from ilm_plugins.frameworks.openmmlab import train
 
 RESNET20 = "ilm_plugins://mmpretrain/en/resnet20_cifar10_en.py"
 IMAGES = [np.random.default_rng(i).integers(256, size=(32, 32, 3), dtype=np.uint8) for i in (0, 1)]
@@ -37,6 +38,13 @@ def test_mixed_precision_is_of_every_optimizer(config, root):
     cfg = configs.load_config(str(root / "configs/pix2pix/facades_in_in.py"), amp=True)
     kinds = [cfg.optim_wrapper[name].type for name in ("generator", "discriminator")]
     assert kinds == ["AmpOptimWrapper"] * 2
+
+
+def test_options_of_ddp_are_those_of_the_config_on_the_cpu_too(monkeypatch):
+    monkeypatch.setattr(train.distributed, "init_process_group", lambda backend: None)
+    cfg = Config({"find_unused_parameters": True, "model_wrapper_cfg": {"broadcast_buffers": True}})
+    train.join_cpu_processes(cfg)
+    assert cfg.model_wrapper_cfg.find_unused_parameters and cfg.model_wrapper_cfg.broadcast_buffers
 
 
 def check_first_convolution(inference, convolution, mean, std, bgr):
