@@ -6,7 +6,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise, zip_longest
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -66,16 +66,11 @@ def by_cell(folder: Path) -> Groups:
 def draw(table: Table, groups: Groups, folder: Path) -> bool:
     """Plot to ``ID.png`` a table's curves, or a study's differences; return whether it has any."""
     panels, lines = {}, []
-    for key in table.shows if table.paper == "study" else ():
-        shown = registry.tables()[key]
-        for cell in filter(lambda cell: cell.against, shown.cells.values()):
-            for group in groups[cell.canonical.id]:
-                if found := _from_plain(shown.measures[0], group, cell, shown, groups):
-                    name = f"{cell.name.split('/')[1]} - {cell.against.split('/')[1]}"
-                    panels.setdefault(f"{shown.title} ({shown.measures[0]})", []).append(
-                        (name, found)
-                    )
-                    lines.append((name, group))
+    for shown in (registry.tables()[key] for key in table.shows if table.paper == "study"):
+        if found := [*_differences(shown, groups)]:
+            title = f"{shown.title} ({shown.measures[0]})"
+            panels[title] = [(name, interval) for name, _, interval in found]
+            lines += [(name, group) for name, group, _ in found]
     lines = lines or [
         (f"{cell.name}, {record.label(group[0])}" + ", re-encoded" * group[0]["jpeg"], group)
         for cell in table.cells.values()
@@ -88,6 +83,15 @@ def draw(table: Table, groups: Groups, folder: Path) -> bool:
         figure = pictures.differences(panels) if panels else pictures.training(table, lines)
         pictures.save(figure, folder / f"{table.id}.png", lines)
     return bool(lines)
+
+
+def _differences(table: Table, groups: Groups) -> Iterator[tuple[str, list[Record], tuple]]:
+    """Yield the name, the group, and the paired difference of each norm that replaces another."""
+    for cell in filter(lambda cell: cell.against, table.cells.values()):
+        name = f"{cell.name.split('/')[1]} - {cell.against.split('/')[1]}"
+        for group in groups[cell.canonical.id]:
+            if found := _from_plain(table.measures[0], group, cell, table, groups):
+                yield name, group, found
 
 
 def index(groups: Groups) -> str:
