@@ -28,8 +28,6 @@ from ilm_plugins.frameworks.processes import leave_group
 
 #: Roundings of models in float64, 1e-10 of the largest value.
 DOUBLE = 2**20
-#: Roundings of two norms with steep random networks in float32.
-IN_FLOAT32 = 2**13
 #: The layers that synchronize -> their options with 16 channels.
 SYNCHRONIZED = {"EN": {"reduction": 8}, "SN": {}, "SSN": {}}
 
@@ -167,7 +165,7 @@ def two_norms(key, sync):
     return model
 
 
-def check_synchronized(sizes, key, dtype=torch.float64, roundings=DOUBLE):
+def check_synchronized(sizes, key):
     """Compare a step of processes that share a batch with one of the whole batch."""
 
     def step(model, x, weights, factor):
@@ -177,31 +175,24 @@ def check_synchronized(sizes, key, dtype=torch.float64, roundings=DOUBLE):
         return y.detach(), x.grad / factor
 
     rank, size = dist.get_rank(), len(sizes)
-    batch, weights = (images(sum(sizes), c, s).to(dtype) for c, s in ((3, 8), (16, 4)))
-    together, alone = two_norms(key, True).to(dtype), two_norms(key, False).to(dtype)
+    batch, weights = images(sum(sizes), 3, 8), images(sum(sizes), 16, 4)
+    together, alone = two_norms(key, True).double(), two_norms(key, False).double()
     # DistributedDataParallel averages over the processes.
     parallel = DistributedDataParallel(together)
     mine = step(parallel, batch.split(sizes)[rank], weights.split(sizes)[rank], size)
     for found, whole in zip(mine, step(alone, batch, weights, 1), strict=True):
-        assert_close(found, whole.split(sizes)[rank], roundings, whole.abs().max().item())
-    assert_close(own_gradients(together), own_gradients(alone), roundings)
-    assert_close(dict(together.named_buffers()), dict(alone.named_buffers()), roundings)
+        assert_close(found, whole.split(sizes)[rank], DOUBLE, whole.abs().max().item())
+    assert_close(own_gradients(together), own_gradients(alone), DOUBLE)
+    assert_close(dict(together.named_buffers()), dict(alone.named_buffers()), DOUBLE)
 
 
 def synchronized(rank, size, port, shares, backends):
     """Each layer with statistics of all processes, under torch's DistributedDataParallel."""
     join(rank, size, port)
-    for key, sizes, (backend, *precision) in itertools.product(SYNCHRONIZED, shares, backends):
+    for key, sizes, backend in itertools.product(SYNCHRONIZED, shares, backends):
         with use_backend(backend):
-            check_synchronized(sizes, key, *precision)
+            check_synchronized(sizes, key)
     leave_group()
-
-
-def synchronized_by_triton(rank, size, port, shares):
-    """The same with Triton's kernels in its interpreter, in float32."""
-    import interpreter  # noqa: F401 - mends Triton's for NumPy
-
-    synchronized(rank, size, port, shares, [("triton", torch.float32, IN_FLOAT32)])
 
 
 def in_one_group(rank, size, port, workers):
@@ -258,13 +249,15 @@ def silent_layers(rank):
 
 
 def within_groups(rank):
-    """Processes (0, 1) and (2, 3) have statistics of their own."""
-    groups = [dist.new_group(ranks) for ranks in ((0, 1), (2, 3))]
-    x = images(4, 16, 4)
+    """Processes (0, 1) and (2, 3) have statistics of their own, while all exchange other values."""
+    groups = [dist.new_group([i, i + 1]) for i in range(0, dist.get_world_size(), 2)]
+    x, other = images(4, 16, 4), torch.ones(2, 16, dtype=torch.float64)
     for key in SYNCHRONIZED:
+        work = dist.all_reduce(other, async_op=True) if rank == 0 else None
         mine, pair = (x.split(n)[rank // n].clone().requires_grad_() for n in (1, 2))
         y, expected = sync_norm(key, groups[rank // 2])(mine), sync_norm(key, False)(pair)
         y.square().sum().backward(), expected.square().sum().backward()
+        (work or dist.all_reduce(other, async_op=True)).wait()
         found = torch.cat((y, mine.grad)), torch.stack((expected, pair.grad))[:, rank % 2]
         assert_close(*found, DOUBLE)
 

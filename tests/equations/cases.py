@@ -68,7 +68,12 @@ def by_switch(layer, x, **options):
 
 
 def by_sparse(layer, x):
-    to_ratios = partial(transcription.sparsestmax, radius=layer.radius.item())
+    fixed = iter((layer.mean_fixed, layer.var_fixed))  # zeros while they are not
+
+    def to_ratios(logits):
+        ratios = next(fixed)
+        return ratios if ratios.any() else transcription.sparsestmax(logits, layer.radius.item())
+
     return by_switch(layer, x, to_ratios=to_ratios)
 
 
@@ -76,9 +81,10 @@ def by_attentive(layer, x):
     return transcription.attentive_norm(x, *layer.parameters(), **options_of(layer))
 
 
-def sparse(radius=0.3, **options):
+def sparse(radius=0.3, fixed=0, **options):
     layer = NORMS["SSN"](CHANNELS, **options)
     layer.set_radius(radius)
+    layer.mean_fixed[:fixed] = 1
     return layer
 
 
@@ -87,7 +93,7 @@ assoc = partial(NORMS["AssocNorm"], CHANNELS, 4, num_key_groups=6, hidden=3)
 exemplar = partial(NORMS["EN"], CHANNELS, reduction=4, expansion=3)
 switch = partial(NORMS["SN"], CHANNELS)
 attentive = partial(NORMS["AN"], CHANNELS, 4, num_affine=3)
-FOUR = {"normalizers": ("GN", "BN", "LN", "IN"), "num_groups": 3}
+FOUR = {"normalizers": ["GN", "BN", "LN", "IN"], "num_groups": 3}
 
 #: name -> (constructor of a layer of 12 channels, the same layer by its paper's equations)
 CASES = {
@@ -101,12 +107,12 @@ CASES = {
     "ILMLN": (partial(NORMS["ILMLN"], CHANNELS, key_group_size=3), by_ilm),
     "AssocNorm": (assoc, by_assoc),
     "AssocNorm-identity": (partial(assoc, init="identity"), by_assoc),
-    "AssocNorm-key-groups-of-1": (partial(assoc, num_key_groups=CHANNELS), by_assoc),
+    "AssocNorm-key-groups-of-1": (partial(assoc, num_key_groups=None), by_assoc),
     "EN": (exemplar, by_exemplar),
     "EN-GN": (partial(exemplar, **FOUR), by_exemplar),
     "EN-without-BN": (partial(exemplar, normalizers=("IN", "LN")), by_exemplar),
     "EN-mlp": (partial(exemplar, ratio_net="mlp"), by_exemplar),
-    "EN-without-conv": (partial(exemplar, ratio_net="no_conv"), by_exemplar),
+    "EN-without-conv": (partial(exemplar, reduction=32, ratio_net="no_conv"), by_exemplar),
     "EN-relu": (partial(exemplar, activation="relu"), by_exemplar),
     "EN-single-affine": (partial(exemplar, shared_affine=True), by_exemplar),
     "SN": (switch, by_switch),
@@ -114,6 +120,7 @@ CASES = {
     "SSN": (sparse, by_sparse),
     "SSN-GN": (partial(sparse, 0.5, **FOUR), by_sparse),
     "SSN-one-hot": (partial(sparse, 1.0), by_sparse),
+    "SSN-fixed": (partial(sparse, fixed=1), by_sparse),
     "AN": (attentive, by_attentive),
     "AN-identity": (partial(attentive, init="identity"), by_attentive),
     "AN-one-pair": (partial(attentive, num_affine=1), by_attentive),
@@ -123,7 +130,7 @@ CASES = {
 UNBOUNDED = "relu", "leaky_relu", "relu6", "identity"
 #: With the default, each activation once in each place.
 for pair in (*zip(UNBOUNDED, (*UNBOUNDED[1:], UNBOUNDED[0]), strict=True), ("sigmoid", "tanh")):
-    CASES["ILMGN-" + "-".join(pair)] = (partial(ilm, activations=pair), by_ilm)
+    CASES["ILMGN-" + "-".join(pair)] = (partial(ilm, activations=[*pair]), by_ilm)
 for combine in ("a(WE)", "a(WE+B)", "a(WE)*B"):
     CASES[f"AssocNorm-{combine}"] = (partial(assoc, combine=combine), by_assoc)
 
@@ -194,14 +201,16 @@ def assert_exact(layer, x, dy, backend, roundings=ROUNDINGS):
     whose rounding grows with the Euclidean norm of the terms.
     """
     twin, h, signs = copy.deepcopy(layer).double(), 2**-20, torch.Generator().manual_seed(0)
-    exact = results(copy.deepcopy(twin), x.double(), dy.double(), "reference")
+    own, double = copy.deepcopy(layer), copy.deepcopy(twin)
+    exact = results(double, x.double(), dy.double(), "reference")
     operands = [x.double().clone(), dy.double().clone(), *twin.parameters(), *twin.buffers()]
     for tensor in filter(torch.is_floating_point, operands):
         sign = 2 * torch.randint(2, tensor.shape, generator=signs).to(tensor.device) - 1
         tensor.detach().mul_(1 + h * sign)
     moved = results(twin, *operands[:2], "reference")
     terms = (dy.double() * exact[0]).norm().item()
-    found = results(copy.deepcopy(layer), x, dy, backend)
+    found = results(own, x, dy, backend)
+    assert_close(dict(own.named_buffers()), dict(double.named_buffers()))
     for i, (actual, expected, other) in enumerate(zip(found, exact, moved, strict=True)):
         change = (other - expected).abs().max().item() / h
         assert_close(actual, expected, roundings, max(terms * (i > 1), change))

@@ -24,10 +24,16 @@ from ilm_plugins.layers.mixture import MixtureNorm
         ("ILMIN", {"eps": 32}, ["eps=32", "above 0"]),
         ("AssocNorm", {"combine": "W+B"}, ["combine='W+B'", "'a(WE)+B'"]),
         ("AssocNorm", {"combine": "a(WE)", "init": "identity"}, ["identity", "a(WE)+B"]),
+        ("AN", {"eps": 0}, ["eps=0", "above 0"]),
+        ("AN", {"init": "normal"}, ["init='normal'", "'identity'"]),
         ("EN", {"eps": "a"}, ["eps='a'", "above 0"]),
+        ("EN", {"expansion": 0}, ["expansion=0", "positive"]),
+        ("EN", {"reduction": -4}, ["reduction=-4 does not divide"]),
         ("EN", {"ratio_net": "fc"}, ["ratio_net='fc'", "'mlp'"]),
         ("EN", {"activation": "gelu"}, ["activation='gelu'", "'relu'"]),
         ("EN", {"momentum": None}, ["momentum=None", "between 0 and 1"]),
+        ("SN", {"momentum": -0.1}, ["momentum=-0.1", "between 0 and 1"]),
+        ("SN", {"num_groups": 4.0, "normalizers": ["GN"]}, ["num_groups=4.0 does not divide"]),
         ("SN", {"normalizers": ("IN", "XN")}, ["'XN'", "'BN'"]),
         ("SN", {"normalizers": ("IN", "IN")}, ["normalizers", "different"]),
         ("SN", {"normalizers": "BN"}, ["normalizers='BN'", "not a tuple"]),
@@ -82,8 +88,9 @@ def test_hints_that_are_followed_lead_to_a_model(key, pick, most, widths):
 
 
 def test_refused_widths_and_a_hint_for_those_that_would_not_fit_either():
-    with pytest.raises(OptionError, match=r"num_channels=0 .*positive"):
-        NORMS["ILMGN"](0)
+    for key in ("ILMGN", "SN"):
+        with pytest.raises(OptionError, match=r"num_channels=0 .*positive"):
+            NORMS[key](0)
     # 16, the size of key groups, divides 48, but not 24.
     with pytest.raises(OptionError, match="num_groups=8 and key_group_size=8 for widths"):
         NORMS["ILMGN"](48)
@@ -109,6 +116,7 @@ def test_parameter_names_and_shapes():
         **running,
         "num_batches_tracked": (),
     }
+    assert not [*NORMS["EN"](64, normalizers=("IN", "LN")).buffers()]
     switch = {**affine, "mean_weight": (3,), "var_weight": (3,), **running}
     assert shapes_of(NORMS["SN"](64)) == switch
     own = {"radius": (1,), "mean_fixed": (3,), "var_fixed": (3,)}
@@ -118,22 +126,20 @@ def test_parameter_names_and_shapes():
     assert shapes_of(NORMS["AN"](64)) == {**affine, **attention, **pairs}
 
 
-@pytest.mark.parametrize("channels, size, hidden", [(512, 16, 2), (1024, 16, 4), (512, 1, 32)])
-def test_length_of_the_embedding(channels, size, hidden):
-    assert NORMS["ILMGN"](channels, key_group_size=size).hidden == hidden
-
-
 def test_initializations():
     default, normal = NORMS["ILMGN"](2048), NORMS["ILMGN"](2048, init="normal")
-    reduce = NORMS["EN"](2048).reduce
-    for module in (default.encode, default.decode_mean, default.decode_var, reduce):
+    exemplar = NORMS["EN"](2048, expansion=500)
+    assert not any(values.any() for values in exemplar.ratio.parameters())
+    maps = default.encode, default.decode_mean, default.decode_var, exemplar.reduce, exemplar.expand
+    for module, values in ((m, p) for m in maps for p in m.parameters()):
         bound = module.weight.shape[1] ** -0.5  # as nn.Linear's: uniform within 1 / sqrt(inputs)
-        assert module.weight.abs().max() <= bound and module.weight.std() > 0.5 * bound
+        assert values.abs().max() <= bound and values.std() > 0.5 * bound
     for module in (normal.encode, normal.decode_mean, normal.decode_var):
         assert abs(module.weight.std() - 1) < 0.15 and abs(module.weight.mean()) < 0.15
     identity = NORMS["ILMGN"](64, init="identity")
+    identity.reset_parameters()
     assert identity.omega_offset == 0.5 and not identity.decode_var.weight.any()
-    assert default.omega_offset == 0
+    assert default.omega_offset == 0 and default.hidden == 8
     attentive, identity = (NORMS["AN"](2048, init=init).pairs for init in ("default", "identity"))
     for name, mean in (("weight", 1), ("bias", 0)):
         rows, balanced = getattr(attentive, name), getattr(identity, name)

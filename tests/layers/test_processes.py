@@ -12,7 +12,6 @@ from cases import BACKENDS, wide
 from close import assert_close
 from fresh import spawn
 from ilm_plugins import NORMS
-from interpreter import skip_without_triton
 from workers import SHARDED, SYNCHRONIZED, free_port
 
 every_share = pytest.mark.parametrize(
@@ -42,23 +41,14 @@ def test_gradients_of_shards_are_those_of_one_process(kind):
 @every_share
 def test_a_synchronized_step_is_that_of_one_process_with_the_whole_batch(shares):
     """Outputs, all gradients and running statistics."""
-    backends, size = [(name, torch.float64) for name in BACKENDS], len(shares[0])
-    spawn(workers.synchronized, (size, free_port(), shares, backends), nprocs=size)
-
-
-@pytest.mark.wide
-def test_synchronized_with_tritons_kernels(monkeypatch):
-    skip_without_triton()
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    torch.multiprocessing.spawn(
-        workers.synchronized_by_triton, (2, free_port(), [(2, 1), (2, 0)]), nprocs=2
-    )
+    size = len(shares[0])
+    spawn(workers.synchronized, (size, free_port(), shares, BACKENDS), nprocs=size)
 
 
 @pytest.mark.parametrize(
     "size, names",
     [
-        (2, "gradients_on_one_process recomputed silent_layers untraceable"),
+        (2, "gradients_on_one_process recomputed silent_layers untraceable within_groups"),
         wide(4, "within_groups"),
     ],
 )

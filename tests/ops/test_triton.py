@@ -32,6 +32,7 @@ from cases import (
 )
 from close import ROUNDINGS, assert_close, assert_equal
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
+from ilm_plugins.layers.projection import ACTIVATIONS
 from interpreter import DEVICE, compiles, run_interpreted, runs, skip_without_triton, without_gpu
 
 skip_without_triton()
@@ -79,18 +80,19 @@ def _activate_kernel(x_ptr, y_ptr, slope_ptr, NAME: tl.constexpr, SIZE: tl.const
 
 
 @runs
-@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
-def test_derivatives_are_exact_where_an_activation_saturates(name):
-    x = torch.linspace(-20, 20, 64, device=DEVICE)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_derivatives_are_exact_where_an_activation_saturates_or_has_a_corner(name):
+    x = torch.arange(-32, 32, device=DEVICE) / 2
     y, slope = torch.empty_like(x), torch.empty_like(x)
     _activate_kernel[(1,)](x, y, slope, name, 64)
     exact = x.double().requires_grad_()
-    expected = getattr(torch, name)(exact)
+    expected = ACTIVATIONS[name](exact)
     (expected_slope,) = torch.autograd.grad(expected.sum(), exact)
     if name == "tanh":  # torch's own derivative is 1 - tanh^2, which cancels in float64, too
         expected_slope = 1 / exact.detach().cosh().square()
-    assert_close(y / expected.float(), torch.ones_like(x), 16)
-    assert_close(slope / expected_slope.float(), torch.ones_like(x), 64)
+    for found, wanted, roundings in ((y, expected, 16), (slope, expected_slope, 64)):
+        size = wanted.abs().where(wanted != 0, 1)
+        assert_close(found / size.float(), wanted / size, roundings)
 
 
 # ---- one layer by kernels and by equations
@@ -317,6 +319,9 @@ def test_gpus_that_lack_bfloat16(monkeypatch):
     x = SimpleNamespace(is_cuda=True, shape=torch.Size((2, 6, 4, 4)), device=device)
     assert kernels.supports(SimpleNamespace(**vars(x), dtype=torch.float16))
     assert not kernels.supports(SimpleNamespace(**vars(x), dtype=torch.bfloat16))
+    assert not kernels.supports(SimpleNamespace(**vars(x), dtype=torch.float64))
+    x.shape = torch.Size((2, 6, 2**15, 2**15))  # too many for offsets of 32 bits
+    assert not kernels.supports(SimpleNamespace(**vars(x), dtype=torch.float16))
 
 
 @pytest.mark.parametrize(
