@@ -12,7 +12,7 @@ import torch
 
 import fresh
 from ilm_plugins import checkpoints
-from ilm_plugins.checkpoints import CheckpointError, loading, read
+from ilm_plugins.checkpoints import CheckpointError, code_is_allowed, loading, read, reading
 from workers import Built, Harmful
 
 
@@ -35,18 +35,21 @@ def test_code_is_refused_and_named(tmp_path, suffix):
     assert trap.exists()
 
 
-def test_no_load_within_a_run_is_unsafe_but_where_the_user_says_so(tmp_path):
+def test_no_load_within_a_run_is_unsafe_but_where_the_user_says_so(tmp_path, monkeypatch):
     trap, path = tmp_path / "unpickled", tmp_path / "c.pth"
     save({"model": Harmful(trap)}, path)
-    code = f"import torch; torch.load({str(path)!r}, weights_only=False)"
     with loading():  # frameworks that read files themselves, and processes that are started
         with pytest.raises(pickle.UnpicklingError):
             torch.load(path, weights_only=False)
-        assert fresh.run([sys.executable, "-c", code]).returncode == 1
+        assert os.environ[reading.REFUSE_CODE] == "1"
     assert not trap.exists()
     with loading(unsafe=True):
         read(path)
     assert trap.exists() and not [name for name in os.environ if "WEIGHTS_ONLY" in name]
+    monkeypatch.setenv(reading.ALLOW_CODE, "1")
+    with loading():
+        assert not code_is_allowed()
+    assert code_is_allowed() and read(path), "what the user set holds again"
 
 
 REACHES = Built(getattr, (np.ndarray, "tofile")), Built(np.load, ("f",)), torch.nn.Identity()
@@ -69,7 +72,7 @@ def test_formats_that_older_torch_runs_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-@pytest.mark.parametrize("code", ["?", "i1", "u8", "f2", "<f4", "c8", "S3", "U3"])
+@pytest.mark.parametrize("code", [*"?bhilBHILefdFD", "<f4", "S3", "U3"])
 def test_arrays_are_data(tmp_path, suffix, code):
     values = np.arange(6).reshape(2, 3).astype(code)
     given = {"plain": values, "fortran": np.asfortranarray(values), "part": values[:, 1:]}
@@ -138,17 +141,18 @@ def test_truncated_foreign_and_missing_files_are_named(tmp_path, suffix):
         read(path)
 
 
-# ---- state dicts
-
-
 def test_a_state_dict_is_found_with_arrays_as_tensors_and_versions_of_modules():
     state = torch.nn.BatchNorm2d(3).state_dict()
     for key in ("model", "state_dict", None):
         found, copy = checkpoints.find_state({key: state, "epoch": 3} if key else state, "c.pth")
         assert found == key and copy == state and copy._metadata == state._metadata
-    arrays = {"a": np.ones(2), "classes": np.array(["cat"])}
-    _, copy = checkpoints.find_state({"model": arrays}, "c.pkl")
-    assert torch.is_tensor(copy["a"]) and copy["classes"].tolist() == ["cat"]
+    assert (
+        checkpoints.find_state({"state_dict": state, "model": {"type": 1}}, "")[0] == "state_dict"
+    )
+    assert checkpoints.find_state({"state_dict": state, "model": state}, "")[0] == "model"
+    arrays = {code: np.ones(2, code) for code in ("?", "i8", "u1", "f4", "c8")}
+    _, copy = checkpoints.find_state({"model": {**arrays, "classes": np.array(["cat"])}}, "c.pkl")
+    assert copy.pop("classes").tolist() == ["cat"] and all(map(torch.is_tensor, copy.values()))
     for contents in ([1], 3, {}, {"model": 3}, {"blobs": state}):
         with pytest.raises(CheckpointError, match=r"'c.pth' holds no state dict"):
             checkpoints.find_state(contents, "c.pth")

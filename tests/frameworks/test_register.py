@@ -7,7 +7,7 @@ from torch import nn
 
 import fresh
 import ilm_plugins
-from ilm_plugins import NORMS, surgery
+from ilm_plugins import NORMS
 from ilm_plugins.frameworks import installed
 
 
@@ -89,8 +89,3 @@ def test_what_cannot_be_registered(key, layer, message):
     with pytest.raises(ValueError, match=message):
         ilm_plugins.register(key, layer)
     assert before == NORMS
-
-
-def test_surgery_converts_to_layers_of_the_package_alone(own):
-    with pytest.raises(ValueError, match="'OwnNorm' is no norm to convert to"):
-        surgery.convert(nn.Sequential(nn.GroupNorm(2, 8)), "OwnNorm")

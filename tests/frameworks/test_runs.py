@@ -12,6 +12,7 @@ from filelock import FileLock
 import fresh
 import workers
 from ilm_plugins import frameworks
+from ilm_plugins.checkpoints import PARTIAL
 from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import processes, record
@@ -40,19 +41,17 @@ def start(folder, what, number=1, rank=0, port=0):
     return process
 
 
-@pytest.mark.parametrize(
-    "what, cause",
-    [
-        ("mistake", "set SOMETHING"),
-        ("crash", "FloatingPointError: the loss is NaN"),
-        ("killed", ".*SIGKILL"),
-    ],
-)
+CAUSES = {"mistake": "set SOMETHING", "crash": "FloatingPointError: the loss is NaN"}
+
+
+@pytest.mark.parametrize("what, cause", [*CAUSES.items(), ("killed", ".*SIGKILL")])
 def test_a_failed_rank_ends_all_and_is_named(tmp_path, monkeypatch, what, cause):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with workers.start_by("fork"), pytest.raises(UserError, match=f"rank 1 failed: {cause}"):
         processes.launch(workers.meet, RunOptions(what, num_processes=2))
     assert_gone(ranks(tmp_path, 2))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "", "a run on the CPU sees no GPU"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -79,37 +78,35 @@ def test_two_machines_meet_and_end_together(tmp_path, what, status):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"num_gpus": -1}, "--num-gpus -1"),
+        ({"num_gpus": -1}, "--num-gpus -1: this machine has 2 GPUs; give 0 to 2"),
+        ({"num_gpus": 1, "resume": True}, "has 0 GPUs; give 0, the CPU"),  # too old a driver
+        ({"num_gpus": 1, "num_processes": 2}, "--num-processes 2 with --num-gpus 1"),
         ({"num_machines": 2, "machine_rank": 2, "dist_url": "tcp://a:1"}, "--machine-rank 2"),
-        ({"num_machines": 2}, "--dist-url"),
+        ({"num_machines": 2, "dist_url": "tcp://a"}, "needs --dist-url"),
         ({"overrides": ("A", "--resume")}, "--resume comes after an override"),
         ({"amp": True}, "--amp is for GPUs"),
+        ({"tta": True}, "--tta is for MMEngine's configs"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_named(options, words, tmp_path):
-    pytest.importorskip("mmengine", reason="needs MMEngine: make install-openmmlab")
-    config = tmp_path / "config.py"
-    config.write_text("default_scope = 'mmengine'")
+def test_a_mistake_on_the_command_line_is_named(options, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: "resume" not in options)
+    monkeypatch.setattr(train, "launch", lambda *_: None)  # nothing waits for another machine
+    (tmp_path / "config.py").write_text("import detectron2")
     with pytest.raises(UserError, match=words):
-        train.run(RunOptions(str(config), **options))
-
-
-def test_without_a_gpu_the_advice_is_the_cpu(monkeypatch):
-    """As with a driver that is too old."""
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(UserError, match="has 0 GPUs; give 0, the CPU"):
-        processes.check_processes(RunOptions("config.py", num_gpus=1))
+        train.run(RunOptions(str(tmp_path / "config.py"), **options))
 
 
 def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("ilm_plugins.frameworks.lock.PATIENCE", 0.1)
-    with lock(tmp_path / "new"), pytest.raises(UserError, match="in use"), lock(tmp_path / "new"):
+    folder = tmp_path / "runs" / "new"
+    with lock(folder), pytest.raises(UserError, match="in use"), lock(folder):
         pass
-    with lock(tmp_path / "new"):
-        pass
-    other = FileLock(tmp_path / "new" / ".lock")  # the one file of all processes
-    with other, pytest.raises(UserError, match="in use"), lock(tmp_path / "new"):
+    (folder / f"c.pth.12{PARTIAL}").touch()
+    with lock(folder):
+        assert not [*folder.glob(f"*{PARTIAL}")], "what a kill left is removed"
+    other = FileLock(folder / ".lock")  # the one file of all processes
+    with other, pytest.raises(UserError, match="in use"), lock(folder):
         pass
 
 
@@ -145,64 +142,72 @@ def test_a_record_has_what_was_run_and_what_came_out(tmp_path):
 
 
 def test_the_first_point_has_the_seconds_since_the_start(tmp_path, monkeypatch):
-    clocks = iter([(10.0, 1.0), (15.0, 3.0), (16.0, 4.0)])
+    clocks = iter([(10.0, 1.0), (15.0, 3.0), (16.0, 4.0), (20.0, 9.0)])
     monkeypatch.setattr(record, "_clocks", lambda: next(clocks))
     begin(tmp_path, RunOptions("a.py"))
-    record.point(tmp_path, 1)
-    record.point(tmp_path, 2)
+    for epoch in (1, 2, 2):  # the last of a validation
+        record.point(tmp_path, epoch)
     found = record.read(tmp_path)
-    assert found["seconds"] == 6 and [point["cpu"] for point in found["curve"]] == [2, 1]
+    assert found["seconds"] == 10 and [point["cpu"] for point in found["curve"]] == [2, 1]
 
 
-def test_an_evaluation_keeps_the_record_of_the_training(tmp_path):
+def test_a_record_has_the_options_and_each_device_and_commit_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(record.environment, "commit", iter("abb").__next__)
+    begin(tmp_path, RunOptions("a.py"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "H100")
+    flags = {**dict.fromkeys(("resume", "tta", "amp", "unsafe"), True), "num_machines": 3}
+    for _ in range(2):
+        begin(tmp_path, RunOptions("a.py", num_gpus=2, **flags))
+    found, device = record.read(tmp_path), f"{record.environment.device(0)}, then 2 x H100"
+    names = ("commit", "device", "processes", "amp")
+    assert [found[name] for name in names] == ["a, b", device, 6, True]
+    assert found["command"].endswith("--num-gpus 2 --num-machines 3 --tta --amp --unsafe")
+    command = record.command(RunOptions("a.py", num_processes=2, eval_only=True))
+    assert command.endswith("--num-gpus 0 --num-processes 2 --eval-only")
+
+
+def test_an_evaluation_keeps_the_record_of_the_training_and_a_training_begins_its_own(tmp_path):
     begin(tmp_path, RunOptions("a.py"))
     record.point(tmp_path, 3, loss=1.0)
     begin(tmp_path, RunOptions("a.py", eval_only=True), planned=0)
     record.finish(tmp_path, record.TTA, {"top1": 60.0})
+    record.diverged(tmp_path, "NaN at iteration 7")
     found = record.read(tmp_path)
     assert (found["planned"], found["run"], found["metrics"]) == (3, 3, {"tta": {"top1": 60.0}})
-
-
-def test_a_new_training_begins_a_new_record(tmp_path):
-    begin(tmp_path, RunOptions("a.py"))
-    record.diverged(tmp_path, "NaN at iteration 7")
-    assert record.read(tmp_path)["diverged"] == "NaN at iteration 7"
-    begin(tmp_path, RunOptions("a.py"))
-    assert "diverged" not in record.read(tmp_path)
+    assert found["diverged"] == "NaN at iteration 7"
+    for resume in (True, False):
+        begin(tmp_path, RunOptions("a.py", resume=resume))
+        found = record.read(tmp_path)
+        assert "diverged" not in found and not found["metrics"] and bool(found["curve"]) == resume
 
 
 def test_only_rank_0_writes_the_record(tmp_path, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
     begin(tmp_path, RunOptions("a.py"))
-    assert record.read(tmp_path) is None
+    before = record.read(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    begin(tmp_path, RunOptions("b.py"))
+    record.point(tmp_path, 1)
+    record.finish(tmp_path, record.PLAIN, {"top1": 50.0})
+    record.diverged(tmp_path, "NaN at iteration 7")
+    assert record.read(tmp_path) == before
+    monkeypatch.delenv("RANK")
+    shutil.rmtree(tmp_path)
+    with pytest.raises(FileNotFoundError):  # the folder is not made again
+        record.point(tmp_path, 1)
 
 
-@pytest.mark.parametrize(
-    "name, code, framework",
-    [
-        ("a.yaml", "MODEL: {}", "detectron2"),
-        ("a.py", "from detectron2.config import LazyCall\nmodel = dict(type='a')", "detectron2"),
-        ("a.py", "_base_ = './b.py'", "openmmlab"),
-        ("a.py", "model = dict(type='ResNet')", "openmmlab"),
-        ("a.py", "from .base import model", "detectron2"),
-    ],
-)
-def test_the_framework_of_a_config(tmp_path, name, code, framework):
-    path = tmp_path / name
-    path.write_text(code)
-    assert frameworks.framework_of(str(path)) == framework
-
-
-@pytest.mark.parametrize("name", ["missing.yaml", "config.json"])
-def test_a_path_that_is_no_config(tmp_path, name):
-    (tmp_path / "config.json").touch()
-    with pytest.raises(UserError, match=r"no \.yaml or \.py file"):
-        frameworks.open_config(str(tmp_path / name))
-
-
-def test_a_folder_that_is_gone_is_not_made_again(tmp_path):
-    (tmp_path / "run").mkdir()
-    begin(tmp_path / "run", RunOptions("a.py"))
-    shutil.rmtree(tmp_path / "run")
-    with pytest.raises(FileNotFoundError):
-        record.point(tmp_path / "run", 1, loss=1.0)
+def test_the_framework_of_a_config(tmp_path):
+    codes = ["import detectron2, mmcv", "from detectron2 import a\nb = dict(type='a')", "import a"]
+    found = dict.fromkeys(codes, "detectron2")
+    codes = [f"{name} = None" for name in ("_base_", "default_scope", "custom_imports")]
+    codes += ["from mmseg import a", "model = dict(type='a')", "norm = {'type': 'a'}"]
+    for code, framework in (found | dict.fromkeys(codes, "openmmlab")).items():
+        for name in ("a.py", "a.yaml", "a.yml"):
+            (tmp_path / name).write_text(code)
+            expected = framework if name == "a.py" else "detectron2"
+            assert frameworks.framework_of(str(tmp_path / name)) == expected, code
+    (tmp_path / "a.json").touch()
+    for name in ("missing.yaml", "a.json"):
+        with pytest.raises(UserError, match=r"no \.yaml or \.py file"):
+            frameworks.open_config(str(tmp_path / name))

@@ -30,5 +30,7 @@ def test_models_train_without_batchnorm(name, norm_layer):
 
 
 def test_dropout_comes_between_norm_and_activation():
-    layer = timm.layers.get_norm_act_layer("en", nn.ReLU)(8, drop_layer=nn.Dropout)
-    assert [type(module) for module in layer] == [NORMS["EN"], nn.Dropout, nn.ReLU]
+    options = {"act_kwargs": {"negative_slope": 0.5}, "inplace": False, "reduction": 4}
+    layer = timm.layers.get_norm_act_layer("en", nn.LeakyReLU)(8, drop_layer=nn.Dropout, **options)
+    assert [type(module) for module in layer] == [NORMS["EN"], nn.Dropout, nn.LeakyReLU]
+    assert layer[0].reduction == 4 and layer[2].negative_slope == 0.5 and not layer[2].inplace

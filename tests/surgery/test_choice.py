@@ -37,6 +37,7 @@ LEFT = [
     (nn.LayerNorm(32), "ILMLN", "LayerNorm, but ILMLN replaces GroupNorm"),
     (nn.InstanceNorm2d(32, track_running_stats=True), "ILMIN", "with track_running_stats"),
     (nn.BatchNorm2d(32, track_running_stats=False), "EN", "without running"),
+    (type("FrozenBatchNorm2d", (nn.Module,), {})(), "EN", "Norm2d, but EN replaces BatchNorm"),
     (nn.GroupNorm(4, 24), "ILMGN", "key_group_size=16 does not divide num_channels=24"),
     (nn.GroupNorm(4, 32), "ILMLN", "num_groups=4, where the layer has 1"),
     (ILMGroupNorm(32), "ILMGN", "is ILMGroupNorm, already a layer of this package"),
@@ -55,6 +56,9 @@ def test_options_reach_the_layers():
     assert model.head[1].num_key_groups == 4 and model.head[1].hidden == 3
     _, report = surgery.convert(small(), "ILMGN", activations=("relu", "sigmoid"))
     assert "init='identity' does not exist for activations" in report.left["stem.1"]
+    for options in ({"shared_affine": True}, {"normalizers": ("IN", "LN")}):
+        _, report = surgery.convert(nn.BatchNorm2d(32), "EN", **options)
+        assert report.left[""].startswith("the layer cannot compute BN")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,7 @@ def test_options_reach_the_layers():
         ({"to": "XN"}, "'XN' is no norm to convert to; give one of ILMGN, "),
         ({"key_group_sise": 8}, "unknown option 'key_group_sise'"),
         ({"num_groups": 8}, "num_groups comes from each norm"),
+        ({"dtype": None, "device": "cpu"}, "device, dtype comes from each norm"),
         ({"replacing": "IN"}, "replacing='IN' is unknown; set it to one of 'GN', 'BN'"),
         ({"init": "default"}, "init='default'"),
         ({"match": "backbone.*"}, "fits none of the 2 norms, such as 'stem.1'"),
@@ -78,9 +83,9 @@ def test_the_report_lists_names_by_what_became_of_them():
     *lines, left, name = str(surgery.convert(model, "ILMGN")[1]).splitlines()
     assert lines == ["converted, GroupNorm -> ILMGroupNorm (2):", "    a", "    b"]
     assert left.startswith("left, BatchNorm2d, but") and left.endswith(" (1):") and name == "    c"
-
-
-# ---- what modules share
+    report = surgery.Report({"": "A -> B"}, missing=["d.weight"], notes={"mind": []})
+    text = "converted, A -> B (1):\n    (root)\nmissing (1):\n    d.weight\nnote, mind"
+    assert str(report) == text and str(surgery.Report()) == "no norms"
 
 
 def test_a_module_under_two_names_stays_one():
@@ -100,10 +105,7 @@ def test_norms_with_a_common_parameter_are_left(make, to):
     assert model[0] is a and model[1] is b and report.converted.keys() == {"2"}
 
 
-# ---- norms of frameworks, known by name
-
-
-@pytest.mark.parametrize("module", ["torchvision.ops.misc", "transformers.models.detr"])
+@pytest.mark.parametrize("module", ["torchvision.ops", "transformers.models", "detectron2.layers"])
 def test_frozen_batchnorm_becomes_a_frozen_en(module):
     frozen = pytest.importorskip("torchvision", reason="needs torchvision").ops.FrozenBatchNorm2d
     make = type("DetrFrozenBatchNorm2d", (frozen,), {"__module__": module})
@@ -116,22 +118,25 @@ def test_frozen_batchnorm_becomes_a_frozen_en(module):
         assert_close(model(x), expected, EQUAL)
 
 
-def test_the_batchnorms_of_mmengine_are_known_by_name():
-    bn = nn.modules.batchnorm._BatchNorm
-    any_dims = type("_BatchNormXd", (bn,), {"__module__": "mmengine.model.utils"})
-    assert surgery.convert(nn.Sequential(any_dims(32)), "EN")[1].converted.keys() == {"0"}
+def test_the_batchnorms_of_mmengine_and_timm_are_known_by_name():
+    paths = "mmengine.model.utils._BatchNormXd", "timm.layers.norm_act.SyncBatchNormAct"
+    for path in (*paths, "mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm"):
+        module, name = path.rsplit(".", 1)
+        own = type(name, (nn.modules.batchnorm._BatchNorm,), {"__module__": module})
+        assert surgery.convert(nn.Sequential(own(32)), "EN")[1].converted.keys() == {"0"}
 
 
 @pytest.mark.parametrize("name", ["BatchNormAct2d", "FrozenBatchNormAct2d", "GroupNormAct"])
 def test_timms_norms_keep_their_activation(name):
     make = getattr(pytest.importorskip("timm.layers.norm_act", reason="needs timm"), name)
     to, options = ("ILMGN", {"num_groups": 8}) if name == "GroupNormAct" else ("EN", {})
-    model = randomized(nn.Sequential(make(32, **options), make(32, apply_act=False, **options)))
+    joined = make(32, drop_layer=nn.Dropout, **options)
+    model = randomized(nn.Sequential(joined, make(32, apply_act=False, **options)))
     model, x = model.double().eval(), double(2, 32, 5, 5)
     expected = model(x)
     model, report = surgery.convert(model, to)
     assert report.converted.keys() == {"0", "1"} and not report.left
-    assert [type(m) for m in model[0]] == [NORMS[to], nn.ReLU] and type(model[1]) is NORMS[to]
+    assert [type(m) for m in (*model[0], model[1])] == [NORMS[to], nn.Dropout, nn.ReLU, NORMS[to]]
     assert_close(model(x), expected, EQUAL)
 
 

@@ -20,9 +20,9 @@ EXACT = [
     (partial(nn.GroupNorm, 8, eps=1e-3), "AN"),
     (partial(nn.GroupNorm, 1), "ILMLN"),
     (partial(nn.InstanceNorm2d, affine=True, eps=1e-3), "ILMIN"),
-    (nn.InstanceNorm2d, "ILMIN"),
+    (nn.InstanceNorm1d, "ILMIN"),
     (partial(nn.BatchNorm2d, eps=1e-3, momentum=0.3), "EN"),
-    (partial(nn.BatchNorm2d, affine=False), "EN"),
+    (partial(nn.BatchNorm1d, affine=False), "EN"),
     (nn.BatchNorm3d, "EN"),
     (nn.SyncBatchNorm, "EN"),
 ]
@@ -84,9 +84,6 @@ def test_a_model_on_the_meta_device(make, to):
     assert "meta device" in surgery.revert(model)[1].left["stem.1"]
 
 
-# ---- back, only where it is exact
-
-
 class Renamed(own.ILMGroupNorm, nn.GroupNorm):
     pass
 
@@ -96,6 +93,7 @@ STAY = [
     (own.AttentiveNorm(32), "attention's weight is not zero"),
     (own.ExemplarNorm(32), "more than BN"),
     (own.ExemplarNorm(32, shared_affine=True), "cannot compute BN"),
+    (own.ExemplarNorm(32, normalizers=("IN", "LN")), "cannot compute BN"),
     (own.SwitchNorm(32), "SN does not become BatchNorm2d"),
     (Renamed(32, init="identity"), "Renamed does not become GroupNorm"),
     (own.AssocNorm(32, combine="a(WE)*B"), "cannot compute a plain norm"),
@@ -116,6 +114,10 @@ def test_a_single_value_that_has_moved_keeps_a_layer(make, to):
         moved = copy.deepcopy(layer)
         moved.state_dict()[key].view(-1)[0] += 1e-3
         assert surgery.revert(moved)[0] is moved
+    if to == "AN":  # its attentions may be any constants
+        nn.init.normal_(randomized(layer.double()).attention.bias, 0, 2)
+        x = double(2, 32, 5, 5)
+        assert_close(surgery.revert(copy.deepcopy(layer))[0](x), layer(x), EQUAL)
 
 
 def test_en_finds_bns_row_in_any_order():

@@ -35,6 +35,8 @@ def test_any_width_of_batchnorm_fits_also_without_weight_and_statistics():
     assert [m.num_channels // m.num_key_groups for m in model[:4]] == [1, 8, 16, 16]
     assert report.left == {"4": "GroupNorm, but ILMGN replaces BatchNorm"}
     assert model[3].weight.requires_grad and OUTPUTS_CHANGE in str(report)
+    given, _ = surgery.convert(nn.BatchNorm2d(24), "ILMGN", replacing="BN", key_group_size=4)
+    assert (given.num_groups, given.num_key_groups) == (8, 6)
 
 
 def test_batchnorm_of_a_state_dict_becomes_a_norm_of_each_image():
@@ -72,7 +74,8 @@ def test_sn_becomes_ssn_with_the_same_outputs(normalizers, training):
     expected, ratios = layer(x), layer.ratios()
     new, report = surgery.convert(layer, "SSN")
     assert report.converted == {"": "SwitchNorm -> SparseSwitchNorm"} and not report.notes
-    assert surgery.convert(freeze(SwitchNorm(32)), "SSN")[0].frozen and not new.frozen
+    fixed, _ = surgery.convert(freeze(SwitchNorm(32, sync=True)), "SSN")
+    assert fixed.frozen and fixed.sync and not new.frozen and not new.sync
     assert new.training == training and torch.equal(state["mean_weight"], new.mean_weight)
     assert_close([new(x), new.ratios()], [expected, ratios], EQUAL)
 

@@ -22,7 +22,7 @@ def test_they_are_those_of_the_batches(layer):
     modes = [m.training for m in model.modules()]
     batches, seen = [5 * double(4, 3, 6, 6) + 2 for _ in range(3)], []
     model[4].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].mean((0, 2, 3))))
-    report = surgery.recalibrate(model, iter(batches), lambda x: model(input=x))
+    report = surgery.recalibrate(model, iter(batches))
     assert report.converted == dict.fromkeys("14", "running statistics of 3 batches")
     maps = [model[0](x).transpose(0, 1).flatten(1) for x in batches]
     expected = [sum(m.mean(1) for m in maps) / 3, sum(m.var(1) for m in maps) / 3, sum(seen) / 3]

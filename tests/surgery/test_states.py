@@ -1,5 +1,6 @@
 """Norms of state dicts, with and without a model."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -31,6 +32,7 @@ def test_a_state_dict_is_converted_as_the_model_is(to):
     wrapped = nn.ModuleDict({"module": plain})
     fitted, report = surgery.fit_state(wrapped.state_dict(), ours)
     assert [*report.converted] == BOTH and not report.left and not report.missing
+    assert {t.dtype for t in converted.values()} <= {torch.float64, torch.int64}
     assert "a state dict has no eps, num_groups or normalizers" in str(report)
     for found in (converted, fitted):
         if to == "EN":
@@ -60,13 +62,14 @@ def test_what_does_not_fit_a_model_is_listed():
     state = small().state_dict() | {"old": torch.zeros(1), 0: torch.ones(32)}
     state["head.3.weight"] = torch.zeros(7, 32, 1, 1)
     ours = Small(ILMGroupNorm(32), ILMGroupNorm(32, 4))
-    ours.extra = ILMInstanceNorm(32)
+    ours.extra, ours.gn1 = ILMInstanceNorm(32), nn.GroupNorm(1, 4)
+    state |= dict.fromkeys(("in1.weight", "in1.bias"), torch.ones(4))  # may be of any module
     fitted, report = surgery.fit_state(state, ours)
     assert report.converted == {"head.1": "GN or IN -> ILMGroupNorm"} and 0 in fitted
     assert report.left["stem.1"] == "weight has shape (16,), shape (32,) in the layer"
     assert "where the model has shape (2, 32, 1, 1)" in report.left["head.3.weight"]
     assert report.left["old"] == report.left["0"] == "the model has nothing of this name"
-    assert "extra.weight" in report.missing
+    assert {"extra.weight", "gn1.weight"} <= {*report.missing}
 
 
 class Scaled(nn.GroupNorm):
@@ -78,6 +81,8 @@ def test_a_norm_of_the_users_own_is_not_taken_for_a_groupnorm(monkeypatch):
     fitted, report = surgery.fit_state(small().state_dict(), small(partial(Scaled, 4)))
     assert report.left["stem.1"] == "GN or IN does not become Scaled"
     assert fitted.keys() == small().state_dict().keys() and not report.converted
+    with pytest.raises(OptionError, match="'Scaled' is no norm to convert to"):
+        surgery.convert(small(), "Scaled")
 
 
 @pytest.mark.parametrize(
@@ -99,9 +104,14 @@ def test_norms_of_other_names_are_found(old, new, make, words):
 @pytest.mark.parametrize("i, fixed", [(0, "IN"), (1, "LN"), (2, "BN")])
 def test_fixed_ratios_become_only_the_norm_that_they_choose(i, fixed):
     norms = {"IN": nn.GroupNorm(32, 32), "LN": nn.GroupNorm(1, 32), "BN": nn.BatchNorm2d(32)}
-    layer = SSN(32)
-    layer.mean_fixed[i] = layer.var_fixed[i] = 1
-    for kind, norm in {**norms, "none": nn.GroupNorm(8, 32)}.items():
+    layer, x = randomized(SSN(32).double().eval()), double(2, 32, 5, 5)
+    layer.mean_fixed.copy_(torch.eye(3)[i]), layer.var_fixed.copy_(torch.eye(3)[i])
+    state, _ = surgery.revert_state(layer.state_dict())
+    back, _ = surgery.revert(copy.deepcopy(layer))
+    assert ("running_mean" in state) == (fixed == "BN") and "radius" not in state
+    assert_close(back(x), layer(x), EQUAL)
+    instances = nn.InstanceNorm2d(32, affine=True)
+    for kind, norm in (*norms.items(), ("IN", instances), ("none", nn.GroupNorm(8, 32))):
         _, report = surgery.fit_state(Block("0", layer).state_dict(), Block("0", norm))
         assert kind == fixed or f"its ratios are fixed on {fixed}" in report.left["0"]
         assert bool(report.converted) == (kind == fixed)

@@ -11,14 +11,13 @@ import torch
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
 from detectron2.config import LazyCall, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.model_zoo import get_config_file
 from detectron2.utils.file_io import PathManager
 
 from ilm_plugins import checkpoints
 from ilm_plugins.data import shapes
-from ilm_plugins.data.shapes import SHAPES as CLASSES
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks.detectron2 import datasets as integration
 from ilm_plugins.frameworks.detectron2 import train
@@ -34,9 +33,6 @@ def merged(path):
     cfg = get_cfg()
     cfg.merge_from_file(str(path))
     return cfg
-
-
-# ---- configs
 
 
 def test_overrides_are_applied(tmp_path):
@@ -88,31 +84,22 @@ def test_a_config_derives_from_one_of_ours(root, tmp_path):
 def test_inference_prepares_images_as_the_evaluation_does(monkeypatch, order):
     build = "ilm_plugins.frameworks.detectron2.config.build_model"
     monkeypatch.setattr(build, lambda cfg: torch.nn.Identity())
-    yaml = load_config(str(SHAPES), ["INPUT.FORMAT", order, "INPUT.MIN_SIZE_TEST", "32"])
+    sizes = ["INPUT.MIN_SIZE_TEST", "32", "INPUT.MAX_SIZE_TEST", "36"]
+    yaml = load_config(str(SHAPES), ["INPUT.FORMAT", order, *sizes])
     lazy = load_config(get_config_file("common/data/coco.py"))
     mapper = lazy.dataloader.test.mapper
-    mapper.augmentations = [LazyCall(T.ResizeShortestEdge)(short_edge_length=32, max_size=1333)]
+    mapper.augmentations = [LazyCall(T.ResizeShortestEdge)(short_edge_length=32, max_size=36)]
     mapper.image_format = order
     image = np.zeros((64, 96, 3), np.uint8)
     image[..., 0] = 255  # red
     for cfg in (yaml, lazy):
         found = inference(cfg, "name", "cpu")
         (given,) = found.forward([image])
-        assert given["image"].shape == (3, 32, 48) and (given["height"], given["width"]) == (64, 96)
+        assert given["image"].shape == (3, 24, 36) and (given["height"], given["width"]) == (64, 96)
         assert given["image"][0 if order == "RGB" else 2].min() == 255
         assert "ResizeShortestEdge" in found.preprocessing
-
-
-# ---- data
-
-
-def test_both_splits_of_shapes_are_registered(datasets):
-    for name, count in (("shapes_train", 8), ("shapes_val", 4)):
-        records = DatasetCatalog.get(name)
-        assert len(records) == count and all(record["annotations"] for record in records)
-        metadata = MetadataCatalog.get(name)
-        assert metadata.evaluator_type == "coco" and metadata.thing_classes == list(CLASSES)
-        assert Path(metadata.json_file).is_relative_to(datasets)
+    yaml.INPUT.MIN_SIZE_TEST = 0
+    assert inference(yaml, "name", "cpu").preprocessing == "not resized"
 
 
 def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
@@ -130,12 +117,15 @@ def image(**annotation):
 
 
 EMPTY = [5, float("nan"), 10, 10], [5, 5, -3, 10], [30, 5, 10, 10], [-20, 5, 10, 10]
+#: Boxes, and their modes: x, y, width, height; x, y, right, bottom; with an angle.
+BOXES = [(box, 1) for box in (*EMPTY, [-5, 5, 10, 100])]
+BOXES += [([5, 5, 3, 10], 0), ([15, 5, 25, 10], 0), ([5, 5, 0, 0, 30], 4)]
 
 
-@pytest.mark.parametrize("box", [*EMPTY, [-5, 5, 10, 100]])
-def test_boxes_that_are_left_out_are_counted(box, caplog):
-    MetadataCatalog.get("boxes").json_file, empty = "boxes.json", box in EMPTY
-    entries = leave_out_boxes([image(bbox=box), image()], ["boxes"])
+@pytest.mark.parametrize("box, mode", BOXES)
+def test_boxes_that_are_left_out_are_counted(box, mode, caplog):
+    MetadataCatalog.get("boxes").json_file, empty = "boxes.json", box in EMPTY or box[2] == 3
+    entries = leave_out_boxes([image(bbox=box, bbox_mode=mode), image(), {}], ["boxes"])
     assert (entries[0]["annotations"][0]["bbox"] == [0] * 4) == empty
     assert ("Left out 1 of 2 boxes of boxes.json" in caplog.text) == empty
 
@@ -148,19 +138,17 @@ def test_a_broken_annotation_is_named(wrong):
         leave_out_boxes([image(**wrong)], ["boxes"])
 
 
-def test_crowds_may_have_masks_of_uncompressed_runs():
+def test_crowds_may_have_masks_of_uncompressed_runs_and_data_sets_of_torch_pass():
     crowd = image(iscrowd=1, segmentation={"size": [2, 3], "counts": [6]})
-    assert leave_out_boxes([crowd], ["boxes"]) == [crowd]
+    for entries in ([crowd], torch.utils.data.TensorDataset(torch.ones(1))):
+        assert leave_out_boxes(entries, ["boxes"]) is entries
 
 
-# ---- evaluators and hooks
-
-
-def test_the_images_of_all_test_sets_are_counted(monkeypatch):
+def test_all_test_sets_are_evaluated_and_their_images_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(train.evaluation, "inference_on_dataset", lambda *_: {})
-    evaluate = train.Evaluation(None, None)
-    evaluate._tests = lambda: [(name, range(count), None) for name, count in (("a", 3), ("b", 4))]
-    assert evaluate() == {"a": {}, "b": {}} and evaluate.images == 7
+    words = ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", "('shapes_val', 'shapes_train')"]
+    evaluate = train.Evaluation(load_config(str(SHAPES), words), None)
+    assert evaluate() == {"shapes_val": {}, "shapes_train": {}} and evaluate.images == 12
 
 
 def test_evaluators_get_a_folder_if_they_write_results(monkeypatch):

@@ -13,6 +13,7 @@ from ilm_plugins.cli import train as command_line
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import record
 from ilm_plugins.frameworks.detectron2 import train as training
+from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.options import RunOptions
 from runs import LAZY, NO_TEST, SHAPES, SMALL, train_until_killed
 
@@ -52,7 +53,7 @@ def trained(killed):
     # The gradient is clipped to nothing: the momentum alone moves the weights.
     clip = "SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0.0"
     end = str(before["iteration"] + 2)
-    train(killed, "SOLVER.MAX_ITER", end, *clip, resume=True)
+    train(killed, "SOLVER.MAX_ITER", end, "SEED", "7", *clip, resume=True)
     return killed, before
 
 
@@ -74,9 +75,11 @@ def test_a_run_writes_its_record(trained):
     folder, before = trained
     found, total = record.read(folder), before["iteration"] + 2
     assert (found["unit"], found["planned"], found["run"]) == ("iterations", total, total)
-    assert (found["batch"], found["images"], found["test images"]) == (2, 8, 4)
+    names = ("framework", "batch", "images", "test images", "seed")
+    assert [found[name] for name in names] == ["detectron2", 2, 8, 4, 7]
     assert {"bbox/AP", "segm/AP"} <= found["metrics"][""].keys()
-    assert {"iterations", "total_loss", "bbox/AP"} <= found["curve"][-1].keys()
+    assert {"iterations", "total_loss", "bbox/AP"} <= (names := found["curve"][-1].keys())
+    assert not [name for name in names if "-" in name], "of single classes"
     points = [point["iterations"] for point in found["curve"]]
     assert points == sorted(set(points)) and points[-1] == total and found["seconds"] > 0
 
@@ -95,7 +98,10 @@ def test_evaluation_finds_what_the_training_found(trained, checked, tmp_path, ca
     found.append(json.loads(results.read_text()))
     capfd.readouterr()
     weights = "MODEL.WEIGHTS", f"{folder / 'model_final.pth'}?matching_heuristics=True"
-    evaluated = train(tmp_path, *score, *weights, eval_only=True)
+    expected = "TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 1000, 1]]"
+    with pytest.raises(SystemExit):  # as detectron2's own tools end
+        train(tmp_path, *score, *weights, *expected, eval_only=True)
+    evaluated = record.read(tmp_path)
     assert "copypaste: Task: segm" in capfd.readouterr().out
     assert evaluated["run"] == 0 and evaluated["test images"] == 4
     found.append(json.loads((tmp_path / results.relative_to(folder)).read_text()))
@@ -129,14 +135,19 @@ def test_a_lazy_config_trains_resumes_and_evaluates(
 ):
     out, ddp = tmp_path / "out", {}
     monkeypatch.setattr(training, "create_ddp_model", lambda model, **o: ddp.update(o) or model)
-    command_line.run(lazy("train.ddp.find_unused_parameters=True"))
+    monkeypatch.setattr(training, "POINTS", 1)
+    command_line.run(lazy("train.ddp.find_unused_parameters=True", resume=True))
     assert ddp["find_unused_parameters"]
-    ((names,),) = checked
-    assert names.startswith("mine_")
-    command_line.run(lazy("train.max_iter=3", resume=True))
+    names = "dataloader.train.dataset.names"
+    command_line.run(lazy("train.max_iter=3", code=f"{names} = [{names}]\n", resume=True))
+    assert [name[:5] for (name,) in checked] == ["mine_"] * 2
     # The evaluation at the end of each is an iteration after the last.
-    logged = [json.loads(line)["iteration"] for line in (out / "metrics.json").open()]
-    assert last(out)["iteration"] == 2 and logged == [0, 1, 2, 2, 3]
+    log = [json.loads(line) for line in (out / "metrics.json").open()]
+    assert last(out)["iteration"] == 2 and [one["iteration"] for one in log] == [0, 1, 2, 2, 3]
+    curve = record.read(out)["curve"]
+    assert [point["iterations"] for point in curve] == [2, 3]
+    # The log has the median since the start, here of two losses.
+    assert abs(curve[0]["total_loss"] / log[1]["total_loss"] - 1) < 1e-6
     assert radii(last(out)) == {torch.tensor(2 / 3).item()}
     assert record.read(out)["images"] == 8 and "bbox/AP" in record.read(out)["metrics"][""]
     capfd.readouterr()
@@ -153,9 +164,12 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(datasets, lazy, tmp_
     assert all(value.isfinite().all() for value in last(out)["model"].values())
 
 
-def test_test_time_augmentation_is_refused(tmp_path):
+def test_test_time_augmentation_and_a_folder_in_use_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no test-time augmentation"):
         train(tmp_path, "TEST.AUG.ENABLED", "True")
+    monkeypatch.setattr("ilm_plugins.frameworks.lock.PATIENCE", 0)
+    with lock(tmp_path), pytest.raises(UserError, match="in use"):
+        train(tmp_path)
 
 
 @pytest.mark.wide

@@ -76,11 +76,12 @@ def test_an_outdated_checkpoint_goes_when_its_successor_is_there(tmp_path, monke
     files = AtomicFiles()
     files.put(b"old", old)
     files.remove(str(old))
-    AtomicFiles().put(b"figures", tmp_path / "figures.json")
+    AtomicFiles().put(b"figures", figures := tmp_path / "new" / "figures.json")
     with monkeypatch.context() as patched, pytest.raises(OSError, match="full"):
         patched.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("full")))
         AtomicFiles().put(b"new", new)
-    assert old.read_bytes() == b"old" and not new.exists()
+    files.remove(figures)
+    assert old.read_bytes() == b"old" and not new.exists() and not figures.exists()
     AtomicFiles().put(b"new", new)
     assert not old.exists() and new.read_bytes() == b"new"
     files.remove(str(new))
@@ -96,5 +97,11 @@ def test_the_latest_checkpoint_is_found_where_its_name_was_not_written(tmp_path)
         if named is not None:
             (tmp_path / "last_checkpoint").write_text(named)
         assert latest(tmp_path) == str(tmp_path / "epoch_10.pth")
-    (tmp_path / "last_checkpoint").write_text("/elsewhere/epoch_9.pth")
-    assert latest(tmp_path) == str(tmp_path / "epoch_9.pth")
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("elsewhere/epoch_9.pth", "elsewhere/epoch_3.pth"):
+        (tmp_path / name).touch()
+    here, there = str(tmp_path / "epoch_9.pth"), str(tmp_path / "elsewhere/epoch_3.pth")
+    named = {str(tmp_path / "elsewhere/epoch_9.pth"): here, there: there}
+    for name, found in {**named, "s3://runs/epoch_9.pth": "s3://runs/epoch_9.pth"}.items():
+        (tmp_path / "last_checkpoint").write_text(name)
+        assert latest(tmp_path) == found

@@ -16,6 +16,7 @@ from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.openmmlab import config as configs
 from ilm_plugins.frameworks.openmmlab import train
+from ilm_plugins.frameworks.options import RunOptions
 
 RESNET20 = "ilm_plugins://mmpretrain/en/resnet20_cifar10_en.py"
 IMAGES = [np.random.default_rng(i).integers(256, size=(32, 32, 3), dtype=np.uint8) for i in (0, 1)]
@@ -40,11 +41,15 @@ def test_mixed_precision_is_of_every_optimizer(config, root):
     assert kinds == ["AmpOptimWrapper"] * 2
 
 
-def test_options_of_ddp_are_those_of_the_config_on_the_cpu_too(monkeypatch):
+def test_the_runner_and_options_of_ddp_are_those_of_the_config_on_the_cpu_too(monkeypatch):
     monkeypatch.setattr(train.distributed, "init_process_group", lambda backend: None)
     cfg = Config({"find_unused_parameters": True, "model_wrapper_cfg": {"broadcast_buffers": True}})
     train.join_cpu_processes(cfg)
     assert cfg.model_wrapper_cfg.find_unused_parameters and cfg.model_wrapper_cfg.broadcast_buffers
+    train.join_cpu_processes(cfg := Config({}))
+    assert not any(map(cfg.model_wrapper_cfg.get, ("find_unused_parameters", "broadcast_buffers")))
+    with pytest.raises(KeyError, match="NoRunner"):
+        train.run(RunOptions(""), Config({"work_dir": "none", "runner_type": "NoRunner"}))
 
 
 def check_first_convolution(inference, convolution, mean, std, bgr):
@@ -59,12 +64,20 @@ def check_first_convolution(inference, convolution, mean, std, bgr):
     assert_close(torch.cat(seen)[:2, :, :32, :32], expected, 16)
 
 
-def test_a_classifier_of_a_dataset_in_rgb():
-    found = open_config(RESNET20).inference()
-    assert found.name == "resnet20_cifar10_en"
+def test_a_classifier_of_a_wrapped_dataset_in_rgb_and_one_without_a_pipeline():
+    opened = open_config(RESNET20, ["test_dataloader.batch_size=7"])
+    data = opened.config.test_dataloader
+    data.dataset = {"type": "RepeatDataset", "times": 1, "dataset": data.dataset}
+    found = opened.inference()
+    assert found.name == "resnet20_cifar10_en" and found.batch_size == 7
     assert found.preprocessing == "the config's test pipeline, PackInputs"
     mean, std = (125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255)
     check_first_convolution(found, found.model.backbone.stem.conv, mean, std, bgr=False)
+    opened.config.tta_pipeline, opened.config.tta_model = [], {}
+    train.augment_test(opened.config)
+    assert data.dataset.dataset.pipeline == []
+    with pytest.raises(UserError, match=r"no test_dataloader\.dataset\.pipeline"):
+        open_config(RESNET20, ["test_dataloader=None"]).inference()
 
 
 def test_a_segmenter_of_files_in_bgr(config):
@@ -73,11 +86,6 @@ def test_a_segmenter_of_files_in_bgr(config):
     found = open_config(str(config), opts).inference()
     assert "Load" not in found.preprocessing and found.batch_size == 1
     check_first_convolution(found, found.model.eval().backbone.conv1, mean, std, bgr=True)
-
-
-def test_a_config_without_a_test_pipeline():
-    with pytest.raises(UserError, match=r"no test_dataloader\.dataset\.pipeline"):
-        open_config(RESNET20, ["test_dataloader=None"]).inference()
 
 
 def derived(base, folder):

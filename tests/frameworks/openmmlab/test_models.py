@@ -60,6 +60,8 @@ def test_operations_and_shapes_are_the_papers():
     model = meta("BNInception", out_indices=(0, 1, 2))
     with FlopCounterMode(display=False) as counter:
         assert shapes(model, 224) == [(2, 320, 28, 28), (2, 608, 14, 14), (2, 1024, 7, 7)]
+    pools = [type(m) for m in model.stages.modules() if "Pool2d" in type(m).__name__]
+    assert "".join(kind.__name__[0] for kind in pools) == "AAMAAAAMAM"
     multiply_adds = counter.get_total_flops() / 2 / 2 + 1024 * 1000  # of two images; a classifier
     assert abs(multiply_adds / 2.056e9 - 1) <= 0.015, "of EN paper, Table 3"
     model = meta("CifarResNet", depth=20, out_indices=(0, 1, 2))
@@ -74,13 +76,14 @@ def test_operations_and_shapes_are_the_papers():
 
 
 def test_option_a_shortcut():
-    """Where the branch yields nothing: every second pixel, new channels zero on both sides."""
+    """Where the branch yields -1: every second pixel, new channels zero on both sides."""
     block = build("CifarResNet", depth=8).stages[1][0]
     assert block.conv1.conv.stride == (2, 2), "a block halves the resolution first"
     nn.init.zeros_(block.conv2.norm.weight)
-    x = torch.rand(2, 16, 8, 8)
+    nn.init.constant_(block.conv2.norm.bias, -1)
+    x = 2 * torch.randn(2, 16, 8, 8)
     y = block(x)
-    assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
+    assert torch.equal(y[:, 8:24], (x[:, :, ::2, ::2] - 1).relu())
     assert not y[:, :8].any() and not y[:, 24:].any()
 
 
@@ -88,8 +91,9 @@ def test_option_a_shortcut():
     "frozen_stages, norm_eval", [(-1, False), (0, False), (2, True), (3, False)]
 )
 def test_frozen_stages_and_norm_eval(frozen_stages, norm_eval):
-    options = {"frozen_stages": frozen_stages, "norm_eval": norm_eval}
+    options = {"frozen_stages": frozen_stages, "norm_eval": norm_eval, "init_cfg": {"type": "Own"}}
     model = build("CifarResNet", depth=8, norm_cfg=EN, **options).train()
+    assert model.init_cfg == {"type": "Own"}
     parts = [model.stem, *model.stages]
     before = [[b.clone() for b in part.buffers()] for part in parts]
     model(torch.randn(2, 3, 32, 32, requires_grad=True))[0].square().mean().backward()
@@ -144,6 +148,7 @@ def test_frozen_stages_of_aa_resnet():
     ("options", "message"),
     [
         ({"kind": "CifarResNet", "depth": 18}, "depth=18 is not 6n"),
+        ({"kind": "CifarResNet", "depth": 2}, "depth=2 is not 6n"),
         ({"kind": "CifarResNet", "depth": 20, "out_indices": (3,)}, "choose from 0 to 2"),
         ({"kind": "BNInception", "frozen_stages": 4}, "choose from -1 to 3"),
     ],

@@ -10,8 +10,8 @@ import torch
 
 pytest.importorskip("mmcv", reason="needs OpenMMLab: make install-openmmlab")
 
-from mmcv.cnn import ConvModule, build_norm_layer
-from mmengine.model import BaseModule, convert_sync_batchnorm, initialize, revert_sync_batchnorm
+from mmcv.cnn import ConvModule
+from mmengine.model import BaseModule, initialize
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import Registry
 from torch import nn
@@ -55,13 +55,6 @@ def test_norms_networks_hooks_and_bases_are_known_in_any_import_order(first, tmp
     config = tmp_path / "mine.py"
     config.write_text("_base_ = 'ilm_plugins::mmseg/_base_/norms/en.py'\nnorm_cfg = _base_.norm")
     fresh.run([sys.executable, "-c", f"{first}\n{KNOWN}", config], check=True)
-
-
-def test_options_reach_the_layer():
-    cfg = {"type": "EN", "reduction": 16, "eps": 1e-3, "requires_grad": False}
-    _, layer = build_norm_layer(cfg, 64)
-    assert layer.reduction == 16 and layer.eps == 1e-3
-    assert not any(p.requires_grad for p in layer.parameters())
 
 
 def test_a_converted_norm_is_not_fused_with_its_convolution():
@@ -108,26 +101,6 @@ def test_a_residual_that_starts_at_zero_leaves_the_networks_alone(key):
     assert_equal({n: model.state_dict()[n] for n in networks}, {n: before[n] for n in networks})
 
 
-def test_sync_bn_and_its_reversal_leave_the_layers():
-    """MMEngine's runner converts by `sync_bn="torch"`; without several processes it reverts."""
-    model = nn.Sequential(NORMS["EN"](32), NORMS["SN"](32, sync=True), nn.BatchNorm2d(32))
-    layers, x = [*model], torch.randn(2, 32, 3, 3)
-    expected = copy.deepcopy(model)(x)
-    converted = convert_sync_batchnorm(model, "torch")
-    assert type(converted[2]) is nn.SyncBatchNorm
-    reverted = revert_sync_batchnorm(converted)
-    assert [*reverted][:2] == layers[:2] and [layer.sync for layer in layers[:2]] == [False, True]
-    assert_equal(reverted(x), expected)
-
-
-# ---- freezing and weight decay
-
-
-def optimizer(model, **paramwise):
-    cfg = {"type": "SGD", "lr": 0.1, "weight_decay": 0.01}
-    return build_optim_wrapper(model, {"optimizer": cfg, "paramwise_cfg": paramwise or None})
-
-
 @pytest.mark.parametrize("key", ["EN", "SN"])
 @pytest.mark.parametrize("frozen_stages, norm_eval", [(1, True), (2, False)])
 def test_frozen_stages_and_norm_eval_keep_what_they_should(key, frozen_stages, norm_eval):
@@ -135,7 +108,8 @@ def test_frozen_stages_and_norm_eval_keep_what_they_should(key, frozen_stages, n
     options = {"frozen_stages": frozen_stages, "norm_eval": norm_eval}
     model = resnet(18, norm_cfg={"type": key, **automatic(NORMS[key])}, **options)
     model.train()
-    wrapper = optimizer(model)
+    sgd = {"type": "SGD", "lr": 0.1, "weight_decay": 0.01}
+    wrapper = build_optim_wrapper(model, {"optimizer": sgd})
     layers = {n: m for n, m in model.named_modules() if isinstance(m, NORMS[key])}
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     weights = {n: m.weight.clone() for n, m in layers.items()}
@@ -154,16 +128,6 @@ def test_norm_eval_is_left_again_by_evaluation():
     assert model.train() is model and model.training and not model.norm.training
     model.norm_eval = False
     assert model.train().norm.training and not model.eval().norm.training
-
-
-@pytest.mark.parametrize("key", [*PATHS, "SSN"])
-def test_norm_decay_mult_is_that_of_the_affine_parameters(key):
-    model = nn.Sequential(nn.Conv2d(3, 64, 3), NORMS[key](64))
-    groups = optimizer(model, norm_decay_mult=0.0).optimizer.param_groups
-    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
-    free = {n for n, p in model.named_parameters() if decay[id(p)] == 0}
-    own = {"1.mean_weight", "1.var_weight"} if key in ("SN", "SSN") else set()
-    assert free == {"1.weight", "1.bias"} | own
 
 
 # ---- other distributions of mmcv

@@ -16,8 +16,9 @@ from close import assert_close
 from ilm_plugins.checkpoints import read
 from ilm_plugins.cli import train
 from ilm_plugins.frameworks import record
+from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.openmmlab.checkpoints import latest, use_safe_checkpoints
-from ilm_plugins.frameworks.openmmlab.train import StopAtNaN
+from ilm_plugins.frameworks.openmmlab.train import StopAtNaN, numbers
 from runs import mmengine_command as command
 from runs import train_until_killed
 
@@ -106,12 +107,14 @@ def test_resuming_without_a_checkpoint_starts_from_load_from(
     assert [point["iterations"] for point in record.read(tmp_path)["curve"]] == [1, 2, 4, 5]
 
 
-def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path):
+def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("ilm_plugins.frameworks.lock.PATIENCE", 0)
     out = shutil.copytree(trained, tmp_path / "out")
     opts = ["train_dataloader.dataset.data_root=/nowhere"]  # an evaluation needs none
     for options in ([], ["--tta"]):
         argv = command(config, "--eval-only", "--resume", *options, out=out, opts=opts)
-        assert train.main(argv) == 0
+        with lock(out):  # as while the training goes on
+            assert train.main(argv) == 0 and train.main(command(config, out=out)) == 2
     elsewhere = [f"load_from={trained / 'iter_4.pth'}"]
     argv = command(config, "--eval-only", out=tmp_path / "other", opts=elsewhere)
     assert train.main(argv) == 0
@@ -129,9 +132,12 @@ def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path)
         (["--eval-only"], "nothing to evaluate"),
         (["--tta"], "give --eval-only"),
         (["load_from=/nowhere/none.pth"], "none.pth' does not exist"),
+        (["load_from=other.pth"], "other.pth' is of another model"),
     ],
 )
-def test_a_mistake_is_one_line(config, tmp_path, capfd, options, word):
+def test_a_mistake_is_one_line(config, tmp_path, capfd, monkeypatch, options, word):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"weight": torch.ones(1)}}, "other.pth")
     flags = [option for option in options if option.startswith("--")]
     opts = [option for option in options if option not in flags]
     assert train.main(command(config, *flags, out=tmp_path, opts=opts)) == 2
@@ -149,6 +155,8 @@ def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(config, tmp_path):
 
 
 def test_losses_that_are_infinite_end_a_run_and_so_do_weights_by_those_of_another_process():
+    given = {"a": torch.tensor(1.23456789), "nan": float("nan"), "b": 2, "c": "d"}
+    assert numbers(given) == {"a": 1.234568, "b": 2}, "of a record"
     hook, runner = StopAtNaN(), SimpleNamespace(iter=4, model=nn.Linear(2, 2))
     fine = {"loss": torch.full((9,), 6e4, dtype=torch.float16), "acc": torch.tensor(torch.nan)}
     hook.after_train_iter(runner, 0, outputs=fine)
