@@ -56,7 +56,9 @@ def test_ratios_are_those_of_the_layers_inputs_in_the_order_of_calls():
 
 
 def test_shares():
-    converted, _ = convert(nn.Sequential(nn.BatchNorm2d(C)), "EN", reduction=4)
+    norm = nn.BatchNorm2d(C)
+    norm.weight.data[::2] = -1
+    converted, _ = convert(nn.Sequential(norm), "EN", reduction=4)
     found = collect_ratios(converted, batches(4))["0"]
     assert found.mean.tolist() == pytest.approx([1 / 3] * 3) and found.shares.tolist() == [0, 0, 1]
 

@@ -1,6 +1,7 @@
 """Tables, pictures and summaries of what layers do to images."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -19,23 +20,24 @@ from ilm_plugins.analysis.dynamics import write_dynamics
 from ilm_plugins.analysis.tables import Report, share_between_classes
 from ilm_plugins.data.images import Images
 
-NORMALIZERS = ("IN", "LN", "BN")
+NORMALIZERS, save = ("IN", "LN", "BN"), plots.save
 
 
 @pytest.fixture
-def report(tmp_path):
-    """A report on six images of two classes, in a folder of its own."""
+def report(tmp_path, monkeypatch):
+    """A report on eight images of two classes, of which two are drawn, in a folder of its own."""
+    monkeypatch.setattr(tables, "SHOWN", 2)
     (tmp_path / "out").mkdir()
-    files = [tmp_path / f"{i}.png" for i in range(6)]
+    files = [tmp_path / f"{i}.png" for i in range(8)]
     for i, file in enumerate(files):
         Image.new("RGB", (6, 4), (20 * i,) * 3).save(file)
-    images = Images([file.name for file in files], [0, 1] * 3, ["class 0", "class 1"], files)
+    images = Images([file.name for file in files], [0, 1] * 4, ["class 0", "class 1"], files)
     return Report(tmp_path / "out", images, "a model")
 
 
 def ratios(layers=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(layers, 6, 3, generator=generator).double().softmax(2)
+    values = torch.randn(layers, 8, 3, generator=generator).double().softmax(2)
     return {f"stage.{i}.norm": Ratios(NORMALIZERS, v, torch.ones(3)) for i, v in enumerate(values)}
 
 
@@ -50,15 +52,15 @@ def near(value):
     return pytest.approx(value.tolist(), abs=1e-5)
 
 
-def test_ratios(report):
-    found = ratios()
+def test_ratios(unrendered, report, monkeypatch):
+    found, skip = ratios(), plots.save
+    monkeypatch.setattr(plots, "save", lambda *a: (save if "by_layer" in a[1].name else skip)(*a))
     text = tables.write_ratios(report, found)
     names = {f"ratios_{what}" for what in ("by_layer", "by_class", "by_image", "map")}
     files = {f"{name}.{ending}" for name in names for ending in ("csv", "png")}
     assert {path.name for path in report.folder.iterdir()} == files | {"summary.txt"}
-    for name in names:
-        with Image.open(report.folder / f"{name}.png") as image:
-            assert min(image.size) > 200 and len(image.convert("L").getcolors(256)) > 5
+    with Image.open(report.folder / "ratios_by_layer.png") as image:
+        assert min(image.size) > 200 and len(image.convert("L").getcolors(256)) > 5
     values = torch.stack([r.values for r in found.values()])
     assert f"over layers: {(values - 1 / 3).abs().mean():.4f}" in text
     chosen, of_bn = {"layer": "stage.1.norm", "normalizer": "BN"}, values[1, :, 2]
@@ -73,30 +75,37 @@ def test_ratios(report):
     assert table["stage.1.norm/BN"].tolist() == near(of_bn)
     assert table.distance.tolist() == near(distances)
     assert f"of all images: {distances.argmax()}.png, {distances.max():.4f}" in text
+    assert f"mean over layers: {values.std(1, correction=0).mean():.4f}" in text
+    within = sum(8 / 2 * values[:, i::2].var(1, correction=0).sum() for i in (0, 1))
+    assert f"between classes: {1 - within / distances.square().sum():.3f}" in text
+    assert plots.short([*found, "stage.3.0.norm"]) == ["0", "1", "2", "3.0"]
 
 
 def test_shares_and_layers_without_differences_or_without_images(unrendered, report, monkeypatch):
     found, drawn, draw = ratios(), [], plots.by_layer
-    monkeypatch.setattr(plots, "by_layer", lambda *a: drawn.append(draw(*a)) or drawn[-1])
+    monkeypatch.setattr(plots, "by_layer", lambda *a: drawn.append((*a, draw(*a))) or drawn[-1][-1])
+    report = replace(report, images=replace(report.images, labels=None))
     for r in found.values():
         r.values[1] = torch.nan
-    shared = torch.tensor([[0.2, 0.8]]).repeat(6, 1)
+    shared = torch.tensor([[0.2, 0.8]]).repeat(8, 1)
     found["shared"] = Ratios(("GN", "BN"), shared, torch.tensor([0.0, 3.0]))
     text = tables.write_ratios(report, found)
     assert "the same for all images in shared\n" in text
     assert re.search(r"BN +0\.8000 +1\.0000\n +GN +0\.2000 +0\.0000\n", text)
-    lines = [[y for line in ax.lines for y in line.get_ydata()] for ax in drawn[0].axes.flat]
+    lines = [[y for line in ax.lines for y in line.get_ydata()] for ax in drawn[0][-1].axes.flat]
     assert [max(ys) for ys in lines] == pytest.approx([0.8, 1])
     assert len(rows(report, "ratios_by_layer")) == 3 * 3 + 2
     assert rows(report, "ratios_by_layer", normalizer="GN").share.item() == 0
     row = rows(report, "ratios_by_image", image="1.png")
     assert row.distance.item() == 0 and row["stage.0.norm/IN"].isna().all()
     assert not any("shared" in name for name in row)
+    far = rows(report, "ratios_by_image").nlargest(2, "distance")
+    assert [*drawn[1][2]] == [*far.image] and not (report.folder / "ratios_by_class.csv").exists()
 
 
 def test_rescaling(unrendered, report):
     layers = {
-        name: Rescaling(*0.1 * torch.randn(2, 6, groups, dtype=torch.float64))
+        name: Rescaling(*0.1 * torch.randn(2, 8, groups, dtype=torch.float64))
         for name, groups in (("one", 2), ("other", 4))
     }
     omega = layers["other"].omega
@@ -129,14 +138,15 @@ def test_dynamics(unrendered, report, monkeypatch):
     assert rows(report, "dynamics_by_layer", **chosen).value.item() == near(of_layer.mean())
     row = rows(report, "dynamics_by_class", **chosen, of_class="class 1")
     assert row.value.item() == near(of_layer[1::2].mean())
-    row = rows(report, "dynamics_by_image", **chosen)
-    assert sorted(row.value) == near(of_layer[::2].sort().values)  # the class has no more
+    last = torch.cat([r.values for r in found[-1].values()], 1)
+    near_first = (last[::2] - last[::2].mean(0)).square().sum(1).argsort()
+    drawn = 2 * near_first[[0, 2, 3]].sort().values  # the nearest, one between and the farthest
+    assert rows(report, "dynamics_by_image", **chosen).value.tolist() == near(of_layer[drawn])
     row = rows(report, "dynamics_by_layer", epoch=4, layer="stage.0.norm")
     assert len(row) == 3 and row.value.isna().all()
     epochs = rows(report, "dynamics_map").epoch.unique()
     assert len(epochs) == 10 and (epochs[0], epochs[-1]) == (1, 12)
 
-    last = torch.cat([r.values for r in found[-1].values()], 1)
     share = share_between_classes(pd.DataFrame(last.numpy(), report.index()))
     numbers = (last - 1 / 3).abs().mean(), last.std(0, correction=0).mean(), share
     (line,) = (line for line in text.splitlines() if line.startswith("12 "))

@@ -65,9 +65,11 @@ def run(*words):
 def test_ratios_are_those_of_the_checkpoint_for_each_image(folder, config, tmp_path, capsys):
     words = ("--config-file", config, "--checkpoint", tmp_path / "epoch_3.pth")
     words += "--output", tmp_path / "out", "--match", "1", "--embedding", "tsne"
-    assert run("ratios", folder, *words) == 0
+    (tmp_path / "out").mkdir()
+    assert run("ratios", folder, *words, "--batch-size", "2") == 0
     assert "(tsne)" in (tmp_path / "out" / "ratios_map.png").read_text()
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert "3/3" in progress  # six images in twos
     assert f"6 images of {folder}, each: as it is\nsmall, epoch_3.pth, 6 images" in printed
     assert (tmp_path / "out" / "summary.txt").read_text().partition("\nat commit")[0] in printed
     found = pd.read_csv(tmp_path / "out" / "ratios_by_image.csv")
@@ -79,14 +81,15 @@ def test_ratios_are_those_of_the_checkpoint_for_each_image(folder, config, tmp_p
 
 
 def test_dynamics_are_in_the_order_of_steps(folder, config, tmp_path):
-    files = [tmp_path / f"net50_epoch_{step}.pth" for step in (10, 9)]
+    files = [tmp_path / f"net50_iter_{step}.pth" for step in (10, 9)]
     for seed, file in enumerate(files):
         write({"model": network(seed).state_dict()}, file)
     words = ("--config-file", config, "--output", tmp_path / "out", "--classes", "dog")
     assert run("dynamics", folder, *words, "--limit", 2, "--checkpoint", *files) == 0
     by_layer = pd.read_csv(tmp_path / "out" / "dynamics_by_layer.csv")
-    assert by_layer.epoch.unique().tolist() == [9, 10]
+    assert by_layer.iteration.unique().tolist() == [9, 10]
     assert pd.read_csv(tmp_path / "out" / "dynamics_by_class.csv")["class"].unique() == ["dog"]
+    assert not (tmp_path / "out" / "dynamics_map.csv").exists()  # of two images
 
 
 def test_a_config_of_mmpretrain(folder, root, tmp_path):
@@ -109,7 +112,7 @@ def test_a_config_of_mmpretrain(folder, root, tmp_path):
     [
         ("omega FOLDER --checkpoint epoch_3.pth", "no ILM or AssocNorm layer, its norms are Exe"),
         ("ratios FOLDER --checkpoint other.pth", r"does not fit: 2 of .*, such as 0\.weight"),
-        ("ratios FOLDER --checkpoint none.pth", "'none.pth' does not exist"),
+        ("dynamics FOLDER --checkpoint other.pth", "has no number in its name"),
         ("ratios FOLDER --checkpoint epoch_3.pth --output FOLDER", "is not empty"),
         ("dynamics FOLDER --checkpoint a/epoch_1.pth b/epoch_1.pth", "have one step, 1"),
     ],
