@@ -14,7 +14,7 @@ import pycocotools.mask
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ilm_plugins.cli import make_shapes
+from ilm_plugins.cli import make_shapes, parsers
 from ilm_plugins.data import shapes
 from ilm_plugins.data.shapes import ensure_shapes
 from ilm_plugins.errors import UserError
@@ -46,7 +46,10 @@ def test_objects_of_all_classes_are_apart(scenes):
     counts = Counter(a["category_id"] for scene in scenes for a in scene.annotations)
     assert set(counts) == {1, 2, 3, 4} and min(counts.values()) > 0.15 * counts.total()
     assert {len(scene.annotations) for scene in scenes} <= {1, 2, 3, 4, 5, 6}
+    corners = {a["category_id"]: len(a["segmentation"][0]) // 2 for s in scenes for a in s.annotations}
+    assert (corners[2], corners[3], corners[4]) == (4, 3, 10)  # of square, triangle and star
     for scene in scenes:
+        assert scene.photo[scene.mask == 0].mean() < 100 < scene.photo[scene.mask > 0].mean()
         assert scene.photo.shape == (128, 128, 3) and scene.photo.dtype == np.uint8
         boxes = np.array([a["bbox"] for a in scene.annotations])
         low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
@@ -108,8 +111,9 @@ def test_a_killed_run_leaves_no_part_and_the_next_one_writes_all(tmp_path, monke
 
 def test_what_exists_is_kept(tmp_path):
     write = partial(shapes.write_shapes, tmp_path)
-    with pytest.raises(UserError, match="seed 0 or more"):
-        write(num_training=0)
+    for wrong in {"num_training": 0}, {"size": 63}, {"seed": -1}:
+        with pytest.raises(UserError, match="seed 0 or more"):
+            write(**{**SMALL, **wrong})
     with pytest.raises(UserError, match="only in a folder called 'shapes'"):
         ensure_shapes(tmp_path / "mine", **SMALL)
     assert not list(tmp_path.iterdir())
@@ -127,8 +131,11 @@ def test_what_exists_is_kept(tmp_path):
         write(**SMALL)
 
 
-def test_command_line(tmp_path, capsys):
-    argv = ["--root", str(tmp_path), "--num-training", "2", "--num-validation", "1", "--size", "64"]
+def test_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    defaults = {"root": tmp_path, **shapes.write_shapes.__kwdefaults__}
+    assert {**vars(parsers.make_shapes([])), "progress": iter} == defaults
+    argv = ["--num-training", "2", "--num-validation", "1", "--size", "64"]
     assert make_shapes.main([*argv, "--seed", "7"]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/shapes: 2 training and 1 validation images\n"
     manifest = json.loads((tmp_path / "shapes" / "shapes.json").read_text())

@@ -17,8 +17,8 @@ def test_boxes_of_bccd_and_masks_of_camvid(root, tmp_path):
     for folder in (bccd / "Annotations", bccd / "JPEGImages", bccd / "ImageSets" / "Main"):
         folder.mkdir(parents=True)
     (bccd / "Annotations" / "a.xml").write_text(VOC)
-    for listed in ("trainval", "test"):
-        (bccd / "ImageSets" / "Main" / f"{listed}.txt").write_text("a\n")
+    for listed, names in (("trainval", "a\n"), ("test", "")):
+        (bccd / "ImageSets" / "Main" / f"{listed}.txt").write_text(names)
     labels = np.kron(np.arange(12, dtype=np.uint8).reshape(3, 4), np.ones((120, 120), np.uint8))
     for folder in ("train", "trainannot"):
         (camvid / folder).mkdir(parents=True)
@@ -29,8 +29,9 @@ def test_boxes_of_bccd_and_masks_of_camvid(root, tmp_path):
         subprocess.run(command + source, check=True)
     found = json.loads((tmp_path / "bccd" / "annotations" / "train.json").read_text())
     assert found["images"] == [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 6}]
-    (box,) = found["annotations"]
-    assert (box["id"], box["bbox"], box["category_id"]) == (1, [0, 2, 4, 3], 3)
+    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 2, 4, 3], "area": 12, "iscrowd": 0}
+    assert found["annotations"] == [box] and found["categories"][2]["name"] == "Platelets"
+    assert [category["id"] for category in found["categories"]] == [1, 2, 3]
     assert Image.open(tmp_path / "camvid" / "images" / "train" / "b.jpg").size == (240, 180)
     mask = np.asarray(Image.open(tmp_path / "camvid" / "annotations" / "train" / "b.png"))
     assert np.array_equal(mask, np.where(labels == 11, 255, labels)[1::2, 1::2])
