@@ -67,9 +67,3 @@ def test_without_weights_there_is_no_lpips_and_weights_run_no_code(tmp_path):
     with pytest.raises(UserError, match="may run code"):
         metrics.measures(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
-
-
-def test_the_mean_image_is_the_best_constant_answer():
-    samples = [noise(seed, 12, 12) for seed in range(4)]
-    expected = torch.stack(samples).double().mean(0).round().byte()
-    assert torch.equal(metrics.mean_image(samples), expected)

@@ -27,7 +27,7 @@ def command(root, datasets):
     settings = [
         f"{n}_dataloader.dataset.data_root={datasets}/shapes" for n in ("train", "val", "test")
     ]
-    settings += ["train_cfg.max_epochs=2", "train_cfg.val_interval=1"]
+    settings += ["train_cfg.max_epochs=2", "train_cfg.val_interval=1", "custom_hooks.0.number=3"]
     settings += ["default_hooks.logger.interval=1"]
 
     def make(*options, out, opts=()):
@@ -42,6 +42,7 @@ def trained(command, tmp_path_factory):
     """The output folder of two epochs, and of a test."""
     out = tmp_path_factory.mktemp("trained")
     assert train.main(command(out=out)) == 0
+    save(out / "test" / "input" / "of_an_earlier_test.png", 2, 2)
     assert train.main(command("--eval-only", "--resume", out=out)) == 0
     return out
 
@@ -76,6 +77,15 @@ def test_halves_in_either_direction(tmp_path):
         assert np.array_equal(channels_last(data.metainfo["mean_image"]), expected[1])
         for kind, half in zip(("input", "target"), expected, strict=True):
             assert np.array_equal(channels_last(sample[kind]), half)
+
+
+def test_pairs_are_resized_then_cropped_and_flipped_anew_each_time(tmp_path):
+    right = save(tmp_path / "a.png", 6, 12)[:, 6:]
+    (flipped,) = PairedImages(tmp_path, size=6, load_size=6, flip=1)
+    assert np.array_equal(channels_last(flipped["input"]), right[:, ::-1])
+    assert PairedImages(tmp_path, size=4)[0]["target"].shape == (3, 4, 4)
+    data = PairedImages(tmp_path, size=6, load_size=20, flip=0)
+    assert not torch.equal(data[0]["input"], data[0]["input"])
 
 
 def test_two_folders_match_by_name_whatever_the_ending(tmp_path):
@@ -141,8 +151,9 @@ def test_training_leaves_losses_samples_and_both_networks(trained):
     first, last = (e["rmse"] for e in entries(trained) if "rmse" in e)
     assert len(losses) == 16 and last < first
     assert {"loss_D_real", "loss_D_fake", "loss_G_GAN", "generator.lr"} <= losses[0].keys()
-    # Four rows of input, output and target.
-    assert read(trained / "samples" / "epoch_0002.png").shape == (4 * 64, 3 * 64, 3)
+    # Three rows of input, output and target.
+    before, samples = (read(trained / "samples" / f"epoch_000{epoch}.png") for epoch in (1, 2))
+    assert samples.shape == (3 * 64, 3 * 64, 3) and (samples != before).any()
     saved = torch.load(trained / "epoch_2.pth", weights_only=False)
     assert {name.split(".")[0] for name in saved["state_dict"]} == {"generator", "discriminator"}
     assert saved["optimizer"].keys() == {"generator", "discriminator"}
@@ -158,7 +169,7 @@ def test_a_test_scores_what_it_writes_and_the_mean_training_image(trained, datas
     assert np.array_equal(channels_last(images[2][2]), pair[:, :64])
     assert np.array_equal(channels_last(images[2][0]), pair[:, 64:])
     pairs = PairedImages(datasets / "shapes" / "pairs" / "training", size=64)
-    mean = metrics.mean_image(pairs[i]["target"] for i in range(8))
+    mean = torch.stack([pairs[i]["target"] for i in range(8)]).double().mean(0).round()
     for name, measure in metrics.measures().items():
         scores = [(measure(output, target), measure(mean, target)) for _, output, target in images]
         recorded = torch.tensor([found[name], found[f"mean_image/{name}"]])
