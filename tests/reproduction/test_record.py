@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ilm_plugins.cli.reproduce import main
-from ilm_plugins.reproduction import record, registry, report
+from ilm_plugins.reproduction import pictures, record, registry, report
 
 RECIPE = {"length": 165, "batch": 128, "images": 50000, "test_images": 10000, "jpeg": False}
 TRAINED = {
@@ -49,8 +49,10 @@ TESTED = {"cell": "en-4 ImageNet -> WebVision/EN", "planned": 0, "batch": None, 
     [
         ({}, "full recipe"),
         (SHORT, "shortened: 9 of 165 epochs"),
+        ({"planned": 200, "run": 200}, "lengthened: 200 of 165 epochs"),
         ({"run": 40, "metrics": {}}, "unfinished: 40 of 165 epochs"),
         ({"metrics": {}}, "no figure yet"),
+        ({"cell": "en-6 backbone/EN"}, "full recipe"),  # without the figures of its table
         ({"batch": 64}, "batches of 64, not 128"),
         ({"images": 384}, "384 of 50000 images"),
         ({"test_images": 112}, "tested on 112 of 10000 images"),
@@ -115,6 +117,16 @@ def test_the_studys_norms_are_compared_with_the_norm_that_they_replace(tmp_path)
     assert (tmp_path / "study.png").is_file()  # of the differences
 
 
+def test_plots_have_the_means_of_all_points_and_the_ends_of_intervals():
+    curves = ([{"epochs": i + 1, "loss": y} for i, y in enumerate(ys)] for ys in ((4, 2), (5, 3)))
+    lines = [("EN", [recorded(curve=curve) for curve in curves])]
+    (axis,) = pictures.training(registry.find_table("en-5"), lines).axes
+    assert axis.lines[0].get_xydata().tolist() == [[1, 4.5], [2, 2.5]]
+    (axis,) = pictures.differences({"BCCD": [("EN - BN", (1.0, 0.5, 2.0))]}).axes
+    (interval,) = axis.containers[0].lines[2]
+    assert interval.get_segments()[0].tolist() == [[0.5, 0], [2, 0]]
+
+
 @pytest.mark.parametrize(
     "options, ours",
     [
@@ -156,7 +168,8 @@ def test_the_projects_reports_are_those_of_its_records(root, tmp_path):
         assert (copy.name, copy.read_bytes()) == (path.name, path.read_bytes())
     # The drawing of the paper's own figures, which no command makes.
     shutil.copy(kept / "en-fig1b.png", tmp_path)
-    for path in report.write(tmp_path / "records"):
+    assert main(["report", "--work-dir", str(tmp_path / "no"), "--output", str(tmp_path)]) == 0
+    for path in (path for path in tmp_path.iterdir() if path.is_file()):
         own = kept / path.name
         if path.suffix == ".md":
             assert own.read_text(encoding="utf-8") == path.read_text(encoding="utf-8"), own

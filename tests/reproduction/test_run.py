@@ -2,12 +2,14 @@
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
 
 from ilm_plugins.cli.reproduce import main
 from ilm_plugins.reproduction import recipes, record, registry
@@ -25,7 +27,8 @@ def run(work_dir, *words):
 
 
 def test_a_shortened_training_has_the_same_schedule():
-    cifar, cosine, ade, coco = map(opened, (CIFAR, "study-128 CIFAR-10 batch 128/BN", ADE, COCO))
+    cells = CIFAR, "study-128 CIFAR-10 batch 128/BN", ADE, COCO, "ilm-6 IN / IN"
+    cifar, cosine, ade, coco, pix2pix = map(opened, cells)
     cosine.shorten(8)
     assert (cosine.cfg.param_scheduler[1].end, cosine.cfg.param_scheduler[1].T_max) == (8, 6)
     cifar.shorten(12)
@@ -36,6 +39,8 @@ def test_a_shortened_training_has_the_same_schedule():
     coco.shorten(900)
     warm_up, steps = coco.cfg.param_scheduler
     assert (warm_up.end, steps.milestones, steps.end) == (500, [600, 800], 900)
+    pix2pix.shorten(20)  # from the middle on to 0, which follows the last epoch
+    assert (pix2pix.cfg.param_scheduler.begin, pix2pix.cfg.param_scheduler.end) == (10, 21)
 
 
 @pytest.mark.parametrize(
@@ -96,9 +101,12 @@ def trainings(monkeypatch):
     """Calls of a stand-in for the command train, which ends ``missing`` epochs early."""
     calls = type("Calls", (list,), {"missing": 0})()
 
-    def call(config, words, options):
+    def call(command, env, check):
+        (*_, option, config, gpus, number), words = command[:8], command[8:]
+        assert (option, gpus, number) == ("--config-file", "--num-gpus", "0") and check
         cfg = Config.fromfile(config)
         calls.append((cfg, words))
+        calls.data = env.get("DETECTRON2_DATASETS")
         folder = Path(cfg.work_dir)
         found = {"batch": 128, "images": 50000, "unit": "epochs", "planned": 0, "run": 0}
         found = running.read(folder) or {**found, "metrics": {}}
@@ -113,7 +121,8 @@ def trainings(monkeypatch):
         if calls.missing:
             raise subprocess.CalledProcessError(1, "train")
 
-    monkeypatch.setattr(running, "_call", call)
+    stand_in = SimpleNamespace(run=call, CalledProcessError=subprocess.CalledProcessError)
+    monkeypatch.setattr(running, "subprocess", stand_in)
     return calls
 
 
@@ -155,9 +164,10 @@ def test_rows_start_from_and_test_the_checkpoints_of_others(trainings, tmp_path,
     assert run(tmp_path, "en-6", "ADE20K/EN") == 0
     assert "from en-6 backbone/EN (shortened: 2 of 100 epochs" in capsys.readouterr().out
     backbone = tmp_path / "en-6" / "backbone-EN" / "seed0" / "epoch_9.pth"
+    assert run(tmp_path / "b", "en-6", "ADE20K/EN", f"{running.PRETRAINED}mine.pth") == 0
     init = trainings[2][0].model.backbone.init_cfg
     assert (init.checkpoint, init.prefix) == (str(backbone), "backbone.")
-    assert [words for _, words in trainings[3:]] == [
+    assert [words for _, words in trainings[3:5]] == [
         ["--eval-only", "--resume"], ["--eval-only", "--resume", "--tta"],
     ]  # fmt: skip
     assert run(tmp_path, "en-2", "ResNet50/EN") == 0
@@ -165,6 +175,19 @@ def test_rows_start_from_and_test_the_checkpoints_of_others(trainings, tmp_path,
     cfg, words = trainings[-1]
     assert words == ["--eval-only"]
     assert cfg.load_from == str(tmp_path / "en-2" / "ResNet50-EN" / "seed0" / "epoch_9.pth")
+
+
+@pytest.mark.parametrize("cell", [CIFAR, ADE, COCO, "ilm-6 IN / IN"])
+def test_a_miniature_reads_small_generated_images(cell, trainings, tmp_path):
+    assert run(tmp_path, *cell.split(" ", 1), "--miniature", "--unsafe") == 0
+    (cfg, words), *_ = trainings
+    assert words == ["--unsafe", "--resume"] and 2 in cfg.train_cfg.values()
+    assert trainings.data == str(tmp_path / "miniature" / "data")
+    init_default_scope(cfg.default_scope)
+    for loader in ("train_dataloader", "val_dataloader"):
+        item = DATASETS.build(cfg[loader].dataset)[0]
+        assert max(item.get("inputs", item.get("input")).shape) <= 64
+    assert Path(cfg.work_dir).parents[2] == tmp_path / "miniature"
 
 
 @pytest.mark.wide
