@@ -1,32 +1,26 @@
 """The documentation: it builds, its figures are up to date, its examples and commands run."""
 
-import copy
 import doctest
-import inspect
 import json
 import re
 import shlex
 import subprocess
 import sys
-from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 import fresh
 import ilm_plugins
-from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm, SparseSwitchNorm, surgery
+from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.__main__ import command_module
 from ilm_plugins.data.shapes import write_shapes
 from ilm_plugins.frameworks import open_config
-from ilm_plugins.layers import parse_norm
 from runs import NEEDS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-OPENMMLAB = ROOT / "docs" / "openmmlab.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -50,14 +44,6 @@ def test_the_site_builds_without_warnings(tmp_path):
         [*command, ROOT / "docs", tmp_path], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    layers, pages = ((tmp_path / f"{n}.html").read_text("utf-8") for n in ("layers", "api"))
-    for key, layer in NORMS.items():
-        assert layer.__name__ in layers, key
-        for option in inspect.signature(layer).parameters:
-            assert f"<strong>{option}</strong>" in pages, (key, option)
-    for module in (ilm_plugins, surgery):
-        for public in module.__all__:
-            assert f'id="{module.__name__}.{public}"' in pages, public
 
 
 def test_links_lead_somewhere():
@@ -66,63 +52,18 @@ def test_links_lead_somewhere():
             assert (page.parent / link).exists(), (page.name, link)
 
 
-WORKED_EXAMPLE = ROOT / "docs" / "adding-a-normalizer.md"
-
-
-def test_the_worked_example_runs():
-    code = "\n".join((*blocks(WORKED_EXAMPLE, "python"), 'ilm_plugins.NORMS["ILN"](8, eps=1e-3)'))
+def test_the_worked_example_of_a_norm_runs():
+    page = ROOT / "docs" / "adding-a-normalizer.md"
+    code = "\n".join((*blocks(page, "python"), 'ilm_plugins.NORMS["ILN"](8, eps=1e-3)'))
     fresh.run([sys.executable, "-c", code], check=True)
 
 
-def given():
-    """The names that pages' blocks of Python take as given, with a new model of every norm."""
-    named = {
-        "stem": nn.Conv2d(3, 32, 3),
-        "bn": nn.BatchNorm2d(32),
-        "layer1": nn.Sequential(nn.Sequential(OrderedDict(bn1=ExemplarNorm(32)))),
-        "layer2": nn.Sequential(ILMGroupNorm(32), SparseSwitchNorm(32)),
-        "roi_heads": nn.Sequential(OrderedDict(box_head=nn.Sequential(nn.GroupNorm(8, 32)))),
-    }
-    model, batch = nn.Sequential(OrderedDict(named)), torch.rand(2, 3, 8, 8)
-    names = {"model": model, "batches": [batch, batch], "iterations": 2, "copy": copy}
-    names |= {"torch": torch, "optimizer": torch.optim.SGD(model.parameters())}
-    return names | {"nn": nn, "ilm_plugins": ilm_plugins, "ILMGroupNorm": ILMGroupNorm}
-
-
-WITH_PYTHON = [page for page in PAGES if blocks(page, "python") and page != WORKED_EXAMPLE]
-
-
-@pytest.fixture
-def own_forward(monkeypatch):
-    for norm in NORMS.values():
-        monkeypatch.setattr(norm, "forward", norm.forward)
-
-
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
-def test_blocks_of_python_run(page, own_forward):
-    """In their order; README's as they stand, others with a model and the names of those before."""
+def test_readmes_blocks_of_python_run():
     names = {}
-    if page.stem == "interoperability":
-        names["timm"] = pytest.importorskip("timm", reason="needs timm")
-        extraction = pytest.importorskip(
-            "torchvision.models.feature_extraction", reason="needs torchvision"
-        )
-        names["create_feature_extractor"] = extraction.create_feature_extractor
-    if page == README:
-        for package in ("timm", "torchvision"):
-            pytest.importorskip(package, reason=f"needs {package}'s models")
-    for text in blocks(page, "python"):
-        exec(text, names := {**names, **({} if page == README else given())})
-
-
-def test_norms_in_blocks_of_yaml_are_valid():
-    texts = "".join(text for page in PAGES for text in blocks(page, "yaml"))
-    norms = re.findall(r'NORM: "(.*?)"', texts)
-    norms.remove("ILN(eps=1e-3)")  # the worked example's own
-    assert len(norms) >= 3 and len(norms) + 1 == texts.count("NORM:")
-    for norm in norms:
-        key, options = parse_norm(norm)
-        NORMS[key](64, **options)
+    for package in ("timm", "torchvision"):
+        pytest.importorskip(package, reason=f"needs {package}'s models")
+    for text in blocks(README, "python"):
+        exec(text, names)
 
 
 @pytest.mark.parametrize("layer", [layer for layer in NORMS.values() if ">>>" in layer.__doc__])
@@ -152,17 +93,12 @@ def test_commands_name_what_there_is_and_parse(page, command, monkeypatch):
         targets = re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(), re.M)
         for word in words[1:]:
             assert "=" in word or word in targets, f"{page}: {word} is no target of the Makefile"
-    elif command.startswith("python -m ilm_plugins "):
+    if command.startswith("python -m ilm_plugins "):
         name, *options = words[3:]
         if name in NEEDS:
             pytest.importorskip(NEEDS[name], reason=f"{name} needs {NEEDS[name]}")
         monkeypatch.setattr(command_module(name), "command", lambda run: 0)
         assert command_module(name).main(options) == 0
-    else:
-        known = command.startswith(
-            ("git clone URL", "pip install", "python tools/", "python -m ilm_plugins")
-        )
-        assert known, f"{page}: no test is known to run {command!r}"
 
 
 def test_readmes_yaml_gives_a_box_head_and_an_fpn(tmp_path):
@@ -179,7 +115,6 @@ def test_readmes_yaml_gives_a_box_head_and_an_fpn(tmp_path):
 def test_readmes_norm_cfg_gives_a_segmenter(tmp_path):
     pytest.importorskip("mmseg", reason="needs OpenMMLab")
     text = block(README, "python", "auxiliary_head")
-    assert text == block(OPENMMLAB, "python", "auxiliary_head")
     base = ROOT / "configs" / "mmseg" / "shapes" / "fcn_r18-d8_shapes_bn.py"
     (tmp_path / "readme.py").write_text(f"_base_ = {str(base)!r}\n{text}")
     model = open_config(str(tmp_path / "readme.py")).build_model()

@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from close import assert_close
-from ilm_plugins import ExemplarNorm
+from ilm_plugins import ExemplarNorm, ILMGroupNorm
 from ilm_plugins.checkpoints import write
 from ilm_plugins.cli import analyze
 from ilm_plugins.frameworks.config import Inference
@@ -36,7 +36,7 @@ def network(seed=0):
     norms = [ExemplarNorm(8, reduction=4) for _ in range(2)]
     for norm in norms:
         nn.init.normal_(norm.ratio.weight, std=0.5)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), *norms)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), *norms, ILMGroupNorm(8, 2, key_group_size=4))
 
 
 @pytest.fixture
@@ -44,6 +44,9 @@ def config(tmp_path, monkeypatch):
     """A config, which opens as the network; a checkpoint lies beside it."""
 
     class Opened:
+        def __init__(self, path, overrides, device):
+            assert (path, device) == (str(tmp_path / "a.py"), "cpu" if overrides else None)
+
         def inference(self):
             model = network(seed=9)
 
@@ -52,7 +55,7 @@ def config(tmp_path, monkeypatch):
 
             return Inference("small", model, forward, 4, "as it is")
 
-    monkeypatch.setattr(analyze, "open_config", lambda path, overrides, device: Opened())
+    monkeypatch.setattr(analyze, "open_config", Opened)
     write({"state_dict": network().state_dict()}, tmp_path / "epoch_3.pth")
     (tmp_path / "a.py").touch()
     return tmp_path / "a.py"
@@ -92,25 +95,15 @@ def test_dynamics_are_in_the_order_of_steps(folder, config, tmp_path):
     assert not (tmp_path / "out" / "dynamics_map.csv").exists()  # of two images
 
 
-def test_a_config_of_mmpretrain(folder, root, tmp_path):
-    pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
-    from ilm_plugins.frameworks import open_config
-
-    config = root / "configs/mmpretrain/en/resnet20_cifar10_bn.py"
-    options = "depth=8", "norm_cfg.type=ILMGN", "norm_cfg.num_groups=8", "norm_cfg.key_group_size=4"
-    overrides = [f"model.backbone.{option}" for option in options]
-    model = open_config(str(config), overrides).build_model()
-    write({"state_dict": model.state_dict()}, tmp_path / "a.pth")
-    words = ("--config-file", config, "--checkpoint", tmp_path / "a.pth", "--device", "cpu")
-    out = ("--output", tmp_path / "out", "--match", "*stages.0.*", "--opts", *overrides)
-    assert run("omega", folder, *words, *out) == 0
-    assert pd.read_csv(tmp_path / "out" / "rescaling_by_layer.csv").layer.nunique() == 2
+def test_omega_of_a_config_with_overrides(folder, config, tmp_path):
+    words = ("--config-file", config, "--checkpoint", tmp_path / "epoch_3.pth", "--device", "cpu")
+    assert run("omega", folder, *words, "--output", tmp_path / "out", "--opts", "a.b=1") == 0
+    assert pd.read_csv(tmp_path / "out" / "rescaling_by_layer.csv").layer.unique().tolist() == [3]
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("omega FOLDER --checkpoint epoch_3.pth", "no ILM or AssocNorm layer, its norms are Exe"),
         ("ratios FOLDER --checkpoint other.pth", r"does not fit: 2 of .*, such as 0\.weight"),
         ("dynamics FOLDER --checkpoint other.pth", "has no number in its name"),
         ("ratios FOLDER --checkpoint epoch_3.pth --output FOLDER", "is not empty"),

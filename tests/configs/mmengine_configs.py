@@ -115,7 +115,7 @@ def sizes(cfg: Config) -> dict:
     """Sizes of the training images and of the test, from the built pipelines."""
     init_default_scope(cfg.default_scope)
     train, test = cfg.train_dataloader.dataset, cfg.test_dataloader.dataset
-    found = {"balanced": train.type == "ClassBalancedDataset"}
+    found = {"balanced": train.get("oversample_thr")}
     for t in transforms(train.get("dataset", train)):
         match type(t).__name__:
             case "RandomChoiceResize":
@@ -209,6 +209,7 @@ def of_model(cfg: Config, model: nn.Module) -> dict:
         "align corners": decode.align_corners,
         "deep supervision": [deep.in_index, deep.channels, deep.loss_decode.loss_weight],
         "head": [getattr(decode, "num_convs", None), decode.channels],
+        "rates": list(getattr(decode, "dilations", ())),
     }
 
 

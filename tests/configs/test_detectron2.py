@@ -72,7 +72,7 @@ def test_the_studys_detectors_have_the_file_names_norm(path):
 
 @pytest.mark.parametrize("batch", [2, 16])
 def test_the_recipe_is_the_papers(batch):
-    cfg = load(FOLDER / f"mask_rcnn_R_50_FPN_batch{batch}_gn.yaml")
+    cfg = open_config(str(FOLDER / f"mask_rcnn_R_50_FPN_batch{batch}_gn.yaml")).config
     solver = cfg.SOLVER
     # "trained on the training set for 90,000 with batch size per GPU equal to 2 using 1 GPU and 8
     # GPUs"; the rest as R-50-FPN in Detectron: .02 at 16 images, by linear scaling .0025 at 2.
@@ -83,7 +83,8 @@ def test_the_recipe_is_the_papers(batch):
     assert (solver.WARMUP_ITERS, round(solver.WARMUP_FACTOR, 4)) == (500, 0.3333)
     assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST) == ((800,), 800)
     assert cfg.INPUT.MAX_SIZE_TRAIN == cfg.INPUT.MAX_SIZE_TEST == 1333
-    box = cfg.MODEL.ROI_BOX_HEAD
+    box, mask = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD
+    assert cfg.MODEL.WEIGHTS.endswith("R-50-GN") and mask.NUM_CONV == 4
     assert (box.NAME, box.NUM_CONV, box.NUM_FC, box.CONV_DIM) == ("FastRCNNConvFCHead", 4, 1, 256)
     assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.STRIDE_IN_1X1) == (50, False)
     assert cfg.DATASETS.TRAIN == ("coco_2017_train",) and cfg.DATASETS.TEST == ("coco_2017_val",)

@@ -206,15 +206,3 @@ def test_ade20k_has_255_for_no_label_and_sizes_of_multiples_of_8(datasets):
     many = DATASETS.build({**dataset, "pipeline": cfg.tta_pipeline})[0]
     found = [image.shape[1] for image in (one["inputs"], *many["inputs"])]
     assert found == [456, 304, 400, 504, 600]
-
-
-def test_cifar_as_image_files_is_cifar_as_archive():
-    files = load("mmpretrain/_base_/datasets/cifar10_images.py")
-    archive = load("mmpretrain/en/resnet20_cifar10_en.py")
-    # mmcv reads files as BGR, the archive has RGB.
-    assert files.data_preprocessor == {**archive.data_preprocessor, "to_rgb": True}
-    for loader, folder in (("train", "train"), ("val", "test"), ("test", "test")):
-        data, other = (cfg[f"{loader}_dataloader"].dataset for cfg in (files, archive))
-        assert (data.type, data.data_prefix) == ("CustomDataset", folder)
-        kinds, others = ([step["type"] for step in one.pipeline] for one in (data, other))
-        assert kinds == ["LoadImageFromFile", *others]

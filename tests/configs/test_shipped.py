@@ -40,7 +40,6 @@ def test_openmmlabs_tools_list_the_papers_configs(root):
     index = yaml.safe_load((folder / "model-index.yml").read_text())
     assert index == {"Import": ["configs/metafile.yml"]}
     listed = yaml.safe_load((folder / "configs" / "metafile.yml").read_text())
-    assert listed.keys() == {"Collections", "Models"}
     titles = {one["Name"]: one["Paper"]["Title"] for one in listed["Collections"]}
     cells = {}
     for cell in registry.cells():
@@ -52,6 +51,4 @@ def test_openmmlabs_tools_list_the_papers_configs(root):
         (result,), table = model.pop("Results"), registry.tables()[cell.table]
         assert registry.papers()[table.paper].startswith(titles[model.pop("In Collection")] + ",")
         assert model == {"Name": Path(config).stem, "Config": config}
-        assert (folder / config).is_file()
-        assert result.keys() == {"Task", "Dataset", "Metrics"}
         assert result["Metrics"] and {*result["Metrics"].values()} <= {*cell.paper}

@@ -56,7 +56,7 @@ def test_a_recipe_says_how_many_images_it_has(cell, training, test):
     assert (opened(cell).images, opened(cell).test_images) == (training, test)
 
 
-def test_images_come_from_the_users_folder_in_their_own_colours(tmp_path):
+def test_images_come_from_the_users_folder_in_their_own_colours(root, tmp_path):
     for split in ("train", "test"):
         (tmp_path / split / "cat").mkdir(parents=True)
         (tmp_path / split / "cat" / "0.png").touch()
@@ -65,13 +65,17 @@ def test_images_come_from_the_users_folder_in_their_own_colours(tmp_path):
     for recipe in (cifar, webvision, coco):
         recipe.read_from(tmp_path)
     cfg = Config.fromfile(cifar.save(tmp_path / "seed0"))
+    files = Config.fromfile(root / "configs/mmpretrain/_base_/datasets/cifar10_images.py")
+    configs = cfg, files, opened(CIFAR).cfg
     # mmcv reads files as BGR, the archive has RGB.
-    assert cfg.data_preprocessor.to_rgb and not opened(CIFAR).cfg.data_preprocessor.get("to_rgb")
-    for loader, split in (("train_dataloader", "train"), ("test_dataloader", "test")):
-        data, other = cfg[loader].dataset, opened(CIFAR).cfg[loader].dataset
-        assert (data.type, data.data_prefix) == ("CustomDataset", split)
-        assert data.data_root == str(tmp_path) and "split" not in data
-        assert data.pipeline == [{"type": "LoadImageFromFile"}, *other.pipeline]
+    assert files.data_preprocessor == cfg.data_preprocessor
+    assert cfg.data_preprocessor.to_rgb and not configs[2].data_preprocessor.get("to_rgb")
+    for loader, split in (("train", "train"), ("val", "test"), ("test", "test")):
+        data, ours, archive = (c[f"{loader}_dataloader"].dataset for c in configs)
+        assert data.type == ours.type == "CustomDataset" and "split" not in data
+        assert data.data_prefix == ours.data_prefix == split and data.data_root == str(tmp_path)
+        kinds, *others = ([t["type"] for t in of.pipeline] for of in (archive, data, ours))
+        assert others == [["LoadImageFromFile", *kinds]] * 2
     assert cifar.jpeg and not webvision.jpeg
     assert webvision.cfg.train_dataloader.dataset.dataset.data_root == str(tmp_path)
     file = str(tmp_path / "annotations" / "instances_val2017.json")
