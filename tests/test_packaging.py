@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import ilm_plugins
+from ilm_plugins import errors
 
 PIP = (sys.executable, "-m", "pip")
 IN = ("--no-deps", "--no-build-isolation", "-q")
@@ -70,6 +71,9 @@ def test_the_wheel_needs_torch_and_wrapt_alone(source, plain):
     hard = [line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert len(needed) > len(hard)
     assert {line.split()[1].rstrip("<>=.0123456789") for line in hard} == {"torch", "wrapt"}
+    for package, extra in errors.EXTRAS.items():  # which a message says that it installs
+        name = {"PIL": "pillow", "sklearn": "scikit-learn"}.get(package, package)
+        assert any(re.search(rf": {name}\b.* \"{extra}\"$", line) for line in lines), package
     assert "License-Expression: Apache-2.0" in lines
     modules = {str(p.relative_to(source)) for p in (source / "ilm_plugins").rglob("*.py")}
     assert modules <= set(names) and "ilm_plugins/removed.py" not in names

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from ilm_plugins import ILMGroupNorm
 from ilm_plugins.ops import cpu
 
 pytest.importorskip("seaborn", reason="needs the extra ilm_plugins[analysis]")
@@ -36,11 +37,17 @@ def test_saved_and_peak_bytes():
     assert 2 * x.nbytes <= peak < 2 * x.nbytes + 100  # two maps, and the numbers
 
 
-@pytest.mark.parametrize("name", ["float32", "one thread", "channels last", "without C"])
+@pytest.mark.parametrize("name", layers.SETTINGS_OF_CPU)
 def test_settings(name, monkeypatch):
-    seen, wall = set(), measure.wall
-    threads = torch.get_num_threads
-    monkeypatch.setattr(measure, "wall", lambda f: seen.add((threads(), cpu.is_built())) or wall(f))
+    seen, threads = set(), torch.get_num_threads
+
+    def wall(run):
+        x = run.__self__.x
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        seen.add((run.__name__, threads(), cpu.is_built(), last, x.dtype))
+        return 3.0 ** isinstance(run.__self__.module, ILMGroupNorm)
+
+    monkeypatch.setattr(measure, "wall", wall)
     monkeypatch.setitem(layers.SHAPES, "tiny", (2, 64, 4, 4))
     torch.set_num_threads(2)
     with warnings.catch_warnings():
@@ -49,8 +56,10 @@ def test_settings(name, monkeypatch):
     after = threads()
     torch.set_num_threads(1)
     assert after == 2
-    assert seen == {(1 if name == "one thread" else 2, cpu.is_built() and name != "without C")}
-    assert row["forward"].keys() >= {"over baseline", "over copy", "copy seconds"}
+    of = 1 if name == "one thread" else 2, cpu.is_built() and name != "without C"
+    of = *of, name == "channels last", torch.bfloat16 if name == "bfloat16" else torch.float32
+    assert seen == {(which, *of) for which in ("forward", "both", "copy")}
+    assert row["forward"]["over copy"] == (1, 1, 1) and row["both"]["over baseline"] == (3, 3, 3)
     assert ("over unfused" in row["both"]) == (name == "float32")
 
 

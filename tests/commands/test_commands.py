@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 
 import pytest
 import torch
@@ -96,8 +97,11 @@ def test_versions_and_keys():
     assert "mmseg        1." in done.stdout and "backend      cpu" in done.stdout
 
 
-def test_a_framework_that_is_missing(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+def test_frameworks_that_are_missing_or_fail(monkeypatch):
+    found = {"mmseg": ModuleSpec("mmseg", None, origin="mmseg.py")}
+    monkeypatch.setattr(importlib.util, "find_spec", found.get)
+    monkeypatch.setitem(sys.modules, "mmseg", object())  # without a version
     found = environment.report()
-    for framework in ("detectron2", "mmcv", "mmengine", "mmdet", "mmseg", "mmpretrain"):
+    assert "mmseg        cannot be used: AttributeError: " in found
+    for framework in ("detectron2", "mmcv", "mmengine", "mmdet", "mmpretrain"):
         assert f"{framework:12} not installed" in found
