@@ -32,7 +32,6 @@ def test_a_state_dict_is_converted_as_the_model_is(to):
     wrapped = nn.ModuleDict({"module": plain})
     fitted, report = surgery.fit_state(wrapped.state_dict(), ours)
     assert [*report.converted] == BOTH and not report.left and not report.missing
-    assert {t.dtype for t in converted.values()} <= {torch.float64, torch.int64}
     assert "a state dict has no eps, num_groups or normalizers" in str(report)
     for found in (converted, fitted):
         if to == "EN":
