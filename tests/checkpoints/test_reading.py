@@ -146,10 +146,8 @@ def test_a_state_dict_is_found_with_arrays_as_tensors_and_versions_of_modules():
     for key in ("model", "state_dict", None):
         found, copy = checkpoints.find_state({key: state, "epoch": 3} if key else state, "c.pth")
         assert found == key and copy == state and copy._metadata == state._metadata
-    assert (
-        checkpoints.find_state({"state_dict": state, "model": {"type": 1}}, "")[0] == "state_dict"
-    )
-    assert checkpoints.find_state({"state_dict": state, "model": state}, "")[0] == "model"
+    for model, first in (({"type": 1}, "state_dict"), (state, "model")):
+        assert checkpoints.find_state({"state_dict": state, "model": model}, "")[0] == first
     arrays = {code: np.ones(2, code) for code in ("?", "i8", "u1", "f4", "c8")}
     _, copy = checkpoints.find_state({"model": {**arrays, "classes": np.array(["cat"])}}, "c.pkl")
     assert copy.pop("classes").tolist() == ["cat"] and all(map(torch.is_tensor, copy.values()))
