@@ -116,10 +116,16 @@ $(VENV)/.installed: $(VENV)/.base setup.py pyproject.toml $(wildcard ilm_plugins
 
 install-test: $(VENV)/.test install
 
+# What takes longest to import for the first time: Python writes the bytecode, which pip does not,
+# while the other packages are installed.
+LARGE = torch._inductor.compile_fx, torch.onnx, torchvision, timm, seaborn, sklearn.manifold, \
+	torchmetrics, onnxscript, sympy.printing
+
 # All packages in one round of pip, which reads and compares the versions of all each time.
 $(VENV)/.test: requirements/test.txt requirements/detectron2.txt requirements/docs.txt requirements/base.txt \
 		| $(VENV)/.build
 	$(PIP) --no-build-isolation -r requirements/test.txt -r requirements/detectron2.txt
+	$(BIN)/python -c "import $(LARGE)" > $(VENV)/bytecode.log 2>&1 &
 	touch $(VENV)/.base $(VENV)/.docs $(VENV)/.detectron2-packages $@
 
 $(VENV)/.docs: requirements/docs.txt requirements/base.txt | $(BIN)/python

@@ -44,11 +44,6 @@ def pytest_configure(config):
         # pytest-xdist's workers did so at the same time, one would read what another half wrote.
         with suppress(ImportError):
             importlib.import_module("yapf")
-    if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":
-        # Without bytecode, as after an installation, the first worker compiles torch meanwhile.
-        for module in ("pandas", "seaborn", "sklearn.manifold", "sympy", "scipy.stats", "networkx"):
-            with suppress(ImportError):
-                importlib.import_module(module)
     # pytest-xdist's workers inherit this from the first process.
     if str(STAND_INS) not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
         paths = str(STAND_INS), os.environ.get("PYTHONPATH")
