@@ -25,7 +25,7 @@ NORMALIZERS, save = ("IN", "LN", "BN"), plots.save
 
 @pytest.fixture
 def report(tmp_path, monkeypatch):
-    """A report on eight images of two classes, of which two are drawn, in a folder of its own."""
+    """A report on eight images of two classes, in its own folder; it draws two images."""
     monkeypatch.setattr(tables, "SHOWN", 2)
     (tmp_path / "out").mkdir()
     files = [tmp_path / f"{i}.png" for i in range(8)]

@@ -49,7 +49,7 @@ def test_no_load_within_a_run_is_unsafe_but_where_the_user_says_so(tmp_path, mon
     monkeypatch.setenv(reading.ALLOW_CODE, "1")
     with loading():
         assert not code_is_allowed()
-    assert code_is_allowed() and read(path), "what the user set holds again"
+    assert code_is_allowed() and read(path), "the user's setting is back"
 
 
 REACHES = Built(getattr, (np.ndarray, "tofile")), Built(np.load, ("f",)), torch.nn.Identity()

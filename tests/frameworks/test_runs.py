@@ -104,7 +104,7 @@ def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):
         pass
     (folder / f"c.pth.12{PARTIAL}").touch()
     with lock(folder):
-        assert not [*folder.glob(f"*{PARTIAL}")], "what a kill left is removed"
+        assert not [*folder.glob(f"*{PARTIAL}")], "files of a killed run are removed"
     other = FileLock(folder / ".lock")  # the one file of all processes
     with other, pytest.raises(UserError, match="in use"), lock(folder):
         pass

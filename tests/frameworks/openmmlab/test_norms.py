@@ -103,13 +103,13 @@ def test_a_residual_that_starts_at_zero_leaves_the_networks_alone(key):
 
 @pytest.mark.parametrize("key", ["EN", "SN"])
 @pytest.mark.parametrize("frozen_stages, norm_eval", [(1, True), (2, False)])
-def test_frozen_stages_and_norm_eval_keep_what_they_should(key, frozen_stages, norm_eval):
+def test_frozen_stages_norm_eval_and_norm_decay_mult_apply(key, frozen_stages, norm_eval):
     resnet = pytest.importorskip("mmdet.models.backbones", reason="needs mmdet").ResNet
     options = {"frozen_stages": frozen_stages, "norm_eval": norm_eval}
     model = resnet(18, norm_cfg={"type": key, **automatic(NORMS[key])}, **options)
     model.train()
-    sgd = {"type": "SGD", "lr": 0.1, "weight_decay": 0.01}
-    wrapper = build_optim_wrapper(model, {"optimizer": sgd})
+    sgd, decay = {"type": "SGD", "lr": 0.1, "weight_decay": 0.01}, {"norm_decay_mult": 0.0}
+    wrapper = build_optim_wrapper(model, {"optimizer": sgd, "paramwise_cfg": decay})
     layers = {n: m for n, m in model.named_modules() if isinstance(m, NORMS[key])}
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     weights = {n: m.weight.clone() for n, m in layers.items()}
@@ -120,6 +120,10 @@ def test_frozen_stages_and_norm_eval_keep_what_they_should(key, frozen_stages, n
     moved = {n for n, b in model.named_buffers() if not torch.equal(b, buffers[n])}
     moving = set() if norm_eval else layers.keys() - frozen
     assert {name.rsplit(".", 1)[0] for name in moved} == moving
+    groups = wrapper.optimizer.param_groups
+    free = {p for g in groups if g["weight_decay"] == 0 for p in g["params"]}
+    own = {p for layer in layers.values() for p in layer.parameters(recurse=False)}
+    assert free == {p for p in own if p.requires_grad}, "norm_decay_mult is of affine parameters"
 
 
 def test_norm_eval_is_left_again_by_evaluation():
