@@ -78,6 +78,11 @@ class Cell:
         return f"{self.table} {self.name}"
 
     @property
+    def norm(self) -> str:
+        """What follows "TASK/" in the name of a row of the study."""
+        return self.name.partition("/")[2]
+
+    @property
     def folder(self) -> Path:
         """Folder of the row's runs, relative to the folder of all runs."""
         return Path(self.table, re.sub(r"[^\w.+]+", "-", self.name).strip("-"))
@@ -113,10 +118,13 @@ class Table:
 
     @property
     def decimals(self) -> list[int]:
-        """For each measure, the most decimals of a figure in the paper; 2 if it gives no figure."""
-        columns = zip(*(cell.paper for cell in self.cells.values()), strict=True)
-        given = ([v for v in column if v is not None] for column in columns)
-        return [max((len(str(v).partition(".")[2]) for v in column), default=2) for column in given]
+        """For each measure, the most decimals in the paper; if none, 2, or 3 without a unit."""
+        found = []
+        for i, name in enumerate(self.measures):
+            given = [cell.paper[i] for cell in self.cells.values() if cell.paper[i] is not None]
+            others = 2 if measures()[name].unit else 3
+            found.append(max((len(str(v).partition(".")[2]) for v in given), default=others))
+        return found
 
 
 @cache

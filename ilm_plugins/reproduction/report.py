@@ -88,7 +88,7 @@ def draw(table: Table, groups: Groups, folder: Path) -> bool:
 def _differences(table: Table, groups: Groups) -> Iterator[tuple[str, list[Record], tuple]]:
     """Yield the name, the group, and the paired difference of each norm that replaces another."""
     for cell in filter(lambda cell: cell.against, table.cells.values()):
-        name = f"{cell.name.split('/')[1]} - {cell.against.split('/')[1]}"
+        name = f"{cell.norm} - {table.cells[cell.against].norm}"
         for group in groups[cell.canonical.id]:
             if found := _from_plain(table.measures[0], group, cell, table, groups):
                 yield name, group, found
@@ -226,10 +226,11 @@ def _compared(table: Table, group: list[Record], cell: Cell, groups: Groups) -> 
     if not cell.against:
         return step, ""
     texts = []
-    for measure in table.measures:
+    for measure, n in zip(table.measures, table.decimals, strict=True):
         found = _from_plain(measure, group, cell, table, groups)
-        texts.append("{:+.2f} [{:+.2f}, {:+.2f}]".format(*found) if found else "-")
-    return step, f"{' / '.join(texts)} from {cell.against.split('/')[1]}"
+        center, low, high = (f"{value:+.{n}f}" for value in found or (0, 0, 0))
+        texts.append(f"{center} [{low}, {high}]" if found else "-")
+    return step, f"{' / '.join(texts)} from {table.cells[cell.against].norm}"
 
 
 def _from_plain(
