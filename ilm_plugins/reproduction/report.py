@@ -228,8 +228,7 @@ def _compared(table: Table, group: list[Record], cell: Cell, groups: Groups) -> 
     texts = []
     for measure, n in zip(table.measures, table.decimals, strict=True):
         found = _from_plain(measure, group, cell, table, groups)
-        center, low, high = (f"{value:+.{n}f}" for value in found or (0, 0, 0))
-        texts.append(f"{center} [{low}, {high}]" if found else "-")
+        texts.append("{:+.{n}f} [{:+.{n}f}, {:+.{n}f}]".format(*found, n=n) if found else "-")
     return step, f"{' / '.join(texts)} from {table.cells[cell.against].norm}"
 
 
