@@ -37,18 +37,16 @@ COMPILED := $(abspath $(VENV))/mmcv-compiled
 MMCV := $(VENV)/$(if $(wildcard $(VENV)/.openmmlab),.openmmlab,.mmcv-lite)
 # Files whole: the tests of a file share what has been trained for them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
-DEMO_CONFIGS := configs/detectron2/shapes
 
 # Without bytecode, each process would compile what it imports, such as all of torch.
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
-.PHONY: help docs demo demo-compare bench gpu test test-wide coverage lint format install install-test \
+.PHONY: help docs demo bench gpu test test-wide coverage lint format install install-test \
 	install-detectron2 install-openmmlab clean
 
 help:
 	@echo "make demo                train a small Mask R-CNN with an ILM+GN box head, and show it"
-	@echo "make demo-compare        the same with GN and with ILM+GN"
 	@echo "make bench               time the layers and whole models; a table, JSON and a plot"
 	@echo "make gpu                 the tests that need a GPU, and the benchmark on it"
 	@echo "make test                lint and the everyday tests"
@@ -59,11 +57,7 @@ help:
 	@echo "make install-openmmlab   mmcv, mmdet, mmseg and mmpretrain into VENV, likewise"
 
 demo: install install-detectron2
-	$(BIN)/python -m ilm_plugins demo $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml
-
-demo-compare: install install-detectron2
-	$(BIN)/python -m ilm_plugins demo $(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_gn.yaml \
-		$(DEMO_CONFIGS)/mask_rcnn_R_18_FPN_ilmgn.yaml $(if $(RECORD),--record $(RECORD))
+	$(BIN)/python -m ilm_plugins demo configs/detectron2/shapes/mask_rcnn_R_18_FPN_ilmgn.yaml
 
 bench: install install-detectron2
 	$(BIN)/python -m benchmarks

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .cli import parsers
-from .errors import missing
+from .errors import UserError, missing
 
 #: Command -> the extra with the packages that it needs, and what it does.
 COMMANDS = {
@@ -31,16 +31,22 @@ def main(argv: Sequence[str]) -> int:
         print(report())
         return 0
     # --help and mistakes in options end here, before what imports torch.
-    getattr(parsers, chosen.replace("-", "_"))(argv[1:])
+    args = getattr(parsers, chosen.replace("-", "_"))(argv[1:])
     try:
         module = command_module(chosen)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("ilm_plugins"):
             raise
-        line = missing(f"the command {chosen}", error, COMMANDS[chosen][0])
-        print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
-        return 2
-    return module.main(argv[1:])
+        return fail(missing(f"the command {chosen}", error, COMMANDS[chosen][0]))
+    try:
+        return module.run(args) or 0
+    except UserError as error:
+        return fail(error)
+
+
+def fail(message: object) -> int:
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    return 2
 
 
 def command_module(name: str) -> ModuleType:

@@ -85,7 +85,7 @@ def write_mmengine_config(path: Path, datasets: Path) -> Path:
 
 
 def mmengine_command(config, *options, out, opts=()):
-    first = ["--config-file", str(config), "--num-gpus", "0", *options]
+    first = ["train", "--config-file", str(config), "--num-gpus", "0", *options]
     # By default named by the second, and two runs of one name in a process share their records.
     name = f"experiment_name=run_{uuid4().hex}"
     return [*first, f"work_dir={out}", name, *opts]
@@ -150,7 +150,7 @@ class Launcher:
 def train_until_killed(launcher, words, path):
     """Train until a file is there, then kill the training."""
     log, end = path.parent.with_suffix(".log"), time.monotonic() + 240
-    process = launcher.start(["train", *words], log)
+    process = launcher.start(words, log)
     while not path.exists():
         assert not launcher.has_ended() and time.monotonic() < end, log.read_text()[-3000:]
         time.sleep(0.02)

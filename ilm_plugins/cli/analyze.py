@@ -17,13 +17,6 @@ from ..data.images import open_images
 from ..errors import UserError
 from ..frameworks import open_config
 from ..frameworks.environment import commit
-from . import parsers
-from .command import command
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parsers.analyze(argv)
-    return command(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

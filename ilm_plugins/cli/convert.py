@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,12 @@ from ..errors import UserError
 from ..frameworks import open_config
 from ..layers import NORMS, parse_norm
 from ..layers.options import check_known
-from . import parsers
-from .command import command
 
 #: Entries beside the state dict by which detectron2 reads a checkpoint; they are copied.
 COPIED = ("__author__", "matching_heuristics")
 
 #: Converts a state dict: returns the new state dict and a report on its norms.
 Change = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], surgery.Report]]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parsers.convert(argv)
-    return command(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,55 +1,36 @@
 """Train small detectors on the generated `shapes`, print their COCO AP and draw predictions."""
 
 import argparse
-import hashlib
-import json
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from .. import checkpoints
-from ..frameworks import OpenConfig, environment, open_config, record
+from ..frameworks import OpenConfig, open_config, record
 from ..frameworks.options import RunOptions
-from . import parsers, train
-from .command import command
+from . import train
 
 #: Number of images in the picture, and least score, 0 to 1, of a prediction that is drawn.
 COUNT, MIN_SCORE = 6, 0.6
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parsers.demo(argv)
-    return command(lambda: run(args))
-
-
 def run(args: argparse.Namespace) -> None:
     """Train each config on the CPU in OUTPUT/NAME, draw predictions, and print a table."""
-    results = []
+    rows = []
     for config in args.configs:
         folder = args.output / Path(config).stem
         overrides = ("OUTPUT_DIR", str(folder), *args.opts)
-        train.run(RunOptions(config, overrides))
+        train.start(RunOptions(config, overrides))
         opened = open_config(config, overrides)
         picture = folder / "predictions.png"
         draw_predictions(opened, folder / "model_final.pth", picture)
         found = record.read(folder)
         metrics = found["metrics"][record.PLAIN]
-        result = {
-            "config": Path(config).name,
-            "norm": opened.config.MODEL.ROI_BOX_HEAD.NORM,
-            "box AP": round(metrics["bbox/AP"], 2),
-            "mask AP": round(metrics["segm/AP"], 2),
-            "seconds": round(found["seconds"]),
-        }
-        results.append((result, picture))
+        norm = opened.config.MODEL.ROI_BOX_HEAD.NORM
+        box, mask = metrics["bbox/AP"], metrics["segm/AP"]
+        rows.append(f"{norm:14} {box:7.1f} {mask:8.1f} {found['seconds']:8.0f}   {picture}")
     print(f"\n{'box head norm':14} {'box AP':>7} {'mask AP':>8} {'seconds':>8}   picture")
-    for result, picture in results:
-        _, norm, box, mask, seconds = result.values()
-        print(f"{norm:14} {box:7.1f} {mask:8.1f} {seconds:8}   {picture}")
-    if args.record is not None:
-        write_record([result for result, _ in results], picture, args.record)
+    print(*rows, sep="\n")
 
 
 def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
@@ -89,18 +70,3 @@ def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
         at, drawing = ((i + 0.5) * width, 12), ImageDraw.Draw(picture)
         drawing.text(at, head, "black", anchor="mm", font_size=16)
     picture.save(path, optimize=True)
-
-
-def write_record(results: list[dict], picture: Path, folder: Path) -> None:
-    """Write ``demo.json`` and ``demo.png`` to a folder, as ``docs/`` has them."""
-    # The commit is read first: in a checkout's docs/ the new picture would count as a change.
-    found = {
-        "results": results,
-        "picture": hashlib.sha256(picture.read_bytes()).hexdigest(),
-        "torch": torch.__version__,
-        "processor": environment.processor(),
-        "threads": torch.get_num_threads(),
-        "commit": environment.commit(),
-    }
-    shutil.copyfile(picture, folder / "demo.png")
-    (folder / "demo.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

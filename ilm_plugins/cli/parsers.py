@@ -6,7 +6,6 @@ This module does not import torch, so that ``--help`` and mistakes in options en
 import argparse
 import os
 import re
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from itertools import takewhile
@@ -27,11 +26,9 @@ MEASURES = {
 }
 #: A word KEY=VALUE.
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
-#: Without ``argv``, the functions parse the words of this process.
-Words = Sequence[str] | None
 
 
-def train(argv: Words = None) -> Namespace:
+def train(argv: Sequence[str]) -> Namespace:
     """The first positional word and all after it are ``overrides``."""
     p = _new_parser(
         "Train or evaluate a detectron2 .yaml or LazyConfig .py, or an MMEngine .py.\n"
@@ -65,7 +62,7 @@ def train(argv: Words = None) -> Namespace:
     return p.parse_args(argv)
 
 
-def convert(argv: Words = None) -> Namespace:
+def convert(argv: Sequence[str]) -> Namespace:
     p = _new_parser(
         "Convert the norms of a checkpoint: .pth of torch, detectron2 or MMEngine,\n"
         ".pkl of detectron2's model zoo, .safetensors.",
@@ -95,7 +92,7 @@ def convert(argv: Words = None) -> Namespace:
     return p.parse_intermixed_args(argv)
 
 
-def analyze(argv: Words = None) -> Namespace:
+def analyze(argv: Sequence[str]) -> Namespace:
     """The subcommand becomes ``measure``."""
     p = _new_parser(
         "See what adaptive layers have learned: tables (CSV), pictures (PNG), summary.",
@@ -131,9 +128,9 @@ def analyze(argv: Words = None) -> Namespace:
     return p.parse_args(argv)
 
 
-def reproduce(argv: Words = None) -> Namespace:
+def reproduce(argv: Sequence[str]) -> Namespace:
     """The subcommand becomes ``action``; words KEY=VALUE at the end are ``overrides``."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = list(argv)
     number = len(list(takewhile(OVERRIDE.match, reversed(words))))
     p = _new_parser(
         "The papers' tables and figures, run here.",
@@ -175,7 +172,7 @@ def reproduce(argv: Words = None) -> Namespace:
     return p.parse_args(words[: len(words) - number], Namespace(overrides=overrides))
 
 
-def translate(argv: Words = None) -> Namespace:
+def translate(argv: Sequence[str]) -> Namespace:
     p = _new_parser(
         "Translate a folder of images, of any size, to OUTPUT/NAME.png.",
         "translate ilm_plugins://pix2pix/facades_in_in.py \\\n"
@@ -192,7 +189,7 @@ def translate(argv: Words = None) -> Namespace:
     return p.parse_args(argv)
 
 
-def make_shapes(argv: Words = None) -> Namespace:
+def make_shapes(argv: Sequence[str]) -> Namespace:
     p = _new_parser(
         "Write a dataset of drawn shapes to ROOT/shapes: photos, COCO instances,\n"
         "semantic masks, and pairs for pix2pix.",
@@ -212,7 +209,7 @@ def make_shapes(argv: Words = None) -> Namespace:
     return p.parse_args(argv)
 
 
-def demo(argv: Words = None) -> Namespace:
+def demo(argv: Sequence[str]) -> Namespace:
     p = _new_parser(
         "Train small detectors on the generated `shapes`, print their AP and draw predictions.",
         "demo ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml",
@@ -220,8 +217,6 @@ def demo(argv: Words = None) -> Namespace:
     what = "detectron2 yaml"
     p.add_argument("configs", nargs="+", type=_config_file, metavar="CONFIG", help=what)
     p.add_argument("--output", type=_user_path, default="output/demo", metavar="FOLDER")
-    what = "also write the results and the last picture there"
-    p.add_argument("--record", type=_user_path, metavar="FOLDER", help=what)
     p.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
     return p.parse_args(argv)
 

@@ -5,21 +5,16 @@ import shlex
 import signal
 import sys
 import textwrap
-from collections.abc import Sequence
 from dataclasses import fields
 
 from ..frameworks.record import FILE
 from ..reproduction import record, registry, report
 from ..reproduction.options import Options
 from ..reproduction.run import run_all
-from . import parsers
-from .command import command
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parsers.reproduce(argv)
-    action = {"list": list_, "run": run, "report": write_report}[args.action]
-    return command(lambda: action(args))
+def run(args: argparse.Namespace) -> int | None:
+    return {"list": list_, "run": train, "report": write_report}[args.action](args)
 
 
 def list_(args: argparse.Namespace) -> None:
@@ -45,7 +40,7 @@ def list_(args: argparse.Namespace) -> None:
     print(*filter(None, lines), sep="\n")
 
 
-def run(args: argparse.Namespace) -> int:
+def train(args: argparse.Namespace) -> int:
     # An exception ends the training, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if args.miniature:

@@ -1,25 +1,21 @@
 """The command ``train``: train or evaluate a config of detectron2 or OpenMMLab."""
 
-from collections.abc import Sequence
+import argparse
 
 from ..errors import UserError
 from ..frameworks import framework_of
 from ..frameworks.config import module_for
 from ..frameworks.options import RunOptions
 from ..frameworks.processes import available_gpus, check_processes, launch
-from . import parsers
-from .command import command
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = vars(parsers.train(argv))
-    if args["num_gpus"] is None:
-        args["num_gpus"] = min(1, available_gpus())
-    options = RunOptions(**{**args, "overrides": tuple(args["overrides"])})
-    return command(lambda: run(options))
+def run(args: argparse.Namespace) -> None:
+    if args.num_gpus is None:
+        args.num_gpus = min(1, available_gpus())
+    start(RunOptions(**{**vars(args), "overrides": tuple(args.overrides)}))
 
 
-def run(options: RunOptions) -> None:
+def start(options: RunOptions) -> None:
     """Train or evaluate; UserError for wrong options, or if one of several processes fails."""
     late = [word for word in options.overrides if word.startswith("--")]
     if late:

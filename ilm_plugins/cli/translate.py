@@ -1,20 +1,12 @@
 """The command ``translate``: translate a folder of images by a trained pix2pix."""
 
 import argparse
-from collections.abc import Sequence
 
 from ..errors import UserError
 from ..frameworks import open_config
-from . import parsers
-from .command import command
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parsers.translate(argv)
-    return command(lambda: translate(args))
-
-
-def translate(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Write the translation of each image of the input folder, in place of files of its name."""
     import numpy as np
     from tqdm import tqdm

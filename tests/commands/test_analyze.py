@@ -14,6 +14,7 @@ from PIL import Image
 
 from close import assert_close
 from ilm_plugins import ExemplarNorm, ILMGroupNorm
+from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import write
 from ilm_plugins.cli import analyze
 from ilm_plugins.frameworks.config import Inference
@@ -62,7 +63,7 @@ def config(tmp_path, monkeypatch):
 
 
 def run(*words):
-    return analyze.main([str(word) for word in words])
+    return main(["analyze", *map(str, words)])
 
 
 def test_ratios_are_those_of_the_checkpoint_for_each_image(folder, config, tmp_path, capsys):

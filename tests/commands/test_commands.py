@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from importlib.machinery import ModuleSpec
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ import fresh
 import ilm_plugins
 from ilm_plugins import __main__ as commands
 from ilm_plugins.cli import environment
-from ilm_plugins.cli.command import command
 from ilm_plugins.errors import UserError
 from runs import NEEDS
 
@@ -34,9 +34,8 @@ def test_help_is_one_screen_with_an_example_that_parses(name, capsys, monkeypatc
     for line in examples.replace("\\\n", " ").splitlines():
         *start, word = shlex.split(line)[:4]
         assert [*start, word] == ["python", "-m", "ilm_plugins", name]
-        module = commands.command_module(name)
-        monkeypatch.setattr(module, "command", lambda run: 0)
-        assert module.main(shlex.split(line)[4:]) == 0
+        monkeypatch.setattr(commands.command_module(name), "run", lambda args: None)
+        assert commands.main(shlex.split(line)[3:]) == 0
 
 
 WITHOUT_TORCH = """
@@ -57,13 +56,13 @@ def test_help_and_mistakes_in_options_need_no_package_and_are_quick():
     assert done.returncode == 0, done.stderr
 
 
-def test_other_exceptions_pass():
-    def fail(error):
-        raise error
-
-    assert command(lambda: fail(UserError("give a file"))) == 2
+def test_mistakes_end_by_one_line_and_other_exceptions_pass(capsys, monkeypatch):
+    raised = iter([UserError("give a file"), KeyError("lost")])
+    monkeypatch.setattr("ilm_plugins.cli.make_shapes.run", Mock(side_effect=raised))
+    assert commands.main(["make-shapes"]) == 2
+    assert capsys.readouterr().err.endswith("error: give a file\n")
     with pytest.raises(KeyError, match="lost"):
-        command(lambda: fail(KeyError("lost")))
+        commands.main(["make-shapes"])
 
 
 @pytest.mark.parametrize(

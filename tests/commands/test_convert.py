@@ -8,8 +8,8 @@ from torch import nn
 
 from close import assert_close, assert_equal
 from ilm_plugins import ILMGroupNorm
+from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read, write
-from ilm_plugins.cli import convert
 from swaps import randomized
 from workers import Harmful
 
@@ -26,7 +26,7 @@ def model():
 
 
 def run(*words):
-    return convert.main([str(word) for word in words])
+    return main(["convert", *map(str, words)])
 
 
 def refused(capsys, *words):

@@ -1,8 +1,5 @@
 """The demo: two models, their AP, and a picture of their predictions."""
 
-import hashlib
-import json
-
 import pytest
 
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
@@ -10,7 +7,8 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 import numpy as np
 from PIL import Image
 
-from ilm_plugins.cli import demo
+from ilm_plugins.__main__ import main
+from ilm_plugins.frameworks import record
 
 CONFIGS = "configs/detectron2/shapes/mask_rcnn_R_18_FPN_"
 
@@ -19,17 +17,14 @@ CONFIGS = "configs/detectron2/shapes/mask_rcnn_R_18_FPN_"
 def test_it_trains_evaluates_and_draws(root, datasets, tmp_path, capfd):
     opts = ["SOLVER.MAX_ITER", "2", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
     configs = [str(root / f"{CONFIGS}{norm}.yaml") for norm in ("gn", "ilmgn")]
-    folders = ["--output", str(tmp_path), "--record", str(tmp_path)]
-    assert demo.main([*configs, *folders, "--opts", *opts]) == 0
+    assert main(["demo", *configs, "--output", str(tmp_path), "--opts", *opts]) == 0
     rows = capfd.readouterr().out.rsplit("box head norm", 1)[1].splitlines()[1:]
-    record = json.loads((tmp_path / "demo.json").read_text())
-    assert [one["norm"] for one in record["results"]] == ["GN", "ILMGN"]
-    for row, one in zip(rows, record["results"], strict=True):
-        figures = f"{one['box AP']:.1f}", f"{one['mask AP']:.1f}", f"{one['seconds']}"
-        assert row.split()[:4] == [one["norm"], *figures]
-    drawn = tmp_path / "mask_rcnn_R_18_FPN_ilmgn" / "predictions.png"
-    assert (tmp_path / "demo.png").read_bytes() == drawn.read_bytes()
-    assert record["picture"] == hashlib.sha256(drawn.read_bytes()).hexdigest()
+    for row, norm in zip(rows, ("GN", "ILMGN"), strict=True):
+        drawn = tmp_path / f"mask_rcnn_R_18_FPN_{norm.lower()}" / "predictions.png"
+        found = record.read(drawn.parent)
+        box, mask = (found["metrics"][record.PLAIN][f"{kind}/AP"] for kind in ("bbox", "segm"))
+        figures = f"{box:.1f}", f"{mask:.1f}", f"{found['seconds']:.0f}"
+        assert row.split() == [norm, *figures, str(drawn)]
     picture = np.asarray(Image.open(drawn))
     # Of four images one row of three, each twice, at twice their size, with margins and heads.
     assert picture.shape == (158, 786, 3) and picture.std() > 20

@@ -14,7 +14,8 @@ import pycocotools.mask
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ilm_plugins.cli import make_shapes, parsers
+from ilm_plugins.__main__ import main
+from ilm_plugins.cli import parsers
 from ilm_plugins.data import shapes
 from ilm_plugins.data.shapes import ensure_shapes
 from ilm_plugins.errors import UserError
@@ -137,8 +138,8 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     defaults = {"root": tmp_path, **shapes.write_shapes.__kwdefaults__}
     assert {**vars(parsers.make_shapes([])), "progress": iter} == defaults
     argv = ["--num-training", "2", "--num-validation", "1", "--size", "64"]
-    assert make_shapes.main([*argv, "--seed", "7"]) == 0
+    assert main(["make-shapes", *argv, "--seed", "7"]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/shapes: 2 training and 1 validation images\n"
     manifest = json.loads((tmp_path / "shapes" / "shapes.json").read_text())
     assert (manifest["seed"], manifest["size"], manifest["num_training"]) == (7, 64, 2)
-    assert make_shapes.main(argv) == 2 and "'seed': 0" in capsys.readouterr().err
+    assert main(["make-shapes", *argv]) == 2 and "'seed': 0" in capsys.readouterr().err

@@ -94,7 +94,7 @@ def test_a_mistake_on_the_command_line_is_named(options, words, tmp_path, monkey
     monkeypatch.setattr(train, "launch", lambda *_: None)  # nothing waits for another machine
     (tmp_path / "config.py").write_text("import detectron2")
     with pytest.raises(UserError, match=words):
-        train.run(RunOptions(str(tmp_path / "config.py"), **options))
+        train.start(RunOptions(str(tmp_path / "config.py"), **options))
 
 
 def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):

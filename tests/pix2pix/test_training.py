@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from close import assert_close
-from ilm_plugins.cli import train, translate
+from ilm_plugins.__main__ import main
 from ilm_plugins.errors import UserError
 from ilm_plugins.pix2pix import metrics, training
 from ilm_plugins.pix2pix.pairs import PairedImages, jitter
@@ -41,9 +41,9 @@ def command(root, datasets):
 def trained(command, tmp_path_factory):
     """The output folder of two epochs, and of a test."""
     out = tmp_path_factory.mktemp("trained")
-    assert train.main(command(out=out)) == 0
+    assert main(command(out=out)) == 0
     save(out / "test" / "input" / "of_an_earlier_test.png", 2, 2)
-    assert train.main(command("--eval-only", "--resume", out=out)) == 0
+    assert main(command("--eval-only", "--resume", out=out)) == 0
     return out
 
 
@@ -180,7 +180,7 @@ def test_a_test_scores_what_it_writes_and_the_mean_training_image(trained, datas
 def test_a_run_resumes_after_its_last_whole_epoch(command, trained, tmp_path):
     shutil.copy(trained / "epoch_2.pth", tmp_path)
     opts = ["train_cfg.max_epochs=3"]
-    assert train.main(command("--resume", out=tmp_path, opts=opts)) == 0
+    assert main(command("--resume", out=tmp_path, opts=opts)) == 0
     assert [e["step"] for e in entries(tmp_path) if "loss_G_L1" in e] == [*range(17, 25)]
 
 
@@ -195,9 +195,9 @@ def test_several_processes_train_as_one_with_a_larger_batch(command, tmp_path):
     # The processes draw crops of their own.
     opts.append("train_dataloader.dataset.load_size=None")
     one, two = tmp_path / "one", tmp_path / "two"
-    assert train.main(command(out=one, opts=[*opts, "train_dataloader.batch_size=2"])) == 0
+    assert main(command(out=one, opts=[*opts, "train_dataloader.batch_size=2"])) == 0
     with start_by("forkserver"):
-        assert train.main(command("--num-processes", "2", out=two, opts=opts)) == 0
+        assert main(command("--num-processes", "2", out=two, opts=opts)) == 0
     a, b = (torch.load(o / "epoch_1.pth", weights_only=False)["state_dict"] for o in (one, two))
     assert_close(b, a, 2**8)
 
@@ -207,7 +207,7 @@ def test_translation_is_that_of_the_test_and_keeps_sizes(trained, datasets, tmp_
 
     def translated(source, out, *options):
         words = config, trained / "epoch_2.pth", source, out, *options
-        return translate.main([str(word) for word in words])
+        return main(["translate", *map(str, words)])
 
     pairs = datasets / "shapes" / "pairs" / "validation"
     assert translated(pairs, tmp_path, "--half", "right") == 0

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from ilm_plugins.cli.reproduce import main
+from ilm_plugins.__main__ import main
 from ilm_plugins.reproduction import pictures, record, registry, report
 
 RECIPE = {"length": 165, "batch": 128, "images": 50000, "test_images": 10000, "jpeg": False}
@@ -144,7 +144,7 @@ def test_the_command_reports_the_runs_in_its_folder(tmp_path, capsys):
     record.write(tmp_path / "ilm-1" / "GN" / "seed0" / "record.json", recorded("ilm-1 GN"))
     # A training that was killed: reproduction has not completed its record.
     record.write(tmp_path / "en-5" / "ResNet20-BN" / "seed0" / "record.json", TRAINED)
-    assert main(["report", "--work-dir", str(tmp_path)]) == 0
+    assert main(["reproduce", "report", "--work-dir", str(tmp_path)]) == 0
     out = tmp_path / "reports"
     assert str(out / "README.md") in capsys.readouterr().out.splitlines()
     assert [path.name for path in (out / "records").iterdir()] == ["ilm-1-GN-seed0.json"]
@@ -168,7 +168,8 @@ def test_the_projects_reports_are_those_of_its_records(root, tmp_path):
         assert (copy.name, copy.read_bytes()) == (path.name, path.read_bytes())
     # The drawing of the paper's own figures, which no command makes.
     shutil.copy(kept / "en-fig1b.png", tmp_path)
-    assert main(["report", "--work-dir", str(tmp_path / "no"), "--output", str(tmp_path)]) == 0
+    words = "--work-dir", str(tmp_path / "no"), "--output", str(tmp_path)
+    assert main(["reproduce", "report", *words]) == 0
     for path in (path for path in tmp_path.iterdir() if path.is_file()):
         own = kept / path.name
         if path.suffix == ".md":

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ilm_plugins.cli import parsers, reproduce
+from ilm_plugins.__main__ import main
+from ilm_plugins.cli import parsers
 from ilm_plugins.errors import UserError
 from ilm_plugins.reproduction import computed, record, registry
 
@@ -55,11 +56,11 @@ def test_rows_and_measures_are_found_by_name():
 
 
 def test_the_list_is_a_screen_and_a_tables_list_has_its_rows(capsys):
-    assert reproduce.main(["list"]) == 0
+    assert main(["reproduce", "list"]) == 0
     printed = capsys.readouterr().out
     assert len(printed.splitlines()) <= 40 and max(map(len, printed.splitlines())) <= 80
     assert all(f"\n{cell.table} " in printed for cell in CELLS) and " en-fig8" in printed
-    assert reproduce.main(["list", "en-5"]) == 0
+    assert main(["reproduce", "list", "en-5"]) == 0
     printed = capsys.readouterr().out
     assert "ResNet20/EN" in printed and "92.41" in printed and "resnet20_cifar10_en.py" in printed
 
@@ -77,7 +78,7 @@ def test_kept_figures_are_those_computed_now(name):
 
 
 def test_a_row_is_computed_by_the_command(tmp_path, capsys):
-    assert reproduce.main(["run", "en-1", "GN", "--work-dir", str(tmp_path)]) == 0
+    assert main(["reproduce", "run", "en-1", "GN", "--work-dir", str(tmp_path)]) == 0
     assert "128, power of C in the complexity 1 (computed)" in capsys.readouterr().out
     found = record.read(tmp_path / "en-1" / "GN" / "record.json")
     assert found["figures"]["parameters of a layer"] == 128 and found["versions"]["torch"]

@@ -11,7 +11,7 @@ pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmla
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from ilm_plugins.cli.reproduce import main
+from ilm_plugins.__main__ import main
 from ilm_plugins.reproduction import recipes, record, registry
 from ilm_plugins.reproduction import run as running
 
@@ -23,7 +23,8 @@ def opened(cell):
 
 
 def run(work_dir, *words):
-    return main(["run", *words[:2], "--num-gpus", "0", "--work-dir", str(work_dir), *words[2:]])
+    options = "--num-gpus", "0", "--work-dir", str(work_dir)
+    return main(["reproduce", "run", *words[:2], *options, *words[2:]])
 
 
 def test_a_shortened_training_has_the_same_schedule():

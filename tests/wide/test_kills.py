@@ -13,7 +13,7 @@ def command_of(framework, datasets, out):
     """The arguments of a training that saves after each iteration, and keeps one checkpoint."""
     if framework == "detectron2":
         opts = ["SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "1", *NO_TEST]
-        words = ["--config-file", str(SHAPES), "--num-gpus", "0", "--resume"]
+        words = ["train", "--config-file", str(SHAPES), "--num-gpus", "0", "--resume"]
         return [*words, "OUTPUT_DIR", str(out), *SMALL, *opts]
     config = write_mmengine_config(out.parent / "fcn.py", datasets)
     hook = "default_hooks.checkpoint"
@@ -36,7 +36,7 @@ def reached(framework, out):
 def test_no_kill_loses_the_last_checkpoint(datasets, launcher, tmp_path, framework):
     pytest.importorskip(framework, reason=f"needs {framework}")
     out, before, rng = tmp_path / "out", 0, random.Random(0)
-    words, log = ["train", *command_of(framework, datasets, out)], tmp_path / "log.txt"
+    words, log = command_of(framework, datasets, out), tmp_path / "log.txt"
     for attempt in range(8):
         process, begun, end = launcher.start(words, log), time.time(), time.monotonic() + 180
         while not any(started(path) > begun for path in out.glob(f"*.pth.*{PARTIAL}")):

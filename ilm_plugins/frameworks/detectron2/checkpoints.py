@@ -54,7 +54,7 @@ class Checkpointer(DetectionCheckpointer):
         if other:
             self.logger.warning(
                 f"{self._path} has another norm's weights for {len(other)} layers, such as "
-                f"{other[0]}, which keep initial values: convert it by tools/convert.py with "
+                f"{other[0]}, which keep initial values: convert it by the command convert with "
                 "--config-file, and load the new file"
             )
         return incompatible

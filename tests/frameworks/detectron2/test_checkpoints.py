@@ -12,8 +12,8 @@ from detectron2.modeling.backbone.resnet import BasicBlock
 
 from close import assert_close
 from ilm_plugins import ILMGroupNorm
+from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import CheckpointError, loading, write
-from ilm_plugins.cli import convert
 from ilm_plugins.frameworks import open_config
 from ilm_plugins.frameworks.detectron2.checkpoints import Checkpointer
 from swaps import randomized
@@ -30,7 +30,7 @@ def plain(root):
 
 
 def run(*words):
-    return convert.main([str(word) for word in words])
+    return main(["convert", *map(str, words)])
 
 
 def test_a_zoo_checkpoint_of_gn_computes_the_same(root, plain, tmp_path, capsys):
@@ -99,7 +99,7 @@ def test_one_warning_says_that_weights_must_be_converted(tmp_path, caplog, suffi
     for norm in ("EN", "BN"):
         caplog.clear()
         Checkpointer(BasicBlock(32, 32, norm=norm)).load(str(tmp_path / f"bn{suffix}"))
-        told = [r.message for r in caplog.records if "tools/convert.py" in r.message]
+        told = [r.message for r in caplog.records if "by the command convert" in r.message]
         assert len(told) == (norm != "BN")
         assert all("1 layers, such as conv1.norm, which keep" in text for text in told)
 

@@ -23,7 +23,7 @@ def options(out, *overrides, config=SHAPES, **more):
 
 
 def train(*args, **more):
-    command_line.run(options(*args, **more))
+    command_line.start(options(*args, **more))
     return record.read(args[0])
 
 
@@ -39,7 +39,7 @@ def radii(checkpoint):
 def killed(datasets, launcher, tmp_path_factory):
     """The output folder of a training that was killed."""
     out = tmp_path_factory.mktemp("runs") / "out"
-    words = "--config-file", str(SHAPES), "--num-gpus", "0"
+    words = "train", "--config-file", str(SHAPES), "--num-gpus", "0"
     overrides = ["SOLVER.MAX_ITER", "10000", "SOLVER.CHECKPOINT_PERIOD", "1", *NO_TEST]
     words += options(out, *overrides, "SOLVER.WEIGHT_DECAY", "0.0").overrides
     train_until_killed(launcher, words, out / "model_0000002.pth")
@@ -136,10 +136,10 @@ def test_a_lazy_config_trains_resumes_and_evaluates(
     out, ddp = tmp_path / "out", {}
     monkeypatch.setattr(training, "create_ddp_model", lambda model, **o: ddp.update(o) or model)
     monkeypatch.setattr(training, "POINTS", 1)
-    command_line.run(lazy("train.ddp.find_unused_parameters=True", resume=True))
+    command_line.start(lazy("train.ddp.find_unused_parameters=True", resume=True))
     assert ddp["find_unused_parameters"]
     names = "dataloader.train.dataset.names"
-    command_line.run(lazy("train.max_iter=3", code=f"{names} = [{names}]\n", resume=True))
+    command_line.start(lazy("train.max_iter=3", code=f"{names} = [{names}]\n", resume=True))
     assert [name[:5] for (name,) in checked] == ["mine_"] * 2
     # The evaluation at the end of each is an iteration after the last.
     log = [json.loads(line) for line in (out / "metrics.json").open()]
@@ -151,14 +151,14 @@ def test_a_lazy_config_trains_resumes_and_evaluates(
     assert radii(last(out)) == {torch.tensor(2 / 3).item()}
     assert record.read(out)["images"] == 8 and "bbox/AP" in record.read(out)["metrics"][""]
     capfd.readouterr()
-    command_line.run(lazy(f"train.init_checkpoint={out / 'model_final.pth'}", eval_only=True))
+    command_line.start(lazy(f"train.init_checkpoint={out / 'model_final.pth'}", eval_only=True))
     assert "copypaste: Task: bbox" in capfd.readouterr().out
 
 
 def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(datasets, lazy, tmp_path):
     words = "optimizer.lr=1e12", "train.checkpointer.period=1", "train.max_iter=9"
     with pytest.raises(FloatingPointError):
-        command_line.run(lazy(*words, code="del dataloader['evaluator']\n"))
+        command_line.start(lazy(*words, code="del dataloader['evaluator']\n"))
     out = tmp_path / "out"
     assert record.read(out)["diverged"] and not (out / "model_final.pth").exists()
     assert all(value.isfinite().all() for value in last(out)["model"].values())

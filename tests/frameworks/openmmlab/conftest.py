@@ -2,7 +2,7 @@
 
 import pytest
 
-from ilm_plugins.cli import train
+from ilm_plugins.__main__ import main
 from runs import mmengine_command, write_mmengine_config
 
 
@@ -15,5 +15,5 @@ def config(datasets, tmp_path_factory):
 def trained(config, tmp_path_factory):
     """The output folder of four iterations, with checkpoints of the second and the fourth."""
     out = tmp_path_factory.mktemp("trained")
-    assert train.main(mmengine_command(config, out=out)) == 0
+    assert main(mmengine_command(config, out=out)) == 0
     return out

@@ -13,8 +13,8 @@ pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
 from torch import nn
 
 from close import assert_close
+from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import read
-from ilm_plugins.cli import train
 from ilm_plugins.frameworks import record
 from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.openmmlab.checkpoints import latest, use_safe_checkpoints
@@ -45,7 +45,7 @@ def test_a_point_of_an_epoch_has_mean_losses_and_the_validation(config, tmp_path
         "log_processor = dict(by_epoch=True)\n"
     )
     (tmp_path / "epochs.py").write_text(f"_base_ = {str(config)!r}\n{text}")
-    assert train.main(command(tmp_path / "epochs.py", out=tmp_path / "out")) == 0
+    assert main(command(tmp_path / "epochs.py", out=tmp_path / "out")) == 0
     found = record.read(tmp_path / "out")
     assert (found["unit"], found["planned"]) == ("epochs", 2)
     (log,) = (tmp_path / "out").glob("*/vis_data/scalars.json")
@@ -76,7 +76,7 @@ def test_two_processes_that_are_killed_resume_with_their_optimizer(config, launc
     at = first["meta"]["iter"]
     # Gradients are clipped to nothing: the momentum alone moves the weights.
     opts = [f"train_cfg.max_iters={at + 2}", "optim_wrapper.clip_grad.max_norm=1e-30"]
-    assert train.main(command(path, "--resume", out=out, opts=opts)) == 0
+    assert main(command(path, "--resume", out=out, opts=opts)) == 0
     last = read(out / f"iter_{at + 2}.pth")
     group, state = first["optimizer"]["param_groups"][0], first["optimizer"]["state"]
     name, momentum, buffer = "backbone.conv1.weight", group["momentum"], state[0]["momentum_buffer"]
@@ -97,13 +97,13 @@ def test_resuming_without_a_checkpoint_starts_from_load_from(
     config, trained, tmp_path, monkeypatch
 ):
     opts = [f"load_from={trained / 'iter_4.pth'}", "train_cfg.max_iters=1"]
-    assert train.main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
+    assert main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
     (point,) = record.read(tmp_path)["curve"]
     assert point["iterations"] == 1
     assert point["loss"] != record.read(trained)["curve"][0]["loss"]
     monkeypatch.setattr("ilm_plugins.frameworks.openmmlab.train.POINTS", 2)
     opts[1] = "train_cfg.max_iters=5"  # the last iteration is always recorded
-    assert train.main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
+    assert main(command(config, "--resume", out=tmp_path, opts=opts)) == 0
     assert [point["iterations"] for point in record.read(tmp_path)["curve"]] == [1, 2, 4, 5]
 
 
@@ -114,10 +114,10 @@ def test_evaluations_are_recorded_beside_the_training(config, trained, tmp_path,
     for options in ([], ["--tta"]):
         argv = command(config, "--eval-only", "--resume", *options, out=out, opts=opts)
         with lock(out):  # as while the training goes on
-            assert train.main(argv) == 0 and train.main(command(config, out=out)) == 2
+            assert main(argv) == 0 and main(command(config, out=out)) == 2
     elsewhere = [f"load_from={trained / 'iter_4.pth'}"]
     argv = command(config, "--eval-only", out=tmp_path / "other", opts=elsewhere)
-    assert train.main(argv) == 0
+    assert main(argv) == 0
     found, other = record.read(out), record.read(tmp_path / "other")
     assert found["curve"] == record.read(trained)["curve"] and found["test images"] == 4
     assert found["metrics"].keys() == {"", "tta"}
@@ -140,14 +140,14 @@ def test_a_mistake_is_one_line(config, tmp_path, capfd, monkeypatch, options, wo
     torch.save({"state_dict": {"weight": torch.ones(1)}}, "other.pth")
     flags = [option for option in options if option.startswith("--")]
     opts = [option for option in options if option not in flags]
-    assert train.main(command(config, *flags, out=tmp_path, opts=opts)) == 2
+    assert main(command(config, *flags, out=tmp_path, opts=opts)) == 2
     assert re.search(f"error: .*{word}", capfd.readouterr().err.splitlines()[-1])
 
 
 def test_a_loss_that_is_nan_ends_the_run_before_it_is_saved(config, tmp_path):
     opts = ["optim_wrapper.optimizer.lr=1e30", "default_hooks.checkpoint.interval=1"]
     with pytest.raises(FloatingPointError, match="the loss became infinite or NaN at") as error:
-        train.main(command(config, out=tmp_path, opts=opts))
+        main(command(config, out=tmp_path, opts=opts))
     # Its number from 0 is that of the iterations before it, of which the last was saved.
     iteration = int(str(error.value).split()[-1])
     assert latest(tmp_path) == str(tmp_path / f"iter_{iteration}.pth")
