@@ -125,8 +125,7 @@ class AdaptiveNorm(nn.GroupNorm):
 
     def describe(self, device: torch.device, dtype: torch.dtype) -> tuple | None:
         """Return what operators of compiled models take in place of :attr:`network`."""
-        network = self.network()
-        return operators.describe(network, device, dtype, self.num_channels, self.moment_groups)
+        return operators.describe(self, device, dtype)
 
     # As by torch.compiler.assume_constant_result, which imports the compiler.
     describe._dynamo_marked_constant = True
@@ -147,7 +146,7 @@ class AdaptiveNorm(nn.GroupNorm):
     def check_input(self, x: Tensor) -> None:
         if x.dim() < 2 or x.shape[1] != self.num_channels:
             fix = "build the layer with num_channels equal to the input's second dimension"
-            if x.dim() < 2:
+            if x.dim() < 2 or x.shape[0] == self.num_channels:
                 fix = "add the dimension of the batch, for example by x.unsqueeze(0)"
             elif x.dim() > 2 and x.shape[-1] == self.num_channels:
                 call = "layer(x.movedim(-1, 1)).movedim(1, -1)"

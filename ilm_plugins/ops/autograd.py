@@ -58,7 +58,7 @@ def adaptive_norm(
     """
     kernels = kernels_for(x, num_groups, (*tensors, *running[:2]))
     if kernels is None:
-        if found := operators.adaptive_norm(x, num_groups, eps, network, tensors, running):
+        if found := operators.adaptive_norm(x, num_groups, network, tensors, running):
             return found
         tensors = copy_buffers(tensors)
         with nullcontext() if torch.compiler.is_compiling() else _without_autocast(x.device.type):

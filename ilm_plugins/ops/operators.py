@@ -7,10 +7,11 @@ None: ``present`` tells which of a network's tensors they are.
 import functools
 import importlib
 import json
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
-from torch import Tensor, library
+from torch import Tensor, library, nn
 from torch.autograd import forward_ad
 
 from . import backends, cpu, networks
@@ -18,7 +19,7 @@ from .layouts import dense
 from .networks import Network, Tensors, with_none
 
 
-def adaptive_norm(x: Tensor, num_groups: int, eps: float, network, tensors: Tensors, running):
+def adaptive_norm(x: Tensor, num_groups: int, network, tensors: Tensors, running):
     """Return y, mean and var if torch.compile traces x, and the graph may have operators."""
     is_compiling = HAS_OPERATORS and torch.compiler.is_dynamo_compiling()
     if network is None or not is_compiling or not backends.has_variances(x, num_groups):
@@ -26,14 +27,14 @@ def adaptive_norm(x: Tensor, num_groups: int, eps: float, network, tensors: Tens
     types = [type(t) for t in (tensors[0], x, *tensors, *running[:2])]
     if not all(kind in backends.PLAIN for kind in types) or types[0] is Tensor:
         return None
-    described = network.__self__.describe(x.device, x.dtype)
+    layer = network.__self__
+    described = layer.describe(x.device, x.dtype)
     if described is None:
         return None
-    key, num_parameters, *options = described
+    key, num_parameters, names, *options = described
     buffers = [t for t in tensors[num_parameters:] if t is not None]
-    # The comparison makes the compiler look at the options again in each call.
-    has_changed = [eps, *running[2:]] != options[: 1 + len(running[2:])]
-    if has_changed or any(buffer.requires_grad for buffer in buffers):
+    # The comparison makes the compiler look at the options again in each call of each layer.
+    if read(layer, names) != options or any(buffer.requires_grad for buffer in buffers):
         return None
     present, given = [t is not None for t in tensors], [t for t in tensors if t is not None]
     arguments = x, num_groups, key, given, present, running[:2]
@@ -43,10 +44,10 @@ def adaptive_norm(x: Tensor, num_groups: int, eps: float, network, tensors: Tens
     return y, None, None
 
 
-def describe(network: Network, device, dtype, channels: int, num_groups: int) -> tuple | None:
-    """Return a network as a string, and some fields; None if kernels do not compute it."""
-    x = torch.empty(1, channels, 2, device=device, dtype=dtype)
-    kernels = backends.find_kernels(x)
+def describe(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> tuple | None:
+    """Return a layer's network as a string, and its options; None if kernels do not compute it."""
+    x = torch.empty(1, layer.num_channels, 2, device=device, dtype=dtype)
+    network, kernels = layer.network(), backends.find_kernels(x)
     if (
         # `is_exporting` is a constant, True, in Dynamo before torch 2.14 (PyTorch issue 176347).
         torch.compiler._is_exporting_flag
@@ -54,11 +55,18 @@ def describe(network: Network, device, dtype, channels: int, num_groups: int) ->
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or kernels is not (cpu if x.is_cpu else _triton())
-        or not kernels.runs(network, x, num_groups)
+        or not kernels.runs(network, x, layer.moment_groups)
     ):
         return None
     key = json.dumps((type(network).__name__, *network), default=lambda number: number.item())
-    return key, network.num_parameters, network.eps, getattr(network, "momentum", None)
+    names = network._fields
+    return key, network.num_parameters, names, *read(layer, names)
+
+
+def read(layer: nn.Module, names: Sequence[str]) -> list:
+    """Return a layer's attributes of these names, tuples unpacked, None for a missing one."""
+    values = [getattr(layer, name, None) for name in names]
+    return [part for v in values for part in (v if isinstance(v, tuple) else (v,))]
 
 
 def _triton() -> ModuleType:

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
@@ -19,7 +19,10 @@ from . import norms
 from .common import Match, Report, check_absent, check_match, matches, source_norm
 from .rules import INEXACT, OF_BN, RULES, NotConvertible, State, adapt, chosen_by, refuse
 
-_PARAMETRIZED = "first call torch.nn.utils.parametrize.remove_parametrizations"
+_PARAMETRIZED = (
+    "its tensors are computed, by pruning or a parametrization: first call "
+    "torch.nn.utils.prune.remove or parametrize.remove_parametrizations"
+)
 _UNFROZEN = "no longer frozen: in training the batch's statistics are used, and running ones move"
 
 
@@ -111,7 +114,9 @@ def _replace(
             continue
         levels = norms.levels_of(old)
         try:
-            refuse(parametrize.is_parametrized(old), _PARAMETRIZED)
+            # Hooks, as of pruning, write the tensors that they compute to attributes.
+            has_hook = any(isinstance(value, Tensor) for value in vars(old).values())
+            refuse(has_hook or parametrize.is_parametrized(old), _PARAMETRIZED)
             like = _factory_options(model, own_names[0])
             built = [build(level, like) for level in levels or [old]]
             _check_untied(old, owners)
@@ -205,6 +210,8 @@ def _layer_for(
         kept["sync"] = old.process_group or True
     if isinstance(old, SwitchNorm):
         kept |= {name: getattr(old, name) for name in ("normalizers", "num_groups", "sync")}
+    averages = issubclass(layer, MixtureNorm) and getattr(old, "momentum", 0) is None
+    refuse(averages, "momentum=None, a cumulative average; set a number first")
     state = old._parameters | old._buffers
     state = {name: tensor for name, tensor in state.items() if tensor is not None}
     # FrozenBatchNorm2d of some packages has no num_features.

@@ -1,13 +1,14 @@
 """torch.compile: compiled models run the kernels, as operators of torch."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import jvp, vmap
 
-from cases import MIXTURES, channels_last, inputs, needs_kernels, results, wide
+from cases import MIXTURES, channels_last, inputs, needs_kernels, randomized, results, wide
 from close import assert_close, assert_equal
 from ilm_plugins import NORMS, freeze, use_backend
 from ilm_plugins.ops import operators
@@ -120,6 +121,24 @@ def test_second_derivatives_are_refused_and_gradients_of_buffers_are_the_referen
     found, expected = (torch.autograd.grad(m(x).sum(), layer.running_mean) for m in (run, layer))
     assert_close(found, expected)
     assert graphs == [[]]
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("AN", [{"num_groups": 4}, {"num_groups": 8}]),
+        ("ILMGN", [{"activations": ("tanh", "relu")}, {"activations": ("relu", "tanh")}]),
+        ("SN", [{"normalizers": ("IN", "LN")}, {"normalizers": ("LN", "IN")}]),
+        ("EN", [{"activation": "tanh"}, {"activation": "relu"}]),
+    ],
+)
+def test_layers_of_different_options_share_no_graph(name, options):
+    run, graphs = recorded(lambda layer, x: layer(x))
+    x = inputs(2, C, 3, 4, dtype=torch.float32)
+    for chosen in options:
+        layer = randomized(partial(NORMS[name], C, **chosen), torch.float32)
+        assert_equal(run(layer, x), layer(x))
+    assert graphs == [["forward"]] * 2
 
 
 def test_changed_options_are_compiled_again():

@@ -2,6 +2,7 @@
 
 import pytest
 from torch import nn
+from torch.nn.utils import prune
 
 from close import EQUAL, assert_close
 from ilm_plugins import NORMS, ILMGroupNorm, SwitchNorm, surgery
@@ -42,6 +43,8 @@ LEFT = [
     (nn.GroupNorm(4, 32), "ILMLN", "num_groups=4, where the layer has 1"),
     (ILMGroupNorm(32), "ILMGN", "is ILMGroupNorm, already a layer of this package"),
     (PARAMETRIZED, "ILMGN", "remove_parametrizations"),
+    (prune.random_unstructured(GN4(32), "weight", 1), "ILMGN", "prune.remove"),
+    (nn.BatchNorm2d(32, momentum=None), "EN", "momentum=None"),
 ]
 
 

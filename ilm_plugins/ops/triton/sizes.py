@@ -29,9 +29,15 @@ class Sizes(NamedTuple):
     gradients: int  #: values that a kernel stores of each instance's gradients
 
 
-@functools.lru_cache(maxsize=None, typed=True)  # named tuples of two classes may be equal
 def find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None:
     """Return the sizes for the kernels, or None if they cannot compute the network."""
+    # A new momentum compiles nothing, because kernels take the number itself.
+    fixed = {"momentum": 0.0} if hasattr(network, "momentum") else {}
+    return _find_sizes(network._replace(eps=float(network.eps), **fixed), channels, num_groups)
+
+
+@functools.lru_cache(maxsize=None, typed=True)  # named tuples of two classes may be equal
+def _find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None:
     networks.check_groups(network, channels, num_groups)
     normalizers = getattr(network, "normalizers", ())
     is_large = channels > MAX_CHANNELS
@@ -45,7 +51,7 @@ def find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | None
         buffers.append((place, kept, size))
         kept += size
     return Sizes(
-        network=network._replace(eps=float(network.eps)),
+        network=network,
         kind=type(network).__name__,
         channels=channels,
         fine=num_groups,
