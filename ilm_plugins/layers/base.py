@@ -64,7 +64,7 @@ class AdaptiveNorm(nn.GroupNorm):
     def __new__(cls, *args, **options):
         # Frameworks construct layers from configs: a misspelt option gets our message here
         # instead of Python's TypeError.
-        check_known(cls, options, args)
+        check_known(cls, options)
         return super().__new__(cls)
 
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from ..errors import OptionError
@@ -31,15 +31,8 @@ def check(condition: bool, message: str) -> None:
         raise OptionError(message)
 
 
-def check_known(layer: type, options: Mapping[str, Any], args: Iterable[Any] = ()) -> None:
-    """Raise OptionError if a constructor does not take an option, or ``args`` set it already."""
+def check_known(layer: type, options: Iterable[str]) -> None:
     parameters = inspect.signature(layer.__init__).parameters
-    for option, given in zip(list(parameters)[1:], args, strict=False):
-        check(
-            option not in options,
-            f"{layer.__name__}: {option}={options.get(option)!r}, but the model gives "
-            f"{option}={given!r} itself; leave it out",
-        )
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = ", ".join(list(parameters)[1:])
     for option in options:

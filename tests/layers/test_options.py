@@ -20,7 +20,6 @@ from ilm_plugins.layers.mixture import MixtureNorm
         ("ILMGN", {"activations": "tanh"}, ["activations='tanh'", "two"]),
         ("ILMGN", {"activations": ["tanh", "gelu"]}, ["'gelu'", "'relu6'"]),
         ("ILMGN", {"activations": ("tanh", "tanh"), "init": "identity"}, ["init='default'"]),
-        ("ILMGN", {"num_channels": 3}, ["num_channels=3", "num_channels=64", "leave"]),
         ("ILMIN", {"eps": 32}, ["eps=32", "above 0"]),
         ("AssocNorm", {"combine": "W+B"}, ["combine='W+B'", "'a(WE)+B'"]),
         ("AssocNorm", {"combine": "a(WE)", "init": "identity"}, ["identity", "a(WE)+B"]),

@@ -124,19 +124,13 @@ def test_second_derivatives_are_refused_and_gradients_of_buffers_are_the_referen
 
 
 @pytest.mark.parametrize(
-    "name, options",
-    [
-        ("AN", [{"num_groups": 4}, {"num_groups": 8}]),
-        ("ILMGN", [{"activations": ("tanh", "relu")}, {"activations": ("relu", "tanh")}]),
-        ("SN", [{"normalizers": ("IN", "LN")}, {"normalizers": ("LN", "IN")}]),
-        ("EN", [{"activation": "tanh"}, {"activation": "relu"}]),
-    ],
+    "name, options", [("AN", {"num_groups": 8}), ("ILMGN", {"activations": ("relu", "tanh")})]
 )
 def test_layers_of_different_options_share_no_graph(name, options):
     run, graphs = recorded(lambda layer, x: layer(x))
-    x = inputs(2, C, 3, 4, dtype=torch.float32)
-    for chosen in options:
+    for chosen in ({}, options):
         layer = randomized(partial(NORMS[name], C, **chosen), torch.float32)
+        x = inputs(2, C, 3, 4, dtype=torch.float32)
         assert_equal(run(layer, x), layer(x))
     assert graphs == [["forward"]] * 2
 
@@ -150,9 +144,6 @@ def test_changed_options_are_compiled_again():
         twin = copy.deepcopy(layer)
         assert_equal([run(x), *layer.buffers()], [twin(x), *twin.buffers()])
     assert graphs == [["forward"]] * 4
-
-
-# ---- whole models
 
 
 @pytest.mark.wide

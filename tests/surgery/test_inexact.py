@@ -55,7 +55,7 @@ def test_batchnorm_of_a_state_dict_becomes_a_norm_of_each_image():
 
 @pytest.mark.parametrize("to", ["SN", "SSN"])
 def test_sn_keeps_batchnorms_weight_and_statistics(to):
-    plain = randomized(nn.BatchNorm2d(32, momentum=None))
+    plain = randomized(nn.BatchNorm2d(32))
     new, report = surgery.convert(plain, to)
     assert new.weight is plain.weight and new.running_var is plain.running_var
     assert f"{to} mixes other statistics" in str(report)

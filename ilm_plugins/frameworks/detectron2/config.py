@@ -15,11 +15,6 @@ from ... import checkpoints
 from ...errors import UserError
 from ..config import Inference
 
-PROJECTS = (
-    "the command train knows detectron2's own keys and none of a project such as PointRend: "
-    "correct the key, or import ilm_plugins in the project's train_net.py and train with that"
-)
-
 
 def load_config(
     path: str, overrides: Sequence[str] = (), device: str | None = None, amp: bool = False
@@ -41,10 +36,6 @@ def load_config(
             f"{path}: {error.problem} {error.problem_mark}: it may run code; read the file, and if "
             "you trust it, give --unsafe"
         ) from error
-    except (AssertionError, KeyError) as error:
-        if "Non-existent" not in str(error):
-            raise
-        raise UserError(f"{path}: {error.args[0]}; {PROJECTS}") from error
     if device is not None:
         cfg.MODEL.DEVICE = device
     cfg.SOLVER.AMP.ENABLED |= amp
