@@ -96,7 +96,9 @@ def test_unknown_options_and_unfit_inputs_are_told(norm):
     for shape, words in (
         ((2, 32, 4, 4), r"expected \(N, 64, \*\)"),
         ((2, 49, C), r"tokens.*layer\(x.movedim\(-1, 1\)\).movedim\(1, -1\)"),
-        ((C,), "add the dimension of the batch"),
+        ((C, 8, 8), "add the dimension of the batch"),
+        ((C, 49, C), "tokens"),
+        ((C, 8, 8, 8), "build the layer with"),
     ):
         with pytest.raises(ValueError, match=words):
             layer(torch.zeros(shape))

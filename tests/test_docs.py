@@ -17,7 +17,6 @@ from ilm_plugins import NORMS, ExemplarNorm, ILMGroupNorm
 from ilm_plugins.cli import parsers
 from ilm_plugins.data.shapes import write_shapes
 from ilm_plugins.frameworks import open_config
-from runs import NEEDS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -84,7 +83,7 @@ def commands():
 
 
 @pytest.mark.parametrize("page, command", list(commands()))
-def test_commands_name_what_there_is_and_parse(page, command, monkeypatch):
+def test_commands_name_what_there_is_and_parse(page, command):
     words = shlex.split(command)
     for word in words:
         if re.match(r"(configs|tools)/", word):
@@ -95,8 +94,6 @@ def test_commands_name_what_there_is_and_parse(page, command, monkeypatch):
             assert "=" in word or word in targets, f"{page}: {word} is no target of the Makefile"
     if command.startswith("python -m ilm_plugins "):
         name, *options = words[3:]
-        if name in NEEDS:
-            pytest.importorskip(NEEDS[name], reason=f"{name} needs {NEEDS[name]}")
         getattr(parsers, name.replace("-", "_"))(options)
 
 

@@ -1,1 +1,1 @@
-"""The command lines; the scripts in tools/ call their ``main`` functions."""
+"""The commands: a module for each, whose ``run`` takes what ``parsers`` parsed."""

@@ -30,7 +30,7 @@ def list_(args: argparse.Namespace) -> None:
         return
     table = registry.find_table(args.table)
     print(f"{table.id}  {registry.papers()[table.paper]}, {table.number}: {table.title}")
-    shown = table.shows and f"curves of {', '.join(table.shows)}"
+    shown = table.shows and f"data of {', '.join(table.shows)}"
     lines = [table.note, table.command, shown, " / ".join(table.measures)]
     width = max(map(len, table.cells), default=0)
     for cell in table.cells.values():

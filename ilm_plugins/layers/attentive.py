@@ -97,7 +97,7 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         factory = {"device": device, "dtype": dtype}
         super().__init__(num_groups, num_channels, eps, **factory)
         self.moment_groups = num_channels
-        self.num_affine = num_affine
+        self.num_affine = int(num_affine)
         self.init = init
         maps = "zeros" if init == "identity" else "default"
         self.attention = Projection(num_channels, num_affine, bias=True, init=maps, **factory)

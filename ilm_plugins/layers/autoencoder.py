@@ -67,7 +67,7 @@ class AutoencoderNorm(AdaptiveNorm):
         check_eps(name, eps)
         super().__init__(num_groups, num_channels, eps, device=device, dtype=dtype)
         self.num_key_groups = num_key_groups
-        self.hidden = hidden
+        self.hidden = int(hidden)
         self.init = init
         self.activations = activations
         self.combine = combine

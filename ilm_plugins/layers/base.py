@@ -146,11 +146,11 @@ class AdaptiveNorm(nn.GroupNorm):
     def check_input(self, x: Tensor) -> None:
         if x.dim() < 2 or x.shape[1] != self.num_channels:
             fix = "build the layer with num_channels equal to the input's second dimension"
-            if x.dim() < 2 or x.shape[0] == self.num_channels:
-                fix = "add the dimension of the batch, for example by x.unsqueeze(0)"
-            elif x.dim() > 2 and x.shape[-1] == self.num_channels:
+            if x.dim() > 2 and x.shape[-1] == self.num_channels:
                 call = "layer(x.movedim(-1, 1)).movedim(1, -1)"
                 fix = f"channels come last, as in tokens (N, L, C); call {call}, or keep LayerNorm"
+            elif x.dim() < 2 or (x.dim() == 3 and x.shape[0] == self.num_channels):
+                fix = "add the dimension of the batch, for example by x.unsqueeze(0)"
             raise ValueError(
                 f"{type(self).__name__}: got an input of shape {tuple(x.shape)}, expected "
                 f"(N, {self.num_channels}, *); {fix}"

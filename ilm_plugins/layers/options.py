@@ -81,7 +81,7 @@ def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int
                 f"num_channels={num_channels}; set {to_auto} to follow each width, or {to_common} "
                 f"for widths that are multiples of {common}"
             )
-    return tuple(values.values())
+    return tuple(map(int, values.values()))  # of NumPy, too: compiled models compare options
 
 
 def automatic(layer: type) -> dict[str, str]:

@@ -16,6 +16,8 @@ from .registry import Table
 STYLES = mpl.cycler(
     color=OKABE_ITO * 2, linestyle=["-", "--", ":", "-."] * 5, marker=[*"os^vD"] * 4
 )
+#: Differences that are drawn, in percent.
+LIMIT = 30
 
 
 @styled
@@ -67,7 +69,11 @@ def differences(panels: Mapping[str, list[tuple[str, tuple[float, float, float]]
         axis.set_yticks(range(len(rows)), [name for name, _ in rows])
         axis.set(ylim=(len(rows) - 0.5, -0.5), title=task)
         axis.axvline(0, color="0.5")
-    axes[-1].set_xlabel("difference from the plain norm, and its paired 95 % interval")
+        # The interval of two runs that differ much would shrink all others to dots.
+        left, right = axis.get_xlim()
+        axis.set_xlim(max(left, -LIMIT), min(right, LIMIT))
+    what = f"difference from the plain norm, and its paired 95 % interval, cut off at {LIMIT}"
+    axes[-1].set_xlabel(what)
     return fig
 
 

@@ -122,11 +122,11 @@ def _count_cells(table: Table, groups: Groups) -> str:
 
 
 def _source(table: Table) -> str:
-    """Return a figure's command, or links to the tables whose curves it shows, if any."""
+    """Return a figure's command, or links to the tables that it shows, if any."""
     if table.command:
         return f"`{table.command}`"
     links = ", ".join(f"[{key}]({key.split('-')[0]}.md#{key})" for key in table.shows)
-    return links and f"curves of {links}"
+    return links and f"data of {links}"
 
 
 def page(paper: str, groups: Groups, folder: Path) -> str:

@@ -19,7 +19,7 @@ from . import norms
 from .common import Match, Report, check_absent, check_match, matches, source_norm
 from .rules import INEXACT, OF_BN, RULES, NotConvertible, State, adapt, chosen_by, refuse
 
-_PARAMETRIZED = (
+_COMPUTED = (
     "its tensors are computed, by pruning or a parametrization: first call "
     "torch.nn.utils.prune.remove or parametrize.remove_parametrizations"
 )
@@ -114,9 +114,7 @@ def _replace(
             continue
         levels = norms.levels_of(old)
         try:
-            # Hooks, as of pruning, write the tensors that they compute to attributes.
-            has_hook = any(isinstance(value, Tensor) for value in vars(old).values())
-            refuse(has_hook or parametrize.is_parametrized(old), _PARAMETRIZED)
+            refuse(any(map(_is_computed, old.modules())), _COMPUTED)
             like = _factory_options(model, own_names[0])
             built = [build(level, like) for level in levels or [old]]
             _check_untied(old, owners)
@@ -199,6 +197,12 @@ def _check_replaceable(
     refuse(plain == "IN" and tracks, "with track_running_stats, evaluation uses other statistics")
     uses_tracked = issubclass(NORMS[to], MixtureNorm)
     refuse(uses_tracked and not tracks, "without running statistics, evaluation uses the batch's")
+
+
+def _is_computed(module: nn.Module) -> bool:
+    # Hooks, as of pruning, write the tensors that they compute to attributes.
+    has_hook = any(isinstance(vars(module).get(name), Tensor) for name in ("weight", "bias"))
+    return has_hook or parametrize.is_parametrized(module)
 
 
 def _layer_for(

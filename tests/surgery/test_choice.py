@@ -31,6 +31,7 @@ def test_types_are_taken_exactly():
 
 
 PARAMETRIZED = nn.utils.parametrize.register_parametrization(GN4(32), "weight", nn.Identity())
+prune.random_unstructured((PRUNED := ILMGroupNorm(32)).encode, "weight", 1)
 LEFT = [
     (Renamed(4, 32), "ILMGN", "Renamed derives from GroupNorm and may compute"),
     (nn.LazyBatchNorm2d(), "EN", "LazyBatchNorm2d derives from BatchNorm"),
@@ -44,6 +45,7 @@ LEFT = [
     (ILMGroupNorm(32), "ILMGN", "is ILMGroupNorm, already a layer of this package"),
     (PARAMETRIZED, "ILMGN", "remove_parametrizations"),
     (prune.random_unstructured(GN4(32), "weight", 1), "ILMGN", "prune.remove"),
+    (PRUNED, "ILMGN", "prune.remove"),
     (nn.BatchNorm2d(32, momentum=None), "EN", "momentum=None"),
 ]
 

@@ -149,4 +149,5 @@ def test_evaluators_get_a_folder_if_they_write_results(monkeypatch):
     monkeypatch.setitem(train.EVALUATORS, "own", kinds)
     MetadataCatalog.get("own").evaluator_type = "own"
     found = train.build_evaluator("own", "out")
+    MetadataCatalog.remove("own")
     assert found._evaluators == [("own", "out/inference"), "own"]
