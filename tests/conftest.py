@@ -56,8 +56,8 @@ def pytest_collection_finish(session):
     quicken_frameworks()
     gc.collect()
     gc.freeze()
-    if runs := sys.modules.get("runs"):
-        session.config.launcher = runs.Launcher()
+    if any("launcher" in getattr(item, "fixturenames", ()) for item in session.items):
+        session.config.launcher = importlib.import_module("runs").Launcher()
 
 
 def quicken_frameworks():
