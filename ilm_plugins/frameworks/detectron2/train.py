@@ -22,7 +22,6 @@ from ...errors import UserError
 from .. import record
 from ..lock import lock
 from ..options import RunOptions
-from .annotations import leave_out_boxes
 from .checkpoints import Checkpointer
 from .config import build_model, load_config, output_folder
 from .radius import RadiusHook
@@ -124,12 +123,6 @@ class Trainer(engine.DefaultTrainer):
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.register_hooks(self.build_hooks())
 
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
-        parts = data.build_detection_train_loader.from_config(cfg)
-        parts["dataset"] = leave_out_boxes(parts["dataset"], cfg.DATASETS.TRAIN)
-        return data.build_detection_train_loader(**parts)
-
     def build_hooks(self) -> list[engine.HookBase]:
         found = super().build_hooks()
         seed = None if self.cfg.SEED < 0 else self.cfg.SEED
@@ -148,14 +141,9 @@ def train_lazy(cfg: DictConfig, options: RunOptions) -> None:
     plain = build_model(cfg).to(settings.device)
     cfg.optimizer.params.model = plain
     optimizer = instantiate(cfg.optimizer)
-    loader = cfg.dataloader.train
-    if "dataset" in loader:
-        names = OmegaConf.select(loader, "dataset.names") or ()
-        names = [names] if isinstance(names, str) else names
-        loader = {**loader, "dataset": leave_out_boxes(instantiate(loader.dataset), names)}
     model = create_ddp_model(plain, **settings.ddp)
     kind = engine.AMPTrainer if settings.amp.enabled else engine.SimpleTrainer
-    trainer = kind(model, instantiate(loader), optimizer)
+    trainer = kind(model, instantiate(cfg.dataloader.train), optimizer)
     trainer.evaluation = Evaluation(cfg, plain)
     checkpointer = Checkpointer(model, settings.output_dir, trainer=trainer)
     saving = engine.hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer)

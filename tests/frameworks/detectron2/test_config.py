@@ -20,7 +20,6 @@ from ilm_plugins.data import shapes
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks.detectron2 import datasets as integration
 from ilm_plugins.frameworks.detectron2 import train
-from ilm_plugins.frameworks.detectron2.annotations import leave_out_boxes
 from ilm_plugins.frameworks.detectron2.config import inference, load_config, output_folder
 from runs import LAZY, SHAPES
 
@@ -100,40 +99,6 @@ def test_shapes_are_generated_on_first_use(tmp_path, monkeypatch):
     folder = tmp_path / "shapes"
     files = folder / "annotations" / "instances_validation.json", folder / "images" / "validation"
     assert len(integration._load(tmp_path, "shapes_val", *files)) == 1
-
-
-def image(**annotation):
-    """An image of 20 x 30 pixels with one annotation, as detectron2 loads it."""
-    annotation = {"bbox_mode": 1, "bbox": [5, 5, 10, 10], "category_id": 0, **annotation}
-    return {"file_name": "x.jpg", "height": 20, "width": 30, "annotations": [annotation]}
-
-
-EMPTY = [5, float("nan"), 10, 10], [5, 5, -3, 10], [30, 5, 10, 10], [-20, 5, 10, 10]
-#: Boxes, and their modes: x, y, width, height; x, y, right, bottom; with an angle.
-BOXES = [(box, 1) for box in (*EMPTY, [-5, 5, 10, 100])]
-BOXES += [([5, 5, 3, 10], 0), ([15, 5, 25, 10], 0), ([5, 5, 0, 0, 30], 4)]
-
-
-@pytest.mark.parametrize("box, mode", BOXES)
-def test_boxes_that_are_left_out_are_counted(box, mode, caplog):
-    MetadataCatalog.get("boxes").json_file, empty = "boxes.json", box in EMPTY or box[2] == 3
-    entries = leave_out_boxes([image(bbox=box, bbox_mode=mode), image(), {}], ["boxes"])
-    assert (entries[0]["annotations"][0]["bbox"] == [0] * 4) == empty
-    assert ("Left out 1 of 2 boxes of boxes.json" in caplog.text) == empty
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"bbox": [1, 2, 3]}, {"segmentation": {"size": [2, 3], "counts": b"6"}}]
-)
-def test_a_broken_annotation_is_named(wrong):
-    with pytest.raises(UserError, match=r"annotation \{.*x\.jpg' in boxes"):
-        leave_out_boxes([image(**wrong)], ["boxes"])
-
-
-def test_crowds_may_have_masks_of_uncompressed_runs_and_data_sets_of_torch_pass():
-    crowd = image(iscrowd=1, segmentation={"size": [2, 3], "counts": [6]})
-    for entries in ([crowd], torch.utils.data.TensorDataset(torch.ones(1))):
-        assert leave_out_boxes(entries, ["boxes"]) is entries
 
 
 def test_all_test_sets_are_evaluated_and_their_images_counted(tmp_path, monkeypatch):
