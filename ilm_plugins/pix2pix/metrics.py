@@ -39,7 +39,7 @@ def l1(output: Tensor, target: Tensor) -> float:
 def ssim(output: Tensor, target: Tensor) -> float:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    # The paper's window and constants are torchmetrics' defaults.
+    # The paper's window and constants are torchmetrics' defaults; borders are reflected.
     pair = output[None].float(), target[None].float()
     return structural_similarity_index_measure(*pair, data_range=255.0).item()
 

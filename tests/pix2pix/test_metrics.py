@@ -43,6 +43,23 @@ def test_ssim_of_constant_images_is_that_of_their_means():
     assert_scores(found, [(2 * 4 * 9 + c1) / (4**2 + 9**2 + c1), 1.0])
 
 
+def test_ssim_weighs_pixels_by_a_gaussian_of_11_pixels(pair):
+    """Equation 13 of Wang et al., 2004, deviation 1.5; images are reflected at their borders."""
+    bell = (-0.5 * (torch.arange(-5, 6) / 1.5).double().square()).exp()
+    window = (torch.outer(bell, bell) / bell.sum() ** 2)[None, None]
+    pad = torch.nn.ReflectionPad2d(5)
+    a, b = (pad(x.double()[:, None]) for x in pair)
+    of_a, of_b = (torch.conv2d(x, window) for x in (a, b))
+    both, var_a, var_b = (
+        torch.conv2d(x * y, window) - of_x * of_y
+        for x, y, of_x, of_y in ((a, b, of_a, of_b), (a, a, of_a, of_a), (b, b, of_b, of_b))
+    )
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    structure = (2 * both + c2) / (var_a + var_b + c2)
+    expected = structure * (2 * of_a * of_b + c1) / (of_a**2 + of_b**2 + c1)
+    assert_scores([metrics.ssim(*pair)], [expected.mean()], 2**13)  # of 255**2, which cancels
+
+
 def test_lpips_uses_the_weights_that_are_given(tmp_path, pair):
     torchvision = pytest.importorskip("torchvision", reason="makes AlexNet's checkpoint")
     from torchmetrics.functional.image.lpips import _LPIPS
