@@ -16,7 +16,7 @@ from .registry import Table
 STYLES = mpl.cycler(
     color=OKABE_ITO * 2, linestyle=["-", "--", ":", "-."] * 5, marker=[*"os^vD"] * 4
 )
-#: Differences that are drawn, in percent.
+#: The largest difference that is drawn, in points.
 LIMIT = 30
 
 

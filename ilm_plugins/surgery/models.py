@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
@@ -200,9 +200,10 @@ def _check_replaceable(
 
 
 def _is_computed(module: nn.Module) -> bool:
-    # Hooks, as of pruning, write the tensors that they compute to attributes.
-    has_hook = any(isinstance(vars(module).get(name), Tensor) for name in ("weight", "bias"))
-    return has_hook or parametrize.is_parametrized(module)
+    # Hooks of pruning and weight_norm keep a parameter under one of these names, and write the
+    # tensor that they compute from it to an attribute.
+    kept = {f"{name}_{end}" for name in vars(module) for end in ("orig", "g")}
+    return bool(kept & module._parameters.keys()) or parametrize.is_parametrized(module)
 
 
 def _layer_for(

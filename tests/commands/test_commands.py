@@ -70,6 +70,7 @@ def test_mistakes_end_by_one_line_and_other_exceptions_pass(capsys, monkeypatch)
     [
         (["make-shapes"], "numpy", "numpy: pip install 'ilm_plugins[data]'"),
         (["train", "--config-file", CONFIG], "mmengine", "mmengine: pip install onedl-"),
+        (["train", "--config-file", CONFIG], "mmengine.runner", "mmengine: pip install onedl-"),
     ],
 )
 def test_a_mistake_ends_a_command_with_one_line_that_says_what_it_needs(words, package, install):

@@ -81,6 +81,7 @@ def test_a_key_of_a_framework_stays_theirs_with_a_warning(order):
         ("EN", OwnNorm, "'EN' is ExemplarNorm already"),
         ("my norm", OwnNorm, "key 'my norm' is no identifier"),
         ("OwnNorm", OwnNorm(8), "is no class of nn.Module"),
+        ("OwnNorm", int, "is no class of nn.Module"),
     ],
 )
 def test_what_cannot_be_registered(key, layer, message):

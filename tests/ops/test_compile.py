@@ -3,6 +3,7 @@
 import copy
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -124,7 +125,13 @@ def test_second_derivatives_are_refused_and_gradients_of_buffers_are_the_referen
 
 
 @pytest.mark.parametrize(
-    "name, options", [("AN", {"num_groups": 8}), ("ILMGN", {"activations": ("relu", "tanh")})]
+    "name, options",
+    [
+        ("AN", {"num_groups": np.int64(8), "num_affine": np.int64(4)}),
+        ("ILMGN", {"activations": ("relu", "tanh"), "hidden": np.int64(4)}),
+        ("SN", {"normalizers": ("LN", "IN", "BN")}),
+        ("EN", {"activation": "relu", "reduction": np.int64(8), "expansion": np.int64(5)}),
+    ],
 )
 def test_layers_of_different_options_share_no_graph(name, options):
     run, graphs = recorded(lambda layer, x: layer(x))
@@ -144,6 +151,9 @@ def test_changed_options_are_compiled_again():
         twin = copy.deepcopy(layer)
         assert_equal([run(x), *layer.buffers()], [twin(x), *twin.buffers()])
     assert graphs == [["forward"]] * 4
+
+
+# ---- whole models
 
 
 @pytest.mark.wide

@@ -125,6 +125,8 @@ def test_plots_have_the_means_of_all_points_and_the_ends_of_intervals():
     (axis,) = pictures.differences({"BCCD": [("EN - BN", (1.0, 0.5, 2.0))]}).axes
     (interval,) = axis.containers[0].lines[2]
     assert interval.get_segments()[0].tolist() == [[0.5, 0], [2, 0]]
+    (axis,) = pictures.differences({"BCCD": [("AN - GN", (-9.0, -300.0, 12.0))]}).axes
+    assert axis.get_xlim()[0] == -pictures.LIMIT and 12 < axis.get_xlim()[1] < pictures.LIMIT
 
 
 @pytest.mark.parametrize(

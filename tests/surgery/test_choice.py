@@ -1,6 +1,7 @@
 """Which norms of a model are converted, which are left, and why."""
 
 import pytest
+import torch
 from torch import nn
 from torch.nn.utils import prune
 
@@ -32,6 +33,7 @@ def test_types_are_taken_exactly():
 
 PARAMETRIZED = nn.utils.parametrize.register_parametrization(GN4(32), "weight", nn.Identity())
 prune.random_unstructured((PRUNED := ILMGroupNorm(32)).encode, "weight", 1)
+PRUNED_SN = prune.random_unstructured(SwitchNorm(32), "mean_weight", 1)
 LEFT = [
     (Renamed(4, 32), "ILMGN", "Renamed derives from GroupNorm and may compute"),
     (nn.LazyBatchNorm2d(), "EN", "LazyBatchNorm2d derives from BatchNorm"),
@@ -46,6 +48,7 @@ LEFT = [
     (PARAMETRIZED, "ILMGN", "remove_parametrizations"),
     (prune.random_unstructured(GN4(32), "weight", 1), "ILMGN", "prune.remove"),
     (PRUNED, "ILMGN", "prune.remove"),
+    (PRUNED_SN, "SSN", "prune.remove"),
     (nn.BatchNorm2d(32, momentum=None), "EN", "momentum=None"),
 ]
 
@@ -54,6 +57,11 @@ LEFT = [
 def test_what_cannot_be_swapped_is_left_with_the_reason(module, to, words):
     same, report = surgery.convert(module, to)
     assert same is module and words in report.left[""]
+
+
+def test_a_tensor_that_a_hook_caches_is_no_weight():
+    (plain := GN4(32)).last_input = torch.ones(2)
+    assert surgery.convert(plain, "ILMGN")[1].converted
 
 
 def test_options_reach_the_layers():
