@@ -102,7 +102,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
             (reduction,) = fit_width(type(self), num_channels, reduction=reduction)
         super().__init__(num_channels, eps, momentum, **options)
         self.reduction = reduction
-        self.expansion = int(expansion)
+        self.expansion = expansion
         self.ratio_net = ratio_net
         self.activation = activation
         self.shared_affine = shared_affine

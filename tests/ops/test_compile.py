@@ -130,7 +130,7 @@ def test_second_derivatives_are_refused_and_gradients_of_buffers_are_the_referen
         ("AN", {"num_groups": np.int64(8), "num_affine": np.int64(4)}),
         ("ILMGN", {"activations": ("relu", "tanh"), "hidden": np.int64(4)}),
         ("SN", {"normalizers": ("LN", "IN", "BN")}),
-        ("EN", {"activation": "relu", "reduction": np.int64(8), "expansion": np.int64(5)}),
+        ("EN", {"activation": "relu", "reduction": np.int64(8)}),
     ],
 )
 def test_layers_of_different_options_share_no_graph(name, options):
