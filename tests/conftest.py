@@ -1,4 +1,4 @@
-"""What all tests share: a seed for each, one thread, and a data set of a few small images."""
+"""What all tests share: a seed for each, one thread, and a dataset of a few small images."""
 
 import copy
 import gc
@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
 STAND_INS = Path(__file__).parent / "stand_ins"
 DATASETS = Path(tempfile.mkdtemp(prefix="ilm_plugins-tests-"))
-# detectron2 reads it once, when it registers its data sets. Hence no test may import this module,
+# detectron2 reads it once, when it registers its datasets. Hence no test may import this module,
 # which would run it a second time under another name: `root` and the rest are fixtures.
 os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
 
@@ -31,7 +31,7 @@ os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
 def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=0, help="of the random numbers of every test")
     parser.addoption("--strict-numbers", action="store_true", help="quarter every tolerance")
-    parser.addoption("--norm", metavar="MODULE:CLASS", help="that tests/contract.py checks alone")
+    parser.addoption("--norm", metavar="MODULE:CLASS", help="the only one for tests/contract.py")
 
 
 def pytest_configure(config):

@@ -65,7 +65,7 @@ def test_is_a_group_norm_whose_extra_parameters_sit_in_child_modules(norm):
     layer = norm(C)
     assert isinstance(layer, nn.GroupNorm) and layer.num_channels == C
     assert not any(isinstance(m, nn.modules.batchnorm._NormBase) for m in layer.modules())
-    # MMEngine's initializers look at the names of direct bases alone.
+    # MMEngine's initializers look only at the names of direct bases.
     assert nn.GroupNorm in norm.__bases__
     own = {n for n, _ in layer.named_parameters(recurse=False)}
     logits = {"mean_weight", "var_weight"} if isinstance(layer, ilm_plugins.SwitchNorm) else set()
@@ -157,7 +157,7 @@ def test_freezing_holds_every_tensor_of_the_layers_and_no_other(norm):
     if isinstance(layer, MixtureNorm):
         assert not torch.equal(layer.running_mean, state["running_mean"])
         moved = layer.running_mean.clone()
-        layer.requires_grad_(False)(small())  # fixes the parameters alone, as in BatchNorm
+        layer.requires_grad_(False)(small())  # fixes only the parameters, as in BatchNorm
         assert not torch.equal(layer.running_mean, moved)
 
 

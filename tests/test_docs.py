@@ -110,7 +110,7 @@ def test_readmes_yaml_gives_a_box_head_and_an_fpn(tmp_path):
 
 @pytest.fixture(scope="module")
 def tutorial(tmp_path_factory):
-    """A folder with the page's configs, of two iterations, and small generated data sets."""
+    """A folder with the page's configs, of two iterations, and small generated datasets."""
     out = tmp_path_factory.mktemp("tutorial")
     for path in (ROOT / "docs" / "tutorial").glob("*.py"):
         text = re.sub(r"iterations = \d+", "iterations = 2", path.read_text(encoding="utf-8"))

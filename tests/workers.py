@@ -238,7 +238,7 @@ def recomputed(rank):
 
 
 def silent_layers(rank):
-    """Process 0 alone runs layers that must not communicate: in evaluation, and frozen."""
+    """Only process 0 runs layers that must not communicate: in evaluation, and frozen."""
     x = images(2, 16, 4)
     for key in SYNCHRONIZED if rank == 0 else ():
         assert_equal(sync_norm(key).eval()(x), sync_norm(key, sync=False).eval()(x))

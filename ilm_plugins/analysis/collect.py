@@ -120,7 +120,7 @@ def collect_rescaling(
 ) -> dict[str, Rescaling]:
     """Run a model on batches, and return omega and beta of its ILM layers and AssocNorms.
 
-    Arguments, errors and averages over instances are those of :func:`collect_ratios`.
+    See :func:`collect_ratios` for arguments, errors and averages over instances.
     """
     layers = select(model, AutoencoderNorm, "ILM or AssocNorm", match)
     found = _gather(model, layers, _rescaling, batches, forward or model)

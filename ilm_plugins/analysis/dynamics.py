@@ -1,9 +1,10 @@
 """Write how ratios change over the checkpoints of a training: CSV tables, PNGs, a summary.
 
-``dynamics_by_layer`` has the mean ratios of all images (EN paper, Fig. 5), ``by_class`` those of
-each class (Figs. 1a and 6), ``by_image`` the ratios of three images of the first class (Fig. 7),
+``dynamics_by_layer`` has the mean ratios of all images (EN paper, Fig. 5), ``by_class`` the means
+of each class (Figs. 1a and 6), ``by_image`` the ratios of three images of the first class (Fig. 7),
 ``map`` the images in two dimensions at ten checkpoints (Fig. 8). Pictures by class and image show
-six layers, the tables all. Layers with the same ratios for all images are only in ``by_layer``.
+six layers, tables show all layers. Layers with the same ratios for all images are only in
+``by_layer``.
 """
 
 from collections.abc import Mapping, Sequence

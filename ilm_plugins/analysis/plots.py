@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib import pyplot
 from seaborn.axisgrid import Grid
 
-#: Okabe and Ito's colour-blind safe colours, and two more for data sets of ten classes.
+#: Okabe and Ito's colour-blind safe colours, and two more for datasets of ten classes.
 OKABE_ITO = (
     *("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#F0E442", "#000000"),
     *("#999999", "#6B3E0A"),

@@ -33,7 +33,7 @@ FORMATS = {
 
 @contextmanager
 def loading(unsafe: bool = False) -> Iterator[None]:
-    """Forbid or allow ``torch.load`` to run code, in this process and in those that it starts."""
+    """Forbid or allow ``torch.load`` to run code, in this process and its child processes."""
     before = {name: os.environ.pop(name, None) for name in (REFUSE_CODE, ALLOW_CODE)}
     os.environ[ALLOW_CODE if unsafe else REFUSE_CODE] = "1"
     try:

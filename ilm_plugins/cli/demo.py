@@ -53,7 +53,7 @@ def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
         image = np.asarray(read_image(entry["file_name"]))
         with torch.no_grad():
             found = inference.forward([image])[0]["instances"].to("cpu")
-        # The colours are those of the classes.
+        # Colours show classes.
         mode = ColorMode.SEGMENTATION
         truth, predicted = (Visualizer(image, metadata, 2, mode) for _ in range(2))
         drawn = (

@@ -128,7 +128,7 @@ def _coverage(corners: np.ndarray, size: int) -> np.ndarray:
     low = np.floor(corners.min(0)).astype(int)
     width, height = (np.ceil(corners.max(0)).astype(int) - low).tolist()
     image = Image.new("L", (_SUBPIXELS * width, _SUBPIXELS * height))
-    # Pillow's coordinates are those of the pixels' centres.
+    # In Pillow, integer coordinates are centres of pixels.
     points = [tuple(corner) for corner in _SUBPIXELS * (corners - low) - 0.5]
     ImageDraw.Draw(image).polygon(points, fill=255)
     coverage = np.zeros((size, size))

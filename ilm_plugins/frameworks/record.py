@@ -39,7 +39,7 @@ def start(
 ) -> None:
     """Write what is about to run; a resumed run keeps its curve, an evaluation its training."""
     # ``unit`` is "epochs" or "iterations", ``planned`` their number, 0 for an evaluation; ``batch``
-    # counts the images of a step over all processes, ``images`` those of the training set.
+    # counts the images of a step over all processes, ``images`` the whole training set.
     earlier = read(folder) or {}
     if not _is_rank_zero() or (options.eval_only and earlier):
         return

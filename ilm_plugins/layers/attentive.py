@@ -56,8 +56,8 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
             \qquad \mathrm{hardsigmoid}(t) = \mathrm{ReLU6}(t + 3) / 6 \\
         y &= \Big(\sum_k a_k W_k\Big) \mathrm{GN}(x) + \sum_k a_k B_k
 
-    This is the form that the authors' code uses in box heads: the attentions depend on the instance
-    alone. Unlike here, that code computes the attention's variances unbiased (divided by n - 1).
+    This is the form that the authors' code uses in box heads: the attentions depend only on the
+    instance. Unlike here, that code computes the attention's variances unbiased (divided by n - 1).
 
     Parameters: ``weight``, ``bias`` (C), GN's own; ``attention.weight`` A (K, C) and
     ``attention.bias`` b (K); ``pairs.weight`` W and ``pairs.bias`` B (K, C). The authors' GN has no

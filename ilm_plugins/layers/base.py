@@ -21,7 +21,7 @@ class AdaptiveNorm(nn.GroupNorm):
     for weight decay and for initialization. Each layer repeats nn.GroupNorm as its last base,
     because MMEngine's initializers look at direct bases only. ``weight`` and ``bias`` are the
     norm's own; all other parameters are in child modules and get the ordinary weight decay, except
-    SN's logits of the ratios, which get that of norms.
+    SN's logits of the ratios, which get the norms' weight decay.
 
     Shape: input and output (N, C, *), any number of spatial dimensions. Float32 and bfloat16 inputs
     are normalized as in float64, up to rounding, while they differ from their means by at most 2^52
@@ -72,7 +72,7 @@ class AdaptiveNorm(nn.GroupNorm):
 
         Args:
             mean, var: (N, moment_groups) means and biased variances of channel groups of x.
-            tensors: those of :meth:`rescale_tensors`.
+            tensors: what :meth:`rescale_tensors` returns.
 
         Returns:
             scale, shift: (N, C) each; y = scale * (x - mean) / sqrt(var + eps) + shift.
@@ -98,7 +98,7 @@ class AdaptiveNorm(nn.GroupNorm):
             child.reset_parameters()
 
     def apply(self, fn: Callable[[nn.Module], None]) -> "AdaptiveNorm":
-        """Apply ``fn`` as nn.Module does, but initializers of OpenMMLab to the layer alone."""
+        """Apply ``fn`` as nn.Module does, but OpenMMLab's initializers only to the layer."""
         # That of ``zero_init_residual`` would set the networks' weights to 0, too, for good.
         if fn.__module__ in INITIALIZERS:
             fn(self)

@@ -125,8 +125,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         """Return the ratios of each sample: its weights of the normalizers, which sum to 1.
 
         BN's statistics are the same as in forward, with one exception: in training with ``sync``,
-        they are those of this process alone. Nothing is communicated, and running
-        statistics are not updated.
+        only this process's batch counts. Nothing is communicated, and running statistics are not
+        updated.
 
         Args:
             x: (N, C, *), the layer's input.

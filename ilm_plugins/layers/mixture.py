@@ -24,14 +24,14 @@ class MixtureNorm(AdaptiveNorm):
     convention: ``momentum`` is the weight of the new value, the stored variance is unbiased. In
     evaluation, it uses the running statistics.
 
-    **Several processes.** The batch's statistics are those of this process alone, as in the papers.
-    With ``sync=True`` they are those of all processes of torch.distributed's default group, or of
-    the group that is given; every value of a channel has the same weight, however large the
-    processes' shares of the batch. In training, every process must then run the layer, forward and
-    backward, the same number of times. A process with an empty batch must do so, too, with the
-    output as a term of its loss. Evaluation, frozen layers and single processes communicate
-    nothing. Second derivatives, torch.func and export raise RuntimeError in training with ``sync``;
-    torch.compile leaves such a layer uncompiled.
+    **Several processes.** Each process uses the statistics of its own batch, as in the papers. With
+    ``sync=True`` the statistics cover the batches of all processes of torch.distributed's default
+    group, or of the group that is given; every value of a channel has the same weight, however
+    large the processes' shares of the batch. In training, every process must then run the layer,
+    forward and backward, the same number of times. A process with an empty batch must do so, too,
+    with the output as a term of its loss. Evaluation, frozen layers and single processes
+    communicate nothing. Second derivatives, torch.func and export raise RuntimeError in training
+    with ``sync``; torch.compile leaves such a layer uncompiled.
 
     **Freezing.** A frozen layer uses its running statistics in training mode, too, and does not
     update them, as FrozenBatchNorm2d. :func:`ilm_plugins.freeze` and detectron2's FREEZE_AT freeze
@@ -148,7 +148,7 @@ class MixtureNorm(AdaptiveNorm):
         return y
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-        """Move the running statistics towards those of a batch of ``count`` values a channel."""
+        """Move the running statistics towards a batch's, of ``count`` values a channel."""
         # Fewer than two have no unbiased variance. The host does not read a count in a tensor.
         if mean is None:  # Kernels have moved them.
             return

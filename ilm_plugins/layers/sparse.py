@@ -120,8 +120,8 @@ def sparsestmax(logits: Tensor, radius: Tensor) -> Tensor:
     3. If that leaves the simplex, project again, onto a smaller face, and move the point away from
        the centre of that face on the same sphere; repeat.
 
-    With S the indices of the last face, :math:`S_0` those of the first, c
-    the logits of S minus their mean, and zeros elsewhere, this is
+    With S the indices of the last face, :math:`S_0` the indices of the first, and c the logits of S
+    minus their mean, with zeros elsewhere, this is
 
     .. math::
 

@@ -45,7 +45,7 @@ def adaptive_norm(
     Args:
         x, num_groups, eps, rescale, tensors: see the reference.
         network: returns the description of ``rescale`` for kernels that compute it; or None.
-        running: BN's running mean and variance, and their momentum, if the batch shall move them.
+        running: BN's running mean and variance, and their momentum, if the batch moves them.
 
     Returns:
         y (N, C, *) with the dtype and the layout of x; mean and var (N, G'), detached, or twice
@@ -122,7 +122,7 @@ class Primitive(NamedTuple):
     def backward(
         self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors: Tensors, needs: Needs
     ) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x and each tensor, None where ``needs`` of these is false."""
+        """Return the gradients of x and each tensor, None where ``needs`` is false."""
         if self.network is not None:  # and mean has the statistics
             options = self.num_groups, mean, self.network, tensors, needs
             return self.kernels.backward(dy, x, *options)

@@ -122,7 +122,7 @@ def _find_cpu(x: Tensor) -> ModuleType | str:
 def _find_triton(x: Tensor) -> ModuleType | str:
     """Return the Triton backend; or why it cannot run x, with advice."""
     if torch.version.hip:
-        return "the Triton kernels are for NVIDIA's GPUs alone; leave the backend at 'auto'"
+        return "the Triton kernels run only on NVIDIA's GPUs; leave the backend at 'auto'"
     if not has_triton():
         version = ".".join(map(str, TRITON))
         return f"Triton {version} or newer cannot be imported; upgrade torch, which brings it"

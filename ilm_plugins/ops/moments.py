@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def coarsen(mean: Tensor, var: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """Pool the moments of fine groups of equal size into those of coarser groups.
+    """Pool the moments of fine groups of equal size into moments of coarser groups.
 
     Args:
         mean, var: (N, G') means and biased variances, G' divisible by ``num_groups``.

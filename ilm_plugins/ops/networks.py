@@ -2,8 +2,7 @@
 
 A network is a layer's function ``rescale``, from moments to scale and shift. ``tensors`` names the
 tensors that it takes, of which the first ``num_parameters`` get gradients; buffers follow.
-``sizes`` returns the number of elements of each for C channels, also of those that are None in a
-layer.
+``sizes`` returns each tensor's number of elements for C channels, also where a layer has None.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,7 @@
 """The primitive as operators of torch, by which models compiled by torch.compile run the kernels.
 
-The compiler takes the layout of results from fake kernels. Lists of tensors lack those that are
-None: ``present`` tells which of a network's tensors they are.
+The compiler takes the layout of results from fake kernels. Lists of tensors skip None:
+``present`` tells which of a network's tensors they have.
 """
 
 import functools
@@ -64,7 +64,7 @@ def describe(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> tupl
 
 
 def read(layer: nn.Module, names: Sequence[str]) -> list:
-    """Return a layer's attributes of these names, tuples unpacked, None for a missing one."""
+    """Return a layer's attributes by name, tuples unpacked, None for a missing attribute."""
     values = [getattr(layer, name, None) for name in names]
     return [part for v in values for part in (v if isinstance(v, tuple) else (v,))]
 

@@ -40,7 +40,7 @@ def adaptive_norm(
         x: (N, C, *) floating point, any number of spatial dimensions, any layout.
         num_groups: G', the number of finest channel groups whose moments ``rescale`` asks for.
         eps: added to the variance, more than 0.
-        rescale: a pure, differentiable function of the moments and of ``tensors`` alone, so that a
+        rescale: a pure, differentiable function of only the moments and ``tensors``, so that a
             backward pass can be derived from its vector-Jacobian product.
         tensors: parameters and buffers of ``rescale``, or None; handed over in the moments' dtype.
 

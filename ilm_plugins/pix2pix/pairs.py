@@ -74,7 +74,7 @@ class PairedImages(Dataset):
     def __init__(
         self,
         data_root: str = "",
-        data_prefix: dict | None = None,  # pair_path alone, or input_path and target_path
+        data_prefix: dict | None = None,  # only pair_path, or input_path and target_path
         direction: str = DIRECTIONS[0],  # of pairs side by side
         images: Sequence[int | None] = (None, None),  # first and end, in the order of names
         size: int = 256,
@@ -94,7 +94,7 @@ class PairedImages(Dataset):
             found = matched_files(root / folders["input_path"], root / folders["target_path"])
         else:
             raise UserError(
-                f"data_prefix has {', '.join(folders) or 'nothing'}; give pair_path alone, or "
+                f"data_prefix has {', '.join(folders) or 'nothing'}; give only pair_path, or "
                 "input_path and target_path"
             )
         self.pairs = [*found.items()][slice(*images)]

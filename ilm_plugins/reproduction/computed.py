@@ -17,7 +17,7 @@ from .registry import ROOT, Cell, tables
 CHANNELS = 64
 #: Name of a norm in Table 1 that is none of this package -> its constructor, which takes the number
 #: of channels. Of BKN it is what the table counts: the matrix A by which it predicts the statistics
-#: of a layer from those of the layer before (Wang et al., arXiv 1802.03133).
+#: of a layer from the statistics of the layer before (Wang et al., arXiv 1802.03133).
 PLAIN = {
     "BN": nn.BatchNorm2d,
     "IN": partial(nn.InstanceNorm2d, affine=True),

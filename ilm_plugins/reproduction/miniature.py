@@ -44,7 +44,7 @@ def shrink(cfg: Any, folder: Path) -> None:
 
 
 def _dataset(real: dict[str, Any], split: str) -> dict[str, Any]:
-    """Return the config of a data set of generated images with the pipeline of a real one."""
+    """Return the config of a dataset of generated images with the pipeline of a real one."""
     prefix, pipeline, images = real.get("data_prefix"), real.get("pipeline"), f"images/{split}"
     prefix = prefix if isinstance(prefix, dict) else ()
     if "pair_path" in prefix:

@@ -84,7 +84,7 @@ class MMEngineRecipe(Recipe):
         self.test_images = self._count("test_dataloader", 2 if for_server else 1)
 
     def _count(self, loader: str, split: int) -> int | None:
-        """Return the number of images of a loader's published data set; None if unknown."""
+        """Return the number of images of a loader's published dataset; None if unknown."""
         dataset = self.cfg[loader].dataset if self.cfg.get(loader) else {"type": None}
         if dataset.get("images"):  # the range that it takes of a folder
             return len(range(*dataset["images"]))

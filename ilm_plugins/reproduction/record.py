@@ -10,7 +10,7 @@
     jpeg            whether the images were re-encoded as JPEG
     references      name of a trivial prediction -> measure -> value, to compare with; optional
 
-A computed row has table, cell, figures, versions and commit alone.
+A computed row has only table, cell, figures, versions and commit.
 """
 
 import hashlib

@@ -149,7 +149,7 @@ def measures() -> dict[str, Measure]:
 
 
 def images() -> dict[str, list[int]]:
-    """Return data set -> number of images in training, validation and for a benchmark's server.
+    """Return dataset -> number of images in training, validation and for a benchmark's server.
 
     Of COCO's 118,287 training images, both frameworks leave out 1,021 without objects.
     """
@@ -181,7 +181,7 @@ def find_table(key: str) -> Table:
 
 
 def find(table: str, row: str | None = None) -> list[Cell]:
-    """Return a table's row of that name, or all its rows; of a figure, those that it ``shows``."""
+    """Return a table's row of that name, or all its rows; of a figure, the rows of its tables."""
     found = find_table(table)
     rows = [c for key in found.shows or [table] for c in tables()[key].cells.values()]
     if not rows:

@@ -1,6 +1,6 @@
-"""Reports of what was reproduced: Markdown pages and plots, made from the records of runs alone.
+"""Reports of what was reproduced: Markdown pages and plots, made only from records of runs.
 
-``groups`` is, throughout, id of a row -> groups of its records, which differ in their seed alone;
+``groups`` is, throughout, id of a row -> groups of its records, which differ only in their seed;
 :func:`by_cell` returns it.
 """
 

@@ -147,6 +147,6 @@ def _call(config: Path, words: Sequence[str], options: Options) -> None:
     command += [] if options.num_gpus is None else ["--num-gpus", str(options.num_gpus)]
     command += ["--unsafe"] * options.unsafe
     data = options.work_dir / "data" if options.miniature else options.data
-    # detectron2 reads its data sets from there.
+    # detectron2 reads its datasets from there.
     folders = {"DETECTRON2_DATASETS": str(data.absolute())} if data else {}
     subprocess.run([*command, *words], env={**os.environ, **folders}, check=True)

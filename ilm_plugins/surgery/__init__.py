@@ -1,8 +1,8 @@
 """Convert the norms of trained models and checkpoints to our layers, and back.
 
-:func:`convert` replaces the norms of a model, :func:`convert_state` those of a state dict without
-its model, :func:`fit_state` makes a state dict fit a model; :func:`revert` and :func:`revert_state`
-lead back. :func:`recalibrate` measures the mixtures' running statistics again.
+:func:`convert` replaces the norms of a model, :func:`convert_state` the norms of a state dict
+without its model, :func:`fit_state` makes a state dict fit a model; :func:`revert` and
+:func:`revert_state` lead back. :func:`recalibrate` measures the mixtures' running statistics again.
 
 Outputs stay the same from GroupNorm and InstanceNorm to ILM layers, AssocNorm and AN, from
 BatchNorm to EN in evaluation, from SN to SSN at radius 0, and back. They change from BatchNorm to

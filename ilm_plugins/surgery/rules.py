@@ -1,4 +1,4 @@
-"""Rules that make the tensors of one norm from those of another."""
+"""Rules that make a norm's tensors from another norm's tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -68,7 +68,7 @@ def kind_of(state: State) -> str | None:
 
 @torch.no_grad()
 def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor]:
-    """Return a layer's state dict made from that of a norm, or raise NotConvertible."""
+    """Return a layer's state dict, made from a norm's, or raise NotConvertible."""
     rule, name = RULES.get((kind, kind_of_module(layer))), type(layer).__name__
     refuse(rule is None, f"{kind} does not become {name}")
     on_meta = kind_of_module(layer) in PLAIN and any(t.is_meta for t in source.values())
@@ -87,9 +87,9 @@ def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor
     return {key: new[key] for key in wanted}
 
 
-# A rule takes a norm's tensors and the new layer, which it does not change, and returns those of
-# the layer's tensors that the norm determines; it raises NotConvertible if the layer would compute
-# another function.
+# A rule takes a norm's tensors and the new layer, which it does not change, and returns the layer's
+# tensors that the norm determines; it raises NotConvertible if the layer would compute another
+# function.
 
 
 def _gn_to_ilm(source: State, layer: AutoencoderNorm) -> State:

@@ -16,7 +16,7 @@ from .common import Report, evaluating
 def recalibrate(
     model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None
 ) -> Report:
-    """Set the running statistics of the mixtures (EN, SN, SSN) to those of some batches, in place.
+    """Compute the running statistics of the mixtures (EN, SN, SSN) from some batches, in place.
 
     As by "precise BN" for BatchNorm, the statistics become the average of the batches' means and
     unbiased variances, under weights that stay. Meanwhile the mixtures normalize by the batch's
@@ -30,8 +30,8 @@ def recalibrate(
         forward: runs the model on a batch; default: ``model`` itself.
 
     Returns:
-        A report: ``converted`` has the layers with new statistics, ``left`` those that keep theirs,
-        because they are frozen or got fewer than two values of a channel.
+        A report: ``converted`` has the layers with new statistics, ``left`` layers that keep the
+        old ones, because they are frozen or got fewer than two values of a channel.
 
     Raises:
         OptionError: no layer has running statistics, or there are no batches.

@@ -95,8 +95,8 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
 
     Returns:
         A new state dict for ``model.load_state_dict(state, strict=False)``, and a report on norms
-        of another kind than the model's, on missing tensors and on those that do not fit
-        (``left``), of which those of another shape must be removed before loading.
+        of another kind than the model's, on missing tensors and on tensors that do not fit
+        (``left``); tensors of another shape must be removed before loading.
     """
     state, wanted = unwrap_state(state, model), model.state_dict()
     report, found = Report(), _find_norms(state, wanted)
@@ -131,7 +131,7 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
 def _rewrite(
     state: State, match: Match, build: Callable[[State], nn.Module], skip: Sequence[str] = ()
 ) -> tuple[dict[str, Tensor], Report]:
-    """Convert the selected norms of a state dict; those of the kinds to skip are not reported."""
+    """Convert the selected norms of a state dict; kinds to skip are not reported."""
     state, report, found = copy_state(state), Report(), _find_norms(state)
     check_match(match, found)
     for name, tensors in found.items():
@@ -175,7 +175,7 @@ def _convert_norm(
     name: str,
     build: Callable[[State], nn.Module],
 ) -> None:
-    """Replace the tensors of the norm ``source`` by those of ``name``, for the layer ``build``."""
+    """Convert the tensors of the norm ``source`` by ``build``, and store them under ``name``."""
     kind = kind_of(tensors)
     try:
         layer = build(tensors)
@@ -200,7 +200,7 @@ def _join(*parts: str) -> str:
 def _names(name: str) -> Iterator[str]:
     """Yield a norm's name, and the names that OpenMMLab gives it as another type of norm."""
     yield name
-    yield name.removesuffix(".0")  # of one of timm's norms before conversion
+    yield name.removesuffix(".0")  # timm's norm with an activation, before conversion
     if found := re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name):
         # "agn" is the name of AN in its authors' code.
         yield from (f"{found[1]}{kind}{found[3]}" for kind in ("bn", "gn", "in", "agn"))

@@ -37,7 +37,7 @@ def test_outputs_are_kept_in_both_directions(make, to, training):
     dims = next((d for d in (1, 3) if f"{d}d" in type(plain).__name__), 2)
     x = 3 * double(4, 32, *(5,) * dims) + 1
     if isinstance(plain, nn.SyncBatchNorm):
-        plain.eval()  # it trains on GPUs alone
+        plain.eval()  # it trains only on GPUs
     expected = plain(x)
     model, report = surgery.convert(model, to)
     assert type(model[0]) is NORMS[to] and not report.left and not report.notes

@@ -1,6 +1,6 @@
 """pix2pix on Facades, label map to photo: ILM Norm paper, Section 4.4, with pix2pix's own recipe.
 
-The data set is a folder of pairs side by side, photo left and label map right. Its first 200 train,
+The dataset is a folder of pairs side by side, photo left and label map right. Its first 200 train,
 the next 200 test; which 200 of the 400 the paper takes, it does not say.
 """
 

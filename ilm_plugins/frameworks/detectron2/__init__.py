@@ -1,1 +1,1 @@
-"""detectron2: names of norms (`norms`), the shapes data set (`datasets`), training (`train`)."""
+"""detectron2: names of norms (`norms`), the dataset shapes (`datasets`), training (`train`)."""

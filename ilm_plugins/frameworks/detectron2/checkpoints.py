@@ -42,8 +42,8 @@ class Checkpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]):
         """Load weights, and warn of another norm's; CheckpointError if none is of the model."""
         incompatible = super()._load_model(checkpoint)
-        misshapen = (name for name, *_ in incompatible.incorrect_shapes)
-        checkpoints.check_fits(self._path, self.model, [*incompatible.missing_keys, *misshapen])
+        other_shape = (name for name, *_ in incompatible.incorrect_shapes)
+        checkpoints.check_fits(self._path, self.model, [*incompatible.missing_keys, *other_shape])
         missing = {*incompatible.missing_keys}
         tensors = {
             name: {f"{name}.{key}" for key in layer.state_dict() if key != "num_batches_tracked"}

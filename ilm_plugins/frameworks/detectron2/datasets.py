@@ -1,4 +1,4 @@
-"""Register the generated data set `shapes`, and BCCD of the study, in detectron2."""
+"""Register the generated dataset `shapes`, and BCCD of the study, in detectron2."""
 
 import functools
 import os
@@ -14,7 +14,7 @@ def register(_module) -> None:
 
     from ...data.shapes import SHAPES
 
-    # Like detectron2 for its own data sets, read the variable now, not when the data are loaded.
+    # Like detectron2 for its own datasets, read the variable now, not when the data are loaded.
     root = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
     for name, split in SPLITS.items():
         if name in DatasetCatalog:

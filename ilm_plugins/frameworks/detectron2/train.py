@@ -26,7 +26,7 @@ from .checkpoints import Checkpointer
 from .config import build_model, load_config, output_folder
 from .radius import RadiusHook
 
-#: Metadata ``evaluator_type`` of a data set -> its evaluators.
+#: Metadata ``evaluator_type`` of a dataset -> its evaluators.
 EVALUATORS = {
     "coco": [evaluation.COCOEvaluator],
     "coco_panoptic_seg": [
@@ -246,7 +246,7 @@ class Evaluation:
 
 
 def build_evaluator(name: str, folder: str) -> evaluation.DatasetEvaluators:
-    """The evaluators of a registered data set; those that write results write to a subfolder."""
+    """The evaluators of a registered dataset; they write results to a subfolder."""
     evaluators = []
     for build in EVALUATORS[data.MetadataCatalog.get(name).evaluator_type]:
         writes = "output_dir" in inspect.signature(build).parameters
@@ -263,7 +263,7 @@ def create_ddp_model(model: nn.Module, **options) -> nn.Module:
 
 
 def count_images(loader) -> int | None:
-    """The number of images of a loader's data set over all processes; None if unknown."""
+    """The number of images of a loader's dataset over all processes; None if unknown."""
     while hasattr(loader, "dataset"):
         loader = loader.dataset
     return len(loader) if isinstance(loader, Sized) else None

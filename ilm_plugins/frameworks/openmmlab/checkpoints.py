@@ -74,7 +74,7 @@ class AtomicFiles(LocalBackend):
 
 
 def latest(work_dir: str | os.PathLike) -> str | None:
-    """Return the checkpoint in ``last_checkpoint``, else that of the largest number, or None."""
+    """Return the checkpoint in ``last_checkpoint``, else the one of the largest number, or None."""
     folder = Path(work_dir)
     last = folder / "last_checkpoint"
     # A kill may leave the file empty. It has an absolute path; this folder may be a copy.

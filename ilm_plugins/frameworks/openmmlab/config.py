@@ -60,7 +60,7 @@ def inference(cfg: Config, name: str, device: str) -> Inference:
 
 
 def _preprocessing(dataset: dict, name: str):
-    """Return a function from images to a batch, by a data set's pipeline, and its description."""
+    """Return a function from images to a batch, by a dataset's pipeline, and its description."""
     while dataset and "pipeline" not in dataset:
         dataset = dataset.get("dataset") or {}
     if not dataset:
@@ -70,7 +70,7 @@ def _preprocessing(dataset: dict, name: str):
     kinds = [str(step["type"]).rsplit(".", 1)[-1] for step in dataset["pipeline"]]
     loads = [kind.startswith("Load") for kind in kinds]
     steps = [step for step, load in zip(dataset["pipeline"], loads, strict=True) if not load]
-    # Images from files are BGR; data sets in memory, such as CIFAR10, are RGB.
+    # Images from files are BGR; datasets in memory, such as CIFAR10, are RGB.
     bgr = any(kind.startswith("LoadImage") for kind in kinds)
     pipeline = Compose(steps)
 

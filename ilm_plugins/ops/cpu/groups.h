@@ -16,7 +16,7 @@ static int64_t groups_scratch(const Map *map, const Network *net)
     return 3 * net->num_groups + map->groups + 3 * map->channels;
 }
 
-/* Find the groups' moments from those of the finest groups, in `scratch`. */
+/* Find the groups' moments from the finest groups' moments, in `scratch`. */
 static Groups find_groups(const Map *map, const Network *net, const real *mean, const real *var,
                           real *scratch)
 {

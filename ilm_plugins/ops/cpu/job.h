@@ -125,13 +125,13 @@ static int64_t start_of(const Job *job, int64_t instance, Block b)
                                        : b.channel * map->length + b.position);
 }
 
-/* ---- moments and sums of instances, from those of their blocks */
+/* ---- moments and sums of instances, from their blocks' moments and sums */
 
 /* The mean of n values, whose differences from `center` have this sum. */
 static double mean_of(int64_t n, double center, double sum) { return center + sum / (double)n; }
 
-/* The variance of n values, given sums of their differences from a center and of the squares of these;
-   NaN if the squares have overflowed. */
+/* The variance of n values, given the sum of their differences from a center, and the sum of the squared
+   differences; NaN if the squares have overflowed. */
 static double var_of(int64_t n, double sum, double squares)
 {
     double off = sum / (double)n, var = squares / (double)n - off * off;
@@ -164,7 +164,7 @@ static void pool_channels(int64_t channels, int64_t groups, int64_t n, real *res
     }
 }
 
-/* Pool the moments of an instance's blocks into those of its groups. */
+/* Pool the moments of an instance's blocks into its groups' moments. */
 static void pool_moments(const Job *job, real *scratch, int64_t instance)
 {
     (void)scratch;

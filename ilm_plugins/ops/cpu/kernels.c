@@ -208,7 +208,7 @@ static int dx(const Call *call)
 
 /* Set the pointers to the statistics that are kept for the backward pass: moments, then the network's
    buffers, with BN's moments of the batch in place of running ones that are NULL. A forward pass copies the
-   buffers there, because they may change before the backward pass, which reads the copies alone. */
+   buffers there, because they may change before the backward pass, which reads only the copies. */
 static void find_kept(Job *job, Network *net, real *statistics, int is_forward)
 {
     const Map *map = job->map;
@@ -229,7 +229,7 @@ static void find_kept(Job *job, Network *net, real *statistics, int is_forward)
 }
 
 /* Addresses: x, y, statistics; the network's tensors; for a mixture, BN's running mean and variance, and
-   where to put them after the batch. All of these four may be NULL. */
+   where to put them after the batch. All four may be NULL. */
 static int forward(const Call *call)
 {
     const Map *map = &call->map;

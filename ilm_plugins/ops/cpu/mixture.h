@@ -396,7 +396,7 @@ static void switch_backward(const Job *job, real *scratch, int64_t instance)
 
 /* ---- the batch */
 
-/* The index of BN's running mean among the network's tensors; that of the variance follows. */
+/* The index of BN's running mean among the network's tensors; the running variance follows. */
 static int running_of(const Network *net)
 {
     return net->kind == EXEMPLAR ? EXEMPLAR_RUNNING : net->kind == SPARSE ? SPARSE_RUNNING : SWITCH_RUNNING;

@@ -7,7 +7,7 @@
    Variances are computed about a nearby value: the mean of the block's first sixteenth. The square of
    its distance to the mean is at most 15 times the block's variance, so that the difference
    E[(x - c)^2] - (mean - c)^2 loses at most four bits, however large the mean is. For a short block of a
-   contiguous map the mean of four values is tried, and that of all taken if that is not as near. */
+   contiguous map the mean of four values is tried; if it is not as near, the mean of all is used. */
 
 /* ---- runs: consecutive values of one channel or group */
 

@@ -73,7 +73,7 @@ static Face sparsestmax(const real *given, real radius, int64_t n, real *ratios)
     return face;
 }
 
-/* Compute sparse SN's ratios of means (0) or variances (1): fixed ones, if one of these is 1. */
+/* Compute sparse SN's ratios of means (0) or variances (1): the fixed ratios, if one of them is 1. */
 static Face sparse_ratios(const Network *net, int of_var, real *ratios)
 {
     int64_t n = net->num_normalizers;
@@ -97,7 +97,7 @@ static void switch_ratios(const Network *net, int of_var, real *ratios)
     softmax(ratios, net->num_normalizers);
 }
 
-/* Replace the gradients of sparse SN's ratios by those of the logits: the vector-Jacobian product within
+/* Replace the gradients of sparse SN's ratios by the logits' gradients: the vector-Jacobian product within
    the face. */
 static void sparse_ratios_vjp(const Network *net, int of_var, real *gradients)
 {

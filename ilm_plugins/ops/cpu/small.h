@@ -164,7 +164,7 @@ static void fold(const real *values, int64_t channels, int64_t groups, real *to)
     }
 }
 
-/* Pool the moments of fine groups into those of coarser groups (law of total variance). `off` gets, for
+/* Pool the moments of fine groups into moments of coarser groups (law of total variance). `off` gets, for
    each fine group, its mean minus the mean of its coarse group. */
 static void pool(const real *mean, const real *var, int64_t fine, int64_t coarse, real *pooled_mean,
                  real *pooled_var, real *restrict off)
@@ -247,7 +247,7 @@ static void softmax(real *values, int64_t n)
         values[i] /= sum;
 }
 
-/* Replace the gradients of the ratios by those of the logits: the vector-Jacobian product of softmax. */
+/* Replace the gradients of the ratios by the logits' gradients: the vector-Jacobian product of softmax. */
 static void softmax_vjp(const real *ratios, real *gradients, int64_t n)
 {
     real mean = dot(ratios, gradients, n);

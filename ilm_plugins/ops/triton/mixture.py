@@ -46,7 +46,7 @@ def _statistics(i: tl.constexpr, mean, var, t, SIZES: tl.constexpr):
 
 @triton.jit
 def _statistics_vjp(i: tl.constexpr, d_offset, d_of_var, mean, gradients_ptr, SIZES: tl.constexpr):
-    """Return normalizer i's part of the gradients of mean and var; store those of BN's moments."""
+    """Return normalizer i's part of mean's and var's gradients; store BN's moments' gradients."""
     NAME: tl.constexpr = SIZES.network.normalizers[i]
     C: tl.constexpr = SIZES.channels
     if NAME == "IN":
@@ -145,7 +145,7 @@ def _ratios(z, t, SIZES: tl.constexpr):
 
 @triton.jit
 def _ratios_vjp(d_ratios, z, ratios, hidden, slope, t, gradients_ptr, SIZES: tl.constexpr):
-    """Return the gradient of z by that of the ratios; store the gradients of both linear maps."""
+    """Return z's gradient from the ratios' gradient; store the gradients of both linear maps."""
     K: tl.constexpr = len(SIZES.network.normalizers)
     h, exists = v.numbers(SIZES.network.hidden)
     row, is_row = v.numbers(K)

@@ -10,7 +10,7 @@ from .vectors import fold, load, numbers
 
 #: Kind of network -> the function of scale and shift (channels) from the moments (fine) of an
 #: instance. Given the gradients of scale and shift, too, it returns the scale and the gradients of
-#: the moments, and stores those of the tensors.
+#: the moments, and stores the tensors' gradients.
 NETWORKS = {
     "Autoencoder": autoencoder,
     "Attentive": attentive,

@@ -57,7 +57,7 @@ def _find_sizes(network: Network, channels: int, num_groups: int) -> Sizes | Non
         fine=num_groups,
         buffers=tuple(buffers),
         kept=kept,
-        # BN's also have those of the batch's moments
+        # with BN, also of the batch's moments
         gradients=sum(gradient_sizes(network, channels)) + 2 * channels * ("BN" in normalizers),
     )
 

@@ -65,7 +65,7 @@ def total(values, COUNT: tl.constexpr):
 
 @triton.jit
 def coarsen(mean, var, COUNT: tl.constexpr, GROUPS: tl.constexpr):
-    """Pool the means and variances of COUNT fine groups into those of coarser GROUPS."""
+    """Pool the means and variances of COUNT fine groups into moments of coarser GROUPS."""
     pooled = divide(fold(mean, COUNT, GROUPS), COUNT // GROUPS)
     offset = mean - spread(pooled, GROUPS, COUNT)
     return pooled, divide(fold(var + offset * offset, COUNT, GROUPS), COUNT // GROUPS)
@@ -73,7 +73,7 @@ def coarsen(mean, var, COUNT: tl.constexpr, GROUPS: tl.constexpr):
 
 @triton.jit
 def refine(d_mean, d_var, coarse_mean, mean, COUNT: tl.constexpr, GROUPS: tl.constexpr):
-    """Return the gradients of the fine groups' moments by those of ``coarsen``'s results."""
+    """Return the gradients of the fine groups' moments from those of ``coarsen``'s results."""
     scale = GROUPS / COUNT
     d_var = spread(d_var, GROUPS, COUNT) * scale
     offset = mean - spread(coarse_mean, GROUPS, COUNT)

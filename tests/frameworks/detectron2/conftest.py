@@ -1,4 +1,4 @@
-"""What every test here needs: the small data set, and loggers that do not outlive a test."""
+"""What every test here needs: the small dataset, and loggers that do not outlive a test."""
 
 import logging
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def fresh_loggers(datasets):
-    """detectron2 would generate a data set of full size, and keeps handlers to closed streams."""
+    """detectron2 would generate a dataset of full size, and keeps handlers to closed streams."""
     yield
     from detectron2.utils.logger import setup_logger
 

@@ -1,6 +1,6 @@
 # Synchronized BN, on a backbone trained on ImageNet: copy the last checkpoint of
 # "python -m ilm_plugins reproduce run en-6 backbone/SyncBN" to the path below, or train from
-# scratch: model.backbone.init_cfg=None. The paper says of SN's and EN's backbones alone how they
+# scratch: model.backbone.init_cfg=None. The paper says only of SN's and EN's backbones how they
 # are pretrained, so that this one is trained as they are.
 # torchvision's weights, another recipe's: model.backbone.init_cfg.checkpoint=torchvision://resnet50
 # model.backbone.init_cfg.prefix=None.

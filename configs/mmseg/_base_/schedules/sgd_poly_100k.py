@@ -1,7 +1,7 @@
 # SGD with "poly" decay, 2 images on each of 8 GPUs. The EN paper gives 2 images on each GPU, "poly"
 # and the learning rates; 8 GPUs are assumed. From SwitchNorm_Segmentation (see
-# ../models/fcn_r50-d8.py) are SGD, 100,000 iterations, momentum, the power .9, and weight decay for
-# convolutions and linear maps alone.
+# ../models/fcn_r50-d8.py) are SGD, 100,000 iterations, momentum, the power .9, and weight decay
+# only for convolutions and linear maps.
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=0.0001),
