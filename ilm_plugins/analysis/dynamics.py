@@ -32,8 +32,9 @@ def write_dynamics(
     own = whole[[name for name in whole.columns.unique("layer") if name in vary]]
     points = {at: tables.features(own.loc[at]) for at in steps}
     columns = {"mean |lambda - 1/K|": {at: tables.distances(whole.loc[at]).mean() for at in steps}}
-    columns["deviation between images"] = {at: tables.deviation(own.loc[at]) for at in steps}
-    if images.labels is not None:
+    if vary:
+        columns["deviation between images"] = {at: tables.deviation(own.loc[at]) for at in steps}
+    if vary and images.labels is not None:
         of_classes = {at: tables.share_between_classes(points[at]) for at in steps}
         columns["share of it between classes"] = of_classes
     summary = pd.DataFrame(columns).rename_axis(step)
@@ -61,7 +62,7 @@ def _spread(items: Sequence, count: int) -> list:
 
 
 def _choose(points: pd.DataFrame, images: Images) -> list[int]:
-    """Return the images of the first class nearest to, midway from and farthest from its mean."""
+    """Return indices of IMAGES images of the first class, spread by distance from its mean."""
     chosen = points.reset_index(drop=True)
     if images.labels is not None:
         chosen = chosen[[label == min(images.labels) for label in images.labels]]

@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 from .. import checkpoints
 from ..frameworks import OpenConfig, open_config, record
 from ..frameworks.options import RunOptions
@@ -51,8 +49,7 @@ def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
     tiles = []
     for entry in (records[i * len(records) // number] for i in range(number)):
         image = np.asarray(read_image(entry["file_name"]))
-        with torch.no_grad():
-            found = inference.forward([image])[0]["instances"].to("cpu")
+        found = inference.forward([image])[0]["instances"].to("cpu")
         # Colours show classes.
         mode = ColorMode.SEGMENTATION
         truth, predicted = (Visualizer(image, metadata, 2, mode) for _ in range(2))

@@ -1,6 +1,7 @@
 """The command ``train``: train or evaluate a config of detectron2 or OpenMMLab."""
 
 import argparse
+import os
 
 from ..errors import UserError
 from ..frameworks import framework_of
@@ -17,6 +18,9 @@ def run(args: argparse.Namespace) -> None:
 
 def start(options: RunOptions) -> None:
     """Train or evaluate; UserError for wrong options, or if one of several processes fails."""
+    if options.num_gpus == 0:
+        # Before a framework is imported: wherever one sees a GPU, it picks CUDA and NCCL.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     late = [word for word in options.overrides if word.startswith("--")]
     if late:
         raise UserError(f"{late[0]} comes after an override; give options before overrides")

@@ -4,13 +4,12 @@ from typing import TYPE_CHECKING
 
 import wrapt
 
-from .config import PACKAGES, OpenConfig, framework_of, installed, open_config
+from .config import OpenConfig, framework_of, installed, open_config
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "PACKAGES",
     "OpenConfig",
     "framework_of",
     "install_import_hooks",
@@ -49,11 +48,11 @@ def install_import_hooks() -> None:
 
 
 def register(key: str, layer: "type[nn.Module]") -> None:
-    """Make your own layer valid as a NORM in detectron2 and as the type of a ``norm_cfg``.
+    """Make your own layer valid as a NORM in detectron2, in a ``norm_cfg``, and in timm.
 
     Adds the layer to :data:`ilm_plugins.NORMS`, and calls :func:`install_import_hooks`. Registering
     the same layer again does nothing. Where a framework already has another layer under this key,
-    that layer stays in this framework, with a warning.
+    that layer stays in this framework, with a warning (timm: without).
 
     Args:
         key: the name of the layer in configs, a Python identifier.

@@ -23,9 +23,6 @@ Main = Callable[[RunOptions], None]
 
 def launch(main: Main, options: RunOptions) -> None:
     """Call a function of a module in each process of a run; UserError if one of several fails."""
-    if options.num_gpus == 0:
-        # Frameworks pick NCCL wherever they see a GPU.
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if options.world_size == 1:
         work(main, options)
         return

@@ -6,26 +6,33 @@ from types import ModuleType
 from torch import nn
 
 from ..layers import NORMS
+from ..layers.base import AdaptiveNorm
 from ..layers.options import automatic
 
 
 def add_norms(module: ModuleType) -> None:
     """Make the keys in lower case valid, as in ``create_model("resnet50", norm_layer="ilmgn")``."""
     for key, layer in NORMS.items():
-        module._NORM_MAP.setdefault(key.lower(), _following_widths(layer))
+        module._NORM_MAP.setdefault(_timms(key), _following_widths(layer))
 
 
 def add_norms_with_activation(module: ModuleType) -> None:
     for key, layer in NORMS.items():
         build = _with_activation(_following_widths(layer))
-        module._NORM_ACT_MAP.setdefault(key.lower(), build)
+        module._NORM_ACT_MAP.setdefault(_timms(key), build)
         module._NORM_TO_NORM_ACT_MAP.setdefault(layer.__name__.lower(), build)
         module._NORM_ACT_REQUIRES_ARG.add(build)
 
 
+def _timms(key: str) -> str:
+    return key.lower().replace("_", "")
+
+
 def _following_widths(layer: type[nn.Module]):
+    defaults = automatic(layer) if issubclass(layer, AdaptiveNorm) else {}
+
     def build(num_features: int, **options) -> nn.Module:
-        return layer(num_features, **automatic(layer) | options)
+        return layer(num_features, **defaults | options)
 
     return build
 

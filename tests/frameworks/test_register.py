@@ -12,33 +12,39 @@ from ilm_plugins.frameworks import installed
 
 
 class OwnNorm(nn.GroupNorm):
-    def __init__(self, num_channels, eps=1e-5):
-        super().__init__(1, num_channels, eps)
+    def __init__(self, num_channels, num_groups=1, eps=1e-5):
+        super().__init__(num_groups, num_channels, eps)
 
 
 @pytest.fixture
 def own():
     """OwnNorm, registered twice, until the test ends."""
     for _ in range(2):
-        ilm_plugins.register("OwnNorm", OwnNorm)
+        ilm_plugins.register("Own_Norm", OwnNorm)
     yield OwnNorm
-    del NORMS["OwnNorm"]
+    del NORMS["Own_Norm"]
     if "mmengine.registry" in sys.modules:
-        sys.modules["mmengine.registry"].MODELS.module_dict.pop("OwnNorm", None)
+        sys.modules["mmengine.registry"].MODELS.module_dict.pop("Own_Norm", None)
 
 
 def test_detectron2_finds_it_once_registered(request):
     layers = pytest.importorskip("detectron2.layers", reason="needs detectron2")
     with pytest.raises(KeyError):
-        layers.get_norm("OwnNorm", 8)
+        layers.get_norm("Own_Norm", 8)
     own = request.getfixturevalue("own")
-    layer = layers.get_norm("OwnNorm(eps=1e-3)", 8)
+    layer = layers.get_norm("Own_Norm(eps=1e-3)", 8)
     assert type(layer) is own and layer.eps == 1e-3 and layer.num_channels == 8
 
 
 def test_mmcv_finds_it_once_registered(own):
     bricks = pytest.importorskip("mmcv.cnn", reason="needs OpenMMLab")
-    assert type(bricks.build_norm_layer({"type": "OwnNorm"}, 8)[1]) is own
+    assert type(bricks.build_norm_layer({"type": "Own_Norm"}, 8)[1]) is own
+
+
+def test_timm_finds_it_once_registered(own):
+    layers = pytest.importorskip("timm.layers", reason="needs timm")
+    assert type(layers.get_norm_layer("Own_Norm")(8)) is own
+    assert type(layers.get_norm_act_layer("Own_Norm", nn.SiLU)(8)[0]) is own
 
 
 A_KEY_OF_THE_FRAMEWORKS = """

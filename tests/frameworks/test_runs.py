@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -47,11 +48,9 @@ CAUSES = {"mistake": "set SOMETHING", "crash": "FloatingPointError: the loss is 
 @pytest.mark.parametrize("what, cause", [*CAUSES.items(), ("killed", ".*SIGKILL")])
 def test_a_failed_rank_ends_all_and_is_named(tmp_path, monkeypatch, what, cause):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with workers.start_by("fork"), pytest.raises(UserError, match=f"rank 1 failed: {cause}"):
         processes.launch(workers.meet, RunOptions(what, num_processes=2))
     assert_gone(ranks(tmp_path, 2))
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "", "a run on the CPU sees no GPU"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -92,9 +91,20 @@ def test_a_mistake_on_the_command_line_is_named(options, words, tmp_path, monkey
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.is_available", lambda: "resume" not in options)
     monkeypatch.setattr(train, "launch", lambda *_: None)  # nothing waits for another machine
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # restored afterwards
     (tmp_path / "config.py").write_text("import detectron2")
     with pytest.raises(UserError, match=words):
         train.start(RunOptions(str(tmp_path / "config.py"), **options))
+
+
+def test_a_run_on_the_cpu_hides_gpus_before_it_imports_a_framework(tmp_path, monkeypatch):
+    gpus, seen = "CUDA_VISIBLE_DEVICES", []
+    monkeypatch.setenv(gpus, "0")
+    monkeypatch.setattr(train, "module_for", lambda *_: SimpleNamespace(main=os.environ[gpus]))
+    monkeypatch.setattr(train, "launch", lambda main, _: seen.append(main))
+    (tmp_path / "config.py").write_text("import detectron2")
+    train.start(RunOptions(str(tmp_path / "config.py")))
+    assert seen == [""]
 
 
 def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Read detectron2's configs, yaml and LazyConfigs, and build what they describe."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,5 +70,9 @@ def inference(cfg: CfgNode | DictConfig, name: str, device: str) -> Inference:
         pixels = torch.from_numpy(np.ascontiguousarray(given.image.transpose(2, 0, 1)))
         return {"image": pixels, "height": image.shape[0], "width": image.shape[1]}
 
+    @torch.no_grad()
+    def forward(images: Sequence[np.ndarray]) -> Any:
+        return model([prepare(image) for image in images])
+
     words = ", ".join(map(str, augmentations)) or "not resized"
-    return Inference(name, model, lambda images: model([prepare(i) for i in images]), 1, words)
+    return Inference(name, model, forward, 1, words)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
@@ -53,6 +54,7 @@ def inference(cfg: Config, name: str, device: str) -> Inference:
     if preprocess is None:
         preprocess, words = _preprocessing(loader.get("dataset") or {}, name)
 
+    @torch.no_grad()
     def forward(images: Sequence[np.ndarray]) -> Any:
         return model.test_step(preprocess(images))
 

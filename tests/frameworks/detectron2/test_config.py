@@ -74,7 +74,9 @@ def test_a_config_derives_from_one_of_ours(root, tmp_path):
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_inference_prepares_images_as_the_evaluation_does(monkeypatch, order):
     build = "ilm_plugins.frameworks.detectron2.config.build_model"
-    monkeypatch.setattr(build, lambda cfg: torch.nn.Identity())
+    model, recorded = torch.nn.Identity(), []
+    model.register_forward_hook(lambda *_: recorded.append(torch.is_grad_enabled()))
+    monkeypatch.setattr(build, lambda cfg: model)
     sizes = ["INPUT.MIN_SIZE_TEST", "32", "INPUT.MAX_SIZE_TEST", "36"]
     yaml = load_config(str(SHAPES), ["INPUT.FORMAT", order, *sizes])
     lazy = load_config(get_config_file("common/data/coco.py"))
@@ -88,7 +90,7 @@ def test_inference_prepares_images_as_the_evaluation_does(monkeypatch, order):
         (given,) = found.forward([image])
         assert given["image"].shape == (3, 24, 36) and (given["height"], given["width"]) == (64, 96)
         assert given["image"][0 if order == "RGB" else 2].min() == 255
-        assert "ResizeShortestEdge" in found.preprocessing
+        assert "ResizeShortestEdge" in found.preprocessing and not recorded.pop()
     yaml.INPUT.MIN_SIZE_TEST = 0
     assert inference(yaml, "name", "cpu").preprocessing == "not resized"
 

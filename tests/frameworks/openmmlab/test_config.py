@@ -54,10 +54,11 @@ def test_the_runner_and_options_of_ddp_are_those_of_the_config_on_the_cpu_too(mo
 
 def check_first_convolution(inference, convolution, mean, std, bgr):
     """Compare what a model's first convolution gets with the images, scaled here."""
-    seen = []
+    seen, outputs = [], []
     convolution.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    with torch.no_grad():
-        inference.forward(IMAGES)
+    convolution.register_forward_hook(lambda _, inputs, y: outputs.append(y))
+    inference.forward(IMAGES)
+    assert not any(output.requires_grad for output in outputs)
     pixels = torch.tensor(np.stack(IMAGES)).permute(0, 3, 1, 2).float()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
     expected = ((pixels.flip(1) if bgr else pixels) - mean) / std
