@@ -182,7 +182,7 @@ def _array_types() -> list[Callable]:
 
 @functools.cache
 def _named(name: str, function: Callable) -> Callable:
-    """Return a class, or a function that ``torch.load`` finds by a name in a file."""
+    """Return ``function`` if it is a class called ``name``, else a wrapper called ``name``."""
     if isinstance(function, type) and f"{function.__module__}.{function.__name__}" == name:
         return function
 

@@ -43,7 +43,6 @@ class Images:
         return np.asarray(read_image(self.files[index]))
 
     def class_of(self, index: int) -> str:
-        """Return the name of an image's class; "" without classes."""
         return "" if self.labels is None else self.classes[self.labels[index]]
 
     def batches(self, size: int) -> Iterator[list[np.ndarray]]:

@@ -22,7 +22,6 @@ PLAIN, TTA = "", "tta"
 
 
 def read(folder: str | Path) -> dict[str, Any] | None:
-    """Return the record of the run in a folder, or None."""
     return _read(folder) if Path(folder, FILE).is_file() else None
 
 
@@ -37,7 +36,7 @@ def start(
     images: int | None,
     seed: int | None,
 ) -> None:
-    """Write what is about to run; a resumed run keeps its curve, an evaluation its training."""
+    """Write what is about to run; --resume keeps the curve, --eval-only keeps an earlier record."""
     # ``unit`` is "epochs" or "iterations", ``planned`` their number, 0 for an evaluation; ``batch``
     # counts the images of a step over all processes, ``images`` the whole training set.
     earlier = read(folder) or {}
@@ -69,10 +68,11 @@ def start(
 
 
 def point(folder: str | Path, run: int, **values: float) -> None:
-    """Add a point of the curve after ``run`` epochs or iterations, and the seconds since the last.
+    """Add the curve's point after ``run`` epochs or iterations, and the seconds since the last one.
 
-    "cpu" has the seconds of all cores since the last point; a point of the same ``run``, such as of
-    a validation, keeps them. Later points are dropped: of a training that was killed, and resumed.
+    "cpu" is this process's CPU time since the last point. A second point of the same ``run``, such
+    as a validation's, replaces the first and keeps its "cpu". Points of a higher ``run``, left by a
+    training that was killed and resumed, are dropped.
     """
     if not _is_rank_zero():
         return
@@ -100,7 +100,6 @@ def finish(
 
 
 def diverged(folder: str | Path, reason: str) -> None:
-    """Write that a FloatingPointError ended the training."""
     if _is_rank_zero():
         write(Path(folder, FILE), {**_read(folder), "diverged": reason})
 

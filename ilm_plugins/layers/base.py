@@ -136,13 +136,6 @@ class AdaptiveNorm(nn.GroupNorm):
         values = {name: getattr(self, name, False) for name in names}
         return ", ".join(f"{name}={v!r}" for name, v in values.items() if v is not False)
 
-    def __prepare_scriptable__(self):
-        # torch.jit.script calls this; its own error would take many lines.
-        raise NotImplementedError(
-            f"{type(self).__name__}: torch.jit.script cannot compile this layer; trace the model "
-            "with torch.jit.trace(model, example), or use torch.export"
-        )
-
     def check_input(self, x: Tensor) -> None:
         if x.dim() < 2 or x.shape[1] != self.num_channels:
             fix = "build the layer with num_channels equal to the input's second dimension"

@@ -82,9 +82,9 @@ def adaptive_norm(
 
 
 def copy_buffers(tensors: Tensors) -> list[Tensor | None]:
-    """Return the tensors with copies of all that are no parameters, while autograd records."""
-    # Autograd saves them for the backward pass. Before that, another forward pass may write to the
-    # buffers, and DistributedDataParallel does, which broadcasts buffers.
+    """Return the tensors; while autograd records, all but Parameters are copies."""
+    # Autograd saves tensors for the backward pass. Before that, another forward pass may write to
+    # buffers, as DistributedDataParallel does when it broadcasts buffers.
     if not torch.is_grad_enabled() or torch.jit.is_tracing():
         return tensors
     return [t if t is None or isinstance(t, Parameter) else t.clone() for t in tensors]
@@ -123,7 +123,7 @@ class Primitive(NamedTuple):
         self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors: Tensors, needs: Needs
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and each tensor, None where ``needs`` is false."""
-        if self.network is not None:  # and mean has the statistics
+        if self.network is not None:  # mean is then the statistics
             options = self.num_groups, mean, self.network, tensors, needs
             return self.kernels.backward(dy, x, *options)
         needs_x, *needs = needs
@@ -174,7 +174,7 @@ class _AdaptiveNorm(Function):
             return (None,) * len(ctx.needs_input_grad)
         primitive, needs = ctx.primitive, ctx.needs_input_grad[1:]
         x, mean, var, *tensors = ctx.saved_tensors
-        if primitive.network is not None:  # and mean has the statistics
+        if primitive.network is not None:  # mean is then the statistics
             tensors += split_statistics(mean, primitive.network, x, primitive.num_groups)[2:]
             tensors[-2:] = tensors[-2:] if ctx.has_running else (None, None)
         with _without_autocast(dy.device.type):
@@ -189,7 +189,7 @@ class _AdaptiveNorm(Function):
         return None, *gradients
 
 
-#: torch's own ``apply`` does no more than what torch.func needs.
+#: The C method below torch's ``apply``, whose Python code serves only torch.func.
 _apply = super(Function, _AdaptiveNorm).apply
 
 

@@ -60,9 +60,9 @@ def use_backend(name: str) -> contextlib.ExitStack:
     differentiation. A compiled model keeps the backend of its compilation, "reference" where no
     kernels compute a layer.
 
-    Other threads are not affected. So activation checkpointing repeats a forward pass with the
-    backend that is then set in its thread: not with the forced one if the block has ended, and
-    never with it on CUDA. The environment variable ILM_PLUGINS_BACKEND forces one in a process.
+    Other threads keep their backend. So activation checkpointing repeats a forward pass with the
+    backend that its thread has at that time: on CUDA the default, on the CPU the forced one only
+    inside the block. The environment variable ILM_PLUGINS_BACKEND sets the default of a process.
 
     Returns:
         A context manager whose end restores the backend that was set before.

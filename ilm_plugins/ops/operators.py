@@ -20,7 +20,7 @@ from .networks import Network, Tensors, with_none
 
 
 def adaptive_norm(x: Tensor, num_groups: int, network, tensors: Tensors, running):
-    """Return y, mean and var if torch.compile traces x, and the graph may have operators."""
+    """Return (y, None, None) if torch.compile traces x and kernels compute the layer; else None."""
     is_compiling = HAS_OPERATORS and torch.compiler.is_dynamo_compiling()
     if network is None or not is_compiling or not backends.has_variances(x, num_groups):
         return None

@@ -36,7 +36,7 @@ class SharedBatch:
 
         Only the first call communicates. ``others`` may need gradients where x does not.
         """
-        # With the others, every process takes part in the all-reduce.
+        # ``others`` make each process run the backward all-reduce, even if its x needs no gradient.
         mean, var = over_batch(mean, var)
         return _Pool.apply(self, mean.squeeze(0), var.squeeze(0), *others)
 

@@ -18,7 +18,7 @@ from .registry import ROOT, Cell, images
 class Recipe:
     """A config of a row, here of detectron2; :class:`MMEngineRecipe` overrides what differs."""
 
-    unit = "iterations"
+    unit, suffix = "iterations", ".yaml"
     #: Whether the images of CIFAR were re-encoded as JPEG.
     jpeg = False
 
@@ -49,30 +49,25 @@ class Recipe:
         solver.MAX_ITER = new
 
     def read_from(self, data: Path) -> None:
-        """Take the images from a folder; detectron2 does by its environment variable."""
+        """Read the images from a folder; detectron2 has DETECTRON2_DATASETS for this."""
 
     def test(self, checkpoint: str) -> None:
         self.cfg.MODEL.WEIGHTS = checkpoint
 
     start_from = test
 
-    def has_test(self, test: str) -> bool:
-        return test == ""
-
     def save(self, folder: Path) -> Path:
         """Write the config to a file beside a run's folder, and return its path."""
-        text, suffix = self._text()
-        path = folder.with_name(folder.name + suffix)
+        path = folder.with_name(folder.name + self.suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(self.cfg.dump(), encoding="utf-8")
         return path
-
-    def _text(self) -> tuple[str, str]:
-        return self.cfg.dump(), ".yaml"
 
 
 class MMEngineRecipe(Recipe):
     """A config of a row in OpenMMLab."""
+
+    suffix = ".py"
 
     def __init__(self, cfg: Any) -> None:
         self.cfg, train = cfg, cfg.get("train_cfg") or {}
@@ -140,18 +135,11 @@ class MMEngineRecipe(Recipe):
                 self.jpeg = any(folder.glob("*/*.jpg"))
 
     def start_from(self, checkpoint: str) -> None:
-        """Start the training from another row's checkpoint."""
         # The checkpoint is of a whole classifier; a segmenter takes only its backbone.
         self.cfg.model.backbone.init_cfg.update(checkpoint=checkpoint, prefix="backbone.")
 
     def test(self, checkpoint: str) -> None:
         self.cfg.load_from = checkpoint
-
-    def has_test(self, test: str) -> bool:
-        return test == "" or bool(self.cfg.get("tta_model") and self.cfg.get("tta_pipeline"))
-
-    def _text(self) -> tuple[str, str]:
-        return self.cfg.pretty_text, ".py"
 
 
 def loaders(cfg: Any) -> dict[str, tuple[Any, Any]]:

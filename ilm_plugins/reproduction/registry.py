@@ -144,7 +144,6 @@ def papers() -> dict[str, str]:
 
 @cache
 def measures() -> dict[str, Measure]:
-    """Return name -> measure, for all tables."""
     return {name: Measure(**m) for name, m in _papers_file()["measures"].items()}
 
 
@@ -169,7 +168,6 @@ def tables() -> dict[str, Table]:
 
 
 def cells() -> list[Cell]:
-    """Return the rows of all tables, in order."""
     return [cell for table in tables().values() for cell in table.cells.values()]
 
 
@@ -194,6 +192,5 @@ def find(table: str, row: str | None = None) -> list[Cell]:
 
 
 def find_cell(cell_id: str) -> Cell:
-    """Return the row of an id such as ``en-2 ResNet50/EN``."""
     table, name = cell_id.split(" ", 1)
     return tables()[table].cells[name]

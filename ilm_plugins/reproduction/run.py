@@ -74,7 +74,8 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
                 "give the same, or another --work-dir"
             )
     measures = [registry.measures()[name] for name in registry.tables()[cell.table].measures]
-    tests = [test for test in dict.fromkeys(m.test for m in measures) if recipe.has_test(test)]
+    tests = dict.fromkeys(m.test for m in measures)
+    tests = [test for test in tests if not test or recipe.cfg.get("tta_pipeline")]
     words = recipe.words(options.overrides)
     try:
         if cell.tests:

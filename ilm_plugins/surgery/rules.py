@@ -19,7 +19,6 @@ class NotConvertible(Exception):
 
 
 def refuse(wrong: object, reason: str) -> None:
-    """Raise NotConvertible if something is wrong."""
     if wrong:
         raise NotConvertible(reason)
 

@@ -198,7 +198,7 @@ def _join(*parts: str) -> str:
 
 
 def _names(name: str) -> Iterator[str]:
-    """Yield a norm's name, and the names that OpenMMLab gives it as another type of norm."""
+    """Yield a norm's name, then other names it may have in a state dict of timm or OpenMMLab."""
     yield name
     yield name.removesuffix(".0")  # timm's norm with an activation, before conversion
     if found := re.fullmatch(r"(.*\.|)(bn|gn|in)(\d*)", name):

@@ -79,13 +79,3 @@ def test_statistics_of_few_values_leave_the_running_ones(count):
     layers[0].update_running_stats(mean, var, count)
     layers[1].update_running_stats(mean, var, torch.tensor(float(count)))
     assert_close(*(list(layer.buffers()) for layer in layers))
-
-
-@pytest.mark.parametrize("key", SYNCHRONIZED)
-def test_torchs_fusion_with_a_convolution_is_refused(key):
-    """It takes any module with BatchNorm's attributes, and would forget all other normalizers."""
-    options = {"shared_affine": True} if key == "EN" else {}  # else weight has another shape
-    convolution, layer = nn.Conv2d(3, 32, 3), NORMS[key](32, **options)
-    with pytest.raises(TypeError, match="cannot be fused into a convolution"):
-        nn.utils.fuse_conv_bn_eval(convolution.eval(), layer.eval())
-    assert torch.equal(layer.running_var, layer.state_dict()["running_var"])

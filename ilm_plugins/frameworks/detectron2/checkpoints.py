@@ -40,7 +40,7 @@ class Checkpointer(DetectionCheckpointer):
         return checkpoints.read(f)
 
     def _load_model(self, checkpoint: dict[str, Any]):
-        """Load weights, and warn of another norm's; CheckpointError if none is of the model."""
+        """Load weights; warn of another norm's weights; CheckpointError if none fits the model."""
         incompatible = super()._load_model(checkpoint)
         other_shape = (name for name, *_ in incompatible.incorrect_shapes)
         checkpoints.check_fits(self._path, self.model, [*incompatible.missing_keys, *other_shape])

@@ -1,10 +1,10 @@
 """Make detectron2's ``get_norm`` accept the names of this package's layers.
 
-detectron2 has no registry of norms: ``get_norm`` looks a string up in a dict of its own. Its body
-is replaced here, without importing detectron2, as soon as the module that defines it is imported.
-The function stays the same object, so that references taken before accept the names, too. The
-names are called keys below. A key that was valid before this package changed ``get_norm``, because
-another package registered it, keeps its meaning; such keys are called taken.
+detectron2 has no registry of norms: ``get_norm`` looks a string up in a dict of its own. As soon as
+the module that defines it is imported, which this module does not do, a function that looks for our
+names first takes its place, under every name that a loaded module has for it. The names are called
+keys below. A key that was valid before this package replaced ``get_norm``, because another package
+registered it, keeps its meaning; such keys are called taken.
 """
 
 import functools
@@ -12,7 +12,7 @@ import itertools
 import sys
 import warnings
 from collections.abc import Mapping
-from types import FunctionType, ModuleType
+from types import ModuleType
 
 import wrapt
 from torch import nn
@@ -43,7 +43,7 @@ def extend_get_norm(module: ModuleType) -> None:
 
 
 def _freeze_mixtures(convert, _cls, args: tuple, options: dict) -> nn.Module:
-    """Freeze the mixtures in a module whose BatchNorms ``convert`` replaces; return its result."""
+    """Call ``convert``, which freezes BatchNorms; freeze mixtures in its result, and return it."""
     result = convert(*args, **options)
     for layer in result.modules():
         if isinstance(layer, MixtureNorm):
@@ -52,13 +52,8 @@ def _freeze_mixtures(convert, _cls, args: tuple, options: dict) -> nn.Module:
 
 
 def _wrap_get_norm(module: ModuleType) -> None:
-    """Make every call of ``get_norm`` go through :func:`_build`."""
-    found = original = module.get_norm
-    # detectron2's own function gets new code. Of another package's, all names are bound anew.
-    own = isinstance(found, FunctionType) and found.__globals__ is vars(module)
-    if own:
-        original = FunctionType(found.__code__, vars(module), None, found.__defaults__)
-        del functools.update_wrapper(original, found).__wrapped__
+    """Replace ``get_norm``, in every module that has it, by a call of :func:`_build`."""
+    original = module.get_norm
 
     @functools.wraps(original)
     def get_norm(norm, out_channels):
@@ -66,17 +61,10 @@ def _wrap_get_norm(module: ModuleType) -> None:
 
     get_norm.theirs = {}
     module._ilm_plugins_get_norm = get_norm
-    if own:
-        found.__wrapped__, found.__code__ = original, _new_code.__code__
-        return
     for holder in list(sys.modules.values()):
         for name, value in list(getattr(holder, "__dict__", {}).items()):
-            if value is found:
+            if value is original:
                 setattr(holder, name, get_norm)
-
-
-def _new_code(norm, out_channels):  # it may use names of detectron2's module only
-    return globals()["_ilm_plugins_get_norm"](norm, out_channels)
 
 
 def _build(original, theirs: Mapping[str, bool], norm, out_channels: int):
@@ -85,11 +73,7 @@ def _build(original, theirs: Mapping[str, bool], norm, out_channels: int):
     if key is None or theirs.get(key):
         return original(norm, out_channels)
     _, options = parse_norm(norm)
-    try:
-        return NORMS[key](out_channels, **options)
-    except (OptionError, TypeError, RuntimeError) as error:  # ours, Python's, torch's
-        reason = " ".join(str(error).split())
-        raise OptionError(f"NORM {norm!r} for {out_channels} channels: {reason}") from error
+    return NORMS[key](out_channels, **options)
 
 
 def _resolves(get_norm, key: str) -> bool:
@@ -101,7 +85,7 @@ def _resolves(get_norm, key: str) -> bool:
 
 
 def extend_retinanet_head(module: ModuleType) -> None:
-    """Wrap the constructor of RetinaNet's head, once."""
+    """Wrap the constructor of RetinaNet's head in :func:`_build_head`, once."""
     if not isinstance(vars(module.RetinaNetHead)["__init__"], wrapt.FunctionWrapper):
         build = functools.partial(_build_head, module)
         wrapt.wrap_function_wrapper(module, "RetinaNetHead.__init__", build)

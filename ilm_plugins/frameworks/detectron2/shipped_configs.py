@@ -10,7 +10,7 @@ from ...configs import SCHEME, resolve
 
 
 def register_handler(module: ModuleType) -> None:
-    """Make such paths valid for detectron2's PathManager."""
+    """Make ``ilm_plugins://NAME`` valid for detectron2's PathManager."""
 
     class Handler(module.PathHandler):
         def _get_supported_prefixes(self) -> list[str]:
@@ -30,7 +30,7 @@ def register_handler(module: ModuleType) -> None:
 
 @functools.cache  # wrap it once
 def find_bases(module: ModuleType) -> None:
-    """Make such paths valid in ``_BASE_``."""
+    """Make ``ilm_plugins://NAME`` valid in ``_BASE_``."""
     wrapt.wrap_function_wrapper(module, "CfgNode.load_yaml_with_base", _load_yaml_with_base)
 
 

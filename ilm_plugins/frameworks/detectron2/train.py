@@ -90,7 +90,7 @@ def train(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
 
 
 def evaluate(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
-    """Evaluate the initial weights, or with --resume the last checkpoint."""
+    """Evaluate the config's weights, or with --resume the last checkpoint."""
     folder, lazy = output_folder(cfg), isinstance(cfg, DictConfig)
     model = build_model(cfg).to(options.device)
     weights = cfg.train.init_checkpoint if lazy else cfg.MODEL.WEIGHTS
@@ -108,7 +108,7 @@ class Trainer(engine.DefaultTrainer):
     """detectron2's DefaultTrainer for yaml configs, also in several processes on the CPU."""
 
     def __init__(self, cfg: CfgNode, options: RunOptions) -> None:
-        # In place of DefaultTrainer's, whose DDP needs GPUs, and whose checkpointer runs code.
+        # Not DefaultTrainer's: its DDP needs GPUs, and its checkpointer runs code in checkpoints.
         engine.TrainerBase.__init__(self)
         self.options = options
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
@@ -127,7 +127,7 @@ class Trainer(engine.DefaultTrainer):
         found = super().build_hooks()
         seed = None if self.cfg.SEED < 0 else self.cfg.SEED
         batch = self.cfg.SOLVER.IMS_PER_BATCH
-        # The last one on rank 0 writes logs.
+        # On rank 0, the last hook writes the logs, hence RecordHook goes before it.
         found.insert(-1, RecordHook(self.cfg.OUTPUT_DIR, self.options, batch, seed))
         return [RadiusHook(), *found]
 
@@ -169,7 +169,7 @@ def train_lazy(cfg: DictConfig, options: RunOptions) -> None:
 class RecordHook(engine.HookBase):
     """Write record.json: what is trained, POINTS points of the curve, and the final metrics."""
 
-    # The trainer has an Evaluation as its attribute ``evaluation``, and its hook before this one.
+    # The trainer has an Evaluation in ``evaluation``; the hook that calls it runs before this one.
 
     def __init__(self, folder: str, options: RunOptions, batch: int, seed: int | None) -> None:
         self.folder, self.options, self.batch, self.seed = folder, options, batch, seed
@@ -201,7 +201,7 @@ class RecordHook(engine.HookBase):
     def _point(self, done: int, metrics: dict[str, float]) -> None:
         if comm.is_main_process():
             loss = self.trainer.storage.history("total_loss").avg(self.period)
-            # Those with a hyphen are of one class.
+            # Names with a hyphen, such as AP-circle, are metrics of one class.
             means = {name: value for name, value in metrics.items() if "-" not in name}
             record.point(self.folder, done, total_loss=loss, **means)
 
@@ -213,7 +213,7 @@ class RecordHook(engine.HookBase):
 
 
 class Evaluation:
-    """Calling this evaluates a model on a config's test sets; other ranks than 0 get {}."""
+    """A callable that evaluates a model on a config's test sets; only rank 0 gets metrics."""
 
     def __init__(self, cfg: CfgNode | DictConfig, model: nn.Module) -> None:
         # Not wrapped for several processes, which may have different numbers of images.

@@ -77,7 +77,7 @@ def latest(work_dir: str | os.PathLike) -> str | None:
     """Return the checkpoint in ``last_checkpoint``, else the one of the largest number, or None."""
     folder = Path(work_dir)
     last = folder / "last_checkpoint"
-    # A kill may leave the file empty. It has an absolute path; this folder may be a copy.
+    # A kill may leave the file empty. Its path is absolute; in a copied folder only its name holds.
     named = last.read_text(encoding="utf-8").strip() if last.is_file() else ""
     beside = folder / os.path.basename(named)
     if named and "://" not in named and beside.is_file():

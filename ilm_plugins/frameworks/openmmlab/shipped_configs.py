@@ -16,19 +16,19 @@ PREFIX = "ilm_plugins::"
 
 
 def list_package(module: ModuleType) -> None:
-    """Make such names valid in ``mmengine.hub.get_config``."""
+    """Make ``ilm_plugins::NAME`` valid in ``mmengine.hub.get_config``."""
     # MMEngine's table from import names to names of distributions.
     module.MODULE2PACKAGE["ilm_plugins"] = "ilm_plugins"
 
 
 @functools.cache  # wrap it once
 def find_bases(module: ModuleType) -> None:
-    """Make such names valid in ``_base_``."""
+    """Make ``ilm_plugins::NAME`` valid in ``_base_``."""
     wrapt.wrap_function_wrapper(module, "Config._get_cfg_path", _get_cfg_path)
 
 
 def _get_cfg_path(wrapped, _instance, args: tuple, options: dict) -> tuple[str, str | None]:
-    """Return the path of a base file and the scope of its modules, None for this package's."""
+    """Return a base file's path, and its modules' scope: None for a config of this package."""
     name = args[0] if args else options["cfg_path"]
     if name.startswith(PREFIX):
         return get_config_file(name.removeprefix(PREFIX)), None

@@ -42,7 +42,7 @@ def run(options: RunOptions, cfg: Config) -> None:
     """Train or evaluate a config, which is changed in place; UserError without a checkpoint."""
     last = latest(cfg.work_dir) if options.resume else None
     cfg.load_from = last or cfg.get("load_from")
-    # An evaluation just loads that checkpoint; a training without one starts from load_from.
+    # A training resumes from ``last``, else starts from load_from; an evaluation only loads it.
     cfg.resume = last is not None and not options.eval_only
     if options.eval_only and not cfg.load_from:
         raise UserError("nothing to evaluate: give load_from=CHECKPOINT, or --resume")
@@ -89,10 +89,10 @@ def join_cpu_processes(cfg: Config) -> None:
 
 
 class PluginRunner(Runner):
-    """MMEngine's Runner, with ``channels_last`` in configs and checkpoints that must fit."""
+    """MMEngine's Runner; reads ``channels_last`` from configs, refuses unfitting checkpoints."""
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
-        """Build the model; on several CPU processes SyncBN, which needs a GPU, becomes BN."""
+        """Build the model, channels last if configured; on the CPU, SyncBN becomes BN."""
         model = super().build_model(model)
         if self.cfg.get("channels_last"):
             model = model.to(memory_format=torch.channels_last)

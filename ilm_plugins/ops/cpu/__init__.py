@@ -209,7 +209,7 @@ def _describe(
 
 @functools.lru_cache(maxsize=4096, typed=True)  # named tuples of two classes may be equal
 def _fields(network: Network, channels: int, num_groups: int) -> tuple[array, int, list[int]]:
-    """Return the network's kind and fields for kernels.h; the sizes of its buffers, and of all."""
+    """Return kind and fields for kernels.h, the buffers' total size and each tensor's size."""
     networks.check_groups(network, channels, num_groups)
     fields = array("d", [KINDS.index(type(network))])
     for value in network:

@@ -63,7 +63,6 @@ def multiprocessors(device: torch.device) -> int:
 
 @functools.cache
 def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device converts bfloat16, as GPUs of compute capability 8.0 or more do."""
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 

@@ -149,7 +149,7 @@ def backward(
 
 
 def _launch(kernel, maps: Sequence, pointers, shape: Shape, sizes: Sizes) -> None:
-    """Launch a one-read kernel on tensors, of which the first has the layout of x."""
+    """Launch a one-read kernel on ``maps``, one program for each instance of the first map."""
     instance = maps[0][0].numel()
     chunks = instance // (shape.block_c * shape.vector)
     kernel[(len(maps[0]),)](

@@ -11,8 +11,8 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from ..norms import register
 
-#: Attention heads of a convolution, and channels of a head's queries and keys: the paper's minimum,
-#: which exceeds kappa = 0.2 of at most 512 channels.
+#: Attention heads, and channels of each head's queries and keys: 20, the paper's minimum, is more
+#: than kappa = 0.2 of at most 512 channels gives each head.
 HEADS, KEYS = 8, 20
 #: upsilon: part of a convolution's outputs that are attention, rounded down to a multiple of HEADS.
 VALUES = 0.1
@@ -23,11 +23,11 @@ class AugmentedConv2d(nn.Module):
 
     (N, C, H, W) becomes (N, C, H / stride, W / stride), rounded up. The logit of a query q at
     (i, j) for the key k at (a, b) is q (k + r_height[a - i] + r_width[b - j]) / sqrt(KEYS), with
-    embeddings r of relative positions that the heads share. Heads are joined by a 1 x 1
-    convolution, and attention follows the convolution's outputs.
+    embeddings r of relative positions that the heads share. A 1 x 1 convolution joins the
+    heads. The channels of the 3 x 3 convolution come first, the channels of attention last.
 
-    Attention sees its input, at most ``size`` wide, halved ``halvings`` times by average pooling;
-    its output is upsampled to the convolution's.
+    Average pooling first halves the input of attention ``halvings`` times, to at most ``size`` x
+    ``size`` positions; the output of attention is upsampled to the convolution's size.
     """
 
     def __init__(self, channels: int, stride: int, halvings: int, size: int) -> None:
