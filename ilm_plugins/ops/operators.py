@@ -101,9 +101,11 @@ def _backward(dy, x, num_groups, statistics, network, tensors, present, needs):
     needs = [needs[0], *with_none(needs[1:], present)]
     kernels = cpu if x.is_cpu else _triton()
     found = kernels.backward(dy, x, num_groups, statistics, network, inputs, needs)
-    pairs = zip(found, (x, *inputs), strict=True)
-    found = [d if d.dtype == t.dtype else d.to(t.dtype) for d, t in pairs if d is not None]
-    return [d if d._base is None else d.clone() for d in found]  # results must share no memory
+    # Triton's kernels return gradients that are not needed, too.
+    wanted = zip(found, (x, *inputs), needs, strict=True)
+    found = [d if d.dtype == t.dtype else d.to(t.dtype) for d, t, need in wanted if need]
+    # Results must share no memory.
+    return [d if d.nbytes == d.untyped_storage().nbytes() else d.clone() for d in found]
 
 
 def _fake_backward(dy, x, num_groups, statistics, network, tensors, present, needs):

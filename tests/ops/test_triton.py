@@ -33,6 +33,7 @@ from cases import (
 from close import ROUNDINGS, assert_close, assert_equal
 from ilm_plugins import NORMS, ILMGroupNorm, use_backend
 from ilm_plugins.layers.projection import ACTIVATIONS
+from ilm_plugins.ops import operators
 from interpreter import DEVICE, compiles, run_interpreted, runs, skip_without_triton, without_gpu
 
 skip_without_triton()
@@ -308,6 +309,19 @@ def test_buffers_may_change_between_the_passes(name):
     for buffer in layer.buffers():
         buffer.add_(1)
     assert_equal(torch.autograd.grad(y, [x, *layer.parameters()], x), tuple(expected))
+
+
+@runs
+@pytest.mark.parametrize("name", ["ILMGN", wide("EN"), wide("AN")])
+def test_a_compiled_layer_has_the_gradient_of_its_only_trained_parameter(name, monkeypatch):
+    monkeypatch.setattr(operators, "cpu", kernels)  # the interpreter's maps are on the CPU
+    layer, x = build(name, 32), make_map(2, 32, 3, 3)
+    for key, parameter in layer.named_parameters():
+        parameter.requires_grad_(key == "bias")
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with use_backend("triton"):
+        found = [torch.autograd.grad(m(x).pow(3).sum(), layer.bias) for m in (compiled, layer)]
+    assert_equal(*found)
 
 
 # ---- what needs no kernel
