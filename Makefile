@@ -62,8 +62,8 @@ demo: install install-detectron2
 bench: install install-detectron2
 	$(BIN)/python -m benchmarks
 
-gpu: install-test
-	$(BIN)/python -m pytest -q tests/ops/test_cuda.py
+gpu: install-test install-detectron2
+	$(BIN)/python -m pytest -q tests/ops/test_cuda.py tests/ops/test_triton.py
 	ILM_PLUGINS_BACKEND=triton $(BIN)/python -m benchmarks --device cuda
 
 test: install-test lint install-detectron2 $(MMCV)

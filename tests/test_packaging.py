@@ -114,13 +114,11 @@ READS_CONFIGS = """
 import sys, ilm_plugins
 from detectron2.config import get_cfg
 from mmengine.config import Config
-from mmengine.hub import get_config
 
 path = ilm_plugins.get_config_file("mmseg/fcn_r50-d8_ade20k_en.py")
 assert path.startswith(sys.argv[1]), path
 expected = Config.fromfile(path).to_dict()
 assert Config.fromfile("mine.py").to_dict() == expected
-assert get_config("ilm_plugins::mmseg/fcn_r50-d8_ade20k_en.py").to_dict() == expected
 cfg = get_cfg()
 cfg.merge_from_file("mine.yaml")
 assert cfg.MODEL.ROI_BOX_HEAD.NORM == "EN"

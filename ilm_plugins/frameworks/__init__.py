@@ -31,7 +31,6 @@ HOOKS = {
     "mmcv.cnn.bricks.registry": "openmmlab.norms:register_layers",
     "mmcv.runner.base_module": "openmmlab.norms:obey_norm_eval",
     "mmengine.config.config": "openmmlab.shipped_configs:find_bases",
-    "mmengine.config.utils": "openmmlab.shipped_configs:list_package",
     "mmengine.model.base_module": "openmmlab.norms:obey_norm_eval",
     "mmengine.registry.root": "openmmlab.norms:register_layers",
     "mmengine.runner": "openmmlab:import_followers",

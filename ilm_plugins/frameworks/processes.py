@@ -24,6 +24,7 @@ Main = Callable[[RunOptions], None]
 def launch(main: Main, options: RunOptions) -> None:
     """Call a function of a module in each process of a run; UserError if one of several fails."""
     if options.world_size == 1:
+        os.environ["RANK"] = "0"  # a cluster's job may have set another
         work(main, options)
         return
     alone = options.num_machines == 1

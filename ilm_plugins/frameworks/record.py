@@ -1,8 +1,8 @@
 """``record.json`` in a run's folder: what was run, on what, and what came out.
 
 The training process with rank 0 writes the record at its start, at each point of the training curve
-and after each evaluation; on other ranks the functions do nothing. Nothing else in a run's folder
-is read again, except checkpoints.
+and after each evaluation; on other ranks only :func:`diverged` writes. Nothing else in a run's
+folder is read again, except checkpoints.
 """
 
 import json
@@ -100,8 +100,8 @@ def finish(
 
 
 def diverged(folder: str | Path, reason: str) -> None:
-    if _is_rank_zero():
-        write(Path(folder, FILE), {**_read(folder), "diverged": reason})
+    if record := read(folder):  # on any rank: the others are ended
+        write(Path(folder, FILE), {**record, "diverged": reason})
 
 
 def command(options: RunOptions) -> str:

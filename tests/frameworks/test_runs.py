@@ -192,16 +192,18 @@ def test_an_evaluation_keeps_the_record_of_the_training_and_a_training_begins_it
         assert "diverged" not in found and not found["metrics"] and bool(found["curve"]) == resume
 
 
-def test_only_rank_0_writes_the_record(tmp_path, monkeypatch):
+def test_only_rank_0_writes_the_record_but_of_a_diverged_training(tmp_path, monkeypatch):
     begin(tmp_path, RunOptions("a.py"))
     before = record.read(tmp_path)
     monkeypatch.setenv("RANK", "1")
     begin(tmp_path, RunOptions("b.py"))
     record.point(tmp_path, 1)
     record.finish(tmp_path, record.PLAIN, {"top1": 50.0})
-    record.diverged(tmp_path, "NaN at iteration 7")
     assert record.read(tmp_path) == before
-    monkeypatch.delenv("RANK")
+    record.diverged(tmp_path, "NaN at iteration 7")
+    assert record.read(tmp_path) == {**before, "diverged": "NaN at iteration 7"}
+    processes.launch(lambda _: record.point(tmp_path, 1), RunOptions(""))
+    assert record.read(tmp_path)["run"] == 1, "a single process has rank 0"
     shutil.rmtree(tmp_path)
     with pytest.raises(FileNotFoundError):  # the folder is not made again
         record.point(tmp_path, 1)

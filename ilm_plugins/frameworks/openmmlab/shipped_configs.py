@@ -1,8 +1,8 @@
 """Make ``ilm_plugins::mmseg/fcn_r50-d8_ade20k_en.py`` a config of MMEngine.
 
-MMEngine knows only the packages in its table MODULE2PACKAGE, and builds what their configs define
-with their registries. This package has none: the ``default_scope`` of each of its configs names
-the registries, mmdet's, mmseg's, mmpretrain's or MMEngine's.
+MMEngine knows only OpenMMLab's packages, and builds what their configs define with their
+registries. This package has none: the ``default_scope`` of each of its configs names the
+registries, mmdet's, mmseg's, mmpretrain's or MMEngine's.
 """
 
 import functools
@@ -13,12 +13,6 @@ import wrapt
 from ...configs import get_config_file
 
 PREFIX = "ilm_plugins::"
-
-
-def list_package(module: ModuleType) -> None:
-    """Make ``ilm_plugins::NAME`` valid in ``mmengine.hub.get_config``."""
-    # MMEngine's table from import names to names of distributions.
-    module.MODULE2PACKAGE["ilm_plugins"] = "ilm_plugins"
 
 
 @functools.cache  # wrap it once

@@ -7,7 +7,6 @@ import torch
 pytest.importorskip("mmpretrain", reason="needs OpenMMLab: make install-openmmlab")
 
 from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 
 from close import assert_close
@@ -99,7 +98,6 @@ def test_a_config_derives_from_one_of_ours(root, tmp_path):
     name = "mmseg/shapes/fcn_r18-d8_shapes_en.py"
     path, cfg = str(root / "configs" / name), derived(f"ilm_plugins::{name}", tmp_path)
     assert cfg.to_dict() == derived(path, tmp_path).to_dict()
-    assert get_config(f"ilm_plugins::{name}").to_dict() == Config.fromfile(path).to_dict()
     # Its modules are those of mmseg: a scope of our own would not have them.
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
