@@ -51,7 +51,7 @@ def passes(results: dict) -> pd.DataFrame:
                     "layer / plain": f"{row['layer']} / {row['baseline']}",
                     "map": f"{row['shape name']} {'x'.join(map(str, row['shape']))}",
                     **{"shape name": row["shape name"], "setting": setting, "pass": which},
-                    "ms": f"{1e3 * times['seconds']:.3g}",
+                    "ms": f"{1e3 * times['seconds']:#.3g}".rstrip("."),
                     "GB/s": moved * row["bytes"] / times["seconds"] / 1e9,
                     "copy GB/s": 2 * row["bytes"] / forward["copy seconds"] / 1e9,
                     "kept": row["saved bytes"]["this"] / row["saved bytes"]["baseline"],

@@ -31,7 +31,7 @@ os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
 def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=0, help="of the random numbers of every test")
     parser.addoption("--strict-numbers", action="store_true", help="quarter every tolerance")
-    parser.addoption("--norm", metavar="MODULE:CLASS", help="the only one for tests/contract.py")
+    parser.addoption("--norm", metavar="MODULE:CLASS", help="the only one that contract.py checks")
 
 
 def pytest_configure(config):

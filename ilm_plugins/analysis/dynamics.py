@@ -62,7 +62,7 @@ def _spread(items: Sequence, count: int) -> list:
 
 
 def _choose(points: pd.DataFrame, images: Images) -> list[int]:
-    """Return indices of IMAGES images of the first class, spread by distance from its mean."""
+    """Return up to IMAGES indices of the first class's images, spread by distance from its mean."""
     chosen = points.reset_index(drop=True)
     if images.labels is not None:
         chosen = chosen[[label == min(images.labels) for label in images.labels]]

@@ -181,7 +181,7 @@ def deviation(frame: pd.DataFrame) -> float:
 
 
 def features(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return deviations from image means, equally weighted by layer and quantity; 0 for NaN."""
+    """Return the values less their means over images, all quantities weighted alike; 0 for NaN."""
     numbers = pd.Series(1, frame.columns).groupby(level=[0, 1]).transform("size")
     return ((frame - frame.mean()) / numbers**0.5).fillna(0)
 

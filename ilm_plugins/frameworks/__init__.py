@@ -51,7 +51,7 @@ def register(key: str, layer: "type[nn.Module]") -> None:
 
     Adds the layer to :data:`ilm_plugins.NORMS`, and calls :func:`install_import_hooks`. Registering
     the same layer again does nothing. Where a framework already has another layer under this key,
-    that layer stays in this framework, with a warning (timm: without).
+    that layer stays in this framework; detectron2 and OpenMMLab give a warning, timm does not.
 
     Args:
         key: the name of the layer in configs, a Python identifier.

@@ -100,7 +100,8 @@ def finish(
 
 
 def diverged(folder: str | Path, reason: str) -> None:
-    if record := read(folder):  # on any rank: the others are ended
+    # On any rank, after which the launcher ends the others. A point of rank 0 may get lost.
+    if record := read(folder):
         write(Path(folder, FILE), {**record, "diverged": reason})
 
 

@@ -13,18 +13,18 @@ from ..layers.options import automatic
 def add_norms(module: ModuleType) -> None:
     """Make the keys in lower case valid, as in ``create_model("resnet50", norm_layer="ilmgn")``."""
     for key, layer in NORMS.items():
-        module._NORM_MAP.setdefault(_timms(key), _following_widths(layer))
+        module._NORM_MAP.setdefault(_timm_key(key), _following_widths(layer))
 
 
 def add_norms_with_activation(module: ModuleType) -> None:
     for key, layer in NORMS.items():
         build = _with_activation(_following_widths(layer))
-        module._NORM_ACT_MAP.setdefault(_timms(key), build)
+        module._NORM_ACT_MAP.setdefault(_timm_key(key), build)
         module._NORM_TO_NORM_ACT_MAP.setdefault(layer.__name__.lower(), build)
         module._NORM_ACT_REQUIRES_ARG.add(build)
 
 
-def _timms(key: str) -> str:
+def _timm_key(key: str) -> str:
     return key.lower().replace("_", "")
 
 

@@ -110,7 +110,7 @@ Network = Autoencoder | Exemplar | Switch | SparseSwitch | Attentive
 def split_statistics(
     statistics: Tensor, network: Network, x: Tensor, num_groups: int
 ) -> Sequence[Tensor]:
-    """Return mean and var (N, G'), then each buffer as a vector; BN's hold the moments it used."""
+    """Return mean and var (N, G'), then buffers as vectors; a mixture's last are BN's moments."""
     n, sizes = x.shape[0], network.sizes(x.shape[1])[network.num_parameters :]
     mean, var, *buffers = statistics.split((n * num_groups, n * num_groups, *sizes))
     return mean.view(n, num_groups), var.view(n, num_groups), *buffers

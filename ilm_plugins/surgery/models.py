@@ -156,7 +156,7 @@ def _check_untied(old: nn.Module, owners: Counter) -> None:
     """Raise NotConvertible if a parameter of a norm also belongs to a module outside it."""
     own = Counter(p for module in old.modules() for p in module.parameters(recurse=False))
     for name, p in old.named_parameters():
-        refuse(owners[p] > own[p], f"another module has the same {name}")
+        refuse(owners[p] > own[p], f"it shares its {name} with another module")
 
 
 def _join_levels(levels: list[nn.Module]) -> nn.Module:

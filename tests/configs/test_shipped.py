@@ -35,7 +35,7 @@ def test_a_missing_config_is_one_line_with_near_names():
 
 
 def test_openmmlabs_tools_list_the_papers_configs(root):
-    """The fields of Model Index, which MMEngine, MIM and others read."""
+    """The fields of Model Index, which MIM and others read."""
     folder = root / "ilm_plugins" / ".mim"
     index = yaml.safe_load((folder / "model-index.yml").read_text())
     assert index == {"Import": ["configs/metafile.yml"]}

@@ -25,6 +25,7 @@ def own():
     del NORMS["Own_Norm"]
     if "mmengine.registry" in sys.modules:
         sys.modules["mmengine.registry"].MODELS.module_dict.pop("Own_Norm", None)
+    getattr(sys.modules.get("timm.layers.create_norm"), "_NORM_MAP", {}).pop("ownnorm", None)
 
 
 def test_detectron2_finds_it_once_registered(request):

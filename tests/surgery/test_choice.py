@@ -114,7 +114,7 @@ def test_norms_with_a_common_parameter_are_left(make, to):
     a, b, c = make(32), make(32), make(32)
     b.weight = a.weight
     model, report = surgery.convert(nn.Sequential(a, b, c), to)
-    assert report.left == dict.fromkeys("01", "another module has the same weight")
+    assert report.left == dict.fromkeys("01", "it shares its weight with another module")
     assert model[0] is a and model[1] is b and report.converted.keys() == {"2"}
 
 

@@ -246,7 +246,7 @@ class Evaluation:
 
 
 def build_evaluator(name: str, folder: str) -> evaluation.DatasetEvaluators:
-    """The evaluators of a registered dataset; they write results to a subfolder."""
+    """The evaluators of a registered dataset; ``output_dir``, where taken, is a subfolder."""
     evaluators = []
     for build in EVALUATORS[data.MetadataCatalog.get(name).evaluator_type]:
         writes = "output_dir" in inspect.signature(build).parameters

@@ -21,7 +21,7 @@ typedef struct {
     ParallelFor parallel_for; /* NULL before torch 2.10: a single thread */
 } Map;
 
-/* A call of a function: 64-bit integers and addresses alone. */
+/* A call of a function: only 64-bit integers and addresses. */
 typedef struct {
     Map map;
     int64_t num_fields;

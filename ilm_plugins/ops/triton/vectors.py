@@ -73,7 +73,7 @@ def coarsen(mean, var, COUNT: tl.constexpr, GROUPS: tl.constexpr):
 
 @triton.jit
 def refine(d_mean, d_var, coarse_mean, mean, COUNT: tl.constexpr, GROUPS: tl.constexpr):
-    """Return the gradients of the fine groups' moments from those of ``coarsen``'s results."""
+    """Return the gradients of the fine groups' moments from ``coarsen``'s output gradients."""
     scale = GROUPS / COUNT
     d_var = spread(d_var, GROUPS, COUNT) * scale
     offset = mean - spread(coarse_mean, GROUPS, COUNT)

@@ -11,8 +11,8 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from ..norms import register
 
-#: Attention heads, and channels of each head's queries and keys: 20, the paper's minimum, is more
-#: than kappa = 0.2 of at most 512 channels gives each head.
+#: Attention heads, and channels of each head's queries and keys: the paper's minimum, 20. Its
+#: kappa = 0.2 would give each head fewer, of at most 512 channels.
 HEADS, KEYS = 8, 20
 #: upsilon: part of a convolution's outputs that are attention, rounded down to a multiple of HEADS.
 VALUES = 0.1
