@@ -36,7 +36,7 @@ def start(
     images: int | None,
     seed: int | None,
 ) -> None:
-    """Write what is about to run; --resume keeps the curve, --eval-only keeps an earlier record."""
+    """Write a run's settings; --resume keeps the curve, --eval-only keeps an earlier record."""
     # ``unit`` is "epochs" or "iterations", ``planned`` their number, 0 for an evaluation; ``batch``
     # counts the images of a step over all processes, ``images`` the whole training set.
     earlier = read(folder) or {}
