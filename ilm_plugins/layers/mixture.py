@@ -1,12 +1,14 @@
 """The base class of the mixtures: the normalizers that they mix, and BN's running statistics."""
 
 import copy
+import sys
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import add
 
 import torch
 from torch import Tensor, distributed
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
 from .base import AdaptiveNorm
@@ -49,7 +51,6 @@ class MixtureNorm(AdaptiveNorm):
     """
 
     running_mean: Tensor | None
-    running_var: Tensor | None
     initial_values = AdaptiveNorm.initial_values | {"running_mean": 0.0, "running_var": 1.0}
 
     def __init__(
@@ -86,6 +87,16 @@ class MixtureNorm(AdaptiveNorm):
         for name, initial in (("running_mean", 0.0), ("running_var", 1.0)):
             values = torch.full((num_channels,), initial, device=device, dtype=dtype)
             self.register_buffer(name, values if "BN" in normalizers else None)
+
+    @property
+    def running_var(self) -> Tensor | None:
+        """BN's running variance (C), a buffer; None without BN."""
+        # torch's function takes any module with a BatchNorm's attributes, and fuses BatchNorm.
+        if sys._getframe(1).f_code is fuse_conv_bn_eval.__code__:
+            raise TypeError(
+                f"{type(self).__name__} cannot be fused into a convolution; leave it out"
+            )
+        return self.__getattr__("running_var")
 
     @property
     def uses_batch_statistics(self) -> bool:
@@ -150,7 +161,8 @@ class MixtureNorm(AdaptiveNorm):
         mean, var = pool(mean, var, dim=0)
         unbiased = var * (count / (count - 1))
         self.running_mean.lerp_(mean.to(self.running_mean), momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var), momentum)
+        running_var = self._buffers["running_var"]
+        running_var.lerp_(unbiased.to(running_var), momentum)
 
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
         """Return the running mean and variance (C) if BN uses them now; else two Nones."""

@@ -74,8 +74,8 @@ def train(cell: Cell, seed: int, options: Options) -> Record:
                 "give the same, or another --work-dir"
             )
     measures = [registry.measures()[name] for name in registry.tables()[cell.table].measures]
-    tests = dict.fromkeys(m.test for m in measures)
-    tests = [test for test in tests if not test or recipe.cfg.get("tta_pipeline")]
+    has_tta = recipe.cfg.get("tta_model") and recipe.cfg.get("tta_pipeline")
+    tests = [test for test in dict.fromkeys(m.test for m in measures) if not test or has_tta]
     words = recipe.words(options.overrides)
     try:
         if cell.tests:
