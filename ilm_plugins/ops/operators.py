@@ -54,8 +54,9 @@ def describe(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> tupl
         # In forward mode, operators would have a tangent of zero.
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
-        or kernels is not (cpu if x.is_cpu else _triton())
+        or kernels is None
         or not kernels.runs(network, x, layer.moment_groups)
+        or kernels is not _kernels(x)
     ):
         return None
     key = json.dumps((type(network).__name__, *network), default=lambda number: number.item())
@@ -69,8 +70,9 @@ def read(layer: nn.Module, names: Sequence[str]) -> list:
     return [part for v in values for part in (v if isinstance(v, tuple) else (v,))]
 
 
-def _triton() -> ModuleType:
-    return importlib.import_module(f"{__package__}.triton")
+def _kernels(x: Tensor) -> ModuleType:
+    # Triton may be missing where no kernels run.
+    return cpu if x.is_cpu else importlib.import_module(f"{__package__}.triton")
 
 
 @functools.cache
@@ -83,8 +85,7 @@ def _forward(x, num_groups, network, tensors, present, running):
     network, tensors = _network(network), with_none(tensors, present)
     dtype = torch.promote_types(x.dtype, torch.float32)
     moved = x.new_zeros((len(running), x.shape[1]), dtype=dtype)
-    kernels = cpu if x.is_cpu else _triton()
-    y, statistics = kernels.forward(x, num_groups, network, tensors, running, moved.unbind())
+    y, statistics = _kernels(x).forward(x, num_groups, network, tensors, running, moved.unbind())
     return y, statistics, moved
 
 
@@ -99,8 +100,7 @@ def _fake_forward(x, num_groups, network, tensors, present, running):
 def _backward(dy, x, num_groups, statistics, network, tensors, present, needs):
     network, inputs = _network(network), with_none(tensors, present)
     needs = [needs[0], *with_none(needs[1:], present)]
-    kernels = cpu if x.is_cpu else _triton()
-    found = kernels.backward(dy, x, num_groups, statistics, network, inputs, needs)
+    found = _kernels(x).backward(dy, x, num_groups, statistics, network, inputs, needs)
     # Triton's kernels return gradients that are not needed, too.
     wanted = zip(found, (x, *inputs), needs, strict=True)
     found = [d if d.dtype == t.dtype else d.to(t.dtype) for d, t, need in wanted if need]

@@ -469,6 +469,7 @@ sys.modules |= dict.fromkeys(["triton", *(n for n in sys.modules if n.startswith
 import ilm_plugins
 for norm in ilm_plugins.NORMS.values():
     norm(64)(torch.randn(2, 64, 3, 3, requires_grad=True)).sum().backward()
+    assert norm(64).describe(torch.device("meta"), torch.float32) is None  # as on MPS
 """
     fresh.run([sys.executable, "-c", code], check=True, env={**os.environ, "PATH": ""})
 
