@@ -10,22 +10,6 @@ from .options import check_choice, check_positive, fit_width, takes_options_of
 from .projection import ACTIVATIONS, Projection, project
 
 
-class GroupedProjection(Projection):
-    """A map of each group of r channels to one value; ``weight`` as nn.Conv1d's, (C/r, r, 1)."""
-
-    def __init__(self, num_channels: int, reduction: int, **factory) -> None:
-        super().__init__(reduction, num_channels // reduction, **factory)
-        self.weight = nn.Parameter(self.weight.detach().unsqueeze(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return project_groups(x, self.weight)
-
-
-def project_groups(x: Tensor, weight: Tensor) -> Tensor:
-    """Return the products of groups of r channels of x (*, C) with weight (C/r, r, 1): (*, C/r)."""
-    return (x.unflatten(-1, weight.shape[:2]) * weight.squeeze(2)).sum(-1)
-
-
 class ExemplarNorm(MixtureNorm, nn.GroupNorm):
     r"""Exemplar normalization: each sample's own mixture of normalized maps.
 
@@ -113,7 +97,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
             self.weight = nn.Parameter(self.weight.detach().repeat(k, 1))
             self.bias = nn.Parameter(self.bias.detach().repeat(k, 1))
         if ratio_net == "conv":
-            self.reduce = GroupedProjection(c, r, **factory)
+            self.reduce = Projection(r, c // r, **factory)
+            self.reduce.weight = nn.Parameter(self.reduce.weight.detach().unsqueeze(2))
         features, hidden = (c, c // r) if ratio_net == "mlp" else (k * k, expansion * k)
         self.expand = Projection(features, hidden, bias=True, **factory)
         self.ratio = Projection(hidden, k, bias=True, init="zeros", **factory)
@@ -191,7 +176,9 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         if self.ratio_net == "mlp":
             features = mean
         else:
-            z = normalized_means if reduce is None else project_groups(normalized_means, reduce)
+            z = normalized_means
+            if reduce is not None:  # a grouped convolution with weights (C/r, r, 1)
+                z = (z.unflatten(-1, reduce.shape[:2]) * reduce.squeeze(2)).sum(-1)
             features = project(z, z.unsqueeze(1)).flatten(1)  # v = z z^T
         hidden = ACTIVATIONS[self.activation](project(features, expand, expand_bias))
         return project(hidden, ratio, ratio_bias).softmax(1)

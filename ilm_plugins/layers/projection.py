@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 
 # It is not an nn.Linear, because frameworks re-initialize, quantize or adapt every nn.Linear they
-# find. It multiplies and sums instead of calling a matrix product, because the result of a row must
-# not depend on the rest of the batch, and autocast leaves these operations in float32.
+# find.
 class Projection(nn.Module):
-    """A small linear map, (*, in_features) to (*, out_features).
+    """The weight (out, in) and the bias of a small linear map, which :func:`project` computes.
 
     ``init`` is "default" (as nn.Linear), "normal" (ILM paper, Section 4.1.1) or "zeros".
     """
@@ -39,9 +38,6 @@ class Projection(nn.Module):
                 bound = 1 / math.sqrt(self.in_features)
                 nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return project(x, self.weight, self.bias)
-
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
@@ -54,6 +50,8 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.dim() == 2 and x.device.type == "cpu" and torch.compiler.is_dynamo_compiling():
         tensors = (t if t is None else t.double() for t in (x, weight, bias))
         return nn.functional.linear(*tensors).to(torch.promote_types(x.dtype, weight.dtype))
+    # No matrix product: its result for a row depends on the rest of the batch, and autocast would
+    # not compute it in float32.
     y = (x.unsqueeze(-2) * weight).sum(-1)
     return y if bias is None else y + bias
 

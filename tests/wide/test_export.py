@@ -12,7 +12,7 @@ import fresh
 from cases import MIXTURES, inputs, wide
 from close import assert_close
 from ilm_plugins import NORMS
-from ilm_plugins.layers.projection import Projection
+from ilm_plugins.layers.projection import Projection, project
 
 C = 64
 VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
@@ -154,13 +154,13 @@ def test_compiled_gradients_stay_within_their_memory():
 @pytest.mark.wide
 def test_compiled_networks_compute_in_float32_whatever_matrix_products_may():
     torch._dynamo.reset()
-    network, x = Projection(256, 128), 1000.3 + torch.randn(512, 256)
+    weight, x = Projection(256, 128).weight, 1000.3 + torch.randn(512, 256)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", torch.bfloat16):
-            y = torch.compile(network, backend="aot_eager", fullgraph=True)(x)
+            y = torch.compile(project, backend="aot_eager", fullgraph=True)(x, weight)
     finally:
         torch.set_float32_matmul_precision(before)
     assert y.dtype == torch.float32
-    assert_close(y, network.double()(x.double()), 16)
+    assert_close(y, project(x.double(), weight.double()), 16)
