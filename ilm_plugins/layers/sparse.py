@@ -68,10 +68,6 @@ class SparseSwitchNorm(SwitchNorm, nn.GroupNorm):
         fixed = self.mean_fixed, self.var_fixed
         self.mean_fixed[:], self.var_fixed[:] = self.ratios_of(*logits, self.radius, *fixed) == 1
 
-    def ratios(self) -> Tensor:
-        fixed = self.mean_fixed, self.var_fixed
-        return self.ratios_of(self.mean_weight, self.var_weight, self.radius, *fixed)
-
     def ratios_of(self, mean_weight, var_weight, radius, mean_fixed, var_fixed):
         logits = torch.stack((mean_weight, var_weight))
         dtype = torch.promote_types(logits.dtype, torch.float32)

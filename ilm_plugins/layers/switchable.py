@@ -51,7 +51,8 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
             (2, K) in the order of ``normalizers``: the ratios lambda of the means and lambda' of
             the variances; each row sums to 1.
         """
-        return self.ratios_of(self.mean_weight, self.var_weight)
+        _, _, *tensors, _, _ = self.rescale_tensors()
+        return self.ratios_of(*tensors)
 
     def ratios_of(self, mean_weight: Tensor, var_weight: Tensor) -> Tensor:
         return torch.stack((mean_weight, var_weight)).softmax(1)
