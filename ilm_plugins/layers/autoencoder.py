@@ -6,7 +6,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
-from ..ops import Autoencoder, cast, coarsen, moments, restandardize
+from ..ops import Autoencoder, cast, coarsen, duplicate, moments, restandardize
 from .base import AdaptiveNorm, parameter
 from .options import check, check_choice, check_eps, check_positive
 from .projection import Projection, project
@@ -115,15 +115,12 @@ class AutoencoderNorm(AdaptiveNorm):
     def rescale(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         # Eqs. 1 and 2: y = omega * ratio * x_hat + (beta + omega * offset), see restandardize.
         omega, beta = self.predict(mean, var, *tensors)
-        n, c = mean.shape[0], self.num_channels
+        omega, beta = omega.flatten(1), beta.flatten(1)
         if self.moment_groups == self.num_groups:  # ratio 1, offset 0
-            return omega.reshape(n, c), beta.reshape(n, c)
-        by_fine_group = (n, self.moment_groups, c // self.moment_groups)
-        omega, beta = omega.reshape(by_fine_group), beta.reshape(by_fine_group)
-        ratio, offset = restandardize(mean, var, self.num_groups, self.eps)
-        scale = omega * ratio.unsqueeze(2)
-        shift = beta + omega * offset.unsqueeze(2)
-        return scale.view(n, c), shift.view(n, c)
+            return omega, beta
+        coarse = restandardize(mean, var, self.num_groups, self.eps)
+        ratio, offset = (duplicate(t, self.num_channels) for t in coarse)
+        return omega * ratio, beta + omega * offset
 
     def predict(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Compute omega and beta, (N, N', C / N') for N' key groups, from fine groups' moments.
