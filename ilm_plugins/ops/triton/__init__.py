@@ -91,7 +91,10 @@ def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors 
             increment_version(old) if old is moved_to else old.copy_(moved_to)
     pointers = POINTERS[type(network)](*tensors)
     if shape is not None:
-        return one_read.forward(x, statistics, num_groups, pointers, shape, sizes), statistics
+        y = torch.empty_like(x)
+        values = x, y, statistics, n * num_groups
+        one_read.launch(one_read.one_read_kernel, values, pointers, shape, sizes)
+        return y, statistics
     scale, shift = new(x, 2, c)
     values = scale, shift, statistics, n * num_groups
     _launch(rescaling.rescale_kernel, values, pointers, sizes)
@@ -110,7 +113,9 @@ def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, 
     (gradients,) = new(x, 1, sizes.gradients)
     shape, d_x = one_read.shape_for(x, sizes), None
     if shape:
-        d_x = one_read.backward(dy, x, mean, var, gradients, pointers, shape, sizes)
+        d_x = torch.empty_like(x)
+        values = dy, x, d_x, mean, var, gradients
+        one_read.launch(one_read.one_read_vjp_kernel, values, pointers, shape, sizes)
     else:
         (scale,), (slope, offset) = new(x, 1, c), new(x, 2, num_groups)
         values = *streaming.sums(dy, x, mean), mean, var, scale, slope, offset, gradients

@@ -8,7 +8,6 @@ threads.
 
 from collections.abc import Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -69,7 +68,7 @@ def _sums_of_channels(dy_ptr, x_ptr, mean, chunks, SHAPE: tl.constexpr, CHANNELS
 
 
 @triton.jit(do_not_specialize=["moments", "chunks"])
-def _one_read_kernel(
+def one_read_kernel(
     x_ptr, y_ptr, statistics_ptr, moments, t, count,
     chunks, SHAPE: tl.constexpr, SIZES: tl.constexpr,
 ):  # fmt: skip
@@ -91,7 +90,7 @@ def _one_read_kernel(
 
 
 @triton.jit(do_not_specialize=["chunks"])
-def _one_read_vjp_kernel(
+def one_read_vjp_kernel(
     dy_ptr, x_ptr, dx_ptr, mean_ptr, var_ptr, gradients_ptr, t, count,
     chunks, SHAPE: tl.constexpr, SIZES: tl.constexpr,
 ):  # fmt: skip
@@ -132,23 +131,7 @@ def shape_for(x: Tensor, sizes: Sizes) -> Shape | None:
     return shape if shape.block_c * shape.block_l <= most else None
 
 
-def forward(x: Tensor, statistics: Tensor, num_groups: int, pointers, shape: Shape, sizes: Sizes):
-    """Return y; write the statistics."""
-    y = torch.empty_like(x)
-    _launch(_one_read_kernel, (x, y, statistics, len(x) * num_groups), pointers, shape, sizes)
-    return y
-
-
-def backward(
-    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gradients: Tensor, pointers, shape, sizes
-) -> Tensor:
-    """Return dx; write each instance's gradients of the tensors to ``gradients`` (N, *)."""
-    dx = torch.empty_like(x)
-    _launch(_one_read_vjp_kernel, (dy, x, dx, mean, var, gradients), pointers, shape, sizes)
-    return dx
-
-
-def _launch(kernel, maps: Sequence, pointers, shape: Shape, sizes: Sizes) -> None:
+def launch(kernel, maps: Sequence, pointers, shape: Shape, sizes: Sizes) -> None:
     """Launch a one-read kernel on ``maps``, one program for each instance of the first map."""
     instance = maps[0][0].numel()
     chunks = instance // (shape.block_c * shape.vector)
