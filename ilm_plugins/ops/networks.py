@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 #: The activations that kernels compute, and the forms of AssocNorm's Table 5, in the order of their
 #: numbers in cpu/kernels.h.
@@ -114,6 +115,12 @@ def split_statistics(
     n, sizes = x.shape[0], network.sizes(x.shape[1])[network.num_parameters :]
     mean, var, *buffers = statistics.split((n * num_groups, n * num_groups, *sizes))
     return mean.view(n, num_groups), var.view(n, num_groups), *buffers
+
+
+def write_back(moved: Tensors, running: Tensors) -> None:
+    """Copy statistics that kernels have moved to ``running``, of which they may be copies."""
+    for new, old in zip(moved, running, strict=True):
+        increment_version(old) if old is new else old.copy_(new)
 
 
 def with_none(values: Iterable, present: Sequence[bool]) -> list:

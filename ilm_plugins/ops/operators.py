@@ -84,8 +84,9 @@ def _network(key: str) -> Network:
 def _forward(x, num_groups, network, tensors, present, running):
     network, tensors = _network(network), with_none(tensors, present)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    moved = x.new_zeros((len(running), x.shape[1]), dtype=dtype)
-    y, statistics = _kernels(x).forward(x, num_groups, network, tensors, running, moved.unbind())
+    # Operators change no argument: the kernels move copies.
+    moved = torch.stack(running).to(dtype) if running else x.new_empty((0, x.shape[1]), dtype=dtype)
+    y, statistics = _kernels(x).forward(x, num_groups, network, tensors, moved.unbind())
     return y, statistics, moved
 
 

@@ -5,9 +5,13 @@ It saves as little for the backward pass as the kernels do, but takes more time 
 Every backend is a module with these functions, for equations in :func:`.autograd.adaptive_norm`.
 They take a non-empty x (N, C, *) and dy in any layout; the statistics mean, var, slope and offset
 are (N, G'), scale and shift (N, C), at least float32. Results of x's shape have the dtype and
-layout of x. A backend whose ``runs`` returns True for a network also has ``forward``, which returns
-y and statistics for ``backward``; that returns the gradients of x and of each tensor, or None where
-not needed.
+layout of x.
+
+A backend whose ``runs`` returns True for a network also has ``forward`` and ``backward``.
+``forward`` returns y and the statistics for ``backward``, see :func:`.networks.split_statistics`,
+and moves BN's ``running`` mean and variance, if any, towards the batch's. ``backward`` returns the
+gradients of x and of each tensor, or None where not needed; of buffers in ``tensors`` it only
+matters whether they are None.
 """
 
 import torch

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from .. import networks
 from ..layouts import dense, laid_out
@@ -150,24 +149,18 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 # ---- a whole network in one call
 
 
-def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors = (), to=()):
-    """Return y, and the statistics for ``backward``, see ``networks.split_statistics``.
-
-    BN's ``running`` mean and variance move towards the batch's, in place or to the tensors ``to``.
-    """
+def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors):
     x = dense(x)
     fields, kept, inputs = _describe(x, num_groups, network, (*tensors, *running))
     y, size = torch.empty_like(x), 2 * x.shape[0] * num_groups + kept
     statistics = x.new_empty(size, dtype=DTYPES[x.dtype][0])
-    moved = to or inputs[len(tensors) :]
+    moved = inputs[len(tensors) :]
     _call("forward", x, num_groups, (x, y, statistics, *inputs, *moved, *[None] * 4), fields)
-    for old, new in zip(running, moved, strict=True) if not to else ():
-        increment_version(old) if old is new else old.copy_(new)
+    networks.write_back(moved, running)
     return y, statistics
 
 
 def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, needs):
-    """Return the gradients; of buffers in ``tensors`` it only matters whether they are None."""
     x = dense(x)
     parameters, buffers = tensors[: network.num_parameters], tensors[network.num_parameters :]
     fields, _, parameters = _describe(x, num_groups, network, parameters)

@@ -18,10 +18,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from ..layouts import dense, laid_out
-from ..networks import Network, Tensors, check_tensors, split_statistics
+from ..networks import Network, Tensors, check_tensors, split_statistics, write_back
 from . import mixture, one_read, rescaling, streaming
 from .devices import INTERPRETED, has_bfloat16, new, on_device, padded
 from .sizes import POINTERS, Sizes, find_sizes, split_gradients
@@ -69,11 +68,7 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 
 
 @on_device
-def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors = (), to=()):
-    """Return y, and the statistics for ``backward``, see ``networks.split_statistics``.
-
-    BN's ``running`` mean and variance move towards the batch's, in place or to the tensors ``to``.
-    """
+def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors):
     n, c = x.shape[:2]
     check_tensors(x, (*network.sizes(c), c, c), (*tensors, *running))
     x, sizes = dense(x), find_sizes(network, c, num_groups)
@@ -85,10 +80,9 @@ def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors 
         streaming.moments(x, (mean, var))
     if _uses_batch_moments(network, tensors):
         tensors[-2:] = kept[-2:]
-        moved = to or [t.contiguous() for t in running]
-        mixture.pool_batch(mean, var, kept[-2:], running, moved, network.momentum, x.numel() // c)
-        for old, moved_to in zip(running, moved, strict=True) if not to else ():
-            increment_version(old) if old is moved_to else old.copy_(moved_to)
+        moved = [t.contiguous() for t in running]
+        mixture.pool_batch(mean, var, kept[-2:], moved, network.momentum, x.numel() // c)
+        write_back(moved, running)
     pointers = POINTERS[type(network)](*tensors)
     if shape is not None:
         y = torch.empty_like(x)
@@ -103,7 +97,6 @@ def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors 
 
 @on_device
 def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, needs):
-    """Return the gradients; of buffers in ``tensors`` it only matters whether they are None."""
     x = dense(x)
     dy, c = laid_out(dy, x), x.shape[1]
     sizes = find_sizes(network, c, num_groups)

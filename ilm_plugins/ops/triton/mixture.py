@@ -348,14 +348,12 @@ def switch(mean, var, t, SIZES: tl.constexpr, d_scale=None, d_shift=None, gradie
 
 
 def pool_batch(
-    mean: Tensor, var: Tensor, batch: Tensors, running: Tensors, to: Tensors, momentum, count: int
+    mean: Tensor, var: Tensor, batch: Tensors, running: Tensors, momentum: float, count: int
 ) -> None:
-    """Pool moments into the ``batch``'s; move ``running`` ones, if any, towards it, to ``to``.
-
-    ``count`` is the number of a channel's values. A single one has no unbiased variance.
-    """
+    """Pool moments into the ``batch``'s, of ``count`` values a channel; move ``running`` ones."""
     n, c = mean.shape
-    moved = (*running, *to) if running else (None,) * 4
+    moved = running or (None, None)
+    # A single value has no unbiased variance.
     weights = float(momentum if count > 1 else 0), count / max(1, count - 1)
     pool_kernel[(divide_up(c, BATCH_TILE[0]),)](
         mean, var, *batch, *moved, c, n, 1, c, 1, 1, 1, float(n), *weights, *BATCH_TILE

@@ -100,15 +100,15 @@ def _moments_kernel(x_ptr, mean_ptr, var_ptr, channels, chunks, splits, tiles, S
 
 
 @triton.jit
-def _move(from_ptr, to_ptr, row, exists, pooled, momentum):
-    old = load(from_ptr, row, exists)
+def _move(ptr, row, exists, pooled, momentum):
+    old = load(ptr, row, exists)
     new = tl.where(momentum == 1, pooled, old + momentum * (pooled - old))
-    tl.store(to_ptr + row, tl.where(momentum == 0, old, new), mask=exists)
+    tl.store(ptr + row, tl.where(momentum == 0, old, new), mask=exists)
 
 
 @triton.jit(do_not_specialize=["rows", "run", "splits", "split", "length"])
 def pool_kernel(
-    mean_ptr, var_ptr, pooled_mean_ptr, pooled_var_ptr, from_mean, from_var, to_mean, to_var,
+    mean_ptr, var_ptr, pooled_mean_ptr, pooled_var_ptr, running_mean_ptr, running_var_ptr,
     rows, run, row_step, step, splits, split, length, count, momentum, unbias,
     BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -137,9 +137,9 @@ def pool_kernel(
     pooled_var = finite(pooled_var / count)
     tl.store(pooled_mean_ptr + row, pooled, mask=exists)
     tl.store(pooled_var_ptr + row, pooled_var, mask=exists)
-    if from_mean is not None:
-        _move(from_mean, to_mean, row, exists, pooled, momentum)
-        _move(from_var, to_var, row, exists, pooled_var * unbias, momentum)
+    if running_mean_ptr is not None:
+        _move(running_mean_ptr, row, exists, pooled, momentum)
+        _move(running_var_ptr, row, exists, pooled_var * unbias, momentum)
 
 
 @triton.jit
@@ -251,7 +251,7 @@ def moments(x: Tensor, pooled: Sequence[Tensor]) -> None:
     splits = tiling.splits, tiling.split_tiles * tiling.shape.block_l, length
     count = float(c // num_groups * length)
     pool_kernel[(divide_up(rows, tile[0]),)](
-        mean, var, *pooled, *(None,) * 4, rows, run, run, 1, *splits, count, 0.0, 0.0, *tile
+        mean, var, *pooled, None, None, rows, run, run, 1, *splits, count, 0.0, 0.0, *tile
     )
 
 
