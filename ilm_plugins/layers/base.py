@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from ..ops import Network, adaptive_norm, operators
@@ -47,6 +46,8 @@ class AdaptiveNorm(nn.GroupNorm):
     #: A method that returns the description of ``rescale`` for kernels that compute it; or None.
     #: It is not inherited: a subclass with the same equations repeats it.
     network: Callable[[], Network] | None = None
+    #: A method that returns what operators of compiled models take in place of ``network``.
+    describe = operators.describe
     #: Whether :func:`freeze` has frozen the layer.
     frozen: bool = False
     #: The plain norm that surgery replaces by exactly this class, no subclass: "GN", "IN" or "BN".
@@ -122,13 +123,6 @@ class AdaptiveNorm(nn.GroupNorm):
         return adaptive_norm(
             x, groups, self.eps, self.rescale, *tensors, network=self.network, running=running
         )
-
-    def describe(self, device: torch.device, dtype: torch.dtype) -> tuple | None:
-        """Return what operators of compiled models take in place of :attr:`network`."""
-        return operators.describe(self, device, dtype)
-
-    # As by torch.compiler.assume_constant_result, which imports the compiler.
-    describe._dynamo_marked_constant = True
 
     def extra_repr(self) -> str:
         """Return the constructor's arguments, without device, dtype and flags that are False."""

@@ -64,6 +64,11 @@ def describe(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> tupl
     return key, network.num_parameters, names, *read(layer, names)
 
 
+# As by torch.compiler.assume_constant_result, which imports the compiler. A layer has it as a
+# method, because Dynamo takes no module as an argument of such a function.
+describe._dynamo_marked_constant = True
+
+
 def read(layer: nn.Module, names: Sequence[str]) -> list:
     """Return a layer's attributes by name, tuples unpacked, None for a missing attribute."""
     values = [getattr(layer, name, None) for name in names]
