@@ -29,10 +29,17 @@ def adaptive_norm(
     network: Callable[[], Network] | None = None,
     running: tuple[Tensor, Tensor, float] | tuple[()] = (),
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Compute :func:`ilm_plugins.ops.reference.adaptive_norm` by the backend that fits x.
+    """Standardize each instance's channel groups, and rescale by a function of their moments.
 
-    x, ``tensors`` and the moments are saved for the backward pass. Here d stands for a gradient, m
-    is the number of elements of a fine group and rstd is 1 / sqrt(var + eps)::
+    ::
+
+        mean, var    = moments(x, num_groups)                              (N, G')
+        scale, shift = rescale(mean, var, *tensors)                        (N, C), both
+        y            = scale * (x - mean) / sqrt(var + eps) + shift        (N, C, *)
+
+    The backend that fits x computes it. x, ``tensors`` and the moments are saved for the backward
+    pass. Here d stands for a gradient, m is the number of elements of a fine group and rstd is
+    1 / sqrt(var + eps)::
 
         scale         *= rstd: y = scale * (x - mean) + shift                      (N, C)
         dscale, dshift = sums of dy * (x - mean) and of dy over the map            (N, C), both
@@ -43,7 +50,13 @@ def adaptive_norm(
     Second derivatives are computed by the reference.
 
     Args:
-        x, num_groups, eps, rescale, tensors: see the reference.
+        x: (N, C, *) floating point, any number of spatial dimensions, any layout.
+        num_groups: G', the number of finest channel groups whose moments ``rescale`` asks for.
+        eps: added to the variance, more than 0.
+        rescale: a pure, differentiable function of only the moments and ``tensors``, so that a
+            backward pass can be derived from its vector-Jacobian product.
+        tensors: parameters and buffers of ``rescale``, or None; handed over in the moments' dtype,
+            at least float32.
         network: returns the description of ``rescale`` for kernels that compute it; or None.
         running: BN's running mean and variance, and their momentum, if the batch moves them.
 

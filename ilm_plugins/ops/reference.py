@@ -28,26 +28,7 @@ def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
 def adaptive_norm(
     x: Tensor, num_groups: int, eps: float, rescale: Rescale, *tensors: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Standardize each instance's channel groups, and rescale by a function of their moments.
-
-    ::
-
-        mean, var    = moments(x, num_groups)                              (N, G')
-        scale, shift = rescale(mean, var, *tensors)                        (N, C), both
-        y            = scale * (x - mean) / sqrt(var + eps) + shift        (N, C, *)
-
-    Args:
-        x: (N, C, *) floating point, any number of spatial dimensions, any layout.
-        num_groups: G', the number of finest channel groups whose moments ``rescale`` asks for.
-        eps: added to the variance, more than 0.
-        rescale: a pure, differentiable function of only the moments and ``tensors``, so that a
-            backward pass can be derived from its vector-Jacobian product.
-        tensors: parameters and buffers of ``rescale``, or None; handed over in the moments' dtype.
-
-    Returns:
-        y: (N, C, *) with the dtype and the layout of x.
-        mean, var: (N, G'), at least float32, detached.
-    """
+    """Compute :func:`.autograd.adaptive_norm` so that autograd can differentiate it twice."""
     mean, var, centered = _center(x, num_groups)
     scale, shift = rescale(mean, var, *cast(tensors, mean.dtype))
     scale = scale * duplicate((var + eps).rsqrt(), x.shape[1])
