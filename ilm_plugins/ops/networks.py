@@ -11,11 +11,6 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-#: The activations that kernels compute, and the forms of AssocNorm's Table 5, in the order of their
-#: numbers in cpu/kernels.h.
-ACTIVATIONS = ("tanh", "sigmoid", "relu", "leaky_relu", "relu6", "identity")
-COMBINE = ("a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B")
-
 #: A network's tensors, in the order of its description; None for a tensor that it lacks.
 Tensors = Sequence[Tensor | None]
 

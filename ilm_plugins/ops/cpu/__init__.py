@@ -25,10 +25,15 @@ LIBRARY = Path(__file__).with_name("kernels.so")
 
 #: Kinds of networks, and names in their descriptions, by their numbers in kernels.h.
 KINDS = networks.Network.__args__
-NAMES = (networks.ACTIVATIONS, networks.COMBINE, ("conv", "no_conv", "mlp"), ("omega", "beta"))
-NAMES += (("IN", "LN", "BN", "GN"),)
-NO_FIELDS = array("d")
+NAMES = (
+    ("tanh", "sigmoid", "relu", "leaky_relu", "relu6", "identity"),
+    ("a(WE)", "a(WE+B)", "a(WE)*B", "a(WE)+B"),
+    ("conv", "no_conv", "mlp"),
+    ("omega", "beta"),
+    ("IN", "LN", "BN", "GN"),
+)
 NUMBERS = {name: number for names in NAMES for number, name in enumerate(names)}
+NO_FIELDS = array("d")
 
 #: dtype of x -> dtype of its statistics, and x's number in kernels.h.
 DTYPES = {
@@ -37,7 +42,6 @@ DTYPES = {
     torch.bfloat16: (torch.float32, 1),
     torch.float16: (torch.float32, 2),
 }
-
 
 #: The library's functions.
 FUNCTIONS = ("moments", "affine", "sums", "dx", "forward", "backward")
