@@ -12,6 +12,7 @@ from torch.nn import Parameter
 
 from . import operators, reference
 from .backends import is_traced, kernels_for
+from .layouts import dense, laid_out
 from .moments import duplicate
 from .networks import Network, Tensors, split_statistics, with_none
 from .reference import Rescale, cast
@@ -116,6 +117,7 @@ class Primitive(NamedTuple):
 
     def forward(self, x: Tensor, tensors: Tensors) -> tuple[Tensors, Tensors]:
         """Return y, mean and var; and what the backward pass takes beside x."""
+        x = dense(x)
         if (network := self.network) is not None:
             options = self.num_groups, network, tensors, self.running
             y, statistics = self.kernels.forward(x, *options)
@@ -136,6 +138,8 @@ class Primitive(NamedTuple):
         self, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, tensors: Tensors, needs: Needs
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and each tensor, None where ``needs`` is false."""
+        x = dense(x)
+        dy = laid_out(dy, x)
         if self.network is not None:  # mean is then the statistics
             options = self.num_groups, mean, self.network, tensors, needs
             return self.kernels.backward(dy, x, *options)

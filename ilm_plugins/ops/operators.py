@@ -15,7 +15,7 @@ from torch import Tensor, library, nn
 from torch.autograd import forward_ad
 
 from . import backends, cpu, networks
-from .layouts import dense
+from .layouts import dense, laid_out
 from .networks import Network, Tensors, with_none
 
 
@@ -88,7 +88,7 @@ def _network(key: str) -> Network:
 
 def _forward(x, num_groups, network, tensors, present, running):
     network, tensors = _network(network), with_none(tensors, present)
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    x, dtype = dense(x), torch.promote_types(x.dtype, torch.float32)
     # Operators change no argument: the kernels move copies.
     moved = torch.stack(running).to(dtype) if running else x.new_empty((0, x.shape[1]), dtype=dtype)
     y, statistics = _kernels(x).forward(x, num_groups, network, tensors, moved.unbind())
@@ -106,6 +106,8 @@ def _fake_forward(x, num_groups, network, tensors, present, running):
 def _backward(dy, x, num_groups, statistics, network, tensors, present, needs):
     network, inputs = _network(network), with_none(tensors, present)
     needs = [needs[0], *with_none(needs[1:], present)]
+    x = dense(x)
+    dy = laid_out(dy, x)
     found = _kernels(x).backward(dy, x, num_groups, statistics, network, inputs, needs)
     # Triton's kernels return gradients that are not needed, too.
     wanted = zip(found, (x, *inputs), needs, strict=True)

@@ -3,9 +3,9 @@
 It saves as little for the backward pass as the kernels do, but takes more time and memory.
 
 Every backend is a module with these functions, for equations in :func:`.autograd.adaptive_norm`.
-They take a non-empty x (N, C, *) and dy in any layout; the statistics mean, var, slope and offset
-are (N, G'), scale and shift (N, C), at least float32. Results of x's shape have the dtype and
-layout of x.
+They take a non-empty x (N, C, *), contiguous or channels last, and dy in the layout of x; the
+statistics mean, var, slope and offset are (N, G'), scale and shift (N, C), at least float32.
+Results of x's shape have the dtype and layout of x.
 
 A backend whose ``runs`` returns True for a network also has ``forward`` and ``backward``.
 ``forward`` returns y and the statistics for ``backward``, see :func:`.networks.split_statistics`,

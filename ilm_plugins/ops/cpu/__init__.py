@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from .. import networks
-from ..layouts import dense, laid_out
 from ..networks import Network, Tensors
 
 LIBRARY = Path(__file__).with_name("kernels.so")
@@ -117,14 +116,12 @@ def supports(x: Tensor) -> bool:
 
 
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    x = dense(x)
     mean, var = _pair(x, num_groups)
     _call("moments", x, num_groups, (x, mean, var))
     return mean, var
 
 
 def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    x = dense(x)
     y = torch.empty_like(x)
     tensors = x, mean, scale.contiguous(), shift.contiguous(), y
     _call("affine", x, mean.shape[1], tensors)
@@ -132,17 +129,15 @@ def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    x = dense(x)
     products, total = _pair(x, x.shape[1])
-    _call("sums", x, mean.shape[1], (laid_out(dy, x), x, mean, products, total))
+    _call("sums", x, mean.shape[1], (dy, x, mean, products, total))
     return products, total
 
 
 def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    x = dense(x)
     result = torch.empty_like(x)
     values = [t.contiguous() for t in (scale, slope, offset)]
-    _call("dx", x, mean.shape[1], (laid_out(dy, x), x, mean, *values, result))
+    _call("dx", x, mean.shape[1], (dy, x, mean, *values, result))
     return result
 
 
@@ -154,7 +149,6 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 
 
 def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors):
-    x = dense(x)
     fields, kept, inputs = _describe(x, num_groups, network, (*tensors, *running))
     y, size = torch.empty_like(x), 2 * x.shape[0] * num_groups + kept
     statistics = x.new_empty(size, dtype=DTYPES[x.dtype][0])
@@ -165,14 +159,13 @@ def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors)
 
 
 def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, needs):
-    x = dense(x)
     parameters, buffers = tensors[: network.num_parameters], tensors[network.num_parameters :]
     fields, _, parameters = _describe(x, num_groups, network, parameters)
     inputs = *parameters, *(t if t is None else statistics for t in buffers)
     gradients = [
         torch.empty_like(t) if need else None for t, need in zip((x, *inputs), needs, strict=True)
     ]
-    arguments = laid_out(dy, x), x, statistics, gradients[0], *inputs, *gradients[1:]
+    arguments = dy, x, statistics, gradients[0], *inputs, *gradients[1:]
     _call("backward", x, num_groups, arguments, fields)
     return gradients
 

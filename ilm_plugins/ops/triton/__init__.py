@@ -19,7 +19,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..layouts import dense, laid_out
 from ..networks import Network, Tensors, check_tensors, split_statistics, write_back
 from . import mixture, one_read, rescaling, streaming
 from .devices import INTERPRETED, has_bfloat16, new, on_device, padded
@@ -42,25 +41,13 @@ def supports(x: Tensor) -> bool:
 @on_device
 def moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     found = new(x, 2, num_groups)
-    streaming.moments(dense(x), found)
+    streaming.moments(x, found)
     return found
 
 
-@on_device
-def affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return streaming.affine(dense(x), mean, scale, shift)
-
-
-@on_device
-def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    x = dense(x)
-    return streaming.sums(laid_out(dy, x), x, mean)
-
-
-@on_device
-def dx(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    x = dense(x)
-    return streaming.dx(laid_out(dy, x), x, mean, scale, slope, offset)
+affine = on_device(streaming.affine)
+sums = on_device(streaming.sums)
+dx = on_device(streaming.dx)
 
 
 def runs(network: Network, x: Tensor, num_groups: int) -> bool:
@@ -71,7 +58,7 @@ def runs(network: Network, x: Tensor, num_groups: int) -> bool:
 def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors):
     n, c = x.shape[:2]
     check_tensors(x, (*network.sizes(c), c, c), (*tensors, *running))
-    x, sizes = dense(x), find_sizes(network, c, num_groups)
+    sizes = find_sizes(network, c, num_groups)
     statistics = x.new_empty(2 * n * num_groups + sizes.kept, dtype=torch.float32)
     mean, var, *kept = split_statistics(statistics, network, x, num_groups)
     tensors = [t if t is None else t.contiguous() for t in tensors]
@@ -97,8 +84,7 @@ def forward(x, num_groups, network: Network, tensors: Tensors, running: Tensors)
 
 @on_device
 def backward(dy, x, num_groups, statistics, network: Network, tensors: Tensors, needs):
-    x = dense(x)
-    dy, c = laid_out(dy, x), x.shape[1]
+    c = x.shape[1]
     sizes = find_sizes(network, c, num_groups)
     mean, var, *buffers = split_statistics(statistics, network, x, num_groups)
     parameters = [t if t is None else t.contiguous() for t in tensors[: network.num_parameters]]
