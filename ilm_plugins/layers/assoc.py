@@ -72,15 +72,11 @@ class AssocNorm(AutoencoderNorm, nn.GroupNorm):
         return omega, beta
 
 
-def _without_bias(a, decoded: Tensor, b: Tensor) -> Tensor:
-    # The gradient is 0 instead of None: DistributedDataParallel waits for every parameter.
-    return a(decoded) + 0 * b
-
-
 #: Table 5: functions of the activation a, the decoded WE (N, key groups, 1) and the learned B
 #: (key groups, C / key groups), which return omega or beta (N, key groups, C / key groups).
 COMBINE = {
-    "a(WE)": _without_bias,
+    # The gradient of B is 0 instead of None: DistributedDataParallel waits for every parameter.
+    "a(WE)": lambda a, decoded, b: a(decoded) + 0 * b,
     "a(WE+B)": lambda a, decoded, b: a(decoded + b),
     "a(WE)*B": lambda a, decoded, b: a(decoded) * b,
     "a(WE)+B": lambda a, decoded, b: a(decoded) + b,
