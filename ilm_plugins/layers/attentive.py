@@ -13,10 +13,7 @@ FEATURE_EPS = 1e-3
 
 
 class AffinePairs(nn.Module):
-    """K scales ``weight`` and shifts ``bias`` (K, C), drawn around 1 and 0 with a deviation of 0.1.
-
-    With ``init="identity"`` attentions of 1/2 mix them to a scale of 1 and a shift of 0.
-    """
+    """K scales ``weight`` (K, C), drawn around 1, and shifts ``bias`` (K, C), drawn around 0."""
 
     def __init__(self, num_affine: int, num_channels: int, init: str, **factory) -> None:
         super().__init__()
@@ -29,7 +26,7 @@ class AffinePairs(nn.Module):
     def reset_parameters(self) -> None:
         for rows, center in ((self.weight, 1.0), (self.bias, 0.0)):
             nn.init.normal_(rows, center, 0.1)
-            if self.init == "identity":
+            if self.init == "identity":  # attentions of 1/2 mix them to 1 and 0
                 rows.copy_(balanced(rows, center))
 
     def extra_repr(self) -> str:

@@ -77,6 +77,7 @@ class AutoencoderNorm(AdaptiveNorm):
             f"{name}: init='identity' does not exist for {option}={getattr(self, option)!r}; "
             f"set {option}={value!r} or init='default'",
         )
+        # The largest groups of which the key groups and the groups of the GN both consist.
         self.moment_groups = math.lcm(num_groups, num_key_groups)
 
         encoder = "normal" if init == "normal" else "default"
@@ -123,10 +124,7 @@ class AutoencoderNorm(AdaptiveNorm):
         return omega * ratio, beta + omega * offset
 
     def predict(self, mean: Tensor, var: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute omega and beta, (N, N', C / N') for N' key groups, from fine groups' moments.
-
-        Fine groups are the largest that the key groups and the groups of the GN both consist of.
-        """
+        """Compute omega and beta, (N, N', C / N') for N' key groups, from fine groups' moments."""
         raise NotImplementedError
 
     def decode(

@@ -32,10 +32,7 @@ class SharedBatch:
         self.group = group
 
     def pool(self, mean: Tensor, var: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the means and biased variances (C) of the batch of all processes, differentiably.
-
-        Only the first call communicates. ``others`` may need gradients where x does not.
-        """
+        """Return means and biased variances (C) of the batch of all processes, differentiably."""
         # ``others`` make each process run the backward all-reduce, even if its x needs no gradient.
         mean, var = over_batch(mean, var)
         return _Pool.apply(self, mean.squeeze(0), var.squeeze(0), *others)
@@ -65,7 +62,7 @@ class _Pool(Function):
 
     @staticmethod
     def forward(ctx, batch: SharedBatch, mean: Tensor, var: Tensor, *others: Tensor | None):
-        if batch.count is None:
+        if batch.count is None:  # else a second call, which does not communicate
             batch.gather(mean, var)
         ctx.batch = batch
         ctx.save_for_backward(mean)

@@ -26,7 +26,6 @@ from .sizes import POINTERS, Sizes, find_sizes, split_gradients
 
 
 def supports(x: Tensor) -> bool:
-    """Return whether the kernels take x's device, dtype and size."""
     return (
         (x.is_cuda or INTERPRETED)
         and x.dtype in (torch.float32, torch.float16, torch.bfloat16)

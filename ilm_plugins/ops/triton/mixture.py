@@ -251,10 +251,8 @@ def _stretch(radius, squares, size, first):
 
 @triton.jit
 def _sparsestmax(logits, fixed, radius, d_ratios, real):
-    """Return sparse SN's ratios (rows), see layers/sparse.py, and the gradients of the logits.
-
-    Row i of each matrix is about the face of all logits that are not below the i-th.
-    """
+    """Return sparse SN's ratios (rows), see layers/sparse.py, and the gradients of the logits."""
+    # Row i of each matrix is about the face of all logits that are not below the i-th.
     logits -= tl.max(tl.where(real, logits, -float("inf")), axis=0)
     among = ((logits[None, :] >= logits[:, None]) | (logits != logits)[None, :]) & real[None, :]
     sizes = tl.maximum(tl.sum(among.to(tl.float32), axis=1), 1.0)

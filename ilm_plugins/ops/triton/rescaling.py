@@ -25,10 +25,7 @@ def rescale_vjp(
     n, d_scale, d_shift, mean, var, t, gradients_ptr, count,
     RESCALE: tl.constexpr, SIZES: tl.constexpr,
 ):  # fmt: skip
-    """Return the scale (channels), slope and offset (fine) of dx of instance n.
-
-    The part through the batch's moments is left to the kernel of dx.
-    """
+    """Return scale (channels), slope and offset (fine) of instance n's dx, without BN's part."""
     gradients_ptr += n * SIZES.gradients
     scale, d_mean, d_var = RESCALE(mean, var, t, SIZES, d_scale, d_shift, gradients_ptr)
     through_center = scale * d_shift

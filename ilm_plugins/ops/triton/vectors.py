@@ -82,10 +82,7 @@ def refine(d_mean, d_var, coarse_mean, mean, COUNT: tl.constexpr, GROUPS: tl.con
 
 @triton.jit
 def rescale_groups(omega, beta, mean, var, SIZES: tl.constexpr, d_scale=None, d_shift=None):
-    """Return scale and shift (channels) of x whose groups are standardized, then rescaled.
-
-    Given their gradients: the scale, and the gradients of omega (channels), mean and var (fine).
-    """
+    """Return scale and shift (channels) of x whose groups are standardized, then rescaled."""
     C: tl.constexpr = SIZES.channels
     FINE: tl.constexpr = SIZES.fine
     GROUPS: tl.constexpr = SIZES.network.num_groups
@@ -96,7 +93,7 @@ def rescale_groups(omega, beta, mean, var, SIZES: tl.constexpr, d_scale=None, d_
     scale = omega * of_channels
     if d_scale is None:
         return scale, beta + scale * off_mean
-    else:
+    else:  # the scale, and the gradients of omega (channels), mean and var (fine)
         d_scale += d_shift * off_mean
         d_off_mean = fold(d_shift * scale, C, FINE)
         d_group_var = -0.5 * rstd * rstd * rstd * fold(d_scale * omega, C, GROUPS)
