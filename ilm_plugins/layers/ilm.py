@@ -66,6 +66,7 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         super().__init__(
             num_channels, num_groups, num_key_groups, eps, tuple(activations), combine, **options
         )
+        self.key_group_size = key_group_size
 
     def predict(self, mean, var, weight, bias, encode, decode_mean, decode_var, omega_offset):
         from_mean, from_var = self.decode(mean, var, encode, decode_mean, decode_var)
@@ -73,10 +74,6 @@ class ILMGroupNorm(AutoencoderNorm, nn.GroupNorm):
         beta = for_mean(from_mean) + self.by_key_group(bias)
         omega = (for_var(from_var) - omega_offset) + self.by_key_group(weight)
         return omega, beta
-
-    @property
-    def key_group_size(self) -> int:
-        return self.num_channels // self.num_key_groups
 
 
 class ILMInstanceNorm(ILMGroupNorm, nn.GroupNorm):
