@@ -1,7 +1,6 @@
 """A detectron2 hook that sets the radius of SSN."""
 
 from detectron2.engine import HookBase
-from torch.nn.parallel import DistributedDataParallel
 
 from ..radius import RadiusSchedule
 
@@ -15,11 +14,7 @@ class RadiusHook(HookBase):
     """
 
     def before_train(self) -> None:
-        model = self.trainer.model
-        self.schedule = RadiusSchedule(
-            model.module if isinstance(model, DistributedDataParallel) else model,
-            [self.trainer.optimizer],
-        )
+        self.schedule = RadiusSchedule(self.trainer.model, [self.trainer.optimizer])
 
     def before_step(self) -> None:
         self.schedule.set(self.trainer.iter, self.trainer.max_iter)

@@ -1,7 +1,6 @@
 """An MMEngine hook that sets the radius of SSN."""
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 
@@ -18,10 +17,9 @@ class RadiusHook(Hook):
     """
 
     def before_train(self, runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         wrapper = runner.optim_wrapper
         parts = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,)
-        self.schedule = RadiusSchedule(model, [part.optimizer for part in parts])
+        self.schedule = RadiusSchedule(runner.model, [part.optimizer for part in parts])
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         self.schedule.set(runner.iter, runner.max_iters)
