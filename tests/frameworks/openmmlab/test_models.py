@@ -17,8 +17,6 @@ from mmengine.registry import MODELS
 from close import assert_close
 from ilm_plugins.frameworks.openmmlab.models.aa_resnet import HEADS, KEYS, AugmentedConv2d
 
-EN = {"type": "EN", "reduction": 8}
-
 
 def build(kind, **options):
     return MODELS.build({"type": kind, **options})
@@ -31,10 +29,6 @@ def meta(kind, **options):
 
 def shapes(model, size):
     return [tuple(y.shape) for y in model(torch.empty(2, 3, size, size, device="meta"))]
-
-
-def norms(model):
-    return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
 
 
 def test_parameters_are_the_papers():
@@ -87,25 +81,6 @@ def test_option_a_shortcut():
     assert not y[:, :8].any() and not y[:, 24:].any()
 
 
-@pytest.mark.parametrize(
-    "frozen_stages, norm_eval", [(-1, False), (0, False), (2, True), (3, False)]
-)
-def test_frozen_stages_and_norm_eval(frozen_stages, norm_eval):
-    options = {"frozen_stages": frozen_stages, "norm_eval": norm_eval, "init_cfg": {"type": "Own"}}
-    model = build("CifarResNet", depth=8, norm_cfg=EN, **options).train()
-    assert model.init_cfg == {"type": "Own"}
-    parts = [model.stem, *model.stages]
-    before = [[b.clone() for b in part.buffers()] for part in parts]
-    model(torch.randn(2, 3, 32, 32, requires_grad=True))[0].square().mean().backward()
-    for index, part in enumerate(parts):
-        trains = index > frozen_stages
-        assert all(p.requires_grad == (p.grad is not None) == trains for p in part.parameters())
-        moves = trains and not norm_eval
-        assert all(m.training == moves for m in norms(part))
-        moved = [not torch.equal(*pair) for pair in zip(before[index], part.buffers(), strict=True)]
-        assert all(moved) if moves else not any(moved)
-
-
 def attention(layer, x):
     """Equations 1 to 5 of Bello et al., one query and head at a time."""
     _, height, width = x.shape
@@ -150,7 +125,6 @@ def test_frozen_stages_of_aa_resnet():
         ({"kind": "CifarResNet", "depth": 18}, "depth=18 is not 6n"),
         ({"kind": "CifarResNet", "depth": 2}, "depth=2 is not 6n"),
         ({"kind": "CifarResNet", "depth": 20, "out_indices": (3,)}, "choose from 0 to 2"),
-        ({"kind": "BNInception", "frozen_stages": 4}, "choose from -1 to 3"),
     ],
 )
 def test_errors(options, message):
