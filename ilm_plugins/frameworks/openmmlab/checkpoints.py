@@ -1,15 +1,13 @@
 """MMEngine's checkpoints: read without running the code in them, written whole or not at all."""
 
-import functools
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import wrapt
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
@@ -25,25 +23,17 @@ def use_safe_checkpoints() -> None:
     # Some releases allow getattr when they load checkpoints, and getattr can reach any code.
     if hasattr(mmengine_checkpoint, "get_torch_safe_globals"):
         mmengine_checkpoint.get_torch_safe_globals = list
-    _drop_configs()
 
 
 def _load(filename: str, map_location: Any = None) -> Any:
     return checkpoints.read(filename)  # to the CPU; the model copies it to its device
 
 
-@functools.cache
-def _drop_configs() -> None:
-    wrapt.wrap_function_wrapper(CheckpointLoader, "load_checkpoint", _load_without_config)
+class DropConfig(Hook):
+    """Drops ``meta.config`` of MMCV's checkpoints, code that MMEngine would run to resume."""
 
-
-def _load_without_config(wrapped: Callable, _: type, args: tuple, options: dict) -> Any:
-    """Load a checkpoint without ``meta.config`` of MMCV, code that MMEngine runs to resume."""
-    contents = wrapped(*args, **options)
-    meta = contents.get("meta") if isinstance(contents, dict) else None
-    if isinstance(meta, dict):
-        meta.pop("config", None)
-    return contents
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        checkpoint.get("meta", {}).pop("config", None)
 
 
 class AtomicFiles(LocalBackend):

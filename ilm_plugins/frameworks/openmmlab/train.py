@@ -20,7 +20,7 @@ from ...errors import UserError
 from .. import record
 from ..lock import lock
 from ..options import RunOptions
-from .checkpoints import latest, use_safe_checkpoints
+from .checkpoints import DropConfig, latest, use_safe_checkpoints
 from .config import load_config
 from .radius import RadiusHook
 
@@ -54,8 +54,8 @@ def run(options: RunOptions, cfg: Config) -> None:
     if options.world_size > 1 and options.device == "cpu":
         join_cpu_processes(cfg)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else PluginRunner.from_cfg(cfg)
-    runner.register_hook(StopAtNaN())
-    runner.register_hook(RecordHook(options))
+    for hook in (DropConfig(), StopAtNaN(), RecordHook(options)):
+        runner.register_hook(hook)
     if not any(isinstance(hook, RadiusHook) for hook in runner.hooks):
         runner.register_hook(RadiusHook())
     try:
