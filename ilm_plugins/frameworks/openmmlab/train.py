@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections import Counter
 from contextlib import nullcontext
 from numbers import Real
 
@@ -114,7 +113,8 @@ class StopAtNaN(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         # Other outputs, like the accuracy of no boxes, may be NaN.
-        losses = [value.float().sum() for name, value in tensors(outputs) if "loss" in name]
+        found = (outputs or {}).items()
+        losses = [v.float().sum() for k, v in found if "loss" in k and isinstance(v, Tensor)]
         if losses and not torch.isfinite(sum(losses)):
             raise FloatingPointError(f"the loss became infinite or NaN at iteration {runner.iter}")
 
@@ -127,17 +127,17 @@ class StopAtNaN(Hook):
 class RecordHook(Hook):
     """Writes ``record.json``: what is run, the curve of a training, the metrics of a test."""
 
-    # A point has the means of losses and accuracies since the last, and a validation's metrics.
+    # A point has means of losses and accuracies, over an epoch or about 1 / POINTS of the
+    # iterations, and a validation's metrics.
 
     def __init__(self, options: RunOptions) -> None:
         self.options = options
-        self.sums, self.counts, self.means = {}, Counter(), {}
 
     def before_train(self, runner) -> None:
         loop, loader = runner.train_loop, runner.train_dataloader
         self.by_epoch = isinstance(loop, EpochBasedTrainLoop)
         planned = loop.max_epochs if self.by_epoch else loop.max_iters
-        self.interval = max(1, planned // POINTS)
+        self.interval = len(loader) if self.by_epoch else max(1, planned // POINTS)
         self.start(
             runner,
             unit="epochs" if self.by_epoch else "iterations",
@@ -154,10 +154,6 @@ class RecordHook(Hook):
         record.start(runner.work_dir, self.options, **options)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        for name, value in tensors(outputs):
-            if "loss" in name or name.startswith("accuracy"):
-                self.sums[name] = self.sums.get(name, 0) + value.float().mean()
-                self.counts[name] += 1
         due = self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)
         if not self.by_epoch and due:
             self.point(runner, runner.iter + 1)
@@ -167,7 +163,7 @@ class RecordHook(Hook):
             self.point(runner, runner.epoch + 1)
 
     def after_val_epoch(self, runner, metrics=None) -> None:
-        # This replaces the point of the same epoch or iteration, hence its means stay in it.
+        # This replaces the point of the same epoch or iteration.
         self.point(runner, runner.epoch if self.by_epoch else runner.iter, metrics)
 
     def after_test_epoch(self, runner, metrics=None) -> None:
@@ -176,16 +172,12 @@ class RecordHook(Hook):
         record.finish(runner.work_dir, test, numbers(metrics), images)
 
     def point(self, runner, run: int, metrics: dict | None = None) -> None:
-        if self.sums:
-            self.means = {name: total / self.counts[name] for name, total in self.sums.items()}
-            self.sums, self.counts = {}, Counter()
-        record.point(runner.work_dir, run, **numbers({**self.means, **(metrics or {})}))
-
-
-def tensors(outputs: dict | None) -> list[tuple[str, Tensor]]:
-    """Return the tensors, detached, that an iteration has logged."""
-    found = (outputs or {}).items()
-    return [(name, value.detach()) for name, value in found if isinstance(value, Tensor)]
+        means = {
+            name.removeprefix("train/"): history.mean(self.interval)
+            for name, history in runner.message_hub.log_scalars.items()
+            if name.startswith("train/") and ("loss" in name or "/accuracy" in name)
+        }
+        record.point(runner.work_dir, run, **numbers({**means, **(metrics or {})}))
 
 
 def numbers(values: dict | None) -> dict[str, float]:
