@@ -1,5 +1,6 @@
 """timm: names and classes of this package's layers as ``norm_layer``."""
 
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 
@@ -28,13 +29,9 @@ def _timm_key(key: str) -> str:
     return key.lower().replace("_", "")
 
 
-def _following_widths(layer: type[nn.Module]):
+def _following_widths(layer: type[nn.Module]) -> partial:
     defaults = automatic(layer) if issubclass(layer, AdaptiveNorm) else {}
-
-    def build(num_features: int, **options) -> nn.Module:
-        return layer(num_features, **defaults | options)
-
-    return build
+    return partial(layer, **defaults)
 
 
 def _with_activation(norm):
