@@ -11,7 +11,6 @@ import functools
 import itertools
 import sys
 import warnings
-from collections.abc import Mapping
 from types import ModuleType
 
 import wrapt
@@ -26,11 +25,9 @@ def extend_get_norm(module: ModuleType) -> None:
     """Wrap ``get_norm``, once; warn of new keys that it builds a layer for already."""
     if not hasattr(module, "_ilm_plugins_get_norm"):
         _wrap_get_norm(module)
-    get_norm = module._ilm_plugins_get_norm
-    convert = vars(module.FrozenBatchNorm2d)["convert_frozen_batchnorm"]
-    if not isinstance(convert, wrapt.FunctionWrapper):
         name = "FrozenBatchNorm2d.convert_frozen_batchnorm"
         wrapt.wrap_function_wrapper(module, name, _freeze_mixtures)
+    get_norm = module._ilm_plugins_get_norm
     new = {key: _resolves(get_norm.__wrapped__, key) for key in NORMS if key not in get_norm.theirs}
     get_norm.theirs |= new
     taken = [key for key, theirs in new.items() if theirs]
@@ -52,28 +49,23 @@ def _freeze_mixtures(convert, _cls, args: tuple, options: dict) -> nn.Module:
 
 
 def _wrap_get_norm(module: ModuleType) -> None:
-    """Replace ``get_norm``, in every module that has it, by a call of :func:`_build`."""
+    """Replace ``get_norm``, in every module that has it, by a function that knows our keys."""
     original = module.get_norm
 
     @functools.wraps(original)
     def get_norm(norm, out_channels):
-        return _build(original, get_norm.theirs, norm, out_channels)
+        key = norm_key(norm) if isinstance(norm, str) else None
+        if key is None or get_norm.theirs.get(key):
+            return original(norm, out_channels)
+        _, options = parse_norm(norm)
+        return NORMS[key](out_channels, **options)
 
-    get_norm.theirs = {}
+    get_norm.theirs = {}  # key -> whether ``original`` builds a layer for it
     module._ilm_plugins_get_norm = get_norm
     for holder in list(sys.modules.values()):
         for name, value in list(getattr(holder, "__dict__", {}).items()):
             if value is original:
                 setattr(holder, name, get_norm)
-
-
-def _build(original, theirs: Mapping[str, bool], norm, out_channels: int):
-    """Build the layer for a NORM; ``theirs`` has the keys for which ``original`` does."""
-    key = norm_key(norm) if isinstance(norm, str) else None
-    if key is None or theirs.get(key):
-        return original(norm, out_channels)
-    _, options = parse_norm(norm)
-    return NORMS[key](out_channels, **options)
 
 
 def _resolves(get_norm, key: str) -> bool:
