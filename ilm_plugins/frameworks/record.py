@@ -30,15 +30,15 @@ def start(
     options: RunOptions,
     *,
     framework: str,
-    unit: str,
-    planned: int,
-    batch: int | None,
-    images: int | None,
-    seed: int | None,
+    unit: str = "iterations",
+    planned: int = 0,
+    batch: int | None = None,
+    images: int | None = None,
+    seed: int | None = None,
 ) -> None:
     """Write a run's settings; --resume keeps the curve, --eval-only keeps an earlier record."""
-    # ``unit`` is "epochs" or "iterations", ``planned`` their number, 0 for an evaluation; ``batch``
-    # counts the images of a step over all processes, ``images`` the whole training set.
+    # ``unit`` is "epochs" or "iterations", ``planned`` their number; ``batch`` counts the images of
+    # a step over all processes, ``images`` the whole training set. An evaluation has the defaults.
     earlier = read(folder) or {}
     if not _is_rank_zero() or (options.eval_only and earlier):
         return

@@ -95,8 +95,7 @@ def evaluate(cfg: CfgNode | DictConfig, options: RunOptions) -> None:
     model = build_model(cfg).to(options.device)
     weights = cfg.train.init_checkpoint if lazy else cfg.MODEL.WEIGHTS
     Checkpointer(model, folder).resume_or_load(weights, resume=options.resume)
-    nothing = {"planned": 0, "batch": None, "images": None, "seed": None}
-    record.start(folder, options, framework="detectron2", unit="iterations", **nothing)
+    record.start(folder, options, framework="detectron2")
     test = Evaluation(cfg, model)
     results = test()
     record.finish(folder, record.PLAIN, flatten_results_dict(results), test.images)
@@ -180,7 +179,6 @@ class RecordHook(engine.HookBase):
             self.folder,
             self.options,
             framework="detectron2",
-            unit="iterations",
             planned=self.trainer.max_iter,
             batch=self.batch,
             images=count_images(self.trainer.data_loader),

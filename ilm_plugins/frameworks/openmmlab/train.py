@@ -138,20 +138,19 @@ class RecordHook(Hook):
         self.by_epoch = isinstance(loop, EpochBasedTrainLoop)
         planned = loop.max_epochs if self.by_epoch else loop.max_iters
         self.interval = len(loader) if self.by_epoch else max(1, planned // POINTS)
-        self.start(
-            runner,
+        record.start(
+            runner.work_dir,
+            self.options,
+            framework="openmmlab",
             unit="epochs" if self.by_epoch else "iterations",
             planned=planned,
             batch=loader.batch_sampler.batch_size * runner.world_size,
             images=len(loader.dataset),
+            seed=runner.seed,
         )
 
     def before_test(self, runner) -> None:
-        self.start(runner, unit="iterations", planned=0, batch=None, images=None)
-
-    def start(self, runner, **values) -> None:
-        options = {"framework": "openmmlab", "seed": runner.seed, **values}
-        record.start(runner.work_dir, self.options, **options)
+        record.start(runner.work_dir, self.options, framework="openmmlab", seed=runner.seed)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         due = self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)
