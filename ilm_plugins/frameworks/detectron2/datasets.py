@@ -4,8 +4,6 @@ import functools
 import os
 from pathlib import Path
 
-SPLITS = {"shapes_train": "training", "shapes_val": "validation"}
-
 
 def register(_module) -> None:
     """Register all splits; `shapes` are generated when one is first loaded."""
@@ -16,7 +14,7 @@ def register(_module) -> None:
 
     # Like detectron2 for its own datasets, read the variable now, not when the data are loaded.
     root = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
-    for name, split in SPLITS.items():
+    for name, split in (("shapes_train", "training"), ("shapes_val", "validation")):
         if name in DatasetCatalog:
             continue
         images = root / "shapes" / "images" / split

@@ -45,8 +45,6 @@ EVALUATORS = {
     ],
     "cityscapes_sem_seg": [evaluation.CityscapesSemSegEvaluator],
 }
-#: Setting of a LazyConfig with the images of a step over all processes.
-BATCH = "dataloader.train.total_batch_size"
 #: Points of the training curve in the record.
 POINTS = 100
 
@@ -147,7 +145,8 @@ def train_lazy(cfg: DictConfig, options: RunOptions) -> None:
     checkpointer = Checkpointer(model, settings.output_dir, trainer=trainer)
     saving = engine.hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer)
     writers = engine.default_writers(settings.output_dir, settings.max_iter) if writes else []
-    batch, seed = (OmegaConf.select(cfg, key) for key in (BATCH, "train.seed"))
+    batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
+    seed = OmegaConf.select(cfg, "train.seed")
     trainer.register_hooks(
         [
             RadiusHook(),
