@@ -8,15 +8,15 @@ This package's configs are bases (`shipped_configs`). `config` reads configs, `t
 import importlib
 import sys
 
-#: Module of a framework -> our modules to import after it, which register what they define.
+#: Module of a framework -> our module to import after it, which registers what it defines.
 FOLLOWERS = {
-    "mmengine.runner": (f"{__name__}.radius",),
-    "mmcv.cnn": (f"{__name__}.models",),
-    "mmpretrain.models": (f"{__name__}.models.aa_resnet",),
+    "mmengine.runner": f"{__name__}.radius",
+    "mmcv.cnn": f"{__name__}.models",
+    "mmpretrain.models": f"{__name__}.models.aa_resnet",
 }
 
 
 def import_followers(module) -> None:
     # mmcv 1.x comes without MMEngine, in which these modules register classes.
-    for name in FOLLOWERS[module.__name__] if "mmengine" in sys.modules else ():
-        importlib.import_module(name)
+    if "mmengine" in sys.modules:
+        importlib.import_module(FOLLOWERS[module.__name__])

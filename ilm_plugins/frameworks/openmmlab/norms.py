@@ -35,9 +35,8 @@ def register(registry, classes: Mapping[str, type] = NORMS) -> None:
     taken = []
     for key, cls in classes.items():
         present = registry.module_dict.get(key)
-        reloaded = present is not None and _path(present) == _path(cls)
-        if present is None or reloaded:
-            registry.register_module(name=key, module=cls, force=present is not None)
+        if present is None or _path(present) == _path(cls):  # the same, or it was reloaded
+            registry.register_module(name=key, module=cls, force=True)
         else:
             taken.append(f"{key} ({_path(present)})")
     if taken:
