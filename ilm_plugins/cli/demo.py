@@ -8,8 +8,8 @@ from ..frameworks import OpenConfig, open_config, record
 from ..frameworks.options import RunOptions
 from . import train
 
-#: Number of images in the picture, and least score, 0 to 1, of a prediction that is drawn.
-COUNT, MIN_SCORE = 6, 0.6
+#: Number of images in the picture at most, and least score, 0 to 1, of a prediction that is drawn.
+COUNT, MIN_SCORE = 3, 0.6
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,8 +50,7 @@ def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
     for entry in (records[i * len(records) // number] for i in range(number)):
         image = np.asarray(read_image(entry["file_name"]))
         found = inference.forward([image])[0]["instances"].to("cpu")
-        # Colours show classes.
-        mode = ColorMode.SEGMENTATION
+        mode = ColorMode.SEGMENTATION  # colours show classes
         truth, predicted = (Visualizer(image, metadata, 2, mode) for _ in range(2))
         drawn = (
             truth.draw_dataset_dict(entry),
@@ -59,11 +58,8 @@ def draw_predictions(opened: OpenConfig, checkpoint: Path, path: Path) -> None:
         )
         tile = np.concatenate([one.get_image() for one in drawn], 1)
         tiles.append(np.pad(tile, ((3, 3), (3, 3), (0, 0)), constant_values=255))
-    # Rows of three pairs, the ground truth at the left, under heads of their columns.
-    rows = [np.concatenate(tiles[i : i + 3], 1) for i in range(0, number - number % 3 or 1, 3)]
-    picture = ImageOps.expand(Image.fromarray(np.concatenate(rows)), (0, 24, 0, 0), "white")
-    heads, width = ("annotations", "predictions") * 3, tiles[0].shape[1] / 2
-    for i, head in enumerate(heads[: 2 * number]):
-        at, drawing = ((i + 0.5) * width, 12), ImageDraw.Draw(picture)
-        drawing.text(at, head, "black", anchor="mm", font_size=16)
+    picture = ImageOps.expand(Image.fromarray(np.concatenate(tiles, 1)), (0, 24, 0, 0), "white")
+    drawing, width = ImageDraw.Draw(picture), tiles[0].shape[1] / 2
+    for i, head in enumerate(("annotations", "predictions") * number):
+        drawing.text(((i + 0.5) * width, 12), head, "black", anchor="mm", font_size=16)
     picture.save(path, optimize=True)
