@@ -2,19 +2,18 @@
 
 import argparse
 
+import numpy as np
+from tqdm import tqdm
+
+from ..checkpoints import read
+from ..data.images import read_image
 from ..errors import UserError
 from ..frameworks import open_config
+from ..pix2pix.pairs import crop_half, image_files
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the translation of each image of the input folder, in place of files of its name."""
-    import numpy as np
-    from tqdm import tqdm
-
-    from .. import checkpoints
-    from ..data.images import read_image
-    from ..pix2pix.pairs import crop_half, image_files
-
     files = image_files(args.input)
     if args.output.exists() and args.output.samefile(args.input):
         raise UserError(f"OUTPUT {str(args.output)!r} is INPUT; give another folder")
@@ -23,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.config} has no model that translates images; give one of pix2pix")
     from ..pix2pix.training import to_image, write  # needs MMEngine, which open_config asks for
 
-    state = checkpoints.read(args.checkpoint, args.unsafe)
+    state = read(args.checkpoint, args.unsafe)
     inference.model.load_state_dict(state["state_dict"])
     inference.model.eval()
     for name, path in tqdm(files.items()):
