@@ -38,8 +38,6 @@ def write(contents: Any, path: str | os.PathLike) -> None:
 @contextmanager
 def replacing(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
     """Open a temporary file, which replaces ``path`` once the block ends and the disk has it."""
-    if "b" not in mode:
-        options = {"encoding": "utf-8", **options}
     path = Path(os.path.realpath(path))
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
