@@ -123,15 +123,15 @@ class ArrayUnpickler(pickle.Unpickler):
     """Unpickles numbers, strings, containers and numpy's arrays; refuses all other classes."""
 
     def find_class(self, module: str, name: str) -> Callable:
-        found = _array_functions() | {"collections.OrderedDict": OrderedDict}
-        if f"{module}.{name}" not in found:
+        found = _array_functions().get(f"{module}.{name}")
+        if found is None:
             raise pickle.UnpicklingError(f"Unsupported class {module}.{name}")
-        return found[f"{module}.{name}"]
+        return found
 
 
 @functools.cache
 def _array_functions() -> dict[str, Callable]:
-    """Return name in a pickle -> function or class, for arrays; ImportError without numpy."""
+    """Return name in a pickle -> function or class; ImportError without numpy."""
     import numpy as np
 
     array = np.zeros(1)
@@ -142,6 +142,7 @@ def _array_functions() -> dict[str, Callable]:
         "_codecs.encode": codecs.encode,
         "builtins.bytes": bytes,
         "__builtin__.bytes": bytes,
+        "collections.OrderedDict": OrderedDict,
     }
     for core in ("numpy.core", "numpy._core"):  # before and since numpy 2
         functions[f"{core}.multiarray._reconstruct"] = array.__reduce__()[0]
