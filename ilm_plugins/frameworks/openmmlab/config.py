@@ -93,6 +93,4 @@ def _loaded(number: int, image: np.ndarray) -> dict:
         "img_path": "",
         "img_shape": (height, width),
         "ori_shape": (height, width),
-        "height": height,
-        "width": width,
     }
