@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from ..configs import resolve
-from ..errors import UserError
 from ..frameworks.options import RunOptions
 from ..reproduction.options import Options
 
@@ -39,7 +37,7 @@ def train(argv: Sequence[str]) -> Namespace:
     )
     add = p.add_argument
     what = "a path, or ilm_plugins://NAME for one of this package's configs"
-    add("--config-file", required=True, type=_config_file, metavar="FILE", help=what)
+    add("--config-file", required=True, metavar="FILE", help=what)
     what = "GPUs a machine, 0 for the CPU; default: 1 if any"
     add("--num-gpus", type=int, metavar="N", help=what)
     what = "processes a machine over gloo, with --num-gpus 0"
@@ -73,7 +71,7 @@ def convert(argv: Sequence[str]) -> Namespace:
     add("output", type=_user_path, help="another file, in the format that its name ends with")
     to = p.add_mutually_exclusive_group(required=True).add_argument
     what = "convert to the norms of this model: a config as of the command train"
-    to("--config-file", type=_config_file, metavar="FILE", help=what)
+    to("--config-file", metavar="FILE", help=what)
     what = "ILMGN, EN or another key of ilm_plugins.NORMS; options as in 'EN(reduction=16)'"
     to("--to", metavar="NORM", help=what)
     what = "to the plain norms, where layers still are these"
@@ -104,7 +102,7 @@ def analyze(argv: Sequence[str]) -> Namespace:
     for name, shown in MEASURES.items():
         add = commands.add_parser(name, help=shown, description=shown).add_argument
         add("images", help="a folder of class folders, or a flat folder")
-        add("--config-file", type=_config_file, required=True, metavar="FILE")
+        add("--config-file", required=True, metavar="FILE")
         several = name == "dynamics"
         what = "in the order of the last number in their names" if several else None
         number = "+" if several else 1
@@ -178,7 +176,7 @@ def translate(argv: Sequence[str]) -> Namespace:
         "translate ilm_plugins://pix2pix/facades_in_in.py \\\n"
         "    output/facades/epoch_200.pth LABELS PHOTOS",
     )
-    p.add_argument("config", type=_config_file, help="of the training")
+    p.add_argument("config", help="of the training")
     p.add_argument("checkpoint", help="of the training")
     p.add_argument("input", type=_user_path, help="folder of images")
     p.add_argument("output", type=_user_path, help="folder to write to, made if missing")
@@ -215,7 +213,7 @@ def demo(argv: Sequence[str]) -> Namespace:
         "demo ilm_plugins://shapes/mask_rcnn_R_18_FPN_ilmgn.yaml",
     )
     what = "detectron2 yaml"
-    p.add_argument("configs", nargs="+", type=_config_file, metavar="CONFIG", help=what)
+    p.add_argument("configs", nargs="+", metavar="CONFIG", help=what)
     p.add_argument("--output", type=_user_path, default="output/demo", metavar="FOLDER")
     p.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides")
     return p.parse_args(argv)
@@ -228,14 +226,6 @@ def _new_parser(description: str, *examples: str) -> argparse.ArgumentParser:
         epilog="\n".join(["example:", *(f"  python -m ilm_plugins {line}" for line in examples)]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def _config_file(word: str) -> str:
-    """The path of a config from the command line, ``ilm_plugins://NAME`` or a path."""
-    try:
-        return resolve(word)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _user_path(word: str) -> Path:

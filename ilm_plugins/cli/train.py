@@ -2,7 +2,9 @@
 
 import argparse
 import os
+from dataclasses import replace
 
+from ..configs import resolve
 from ..errors import UserError
 from ..frameworks import framework_of
 from ..frameworks.config import module_for
@@ -25,6 +27,7 @@ def start(options: RunOptions) -> None:
     if late:
         raise UserError(f"{late[0]} comes after an override; give options before overrides")
     check_processes(options)
+    options = replace(options, config_file=resolve(options.config_file))
     framework = framework_of(options.config_file)
     if options.amp and options.device == "cpu":
         raise UserError("--amp is for GPUs; leave it out on the CPU")
