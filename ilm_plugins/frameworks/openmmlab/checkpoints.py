@@ -74,6 +74,5 @@ def latest(work_dir: str | os.PathLike) -> str | None:
         return str(beside)
     if "://" in named or os.path.isfile(named):
         return named
-    numbered = {p: re.fullmatch(r"(?:iter|epoch)_(\d+)\.pth", p.name) for p in folder.glob("*.pth")}
-    found = [(int(match[1]), str(path)) for path, match in numbered.items() if match]
-    return max(found)[1] if found else None
+    numbered = [p for p in folder.glob("*.pth") if re.fullmatch(r"(iter|epoch)_\d+", p.stem)]
+    return str(max(numbered, key=lambda p: int(p.stem.split("_")[1]))) if numbered else None
