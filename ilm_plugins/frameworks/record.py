@@ -40,7 +40,7 @@ def start(
     # ``unit`` is "epochs" or "iterations", ``planned`` their number; ``batch`` counts the images of
     # a step over all processes, ``images`` the whole training set. An evaluation has the defaults.
     earlier = read(folder) or {}
-    if not _is_rank_zero() or (options.eval_only and earlier):
+    if not is_rank_zero() or (options.eval_only and earlier):
         return
     kept = earlier if options.resume else {}
     record = {
@@ -68,13 +68,12 @@ def start(
 
 
 def point(folder: str | Path, run: int, **values: float) -> None:
-    """Add the curve's point after ``run`` epochs or iterations, and the seconds since the last one.
+    """Add the curve's point after ``run`` epochs or iterations, with the CPU time since the last.
 
-    "cpu" is this process's CPU time since the last point. A second point of the same ``run``, such
-    as a validation's, replaces the first and keeps its "cpu". Points of a higher ``run``, left by a
-    training that was killed and resumed, are dropped.
+    It replaces an earlier point of the same ``run``, and the higher ones, of a training that was
+    killed and resumed.
     """
-    if not _is_rank_zero():
+    if not is_rank_zero():
         return
     record, now = _read(folder), _clocks()
     unit = record["unit"]
@@ -91,7 +90,7 @@ def finish(
     folder: str | Path, test: str, metrics: dict[str, float], images: int | None = None
 ) -> None:
     """Write the metrics of an evaluation, :data:`PLAIN` or :data:`TTA`, of ``images`` images."""
-    if not _is_rank_zero():
+    if not is_rank_zero():
         return
     record = _read(folder)
     record["metrics"][test] = metrics
@@ -123,7 +122,7 @@ def _clocks() -> tuple[float, float]:
     return time.monotonic(), time.process_time()
 
 
-def _is_rank_zero() -> bool:
+def is_rank_zero() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 

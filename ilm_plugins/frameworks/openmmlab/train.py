@@ -1,7 +1,6 @@
 """Training and evaluation of MMEngine's configs by its Runner, on GPUs and on the CPU."""
 
 import math
-import os
 from contextlib import nullcontext
 from numbers import Real
 
@@ -32,8 +31,8 @@ def main(options: RunOptions) -> None:
     use_safe_checkpoints()
     with checkpoints.loading(unsafe=options.unsafe):
         cfg = load_config(options.config_file, options.overrides, options.device, options.amp)
-        first = os.environ.get("RANK", "0") == "0"
-        with lock(cfg.work_dir) if first and not options.eval_only else nullcontext():
+        trains = not options.eval_only
+        with lock(cfg.work_dir) if trains and record.is_rank_zero() else nullcontext():
             run(options, cfg)
 
 
