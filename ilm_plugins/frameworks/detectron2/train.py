@@ -26,7 +26,7 @@ from .checkpoints import Checkpointer
 from .config import build_model, load_config, output_folder
 from .radius import RadiusHook
 
-#: Metadata ``evaluator_type`` of a dataset -> its evaluators.
+#: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in detectron2's train_net.py.
 EVALUATORS = {
     "coco": [evaluation.COCOEvaluator],
     "coco_panoptic_seg": [
@@ -38,11 +38,6 @@ EVALUATORS = {
     "pascal_voc": [evaluation.PascalVOCDetectionEvaluator],
     "sem_seg": [evaluation.SemSegEvaluator],
     "cityscapes_instance": [evaluation.CityscapesInstanceEvaluator],
-    "cityscapes_panoptic_seg": [
-        evaluation.COCOPanopticEvaluator,
-        evaluation.CityscapesSemSegEvaluator,
-        evaluation.CityscapesInstanceEvaluator,
-    ],
     "cityscapes_sem_seg": [evaluation.CityscapesSemSegEvaluator],
 }
 #: Points of the training curve in the record.
