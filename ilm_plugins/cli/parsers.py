@@ -8,7 +8,6 @@ import os
 import re
 from argparse import Namespace
 from collections.abc import Sequence
-from itertools import takewhile
 from pathlib import Path
 
 from ..frameworks.options import RunOptions
@@ -127,9 +126,7 @@ def analyze(argv: Sequence[str]) -> Namespace:
 
 
 def reproduce(argv: Sequence[str]) -> Namespace:
-    """The subcommand becomes ``action``; words KEY=VALUE at the end are ``overrides``."""
-    words = list(argv)
-    number = len(list(takewhile(OVERRIDE.match, reversed(words))))
+    """The subcommand becomes ``action``; words KEY=VALUE are ``overrides``."""
     p = _new_parser(
         "The papers' tables and figures, run here.",
         "reproduce list en-5",
@@ -166,8 +163,9 @@ def reproduce(argv: Sequence[str]) -> Namespace:
     reporting.add_argument("--output", type=_user_path, metavar="DIR", help=what)
     for each in (running, reporting):
         each.add_argument("--work-dir", type=_user_path, default=Options.work_dir, metavar="DIR")
-    overrides = words[len(words) - number :]
-    return p.parse_args(words[: len(words) - number], Namespace(overrides=overrides))
+    overrides = [word for word in argv if OVERRIDE.match(word)]
+    words = [word for word in argv if not OVERRIDE.match(word)]
+    return p.parse_args(words, Namespace(overrides=overrides))
 
 
 def translate(argv: Sequence[str]) -> Namespace:
