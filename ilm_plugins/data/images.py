@@ -26,12 +26,10 @@ def read_image(path: str | os.PathLike) -> Image.Image:
 
 @dataclass(frozen=True)
 class Images:
-    """A sequence of images, (H, W, 3) RGB uint8, decoded when indexed.
-
-    ``labels`` has each image's index in ``classes``; without class folders it is None.
-    """
+    """A sequence of images, (H, W, 3) RGB uint8, decoded when indexed."""
 
     names: Sequence[str]
+    #: Each image's index in ``classes``; None without class folders.
     labels: Sequence[int] | None
     classes: Sequence[str]
     files: Sequence[Path]

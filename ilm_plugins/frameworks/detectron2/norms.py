@@ -77,7 +77,6 @@ def _resolves(get_norm, key: str) -> bool:
 
 
 def extend_retinanet_head(module: ModuleType) -> None:
-    """Wrap the constructor of RetinaNet's head in :func:`_build_head`, once."""
     if not isinstance(vars(module.RetinaNetHead)["__init__"], wrapt.FunctionWrapper):
         build = functools.partial(_build_head, module)
         wrapt.wrap_function_wrapper(module, "RetinaNetHead.__init__", build)

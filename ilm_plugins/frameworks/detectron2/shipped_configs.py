@@ -30,7 +30,6 @@ def register_handler(module: ModuleType) -> None:
 
 @functools.cache  # wrap it once
 def find_bases(module: ModuleType) -> None:
-    """Make ``ilm_plugins://NAME`` valid in ``_BASE_``."""
     wrapt.wrap_function_wrapper(module, "CfgNode.load_yaml_with_base", _load_yaml_with_base)
 
 

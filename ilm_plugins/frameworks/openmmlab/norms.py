@@ -62,7 +62,6 @@ def obey_norm_eval(module: ModuleType) -> None:
 
 
 def _train(wrapped, model: nn.Module, args: tuple, options: dict) -> nn.Module:
-    """Call ``BaseModule.train``, then set the mixtures to evaluation mode under ``norm_eval``."""
     result = wrapped(*args, **options)
     if model.training and getattr(model, "norm_eval", False):
         for layer in model.modules():

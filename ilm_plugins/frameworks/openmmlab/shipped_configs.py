@@ -17,7 +17,6 @@ PREFIX = "ilm_plugins::"
 
 @functools.cache  # wrap it once
 def find_bases(module: ModuleType) -> None:
-    """Make ``ilm_plugins::NAME`` valid in ``_base_``."""
     wrapt.wrap_function_wrapper(module, "Config._get_cfg_path", _get_cfg_path)
 
 
