@@ -77,7 +77,7 @@ class AutoencoderNorm(AdaptiveNorm):
             f"{name}: init='identity' does not exist for {option}={getattr(self, option)!r}; "
             f"set {option}={value!r} or init='default'",
         )
-        # The largest groups of which the key groups and the groups of the GN both consist.
+        # The largest groups that divide both the key groups and the groups of the GN.
         self.moment_groups = math.lcm(num_groups, num_key_groups)
 
         encoder = "normal" if init == "normal" else "default"

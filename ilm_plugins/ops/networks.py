@@ -113,7 +113,7 @@ def split_statistics(
 
 
 def write_back(moved: Tensors, running: Tensors) -> None:
-    """Copy statistics that kernels have moved to ``running``, of which they may be copies."""
+    """Copy statistics that kernels have moved to ``running``, unless both are the same tensors."""
     for new, old in zip(moved, running, strict=True):
         increment_version(old) if old is new else old.copy_(new)
 

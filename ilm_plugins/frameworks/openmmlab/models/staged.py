@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class StagedBackbone(BaseModule):
-    """A backbone of a stem and a list of stages, of which ``out_indices`` are returned."""
+    """A backbone of a stem and stages; ``out_indices`` are the stages whose output is returned."""
 
     def __init__(
         self,
