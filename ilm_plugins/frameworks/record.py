@@ -70,8 +70,8 @@ def start(
 def point(folder: str | Path, run: int, **values: float) -> None:
     """Add the curve's point after ``run`` epochs or iterations, with the CPU time since the last.
 
-    It replaces an earlier point of the same ``run``, and the higher ones, of a training that was
-    killed and resumed.
+    The new point replaces an earlier point of the same ``run``, and the points of a higher ``run``,
+    which a training that was killed and resumed has left.
     """
     if not is_rank_zero():
         return

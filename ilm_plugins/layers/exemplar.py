@@ -97,6 +97,7 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
             self.weight = nn.Parameter(self.weight.detach().repeat(k, 1))
             self.bias = nn.Parameter(self.bias.detach().repeat(k, 1))
         if ratio_net == "conv":
+            # A row for each group of r channels, in the shape of nn.Conv1d's weights.
             self.reduce = Projection(r, c // r, **factory)
             self.reduce.weight = nn.Parameter(self.reduce.weight.detach().unsqueeze(2))
         features, hidden = (c, c // r) if ratio_net == "mlp" else (k * k, expansion * k)

@@ -51,6 +51,7 @@ class SwitchNorm(MixtureNorm, nn.GroupNorm):
             (2, K) in the order of ``normalizers``: the ratios lambda of the means and lambda' of
             the variances; each row sums to 1.
         """
+        # Without weight and bias, and without BN's statistics at the end.
         _, _, *tensors, _, _ = self.rescale_tensors()
         return self.ratios_of(*tensors)
 

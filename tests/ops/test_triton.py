@@ -4,6 +4,7 @@ On a GPU they run there. Elsewhere, Triton's interpreter runs them; and they are
 H200.
 """
 
+import copy
 import math
 import os
 import re
@@ -295,6 +296,17 @@ def test_layers(name, dtype, layout, path):
     assert_exact(layer, x, make_map(*x.shape, dtype=dtype, seed=2), "triton")
     x = make_map(2, CHANNELS, 6, 4).transpose(2, 3)  # neither layout
     assert_exact(layer, x, x, "triton")
+
+
+@runs
+def test_running_statistics_of_any_strides_move():
+    layer, x = build("SN", 8), make_map(2, 8, 3, 3)
+    apart, names = copy.deepcopy(layer), ("running_mean", "running_var")
+    for name in names:
+        setattr(apart, name, getattr(layer, name).repeat_interleave(2)[::2])
+    with use_backend("triton"):
+        assert_equal(layer(x), apart(x))
+    assert_equal(*([getattr(each, name) for name in names] for each in (layer, apart)))
 
 
 @runs

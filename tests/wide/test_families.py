@@ -3,15 +3,18 @@
 import copy
 import importlib
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from close import EQUAL, assert_close
-from ilm_plugins import surgery
+from ilm_plugins import NORMS, surgery
 from ilm_plugins.layers.base import AdaptiveNorm
+from ilm_plugins.layers.options import automatic
 from swaps import double, randomized
 
 RECORD = Path(__file__).parents[2] / "docs" / "families.json"
@@ -19,8 +22,7 @@ FAMILIES = [
     (library, name)
     for library, models in json.loads(RECORD.read_text("utf-8")).items()
     for name, words in models.items()
-    # ConvNeXt has LayerNorm, which conversion leaves; LeViT norms of 1 and 2 dimensions.
-    if not words.startswith("no: ") and not name.startswith(("convnext", "levit"))
+    if not words.startswith("no: ")
 ]
 AUTO = {"EN": {"reduction": "auto"}, "ILMGN": {"key_group_size": "auto"}, "SN": {}, "AN": {}}
 
@@ -38,28 +40,36 @@ def test_a_family_keeps_its_outputs_there_and_back_and_trains(library, name):
             expected = outputs(run, model, x)
             changed, report = surgery.convert(copy.deepcopy(model), key, **AUTO[key])
             assert_close(outputs(run, changed, x), expected, EQUAL)
+            was = {name: type(model.get_submodule(name)) for name in report.converted}
+            if flat := [name for name, cls in was.items() if cls is nn.BatchNorm1d]:  # LeViT
+                changed, _ = surgery.revert(changed, match=flat, dims=1)
             assert_close(outputs(run, surgery.revert(changed)[0], x), expected, EQUAL)
             found += len(report.converted)
-    assert found, "has neither BatchNorm nor GroupNorm"
     for key in AUTO:  # the others have the same options and input
-        trained, _ = surgery.convert(copy.deepcopy(model), key, replacing="BN", **AUTO[key])
+        if found:
+            trained, _ = surgery.convert(copy.deepcopy(model), key, replacing="BN", **AUTO[key])
+        else:  # ConvNeXt has LayerNorm, which conversion leaves
+            layer = partial(NORMS[key], **automatic(NORMS[key]))
+            trained = build(library, name, norm_layer=layer)[0].double()
         sum(leaf.square().mean() for leaf in outputs(run, trained.train(), x)).backward()
         layers = [m for m in trained.modules() if isinstance(m, AdaptiveNorm)]
         gradients = [m.weight.grad for m in layers if m.weight.grad is not None]
         assert bool(gradients) == bool(layers) and all(g.isfinite().all() for g in gradients)
+        assert layers or found
 
 
 def outputs(run, model, x):
     return [leaf for leaf in tree_leaves(run(model, x)) if isinstance(leaf, torch.Tensor)]
 
 
-def build(library, name):
+def build(library, name, **options):
     """A model with random weights, what computes its outputs or features, and a size for images."""
     if library == "torchvision":
-        model = importlib.import_module("torchvision.models").get_model(name, weights=None)
+        models = importlib.import_module("torchvision.models")
+        model = models.get_model(name, weights=None, **options)
         return model, lambda model, x: model(x), 299 if "inception" in name else 224
     if library == "timm":
-        model = importlib.import_module("timm").create_model(name)
+        model = importlib.import_module("timm").create_model(name, **options)
         return model, lambda model, x: model(x), model.default_cfg["input_size"][-1]
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope

@@ -81,6 +81,10 @@ def test_option_a_shortcut():
     assert not y[:, :8].any() and not y[:, 24:].any()
 
 
+def test_a_backbone_keeps_its_init_cfg():
+    assert build("CifarResNet", depth=8, init_cfg={"type": "Own"}).init_cfg == {"type": "Own"}
+
+
 def attention(layer, x):
     """Equations 1 to 5 of Bello et al., one query and head at a time."""
     _, height, width = x.shape
