@@ -13,6 +13,7 @@ from .errors import UserError, missing
 #: Command -> the extra with the packages that it needs, and what it does.
 COMMANDS = {
     "train": ("", "train or evaluate a config of detectron2 or OpenMMLab"),
+    "compare": ("compare", "train a config with several norms, and say what differs"),
     "convert": ("data", "convert the norms of a checkpoint, and back"),
     "analyze": ("analysis", "tables and pictures of what layers have learned"),
     "reproduce": ("reproduction", "the papers' tables: list, run, report"),

@@ -23,6 +23,8 @@ MEASURES = {
 }
 #: A word KEY=VALUE.
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
+#: A key of a yaml config.
+YAML_KEY = re.compile(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+")
 
 
 def train(argv: Sequence[str]) -> Namespace:
@@ -166,6 +168,52 @@ def reproduce(argv: Sequence[str]) -> Namespace:
     overrides = [word for word in argv if OVERRIDE.match(word)]
     words = [word for word in argv if not OVERRIDE.match(word)]
     return p.parse_args(words, Namespace(overrides=overrides))
+
+
+def compare(argv: Sequence[str]) -> Namespace:
+    """Words from the first override on are ``overrides``; ``words`` is the whole command."""
+    p = _new_parser(
+        "Train a config with several norms and seeds, and compare them with the first norm.\n"
+        "The same command continues what was stopped; more norms or seeds are added.",
+        "compare ilm_plugins://shapes/mask_rcnn_R_18_FPN_gn.yaml GN ILMGN \\\n"
+        "    --at MODEL.ROI_BOX_HEAD.NORM --seeds 0 1 2 SOLVER.MAX_ITER 100",
+    )
+    p.usage = "%(prog)s CONFIG NORM NORM ... [options] [KEY VALUE | KEY=VALUE ...]"
+    add = p.add_argument
+    add("config", metavar="CONFIG", help="of detectron2 or MMEngine, as of the command train")
+    what = "a norm such as EN, GN or 'ILMGN(key_group_size=8)'; as-is: the config's own norms"
+    add("norms", nargs="+", metavar="NORM", help=what)
+    what = "where the norms stand; default: everywhere the config names a norm"
+    add("--at", nargs="+", default=(), metavar="KEY", help=what)
+    add("--seeds", type=int, nargs="+", default=(0,), metavar="SEED", help="default: 0")
+    what = "a checkpoint from which each norm starts, converted to it"
+    add("--weights", type=_user_path, metavar="FILE", help=what)
+    what = "test each model on the test set of another config, too; can be given again"
+    add("--test", nargs=2, action="append", default=[], metavar=("NAME", "CONFIG"), help=what)
+    add("--metric", metavar="NAME", help="to compare; default: the config's, or the first")
+    add("--num-gpus", type=int, metavar="N", help="GPUs of each run; default: 1 if any")
+    what = "default: output/compare/ and the config's name"
+    add("--output", type=_user_path, metavar="DIR", help=what)
+    add("--dry-run", action="store_true", help="only print the command of each run")
+    words, overrides = _split_overrides(argv)
+    args = p.parse_args(words, Namespace(overrides=overrides, words=[*argv]))
+    args.output = args.output or Path("output/compare", Path(args.config).stem)
+    return args
+
+
+def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split a command line before its first override, KEY=VALUE or KEY VALUE with dots in KEY."""
+    of_at = False
+    for i, word in enumerate(argv):
+        if word.startswith("-"):
+            of_at = word == "--at"
+            continue
+        followed = i + 1 < len(argv) and not argv[i + 1].startswith("--")
+        # A word after --at is a place, unless a value follows.
+        is_key = YAML_KEY.fullmatch(word) and followed and not YAML_KEY.fullmatch(argv[i + 1])
+        if OVERRIDE.match(word) or (is_key if of_at else YAML_KEY.fullmatch(word)):
+            return [*argv[:i]], [*argv[i:]]
+    return [*argv], []
 
 
 def translate(argv: Sequence[str]) -> Namespace:

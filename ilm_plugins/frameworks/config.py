@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -61,9 +61,25 @@ class OpenConfig:
         """The model together with the preprocessing of the config's evaluation."""
         return self._module.inference(self.config, Path(self.path).stem, self.device)
 
+    def training_batches(self, processes: int = 1) -> Iterator[Any]:
+        """Batches of the training set, each as one of several processes gets it."""
+        return self._steps.training_batches(self.config, processes)
+
+    def outputs(self, model: "nn.Module", batch: Any) -> Any:
+        """Return a model's outputs, or feature maps, for a batch, as tensors in dicts and lists."""
+        return self._steps.outputs(model, batch)
+
+    def training_step(self, processes: int = 1) -> Callable[[], None]:
+        """Return a function that trains a new model for one iteration, on the same batch."""
+        return self._steps.training_step(self.config, processes)
+
     @property
     def _module(self):
         return import_module(f"{__package__}.{self.framework}.config")
+
+    @property
+    def _steps(self):
+        return import_module(f"{__package__}.{self.framework}.steps")
 
 
 def open_config(path: str, overrides: Sequence[str] = (), device: str | None = "cpu") -> OpenConfig:

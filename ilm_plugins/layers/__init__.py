@@ -6,7 +6,7 @@ from .attentive import AttentiveNorm
 from .base import freeze
 from .exemplar import ExemplarNorm
 from .ilm import ILMGroupNorm, ILMInstanceNorm, ILMLayerNorm
-from .registry import NORMS, norm_key, parse_norm
+from .registry import NORMS, norm_key, parse_call, parse_norm
 from .sparse import SparseSwitchNorm, set_radius
 from .switchable import SwitchNorm
 
@@ -23,6 +23,7 @@ __all__ = [
     "SwitchNorm",
     "freeze",
     "norm_key",
+    "parse_call",
     "parse_norm",
     "set_radius",
 ]

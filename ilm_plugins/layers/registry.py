@@ -33,19 +33,26 @@ def parse_norm(norm: str) -> tuple[str, dict[str, Any]] | None:
     Raises:
         OptionError: the key is followed by something other than ``(option=literal, ...)``.
     """
-    key = norm_key(norm)
-    if key is None:
-        return None
-    if norm.strip() == key:
-        return key, {}
+    return None if norm_key(norm) is None else parse_call(norm)
+
+
+def parse_call(norm: str) -> tuple[str, dict[str, Any]]:
+    """Split "NAME" or "NAME(option=literal, ...)" into the name, of any norm, and the options.
+
+    Raises:
+        OptionError: the string has another form.
+    """
+    if norm.strip().isidentifier():
+        return norm.strip(), {}
     try:
         call = ast.parse(norm.strip(), mode="eval").body
         plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
         options = {k.arg: ast.literal_eval(k.value) for k in call.keywords} if plain else {}
         if not plain or None in options or len(options) < len(call.keywords):
             raise SyntaxError
-        return key, options
+        return call.func.id, options
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        key = norm_key(norm) or "EN"
         raise OptionError(
             f"NORM {norm!r} cannot be read; write options by name, with literal values, "
             f'such as "{key}(eps=1e-3)"'

@@ -1,0 +1,123 @@
+"""The command ``compare``: train one config with several norms, and say what differs."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ..checkpoints import loading, replacing
+from ..configs import resolve
+from ..errors import UserError
+from ..experiments.compare import comparison_report as report
+from ..experiments.compare import runs
+from ..experiments.compare.plan import Plan, shown
+from ..experiments.compare.results import OWN_TEST, Results, Value, main_metric
+from ..frameworks.lock import lock
+from ..frameworks.processes import available_gpus
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and test all runs of the comparison, then write its report."""
+    # An exception ends the training in progress, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    gpus = min(1, available_gpus()) if args.num_gpus is None else args.num_gpus
+    if gpus == 0:
+        # Before a framework is imported: wherever one sees a GPU, it picks CUDA.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    plan = Plan(
+        config=resolve(args.config),
+        norms=args.norms,
+        seeds=args.seeds,
+        output=args.output,
+        at=args.at,
+        weights=args.weights,
+        tests={name: resolve(config) for name, config in args.test},
+        metric=args.metric,
+        num_gpus=gpus,
+        overrides=args.overrides,
+    )
+    with loading():
+        print("places:", *(f"  {key}  {norm}" for key, norm in plan.places.items()), sep="\n")
+        parameters = count_parameters(plan)
+        plan.check_tests()
+        if args.dry_run:
+            for seed in plan.seeds:
+                for norm in plan.norms:
+                    print(shown(plan.training(norm, seed)))
+            return 0
+        plan.check_settings()
+        with lock(plan.output):
+            compare(plan, parameters, shown(["compare", *args.words]))
+    return 0
+
+
+def count_parameters(plan: Plan) -> dict[str, int]:
+    """Build the model of each norm; UserError with each norm's error if some cannot be built."""
+    counts, errors = {}, []
+    for norm in plan.norms:
+        try:
+            model = plan.open(norm).build_model()
+        except Exception as error:  # the layer's, or the framework's for an unknown norm
+            errors.append(f"{norm}: {type(error).__name__}: {error}")
+        else:
+            counts[norm] = sum(parameter.numel() for parameter in model.parameters())
+    if errors:
+        places = ", ".join(plan.places)
+        raise UserError(f"these norms do not fit at {places}:\n" + "\n".join(errors))
+    return counts
+
+
+def compare(plan: Plan, parameters: dict[str, int], command: str) -> None:
+    """Run what is missing, then write compare.md, compare.csv and compare.png, and print."""
+    starts = {}
+    if plan.weights is not None:
+        from ..experiments.compare.start import write_starts
+
+        starts = write_starts(plan)
+    runs.run_all(plan)
+    values = collect(plan)
+    metric = main_metric(values, plan.metric or plan.variants.main_metric())
+    steps = measured_steps(plan)
+    found = Results(plan.norms, values, metric, starts, parameters, steps)
+    text = report.markdown(found, command)
+    write(plan.output / "compare.md", text)
+    write(plan.output / "compare.csv", found.frame.to_csv(index=False))
+    if len(found.main):
+        from ..experiments.compare.comparison_plot import draw
+
+        draw(found, plan.output / "compare.png")
+    print(text)
+
+
+def collect(plan: Plan) -> list[Value]:
+    """Return all metrics of all runs, and the failures."""
+    values = []
+    for norm in plan.norms:
+        for seed in plan.seeds:
+            if (reason := runs.failure(plan, norm, seed)) is not None:
+                values.append(Value(norm, seed, OWN_TEST, "", None, reason))
+            for test in ("", *plan.tests):
+                found = runs.metrics(plan, norm, seed, test)
+                values += [Value(norm, seed, test or OWN_TEST, k, v) for k, v in found.items()]
+    return values
+
+
+def measured_steps(plan: Plan) -> dict[str, dict[str, float]]:
+    """Return the time of each norm's training step, measured again if the norms are others."""
+    path = plan.output / "steps.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.keys() == {*plan.norms}:
+            return found
+    from ..experiments.compare.speed import measure_steps
+
+    found = measure_steps(plan)
+    write(path, json.dumps(found, indent=1))
+    return found
+
+
+def write(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())

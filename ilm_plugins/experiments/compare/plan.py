@@ -1,0 +1,142 @@
+"""What a comparison trains: the norms at their places, each run's folder and command."""
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ...checkpoints import replacing
+from ...errors import UserError
+from ...frameworks import OpenConfig, open_config
+from ...frameworks.variants import AS_IS, YamlVariants, variants
+
+#: The file of a comparison's folder that has its settings.
+SETTINGS = "compare.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison as its command describes it; the first norm is the baseline."""
+
+    config: str
+    norms: Sequence[str]
+    seeds: Sequence[int]
+    output: Path
+    #: Keys where the norms stand; empty for every place where the config has a norm.
+    at: Sequence[str] = ()
+    #: A checkpoint from which all runs start, each converted to its norm.
+    weights: Path | None = None
+    #: Name of a further test -> the config whose test set it takes.
+    tests: dict[str, str] = field(default_factory=dict)
+    metric: str | None = None
+    num_gpus: int = 0
+    overrides: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        names = [folder_name(norm) for norm in self.norms]
+        for norm, name in zip(self.norms, names, strict=True):
+            if names.count(name) > 1:
+                raise UserError(f"norm {norm!r} is given twice; give each norm once")
+        wrong = [name for name in self.tests if folder_name(name) != name]
+        if wrong:
+            raise UserError(f"--test {wrong[0]!r}: give a name of letters and digits")
+
+    @cached_property
+    def variants(self) -> YamlVariants:
+        return variants(open_config(self.config, self.overrides, self.device))
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.num_gpus else "cpu"
+
+    @cached_property
+    def places(self) -> dict[str, str]:
+        """Key -> the config's own norm; UserError if there is no place."""
+        found = self.variants.places()
+        places = {key: found.get(key, "none") for key in self.at} if self.at else found
+        if not places:
+            example = self.variants.example
+            raise UserError(f"{self.config} names no norm; give a place, such as --at {example}")
+        return places
+
+    def norm_words(self, norm: str) -> list[str]:
+        """Return the overrides that put a norm at all places."""
+        if norm == AS_IS:
+            return []
+        return [word for place in self.places for word in self.variants.norm(place, norm)]
+
+    def open(self, norm: str) -> OpenConfig:
+        """Open the config with a norm."""
+        return open_config(self.config, [*self.overrides, *self.norm_words(norm)], self.device)
+
+    def folder(self, norm: str, seed: int, test: str = "") -> Path:
+        """Return the folder of a run, or of its evaluation by a further test."""
+        return self.output / folder_name(norm) / f"seed{seed}" / test
+
+    def start(self, norm: str) -> Path:
+        """Return the checkpoint from which the runs of a norm start."""
+        return self.output / folder_name(norm) / "weights.pth"
+
+    def training(self, norm: str, seed: int) -> list[str]:
+        """Return the words of a run's command ``train``; the same command continues the run."""
+        places = {"seed": seed, "folder": self.folder(norm, seed)}
+        if self.weights is not None:
+            places["weights"] = self.start(norm)
+        return self._train(self.config, norm, ["--resume"], places)
+
+    def evaluation(self, norm: str, seed: int, test: str, checkpoint: Path) -> list[str]:
+        """Return the words of a checkpoint's evaluation by a test; "" is the config's own test."""
+        places = {"folder": self.folder(norm, seed, test), "weights": checkpoint}
+        config = self.tests[test] if test else self.config
+        return self._train(config, norm, ["--eval-only"], places)
+
+    def _train(
+        self, config: str, norm: str, flags: Sequence[str], values: dict[str, Any]
+    ) -> list[str]:
+        options = ["--config-file", config, "--num-gpus", str(self.num_gpus), *flags]
+        overrides = [*self.overrides, *self.norm_words(norm), *self.variants.words(**values)]
+        return ["train", *options, *overrides]
+
+    def check_tests(self) -> None:
+        """Raise UserError unless the configs of further tests have the same model."""
+        for name, config in self.tests.items():
+            other = variants(open_config(config, self.overrides, self.device))
+            self.variants.check_same_model(other, name, [*self.places])
+
+    def check_settings(self) -> None:
+        """Save the settings; raise UserError, which names one, if the folder has other settings."""
+        # As JSON has them.
+        settings = json.loads(json.dumps(self._settings(), default=str))
+        path = self.output / SETTINGS
+        if path.is_file():
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            for key in dict.fromkeys([*earlier, *settings]):
+                if earlier.get(key) != settings.get(key):
+                    raise UserError(
+                        f"{self.output} was begun with {key} = {earlier.get(key)!r}, not "
+                        f"{settings.get(key)!r}; give the same, or another --output"
+                    )
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(json.dumps(settings, indent=1).encode())
+
+    def _settings(self) -> dict[str, Any]:
+        """Return all that must be equal in the runs of a folder: the options and the config."""
+        beside = {"--at": sorted(self.places), "--weights": self.weights, "--gpus": self.num_gpus}
+        own = {*self.variants.keys.values()} - {self.variants.keys["weights"]}
+        return beside | {k: v for k, v in self.variants.settings().items() if k not in own}
+
+
+def folder_name(norm: str) -> str:
+    """Return a norm as the name of a folder: "ILMGN(init='identity')" is "ILMGN-init=identity"."""
+    return re.sub(r"[^\w.=,+]+", "-", norm.replace("'", "").replace('"', "")).strip("-")
+
+
+def shown(words: Sequence[str]) -> str:
+    """Return words of a command as a shell takes them."""
+    return shlex.join(["python", "-m", "ilm_plugins", *words])

@@ -1,0 +1,91 @@
+"""The results of a comparison's runs: tables of values and of differences from the baseline."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import pandas as pd
+
+from ...errors import UserError
+from .statistics import Difference, holm, paired
+
+#: The name of the config's own test in tables.
+OWN_TEST = "test"
+
+
+class Value(NamedTuple):
+    """One metric of one run by one test; ``value`` is None where ``failure`` says why."""
+
+    norm: str
+    seed: int
+    test: str
+    metric: str
+    value: float | None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """All values of a comparison; the first norm is the baseline."""
+
+    norms: Sequence[str]
+    values: Sequence[Value]
+    metric: str
+    #: Norm -> text on how its model differs from the baseline's before training; empty without.
+    starts: dict[str, str] = field(default_factory=dict)
+    #: Norm -> its number of parameters.
+    parameters: dict[str, int] = field(default_factory=dict)
+    #: Norm -> "seconds" and "memory" of a training step.
+    steps: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """A row for each run, test and metric."""
+        return pd.DataFrame(self.values, columns=Value._fields)
+
+    @cached_property
+    def main(self) -> pd.DataFrame:
+        """The rows of the main metric that have a value."""
+        frame = self.frame[self.frame["metric"] == self.metric]
+        return frame.dropna(subset="value").astype({"value": float})
+
+    @property
+    def tests(self) -> list[str]:
+        return list(dict.fromkeys(self.main["test"])) or [OWN_TEST]
+
+    @property
+    def failures(self) -> list[Value]:
+        return [value for value in self.values if value.failure]
+
+    @property
+    def point(self) -> float:
+        """One point of the main metric: 1, or .01 where all values are fractions."""
+        values = self.main["value"].abs()
+        return 0.01 if len(values) and values.max() <= 1 else 1.0
+
+    def by_seed(self, norm: str, test: str) -> dict[int, float]:
+        """Return seed -> value of the main metric."""
+        rows = self.main[(self.main["norm"] == norm) & (self.main["test"] == test)]
+        return dict(zip(rows["seed"], rows["value"], strict=True))
+
+    def differences(self, test: str) -> dict[str, Difference | None]:
+        """Return each norm's difference from the baseline, p corrected over the norms."""
+        baseline, *others = self.norms
+        plain = self.by_seed(baseline, test)
+        found = holm([paired(self.by_seed(norm, test), plain) for norm in others])
+        return dict(zip(others, found, strict=True))
+
+
+def main_metric(values: Iterable[Value], wanted: str | None) -> str:
+    """Return the metric to compare: the wanted one, or the first; UserError if no run has it."""
+    names = list(dict.fromkeys(v.metric for v in values if v.value is not None))
+    if wanted is None:
+        return names[0] if names else ""
+    # A config may call coco/bbox_mAP what a record calls by another prefix.
+    for name in names:
+        if wanted in (name, name.rpartition("/")[2]):
+            return name
+    if not names:
+        return wanted
+    raise UserError(f"--metric {wanted!r}: the runs have {', '.join(names)}")

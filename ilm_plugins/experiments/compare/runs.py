@@ -1,0 +1,103 @@
+"""The runs of a comparison, one after the other, each an ordinary training in a subprocess."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ...frameworks.record import PLAIN, read
+from .plan import Plan
+
+#: Least number of seconds between two updates of the progress bar.
+INTERVAL = 1.0 if sys.stderr.isatty() else 60.0
+BAR = "{desc} {percentage:.0f}% of {total} runs |{bar}| {elapsed}, {remaining} left"
+
+
+def run_all(plan: Plan) -> None:
+    """Train and test what is not finished yet; a run that fails does not end the others."""
+    tests = ["", *plan.tests]
+    todo = [(seed, norm) for seed in plan.seeds for norm in plan.norms]
+    with tqdm(total=len(todo), bar_format=BAR, mininterval=INTERVAL) as bar:
+        for done, (seed, norm) in enumerate(todo):
+            bar.update(done - bar.n)
+            bar.set_description(f"{norm}, seed {seed}")
+            if train(plan, norm, seed, bar):
+                for test in tests:
+                    evaluate(plan, norm, seed, test)
+        bar.update(len(todo) - bar.n)
+        bar.set_description("all runs")
+
+
+def train(plan: Plan, norm: str, seed: int, bar: tqdm) -> bool:
+    """Train, or continue to train, until a run is complete; return whether it is."""
+    folder = plan.folder(norm, seed)
+    if is_complete(folder) or has_diverged(folder):
+        return is_complete(folder)
+    begun = bar.n
+    for fraction in call(plan.training(norm, seed), folder):
+        bar.update(begun + fraction - bar.n)
+    return is_complete(folder)
+
+
+def evaluate(plan: Plan, norm: str, seed: int, test: str) -> None:
+    """Evaluate a trained run by a test, "" for the config's own, unless that is done."""
+    folder = plan.folder(norm, seed)
+    if metrics(plan, norm, seed, test):
+        return
+    last = (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
+    # Only the name counts, so that a folder may be moved.
+    checkpoint = folder / Path(last).name
+    target = plan.folder(norm, seed, test)
+    for _ in call(plan.evaluation(norm, seed, test, checkpoint), target):
+        pass
+
+
+def call(words: Sequence[str], folder: Path) -> Iterator[float]:
+    """Run a command, its output in FOLDER.log; yield from time to time how far it is, 0 to 1."""
+    log = folder.with_name(folder.name + ".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ilm_plugins", *words], stdout=file, stderr=subprocess.STDOUT
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(1)
+                found = read(folder) or {}
+                yield found.get("run", 0) / max(1, found.get("planned", 1))
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+def is_complete(folder: Path) -> bool:
+    found = read(folder) or {"run": 0, "planned": 1}
+    return not has_diverged(folder) and 0 < found["planned"] <= found["run"]
+
+
+def has_diverged(folder: Path) -> bool:
+    return "diverged" in (read(folder) or {})
+
+
+def metrics(plan: Plan, norm: str, seed: int, test: str = "") -> dict[str, float]:
+    """Return the metrics of a run by a test; empty if there are none yet."""
+    found = read(plan.folder(norm, seed, test)) or {}
+    return found.get("metrics", {}).get(PLAIN, {}) if is_complete(plan.folder(norm, seed)) else {}
+
+
+def failure(plan: Plan, norm: str, seed: int) -> str | None:
+    """Return why a run has no result: its divergence, or its last line of output; else None."""
+    folder = plan.folder(norm, seed)
+    if has_diverged(folder):
+        return f"diverged: {read(folder)['diverged']}"
+    if metrics(plan, norm, seed):
+        return None
+    log = folder.with_name(folder.name + ".log")
+    if not log.is_file():
+        return "not run"
+    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return f"failed: {lines[-1][:200] if lines else 'no output'}; see {log}"

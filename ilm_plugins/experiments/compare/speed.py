@@ -1,0 +1,43 @@
+"""The time of a training step of each norm, measured in turn in one process."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+from .plan import Plan
+
+#: Iterations that are measured, after one to warm up.
+ROUNDS = 7
+
+
+def measure_steps(plan: Plan) -> dict[str, dict[str, float]]:
+    """Return norm -> median "seconds" of a step and, on a GPU, its peak "memory" in bytes."""
+    steps = {norm: plan.open(norm).training_step(max(1, plan.num_gpus)) for norm in plan.norms}
+    found: dict[str, list[tuple[float, int]]] = {norm: [] for norm in plan.norms}
+    for _ in range(1 + ROUNDS):
+        for norm, step in steps.items():
+            found[norm].append(_measure(step, plan.num_gpus > 0))
+    measured = {}
+    for norm, rounds in found.items():
+        seconds, memory = zip(*rounds[1:], strict=True)
+        measured[norm] = {"seconds": median(seconds)}
+        if plan.num_gpus:
+            measured[norm]["memory"] = max(memory)
+    return measured
+
+
+def _measure(step: Callable[[], None], on_gpu: bool) -> tuple[float, int]:
+    if not on_gpu:
+        begin = time.perf_counter()
+        step()
+        return time.perf_counter() - begin, 0
+    torch.cuda.reset_peak_memory_stats()
+    # What the other norms' models hold is not this step's.
+    held = torch.cuda.memory_allocated()
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    step()
+    torch.cuda.synchronize()
+    return time.perf_counter() - begin, torch.cuda.max_memory_allocated() - held

@@ -1,0 +1,100 @@
+"""Statistics of a comparison: paired differences, Holm's correction, what seeds can show."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import optimize, stats
+
+#: The level of a test, and the probability with which a real difference should be seen.
+ALPHA, POWER = 0.05, 0.8
+#: No more seeds than these are recommended.
+MOST_SEEDS = 10_000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean difference of a norm from the baseline over common seeds, with its 95 % interval.
+
+    Of one seed, all but ``mean`` are NaN.
+    """
+
+    seeds: int
+    mean: float
+    deviation: float
+    low: float
+    high: float
+    #: Of the two-sided paired t-test; Holm's correction changes it.
+    p: float
+
+    @property
+    def visible(self) -> float:
+        """The difference that as many seeds show with probability .8, at this deviation."""
+        return visible_difference(self.seeds, self.deviation)
+
+    def seeds_for(self, difference: float) -> int | None:
+        """Return how many seeds show a difference with probability .8; None for over 10,000."""
+        return needed_seeds(difference, self.deviation)
+
+
+def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
+    """Compare seed -> value of a norm with that of the baseline; None without a common seed."""
+    differences = np.array([values[seed] - baseline[seed] for seed in values if seed in baseline])
+    if not len(differences):
+        return None
+    mean = float(differences.mean())
+    if len(differences) == 1:
+        return Difference(1, mean, *[float("nan")] * 4)
+    deviation = float(differences.std(ddof=1))
+    if deviation == 0:  # the t-test divides by it
+        return Difference(len(differences), mean, 0.0, mean, mean, float(mean == 0))
+    test = stats.ttest_1samp(differences, 0)
+    low, high = map(float, test.confidence_interval(1 - ALPHA))
+    return Difference(len(differences), mean, deviation, low, high, float(test.pvalue))
+
+
+def holm(found: Sequence[Difference | None]) -> list[Difference | None]:
+    """Return the differences with their p corrected for their number, by Holm's step-down rule."""
+    order = sorted(
+        (i for i, one in enumerate(found) if one is not None and np.isfinite(one.p)),
+        key=lambda i: found[i].p,
+    )
+    corrected, largest = list(found), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * found[i].p))
+        corrected[i] = replace(found[i], p=largest)
+    return corrected
+
+
+def power(seeds: int, effect: float) -> float:
+    """Return the probability that a paired t-test sees a difference of ``effect`` deviations."""
+    freedom, shift = seeds - 1, effect * seeds**0.5
+    limit = stats.t.ppf(1 - ALPHA / 2, freedom)
+    # The other side of the test adds less than .001 at the powers that are asked for.
+    return float(stats.nct.sf(limit, freedom, shift))
+
+
+def visible_difference(seeds: int, deviation: float) -> float:
+    """Return the difference that a number of seeds, at least 2, shows with probability .8."""
+    if seeds < 2 or not deviation > 0:
+        return float("nan") if seeds < 2 else 0.0
+    # Two seeds need 16.3 standard errors, more seeds fewer; from 40 on, scipy's power is NaN.
+    highest = 20 / seeds**0.5
+    effect = optimize.brentq(lambda effect: power(seeds, effect) - POWER, 0, highest)
+    return effect * deviation
+
+
+def needed_seeds(difference: float, deviation: float) -> int | None:
+    """Return how many seeds, at least 2, show a difference with probability .8; None for many."""
+    if not np.isfinite(deviation):
+        return None
+    low, high = 1, 2  # too few, maybe enough
+    while visible_difference(high, deviation) > difference:
+        low, high = high, 2 * high
+        if low > MOST_SEEDS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = visible_difference(middle, deviation) <= difference
+        low, high = (low, middle) if enough else (middle, high)
+    return high

@@ -1,0 +1,55 @@
+"""Single steps of a training in detectron2: its batches, a model's outputs, an iteration."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from detectron2 import data, modeling
+from detectron2.config import CfgNode, instantiate
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer
+from detectron2.utils.events import EventStorage
+from omegaconf import DictConfig
+from torch import nn
+
+from .config import build_model
+
+
+def training_batches(cfg: CfgNode | DictConfig, processes: int = 1) -> Iterator[list[dict]]:
+    """Yield batches of the training set, of the size that one of several processes gets."""
+    if isinstance(cfg, CfgNode):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.IMS_PER_BATCH = max(1, cfg.SOLVER.IMS_PER_BATCH // processes)
+        return iter(data.build_detection_train_loader(cfg))
+    loader = cfg.dataloader.train
+    size = {"total_batch_size": max(1, loader.total_batch_size // processes)}
+    return iter(instantiate({**loader, **size}))
+
+
+def outputs(model: nn.Module, batch: list[dict]) -> Any:
+    """Return a model's feature maps, or without a backbone its predictions, in evaluation mode."""
+    if not isinstance(model.backbone, modeling.Backbone):
+        return model(batch)
+    return model.backbone(model.preprocess_image(batch).tensor)
+
+
+def training_step(cfg: CfgNode | DictConfig, processes: int = 1) -> Callable[[], None]:
+    """Return a function that trains a new model for one iteration, on the same batch each time."""
+    lazy = isinstance(cfg, DictConfig)
+    model = build_model(cfg).to(cfg.train.device if lazy else cfg.MODEL.DEVICE).train()
+    if lazy:
+        cfg = cfg.copy()
+        cfg.optimizer.params.model = model
+        optimizer, mixed = instantiate(cfg.optimizer), cfg.train.amp.enabled
+    else:
+        optimizer, mixed = DefaultTrainer.build_optimizer(cfg, model), cfg.SOLVER.AMP.ENABLED
+    batch = next(training_batches(cfg, processes))
+    trainer = (AMPTrainer if mixed else SimpleTrainer)(model, [batch], optimizer)
+    storage = EventStorage()
+
+    def step() -> None:
+        trainer._data_loader_iter_obj = iter([batch])
+        with storage:
+            trainer.run_step()
+            storage.step()
+
+    return step

@@ -1,0 +1,165 @@
+"""Variants of a config, with another norm, seed, folder or weights, as overrides of ``train``."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from ..errors import UserError
+from ..layers import parse_call
+from .config import OpenConfig
+
+#: The norm that stands for the config's own norms.
+AS_IS = "as-is"
+
+
+class YamlVariants:
+    """Variants of a detectron2 yaml config; the subclasses override what differs elsewhere."""
+
+    #: What a run sets -> its key.
+    keys: ClassVar = {"seed": "SEED", "folder": "OUTPUT_DIR", "weights": "MODEL.WEIGHTS"}
+    #: The key of the model, and settings of it that do not change the model.
+    model, beside = "MODEL", ("MODEL.WEIGHTS", "MODEL.DEVICE")
+    #: An example of a key that names a norm.
+    example = "MODEL.ROI_BOX_HEAD.NORM"
+
+    def __init__(self, opened: OpenConfig) -> None:
+        self.opened = opened
+
+    def settings(self) -> dict[str, Any]:
+        """Return key -> value of all settings; keys have dots, elements of lists their number."""
+        return dict(_flat(self.contents()))
+
+    def contents(self) -> Mapping[str, Any]:
+        return self.opened.config
+
+    def word(self, key: str, value: Any) -> list[str]:
+        """Return an override as words of the command line."""
+        return [key, str(value)]
+
+    def words(self, **values: Any) -> list[str]:
+        """Return the overrides of a run's ``seed``, ``folder`` and ``weights``."""
+        return [
+            word for name, value in values.items() for word in self.word(self.keys[name], value)
+        ]
+
+    def places(self) -> dict[str, str]:
+        """Return key -> norm of each place where the config names a norm."""
+        return {
+            key: norm
+            for key, norm in self.settings().items()
+            if self.is_norm(key.rpartition(".")[2]) and norm and isinstance(norm, str)
+        }
+
+    def is_norm(self, name: str) -> bool:
+        return name == "NORM"
+
+    def norm(self, place: str, norm: str) -> list[str]:
+        """Return the override that puts a norm at a place; UserError for an unknown place."""
+        if place not in self.settings():
+            raise UserError(
+                f"--at {place}: the config has no such key; give one such as {self.example}"
+            )
+        return self.word(place, norm)
+
+    def main_metric(self) -> str | None:
+        """Return the metric by which the config chooses its best checkpoint, or None."""
+        return None
+
+    def check_same_model(self, other: "YamlVariants", name: str, places: Sequence[str]) -> None:
+        """Raise UserError unless both configs have one model, apart from the norms at places."""
+        ours, theirs = self.settings(), other.settings()
+        for key in dict.fromkeys([*ours, *theirs]):
+            is_norm = any(f"{key}.".startswith(f"{place}.") for place in places)
+            if not key.startswith(f"{self.model}.") or key in self.beside or is_norm:
+                continue
+            if ours.get(key) != theirs.get(key):
+                raise UserError(
+                    f"--test {name}: its {key} is {theirs.get(key)!r}, expected "
+                    f"{ours.get(key)!r}; give a config of the same model"
+                )
+
+
+class LazyVariants(YamlVariants):
+    """Variants of a detectron2 LazyConfig."""
+
+    keys: ClassVar = {
+        "seed": "train.seed",
+        "folder": "train.output_dir",
+        "weights": "train.init_checkpoint",
+    }
+    model, beside = "model", ()
+    example = "model.roi_heads.box_head.conv_norm"
+
+    def contents(self) -> Mapping[str, Any]:
+        from omegaconf import OmegaConf
+
+        return OmegaConf.to_container(self.opened.config, resolve=True)
+
+    def word(self, key: str, value: Any) -> list[str]:
+        # Quoted for hydra's grammar, in which a bracket calls a function.
+        text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+        return [f"{key}={value}" if isinstance(value, int) else f"{key}='{text}'"]
+
+    def is_norm(self, name: str) -> bool:
+        return name in ("norm", "conv_norm")
+
+
+class MMEngineVariants(YamlVariants):
+    """Variants of a config of MMEngine; a place is a ``norm_cfg``, which is replaced as a whole."""
+
+    keys: ClassVar = {"seed": "randomness.seed", "folder": "work_dir", "weights": "load_from"}
+    model, beside = "model", ()
+    example = "model.backbone.norm_cfg"
+
+    def contents(self) -> Mapping[str, Any]:
+        return self.opened.config.to_dict()
+
+    def word(self, key: str, value: Any) -> list[str]:
+        return [f"{key}={value}"]
+
+    def places(self) -> dict[str, str]:
+        kinds = {k: v for k, v in self.settings().items() if k.endswith(".norm_cfg.type")}
+        return {
+            key.removesuffix(".type"): getattr(kind, "__name__", kind)
+            for key, kind in kinds.items()
+            if key.startswith("model.")
+        }
+
+    def norm(self, place: str, norm: str) -> list[str]:
+        kind, options = parse_call(norm)
+        if kind == "GN":  # mmcv requires the number; the default is detectron2's
+            options.setdefault("num_groups", 32)
+        settings = self.settings()
+        above = place.rpartition(".")[0]
+        if not any(key.startswith(f"{above}.") for key in settings):
+            raise UserError(
+                f"--at {place}: the config has no {above}; give a key such as {self.example}"
+            )
+        given = {"_delete_": True, "type": kind, **options}
+        if f"{place}.requires_grad" in settings:
+            given.setdefault("requires_grad", settings[f"{place}.requires_grad"])
+        return [
+            word for name, value in given.items() for word in self.word(f"{place}.{name}", value)
+        ]
+
+    def main_metric(self) -> str | None:
+        best = self.settings().get("default_hooks.checkpoint.save_best")
+        return best if isinstance(best, str) and best != "auto" else None
+
+
+def variants(opened: OpenConfig) -> YamlVariants:
+    """Return the variants of an open config."""
+    if opened.framework == "openmmlab":
+        return MMEngineVariants(opened)
+    return (LazyVariants if opened.path.endswith(".py") else YamlVariants)(opened)
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    nested = isinstance(node, list | tuple) and any(isinstance(item, Mapping) for item in node)
+    items = enumerate(node) if nested else node.items()
+    for name, value in items:
+        key = f"{prefix}{name}"
+        inner = isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value)
+        if isinstance(value, Mapping) or inner:
+            yield from _flat(value, f"{key}.")
+        else:
+            yield key, value
