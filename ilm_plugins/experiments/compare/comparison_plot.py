@@ -22,7 +22,7 @@ def draw(results: Results, path: Path) -> None:
     for (left, right), test in zip(axes, tests, strict=True):
         rows = results.main[results.main["test"] == test]
         sns.stripplot(
-            rows, x="value", y="norm", order=norms, ax=left, color=COLOUR, alpha=0.6, jitter=0.15
+            rows, x="value", y="norm", order=norms, ax=left, color=COLOUR, alpha=0.6, jitter=False
         )
         for i, norm in enumerate(norms):
             if values := [*results.by_seed(norm, test).values()]:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from tqdm import tqdm
 
@@ -60,9 +61,7 @@ def call(words: Sequence[str], folder: Path) -> Iterator[float]:
     log = folder.with_name(folder.name + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ilm_plugins", *words], stdout=file, stderr=subprocess.STDOUT
-        )
+        process = start(words, file)
         try:
             while process.poll() is None:
                 time.sleep(1)
@@ -72,6 +71,12 @@ def call(words: Sequence[str], folder: Path) -> Iterator[float]:
             if process.poll() is None:
                 process.terminate()
                 process.wait()
+
+
+def start(words: Sequence[str], file: IO) -> subprocess.Popen:
+    """Start a command of the package, its output in a file."""
+    command = [sys.executable, "-m", "ilm_plugins", *words]
+    return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
 
 def is_complete(folder: Path) -> bool:

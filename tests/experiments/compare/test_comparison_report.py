@@ -1,0 +1,129 @@
+"""Reports of comparisons, from made-up values."""
+
+import pytest
+
+pytest.importorskip("tabulate", reason="needs tabulate, of the extra ilm_plugins[compare]")
+
+from ilm_plugins.errors import UserError
+from ilm_plugins.experiments.compare import comparison_plot, comparison_report
+from ilm_plugins.experiments.compare.results import OWN_TEST, Results, Value, main_metric
+
+VALUES = {
+    OWN_TEST: {"GN": [40.0, 41.5, 39.0], "ILMGN": [41.0, 42.6, 40.2], "EN": [40.1, 41.0, 39.5]},
+    "dusk": {"GN": [20.0, 21.0, 22.0], "ILMGN": [18.0, 25.0, 21.0], "EN": [10.0, 11.1, 12.2]},
+}
+
+
+def results(values=VALUES, factor=1, seeds=3, failures=(), **options):
+    found = [
+        Value(norm, seed, test, metric, value * factor)
+        for test, norms in values.items()
+        for norm, numbers in norms.items()
+        for seed, value in enumerate(numbers[:seeds])
+        for metric in ("mIoU", "aAcc")
+    ]
+    return Results(["GN", "ILMGN", "EN"], [*found, *failures], "mIoU", **options)
+
+
+def row(page, norm, title="## mIoU"):
+    """The first row of a norm below a title."""
+    lines = page.partition(title + "\n")[2].splitlines()
+    return next(line for line in lines if line.startswith(f"| {norm}"))
+
+
+def test_the_table_has_mean_deviation_difference_and_p():
+    cells = [cell.strip() for cell in row(report(results()), "ILMGN").split("|")][1:-1]
+    # Differences 1.0, 1.1, 1.2: t = 19.05 of two degrees of freedom, p = .00274, doubled by Holm.
+    assert cells == ["ILMGN", "3", "41.3 ± 1.2", "+1.1 [+0.9, +1.3]", "0.005"]
+
+
+def report(found):
+    return comparison_report.markdown(found, "python -m ilm_plugins compare")
+
+
+def test_each_further_test_has_a_table():
+    assert "21.3 ± 3.5" in row(report(results()), "ILMGN", "## mIoU, dusk")
+
+
+def test_a_seen_difference_is_put_into_words():
+    assert "- ILMGN: 1.1 above GN (p = 0.005). A difference of 1 needs 3 seeds." in report(
+        results()
+    )
+
+
+def test_a_difference_that_is_not_seen_tells_what_the_seeds_would_show():
+    words = "- EN: no difference was seen; 3 seeds would show differences above 1.6."
+    assert words in report(results())
+
+
+def test_one_seed_shows_nothing():
+    assert "- EN: one seed shows nothing; give more --seeds." in report(results(seeds=1))
+
+
+def test_fractions_have_points_of_a_hundredth():
+    found = results(factor=0.01)
+    assert found.point == 0.01 and "+0.011 [+0.009, +0.013]" in report(found)
+
+
+def test_a_run_without_a_result_is_listed():
+    failure = Value("EN", 3, OWN_TEST, "", None, "diverged: the loss became NaN")
+    assert "- EN, seed 3: diverged: the loss became NaN" in report(results(failures=[failure]))
+
+
+def test_a_norm_without_any_result_keeps_its_row():
+    values = {OWN_TEST: {"GN": [40.0, 41.0], "EN": [41.0, 42.0]}}
+    page = report(results(values))
+    assert "no result" in row(page, "ILMGN") and "no seed has a result of both norms" in page
+
+
+def test_steps_are_shown_by_the_baselines():
+    steps = {"GN": {"seconds": 0.2}, "ILMGN": {"seconds": 0.21}}
+    found = results(parameters={"GN": 1000, "ILMGN": 1016}, steps=steps)
+    cells = [cell.strip() for cell in row(report(found), "ILMGN", "## Cost").split("|")][1:-1]
+    assert cells == ["ILMGN", "1,016", "0.210 s", "1.05"]
+
+
+def test_memory_is_shown_where_it_was_measured():
+    steps = {norm: {"seconds": 0.2, "memory": 3 * 2**20} for norm in ("GN", "ILMGN")}
+    found = results(parameters={"GN": 1000, "ILMGN": 1016}, steps=steps)
+    assert "3 MiB" in row(report(found), "ILMGN", "## Cost")
+
+
+def test_how_models_differ_at_the_start_is_listed():
+    assert "- EN: the same" in report(results(starts={"EN": "the same"}))
+
+
+def test_the_frame_has_a_row_for_each_run_test_and_metric():
+    assert len(results().frame) == 2 * 3 * 3 * 2
+
+
+def test_the_main_metric_is_the_first_without_a_choice():
+    assert main_metric(results().values, None) == "mIoU"
+
+
+def test_the_main_metric_is_found_without_its_prefix():
+    assert main_metric([Value("GN", 0, OWN_TEST, "coco/bbox_mAP", 0.4)], "bbox_mAP") == (
+        "coco/bbox_mAP"
+    )
+
+
+def test_an_unknown_metric_names_the_known_ones():
+    with pytest.raises(UserError, match=r"--metric 'AP': the runs have mIoU, aAcc"):
+        main_metric(results().values, "AP")
+
+
+def test_the_picture_shows_each_run(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        comparison_plot.Figure, "savefig", lambda figure, *_, **__: shown.append(figure)
+    )
+    comparison_plot.draw(results(), tmp_path / "compare.png")
+    left = shown[0].axes[0]
+    points = [tuple(map(float, p.get_offsets()[:, 0])) for p in left.collections]
+    assert sorted(map(sorted, points)) == sorted(map(sorted, VALUES[OWN_TEST].values()))
+
+
+def test_equal_results_give_an_equal_picture(tmp_path):
+    for name in ("a.png", "b.png"):
+        comparison_plot.draw(results(), tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

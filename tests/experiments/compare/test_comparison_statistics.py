@@ -1,0 +1,91 @@
+"""Statistics of comparisons against scipy and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy", reason="needs scipy, of the extra ilm_plugins[compare]")
+
+from scipy import stats
+
+from ilm_plugins.experiments.compare import statistics
+from ilm_plugins.experiments.compare.statistics import holm, needed_seeds, paired, power
+
+BASELINE = {0: 40.0, 1: 41.5, 2: 39.0, 3: 40.5}
+NORM = {0: 41.0, 1: 42.0, 2: 41.5, 3: 40.0}
+
+
+def test_the_interval_of_paired_differences_is_students():
+    found = paired(NORM, BASELINE)
+    low, high = stats.t.interval(0.95, 3, 0.875, np.std([1, 0.5, 2.5, -0.5], ddof=1) / 2)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.875, low, high))
+
+
+def test_p_is_that_of_scipys_paired_test():
+    expected = stats.ttest_rel([*NORM.values()], [*BASELINE.values()]).pvalue
+    assert paired(NORM, BASELINE).p == pytest.approx(expected)
+
+
+def test_only_common_seeds_are_paired():
+    assert paired(NORM, {0: 40.0, 7: 1.0, 1: 41.5}).seeds == 2
+
+
+def test_without_a_common_seed_there_is_no_difference():
+    assert paired(NORM, {7: 1.0}) is None
+
+
+def test_one_seed_has_no_interval():
+    found = paired({0: 2.0}, {0: 1.0})
+    assert found.mean == 1 and all(math.isnan(value) for value in (found.low, found.high, found.p))
+
+
+def test_equal_differences_have_an_interval_of_no_width():
+    found = paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
+    assert (found.low, found.mean, found.high, found.p) == (1, 1, 1, 0)
+
+
+def test_equal_results_have_no_difference():
+    assert paired(BASELINE, BASELINE).p == 1
+
+
+def difference(p):
+    return statistics.Difference(3, 1.0, 1.0, 0.0, 2.0, p)
+
+
+def test_holm_multiplies_the_smallest_p_by_the_number_of_norms():
+    assert [one.p for one in holm([difference(0.01), difference(0.3)])] == [0.02, 0.3]
+
+
+def test_holms_p_never_falls_below_a_smaller_one():
+    found = holm([difference(0.02), difference(0.012), difference(0.03)])
+    assert [one.p for one in found] == pytest.approx([0.04, 0.036, 0.04])
+
+
+def test_holm_leaves_out_norms_without_a_difference():
+    missing, single = None, paired({0: 2.0}, {0: 1.0})
+    found = holm([missing, single, difference(0.04)])
+    assert found[0] is None and found[2].p == 0.04
+
+
+@pytest.mark.parametrize("seeds, effect", [(3, 3.26), (5, 1.68), (10, 1.0), (34, 0.496)])
+def test_power_is_the_share_of_simulated_tests_that_see_the_difference(seeds, effect):
+    draws = np.random.default_rng(0).normal(effect, 1, (20_000, seeds))
+    share = (stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean()
+    # Three standard errors of the share.
+    assert abs(power(seeds, effect) - share) < 3 * (0.2 / 20_000) ** 0.5
+    assert abs(share - 0.8) < 0.02
+
+
+def test_as_many_seeds_as_needed_show_the_difference():
+    seeds = needed_seeds(1.0, 1.7)
+    visible = [statistics.visible_difference(n, 1.7) for n in (seeds, seeds - 1)]
+    assert visible[0] <= 1.0 < visible[1]
+
+
+def test_a_tiny_difference_needs_too_many_seeds_to_count():
+    assert needed_seeds(0.001, 5.0) is None
+
+
+def test_without_deviation_two_seeds_are_enough():
+    assert needed_seeds(1.0, 0.0) == 2
