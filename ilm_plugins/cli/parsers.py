@@ -195,13 +195,15 @@ def compare(argv: Sequence[str]) -> Namespace:
     what = "default: output/compare/ and the config's name"
     add("--output", type=_user_path, metavar="DIR", help=what)
     add("--dry-run", action="store_true", help="only print the command of each run")
-    words, overrides = _split_overrides(argv)
+    words, overrides = split_overrides(argv)
+    if late := [word for word in overrides if word.startswith("--")]:
+        p.error(f"{late[0]} comes after an override; give options before overrides")
     args = p.parse_args(words, Namespace(overrides=overrides, words=[*argv]))
     args.output = args.output or Path("output/compare", Path(args.config).stem)
     return args
 
 
-def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split a command line before its first override, KEY=VALUE or KEY VALUE with dots in KEY."""
     of_at = False
     for i, word in enumerate(argv):

@@ -1,0 +1,247 @@
+"""The command compare, on generated data: its runs, and what it refuses."""
+
+import json
+import os
+import shlex
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
+pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+
+import torch
+
+from ilm_plugins.__main__ import main
+from ilm_plugins.cli import parsers
+from ilm_plugins.experiments.compare import runs
+from ilm_plugins.frameworks import open_config, record
+from ilm_plugins.frameworks.variants import variants
+from runs import LAZY, SHAPES, SMALL, train_until_killed, write_mmengine_config
+
+#: A norm that fits the small segmenter, and the baseline.
+EN, GN = "EN(reduction=8)", "GN(num_groups=4)"
+
+
+class Forked:
+    """A command of the package in a fork of the launcher, with what Popen has of a process."""
+
+    def __init__(self, launcher, words, file):
+        self.launcher, self.status = launcher, None
+        self.process = launcher.start(words, Path(file.name))
+
+    def poll(self):
+        if self.status is None and self.launcher.has_ended():
+            self.status = self.launcher.wait()
+        return self.status
+
+    def terminate(self):
+        os.kill(self.process, signal.SIGTERM)
+
+    def wait(self):
+        self.status = self.launcher.wait() if self.status is None else self.status
+
+
+@pytest.fixture
+def started(launcher, monkeypatch):
+    """The commands that were started; a fork of this process has what they import."""
+    commands = []
+
+    def start(words, file):
+        commands.append(shlex.join(words))
+        return Forked(launcher, words, file)
+
+    monkeypatch.setattr(runs, "start", start)
+    return commands
+
+
+@pytest.fixture
+def config(datasets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return str(write_mmengine_config(tmp_path / "fcn.py", datasets))
+
+
+def compare(config, *words):
+    words, overrides = parsers.split_overrides(words)
+    return main(["compare", config, *words, "--num-gpus", "0", "--output", "out", *overrides])
+
+
+def frame():
+    return pd.read_csv("out/compare.csv")
+
+
+def test_each_run_is_trained_and_tested(config, started, capsys):
+    assert compare(config, GN, EN) == 0
+    table = frame().query("metric == 'mIoU'")
+    assert list(table["norm"]) == [GN, EN] and (table["value"] >= 0).all()
+    for norm in ("GN-num_groups=4", "EN-reduction=8"):
+        found = record.read(Path("out", norm, "seed0"))
+        assert (found["run"], found["planned"], found["seed"]) == (4, 4, 0)
+
+
+def test_finished_runs_are_skipped_and_a_norm_is_added(config, started):
+    words = "train_cfg.max_iters=1"
+    compare(config, GN, words)
+    started.clear()
+    compare(config, GN, "ILMGN(num_groups=4)", words)
+    assert started and all("ILMGN" in command for command in started)
+
+
+def test_a_changed_setting_is_named(config, started, capsys):
+    compare(config, GN, "train_cfg.max_iters=1")
+    assert compare(config, GN, "train_cfg.max_iters=2") == 2
+    assert "was begun with train_cfg.max_iters = 1, not 2" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_is_a_row(config, started):
+    compare(config, GN, EN, "optim_wrapper.optimizer.lr=1e30")
+    failures = frame().dropna(subset="failure")
+    assert list(failures["norm"]) == [GN, EN]
+    assert failures["failure"].str.startswith("diverged: ").all()
+
+
+def test_a_run_that_fails_is_a_row(config, started, datasets):
+    compare(config, GN, "train_dataloader.dataset.data_prefix.img_path=nowhere")
+    (failure,) = frame()["failure"]
+    assert failure.startswith("failed: ") and failure.endswith("seed0.log")
+
+
+def test_each_model_is_tested_by_another_config(config, started):
+    Path("dusk.py").write_text(
+        f"_base_ = {config!r}\n"
+        "test_dataloader = dict(dataset=dict(data_prefix=dict("
+        "img_path='images/training', seg_map_path='annotations/training')))\n"
+    )
+    compare(config, GN, "--test", "dusk", "dusk.py", "train_cfg.max_iters=1")
+    images = [
+        record.read(Path("out/GN-num_groups=4/seed0", t))["test images"] for t in ("", "dusk")
+    ]
+    assert images == [4, 8] and set(frame()["test"]) == {"test", "dusk"}
+
+
+def test_a_test_of_another_model_is_refused(config, started, capsys):
+    Path("wide.py").write_text(
+        f"_base_ = {config!r}\nmodel = dict(decode_head=dict(channels=48))\n"
+    )
+    assert compare(config, GN, "--test", "wide", "wide.py") == 2
+    words = "--test wide: its model.decode_head.channels is 48, expected 32"
+    assert words in capsys.readouterr().err
+
+
+def test_norms_that_do_not_fit_are_named_before_any_training(config, started, capsys):
+    assert compare(config, GN, "EN(reduction=24)", "NoSuchNorm") == 2
+    message = capsys.readouterr().err
+    assert "reduction=24 does not divide" in message and "NoSuchNorm" in message
+    assert not started
+
+
+def test_a_place_that_the_config_lacks_is_refused(config, started, capsys):
+    assert compare(config, GN, "--at", "model.neck.norm_cfg") == 2
+    words = "--at model.neck.norm_cfg: the config has no model.neck"
+    assert words in capsys.readouterr().err
+
+
+def test_a_norm_stands_only_where_at_says(config, capsys):
+    compare(config, "SN", "--at", "model.decode_head.norm_cfg", "--dry-run")
+    printed = capsys.readouterr().out
+    assert "model.decode_head.norm_cfg.type=SN" in printed and "backbone.norm_cfg" not in printed
+
+
+def test_the_norm_replaces_all_options_but_requires_grad(datasets, tmp_path):
+    path = write_mmengine_config(tmp_path / "fcn.py", datasets)
+    opened = open_config(str(path), ["model.backbone.norm_cfg.requires_grad=False"])
+    words = variants(opened).norm("model.backbone.norm_cfg", "EN(normalizers=('IN', 'LN'))")
+    found = open_config(str(path), [*words]).config.model.backbone.norm_cfg
+    assert found == {"type": "EN", "normalizers": ("IN", "LN"), "requires_grad": False}
+
+
+def test_a_dry_run_prints_commands_and_writes_nothing(config, capsys):
+    compare(config, GN, EN, "--seeds", "3", "4", "--dry-run")
+    lines = [line for line in capsys.readouterr().out.splitlines() if " train " in line]
+    assert len(lines) == 4 and "randomness.seed=3" in lines[0]
+    assert not Path("out").exists()
+
+
+def test_a_norm_that_is_given_twice_is_refused(config, capsys):
+    assert compare(config, GN, GN) == 2
+    assert "is given twice" in capsys.readouterr().err
+
+
+def test_weights_start_each_norm_as_the_converted_model(config, started):
+    torch.manual_seed(3)
+    words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")
+    words += variants(open_config(config)).norm("model.decode_head.norm_cfg", "BN")
+    model = open_config(config, words).build_model()
+    torch.save({"state_dict": model.state_dict()}, "bn.pth")
+    norms = "BN", EN, "SN"
+    assert compare(config, *norms, "--weights", "bn.pth", "train_cfg.max_iters=1") == 0
+    page = Path("out/compare.md").read_text()
+    assert f"- BN: the same\n- {EN}: the same\n- SN: outputs differ by " in page
+    start = torch.load("out/EN-reduction=8/weights.pth")["state_dict"]
+    weight = model.state_dict()["decode_head.conv_seg.weight"]
+    assert torch.equal(start["decode_head.conv_seg.weight"], weight)
+
+
+def test_weights_may_be_a_backbones(config, started):
+    words = variants(open_config(config)).norm("model.backbone.norm_cfg", "BN")
+    backbone = open_config(config, words).build_model().backbone
+    torch.save(backbone.state_dict(), "backbone.pth")
+    compare(config, "BN", "SN", "--weights", "backbone.pth", "train_cfg.max_iters=1")
+    start = torch.load("out/SN/weights.pth")["state_dict"]
+    assert torch.equal(start["backbone.conv1.weight"], backbone.state_dict()["conv1.weight"])
+
+
+@pytest.mark.wide
+def test_a_killed_run_is_continued(config, started, launcher):
+    compare(config, GN, "--dry-run")
+    from ilm_plugins.experiments.compare.plan import Plan
+
+    plan = Plan(config, [GN], [0], Path("out"))
+    folder = plan.folder(GN, 0)
+    train_until_killed(launcher, plan.training(GN, 0), folder / "iter_2.pth")
+    compare(config, GN)
+    assert record.read(folder)["run"] == 4
+    assert "resumed epoch: 0, iter: 2" in folder.with_name("seed0.log").read_text()
+
+
+@pytest.mark.wide
+def test_a_yaml_config_is_compared(started, datasets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = "MODEL.ROI_BOX_HEAD.NORM"
+    words = ["--at", place, "--seeds", "0", "1", *SMALL, "SOLVER.MAX_ITER", "2"]
+    assert compare(str(SHAPES), "GN", "ILMGN", *words) == 0
+    table = frame().query("metric == 'bbox/AP'")
+    assert list(table["norm"]) == ["GN", "GN", "ILMGN", "ILMGN"]
+    assert list(table["seed"]) == [0, 1, 0, 1]
+
+
+@pytest.mark.wide
+def test_a_lazy_config_is_compared(started, datasets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("lazy.py").write_text(LAZY)
+    assert compare("lazy.py", "GN", "EN(reduction=8)", "--at", "model.backbone.norm") == 0
+    assert list(frame().query("metric == 'bbox/AP'")["norm"]) == ["GN", "EN(reduction=8)"]
+
+
+@pytest.mark.parametrize(
+    "words, overrides",
+    [
+        ("c.yaml GN EN --seeds 0 1 SOLVER.MAX_ITER 3", "SOLVER.MAX_ITER 3"),
+        ("c.yaml GN EN --at MODEL.FPN.NORM --seeds 0", ""),
+        ("c.yaml GN --at MODEL.FPN.NORM MODEL.RESNETS.NORM SOLVER.MAX_ITER 3", "SOLVER.MAX_ITER 3"),
+        ("c.py GN EN train_cfg.max_iters=3", "train_cfg.max_iters=3"),
+        ("c.py EN(eps=1e-3) --at model.backbone.norm_cfg a=1 b.c=2", "a=1 b.c=2"),
+    ],
+)
+def test_overrides_are_told_from_norms_and_places(words, overrides):
+    args = parsers.compare(words.split())
+    assert args.overrides == overrides.split() and not {*args.overrides} & {*args.at, *args.norms}
+
+
+def test_settings_are_kept_as_json(config, started):
+    compare(config, GN, "train_cfg.max_iters=1")
+    settings = json.loads(Path("out/compare.json").read_text())
+    assert settings["train_cfg.max_iters"] == 1
+    assert settings["--at"] == ["model.backbone.norm_cfg", "model.decode_head.norm_cfg"]
