@@ -83,7 +83,7 @@ def test_operators_are_what_torch_asks_of_them(name, layout, dtype):
     for t, need in zip((x, *tensors), needs, strict=True):
         t.requires_grad_(need)
     operator = torch.ops.ilm_plugins
-    running = [layer.running_mean, layer.running_var] if name in MIXTURES else []
+    running = [layer.running_mean, layer.running_variance] if name in MIXTURES else []
     arguments = x, groups, key, tensors, present, running
     torch.library.opcheck(operator.forward.default, arguments)
     y, statistics, _ = (t.detach() for t in operator.forward(*arguments))

@@ -301,7 +301,7 @@ def test_layers(name, dtype, layout, path):
 @runs
 def test_running_statistics_of_any_strides_move():
     layer, x = build("SN", 8), make_map(2, 8, 3, 3)
-    apart, names = copy.deepcopy(layer), ("running_mean", "running_var")
+    apart, names = copy.deepcopy(layer), ("running_mean", "running_variance")
     for name in names:
         setattr(apart, name, getattr(layer, name).repeat_interleave(2)[::2])
     with use_backend("triton"):
