@@ -7,14 +7,12 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 
-from cases import randomized
+from cases import MIXTURES, randomized
 from close import assert_equal
 from ilm_plugins import NORMS, surgery
 from ilm_plugins.checkpoints import find_absent
-from ilm_plugins.layers.mixture import MixtureNorm
 
 C = 64
-MIXTURES = [key for key, norm in NORMS.items() if issubclass(norm, MixtureNorm)]
 
 
 def older(state):
