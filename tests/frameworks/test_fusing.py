@@ -1,4 +1,4 @@
-"""Functions of other packages that fuse BatchNorm into a convolution do not take a mixture for it."""
+"""Functions of other packages that fuse BatchNorm do not take a mixture for it."""
 
 import copy
 

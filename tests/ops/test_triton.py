@@ -273,6 +273,16 @@ def test_squares_that_overflow_give_nan(name, path):
 
 
 @runs
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+@pytest.mark.parametrize("normalizer, far", [("LN", (slice(None), 1)), ("BN", (0,))])
+def test_squares_that_overflow_between_channels_or_images_standardize_to_zero(normalizer, far):
+    layer, x = NORMS["SN"](8, normalizers=(normalizer,)).to(DEVICE), make_map(2, 8, 5, 5)
+    x[far] += 1e25
+    with use_backend("triton"):
+        assert not layer(x).any()
+
+
+@runs
 def test_a_nan_in_the_encoder_reaches_every_gradient_that_it_reaches_in_the_reference():
     layer = ILMGroupNorm(16, 4, key_group_size=4, hidden=3).to(DEVICE)
     layer.encode.weight.detach()[1, 0] = torch.nan
