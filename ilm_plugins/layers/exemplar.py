@@ -177,7 +177,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         else:
             z = normalized_means
             if reduce is not None:  # a grouped convolution with weights (C/r, r, 1)
-                z = (z.unflatten(-1, reduce.shape[:2]) * reduce.squeeze(2)).sum(-1)
+                # Not unflatten, which ONNX has from opset 13 on.
+                z = (z.reshape(*z.shape[:2], *reduce.shape[:2]) * reduce.squeeze(2)).sum(-1)
             features = project(z, z.unsqueeze(1)).flatten(1)  # v = z z^T
         hidden = ACTIVATIONS[self.activation](project(features, expand, expand_bias))
         return project(hidden, ratio, ratio_bias).softmax(1)
