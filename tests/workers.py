@@ -103,11 +103,17 @@ def gradients(rank, size, port, shares):
     check_gradients(DistributedDataParallel, read, shares, keys, steps=(1, 2))
 
 
-def by_fsdp(model):
+def by_fsdp(model, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that one process shards nothing
-        options = {"use_orig_params": True, "device_id": torch.device("cpu")}
+        options |= {"use_orig_params": True, "device_id": torch.device("cpu")}
         return fsdp.FullyShardedDataParallel(model, **options)
+
+
+def by_fsdp_by_size(model):
+    """Also the larger children of layers become units of their own."""
+    by_size = fsdp.wrap.size_based_auto_wrap_policy
+    return by_fsdp(model, auto_wrap_policy=partial(by_size, min_num_params=50))
 
 
 def gradients_of_fsdp(model):
@@ -123,13 +129,23 @@ def by_fully_shard(model):
     return fsdp.fully_shard(model, mesh=mesh)
 
 
+def by_fully_shard_of_children(model):
+    mesh = dist.init_device_mesh("cpu", (dist.get_world_size(),))
+    for module in reversed(list(model.modules())):
+        if list(module.parameters()):
+            fsdp.fully_shard(module, mesh=mesh)
+    return model
+
+
 def gradients_of_fully_shard(model):
     return {name: grad.full_tensor() for name, grad in own_gradients(model).items()}
 
 
 SHARDED = {
     "FSDP": (by_fsdp, gradients_of_fsdp),
+    "FSDP by size": (by_fsdp_by_size, gradients_of_fsdp),
     "fully_shard": (by_fully_shard, gradients_of_fully_shard),
+    "fully_shard of children": (by_fully_shard_of_children, gradients_of_fully_shard),
 }
 
 

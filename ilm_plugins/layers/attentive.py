@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ..ops import Attentive, restandardize
 from .base import AdaptiveNorm, parameter
+from .children import Child, weight_and_bias
 from .options import check_choice, check_eps, check_positive, fit_width
 from .projection import Projection, project
 
@@ -12,7 +13,7 @@ from .projection import Projection, project
 FEATURE_EPS = 1e-3
 
 
-class AffinePairs(nn.Module):
+class AffinePairs(Child):
     """K scales ``weight`` (K, C), drawn around 1, and shifts ``bias`` (K, C), drawn around 0."""
 
     def __init__(self, num_affine: int, num_channels: int, init: str, **factory) -> None:
@@ -101,8 +102,8 @@ class AttentiveNorm(AdaptiveNorm, nn.GroupNorm):
         self.pairs = AffinePairs(num_affine, num_channels, init, **factory)
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
-        modules = self, self._modules["attention"], self._modules["pairs"]
-        return tuple(parameter(m, name) for m in modules for name in ("weight", "bias"))
+        own, modules = (parameter(self, "weight"), parameter(self, "bias")), self._modules
+        return *own, *weight_and_bias(modules["attention"]), *weight_and_bias(modules["pairs"])
 
     def network(self) -> Attentive:
         return Attentive(self.num_groups, self.eps, self.num_affine, FEATURE_EPS)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..ops import Autoencoder, cast, coarsen, duplicate, moments, restandardize
 from .base import AdaptiveNorm, parameter
+from .children import weight_and_bias
 from .options import check, check_choice, check_eps, check_positive
 from .projection import Projection, project
 
@@ -98,8 +99,8 @@ class AutoencoderNorm(AdaptiveNorm):
         return getattr(self, option) == value
 
     def rescale_tensors(self) -> tuple[Tensor, ...]:
-        maps = (self._modules[name] for name in ("encode", "decode_mean", "decode_var"))
-        maps = (parameter(module, "weight") for module in maps)
+        modules = self._modules
+        maps = [weight_and_bias(modules[n])[0] for n in ("encode", "decode_mean", "decode_var")]
         own = parameter(self, "weight"), parameter(self, "bias")
         return *own, *maps, self._buffers["omega_offset"]
 

@@ -24,7 +24,9 @@ class AdaptiveNorm(nn.GroupNorm):
 
     Shape: input and output (N, C, *), any number of spatial dimensions. Float32 and bfloat16 inputs
     are normalized as in float64, up to rounding, while they differ from their means by at most 2^52
-    (4.5e15). From 1e19 on, where squares overflow, the output is NaN; nn.GroupNorm's is 0 or NaN.
+    (4.5e15). From 1e19 on, squares overflow; nn.GroupNorm's output is then 0 or NaN. Here it is NaN
+    if they overflow within one of the ``moment_groups``. If they overflow only between these
+    groups, or between images, the values that coarser statistics standardize are 0 or NaN.
 
     A subclass defines which moments it needs (``moment_groups``), how it computes scale and shift
     (``rescale``), and from which tensors (``rescale_tensors``).

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ..ops import Exemplar, cast, moments
 from .base import parameter
+from .children import weight_and_bias
 from .mixture import MixtureNorm, weighted_sum
 from .options import check_choice, check_positive, fit_width, takes_options_of
 from .projection import ACTIVATIONS, Projection, project
@@ -128,15 +129,12 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
 
     def rescale_tensors(self) -> tuple[Tensor | None, ...]:
         modules = self._modules
-        expand, ratio = modules["expand"], modules["ratio"]
         return (
             parameter(self, "weight"),
             parameter(self, "bias"),
-            parameter(modules["reduce"], "weight") if self.ratio_net == "conv" else None,
-            parameter(expand, "weight"),
-            parameter(expand, "bias"),
-            parameter(ratio, "weight"),
-            parameter(ratio, "bias"),
+            weight_and_bias(modules["reduce"])[0] if self.ratio_net == "conv" else None,
+            *weight_and_bias(modules["expand"]),
+            *weight_and_bias(modules["ratio"]),
             *self.running_statistics(),
         )
 
@@ -179,7 +177,8 @@ class ExemplarNorm(MixtureNorm, nn.GroupNorm):
         else:
             z = normalized_means
             if reduce is not None:  # a grouped convolution with weights (C/r, r, 1)
-                z = (z.unflatten(-1, reduce.shape[:2]) * reduce.squeeze(2)).sum(-1)
+                # Not unflatten, which ONNX has from opset 13 on.
+                z = (z.reshape(*z.shape[:2], *reduce.shape[:2]) * reduce.squeeze(2)).sum(-1)
             features = project(z, z.unsqueeze(1)).flatten(1)  # v = z z^T
         hidden = ACTIVATIONS[self.activation](project(features, expand, expand_bias))
         return project(hidden, ratio, ratio_bias).softmax(1)

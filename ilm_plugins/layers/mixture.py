@@ -1,20 +1,22 @@
 """The base class of the mixtures: the normalizers that they mix, and BN's running statistics."""
 
 import copy
-import sys
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import add
 
 import torch
 from torch import Tensor, distributed
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..ops import SharedBatch, adaptive_norm, coarsen, duplicate, over_batch, pool
 from .base import AdaptiveNorm
 from .options import check, check_choice, check_eps, check_fraction, check_positive, fit_width
 
 NORMALIZERS = ("IN", "LN", "BN", "GN")
+#: Names of the running variance in a mixture; and in BatchNorm and mixtures of older versions.
+VARIANCE, BN_VARIANCE = "running_variance", "running_var"
+#: Initial values of BN's running statistics.
+RUNNING = {"running_mean": 0.0, VARIANCE: 1.0}
 
 
 class MixtureNorm(AdaptiveNorm):
@@ -38,7 +40,9 @@ class MixtureNorm(AdaptiveNorm):
     a layer; OpenMMLab's frozen_stages and norm_eval set it to evaluation mode, to the same effect.
     ``requires_grad_(False)`` alone fixes only the parameters, as in BatchNorm.
 
-    Buffers: ``running_mean``, ``running_var`` (C), None without BN.
+    Buffers: ``running_mean``, ``running_variance`` (C), None without BN. The variance is not named
+    as in BatchNorm, because other packages would take the layer for one, and fuse it into a
+    convolution. State dicts of older versions, in which it is ``running_var``, load.
 
     For the other arguments see :class:`~ilm_plugins.layers.base.AdaptiveNorm`.
 
@@ -51,7 +55,8 @@ class MixtureNorm(AdaptiveNorm):
     """
 
     running_mean: Tensor | None
-    initial_values = AdaptiveNorm.initial_values | {"running_mean": 0.0, "running_var": 1.0}
+    running_variance: Tensor | None
+    initial_values = AdaptiveNorm.initial_values | RUNNING
 
     def __init__(
         self,
@@ -84,19 +89,15 @@ class MixtureNorm(AdaptiveNorm):
         self.normalizers = tuple(normalizers)
         self.num_groups = num_groups if "GN" in normalizers else 1
         self.moment_groups = num_channels  # channels, as for IN; coarser moments follow from these
-        for name, initial in (("running_mean", 0.0), ("running_var", 1.0)):
+        for name, initial in RUNNING.items():
             values = torch.full((num_channels,), initial, device=device, dtype=dtype)
             self.register_buffer(name, values if "BN" in normalizers else None)
 
-    @property
-    def running_var(self) -> Tensor | None:
-        """BN's running variance (C), a buffer; None without BN."""
-        # torch's function takes any module with a BatchNorm's attributes, and fuses BatchNorm.
-        if sys._getframe(1).f_code is fuse_conv_bn_eval.__code__:
-            raise TypeError(
-                f"{type(self).__name__} cannot be fused into a convolution; leave it out"
-            )
-        return self.__getattr__("running_var")
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **options) -> None:
+        if prefix + BN_VARIANCE in state_dict:
+            # It replaces the current name's tensor, an initial one where a dict was merged of both.
+            state_dict[prefix + VARIANCE] = state_dict.pop(prefix + BN_VARIANCE)
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
 
     @property
     def uses_batch_statistics(self) -> bool:
@@ -128,7 +129,7 @@ class MixtureNorm(AdaptiveNorm):
         if self.synchronizes:
             return self._forward_synchronized(x)
         buffers = self._buffers
-        running = buffers["running_mean"], buffers["running_var"], self.momentum
+        running = buffers["running_mean"], buffers[VARIANCE], self.momentum
         y, mean, var = self.normalize(x, running)
         self.update_running_stats(mean, var, count=x.numel() // x.shape[1])
         return y
@@ -161,14 +162,13 @@ class MixtureNorm(AdaptiveNorm):
         mean, var = pool(mean, var, dim=0)
         unbiased = var * (count / (count - 1))
         self.running_mean.lerp_(mean.to(self.running_mean), momentum)
-        running_var = self._buffers["running_var"]
-        running_var.lerp_(unbiased.to(running_var), momentum)
+        self.running_variance.lerp_(unbiased.to(self.running_variance), momentum)
 
     def running_statistics(self) -> tuple[Tensor | None, Tensor | None]:
         """Return the running mean and variance (C) if BN uses them now; else two Nones."""
         if self.uses_batch_statistics or self.running_mean is None:
             return None, None
-        return self._buffers["running_mean"], self._buffers["running_var"]
+        return self._buffers["running_mean"], self._buffers[VARIANCE]
 
     def statistics(
         self, mean: Tensor, var: Tensor, running_mean: Tensor | None, running_var: Tensor | None

@@ -5,10 +5,12 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .children import Child
+
 
 # It is not an nn.Linear, because frameworks re-initialize, quantize or adapt every nn.Linear they
 # find.
-class Projection(nn.Module):
+class Projection(Child):
     """The weight (out, in) and the bias of a small linear map, which :func:`project` computes.
 
     ``init`` is "default" (as nn.Linear), "normal" (ILM paper, Section 4.1.1) or "zeros".
@@ -25,7 +27,8 @@ class Projection(nn.Module):
         super().__init__()
         self.in_features, self.out_features, self.init = in_features, out_features, init
         self.weight = nn.Parameter(torch.empty(out_features, in_features, **factory))
-        self.bias = nn.Parameter(torch.empty(out_features, **factory)) if bias else None
+        values = nn.Parameter(torch.empty(out_features, **factory)) if bias else None
+        self.register_parameter("bias", values)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -1,5 +1,6 @@
 """Rules that make a norm's tensors from another norm's tensors."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from ..layers import AttentiveNorm, ExemplarNorm, SparseSwitchNorm, SwitchNorm
 from ..layers.attentive import balanced
 from ..layers.autoencoder import AutoencoderNorm
+from ..layers.mixture import BN_VARIANCE, VARIANCE
 from .norms import kind_of_module
 
 #: A state dict, of a model or of a single norm: name -> tensor.
@@ -24,7 +26,9 @@ def refuse(wrong: object, reason: str) -> None:
 
 
 _AFFINE = {"weight", "bias"}
-_RUNNING = {"running_mean", "running_var"}
+_RUNNING = {"running_mean", BN_VARIANCE}
+#: The variance of a mixture of an older version has BatchNorm's name.
+_MIXTURES_RUNNING = {*_RUNNING, VARIANCE}
 _DECODERS = ("decode_mean.weight", "decode_var.weight")
 _SWITCH = _AFFINE | {"mean_weight", "var_weight"}
 _ATTENTION = "attention.weight", "attention.bias"
@@ -39,9 +43,9 @@ LAYOUTS = {
     "GN or IN": (_AFFINE, set()),
     "BN": (_RUNNING, _AFFINE | {"num_batches_tracked"}),
     "ILM": (_AFFINE | {"encode.weight", *_DECODERS, "omega_offset"}, set()),
-    "EN": (_AFFINE | _RATIOS, _RUNNING | {"reduce.weight", "num_batches_tracked"}),
-    "SN": (_SWITCH, _RUNNING),
-    "SSN": (_SWITCH | {"radius", "mean_fixed", "var_fixed"}, _RUNNING),
+    "EN": (_AFFINE | _RATIOS, _MIXTURES_RUNNING | {"reduce.weight", "num_batches_tracked"}),
+    "SN": (_SWITCH, _MIXTURES_RUNNING),
+    "SSN": (_SWITCH | {"radius", "mean_fixed", "var_fixed"}, _MIXTURES_RUNNING),
     "AN": (_AFFINE | {*_ATTENTION, *_PAIRS}, set()),
     "released ILM": (
         {"weight_bias", "bias_bias", "fc_embed.0.weight"}
@@ -76,7 +80,7 @@ def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor
         mean = source["running_mean"]
         source = {**source, "weight": torch.ones_like(mean), "bias": torch.zeros_like(mean)}
     wanted = {key: tensor.detach().clone() for key, tensor in layer.state_dict().items()}
-    new = wanted | rule(source, layer)
+    new = wanted | name_variance(rule(source, layer), wanted)
     for key in _AFFINE & new.keys() - wanted.keys():
         is_used = new[key].is_meta or (new[key] != (key == "weight")).any()
         refuse(is_used, f"it has a {key}, which {name} lacks")
@@ -84,6 +88,14 @@ def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor
         found, in_layer = (f"shape {tuple(tensor.shape)}" for tensor in (new[key], own))
         refuse(found != in_layer, f"{key} has {found}, {in_layer} in the layer")
     return {key: new[key] for key in wanted}
+
+
+def name_variance(state: State, wanted: State) -> State:
+    """Give a running variance the name that it has in ``wanted``."""
+    for name, other in itertools.permutations((VARIANCE, BN_VARIANCE)):
+        if name in wanted and other in state:
+            return {name if key == other else key: tensor for key, tensor in state.items()}
+    return state
 
 
 # A rule takes a norm's tensors and the new layer, which it does not change, and returns the layer's

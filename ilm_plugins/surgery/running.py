@@ -53,7 +53,7 @@ def recalibrate(
         if x.numel() > layer.num_channels or layer.synchronizes:
             if not calls[layer]:  # NaN times the weight 0 is NaN
                 layer.running_mean.zero_()
-                layer.running_var.zero_()
+                layer.running_variance.zero_()
             calls[layer] += 1
             layer.momentum = 1 / calls[layer]
 

@@ -108,11 +108,12 @@ def fit_state(state: State, model: nn.Module) -> tuple[dict[str, Tensor], Report
         tensors, kind, target = found[source], kind_of(found[source]), norms.kind_of_module(layer)
         chosen = chosen_by(tensors)
         if kind == target:
+            new = rules.name_variance(tensors, layer.state_dict())
             # A weight and a bias alone may be of any norm.
-            if source not in own_norms and kind != "GN or IN":
-                for key, tensor in tensors.items():
+            if new is not tensors or (source not in own_norms and kind != "GN or IN"):
+                for key in tensors:
                     state.pop(_join(source, key), None)
-                    state[_join(name, key)] = tensor
+                state.update({_join(name, key): tensor for key, tensor in new.items()})
                 report.converted[name] = "renamed"
         elif chosen not in (None, _normalizer_of(layer)):
             report.left[source] = f"its ratios are fixed on {chosen}, which {layer} is not"

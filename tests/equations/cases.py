@@ -34,7 +34,7 @@ def options_of(layer, *names):
     """What the transcription of a layer takes by name."""
     options = {name: getattr(layer, name) for name in ("num_groups", "eps", *names)}
     if not layer.training and getattr(layer, "running_mean", None) is not None:
-        options |= {"running_mean": layer.running_mean, "running_var": layer.running_var}
+        options |= {"running_mean": layer.running_mean, "running_var": layer.running_variance}
     return options
 
 
@@ -155,7 +155,7 @@ def randomized(make, dtype=torch.float64, seed=0):
         for name, buffer in layer.named_buffers():
             if name == "running_mean":
                 buffer.copy_(torch.randn(buffer.shape, generator=generator))
-            elif name == "running_var":
+            elif name == "running_variance":
                 buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
     return layer
 

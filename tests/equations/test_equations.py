@@ -69,15 +69,15 @@ def test_rescaling_is_what_the_transcription_rescales_by(name):
 def test_running_statistics_are_those_of_batch_norm(name):
     layer = CASES[name][0](momentum=0.3).double()
     reference = nn.BatchNorm2d(CHANNELS, momentum=0.3).double()
-    transcribed = layer.running_mean.clone(), layer.running_var.clone()
+    transcribed = layer.running_mean.clone(), layer.running_variance.clone()
     for seed in range(3):
         x = inputs(4, CHANNELS, 3, 5, seed=seed)
         layer(x)
         reference(x)
         transcribed = transcription.running_update(*transcribed, x, 0.3)
     for expected in (transcribed, [reference.running_mean, reference.running_var]):
-        assert_close((layer.running_mean, layer.running_var), expected)
-    assert layer.running_var._version >= 3  # by which autograd refuses graphs of older values
+        assert_close((layer.running_mean, layer.running_variance), expected)
+    assert layer.running_variance._version >= 3  # by which autograd refuses graphs of older values
     assert name != "EN" or layer.num_batches_tracked == 3
     half, single, x = CASES[name][0]().bfloat16(), CASES[name][0](), x.bfloat16()
     half(x), single(x.float())

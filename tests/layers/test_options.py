@@ -107,7 +107,7 @@ def test_parameter_names_and_shapes():
     maps = {"encode.weight": (2, 4), "decode_mean.weight": (4, 2), "decode_var.weight": (4, 2)}
     for layer in (NORMS["ILMGN"](64), NORMS["ILMIN"](64), NORMS["AssocNorm"](64, num_key_groups=4)):
         assert shapes_of(layer) == {**affine, **maps, "omega_offset": ()}
-    running = {"running_mean": (64,), "running_var": (64,)}
+    running = {"running_mean": (64,), "running_variance": (64,)}
     assert shapes_of(NORMS["EN"](64)) == {
         **{"weight": (3, 64), "bias": (3, 64), "reduce.weight": (2, 32, 1)},
         **{"expand.weight": (150, 9), "expand.bias": (150,)},

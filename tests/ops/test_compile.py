@@ -83,7 +83,7 @@ def test_operators_are_what_torch_asks_of_them(name, layout, dtype):
     for t, need in zip((x, *tensors), needs, strict=True):
         t.requires_grad_(need)
     operator = torch.ops.ilm_plugins
-    running = [layer.running_mean, layer.running_var] if name in MIXTURES else []
+    running = [layer.running_mean, layer.running_variance] if name in MIXTURES else []
     arguments = x, groups, key, tensors, present, running
     torch.library.opcheck(operator.forward.default, arguments)
     y, statistics, _ = (t.detach() for t in operator.forward(*arguments))
@@ -164,3 +164,29 @@ def test_a_model_compiles_into_three_graphs_for_any_batch(name):
                 found.append([loss, *torch.autograd.grad(loss, [x, *m.parameters()])])
             assert_equal(*found)
         assert counter.frame_count <= 3
+
+
+class Distance(torch.nn.Module):
+    """Code of a user that reads a layer's running statistics."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x):
+        return self.norm(x).mean() + (x.var((0, 2, 3)) - self.norm.running_variance).norm()
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize(
+    "record",
+    [
+        lambda model, x: torch.compile(model, backend="eager", fullgraph=True),
+        lambda model, x: torch.export.export(model, (x,)).module(),
+        lambda model, x: torch.jit.trace(model, x),
+    ],
+    ids=["compile", "export", "trace"],
+)
+def test_a_graph_may_read_the_running_variance(name, record):
+    model, x = Distance(build(name, training=False)), inputs(2, C, 3, 4, dtype=torch.float32)
+    assert_close(record(model, x)(x), model(x))

@@ -103,6 +103,24 @@ def test_variables_that_are_one_or_depend_on_each_other(backend):
     assert_close(*found, EQUAL)
 
 
+@every_backend
+@pytest.mark.parametrize(
+    "normalizer, far",
+    [("LN", (slice(None), 1)), ("GN", (slice(None), 1)), ("BN", (0,))],
+    ids=["LN", "GN", "BN"],
+)
+def test_squares_that_overflow_between_channels_or_images_give_zero_or_nan(
+    normalizer, far, backend
+):
+    layer = SwitchNorm(8, normalizers=(normalizer,), num_groups=1)
+    x = floats(2, 8, 5, 5)
+    x[far] += 1e25
+    with use_backend(backend):
+        y = layer(x)
+    assert ((y == 0) | y.isnan()).all()
+    assert normalizer != "BN" or not layer.running_variance.isfinite().any()
+
+
 # ---- the choice of a backend
 
 

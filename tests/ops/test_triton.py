@@ -273,6 +273,17 @@ def test_squares_that_overflow_give_nan(name, path):
 
 
 @runs
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+@pytest.mark.parametrize("normalizer, far", [("LN", (slice(None), 1)), ("BN", (0,))])
+def test_squares_that_overflow_between_channels_or_images_give_zero_or_nan(normalizer, far):
+    layer, x = NORMS["SN"](8, normalizers=(normalizer,)).to(DEVICE), make_map(2, 8, 5, 5)
+    x[far] += 1e25
+    with use_backend("triton"):
+        y = layer(x)
+    assert ((y == 0) | y.isnan()).all()
+
+
+@runs
 def test_a_nan_in_the_encoder_reaches_every_gradient_that_it_reaches_in_the_reference():
     layer = ILMGroupNorm(16, 4, key_group_size=4, hidden=3).to(DEVICE)
     layer.encode.weight.detach()[1, 0] = torch.nan
@@ -301,7 +312,7 @@ def test_layers(name, dtype, layout, path):
 @runs
 def test_running_statistics_of_any_strides_move():
     layer, x = build("SN", 8), make_map(2, 8, 3, 3)
-    apart, names = copy.deepcopy(layer), ("running_mean", "running_var")
+    apart, names = copy.deepcopy(layer), ("running_mean", "running_variance")
     for name in names:
         setattr(apart, name, getattr(layer, name).repeat_interleave(2)[::2])
     with use_backend("triton"):

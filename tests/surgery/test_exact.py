@@ -56,8 +56,8 @@ def test_outputs_are_kept_in_both_directions(make, to, training):
     [
         (GN4, "ILMGN", ("weight", "bias")),
         (GN4, "AN", ("weight", "bias")),
-        (nn.BatchNorm2d, "EN", ("running_mean", "running_var", "num_batches_tracked")),
-        (own.SwitchNorm, "SSN", ("weight", "bias", "running_mean", "running_var")),
+        (nn.BatchNorm2d, "EN", ("running_mean", "num_batches_tracked")),
+        (own.SwitchNorm, "SSN", ("weight", "bias", "running_mean", "running_variance")),
     ],
 )
 def test_tensors_dtype_mode_and_what_is_trained_are_kept(make, to, kept):

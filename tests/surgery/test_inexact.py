@@ -57,7 +57,7 @@ def test_batchnorm_of_a_state_dict_becomes_a_norm_of_each_image():
 def test_sn_keeps_batchnorms_weight_and_statistics(to):
     plain = randomized(nn.BatchNorm2d(32))
     new, report = surgery.convert(plain, to)
-    assert new.weight is plain.weight and new.running_var is plain.running_var
+    assert new.weight is plain.weight and new.running_variance is plain.running_var
     assert f"{to} mixes other statistics" in str(report)
     state, report = surgery.convert_state(plain.state_dict(), to)
     NORMS[to](32).load_state_dict(state)

@@ -26,7 +26,7 @@ def test_they_are_those_of_the_batches(layer):
     assert report.converted == dict.fromkeys("14", "running statistics of 3 batches")
     maps = [model[0](x).transpose(0, 1).flatten(1) for x in batches]
     expected = [sum(m.mean(1) for m in maps) / 3, sum(m.var(1) for m in maps) / 3, sum(seen) / 3]
-    found = [model[1].running_mean, model[1].running_var, model[4].running_mean]
+    found = [model[1].running_mean, model[1].running_variance, model[4].running_mean]
     assert_close(found, expected, EQUAL)
     assert [m.training for m in model.modules()] == modes and model[4].momentum == 0.3
     assert_equal(model[3].state_dict(), others)
@@ -41,7 +41,7 @@ def test_layers_without_new_statistics_keep_theirs():
     assert "frozen" in report.left["1"] and "no batch" in report.left["unused"]
     # The first two batches have no variance, and count for nothing.
     assert torch.equal(model[0].running_mean, torch.full((4,), 3.0))
-    assert torch.equal(model[1].running_var, torch.ones(4))
+    assert torch.equal(model[1].running_variance, torch.ones(4))
     with pytest.raises(OptionError, match="got no batches"):
         surgery.recalibrate(model, [])
     with pytest.raises(OptionError, match="no layer that mixes BN"):

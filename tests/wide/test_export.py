@@ -64,11 +64,11 @@ def by_dynamo(model, x):
     return in_onnxruntime(file)
 
 
-def by_torchscript(model, x):
+def by_torchscript(model, x, **options):
     pytest.importorskip("onnxscript", reason="needs onnxscript")
     file, mode = io.BytesIO(), torch.onnx.TrainingMode.PRESERVE
     names = {"input_names": ["x"], "dynamic_axes": {"x": AXES}}
-    torch.onnx.export(model, (x,), file, dynamo=False, training=mode, **names)
+    torch.onnx.export(model, (x,), file, dynamo=False, training=mode, **names, **options)
     return in_onnxruntime(file)
 
 
@@ -105,6 +105,14 @@ def test_recorded_for_any_batch_and_size(name, record, training):
     with torch.no_grad():
         for x in batches:
             assert_close(run(x), copy.deepcopy(layer).double()(x.double()), RECORDED)
+
+
+@pytest.mark.parametrize("name", [n if n == "EN" else wide(n) for n in NORMS])
+def test_onnx_of_opset_11_computes_the_same(name):
+    layer, x = build(name), floats(3, C, 6, 7)
+    run = by_torchscript(copy.deepcopy(layer), floats(2, C, 5, 5), opset_version=11)
+    with torch.no_grad():
+        assert_close(run(x), copy.deepcopy(layer).double()(x.double()), RECORDED)
 
 
 @pytest.mark.parametrize(

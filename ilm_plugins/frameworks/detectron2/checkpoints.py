@@ -1,5 +1,6 @@
 """detectron2's checkpoints: read without running the code in them, written whole or not at all."""
 
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import IO, Any
 from urllib.parse import urlparse
@@ -8,6 +9,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from ... import checkpoints
 from ...layers.base import AdaptiveNorm
+from ...layers.mixture import BN_VARIANCE, VARIANCE
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -41,6 +43,8 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]):
         """Load weights; warn of another norm's weights; CheckpointError if none fits the model."""
+        if checkpoint.get("matching_heuristics"):
+            checkpoint["model"] = name_variances(checkpoint["model"], self.model.state_dict())
         incompatible = super()._load_model(checkpoint)
         other_shape = (name for name, *_ in incompatible.incorrect_shapes)
         checkpoints.check_fits(self._path, self.model, [*incompatible.missing_keys, *other_shape])
@@ -58,6 +62,22 @@ class Checkpointer(DetectionCheckpointer):
                 "--config-file, and load the new file"
             )
         return incompatible
+
+
+def name_variances(state: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
+    """Give running variances the names of a model's mixtures; detectron2's heuristics match them.
+
+    Args:
+        state: names -> tensors; a name may be the end of the model's name, as for detectron2.
+        wanted: the names in the model.
+    """
+    older = [name.replace(VARIANCE, BN_VARIANCE) for name in wanted if name.endswith(VARIANCE)]
+
+    def rename(name: str) -> str:
+        is_older = any(f".{own}".endswith(f".{name}") for own in older)
+        return name.replace(BN_VARIANCE, VARIANCE) if is_older else name
+
+    return {rename(name): tensor for name, tensor in state.items()}
 
 
 class AtomicFiles:

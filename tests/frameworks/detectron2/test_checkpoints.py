@@ -11,7 +11,7 @@ pytest.importorskip("detectron2", reason="needs detectron2: make install-detectr
 from detectron2.modeling.backbone.resnet import BasicBlock
 
 from close import assert_close
-from ilm_plugins import ILMGroupNorm
+from ilm_plugins import ILMGroupNorm, SwitchNorm
 from ilm_plugins.__main__ import main
 from ilm_plugins.checkpoints import CheckpointError, loading, write
 from ilm_plugins.frameworks import open_config
@@ -124,3 +124,15 @@ def test_a_killed_save_or_one_of_infinite_weights_leaves_the_last_checkpoint(tmp
             checkpointer.save(name, iteration=2)
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert Checkpointer(model, str(tmp_path)).resume_or_load("", resume=True)["iteration"] == 1
+
+
+def test_heuristics_find_the_running_variances_of_older_versions(tmp_path):
+    """Their names end those of the model, but with BatchNorm's name of the variance."""
+    trained, model = (torch.nn.ModuleDict({"backbone": SwitchNorm(32)}) for _ in range(2))
+    state = randomized(trained).backbone.state_dict()
+    state["running_var"] = state.pop("running_variance")
+    contents = {"model": {name: tensor.numpy() for name, tensor in state.items()}}
+    write(contents | {"__author__": "ilm_plugins", "matching_heuristics": True}, tmp_path / "m.pkl")
+    with loading():
+        Checkpointer(model).load(str(tmp_path / "m.pkl"))
+    assert_close(model.state_dict(), trained.state_dict())
