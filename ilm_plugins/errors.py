@@ -3,6 +3,9 @@
 Every part of the package may raise them; nothing here imports the package.
 """
 
+import functools
+import warnings
+
 
 class UserError(Exception):
     """An error that the user can correct: in the command, its config or its files."""
@@ -51,3 +54,8 @@ def missing(what: str, package: str | ImportError, extra: str | None = None) -> 
     if package in EXTRAS:
         install = f"pip install 'ilm_plugins[{extra or EXTRAS[package]}]'"
     return UserError(f"{what} needs {package}: {install}")
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
