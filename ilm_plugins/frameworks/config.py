@@ -100,8 +100,12 @@ def installed(framework: str) -> bool:
 
 def framework_of(path: str) -> str:
     """Return "detectron2" or "openmmlab", by a config's suffix and, of a .py, its content."""
+    if not Path(path).is_file():
+        problem = "is a folder" if Path(path).is_dir() else "does not exist"
+        choice = f"a path, or {configs.SCHEME}NAME for one of this package's configs"
+        raise UserError(f"config file {path!r} {problem}; give {choice}")
     suffix = Path(path).suffix
-    if suffix not in (".yaml", ".yml", ".py") or not Path(path).is_file():
+    if suffix not in (".yaml", ".yml", ".py"):
         raise UserError(f"config file {path!r} is no .yaml or .py file; give the path of one")
     if suffix != ".py":
         return "detectron2"

@@ -218,7 +218,21 @@ def test_the_framework_of_a_config(tmp_path):
             (tmp_path / name).write_text(code)
             expected = framework if name == "a.py" else "detectron2"
             assert frameworks.framework_of(str(tmp_path / name)) == expected, code
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("missing.yaml", "does not exist; give a path, or ilm_plugins://NAME"),
+        ("missing.json", "does not exist"),
+        ("folder.py", "is a folder"),
+        ("a.json", r"is no \.yaml or \.py file"),
+    ],
+)
+def test_a_config_file_that_cannot_be_read_is_named(tmp_path, name, words):
     (tmp_path / "a.json").touch()
-    for name in ("missing.yaml", "a.json"):
-        with pytest.raises(UserError, match=r"no \.yaml or \.py file"):
-            frameworks.open_config(str(tmp_path / name))
+    (tmp_path / "folder.py").mkdir()
+    path = str(tmp_path / name)
+    for read in (frameworks.open_config, lambda path: train.start(RunOptions(path))):
+        with pytest.raises(UserError, match=f"config file '{path}' {words}"):
+            read(path)
