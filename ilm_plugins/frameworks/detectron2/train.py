@@ -23,7 +23,7 @@ from .. import record
 from ..lock import lock
 from ..options import RunOptions
 from .checkpoints import Checkpointer
-from .config import build_model, load_config, output_folder
+from .config import build_model, explaining_norms, load_config, output_folder
 from .radius import RadiusHook
 
 #: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in detectron2's train_net.py.
@@ -105,7 +105,8 @@ class Trainer(engine.DefaultTrainer):
         self.options = options
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
-        model = self.build_model(cfg)
+        with explaining_norms(cfg):
+            model = self.build_model(cfg)
         self.evaluation = Evaluation(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)

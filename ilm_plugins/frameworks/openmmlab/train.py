@@ -19,7 +19,7 @@ from .. import record
 from ..lock import lock
 from ..options import RunOptions
 from .checkpoints import DropConfig, latest, use_safe_checkpoints
-from .config import load_config
+from .config import explaining_norms, load_config
 from .radius import RadiusHook
 
 #: Number of points of the curve of a training that counts iterations.
@@ -91,7 +91,8 @@ class PluginRunner(Runner):
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model, channels last if configured; on the CPU, SyncBN becomes BN."""
-        model = super().build_model(model)
+        with explaining_norms(self.cfg.model):
+            model = super().build_model(model)
         if self.cfg.get("channels_last"):
             model = model.to(memory_format=torch.channels_last)
         return revert_sync_batchnorm(model) if get_device() == "cpu" else model
