@@ -84,6 +84,25 @@ def test_a_mistake_ends_a_command_with_one_line_that_says_what_it_needs(words, p
     assert f"needs {install}" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make-shapes --root FILE",
+        "reproduce run en-5 --miniature --num-gpus 0 --work-dir FILE",
+        "reproduce report --output FILE",
+    ],
+)
+def test_a_file_in_place_of_an_output_folder_ends_a_command_with_one_line(
+    tmp_path, capsys, command
+):
+    pytest.importorskip("PIL", reason="make-shapes needs PIL")
+    (tmp_path / "file").touch()
+    assert commands.main(command.replace("FILE", str(tmp_path / "file")).split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be written to" in line
+    assert str(tmp_path / "file") in line
+
+
 def test_versions_and_keys():
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")

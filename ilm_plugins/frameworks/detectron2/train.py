@@ -20,6 +20,7 @@ from torch import distributed, nn
 from ... import checkpoints
 from ...errors import UserError
 from .. import record
+from ..folders import make_folder
 from ..lock import lock
 from ..options import RunOptions
 from .checkpoints import Checkpointer
@@ -59,6 +60,8 @@ def main(options: RunOptions) -> None:
         if isinstance(cfg, CfgNode) and cfg.TEST.AUG.ENABLED:
             raise UserError("TEST.AUG.ENABLED: train has no test-time augmentation; set it False")
         trains = not options.eval_only
+        if options.eval_only:
+            make_folder(output_folder(cfg))
         with lock(output_folder(cfg)) if trains and comm.is_main_process() else nullcontext():
             engine.default_setup(cfg, options)
             (train if trains else evaluate)(cfg, options)

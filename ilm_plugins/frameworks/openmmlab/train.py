@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 from ... import checkpoints
 from ...errors import UserError
 from .. import record
+from ..folders import make_folder
 from ..lock import lock
 from ..options import RunOptions
 from .checkpoints import DropConfig, latest, use_safe_checkpoints
@@ -32,6 +33,8 @@ def main(options: RunOptions) -> None:
     with checkpoints.loading(unsafe=options.unsafe):
         cfg = load_config(options.config_file, options.overrides, options.device, options.amp)
         trains = not options.eval_only
+        if options.eval_only:
+            make_folder(cfg.work_dir)
         with lock(cfg.work_dir) if trains and record.is_rank_zero() else nullcontext():
             run(options, cfg)
 
