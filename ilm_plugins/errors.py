@@ -33,6 +33,8 @@ EXTRAS = {
     "torchmetrics": "pix2pix",
     "tqdm": "data",
 }
+#: mmcv's compiled operators: its wheel has them, if it was built with torch beside it.
+OPERATORS = "mmcv._ext"
 #: Frameworks, which no extra can install -> what does.
 FRAMEWORKS = {
     "detectron2": "install it, or run 'make install-detectron2' in a checkout of ilm_plugins",
@@ -40,6 +42,7 @@ FRAMEWORKS = {
         ("mmcv", "mmdet", "mmpretrain", "mmseg"),
         "install it, or run 'make install-openmmlab' in a checkout of ilm_plugins",
     ),
+    OPERATORS: "run 'make install-openmmlab' in a checkout of ilm_plugins",
     # Upstream's mmengine and detectron2 import pkg_resources, which setuptools 82 has no more.
     "mmengine": "pip install onedl-mmengine 'setuptools<82'",
     "pkg_resources": "pip install 'setuptools<82'",
@@ -49,6 +52,8 @@ FRAMEWORKS = {
 def missing(what: str, package: str | ImportError, extra: str | None = None) -> UserError:
     """Return the error "WHAT needs PACKAGE: HOW TO INSTALL IT", by a module or its ImportError."""
     module = package if isinstance(package, str) else package.name or str(package)
+    if module == OPERATORS:
+        return UserError(f"{what} needs mmcv with its compiled operators: {FRAMEWORKS[OPERATORS]}")
     package = module.partition(".")[0]
     install = FRAMEWORKS.get(package, f"pip install {package}")
     if package in EXTRAS:

@@ -14,9 +14,9 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from ...errors import UserError
+from ...errors import OPERATORS, UserError, missing
 from ...layers import NORMS
-from ..config import Inference, norm_settings, unknown_norm
+from ..config import Inference, installed, norm_settings, unknown_norm
 from .norms import MMCVS_KEYS
 
 
@@ -28,6 +28,8 @@ def load_config(
     if wrong:
         raise UserError(f"override {wrong[0]!r} of {path} is not KEY=VALUE")
     cfg, parsed = Config.fromfile(path), Namespace()
+    if cfg.get("default_scope") == "mmdet" and installed("mmcv") and not installed(OPERATORS):
+        raise missing(path, OPERATORS)  # mmdet's import would fail, after a minute
     DictAction([], "options")(None, parsed, overrides)
     cfg.merge_from_dict(parsed.options)
     if cfg.get("work_dir") is None:
