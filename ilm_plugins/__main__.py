@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .cli import parsers
-from .errors import UserError, missing
+from .errors import OPERATORS, UserError, missing
 
 #: Command -> the extra with the packages that it needs, and what it does.
 COMMANDS = {
@@ -43,6 +43,10 @@ def main(argv: Sequence[str]) -> int:
         return module.run(args) or 0
     except UserError as error:
         return fail(error)
+    except ModuleNotFoundError as error:
+        if error.name != OPERATORS:
+            raise
+        return fail(missing(f"the command {chosen}", error))
 
 
 def fail(message: object) -> int:

@@ -3,6 +3,9 @@
 Every part of the package may raise them; nothing here imports the package.
 """
 
+import functools
+import warnings
+
 
 class UserError(Exception):
     """An error that the user can correct: in the command, its config or its files."""
@@ -30,6 +33,8 @@ EXTRAS = {
     "torchmetrics": "pix2pix",
     "tqdm": "data",
 }
+#: mmcv's compiled operators: its wheel has them, if it was built with torch beside it.
+OPERATORS = "mmcv._ext"
 #: Frameworks, which no extra can install -> what does.
 FRAMEWORKS = {
     "detectron2": "install it, or run 'make install-detectron2' in a checkout of ilm_plugins",
@@ -37,6 +42,7 @@ FRAMEWORKS = {
         ("mmcv", "mmdet", "mmpretrain", "mmseg"),
         "install it, or run 'make install-openmmlab' in a checkout of ilm_plugins",
     ),
+    OPERATORS: "run 'make install-openmmlab' in a checkout of ilm_plugins",
     # Upstream's mmengine and detectron2 import pkg_resources, which setuptools 82 has no more.
     "mmengine": "pip install onedl-mmengine 'setuptools<82'",
     "pkg_resources": "pip install 'setuptools<82'",
@@ -46,8 +52,15 @@ FRAMEWORKS = {
 def missing(what: str, package: str | ImportError, extra: str | None = None) -> UserError:
     """Return the error "WHAT needs PACKAGE: HOW TO INSTALL IT", by a module or its ImportError."""
     module = package if isinstance(package, str) else package.name or str(package)
+    if module == OPERATORS:
+        return UserError(f"{what} needs mmcv with its compiled operators: {FRAMEWORKS[OPERATORS]}")
     package = module.partition(".")[0]
     install = FRAMEWORKS.get(package, f"pip install {package}")
     if package in EXTRAS:
         install = f"pip install 'ilm_plugins[{extra or EXTRAS[package]}]'"
     return UserError(f"{what} needs {package}: {install}")
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=3)

@@ -17,12 +17,15 @@ from ..data.images import open_images
 from ..errors import UserError
 from ..frameworks import open_config
 from ..frameworks.environment import commit
+from ..frameworks.folders import make_folder
 
 
 def run(args: argparse.Namespace) -> None:
     """Run each checkpoint on the images; write tables and pictures, and print their summary."""
-    if args.output.is_dir() and any(args.output.iterdir()):
-        raise UserError(f"--output {args.output} is not empty; give a new folder")
+    if args.output.exists():
+        make_folder(args.output)  # it may be a file, or read-only
+        if any(args.output.iterdir()):
+            raise UserError(f"--output {args.output} is not empty; give a new folder")
     steps = sort_by_step(args.checkpoint) if args.measure == "dynamics" else {0: args.checkpoint[0]}
     images = open_images(args.images, args.limit, args.classes)
     with loading(unsafe=args.unsafe):
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         with tqdm(images.batches(size), Path(path).name, -(-len(images) // size)) as batches:
             found.append(collect(inference.model, batches, inference.forward, args.match))
 
-    args.output.mkdir(parents=True, exist_ok=True)
+    make_folder(args.output)
     classes = f" ({', '.join(args.classes)})" if args.classes else ""
     subject = f"{len(images):,} images of {Path(args.images).resolve().name}{classes}"
     if args.measure != "dynamics":

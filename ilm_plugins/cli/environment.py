@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import FRAMEWORKS as HOW_TO_INSTALL
+from ..errors import OPERATORS, UserError, missing
 from ..frameworks import installed
 from ..frameworks.environment import FRAMEWORKS
 from ..layers import NORMS
@@ -63,11 +64,14 @@ def _describe_framework(package: str) -> str:
     found = []
     try:
         found.append(importlib.import_module(package).__version__)
+        if package == "mmdet" and not installed(OPERATORS):
+            raise missing("mmdet", OPERATORS)
         if package in SETTINGS:
             keys = [key for key, layer in NORMS.items() if type(_build(package, key)) is layer]
             found.append(f"{SETTINGS[package]}: {', '.join(keys)}")
     except Exception as error:  # packages that do not fit each other raise what they like
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        reason = kind + " ".join(str(error).split())
         found.append(f"cannot be used: {reason}")
     return ", ".join(found)
 

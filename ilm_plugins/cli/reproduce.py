@@ -7,6 +7,7 @@ import sys
 import textwrap
 from dataclasses import fields
 
+from ..frameworks.folders import make_folder
 from ..frameworks.record import FILE
 from ..reproduction import record, registry, report
 from ..reproduction.options import Options
@@ -45,13 +46,16 @@ def train(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if args.miniature:
         args.work_dir /= "miniature"
+    make_folder(args.work_dir)
     options = Options(**{f.name: getattr(args, f.name) for f in fields(Options)})
     return run_all(registry.find(args.table, args.row), options)
 
 
 def write_report(args: argparse.Namespace) -> None:
     """Add the records of runs to a folder of records, write its report, and print the paths."""
-    records = (args.output or args.work_dir / "reports") / "records"
+    folder = args.output or args.work_dir / "reports"
+    make_folder(folder)
+    records = folder / "records"
     for path in sorted(args.work_dir.rglob(FILE)):
         found = record.read(path)
         if "table" in found:  # a training that was killed lacks it until it goes on

@@ -35,8 +35,7 @@ HOOKS = {
     "mmengine.registry.root": "openmmlab.norms:register_layers",
     "mmengine.runner": "openmmlab:import_followers",
     "mmpretrain.models": "openmmlab:import_followers",
-    "timm.layers.create_norm": "timm:add_norms",
-    "timm.layers.create_norm_act": "timm:add_norms_with_activation",
+    "timm.layers": "timm:add_norms",
 }
 
 
@@ -51,7 +50,7 @@ def register(key: str, layer: "type[nn.Module]") -> None:
 
     Adds the layer to :data:`ilm_plugins.NORMS`, and calls :func:`install_import_hooks`. Registering
     the same layer again does nothing. Where a framework already has another layer under this key,
-    that layer stays in this framework; detectron2 and OpenMMLab give a warning, timm does not.
+    that layer stays in this framework, with a warning.
 
     Args:
         key: the name of the layer in configs, a Python identifier.

@@ -1,8 +1,9 @@
 """Open a config of either framework: the config itself, its model and its preprocessing."""
 
+import difflib
 import importlib.util
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -108,6 +109,28 @@ def module_for(framework: str, name: str, config: str) -> ModuleType:
         raise missing(config, error) from error
 
 
+def norm_settings(config: Mapping | Sequence, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each setting of a config that may name a norm: its dotted name, and its value."""
+    for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
+        full = f"{name}.{key}" if name else str(key)
+        if isinstance(value, str):
+            if "norm" in full.lower():
+                yield full, value
+        elif isinstance(value, Mapping | Sequence):
+            yield from norm_settings(value, full)
+
+
+def unknown_norm(setting: str, norm: str, keys: Iterable[str]) -> UserError:
+    """The error of a norm that the framework does not know, with the nearest keys."""
+    by_lower_case = {key.lower(): key for key in keys}
+    (word,) = re.match(r"\s*(\w*)", norm).groups()
+    near = difflib.get_close_matches(word.lower(), by_lower_case, n=3, cutoff=0)
+    return UserError(
+        f"{setting} is {norm!r}, an unknown norm; near ones are "
+        f"{', '.join(by_lower_case[key] for key in near)}; all are {', '.join(keys)}"
+    )
+
+
 def installed(framework: str) -> bool:
     """Whether a package can be imported; a folder of that name without code does not count."""
     spec = importlib.util.find_spec(framework)
@@ -116,8 +139,12 @@ def installed(framework: str) -> bool:
 
 def framework_of(path: str) -> str:
     """Return "detectron2" or "openmmlab", by a config's suffix and, of a .py, its content."""
+    if not Path(path).is_file():
+        problem = "is a folder" if Path(path).is_dir() else "does not exist"
+        choice = f"a path, or {configs.SCHEME}NAME for one of this package's configs"
+        raise UserError(f"config file {path!r} {problem}; give {choice}")
     suffix = Path(path).suffix
-    if suffix not in (".yaml", ".yml", ".py") or not Path(path).is_file():
+    if suffix not in (".yaml", ".yml", ".py"):
         raise UserError(f"config file {path!r} is no .yaml or .py file; give the path of one")
     if suffix != ".py":
         return "detectron2"

@@ -8,6 +8,7 @@ from filelock import FileLock, Timeout
 
 from ..checkpoints import remove_partial
 from ..errors import UserError
+from .folders import make_folder, unwritable
 
 #: Seconds to wait for the data loader processes of a killed training, which hold its lock.
 PATIENCE = 10
@@ -16,7 +17,7 @@ PATIENCE = 10
 @contextmanager
 def lock(folder: str | Path) -> Iterator[None]:
     """Lock and clean up an output folder, made if missing; UserError if another training has it."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     held = FileLock(Path(folder, ".lock"))
     try:
         held.acquire(timeout=PATIENCE)
@@ -25,6 +26,8 @@ def lock(folder: str | Path) -> Iterator[None]:
             f"output folder {str(folder)!r} is in use by another training; wait for it, or set "
             "another folder"
         ) from None
+    except OSError as error:
+        raise unwritable(folder, error) from error
     with held:
         remove_partial(folder)
         yield

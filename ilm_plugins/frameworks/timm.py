@@ -1,28 +1,56 @@
 """timm: names and classes of this package's layers as ``norm_layer``."""
 
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
 
 from torch import nn
 
+from ..errors import warn_once
 from ..layers import NORMS
 from ..layers.base import AdaptiveNorm
 from ..layers.options import automatic
 
 
-def add_norms(module: ModuleType) -> None:
-    """Make the keys in lower case valid, as in ``create_model("resnet50", norm_layer="ilmgn")``."""
-    for key, layer in NORMS.items():
-        module._NORM_MAP.setdefault(_timm_key(key), _following_widths(layer))
+def add_norms(_module: ModuleType) -> None:
+    """Make the keys in lower case valid, as in ``create_model("resnet50", norm_layer="ilmgn")``.
 
-
-def add_norms_with_activation(module: ModuleType) -> None:
+    A key that timm has, be it only for a norm joined with its activation, stays timm's everywhere.
+    """
+    norms, joined = _maps()
+    of_timm, joined_by_class = _names_of_timm()
     for key, layer in NORMS.items():
         build = _with_activation(_following_widths(layer))
-        module._NORM_ACT_MAP.setdefault(_timm_key(key), build)
-        module._NORM_TO_NORM_ACT_MAP.setdefault(layer.__name__.lower(), build)
-        module._NORM_ACT_REQUIRES_ARG.add(build)
+        joined._NORM_ACT_REQUIRES_ARG.add(build)
+        if _timm_key(key) not in of_timm:
+            norms._NORM_MAP.setdefault(_timm_key(key), _following_widths(layer))
+            joined._NORM_ACT_MAP.setdefault(_timm_key(key), build)
+        if layer.__name__.lower() not in joined_by_class:
+            joined._NORM_TO_NORM_ACT_MAP.setdefault(layer.__name__.lower(), build)
+    if taken := [key for key in NORMS if _timm_key(key) in of_timm]:
+        warn_once(
+            f"timm has {', '.join(taken)} already, which stays; to have ilm_plugins' instead, give "
+            "the class itself as norm_layer"
+        )
+    names = [layer.__name__ for layer in NORMS.values()]
+    if taken := [name for name in names if name.lower() in joined_by_class]:
+        warn_once(
+            f"timm joins a class named {', '.join(taken)} with its activation by its own norm; "
+            "give the class another name"
+        )
+
+
+def _maps() -> tuple[ModuleType, ModuleType]:
+    """timm's modules that have the norms by name, and the norms joined with their activation."""
+    return tuple(import_module(f"timm.layers.{n}") for n in ("create_norm", "create_norm_act"))
+
+
+@cache  # before names of this package are added
+def _names_of_timm() -> tuple[frozenset[str], frozenset[str]]:
+    """All names of timm's norms, and the names of classes that timm joins with an activation."""
+    norms, joined = _maps()
+    names = frozenset(norms._NORM_MAP) | frozenset(joined._NORM_ACT_MAP)
+    return names, frozenset(joined._NORM_TO_NORM_ACT_MAP)
 
 
 def _timm_key(key: str) -> str:

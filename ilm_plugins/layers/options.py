@@ -55,12 +55,12 @@ def check_positive(layer: str, option: str, value: int) -> None:
 
 def check_eps(layer: str, eps: float) -> None:
     is_valid = isinstance(eps, numbers.Real) and 0 < eps <= 1
-    check(is_valid, f"{layer}: eps={eps!r} is not above 0 and at most 1; the default is 1e-5")
+    check(is_valid, f"{layer}: eps={eps!r} is no number above 0 and at most 1; the default is 1e-5")
 
 
 def check_fraction(layer: str, option: str, value: float) -> None:
     is_valid = isinstance(value, numbers.Real) and 0 <= value <= 1
-    check(is_valid, f"{layer}: {option}={value!r} is not between 0 and 1")
+    check(is_valid, f"{layer}: {option}={value!r} is no number between 0 and 1")
 
 
 def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int, ...]:
@@ -69,6 +69,11 @@ def fit_width(layer: type, num_channels: int, **options: int | str) -> tuple[int
     to_fit = {o for o, value in options.items() if isinstance(value, str) and value == "auto"}
     values = options | {o: math.gcd(AUTO[o], num_channels) for o in to_fit}
     for option, value in values.items():
+        check(
+            isinstance(value, numbers.Integral),
+            f"{layer.__name__}: {option}={value!r} is a {type(value).__name__}; set an integer, or "
+            f'{option}="auto"',
+        )
         if not _divides(value, num_channels):
             # Most networks have other widths, too, multiples of 32 or of 8.
             common = math.gcd(8 if num_channels % 32 else 32, num_channels)

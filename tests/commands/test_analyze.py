@@ -108,6 +108,7 @@ def test_omega_of_a_config_with_overrides(folder, config, tmp_path):
         ("ratios FOLDER --checkpoint other.pth", r"does not fit: 2 of .*, such as 0\.weight"),
         ("dynamics FOLDER --checkpoint other.pth", "has no number in its name"),
         ("ratios FOLDER --checkpoint epoch_3.pth --output FOLDER", "is not empty"),
+        ("ratios FOLDER --checkpoint epoch_3.pth --output other.pth", r"\(it is a file\)"),
         ("dynamics FOLDER --checkpoint a/epoch_1.pth b/epoch_1.pth", "have one step, 1"),
     ],
 )

@@ -84,6 +84,25 @@ def test_a_mistake_ends_a_command_with_one_line_that_says_what_it_needs(words, p
     assert f"needs {install}" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make-shapes --root FILE",
+        "reproduce run en-5 --miniature --num-gpus 0 --work-dir FILE",
+        "reproduce report --output FILE",
+    ],
+)
+def test_a_file_in_place_of_an_output_folder_ends_a_command_with_one_line(
+    tmp_path, capsys, command
+):
+    pytest.importorskip("PIL", reason="make-shapes needs PIL")
+    (tmp_path / "file").touch()
+    assert commands.main(command.replace("FILE", str(tmp_path / "file")).split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be written to" in line
+    assert str(tmp_path / "file") in line
+
+
 def test_versions_and_keys():
     pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
     pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
@@ -94,6 +113,46 @@ def test_versions_and_keys():
         (line,) = [line for line in done.stdout.splitlines() if line.startswith(framework)]
         assert line.endswith(f": {', '.join(ilm_plugins.NORMS)}")
     assert "mmseg        1." in done.stdout and "backend      cpu" in done.stdout
+
+
+@pytest.fixture
+def without_operators(monkeypatch):
+    """mmcv without its compiled operators."""
+    pytest.importorskip("mmdet", reason="needs OpenMMLab: make install-openmmlab")
+    find = importlib.util.find_spec
+
+    def find_other(name, package=None):
+        return None if name == "mmcv._ext" else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_other)
+
+
+NEEDS_OPERATORS = "needs mmcv with its compiled operators: run 'make install-openmmlab'"
+
+
+def test_mmdet_without_mmcvs_operators_is_not_fine(without_operators):
+    (line,) = [line for line in environment.report().splitlines() if line.startswith("mmdet")]
+    assert f"cannot be used: mmdet {NEEDS_OPERATORS}" in line
+
+
+@pytest.mark.parametrize("command", ["train --num-gpus 0", "convert a.pth b.pth"])
+def test_a_config_of_mmdet_without_mmcvs_operators_ends_in_one_line(
+    without_operators, capsys, monkeypatch, command
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # restored afterwards
+    config = "ilm_plugins://mmdet/shapes/mask-rcnn_r18_fpn_gn_shapes_ilmgn.py"
+    assert commands.main([*command.split(), "--config-file", config]) == 2
+    assert NEEDS_OPERATORS in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_import_of_mmcvs_operators_that_fails_ends_a_command_with_one_line(capsys, monkeypatch):
+    """As in a config of a package that needs them, and is not mmdet."""
+    raised = [ModuleNotFoundError("No module", name=name) for name in ("mmcv._ext", "mine")]
+    monkeypatch.setattr("ilm_plugins.cli.make_shapes.run", Mock(side_effect=raised))
+    assert commands.main(["make-shapes"]) == 2
+    assert f"the command make-shapes {NEEDS_OPERATORS}" in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError):
+        commands.main(["make-shapes"])
 
 
 def test_frameworks_that_are_missing_or_fail(monkeypatch):

@@ -1,13 +1,11 @@
-"""What a built MMEngine config comes to, and what the papers say of it in ``recipes/*.yaml``."""
+"""What a built MMEngine config comes to, in the words of ``recipes/*.yaml``."""
 
 import copy
-from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
-import yaml
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, METRICS, PARAM_SCHEDULERS, init_default_scope
@@ -21,32 +19,17 @@ ROOT = Path(__file__).parents[2]
 NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 #: Functions of torch.nn.init that fill a tensor.
 INITIALIZATIONS = [name for name in vars(nn.init) if name.endswith("_") and name[0] != "_"]
+#: A folder of configs that test one training under many conditions; the names tell no norm.
+DAYLIGHT = "mmseg/camvid_daylight"
 _skeletons = {}
 
 
 def configs(framework: str) -> list[str]:
-    """The configs that a framework's users run, below configs/FRAMEWORK; base files are not."""
+    """The configs named by their norm, below configs/FRAMEWORK; base files are not."""
     folder = ROOT / "configs" / framework
     found = (path.relative_to(folder) for path in folder.rglob("*.py"))
-    return sorted(str(path) for path in found if "_base_" not in path.parts)
-
-
-@cache
-def entries(framework: str) -> list[dict]:
-    path = Path(__file__).parent / "recipes" / f"{framework}.yaml"
-    return yaml.load(path.read_text(), yaml.CSafeLoader)
-
-
-def recipe(framework: str, config: str) -> dict:
-    """The values by name that the paper gives for a config, by the last entry that has each."""
-    values = {}
-    for entry in entries(framework):
-        if any(fnmatch(config, pattern) for pattern in entry["files"]):
-            for name, quoted in entry.items():
-                if name != "files":
-                    assert quoted["says"], (framework, name, "has no source")
-                    values[name] = quoted["is"]
-    return values
+    others = {"_base_", Path(DAYLIGHT).name}
+    return sorted(str(path) for path in found if not others.intersection(path.parts))
 
 
 @cache
@@ -108,6 +91,8 @@ def training(cfg: Config, model: nn.Module) -> dict:
             found["warm-up until"] = scheduler.end
             found["warm-up iterations"] = round(1 / scheduler.start_factor)
             found["warm-up from"] = round(scheduler.start_factor, 4)
+        elif "Cosine" in name:
+            found |= {"cosine over": scheduler.T_max, "last learning rate": scheduler.eta_min}
     return found
 
 

@@ -25,7 +25,8 @@ from cases import wide
 from ilm_plugins import NORMS
 from ilm_plugins.frameworks.openmmlab.config import build_model, load_config
 from ilm_plugins.reproduction import registry
-from mmengine_configs import configs, described, load, norms, recipe, skeleton
+from mmengine_configs import configs, described, load, norms, skeleton
+from recipe import recipe
 
 FRAMEWORKS = "mmpretrain", "mmdet", "mmseg"
 ALL = [f"{framework}/{config}" for framework in FRAMEWORKS for config in configs(framework)]
@@ -95,9 +96,9 @@ def test_variants_of_a_base_are_the_papers(variants):
         (expected,) = (count for files, count in PLACES.items() if fnmatch(config, files))
         assert Counter(part.split(".")[0] for part in norms(model)) == expected
         assert all(layer.affine for layer in norms(model).values())
-        ours = any(f"/{folder}/" in config for folder in ("shapes", "camvid", "study"))
-        expected = {} if ours else recipe(framework, name)
-        assert len(expected) >= 14 or ours
+        is_demonstration = "/shapes/" in config
+        expected = {} if is_demonstration else recipe(framework, name)
+        assert len(expected) >= 14 or is_demonstration
         assert {word: of_file(config).get(word) for word in expected} == expected, config
         # Where iterations are counted, MMEngine would log all validations at the epoch 0.
         by_epoch = cfg.get("log_processor", {}).get("by_epoch", True)

@@ -9,7 +9,8 @@ pytest.importorskip("torchmetrics", reason="needs torchmetrics, of the extra ilm
 from mmengine.optim import build_optim_wrapper
 
 from ilm_plugins import ILMInstanceNorm
-from mmengine_configs import configs, load, norms, recipe, skeleton
+from mmengine_configs import configs, load, norms, skeleton
+from recipe import recipe
 
 CLASSES = {"in": nn.InstanceNorm2d, "ilmin": ILMInstanceNorm}
 

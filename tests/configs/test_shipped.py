@@ -34,12 +34,23 @@ def test_a_missing_config_is_one_line_with_near_names():
         ilm_plugins.get_config_file(name)
 
 
-def test_openmmlabs_tools_list_the_papers_configs(root):
-    """The fields of Model Index, which MIM and others read."""
-    folder = root / "ilm_plugins" / ".mim"
-    index = yaml.safe_load((folder / "model-index.yml").read_text())
+@pytest.fixture
+def listed(root):
+    """The contents of the metafile, with the fields of Model Index, which MIM and others read."""
+    return yaml.safe_load((root / "ilm_plugins" / ".mim" / "configs" / "metafile.yml").read_text())
+
+
+def test_the_model_index_names_the_metafile(root):
+    index = yaml.safe_load((root / "ilm_plugins" / ".mim" / "model-index.yml").read_text())
     assert index == {"Import": ["configs/metafile.yml"]}
-    listed = yaml.safe_load((folder / "configs" / "metafile.yml").read_text())
+
+
+def test_openmmlabs_tools_get_each_model_by_a_name_of_its_own(listed):
+    names = [model["Name"] for model in listed["Models"]]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_openmmlabs_tools_list_the_papers_configs(listed):
     titles = {one["Name"]: one["Paper"]["Title"] for one in listed["Collections"]}
     cells = {}
     for cell in registry.cells():
@@ -50,5 +61,6 @@ def test_openmmlabs_tools_list_the_papers_configs(root):
     for model, (config, cell) in zip(listed["Models"], cells.items(), strict=True):
         (result,), table = model.pop("Results"), registry.tables()[cell.table]
         assert registry.papers()[table.paper].startswith(titles[model.pop("In Collection")] + ",")
-        assert model == {"Name": Path(config).stem, "Config": config}
+        below = Path(config).relative_to("configs").with_suffix("").parts[1:]
+        assert model == {"Name": "_".join(below), "Config": config}
         assert result["Metrics"] and {*result["Metrics"].values()} <= {*cell.paper}

@@ -187,7 +187,7 @@ def test_set_radius_of_a_model_leaves_frozen_layers():
     freeze(model[0])
     set_radius(model, 0.25)
     assert model[0].radius == 0 and model[1][0].radius == 0.25
-    with pytest.raises(ValueError, match=r"radius=1\.5 is not between 0 and 1"):
+    with pytest.raises(ValueError, match=r"radius=1\.5 is no number between 0 and 1"):
         set_radius(model, 1.5)
 
 

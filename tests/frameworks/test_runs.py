@@ -17,6 +17,7 @@ from ilm_plugins.checkpoints import PARTIAL
 from ilm_plugins.cli import train
 from ilm_plugins.errors import UserError
 from ilm_plugins.frameworks import processes, record
+from ilm_plugins.frameworks.folders import make_folder
 from ilm_plugins.frameworks.lock import lock
 from ilm_plugins.frameworks.options import RunOptions
 from runs import SHAPES, assert_gone
@@ -119,6 +120,47 @@ def test_one_training_at_a_time_writes_to_a_folder(tmp_path, monkeypatch):
         pass
 
 
+def test_an_output_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    words = r"'{}' cannot be written to \({}\); set another folder"
+    with pytest.raises(UserError, match=words.format(tmp_path / "file", "it is a file")):
+        make_folder(tmp_path / "file")
+    with pytest.raises(UserError, match=words.format(tmp_path / "file/out", "Not a directory")):
+        make_folder(tmp_path / "file/out")
+
+
+def test_a_read_only_output_folder_is_named(tmp_path, monkeypatch):
+    """The rights are those that the system reports: an administrator may write everywhere."""
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    with pytest.raises(UserError, match=rf"'{tmp_path}' cannot be written to \(it is read-only\)"):
+        make_folder(tmp_path)
+
+
+def test_a_lock_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    words = rf"'{tmp_path}' cannot be written to \(Is a directory\)"
+    with pytest.raises(UserError, match=words), lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("eval_only", [False, True])
+@pytest.mark.parametrize("setting", ["OUTPUT_DIR", "work_dir"])
+def test_a_run_with_a_file_for_an_output_folder_ends_in_one_line(
+    tmp_path, monkeypatch, root, setting, eval_only
+):
+    (tmp_path / "file").touch()
+    config, overrides = SHAPES, (setting, str(tmp_path / "file"))
+    if setting == "work_dir":
+        pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
+        config = root / "configs" / "mmseg" / "shapes" / "fcn_r18-d8_shapes_en.py"
+        overrides = ("=".join(overrides),)
+    else:
+        pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # restored afterwards
+    with pytest.raises(UserError, match=r"file' cannot be written to \(it is a file\)"):
+        train.start(RunOptions(str(config), overrides, eval_only=eval_only))
+
+
 def begin(folder, options, planned=3):
     record.start(
         folder, options, framework="openmmlab", unit="epochs", planned=planned, batch=4, images=8,
@@ -218,7 +260,21 @@ def test_the_framework_of_a_config(tmp_path):
             (tmp_path / name).write_text(code)
             expected = framework if name == "a.py" else "detectron2"
             assert frameworks.framework_of(str(tmp_path / name)) == expected, code
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("missing.yaml", "does not exist; give a path, or ilm_plugins://NAME"),
+        ("missing.json", "does not exist"),
+        ("folder.py", "is a folder"),
+        ("a.json", r"is no \.yaml or \.py file"),
+    ],
+)
+def test_a_config_file_that_cannot_be_read_is_named(tmp_path, name, words):
     (tmp_path / "a.json").touch()
-    for name in ("missing.yaml", "a.json"):
-        with pytest.raises(UserError, match=r"no \.yaml or \.py file"):
-            frameworks.open_config(str(tmp_path / name))
+    (tmp_path / "folder.py").mkdir()
+    path = str(tmp_path / name)
+    for read in (frameworks.open_config, lambda path: train.start(RunOptions(path))):
+        with pytest.raises(UserError, match=f"config file '{path}' {words}"):
+            read(path)

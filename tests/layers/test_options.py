@@ -23,16 +23,17 @@ from ilm_plugins.layers.mixture import MixtureNorm
         ("ILMIN", {"eps": 32}, ["eps=32", "above 0"]),
         ("AssocNorm", {"combine": "W+B"}, ["combine='W+B'", "'a(WE)+B'"]),
         ("AssocNorm", {"combine": "a(WE)", "init": "identity"}, ["identity", "a(WE)+B"]),
-        ("AN", {"eps": 0}, ["eps=0", "above 0"]),
+        ("AN", {"eps": 0}, ["eps=0 is no number above 0"]),
         ("AN", {"init": "normal"}, ["init='normal'", "'identity'"]),
-        ("EN", {"eps": "a"}, ["eps='a'", "above 0"]),
+        ("EN", {"eps": "1e-5"}, ["eps='1e-5' is no number above 0"]),
         ("EN", {"expansion": 0}, ["expansion=0", "positive"]),
         ("EN", {"reduction": -4}, ["reduction=-4 does not divide"]),
         ("EN", {"ratio_net": "fc"}, ["ratio_net='fc'", "'mlp'"]),
         ("EN", {"activation": "gelu"}, ["activation='gelu'", "'relu'"]),
         ("EN", {"momentum": None}, ["momentum=None", "between 0 and 1"]),
+        ("EN", {"momentum": "0.1"}, ["momentum='0.1' is no number between 0 and 1"]),
         ("SN", {"momentum": -0.1}, ["momentum=-0.1", "between 0 and 1"]),
-        ("SN", {"num_groups": 4.0, "normalizers": ["GN"]}, ["num_groups=4.0 does not divide"]),
+        ("SN", {"num_groups": 4.0, "normalizers": ["GN"]}, ["num_groups=4.0 is a float", '"auto"']),
         ("SN", {"normalizers": ("IN", "XN")}, ["'XN'", "'BN'"]),
         ("SN", {"normalizers": ("IN", "IN")}, ["normalizers", "different"]),
         ("SN", {"normalizers": "BN"}, ["normalizers='BN'", "not a tuple"]),
@@ -55,6 +56,18 @@ AUTOMATIC = {
     "EN": {"reduction": 32, "num_groups": 32},
     "SN": {"num_groups": 32},
 }
+
+
+@pytest.mark.parametrize("key", AUTOMATIC)
+def test_a_string_in_place_of_an_integer_is_called_a_string(key):
+    """As ``NORM: "EN(reduction='16')"`` gives it, whose value would divide the width."""
+    layer = NORMS[key]
+    normalizers = {"normalizers": ("IN", "GN")} if issubclass(layer, MixtureNorm) else {}
+    for option in AUTOMATIC[key]:
+        with pytest.raises(OptionError) as told:
+            layer(64, **{option: "16"}, **normalizers)
+        hint = f'set an integer, or {option}="auto"'
+        assert str(told.value) == f"{layer.__name__}: {option}='16' is a str; {hint}"
 
 
 @pytest.mark.parametrize("key", AUTOMATIC)

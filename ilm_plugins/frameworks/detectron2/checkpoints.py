@@ -1,5 +1,6 @@
 """detectron2's checkpoints: read without running the code in them, written whole or not at all."""
 
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import IO, Any
@@ -43,25 +44,50 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]):
         """Load weights; warn of another norm's weights; CheckpointError if none fits the model."""
-        if checkpoint.get("matching_heuristics"):
+        by_suffix = checkpoint.get("matching_heuristics", False)
+        if by_suffix:
             checkpoint["model"] = name_variances(checkpoint["model"], self.model.state_dict())
         incompatible = super()._load_model(checkpoint)
-        other_shape = (name for name, *_ in incompatible.incorrect_shapes)
-        checkpoints.check_fits(self._path, self.model, [*incompatible.missing_keys, *other_shape])
-        missing = {*incompatible.missing_keys}
-        tensors = {
-            name: {f"{name}.{key}" for key in layer.state_dict() if key != "num_batches_tracked"}
-            for name, layer in self.model.named_modules()
-            if isinstance(layer, AdaptiveNorm)
-        }
-        other = [name for name, own in tensors.items() if own & missing and own - missing]
-        if other:
-            self.logger.warning(
-                f"{self._path} has another norm's weights for {len(other)} layers, such as "
-                f"{other[0]}, which keep initial values: convert it by the command convert with "
-                "--config-file, and load the new file"
-            )
+        other_shape = [name for name, *_ in incompatible.incorrect_shapes]
+        absent = [*incompatible.missing_keys, *other_shape]
+        checkpoints.check_fits(self._path, self.model, absent)
+        self._warn_of_norms({*absent}, [*incompatible.unexpected_keys, *other_shape], by_suffix)
         return incompatible
+
+    def _warn_of_norms(self, absent: set[str], rejected: list[str], by_suffix: bool) -> None:
+        """Warn of layers that did not get all their parameters, but some tensors of a norm.
+
+        Args:
+            absent: names of the model's tensors that were not loaded.
+            rejected: names of the checkpoint's tensors that were not loaded.
+            by_suffix: whether the checkpoint's names may lack the beginning of the model's.
+        """
+        owners = {name[: dot.start()] for name in rejected for dot in re.finditer(r"\.", name)}
+        others, plain = [], []
+        for name, layer in self.model.named_modules():
+            if not isinstance(layer, AdaptiveNorm):
+                continue
+            parameters = {f"{name}.{key}" for key, _ in layer.named_parameters()}
+            parts = name.split(".")
+            suffixes = {".".join(parts[i:]) for i in range(len(parts) if by_suffix else 1)}
+            starts_as_plain = getattr(layer, "init", None) == "identity"
+            if suffixes & owners and parameters & absent:
+                others.append(name)
+            elif parameters & absent and parameters - absent and not starts_as_plain:
+                plain.append(name)
+        convert = "convert the file by the command convert with --config-file"
+        if others:
+            self.logger.warning(
+                f"{self._path} has another norm's weights for {len(others)} layers, such as "
+                f"{others[0]}, which keep initial values, in part or all: {convert}, "
+                "which lists what it converts, and load the new file"
+            )
+        if plain:
+            self.logger.warning(
+                f"{self._path} has a plain norm's weights for {len(plain)} layers, such as "
+                f"{plain[0]}, whose networks or ratios keep initial values, so that outputs "
+                f"change: for ILM layers, AssocNorm and AN, {convert}, or set init='identity'"
+            )
 
 
 def name_variances(state: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Read detectron2's configs, yaml and LazyConfigs, and build what they describe."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,11 @@ from yaml.constructor import ConstructorError
 
 from ... import checkpoints
 from ...errors import UserError
-from ..config import Inference
+from ...layers import NORMS
+from ..config import Inference, norm_settings, unknown_norm
+
+#: detectron2's own keys of norms, which are nowhere to be read.
+KEYS = "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
 
 
 def load_config(
@@ -44,7 +49,21 @@ def load_config(
 
 
 def build_model(cfg: CfgNode | DictConfig) -> nn.Module:
-    return modeling.build_model(cfg) if isinstance(cfg, CfgNode) else instantiate(cfg.model)
+    """Build a config's model with random weights; UserError for an unknown NORM."""
+    with explaining_norms(cfg):
+        return modeling.build_model(cfg) if isinstance(cfg, CfgNode) else instantiate(cfg.model)
+
+
+@contextmanager
+def explaining_norms(cfg: CfgNode | DictConfig) -> Iterator[None]:
+    """Replace a KeyError by a UserError if a NORM of the config is unknown."""
+    try:
+        yield
+    except KeyError as error:
+        for name, norm in norm_settings(cfg):
+            if norm in error.args:
+                raise unknown_norm(name, norm, [*NORMS, *KEYS]) from error
+        raise
 
 
 def output_folder(cfg: CfgNode | DictConfig) -> str:

@@ -20,13 +20,15 @@ from torch import distributed, nn
 from ... import checkpoints
 from ...errors import UserError
 from .. import record
+from ..folders import make_folder
 from ..lock import lock
 from ..options import RunOptions
 from .checkpoints import Checkpointer
-from .config import build_model, load_config, output_folder
+from .config import build_model, explaining_norms, load_config, output_folder
 from .radius import RadiusHook
 
-#: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in detectron2's train_net.py.
+#: Metadata ``evaluator_type`` of a dataset -> its evaluators, as in train_net.py of detectron2 and
+#: of its project Panoptic-DeepLab.
 EVALUATORS = {
     "coco": [evaluation.COCOEvaluator],
     "coco_panoptic_seg": [
@@ -39,6 +41,11 @@ EVALUATORS = {
     "sem_seg": [evaluation.SemSegEvaluator],
     "cityscapes_instance": [evaluation.CityscapesInstanceEvaluator],
     "cityscapes_sem_seg": [evaluation.CityscapesSemSegEvaluator],
+    "cityscapes_panoptic_seg": [
+        evaluation.COCOPanopticEvaluator,
+        evaluation.CityscapesSemSegEvaluator,
+        evaluation.CityscapesInstanceEvaluator,
+    ],
 }
 #: Points of the training curve in the record.
 POINTS = 100
@@ -53,6 +60,8 @@ def main(options: RunOptions) -> None:
         if isinstance(cfg, CfgNode) and cfg.TEST.AUG.ENABLED:
             raise UserError("TEST.AUG.ENABLED: train has no test-time augmentation; set it False")
         trains = not options.eval_only
+        if options.eval_only:
+            make_folder(output_folder(cfg))
         with lock(output_folder(cfg)) if trains and comm.is_main_process() else nullcontext():
             engine.default_setup(cfg, options)
             (train if trains else evaluate)(cfg, options)
@@ -105,7 +114,8 @@ class Trainer(engine.DefaultTrainer):
         self.options = options
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
-        model = self.build_model(cfg)
+        with explaining_norms(cfg):
+            model = self.build_model(cfg)
         self.evaluation = Evaluation(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
@@ -210,6 +220,9 @@ class Evaluation:
     def __init__(self, cfg: CfgNode | DictConfig, model: nn.Module) -> None:
         # Not wrapped for several processes, which may have different numbers of images.
         self.cfg, self.model = cfg, model
+        if isinstance(cfg, CfgNode):
+            for name in cfg.DATASETS.TEST:
+                check_evaluator(name)  # before a training, not at its end
         self.results: dict[str, Any] = {}
         #: Number of the test images of the last evaluation.
         self.images: int | None = None
@@ -237,8 +250,21 @@ class Evaluation:
             yield "test", instantiate(parts.test), instantiate(parts.evaluator)
 
 
+def check_evaluator(name: str) -> None:
+    """Raise UserError unless a dataset is registered with one of the known evaluator types."""
+    if name not in data.DatasetCatalog:
+        raise UserError(f"dataset {name!r} of DATASETS.TEST is not registered; register it")
+    kind = data.MetadataCatalog.get(name).get("evaluator_type")
+    if kind not in EVALUATORS:
+        raise UserError(
+            f"dataset {name!r} has the evaluator_type {kind!r}; register it with one of "
+            f"{', '.join(EVALUATORS)}, or train without a test: DATASETS.TEST '()'"
+        )
+
+
 def build_evaluator(name: str, folder: str) -> evaluation.DatasetEvaluators:
     """The evaluators of a registered dataset; ``output_dir``, where taken, is a subfolder."""
+    check_evaluator(name)
     evaluators = []
     for build in EVALUATORS[data.MetadataCatalog.get(name).evaluator_type]:
         writes = "output_dir" in inspect.signature(build).parameters

@@ -1,7 +1,8 @@
 """MMEngine's configs: reading with overrides, the model, and its inference on images in memory."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from ...errors import UserError
-from ..config import Inference
+from ...errors import OPERATORS, UserError, missing
+from ...layers import NORMS
+from ..config import Inference, installed, norm_settings, unknown_norm
+from .norms import MMCVS_KEYS
 
 
 def load_config(
@@ -25,6 +28,8 @@ def load_config(
     if wrong:
         raise UserError(f"override {wrong[0]!r} of {path} is not KEY=VALUE")
     cfg, parsed = Config.fromfile(path), Namespace()
+    if cfg.get("default_scope") == "mmdet" and installed("mmcv") and not installed(OPERATORS):
+        raise missing(path, OPERATORS)  # mmdet's import would fail, after a minute
     DictAction([], "options")(None, parsed, overrides)
     cfg.merge_from_dict(parsed.options)
     if cfg.get("work_dir") is None:
@@ -42,7 +47,20 @@ def build_model(cfg: Config) -> nn.Module:
     init_default_scope(cfg.get("default_scope") or "mmengine")
     # Like the Runner, pass on a data_preprocessor that the config has outside of model.
     beside = {key: cfg[key] for key in ("data_preprocessor",) if key in cfg}
-    return MODELS.build(cfg.model, default_args=beside)
+    with explaining_norms(cfg.model):
+        return MODELS.build(cfg.model, default_args=beside)
+
+
+@contextmanager
+def explaining_norms(model: dict) -> Iterator[None]:
+    """Replace a KeyError by a UserError if the type of a norm_cfg is unknown."""
+    try:
+        yield
+    except KeyError as error:
+        for name, norm in norm_settings(model, "model"):
+            if name.endswith(".type") and MODELS.get(norm) is None:
+                raise unknown_norm(name, norm, [*NORMS, *sorted(MMCVS_KEYS)]) from error
+        raise
 
 
 def inference(cfg: Config, name: str, device: str) -> Inference:

@@ -5,13 +5,13 @@ are registered as soon as either is imported; this module imports neither.
 """
 
 import functools
-import warnings
 from collections.abc import Mapping
 from types import ModuleType
 
 import wrapt
 from torch import nn
 
+from ...errors import warn_once
 from ...layers import NORMS
 from ...layers.mixture import MixtureNorm
 
@@ -40,15 +40,10 @@ def register(registry, classes: Mapping[str, type] = NORMS) -> None:
         else:
             taken.append(f"{key} ({_path(present)})")
     if taken:
-        _warn_once(
+        warn_once(
             f"{registry.name} has {', '.join(taken)} already, which stays; to have ilm_plugins' "
             "instead, give the class itself as the type"
         )
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    warnings.warn(message, stacklevel=3)
 
 
 def _path(cls: type) -> str:

@@ -16,10 +16,11 @@ from torch import Tensor, distributed, nn
 from ... import checkpoints
 from ...errors import UserError
 from .. import record
+from ..folders import make_folder
 from ..lock import lock
 from ..options import RunOptions
 from .checkpoints import DropConfig, latest, use_safe_checkpoints
-from .config import load_config
+from .config import explaining_norms, load_config
 from .radius import RadiusHook
 
 #: Number of points of the curve of a training that counts iterations.
@@ -32,6 +33,8 @@ def main(options: RunOptions) -> None:
     with checkpoints.loading(unsafe=options.unsafe):
         cfg = load_config(options.config_file, options.overrides, options.device, options.amp)
         trains = not options.eval_only
+        if options.eval_only:
+            make_folder(cfg.work_dir)
         with lock(cfg.work_dir) if trains and record.is_rank_zero() else nullcontext():
             run(options, cfg)
 
@@ -91,7 +94,8 @@ class PluginRunner(Runner):
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model, channels last if configured; on the CPU, SyncBN becomes BN."""
-        model = super().build_model(model)
+        with explaining_norms(self.cfg.model):
+            model = super().build_model(model)
         if self.cfg.get("channels_last"):
             model = model.to(memory_format=torch.channels_last)
         return revert_sync_batchnorm(model) if get_device() == "cpu" else model

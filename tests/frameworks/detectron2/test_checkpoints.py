@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
 from detectron2.modeling.backbone.resnet import BasicBlock
+from torch import nn
 
 from close import assert_close
 from ilm_plugins import ILMGroupNorm, SwitchNorm
@@ -88,20 +89,106 @@ def test_code_and_weights_of_another_model_are_refused(tmp_path, suffix):
         load(tmp_path / f"other{suffix}", other)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_one_warning_says_that_weights_must_be_converted(tmp_path, caplog, suffix):
+def block(norm):
+    """A residual block in a model, with names as in a detector."""
+    stage = nn.Sequential(BasicBlock(64, 64, norm=norm))
+    return nn.ModuleDict({"backbone": nn.ModuleDict({"res2": stage})})
+
+
+def in_caffe2(name):
+    """Caffe2's name of a norm's or convolution's tensor in a block."""
+    for ours, theirs in (("conv1", "branch2a"), ("conv2", "branch2b"), ("norm", "bn")):
+        name = name.replace(ours, theirs)
+    for ours, theirs in (("weight", "s" if "bn" in name else "w"), ("bias", "b")):
+        name = name.replace(ours, theirs)
+    return name.replace(".", "_")
+
+
+def write_block(path, model, form):
+    """Write a model as a file of detectron2, of its zoo or of Caffe2, which has affine maps."""
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    short = {name.removeprefix("backbone."): value for name, value in state.items()}
+    if form == "detectron2":
+        write({"model": state, "__author__": "nobody"}, path)
+    elif form == "zoo":
+        write({"model": short, "__author__": "zoo", "matching_heuristics": True}, path)
+    else:
+        affine = {n: v for n, v in short.items() if n.endswith((".weight", ".bias"))}
+        write({"blobs": {in_caffe2(name): value for name, value in affine.items()}}, path)
+
+
+in_every_form = pytest.mark.parametrize("form", ["detectron2", "zoo", "Caffe2"])
+
+
+@pytest.fixture
+def warnings_of(tmp_path, caplog):
+    """The function (source, target, form) -> warnings of the norms, when a file is loaded."""
     caplog.set_level("WARNING", logger="fvcore")
-    state = {f"conv1.norm.{k}": v for k, v in torch.nn.BatchNorm2d(32).state_dict().items()}
-    if suffix == ".pkl":  # as of the model zoo, whose names detectron2 matches
-        state = {name: tensor.numpy() for name, tensor in state.items()}
-    zoo = {"model": state, "__author__": "zoo", "matching_heuristics": True}
-    write(zoo, tmp_path / f"bn{suffix}")
-    for norm in ("EN", "BN"):
+
+    def load(source, target, form="detectron2"):
         caplog.clear()
-        Checkpointer(BasicBlock(32, 32, norm=norm)).load(str(tmp_path / f"bn{suffix}"))
-        told = [r.message for r in caplog.records if "by the command convert" in r.message]
-        assert len(told) == (norm != "BN")
-        assert all("1 layers, such as conv1.norm, which keep" in text for text in told)
+        write_block(tmp_path / "block.pkl", source, form)
+        Checkpointer(target).load(str(tmp_path / "block.pkl"))
+        return [r.message for r in caplog.records if "layers, such as" in r.message]
+
+    return load
+
+
+@in_every_form
+@pytest.mark.parametrize("norm", ["BN", "GN", "FrozenBN"])
+def test_weights_of_another_norm_give_one_warning_to_convert_them(warnings_of, norm, form):
+    (told,) = warnings_of(block(norm), block("EN"), form)
+    assert "another norm's weights for 2 layers, such as backbone.res2.0.conv1.norm" in told
+    assert "keep initial values" in told
+    assert "by the command convert" in told
+
+
+@in_every_form
+@pytest.mark.parametrize("norm", ["ILMGN", "ILMLN", "AssocNorm", "AN"])
+def test_weights_of_the_plain_norm_give_one_warning_of_initial_networks(warnings_of, norm, form):
+    (told,) = warnings_of(block("GN"), block(norm), form)
+    assert "a plain norm's weights for 2 layers, such as backbone.res2.0.conv1.norm" in told
+    assert "networks or ratios keep initial values" in told
+    assert "init='identity'" in told
+
+
+@pytest.fixture
+def doubles():
+    """New tensors are of float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@in_every_form
+@pytest.mark.parametrize("norm", ["ILMGN", "AssocNorm", "AN"])
+def test_a_plain_norm_continues_in_the_identity_without_a_warning(doubles, warnings_of, norm, form):
+    plain, target = randomized(block("GN")), block(f"{norm}(init='identity')")
+    assert warnings_of(plain, target, form) == []
+    x = torch.randn(2, 64, 5, 4)
+    found, expected = (model["backbone"]["res2"](x) for model in (target, plain))
+    assert_close(found, expected)
+
+
+def test_batchnorm_in_the_identity_of_groupnorm_gives_a_warning(warnings_of):
+    (told,) = warnings_of(block("BN"), block("ILMGN(init='identity')"))
+    assert "another norm's weights for 2 layers" in told
+
+
+def test_networks_of_other_sizes_give_a_warning(warnings_of):
+    target = block("ILMGN(key_group_size=8, init='identity')")
+    (told,) = warnings_of(block("ILMGN(key_group_size=16)"), target)
+    assert "another norm's weights for 2 layers" in told
+
+
+@in_every_form
+def test_norms_that_a_file_lacks_give_no_warning_to_convert_it(warnings_of, form):
+    assert warnings_of(block(""), block("EN"), form) == []
+
+
+@pytest.mark.parametrize("norm", ["BN", "EN", "ILMGN"])
+def test_the_same_norm_gives_no_warning(warnings_of, norm):
+    assert warnings_of(block(norm), block(norm)) == []
 
 
 def test_a_killed_save_or_one_of_infinite_weights_leaves_the_last_checkpoint(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("detectron2", reason="needs detectron2: make install-detectron2")
 
 from detectron2.config import LazyCall, get_cfg
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.model_zoo import get_config_file
 from detectron2.utils.file_io import PathManager
@@ -110,11 +110,59 @@ def test_all_test_sets_are_evaluated_and_their_images_counted(tmp_path, monkeypa
     assert evaluate() == {"shapes_val": {}, "shapes_train": {}} and evaluate.images == 12
 
 
-def test_evaluators_get_a_folder_if_they_write_results(monkeypatch):
+@pytest.mark.parametrize(
+    "name, kinds",
+    [
+        ("coco_2017_val", "COCO"),
+        ("coco_2017_val_100_panoptic_separated", "SemSeg COCO COCOPanoptic"),
+        ("coco_2017_val_panoptic_stuffonly", "SemSeg"),
+        ("lvis_v1_val", "LVIS"),
+        ("voc_2007_val", "PascalVOCDetection"),
+        ("ade20k_sem_seg_val", "SemSeg"),
+        ("cityscapes_fine_instance_seg_val", "CityscapesInstance"),
+        ("cityscapes_fine_sem_seg_val", "CityscapesSemSeg"),
+        ("cityscapes_fine_panoptic_val", "COCOPanoptic CityscapesSemSeg CityscapesInstance"),
+        ("shapes_val", "COCO"),
+        ("bccd_test", "COCO"),
+    ],
+)
+def test_a_dataset_is_evaluated_as_by_detectron2s_own_tools(name, kinds):
+    found = train.EVALUATORS[MetadataCatalog.get(name).evaluator_type]
+    assert [kind.__name__ for kind in found] == [f"{kind}Evaluator" for kind in kinds.split()]
+
+
+@pytest.fixture
+def own_dataset():
+    """The function (metadata) -> the name of a dataset that is registered with them."""
+
+    def register(**metadata):
+        DatasetCatalog.register("own", list)
+        MetadataCatalog.get("own").set(**metadata)
+        return "own"
+
+    yield register
+    DatasetCatalog.remove("own")
+    MetadataCatalog.remove("own")
+
+
+@pytest.mark.parametrize("metadata, told", [({"evaluator_type": "other"}, "'other'"), ({}, "None")])
+def test_an_unknown_evaluator_is_named_before_a_training(own_dataset, metadata, told):
+    name = own_dataset(**metadata)
+    words = f"dataset 'own' has the evaluator_type {told}; register it with one of coco, "
+    with pytest.raises(UserError, match=words):
+        train.build_evaluator(name, "out")
+    with pytest.raises(UserError, match=words):
+        train.Evaluation(load_config(str(SHAPES), ["DATASETS.TEST", "('own',)"]), None)
+
+
+def test_a_test_set_that_is_not_registered_is_named_before_a_training():
+    with pytest.raises(UserError, match=r"dataset 'nowhere' of DATASETS\.TEST is not registered"):
+        train.Evaluation(load_config(str(SHAPES), ["DATASETS.TEST", "('nowhere',)"]), None)
+
+
+def test_evaluators_get_a_folder_if_they_write_results(own_dataset, monkeypatch):
     """As COCO's do, and Pascal VOC's do not."""
     kinds = [lambda name, output_dir: (name, output_dir), lambda name: name]
     monkeypatch.setitem(train.EVALUATORS, "own", kinds)
-    MetadataCatalog.get("own").evaluator_type = "own"
-    found = train.build_evaluator("own", "out")
-    MetadataCatalog.remove("own")
+    found = train.build_evaluator(own_dataset(evaluator_type="own"), "out")
     assert found._evaluators == [("own", "out/inference"), "own"]

@@ -1,6 +1,7 @@
 """Training, killing, resuming and evaluating detectron2's configs by the command ``train``."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -155,6 +156,24 @@ def test_test_time_augmentation_and_a_folder_in_use_are_refused(tmp_path, monkey
     monkeypatch.setattr("ilm_plugins.frameworks.lock.PATIENCE", 0)
     with lock(tmp_path), pytest.raises(UserError, match="in use"):
         train(tmp_path)
+
+
+@pytest.mark.parametrize("eval_only", [False, True])
+@pytest.mark.parametrize(
+    "norm, near", [("ilmgn", "ILMGN"), ("ILMNG", "ILMGN"), ("bn", "BN"), ("en(reduction=8)", "EN")]
+)
+def test_an_unknown_norm_of_a_yaml_is_named_with_near_keys(tmp_path, norm, near, eval_only):
+    words = (
+        rf"^MODEL\.FPN\.NORM is '{re.escape(norm)}', an unknown norm; near ones are [^;]*\b{near}\b"
+    )
+    with pytest.raises(UserError, match=words):
+        train(tmp_path, "MODEL.FPN.NORM", norm, eval_only=eval_only)
+
+
+def test_an_unknown_norm_of_a_lazy_config_is_named_with_near_keys(datasets, lazy):
+    words = r"^model\.backbone\.bottom_up\.stem\.norm is 'gn', an unknown norm; near ones are GN\b"
+    with pytest.raises(UserError, match=words):
+        command_line.start(lazy("model.backbone.bottom_up.stem.norm=gn"))
 
 
 @pytest.mark.wide

@@ -88,6 +88,26 @@ def test_a_segmenter_of_files_in_bgr(config):
     check_first_convolution(found, found.model.eval().backbone.conv1, mean, std, bgr=True)
 
 
+def test_an_unknown_norm_is_named_with_near_keys(config):
+    opened = open_config(str(config), ["model.decode_head.norm_cfg.type=ilmgn"])
+    words = (
+        r"^model\.decode_head\.norm_cfg\.type is 'ilmgn', an unknown norm; near ones are ILMGN\b"
+    )
+    with pytest.raises(UserError, match=words):
+        opened.build_model()
+
+
+def test_an_unknown_norm_among_several_heads_is_named(config):
+    opened = open_config(str(config))
+    head = opened.config.model.decode_head
+    opened.config.model.auxiliary_head = [head, {**head, "norm_cfg": {"type": "bn"}}]
+    words = (
+        r"^model\.auxiliary_head\.1\.norm_cfg\.type is 'bn', an unknown norm; near ones are BN\b"
+    )
+    with pytest.raises(UserError, match=words):
+        opened.build_model()
+
+
 def derived(base, folder):
     (folder / "mine.py").write_text(f"_base_ = {base!r}\nmodel = dict(test_cfg=dict(stride=1))\n")
     return Config.fromfile(folder / "mine.py")

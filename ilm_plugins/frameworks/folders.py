@@ -1,0 +1,24 @@
+"""Output folders of commands, made and checked before the work."""
+
+import errno
+import os
+from pathlib import Path
+
+from ..errors import UserError
+
+
+def make_folder(folder: str | Path) -> None:
+    """Make an output folder if it is missing; UserError if files cannot be written to it."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "it is read-only")
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def unwritable(folder: str | Path, error: OSError) -> UserError:
+    reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+    return UserError(
+        f"output folder {str(folder)!r} cannot be written to ({reason}); set another folder"
+    )

@@ -1,0 +1,84 @@
+"""CamVid by the time of day: which images train and test, and what each condition changes."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mmseg", reason="needs OpenMMLab: make install-openmmlab")
+
+from mmengine_configs import DAYLIGHT, ROOT, load
+
+BASE = "fcn_r18-d8"
+CONDITIONS = sorted({p.stem for p in (ROOT / "configs" / DAYLIGHT).glob("*.py")} - {BASE})
+#: Number of images in CamVid's folders.
+SIZES = {"train": 367, "val": 101, "test": 233}
+#: Begin of a condition's name -> the transform's options, by the number that follows.
+ALTERED = {
+    "blur": lambda number: {"name": "gaussian_blur", "sigma": number},
+    "contrast": lambda number: {"name": "adjust_contrast", "contrast_factor": number},
+    # torchvision's gamma is the exponent: above 1 darkens.
+    "gamma": lambda number: {"name": "adjust_gamma", "gamma": 1 / number},
+    "noise": lambda number: {"name": "gaussian_noise", "sigma": number},
+}
+
+
+def config(name):
+    return load(f"{DAYLIGHT}/{name}.py")
+
+
+def images(dataset):
+    """The (folder, number of the file in it) of each image of a dataset."""
+    if "datasets" in dataset:
+        return [image for part in dataset.datasets for image in images(part)]
+    folder = Path(dataset.data_prefix.img_path).name
+    assert folder == Path(dataset.data_prefix.seg_map_path).name
+    return [(folder, number) for number in dataset.get("indices") or range(SIZES[folder])]
+
+
+def test_only_the_images_and_their_distortion_differ_from_camvid_with_bn():
+    base, camvid = config(BASE), load("mmseg/camvid/fcn_r18-d8_camvid_bn.py")
+    loaders = {"train_dataloader", "val_dataloader", "test_dataloader"}
+    parts = {"train_folder", "val_folder", "test_folder", "custom_imports", "train_pipeline"}
+    assert {key for key in base if base[key] != camvid.get(key)} == loaders | parts
+    added = [step for step in base.train_pipeline if step not in camvid.train_pipeline]
+    assert added == [{"type": "PhotoMetricDistortion"}]
+
+
+@pytest.mark.parametrize("name", [BASE, *CONDITIONS])
+def test_no_image_of_a_test_trains(name):
+    cfg = config(name)
+    trained, tested = (
+        images(loader.dataset) for loader in (cfg.train_dataloader, cfg.test_dataloader)
+    )
+    assert trained
+    assert tested
+    assert not {*trained} & {*tested}
+    assert all(0 <= number < SIZES[folder] for folder, number in trained + tested)
+
+
+def test_held_out_images_are_of_the_training():
+    base, cfg = config(BASE), config("held_out")
+    both = images(cfg.train_dataloader.dataset) + images(cfg.test_dataloader.dataset)
+    assert sorted(both) == sorted(images(base.train_dataloader.dataset))
+
+
+@pytest.mark.parametrize("name", [name for name in CONDITIONS if name != "held_out"])
+def test_a_condition_changes_the_test_alone(name):
+    base, cfg = config(BASE), config(name)
+    own = {"dusk"} if name == "dusk" else {"change"}
+    assert {key for key in cfg if cfg[key] != base.get(key)} == {"test_dataloader"} | own
+
+
+@pytest.mark.parametrize("name", [name for name in CONDITIONS if name not in ("held_out", "dusk")])
+def test_an_altered_test_has_the_strength_of_its_name(name):
+    kind, number = re.fullmatch(r"([a-z]+)([\d.]+)", name).groups()
+    before, after = (config(n).test_dataloader.dataset for n in (BASE, name))
+    (change,) = (step for step in after.pipeline if step not in before.pipeline)
+    # After the image is loaded and before it is packed.
+    assert after.pipeline == [*before.pipeline[:-1], change, before.pipeline[-1]]
+    assert change.pop("type") == "TorchvisionTransform"
+    if kind == "blur":  # The kernel reaches four deviations to each side.
+        assert change.pop("kernel_size") == 8 * int(number) + 1
+    assert change == ALTERED[kind](float(number))
+    assert images(after) == images(before)
