@@ -17,7 +17,7 @@ from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
 from . import norms
 from .common import Match, Report, check_absent, check_match, matches, source_norm
-from .rules import INEXACT, OF_BN, RULES, NotConvertible, State, adapt, chosen_by, refuse
+from .rules import INEXACT, OF_BN, RULES, NotConvertible, State, adapt, check_complete, chosen_by, refuse
 
 _COMPUTED = (
     "its tensors are computed, by pruning or a parametrization: first call "
@@ -101,7 +101,7 @@ def _replace(
     build: Callable[[nn.Module, dict], nn.Module],
 ) -> tuple[nn.Module, Report]:
     """Replace the selected norms by ``build(norm, factory options)``; see :func:`convert`."""
-    names, report = defaultdict(list), Report()
+    names, swaps, report = defaultdict(list), [], Report()
     # The norms of a pyramid's levels are found, and replaced, as one.
     within = {level for m in model.modules() if norms.levels_of(m) for level in m.children()}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -123,14 +123,17 @@ def _replace(
             continue
         new = _join_levels(built) if levels else built[0]
         layer = new[0] if type(new) is nn.Sequential else new
-        for name in own_names:
-            report.converted[name] = f"{norms.class_of(old)} -> {norms.class_of(layer)}"
-            model = _set(model, name, new)
+        swaps += [(name, new) for name in own_names]
+        words = f"{norms.class_of(old)} -> {norms.class_of(layer)}"
+        report.converted |= dict.fromkeys(own_names, words)
         layer = layer[0] if isinstance(layer, PerLevelNorm) else layer
         kinds = [norms.kind_of_module(norm) for norm in ((levels or [old])[0], layer)]
         report.note(INEXACT.get(tuple(kinds)), own_names[0])
         if isinstance(layer, _BatchNorm) and getattr(old, "frozen", False):
             report.note(_UNFROZEN, own_names[0])
+    # All are built before the first is swapped: an error leaves the model as it was.
+    for name, new in swaps:
+        model = _set(model, name, new)
     for head in model.modules():
         is_head = any(cls.__name__ == "RetinaNetHead" for cls in type(head).__mro__)
         per_level = is_head and any(isinstance(module, PerLevelNorm) for module in head.modules())
@@ -193,7 +196,8 @@ def _check_replaceable(
     refuse(types is not None and cls not in types, f"{name}, which is not among types")
     words = "and may compute something else; if it does not, name it in types"
     refuse(not types and not norms.is_plain(cls), f"{name} derives from {base} {words}")
-    tracks = getattr(module, "running_mean", None) is not None
+    tracked = (getattr(module, name, None) for name in ("running_mean", "running_var"))
+    tracks = all(tensor is not None for tensor in tracked)
     refuse(plain == "IN" and tracks, "with track_running_stats, evaluation uses other statistics")
     uses_tracked = issubclass(NORMS[to], MixtureNorm)
     refuse(uses_tracked and not tracks, "without running statistics, evaluation uses the batch's")
@@ -225,8 +229,6 @@ def _layer_for(
     for name in ("normalizers", "num_groups"):
         own, given = getattr(old, name, None), getattr(new, name, None)
         refuse(own not in (None, given), f"{name}={own!r}, where the layer has {given!r}")
-    if "running_mean" not in state:
-        state = {"weight": new.weight, "bias": new.bias, **state}
     _take_tensors(old, new, state)
     after = [getattr(old, name, None) for name in ("drop", "act")]  # timm's
     after = [module for module in after if not isinstance(module, nn.Identity | None)]
@@ -238,6 +240,7 @@ def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
     is_variant = isinstance(old, AutoencoderNorm) and not old.has_papers_form
     refuse(is_variant, "a variant of the layer cannot compute a plain norm")
     state, c = dict(old.state_dict(keep_vars=True)), old.num_channels
+    check_complete(state, norms.kind_of_module(old))
     chosen = chosen_by(state, getattr(old, "normalizers", ()))
     if isinstance(old, ILMInstanceNorm) or chosen == "IN":
         new = getattr(nn, f"InstanceNorm{dims}d")(c, old.eps, affine=True, **like)
@@ -261,9 +264,10 @@ def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:
     frozen = not trained and "weight" in old._buffers  # as in FrozenBatchNorm2d
     tensors = adapt(state, norms.kind_of_module(old), new)
     new.requires_grad_(any(trained.values()) if trained else not frozen)
-    new.load_state_dict(tensors, assign=True)
     if frozen or getattr(old, "frozen", False):
         freeze(new)
     for name in new._parameters.keys() & trained.keys():
         getattr(new, name).requires_grad_(trained[name])
+    # Last, because it gives ``requires_grad`` of the new parameters to the old norm's tensors.
+    new.load_state_dict(tensors, assign=True)
     new.train(old.training)

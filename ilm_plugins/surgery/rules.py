@@ -69,6 +69,13 @@ def kind_of(state: State) -> str | None:
     return None
 
 
+def check_complete(source: State, kind: str) -> None:
+    """Raise NotConvertible if a layer of this package lacks a tensor that it needs."""
+    needed = LAYOUTS[kind][0] if kind in LAYOUTS and kind not in PLAIN else set()
+    absent = ", ".join(sorted(needed - source.keys()))
+    refuse(absent, f"its {absent} is missing, without which the layer computes nothing")
+
+
 @torch.no_grad()
 def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor]:
     """Return a layer's state dict, made from a norm's, or raise NotConvertible."""
@@ -76,9 +83,8 @@ def adapt(source: State, kind: str | None, layer: nn.Module) -> dict[str, Tensor
     refuse(rule is None, f"{kind} does not become {name}")
     on_meta = kind_of_module(layer) in PLAIN and any(t.is_meta for t in source.values())
     refuse(on_meta, "its tensors are on the meta device, without values to check")
-    if kind == "BN" and "weight" not in source:
-        mean = source["running_mean"]
-        source = {**source, "weight": torch.ones_like(mean), "bias": torch.zeros_like(mean)}
+    if kind in PLAIN:
+        source = {**_identity_map(source, layer), **source}
     wanted = {key: tensor.detach().clone() for key, tensor in layer.state_dict().items()}
     new = wanted | name_variance(rule(source, layer), wanted)
     for key in _AFFINE & new.keys() - wanted.keys():
@@ -96,6 +102,13 @@ def name_variance(state: State, wanted: State) -> State:
         if name in wanted and other in state:
             return {name if key == other else key: tensor for key, tensor in state.items()}
     return state
+
+
+def _identity_map(source: State, layer: nn.Module) -> dict[str, Tensor]:
+    """Return the weight 1 and the bias 0, either of which a plain norm may lack."""
+    like = next((source[name] for name in (*_AFFINE, "running_mean") if name in source), None)
+    like = layer.weight.detach() if like is None else like
+    return {"weight": torch.ones_like(like), "bias": torch.zeros_like(like)}
 
 
 # A rule takes a norm's tensors and the new layer, which it does not change, and returns the layer's
