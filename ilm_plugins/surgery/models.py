@@ -2,10 +2,10 @@
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
@@ -17,12 +17,34 @@ from ..layers.mixture import MixtureNorm
 from ..layers.options import check_choice
 from . import norms
 from .common import Match, Report, check_absent, check_match, matches, source_norm
-from .rules import INEXACT, OF_BN, RULES, NotConvertible, State, adapt, check_complete, chosen_by, refuse
+from .rules import (
+    INEXACT,
+    OF_BN,
+    RULES,
+    NotConvertible,
+    State,
+    adapt,
+    check_complete,
+    chosen_by,
+    refuse,
+)
 
 _COMPUTED = (
     "its tensors are computed, by pruning or a parametrization: first call "
     "torch.nn.utils.prune.remove or parametrize.remove_parametrizations"
 )
+_FLATTENED = "FSDP keeps its tensors elsewhere: convert the model before you wrap it"
+_REPLACED = "its forward method is replaced, for example by a hook of accelerate: remove that first"
+_COMPILED = "torch.compile holds the norm itself: convert the model before you compile it"
+_HOOKS = "hooks stay with the replaced module, and do not run; register them again"
+_NOT_TRACKED = (
+    "track_running_stats=False: momentum=0 keeps the running statistics as they are; set momentum "
+    "to update them"
+)
+#: Attributes of a module that hold its hooks.
+_KINDS_OF_HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+#: The tensors of plain norms.
+_TENSORS = "weight", "bias", "running_mean", "running_var"
 _UNFROZEN = "no longer frozen: in training the batch's statistics are used, and running ones move"
 
 
@@ -114,7 +136,8 @@ def _replace(
             continue
         levels = norms.levels_of(old)
         try:
-            refuse(any(map(_is_computed, old.modules())), _COMPUTED)
+            _check_plain_modules(old)
+            refuse(own_names[0].rpartition(".")[2] == "_orig_mod", _COMPILED)
             like = _factory_options(model, own_names[0])
             built = [build(level, like) for level in levels or [old]]
             _check_untied(old, owners)
@@ -129,8 +152,8 @@ def _replace(
         layer = layer[0] if isinstance(layer, PerLevelNorm) else layer
         kinds = [norms.kind_of_module(norm) for norm in ((levels or [old])[0], layer)]
         report.note(INEXACT.get(tuple(kinds)), own_names[0])
-        if isinstance(layer, _BatchNorm) and getattr(old, "frozen", False):
-            report.note(_UNFROZEN, own_names[0])
+        for words in _losses((levels or [old])[0], layer):
+            report.note(words, own_names[0])
     # All are built before the first is swapped: an error leaves the model as it was.
     for name, new in swaps:
         model = _set(model, name, new)
@@ -203,6 +226,29 @@ def _check_replaceable(
     refuse(uses_tracked and not tracks, "without running statistics, evaluation uses the batch's")
 
 
+def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
+    """Yield remarks on what a norm has, and the norm that replaces it lacks."""
+    if isinstance(new, _BatchNorm) and getattr(old, "frozen", False):
+        yield _UNFROZEN
+    if isinstance(new, MixtureNorm) and not getattr(old, "track_running_stats", True):
+        yield _NOT_TRACKED
+    if any(getattr(module, kind) for module in old.modules() for kind in _KINDS_OF_HOOKS):
+        yield _HOOKS
+    # torch's conversion to SyncBatchNorm replaces timm's norms so.
+    if not isinstance(old, AdaptiveNorm) and not norms.modules_after(old):
+        idle = [name for name, m in old.named_children() if not isinstance(m, nn.Identity)]
+        if idle:
+            yield f"{', '.join(idle)} inside the norm does not run, and is removed"
+
+
+def _check_plain_modules(norm: nn.Module) -> None:
+    """Raise NotConvertible if something else than its class says what a norm computes."""
+    for module in norm.modules():
+        refuse(_is_computed(module), _COMPUTED)
+        refuse(any(isinstance(vars(module).get(name), Tensor) for name in _TENSORS), _FLATTENED)
+        refuse("forward" in vars(module), _REPLACED)
+
+
 def _is_computed(module: nn.Module) -> bool:
     # Hooks of pruning and weight_norm keep a parameter under one of these names, and write the
     # tensor that they compute from it to an attribute.
@@ -215,11 +261,14 @@ def _layer_for(
 ) -> nn.Module:
     """Return the layer that replaces a norm, with the norm's tensors, mode and requires_grad."""
     kept = {o: getattr(old, o) for o in of_norm if getattr(old, o, None) is not None}
-    if isinstance(old, nn.SyncBatchNorm) and issubclass(layer, MixtureNorm):
-        kept["sync"] = old.process_group or True
+    mixes = issubclass(layer, MixtureNorm)
+    if mixes and "Sync" in type(old).__name__:  # torch's, or one that ``types`` names
+        kept["sync"] = getattr(old, "process_group", None) or True
     if isinstance(old, SwitchNorm):
         kept |= {name: getattr(old, name) for name in ("normalizers", "num_groups", "sync")}
-    averages = issubclass(layer, MixtureNorm) and getattr(old, "momentum", 0) is None
+    if mixes and not getattr(old, "track_running_stats", True):
+        kept["momentum"] = 0.0
+    averages = mixes and getattr(old, "momentum", 0) is None and "momentum" not in kept
     refuse(averages, "momentum=None, a cumulative average; set a number first")
     state = old._parameters | old._buffers
     state = {name: tensor for name, tensor in state.items() if tensor is not None}
@@ -230,9 +279,11 @@ def _layer_for(
         own, given = getattr(old, name, None), getattr(new, name, None)
         refuse(own not in (None, given), f"{name}={own!r}, where the layer has {given!r}")
     _take_tensors(old, new, state)
-    after = [getattr(old, name, None) for name in ("drop", "act")]  # timm's
-    after = [module for module in after if not isinstance(module, nn.Identity | None)]
-    return nn.Sequential(new, *after) if after else new
+    if not (after := norms.modules_after(old)):
+        return new
+    joined = nn.Sequential(new, *after)
+    joined.training = old.training
+    return joined
 
 
 def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
@@ -260,7 +311,8 @@ def _plain_for(old: nn.Module, like: dict, dims: int) -> nn.Module:
 def _take_tensors(old: nn.Module, new: nn.Module, state: State) -> None:
     """Give a new norm the converted tensors, training mode and ``requires_grad`` of the old one."""
     # New parameters are trained if any of the old norm's is, or if it has none and is not frozen.
-    trained = {name: p.requires_grad for name, p in old.named_parameters()}
+    own = old.named_parameters(recurse=isinstance(old, AdaptiveNorm))  # timm's norms have others
+    trained = {name: p.requires_grad for name, p in own}
     frozen = not trained and "weight" in old._buffers  # as in FrozenBatchNorm2d
     tensors = adapt(state, norms.kind_of_module(old), new)
     new.requires_grad_(any(trained.values()) if trained else not frozen)

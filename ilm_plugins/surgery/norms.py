@@ -13,15 +13,17 @@ from ..layers.levels import PerLevelNorm
 
 #: Name of a plain norm -> its base class.
 BASES = {"GN": nn.GroupNorm, "IN": _InstanceNorm, "BN": _BatchNorm, "LN": nn.LayerNorm}
+#: Module of timm's classes, whose ``drop`` and ``act`` run after the norm.
+WITH_ACTIVATION = "timm.layers.norm_act"
 #: Classes that compute exactly a plain norm; of frameworks by name, because none is imported here.
-#: Those of timm run the modules ``drop`` and ``act`` after it. Subclasses may compute anything.
+#: Subclasses may compute anything.
 PLAIN = {
     nn.GroupNorm,
     nn.SyncBatchNorm,
     *(getattr(nn, f"{kind}Norm{d}d") for kind in ("Batch", "Instance") for d in (1, 2, 3)),
     "mmengine.model.utils._BatchNormXd",
     "mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm",
-    *(f"timm.layers.norm_act.{n}" for n in ("BatchNormAct2d", "SyncBatchNormAct", "GroupNormAct")),
+    *(f"{WITH_ACTIVATION}.{n}" for n in ("BatchNormAct2d", "SyncBatchNormAct", "GroupNormAct")),
 }
 #: Packages whose classes named FrozenBatchNorm2d, DetrFrozenBatchNorm2d and the like compute
 #: BatchNorm from buffers, with an eps of 1e-5 if they have none.
@@ -68,10 +70,21 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def may_be_norm(module: nn.Module) -> bool:
-    """Return whether a module is a norm, or is named like one and contains none."""
-    named_so = re.search(r"Norm(2d)?$", type(module).__name__)
+    """Return whether a module is a norm, or looks like one and contains none.
+
+    It does by its name, or by BatchNorm's running statistics, as InPlaceABN.
+    """
+    looks_so = re.search(r"Norm(2d)?$", type(module).__name__) or "running_var" in module._buffers
     inside = (part for part in module.modules() if part is not module)
-    return is_norm(module) or (named_so is not None and not any(map(may_be_norm, inside)))
+    return is_norm(module) or (bool(looks_so) and not any(map(may_be_norm, inside)))
+
+
+def modules_after(norm: nn.Module) -> list[nn.Module]:
+    """Return the modules that a norm of timm runs after the normalization."""
+    if not any(cls.__module__ == WITH_ACTIVATION for cls in type(norm).__mro__):
+        return []
+    after = [getattr(norm, name, None) for name in ("drop", "act")]
+    return [module for module in after if not isinstance(module, nn.Identity | None)]
 
 
 def kind_of_module(module: nn.Module) -> str:
