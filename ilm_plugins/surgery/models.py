@@ -1,6 +1,7 @@
 """Convert the norms of a model."""
 
 import itertools
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -18,7 +19,6 @@ from ..layers.options import check_choice
 from . import norms
 from .common import Match, Report, check_absent, check_match, matches, source_norm
 from .rules import (
-    INEXACT,
     OF_BN,
     RULES,
     NotConvertible,
@@ -27,6 +27,7 @@ from .rules import (
     check_complete,
     chosen_by,
     refuse,
+    remark,
 )
 
 _COMPUTED = (
@@ -124,11 +125,8 @@ def _replace(
 ) -> tuple[nn.Module, Report]:
     """Replace the selected norms by ``build(norm, factory options)``; see :func:`convert`."""
     names, swaps, report = defaultdict(list), [], Report()
-    # The norms of a pyramid's levels are found, and replaced, as one.
-    within = {level for m in model.modules() if norms.levels_of(m) for level in m.children()}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if module not in within and among((norms.levels_of(module) or [module])[0]):
-            names[module].append(name)
+    for name, module in norms.named_norms(model, among):
+        names[module].append(name)
     check_match(match, itertools.chain(*names.values()))
     owners = Counter(p for module in model.modules() for p in module.parameters(recurse=False))
     for old, own_names in names.items():
@@ -141,28 +139,32 @@ def _replace(
             like = _factory_options(model, own_names[0])
             built = [build(level, like) for level in levels or [old]]
             _check_untied(old, owners)
+            new = _join_levels(built) if levels else built[0]
         except (NotConvertible, OptionError) as error:
             report.left |= dict.fromkeys(own_names, str(error))
             continue
-        new = _join_levels(built) if levels else built[0]
         layer = new[0] if type(new) is nn.Sequential else new
         swaps += [(name, new) for name in own_names]
         words = f"{norms.class_of(old)} -> {norms.class_of(layer)}"
         report.converted |= dict.fromkeys(own_names, words)
-        layer = layer[0] if isinstance(layer, PerLevelNorm) else layer
-        kinds = [norms.kind_of_module(norm) for norm in ((levels or [old])[0], layer)]
-        report.note(INEXACT.get(tuple(kinds)), own_names[0])
-        for words in _losses((levels or [old])[0], layer):
+        for words in _losses(old, layer):
             report.note(words, own_names[0])
     # All are built before the first is swapped: an error leaves the model as it was.
     for name, new in swaps:
         model = _set(model, name, new)
-    for head in model.modules():
-        is_head = any(cls.__name__ == "RetinaNetHead" for cls in type(head).__mro__)
-        per_level = is_head and any(isinstance(module, PerLevelNorm) for module in head.modules())
-        if per_level and restart_levels not in head._forward_pre_hooks.values():
-            head.register_forward_pre_hook(restart_levels)
+    for module in model.modules():
+        if any(cls.__name__ == "RetinaNetHead" for cls in type(module).__mro__):
+            _set_restart(module)
     return model, report
+
+
+def _set_restart(head: nn.Module) -> None:
+    """Have RetinaNet's head restart the levels of its norms, if it has norms of several levels."""
+    for key, hook in [*head._forward_pre_hooks.items()]:
+        if hook is restart_levels:
+            del head._forward_pre_hooks[key]
+    if any(isinstance(module, PerLevelNorm) for module in head.modules()):
+        head.register_forward_pre_hook(restart_levels)
 
 
 def _set(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
@@ -189,9 +191,27 @@ def _join_levels(levels: list[nn.Module]) -> nn.Module:
     """Return one norm for all levels, with the parameters of the first and the buffers of each."""
     if getattr(levels[0], "running_mean", None) is None:
         return levels[0]
+    if isinstance(levels[0], _BatchNorm):
+        return _join_batchnorms(levels)
     new = PerLevelNorm(levels[0], len(levels)).train(levels[0].training)
     for level, own in zip(new, levels, strict=True):
         level._buffers.update(own._buffers)
+    return new
+
+
+def _join_batchnorms(levels: list[_BatchNorm]) -> nn.Module:
+    """Return what detectron2 has in RetinaNet's head for ``NORM: BN``."""
+    module, name = norms.CYCLE.rsplit(".", 1)
+    refuse(
+        module not in sys.modules, "import detectron2, which has the BatchNorm of several levels"
+    )
+    new = getattr(sys.modules[module], name)(len(levels), num_features=levels[0].num_features)
+    new.weight, new.bias = levels[0].weight, levels[0].bias
+    new.training = levels[0].training
+    for i, level in enumerate(levels):
+        level.weight = level.bias = None
+        level.affine = False
+        new[i] = level
     return new
 
 
@@ -228,15 +248,18 @@ def _check_replaceable(
 
 def _losses(old: nn.Module, new: nn.Module) -> Iterator[str]:
     """Yield remarks on what a norm has, and the norm that replaces it lacks."""
-    if isinstance(new, _BatchNorm) and getattr(old, "frozen", False):
+    old_norm, new_norm = ((norms.levels_of(norm) or [norm])[0] for norm in (old, new))
+    if words := remark(norms.kind_of_module(old_norm), new_norm):
+        yield words
+    if isinstance(new_norm, _BatchNorm) and getattr(old_norm, "frozen", False):
         yield _UNFROZEN
-    if isinstance(new, MixtureNorm) and not getattr(old, "track_running_stats", True):
+    if isinstance(new_norm, MixtureNorm) and not getattr(old_norm, "track_running_stats", True):
         yield _NOT_TRACKED
     if any(getattr(module, kind) for module in old.modules() for kind in _KINDS_OF_HOOKS):
         yield _HOOKS
     # torch's conversion to SyncBatchNorm replaces timm's norms so.
-    if not isinstance(old, AdaptiveNorm) and not norms.modules_after(old):
-        idle = [name for name, m in old.named_children() if not isinstance(m, nn.Identity)]
+    if not isinstance(old_norm, AdaptiveNorm) and not norms.modules_after(old_norm):
+        idle = [name for name, m in old_norm.named_children() if not isinstance(m, nn.Identity)]
         if idle:
             yield f"{', '.join(idle)} inside the norm does not run, and is removed"
 

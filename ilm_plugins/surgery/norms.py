@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Callable, Iterator
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -105,6 +106,19 @@ def levels_of(module: nn.Module) -> list[nn.Module]:
         level._parameters = level._parameters | module._parameters
         level.affine = "weight" in module._parameters
     return levels
+
+
+def named_norms(
+    model: nn.Module, among: Callable[[nn.Module], bool]
+) -> Iterator[tuple[str, nn.Module]]:
+    """Yield name and module of norms; of a pyramid's norms, which are found as one, not the levels.
+
+    A module under several names comes once for each.
+    """
+    within = {level for m in model.modules() if levels_of(m) for level in m.children()}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if module not in within and among((levels_of(module) or [module])[0]):
+            yield name, module
 
 
 def class_of(norm: nn.Module) -> str:
